@@ -1,0 +1,400 @@
+"""The grammar in which every model family is written: plain data, no forward code.
+
+A model is a list of **stacks** (`decoder`, or `encoder` then `decoder`); a stack is a list of **layers**; a layer is an ordered
+list of residual **blocks**; a block is one or more **branches** that read the same input (two for a parallel residual); a branch
+is one **mixer** with the norms before and after it:
+
+    y      = norm(x) if the block has one, else x
+    out    = sum over branches of post_norm(mixer(norm(y)))
+    x      = (y if residual_from_norm else x) + residual_scale * out
+    x      = output_norm(x) if the block has one
+
+A mixer names its cache. Beside the stacks stand the embedding and head rules and the **weight map**: which checkpoint tensor fills
+which role. Roles are the names of a model's own tensors and follow from the spec alone (`tgi.architectures.weight_map`).
+A decoder implementation takes branches on this data while it builds, never while it runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+__all__ = [
+    "Activation",
+    "Attention",
+    "Block",
+    "Branch",
+    "CacheKind",
+    "CrossAttention",
+    "DynamicScaling",
+    "Embedding",
+    "GenericSpec",
+    "Head",
+    "LatentAttention",
+    "Layer",
+    "LearnedPositions",
+    "LinearAttention",
+    "LinearScaling",
+    "Llama3Scaling",
+    "LongRopeScaling",
+    "MLP",
+    "Mixer",
+    "MixtureOfExperts",
+    "ModelSpec",
+    "Norm",
+    "RelativeBias",
+    "Rope",
+    "RopeScaling",
+    "Router",
+    "Stack",
+    "StateSpace",
+    "WeightRule",
+    "YarnScaling",
+]
+
+Activation = Literal["silu", "gelu", "gelu_tanh", "gelu_quick", "relu", "relu_squared", "silu_clamped"]
+"""`gelu` is exact (erf), `gelu_tanh` its tanh form, `gelu_quick` x*sigmoid(1.702x), `silu_clamped` the clamped gate of gpt_oss."""
+
+CacheKind = Literal["none", "full", "window", "state", "cross"]
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of the grammar's words."""
+
+
+class Norm(Part):
+    """A norm over the last dimension. `unit_offset`: the weight is stored minus one (gemma)."""
+
+    kind: Literal["rms", "layer"]
+    eps: float
+    bias: bool = False
+    weight: bool = True
+    unit_offset: bool = False
+
+
+class LinearScaling(Part, tag="linear"):
+    """Positions divided by `factor`."""
+
+    factor: float
+
+
+class DynamicScaling(Part, tag="dynamic"):
+    """NTK scaling; the base grows once a sequence is longer than `original_max_positions`."""
+
+    factor: float
+    original_max_positions: int
+
+
+class Llama3Scaling(Part, tag="llama3"):
+    """Low frequencies divided by `factor`, high ones kept, a smooth blend between (Llama 3.1)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_positions: int
+
+
+class YarnScaling(Part, tag="yarn"):
+    """YaRN (arXiv 2309.00071). `attention_factor` multiplies cos and sin."""
+
+    factor: float
+    original_max_positions: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float = 1.0
+    truncate: bool = True
+
+
+class LongRopeScaling(Part, tag="longrope"):
+    """LongRoPE (arXiv 2402.13753): one factor per frequency, a set for short and a set for long contexts."""
+
+    short_factor: tuple[float, ...]
+    long_factor: tuple[float, ...]
+    original_max_positions: int
+    attention_factor: float = 1.0
+
+
+RopeScaling = LinearScaling | DynamicScaling | Llama3Scaling | YarnScaling | LongRopeScaling
+
+
+class Rope(Part):
+    """Rotary embedding of the first `rotary_dim` of a head. `interleaved`: pairs are neighbours (GPT-J), else halves (NeoX)."""
+
+    theta: float
+    rotary_dim: int
+    interleaved: bool = False
+    scaling: RopeScaling | None = None
+
+
+class RelativeBias(Part):
+    """T5's learned bias per head and distance bucket. `shared`: only the first layer owns the table."""
+
+    num_buckets: int
+    max_distance: int
+    bidirectional: bool
+    shared: bool = True
+
+
+class Attention(Part, tag="attention"):
+    """Self attention over the cache. `window` counts the token itself: a query at p sees p - window + 1 … p."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float
+    v_head_dim: int | None = None  # None = head_dim
+    rope: Rope | None = None
+    alibi: bool = False
+    window: int | None = None
+    softcap: float | None = None
+    qkv_bias: bool = False
+    output_bias: bool = False
+    q_norm: Norm | None = None  # before the rotation
+    k_norm: Norm | None = None
+    qk_norm_over: Literal["head", "all"] = "head"
+    clip_qkv: float | None = None
+    sinks: bool = False  # one learned logit per head joins the softmax
+    relative_bias: RelativeBias | None = None
+    causal: bool = True
+
+    @property
+    def cache(self) -> CacheKind:
+        """Encoder attention caches nothing."""
+        if not self.causal:
+            return "none"
+        return "full" if self.window is None else "window"
+
+
+class CrossAttention(Part, tag="cross_attention"):
+    """Attention from the decoder to the encoder's output."""
+
+    num_heads: int
+    head_dim: int
+    scale: float
+    qkv_bias: bool = False
+    output_bias: bool = False
+
+    @property
+    def cache(self) -> CacheKind:
+        """Keys and values of the encoder output, written once."""
+        return "cross"
+
+
+class LatentAttention(Part, tag="latent_attention"):
+    """Multi-head latent attention (DeepSeek V2): keys and values are kept as one low-rank vector per token."""
+
+    num_heads: int
+    q_lora_rank: int | None  # None = a plain query projection
+    kv_lora_rank: int
+    qk_nope_head_dim: int
+    qk_rope_head_dim: int
+    v_head_dim: int
+    scale: float
+    rope: Rope
+    norm: Norm  # of the two low-rank vectors
+    qkv_bias: bool = False
+
+    @property
+    def cache(self) -> CacheKind:
+        """kv_lora_rank + qk_rope_head_dim values per token."""
+        return "full"
+
+
+class StateSpace(Part, tag="state_space"):
+    """A Mamba mixer. Version 1 has a state per channel and `dt_rank`; version 2 has heads and groups and a gated norm."""
+
+    version: Literal[1, 2]
+    inner_size: int
+    state_size: int
+    conv_kernel: int
+    num_heads: int = 0
+    head_dim: int = 0
+    num_groups: int = 1
+    dt_rank: int = 0
+    dt_limit: tuple[float, float] | None = None
+    conv_bias: bool = True
+    proj_bias: bool = False
+    norm: Norm | None = None
+    norm_before_gate: bool = False
+    inner_norms: Norm | None = None  # on dt, B and C (falcon_mamba, jamba)
+
+    @property
+    def cache(self) -> CacheKind:
+        """A convolution window and a recurrent state per sequence."""
+        return "state"
+
+
+class LinearAttention(Part, tag="linear_attention"):
+    """Gated delta rule (qwen3_next)."""
+
+    num_key_heads: int
+    num_value_heads: int
+    key_head_dim: int
+    value_head_dim: int
+    conv_kernel: int
+    norm: Norm
+
+    @property
+    def cache(self) -> CacheKind:
+        """A convolution window and a matrix state per sequence."""
+        return "state"
+
+
+class MLP(Part, tag="mlp"):
+    """down(activation(gate(x)) * up(x)) if gated, else down(activation(up(x)))."""
+
+    intermediate_size: int
+    activation: Activation
+    gated: bool = True
+    bias: bool = False
+
+    @property
+    def cache(self) -> CacheKind:
+        """Stateless."""
+        return "none"
+
+
+class Router(Part):
+    """How experts are chosen and weighted.
+
+    `score` is applied to the router's logits; `top_k_first` applies it to the chosen logits only (gpt_oss, mixtral's equal form).
+    With groups, only the best `groups_per_token` groups take part; a group's score is the sum of its best `group_top` experts.
+    """
+
+    score: Literal["softmax", "sigmoid"] = "softmax"
+    top_k_first: bool = False
+    normalize: bool = True  # chosen weights sum to one
+    scale: float = 1.0
+    bias: bool = False
+    correction_bias: bool = False  # added for choosing, not for weighting
+    num_groups: int = 1
+    groups_per_token: int = 1
+    group_top: int = 1
+
+
+class MixtureOfExperts(Part, tag="moe"):
+    """`experts_per_token` of `num_experts` MLPs of one shape, and perhaps one that every token takes."""
+
+    num_experts: int
+    experts_per_token: int
+    expert: MLP
+    router: Router
+    shared: MLP | None = None
+    shared_gate: bool = False  # a sigmoid gate on the shared expert (qwen2_moe)
+
+    @property
+    def cache(self) -> CacheKind:
+        """Stateless."""
+        return "none"
+
+
+Mixer = Attention | CrossAttention | LatentAttention | StateSpace | LinearAttention | MLP | MixtureOfExperts
+
+
+class Branch(Part):
+    """One mixer with its own norms."""
+
+    mixer: Mixer
+    norm: Norm | None = None
+    post_norm: Norm | None = None
+
+
+class Block(Part):
+    """One residual step. `norm` is shared by the branches; a branch may have its own instead."""
+
+    branches: tuple[Branch, ...]
+    norm: Norm | None = None
+    residual_scale: float = 1.0
+    residual_from_norm: bool = False
+    output_norm: Norm | None = None
+
+
+class Layer(Part):
+    """Blocks in order. Within a layer each kind of mixer occurs at most once, so that its tag names its tensors."""
+
+    blocks: tuple[Block, ...]
+
+
+class Stack(Part):
+    """Layers in order, then a norm."""
+
+    kind: Literal["decoder", "encoder"]
+    layers: tuple[Layer, ...]
+    final_norm: Norm | None = None
+
+
+class LearnedPositions(Part):
+    """A table of position vectors added to the embedding; row = position + `offset`."""
+
+    num_positions: int
+    offset: int = 0
+
+
+class Embedding(Part):
+    """Token vectors. `size` differs from the hidden size only where a projection follows (opt-350m)."""
+
+    scale: float = 1.0
+    size: int | None = None
+    positions: LearnedPositions | None = None
+    norm: Norm | None = None
+
+
+class Head(Part):
+    """Hidden vector to logits: softcap(scale * (W x + b))."""
+
+    tied: bool
+    bias: bool = False
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+class WeightRule(Part):
+    """One kind of checkpoint tensor.
+
+    `name` may hold `{layer}` and `{expert}`. `roles` are relative to the model, with `{layer}` where the name has it; several
+    roles mean a fused tensor:
+      rows         the roles' rows one after the other
+      grouped      per kv group: its query heads, then its key head, then its value head (falcon, gpt_neox, bloom)
+      alternating  rows of the roles in turn, one by one (gpt_oss)
+    `transposed`: stored as [in, out]. A rule whose roles a layer does not have is passed over.
+    """
+
+    name: str
+    roles: tuple[str, ...]
+    layout: Literal["rows", "grouped", "alternating"] = "rows"
+    transposed: bool = False
+
+
+class ModelSpec(Part, tag="model"):
+    """A whole model as data."""
+
+    model_type: str
+    hidden_size: int
+    vocab_size: int
+    embedding: Embedding
+    stacks: tuple[Stack, ...]
+    head: Head
+    weights: tuple[WeightRule, ...]
+    max_positions: int  # 0 = no limit of the model's own
+    prefixes: tuple[str, ...] = ("",)  # a checkpoint's names may start with one of these before a rule's name
+    ignored: tuple[str, ...] = ()  # fnmatch patterns of checkpoint tensors that carry no parameter
+    decoder_start_token_id: int | None = None
+
+    @property
+    def decoder(self) -> Stack:
+        """The stack that generates."""
+        return next(stack for stack in self.stacks if stack.kind == "decoder")
+
+
+class GenericSpec(Part, tag="generic"):
+    """A family this project does not know: sizes for the memory arithmetic, and the raw config for a fallback runner."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    max_positions: int
+    config: dict[str, Any]

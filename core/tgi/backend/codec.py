@@ -1,0 +1,55 @@
+"""Records to bytes and back, for rank processes, recorders and test kits. No pickle.
+
+An array travels as (dtype, shape, little-endian bytes).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+__all__ = ["decode", "encode"]
+
+RecordT = TypeVar("RecordT")
+_DTYPES = frozenset({"<i4", "<f4", "|u1", "<i8"})
+
+
+def _encode_array(value: object) -> object:
+    if isinstance(value, np.ndarray):
+        if value.dtype.str not in _DTYPES:
+            raise TypeError(f"arrays of dtype {value.dtype} do not cross the seam")
+        return (value.dtype.str, value.shape, np.ascontiguousarray(value).tobytes())
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} does not cross the seam")
+
+
+def _decode_array(kind: type, value: Any) -> object:
+    if kind is np.ndarray or getattr(kind, "__origin__", None) is np.ndarray:
+        dtype, shape, data = value
+        if dtype not in _DTYPES:
+            raise msgspec.ValidationError(f"array dtype {dtype!r} is not one of {sorted(_DTYPES)}")
+        return np.frombuffer(data, dtype).reshape(shape)
+    raise TypeError(f"{kind} does not cross the seam")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_array)
+
+
+@cache
+def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(kind, dec_hook=_decode_array)
+
+
+def encode(record: object) -> bytes:
+    """Bytes of one record."""
+    return _encoder.encode(record)
+
+
+def decode(kind: type[RecordT], data: bytes) -> RecordT:
+    """The record of type `kind` in `data`; raises `msgspec.ValidationError` if it is not one."""
+    result: RecordT = _decoder(kind).decode(data)
+    return result

@@ -1,0 +1,84 @@
+"""The two objects a backend implements, and the one it is given."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from tgi.architectures import GenericSpec, ModelSpec
+from tgi.backend.agreement import (
+    Agreement,
+    BackendInfo,
+    Control,
+    ControlResult,
+    EngineConfig,
+    Health,
+    ProbeResult,
+    Support,
+    Wish,
+)
+from tgi.backend.records import GrammarMasks, ModelRunnerOutput, SchedulerOutput
+
+__all__ = ["Backend", "Host", "Worker"]
+
+
+class Host(Protocol):
+    """What the engine offers a worker. Nothing else of the core is within its reach."""
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """Report progress of a start phase (`load`, `warmup`, `compile`), in any unit; call it at least every 5 s."""
+
+    def log(self, message: str) -> None:
+        """Show one line to the operator. No user text."""
+
+
+@runtime_checkable
+class Worker(Protocol):
+    """The heavy half: one replica of the model. It alone imports a framework. At most these eight methods.
+
+    States: created, `load`, `negotiate`, `warmup`, then steps, then `close`. One thread calls it.
+    """
+
+    def load(self) -> None:
+        """Read the weights onto the device. Raises `ModelError` naming file and tensor."""
+
+    def negotiate(self, wish: Wish) -> Agreement:
+        """Answer the wish once, after `load`. Allocates no cache. Raises `BackendError` if a given value cannot be kept."""
+
+    def warmup(self) -> None:
+        """Allocate the cache and compile or capture whatever serving needs."""
+
+    def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
+        """Start a step; at most `Limits.depth` are outstanding. Late masks follow their step."""
+
+    def collect(self, timeout: float) -> ModelRunnerOutput | None:
+        """Result of the oldest outstanding step, or None after `timeout` seconds.
+
+        Raises `StepError` if the step failed as a whole.
+        """
+
+    def control(self, request: Control) -> ControlResult:
+        """Adapters, sleep, profile: by agreed feature only."""
+
+    def health(self, deep: bool) -> Health:
+        """Whether the device answers; `deep` runs a real forward pass of one token."""
+
+    def close(self) -> None:
+        """Release the device. Idempotent, legal in every state."""
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """The light half: imported at start, imports no framework and no driver."""
+
+    @property
+    def info(self) -> BackendInfo:
+        """Name, seam version, priority, own options."""
+
+    def probe(self) -> ProbeResult:
+        """Whether this machine can run it. Never raises, never hangs, initialises no device."""
+
+    def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
+        """Whether it can run this model with these options, with reasons and a memory estimate."""
+
+    def create_worker(self, config: EngineConfig, host: Host) -> Worker:
+        """Build the heavy half, in the engine process."""

@@ -1,0 +1,197 @@
+"""What crosses the seam in one step: plain data, no tensor, no object of the core.
+
+Records are positional (`array_like`) and append-only: a new field goes to the end and has a default, so that a worker built for
+an older minor version reads a newer record and the reverse. Array fields are contiguous little-endian numpy arrays; their dtype
+is named in the alias (`Int32Array`, `Float32Array`), their shape in the field's comment.
+
+Order of effects inside one `SchedulerOutput`: `dropped`, then `added`, then `copies`, then the rows.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "TOKEN_ON_DEVICE",
+    "Float32Array",
+    "GrammarMasks",
+    "Int32Array",
+    "LogprobsMode",
+    "MediaInput",
+    "ModelRunnerOutput",
+    "NewSequence",
+    "PromptScores",
+    "Record",
+    "RowError",
+    "Rows",
+    "SamplingParams",
+    "SchedulerOutput",
+    "StepTimes",
+    "UInt8Array",
+    "empty_float32",
+    "empty_int32",
+]
+
+TOKEN_ON_DEVICE = -1
+"""Stands in `Rows.tokens` for "the token you sampled last for this sequence" (feature `device_token`)."""
+
+Int32Array = npt.NDArray[np.int32]
+Float32Array = npt.NDArray[np.float32]
+UInt8Array = npt.NDArray[np.uint8]
+LogprobsMode = Literal["none", "processed", "raw"]
+
+
+def empty_int32() -> Int32Array:
+    """An int32 array of length 0."""
+    return np.empty(0, np.int32)
+
+
+def empty_float32() -> Float32Array:
+    """A float32 array of length 0."""
+    return np.empty(0, np.float32)
+
+
+class Record(msgspec.Struct, array_like=True, frozen=True):
+    """Base of everything that crosses the seam."""
+
+
+class SamplingParams(Record):
+    """How tokens of one sequence are chosen. Processors act in the order of the fields.
+
+    Source of order and formulas: TGI 3 `utils/logits_process.py` (flash models), without its dependence on batch mates; the
+    OpenAI penalties follow the OpenAI API reference.
+    """
+
+    greedy: bool = True
+    watermark_gamma: float = 0.0  # 0 = no watermark
+    watermark_delta: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    repetition_penalty: float = 1.0  # over prompt and output ids
+    relative_frequency_penalty: float = 0.0  # TGI: minus p x count / length, over prompt and output ids
+    frequency_penalty: float = 0.0  # OpenAI: minus p x count, over output ids
+    presence_penalty: float = 0.0  # OpenAI: minus p if present, over output ids
+    temperature: float = 1.0
+    top_k: int = 0  # 0 = off
+    top_p: float = 1.0  # 1 = off
+    typical_p: float = 1.0  # 1 = off
+    min_p: float = 0.0  # 0 = off
+    logprobs: LogprobsMode = "none"
+    top_n_tokens: int = 0
+    prompt_logprobs: bool = False  # raw log-softmax of every prompt token
+
+
+class MediaInput(Record):
+    """One preprocessed image or sound and the placeholder positions it fills (feature `images`)."""
+
+    kind: str
+    start: int  # first placeholder position in the sequence's tokens
+    length: int
+    pixels: npt.NDArray[np.float32]  # any shape
+
+
+class NewSequence(Record):
+    """Introduces a sequence: the first time, and again in full after a preemption or a restart."""
+
+    sequence: int  # handle chosen by the core; reused only after it was dropped
+    request_id: str  # for logs only
+    tokens: Int32Array  # [prompt + already generated]
+    num_prompt_tokens: int
+    num_computed_tokens: int  # > 0 only with feature `prefix_cache`
+    block_tables: list[Int32Array]  # one per cache group; empty in slots mode
+    sampling: SamplingParams
+    slot: int = -1
+    max_total_tokens: int = 0
+    adapter: int = 0
+    is_masked: bool = False  # constrained by a grammar
+    media: list[MediaInput] = []
+    encoder_tokens: Int32Array = msgspec.field(default_factory=empty_int32)
+
+
+class Rows(Record):
+    """The work of one step, one entry per row, in structure-of-arrays form. n = number of rows."""
+
+    sequence: Int32Array  # [n]
+    start: Int32Array  # [n] position of the row's first token
+    count: Int32Array  # [n] tokens of the row
+    tokens: Int32Array  # [sum(count)]
+    sample: UInt8Array  # [n] 1 = choose a token after the row's last one
+    draw: Float32Array  # [n] the uniform draw in [0, 1) of a sampled row
+    new_block_ptr: list[Int32Array]  # per cache group: [n + 1]
+    new_blocks: list[Int32Array]  # per cache group: blocks appended to the rows' tables in this step
+    max_tokens: Int32Array = msgspec.field(default_factory=empty_int32)  # [n] with more than one token per step
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in this step."""
+        return len(self.sequence)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in this step."""
+        return len(self.tokens)
+
+
+class GrammarMasks(Record):
+    """Allowed tokens of constrained rows, packed 32 to a word, lowest id in the lowest bit (features `mask`, `late_mask`)."""
+
+    step_id: int
+    row: Int32Array  # [k]
+    words: Int32Array  # [k, mask_width], flattened
+
+
+class SchedulerOutput(Record):
+    """One step."""
+
+    step_id: int  # strictly increasing
+    dropped: list[int]  # finished, aborted or preempted sequences: forget them first
+    added: list[NewSequence]
+    rows: Rows
+    copy_source: list[Int32Array] = []  # per cache group: blocks to copy before the rows
+    copy_target: list[Int32Array] = []
+    mask: Literal["none", "inline", "late"] = "none"
+    masks: GrammarMasks | None = None
+
+
+class PromptScores(Record):
+    """Raw log-probabilities of the prompt tokens at positions `start` … `start + len(logprobs) - 1`."""
+
+    sequence: int
+    start: int
+    logprobs: Float32Array
+
+
+class RowError(Record):
+    """One sequence failed; the others of the step are fine."""
+
+    sequence: int
+    message: str
+
+
+class StepTimes(Record):
+    """Nanoseconds spent by the worker."""
+
+    prepare: int = 0
+    forward: int = 0
+    sample: int = 0
+    compile: int = 0
+
+
+class ModelRunnerOutput(Record):
+    """The result of one step. Rows that chose no token have an empty range in `token_ptr`."""
+
+    step_id: int
+    sequence: Int32Array  # [n]
+    token_ptr: Int32Array  # [n + 1]
+    tokens: Int32Array  # [token_ptr[-1]]
+    logprobs: Float32Array  # [token_ptr[-1]]; NaN where none was asked for or the device cannot give one
+    top_ptr: Int32Array  # [token_ptr[-1] + 1], or empty if no row asked for top tokens
+    top_ids: Int32Array  # descending by log-probability
+    top_logprobs: Float32Array
+    prompt_scores: list[PromptScores] = []
+    errors: list[RowError] = []
+    times: StepTimes = StepTimes()
+    shape: str = ""  # label of the executed shape, for metrics

@@ -1,0 +1,1 @@
+"""Finding backends and model families among the installed packages."""
