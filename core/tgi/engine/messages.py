@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from tgi.backend import Agreement, EngineConfig, SamplingParams, Wish
-from tgi.types import FinishReason
+from tgi.scheduler.records import SchedulerConfig, SchedulerStats, SequenceOutput
 
 __all__ = [
     "AbortSequence",
@@ -20,30 +20,15 @@ __all__ = [
     "HealthReport",
     "Progress",
     "Ready",
-    "SchedulerConfig",
-    "SequenceOutput",
     "Shutdown",
     "Start",
     "StartFailed",
     "StepReport",
-    "TokenOutput",
 ]
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True, tag=True):
     """Base of the messages; the tag is the class name."""
-
-
-class Entry(msgspec.Struct, array_like=True, frozen=True):
-    """Base of the parts of messages."""
-
-
-class SchedulerConfig(Entry):
-    """Scheduler options that no backend needs to know (TGI's flags of the same names)."""
-
-    waiting_served_ratio: float = 0.3
-    max_waiting_tokens: int = 20
-    prefix_cache: bool = True
 
 
 class Start(Message):
@@ -110,43 +95,13 @@ class StartFailed(Message):
     remedy: str
 
 
-class TokenOutput(Entry):
-    """One chosen token. `logprob` is None where none was asked for or the device cannot give one."""
+class EngineStats(msgspec.Struct, array_like=True, frozen=True):
+    """One step of the engine: the scheduler's figures and nanoseconds spent."""
 
-    token_id: int
-    logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
-
-
-class SequenceOutput(Entry):
-    """News of one sequence. After `finish_reason` or `error` nothing follows."""
-
-    sequence_id: int
-    tokens: list[TokenOutput] = []
-    finish_reason: FinishReason | None = None
-    error: str | None = None
-    num_cached_tokens: int = 0
-    queue_ns: int = 0  # from arrival in the engine to the first step; set once it ran
-    prompt_logprobs: list[float | None] = []  # of the next prompt positions, first position None
-
-
-class EngineStats(Entry):
-    """Counters of one step and gauges after it."""
-
-    num_waiting: int
-    num_running: int
-    num_used_tokens: int  # cache tokens held by running sequences
-    num_free_blocks: int
-    num_cached_blocks: int
-    method: str  # prefill or decode; empty if no step ran
-    num_prefill_rows: int
-    num_decode_rows: int
-    num_tokens: int
-    num_new_sequences: int
-    num_preempted: int
-    step_ns: int
-    forward_ns: int
-    schedule_ns: int
+    scheduler: SchedulerStats
+    schedule_ns: int = 0
+    step_ns: int = 0  # submit to collect
+    forward_ns: int = 0  # as the worker reports it
 
 
 class StepReport(Message):

@@ -1,0 +1,58 @@
+"""What goes into the scheduler and what comes out of it, apart from the seam's own records. Plain data."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tgi.types import FinishReason
+
+__all__ = ["SchedulerConfig", "SchedulerStats", "SequenceOutput", "TokenOutput"]
+
+
+class Entry(msgspec.Struct, array_like=True, frozen=True):
+    """Base: positional, append-only, cheap to send to the front."""
+
+
+class SchedulerConfig(Entry):
+    """Scheduler options that no backend needs to know (TGI's flags of the same names)."""
+
+    waiting_served_ratio: float = 0.3
+    max_waiting_tokens: int = 20
+    prefix_cache: bool = True
+
+
+class TokenOutput(Entry):
+    """One chosen token. `logprob` is None where none was asked for or the device cannot give one."""
+
+    token_id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class SequenceOutput(Entry):
+    """News of one sequence. After `finish_reason` or `error` nothing follows."""
+
+    sequence_id: int
+    tokens: list[TokenOutput] = []
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+    num_cached_tokens: int = 0
+    queue_ns: int = 0  # from arrival in the engine to the first step; set once it ran
+    prompt_logprobs: list[float | None] = []  # of the next prompt positions; position 0 is None
+
+
+class SchedulerStats(Entry):
+    """Gauges after a step and counters of that step."""
+
+    num_waiting: int = 0
+    num_running: int = 0
+    num_used_tokens: int = 0  # cache tokens held by running sequences (their blocks x block size)
+    num_free_blocks: int = 0  # blocks (or slots) nobody holds, cached ones included
+    num_cached_blocks: int = 0  # of these, blocks that the prefix cache could still serve
+    method: str = ""  # "prefill" if the step had a prefill row, else "decode"; empty if no step ran
+    num_prefill_rows: int = 0
+    num_decode_rows: int = 0
+    num_tokens: int = 0
+    num_new_sequences: int = 0  # sequences that ran for the first time
+    num_preempted: int = 0
+    has_joined: bool = False  # new sequences joined running ones
