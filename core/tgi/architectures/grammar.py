@@ -21,6 +21,7 @@ from typing import Any, Literal
 import msgspec
 
 __all__ = [
+    "MLP",
     "Activation",
     "Attention",
     "Block",
@@ -38,7 +39,6 @@ __all__ = [
     "LinearScaling",
     "Llama3Scaling",
     "LongRopeScaling",
-    "MLP",
     "Mixer",
     "MixtureOfExperts",
     "ModelSpec",
@@ -63,7 +63,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     """Base of the grammar's words."""
 
 
-class Norm(Part):
+class Norm(Part, frozen=True):
     """A norm over the last dimension. `unit_offset`: the weight is stored minus one (gemma)."""
 
     kind: Literal["rms", "layer"]
@@ -73,20 +73,20 @@ class Norm(Part):
     unit_offset: bool = False
 
 
-class LinearScaling(Part, tag="linear"):
+class LinearScaling(Part, frozen=True, tag="linear"):
     """Positions divided by `factor`."""
 
     factor: float
 
 
-class DynamicScaling(Part, tag="dynamic"):
+class DynamicScaling(Part, frozen=True, tag="dynamic"):
     """NTK scaling; the base grows once a sequence is longer than `original_max_positions`."""
 
     factor: float
     original_max_positions: int
 
 
-class Llama3Scaling(Part, tag="llama3"):
+class Llama3Scaling(Part, frozen=True, tag="llama3"):
     """Low frequencies divided by `factor`, high ones kept, a smooth blend between (Llama 3.1)."""
 
     factor: float
@@ -95,7 +95,7 @@ class Llama3Scaling(Part, tag="llama3"):
     original_max_positions: int
 
 
-class YarnScaling(Part, tag="yarn"):
+class YarnScaling(Part, frozen=True, tag="yarn"):
     """YaRN (arXiv 2309.00071). `attention_factor` multiplies cos and sin."""
 
     factor: float
@@ -106,7 +106,7 @@ class YarnScaling(Part, tag="yarn"):
     truncate: bool = True
 
 
-class LongRopeScaling(Part, tag="longrope"):
+class LongRopeScaling(Part, frozen=True, tag="longrope"):
     """LongRoPE (arXiv 2402.13753): one factor per frequency, a set for short and a set for long contexts."""
 
     short_factor: tuple[float, ...]
@@ -118,7 +118,7 @@ class LongRopeScaling(Part, tag="longrope"):
 RopeScaling = LinearScaling | DynamicScaling | Llama3Scaling | YarnScaling | LongRopeScaling
 
 
-class Rope(Part):
+class Rope(Part, frozen=True):
     """Rotary embedding of the first `rotary_dim` of a head. `interleaved`: pairs are neighbours (GPT-J), else halves (NeoX)."""
 
     theta: float
@@ -127,7 +127,7 @@ class Rope(Part):
     scaling: RopeScaling | None = None
 
 
-class RelativeBias(Part):
+class RelativeBias(Part, frozen=True):
     """T5's learned bias per head and distance bucket. `shared`: only the first layer owns the table."""
 
     num_buckets: int
@@ -136,7 +136,7 @@ class RelativeBias(Part):
     shared: bool = True
 
 
-class Attention(Part, tag="attention"):
+class Attention(Part, frozen=True, tag="attention"):
     """Self attention over the cache. `window` counts the token itself: a query at p sees p - window + 1 … p."""
 
     num_heads: int
@@ -166,7 +166,7 @@ class Attention(Part, tag="attention"):
         return "full" if self.window is None else "window"
 
 
-class CrossAttention(Part, tag="cross_attention"):
+class CrossAttention(Part, frozen=True, tag="cross_attention"):
     """Attention from the decoder to the encoder's output."""
 
     num_heads: int
@@ -181,7 +181,7 @@ class CrossAttention(Part, tag="cross_attention"):
         return "cross"
 
 
-class LatentAttention(Part, tag="latent_attention"):
+class LatentAttention(Part, frozen=True, tag="latent_attention"):
     """Multi-head latent attention (DeepSeek V2): keys and values are kept as one low-rank vector per token."""
 
     num_heads: int
@@ -201,7 +201,7 @@ class LatentAttention(Part, tag="latent_attention"):
         return "full"
 
 
-class StateSpace(Part, tag="state_space"):
+class StateSpace(Part, frozen=True, tag="state_space"):
     """A Mamba mixer. Version 1 has a state per channel and `dt_rank`; version 2 has heads and groups and a gated norm."""
 
     version: Literal[1, 2]
@@ -225,7 +225,7 @@ class StateSpace(Part, tag="state_space"):
         return "state"
 
 
-class LinearAttention(Part, tag="linear_attention"):
+class LinearAttention(Part, frozen=True, tag="linear_attention"):
     """Gated delta rule (qwen3_next)."""
 
     num_key_heads: int
@@ -241,7 +241,7 @@ class LinearAttention(Part, tag="linear_attention"):
         return "state"
 
 
-class MLP(Part, tag="mlp"):
+class MLP(Part, frozen=True, tag="mlp"):
     """down(activation(gate(x)) * up(x)) if gated, else down(activation(up(x)))."""
 
     intermediate_size: int
@@ -255,7 +255,7 @@ class MLP(Part, tag="mlp"):
         return "none"
 
 
-class Router(Part):
+class Router(Part, frozen=True):
     """How experts are chosen and weighted.
 
     `score` is applied to the router's logits; `top_k_first` applies it to the chosen logits only (gpt_oss, mixtral's equal form).
@@ -273,7 +273,7 @@ class Router(Part):
     group_top: int = 1
 
 
-class MixtureOfExperts(Part, tag="moe"):
+class MixtureOfExperts(Part, frozen=True, tag="moe"):
     """`experts_per_token` of `num_experts` MLPs of one shape, and perhaps one that every token takes."""
 
     num_experts: int
@@ -292,7 +292,7 @@ class MixtureOfExperts(Part, tag="moe"):
 Mixer = Attention | CrossAttention | LatentAttention | StateSpace | LinearAttention | MLP | MixtureOfExperts
 
 
-class Branch(Part):
+class Branch(Part, frozen=True):
     """One mixer with its own norms."""
 
     mixer: Mixer
@@ -300,7 +300,7 @@ class Branch(Part):
     post_norm: Norm | None = None
 
 
-class Block(Part):
+class Block(Part, frozen=True):
     """One residual step. `norm` is shared by the branches; a branch may have its own instead."""
 
     branches: tuple[Branch, ...]
@@ -310,13 +310,13 @@ class Block(Part):
     output_norm: Norm | None = None
 
 
-class Layer(Part):
+class Layer(Part, frozen=True):
     """Blocks in order. Within a layer each kind of mixer occurs at most once, so that its tag names its tensors."""
 
     blocks: tuple[Block, ...]
 
 
-class Stack(Part):
+class Stack(Part, frozen=True):
     """Layers in order, then a norm."""
 
     kind: Literal["decoder", "encoder"]
@@ -324,14 +324,14 @@ class Stack(Part):
     final_norm: Norm | None = None
 
 
-class LearnedPositions(Part):
+class LearnedPositions(Part, frozen=True):
     """A table of position vectors added to the embedding; row = position + `offset`."""
 
     num_positions: int
     offset: int = 0
 
 
-class Embedding(Part):
+class Embedding(Part, frozen=True):
     """Token vectors. `size` differs from the hidden size only where a projection follows (opt-350m)."""
 
     scale: float = 1.0
@@ -340,7 +340,7 @@ class Embedding(Part):
     norm: Norm | None = None
 
 
-class Head(Part):
+class Head(Part, frozen=True):
     """Hidden vector to logits: softcap(scale * (W x + b))."""
 
     tied: bool
@@ -349,7 +349,7 @@ class Head(Part):
     softcap: float | None = None
 
 
-class WeightRule(Part):
+class WeightRule(Part, frozen=True):
     """One kind of checkpoint tensor.
 
     `name` may hold `{layer}` and `{expert}`. `roles` are relative to the model, with `{layer}` where the name has it; several
@@ -366,7 +366,7 @@ class WeightRule(Part):
     transposed: bool = False
 
 
-class ModelSpec(Part, tag="model"):
+class ModelSpec(Part, frozen=True, tag="model"):
     """A whole model as data."""
 
     model_type: str
@@ -387,7 +387,7 @@ class ModelSpec(Part, tag="model"):
         return next(stack for stack in self.stacks if stack.kind == "decoder")
 
 
-class GenericSpec(Part, tag="generic"):
+class GenericSpec(Part, frozen=True, tag="generic"):
     """A family this project does not know: sizes for the memory arithmetic, and the raw config for a fallback runner."""
 
     model_type: str

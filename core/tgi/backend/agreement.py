@@ -68,7 +68,7 @@ SAMPLING_FIELDS = frozenset(
 )
 
 
-class BackendOption(Record):
+class BackendOption(Record, frozen=True):
     """An option of the plugin's own; the user writes `--<backend>-<name>`."""
 
     name: str
@@ -77,7 +77,7 @@ class BackendOption(Record):
     choices: tuple[str, ...] = ()
 
 
-class BackendInfo(Record):
+class BackendInfo(Record, frozen=True):
     """Who the backend is. Answering must import no framework."""
 
     name: str
@@ -89,7 +89,7 @@ class BackendInfo(Record):
     options: tuple[BackendOption, ...] = ()
 
 
-class DeviceInfo(Record):
+class DeviceInfo(Record, frozen=True):
     """One device as the operator knows it."""
 
     id: str
@@ -97,7 +97,7 @@ class DeviceInfo(Record):
     memory_bytes: int = 0
 
 
-class ProbeResult(Record):
+class ProbeResult(Record, frozen=True):
     """Can this backend run on this machine, and if not, why and what to do."""
 
     usable: bool
@@ -105,7 +105,7 @@ class ProbeResult(Record):
     devices: tuple[DeviceInfo, ...] = ()
 
 
-class MemoryItem(Record):
+class MemoryItem(Record, frozen=True):
     """One line of the memory arithmetic shown at start."""
 
     label: str
@@ -113,7 +113,7 @@ class MemoryItem(Record):
     detail: str = ""
 
 
-class Support(Record):
+class Support(Record, frozen=True):
     """Answer to "can you run this model so?"."""
 
     verdict: Literal["native", "slow", "no"]
@@ -121,7 +121,7 @@ class Support(Record):
     memory: tuple[MemoryItem, ...] = ()
 
 
-class EngineConfig(Record):
+class EngineConfig(Record, frozen=True):
     """What the engine process needs to build a worker. `dtype` and the memory wishes are None where the user said nothing."""
 
     backend: str
@@ -137,7 +137,7 @@ class EngineConfig(Record):
     cache_dir: str = ""
 
 
-class Wish(Record):
+class Wish(Record, frozen=True):
     """Limits as the user gave them; None = the backend decides. A given value is kept or the start fails with a reason."""
 
     max_input_tokens: int | None = None
@@ -150,7 +150,7 @@ class Wish(Record):
     features: tuple[str, ...] = ()
 
 
-class Limits(Record):
+class Limits(Record, frozen=True):
     """Sizes that no step exceeds, and the rules of forming one."""
 
     max_total_tokens: int  # context of one sequence
@@ -165,7 +165,7 @@ class Limits(Record):
     tokens_per_step: int = 1
 
 
-class CacheGroup(Record):
+class CacheGroup(Record, frozen=True):
     """Layers that share one block table. Block 0 … `num_blocks` - 1 are the core's to hand out."""
 
     kind: Literal["full", "window", "state", "cross"]
@@ -173,7 +173,7 @@ class CacheGroup(Record):
     window: int = 0
 
 
-class KVCachePlan(Record):
+class KVCachePlan(Record, frozen=True):
     """How the cache is divided: in blocks that the core hands out, or in slots of one sequence each."""
 
     mode: Literal["paged", "slots"]
@@ -190,7 +190,7 @@ class KVCachePlan(Record):
         return min((g.num_blocks for g in self.groups if g.kind in ("full", "window")), default=0) * self.block_size
 
 
-class Agreement(Record):
+class Agreement(Record, frozen=True):
     """What holds from now on. The core steers by this and never by a hardware name."""
 
     api: tuple[int, int]
@@ -208,14 +208,14 @@ class Agreement(Record):
         return feature in self.features
 
 
-class Control(Record):
+class Control(Record, frozen=True):
     """A rare request outside the steps, e.g. `adapter_load`."""
 
     name: str
     arguments: dict[str, str] = {}
 
 
-class ControlResult(Record):
+class ControlResult(Record, frozen=True):
     """Its answer."""
 
     ok: bool
@@ -223,7 +223,7 @@ class ControlResult(Record):
     values: dict[str, str] = {}
 
 
-class Health(Record):
+class Health(Record, frozen=True):
     """Answer of `Worker.health`."""
 
     ok: bool

@@ -59,7 +59,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
     """Base of everything that crosses the seam."""
 
 
-class SamplingParams(Record):
+class SamplingParams(Record, frozen=True):
     """How tokens of one sequence are chosen. Processors act in the order of the fields.
 
     Source of order and formulas: TGI 3 `utils/logits_process.py` (flash models), without its dependence on batch mates; the
@@ -84,7 +84,7 @@ class SamplingParams(Record):
     prompt_logprobs: bool = False  # raw log-softmax of every prompt token
 
 
-class MediaInput(Record):
+class MediaInput(Record, frozen=True):
     """One preprocessed image or sound and the placeholder positions it fills (feature `images`)."""
 
     kind: str
@@ -93,7 +93,7 @@ class MediaInput(Record):
     pixels: npt.NDArray[np.float32]  # any shape
 
 
-class NewSequence(Record):
+class NewSequence(Record, frozen=True):
     """Introduces a sequence: the first time, and again in full after a preemption or a restart."""
 
     sequence: int  # handle chosen by the core; reused only after it was dropped
@@ -111,7 +111,7 @@ class NewSequence(Record):
     encoder_tokens: Int32Array = msgspec.field(default_factory=empty_int32)
 
 
-class Rows(Record):
+class Rows(Record, frozen=True):
     """The work of one step, one entry per row, in structure-of-arrays form. n = number of rows."""
 
     sequence: Int32Array  # [n]
@@ -135,7 +135,7 @@ class Rows(Record):
         return len(self.tokens)
 
 
-class GrammarMasks(Record):
+class GrammarMasks(Record, frozen=True):
     """Allowed tokens of constrained rows, packed 32 to a word, lowest id in the lowest bit (features `mask`, `late_mask`)."""
 
     step_id: int
@@ -143,7 +143,7 @@ class GrammarMasks(Record):
     words: Int32Array  # [k, mask_width], flattened
 
 
-class SchedulerOutput(Record):
+class SchedulerOutput(Record, frozen=True):
     """One step."""
 
     step_id: int  # strictly increasing
@@ -156,7 +156,7 @@ class SchedulerOutput(Record):
     masks: GrammarMasks | None = None
 
 
-class PromptScores(Record):
+class PromptScores(Record, frozen=True):
     """Raw log-probabilities of the prompt tokens at positions `start` … `start + len(logprobs) - 1`."""
 
     sequence: int
@@ -164,14 +164,14 @@ class PromptScores(Record):
     logprobs: Float32Array
 
 
-class RowError(Record):
+class RowError(Record, frozen=True):
     """One sequence failed; the others of the step are fine."""
 
     sequence: int
     message: str
 
 
-class StepTimes(Record):
+class StepTimes(Record, frozen=True):
     """Nanoseconds spent by the worker."""
 
     prepare: int = 0
@@ -180,7 +180,7 @@ class StepTimes(Record):
     compile: int = 0
 
 
-class ModelRunnerOutput(Record):
+class ModelRunnerOutput(Record, frozen=True):
     """The result of one step. Rows that chose no token have an empty range in `token_ptr`."""
 
     step_id: int

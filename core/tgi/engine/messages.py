@@ -31,7 +31,7 @@ class Message(msgspec.Struct, array_like=True, frozen=True, tag=True):
     """Base of the messages; the tag is the class name."""
 
 
-class Start(Message):
+class Start(Message, frozen=True):
     """First frame from the front: load this model with this backend."""
 
     engine: EngineConfig
@@ -39,7 +39,7 @@ class Start(Message):
     scheduler: SchedulerConfig
 
 
-class AddSequence(Message):
+class AddSequence(Message, frozen=True):
     """Queue a sequence. With `output_token_ids` it resumes where an earlier engine stopped."""
 
     sequence_id: int  # unique over the front's life
@@ -53,27 +53,27 @@ class AddSequence(Message):
     adapter: int = 0
 
 
-class AbortSequence(Message):
+class AbortSequence(Message, frozen=True):
     """Forget a sequence: its client left, a stop string matched, or it timed out."""
 
     sequence_id: int
 
 
-class CheckHealth(Message):
+class CheckHealth(Message, frozen=True):
     """Ask for a `HealthReport`."""
 
     check_id: int
     deep: bool
 
 
-class Shutdown(Message):
+class Shutdown(Message, frozen=True):
     """End the engine process."""
 
 
 FrontMessage = Start | AddSequence | AbortSequence | CheckHealth | Shutdown
 
 
-class Progress(Message):
+class Progress(Message, frozen=True):
     """A start phase advanced; `total` 0 means unknown. A line for the operator has phase `log`."""
 
     phase: str
@@ -82,13 +82,13 @@ class Progress(Message):
     text: str = ""
 
 
-class Ready(Message):
+class Ready(Message, frozen=True):
     """The engine serves."""
 
     agreement: Agreement
 
 
-class StartFailed(Message):
+class StartFailed(Message, frozen=True):
     """The engine cannot serve; the process ends after this frame."""
 
     cause: str
@@ -104,14 +104,14 @@ class EngineStats(msgspec.Struct, array_like=True, frozen=True):
     forward_ns: int = 0  # as the worker reports it
 
 
-class StepReport(Message):
+class StepReport(Message, frozen=True):
     """Everything one step brought."""
 
     outputs: list[SequenceOutput]
     stats: EngineStats
 
 
-class HealthReport(Message):
+class HealthReport(Message, frozen=True):
     """Answer to `CheckHealth`."""
 
     check_id: int

@@ -13,7 +13,7 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
     """Base: positional, append-only, cheap to send to the front."""
 
 
-class SchedulerConfig(Entry):
+class SchedulerConfig(Entry, frozen=True):
     """Scheduler options that no backend needs to know (TGI's flags of the same names)."""
 
     waiting_served_ratio: float = 0.3
@@ -21,7 +21,7 @@ class SchedulerConfig(Entry):
     prefix_cache: bool = True
 
 
-class TokenOutput(Entry):
+class TokenOutput(Entry, frozen=True):
     """One chosen token. `logprob` is None where none was asked for or the device cannot give one."""
 
     token_id: int
@@ -29,7 +29,7 @@ class TokenOutput(Entry):
     top: tuple[tuple[int, float], ...] = ()
 
 
-class SequenceOutput(Entry):
+class SequenceOutput(Entry, frozen=True):
     """News of one sequence. After `finish_reason` or `error` nothing follows."""
 
     sequence_id: int
@@ -41,7 +41,7 @@ class SequenceOutput(Entry):
     prompt_logprobs: list[float | None] = []  # of the next prompt positions; position 0 is None
 
 
-class SchedulerStats(Entry):
+class SchedulerStats(Entry, frozen=True):
     """Gauges after a step and counters of that step."""
 
     num_waiting: int = 0
