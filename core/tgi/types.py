@@ -11,5 +11,5 @@ class FinishReason(enum.StrEnum):
     """Why a sequence ended; the values are TGI's (`proto/v3/generate.proto`)."""
 
     LENGTH = "length"
-    EOS_TOKEN = "eos_token"
+    EOS_TOKEN = "eos_token"  # noqa: S105 - a reason, not a secret
     STOP_SEQUENCE = "stop_sequence"

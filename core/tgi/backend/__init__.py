@@ -1,4 +1,7 @@
-"""The seam between the core and a backend. A plugin imports this, `tgi.architectures` and `tgi.testing`, nothing else of the core."""
+"""The seam between the core and a backend.
+
+A plugin imports this, `tgi.architectures` and `tgi.testing`, and nothing else of the core.
+"""
 
 import pluggy
 

@@ -5,8 +5,9 @@ An array travels as (dtype, shape, little-endian bytes).
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -27,7 +28,7 @@ def _encode_array(value: object) -> object:
     raise TypeError(f"{type(value).__name__} does not cross the seam")
 
 
-def _decode_array(kind: type, value: Any) -> object:
+def _decode_array(kind: type, value: tuple[str, tuple[int, ...], bytes]) -> object:
     if kind is np.ndarray or getattr(kind, "__origin__", None) is np.ndarray:
         dtype, shape, data = value
         if dtype not in _DTYPES:
@@ -40,7 +41,7 @@ _encoder = msgspec.msgpack.Encoder(enc_hook=_encode_array)
 
 
 @cache
-def _decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+def _decoder(kind: Hashable) -> msgspec.msgpack.Decoder[Any]:
     return msgspec.msgpack.Decoder(kind, dec_hook=_decode_array)
 
 
@@ -51,5 +52,4 @@ def encode(record: object) -> bytes:
 
 def decode(kind: type[RecordT], data: bytes) -> RecordT:
     """The record of type `kind` in `data`; raises `msgspec.ValidationError` if it is not one."""
-    result: RecordT = _decoder(kind).decode(data)
-    return result
+    return cast(RecordT, _decoder(cast(Hashable, kind)).decode(data))
