@@ -1,0 +1,1 @@
+"""The engine process and the front's client of it."""

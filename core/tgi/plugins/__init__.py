@@ -1,1 +1,5 @@
-"""Finding backends and model families among the installed packages."""
+"""Finding backends among the installed packages."""
+
+from tgi.plugins.registry import AUTO, BackendRegistry, Candidate, Selection
+
+__all__ = ["AUTO", "BackendRegistry", "Candidate", "Selection"]

@@ -1,0 +1,82 @@
+"""The engine process: `python -m tgi.engine SOCKET`. The front starts it; its standard input ends when the front does."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+
+from tgi.backend import Agreement, EngineConfig, Host, Worker
+from tgi.engine.core import EngineCore
+from tgi.engine.link import EngineHost, SocketConnection
+from tgi.engine.messages import Ready, Start, StartFailed
+from tgi.errors import StartError
+from tgi.plugins import BackendRegistry
+from tgi.scheduler import Scheduler
+
+
+def main(socket_path: str) -> int:
+    """Connect, start, serve. Returns the exit status."""
+    # An interrupt at the terminal reaches the whole group; the front drains and then ends this process itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_front, daemon=True).start()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connected:
+        connected.connect(socket_path)
+        connection = SocketConnection(connected)
+        try:
+            return _serve(connection)
+        except ConnectionError:
+            return 0
+
+
+def _serve(connection: SocketConnection) -> int:
+    (start,) = connection.receive(wait=True)
+    if not isinstance(start, Start):
+        raise TypeError(f"the first message must be Start, not {type(start).__name__}")
+    try:
+        worker, agreement = _start(start, EngineHost(connection))
+    except StartError as error:
+        connection.send(StartFailed(error.cause, error.remedy))
+        return 1
+    except Exception as error:  # the process boundary: whatever went wrong reaches the operator as one sentence
+        traceback.print_exc()
+        cause = f"The backend `{start.engine.backend}` failed to start: {type(error).__name__}: {error}"
+        connection.send(StartFailed(cause, "The traceback is above; it is a fault of the backend."))
+        return 1
+    try:
+        scheduler = Scheduler(agreement, start.scheduler)
+        connection.send(Ready(agreement))
+        # What exists now lives as long as the process: the collector need not walk it again and again.
+        gc.collect()
+        gc.freeze()
+        EngineCore(worker, scheduler, connection, agreement.limits.depth).run()
+    finally:
+        worker.close()
+    return 0
+
+
+def _start(start: Start, host: Host) -> tuple[Worker, Agreement]:
+    worker = _create_worker(start.engine, host)
+    worker.load()
+    agreement = worker.negotiate(start.wish)
+    worker.warmup()
+    return worker, agreement
+
+
+def _create_worker(config: EngineConfig, host: Host) -> Worker:
+    selection = BackendRegistry().select(config.backend, config.spec, config)
+    return selection.backend.create_worker(config, host)
+
+
+def _end_with_the_front() -> None:
+    """Leave at once when the front is gone, in whatever phase; a library that loads for minutes would not notice."""
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

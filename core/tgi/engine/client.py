@@ -1,0 +1,200 @@
+"""The front's side of the engine: starts the process, sends requests, hands out news, and brings a dead engine back.
+
+An engine that dies is started again and told every unfinished sequence anew: prompt, tokens so far, seed. The streams only
+pause; meanwhile the server is unhealthy. Several deaths in a short time mean a fault that a restart does not cure: then the
+streams fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import final
+
+from tgi.backend import Agreement
+from tgi.engine.messages import (
+    AbortSequence,
+    CheckHealth,
+    EngineMessage,
+    EngineStats,
+    FrontMessage,
+    HealthReport,
+    Progress,
+    Start,
+    StepReport,
+)
+from tgi.engine.process import EngineProcess
+from tgi.engine.stream import SequenceRequest, SequenceStream
+from tgi.errors import StartError, UnhealthyError
+from tgi.scheduler import SequenceOutput
+
+__all__ = ["EngineClient"]
+
+_HEALTH_TIMEOUT = 10.0
+_MAX_RESTARTS = 3
+_RESTART_WINDOW = 300.0
+
+
+@final
+class EngineClient:
+    """One engine, restarted as needed. All methods belong to one event loop."""
+
+    def __init__(self, start: Start, on_progress: Callable[[Progress], None]) -> None:
+        self._start_message = start
+        self._on_progress = on_progress
+        self._process: EngineProcess | None = None
+        self._agreement: Agreement | None = None
+        self._streams: dict[int, SequenceStream] = {}
+        self._sequence_ids = itertools.count(1)
+        self._checks: dict[int, asyncio.Future[HealthReport]] = {}
+        self._check_ids = itertools.count(1)
+        self._stats_listeners: list[Callable[[EngineStats], None]] = []
+        self._supervisor: asyncio.Task[None] | None = None
+        self._deaths: deque[float] = deque()
+        self._failure = ""
+
+    async def start(self) -> Agreement:
+        """Start the engine process and wait until it serves. Raises `StartError` with its reason."""
+        process, agreement = await EngineProcess.start(self._start_message, self._on_progress)
+        self._process, self._agreement = process, agreement
+        self._supervisor = asyncio.create_task(self._supervise(process), name="engine supervisor")
+        return agreement
+
+    async def close(self) -> None:
+        """End the engine process; unfinished streams end without a finish reason."""
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+        if self._process is not None:
+            await self._process.close()
+            self._process = None
+        for stream in list(self._streams.values()):
+            stream.abort()
+
+    @property
+    def agreement(self) -> Agreement:
+        """What was agreed with the backend; there from the first start on."""
+        if self._agreement is None:
+            raise AssertionError("the engine was never started")
+        return self._agreement
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether an engine process serves now."""
+        return self._process is not None
+
+    @property
+    def failure(self) -> str:
+        """Why the engine was given up; empty while it was not."""
+        return self._failure
+
+    @property
+    def num_unfinished(self) -> int:
+        """Sequences that were submitted and have not ended."""
+        return len(self._streams)
+
+    def add_stats_listener(self, listener: Callable[[EngineStats], None]) -> None:
+        """Call `listener` with the figures of every step."""
+        self._stats_listeners.append(listener)
+
+    def submit(self, request: SequenceRequest) -> SequenceStream:
+        """Queue a sequence. While the engine restarts it waits; raises `UnhealthyError` once the engine was given up."""
+        if self._failure:
+            raise UnhealthyError(self._failure)
+        stream = SequenceStream(next(self._sequence_ids), request, self._abort)
+        self._streams[stream.sequence_id] = stream
+        self._send(stream.to_message())
+        return stream
+
+    async def check_health(self, deep: bool) -> bool:
+        """Ask the engine; `deep` makes it run a forward pass. False if it does not answer in time."""
+        if self._process is None:
+            return False
+        check_id = next(self._check_ids)
+        future: asyncio.Future[HealthReport] = asyncio.get_running_loop().create_future()
+        self._checks[check_id] = future
+        try:
+            self._send(CheckHealth(check_id, deep))
+            return (await asyncio.wait_for(future, _HEALTH_TIMEOUT)).ok
+        except (TimeoutError, ConnectionError):
+            return False
+        finally:
+            del self._checks[check_id]
+
+    def _abort(self, sequence_id: int) -> None:
+        if self._streams.pop(sequence_id, None) is not None:
+            self._send(AbortSequence(sequence_id))
+
+    def _send(self, message: FrontMessage) -> None:
+        # Without a process nothing is lost: a restart sends every unfinished sequence anew.
+        if self._process is not None:
+            self._process.send(message)
+
+    async def _supervise(self, process: EngineProcess) -> None:
+        while True:
+            async for message in process.messages():
+                self._dispatch(message)
+            self._process = None
+            self._fail_checks()
+            cause = await process.wait_end()
+            restarted = await self._restart(cause)
+            if restarted is None:
+                return
+            process = restarted
+
+    async def _restart(self, cause: str) -> EngineProcess | None:
+        now = time.monotonic()
+        self._deaths.append(now)
+        while self._deaths and now - self._deaths[0] > _RESTART_WINDOW:
+            self._deaths.popleft()
+        if len(self._deaths) > _MAX_RESTARTS:
+            self._give_up(f"{cause}, {len(self._deaths)} times within {_RESTART_WINDOW:.0f} s")
+            return None
+        self._on_progress(Progress("log", text=f"{cause}; restarting it, {len(self._streams)} sequences will go on"))
+        try:
+            process, self._agreement = await EngineProcess.start(self._start_message, self._on_progress)
+        except StartError as error:
+            self._give_up(f"{cause} and did not start again: {error}")
+            return None
+        self._process = process
+        for stream in self._streams.values():
+            process.send(stream.to_message())
+        return process
+
+    def _give_up(self, failure: str) -> None:
+        self._failure = failure
+        self._on_progress(Progress("log", text=f"{failure}; giving up"))
+        for stream in list(self._streams.values()):
+            self._deliver(SequenceOutput(stream.sequence_id, error=failure))
+
+    def _dispatch(self, message: EngineMessage) -> None:
+        match message:
+            case StepReport():
+                for output in message.outputs:
+                    self._deliver(output)
+                for listener in self._stats_listeners:
+                    listener(message.stats)
+            case HealthReport():
+                future = self._checks.get(message.check_id)
+                if future is not None and not future.done():
+                    future.set_result(message)
+            case Progress():
+                self._on_progress(message)
+            case _:
+                raise ValueError(f"{type(message).__name__} is not expected while serving")
+
+    def _deliver(self, output: SequenceOutput) -> None:
+        stream = self._streams.get(output.sequence_id)
+        if stream is None:
+            return
+        stream.put(output)
+        if stream.is_finished:
+            del self._streams[output.sequence_id]
+
+    def _fail_checks(self) -> None:
+        for future in self._checks.values():
+            if not future.done():
+                future.set_exception(ConnectionError("the engine process ended"))

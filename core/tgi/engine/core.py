@@ -1,0 +1,140 @@
+"""The engine's loop: receive, schedule, submit, collect, reply. One thread, no async.
+
+A step's life: `Scheduler.schedule` decides it, `Worker.submit` starts it, and once as many steps are in flight as the agreement
+allows (or nothing more can be scheduled) `Worker.collect` brings the oldest one back, `Scheduler.update` applies it, and one
+`StepReport` goes to the front.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol, final
+
+from tgi.backend import Health, ModelRunnerOutput, SchedulerOutput, StepError, Worker
+from tgi.engine.messages import (
+    AbortSequence,
+    AddSequence,
+    CheckHealth,
+    EngineMessage,
+    EngineStats,
+    FrontMessage,
+    HealthReport,
+    Shutdown,
+    StepReport,
+)
+from tgi.scheduler import Scheduler, SequenceOutput
+
+__all__ = ["Connection", "EngineCore"]
+
+_COLLECT_TIMEOUT = 3600.0
+
+
+class Connection(Protocol):
+    """The engine's side of the link to the front."""
+
+    def receive(self, *, wait: bool) -> list[FrontMessage]:
+        """Messages that have come; with `wait`, at least one. Raises ConnectionError once the front is gone."""
+
+    def send(self, message: EngineMessage) -> None:
+        """Send one message."""
+
+
+@final
+class EngineCore:
+    """Drives one worker by one scheduler until the front says `Shutdown` or goes away."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        scheduler: Scheduler,
+        connection: Connection,
+        depth: int,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._worker = worker
+        self._scheduler = scheduler
+        self._connection = connection
+        self._depth = depth
+        self._clock = clock
+        self._in_flight: deque[tuple[SchedulerOutput, int]] = deque()  # step and the time it was submitted
+        self._schedule_ns = 0
+        self._outputs: list[SequenceOutput] = []  # of sequences that ended outside a step
+
+    def run(self) -> None:
+        """Serve until `Shutdown`. Raises ConnectionError if the front goes away."""
+        running = True
+        while running:
+            idle = not self._in_flight and not self._scheduler.has_work
+            if idle:
+                self._scheduler.check()
+            for message in self._connection.receive(wait=idle):
+                running = self._handle(message) and running
+            self._step()
+
+    def _handle(self, message: FrontMessage) -> bool:
+        match message:
+            case AddSequence():
+                refused = self._scheduler.add(message.to_request())
+                if refused is not None:
+                    self._outputs.append(refused)
+            case AbortSequence():
+                self._scheduler.abort(message.sequence_id)
+            case CheckHealth():
+                health = self._health(message.deep)
+                self._connection.send(HealthReport(message.check_id, health.ok, health.message))
+            case Shutdown():
+                return False
+            case _:
+                raise ValueError(f"{type(message).__name__} is not expected while serving")
+        return True
+
+    def _health(self, deep: bool) -> Health:
+        # A deep check runs a forward pass of its own, which must not overtake steps in flight.
+        while self._in_flight:
+            self._collect()
+        return self._worker.health(deep)
+
+    def _step(self) -> None:
+        while len(self._in_flight) < self._depth:
+            started = self._clock()
+            step = self._scheduler.schedule()
+            submitted = self._clock()
+            self._schedule_ns = submitted - started
+            if step is None:
+                break
+            try:
+                self._worker.submit(step)
+            except StepError as error:
+                self._fail(step, error)
+                continue
+            self._in_flight.append((step, submitted))
+        if self._in_flight:
+            self._collect()
+        elif self._outputs:
+            self._report(0, 0)
+
+    def _collect(self) -> None:
+        step, submitted = self._in_flight.popleft()
+        try:
+            output = self._worker.collect(_COLLECT_TIMEOUT)
+        except StepError as error:
+            self._fail(step, error)
+            self._report(self._clock() - submitted, 0)
+            return
+        if output is None or output.step_id != step.step_id:
+            raise RuntimeError(f"the worker did not return step {step.step_id} in its turn")
+        self._apply(output, submitted)
+
+    def _apply(self, output: ModelRunnerOutput, submitted: int) -> None:
+        self._outputs.extend(self._scheduler.update(output))
+        self._report(self._clock() - submitted, output.times.forward)
+
+    def _fail(self, step: SchedulerOutput, error: StepError) -> None:
+        self._outputs.extend(self._scheduler.fail_step(step.step_id, str(error), error.retryable))
+
+    def _report(self, step_ns: int, forward_ns: int) -> None:
+        stats = EngineStats(self._scheduler.stats(), self._schedule_ns, step_ns, forward_ns)
+        outputs, self._outputs = self._outputs, []
+        self._connection.send(StepReport(outputs, stats))

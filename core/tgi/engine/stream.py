@@ -1,0 +1,94 @@
+"""One sequence as its consumer sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import final
+
+from tgi.backend import SamplingParams
+from tgi.engine.messages import AddSequence
+from tgi.scheduler import SequenceOutput
+
+__all__ = ["SequenceRequest", "SequenceStream"]
+
+
+@final
+@dataclass(frozen=True)
+class SequenceRequest:
+    """All that is needed to generate a sequence, and to generate it again."""
+
+    request_id: str  # for logs
+    prompt_token_ids: list[int]
+    sampling: SamplingParams
+    seed: int
+    max_new_tokens: int
+    eos_token_ids: tuple[int, ...] = ()  # empty = EOS does not end it
+    adapter: int = 0
+
+
+@final
+@dataclass(eq=False)
+class SequenceStream:
+    """An async iterator of `SequenceOutput`, ending after the one with a finish reason or an error.
+
+    It keeps the tokens it was given, so that the sequence can be resumed in another engine process.
+    """
+
+    sequence_id: int
+    request: SequenceRequest
+    on_abort: Callable[[int], None]
+    output_token_ids: list[int] = field(default_factory=list)
+    num_prompt_logprobs: int = 0
+    is_finished: bool = False  # nothing more will be put in
+    _pending: deque[SequenceOutput] = field(default_factory=deque)
+    _waiter: asyncio.Future[None] | None = None
+
+    def to_message(self) -> AddSequence:
+        """The message that starts this sequence, or goes on where it stands."""
+        request = self.request
+        return AddSequence(
+            sequence_id=self.sequence_id,
+            request_id=request.request_id,
+            prompt_token_ids=request.prompt_token_ids,
+            sampling=request.sampling,
+            seed=request.seed,
+            max_new_tokens=request.max_new_tokens,
+            eos_token_ids=request.eos_token_ids,
+            output_token_ids=self.output_token_ids,
+            adapter=request.adapter,
+        )
+
+    def put(self, output: SequenceOutput) -> None:
+        """Add news; after the end it is dropped."""
+        if self.is_finished:
+            return
+        self.output_token_ids.extend(token.token_id for token in output.tokens)
+        self.num_prompt_logprobs += len(output.prompt_logprobs)
+        self.is_finished = output.finish_reason is not None or output.error is not None
+        self._pending.append(output)
+        self._wake()
+
+    def abort(self) -> None:
+        """End the sequence, wherever it is. Idempotent; the one road of every cancellation."""
+        if not self.is_finished:
+            self.is_finished = True
+            self.on_abort(self.sequence_id)
+            self._wake()
+
+    def __aiter__(self) -> SequenceStream:
+        return self
+
+    async def __anext__(self) -> SequenceOutput:
+        while not self._pending:
+            if self.is_finished:
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self._pending.popleft()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
