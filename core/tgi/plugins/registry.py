@@ -78,8 +78,6 @@ class BackendRegistry:
         # An editable install may list one entry point twice; the same value of the same package is one backend.
         unique = {(point.name, point.value, _package(point)[0]): point for point in found}
         self._entry_points = sorted(unique.values(), key=lambda point: point.name)
-        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
-        self._manager.add_hookspecs(hookspecs)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -99,7 +97,7 @@ class BackendRegistry:
             owners = " and ".join(sorted({_package(point)[0] for point in points}))
             return replace(candidate, problem=f"the name is registered twice, by {owners}; uninstall one of them")
         try:
-            backend = self._load(points[0])
+            backend = _load(points[0])
             return _probed(replace(candidate, backend=backend, info=backend.info), backend)
         except BackendError as error:
             return replace(candidate, problem=str(error))
@@ -139,16 +137,18 @@ class BackendRegistry:
             raise BackendError(f"The backend `{name}` cannot be used: {candidate.problem.rstrip('.')}.")
         return Selection(candidate, (candidate,))
 
-    def _load(self, point: metadata.EntryPoint) -> Backend:
-        module = point.load()
-        if not self._manager.is_registered(module):
-            self._manager.register(module, name=point.name)
-        self._manager.check_pending()
-        others = [plugin for plugin in self._manager.get_plugins() if plugin is not module]
-        backends = self._manager.subset_hook_caller("tgi_backend", others)()
-        if len(backends) != 1:
-            raise BackendError(f"its module {point.value} implements the hook `tgi_backend` {len(backends)} times, not once")
-        return _checked(point.name, backends[0])
+
+def _load(point: metadata.EntryPoint) -> Backend:
+    """Import a plugin and ask it for its backend. It has a manager of its own, so that its faults stay its own."""
+    module = point.load()
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(module, name=point.name)
+    manager.check_pending()
+    backends = manager.hook.tgi_backend()
+    if len(backends) != 1:
+        raise BackendError(f"its module {point.value} implements the hook `tgi_backend` {len(backends)} times, not once")
+    return _checked(point.name, backends[0])
 
 
 def _package(point: metadata.EntryPoint) -> tuple[str, str]:
