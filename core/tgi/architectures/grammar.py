@@ -9,8 +9,8 @@ is one **mixer** with the norms before and after it:
     x      = (y if residual_from_norm else x) + residual_scale * out
     x      = output_norm(x) if the block has one
 
-A mixer names its cache. Beside the stacks stand the embedding and head rules and the **weight map**: which checkpoint tensor fills
-which role. Roles are the names of a model's own tensors and follow from the spec alone (`tgi.architectures.weight_map`).
+A mixer names its cache. Beside the stacks stand the embedding and head rules and the **weight map**: which checkpoint tensor
+fills which role. Roles are the names of a model's own tensors and follow from the spec alone (`tgi.architectures.weight_map`).
 A decoder implementation takes branches on this data while it builds, never while it runs.
 """
 
@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "gelu_quick", "relu", "relu_squared", "silu_clamped"]
-"""`gelu` is exact (erf), `gelu_tanh` its tanh form, `gelu_quick` x*sigmoid(1.702x), `silu_clamped` the clamped gate of gpt_oss."""
+"""`gelu` is exact (erf), `gelu_tanh` its tanh form, `gelu_quick` x*sigmoid(1.702x), `silu_clamped` gpt_oss's clamped gate."""
 
 CacheKind = Literal["none", "full", "window", "state", "cross"]
 
@@ -193,7 +193,8 @@ class LatentAttention(Part, frozen=True, tag="latent_attention"):
     scale: float
     rope: Rope
     norm: Norm  # of the two low-rank vectors
-    qkv_bias: bool = False
+    qkv_bias: bool = False  # on the projections down to the low ranks
+    output_bias: bool = False
 
     @property
     def cache(self) -> CacheKind:
@@ -325,14 +326,14 @@ class Stack(Part, frozen=True):
 
 
 class LearnedPositions(Part, frozen=True):
-    """A table of position vectors added to the embedding; row = position + `offset`."""
+    """A table of `num_positions` + `offset` vectors added to the embedding; row = position + `offset`."""
 
     num_positions: int
     offset: int = 0
 
 
 class Embedding(Part, frozen=True):
-    """Token vectors. `size` differs from the hidden size only where a projection follows (opt-350m)."""
+    """Token vectors. A `size` other than the hidden size means a projection after them and before the head (opt-350m)."""
 
     scale: float = 1.0
     size: int | None = None
@@ -355,7 +356,8 @@ class WeightRule(Part, frozen=True):
     `name` may hold `{layer}` and `{expert}`. `roles` are relative to the model, with `{layer}` where the name has it; several
     roles mean a fused tensor:
       rows         the roles' rows one after the other
-      grouped      per kv group: its query heads, then its key head, then its value head (falcon, gpt_neox, bloom)
+      grouped      per kv group: its query heads, then its key head, then its value head (falcon, gpt_neox, bloom);
+                   per key head of linear attention: its equal share of each role
       alternating  rows of the roles in turn, one by one (gpt_oss)
     `transposed`: stored as [in, out]. A rule whose roles a layer does not have is passed over.
     """

@@ -1,0 +1,202 @@
+"""Which checkpoint tensor fills which role, and how it is taken apart.
+
+A loader asks `placements` once, then calls `split` on each tensor it reads and copies the pieces where they belong. The pieces
+are made with what numpy arrays and torch tensors share (reshape, slicing, swapaxes), so every loader uses the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from fnmatch import fnmatchcase
+from typing import Protocol, TypeVar, cast
+
+import msgspec
+
+from tgi.architectures.grammar import Attention, LinearAttention, MixtureOfExperts, ModelSpec, WeightRule
+from tgi.architectures.roles import mixer_of, shard_axis, tensor_shapes
+from tgi.errors import ModelError
+
+__all__ = ["Placement", "placements", "shard_axis", "split", "stored_shape", "tensor_shapes"]
+
+TensorT = TypeVar("TensorT")
+"""A numpy array or a torch tensor."""
+
+Shape = tuple[int, ...]
+
+
+class _Array(Protocol):
+    """What numpy arrays and torch tensors share, as far as it is needed here."""
+
+    @property
+    def shape(self) -> Shape: ...
+
+    def reshape(self, shape: Shape) -> _Array: ...
+
+    def swapaxes(self, first: int, second: int) -> _Array: ...
+
+    def __getitem__(self, index: slice | tuple[slice, ...]) -> _Array: ...
+
+
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    """One checkpoint tensor and the roles it fills.
+
+    `shapes` are those of the pieces. With `expert`, a piece is that expert's slice of a role stacked [E, …].
+    """
+
+    name: str
+    rule: WeightRule
+    roles: tuple[str, ...]
+    shapes: tuple[Shape, ...]
+    expert: int | None = None
+
+    @property
+    def is_stacked(self) -> bool:
+        """The tensor holds all experts, so its rows are on axis 1."""
+        return self.expert is None and ".experts." in self.roles[0]
+
+
+def placements(spec: ModelSpec, names: Collection[str]) -> list[Placement]:
+    """Resolve the spec's rules against the tensor names of a checkpoint.
+
+    Raises `ModelError` if a tensor is missing, if one is left over that the spec does not list as `ignored`, or if a role is
+    filled by no rule or by two.
+    """
+    shapes = tensor_shapes(spec)
+    available = frozenset(names)
+    resolved: list[Placement] = []
+    filled: dict[tuple[str, int | None], str] = {}
+    for rule in spec.weights:
+        for placement in _candidates(rule, spec, shapes):
+            name = _present_name(placement.name, spec, available)
+            if name is None:
+                raise ModelError(
+                    f"The checkpoint has no tensor `{placement.name}` (for {', '.join(placement.roles)}).",
+                    "Check that all weight files are there and that they belong to this config.json.",
+                )
+            for role in placement.roles:
+                if (role, placement.expert) in filled:
+                    raise ModelError(f"The architecture {spec.model_type} fills {role} twice: from `{name}` too.")
+                filled[role, placement.expert] = name
+            resolved.append(msgspec.structs.replace(placement, name=name))
+    _check_filled(spec, shapes, {role for role, _ in filled})
+    _check_left_over(spec, available - {placement.name for placement in resolved})
+    return resolved
+
+
+def _candidates(rule: WeightRule, spec: ModelSpec, shapes: dict[str, Shape]) -> Iterator[Placement]:
+    """The rule for each layer and expert that has its roles; names still without a prefix."""
+    layered = any("{layer}" in role for role in rule.roles)
+    kind = rule.roles[0].split(".")[0]
+    layers = max((len(stack.layers) for stack in spec.stacks if stack.kind == kind), default=0) if layered else 1
+    for layer in range(layers):
+        roles = tuple(role.replace("{layer}", str(layer)) for role in rule.roles)
+        owned = [role in shapes for role in roles]
+        if not any(owned):
+            continue
+        if not all(owned):
+            raise ModelError(
+                f"The architecture {spec.model_type} maps `{rule.name}` to roles of which layer {layer} has only some."
+            )
+        name = rule.name.replace("{layer}", str(layer))
+        if "{expert}" not in name:
+            yield Placement(name=name, rule=rule, roles=roles, shapes=tuple(shapes[role] for role in roles))
+            continue
+        mixer = mixer_of(roles[0], spec)
+        assert isinstance(mixer, MixtureOfExperts), rule.name
+        for expert in range(mixer.num_experts):
+            pieces = tuple(shapes[role][1:] for role in roles)
+            yield Placement(name=name.replace("{expert}", str(expert)), rule=rule, roles=roles, shapes=pieces, expert=expert)
+
+
+def _present_name(name: str, spec: ModelSpec, available: frozenset[str]) -> str | None:
+    return next((prefix + name for prefix in spec.prefixes if prefix + name in available), None)
+
+
+def _check_filled(spec: ModelSpec, shapes: dict[str, Shape], filled: set[str]) -> None:
+    empty = [role for role in shapes if role not in filled]
+    if empty:
+        raise ModelError(f"The architecture {spec.model_type} names no checkpoint tensor for {_some(empty)}.")
+
+
+def _check_left_over(spec: ModelSpec, left_over: frozenset[str]) -> None:
+    duplicates = {
+        prefix + rule.name
+        for rule in spec.weights
+        if spec.head.tied and rule.roles == ("head.weight",)
+        for prefix in spec.prefixes
+    }
+    unknown = sorted(name for name in left_over - duplicates if not any(fnmatchcase(name, pattern) for pattern in spec.ignored))
+    if unknown:
+        raise ModelError(
+            f"The checkpoint holds tensors that a {spec.model_type} model of this config.json does not have: {_some(unknown)}.",
+            "Check `model_type` and the bias and tie options in config.json.",
+        )
+
+
+def _some(names: list[str], limit: int = 3) -> str:
+    shown = ", ".join(f"`{name}`" for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def stored_shape(placement: Placement) -> Shape:
+    """The shape the checkpoint's tensor must have."""
+    axis = int(placement.is_stacked)
+    first = placement.shapes[0]
+    rows = sum(shape[axis] for shape in placement.shapes)
+    shape = (*first[:axis], rows, *first[axis + 1 :])
+    if placement.rule.transposed:
+        shape = (*shape[:-2], shape[-1], shape[-2])
+    return shape
+
+
+def split(tensor: TensorT, placement: Placement, spec: ModelSpec) -> dict[str, TensorT]:
+    """Take a checkpoint tensor apart into its roles' pieces, in the orientation of `tensor_shapes`.
+
+    The pieces are views where the library can make views. Raises `ModelError` naming the tensor if its shape is wrong.
+    """
+    whole = cast(_Array, tensor)
+    expected = stored_shape(placement)
+    if tuple(whole.shape) != expected:
+        raise ModelError(
+            f"The tensor `{placement.name}` has shape {list(whole.shape)}, but config.json asks for {list(expected)}.",
+            "The weight files and config.json do not belong together.",
+        )
+    if placement.rule.transposed:
+        whole = whole.swapaxes(-1, -2)
+    roles, shapes = placement.roles, placement.shapes
+    if len(roles) == 1:
+        return {roles[0]: cast(TensorT, whole)}
+    match placement.rule.layout:
+        case "alternating":
+            pieces = [_rows(whole, slice(index, None, len(roles)), placement) for index in range(len(roles))]
+        case "grouped":
+            pieces = _split_grouped(whole, placement, _num_groups(roles[0], spec))
+        case "rows":
+            axis = int(placement.is_stacked)
+            ends = [sum(shape[axis] for shape in shapes[: index + 1]) for index in range(len(shapes))]
+            pieces = [_rows(whole, slice(end - shape[axis], end), placement) for end, shape in zip(ends, shapes, strict=True)]
+    return dict(zip(roles, cast(list[TensorT], pieces), strict=True))
+
+
+def _rows(whole: _Array, rows: slice, placement: Placement) -> _Array:
+    return whole[slice(None), rows] if placement.is_stacked else whole[rows]
+
+
+def _split_grouped(whole: _Array, placement: Placement, num_groups: int) -> list[_Array]:
+    """Each group holds an equal share of every role's rows, one role after the other."""
+    trailing = placement.shapes[0][1:]
+    by_group = whole.reshape((num_groups, -1, *trailing))
+    pieces, start = [], 0
+    for shape in placement.shapes:
+        share = shape[0] // num_groups
+        pieces.append(by_group[:, start : start + share].reshape(shape))
+        start += share
+    return pieces
+
+
+def _num_groups(role: str, spec: ModelSpec) -> int:
+    match mixer_of(role, spec):
+        case Attention(num_kv_heads=groups) | LinearAttention(num_key_heads=groups):
+            return groups
+        case other:
+            raise ModelError(f"The layout `grouped` needs attention heads, and {role} belongs to {other!r}.")
