@@ -87,6 +87,11 @@ class EngineClient:
         return self._process is not None
 
     @property
+    def pid(self) -> int | None:
+        """Process id of the engine that serves now."""
+        return None if self._process is None else self._process.pid
+
+    @property
     def failure(self) -> str:
         """Why the engine was given up; empty while it was not."""
         return self._failure

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from asyncio import StreamReader, StreamWriter
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import final
 
@@ -20,7 +20,10 @@ from tgi.engine.framing import encode_frame, engine_message_reader
 from tgi.engine.messages import EngineMessage, FrontMessage, Progress, Ready, Shutdown, Start, StartFailed
 from tgi.errors import BackendError
 
-__all__ = ["EngineProcess"]
+__all__ = ["ENGINE_COMMAND", "EngineProcess"]
+
+ENGINE_COMMAND = (sys.executable, "-m", "tgi.engine")
+"""Starts an engine; the socket's path follows as last argument."""
 
 _READ_BYTES = 1 << 18
 _SOCKET_MODE = 0o600
@@ -46,9 +49,11 @@ class EngineProcess:
         self._frames = engine_message_reader()
 
     @classmethod
-    async def start(cls, start: Start, on_progress: Callable[[Progress], None]) -> tuple[EngineProcess, Agreement]:
+    async def start(
+        cls, start: Start, on_progress: Callable[[Progress], None], command: Sequence[str] = ENGINE_COMMAND
+    ) -> tuple[EngineProcess, Agreement]:
         """Start a process, load the model, and return once it serves. Raises `BackendError` with the reason if it does not."""
-        process, reader, writer = await _launch()
+        process, reader, writer = await _launch(command)
         engine = cls(process, reader, writer)
         try:
             engine.send(start)
@@ -118,7 +123,7 @@ class EngineProcess:
         self._writer.close()
 
 
-async def _launch() -> tuple[Process, StreamReader, StreamWriter]:
+async def _launch(command: Sequence[str]) -> tuple[Process, StreamReader, StreamWriter]:
     """A process that has connected to a socket only this user can open."""
     loop = asyncio.get_running_loop()
     connected: asyncio.Future[tuple[StreamReader, StreamWriter]] = loop.create_future()
@@ -133,8 +138,7 @@ async def _launch() -> tuple[Process, StreamReader, StreamWriter]:
         path = Path(directory) / "engine.sock"
         server = await asyncio.start_unix_server(accept, path)
         path.chmod(_SOCKET_MODE)
-        command = (sys.executable, "-m", "tgi.engine", str(path))
-        process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
+        process = await asyncio.create_subprocess_exec(*command, str(path), stdin=asyncio.subprocess.PIPE)
         end = asyncio.ensure_future(process.wait())
         end.add_done_callback(lambda _: connected.cancel())
         try:

@@ -1,0 +1,195 @@
+"""The client against real engine processes on the null backend."""
+
+import asyncio
+import os
+import signal
+import stat
+import sys
+
+import pytest
+
+from tgi.backend import BackendError, SamplingParams
+from tgi.engine.client import EngineClient
+from tgi.engine.process import EngineProcess
+from tgi.errors import UnhealthyError
+from tgi.testing.null_backend import NullFailure
+from tgi.types import FinishReason
+
+from .engine_setup import request, start_message
+
+
+class Running:
+    """An engine client as a context, with what it reported."""
+
+    def __init__(self, start):
+        self.progress = []
+        self.client = EngineClient(start, self.progress.append)
+
+    async def __aenter__(self):
+        await self.client.start()
+        return self
+
+    async def __aexit__(self, *_):
+        await self.client.close()
+
+    @property
+    def log(self):
+        return [message.text for message in self.progress if message.phase == "log"]
+
+
+async def collect(stream):
+    tokens, last = [], None
+    async for output in stream:
+        tokens += [token.token_id for token in output.tokens]
+        last = output
+    return tokens, last
+
+
+async def test_tokens_logprobs_and_finish(tmp_path):
+    async with Running(start_message(tmp_path)) as engine:
+        sampling = SamplingParams(logprobs="processed", top_n_tokens=2)
+        stream = engine.client.submit(request([5, 6, 7], sampling=sampling))
+        outputs = [output async for output in stream]
+        assert [t.token_id for o in outputs for t in o.tokens] == [5, 6, 7, 5]
+        assert outputs[-1].finish_reason == FinishReason.LENGTH
+        assert outputs[0].tokens[0].logprob == -0.5
+        assert outputs[0].tokens[0].top == ((5, -0.5), (6, -1.0))
+        assert engine.client.num_unfinished == 0
+        assert await engine.client.check_health(deep=True)
+        assert [m.phase for m in engine.progress] == ["load", "warmup"]
+
+
+async def test_eos_ends_a_sequence(tmp_path):
+    async with Running(start_message(tmp_path)) as engine:
+        tokens, last = await collect(engine.client.submit(request([5, 6, 7], 50, eos_token_ids=(6,))))
+        assert tokens == [5, 6]
+        assert last.finish_reason == FinishReason.EOS_TOKEN
+
+
+async def test_an_abort_frees_everything(tmp_path):
+    async with Running(start_message(tmp_path, step_seconds=0.005)) as engine:
+        stats = []
+        engine.client.add_stats_listener(stats.append)
+        stream = engine.client.submit(request([5, 6], 400))
+        await anext(stream)
+        stream.abort()
+        await collect(engine.client.submit(request([1], 5)))
+        while stats[-1].scheduler.num_running:
+            await asyncio.sleep(0.01)
+        assert stats[-1].scheduler.num_free_blocks == 4096
+
+
+@pytest.mark.parametrize("kind", ["row", "broken"])
+async def test_a_failed_sequence_leaves_its_neighbours_alone(tmp_path, kind):
+    script = start_message(tmp_path, failures=(NullFailure(13, kind, after=2),))
+    async with Running(script) as engine:
+        good, bad = engine.client.submit(request([1, 2], 6)), engine.client.submit(request([13], 6))
+        (good_tokens, good_last), (_, bad_last) = await asyncio.gather(collect(good), collect(bad))
+        assert "scripted" in bad_last.error
+        if kind == "row":
+            assert good_tokens == [1, 2, 1, 2, 1, 2]
+            assert good_last.finish_reason == FinishReason.LENGTH
+        tokens, _ = await collect(engine.client.submit(request([3], 2)))
+        assert tokens == [3, 3]
+
+
+async def test_a_retryable_step_is_tried_again(tmp_path):
+    async with Running(start_message(tmp_path, failures=(NullFailure(13, "step", after=2),))) as engine:
+        streams = [engine.client.submit(request(prompt, 6)) for prompt in ([13, 2], [4])]
+        results = await asyncio.gather(*map(collect, streams))
+        assert [tokens for tokens, _ in results] == [[13, 2, 13, 2, 13, 2], [4] * 6]
+
+
+@pytest.mark.parametrize("kind", ["exit", "raise"])
+async def test_streams_go_on_after_the_engine_died(tmp_path, kind):
+    # Every restarted engine counts strikes anew; `after` lies behind the resumed tokens, so each fault strikes once.
+    async with Running(start_message(tmp_path, failures=(NullFailure(13, kind, after=3),), step_seconds=0.002)) as engine:
+        streams = [engine.client.submit(request([13, 2], 3)), engine.client.submit(request([5, 6], 40))]
+        streams.append(engine.client.submit(request([13], 4)))
+        first, second = await asyncio.gather(*map(collect, streams[:2]))
+        assert first[0] == [13, 2, 13]
+        assert second[0] == [5, 6] * 20
+        streams[2].abort()
+        assert engine.client.is_healthy
+        assert any("restarting it" in line for line in engine.log)
+
+
+async def test_an_engine_that_dies_again_and_again_is_given_up(tmp_path):
+    script = start_message(tmp_path, failures=(NullFailure(13, "exit", after=0),))
+    async with Running(script) as engine:
+        _, last = await collect(engine.client.submit(request([13], 3)))
+        assert "the engine process ended with status 3, 4 times within 300 s" in last.error
+        assert not engine.client.is_healthy
+        assert not await engine.client.check_health(deep=False)
+        with pytest.raises(UnhealthyError, match="status 3"):
+            engine.client.submit(request([1]))
+
+
+async def test_a_kill_is_noticed_and_repaired(tmp_path):
+    async with Running(start_message(tmp_path, step_seconds=0.01)) as engine:
+        stream = engine.client.submit(request([5, 6], 30))
+        await anext(stream)
+        os.kill(engine.client.pid, signal.SIGKILL)
+        tokens, last = await collect(stream)
+        assert last.finish_reason == FinishReason.LENGTH
+        assert [5, *tokens] == [5, 6] * 15
+
+
+async def test_a_failed_start_has_its_reason(tmp_path):
+    with pytest.raises(BackendError, match="no such chip"):
+        await EngineClient(start_message(tmp_path, start_failure="no such chip"), print).start()
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("raise SystemExit(5)", "ended before it connected: the engine process ended with status 5"),
+        ("import os; os.kill(os.getpid(), 9)", "SIGKILL.*ran out of memory"),
+        (
+            "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.recv(9); sys.exit(4)",
+            "ended in phase `start`: the engine process ended with status 4",
+        ),
+    ],
+)
+async def test_a_process_that_ends_during_start_is_explained(tmp_path, code, sentence):
+    with pytest.raises(BackendError, match=sentence):
+        await EngineProcess.start(start_message(tmp_path), print, command=(sys.executable, "-c", code))
+
+
+async def test_only_this_user_can_open_the_socket(tmp_path):
+    code = f"import os, sys; open({str(tmp_path / 'mode')!r}, 'w').write(str(os.stat(sys.argv[1]).st_mode))"
+    with pytest.raises(BackendError):
+        await EngineProcess.start(start_message(tmp_path), print, command=(sys.executable, "-c", code))
+    assert stat.S_IMODE(int((tmp_path / "mode").read_text())) == 0o600
+
+
+async def test_the_engine_ends_with_the_front(tmp_path):
+    script = start_message(tmp_path)
+    code = f"""
+import asyncio
+from tgi.engine.client import EngineClient
+import msgspec
+from tgi.engine.messages import FrontMessage
+start = msgspec.msgpack.decode({__import__("msgspec").msgpack.encode(script)!r}, type=FrontMessage)
+async def main():
+    client = EngineClient(start, lambda p: None)
+    await client.start()
+    print(client.pid, flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+    front = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    engine_pid = int(await front.stdout.readline())
+    front.kill()
+    await front.wait()
+    async with asyncio.timeout(10):
+        while _is_alive(engine_pid):
+            await asyncio.sleep(0.02)
+
+
+def _is_alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
