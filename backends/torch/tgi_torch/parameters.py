@@ -1,0 +1,50 @@
+"""The tensors of a model by role, and how they are laid out in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+__all__ = ["Parameters"]
+
+
+@final
+@dataclass
+class Parameters:
+    """Allocates tensors, uninitialised, and remembers which role each one, or each part of a fused one, fills.
+
+    Invariant: the tensors in `by_role` do not overlap.
+    """
+
+    dtype: torch.dtype
+    device: torch.device
+    by_role: dict[str, Tensor] = field(default_factory=dict)
+
+    def create(self, role: str, *shape: int) -> Tensor:
+        """One tensor of its own."""
+        tensor = self._allocate(shape)
+        self._register(role, tensor)
+        return tensor
+
+    def create_fused(self, rows: Mapping[str, int], *, before: tuple[int, ...] = (), after: tuple[int, ...] = ()) -> Tensor:
+        """One tensor [*before, sum of rows, *after] whose parts along the rows fill the roles in order."""
+        fused = self._allocate((*before, sum(rows.values()), *after))
+        for role, part in zip(rows, torch.split(fused, list(rows.values()), dim=len(before)), strict=True):
+            self._register(role, part)
+        return fused
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all tensors."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.by_role.values())
+
+    def _allocate(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.empty(shape, dtype=self.dtype, device=self.device)
+
+    def _register(self, role: str, tensor: Tensor) -> None:
+        assert role not in self.by_role, f"two tensors for {role}"
+        self.by_role[role] = tensor

@@ -1,0 +1,174 @@
+"""Loading a checkpoint: tensor by tensor from the mapped files straight into the parameters.
+
+Beside the parameters, memory holds about `_CHUNK_BYTES` of the file at any time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import msgspec
+import torch
+from tgi.architectures.weight_map import Placement, placements, split
+from tgi.backend import ModelError
+from torch import Tensor
+
+from tgi_torch.decoder import Decoder
+from tgi_torch.safetensors_file import FLOAT_DTYPES, SafetensorsFile, StoredTensor
+
+__all__ = ["checkpoint_dtype", "load_weights"]
+
+Progress = Callable[[int, int], None]
+
+_CHUNK_BYTES = 8 << 20
+_INDEX_NAME = "model.safetensors.index.json"
+_SINGLE_NAME = "model.safetensors"
+
+
+class _Index(msgspec.Struct):
+    weight_map: dict[str, str]
+
+
+@final
+@dataclass(frozen=True)
+class _Source:
+    file: SafetensorsFile
+    stored: StoredTensor
+
+
+def load_weights(decoder: Decoder, model_path: Path, progress: Progress) -> None:
+    """Fill the decoder's parameters from the safetensors files in `model_path`, converting to the decoder's dtype.
+
+    `progress(done_bytes, total_bytes)` is called after every few megabytes read. Raises `ModelError` on one line, naming file
+    and tensor, if the files are damaged or do not fit the spec; the parameters are then partly filled.
+    """
+    with _open_checkpoint(model_path) as sources:
+        todo = placements(decoder.spec, sources.keys())
+        # In the order of the files, so that a cold disk is read through once.
+        todo.sort(key=lambda placement: (sources[placement.name].file.path, sources[placement.name].stored.start))
+        total = sum(sources[placement.name].stored.num_bytes for placement in todo)
+        done = 0
+        progress(done, total)
+        for placement in todo:
+            source = sources[placement.name]
+            for num_bytes in _fill(decoder, placement, source):
+                source.file.release()
+                progress(min(done + num_bytes, total), total)
+            done += source.stored.num_bytes
+
+
+def checkpoint_dtype(model_path: Path) -> torch.dtype:
+    """The floating-point dtype that most bytes of the checkpoint have."""
+    with _open_checkpoint(model_path) as sources:
+        bytes_by_dtype: Counter[str] = Counter()
+        for source in sources.values():
+            if source.stored.dtype in FLOAT_DTYPES:
+                bytes_by_dtype[source.stored.dtype] += source.stored.num_bytes
+    if not bytes_by_dtype:
+        raise ModelError(
+            f"{model_path}: no tensor has one of the dtypes {', '.join(FLOAT_DTYPES)}.", "Use a checkpoint that is not quantized."
+        )
+    return FLOAT_DTYPES[bytes_by_dtype.most_common(1)[0][0]]
+
+
+def _fill(decoder: Decoder, placement: Placement, source: _Source) -> Iterator[int]:
+    """Copy one stored tensor into its roles; yields the bytes of it that are done."""
+    try:
+        pieces = split(source.file.view(source.stored), placement, decoder.spec)
+    except ModelError as error:
+        raise _named(source.file.path, error) from error
+    done = 0
+    for role, piece in pieces.items():
+        target = decoder.parameters.by_role[role]
+        if placement.expert is not None:
+            target = target[placement.expert]
+        assert target.shape == piece.shape, f"{role}: {tuple(target.shape)} is filled from {tuple(piece.shape)}"
+        for num_bytes in _copy_in_chunks(target, piece):
+            done += num_bytes
+            yield done
+
+
+def _named(path: Path, error: ModelError) -> ModelError:
+    return error if str(path) in error.cause else ModelError(f"{path}: {error.cause}", error.remedy)
+
+
+def _copy_in_chunks(target: Tensor, piece: Tensor) -> Iterator[int]:
+    """Copy along the axis on which `piece` is contiguous in the file; yields the bytes read of each chunk."""
+    if not piece.numel():
+        return
+    axis = max(range(piece.dim()), key=piece.stride, default=None)
+    if axis is None:
+        target.copy_(piece)
+        yield piece.element_size()
+        return
+    bytes_per_index = piece.numel() // piece.shape[axis] * piece.element_size()
+    step = max(1, _CHUNK_BYTES // bytes_per_index)
+    for start in range(0, piece.shape[axis], step):
+        length = min(step, piece.shape[axis] - start)
+        target.narrow(axis, start, length).copy_(piece.narrow(axis, start, length))
+        yield length * bytes_per_index
+
+
+@contextmanager
+def _open_checkpoint(model_path: Path) -> Iterator[Mapping[str, _Source]]:
+    """All tensors of the checkpoint by name."""
+    files: list[SafetensorsFile] = []
+    try:
+        sources: dict[str, _Source] = {}
+        index = _read_index(model_path / _INDEX_NAME)
+        for path in _weight_files(model_path, index):
+            file = SafetensorsFile(path)
+            files.append(file)
+            for name, stored in file.tensors.items():
+                if name in sources:
+                    raise ModelError(
+                        f"{path}: tensor `{name}` is also in {sources[name].file.path.name}.",
+                        "Keep the files of one checkpoint in the folder.",
+                    )
+                sources[name] = _Source(file, stored)
+        _check_index(model_path, index, sources)
+        yield sources
+    finally:
+        for file in files:
+            file.close()
+
+
+def _read_index(path: Path) -> Mapping[str, str]:
+    """Tensor name to file name; empty if there is no index."""
+    if not path.exists():
+        return {}
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Index).weight_map
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: the index cannot be read: {error}.", "Fetch the file again.") from error
+
+
+def _weight_files(model_path: Path, index: Mapping[str, str]) -> list[Path]:
+    if index:
+        paths = sorted({model_path / name for name in index.values()})
+    elif (model_path / _SINGLE_NAME).exists():
+        paths = [model_path / _SINGLE_NAME]
+    else:
+        paths = sorted(model_path.glob("*.safetensors"))
+    if not paths:
+        raise ModelError(
+            f"{model_path}: there is no .safetensors file.", "Choose a checkpoint with safetensors weights, or convert it."
+        )
+    for path in paths:
+        if not path.exists():
+            raise ModelError(f"{path}: {_INDEX_NAME} names this file, but it is not there.", "Download the whole checkpoint.")
+    return paths
+
+
+def _check_index(model_path: Path, index: Mapping[str, str], sources: Mapping[str, _Source]) -> None:
+    for name, file_name in index.items():
+        if name not in sources or sources[name].file.path.name != file_name:
+            raise ModelError(
+                f"{model_path / file_name}: tensor `{name}` is not there, though {_INDEX_NAME} says so.",
+                "Download the whole checkpoint again.",
+            )
