@@ -1,0 +1,273 @@
+"""The batched sampler against the reference of `tgi.testing.sampling`, and the reference against hand-made figures."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tgi.backend import SamplingParams
+from tgi.testing.sampling import choose, green_tokens, sample_row, unpack_mask
+from tgi_torch.sampling import Sampler, SamplingKernels
+
+torch.set_num_threads(1)
+
+MARGIN = 1e-6  # float32 against float64 may differ this close to a threshold
+
+
+@dataclass(eq=False)
+class Row:
+    sampling: SamplingParams
+    tokens: np.ndarray
+    num_prompt_tokens: int
+    logits: np.ndarray
+    draw: float = 0.0
+    allowed: np.ndarray | None = None
+
+    @property
+    def length(self):
+        return len(self.tokens)
+
+    def reference(self, params=None, draw=None):
+        prompt, output = self.tokens[: self.num_prompt_tokens], self.tokens[self.num_prompt_tokens :]
+        draw = self.draw if draw is None else draw
+        return sample_row(self.logits, params or self.sampling, prompt, output, draw=draw, allowed=self.allowed)
+
+
+def run(rows, sampler=None):
+    vocab_size = len(rows[0].logits)
+    sampler = sampler or Sampler(vocab_size, torch.device("cpu"))
+    constrained = [i for i, row in enumerate(rows) if row.allowed is not None]
+    mask = (constrained, np.stack([pack(rows[i].allowed) for i in constrained])) if constrained else None
+    logits = torch.from_numpy(np.stack([row.logits for row in rows]))
+    before = logits.clone()
+    result = sampler.sample(logits, rows, [row.length for row in rows], np.array([row.draw for row in rows], np.float32), mask)
+    assert torch.equal(logits.nan_to_num(), before.nan_to_num()), "the logits were changed"
+    return result
+
+
+def pack(allowed):
+    padded = np.zeros(-(-len(allowed) // 32) * 32, np.bool_)
+    padded[: len(allowed)] = allowed
+    return np.packbits(padded, bitorder="little").view(np.int32)
+
+
+def tops(result, row):
+    stop = int(result.top_counts[: row + 1].sum())
+    span = slice(stop - int(result.top_counts[row]), stop)
+    return dict(zip(result.top_ids[span].tolist(), result.top_logprobs[span].tolist(), strict=True))
+
+
+def hundredths(low, high):
+    return st.integers(low, high).map(lambda n: n / 100)
+
+
+fractions = hundredths(5, 95)
+
+
+@st.composite
+def params(draw, vocab_size):
+    optional = lambda values, off: draw(st.one_of(st.just(off), values))  # noqa: E731
+    return SamplingParams(
+        greedy=draw(st.booleans()),
+        watermark_gamma=optional(fractions, 0.0),
+        watermark_delta=2.0,
+        logit_bias=tuple(draw(st.lists(st.tuples(st.integers(0, vocab_size - 1), hundredths(-500, 500)), max_size=3))),
+        repetition_penalty=optional(hundredths(50, 200), 1.0),
+        relative_frequency_penalty=optional(hundredths(-200, 200), 0.0),
+        frequency_penalty=optional(hundredths(-200, 200), 0.0),
+        presence_penalty=optional(hundredths(-200, 200), 0.0),
+        temperature=optional(hundredths(25, 200), 1.0),
+        top_k=optional(st.integers(1, vocab_size + 3), 0),
+        top_p=optional(fractions, 1.0),
+        typical_p=optional(fractions, 1.0),
+        min_p=optional(fractions, 0.0),
+        logprobs=draw(st.sampled_from(["none", "processed", "raw"])),
+        top_n_tokens=draw(st.integers(0, vocab_size + 2)),
+    )
+
+
+@st.composite
+def batches(draw):
+    vocab_size = draw(st.sampled_from([3, 31, 40]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    rows = []
+    for _ in range(draw(st.integers(1, 4))):
+        logits = rng.normal(scale=draw(st.sampled_from([0.3, 3.0])), size=vocab_size).astype(np.float32)
+        if draw(st.booleans()):
+            logits = np.round(logits * 2) / 2  # many ties
+        allowed = rng.random(vocab_size) < 0.7 if draw(st.booleans()) else None
+        if allowed is not None:
+            allowed[rng.integers(vocab_size)] = True
+        tokens = rng.integers(0, vocab_size, draw(st.integers(1, 12))).astype(np.int32)
+        uniform = np.float32(rng.integers(0, 2**24) / 2**24)
+        rows.append(Row(draw(params(vocab_size)), tokens, draw(st.integers(1, len(tokens))), logits, uniform, allowed))
+    return rows
+
+
+def nearby(params):
+    """The same parameters a hair to either side of every threshold."""
+    for steps in itertools.product((-MARGIN, 0.0, MARGIN), repeat=3):
+        top_p, typical_p, min_p = (
+            value if value == off else value + step
+            for value, off, step in zip((params.top_p, params.typical_p, params.min_p), (1, 1, 0), steps, strict=True)
+        )
+        yield msgspec.structs.replace(params, top_p=top_p, typical_p=typical_p, min_p=min_p)
+
+
+def agrees(row, token, logprob, top):
+    def same(reference):
+        if reference.token_id != token:
+            return False
+        if reference.logprob is None:
+            return math.isnan(logprob) and not top
+        close = [math.isclose(top.get(i, math.nan), value, abs_tol=1e-4) for i, value in reference.top]
+        return math.isclose(reference.logprob, logprob, abs_tol=1e-4) and len(top) == len(close) and all(close)
+
+    draws = (row.draw, max(row.draw - 2 * MARGIN, 0.0), row.draw + 2 * MARGIN)
+    return any(same(row.reference(p, draw)) for draw in draws for p in (row.sampling, *nearby(row.sampling)))
+
+
+@settings(max_examples=250, deadline=None, derandomize=True)
+@given(batches())
+def test_sampler_equals_reference(rows):
+    result = run(rows)
+    assert not result.problems
+    for i, row in enumerate(rows):
+        assert agrees(row, int(result.tokens[i]), float(result.logprobs[i]), tops(result, i)), (row, row.reference())
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(batches())
+def test_a_row_does_not_depend_on_its_batch_mates(rows):
+    together = run(rows)
+    for i, row in enumerate(rows):
+        alone = run([row])
+        assert alone.tokens[0] == together.tokens[i]
+        np.testing.assert_array_equal(alone.logprobs[0], together.logprobs[i])
+        assert tops(alone, 0) == tops(together, i)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(batches(), st.integers(1, 5))
+def test_counts_follow_a_growing_sequence(rows, steps):
+    """A sampler that saw every step gives what a new one gives that sees only the last."""
+    vocab_size = len(rows[0].logits)
+    sampler = Sampler(vocab_size, torch.device("cpu"))
+    for _ in range(steps):
+        kept = run(rows, sampler)
+        for i, row in enumerate(rows):
+            row.tokens = np.append(row.tokens, kept.tokens[i])
+    kept, fresh = run(rows, sampler), run(rows)
+    np.testing.assert_array_equal(kept.tokens, fresh.tokens)
+    np.testing.assert_allclose(kept.logprobs, fresh.logprobs)
+
+
+def row(logits, draw=0.0, tokens=(0,), num_prompt_tokens=1, allowed=None, **params):
+    logits = np.array(logits, np.float32)
+    return Row(SamplingParams(**params), np.array(tokens, np.int32), num_prompt_tokens, logits, draw, allowed)
+
+
+def test_greedy_takes_the_lowest_of_equals():
+    for kernels in (SamplingKernels(), SamplingKernels(argmax=lambda s: torch.from_numpy(s.numpy().argmax(-1)))):
+        sampler = Sampler(4, torch.device("cpu"), kernels)
+        assert run([row([0, 2, 2, 1]), row([3, 3, 3, 3])], sampler).tokens.tolist() == [1, 0]
+
+
+def test_draws_at_the_ends():
+    last = np.nextafter(np.float32(1), np.float32(0))
+    rows = [
+        row([1, 1, 1, 1], 0.0, greedy=False),
+        row([1, 1, 1, 1], last, greedy=False),
+        row([-9e9, 1, 1, -9e9], last, greedy=False),
+    ]
+    assert run(rows).tokens.tolist() == [0, 3, 2]
+    assert run([row([-np.inf, 1, 1, -np.inf], 0.0, greedy=False)]).tokens.tolist() == [1]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("greedy", [True, False])
+def test_a_row_that_is_not_finite_fails_alone(bad, greedy):
+    good = row([0, 1, 5, 2], 0.3, greedy=greedy, logprobs="processed", top_n_tokens=2)
+    result = run([good, row([0, bad, 1, 2], 0.3, greedy=greedy, logprobs="raw"), good])
+    assert list(result.problems) == [1]
+    assert "NaN or infinite" in result.problems[1]
+    assert result.tokens[0] == result.tokens[2] == good.reference().token_id
+    with pytest.raises(ValueError, match="NaN"):
+        row([0, bad, 1, 2]).reference()
+
+
+def test_a_row_without_an_allowed_token_fails_alone():
+    none = np.zeros(4, np.bool_)
+    result = run([row([0, 1, 5, 2]), row([0, 1, 5, 2], allowed=none), row([0, 1, 5, 2], 0.5, allowed=none, greedy=False)])
+    assert list(result.problems) == [1, 2]
+    assert result.tokens[0] == 2
+
+
+def test_a_mask_that_leaves_one_token_forces_it():
+    only = np.arange(40) == 37
+    rng = np.random.default_rng(0)
+    rows = [row(rng.normal(size=40), 0.5, allowed=only, greedy=greedy, top_k=2 * (not greedy)) for greedy in (True, False)]
+    assert run(rows).tokens.tolist() == [37, 37]
+    np.testing.assert_array_equal(unpack_mask(pack(only), 40), only)
+
+
+def test_the_reference_by_hand():
+    log = np.log
+    probabilities = log([0.1, 0.2, 0.3, 0.4])
+
+    def kept(**params):
+        result = sample_row(probabilities, SamplingParams(greedy=False, logprobs="processed", top_n_tokens=4, **params), [0], [])
+        return sorted(token for token, _ in result.top)
+
+    assert kept() == [0, 1, 2, 3]
+    assert kept(top_k=2) == [2, 3]
+    assert kept(top_p=0.65) == [2, 3]  # 0.1 and 0.1 + 0.2 are within 0.35
+    assert kept(top_p=0.75) == [1, 2, 3]
+    assert kept(top_p=0.01) == [3]
+    assert kept(min_p=0.6) == [2, 3]
+    assert kept(typical_p=0.25) == [2]  # entropy 1.28, -log 0.3 = 1.20 is nearest
+    assert [choose(probabilities, u) for u in (0.0, 0.09, 0.11, 0.29, 0.31, 0.59, 0.61)] == [0, 0, 1, 1, 2, 2, 3]
+
+    def scores(**params):
+        result = sample_row([2.0, -2.0, 1.0], SamplingParams(logprobs="processed", top_n_tokens=3, **params), [0, 1], [1])
+        values = dict(result.top)
+        return [round(values[i] - values[2] + 1.0, 6) for i in range(3)]  # token 2 keeps its score
+
+    assert scores(repetition_penalty=2.0) == [1.0, -4.0, 1.0]
+    assert scores(relative_frequency_penalty=3.0) == [1.0, -4.0, 1.0]
+    assert scores(frequency_penalty=1.5) == [2.0, -3.5, 1.0]
+    assert scores(presence_penalty=0.5) == [2.0, -2.5, 1.0]
+    assert scores(logit_bias=((0, 5.0),)) == [7.0, -2.0, 1.0]
+
+
+def mix32(h):
+    h = (h ^ (h >> 16)) * 0x85EBCA6B % 2**32
+    h = (h ^ (h >> 13)) * 0xC2B2AE35 % 2**32
+    return h ^ (h >> 16)
+
+
+def test_green_tokens():
+    assert mix32(1) == 0x514E28B7  # murmur3's published value
+    for previous in (0, 1, 50256, 151642):
+        expected = [mix32((previous * 15485863 + v * 0x9E3779B9) % 2**32) < 0.25 * 2**32 for v in range(500)]
+        assert green_tokens(previous, 500, 0.25).tolist() == expected
+        assert 80 < sum(expected) < 170
+
+
+def test_top_tokens_keep_ties_and_leave_out_what_is_cut():
+    result = run(
+        [
+            row([1, 3, 2, 2, 0], logprobs="raw", top_n_tokens=2),
+            row([1, 3, 2, 2, 0], 0.1, greedy=False, top_k=1, logprobs="processed", top_n_tokens=3),
+        ]
+    )
+    assert result.top_counts.tolist() == [3, 1]
+    assert result.top_ids.tolist() == [1, 2, 3, 1]
+    assert result.top_logprobs[3] == 0.0
