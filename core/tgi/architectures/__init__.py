@@ -32,6 +32,7 @@ from tgi.architectures.grammar import (
     WeightRule,
     YarnScaling,
 )
+from tgi.architectures.registry import load_spec
 
 __all__ = [
     "MLP",
@@ -64,4 +65,5 @@ __all__ = [
     "StateSpace",
     "WeightRule",
     "YarnScaling",
+    "load_spec",
 ]

@@ -1,0 +1,151 @@
+"""Reading a Hugging Face `config.json` with clear errors: a family never touches the raw dictionary."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast, final
+
+from tgi.architectures.grammar import Activation
+from tgi.errors import ModelError
+
+__all__ = ["ConfigReader", "read_config"]
+
+ValueT = TypeVar("ValueT")
+
+_REMEDY = "Correct the model's config.json."
+
+_ACTIVATIONS: Mapping[str, Activation] = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "gelu_quick",
+    "relu": "relu",
+    "relu2": "relu_squared",
+    "silu": "silu",
+    "swish": "silu",
+}
+"""Names of `transformers.activations`."""
+
+
+def read_config(model_path: Path) -> dict[str, Any]:
+    """The object in `model_path`/config.json. Raises `ModelError` if it is missing, unreadable, or without `model_type`."""
+    path = model_path / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"There is no file {path}.", "Give a folder or a repository with a Hugging Face model.") from None
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON: {error}.", "Download the model again.") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} must hold a JSON object. Given: {type(config).__name__}.", _REMEDY)
+    if not isinstance(config.get("model_type"), str):
+        raise ModelError(f"{path} has no `model_type`, so the architecture is unknown.", _REMEDY)
+    return config
+
+
+@final
+class ConfigReader:
+    """Typed access to a config. A field that is absent or null takes the default; without a default that is an error.
+
+    Several names are aliases; the first that is present counts. Every method raises `ModelError` naming the field and its value.
+    """
+
+    def __init__(self, config: Mapping[str, Any], where: str = "config.json") -> None:
+        self._config = config
+        self._where = where
+
+    def integer(self, *names: str, default: int | None = None, minimum: int = 1) -> int:
+        """A whole number, at least `minimum`."""
+        name, value = self._value(names, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+            raise self.error(name, f"must be a whole number >= {minimum}")
+        return value
+
+    def number(self, *names: str, default: float | None = None) -> float:
+        """A finite number."""
+        name, value = self._value(names, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < float("inf"):
+            raise self.error(name, "must be a number")
+        return float(value)
+
+    def boolean(self, *names: str, default: bool | None = None) -> bool:
+        """True or false."""
+        name, value = self._value(names, default)
+        if not isinstance(value, bool):
+            raise self.error(name, "must be true or false")
+        return value
+
+    def choice(self, *names: str, table: Mapping[str, ValueT], default: str | None = None) -> ValueT:
+        """The table's entry for a string."""
+        name, value = self._value(names, default)
+        if not isinstance(value, str) or value not in table:
+            raise self.error(name, f"must be one of {', '.join(table)}")
+        return table[value]
+
+    def numbers(self, name: str, length: int) -> tuple[float, ...]:
+        """A list of `length` numbers."""
+        _, value = self._value((name,), None)
+        if not isinstance(value, list) or len(value) != length or not all(isinstance(item, int | float) for item in value):
+            raise self.error(name, f"must be a list of {length} numbers")
+        return tuple(float(item) for item in value)
+
+    def strings(self, name: str, allowed: tuple[str, ...], length: int) -> tuple[str, ...] | None:
+        """A list of `length` strings from `allowed`, or None if absent."""
+        if not self.has(name):
+            return None
+        value = self._config[name]
+        if not isinstance(value, list) or len(value) != length or not all(item in allowed for item in value):
+            raise self.error(name, f"must be a list of {length} strings, each one of {', '.join(allowed)}")
+        return tuple(value)
+
+    def activation(self, *names: str, default: str) -> Activation:
+        """An activation by its name in `transformers`."""
+        return self.choice(*names, table=_ACTIVATIONS, default=default)
+
+    def has(self, name: str) -> bool:
+        """The field is present and not null."""
+        return self._config.get(name) is not None
+
+    def is_null(self, name: str) -> bool:
+        """The field is present and null: switched off, where an absent one would take its default."""
+        return name in self._config and self._config[name] is None
+
+    def section(self, name: str) -> ConfigReader:
+        """The object in a field."""
+        _, value = self._value((name,), None)
+        if not isinstance(value, dict):
+            raise self.error(name, "must be an object")
+        return ConfigReader(cast(dict[str, Any], value), f"`{name}` of {self._where}")
+
+    @property
+    def nested(self) -> tuple[str, ...]:
+        """Names of the fields that hold objects."""
+        return tuple(name for name, value in self._config.items() if isinstance(value, dict))
+
+    def divided(self, dividend: str, value: int, divisor: str, by: int) -> int:
+        """The quotient value / by, which must be exact; the names are for the error."""
+        if value % by != 0:
+            raise ModelError(f"`{dividend}` ({value}) in {self._where} must be divisible by `{divisor}` ({by}).", _REMEDY)
+        return value // by
+
+    def error(self, name: str, rule: str) -> ModelError:
+        """The error for a field that breaks a rule."""
+        given = json.dumps(self._config.get(name), default=repr)
+        shown = given if len(given) <= 200 else given[:200] + "…"
+        return ModelError(f"`{name}` in {self._where} {rule}. Given: {shown}.", _REMEDY)
+
+    def _value(self, names: tuple[str, ...], default: object) -> tuple[str, object]:
+        for name in names:
+            if self.has(name):
+                return name, self._config[name]
+        if default is None:
+            raise ModelError(f"`{names[0]}` is missing in {self._where}.", _REMEDY)
+        return names[0], default

@@ -1,0 +1,21 @@
+"""mistral: llama with a sliding window on every layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from tgi.architectures.config_reader import ConfigReader
+from tgi.architectures.grammar import ModelSpec
+from tgi.architectures.llama import attention_of, decoder_spec
+
+__all__ = ["spec"]
+
+
+def spec(config: dict[str, Any]) -> ModelSpec:
+    """Source: MistralForCausalLM. An absent `sliding_window` means 4096, a null one none."""
+    reader = ConfigReader(config)
+    window = None if reader.is_null("sliding_window") else reader.integer("sliding_window", default=4096)
+    attention = msgspec.structs.replace(attention_of(reader, default_kv_heads=8), window=window)
+    return decoder_spec(reader, "mistral", (attention,) * reader.integer("num_hidden_layers"))

@@ -1,0 +1,114 @@
+"""From a model folder to its spec: our own families through a closed table, others' through entry points."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tgi.architectures.config_reader import ConfigReader, read_config
+from tgi.architectures.grammar import Attention, GenericSpec, LatentAttention, ModelSpec
+from tgi.errors import ModelError
+
+__all__ = ["ENTRY_POINT_GROUP", "FAMILIES", "load_spec"]
+
+ENTRY_POINT_GROUP = "tgi.architectures"
+"""Name = `model_type`; value = a module with `spec(config: dict) -> ModelSpec`. Imported when a config asks for it."""
+
+FAMILIES = {
+    "gpt2": "gpt2",
+    "gpt_neox": "gpt_neox",
+    "llama": "llama",
+    "mistral": "mistral",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+}
+"""`model_type` → the file here that reads it. Types that differ in nothing share a file."""
+
+
+def load_spec(model_path: Path, *, rope_scaling: str | None = None, rope_factor: float | None = None) -> ModelSpec | GenericSpec:
+    """Read `model_path`/config.json into a spec; an unknown `model_type` gives a `GenericSpec`.
+
+    `rope_scaling` (`linear` or `dynamic`) and `rope_factor` are TGI's options: they replace the config's scaling, and the model's
+    context grows by the factor. A factor alone means linear; a kind alone means a factor of one. Raises `ModelError`.
+    """
+    config = read_config(model_path)
+    if rope_scaling is None and rope_factor is None:
+        return _read_spec(config)
+    scaling, factor = rope_scaling or "linear", 1.0 if rope_factor is None else rope_factor
+    spec = _read_spec(_with_rope_scaling(config, scaling, factor))
+    if isinstance(spec, ModelSpec) and not _is_rotary(spec):
+        raise ModelError(
+            f"A {spec.model_type} model has no rotary embedding to scale.", "Remove --rope-scaling and --rope-factor."
+        )
+    return msgspec.structs.replace(spec, max_positions=int(spec.max_positions * factor))
+
+
+def _read_spec(config: dict[str, Any]) -> ModelSpec | GenericSpec:
+    model_type = config["model_type"]
+    reader = _find_reader(model_type)
+    if reader is None:
+        return _generic_spec(config)
+    spec = reader(config)
+    if not isinstance(spec, ModelSpec):
+        raise ModelError(f"The architecture plugin for `{model_type}` returned {type(spec).__name__} instead of a ModelSpec.")
+    return spec
+
+
+def _find_reader(model_type: str) -> Callable[[dict[str, Any]], object] | None:
+    if model_type in FAMILIES:
+        module = importlib.import_module(f"tgi.architectures.{FAMILIES[model_type]}")
+    else:
+        found = tuple(entry_points(group=ENTRY_POINT_GROUP, name=model_type))
+        if not found:
+            return None
+        if len(found) > 1:
+            packages = ", ".join(sorted(point.dist.name if point.dist else point.value for point in found))
+            raise ModelError(f"Several packages provide the architecture `{model_type}`: {packages}.", "Uninstall all but one.")
+        try:
+            module = found[0].load()
+        except (ImportError, AttributeError) as error:
+            raise ModelError(
+                f"The architecture plugin {found[0].value} for `{model_type}` cannot be imported: {error}."
+            ) from error
+    reader: Callable[[dict[str, Any]], object] = module.spec
+    return reader
+
+
+def _with_rope_scaling(config: dict[str, Any], scaling: str, factor: float) -> dict[str, Any]:
+    if scaling not in {"linear", "dynamic"}:
+        raise ModelError(f"`--rope-scaling` must be linear or dynamic. Given: {scaling}.")
+    if not 1.0 <= factor < float("inf"):
+        raise ModelError(f"`--rope-factor` must be >= 1. Given: {factor}.")
+    written = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kept = {name: written[name] for name in ("rope_theta", "partial_rotary_factor") if name in written}
+    replaced = {key: value for key, value in config.items() if key != "rope_scaling"}
+    return replaced | {"rope_parameters": {**kept, "rope_type": scaling, "factor": factor}}
+
+
+def _is_rotary(spec: ModelSpec) -> bool:
+    mixers = (branch.mixer for layer in spec.decoder.layers for block in layer.blocks for branch in block.branches)
+    return any(
+        isinstance(mixer, LatentAttention) or (isinstance(mixer, Attention) and mixer.rope is not None) for mixer in mixers
+    )
+
+
+def _generic_spec(config: dict[str, Any]) -> GenericSpec:
+    text = config.get("text_config")
+    reader = ConfigReader(text if isinstance(text, dict) else config)
+    hidden = reader.integer("hidden_size", "n_embd", "d_model")
+    num_heads = reader.integer("num_attention_heads", "n_head", "n_heads", "num_heads", default=1)
+    return GenericSpec(
+        model_type=config["model_type"],
+        vocab_size=reader.integer("vocab_size"),
+        hidden_size=hidden,
+        num_layers=reader.integer("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+        num_kv_heads=reader.integer("num_key_value_heads", "num_kv_heads", default=num_heads),
+        head_dim=reader.integer("head_dim", "d_kv", default=max(1, hidden // num_heads)),
+        max_positions=reader.integer("max_position_embeddings", "n_positions", "max_seq_len", default=0, minimum=0),
+        config=config,
+    )

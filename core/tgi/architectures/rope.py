@@ -1,0 +1,169 @@
+"""Rotary embedding: from a config to a `Rope`, and from a `Rope` to its frequencies.
+
+Formulas: RoFormer (arXiv 2104.09864), YaRN (arXiv 2309.00071), LongRoPE (arXiv 2402.13753), Llama 3.1's model card.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from tgi.architectures.config_reader import ConfigReader
+from tgi.architectures.grammar import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    Rope,
+    RopeScaling,
+    YarnScaling,
+)
+
+__all__ = ["inverse_frequencies", "read_rope", "yarn_mscale"]
+
+FloatArray = npt.NDArray[np.float64]
+
+_TYPES = {
+    "default": "default",
+    "linear": "linear",
+    "dynamic": "dynamic",
+    "llama3": "llama3",
+    "yarn": "yarn",
+    "longrope": "longrope",
+    "su": "longrope",
+}
+
+
+def read_rope(
+    config: ConfigReader,
+    *,
+    head_dim: int,
+    max_positions: int,
+    interleaved: bool = False,
+    default_theta: float = 10_000.0,
+    default_partial: float = 1.0,
+) -> Rope:
+    """The rotary embedding of a config.
+
+    Both spellings are read: `rope_parameters` (transformers 5, with `rope_theta` inside) and `rope_theta` beside `rope_scaling`.
+    """
+    section = next((name for name in ("rope_scaling", "rope_parameters") if config.has(name)), None)
+    scaling = ConfigReader({}) if section is None else config.section(section)
+    if section is not None and scaling.nested:
+        raise config.error(section, "must be one set of parameters; this architecture has none per layer type")
+    theta = scaling if scaling.has("rope_theta") else config
+    partial = scaling if scaling.has("partial_rotary_factor") else config
+    share = partial.number("partial_rotary_factor", "rotary_pct", default=default_partial)
+    rotary_dim = int(head_dim * share)
+    if not 0 < rotary_dim <= head_dim or rotary_dim % 2:
+        raise partial.error("partial_rotary_factor", f"must give an even number of dimensions of the head's {head_dim}")
+    return Rope(
+        theta=theta.number("rope_theta", "rotary_emb_base", default=default_theta),
+        rotary_dim=rotary_dim,
+        interleaved=interleaved,
+        scaling=_read_scaling(config, scaling, rotary_dim, max_positions),
+    )
+
+
+def _read_scaling(config: ConfigReader, scaling: ConfigReader, rotary_dim: int, max_positions: int) -> RopeScaling | None:
+    kind = scaling.choice("rope_type", "type", table=_TYPES, default="default")
+    outside = config.has("original_max_position_embeddings")
+    original = (config if outside else scaling).integer("original_max_position_embeddings", default=max_positions)
+    match kind:
+        case "linear":
+            return LinearScaling(factor=scaling.number("factor"))
+        case "dynamic":
+            return DynamicScaling(factor=scaling.number("factor"), original_max_positions=max_positions)
+        case "llama3":
+            return Llama3Scaling(
+                factor=scaling.number("factor"),
+                low_freq_factor=scaling.number("low_freq_factor"),
+                high_freq_factor=scaling.number("high_freq_factor"),
+                original_max_positions=original,
+            )
+        case "yarn":
+            factor = scaling.number("factor", default=max_positions / original)
+            return YarnScaling(
+                factor=factor,
+                original_max_positions=original,
+                beta_fast=scaling.number("beta_fast", default=32.0) or 32.0,
+                beta_slow=scaling.number("beta_slow", default=1.0) or 1.0,
+                attention_factor=_yarn_attention_factor(scaling, factor),
+                truncate=scaling.boolean("truncate", default=True),
+            )
+        case "longrope":
+            factor = scaling.number("factor", default=max_positions / original)
+            default = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+            return LongRopeScaling(
+                short_factor=scaling.numbers("short_factor", rotary_dim // 2),
+                long_factor=scaling.numbers("long_factor", rotary_dim // 2),
+                original_max_positions=original,
+                attention_factor=scaling.number("attention_factor", default=default),
+            )
+    return None
+
+
+def _yarn_attention_factor(scaling: ConfigReader, factor: float) -> float:
+    mscale = scaling.number("mscale", default=0.0)
+    mscale_all_dim = scaling.number("mscale_all_dim", default=0.0)
+    both = mscale != 0 and mscale_all_dim != 0
+    default = yarn_mscale(factor, mscale) / yarn_mscale(factor, mscale_all_dim) if both else yarn_mscale(factor, 1.0)
+    return scaling.number("attention_factor", default=default)
+
+
+def yarn_mscale(factor: float, mscale: float) -> float:
+    """YaRN's temperature of the attention logits for an extension by `factor`."""
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+def inverse_frequencies(rope: Rope, seq_len: int) -> tuple[FloatArray, float]:
+    """Angle per position of each rotated pair, float64 [rotary_dim / 2], and the factor on cos and sin.
+
+    `seq_len` is the length of the sequence that is being run; only dynamic and longrope depend on it.
+    """
+    exponents = np.arange(0, rope.rotary_dim, 2, dtype=np.float64) / rope.rotary_dim
+    plain = rope.theta**-exponents
+    match rope.scaling:
+        case None:
+            return plain, 1.0
+        case LinearScaling(factor=factor):
+            return plain / factor, 1.0
+        case DynamicScaling() as scaling:
+            return np.power(_dynamic_base(rope, scaling, seq_len), -exponents), 1.0
+        case Llama3Scaling() as scaling:
+            return _llama3(plain, scaling), 1.0
+        case YarnScaling() as scaling:
+            return _yarn(plain, rope, scaling), scaling.attention_factor
+        case LongRopeScaling() as scaling:
+            factors = scaling.long_factor if seq_len > scaling.original_max_positions else scaling.short_factor
+            return plain / np.asarray(factors), scaling.attention_factor
+
+
+def _dynamic_base(rope: Rope, scaling: DynamicScaling, seq_len: int) -> float:
+    stretch = max(seq_len, scaling.original_max_positions) / scaling.original_max_positions
+    growth = scaling.factor * stretch - (scaling.factor - 1)
+    return float(rope.theta * growth ** (rope.rotary_dim / (rope.rotary_dim - 2)))
+
+
+def _llama3(plain: FloatArray, scaling: Llama3Scaling) -> FloatArray:
+    turns = scaling.original_max_positions * plain / (2 * math.pi)  # rotations over the original context
+    kept: FloatArray = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    kept = np.clip(kept, 0.0, 1.0)
+    return (1 - kept) * plain / scaling.factor + kept * plain
+
+
+def _yarn(plain: FloatArray, rope: Rope, scaling: YarnScaling) -> FloatArray:
+    def pair_with(turns: float) -> float:
+        """The (fractional) pair that rotates `turns` times over the original context."""
+        context = scaling.original_max_positions / (turns * 2 * math.pi)
+        return rope.rotary_dim * math.log(context) / (2 * math.log(rope.theta))
+
+    low, high = pair_with(scaling.beta_fast), pair_with(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rope.rotary_dim - 1)
+    width = high - low or 0.001
+    interpolated: FloatArray = np.clip((np.arange(rope.rotary_dim // 2) - low) / width, 0.0, 1.0)
+    return interpolated * plain / scaling.factor + (1 - interpolated) * plain
