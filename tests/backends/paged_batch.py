@@ -1,0 +1,56 @@
+"""A small stand-in for a runner: rows of tokens in, the decoder's batch out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from tgi_torch.attention import AttentionMetadata
+from tgi_torch.decoder import Decoder
+from tgi_torch.kv_cache import KVCache
+from torch import Tensor
+
+__all__ = ["PagedSequence", "metadata_of", "step"]
+
+
+@dataclass
+class PagedSequence:
+    """One sequence with its blocks, wherever they lie."""
+
+    token_ids: list[int]
+    block_table: list[int]
+    num_computed_tokens: int = 0
+    logits: list[Tensor] = field(default_factory=list)  # float32 [vocab] of each position computed so far
+
+
+def metadata_of(rows: list[tuple[list[int], int, int]], block_size: int) -> AttentionMetadata:
+    """Metadata for rows of (block table, first position, number of new tokens)."""
+    positions = [torch.arange(first, first + count) for _, first, count in rows]
+    slots = [
+        torch.tensor(table)[position // block_size] * block_size + position % block_size
+        for (table, _, _), position in zip(rows, positions, strict=True)
+    ]
+    query_lens = tuple(count for _, _, count in rows)
+    context_lens = tuple(first + count for _, first, count in rows)
+    width = max(len(table) for table, _, _ in rows)
+    return AttentionMetadata(
+        positions=torch.cat(positions),
+        slot_mapping=torch.cat(slots),
+        block_tables=torch.tensor([table + [0] * (width - len(table)) for table, _, _ in rows], dtype=torch.int32),
+        cu_seqlens_q=torch.tensor([0, *query_lens]).cumsum(0).int(),
+        seq_lens=torch.tensor(context_lens, dtype=torch.int32),
+        query_lens=query_lens,
+        context_lens=context_lens,
+    )
+
+
+def step(decoder: Decoder, cache: KVCache, work: list[tuple[PagedSequence, int]]) -> None:
+    """Run the next tokens, as many as asked, of each sequence in one batch and keep their logits."""
+    rows = [(sequence.block_table, sequence.num_computed_tokens, count) for sequence, count in work]
+    token_ids = [sequence.token_ids[sequence.num_computed_tokens :][:count] for sequence, count in work]
+    flat = torch.tensor([token for ids in token_ids for token in ids])
+    hidden = decoder.forward(flat, metadata_of(rows, cache.block_size), cache)
+    logits = iter(decoder.logits(hidden))
+    for sequence, count in work:
+        sequence.logits.extend(next(logits) for _ in range(count))
+        sequence.num_computed_tokens += count
