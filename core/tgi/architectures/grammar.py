@@ -146,6 +146,7 @@ class Attention(Part, frozen=True, tag="attention"):
     v_head_dim: int | None = None  # None = head_dim
     rope: Rope | None = None
     alibi: bool = False
+    alibi_scale: float = 1.0  # on the slopes; falcon also multiplies its ALiBi by `scale`
     window: int | None = None
     softcap: float | None = None
     qkv_bias: bool = False
@@ -203,7 +204,10 @@ class LatentAttention(Part, frozen=True, tag="latent_attention"):
 
 
 class StateSpace(Part, frozen=True, tag="state_space"):
-    """A Mamba mixer. Version 1 has a state per channel and `dt_rank`; version 2 has heads and groups and a gated norm."""
+    """A Mamba mixer. Version 1 has a state per channel and `dt_rank`; version 2 has heads and groups and a gated norm.
+
+    Version 2's `norm` acts on each group's share of the inner vector, after the gate unless `norm_before_gate`.
+    """
 
     version: Literal[1, 2]
     inner_size: int

@@ -1,0 +1,276 @@
+"""The numpy decoder: slow, in float32, one sequence at once, obviously right. The yardstick for every decoder of the grammar.
+
+Attention, MLP and mixture of experts over a decoder stack; there is no cache, so nothing can be stale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tgi.architectures.grammar import (
+    MLP,
+    Activation,
+    Attention,
+    Block,
+    Branch,
+    MixtureOfExperts,
+    ModelSpec,
+    Norm,
+    RelativeBias,
+    Rope,
+    Router,
+)
+from tgi.architectures.roles import mixer_tag
+from tgi.architectures.rope import inverse_frequencies
+
+__all__ = [
+    "Weights",
+    "activation",
+    "alibi_slopes",
+    "attention",
+    "mixture_of_experts",
+    "mlp",
+    "norm",
+    "reference_logits",
+    "rotate",
+]
+
+Array = npt.NDArray[np.float32]
+Weights = Mapping[str, npt.NDArray[np.float32]]
+"""Role → array, as `tgi.architectures.weight_map.tensor_shapes` shapes them."""
+
+_CLAMP_LIMIT = 7.0
+"""gpt_oss clamps gate and up at this before `silu_clamped`."""
+
+_GELU_QUICK_SLOPE = 1.702
+
+
+def reference_logits(spec: ModelSpec, weights: Weights, token_ids: Sequence[int]) -> Array:
+    """Logits after each token of one sequence, float32 [T, vocab]."""
+    x = _embed(spec, weights, token_ids)
+    for index, layer in enumerate(spec.decoder.layers):
+        for number, block in enumerate(layer.blocks):
+            x = _block(x, block, weights, f"decoder.layers.{index}", number)
+    x = norm(x, spec.decoder.final_norm, weights, "decoder.final_norm")
+    if "head.projection.weight" in weights:
+        x = x @ weights["head.projection.weight"].T
+    matrix = weights["embedding.weight"] if spec.head.tied else weights["head.weight"]
+    logits = x @ matrix.T
+    if spec.head.bias:
+        logits = logits + weights["head.bias"]
+    return _softcap(np.float32(spec.head.scale) * logits, spec.head.softcap)
+
+
+def _embed(spec: ModelSpec, weights: Weights, token_ids: Sequence[int]) -> Array:
+    rules = spec.embedding
+    x: Array = weights["embedding.weight"][list(token_ids)] * np.float32(rules.scale)
+    if "embedding.projection.weight" in weights:
+        x = x @ weights["embedding.projection.weight"].T
+    if rules.positions is not None:
+        start = rules.positions.offset
+        x = x + weights["embedding.positions.weight"][start : start + len(token_ids)]
+    return norm(x, rules.norm, weights, "embedding.norm")
+
+
+def _block(x: Array, block: Block, weights: Weights, layer: str, number: int) -> Array:
+    y = norm(x, block.norm, weights, f"{layer}.block{number}.norm")
+    out = np.zeros_like(x)
+    for branch in block.branches:
+        out = out + _branch(y, branch, weights, f"{layer}.{mixer_tag(branch.mixer)}")
+    x = (y if block.residual_from_norm else x) + np.float32(block.residual_scale) * out
+    return norm(x, block.output_norm, weights, f"{layer}.block{number}.output_norm")
+
+
+def _branch(y: Array, branch: Branch, weights: Weights, name: str) -> Array:
+    y = norm(y, branch.norm, weights, f"{name}.norm")
+    match branch.mixer:
+        case Attention():
+            y = attention(y, branch.mixer, weights, name)
+        case MLP():
+            y = mlp(y, branch.mixer, weights, name)
+        case MixtureOfExperts():
+            y = mixture_of_experts(y, branch.mixer, weights, name)
+        case other:
+            raise NotImplementedError(f"the numpy reference has no {mixer_tag(other)}")
+    return norm(y, branch.post_norm, weights, f"{name}.post_norm")
+
+
+def _linear(x: Array, weights: Weights, name: str) -> Array:
+    y: Array = x @ weights[f"{name}.weight"].T
+    return y + weights[f"{name}.bias"] if f"{name}.bias" in weights else y
+
+
+def norm(x: Array, rule: Norm | None, weights: Weights, name: str) -> Array:
+    """RMS norm or layer norm over the last dimension; the identity without a rule."""
+    if rule is None:
+        return x
+    if rule.kind == "layer":
+        x = x - x.mean(axis=-1, keepdims=True)
+    y: Array = x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + np.float32(rule.eps))
+    if rule.weight:
+        y = y * (weights[f"{name}.weight"] + np.float32(rule.unit_offset))
+    return y + weights[f"{name}.bias"] if rule.bias else y
+
+
+def attention(y: Array, rule: Attention, weights: Weights, name: str) -> Array:
+    """Self attention of a whole sequence: [T, hidden] → [T, hidden]."""
+    num_tokens, heads, kv_heads = len(y), rule.num_heads, rule.num_kv_heads
+    q, k, v = (_linear(y, weights, f"{name}.{part}") for part in "qkv")
+    if rule.clip_qkv is not None:
+        q, k, v = (item.clip(-rule.clip_qkv, rule.clip_qkv) for item in (q, k, v))
+    if rule.qk_norm_over == "all":
+        q, k = norm(q, rule.q_norm, weights, f"{name}.q_norm"), norm(k, rule.k_norm, weights, f"{name}.k_norm")
+    q, k, v = q.reshape(num_tokens, heads, -1), k.reshape(num_tokens, kv_heads, -1), v.reshape(num_tokens, kv_heads, -1)
+    if rule.qk_norm_over == "head":
+        q, k = norm(q, rule.q_norm, weights, f"{name}.q_norm"), norm(k, rule.k_norm, weights, f"{name}.k_norm")
+    if rule.rope is not None:
+        q, k = rotate(q, rule.rope), rotate(k, rule.rope)
+    k, v = (item.repeat(heads // kv_heads, axis=1) for item in (k, v))
+    scores = _softcap(np.einsum("qhd,khd->hqk", q, k) * np.float32(rule.scale), rule.softcap)
+    scores = scores + _position_bias(rule, num_tokens, weights, name)
+    distance = np.arange(num_tokens)[:, None] - np.arange(num_tokens)[None, :]
+    hidden = (distance < 0) if rule.causal else np.zeros_like(distance, dtype=bool)
+    if rule.window is not None:
+        hidden = hidden | (distance >= rule.window)
+    scores = np.where(hidden, np.float32(-np.inf), scores)
+    if rule.sinks:
+        sinks = np.broadcast_to(weights[f"{name}.sinks"][:, None, None], (heads, num_tokens, 1))
+        probabilities = _softmax(np.concatenate([scores, sinks], axis=-1))[..., :-1]
+    else:
+        probabilities = _softmax(scores)
+    mixed = np.einsum("hqk,khd->qhd", probabilities, v)
+    return _linear(mixed.reshape(num_tokens, -1), weights, f"{name}.o")
+
+
+def rotate(x: Array, rope: Rope) -> Array:
+    """Rotate [T, heads, dim] at positions 0 … T - 1, for a sequence of T tokens."""
+    frequencies, factor = inverse_frequencies(rope, len(x))
+    angles = np.arange(len(x))[:, None, None] * frequencies
+    cos, sin = (np.float32(factor) * f(angles).astype(np.float32) for f in (np.cos, np.sin))
+    rotated, rest = x[..., : rope.rotary_dim], x[..., rope.rotary_dim :]
+    if rope.interleaved:
+        first, second = rotated[..., 0::2], rotated[..., 1::2]
+    else:
+        first, second = np.split(rotated, 2, axis=-1)
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    joined = np.stack(turned, axis=-1).reshape(rotated.shape) if rope.interleaved else np.concatenate(turned, axis=-1)
+    return np.concatenate([joined, rest], axis=-1)
+
+
+def _position_bias(rule: Attention, num_tokens: int, weights: Weights, name: str) -> Array:
+    """What is added to the scores by distance, [heads or 1, T, T]."""
+    keys, queries = np.arange(num_tokens)[None, :], np.arange(num_tokens)[:, None]
+    if rule.alibi:
+        slopes = alibi_slopes(rule.num_heads) * np.float32(rule.alibi_scale)
+        return slopes[:, None, None] * (keys - queries).astype(np.float32)
+    if rule.relative_bias is not None:
+        table = weights[f"{name}.relative_bias.weight"]
+        return np.moveaxis(table[_buckets(keys - queries, rule.relative_bias)], -1, 0)
+    return np.zeros((1, num_tokens, num_tokens), dtype=np.float32)
+
+
+def alibi_slopes(num_heads: int) -> Array:
+    """Slopes of ALiBi (arXiv 2108.12409): a geometric series; heads beyond a power of two take every other step between."""
+    power = 2 ** math.floor(math.log2(num_heads))
+    slopes = [2.0 ** (-8.0 * (head + 1) / power) for head in range(power)]
+    slopes += [2.0 ** (-4.0 * (2 * head + 1) / power) for head in range(num_heads - power)]
+    return np.asarray(slopes, dtype=np.float32)
+
+
+def _buckets(distance: npt.NDArray[np.int64], rule: RelativeBias) -> npt.NDArray[np.int64]:
+    """T5's distance buckets (arXiv 1910.10683): exact for near keys, logarithmic up to `max_distance`."""
+    count = rule.num_buckets // 2 if rule.bidirectional else rule.num_buckets
+    ahead = np.where(distance > 0, count, 0) if rule.bidirectional else np.zeros_like(distance)
+    distance = np.abs(distance) if rule.bidirectional else np.maximum(-distance, 0)
+    exact = count // 2
+    steps = np.log(np.maximum(distance, 1) / exact) / math.log(rule.max_distance / exact) * (count - exact)
+    far = np.minimum(exact + steps.astype(np.int64), count - 1)
+    return ahead + np.where(distance < exact, distance, far)
+
+
+def mlp(y: Array, rule: MLP, weights: Weights, name: str) -> Array:
+    """The feed-forward mixer, [T, hidden] → [T, hidden]."""
+    up = _linear(y, weights, f"{name}.up")
+    if not rule.gated:
+        return _linear(activation(up, rule.activation), weights, f"{name}.down")
+    gate = _linear(y, weights, f"{name}.gate")
+    if rule.activation == "silu_clamped":
+        gate, up = gate.clip(max=_CLAMP_LIMIT), up.clip(-_CLAMP_LIMIT, _CLAMP_LIMIT) + 1
+    return _linear(activation(gate, rule.activation) * up, weights, f"{name}.down")
+
+
+def mixture_of_experts(y: Array, rule: MixtureOfExperts, weights: Weights, name: str) -> Array:
+    """Route each token to its experts, [T, hidden] → [T, hidden]."""
+    logits = _linear(y, weights, f"{name}.router")
+    correction = weights[f"{name}.router.correction"] if rule.router.correction_bias else np.zeros(rule.num_experts, np.float32)
+    out = np.zeros_like(y)
+    experts = [
+        {role: tensor[index] for role, tensor in weights.items() if role.startswith(f"{name}.experts.")}
+        for index in range(rule.num_experts)
+    ]
+    for token, row in enumerate(logits):
+        for expert, share in _route(row, rule.router, rule.experts_per_token, correction).items():
+            out[token] += share * mlp(y[token], rule.expert, experts[expert], f"{name}.experts")
+    if rule.shared is not None:
+        shared = mlp(y, rule.shared, weights, f"{name}.shared")
+        if rule.shared_gate:
+            shared = shared * _sigmoid(_linear(y, weights, f"{name}.shared_gate"))
+        out = out + shared
+    return out
+
+
+def _route(logits: Array, router: Router, experts_per_token: int, correction: Array) -> dict[int, np.float32]:
+    """The chosen experts of one token and their shares."""
+    score = _softmax if router.score == "softmax" else _sigmoid
+    scores = logits if router.top_k_first else score(logits)
+    choice = scores + correction
+    if router.num_groups > 1:
+        groups = choice.reshape(router.num_groups, -1)
+        best = np.sort(groups, axis=-1)[:, -router.group_top :].sum(axis=-1)
+        kept = np.argsort(-best, kind="stable")[: router.groups_per_token]
+        mask = np.isin(np.arange(router.num_groups), kept)[:, None]
+        choice = np.where(mask, groups, np.float32(-np.inf)).reshape(-1)
+    chosen = np.argsort(-choice, kind="stable")[:experts_per_token]
+    shares = score(scores[chosen]) if router.top_k_first else scores[chosen]
+    if router.normalize:
+        shares = shares / shares.sum()
+    return {int(expert): np.float32(router.scale) * share for expert, share in zip(chosen, shares, strict=True)}
+
+
+def activation(x: Array, kind: Activation) -> Array:
+    """An activation by its name in the grammar; for `silu_clamped` the gate is clamped already."""
+    match kind:
+        case "silu":
+            return x * _sigmoid(x)
+        case "gelu":
+            error_function: Array = np.vectorize(math.erf, otypes=[np.float32])(x / np.float32(math.sqrt(2)))
+            return np.float32(0.5) * x * (1 + error_function)
+        case "gelu_tanh":
+            inner: Array = np.tanh(np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x))
+            return np.float32(0.5) * x * (1 + inner)
+        case "gelu_quick" | "silu_clamped":
+            return x * _sigmoid(np.float32(_GELU_QUICK_SLOPE) * x)
+        case "relu":
+            return np.maximum(x, np.float32(0))
+        case "relu_squared":
+            positive: Array = x.clip(min=0)
+            return positive * positive
+
+
+def _sigmoid(x: Array) -> Array:
+    half: Array = np.tanh(np.float32(0.5) * x)
+    return np.float32(0.5) * (half + 1)
+
+
+def _softmax(scores: Array) -> Array:
+    exponentials: Array = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    total: Array = exponentials.sum(axis=-1, keepdims=True)
+    return exponentials / total
+
+
+def _softcap(x: Array, cap: float | None) -> Array:
+    return x if cap is None else np.float32(cap) * np.tanh(x / np.float32(cap))

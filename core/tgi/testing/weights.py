@@ -1,0 +1,28 @@
+"""Reading a safetensors checkpoint into numpy arrays by role, for the numpy reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load_file
+
+from tgi.architectures.grammar import ModelSpec
+from tgi.architectures.weight_map import placements, split, tensor_shapes
+
+__all__ = ["read_weights"]
+
+
+def read_weights(spec: ModelSpec, model_path: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """All roles of the spec in float32. Raises `ModelError` as `placements` and `split` do."""
+    tensors = {name: tensor for path in sorted(model_path.glob("*.safetensors")) for name, tensor in load_file(path).items()}
+    shapes = tensor_shapes(spec)
+    weights: dict[str, npt.NDArray[np.float32]] = {}
+    for placement in placements(spec, tensors):
+        for role, piece in split(tensors[placement.name], placement, spec).items():
+            if placement.expert is None:
+                weights[role] = piece.astype(np.float32)
+            else:
+                weights.setdefault(role, np.empty(shapes[role], np.float32))[placement.expert] = piece
+    return weights
