@@ -85,7 +85,7 @@ def build_attention(building: Building, spec: Attention, prefix: str, *, layer: 
         settings=AttentionSettings(
             scale=spec.scale,
             softcap=spec.softcap,
-            alibi_slopes=alibi_slopes(spec.num_heads).to(parameters.device) if spec.alibi else None,
+            alibi_slopes=alibi_slopes(spec.num_heads).to(parameters.device) * spec.alibi_scale if spec.alibi else None,
             sinks=parameters.create(f"{prefix}.sinks", spec.num_heads) if spec.sinks else None,
         ),
     )
