@@ -1,0 +1,93 @@
+"""Turns the rows of one step into what the decoder reads: token ids, positions, slots and block tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tgi.backend import TOKEN_ON_DEVICE, Rows, StepError
+from torch import Tensor
+
+from tgi_torch.attention import AttentionMetadata
+from tgi_torch.sequences import SequenceState, SequenceTable
+
+__all__ = ["InputBatch", "build_input_batch"]
+
+Int64Array = npt.NDArray[np.int64]
+
+
+@final
+@dataclass(frozen=True)
+class InputBatch:
+    """One step, ready to run. n rows, T tokens."""
+
+    states: list[SequenceState]  # [n]
+    indices: Int64Array  # [n] the rows' places in the sequence table
+    starts: Int64Array  # [n]
+    lengths: Int64Array  # [n] context length after the step
+    ends: Int64Array  # [n] where each row's tokens end among the T
+    token_ids: Tensor  # int64 [T]
+    metadata: AttentionMetadata
+
+
+def build_input_batch(rows: Rows, table: SequenceTable, device: torch.device) -> InputBatch:
+    """Append the rows' new blocks and tokens to `table` and lay the step out. Raises `StepError` if it breaks the agreement."""
+    num_rows, num_tokens = rows.num_rows, rows.num_tokens
+    states = table.states(rows.sequence.tolist())
+    indices = np.fromiter((state.index for state in states), np.int64, num_rows)
+    starts, counts = rows.start.astype(np.int64), rows.count.astype(np.int64)
+    lengths, ends = starts + counts, counts.cumsum()
+    table.append_blocks(rows, indices)
+    _check(rows, table, indices, starts=starts, lengths=lengths, ends=ends)
+    if num_tokens == num_rows:  # every row has one token
+        token_indices, positions = indices, starts
+    else:
+        token_indices = np.repeat(indices, counts)
+        positions = np.arange(num_tokens) - np.repeat(ends - lengths, counts)
+    token_ids = rows.tokens.astype(np.int64)
+    unknown = token_ids == TOKEN_ON_DEVICE
+    if unknown.any():
+        token_ids[unknown] = table.tokens[token_indices[unknown], positions[unknown]]
+    table.tokens[token_indices, positions] = token_ids
+    block_size = table.block_size
+    slots = table.block_tables[token_indices, positions // block_size].astype(np.int64) * block_size + positions % block_size
+    width = (int(lengths.max()) - 1) // block_size + 1
+    cu_seqlens = np.zeros(num_rows + 1, np.int32)
+    cu_seqlens[1:] = ends
+    metadata = AttentionMetadata(
+        positions=torch.from_numpy(positions).to(device),
+        slot_mapping=torch.from_numpy(slots).to(device),
+        block_tables=torch.from_numpy(table.block_tables[indices, :width]).to(device),
+        cu_seqlens_q=torch.from_numpy(cu_seqlens).to(device),
+        seq_lens=torch.from_numpy(lengths.astype(np.int32)).to(device),
+        query_lens=tuple(counts.tolist()),
+        context_lens=tuple(lengths.tolist()),
+    )
+    return InputBatch(states, indices, starts, lengths, ends, torch.from_numpy(token_ids).to(device), metadata)
+
+
+def _check(
+    rows: Rows, table: SequenceTable, indices: Int64Array, *, starts: Int64Array, lengths: Int64Array, ends: Int64Array
+) -> None:
+    """A step that would read or write what is not its own is refused before it runs."""
+    if rows.count.min() < 1 or ends[-1] != rows.num_tokens:
+        raise StepError(f"The rows count {int(ends[-1])} tokens, but {rows.num_tokens} were sent.", retryable=False)
+    gaps = np.flatnonzero(starts != table.num_computed_tokens[indices])
+    if len(gaps):
+        row = int(gaps[0])
+        raise StepError(
+            f"Sequence {rows.sequence[row]} goes on at position {starts[row]}, but {table.num_computed_tokens[indices[row]]}"
+            " of its tokens are computed.",
+            retryable=False,
+        )
+    short = np.flatnonzero(lengths > table.num_blocks[indices] * table.block_size)
+    if len(short):
+        row = int(short[0])
+        raise StepError(
+            f"Sequence {rows.sequence[row]} grows to {lengths[row]} tokens, but has {table.num_blocks[indices[row]]} blocks of"
+            f" {table.block_size}.",
+            retryable=False,
+        )

@@ -1,0 +1,173 @@
+"""The arithmetic that divides a device's memory and settles the limits of serving. Numbers only: imports no framework."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import final
+
+from tgi.architectures import MLP, Attention, MixtureOfExperts, ModelSpec
+from tgi.architectures.weight_map import tensor_shapes
+from tgi.backend import BackendError, CacheGroup, KVCachePlan, Limits, MemoryItem, Wish
+
+__all__ = [
+    "DTYPE_BYTES",
+    "MemoryFacts",
+    "Plan",
+    "compute_dtype",
+    "format_bytes",
+    "kv_bytes_per_token",
+    "plan_limits",
+    "weights_bytes",
+    "workspace_bytes",
+]
+
+DTYPE_BYTES: Mapping[str, int] = MappingProxyType({"float32": 4, "float16": 2, "bfloat16": 2})
+"""The dtypes `--dtype` may name, and the bytes of one value."""
+
+_UNKNOWN_CONTEXT = 4096  # tokens, where neither the user nor the model names a limit
+_FLOAT32_BYTES = 4
+_LOGITS_COPIES = 5  # logits, processed scores, their sorted values, probabilities and cumulative sum
+_HIDDEN_COPIES = 8  # residual, normed, fused query-key-value (up to 3), attention output, projection
+
+
+@final
+@dataclass(frozen=True)
+class MemoryFacts:
+    """What is known once the weights are loaded."""
+
+    free_bytes: int  # that this process may still take
+    weights_bytes: int
+    dtype: str
+    block_size: int
+    max_step_tokens: int  # the device's choice where the user names none
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """Limits, cache and the sums behind them."""
+
+    limits: Limits
+    kv_cache: KVCachePlan
+    memory: tuple[MemoryItem, ...]
+
+
+def compute_dtype(wished: str | None, stored: str) -> str:
+    """The dtype to compute in: as wished, else bfloat16 for checkpoints of 16 bits and float32 for others."""
+    if wished is None:
+        return "bfloat16" if stored in ("float16", "bfloat16") else "float32"
+    if wished not in DTYPE_BYTES:
+        raise BackendError(f"`--dtype {wished}` is not one of {', '.join(sorted(DTYPE_BYTES))}.")
+    return wished
+
+
+def weights_bytes(spec: ModelSpec, dtype: str) -> int:
+    """Bytes of all parameters in `dtype`."""
+    return sum(math.prod(shape) for shape in tensor_shapes(spec).values()) * DTYPE_BYTES[dtype]
+
+
+def kv_bytes_per_token(spec: ModelSpec, dtype: str) -> int:
+    """Bytes of keys and values that one token keeps over all layers."""
+    mixers = (branch.mixer for layer in spec.decoder.layers for block in layer.blocks for branch in block.branches)
+    attentions = (mixer for mixer in mixers if isinstance(mixer, Attention))
+    values = sum(a.num_kv_heads * (a.head_dim + (a.head_dim if a.v_head_dim is None else a.v_head_dim)) for a in attentions)
+    return values * DTYPE_BYTES[dtype]
+
+
+def workspace_bytes(spec: ModelSpec, dtype: str, max_step_tokens: int, max_sequences: int) -> int:
+    """Bytes that the largest step takes for a moment: the activations of one layer, and the logits with the sampler's copies."""
+    mixers = [branch.mixer for layer in spec.decoder.layers for block in layer.blocks for branch in block.branches]
+    widths = [m.intermediate_size for m in mixers if isinstance(m, MLP)]
+    widths += [m.expert.intermediate_size * m.experts_per_token for m in mixers if isinstance(m, MixtureOfExperts)]
+    per_token = (_HIDDEN_COPIES * spec.hidden_size + 3 * max(widths, default=0)) * DTYPE_BYTES[dtype]
+    logits = min(max_sequences, max_step_tokens) * spec.vocab_size * _FLOAT32_BYTES * _LOGITS_COPIES
+    return max_step_tokens * per_token + logits
+
+
+def plan_limits(spec: ModelSpec, wish: Wish, facts: MemoryFacts) -> Plan:
+    """Keep what the user gave and derive the rest. Raises `BackendError` naming option, need and limit."""
+    wished_context = _wished_context(spec, wish)
+    max_sequences = wish.max_batch_size or wish.max_concurrent_requests
+    max_step_tokens = wish.max_batch_prefill_tokens or max(facts.max_step_tokens, max_sequences)
+    workspace = workspace_bytes(spec, facts.dtype, max_step_tokens, max_sequences)
+    left = max(0, facts.free_bytes - workspace)
+    block_bytes = kv_bytes_per_token(spec, facts.dtype) * facts.block_size
+    num_blocks = _num_blocks(wish, wished_context, max_sequences, left // block_bytes, facts.block_size)
+    capacity = num_blocks * facts.block_size
+    if not num_blocks:
+        raise BackendError(
+            f"{format_bytes(left)} of memory are left beside weights ({format_bytes(facts.weights_bytes)}) and workspace"
+            f" ({format_bytes(workspace)}), too little for one cache block of {format_bytes(block_bytes)}.",
+            "Free memory, choose a smaller model, or lower `--max-batch-prefill-tokens`.",
+        )
+    if wish.max_total_tokens is not None and wish.max_total_tokens > capacity:
+        raise BackendError(
+            f"`--max-total-tokens {wish.max_total_tokens}` does not fit the cache of {capacity} tokens"
+            f" ({_cache_limit(wish, left)}).",
+            "Lower `--max-total-tokens`, or give the cache more with `--max-batch-total-tokens` or more memory.",
+        )
+    max_total_tokens = wish.max_total_tokens or min(wished_context, capacity)
+    _check_input(wish, max_total_tokens)
+    cache_bytes = num_blocks * block_bytes
+    return Plan(
+        limits=Limits(max_total_tokens=max_total_tokens, max_sequences=max_sequences, max_step_tokens=max_step_tokens),
+        kv_cache=KVCachePlan("paged", facts.block_size, (CacheGroup("full", num_blocks),)),
+        memory=(
+            MemoryItem("weights", facts.weights_bytes, facts.dtype),
+            MemoryItem("workspace", workspace, f"largest step of {max_step_tokens} tokens and {max_sequences} sequences"),
+            MemoryItem("KV cache", cache_bytes, f"{num_blocks} blocks of {facts.block_size} tokens, {capacity} tokens in all"),
+            MemoryItem("left free", left - cache_bytes),
+        ),
+    )
+
+
+def format_bytes(num_bytes: int) -> str:
+    """For messages: 512 MiB, 1.50 GiB."""
+    mebibytes = num_bytes / 2**20
+    return f"{mebibytes / 1024:.2f} GiB" if mebibytes >= 1024 else f"{mebibytes:.0f} MiB"
+
+
+def _wished_context(spec: ModelSpec, wish: Wish) -> int:
+    positions = spec.embedding.positions
+    if wish.max_total_tokens and positions is not None and wish.max_total_tokens > positions.num_positions:
+        raise BackendError(
+            f"`--max-total-tokens {wish.max_total_tokens}` is beyond the {positions.num_positions} positions this model has.",
+            f"Use at most {positions.num_positions}.",
+        )
+    return wish.max_total_tokens or wish.model_max_total_tokens or spec.max_positions or _UNKNOWN_CONTEXT
+
+
+def _num_blocks(wish: Wish, wished_context: int, max_sequences: int, affordable: int, block_size: int) -> int:
+    """Half of what is left, but not more than all sequences at full length can use. What the user gave may take all of it."""
+    if wish.max_batch_total_tokens is not None:
+        wanted = math.ceil(wish.max_batch_total_tokens / block_size)
+        if wanted > affordable:
+            raise BackendError(
+                f"`--max-batch-total-tokens {wish.max_batch_total_tokens}` needs {wanted} cache blocks, but memory is left for"
+                f" {affordable} ({affordable * block_size} tokens).",
+                f"Use at most {affordable * block_size}, or leave the option out.",
+            )
+        return wanted
+    context_blocks = math.ceil(wished_context / block_size)
+    num_blocks = min(affordable // 2, max_sequences * context_blocks)
+    if wish.max_total_tokens is not None:
+        num_blocks = max(num_blocks, min(context_blocks, affordable))
+    return num_blocks
+
+
+def _cache_limit(wish: Wish, left: int) -> str:
+    if wish.max_batch_total_tokens is not None:
+        return f"`--max-batch-total-tokens {wish.max_batch_total_tokens}`"
+    return f"{format_bytes(left)} of memory are left for it"
+
+
+def _check_input(wish: Wish, max_total_tokens: int) -> None:
+    if wish.max_input_tokens is not None and wish.max_input_tokens >= max_total_tokens:
+        raise BackendError(
+            f"`--max-input-tokens {wish.max_input_tokens}` must be below the {max_total_tokens} tokens of a whole sequence"
+            " (`--max-total-tokens`, or what model and memory allow).",
+            f"Use at most {max_total_tokens - 1}.",
+        )

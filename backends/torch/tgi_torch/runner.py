@@ -1,0 +1,195 @@
+"""Runs one step: applies its changes, computes the rows, chooses tokens, and answers in the records of the seam.
+
+Order of effects: drops, additions, block copies, rows. A sequence's progress is noted only after its forward pass, so that a step
+that fails leaves the sequences as far as they were; the core drops and introduces them again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tgi.backend import (
+    Float32Array,
+    GrammarMasks,
+    Int32Array,
+    Limits,
+    ModelRunnerOutput,
+    PromptScores,
+    RowError,
+    Rows,
+    SchedulerOutput,
+    StepError,
+    StepTimes,
+    empty_float32,
+    empty_int32,
+)
+from torch import Tensor
+
+from tgi_torch.decoder import Decoder
+from tgi_torch.input_batch import InputBatch, build_input_batch
+from tgi_torch.kv_cache import KVCache
+from tgi_torch.sampling import SampledSequence, SampledTokens, Sampler
+from tgi_torch.sequences import SequenceTable
+
+__all__ = ["ModelRunner"]
+
+_SCORED_LOGITS = 1 << 23  # most logits held at once while prompts are scored: 32 MB
+
+
+@final
+class ModelRunner:
+    """Owns the sequences' state. One thread calls it, one step at a time."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        kv_cache: KVCache,
+        limits: Limits,
+        sampler: Sampler,
+        clock: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        self._decoder = decoder
+        self._kv_cache = kv_cache
+        self._limits = limits
+        self._sampler = sampler
+        self._device = decoder.parameters.device
+        self._clock = clock
+        self._mask_width = -(-decoder.spec.vocab_size // 32)
+        self._score_rows = max(1, _SCORED_LOGITS // decoder.spec.vocab_size)
+        self.sequences = SequenceTable(limits, kv_cache.block_size)
+
+    @torch.inference_mode()
+    def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
+        """Run one step. Raises `StepError` if it breaks the agreement."""
+        began = self._clock()
+        rows = step.rows
+        self._check_size(rows)
+        for handle in step.dropped:
+            self.sequences.drop(handle)
+        for new in step.added:
+            self.sequences.add(new)
+        self._copy_blocks(step)
+        if not rows.num_rows:
+            return _output(step, None, np.empty(0, np.int64), [], StepTimes(prepare=self._clock() - began))
+        batch = build_input_batch(rows, self.sequences, self._device)
+        prepared = self._clock()
+        hidden = self._decoder.forward(batch.token_ids, batch.metadata, self._kv_cache)
+        scores = self._score_prompts(batch, hidden)
+        sampled = np.flatnonzero(rows.sample)
+        logits = self._logits(batch, hidden, sampled) if len(sampled) else None
+        self.sequences.num_computed_tokens[batch.indices] = batch.lengths
+        computed = self._clock()
+        chosen = None if logits is None else self._sample(step, batch, logits, sampled)
+        times = StepTimes(prepare=prepared - began, forward=computed - prepared, sample=self._clock() - computed)
+        return _output(step, chosen, sampled, scores, times)
+
+    def _check_size(self, rows: Rows) -> None:
+        if rows.num_rows > self._limits.max_sequences or rows.num_tokens > self._limits.max_step_tokens:
+            raise StepError(
+                f"The step has {rows.num_rows} rows and {rows.num_tokens} tokens; agreed are at most"
+                f" {self._limits.max_sequences} and {self._limits.max_step_tokens}.",
+                retryable=False,
+            )
+
+    def _copy_blocks(self, step: SchedulerOutput) -> None:
+        if step.copy_source and len(step.copy_source[0]):
+            sources, targets = (
+                torch.from_numpy(blocks[0].astype(np.int64)).to(self._device) for blocks in (step.copy_source, step.copy_target)
+            )
+            self._kv_cache.copy_blocks(sources, targets)
+
+    def _logits(self, batch: InputBatch, hidden: Tensor, sampled: npt.NDArray[np.int64]) -> Tensor:
+        """Logits float32 [len(sampled), vocab_size] after the last token of each sampled row."""
+        if len(sampled) < len(hidden):
+            hidden = hidden.index_select(0, torch.from_numpy(batch.ends[sampled] - 1).to(self._device))
+        return self._decoder.logits(hidden)
+
+    def _sample(self, step: SchedulerOutput, batch: InputBatch, logits: Tensor, sampled: npt.NDArray[np.int64]) -> SampledTokens:
+        sequences: list[SampledSequence] = [batch.states[row] for row in sampled.tolist()]
+        lengths = batch.lengths[sampled]
+        mask = self._mask(step, sampled)
+        chosen = self._sampler.sample(logits, sequences, lengths.tolist(), step.rows.draw[sampled], mask)
+        # What stands for `TOKEN_ON_DEVICE` in the next step.
+        self.sequences.tokens[batch.indices[sampled], lengths] = chosen.tokens
+        return chosen
+
+    def _mask(self, step: SchedulerOutput, sampled: npt.NDArray[np.int64]) -> tuple[list[int], Int32Array] | None:
+        """The masks of sampled rows, as places among these."""
+        if step.mask == "none":
+            return None
+        masks: GrammarMasks | None = step.masks
+        if step.mask == "late" or masks is None or masks.words.size != len(masks.row) * self._mask_width:
+            raise StepError(f"Masks must come with their step, {self._mask_width} words for each row.", retryable=False)
+        place = {row: i for i, row in enumerate(sampled.tolist())}
+        wanted = [i for i, row in enumerate(masks.row.tolist()) if row in place]
+        if not wanted:
+            return None
+        return [place[int(masks.row[i])] for i in wanted], masks.words.reshape(-1, self._mask_width)[wanted]
+
+    def _score_prompts(self, batch: InputBatch, hidden: Tensor) -> list[PromptScores]:
+        """Raw log-probabilities of the prompt tokens in this step, for the sequences that ask."""
+        scores = list[PromptScores]()
+        for row, state in enumerate(batch.states):
+            start, length = int(batch.starts[row]), int(batch.lengths[row])
+            if not state.sampling.prompt_logprobs or start >= state.num_prompt_tokens:
+                continue
+            own = hidden[int(batch.ends[row]) - (length - start) : int(batch.ends[row])]
+            last = min(length, state.num_prompt_tokens)
+            # The token at position p is scored by the hidden vector of p - 1: for the first one that of the chunk before.
+            before = [] if state.prompt_tail is None else [state.prompt_tail.unsqueeze(0)]
+            first = start + 1 - len(before)
+            state.prompt_tail = own[-1].clone() if length < state.num_prompt_tokens else None
+            if first < last:
+                vectors = torch.cat([*before, own[: last - start - 1]])
+                scores.append(PromptScores(state.handle, first, self._logprobs(vectors, state.tokens[first:last])))
+        return scores
+
+    def _logprobs(self, hidden: Tensor, token_ids: Int32Array) -> Float32Array:
+        """Raw log-probability of each of `token_ids` [n] after the hidden vector at its place [n, hidden]."""
+        targets = torch.from_numpy(token_ids.astype(np.int64)).to(self._device).unsqueeze(1)
+        parts = [
+            self._decoder.logits(vectors).log_softmax(-1).gather(1, ids).squeeze(1)
+            for vectors, ids in zip(torch.split(hidden, self._score_rows), torch.split(targets, self._score_rows), strict=True)
+        ]
+        logprobs: Float32Array = torch.cat(parts).cpu().numpy()
+        return logprobs
+
+
+def _output(
+    step: SchedulerOutput,
+    chosen: SampledTokens | None,
+    sampled: npt.NDArray[np.int64],
+    scores: list[PromptScores],
+    times: StepTimes,
+) -> ModelRunnerOutput:
+    """The answer: one token for each sampled row that has no problem."""
+    rows = step.rows
+    token_ptr = np.zeros(rows.num_rows + 1, np.int32)
+    if chosen is None:
+        ids, logprobs = empty_int32(), empty_float32()
+        return ModelRunnerOutput(
+            step.step_id, rows.sequence, token_ptr, ids, logprobs, ids, ids, logprobs, prompt_scores=scores, times=times
+        )
+    good = np.ones(len(sampled), np.bool_)
+    good[list(chosen.problems)] = False
+    token_ptr[1 + sampled[good]] = 1
+    has_tops = chosen.top_counts.any()
+    tops = np.repeat(good, chosen.top_counts)
+    return ModelRunnerOutput(
+        step_id=step.step_id,
+        sequence=rows.sequence,
+        token_ptr=token_ptr.cumsum(dtype=np.int32),
+        tokens=chosen.tokens[good],
+        logprobs=chosen.logprobs[good],
+        top_ptr=np.append(np.int32(0), chosen.top_counts[good].cumsum(dtype=np.int32)) if has_tops else empty_int32(),
+        top_ids=chosen.top_ids[tops],
+        top_logprobs=chosen.top_logprobs[tops],
+        prompt_scores=scores,
+        errors=[RowError(int(rows.sequence[sampled[i]]), problem) for i, problem in chosen.problems.items()],
+        times=times,
+    )

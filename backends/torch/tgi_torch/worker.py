@@ -1,0 +1,270 @@
+"""The worker of a torch backend: one replica of a model on one device.
+
+A backend describes its device (`TorchDevice`) and gets the eight methods of `tgi.backend.Worker`. A step runs inside `collect`,
+so that its failure is raised there.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from tgi.architectures import GenericSpec, ModelSpec
+from tgi.backend import (
+    API_VERSION,
+    SAMPLING_FIELDS,
+    Agreement,
+    BackendError,
+    Control,
+    ControlResult,
+    EngineConfig,
+    GrammarMasks,
+    Health,
+    Host,
+    ModelRunnerOutput,
+    NewSequence,
+    Rows,
+    SamplingParams,
+    SchedulerOutput,
+    StepError,
+    Wish,
+    WrongStateError,
+    empty_int32,
+)
+
+from tgi_torch.attention import AttentionMetadata
+from tgi_torch.decoder import Decoder, build_decoder
+from tgi_torch.kv_cache import KVCache
+from tgi_torch.memory import MemoryFacts, compute_dtype, plan_limits, weights_bytes
+from tgi_torch.ops import REFERENCE, Ops
+from tgi_torch.runner import ModelRunner
+from tgi_torch.sampling import Sampler, SamplingKernels
+from tgi_torch.weights import checkpoint_dtype, load_weights
+
+__all__ = ["TorchDevice", "TorchWorker"]
+
+_FEATURES = ("device_token", "logprobs", "mask", "prefix_cache", "prompt_logprobs")
+_PROGRESS_SECONDS = 0.1
+
+
+@final
+@dataclass(frozen=True)
+class TorchDevice:
+    """What a backend says of its device."""
+
+    device: torch.device
+    block_size: int  # tokens of a cache block
+    max_step_tokens: int  # where the user names no `--max-batch-prefill-tokens`
+    free_bytes: Callable[[], int]  # memory this process may still take
+    facts: Mapping[str, str]  # for GET /info/backend
+    ops: Ops = REFERENCE
+    sampling: SamplingKernels = field(default_factory=SamplingKernels)
+
+
+class _State(enum.Enum):
+    CREATED = "created"
+    LOADED = "loaded"
+    AGREED = "agreed"
+    READY = "ready"
+    CLOSED = "closed"
+
+
+@final
+class TorchWorker:
+    """The eight methods over decoder, cache, sampler and runner."""
+
+    def __init__(self, config: EngineConfig, host: Host, device: TorchDevice) -> None:
+        if isinstance(config.spec, GenericSpec):
+            raise BackendError(f"The architecture `{config.spec.model_type}` is not known.", "Choose another model.")
+        self._spec: ModelSpec = config.spec
+        self._config = config
+        self._host = host
+        self._device = device
+        self._state = _State.CREATED
+        self._decoder: Decoder | None = None
+        self._agreement: Agreement | None = None
+        self._kv_cache: KVCache | None = None
+        self._runner: ModelRunner | None = None
+        self._outstanding: SchedulerOutput | None = None
+
+    def load(self) -> None:
+        """Read the weights. Raises `ModelError` naming file and tensor."""
+        self._expect(_State.CREATED, "load")
+        path = Path(self._config.model_path)
+        dtype = compute_dtype(self._config.dtype, _name(checkpoint_dtype(path)))
+        decoder = build_decoder(self._spec, self._device.ops, getattr(torch, dtype), self._device.device)
+        load_weights(decoder, path, _Throttled(self._host, "load"))
+        self._decoder = decoder
+        self._state = _State.LOADED
+
+    def negotiate(self, wish: Wish) -> Agreement:
+        """Keep what the user gave, derive the rest from the memory left. Allocates nothing."""
+        self._expect(_State.LOADED, "negotiate")
+        assert self._decoder is not None
+        dtype = _name(self._decoder.parameters.dtype)
+        facts = MemoryFacts(
+            free_bytes=int(self._device.free_bytes() * self._config.memory_fraction),
+            weights_bytes=weights_bytes(self._spec, dtype),
+            dtype=dtype,
+            block_size=self._device.block_size,
+            max_step_tokens=self._device.max_step_tokens,
+        )
+        plan = plan_limits(self._spec, wish, facts)
+        self._agreement = Agreement(
+            api=API_VERSION,
+            features=_FEATURES,
+            limits=plan.limits,
+            kv_cache=plan.kv_cache,
+            vocab_size=self._spec.vocab_size,
+            sampling=tuple(sorted(SAMPLING_FIELDS)),
+            memory=plan.memory,
+            facts={"dtype": dtype, "torch": str(torch.__version__), **self._device.facts},
+        )
+        self._state = _State.AGREED
+        return self._agreement
+
+    def warmup(self) -> None:
+        """Reserve the cache and run a small step, as serving will."""
+        self._expect(_State.AGREED, "warmup")
+        assert self._decoder is not None
+        assert self._agreement is not None
+        plan, dtype = self._agreement.kv_cache, self._decoder.parameters.dtype
+        sampler = Sampler(self._spec.vocab_size, self._device.device, self._device.sampling)
+        # One block more than agreed: `health` writes into the last, which the core does not know.
+        num_blocks = plan.groups[0].num_blocks + 1
+        try:
+            self._kv_cache = KVCache.allocate(self._spec, num_blocks, plan.block_size, dtype, self._device.device)
+            self._runner = ModelRunner(self._decoder, self._kv_cache, self._agreement.limits, sampler)
+            self._runner.run(_first_step(self._agreement))
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise BackendError(
+                f"Memory ran out while a cache of {plan.max_batch_total_tokens} tokens was set up.",
+                "Lower `--max-batch-total-tokens` or `--max-total-tokens`.",
+            ) from error
+        self._runner.sequences.drop(0)
+        self._host.progress("warmup", 1, 1)
+        self._state = _State.READY
+
+    def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
+        """Take the step that the next `collect` runs."""
+        self._expect(_State.READY, "submit")
+        if isinstance(step, GrammarMasks):
+            raise StepError("Late masks were not agreed.", retryable=False)
+        if self._outstanding is not None:
+            raise StepError("One step in flight was agreed, and one is.", retryable=False)
+        self._outstanding = step
+
+    def collect(self, timeout: float) -> ModelRunnerOutput | None:
+        """Run the outstanding step to its end, however long it takes; None if there is none."""
+        del timeout
+        self._expect(_State.READY, "collect")
+        assert self._runner is not None
+        step, self._outstanding = self._outstanding, None
+        if step is None:
+            return None
+        try:
+            return self._runner.run(step)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise StepError(
+                f"Out of memory in a step of {step.rows.num_rows} rows and {step.rows.num_tokens} tokens.", retryable=True
+            ) from error
+
+    def control(self, request: Control) -> ControlResult:
+        """Nothing of the kind was agreed."""
+        return ControlResult(False, f"`{request.name}` was not agreed")
+
+    def health(self, deep: bool) -> Health:
+        """Whether the worker can serve; `deep` computes one token in a block of its own."""
+        if self._state is not _State.READY:
+            return Health(False, f"the worker is {self._state.value}")
+        if not deep:
+            return Health(True)
+        try:
+            healthy = self._computes()
+        except (MemoryError, RuntimeError) as error:
+            return Health(False, f"a forward pass of one token failed: {error}")
+        return Health(healthy, "" if healthy else "a forward pass of one token gave NaN or infinity")
+
+    def close(self) -> None:
+        """Let go of weights and cache."""
+        self._decoder = self._kv_cache = self._runner = self._outstanding = None
+        self._state = _State.CLOSED
+
+    @torch.inference_mode()
+    def _computes(self) -> bool:
+        decoder, cache, device = self._decoder, self._kv_cache, self._device.device
+        assert decoder is not None
+        assert cache is not None
+        block = cache.num_blocks - 1
+        metadata = AttentionMetadata(
+            positions=torch.tensor([0], device=device),
+            slot_mapping=torch.tensor([block * cache.block_size], device=device),
+            block_tables=torch.tensor([[block]], dtype=torch.int32, device=device),
+            cu_seqlens_q=torch.tensor([0, 1], dtype=torch.int32, device=device),
+            seq_lens=torch.tensor([1], dtype=torch.int32, device=device),
+            query_lens=(1,),
+            context_lens=(1,),
+        )
+        hidden = decoder.forward(torch.tensor([0], device=device), metadata, cache)
+        return bool(decoder.logits(hidden).isfinite().all())
+
+    def _expect(self, state: _State, method: str) -> None:
+        if self._state is not state:
+            raise WrongStateError(f"`{method}` needs a worker that is {state.value}; this one is {self._state.value}.")
+
+
+@final
+class _Throttled:
+    """Passes progress on a few times a second, and the end always."""
+
+    def __init__(self, host: Host, phase: str) -> None:
+        self._host = host
+        self._phase = phase
+        self._next = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now >= self._next or done == total:
+            self._next = now + _PROGRESS_SECONDS
+            self._host.progress(self._phase, done, total)
+
+
+def _first_step(agreement: Agreement) -> SchedulerOutput:
+    """A prompt that reaches into a second block where the limits allow it, with a drawn token."""
+    limits, plan = agreement.limits, agreement.kv_cache
+    length = min(plan.block_size + 1, limits.max_total_tokens, limits.max_step_tokens, plan.max_batch_total_tokens)
+    tokens = np.zeros(length, np.int32)
+    blocks = np.arange(-(-length // plan.block_size), dtype=np.int32)
+    sampling = SamplingParams(greedy=False, top_k=10, top_p=0.9, logprobs="processed")
+    new = NewSequence(0, "warmup", tokens, length, 0, [blocks], sampling)
+    one = np.array([length], np.int32)
+    rows = Rows(
+        sequence=np.zeros(1, np.int32),
+        start=np.zeros(1, np.int32),
+        count=one,
+        tokens=tokens,
+        sample=np.ones(1, np.uint8),
+        draw=np.full(1, 0.5, np.float32),
+        new_block_ptr=[np.zeros(2, np.int32)],
+        new_blocks=[empty_int32()],
+    )
+    return SchedulerOutput(0, [], [new], rows)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Devices have an exception for it; the CPU allocator only has a text."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
