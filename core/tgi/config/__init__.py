@@ -1,0 +1,29 @@
+"""Options and environment: one table, read once, frozen. The only room that reads the environment."""
+
+from tgi.config.checks import bind_address, check_options, notes_on_options, num_shard_of
+from tgi.config.documentation import options_help, options_page
+from tgi.config.environment import Environment, process_environment, read_environment
+from tgi.config.option import Option
+from tgi.config.options import OPTIONS, ServeOptions
+from tgi.config.parser import ParsedArguments, UsageError, parse_arguments
+from tgi.config.plugin_options import PluginOption, read_plugin_options
+
+__all__ = [
+    "OPTIONS",
+    "Environment",
+    "Option",
+    "ParsedArguments",
+    "PluginOption",
+    "ServeOptions",
+    "UsageError",
+    "bind_address",
+    "check_options",
+    "notes_on_options",
+    "num_shard_of",
+    "options_help",
+    "options_page",
+    "parse_arguments",
+    "process_environment",
+    "read_environment",
+    "read_plugin_options",
+]

@@ -1,0 +1,7 @@
+"""Print the option reference: `python -m tgi.config > docs/options.md`."""
+
+import sys
+
+from tgi.config.documentation import options_page
+
+sys.stdout.write(options_page())

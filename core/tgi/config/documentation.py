@@ -1,0 +1,67 @@
+"""The option table as text: `--help` and the page `docs/options.md`."""
+
+from __future__ import annotations
+
+import textwrap
+
+from tgi.config.option import Option
+from tgi.config.options import OPTIONS
+
+__all__ = ["options_help", "options_page"]
+
+_HELP_WIDTH = 100
+_HELP_INDENT = " " * 10
+
+
+def options_help() -> str:
+    """All options by group, for a terminal."""
+    lines: list[str] = []
+    for group in _groups():
+        lines += ["", f"{group}:"]
+        for row in OPTIONS:
+            if row.group == group:
+                lines += _help_lines(row)
+    return "\n".join(lines)
+
+
+def options_page() -> str:
+    """The reference page, in Markdown. A test compares it with the file."""
+    lines = [
+        "# Options of `tgi serve`",
+        "",
+        "`text-generation-launcher` takes the same ones. The command line beats the environment. A default of *derived* comes",
+        "from the model, from memory or from the backend. Backends add options of their own as `--<backend>-<name>`;",
+        "`tgi backends` lists them. This page is made from the option table (`python -m tgi.config`).",
+    ]
+    for group in _groups():
+        lines += ["", f"## {group}", "", "| Option | Variable | Value | Default | Meaning |", "|---|---|---|---|---|"]
+        lines += [_table_row(row) for row in OPTIONS if row.group == group]
+    return "\n".join(lines) + "\n"
+
+
+def _groups() -> tuple[str, ...]:
+    return tuple(dict.fromkeys(row.group for row in OPTIONS))
+
+
+def _help_lines(row: Option) -> list[str]:
+    flags = f"{row.short}, {row.flag}" if row.short else f"    {row.flag}"
+    words = row.value_words
+    facts = [f"env: {row.environment}"] if row.environment else []
+    if row.takes_value and row.default not in (None, ()):
+        facts.append(f"default: {row.default}")
+    if row.no_effect:
+        facts.append(f"no effect: {row.no_effect}")
+    text = row.help + (f" [{'; '.join(facts)}]" if facts else "")
+    wrapped = textwrap.wrap(text, _HELP_WIDTH, initial_indent=_HELP_INDENT, subsequent_indent=_HELP_INDENT)
+    return [f"  {flags}" + (f" <{words}>" if words else ""), *wrapped]
+
+
+def _table_row(row: Option) -> str:
+    flags = f"`{row.flag}`" + (f", `{row.short}`" if row.short else "")
+    variable = f"`{row.environment}`" if row.environment else ""
+    value = row.value_words.replace("|", ", ") or "flag"
+    default = "" if row.default in ((), False) else f"`{row.default}`"
+    if row.default is None:
+        default = "" if row.kind is str else "derived"
+    help_text = row.help + (f" No effect: {row.no_effect}." if row.no_effect else "")
+    return f"| {flags} | {variable} | {value} | {default} | {help_text} |"

@@ -1,0 +1,46 @@
+"""Variables without a flag. This package alone reads the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+__all__ = ["Environment", "process_environment", "read_environment"]
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+
+
+@final
+@dataclass(frozen=True)
+class Environment:
+    """Facts that TGI 3 reads from the environment alone."""
+
+    hf_token: str | None = None
+    hf_hub_offline: bool = False
+    compute_type: str | None = None
+    log_level: str = "info"
+    docker_label: str | None = None
+    prefix_caching: bool = True
+    cache_folder: str = ""  # where compiled things are kept
+
+
+def process_environment() -> Mapping[str, str]:
+    """The environment of this process."""
+    return dict(os.environ)
+
+
+def read_environment(variables: Mapping[str, str]) -> Environment:
+    """Read the variables that have no flag."""
+    token = variables.get("HF_TOKEN") or variables.get("HUGGING_FACE_HUB_TOKEN") or variables.get("HF_API_TOKEN")
+    caches = variables.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - plain text, the folder may be absent
+    return Environment(
+        hf_token=token or None,
+        hf_hub_offline=variables.get("HF_HUB_OFFLINE", "").lower() in _TRUE,
+        compute_type=variables.get("COMPUTE_TYPE") or None,
+        log_level=variables.get("LOG_LEVEL", "info").lower(),
+        docker_label=variables.get("DOCKER_LABEL") or None,
+        prefix_caching=variables.get("PREFIX_CACHING", "1").lower() in _TRUE,
+        cache_folder=f"{caches}/tgi",
+    )

@@ -1,0 +1,101 @@
+"""One row of the option table: what the field of an options class means on the command line, in the environment, in the help."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, final
+
+__all__ = ["Option", "option", "option_rows"]
+
+_METADATA_KEY = "option"
+
+
+@final
+@dataclass(frozen=True)
+class Option:
+    """A row. `name` is the field; flag and environment variable follow from it, as in TGI 3."""
+
+    name: str
+    group: str
+    help: str
+    kind: type  # str, int, float or bool
+    default: Any
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    short: str = ""
+    is_list: bool = False  # of `kind`
+    separator: str = ""  # of a list in one value; empty = the flag is repeated
+    takes_value: bool = True
+    has_environment: bool = True
+    no_effect: str = ""  # why a value changes nothing; said once at start
+
+    @property
+    def flag(self) -> str:
+        """Long form, e.g. `--model-id`."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def environment(self) -> str:
+        """Variable that sets it, e.g. `MODEL_ID`; empty if there is none."""
+        return self.name.upper() if self.has_environment else ""
+
+    @property
+    def value_words(self) -> str:
+        """What a value looks like, for the help; empty for a flag without one."""
+        if not self.takes_value:
+            return ""
+        if self.choices:
+            return "|".join(self.choices)
+        word = {str: "TEXT", int: "INTEGER", float: "NUMBER", bool: "true|false"}[self.kind]
+        return f"{word}{self.separator}…" if self.separator else word
+
+
+def option(
+    default: Any,  # noqa: ANN401 - as in dataclasses.field
+    group: str,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    minimum: float | None = None,
+    maximum: float | None = None,
+    short: str = "",
+    separator: str = "",
+    takes_value: bool | None = None,
+    has_environment: bool = True,
+    no_effect: str = "",
+) -> Any:  # noqa: ANN401 - as dataclasses.field, it stands for a value of the field's type
+    """A dataclass field that is a row of the table. A `bool` takes no value on the command line unless `takes_value` says so."""
+    row = {
+        "group": group,
+        "help": help,
+        "choices": choices,
+        "minimum": minimum,
+        "maximum": maximum,
+        "short": short,
+        "separator": separator,
+        "takes_value": takes_value,
+        "has_environment": has_environment,
+        "no_effect": no_effect,
+    }
+    return dataclasses.field(default=default, metadata={_METADATA_KEY: row})
+
+
+def option_rows(options_class: type) -> tuple[Option, ...]:
+    """The rows of an options class, in the order of its fields."""
+    hints = typing.get_type_hints(options_class)
+    return tuple(_row(field, hints[field.name]) for field in dataclasses.fields(options_class))
+
+
+def _row(field: dataclasses.Field[Any], hint: Any) -> Option:  # noqa: ANN401 - a type form
+    row = dict(field.metadata[_METADATA_KEY])
+    if isinstance(hint, types.UnionType):
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    is_list = typing.get_origin(hint) is tuple
+    kind = typing.get_args(hint)[0] if is_list else hint
+    if row["takes_value"] is None:
+        row["takes_value"] = kind is not bool
+    return Option(name=field.name, kind=kind, default=field.default, is_list=is_list, **row)
