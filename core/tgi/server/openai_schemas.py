@@ -1,0 +1,92 @@
+"""Bodies of the OpenAI routes: what is served now, what is refused by name, and null wherever OpenAI allows it.
+
+Source: the OpenAI API reference; `ignore_eos`, `repetition_penalty` and `top_k` are extensions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from tgi.server.schemas import F32, U32, U64, check_u64
+
+__all__ = ["ChatMessage", "ChatRequest", "CompletionRequest", "StreamOptions"]
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    """What a stream carries beside text."""
+
+    include_usage: bool | None = False
+
+
+class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """`/v1/completions`."""
+
+    prompt: str | list[Any]
+    model: str | None = None
+    max_tokens: U32 | None = None
+    temperature: F32 | None = None
+    top_p: F32 | None = None
+    seed: U64 | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    suffix: str | None = None
+    ignore_eos: bool | None = False
+    # Refused, unless null or without effect:
+    n: U32 | None = None
+    best_of: U32 | None = None
+    echo: bool | None = None
+    logprobs: U32 | bool | None = None
+    logit_bias: Any = None
+    presence_penalty: F32 | None = None
+    frequency_penalty: F32 | None = None
+    repetition_penalty: F32 | None = None
+
+    def __post_init__(self) -> None:
+        """Complete the integer bounds."""
+        check_u64(self.seed)
+
+
+class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One message; `content` is a text or a list of parts. Fields of tool calls go to the template as they came."""
+
+    role: str
+    content: Any = None
+    name: str | None = None
+    tool_calls: Any = None
+    tool_call_id: str | None = None
+
+
+class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """`/v1/chat/completions`."""
+
+    messages: list[ChatMessage]
+    model: str | None = None
+    max_tokens: U32 | None = None
+    max_completion_tokens: U32 | None = None
+    temperature: F32 | None = None
+    top_p: F32 | None = None
+    seed: U64 | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    ignore_eos: bool | None = False
+    # Refused, unless null or without effect:
+    n: U32 | None = None
+    logprobs: bool | None = None
+    top_logprobs: U32 | None = None
+    logit_bias: Any = None
+    presence_penalty: F32 | None = None
+    frequency_penalty: F32 | None = None
+    repetition_penalty: F32 | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    response_format: Any = None
+
+    def __post_init__(self) -> None:
+        """Complete the integer bounds; the two names of one limit exclude each other."""
+        check_u64(self.seed)
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise ValueError("duplicate field `max_tokens`")

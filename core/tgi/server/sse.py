@@ -1,0 +1,73 @@
+"""Server-sent events: one `data:` line per event, a comment after 15 quiet seconds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import final
+
+from starlette.types import Receive, Scope, Send
+
+from tgi.server.disconnect import DisconnectError, run_until_disconnect
+
+__all__ = ["DONE", "EventStream", "event"]
+
+DONE = b"data: [DONE]\n\n"
+_COMMENT = b":\n\n"
+_KEEP_ALIVE_SECONDS = 15.0
+_HEADERS = {"content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+def event(data: bytes) -> bytes:
+    """The event that carries one line of JSON."""
+    return b"data: %b\n\n" % data
+
+
+@final
+class EventStream:
+    """An answer of status 200 whose body is made while it is sent.
+
+    The events are not asked for before the head is sent. When the client leaves they are closed at once.
+    """
+
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str], keep_alive_seconds: float = _KEEP_ALIVE_SECONDS
+    ) -> None:
+        self._events = events
+        self._headers = [(name.encode(), value.encode("latin-1")) for name, value in (_HEADERS | dict(headers)).items()]
+        self._keep_alive_seconds = keep_alive_seconds
+        self._last_sent = 0.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer."""
+        del scope
+        try:
+            await run_until_disconnect(receive, self._send_all(send))
+        except DisconnectError:
+            return
+
+    async def _send_all(self, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        await send({"type": "http.response.start", "status": 200, "headers": self._headers})
+        self._last_sent = loop.time()
+        keep_alive = asyncio.ensure_future(self._keep_alive(send))
+        try:
+            async with aclosing(self._events):
+                async for data in self._events:
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+                    self._last_sent = loop.time()
+        finally:
+            keep_alive.cancel()
+            await asyncio.gather(keep_alive, return_exceptions=True)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _keep_alive(self, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            rest = self._last_sent + self._keep_alive_seconds - loop.time()
+            if rest > 0:
+                await asyncio.sleep(rest)
+            else:
+                await send({"type": "http.response.body", "body": _COMMENT, "more_body": True})
+                self._last_sent = loop.time()

@@ -1,0 +1,88 @@
+"""What the routes of one server share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, final
+
+from tgi.backend import Agreement
+from tgi.engine.messages import EngineStats
+from tgi.engine.stream import SequenceRequest, SequenceStream
+from tgi.server.metrics import Metrics
+from tgi.text import ChatTemplate, TokenizerPool
+
+__all__ = ["Engine", "ServerConfig", "ServerState"]
+
+
+@final
+@dataclass(frozen=True)
+class ServerConfig:
+    """Facts and limits of one server. Lengths are in tokens; the names are those of TGI's options and of `GET /info`."""
+
+    model_id: str
+    max_input_tokens: int
+    max_total_tokens: int
+    backend_name: str
+    version: str
+    compute_type: str
+    model_sha: str | None = None
+    model_pipeline_tag: str | None = None
+    max_concurrent_requests: int = 128
+    max_best_of: int = 2
+    max_stop_sequences: int = 4
+    max_top_n_tokens: int = 5
+    validation_workers: int = 2
+    max_client_batch_size: int = 4
+    payload_limit: int = 2_000_000  # bytes
+    api_key: str | None = None
+    cors_allow_origin: tuple[str, ...] = ()
+    enable_prefill_logprobs: bool = False
+    disable_grammar_support: bool = False
+    watermark_gamma: float = 0.5
+    watermark_delta: float = 2.0
+    sha: str | None = None  # of the source
+    docker_label: str | None = None
+
+    @property
+    def returns_full_text(self) -> bool:
+        """Default of `return_full_text` on `POST /`: on where the pipeline is text generation, or unknown."""
+        return self.model_pipeline_tag in (None, "text-generation")
+
+    @property
+    def system_fingerprint(self) -> str:
+        """Version and build, for the OpenAI routes."""
+        return f"{self.version}-{self.docker_label or 'native'}"
+
+
+class Engine(Protocol):
+    """What the routes ask of the engine."""
+
+    @property
+    def agreement(self) -> Agreement:
+        """What was agreed with the backend."""
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether an engine process serves now."""
+
+    def submit(self, request: SequenceRequest) -> SequenceStream:
+        """Queue a sequence. Raises `UnhealthyError` if the engine was given up."""
+
+    async def check_health(self, deep: bool) -> bool:
+        """Ask the engine; `deep` makes it run a forward pass."""
+
+    def add_stats_listener(self, listener: Callable[[EngineStats], None]) -> None:
+        """Call `listener` with the figures of every step."""
+
+
+@final
+@dataclass(frozen=True)
+class ServerState:
+    """The parts that the routes work with."""
+
+    config: ServerConfig
+    engine: Engine
+    tokenizer: TokenizerPool
+    chat_template: ChatTemplate | None
+    metrics: Metrics
