@@ -1,0 +1,145 @@
+"""Tiny random checkpoints in Hugging Face's format, with a tokenizer, made without a framework.
+
+For tests of everything above the numbers: loading, serving, streaming. Weights are random but every one matters.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from tgi.architectures.grammar import ModelSpec
+from tgi.architectures.registry import load_spec
+from tgi.architectures.weight_map import Placement, placements, stored_shape, tensor_shapes
+
+__all__ = ["FAMILIES", "write_tiny_model", "write_tokenizer"]
+
+EOS_TOKEN = "</s>"  # noqa: S105 - a token of the vocabulary, not a secret
+BOS_TOKEN = "<s>"  # noqa: S105
+
+_CORPUS = (
+    "The quick brown fox jumps over the lazy dog.",
+    "A river flows from the mountain to the sea, and the sea waits for it.",
+    "def add(a, b):\n    return a + b\n",
+    '{"name": "value", "numbers": [1, 2, 3, 45, 678], "open": true}',
+    "Ein kleiner Löwe läuft über die Straße. 你好。 世界。 😀",
+)
+
+_LLAMA = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+}
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {"architectures": ["LlamaForCausalLM"], **_LLAMA},
+    "mistral": {"architectures": ["MistralForCausalLM"], **_LLAMA, "sliding_window": 64},
+    "qwen2": {"architectures": ["Qwen2ForCausalLM"], **_LLAMA},
+    "qwen3": {"architectures": ["Qwen3ForCausalLM"], **_LLAMA, "head_dim": 8},
+    "gpt2": {"architectures": ["GPT2LMHeadModel"], "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512},
+    "gpt_neox": {
+        "architectures": ["GPTNeoXForCausalLM"],
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 512,
+        "rotary_pct": 0.5,
+        "tie_word_embeddings": False,
+    },
+}
+"""`model_type` → its small config."""
+
+
+def write_tiny_model(
+    path: Path,
+    family: str = "llama",
+    seed: int = 0,
+    *,
+    dtype: str = "float32",
+    chat_template: str | None = None,
+    **overrides: Any,  # noqa: ANN401 - fields of config.json
+) -> ModelSpec:
+    """Write config.json, generation_config.json, model.safetensors and the tokenizer's files to `path`; returns the spec.
+
+    `overrides` are fields of config.json. `dtype` is one of numpy's: float32 or float16. The same arguments give the same bytes.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    tokenizer = write_tokenizer(path, chat_template=chat_template)
+    bos, eos = tokenizer.token_to_id(BOS_TOKEN), tokenizer.token_to_id(EOS_TOKEN)
+    config = {
+        "model_type": family,
+        "torch_dtype": dtype,
+        "vocab_size": tokenizer.get_vocab_size(),
+        "bos_token_id": bos,
+        "eos_token_id": eos,
+        **FAMILIES[family],
+        **overrides,
+    }
+    _write_json(path / "config.json", config)
+    _write_json(path / "generation_config.json", {"bos_token_id": bos, "eos_token_id": eos})
+    spec = load_spec(path)
+    assert isinstance(spec, ModelSpec)
+    generator = np.random.default_rng(seed)
+    tensors = {placement.name: _draw(placement, generator).astype(dtype) for placement in placements(spec, _names(spec))}
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    return spec
+
+
+def _names(spec: ModelSpec) -> list[str]:
+    """The checkpoint names of a spec without experts, with its first prefix where one fits."""
+    shapes = tensor_shapes(spec)
+    names = []
+    for rule in spec.weights:
+        for layer in range(len(spec.decoder.layers) if "{layer}" in rule.name else 1):
+            if rule.roles[0].replace("{layer}", str(layer)) in shapes:
+                prefix = "" if rule.roles[0].startswith("head.") else spec.prefixes[0]
+                names.append(prefix + rule.name.replace("{layer}", str(layer)))
+    return names
+
+
+def _draw(placement: Placement, generator: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Matrices N(0, 0.15), norm weights 1 + N(0, 0.1), biases N(0, 0.1)."""
+    shape = stored_shape(placement)
+    drawn = generator.standard_normal(shape)
+    if len(shape) > 1:
+        return 0.15 * drawn
+    return (0.0 if placement.name.endswith("bias") else 1.0) + 0.1 * drawn
+
+
+def write_tokenizer(path: Path, *, vocab_size: int = 384, chat_template: str | None = None) -> Tokenizer:
+    """Train a byte-level BPE on a few sentences; write tokenizer.json, tokenizer_config.json and special_tokens_map.json."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[BOS_TOKEN, EOS_TOKEN],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_CORPUS, trainer)
+    tokenizer.save(str(path / "tokenizer.json"))
+    special = {"bos_token": BOS_TOKEN, "eos_token": EOS_TOKEN}
+    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **special}
+    if chat_template is not None:
+        settings["chat_template"] = chat_template
+    _write_json(path / "tokenizer_config.json", settings)
+    _write_json(path / "special_tokens_map.json", special)
+    return tokenizer
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

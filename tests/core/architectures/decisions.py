@@ -1,0 +1,21 @@
+"""The executable code of a decision page."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+__all__ = ["PAGES", "run_page"]
+
+_FOLDER = Path(__file__).parents[3] / "decisions"
+
+PAGES = tuple(sorted(path.stem for path in _FOLDER.glob("*-grammar-*.md")))
+
+
+def run_page(page: str) -> dict[str, Any]:
+    """Names defined by the page's only Python block: `CONFIGS` and `spec`."""
+    (code,) = re.findall(r"```python\n(.*?)```", (_FOLDER / f"{page}.md").read_text(encoding="utf-8"), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(code, page, "exec"), names)
+    return names

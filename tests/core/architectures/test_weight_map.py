@@ -1,0 +1,203 @@
+"""Checkpoint tensors to roles: layouts, prefixes, and what is refused."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+from tgi.architectures import (
+    MLP,
+    Attention,
+    Block,
+    Branch,
+    Embedding,
+    Head,
+    Layer,
+    MixtureOfExperts,
+    ModelSpec,
+    Router,
+    Stack,
+    WeightRule,
+)
+from tgi.architectures.weight_map import placements, shard_axis, split, stored_shape, tensor_shapes
+from tgi.errors import ModelError
+
+HIDDEN, HEAD_DIM, NUM_EXPERTS, SIZE = 4, 2, 3, 5
+QKV = tuple(f"decoder.layers.{{layer}}.attention.{part}.weight" for part in "qkv")
+EXPERTS = "decoder.layers.{layer}.moe.experts"
+
+
+def model(*, qkv: WeightRule, experts: tuple[WeightRule, ...], tied: bool = False) -> ModelSpec:
+    """Two layers of attention (4 query heads, 2 kv heads) and three experts."""
+    attention = Attention(num_heads=4, num_kv_heads=2, head_dim=HEAD_DIM, scale=1.0)
+    expert = MLP(intermediate_size=SIZE, activation="silu")
+    mixture = MixtureOfExperts(num_experts=NUM_EXPERTS, experts_per_token=1, expert=expert, router=Router())
+    layer = Layer(blocks=tuple(Block(branches=(Branch(mixer=mixer),)) for mixer in (attention, mixture)))
+    plain = {
+        "embed": "embedding.weight",
+        "head": "head.weight",
+        "l.{layer}.o": "decoder.layers.{layer}.attention.o.weight",
+        "l.{layer}.router": "decoder.layers.{layer}.moe.router.weight",
+    }
+    return ModelSpec(
+        model_type="test",
+        hidden_size=HIDDEN,
+        vocab_size=7,
+        embedding=Embedding(),
+        stacks=(Stack(kind="decoder", layers=(layer, layer)),),
+        head=Head(tied=tied),
+        weights=(*(WeightRule(name=name, roles=(role,)) for name, role in plain.items()), qkv, *experts),
+        max_positions=0,
+        prefixes=("m.", ""),
+        ignored=("*.inv_freq",),
+    )
+
+
+GROUPED = WeightRule(name="l.{layer}.qkv", roles=QKV, layout="grouped")
+ROWS = WeightRule(name="l.{layer}.qkv", roles=QKV)
+BY_EXPERT = tuple(
+    WeightRule(name=f"l.{{layer}}.e.{{expert}}.{part}", roles=(f"{EXPERTS}.{part}.weight",)) for part in ("gate", "up", "down")
+)
+STACKED = (
+    WeightRule(
+        name="l.{layer}.gate_up",
+        roles=(f"{EXPERTS}.gate.weight", f"{EXPERTS}.up.weight"),
+        layout="alternating",
+        transposed=True,
+    ),
+    WeightRule(name="l.{layer}.down", roles=(f"{EXPERTS}.down.weight",)),
+)
+
+
+def names(spec: ModelSpec, prefix: str = "") -> list[str]:
+    """Every name a complete checkpoint of `spec` has."""
+    plain = ["embed", *([] if spec.head.tied else ["head"])]
+    layered = [f"l.{layer}.{part}" for layer in range(2) for part in ("o", "router", "qkv")]
+    if BY_EXPERT[0] in spec.weights:
+        layered += [f"l.{i}.e.{e}.{part}" for i in range(2) for e in range(NUM_EXPERTS) for part in ("gate", "up", "down")]
+    else:
+        layered += [f"l.{layer}.{part}" for layer in range(2) for part in ("gate_up", "down")]
+    return [prefix + name for name in plain + layered]
+
+
+def pieces(spec: ModelSpec, name: str, tensor: np.ndarray) -> dict[str, np.ndarray]:
+    placement = next(item for item in placements(spec, names(spec)) if item.name == name)
+    assert tensor.shape == stored_shape(placement)
+    return split(tensor, placement, spec)
+
+
+def test_grouped_rows_are_taken_per_kv_head() -> None:
+    spec = model(qkv=GROUPED, experts=BY_EXPERT)
+    rows = np.arange(16)[:, None] * np.ones(HIDDEN, int)  # group 0: q0 q1 k0 v0, group 1: q2 q3 k1 v1, two rows each
+    got = pieces(spec, "l.1.qkv", rows)
+    assert {role: piece[:, 0].tolist() for role, piece in got.items()} == {
+        "decoder.layers.1.attention.q.weight": [0, 1, 2, 3, 8, 9, 10, 11],
+        "decoder.layers.1.attention.k.weight": [4, 5, 12, 13],
+        "decoder.layers.1.attention.v.weight": [6, 7, 14, 15],
+    }
+
+
+def test_rows_are_taken_one_role_after_the_other_without_a_copy() -> None:
+    spec = model(qkv=ROWS, experts=BY_EXPERT)
+    rows = np.arange(16)[:, None] * np.ones(HIDDEN, int)
+    got = pieces(spec, "l.0.qkv", rows)
+    assert [piece[:, 0].tolist() for piece in got.values()] == [list(range(8)), [8, 9, 10, 11], [12, 13, 14, 15]]
+    assert all(piece.base is rows for piece in got.values())
+
+
+def test_stacked_experts_alternate_behind_the_expert_axis() -> None:
+    spec = model(qkv=ROWS, experts=STACKED)
+    columns = np.arange(2 * SIZE) * np.ones((NUM_EXPERTS, HIDDEN, 1), int)
+    gate, up = pieces(spec, "l.0.gate_up", columns).values()
+    assert gate.shape == up.shape == (NUM_EXPERTS, SIZE, HIDDEN)
+    assert gate[2, :, 3].tolist() == [0, 2, 4, 6, 8]
+    assert up[2, :, 3].tolist() == [1, 3, 5, 7, 9]
+
+
+def test_each_expert_has_its_own_placement() -> None:
+    spec = model(qkv=ROWS, experts=BY_EXPERT)
+    found = [item for item in placements(spec, names(spec)) if item.roles == ("decoder.layers.1.moe.experts.down.weight",)]
+    assert [(item.name, item.expert, item.shapes) for item in found] == [
+        (f"l.1.e.{expert}.down", expert, ((HIDDEN, SIZE),)) for expert in range(NUM_EXPERTS)
+    ]
+    assert tensor_shapes(spec)["decoder.layers.1.moe.experts.down.weight"] == (NUM_EXPERTS, HIDDEN, SIZE)
+
+
+@pytest.mark.parametrize("prefix", ["", "m."])
+def test_prefixes(prefix: str) -> None:
+    spec = model(qkv=ROWS, experts=STACKED)
+    assert {item.name for item in placements(spec, names(spec, prefix))} == set(names(spec, prefix))
+
+
+def test_ignored_and_tied_duplicates_are_passed_over() -> None:
+    spec = model(qkv=ROWS, experts=STACKED, tied=True)
+    found = placements(spec, [*names(spec), "l.0.rotary.inv_freq", "head"])
+    assert {item.name for item in found} == set(names(spec))
+
+
+def test_missing_tensor_is_named_with_its_role() -> None:
+    spec = model(qkv=ROWS, experts=STACKED)
+    with pytest.raises(ModelError, match=r"no tensor `l\.1\.o` \(for decoder\.layers\.1\.attention\.o\.weight\)"):
+        placements(spec, [name for name in names(spec) if name != "l.1.o"])
+
+
+def test_extra_tensors_are_named() -> None:
+    spec = model(qkv=ROWS, experts=STACKED)
+    extra = [f"l.0.extra.{index}" for index in range(5)]
+    with pytest.raises(ModelError, match=r"`l\.0\.extra\.0`, .* and 2 more"):
+        placements(spec, [*names(spec), *extra])
+
+
+def test_untied_duplicate_is_not_an_excuse() -> None:
+    spec = model(qkv=ROWS, experts=STACKED)
+    with pytest.raises(ModelError, match=r"`m\.head`"):
+        placements(spec, [*names(spec), "m.head"][::-1] + ["x.head"])
+
+
+def test_role_without_a_rule_is_named() -> None:
+    spec = model(qkv=ROWS, experts=STACKED[:1])
+    with pytest.raises(ModelError, match=r"names no checkpoint tensor for `decoder\.layers\.0\.moe\.experts\.down\.weight`"):
+        placements(spec, [name for name in names(model(qkv=ROWS, experts=STACKED)) if not name.endswith("down")])
+
+
+def test_role_filled_twice_is_named() -> None:
+    twice = WeightRule(name="other.{layer}", roles=("decoder.layers.{layer}.attention.o.weight",))
+    spec = model(qkv=ROWS, experts=STACKED)
+    spec = msgspec.structs.replace(spec, weights=(*spec.weights, twice))
+    with pytest.raises(ModelError, match=r"attention\.o\.weight twice"):
+        placements(spec, [*names(spec), "other.0", "other.1"])
+
+
+def test_misshaped_tensor_is_named() -> None:
+    spec = model(qkv=ROWS, experts=STACKED)
+    placement = next(item for item in placements(spec, names(spec)) if item.name == "l.0.qkv")
+    with pytest.raises(ModelError, match=r"`l\.0\.qkv` has shape \[4, 16\], but config\.json asks for \[16, 4\]"):
+        split(np.zeros((4, 16)), placement, spec)
+
+
+@pytest.mark.parametrize(
+    ("role", "axis"),
+    [
+        ("embedding.weight", 0),
+        ("embedding.positions.weight", None),
+        ("head.weight", 0),
+        ("decoder.layers.0.attention.q.weight", 0),
+        ("decoder.layers.0.attention.k.bias", 0),
+        ("decoder.layers.0.attention.o.weight", 1),
+        ("decoder.layers.0.attention.o.bias", None),
+        ("decoder.layers.0.attention.sinks", 0),
+        ("decoder.layers.0.attention.norm.weight", None),
+        ("decoder.layers.0.attention.q_norm.weight", None),
+        ("decoder.layers.0.mlp.gate.weight", 0),
+        ("decoder.layers.0.mlp.down.weight", 1),
+        ("decoder.layers.0.moe.router.weight", None),
+        ("decoder.layers.0.moe.experts.up.weight", 1),
+        ("decoder.layers.0.moe.experts.down.weight", 2),
+        ("decoder.layers.0.moe.shared.down.weight", 1),
+        ("decoder.layers.0.latent_attention.kv_a.weight", None),
+        ("decoder.layers.0.latent_attention.kv_b.weight", 0),
+        ("decoder.layers.0.attention.relative_bias.weight", 1),
+    ],
+)
+def test_shard_axis(role: str, axis: int | None) -> None:
+    assert shard_axis(role) == axis
