@@ -22,7 +22,7 @@ class LayerCache:
 
     def gather(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """Copies of the keys and values at `slots` (int64 [N]): two of [N, num_kv_heads, head size]."""
-        return self.key.flatten(0, 1).index_select(0, slots), self.value.flatten(0, 1).index_select(0, slots)
+        return _take(self.key, slots), _take(self.value, slots)
 
 
 @final
@@ -70,6 +70,11 @@ def bytes_per_block(spec: ModelSpec, block_size: int, dtype: torch.dtype) -> int
     """Bytes that one block of `block_size` tokens takes over all layers."""
     values = sum(layer.num_kv_heads * (layer.head_dim + _value_dim(layer)) for layer in attention_layers(spec))
     return values * block_size * dtype.itemsize
+
+
+def _take(side: Tensor, slots: Tensor) -> Tensor:
+    # Selecting rows of a matrix is several times faster than selecting slices of a tensor of three dimensions.
+    return side.flatten(0, 1).flatten(1).index_select(0, slots).view(-1, *side.shape[2:])
 
 
 def _value_dim(layer: Attention) -> int:
