@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from tgi.backend import Agreement, EngineConfig, SamplingParams, Wish
-from tgi.scheduler.records import SchedulerConfig, SchedulerStats, SequenceOutput
+from tgi.scheduler.records import NewSequenceRequest, SchedulerConfig, SchedulerStats, SequenceOutput
 
 __all__ = [
     "AbortSequence",
@@ -51,6 +51,10 @@ class AddSequence(Message, frozen=True):
     eos_token_ids: tuple[int, ...] = ()  # empty = EOS does not end it
     output_token_ids: list[int] = []
     adapter: int = 0
+
+    def to_request(self) -> NewSequenceRequest:
+        """The same for the scheduler."""
+        return NewSequenceRequest(*msgspec.structs.astuple(self))
 
 
 class AbortSequence(Message, frozen=True):

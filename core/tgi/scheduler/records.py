@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from tgi.backend import SamplingParams
 from tgi.types import FinishReason
 
-__all__ = ["SchedulerConfig", "SchedulerStats", "SequenceOutput", "TokenOutput"]
+__all__ = ["NewSequenceRequest", "SchedulerConfig", "SchedulerStats", "SequenceOutput", "TokenOutput"]
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True):
@@ -19,6 +20,20 @@ class SchedulerConfig(Entry, frozen=True):
     waiting_served_ratio: float = 0.3
     max_waiting_tokens: int = 20
     prefix_cache: bool = True
+
+
+class NewSequenceRequest(Entry, frozen=True):
+    """A sequence to run. With `output_token_ids` it resumes where an earlier engine stopped."""
+
+    sequence_id: int
+    request_id: str  # for logs
+    prompt_token_ids: list[int]
+    sampling: SamplingParams
+    seed: int  # 64 bits; negative values are taken modulo 2 to the 64
+    max_new_tokens: int  # output tokens in all, those of `output_token_ids` included
+    eos_token_ids: tuple[int, ...] = ()  # empty = EOS does not end it
+    output_token_ids: list[int] = []
+    adapter: int = 0
 
 
 class TokenOutput(Entry, frozen=True):

@@ -1,0 +1,87 @@
+"""Hands out blocks of the paged cache and counts who holds them."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import final
+
+from tgi.scheduler.prefix_cache import PrefixCache
+
+__all__ = ["BlockManager"]
+
+
+@final
+class BlockManager:
+    """Blocks 0 … `num_blocks` - 1. A block is used (somebody holds it), cached (nobody holds it, its content is known) or free.
+
+    Free blocks are handed out first, then cached ones, least recently released first.
+    """
+
+    def __init__(self, num_blocks: int, prefix_cache: PrefixCache | None = None) -> None:
+        self.num_blocks = num_blocks
+        self._prefix_cache = prefix_cache
+        self._ref_counts = [0] * num_blocks
+        self._free = list(range(num_blocks - 1, -1, -1))
+        self._cached: OrderedDict[int, None] = OrderedDict()
+
+    @property
+    def num_free(self) -> int:
+        """Blocks nobody holds, cached ones included."""
+        return len(self._free) + len(self._cached)
+
+    @property
+    def num_cached(self) -> int:
+        """Blocks nobody holds whose content the prefix cache knows."""
+        return len(self._cached)
+
+    @property
+    def num_used(self) -> int:
+        """Blocks somebody holds, shared ones counted once."""
+        return self.num_blocks - self.num_free
+
+    def num_held(self, blocks: Iterable[int]) -> int:
+        """How many of `blocks` somebody already holds."""
+        return sum(self._ref_counts[block] > 0 for block in blocks)
+
+    def allocate(self, count: int) -> list[int]:
+        """Take `count` blocks; the caller has seen that `num_free` suffices."""
+        blocks = [self._free.pop() if self._free else self._evict() for _ in range(count)]
+        for block in blocks:
+            self._ref_counts[block] = 1
+        return blocks
+
+    def share(self, blocks: Iterable[int]) -> None:
+        """Hold blocks found in the prefix cache."""
+        for block in blocks:
+            if self._ref_counts[block] == 0:
+                del self._cached[block]
+            self._ref_counts[block] += 1
+
+    def release(self, blocks: Sequence[int]) -> None:
+        """Stop holding the blocks of one table. Its end is evicted before its beginning, which more prompts share."""
+        for block in reversed(blocks):
+            self._ref_counts[block] -= 1
+            if self._ref_counts[block] == 0:
+                if self._prefix_cache is not None and block in self._prefix_cache:
+                    self._cached[block] = None
+                else:
+                    self._free.append(block)
+
+    def check(self, tables: Iterable[Sequence[int]]) -> None:
+        """Used + cached + free = all, reference counts equal the holders in `tables`, and cached = known and not held."""
+        holders = Counter(block for table in tables for block in table)
+        counted = {block: count for block, count in enumerate(self._ref_counts) if count}
+        assert counted == dict(holders), f"reference counts {counted} differ from the tables' {dict(holders)}"
+        blocks = sorted([*self._free, *self._cached, *counted])
+        assert blocks == list(range(self.num_blocks)), f"blocks are lost or in two places: {blocks} of {self.num_blocks}"
+        if self._prefix_cache is not None:
+            self._prefix_cache.check()
+            assert all(block in self._prefix_cache for block in self._cached), "a cached block is unknown to the prefix cache"
+            assert not any(block in self._prefix_cache for block in self._free), "a free block is known to the prefix cache"
+
+    def _evict(self) -> int:
+        block, _ = self._cached.popitem(last=False)
+        assert self._prefix_cache is not None
+        self._prefix_cache.forget(block)
+        return block

@@ -1,0 +1,119 @@
+"""One stream of tokens and everything the scheduler knows about it. Plain data with derived properties."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import final
+
+from tgi.backend import SamplingParams
+from tgi.types import FinishReason
+
+__all__ = ["Sequence", "SequenceState"]
+
+
+@final
+class SequenceState(enum.Enum):
+    """WAITING in the queue, RUNNING in the worker, or FINISHED. A preempted sequence is WAITING again."""
+
+    WAITING = enum.auto()
+    RUNNING = enum.auto()
+    FINISHED = enum.auto()
+
+
+@final
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A sequence from arrival to end.
+
+    Three counts describe its progress: `num_computed_tokens` <= `num_submitted_tokens` <= `num_tokens` + `num_pending_tokens`.
+    """
+
+    sequence_id: int
+    request_id: str
+    token_ids: list[int]  # prompt, then output
+    num_prompt_tokens: int
+    max_tokens: int  # it ends when prompt and output are this long
+    sampling: SamplingParams
+    seed: int
+    eos_token_ids: frozenset[int]
+    adapter: int
+    arrival_ns: int
+    queue_ns: int = -1  # from arrival to the first step; -1 before it
+    state: SequenceState = SequenceState.WAITING
+    residence: int = 0  # counts the times it left the worker; a row of an earlier residence has no effect any more
+    handle: int = -1  # its name in the worker
+    block_table: list[int] = field(default_factory=list)  # the same ids in every full and window group
+    num_sent_blocks: int = 0  # blocks of the table that the worker knows
+    slot: int = -1  # its slot, or its block in every state group
+    block_hashes: list[bytes] = field(default_factory=list)  # of its first full blocks
+    num_registered_blocks: int = 0  # computed blocks that were shown to the prefix cache
+    num_prefill_tokens: int = 0  # tokens that run as prefill in this residence
+    num_computed_tokens: int = 0  # tokens whose keys and values exist
+    num_submitted_tokens: int = 0  # … or will exist once the steps in flight are collected
+    num_pending_tokens: int = 0  # tokens that steps in flight will choose
+    num_cached_tokens: int = -1  # prefix cache hits at the first admission; -1 before it
+    num_sent_prompt_logprobs: int = 0
+    num_preemptions: int = 0
+    num_retries: int = 0  # failed steps since the last token
+    last_step_id: int = -1  # latest step with a row of it
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens known: prompt and output."""
+        return len(self.token_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Output tokens known."""
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def prompt_token_ids(self) -> list[int]:
+        """The prompt."""
+        return self.token_ids[: self.num_prompt_tokens]
+
+    @property
+    def output_token_ids(self) -> list[int]:
+        """The output so far."""
+        return self.token_ids[self.num_prompt_tokens :]
+
+    @property
+    def is_prefilling(self) -> bool:
+        """Whether part of its prefill is still to be submitted."""
+        return self.num_submitted_tokens < self.num_prefill_tokens
+
+    @property
+    def is_prompt_scored(self) -> bool:
+        """Whether no prompt logprobs are (any longer) owed."""
+        return not self.sampling.prompt_logprobs or self.num_sent_prompt_logprobs == self.num_prompt_tokens
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why the last token ends it: its length first, then EOS; None = it goes on."""
+        if len(self.token_ids) >= self.max_tokens:
+            return FinishReason.LENGTH
+        if self.token_ids[-1] in self.eos_token_ids:
+            return FinishReason.EOS_TOKEN
+        return None
+
+    def reset_progress(self) -> None:
+        """It holds nothing any more and is computed from the start when it runs again."""
+        self.num_sent_blocks = 0
+        self.num_registered_blocks = 0
+        self.num_prefill_tokens = 0
+        self.num_computed_tokens = 0
+        self.num_submitted_tokens = 0
+        self.num_pending_tokens = 0
+
+    def check(self, block_size: int) -> None:
+        """Raise AssertionError if the counts contradict each other. `block_size` 0 = it has no block table."""
+        known = self.num_tokens + self.num_pending_tokens
+        assert self.num_computed_tokens <= self.num_submitted_tokens <= known, "more tokens ran than are known"
+        assert self.num_tokens < self.max_tokens, "a sequence went on after its end"
+        if self.state is SequenceState.WAITING:
+            assert not self.block_table and self.slot == -1 and self.handle == -1, "a waiting sequence holds something"
+        else:
+            assert block_size == 0 or self.num_submitted_tokens <= len(self.block_table) * block_size, (
+                "tokens ran without a block"
+            )
