@@ -126,4 +126,4 @@ def _rms_norm(reader: ConfigReader) -> Norm:
 
 
 def _max_positions(reader: ConfigReader) -> int:
-    return reader.integer("max_position_embeddings", default=2048)
+    return reader.integer("max_position_embeddings")

@@ -9,7 +9,9 @@ import pytest
 import torch
 from tgi.architectures import ModelSpec, load_spec
 from tgi.testing.reference import reference_logits
+from tgi.testing.tiny_models import FAMILIES, write_tiny_model
 from tgi.testing.weights import read_weights
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.backends.checkpoints import VARIANTS, save_variant
 
@@ -43,3 +45,16 @@ def test_every_weight_matters(variant: str, tmp_path: Path) -> None:
             continue  # without a rotation a key bias shifts all scores of a row alike, and softmax does not see it
         lost = weights | {role: np.zeros_like(weights[role])}
         assert np.abs(reference_logits(spec, lost, TOKEN_IDS) - logits).max() > 1e-3, role
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tiny_model_is_readable_by_transformers(family: str, tmp_path: Path) -> None:
+    spec = write_tiny_model(tmp_path, family)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    token_ids = AutoTokenizer.from_pretrained(tmp_path)("A river 😀 flows.")["input_ids"]
+
+    logits = reference_logits(spec, read_weights(spec, tmp_path), token_ids)
+
+    with torch.no_grad():
+        expected = model(torch.tensor([token_ids])).logits[0].numpy()
+    np.testing.assert_allclose(logits, expected, atol=1e-4, rtol=0)

@@ -38,6 +38,7 @@ def attention_of(spec: ModelSpec | GenericSpec, layer: int = 0) -> Attention:
     ("change", "words"),
     [
         ({"hidden_size": None}, ["`hidden_size` is missing"]),
+        ({"max_position_embeddings": None}, ["`max_position_embeddings` is missing"]),
         ({"hidden_size": "64"}, ["`hidden_size`", "whole number >= 1", '"64"']),
         ({"hidden_size": True}, ["`hidden_size`", "true"]),
         ({"num_hidden_layers": 0}, ["`num_hidden_layers`", ">= 1", "0"]),
@@ -46,7 +47,7 @@ def attention_of(spec: ModelSpec | GenericSpec, layer: int = 0) -> Attention:
         ({"hidden_act": "mish"}, ["`hidden_act`", "gelu_new", '"mish"']),
         ({"rms_norm_eps": "small"}, ["`rms_norm_eps`", "a number"]),
         ({"attention_bias": 1}, ["`attention_bias`", "true or false"]),
-        ({"rope_scaling": {"type": "magic", "factor": 2}}, ["`rope_type`", "`rope_scaling` of config.json", "longrope"]),
+        ({"rope_scaling": {"type": "magic", "factor": 2}}, ["`type`", "`rope_scaling` of config.json", "longrope"]),
         ({"rope_scaling": {"type": "linear"}}, ["`factor` is missing", "`rope_scaling`"]),
         ({"rope_scaling": [2]}, ["`rope_scaling`", "an object"]),
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, ["`rope_parameters`", "per layer type"]),
