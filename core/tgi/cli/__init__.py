@@ -1,0 +1,76 @@
+"""The commands. One file per command; a command's file is imported when it runs, so that `tgi --help` needs nothing installed."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from tgi import __version__
+from tgi.config import UsageError
+from tgi.errors import StartError
+
+__all__ = ["COMMANDS", "launcher_main", "main"]
+
+COMMANDS = {
+    "serve": "Serve a model over HTTP.",
+    "backends": "List the installed backends and whether they can be used here.",
+    "version": "Print the versions of tgi and its backends.",
+}
+"""Command → what it does. The module of the same name here has `run(arguments) -> exit code`."""
+
+_USAGE_EXIT_CODE = 2
+_INTERRUPT_EXIT_CODE = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command `tgi`. Returns its exit code: 0 done, 1 it cannot start, 2 the arguments are wrong."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"tgi {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        print(f"error: unrecognized command '{words[0]}'; commands: {', '.join(COMMANDS)}.", file=sys.stderr)
+        return _USAGE_EXIT_CODE
+    return _run(words[0], words[1:])
+
+
+def launcher_main(arguments: Sequence[str] | None = None) -> int:
+    """The command `text-generation-launcher`: `tgi serve` under TGI's name."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in ("-V", "--version"):
+        print(f"text-generation-launcher {__version__}")
+        return 0
+    return _run("serve", words)
+
+
+def _run(command: str, words: Sequence[str]) -> int:
+    module = importlib.import_module(f"tgi.cli.{command}")
+    try:
+        code: int = module.run(words)
+    except StartError as error:
+        is_usage_error = isinstance(error, UsageError)
+        print(str(error) if is_usage_error else f"Error: {error}", file=sys.stderr)
+        return _USAGE_EXIT_CODE if is_usage_error else 1
+    except KeyboardInterrupt:
+        return _INTERRUPT_EXIT_CODE
+    return code
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"tgi {__version__}: serve large language models over HTTP on any accelerator.",
+            "",
+            "Usage: tgi COMMAND [OPTIONS]",
+            "",
+            *lines,
+            "",
+            "`tgi COMMAND --help` shows the options of a command.",
+        ]
+    )

@@ -1,0 +1,69 @@
+"""`tgi backends`: every installed backend, and whether it can be used on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from tgi.config import UsageError
+from tgi.plugins import BackendRegistry, Candidate
+
+__all__ = ["run"]
+
+_HELP = """Usage: tgi backends [--json]
+
+List every installed backend: its version, the version of the seam it was built for, whether it can be used on this
+machine and if not why, and the options it adds to `tgi serve`."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Print the table, or JSON with `--json`."""
+    if any(word in ("-h", "--help") for word in arguments):
+        print(_HELP)
+        return 0
+    unknown = [word for word in arguments if word != "--json"]
+    if unknown:
+        raise UsageError(f"error: unexpected argument '{unknown[0]}' found.", "`tgi backends` takes `--json`.")
+    candidates = BackendRegistry().candidates()
+    if arguments:
+        print(msgspec.json.format(msgspec.json.encode([_facts(c) for c in candidates]), indent=2).decode())
+    elif candidates:
+        _print_table(candidates)
+    else:
+        print("No backend is installed. Install one from a checkout: pip install -e . -e backends/torch -e backends/cpu")
+    return 0
+
+
+def _facts(candidate: Candidate) -> dict[str, object]:
+    info, probe = candidate.info, candidate.probe
+    return {
+        "name": candidate.name,
+        "package": candidate.package,
+        "version": candidate.version,
+        "api": None if info is None else ".".join(map(str, info.api)),
+        "priority": None if info is None else info.priority,
+        "usable": candidate.usable,
+        "verdict": candidate.verdict,
+        "devices": []
+        if probe is None
+        else [{"id": d.id, "label": d.label, "memory_bytes": d.memory_bytes} for d in probe.devices],
+        "options": [] if info is None else [{"flag": f"--{candidate.name}-{o.name}", "help": o.help} for o in info.options],
+    }
+
+
+def _print_table(candidates: Sequence[Candidate]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("backend", "package", "version", "API", "devices", "verdict"):
+        table.add_column(heading, overflow="fold")
+    for candidate in candidates:
+        info, probe = candidate.info, candidate.probe
+        devices = "" if probe is None else ", ".join(device.label for device in probe.devices)
+        api = "" if info is None else ".".join(map(str, info.api))
+        table.add_row(candidate.name, candidate.package, candidate.version, api, devices, candidate.verdict)
+    Console(markup=False, highlight=False).print(table)
+    for candidate in candidates:
+        for option in () if candidate.info is None else candidate.info.options:
+            print(f"--{candidate.name}-{option.name}  {option.help}")

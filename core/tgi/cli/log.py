@@ -1,0 +1,51 @@
+"""Log lines of the front process: plain for people, JSON with `--json-output`. No user text is ever logged."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+
+import msgspec
+
+__all__ = ["configure_logging"]
+
+_LEVELS = {
+    "trace": logging.DEBUG,
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "off": logging.CRITICAL,
+}
+
+
+def configure_logging(level: str, json_output: bool) -> None:
+    """Send log lines to standard error. `level` is TGI's `LOG_LEVEL`; of a filter list its first bare level counts."""
+    named = next((part for part in level.split(",") if part in _LEVELS), "info")
+    handler = logging.StreamHandler(sys.stderr)
+    formatter = logging.Formatter("%(asctime)s  %(levelname)s %(name)s: %(message)s", datefmt="%Y-%m-%dT%H:%M:%SZ")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    if json_output:
+        handler.format = _format_json  # type: ignore[method-assign]
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(_LEVELS[named])
+    for chatty in ("uvicorn.error", "uvicorn.access", "httpx", "filelock", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _format_json(record: logging.LogRecord) -> str:
+    """One flat JSON object, with the fields of TGI's router."""
+    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    fields = {
+        "timestamp": f"{moment}.{int(record.msecs) * 1000:06d}Z",
+        "level": record.levelname,
+        "message": record.getMessage(),
+        "target": record.name,
+    }
+    if record.exc_info:
+        fields["exception"] = logging.Formatter().formatException(record.exc_info)
+    return msgspec.json.encode(fields).decode()

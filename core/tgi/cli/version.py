@@ -1,0 +1,25 @@
+"""`tgi version`: what is installed, without importing a backend."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+
+from tgi import __version__
+from tgi.config import UsageError
+
+__all__ = ["run"]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Print one line per package: tgi, every package with a backend, Python."""
+    if arguments:
+        raise UsageError(f"error: unexpected argument '{arguments[0]}' found; `tgi version` takes none.", "")
+    print(f"tgi {__version__}")
+    points = metadata.entry_points(group="tgi.backends")
+    packages = {(point.dist.name, point.dist.version) for point in points if point.dist is not None}
+    for name, version in sorted(packages - {("tgi", __version__)}):
+        print(f"{name} {version}")
+    print(f"python {platform.python_version()}")
+    return 0
