@@ -40,8 +40,9 @@ def build_input_batch(rows: Rows, table: SequenceTable, device: torch.device) ->
     indices = np.fromiter((state.index for state in states), np.int64, num_rows)
     starts, counts = rows.start.astype(np.int64), rows.count.astype(np.int64)
     lengths, ends = starts + counts, counts.cumsum()
+    _check_positions(rows, table, indices, starts, ends)
     table.append_blocks(rows, indices)
-    _check(rows, table, indices, starts=starts, lengths=lengths, ends=ends)
+    _check_blocks(rows, table, indices, lengths)
     if num_tokens == num_rows:  # every row has one token
         token_indices, positions = indices, starts
     else:
@@ -69,10 +70,7 @@ def build_input_batch(rows: Rows, table: SequenceTable, device: torch.device) ->
     return InputBatch(states, indices, starts, lengths, ends, torch.from_numpy(token_ids).to(device), metadata)
 
 
-def _check(
-    rows: Rows, table: SequenceTable, indices: Int64Array, *, starts: Int64Array, lengths: Int64Array, ends: Int64Array
-) -> None:
-    """A step that would read or write what is not its own is refused before it runs."""
+def _check_positions(rows: Rows, table: SequenceTable, indices: Int64Array, starts: Int64Array, ends: Int64Array) -> None:
     if rows.count.min() < 1 or ends[-1] != rows.num_tokens:
         raise StepError(f"The rows count {int(ends[-1])} tokens, but {rows.num_tokens} were sent.", retryable=False)
     gaps = np.flatnonzero(starts != table.num_computed_tokens[indices])
@@ -83,6 +81,9 @@ def _check(
             " of its tokens are computed.",
             retryable=False,
         )
+
+
+def _check_blocks(rows: Rows, table: SequenceTable, indices: Int64Array, lengths: Int64Array) -> None:
     short = np.flatnonzero(lengths > table.num_blocks[indices] * table.block_size)
     if len(short):
         row = int(short[0])

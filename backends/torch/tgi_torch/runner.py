@@ -76,15 +76,16 @@ class ModelRunner:
         self._copy_blocks(step)
         if not rows.num_rows:
             return _output(step, None, np.empty(0, np.int64), [], StepTimes(prepare=self._clock() - began))
+        sampled = np.flatnonzero(rows.sample)
+        mask = self._mask(step, sampled)
         batch = build_input_batch(rows, self.sequences, self._device)
         prepared = self._clock()
         hidden = self._decoder.forward(batch.token_ids, batch.metadata, self._kv_cache)
         scores = self._score_prompts(batch, hidden)
-        sampled = np.flatnonzero(rows.sample)
         logits = self._logits(batch, hidden, sampled) if len(sampled) else None
         self.sequences.num_computed_tokens[batch.indices] = batch.lengths
         computed = self._clock()
-        chosen = None if logits is None else self._sample(step, batch, logits, sampled)
+        chosen = None if logits is None else self._sample(batch, logits, sampled, rows.draw, mask)
         times = StepTimes(prepare=prepared - began, forward=computed - prepared, sample=self._clock() - computed)
         return _output(step, chosen, sampled, scores, times)
 
@@ -109,11 +110,17 @@ class ModelRunner:
             hidden = hidden.index_select(0, torch.from_numpy(batch.ends[sampled] - 1).to(self._device))
         return self._decoder.logits(hidden)
 
-    def _sample(self, step: SchedulerOutput, batch: InputBatch, logits: Tensor, sampled: npt.NDArray[np.int64]) -> SampledTokens:
+    def _sample(
+        self,
+        batch: InputBatch,
+        logits: Tensor,
+        sampled: npt.NDArray[np.int64],
+        draws: Float32Array,
+        mask: tuple[list[int], Int32Array] | None,
+    ) -> SampledTokens:
         sequences: list[SampledSequence] = [batch.states[row] for row in sampled.tolist()]
         lengths = batch.lengths[sampled]
-        mask = self._mask(step, sampled)
-        chosen = self._sampler.sample(logits, sequences, lengths.tolist(), step.rows.draw[sampled], mask)
+        chosen = self._sampler.sample(logits, sequences, lengths.tolist(), draws[sampled], mask)
         # What stands for `TOKEN_ON_DEVICE` in the next step.
         self.sequences.tokens[batch.indices[sampled], lengths] = chosen.tokens
         return chosen

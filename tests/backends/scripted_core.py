@@ -1,0 +1,146 @@
+"""A core that does what a test tells it: it hands out blocks and sends steps over the seam, encoded as for another process."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import numpy as np
+from tgi.backend import (
+    Agreement,
+    GrammarMasks,
+    ModelRunnerOutput,
+    NewSequence,
+    Rows,
+    SamplingParams,
+    SchedulerOutput,
+    Wish,
+    Worker,
+    decode,
+    encode,
+)
+
+__all__ = ["LiveSequence", "RecordingHost", "ScriptedCore", "started"]
+
+
+@dataclass
+class RecordingHost:
+    """Keeps what a worker reports."""
+
+    phases: list[tuple[str, int, int]] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+    def progress(self, phase, done, total):
+        self.phases.append((phase, done, total))
+
+    def log(self, message):
+        self.lines.append(message)
+
+
+@dataclass
+class LiveSequence:
+    """What the core knows of one sequence."""
+
+    tokens: list[int]
+    num_prompt_tokens: int
+    num_computed_tokens: int
+    blocks: list[int]
+    sampling: SamplingParams
+
+    @property
+    def output(self):
+        return self.tokens[self.num_prompt_tokens :]
+
+
+def started(worker: Worker, wish: Wish) -> ScriptedCore:
+    """Bring a worker up and drive it."""
+    worker.load()
+    agreement = worker.negotiate(wish)
+    worker.warmup()
+    return ScriptedCore(worker, agreement)
+
+
+class ScriptedCore:
+    """One call of `step` is one step. Blocks lie in no order, as after a day of serving."""
+
+    def __init__(self, worker: Worker, agreement: Agreement) -> None:
+        self.worker = worker
+        self.agreement = agreement
+        self.block_size = agreement.kv_cache.block_size
+        self.live: dict[int, LiveSequence] = {}
+        self._free = list(range(agreement.kv_cache.groups[0].num_blocks))
+        random.Random(0).shuffle(self._free)
+        self._added: list[NewSequence] = []
+        self._dropped: list[int] = []
+        self._step_id = 0
+
+    def introduce(self, handle, prompt, output=(), sampling=SamplingParams(), blocks=(), num_computed_tokens=None):  # noqa: B008
+        """A new sequence; with `blocks` it begins with these, which hold its first `num_computed_tokens` (default: all)."""
+        tokens = [*prompt, *output]
+        computed = len(blocks) * self.block_size if num_computed_tokens is None else num_computed_tokens
+        self.live[handle] = LiveSequence(tokens, len(prompt), computed, list(blocks), sampling)
+        table = [np.array(blocks, np.int32)]
+        ids = np.array(tokens, np.int32)
+        self._added.append(NewSequence(handle, f"request-{handle}", ids, len(prompt), computed, table, sampling))
+
+    def take_block(self):
+        """A block nobody has."""
+        return self._free.pop()
+
+    def drop(self, handle):
+        """Its blocks are not handed out again: others may share them."""
+        self._dropped.append(handle)
+        return self.live.pop(handle)
+
+    def step(self, work, draws=None, masks=None, tokens=None, copies=None) -> ModelRunnerOutput:
+        """Run `count` tokens of each sequence in `work` (handle -> count, 0 = all that are left)."""
+        self.worker.submit(self.build(work, draws or {}, masks, tokens or {}, copies))
+        output = self.worker.collect(1.0)
+        for row, handle in enumerate(output.sequence.tolist()):
+            sequence = self.live[handle]
+            sequence.num_computed_tokens += self._counts[row]
+            sequence.tokens.extend(output.tokens[output.token_ptr[row] : output.token_ptr[row + 1]].tolist())
+        return output
+
+    def build(self, work, draws, masks=None, tokens=None, copies=None) -> SchedulerOutput:
+        """The step, as it arrives on the other side."""
+        starts, counts, ids, sample, pointers, blocks = [], [], [], [], [0], []
+        for handle, wanted in work.items():
+            sequence = self.live[handle]
+            start = sequence.num_computed_tokens
+            count = wanted or len(sequence.tokens) - start
+            missing = -(-(start + count) // self.block_size) - len(sequence.blocks)
+            new = [self._free.pop() for _ in range(missing)]
+            sequence.blocks.extend(new)
+            blocks.extend(new)
+            pointers.append(len(blocks))
+            starts.append(start)
+            counts.append(count)
+            ids.extend((tokens or {}).get(handle, sequence.tokens[start : start + count]))
+            sample.append(start + count == len(sequence.tokens))
+        self._counts = counts
+        self._step_id += 1
+        rows = Rows(
+            sequence=np.array(list(work), np.int32),
+            start=np.array(starts, np.int32),
+            count=np.array(counts, np.int32),
+            tokens=np.array(ids, np.int32),
+            sample=np.array(sample, np.uint8),
+            draw=np.array([draws.get(handle, 0.0) for handle in work], np.float32),
+            new_block_ptr=[np.array(pointers, np.int32)],
+            new_blocks=[np.array(blocks, np.int32)],
+        )
+        packed = None
+        if masks is not None:
+            handles = list(work)
+            packed = GrammarMasks(
+                self._step_id,
+                np.array([handles.index(handle) for handle in masks], np.int32),
+                np.concatenate(list(masks.values())),
+            )
+        source, target = ([np.array(side, np.int32)] for side in zip(*copies, strict=True)) if copies else ([], [])
+        step = SchedulerOutput(
+            self._step_id, self._dropped, self._added, rows, source, target, "none" if masks is None else "inline", packed
+        )
+        self._dropped, self._added = [], []
+        return decode(SchedulerOutput, encode(step))
