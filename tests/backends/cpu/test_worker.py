@@ -1,0 +1,374 @@
+"""The CPU backend's light half, and the life of its worker from `load` to `close`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import msgspec
+import pytest
+import torch
+from tgi.architectures import GenericSpec, Stack, StateSpace, load_spec
+from tgi.backend import (
+    SAMPLING_FIELDS,
+    BackendError,
+    Control,
+    EngineConfig,
+    GrammarMasks,
+    Health,
+    ModelError,
+    StepError,
+    Wish,
+    Worker,
+    WrongStateError,
+    empty_int32,
+)
+from tgi_cpu import machine, tgi_backend
+from tgi_torch.memory import MemoryFacts, format_bytes, kv_bytes_per_token, plan_limits, weights_bytes, workspace_bytes
+from tgi_torch.ops import REFERENCE
+from tgi_torch.worker import TorchDevice, TorchWorker
+
+from tests.backends.checkpoints import save_checkpoint
+from tests.backends.scripted_core import RecordingHost, ScriptedCore
+
+METHODS = ("load", "negotiate", "warmup", "submit", "collect", "control", "health", "close")
+KIB = 1024
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("qwen3")
+    save_checkpoint("qwen3", path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def spec(checkpoint):
+    return load_spec(checkpoint)
+
+
+@pytest.fixture
+def config(checkpoint, spec):
+    return EngineConfig("cpu", str(checkpoint), spec)
+
+
+def create(config, **device):
+    if not device:
+        return tgi_backend().create_worker(config, RecordingHost())
+    defaults = {"free_bytes": lambda: 2**30, "facts": {}, "block_size": 16, "max_step_tokens": 64}
+    return TorchWorker(config, RecordingHost(), TorchDevice(device=torch.device("cpu"), **(defaults | device)))
+
+
+def test_the_light_half_imports_no_framework(checkpoint, spec):
+    code = (
+        "import sys, msgspec, tgi_cpu; from pathlib import Path; from tgi.architectures import load_spec;"
+        "from tgi.backend import EngineConfig; b = tgi_cpu.tgi_backend(); assert b.probe().usable; p = sys.argv[1];"
+        "s = load_spec(Path(p)); assert b.supports(s, EngineConfig('cpu', p, s)).verdict == 'native';"
+        "print(sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'transformers', 'jax'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(checkpoint)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_probe_says_what_is_missing():
+    code = (
+        "import sys; from importlib.machinery import PathFinder\n"
+        "class Hide:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        return None if name == 'torch' else PathFinder.find_spec(name, path, target)\n"
+        "import tgi_cpu\n"
+        "sys.meta_path[:] = [Hide()]\n"
+        "probe = tgi_cpu.tgi_backend().probe(); assert not probe.usable; print(probe.reason)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "torch is not installed" in done.stdout
+    assert "pip install" in done.stdout
+
+
+def test_info_and_probe():
+    backend = tgi_backend()
+    assert (backend.info.name, backend.info.priority, backend.info.selectable) == ("cpu", -100, True)
+    (device,) = backend.probe().devices
+    assert device.memory_bytes == machine.total_memory() > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"quantize": "awq"}, "--quantize awq"),
+        ({"num_shard": 2}, "--num-shard 2"),
+        ({"kv_cache_dtype": "fp8_e5m2"}, "--kv-cache-dtype"),
+        ({"dtype": "int8"}, "--dtype int8"),
+    ],
+)
+def test_supports_refuses_options_with_a_reason(config, change, reason):
+    support = tgi_backend().supports(config.spec, msgspec.structs.replace(config, **change))
+    assert support.verdict == "no"
+    assert any(reason in text for text in support.reasons)
+
+
+def test_supports_refuses_what_is_not_built(config, spec):
+    generic = GenericSpec(
+        model_type="new", vocab_size=9, hidden_size=8, num_layers=1, num_kv_heads=1, head_dim=8, max_positions=9, config={}
+    )
+    support = tgi_backend().supports(generic, config)
+    assert support.verdict == "no"
+    assert "`new`" in support.reasons[0]
+    with pytest.raises(BackendError, match="`new`"):
+        create(msgspec.structs.replace(config, spec=generic))
+    mamba = StateSpace(version=2, inner_size=8, state_size=4, conv_kernel=4)
+    (layer, *others) = spec.decoder.layers
+    branch = msgspec.structs.replace(layer.blocks[0].branches[0], mixer=mamba)
+    layer = msgspec.structs.replace(layer, blocks=(msgspec.structs.replace(layer.blocks[0], branches=(branch,)),))
+    stack = Stack(kind="decoder", layers=(layer, *others))
+    support = tgi_backend().supports(msgspec.structs.replace(spec, stacks=(stack,)), config)
+    assert support.verdict == "no"
+    assert "StateSpace" in support.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("stored", "wished", "computed", "verdict"),
+    [
+        (torch.float32, None, "float32", "native"),
+        (torch.float16, None, "bfloat16", "native"),
+        (torch.bfloat16, None, "bfloat16", "native"),
+        (torch.bfloat16, "float32", "float32", "native"),
+        (torch.float32, "float16", "float16", "slow"),
+    ],
+)
+def test_dtype(tmp_path, stored, wished, computed, verdict):
+    save_checkpoint("gpt2", tmp_path, dtype=stored)
+    config = EngineConfig("cpu", str(tmp_path), load_spec(tmp_path), dtype=wished)
+    support = tgi_backend().supports(config.spec, config)
+    assert (support.verdict, support.memory[0].detail) == (verdict, computed)
+    worker = create(config)
+    worker.load()
+    agreement = worker.negotiate(Wish())
+    assert agreement.facts["dtype"] == computed
+    assert agreement.memory[0].num_bytes == support.memory[0].num_bytes == weights_bytes(config.spec, computed)
+    worker.warmup()
+    assert worker.health(True) == Health(True)
+    worker.close()
+
+
+def test_states(config):
+    worker = create(config)
+    assert isinstance(worker, Worker)
+    assert all(callable(getattr(worker, name)) for name in METHODS)
+    core = None
+
+    def calls():
+        step = core.build({}, {}) if core else None
+        return {
+            "load": worker.load,
+            "negotiate": lambda: worker.negotiate(Wish()),
+            "warmup": worker.warmup,
+            "submit": lambda: worker.submit(step),
+            "collect": lambda: worker.collect(0.0),
+        }
+
+    def only(*allowed):
+        for name, call in calls().items():
+            if name not in allowed:
+                with pytest.raises(WrongStateError, match=name):
+                    call()
+        return [calls()[name]() for name in allowed]
+
+    only("load")
+    assert not worker.health(True).ok
+    (agreement,) = only("negotiate")
+    core = ScriptedCore(worker, agreement)
+    only("warmup")
+    assert worker.health(False) == worker.health(True) == Health(True)
+    assert only("submit", "collect")[1].token_ptr.tolist() == [0]
+    assert worker.collect(0.0) is None
+    worker.close()
+    worker.close()
+    only()
+    assert not worker.health(False).ok
+    create(config).close()
+
+
+def test_load_reports_progress_and_names_a_damaged_file(config, tmp_path):
+    host = RecordingHost()
+    worker = tgi_backend().create_worker(config, host)
+    worker.load()
+    assert {phase for phase, _, _ in host.phases} == {"load"}
+    assert host.phases[-1][1] == host.phases[-1][2] > 0
+    save_checkpoint("qwen3", tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    damaged = create(msgspec.structs.replace(config, model_path=str(tmp_path)))
+    with pytest.raises(ModelError, match=r"model\.safetensors"):
+        damaged.load()
+
+
+def test_the_agreement(config):
+    worker = create(config)
+    worker.load()
+    agreement = worker.negotiate(Wish(max_concurrent_requests=3))
+    assert set(agreement.sampling) == SAMPLING_FIELDS
+    assert set(agreement.features) == {"device_token", "logprobs", "mask", "prefix_cache", "prompt_logprobs"}
+    assert agreement.limits.max_total_tokens == 128  # the model's own
+    assert agreement.limits.depth == agreement.limits.tokens_per_step == 1
+    assert agreement.kv_cache.max_batch_total_tokens == 3 * 128  # all three at full length, far below half of the memory
+    assert {"dtype", "attention", "threads", "torch", "isa"} <= set(agreement.facts)
+    msgspec.msgpack.encode(agreement)
+
+
+def plan(spec, free, **wish):
+    facts = MemoryFacts(free_bytes=free, weights_bytes=0, dtype="float32", block_size=16, max_step_tokens=32)
+    return plan_limits(spec, Wish(**({"max_concurrent_requests": 2} | wish)), facts)
+
+
+def test_the_cache_takes_half_of_what_is_left(spec):
+    block = kv_bytes_per_token(spec, "float32") * 16
+    assert block == 16 * 3 * 2 * (12 + 12) * 4
+    workspace = workspace_bytes(spec, "float32", 32, 2)
+    for blocks, expected in ((10, 5), (11, 5), (15, 7), (16, 8), (1000, 16)):  # 16 = two sequences of 128 tokens
+        planned = plan(spec, workspace + blocks * block)
+        assert planned.kv_cache.groups[0].num_blocks == expected
+        assert planned.limits.max_total_tokens == min(128, expected * 16)
+        items = {item.label: item.num_bytes for item in planned.memory}
+        assert items.pop("weights") == 0
+        assert items == {"workspace": workspace, "KV cache": expected * block, "left free": (blocks - expected) * block}
+            "weights": 0,
+            "workspace": workspace,
+            "KV cache": expected * block,
+            "left free": (blocks - expected) * block,
+        }
+    with pytest.raises(BackendError, match="too little for one cache block"):
+        plan(spec, workspace + block)
+
+
+def test_what_the_user_gave_is_kept_or_refused(spec):
+    block = kv_bytes_per_token(spec, "float32") * 16
+    workspace = workspace_bytes(spec, "float32", 32, 2)
+    free = workspace + 10 * block
+    assert plan(spec, free, max_batch_total_tokens=150).kv_cache.groups[0].num_blocks == 10  # all of it, rounded up
+    with pytest.raises(BackendError, match=r"`--max-batch-total-tokens 161` needs 11 cache blocks.* 10 "):
+        plan(spec, free, max_batch_total_tokens=161)
+    assert plan(spec, free, max_total_tokens=160).kv_cache.groups[0].num_blocks == 10  # more than half, as one must fit
+    assert plan(spec, free, max_total_tokens=50).limits.max_total_tokens == 50
+    with pytest.raises(BackendError, match="`--max-total-tokens 161` does not fit the cache of 160"):
+        plan(spec, free, max_total_tokens=161)
+    with pytest.raises(BackendError, match=r"`--max-total-tokens 33` does not fit .*--max-batch-total-tokens 32"):
+        plan(spec, free, max_total_tokens=33, max_batch_total_tokens=32)
+    with pytest.raises(BackendError, match="`--max-input-tokens 80` must be below the 80 tokens"):
+        plan(spec, free, max_input_tokens=80)
+    assert plan(spec, free, max_input_tokens=79).limits.max_total_tokens == 80
+    assert plan(spec, free, max_batch_prefill_tokens=7).limits.max_step_tokens == 7
+    assert plan(spec, free, model_max_total_tokens=60).limits.max_total_tokens == 60
+    generous = plan(spec, 2**30, max_batch_size=50, max_concurrent_requests=9).limits
+    assert (generous.max_sequences, generous.max_step_tokens) == (50, 50)
+
+
+def test_learned_positions_are_a_hard_limit(tmp_path):
+    save_checkpoint("gpt2", tmp_path)
+    with pytest.raises(BackendError, match="beyond the 128 positions"):
+        plan(load_spec(tmp_path), 2**30, max_total_tokens=129)
+
+
+def ready(config, **device):
+    worker = create(config, **device)
+    worker.load()
+    core = ScriptedCore(worker, worker.negotiate(Wish(max_concurrent_requests=2)))
+    worker.warmup()
+    return worker, core
+
+
+def test_a_step_out_of_memory_may_be_tried_again(config):
+    failures = []
+
+    def linear(x, weight, bias):
+        if failures:
+            raise failures.pop()
+        return REFERENCE.linear(x, weight, bias)
+
+    _, core = ready(config, ops=replace(REFERENCE, linear=linear))
+    for failure in (MemoryError(), torch.OutOfMemoryError("full"), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
+        core.introduce(0, [1, 2, 3])
+        failures.append(failure)
+        with pytest.raises(StepError, match="Out of memory in a step of 1 rows and 3 tokens") as caught:
+            core.step({0: 0})
+        assert caught.value.retryable
+        core.drop(0)
+    core.introduce(0, [1, 2, 3])
+    assert len(core.step({0: 0}).tokens) == 1
+    failures.append(RuntimeError("a fault of another kind"))
+    with pytest.raises(RuntimeError, match="another kind"):
+        core.step({0: 0})
+
+
+def test_deep_health_computes_and_disturbs_nobody(config):
+    faults = []
+
+    def norm(x, weight, eps):
+        if faults:
+            return faults[0](x)
+        return REFERENCE.rms_norm(x, weight, eps)
+
+    def fail(x):
+        raise RuntimeError("device lost")
+
+    worker, core = ready(config, ops=replace(REFERENCE, rms_norm=norm))
+    core.introduce(0, [5, 6, 7])
+    undisturbed = [core.step({0: 0}).tokens[0] for _ in range(20)]
+    core.drop(0)
+    core.introduce(1, [5, 6, 7])
+    tokens = []
+    for _ in range(20):
+        tokens.append(core.step({1: 0}).tokens[0])
+        assert worker.health(True).ok
+    assert tokens == undisturbed
+    faults.append(lambda x: x * torch.nan)
+    assert "NaN" in worker.health(True).message
+    faults[0] = fail
+    assert "device lost" in worker.health(True).message
+    assert worker.health(False).ok
+
+
+def test_what_was_not_agreed_is_refused(config):
+    worker, core = ready(config)
+    with pytest.raises(StepError, match="Late masks"):
+        worker.submit(GrammarMasks(1, empty_int32(), empty_int32()))
+    worker.submit(core.build({}, {}))
+    with pytest.raises(StepError, match="One step in flight"):
+        worker.submit(core.build({}, {}))
+    assert worker.collect(0.0).step_id == 1
+    assert not worker.control(Control("adapter_load")).ok
+
+
+def test_instruction_sets(tmp_path):
+    file = tmp_path / "cpuinfo"
+    file.write_text("processor : 0\nflags\t\t: fpu avx avx2 avx512f amx_bf16x\n")
+    assert machine.instruction_sets(file) == ("avx2", "avx512f")
+    file.write_text("processor : 0\nFeatures\t: fp asimd bf16 i8mm\n")
+    assert machine.instruction_sets(file) == ("asimd", "i8mm", "bf16")
+    assert machine.instruction_sets(tmp_path / "absent") == ()
+
+
+def test_a_container_limits_memory_and_threads(tmp_path, monkeypatch):
+    assert machine.free_memory(tmp_path) > 2**20
+    (tmp_path / "memory.max").write_text(f"{2**20}\n")
+    (tmp_path / "memory.current").write_text(f"{500 * KIB}\n")
+    (tmp_path / "memory.stat").write_text(f"anon 1\ninactive_file {100 * KIB}\n")
+    (tmp_path / "cpu.max").write_text("100000 100000\n")
+    assert machine.free_memory(tmp_path) == 2**20 - 400 * KIB
+    assert machine.total_memory(tmp_path) == 2**20
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.free_memory(tmp_path) > 2**20
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    assert machine.num_threads(tmp_path) == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert machine.num_threads(tmp_path) == 3
+
+
+def test_bytes_are_readable():
+    assert (format_bytes(512 * 2**20), format_bytes(3 * 2**29)) == ("512 MiB", "1.50 GiB")
