@@ -226,11 +226,7 @@ def _server_config(context: _Context, files: ModelFiles, chosen: Candidate, agre
         max_input_tokens = max_total_tokens - 1
     if max_input_tokens >= max_total_tokens:
         raise ConfigError(f"`max_input_tokens`({max_input_tokens}) must be < `max_total_tokens`({max_total_tokens})")
-    watermark = {
-        name: value
-        for name, value in (("watermark_gamma", options.watermark_gamma), ("watermark_delta", options.watermark_delta))
-        if value is not None
-    }
+    gamma, delta = options.watermark_gamma, options.watermark_delta
     return ServerConfig(
         model_id=files.model_id,
         model_sha=files.revision,
@@ -251,7 +247,8 @@ def _server_config(context: _Context, files: ModelFiles, chosen: Candidate, agre
         enable_prefill_logprobs=options.enable_prefill_logprobs,
         disable_grammar_support=options.disable_grammar_support,
         docker_label=context.environment.docker_label,
-        **watermark,
+        watermark_gamma=ServerConfig.watermark_gamma if gamma is None else gamma,
+        watermark_delta=ServerConfig.watermark_delta if delta is None else delta,
     )
 
 

@@ -1,0 +1,66 @@
+# Everything a working day needs. The first target that runs makes .venv; later runs find it ready.
+#
+#   make serve [MODEL=folder-or-hub-id] [PORT=3000] [ARGS="--max-total-tokens 2048"]
+#   make check test        what CI runs
+#   make dist bench test-long clean
+
+TORCH_SPEC ?= torch==2.13.0
+MODEL ?=
+PORT ?= 3000
+ARGS ?=
+BENCH_ARGS ?=
+
+MEMBERS := backends/torch backends/cpu
+BIN := .venv/bin
+IS_SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3 python python3.13 python3.12 python3.11; do \
+	$$p -c '$(IS_SUPPORTED)' 2>/dev/null && echo $$p && break; done)
+
+# A changed torch, table of dependencies or constraint makes a new stamp necessary.
+STAMP := .venv/installed-$(shell printf %s '$(TORCH_SPEC)' | cksum | cut -d' ' -f1)
+CLIENTS_STAMP := .venv-clients/installed
+PROJECTS := pyproject.toml $(MEMBERS:%=%/pyproject.toml)
+
+.PHONY: serve test test-long check dist bench clean
+.DELETE_ON_ERROR:
+
+serve: $(STAMP)
+	@exec $(BIN)/tgi serve $(MODEL) --port $(PORT) $(ARGS)
+
+test: $(STAMP) $(CLIENTS_STAMP)
+	$(BIN)/python -m pytest -q -m "not long" tests
+
+test-long: $(STAMP) $(CLIENTS_STAMP)
+	$(BIN)/python -m pytest -q -m long tests
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/core/house/test_budgets.py -s
+
+dist: $(STAMP)
+	rm -rf dist
+	for member in . $(MEMBERS); do $(BIN)/python -m build --wheel --outdir dist $$member || exit 1; done
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/serving.py $(BENCH_ARGS)
+
+clean:
+	rm -rf .venv .venv-clients dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; name one with PYTHON=/path/to/python." >&2; exit 1; }
+	@echo "Making .venv with $(PYTHON)"
+	$(PYTHON) -m venv .venv
+
+$(STAMP): $(PROJECTS) constraints.txt | $(BIN)/python
+	@echo "Installing $(TORCH_SPEC) and the workspace into .venv; the first time takes minutes"
+	$(BIN)/python -m pip install --progress-bar on -c constraints.txt "$(TORCH_SPEC)" -e ".[dev]" $(MEMBERS:%=-e %)
+	@rm -f .venv/installed-* && touch $@
+
+$(CLIENTS_STAMP): tests/compat/requirements-clients.txt | $(STAMP)
+	$(BIN)/python -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --progress-bar on -r $<
+	@touch $@
