@@ -10,8 +10,7 @@ is one **mixer** with the norms before and after it:
     x      = output_norm(x) if the block has one
 
 A mixer names its cache. Beside the stacks stand the embedding and head rules and the **weight map**: which checkpoint tensor
-fills which role. Roles are the names of a model's own tensors and follow from the spec alone (`tgi.architectures.weight_map`).
-A decoder implementation takes branches on this data while it builds, never while it runs.
+fills which role, a tensor's name in the model (`tgi.architectures.roles`). A decoder branches on this data only while it builds.
 """
 
 from __future__ import annotations
@@ -204,10 +203,7 @@ class LatentAttention(Part, frozen=True, tag="latent_attention"):
 
 
 class StateSpace(Part, frozen=True, tag="state_space"):
-    """A Mamba mixer. Version 1 has a state per channel and `dt_rank`; version 2 has heads and groups and a gated norm.
-
-    Version 2's `norm` acts on each group's share of the inner vector, after the gate unless `norm_before_gate`.
-    """
+    """A Mamba mixer. Version 1 has a state per channel and `dt_rank`; version 2 has heads and groups and a gated norm."""
 
     version: Literal[1, 2]
     inner_size: int
@@ -220,7 +216,7 @@ class StateSpace(Part, frozen=True, tag="state_space"):
     dt_limit: tuple[float, float] | None = None
     conv_bias: bool = True
     proj_bias: bool = False
-    norm: Norm | None = None
+    norm: Norm | None = None  # of each group's share of the inner vector, after the gate
     norm_before_gate: bool = False
     inner_norms: Norm | None = None  # on dt, B and C (falcon_mamba, jamba)
 
@@ -357,11 +353,9 @@ class Head(Part, frozen=True):
 class WeightRule(Part, frozen=True):
     """One kind of checkpoint tensor.
 
-    `name` may hold `{layer}` and `{expert}`. `roles` are relative to the model, with `{layer}` where the name has it; several
-    roles mean a fused tensor:
+    `name` may hold `{layer}` and `{expert}`; `roles` hold `{layer}` where the name does. Several roles mean a fused tensor:
       rows         the roles' rows one after the other
-      grouped      per kv group: its query heads, then its key head, then its value head (falcon, gpt_neox, bloom);
-                   per key head of linear attention: its equal share of each role
+      grouped      per kv group: its query heads, then its key head, then its value head (falcon, gpt_neox, bloom)
       alternating  rows of the roles in turn, one by one (gpt_oss)
     `transposed`: stored as [in, out]. A rule whose roles a layer does not have is passed over.
     """
