@@ -1,0 +1,328 @@
+"""A worker whose keys and values can be checked, and a driver that runs the scheduler against it.
+
+The worker keeps, per block and offset, a fingerprint of all tokens up to that position. A row that finds another fingerprint
+before its start was given a stale or foreign block. The chosen token is a pure function of the tokens so far and the draw.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tgi.backend import (
+    TOKEN_ON_DEVICE,
+    Agreement,
+    CacheGroup,
+    KVCachePlan,
+    Limits,
+    ModelRunnerOutput,
+    NewSequence,
+    PromptScores,
+    RowError,
+    SamplingParams,
+    SchedulerOutput,
+)
+from tgi.scheduler import NewSequenceRequest, Scheduler, SchedulerConfig, SequenceOutput
+from tgi.scheduler.draw import uniform_draws
+from tgi.types import FinishReason
+
+VOCAB_SIZE = 11
+FEATURES = ("device_token", "prefix_cache", "prompt_logprobs", "logprobs")
+GREEDY = SamplingParams()
+DRAWN = SamplingParams(greedy=False)
+SCORED = SamplingParams(prompt_logprobs=True)
+
+
+def fingerprint(before, token):
+    return hash((before, token))
+
+
+def choose(print_, draw):
+    return (hash((print_, round(float(draw) * 2**24))) & 0xFFFF) % VOCAB_SIZE
+
+
+def score(print_):
+    return -float(print_ & 0xFF)
+
+
+def make_agreement(mode="paged", num_blocks=16, block_size=4, groups=None, features=FEATURES, **limits):
+    limits = {"max_total_tokens": 48, "max_sequences": 6, "max_step_tokens": 16, **limits}
+    if mode == "slots":
+        plan = KVCachePlan("slots", num_slots=limits["max_sequences"], slot_tokens=limits["max_total_tokens"])
+    else:
+        plan = KVCachePlan("paged", block_size, groups or (CacheGroup("full", num_blocks),))
+    return Agreement((1, 0), features, Limits(**limits), plan, VOCAB_SIZE, ())
+
+
+def run_alone(request: NewSequenceRequest, max_total_tokens: int):
+    """Output tokens, finish reason and prompt scores of a request without any scheduler."""
+    print_, scores = 0, []
+    for token in [*request.prompt_token_ids, *request.output_token_ids]:
+        print_ = fingerprint(print_, token)
+        if len(scores) < len(request.prompt_token_ids):
+            scores.append(score(print_) if scores else None)
+    tokens = list(request.output_token_ids)
+    longest = min(request.max_new_tokens, max_total_tokens - len(request.prompt_token_ids))
+    while True:
+        draw = 0.0
+        if not request.sampling.greedy:
+            draw = uniform_draws(np.array([request.seed], np.uint64), np.array([len(tokens)], np.uint64))[0]
+        tokens.append(choose(print_, draw))
+        print_ = fingerprint(print_, tokens[-1])
+        if len(tokens) == longest:
+            return tokens, FinishReason.LENGTH, scores
+        if tokens[-1] in request.eos_token_ids:
+            return tokens, FinishReason.EOS_TOKEN, scores
+
+
+@dataclass
+class Resident:
+    new: NewSequence
+    tokens: list[int]
+    tables: list[list[int]]
+
+
+@dataclass
+class CheckingWorker:
+    """Checks each step against the agreement when it is submitted, and runs it when it is collected."""
+
+    agreement: Agreement
+    failures: random.Random | None = None
+    residents: dict[int, Resident] = field(default_factory=dict)
+    steps: deque = field(default_factory=deque)  # (step, places it uses)
+    memory: dict = field(default_factory=dict)
+    places: dict[int, set] = field(default_factory=dict)  # by handle, as of the last submitted step
+    last_step_id: int = -1
+
+    def submit(self, step: SchedulerOutput):
+        limits, rows = self.agreement.limits, step.rows
+        assert step.step_id > self.last_step_id
+        self.last_step_id = step.step_id
+        assert len(self.steps) < limits.depth
+        assert rows.num_rows <= limits.max_sequences
+        assert int(rows.count.sum()) == rows.num_tokens <= limits.max_step_tokens
+        assert len(set(rows.sequence.tolist())) == rows.num_rows
+        in_use = set().union(*(places for _, places in self.steps))
+        for handle in step.dropped:
+            del self.places[handle]
+        for new in step.added:
+            assert new.sequence not in self.places, "a handle was reused before it was dropped"
+            assert new.sequence not in step.dropped
+            fresh = self._places(new)
+            assert not fresh & in_use, "a block or slot of a step in flight was handed out"
+            self.places[new.sequence] = fresh | self._shared(new)
+        for group, blocks in enumerate(rows.new_blocks):
+            assert rows.new_block_ptr[group][-1] == len(blocks)
+            assert not {(group, block) for block in blocks.tolist()} & in_use, "a block of a step in flight was handed out"
+            for row, handle in enumerate(rows.sequence.tolist()):
+                first, last = rows.new_block_ptr[group][row : row + 2]
+                self.places[handle] |= {(group, block) for block in blocks[first:last].tolist()}
+        assert len(self.places) <= limits.max_sequences
+        self._check_rows(step)
+        self.steps.append((step, set().union(*(self.places[handle] for handle in rows.sequence.tolist()))))
+
+    def _check_rows(self, step):
+        limits, rows = self.agreement.limits, step.rows
+        begun = {new.sequence for new in step.added}
+        is_prefill = [n > 1 or s in begun for s, n in zip(rows.sequence.tolist(), rows.count.tolist(), strict=True)]
+        assert is_prefill == sorted(is_prefill), "decode rows come first"
+        assert not limits.max_prefills or sum(is_prefill) <= limits.max_prefills
+        lengths = {new.sequence: len(new.tokens) for new in step.added}
+        for handle, start, count in zip(rows.sequence.tolist(), rows.start.tolist(), rows.count.tolist(), strict=True):
+            length = lengths.get(handle)
+            if count > 1 and length is not None and start + count < length:
+                assert limits.chunked or count == limits.max_step_tokens
+                assert count % limits.chunk_multiple == 0
+        if not limits.mixed and any(is_prefill):
+            assert all(is_prefill[row] or self._is_prefilling(step, row) for row in range(rows.num_rows))
+        assert (rows.tokens[rows.tokens < 0] == TOKEN_ON_DEVICE).all()
+        assert self.agreement.has("device_token") or (rows.tokens >= 0).all()
+
+    def _is_prefilling(self, step, row):
+        resident = self.residents.get(int(step.rows.sequence[row]))
+        return resident is None or int(step.rows.start[row]) < len(resident.new.tokens)
+
+    def _places(self, new):
+        if self.agreement.kv_cache.mode == "slots":
+            assert new.block_tables == []
+            return {("slot", new.slot)}
+        size = self.agreement.kv_cache.block_size
+        groups = zip(self.agreement.kv_cache.groups, new.block_tables, strict=True)
+        skipped = new.num_computed_tokens // size
+        return {(g, b) for g, (group, t) in enumerate(groups) for b in t.tolist()[0 if group.kind == "state" else skipped :]}
+
+    def _shared(self, new):
+        skipped = new.num_computed_tokens // (self.agreement.kv_cache.block_size or 1)
+        return {(g, b) for g, table in enumerate(new.block_tables) for b in table.tolist()[:skipped]}
+
+    def collect(self):
+        """The step and its result; None = it failed as a whole."""
+        step, _ = self.steps.popleft()
+        for handle in step.dropped:
+            del self.residents[handle]
+        for new in step.added:
+            self.residents[new.sequence] = Resident(new, new.tokens.tolist(), [t.tolist() for t in new.block_tables])
+        for group, blocks in enumerate(step.rows.new_blocks):
+            for row, handle in enumerate(step.rows.sequence.tolist()):
+                first, last = step.rows.new_block_ptr[group][row : row + 2]
+                self.residents[handle].tables[group] += blocks[first:last].tolist()
+        if self.failures is not None and self.failures.random() < 0.03:
+            return step, None
+        return step, self._run(step)
+
+    def _run(self, step):
+        rows, tokens, ptr, scores, errors = step.rows, [], [0], [], []
+        cursor = 0
+        for row in range(rows.num_rows):
+            handle, start, count = (int(a[row]) for a in (rows.sequence, rows.start, rows.count))
+            given = rows.tokens[cursor : cursor + count].tolist()
+            cursor += count
+            resident = self.residents[handle]
+            print_, row_scores = self._write(resident, start, given)
+            if resident.new.sampling.prompt_logprobs and row_scores:
+                scores.append(PromptScores(handle, max(start, 1), np.array(row_scores, np.float32)))
+            if rows.sample[row]:
+                if self.failures is not None and self.failures.random() < 0.01:
+                    errors.append(RowError(handle, "row"))
+                else:
+                    tokens.append(choose(print_, rows.draw[row]))
+                    del resident.tokens[start + count :]
+                    resident.tokens.append(tokens[-1])
+            ptr.append(len(tokens))
+        n = len(tokens)
+        empty = np.empty(0, np.int32)
+        logprobs = np.full(n, np.nan, np.float32)
+        arrays = (rows.sequence, np.array(ptr, np.int32), np.array(tokens, np.int32), logprobs, empty, empty, empty)
+        return ModelRunnerOutput(step.step_id, *arrays, prompt_scores=scores, errors=errors)
+
+    def _write(self, resident, start, given):
+        print_, scores = 0, []
+        for position in range(start):
+            print_ = fingerprint(print_, resident.tokens[position])
+            for place in self._where(resident, position):
+                assert self.memory.get(place) == print_, f"stale or foreign content at position {position}"
+        for position, token in enumerate(given, start):
+            if token == TOKEN_ON_DEVICE:
+                token = resident.tokens[position] if position < len(resident.tokens) else 0  # noqa: PLW2901
+            elif position < len(resident.tokens):
+                assert token == resident.tokens[position], "a row carries another token than the sequence has there"
+            print_ = fingerprint(print_, token)
+            for place in self._where(resident, position):
+                self.memory[place] = print_
+            if 1 <= position < resident.new.num_prompt_tokens:
+                scores.append(score(print_))
+        return print_, scores
+
+    def _where(self, resident, position):
+        plan = self.agreement.kv_cache
+        if plan.mode == "slots":
+            assert position < plan.slot_tokens
+            return [("slot", resident.new.slot, position)]
+        paged = [g for g, group in enumerate(plan.groups) if group.kind != "state"]
+        return [(g, resident.tables[g][position // plan.block_size], position % plan.block_size) for g in paged]
+
+
+@dataclass
+class Stream:
+    request: NewSequenceRequest
+    tokens: list[int] = field(default_factory=list)
+    scores: list = field(default_factory=list)
+    end: SequenceOutput | None = None
+    is_aborted: bool = False
+
+
+class Simulation:
+    """A scheduler, a worker, and what the front would have received."""
+
+    def __init__(self, agreement, config=None, failures=None):
+        self.agreement = agreement
+        self.now = 0
+        self.scheduler = Scheduler(agreement, config or SchedulerConfig(), clock=lambda: self.now, hash_key=b"k" * 32)
+        self.worker = CheckingWorker(agreement, failures)
+        self.streams: dict[int, Stream] = {}
+        self.steps: list[SchedulerOutput] = []
+
+    def add(self, prompt, max_new_tokens=8, **kwargs):
+        sequence_id = len(self.streams)
+        request = NewSequenceRequest(
+            sequence_id, "r", list(prompt), kwargs.pop("sampling", GREEDY), kwargs.pop("seed", 0), max_new_tokens, **kwargs
+        )
+        self.streams[sequence_id] = Stream(request, list(request.output_token_ids))
+        refused = self.scheduler.add(request)
+        if refused is not None:
+            self._receive([refused])
+        return sequence_id
+
+    def abort(self, sequence_id):
+        self.streams[sequence_id].is_aborted = True
+        self.scheduler.abort(sequence_id)
+
+    def submit(self):
+        step = self.scheduler.schedule()
+        self.scheduler.check()
+        if step is not None:
+            self.steps.append(step)
+            self.worker.submit(step)
+        return step
+
+    def collect(self, retryable=True):
+        step, output = self.worker.collect()
+        if output is None:
+            self._receive(self.scheduler.fail_step(step.step_id, "step", retryable))
+        else:
+            self._receive(self.scheduler.update(output))
+        self.scheduler.check()
+        return step
+
+    def step(self):
+        """Fill the pipeline, then collect one step. Returns the steps submitted."""
+        self.now += 1
+        submitted = []
+        while len(self.worker.steps) < self.agreement.limits.depth and (step := self.submit()) is not None:
+            submitted.append(step)
+        if self.worker.steps:
+            self.collect()
+        else:
+            assert not self.scheduler.has_work, "work is left but nothing can run"
+        return submitted
+
+    def run(self, limit=3000):
+        for _ in range(limit):
+            if not self.scheduler.has_work and not self.worker.steps:
+                return
+            self.step()
+        raise AssertionError("the work does not end")
+
+    def _receive(self, outputs):
+        for output in outputs:
+            stream = self.streams[output.sequence_id]
+            assert not stream.is_aborted, "news of an aborted sequence"
+            assert stream.end is None, "news after the end"
+            stream.tokens += [token.token_id for token in output.tokens]
+            stream.scores += output.prompt_logprobs
+            if output.finish_reason is not None or output.error is not None:
+                stream.end = output
+
+    def assert_ended_as_alone(self):
+        """Every stream has one end, and what it received is what it would have received alone."""
+        stats = self.scheduler.stats()
+        plan = self.agreement.kv_cache
+        total = plan.num_slots if plan.mode == "slots" else min(group.num_blocks for group in plan.groups)
+        assert (stats.num_waiting, stats.num_running, stats.num_free_blocks) == (0, 0, total)
+        assert stats.num_used_tokens == 0
+        assert not self.worker.residents
+        for stream in self.streams.values():
+            assert (stream.end is None) == stream.is_aborted or stream.is_aborted
+            if stream.end is not None and stream.end.error is not None and not stream.tokens:
+                continue
+            tokens, reason, scores = run_alone(stream.request, self.agreement.limits.max_total_tokens)
+            assert stream.tokens == tokens[: len(stream.tokens)]
+            if stream.request.sampling.prompt_logprobs and not stream.request.output_token_ids:
+                assert stream.scores == scores[: len(stream.scores)]
+            if stream.end is not None and stream.end.error is None:
+                assert (stream.tokens, stream.end.finish_reason) == (tokens, reason)
+                if stream.request.sampling.prompt_logprobs and not stream.request.output_token_ids:
+                    assert stream.scores == scores

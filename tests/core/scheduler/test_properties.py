@@ -1,0 +1,75 @@
+"""Random work over random agreements: every sequence receives what it would have received alone, and nothing is left over."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.core.scheduler.simulation import DRAWN, FEATURES, GREEDY, SCORED, VOCAB_SIZE, Simulation, make_agreement
+from tgi.backend import CacheGroup
+from tgi.scheduler import SchedulerConfig
+
+
+@st.composite
+def agreements(draw):
+    is_chunked = draw(st.booleans())
+    limits = {
+        "max_sequences": draw(st.integers(1, 6)),
+        "max_step_tokens": draw(st.integers(8, 24)),
+        "mixed": draw(st.booleans()),
+        "chunked": is_chunked,
+        "chunk_multiple": draw(st.sampled_from([1, 1, 4, 8])),
+        "max_prefills": draw(st.sampled_from([0, 0, 1, 2])),
+        "decode_rows_first": draw(st.booleans()),
+        "depth": draw(st.integers(1, 3)),
+    }
+    num_blocks = draw(st.integers(6, 16))
+    groups = draw(
+        st.sampled_from(
+            [
+                (CacheGroup("full", num_blocks),),
+                (CacheGroup("full", num_blocks), CacheGroup("full", num_blocks)),
+                (CacheGroup("full", num_blocks), CacheGroup("window", num_blocks + 2, 8)),
+                (CacheGroup("full", num_blocks), CacheGroup("state", 20)),
+            ]
+        )
+    )
+    features = draw(st.sampled_from([FEATURES, FEATURES, ("prefix_cache", "prompt_logprobs"), ("device_token", "prompt_logprobs")]))
+    return make_agreement(draw(st.sampled_from(["paged", "paged", "slots"])), groups=groups, features=features, **limits)
+
+
+def add_random(simulation, dice):
+    shared = [3, 1, 4, 1, 5, 9, 2, 6][: dice.choice([0, 4, 8])]
+    prompt = shared + [dice.randrange(VOCAB_SIZE) for _ in range(dice.randint(0 if shared else 1, 14))]
+    simulation.add(
+        prompt,
+        dice.randint(1, 20),
+        sampling=dice.choice([GREEDY, DRAWN, SCORED]),
+        seed=dice.getrandbits(64),
+        eos_token_ids=dice.choice([(), (7,)]),
+        adapter=dice.choice([0, 0, 0]),
+        output_token_ids=dice.choice([[], [], [], [1, 2, 3]]),
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(agreements(), st.integers(0, 2**32), st.booleans(), st.integers(0, 5))
+def test_random_work_equals_running_alone(agreement, seed, fails, max_waiting_tokens):
+    dice = random.Random(seed)
+    config = SchedulerConfig(max_waiting_tokens=max_waiting_tokens, waiting_served_ratio=dice.choice([0.0, 0.3, 1.2]))
+    simulation = Simulation(agreement, config, failures=random.Random(seed) if fails else None)
+    for _ in range(30):
+        for _ in range(dice.choice([0, 0, 1, 3])):
+            add_random(simulation, dice)
+        live = [i for i, stream in simulation.streams.items() if stream.end is None and not stream.is_aborted]
+        if live and dice.random() < 0.15:
+            simulation.abort(dice.choice(live))
+            simulation.scheduler.check()
+        if simulation.worker.steps and dice.random() < 0.5:
+            simulation.collect(retryable=dice.random() < 0.7)
+        else:
+            simulation.submit() if len(simulation.worker.steps) < agreement.limits.depth else simulation.collect()
+    simulation.run()
+    simulation.assert_ended_as_alone()
