@@ -1,14 +1,15 @@
 """Reading safetensors files in place: the header first, then each tensor as a view of the mapped file.
 
 Format: 8 bytes little-endian header length, a JSON object name -> {dtype, shape, data_offsets}, then the data
-(https://github.com/huggingface/safetensors, "Format"). The mapping is private and its pages are given back with `release`, so
-that a file larger than the memory can be read through.
+(https://github.com/huggingface/safetensors, "Format"). The pages read are given back with `release`, so that a file larger
+than the memory can be read through.
 """
 
 from __future__ import annotations
 
 import math
 import mmap
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,14 +62,13 @@ class SafetensorsFile:
                 file_bytes = path.stat().st_size
                 if file_bytes < _LENGTH_BYTES:
                     raise ModelError(f"{path}: the file has {file_bytes} bytes, too few for a safetensors file.", _DOWNLOAD_AGAIN)
-                # Copy-on-write, because torch wants memory it may write; nobody does.
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise ModelError(f"{path}: cannot be read: {error.strerror}.", "Check the file and its permissions.") from error
         self.tensors = MappingProxyType(self._read_header())
 
     def view(self, stored: StoredTensor) -> Tensor:
-        """The tensor as a view of the mapping. Drop it before `close`.
+        """The tensor as a view of the mapping, to be copied from and never written to. Drop it before `close`.
 
         Raises `ModelError` if its dtype is not one of `FLOAT_DTYPES`.
         """
@@ -80,7 +80,10 @@ class SafetensorsFile:
             )
         if not stored.num_bytes:
             return torch.empty(stored.shape, dtype=dtype)
-        flat = torch.frombuffer(self._map, dtype=torch.uint8, count=stored.num_bytes, offset=stored.start)
+        with warnings.catch_warnings():
+            # A private writable mapping would need no such promise, but the system would count it as memory in use.
+            warnings.filterwarnings("ignore", message="The given buffer is not writable", category=UserWarning)
+            flat = torch.frombuffer(self._map, dtype=torch.uint8, count=stored.num_bytes, offset=stored.start)
         # The format does not promise that data is aligned to its element size.
         if stored.start % dtype.itemsize:
             flat = flat.clone()

@@ -25,7 +25,7 @@ __all__ = ["checkpoint_dtype", "load_weights"]
 
 Progress = Callable[[int, int], None]
 
-_CHUNK_BYTES = 8 << 20
+_CHUNK_BYTES = 4 << 20
 _INDEX_NAME = "model.safetensors.index.json"
 _SINGLE_NAME = "model.safetensors"
 
@@ -48,7 +48,10 @@ def load_weights(decoder: Decoder, model_path: Path, progress: Progress) -> None
     and tensor, if the files are damaged or do not fit the spec; the parameters are then partly filled.
     """
     with _open_checkpoint(model_path) as sources:
-        todo = placements(decoder.spec, sources.keys())
+        try:
+            todo = placements(decoder.spec, sources.keys())
+        except ModelError as error:
+            raise _named(model_path, error) from error
         # In the order of the files, so that a cold disk is read through once.
         todo.sort(key=lambda placement: (sources[placement.name].file.path, sources[placement.name].stored.start))
         total = sum(sources[placement.name].stored.num_bytes for placement in todo)
