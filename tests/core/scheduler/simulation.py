@@ -66,16 +66,15 @@ def run_alone(request: NewSequenceRequest, max_total_tokens: int):
             scores.append(score(print_) if scores else None)
     tokens = list(request.output_token_ids)
     longest = min(request.max_new_tokens, max_total_tokens - len(request.prompt_token_ids))
-    while True:
+    while len(tokens) < longest:
         draw = 0.0
         if not request.sampling.greedy:
             draw = uniform_draws(np.array([request.seed], np.uint64), np.array([len(tokens)], np.uint64))[0]
         tokens.append(choose(print_, draw))
         print_ = fingerprint(print_, tokens[-1])
-        if len(tokens) == longest:
-            return tokens, FinishReason.LENGTH, scores
-        if tokens[-1] in request.eos_token_ids:
+        if len(tokens) < longest and tokens[-1] in request.eos_token_ids:
             return tokens, FinishReason.EOS_TOKEN, scores
+    return tokens, FinishReason.LENGTH, scores
 
 
 @dataclass
@@ -83,6 +82,7 @@ class Resident:
     new: NewSequence
     tokens: list[int]
     tables: list[list[int]]
+    is_broken: bool = False  # a row of it failed; rows already in flight find garbage, and nobody may believe their result
 
 
 @dataclass
@@ -134,8 +134,7 @@ class CheckingWorker:
         for handle, start, count in zip(rows.sequence.tolist(), rows.start.tolist(), rows.count.tolist(), strict=True):
             length = lengths.get(handle)
             if count > 1 and length is not None and start + count < length:
-                assert limits.chunked or count == limits.max_step_tokens
-                assert count % limits.chunk_multiple == 0
+                assert count % limits.chunk_multiple == 0 if limits.chunked else count == limits.max_step_tokens
         if not limits.mixed and any(is_prefill):
             assert all(is_prefill[row] or self._is_prefilling(step, row) for row in range(rows.num_rows))
         assert (rows.tokens[rows.tokens < 0] == TOKEN_ON_DEVICE).all()
@@ -170,6 +169,8 @@ class CheckingWorker:
                 first, last = step.rows.new_block_ptr[group][row : row + 2]
                 self.residents[handle].tables[group] += blocks[first:last].tolist()
         if self.failures is not None and self.failures.random() < 0.03:
+            for handle in step.rows.sequence.tolist():
+                self.residents[handle].is_broken = True
             return step, None
         return step, self._run(step)
 
@@ -187,6 +188,7 @@ class CheckingWorker:
             if rows.sample[row]:
                 if self.failures is not None and self.failures.random() < 0.01:
                     errors.append(RowError(handle, "row"))
+                    resident.is_broken = True
                 else:
                     tokens.append(choose(print_, rows.draw[row]))
                     del resident.tokens[start + count :]
@@ -200,6 +202,8 @@ class CheckingWorker:
 
     def _write(self, resident, start, given):
         print_, scores = 0, []
+        if resident.is_broken:
+            return -1, []
         for position in range(start):
             print_ = fingerprint(print_, resident.tokens[position])
             for place in self._where(resident, position):

@@ -36,7 +36,9 @@ def agreements(draw):
             ]
         )
     )
-    features = draw(st.sampled_from([FEATURES, FEATURES, ("prefix_cache", "prompt_logprobs"), ("device_token", "prompt_logprobs")]))
+    features = draw(
+        st.sampled_from([FEATURES, FEATURES, ("prefix_cache", "prompt_logprobs"), ("device_token", "prompt_logprobs")])
+    )
     return make_agreement(draw(st.sampled_from(["paged", "paged", "slots"])), groups=groups, features=features, **limits)
 
 
@@ -49,7 +51,7 @@ def add_random(simulation, dice):
         sampling=dice.choice([GREEDY, DRAWN, SCORED]),
         seed=dice.getrandbits(64),
         eos_token_ids=dice.choice([(), (7,)]),
-        adapter=dice.choice([0, 0, 0]),
+        adapter=dice.choice([0, 0, 1]),
         output_token_ids=dice.choice([[], [], [], [1, 2, 3]]),
     )
 
