@@ -166,7 +166,7 @@ class EngineClient:
             return None
         self._process = process
         for stream in self._streams.values():
-            process.send(stream.to_message())
+            process.send(stream.resume_message())
         return process
 
     def _give_up(self, failure: str) -> None:

@@ -76,7 +76,7 @@ class EngineCore:
     def _handle(self, message: FrontMessage) -> bool:
         match message:
             case AddSequence():
-                refused = self._scheduler.add(message.to_request())
+                refused = self._scheduler.add(message.request)
                 if refused is not None:
                     self._outputs.append(refused)
             case AbortSequence():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tgi.backend import Agreement, EngineConfig, SamplingParams, Wish
+from tgi.backend import Agreement, EngineConfig, Wish
 from tgi.scheduler.records import NewSequenceRequest, SchedulerConfig, SchedulerStats, SequenceOutput
 
 __all__ = [
@@ -40,21 +40,9 @@ class Start(Message, frozen=True):
 
 
 class AddSequence(Message, frozen=True):
-    """Queue a sequence. With `output_token_ids` it resumes where an earlier engine stopped."""
+    """Queue a sequence; with output tokens it resumes where an earlier engine stopped."""
 
-    sequence_id: int  # unique over the front's life
-    request_id: str  # for logs
-    prompt_token_ids: list[int]
-    sampling: SamplingParams
-    seed: int
-    max_new_tokens: int  # output tokens in all, those of `output_token_ids` included
-    eos_token_ids: tuple[int, ...] = ()  # empty = EOS does not end it
-    output_token_ids: list[int] = []
-    adapter: int = 0
-
-    def to_request(self) -> NewSequenceRequest:
-        """The same for the scheduler."""
-        return NewSequenceRequest(*msgspec.structs.astuple(self))
+    request: NewSequenceRequest
 
 
 class AbortSequence(Message, frozen=True):

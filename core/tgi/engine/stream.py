@@ -8,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import final
 
+import msgspec
+
 from tgi.backend import SamplingParams
 from tgi.engine.messages import AddSequence
-from tgi.scheduler import SequenceOutput
+from tgi.scheduler import NewSequenceRequest, SequenceOutput
 
 __all__ = ["SequenceRequest", "SequenceStream"]
 
@@ -43,6 +45,7 @@ class SequenceStream:
     output_token_ids: list[int] = field(default_factory=list)
     num_prompt_logprobs: int = 0
     is_finished: bool = False  # nothing more will be put in
+    _num_repeated: int = 0  # prompt scores still to come a second time
     _pending: deque[SequenceOutput] = field(default_factory=deque)
     _waiter: asyncio.Future[None] | None = None
 
@@ -50,23 +53,32 @@ class SequenceStream:
         """The message that starts this sequence, or goes on where it stands."""
         request = self.request
         return AddSequence(
-            sequence_id=self.sequence_id,
-            request_id=request.request_id,
-            prompt_token_ids=request.prompt_token_ids,
-            sampling=request.sampling,
-            seed=request.seed,
-            max_new_tokens=request.max_new_tokens,
-            eos_token_ids=request.eos_token_ids,
-            output_token_ids=self.output_token_ids,
-            adapter=request.adapter,
+            NewSequenceRequest(
+                sequence_id=self.sequence_id,
+                request_id=request.request_id,
+                prompt_token_ids=request.prompt_token_ids,
+                sampling=request.sampling,
+                seed=request.seed,
+                max_new_tokens=request.max_new_tokens,
+                eos_token_ids=request.eos_token_ids,
+                output_token_ids=self.output_token_ids,
+                adapter=request.adapter,
+            )
         )
+
+    def resume_message(self) -> AddSequence:
+        """The same for another engine, which scores an unfinished prompt from its start."""
+        self._num_repeated = 0 if self.output_token_ids else self.num_prompt_logprobs
+        return self.to_message()
 
     def put(self, output: SequenceOutput) -> None:
         """Add news; after the end it is dropped."""
         if self.is_finished:
             return
         self.output_token_ids.extend(token.token_id for token in output.tokens)
-        self.num_prompt_logprobs += len(output.prompt_logprobs)
+        if output.prompt_logprobs:
+            output = self._without_repeated(output)
+            self.num_prompt_logprobs += len(output.prompt_logprobs)
         self.is_finished = output.finish_reason is not None or output.error is not None
         self._pending.append(output)
         self._wake()
@@ -88,6 +100,11 @@ class SequenceStream:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         return self._pending.popleft()
+
+    def _without_repeated(self, output: SequenceOutput) -> SequenceOutput:
+        repeated = min(self._num_repeated, len(output.prompt_logprobs))
+        self._num_repeated -= repeated
+        return msgspec.structs.replace(output, prompt_logprobs=output.prompt_logprobs[repeated:]) if repeated else output
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -32,7 +32,7 @@ __all__ = ["NullBackend", "NullFailure", "NullScript", "read_script", "tgi_backe
 
 
 class NullFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A fault that strikes when a sequence whose prompt holds `token` has `after` output tokens.
+    """A fault that strikes when a sequence whose prompt holds `token` has `after` output tokens of this worker's own.
 
     row      `RowError` for that sequence alone
     step     the whole step fails, the worker is intact

@@ -47,7 +47,12 @@ _EXIT_STATUS = 3
 @dataclass
 class _Sequence:
     new: NewSequence
-    num_outputs: int  # chosen so far, those before a preemption included
+    num_own_outputs: int = 0  # chosen since it was introduced
+
+    @property
+    def num_outputs(self) -> int:
+        """Chosen so far, those before a preemption or a restart included."""
+        return len(self.new.tokens) - self.new.num_prompt_tokens + self.num_own_outputs
 
 
 @final
@@ -108,7 +113,7 @@ class NullWorker:
         for sequence in step.dropped:
             del self._sequences[sequence]
         for new in step.added:
-            self._sequences[new.sequence] = _Sequence(new, len(new.tokens) - new.num_prompt_tokens)
+            self._sequences[new.sequence] = _Sequence(new)
         if self._script.step_seconds and step.rows.num_rows:
             time.sleep(self._script.step_seconds)
         return self._run(step)
@@ -149,7 +154,7 @@ class NullWorker:
                 else:
                     token = self._token(sequence)
                     tokens.append(token)
-                    sequence.num_outputs += 1
+                    sequence.num_own_outputs += 1
                     top_n = sequence.new.sampling.top_n_tokens
                     top_ids.extend((token + i) % self._vocab_size for i in range(top_n))
                     top_logprobs.extend(_LOGPROB * (i + 1) for i in range(top_n))
@@ -190,7 +195,7 @@ class NullWorker:
             sequence = self._sequences[handle]
             prompt = sequence.new.tokens[: sequence.new.num_prompt_tokens]
             for failure in self._script.failures:
-                is_due = failure.after == sequence.num_outputs and failure.token in prompt
+                is_due = failure.after == sequence.num_own_outputs and failure.token in prompt
                 if is_due and self._strikes[failure] < failure.times:
                     self._strikes[failure] += 1
                     _raise_failure(failure)

@@ -5,9 +5,10 @@ import os
 import signal
 import stat
 import sys
+from pathlib import Path
 
+import msgspec
 import pytest
-
 from tgi.backend import BackendError, SamplingParams
 from tgi.engine.client import EngineClient
 from tgi.engine.process import EngineProcess
@@ -102,16 +103,13 @@ async def test_a_retryable_step_is_tried_again(tmp_path):
 
 @pytest.mark.parametrize("kind", ["exit", "raise"])
 async def test_streams_go_on_after_the_engine_died(tmp_path, kind):
-    # Every restarted engine counts strikes anew; `after` lies behind the resumed tokens, so each fault strikes once.
     async with Running(start_message(tmp_path, failures=(NullFailure(13, kind, after=3),), step_seconds=0.002)) as engine:
-        streams = [engine.client.submit(request([13, 2], 3)), engine.client.submit(request([5, 6], 40))]
-        streams.append(engine.client.submit(request([13], 4)))
-        first, second = await asyncio.gather(*map(collect, streams[:2]))
-        assert first[0] == [13, 2, 13]
+        streams = [engine.client.submit(request([13, 2], 6)), engine.client.submit(request([5, 6], 40))]
+        first, second = await asyncio.gather(*map(collect, streams))
+        assert first[0] == [13, 2, 13, 2, 13, 2]
         assert second[0] == [5, 6] * 20
-        streams[2].abort()
         assert engine.client.is_healthy
-        assert any("restarting it" in line for line in engine.log)
+        assert ["restarting it" in line for line in engine.log] == [True]
 
 
 async def test_an_engine_that_dies_again_and_again_is_given_up(tmp_path):
@@ -170,7 +168,7 @@ import asyncio
 from tgi.engine.client import EngineClient
 import msgspec
 from tgi.engine.messages import FrontMessage
-start = msgspec.msgpack.decode({__import__("msgspec").msgpack.encode(script)!r}, type=FrontMessage)
+start = msgspec.msgpack.decode({msgspec.msgpack.encode(script)!r}, type=FrontMessage)
 async def main():
     client = EngineClient(start, lambda p: None)
     await client.start()
@@ -189,7 +187,6 @@ asyncio.run(main())
 
 def _is_alive(pid):
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False

@@ -6,13 +6,13 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tgi.backend import SamplingParams
 from tgi.engine.framing import MAX_FRAME_BYTES, encode_frame, front_message_reader
 from tgi.engine.messages import AbortSequence, AddSequence, CheckHealth, Shutdown
+from tgi.scheduler import NewSequenceRequest
 
 MESSAGES = [
-    AddSequence(1, "r", [1, 2, 3], SamplingParams(), 2**64 - 1, 5, (0,)),
+    AddSequence(NewSequenceRequest(1, "r", [1, 2, 3], SamplingParams(), 2**64 - 1, 5, (0,))),
     AbortSequence(1),
     CheckHealth(4, deep=True),
     Shutdown(),
@@ -35,7 +35,9 @@ def test_a_length_out_of_step_is_refused():
         list(front_message_reader().feed(struct.pack("<I", MAX_FRAME_BYTES + 1)))
 
 
-@pytest.mark.parametrize("body", [b"\xc1", msgspec.msgpack.encode(["NoSuchMessage"]), msgspec.msgpack.encode(["AbortSequence", "x"])])
+@pytest.mark.parametrize(
+    "body", [b"\xc1", msgspec.msgpack.encode(["NoSuchMessage"]), msgspec.msgpack.encode(["AbortSequence", "x"])]
+)
 def test_bad_content_is_refused(body):
     with pytest.raises(msgspec.DecodeError):
         list(front_message_reader().feed(struct.pack("<I", len(body)) + body))

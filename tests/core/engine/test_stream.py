@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-
 from tgi.backend import SamplingParams
 from tgi.engine.stream import SequenceRequest, SequenceStream
 from tgi.scheduler import SequenceOutput, TokenOutput
@@ -60,7 +59,16 @@ async def test_abort_reaches_the_engine_once_and_ends_the_wait(stream, aborted):
 async def test_a_resumed_sequence_knows_its_tokens(stream):
     stream.put(token(5))
     stream.put(token(6))
-    message = stream.to_message()
+    message = stream.to_message().request
     assert message.output_token_ids == [5, 6]
     assert message.prompt_token_ids == [1, 2]
     assert message.seed == 3
+
+
+async def test_prompt_scores_are_not_repeated_after_a_restart(stream):
+    stream.put(SequenceOutput(7, prompt_logprobs=[None, -1.0]))
+    stream.resume_message()
+    stream.put(SequenceOutput(7, prompt_logprobs=[None]))
+    stream.put(SequenceOutput(7, prompt_logprobs=[-1.0, -2.0]))
+    stream.put(token(3, FinishReason.LENGTH))
+    assert [score async for output in stream for score in output.prompt_logprobs] == [None, -1.0, -2.0]
