@@ -1,7 +1,6 @@
 """The option table and the rules by which it is read."""
 
 import pytest
-
 from tgi.config import (
     OPTIONS,
     PluginOption,
@@ -118,7 +117,7 @@ def test_values_have_their_types():
 
 def test_an_empty_variable_counts_as_given():
     assert parse(API_KEY="").api_key == ""
-    with pytest.raises(UsageError, match="invalid value '' for '--port' .from the variable 'PORT'."):
+    with pytest.raises(UsageError, match=r"invalid value '' for '--port' \(from the variable 'PORT'\)"):
         parse(PORT="")
 
 
