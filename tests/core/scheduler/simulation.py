@@ -11,7 +11,6 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
-
 from tgi.backend import (
     TOKEN_ON_DEVICE,
     Agreement,
@@ -59,7 +58,7 @@ def make_agreement(mode="paged", num_blocks=16, block_size=4, groups=None, featu
 
 def run_alone(request: NewSequenceRequest, max_total_tokens: int):
     """Output tokens, finish reason and prompt scores of a request without any scheduler."""
-    print_, scores = 0, []
+    print_, scores = request.adapter, []
     for token in [*request.prompt_token_ids, *request.output_token_ids]:
         print_ = fingerprint(print_, token)
         if len(scores) < len(request.prompt_token_ids):
@@ -201,7 +200,7 @@ class CheckingWorker:
         return ModelRunnerOutput(step.step_id, *arrays, prompt_scores=scores, errors=errors)
 
     def _write(self, resident, start, given):
-        print_, scores = 0, []
+        print_, scores = resident.new.adapter, []
         if resident.is_broken:
             return -1, []
         for position in range(start):

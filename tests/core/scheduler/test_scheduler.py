@@ -1,0 +1,191 @@
+"""The rules of the scheduler, one by one."""
+
+from __future__ import annotations
+
+import pytest
+from tgi.backend import BackendError, CacheGroup
+from tgi.scheduler import SchedulerConfig
+from tgi.scheduler.kv_cache_manager import KVCacheManager
+from tgi.types import FinishReason
+
+from tests.core.scheduler.simulation import SCORED, Simulation, make_agreement
+
+
+def counts(step):
+    return step.rows.count.tolist()
+
+
+def test_a_new_sequence_joins_the_next_step_behind_the_decode_rows():
+    simulation = Simulation(make_agreement())
+    simulation.add([1, 2, 3])
+    assert [counts(step) for step in simulation.step()] == [[3]]
+    simulation.add([4, 5])
+    assert [counts(step) for step in simulation.step()] == [[1, 2]]
+    assert simulation.scheduler.stats().has_joined
+    simulation.run()
+    simulation.assert_ended_as_alone()
+
+
+def test_long_prompts_are_split_by_the_budget_and_the_chunk_multiple():
+    simulation = Simulation(make_agreement(max_step_tokens=10, chunk_multiple=4))
+    simulation.add(range(1, 21), 1)
+    assert [counts(simulation.step()[0]) for _ in range(3)] == [[8], [8], [4]]
+
+
+def test_the_head_of_the_queue_is_not_overtaken():
+    simulation = Simulation(make_agreement(num_blocks=4))
+    simulation.add([1] * 8, 2)
+    simulation.step()
+    simulation.add([2] * 12, 1)
+    simulation.add([3], 1)
+    assert simulation.step()[0].added == []
+    simulation.run()
+    simulation.assert_ended_as_alone()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "limits", "part"),
+    [
+        ([], {}, "no tokens"),
+        ([1] * 48, {}, "has 48 tokens"),
+        ([1] * 20, {"chunked": False}, "one step of at most 16"),
+        ([1] * 14, {"num_blocks": 4}, "room for 16"),
+    ],
+)
+def test_what_can_never_run_is_refused_at_once(prompt, limits, part):
+    simulation = Simulation(make_agreement(**limits))
+    simulation.add(prompt, 8)
+    assert part in simulation.streams[0].end.error
+    assert not simulation.scheduler.has_work
+
+
+def test_length_comes_before_eos():
+    simulation = Simulation(make_agreement())
+    simulation.add([1, 2], 1, eos_token_ids=tuple(range(11)))
+    simulation.add([1, 2], 2, eos_token_ids=tuple(range(11)))
+    simulation.run()
+    assert [s.end.finish_reason for s in simulation.streams.values()] == [FinishReason.LENGTH, FinishReason.EOS_TOKEN]
+
+
+def test_the_prefix_cache_serves_full_computed_blocks_but_never_a_whole_prompt():
+    simulation = Simulation(make_agreement())
+    for _ in range(2):
+        simulation.add([1] * 8, 1)
+        simulation.run()
+    simulation.add([1] * 8, 1, adapter=1)
+    simulation.add([1] * 8, 1, sampling=SCORED)
+    simulation.run()
+    assert [stream.end.num_cached_tokens for stream in simulation.streams.values()] == [0, 4, 0, 0]
+    simulation.assert_ended_as_alone()
+
+
+def test_the_prefix_cache_can_be_switched_off():
+    simulation = Simulation(make_agreement(), SchedulerConfig(prefix_cache=False))
+    for _ in range(2):
+        simulation.add([1] * 8, 1)
+        simulation.run()
+    assert simulation.streams[1].end.num_cached_tokens == 0
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_youngest_sequence_is_preempted_and_goes_on_unchanged(depth):
+    simulation = Simulation(make_agreement(num_blocks=6, depth=depth))
+    simulation.add([1] * 8, 16)
+    simulation.add([2] * 8, 16)
+    num_preempted = 0
+    while simulation.scheduler.has_work or simulation.worker.steps:
+        simulation.step()
+        num_preempted += simulation.scheduler.stats().num_preempted
+    assert num_preempted >= 1
+    assert sum(len(step.added) for step in simulation.steps) >= 3
+    simulation.assert_ended_as_alone()
+
+
+def test_with_two_steps_in_flight_a_surplus_token_is_discarded():
+    simulation = Simulation(make_agreement(depth=2))
+    simulation.add([1, 2, 3], 9, eos_token_ids=tuple(range(11)))
+    simulation.run()
+    assert [step.rows.tokens.tolist() for step in simulation.steps[:2]] == [[1, 2, 3], [-1]]
+    assert len(simulation.streams[0].tokens) == 1
+    simulation.assert_ended_as_alone()
+
+
+def test_a_lone_drop_is_flushed():
+    simulation = Simulation(make_agreement())
+    simulation.add([1], 1)
+    simulation.run()
+    assert simulation.steps[-1].dropped == [0]
+    assert simulation.steps[-1].rows.num_rows == 0
+
+
+def test_waiting_served_ratio_and_max_waiting_tokens_hold_prompts_back():
+    config = SchedulerConfig(waiting_served_ratio=1.0, max_waiting_tokens=4)
+    simulation = Simulation(make_agreement(mixed=False), config)
+    for _ in range(2):
+        simulation.add([1, 2], 20)
+    simulation.step()
+    simulation.add([3], 20)
+    methods = [len(simulation.step()[0].added) for _ in range(5)]
+    assert methods == [0, 0, 0, 1, 0]
+
+
+def test_a_failed_step_is_tried_again_a_bounded_number_of_times():
+    simulation = Simulation(make_agreement())
+    simulation.add([1, 2])
+    for _ in range(3):
+        assert simulation.streams[0].end is None
+        step = simulation.submit()
+        simulation.worker.collect()
+        simulation._receive(simulation.scheduler.fail_step(step.step_id, "no memory", True))
+        simulation.scheduler.check()
+    assert simulation.streams[0].end.error == "no memory"
+
+
+def test_cross_groups_are_a_clear_error():
+    with pytest.raises(BackendError, match="cross attention"):
+        Simulation(make_agreement(groups=(CacheGroup("full", 8), CacheGroup("cross", 8))))
+
+
+def leak_on_release(self, sequence, *, in_use):
+    sequence.block_table, sequence.slot = [], -1
+
+
+def hand_out_too_early(self, sequence, *, in_use):
+    self._free(sequence.block_table, sequence.slot)
+    sequence.block_table, sequence.slot = [], -1
+
+
+def one_block_too_few(self, num_tokens):
+    return max(num_tokens - 1, 0) // self.block_size
+
+
+def register_uncomputed(self, sequence):
+    sequence.num_computed_tokens, computed = len(sequence.token_ids) // 4 * 4, sequence.num_computed_tokens
+    original_register(self, sequence)
+    sequence.num_computed_tokens = computed
+
+
+original_register = KVCacheManager.register_computed
+
+
+@pytest.mark.parametrize(
+    ("method", "fault"),
+    [
+        ("release", leak_on_release),
+        ("release", hand_out_too_early),
+        ("blocks_for", one_block_too_few),
+        ("register_computed", register_uncomputed),
+    ],
+)
+def test_a_seeded_fault_is_caught(monkeypatch, method, fault):
+    monkeypatch.setattr(KVCacheManager, method, fault)
+    simulation = Simulation(make_agreement(num_blocks=9, depth=2, max_step_tokens=4, max_total_tokens=32))
+    with pytest.raises((AssertionError, IndexError)):
+        for turn in range(12):
+            for _ in range(2):
+                simulation.add([1] * 20, 4, eos_token_ids=(7, 3, 5))
+            simulation.step()
+            if turn % 3 == 1:
+                simulation.abort(turn // 3)  # the first one in the middle of its prompt
+        simulation.run()
+        simulation.assert_ended_as_alone()
