@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from tgi.backend import EngineConfig, Host, Worker
 from tgi_torch.sampling import SamplingKernels
@@ -31,7 +32,7 @@ def create_worker(config: EngineConfig, host: Host) -> Worker:
             "threads": str(threads),
             "isa": " ".join(machine.instruction_sets()) or "unknown",
         },
-        sampling=SamplingKernels(argmax=_argmax, sort_descending=_sort_descending),
+        sampling=SamplingKernels(argmax=_argmax, sort=_sort),
     )
     return TorchWorker(config, host, device)
 
@@ -41,8 +42,6 @@ def _argmax(scores: Tensor) -> Tensor:
     return torch.from_numpy(scores.numpy().argmax(-1))
 
 
-def _sort_descending(scores: Tensor) -> Tensor:
-    """Numpy sorts values alone with vector instructions, some thirty times faster than torch."""
-    ascending = scores.neg().numpy()
-    ascending.sort(-1)
-    return torch.from_numpy(ascending).neg_()
+def _sort(values: Tensor) -> Tensor:
+    """By numpy, which sorts values alone with vector instructions, some thirty times faster than torch."""
+    return torch.from_numpy(np.sort(values.numpy(), -1))

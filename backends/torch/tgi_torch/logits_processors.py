@@ -59,26 +59,33 @@ def cut_below_top_k(scores: Tensor, top_k: Tensor) -> Tensor:
     """Keep the `top_k` (int64) best and the ties with the last of them."""
     num_wanted = top_k.clamp(max=scores.shape[-1])
     best = scores.topk(int(num_wanted.max()), dim=-1).values
-    return scores.masked_fill(scores < best.gather(-1, num_wanted - 1), _CUT)
+    return torch.where(scores < best.gather(-1, num_wanted - 1), _CUT, scores)
 
 
-def cut_outside_nucleus(scores: Tensor, top_p: Tensor, sort_descending: Callable[[Tensor], Tensor]) -> Tensor:
+def cut_outside_nucleus(scores: Tensor, top_p: Tensor, sort: Callable[[Tensor], Tensor]) -> Tensor:
     """Keep each token unless those before it hold `top_p` already; of equal scores the lower ids come first.
 
     This is TGI's rule read from the other end: ascending, cut what is cumulatively within 1 - top_p. Only values are sorted, so
-    that the order in which a device's sort leaves ties has no influence.
+    that the order in which a device's sort leaves ties has no influence; all else is looked up in the sorted values.
     """
-    values = sort_descending(scores)
-    probabilities = values.softmax(-1)
-    mass_before = probabilities.cumsum(-1) - probabilities
-    num_kept = (mass_before < top_p).sum(-1, keepdim=True).clamp(min=1)
-    last = values.gather(-1, num_kept - 1)
-    num_ties_kept = num_kept - (values > last).sum(-1, keepdim=True)
-    ties = scores == last
-    kept = scores >= last
-    if bool((ties.sum(-1, keepdim=True) > num_ties_kept).any()):
-        kept &= ~ties | (ties.cumsum(-1) <= num_ties_kept)
-    return scores.masked_fill(~kept, _CUT)
+    descending = sort(scores.neg())  # negated, so that ascending is best first
+    mass = descending.neg().softmax(-1).cumsum(-1)
+    num_kept = (torch.searchsorted(mass, top_p) + 1).clamp_(max=scores.shape[-1])
+    last = descending.gather(-1, num_kept - 1)
+    kept = torch.where(scores < -last, _CUT, scores)
+    num_surplus = torch.searchsorted(descending, last, right=True) - num_kept
+    rows = num_surplus.squeeze(-1).nonzero().squeeze(-1)
+    if len(rows):
+        _cut_highest_ids(kept, rows, -last[rows], num_surplus[rows])
+    return kept
+
+
+def _cut_highest_ids(scores: Tensor, rows: Tensor, value: Tensor, count: Tensor) -> None:
+    """In each of `rows` cut the `count` highest ids among those that score `value`; in place."""
+    row, token = (scores[rows] == value).nonzero(as_tuple=True)
+    num_left = torch.searchsorted(row, row, right=True) - torch.arange(len(row), device=row.device)  # itself included
+    cut = num_left <= count.squeeze(-1)[row]
+    scores[rows[row[cut]], token[cut]] = _CUT
 
 
 def cut_atypical(scores: Tensor, typical_p: Tensor) -> Tensor:
@@ -90,9 +97,9 @@ def cut_atypical(scores: Tensor, typical_p: Tensor) -> Tensor:
     nearest, order = distance.sort(dim=-1, stable=True)
     mass = probabilities.gather(-1, order).cumsum(-1)
     num_below = (mass < typical_p).sum(-1, keepdim=True).clamp(max=scores.shape[-1] - 1)
-    return scores.masked_fill(distance > nearest.gather(-1, num_below), _CUT)
+    return torch.where(distance > nearest.gather(-1, num_below), _CUT, scores)
 
 
 def cut_below_min_p(scores: Tensor, min_p: Tensor) -> Tensor:
     """Keep the tokens that are at least `min_p` as likely as the best one."""
-    return scores.masked_fill(scores < scores.amax(-1, keepdim=True) + min_p.log(), _CUT)
+    return torch.where(scores < scores.amax(-1, keepdim=True) + min_p.log(), _CUT, scores)

@@ -55,17 +55,17 @@ def _argmax(scores: Tensor) -> Tensor:
     return scores.argmax(-1)
 
 
-def _sort_descending(scores: Tensor) -> Tensor:
-    return scores.sort(dim=-1, descending=True).values
+def _sort(values: Tensor) -> Tensor:
+    return values.sort(dim=-1).values
 
 
 @final
 @dataclass(frozen=True)
 class SamplingKernels:
-    """Two operations that a device may have faster. `argmax`: the lowest id among equals, int64 [rows]."""
+    """Two operations that a device may have faster. `argmax`: the lowest id among equals, int64 [rows]. `sort`: ascending."""
 
     argmax: Callable[[Tensor], Tensor] = _argmax
-    sort_descending: Callable[[Tensor], Tensor] = _sort_descending
+    sort: Callable[[Tensor], Tensor] = _sort
 
 
 @final
@@ -256,7 +256,7 @@ class Sampler:
             rows_masked, words = mask
             allowed = allowed_tokens(torch.from_numpy(words).to(self._device), self._vocab_size)
             index = torch.tensor(rows_masked, device=self._device)
-            scores[index] = scores[index].masked_fill(~allowed, float("-inf"))
+            scores[index] = torch.where(allowed, scores[index], float("-inf"))
         return scores
 
     def _watermark(self, parameters: _Parameters, lengths: Sequence[int]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -293,7 +293,7 @@ class Sampler:
         if parameters.top_k is not None:
             scores = parameters.top_k.apply(scores, cut_below_top_k)
         if parameters.top_p is not None:
-            sort = self._kernels.sort_descending
+            sort = self._kernels.sort
             scores = parameters.top_p.apply(scores, lambda s, top_p: cut_outside_nucleus(s, top_p, sort))
         if parameters.typical_p is not None:
             scores = parameters.typical_p.apply(scores, cut_atypical)

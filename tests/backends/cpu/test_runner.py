@@ -174,6 +174,18 @@ def test_a_copied_block_is_a_copy(core, reference):
         assert tokens[len(ids) :] == expected.tolist()
 
 
+def test_penalties_count_what_a_prefix_hit_did_not_compute(core, reference):
+    sampling = SamplingParams(repetition_penalty=5.0, logprobs="processed", top_n_tokens=VOCAB_SIZE)
+    core.introduce(0, prompt(0))
+    core.step({0: 0})
+    second = prompt(0)[:16] + prompt(6, 3)
+    core.introduce(1, second, sampling=sampling, blocks=core.live[0].blocks[:1])
+    output = core.step({1: 0})
+    expected = sample_row(reference(second)[-1], sampling, second, [])
+    assert output.top_ids.tolist() == [token for token, _ in expected.top]
+    assert output.top_logprobs == pytest.approx([value for _, value in expected.top], abs=1e-3)
+
+
 def test_empty_steps(core):
     core.introduce(0, prompt(0))
     assert core.step({}).sequence.tolist() == []
