@@ -123,7 +123,7 @@ def build_decoder(spec: ModelSpec, ops: Ops, dtype: torch.dtype, device: torch.d
 
     Raises `ModelError` if the spec asks for something that is not built yet.
     """
-    if len(spec.stacks) != 1:
+    if any(stack.kind != "decoder" for stack in spec.stacks):
         raise _not_built(spec, "an encoder")
     parameters = Parameters(dtype=dtype, device=torch.device(device))
     building = Building(ops=ops, parameters=parameters, hidden_size=spec.hidden_size)

@@ -308,6 +308,12 @@ def test_cache_sizes_and_copies() -> None:
         assert layer.value[:, 0, 0, 0].tolist() == [10, 11, 11, 13, 12]
 
 
+def test_an_encoder_is_not_built() -> None:
+    stacks = (Stack(kind="encoder", layers=()), small_spec().decoder)
+    with pytest.raises(ModelError, match="small: an encoder is not built yet"):
+        build_decoder(small_spec(stacks=stacks), ops.REFERENCE, torch.float32, "cpu")
+
+
 def test_what_is_not_built_is_named() -> None:
     mamba = StateSpace(version=1, inner_size=16, state_size=4, conv_kernel=4, dt_rank=2)
     stack = Stack(kind="decoder", layers=(Layer(blocks=(Block(branches=(Branch(mixer=mamba),)),)),))

@@ -49,12 +49,9 @@ class Pair:
 
 
 @pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
+def without_gradients() -> Iterator[None]:
     with torch.inference_mode():
         yield
-    torch.set_num_threads(before)
 
 
 def load(path: Path, dtype: torch.dtype = torch.float32) -> tuple[ModelSpec, Decoder]:
