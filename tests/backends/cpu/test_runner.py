@@ -160,18 +160,24 @@ def test_a_sequence_that_is_not_finite_fails_alone(core, reference):
 
 
 def test_a_copied_block_is_a_copy(core, reference):
+    wanted = SamplingParams(logprobs="raw", top_n_tokens=VOCAB_SIZE)
     first = prompt(0, 24)
-    core.introduce(0, first)
+    core.introduce(0, first, sampling=wanted)
     core.step({0: 0})
     source, target = core.live[0].blocks[1], core.take_block()
     second = first[:20] + prompt(6, 3)
-    core.introduce(1, second, blocks=[core.live[0].blocks[0], target], num_computed_tokens=20)
-    core.step({1: 0}, copies=[(source, target)])
-    core.step({0: 0, 1: 0})
-    for handle, ids in ((0, first), (1, second)):
-        tokens = core.live[handle].tokens
-        expected = reference(tokens)[len(ids) - 1 : -1].argmax(-1)
-        assert tokens[len(ids) :] == expected.tolist()
+    core.introduce(1, second, sampling=wanted, blocks=[core.live[0].blocks[0], target], num_computed_tokens=20)
+    output = core.step({1: 0}, copies=[(source, target)])
+    assert_logprobs(output, reference(second)[-1])
+    before = list(core.live[0].tokens)
+    output = core.step({0: 0})  # what the copy took in has not reached its source
+    assert_logprobs(output, reference(before)[-1])
+
+
+def assert_logprobs(output, logits):
+    given = np.empty(VOCAB_SIZE, np.float32)
+    given[output.top_ids] = output.top_logprobs
+    np.testing.assert_allclose(given, torch.from_numpy(logits).log_softmax(-1), atol=1e-4)
 
 
 def test_penalties_count_what_a_prefix_hit_did_not_compute(core, reference):
