@@ -22,6 +22,8 @@ T = TypeVar("T")
 _SYNTAX = "Failed to parse the request body as JSON: "
 _SHAPE = "Failed to deserialize the JSON body into the target type: "
 
+_KINDS: dict[bytes, type[inspect.Type]] = {b'"': inspect.StrType, b"[": inspect.ListType, b"{": inspect.StructType}
+
 
 @final
 class RejectionError(Exception):
@@ -100,7 +102,7 @@ class _Reader:
             return self._scanner.literal()
         if len(others) == 1:
             return self.read(others[0])
-        wanted: type[inspect.Type] | None = {b'"': inspect.StrType, b"[": inspect.ListType, b"{": inspect.StructType}.get(byte)
+        wanted = _KINDS.get(byte)
         if wanted is not None:
             for option in others:
                 if isinstance(option, wanted):

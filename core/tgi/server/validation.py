@@ -161,6 +161,8 @@ def check_agreement(sampling: SamplingParams, agreement: Agreement, backend_name
         "watermark": ("watermark", sampling.watermark_gamma, 0.0),
         "repetition_penalty": ("repetition_penalty", sampling.repetition_penalty, 1.0),
         "relative_frequency_penalty": ("frequency_penalty", sampling.relative_frequency_penalty, 0.0),
+        "frequency_penalty": ("frequency_penalty", sampling.frequency_penalty, 0.0),
+        "presence_penalty": ("presence_penalty", sampling.presence_penalty, 0.0),
         "temperature": ("temperature", sampling.temperature, 1.0),
         "top_k": ("top_k", sampling.top_k, 0),
         "top_p": ("top_p", sampling.top_p, 1.0),

@@ -1,0 +1,105 @@
+"""The server over a real socket: leaving clients, permits, bad bodies, oversized bodies, bytes on the wire."""
+
+import json
+import time
+
+import httpx
+import pytest
+
+from tests.live_server import running_server
+
+STREAM = {"inputs": "The quick brown fox", "parameters": {"max_new_tokens": 400, "ignore_eos": True}}
+WAIT_SECONDS = 30.0
+
+
+def wait_until(condition):
+    end = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < end, "the condition was never met"
+        time.sleep(0.02)
+
+
+def assert_serves(server):
+    answer = httpx.post(f"{server.url}/generate", json={"inputs": "Hello", "parameters": {"max_new_tokens": 2}})
+    assert answer.status_code == 200
+
+
+@pytest.fixture(scope="module")
+def narrow_server(tmp_path_factory, tiny_model, tgi_backend):
+    """One request at a time; steps are slow enough to be interrupted."""
+    folder = tmp_path_factory.mktemp("narrow")
+    arguments = ["--max-concurrent-requests", "1"]
+    if tgi_backend == "null":
+        script = folder / "script.json"
+        script.write_text(json.dumps({"step_seconds": 0.01}))
+        arguments += ["--null-script", str(script)]
+    with running_server(tiny_model, tgi_backend, folder / "server.log", *arguments) as server:
+        yield server
+
+
+def test_a_client_that_leaves_a_stream_frees_its_permit(narrow_server):
+    dropped = narrow_server.count_failures("dropped")
+    with httpx.stream("POST", f"{narrow_server.url}/generate_stream", json=STREAM) as stream:
+        assert next(stream.iter_lines()).startswith("data: ")
+        refused = httpx.post(f"{narrow_server.url}/generate", json=STREAM)
+        assert refused.status_code == 429
+        assert refused.json() == {"error": "Model is overloaded", "error_type": "overloaded"}
+    wait_until(lambda: narrow_server.count_failures("dropped") == dropped + 1)
+    assert_serves(narrow_server)
+
+
+def test_a_client_that_leaves_an_answer_frees_its_permit(narrow_server):
+    dropped = narrow_server.count_failures("dropped")
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{narrow_server.url}/generate", json=STREAM, timeout=0.3)
+    wait_until(lambda: narrow_server.count_failures("dropped") == dropped + 1)
+    assert_serves(narrow_server)
+
+
+@pytest.mark.parametrize("path", ["/generate", "/generate_stream", "/", "/tokenize", "/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"\xff\xfe", 400),
+        (b"null", 422),
+        (b"[[[[", 422),
+        (b'"' + b"a" * 100_000 + b'"', 422),
+        (b'{"a":' * 50_000, 400),
+        (b'{"inputs":3,"prompt":3,"messages":3}', 422),
+    ],
+)
+def test_bad_bodies_are_refused_and_the_server_stays_up(live_server, path, body, status):
+    answer = httpx.post(f"{live_server.url}{path}", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert_serves(live_server)
+
+
+@pytest.mark.parametrize("num_bytes", [2_000_001, 20_000_000])
+def test_an_oversized_body_is_refused(live_server, num_bytes):
+    body = b'{"inputs":"' + b"a" * num_bytes + b'"}'
+    try:
+        answer = httpx.post(f"{live_server.url}/generate", content=body, headers={"content-type": "application/json"})
+    except httpx.WriteError:  # the server may close before it was told everything
+        pass
+    else:
+        assert answer.status_code == 413
+        assert answer.text == "Failed to buffer the request body: length limit exceeded"
+    assert_serves(live_server)
+
+
+def test_the_bytes_of_a_stream(live_server):
+    body = {"inputs": "The quick brown fox", "parameters": {"max_new_tokens": 3, "details": True}}
+    answer = httpx.post(f"{live_server.url}/generate_stream", json=body)
+    assert answer.headers["content-type"] == "text/event-stream"
+    assert answer.headers["transfer-encoding"] == "chunked"
+    events = answer.text.split("\n\n")
+    assert events.pop() == ""
+    assert all(event.startswith('data: {"index":') and "\n" not in event for event in events)
+    assert len(events) == 3
+
+
+def test_head_answers_without_body(live_server):
+    answer = httpx.head(f"{live_server.url}/info")
+    assert (answer.status_code, answer.content) == (200, b"")

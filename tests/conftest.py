@@ -1,0 +1,37 @@
+"""Options and fixtures of all tests. Tests over HTTP take their backend from `--tgi-backend`."""
+
+import pytest
+
+from tests.live_server import running_server
+from tgi.testing.tiny_models import write_tiny_model
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--tgi-backend", default="null", metavar="NAME", help="backend that serves the tests over HTTP")
+
+
+@pytest.fixture(scope="session")
+def tgi_backend(request):
+    """Name of the backend under test."""
+    return request.config.getoption("--tgi-backend")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """A random checkpoint of the Llama family with tokenizer and chat template."""
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    write_tiny_model(path, chat_template=CHAT_TEMPLATE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def live_server(tmp_path_factory, tiny_model, tgi_backend):
+    """One server for all tests that need no options of their own."""
+    log = tmp_path_factory.mktemp("live") / "server.log"
+    with running_server(tiny_model, tgi_backend, log) as server:
+        yield server

@@ -1,0 +1,55 @@
+"""The application in the test's own process, over an engine that the test scripts."""
+
+import dataclasses
+
+import httpx
+import pytest
+
+from tests.core.server.fake_engine import FakeEngine
+from tgi.server.app import create_app
+from tgi.server.metrics import Metrics
+from tgi.server.state import ServerConfig, ServerState
+from tgi.text import ChatTemplate, Tokenizer, TokenizerPool
+
+CONFIG = ServerConfig(
+    model_id="tiny",
+    max_input_tokens=48,
+    max_total_tokens=64,
+    backend_name="fake",
+    version="4.0.0",
+    compute_type="1-fake",
+    max_concurrent_requests=2,
+)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_model):
+    return Tokenizer.load(tiny_model)
+
+
+@pytest.fixture
+def make_app(tiny_model, tokenizer):
+    """Builds an application: `make_app(engine, option=value, …)`."""
+    pools = []
+
+    def make(engine=None, **changes):
+        pools.append(TokenizerPool(tokenizer, 1))
+        config = dataclasses.replace(CONFIG, **changes)
+        metrics = Metrics(config.max_input_tokens, config.max_total_tokens)
+        state = ServerState(config, engine or FakeEngine(), pools[-1], ChatTemplate.load(tiny_model), metrics)
+        return create_app(state)
+
+    yield make
+    for pool in pools:
+        pool.close()
+
+
+@pytest.fixture
+def make_client(make_app):
+    """Builds an HTTP client of an application: `make_client(engine, option=value, …)`."""
+
+    def make(engine=None, **changes):
+        transport = httpx.ASGITransport(make_app(engine, **changes))
+        return httpx.AsyncClient(transport=transport, base_url="http://server")
+
+    return make

@@ -1,0 +1,64 @@
+"""An engine in the test's own process: it echoes the prompt, or waits for the test to say what comes."""
+
+from tgi.backend import API_VERSION, Agreement, CacheGroup, KVCachePlan, Limits
+from tgi.engine.stream import SequenceRequest, SequenceStream
+from tgi.scheduler.records import SequenceOutput, TokenOutput
+from tgi.types import FinishReason
+
+LOGPROB = -0.5
+
+
+def agreement(**changes):
+    fields = {
+        "api": API_VERSION,
+        "features": ("logprobs", "prompt_logprobs"),
+        "limits": Limits(max_total_tokens=64, max_sequences=8, max_step_tokens=64),
+        "kv_cache": KVCachePlan("paged", 16, (CacheGroup("full", 64),)),
+        "vocab_size": 100,
+        "sampling": ("temperature", "top_k", "top_p", "top_n_tokens"),
+        "sampling_caps": {"top_k": 16},
+        "facts": {"dtype": "float32"},
+    }
+    return Agreement(**fields | changes)
+
+
+class FakeEngine:
+    """`outputs` None = echo up to `max_new_tokens`; a list = exactly these outputs; empty = silence."""
+
+    def __init__(self, outputs=None, **changes):
+        self.agreement = agreement(**changes)
+        self.is_healthy = True
+        self.outputs = outputs
+        self.requests: list[SequenceRequest] = []
+        self.streams: list[SequenceStream] = []
+        self.aborted: list[int] = []
+        self.listeners = []
+        self.deep_checks: list[bool] = []
+
+    def submit(self, request):
+        stream = SequenceStream(len(self.streams), request, self.aborted.append)
+        self.requests.append(request)
+        self.streams.append(stream)
+        for output in self._echo(stream) if self.outputs is None else self.outputs:
+            stream.put(output)
+        return stream
+
+    async def check_health(self, deep):
+        self.deep_checks.append(deep)
+        return self.is_healthy
+
+    def add_stats_listener(self, listener):
+        self.listeners.append(listener)
+
+    def _echo(self, stream):
+        request = stream.request
+        prompt, top_n = request.prompt_token_ids, request.sampling.top_n_tokens
+        if request.sampling.prompt_logprobs:
+            yield SequenceOutput(stream.sequence_id, prompt_logprobs=[None, *[LOGPROB] * (len(prompt) - 1)])
+        for index in range(request.max_new_tokens):
+            token = prompt[index % len(prompt)]
+            top = tuple((token + rank, LOGPROB * (rank + 1)) for rank in range(top_n))
+            is_last = index == request.max_new_tokens - 1
+            yield SequenceOutput(
+                stream.sequence_id, [TokenOutput(token, LOGPROB, top)], FinishReason.LENGTH if is_last else None, queue_ns=1000
+            )

@@ -1,0 +1,67 @@
+"""What the server tells about itself."""
+
+from tests.core.server.fake_engine import FakeEngine
+from tgi.engine.messages import EngineStats
+from tgi.scheduler.records import SchedulerStats
+
+
+async def test_info_has_exactly_the_keys_of_tgi(make_client):
+    async with make_client() as client:
+        answer = await client.get("/info")
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.text == (
+        '{"model_id":"tiny","model_sha":null,"model_pipeline_tag":null,"max_concurrent_requests":2,"max_best_of":2,'
+        '"max_stop_sequences":4,"max_input_tokens":48,"max_total_tokens":64,"validation_workers":2,'
+        '"max_client_batch_size":4,"router":"text-generation-router","version":"4.0.0","sha":null,"docker_label":null}'
+    )
+
+
+async def test_the_backend_tells_what_was_agreed(make_client):
+    async with make_client() as client:
+        told = (await client.get("/info/backend")).json()
+    assert told["backend"] == "fake"
+    assert told["sampling_caps"] == {"top_k": 16}
+    assert told["kv_cache"] == {"mode": "paged", "block_size": 16, "max_batch_total_tokens": 1024}
+    assert told["facts"] == {"dtype": "float32"}
+
+
+async def test_health_is_an_empty_200_or_a_503(make_client):
+    engine = FakeEngine()
+    async with make_client(engine) as client:
+        for path in ("/health", "/ping", "/"):
+            answer = await client.get(path)
+            assert (answer.status_code, answer.content) == (200, b"")
+        engine.is_healthy = False
+        answer = await client.get("/health")
+    assert answer.status_code == 503
+    assert answer.json() == {"error": "unhealthy", "error_type": "healthcheck"}
+
+
+async def test_after_a_failure_only_a_forward_pass_is_believed(make_client):
+    engine = FakeEngine()
+    async with make_client(engine) as client:
+        await client.get("/health")
+        engine.is_healthy = False
+        await client.get("/health")
+        engine.is_healthy = True
+        await client.get("/health")
+        await client.get("/health")
+    assert engine.deep_checks == [False, True, False]
+
+
+async def test_models_lists_the_one_model(make_client):
+    async with make_client() as client:
+        answer = await client.get("/v1/models")
+    assert answer.text == '{"object":"list","data":[{"id":"tiny","object":"model","created":0,"owned_by":"tiny"}]}'
+
+
+async def test_metrics_are_text_and_fed_by_the_engine(make_client):
+    engine = FakeEngine()
+    async with make_client(engine) as client:
+        fresh = await client.get("/metrics")
+        [listener] = engine.listeners
+        listener(EngineStats(SchedulerStats(num_waiting=3)))
+        fed = await client.get("/metrics")
+    assert fresh.headers["content-type"] == "text/plain; charset=utf-8"
+    assert fresh.text == ""
+    assert "\ntgi_queue_size 3\n" in fed.text

@@ -1,0 +1,228 @@
+"""`/generate`, `/generate_stream`, `POST /`, `/tokenize`: bytes, headers, errors, seeds."""
+
+import json
+
+import pytest
+
+from tests.core.server.fake_engine import FakeEngine
+from tgi.scheduler.records import SequenceOutput, TokenOutput
+from tgi.types import FinishReason
+
+PROMPT = "The quick brown fox"
+DURATIONS = ["x-compute-time", "x-total-time", "x-validation-time", "x-queue-time", "x-inference-time", "x-time-per-token"]
+
+
+def body(**parameters):
+    return {"inputs": PROMPT, "parameters": {"max_new_tokens": 3} | parameters}
+
+
+def events(text):
+    parts = text.split("\n\n")
+    assert parts.pop() == ""
+    assert all(part.startswith("data: ") for part in parts)
+    return [json.loads(part.removeprefix("data: ")) for part in parts]
+
+
+def failures(text):
+    return {line.split('"')[1]: int(line.split()[-1]) for line in text.splitlines() if line.startswith("tgi_request_failure{")}
+
+
+async def test_the_answer_without_details_is_the_text_alone(make_client, tokenizer):
+    async with make_client() as client:
+        answer = await client.post("/generate", json=body())
+    ids = tokenizer.encode(PROMPT, add_special_tokens=True).ids
+    expected = tokenizer.decode(ids[:3], skip_special_tokens=True)
+    assert answer.json() == {"generated_text": expected}
+    assert answer.headers["content-type"] == "application/json"
+
+
+async def test_details_have_the_members_of_tgi_in_order(make_client):
+    async with make_client() as client:
+        answer = await client.post("/generate", json=body(details=True))
+    details = answer.json()["details"]
+    assert list(details) == ["finish_reason", "generated_tokens", "seed", "prefill", "tokens"]
+    assert (details["finish_reason"], details["generated_tokens"], details["seed"]) == ("length", 3, None)
+    assert details["prefill"] == []
+    assert [list(token) for token in details["tokens"]] == [["id", "text", "logprob", "special"]] * 3
+    assert '"logprob":-0.5' in answer.text
+
+
+async def test_top_tokens_are_listed_where_asked_for(make_client):
+    async with make_client() as client:
+        details = (await client.post("/generate", json=body(details=True, top_n_tokens=2))).json()["details"]
+    assert list(details)[-1] == "top_tokens"
+    assert [[top["logprob"] for top in tops] for tops in details["top_tokens"]] == [[-0.5, -1.0]] * 3
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+async def test_prompt_details_need_the_servers_option(make_client, enabled):
+    engine = FakeEngine()
+    async with make_client(engine, enable_prefill_logprobs=enabled) as client:
+        details = (await client.post("/generate", json=body(decoder_input_details=True))).json()["details"]
+    if not enabled:
+        assert details["prefill"] == []
+        return
+    assert [entry["id"] for entry in details["prefill"]] == engine.requests[0].prompt_token_ids
+    assert [entry["logprob"] for entry in details["prefill"]][:2] == [None, -0.5]
+    assert all(list(entry) == ["id", "text", "logprob"] for entry in details["prefill"])
+
+
+async def test_the_compatible_route_wraps_the_answer_and_gives_the_full_text(make_client):
+    async with make_client() as client:
+        plain = (await client.post("/generate", json=body())).json()["generated_text"]
+        assert (await client.post("/", json=body())).json() == [{"generated_text": PROMPT + plain}]
+        assert (await client.post("/", json=body(return_full_text=False))).json() == [{"generated_text": plain}]
+        assert (await client.post("/generate", json=body(return_full_text=True))).json() == {"generated_text": PROMPT + plain}
+
+
+async def test_the_head_of_an_answer(make_client):
+    engine = FakeEngine()
+    async with make_client(engine) as client:
+        headers = (await client.post("/generate", json=body())).headers
+    assert headers["x-compute-type"] == "1-fake"
+    assert headers["x-compute-characters"] == str(len(PROMPT))
+    assert headers["x-prompt-tokens"] == str(len(engine.requests[0].prompt_token_ids))
+    assert headers["x-generated-tokens"] == "3"
+    assert all(float(headers[name]) >= 0 for name in DURATIONS)
+    assert all(headers[name].isdigit() for name in DURATIONS[1:])
+
+
+async def test_a_stream_has_one_event_per_token(make_client):
+    async with make_client() as client:
+        answer = await client.post("/generate_stream", json=body(details=True, do_sample=True, seed=9))
+        plain = (await client.post("/generate", json=body())).json()["generated_text"]
+    found = events(answer.text)
+    assert [event["index"] for event in found] == [1, 2, 3]
+    assert all(list(event) == ["index", "token", "generated_text", "details"] for event in found)
+    assert [event["generated_text"] for event in found] == [None, None, plain]
+    assert [event["details"] for event in found[:2]] == [None, None]
+    assert list(found[-1]["details"]) == ["finish_reason", "generated_tokens", "seed", "input_length"]
+    assert found[-1]["details"]["seed"] == 9
+    assert "".join(event["token"]["text"] for event in found) == plain
+
+
+async def test_the_head_of_a_stream(make_client):
+    async with make_client() as client:
+        headers = (await client.post("/generate_stream", json=body())).headers
+    assert headers["content-type"] == "text/event-stream"
+    assert headers["cache-control"] == "no-cache"
+    assert headers["x-accel-buffering"] == "no"
+    assert headers["x-compute-type"] == "1-fake"
+    assert headers["x-compute-characters"] == str(len(PROMPT))
+    assert "x-compute-time" not in headers
+
+
+async def test_the_compatible_route_streams(make_client):
+    async with make_client() as client:
+        found = events((await client.post("/", json=body() | {"stream": True})).text)
+    assert found[-1]["generated_text"].startswith(PROMPT)
+
+
+async def test_a_seed_is_told_only_where_it_was_used(make_client):
+    engine = FakeEngine()
+    async with make_client(engine) as client:
+        greedy = (await client.post("/generate", json=body(details=True, seed=5))).json()
+        random = (await client.post("/generate", json=body(details=True, do_sample=True))).json()
+        another = (await client.post("/generate", json=body(details=True, temperature=0.5))).json()
+    assert greedy["details"]["seed"] is None
+    assert random["details"]["seed"] == engine.requests[1].seed
+    assert random["details"]["seed"] != another["details"]["seed"]
+
+
+async def test_absent_parameters_sample(make_client):
+    engine = FakeEngine()
+    async with make_client(engine) as client:
+        await client.post("/generate", json={"inputs": PROMPT})
+        await client.post("/generate", json={"inputs": PROMPT, "parameters": {}})
+    assert [request.sampling.greedy for request in engine.requests] == [False, True]
+
+
+async def test_eos_ends_a_sequence_unless_it_is_to_be_ignored(make_client, tokenizer):
+    engine = FakeEngine()
+    async with make_client(engine) as client:
+        await client.post("/generate", json=body())
+        await client.post("/generate", json=body(ignore_eos=True))
+    assert engine.requests[0].eos_token_ids == tuple(tokenizer.eos_token_ids)
+    assert engine.requests[1].eos_token_ids == ()
+
+
+async def test_a_prompt_is_truncated(make_client):
+    engine = FakeEngine()
+    async with make_client(engine) as client:
+        await client.post("/generate", json=body(truncate=2))
+    assert len(engine.requests[0].prompt_token_ids) == 2
+
+
+async def test_a_stop_string_stays_in_the_text(make_client):
+    engine = FakeEngine()
+    async with make_client(engine) as client:
+        answer = (await client.post("/generate", json=body(max_new_tokens=20, stop=["quick"], details=True))).json()
+    assert answer["generated_text"].endswith("quick")
+    assert answer["details"]["finish_reason"] == "stop_sequence"
+    assert answer["details"]["generated_tokens"] == len(answer["details"]["tokens"])
+
+
+async def test_invalid_requests_are_422(make_client):
+    async with make_client() as client:
+        answer = await client.post("/generate", json=body(top_k=0))
+        counted = failures((await client.get("/metrics")).text)
+    assert answer.status_code == 422
+    assert answer.json() == {"error": "Input validation error: `top_k` must be strictly positive", "error_type": "validation"}
+    assert counted == {"validation": 1}
+
+
+@pytest.mark.parametrize("parameters", [{"top_k": 0}, {"best_of": 0}, {"decoder_input_details": True}, {"watermark": True}])
+async def test_invalid_streams_are_200_with_an_error_event(make_client, parameters):
+    async with make_client() as client:
+        answer = await client.post("/generate_stream", json=body(**parameters))
+        counted = failures((await client.get("/metrics")).text)
+    assert answer.status_code == 200
+    [found] = events(answer.text)
+    assert list(found) == ["error", "error_type"]
+    assert found["error_type"] == "validation"
+    assert counted == {"validation": 1}
+
+
+async def test_a_failure_of_the_engine_is_424(make_client):
+    engine = FakeEngine([SequenceOutput(0, error="out of memory")])
+    async with make_client(engine) as client:
+        answer = await client.post("/generate", json=body())
+        [found] = events((await client.post("/generate_stream", json=body())).text)
+    assert answer.status_code == 424
+    assert answer.json() == {"error": "Request failed during generation: out of memory", "error_type": "generation"}
+    assert found == answer.json()
+
+
+async def test_a_finished_request_is_counted(make_client):
+    async with make_client() as client:
+        await client.post("/generate", json=body())
+        await client.post("/generate_stream", json=body())
+        text = (await client.get("/metrics")).text
+    assert "\ntgi_request_count 2\n" in text
+    assert "\ntgi_request_success 2\n" in text
+    assert "tgi_request_generated_tokens_sum 6\n" in text
+    assert failures(text) == {}
+
+
+async def test_eos_is_an_event_of_its_own_and_not_in_the_text(make_client, tokenizer):
+    eos = tokenizer.eos_token_ids[0]
+    token = tokenizer.encode("fox", add_special_tokens=False).ids[0]
+    engine = FakeEngine([SequenceOutput(0, [TokenOutput(token, -1.0), TokenOutput(eos, -2.0)], FinishReason.EOS_TOKEN)])
+    async with make_client(engine) as client:
+        found = events((await client.post("/generate_stream", json=body(details=True))).text)
+    assert [event["token"]["special"] for event in found] == [False, True]
+    assert found[-1]["generated_text"] == tokenizer.decode([token], skip_special_tokens=True)
+    assert found[-1]["details"]["finish_reason"] == "eos_token"
+
+
+async def test_tokenize_gives_byte_ranges(make_client):
+    async with make_client() as client:
+        answer = await client.post("/tokenize", json={"inputs": "Löwe läuft"})
+        metrics = await client.get("/metrics")
+    text = "Löwe läuft".encode()
+    assert answer.status_code == 200
+    assert all(list(token) == ["id", "text", "start", "stop"] for token in answer.json())
+    for token in answer.json():
+        assert text[token["start"] : token["stop"]].decode(errors="replace") == token["text"]
+    assert max(token["stop"] for token in answer.json()) == len(text)
+    assert metrics.text == ""

@@ -1,0 +1,214 @@
+"""`/v1/completions` and `/v1/chat/completions`: OpenAI's shapes, TGI's errors."""
+
+import json
+
+import pytest
+
+from tests.core.server.fake_engine import FakeEngine
+from tgi.scheduler.records import SequenceOutput, TokenOutput
+from tgi.types import FinishReason
+
+PROMPT = "The quick brown fox"
+MESSAGES = [{"role": "user", "content": PROMPT}]
+COMPLETION = ("/v1/completions", {"prompt": PROMPT, "max_tokens": 3, "temperature": 0})
+CHAT = ("/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 3, "temperature": 0})
+ROUTES = pytest.mark.parametrize(("path", "body"), [COMPLETION, CHAT], ids=["completions", "chat"])
+
+
+def chunks(text):
+    parts = text.split("\n\n")
+    assert parts.pop() == ""
+    assert parts.pop() == "data: [DONE]"
+    return [json.loads(part.removeprefix("data: ")) for part in parts]
+
+
+def text_of(chunk):
+    return "".join(choice.get("text") or choice.get("delta", {}).get("content", "") for choice in chunk["choices"])
+
+
+async def test_a_completion(make_client):
+    engine = FakeEngine()
+    async with make_client(engine) as client:
+        answer = await client.post(COMPLETION[0], json=COMPLETION[1])
+    told, num_prompt = answer.json(), len(engine.requests[0].prompt_token_ids)
+    assert told["object"] == "text_completion"
+    assert told["model"] == "tiny"
+    assert told["system_fingerprint"] == "4.0.0-native"
+    [choice] = told["choices"]
+    assert (choice["index"], choice["logprobs"], choice["finish_reason"]) == (0, None, "length")
+    assert choice["text"]
+    assert told["usage"] == {"prompt_tokens": num_prompt, "completion_tokens": 3, "total_tokens": num_prompt + 3}
+    assert "x-compute-time" not in answer.headers
+    assert answer.headers["x-generated-tokens"] == "3"
+
+
+async def test_a_chat_completion(make_client, tokenizer):
+    engine = FakeEngine()
+    async with make_client(engine) as client:
+        answer = await client.post(CHAT[0], json=CHAT[1])
+    told = answer.json()
+    assert told["object"] == "chat.completion"
+    [choice] = told["choices"]
+    assert choice["message"]["role"] == "assistant"
+    assert choice["message"]["content"]
+    assert choice["finish_reason"] == "length"
+    rendered = f"user: {PROMPT}\nassistant: "
+    assert engine.requests[0].prompt_token_ids == tokenizer.encode(rendered, add_special_tokens=False).ids
+    assert answer.headers["x-compute-characters"] == str(len(rendered))
+
+
+@ROUTES
+async def test_ids_are_unique_and_models_echoed(make_client, path, body):
+    async with make_client() as client:
+        first = (await client.post(path, json=body | {"model": "other"})).json()
+        second = (await client.post(path, json=body | {"model": "tgi"})).json()
+    assert first["id"] != second["id"]
+    assert (first["model"], second["model"]) == ("other", "tiny")
+
+
+@ROUTES
+async def test_a_stream_has_a_chunk_per_token_and_ends(make_client, path, body):
+    async with make_client() as client:
+        whole = (await client.post(path, json=body)).json()["choices"][0]
+        found = chunks((await client.post(path, json=body | {"stream": True})).text)
+    assert [chunk["choices"][0]["finish_reason"] for chunk in found] == [None, None, "length"]
+    assert len({chunk["id"] for chunk in found}) == 1
+    assert [chunk["usage"] for chunk in found] == [None] * 3
+    assert "".join(map(text_of, found)) == (whole.get("text") or whole["message"]["content"])
+
+
+@ROUTES
+async def test_usage_comes_in_a_chunk_of_its_own(make_client, path, body):
+    async with make_client() as client:
+        wished = {"stream": True, "stream_options": {"include_usage": True}}
+        found = chunks((await client.post(path, json=body | wished)).text)
+    assert [len(chunk["choices"]) for chunk in found] == [1, 1, 1, 0]
+    assert found[-1]["usage"]["completion_tokens"] == 3
+
+
+@ROUTES
+@pytest.mark.parametrize("stop", ["quick", ["quick", "nothing"]])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_the_stop_string_is_left_out(make_client, path, body, stop, stream):
+    async with make_client() as client:
+        answer = await client.post(path, json=body | {"max_tokens": 30, "stop": stop, "stream": stream})
+    found = chunks(answer.text) if stream else [answer.json()]
+    choices = [choice for chunk in found for choice in chunk["choices"]]
+    text = "".join(c.get("text") or (c.get("delta") or c.get("message") or {}).get("content", "") for c in choices)
+    assert "quick" not in text
+    assert "The" in text
+    assert choices[-1]["finish_reason"] == "stop"
+
+
+@ROUTES
+@pytest.mark.parametrize("stream", [True, False])
+async def test_eos_is_a_stop_without_text(make_client, tokenizer, path, body, stream):
+    token = tokenizer.encode("fox", add_special_tokens=False).ids[0]
+    outputs = [
+        SequenceOutput(0, [TokenOutput(token)]),
+        SequenceOutput(0, [TokenOutput(tokenizer.eos_token_ids[0])], FinishReason.EOS_TOKEN),
+    ]
+    async with make_client(FakeEngine(outputs)) as client:
+        answer = await client.post(path, json=body | {"stream": stream})
+    found = chunks(answer.text) if stream else [answer.json()]
+    choices = [choice for chunk in found for choice in chunk["choices"]]
+    text = "".join(c.get("text") or (c.get("delta") or c.get("message") or {}).get("content", "") for c in choices)
+    assert text == tokenizer.decode([token], skip_special_tokens=True)
+    assert choices[-1]["finish_reason"] == "stop"
+
+
+@ROUTES
+async def test_sampling_is_on_unless_the_temperature_is_zero(make_client, path, body):
+    engine = FakeEngine()
+    async with make_client(engine) as client:
+        await client.post(path, json=body)
+        await client.post(path, json=body | {"temperature": None, "top_p": 1, "seed": 5})
+        await client.post(path, json=body | {"temperature": 0.5, "top_p": 0.5})
+    assert [request.sampling.greedy for request in engine.requests] == [True, False, False]
+    assert [request.sampling.top_p for request in engine.requests] == [1.0, 1.0, 0.5]
+    assert engine.requests[1].seed == 5
+
+
+@ROUTES
+async def test_penalties_are_those_of_openai(make_client, path, body):
+    engine = FakeEngine(sampling=("frequency_penalty", "presence_penalty"))
+    async with make_client(engine) as client:
+        await client.post(path, json=body | {"frequency_penalty": 0.5, "presence_penalty": -2})
+        refused = await client.post(path, json=body | {"presence_penalty": 2.5})
+    [request] = engine.requests
+    assert (request.sampling.frequency_penalty, request.sampling.presence_penalty) == (0.5, -2.0)
+    assert request.sampling.relative_frequency_penalty == 0.0
+    assert refused.json()["error"] == "Input validation error: `presence_penalty` must be >= -2.0 and <= 2.0. Given: 2.5"
+
+
+@ROUTES
+async def test_an_error_in_a_stream_is_followed_by_done(make_client, path, body):
+    async with make_client() as client:
+        answer = await client.post(path, json=body | {"stream": True, "max_tokens": 0})
+    assert answer.status_code == 200
+    message = "Input validation error: `max_new_tokens` must be strictly positive"
+    assert chunks(answer.text) == [{"error": {"message": message, "http_status_code": 422}}]
+
+
+@ROUTES
+@pytest.mark.parametrize("given", [{"n": 2}, {"logit_bias": {"5": 1}}, {"presence_penalty": 1.0}])
+async def test_what_is_not_served_is_refused_by_name(make_client, path, body, given):
+    async with make_client() as client:
+        answer = await client.post(path, json=body | given)
+    assert answer.status_code == 422
+    assert answer.json()["error_type"] == "validation"
+    assert f"`{next(iter(given))}`" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("given", "error_type"),
+    [
+        ({"suffix": "x"}, "suffix not supported"),
+        ({"prompt": list("abcde")}, "batch size exceeded"),
+        ({"prompt": ["a", "b"]}, "validation"),
+        ({"prompt": [1, 2]}, "validation"),
+        ({"echo": True}, "validation"),
+        ({"logprobs": 1}, "validation"),
+    ],
+)
+async def test_completions_refuse(make_client, given, error_type):
+    async with make_client() as client:
+        answer = await client.post("/v1/completions", json=COMPLETION[1] | given | {"stream": True})
+    assert answer.status_code == 422
+    assert answer.json()["error_type"] == error_type
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
+        {"response_format": {"type": "json_object"}},
+        {"logprobs": True},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+    ],
+)
+async def test_chat_refuses(make_client, given):
+    async with make_client() as client:
+        answer = await client.post("/v1/chat/completions", json=CHAT[1] | given)
+    assert answer.status_code == 422
+    assert "not supported" in answer.json()["error"] or "only text" in answer.json()["error"]
+
+
+async def test_null_is_as_good_as_absent(make_client):
+    nothing = dict.fromkeys(["stop", "seed", "n", "tools", "stream_options", "logit_bias", "stream", "top_p", "logprobs"])
+    async with make_client() as client:
+        assert (await client.post("/v1/chat/completions", json=CHAT[1] | nothing)).status_code == 200
+
+
+async def test_both_names_of_the_limit_are_refused(make_client):
+    async with make_client() as client:
+        answer = await client.post("/v1/chat/completions", json=CHAT[1] | {"max_completion_tokens": 4})
+        alone = await client.post("/v1/chat/completions", json={"messages": MESSAGES, "max_completion_tokens": 4})
+    assert answer.status_code == 422
+    assert "duplicate field `max_tokens`" in answer.text
+    assert alone.json()["usage"]["completion_tokens"] == 4
+
+
+async def test_a_single_prompt_may_stand_in_an_array(make_client):
+    async with make_client() as client:
+        assert (await client.post("/v1/completions", json=COMPLETION[1] | {"prompt": [PROMPT]})).status_code == 200

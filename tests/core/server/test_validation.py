@@ -1,0 +1,170 @@
+"""TGI's rules, in TGI's words."""
+
+import pytest
+
+from tests.core.server.conftest import CONFIG
+from tests.core.server.fake_engine import agreement
+from tgi.backend import SamplingParams
+from tgi.errors import ValidationError
+from tgi.server.schemas import GenerateParameters, Grammar
+from tgi.server.validation import (
+    check_agreement,
+    check_best_of,
+    check_lengths,
+    check_parameters,
+    check_stream,
+    is_sampling,
+    sampling_params,
+)
+
+BROKEN = [
+    ({"best_of": 2}, "you must use sampling when `best_of` is > 1"),
+    ({"temperature": 0.0}, "`temperature` must be strictly positive"),
+    ({"temperature": 1e-60}, "`temperature` must be strictly positive"),
+    ({"repetition_penalty": 0.0}, "`repetition_penalty` must be strictly positive"),
+    ({"frequency_penalty": 2.5}, "`frequency_penalty` must be >= -2.0 and <= 2.0"),
+    ({"top_p": 1.0}, "`top_p` must be > 0.0 and < 1.0"),
+    ({"top_p": 0.0}, "`top_p` must be > 0.0 and < 1.0"),
+    ({"typical_p": 1.0}, "`typical_p` must be > 0.0 and < 1.0"),
+    ({"top_k": 0}, "`top_k` must be strictly positive"),
+    ({"max_new_tokens": 0}, "`max_new_tokens` must be strictly positive"),
+    ({"stop": list("abcde")}, "`stop` supports up to 4 stop sequences. Given: 5"),
+    ({"seed": 1, "best_of": 2, "do_sample": True}, "`seed` must not be set when `best_of` > 1"),
+    ({"top_n_tokens": 6}, "`top_n_tokens` must be >= 0 and <= 5. Given: 6"),
+    ({"truncate": 0}, "`truncate` must be strictly positive and less than 48. Given: 0"),
+    ({"truncate": 49}, "`truncate` must be strictly positive and less than 48. Given: 49"),
+    ({"best_of": 2, "do_sample": True}, "`best_of` > 1 is not supported by this version. Given: 2"),
+    ({"grammar": Grammar("regex", b'"a"')}, "`grammar` is not supported by this version: leave it out"),
+    ({"adapter_id": "a"}, "`adapter_id` is not supported by this version: leave it out. Given: a"),
+]
+
+
+@pytest.mark.parametrize(("given", "text"), BROKEN, ids=lambda value: str(value)[:40])
+def test_a_broken_rule_is_named(given, text):
+    with pytest.raises(ValidationError) as caught:
+        check_parameters("hi", GenerateParameters(**given), CONFIG)
+    assert str(caught.value) == text
+    assert caught.value.text == "Input validation error: " + text
+
+
+def test_the_first_broken_rule_is_named():
+    with pytest.raises(ValidationError, match="temperature"):
+        check_parameters("", GenerateParameters(temperature=0.0, top_k=0), CONFIG)
+
+
+def test_an_empty_prompt_is_refused():
+    with pytest.raises(ValidationError, match=r"^`inputs` cannot be empty$"):
+        check_parameters("", GenerateParameters(), CONFIG)
+
+
+def test_values_at_the_limits_are_accepted():
+    given = GenerateParameters(
+        temperature=1e39, frequency_penalty=-2.0, top_p=0.99, top_n_tokens=5, truncate=48, stop=list("abcd"), best_of=0
+    )
+    check_parameters("hi", given, CONFIG)
+
+
+@pytest.mark.parametrize(("best_of", "is_refused"), [(None, False), (1, False), (0, True), (2, True)])
+def test_streams_have_one_sequence(best_of, is_refused):
+    given = GenerateParameters(best_of=best_of)
+    if is_refused:
+        with pytest.raises(ValidationError, match=r"^`best_of` != 1 is not supported when streaming tokens$"):
+            check_stream(given)
+    else:
+        check_stream(given)
+
+
+def test_streams_have_no_prompt_details():
+    with pytest.raises(ValidationError, match=r"^`decoder_input_details` == true is not supported when streaming tokens$"):
+        check_stream(GenerateParameters(decoder_input_details=True))
+
+
+def test_best_of_has_a_limit():
+    with pytest.raises(ValidationError, match=r"^`best_of` must be > 0 and <= 2. Given: 3$"):
+        check_best_of(GenerateParameters(best_of=3), CONFIG)
+    check_best_of(GenerateParameters(best_of=0), CONFIG)
+
+
+LENGTHS = [
+    (10, 55, "`inputs` tokens + `max_new_tokens` must be <= 64. Given: 10 `inputs` tokens and 55 `max_new_tokens`"),
+    (70, None, "`inputs` tokens + `max_new_tokens` must be <= 64. Given: 70 `inputs` tokens and 0 `max_new_tokens`"),
+    (5, 5000, "`inputs` tokens + `max_new_tokens` must be <= 64. Given: 5 `inputs` tokens and 1024 `max_new_tokens`"),
+    (49, None, "`inputs` must have less than 48 tokens. Given: 49"),
+]
+
+
+@pytest.mark.parametrize(("num_tokens", "max_new_tokens", "text"), LENGTHS)
+def test_lengths_have_limits(num_tokens, max_new_tokens, text):
+    with pytest.raises(ValidationError) as caught:
+        check_lengths(num_tokens, GenerateParameters(max_new_tokens=max_new_tokens), CONFIG)
+    assert str(caught.value) == text
+
+
+def test_the_context_ends_what_was_not_limited():
+    assert check_lengths(10, GenerateParameters(), CONFIG).max_new_tokens == 54
+    assert check_lengths(48, GenerateParameters(max_new_tokens=16), CONFIG).max_new_tokens == 16
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, False),
+        ({"temperature": 1.0}, False),
+        ({"temperature": 0.5}, True),
+        ({"top_k": 3}, True),
+        ({"top_p": 0.5}, True),
+        ({"typical_p": 0.5}, True),
+        ({"do_sample": True}, True),
+        ({"seed": 3, "repetition_penalty": 1.2}, False),
+    ],
+)
+def test_what_turns_sampling_on(given, expected):
+    assert is_sampling(GenerateParameters(**given)) is expected
+
+
+def test_every_parameter_reaches_the_backend():
+    given = GenerateParameters(
+        temperature=0.5,
+        top_k=3,
+        top_p=0.5,
+        typical_p=0.25,
+        repetition_penalty=1.5,
+        frequency_penalty=0.5,
+        watermark=True,
+        top_n_tokens=2,
+    )
+    assert sampling_params(given, CONFIG, agreement()) == SamplingParams(
+        greedy=False,
+        watermark_gamma=0.5,
+        watermark_delta=2.0,
+        repetition_penalty=1.5,
+        relative_frequency_penalty=0.5,
+        temperature=0.5,
+        top_k=3,
+        top_p=0.5,
+        typical_p=0.25,
+        logprobs="processed",
+        top_n_tokens=2,
+    )
+
+
+@pytest.mark.parametrize(
+    ("sampling", "text"),
+    [
+        (SamplingParams(watermark_gamma=0.5), "`watermark` is not supported by the backend `fake`: leave it out"),
+        (SamplingParams(typical_p=0.5), "`typical_p` is not supported by the backend `fake`: leave it out"),
+        (
+            SamplingParams(relative_frequency_penalty=0.5),
+            "`frequency_penalty` is not supported by the backend `fake`: leave it out",
+        ),
+        (SamplingParams(top_k=17), "`top_k` must be <= 16 with the backend `fake`. Given: 17"),
+    ],
+)
+def test_what_the_backend_did_not_agree_to_is_refused_by_name(sampling, text):
+    with pytest.raises(ValidationError) as caught:
+        check_agreement(sampling, agreement(), "fake")
+    assert str(caught.value) == text
+
+
+def test_what_was_agreed_is_accepted():
+    check_agreement(SamplingParams(greedy=False, temperature=0.5, top_k=16, top_p=0.5), agreement(), "fake")
