@@ -41,7 +41,7 @@ check: $(STAMP)
 	$(BIN)/python -m pytest -q tests/core/house/test_budgets.py -s
 
 dist: $(STAMP)
-	rm -rf dist
+	rm -rf dist build $(MEMBERS:%=%/build)
 	for member in . $(MEMBERS); do $(BIN)/python -m build --wheel --outdir dist $$member || exit 1; done
 
 bench: $(STAMP)

@@ -37,7 +37,7 @@ from rich.console import Console
 from rich.table import Table
 
 _ROUTES = ("/generate_stream", "/v1/completions")
-_WORDS = "time year people way day man thing woman life child world school state family student group country problem".split()
+_WORDS = ("time", "year", "people", "way", "day", "man", "thing", "life", "child", "world", "school", "state", "group", "country")
 _START_LIMIT = 900.0
 
 
@@ -101,7 +101,7 @@ def _measure(url: str, arguments: argparse.Namespace, num_users: int, route: str
 async def _users(url: str, arguments: argparse.Namespace, num_users: int, route: str, num_requests: int) -> list[StreamResult]:
     parts = urlsplit(url)
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
-    rng = random.Random(f"{arguments.seed}/{route}/{num_users}")  # noqa: S311 - prompts, not secrets
+    rng = random.Random(f"{arguments.seed}/{route}/{num_users}")
     bodies = [_body(route, rng, arguments) for _ in range(num_requests)]
     results: list[StreamResult] = []
 

@@ -1,0 +1,58 @@
+"""The README's first screen, run as it is written, on a port of its own."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+
+import httpx
+
+from tests.core.house.sources import ROOT
+from tests.live_server import free_port, wait_ready
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def served_command(line, port):
+    """What make would run for this line, with this interpreter in place of the one in .venv."""
+    shown = subprocess.run(
+        [*shlex.split(line), f"PORT={port}", "-n", "--assume-old=.venv/bin/python"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    program, *arguments = shlex.split(shown.stdout.strip().splitlines()[-1].removeprefix("exec "))
+    assert program == ".venv/bin/tgi"
+    return [sys.executable, "-m", "tgi", *arguments]
+
+
+def test_the_first_screen_works(tmp_path):
+    run_block, curl_block = blocks("sh")[:2]
+    (answer_block,) = blocks("json")
+    assert run_block.strip() == "make serve PORT=3000"
+    curl, url, header_flag, header, data_flag, body = shlex.split(curl_block.replace("\\\n", " "))
+    assert (curl, header_flag, data_flag) == ("curl", "-H", "-d")
+    port = free_port()
+    log = tmp_path / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(served_command(run_block, port), stdout=output, stderr=subprocess.STDOUT)
+    try:
+        wait_ready(f"http://127.0.0.1:{port}", process, log)
+        name, value = header.split(": ")
+        answer = httpx.post("http://" + url.replace("3000", str(port)), headers={name: value}, content=body, timeout=60)
+    finally:
+        process.terminate()
+        process.wait(30)
+    assert answer.status_code == 200
+    assert answer.json().keys() == json.loads(answer_block).keys()
+    assert answer.json()["generated_text"]
+    text = log.read_text()
+    assert "Connected" in text
+    assert process.returncode == 0, text
+    assert "Shutting down" in text
