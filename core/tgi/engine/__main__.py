@@ -38,7 +38,7 @@ def _serve(connection: SocketConnection) -> int:
     if not isinstance(start, Start):
         raise TypeError(f"the first message must be Start, not {type(start).__name__}")
     try:
-        worker, agreement = _start(start, EngineHost(connection))
+        worker, agreement, scheduler = _start(start, EngineHost(connection))
     except StartError as error:
         connection.send(StartFailed(error.cause, error.remedy))
         return 1
@@ -48,7 +48,6 @@ def _serve(connection: SocketConnection) -> int:
         connection.send(StartFailed(cause, "The traceback is above; it is a fault of the backend."))
         return 1
     try:
-        scheduler = Scheduler(agreement, start.scheduler)
         connection.send(Ready(agreement))
         # What exists now lives as long as the process: the collector need not walk it again and again.
         gc.collect()
@@ -59,12 +58,13 @@ def _serve(connection: SocketConnection) -> int:
     return 0
 
 
-def _start(start: Start, host: Host) -> tuple[Worker, Agreement]:
+def _start(start: Start, host: Host) -> tuple[Worker, Agreement, Scheduler]:
     worker = _create_worker(start.engine, host)
     worker.load()
     agreement = worker.negotiate(start.wish)
+    scheduler = Scheduler(agreement, start.scheduler)
     worker.warmup()
-    return worker, agreement
+    return worker, agreement, scheduler
 
 
 def _create_worker(config: EngineConfig, host: Host) -> Worker:

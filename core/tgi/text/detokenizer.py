@@ -1,0 +1,51 @@
+"""Token ids to text, piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+from tgi.text.tokenizer import Tokenizer
+
+__all__ = ["Detokenizer"]
+
+_NUM_CONTEXT_TOKENS = 5
+_REPLACEMENT = "\ufffd"  # how an incomplete character decodes
+
+
+@final
+class Detokenizer:
+    """Incremental decoding: a piece is what a token adds to the text of a short window before it.
+
+    Decoders depend on context (a leading space, bytes of one character spread over tokens), so no token is decoded alone. While
+    a character is incomplete the piece is empty; the joined pieces equal the decoded text. Special tokens are not fed.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt_token_ids: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        # Invariant: the window's text up to `read_offset` was handed out; all after it was not.
+        self._window = list(prompt_token_ids[-_NUM_CONTEXT_TOKENS:])
+        self._read_offset = len(self._window)
+        self._read_text = self._decode(self._window)
+
+    def push(self, token_id: int) -> str:
+        """The text that `token_id` completes, perhaps none."""
+        self._window.append(token_id)
+        text = self._decode(self._window)
+        if len(text) <= len(self._read_text) or text.endswith(_REPLACEMENT):
+            return ""
+        piece = text[len(self._read_text) :]
+        self._window = self._window[self._read_offset :]
+        self._read_offset = len(self._window)
+        self._read_text = self._decode(self._window)
+        return piece
+
+    def flush(self) -> str:
+        """What is left at the end, without a last incomplete character."""
+        text = self._decode(self._window).rstrip(_REPLACEMENT)
+        piece = text[len(self._read_text) :]
+        self._read_text += piece
+        return piece
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(ids)

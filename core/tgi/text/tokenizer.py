@@ -1,0 +1,171 @@
+"""Text to token ids and back, by the model's own tokenizer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate, takewhile
+from pathlib import Path
+from typing import Any, final
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from tgi.errors import ModelError
+from tgi.text.model_files import read_json_object, token_content
+
+__all__ = ["Encoding", "TokenSpan", "Tokenizer", "TokenizerPool"]
+
+_SPECIAL_TOKEN_FIELDS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+@final
+@dataclass(frozen=True)
+class Encoding:
+    """Token ids of a text."""
+
+    ids: list[int]
+
+
+@final
+@dataclass(frozen=True)
+class TokenSpan:
+    """A token and where it stands: byte offsets into the UTF-8 of the text. An added special token covers nothing."""
+
+    id: int
+    text: str
+    start: int
+    stop: int
+
+
+@final
+@dataclass(frozen=True)
+class Tokenizer:
+    """One model's tokenizer. Safe to use from several threads."""
+
+    backend: tokenizers.Tokenizer
+    special_ids: frozenset[int]
+    eos_token_ids: tuple[int, ...]
+    special_tokens: dict[str, str]  # field of the config (`bos_token`, …) to its text
+
+    @classmethod
+    def load(cls, model_path: Path) -> Tokenizer:
+        """Read the tokenizer in `model_path`. Raises `ModelError` on one line, naming the file."""
+        backend = _load_backend(model_path)
+        # A text's ids are its own: what the files say about cutting and padding batches does not matter here.
+        backend.no_truncation()
+        backend.no_padding()
+        special_tokens = _special_tokens(model_path)
+        special_ids = {number for number, token in backend.get_added_tokens_decoder().items() if token.special}
+        named_ids = (backend.token_to_id(text) for text in special_tokens.values())
+        special_ids.update(number for number in named_ids if number is not None)
+        eos_token_ids = _eos_token_ids(model_path, backend, special_tokens)
+        return cls(backend, frozenset(special_ids), eos_token_ids, special_tokens)
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids the tokenizer knows, added tokens included."""
+        return self.backend.get_vocab_size()
+
+    def encode(self, text: str, add_special_tokens: bool = True, truncate: int | None = None) -> Encoding:
+        """Token ids of `text`.
+
+        With `truncate`, at most that many in all: the special tokens that the tokenizer adds are kept, then the last of the
+        rest (TGI's left truncation).
+        """
+        encoding = self.backend.encode(text, add_special_tokens=add_special_tokens)
+        ids: list[int] = encoding.ids
+        if truncate is not None and len(ids) > truncate:
+            ids = _truncated(ids, encoding.special_tokens_mask, truncate)
+        return Encoding(ids)
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """Text of `ids`; ids that the tokenizer does not know have none."""
+        return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def token_text(self, token_id: int) -> str:
+        """Text of one id decoded alone."""
+        return self.backend.decode([token_id], skip_special_tokens=False)
+
+    def tokenize(self, text: str) -> list[TokenSpan]:
+        """Tokens of `text` with their places, special tokens added."""
+        encoding = self.backend.encode(text, add_special_tokens=True)
+        data = text.encode()
+        byte_offsets = range(len(data) + 1) if len(data) == len(text) else [0, *accumulate(len(c.encode()) for c in text)]
+        spans = []
+        for number, (first, last) in zip(encoding.ids, encoding.offsets, strict=True):
+            start, stop = byte_offsets[first], byte_offsets[last]
+            spans.append(TokenSpan(number, data[start:stop].decode(errors="replace"), start, stop))
+        return spans
+
+
+@final
+class TokenizerPool:
+    """Tokenizes on threads of its own, so that a long text does not hold up the event loop (the library releases the GIL)."""
+
+    def __init__(self, tokenizer: Tokenizer, workers: int) -> None:
+        self.tokenizer = tokenizer
+        self._executor = ThreadPoolExecutor(workers, thread_name_prefix="tokenizer")
+
+    async def encode(self, text: str, add_special_tokens: bool = True, truncate: int | None = None) -> Encoding:
+        """`Tokenizer.encode`, elsewhere."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, self.tokenizer.encode, text, add_special_tokens, truncate)
+
+    async def tokenize(self, text: str) -> list[TokenSpan]:
+        """`Tokenizer.tokenize`, elsewhere."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self.tokenizer.tokenize, text)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _truncated(ids: list[int], special_mask: list[int], size: int) -> list[int]:
+    num_before = sum(1 for _ in takewhile(bool, special_mask))
+    num_after = sum(1 for _ in takewhile(bool, reversed(special_mask))) if num_before < len(ids) else 0
+    before, after = ids[:num_before], ids[len(ids) - num_after :]
+    room = max(0, size - num_before - num_after)
+    rest = ids[num_before : len(ids) - num_after]
+    return [*before, *(rest[-room:] if room else ()), *after][:size]
+
+
+def _load_backend(model_path: Path) -> tokenizers.Tokenizer:
+    whole, vocab, merges = (model_path / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
+    try:
+        if whole.exists():
+            return tokenizers.Tokenizer.from_file(str(whole))
+        if vocab.exists() and merges.exists():
+            backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
+            backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+            backend.decoder = decoders.ByteLevel()
+            return backend
+    except Exception as error:  # the library raises nothing more specific
+        path = whole if whole.exists() else vocab
+        raise ModelError(f"{path}: the tokenizer cannot be read: {error}.", "Fetch the file again.") from error
+    raise ModelError(
+        f"{model_path}: there is no tokenizer.json, nor vocab.json with merges.txt.",
+        "Save the tokenizer as tokenizer.json (transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…)).",
+    )
+
+
+def _special_tokens(model_path: Path) -> dict[str, str]:
+    fields: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        fields.update(read_json_object(model_path / name))
+    contents = {name: token_content(fields.get(name)) for name in _SPECIAL_TOKEN_FIELDS}
+    return {name: content for name, content in contents.items() if content is not None}
+
+
+def _eos_token_ids(model_path: Path, backend: tokenizers.Tokenizer, special_tokens: dict[str, str]) -> tuple[int, ...]:
+    """As TGI: what generation_config.json says, else config.json, else the tokenizer."""
+    for name in ("generation_config.json", "config.json"):
+        given = read_json_object(model_path / name).get("eos_token_id")
+        numbers = given if isinstance(given, list) else [given]
+        ids = tuple(number for number in numbers if isinstance(number, int))
+        if ids:
+            return ids
+    number = backend.token_to_id(special_tokens.get("eos_token", ""))
+    return () if number is None else (number,)
