@@ -45,16 +45,17 @@ def main() -> int:
     """Run, print the table, write the JSON. Returns 1 if any request failed."""
     arguments = _parse()
     with _server(arguments) as url:
-        report = {"environment": _environment(url), "settings": vars(arguments) | {"url": url}, "runs": []}
+        runs: list[dict[str, Any]] = []
+        report = {"environment": _environment(url), "settings": vars(arguments) | {"url": url}, "runs": runs}
         _measure(url, arguments, 1, arguments.routes[0], num_requests=2)  # warm: caches, lazily made things
         for route in arguments.routes:
             for num_users in arguments.users:
                 run = _measure(url, arguments, num_users, route, max(num_users * arguments.rounds, arguments.rounds))
-                report["runs"].append(run)
+                runs.append(run)
                 print(f"{route}, {num_users} users: {run['output_tokens_per_second']} tok/s", file=sys.stderr)
     Path(arguments.output).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    _print(report["runs"])
-    return 0 if all(run["valid"] for run in report["runs"]) else 1
+    _print(runs)
+    return 0 if all(run["valid"] for run in runs) else 1
 
 
 def _parse() -> argparse.Namespace:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
-
-import msgspec
 
 __all__ = ["configure_logging"]
 
@@ -48,4 +47,4 @@ def _format_json(record: logging.LogRecord) -> str:
     }
     if record.exc_info:
         fields["exception"] = logging.Formatter().formatException(record.exc_info)
-    return msgspec.json.encode(fields).decode()
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))

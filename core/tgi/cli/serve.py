@@ -1,60 +1,18 @@
-"""`tgi serve`: options → model → tokenizer → backend → engine → HTTP. The port opens when all of it is ready."""
+"""`tgi serve`: read and check the options, then start. Nothing heavy is imported before they are right."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import platform
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import final
+from collections.abc import Sequence
 
-import msgspec
-import uvloop
-
-from tgi import __version__
-from tgi.architectures import GenericSpec, ModelSpec, load_spec
-from tgi.backend import Agreement, EngineConfig, Wish
-from tgi.cli.http_server import HttpServer, bind
 from tgi.cli.log import configure_logging
-from tgi.cli.model_files import ModelFiles, find_model
-from tgi.cli.start_display import StartDisplay, memory_lines
-from tgi.config import (
-    Environment,
-    ParsedArguments,
-    PluginOption,
-    ServeOptions,
-    bind_address,
-    check_options,
-    notes_on_options,
-    num_shard_of,
-    options_help,
-    parse_arguments,
-    process_environment,
-    read_environment,
-    read_plugin_options,
-)
-from tgi.engine.client import EngineClient
-from tgi.engine.messages import Start
-from tgi.errors import ConfigError
-from tgi.plugins import AUTO, BackendRegistry, Candidate, Selection
-from tgi.scheduler.records import SchedulerConfig
-from tgi.server.app import create_app
-from tgi.server.metrics import Metrics
-from tgi.server.state import ServerConfig, ServerState
-from tgi.text import ChatTemplate, Tokenizer, TokenizerPool
+from tgi.config import check_options, options_help, parse_arguments, process_environment, read_environment
 
 __all__ = ["run"]
 
-_logger = logging.getLogger("tgi")
-
 _USAGE = """Usage: tgi serve [MODEL] [OPTIONS]
 
-Serve MODEL, a local folder or a hub id, over HTTP. Without one the demo model is served.
-Every option can also be set by the variable that stands beside it; the command line beats it. Options of backends:
-`tgi backends`."""
+Serve MODEL, a local folder or a hub id, over HTTP. Without one the demo model is served. The variable beside an option sets
+it too; the command line beats it. Backends have options of their own: `tgi backends`."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -62,206 +20,14 @@ def run(arguments: Sequence[str]) -> int:
     if any(word in ("-h", "--help") for word in arguments):
         print(_USAGE + "\n" + options_help())
         return 0
-    variables = process_environment()
+    from tgi.plugins import BackendRegistry  # noqa: PLC0415 - the help works without the packages this needs
+
     registry = BackendRegistry()
+    variables = process_environment()
     parsed = parse_arguments(arguments, variables, registry.names)
+    check_options(parsed.options)
     environment = read_environment(variables)
     configure_logging(environment.log_level, parsed.options.json_output)
-    check_options(parsed.options)
-    context = _Context(parsed.options, parsed, environment, variables, registry, StartDisplay())
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(context))
+    from tgi.cli.startup import serve  # noqa: PLC0415 - the web framework takes a second to import
 
-
-@final
-@dataclass(frozen=True)
-class _Context:
-    """What the user said and what is installed."""
-
-    options: ServeOptions
-    parsed: ParsedArguments
-    environment: Environment
-    variables: Mapping[str, str]
-    registry: BackendRegistry
-    display: StartDisplay
-
-
-async def _serve(context: _Context) -> int:
-    options, display = context.options, context.display
-    server = HttpServer(options.graceful_termination_timeout)
-    address, note = bind_address(options)
-    if note:
-        display.log(note)
-    try:
-        with bind(address, options.port) as listening:
-            starting = asyncio.ensure_future(_start(context))
-            server.watch_signals(starting)
-            try:
-                state, engine = await starting
-            except asyncio.CancelledError:
-                if not server.is_stopping:
-                    raise
-                display.log("Stopped while starting.")
-                return 0
-            try:
-                app = create_app(state)
-                display.ready(f"http://{address}:{listening.getsockname()[1]}")
-                await server.serve(app, [listening])
-            finally:
-                _logger.info("Shutting down")
-                await engine.close()
-                state.tokenizer.close()
-    finally:
-        display.close()
-    return 0
-
-
-async def _start(context: _Context) -> tuple[ServerState, EngineClient]:
-    """Everything up to the open port."""
-    options, display = context.options, context.display
-    for note in notes_on_options(options):
-        display.log(note)
-    if options.env:
-        _log_machine(context)
-    model = await asyncio.to_thread(_read_model, context)
-    display.phase("backend", options.backend)
-    config, selection = _select_backend(context, model)
-    for candidate in selection.candidates:
-        display.log(f"  {candidate.name}: {candidate.verdict}")
-    start = Start(config, _wish(options, model.spec), _scheduler_config(options, context.environment))
-    engine = EngineClient(start, display.progress)
-    agreement = await engine.start()
-    try:
-        server_config = _server_config(context, model.files, selection.chosen, agreement)
-    except BaseException:
-        await engine.close()
-        raise
-    for line in memory_lines(agreement):
-        display.log(line)
-    metrics = Metrics(server_config.max_input_tokens, server_config.max_total_tokens)
-    pool = TokenizerPool(model.tokenizer, options.validation_workers)
-    return ServerState(server_config, engine, pool, model.chat_template, metrics), engine
-
-
-@final
-@dataclass(frozen=True)
-class _LoadedModel:
-    """What the front itself needs of a model."""
-
-    files: ModelFiles
-    spec: ModelSpec | GenericSpec
-    tokenizer: Tokenizer
-    chat_template: ChatTemplate | None
-
-
-def _read_model(context: _Context) -> _LoadedModel:
-    options, display = context.options, context.display
-    display.phase("model", options.model_id or "demo")
-    files = find_model(options, context.environment, display.log)
-    spec = load_spec(files.path, rope_scaling=options.rope_scaling, rope_factor=options.rope_factor)
-    display.phase("tokenizer", str(files.path))
-    template_file = None if options.tokenizer_config_path is None else Path(options.tokenizer_config_path)
-    return _LoadedModel(files, spec, Tokenizer.load(files.path), ChatTemplate.load(files.path, template_file))
-
-
-def _select_backend(context: _Context, model: _LoadedModel) -> tuple[EngineConfig, Selection]:
-    """The backend, and the engine's orders that name it. With `auto` a backend answers before it sees options of its own."""
-    options, registry = context.options, context.registry
-    config = EngineConfig(
-        backend=options.backend,
-        model_path=str(model.files.path),
-        spec=model.spec,
-        dtype=options.dtype,
-        quantize=options.quantize,
-        kv_cache_dtype=options.kv_cache_dtype,
-        num_shard=num_shard_of(options),
-        memory_fraction=options.cuda_memory_fraction,
-        trust_remote_code=options.trust_remote_code,
-        cache_dir=context.environment.cache_folder,
-    )
-    if options.backend != AUTO and options.backend in registry.names:
-        config = _with_plugin_options(config, registry.candidate(options.backend), context)
-        return config, registry.select(options.backend, model.spec, config)
-    selection = registry.select(options.backend, model.spec, config)
-    return _with_plugin_options(config, selection.chosen, context), selection
-
-
-def _with_plugin_options(config: EngineConfig, candidate: Candidate, context: _Context) -> EngineConfig:
-    declared = () if candidate.info is None else candidate.info.options
-    rows = [PluginOption(option.name, option.default, option.choices) for option in declared]
-    values = read_plugin_options(candidate.name, rows, context.parsed.plugin_values, context.variables)
-    return msgspec.structs.replace(config, backend=candidate.name, options=values)
-
-
-def _wish(options: ServeOptions, spec: ModelSpec | GenericSpec) -> Wish:
-    features = ["prefix_cache", "mask", "device_token", "logprobs"]
-    if options.enable_prefill_logprobs:
-        features.append("prompt_logprobs")
-    return Wish(
-        max_input_tokens=_max_input_tokens(options),
-        max_total_tokens=options.max_total_tokens,
-        max_batch_prefill_tokens=options.max_batch_prefill_tokens,
-        max_batch_total_tokens=options.max_batch_total_tokens,
-        max_batch_size=options.max_batch_size,
-        max_concurrent_requests=options.max_concurrent_requests,
-        model_max_total_tokens=spec.max_positions,
-        features=tuple(features),
-    )
-
-
-def _scheduler_config(options: ServeOptions, environment: Environment) -> SchedulerConfig:
-    return SchedulerConfig(options.waiting_served_ratio, options.max_waiting_tokens, environment.prefix_caching)
-
-
-def _max_input_tokens(options: ServeOptions) -> int | None:
-    return options.max_input_length if options.max_input_tokens is None else options.max_input_tokens
-
-
-def _server_config(context: _Context, files: ModelFiles, chosen: Candidate, agreement: Agreement) -> ServerConfig:
-    """Limits of the routes: the user's where given, else what was agreed. Raises `ConfigError` if they contradict."""
-    options = context.options
-    max_total_tokens = agreement.limits.max_total_tokens
-    max_input_tokens = _max_input_tokens(options)
-    if max_input_tokens is None:
-        max_input_tokens = max_total_tokens - 1
-    if max_input_tokens >= max_total_tokens:
-        raise ConfigError(f"`max_input_tokens`({max_input_tokens}) must be < `max_total_tokens`({max_total_tokens})")
-    gamma, delta = options.watermark_gamma, options.watermark_delta
-    return ServerConfig(
-        model_id=files.model_id,
-        model_sha=files.revision,
-        max_input_tokens=max_input_tokens,
-        max_total_tokens=max_total_tokens,
-        backend_name=chosen.name,
-        version=__version__,
-        compute_type=context.environment.compute_type or _compute_type(options, chosen),
-        max_concurrent_requests=options.max_concurrent_requests,
-        max_best_of=options.max_best_of,
-        max_stop_sequences=options.max_stop_sequences,
-        max_top_n_tokens=options.max_top_n_tokens,
-        validation_workers=options.validation_workers,
-        max_client_batch_size=options.max_client_batch_size,
-        payload_limit=options.payload_limit,
-        api_key=options.api_key,
-        cors_allow_origin=options.cors_allow_origin,
-        enable_prefill_logprobs=options.enable_prefill_logprobs,
-        disable_grammar_support=options.disable_grammar_support,
-        docker_label=context.environment.docker_label,
-        watermark_gamma=ServerConfig.watermark_gamma if gamma is None else gamma,
-        watermark_delta=ServerConfig.watermark_delta if delta is None else delta,
-    )
-
-
-def _compute_type(options: ServeOptions, chosen: Candidate) -> str:
-    """TGI's form, e.g. `1-nvidia-l4`: the number of devices and the name of the first one."""
-    devices = () if chosen.probe is None else chosen.probe.devices
-    label = devices[0].label if devices else chosen.name
-    return f"{num_shard_of(options)}-{'-'.join(label.lower().split())}"
-
-
-def _log_machine(context: _Context) -> None:
-    display = context.display
-    display.phase("machine", f"tgi {__version__}, python {platform.python_version()}, {platform.platform()}")
-    display.log(f"python at {sys.executable}")
-    for candidate in context.registry.candidates():
-        display.log(f"  {candidate.name} ({candidate.package} {candidate.version}): {candidate.verdict}")
+    return serve(parsed, environment, variables, registry)

@@ -45,9 +45,10 @@ def assert_one_line(finished, text):
 
 
 def test_help_needs_no_dependency():
-    finished = run_blocked(DEPENDENCIES, "from tgi.cli import main; sys.exit(main(['--help']))")
+    finished = run_blocked(DEPENDENCIES, "from tgi.cli import main; sys.exit(main(['--help']) or main(['serve', '--help']))")
     assert finished.returncode == 0, finished.stderr
     assert [name for name in COMMANDS if f"  {name} " not in finished.stdout] == []
+    assert "--max-batch-prefill-tokens <INTEGER>" in finished.stdout
 
 
 def test_the_blocker_blocks():
