@@ -316,7 +316,8 @@ def test_deep_health_computes_and_disturbs_nobody(config):
     core.introduce(0, [5, 6, 7])
     undisturbed = [core.step({0: 0}).tokens[0] for _ in range(20)]
     core.drop(0)
-    core.introduce(1, [5, 6, 7])
+    last = core.agreement.kv_cache.groups[0].num_blocks - 1
+    core.introduce(1, [5, 6, 7], blocks=[last], num_computed_tokens=0)
     tokens = []
     for _ in range(20):
         tokens.append(core.step({1: 0}).tokens[0])
