@@ -86,6 +86,7 @@ class GeneratedToken:
     logprob: float | None
     special: bool
     top_tokens: list[TopToken]
+    is_last: bool = False  # the result follows at once
 
 
 @final
@@ -187,12 +188,21 @@ class _Assembly:
             shown = self._tokenizer.token_text(token.token_id)
             self.is_stopped = not is_last and self._stopping.matches_special(shown)
         else:
-            shown = self._push_text(self._detokenizer.push(token.token_id))
+            piece = self._detokenizer.push(token.token_id)
+            shown = self._push_text(piece + self._detokenizer.flush() if is_last else piece)
         if (is_last or self.is_stopped) and self._hides_stop:
             held = self._text[self._num_shown :]
             shown = held if special else shown + held
             self._num_shown = len(self._text)
-        return GeneratedToken(self._num_tokens, token.token_id, shown, token.logprob, special, self._top_tokens(token))
+        return GeneratedToken(
+            index=self._num_tokens,
+            id=token.token_id,
+            text=shown,
+            logprob=token.logprob,
+            special=special,
+            top_tokens=self._top_tokens(token),
+            is_last=is_last or self.is_stopped,
+        )
 
     def result(self, finish_reason: FinishReason, seconds: float) -> GenerationResult:
         """The end; `seconds` passed since the request was submitted."""

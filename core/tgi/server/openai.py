@@ -76,8 +76,9 @@ class _ChunkWriter:
     def chunks(self, token: GeneratedToken, result: GenerationResult | None) -> Iterator[bytes]:
         """The chunks that a token brings."""
         reason = None if result is None else _FINISH_REASONS[result.finish_reason]
-        # Special tokens are no text in OpenAI's answers.
-        yield self.envelope.encode([self.choice("" if token.special else token.text, reason)], None)
+        # A special token is no text in OpenAI's answers; the last one brings along text that was held back.
+        text = "" if token.special and result is None else token.text
+        yield self.envelope.encode([self.choice(text, reason)], None)
         if result is not None and self.has_usage:
             yield self.envelope.encode([], _usage(result))
 
