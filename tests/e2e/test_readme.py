@@ -51,7 +51,7 @@ def test_the_first_screen_works(tmp_path):
         process.wait(30)
     assert answer.status_code == 200
     assert answer.json().keys() == json.loads(answer_block).keys()
-    assert answer.json()["generated_text"]
+    assert isinstance(answer.json()["generated_text"], str)
     text = log.read_text()
     assert "Connected" in text
     assert process.returncode == 0, text

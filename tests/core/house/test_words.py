@@ -20,7 +20,7 @@ EXCEPT_EXCEPTION = {
     "engine/__main__.py": 1,
     "engine/core.py": 1,
     "plugins/registry.py": 3,
-    "server/app.py": 1,
+    "text/tokenizer.py": 1,  # the tokenizers library raises nothing narrower for a broken file
 }
 
 SHAPELESS = {"utils.py", "util.py", "helpers.py", "helper.py", "misc.py", "common.py"}
