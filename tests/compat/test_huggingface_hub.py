@@ -12,8 +12,8 @@ def client(live_server):
 
 
 def test_text_generation_gives_a_text(client):
-    plain = client.text_generation(PROMPT, max_new_tokens=5)
-    with_prompt = client.text_generation(PROMPT, max_new_tokens=5, return_full_text=True)
+    plain = client.text_generation(PROMPT, max_new_tokens=5, return_full_text=False)
+    with_prompt = client.text_generation(PROMPT, max_new_tokens=5)  # TGI's default on `POST /` for a local model
     assert plain
     assert with_prompt == PROMPT + plain
 
@@ -27,7 +27,7 @@ def test_details_count_the_tokens(client):
 
 
 def test_a_stream_gives_the_same_text(client):
-    text = client.text_generation(PROMPT, max_new_tokens=8)
+    text = client.text_generation(PROMPT, max_new_tokens=8, return_full_text=False)
     assert "".join(client.text_generation(PROMPT, max_new_tokens=8, stream=True)) == text
 
 
