@@ -140,3 +140,16 @@ def test_a_broken_model_is_one_line(tmp_path, tiny_model):
     (tmp_path / "tokenizer.json").write_text('{"version":')
     finished = run("serve", str(tmp_path), "--backend", "null", "--port", "0", HOME=str(tmp_path))
     assert_one_line(finished, r"tokenizer\.json")
+
+
+def test_a_backend_that_refuses_to_start_is_one_line(tmp_path, tiny_model):
+    script = tmp_path / "script.json"
+    script.write_text('{"start_failure": "the device is on fire"}')
+    arguments = ["--backend", "null", "--null-script", str(script), "--port", "0"]
+    assert_one_line(run("serve", str(tiny_model), *arguments, HOME=str(tmp_path)), "the device is on fire")
+
+
+def test_an_option_of_another_backend_is_a_usage_error(tmp_path, tiny_model):
+    finished = run("serve", str(tiny_model), "--backend", "null", "--null-nothing", "1", "--port", "0", HOME=str(tmp_path))
+    assert finished.returncode == 2
+    assert "unexpected argument '--null-nothing' for the backend `null`. It takes: --null-script." in finished.stderr
