@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, final
+from typing import Any, NoReturn, final
 
 import jinja2
 from jinja2 import nodes
@@ -117,7 +117,7 @@ class ChatTemplate:
 class GenerationBlock(Extension):
     """`{% generation %} … {% endgeneration %}` marks what an assistant wrote; for a prompt it means nothing."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         """The body alone."""

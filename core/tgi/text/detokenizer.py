@@ -10,6 +10,7 @@ from tgi.text.tokenizer import Tokenizer
 __all__ = ["Detokenizer"]
 
 _NUM_CONTEXT_TOKENS = 5
+_MAX_CHARACTER_TOKENS = 4  # bytes of a character, each a token of its own
 _REPLACEMENT = "\ufffd"  # how an incomplete character decodes
 
 
@@ -24,9 +25,8 @@ class Detokenizer:
     def __init__(self, tokenizer: Tokenizer, prompt_token_ids: Sequence[int]) -> None:
         self._tokenizer = tokenizer
         # Invariant: the window's text up to `read_offset` was handed out; all after it was not.
-        self._window = list(prompt_token_ids[-_NUM_CONTEXT_TOKENS:])
+        self._window, self._read_text = self._context(prompt_token_ids)
         self._read_offset = len(self._window)
-        self._read_text = self._decode(self._window)
 
     def push(self, token_id: int) -> str:
         """The text that `token_id` completes, perhaps none."""
@@ -46,6 +46,12 @@ class Detokenizer:
         piece = text[len(self._read_text) :]
         self._read_text += piece
         return piece
+
+    def _context(self, token_ids: Sequence[int]) -> tuple[list[int], str]:
+        """The last tokens of the prompt and their text, begun between two characters: a torn one would spoil what follows it."""
+        contexts = (list(token_ids[-_NUM_CONTEXT_TOKENS - extra :]) for extra in range(_MAX_CHARACTER_TOKENS))
+        decoded = [(context, self._decode(context)) for context in contexts]
+        return next(((context, text) for context, text in decoded if _REPLACEMENT not in text), decoded[0])
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(ids)

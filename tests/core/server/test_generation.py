@@ -1,0 +1,164 @@
+"""One sequence from engine to text, over an engine that the test scripts."""
+
+import asyncio
+
+import pytest
+
+from tgi.backend import SamplingParams
+from tgi.engine.stream import SequenceStream
+from tgi.errors import GenerationError, IncompleteGenerationError
+from tgi.scheduler import SequenceOutput, TokenOutput
+from tgi.server.generation import GenerationRequest, GenerationResult, Generator, StopStyle
+from tgi.text import Tokenizer
+from tgi.types import FinishReason
+
+from tests.core.text.conftest import byte_level, save
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return Tokenizer.load(save(byte_level(), tmp_path_factory.mktemp("tokenizer")))
+
+
+class ScriptedEngine:
+    def __init__(self, outputs):
+        self.outputs = outputs
+        self.aborted = []
+
+    def submit(self, request):
+        self.request = request
+        self.stream = SequenceStream(7, request, self.aborted.append)
+        for output in self.outputs:
+            self.stream.put(output)
+        return self.stream
+
+
+def outputs_of(token_ids, finish=FinishReason.LENGTH, per_output=1):
+    chunks = [token_ids[i : i + per_output] for i in range(0, len(token_ids), per_output)]
+    tokens = [[TokenOutput(token, -0.5, ((token, -0.5), (3, -1.0))) for token in chunk] for chunk in chunks]
+    last = len(tokens) - 1
+    return [SequenceOutput(7, chunk, finish if i == last else None) for i, chunk in enumerate(tokens)]
+
+
+def request(tokenizer, stop=(), style=StopStyle.NATIVE, greedy=True):
+    prompt = tokenizer.encode("Hello").ids
+    return GenerationRequest("r", prompt, SamplingParams(greedy=greedy), 42, 100, (1,), tuple(stop), style)
+
+
+async def generate(tokenizer, outputs, **options):
+    engine = ScriptedEngine(outputs)
+    items = [item async for item in Generator(engine, tokenizer).stream(request(tokenizer, **options))]
+    assert isinstance(items[-1], GenerationResult)
+    assert [token.index for token in items[:-1]] == list(range(1, len(items)))
+    assert [token.is_last for token in items[:-1]] == [False] * (len(items) - 2) + [True]
+    return items[:-1], items[-1], engine
+
+
+@pytest.mark.parametrize("per_output", [1, 3])
+async def test_tokens_and_result(tokenizer, per_output):
+    text = " world, façade 🙂 end"
+    ids = tokenizer.encode(text).ids
+    tokens, result, engine = await generate(tokenizer, outputs_of(ids, per_output=per_output))
+    assert "".join(token.text for token in tokens) == text == result.text
+    assert [token.id for token in tokens] == ids
+    assert result.finish_reason == FinishReason.LENGTH
+    assert (result.num_generated_tokens, result.input_length, result.seed) == (len(ids), len(engine.request.prompt_token_ids), None)
+    assert tokens[0].logprob == -0.5
+    assert [top.id for top in tokens[0].top_tokens] == [ids[0], 3]
+    assert engine.request.eos_token_ids == (1,)
+    assert engine.aborted == []
+
+
+async def test_eos_is_a_token_but_no_text(tokenizer):
+    ids = [*tokenizer.encode(" world").ids, 1]
+    tokens, result, _ = await generate(tokenizer, outputs_of(ids, FinishReason.EOS_TOKEN), greedy=False)
+    assert (tokens[-1].text, tokens[-1].special) == ("</s>", True)
+    assert result.text == " world"
+    assert (result.finish_reason, result.seed) == (FinishReason.EOS_TOKEN, 42)
+
+
+@pytest.mark.parametrize(
+    ("style", "text", "shown"),
+    [(StopStyle.NATIVE, " quick bro", " quick brown"), (StopStyle.OPENAI, " quick ", " quick ")],
+)
+async def test_a_stop_string_inside_a_token(tokenizer, style, text, shown):
+    ids = tokenizer.encode(" quick brown fox").ids
+    tokens, result, engine = await generate(tokenizer, outputs_of(ids), stop=["nothing", "bro"], style=style)
+    assert result.text == text
+    joined = "".join(token.text for token in tokens)
+    # The last native event keeps its whole text; its length depends on where the token ends.
+    assert shown.startswith(joined) if style is StopStyle.NATIVE else joined == shown
+    assert result.finish_reason == FinishReason.STOP_SEQUENCE
+    assert result.num_generated_tokens == len(tokens) < len(ids)
+    assert engine.stream.is_finished
+
+
+async def test_nothing_of_a_stop_string_is_streamed(tokenizer):
+    text = " quick brown fox"
+    ids = tokenizer.encode(text).ids
+    tokens, result, _ = await generate(tokenizer, outputs_of(ids), stop=["brown foxes"], style=StopStyle.OPENAI)
+    before_last = "".join(token.text for token in tokens[:-1])
+    assert "b" not in before_last.removeprefix(" quick ")
+    assert "".join(token.text for token in tokens) == text == result.text
+
+
+async def test_the_text_of_a_special_token_can_stop(tokenizer):
+    ids = [*tokenizer.encode(" ok").ids, 2, *tokenizer.encode(" more").ids]
+    tokens, result, _ = await generate(tokenizer, outputs_of(ids), stop=["<|im_end|>"])
+    assert result.text == " ok"
+    assert tokens[-1].text == "<|im_end|>"
+    assert result.finish_reason == FinishReason.STOP_SEQUENCE
+
+
+async def test_the_length_limit_comes_before_a_stop_string_of_a_special_token(tokenizer):
+    _, result, _ = await generate(tokenizer, outputs_of([2]), stop=["<|im_end|>"])
+    assert result.finish_reason == FinishReason.LENGTH
+
+
+async def test_a_last_incomplete_character_is_left_out(tokenizer):
+    ids = tokenizer.encode(" a🙂").ids[:-1]
+    for style in StopStyle:
+        tokens, result, _ = await generate(tokenizer, outputs_of(ids), style=style)
+        assert result.text == " a"
+        assert "".join(token.text for token in tokens) == " a"
+
+
+async def test_prompt_scores_are_put_together(tokenizer):
+    prompt = tokenizer.encode("Hello").ids
+    scores = [None, *[-1.0] * (len(prompt) - 1)]
+    halves = [SequenceOutput(7, prompt_logprobs=scores[:2]), SequenceOutput(7, prompt_logprobs=scores[2:])]
+    _, result, _ = await generate(tokenizer, [*halves, *outputs_of([3])])
+    assert [(token.id, token.logprob) for token in result.prefill] == list(zip(prompt, scores, strict=True))
+
+
+async def test_an_error_of_the_engine(tokenizer):
+    engine = ScriptedEngine([*outputs_of([3, 4], finish=None), SequenceOutput(7, error="out of order")])
+    seen = []
+    with pytest.raises(GenerationError, match="out of order"):
+        async for item in Generator(engine, tokenizer).stream(request(tokenizer)):
+            seen.append(item)
+    assert len(seen) == 2
+
+
+async def test_a_stream_that_is_cut_off(tokenizer):
+    engine = ScriptedEngine(outputs_of([3, 4], finish=None))
+    items = Generator(engine, tokenizer).stream(request(tokenizer))
+    await anext(items)
+    engine.stream.abort()
+    with pytest.raises(IncompleteGenerationError):
+        [item async for item in items]
+
+
+async def test_a_consumer_that_leaves_frees_the_sequence(tokenizer):
+    engine = ScriptedEngine(outputs_of([3], finish=None))
+    items = Generator(engine, tokenizer).stream(request(tokenizer))
+    await anext(items)
+    await items.aclose()
+    assert engine.aborted == [7]
+
+    engine = ScriptedEngine([])
+    task = asyncio.ensure_future(anext(Generator(engine, tokenizer).stream(request(tokenizer))))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert engine.aborted == [7]

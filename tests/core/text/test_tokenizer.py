@@ -1,0 +1,118 @@
+"""Ids, offsets, truncation, special tokens, and files that are not what they should be."""
+
+import asyncio
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tgi.errors import ModelError
+from tgi.text import Tokenizer, TokenizerPool
+
+from .conftest import byte_level, save, sentencepiece_like
+
+
+@pytest.fixture(scope="module")
+def llama_like(tmp_path_factory):
+    return Tokenizer.load(save(sentencepiece_like(), tmp_path_factory.mktemp("llama_like")))
+
+
+@pytest.fixture(scope="module")
+def gpt_like(tmp_path_factory):
+    return Tokenizer.load(save(byte_level(), tmp_path_factory.mktemp("gpt_like")))
+
+
+def test_special_tokens_are_added_on_demand(llama_like):
+    with_bos, without = llama_like.encode("hello", True).ids, llama_like.encode("hello", False).ids
+    assert with_bos == [0, *without]
+    assert llama_like.decode(with_bos, skip_special_tokens=True) == "hello"
+
+
+@pytest.mark.parametrize("size", range(1, 9))
+def test_truncation_keeps_the_bos_and_the_end(llama_like, size):
+    whole = llama_like.encode("The quick brown fox").ids
+    assert llama_like.encode("The quick brown fox", True, size).ids == [0, *whole[len(whole) - size + 1 :]][:size]
+    assert llama_like.encode("The quick brown fox", False, size).ids == whole[-size:]
+    assert llama_like.encode("The quick brown fox", True, len(whole)).ids == whole
+
+
+def test_truncation_of_a_tokenizer_without_special_tokens(gpt_like):
+    whole = gpt_like.encode("The quick brown fox").ids
+    assert gpt_like.encode("The quick brown fox", True, 3).ids == whole[-3:]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.characters(codec="utf-8"), max_size=30))
+def test_offsets_are_bytes(gpt_like, text):
+    data = text.encode()
+    spans = gpt_like.tokenize(text)
+    assert all(span.text == data[span.start : span.stop].decode(errors="replace") for span in spans)
+    assert b"".join(data[span.start : span.stop] for span in spans) == data or len(data) != len(text)
+
+
+def test_an_added_bos_covers_nothing(llama_like):
+    first, second, *_ = llama_like.tokenize("hé")
+    assert (first.id, first.text, first.start, first.stop) == (0, "", 0, 0)
+    assert second.start == 0
+    assert llama_like.tokenize("hé")[-1].stop == 3
+
+
+def test_settings_for_batches_are_switched_off(tmp_path):
+    tokenizer = byte_level()
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=50)
+    loaded = Tokenizer.load(save(tokenizer, tmp_path))
+    assert len(loaded.encode("The quick brown fox jumps").ids) == len(byte_level().encode("The quick brown fox jumps").ids)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, (1,)),
+        ({"config": {"eos_token_id": 2}}, (2,)),
+        ({"config": {"eos_token_id": 2}, "generation_config": {"eos_token_id": [1, 2]}}, (1, 2)),
+        ({"generation_config": {"temperature": 1.0}}, (1,)),
+        ({"tokenizer_config": {}}, ()),
+        ({"tokenizer_config": {}, "special_tokens_map": {"eos_token": "<|im_end|>"}}, (2,)),
+    ],
+)
+def test_where_eos_comes_from(tmp_path, files, expected):
+    assert Tokenizer.load(save(byte_level(), tmp_path, **files)).eos_token_ids == expected
+
+
+def test_vocab_and_merges_are_enough(tmp_path):
+    byte_level().model.save(str(tmp_path))
+    loaded = Tokenizer.load(tmp_path)
+    text = "Hello world 🙂"
+    assert loaded.decode(loaded.encode(text).ids) == text
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"version": "1.0"}', b"\xff\xfe"])
+def test_a_broken_file_is_one_line_that_names_it(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(ModelError, match=r"tokenizer\.json: the tokenizer cannot be read") as caught:
+        Tokenizer.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_broken_config_is_named(tmp_path):
+    save(byte_level(), tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(ModelError, match=r"tokenizer_config\.json: the file cannot be read as a JSON object"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_missing_tokenizer_says_what_is_needed(tmp_path):
+    with pytest.raises(ModelError, match=r"no tokenizer\.json, nor vocab\.json with merges\.txt"):
+        Tokenizer.load(tmp_path)
+
+
+async def test_a_pool_gives_the_same_ids(llama_like):
+    pool = TokenizerPool(llama_like, 2)
+    try:
+        texts = ["hello world", "The fox", "🙂"] * 5
+        results = await asyncio.gather(*(pool.encode(text, True, None) for text in texts))
+        assert [r.ids for r in results] == [llama_like.encode(text).ids for text in texts]
+        assert await pool.tokenize("hé") == llama_like.tokenize("hé")
+    finally:
+        pool.close()
