@@ -1,0 +1,23 @@
+"""A signal ends the server with exit code 0, whether it starts or serves."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.live_server import free_port, wait_ready
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_drains_and_exits_with_zero(tmp_path, tiny_model, number):
+    port, log = free_port(), tmp_path / "server.log"
+    command = [sys.executable, "-m", "tgi", "serve", str(tiny_model), "--backend", "null", "--hostname", "127.0.0.1"]
+    with log.open("wb") as output:
+        process = subprocess.Popen([*command, "--port", str(port)], stdout=output, stderr=subprocess.STDOUT)
+    wait_ready(f"http://127.0.0.1:{port}", process, log)
+    process.send_signal(number)
+    assert process.wait(30) == 0
+    text = log.read_text()
+    assert "Shutting down" in text
+    assert "Traceback" not in text
