@@ -118,6 +118,15 @@ async def test_eos_is_a_stop_without_text(make_client, tokenizer, path, body, st
 
 
 @ROUTES
+async def test_a_special_token_that_ends_nothing_has_no_text(make_client, tokenizer, path, body):
+    token = tokenizer.encode("fox", add_special_tokens=False).ids[0]
+    outputs = [SequenceOutput(0, [TokenOutput(tokenizer.eos_token_ids[0]), TokenOutput(token)], FinishReason.LENGTH)]
+    async with make_client(FakeEngine(outputs)) as client:
+        found = chunks((await client.post(path, json=body | {"stream": True, "ignore_eos": True})).text)
+    assert [text_of(chunk) for chunk in found] == ["", tokenizer.decode([token], skip_special_tokens=True)]
+
+
+@ROUTES
 async def test_sampling_is_on_unless_the_temperature_is_zero(make_client, path, body):
     engine = FakeEngine()
     async with make_client(engine) as client:
