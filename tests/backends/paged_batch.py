@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
+
 from tgi_torch.attention import AttentionMetadata
 from tgi_torch.decoder import Decoder
 from tgi_torch.kv_cache import KVCache
-from torch import Tensor
 
 __all__ = ["PagedSequence", "metadata_of", "step"]
 

@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from tgi.backend import (
     Agreement,
     GrammarMasks,

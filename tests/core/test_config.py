@@ -1,6 +1,7 @@
 """The option table and the rules by which it is read."""
 
 import pytest
+
 from tgi.config import (
     OPTIONS,
     PluginOption,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import final
 
 from safetensors import SafetensorError, safe_open
+
 from tgi.architectures import MLP, Attention, GenericSpec, MixtureOfExperts, ModelSpec
 from tgi.backend import (
     API_VERSION,
@@ -21,9 +22,8 @@ from tgi.backend import (
     Support,
     Worker,
 )
-from tgi_torch.memory import DTYPE_BYTES, compute_dtype, kv_bytes_per_token, weights_bytes
-
 from tgi_cpu import machine
+from tgi_torch.memory import DTYPE_BYTES, compute_dtype, kv_bytes_per_token, weights_bytes
 
 __all__ = ["CpuBackend"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from tgi.backend import EngineConfig, Host, Worker
-from tgi_torch.sampling import SamplingKernels
-from tgi_torch.worker import TorchDevice, TorchWorker
 from torch import Tensor
 
+from tgi.backend import EngineConfig, Host, Worker
 from tgi_cpu import machine
+from tgi_torch.sampling import SamplingKernels
+from tgi_torch.worker import TorchDevice, TorchWorker
 
 __all__ = ["create_worker"]
 

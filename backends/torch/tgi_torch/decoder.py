@@ -11,12 +11,12 @@ from functools import partial
 from typing import TypeVar, final
 
 import torch
+from torch import Tensor
+
 from tgi.architectures import MLP, Attention, Block, Branch, MixtureOfExperts, ModelSpec, Stack
 from tgi.architectures.roles import mixer_tag
 from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import ModelError
-from torch import Tensor
-
 from tgi_torch.attention import AttentionMetadata
 from tgi_torch.kv_cache import KVCache, attention_layers
 from tgi_torch.layers import Building, Linear, Mixer, StepContext, Transform, build_linear, build_norm, identity

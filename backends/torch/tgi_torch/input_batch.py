@@ -8,9 +8,9 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 import torch
-from tgi.backend import TOKEN_ON_DEVICE, Rows, StepError
 from torch import Tensor
 
+from tgi.backend import TOKEN_ON_DEVICE, Rows, StepError
 from tgi_torch.attention import AttentionMetadata
 from tgi_torch.sequences import SequenceState, SequenceTable
 

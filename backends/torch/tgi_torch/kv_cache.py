@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from tgi.architectures import Attention, ModelSpec
 from torch import Tensor
+
+from tgi.architectures import Attention, ModelSpec
 
 __all__ = ["KVCache", "LayerCache", "attention_layers", "bytes_per_block"]
 

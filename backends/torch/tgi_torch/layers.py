@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
 import torch
-from tgi.architectures import Norm
 from torch import Tensor
 
+from tgi.architectures import Norm
 from tgi_torch.attention import AttentionMetadata
 from tgi_torch.kv_cache import KVCache
 from tgi_torch.ops import Ops

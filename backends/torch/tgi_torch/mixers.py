@@ -11,10 +11,10 @@ from functools import partial
 from typing import final
 
 import torch
-from tgi.architectures import MLP, Activation, Attention
-from tgi.backend import ModelError
 from torch import Tensor
 
+from tgi.architectures import MLP, Activation, Attention
+from tgi.backend import ModelError
 from tgi_torch.attention import AttentionSettings, alibi_slopes
 from tgi_torch.layers import Building, Linear, Mixer, StepContext, Transform, build_linear, build_norm, identity
 from tgi_torch.ops import Ops

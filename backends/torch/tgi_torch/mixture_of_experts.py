@@ -11,9 +11,9 @@ from functools import partial
 from typing import final
 
 import torch
-from tgi.architectures import Activation, MixtureOfExperts, Router
 from torch import Tensor
 
+from tgi.architectures import Activation, MixtureOfExperts, Router
 from tgi_torch.layers import Building, Linear, StepContext, build_linear
 from tgi_torch.mixers import MLPMixer, build_mlp
 

@@ -14,10 +14,10 @@ from types import MappingProxyType
 from typing import Any, final
 
 import torch
-from tgi.architectures import Activation
 from torch import Tensor
 from torch.nn import functional
 
+from tgi.architectures import Activation
 from tgi_torch.attention import AttentionMetadata, AttentionSettings, paged_attention, plan_attention
 from tgi_torch.kv_cache import LayerCache
 from tgi_torch.rotary import Rotation

@@ -7,10 +7,10 @@ from itertools import pairwise
 from typing import NamedTuple, final
 
 import torch
-from tgi.architectures import DynamicScaling, LongRopeScaling, Rope
-from tgi.architectures.rope import inverse_frequencies
 from torch import Tensor
 
+from tgi.architectures import DynamicScaling, LongRopeScaling, Rope
+from tgi.architectures.rope import inverse_frequencies
 from tgi_torch.attention import AttentionMetadata
 
 __all__ = ["RotaryTable", "Rotation"]

@@ -13,6 +13,8 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
+
 from tgi.backend import (
     Float32Array,
     GrammarMasks,
@@ -28,8 +30,6 @@ from tgi.backend import (
     empty_float32,
     empty_int32,
 )
-from torch import Tensor
-
 from tgi_torch.decoder import Decoder
 from tgi_torch.input_batch import InputBatch, build_input_batch
 from tgi_torch.kv_cache import KVCache

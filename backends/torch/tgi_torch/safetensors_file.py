@@ -18,8 +18,9 @@ from typing import Any, final
 
 import msgspec
 import torch
-from tgi.backend import ModelError
 from torch import Tensor
+
+from tgi.backend import ModelError
 
 __all__ = ["FLOAT_DTYPES", "SafetensorsFile", "StoredTensor"]
 

@@ -15,9 +15,9 @@ from typing import Protocol, final
 import numpy as np
 import numpy.typing as npt
 import torch
-from tgi.backend import Float32Array, Int32Array, SamplingParams
 from torch import Tensor
 
+from tgi.backend import Float32Array, Int32Array, SamplingParams
 from tgi_torch.logits_processors import (
     allowed_tokens,
     cut_atypical,

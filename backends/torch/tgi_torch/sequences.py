@@ -8,8 +8,9 @@ from typing import final
 
 import numpy as np
 import numpy.typing as npt
-from tgi.backend import Int32Array, Limits, NewSequence, Rows, SamplingParams, StepError
 from torch import Tensor
+
+from tgi.backend import Int32Array, Limits, NewSequence, Rows, SamplingParams, StepError
 
 __all__ = ["SequenceState", "SequenceTable"]
 

@@ -14,10 +14,10 @@ from typing import final
 
 import msgspec
 import torch
-from tgi.architectures.weight_map import Placement, placements, split
-from tgi.backend import ModelError
 from torch import Tensor
 
+from tgi.architectures.weight_map import Placement, placements, split
+from tgi.backend import ModelError
 from tgi_torch.decoder import Decoder
 from tgi_torch.safetensors_file import FLOAT_DTYPES, SafetensorsFile, StoredTensor
 

@@ -15,6 +15,7 @@ from typing import final
 
 import numpy as np
 import torch
+
 from tgi.architectures import GenericSpec, ModelSpec
 from tgi.backend import (
     API_VERSION,
@@ -37,7 +38,6 @@ from tgi.backend import (
     WrongStateError,
     empty_int32,
 )
-
 from tgi_torch.attention import AttentionMetadata
 from tgi_torch.decoder import Decoder, build_decoder
 from tgi_torch.kv_cache import KVCache

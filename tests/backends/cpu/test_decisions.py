@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from tgi.architectures.weight_map import placements, split, tensor_shapes
-from tgi.testing.reference import reference_logits
-from tgi.testing.weights import read_weights
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, T5ForConditionalGeneration
 
 from tests.core.architectures.decisions import PAGES, run_page
+from tgi.architectures.weight_map import placements, split, tensor_shapes
+from tgi.testing.reference import reference_logits
+from tgi.testing.weights import read_weights
 
 MODEL_TYPES = {page: page.split("-grammar-")[1].replace("-", "_") for page in PAGES}
 CASES = [(page, index) for page in PAGES for index in range(len(run_page(page)["CONFIGS"]))]

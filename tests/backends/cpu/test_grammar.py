@@ -9,6 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+
+from tests.backends.paged_batch import PagedSequence, step
 from tgi.architectures import (
     MLP,
     Attention,
@@ -32,8 +34,6 @@ from tgi.testing.reference import reference_logits
 from tgi_torch.decoder import build_decoder
 from tgi_torch.kv_cache import KVCache
 from tgi_torch.ops import REFERENCE
-
-from tests.backends.paged_batch import PagedSequence, step
 
 LENGTH = 19
 RMS = Norm(kind="rms", eps=1e-5)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tgi.architectures import load_spec
-from tgi.backend import EngineConfig, Wish
-from tgi_cpu import tgi_backend
 
 from tests.backends.checkpoints import FAMILIES, save_checkpoint
 from tests.backends.scripted_core import RecordingHost, started
+from tgi.architectures import load_spec
+from tgi.backend import EngineConfig, Wish
+from tgi_cpu import tgi_backend
 
 NEAR_TIE = 1e-4  # logits this close may be ordered either way
 NUM_OUTPUT = 64

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
+from tests.backends.paged_batch import PagedSequence, metadata_of, step
 from tgi.architectures import (
     MLP,
     Activation,
@@ -35,9 +38,6 @@ from tgi_torch.decoder import build_decoder
 from tgi_torch.kv_cache import KVCache, LayerCache, bytes_per_block
 from tgi_torch.mixture_of_experts import route
 from tgi_torch.rotary import RotaryTable, Rotation
-from torch import Tensor
-
-from tests.backends.paged_batch import PagedSequence, metadata_of, step
 
 BLOCK_SIZE = 4
 NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, V_HEAD_DIM = 6, 2, 8, 5

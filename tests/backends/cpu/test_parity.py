@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tgi.architectures import ModelSpec, load_spec
-from tgi_torch.decoder import Decoder, build_decoder
-from tgi_torch.kv_cache import KVCache
-from tgi_torch.ops import REFERENCE
-from tgi_torch.weights import load_weights
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from tests.backends.checkpoints import FAMILIES, VARIANTS, save_checkpoint, save_variant
 from tests.backends.paged_batch import PagedSequence, step
+from tgi.architectures import ModelSpec, load_spec
+from tgi_torch.decoder import Decoder, build_decoder
+from tgi_torch.kv_cache import KVCache
+from tgi_torch.ops import REFERENCE
+from tgi_torch.weights import load_weights
 
 BLOCK_SIZE = 4
 NUM_BLOCKS = 64

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.backends.checkpoints import VARIANTS, save_variant
 from tgi.architectures import ModelSpec, load_spec
 from tgi.testing.reference import reference_logits
 from tgi.testing.tiny_models import FAMILIES, write_tiny_model
 from tgi.testing.weights import read_weights
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from tests.backends.checkpoints import VARIANTS, save_variant
 
 TOKEN_IDS = np.random.default_rng(0).integers(0, 101, 48).tolist()
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, PretrainedConfig
+
 from tgi.architectures import MLP, Attention, Block, Branch, Embedding, Head, Layer, ModelSpec, Norm, Rope, Stack, WeightRule
 from tgi.architectures.llama import linear_rules
 from tgi.testing.reference import reference_logits
 from tgi.testing.weights import read_weights
-from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, PretrainedConfig
 
 TOKEN_IDS = np.random.default_rng(2).integers(0, 64, 24).tolist()
 SIZES = {

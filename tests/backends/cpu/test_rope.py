@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tgi.architectures.config_reader import ConfigReader
-from tgi.architectures.rope import inverse_frequencies, read_rope
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from tgi.architectures.config_reader import ConfigReader
+from tgi.architectures.rope import inverse_frequencies, read_rope
 
 HEAD_DIM, MAX_POSITIONS = 64, 4096
 

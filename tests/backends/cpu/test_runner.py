@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
+from tests.backends.checkpoints import save_checkpoint
+from tests.backends.scripted_core import RecordingHost, started
 from tgi.architectures import load_spec
 from tgi.backend import TOKEN_ON_DEVICE, EngineConfig, SamplingParams, StepError, Wish
 from tgi.testing.sampling import sample_row
 from tgi_cpu import tgi_backend
-
-from tests.backends.checkpoints import save_checkpoint
-from tests.backends.scripted_core import RecordingHost, started
 
 VOCAB_SIZE = 101
 POISON = 100  # this token's embedding is NaN

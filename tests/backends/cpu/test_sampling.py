@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tgi.backend import SamplingParams
 from tgi.testing.sampling import choose, green_tokens, sample_row, unpack_mask
 from tgi_torch.sampling import Sampler, SamplingKernels

@@ -14,14 +14,14 @@ import pytest
 import torch
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tests.backends.checkpoints import save_checkpoint
 from tgi.architectures import ModelSpec, load_spec
 from tgi.backend import ModelError
 from tgi_torch.decoder import Decoder, build_decoder
 from tgi_torch.ops import REFERENCE
 from tgi_torch.weights import checkpoint_dtype, load_weights
-from torch import Tensor
-
-from tests.backends.checkpoints import save_checkpoint
 
 NAME = "model.safetensors"
 EMBEDDING = "model.embed_tokens.weight"

@@ -9,6 +9,9 @@ from dataclasses import replace
 import msgspec
 import pytest
 import torch
+
+from tests.backends.checkpoints import save_checkpoint
+from tests.backends.scripted_core import RecordingHost, ScriptedCore
 from tgi.architectures import GenericSpec, Stack, StateSpace, load_spec
 from tgi.backend import (
     SAMPLING_FIELDS,
@@ -28,9 +31,6 @@ from tgi_cpu import machine, tgi_backend
 from tgi_torch.memory import MemoryFacts, format_bytes, kv_bytes_per_token, plan_limits, weights_bytes, workspace_bytes
 from tgi_torch.ops import REFERENCE
 from tgi_torch.worker import TorchDevice, TorchWorker
-
-from tests.backends.checkpoints import save_checkpoint
-from tests.backends.scripted_core import RecordingHost, ScriptedCore
 
 METHODS = ("load", "negotiate", "warmup", "submit", "collect", "control", "health", "close")
 KIB = 1024

@@ -6,10 +6,10 @@ from collections import defaultdict
 
 import msgspec
 import pytest
-from tgi.architectures import ModelSpec
-from tgi.architectures.roles import tensor_shapes
 
 from tests.core.architectures.decisions import PAGES, run_page
+from tgi.architectures import ModelSpec
+from tgi.architectures.roles import tensor_shapes
 
 # What `transformers` puts into a config that does not say otherwise.
 DEFAULTS = {

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tgi.architectures import Attention, DynamicScaling, GenericSpec, LinearScaling, ModelSpec, YarnScaling, load_spec
 from tgi.errors import ModelError
 

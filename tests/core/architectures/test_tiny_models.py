@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+
 from tgi.testing.reference import reference_logits
 from tgi.testing.tiny_models import FAMILIES, write_tiny_model
 from tgi.testing.weights import read_weights
-from tokenizers import Tokenizer
 
 
 @pytest.mark.parametrize("family", FAMILIES)

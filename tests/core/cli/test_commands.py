@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from tgi.cli import COMMANDS, launcher_main, main
 
 from tests.core.house.sources import ROOT
+from tgi.cli import COMMANDS, launcher_main, main
 
 BLOCK = """
 import importlib.abc, sys

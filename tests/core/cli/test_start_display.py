@@ -5,6 +5,7 @@ import logging
 
 import pytest
 from rich.console import Console
+
 from tgi.backend import Agreement, CacheGroup, KVCachePlan, Limits, MemoryItem
 from tgi.cli.log import configure_logging
 from tgi.cli.start_display import StartDisplay, format_bytes, memory_lines

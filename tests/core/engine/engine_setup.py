@@ -1,6 +1,7 @@
 """A start message for the null backend."""
 
 import msgspec
+
 from tgi.architectures import GenericSpec
 from tgi.backend import EngineConfig, SamplingParams, Wish
 from tgi.engine.messages import Start

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+
 from tgi.backend import BackendError, SamplingParams
 from tgi.engine.client import EngineClient
 from tgi.engine.process import EngineProcess

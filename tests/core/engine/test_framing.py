@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tgi.backend import SamplingParams
 from tgi.engine.framing import MAX_FRAME_BYTES, encode_frame, front_message_reader
 from tgi.engine.messages import AbortSequence, AddSequence, CheckHealth, Shutdown

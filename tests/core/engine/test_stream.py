@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from tgi.backend import SamplingParams
 from tgi.engine.stream import SequenceRequest, SequenceStream
 from tgi.scheduler import SequenceOutput, TokenOutput

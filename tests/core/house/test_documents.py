@@ -2,9 +2,8 @@
 
 import re
 
-from tgi.config import OPTIONS, options_help, options_page
-
 from tests.core.house.sources import ROOT
+from tgi.config import OPTIONS, options_help, options_page
 
 FRAGMENT = re.compile(r"\d+\.(feature|change|fix|removal)\.md")
 DECISION = re.compile(r"\d{4}-[a-z0-9-]+\.md")

@@ -15,7 +15,7 @@ SPEC = GenericSpec(
 )
 CONFIG = EngineConfig("auto", "", SPEC)
 
-GOOD = '''
+GOOD = """
 from tgi.backend import BackendInfo, ProbeResult, Support, hookimpl, API_VERSION
 class B:
     info = BackendInfo("{name}", {api}, "package-of-{name}", "1.0", {priority})
@@ -24,7 +24,7 @@ class B:
     {create}
 @hookimpl
 def tgi_backend(): return B()
-'''
+"""
 
 
 @pytest.fixture
@@ -33,7 +33,9 @@ def install(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     made = []
 
-    def add(name, *, source=None, api="API_VERSION", priority=0, probe="return ProbeResult(True)", create=None, calls_itself=None):
+    def add(
+        name, *, source=None, api="API_VERSION", priority=0, probe="return ProbeResult(True)", create=None, calls_itself=None
+    ):
         module = f"plugin_{tmp_path.name.replace('-', '_')}_{name}_{len(made)}"
         create = "def create_worker(self, config, host): ..." if create is None else create
         text = GOOD if source is None else source

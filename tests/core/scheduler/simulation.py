@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from tgi.backend import (
     TOKEN_ON_DEVICE,
     Agreement,

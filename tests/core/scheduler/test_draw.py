@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from tgi.scheduler.draw import philox4x32, uniform_draws
 
 ONES = 0xFFFFFFFF

@@ -6,10 +6,10 @@ import random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tgi.backend import CacheGroup
-from tgi.scheduler import SchedulerConfig
 
 from tests.core.scheduler.simulation import DRAWN, FEATURES, GREEDY, SCORED, VOCAB_SIZE, Simulation, make_agreement
+from tgi.backend import CacheGroup
+from tgi.scheduler import SchedulerConfig
 
 
 @st.composite

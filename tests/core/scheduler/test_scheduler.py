@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+
+from tests.core.scheduler.simulation import SCORED, Simulation, make_agreement
 from tgi.backend import BackendError, CacheGroup
 from tgi.scheduler import SchedulerConfig
 from tgi.scheduler.kv_cache_manager import KVCacheManager
 from tgi.types import FinishReason
-
-from tests.core.scheduler.simulation import SCORED, Simulation, make_agreement
 
 
 def counts(step):

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from tests.core.text.conftest import byte_level, save
 from tgi.backend import SamplingParams
 from tgi.engine.stream import SequenceStream
 from tgi.errors import GenerationError, IncompleteGenerationError
@@ -11,8 +12,6 @@ from tgi.scheduler import SequenceOutput, TokenOutput
 from tgi.server.generation import GenerationRequest, GenerationResult, Generator, StopStyle
 from tgi.text import Tokenizer
 from tgi.types import FinishReason
-
-from tests.core.text.conftest import byte_level, save
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +61,11 @@ async def test_tokens_and_result(tokenizer, per_output):
     assert "".join(token.text for token in tokens) == text == result.text
     assert [token.id for token in tokens] == ids
     assert result.finish_reason == FinishReason.LENGTH
-    assert (result.num_generated_tokens, result.input_length, result.seed) == (len(ids), len(engine.request.prompt_token_ids), None)
+    assert (result.num_generated_tokens, result.input_length, result.seed) == (
+        len(ids),
+        len(engine.request.prompt_token_ids),
+        None,
+    )
     assert tokens[0].logprob == -0.5
     assert [top.id for top in tokens[0].top_tokens] == [ids[0], 3]
     assert engine.request.eos_token_ids == (1,)

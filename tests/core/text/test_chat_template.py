@@ -97,7 +97,9 @@ def test_where_templates_come_from(tmp_path):
     write(tmp_path, chat_template_jinja="jinja")
     assert ChatTemplate.load(tmp_path).render(USER) == "jinja"
     given = tmp_path / "mine.json"
-    given.write_text(json.dumps({"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "mine"}]}))
+    given.write_text(
+        json.dumps({"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "mine"}]})
+    )
     assert ChatTemplate.load(tmp_path, given).render(USER) == "mine"
 
 

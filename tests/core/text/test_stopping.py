@@ -46,6 +46,8 @@ def test_an_empty_stop_matches_at_once():
     assert (match.end, match.length) == (3, 0)
 
 
-@pytest.mark.parametrize(("stop", "text", "matches"), [("<|im_end|>", "<|im_end|>", True), ("x", "</s>", False), ("", "</s>", False)])
+@pytest.mark.parametrize(
+    ("stop", "text", "matches"), [("<|im_end|>", "<|im_end|>", True), ("x", "</s>", False), ("", "</s>", False)]
+)
 def test_text_of_special_tokens(stop, text, matches):
     assert StoppingCriteria([stop]).matches_special(text) is matches

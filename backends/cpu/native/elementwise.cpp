@@ -1,0 +1,172 @@
+// Everything between the matrix products that works on single rows: embedding, norms, residual sums, rotation, cache writes.
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "team.h"
+#include "vector.h"
+
+namespace tgi {
+namespace {
+
+constexpr int64_t kShareRows = 8;  // rows of one share: enough work to be worth handing out
+
+template <typename Function>
+inline void for_rows(int64_t num_rows, Team& team, Function&& function) {
+  for (int64_t share; (share = team.next_share()) * kShareRows < num_rows;) {
+    const int64_t end = std::min((share + 1) * kShareRows, num_rows);
+    for (int64_t row = share * kShareRows; row < end; ++row) function(row);
+  }
+}
+
+inline __mmask16 mask_of(int64_t remaining) { return remaining >= 16 ? 0xffff : static_cast<__mmask16>((1u << remaining) - 1); }
+
+// Mean and reciprocal deviation; an rms norm has mean zero by definition.
+inline void moments(const float* x, int64_t size, bool centre, float epsilon, float* mean, float* scale) {
+  __m512 sum = _mm512_setzero_ps();
+  if (centre)
+    for (int64_t i = 0; i < size; i += 16) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask_of(size - i), x + i));
+  *mean = centre ? _mm512_reduce_add_ps(sum) / static_cast<float>(size) : 0.0f;
+  const __m512 middle = _mm512_set1_ps(*mean);
+  __m512 squares = _mm512_setzero_ps();
+  for (int64_t i = 0; i < size; i += 16) {
+    const __mmask16 mask = mask_of(size - i);
+    const __m512 d = _mm512_maskz_sub_ps(mask, _mm512_maskz_loadu_ps(mask, x + i), middle);
+    squares = _mm512_fmadd_ps(d, d, squares);
+  }
+  *scale = 1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / static_cast<float>(size) + epsilon);
+}
+
+void norm_head(float* x, int64_t size, int kind, float epsilon, const float* weight) {
+  float mean, scale;
+  moments(x, size, kind == 2, epsilon, &mean, &scale);
+  for (int64_t i = 0; i < size; ++i) x[i] = (x[i] - mean) * scale * weight[i];
+}
+
+void rotate(float* x, const AttentionLayer& layer, const float* cosines, const float* sines) {
+  const int half = layer.rotary_dim / 2;
+  const int first = layer.interleaved ? 2 : 1, second = layer.interleaved ? 1 : half;
+  for (int i = 0; i < half; ++i) {
+    float* a = x + i * first;
+    float* b = a + second;
+    const float left = *a * cosines[i] - *b * sines[i];
+    const float right = *b * cosines[i] + *a * sines[i];
+    *a = left;
+    *b = right;
+  }
+}
+
+void write_key(bf16* keys, const float* key, int head_dim, int64_t offset) {
+  for (int d = 0; d < head_dim; ++d) keys[(d / 2) * 2 * kBlockTokens + offset * 2 + d % 2] = to_bf16(key[d]);
+}
+
+// Where dimension d of a value stands among the panels of its block.
+inline int64_t value_index(int64_t d, int64_t offset) {
+  return d / kPanelColumns * kPanelColumns * kBlockTokens + offset / 2 * 2 * kPanelColumns + d % kPanelColumns * 2 + offset % 2;
+}
+
+void write_value(bf16* values, const float* value, int head_dim, int64_t offset) {
+  for (int d = 0; d < head_dim; ++d) values[value_index(d, offset)] = to_bf16(value[d]);
+}
+
+// Zeroes the values behind `offset`. What an earlier owner of the block left there is multiplied by weights of zero, and must
+// not be NaN.
+void clear_values_behind(bf16* values, int head_dim, int64_t offset) {
+  const int64_t panel_size = kPanelColumns * kBlockTokens, next_pair = (offset / 2 + 1) * 2 * kPanelColumns;
+  for (int64_t panel = 0; panel < round_up(head_dim, kPanelColumns); panel += kPanelColumns) {
+    bf16* start = values + panel / kPanelColumns * panel_size;
+    if (offset % 2 == 0)
+      for (int64_t d = 0; d < kPanelColumns; ++d) start[value_index(d, offset + 1)] = 0;
+    std::memset(start + next_pair, 0, static_cast<size_t>(panel_size - next_pair) * sizeof(bf16));
+  }
+}
+
+// Whether a row's last token must clear its block: one step after the other, a block is cleared once, when it is begun.
+inline bool begins_block(const Batch& batch, int64_t token, int64_t offset) {
+  const int32_t* next = std::upper_bound(batch.query_starts, batch.query_starts + batch.num_rows + 1, static_cast<int32_t>(token));
+  return *next == token + 1 && (offset == 0 || *next - *(next - 1) > 1);
+}
+
+}  // namespace
+
+void run_embed(const Op& op, const Batch& batch, Team& team) {
+  const int64_t pairs = (op.num_columns + 1) / 2;
+  const int64_t stride = round_up(op.num_columns, kPanelColumns);
+  for_rows(batch.num_tokens, team, [&](int64_t row) {
+    const int64_t token = batch.token_ids[row];
+    const bf16* panel = static_cast<const bf16*>(op.weight) + token / kPanelColumns * pairs * 2 * kPanelColumns + token % kPanelColumns * 2;
+    float* target = static_cast<float*>(op.target) + row * stride;
+    for (int64_t i = 0; i < op.num_columns; ++i) target[i] = to_float(panel[i / 2 * 2 * kPanelColumns + i % 2]) * op.scale;
+    if (op.positions != nullptr) {
+      const float* position = op.positions + (batch.positions[row] + op.position_offset) * op.num_columns;
+      for (int64_t i = 0; i < op.num_columns; ++i) target[i] += position[i];
+    }
+  });
+}
+
+void run_norm(const Op& op, const Batch& batch, Team& team) {
+  const int64_t size = op.num_columns, stride = round_up(size, kPanelColumns);
+  const auto* weight = static_cast<const float*>(op.weight);
+  for_rows(batch.num_tokens, team, [&](int64_t row) {
+    const float* x = static_cast<const float*>(op.source) + row * stride;
+    float mean, scale;
+    moments(x, size, op.norm_kind == 2, op.epsilon, &mean, &scale);
+    const __m512 middle = _mm512_set1_ps(mean), factor = _mm512_set1_ps(scale);
+    for (int64_t i = 0; i < size; i += 16) {
+      const __mmask16 mask = mask_of(size - i);
+      __m512 y = _mm512_mul_ps(_mm512_sub_ps(_mm512_maskz_loadu_ps(mask, x + i), middle), factor);
+      if (weight != nullptr) y = _mm512_mul_ps(y, _mm512_maskz_loadu_ps(mask, weight + i));
+      if (op.bias != nullptr) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, op.bias + i));
+      y = _mm512_maskz_mov_ps(mask, y);
+      if (op.target_is_float)
+        _mm512_storeu_ps(static_cast<float*>(op.target) + row * stride + i, y);
+      else
+        store_bf16(static_cast<bf16*>(op.target) + row * stride + i, y);
+    }
+  });
+}
+
+void run_add(const Op& op, const Batch& batch, Team& team) {
+  const int64_t stride = round_up(op.num_columns, kPanelColumns);
+  const __m512 scale = _mm512_set1_ps(op.scale);
+  for_rows(batch.num_tokens, team, [&](int64_t row) {
+    const float* source = static_cast<const float*>(op.source) + row * stride;
+    float* target = static_cast<float*>(op.target) + row * stride;
+    for (int64_t i = 0; i < stride; i += 16)
+      _mm512_storeu_ps(target + i, _mm512_fmadd_ps(_mm512_loadu_ps(source + i), scale, _mm512_loadu_ps(target + i)));
+  });
+}
+
+// Fused projections [T][heads + 2 kv heads][head_dim] to rotated queries (bf16, [T][heads][head_dim]) and the cache.
+void run_qkv(const Op& op, const Batch& batch, Team& team) {
+  const AttentionLayer& layer = *op.attention;
+  const int dim = layer.head_dim, half = layer.rotary_dim / 2;
+  const int64_t source_stride = round_up(static_cast<int64_t>(layer.num_heads + 2 * layer.num_kv_heads) * dim, kPanelColumns);
+  const int64_t key_size = static_cast<int64_t>(dim) * kBlockTokens;
+  const int64_t value_size = round_up(dim, kPanelColumns) * kBlockTokens;
+  for_rows(batch.num_tokens, team, [&](int64_t row) {
+    float* heads = static_cast<float*>(const_cast<void*>(op.source)) + row * source_stride;
+    const float* cosines = layer.cosines == nullptr ? nullptr : layer.cosines + batch.positions[row] * half;
+    const float* sines = layer.sines == nullptr ? nullptr : layer.sines + batch.positions[row] * half;
+    for (int head = 0; head < layer.num_heads + layer.num_kv_heads; ++head) {
+      float* x = heads + static_cast<int64_t>(head) * dim;
+      if (layer.qk_norm_kind != 0) norm_head(x, dim, layer.qk_norm_kind, layer.qk_norm_epsilon, head < layer.num_heads ? layer.q_norm : layer.k_norm);
+      if (cosines != nullptr) rotate(x, layer, cosines, sines);
+    }
+    bf16* queries = static_cast<bf16*>(op.target) + row * layer.num_heads * dim;
+    for (int i = 0; i < layer.num_heads * dim; ++i) queries[i] = to_bf16(heads[i]);
+    const int64_t block = batch.slots[row] / kBlockTokens, offset = batch.slots[row] % kBlockTokens;
+    const bool clear = begins_block(batch, row, offset);
+    for (int head = 0; head < layer.num_kv_heads; ++head) {
+      const int64_t at = block * layer.num_kv_heads + head;
+      const float* key = heads + static_cast<int64_t>(layer.num_heads + head) * dim;
+      write_key(layer.keys + at * key_size, key, dim, offset);
+      write_value(layer.values + at * value_size, key + static_cast<int64_t>(layer.num_kv_heads) * dim, dim, offset);
+      if (clear) clear_values_behind(layer.values + at * value_size, dim, offset);
+    }
+  });
+}
+
+}  // namespace tgi

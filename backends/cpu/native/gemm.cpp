@@ -1,0 +1,154 @@
+// Matrix products of bf16 with f32 sums.
+//
+// A weight [columns][inputs] is packed in panels of 32 columns: [panel][input pair][32 columns][2 inputs], the operand order of
+// vdpbf16ps. One pass over a panel serves up to 12 rows from registers. A single row streams two panels at once, which keeps
+// enough loads in flight to reach the memory's bandwidth; many rows reuse a panel from the cache.
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
+
+#include <algorithm>
+
+#include "team.h"
+#include "vector.h"
+
+namespace tgi {
+namespace {
+
+constexpr int kMaxTile = 12;          // rows of a register tile
+constexpr int kWideTile = 6;          // up to here two panels go together
+constexpr int64_t kBlockRows = 240;   // rows whose inputs stay in the second-level cache
+constexpr int64_t kSharesPerThread = 12;
+
+struct Output {
+  const Op& op;
+  int64_t stride;  // of a target row
+  __m512 scale;
+};
+
+template <int M, int Z>
+inline void store_panel(const Output& out, int64_t row, int64_t panel, int z0, const __m512 (&sums)[M][Z]) {
+  const Op& op = out.op;
+  const int64_t column = panel * kPanelColumns;
+  __m512 low_bias = _mm512_setzero_ps(), high_bias = _mm512_setzero_ps();
+  if (op.bias != nullptr) {
+    low_bias = _mm512_loadu_ps(op.bias + column);
+    high_bias = _mm512_loadu_ps(op.bias + column + 16);
+  }
+  const auto activation = static_cast<Activation>(op.activation);
+  for (int m = 0; m < M; ++m) {
+    const __m512 low = _mm512_add_ps(sums[m][z0], low_bias);
+    const __m512 high = _mm512_add_ps(sums[m][z0 + 1], high_bias);
+    switch (static_cast<Store>(op.store)) {
+      case Store::kFloat: {
+        float* target = static_cast<float*>(op.target) + (row + m) * out.stride + column;
+        _mm512_storeu_ps(target, _mm512_mul_ps(low, out.scale));
+        _mm512_storeu_ps(target + 16, _mm512_mul_ps(high, out.scale));
+        break;
+      }
+      case Store::kAccumulate: {
+        float* target = static_cast<float*>(op.target) + (row + m) * out.stride + column;
+        _mm512_storeu_ps(target, _mm512_fmadd_ps(low, out.scale, _mm512_loadu_ps(target)));
+        _mm512_storeu_ps(target + 16, _mm512_fmadd_ps(high, out.scale, _mm512_loadu_ps(target + 16)));
+        break;
+      }
+      case Store::kActivate: {
+        bf16* target = static_cast<bf16*>(op.target) + (row + m) * out.stride + column;
+        store_bf16(target, activate(low, activation));
+        store_bf16(target + 16, activate(high, activation));
+        break;
+      }
+      case Store::kGate: {
+        bf16* target = static_cast<bf16*>(op.target) + (row + m) * out.stride + panel * 16;
+        store_bf16(target, _mm512_mul_ps(activate(low, activation), high));
+        break;
+      }
+    }
+  }
+}
+
+// `P` panels from `panel` on for M rows from `row` on.
+template <int M, int P>
+inline void tile(const Output& out, int64_t row, int64_t panel) {
+  const Op& op = out.op;
+  const int64_t source_stride = round_up(op.num_inputs, kPanelColumns);
+  const int64_t pairs = (op.num_inputs + 1) / 2;
+  const bf16* rows = static_cast<const bf16*>(op.source) + row * source_stride;
+  const bf16* panels[P];
+  for (int p = 0; p < P; ++p) panels[p] = static_cast<const bf16*>(op.weight) + (panel + p) * pairs * 2 * kPanelColumns;
+  __m512 sums[M][2 * P];
+  for (int m = 0; m < M; ++m)
+    for (int z = 0; z < 2 * P; ++z) sums[m][z] = _mm512_setzero_ps();
+  multiply<M, 2 * P>(rows, source_stride, panels, pairs, sums, P * pairs * 2 * kPanelColumns);
+  for (int p = 0; p < P; ++p) store_panel<M, 2 * P>(out, row, panel + p, 2 * p, sums);
+}
+
+template <int M>
+void panels_of_tile(const Output& out, int64_t row, int64_t first, int64_t last) {
+  int64_t panel = first;
+  if constexpr (M <= kWideTile)
+    for (; panel + 2 <= last; panel += 2) tile<M, 2>(out, row, panel);
+  for (; panel < last; ++panel) tile<M, 1>(out, row, panel);
+}
+
+using TileFunction = void (*)(const Output&, int64_t, int64_t, int64_t);
+constexpr TileFunction kTiles[kMaxTile + 1] = {
+    nullptr,           panels_of_tile<1>, panels_of_tile<2>, panels_of_tile<3>,  panels_of_tile<4>,  panels_of_tile<5>,  panels_of_tile<6>,
+    panels_of_tile<7>, panels_of_tile<8>, panels_of_tile<9>, panels_of_tile<10>, panels_of_tile<11>, panels_of_tile<12>,
+};
+
+// Rows [first, last) by panels [panel, panel_end), in tiles of nearly equal height.
+void block(const Output& out, int64_t first, int64_t last, int64_t panel, int64_t panel_end) {
+  const int64_t num_tiles = (last - first + kMaxTile - 1) / kMaxTile;
+  if (num_tiles == 1) {
+    kTiles[last - first](out, first, panel, panel_end);
+    return;
+  }
+  for (; panel < panel_end; ++panel) {
+    int64_t row = first;
+    for (int64_t t = 0; t < num_tiles; ++t) {
+      const int64_t height = (last - row + (num_tiles - t) - 1) / (num_tiles - t);
+      kTiles[height](out, row, panel, panel + 1);
+      row += height;
+    }
+  }
+}
+
+}  // namespace
+
+void run_linear(const Op& op, const Batch& batch, Team& team) {
+  const int64_t rows = batch.num_tokens;
+  const int64_t num_panels = round_up(op.num_columns, kPanelColumns) / kPanelColumns;
+  const bool gated = static_cast<Store>(op.store) == Store::kGate;
+  const int64_t stride = round_up(gated ? op.num_columns / 2 : op.num_columns, kPanelColumns);
+  const Output out{op, stride, _mm512_set1_ps(op.scale)};
+  const int64_t row_blocks = (rows + kBlockRows - 1) / kBlockRows;
+  const int64_t block_rows = (rows + row_blocks - 1) / row_blocks;
+  const int64_t wanted = std::max<int64_t>(1, kSharesPerThread * team.size() / row_blocks);
+  // An even number of panels lets the wide tiles take them two by two.
+  const int64_t share_panels = std::max<int64_t>(2, round_up((num_panels + wanted - 1) / wanted, 2));
+  const int64_t column_shares = (num_panels + share_panels - 1) / share_panels;
+  for (int64_t share; (share = team.next_share()) < row_blocks * column_shares;) {
+    const int64_t first = share / column_shares * block_rows;
+    const int64_t panel = share % column_shares * share_panels;
+    block(out, first, std::min(first + block_rows, rows), panel, std::min(panel + share_panels, num_panels));
+  }
+}
+
+}  // namespace tgi
+
+extern "C" {
+
+// Packs a row-major bf16 piece [rows][inputs] of a weight into its panels, as the columns from `first_column` and the inputs from
+// `first_input` (even) on. `total_inputs` is the weight's. With `gate_half` 0 or 1 the weight interleaves gate and up columns:
+// column i goes to (i / 16) * 32 + gate_half * 16 + i % 16; with -1 it stays.
+void tgi_pack(const uint16_t* piece, int64_t rows, int64_t inputs, uint16_t* target, int64_t total_inputs, int64_t first_column, int64_t first_input,
+              int32_t gate_half) {
+  const int64_t pair_size = 2 * tgi::kPanelColumns, panel_size = (total_inputs + 1) / 2 * pair_size;
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t at = first_column + row;
+    const int64_t column = gate_half < 0 ? at : at / 16 * 32 + gate_half * 16 + at % 16;
+    uint16_t* panel = target + column / tgi::kPanelColumns * panel_size + first_input / 2 * pair_size + column % tgi::kPanelColumns * 2;
+    const uint16_t* values = piece + row * inputs;
+    for (int64_t i = 0; i < inputs; ++i) panel[i / 2 * pair_size + i % 2] = values[i];
+  }
+}
+}

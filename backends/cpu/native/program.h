@@ -1,0 +1,82 @@
+// A model as a flat list of operations over prepared memory, run by a pool of threads.
+//
+// The caller owns all memory. Activations are row-major, one row per token, with a row stride rounded up to 32 columns whose
+// padding is zero. Matrix weights are packed in panels of 32 columns (see gemm.cpp). bf16 travels as its 16 bits.
+#pragma once
+
+#include <cstdint>
+
+namespace tgi {
+
+using bf16 = uint16_t;
+
+constexpr int64_t kPanelColumns = 32;  // columns of a weight panel
+constexpr int64_t kBlockTokens = 32;   // tokens of a cache block
+
+inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+enum class Kind : int32_t { kEmbed = 0, kNorm = 1, kLinear = 2, kQkv = 3, kAttention = 4, kAdd = 5 };
+
+// What a linear does with its sums.
+enum class Store : int32_t {
+  kFloat = 0,       // target f32 = sum
+  kAccumulate = 1,  // target f32 += scale * sum
+  kActivate = 2,    // target bf16 = activation(sum)
+  kGate = 3,        // target bf16 = activation(gate) * up; a panel holds 16 gate and 16 up columns
+};
+
+enum class Activation : int32_t { kNone = 0, kSilu = 1, kGelu = 2, kGeluTanh = 3, kRelu = 4 };
+
+// Constant facts of one attention layer.
+struct AttentionLayer {
+  int32_t num_heads, num_kv_heads, head_dim, rotary_dim;
+  int32_t interleaved, window;  // window 0 = none
+  int32_t qk_norm_kind;         // 0 = none, 1 = rms, 2 = layer
+  float scale, softcap, qk_norm_epsilon;
+  const float* q_norm;   // [head_dim]
+  const float* k_norm;   // [head_dim]
+  const float* slopes;   // ALiBi, [num_heads], or null
+  const float* sinks;    // [num_heads], or null
+  const float* cosines;  // [positions][rotary_dim / 2]
+  const float* sines;
+  bf16* keys;    // [blocks][kv heads][head_dim / 2][32 tokens][2]
+  bf16* values;  // [blocks][kv heads][panels of 32 dims][16 token pairs][32 dims][2]
+};
+
+struct Op {
+  int32_t kind, store, activation, norm_kind;  // norm_kind: 1 = rms, 2 = layer
+  int64_t num_columns, num_inputs;
+  const void* weight;
+  const float* bias;
+  const void* source;
+  void* target;
+  const AttentionLayer* attention;
+  const float* positions;  // learned position vectors of an embedding, or null
+  float scale, epsilon;
+  int32_t position_offset, target_is_float;
+};
+
+// One step. T tokens of R rows, concatenated.
+struct Batch {
+  int64_t num_tokens, num_rows, max_blocks;
+  const int64_t* token_ids;      // [T]
+  const int64_t* positions;      // [T]
+  const int64_t* slots;          // [T] block * 32 + offset
+  const int32_t* query_starts;   // [R + 1]
+  const int32_t* context_lens;   // [R]
+  const int32_t* block_tables;   // [R][max_blocks]
+};
+
+class Team;
+
+// Each runs its share of one operation on the calling thread; shares are handed out by the counter of the operation.
+void run_embed(const Op& op, const Batch& batch, Team& team);
+void run_norm(const Op& op, const Batch& batch, Team& team);
+void run_linear(const Op& op, const Batch& batch, Team& team);
+void run_qkv(const Op& op, const Batch& batch, Team& team);
+void run_attention(const Op& op, const Batch& batch, Team& team, float* scratch);
+void run_add(const Op& op, const Batch& batch, Team& team);
+
+int64_t attention_scratch_floats(const AttentionLayer& layer);
+
+}  // namespace tgi

@@ -1,0 +1,181 @@
+"""The native kernels: the library, its records, and memory fit for it.
+
+The library is built when the package is installed and a compiler is there; without it everything works, slower. The records
+mirror `native/program.h`; their sizes are compared when the library is loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Callable
+from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["AttentionRecord", "BatchRecord", "Engine", "NativeLibrary", "OpRecord", "load_library", "round_up"]
+
+PANEL_COLUMNS = 32
+BLOCK_TOKENS = 32
+_HUGE_PAGE = 2 << 20
+_LIBRARY_GLOB = "_native*.so"
+
+
+class AttentionRecord(Structure):
+    """`tgi::AttentionLayer`."""
+
+    _fields_ = (
+        ("num_heads", c_int32),
+        ("num_kv_heads", c_int32),
+        ("head_dim", c_int32),
+        ("rotary_dim", c_int32),
+        ("interleaved", c_int32),
+        ("window", c_int32),
+        ("qk_norm_kind", c_int32),
+        ("scale", c_float),
+        ("softcap", c_float),
+        ("qk_norm_epsilon", c_float),
+        ("q_norm", c_void_p),
+        ("k_norm", c_void_p),
+        ("slopes", c_void_p),
+        ("sinks", c_void_p),
+        ("cosines", c_void_p),
+        ("sines", c_void_p),
+        ("keys", c_void_p),
+        ("values", c_void_p),
+    )
+
+
+class OpRecord(Structure):
+    """`tgi::Op`."""
+
+    _fields_ = (
+        ("kind", c_int32),
+        ("store", c_int32),
+        ("activation", c_int32),
+        ("norm_kind", c_int32),
+        ("num_columns", c_int64),
+        ("num_inputs", c_int64),
+        ("weight", c_void_p),
+        ("bias", c_void_p),
+        ("source", c_void_p),
+        ("target", c_void_p),
+        ("attention", POINTER(AttentionRecord)),
+        ("positions", c_void_p),
+        ("scale", c_float),
+        ("epsilon", c_float),
+        ("position_offset", c_int32),
+        ("target_is_float", c_int32),
+    )
+
+
+class BatchRecord(Structure):
+    """`tgi::Batch`."""
+
+    _fields_ = (
+        ("num_tokens", c_int64),
+        ("num_rows", c_int64),
+        ("max_blocks", c_int64),
+        ("token_ids", c_void_p),
+        ("positions", c_void_p),
+        ("slots", c_void_p),
+        ("query_starts", c_void_p),
+        ("context_lens", c_void_p),
+        ("block_tables", c_void_p),
+    )
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The least multiple that is not below `value`."""
+    return -(-value // multiple) * multiple
+
+
+@final
+@dataclass(frozen=True)
+class NativeLibrary:
+    """The loaded library. Its functions release the interpreter lock while they run."""
+
+    functions: Any  # ctypes types its functions at run time
+
+    @property
+    def is_supported(self) -> bool:
+        """Whether this processor has the instructions the kernels need."""
+        return bool(self.functions.tgi_supported())
+
+    def allocate(self, num_bytes: int) -> npt.NDArray[np.uint8]:
+        """Zeroed bytes in large pages, aligned to them; pages are taken on first use."""
+        size = round_up(max(num_bytes, 1), _HUGE_PAGE)
+        pages = np.frombuffer(mmap.mmap(-1, size + _HUGE_PAGE), np.uint8)
+        start = -pages.ctypes.data % _HUGE_PAGE
+        aligned = pages[start : start + size]
+        self.functions.tgi_advise_huge(aligned.ctypes.data, size)
+        return aligned[:num_bytes]
+
+    def scratch_floats(self, layer: AttentionRecord) -> int:
+        """Floats of working memory that a thread needs for this attention layer."""
+        return int(self.functions.tgi_scratch_floats(ctypes.byref(layer)))
+
+    def pack(
+        self,
+        piece: npt.NDArray[np.uint16],
+        target: npt.NDArray[np.uint16],
+        total_inputs: int,
+        *,
+        first_column: int,
+        first_input: int = 0,
+        gate_half: int = -1,
+    ) -> None:
+        """Put a contiguous bf16 piece [rows, inputs] of a weight into its panels (see `tgi_pack`)."""
+        rows, inputs = piece.shape
+        self.functions.tgi_pack(
+            piece.ctypes.data, rows, inputs, target.ctypes.data, total_inputs, first_column, first_input, gate_half
+        )
+
+
+@final
+class Engine:
+    """Threads that run programs, with their working memory."""
+
+    def __init__(self, library: NativeLibrary, num_threads: int, scratch_floats: int) -> None:
+        self._functions = library.functions
+        self._handle = self._functions.tgi_engine_create(num_threads, scratch_floats)
+
+    def run(self, program: ctypes.Array[OpRecord], batch: BatchRecord) -> None:
+        """Run the operations of `program` in order over one batch."""
+        self._functions.tgi_run(self._handle, program, len(program), ctypes.byref(batch))
+
+    def close(self) -> None:
+        """End the threads. Idempotent."""
+        if self._handle is not None:
+            self._functions.tgi_engine_destroy(self._handle)
+            self._handle = None
+
+
+def load_library(folder: Path | None = None) -> NativeLibrary | None:
+    """The library beside this module (or in `folder`), or None if it was not built."""
+    paths = sorted((folder or Path(__file__).parent).glob(_LIBRARY_GLOB))
+    if not paths:
+        return None
+    functions: Any = ctypes.CDLL(str(paths[0]))
+    _declare(functions.tgi_supported, c_int32)
+    _declare(functions.tgi_record_size, c_int64, c_int32)
+    _declare(functions.tgi_scratch_floats, c_int64, c_void_p)
+    _declare(functions.tgi_advise_huge, None, c_void_p, c_int64)
+    _declare(functions.tgi_pack, None, c_void_p, c_int64, c_int64, c_void_p, c_int64, c_int64, c_int64, c_int32)
+    _declare(functions.tgi_engine_create, c_void_p, c_int32, c_int64)
+    _declare(functions.tgi_engine_destroy, None, c_void_p)
+    _declare(functions.tgi_run, None, c_void_p, c_void_p, c_int64, c_void_p)
+    for number, record in enumerate((OpRecord, BatchRecord, AttentionRecord)):
+        expected, found = ctypes.sizeof(record), functions.tgi_record_size(number)
+        if expected != found:
+            raise ImportError(f"{paths[0].name}: {record.__name__} has {found} bytes there and {expected} here; build it again")
+    return NativeLibrary(functions)
+
+
+def _declare(function: Any, result: Any, *arguments: Callable[..., object]) -> None:  # noqa: ANN401 - ctypes' own types
+    function.restype = result
+    function.argtypes = arguments
