@@ -76,7 +76,7 @@ class NativeDecoder:
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits float32 [N, vocab] of hidden vectors [N, hidden]."""
         if len(hidden) > _MAX_LOGITS_ROWS:
-            return torch.cat([self.logits(part).clone() for part in hidden.split(_MAX_LOGITS_ROWS)])
+            return torch.cat([self.logits(part).clone() for part in torch.split(hidden, _MAX_LOGITS_ROWS)])
         assert self._program is not None
         assert self._engine is not None
         self._head_input[: len(hidden)] = hidden

@@ -314,10 +314,11 @@ def _block(builder: _Builder, block: Block, layer_prefix: str, prefix: str, hidd
             builder.norm(f"{name}.norm", branch.norm, hidden, own)
         inputs.append(own)
     for branch, source in zip(block.branches, inputs, strict=True):
-        _branch(builder, branch, f"{layer_prefix}.{mixer_tag(branch.mixer)}", source, hidden, block.residual_scale)
+        name = f"{layer_prefix}.{mixer_tag(branch.mixer)}"
+        _branch(builder, branch, name, source=source, hidden=hidden, scale=block.residual_scale)
 
 
-def _branch(builder: _Builder, branch: Branch, prefix: str, source: Array, hidden: Array, scale: float) -> None:
+def _branch(builder: _Builder, branch: Branch, prefix: str, *, source: Array, hidden: Array, scale: float) -> None:
     if isinstance(branch.mixer, Attention):
         name, inner = _attention(builder, branch.mixer, prefix, source)
     else:

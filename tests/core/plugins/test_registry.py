@@ -123,12 +123,12 @@ def test_a_refusal_of_the_model_has_its_reason(install):
 
 
 def test_nothing_installed():
-    with pytest.raises(BackendError, match="No backend is installed. Install one"):
+    with pytest.raises(BackendError, match=r"No backend is installed\. Install one"):
         BackendRegistry([]).select("auto", SPEC, CONFIG)
 
 
 def test_an_unknown_name_lists_the_known_ones(install):
-    with pytest.raises(BackendError, match="`gpux` is not installed. Installed: `good`"):
+    with pytest.raises(BackendError, match=r"`gpux` is not installed\. Installed: `good`"):
         install("good").select("gpux", SPEC, CONFIG)
 
 

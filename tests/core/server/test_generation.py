@@ -136,11 +136,10 @@ async def test_prompt_scores_are_put_together(tokenizer):
 
 async def test_an_error_of_the_engine(tokenizer):
     engine = ScriptedEngine([*outputs_of([3, 4], finish=None), SequenceOutput(7, error="out of order")])
-    seen = []
+    items = Generator(engine, tokenizer).stream(request(tokenizer))
+    assert [(await anext(items)).id for _ in range(2)] == [3, 4]
     with pytest.raises(GenerationError, match="out of order"):
-        async for item in Generator(engine, tokenizer).stream(request(tokenizer)):
-            seen.append(item)
-    assert len(seen) == 2
+        await anext(items)
 
 
 async def test_a_stream_that_is_cut_off(tokenizer):

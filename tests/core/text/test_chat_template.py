@@ -21,8 +21,8 @@ def compile_template(source):
 
 def write(path, **files):
     for name, content in files.items():
-        name = name.replace("_jinja", ".jinja") if name.endswith("_jinja") else f"{name}.json"
-        (path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+        file = name.replace("_jinja", ".jinja") if name.endswith("_jinja") else f"{name}.json"
+        (path / file).write_text(content if isinstance(content, str) else json.dumps(content))
     return path
 
 
@@ -105,5 +105,5 @@ def test_where_templates_come_from(tmp_path):
 
 def test_a_template_that_does_not_compile_stops_the_start(tmp_path):
     write(tmp_path, chat_template_jinja="{% if %}")
-    with pytest.raises(ModelError, match="the chat template does not compile: .* \\(line 1\\)"):
+    with pytest.raises(ModelError, match=r"the chat template does not compile: .* \(line 1\)"):
         ChatTemplate.load(tmp_path)
