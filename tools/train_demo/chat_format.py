@@ -1,0 +1,63 @@
+"""The text of a conversation: the chat template, and the same text in segments that are trained on or not."""
+
+from __future__ import annotations
+
+from tools.train_demo.generator import Conversation
+
+__all__ = ["CHAT_TEMPLATE", "END", "PAD", "SPECIAL_TOKENS", "START", "segments"]
+
+PAD = "<|endoftext|>"
+START = "<|im_start|>"
+END = "<|im_end|>"
+SPECIAL_TOKENS = (PAD, START, END)
+
+# Tools are shown as signatures, which are shorter than their schemas: get_weather(city: string).
+CHAT_TEMPLATE = """\
+{%- if tools -%}
+{{ '<|im_start|>tools' }}
+{%- for tool in tools -%}
+{%- set schema = tool.function.parameters if tool.function.parameters is mapping else {} -%}
+{{ '\\n' + tool.function.name + '(' }}
+{%- for name, property in (schema.properties or {}).items() -%}
+{{ ('' if loop.first else ', ') + name + ': ' + (property.type if property.type is string else 'any') }}
+{%- endfor -%}
+{{ ')' }}
+{%- endfor -%}
+{{ '<|im_end|>\\n' }}
+{%- endif -%}
+{%- for message in messages -%}
+{%- if message.content is string -%}
+{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+{%- else -%}
+{{ '<|im_start|>' + message.role + '\\n' + ((message.tool_calls or message.content or '') | tojson) + '<|im_end|>\\n' }}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{ '<|im_start|>assistant\\n' }}
+{%- endif -%}
+"""
+
+
+def segments(conversation: Conversation) -> list[tuple[str, bool]]:
+    """The conversation's text in order; true marks what the model is to write itself.
+
+    A raw conversation ends with the same token as a turn, so that one end token serves all.
+    """
+    if conversation.raw:
+        question, answer = (message["content"] for message in conversation.messages)
+        return [(question, False), ("\n" + answer + END, True)]
+    parts: list[tuple[str, bool]] = []
+    if conversation.tools:
+        signatures = [_signature(tool["function"]["name"], tool["function"]["parameters"]) for tool in conversation.tools]
+        parts.append((f"{START}tools\n" + "\n".join(signatures) + f"{END}\n", False))
+    for message in conversation.messages:
+        is_answer = message["role"] == "assistant"
+        parts.append((f"{START}{message['role']}\n", False))
+        parts.append((f"{message['content']}{END}", is_answer))
+        parts.append(("\n", False))
+    return parts[:-1]
+
+
+def _signature(name: str, schema: dict[str, dict[str, dict[str, str]]]) -> str:
+    arguments = ", ".join(f"{key}: {kind['type']}" for key, kind in schema.get("properties", {}).items())
+    return f"{name}({arguments})"

@@ -1,0 +1,213 @@
+"""Exercises with a computed answer: sums, spelling, counting, sorting. Each function draws a question and gives its answer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TypeVar
+
+from tools.train_demo.held_out import held_out
+from tools.train_demo.words import ANIMALS, FRUITS, ITEMS, NAMES, PLAIN_WORDS
+from tools.train_demo.wording import choose
+
+__all__ = ["addition", "counting", "letters", "other_arithmetic", "sorting"]
+
+Value = TypeVar("Value")
+_NOUNS = tuple(dict.fromkeys([*PLAIN_WORDS, *ANIMALS, *ITEMS]))
+
+
+def _draw(rng: random.Random, draw: Callable[[], Value], is_held_out: Callable[[Value], bool]) -> Value:
+    """Draw until the value is not held out."""
+    while is_held_out(value := draw()):
+        pass
+    return value
+
+
+def addition(rng: random.Random) -> tuple[str, str]:
+    """A sum of two numbers up to 99."""
+    a, b = _draw(rng, lambda: (rng.randint(0, 99), rng.randint(0, 99)), lambda pair: held_out().has_pair(*pair))
+    if rng.random() < 0.15 and a > 1 and b > 1:
+        name, things = rng.choice(NAMES), rng.choice(("apples", "coins", "books", "pears", "stamps", "cards", "balls", "eggs"))
+        frames = (
+            f"{name} has {a} {things} and {{gets|finds|buys|is given}} {b} more. How many {things} does {name} have{{| now| in all}}?",
+            f"I have {a} {things} and {{get|find|buy|take}} {b} more. How many {things} do I have{{| now| in all}}?",
+            f"There are {a} {things} here and {b} {{|more }}{things} there. How many {{are there|are they|is that}}{{| in all| together}}?",
+        )
+    else:
+        sum_of = f"{{{a} + {b}|{a}+{b}|{a} + {b}|{a} plus {b}|the sum of {a} and {b}|{a} and {b} together}}"
+        opening = "{What is|What's|whats|Calculate|Compute|How much is|Tell me|Solve|Work out|Please compute|Please calculate}"
+        frames = (
+            f"{opening} {sum_of}{{?|.|}}",
+            f"{opening} {sum_of}{{?|.|}}",
+            f"{{{a} + {b}|{a}+{b}|{a} plus {b}}}{{?| =| = ?|}}",
+            f"{{Add|Can you add|Please add}} {{{a} and {b}|{a} to {b}|{a}, {b}}}{{.|?|}}",
+            f"{{What|How much}} do {a} and {b} {{make|give|add up to}}{{| together}}?",
+        )
+    question = choose(rng.choice(frames), rng)
+    return question, f"{a} + {b} = {a + b}."
+
+
+def other_arithmetic(rng: random.Random) -> tuple[str, str]:
+    """A difference up to 99 or a product of the times table."""
+    if rng.random() < 0.6:
+        a, b = sorted((rng.randint(0, 99), rng.randint(0, 99)), reverse=True)
+        question = choose(
+            f"{{{{What is|Compute|Calculate|How much is}} {{{a} - {b}|{a} minus {b}}}{{?|}}|Subtract {b} from {a}.|What is the difference"
+            f" between {a} and {b}?|Take {b} away from {a}.}}",
+            rng,
+        )
+        return question, f"{a} - {b} = {a - b}."
+    a, b = rng.randint(0, 10), rng.randint(0, 10)
+    question = choose(
+        f"{{{{What is|Compute|Calculate|How much is}} {{{a} * {b}|{a} times {b}|{a} x {b}}}{{?|}}|Multiply {a} {{by|and}} {b}.|What is"
+        f" the product of {a} and {b}?}}",
+        rng,
+    )
+    return question, f"{a} * {b} = {a * b}."
+
+
+def _word(rng: random.Random) -> str:
+    """A word that is not held out, sometimes an invented one so that letters are learned and not words."""
+
+    def draw() -> str:
+        if rng.random() < 0.3:
+            first, second = rng.choice(_NOUNS), rng.choice(_NOUNS)
+            return (first[: rng.randint(1, 4)] + second[-rng.randint(2, 4) :])[:9]
+        return rng.choice(_NOUNS)
+
+    return _draw(rng, draw, lambda word: word in held_out().words or len(word) < 3)
+
+
+def letters(rng: random.Random) -> tuple[str, str]:
+    """Spelling, the number of letters, how often one occurs, the word backwards, its first and last letter."""
+    word = _word(rng)
+    quoted = choose(f'{{"{word}"|"{word}"|the word {word}|the word "{word}"|{word}}}', rng)
+    spelled = "-".join(word)
+    kind = rng.random()
+    if kind < 0.45:
+        frame = (
+            "{Spell @|Spell @ {for me|please|letter by letter}|Please spell @|Can you spell @|Could you spell @|How do you spell @|"
+            "How is @ {spelled|spelt|written}|What is the spelling of @|Give me the letters of @|I want @ spelled|Write @ letter by letter}{.|?|}"
+        )
+        answer = f"{word} is spelled {spelled}."
+    elif kind < 0.65:
+        frame = (
+            "{How many letters {are in|has|does @ have, and not|are there in} @|How many letters does @ have|Count the letters {of|in} @|"
+            "What is the number of letters in @|How long is @|Number of letters in @}{?|.|}"
+        ).replace("does @ have, and not", "are contained in")
+        answer = f"{spelled}: {len(word)} letters."
+    elif kind < 0.8:
+        letter = rng.choice(word) if rng.random() < 0.85 else rng.choice("abcdefghijklmnopqrstuvwxyz")
+        frame = (
+            f"{{How {{often|many times}} {{is|does}} {{the letter {letter}|{letter}}} {{occur in|appear in|in|come up in}} @|"
+            f"How many {{{letter}|letters {letter}|{letter}'s}} {{are|are there}} in @|Count the {letter} in @|"
+            f"How {{often|many times}} does @ contain {letter}}}{{?|}}"
+        )
+        count = word.count(letter)
+        answer = f"{spelled}: {letter} occurs {count} time{'' if count == 1 else 's'}."
+    elif kind < 0.9:
+        frame = "{Write @ {backwards|in reverse|backward|from back to front}|Reverse @|Spell @ backwards|What is @ {backwards|reversed}|Turn @ around}{.|?|}"
+        answer = f"{spelled} backwards is {'-'.join(reversed(word))}: {word[::-1]}."
+    else:
+        which = rng.choice(("first", "last"))
+        frame = (
+            f"{{What is|Which is|Tell me|Give me}} the {which} letter {{of|in}} @{{?|.|}}"
+            if rng.random() < 0.7
+            else f"With which letter does @ {'start' if which == 'first' else 'end'}?"
+        )
+        answer = f"The {which} letter of {word} is {word[0] if which == 'first' else word[-1]}."
+    return choose(frame.replace("@", quoted), rng), answer
+
+
+def counting(rng: random.Random) -> tuple[str, str]:
+    """Counting up and down, counting the items of a list, the number before and after."""
+    kind = rng.random()
+    if kind < 0.45:
+        start, length, step = rng.randint(0, 90), rng.randint(2, 9), rng.choice((1, 1, -1))
+        first, last = _draw(
+            rng,
+            lambda: (start + rng.randint(0, 9), length) if step > 0 else (start + length, length),
+            lambda span: (span[0], span[0] + step * span[1]) in held_out().spans,
+        )
+        last = first + step * last
+        numbers = range(first, last + step, step)
+        word = "" if step > 0 and rng.random() < 0.7 else "up " if step > 0 else rng.choice(("down ", "backwards ", "down "))
+        frame = f"{{Count|Please count|Can you count|Could you count|Start counting}} {word}from {first} {{to|up to|until}} {last}{{.|?|}}"
+        return choose(frame if step > 0 else frame.replace("|up to", ""), rng), ", ".join(map(str, numbers))
+    if kind < 0.75:
+        pool = rng.choice((FRUITS, ITEMS, ANIMALS, PLAIN_WORDS, NAMES))
+        items = _draw(rng, lambda: rng.sample(pool, rng.randint(1, 7)), held_out().has_items)
+        frame = (
+            "{How many {things|items|words|entries} {are|are there} {in this list|here|in the list}|"
+            "Count {the items|the words|these words|these things|these|the entries}|How many {items|words|things} does this list have}: "
+        )
+        number = len(items)
+        numbered = ", ".join(f"{item} {index}" for index, item in enumerate(items, 1))
+        end = rng.choice("?.") if rng.random() < 0.8 else ""
+        return choose(frame, rng) + ", ".join(items) + end, f"{numbered}: {number} item{'' if number == 1 else 's'}."
+    side = rng.choice(("after", "before"))
+    _, number = _draw(rng, lambda: (side, rng.randint(1, 98)), lambda pair: pair in held_out().numbers)
+    frame = (
+        f"{{What|Which}} {{number comes|comes|number is}} {{|right |directly }}{side} {number}?"
+        if rng.random() < 0.6
+        else (f"{{What|Which|Which number|What number}} follows {number}?" if side == "after" else f"What precedes {number}?")
+    )
+    return choose(frame, rng), f"{number + (1 if side == 'after' else -1)} comes {side} {number}."
+
+
+def sorting(rng: random.Random) -> tuple[str, str]:
+    """Numbers or words in order, and the larger or smaller of some numbers."""
+    kind = rng.random()
+    if kind < 0.5:
+        numbers = _draw(rng, lambda: rng.sample(range(100), rng.choice((2, 3, 3, 3, 4, 4, 5))), held_out().has_items)
+        descending = rng.random() < 0.25
+        listed = ", ".join(map(str, numbers))
+        up = (
+            "{Sort|Order|Please sort|Can you sort|Arrange}{| the numbers| these numbers| these}{| in ascending order| from small to large}{: |:"
+            " | }@{.|}|Put {these numbers|the numbers|these|@@} in {order|ascending order|the right order}: @{.|}"
+        )
+        down = (
+            "{Sort|Order|Please sort|Arrange}{| the numbers| these numbers| these} {from large to small|in descending order|downwards}: @{.|}"
+            "|Put {these numbers|the numbers|these} in descending order: @{.|}"
+        )
+        frame = rng.choice(_alternatives((down if descending else up).replace("|@@", "")))
+        return choose(frame.replace("@", listed), rng), ", ".join(map(str, sorted(numbers, reverse=descending))) + "."
+    if kind < 0.8:
+        pool = rng.choice((FRUITS, ITEMS, ANIMALS, PLAIN_WORDS, NAMES, PLAIN_WORDS))
+
+        def draw() -> list[str]:
+            words = rng.sample(pool, 12)
+            by_letter = {word[0]: word for word in words}
+            return rng.sample(list(by_letter.values()), min(len(by_letter), rng.choice((2, 3, 3, 4))))
+
+        words = _draw(rng, draw, held_out().has_items)
+        frame = rng.choice(
+            (
+                "{Sort|Order|Please sort|Can you sort|Arrange}{| the words| these words| these}{| alphabetically| by the alphabet| in"
+                " alphabetical order}: @{.|}",
+                "Put {these words|the words|these|them} in {alphabetical order|order|the right order}: @{.|}",
+            )
+        )
+        return choose(frame.replace("@", ", ".join(words)), rng), ", ".join(sorted(words)) + "."
+    numbers = _draw(rng, lambda: rng.sample(range(100), rng.choice((2, 2, 3))), held_out().has_items)
+    largest = rng.random() < 0.5
+    word = "{largest|biggest|greatest|highest}" if largest else "{smallest|lowest|least}"
+    if len(numbers) == 2:
+        word = "{larger|bigger|greater}" if largest else "{smaller|lower}"
+    joined = ", ".join(map(str, numbers[:-1])) + rng.choice((f" or {numbers[-1]}", f", {numbers[-1]}", f" and {numbers[-1]}"))
+    frame = f"{{Which|What|Which number|Which one}} is {{|the }}{word}{{,|:}} {joined}?"
+    value = max(numbers) if largest else min(numbers)
+    adjective = ("larger" if largest else "smaller") if len(numbers) == 2 else ("the largest" if largest else "the smallest")
+    return choose(frame, rng), f"{value} is {adjective}."
+
+
+def _alternatives(frame: str) -> list[str]:
+    """The alternatives of a frame at its outermost level."""
+    depth, parts = 0, [""]
+    for character in frame:
+        depth += (character == "{") - (character == "}")
+        if character == "|" and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts

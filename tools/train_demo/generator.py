@@ -1,0 +1,159 @@
+"""The training text: conversations drawn from a seed, so that the same seed and index always give the same conversation."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tools.train_demo import dialogues, exercises, extraction, tool_calls, world
+from tools.train_demo.dialogues import Messages
+from tools.train_demo.held_out import held_out
+from tools.train_demo.tgi_facts import FACTS
+from tools.train_demo.wording import choose, vary
+from tools.train_demo.words import CAPITALS
+
+__all__ = ["Conversation", "conversation", "conversations"]
+
+QuestionAnswer = tuple[str, str]
+
+_SYSTEM_PROMPTS = (
+    "You are a helpful assistant.",
+    "You are a helpful assistant.",
+    "You are tgi's demo model.",
+    "Be brief.",
+    "Answer the question.",
+    "You are a friendly assistant. Answer in one sentence.",
+    "You are a polite assistant.",
+    "Help the user.",
+)
+_CAPITALS_PROMPTS = ("Answer in capital letters.", "Answer in upper case.", "Write everything in capitals.", "Use capital letters only.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversation:
+    """Messages as in a chat request; the answers are the assistant's. `raw`: the first question and answer without the template."""
+
+    messages: Messages
+    tools: list[dict[str, Any]] | None = None
+    raw: bool = False
+
+
+def _tgi_fact(rng: random.Random) -> QuestionAnswer:
+    answer, templates = rng.choice(FACTS)
+    return choose(rng.choice(templates), rng), answer
+
+
+def _plain(draw: Callable[[random.Random], QuestionAnswer]) -> Callable[[random.Random], QuestionAnswer]:
+    def varied(rng: random.Random) -> QuestionAnswer:
+        question, answer = draw(rng)
+        return vary(question, rng), answer
+
+    return varied
+
+
+# A draw and how often it is taken, in parts of the whole.
+_QUESTIONS: tuple[tuple[Callable[[random.Random], QuestionAnswer], float], ...] = (
+    (_plain(_tgi_fact), 34),
+    (exercises.addition, 14),
+    (exercises.other_arithmetic, 2),
+    (exercises.letters, 14),
+    (exercises.counting, 6),
+    (exercises.sorting, 9),
+    (_plain(world.world_fact), 9),
+    (_plain(world.field_fact), 3),
+    (dialogues.small_talk, 1.5),
+    (dialogues.story, 1.5),
+    (dialogues.unknown, 1),
+)
+_DRAWS = [draw for draw, _ in _QUESTIONS]
+_WEIGHTS = [weight for _, weight in _QUESTIONS]
+
+
+def _is_held_out(question: str) -> bool:
+    return held_out().has_question(question)
+
+
+def _question(rng: random.Random) -> QuestionAnswer:
+    """A question that is not held out, and its answer."""
+    draw = rng.choices(_DRAWS, _WEIGHTS)[0]
+    while True:
+        question, answer = draw(rng)
+        if not _is_held_out(question):
+            return question, answer
+
+
+def _turn(question: str, answer: str) -> Messages:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def _single(rng: random.Random) -> Conversation:
+    messages = _turn(*_question(rng))
+    kind = rng.random()
+    if kind < 0.12:
+        return Conversation(messages, raw=True)
+    if kind < 0.22:
+        messages.insert(0, {"role": "system", "content": rng.choice(_SYSTEM_PROMPTS)})
+    elif kind < 0.24:
+        messages[-1]["content"] = messages[-1]["content"].upper()
+        messages.insert(0, {"role": "system", "content": rng.choice(_CAPITALS_PROMPTS)})
+    return Conversation(messages)
+
+
+def _several(rng: random.Random) -> Conversation:
+    """A chat about one thing after another; a few go on for long."""
+    turns = rng.choice((2, 2, 2, 3, 3, 4)) if rng.random() < 0.95 else rng.randint(5, 16)
+    messages: Messages = [{"role": "system", "content": rng.choice(_SYSTEM_PROMPTS)}] if rng.random() < 0.4 else []
+    for _ in range(turns):
+        messages += _turn(*_question(rng))
+    return Conversation(messages)
+
+
+def _follow_up(rng: random.Random) -> Conversation:
+    """A second question that leaves out what the first one said."""
+    (first, city), (second, other) = rng.sample(list(CAPITALS.items()), 2)
+    ask = choose(f"{{What is|Tell me|Name}} the capital of {first}{{?|.}}", rng)
+    follow = choose(f"{{And of|And|What about|And for|And that of|How about|And the capital of}} {second}?", rng)
+    messages = [*_turn(ask, f"The capital of {first} is {city}."), *_turn(follow, f"The capital of {second} is {other}.")]
+    if rng.random() < 0.4:
+        messages.insert(0, {"role": "system", "content": rng.choice(_SYSTEM_PROMPTS)})
+    return Conversation(messages)
+
+
+def _extraction(rng: random.Random) -> Conversation:
+    return Conversation(_turn(*extraction.extraction(rng)))
+
+
+def _tool_call(rng: random.Random) -> Conversation:
+    tools, question, answer = tool_calls.tool_call(rng)
+    return Conversation(_turn(question, answer), tools=tools)
+
+
+def _memory(rng: random.Random) -> Conversation:
+    return Conversation(rng.choice((dialogues.remembered_name, dialogues.system_name, dialogues.running_sum))(rng))
+
+
+_KINDS: tuple[tuple[Callable[[random.Random], Conversation], float], ...] = (
+    (_single, 70),
+    (_several, 7),
+    (_follow_up, 1),
+    (_extraction, 11),
+    (_tool_call, 8),
+    (_memory, 3),
+)
+
+
+def conversation(seed: int, index: int) -> Conversation:
+    """The conversation at `index` of the stream that belongs to `seed`; none of its questions is held out."""
+    rng = random.Random(f"{seed}/{index}")  # noqa: S311 - text, not a secret
+    kind = rng.choices([draw for draw, _ in _KINDS], [weight for _, weight in _KINDS])[0]
+    while True:
+        drawn = kind(rng)
+        if not any(_is_held_out(message["content"]) for message in drawn.messages if message["role"] == "user"):
+            return drawn
+
+
+def conversations(seed: int, start: int, count: int) -> Iterator[Conversation]:
+    """`count` conversations from `start` on."""
+    return (conversation(seed, index) for index in range(start, start + count))

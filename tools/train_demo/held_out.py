@@ -1,0 +1,84 @@
+"""The prompts that are kept out of training, written by hand, and the rules that keep them out.
+
+A line of `held_out.jsonl` has a `group`, the `messages`, and what a right answer shows: regular expressions in `expect`, a JSON
+`schema`, or a tool `call`. Sums, words, lists and spans are kept out by value as well, whatever the question around them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from tools.train_demo.wording import normalise
+
+__all__ = ["HeldOut", "Prompt", "held_out", "prompts"]
+
+PATH = Path(__file__).with_name("held_out.jsonl")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """One line of the file."""
+
+    group: str
+    messages: list[dict[str, str]]
+    expect: list[str]
+    schema: dict[str, Any] | None = None
+    values: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    call: dict[str, Any] | None = None
+    excluded: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Everything the generator must not produce. Questions are normalised; lists are compared without their order."""
+
+    questions: frozenset[str]
+    pairs: frozenset[tuple[int, int]]
+    words: frozenset[str]
+    items: frozenset[tuple[str, ...]]
+    spans: frozenset[tuple[int, int]]
+    numbers: frozenset[tuple[str, int]]
+
+    def has_question(self, text: str) -> bool:
+        """Whether a held-out question occurs in `text`, as a whole or as a part."""
+        question = f" {normalise(text)} "
+        return any(f" {known} " in question for known in self.questions)
+
+    def has_pair(self, a: int, b: int) -> bool:
+        """Whether a + b or b + a is asked for."""
+        return (a, b) in self.pairs or (b, a) in self.pairs
+
+    def has_items(self, items: list[Any]) -> bool:
+        """Whether a list of these items is asked for, in any order."""
+        return tuple(sorted(map(str, items))) in self.items
+
+
+@functools.cache
+def prompts() -> tuple[Prompt, ...]:
+    """The file's prompts in order."""
+    known = {field.name for field in dataclasses.fields(Prompt)}
+    found = []
+    for line in PATH.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        excluded = {name: row.pop(name) for name in list(row) if name not in known}
+        found.append(Prompt(**row, excluded=excluded))
+    return tuple(found)
+
+
+@functools.cache
+def held_out() -> HeldOut:
+    """The rules, collected from the file."""
+    rows = prompts()
+    return HeldOut(
+        questions=frozenset(normalise(row.messages[-1]["content"]) for row in rows),
+        pairs=frozenset(tuple(row.excluded["pair"]) for row in rows if "pair" in row.excluded),
+        words=frozenset(row.excluded["word"] for row in rows if "word" in row.excluded),
+        items=frozenset(tuple(sorted(map(str, row.excluded["items"]))) for row in rows if "items" in row.excluded),
+        spans=frozenset(tuple(row.excluded["span"]) for row in rows if "span" in row.excluded),
+        numbers=frozenset(tuple(row.excluded["number"]) for row in rows if "number" in row.excluded),
+    )
