@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import final
 
 import numpy as np
@@ -9,59 +10,102 @@ import torch
 from torch import Tensor
 
 from tgi.architectures import ModelSpec
-from tgi_cpu.native import BatchRecord, Engine, NativeLibrary
+from tgi.backend import Limits
+from tgi_cpu.native import BLOCK_TOKENS, BatchRecord, Engine, NativeLibrary
 from tgi_cpu.native_program import NativeCache, NativeProgram, build_program
 from tgi_cpu.native_weights import NativeWeights
 from tgi_torch.attention import AttentionMetadata
+from tgi_torch.model import LoadModel, Progress
+from tgi_torch.weights import load_weights
 
-__all__ = ["NativeDecoder"]
+__all__ = ["NativeDecoder", "NativeModel", "native_loader"]
 
 _MAX_LOGITS_ROWS = 64  # rows of one pass through the head; more rows go in several
+_DEVICE = torch.device("cpu")
 
 
 @final
 class NativeDecoder:
-    """bf16 weights, bf16 cache, f32 residual. Its results are views of its own buffers, good until the next step."""
+    """Packed weights, before the cache: `tgi_torch.model.LoadedModel` and `tgi_torch.weights.WeightSink`."""
 
     def __init__(self, spec: ModelSpec, library: NativeLibrary, num_threads: int) -> None:
         self.spec = spec
         self.weights = NativeWeights(spec, library)
         self._library = library
         self._num_threads = num_threads
-        self._program: NativeProgram | None = None
         self._engine: Engine | None = None
-        self._hidden = self._logits = torch.empty(0)
-        self._head_input = torch.empty(0)
 
-    def reserve_cache(self, num_blocks: int, *, max_tokens: int, max_positions: int) -> NativeCache:
-        """Cache and buffers for steps of `max_tokens` tokens at positions below `max_positions`."""
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and cache; the residual is float32."""
+        return torch.bfloat16
+
+    def write(self, role: str, expert: int | None, *, axis: int, start: int, piece: Tensor) -> None:
+        """Pack a part of a weight."""
+        assert expert is None, f"{role}: the kernels know no experts"
+        self.weights.write(role, axis, start, piece)
+
+    def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> NativeModel:
+        """Cache, buffers and threads for steps within `limits`."""
+        assert block_size == BLOCK_TOKENS, f"the kernels keep {BLOCK_TOKENS} tokens in a block, not {block_size}"
         cache = NativeCache.allocate(self.spec, num_blocks, self._library)
-        self._program = build_program(
+        program = build_program(
             self.spec,
             self.weights,
             self._library,
             cache,
-            max_tokens=max_tokens,
-            max_positions=max_positions,
+            max_tokens=limits.max_step_tokens,
+            max_positions=limits.max_total_tokens,
             max_rows=_MAX_LOGITS_ROWS,
         )
-        self._engine = Engine(self._library, self._num_threads, self._program.scratch_floats)
-        self._hidden = torch.from_numpy(self._program.hidden)[:, : self.spec.hidden_size]
-        self._head_input = torch.from_numpy(self._program.head_input.view(np.int16)).view(torch.bfloat16)[
-            :, : self.spec.hidden_size
-        ]
-        self._logits = torch.from_numpy(self._program.logits)[:, : self.spec.vocab_size]
-        return cache
+        self._engine = Engine(self._library, self._num_threads, program.scratch_floats)
+        return NativeModel(self.spec, cache, program, self._engine)
 
-    def forward(self, token_ids: Tensor, metadata: AttentionMetadata, kv_cache: NativeCache) -> Tensor:
-        """Hidden vectors float32 [T, hidden] after the final norm for `token_ids` int64 [T]; writes their keys and values."""
-        del kv_cache  # the program knows its own
-        assert self._program is not None
-        assert self._engine is not None
-        num_tokens, num_rows = len(token_ids), len(metadata.query_lens)
+    def close(self) -> None:
+        """End the threads."""
+        if self._engine is not None:
+            self._engine.close()
+
+
+@final
+class NativeModel:
+    """bf16 weights and cache, f32 residual. Results are views of its own buffers."""
+
+    def __init__(self, spec: ModelSpec, cache: NativeCache, program: NativeProgram, engine: Engine) -> None:
+        self.spec = spec
+        self._cache = cache
+        self._program = program
+        self._engine = engine
+        self._hidden = torch.from_numpy(program.hidden)[:, : spec.hidden_size]
+        head_input = torch.from_numpy(program.head_input.view(np.int16)).view(torch.bfloat16)
+        self._head_input = head_input[:, : spec.hidden_size]
+        self._logits = torch.from_numpy(program.logits)[:, : spec.vocab_size]
+
+    @property
+    def device(self) -> torch.device:
+        """The processor."""
+        return _DEVICE
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the cache."""
+        return self._cache.num_blocks
+
+    @property
+    def block_size(self) -> int:
+        """Tokens of a block."""
+        return self._cache.block_size
+
+    def copy_blocks(self, sources: Tensor, targets: Tensor) -> None:
+        """Copy whole blocks in every layer, int64 [N] each."""
+        self._cache.copy_blocks(sources.numpy(), targets.numpy())
+
+    def forward(self, token_ids: Tensor, metadata: AttentionMetadata) -> Tensor:
+        """Hidden vectors float32 [T, hidden] after the final norm for int64 [T]; writes their keys and values."""
+        num_tokens = len(token_ids)
         batch = BatchRecord(
             num_tokens=num_tokens,
-            num_rows=num_rows,
+            num_rows=len(metadata.query_lens),
             max_blocks=metadata.block_tables.shape[1],
             token_ids=token_ids.data_ptr(),
             positions=metadata.positions.data_ptr(),
@@ -77,15 +121,20 @@ class NativeDecoder:
         """Logits float32 [N, vocab] of hidden vectors [N, hidden]."""
         if len(hidden) > _MAX_LOGITS_ROWS:
             return torch.cat([self.logits(part).clone() for part in torch.split(hidden, _MAX_LOGITS_ROWS)])
-        assert self._program is not None
-        assert self._engine is not None
         self._head_input[: len(hidden)] = hidden
         self._engine.run(self._program.logits_ops, BatchRecord(num_tokens=len(hidden)))
         logits = self._logits[: len(hidden)]
         softcap = self.spec.head.softcap
         return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
-    def close(self) -> None:
-        """End the threads."""
-        if self._engine is not None:
-            self._engine.close()
+
+def native_loader(library: NativeLibrary, num_threads: int) -> LoadModel:
+    """Loads a checkpoint into the native kernels; the spec must be one they run whole."""
+
+    def load(spec: ModelSpec, dtype: torch.dtype, path: Path, progress: Progress) -> NativeDecoder:
+        assert dtype == torch.bfloat16, f"the kernels compute in bfloat16, not {dtype}"
+        decoder = NativeDecoder(spec, library, num_threads)
+        load_weights(decoder, path, progress)
+        return decoder
+
+    return load

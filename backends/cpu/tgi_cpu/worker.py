@@ -1,19 +1,32 @@
-"""The heavy half of the CPU backend: torch's shared worker over this machine's processors."""
+"""The heavy half of the CPU backend: torch's shared worker over this machine's processors.
+
+Where the native kernels run the whole model, they do; else the shared decoder runs in torch, and a line at start says why.
+"""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tgi.backend import EngineConfig, Host, Worker
+from tgi.architectures import ModelSpec
+from tgi.backend import EngineConfig, Host, ModelError, Worker
 from tgi_cpu import machine
+from tgi_cpu.native import BLOCK_TOKENS, NativeLibrary, load_library
+from tgi_cpu.native_decoder import native_loader
+from tgi_cpu.native_program import unsupported
+from tgi_torch.memory import compute_dtype
+from tgi_torch.ops import REFERENCE
 from tgi_torch.sampling import SamplingKernels
-from tgi_torch.worker import TorchDevice, TorchWorker
+from tgi_torch.weights import checkpoint_dtype
+from tgi_torch.worker import TorchDevice, TorchWorker, decoder_loader
 
 __all__ = ["create_worker"]
 
-_BLOCK_SIZE = 16  # blocks are gathered by index, so small ones cost nothing and share more of a common prompt
+_DEVICE = torch.device("cpu")
+_TORCH_BLOCK_TOKENS = 16  # blocks are gathered by index, so small ones cost nothing and share more of a common prompt
 _MAX_STEP_TOKENS = 1024  # matrix products are at full rate from some 500 rows on; more only makes running streams wait
 
 
@@ -21,20 +34,47 @@ def create_worker(config: EngineConfig, host: Host) -> Worker:
     """A worker that computes on all processors this process may use."""
     threads = machine.num_threads()
     torch.set_num_threads(threads)
+    library = load_library()
+    obstacle = _obstacle(config, library)
+    if library is not None and not obstacle:
+        kernels, block_size, load_model = "native", BLOCK_TOKENS, native_loader(library, threads)
+    else:
+        host.log(f"the model runs in torch operations, not in the faster native kernels: {obstacle}")
+        kernels, block_size, load_model = "torch", _TORCH_BLOCK_TOKENS, decoder_loader(REFERENCE, _DEVICE)
     device = TorchDevice(
-        device=torch.device("cpu"),
-        block_size=_BLOCK_SIZE,
+        device=_DEVICE,
+        block_size=block_size,
         max_step_tokens=_MAX_STEP_TOKENS,
         free_bytes=machine.free_memory,
         facts={
             "device": "cpu",
-            "attention": "paged, torch scaled_dot_product_attention",
+            "kernels": kernels,
+            "attention": f"paged, {kernels}",
             "threads": str(threads),
             "isa": " ".join(machine.instruction_sets()) or "unknown",
         },
+        load_model=load_model,
         sampling=SamplingKernels(argmax=_argmax, sort=_sort),
     )
     return TorchWorker(config, host, device)
+
+
+def _obstacle(config: EngineConfig, library: NativeLibrary | None) -> str:
+    """Why the native kernels do not run this model; empty if they do."""
+    if library is None:
+        return "they were not built; install a C++ compiler and reinstall tgi-cpu"
+    if not library.is_supported:
+        return "this processor lacks AVX-512 with bfloat16 products"
+    if not isinstance(config.spec, ModelSpec):
+        return "the architecture is not known"
+    try:
+        stored = str(checkpoint_dtype(Path(config.model_path))).removeprefix("torch.")
+    except ModelError:
+        return ""  # loading says it better
+    dtype = compute_dtype(config.dtype, stored)
+    if dtype != "bfloat16":
+        return f"they compute in bfloat16, not {dtype}"
+    return ", ".join(f"{what} is not built there" for what in unsupported(config.spec))
 
 
 def _argmax(scores: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from tgi.architectures import MLP, Attention, Block, Branch, MixtureOfExperts, ModelSpec, Stack
 from tgi.architectures.roles import mixer_tag
 from tgi.architectures.weight_map import tensor_shapes
-from tgi.backend import ModelError
+from tgi.backend import Limits, ModelError
 from tgi_torch.attention import AttentionMetadata
 from tgi_torch.kv_cache import KVCache, attention_layers
 from tgi_torch.layers import Building, Linear, Mixer, StepContext, Transform, build_linear, build_norm, identity
@@ -26,7 +26,7 @@ from tgi_torch.ops import Ops
 from tgi_torch.parameters import Parameters
 from tgi_torch.rotary import RotaryTable
 
-__all__ = ["Decoder", "build_decoder"]
+__all__ = ["Decoder", "DecoderWithCache", "build_decoder"]
 
 ItemT = TypeVar("ItemT")
 
@@ -97,6 +97,28 @@ class Decoder:
     head: Linear
     finish_logits: Transform
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of parameters and cache."""
+        return self.parameters.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.parameters.device
+
+    def write(self, role: str, expert: int | None, *, axis: int, start: int, piece: Tensor) -> None:
+        """Take a part of a weight in (`tgi_torch.weights.WeightSink`)."""
+        self.parameters.write(role, expert, axis=axis, start=start, piece=piece)
+
+    def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> DecoderWithCache:
+        """The decoder with a cache of its own; steps need nothing else."""
+        del limits
+        return DecoderWithCache(self, KVCache.allocate(self.spec, num_blocks, block_size, self.dtype, self.device))
+
+    def close(self) -> None:
+        """Nothing to end."""
+
     def forward(self, token_ids: Tensor, metadata: AttentionMetadata, kv_cache: KVCache) -> Tensor:
         """Hidden vectors [T, hidden] after the final norm for `token_ids` int64 [T]; writes their keys and values.
 
@@ -116,6 +138,47 @@ class Decoder:
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits float32 [N, vocab] of hidden vectors [N, hidden]."""
         return self.finish_logits(self.head(self.project(hidden)).float())
+
+
+@final
+@dataclass(frozen=True)
+class DecoderWithCache:
+    """`tgi_torch.model.Model` over a decoder and a cache."""
+
+    decoder: Decoder
+    kv_cache: KVCache
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the decoder was built from."""
+        return self.decoder.spec
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.decoder.device
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the cache."""
+        return self.kv_cache.num_blocks
+
+    @property
+    def block_size(self) -> int:
+        """Tokens of a block."""
+        return self.kv_cache.block_size
+
+    def copy_blocks(self, sources: Tensor, targets: Tensor) -> None:
+        """Copy whole blocks in every layer."""
+        self.kv_cache.copy_blocks(sources, targets)
+
+    def forward(self, token_ids: Tensor, metadata: AttentionMetadata) -> Tensor:
+        """Hidden vectors [T, hidden] of int64 [T]."""
+        return self.decoder.forward(token_ids, metadata, self.kv_cache)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits float32 [N, vocab] of [N, hidden]."""
+        return self.decoder.logits(hidden)
 
 
 def build_decoder(spec: ModelSpec, ops: Ops, dtype: torch.dtype, device: torch.device | str) -> Decoder:

@@ -37,6 +37,12 @@ class Parameters:
             self._register(role, part)
         return fused
 
+    def write(self, role: str, expert: int | None, *, axis: int, start: int, piece: Tensor) -> None:
+        """Copy `piece`, the part of `role` from index `start` of `axis` on, into place, converting its dtype."""
+        target = self.by_role[role] if expert is None else self.by_role[role][expert]
+        part = target if piece.dim() == 0 else target.narrow(axis, start, piece.shape[axis])
+        part.copy_(piece)
+
     @property
     def num_bytes(self) -> int:
         """Memory of all tensors."""

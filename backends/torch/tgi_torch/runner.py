@@ -30,9 +30,8 @@ from tgi.backend import (
     empty_float32,
     empty_int32,
 )
-from tgi_torch.decoder import Decoder
 from tgi_torch.input_batch import InputBatch, build_input_batch
-from tgi_torch.kv_cache import KVCache
+from tgi_torch.model import Model
 from tgi_torch.sampling import SampledSequence, SampledTokens, Sampler
 from tgi_torch.sequences import SequenceTable
 
@@ -47,21 +46,19 @@ class ModelRunner:
 
     def __init__(
         self,
-        decoder: Decoder,
-        kv_cache: KVCache,
+        model: Model,
         limits: Limits,
         sampler: Sampler,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
-        self._decoder = decoder
-        self._kv_cache = kv_cache
+        self._model = model
         self._limits = limits
         self._sampler = sampler
-        self._device = decoder.parameters.device
+        self._device = model.device
         self._clock = clock
-        self._mask_width = -(-decoder.spec.vocab_size // 32)
-        self._score_rows = max(1, _SCORED_LOGITS // decoder.spec.vocab_size)
-        self.sequences = SequenceTable(limits, kv_cache.block_size)
+        self._mask_width = -(-model.spec.vocab_size // 32)
+        self._score_rows = max(1, _SCORED_LOGITS // model.spec.vocab_size)
+        self.sequences = SequenceTable(limits, model.block_size)
 
     @torch.inference_mode()
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
@@ -80,7 +77,7 @@ class ModelRunner:
         mask = self._mask(step, sampled)
         batch = build_input_batch(rows, self.sequences, self._device)
         prepared = self._clock()
-        hidden = self._decoder.forward(batch.token_ids, batch.metadata, self._kv_cache)
+        hidden = self._model.forward(batch.token_ids, batch.metadata)
         scores = self._score_prompts(batch, hidden)
         logits = self._logits(batch, hidden, sampled) if len(sampled) else None
         self.sequences.num_computed_tokens[batch.indices] = batch.lengths
@@ -102,13 +99,13 @@ class ModelRunner:
             sources, targets = (
                 torch.from_numpy(blocks[0].astype(np.int64)).to(self._device) for blocks in (step.copy_source, step.copy_target)
             )
-            self._kv_cache.copy_blocks(sources, targets)
+            self._model.copy_blocks(sources, targets)
 
     def _logits(self, batch: InputBatch, hidden: Tensor, sampled: npt.NDArray[np.int64]) -> Tensor:
         """Logits float32 [len(sampled), vocab_size] after the last token of each sampled row."""
         if len(sampled) < len(hidden):
             hidden = hidden.index_select(0, torch.from_numpy(batch.ends[sampled] - 1).to(self._device))
-        return self._decoder.logits(hidden)
+        return self._model.logits(hidden)
 
     def _sample(
         self,
@@ -160,7 +157,7 @@ class ModelRunner:
         """Raw log-probability of each of `token_ids` [n] after the hidden vector at its place [n, hidden]."""
         targets = torch.from_numpy(token_ids.astype(np.int64)).to(self._device).unsqueeze(1)
         parts = [
-            self._decoder.logits(vectors).log_softmax(-1).gather(1, ids).squeeze(1)
+            self._model.logits(vectors).log_softmax(-1).gather(1, ids).squeeze(1)
             for vectors, ids in zip(torch.split(hidden, self._score_rows), torch.split(targets, self._score_rows), strict=True)
         ]
         logprobs: Float32Array = torch.cat(parts).cpu().numpy()

@@ -6,24 +6,23 @@ Beside the parameters, memory holds about `_CHUNK_BYTES` of the file at any time
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Protocol, final
 
 import msgspec
 import torch
 from torch import Tensor
 
+from tgi.architectures import ModelSpec
 from tgi.architectures.weight_map import Placement, placements, split
 from tgi.backend import ModelError
-from tgi_torch.decoder import Decoder
+from tgi_torch.model import Progress
 from tgi_torch.safetensors_file import FLOAT_DTYPES, SafetensorsFile, StoredTensor
 
-__all__ = ["checkpoint_dtype", "load_weights"]
-
-Progress = Callable[[int, int], None]
+__all__ = ["WeightSink", "checkpoint_dtype", "load_weights"]
 
 _CHUNK_BYTES = 4 << 20
 _INDEX_NAME = "model.safetensors.index.json"
@@ -41,15 +40,26 @@ class _Source:
     stored: StoredTensor
 
 
-def load_weights(decoder: Decoder, model_path: Path, progress: Progress) -> None:
-    """Fill the decoder's parameters from the safetensors files in `model_path`, converting to the decoder's dtype.
+class WeightSink(Protocol):
+    """Takes weights in as they are read."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the checkpoint is read as."""
+
+    def write(self, role: str, expert: int | None, *, axis: int, start: int, piece: Tensor) -> None:
+        """Take `piece`, the part of `role` (or of one expert of it) from index `start` of `axis` on, in any floating dtype."""
+
+
+def load_weights(sink: WeightSink, model_path: Path, progress: Progress) -> None:
+    """Stream the safetensors files in `model_path` into `sink`, by role.
 
     `progress(done_bytes, total_bytes)` is called after every few megabytes read. Raises `ModelError` on one line, naming file
-    and tensor, if the files are damaged or do not fit the spec; the parameters are then partly filled.
+    and tensor, if the files are damaged or do not fit the spec; the sink is then partly filled.
     """
     with _open_checkpoint(model_path) as sources:
         try:
-            todo = placements(decoder.spec, sources.keys())
+            todo = placements(sink.spec, sources.keys())
         except ModelError as error:
             raise _named(model_path, error) from error
         # In the order of the files, so that a cold disk is read through once.
@@ -59,7 +69,7 @@ def load_weights(decoder: Decoder, model_path: Path, progress: Progress) -> None
         progress(done, total)
         for placement in todo:
             source = sources[placement.name]
-            for num_bytes in _fill(decoder, placement, source):
+            for num_bytes in _fill(sink, placement, source):
                 source.file.release()
                 progress(min(done + num_bytes, total), total)
             done += source.stored.num_bytes
@@ -79,20 +89,17 @@ def checkpoint_dtype(model_path: Path) -> torch.dtype:
     return FLOAT_DTYPES[bytes_by_dtype.most_common(1)[0][0]]
 
 
-def _fill(decoder: Decoder, placement: Placement, source: _Source) -> Iterator[int]:
+def _fill(sink: WeightSink, placement: Placement, source: _Source) -> Iterator[int]:
     """Copy one stored tensor into its roles; yields the bytes of it that are done."""
     try:
-        pieces = split(source.file.view(source.stored), placement, decoder.spec)
+        pieces = split(source.file.view(source.stored), placement, sink.spec)
     except ModelError as error:
         raise _named(source.file.path, error) from error
     done = 0
     for role, piece in pieces.items():
-        target = decoder.parameters.by_role[role]
-        if placement.expert is not None:
-            target = target[placement.expert]
-        assert target.shape == piece.shape, f"{role}: {tuple(target.shape)} is filled from {tuple(piece.shape)}"
-        for num_bytes in _copy_in_chunks(target, piece):
-            done += num_bytes
+        for axis, start, part in _chunks(piece):
+            sink.write(role, placement.expert, axis=axis, start=start, piece=part)
+            done += part.numel() * part.element_size()
             yield done
 
 
@@ -100,21 +107,19 @@ def _named(path: Path, error: ModelError) -> ModelError:
     return error if str(path) in error.cause else ModelError(f"{path}: {error.cause}", error.remedy)
 
 
-def _copy_in_chunks(target: Tensor, piece: Tensor) -> Iterator[int]:
-    """Copy along the axis on which `piece` is contiguous in the file; yields the bytes read of each chunk."""
+def _chunks(piece: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+    """Parts of `piece` along the axis on which it is contiguous in the file: (axis, start, part)."""
     if not piece.numel():
         return
-    axis = max(range(piece.dim()), key=piece.stride, default=None)
-    if axis is None:
-        target.copy_(piece)
-        yield piece.element_size()
+    if piece.dim() == 0:
+        yield 0, 0, piece
         return
+    axis = max(range(piece.dim()), key=piece.stride)
     bytes_per_index = piece.numel() // piece.shape[axis] * piece.element_size()
-    step = max(1, _CHUNK_BYTES // bytes_per_index)
+    # Even, because kernels may keep inputs in pairs.
+    step = max(2, _CHUNK_BYTES // bytes_per_index // 2 * 2)
     for start in range(0, piece.shape[axis], step):
-        length = min(step, piece.shape[axis] - start)
-        target.narrow(axis, start, length).copy_(piece.narrow(axis, start, length))
-        yield length * bytes_per_index
+        yield axis, start, piece.narrow(axis, start, min(step, piece.shape[axis] - start))
 
 
 @contextmanager

@@ -39,15 +39,15 @@ from tgi.backend import (
     empty_int32,
 )
 from tgi_torch.attention import AttentionMetadata
-from tgi_torch.decoder import Decoder, build_decoder
-from tgi_torch.kv_cache import KVCache
+from tgi_torch.decoder import build_decoder
 from tgi_torch.memory import MemoryFacts, compute_dtype, plan_limits, weights_bytes
-from tgi_torch.ops import REFERENCE, Ops
+from tgi_torch.model import LoadedModel, LoadModel, Model, Progress
+from tgi_torch.ops import Ops
 from tgi_torch.runner import ModelRunner
 from tgi_torch.sampling import Sampler, SamplingKernels
 from tgi_torch.weights import checkpoint_dtype, load_weights
 
-__all__ = ["TorchDevice", "TorchWorker"]
+__all__ = ["TorchDevice", "TorchWorker", "decoder_loader"]
 
 _FEATURES = ("device_token", "logprobs", "mask", "prefix_cache", "prompt_logprobs")
 _PROGRESS_SECONDS = 0.1
@@ -63,8 +63,19 @@ class TorchDevice:
     max_step_tokens: int  # where the user names no `--max-batch-prefill-tokens`
     free_bytes: Callable[[], int]  # memory this process may still take
     facts: Mapping[str, str]  # for GET /info/backend
-    ops: Ops = REFERENCE
+    load_model: LoadModel
     sampling: SamplingKernels = field(default_factory=SamplingKernels)
+
+
+def decoder_loader(ops: Ops, device: torch.device) -> LoadModel:
+    """Loads the shared decoder with the operations of a backend."""
+
+    def load(spec: ModelSpec, dtype: torch.dtype, path: Path, progress: Progress) -> LoadedModel:
+        decoder = build_decoder(spec, ops, dtype, device)
+        load_weights(decoder, path, progress)
+        return decoder
+
+    return load
 
 
 class _State(enum.Enum):
@@ -87,9 +98,9 @@ class TorchWorker:
         self._host = host
         self._device = device
         self._state = _State.CREATED
-        self._decoder: Decoder | None = None
+        self._loaded: LoadedModel | None = None
         self._agreement: Agreement | None = None
-        self._kv_cache: KVCache | None = None
+        self._model: Model | None = None
         self._runner: ModelRunner | None = None
         self._outstanding: SchedulerOutput | None = None
 
@@ -98,16 +109,14 @@ class TorchWorker:
         self._expect(_State.CREATED, "load")
         path = Path(self._config.model_path)
         dtype = compute_dtype(self._config.dtype, _name(checkpoint_dtype(path)))
-        decoder = build_decoder(self._spec, self._device.ops, getattr(torch, dtype), self._device.device)
-        load_weights(decoder, path, _Throttled(self._host, "load"))
-        self._decoder = decoder
+        self._loaded = self._device.load_model(self._spec, getattr(torch, dtype), path, _Throttled(self._host, "load"))
         self._state = _State.LOADED
 
     def negotiate(self, wish: Wish) -> Agreement:
         """Keep what the user gave, derive the rest from the memory left. Allocates nothing."""
         self._expect(_State.LOADED, "negotiate")
-        assert self._decoder is not None
-        dtype = _name(self._decoder.parameters.dtype)
+        assert self._loaded is not None
+        dtype = _name(self._loaded.dtype)
         facts = MemoryFacts(
             free_bytes=int(self._device.free_bytes() * self._config.memory_fraction),
             weights_bytes=weights_bytes(self._spec, dtype),
@@ -132,15 +141,15 @@ class TorchWorker:
     def warmup(self) -> None:
         """Reserve the cache and run a small step, as serving will."""
         self._expect(_State.AGREED, "warmup")
-        assert self._decoder is not None
+        assert self._loaded is not None
         assert self._agreement is not None
-        plan, dtype = self._agreement.kv_cache, self._decoder.parameters.dtype
+        plan = self._agreement.kv_cache
         sampler = Sampler(self._spec.vocab_size, self._device.device, self._device.sampling)
         # One block more than agreed: `health` writes into the last, which the core does not know.
         num_blocks = plan.groups[0].num_blocks + 1
         try:
-            self._kv_cache = KVCache.allocate(self._spec, num_blocks, plan.block_size, dtype, self._device.device)
-            self._runner = ModelRunner(self._decoder, self._kv_cache, self._agreement.limits, sampler)
+            self._model = self._loaded.with_cache(num_blocks, plan.block_size, self._agreement.limits)
+            self._runner = ModelRunner(self._model, self._agreement.limits, sampler)
             self._runner.run(_first_step(self._agreement))
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
@@ -197,26 +206,27 @@ class TorchWorker:
 
     def close(self) -> None:
         """Let go of weights and cache."""
-        self._decoder = self._kv_cache = self._runner = self._outstanding = None
+        if self._loaded is not None:
+            self._loaded.close()
+        self._loaded = self._model = self._runner = self._outstanding = None
         self._state = _State.CLOSED
 
     @torch.inference_mode()
     def _computes(self) -> bool:
-        decoder, cache, device = self._decoder, self._kv_cache, self._device.device
-        assert decoder is not None
-        assert cache is not None
-        block = cache.num_blocks - 1
+        model, device = self._model, self._device.device
+        assert model is not None
+        block = model.num_blocks - 1
         metadata = AttentionMetadata(
             positions=torch.tensor([0], device=device),
-            slot_mapping=torch.tensor([block * cache.block_size], device=device),
+            slot_mapping=torch.tensor([block * model.block_size], device=device),
             block_tables=torch.tensor([[block]], dtype=torch.int32, device=device),
             cu_seqlens_q=torch.tensor([0, 1], dtype=torch.int32, device=device),
             seq_lens=torch.tensor([1], dtype=torch.int32, device=device),
             query_lens=(1,),
             context_lens=(1,),
         )
-        hidden = decoder.forward(torch.tensor([0], device=device), metadata, cache)
-        return bool(decoder.logits(hidden).isfinite().all())
+        hidden = model.forward(torch.tensor([0], device=device), metadata)
+        return bool(model.logits(hidden).isfinite().all())
 
     def _expect(self, state: _State, method: str) -> None:
         if self._state is not state:

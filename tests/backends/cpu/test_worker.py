@@ -30,7 +30,7 @@ from tgi.backend import (
 from tgi_cpu import machine, tgi_backend
 from tgi_torch.memory import MemoryFacts, format_bytes, kv_bytes_per_token, plan_limits, weights_bytes, workspace_bytes
 from tgi_torch.ops import REFERENCE
-from tgi_torch.worker import TorchDevice, TorchWorker
+from tgi_torch.worker import TorchDevice, TorchWorker, decoder_loader
 
 METHODS = ("load", "negotiate", "warmup", "submit", "collect", "control", "health", "close")
 KIB = 1024
@@ -61,8 +61,10 @@ def config(checkpoint, spec):
 def create(config, **device):
     if not device:
         return tgi_backend().create_worker(config, RecordingHost())
-    defaults = {"free_bytes": lambda: 2**30, "facts": {}, "block_size": 16, "max_step_tokens": 64}
-    return TorchWorker(config, RecordingHost(), TorchDevice(device=torch.device("cpu"), **(defaults | device)))
+    cpu = torch.device("cpu")
+    loader = decoder_loader(device.pop("ops", REFERENCE), cpu)
+    defaults = {"free_bytes": lambda: 2**30, "facts": {}, "block_size": 16, "max_step_tokens": 64, "load_model": loader}
+    return TorchWorker(config, RecordingHost(), TorchDevice(device=cpu, **(defaults | device)))
 
 
 def test_the_light_half_imports_no_framework(checkpoint, spec):
