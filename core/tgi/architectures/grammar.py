@@ -17,7 +17,18 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import msgspec
+from tgi.architectures.positions import (
+    DynamicScaling,
+    LearnedPositions,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    Part,
+    RelativeBias,
+    Rope,
+    RopeScaling,
+    YarnScaling,
+)
 
 __all__ = [
     "MLP",
@@ -58,10 +69,6 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "gelu_quick", "relu", "relu_sq
 CacheKind = Literal["none", "full", "window", "state", "cross"]
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of the grammar's words."""
-
-
 class Norm(Part, frozen=True):
     """A norm over the last dimension. `unit_offset`: the weight is stored minus one (gemma)."""
 
@@ -70,69 +77,6 @@ class Norm(Part, frozen=True):
     bias: bool = False
     weight: bool = True
     unit_offset: bool = False
-
-
-class LinearScaling(Part, frozen=True, tag="linear"):
-    """Positions divided by `factor`."""
-
-    factor: float
-
-
-class DynamicScaling(Part, frozen=True, tag="dynamic"):
-    """NTK scaling; the base grows once a sequence is longer than `original_max_positions`."""
-
-    factor: float
-    original_max_positions: int
-
-
-class Llama3Scaling(Part, frozen=True, tag="llama3"):
-    """Low frequencies divided by `factor`, high ones kept, a smooth blend between (Llama 3.1)."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_positions: int
-
-
-class YarnScaling(Part, frozen=True, tag="yarn"):
-    """YaRN (arXiv 2309.00071). `attention_factor` multiplies cos and sin."""
-
-    factor: float
-    original_max_positions: int
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    attention_factor: float = 1.0
-    truncate: bool = True
-
-
-class LongRopeScaling(Part, frozen=True, tag="longrope"):
-    """LongRoPE (arXiv 2402.13753): one factor per frequency, a set for short and a set for long contexts."""
-
-    short_factor: tuple[float, ...]
-    long_factor: tuple[float, ...]
-    original_max_positions: int
-    attention_factor: float = 1.0
-
-
-RopeScaling = LinearScaling | DynamicScaling | Llama3Scaling | YarnScaling | LongRopeScaling
-
-
-class Rope(Part, frozen=True):
-    """Rotary embedding of the first `rotary_dim` of a head. `interleaved`: pairs are neighbours (GPT-J), else halves (NeoX)."""
-
-    theta: float
-    rotary_dim: int
-    interleaved: bool = False
-    scaling: RopeScaling | None = None
-
-
-class RelativeBias(Part, frozen=True):
-    """T5's learned bias per head and distance bucket. `shared`: only the first layer owns the table."""
-
-    num_buckets: int
-    max_distance: int
-    bidirectional: bool
-    shared: bool = True
 
 
 class Attention(Part, frozen=True, tag="attention"):
@@ -146,13 +90,14 @@ class Attention(Part, frozen=True, tag="attention"):
     rope: Rope | None = None
     alibi: bool = False
     alibi_scale: float = 1.0  # on the slopes; falcon also multiplies its ALiBi by `scale`
+    alibi_bias_max: float = 8.0  # the slopes go down to 2^-max (mpt)
     window: int | None = None
     softcap: float | None = None
     qkv_bias: bool = False
     output_bias: bool = False
     q_norm: Norm | None = None  # before the rotation
     k_norm: Norm | None = None
-    qk_norm_over: Literal["head", "all"] = "head"
+    qk_norm_over: Literal["head", "each_head", "all"] = "head"  # each_head: every head has weights of its own
     clip_qkv: float | None = None
     sinks: bool = False  # one learned logit per head joins the softmax
     relative_bias: RelativeBias | None = None
@@ -261,9 +206,11 @@ class Router(Part, frozen=True):
 
     `score` is applied to the router's logits; `top_k_first` applies it to the chosen logits only (gpt_oss, mixtral's equal form).
     With groups, only the best `groups_per_token` groups take part; a group's score is the sum of its best `group_top` experts.
+    `sparse_mixer` (arXiv 2409.12136, phimoe) picks the experts one after the other; the weight of each is its softmax among those
+    of the remaining logits whose relative distance to the best is at most 2 * `jitter`.
     """
 
-    score: Literal["softmax", "sigmoid"] = "softmax"
+    score: Literal["softmax", "sigmoid", "sparse_mixer"] = "softmax"
     top_k_first: bool = False
     normalize: bool = True  # chosen weights sum to one
     scale: float = 1.0
@@ -272,6 +219,7 @@ class Router(Part, frozen=True):
     num_groups: int = 1
     groups_per_token: int = 1
     group_top: int = 1
+    jitter: float = 0.0
 
 
 class MixtureOfExperts(Part, frozen=True, tag="moe"):
@@ -325,13 +273,6 @@ class Stack(Part, frozen=True):
     final_norm: Norm | None = None
 
 
-class LearnedPositions(Part, frozen=True):
-    """A table of `num_positions` + `offset` vectors added to the embedding; row = position + `offset`."""
-
-    num_positions: int
-    offset: int = 0
-
-
 class Embedding(Part, frozen=True):
     """Token vectors. A `size` other than the hidden size means a projection after them and before the head (opt-350m)."""
 
@@ -353,17 +294,22 @@ class Head(Part, frozen=True):
 class WeightRule(Part, frozen=True):
     """One kind of checkpoint tensor.
 
-    `name` may hold `{layer}` and `{expert}`; `roles` hold `{layer}` where the name does. Several roles mean a fused tensor:
+    `name` may hold `{layer}` and `{expert}` or `{head}`; `roles` hold `{layer}` where the name does. Several roles mean a fused
+    tensor:
       rows         the roles' rows one after the other
       grouped      per kv group: its query heads, then its key head, then its value head (falcon, gpt_neox, bloom)
       alternating  rows of the roles in turn, one by one (gpt_oss)
-    `transposed`: stored as [in, out]. A rule whose roles a layer does not have is passed over.
+    and one role of all experts may be stored as
+      flat         [E * rows, …], the experts one after the other (dbrx)
+    `transposed`: stored as [in, out]. `unit_rows`: a loader divides each row by its length (baichuan 2's head). A rule whose
+    roles a layer does not have is passed over.
     """
 
     name: str
     roles: tuple[str, ...]
-    layout: Literal["rows", "grouped", "alternating"] = "rows"
+    layout: Literal["rows", "grouped", "alternating", "flat"] = "rows"
     transposed: bool = False
+    unit_rows: bool = False
 
 
 class ModelSpec(Part, frozen=True, tag="model"):
