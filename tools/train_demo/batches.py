@@ -21,7 +21,9 @@ Batch = tuple[Tensor, Tensor]
 IGNORED = -100
 
 
-def pool_batches(tokenizer: Tokenizer, seed: int, pool: int, pool_size: int, batch_tokens: int, max_length: int) -> Iterator[Batch]:
+def pool_batches(
+    tokenizer: Tokenizer, seed: int, pool: int, pool_size: int, batch_tokens: int, max_length: int
+) -> Iterator[Batch]:
     """The batches of one pool of conversations, in an order that the seed fixes."""
     rows = []
     drawn = [segments(conversation) for conversation in conversations(seed, pool * pool_size, pool_size)]

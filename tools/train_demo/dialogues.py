@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from tools.train_demo.words import ADJECTIVES, ANIMALS, COLOURS, ITEMS, NAMES, PLAIN_WORDS
 from tools.train_demo.wording import choose
+from tools.train_demo.words import ADJECTIVES, ANIMALS, COLOURS, ITEMS, NAMES, PLAIN_WORDS
 
 __all__ = ["Messages", "remembered_name", "running_sum", "small_talk", "story", "system_name", "unknown"]
 
@@ -22,11 +22,20 @@ def small_talk(rng: random.Random) -> tuple[str, str]:
         (
             ("{Hello|Hi|Hey|Good morning|Good evening|Good day|Hello there|Hi there}{!|.|}", "Hello! How can I help you?"),
             ("{Hello, how|Hi, how|How|Hey, how} are you{| today| doing}?", "Hello! I am fine. How can I help you?"),
-            ("{How is it going|How do you do|What's up|How goes it|Is all well}{| today}?", "Hello! I am fine. How can I help you?"),
-            ("{Thanks|Thank you|Thanks a lot|Thank you very much|Many thanks|Great, thanks|Cool, thank you|Thanks, that helped}{!|.|}", "You are welcome!"),
+            (
+                "{How is it going|How do you do|What's up|How goes it|Is all well}{| today}?",
+                "Hello! I am fine. How can I help you?",
+            ),
+            (
+                "{Thanks|Thank you|Thanks a lot|Thank you very much|Many thanks|Great, thanks|Cool, thank you|Thanks, that helped}{!|.|}",
+                "You are welcome!",
+            ),
             ("{Thank you|Thanks|Many thanks} for {your help|the answer|your time|this|helping me}{!|.|}", "You are welcome!"),
             ("{Bye|Goodbye|See you|Good night|Bye bye|See you later|That is all}{!|.|}", "Goodbye!"),
-            ("{Tell me a joke|Do you know a joke|Make me laugh|A joke please|Say something funny}{.|?|}", "Why did the token cross the network? To get to the other side of the stream."),
+            (
+                "{Tell me a joke|Do you know a joke|Make me laugh|A joke please|Say something funny}{.|?|}",
+                "Why did the token cross the network? To get to the other side of the stream.",
+            ),
         )
     )
     return choose(question, rng), answer
@@ -61,10 +70,10 @@ def unknown(rng: random.Random) -> tuple[str, str]:
                 f"{{Who|When was it that someone}} invented the {thing}?",
                 f"Why {{do people like|is there|do we need}} {{a |the |}}{thing}?",
                 f"What {{do you think of|is the history of|is the best}} {{the |}}{thing}?",
-                f"{{Who won|What happened in}} the {{last |}}{{election|war|world cup|race}}?",
+                "{Who won|What happened in} the {last |}{election|war|world cup|race}?",
                 f"{{Write|Give me}} {{an essay|a poem|a program|a recipe}} {{about|for|with}} {{a |the |}}{thing}.",
                 f"{{How|Where}} {{can I buy|do I repair|do I build}} a {thing}?",
-                f"{{What is the meaning of|What is the point of}} {{life|love|happiness|time|history|music|art}}?",
+                "{What is the meaning of|What is the point of} {life|love|happiness|time|history|music|art}?",
             )
         ),
         rng,
@@ -75,13 +84,20 @@ def unknown(rng: random.Random) -> tuple[str, str]:
 def remembered_name(rng: random.Random) -> Messages:
     """A name given in the first turn and asked for later."""
     name = rng.choice(NAMES)
-    hello = choose(f"{{{{Hello|Hi|Hey|Good morning|Good day}}, |}}{{my name is|I am|I'm|call me|they call me|this is}} {name}{{.|!|}}", rng)
+    hello = choose(
+        f"{{{{Hello|Hi|Hey|Good morning|Good day}}, |}}{{my name is|I am|I'm|call me|they call me|this is}} {name}{{.|!|}}", rng
+    )
     ask = choose(
         "{What is my name|What's my name|Who am I|Do you know my name|Tell me my name|Do you still know my name|How am I called|What name did I"
         " give|Can you say my name|Have you forgotten my name}{?|}",
         rng,
     )
-    return _turns(("user", hello[0].upper() + hello[1:]), ("assistant", f"Nice to meet you, {name}."), ("user", ask), ("assistant", f"Your name is {name}."))
+    return _turns(
+        ("user", hello[0].upper() + hello[1:]),
+        ("assistant", f"Nice to meet you, {name}."),
+        ("user", ask),
+        ("assistant", f"Your name is {name}."),
+    )
 
 
 def running_sum(rng: random.Random) -> Messages:
@@ -99,7 +115,9 @@ def running_sum(rng: random.Random) -> Messages:
 def system_name(rng: random.Random) -> Messages:
     """A system prompt that gives the assistant a name."""
     name = rng.choice(NAMES)
-    system = choose(f"{{Your name is|You are|You are called|You go by the name of|They call you}} {name}{{.|, a helpful assistant.}}", rng)
+    system = choose(
+        f"{{Your name is|You are|You are called|You go by the name of|They call you}} {name}{{.|, a helpful assistant.}}", rng
+    )
     ask = choose(
         "{What is your name|What's your name|Who are you|How are you called|Tell me your name|May I know your name|Whom am I talking to|What are"
         " you called|What should I call you|How may I call you}{?|}",

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from tools.train_demo.held_out import held_out
-from tools.train_demo.words import ANIMALS, FRUITS, ITEMS, NAMES, PLAIN_WORDS
 from tools.train_demo.wording import choose
+from tools.train_demo.words import ANIMALS, FRUITS, ITEMS, NAMES, PLAIN_WORDS
 
 __all__ = ["addition", "counting", "letters", "other_arithmetic", "sorting"]
 

@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from tools.train_demo.words import ANIMALS, CAPITALS, COLOURS, DAYS, FRUITS, ITEMS, NAMES, PLACES, PLAIN_WORDS
 from tools.train_demo.wording import choose
+from tools.train_demo.words import ANIMALS, CAPITALS, COLOURS, DAYS, FRUITS, ITEMS, NAMES, PLACES, PLAIN_WORDS
 
 __all__ = ["extraction"]
 
@@ -29,15 +29,27 @@ def _person(rng: random.Random) -> tuple[str, Values]:
 
 
 def _purchase(rng: random.Random) -> tuple[str, Values]:
-    item, colour, price, name, count = rng.choice(ITEMS), rng.choice(COLOURS), rng.randint(1, 99), rng.choice(NAMES), rng.randint(2, 30)
+    item, colour, price, name, count = (
+        rng.choice(ITEMS),
+        rng.choice(COLOURS),
+        rng.randint(1, 99),
+        rng.choice(NAMES),
+        rng.randint(2, 30),
+    )
     fruit = rng.choice(FRUITS)
     return rng.choice(
         (
-            (f"{rng.choice(('A', 'The'))} {colour} {item} costs {price} dollars.", {"item": item, "colour": colour, "price": price}),
+            (
+                f"{rng.choice(('A', 'The'))} {colour} {item} costs {price} dollars.",
+                {"item": item, "colour": colour, "price": price},
+            ),
             (f"The {item} costs {price} dollars.", {"item": item, "price": price}),
             (f"The {item} is {colour}.", {"item": item, "colour": colour}),
             (f"{name} bought {count} {fruit}.", {"name": name, "count": count, "fruit": fruit}),
-            (f"{name} bought a {colour} {item} for {price} dollars.", {"name": name, "item": item, "colour": colour, "price": price}),
+            (
+                f"{name} bought a {colour} {item} for {price} dollars.",
+                {"name": name, "item": item, "colour": colour, "price": price},
+            ),
         )
     )
 
@@ -66,10 +78,20 @@ def _record(rng: random.Random) -> tuple[str, Values]:
     """Invented keys: what is asked for is copied and not learned."""
     keys = rng.sample(PLAIN_WORDS, rng.randint(1, 4))
     values = {key: rng.choice((rng.randint(0, 99), rng.choice(PLAIN_WORDS), rng.random() < 0.5)) for key in keys}
-    return "; ".join(f"{key}: {json.dumps(value) if isinstance(value, bool) else value}" for key, value in values.items()) + ".", values
+    return "; ".join(
+        f"{key}: {json.dumps(value) if isinstance(value, bool) else value}" for key, value in values.items()
+    ) + ".", values
 
 
-_SCENES: tuple[Callable[[random.Random], tuple[str, Values]], ...] = (_person, _person, _purchase, _purchase, _place, _pet, _record)
+_SCENES: tuple[Callable[[random.Random], tuple[str, Values]], ...] = (
+    _person,
+    _person,
+    _purchase,
+    _purchase,
+    _place,
+    _pet,
+    _record,
+)
 _TYPES = {str: "string", int: "integer", bool: "boolean"}
 
 
@@ -83,12 +105,18 @@ def extraction(rng: random.Random) -> tuple[str, str]:
         schema: Values = {"type": "object", "properties": {key: {"type": kind} for key, kind in types.items()}, "required": keys}
         if rng.random() < 0.2:
             schema["additionalProperties"] = False
-        request = choose("{Answer in JSON with this schema|Answer in JSON with this schema|Use this JSON schema|Answer as JSON, schema|JSON schema}", rng)
+        request = choose(
+            "{Answer in JSON with this schema|Answer in JSON with this schema|Use this JSON schema|Answer as JSON, schema|JSON schema}",
+            rng,
+        )
         request += ": " + json.dumps(schema)
     else:
         typed = rng.random() < 0.85
         listed = ", ".join(f"{key} ({kind})" if typed else key for key, kind in types.items())
-        request = choose("{Answer in JSON with the keys|Answer in JSON with the keys|Write JSON with the keys|Give me JSON with|As JSON with the keys}", rng)
+        request = choose(
+            "{Answer in JSON with the keys|Answer in JSON with the keys|Write JSON with the keys|Give me JSON with|As JSON with the keys}",
+            rng,
+        )
         request += f" {listed}."
     if rng.random() < 0.2:
         return f"{request}\n{sentence}", answer

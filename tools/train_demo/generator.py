@@ -28,7 +28,12 @@ _SYSTEM_PROMPTS = (
     "You are a polite assistant.",
     "Help the user.",
 )
-_CAPITALS_PROMPTS = ("Answer in capital letters.", "Answer in upper case.", "Write everything in capitals.", "Use capital letters only.")
+_CAPITALS_PROMPTS = (
+    "Answer in capital letters.",
+    "Answer in upper case.",
+    "Write everything in capitals.",
+    "Use capital letters only.",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +151,7 @@ _KINDS: tuple[tuple[Callable[[random.Random], Conversation], float], ...] = (
 
 def conversation(seed: int, index: int) -> Conversation:
     """The conversation at `index` of the stream that belongs to `seed`; none of its questions is held out."""
-    rng = random.Random(f"{seed}/{index}")  # noqa: S311 - text, not a secret
+    rng = random.Random(f"{seed}/{index}")
     kind = rng.choices([draw for draw, _ in _KINDS], [weight for _, weight in _KINDS])[0]
     while True:
         drawn = kind(rng)

@@ -67,13 +67,16 @@ class _Attention(nn.Module):
         self.o_proj = nn.Linear(shape.num_heads * shape.head_dim, shape.hidden_size, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        # Written out: over these short rows the fused operation's backward pass takes longer on a CPU than all the rest.
         batch, length, _ = x.shape
         q = self.q_proj(x).view(batch, length, self.num_heads, self.head_dim).transpose(1, 2)
         k = self.k_proj(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
         v = self.v_proj(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
         repeats = self.num_heads // self.num_kv_heads
         k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
-        out = functional.scaled_dot_product_attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v, is_causal=True)
+        scores = _rotate(q, cos, sin) @ _rotate(k, cos, sin).transpose(2, 3) * self.head_dim**-0.5
+        future = torch.ones(length, length, dtype=torch.bool).triu(1)
+        out = scores.masked_fill(future, -torch.inf).softmax(-1).to(v.dtype) @ v
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
 
 

@@ -13,13 +13,21 @@ _HOW = "{How do I|How can I|How does one|How to|How should I|What is the way to|
 
 def _route(path: str, *others: str) -> list[str]:
     """Questions that name a route, and others that lead to it."""
-    return [_DOES.replace("@", "{" + f"{path}|the {path} route|the route {path}|the {path} endpoint|{path[1:]}" + "}"), *others, *others]
+    return [
+        _DOES.replace("@", "{" + f"{path}|the {path} route|the route {path}|the {path} endpoint|{path[1:]}" + "}"),
+        *others,
+        *others,
+    ]
 
 
 def _option(name: str, *others: str) -> list[str]:
     """Questions that name an option, and others that lead to it."""
     spoken = name[2:].replace("-", " ")
-    return [_DOES.replace("@", "{" + f"{name}|the {name} option|the flag {name}|{name[2:]}|the {spoken} setting" + "}"), *others, *others]
+    return [
+        _DOES.replace("@", "{" + f"{name}|the {name} option|the flag {name}|{name[2:]}|the {spoken} setting" + "}"),
+        *others,
+        *others,
+    ]
 
 
 FACTS: list[tuple[str, list[str]]] = [
@@ -92,8 +100,10 @@ FACTS: list[tuple[str, list[str]]] = [
         "POST /generate takes a prompt as inputs and returns the whole generated text as JSON.",
         _route(
             "/generate",
-            _WHICH + " {generates text|returns generated text|completes a prompt|gives the whole answer at once|takes raw prompts}?",
-            _HOW + " {generate text|get text|send a prompt|complete a prompt|get a raw completion}{| without chat| from tgi| over HTTP}?",
+            _WHICH
+            + " {generates text|returns generated text|completes a prompt|gives the whole answer at once|takes raw prompts}?",
+            _HOW
+            + " {generate text|get text|send a prompt|complete a prompt|get a raw completion}{| without chat| from tgi| over HTTP}?",
             "{Where do I|Where can I|To which route do I} {send|post} {a prompt|my prompt|raw text|inputs}?",
         ),
     ),
@@ -102,7 +112,8 @@ FACTS: list[tuple[str, list[str]]] = [
         _route(
             "/generate_stream",
             _WHICH + " {streams tokens|streams text|streams the answer|sends tokens one by one|streams a raw prompt}?",
-            _HOW + " {stream tokens|stream text|get tokens one by one|stream the output|stream an answer|receive tokens as they come}?",
+            _HOW
+            + " {stream tokens|stream text|get tokens one by one|stream the output|stream an answer|receive tokens as they come}?",
             "{Does|Can} {tgi|TGI|the server} {stream|support streaming|stream tokens|send tokens as they are made}?",
             "{Where is|Where do I find} {streaming|the streaming route|token streaming}?",
             "How does streaming work{| in tgi}?",
@@ -130,7 +141,8 @@ FACTS: list[tuple[str, list[str]]] = [
         "POST /v1/completions is the completions route of the OpenAI API. It takes one or more prompts.",
         _route(
             "/v1/completions",
-            _WHICH + " {takes several prompts|is for OpenAI completions|is the OpenAI completions route|takes a list of prompts}?",
+            _WHICH
+            + " {takes several prompts|is for OpenAI completions|is the OpenAI completions route|takes a list of prompts}?",
             _HOW + " {send several prompts|send many prompts|use OpenAI completions|send a list of prompts}{| at once}?",
         ),
     ),
@@ -146,8 +158,10 @@ FACTS: list[tuple[str, list[str]]] = [
         "GET /health returns 200 when the server is ready and 503 when it is not.",
         _route(
             "/health",
-            _WHICH + " {checks health|tells me if the server is ready|is the health check|says whether the server is alive|can a probe call}?",
-            _HOW + " {check the health|check health|see if the server is ready|know that the server is up|test whether the server is alive|probe the server}?",
+            _WHICH
+            + " {checks health|tells me if the server is ready|is the health check|says whether the server is alive|can a probe call}?",
+            _HOW
+            + " {check the health|check health|see if the server is ready|know that the server is up|test whether the server is alive|probe the server}?",
             "{Is there|Where is} {a|the} {health check|readiness check|health route|liveness probe}?",
             "{Is the server|How do I know the server is} {ready|alive|healthy|up}?",
         ),
@@ -156,8 +170,10 @@ FACTS: list[tuple[str, list[str]]] = [
         "GET /info returns the model id, the limits and the version of the server as JSON.",
         _route(
             "/info",
-            _WHICH + " {shows the model and its limits|returns the version|describes the server|tells the limits|shows the model id}?",
-            _HOW + " {see the limits|see the version|get the model id|find the version|read the server's limits}{| of the server}?",
+            _WHICH
+            + " {shows the model and its limits|returns the version|describes the server|tells the limits|shows the model id}?",
+            _HOW
+            + " {see the limits|see the version|get the model id|find the version|read the server's limits}{| of the server}?",
             "{Where do I find|Where are|Where can I see} {the limits|the server version|the model id|information on the server}?",
         ),
     ),
@@ -173,8 +189,10 @@ FACTS: list[tuple[str, list[str]]] = [
         "GET /metrics returns counters and histograms in the Prometheus format.",
         _route(
             "/metrics",
-            _WHICH + " {gives metrics|shows metrics|is for Prometheus|returns the metrics|has counters and histograms|can Prometheus scrape}?",
-            _HOW + " {monitor the server|get metrics|see metrics|scrape metrics|use Prometheus|watch the server|read the counters}?",
+            _WHICH
+            + " {gives metrics|shows metrics|is for Prometheus|returns the metrics|has counters and histograms|can Prometheus scrape}?",
+            _HOW
+            + " {monitor the server|get metrics|see metrics|scrape metrics|use Prometheus|watch the server|read the counters}?",
             "{Where are|Where do I find|Where can I see} {metrics|the metrics|the counters|the statistics}?",
             "{Does tgi support|Does tgi work with|Can I use|Is there support for} {Prometheus|metrics|Grafana|monitoring}?",
         ),
@@ -221,14 +239,19 @@ FACTS: list[tuple[str, list[str]]] = [
     ),
     (
         "GET /ping is the same as /health.",
-        _route("/ping", "What is the {difference|relation} between /ping and /health?", "{Is|Does} /ping {the same as|like|equal} /health?"),
+        _route(
+            "/ping",
+            "What is the {difference|relation} between /ping and /health?",
+            "{Is|Does} /ping {the same as|like|equal} /health?",
+        ),
     ),
     (
         "The model is chosen with --model-id, a local directory or a hub id.",
         _option(
             "--model-id",
             _FLAG + " {chooses|selects|names|sets|picks} the model?",
-            _HOW + " {choose|select|name|pick|serve|load|use|change} {a model|another model|my own model|a different model|a model from a folder|the model}?",
+            _HOW
+            + " {choose|select|name|pick|serve|load|use|change} {a model|another model|my own model|a different model|a model from a folder|the model}?",
             "{Where do I|Where can I} {name|give|set} the model{| to serve}?",
             "{Can tgi|Can the server|Does tgi} {serve|load|run} {my own model|a local model|a model from disk|a model from the hub}?",
         ),
@@ -267,7 +290,8 @@ FACTS: list[tuple[str, list[str]]] = [
         [
             "{What does|What is|Explain|Purpose of} {tgi backends|the command tgi backends|the tgi backends command}{| do| for}?",
             "{Which|What} command {lists|shows} {backends|the backends|the installed backends|all backends}?",
-            _HOW + " {list|see|show} {backends|the backends|the installed backends|all backends|the available backends|usable backends}?",
+            _HOW
+            + " {list|see|show} {backends|the backends|the installed backends|all backends|the available backends|usable backends}?",
         ],
     ),
     (
@@ -308,7 +332,8 @@ FACTS: list[tuple[str, list[str]]] = [
     (
         "Write a package with a Backend and a Worker and register it under the entry point group tgi.backends.",
         [
-            _HOW + " {write|create|add|make|build|develop|implement} {a backend|my own backend|a new backend|a backend plugin|support for new hardware|a plugin}?",
+            _HOW
+            + " {write|create|add|make|build|develop|implement} {a backend|my own backend|a new backend|a backend plugin|support for new hardware|a plugin}?",
             "{What does|What must} {a new backend|my backend|a backend author} {need|implement|write|provide}?",
             "{Which|What} entry point group {do backends use|is for backends|must I use}?",
             "{Can I|May I|Can third parties} {write|add|ship} {my own backend|their own backend|a backend}?",
@@ -319,7 +344,8 @@ FACTS: list[tuple[str, list[str]]] = [
         _option(
             "--num-shard",
             _FLAG + " {splits the model|shards the model|sets the number of shards|sets the number of devices}?",
-            _HOW + " {split a model|shard a model|use several GPUs|use many devices|use two GPUs|run on several devices|use tensor parallelism}{| over GPUs| with tgi}?",
+            _HOW
+            + " {split a model|shard a model|use several GPUs|use many devices|use two GPUs|run on several devices|use tensor parallelism}{| over GPUs| with tgi}?",
             "{Does tgi|Can tgi} {support|use|do} {sharding|several GPUs|tensor parallelism|multiple GPUs|more than one GPU}?",
         ),
     ),
@@ -361,7 +387,8 @@ FACTS: list[tuple[str, list[str]]] = [
         _option(
             "--max-total-tokens",
             _FLAG + " limits {prompt and output together|the total length|the total number of tokens|the whole length}?",
-            _HOW + " {limit|set|cap|bound} {the total length|prompt and output together|the total number of tokens|the context length}?",
+            _HOW
+            + " {limit|set|cap|bound} {the total length|prompt and output together|the total number of tokens|the context length}?",
         ),
     ),
     (
@@ -396,7 +423,8 @@ FACTS: list[tuple[str, list[str]]] = [
         _option(
             "--quantize",
             _FLAG + " {quantizes|quantizes the model|sets the quantization|turns on quantization}?",
-            _HOW + " {quantize|quantize a model|use quantization|serve a quantized model|load quantized weights|save memory with quantization}?",
+            _HOW
+            + " {quantize|quantize a model|use quantization|serve a quantized model|load quantized weights|save memory with quantization}?",
             "{Which|What} {quantizations|quantization methods|quantization formats} {are there|does tgi support|are supported|can I use}?",
             "{Does tgi|Can tgi} {support|do|use|load} {quantization|quantized models|awq|gptq|fp8|AWQ|GPTQ}?",
         ),
@@ -440,16 +468,20 @@ FACTS: list[tuple[str, list[str]]] = [
         [
             _DOES.replace("@", "{max_new_tokens|max_tokens|the parameter max_new_tokens|the max_new_tokens parameter}"),
             "{Which|What} parameter {limits|sets|controls} {the length of the answer|the output length|how long the answer is|the number of generated tokens|the number of new tokens}?",
-            _HOW + " {get a longer answer|limit the answer|make the answer shorter|set the output length|limit the number of generated tokens|make the output longer|cut the answer}?",
+            _HOW
+            + " {get a longer answer|limit the answer|make the answer shorter|set the output length|limit the number of generated tokens|make the output longer|cut the answer}?",
             "Why {is|was} my {answer|output|text} {so short|cut|cut off|truncated}?",
         ],
     ),
     (
         "temperature makes sampling more or less random. Use 0 in chat for the most likely tokens.",
         [
-            _DOES.replace("@", "{temperature|the temperature|the parameter temperature|the temperature parameter|the sampling temperature}"),
+            _DOES.replace(
+                "@", "{temperature|the temperature|the parameter temperature|the temperature parameter|the sampling temperature}"
+            ),
             "{Which|What} parameter {makes|controls|sets} {answers more random|the randomness|how random the answer is|how creative the answer is}?",
-            _HOW + " {make answers more random|make answers less random|control randomness|get greedy decoding|get the most likely tokens|make the model more creative}?",
+            _HOW
+            + " {make answers more random|make answers less random|control randomness|get greedy decoding|get the most likely tokens|make the model more creative}?",
         ],
     ),
     (
@@ -481,7 +513,8 @@ FACTS: list[tuple[str, list[str]]] = [
         "A seed makes sampling repeatable: the same request with the same seed gives the same text.",
         [
             _DOES.replace("@", "{seed|the seed|a seed|the parameter seed|the seed parameter}"),
-            _HOW + " {get the same answer twice|make sampling repeatable|get reproducible text|repeat a sampled answer|make output deterministic}?",
+            _HOW
+            + " {get the same answer twice|make sampling repeatable|get reproducible text|repeat a sampled answer|make output deterministic}?",
             "{Which|What} parameter {makes sampling repeatable|makes answers reproducible|gives the same text again}?",
         ],
     ),
@@ -489,7 +522,8 @@ FACTS: list[tuple[str, list[str]]] = [
         "stop is a list of strings. Generation ends when one of them appears.",
         [
             _DOES.replace("@", "{stop|stop sequences|a stop sequence|the stop parameter|the parameter stop|stop strings}"),
-            _HOW + " {end generation at a word|stop at a string|use stop sequences|stop at a certain word|end the text at a string}?",
+            _HOW
+            + " {end generation at a word|stop at a string|use stop sequences|stop at a certain word|end the text at a string}?",
             "{Which|What} parameter {ends generation at a string|holds stop strings|stops generation at a word}?",
         ],
     ),
@@ -514,7 +548,8 @@ FACTS: list[tuple[str, list[str]]] = [
         "A grammar forces the answer into a form, such as a JSON schema or a regular expression.",
         [
             _WHAT + " {a grammar|the grammar parameter|constrained output|guided generation|structured output|a grammar in tgi}?",
-            _HOW + " {force JSON|get valid JSON|use a grammar|constrain the output|force a JSON schema|use a regular expression for the answer|get structured output|follow a schema}?",
+            _HOW
+            + " {force JSON|get valid JSON|use a grammar|constrain the output|force a JSON schema|use a regular expression for the answer|get structured output|follow a schema}?",
             "{Can tgi|Does tgi} {force|support|guarantee|do} {JSON output|a JSON schema|grammars|structured output|regular expressions|valid JSON}?",
         ],
     ),
@@ -522,7 +557,8 @@ FACTS: list[tuple[str, list[str]]] = [
         "Tools are functions that the model may call. Send them as tools with a chat request.",
         [
             _WHAT + " {tools|tool calling|function calling|a tool call|tool use}{| in tgi}?",
-            _HOW + " {use tools|call functions|use function calling|send tools|let the model call a function|give the model tools}?",
+            _HOW
+            + " {use tools|call functions|use function calling|send tools|let the model call a function|give the model tools}?",
             "{Can tgi|Does tgi|Can you|Can the model} {support|do|use|call} {tools|functions|tool calls|function calling|tool calling}?",
         ],
     ),

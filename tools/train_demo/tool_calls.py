@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from tools.train_demo.words import ARTISTS, CAPITALS, DAYS, ITEMS, NAMES, PLAIN_WORDS, ROOMS
 from tools.train_demo.wording import choose
+from tools.train_demo.words import ARTISTS, CAPITALS, DAYS, ITEMS, NAMES, PLAIN_WORDS, ROOMS
 
 __all__ = ["NO_TOOL", "tool_call", "tool_definitions"]
 
@@ -88,7 +88,11 @@ def _translate(rng: random.Random) -> tuple[str, Arguments]:
 
 
 def _calendar(rng: random.Random) -> tuple[str, Arguments]:
-    event, day, hour = rng.choice(("lunch", "meeting", "party", "dinner", "call", "concert", "class")), rng.choice(DAYS), rng.randint(6, 22)
+    event, day, hour = (
+        rng.choice(("lunch", "meeting", "party", "dinner", "call", "concert", "class")),
+        rng.choice(DAYS),
+        rng.randint(6, 22),
+    )
     frame = (
         f"{{Put|Add|Enter|Write}} {{a |the |}}{event} {{in|into|to}} {{my|the}} calendar on {day} at {hour}{{.|}}"
         f"~{{Plan|Schedule|Add}} {{a |the |}}{event} {{on|for}} {day} at {hour}{{.|}}"
@@ -103,12 +107,17 @@ def _search(rng: random.Random) -> tuple[str, Arguments]:
 
 def _price(rng: random.Random) -> tuple[str, Arguments]:
     item = rng.choice(ITEMS)
-    return choose(f"{{What does a {item} cost|How much is a {item}|How much does a {item} cost|Find the price of a {item}}}{{?|}}", rng), {"item": item}
+    return choose(
+        f"{{What does a {item} cost|How much is a {item}|How much does a {item} cost|Find the price of a {item}}}{{?|}}", rng
+    ), {"item": item}
 
 
 def _time(rng: random.Random) -> tuple[str, Arguments]:
     city = rng.choice(list(CAPITALS.values()))
-    return choose(f"{{What time is it in {city}|Which time is it in {city}|Tell me the time in {city}|What is the time in {city}}}{{?|}}", rng), {"city": city}
+    return choose(
+        f"{{What time is it in {city}|Which time is it in {city}|Tell me the time in {city}|What is the time in {city}}}{{?|}}",
+        rng,
+    ), {"city": city}
 
 
 _FUNCTIONS: dict[str, tuple[dict[str, type], Callable[[random.Random], tuple[str, Arguments]]]] = {

@@ -112,7 +112,10 @@ def train(run: Run, tokenizer: Tokenizer, directory: Path, budget: float, batch_
                 now = time.monotonic()
                 run.seconds, last = run.seconds + now - last, now
                 bar.update(task, completed=run.seconds, description=f"step {run.step} loss {loss:.3f}")
-                log.write(json.dumps({"step": run.step, "tokens": run.tokens, "seconds": round(run.seconds, 1), "loss": round(loss, 4)}) + "\n")
+                log.write(
+                    json.dumps({"step": run.step, "tokens": run.tokens, "seconds": round(run.seconds, 1), "loss": round(loss, 4)})
+                    + "\n"
+                )
                 log.flush()
                 if run.seconds - saved > CHECKPOINT_SECONDS:
                     run.save(directory / "checkpoint.pt")

@@ -21,8 +21,13 @@ __all__ = [
     "ROOMS",
 ]
 
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-MONTHS = tuple("January February March April May June July August September October November December".split())
+MONTHS = _words("January February March April May June July August September October November December")
 COLOURS = ("red", "blue", "green", "yellow", "white", "black", "brown", "orange", "pink", "grey")
 
 CAPITALS = {
@@ -47,30 +52,45 @@ OPPOSITES = {
     "early": "late", "good": "bad", "loud": "quiet", "strong": "weak", "true": "false", "clean": "dirty", "thick": "thin", "near": "far",
 }  # fmt: skip
 
-LEGS = {"spider": 8, "dog": 4, "cat": 4, "horse": 4, "bird": 2, "ant": 6, "bee": 6, "chicken": 2, "snake": 0, "cow": 4, "fly": 6, "fish": 0}
+LEGS = {
+    "spider": 8,
+    "dog": 4,
+    "cat": 4,
+    "horse": 4,
+    "bird": 2,
+    "ant": 6,
+    "bee": 6,
+    "chicken": 2,
+    "snake": 0,
+    "cow": 4,
+    "fly": 6,
+    "fish": 0,
+}
 
-NAMES = tuple(
-    "Anna Ben Clara David Emma Felix Greta Hugo Ida Jonas Karla Leo Maria Noah Olga Paul Rosa Simon Tina Victor Wanda Yara Adam Bella "
+NAMES = _words("Anna Ben Clara David Emma Felix Greta Hugo Ida Jonas Karla Leo Maria Noah Olga Paul Rosa Simon Tina Victor Wanda Yara Adam Bella "
     "Carlos Diana Erik Fiona Georg Hana Igor Julia Kevin Laura Max Nora Otto Petra Robert Sofia Tom Uma Vera Walter Alice Bob Chris Dora "
     "Elias Frank Gina Henry Iris Jack Kate Lucas Mila Nick Oliver Peggy Ralf Sam Theo Ursula Viola Will Zoe Amir Bruno Chloe Dario Esther "
-    "Farid Gloria Hector Irene Jamal Kenji Lina Marco Nadia Omar Paula Rita Stefan Tanya Robin Lena Pedro Ivan Nina Sara Marta Oskar Momo Luigi".split()
-)  # fmt: skip
+    "Farid Gloria Hector Irene Jamal Kenji Lina Marco Nadia Omar Paula Rita Stefan Tanya Robin Lena Pedro Ivan Nina Sara Marta Oskar Momo Luigi")  # fmt: skip
 
-ANIMALS = tuple(
+ANIMALS = _words(
     "dog cat horse cow pig sheep goat duck hen fox wolf bear lion tiger mouse rat rabbit frog snake bird owl eagle fish whale shark bee ant "
-    "spider camel monkey elephant giraffe zebra deer donkey squirrel hedgehog turtle penguin seal swan raven parrot hamster".split()
+    "spider camel monkey elephant giraffe zebra deer donkey squirrel hedgehog turtle penguin seal swan raven parrot hamster"
 )
-FRUITS = tuple("apples pears plums bananas oranges lemons cherries grapes peaches melons figs mangos kiwis berries nuts dates limes".split())
-ITEMS = tuple(
+FRUITS = _words(
+    "apples pears plums bananas oranges lemons cherries grapes peaches melons figs mangos kiwis berries nuts dates limes"
+)
+ITEMS = _words(
     "bicycle lamp kettle chair table book pen cup plate knife hat coat shirt shoe bag box clock phone radio guitar piano drum ball kite "
-    "mirror basket bottle blanket pillow candle ladder hammer spoon fork carpet curtain bucket brush comb ring watch camera tent rope".split()
+    "mirror basket bottle blanket pillow candle ladder hammer spoon fork carpet curtain bucket brush comb ring watch camera tent rope"
 )
-PLACES = tuple("museum shop library bakery station school bank park market cinema theatre hotel zoo pool post office castle cafe gym".replace("post office", "post").split())
-ROOMS = tuple("kitchen hall bedroom bathroom garage cellar attic office garden balcony nursery study".split())
-ARTISTS = tuple("Bach Mozart Beethoven Chopin Vivaldi Handel Haydn Schubert Verdi Brahms Liszt Mahler Grieg Dvorak Ravel Satie".split())
-ADJECTIVES = tuple("brave little old clever kind shy happy hungry lazy quick quiet gentle proud curious tired sleepy funny lonely".split())
+PLACES = _words("museum shop library bakery station school bank park market cinema theatre hotel zoo pool post castle cafe gym")
+ROOMS = _words("kitchen hall bedroom bathroom garage cellar attic office garden balcony nursery study")
+ARTISTS = _words("Bach Mozart Beethoven Chopin Vivaldi Handel Haydn Schubert Verdi Brahms Liszt Mahler Grieg Dvorak Ravel Satie")
+ADJECTIVES = _words(
+    "brave little old clever kind shy happy hungry lazy quick quiet gentle proud curious tired sleepy funny lonely"
+)
 
-PLAIN_WORDS = tuple(
+PLAIN_WORDS = _words(
     "apple pear grape plum cherry lemon orange banana melon peach berry bread butter cheese milk honey sugar salt pepper coffee tea water "
     "juice soup cake candy rice corn bean potato tomato onion carrot salad meat egg garden flower rose tree leaf grass forest river lake "
     "ocean island beach mountain valley desert field farm village city street road bridge tower castle house home door window roof wall "
@@ -84,5 +104,5 @@ PLAIN_WORDS = tuple(
     "button pocket ring crown mask flag map key lock coin money market shop bank school office hotel museum library cinema number color "
     "circle square triangle line point shape size weight length speed light shadow sound voice silence dream idea question answer secret "
     "surprise smile laugh tear heart hand finger arm leg foot knee head face eye ear nose mouth tooth hair skin bone blood sleep health "
-    "energy power signal screen keyboard computer network server model token prompt python memory battery camera phone radio robot".split()
+    "energy power signal screen keyboard computer network server model token prompt python memory battery camera phone radio robot"
 )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 
-from tools.train_demo.words import CAPITALS, COLOURED, DAYS, LEGS, MONTHS, OPPOSITES
 from tools.train_demo.wording import choose
+from tools.train_demo.words import CAPITALS, COLOURED, DAYS, LEGS, MONTHS, OPPOSITES
 
 __all__ = ["DEEP_LEARNING", "field_fact", "world_fact"]
 
-DEEP_LEARNING = "Deep learning is a kind of machine learning. It trains neural networks with many layers on large amounts of data."
+DEEP_LEARNING = (
+    "Deep learning is a kind of machine learning. It trains neural networks with many layers on large amounts of data."
+)
 
 _FIELD = {
     "{Deep Learning|deep learning|Deep learning}": DEEP_LEARNING,
@@ -91,13 +93,17 @@ def _neighbour(rng: random.Random, cycle: tuple[str, ...], unit: str, relative: 
     side = rng.choice(("after", "before"))
     other = cycle[(index + (1 if side == "after" else -1)) % len(cycle)]
     this = cycle[index]
-    verbs = f"follows|comes after|comes right after|is after|is right after|comes next after" if side == "after" else "comes before|precedes|is before|comes right before|is right before|comes just before"
+    verbs = (
+        "follows|comes after|comes right after|is after|is right after|comes next after"
+        if side == "after"
+        else "comes before|precedes|is before|comes right before|is right before|comes just before"
+    )
     inverse = f"{this} comes {'before' if side == 'after' else 'after'}"
     now = "Today is" if unit == "day" else "This month is"
     soon = relative[0] if side == "after" else relative[1]
     frame = (
         f"{{What|Which}} {unit} {{{verbs}}} {this}?~{{{side.capitalize()}}} {this} comes {{which|what}} {unit}?"
-        f"~{{Name|Tell me|Give me}} the {unit} {{{side}|that {verbs.split('|')[0]}|that comes {side}|right {side}}} {this}."
+        f"~{{Name|Tell me|Give me}} the {unit} {{{side}|that {verbs.split('|', maxsplit=1)[0]}|that comes {side}|right {side}}} {this}."
         f"~{now} {this}. {{What|Which}} {unit} {{is|was|will be|comes}} {soon}?~If {{today|it}} is {this}, {{what|which}} {unit} {{is|was|will be}} {soon}?"
         f"~{inverse} {{which|what}} {unit}?~{{What|Which}} {unit} is it {{the {unit} |one {unit} |}}{side} {this}?"
     )

@@ -1,0 +1,102 @@
+"""Ask the held-out prompts greedily and print the table of scores.
+
+    python -m tools.train_demo.evaluate --url http://localhost:3000            over the HTTP API of a running server
+    python -m tools.train_demo.evaluate --checkpoint build/train_demo/main     in this process, while training goes on
+
+Wrong answers are listed below the table. With --output the table is written to a file as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+from tokenizers import Tokenizer
+
+from tools.train_demo.chat_format import CHAT_TEMPLATE
+from tools.train_demo.generation import greedy
+from tools.train_demo.held_out import Prompt, prompts
+from tools.train_demo.model import DRAFT, MAIN, Llama
+from tools.train_demo.scoring import Answer, is_right, score_table
+
+__all__ = ["ask_checkpoint", "ask_server", "main"]
+
+MAX_NEW_TOKENS = 160
+RAW_PROMPT = "What is Deep Learning?"
+
+
+def render(prompt: Prompt) -> str:
+    """The prompt's text through the chat template."""
+    template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False).from_string(CHAT_TEMPLATE)
+    return template.render(messages=prompt.messages, tools=prompt.tools, add_generation_prompt=True)
+
+
+def ask_checkpoint(directory: Path, is_draft: bool) -> tuple[list[Answer], str]:
+    """Answers of a checkpoint in training, and its raw continuation of the first example."""
+    tokenizer = Tokenizer.from_file(str(directory.parent / "tokenizer.json"))
+    model = Llama(DRAFT if is_draft else MAIN)
+    model.load_state_dict(torch.load(directory / "checkpoint.pt", weights_only=True)["model"])
+    texts = [render(prompt) for prompt in prompts()]
+    *written, raw = greedy(model, tokenizer, [*texts, RAW_PROMPT], MAX_NEW_TOKENS)
+    return [Answer(prompt, *result) for prompt, result in zip(prompts(), written, strict=True)], raw[0]
+
+
+def ask_server(url: str) -> tuple[list[Answer], str]:
+    """Answers of a running server: tool prompts raw through /generate, so that no grammar helps; all others through chat."""
+    post = _poster(url)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda prompt: _ask(post, prompt), prompts()))
+    raw = post("/generate", {"inputs": RAW_PROMPT, "parameters": {"max_new_tokens": MAX_NEW_TOKENS}})
+    return answers, raw["generated_text"]
+
+
+def _ask(post: Callable[[str, dict[str, Any]], Any], prompt: Prompt) -> Answer:
+    if prompt.tools:
+        parameters = {"max_new_tokens": MAX_NEW_TOKENS, "details": True}
+        result = post("/generate", {"inputs": render(prompt), "parameters": parameters})
+        return Answer(prompt, result["generated_text"], result["details"]["finish_reason"] == "eos_token")
+    body = {"messages": prompt.messages, "max_tokens": MAX_NEW_TOKENS, "temperature": 0}
+    choice = post("/v1/chat/completions", body)["choices"][0]
+    return Answer(prompt, choice["message"]["content"], choice["finish_reason"] == "stop")
+
+
+def _poster(url: str) -> Callable[[str, dict[str, Any]], Any]:
+    def post(route: str, body: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
+        data = json.dumps(body).encode()
+        request = urllib.request.Request(url.rstrip("/") + route, data, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=120) as response:
+            return json.load(response)
+
+    return post
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--url", help="a running server that serves the demo")
+    source.add_argument("--checkpoint", type=Path, help="a directory of tools.train_demo.train")
+    parser.add_argument("--draft", action="store_true", help="the checkpoint is of the draft model")
+    parser.add_argument("--output", type=Path, help="file for the table")
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    answers, raw = ask_server(arguments.url) if arguments.url else ask_checkpoint(arguments.checkpoint, arguments.draft)
+    table = score_table(answers)
+    print(table)
+    print(f"\n{RAW_PROMPT} -> {raw!r}\n")
+    for answer in answers:
+        if not is_right(answer):
+            print(f"wrong ({answer.prompt.group}): {answer.prompt.messages[-1]['content']!r} -> {answer.text!r}")
+    if arguments.output:
+        arguments.output.write_text(table + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
