@@ -1,23 +1,16 @@
-"""The arithmetic of sampling, one row at a time: slow, in float64, and the yardstick of every backend's sampler.
+"""The arithmetic of choosing a token, the yardstick of every sampler. It stands in `tgi.backend`, where level 0 uses it too."""
 
-A row goes through the processors of `SamplingParams` in the order of its fields; a grammar mask stands between the penalties and
-the temperature. What comes before the mask acts on every row. What comes after it shapes a distribution to draw from, so a greedy
-row passes it by.
-
-Sources: TGI 3 `utils/logits_process.py` and `utils/watermark.py` (flash models) for order and formulas, the OpenAI API reference
-for frequency and presence penalties, arXiv 2202.00666 for typical sampling, arXiv 2407.01082 for min-p.
-"""
-
-from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import final
-
-import numpy as np
-import numpy.typing as npt
-
-from tgi.backend import Int32Array, SamplingParams
+from tgi.backend.sampling import (
+    SampledToken,
+    apply_penalties,
+    apply_warpers,
+    choose,
+    green_tokens,
+    log_softmax,
+    sample_row,
+    top_tokens,
+    unpack_mask,
+)
 
 __all__ = [
     "SampledToken",
@@ -30,149 +23,3 @@ __all__ = [
     "top_tokens",
     "unpack_mask",
 ]
-
-Scores = npt.NDArray[np.float64]
-Ids = Sequence[int] | npt.NDArray[np.int32]
-
-_HASH_KEY = 15485863
-_GOLDEN = 0x9E3779B9
-
-
-@final
-@dataclass(frozen=True)
-class SampledToken:
-    """One choice. `logprob` is None and `top` empty where none was asked for."""
-
-    token_id: int
-    logprob: float | None
-    top: tuple[tuple[int, float], ...]
-
-
-def sample_row(
-    logits: npt.NDArray[np.floating],  # [vocab_size]
-    params: SamplingParams,
-    prompt_ids: Ids,
-    output_ids: Ids,
-    *,
-    draw: float = 0.0,
-    allowed: npt.NDArray[np.bool_] | None = None,  # [vocab_size]
-) -> SampledToken:
-    """The token that a row chooses. Raises `ValueError` if the logits hold NaN or infinity, or if no token is allowed."""
-    raw = np.asarray(logits, np.float64)
-    if np.isnan(raw).any() or np.isposinf(raw).any():
-        raise ValueError("the logits hold NaN or infinity")
-    scores = apply_penalties(raw, params, prompt_ids, output_ids)
-    if allowed is not None:
-        scores = np.where(allowed, scores, -np.inf)
-    if np.isneginf(scores).all():
-        raise ValueError("no token is allowed")
-    if not params.greedy:
-        scores = apply_warpers(scores, params)
-    token = int(np.argmax(scores)) if params.greedy else choose(scores, draw)
-    if params.logprobs == "none":
-        return SampledToken(token, None, ())
-    logprobs = log_softmax(scores if params.logprobs == "processed" else raw)
-    return SampledToken(token, float(logprobs[token]), top_tokens(logprobs, params.top_n_tokens))
-
-
-def apply_penalties(scores: Scores, params: SamplingParams, prompt_ids: Ids, output_ids: Ids) -> Scores:
-    """Scores after watermark, logit bias and the four penalties."""
-    scores = scores.copy()
-    prompt, output = np.asarray(prompt_ids, np.int64), np.asarray(output_ids, np.int64)
-    context = np.concatenate([prompt, output])
-    if params.watermark_gamma > 0:
-        green = green_tokens(int(context[-1]), len(scores), params.watermark_gamma)
-        scores[green] += params.watermark_delta
-    for token, bias in params.logit_bias:
-        scores[token] += bias
-    for token in np.unique(context):
-        penalty = params.repetition_penalty
-        scores[token] = scores[token] * penalty if scores[token] < 0 else scores[token] / penalty
-    for token in np.unique(context):
-        scores[token] -= params.relative_frequency_penalty * np.count_nonzero(context == token) / len(context)
-    for token in np.unique(output):
-        scores[token] -= params.frequency_penalty * np.count_nonzero(output == token)
-        scores[token] -= params.presence_penalty
-    return scores
-
-
-def apply_warpers(scores: Scores, params: SamplingParams) -> Scores:
-    """Scores after temperature, top-k, top-p, typical-p and min-p; a token that is cut has -inf. One token always remains."""
-    scores = scores / params.temperature
-    if params.top_k > 0:
-        kth = np.sort(scores)[::-1][min(params.top_k, len(scores)) - 1]
-        scores = np.where(scores < kth, -np.inf, scores)
-    if params.top_p < 1:
-        scores = _keep(scores, _nucleus(scores, params.top_p))
-    if params.typical_p < 1:
-        scores = _keep(scores, _typical(scores, params.typical_p))
-    if params.min_p > 0:
-        probabilities = np.exp(log_softmax(scores))
-        scores = _keep(scores, probabilities >= params.min_p * probabilities.max())
-    return scores
-
-
-def choose(scores: Scores, draw: float) -> int:
-    """The first id, in id order, whose cumulative float32 probability exceeds `draw` x total."""
-    cumulative = np.cumsum(np.exp(log_softmax(scores)).astype(np.float32), dtype=np.float64).astype(np.float32)
-    return int(np.argmax(cumulative > np.float32(draw) * cumulative[-1]))
-
-
-def log_softmax(scores: Scores) -> Scores:
-    """Log-probabilities; -inf stays -inf."""
-    shifted = scores - scores.max()
-    normalized: Scores = shifted - np.log(np.exp(shifted).sum())
-    return normalized
-
-
-def top_tokens(logprobs: Scores, count: int) -> tuple[tuple[int, float], ...]:
-    """The `count` most likely tokens, descending, equal ones by id. Ties with the last are all given, -inf never is."""
-    order = np.argsort(-logprobs, kind="stable")
-    last = logprobs[order[min(count, len(order)) - 1]] if count > 0 else np.inf
-    return tuple((int(i), float(logprobs[i])) for i in order if logprobs[i] >= last and logprobs[i] > -np.inf)
-
-
-def green_tokens(previous: int, vocab_size: int, gamma: float) -> npt.NDArray[np.bool_]:
-    """Which tokens the watermark favours after `previous`: v is green if mix32(p K + v G mod 2^32) < gamma 2^32."""
-    h = (np.uint64(previous * _HASH_KEY & 0xFFFFFFFF) + np.arange(vocab_size, dtype=np.uint64) * np.uint64(_GOLDEN)).astype(
-        np.uint32
-    )
-    h ^= h >> np.uint32(16)
-    h *= np.uint32(0x85EBCA6B)
-    h ^= h >> np.uint32(13)
-    h *= np.uint32(0xC2B2AE35)
-    h ^= h >> np.uint32(16)
-    return h.astype(np.float64) < gamma * 2.0**32
-
-
-def unpack_mask(words: Int32Array, vocab_size: int) -> npt.NDArray[np.bool_]:
-    """Allowed tokens of one row of `GrammarMasks.words`."""
-    return np.unpackbits(words.view(np.uint8), bitorder="little")[:vocab_size].astype(np.bool_)
-
-
-def _nucleus(scores: Scores, top_p: float) -> npt.NDArray[np.bool_]:
-    """Ascending, everything goes whose cumulative probability is within 1 - top_p; of equal scores the higher id goes first."""
-    ascending = np.argsort(-scores, kind="stable")[::-1]
-    removed = np.cumsum(np.exp(log_softmax(scores))[ascending]) <= 1 - top_p
-    removed[-1] = False
-    kept = np.ones(len(scores), np.bool_)
-    kept[ascending[removed]] = False
-    return kept
-
-
-def _typical(scores: Scores, mass: float) -> npt.NDArray[np.bool_]:
-    """The tokens whose surprise is nearest to the entropy, until they hold `mass`; ties with the last of them stay too."""
-    logprobs = log_softmax(scores)
-    probabilities = np.exp(logprobs)
-    possible = probabilities > 0
-    entropy = -np.sum(probabilities[possible] * logprobs[possible])
-    distance = np.abs(-logprobs - entropy)
-    order = np.argsort(distance, kind="stable")
-    num_below = int(np.count_nonzero(np.cumsum(probabilities[order]) < mass))
-    limit = distance[order[min(num_below, len(order) - 1)]]
-    kept: npt.NDArray[np.bool_] = distance <= limit
-    return kept
-
-
-def _keep(scores: Scores, kept: npt.NDArray[np.bool_]) -> Scores:
-    return np.where(kept, scores, -np.inf)
