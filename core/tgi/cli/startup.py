@@ -7,6 +7,7 @@ import logging
 import platform
 import sys
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -38,7 +39,7 @@ from tgi.scheduler.records import SchedulerConfig
 from tgi.server.app import create_app
 from tgi.server.metrics import Metrics
 from tgi.server.state import ServerConfig, ServerState
-from tgi.text import ChatTemplate, Tokenizer, TokenizerPool
+from tgi.text import ChatTemplate, ChatTemplateRenderer, Tokenizer, TokenizerPool
 
 __all__ = ["serve"]
 
@@ -71,55 +72,49 @@ async def _serve(context: _Context) -> int:
     address, note = bind_address(options)
     if note:
         display.log(note)
-    try:
+    async with AsyncExitStack() as parts:
+        parts.callback(display.close)
         with bind(address, options.port) as listening:
-            starting = asyncio.ensure_future(_start(context))
+            starting = asyncio.ensure_future(_start(context, parts))
             server.watch_signals(starting)
             try:
-                state, engine = await starting
+                state = await starting
             except asyncio.CancelledError:
                 if not server.is_stopping:
                     raise
                 display.log("Stopped while starting.")
                 return 0
-            try:
-                app = create_app(state)
-                display.ready(f"http://{address}:{listening.getsockname()[1]}")
-                await server.serve(app, [listening])
-            finally:
-                _logger.info("Shutting down")
-                await engine.close()
-                state.tokenizer.close()
-    finally:
-        display.close()
+            app = create_app(state)
+            display.ready(f"http://{address}:{listening.getsockname()[1]}")
+            await server.serve(app, [listening])
+            _logger.info("Shutting down")
     return 0
 
 
-async def _start(context: _Context) -> tuple[ServerState, EngineClient]:
-    """Everything up to the open port."""
+async def _start(context: _Context, parts: AsyncExitStack) -> ServerState:
+    """Everything up to the open port. What has to be closed is added to `parts`."""
     options, display = context.options, context.display
     for note in notes_on_options(options):
         display.log(note)
     if options.env:
         _log_machine(context)
     model = await asyncio.to_thread(_read_model, context)
+    chat_template = await _start_chat_template(model, parts)
     display.phase("backend", options.backend)
     config, selection = _select_backend(context, model)
     for candidate in selection.candidates:
         display.log(f"  {candidate.name}: {candidate.verdict}")
     start = Start(config, _wish(options, model.spec), _scheduler_config(options, context.environment))
     engine = EngineClient(start, display.progress)
+    parts.push_async_callback(engine.close)
     agreement = await engine.start()
-    try:
-        server_config = _server_config(context, model.files, selection.chosen, agreement)
-    except BaseException:
-        await engine.close()
-        raise
+    server_config = _server_config(context, model.files, selection.chosen, agreement)
     for line in memory_lines(agreement):
         display.log(line)
     metrics = Metrics(server_config.max_input_tokens, server_config.max_total_tokens)
     pool = TokenizerPool(model.tokenizer, options.validation_workers)
-    return ServerState(server_config, engine, pool, model.chat_template, metrics), engine
+    parts.callback(pool.close)
+    return ServerState(server_config, engine, pool, chat_template, metrics)
 
 
 @final
@@ -141,6 +136,15 @@ def _read_model(context: _Context) -> _LoadedModel:
     display.phase("tokenizer", str(files.path))
     template_file = None if options.tokenizer_config_path is None else Path(options.tokenizer_config_path)
     return _LoadedModel(files, spec, Tokenizer.load(files.path), ChatTemplate.load(files.path, template_file))
+
+
+async def _start_chat_template(model: _LoadedModel, parts: AsyncExitStack) -> ChatTemplateRenderer | None:
+    if model.chat_template is None:
+        return None
+    renderer = ChatTemplateRenderer(model.chat_template)
+    parts.callback(renderer.close)
+    await renderer.start()
+    return renderer
 
 
 def _select_backend(context: _Context, model: _LoadedModel) -> tuple[EngineConfig, Selection]:

@@ -113,7 +113,7 @@ class OpenAIRoutes:
         body = await read_record(request, ChatRequest, self._state.config.payload_limit)
         self._state.metrics.count_request()
         with count_failures(self._state.metrics):
-            given = chat_input(body, self._state.chat_template)
+            given = await chat_input(body, self._state.chat_template)
         if body.stream:
             envelope = self._envelope("chatcmpl", "chat.completion.chunk", body.model)
             return self._stream(given, _ChunkWriter(envelope, _chat_delta, _has_usage(body.stream_options)))

@@ -14,7 +14,7 @@ from tgi.server.json_format import round_f32
 from tgi.server.openai_schemas import ChatRequest, CompletionRequest
 from tgi.server.schemas import GenerateParameters
 from tgi.server.state import ServerConfig
-from tgi.text import ChatTemplate
+from tgi.text import ChatTemplateRenderer
 
 __all__ = ["BatchSizeError", "SuffixError", "chat_input", "completion_input"]
 
@@ -53,7 +53,7 @@ def completion_input(body: CompletionRequest, config: ServerConfig) -> Generatio
     return _generation_input(body, _single_prompt(body.prompt, config), add_special_tokens=True)
 
 
-def chat_input(body: ChatRequest, template: ChatTemplate | None) -> GenerationInput:
+async def chat_input(body: ChatRequest, template: ChatTemplateRenderer | None) -> GenerationInput:
     """The generation that `/v1/chat/completions` asks for. Raises `RequestError`."""
     has_format = body.response_format is not None and body.response_format != _TEXT_FORMAT
     has_tools = bool(body.tools) and body.tool_choice != "none"
@@ -64,7 +64,7 @@ def chat_input(body: ChatRequest, template: ChatTemplate | None) -> GenerationIn
     messages = [msgspec.to_builtins(message) for message in body.messages]
     if any(_has_media(message.get("content")) for message in messages):
         raise ValidationError("only text is supported in `messages` by this version: leave images and sound out")
-    return _generation_input(body, template.render(messages), add_special_tokens=False)
+    return _generation_input(body, await template.render(messages), add_special_tokens=False)
 
 
 def _single_prompt(prompt: str | list[object], config: ServerConfig) -> str:

@@ -10,7 +10,7 @@ from tgi.backend import Agreement
 from tgi.engine.messages import EngineStats
 from tgi.engine.stream import SequenceRequest, SequenceStream
 from tgi.server.metrics import Metrics
-from tgi.text import ChatTemplate, TokenizerPool
+from tgi.text import ChatTemplateRenderer, TokenizerPool
 
 __all__ = ["Engine", "ServerConfig", "ServerState"]
 
@@ -84,5 +84,5 @@ class ServerState:
     config: ServerConfig
     engine: Engine
     tokenizer: TokenizerPool
-    chat_template: ChatTemplate | None
+    chat_template: ChatTemplateRenderer | None
     metrics: Metrics

@@ -1,205 +1,81 @@
-"""Chat templates: messages to one prompt, as `transformers.apply_chat_template` renders them."""
+"""Chat templates as a model's files give them: foreign code, which `ChatTemplateRenderer` runs in a process of its own."""
 
 from __future__ import annotations
 
-import datetime
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, final
+from typing import Any, final
 
-import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from tgi.errors import ModelError, TemplateError
+from tgi.errors import ModelError
 from tgi.text.model_files import read_json_object, token_content
 
-__all__ = ["ChatTemplate", "Message"]
+__all__ = ["DEFAULT_TEMPLATE", "TOOL_TEMPLATE", "ChatTemplate"]
 
-Message = Mapping[str, Any]
-
-MAX_RENDERED_CHARACTERS = 64_000_000
-"""A template that writes more has run away."""
+DEFAULT_TEMPLATE, TOOL_TEMPLATE = "default", "tool_use"
 
 _TOKEN_FIELDS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-
-_RENDER_ERRORS = (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError)
-"""What a template's expressions raise on messages it was not written for."""
+_JINJA_FILE, _JINJA_FOLDER = "chat_template.jinja", "additional_chat_templates"
 
 
 @final
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A compiled template and the special tokens it may write."""
+    """The sources of a model's templates by name, and the special tokens they may write."""
 
-    template: jinja2.Template
+    sources: Mapping[str, str]
     special_tokens: Mapping[str, str]
-    takes_parts: bool  # it goes through the parts of a message's content itself
+    origin: str = ""  # the folder they come from, for errors
 
     @classmethod
     def load(cls, model_path: Path, template_file: Path | None = None) -> ChatTemplate | None:
-        """The model's template, None if it has none. `template_file` is a tokenizer_config.json that goes first.
+        """The model's templates, None if it has none. `template_file` is a tokenizer_config.json that goes first.
 
-        Raises `ModelError` if the template does not compile.
+        Raises `ModelError` if a file cannot be read.
         """
         config = read_json_object(template_file or model_path / "tokenizer_config.json")
-        source = _find_source(model_path, config, explicit=template_file is not None)
-        if source is None:
+        sources = _find_sources(model_path, config, explicit=template_file is not None)
+        if not sources:
             return None
         tokens = read_json_object(model_path / "special_tokens_map.json") | config
         contents = {name: token_content(tokens.get(name)) for name in _TOKEN_FIELDS}
-        return cls.compile(source, {name: text for name, text in contents.items() if text is not None}, str(model_path))
+        return cls(sources, {name: text for name, text in contents.items() if text is not None}, str(model_path))
 
-    @classmethod
-    def compile(cls, source: str, special_tokens: Mapping[str, str], origin: str = "") -> ChatTemplate:
-        """A template from its source. Raises `ModelError`."""
-        environment = _environment()
-        try:
-            template = environment.from_string(source)
-            takes_parts = any(_goes_through_content(loop) for loop in environment.parse(source).find_all(nodes.For))
-        except jinja2.TemplateSyntaxError as error:
-            raise ModelError(
-                f"{origin}: the chat template does not compile: {error.message} (line {error.lineno}).",
-                "Correct it, or name another with `--tokenizer-config-path`.",
-            ) from error
-        return cls(template, special_tokens, takes_parts)
-
-    def render(self, messages: Sequence[Message], tools: Sequence[object] | None = None) -> str:
-        """The prompt for the next answer; a last message of the assistant is left open to be continued.
-
-        Raises `TemplateError`.
-        """
-        prepared = [self._prepared(message) for message in messages]
-        final_content = _open_final_content(prepared)
-        variables = {
-            **self.special_tokens,
-            "messages": prepared,
-            "tools": tools,
-            "documents": None,
-            "add_generation_prompt": final_content is None,
-        }
-        text = self._rendered(variables)
-        return text if final_content is None else _cut_after(text, final_content)
-
-    def _prepared(self, message: Message) -> dict[str, Any]:
-        content = message.get("content")
-        if self.takes_parts or not isinstance(content, list):
-            return dict(message)
-        return {**message, "content": "".join(str(part.get("text", "")) for part in content)}
-
-    def _rendered(self, variables: Mapping[str, object]) -> str:
-        pieces: list[str] = []
-        num_characters = 0
-        try:
-            for piece in self.template.generate(variables):
-                num_characters += len(piece)
-                if num_characters > MAX_RENDERED_CHARACTERS:
-                    raise TemplateError(f"the rendered prompt is longer than {MAX_RENDERED_CHARACTERS} characters")
-                pieces.append(piece)
-        except (
-            jinja2.TemplateError,
-            ArithmeticError,
-            LookupError,
-            TypeError,
-            ValueError,
-            AttributeError,
-            RecursionError,
-        ) as error:
-            raise TemplateError(f"{error}" or type(error).__name__) from error
-        return "".join(pieces)
+    def choose(self, *, has_tools: bool) -> str | None:
+        """The name of the template for a conversation: the one for tools if there is one, else the default."""
+        names = (TOOL_TEMPLATE, DEFAULT_TEMPLATE) if has_tools else (DEFAULT_TEMPLATE,)
+        return next((name for name in names if name in self.sources), None)
 
 
-@final
-class GenerationBlock(Extension):
-    """`{% generation %} … {% endgeneration %}` marks what an assistant wrote; for a prompt it means nothing."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        """The body alone."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """The environment that transformers renders in."""
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, loopcontrols])
-    environment.filters["tojson"] = _to_json
-    functions: dict[str, Callable[..., object]] = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
-    environment.globals.update(functions)
-    return environment
-
-
-def _to_json(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Unlike Jinja's own, it escapes nothing for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.datetime.now().astimezone().strftime(pattern)
-
-
-def _find_source(model_path: Path, config: Mapping[str, Any], *, explicit: bool) -> str | None:
-    jinja_file = model_path / "chat_template.jinja"
-    if explicit and (source := _default_template(config)) is not None:
-        return source
-    if jinja_file.exists():
-        try:
-            return jinja_file.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelError(f"{jinja_file}: the chat template cannot be read: {error}.", "Fetch it again.") from error
+def _find_sources(model_path: Path, config: Mapping[str, Any], *, explicit: bool) -> dict[str, str]:
+    """The first place that holds a template wins."""
+    if explicit and (given := _sources_of(config)):
+        return given
+    if files := _read_jinja_files(model_path):
+        return files
     named = (read_json_object(model_path / name) for name in ("chat_template.json", "processor_config.json"))
-    chat_template, processor = map(_default_template, named)
-    return next((s for s in (chat_template, _default_template(config), processor) if s is not None), None)
+    chat_template, processor = map(_sources_of, named)
+    return chat_template or _sources_of(config) or processor
 
 
-def _default_template(fields: Mapping[str, Any]) -> str | None:
-    """`chat_template` as text, or the one named `default` of a list."""
+def _read_jinja_files(model_path: Path) -> dict[str, str]:
+    """`chat_template.jinja`, and beside it one file per further name."""
+    files = {DEFAULT_TEMPLATE: model_path / _JINJA_FILE}
+    files |= {path.stem: path for path in sorted((model_path / _JINJA_FOLDER).glob("*.jinja"))}
+    return {name: _read(path) for name, path in files.items() if path.exists()}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: the chat template cannot be read: {error}.", "Fetch it again.") from error
+
+
+def _sources_of(fields: Mapping[str, Any]) -> dict[str, str]:
+    """The member `chat_template`: one text, or a list of named ones."""
     given = fields.get("chat_template")
     if isinstance(given, list):
-        given = next((t.get("template") for t in given if isinstance(t, dict) and t.get("name") == "default"), None)
-    return given if isinstance(given, str) else None
-
-
-def _goes_through_content(loop: nodes.For) -> bool:
-    """Whether a loop runs over `message.content`, `message['content']` or a variable of that name."""
-    target = loop.iter
-    while isinstance(target, nodes.Filter) and target.node is not None:
-        target = target.node
-    match target:
-        case nodes.Getattr(attr="content") | nodes.Name(name="content"):
-            return True
-        case nodes.Getitem(arg=nodes.Const(value="content")):
-            return True
-    return False
-
-
-def _open_final_content(messages: Sequence[Message]) -> str | None:
-    """The text of a last assistant message, which the answer continues."""
-    if not messages or messages[-1].get("role") != "assistant":
-        return None
-    content = messages[-1].get("content")
-    if isinstance(content, list):
-        content = "".join(str(part.get("text", "")) for part in content)
-    return content if isinstance(content, str) and content.strip() else None
-
-
-def _cut_after(text: str, content: str) -> str:
-    position = text.rfind(content.strip())
-    if position < 0:
-        raise TemplateError("the template does not show the last assistant message, so it cannot be continued")
-    return text[: position + len(content.strip())].rstrip()
+        pairs = ((entry.get("name"), entry.get("template")) for entry in given if isinstance(entry, dict))
+        return {name: text for name, text in pairs if isinstance(name, str) and isinstance(text, str)}
+    return {DEFAULT_TEMPLATE: given} if isinstance(given, str) else {}

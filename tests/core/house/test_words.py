@@ -20,6 +20,7 @@ EXCEPT_EXCEPTION = {
     "engine/__main__.py": 1,
     "engine/core.py": 1,
     "plugins/registry.py": 3,
+    "text/chat_template_child.py": 1,
     "text/tokenizer.py": 1,  # the tokenizers library raises nothing narrower for a broken file
 }
 

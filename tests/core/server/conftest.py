@@ -9,7 +9,7 @@ from tests.core.server.fake_engine import FakeEngine
 from tgi.server.app import create_app
 from tgi.server.metrics import Metrics
 from tgi.server.state import ServerConfig, ServerState
-from tgi.text import ChatTemplate, Tokenizer, TokenizerPool
+from tgi.text import ChatTemplate, ChatTemplateRenderer, Tokenizer, TokenizerPool
 
 CONFIG = ServerConfig(
     model_id="tiny",
@@ -27,8 +27,15 @@ def tokenizer(tiny_model):
     return Tokenizer.load(tiny_model)
 
 
+@pytest.fixture(scope="session")
+def chat_template(tiny_model):
+    renderer = ChatTemplateRenderer(ChatTemplate.load(tiny_model))
+    yield renderer
+    renderer.close()
+
+
 @pytest.fixture
-def make_app(tiny_model, tokenizer):
+def make_app(tokenizer, chat_template):
     """Builds an application: `make_app(engine, option=value, …)`."""
     pools = []
 
@@ -36,7 +43,7 @@ def make_app(tiny_model, tokenizer):
         pools.append(TokenizerPool(tokenizer, 1))
         config = dataclasses.replace(CONFIG, **changes)
         metrics = Metrics(config.max_input_tokens, config.max_total_tokens)
-        state = ServerState(config, engine or FakeEngine(), pools[-1], ChatTemplate.load(tiny_model), metrics)
+        state = ServerState(config, engine or FakeEngine(), pools[-1], chat_template, metrics)
         return create_app(state)
 
     yield make

@@ -1,0 +1,197 @@
+"""The language of chat templates: Jinja as `transformers.apply_chat_template` sets it up. Used in the template process alone:
+compiling a foreign template already computes its constant expressions.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, final
+
+import jinja2
+from jinja2 import nodes
+from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
+from tgi.errors import TemplateError
+
+__all__ = ["MAX_RENDERED_CHARACTERS", "CompiledTemplate", "Message"]
+
+Message = Mapping[str, Any]
+
+MAX_RENDERED_CHARACTERS = 64_000_000
+"""A template that writes more has run away."""
+
+_REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
+"""Names under which clients send a message's reasoning. Templates read the first, some the second."""
+
+_CONTINUE_MARK = "THE_ANSWER_GOES_ON_HERE "
+"""Written after the text to be continued; the prompt is cut at it. The space shows whether the template trims."""
+
+
+@final
+@dataclass(frozen=True)
+class CompiledTemplate:
+    """A template ready to render."""
+
+    template: jinja2.Template
+    takes_parts: bool  # it goes through the parts of a message's content itself
+
+    @classmethod
+    def compile(cls, source: str) -> CompiledTemplate:
+        """Compile a source. Raises `jinja2.TemplateSyntaxError`; a hostile source may also run without end."""
+        environment = _environment()
+        takes_parts = any(_goes_through_content(loop) for loop in environment.parse(source).find_all(nodes.For))
+        return cls(environment.from_string(source), takes_parts)
+
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[object] | None = None, variables: Mapping[str, object] | None = None
+    ) -> str:
+        """The prompt for the next answer; a last message of the assistant is left open to be continued.
+
+        `variables` are what else the template may read. Raises `TemplateError`, and whatever its expressions raise.
+        """
+        prepared = [self._prepared(message) for message in messages]
+        continues = _mark_open_message(prepared)
+        given = {"documents": None, **(variables or {})}
+        text = self._rendered(given | {"messages": prepared, "tools": tools, "add_generation_prompt": not continues})
+        return _cut_at_mark(text) if continues else text
+
+    def _prepared(self, message: Message) -> dict[str, Any]:
+        """A message as templates expect it: no member is null, reasoning has its usual names."""
+        given = {name: value for name, value in message.items() if value is not None}
+        content = given.get("content")
+        if isinstance(content, list) and not self.takes_parts:
+            given["content"] = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+        reasoning = next((given[name] for name in _REASONING_FIELDS if name in given), None)
+        return given if reasoning is None else {"thinking": reasoning, **given, "reasoning_content": reasoning}
+
+    def _rendered(self, variables: Mapping[str, object]) -> str:
+        pieces: list[str] = []
+        num_characters = 0
+        for piece in self.template.generate(variables):
+            num_characters += len(piece)
+            if num_characters > MAX_RENDERED_CHARACTERS:
+                raise TemplateError(f"the rendered prompt is longer than {MAX_RENDERED_CHARACTERS} characters")
+            pieces.append(piece)
+        return "".join(pieces)
+
+
+@final
+class GenerationBlock(Extension):
+    """`{% generation %} … {% endgeneration %}` marks what an assistant wrote. The text stays as it is; as in a macro, what is
+    set inside is not seen outside.
+    """
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """A call block around the body."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
+
+    def _body(self, caller: Callable[[], str]) -> str:
+        return caller()
+
+
+@final
+class PlainNamespace(Namespace):
+    """Jinja's `namespace` without names that begin with an underscore, which would reach into the interpreter."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - a namespace may hold a member `self`
+        fields: dict[str, Any] = dict(*args[1:], **kwargs)
+        _refuse_underscores(fields)
+        Namespace.__init__(args[0], fields)
+
+    def __setitem__(self, name: str, value: Any) -> None:  # noqa: ANN401 - any value of a template
+        _refuse_underscores((name,))
+        super().__setitem__(name, value)
+
+
+def _refuse_underscores(names: Iterable[str]) -> None:
+    for name in names:
+        if name.startswith("_"):
+            raise SecurityError(f"a namespace takes no name that begins with an underscore. Given: {name!r}")
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, loopcontrols])
+    environment.filters["tojson"] = _to_json
+    functions: dict[str, Callable[..., object]] = {
+        "raise_exception": _raise_exception,
+        "strftime_now": _strftime_now,
+        "namespace": PlainNamespace,
+        "dict": _dict,
+    }
+    environment.globals.update(functions)
+    return environment
+
+
+def _dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:  # noqa: ANN401 - any value of a template
+    """`dict` as a function: the class has attributes to climb on."""
+    return dict(*args, **kwargs)
+
+
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Unlike Jinja's own, it escapes nothing for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.datetime.now().strftime(pattern)
+
+
+def _goes_through_content(loop: nodes.For) -> bool:
+    """Whether a loop runs over `message.content`, `message['content']` or a variable of that name."""
+    target = loop.iter
+    while isinstance(target, nodes.Filter) and target.node is not None:
+        target = target.node
+    match target:
+        case nodes.Getattr(attr="content") | nodes.Name(name="content"):
+            return True
+        case nodes.Getitem(arg=nodes.Const(value="content")):
+            return True
+    return False
+
+
+def _mark_open_message(messages: list[dict[str, Any]]) -> bool:
+    """Mark the end of a last message of the assistant; False if there is none to continue."""
+    if not messages or messages[-1].get("role") != "assistant":
+        return False
+    content = messages[-1].get("content")
+    if isinstance(content, str) and content.strip():
+        messages[-1] = {**messages[-1], "content": content + _CONTINUE_MARK}
+        return True
+    if not isinstance(content, list):
+        return False
+    texts = [index for index, part in enumerate(content) if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    if not texts or not content[texts[-1]]["text"].strip():
+        return False
+    part = content[texts[-1]]
+    marked = {**part, "text": part["text"] + _CONTINUE_MARK}
+    messages[-1] = {**messages[-1], "content": [*content[: texts[-1]], marked, *content[texts[-1] + 1 :]]}
+    return True
+
+
+def _cut_at_mark(text: str) -> str:
+    position = text.rfind(_CONTINUE_MARK.rstrip())
+    if position < 0:
+        raise TemplateError("the template does not show the last assistant message, so it cannot be continued")
+    is_trimmed = not text.startswith(_CONTINUE_MARK, position)
+    return text[:position].rstrip() if is_trimmed else text[:position]

@@ -1,0 +1,106 @@
+"""What the front and the template process say to each other: msgpack frames over a socket, each with a four-byte length."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Any
+
+import msgspec
+
+__all__ = [
+    "LoadTemplates",
+    "Loaded",
+    "Refused",
+    "RenderTemplate",
+    "Rendered",
+    "TemplateReply",
+    "TemplateRequest",
+    "receive_reply",
+    "receive_request",
+    "send_frame",
+]
+
+_LENGTH_BYTES = 4
+_READ_BYTES = 1 << 16
+
+
+class Frame(msgspec.Struct, array_like=True, frozen=True, tag=True):
+    """Base of the messages; the tag is the class name."""
+
+
+class LoadTemplates(Frame, frozen=True):
+    """First frame: compile these sources. The limits hold for the whole life of the process."""
+
+    sources: dict[str, str]
+    special_tokens: dict[str, str]
+    limit_seconds: float  # for one frame
+    limit_bytes: int  # of address space
+
+
+class RenderTemplate(Frame, frozen=True):
+    """Render the template of this name."""
+
+    name: str
+    messages: list[dict[str, Any]]
+    tools: list[Any] | None = None
+    variables: dict[str, Any] = {}
+
+
+class Loaded(Frame, frozen=True):
+    """The sources compile."""
+
+
+class Rendered(Frame, frozen=True):
+    """The prompt."""
+
+    text: str
+
+
+class Refused(Frame, frozen=True):
+    """A source does not compile, or a template refuses what it was given."""
+
+    reason: str
+
+
+TemplateRequest = LoadTemplates | RenderTemplate
+TemplateReply = Loaded | Rendered | Refused
+
+_REQUESTS: msgspec.msgpack.Decoder[TemplateRequest] = msgspec.msgpack.Decoder(TemplateRequest)
+_REPLIES: msgspec.msgpack.Decoder[TemplateReply] = msgspec.msgpack.Decoder(TemplateReply)
+
+
+def send_frame(connection: socket.socket, message: Frame) -> None:
+    """Send one message. Raises OSError, TimeoutError included."""
+    body = msgspec.msgpack.encode(message)
+    connection.sendall(len(body).to_bytes(_LENGTH_BYTES, "little") + body)
+
+
+def receive_request(connection: socket.socket) -> TemplateRequest:
+    """The next request. Raises EOFError if the front is gone."""
+    return _REQUESTS.decode(_receive_body(connection, None))
+
+
+def receive_reply(connection: socket.socket, limit_seconds: float) -> TemplateReply:
+    """The reply. Raises EOFError if the process is gone, TimeoutError at the limit."""
+    return _REPLIES.decode(_receive_body(connection, time.monotonic() + limit_seconds))
+
+
+def _receive_body(connection: socket.socket, deadline: float | None) -> bytes:
+    length = int.from_bytes(_receive(connection, _LENGTH_BYTES, deadline), "little")
+    return _receive(connection, length, deadline)
+
+
+def _receive(connection: socket.socket, num_bytes: int, deadline: float | None) -> bytes:
+    received = bytearray()
+    while len(received) < num_bytes:
+        if deadline is not None:
+            rest = deadline - time.monotonic()
+            if rest <= 0:
+                raise TimeoutError
+            connection.settimeout(rest)
+        part = connection.recv(min(_READ_BYTES, num_bytes - len(received)))
+        if not part:
+            raise EOFError
+        received += part
+    return bytes(received)
