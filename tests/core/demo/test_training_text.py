@@ -1,0 +1,129 @@
+"""The text that the demo is trained on: the same every time, and free of the held-out prompts."""
+
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jinja2
+import pytest
+
+from tools.train_demo import exercises
+from tools.train_demo.chat_format import CHAT_TEMPLATE, segments
+from tools.train_demo.generator import conversation, conversations
+from tools.train_demo.held_out import held_out, prompts
+from tools.train_demo.tgi_facts import FACTS
+from tools.train_demo.wording import choose, normalise
+
+ROOT = Path(__file__).parents[3]
+SAMPLE = 4000
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return list(conversations(7, 0, SAMPLE))
+
+
+def test_same_seed_same_text_in_every_process():
+    program = "from tools.train_demo.generator import conversations; print(list(conversations(7, 0, 300)))"
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, env={"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(outputs) == 1
+    assert len(outputs.pop()) > 10_000
+
+
+def test_seed_and_index_change_the_text():
+    assert conversation(7, 0) != conversation(7, 1)
+    assert conversation(7, 0) != conversation(8, 0)
+
+
+def test_any_part_of_the_stream_can_be_drawn_alone(sample):
+    assert conversation(7, 1234) == sample[1234]
+
+
+def test_enough_prompts_are_held_out():
+    questions = [tuple(message["content"] for message in prompt.messages) for prompt in prompts()]
+    assert len(set(questions)) == len(questions) >= 150
+
+
+def test_no_held_out_question_is_generated(sample):
+    known = [f" {normalise(prompt.messages[-1]['content'])} " for prompt in prompts()]
+    for drawn in sample:
+        for message in drawn.messages:
+            if message["role"] == "user":
+                said = f" {normalise(message['content'])} "
+                assert not any(question in said for question in known), message["content"]
+
+
+def test_held_out_questions_are_recognised_inside_others():
+    for prompt in prompts():
+        question = prompt.messages[-1]["content"]
+        assert held_out().has_question(question)
+        assert held_out().has_question(f"Hi!  {question.upper()} Thanks.")
+    assert not held_out().has_question("What is tgi?")
+
+
+@pytest.mark.parametrize("index", range(len(FACTS)))
+def test_wordings_of_the_facts_are_not_the_held_out_ones(index):
+    # Without the filter of the generator: the templates themselves do not hold the prompts.
+    rng = random.Random(index)
+    for template in FACTS[index][1]:
+        for _ in range(20):
+            assert not held_out().has_question(choose(template, rng))
+
+
+def test_held_out_sums_are_not_exercised():
+    rng = random.Random(3)
+    pairs = {tuple(map(int, re.findall(r"\d+", exercises.addition(rng)[1])[:2])) for _ in range(4000)}
+    held = {tuple(prompt.excluded["pair"]) for prompt in prompts() if prompt.group == "sums"}
+    assert len(held) == 32
+    assert not pairs & (held | {(b, a) for a, b in held})
+    assert len(pairs) > 3000
+
+
+def test_held_out_words_and_lists_are_not_exercised():
+    rng = random.Random(3)
+    words = {prompt.excluded["word"] for prompt in prompts() if prompt.group == "letters"}
+    spoken = [question for question, _ in (exercises.letters(rng) for _ in range(2000))]
+    assert len(words) == 20
+    assert not words & {word for question in spoken for word in re.findall(r"[a-z]+", question)}
+    lists = {frozenset(map(str, prompt.excluded["items"])) for prompt in prompts() if "items" in prompt.excluded}
+    drawn = {frozenset(re.findall(r"\w+", exercises.sorting(rng)[1].rstrip("."))) for _ in range(2000)}
+    assert not lists & drawn
+
+
+def test_exercises_are_right():
+    rng = random.Random(5)
+    for _ in range(500):
+        a, b, total = map(int, re.findall(r"\d+", exercises.addition(rng)[1]))
+        assert a + b == total
+        question, answer = exercises.letters(rng)
+        spelled = answer.split(": ")[0].split(" ")
+        word = re.sub("-", "", spelled[0])
+        if "letters" in answer and ":" in answer:
+            assert answer.endswith(f"{len(word)} letters.")
+        if "is spelled" in answer:
+            assert spelled[0] == spelled[-1].rstrip(".").replace("-", "")
+            assert spelled[0] in question
+
+
+def test_segments_are_the_template(sample):
+    template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(CHAT_TEMPLATE)
+    checked = 0
+    for drawn in sample[:600]:
+        text = "".join(part for part, _ in segments(drawn))
+        if drawn.raw:
+            assert text.startswith(drawn.messages[0]["content"] + "\n")
+            continue
+        assert text + "\n" == template.render(messages=drawn.messages, tools=drawn.tools, add_generation_prompt=False)
+        prompt = template.render(messages=drawn.messages[:-1], tools=drawn.tools, add_generation_prompt=True)
+        assert text.startswith(prompt)
+        assert text[len(prompt) :] == segments(drawn)[-1][0]
+        assert segments(drawn)[-1][1]
+        checked += drawn.tools is not None
+    assert checked > 20
