@@ -17,8 +17,39 @@ from torch import Tensor
 from torch.nn import functional
 
 from tgi_torch.kv_cache import LayerCache
+from tgi_torch.relative_bias import RelativePositionBias
 
-__all__ = ["AttentionMetadata", "AttentionPlan", "AttentionSettings", "alibi_slopes", "paged_attention", "plan_attention"]
+__all__ = [
+    "AttentionMetadata",
+    "AttentionPlan",
+    "AttentionSettings",
+    "CrossMetadata",
+    "EncoderInput",
+    "alibi_slopes",
+    "paged_attention",
+    "plan_attention",
+    "plan_cross_attention",
+]
+
+
+@final
+@dataclass(frozen=True)
+class EncoderInput:
+    """The sequences whose encoder runs at the beginning of a step, one after the other. E tokens in all."""
+
+    token_ids: Tensor  # int64 [E]
+    lengths: tuple[int, ...]
+    slot_mapping: Tensor  # int64 [E]: where the cross keys and values of each token are written
+
+
+@final
+@dataclass(frozen=True)
+class CrossMetadata:
+    """What the rows of a step see of their encoders' tokens, which have block tables of their own."""
+
+    block_tables: Tensor  # int32 [R, max_blocks], padded with 0
+    encoder_lens: tuple[int, ...]  # [R]
+    encoder: EncoderInput | None = None
 
 
 @final
@@ -36,6 +67,8 @@ class AttentionMetadata:
     seq_lens: Tensor  # int32 [R], context_lens
     query_lens: tuple[int, ...]  # the same on the host, so that no kernel is waited for
     context_lens: tuple[int, ...]
+    states: Tensor | None = None  # int64 [R]: the state of each row, in models with recurrent layers
+    cross: CrossMetadata | None = None  # in models with an encoder
 
 
 @final
@@ -47,11 +80,23 @@ class AttentionSettings:
     softcap: float | None = None
     alibi_slopes: Tensor | None = None  # float32 [H]
     sinks: Tensor | None = None  # [H]
+    relative_bias: RelativePositionBias | None = None
 
     @property
     def plain(self) -> bool:
         """Whether a fused softmax(q k) v is all that is needed."""
-        return self.softcap is None and self.alibi_slopes is None and self.sinks is None
+        return self.softcap is None and self.sinks is None and not self.has_bias
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether scores depend on the distance of query and key."""
+        return self.alibi_slopes is not None or self.relative_bias is not None
+
+    def bias(self, distance: Tensor) -> Tensor | None:
+        """What is added to the scores of [..., Q, L] distances (query position - key position): float32 [..., H, Q, L]."""
+        if self.alibi_slopes is not None:
+            return self.alibi_slopes.view(-1, 1, 1) * -distance.unsqueeze(-3)
+        return None if self.relative_bias is None else self.relative_bias(distance)
 
 
 @final
@@ -106,16 +151,22 @@ def plan_attention(metadata: AttentionMetadata, block_size: int, window: int | N
 def _plan_decode(
     metadata: AttentionMetadata, rows: list[int], tokens: list[int], block_size: int, window: int | None
 ) -> DecodeGroup:
-    device = metadata.block_tables.device
     ends = [metadata.context_lens[row] for row in rows]
     firsts = [0 if window is None else max(0, end - window) for end in ends]
+    return _gather_rows(metadata.block_tables, rows, tokens, firsts, ends, block_size)
+
+
+def _gather_rows(
+    tables: Tensor, rows: list[int], tokens: list[int], firsts: list[int], ends: list[int], block_size: int
+) -> DecodeGroup:
+    """A group of the `rows` of `tables`, each of which sees the positions from its first up to its end."""
+    device = tables.device
     width = max(end - first for end, first in zip(ends, firsts, strict=True))
     end = torch.tensor(ends, device=device).unsqueeze(1)
     first = torch.tensor(firsts, device=device).unsqueeze(1)
     position = first + torch.arange(width, device=device)
     visible = position < end
     position = torch.where(visible, position, first)
-    tables = metadata.block_tables
     if len(rows) != tables.shape[0]:
         tables = tables.index_select(0, torch.tensor(rows, device=device))
     blocks = tables.long().gather(1, position // block_size)
@@ -142,6 +193,29 @@ def _plan_prefill(metadata: AttentionMetadata, row: int, start: int, block_size:
     elif query_start:
         visible = distance >= 0
     return PrefillRow(start=start, stop=start + query_len, slots=slots, visible=visible, distance=distance)
+
+
+def plan_cross_attention(metadata: AttentionMetadata, block_size: int) -> AttentionPlan:
+    """The same over the encoders' tokens: every query token of a row sees all of them."""
+    cross = metadata.cross
+    assert cross is not None
+    single: list[int] = []
+    tokens: list[int] = []
+    prefills: list[PrefillRow] = []
+    start = 0
+    for row, query_len in enumerate(metadata.query_lens):
+        if query_len == 1:
+            single.append(row)
+            tokens.append(start)
+        elif query_len:
+            position = torch.arange(cross.encoder_lens[row], device=cross.block_tables.device)
+            visible = position.new_ones(query_len, len(position), dtype=torch.bool)
+            slots = cross.block_tables[row].long()[position // block_size] * block_size + position % block_size
+            prefills.append(PrefillRow(start, start + query_len, slots, visible, position.expand(query_len, -1)))
+        start += query_len
+    lengths = [cross.encoder_lens[row] for row in single]
+    decode = _gather_rows(cross.block_tables, single, tokens, [0] * len(single), lengths, block_size) if single else None
+    return AttentionPlan(decode=decode, prefills=tuple(prefills))
 
 
 def paged_attention(query: Tensor, cache: LayerCache, plan: AttentionPlan, settings: AttentionSettings) -> Tensor:
@@ -171,9 +245,8 @@ def _attend_decode(query: Tensor, cache: LayerCache, group: DecodeGroup, setting
     if settings.plain:
         out = functional.scaled_dot_product_attention(grouped, key, value, attn_mask=group.visible, scale=settings.scale)
     else:
-        bias = None
-        if settings.alibi_slopes is not None:
-            bias = settings.alibi_slopes.view(num_kv_heads, -1, 1) * -group.distance.unsqueeze(1)
+        bias = settings.bias(group.distance)  # [R, H, 1, L]
+        bias = None if bias is None else bias.reshape(rows, num_kv_heads, -1, bias.shape[-1])
         sinks = None if settings.sinks is None else settings.sinks.view(num_kv_heads, -1)
         out = _attend_explicitly(grouped, key, value, visible=group.visible, bias=bias, sinks=sinks, settings=settings)
     return out.reshape(rows, num_heads, -1)
@@ -191,9 +264,8 @@ def _attend_prefill(query: Tensor, cache: LayerCache, row: PrefillRow, settings:
             heads, key, value, attn_mask=row.visible, is_causal=row.visible is None, scale=settings.scale
         )
     else:
-        bias = None
-        if settings.alibi_slopes is not None:
-            bias = settings.alibi_slopes.view(num_kv_heads, group, 1, 1) * -row.distance
+        bias = settings.bias(row.distance)  # [H, query_len, L]
+        bias = None if bias is None else bias.view(num_kv_heads, group, *bias.shape[1:])
         sinks = None if settings.sinks is None else settings.sinks.view(num_kv_heads, group, 1)
         visible = row.distance >= 0 if row.visible is None else row.visible
         out = _attend_explicitly(heads, key, value, visible=visible, bias=bias, sinks=sinks, settings=settings)
@@ -227,13 +299,13 @@ def _attend_explicitly(
     return weights.to(value.dtype) @ value
 
 
-def alibi_slopes(num_heads: int) -> Tensor:
-    """Slopes of ALiBi (arXiv 2108.12409, section 3), float32 [num_heads].
+def alibi_slopes(num_heads: int, bias_max: float = 8.0) -> Tensor:
+    """Slopes of ALiBi (arXiv 2108.12409, section 3, where `bias_max` is 8), float32 [num_heads].
 
     For a power of two n they are 2^(-8/n), 2^(-16/n), …; any other count takes the slopes of the power below it, then every
     second slope of the power above it.
     """
     below = 1 << (num_heads.bit_length() - 1)
-    exponents = [-8 * (i + 1) / below for i in range(below)]
-    exponents += [-8 * (2 * i + 1) / (2 * below) for i in range(num_heads - below)]
+    exponents = [-bias_max * (i + 1) / below for i in range(below)]
+    exponents += [-bias_max * (2 * i + 1) / (2 * below) for i in range(num_heads - below)]
     return torch.tensor([2.0**exponent for exponent in exponents], dtype=torch.float32)

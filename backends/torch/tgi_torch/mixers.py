@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import final
 
+import msgspec
 import torch
 from torch import Tensor
 
-from tgi.architectures import MLP, Activation, Attention
+from tgi.architectures import MLP, Activation, Attention, Norm
 from tgi.backend import ModelError
 from tgi_torch.attention import AttentionSettings, alibi_slopes
 from tgi_torch.layers import Building, Linear, Mixer, StepContext, Transform, build_linear, build_norm, identity
@@ -85,27 +86,46 @@ def build_attention(building: Building, spec: Attention, prefix: str, *, layer: 
         settings=AttentionSettings(
             scale=spec.scale,
             softcap=spec.softcap,
-            alibi_slopes=alibi_slopes(spec.num_heads).to(parameters.device) * spec.alibi_scale if spec.alibi else None,
+            alibi_slopes=_alibi_slopes(spec).to(parameters.device) if spec.alibi else None,
             sinks=parameters.create(f"{prefix}.sinks", spec.num_heads) if spec.sinks else None,
         ),
     )
 
 
+def _alibi_slopes(spec: Attention) -> Tensor:
+    return alibi_slopes(spec.num_heads, spec.alibi_bias_max) * spec.alibi_scale
+
+
 def _build_qk_norm(building: Building, spec: Attention, prefix: str) -> Transform:
     if spec.q_norm is None and spec.k_norm is None:
         return identity
-    over_all = spec.qk_norm_over == "all"
-    q_size = spec.num_heads * spec.head_dim if over_all else spec.head_dim
-    k_size = spec.num_kv_heads * spec.head_dim if over_all else spec.head_dim
-    q_norm = build_norm(building, spec.q_norm, f"{prefix}.q_norm", q_size)
-    k_norm = build_norm(building, spec.k_norm, f"{prefix}.k_norm", k_size)
-    if over_all:
-        q_norm, k_norm = partial(_over_all_heads, q_norm), partial(_over_all_heads, k_norm)
+    q_norm = _build_norm_of_heads(building, spec, spec.q_norm, f"{prefix}.q_norm", spec.num_heads)
+    k_norm = _build_norm_of_heads(building, spec, spec.k_norm, f"{prefix}.k_norm", spec.num_kv_heads)
     return partial(_normalize_heads, q_norm, k_norm, spec.num_heads)
+
+
+def _build_norm_of_heads(building: Building, spec: Attention, norm: Norm | None, prefix: str, num_heads: int) -> Transform:
+    """The norm of heads [T, num_heads, D]."""
+    if norm is None:
+        return identity
+    match spec.qk_norm_over:
+        case "head":
+            return build_norm(building, norm, prefix, spec.head_dim)
+        case "all":
+            return partial(_over_all_heads, build_norm(building, norm, prefix, num_heads * spec.head_dim))
+        case "each_head":
+            assert norm.weight, "a norm for each head is told from the others by its weight"
+            assert not norm.bias, "no model has a bias here"
+            plain = build_norm(building, msgspec.structs.replace(norm, weight=False), prefix, spec.head_dim)
+            return partial(_weight_each_head, plain, building.parameters.create(f"{prefix}.weight", num_heads, spec.head_dim))
 
 
 def _over_all_heads(norm: Transform, heads: Tensor) -> Tensor:
     return norm(heads.flatten(1)).view(heads.shape)
+
+
+def _weight_each_head(norm: Transform, weight: Tensor, heads: Tensor) -> Tensor:
+    return norm(heads) * weight
 
 
 def _normalize_heads(q_norm: Transform, k_norm: Transform, num_heads: int, heads: Tensor) -> Tensor:

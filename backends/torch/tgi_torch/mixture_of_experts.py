@@ -63,6 +63,8 @@ class MixtureOfExpertsMixer:
 
 def route(router: Router, experts_per_token: int, correction: Tensor | None, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Weights float32 [T, k] and expert numbers int64 [T, k] for router logits float32 [T, E]."""
+    if router.score == "sparse_mixer":
+        return _sparse_mixer(router, experts_per_token, logits)
     score = partial(torch.softmax, dim=-1) if router.score == "softmax" else torch.sigmoid
     if router.top_k_first:
         values, chosen = logits.topk(experts_per_token, dim=-1)
@@ -77,6 +79,17 @@ def route(router: Router, experts_per_token: int, correction: Tensor | None, log
     if router.normalize:
         weights = weights / weights.sum(dim=-1, keepdim=True)
     return weights * router.scale, chosen
+
+
+def _sparse_mixer(router: Router, experts_per_token: int, logits: Tensor) -> tuple[Tensor, Tensor]:
+    weights, chosen, left = [], [], logits
+    for _ in range(experts_per_token):
+        best, expert = left.max(dim=-1, keepdim=True)
+        is_far = (best - logits) / logits.abs().clamp(min=best) > 2 * router.jitter
+        weights.append(torch.softmax(left.masked_fill(is_far, float("-inf")), dim=-1).gather(-1, expert))
+        chosen.append(expert)
+        left = left.scatter(-1, expert, float("-inf"))
+    return torch.cat(weights, dim=-1) * router.scale, torch.cat(chosen, dim=-1)
 
 
 def _keep_best_groups(router: Router, preference: Tensor) -> Tensor:

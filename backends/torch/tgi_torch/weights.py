@@ -15,6 +15,7 @@ from typing import Protocol, final
 import msgspec
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from tgi.architectures import ModelSpec
 from tgi.architectures.weight_map import Placement, placements, split
@@ -96,9 +97,11 @@ def _fill(sink: WeightSink, placement: Placement, source: _Source) -> Iterator[i
     except ModelError as error:
         raise _named(source.file.path, error) from error
     done = 0
+    assert not (placement.rule.unit_rows and placement.rule.transposed), "chunks must hold whole rows"
     for role, piece in pieces.items():
         for axis, start, part in _chunks(piece):
-            sink.write(role, placement.expert, axis=axis, start=start, piece=part)
+            written = functional.normalize(part.float(), dim=-1).to(part.dtype) if placement.rule.unit_rows else part
+            sink.write(role, placement.expert, axis=axis, start=start, piece=written)
             done += part.numel() * part.element_size()
             yield done
 

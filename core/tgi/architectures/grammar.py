@@ -68,6 +68,8 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "gelu_quick", "relu", "relu_sq
 
 CacheKind = Literal["none", "full", "window", "state", "cross"]
 
+WeightLayout = Literal["rows", "grouped", "alternating", "flat"]
+
 
 class Norm(Part, frozen=True):
     """A norm over the last dimension. `unit_offset`: the weight is stored minus one (gemma)."""
@@ -307,7 +309,7 @@ class WeightRule(Part, frozen=True):
 
     name: str
     roles: tuple[str, ...]
-    layout: Literal["rows", "grouped", "alternating", "flat"] = "rows"
+    layout: WeightLayout = "rows"
     transposed: bool = False
     unit_rows: bool = False
 

@@ -8,7 +8,8 @@ import msgspec
 
 from tgi.architectures.config_reader import ConfigReader
 from tgi.architectures.grammar import ModelSpec
-from tgi.architectures.llama import attention_of, decoder_spec
+from tgi.architectures.layers import sequential
+from tgi.architectures.llama import attention_of, decoder_spec, mlp_of, rms_norm
 
 __all__ = ["spec"]
 
@@ -18,4 +19,5 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     reader = ConfigReader(config)
     window = None if reader.is_null("sliding_window") else reader.integer("sliding_window", default=4096)
     attention = msgspec.structs.replace(attention_of(reader, default_kv_heads=8), window=window)
-    return decoder_spec(reader, "mistral", (attention,) * reader.integer("num_hidden_layers"))
+    layer = sequential(attention, mlp_of(reader), norm=rms_norm(reader))
+    return decoder_spec(reader, "mistral", (layer,) * reader.integer("num_hidden_layers"))

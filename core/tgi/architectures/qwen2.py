@@ -8,7 +8,8 @@ import msgspec
 
 from tgi.architectures.config_reader import ConfigReader
 from tgi.architectures.grammar import Attention, ModelSpec
-from tgi.architectures.llama import attention_of, decoder_spec
+from tgi.architectures.layers import sequential
+from tgi.architectures.llama import attention_of, decoder_spec, mlp_of, rms_norm
 
 __all__ = ["spec", "windowed"]
 
@@ -16,7 +17,9 @@ __all__ = ["spec", "windowed"]
 def spec(config: dict[str, Any]) -> ModelSpec:
     """Source: Qwen2ForCausalLM."""
     reader = ConfigReader(config)
-    return decoder_spec(reader, "qwen2", windowed(reader, attention_of(reader, qkv_bias=True)))
+    mlp, norm = mlp_of(reader), rms_norm(reader)
+    attentions = windowed(reader, attention_of(reader, qkv_bias=True))
+    return decoder_spec(reader, "qwen2", tuple(sequential(attention, mlp, norm=norm) for attention in attentions))
 
 
 def windowed(reader: ConfigReader, attention: Attention) -> tuple[Attention, ...]:

@@ -6,7 +6,8 @@ from typing import Any
 
 from tgi.architectures.config_reader import ConfigReader
 from tgi.architectures.grammar import ModelSpec
-from tgi.architectures.llama import attention_of, decoder_spec
+from tgi.architectures.layers import sequential
+from tgi.architectures.llama import attention_of, decoder_spec, mlp_of, rms_norm
 from tgi.architectures.qwen2 import windowed
 
 __all__ = ["spec"]
@@ -16,5 +17,7 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     """Source: Qwen3ForCausalLM."""
     reader = ConfigReader(config)
     bias = reader.boolean("attention_bias", default=False)
-    attention = attention_of(reader, default_head_dim=128, qkv_bias=bias, output_bias=bias, head_norm=True)
-    return decoder_spec(reader, "qwen3", windowed(reader, attention))
+    mlp, norm = mlp_of(reader), rms_norm(reader)
+    attention = attention_of(reader, default_head_dim=128, qkv_bias=bias, output_bias=bias, head_norm=norm)
+    layers = tuple(sequential(item, mlp, norm=norm) for item in windowed(reader, attention))
+    return decoder_spec(reader, "qwen3", layers)

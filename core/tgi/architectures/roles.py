@@ -47,13 +47,13 @@ def _linear(name: str, rows: int, columns: int, bias: bool = False) -> Tensors:
         yield f"{name}.bias", (rows,)
 
 
-def _norm(name: str, norm: Norm | None, size: int) -> Tensors:
+def _norm(name: str, norm: Norm | None, *shape: int) -> Tensors:
     if norm is None:
         return
     if norm.weight:
-        yield f"{name}.weight", (size,)
+        yield f"{name}.weight", shape
     if norm.bias:
-        yield f"{name}.bias", (size,)
+        yield f"{name}.bias", shape
 
 
 def _attention(mixer: Attention, hidden: int, owns_relative_bias: bool) -> Tensors:
@@ -63,9 +63,15 @@ def _attention(mixer: Attention, hidden: int, owns_relative_bias: bool) -> Tenso
     yield from _linear("k", k_rows, hidden, mixer.qkv_bias)
     yield from _linear("v", mixer.num_kv_heads * v_dim, hidden, mixer.qkv_bias)
     yield from _linear("o", hidden, mixer.num_heads * v_dim, mixer.output_bias)
-    over_head = mixer.qk_norm_over == "head"
-    yield from _norm("q_norm", mixer.q_norm, mixer.head_dim if over_head else q_rows)
-    yield from _norm("k_norm", mixer.k_norm, mixer.head_dim if over_head else k_rows)
+    match mixer.qk_norm_over:
+        case "head":
+            q_shape = k_shape = (mixer.head_dim,)
+        case "each_head":
+            q_shape, k_shape = (mixer.num_heads, mixer.head_dim), (mixer.num_kv_heads, mixer.head_dim)
+        case "all":
+            q_shape, k_shape = (q_rows,), (k_rows,)
+    yield from _norm("q_norm", mixer.q_norm, *q_shape)
+    yield from _norm("k_norm", mixer.k_norm, *k_shape)
     if mixer.sinks:
         yield "sinks", (mixer.num_heads,)
     if mixer.relative_bias is not None and owns_relative_bias:

@@ -44,13 +44,17 @@ def read_rope(
     interleaved: bool = False,
     default_theta: float = 10_000.0,
     default_partial: float = 1.0,
+    layer_type: str | None = None,
 ) -> Rope:
     """The rotary embedding of a config.
 
     Both spellings are read: `rope_parameters` (transformers 5, with `rope_theta` inside) and `rope_theta` beside `rope_scaling`.
+    `layer_type` picks a set of `rope_parameters` that has one for each.
     """
     section = next((name for name in ("rope_scaling", "rope_parameters") if config.has(name)), None)
     scaling = ConfigReader({}) if section is None else config.section(section)
+    if layer_type is not None and scaling.nested:
+        scaling = scaling.section(layer_type) if scaling.has(layer_type) else ConfigReader({})
     if section is not None and scaling.nested:
         raise config.error(section, "must be one set of parameters; this architecture has none per layer type")
     theta = scaling if scaling.has("rope_theta") else config
@@ -100,7 +104,8 @@ def _read_scaling(config: ConfigReader, scaling: ConfigReader, rotary_dim: int, 
                 short_factor=scaling.numbers("short_factor", rotary_dim // 2),
                 long_factor=scaling.numbers("long_factor", rotary_dim // 2),
                 original_max_positions=original,
-                attention_factor=scaling.number("attention_factor", default=default),
+                attention_factor=scaling.number("short_mscale", "attention_factor", default=default),
+                long_attention_factor=scaling.number("long_mscale") if scaling.has("long_mscale") else None,
             )
     return None
 
@@ -137,8 +142,7 @@ def inverse_frequencies(rope: Rope, seq_len: int) -> tuple[FloatArray, float]:
         case YarnScaling() as scaling:
             return _yarn(plain, rope, scaling), scaling.attention_factor
         case LongRopeScaling() as scaling:
-            factors = scaling.long_factor if seq_len > scaling.original_max_positions else scaling.short_factor
-            return plain / np.asarray(factors), scaling.attention_factor
+            return _longrope(plain, scaling, seq_len)
 
 
 def _dynamic_base(rope: Rope, scaling: DynamicScaling, seq_len: int) -> float:
@@ -152,6 +156,13 @@ def _llama3(plain: FloatArray, scaling: Llama3Scaling) -> FloatArray:
     kept: FloatArray = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
     kept = np.clip(kept, 0.0, 1.0)
     return (1 - kept) * plain / scaling.factor + kept * plain
+
+
+def _longrope(plain: FloatArray, scaling: LongRopeScaling, seq_len: int) -> tuple[FloatArray, float]:
+    if seq_len <= scaling.original_max_positions:
+        return plain / np.asarray(scaling.short_factor), scaling.attention_factor
+    factor = scaling.attention_factor if scaling.long_attention_factor is None else scaling.long_attention_factor
+    return plain / np.asarray(scaling.long_factor), factor
 
 
 def _yarn(plain: FloatArray, rope: Rope, scaling: YarnScaling) -> FloatArray:

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar, cast
 
 import msgspec
 
-from tgi.architectures.grammar import Attention, LinearAttention, MixtureOfExperts, ModelSpec, WeightRule
+from tgi.architectures.grammar import Attention, LinearAttention, ModelSpec, WeightRule
 from tgi.architectures.roles import mixer_of, shard_axis, tensor_shapes
 from tgi.errors import ModelError
 
@@ -40,7 +40,7 @@ class _Array(Protocol):
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """One checkpoint tensor and the roles it fills.
 
-    `shapes` are those of the pieces. With `expert`, a piece is that expert's slice of a role stacked [E, …].
+    `shapes` are those of the pieces. With `expert`, a piece is that expert's (or head's) slice of a role stacked [E, …].
     """
 
     name: str
@@ -98,14 +98,13 @@ def _candidates(rule: WeightRule, spec: ModelSpec, shapes: dict[str, Shape]) -> 
                 f"The architecture {spec.model_type} maps `{rule.name}` to roles of which layer {layer} has only some."
             )
         name = rule.name.replace("{layer}", str(layer))
-        if "{expert}" not in name:
+        index = next((index for index in ("{expert}", "{head}") if index in name), None)
+        if index is None:
             yield Placement(name=name, rule=rule, roles=roles, shapes=tuple(shapes[role] for role in roles))
             continue
-        mixer = mixer_of(roles[0], spec)
-        assert isinstance(mixer, MixtureOfExperts), rule.name
-        for expert in range(mixer.num_experts):
-            pieces = tuple(shapes[role][1:] for role in roles)
-            yield Placement(name=name.replace("{expert}", str(expert)), rule=rule, roles=roles, shapes=pieces, expert=expert)
+        pieces = tuple(shapes[role][1:] for role in roles)
+        for number in range(shapes[roles[0]][0]):
+            yield Placement(name=name.replace(index, str(number)), rule=rule, roles=roles, shapes=pieces, expert=number)
 
 
 def _present_name(name: str, spec: ModelSpec, available: frozenset[str]) -> str | None:
@@ -146,7 +145,7 @@ def stored_shape(placement: Placement) -> Shape:
     shape = (*first[:axis], rows, *first[axis + 1 :])
     if placement.rule.transposed:
         shape = (*shape[:-2], shape[-1], shape[-2])
-    return shape
+    return (shape[0] * shape[1], *shape[2:]) if placement.rule.layout == "flat" else shape
 
 
 def split(tensor: TensorT, placement: Placement, spec: ModelSpec) -> dict[str, TensorT]:
@@ -161,9 +160,11 @@ def split(tensor: TensorT, placement: Placement, spec: ModelSpec) -> dict[str, T
             f"The tensor `{placement.name}` has shape {list(whole.shape)}, but config.json asks for {list(expected)}.",
             "The weight files and config.json do not belong together.",
         )
+    roles, shapes = placement.roles, placement.shapes
+    if placement.rule.layout == "flat":
+        whole = whole.reshape((shapes[0][0], -1, *expected[1:]))
     if placement.rule.transposed:
         whole = whole.swapaxes(-1, -2)
-    roles, shapes = placement.roles, placement.shapes
     if len(roles) == 1:
         return {roles[0]: cast(TensorT, whole)}
     match placement.rule.layout:
@@ -171,7 +172,7 @@ def split(tensor: TensorT, placement: Placement, spec: ModelSpec) -> dict[str, T
             pieces = [_rows(whole, slice(index, None, len(roles)), placement) for index in range(len(roles))]
         case "grouped":
             pieces = _split_grouped(whole, placement, _num_groups(roles[0], spec))
-        case "rows":
+        case "rows" | "flat":
             axis = int(placement.is_stacked)
             ends = [sum(shape[axis] for shape in shapes[: index + 1]) for index in range(len(shapes))]
             pieces = [_rows(whole, slice(end - shape[axis], end), placement) for end, shape in zip(ends, shapes, strict=True)]

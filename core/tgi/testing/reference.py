@@ -125,7 +125,7 @@ def attention(y: Array, rule: Attention, weights: Weights, name: str) -> Array:
     if rule.qk_norm_over == "all":
         q, k = norm(q, rule.q_norm, weights, f"{name}.q_norm"), norm(k, rule.k_norm, weights, f"{name}.k_norm")
     q, k, v = q.reshape(num_tokens, heads, -1), k.reshape(num_tokens, kv_heads, -1), v.reshape(num_tokens, kv_heads, -1)
-    if rule.qk_norm_over == "head":
+    if rule.qk_norm_over != "all":  # a weight of [heads, dim] is one for each head
         q, k = norm(q, rule.q_norm, weights, f"{name}.q_norm"), norm(k, rule.k_norm, weights, f"{name}.k_norm")
     if rule.rope is not None:
         q, k = rotate(q, rule.rope), rotate(k, rule.rope)
@@ -165,7 +165,7 @@ def _position_bias(rule: Attention, num_tokens: int, weights: Weights, name: str
     """What is added to the scores by distance, [heads or 1, T, T]."""
     keys, queries = np.arange(num_tokens)[None, :], np.arange(num_tokens)[:, None]
     if rule.alibi:
-        slopes = alibi_slopes(rule.num_heads) * np.float32(rule.alibi_scale)
+        slopes = alibi_slopes(rule.num_heads, rule.alibi_bias_max) * np.float32(rule.alibi_scale)
         return slopes[:, None, None] * (keys - queries).astype(np.float32)
     if rule.relative_bias is not None:
         table = weights[f"{name}.relative_bias.weight"]
@@ -173,11 +173,11 @@ def _position_bias(rule: Attention, num_tokens: int, weights: Weights, name: str
     return np.zeros((1, num_tokens, num_tokens), dtype=np.float32)
 
 
-def alibi_slopes(num_heads: int) -> Array:
+def alibi_slopes(num_heads: int, bias_max: float = 8.0) -> Array:
     """Slopes of ALiBi (arXiv 2108.12409): a geometric series; heads beyond a power of two take every other step between."""
     power = 2 ** math.floor(math.log2(num_heads))
-    slopes = [2.0 ** (-8.0 * (head + 1) / power) for head in range(power)]
-    slopes += [2.0 ** (-4.0 * (2 * head + 1) / power) for head in range(num_heads - power)]
+    slopes = [2.0 ** (-bias_max * (head + 1) / power) for head in range(power)]
+    slopes += [2.0 ** (-bias_max / 2 * (2 * head + 1) / power) for head in range(num_heads - power)]
     return np.asarray(slopes, dtype=np.float32)
 
 
@@ -225,6 +225,8 @@ def mixture_of_experts(y: Array, rule: MixtureOfExperts, weights: Weights, name:
 
 def _route(logits: Array, router: Router, experts_per_token: int, correction: Array) -> dict[int, np.float32]:
     """The chosen experts of one token and their shares."""
+    if router.score == "sparse_mixer":
+        return _sparse_mixer(logits, router, experts_per_token)
     score = _softmax if router.score == "softmax" else _sigmoid
     scores = logits if router.top_k_first else score(logits)
     choice = scores + correction
@@ -239,6 +241,18 @@ def _route(logits: Array, router: Router, experts_per_token: int, correction: Ar
     if router.normalize:
         shares = shares / shares.sum()
     return {int(expert): np.float32(router.scale) * share for expert, share in zip(chosen, shares, strict=True)}
+
+
+def _sparse_mixer(logits: Array, router: Router, experts_per_token: int) -> dict[int, np.float32]:
+    """SparseMixer-v2 without its noise (arXiv 2409.12136)."""
+    shares: dict[int, np.float32] = {}
+    for _ in range(experts_per_token):
+        left = np.where(np.isin(np.arange(len(logits)), list(shares)), np.float32(-np.inf), logits)
+        best = int(left.argmax())
+        distance = (left[best] - logits) / np.maximum(np.abs(logits), left[best])
+        near = np.where(distance > 2 * router.jitter, np.float32(-np.inf), left)
+        shares[best] = np.float32(router.scale) * _softmax(near)[best]
+    return shares
 
 
 def activation(x: Array, kind: Activation) -> Array:

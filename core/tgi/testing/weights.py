@@ -21,8 +21,11 @@ def read_weights(spec: ModelSpec, model_path: Path) -> dict[str, npt.NDArray[np.
     weights: dict[str, npt.NDArray[np.float32]] = {}
     for placement in placements(spec, tensors):
         for role, piece in split(tensors[placement.name], placement, spec).items():
+            array = piece.astype(np.float32)
+            if placement.rule.unit_rows:
+                array /= np.linalg.norm(array, axis=-1, keepdims=True)
             if placement.expert is None:
-                weights[role] = piece.astype(np.float32)
+                weights[role] = array
             else:
-                weights.setdefault(role, np.empty(shapes[role], np.float32))[placement.expert] = piece
+                weights.setdefault(role, np.empty(shapes[role], np.float32))[placement.expert] = array
     return weights

@@ -1,0 +1,43 @@
+"""Shapes of layers that many families share, and which layers slide."""
+
+from __future__ import annotations
+
+from tgi.architectures.config_reader import ConfigReader
+from tgi.architectures.grammar import MLP, Attention, Block, Branch, Layer, MixtureOfExperts, Norm
+
+__all__ = ["FeedForward", "parallel", "sequential", "sliding_layers"]
+
+FeedForward = MLP | MixtureOfExperts
+
+
+def sequential(
+    attention: Attention,
+    feed_forward: FeedForward,
+    *,
+    norm: Norm | None = None,
+    post_norm: Norm | None = None,
+    residual_scale: float = 1.0,
+) -> Layer:
+    """Attention, then the feed-forward mixer, each a residual step with norms before and after it."""
+
+    def block(mixer: Attention | FeedForward) -> Block:
+        return Block(branches=(Branch(mixer=mixer, norm=norm, post_norm=post_norm),), residual_scale=residual_scale)
+
+    return Layer(blocks=(block(attention), block(feed_forward)))
+
+
+def parallel(attention: Attention, feed_forward: FeedForward, norm: Norm) -> Layer:
+    """One residual step: both mixers read the same normed vector."""
+    return Layer(blocks=(Block(branches=(Branch(mixer=attention), Branch(mixer=feed_forward)), norm=norm),))
+
+
+def sliding_layers(reader: ConfigReader, num_layers: int, *, pattern: int) -> tuple[bool, ...]:
+    """Whether each layer has a window: as `layer_types` says, else all but every `pattern`-th.
+
+    A config's own `sliding_window_pattern` takes the place of `pattern`.
+    """
+    kinds = reader.strings("layer_types", ("full_attention", "sliding_attention"), num_layers)
+    if kinds is not None:
+        return tuple(kind == "sliding_attention" for kind in kinds)
+    every = reader.integer("sliding_window_pattern", "_sliding_window_pattern", default=pattern)
+    return tuple((layer + 1) % every != 0 for layer in range(num_layers))
