@@ -57,10 +57,10 @@ class CompiledTemplate:
         `variables` are what else the template may read. Raises `TemplateError`, and whatever its expressions raise.
         """
         prepared = [self._prepared(message) for message in messages]
-        continues = _mark_open_message(prepared)
+        open_text = _mark_open_message(prepared)
         given = {"documents": None, **(variables or {})}
-        text = self._rendered(given | {"messages": prepared, "tools": tools, "add_generation_prompt": not continues})
-        return _cut_at_mark(text) if continues else text
+        text = self._rendered(given | {"messages": prepared, "tools": tools, "add_generation_prompt": open_text is None})
+        return text if open_text is None else _cut_at_mark(text, open_text)
 
     def _prepared(self, message: Message) -> dict[str, Any]:
         """A message as templates expect it: no member is null, reasoning has its usual names."""
@@ -170,28 +170,29 @@ def _goes_through_content(loop: nodes.For) -> bool:
     return False
 
 
-def _mark_open_message(messages: list[dict[str, Any]]) -> bool:
-    """Mark the end of a last message of the assistant; False if there is none to continue."""
+def _mark_open_message(messages: list[dict[str, Any]]) -> str | None:
+    """Mark the end of a last message of the assistant. Returns its text, None if there is none to continue."""
     if not messages or messages[-1].get("role") != "assistant":
-        return False
+        return None
     content = messages[-1].get("content")
     if isinstance(content, str) and content.strip():
         messages[-1] = {**messages[-1], "content": content + _CONTINUE_MARK}
-        return True
+        return content
     if not isinstance(content, list):
-        return False
+        return None
     texts = [index for index, part in enumerate(content) if isinstance(part, dict) and isinstance(part.get("text"), str)]
     if not texts or not content[texts[-1]]["text"].strip():
-        return False
+        return None
     part = content[texts[-1]]
     marked = {**part, "text": part["text"] + _CONTINUE_MARK}
     messages[-1] = {**messages[-1], "content": [*content[: texts[-1]], marked, *content[texts[-1] + 1 :]]}
-    return True
+    return str(part["text"])
 
 
-def _cut_at_mark(text: str) -> str:
+def _cut_at_mark(text: str, open_text: str) -> str:
     position = text.rfind(_CONTINUE_MARK.rstrip())
-    if position < 0:
+    if position < 0 or open_text.strip() not in text:
         raise TemplateError("the template does not show the last assistant message, so it cannot be continued")
     is_trimmed = not text.startswith(_CONTINUE_MARK, position)
-    return text[:position].rstrip() if is_trimmed else text[:position]
+    shown = text[:position].replace(_CONTINUE_MARK, "").replace(_CONTINUE_MARK.rstrip(), "")
+    return shown.rstrip() if is_trimmed else shown
