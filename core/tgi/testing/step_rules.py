@@ -1,0 +1,274 @@
+"""The core's side of the agreement, as executable rules: the mirror of the conformance kit.
+
+`StepRules` follows a stream of steps and raises `BrokenRuleError` for the first one that asks for more than was agreed, hands
+out what somebody still has, or contradicts what was said before. It needs no model.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from tgi.backend import (
+    TOKEN_ON_DEVICE,
+    Agreement,
+    Control,
+    ControlResult,
+    GrammarMasks,
+    Health,
+    ModelRunnerOutput,
+    NewSequence,
+    Rows,
+    SchedulerOutput,
+    Wish,
+    Worker,
+)
+
+__all__ = ["BrokenRuleError", "StepRules", "StrictWorker"]
+
+Place = tuple[int, int]
+"""(cache group, block), or (-1, slot)."""
+
+
+class BrokenRuleError(AssertionError):
+    """The core sent what it may not send."""
+
+
+@final
+@dataclass(eq=False)
+class _Resident:
+    """A sequence the worker was told of."""
+
+    new: NewSequence
+    end: int  # position after its last submitted token
+    known: int  # tokens the worker can know by then: those sent, and those it was asked to choose
+    owned: set[Place]
+    shared: set[Place]
+    num_blocks: list[int]  # per group
+    is_prefilling: bool = True
+
+
+@final
+class StepRules:
+    """Call `submit` with each step as it is sent and `collect` when the result of the oldest one was taken."""
+
+    def __init__(self, agreement: Agreement) -> None:
+        self._agreement = agreement
+        self._residents: dict[int, _Resident] = {}
+        self._last_step_id = -1
+        self._in_flight: deque[set[Place]] = deque()  # what each step in flight touches
+
+    @property
+    def num_residents(self) -> int:
+        """Sequences the worker would know."""
+        return len(self._residents)
+
+    def submit(self, step: SchedulerOutput) -> None:
+        """Raise `BrokenRuleError` if the step breaks a rule."""
+        _rule(step.step_id > self._last_step_id, f"step {step.step_id} follows step {self._last_step_id}")
+        self._last_step_id = step.step_id
+        self._check_size(step.rows)
+        self._check_masks(step)
+        for handle in step.dropped:
+            _rule(handle in self._residents, f"sequence {handle} is dropped but was never introduced")
+            del self._residents[handle]
+        for new in step.added:
+            self._introduce(new)
+        _rule(len(self._residents) <= self._agreement.limits.max_sequences, f"{len(self._residents)} sequences are alive")
+        kinds = [self._check_row(step.rows, row) for row in range(step.rows.num_rows)]
+        self._check_order(kinds)
+        self._in_flight.append(self._touched(step))
+
+    def collect(self) -> None:
+        """The oldest step is done."""
+        self._in_flight.popleft()
+
+    def _check_size(self, rows: Rows) -> None:
+        limits = self._agreement.limits
+        num_tokens = int(rows.count.sum())
+        _rule(len(self._in_flight) < limits.depth, f"{len(self._in_flight) + 1} steps are in flight")
+        _rule(rows.num_rows <= limits.max_sequences, f"{rows.num_rows} rows")
+        _rule(num_tokens == rows.num_tokens, f"{rows.num_tokens} tokens for counts of {num_tokens}")
+        _rule(num_tokens <= limits.max_step_tokens, f"{num_tokens} tokens in a step")
+        _rule(len(set(rows.sequence.tolist())) == rows.num_rows, "a sequence has two rows in one step")
+        lengths = {len(rows.start), len(rows.count), len(rows.sample), len(rows.draw), rows.num_rows}
+        _rule(len(lengths) == 1, f"arrays of lengths {sorted(lengths)}")
+        _rule(bool(((rows.draw >= 0) & (rows.draw < 1)).all()), "a draw outside [0, 1)")
+        _rule(len(rows.max_tokens) == (rows.num_rows if limits.tokens_per_step > 1 else 0), "`max_tokens` against the agreement")
+
+    def _check_masks(self, step: SchedulerOutput) -> None:
+        feature = {"none": None, "inline": "mask", "late": "late_mask"}[step.mask]
+        _rule(feature is None or self._agreement.has(feature), f"a mask ({step.mask}) was not agreed")
+        if step.mask == "inline":
+            width = -(-self._agreement.vocab_size // 32)
+            masks = step.masks
+            _rule(masks is not None and masks.words.size == len(masks.row) * width, f"masks are not {width} words a row")
+
+    def _introduce(self, new: NewSequence) -> None:
+        plan, limits = self._agreement.kv_cache, self._agreement.limits
+        _rule(new.sequence not in self._residents, f"handle {new.sequence} is in use")
+        _rule(0 < len(new.tokens) <= limits.max_total_tokens, f"a sequence of {len(new.tokens)} tokens")
+        _rule(0 < new.num_prompt_tokens <= len(new.tokens), f"a prompt of {new.num_prompt_tokens} tokens")
+        _rule(new.num_computed_tokens < len(new.tokens), "nothing of a new sequence is left to compute")
+        _rule(not new.num_computed_tokens or self._agreement.has("prefix_cache"), "a prefix hit was not agreed")
+        _rule(new.num_computed_tokens == 0 or not new.sampling.prompt_logprobs, "a prompt to score takes no prefix hits")
+        self._check_sampling(new)
+        if plan.mode == "slots":
+            _rule(0 <= new.slot < plan.num_slots and not new.block_tables, f"slot {new.slot} of {plan.num_slots}")
+            owned, shared = {(-1, new.slot)}, set[Place]()
+        else:
+            _rule(len(new.block_tables) == len(plan.groups), f"{len(new.block_tables)} block tables")
+            skipped = new.num_computed_tokens // (plan.block_size or 1)
+            owned, shared = set(), set()
+            for number, (group, table) in enumerate(zip(plan.groups, new.block_tables, strict=True)):
+                skip = 0 if group.kind == "state" else skipped
+                shared |= {(number, block) for block in table.tolist()[:skip]}
+                owned |= self._fresh(number, table.tolist()[skip:])
+        self._claim(owned)
+        counts = [len(table) for table in new.block_tables]
+        start = new.num_computed_tokens
+        self._residents[new.sequence] = _Resident(new, start, len(new.tokens), owned, shared, counts)
+
+    def _check_sampling(self, new: NewSequence) -> None:
+        sampling, agreement = new.sampling, self._agreement
+        _rule(sampling.logprobs == "none" or agreement.has("logprobs"), "log probabilities were not agreed")
+        _rule(not sampling.prompt_logprobs or agreement.has("prompt_logprobs"), "prompt scores were not agreed")
+        _rule(not new.adapter or agreement.has("lora"), "adapters were not agreed")
+        for name, cap in agreement.sampling_caps.items():
+            value = float(getattr(sampling, name))
+            _rule(value <= cap, f"{name} {value} is above the agreed {cap}")
+
+    def _fresh(self, group: int, blocks: list[int]) -> set[Place]:
+        num_blocks = self._agreement.kv_cache.groups[group].num_blocks
+        _rule(all(0 <= block < num_blocks for block in blocks), f"blocks {blocks} of {num_blocks}")
+        _rule(len(set(blocks)) == len(blocks), f"a block twice in {blocks}")
+        return {(group, block) for block in blocks}
+
+    def _claim(self, places: set[Place]) -> None:
+        """Nobody alive has them to write into, nobody reads them, no step in flight touches them."""
+        held = set().union(*((resident.owned | resident.shared) for resident in self._residents.values()))
+        _rule(not places & held, f"{sorted(places & held)} belong to another sequence")
+        in_use = set().union(*self._in_flight)
+        _rule(not places & in_use, f"{sorted(places & in_use)} are used by a step in flight")
+
+    def _check_row(self, rows: Rows, row: int) -> bool:
+        """Whether the row is a prefill."""
+        limits = self._agreement.limits
+        handle, start, count = int(rows.sequence[row]), int(rows.start[row]), int(rows.count[row])
+        _rule(handle in self._residents, f"a row of sequence {handle}, which was not introduced")
+        resident = self._residents[handle]
+        _rule(start == resident.end, f"sequence {handle} goes on at {start}, not at {resident.end}")
+        _rule(count > 0, f"an empty row of sequence {handle}")
+        end = start + count
+        _rule(end <= limits.max_total_tokens, f"sequence {handle} gets {end} tokens")
+        is_prefill = resident.is_prefilling
+        if is_prefill and end < len(resident.new.tokens):
+            is_whole = count == limits.max_step_tokens  # a resumed sequence that is longer than a step
+            _rule(limits.chunked or is_whole, f"a prefill chunk of {count} tokens was not agreed")
+            _rule(not limits.chunked or count % limits.chunk_multiple == 0, f"a prefill chunk of {count} tokens")
+        _rule(is_prefill or count <= limits.tokens_per_step, f"a decode row of {count} tokens")
+        first = int(rows.count[:row].sum())
+        self._check_tokens(resident, start, rows.tokens[first : first + count].tolist())
+        self._grow(rows, row, resident, end)
+        resident.end = end
+        resident.is_prefilling = is_prefill and limits.chunked and end < len(resident.new.tokens)
+        if rows.sample[row]:
+            _rule(end >= resident.known, f"a token after position {end - 1} of sequence {handle}, which is known")
+            resident.known = end + 1
+        return is_prefill
+
+    def _check_tokens(self, resident: _Resident, start: int, tokens: list[int]) -> None:
+        for position, token in enumerate(tokens, start):
+            if token == TOKEN_ON_DEVICE:
+                _rule(self._agreement.has("device_token"), "a token on the device was not agreed")
+                _rule(position >= len(resident.new.tokens), "a token that was sent stands for one on the device")
+            else:
+                _rule(0 <= token < self._agreement.vocab_size, f"token {token} is not in the vocabulary")
+                is_new = position >= len(resident.new.tokens)
+                _rule(is_new or token == int(resident.new.tokens[position]), f"another token at position {position}")
+            _rule(position < resident.known, f"position {position} follows a token that was never chosen")
+
+    def _grow(self, rows: Rows, row: int, resident: _Resident, end: int) -> None:
+        plan = self._agreement.kv_cache
+        if plan.mode == "slots":
+            _rule(end <= plan.slot_tokens, f"{end} tokens in a slot of {plan.slot_tokens}")
+            return
+        for number, group in enumerate(plan.groups):
+            first, last = rows.new_block_ptr[number][row : row + 2].tolist()
+            blocks = self._fresh(number, rows.new_blocks[number].tolist()[first:last])
+            self._claim(blocks)
+            resident.owned |= blocks
+            resident.num_blocks[number] += len(blocks)
+            needed = -(-end // plan.block_size) if group.kind in ("full", "window") else 1
+            _rule(resident.num_blocks[number] >= needed, f"{end} tokens in {resident.num_blocks[number]} blocks")
+
+    def _check_order(self, kinds: list[bool]) -> None:
+        limits = self._agreement.limits
+        if limits.decode_rows_first:
+            _rule(kinds == sorted(kinds), "a prefill row stands before a decode row")
+        _rule(not limits.max_prefills or sum(kinds) <= limits.max_prefills, f"{sum(kinds)} prefill rows")
+        _rule(limits.mixed or len(set(kinds)) < 2, "prefill and decode rows in one step")
+
+    def _touched(self, step: SchedulerOutput) -> set[Place]:
+        residents = [self._residents[handle] for handle in step.rows.sequence.tolist()]
+        return set().union(*((resident.owned | resident.shared) for resident in residents))
+
+
+@final
+class StrictWorker:
+    """Any worker, behind the rules: the core that breaks one gets `BrokenRuleError` from `submit`."""
+
+    def __init__(self, inner: Worker) -> None:
+        self._inner = inner
+        self._rules: StepRules | None = None
+
+    def load(self) -> None:
+        """As the inner worker."""
+        self._inner.load()
+
+    def negotiate(self, wish: Wish) -> Agreement:
+        """As the inner worker; its answer becomes the rules."""
+        agreement = self._inner.negotiate(wish)
+        self._rules = StepRules(agreement)
+        return agreement
+
+    def warmup(self) -> None:
+        """As the inner worker."""
+        self._inner.warmup()
+
+    def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
+        """Check, then pass on. Raises `BrokenRuleError`."""
+        _rule(self._rules is not None, "a step before the agreement")
+        if self._rules is not None and isinstance(step, SchedulerOutput):
+            self._rules.submit(step)
+        self._inner.submit(step)
+
+    def collect(self, timeout: float) -> ModelRunnerOutput | None:
+        """As the inner worker; a step that fails is done, too."""
+        output = None
+        try:
+            output = self._inner.collect(timeout)
+        finally:
+            if self._rules is not None:
+                self._rules.collect()
+        return output
+
+    def control(self, request: Control) -> ControlResult:
+        """As the inner worker."""
+        return self._inner.control(request)
+
+    def health(self, deep: bool) -> Health:
+        """As the inner worker."""
+        return self._inner.health(deep)
+
+    def close(self) -> None:
+        """As the inner worker."""
+        self._inner.close()
+
+
+def _rule(holds: bool | np.bool_, message: str) -> None:
+    if not holds:
+        raise BrokenRuleError(f"The core broke the agreement: {message}.")

@@ -1,0 +1,174 @@
+"""The mirror of the kit: the real scheduler keeps its side of any agreement, and a core that does not is caught."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.core.scheduler.simulation import GREEDY, SCORED, Simulation, make_agreement
+from tests.core.scheduler.test_properties import add_random, agreements
+from tgi.backend import GrammarMasks, NewSequence, Rows, SamplingParams, SchedulerOutput, empty_int32
+from tgi.testing.step_rules import BrokenRuleError, StepRules
+
+replace = msgspec.structs.replace
+
+
+class RuledWorker:
+    """The simulation's worker behind the rules."""
+
+    def __init__(self, inner):
+        self._inner = inner
+        self.rules = StepRules(inner.agreement)
+
+    @property
+    def steps(self):
+        return self._inner.steps
+
+    @property
+    def residents(self):
+        return self._inner.residents
+
+    def submit(self, step):
+        self.rules.submit(step)
+        self._inner.submit(step)
+
+    def collect(self):
+        self.rules.collect()
+        return self._inner.collect()
+
+
+@settings(max_examples=60, deadline=None)
+@given(agreements(), st.integers(0, 2**32), st.booleans())
+def test_the_scheduler_keeps_the_agreement(agreement, seed, fails):
+    dice = random.Random(seed)
+    simulation = Simulation(agreement, failures=random.Random(seed) if fails else None)
+    simulation.worker = RuledWorker(simulation.worker)
+    agreed = msgspec.structs.replace(agreement, features=(*agreement.features, "lora"))
+    simulation.worker.rules = StepRules(agreed)
+    for _ in range(20):
+        for _ in range(dice.choice([0, 0, 1, 3])):
+            add_random(simulation, dice)
+        live = [i for i, stream in simulation.streams.items() if stream.end is None and not stream.is_aborted]
+        if live and dice.random() < 0.15:
+            simulation.abort(dice.choice(live))
+        simulation.step()
+    simulation.run()
+    simulation.assert_ended_as_alone()
+    assert simulation.worker.rules.num_residents == 0
+
+
+def new(handle=0, tokens=(1, 2, 3, 4, 5), blocks=(0, 1), **changes):
+    fields = {"num_prompt_tokens": len(tokens), "num_computed_tokens": 0, "sampling": GREEDY} | changes
+    return NewSequence(handle, "r", np.array(tokens, np.int32), block_tables=[np.array(blocks, np.int32)], **fields)
+
+
+def rows(*work, sample=1, blocks=()):
+    """`work`: (handle, start, tokens)."""
+    n = len(work)
+    return Rows(
+        sequence=np.array([handle for handle, _, _ in work], np.int32),
+        start=np.array([start for _, start, _ in work], np.int32),
+        count=np.array([len(tokens) for _, _, tokens in work], np.int32),
+        tokens=np.array([token for _, _, tokens in work for token in tokens], np.int32),
+        sample=np.full(n, sample, np.uint8),
+        draw=np.zeros(n, np.float32),
+        new_block_ptr=[np.array([0] * n + [len(blocks)], np.int32)],
+        new_blocks=[np.array(blocks, np.int32)],
+    )
+
+
+PROMPT = (0, 0, [1, 2, 3, 4, 5])
+FIRST = SchedulerOutput(0, [], [new()], rows(PROMPT))
+
+
+def step(work, added=(), dropped=(), step_id=1, **changes):
+    return SchedulerOutput(step_id, list(dropped), list(added), work, **changes)
+
+
+def second(work, **changes):
+    return [FIRST, step(work, **changes)]
+
+
+OTHER = (1, 0, [1, 2, 3, 4, 5])
+BROKEN = {
+    "step ids go back": second(rows((0, 5, [7])), step_id=0),
+    "too many tokens": [step(rows((0, 0, list(range(9)) * 2)), added=[new(tokens=list(range(9)) * 2, blocks=range(5))])],
+    "too many sequences": [step(rows(*[(i, 0, [1]) for i in range(7)]), added=[new(i, [1], [i]) for i in range(7)])],
+    "handle in use": second(rows(PROMPT), added=[new(blocks=[4, 5])]),
+    "unknown handle": second(rows((3, 5, [7]))),
+    "drop of nobody": second(rows(), dropped=[3]),
+    "gap in positions": second(rows((0, 6, [7]))),
+    "row repeated": second(rows((0, 4, [5]))),
+    "block of another": second(rows(OTHER), added=[new(1, blocks=[1, 2])]),
+    "block grown into another": second(rows((0, 5, [7]), (1, 0, [1]), blocks=[0]), added=[new(1, [1], [3])]),
+    "block out of range": [step(rows(PROMPT), added=[new(blocks=[0, 16])])],
+    "too few blocks": [step(rows(PROMPT), added=[new(blocks=[0])])],
+    "another token": [step(rows((0, 0, [1, 2, 9, 4, 5])), added=[new()])],
+    "token beyond the vocabulary": second(rows((0, 5, [11]))),
+    "two rows of one": second(rows((0, 5, [7]), (0, 6, [7]))),
+    "placeholder for a sent token": [step(rows((0, 0, [1, 2, 3, 4, -1])), added=[new()])],
+    "prefix hit of everything": [step(rows((0, 5, [1])), added=[new(num_computed_tokens=5)])],
+    "mask unagreed": second(rows((0, 5, [7])), mask="inline", masks=GrammarMasks(1, empty_int32(), empty_int32())),
+    "scored prompt with hits": [step(rows((0, 4, [5])), added=[new(num_computed_tokens=4, sampling=SCORED)])],
+    "a known token chosen again": [step(rows((0, 0, [1, 2, 3, 4])), added=[new()])],
+    "adapter unagreed": [step(rows(PROMPT), added=[new(adapter=1)])],
+    "two decode tokens": second(rows((0, 5, [7, 8]))),
+    "empty row": second(rows((0, 5, []))),
+}
+
+
+def send(rules, steps):
+    for item in steps:
+        rules.submit(item)
+        rules.collect()
+
+
+def test_a_core_that_keeps_the_rules_passes():
+    rules = StepRules(make_agreement())
+    send(rules, second(rows((0, 5, [-1]))))
+    send(rules, [step(rows((0, 0, [9]), blocks=[]), added=[new(0, [9], [0])], dropped=[0], step_id=2)])
+    assert rules.num_residents == 1
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_rule_is_named(case):
+    with pytest.raises(BrokenRuleError):
+        send(StepRules(make_agreement()), BROKEN[case])
+
+
+def test_rules_of_special_agreements():
+    scored, chunk = step(rows((0, 0, [1, 2]), sample=0), added=[new()]), make_agreement(chunked=False)
+    with pytest.raises(BrokenRuleError, match="chunk"):
+        send(StepRules(chunk), [scored])
+    with pytest.raises(BrokenRuleError, match="chunk"):
+        send(StepRules(make_agreement(chunk_multiple=4)), [scored])
+    mixed = second(rows((0, 5, [7]), (1, 0, [1])), added=[new(1, [1], [3])])
+    with pytest.raises(BrokenRuleError, match="in one step"):
+        send(StepRules(make_agreement(mixed=False)), mixed)
+    swapped = second(rows((1, 0, [1]), (0, 5, [7])), added=[new(1, [1], [3])])
+    send(StepRules(make_agreement()), swapped)
+    with pytest.raises(BrokenRuleError, match="before a decode row"):
+        send(StepRules(make_agreement(decode_rows_first=True)), swapped)
+    two = [step(rows((0, 0, [1]), (1, 0, [1])), added=[new(0, [1], [0]), new(1, [1], [3])])]
+    with pytest.raises(BrokenRuleError, match="2 prefill rows"):
+        send(StepRules(make_agreement(max_prefills=1)), two)
+    with pytest.raises(BrokenRuleError, match="not agreed"):
+        send(StepRules(make_agreement(features=())), second(rows((0, 5, [-1]))))
+    with pytest.raises(BrokenRuleError, match="steps are in flight"):
+        _ = [StepRules.submit(rules, item) for rules in [StepRules(make_agreement())] for item in second(rows((0, 5, [7])))]
+    capped = replace(make_agreement(), sampling_caps={"top_k": 16})
+    with pytest.raises(BrokenRuleError, match="top_k"):
+        send(StepRules(capped), [step(rows(PROMPT), added=[new(sampling=SamplingParams(greedy=False, top_k=17))])])
+
+
+def test_blocks_of_a_step_in_flight_are_not_handed_out():
+    rules = StepRules(make_agreement(depth=2))
+    rules.submit(FIRST)
+    reused = step(rows((1, 0, [1])), added=[new(1, [1], [0])], dropped=[0])
+    with pytest.raises(BrokenRuleError, match="in flight"):
+        rules.submit(reused)
