@@ -9,7 +9,7 @@ from typing import final
 
 import msgspec
 
-from tgi.backend import SamplingParams
+from tgi.backend import LogprobsMode, SamplingParams
 from tgi.server.generation import GenerationRequest, StopStyle
 from tgi.server.schemas import GenerateParameters
 from tgi.server.state import ServerState
@@ -19,10 +19,11 @@ from tgi.server.validation import (
     check_lengths,
     check_parameters,
     check_stream,
+    check_token_ids,
     sampling_params,
 )
 
-__all__ = ["Admission", "AdmittedRequest", "GenerationInput"]
+__all__ = ["Admission", "AdmittedPrompt", "GenerationInput"]
 
 _NUM_SEED_BITS = 64
 
@@ -30,24 +31,33 @@ _NUM_SEED_BITS = 64
 @final
 @dataclass(frozen=True)
 class GenerationInput:
-    """What any generation route asks for. The penalties are OpenAI's; native parameters cannot say them."""
+    """What any generation route asks for about one prompt. The penalties and the bias are OpenAI's."""
 
     prompt: str
     parameters: GenerateParameters
     stop_style: StopStyle
+    prompt_token_ids: tuple[int, ...] | None = None  # where the client gave ids; `prompt` is their text
     add_special_tokens: bool = True  # off for rendered chat templates, which bring their own
+    num_sequences: int = 1
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
-    has_logprobs: bool = True
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: LogprobsMode = "processed"
+    has_prompt_logprobs: bool = False  # beside what `decoder_input_details` asks for
 
 
 @final
 @dataclass(frozen=True)
-class AdmittedRequest:
-    """A request that may be generated, and how long it took to find out."""
+class AdmittedPrompt:
+    """What may be generated for one prompt, and how long it took to find out."""
 
-    request: GenerationRequest
+    requests: list[GenerationRequest]  # one per sequence; they differ in seed and id alone
     validation_seconds: float
+
+    @property
+    def input_length(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.requests[0].prompt_token_ids)
 
 
 @final
@@ -65,35 +75,57 @@ class Admission:
         """What no stream can do. Raises `ValidationError`."""
         check_stream(parameters)
 
-    async def admit(self, given: GenerationInput, received: float) -> AdmittedRequest:
-        """Check everything that is left, tokenize, choose a seed. Raises `ValidationError`.
+    async def admit(self, given: GenerationInput, received: float) -> AdmittedPrompt:
+        """Check everything that is left, tokenize, choose seeds. Raises `ValidationError`.
 
         `received` is the `time.perf_counter()` at which the handler began.
         """
         state, parameters = self._state, given.parameters
-        check_parameters(given.prompt, parameters, state.config)
+        check_parameters(given.prompt if given.prompt_token_ids is None else given.prompt_token_ids, parameters, state.config)
         sampling = self._sampling(given)
         check_agreement(sampling, state.engine.agreement, state.config.backend_name)
-        encoding = await state.tokenizer.encode(given.prompt, given.add_special_tokens, parameters.truncate)
-        budget = check_lengths(len(encoding.ids), parameters, state.config)
+        token_ids = await self._token_ids(given)
+        budget = check_lengths(len(token_ids), parameters, state.config)
         state.metrics.observe_valid_request(budget.input_length, budget.max_new_tokens)
-        request = GenerationRequest(
-            request_id=secrets.token_hex(8),
-            prompt_token_ids=encoding.ids,
-            sampling=sampling,
-            seed=secrets.randbits(_NUM_SEED_BITS) if parameters.seed is None else parameters.seed,
-            max_new_tokens=budget.max_new_tokens,
-            eos_token_ids=() if parameters.ignore_eos else state.tokenizer.tokenizer.eos_token_ids,
-            stop=tuple(parameters.stop),
-            stop_style=given.stop_style,
-        )
-        return AdmittedRequest(request, time.perf_counter() - received)
+        request_id = secrets.token_hex(8)
+        requests = [
+            GenerationRequest(
+                request_id=request_id if given.num_sequences == 1 else f"{request_id}-{index}",
+                prompt_token_ids=token_ids,
+                sampling=sampling,
+                seed=seed,
+                max_new_tokens=budget.max_new_tokens,
+                eos_token_ids=() if parameters.ignore_eos else state.tokenizer.tokenizer.eos_token_ids,
+                stop=tuple(parameters.stop),
+                stop_style=given.stop_style,
+            )
+            for index, seed in enumerate(_seeds(parameters.seed, given.num_sequences))
+        ]
+        return AdmittedPrompt(requests, time.perf_counter() - received)
+
+    async def _token_ids(self, given: GenerationInput) -> list[int]:
+        if given.prompt_token_ids is None:
+            truncate = given.parameters.truncate
+            return (await self._state.tokenizer.encode(given.prompt, given.add_special_tokens, truncate)).ids
+        check_token_ids(given.prompt_token_ids, self._state.engine.agreement, "prompt")
+        return list(given.prompt_token_ids)
 
     def _sampling(self, given: GenerationInput) -> SamplingParams:
-        sampling = sampling_params(given.parameters, self._state.config, self._state.engine.agreement)
+        agreement = self._state.engine.agreement
+        sampling = sampling_params(given.parameters, self._state.config, agreement)
+        check_token_ids([token for token, _ in given.logit_bias], agreement, "logit_bias")
         return msgspec.structs.replace(
             sampling,
             frequency_penalty=given.frequency_penalty,
             presence_penalty=given.presence_penalty,
-            logprobs=sampling.logprobs if given.has_logprobs else "none",
+            logit_bias=given.logit_bias,
+            logprobs=given.logprobs if agreement.has("logprobs") else "none",
+            prompt_logprobs=sampling.prompt_logprobs or given.has_prompt_logprobs,
         )
+
+
+def _seeds(seed: int | None, count: int) -> list[int]:
+    """Each sequence draws differently, and a given seed settles all of them."""
+    if seed is None:
+        return [secrets.randbits(_NUM_SEED_BITS) for _ in range(count)]
+    return [(seed + index) % (1 << _NUM_SEED_BITS) for index in range(count)]

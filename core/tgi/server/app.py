@@ -34,6 +34,7 @@ def create_app(state: ServerState) -> ASGIApp:
         "/tokenize": PathRoute(post=native.tokenize, api_key=key),
         "/v1/completions": PathRoute(post=openai.completions, api_key=key),
         "/v1/chat/completions": PathRoute(post=openai.chat_completions, api_key=key),
+        "/chat_tokenize": PathRoute(post=openai.chat_tokenize),
         "/v1/models": PathRoute(get=info.models),
         "/info": PathRoute(get=info.info),
         "/info/backend": PathRoute(get=info.backend),

@@ -87,6 +87,7 @@ class GeneratedToken:
     special: bool
     top_tokens: list[TopToken]
     is_last: bool = False  # the result follows at once
+    piece: str = ""  # what the token adds to the text, shown or not; of a special token its own text
 
 
 @final
@@ -103,6 +104,7 @@ class GenerationResult:
     num_cached_tokens: int
     queue_seconds: float
     inference_seconds: float
+    stop: str | None = None  # the stop string that ended it
 
 
 class Engine(Protocol):
@@ -172,6 +174,7 @@ class _Assembly:
         self._prompt_logprobs: list[float | None] = []
         self._queue_seconds = 0.0
         self._num_cached_tokens = 0
+        self._stop: str | None = None
         self.is_stopped = False
 
     def note(self, output: SequenceOutput) -> None:
@@ -185,11 +188,12 @@ class _Assembly:
         self._num_tokens += 1
         special = token.token_id in self._tokenizer.special_ids
         if special:
-            shown = self._tokenizer.token_text(token.token_id)
+            piece = shown = self._tokenizer.token_text(token.token_id)
             self.is_stopped = not is_last and self._stopping.matches_special(shown)
         else:
             piece = self._detokenizer.push(token.token_id)
-            shown = self._push_text(piece + self._detokenizer.flush() if is_last else piece)
+            piece += self._detokenizer.flush() if is_last else ""
+            shown = self._push_text(piece)
         if (is_last or self.is_stopped) and self._hides_stop:
             held = self._text[self._num_shown :]
             shown = held if special else shown + held
@@ -202,6 +206,7 @@ class _Assembly:
             special=special,
             top_tokens=self._top_tokens(token),
             is_last=is_last or self.is_stopped,
+            piece=piece,
         )
 
     def result(self, finish_reason: FinishReason, seconds: float) -> GenerationResult:
@@ -219,6 +224,7 @@ class _Assembly:
             num_cached_tokens=self._num_cached_tokens,
             queue_seconds=self._queue_seconds,
             inference_seconds=max(0.0, seconds - self._queue_seconds),
+            stop=self._stop,
         )
 
     def _push_text(self, piece: str) -> str:
@@ -228,6 +234,7 @@ class _Assembly:
         if match is not None:
             self.is_stopped = True
             end = len(self._text) - len(piece) + match.end
+            self._stop = self._text[end - match.length : end]
             self._text = self._text[: end - match.length if self._hides_stop else end]
         if not self._hides_stop:
             return piece

@@ -13,10 +13,11 @@ from starlette.types import ASGIApp
 
 from tgi.errors import IncompleteGenerationError, RequestError
 from tgi.server.admission import GenerationInput
+from tgi.server.compute_headers import answer_headers, stream_headers
 from tgi.server.disconnect import run_until_disconnect
 from tgi.server.generation import GeneratedToken, GenerationResult, StopStyle, TopToken
 from tgi.server.json_format import format_f32, format_string
-from tgi.server.pipeline import CompletedGeneration, GenerationPipeline, stream_headers
+from tgi.server.pipeline import Admitted, CompletedGeneration, CompletedPrompt, GenerationPipeline
 from tgi.server.responses import error_body, json_response
 from tgi.server.routing import read_record
 from tgi.server.schemas import CompatGenerateRequest, GenerateParameters, GenerateRequest
@@ -50,6 +51,10 @@ class NativeRoutes:
         """`POST /`: the answer in an array, or the same stream as `/generate_stream`."""
         received = time.perf_counter()
         body = await read_record(request, CompatGenerateRequest, self._state.config.payload_limit)
+        return await self.answer_compatible(request, body, received)
+
+    async def answer_compatible(self, request: Request, body: CompatGenerateRequest, received: float) -> ASGIApp:
+        """The answer of `POST /` to a body already read; the handler began at `received` (`time.perf_counter()`)."""
         wished = body.parameters.return_full_text
         full_text = self._state.config.returns_full_text if wished is None else wished
         if body.stream:
@@ -73,29 +78,33 @@ class NativeRoutes:
         in_array: bool = False,
     ) -> Response:
         prompt, parameters = body.inputs, body.parameters
-        given = GenerationInput(prompt, parameters, StopStyle.NATIVE)
+        given = GenerationInput(prompt, parameters, StopStyle.NATIVE, num_sequences=max(1, parameters.best_of or 1))
         completed = await run_until_disconnect(request.receive, self._pipeline.collect(given, received))
-        text = prompt + completed.result.text if full_text else completed.result.text
-        members = [f'"generated_text":{format_string(text)}']
+        best, *others = completed.best_first
+        text_prefix = prompt if full_text else ""
+        members = [f'"generated_text":{format_string(text_prefix + best.result.text)}']
         if parameters.details or parameters.decoder_input_details:
-            members.append(f'"details":{_details(completed, parameters)}')
+            members.append(f'"details":{_details(best, others, parameters, text_prefix)}')
         answer = f"{{{','.join(members)}}}"
         if in_array:
             answer = f"[{answer}]"
-        return json_response(answer.encode(), completed.headers(self._state.config, prompt))
+        headers = answer_headers(self._state.config, [CompletedPrompt(given, [best])])
+        return json_response(answer.encode(), headers)
 
     def _stream(self, prompt: str, parameters: GenerateParameters, full_text: bool) -> EventStream:
-        events = self._events(GenerationInput(prompt, parameters, StopStyle.NATIVE), prompt if full_text else "")
-        return EventStream(events, stream_headers(self._state.config, prompt))
+        given = GenerationInput(prompt, parameters, StopStyle.NATIVE)
+        return EventStream(self._events(given, prompt if full_text else ""), stream_headers(self._state.config, [given]))
 
     async def _events(self, given: GenerationInput, text_prefix: str) -> AsyncGenerator[bytes, None]:
         try:
             async with aclosing(self._pipeline.stream(given)) as items:
-                async for token, result in items:
-                    if result is None:
-                        yield event(_token_event(token, '"generated_text":null,"details":null'))
+                async for item in items:
+                    if isinstance(item, Admitted):
+                        continue
+                    if item.result is None:
+                        yield event(_token_event(item.token, '"generated_text":null,"details":null'))
                     else:
-                        yield event(_last_event(token, result, given.parameters, text_prefix))
+                        yield event(_last_event(item.token, item.result, given.parameters, text_prefix))
         except IncompleteGenerationError as error:
             yield event(f'{{"error":{format_string(error.text)},"error_type":"incomplete_generation_stream"}}'.encode())
         except RequestError as error:
@@ -117,19 +126,39 @@ def _last_event(token: GeneratedToken, result: GenerationResult, parameters: Gen
     return _token_event(token, f'"generated_text":{format_string(text_prefix + result.text)},"details":{details}')
 
 
-def _details(completed: CompletedGeneration, parameters: GenerateParameters) -> str:
-    result, tokens = completed.result, completed.tokens
+def _details(
+    best: CompletedGeneration, others: Sequence[CompletedGeneration], parameters: GenerateParameters, text_prefix: str
+) -> str:
+    members = _sequence_members(best)
+    if others:
+        sequences = (_best_of_sequence(other, parameters, text_prefix) for other in others)
+        members.append(f'"best_of_sequences":[{",".join(sequences)}]')
+    if parameters.top_n_tokens:
+        members.append(_top_tokens_member(best))
+    return f"{{{','.join(members)}}}"
+
+
+def _best_of_sequence(completed: CompletedGeneration, parameters: GenerateParameters, text_prefix: str) -> str:
+    members = [f'"generated_text":{format_string(text_prefix + completed.result.text)}', *_sequence_members(completed)]
+    if parameters.top_n_tokens:
+        members.append(_top_tokens_member(completed))
+    return f"{{{','.join(members)}}}"
+
+
+def _sequence_members(completed: CompletedGeneration) -> list[str]:
+    result = completed.result
     prefill = (f'{{"id":{t.id},"text":{format_string(t.text)},"logprob":{format_f32(t.logprob)}}}' for t in result.prefill)
-    members = [
+    return [
         f'"finish_reason":"{result.finish_reason}"',
         f'"generated_tokens":{result.num_generated_tokens}',
         f'"seed":{_seed(result)}',
         f'"prefill":[{",".join(prefill)}]',
-        f'"tokens":[{",".join(map(_token, tokens))}]',
+        f'"tokens":[{",".join(map(_token, completed.tokens))}]',
     ]
-    if parameters.top_n_tokens:
-        members.append(f'"top_tokens":[{",".join(_top_tokens(t.top_tokens) for t in tokens)}]')
-    return f"{{{','.join(members)}}}"
+
+
+def _top_tokens_member(completed: CompletedGeneration) -> str:
+    return f'"top_tokens":[{",".join(_top_tokens(token.top_tokens) for token in completed.tokens)}]'
 
 
 def _token(token: GeneratedToken | TopToken) -> str:

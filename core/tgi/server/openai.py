@@ -1,16 +1,16 @@
-"""The OpenAI routes, in small: `/v1/completions` and `/v1/chat/completions` with one prompt and one choice.
+"""The OpenAI routes that TGI has: `/v1/completions`, `/v1/chat/completions`, and `/chat_tokenize`.
 
-Shapes follow the OpenAI API reference; error bodies and statuses are TGI's. What is not served yet is refused by name.
+Shapes follow the OpenAI API reference; error bodies and statuses are TGI's.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import msgspec
 from starlette.requests import Request
@@ -18,69 +18,42 @@ from starlette.types import ASGIApp
 
 from tgi.errors import RequestError
 from tgi.server.admission import GenerationInput
+from tgi.server.compute_headers import answer_headers, stream_headers
+from tgi.server.concurrency import merge
 from tgi.server.disconnect import run_until_disconnect
-from tgi.server.generation import GeneratedToken, GenerationResult
-from tgi.server.openai_requests import chat_input, completion_input
+from tgi.server.generation import GeneratedToken
+from tgi.server.openai_answers import (
+    ChunkWriter,
+    Envelope,
+    Usage,
+    chat_choice,
+    chat_delta,
+    chat_logprobs,
+    completion_choice,
+    completion_delta,
+    completion_logprobs,
+)
+from tgi.server.openai_requests import chat_input, completion_inputs
 from tgi.server.openai_schemas import ChatRequest, CompletionRequest, StreamOptions
-from tgi.server.pipeline import GenerationPipeline, count_failures, stream_headers
+from tgi.server.pipeline import Admitted, GenerationPipeline, count_failures
 from tgi.server.responses import json_response
 from tgi.server.routing import read_record
 from tgi.server.sse import DONE, EventStream, event
 from tgi.server.state import ServerState
-from tgi.types import FinishReason
 
 __all__ = ["OpenAIRoutes"]
 
-_FINISH_REASONS = {
-    FinishReason.LENGTH: "length",
-    FinishReason.EOS_TOKEN: "stop",
-    FinishReason.STOP_SEQUENCE: "stop",
-}
 _STREAM_ERROR_STATUS = 422  # whatever the error: TGI's streams say no other
 
 
 @final
 @dataclass(frozen=True)
-class _Envelope:
-    """The members that all objects of one answer share."""
+class _StreamedPrompt:
+    """One prompt of a stream, and how its chunks are written."""
 
-    id: str
-    kind: str
-    created: int  # s since 1970
-    model: str
-    system_fingerprint: str
-
-    def encode(self, choices: list[dict[str, object]], usage: dict[str, int] | None) -> bytes:
-        return msgspec.json.encode(
-            {
-                "id": self.id,
-                "object": self.kind,
-                "created": self.created,
-                "model": self.model,
-                "system_fingerprint": self.system_fingerprint,
-                "choices": choices,
-                "usage": usage,
-            }
-        )
-
-
-@final
-@dataclass(frozen=True)
-class _ChunkWriter:
-    """Turns the items of a generation into chunks: one per token, the last with the finish reason, then one with the usage."""
-
-    envelope: _Envelope
-    choice: Callable[[str, str | None], dict[str, object]]
-    has_usage: bool
-
-    def chunks(self, token: GeneratedToken, result: GenerationResult | None) -> Iterator[bytes]:
-        """The chunks that a token brings."""
-        reason = None if result is None else _FINISH_REASONS[result.finish_reason]
-        # A special token is no text in OpenAI's answers; the last one brings along text that was held back.
-        text = "" if token.special and result is None else token.text
-        yield self.envelope.encode([self.choice(text, reason)], None)
-        if result is not None and self.has_usage:
-            yield self.envelope.encode([], _usage(result))
+    given: GenerationInput
+    writer: ChunkWriter
+    echo: str = ""
 
 
 @final
@@ -95,42 +68,78 @@ class OpenAIRoutes:
         """`POST /v1/completions`."""
         received = time.perf_counter()
         body = await read_record(request, CompletionRequest, self._state.config.payload_limit)
-        self._state.metrics.count_request()
-        with count_failures(self._state.metrics):
-            given = completion_input(body, self._state.config)
-        envelope = self._envelope("cmpl", "text_completion", body.model)
-        if body.stream:
-            return self._stream(given, _ChunkWriter(envelope, _completion_choice, _has_usage(body.stream_options)))
-        completed = await run_until_disconnect(request.receive, self._pipeline.collect(given, received))
-        choice = _completion_choice(completed.result.text, _finish_reason(completed.result))
-        headers = completed.headers(self._state.config, given.prompt)
-        del headers["x-compute-time"]  # the one header that TGI leaves out on this route
-        return json_response(envelope.encode([choice], _usage(completed.result)), headers)
+        return await self.answer_completions(request, body, received)
 
     async def chat_completions(self, request: Request) -> ASGIApp:
         """`POST /v1/chat/completions`."""
         received = time.perf_counter()
         body = await read_record(request, ChatRequest, self._state.config.payload_limit)
+        return await self.answer_chat(request, body, received)
+
+    async def chat_tokenize(self, request: Request) -> ASGIApp:
+        """`POST /chat_tokenize`: the prompt of a chat and its tokens with their byte ranges."""
+        body = await read_record(request, ChatRequest, self._state.config.payload_limit)
         self._state.metrics.count_request()
         with count_failures(self._state.metrics):
-            given = await chat_input(body, self._state.chat_template)
+            given = await chat_input(body, self._state)
+        tokens = await self._state.tokenizer.tokenize(given.prompt, add_special_tokens=False)
+        items = [{"id": t.id, "text": t.text, "start": t.start, "stop": t.stop} for t in tokens]
+        return json_response(msgspec.json.encode({"tokenize_response": items, "templated_text": given.prompt}))
+
+    async def answer_completions(self, request: Request, body: CompletionRequest, received: float) -> ASGIApp:
+        """The answer to a body already read; the handler began at `received` (`time.perf_counter()`)."""
+        self._state.metrics.count_request()
+        with count_failures(self._state.metrics):
+            inputs = completion_inputs(body, self._state)
+        envelope = self._envelope("cmpl", "text_completion", body.model)
+        has_logprobs = body.logprobs is not None and body.logprobs is not False
+        num_choices = body.n or 1
+        if body.stream:
+            parts = [
+                _StreamedPrompt(
+                    given,
+                    ChunkWriter(envelope, completion_delta, _completion_logprobs if has_logprobs else _none, i * num_choices),
+                    given.prompt if body.echo else "",
+                )
+                for i, given in enumerate(inputs)
+            ]
+            return self._stream(parts, body.stream_options)
+        prompts = await run_until_disconnect(request.receive, self._pipeline.collect_all(inputs, received))
+        hides_output = bool(body.echo) and body.max_tokens == 0
+        kept = [
+            (prompt.given, sequence)
+            for prompt in prompts
+            for sequence in (prompt.sequences if body.best_of is None else prompt.best_first)[:num_choices]
+        ]
+        choices = [
+            completion_choice(i, sequence, given.prompt if body.echo else None, has_logprobs, hides_output)
+            for i, (given, sequence) in enumerate(kept)
+        ]
+        usage = Usage.of(prompts)
+        if hides_output:
+            usage.completion_tokens = 0
+        headers = answer_headers(self._state.config, prompts)
+        del headers["x-compute-time"]  # the one header that TGI leaves out on this route
+        return json_response(envelope.encode(choices, usage.to_json()), headers)
+
+    async def answer_chat(self, request: Request, body: ChatRequest, received: float) -> ASGIApp:
+        """The answer to a body already read; the handler began at `received` (`time.perf_counter()`)."""
+        self._state.metrics.count_request()
+        with count_failures(self._state.metrics):
+            given = await chat_input(body, self._state)
         if body.stream:
             envelope = self._envelope("chatcmpl", "chat.completion.chunk", body.model)
-            return self._stream(given, _ChunkWriter(envelope, _chat_delta, _has_usage(body.stream_options)))
+            writer = ChunkWriter(envelope, chat_delta, _chat_logprobs if body.logprobs else _none, 0)
+            return self._stream([_StreamedPrompt(given, writer)], body.stream_options)
         envelope = self._envelope("chatcmpl", "chat.completion", body.model)
-        completed = await run_until_disconnect(request.receive, self._pipeline.collect(given, received))
-        choice: dict[str, object] = {
-            "index": 0,
-            "message": {"role": "assistant", "content": completed.result.text},
-            "logprobs": None,
-            "finish_reason": _finish_reason(completed.result),
-        }
-        headers = completed.headers(self._state.config, given.prompt)
-        return json_response(envelope.encode([choice], _usage(completed.result)), headers)
+        prompt = await run_until_disconnect(request.receive, self._pipeline.collect(given, received))
+        choices = [chat_choice(i, sequence, bool(body.logprobs)) for i, sequence in enumerate(prompt.sequences)]
+        usage = Usage.of([prompt]).to_json()
+        return json_response(envelope.encode(choices, usage), answer_headers(self._state.config, [prompt]))
 
-    def _envelope(self, id_prefix: str, kind: str, model: str | None) -> _Envelope:
+    def _envelope(self, id_prefix: str, kind: str, model: str | None) -> Envelope:
         config = self._state.config
-        return _Envelope(
+        return Envelope(
             id=f"{id_prefix}-{secrets.token_hex(12)}",
             kind=kind,
             created=int(time.time()),
@@ -138,41 +147,51 @@ class OpenAIRoutes:
             system_fingerprint=config.system_fingerprint,
         )
 
-    def _stream(self, given: GenerationInput, writer: _ChunkWriter) -> EventStream:
-        return EventStream(self._events(given, writer), stream_headers(self._state.config, given.prompt))
+    def _stream(self, parts: Sequence[_StreamedPrompt], options: StreamOptions | None) -> EventStream:
+        usage = Usage() if options is not None and options.include_usage else None
+        headers = stream_headers(self._state.config, [part.given for part in parts])
+        return EventStream(self._events(parts, usage), headers)
 
-    async def _events(self, given: GenerationInput, writer: _ChunkWriter) -> AsyncGenerator[bytes, None]:
-        try:
-            async with aclosing(self._pipeline.stream(given)) as items:
-                async for token, result in items:
-                    for chunk in writer.chunks(token, result):
-                        yield event(chunk)
-        except RequestError as error:
-            body = {"error": {"message": error.text, "http_status_code": _STREAM_ERROR_STATUS}}
-            yield event(msgspec.json.encode(body))
+    async def _events(self, parts: Sequence[_StreamedPrompt], usage: Usage | None) -> AsyncGenerator[bytes, None]:
+        """The chunks of all prompts as they come, then the usage, then the end."""
+        failures: list[RequestError] = []
+        streams = [self._prompt_events(part, usage, failures) for part in parts]
+        async with aclosing(streams[0] if len(streams) == 1 else merge(streams)) as events:
+            async for data in events:
+                yield data
+        if usage is not None and not failures:
+            yield event(parts[0].writer.envelope.encode([], usage.to_json()))
         yield DONE
 
+    async def _prompt_events(
+        self, part: _StreamedPrompt, usage: Usage | None, failures: list[RequestError]
+    ) -> AsyncGenerator[bytes, None]:
+        try:
+            async with aclosing(self._pipeline.stream(part.given)) as items:
+                async for item in items:
+                    if isinstance(item, Admitted):
+                        if usage is not None:
+                            usage.prompt_tokens += item.input_length
+                        for sequence in range(part.given.num_sequences if part.echo else 0):
+                            yield event(part.writer.opening(sequence, part.echo))
+                        continue
+                    yield event(part.writer.chunk(item))
+                    if item.result is not None and usage is not None:
+                        usage.completion_tokens += item.result.num_generated_tokens
+        except RequestError as error:
+            failures.append(error)
+            body = {"error": {"message": error.text, "http_status_code": _STREAM_ERROR_STATUS}}
+            yield event(msgspec.json.encode(body))
 
-def _completion_choice(text: str, finish_reason: str | None) -> dict[str, object]:
-    return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
+
+def _none(token: GeneratedToken, text_offset: int) -> None:
+    del token, text_offset
 
 
-def _chat_delta(text: str, finish_reason: str | None) -> dict[str, object]:
-    delta = {"role": "assistant", "content": text}
-    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+def _chat_logprobs(token: GeneratedToken, text_offset: int) -> dict[str, Any]:
+    del text_offset
+    return chat_logprobs([token])
 
 
-def _finish_reason(result: GenerationResult) -> str:
-    return _FINISH_REASONS[result.finish_reason]
-
-
-def _usage(result: GenerationResult) -> dict[str, int]:
-    return {
-        "prompt_tokens": result.input_length,
-        "completion_tokens": result.num_generated_tokens,
-        "total_tokens": result.input_length + result.num_generated_tokens,
-    }
-
-
-def _has_usage(options: StreamOptions | None) -> bool:
-    return options is not None and bool(options.include_usage)
+def _completion_logprobs(token: GeneratedToken, text_offset: int) -> dict[str, Any]:
+    return completion_logprobs([token], text_offset)

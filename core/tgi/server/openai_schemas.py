@@ -1,6 +1,6 @@
-"""Bodies of the OpenAI routes: what is served now, what is refused by name, and null wherever OpenAI allows it.
+"""Bodies of the OpenAI routes; null wherever OpenAI allows it.
 
-Source: the OpenAI API reference; `ignore_eos`, `repetition_penalty` and `top_k` are extensions.
+Source: the OpenAI API reference; `ignore_eos` and `repetition_penalty` are extensions. Unknown fields are ignored, as in TGI.
 """
 
 from __future__ import annotations
@@ -21,28 +21,27 @@ class StreamOptions(msgspec.Struct, frozen=True):
 
 
 class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """`/v1/completions`."""
+    """`/v1/completions`. A prompt is a text, token ids, or a list of either."""
 
     prompt: str | list[Any]
     model: str | None = None
     max_tokens: U32 | None = None
     temperature: F32 | None = None
     top_p: F32 | None = None
-    seed: U64 | None = None
-    stop: str | list[str] | None = None
-    stream: bool | None = False
-    stream_options: StreamOptions | None = None
-    suffix: str | None = None
-    ignore_eos: bool | None = False
-    # Refused, unless null or without effect:
     n: U32 | None = None
     best_of: U32 | None = None
+    seed: U64 | None = None
+    stop: str | list[str] | None = None
     echo: bool | None = None
     logprobs: U32 | bool | None = None
-    logit_bias: Any = None
+    logit_bias: dict[str, F32] | list[F32] | None = None
     presence_penalty: F32 | None = None
     frequency_penalty: F32 | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
     repetition_penalty: F32 | None = None
+    ignore_eos: bool | None = False
+    suffix: str | None = None  # refused
 
     def __post_init__(self) -> None:
         """Complete the integer bounds."""
@@ -68,22 +67,26 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     max_completion_tokens: U32 | None = None
     temperature: F32 | None = None
     top_p: F32 | None = None
+    n: U32 | None = None
     seed: U64 | None = None
     stop: str | list[str] | None = None
-    stream: bool | None = False
-    stream_options: StreamOptions | None = None
-    ignore_eos: bool | None = False
-    # Refused, unless null or without effect:
-    n: U32 | None = None
     logprobs: bool | None = None
     top_logprobs: U32 | None = None
-    logit_bias: Any = None
+    logit_bias: dict[str, F32] | list[F32] | None = None
     presence_penalty: F32 | None = None
     frequency_penalty: F32 | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
     repetition_penalty: F32 | None = None
+    ignore_eos: bool | None = False
+    # Refused, unless null or without effect:
     tools: list[Any] | None = None
     tool_choice: Any = None
+    tool_prompt: str | None = None
     response_format: Any = None
+    functions: Any = None
+    modalities: Any = None
+    audio: Any = None
 
     def __post_init__(self) -> None:
         """Complete the integer bounds; the two names of one limit exclude each other."""

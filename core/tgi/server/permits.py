@@ -24,12 +24,12 @@ class Permits:
         return self._num_free
 
     @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Hold a permit. Raises `OverloadedError` if none is left."""
-        if not self._num_free:
+    def hold(self, count: int = 1) -> Iterator[None]:
+        """Hold `count` permits, all or none. Raises `OverloadedError` if fewer are left."""
+        if self._num_free < count:
             raise OverloadedError
-        self._num_free -= 1
+        self._num_free -= count
         try:
             yield
         finally:
-            self._num_free += 1
+            self._num_free += count

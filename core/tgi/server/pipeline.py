@@ -1,13 +1,13 @@
-"""One generation from count to count: permit, admission, tokens, metrics. All generation routes go through here."""
+"""One prompt from count to count: permits, admission, tokens, metrics. All generation routes go through here."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 from tgi.errors import (
     GenerationError,
@@ -17,16 +17,14 @@ from tgi.errors import (
     TemplateError,
     UnhealthyError,
 )
-from tgi.server.admission import Admission, AdmittedRequest, GenerationInput
-from tgi.server.generation import GeneratedToken, GenerationResult, Generator
-from tgi.server.json_format import format_plain
+from tgi.server.admission import Admission, AdmittedPrompt, GenerationInput
+from tgi.server.concurrency import merge, run_all
+from tgi.server.generation import GeneratedToken, GenerationRequest, GenerationResult, Generator
 from tgi.server.metrics import Failure, Metrics, RequestTimes
 from tgi.server.permits import Permits
-from tgi.server.state import ServerConfig, ServerState
+from tgi.server.state import ServerState
 
-__all__ = ["CompletedGeneration", "GenerationPipeline", "StreamItem", "count_failures", "stream_headers"]
-
-StreamItem = tuple[GeneratedToken, GenerationResult | None]
+__all__ = ["Admitted", "CompletedGeneration", "CompletedPrompt", "GenerationPipeline", "StreamItem", "count_failures"]
 
 _FAILURES: dict[type[RequestError], Failure] = {
     OverloadedError: Failure.OVERLOADED,
@@ -50,6 +48,20 @@ def count_failures(metrics: Metrics) -> Iterator[None]:
         raise
 
 
+class Admitted(NamedTuple):
+    """First item of a stream: the request is valid and has its permits."""
+
+    input_length: int  # tokens of the prompt
+
+
+class StreamItem(NamedTuple):
+    """A token of one of the prompt's sequences; the last one comes with the sequence's result."""
+
+    sequence: int
+    token: GeneratedToken
+    result: GenerationResult | None
+
+
 @final
 @dataclass(frozen=True)
 class CompletedGeneration:
@@ -59,26 +71,25 @@ class CompletedGeneration:
     tokens: list[GeneratedToken]
     times: RequestTimes
 
-    def headers(self, config: ServerConfig, prompt: str) -> dict[str, str]:
-        """What TGI tells in the head of an answer that is not a stream. Times are whole milliseconds but the first, in s."""
-        times = self.times
-        return {
-            "x-compute-type": config.compute_type,
-            "x-compute-time": format_plain(times.total),
-            "x-compute-characters": str(len(prompt)),
-            "x-total-time": _milliseconds(times.total),
-            "x-validation-time": _milliseconds(times.validation),
-            "x-queue-time": _milliseconds(times.queue),
-            "x-inference-time": _milliseconds(times.inference),
-            "x-time-per-token": _milliseconds(times.per_token),
-            "x-prompt-tokens": str(self.result.input_length),
-            "x-generated-tokens": str(self.result.num_generated_tokens),
-        }
+    @property
+    def mean_logprob(self) -> float:
+        """How likely its tokens are; the measure of `best_of`."""
+        logprobs = [token.logprob for token in self.tokens if token.logprob is not None]
+        return sum(logprobs) / len(logprobs) if logprobs else 0.0
 
 
-def stream_headers(config: ServerConfig, prompt: str) -> dict[str, str]:
-    """The same for a stream, which knows less when it begins."""
-    return {"x-compute-type": config.compute_type, "x-compute-characters": str(len(prompt))}
+@final
+@dataclass(frozen=True)
+class CompletedPrompt:
+    """Everything that was generated for one prompt."""
+
+    given: GenerationInput
+    sequences: list[CompletedGeneration]  # in the order of their seeds
+
+    @property
+    def best_first(self) -> list[CompletedGeneration]:
+        """The sequences, the most likely one first; equally likely ones keep their order."""
+        return sorted(self.sequences, key=lambda sequence: -sequence.mean_logprob)
 
 
 @final
@@ -91,47 +102,65 @@ class GenerationPipeline:
         self._admission = Admission(state)
         self._generator = Generator(state.engine, state.tokenizer.tokenizer)
 
-    async def collect(self, given: GenerationInput, received: float) -> CompletedGeneration:
-        """The whole generation. Raises `RequestError`; cancellation frees the sequence."""
+    async def collect(self, given: GenerationInput, received: float) -> CompletedPrompt:
+        """All sequences of a prompt, whole. Raises `RequestError`; cancellation frees the sequences.
+
+        `received` is the `time.perf_counter()` at which the handler began.
+        """
         self._metrics.count_request()
         self._admission.check_best_of(given.parameters)
-        with count_failures(self._metrics), self._permits.hold():
+        with count_failures(self._metrics), self._permits.hold(given.num_sequences):
             admitted = await self._admission.admit(given, received)
-            tokens: list[GeneratedToken] = []
-            async with aclosing(self._generator.stream(admitted.request)) as items:
-                async for item in items:
-                    if isinstance(item, GeneratedToken):
-                        tokens.append(item)
-                    else:
-                        return CompletedGeneration(item, tokens, self._finish(admitted, item))
-            raise IncompleteGenerationError
+            works = [self._collect_sequence(request, admitted) for request in admitted.requests]
+            return CompletedPrompt(given, await run_all(works))
 
-    async def stream(self, given: GenerationInput) -> AsyncGenerator[StreamItem, None]:
-        """The tokens, the last one with the result. Raises `RequestError`; closing it frees the sequence. The permit is held
-        from the first item asked for until the end.
+    async def collect_all(self, inputs: Sequence[GenerationInput], received: float) -> list[CompletedPrompt]:
+        """Several prompts at once, in their order; one that fails fails all."""
+        return await run_all([self.collect(given, received) for given in inputs])
+
+    async def stream(self, given: GenerationInput) -> AsyncGenerator[Admitted | StreamItem, None]:
+        """The tokens of a prompt's sequences as they come, after one `Admitted`. Raises `RequestError`; closing it frees the
+        sequences. Permits are held from the first item asked for until the end.
         """
         self._metrics.count_request()
         received = time.perf_counter()
         with count_failures(self._metrics):
             self._admission.check_stream(given.parameters)
-            with self._permits.hold():
+            with self._permits.hold(given.num_sequences):
                 admitted = await self._admission.admit(given, received)
-                last: GeneratedToken | None = None
-                async with aclosing(self._generator.stream(admitted.request)) as items:
+                yield Admitted(admitted.input_length)
+                streams = [self._stream_sequence(index, admitted) for index in range(len(admitted.requests))]
+                async with aclosing(merge(streams) if len(streams) > 1 else streams[0]) as items:
                     async for item in items:
-                        if isinstance(item, GenerationResult):
-                            if last is None:
-                                break
-                            self._finish(admitted, item)
-                            yield last, item
-                            return
-                        if item.is_last:
-                            last = item
-                        else:
-                            yield item, None
-                raise IncompleteGenerationError("Incomplete generation stream")
+                        yield item
 
-    def _finish(self, admitted: AdmittedRequest, result: GenerationResult) -> RequestTimes:
+    async def _collect_sequence(self, request: GenerationRequest, admitted: AdmittedPrompt) -> CompletedGeneration:
+        tokens: list[GeneratedToken] = []
+        async with aclosing(self._generator.stream(request)) as items:
+            async for item in items:
+                if isinstance(item, GeneratedToken):
+                    tokens.append(item)
+                else:
+                    return CompletedGeneration(item, tokens, self._finish(admitted, item))
+        raise IncompleteGenerationError
+
+    async def _stream_sequence(self, index: int, admitted: AdmittedPrompt) -> AsyncGenerator[StreamItem, None]:
+        last: GeneratedToken | None = None
+        async with aclosing(self._generator.stream(admitted.requests[index])) as items:
+            async for item in items:
+                if isinstance(item, GenerationResult):
+                    if last is None:
+                        break
+                    self._finish(admitted, item)
+                    yield StreamItem(index, last, item)
+                    return
+                if item.is_last:
+                    last = item
+                else:
+                    yield StreamItem(index, item, None)
+        raise IncompleteGenerationError("Incomplete generation stream")
+
+    def _finish(self, admitted: AdmittedPrompt, result: GenerationResult) -> RequestTimes:
         times = RequestTimes(
             validation=admitted.validation_seconds,
             queue=result.queue_seconds,
@@ -140,7 +169,3 @@ class GenerationPipeline:
         )
         self._metrics.observe_success(times)
         return times
-
-
-def _milliseconds(seconds: float) -> str:
-    return str(int(seconds * 1000))

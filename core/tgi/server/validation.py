@@ -6,6 +6,7 @@ server does not do yet, is refused by name and never ignored.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -22,6 +23,7 @@ __all__ = [
     "check_lengths",
     "check_parameters",
     "check_stream",
+    "check_token_ids",
     "is_sampling",
     "sampling_params",
 ]
@@ -57,8 +59,8 @@ def check_best_of(parameters: GenerateParameters, config: ServerConfig) -> None:
         raise ValidationError(f"`best_of` must be > 0 and <= {config.max_best_of}. Given: {parameters.best_of}")
 
 
-def check_parameters(inputs: str, parameters: GenerateParameters, config: ServerConfig) -> None:
-    """Rules that need no tokens. Raises `ValidationError` for the first one broken."""
+def check_parameters(inputs: str | Sequence[int], parameters: GenerateParameters, config: ServerConfig) -> None:
+    """Rules that need no tokenizer; `inputs` is a text or its token ids. Raises `ValidationError` for the first one broken."""
     best_of = parameters.best_of or 1
     if best_of > 1 and not is_sampling(parameters) and parameters.temperature is None:
         raise ValidationError("you must use sampling when `best_of` is > 1")
@@ -96,8 +98,6 @@ def _check_numbers(parameters: GenerateParameters) -> None:
 
 
 def _check_unsupported(parameters: GenerateParameters, config: ServerConfig) -> None:
-    if (parameters.best_of or 1) > 1:
-        raise ValidationError(f"`best_of` > 1 is not supported by this version. Given: {parameters.best_of}")
     if parameters.grammar is not None:
         if config.disable_grammar_support:
             raise ValidationError("grammar is not supported")
@@ -123,6 +123,14 @@ def check_lengths(num_tokens: int, parameters: GenerateParameters, config: Serve
         raise ValidationError(f"`inputs` must have less than {config.max_input_tokens} tokens. Given: {num_tokens}")
     wanted = room if parameters.max_new_tokens is None else parameters.max_new_tokens
     return TokenBudget(num_tokens, min(wanted, room))
+
+
+def check_token_ids(token_ids: Iterable[int], agreement: Agreement, field: str) -> None:
+    """Every id must be one of the model's. Raises `ValidationError` naming the field and the id."""
+    limit = agreement.vocab_size
+    outside = next((token for token in token_ids if not 0 <= token < limit), None)
+    if outside is not None:
+        raise ValidationError(f"`{field}` must hold token ids >= 0 and < {limit}. Given: {outside}")
 
 
 def is_sampling(parameters: GenerateParameters) -> bool:
@@ -169,6 +177,8 @@ def check_agreement(sampling: SamplingParams, agreement: Agreement, backend_name
         "typical_p": ("typical_p", sampling.typical_p, 1.0),
         "top_n_tokens": ("top_n_tokens", sampling.top_n_tokens, 0),
     }
+    if sampling.logit_bias and "logit_bias" not in agreement.sampling:
+        raise ValidationError(f"`logit_bias` is not supported by the backend `{backend_name}`: leave it out")
     for field, (parameter, value, default) in used.items():
         if value == default:
             continue

@@ -89,9 +89,9 @@ class Tokenizer:
         """Text of one id decoded alone."""
         return self.backend.decode([token_id], skip_special_tokens=False)
 
-    def tokenize(self, text: str) -> list[TokenSpan]:
-        """Tokens of `text` with their places, special tokens added."""
-        encoding = self.backend.encode(text, add_special_tokens=True)
+    def tokenize(self, text: str, add_special_tokens: bool = True) -> list[TokenSpan]:
+        """Tokens of `text` with their places."""
+        encoding = self.backend.encode(text, add_special_tokens=add_special_tokens)
         data = text.encode()
         byte_offsets = range(len(data) + 1) if len(data) == len(text) else [0, *accumulate(len(c.encode()) for c in text)]
         spans = []
@@ -114,9 +114,10 @@ class TokenizerPool:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, self.tokenizer.encode, text, add_special_tokens, truncate)
 
-    async def tokenize(self, text: str) -> list[TokenSpan]:
+    async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[TokenSpan]:
         """`Tokenizer.tokenize`, elsewhere."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self.tokenizer.tokenize, text)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, self.tokenizer.tokenize, text, add_special_tokens)
 
     def close(self) -> None:
         """End the threads."""

@@ -33,7 +33,6 @@ BROKEN = [
     ({"top_n_tokens": 6}, "`top_n_tokens` must be >= 0 and <= 5. Given: 6"),
     ({"truncate": 0}, "`truncate` must be strictly positive and less than 48. Given: 0"),
     ({"truncate": 49}, "`truncate` must be strictly positive and less than 48. Given: 49"),
-    ({"best_of": 2, "do_sample": True}, "`best_of` > 1 is not supported by this version. Given: 2"),
     ({"grammar": Grammar("regex", b'"a"')}, "`grammar` is not supported by this version: leave it out"),
     ({"adapter_id": "a"}, "`adapter_id` is not supported by this version: leave it out. Given: a"),
 ]

@@ -1,0 +1,269 @@
+"""Several sequences and several prompts in one request: `best_of`, `n`, prompt arrays, echo, log probabilities."""
+
+import pytest
+
+from tests.core.server.fake_engine import FakeEngine, agreement
+from tests.stream_checks import openai_chunks
+from tgi.scheduler.records import SequenceOutput, TokenOutput
+from tgi.types import FinishReason
+
+PROMPT = "The quick brown fox"
+SAMPLING = (*agreement().sampling, "logit_bias")
+CHAT = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 3}
+
+
+class RankedEngine(FakeEngine):
+    """Sequence i gives token 10 + i, with the i-th of the log probabilities given."""
+
+    def __init__(self, *logprobs):
+        super().__init__(sampling=SAMPLING)
+        self.logprobs = logprobs
+
+    def _echo(self, stream):
+        logprob = self.logprobs[stream.sequence_id]
+        token = TokenOutput(10 + stream.sequence_id, logprob)
+        yield SequenceOutput(stream.sequence_id, [token] * 2, FinishReason.LENGTH)
+
+
+def native(**parameters):
+    return {"inputs": PROMPT, "parameters": {"do_sample": True, "max_new_tokens": 2, "details": True} | parameters}
+
+
+async def test_best_of_answers_with_the_likeliest_sequence(make_client):
+    engine = RankedEngine(-2.0, -0.5, -1.0)
+    async with make_client(engine, max_best_of=3, max_concurrent_requests=3) as client:
+        answer = await client.post("/generate", json=native(best_of=3))
+    details = answer.json()["details"]
+    assert [token["id"] for token in details["tokens"]] == [11, 11]
+    assert list(details)[-1] == "best_of_sequences"
+    others = details["best_of_sequences"]
+    assert [other["tokens"][0]["id"] for other in others] == [12, 10]
+    assert list(others[0]) == ["generated_text", "finish_reason", "generated_tokens", "seed", "prefill", "tokens"]
+    seeds = {details["seed"], *(other["seed"] for other in others)}
+    assert seeds == {request.seed for request in engine.requests}
+    assert len(seeds) == len({request.request_id for request in engine.requests}) == 3
+    assert answer.headers["x-generated-tokens"] == "2"
+
+
+async def test_every_sequence_of_best_of_has_the_prompt_in_front(make_client):
+    async with make_client(RankedEngine(-1.0, -2.0)) as client:
+        told = (await client.post("/generate", json=native(best_of=2, return_full_text=True, top_n_tokens=1))).json()
+    [other] = told["details"]["best_of_sequences"]
+    assert told["generated_text"].startswith(PROMPT)
+    assert other["generated_text"].startswith(PROMPT)
+    assert len(other["top_tokens"]) == len(told["details"]["top_tokens"]) == 2
+
+
+async def test_every_sequence_needs_a_permit(make_client):
+    async with make_client(RankedEngine(-1.0, -2.0), max_concurrent_requests=1) as client:
+        answer = await client.post("/generate", json=native(best_of=2))
+        alone = await client.post("/generate", json=native(best_of=1))
+    assert answer.status_code == 429
+    assert alone.status_code == 200
+
+
+async def test_one_failed_sequence_fails_the_request_and_frees_the_others(make_client):
+    class HalfFailing(FakeEngine):
+        def _echo(self, stream):
+            if stream.sequence_id == 1:
+                yield SequenceOutput(1, error="out of luck")
+
+    engine = HalfFailing()
+    async with make_client(engine) as client:
+        answer = await client.post("/generate", json=native(best_of=2))
+    assert answer.status_code == 424
+    assert answer.json() == {"error": "Request failed during generation: out of luck", "error_type": "generation"}
+    assert engine.aborted == [0]
+
+
+async def test_more_than_1024_tokens_come_in_one_go(make_client):
+    limits = {"max_total_tokens": 4096, "max_input_tokens": 100}
+    engine = FakeEngine()
+    async with make_client(engine, **limits) as client:
+        body = {"inputs": PROMPT, "parameters": {"max_new_tokens": 1500, "details": True}}
+        details = (await client.post("/generate", json=body)).json()["details"]
+    assert details["generated_tokens"] == len(details["tokens"]) == 1500
+    assert len(engine.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("/v1/completions", {"prompt": PROMPT, "max_tokens": 2}), ("/v1/chat/completions", CHAT)]
+)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_n_choices_have_seeds_of_their_own(make_client, path, body, stream):
+    engine = FakeEngine()
+    wished = {"n": 2, "seed": 2**64 - 1, "stream": stream, "stream_options": {"include_usage": True}}
+    async with make_client(engine) as client:
+        answer = await client.post(path, json=body | wished)
+    assert [request.seed for request in engine.requests] == [2**64 - 1, 0]
+    num_prompt, num_each = len(engine.requests[0].prompt_token_ids), body["max_tokens"]
+    if stream:
+        chunks = openai_chunks(answer.text)
+        assert sorted(c["choices"][0]["index"] for c in chunks[:-1]) == [0] * num_each + [1] * num_each
+        usage = chunks[-1]["usage"]
+    else:
+        assert [choice["index"] for choice in answer.json()["choices"]] == [0, 1]
+        usage = answer.json()["usage"]
+    assert usage["prompt_tokens"] == num_prompt
+    assert usage["completion_tokens"] == 2 * num_each
+
+
+async def test_best_of_returns_the_n_best(make_client):
+    engine = RankedEngine(-3.0, -1.0, -2.0)
+    async with make_client(engine, max_concurrent_requests=3) as client:
+        body = {"prompt": PROMPT, "max_tokens": 2, "n": 2, "best_of": 3}
+        told = (await client.post("/v1/completions", json=body)).json()
+    assert [choice["index"] for choice in told["choices"]] == [0, 1]
+    assert [choice["logprobs"] for choice in told["choices"]] == [None, None]
+    assert told["usage"]["completion_tokens"] == 6
+    assert engine.requests[0].sampling.logprobs == "raw"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_prompts_are_answered_in_their_order(make_client, tokenizer, stream):
+    engine = FakeEngine()
+    body = {"prompt": ["The quick", "brown fox"], "max_tokens": 1, "temperature": 0, "stream": stream}
+    async with make_client(engine) as client:
+        answer = await client.post("/v1/completions", json=body)
+    choices = [c for chunk in openai_chunks(answer.text) for c in chunk["choices"]] if stream else answer.json()["choices"]
+    texts = {choice["index"]: choice["text"] for choice in choices}
+    firsts = [request.prompt_token_ids[0] for request in engine.requests]
+    expected = [FakeText(tokenizer, ids).text for ids in firsts]
+    assert [texts[0], texts[1]] == expected
+    if not stream:
+        assert answer.headers["x-compute-characters"] == "18"
+
+
+class FakeText:
+    def __init__(self, tokenizer, token):
+        self.text = "" if token in tokenizer.special_ids else tokenizer.token_text(token)
+
+
+async def test_prompts_may_be_token_ids(make_client, tokenizer):
+    engine = FakeEngine(vocab_size=tokenizer.vocab_size)
+    ids = tokenizer.encode(PROMPT, add_special_tokens=False).ids
+    async with make_client(engine) as client:
+        flat = await client.post("/v1/completions", json={"prompt": ids, "max_tokens": 1, "echo": True})
+        nested = await client.post("/v1/completions", json={"prompt": [ids, ids[:2]], "max_tokens": 1})
+        outside = await client.post("/v1/completions", json={"prompt": [ids, [5_000]], "max_tokens": 1})
+    assert [request.prompt_token_ids for request in engine.requests[:3]] == [ids, ids, ids[:2]]
+    assert flat.json()["choices"][0]["text"].startswith(tokenizer.decode(ids))
+    assert len(nested.json()["choices"]) == 2
+    assert (
+        outside.json()["error"]
+        == f"Input validation error: `prompt` must hold token ids >= 0 and < {tokenizer.vocab_size}. Given: 5000"
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ([], "Empty array detected. Do not use an empty array for the prompt."),
+        ([[]], "data did not match any variant of untagged enum PromptDeserializer"),
+        (["a", 1], "data did not match any variant of untagged enum PromptDeserializer"),
+        ([True], "data did not match any variant of untagged enum PromptDeserializer"),
+    ],
+)
+async def test_a_prompt_of_another_shape_is_rejected(make_client, prompt, text):
+    async with make_client() as client:
+        answer = await client.post("/v1/completions", json={"prompt": prompt})
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "text/plain; charset=utf-8")
+    assert answer.text == f"Failed to deserialize the JSON body into the target type: prompt: {text}"
+
+
+async def test_the_prompt_is_echoed(make_client):
+    body = {"prompt": PROMPT, "max_tokens": 2, "temperature": 0, "echo": True}
+    async with make_client() as client:
+        plain = (await client.post("/v1/completions", json=body | {"echo": False})).json()["choices"][0]["text"]
+        whole = (await client.post("/v1/completions", json=body)).json()["choices"][0]["text"]
+        chunks = openai_chunks((await client.post("/v1/completions", json=body | {"stream": True})).text)
+    assert whole == PROMPT + plain
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == whole
+
+
+async def test_a_prompt_can_be_scored_alone(make_client):
+    engine = FakeEngine()
+    body = {"prompt": PROMPT, "max_tokens": 0, "temperature": 0, "echo": True, "logprobs": 1}
+    async with make_client(engine, enable_prefill_logprobs=True) as client:
+        told = (await client.post("/v1/completions", json=body)).json()
+    [choice] = told["choices"]
+    num_prompt = len(engine.requests[0].prompt_token_ids)
+    assert choice["text"] == PROMPT
+    assert choice["logprobs"]["token_logprobs"] == [None, *[-0.5] * (num_prompt - 1)]
+    assert {len(column) for column in choice["logprobs"].values()} == {num_prompt}
+    assert told["usage"]["completion_tokens"] == 0
+
+
+async def test_completion_logprobs_are_four_equal_columns(make_client):
+    engine = FakeEngine()
+    body = {"prompt": PROMPT, "max_tokens": 3, "temperature": 0, "logprobs": 2}
+    async with make_client(engine, enable_prefill_logprobs=True) as client:
+        [choice] = (await client.post("/v1/completions", json=body)).json()["choices"]
+        chunks = openai_chunks((await client.post("/v1/completions", json=body | {"stream": True})).text)
+        [echoed] = (await client.post("/v1/completions", json=body | {"echo": True})).json()["choices"]
+    columns = choice["logprobs"]
+    assert columns["token_logprobs"] == [-0.5] * 3
+    assert "".join(columns["tokens"][1:]) in choice["text"]
+    assert all(
+        choice["text"][start:].startswith(piece)
+        for start, piece in list(zip(columns["text_offset"], columns["tokens"], strict=True))[1:]
+    )
+    streamed = [chunk["choices"][0]["logprobs"] for chunk in chunks]
+    assert [entry["text_offset"][0] for entry in streamed] == columns["text_offset"]
+    assert [entry["tokens"][0] for entry in streamed] == columns["tokens"]
+    assert echoed["logprobs"]["text_offset"][-3:] == [len(PROMPT) + offset for offset in columns["text_offset"]]
+    assert engine.requests[0].sampling.logprobs == "raw"
+    assert engine.requests[0].sampling.top_n_tokens == 2
+
+
+async def test_chat_logprobs_name_the_alternatives(make_client, tokenizer):
+    engine = FakeEngine()
+    async with make_client(engine) as client:
+        [choice] = (await client.post("/v1/chat/completions", json=CHAT | {"logprobs": True, "top_logprobs": 2})).json()[
+            "choices"
+        ]
+        chunks = openai_chunks((await client.post("/v1/chat/completions", json=CHAT | {"logprobs": True, "stream": True})).text)
+        without = (await client.post("/v1/chat/completions", json=CHAT)).json()["choices"][0]
+    content = choice["logprobs"]["content"]
+    assert [entry["logprob"] for entry in content] == [-0.5] * 3
+    assert [[top["logprob"] for top in entry["top_logprobs"]] for entry in content] == [[-0.5, -1.0]] * 3
+    assert bytes(byte for entry in content for byte in entry["bytes"]).decode() == choice["message"]["content"]
+    assert [chunk["choices"][0]["logprobs"]["content"][0]["token"] for chunk in chunks] == [entry["token"] for entry in content]
+    assert without["logprobs"] is None
+    assert [request.sampling.logprobs for request in engine.requests] == ["raw", "raw", "none"]
+
+
+async def test_a_bias_goes_to_the_backend(make_client):
+    engine = FakeEngine(sampling=SAMPLING)
+    async with make_client(engine) as client:
+        good = await client.post("/v1/chat/completions", json=CHAT | {"logit_bias": {"5": -100, "7": 1.5}})
+        refused = [
+            (await client.post("/v1/chat/completions", json=CHAT | {"logit_bias": bias})).json()["error"]
+            for bias in ({"100": 1}, {"x": 1}, {"5": 101})
+        ]
+    assert good.status_code == 200
+    assert engine.requests[0].sampling.logit_bias == ((5, -100.0), (7, 1.5))
+    assert [text.removeprefix("Input validation error: ") for text in refused] == [
+        "`logit_bias` must hold token ids >= 0 and < 100. Given: 100",
+        "`logit_bias` must be a map of token ids to numbers. Given: `x`",
+        "`logit_bias` must be >= -100 and <= 100. Given: 101.0",
+    ]
+
+
+async def test_a_failed_prompt_leaves_the_others_of_its_stream_alone(make_client):
+    body = {"prompt": ["The quick", ""], "max_tokens": 2, "stream": True, "stream_options": {"include_usage": True}}
+    async with make_client() as client:
+        told = openai_chunks((await client.post("/v1/completions", json=body)).text)
+    errors = [entry["error"] for entry in told if "error" in entry]
+    assert errors == [{"message": "Input validation error: `inputs` cannot be empty", "http_status_code": 422}]
+    assert [c["finish_reason"] for entry in told for c in entry.get("choices", [])] == [None, "length"]
+
+
+async def test_chat_tokenize_shows_the_prompt_of_a_chat(make_client, tokenizer):
+    async with make_client(api_key="k") as client:
+        told = (await client.post("/chat_tokenize", json=CHAT)).json()
+    assert list(told) == ["tokenize_response", "templated_text"]
+    assert told["templated_text"] == f"user: {PROMPT}\nassistant: "
+    ids = tokenizer.encode(told["templated_text"], add_special_tokens=False).ids
+    assert [token["id"] for token in told["tokenize_response"]] == ids
+    assert "".join(token["text"] for token in told["tokenize_response"]) == told["templated_text"]
