@@ -152,15 +152,16 @@ def _plan_decode(
     metadata: AttentionMetadata, rows: list[int], tokens: list[int], block_size: int, window: int | None
 ) -> DecodeGroup:
     ends = [metadata.context_lens[row] for row in rows]
-    firsts = [0 if window is None else max(0, end - window) for end in ends]
-    return _gather_rows(metadata.block_tables, rows, tokens, firsts, ends, block_size)
+    spans = [(0 if window is None else max(0, end - window), end) for end in ends]
+    return _gather_rows(metadata.block_tables, rows, tokens, spans, block_size)
 
 
 def _gather_rows(
-    tables: Tensor, rows: list[int], tokens: list[int], firsts: list[int], ends: list[int], block_size: int
+    tables: Tensor, rows: list[int], tokens: list[int], spans: list[tuple[int, int]], block_size: int
 ) -> DecodeGroup:
-    """A group of the `rows` of `tables`, each of which sees the positions from its first up to its end."""
+    """A group of the `rows` of `tables`, each of which sees the positions of its span (first, end)."""
     device = tables.device
+    firsts, ends = [first for first, _ in spans], [end for _, end in spans]
     width = max(end - first for end, first in zip(ends, firsts, strict=True))
     end = torch.tensor(ends, device=device).unsqueeze(1)
     first = torch.tensor(firsts, device=device).unsqueeze(1)
@@ -213,8 +214,8 @@ def plan_cross_attention(metadata: AttentionMetadata, block_size: int) -> Attent
             slots = cross.block_tables[row].long()[position // block_size] * block_size + position % block_size
             prefills.append(PrefillRow(start, start + query_len, slots, visible, position.expand(query_len, -1)))
         start += query_len
-    lengths = [cross.encoder_lens[row] for row in single]
-    decode = _gather_rows(cross.block_tables, single, tokens, [0] * len(single), lengths, block_size) if single else None
+    spans = [(0, cross.encoder_lens[row]) for row in single]
+    decode = _gather_rows(cross.block_tables, single, tokens, spans, block_size) if single else None
     return AttentionPlan(decode=decode, prefills=tuple(prefills))
 
 

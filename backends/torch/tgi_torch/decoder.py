@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,18 +14,28 @@ from typing import TypeVar, final
 import torch
 from torch import Tensor
 
-from tgi.architectures import MLP, Attention, Block, Branch, MixtureOfExperts, ModelSpec, Stack
-from tgi.architectures.roles import mixer_tag
+from tgi.architectures import MLP, Attention, CrossAttention, LatentAttention, MixtureOfExperts, ModelSpec, Rope, StateSpace
 from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import Limits, ModelError
 from tgi_torch.attention import AttentionMetadata
-from tgi_torch.kv_cache import KVCache, attention_layers
+from tgi_torch.cache_layout import TokenMixer, attention_layers
+from tgi_torch.encoder_decoder import (
+    CrossAttentionMixer,
+    Encoder,
+    build_cross_attention,
+    build_encoder_attention,
+    relative_biases,
+)
+from tgi_torch.kv_cache import KVCache
+from tgi_torch.latent_attention import build_latent_attention
 from tgi_torch.layers import Building, Linear, Mixer, StepContext, Transform, build_linear, build_norm, identity
 from tgi_torch.mixers import build_attention, build_mlp
 from tgi_torch.mixture_of_experts import build_mixture_of_experts
 from tgi_torch.ops import Ops
 from tgi_torch.parameters import Parameters
+from tgi_torch.residual import ResidualBlock, build_blocks
 from tgi_torch.rotary import RotaryTable
+from tgi_torch.state_space import build_state_space
 
 __all__ = ["Decoder", "DecoderWithCache", "build_decoder"]
 
@@ -50,44 +61,12 @@ class EmbeddingLayer:
 
 @final
 @dataclass(frozen=True)
-class ResidualBranch:
-    """post_norm(mixer(norm(y)))."""
-
-    norm: Transform
-    mixer: Mixer
-    post_norm: Transform
-
-    def __call__(self, y: Tensor, context: StepContext) -> Tensor:
-        return self.post_norm(self.mixer(self.norm(y), context))
-
-
-@final
-@dataclass(frozen=True)
-class ResidualBlock:
-    """One residual step; its branches read the same input."""
-
-    norm: Transform
-    first: ResidualBranch
-    others: tuple[ResidualBranch, ...]
-    add: Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, y, out): x before the norm, y after it
-    output_norm: Transform
-
-    def __call__(self, x: Tensor, context: StepContext) -> Tensor:
-        y = self.norm(x)
-        out = self.first(y, context)
-        for branch in self.others:
-            out = out + branch(y, context)
-        return self.output_norm(self.add(x, y, out))
-
-
-@final
-@dataclass(frozen=True)
 class Decoder:
     """A model ready to run once its parameters are loaded. Holds no state of a step, so calls may interleave."""
 
     spec: ModelSpec
     parameters: Parameters
-    plan_attention: Callable[[AttentionMetadata, int, int | None], object]
+    ops: Ops
     windows: tuple[int | None, ...]
     rotary_tables: tuple[RotaryTable, ...]
     embedding: EmbeddingLayer
@@ -96,6 +75,7 @@ class Decoder:
     project: Transform  # to the size of the head's columns
     head: Linear
     finish_logits: Transform
+    encoder: Encoder | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -112,9 +92,10 @@ class Decoder:
         self.parameters.write(role, expert, axis=axis, start=start, piece=piece)
 
     def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> DecoderWithCache:
-        """The decoder with a cache of its own; steps need nothing else."""
-        del limits
-        return DecoderWithCache(self, KVCache.allocate(self.spec, num_blocks, block_size, self.dtype, self.device))
+        """The decoder with a cache of its own."""
+        # One state more than sequences, for `health`, as there is one block more.
+        num_states = limits.max_sequences + 1
+        return DecoderWithCache(self, KVCache.allocate(self.spec, num_blocks, block_size, self.dtype, self.device, num_states))
 
     def close(self) -> None:
         """Nothing to end."""
@@ -124,11 +105,19 @@ class Decoder:
 
         Not a row's last tokens only: the caller chooses which of them become logits.
         """
+        if self.encoder is not None and metadata.cross is not None and metadata.cross.encoder is not None:
+            self.encoder.run(metadata.cross.encoder, kv_cache)
+        if metadata.states is not None:
+            # A sequence starts where its context is no longer than its row.
+            is_new = [query == context for query, context in zip(metadata.query_lens, metadata.context_lens, strict=True)]
+            kv_cache.clear_states(metadata.states[torch.tensor(is_new, device=self.device)])
         context = StepContext(
             metadata=metadata,
             kv_cache=kv_cache,
             rotations=tuple(table.lookup(metadata) for table in self.rotary_tables),
-            plans=tuple(self.plan_attention(metadata, kv_cache.block_size, window) for window in self.windows),
+            plans=tuple(self.ops.plan_attention(metadata, kv_cache.block_size, window) for window in self.windows),
+            cross_plan=None if metadata.cross is None else self.ops.plan_cross_attention(metadata, kv_cache.block_size),
+            state_plan=None if metadata.states is None else self.ops.plan_states(metadata),
         )
         x = self.embedding(token_ids, metadata.positions)
         for block in self.blocks:
@@ -186,48 +175,99 @@ def build_decoder(spec: ModelSpec, ops: Ops, dtype: torch.dtype, device: torch.d
 
     Raises `ModelError` if the spec asks for something that is not built yet.
     """
-    if any(stack.kind != "decoder" for stack in spec.stacks):
-        raise _not_built(spec, "an encoder")
     parameters = Parameters(dtype=dtype, device=torch.device(device))
     building = Building(ops=ops, parameters=parameters, hidden_size=spec.hidden_size)
     embedding = _build_embedding(building, spec)
-    attentions = attention_layers(spec)
-    windows = _distinct(layer.window for layer in attentions)
-    ropes = _distinct(layer.rope for layer in attentions if layer.rope is not None)
-
-    layers = iter(range(len(attentions)))  # built in this order too
-
-    def build_mixer(mixer: object, prefix: str) -> Mixer:
-        match mixer:
-            case Attention():
-                rotation = None if mixer.rope is None else ropes.index(mixer.rope)
-                plan = windows.index(mixer.window)
-                return build_attention(building, mixer, prefix, layer=next(layers), plan=plan, rotation=rotation)
-            case MLP():
-                return build_mlp(building, mixer, prefix)
-            case MixtureOfExperts():
-                return build_mixture_of_experts(building, mixer, prefix)
-        raise _not_built(spec, f"the mixer {type(mixer).__name__}")
-
-    blocks = tuple(_build_blocks(building, spec.decoder, build_mixer))
+    mixers = _MixerBuilder(building, spec)
+    blocks = tuple(build_blocks(building, spec.decoder, mixers.build))
+    final_norm = build_norm(building, spec.decoder.final_norm, f"{spec.decoder.kind}.final_norm", spec.hidden_size)
+    encoder = _build_encoder(building, spec, embedding, mixers)
     size = _embedding_size(spec)
     projected = size != spec.hidden_size
-    final_norm = build_norm(building, spec.decoder.final_norm, f"{spec.decoder.kind}.final_norm", spec.hidden_size)
     project = build_linear(building, "head", {"projection": size}, spec.hidden_size, bias=False) if projected else identity
     head = _build_head(building, spec, embedding.table)
     assert {role: tuple(tensor.shape) for role, tensor in parameters.by_role.items()} == tensor_shapes(spec)
     return Decoder(
         spec=spec,
         parameters=parameters,
-        plan_attention=ops.plan_attention,
-        windows=windows,
-        rotary_tables=tuple(RotaryTable(rope, parameters.device) for rope in ropes),
+        ops=ops,
+        windows=mixers.windows,
+        rotary_tables=tuple(RotaryTable(rope, parameters.device) for rope in mixers.ropes),
         embedding=embedding,
         blocks=blocks,
         final_norm=final_norm,
         project=project,
         head=head,
         finish_logits=_build_finish(spec),
+        encoder=encoder,
+    )
+
+
+@final
+class _MixerBuilder:
+    """Builds mixers in the order of the layers and counts their places in the caches."""
+
+    def __init__(self, building: Building, spec: ModelSpec) -> None:
+        attentions = attention_layers(spec)
+        self.windows = _distinct(_window(mixer) for mixer in attentions)
+        self.ropes: tuple[Rope, ...] = _distinct(mixer.rope for mixer in attentions if mixer.rope is not None)
+        self.readers: list[CrossAttentionMixer] = []
+        self._building = building
+        self._spec = spec
+        self._find_relative_bias = relative_biases(building)
+        self._num_attentions = itertools.count()
+        self._num_states = itertools.count()
+
+    def build(self, mixer: object, prefix: str) -> Mixer:
+        """What computes `mixer`. Raises `ModelError` if nothing does."""
+        match mixer:
+            case Attention() | LatentAttention():
+                return self._build_attention(mixer, prefix)
+            case CrossAttention():
+                reader = build_cross_attention(self._building, mixer, prefix, layer=len(self.readers))
+                self.readers.append(reader)
+                return reader
+            case StateSpace():
+                return build_state_space(self._building, mixer, prefix, layer=next(self._num_states))
+            case MLP():
+                return build_mlp(self._building, mixer, prefix)
+            case MixtureOfExperts():
+                return build_mixture_of_experts(self._building, mixer, prefix)
+        raise _not_built(self._spec, f"the mixer {type(mixer).__name__}")
+
+    def _build_attention(self, mixer: TokenMixer, prefix: str) -> Mixer:
+        building = self._building
+        if isinstance(mixer, LatentAttention):
+            plan, rotation = self.windows.index(None), self.ropes.index(mixer.rope)
+            layer = next(self._num_attentions)
+            return build_latent_attention(building, mixer, prefix, layer=layer, plan=plan, rotation=rotation)
+        bias = self._find_relative_bias(mixer, prefix)
+        if prefix.startswith("encoder."):
+            return build_encoder_attention(building, mixer, prefix, bias)
+        return build_attention(
+            building,
+            mixer,
+            prefix,
+            layer=next(self._num_attentions),
+            plan=self.windows.index(mixer.window),
+            rotation=None if mixer.rope is None else self.ropes.index(mixer.rope),
+            relative_bias=bias,
+        )
+
+
+def _window(mixer: TokenMixer) -> int | None:
+    return mixer.window if isinstance(mixer, Attention) else None
+
+
+def _build_encoder(building: Building, spec: ModelSpec, embedding: EmbeddingLayer, mixers: _MixerBuilder) -> Encoder | None:
+    stack = next((stack for stack in spec.stacks if stack.kind == "encoder"), None)
+    if stack is None:
+        return None
+    return Encoder(
+        embedding=embedding,
+        blocks=tuple(build_blocks(building, stack, mixers.build)),
+        final_norm=build_norm(building, stack.final_norm, "encoder.final_norm", spec.hidden_size),
+        readers=tuple(mixers.readers),
     )
 
 
@@ -275,42 +315,6 @@ def _add_positions(
     lookup: Callable[[Tensor, Tensor], Tensor], table: Tensor, offset: int, x: Tensor, positions: Tensor
 ) -> Tensor:
     return x + lookup(positions + offset, table)
-
-
-def _build_blocks(building: Building, stack: Stack, build_mixer: Callable[[object, str], Mixer]) -> Iterator[ResidualBlock]:
-    for number, layer in enumerate(stack.layers):
-        prefix = f"{stack.kind}.layers.{number}"
-        for place, block in enumerate(layer.blocks):
-            yield _build_block(building, block, prefix, f"{prefix}.block{place}", build_mixer)
-
-
-def _build_block(
-    building: Building, block: Block, layer_prefix: str, prefix: str, build_mixer: Callable[[object, str], Mixer]
-) -> ResidualBlock:
-    def build_branch(branch: Branch) -> ResidualBranch:
-        name = f"{layer_prefix}.{mixer_tag(branch.mixer)}"
-        return ResidualBranch(
-            norm=build_norm(building, branch.norm, f"{name}.norm", building.hidden_size),
-            mixer=build_mixer(branch.mixer, name),
-            post_norm=build_norm(building, branch.post_norm, f"{name}.post_norm", building.hidden_size),
-        )
-
-    first, *others = [build_branch(branch) for branch in block.branches]
-    return ResidualBlock(
-        norm=build_norm(building, block.norm, f"{prefix}.norm", building.hidden_size),
-        first=first,
-        others=tuple(others),
-        add=partial(_add_to_normed if block.residual_from_norm else _add_to_input, block.residual_scale),
-        output_norm=build_norm(building, block.output_norm, f"{prefix}.output_norm", building.hidden_size),
-    )
-
-
-def _add_to_input(scale: float, x: Tensor, y: Tensor, out: Tensor) -> Tensor:
-    return torch.add(x, out, alpha=scale)
-
-
-def _add_to_normed(scale: float, x: Tensor, y: Tensor, out: Tensor) -> Tensor:
-    return torch.add(y, out, alpha=scale)
 
 
 def _build_head(building: Building, spec: ModelSpec, embedding_table: Tensor) -> Linear:

@@ -39,6 +39,8 @@ class StepContext(NamedTuple):
     kv_cache: KVCache
     rotations: tuple[Rotation, ...]  # one per distinct rope of the model
     plans: tuple[Any, ...]  # one per distinct window, made by `Ops.plan_attention`
+    cross_plan: Any = None  # of models with an encoder, made by `Ops.plan_cross_attention`
+    state_plan: Any = None  # of models with recurrent layers, made by `Ops.plan_states`
 
 
 Mixer = Callable[[Tensor, StepContext], Tensor]

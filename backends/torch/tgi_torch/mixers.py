@@ -19,6 +19,7 @@ from tgi.backend import ModelError
 from tgi_torch.attention import AttentionSettings, alibi_slopes
 from tgi_torch.layers import Building, Linear, Mixer, StepContext, Transform, build_linear, build_norm, identity
 from tgi_torch.ops import Ops
+from tgi_torch.relative_bias import RelativePositionBias
 from tgi_torch.rotary import Rotation
 
 __all__ = ["AttentionMixer", "MLPMixer", "build_attention", "build_mlp"]
@@ -57,12 +58,19 @@ class AttentionMixer:
         return self.output(self.ops.paged_attention(query, cache, context.plans[self.plan], self.settings))
 
 
-def build_attention(building: Building, spec: Attention, prefix: str, *, layer: int, plan: int, rotation: int | None) -> Mixer:
+def build_attention(
+    building: Building,
+    spec: Attention,
+    prefix: str,
+    *,
+    layer: int,
+    plan: int,
+    rotation: int | None,
+    relative_bias: RelativePositionBias | None = None,
+) -> Mixer:
     """Attention with roles `<prefix>.{q,k,v,o,q_norm,k_norm}…`; `rotation` is its place in `StepContext.rotations`."""
     if not spec.causal:
-        raise ModelError("attention that is not causal is not built yet.", "Only decoders can be served.")
-    if spec.relative_bias is not None:
-        raise ModelError("relative position bias is not built yet.", "Choose a model without it.")
+        raise ModelError("a decoder whose attention is not causal cannot be served.", "Choose another model.")
     v_head_dim = spec.head_dim if spec.v_head_dim is None else spec.v_head_dim
     rows = {
         "q": spec.num_heads * spec.head_dim,
@@ -88,6 +96,7 @@ def build_attention(building: Building, spec: Attention, prefix: str, *, layer: 
             softcap=spec.softcap,
             alibi_slopes=_alibi_slopes(spec).to(parameters.device) if spec.alibi else None,
             sinks=parameters.create(f"{prefix}.sinks", spec.num_heads) if spec.sinks else None,
+            relative_bias=relative_bias,
         ),
     )
 

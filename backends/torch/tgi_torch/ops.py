@@ -18,8 +18,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from tgi.architectures import Activation
-from tgi_torch.attention import AttentionMetadata, AttentionSettings, paged_attention, plan_attention
+from tgi_torch.attention import (
+    AttentionMetadata,
+    AttentionSettings,
+    paged_attention,
+    plan_attention,
+    plan_cross_attention,
+)
 from tgi_torch.kv_cache import LayerCache
+from tgi_torch.recurrence import ScanInputs, causal_convolution, plan_states, selective_scan
 from tgi_torch.rotary import Rotation
 
 __all__ = [
@@ -77,6 +84,18 @@ class Ops:
 
     paged_attention: Callable[[Tensor, LayerCache, Any, AttentionSettings], Tensor]
     """(query [T, H, D], cache, plan, settings) -> [T, H * Dv]; this step's keys and values are in the cache already"""
+
+    plan_cross_attention: Callable[[AttentionMetadata, int], Any]
+    """(metadata, block_size) -> the plan of `paged_attention` over the encoder's tokens; once per step"""
+
+    plan_states: Callable[[AttentionMetadata], Any]
+    """metadata -> whatever the two operations below want to know; once per step"""
+
+    causal_convolution: Callable[[Tensor, Tensor, Tensor | None, Tensor, Any], Tensor]
+    """(x [T, C], weight [C, kernel], bias [C], window [S, C, kernel - 1], plan) -> [T, C]; moves the rows' windows on"""
+
+    selective_scan: Callable[[ScanInputs, Tensor, Any], Tensor]
+    """(inputs, states [S, H, P, N], plan) -> float32 [T, H, P]; moves the rows' states on"""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -171,5 +190,9 @@ REFERENCE = Ops(
     write_kv=write_kv,
     plan_attention=plan_attention,
     paged_attention=paged_attention,
+    plan_cross_attention=plan_cross_attention,
+    plan_states=plan_states,
+    causal_convolution=causal_convolution,
+    selective_scan=selective_scan,
 )
 """Plain PyTorch, right on every device."""

@@ -308,10 +308,12 @@ def test_cache_sizes_and_copies() -> None:
         assert layer.value[:, 0, 0, 0].tolist() == [10, 11, 11, 13, 12]
 
 
-def test_an_encoder_is_not_built() -> None:
-    stacks = (Stack(kind="encoder", layers=()), small_spec().decoder)
-    with pytest.raises(ModelError, match="small: an encoder is not built yet"):
-        build_decoder(small_spec(stacks=stacks), ops.REFERENCE, torch.float32, "cpu")
+def test_an_encoder_of_another_kind_is_refused() -> None:
+    encoder = Attention(num_heads=2, num_kv_heads=2, head_dim=4, scale=0.5, causal=False, alibi=True)
+    layers = (Layer(blocks=(Block(branches=(Branch(mixer=encoder),)),)),)
+    stacks = (Stack(kind="encoder", layers=layers), small_spec().decoder)
+    with pytest.raises(ModelError, match="this kind of attention is not built for encoders"):
+        build_decoder(msgspec.structs.replace(small_spec(), stacks=stacks), REFERENCE, torch.float32, "cpu")
 
 
 def test_what_is_not_built_is_named() -> None:

@@ -1,0 +1,94 @@
+"""What each mixer of a model keeps between steps, as sizes. Numbers only: imports no framework."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from tgi.architectures import Attention, CacheKind, CrossAttention, LatentAttention, LinearAttention, Mixer, ModelSpec, StateSpace
+
+__all__ = [
+    "RecurrentMixer",
+    "TokenMixer",
+    "attention_layers",
+    "cross_layers",
+    "group_kinds",
+    "recurrent_layers",
+    "recurrent_shapes",
+    "state_values",
+    "value_dim",
+    "values_per_token",
+]
+
+TokenMixer = Attention | LatentAttention
+"""Keeps something of every token."""
+
+RecurrentMixer = StateSpace | LinearAttention
+"""Keeps one state per sequence, whatever its length."""
+
+Shape = tuple[int, ...]
+
+
+def attention_layers(spec: ModelSpec) -> tuple[TokenMixer, ...]:
+    """The decoder's self attention mixers in order."""
+    return tuple(mixer for mixer in _mixers(spec) if isinstance(mixer, TokenMixer))
+
+
+def cross_layers(spec: ModelSpec) -> tuple[CrossAttention, ...]:
+    """The decoder's cross attention mixers in order."""
+    return tuple(mixer for mixer in _mixers(spec) if isinstance(mixer, CrossAttention))
+
+
+def recurrent_layers(spec: ModelSpec) -> tuple[RecurrentMixer, ...]:
+    """The decoder's recurrent mixers in order."""
+    return tuple(mixer for mixer in _mixers(spec) if isinstance(mixer, RecurrentMixer))
+
+
+def group_kinds(spec: ModelSpec) -> tuple[CacheKind, ...]:
+    """The cache groups of a model, in the order in which they are agreed. Windows only mask, so their layers are in `full`."""
+    kinds: dict[CacheKind, bool] = {
+        "full": bool(attention_layers(spec)),
+        "state": bool(recurrent_layers(spec)),
+        "cross": bool(cross_layers(spec)),
+    }
+    return tuple(kind for kind, is_needed in kinds.items() if is_needed)
+
+
+def values_per_token(spec: ModelSpec) -> int:
+    """Values that one token keeps over all layers, and, with an encoder, one encoder token beside it."""
+    values = 0
+    for mixer in attention_layers(spec):
+        if isinstance(mixer, LatentAttention):
+            values += mixer.kv_lora_rank + mixer.qk_rope_head_dim
+        else:
+            values += mixer.num_kv_heads * (mixer.head_dim + value_dim(mixer))
+    return values + sum(2 * mixer.num_heads * mixer.head_dim for mixer in cross_layers(spec))
+
+
+def value_dim(mixer: Attention) -> int:
+    """Size of a value head."""
+    return mixer.head_dim if mixer.v_head_dim is None else mixer.v_head_dim
+
+
+def recurrent_shapes(mixer: RecurrentMixer) -> tuple[Shape, Shape]:
+    """Of one sequence: the convolution window [channels, kernel - 1] and the recurrent state [heads, …, …]."""
+    match mixer:
+        case StateSpace(version=1):
+            return (mixer.inner_size, mixer.conv_kernel - 1), (mixer.inner_size, 1, mixer.state_size)
+        case StateSpace():
+            channels = mixer.inner_size + 2 * mixer.num_groups * mixer.state_size
+            return (channels, mixer.conv_kernel - 1), (mixer.num_heads, mixer.head_dim, mixer.state_size)
+        case LinearAttention():
+            channels = 2 * mixer.num_key_heads * mixer.key_head_dim + mixer.num_value_heads * mixer.value_head_dim
+            state = (mixer.num_value_heads, mixer.key_head_dim, mixer.value_head_dim)
+            return (channels, mixer.conv_kernel - 1), state
+
+
+def state_values(spec: ModelSpec) -> tuple[int, int]:
+    """Values that one sequence keeps over all recurrent layers: in the compute dtype, and in float32."""
+    shapes = [recurrent_shapes(mixer) for mixer in recurrent_layers(spec)]
+    return sum(math.prod(window) for window, _ in shapes), sum(math.prod(state) for _, state in shapes)
+
+
+def _mixers(spec: ModelSpec) -> Iterator[Mixer]:
+    return (branch.mixer for layer in spec.decoder.layers for block in layer.blocks for branch in block.branches)
