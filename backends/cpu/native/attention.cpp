@@ -9,7 +9,6 @@
 #include <cstring>
 #include <limits>
 
-#include "team.h"
 #include "vector.h"
 
 namespace tgi {
@@ -178,34 +177,31 @@ void attend(const Tile& tile, const bf16* queries, bf16* target, int64_t target_
 
 }  // namespace
 
+int64_t attention_tile_queries(const AttentionLayer& layer) { return tile_queries(layer); }
+
 int64_t attention_scratch_floats(const AttentionLayer& layer) {
   const int64_t rows = max_rows(layer), value_dim = round_up(layer.head_dim, kPanelColumns);
   return round_up(rows * layer.head_dim / 2 + 1, 16) + kMaxTile * kChunkTokens * 2 + rows * value_dim + 2 * round_up(rows, 16);
 }
 
-void run_attention(const Op& op, const Batch& batch, Team& team, float* scratch) {
+void run_attention(const Op& op, const Batch& batch, const AttentionTiles& tiles, int64_t share, float* scratch) {
   const AttentionLayer& layer = *op.attention;
-  const int64_t queries = tile_queries(layer), rows = max_rows(layer), dim = layer.head_dim;
+  const int64_t queries = tiles.tile_queries, rows = max_rows(layer), dim = layer.head_dim;
   const int64_t value_dim = round_up(dim, kPanelColumns);
-  const int64_t target_stride = round_up(static_cast<int64_t>(layer.num_heads) * dim, kPanelColumns);
   float* scores = scratch + round_up(rows * dim / 2 + 1, 16);
   float* weights = scores + kMaxTile * kChunkTokens;
   float* sums = weights + kMaxTile * kChunkTokens;
   float* maxima = sums + rows * value_dim;
-  int64_t share = team.next_share(), base = 0;
-  for (int64_t row = 0; row < batch.num_rows; ++row) {
-    const int64_t start = batch.query_starts[row], count = batch.query_starts[row + 1] - start;
-    const int64_t num_tiles = (count + queries - 1) / queries, num_shares = num_tiles * layer.num_kv_heads;
-    for (; share < base + num_shares; share = team.next_share()) {
-      // The last tiles see the longest context: they go first, so that the threads end together.
-      const int64_t index = share - base, part = num_tiles - 1 - index / layer.num_kv_heads;
-      const int64_t first = part * queries;
-      const Tile tile{layer, batch, row, index % layer.num_kv_heads, start + first, std::min(queries, count - first), group_of(layer), dim, value_dim,
-                      batch.context_lens[row] - count + first, reinterpret_cast<bf16*>(scratch), scores, reinterpret_cast<bf16*>(weights), sums, maxima, maxima + round_up(rows, 16)};
-      attend(tile, static_cast<const bf16*>(op.source), static_cast<bf16*>(op.target), target_stride);
-    }
-    base += num_shares;
-  }
+  const int64_t number = share / layer.num_kv_heads;
+  const int64_t row = std::upper_bound(tiles.starts, tiles.starts + batch.num_rows + 1, static_cast<int32_t>(number)) - tiles.starts - 1;
+  const int64_t start = batch.query_starts[row], count = batch.query_starts[row + 1] - start;
+  // The last tiles of a row see the longest context: they go first, so that the threads end together.
+  const int64_t first = (tiles.starts[row + 1] - 1 - number) * queries;
+  const Tile tile{layer,     batch,   row,    share % layer.num_kv_heads,
+                  start + first, std::min(queries, count - first), group_of(layer), dim,
+                  value_dim, batch.context_lens[row] - count + first, reinterpret_cast<bf16*>(scratch), scores,
+                  reinterpret_cast<bf16*>(weights), sums, maxima, maxima + round_up(rows, 16)};
+  attend(tile, static_cast<const bf16*>(op.source), static_cast<bf16*>(op.target), round_up(static_cast<int64_t>(layer.num_heads) * dim, kPanelColumns));
 }
 
 }  // namespace tgi

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "team.h"
 #include "vector.h"
 
 namespace tgi {
@@ -14,11 +13,9 @@ namespace {
 constexpr int64_t kShareRows = 8;  // rows of one share: enough work to be worth handing out
 
 template <typename Function>
-inline void for_rows(int64_t num_rows, Team& team, Function&& function) {
-  for (int64_t share; (share = team.next_share()) * kShareRows < num_rows;) {
-    const int64_t end = std::min((share + 1) * kShareRows, num_rows);
-    for (int64_t row = share * kShareRows; row < end; ++row) function(row);
-  }
+inline void for_rows(int64_t share, const Batch& batch, Function&& function) {
+  const int64_t end = std::min((share + 1) * kShareRows, batch.num_tokens);
+  for (int64_t row = share * kShareRows; row < end; ++row) function(row);
 }
 
 inline __mmask16 mask_of(int64_t remaining) { return remaining >= 16 ? 0xffff : static_cast<__mmask16>((1u << remaining) - 1); }
@@ -91,10 +88,12 @@ inline bool begins_block(const Batch& batch, int64_t token, int64_t offset) {
 
 }  // namespace
 
-void run_embed(const Op& op, const Batch& batch, Team& team) {
+int64_t num_row_shares(const Batch& batch) { return (batch.num_tokens + kShareRows - 1) / kShareRows; }
+
+void run_embed(const Op& op, const Batch& batch, int64_t share) {
   const int64_t pairs = (op.num_columns + 1) / 2;
   const int64_t stride = round_up(op.num_columns, kPanelColumns);
-  for_rows(batch.num_tokens, team, [&](int64_t row) {
+  for_rows(share, batch, [&](int64_t row) {
     const int64_t token = batch.token_ids[row];
     const bf16* panel = static_cast<const bf16*>(op.weight) + token / kPanelColumns * pairs * 2 * kPanelColumns + token % kPanelColumns * 2;
     float* target = static_cast<float*>(op.target) + row * stride;
@@ -106,10 +105,10 @@ void run_embed(const Op& op, const Batch& batch, Team& team) {
   });
 }
 
-void run_norm(const Op& op, const Batch& batch, Team& team) {
+void run_norm(const Op& op, const Batch& batch, int64_t share) {
   const int64_t size = op.num_columns, stride = round_up(size, kPanelColumns);
   const auto* weight = static_cast<const float*>(op.weight);
-  for_rows(batch.num_tokens, team, [&](int64_t row) {
+  for_rows(share, batch, [&](int64_t row) {
     const float* x = static_cast<const float*>(op.source) + row * stride;
     float mean, scale;
     moments(x, size, op.norm_kind == 2, op.epsilon, &mean, &scale);
@@ -128,10 +127,10 @@ void run_norm(const Op& op, const Batch& batch, Team& team) {
   });
 }
 
-void run_add(const Op& op, const Batch& batch, Team& team) {
+void run_add(const Op& op, const Batch& batch, int64_t share) {
   const int64_t stride = round_up(op.num_columns, kPanelColumns);
   const __m512 scale = _mm512_set1_ps(op.scale);
-  for_rows(batch.num_tokens, team, [&](int64_t row) {
+  for_rows(share, batch, [&](int64_t row) {
     const float* source = static_cast<const float*>(op.source) + row * stride;
     float* target = static_cast<float*>(op.target) + row * stride;
     for (int64_t i = 0; i < stride; i += 16)
@@ -140,13 +139,13 @@ void run_add(const Op& op, const Batch& batch, Team& team) {
 }
 
 // Fused projections [T][heads + 2 kv heads][head_dim] to rotated queries (bf16, [T][heads][head_dim]) and the cache.
-void run_qkv(const Op& op, const Batch& batch, Team& team) {
+void run_qkv(const Op& op, const Batch& batch, int64_t share) {
   const AttentionLayer& layer = *op.attention;
   const int dim = layer.head_dim, half = layer.rotary_dim / 2;
   const int64_t source_stride = round_up(static_cast<int64_t>(layer.num_heads + 2 * layer.num_kv_heads) * dim, kPanelColumns);
   const int64_t key_size = static_cast<int64_t>(dim) * kBlockTokens;
   const int64_t value_size = round_up(dim, kPanelColumns) * kBlockTokens;
-  for_rows(batch.num_tokens, team, [&](int64_t row) {
+  for_rows(share, batch, [&](int64_t row) {
     float* heads = static_cast<float*>(const_cast<void*>(op.source)) + row * source_stride;
     const float* cosines = layer.cosines == nullptr ? nullptr : layer.cosines + batch.positions[row] * half;
     const float* sines = layer.sines == nullptr ? nullptr : layer.sines + batch.positions[row] * half;

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 
-#include "team.h"
 #include "vector.h"
 
 namespace tgi {
@@ -112,25 +111,36 @@ void block(const Output& out, int64_t first, int64_t last, int64_t panel, int64_
   }
 }
 
+// Blocks of rows by groups of panels.
+struct Division {
+  Division(const Op& op, const Batch& batch, int num_threads) {
+    num_panels = round_up(op.num_columns, kPanelColumns) / kPanelColumns;
+    row_blocks = (batch.num_tokens + kBlockRows - 1) / kBlockRows;
+    block_rows = (batch.num_tokens + row_blocks - 1) / row_blocks;
+    const int64_t wanted = std::max<int64_t>(1, kSharesPerThread * num_threads / row_blocks);
+    // An even number of panels lets the wide tiles take them two by two.
+    share_panels = std::max<int64_t>(2, round_up((num_panels + wanted - 1) / wanted, 2));
+    column_shares = (num_panels + share_panels - 1) / share_panels;
+  }
+
+  int64_t num_panels, row_blocks, block_rows, share_panels, column_shares;
+};
+
 }  // namespace
 
-void run_linear(const Op& op, const Batch& batch, Team& team) {
-  const int64_t rows = batch.num_tokens;
-  const int64_t num_panels = round_up(op.num_columns, kPanelColumns) / kPanelColumns;
+int64_t num_linear_shares(const Op& op, const Batch& batch, int num_threads) {
+  const Division division(op, batch, num_threads);
+  return division.row_blocks * division.column_shares;
+}
+
+void run_linear(const Op& op, const Batch& batch, int num_threads, int64_t share) {
+  const Division division(op, batch, num_threads);
   const bool gated = static_cast<Store>(op.store) == Store::kGate;
   const int64_t stride = round_up(gated ? op.num_columns / 2 : op.num_columns, kPanelColumns);
   const Output out{op, stride, _mm512_set1_ps(op.scale)};
-  const int64_t row_blocks = (rows + kBlockRows - 1) / kBlockRows;
-  const int64_t block_rows = (rows + row_blocks - 1) / row_blocks;
-  const int64_t wanted = std::max<int64_t>(1, kSharesPerThread * team.size() / row_blocks);
-  // An even number of panels lets the wide tiles take them two by two.
-  const int64_t share_panels = std::max<int64_t>(2, round_up((num_panels + wanted - 1) / wanted, 2));
-  const int64_t column_shares = (num_panels + share_panels - 1) / share_panels;
-  for (int64_t share; (share = team.next_share()) < row_blocks * column_shares;) {
-    const int64_t first = share / column_shares * block_rows;
-    const int64_t panel = share % column_shares * share_panels;
-    block(out, first, std::min(first + block_rows, rows), panel, std::min(panel + share_panels, num_panels));
-  }
+  const int64_t first = share / division.column_shares * division.block_rows;
+  const int64_t panel = share % division.column_shares * division.share_panels;
+  block(out, first, std::min(first + division.block_rows, batch.num_tokens), panel, std::min(panel + division.share_panels, division.num_panels));
 }
 
 }  // namespace tgi

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <memory>
+#include <utility>
 #include <vector>
 
 #include "team.h"
@@ -14,32 +14,88 @@
 
 namespace {
 
-struct Engine {
-  explicit Engine(int num_threads, int64_t scratch_floats) : team(num_threads), scratch_floats(scratch_floats) {
-    const auto bytes = static_cast<size_t>(scratch_floats) * sizeof(float);
-    for (int i = 0; i < num_threads; ++i) scratch.emplace_back(static_cast<float*>(std::aligned_alloc(64, tgi::round_up(static_cast<int64_t>(bytes), 64))), &std::free);
+using tgi::Kind;
+
+// One run of a program: its ops are the stages of the team's job.
+class ProgramRun final : public tgi::Job {
+ public:
+  ProgramRun(const tgi::Op* ops, const tgi::Batch& batch, int num_threads, float* const* scratch)
+      : ops_(ops), batch_(batch), num_threads_(num_threads), scratch_(scratch) {}
+
+  // How many shares an op has. Called for all ops, in order, before the run.
+  int64_t num_shares(const tgi::Op& op) {
+    switch (static_cast<Kind>(op.kind)) {
+      case Kind::kLinear:
+        return tgi::num_linear_shares(op, batch_, num_threads_);
+      case Kind::kAttention:
+        return tiles(op).starts[batch_.num_rows] * op.attention->num_kv_heads;
+      default:
+        return tgi::num_row_shares(batch_);
+    }
   }
-  tgi::Team team;
-  int64_t scratch_floats;
-  std::vector<std::unique_ptr<float, decltype(&std::free)>> scratch;
+
+  void run_share(int64_t stage, int64_t share, int thread) override {
+    const tgi::Op& op = ops_[stage];
+    switch (static_cast<Kind>(op.kind)) {
+      case Kind::kEmbed:
+        return tgi::run_embed(op, batch_, share);
+      case Kind::kNorm:
+        return tgi::run_norm(op, batch_, share);
+      case Kind::kLinear:
+        return tgi::run_linear(op, batch_, num_threads_, share);
+      case Kind::kQkv:
+        return tgi::run_qkv(op, batch_, share);
+      case Kind::kAttention:
+        return tgi::run_attention(op, batch_, tiles(op), share, scratch_[thread]);
+      case Kind::kAdd:
+        return tgi::run_add(op, batch_, share);
+    }
+  }
+
+ private:
+  // Layers of one shape share their tiles; a model has few shapes.
+  tgi::AttentionTiles tiles(const tgi::Op& op) {
+    const int64_t queries = tgi::attention_tile_queries(*op.attention);
+    for (const auto& [tile_queries, starts] : tiles_)
+      if (tile_queries == queries) return {queries, starts.data()};
+    std::vector<int32_t> starts{0};
+    for (int64_t row = 0; row < batch_.num_rows; ++row) {
+      const int64_t count = batch_.query_starts[row + 1] - batch_.query_starts[row];
+      starts.push_back(starts.back() + static_cast<int32_t>((count + queries - 1) / queries));
+    }
+    tiles_.emplace_back(queries, std::move(starts));
+    return {queries, tiles_.back().second.data()};
+  }
+
+  const tgi::Op* ops_;
+  const tgi::Batch& batch_;
+  const int num_threads_;
+  float* const* scratch_;
+  std::vector<std::pair<int64_t, std::vector<int32_t>>> tiles_;  // complete before the run begins
 };
 
-void run_op(const tgi::Op& op, const tgi::Batch& batch, tgi::Team& team, float* scratch) {
-  switch (static_cast<tgi::Kind>(op.kind)) {
-    case tgi::Kind::kEmbed:
-      return tgi::run_embed(op, batch, team);
-    case tgi::Kind::kNorm:
-      return tgi::run_norm(op, batch, team);
-    case tgi::Kind::kLinear:
-      return tgi::run_linear(op, batch, team);
-    case tgi::Kind::kQkv:
-      return tgi::run_qkv(op, batch, team);
-    case tgi::Kind::kAttention:
-      return tgi::run_attention(op, batch, team, scratch);
-    case tgi::Kind::kAdd:
-      return tgi::run_add(op, batch, team);
+class Engine {
+ public:
+  Engine(int num_threads, int64_t max_ops, int64_t scratch_floats) : team_(num_threads, max_ops) {
+    const auto bytes = static_cast<size_t>(tgi::round_up(scratch_floats * static_cast<int64_t>(sizeof(float)), 64));
+    for (int i = 0; i < num_threads; ++i) scratch_.push_back(static_cast<float*>(std::aligned_alloc(64, bytes)));
   }
-}
+  ~Engine() {
+    for (float* scratch : scratch_) std::free(scratch);
+  }
+
+  void run(const tgi::Op* ops, int64_t num_ops, const tgi::Batch& batch) {
+    ProgramRun program(ops, batch, team_.size(), scratch_.data());
+    num_shares_.resize(static_cast<size_t>(num_ops));
+    std::transform(ops, ops + num_ops, num_shares_.begin(), [&](const tgi::Op& op) { return program.num_shares(op); });
+    team_.run(program, num_ops, num_shares_.data());
+  }
+
+ private:
+  std::vector<float*> scratch_;  // outlives the team's threads
+  std::vector<int64_t> num_shares_;
+  tgi::Team team_;
+};
 
 }  // namespace
 
@@ -63,19 +119,12 @@ int64_t tgi_record_size(int32_t record) {
 
 int64_t tgi_scratch_floats(const tgi::AttentionLayer* layer) { return tgi::attention_scratch_floats(*layer); }
 
-void* tgi_engine_create(int32_t num_threads, int64_t scratch_floats) { return new Engine(num_threads, scratch_floats); }
+// Threads and working memory for programs of up to `max_ops` operations.
+void* tgi_engine_create(int32_t num_threads, int64_t max_ops, int64_t scratch_floats) { return new Engine(num_threads, max_ops, scratch_floats); }
 
 void tgi_engine_destroy(void* engine) { delete static_cast<Engine*>(engine); }
 
-void tgi_run(void* engine, const tgi::Op* ops, int64_t num_ops, const tgi::Batch* batch) {
-  auto& self = *static_cast<Engine*>(engine);
-  self.team.run([&](int thread) {
-    for (int64_t i = 0; i < num_ops; ++i) {
-      run_op(ops[i], *batch, self.team, self.scratch[static_cast<size_t>(thread)].get());
-      if (i + 1 < num_ops) self.team.barrier();
-    }
-  });
-}
+void tgi_run(void* engine, const tgi::Op* ops, int64_t num_ops, const tgi::Batch* batch) { static_cast<Engine*>(engine)->run(ops, num_ops, *batch); }
 
 // Asks for large pages: panels are streamed whole, and small pages would spend the bandwidth on address translation.
 void tgi_advise_huge(void* memory, int64_t bytes) {

@@ -67,16 +67,24 @@ struct Batch {
   const int32_t* block_tables;   // [R][max_blocks]
 };
 
-class Team;
+// Where the shares of an attention op begin: row r owns the tiles from starts[r] on.
+struct AttentionTiles {
+  int64_t tile_queries;
+  const int32_t* starts;  // [R + 1]
+};
 
-// Each runs its share of one operation on the calling thread; shares are handed out by the counter of the operation.
-void run_embed(const Op& op, const Batch& batch, Team& team);
-void run_norm(const Op& op, const Batch& batch, Team& team);
-void run_linear(const Op& op, const Batch& batch, Team& team);
-void run_qkv(const Op& op, const Batch& batch, Team& team);
-void run_attention(const Op& op, const Batch& batch, Team& team, float* scratch);
-void run_add(const Op& op, const Batch& batch, Team& team);
+// Each op is divided into shares that any thread may take; `num_…_shares` says into how many.
+int64_t num_row_shares(const Batch& batch);
+void run_embed(const Op& op, const Batch& batch, int64_t share);
+void run_norm(const Op& op, const Batch& batch, int64_t share);
+void run_qkv(const Op& op, const Batch& batch, int64_t share);
+void run_add(const Op& op, const Batch& batch, int64_t share);
 
+int64_t num_linear_shares(const Op& op, const Batch& batch, int num_threads);
+void run_linear(const Op& op, const Batch& batch, int num_threads, int64_t share);
+
+int64_t attention_tile_queries(const AttentionLayer& layer);
 int64_t attention_scratch_floats(const AttentionLayer& layer);
+void run_attention(const Op& op, const Batch& batch, const AttentionTiles& tiles, int64_t share, float* scratch);
 
 }  // namespace tgi

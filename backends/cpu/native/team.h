@@ -1,47 +1,55 @@
-// Threads that run one job together, with barriers between its stages.
+// Threads that run one job together: stages in order, each stage's shares by whoever comes.
 //
-// Waiting spins for a short while, then sleeps: on cores of its own a barrier costs well under a microsecond, and where another
-// process takes a core, or nothing is to be done, no cycle is burnt.
+// A stage is over when its shares are done, not when all threads have arrived: a thread that the system has put aside between two
+// shares holds up nobody, and catches up later. Waiting spins for a short while, then gives the core away, then sleeps.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
-#include <functional>
+#include <memory>
 #include <thread>
 #include <vector>
 
 namespace tgi {
 
+// What a job's threads call. Shares of one stage may run at the same time; a stage begins after all of the one before.
+class Job {
+ public:
+  virtual ~Job() = default;
+  virtual void run_share(int64_t stage, int64_t share, int thread) = 0;
+};
+
 class Team {
  public:
-  explicit Team(int num_threads);
+  Team(int num_threads, int64_t max_stages);
   ~Team();
   Team(const Team&) = delete;
   Team& operator=(const Team&) = delete;
 
   int size() const { return size_; }
 
-  // Runs job(thread) on every thread, the caller being thread 0, and returns when all are done.
-  void run(const std::function<void(int)>& job);
-
-  // All threads of the running job meet; the shares of the next stage are then handed out from zero.
-  void barrier();
-
-  // The next share of this stage: a number that no other thread got. Shares end where the stage's own count ends.
-  int64_t next_share() { return shares_.fetch_add(1, std::memory_order_relaxed); }
+  // Runs `num_stages` stages of `job`, stage i in num_shares[i] shares; the caller is thread 0. Returns when all are done.
+  void run(Job& job, int64_t num_stages, const int64_t* num_shares);
 
  private:
+  struct alignas(64) Stage {
+    std::atomic<uint64_t> next{0};  // round in the upper half, next share in the lower: a late thread takes no share of another round
+    std::atomic<uint32_t> num_shares{0};
+    std::atomic<uint32_t> done{0};
+  };
+
   void work(int thread);
-  void wait_for_change(const std::atomic<uint32_t>& word, uint32_t old) const;
+  void take_part(uint32_t round, int thread);
+  bool take_share(Stage& stage, uint32_t round, uint32_t* share) const;
 
   const int size_;
-  int spins_;
-  const std::function<void(int)>* job_ = nullptr;
+  const int64_t max_stages_;
+  std::unique_ptr<Stage[]> stages_;
+  // Read by others than thread 0 only while they hold a share, which keeps the round from ending.
+  std::atomic<Job*> job_{nullptr};
+  std::atomic<int64_t> num_stages_{0};
   alignas(64) std::atomic<uint32_t> round_{0};
-  alignas(64) std::atomic<uint32_t> generation_{0};
-  alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<int64_t> shares_{0};
-  bool stop_ = false;
+  std::atomic<bool> stop_{false};
   std::vector<std::thread> threads_;
 };
 

@@ -140,9 +140,9 @@ class NativeLibrary:
 class Engine:
     """Threads that run programs, with their working memory."""
 
-    def __init__(self, library: NativeLibrary, num_threads: int, scratch_floats: int) -> None:
+    def __init__(self, library: NativeLibrary, num_threads: int, max_ops: int, scratch_floats: int) -> None:
         self._functions = library.functions
-        self._handle = self._functions.tgi_engine_create(num_threads, scratch_floats)
+        self._handle = self._functions.tgi_engine_create(num_threads, max_ops, scratch_floats)
 
     def run(self, program: ctypes.Array[OpRecord], batch: BatchRecord) -> None:
         """Run the operations of `program` in order over one batch."""
@@ -166,7 +166,7 @@ def load_library(folder: Path | None = None) -> NativeLibrary | None:
     _declare(functions.tgi_scratch_floats, c_int64, c_void_p)
     _declare(functions.tgi_advise_huge, None, c_void_p, c_int64)
     _declare(functions.tgi_pack, None, c_void_p, c_int64, c_int64, c_void_p, c_int64, c_int64, c_int64, c_int32)
-    _declare(functions.tgi_engine_create, c_void_p, c_int32, c_int64)
+    _declare(functions.tgi_engine_create, c_void_p, c_int32, c_int64, c_int64)
     _declare(functions.tgi_engine_destroy, None, c_void_p)
     _declare(functions.tgi_run, None, c_void_p, c_void_p, c_int64, c_void_p)
     for number, record in enumerate((OpRecord, BatchRecord, AttentionRecord)):

@@ -58,7 +58,7 @@ class NativeDecoder:
             max_positions=limits.max_total_tokens,
             max_rows=_MAX_LOGITS_ROWS,
         )
-        self._engine = Engine(self._library, self._num_threads, program.scratch_floats)
+        self._engine = Engine(self._library, self._num_threads, len(program.hidden_ops), program.scratch_floats)
         return NativeModel(self.spec, cache, program, self._engine)
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from tgi_torch.sampling import SamplingKernels
 from tgi_torch.weights import checkpoint_dtype
 from tgi_torch.worker import TorchDevice, TorchWorker, decoder_loader
 
-__all__ = ["create_worker"]
+__all__ = ["create_worker", "obstacle"]
 
 _DEVICE = torch.device("cpu")
 _TORCH_BLOCK_TOKENS = 16  # blocks are gathered by index, so small ones cost nothing and share more of a common prompt
@@ -35,11 +35,11 @@ def create_worker(config: EngineConfig, host: Host) -> Worker:
     threads = machine.num_threads()
     torch.set_num_threads(threads)
     library = load_library()
-    obstacle = _obstacle(config, library)
-    if library is not None and not obstacle:
+    hindrance = obstacle(config, library)
+    if library is not None and not hindrance:
         kernels, block_size, load_model = "native", BLOCK_TOKENS, native_loader(library, threads)
     else:
-        host.log(f"the model runs in torch operations, not in the faster native kernels: {obstacle}")
+        host.log(f"the model runs in torch operations, not in the faster native kernels: {hindrance}")
         kernels, block_size, load_model = "torch", _TORCH_BLOCK_TOKENS, decoder_loader(REFERENCE, _DEVICE)
     device = TorchDevice(
         device=_DEVICE,
@@ -59,7 +59,7 @@ def create_worker(config: EngineConfig, host: Host) -> Worker:
     return TorchWorker(config, host, device)
 
 
-def _obstacle(config: EngineConfig, library: NativeLibrary | None) -> str:
+def obstacle(config: EngineConfig, library: NativeLibrary | None) -> str:
     """Why the native kernels do not run this model; empty if they do."""
     if library is None:
         return "they were not built; install a C++ compiler and reinstall tgi-cpu"

@@ -1,0 +1,214 @@
+"""The native kernels against the shared decoder in float32 and bfloat16, in a cache full of NaN."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.backends.checkpoints import VARIANTS, save_checkpoint
+from tests.backends.paged_batch import metadata_of
+from tests.backends.scripted_core import RecordingHost
+from tgi.architectures import ModelSpec, load_spec
+from tgi.backend import EngineConfig, Limits
+from tgi_cpu import worker
+from tgi_cpu.native import BLOCK_TOKENS, NativeLibrary, load_library
+from tgi_cpu.native_decoder import NativeDecoder, NativeModel, native_loader
+from tgi_cpu.native_program import unsupported
+from tgi_torch.decoder import DecoderWithCache, build_decoder
+from tgi_torch.model import Model
+from tgi_torch.ops import REFERENCE
+from tgi_torch.weights import load_weights
+
+LIMITS = Limits(max_total_tokens=320, max_sequences=8, max_step_tokens=700)
+NUM_BLOCKS = 40
+NAN = 0x7FC0  # bfloat16
+
+HEAD_SIZES = [64, 80, 96, 128, 256]
+
+
+@pytest.fixture(scope="module")
+def library() -> NativeLibrary:
+    library = load_library()
+    assert library is not None, "the native kernels were not built: install a C++ compiler, then `pip install -e backends/cpu`"
+    if not library.is_supported:
+        pytest.skip("this processor lacks AVX-512 with bfloat16 products")
+    return library
+
+
+@pytest.fixture(autouse=True)
+def without_gradients() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+def ignore(done: int, total: int) -> None:
+    """No progress is shown."""
+
+
+def native_model(path: Path, spec: ModelSpec, library: NativeLibrary, threads: int = 2) -> NativeModel:
+    loaded = native_loader(library, threads)(spec, torch.bfloat16, path, ignore)
+    assert isinstance(loaded, NativeDecoder)
+    model = loaded.with_cache(NUM_BLOCKS, BLOCK_TOKENS, LIMITS)
+    for side in (*model._cache.keys, *model._cache.values):
+        side[...] = NAN
+    return model
+
+
+def torch_model(path: Path, spec: ModelSpec, dtype: torch.dtype) -> DecoderWithCache:
+    """The shared decoder with weights rounded to bfloat16, computing in `dtype`."""
+    decoder = build_decoder(spec, REFERENCE, dtype, "cpu")
+    load_weights(decoder, path, ignore)
+    for parameter in decoder.parameters.by_role.values():
+        parameter.copy_(parameter.bfloat16())
+    return decoder.with_cache(NUM_BLOCKS, BLOCK_TOKENS, LIMITS)
+
+
+def schedule(rng: random.Random) -> list[list[tuple[int, int, int]]]:
+    """Steps of (sequence, first position, count): prefill in chunks beside decode, across block borders, one long prompt."""
+    done = [0, 0, 0]
+    steps = []
+    for counts in ([50, 33, 0], [13, 1, 70], [1, 1, 1], [31, 2, 1], [1, 1, 200], [1, 1, 1]):
+        rows = [(i, done[i], count) for i, count in enumerate(counts) if count]
+        rng.shuffle(rows)
+        steps.append(rows)
+        done = [start + count for start, count in zip(done, counts, strict=True)]
+    return steps
+
+
+def logits_of(model: Model, seed: int = 0) -> Tensor:
+    """Logits of all positions of the schedule, one after the other."""
+    rng = random.Random(seed)
+    token_ids = [[rng.randrange(101) for _ in range(320)] for _ in range(3)]
+    blocks = rng.sample(range(NUM_BLOCKS), 30)
+    tables = [blocks[:10], blocks[10:20], blocks[20:]]
+    results = []
+    for rows in schedule(rng):
+        flat = torch.tensor([token for i, start, count in rows for token in token_ids[i][start : start + count]])
+        metadata = metadata_of([(tables[i], start, count) for i, start, count in rows], BLOCK_TOKENS)
+        results.append(model.logits(model.forward(flat, metadata).clone()).clone())
+    return torch.cat(results)
+
+
+def check(path: Path, library: NativeLibrary) -> None:
+    """The native result is about as near to the truth as torch's own bfloat16."""
+    spec = load_spec(path)
+    assert isinstance(spec, ModelSpec)
+    truth = logits_of(torch_model(path, spec, torch.float32))
+    usual = (logits_of(torch_model(path, spec, torch.bfloat16)) - truth).abs()
+    native = (logits_of(native_model(path, spec, library)) - truth).abs()
+    assert native.max() <= 1.5 * usual.max()
+    assert native.mean() <= 1.1 * usual.mean()
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_families(variant: str, library: NativeLibrary, tmp_path: Path) -> None:
+    family, overrides = VARIANTS[variant]
+    # Learned positions must reach as far as the schedule.
+    longer = {"n_positions": 320} if family == "gpt2" else {}
+    save_checkpoint(family, tmp_path, **overrides, **longer)
+    spec = load_spec(tmp_path)
+    assert isinstance(spec, ModelSpec)
+    if variant == "llama-dynamic":
+        assert unsupported(spec) == ("a rotation that depends on the length of the sequence",)
+        return
+    assert unsupported(spec) == ()
+    check(tmp_path, library)
+
+
+@pytest.mark.parametrize("head_dim", HEAD_SIZES)
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 6])
+def test_head_and_group_sizes(head_dim: int, num_kv_heads: int, library: NativeLibrary, tmp_path: Path) -> None:
+    sizes = {"head_dim": head_dim, "num_attention_heads": 6, "num_key_value_heads": num_kv_heads, "hidden_size": 48}
+    save_checkpoint("mistral", tmp_path, num_hidden_layers=1, sliding_window=45, max_position_embeddings=320, **sizes)
+    check(tmp_path, library)
+
+
+def test_one_thread_and_three_compute_the_same(library: NativeLibrary, tmp_path: Path) -> None:
+    save_checkpoint("llama", tmp_path)
+    spec = load_spec(tmp_path)
+    assert isinstance(spec, ModelSpec)
+    one, three = (logits_of(native_model(tmp_path, spec, library, threads)) for threads in (1, 3))
+    assert torch.equal(one, three)
+
+
+@pytest.mark.parametrize("role", ["q.weight", "o.weight", "gate.weight", "down.weight", "norm.weight"])
+def test_a_lost_weight_shows(role: str, library: NativeLibrary, tmp_path: Path) -> None:
+    save_checkpoint("llama", tmp_path)
+    spec = load_spec(tmp_path)
+    assert isinstance(spec, ModelSpec)
+    truth = logits_of(torch_model(tmp_path, spec, torch.float32))
+    decoder = NativeDecoder(spec, library, 1)
+
+    class Losing:
+        def __init__(self) -> None:
+            self.spec = spec
+
+        def write(self, role_given: str, expert: int | None, *, axis: int, start: int, piece: Tensor) -> None:
+            lost = role_given.startswith("decoder.layers.1.") and role_given.endswith(role)
+            decoder.write(role_given, expert, axis=axis, start=start, piece=piece * 0 if lost else piece)
+
+    load_weights(Losing(), tmp_path, ignore)
+    assert (logits_of(decoder.with_cache(NUM_BLOCKS, BLOCK_TOKENS, LIMITS)) - truth).abs().max() > 0.3
+
+
+def test_blocks_are_copied_whole(library: NativeLibrary, tmp_path: Path) -> None:
+    save_checkpoint("llama", tmp_path)
+    spec = load_spec(tmp_path)
+    assert isinstance(spec, ModelSpec)
+    model = native_model(tmp_path, spec, library)
+    prompt = torch.arange(64) % 101
+
+    def next_logits(table: list[int]) -> Tensor:
+        return model.logits(model.forward(torch.tensor([7]), metadata_of([(table, 64, 1)], BLOCK_TOKENS))).clone()
+
+    model.forward(prompt, metadata_of([([3, 4, 5], 0, 64)], BLOCK_TOKENS))
+    expected = next_logits([3, 4, 5])
+    model.copy_blocks(torch.tensor([3, 4]), torch.tensor([8, 9]))
+    assert torch.equal(next_logits([8, 9, 10]), expected)
+
+
+def test_many_runs_of_many_threads_stay_in_step(library: NativeLibrary, tmp_path: Path) -> None:
+    """More threads than processors: some are late in every run, and must neither lose a share nor take one twice."""
+    save_checkpoint("llama", tmp_path)
+    spec = load_spec(tmp_path)
+    assert isinstance(spec, ModelSpec)
+    model = native_model(tmp_path, spec, library, threads=6)
+    metadata = metadata_of([([1], 0, 20)], BLOCK_TOKENS)
+    expected = model.forward(torch.arange(20), metadata).clone()
+    for _ in range(200):
+        assert torch.equal(model.forward(torch.arange(20), metadata), expected)
+
+
+def test_packing_any_shape(library: NativeLibrary) -> None:
+    """Each column stands at its panel; pieces may come by columns or by inputs."""
+    rng = np.random.default_rng(0)
+    for columns, inputs in ((1, 2), (33, 7), (64, 10), (100, 31)):
+        weight = rng.integers(0, 2**16, (columns, inputs), dtype=np.uint16)
+        panels = np.zeros((-(-columns // 32), -(-inputs // 2), 32, 2), np.uint16)
+        half = inputs // 2 // 2 * 2
+        for start, stop in ((0, half), (half, inputs)):
+            piece = np.ascontiguousarray(weight[:, start:stop])
+            library.pack(piece, panels.reshape(-1), inputs, first_column=0, first_input=start)
+        unpacked = panels.transpose(0, 2, 1, 3).reshape(panels.shape[0] * 32, -1)[:columns, :inputs]
+        np.testing.assert_array_equal(unpacked, weight)
+
+
+def test_without_the_library_a_line_says_so(tmp_path: Path) -> None:
+    assert load_library(tmp_path) is None
+    save_checkpoint("llama", tmp_path)
+    config = EngineConfig("cpu", str(tmp_path), load_spec(tmp_path))
+    assert "install a C++ compiler" in worker.obstacle(config, None)
+
+
+def test_float32_runs_in_torch_and_a_line_says_why(library: NativeLibrary, tmp_path: Path) -> None:
+    save_checkpoint("llama", tmp_path)
+    host = RecordingHost()
+    config = EngineConfig("cpu", str(tmp_path), load_spec(tmp_path), dtype="float32")
+    worker.create_worker(config, host)
+    assert any("they compute in bfloat16, not float32" in line for line in host.lines)
