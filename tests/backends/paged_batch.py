@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from tgi_torch.attention import AttentionMetadata
+from tgi_torch.attention import AttentionMetadata, CrossMetadata, EncoderInput
 from tgi_torch.decoder import Decoder
 from tgi_torch.kv_cache import KVCache
 
-__all__ = ["PagedSequence", "metadata_of", "step"]
+__all__ = ["PagedSequence", "cross_metadata", "metadata_of", "step"]
 
 
 @dataclass
@@ -22,6 +22,13 @@ class PagedSequence:
     block_table: list[int]
     num_computed_tokens: int = 0
     logits: list[Tensor] = field(default_factory=list)  # float32 [vocab] of each position computed so far
+    encoder_token_ids: list[int] = field(default_factory=list)
+    cross_table: list[int] = field(default_factory=list)  # blocks of the encoder's tokens
+
+    @property
+    def state(self) -> int:
+        """Its recurrent state: nobody else has its last block."""
+        return self.block_table[-1]
 
 
 def metadata_of(rows: list[tuple[list[int], int, int]], block_size: int) -> AttentionMetadata:
@@ -50,8 +57,32 @@ def step(decoder: Decoder, cache: KVCache, work: list[tuple[PagedSequence, int]]
     rows = [(sequence.block_table, sequence.num_computed_tokens, count) for sequence, count in work]
     token_ids = [sequence.token_ids[sequence.num_computed_tokens :][:count] for sequence, count in work]
     flat = torch.tensor([token for ids in token_ids for token in ids])
-    hidden = decoder.forward(flat, metadata_of(rows, cache.block_size), cache)
-    logits = iter(decoder.logits(hidden))
+    metadata = replace(
+        metadata_of(rows, cache.block_size),
+        states=torch.tensor([sequence.state for sequence, _ in work]) if cache.states else None,
+        cross=cross_metadata([sequence for sequence, _ in work], cache.block_size) if cache.cross_layers else None,
+    )
+    logits = iter(decoder.logits(decoder.forward(flat, metadata, cache)))
     for sequence, count in work:
         sequence.logits.extend(next(logits) for _ in range(count))
         sequence.num_computed_tokens += count
+
+
+def cross_metadata(sequences: list[PagedSequence], block_size: int) -> CrossMetadata:
+    """What the rows see of their encoders, and the encoders of those that start."""
+    width = max(len(sequence.cross_table) for sequence in sequences)
+    starting = [sequence for sequence in sequences if not sequence.num_computed_tokens]
+    slots = []
+    for sequence in starting:
+        position = torch.arange(len(sequence.encoder_token_ids))
+        slots.append(torch.tensor(sequence.cross_table)[position // block_size] * block_size + position % block_size)
+    encoder = EncoderInput(
+        token_ids=torch.tensor([token for sequence in starting for token in sequence.encoder_token_ids]),
+        lengths=tuple(len(sequence.encoder_token_ids) for sequence in starting),
+        slot_mapping=torch.cat(slots) if slots else torch.empty(0, dtype=torch.int64),
+    )
+    return CrossMetadata(
+        block_tables=torch.tensor([s.cross_table + [0] * (width - len(s.cross_table)) for s in sequences], dtype=torch.int32),
+        encoder_lens=tuple(len(sequence.encoder_token_ids) for sequence in sequences),
+        encoder=encoder if starting else None,
+    )

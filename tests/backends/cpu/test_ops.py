@@ -21,6 +21,7 @@ from tgi.architectures import (
     Embedding,
     Head,
     Layer,
+    LinearAttention,
     LongRopeScaling,
     MixtureOfExperts,
     ModelSpec,
@@ -28,7 +29,6 @@ from tgi.architectures import (
     Rope,
     Router,
     Stack,
-    StateSpace,
 )
 from tgi.architectures.grammar import Block, Branch
 from tgi.backend import ModelError
@@ -313,11 +313,13 @@ def test_an_encoder_of_another_kind_is_refused() -> None:
     layers = (Layer(blocks=(Block(branches=(Branch(mixer=encoder),)),)),)
     stacks = (Stack(kind="encoder", layers=layers), small_spec().decoder)
     with pytest.raises(ModelError, match="this kind of attention is not built for encoders"):
-        build_decoder(msgspec.structs.replace(small_spec(), stacks=stacks), REFERENCE, torch.float32, "cpu")
+        build_decoder(small_spec(stacks=stacks), ops.REFERENCE, torch.float32, "cpu")
 
 
 def test_what_is_not_built_is_named() -> None:
-    mamba = StateSpace(version=1, inner_size=16, state_size=4, conv_kernel=4, dt_rank=2)
-    stack = Stack(kind="decoder", layers=(Layer(blocks=(Block(branches=(Branch(mixer=mamba),)),)),))
-    with pytest.raises(ModelError, match="small: the mixer StateSpace is not built yet"):
+    mixer = LinearAttention(
+        num_key_heads=2, num_value_heads=2, key_head_dim=4, value_head_dim=4, conv_kernel=4, norm=Norm(kind="rms", eps=1e-6)
+    )
+    stack = Stack(kind="decoder", layers=(Layer(blocks=(Block(branches=(Branch(mixer=mixer),)),)),))
+    with pytest.raises(ModelError, match="small: the mixer LinearAttention is not built yet"):
         build_decoder(small_spec(stacks=(stack,)), ops.REFERENCE, torch.float32, "cpu")
