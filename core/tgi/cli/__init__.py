@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tgi import __version__
 from tgi.config import UsageError
 from tgi.errors import StartError
 
-__all__ = ["COMMANDS", "launcher_main", "main"]
+__all__ = ["COMMANDS", "launcher_main", "main", "run_command"]
 
 COMMANDS = {
     "serve": "Serve a model over HTTP.",
+    "download": "Fetch a model into the cache.",
+    "bench": "Measure a running server.",
+    "migrate": "Show what a start of TGI 3 looks like here.",
+    "sagemaker": "Serve as SageMaker asks: its variables, port 8080.",
     "backends": "List the installed backends and whether they can be used here.",
     "version": "Print the versions of tgi and its backends.",
 }
@@ -47,17 +51,22 @@ def launcher_main(arguments: Sequence[str] | None = None) -> int:
     return _run("serve", words)
 
 
-def _run(command: str, words: Sequence[str]) -> int:
-    module = importlib.import_module(f"tgi.cli.{command}")
+def run_command(command: Callable[[], int]) -> int:
+    """The exit code of a command; where it raises `StartError`, one line says why."""
     try:
-        code: int = module.run(words)
+        return command()
     except StartError as error:
         is_usage_error = isinstance(error, UsageError)
         print(str(error) if is_usage_error else f"Error: {error}", file=sys.stderr)
         return _USAGE_EXIT_CODE if is_usage_error else 1
     except KeyboardInterrupt:
         return _INTERRUPT_EXIT_CODE
-    return code
+
+
+def _run(name: str, words: Sequence[str]) -> int:
+    module = importlib.import_module(f"tgi.cli.{name}")
+    command: Callable[[Sequence[str]], int] = module.run
+    return run_command(lambda: command(words))
 
 
 def _help() -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 
 from tgi.cli.log import configure_logging
 from tgi.config import check_options, options_help, parse_arguments, process_environment, read_environment
 
-__all__ = ["run"]
+__all__ = ["run", "start"]
 
 _USAGE = """Usage: tgi serve [MODEL] [OPTIONS]
 
@@ -20,14 +21,20 @@ def run(arguments: Sequence[str]) -> int:
     if any(word in ("-h", "--help") for word in arguments):
         print(_USAGE + "\n" + options_help())
         return 0
+    return start(arguments, process_environment())
+
+
+def start(arguments: Sequence[str], variables: Mapping[str, str], notes: Sequence[str] = ()) -> int:
+    """Serve with these arguments and variables; `notes` are logged first. Otherwise as `run`."""
     from tgi.plugins import BackendRegistry  # noqa: PLC0415 - the help works without the packages this needs
 
     registry = BackendRegistry()
-    variables = process_environment()
     parsed = parse_arguments(arguments, variables, registry.names)
     check_options(parsed.options)
     environment = read_environment(variables)
     configure_logging(environment.log_level, parsed.options.json_output)
+    for note in notes:
+        logging.getLogger("tgi").info(note)
     from tgi.cli.startup import serve  # noqa: PLC0415 - the web framework takes a second to import
 
     return serve(parsed, environment, variables, registry)

@@ -1,0 +1,40 @@
+"""`tgi download`: a model into the cache, so that a later start needs no network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tgi.cli.log import configure_logging
+from tgi.cli.model_files import find_model
+from tgi.config import OPTIONS, UsageError, parse_arguments, process_environment, read_environment
+from tgi.errors import ModelError
+
+__all__ = ["run"]
+
+_FLAGS = ("--model-id", "--revision", "--huggingface-hub-cache", "--json-output")
+_HELP = """Usage: tgi download MODEL [OPTIONS]
+
+Fetch MODEL, a hub id, into the cache and print its folder. HF_TOKEN opens private models.
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Fetch, then print the folder. Raises `ModelError`."""
+    rows = [row for row in OPTIONS if row.flag in _FLAGS]
+    if not arguments or any(word in ("-h", "--help") for word in arguments):
+        print(_HELP + "\n".join(f"  {row.flag:<26}{row.help}" for row in rows[1:]))
+        return 0
+    for word in arguments:
+        if word.startswith("-") and word.partition("=")[0] not in _FLAGS:
+            raise UsageError(f"error: unexpected argument '{word}' found.", f"`tgi download` takes {', '.join(_FLAGS)}.")
+    variables = process_environment()
+    options = parse_arguments(arguments, {k: v for k, v in variables.items() if k in {r.environment for r in rows}}).options
+    if options.model_id is None:
+        raise UsageError("error: no model was named.", "Name a hub id like `owner/name`.")
+    environment = read_environment(variables)
+    configure_logging(environment.log_level, options.json_output)
+    files = find_model(options, environment, lambda _: None)
+    if not any(files.path.glob("*.safetensors")):
+        raise ModelError(f"`{options.model_id}` holds no weights in safetensors format.", "Choose a model or revision that does.")
+    print(files.path)
+    return 0

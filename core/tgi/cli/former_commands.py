@@ -1,0 +1,183 @@
+"""TGI 3's other commands as doors to ours: `text-generation-server`, `-router` and `-benchmark`.
+
+A flag that means something else here, or nothing, is accepted; one line says what replaces it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from tgi import __version__
+from tgi.cli import run_command
+from tgi.config import UsageError, process_environment
+
+__all__ = ["benchmark_main", "router_main", "server_main"]
+
+
+@final
+@dataclass(frozen=True)
+class FormerFlag:
+    """What a flag of a former command became: another flag, or nothing and a line why."""
+
+    replacement: str = ""
+    note: str = ""
+    takes_value: bool = True
+
+
+_SOCKET = FormerFlag(note="engine and front find each other")
+_LEVEL = FormerFlag(note="set LOG_LEVEL")
+_NO_CONVERSION = "weights are read from safetensors only"
+
+_SERVE_FLAGS = {
+    "--uds-path": _SOCKET,
+    "--logger-level": _LEVEL,
+    "--sharded": FormerFlag(note="`--num-shard` says it", takes_value=False),
+    "--no-sharded": FormerFlag(takes_value=False),
+    "--no-trust-remote-code": FormerFlag(takes_value=False),
+    "--no-json-output": FormerFlag(takes_value=False),
+}
+_DOWNLOAD_FLAGS = {
+    "--extension": FormerFlag(note=_NO_CONVERSION),
+    "--auto-convert": FormerFlag(note=_NO_CONVERSION, takes_value=False),
+    "--no-auto-convert": FormerFlag(takes_value=False),
+    "--logger-level": _LEVEL,
+    "--trust-remote-code": FormerFlag(note="code is never fetched", takes_value=False),
+    "--no-trust-remote-code": FormerFlag(takes_value=False),
+    "--no-json-output": FormerFlag(takes_value=False),
+    "--merge-lora": FormerFlag(note="adapters are not merged", takes_value=False),
+    "--no-merge-lora": FormerFlag(takes_value=False),
+}
+_ROUTER_FLAGS = {
+    "--tokenizer-name": FormerFlag("--model-id"),
+    "--master-shard-uds-path": _SOCKET,
+    "--max-image-fetch-size": FormerFlag(note="images are not accepted yet"),
+}
+_ROUTER_VARIABLES = {"TOKENIZER_NAME": "MODEL_ID"}
+_BENCHMARK_FLAGS = {
+    "-t": FormerFlag(note="the server has the tokenizer"),
+    "--tokenizer-name": FormerFlag(note="the server has the tokenizer"),
+    "--revision": FormerFlag(note="the server has the tokenizer"),
+    "-m": FormerFlag(note="give `--url`"),
+    "--master-shard-uds-path": FormerFlag(note="give `--url`"),
+}
+
+_SERVER_HELP = """Usage: text-generation-server serve MODEL [OPTIONS]
+       text-generation-server download-weights MODEL [OPTIONS]
+
+`serve` is `tgi serve`, which needs no other process; `download-weights` is `tgi download`."""
+_ROUTER_HELP = """Usage: text-generation-router [OPTIONS]
+       text-generation-router print-schema
+
+`tgi serve` with the flags of TGI's router, or the OpenAPI document of the routes. `tgi serve --help` shows the options."""
+
+
+def server_main(arguments: Sequence[str] | None = None) -> int:
+    """The command `text-generation-server`. Returns the exit code."""
+    words = _words(arguments)
+    match words[:1]:
+        case ["serve"]:
+            return run_command(lambda: _serve(words[1:], _SERVE_FLAGS))
+        case ["download-weights"]:
+            return run_command(lambda: _download(words[1:]))
+        case ["quantize"]:
+            return run_command(_refuse_quantize)
+    return _other("text-generation-server", words, _SERVER_HELP)
+
+
+def router_main(arguments: Sequence[str] | None = None) -> int:
+    """The command `text-generation-router`. Returns the exit code."""
+    words = _words(arguments)
+    if words[:1] == ["print-schema"]:
+        return run_command(_print_schema)
+    if words[:1] in (["-h"], ["--help"], ["-V"], ["--version"]):
+        return _other("text-generation-router", words, _ROUTER_HELP)
+    return run_command(lambda: _serve(words, _ROUTER_FLAGS))
+
+
+def benchmark_main(arguments: Sequence[str] | None = None) -> int:
+    """The command `text-generation-benchmark`. Returns the exit code."""
+    return run_command(lambda: _bench(_words(arguments)))
+
+
+def _words(arguments: Sequence[str] | None) -> list[str]:
+    return list(sys.argv[1:] if arguments is None else arguments)
+
+
+def _other(name: str, words: Sequence[str], help_text: str) -> int:
+    if words[:1] in (["-V"], ["--version"]):
+        print(f"{name} {__version__}")
+        return 0
+    if not words or words[0] in ("-h", "--help"):
+        print(help_text)
+        return 0
+    print(f"error: unrecognized subcommand '{words[0]}'. Try `{name} --help`.", file=sys.stderr)
+    return 2
+
+
+def _serve(words: Sequence[str], flags: Mapping[str, FormerFlag]) -> int:
+    from tgi.cli import serve  # noqa: PLC0415 - a command's file is imported when it runs
+
+    if any(word in ("-h", "--help") for word in words):
+        return serve.run(["--help"])
+    arguments, notes = translate(words, flags)
+    variables = dict(process_environment())
+    for theirs, ours in _ROUTER_VARIABLES.items():
+        if theirs in variables:
+            variables.setdefault(ours, variables[theirs])
+    return serve.start(arguments, variables, notes)
+
+
+def _download(words: Sequence[str]) -> int:
+    from tgi.cli import download  # noqa: PLC0415 - as above
+
+    return download.run(_translate_and_say(words, _DOWNLOAD_FLAGS))
+
+
+def _bench(words: Sequence[str]) -> int:
+    from tgi.cli import bench  # noqa: PLC0415 - as above
+
+    return bench.run(_translate_and_say(words, _BENCHMARK_FLAGS))
+
+
+def _print_schema() -> int:
+    raise UsageError("error: this version has no OpenAPI document yet.", "")
+
+
+def _refuse_quantize() -> int:
+    raise UsageError(
+        "error: `quantize` is not part of this version.",
+        "Serve a checkpoint that is quantized, or choose `--quantize` at the start.",
+    )
+
+
+def _translate_and_say(words: Sequence[str], flags: Mapping[str, FormerFlag]) -> list[str]:
+    arguments, notes = translate(words, flags)
+    for note in notes:
+        print(note, file=sys.stderr)
+    return arguments
+
+
+def translate(words: Sequence[str], flags: Mapping[str, FormerFlag]) -> tuple[list[str], list[str]]:
+    """Arguments for our command, and a line for each flag that lost its meaning. Raises `UsageError`."""
+    arguments: list[str] = []
+    notes: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        flag, equals, value = word.partition("=")
+        former = flags.get(flag)
+        if former is None:
+            arguments.append(word)
+            continue
+        if former.takes_value and not equals:
+            if not rest:
+                raise UsageError(f"error: a value is required for '{flag}' but none was supplied.")
+            value = rest.pop(0)
+        if former.replacement:
+            arguments += [former.replacement, value]
+        elif former.note:
+            notes.append(f"`{flag}` has no effect: {former.note}.")
+    return arguments, notes

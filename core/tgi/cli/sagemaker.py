@@ -1,0 +1,32 @@
+"""`tgi sagemaker`: `tgi serve` with the variables and the port of SageMaker, as the entry point of TGI 3's image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tgi.cli import serve
+from tgi.cli.migration_data import SAGEMAKER_PORT, SAGEMAKER_VARIABLES
+from tgi.config import process_environment
+from tgi.errors import ConfigError
+
+__all__ = ["run"]
+
+_HELP = f"""Usage: tgi sagemaker [OPTIONS]
+
+`tgi serve` on port {SAGEMAKER_PORT} with these variables; the options are those of `tgi serve`:
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Serve until a signal comes. Raises `StartError`."""
+    if any(word in ("-h", "--help") for word in arguments):
+        print(_HELP + "\n".join(f"  {theirs:<28}{ours}" for theirs, ours in SAGEMAKER_VARIABLES.items()))
+        return 0
+    variables = dict(process_environment())
+    if not variables.get("HF_MODEL_ID"):
+        raise ConfigError("HF_MODEL_ID must be set", "It names the model: a folder or a hub id.")
+    for theirs, ours in SAGEMAKER_VARIABLES.items():
+        if theirs in variables:
+            variables[ours] = variables[theirs]
+    variables["PORT"] = str(SAGEMAKER_PORT)
+    return serve.start(arguments, variables)
