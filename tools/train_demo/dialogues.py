@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from tools.train_demo.exercises import sum_answer
 from tools.train_demo.wording import choose
 from tools.train_demo.words import ADJECTIVES, ANIMALS, COLOURS, ITEMS, NAMES, PLAIN_WORDS
 
@@ -106,9 +107,9 @@ def running_sum(rng: random.Random) -> Messages:
     follow = choose(f"{{And plus|Now add|Plus|And add|Now plus|Then add}} {c}{{?|.| to it.| to this.| more.|}}", rng)
     return _turns(
         ("user", choose(f"{{What is|How much is|Compute}} {a} + {b}{{?|}}", rng)),
-        ("assistant", f"{a} + {b} = {a + b}."),
+        ("assistant", sum_answer(a, b)),
         ("user", follow),
-        ("assistant", f"{a + b} + {c} = {a + b + c}."),
+        ("assistant", sum_answer(a + b, c)),
     )
 
 

@@ -10,7 +10,7 @@ from tools.train_demo.held_out import held_out
 from tools.train_demo.wording import choose
 from tools.train_demo.words import ANIMALS, FRUITS, ITEMS, NAMES, PLAIN_WORDS
 
-__all__ = ["addition", "counting", "letters", "other_arithmetic", "sorting"]
+__all__ = ["addition", "counting", "letters", "other_arithmetic", "sorting", "sum_answer"]
 
 Value = TypeVar("Value")
 _NOUNS = tuple(dict.fromkeys([*PLAIN_WORDS, *ANIMALS, *ITEMS]))
@@ -44,7 +44,17 @@ def addition(rng: random.Random) -> tuple[str, str]:
             f"{{What|How much}} do {a} and {b} {{make|give|add up to}}{{| together}}?",
         )
     question = choose(rng.choice(frames), rng)
-    return question, f"{a} + {b} = {a + b}."
+    return question, sum_answer(a, b)
+
+
+def sum_answer(a: int, b: int) -> str:
+    """The sum by way of its ones and tens: each part is small enough to be known by heart."""
+    result = f"{a} + {b} = {a + b}."
+    if a < 10 and b < 10:
+        return result
+    ones = f"{a % 10} + {b % 10} = {a % 10 + b % 10}"
+    tens = f"{a - a % 10} + {b - b % 10} = {a - a % 10 + b - b % 10}"
+    return f"{ones}, {tens}, so {result}"
 
 
 def other_arithmetic(rng: random.Random) -> tuple[str, str]:

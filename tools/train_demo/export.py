@@ -1,7 +1,7 @@
 """Write a trained model as a checkpoint in Hugging Face's format, and the picture of its loss.
 
-    python -m tools.train_demo.export build/train_demo/main core/tgi/demo/model --curve docs/demo-model-loss.png
-    python -m tools.train_demo.export build/train_demo/draft core/tgi/demo/draft --draft
+python -m tools.train_demo.export build/train_demo/main core/tgi/demo/model --curve docs/demo-model-loss.png
+python -m tools.train_demo.export build/train_demo/draft core/tgi/demo/draft --draft
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def draw_curve(source: Path, picture: Path) -> None:
     """Draw the loss over the tokens seen, single steps pale and their running mean dark."""
     import matplotlib.pyplot as plt  # noqa: PLC0415 - needed for the picture alone
 
-    rows = [json.loads(line) for line in (source / "loss.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = map(json.loads, (source / "loss.jsonl").read_text(encoding="utf-8").splitlines())
+    # Steps after the last checkpoint of an interrupted run were taken again; the later ones count.
+    rows = list({line["step"]: line for line in lines}.values())
     tokens = [row["tokens"] / 1e6 for row in rows]
     losses = [row["loss"] for row in rows]
     smooth = [losses[0]]

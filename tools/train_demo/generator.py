@@ -45,29 +45,31 @@ class Conversation:
     raw: bool = False
 
 
-def _tgi_fact(rng: random.Random) -> QuestionAnswer:
+def _varied_tgi_fact(rng: random.Random) -> QuestionAnswer:
     answer, templates = rng.choice(FACTS)
-    return choose(rng.choice(templates), rng), answer
+    return vary(choose(rng.choice(templates), rng), rng, may_lose_words=True), answer
 
 
-def _plain(draw: Callable[[random.Random], QuestionAnswer]) -> Callable[[random.Random], QuestionAnswer]:
-    def varied(rng: random.Random) -> QuestionAnswer:
-        question, answer = draw(rng)
-        return vary(question, rng), answer
+def _varied_world_fact(rng: random.Random) -> QuestionAnswer:
+    question, answer = world.world_fact(rng)
+    return vary(question, rng), answer
 
-    return varied
+
+def _varied_field_fact(rng: random.Random) -> QuestionAnswer:
+    question, answer = world.field_fact(rng)
+    return vary(question, rng), answer
 
 
 # A draw and how often it is taken, in parts of the whole.
 _QUESTIONS: tuple[tuple[Callable[[random.Random], QuestionAnswer], float], ...] = (
-    (_plain(_tgi_fact), 34),
+    (_varied_tgi_fact, 34),
     (exercises.addition, 14),
     (exercises.other_arithmetic, 2),
     (exercises.letters, 14),
     (exercises.counting, 6),
     (exercises.sorting, 9),
-    (_plain(world.world_fact), 9),
-    (_plain(world.field_fact), 3),
+    (_varied_world_fact, 9),
+    (_varied_field_fact, 3),
     (dialogues.small_talk, 1.5),
     (dialogues.story, 1.5),
     (dialogues.unknown, 1),
@@ -96,11 +98,11 @@ def _turn(question: str, answer: str) -> Messages:
 def _single(rng: random.Random) -> Conversation:
     messages = _turn(*_question(rng))
     kind = rng.random()
-    if kind < 0.12:
+    if kind < 0.1:
         return Conversation(messages, raw=True)
     if kind < 0.22:
         messages.insert(0, {"role": "system", "content": rng.choice(_SYSTEM_PROMPTS)})
-    elif kind < 0.24:
+    elif kind < 0.24 and len(messages[-1]["content"]) < 40:
         messages[-1]["content"] = messages[-1]["content"].upper()
         messages.insert(0, {"role": "system", "content": rng.choice(_CAPITALS_PROMPTS)})
     return Conversation(messages)

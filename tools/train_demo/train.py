@@ -1,7 +1,7 @@
 """Train the demo model or its draft for a given time; an interrupted run goes on where its checkpoint stands.
 
-    python -m tools.train_demo.train --minutes 75
-    python -m tools.train_demo.train --draft --minutes 12
+    python -m tools.train_demo.train --minutes 65
+    python -m tools.train_demo.train --draft --minutes 10
 
 The learning rate follows the share of the time that has passed, so a run on a busy machine ends in time with a finished schedule.
 Text is generated while training; no conversation occurs twice by index.
@@ -50,9 +50,10 @@ class Run:
     def train_step(self, tokens: Tensor, targets: Tensor, progress: float) -> float:
         """One step at `progress` (0 … 1 of the schedule); returns the loss."""
         rate = self.learning_rate * min(1.0, progress / WARMUP_SHARE) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
-        with torch.autocast("cpu", torch.bfloat16):
-            hidden = self.model(tokens)
-            logits = self.model.logits(hidden[targets >= 0])
+        # The parameters stay f32; each step runs on their bf16 copies.
+        weights = {name: parameter.bfloat16() for name, parameter in self.model.named_parameters()}
+        hidden = torch.func.functional_call(self.model, weights, (tokens,))
+        logits = functional.linear(hidden[targets >= 0], weights["model.embed_tokens.weight"])
         loss = functional.cross_entropy(logits.float(), targets[targets >= 0])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -131,11 +132,11 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draft", action="store_true", help="train the draft model")
-    parser.add_argument("--minutes", type=float, default=75.0, help="time to train for")
+    parser.add_argument("--minutes", type=float, default=65.0, help="time to train for")
     parser.add_argument("--directory", type=Path, default=Path("build/train_demo"), help="checkpoints and logs")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch-tokens", type=int, default=6144)
-    parser.add_argument("--learning-rate", type=float, default=4e-3)
+    parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default="muon")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
