@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from tests.backends.decoder_families import DECODER_VARIANTS, DECODERS
+
 __all__ = ["FAMILIES", "VARIANTS", "save_checkpoint", "save_variant"]
 
 _LLAMA = {
@@ -39,6 +41,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 4,
         "max_position_embeddings": 128,
     },
+    **DECODERS,
 }
 """The families with a small config each; the defaults of `transformers` fill the rest."""
 
@@ -69,19 +72,22 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "gpt_neox",
         {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
     ),
+    **DECODER_VARIANTS,
 }
-"""Named variants: the family and what differs from its small config. Together they take every branch of the six families."""
+"""Named variants: the family and what differs from its small config. Together they take every branch of the families."""
 
 
 def save_checkpoint(
     family: str, path: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, **overrides: Any
 ) -> PreTrainedModel:
-    """Write a checkpoint of `family` to `path`; returns the model it holds, in `dtype`, with eager attention.
+    """Write a checkpoint of `family` to `path`; returns the model it holds, in `dtype`.
 
     Matrices are drawn from N(0, 0.15), norm weights from 1 + N(0, 0.1), biases from N(0, 0.1).
     """
     config = AutoConfig.for_model(family, **(FAMILIES[family] | overrides))
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
+    # Falcon's eager attention adds ALiBi twice (transformers 5.23).
+    attention = "sdpa" if family == "falcon" else "eager"
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -76,6 +76,18 @@ class ConfigReader:
             raise self.error(name, "must be a number")
         return float(value)
 
+    def optional_integer(self, name: str, default: int | None, minimum: int = 1) -> int | None:
+        """A whole number that null switches off; an absent one takes the default."""
+        if self.is_null(name) or (default is None and not self.has(name)):
+            return None
+        return self.integer(name, default=default, minimum=minimum)
+
+    def optional_number(self, name: str, default: float | None) -> float | None:
+        """A finite number that null switches off; an absent one takes the default."""
+        if self.is_null(name) or (default is None and not self.has(name)):
+            return None
+        return self.number(name, default=default)
+
     def boolean(self, *names: str, default: bool | None = None) -> bool:
         """True or false."""
         name, value = self._value(names, default)
@@ -97,6 +109,13 @@ class ConfigReader:
             raise self.error(name, f"must be a list of {length} numbers")
         return tuple(float(item) for item in value)
 
+    def integers(self, name: str) -> tuple[int, ...]:
+        """A list of whole numbers; empty if absent."""
+        value = self._config[name] if self.has(name) else []
+        if not isinstance(value, list) or not all(isinstance(item, int) and not isinstance(item, bool) for item in value):
+            raise self.error(name, "must be a list of whole numbers")
+        return tuple(value)
+
     def strings(self, name: str, allowed: tuple[str, ...], length: int) -> tuple[str, ...] | None:
         """A list of `length` strings from `allowed`, or None if absent."""
         if not self.has(name):
@@ -117,6 +136,10 @@ class ConfigReader:
     def is_null(self, name: str) -> bool:
         """The field is present and null: switched off, where an absent one would take its default."""
         return name in self._config and self._config[name] is None
+
+    def is_string(self, name: str) -> bool:
+        """The field is present and a string."""
+        return isinstance(self._config.get(name), str)
 
     def section(self, name: str) -> ConfigReader:
         """The object in a field."""

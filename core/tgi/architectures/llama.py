@@ -14,6 +14,7 @@ __all__ = [
     "ATTENTION",
     "FRAME",
     "GATED_MLP",
+    "HEAD_NORMS",
     "IGNORED",
     "LAYER",
     "PREFIXES",
@@ -38,6 +39,7 @@ LAYER = "layers.{layer}"
 
 FRAME: Modules = {"embedding": "embed_tokens", "decoder.final_norm": "norm", "head": "lm_head"}
 ATTENTION: Modules = {f"attention.{part}": f"self_attn.{part}_proj" for part in "qkvo"}
+HEAD_NORMS: Modules = {f"attention.{part}_norm": f"self_attn.{part}_norm" for part in "qk"}
 GATED_MLP: Modules = {f"mlp.{part}": f"mlp.{part}_proj" for part in ("gate", "up", "down")}
 PRE_NORMS: Modules = {
     "attention.norm": "input_layernorm",
@@ -64,6 +66,7 @@ def attention_of(
     default_theta: float = 10_000.0,
     default_partial: float = 1.0,
     interleaved: bool = False,
+    rope_layer_type: str | None = None,
     qkv_bias: bool = False,
     output_bias: bool = False,
     head_norm: Norm | None = None,
@@ -87,6 +90,7 @@ def attention_of(
         interleaved=interleaved,
         default_theta=default_theta,
         default_partial=default_partial,
+        layer_type=rope_layer_type,
     )
     return Attention(
         num_heads=num_heads,
@@ -143,8 +147,7 @@ def decoder_spec(
 
 def weight_rules() -> tuple[WeightRule, ...]:
     """The checkpoint names of llama, mistral, qwen2 and qwen3."""
-    head_norms: Modules = {"attention.q_norm": "self_attn.q_norm", "attention.k_norm": "self_attn.k_norm"}
-    return module_rules(FRAME) + layer_rules(LAYER, PRE_NORMS | ATTENTION | head_norms | GATED_MLP)
+    return module_rules(FRAME) + layer_rules(LAYER, PRE_NORMS | ATTENTION | HEAD_NORMS | GATED_MLP)
 
 
 def linear_rules(name: str, role: str) -> tuple[WeightRule, ...]:

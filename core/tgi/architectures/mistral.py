@@ -17,7 +17,7 @@ __all__ = ["spec"]
 def spec(config: dict[str, Any]) -> ModelSpec:
     """Source: MistralForCausalLM. An absent `sliding_window` means 4096, a null one none."""
     reader = ConfigReader(config)
-    window = None if reader.is_null("sliding_window") else reader.integer("sliding_window", default=4096)
+    window = reader.optional_integer("sliding_window", default=4096)
     attention = msgspec.structs.replace(attention_of(reader, default_kv_heads=8), window=window)
     layer = sequential(attention, mlp_of(reader), norm=rms_norm(reader))
     return decoder_spec(reader, "mistral", (layer,) * reader.integer("num_hidden_layers"))

@@ -63,6 +63,8 @@ def _attention(mixer: Attention, hidden: int, owns_relative_bias: bool) -> Tenso
     yield from _linear("k", k_rows, hidden, mixer.qkv_bias)
     yield from _linear("v", mixer.num_kv_heads * v_dim, hidden, mixer.qkv_bias)
     yield from _linear("o", hidden, mixer.num_heads * v_dim, mixer.output_bias)
+    q_shape: Shape
+    k_shape: Shape
     match mixer.qk_norm_over:
         case "head":
             q_shape = k_shape = (mixer.head_dim,)

@@ -1,4 +1,4 @@
-"""The decoder against `transformers`, over every branch of the foundation's families."""
+"""The decoder against `transformers`, over every branch of the families."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 
 from tests.backends.checkpoints import FAMILIES, VARIANTS, save_checkpoint, save_variant
 from tests.backends.paged_batch import PagedSequence, step
-from tgi.architectures import ModelSpec, load_spec
+from tgi.architectures import Attention, ModelSpec, load_spec
+from tgi.architectures.roles import mixer_of
 from tgi_torch.decoder import Decoder, build_decoder
 from tgi_torch.kv_cache import KVCache
 from tgi_torch.ops import REFERENCE
@@ -24,8 +25,11 @@ BLOCK_SIZE = 4
 NUM_BLOCKS = 64
 TOLERANCE = 1e-4  # of logits whose spread is about one
 
-# A dynamic rope gives one sequence other frequencies as it grows, so only a prefill in one piece can be compared.
-GROWING = {"llama-dynamic"}
+# These ropes give one sequence other frequencies as it grows, so only a prefill in one piece can be compared.
+GROWING = {"llama-dynamic", "phi3-longer"}
+
+# Rounding lets a near tie between experts fall either way, and another expert is another function.
+ROUTED = {"dbrx", "gpt_oss", "granitemoe", "mixtral", "phimoe", "qwen2_moe", "qwen3_moe"}
 
 
 @dataclass(frozen=True)
@@ -123,21 +127,21 @@ def test_prefix_of_another_sequence(pair: Pair, variant: str) -> None:
 
 def test_ragged_decode_beside_prefill(pair: Pair, variant: str) -> None:
     rng = random.Random(6)
-    lengths = (1, 4, 9, 5) if variant in GROWING else (1, 4, 21, 8)
-    *block_tables, late_table = tables(rng, 2, 3, 7, 4, 3)
+    lengths = (1, 4, 9, 5, 2, 8) if variant in GROWING else (1, 4, 21, 8, 2, 30)
+    *block_tables, late_table = tables(rng, 2, 3, 7, 4, 2, 9, 3)
     sequences = [PagedSequence(draw_tokens(rng, length + 5), table) for length, table in zip(lengths, block_tables, strict=True)]
     late = PagedSequence(draw_tokens(rng, 11), late_table)
     cache = pair.cache()
     step(pair.decoder, cache, [(sequence, length) for sequence, length in zip(sequences, lengths, strict=True)])
     step(pair.decoder, cache, [(sequences[0], 1), (late, 6), *((sequence, 1) for sequence in sequences[1:])])
-    step(pair.decoder, cache, [(late, 5), *((sequence, 1) for sequence in reversed(sequences))])
-    for _ in range(3):
-        step(pair.decoder, cache, [(sequence, 1) for sequence in sequences])
+    step(pair.decoder, cache, [(late, 2), *((sequence, 1) for sequence in reversed(sequences))])
+    for _ in range(3):  # a batch of seven
+        step(pair.decoder, cache, [(sequence, 1) for sequence in [*sequences, late]])
     for sequence in [*sequences, late]:
         assert worst(sequence.logits, pair.expected(sequence.token_ids)) < TOLERANCE
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - ROUTED))
 def test_bfloat16(family: str, tmp_path: Path) -> None:
     """Both round at other places, so the yardstick is the rounding itself: the distance of the reference from float32."""
     exact = save_checkpoint(family, tmp_path / "exact")
@@ -151,7 +155,7 @@ def test_bfloat16(family: str, tmp_path: Path) -> None:
     assert 0 < worst(sequence.logits, true) < 2 * rounding
 
 
-@pytest.mark.parametrize("name", ["llama-biases", "qwen3", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_every_parameter_counts(name: str, tmp_path: Path) -> None:
     """The comparison above sees any single parameter that is lost (zeroed) or shifted, so it is no formality."""
     reference = save_variant(name, tmp_path)
@@ -167,11 +171,12 @@ def test_every_parameter_counts(name: str, tmp_path: Path) -> None:
 
     assert distance() < TOLERANCE
     for role, parameter in decoder.parameters.by_role.items():
-        if name == "gpt2" and role.endswith("attention.k.bias"):
+        mixer = mixer_of(role, spec)
+        if role.endswith("attention.k.bias") and isinstance(mixer, Attention) and mixer.rope is None:
             continue  # adds the same to all scores of a query unless a rotation comes between, and a softmax ignores that
         kept = parameter.clone()
         parameter.zero_()
         assert distance() > TOLERANCE, f"{role} may be lost unseen"
-        parameter.copy_(kept.roll(1, 0))
+        parameter.copy_(kept.roll(1, 0 if len(kept) > 1 else -1))
         assert distance() > TOLERANCE, f"{role} may be shifted unseen"
         parameter.copy_(kept)
