@@ -74,7 +74,8 @@ async def _serve(context: _Context) -> int:
         display.log(note)
     async with AsyncExitStack() as parts:
         parts.callback(display.close)
-        with bind(address, options.port) as listening:
+        port = context.environment.aip_http_port
+        with bind(address, options.port if port is None else port) as listening:
             starting = asyncio.ensure_future(_start(context, parts))
             server.watch_signals(starting)
             try:
@@ -230,6 +231,8 @@ def _server_config(context: _Context, files: ModelFiles, chosen: Candidate, agre
         enable_prefill_logprobs=options.enable_prefill_logprobs,
         disable_grammar_support=options.disable_grammar_support,
         docker_label=context.environment.docker_label,
+        aip_predict_route=context.environment.aip_predict_route,
+        aip_health_route=context.environment.aip_health_route,
         watermark_gamma=ServerConfig.watermark_gamma if gamma is None else gamma,
         watermark_delta=ServerConfig.watermark_delta if delta is None else delta,
     )

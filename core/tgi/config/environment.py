@@ -9,6 +9,7 @@ from typing import final
 
 __all__ = ["Environment", "process_environment", "read_environment"]
 
+_MAX_PORT = 65535
 _TRUE = frozenset({"1", "true", "yes", "on"})
 
 
@@ -24,6 +25,9 @@ class Environment:
     docker_label: str | None = None
     prefix_caching: bool = True
     cache_folder: str = ""  # where compiled things are kept
+    aip_predict_route: str | None = None  # Vertex AI: more names of two routes, and the port that wins over the flag
+    aip_health_route: str | None = None
+    aip_http_port: int | None = None
 
 
 def process_environment() -> Mapping[str, str]:
@@ -43,4 +47,12 @@ def read_environment(variables: Mapping[str, str]) -> Environment:
         docker_label=variables.get("DOCKER_LABEL") or None,
         prefix_caching=variables.get("PREFIX_CACHING", "1").lower() in _TRUE,
         cache_folder=f"{caches}/tgi",
+        aip_predict_route=variables.get("AIP_PREDICT_ROUTE") or None,
+        aip_health_route=variables.get("AIP_HEALTH_ROUTE") or None,
+        aip_http_port=_port(variables.get("AIP_HTTP_PORT", "")),
     )
+
+
+def _port(text: str) -> int | None:
+    """A port number; as in TGI, what is none has no effect."""
+    return int(text) if text.isascii() and text.isdigit() and int(text) <= _MAX_PORT else None

@@ -8,15 +8,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from tgi.server.anthropic import AnthropicRoutes
 from tgi.server.cors import CorsLayer
 from tgi.server.info import InfoRoutes
 from tgi.server.native import NativeRoutes
 from tgi.server.openai import OpenAIRoutes
 from tgi.server.permits import Permits
 from tgi.server.pipeline import GenerationPipeline
+from tgi.server.platforms import PlatformRoutes
 from tgi.server.responses import empty_response
+from tgi.server.responses_api import ResponsesRoutes
 from tgi.server.routing import PathRoute
-from tgi.server.state import ServerState
+from tgi.server.state import ServerConfig, ServerState
+from tgi.server.swagger import DocsRoutes
 
 __all__ = ["create_app"]
 
@@ -25,23 +29,9 @@ def create_app(state: ServerState) -> ASGIApp:
     """The ASGI application over a started engine. The engine's figures feed the metrics from now on."""
     state.engine.add_stats_listener(state.metrics.observe_step)
     pipeline = GenerationPipeline(state, Permits(state.config.max_concurrent_requests))
-    native, openai, info = NativeRoutes(state, pipeline), OpenAIRoutes(state, pipeline), InfoRoutes(state)
-    key = state.config.api_key
-    paths = {
-        "/": PathRoute(post=native.generate_compatible, get=info.health, api_key=key),
-        "/generate": PathRoute(post=native.generate, api_key=key),
-        "/generate_stream": PathRoute(post=native.generate_stream, api_key=key),
-        "/tokenize": PathRoute(post=native.tokenize, api_key=key),
-        "/v1/completions": PathRoute(post=openai.completions, api_key=key),
-        "/v1/chat/completions": PathRoute(post=openai.chat_completions, api_key=key),
-        "/chat_tokenize": PathRoute(post=openai.chat_tokenize),
-        "/v1/models": PathRoute(get=info.models),
-        "/info": PathRoute(get=info.info),
-        "/info/backend": PathRoute(get=info.backend),
-        "/health": PathRoute(get=info.health),
-        "/ping": PathRoute(get=info.health),
-        "/metrics": PathRoute(get=info.metrics),
-    }
+    info = InfoRoutes(state)
+    paths = _generation_paths(state, pipeline, info) | _open_paths(state, info)
+    _add_platform_routes(paths, state.config)
     app = FastAPI(
         openapi_url=None,
         redirect_slashes=False,
@@ -49,6 +39,59 @@ def create_app(state: ServerState) -> ASGIApp:
         exception_handlers={404: _not_found},
     )
     return CorsLayer(app, state.config.cors_allow_origin)
+
+
+def _generation_paths(state: ServerState, pipeline: GenerationPipeline, info: InfoRoutes) -> dict[str, PathRoute]:
+    """The routes that work with the model. The API key guards every `POST` but `/chat_tokenize`, as in TGI."""
+    native, openai = NativeRoutes(state, pipeline), OpenAIRoutes(state, pipeline)
+    responses, anthropic = ResponsesRoutes(state, pipeline), AnthropicRoutes(state, pipeline)
+    platforms = PlatformRoutes(state, pipeline, native, openai)
+    key = state.config.api_key
+    model = "/v2/models/{model}/versions/{version}"
+    return {
+        "/": PathRoute(post=native.generate_compatible, get=info.health, api_key=key),
+        "/generate": PathRoute(post=native.generate, api_key=key),
+        "/generate_stream": PathRoute(post=native.generate_stream, api_key=key),
+        "/tokenize": PathRoute(post=native.tokenize, api_key=key),
+        "/chat_tokenize": PathRoute(post=openai.chat_tokenize),
+        "/v1/completions": PathRoute(post=openai.completions, api_key=key),
+        "/v1/chat/completions": PathRoute(post=openai.chat_completions, api_key=key),
+        "/v1/responses": PathRoute(post=responses.create, api_key=key),
+        "/v1/messages": PathRoute(post=anthropic.messages, api_key=key, key_header="x-api-key"),
+        "/v1/messages/count_tokens": PathRoute(post=anthropic.count_tokens, api_key=key, key_header="x-api-key"),
+        "/invocations": PathRoute(post=platforms.invocations, api_key=key),
+        "/vertex": PathRoute(post=platforms.vertex, api_key=key),
+        "/v2": PathRoute(get=platforms.server_metadata),
+        "/v2/health/live": PathRoute(get=platforms.live),
+        "/v2/health/ready": PathRoute(get=platforms.live),
+        model: PathRoute(get=platforms.model_metadata),
+        f"{model}/ready": PathRoute(get=platforms.live),
+        f"{model}/infer": PathRoute(post=platforms.infer, api_key=key),
+    }
+
+
+def _open_paths(state: ServerState, info: InfoRoutes) -> dict[str, PathRoute]:
+    """The routes that only tell something."""
+    docs = DocsRoutes(state.config.version)
+    return {
+        "/v1/models": PathRoute(get=info.models),
+        "/info": PathRoute(get=info.info),
+        "/info/backend": PathRoute(get=info.backend),
+        "/health": PathRoute(get=info.health),
+        "/ping": PathRoute(get=info.health),
+        "/metrics": PathRoute(get=info.metrics),
+        "/docs": PathRoute(get=docs.redirect),
+        "/docs/": PathRoute(get=docs.page),
+        "/docs/{file}": PathRoute(get=docs.asset),
+        "/api-doc/openapi.json": PathRoute(get=docs.openapi),
+    }
+
+
+def _add_platform_routes(paths: dict[str, PathRoute], config: ServerConfig) -> None:
+    """The names that Vertex AI gives to its two routes. A path that is ours already keeps its meaning."""
+    for path, ours in ((config.aip_predict_route, "/vertex"), (config.aip_health_route, "/health")):
+        if path is not None and path.startswith("/"):
+            paths.setdefault(path, paths[ours])
 
 
 async def _not_found(request: Request, error: Exception) -> Response:

@@ -7,6 +7,8 @@ values in place of a record.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from typing import TypeVar, final
 
 import msgspec
@@ -15,14 +17,21 @@ from msgspec import inspect
 from tgi.server.json_format import format_string
 from tgi.server.json_scanner import JsonError, JsonScanner
 
-__all__ = ["RejectionError", "read_json"]
+__all__ = ["RejectionError", "read_any_of", "read_json"]
 
 T = TypeVar("T")
 
 _SYNTAX = "Failed to parse the request body as JSON: "
 _SHAPE = "Failed to deserialize the JSON body into the target type: "
 
-_KINDS: dict[bytes, type[inspect.Type]] = {b'"': inspect.StrType, b"[": inspect.ListType, b"{": inspect.StructType}
+_KINDS: dict[bytes, tuple[type[inspect.Type], ...]] = {
+    b'"': (inspect.StrType,),
+    b"[": (inspect.ListType,),
+    b"{": (inspect.StructType, inspect.DictType),
+    b"t": (inspect.BoolType,),
+    b"f": (inspect.BoolType,),
+}
+_NUMBER_KINDS = (inspect.IntType, inspect.FloatType)
 
 
 @final
@@ -41,6 +50,24 @@ def read_json(body: bytes, record: type[T]) -> T:
         return msgspec.json.decode(body, type=record)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _read_slowly(body, record)
+
+
+def read_any_of(body: bytes, records: Sequence[type[T]], name: str) -> T:
+    """The first of `records` that `body` fits. Raises `RejectionError`; `name` is what TGI calls the choice.
+
+    As TGI looks at the whole body before it chooses, bad JSON anywhere in it is a 400.
+    """
+    for record in records:
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return msgspec.json.decode(body, type=record)
+    try:
+        JsonScanner(body).skip_value()
+    except JsonError as error:
+        raise RejectionError(400, f"{_SYNTAX}{error}") from None
+    for record in records:
+        with contextlib.suppress(RejectionError):
+            return _read_slowly(body, record)
+    raise RejectionError(422, f"{_SHAPE}data did not match any variant of untagged enum {name}")
 
 
 def _read_slowly(body: bytes, record: type[T]) -> T:
@@ -82,7 +109,8 @@ class _Reader:
             case inspect.FloatType() | inspect.StrType() | inspect.BoolType() | inspect.LiteralType():
                 return self._scalar(kind)
             case _:
-                return msgspec.json.decode(self._scanner.raw_value())
+                raw = self._scanner.raw_value()
+                return msgspec.Raw(raw) if isinstance(kind, inspect.RawType) else msgspec.json.decode(raw)
 
     def _scalar(self, kind: inspect.Type) -> object:
         match kind:
@@ -102,11 +130,10 @@ class _Reader:
             return self._scanner.literal()
         if len(others) == 1:
             return self.read(others[0])
-        wanted = _KINDS.get(byte)
-        if wanted is not None:
-            for option in others:
-                if isinstance(option, wanted):
-                    return self.read(option)
+        wanted = _NUMBER_KINDS if byte == b"-" or byte.isdigit() else _KINDS.get(byte, ())
+        for option in others:
+            if isinstance(option.type if isinstance(option, inspect.Metadata) else option, wanted):
+                return self.read(option)
         self._scanner.skip_value()
         raise self._scanner.type_error("data did not match any variant of untagged enum")
 

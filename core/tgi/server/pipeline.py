@@ -24,7 +24,15 @@ from tgi.server.metrics import Failure, Metrics, RequestTimes
 from tgi.server.permits import Permits
 from tgi.server.state import ServerState
 
-__all__ = ["Admitted", "CompletedGeneration", "CompletedPrompt", "GenerationPipeline", "StreamItem", "count_failures"]
+__all__ = [
+    "Admitted",
+    "CompletedGeneration",
+    "CompletedPrompt",
+    "GenerationPipeline",
+    "OpenStream",
+    "StreamItem",
+    "count_failures",
+]
 
 _FAILURES: dict[type[RequestError], Failure] = {
     OverloadedError: Failure.OVERLOADED,
@@ -52,6 +60,15 @@ class Admitted(NamedTuple):
     """First item of a stream: the request is valid and has its permits."""
 
     input_length: int  # tokens of the prompt
+
+
+@final
+@dataclass(frozen=True)
+class OpenStream:
+    """A stream whose request was admitted."""
+
+    input_length: int  # tokens of the prompt
+    items: AsyncGenerator[Admitted | StreamItem, None]  # to be closed by whoever has it
 
 
 class StreamItem(NamedTuple):
@@ -133,6 +150,14 @@ class GenerationPipeline:
                 async with aclosing(merge(streams) if len(streams) > 1 else streams[0]) as items:
                     async for item in items:
                         yield item
+
+    async def open_stream(self, given: GenerationInput) -> OpenStream:
+        """A stream of which only the tokens are still to come. Raises what refuses the request."""
+        items = self.stream(given)
+        admitted = await anext(items)
+        if not isinstance(admitted, Admitted):
+            raise AssertionError("a stream begins with its admission")
+        return OpenStream(admitted.input_length, items)
 
     async def _collect_sequence(self, request: GenerationRequest, admitted: AdmittedPrompt) -> CompletedGeneration:
         tokens: list[GeneratedToken] = []

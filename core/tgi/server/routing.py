@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar, final
 
 from starlette.requests import ClientDisconnect, Request
@@ -12,10 +12,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tgi.errors import RequestError
 from tgi.server.disconnect import DisconnectError
-from tgi.server.json_reader import RejectionError, read_json
+from tgi.server.json_reader import RejectionError, read_any_of, read_json
 from tgi.server.responses import empty_response, error_response, rejection_response
 
-__all__ = ["Handler", "PathRoute", "read_body", "read_record"]
+__all__ = ["Handler", "PathRoute", "read_body", "read_record", "read_variant"]
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[ASGIApp]]
@@ -29,14 +29,24 @@ _TOO_LARGE_TEXT = "Failed to buffer the request body: length limit exceeded"
 class PathRoute:
     """All methods of one path. A `get` handler also answers HEAD, without body; the API key guards `post` alone.
 
-    On a path with `post` alone the key is asked for before the method is looked at.
+    On a path with `post` alone the key is asked for before the method is looked at. With `key_header` the key may also stand
+    alone in a header of that name.
     """
 
-    def __init__(self, *, post: Handler | None = None, get: Handler | None = None, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        post: Handler | None = None,
+        get: Handler | None = None,
+        api_key: str | None = None,
+        key_header: str | None = None,
+    ) -> None:
         self._handlers = {"POST": post, "GET": get, "HEAD": get}
         self._allow = ",".join(method for method, handler in self._handlers.items() if handler is not None)
         self._is_guarded = api_key is not None and post is not None
-        self._authorization = f"Bearer {api_key}".encode()
+        self._credentials = [("authorization", f"Bearer {api_key}".encode())]
+        if key_header is not None:
+            self._credentials.append((key_header, f"{api_key}".encode()))
         self._guards_all_methods = get is None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,8 +72,9 @@ class PathRoute:
         return await handler(request)
 
     def _has_key(self, request: Request) -> bool:
-        given = request.headers.get("authorization", "").encode("latin-1")
-        return hmac.compare_digest(given, self._authorization)
+        return any(
+            hmac.compare_digest(request.headers.get(name, "").encode("latin-1"), value) for name, value in self._credentials
+        )
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -86,6 +97,14 @@ async def read_record(request: Request, record: type[T], limit: int) -> T:
     if len(body) < _MANY_BYTES:
         return read_json(body, record)
     return await asyncio.to_thread(read_json, body, record)
+
+
+async def read_variant(request: Request, records: Sequence[type[T]], name: str, limit: int) -> T:
+    """The first of `records` that the body fits. Raises `RejectionError`; `name` is what TGI calls the choice."""
+    body = await read_body(request, limit)
+    if len(body) < _MANY_BYTES:
+        return read_any_of(body, records, name)
+    return await asyncio.to_thread(read_any_of, body, records, name)
 
 
 def _is_json(content_type: str) -> bool:

@@ -20,6 +20,7 @@ __all__ = [
     "Grammar",
     "Usize",
     "check_u64",
+    "sampled_parameters",
 ]
 
 _MAX_U64 = 2**64 - 1  # above msgspec's own bounds, which are those of an i64
@@ -73,7 +74,8 @@ class GenerateParameters(msgspec.Struct, frozen=True):
         check_u64(self.best_of, self.truncate, self.seed)
 
 
-def _sampled() -> GenerateParameters:
+def sampled_parameters() -> GenerateParameters:
+    """What a request without `parameters` means: everything default, but sampling on."""
     return GenerateParameters(do_sample=True)
 
 
@@ -81,12 +83,12 @@ class GenerateRequest(msgspec.Struct, frozen=True):
     """`/generate`, `/generate_stream`, `/tokenize`. Without `parameters` sampling is on; with `{}` it is off."""
 
     inputs: str
-    parameters: GenerateParameters = msgspec.field(default_factory=_sampled)
+    parameters: GenerateParameters = msgspec.field(default_factory=sampled_parameters)
 
 
 class CompatGenerateRequest(msgspec.Struct, frozen=True):
     """`POST /`: as `/generate`, with a flag that selects the stream."""
 
     inputs: str
-    parameters: GenerateParameters = msgspec.field(default_factory=_sampled)
+    parameters: GenerateParameters = msgspec.field(default_factory=sampled_parameters)
     stream: bool = False

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from tgi.server.disconnect import DisconnectError, run_until_disconnect
 
-__all__ = ["DONE", "EventStream", "event"]
+__all__ = ["DONE", "EventStream", "event", "named_event"]
 
 DONE = b"data: [DONE]\n\n"
 _COMMENT = b":\n\n"
@@ -22,6 +22,11 @@ _HEADERS = {"content-type": "text/event-stream", "cache-control": "no-cache", "x
 def event(data: bytes) -> bytes:
     """The event that carries one line of JSON."""
     return b"data: %b\n\n" % data
+
+
+def named_event(name: str, data: bytes) -> bytes:
+    """The same with a line that names it."""
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), data)
 
 
 @final

@@ -43,6 +43,8 @@ class ServerConfig:
     watermark_delta: float = 2.0
     sha: str | None = None  # of the source
     docker_label: str | None = None
+    aip_predict_route: str | None = None  # Vertex AI's name for `/vertex`
+    aip_health_route: str | None = None  # and for `/health`
 
     @property
     def returns_full_text(self) -> bool:

@@ -1,0 +1,190 @@
+"""Anthropic's `/v1/messages` and `/v1/messages/count_tokens` for text: a thin envelope around the path of every chat.
+
+Source: the Anthropic API reference, for shapes, events, statuses and error types.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from tgi.errors import RequestError, ValidationError
+from tgi.server.admission import GenerationInput
+from tgi.server.anthropic_schemas import AnthropicMessage, ContentBlock, CountTokensRequest, MessagesRequest
+from tgi.server.chat_prompt import render_prompt
+from tgi.server.compute_headers import answer_headers, stream_headers
+from tgi.server.disconnect import run_until_disconnect
+from tgi.server.generation import GenerationResult, StopStyle
+from tgi.server.json_reader import RejectionError
+from tgi.server.openai_requests import generate_parameters, refuse
+from tgi.server.pipeline import Admitted, GenerationPipeline, OpenStream, count_failures
+from tgi.server.responses import json_response
+from tgi.server.routing import read_record
+from tgi.server.sse import EventStream, named_event
+from tgi.server.state import ServerState
+from tgi.types import FinishReason
+
+__all__ = ["AnthropicRoutes"]
+
+Json = dict[str, Any]
+
+_STOP_REASONS = {
+    FinishReason.LENGTH: "max_tokens",
+    FinishReason.EOS_TOKEN: "end_turn",
+    FinishReason.STOP_SEQUENCE: "stop_sequence",
+}
+_BAD_REQUEST = (400, "invalid_request_error")
+_ERRORS = {
+    400: _BAD_REQUEST,
+    413: (413, "request_too_large"),
+    415: _BAD_REQUEST,
+    422: _BAD_REQUEST,
+    429: (429, "rate_limit_error"),
+    503: (529, "overloaded_error"),
+}
+_OTHER_ERROR = (500, "api_error")
+_ROLES = ("user", "assistant")
+
+
+@final
+class AnthropicRoutes:
+    """Handlers of Anthropic's routes."""
+
+    def __init__(self, state: ServerState, pipeline: GenerationPipeline) -> None:
+        self._state = state
+        self._pipeline = pipeline
+
+    async def messages(self, request: Request) -> ASGIApp:
+        """`POST /v1/messages`."""
+        try:
+            return await self._create(request)
+        except (RequestError, RejectionError) as error:
+            return _error_response(error)
+
+    async def count_tokens(self, request: Request) -> ASGIApp:
+        """`POST /v1/messages/count_tokens`: the input tokens that the same messages will have."""
+        try:
+            body = await read_record(request, CountTokensRequest, self._state.config.payload_limit)
+            prompt = await self._prompt(body)
+            encoding = await self._state.tokenizer.encode(prompt, add_special_tokens=False)
+        except (RequestError, RejectionError) as error:
+            return _error_response(error)
+        return json_response(msgspec.json.encode({"input_tokens": len(encoding.ids)}))
+
+    async def _create(self, request: Request) -> ASGIApp:
+        received = time.perf_counter()
+        config = self._state.config
+        body = await read_record(request, MessagesRequest, config.payload_limit)
+        self._state.metrics.count_request()
+        with count_failures(self._state.metrics):
+            given = await self._generation_input(body)
+        model = config.model_id if body.model in (None, "tgi") else str(body.model)
+        if body.stream:
+            opened = await run_until_disconnect(request.receive, self._pipeline.open_stream(given))
+            return EventStream(_events(model, opened), stream_headers(config, [given]))
+        prompt = await run_until_disconnect(request.receive, self._pipeline.collect(given, received))
+        result = prompt.sequences[0].result
+        message = _message(model, result.input_length) | {
+            "content": [{"type": "text", "text": result.text}],
+            **_ending(result),
+            "usage": {"input_tokens": result.input_length, "output_tokens": result.num_generated_tokens},
+        }
+        return json_response(msgspec.json.encode(message), answer_headers(config, [prompt]))
+
+    async def _generation_input(self, body: MessagesRequest) -> GenerationInput:
+        prompt = await self._prompt(body)
+        parameters = generate_parameters(
+            temperature=body.temperature,
+            top_p=body.top_p,
+            top_k=body.top_k,
+            max_new_tokens=body.max_tokens,
+            stop=body.stop_sequences or (),
+            seed=body.seed,
+            ignore_eos=bool(body.ignore_eos),
+        )
+        return GenerationInput(prompt, parameters, StopStyle.OPENAI, add_special_tokens=False, logprobs="none")
+
+    async def _prompt(self, body: MessagesRequest | CountTokensRequest) -> str:
+        is_thinking = isinstance(body.thinking, Mapping) and body.thinking.get("type") != "disabled"
+        refuse({"tools": body.tools, "thinking": is_thinking})
+        messages: list[Json] = []
+        if body.system:
+            messages.append({"role": "system", "content": _text(body.system, "system")})
+        messages += [_turn(message, index) for index, message in enumerate(body.messages)]
+        return await render_prompt(self._state.chat_template, messages)
+
+
+def _turn(message: AnthropicMessage, index: int) -> Json:
+    if message.role not in _ROLES:
+        raise ValidationError(f"`messages[{index}].role` must be one of {', '.join(_ROLES)}. Given: {message.role}")
+    return {"role": message.role, "content": _text(message.content, f"messages[{index}].content")}
+
+
+def _text(content: str | Sequence[ContentBlock], place: str) -> str:
+    if isinstance(content, str):
+        return content
+    other = next((block.type for block in content if block.type != "text" or block.text is None), None)
+    if other is not None:
+        raise ValidationError(f"only text is supported in `{place}` by this version. Given: a block of type `{other}`")
+    return "".join(block.text or "" for block in content)
+
+
+async def _events(model: str, opened: OpenStream) -> AsyncGenerator[bytes, None]:
+    """The events in order; exactly one of message_stop and error ends them."""
+    try:
+        async with aclosing(opened.items) as items:
+            yield _event({"type": "message_start", "message": _message(model, opened.input_length)})
+            yield _event({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}})
+            async for item in items:
+                if isinstance(item, Admitted):
+                    continue
+                text = "" if item.token.special and item.result is None else item.token.text
+                if text:
+                    yield _event({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}})
+                if item.result is not None:
+                    yield _event({"type": "content_block_stop", "index": 0})
+                    usage = {"output_tokens": item.result.num_generated_tokens}
+                    yield _event({"type": "message_delta", "delta": _ending(item.result), "usage": usage})
+                    yield _event({"type": "message_stop"})
+    except RequestError as error:
+        yield _event(_error_body(error))
+
+
+def _event(data: Json) -> bytes:
+    return named_event(data["type"], msgspec.json.encode(data))
+
+
+def _message(model: str, input_length: int) -> Json:
+    """A message that has not begun."""
+    return {
+        "id": f"msg_{secrets.token_hex(12)}",
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": {"input_tokens": input_length, "output_tokens": 0},
+    }
+
+
+def _ending(result: GenerationResult) -> Json:
+    return {"stop_reason": _STOP_REASONS[result.finish_reason], "stop_sequence": result.stop}
+
+
+def _error_body(error: RequestError | RejectionError) -> Json:
+    _, kind = _ERRORS.get(error.status, _OTHER_ERROR)
+    return {"type": "error", "error": {"type": kind, "message": error.text}}
+
+
+def _error_response(error: RequestError | RejectionError) -> Response:
+    status, _ = _ERRORS.get(error.status, _OTHER_ERROR)
+    return json_response(msgspec.json.encode(_error_body(error)), status=status)

@@ -1,0 +1,233 @@
+"""`/v1/responses` for text: a thin envelope around the path of every chat. Nothing is stored.
+
+Source: the OpenAI API reference. A stream is opened only for a valid request, so that errors have a status of their own.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import msgspec
+from starlette.requests import Request
+from starlette.types import ASGIApp
+
+from tgi.errors import RequestError, ValidationError
+from tgi.server.admission import GenerationInput
+from tgi.server.chat_prompt import render_prompt
+from tgi.server.compute_headers import answer_headers, stream_headers
+from tgi.server.disconnect import run_until_disconnect
+from tgi.server.generation import GenerationResult, StopStyle
+from tgi.server.openai_requests import generate_parameters, refuse
+from tgi.server.pipeline import Admitted, GenerationPipeline, OpenStream, count_failures
+from tgi.server.responses import json_response
+from tgi.server.responses_schemas import InputItem, ResponsesRequest
+from tgi.server.routing import read_record
+from tgi.server.sse import EventStream, named_event
+from tgi.server.state import ServerState
+from tgi.types import FinishReason
+
+__all__ = ["ResponsesRoutes", "StatelessError"]
+
+Json = dict[str, Any]
+
+_TEXT_FORMAT = {"type": "text"}
+_TEXT_PARTS = ("input_text", "output_text", "text")
+_ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
+_PLACE = {"output_index": 0, "content_index": 0}
+
+
+@final
+class StatelessError(RequestError):
+    """400: the request counts on something stored."""
+
+    status = 400
+    error_type = "invalid_request_error"
+
+
+@final
+@dataclass(frozen=True)
+class _Answer:
+    """What all events of one response share."""
+
+    body: ResponsesRequest
+    model: str
+    response_id: str = field(default_factory=lambda: f"resp_{secrets.token_hex(24)}")
+    item_id: str = field(default_factory=lambda: f"msg_{secrets.token_hex(24)}")
+    created_at: int = field(default_factory=lambda: int(time.time()))
+
+    def response(self, status: str, **changes: object) -> Json:
+        """The response object in some state."""
+        body = self.body
+        return {
+            "id": self.response_id,
+            "object": "response",
+            "created_at": self.created_at,
+            "status": status,
+            "background": False,
+            "error": None,
+            "incomplete_details": None,
+            "instructions": body.instructions,
+            "max_output_tokens": body.max_output_tokens,
+            "metadata": body.metadata or {},
+            "model": self.model,
+            "output": [],
+            "parallel_tool_calls": True,
+            "previous_response_id": None,
+            "reasoning": {"effort": None, "summary": None},
+            "store": False,
+            "temperature": 1.0 if body.temperature is None else body.temperature,
+            "text": {"format": _TEXT_FORMAT},
+            "tool_choice": "auto",
+            "tools": [],
+            "top_p": 1.0 if body.top_p is None else body.top_p,
+            "truncation": "disabled",
+            "usage": None,
+        } | changes
+
+    def finished(self, result: GenerationResult) -> Json:
+        """The response at its end."""
+        is_cut = result.finish_reason is FinishReason.LENGTH
+        status = "incomplete" if is_cut else "completed"
+        return self.response(
+            status,
+            incomplete_details={"reason": "max_output_tokens"} if is_cut else None,
+            output=[self.item(status, result.text)],
+            usage={
+                "input_tokens": result.input_length,
+                "input_tokens_details": {"cached_tokens": result.num_cached_tokens},
+                "output_tokens": result.num_generated_tokens,
+                "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": result.input_length + result.num_generated_tokens,
+            },
+        )
+
+    def item(self, status: str, text: str | None = None) -> Json:
+        """The message; without a text yet it has no content."""
+        content = [] if text is None else [_part(text)]
+        return {"id": self.item_id, "type": "message", "status": status, "role": "assistant", "content": content}
+
+
+@final
+class ResponsesRoutes:
+    """Handler of `/v1/responses`."""
+
+    def __init__(self, state: ServerState, pipeline: GenerationPipeline) -> None:
+        self._state = state
+        self._pipeline = pipeline
+
+    async def create(self, request: Request) -> ASGIApp:
+        """`POST /v1/responses`."""
+        received = time.perf_counter()
+        config = self._state.config
+        body = await read_record(request, ResponsesRequest, config.payload_limit)
+        self._state.metrics.count_request()
+        with count_failures(self._state.metrics):
+            given = await _generation_input(body, self._state)
+        answer = _Answer(body, config.model_id if body.model in (None, "tgi") else str(body.model))
+        if body.stream:
+            opened = await run_until_disconnect(request.receive, self._pipeline.open_stream(given))
+            return EventStream(_events(answer, opened), stream_headers(config, [given]))
+        prompt = await run_until_disconnect(request.receive, self._pipeline.collect(given, received))
+        response = answer.finished(prompt.sequences[0].result)
+        return json_response(msgspec.json.encode(response), answer_headers(config, [prompt]))
+
+
+async def _generation_input(body: ResponsesRequest, state: ServerState) -> GenerationInput:
+    if body.previous_response_id is not None or body.conversation is not None:
+        name = "conversation" if body.previous_response_id is None else "previous_response_id"
+        raise StatelessError(f"`{name}` is not supported, for this server stores no responses: send all of it in `input`")
+    text_format = None if body.text is None else body.text.format
+    refuse(
+        {
+            "prompt": body.prompt,
+            "background": body.background,
+            "tools": body.tools,
+            "text.format": text_format not in (None, _TEXT_FORMAT),
+            "truncation": body.truncation not in (None, "disabled"),
+            "top_logprobs": body.top_logprobs,
+            "include: message.output_text.logprobs": "message.output_text.logprobs" in (body.include or ()),
+        }
+    )
+    parameters = generate_parameters(
+        temperature=body.temperature,
+        top_p=body.top_p,
+        max_new_tokens=body.max_output_tokens,
+        seed=body.seed,
+        ignore_eos=bool(body.ignore_eos),
+    )
+    prompt = await render_prompt(state.chat_template, _messages(body))
+    return GenerationInput(prompt, parameters, StopStyle.OPENAI, add_special_tokens=False, logprobs="none")
+
+
+def _messages(body: ResponsesRequest) -> list[Mapping[str, Any]]:
+    messages: list[Mapping[str, Any]] = []
+    if body.instructions:
+        messages.append({"role": "system", "content": body.instructions})
+    if isinstance(body.input, str):
+        return [*messages, {"role": "user", "content": body.input}]
+    return messages + [_message(item, index) for index, item in enumerate(body.input)]
+
+
+def _message(item: InputItem, index: int) -> Mapping[str, Any]:
+    if item.type not in (None, "message"):
+        raise ValidationError(f"`input[{index}]` of type `{item.type}` is not supported by this version: leave it out")
+    role = _ROLES.get(item.role or "")
+    if role is None:
+        raise ValidationError(f"`input[{index}].role` must be one of {', '.join(_ROLES)}. Given: {item.role}")
+    if isinstance(item.content, str):
+        return {"role": role, "content": item.content}
+    if not isinstance(item.content, list):
+        raise ValidationError(f"`input[{index}].content` must be a string or a list of parts")
+    return {"role": role, "content": [{"type": "text", "text": _part_text(part, index)} for part in item.content]}
+
+
+def _part_text(part: object, index: int) -> str:
+    match part:
+        case {"type": str() as kind, "text": str() as text} if kind in _TEXT_PARTS:
+            return text
+    raise ValidationError(f"only text is supported in `input[{index}].content` by this version: leave images and files out")
+
+
+def _part(text: str) -> Json:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+async def _events(answer: _Answer, opened: OpenStream) -> AsyncGenerator[bytes, None]:
+    """The events in order, each numbered; exactly one of completed, incomplete and failed ends them."""
+    number = 0
+    async with aclosing(_numberless_events(answer, opened)) as events:
+        async for name, members in events:
+            yield named_event(name, msgspec.json.encode({"type": name, "sequence_number": number, **members}))
+            number += 1
+
+
+async def _numberless_events(answer: _Answer, opened: OpenStream) -> AsyncGenerator[tuple[str, Json], None]:
+    place = {"item_id": answer.item_id, **_PLACE}
+    begun = answer.response("in_progress")
+    yield "response.created", {"response": begun}
+    yield "response.in_progress", {"response": begun}
+    yield "response.output_item.added", {"output_index": 0, "item": answer.item("in_progress")}
+    yield "response.content_part.added", {**place, "part": _part("")}
+    try:
+        async with aclosing(opened.items) as items:
+            async for item in items:
+                if isinstance(item, Admitted):
+                    continue
+                text = "" if item.token.special and item.result is None else item.token.text
+                if text:
+                    yield "response.output_text.delta", {**place, "delta": text, "logprobs": []}
+                if item.result is not None:
+                    finished = answer.finished(item.result)
+                    [message] = finished["output"]
+                    yield "response.output_text.done", {**place, "text": item.result.text, "logprobs": []}
+                    yield "response.content_part.done", {**place, "part": _part(item.result.text)}
+                    yield "response.output_item.done", {"output_index": 0, "item": message}
+                    yield f"response.{finished['status']}", {"response": finished}
+    except RequestError as error:
+        failed = answer.response("failed", error={"code": "server_error", "message": error.text})
+        yield "response.failed", {"response": failed}

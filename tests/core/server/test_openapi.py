@@ -1,0 +1,101 @@
+"""The API's own description, and the page that shows it."""
+
+import re
+
+import pytest
+
+TGI_PATHS = {
+    "/": {"post"},
+    "/chat_tokenize": {"post"},
+    "/generate": {"post"},
+    "/generate_stream": {"post"},
+    "/health": {"get"},
+    "/info": {"get"},
+    "/invocations": {"post"},
+    "/metrics": {"get"},
+    "/tokenize": {"post"},
+    "/v1/chat/completions": {"post"},
+    "/v1/completions": {"post"},
+    "/v1/models": {"get"},
+}
+
+
+def references(value):
+    if isinstance(value, dict):
+        yield from (v for k, v in value.items() if k == "$ref")
+        for member in value.values():
+            yield from references(member)
+    elif isinstance(value, list):
+        for member in value:
+            yield from references(member)
+
+
+def keywords(value):
+    if isinstance(value, dict):
+        yield from value.items()
+        for member in value.values():
+            yield from keywords(member)
+    elif isinstance(value, list):
+        for member in value:
+            yield from keywords(member)
+
+
+@pytest.fixture
+async def document(make_client):
+    async with make_client() as client:
+        answer = await client.get("/api-doc/openapi.json")
+    assert answer.headers["content-type"] == "application/json"
+    return answer.json()
+
+
+async def test_the_document_has_tgis_paths_beside_ours(document):
+    assert document["openapi"] == "3.0.3"
+    assert document["info"]["title"] == "Text Generation Inference"
+    for path, methods in TGI_PATHS.items():
+        assert document["paths"][path].keys() >= methods, path
+    assert {"/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/vertex", "/info/backend"} <= document["paths"].keys()
+
+
+async def test_every_reference_leads_somewhere(document):
+    found = {reference.removeprefix("#/components/schemas/") for reference in references(document)}
+    assert "GenerateParameters" in found
+    assert found <= document["components"]["schemas"].keys()
+
+
+async def test_no_word_is_of_a_later_openapi(document):
+    for key, value in keywords(document["paths"] | document["components"]["schemas"]):
+        assert key not in {"const", "$defs", "prefixItems"}
+        assert not (key == "type" and value == "null")
+        assert not (key == "type" and isinstance(value, list))
+
+
+async def test_operations_have_names_of_their_own(document):
+    names = [operation["operationId"] for methods in document["paths"].values() for operation in methods.values()]
+    assert len(set(names)) == len(names)
+
+
+async def test_every_described_route_is_there(make_client, document):
+    async with make_client() as client:
+        for path, methods in document["paths"].items():
+            for method in methods:
+                real = re.sub(r"\{\w+\}", "x", path)
+                status = (await client.request(method, real, json={} if method == "post" else None)).status_code
+                assert status not in {404, 405}, (method, path)
+
+
+async def test_the_page_needs_nothing_from_elsewhere(make_client):
+    async with make_client() as client:
+        moved = await client.get("/docs")
+        page = await client.get("/docs/")
+        assert (moved.status_code, moved.headers["location"]) == (303, "/docs/")
+        assert "default-src 'self'" in page.headers["content-security-policy"]
+        assert "://" not in page.text
+        for name in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+            assert (await client.get(f"/docs/{name}")).status_code == 200, name
+        bundle = await client.get("/docs/swagger-ui-bundle.js")
+        start = await client.get("/docs/start.js")
+        missing = await client.get("/docs/..%2F__init__.py")
+    assert "SwaggerUIBundle" in bundle.text
+    assert bundle.headers["content-type"].startswith("text/javascript")
+    assert "../api-doc/openapi.json" in start.text
+    assert missing.status_code == 404

@@ -1,0 +1,144 @@
+"""`/invocations`, `/vertex`, `/v2`, and the names that Vertex AI gives."""
+
+import pytest
+
+PROMPT = "The quick brown fox"
+INFER = "/v2/models/m/versions/1/infer"
+SHAPE = "Failed to deserialize the JSON body into the target type: "
+
+
+def infer_body(*prompts, **changes):
+    inputs = [{"name": f"in{i}", "shape": [1], "datatype": "BYTES", "data": list(p.encode())} for i, p in enumerate(prompts)]
+    outputs = [{"name": f"out{i}"} for i in range(len(prompts))]
+    return {"id": "7", "inputs": inputs, "outputs": outputs, "parameters": {"max_new_tokens": 2}} | changes
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        ({"inputs": PROMPT, "parameters": {"max_new_tokens": 2}}, "/"),
+        ({"inputs": PROMPT, "parameters": {"max_new_tokens": 2}, "messages": [], "prompt": "p"}, "/"),
+        ({"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 2, "temperature": 0}, "/v1/chat/completions"),
+        ({"inputs": 3, "messages": [{"role": "user", "content": PROMPT}], "temperature": 0}, "/v1/chat/completions"),
+        ({"prompt": PROMPT, "max_tokens": 2, "temperature": 0}, "/v1/completions"),
+    ],
+)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_invocation_is_what_its_body_says(make_client, body, path, stream):
+    async with make_client() as client:
+        invoked = await client.post("/invocations", json=body | {"stream": stream})
+        direct = await client.post(path, json=body | {"stream": stream})
+    assert invoked.status_code == direct.status_code == 200
+    assert invoked.headers["content-type"] == direct.headers["content-type"]
+    if path == "/":
+        assert invoked.text == direct.text
+    elif not stream:
+        assert invoked.json()["choices"] == direct.json()["choices"]
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "text"),
+    [
+        (b'{"inputs":3}', 422, SHAPE + "data did not match any variant of untagged enum SagemakerRequest"),
+        (b'{"inputs":"a","x":}', 400, "Failed to parse the request body as JSON: expected value at line 1 column 19"),
+        (b"", 400, "Failed to parse the request body as JSON: EOF while parsing a value at line 1 column 0"),
+    ],
+)
+async def test_an_invocation_that_is_none_is_rejected(make_client, content, status, text):
+    async with make_client() as client:
+        answer = await client.post("/invocations", content=content, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.text) == (status, text)
+
+
+async def test_an_invocation_may_have_bytes_behind_it(make_client):
+    async with make_client() as client:
+        headers = {"content-type": "application/json"}
+        answer = await client.post("/invocations", content=b'{"inputs":"a","parameters":{"max_new_tokens":1}} x', headers=headers)
+    assert answer.status_code == 200
+
+
+async def test_vertex_predicts_one_text_per_instance(make_client):
+    native = {"inputs": PROMPT, "parameters": {"max_new_tokens": 2}}
+    chat = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 2, "temperature": 0}
+    async with make_client() as client:
+        told = (await client.post("/vertex", json={"instances": [native, chat]})).json()
+        text = (await client.post("/generate", json=native)).json()["generated_text"]
+        answer = (await client.post("/v1/chat/completions", json=chat)).json()["choices"][0]["message"]["content"]
+    assert told == {"predictions": [text, answer]}
+
+
+@pytest.mark.parametrize(
+    ("instances", "status", "error"),
+    [
+        ([], 422, {"error": "Input validation error", "error_type": "Input validation error"}),
+        ([{"inputs": ""}], 422, {"error": "Input validation error: `inputs` cannot be empty", "error_type": "validation"}),
+        ([{"inputs": "a"}] * 3, 429, {"error": "Model is overloaded", "error_type": "overloaded"}),
+    ],
+)
+async def test_vertex_says_what_is_wrong(make_client, instances, status, error):
+    async with make_client() as client:
+        answer = await client.post("/vertex", json={"instances": instances})
+    assert (answer.status_code, answer.json()) == (status, error)
+
+
+async def test_a_vertex_instance_of_no_shape_is_rejected(make_client):
+    async with make_client() as client:
+        answer = await client.post("/vertex", json={"instances": [{"inputs": "a"}, 5]})
+    assert answer.status_code == 422
+    assert answer.text == f"{SHAPE}instances[1]: data did not match any variant of untagged enum VertexInstance"
+
+
+async def test_vertex_names_its_routes(make_client):
+    async with make_client(aip_predict_route="/predict", aip_health_route="/alive", api_key="k") as client:
+        assert (await client.get("/alive")).status_code == 200
+        assert (await client.post("/predict", json={})).status_code == 401
+        named = await client.post("/predict", json={"instances": []}, headers={"authorization": "Bearer k"})
+    assert named.status_code == 422
+
+
+async def test_a_platforms_name_takes_no_route_away(make_client):
+    async with make_client(aip_predict_route="/generate", aip_health_route="/info") as client:
+        assert (await client.post("/generate", json={"inputs": "a"})).json().keys() == {"generated_text"}
+        assert (await client.get("/info")).json()["model_id"] == "tiny"
+
+
+async def test_kserve_metadata(make_client):
+    async with make_client(api_key="k") as client:
+        assert (await client.get("/v2")).json() == {
+            "name": "text-generation-inference",
+            "version": "4.0.0",
+            "extensions": ["health", "models", "metrics"],
+        }
+        for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/m/versions/1/ready"):
+            assert (await client.get(path)).json() == {"live": True}
+        model = (await client.get("/v2/models/m/versions/1")).json()
+        assert model == {"name": "m", "version": "1", "extensions": ["infer", "ready"]}
+        assert (await client.post(INFER, json=infer_body(PROMPT))).status_code == 401
+
+
+async def test_kserve_infers_bytes(make_client):
+    async with make_client() as client:
+        told = (await client.post(INFER, json=infer_body(PROMPT, "fox"))).json()
+        texts = [
+            (await client.post("/generate", json={"inputs": p, "parameters": {"max_new_tokens": 2}})).json()["generated_text"]
+            for p in (PROMPT, "fox")
+        ]
+    assert told["id"] == "7"
+    assert [output["name"] for output in told["outputs"]] == ["out0", "out1"]
+    assert [bytes(output["data"]).decode() for output in told["outputs"]] == texts
+    assert [output["shape"] for output in told["outputs"]] == [[1, len(text.encode())] for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error_type"),
+    [
+        ({"outputs": []}, "length mismatch"),
+        ({"inputs": [{"name": "i", "shape": [1], "datatype": "BYTES", "data": [255]}]}, "utf8"),
+        ({"parameters": {"temperature": 0}}, "validation"),
+    ],
+)
+async def test_kserve_says_what_is_wrong(make_client, changes, error_type):
+    async with make_client() as client:
+        answer = await client.post(INFER, json=infer_body(PROMPT, **changes))
+    assert answer.status_code == 422
+    assert answer.json()["error_type"] == error_type
