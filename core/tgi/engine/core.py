@@ -61,6 +61,7 @@ class EngineCore:
         self._in_flight: deque[tuple[SchedulerOutput, int]] = deque()  # step and the time it was submitted
         self._schedule_ns = 0
         self._outputs: list[SequenceOutput] = []  # of sequences that ended outside a step
+        self._num_reported = 0  # sequences that the front last heard of
 
     def run(self) -> None:
         """Serve until `Shutdown`. Raises ConnectionError if the front goes away."""
@@ -69,6 +70,7 @@ class EngineCore:
             idle = not self._in_flight and not self._scheduler.has_work
             if idle:
                 self._scheduler.check()
+                self._report_rest()
             for message in self._connection.receive(wait=idle):
                 running = self._handle(message) and running
             self._step()
@@ -107,34 +109,45 @@ class EngineCore:
             try:
                 self._worker.submit(step)
             except StepError as error:
-                self._fail(step, error)
+                self._fail(step, error, submitted)
                 continue
             self._in_flight.append((step, submitted))
         if self._in_flight:
             self._collect()
         elif self._outputs:
-            self._report(0, 0)
+            self._report(EngineStats(self._scheduler.stats()))
 
     def _collect(self) -> None:
         step, submitted = self._in_flight.popleft()
         try:
             output = self._worker.collect(_COLLECT_TIMEOUT)
         except StepError as error:
-            self._fail(step, error)
-            self._report(self._clock() - submitted, 0)
+            self._fail(step, error, submitted)
             return
         if output is None or output.step_id != step.step_id:
             raise RuntimeError(f"the worker did not return step {step.step_id} in its turn")
         self._apply(output, submitted)
 
     def _apply(self, output: ModelRunnerOutput, submitted: int) -> None:
+        collected = self._clock()
         self._outputs.extend(self._scheduler.update(output))
-        self._report(self._clock() - submitted, output.times.forward)
+        times = output.times
+        update_ns = self._clock() - collected
+        self._report(
+            EngineStats(self._scheduler.stats(), self._schedule_ns, collected - submitted, times.forward, times.sample, update_ns)
+        )
 
-    def _fail(self, step: SchedulerOutput, error: StepError) -> None:
+    def _fail(self, step: SchedulerOutput, error: StepError, submitted: int) -> None:
         self._outputs.extend(self._scheduler.fail_step(step.step_id, str(error), error.retryable))
+        step_ns = self._clock() - submitted
+        self._report(EngineStats(self._scheduler.stats(), self._schedule_ns, step_ns, is_failed=True))
 
-    def _report(self, step_ns: int, forward_ns: int) -> None:
-        stats = EngineStats(self._scheduler.stats(), self._schedule_ns, step_ns, forward_ns)
+    def _report_rest(self) -> None:
+        """After an abort no step follows that would say that nothing runs any more."""
+        if self._num_reported:
+            self._report(EngineStats(self._scheduler.stats()))
+
+    def _report(self, stats: EngineStats) -> None:
+        self._num_reported = stats.scheduler.num_running + stats.scheduler.num_waiting
         outputs, self._outputs = self._outputs, []
         self._connection.send(StepReport(outputs, stats))

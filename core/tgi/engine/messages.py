@@ -94,6 +94,9 @@ class EngineStats(msgspec.Struct, array_like=True, frozen=True):
     schedule_ns: int = 0
     step_ns: int = 0  # submit to collect
     forward_ns: int = 0  # as the worker reports it
+    sample_ns: int = 0  # choosing tokens, as the worker reports it
+    update_ns: int = 0  # applying the result
+    is_failed: bool = False  # the step failed as a whole
 
 
 class StepReport(Message, frozen=True):

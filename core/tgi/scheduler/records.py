@@ -71,3 +71,4 @@ class SchedulerStats(Entry, frozen=True):
     num_new_sequences: int = 0  # sequences that ran for the first time
     num_preempted: int = 0
     has_joined: bool = False  # new sequences joined running ones
+    join_reason: str = "chunking"  # why they were let in: "chunking", "backpressure" or "wait_exceeded"

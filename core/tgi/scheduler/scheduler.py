@@ -61,6 +61,7 @@ class Scheduler:
         self._num_handles = 0
         self._next_step_id = 0
         self._num_decode_steps = 0  # since the last prefill step
+        self._join_reason = "chunking"  # where nothing has to be interrupted
         self._num_preempted = 0  # since the last step
         self._last_stats = SchedulerStats()
 
@@ -206,9 +207,10 @@ class Scheduler:
     def _may_interrupt(self) -> bool:
         """`max_waiting_tokens` decode steps have passed, or `waiting_served_ratio` x running sequences could join."""
         if self._num_decode_steps >= self._config.max_waiting_tokens:
+            self._join_reason = "wait_exceeded"
             return True
-        limits = self._limits
-        min_size = int(len(self._running) * self._config.waiting_served_ratio)
+        self._join_reason = "backpressure"
+        limits, min_size = self._limits, int(len(self._running) * self._config.waiting_served_ratio)
         if limits.max_prefills:
             min_size = min(min_size, limits.max_prefills)
         num_tokens = num_blocks = count = 0
@@ -311,6 +313,7 @@ class Scheduler:
             num_new_sequences=step.num_new_sequences,
             num_preempted=self._num_preempted,
             has_joined=bool(step.num_new_sequences and num_running),
+            join_reason=self._join_reason,
         )
         self._num_preempted = 0
         self._in_flight.append(StepInFlight(step.step_id, step.rows, stats))
