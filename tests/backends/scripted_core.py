@@ -47,6 +47,7 @@ class LiveSequence:
     num_computed_tokens: int
     blocks: list[int]
     sampling: SamplingParams
+    state: int = -1
 
     @property
     def output(self):
@@ -69,20 +70,45 @@ class ScriptedCore:
         self.agreement = agreement
         self.block_size = agreement.kv_cache.block_size
         self.live: dict[int, LiveSequence] = {}
-        self._free = list(range(agreement.kv_cache.groups[0].num_blocks))
+        self._kinds = [group.kind for group in agreement.kv_cache.groups]
+        self._free = list(range(min((g.num_blocks for g in agreement.kv_cache.groups if g.kind != "state"), default=1000)))
+        self._free_states = list(range(min((g.num_blocks for g in agreement.kv_cache.groups if g.kind == "state"), default=0)))
         random.Random(0).shuffle(self._free)
+        random.Random(1).shuffle(self._free_states)
         self._added: list[NewSequence] = []
         self._dropped: list[int] = []
         self._step_id = 0
 
-    def introduce(self, handle, prompt, output=(), sampling=SamplingParams(), blocks=(), num_computed_tokens=None):  # noqa: B008
+    def introduce(
+        self,
+        handle,
+        prompt,
+        output=(),
+        sampling=SamplingParams(),  # noqa: B008
+        blocks=(),
+        num_computed_tokens=None,
+        encoder_tokens=(),
+    ):
         """A new sequence; with `blocks` it begins with these, which hold its first `num_computed_tokens` (default: all)."""
         tokens = [*prompt, *output]
         computed = len(blocks) * self.block_size if num_computed_tokens is None else num_computed_tokens
-        self.live[handle] = LiveSequence(tokens, len(prompt), computed, list(blocks), sampling)
-        table = [np.array(blocks, np.int32)]
-        ids = np.array(tokens, np.int32)
-        self._added.append(NewSequence(handle, f"request-{handle}", ids, len(prompt), computed, table, sampling))
+        live = self.live[handle] = LiveSequence(tokens, len(prompt), computed, list(blocks), sampling)
+        if "state" in self._kinds:
+            live.state = self._free_states.pop()
+        cross = [self._free.pop() for _ in range(-(-len(encoder_tokens) // self.block_size))]
+        tables = {"full": blocks, "state": [live.state], "cross": cross}
+        self._added.append(
+            NewSequence(
+                handle,
+                f"request-{handle}",
+                np.array(tokens, np.int32),
+                len(prompt),
+                computed,
+                [np.array(tables[kind], np.int32) for kind in self._kinds],
+                sampling,
+                encoder_tokens=np.array(encoder_tokens, np.int32),
+            )
+        )
 
     def take_block(self):
         """A block nobody has."""
@@ -91,7 +117,10 @@ class ScriptedCore:
     def drop(self, handle):
         """Its blocks are not handed out again: others may share them."""
         self._dropped.append(handle)
-        return self.live.pop(handle)
+        gone = self.live.pop(handle)
+        if gone.state >= 0:
+            self._free_states.append(gone.state)
+        return gone
 
     def step(self, work, draws=None, masks=None, tokens=None, copies=None) -> ModelRunnerOutput:
         """Run `count` tokens of each sequence in `work` (handle -> count, 0 = all that are left)."""
@@ -128,8 +157,8 @@ class ScriptedCore:
             tokens=np.array(ids, np.int32),
             sample=np.array(sample, np.uint8),
             draw=np.array([draws.get(handle, 0.0) for handle in work], np.float32),
-            new_block_ptr=[np.array(pointers, np.int32)],
-            new_blocks=[np.array(blocks, np.int32)],
+            new_block_ptr=[np.array(pointers if kind == "full" else [0] * len(pointers), np.int32) for kind in self._kinds],
+            new_blocks=[np.array(blocks if kind == "full" else [], np.int32) for kind in self._kinds],
         )
         packed = None
         if masks is not None:

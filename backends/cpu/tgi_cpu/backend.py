@@ -10,7 +10,7 @@ from typing import final
 
 from safetensors import SafetensorError, safe_open
 
-from tgi.architectures import MLP, Attention, GenericSpec, MixtureOfExperts, ModelSpec
+from tgi.architectures import GenericSpec, LinearAttention, ModelSpec
 from tgi.backend import (
     API_VERSION,
     BackendInfo,
@@ -23,7 +23,7 @@ from tgi.backend import (
     Worker,
 )
 from tgi_cpu import machine
-from tgi_torch.memory import DTYPE_BYTES, compute_dtype, kv_bytes_per_token, weights_bytes
+from tgi_torch.memory import DTYPE_BYTES, compute_dtype, kv_bytes_per_token, state_bytes, weights_bytes
 
 __all__ = ["CpuBackend"]
 
@@ -60,6 +60,7 @@ class CpuBackend:
         memory = (
             MemoryItem("weights", weights_bytes(spec, dtype), dtype),
             MemoryItem("KV cache of one token", kv_bytes_per_token(spec, dtype), dtype),
+            *((MemoryItem("state of one sequence", state_bytes(spec, dtype), dtype),) if state_bytes(spec, dtype) else ()),
         )
         if dtype == "float16":
             return Support("slow", ("CPUs compute float16 slowly; bfloat16 and float32 are faster",), memory)
@@ -77,12 +78,9 @@ class CpuBackend:
 
 def _refused_mixers(spec: ModelSpec) -> tuple[str, ...]:
     blocks = (block for stack in spec.stacks for layer in stack.layers for block in layer.blocks)
-    mixers = (type(branch.mixer) for block in blocks for branch in block.branches)
-    unknown = {mixer.__name__ for mixer in mixers} - {Attention.__name__, MLP.__name__, MixtureOfExperts.__name__}
-    reasons = [f"{name} layers are not built yet" for name in sorted(unknown)]
-    if len(spec.stacks) > 1:
-        reasons.append("encoder-decoder models are not built yet")
-    return tuple(reasons)
+    mixers = (branch.mixer for block in blocks for branch in block.branches)
+    unknown = {type(mixer).__name__ for mixer in mixers if isinstance(mixer, LinearAttention)}
+    return tuple(f"{name} layers are not built yet" for name in sorted(unknown))
 
 
 def _refused_options(config: EngineConfig) -> tuple[str, ...]:

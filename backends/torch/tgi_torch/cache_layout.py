@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Literal
 
-from tgi.architectures import Attention, CacheKind, CrossAttention, LatentAttention, LinearAttention, Mixer, ModelSpec, StateSpace
+from tgi.architectures import Attention, CrossAttention, LatentAttention, LinearAttention, Mixer, ModelSpec, StateSpace
 
 __all__ = [
+    "GroupKind",
     "RecurrentMixer",
     "TokenMixer",
     "attention_layers",
@@ -25,6 +27,8 @@ TokenMixer = Attention | LatentAttention
 
 RecurrentMixer = StateSpace | LinearAttention
 """Keeps one state per sequence, whatever its length."""
+
+GroupKind = Literal["full", "state", "cross"]
 
 Shape = tuple[int, ...]
 
@@ -44,9 +48,9 @@ def recurrent_layers(spec: ModelSpec) -> tuple[RecurrentMixer, ...]:
     return tuple(mixer for mixer in _mixers(spec) if isinstance(mixer, RecurrentMixer))
 
 
-def group_kinds(spec: ModelSpec) -> tuple[CacheKind, ...]:
+def group_kinds(spec: ModelSpec) -> tuple[GroupKind, ...]:
     """The cache groups of a model, in the order in which they are agreed. Windows only mask, so their layers are in `full`."""
-    kinds: dict[CacheKind, bool] = {
+    kinds: dict[GroupKind, bool] = {
         "full": bool(attention_layers(spec)),
         "state": bool(recurrent_layers(spec)),
         "cross": bool(cross_layers(spec)),

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tgi.backend import TOKEN_ON_DEVICE, Rows, StepError
-from tgi_torch.attention import AttentionMetadata
+from tgi.backend import TOKEN_ON_DEVICE, Int32Array, Rows, StepError
+from tgi_torch.attention import AttentionMetadata, CrossMetadata, EncoderInput
 from tgi_torch.sequences import SequenceState, SequenceTable
 
 __all__ = ["InputBatch", "build_input_batch"]
@@ -36,7 +36,7 @@ class InputBatch:
 def build_input_batch(rows: Rows, table: SequenceTable, device: torch.device) -> InputBatch:
     """Append the rows' new blocks and tokens to `table` and lay the step out. Raises `StepError` if it breaks the agreement."""
     num_rows, num_tokens = rows.num_rows, rows.num_tokens
-    states = table.states(rows.sequence.tolist())
+    states = table.find(rows.sequence.tolist())
     indices = np.fromiter((state.index for state in states), np.int64, num_rows)
     starts, counts = rows.start.astype(np.int64), rows.count.astype(np.int64)
     lengths, ends = starts + counts, counts.cumsum()
@@ -54,7 +54,7 @@ def build_input_batch(rows: Rows, table: SequenceTable, device: torch.device) ->
         token_ids[unknown] = table.tokens[token_indices[unknown], positions[unknown]]
     table.tokens[token_indices, positions] = token_ids
     block_size = table.block_size
-    slots = table.block_tables[token_indices, positions // block_size].astype(np.int64) * block_size + positions % block_size
+    slots = _slots(table.block_tables, token_indices, positions, block_size)
     width = (int(lengths.max()) - 1) // block_size + 1
     cu_seqlens = np.zeros(num_rows + 1, np.int32)
     cu_seqlens[1:] = ends
@@ -66,8 +66,32 @@ def build_input_batch(rows: Rows, table: SequenceTable, device: torch.device) ->
         seq_lens=torch.from_numpy(lengths.astype(np.int32)).to(device),
         query_lens=tuple(counts.tolist()),
         context_lens=tuple(lengths.tolist()),
+        states=torch.from_numpy(table.states[indices]).to(device) if table.has_states else None,
+        cross=_cross_metadata(states, starts, table, device) if table.has_encoder else None,
     )
     return InputBatch(states, indices, starts, lengths, ends, torch.from_numpy(token_ids).to(device), metadata)
+
+
+def _slots(tables: Int32Array, rows: Int64Array, positions: Int64Array, block_size: int) -> Int64Array:
+    """Where the cache keeps each token, given its row of `tables` and its position."""
+    return tables[rows, positions // block_size].astype(np.int64) * block_size + positions % block_size
+
+
+def _cross_metadata(states: list[SequenceState], starts: Int64Array, table: SequenceTable, device: torch.device) -> CrossMetadata:
+    """What the rows see of their encoders. The encoder of a sequence runs in the step of its first token."""
+    lengths = [len(state.encoder_tokens) for state in states]
+    width = -(-max(lengths) // table.block_size)
+    tables = table.cross_tables[[state.index for state in states], :width]
+    encoder = None
+    starting = [state for state, start in zip(states, starts.tolist(), strict=True) if start == 0]
+    if starting:
+        counts = [len(state.encoder_tokens) for state in starting]
+        rows = np.repeat(np.array([state.index for state in starting]), counts)
+        positions = np.concatenate([np.arange(count) for count in counts])
+        token_ids = np.concatenate([state.encoder_tokens for state in starting]).astype(np.int64)
+        slots = _slots(table.cross_tables, rows, positions, table.block_size)
+        encoder = EncoderInput(torch.from_numpy(token_ids).to(device), tuple(counts), torch.from_numpy(slots).to(device))
+    return CrossMetadata(torch.from_numpy(tables).to(device), tuple(lengths), encoder)
 
 
 def _check_positions(rows: Rows, table: SequenceTable, indices: Int64Array, starts: Int64Array, ends: Int64Array) -> None:
@@ -85,7 +109,7 @@ def _check_positions(rows: Rows, table: SequenceTable, indices: Int64Array, star
 
 def _check_blocks(rows: Rows, table: SequenceTable, indices: Int64Array, lengths: Int64Array) -> None:
     short = np.flatnonzero(lengths > table.num_blocks[indices] * table.block_size)
-    if len(short):
+    if table.has_blocks and len(short):
         row = int(short[0])
         raise StepError(
             f"Sequence {rows.sequence[row]} grows to {lengths[row]} tokens, but has {table.num_blocks[indices[row]]} blocks of"

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import final
 
-from tgi.architectures import MLP, Attention, MixtureOfExperts, ModelSpec
+from tgi.architectures import MLP, LatentAttention, MixtureOfExperts, ModelSpec, StateSpace
 from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import BackendError, CacheGroup, KVCachePlan, Limits, MemoryItem, Wish
+from tgi_torch.cache_layout import group_kinds, state_values, values_per_token
 
 __all__ = [
     "DTYPE_BYTES",
@@ -20,6 +21,7 @@ __all__ = [
     "format_bytes",
     "kv_bytes_per_token",
     "plan_limits",
+    "state_bytes",
     "weights_bytes",
     "workspace_bytes",
 ]
@@ -70,11 +72,14 @@ def weights_bytes(spec: ModelSpec, dtype: str) -> int:
 
 
 def kv_bytes_per_token(spec: ModelSpec, dtype: str) -> int:
-    """Bytes of keys and values that one token keeps over all layers."""
-    mixers = (branch.mixer for layer in spec.decoder.layers for block in layer.blocks for branch in block.branches)
-    attentions = (mixer for mixer in mixers if isinstance(mixer, Attention))
-    values = sum(a.num_kv_heads * (a.head_dim + (a.head_dim if a.v_head_dim is None else a.v_head_dim)) for a in attentions)
-    return values * DTYPE_BYTES[dtype]
+    """Bytes that one token keeps over all layers, and, with an encoder, one encoder token beside it."""
+    return values_per_token(spec) * DTYPE_BYTES[dtype]
+
+
+def state_bytes(spec: ModelSpec, dtype: str) -> int:
+    """Bytes that one sequence keeps in recurrent layers, whatever its length."""
+    windows, states = state_values(spec)
+    return windows * DTYPE_BYTES[dtype] + states * _FLOAT32_BYTES
 
 
 def workspace_bytes(spec: ModelSpec, dtype: str, max_step_tokens: int, max_sequences: int) -> int:
@@ -82,6 +87,8 @@ def workspace_bytes(spec: ModelSpec, dtype: str, max_step_tokens: int, max_seque
     mixers = [branch.mixer for layer in spec.decoder.layers for block in layer.blocks for branch in block.branches]
     widths = [m.intermediate_size for m in mixers if isinstance(m, MLP)]
     widths += [m.expert.intermediate_size * m.experts_per_token for m in mixers if isinstance(m, MixtureOfExperts)]
+    widths += [m.num_heads * (m.kv_lora_rank + m.qk_rope_head_dim) for m in mixers if isinstance(m, LatentAttention)]
+    widths += [2 * m.inner_size for m in mixers if isinstance(m, StateSpace)]
     per_token = (_HIDDEN_COPIES * spec.hidden_size + 3 * max(widths, default=0)) * DTYPE_BYTES[dtype]
     logits = min(max_sequences, max_step_tokens) * spec.vocab_size * _FLOAT32_BYTES * _LOGITS_COPIES
     return max_step_tokens * per_token + logits
@@ -89,39 +96,70 @@ def workspace_bytes(spec: ModelSpec, dtype: str, max_step_tokens: int, max_seque
 
 def plan_limits(spec: ModelSpec, wish: Wish, facts: MemoryFacts) -> Plan:
     """Keep what the user gave and derive the rest. Raises `BackendError` naming option, need and limit."""
-    wished_context = _wished_context(spec, wish)
+    context = _wished_context(spec, wish)
     max_sequences = wish.max_batch_size or wish.max_concurrent_requests
     max_step_tokens = wish.max_batch_prefill_tokens or max(facts.max_step_tokens, max_sequences)
-    workspace = workspace_bytes(spec, facts.dtype, max_step_tokens, max_sequences)
+    # An encoder runs whole, so alone in a step it may be as long as the context.
+    longest = max(max_step_tokens, context) if "cross" in group_kinds(spec) else max_step_tokens
+    workspace = workspace_bytes(spec, facts.dtype, longest, max_sequences)
     left = max(0, facts.free_bytes - workspace)
+    max_sequences = _num_sequences(spec, wish, facts, max_sequences, left)
+    states = state_bytes(spec, facts.dtype) * (max_sequences + 1)  # one more, for the health check
+    items = [
+        MemoryItem("weights", facts.weights_bytes, facts.dtype),
+        MemoryItem("workspace", workspace, f"largest step of {max_step_tokens} tokens and {max_sequences} sequences"),
+    ]
+    if states:
+        left -= states
+        items.append(MemoryItem("states", states, f"{max_sequences} sequences of any length"))
+    num_blocks = 0
     block_bytes = kv_bytes_per_token(spec, facts.dtype) * facts.block_size
-    num_blocks = _num_blocks(wish, wished_context, max_sequences, left // block_bytes, facts.block_size)
-    capacity = num_blocks * facts.block_size
-    if not num_blocks:
+    if block_bytes:
+        num_blocks = _num_blocks(wish, context, max_sequences, left // block_bytes, facts.block_size)
+        capacity = num_blocks * facts.block_size
+        if not num_blocks:
+            raise BackendError(
+                f"{format_bytes(left)} of memory are left beside weights ({format_bytes(facts.weights_bytes)}) and workspace"
+                f" ({format_bytes(workspace)}), too little for one cache block of {format_bytes(block_bytes)}.",
+                "Free memory, choose a smaller model, or lower `--max-batch-prefill-tokens`.",
+            )
+        _check_capacity(wish, left, capacity)
+        left -= num_blocks * block_bytes
+        detail = f"{num_blocks} blocks of {facts.block_size} tokens, {capacity} tokens in all"
+        items.append(MemoryItem("KV cache", num_blocks * block_bytes, detail))
+        context = min(context, capacity)
+    max_total_tokens = wish.max_total_tokens or context
+    _check_input(wish, max_total_tokens)
+    groups = (CacheGroup(kind, max_sequences if kind == "state" else num_blocks) for kind in group_kinds(spec))
+    return Plan(
+        limits=Limits(max_total_tokens=max_total_tokens, max_sequences=max_sequences, max_step_tokens=max_step_tokens),
+        kv_cache=KVCachePlan("paged", facts.block_size, tuple(groups)),
+        memory=(*items, MemoryItem("left free", left)),
+    )
+
+
+def _num_sequences(spec: ModelSpec, wish: Wish, facts: MemoryFacts, wished: int, left: int) -> int:
+    """As many as have a place for their states; fewer than `wished` only where the user named no batch size."""
+    each = state_bytes(spec, facts.dtype)
+    if not each:
+        return wished
+    affordable = left // each - 1
+    if affordable < 1 or (wish.max_batch_size is not None and affordable < wished):
         raise BackendError(
-            f"{format_bytes(left)} of memory are left beside weights ({format_bytes(facts.weights_bytes)}) and workspace"
-            f" ({format_bytes(workspace)}), too little for one cache block of {format_bytes(block_bytes)}.",
-            "Free memory, choose a smaller model, or lower `--max-batch-prefill-tokens`.",
+            f"{format_bytes(left)} of memory are left beside weights ({format_bytes(facts.weights_bytes)}) and workspace, too"
+            f" little for the states of {wish.max_batch_size or 1} sequences, {format_bytes(each)} each.",
+            "Free memory, choose a smaller model, or lower `--max-batch-size` or `--max-batch-prefill-tokens`.",
         )
+    return min(wished, affordable)
+
+
+def _check_capacity(wish: Wish, left: int, capacity: int) -> None:
     if wish.max_total_tokens is not None and wish.max_total_tokens > capacity:
         raise BackendError(
             f"`--max-total-tokens {wish.max_total_tokens}` does not fit the cache of {capacity} tokens"
             f" ({_cache_limit(wish, left)}).",
             "Lower `--max-total-tokens`, or give the cache more with `--max-batch-total-tokens` or more memory.",
         )
-    max_total_tokens = wish.max_total_tokens or min(wished_context, capacity)
-    _check_input(wish, max_total_tokens)
-    cache_bytes = num_blocks * block_bytes
-    return Plan(
-        limits=Limits(max_total_tokens=max_total_tokens, max_sequences=max_sequences, max_step_tokens=max_step_tokens),
-        kv_cache=KVCachePlan("paged", facts.block_size, (CacheGroup("full", num_blocks),)),
-        memory=(
-            MemoryItem("weights", facts.weights_bytes, facts.dtype),
-            MemoryItem("workspace", workspace, f"largest step of {max_step_tokens} tokens and {max_sequences} sequences"),
-            MemoryItem("KV cache", cache_bytes, f"{num_blocks} blocks of {facts.block_size} tokens, {capacity} tokens in all"),
-            MemoryItem("left free", left - cache_bytes),
-        ),
-    )
 
 
 def format_bytes(num_bytes: int) -> str:

@@ -30,6 +30,7 @@ from tgi.backend import (
     empty_float32,
     empty_int32,
 )
+from tgi_torch.cache_layout import group_kinds
 from tgi_torch.input_batch import InputBatch, build_input_batch
 from tgi_torch.model import Model
 from tgi_torch.sampling import SampledSequence, SampledTokens, Sampler
@@ -58,7 +59,7 @@ class ModelRunner:
         self._clock = clock
         self._mask_width = -(-model.spec.vocab_size // 32)
         self._score_rows = max(1, _SCORED_LOGITS // model.spec.vocab_size)
-        self.sequences = SequenceTable(limits, model.block_size)
+        self.sequences = SequenceTable(limits, model.block_size, group_kinds(model.spec))
 
     @torch.inference_mode()
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:

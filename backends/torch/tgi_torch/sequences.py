@@ -11,6 +11,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from tgi.backend import Int32Array, Limits, NewSequence, Rows, SamplingParams, StepError
+from tgi_torch.cache_layout import GroupKind
 
 __all__ = ["SequenceState", "SequenceTable"]
 
@@ -25,6 +26,7 @@ class SequenceState:
     num_prompt_tokens: int
     sampling: SamplingParams
     tokens: Int32Array  # that row of `SequenceTable.tokens`
+    encoder_tokens: Int32Array  # empty without an encoder
     prompt_tail: Tensor | None = None  # hidden vector [hidden_size] of the last computed prompt position, if the next is scored
 
 
@@ -32,20 +34,39 @@ class SequenceState:
 class SequenceTable:
     """The live sequences. Holds at most `limits.max_sequences`.
 
-    Invariant: a row's block table is 0 beyond its blocks, so that any slice of rows is padded.
+    `kinds` are the agreed cache groups. Invariant: a row's block table is 0 beyond its blocks, so that any slice of rows is
+    padded.
     """
 
-    def __init__(self, limits: Limits, block_size: int) -> None:
+    def __init__(self, limits: Limits, block_size: int, kinds: Sequence[GroupKind] = ("full",)) -> None:
         rows, width = limits.max_sequences, limits.max_total_tokens
         self._limits = limits
+        self._kinds = tuple(kinds)
         self.block_size = block_size
         # One place more than the context: the token that ends it is chosen, but never fed back.
         self.tokens = np.zeros((rows, width + 1), np.int32)
         self.block_tables = np.zeros((rows, -(-width // block_size)), np.int32)
         self.num_blocks = np.zeros(rows, np.int64)
+        self.states = np.zeros(rows, np.int64)
+        self.cross_tables = np.zeros((rows, -(-width // block_size) if self.has_encoder else 0), np.int32)
         self.num_computed_tokens = np.zeros(rows, np.int64)
         self._states: dict[int, SequenceState] = {}
         self._free = list(reversed(range(rows)))
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether tokens need blocks."""
+        return "full" in self._kinds
+
+    @property
+    def has_states(self) -> bool:
+        """Whether a sequence has a recurrent state."""
+        return "state" in self._kinds
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether a sequence has encoder tokens."""
+        return "cross" in self._kinds
 
     def __len__(self) -> int:
         """Live sequences."""
@@ -63,12 +84,7 @@ class SequenceTable:
             raise StepError(f"Sequence {new.sequence} was introduced twice without a drop.", retryable=False)
         if not self._free:
             raise StepError(f"More than the agreed {self._limits.max_sequences} sequences are alive.", retryable=False)
-        if len(new.tokens) > self._limits.max_total_tokens or len(new.block_tables) != 1:
-            raise StepError(
-                f"Sequence {new.sequence} has {len(new.tokens)} tokens and {len(new.block_tables)} block tables; agreed are at"
-                f" most {self._limits.max_total_tokens} and one.",
-                retryable=False,
-            )
+        self._check(new)
         index = self._free.pop()
         self.tokens[index, : len(new.tokens)] = new.tokens
         self.block_tables[index] = 0
@@ -80,10 +96,35 @@ class SequenceTable:
             num_prompt_tokens=new.num_prompt_tokens,
             sampling=new.sampling,
             tokens=self.tokens[index],
+            encoder_tokens=new.encoder_tokens,
         )
-        self._append_blocks(index, new.block_tables[0])
+        for kind, table in zip(self._kinds, new.block_tables, strict=True):
+            if kind == "full":
+                self._append_blocks(index, table)
+            elif kind == "state":
+                self.states[index] = table[0]
+            else:
+                self.cross_tables[index] = 0
+                self.cross_tables[index, : len(table)] = table
 
-    def states(self, handles: Sequence[int]) -> list[SequenceState]:
+    def _check(self, new: NewSequence) -> None:
+        limits = self._limits
+        if len(new.tokens) > limits.max_total_tokens or len(new.block_tables) != len(self._kinds):
+            raise StepError(
+                f"Sequence {new.sequence} has {len(new.tokens)} tokens and {len(new.block_tables)} block tables; agreed are at"
+                f" most {limits.max_total_tokens} and {len(self._kinds)}.",
+                retryable=False,
+            )
+        for kind, table in zip(self._kinds, new.block_tables, strict=True):
+            needed = {"state": 1, "cross": -(-len(new.encoder_tokens) // self.block_size)}.get(kind, len(table))
+            if len(table) != needed or (kind == "cross" and not 0 < needed <= self.cross_tables.shape[1]):
+                raise StepError(
+                    f"Sequence {new.sequence} has {len(table)} blocks in the group `{kind}` and {len(new.encoder_tokens)} encoder"
+                    " tokens.",
+                    retryable=False,
+                )
+
+    def find(self, handles: Sequence[int]) -> list[SequenceState]:
         """The sequences of the rows. Raises `StepError` for one that was never introduced."""
         try:
             return [self._states[handle] for handle in handles]
@@ -92,7 +133,10 @@ class SequenceTable:
 
     def append_blocks(self, rows: Rows, indices: npt.NDArray[np.int64]) -> None:
         """Append the step's new blocks to the tables of its rows, whose places in the arrays are `indices`."""
-        pointers, blocks = rows.new_block_ptr[0], rows.new_blocks[0]
+        if not self.has_blocks:
+            return
+        group = self._kinds.index("full")
+        pointers, blocks = rows.new_block_ptr[group], rows.new_blocks[group]
         if not len(blocks):
             return
         for row in np.flatnonzero(np.diff(pointers)):

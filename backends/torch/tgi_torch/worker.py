@@ -38,7 +38,8 @@ from tgi.backend import (
     WrongStateError,
     empty_int32,
 )
-from tgi_torch.attention import AttentionMetadata
+from tgi_torch.attention import AttentionMetadata, CrossMetadata, EncoderInput
+from tgi_torch.cache_layout import group_kinds
 from tgi_torch.decoder import build_decoder
 from tgi_torch.memory import MemoryFacts, compute_dtype, plan_limits, weights_bytes
 from tgi_torch.model import LoadedModel, LoadModel, Model, Progress
@@ -49,7 +50,7 @@ from tgi_torch.weights import checkpoint_dtype, load_weights
 
 __all__ = ["TorchDevice", "TorchWorker", "decoder_loader"]
 
-_FEATURES = ("device_token", "logprobs", "mask", "prefix_cache", "prompt_logprobs")
+_FEATURES = ("device_token", "logprobs", "mask", "prompt_logprobs")
 _PROGRESS_SECONDS = 0.1
 
 
@@ -127,7 +128,8 @@ class TorchWorker:
         plan = plan_limits(self._spec, wish, facts)
         self._agreement = Agreement(
             api=API_VERSION,
-            features=_FEATURES,
+            # What a recurrent state or an encoder adds to a beginning is not in its blocks.
+            features=(*_FEATURES, "prefix_cache") if group_kinds(self._spec) == ("full",) else _FEATURES,
             limits=plan.limits,
             kv_cache=plan.kv_cache,
             vocab_size=self._spec.vocab_size,
@@ -146,7 +148,7 @@ class TorchWorker:
         plan = self._agreement.kv_cache
         sampler = Sampler(self._spec.vocab_size, self._device.device, self._device.sampling)
         # One block more than agreed: `health` writes into the last, which the core does not know.
-        num_blocks = plan.groups[0].num_blocks + 1
+        num_blocks = 1 + max((group.num_blocks for group in plan.groups if group.kind != "state"), default=0)
         try:
             self._model = self._loaded.with_cache(num_blocks, plan.block_size, self._agreement.limits)
             self._runner = ModelRunner(self._model, self._agreement.limits, sampler)
@@ -215,15 +217,22 @@ class TorchWorker:
     def _computes(self) -> bool:
         model, device = self._model, self._device.device
         assert model is not None
+        assert self._agreement is not None
         block = model.num_blocks - 1
+        tables = torch.tensor([[block]], dtype=torch.int32, device=device)
+        slots = torch.tensor([block * model.block_size], device=device)
+        kinds = group_kinds(self._spec)
+        encoder = EncoderInput(torch.tensor([0], device=device), (1,), slots)
         metadata = AttentionMetadata(
             positions=torch.tensor([0], device=device),
-            slot_mapping=torch.tensor([block * model.block_size], device=device),
-            block_tables=torch.tensor([[block]], dtype=torch.int32, device=device),
+            slot_mapping=slots,
+            block_tables=tables,
             cu_seqlens_q=torch.tensor([0, 1], dtype=torch.int32, device=device),
             seq_lens=torch.tensor([1], dtype=torch.int32, device=device),
             query_lens=(1,),
             context_lens=(1,),
+            states=torch.tensor([self._agreement.limits.max_sequences], device=device) if "state" in kinds else None,
+            cross=CrossMetadata(tables, (1,), encoder) if "cross" in kinds else None,
         )
         hidden = model.forward(torch.tensor([0], device=device), metadata)
         return bool(model.logits(hidden).isfinite().all())
@@ -252,11 +261,15 @@ class _Throttled:
 def _first_step(agreement: Agreement) -> SchedulerOutput:
     """A prompt that reaches into a second block where the limits allow it, with a drawn token."""
     limits, plan = agreement.limits, agreement.kv_cache
-    length = min(plan.block_size + 1, limits.max_total_tokens, limits.max_step_tokens, plan.max_batch_total_tokens)
+    length = min(plan.block_size + 1, limits.max_total_tokens, limits.max_step_tokens)
+    for group in plan.groups:
+        length = length if group.kind == "state" else min(length, group.num_blocks * plan.block_size)
     tokens = np.zeros(length, np.int32)
     blocks = np.arange(-(-length // plan.block_size), dtype=np.int32)
+    tables = [blocks[:1] if group.kind == "state" else blocks for group in plan.groups]
+    encoder_tokens = tokens if any(group.kind == "cross" for group in plan.groups) else empty_int32()
     sampling = SamplingParams(greedy=False, top_k=10, top_p=0.9, logprobs="processed")
-    new = NewSequence(0, "warmup", tokens, length, 0, [blocks], sampling)
+    new = NewSequence(0, "warmup", tokens, length, 0, tables, sampling, encoder_tokens=encoder_tokens)
     one = np.array([length], np.int32)
     rows = Rows(
         sequence=np.zeros(1, np.int32),
@@ -265,8 +278,8 @@ def _first_step(agreement: Agreement) -> SchedulerOutput:
         tokens=tokens,
         sample=np.ones(1, np.uint8),
         draw=np.full(1, 0.5, np.float32),
-        new_block_ptr=[np.zeros(2, np.int32)],
-        new_blocks=[empty_int32()],
+        new_block_ptr=[np.zeros(2, np.int32) for _ in plan.groups],
+        new_blocks=[empty_int32() for _ in plan.groups],
     )
     return SchedulerOutput(0, [], [new], rows)
 
