@@ -124,7 +124,7 @@ def _build_norm_of_heads(building: Building, spec: Attention, norm: Norm | None,
             return partial(_over_all_heads, build_norm(building, norm, prefix, num_heads * spec.head_dim))
         case "each_head":
             assert norm.weight, "a norm for each head is told from the others by its weight"
-            assert not norm.bias, "no model has a bias here"
+            assert not (norm.bias or norm.unit_offset), "no model has these here"
             plain = build_norm(building, msgspec.structs.replace(norm, weight=False), prefix, spec.head_dim)
             return partial(_weight_each_head, plain, building.parameters.create(f"{prefix}.weight", num_heads, spec.head_dim))
 

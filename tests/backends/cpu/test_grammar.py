@@ -38,6 +38,7 @@ from tgi_torch.ops import REFERENCE
 LENGTH = 19
 RMS = Norm(kind="rms", eps=1e-5)
 LAYER_NORM = Norm(kind="layer", eps=1e-5, bias=True)
+BARE_LAYER_NORM = Norm(kind="layer", eps=1e-5)
 OFFSET = Norm(kind="rms", eps=1e-6, unit_offset=True)
 ROPE = Rope(theta=100.0, rotary_dim=8)
 ATTENTION = Attention(num_heads=4, num_kv_heads=2, head_dim=8, scale=0.4, rope=ROPE)
@@ -86,13 +87,19 @@ NARROW = Layer(blocks=(block(msgspec.structs.replace(ATTENTION, num_kv_heads=4, 
 SPECS: dict[str, ModelSpec] = {
     "interleaved": with_attention(rope=Rope(theta=100.0, rotary_dim=4, interleaved=True)),
     "longrope": with_attention(rope=Rope(theta=100.0, rotary_dim=8, scaling=LONG_ROPE)),
+    "longrope, long factor": with_attention(
+        rope=Rope(theta=100.0, rotary_dim=8, scaling=msgspec.structs.replace(LONG_ROPE, long_attention_factor=1.4))
+    ),
     "dynamic": with_attention(rope=Rope(theta=100.0, rotary_dim=8, scaling=DynamicScaling(factor=2.0, original_max_positions=8))),
     "alibi": with_attention(rope=None, alibi=True, alibi_scale=0.4),
+    "alibi of another depth": with_attention(rope=None, alibi=True, alibi_bias_max=16.0, num_heads=6),
     "softcap and window": with_attention(softcap=0.7, window=5),
     "sinks": with_attention(sinks=True, window=6, qkv_bias=True, output_bias=True),
     "clip": with_attention(clip_qkv=0.3),
     "norm over all heads": with_attention(q_norm=RMS, k_norm=RMS, qk_norm_over="all"),
     "layer norm over heads": with_attention(q_norm=LAYER_NORM, k_norm=LAYER_NORM),
+    "norms for each head": with_attention(q_norm=BARE_LAYER_NORM, k_norm=BARE_LAYER_NORM, qk_norm_over="each_head"),
+    "rms norms for each head": with_attention(q_norm=RMS, k_norm=RMS, qk_norm_over="each_head"),
     "norm of queries only": with_attention(q_norm=RMS),
     "other value size": with_attention(v_head_dim=5),
     "one kv head": with_attention(num_kv_heads=1),
@@ -118,6 +125,7 @@ SPECS: dict[str, ModelSpec] = {
     "experts, grouped": with_experts(
         router=Router(score="sigmoid", correction_bias=True, num_groups=2, group_top=2, scale=1.5), shared=GATED_MLP
     ),
+    "experts, one after the other": with_experts(router=Router(score="sparse_mixer", jitter=0.3, normalize=False, scale=1.5)),
     "experts, clamped": with_experts(
         expert=MLP(intermediate_size=24, activation="silu_clamped", bias=True),
         router=Router(top_k_first=True, normalize=False, bias=True),

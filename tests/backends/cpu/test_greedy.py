@@ -13,7 +13,7 @@ from tgi.backend import EngineConfig, Wish
 from tgi_cpu import tgi_backend
 
 NEAR_TIE = 1e-4  # logits this close may be ordered either way
-NUM_OUTPUT = 64
+NUM_OUTPUT = 32
 
 
 @pytest.fixture(params=FAMILIES)
