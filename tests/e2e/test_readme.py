@@ -1,6 +1,7 @@
 """The README's first screen, run as it is written, on a port of its own."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -20,9 +21,12 @@ def blocks(language):
 
 def served_command(line, port):
     """What make would run for this line, with this interpreter in place of the one in .venv."""
+    # Under `make test` this would be a make within make, which inherits flags and says more.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     shown = subprocess.run(
-        [*shlex.split(line), f"PORT={port}", "-n", "--assume-old=.venv/bin/python"],
+        [*shlex.split(line), f"PORT={port}", "-n", "--no-print-directory", "--assume-old=.venv/bin/python"],
         cwd=ROOT,
+        env=environment,
         capture_output=True,
         text=True,
         check=True,
