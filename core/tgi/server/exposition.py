@@ -15,7 +15,7 @@ from typing import Final, Literal, Protocol, final
 
 from tgi.server.json_format import format_plain
 
-__all__ = ["CONTENT_TYPE", "Counter", "Family", "Gauge", "Histogram", "Summary", "render"]
+__all__ = ["CONTENT_TYPE", "Counter", "Family", "Gauge", "Histogram", "Kind", "Summary", "render"]
 
 CONTENT_TYPE: Final = "text/plain; charset=utf-8"
 
