@@ -13,6 +13,7 @@ import pytest
 
 from tests.core.house.sources import CORE, ROOT
 from tests.live_server import free_port, wait_ready
+from tgi import __version__
 
 MEMBERS = (".", "backends/torch", "backends/cpu")
 
@@ -61,7 +62,9 @@ def test_wheels_install_without_an_index_and_serve(wheels, tmp_path):
     if "TGI_WHEELHOUSE" not in os.environ:
         torch = subprocess.check_output([sys.executable, "-c", "import torch; print(torch.__version__.split('+')[0])"], text=True)
         command = [sys.executable, "-m", "pip", "download", "-q", "-d", third_party, "--find-links", dist]
-        subprocess.run([*command, "-c", str(ROOT / "constraints.txt"), "tgi[cpu]", f"torch=={torch.strip()}"], check=True)
+        # The exact version: on the public index the name belongs to another package.
+        wanted = (f"tgi[cpu]=={__version__}", f"torch=={torch.strip()}")
+        subprocess.run([*command, "-c", str(ROOT / "constraints.txt"), *wanted], check=True)
     venv.create(tmp_path / "clean", with_pip=True)
     python = str(tmp_path / "clean" / "bin" / "python")
     install = [python, "-m", "pip", "install", "-q", "--no-index", "--find-links", dist, "--find-links", third_party, "tgi[cpu]"]
