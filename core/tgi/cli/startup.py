@@ -38,7 +38,9 @@ from tgi.plugins import AUTO, BackendRegistry, Candidate, Selection
 from tgi.scheduler.records import SchedulerConfig
 from tgi.server.app import create_app
 from tgi.server.metrics import Metrics
+from tgi.server.otlp import OtlpExporter
 from tgi.server.state import ServerConfig, ServerState
+from tgi.server.tracing import SpanExporter
 from tgi.text import ChatTemplate, ChatTemplateRenderer, Tokenizer, TokenizerPool
 
 __all__ = ["serve"]
@@ -99,6 +101,7 @@ async def _start(context: _Context, parts: AsyncExitStack) -> ServerState:
         display.log(note)
     if options.env:
         _log_machine(context)
+    exporter = _start_traces(options, parts)
     model = await asyncio.to_thread(_read_model, context)
     chat_template = await _start_chat_template(model, parts)
     display.phase("backend", options.backend)
@@ -115,7 +118,7 @@ async def _start(context: _Context, parts: AsyncExitStack) -> ServerState:
     metrics = Metrics(server_config.max_input_tokens, server_config.max_total_tokens)
     pool = TokenizerPool(model.tokenizer, options.validation_workers)
     parts.callback(pool.close)
-    return ServerState(server_config, engine, pool, chat_template, metrics)
+    return ServerState(server_config, engine, pool, chat_template, metrics, exporter)
 
 
 @final
@@ -137,6 +140,14 @@ def _read_model(context: _Context) -> _LoadedModel:
     display.phase("tokenizer", str(files.path))
     template_file = None if options.tokenizer_config_path is None else Path(options.tokenizer_config_path)
     return _LoadedModel(files, spec, Tokenizer.load(files.path), ChatTemplate.load(files.path, template_file))
+
+
+def _start_traces(options: ServeOptions, parts: AsyncExitStack) -> SpanExporter | None:
+    if options.otlp_endpoint is None:
+        return None
+    exporter = OtlpExporter(options.otlp_endpoint, options.otlp_service_name, __version__)
+    parts.callback(exporter.close)
+    return exporter
 
 
 async def _start_chat_template(model: _LoadedModel, parts: AsyncExitStack) -> ChatTemplateRenderer | None:

@@ -107,10 +107,10 @@ class ServeOptions:
     ngrok_edge: str | None = option(None, _SERVER, "Edge of the tunnel.", no_effect="run ngrok beside the server")
 
     json_output: bool = option(False, _LOGS, "Log JSON lines.")
-    otlp_endpoint: str | None = option(None, _LOGS, "Where to send traces.", no_effect=_NOT_YET)
-    otlp_service_name: str = option(
-        "text-generation-inference.router", _LOGS, "Name of this service in traces.", no_effect=_NOT_YET
+    otlp_endpoint: str | None = option(
+        None, _LOGS, "Where to send traces over OTLP: a URL; gRPC, or HTTP with port 4318 or a path. Needs the extra `otlp`."
     )
+    otlp_service_name: str = option("text-generation-inference.router", _LOGS, "Name of this service in traces.")
     usage_stats: str = option(
         "on", _LOGS, "Usage statistics.", choices=("on", "off", "no-stack"), no_effect="nothing is ever sent"
     )

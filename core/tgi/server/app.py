@@ -21,6 +21,7 @@ from tgi.server.responses_api import ResponsesRoutes
 from tgi.server.routing import PathRoute
 from tgi.server.state import ServerConfig, ServerState
 from tgi.server.swagger import DocsRoutes
+from tgi.server.tracing import TracingLayer
 
 __all__ = ["create_app"]
 
@@ -38,7 +39,8 @@ def create_app(state: ServerState) -> ASGIApp:
         routes=[Route(path, route) for path, route in paths.items()],
         exception_handlers={404: _not_found},
     )
-    return CorsLayer(app, state.config.cors_allow_origin)
+    traced = app if state.span_exporter is None else TracingLayer(app, state.span_exporter)
+    return CorsLayer(traced, state.config.cors_allow_origin)
 
 
 def _generation_paths(state: ServerState, pipeline: GenerationPipeline, info: InfoRoutes) -> dict[str, PathRoute]:

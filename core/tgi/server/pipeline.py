@@ -23,6 +23,7 @@ from tgi.server.generation import GeneratedToken, GenerationRequest, GenerationR
 from tgi.server.metrics import Failure, Metrics, RequestTimes
 from tgi.server.permits import Permits
 from tgi.server.state import ServerState
+from tgi.server.tracing import record_failure, record_generation
 
 __all__ = [
     "Admitted",
@@ -49,10 +50,13 @@ def count_failures(metrics: Metrics) -> Iterator[None]:
     try:
         yield
     except RequestError as error:
-        metrics.count_failure(_FAILURES.get(type(error), Failure.VALIDATION))
+        failure = _FAILURES.get(type(error), Failure.VALIDATION)
+        metrics.count_failure(failure)
+        record_failure(failure)
         raise
     except (asyncio.CancelledError, GeneratorExit):
         metrics.count_failure(Failure.DROPPED)
+        record_failure(Failure.DROPPED)
         raise
 
 
@@ -193,4 +197,5 @@ class GenerationPipeline:
             num_generated_tokens=result.num_generated_tokens,
         )
         self._metrics.observe_success(times)
+        record_generation(times, result.seed)
         return times

@@ -10,6 +10,7 @@ from tgi.backend import Agreement
 from tgi.engine.messages import EngineStats
 from tgi.engine.stream import SequenceRequest, SequenceStream
 from tgi.server.metrics import Metrics
+from tgi.server.tracing import SpanExporter
 from tgi.text import ChatTemplateRenderer, TokenizerPool
 
 __all__ = ["Engine", "ServerConfig", "ServerState"]
@@ -88,3 +89,4 @@ class ServerState:
     tokenizer: TokenizerPool
     chat_template: ChatTemplateRenderer | None
     metrics: Metrics
+    span_exporter: SpanExporter | None = None  # None = no traces
