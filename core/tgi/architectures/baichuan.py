@@ -25,9 +25,11 @@ _ATTENTION: Modules = {
 
 def spec(config: dict[str, Any]) -> ModelSpec:
     """Source: modeling_baichuan.py of Baichuan-7B, Baichuan-13B, Baichuan2-7B and Baichuan2-13B."""
+    reader = ConfigReader(config)
     # Only the configs of the rotary models have `max_position_embeddings`.
-    alibi = config.get("max_position_embeddings") is None
-    reader = ConfigReader(config | {"max_position_embeddings": config.get("model_max_length")} if alibi else config)
+    alibi = not reader.has("max_position_embeddings")
+    if alibi:
+        reader = ConfigReader(config | {"max_position_embeddings": reader.integer("model_max_length")})
     norm = rms_norm(reader)
     layer = sequential(_attention(reader, alibi), mlp_of(reader), norm=norm)
     unit_rows = reader.integer("vocab_size") == _SECOND_VOCAB_SIZE

@@ -7,7 +7,7 @@ from typing import Any
 from tgi.architectures.config_reader import ConfigReader
 from tgi.architectures.grammar import MLP, Attention, Embedding, Head, ModelSpec, Norm, Stack
 from tgi.architectures.layers import parallel
-from tgi.architectures.positions import Rope
+from tgi.architectures.rope import read_rope
 from tgi.architectures.weight_names import Modules, layer_rules, module_rules
 
 __all__ = ["spec"]
@@ -34,7 +34,7 @@ def spec(config: dict[str, Any]) -> ModelSpec:
         gated=False,
         bias=True,
     )
-    layers = (parallel(_attention(reader, hidden), mlp, norm),) * reader.integer("n_layer", "num_hidden_layers")
+    layers = (parallel(_attention(reader, hidden, max_positions), mlp, norm),) * reader.integer("n_layer", "num_hidden_layers")
     return ModelSpec(
         model_type="gptj",
         hidden_size=hidden,
@@ -49,7 +49,7 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     )
 
 
-def _attention(reader: ConfigReader, hidden: int) -> Attention:
+def _attention(reader: ConfigReader, hidden: int, max_positions: int) -> Attention:
     num_heads = reader.integer("n_head", "num_attention_heads")
     head_dim = reader.divided("n_embd", hidden, "n_head", num_heads)
     rotary_dim = reader.integer("rotary_dim", default=64)
@@ -60,5 +60,5 @@ def _attention(reader: ConfigReader, hidden: int) -> Attention:
         num_kv_heads=num_heads,
         head_dim=head_dim,
         scale=head_dim**-0.5,
-        rope=Rope(theta=10_000.0, rotary_dim=rotary_dim, interleaved=True),
+        rope=read_rope(reader, head_dim=rotary_dim, max_positions=max_positions, interleaved=True),
     )

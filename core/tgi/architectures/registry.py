@@ -121,10 +121,24 @@ def _with_rope_scaling(config: dict[str, Any], scaling: str, factor: float) -> d
         raise ModelError(f"`--rope-scaling` must be linear or dynamic. Given: {scaling}.")
     if not 1.0 <= factor < float("inf"):
         raise ModelError(f"`--rope-factor` must be >= 1. Given: {factor}.")
+    parameters = {"rope_type": scaling, "factor": factor}
+    text = config.get("text_config")
+    if isinstance(text, dict):
+        return config | {"text_config": _replace_rope(text, parameters)}
+    return _replace_rope(config, parameters)
+
+
+def _replace_rope(config: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
+    """The config with other rope parameters; where each layer type has its own, those of full attention are replaced."""
+
+    def kept(written: dict[str, Any]) -> dict[str, Any]:
+        return {name: written[name] for name in ("rope_theta", "partial_rotary_factor") if name in written}
+
     written = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kept = {name: written[name] for name in ("rope_theta", "partial_rotary_factor") if name in written}
-    replaced = {key: value for key, value in config.items() if key != "rope_scaling"}
-    return replaced | {"rope_parameters": {**kept, "rope_type": scaling, "factor": factor}}
+    full = written.get("full_attention")
+    by_type = isinstance(full, dict)
+    replaced = written | {"full_attention": kept(full) | parameters} if by_type else kept(written) | parameters
+    return {name: value for name, value in config.items() if name != "rope_scaling"} | {"rope_parameters": replaced}
 
 
 def _is_rotary(spec: ModelSpec) -> bool:

@@ -16,6 +16,7 @@ from tgi.architectures import (
     Layer,
     MixtureOfExperts,
     ModelSpec,
+    Norm,
     Router,
     Stack,
     WeightRule,
@@ -113,6 +114,51 @@ def test_stacked_experts_alternate_behind_the_expert_axis() -> None:
     assert gate.shape == up.shape == (NUM_EXPERTS, SIZE, HIDDEN)
     assert gate[2, :, 3].tolist() == [0, 2, 4, 6, 8]
     assert up[2, :, 3].tolist() == [1, 3, 5, 7, 9]
+
+
+def test_flat_experts_are_stacked() -> None:
+    rules = (
+        *(WeightRule(name=f"l.{{layer}}.{part}", roles=(f"{EXPERTS}.{part}.weight",), layout="flat") for part in ("gate", "up")),
+        WeightRule(name="l.{layer}.down", roles=(f"{EXPERTS}.down.weight",), layout="flat", transposed=True),
+    )
+    spec = model(qkv=ROWS, experts=rules)
+    stored_names = [name for name in names(spec) if "gate_up" not in name]
+    stored_names += [f"l.{layer}.{part}" for layer in range(2) for part in ("gate", "up")]
+    found = {item.name: item for item in placements(spec, stored_names)}
+    stored = np.arange(NUM_EXPERTS * SIZE * HIDDEN).reshape(NUM_EXPERTS * SIZE, HIDDEN)
+    for part in ("gate", "down"):
+        placement = found[f"l.1.{part}"]
+        assert stored_shape(placement) == stored.shape
+        (piece,) = split(stored, placement, spec).values()
+        expected = stored.reshape(NUM_EXPERTS, SIZE, HIDDEN)
+        np.testing.assert_array_equal(piece, expected.swapaxes(1, 2) if part == "down" else expected)
+
+
+def test_each_head_has_its_own_placement() -> None:
+    norm = Norm(kind="layer", eps=1e-5)
+    attention = Attention(num_heads=2, num_kv_heads=1, head_dim=3, scale=1.0, q_norm=norm, qk_norm_over="each_head")
+    layer = Layer(blocks=(Block(branches=(Branch(mixer=attention),)),))
+    role = "decoder.layers.{layer}.attention"
+    plain = {"embed": "embedding.weight", **{f"l.{{layer}}.{part}": f"{role}.{part}.weight" for part in "qkvo"}}
+    spec = ModelSpec(
+        model_type="test",
+        hidden_size=HIDDEN,
+        vocab_size=7,
+        embedding=Embedding(),
+        stacks=(Stack(kind="decoder", layers=(layer,)),),
+        head=Head(tied=True),
+        weights=(
+            *(WeightRule(name=name, roles=(filled,)) for name, filled in plain.items()),
+            WeightRule(name="l.{layer}.norms.{head}", roles=(f"{role}.q_norm.weight",)),
+        ),
+        max_positions=0,
+    )
+    assert tensor_shapes(spec)["decoder.layers.0.attention.q_norm.weight"] == (2, 3)
+    found = placements(spec, ["embed", *(f"l.0.{part}" for part in "qkvo"), "l.0.norms.0", "l.0.norms.1"])
+    assert [(item.name, item.expert, stored_shape(item)) for item in found[-2:]] == [
+        ("l.0.norms.0", 0, (3,)),
+        ("l.0.norms.1", 1, (3,)),
+    ]
 
 
 def test_each_expert_has_its_own_placement() -> None:
