@@ -1,4 +1,4 @@
-"""Options and fixtures of all tests. Tests over HTTP take their backend from `--tgi-backend`."""
+"""Options and fixtures of all tests. Tests over HTTP take their backend from `--tgi-backend`, an option of the kit's plugin."""
 
 import pytest
 
@@ -9,16 +9,6 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
-
-
-def pytest_addoption(parser):
-    parser.addoption("--tgi-backend", default="null", metavar="NAME", help="backend that serves the tests over HTTP")
-
-
-@pytest.fixture(scope="session")
-def tgi_backend(request):
-    """Name of the backend under test."""
-    return request.config.getoption("--tgi-backend")
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ COMMANDS = {
     "migrate": "Show what a start of TGI 3 looks like here.",
     "sagemaker": "Serve as SageMaker asks: its variables, port 8080.",
     "backends": "List the installed backends and whether they can be used here.",
+    "conformance": "Hold an installed backend against the seam.",
     "version": "Print the versions of tgi and its backends.",
 }
 """Command → what it does. The module of the same name here has `run(arguments) -> exit code`."""

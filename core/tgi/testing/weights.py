@@ -6,17 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from tgi.architectures.grammar import ModelSpec
 from tgi.architectures.weight_map import placements, split, tensor_shapes
+from tgi.errors import ModelError
 
 __all__ = ["read_weights"]
 
 
 def read_weights(spec: ModelSpec, model_path: Path) -> dict[str, npt.NDArray[np.float32]]:
     """All roles of the spec in float32. Raises `ModelError` as `placements` and `split` do."""
-    tensors = {name: tensor for path in sorted(model_path.glob("*.safetensors")) for name, tensor in load_file(path).items()}
+    tensors = {name: tensor for path in sorted(model_path.glob("*.safetensors")) for name, tensor in _read(path).items()}
     shapes = tensor_shapes(spec)
     weights: dict[str, npt.NDArray[np.float32]] = {}
     for placement in placements(spec, tensors):
@@ -29,3 +31,10 @@ def read_weights(spec: ModelSpec, model_path: Path) -> dict[str, npt.NDArray[np.
             else:
                 weights.setdefault(role, np.empty(shapes[role], np.float32))[placement.expert] = array
     return weights
+
+
+def _read(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"The weight file `{path}` cannot be read: {error}.", "Download it again.") from error

@@ -1,0 +1,67 @@
+"""The command `tgi conformance`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from tgi.config import UsageError
+from tgi.testing.conformance.check import Result
+from tgi.testing.conformance.run import ALL_CHECKS, find_subject, run_checks
+
+__all__ = ["run"]
+
+_HELP = """Usage: tgi conformance BACKEND [--json FILE] [--only C-17[,C-18...]] [--option NAME=VALUE]...
+
+Hold an installed backend against the seam, on tiny models that are made on the spot: no download. Prints a scorecard;
+with --json keeps it in a file. --option gives the backend an option of its own. Ends with 1 if a check failed."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the checks on the named backend and print its scorecard."""
+    if not arguments or any(word in ("-h", "--help") for word in arguments):
+        print(_HELP)  # noqa: T201 - a command prints
+        return 0
+    names, values = _read(arguments)
+    only = set(values.get("--only", "").split(",")) - {""}
+    checks = [check for check in ALL_CHECKS if not only or check.id in only]
+    unknown = only - {check.id for check in ALL_CHECKS}
+    if unknown:
+        raise UsageError(f"error: no check is called {', '.join(sorted(unknown))}.", "`tgi conformance` without --only runs all.")
+    console = Console(highlight=False)
+    options = dict(item.split("=", 1) for item in values.get("--option", "").split("\n") if item)
+    with tempfile.TemporaryDirectory(prefix="tgi-conformance-") as folder:
+        subject = find_subject(names[0], Path(folder), options)
+
+        def show(result: Result) -> None:
+            console.print(f"{result.check.id:6} {result.status:15} {result.check.title}", markup=False, style="dim")
+
+        scorecard = run_checks(subject, checks, show if console.is_terminal else lambda _: None)
+    scorecard.print(console)
+    if "--json" in values:
+        Path(values["--json"]).write_text(scorecard.to_json(), encoding="utf-8")
+    return 1 if scorecard.failed else 0
+
+
+def _read(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Names and options; a repeated option's values stand on lines of their own."""
+    names, values, words = list[str](), dict[str, str](), list(arguments)
+    while words:
+        word = words.pop(0)
+        if word in ("--json", "--only", "--option"):
+            if not words:
+                raise UsageError(f"error: `{word}` needs a value.", "See `tgi conformance --help`.")
+            value = words.pop(0)
+            if word == "--option" and "=" not in value:
+                raise UsageError(f"error: `--option {value}`: write NAME=VALUE.", "See `tgi conformance --help`.")
+            values[word] = f"{values[word]}\n{value}" if word == "--option" and word in values else value
+        elif word.startswith("-") or names:
+            raise UsageError(f"error: unexpected argument '{word}' found.", "See `tgi conformance --help`.")
+        else:
+            names.append(word)
+    if not names:
+        raise UsageError("error: no backend is named.", "See `tgi conformance --help`.")
+    return names, values

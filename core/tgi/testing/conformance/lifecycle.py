@@ -1,0 +1,242 @@
+"""Checks of a worker's life: states, loading, the agreement, capacity, closing."""
+
+from __future__ import annotations
+
+import gc
+import json
+import locale
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+from tgi.backend import (
+    API_VERSION,
+    FEATURES,
+    SAMPLING_FIELDS,
+    Agreement,
+    ModelError,
+    SamplingParams,
+    SchedulerOutput,
+    Worker,
+    WrongStateError,
+)
+from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
+from tgi.testing.conformance.expectations import check_sequences
+from tgi.testing.conformance.scripted_core import LiveSequence, ScriptedCore
+from tgi.testing.conformance.subject import WISH, RecordingHost, Subject, prompt_of
+
+__all__ = ["CHECKS"]
+
+
+def _states(subject: Subject) -> None:
+    calls: dict[str, Callable[[Worker], object]] = {
+        "load": lambda worker: worker.load(),
+        "negotiate": lambda worker: worker.negotiate(WISH),
+        "warmup": lambda worker: worker.warmup(),
+        "submit": lambda worker: worker.submit(_empty_step(subject)),
+        "collect": lambda worker: worker.collect(0.1),
+    }
+    order = ["load", "negotiate", "warmup"]
+    for done in range(len(order) + 1):
+        worker = subject.worker()
+        for earlier in order[:done]:
+            calls[earlier](worker)
+        legal = {order[done]} if done < len(order) else {"submit", "collect"}
+        for name in calls.keys() - legal:
+            _expect_wrong_state(name, partial(calls[name], worker))
+        worker.close()
+    worker.close()
+    for name, call in calls.items():
+        _expect_wrong_state(f"{name} after close", partial(call, worker))
+    require(not worker.health(deep=False).ok, "a closed worker calls itself healthy")
+
+
+def _expect_wrong_state(name: str, call: Callable[[], object]) -> None:
+    try:
+        call()
+    except WrongStateError:
+        return
+    raise CheckFailedError(f"`{name}` in a wrong state raised no `WrongStateError`")
+
+
+def _empty_step(subject: Subject) -> SchedulerOutput:
+    return ScriptedCore(subject.worker(), subject.agreement()).build({})
+
+
+def _progress(subject: Subject) -> None:
+    subject.discard()
+    subject.core()
+    for phase in ("load", "warmup"):
+        calls = [call for call in subject.host.progress_calls if call[0] == phase]
+        require(bool(calls), f"`{phase}` reported no progress")
+        require(all(0 <= done <= total or total == 0 for _, done, total in calls), f"`{phase}` reported {calls}")
+        require(calls[-1][1] == calls[-1][2], f"`{phase}` did not end with all work done: {calls[-1]}")
+
+
+def _damaged_checkpoints(subject: Subject) -> None:
+    model = subject.models.get()
+    damages: dict[str, Callable[[Path], object]] = {
+        "truncated": lambda file: file.write_bytes(file.read_bytes()[:-64]),
+        "garbled": lambda file: file.write_bytes(b"\xff" * 64),
+        "incomplete": _rename_a_tensor,
+    }
+    for name, damage in damages.items():
+        path = model.copy_to(subject.folder / f"damaged-{name}")
+        file = path / "model.safetensors"
+        damage(file)
+        worker = subject.worker(model, path=path)
+        try:
+            worker.load()
+        except ModelError as error:
+            named = ("model.safetensors", "layers.1.mlp.up_proj")
+            require(any(word in str(error) for word in named), f"the error of a {name} checkpoint names neither file nor tensor")
+        else:
+            raise CheckFailedError(f"a {name} checkpoint was loaded without a `ModelError`")
+        finally:
+            worker.close()
+
+
+def _rename_a_tensor(file: Path) -> None:
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    renamed = {name.replace("layers.1.mlp.up_proj", "layers.1.mlp.op_proj"): value for name, value in header.items()}
+    file.write_bytes(data[:8] + json.dumps(renamed, separators=(",", ":")).encode().ljust(length) + data[8 + length :])
+
+
+def _agreement(subject: Subject) -> None:
+    agreement, model = subject.agreement(), subject.models.get()
+    limits, plan = agreement.limits, agreement.kv_cache
+    require(agreement.api[0] == API_VERSION[0] and agreement.api[1] <= API_VERSION[1], f"seam version {agreement.api}")
+    require(agreement.vocab_size == model.spec.vocab_size, f"a vocabulary of {agreement.vocab_size}")
+    require(set(agreement.features) <= FEATURES, f"unknown features {sorted(set(agreement.features) - FEATURES)}")
+    require(set(agreement.sampling) <= SAMPLING_FIELDS, f"unknown fields {sorted(set(agreement.sampling) - SAMPLING_FIELDS)}")
+    require(set(agreement.sampling_caps) <= set(agreement.sampling), "a cap of a field that was not agreed")
+    least = min(limits.max_sequences, limits.max_step_tokens, limits.chunk_multiple, limits.depth, limits.tokens_per_step)
+    require(least >= 1, f"limits below 1: {limits}")
+    require(limits.max_total_tokens == WISH.max_total_tokens, f"a context of {limits.max_total_tokens} tokens, not as wished")
+    require(limits.depth == 1 or agreement.has("device_token"), "steps in flight without `device_token`")
+    require(plan.max_batch_total_tokens >= limits.max_total_tokens, "one sequence at full length does not fit the cache")
+    _check_features(agreement)
+    if plan.mode == "slots":
+        require(plan.num_slots >= 1 and plan.slot_tokens >= limits.max_total_tokens, f"{plan.num_slots} slots")
+        require(not agreement.has("prefix_cache"), "`prefix_cache` in slots mode")
+    else:
+        require(plan.block_size >= 1 and bool(plan.groups), "a paged cache without blocks")
+
+
+def _check_features(agreement: Agreement) -> None:
+    groups = agreement.kv_cache.groups
+    is_shareable = all(group.kind == "full" for group in groups)
+    require(is_shareable or not agreement.has("prefix_cache"), "`prefix_cache` with groups that are not full")
+    has_tops = "top_n_tokens" in agreement.sampling
+    require(agreement.has("logprobs") or not has_tops, "`top_n_tokens` without `logprobs`")
+
+
+def _capacity(subject: Subject) -> None:
+    """Every place in the cache is used to its last token."""
+    core = subject.core()
+    plan, limits = core.agreement.kv_cache, core.agreement.limits
+    longest = limits.max_total_tokens - 2
+    if not limits.chunked:
+        longest = min(longest, limits.max_step_tokens)
+    not_applicable(plan.max_batch_total_tokens > 1 << 14, "the cache is too large to be filled in a check")
+    sequences = list[LiveSequence]()
+    while len(sequences) < limits.max_sequences and (core.free_slots or core.free_blocks):
+        room = longest if plan.mode == "slots" else min(longest, len(core.free_blocks) * plan.block_size - 1)
+        sequences.append(core.add(prompt_of(room, seed=len(sequences))))
+        core.generate([sequences[-1]], 2 if room < longest else 1)
+    core.generate(sequences[:1], 1)
+    check_sequences(subject.models.get(), sequences, core.agreement)
+
+
+def _close(subject: Subject) -> None:
+    subject.discard()
+    counts = []
+    # A framework starts threads of its own with its first computation and keeps them: what counts is growth from then on.
+    for _ in range(2):
+        with subject.serving(subject.models.get()) as core:
+            core.generate([core.add(prompt_of(4))], 2)
+        gc.collect()
+        counts.append((threading.active_count(), len(psutil.Process().children(recursive=True))))
+    require(counts[0] == counts[1], f"threads and processes after two closes: {counts[0]}, then {counts[1]}")
+
+
+def _environment(subject: Subject) -> None:
+    subject.discard()
+
+    def state() -> tuple[object, ...]:
+        handlers = tuple(signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM))
+        return handlers, locale.setlocale(locale.LC_ALL), Path.cwd()
+
+    model = subject.models.get()
+    before, files = state(), sorted((file.name, file.stat().st_mtime_ns) for file in model.path.iterdir())
+    with subject.serving(model) as core:
+        core.generate([core.add(prompt_of(4))], 2)
+    require(state() == before, "signal handlers, locale or working directory changed")
+    now = sorted((file.name, file.stat().st_mtime_ns) for file in model.path.iterdir())
+    require(now == files, "the worker wrote into the folder of the model")
+
+
+def _health(subject: Subject) -> None:
+    worker = subject.worker()
+    require(not worker.health(deep=False).ok, "a worker without weights calls itself healthy")
+    worker.close()
+    core = subject.core()
+    sequences = [core.add(prompt_of(6, seed=i)) for i in range(min(2, core.agreement.limits.max_sequences))]
+    core.generate(sequences, 2)
+    for deep in (False, True):
+        health = core.worker.health(deep=deep)
+        require(health.ok, f"a worker that serves calls itself ill: {health.message}")
+        core.generate(sequences, 1)
+    check_sequences(subject.models.get(), sequences, core.agreement)
+
+
+def _deep_health_of_a_broken_model(subject: Subject) -> None:
+    """With NaN in the embedding of every token, a forward pass gives NaN."""
+    broken = subject.models.poisoned(None)
+    with subject.serving(broken) as core:
+        require(not core.worker.health(deep=True).ok, "a deep check calls a model healthy whose logits are NaN")
+
+
+def _close_with_work(subject: Subject) -> None:
+    with subject.serving(subject.models.get()) as core:
+        sequence = core.add(prompt_of(5), SamplingParams())
+        core.worker.submit(core.build({sequence: 5}))
+        core.worker.close()
+        core.worker.close()
+
+
+def _cache_dir(subject: Subject) -> None:
+    cache = subject.folder / "cache"
+    subject.discard()
+    with subject.serving(subject.models.get()):
+        pass
+    not_applicable(not any(cache.rglob("*")), "the backend keeps nothing in `cache_dir`")
+    for file in [file for file in cache.rglob("*") if file.is_file()]:
+        file.write_bytes(b"\x00")
+    host = RecordingHost()
+    worker = subject.worker(host=host)
+    worker.load()
+    worker.negotiate(WISH)
+    worker.warmup()
+    worker.close()
+
+
+CHECKS: Sequence[Check] = (
+    Check("C-09", "basic", "a method in a wrong state raises WrongStateError; close is idempotent", _states),
+    Check("C-10a", "basic", "load and warmup report progress to the end", _progress),
+    Check("C-10b", "basic", "a damaged checkpoint gives a ModelError naming file or tensor", _damaged_checkpoints),
+    Check("C-11", "basic", "the agreement keeps to the wish and to known names", _agreement),
+    Check("C-12", "basic", "the cache holds what was agreed, to the last token", _capacity),
+    Check("C-15", "basic", "close leaves no thread and no process", _close),
+    Check("C-16", "basic", "signals, locale and the model's folder stay untouched", _environment),
+    Check("C-14", "robust", "a start after the cache folder was damaged works", _cache_dir),
+    Check("C-53a", "robust", "health tells a worker that serves from one that does not, and disturbs nothing", _health),
+    Check("C-53b", "robust", "deep health computes", _deep_health_of_a_broken_model),
+    Check("C-57", "robust", "close with work in flight returns", _close_with_work),
+)

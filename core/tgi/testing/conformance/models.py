@@ -1,0 +1,113 @@
+"""Tiny checkpoints with their numpy reference, made once per kind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load_file, save_file
+
+from tgi.architectures import ModelSpec
+from tgi.backend import Float32Array
+from tgi.testing.reference import Weights, reference_logits
+from tgi.testing.tiny_models import write_tiny_model
+from tgi.testing.weights import read_weights
+
+__all__ = ["ModelShelf", "TinyModel"]
+
+
+@final
+class TinyModel:
+    """A checkpoint and what its logits must be."""
+
+    def __init__(self, path: Path, spec: ModelSpec) -> None:
+        self.path = path
+        self.spec = spec
+        self.weights: Weights = read_weights(spec, path)
+        self._logits: dict[tuple[int, ...], Float32Array] = {}
+
+    def logits(self, token_ids: Sequence[int]) -> Float32Array:
+        """Logits after each token, float32 [T, vocab_size]."""
+        key = tuple(token_ids)
+        if key not in self._logits:
+            if len(self._logits) > 64:
+                self._logits.clear()
+            self._logits[key] = reference_logits(self.spec, self.weights, token_ids)
+        return self._logits[key]
+
+    def copy_to(self, path: Path) -> Path:
+        """A copy of the checkpoint that a check may damage."""
+        path.mkdir(parents=True, exist_ok=True)
+        for file in self.path.iterdir():
+            (path / file.name).write_bytes(file.read_bytes())
+        return path
+
+
+@final
+class ModelShelf:
+    """Tiny models by what is particular about them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._models: dict[str, TinyModel] = {}
+
+    def get(self, family: str = "llama", **overrides: Any) -> TinyModel:  # noqa: ANN401 - fields of config.json
+        """A model of `family`; `overrides` are fields of config.json."""
+        key = json.dumps([family, overrides], sort_keys=True)
+        if key not in self._models:
+            path = self._folder / f"model-{len(self._models)}"
+            self._models[key] = TinyModel(path, write_tiny_model(path, family, **overrides))
+        return self._models[key]
+
+    def tied(self) -> TinyModel:
+        """A model with twelve exactly equal logits for each choice: token t has the head row of t modulo the hidden size.
+
+        Each head row has a single 1, so that the sum is exact in whatever order it is taken.
+        """
+
+        def edit(tensors: dict[str, npt.NDArray[np.float32]]) -> None:
+            rows, hidden = tensors["lm_head.weight"].shape
+            tensors["lm_head.weight"] = np.eye(hidden, dtype=np.float32)[np.arange(rows) % hidden]
+
+        return self._edited("tied", edit)
+
+    def poisoned(self, token: int | None) -> TinyModel:
+        """A model in which `token`, and nothing else, has NaN as its embedding; None = every token."""
+
+        def edit(tensors: dict[str, npt.NDArray[np.float32]]) -> None:
+            tensors["model.embed_tokens.weight"][slice(None) if token is None else token] = np.nan
+
+        return self._edited(f"poisoned-{token}", edit)
+
+    def sharded(self) -> TinyModel:
+        """A model in two weight files with an index."""
+        if "sharded" not in self._models:
+            model = self._untied("sharded")
+            tensors = load_file(model.path / "model.safetensors")
+            names = sorted(tensors)
+            files = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(names)}
+            for file in sorted(set(files.values())):
+                save_file({n: tensors[n] for n in names if files[n] == file}, model.path / file, metadata={"format": "pt"})
+            (model.path / "model.safetensors").unlink()
+            index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": files}
+            (model.path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+            self._models["sharded"] = model
+        return self._models["sharded"]
+
+    def _untied(self, name: str) -> TinyModel:
+        path = self._folder / name
+        return TinyModel(path, write_tiny_model(path, "llama", tie_word_embeddings=False))
+
+    def _edited(self, name: str, edit: Any) -> TinyModel:  # noqa: ANN401 - Callable over a dict of arrays
+        if name not in self._models:
+            model = self._untied(name)
+            file = model.path / "model.safetensors"
+            tensors = load_file(file)
+            edit(tensors)
+            save_file(tensors, file, metadata={"format": "pt"})
+            self._models[name] = TinyModel(model.path, model.spec)
+        return self._models[name]

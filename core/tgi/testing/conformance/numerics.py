@@ -1,0 +1,113 @@
+"""Checks of the model itself: families, positions, windows, causality, NaN, kinds of checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tgi.backend import SamplingParams
+from tgi.testing.conformance.check import Check, not_applicable, require
+from tgi.testing.conformance.expectations import check_sequence, check_sequences
+from tgi.testing.conformance.models import TinyModel
+from tgi.testing.conformance.scripted_core import ScriptedCore
+from tgi.testing.conformance.subject import Subject, prompt_of
+from tgi.testing.tiny_models import FAMILIES
+
+__all__ = ["CHECKS"]
+
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+_YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+_LINEAR = {"rope_type": "linear", "factor": 2.0}
+_NAN_TOKEN = 300
+_MIN_TOKENS = 60  # of a sequence that every scaling of the rotation bends
+
+
+def _sampling(core: ScriptedCore) -> SamplingParams:
+    return SamplingParams(logprobs="raw" if core.agreement.has("logprobs") else "none")
+
+
+def _serve(subject: Subject, model: TinyModel, lengths: Sequence[int], count: int = 6) -> None:
+    with subject.serving(model) as core:
+        for length in lengths:
+            sequence = core.add(prompt_of(length), _sampling(core))
+            core.generate([sequence], count)
+            check_sequence(model, sequence, core.agreement)
+            core.drop(sequence)
+
+
+def _families(subject: Subject) -> None:
+    served = [family for family in FAMILIES if subject.supports(subject.models.get(family))]
+    require(bool(served), "no family of the kit is supported")
+    for family in served:
+        try:
+            _serve(subject, subject.models.get(family), (1, 17, 90))
+        except AssertionError as error:
+            require(False, f"{family}: {error}")
+
+
+def _positions(subject: Subject) -> None:
+    kinds: dict[str, dict[str, Any]] = {"llama3": _LLAMA3, "yarn": _YARN, "linear": _LINEAR}
+    models = {name: subject.models.get("llama", rope_scaling=rule) for name, rule in kinds.items()}
+    served = {name: model for name, model in models.items() if subject.supports(model)}
+    for name, model in served.items():
+        try:
+            _serve(subject, model, (3, _MIN_TOKENS, 120))
+        except AssertionError as error:
+            require(False, f"{name} scaling of the rotation: {error}")
+    not_applicable(not served, "no scaling of the rotation is supported")
+
+
+def _window(subject: Subject) -> None:
+    model = subject.models.get("mistral", sliding_window=8)
+    not_applicable(not subject.supports(model), "window attention is not supported")
+    _serve(subject, model, (1, 7, 8, 9, 33))
+
+
+def _causality(subject: Subject) -> None:
+    core = subject.core()
+    not_applicable(not core.agreement.has("prompt_logprobs"), "only prompt scores could show it, and they were not agreed")
+    prompt = prompt_of(30)
+    first = core.add(prompt, SamplingParams(prompt_logprobs=True))
+    core.generate([first], 1)
+    core.drop(first)
+    second = core.add([*prompt[:20], *prompt_of(10, seed=9)], SamplingParams(prompt_logprobs=True))
+    core.generate([second], 1)
+    for position in range(1, 20):
+        before, now = first.prompt_scores[position], second.prompt_scores[position]
+        require(abs(before - now) < 1e-3, f"the score at position {position} changed with a later token: {before}, {now}")
+
+
+def _nan(subject: Subject) -> None:
+    model = subject.models.poisoned(_NAN_TOKEN)
+    with subject.serving(model) as core:
+        not_applicable(core.agreement.limits.max_sequences < 2, "one sequence at a time was agreed")
+        healthy = core.add([token for token in prompt_of(12) if token != _NAN_TOKEN])
+        core.generate([healthy], 1)
+        ill = core.add([5, 6, _NAN_TOKEN, 7])
+        core.advance({healthy: 0, ill: 0})
+        require(bool(ill.error), "logits of NaN gave a token instead of a `RowError`")
+        core.drop(ill)
+        other = core.add(prompt_of(5, seed=3))
+        core.generate([healthy, other], 3)
+        check_sequences(model, [healthy, other], core.agreement)
+
+
+def _checkpoints(subject: Subject) -> None:
+    for model in (subject.models.get("llama", tie_word_embeddings=False), subject.models.sharded()):
+        _serve(subject, model, (11,))
+
+
+CHECKS: Sequence[Check] = (
+    Check("C-31", "basic", "every supported family matches the reference", _families),
+    Check("C-38", "basic", "untied heads and checkpoints of several files load", _checkpoints),
+    Check("C-32", "serving", "positions and their scalings match far into the context", _positions),
+    Check("C-33", "serving", "tokens beyond the window have no influence", _window),
+    Check("C-34", "serving", "later tokens have no influence", _causality),
+    Check("C-35", "serving", "NaN in one row is an error of that row", _nan),
+)

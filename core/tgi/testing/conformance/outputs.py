@@ -1,0 +1,50 @@
+"""What holds for the result of every step, whatever the step was."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tgi.backend import Agreement, ModelRunnerOutput, SchedulerOutput
+from tgi.testing.conformance.check import require
+
+__all__ = ["check_output"]
+
+
+def check_output(step: SchedulerOutput, output: ModelRunnerOutput, agreement: Agreement) -> None:
+    """Raise `CheckFailedError` if the result does not answer the step: rows, tokens, arrays, errors, times."""
+    rows = step.rows
+    require(output.step_id == step.step_id, f"the result of step {step.step_id} came as that of step {output.step_id}")
+    asked, answered = sorted(rows.sequence.tolist()), sorted(output.sequence.tolist())
+    require(asked == answered, f"a step with rows of sequences {asked} was answered for {answered}")
+    pointers = output.token_ptr.tolist()
+    is_sound = len(pointers) == len(answered) + 1 and pointers[0] == 0 and pointers[-1] == len(output.tokens)
+    require(is_sound and pointers == sorted(pointers), f"`token_ptr` {pointers} for {len(output.tokens)} tokens")
+    require(len(output.logprobs) == len(output.tokens), "`logprobs` has another length than `tokens`")
+    in_vocabulary = bool(((output.tokens >= 0) & (output.tokens < agreement.vocab_size)).all())
+    require(in_vocabulary, f"tokens {output.tokens.tolist()} outside the vocabulary of {agreement.vocab_size}")
+    failed = {error.sequence for error in output.errors}
+    require(failed <= set(answered), f"errors of sequences {sorted(failed - set(answered))}, which have no row")
+    sampled = dict(zip(rows.sequence.tolist(), rows.sample.tolist(), strict=True))
+    for row, handle in enumerate(output.sequence.tolist()):
+        count = pointers[row + 1] - pointers[row]
+        if not sampled[handle]:
+            require(count == 0, f"sequence {handle} got {count} tokens without asking for one")
+        elif handle not in failed:
+            most = agreement.limits.tokens_per_step
+            require(1 <= count <= most, f"sequence {handle} asked for a token and got {count} without an error")
+    _check_tops(output, agreement)
+    times = output.times
+    parts = {"prepare": times.prepare, "forward": times.forward, "sample": times.sample, "compile": times.compile}
+    require(min(parts.values()) >= 0, f"negative times: {parts}")
+
+
+def _check_tops(output: ModelRunnerOutput, agreement: Agreement) -> None:
+    pointers = output.top_ptr
+    if not len(pointers):
+        require(not len(output.top_ids), "top tokens without `top_ptr`")
+        return
+    require(len(pointers) == len(output.tokens) + 1, f"`top_ptr` has {len(pointers)} entries for {len(output.tokens)} tokens")
+    require(bool((np.diff(pointers) >= 0).all()), f"`top_ptr` {pointers.tolist()} falls")
+    require(int(pointers[-1]) == len(output.top_ids) == len(output.top_logprobs), "`top_ptr` does not match the top tokens")
+    is_known = bool(((output.top_ids >= 0) & (output.top_ids < agreement.vocab_size)).all())
+    require(is_known, "a top token is outside the vocabulary")

@@ -1,0 +1,197 @@
+"""Checks that need no device: the package, the light half, and what it answers."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+import msgspec
+
+from tgi.architectures import GenericSpec
+from tgi.backend import API_VERSION, BackendInfo, EngineConfig
+from tgi.plugins import BackendRegistry
+from tgi.testing.conformance.check import Check, not_applicable, require
+from tgi.testing.conformance.subject import Subject
+
+__all__ = ["CHECKS"]
+
+_FRAMEWORKS = ("torch", "jax", "jaxlib", "tensorflow", "transformers", "onnxruntime", "openvino")
+_PUBLIC_ROOMS = ("tgi.backend", "tgi.architectures", "tgi.testing")
+_TIMEOUT_SECONDS = 60.0
+
+
+def _entry_point(subject: Subject) -> metadata.EntryPoint:
+    not_applicable(subject.entry_point is None, "the backend was handed over as an object, not installed")
+    assert subject.entry_point is not None
+    return subject.entry_point
+
+
+def _entry_points(subject: Subject) -> None:
+    point = _entry_point(subject)
+    same = {(p.value, None if p.dist is None else p.dist.name) for p in metadata.entry_points(group=point.group, name=point.name)}
+    require(len(same) == 1, f"the name `{point.name}` is registered {len(same)} times: {sorted(map(str, same))}")
+    require(point.dist is not None, "the entry point belongs to no distribution")
+    assert point.dist is not None
+    info = subject.backend.info
+    require(info.package == point.dist.name, f"`info.package` is `{info.package}`, the distribution `{point.dist.name}`")
+    require(info.version == point.dist.version, f"`info.version` is {info.version}, the distribution's {point.dist.version}")
+    requirements = point.dist.requires or []
+    names_core = any(_distribution(requirement) == "tgi" for requirement in requirements)
+    require(names_core or point.dist.name == "tgi", "the distribution does not require `tgi`")
+
+
+def _distribution(requirement: str) -> str:
+    """The distribution that a requirement names."""
+    name = requirement
+    for mark in "[(<>=!~; ":
+        name = name.split(mark)[0]
+    return name.strip()
+
+
+def _hooks(subject: Subject) -> None:
+    info = subject.backend.info
+    require(isinstance(info, BackendInfo), f"`info` is a {type(info).__name__}")
+    require(info.name == subject.name, f"`info.name` is `{info.name}`, registered is `{subject.name}`")
+    is_compatible = info.api[0] == API_VERSION[0] and info.api[1] <= API_VERSION[1]
+    require(is_compatible, f"built for seam version {info.api}, this is {API_VERSION}")
+    if subject.entry_point is not None:
+        candidate = BackendRegistry().candidate(subject.name)
+        require(candidate.backend is not None, f"the registry cannot load it: {candidate.problem}")
+
+
+def _light_import(subject: Subject) -> None:
+    point = _entry_point(subject)
+    code = f"import sys, {point.module}; print(*sorted({{m.split('.')[0] for m in sys.modules}} & set({_FRAMEWORKS!r})))"
+    imported = _run(code).strip()
+    require(not imported, f"importing `{point.module}` imports {imported}")
+
+
+def _probe(subject: Subject) -> None:
+    point = _entry_point(subject)
+    code = (
+        "import os, sys, threading, psutil\n"
+        "from tgi.plugins import BackendRegistry\n"
+        f"backend = BackendRegistry().candidate({point.name!r}).backend\n"
+        "before = dict(os.environ)\n"
+        "first, second = backend.probe(), backend.probe()\n"
+        "assert first.usable == second.usable, 'two probes differ'\n"
+        "assert first.usable or first.reason, 'not usable, without a reason'\n"
+        "assert dict(os.environ) == before, 'it changed the environment'\n"
+        "assert threading.active_count() == 1, 'it left a thread'\n"
+        "assert not psutil.Process().children(), 'it left a process'\n"
+        f"loaded = {{m.split('.')[0] for m in sys.modules}} & set({_FRAMEWORKS!r})\n"
+        "assert not loaded, f'it imports {loaded}'\n"
+    )
+    _run(code)
+
+
+def _run(code: str) -> str:
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        require(False, f"it hung for {_TIMEOUT_SECONDS:.0f} s")
+        raise
+    require(done.returncode == 0, done.stderr.strip().rpartition("\n")[2])
+    return done.stdout
+
+
+def _static_imports(subject: Subject) -> None:
+    point = _entry_point(subject)
+    package = point.module.split(".")[0]
+    not_applicable(package == "tgi", "it is part of the core's distribution")
+    spec = find_spec(package)
+    require(spec is not None and spec.submodule_search_locations is not None, f"`{package}` is not a package")
+    assert spec is not None
+    for folder in spec.submodule_search_locations or ():
+        for path in sorted(Path(folder).rglob("*.py")):
+            source = path.read_text(encoding="utf-8")
+            for what in _reaching_in(ast.parse(source), package):
+                require(False, f"{path.name} {what}")
+
+
+def _reaching_in(tree: ast.Module, package: str) -> Iterator[str]:
+    """Imports of private rooms of the core, and assignments to attributes of modules of others."""
+    foreign = set[str]()
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [f"{node.module}.{alias.name}" if node.module == "tgi" else node.module for alias in node.names]
+        for name in names:
+            is_public = any(name == room or name.startswith(f"{room}.") for room in _PUBLIC_ROOMS)
+            if name.startswith("tgi.") and not is_public:
+                yield f"imports `{name}`, which is not public"
+        if isinstance(node, ast.Import):
+            foreign |= {(a.asname or a.name).split(".")[0] for a in node.names if a.name.split(".")[0] != package}
+        for target in node.targets if isinstance(node, ast.Assign) else []:
+            if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id in foreign:
+                yield f"line {target.lineno} changes `{target.value.id}.{target.attr}`, a module of others"
+
+
+def _supports(subject: Subject) -> None:
+    model = subject.models.get()
+    config, backend = subject.config(model), subject.backend
+    first, second = backend.supports(model.spec, config), backend.supports(model.spec, config)
+    require(first == second, "two answers to one question differ")
+    require(first.verdict != "no", f"the plain tiny model is refused: {'; '.join(first.reasons)}")
+    for field, value in (("quantize", "no-such-format"), ("num_shard", 4096), ("dtype", "complex7"), ("kv_cache_dtype", "int3")):
+        changed: EngineConfig = msgspec.structs.replace(config, **{field: value})
+        answer = backend.supports(model.spec, changed)
+        require(answer.verdict == "no", f"{field} {value!r} is not refused")
+        require(any(answer.reasons), f"{field} {value!r} is refused without a reason")
+    generic = GenericSpec(
+        model_type="no_such_family",
+        vocab_size=8,
+        hidden_size=8,
+        num_layers=1,
+        num_kv_heads=1,
+        head_dim=8,
+        max_positions=8,
+        config={},
+    )
+    answer = backend.supports(generic, config)
+    require(answer.verdict != "native", "an unknown family is called native")
+    require(any(answer.reasons), "the answer to an unknown family has no reason")
+
+
+def _options(subject: Subject) -> None:
+    options = subject.backend.info.options
+    names = [option.name for option in options]
+    require(len(set(names)) == len(names), f"an option is declared twice: {names}")
+    for option in options:
+        require(option.name == option.name.lower().replace("_", "-"), f"`{option.name}`: write it in lower case with hyphens")
+        require(bool(option.help), f"`{option.name}` has no help")
+        is_choice = not option.choices or option.default in option.choices
+        require(is_choice, f"the default of `{option.name}` is not among its choices {option.choices}")
+
+
+def _alone(subject: Subject) -> None:
+    point = _entry_point(subject)
+    others = {p.module for p in metadata.entry_points(group=point.group) if p.module != point.module}
+    code = (
+        "import sys\n"
+        "from tgi.plugins import BackendRegistry\n"
+        f"BackendRegistry().candidate({point.name!r})\n"
+        f"print(*(set(sys.modules) & set({sorted(others)!r})))"
+    )
+    imported = _run(code).split()
+    foreign = [
+        name for name in imported if not point.module.startswith(name) and name.split(".")[0] != point.module.split(".")[0]
+    ]
+    require(not foreign, f"selecting `{point.name}` imports {foreign}")
+
+
+CHECKS: Sequence[Check] = (
+    Check("C-01", "packaging", "one entry point, of a distribution that requires tgi", _entry_points),
+    Check("C-02", "packaging", "the hook loads and is built for this seam", _hooks),
+    Check("C-03", "packaging", "importing the plugin imports no framework", _light_import),
+    Check("C-04", "packaging", "probe answers, and leaves nothing behind", _probe),
+    Check("C-05", "packaging", "nothing private is imported, nothing foreign patched", _static_imports),
+    Check("C-06", "packaging", "supports is constant, and refuses with reasons", _supports),
+    Check("C-07", "packaging", "options have names, help and sound defaults", _options),
+    Check("C-08", "packaging", "selecting it imports no other backend", _alone),
+)

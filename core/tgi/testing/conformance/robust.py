@@ -1,0 +1,173 @@
+"""Checks under load and over time: the real scheduler, compilation, leaks, steps in flight, records."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Sequence
+
+import msgspec
+import psutil  # type: ignore[import-untyped]
+
+from tgi.backend import ModelRunnerOutput, SamplingParams, StepError, decode, encode
+from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
+from tgi.testing.conformance.expectations import check_sequence, check_sequences
+from tgi.testing.conformance.scheduled import ScheduledRun
+from tgi.testing.conformance.subject import Subject, prompt_of
+
+__all__ = ["CHECKS"]
+
+_NUM_STEPS = 150
+
+
+def _compilations(subject: Subject) -> None:
+    """After warm-up nothing is compiled, or each compilation is announced by progress and counted in the times."""
+    core, host = subject.core(), subject.host
+    dice = random.Random(5)  # noqa: S311 - sizes, not secrets
+    shapes, announced = set[str](), host.count("compile")
+    for step in range(12):
+        count = dice.randint(1, core.agreement.limits.max_sequences)
+        sequences = [core.add(prompt_of(dice.randint(1, 60), seed=step * 16 + i)) for i in range(count)]
+        for _ in range(2):
+            for output in core.advance(dict.fromkeys(sequences, 0)):
+                counted, heard = output.times.compile > 0, host.count("compile") > announced
+                announced = host.count("compile")
+                require(counted == heard, "a compilation while serving was " + ("not announced" if counted else "not counted"))
+                shapes.add(output.shape)
+        core.drop(*sequences)
+
+
+def _times(subject: Subject) -> None:
+    core = subject.core()
+    sequence = core.add(prompt_of(20))
+    for _ in range(5):
+        began = time.perf_counter_ns()
+        outputs = core.advance({sequence: 0})
+        wall = time.perf_counter_ns() - began
+        for output in outputs:
+            times = output.times
+            spent = times.prepare + times.forward + times.sample + times.compile
+            require(spent <= wall, f"{spent} ns spent within {wall} ns")
+
+
+def _soak(subject: Subject) -> None:
+    """Random arrivals and departures under the real scheduler; every survivor matches, and nothing is left over."""
+    core = subject.core()
+    process = psutil.Process()
+    run = ScheduledRun(core.worker, core.agreement)
+    dice = random.Random(6)  # noqa: S311 - choices, not secrets
+    drawn = "temperature" in core.agreement.sampling
+    before = (threading.active_count(), process.num_fds())
+    for step in range(_NUM_STEPS):
+        if dice.random() < 0.35 and run.num_live < 12:
+            shared = prompt_of(dice.choice([0, 20, 33]), seed=1)
+            sampling = SamplingParams(greedy=not drawn or dice.random() < 0.5)
+            run.add([*shared, *prompt_of(dice.randint(1, 20), seed=step)], dice.randint(1, 12), sampling, seed=step)
+        if run.num_live and dice.random() < 0.1:
+            run.abort(dice.choice(run.live))
+        run.step()
+    run.finish()
+    check_sequences(subject.models.get(), run.ended, core.agreement)
+    require(bool(run.ended), "the run ended no sequence")
+    after = (threading.active_count(), process.num_fds())
+    require(after <= before, f"threads and file descriptors grew: {before} to {after}")
+
+
+def _depth(subject: Subject) -> None:
+    core = subject.core()
+    depth = core.agreement.limits.depth
+    sequences = [core.add(prompt_of(4, seed=i)) for i in range(core.agreement.limits.max_sequences)]
+    not_applicable(len(sequences) <= depth, "fewer sequences than steps in flight were agreed")
+    try:
+        for sequence in sequences[: depth + 1]:
+            core.worker.submit(core.build({sequence: 4}))
+    except StepError:
+        pass
+    else:
+        raise CheckFailedError(f"{depth + 1} steps in flight were accepted, {depth} agreed")
+    subject.discard()
+
+
+def _device_tokens(subject: Subject) -> None:
+    core = subject.core()
+    not_applicable(not core.agreement.has("device_token"), "`device_token` was not agreed")
+    drawn = SamplingParams(greedy="temperature" not in core.agreement.sampling)
+    count = min(3, core.agreement.limits.max_sequences)
+    sequences = [core.add(prompt_of(5 + i, seed=i), drawn, seed=i) for i in range(count)]
+    for _ in range(8):
+        core.advance(dict.fromkeys(sequences, 0), on_device=True)
+    check_sequences(subject.models.get(), sequences, core.agreement)
+
+
+def _steps_in_flight(subject: Subject) -> None:
+    """The real scheduler fills the pipeline; the tokens are those of one step at a time."""
+    core = subject.core()
+    not_applicable(core.agreement.limits.depth < 2, "one step in flight was agreed")
+    run = ScheduledRun(core.worker, core.agreement)
+    for seed in range(10):
+        run.add(prompt_of(3 + 5 * seed, seed=seed), 12, SamplingParams(), seed=seed)
+    for _ in range(12):
+        run.step()
+    run.abort(run.live[0])
+    run.finish()
+    check_sequences(subject.models.get(), run.ended, core.agreement)
+
+
+def _records(subject: Subject) -> None:
+    """Results survive the codec, with fields of a later version, too; what is cut off is refused."""
+    core = subject.core()
+    output = core.advance({core.add(prompt_of(9)): 0})[-1]
+    data = encode(output)
+    fields = msgspec.msgpack.decode(data)
+    later = msgspec.msgpack.encode([*fields, "a field of a later version"])
+    require(decode(ModelRunnerOutput, later).step_id == output.step_id, "a later field changes the record")
+    try:
+        decode(ModelRunnerOutput, data[:-3])
+    except msgspec.DecodeError:
+        return
+    raise CheckFailedError("a truncated record was read")
+
+
+def _prefix_hits(subject: Subject) -> None:
+    core = subject.core()
+    not_applicable(not core.agreement.has("prefix_cache"), "`prefix_cache` was not agreed")
+    not_applicable(core.agreement.limits.max_sequences < 2, "one sequence at a time was agreed")
+    size = core.agreement.kv_cache.block_size
+    prompt = prompt_of(2 * size + 3)
+    first = core.add(prompt)
+    core.generate([first], 2)
+    hit = core.add([*prompt[: 2 * size], *prompt_of(5, seed=8)], blocks=first.blocks[:2], num_computed_tokens=2 * size)
+    core.generate([hit, first], 4)
+    check_sequences(subject.models.get(), [hit, first], core.agreement)
+
+
+def _block_copies(subject: Subject) -> None:
+    core = subject.core()
+    not_applicable(not core.agreement.has("prefix_cache"), "`prefix_cache` was not agreed")
+    not_applicable(core.agreement.limits.max_sequences < 2, "one sequence at a time was agreed")
+    size = core.agreement.kv_cache.block_size
+    prompt = prompt_of(size + size // 2)
+    first = core.add(prompt)
+    core.generate([first], 1)
+    # The half-filled second block is copied before both go on in their own.
+    copied = core.free_blocks.pop()
+    core.copies = [(first.blocks[1], copied)]
+    tail = prompt_of(4, seed=6)
+    fork = core.add([*prompt, *tail], blocks=[*first.blocks[:1], copied], num_computed_tokens=len(prompt))
+    core.generate([fork, first], 4)
+    check_sequence(subject.models.get(), fork, core.agreement)
+    check_sequence(subject.models.get(), first, core.agreement)
+
+
+CHECKS: Sequence[Check] = (
+    Check("C-47", "robust", "compiling while serving is announced and counted", _compilations),
+    Check("C-49", "robust", "the times of a step are true", _times),
+    Check("C-50a", "robust", "more steps in flight than agreed are refused", _depth),
+    Check("C-55", "robust", "results survive the codec, in both directions of versions", _records),
+    Check("C-56", "robust", "random work under the real scheduler matches the reference and leaves nothing", _soak),
+    Check("C-28a", "features", "a prefix hit equals the full computation", _prefix_hits, "prefix_cache"),
+    Check("C-28b", "features", "copied blocks go their own ways", _block_copies, "prefix_cache"),
+    Check("C-50b", "features", "tokens on the device stand for those chosen", _device_tokens, "device_token"),
+    Check("C-50c", "features", "several steps in flight equal one at a time", _steps_in_flight, "device_token"),
+)

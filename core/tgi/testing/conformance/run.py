@@ -1,0 +1,73 @@
+"""Runs the checks on one backend."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from tgi.errors import BackendError, TgiError
+from tgi.plugins import BackendRegistry
+from tgi.plugins.hookspecs import ENTRY_POINT_GROUP
+from tgi.testing.conformance import lifecycle, numerics, packaging, robust, sampling, steps
+from tgi.testing.conformance.check import GRADES, Check, CheckFailedError, NotApplicableError, Result
+from tgi.testing.conformance.scorecard import Scorecard
+from tgi.testing.conformance.subject import Subject
+from tgi.testing.step_rules import BrokenRuleError
+
+__all__ = ["ALL_CHECKS", "find_subject", "run_check", "run_checks"]
+
+_MODULES = (packaging, lifecycle, steps, numerics, sampling, robust)
+
+ALL_CHECKS: Sequence[Check] = tuple(
+    sorted(
+        (check for module in _MODULES for check in module.CHECKS),
+        key=lambda check: (GRADES.index(check.grade), int(check.id[2:4]), check.id),
+    )
+)
+"""Every check, by grade and number."""
+
+
+def find_subject(name: str, folder: Path, options: dict[str, str] | None = None) -> Subject:
+    """The installed backend of that name. Raises `BackendError` if there is none, or if it cannot be used here."""
+    registry = BackendRegistry()
+    if name not in registry.names:
+        raise BackendError(f"The backend `{name}` is not installed. Installed: {', '.join(registry.names)}.", "Install it.")
+    candidate = registry.candidate(name)
+    if candidate.backend is None or not candidate.usable:
+        raise BackendError(f"The backend `{name}` cannot be used: {candidate.problem}.")
+    point = next(iter(metadata.entry_points(group=ENTRY_POINT_GROUP, name=name)))
+    return Subject(name, candidate.backend, folder, entry_point=point, options=options)
+
+
+def run_check(check: Check, subject: Subject) -> Result:
+    """Run one check. Whatever the backend raises becomes its result."""
+    began = time.monotonic()
+    try:
+        check.run(subject)
+    except NotApplicableError as reason:
+        return Result(check, "not applicable", str(reason), time.monotonic() - began)
+    except BrokenRuleError:
+        raise  # a fault of the kit, not of the backend
+    except (CheckFailedError, TgiError) as error:
+        message = str(error)
+    except Exception as error:  # the boundary to a backend: its faults are what the kit looks for
+        message = f"{type(error).__name__}: {error}"
+    else:
+        return Result(check, "passed", "", time.monotonic() - began)
+    subject.discard()
+    return Result(check, "failed", message, time.monotonic() - began)
+
+
+def run_checks(
+    subject: Subject, checks: Iterable[Check] = ALL_CHECKS, on_result: Callable[[Result], object] = lambda _: None
+) -> Scorecard:
+    """Run the checks in order; `on_result` hears of each."""
+    results = []
+    for check in checks:
+        results.append(run_check(check, subject))
+        on_result(results[-1])
+    scorecard = Scorecard.of(subject, results)
+    subject.discard()
+    return scorecard

@@ -1,0 +1,97 @@
+"""The real scheduler over a worker, and what each sequence received."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import final
+
+from tgi.backend import Agreement, ModelRunnerOutput, SamplingParams, SchedulerOutput, Worker, decode, encode
+from tgi.scheduler import NewSequenceRequest, Scheduler, SchedulerConfig, SequenceOutput
+from tgi.testing.conformance.check import CheckFailedError, require
+from tgi.testing.conformance.outputs import check_output
+from tgi.testing.conformance.scripted_core import COLLECT_SECONDS, LiveSequence
+from tgi.testing.step_rules import StepRules
+
+__all__ = ["ScheduledRun"]
+
+_MAX_STEPS = 10_000
+
+
+@final
+class ScheduledRun:
+    """Sequences in, tokens out, by the steps that serving would make."""
+
+    def __init__(self, worker: Worker, agreement: Agreement) -> None:
+        self._worker = worker
+        self._agreement = agreement
+        self._scheduler = Scheduler(agreement, SchedulerConfig(), clock=lambda: 0, hash_key=b"k" * 32)
+        self._rules = StepRules(agreement)
+        self._in_flight: deque[SchedulerOutput] = deque()
+        self._sequences: dict[int, LiveSequence] = {}
+        self._next_id = 0
+        self.ended: list[LiveSequence] = []
+
+    @property
+    def live(self) -> list[int]:
+        """Sequences that have not ended."""
+        return list(self._sequences)
+
+    @property
+    def num_live(self) -> int:
+        """How many."""
+        return len(self._sequences)
+
+    def add(self, prompt: Sequence[int], max_new_tokens: int, sampling: SamplingParams, *, seed: int) -> None:
+        """Queue a sequence."""
+        number = self._next_id
+        self._next_id += 1
+        self._sequences[number] = LiveSequence(number, list(prompt), [], sampling, seed, [], -1)
+        request = NewSequenceRequest(number, f"request-{number}", list(prompt), sampling, seed, max_new_tokens)
+        refused = self._scheduler.add(request)
+        require(refused is None, f"the scheduler refused a sequence of the kit: {refused}")
+
+    def abort(self, number: int) -> None:
+        """Its client left."""
+        self._scheduler.abort(number)
+        del self._sequences[number]
+
+    def step(self) -> None:
+        """Fill the pipeline and take one result."""
+        while len(self._in_flight) < self._agreement.limits.depth:
+            step = self._scheduler.schedule()
+            if step is None:
+                break
+            step = decode(SchedulerOutput, encode(step))
+            self._rules.submit(step)
+            self._worker.submit(step)
+            self._in_flight.append(step)
+        if self._in_flight:
+            self._collect()
+
+    def finish(self) -> None:
+        """Until nothing is left."""
+        for _ in range(_MAX_STEPS):
+            if not self._scheduler.has_work and not self._in_flight:
+                self._scheduler.check()
+                return
+            self.step()
+        raise CheckFailedError("the work does not end")
+
+    def _collect(self) -> None:
+        step = self._in_flight.popleft()
+        output = self._worker.collect(COLLECT_SECONDS)
+        self._rules.collect()
+        if output is None:
+            raise CheckFailedError(f"no result came within {COLLECT_SECONDS:.0f} s")
+        output = decode(ModelRunnerOutput, encode(output))
+        check_output(step, output, self._agreement)
+        for news in self._scheduler.update(output):
+            self._receive(news)
+
+    def _receive(self, news: SequenceOutput) -> None:
+        sequence = self._sequences[news.sequence_id]
+        sequence.output += [token.token_id for token in news.tokens]
+        sequence.error = news.error or ""
+        if news.finish_reason is not None or news.error is not None:
+            self.ended.append(self._sequences.pop(news.sequence_id))

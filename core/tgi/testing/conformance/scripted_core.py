@@ -1,0 +1,291 @@
+"""A core that does what a check tells it: hands out cache, forms legal steps, and sends them as bytes, as to another process."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, final
+
+import numpy as np
+
+from tgi.backend import (
+    TOKEN_ON_DEVICE,
+    Agreement,
+    GrammarMasks,
+    Int32Array,
+    ModelRunnerOutput,
+    NewSequence,
+    Rows,
+    SamplingParams,
+    SchedulerOutput,
+    Worker,
+    decode,
+    encode,
+)
+from tgi.scheduler.draw import uniform_draws
+from tgi.testing.conformance.check import CheckFailedError, require
+from tgi.testing.conformance.outputs import check_output
+from tgi.testing.step_rules import StepRules
+
+__all__ = ["LiveSequence", "ScriptedCore", "draw_of"]
+
+COLLECT_SECONDS = 600.0
+
+
+@final
+@dataclass(eq=False)
+class LiveSequence:
+    """What the core knows of one sequence."""
+
+    handle: int
+    prompt: list[int]
+    output: list[int]
+    sampling: SamplingParams
+    seed: int
+    blocks: list[int]
+    slot: int
+    num_computed_tokens: int = 0
+    num_introduced_tokens: int = 0  # known when the worker was told of it; 0 = it was not
+    num_sent_blocks: int = 0
+    allowed: tuple[int, ...] | None = None  # tokens a mask allows; None = no mask
+    num_given: int = 0  # output tokens that were there when it was introduced
+    logprobs: list[float] = field(default_factory=list)  # of output[num_given:]
+    tops: list[list[tuple[int, float]]] = field(default_factory=list)
+    prompt_scores: dict[int, float] = field(default_factory=dict)  # by position
+    error: str = ""
+
+    @property
+    def tokens(self) -> list[int]:
+        """Prompt and output."""
+        return self.prompt + self.output
+
+    @property
+    def is_introduced(self) -> bool:
+        """Whether the worker was told of it."""
+        return self.num_introduced_tokens > 0
+
+    @property
+    def num_left(self) -> int:
+        """Known tokens that have not run."""
+        return len(self.prompt) + len(self.output) - self.num_computed_tokens
+
+
+def draw_of(sequence: LiveSequence) -> float:
+    """The draw for the next token."""
+    if sequence.sampling.greedy:
+        return 0.0
+    return float(uniform_draws(np.array([sequence.seed], np.uint64), np.array([len(sequence.output)], np.uint64))[0])
+
+
+@final
+class ScriptedCore:
+    """Drives a worker that is ready. Blocks and handles lie in no order, as after a day of serving."""
+
+    def __init__(self, worker: Worker, agreement: Agreement) -> None:
+        self.worker = worker
+        self.agreement = agreement
+        self.rules = StepRules(agreement)
+        plan = agreement.kv_cache
+        dice = random.Random(0)  # noqa: S311 - an order, not a secret
+        num_blocks = min((g.num_blocks for g in plan.groups if g.kind != "state"), default=0)
+        self.free_blocks = dice.sample(range(num_blocks), num_blocks)
+        num_slots = plan.num_slots if plan.mode == "slots" else min((g.num_blocks for g in plan.groups), default=0)
+        self.free_slots = dice.sample(range(num_slots), num_slots)
+        self.free_handles = dice.sample(range(10 * agreement.limits.max_sequences), 10 * agreement.limits.max_sequences)
+        self.live: dict[int, LiveSequence] = {}
+        self.copies: list[tuple[int, int]] = []  # blocks (source, target) that the next step copies
+        self._dropped: list[int] = []
+        self._step_id = 0
+
+    def add(
+        self,
+        prompt: Sequence[int],
+        sampling: SamplingParams | None = None,
+        *,
+        seed: int = 0,
+        output: Sequence[int] = (),
+        blocks: Sequence[int] = (),
+        num_computed_tokens: int = 0,
+        handle: int | None = None,
+    ) -> LiveSequence:
+        """A sequence of the next step in which it has a row. With `blocks` it begins with these."""
+        handle = self.free_handles[-1] if handle is None else handle
+        self.free_handles.remove(handle)
+        slot = self.free_slots.pop() if self.free_slots else -1
+        sampling = sampling or SamplingParams()
+        sequence = LiveSequence(handle, list(prompt), list(output), sampling, seed, list(blocks), slot, num_computed_tokens)
+        sequence.num_given = len(output)
+        self.live[handle] = sequence
+        return sequence
+
+    def drop(self, *sequences: LiveSequence) -> None:
+        """Told to the worker in the next step. What they held is handed out again at once, most recent first."""
+        for sequence in sequences:
+            del self.live[sequence.handle]
+            if sequence.is_introduced:
+                self._dropped.append(sequence.handle)
+            held = {block for other in self.live.values() for block in other.blocks}
+            self.free_blocks += [block for block in sequence.blocks if block not in held]
+            if sequence.slot >= 0:
+                self.free_slots.append(sequence.slot)
+            self.free_handles.append(sequence.handle)
+
+    def clear(self) -> None:
+        """Drop everything, and say so."""
+        self.drop(*list(self.live.values()))
+        if self._dropped:
+            self.run(self.build({}))
+
+    def advance(self, work: Mapping[LiveSequence, int], *, on_device: bool = False) -> list[ModelRunnerOutput]:
+        """Run `count` known tokens of each sequence (0 = all that are left), in as many legal steps as it takes.
+
+        `on_device` sends `TOKEN_ON_DEVICE` for tokens that the worker chose.
+        """
+        targets = {s: s.num_computed_tokens + (count or s.num_left) for s, count in work.items()}
+        outputs = []
+        while pending := {s: end - s.num_computed_tokens for s, end in targets.items() if s.num_computed_tokens < end}:
+            outputs.append(self.run(self.build(self._legal(pending), on_device=on_device)))
+        return outputs
+
+    def generate(self, sequences: Sequence[LiveSequence], count: int) -> None:
+        """Let each sequence have `count` more tokens."""
+        goals = {s: len(s.output) + count for s in sequences}
+        while waiting := [s for s in sequences if len(s.output) < goals[s] and not s.error]:
+            before = sum(len(s.output) for s in waiting)
+            self.advance(dict.fromkeys(waiting, 0))
+            is_moving = any(s.error for s in waiting) or sum(len(s.output) for s in waiting) > before
+            require(is_moving, "the worker chose no token for rows that ask for one")
+
+    def build(self, work: Mapping[LiveSequence, int], *, on_device: bool = False) -> SchedulerOutput:
+        """One step, as it arrives on the other side. The caller sees to it that it is legal."""
+        added, starts, counts, ids, sample, draws = [], [], [], list[int](), [], []
+        pointers, new_blocks, masks = [0], list[int](), dict[int, tuple[int, ...]]()
+        for row, (sequence, count) in enumerate(work.items()):
+            start = sequence.num_computed_tokens
+            self._grow(sequence, start + count)
+            if not sequence.is_introduced:
+                added.append(self._introduction(sequence))
+                sequence.num_introduced_tokens, sequence.num_sent_blocks = len(sequence.tokens), len(sequence.blocks)
+            new_blocks += sequence.blocks[sequence.num_sent_blocks :]
+            sequence.num_sent_blocks = len(sequence.blocks)
+            pointers.append(len(new_blocks))
+            chosen_from = len(sequence.prompt) + sequence.num_given
+            known = sequence.tokens[start : start + count]
+            ids += [TOKEN_ON_DEVICE if on_device and start + i >= chosen_from else token for i, token in enumerate(known)]
+            starts.append(start)
+            counts.append(count)
+            sample.append(count == sequence.num_left)
+            draws.append(draw_of(sequence) if sample[-1] else 0.0)
+            if sequence.allowed is not None and sample[-1]:
+                masks[row] = sequence.allowed
+        handles = np.array([s.handle for s in work], np.int32)
+        groups = [group.kind != "state" for group in self.agreement.kv_cache.groups]
+        rows = Rows(
+            handles,
+            np.array(starts, np.int32),
+            np.array(counts, np.int32),
+            np.array(ids, np.int32),
+            np.array(sample, np.uint8),
+            np.array(draws, np.float32),
+            [np.array(pointers if has_growth else [0] * len(pointers), np.int32) for has_growth in groups],
+            [np.array(new_blocks if has_growth else [], np.int32) for has_growth in groups],
+            np.ones(len(work), np.int32) if self.agreement.limits.tokens_per_step > 1 else np.empty(0, np.int32),
+        )
+        mask: Literal["none", "inline"] = "inline" if masks else "none"
+        step = SchedulerOutput(self._step_id, self._dropped, added, rows, *self._copies(), mask, self._masks(masks))
+        self._step_id += 1
+        self._dropped = []
+        return decode(SchedulerOutput, encode(step))
+
+    def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
+        """Send a step, take its result and hold it against what was asked."""
+        self.rules.submit(step)
+        self.worker.submit(step)
+        output = self.worker.collect(COLLECT_SECONDS)
+        self.rules.collect()
+        if output is None:
+            raise CheckFailedError(f"no result came within {COLLECT_SECONDS:.0f} s")
+        output = decode(ModelRunnerOutput, encode(output))
+        check_output(step, output, self.agreement)
+        self._apply(step, output)
+        return output
+
+    def _apply(self, step: SchedulerOutput, output: ModelRunnerOutput) -> None:
+        counts = dict(zip(step.rows.sequence.tolist(), step.rows.count.tolist(), strict=True))
+        for row, handle in enumerate(output.sequence.tolist()):
+            sequence = self.live[handle]
+            sequence.num_computed_tokens += counts[handle]
+            for index in range(output.token_ptr[row], output.token_ptr[row + 1]):
+                sequence.output.append(int(output.tokens[index]))
+                sequence.logprobs.append(float(output.logprobs[index]))
+                first, last = output.top_ptr[index : index + 2].tolist() if len(output.top_ptr) else (0, 0)
+                pairs = zip(output.top_ids[first:last].tolist(), output.top_logprobs[first:last].tolist(), strict=True)
+                sequence.tops.append(list(pairs))
+        for error in output.errors:
+            self.live[error.sequence].error = error.message or "an error without a message"
+        for scores in output.prompt_scores:
+            known = self.live[scores.sequence].prompt_scores
+            known |= {scores.start + i: value for i, value in enumerate(scores.logprobs.tolist())}
+
+    def _legal(self, pending: Mapping[LiveSequence, int]) -> dict[LiveSequence, int]:
+        """As much of the pending work as one step may hold."""
+        limits = self.agreement.limits
+        is_decode = {s: s.is_introduced and s.num_computed_tokens >= s.num_introduced_tokens for s in pending}
+        decodes = [s for s in pending if is_decode[s]][: limits.max_step_tokens]
+        prefills = [s for s in pending if not is_decode[s]]
+        budget = limits.max_step_tokens - (len(decodes) if limits.mixed else 0)
+        chosen = dict[LiveSequence, int]()
+        for sequence in prefills[: limits.max_prefills or len(prefills)]:
+            count = min(pending[sequence], budget)
+            if count < pending[sequence]:
+                count = count - count % limits.chunk_multiple if limits.chunked else 0
+            if count <= 0:
+                break
+            chosen[sequence] = count
+            budget -= count
+        if chosen and not limits.mixed:
+            return chosen
+        require(bool(chosen or decodes), f"no legal step fits the limits {limits}")
+        return {**dict.fromkeys(decodes, 1), **chosen}
+
+    def _grow(self, sequence: LiveSequence, num_tokens: int) -> None:
+        plan = self.agreement.kv_cache
+        if plan.mode == "paged" and plan.block_size:
+            missing = -(-num_tokens // plan.block_size) - len(sequence.blocks)
+            sequence.blocks += [self.free_blocks.pop() for _ in range(missing)]
+
+    def _introduction(self, sequence: LiveSequence) -> NewSequence:
+        tables: list[Int32Array] = [
+            np.array([sequence.slot] if group.kind == "state" else sequence.blocks, np.int32)
+            for group in self.agreement.kv_cache.groups
+        ]
+        return NewSequence(
+            sequence=sequence.handle,
+            request_id=f"request-{sequence.handle}",
+            tokens=np.array(sequence.tokens, np.int32),
+            num_prompt_tokens=len(sequence.prompt),
+            num_computed_tokens=sequence.num_computed_tokens,
+            block_tables=tables,
+            sampling=sequence.sampling,
+            slot=-1 if tables else sequence.slot,
+            max_total_tokens=self.agreement.limits.max_total_tokens,
+            is_masked=sequence.allowed is not None,
+        )
+
+    def _copies(self) -> tuple[list[Int32Array], list[Int32Array]]:
+        copies, self.copies = self.copies, []
+        if not copies:
+            return [], []
+        source, target = ([np.array(side, np.int32)] * len(self.agreement.kv_cache.groups) for side in zip(*copies, strict=True))
+        return source, target
+
+    def _masks(self, allowed: Mapping[int, tuple[int, ...]]) -> GrammarMasks | None:
+        if not allowed:
+            return None
+        width = -(-self.agreement.vocab_size // 32)
+        bits = np.zeros((len(allowed), width * 32), np.uint8)
+        for place, tokens in enumerate(allowed.values()):
+            bits[place, list(tokens)] = 1
+        words = np.packbits(bits, axis=1, bitorder="little").view(np.int32).reshape(-1)
+        return GrammarMasks(self._step_id, np.array(list(allowed), np.int32), words)

@@ -1,0 +1,239 @@
+"""Checks of steps: prompts, decoding, batches, handles, drops, chunks, mixes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import msgspec
+import numpy as np
+
+from tgi.backend import SamplingParams, SchedulerOutput, StepError
+from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
+from tgi.testing.conformance.expectations import check_sequence, check_sequences
+from tgi.testing.conformance.scripted_core import LiveSequence, ScriptedCore
+from tgi.testing.conformance.subject import Subject, prompt_of
+
+__all__ = ["CHECKS", "border_lengths"]
+
+_DRAWN = SamplingParams(greedy=False)
+
+
+def border_lengths(core: ScriptedCore) -> list[int]:
+    """Prompt lengths at which something begins or ends: blocks, powers of two, the longest prompt."""
+    limits, block_size = core.agreement.limits, core.agreement.kv_cache.block_size or 16
+    longest = limits.max_total_tokens - 2
+    if not limits.chunked:
+        longest = min(longest, limits.max_step_tokens)
+    borders = {1, 2, block_size, 2 * block_size, 32, 64, longest}
+    near = {border + shift for border in borders for shift in (-1, 0, 1)}
+    return sorted(length for length in near if 1 <= length <= longest)
+
+
+def _greedy(subject: Subject) -> SamplingParams:
+    """Greedy, with log probabilities where they are agreed: they show more than the token."""
+    return SamplingParams(logprobs="raw" if subject.agreement().has("logprobs") else "none")
+
+
+def _prompts_of_every_length(subject: Subject) -> None:
+    core, sampling = subject.core(), _greedy(subject)
+    for length in border_lengths(core):
+        sequence = core.add(prompt_of(length), sampling)
+        core.generate([sequence], 2)
+        check_sequence(subject.models.get(), sequence, core.agreement)
+        core.drop(sequence)
+
+
+def _decoding_across_borders(subject: Subject) -> None:
+    core, sampling = subject.core(), _greedy(subject)
+    sequence = core.add(prompt_of(5), sampling)
+    core.generate([sequence], core.agreement.limits.max_total_tokens - 5)
+    check_sequence(subject.models.get(), sequence, core.agreement)
+
+
+def _batch_mates(subject: Subject) -> None:
+    core = subject.core()
+    most = min(core.agreement.limits.max_sequences, 8)
+    for count in sorted({1, 2, 3, most}):
+        sequences = [core.add(prompt_of(3 + 7 * i, seed=i), _greedy(subject)) for i in range(min(count, most))]
+        core.generate(sequences, 4)
+        check_sequences(subject.models.get(), sequences, core.agreement)
+        core.drop(*sequences)
+
+
+def _order_of_rows(subject: Subject) -> None:
+    core = subject.core()
+    count = min(core.agreement.limits.max_sequences, 4)
+    not_applicable(count < 2, "one sequence at a time was agreed")
+    sequences = [core.add(prompt_of(4 + i, seed=i), _greedy(subject)) for i in range(count)]
+    core.generate(sequences, 1)
+    dice = random.Random(1)  # noqa: S311 - an order, not a secret
+    for _ in range(4):
+        core.generate(dice.sample(sequences, count), 1)
+    check_sequences(subject.models.get(), sequences, core.agreement)
+
+
+def _reuse(subject: Subject) -> None:
+    core = subject.core()
+    model = subject.models.get()
+    biased = SamplingParams(logit_bias=((7, 50.0),)) if "logit_bias" in core.agreement.sampling else SamplingParams()
+    for round_ in range(3):
+        canary = core.add(prompt_of(40, seed=round_), biased, handle=3)
+        core.generate([canary], 3)
+        core.drop(canary)
+        # The drop travels in the step that introduces the next owner of handle, blocks and slot.
+        heir = core.add(prompt_of(9 + 16 * round_, seed=90 + round_), _greedy(subject), handle=3)
+        require(not heir.blocks or set(heir.blocks) <= set(canary.blocks), "the kit must hand out the same blocks again")
+        core.generate([heir], 3)
+        check_sequence(model, heir, core.agreement)
+        core.drop(heir)
+
+
+def _unsampled_rows(subject: Subject) -> None:
+    core = subject.core()
+    not_applicable(not core.agreement.limits.chunked, "prefill chunks were not agreed")
+    multiple = core.agreement.limits.chunk_multiple
+    sequence = core.add(prompt_of(3 * multiple + 5), _greedy(subject))
+    outputs = core.advance({sequence: multiple})
+    require(not any(len(output.tokens) for output in outputs), "a row with `sample` 0 got a token")
+    core.generate([sequence], 4)
+    check_sequence(subject.models.get(), sequence, core.agreement)
+
+
+def _random_chunks(subject: Subject) -> None:
+    core = subject.core()
+    limits = core.agreement.limits
+    not_applicable(not limits.chunked, "prefill chunks were not agreed")
+    dice = random.Random(2)  # noqa: S311 - sizes, not secrets
+    length = min(75, limits.max_total_tokens - 4)
+    for seed in range(4):
+        sequence = core.add(prompt_of(length, seed=seed), _greedy(subject))
+        while sequence.num_left > limits.chunk_multiple and not sequence.output:
+            most = (sequence.num_left - 1) // limits.chunk_multiple
+            core.advance({sequence: limits.chunk_multiple * dice.randint(1, max(1, min(most, 24 // limits.chunk_multiple)))})
+        core.generate([sequence], 3)
+        check_sequence(subject.models.get(), sequence, core.agreement)
+        core.drop(sequence)
+
+
+def _mixed_steps(subject: Subject) -> None:
+    core = subject.core()
+    limits = core.agreement.limits
+    not_applicable(not limits.mixed, "prefill rows beside decode rows were not agreed")
+    not_applicable(limits.max_sequences < 2, "one sequence at a time was agreed")
+    dice = random.Random(3)  # noqa: S311 - sizes, not secrets
+    running: list[LiveSequence] = []
+    ended: list[LiveSequence] = []
+    for seed in range(8):
+        if len(running) == min(limits.max_sequences, 4):
+            ended.append(running.pop(0))
+            check_sequence(subject.models.get(), ended[-1], core.agreement)
+            core.drop(ended[-1])
+        running.append(core.add(prompt_of(dice.randint(1, 40), seed=seed), _greedy(subject)))
+        core.generate(running, dice.randint(1, 3))
+    check_sequences(subject.models.get(), running, core.agreement)
+
+
+def _empty_and_full_steps(subject: Subject) -> None:
+    core = subject.core()
+    limits = core.agreement.limits
+    output = core.run(core.build({}))
+    require(not len(output.sequence), "an empty step was answered with rows")
+    sequence = core.add(prompt_of(3))
+    core.generate([sequence], 1)
+    core.drop(sequence)
+    core.run(core.build({}))  # nothing but a drop
+    length = min(limits.max_step_tokens, limits.max_total_tokens - 1)
+    full = core.add(prompt_of(length), _greedy(subject))
+    core.generate([full], 1)
+    check_sequence(subject.models.get(), full, core.agreement)
+
+
+def _refusals(subject: Subject) -> None:
+    """Each broken step is refused with `StepError`, and the sequence beside it goes on."""
+    core = subject.core()
+    bystander = core.add(prompt_of(6), _greedy(subject))
+    core.generate([bystander], 1)
+    broken: dict[str, Callable[[], SchedulerOutput]] = {
+        "a row of a sequence that was not introduced": lambda: _unknown(core, bystander),
+        "more tokens than agreed": lambda: _oversized(core),
+    }
+    for what, build in broken.items():
+        try:
+            core.worker.submit(build())
+            core.worker.collect(60.0)
+        except StepError:
+            pass
+        else:
+            raise CheckFailedError(f"{what}: accepted without a `StepError`")
+        # The core drops and introduces again what took part in a failed step.
+        core.drop(bystander)
+        resumed = core.add(bystander.prompt, bystander.sampling, output=bystander.output)
+        core.generate([resumed], 2)
+        check_sequence(subject.models.get(), resumed, core.agreement)
+        bystander = resumed
+
+
+def _unknown(core: ScriptedCore, sequence: LiveSequence) -> SchedulerOutput:
+    step = core.build({sequence: 1})
+    stranger = np.array([sequence.handle + 1000], np.int32)
+    return msgspec.structs.replace(step, rows=msgspec.structs.replace(step.rows, sequence=stranger))
+
+
+def _oversized(core: ScriptedCore) -> SchedulerOutput:
+    ghost = core.add(prompt_of(4))
+    step = core.build({ghost: 4})
+    ghost.num_introduced_tokens = 0  # the step is refused, so the worker is never told of it
+    core.drop(ghost)
+    count = core.agreement.limits.max_step_tokens + 1
+    rows = step.rows
+    tokens = np.full(count, 5, np.int32)
+    return msgspec.structs.replace(step, rows=msgspec.structs.replace(rows, count=np.array([count], np.int32), tokens=tokens))
+
+
+def _preemption(subject: Subject) -> None:
+    core = subject.core()
+    drawn = _DRAWN if "temperature" in core.agreement.sampling else SamplingParams()
+    for sampling in (_greedy(subject), drawn):
+        sequence = core.add(prompt_of(21), sampling, seed=5)
+        core.generate([sequence], 6)
+        check_sequence(subject.models.get(), sequence, core.agreement)
+        core.drop(sequence)
+        again = core.add(sequence.prompt, sampling, seed=5, output=sequence.output)
+        core.generate([again], 6)
+        check_sequence(subject.models.get(), again, core.agreement)
+        core.drop(again)
+
+
+def _cancellations(subject: Subject) -> None:
+    core = subject.core()
+    dice = random.Random(4)  # noqa: S311 - choices, not secrets
+    most = min(core.agreement.limits.max_sequences, 6)
+    live: list[LiveSequence] = []
+    for step in range(60):
+        while len(live) < most and dice.random() < 0.7:
+            live.append(core.add(prompt_of(dice.randint(1, 30), seed=step * 10 + len(live)), _greedy(subject)))
+        if live:
+            core.generate(dice.sample(live, dice.randint(1, len(live))), 1)
+        for sequence in [s for s in live if dice.random() < 0.25]:
+            live.remove(sequence)
+            core.drop(sequence)
+            if dice.random() < 0.2:
+                check_sequence(subject.models.get(), sequence, core.agreement)
+    check_sequences(subject.models.get(), [s for s in live if s.output], core.agreement)
+
+
+CHECKS: Sequence[Check] = (
+    Check("C-17", "basic", "prompts around every border match the reference", _prompts_of_every_length),
+    Check("C-18", "basic", "decoding to the end of the context matches the reference", _decoding_across_borders),
+    Check("C-22", "basic", "a row that chooses no token leaves right keys and values", _unsampled_rows),
+    Check("C-25", "basic", "empty steps, steps of drops alone and the longest step are accepted", _empty_and_full_steps),
+    Check("C-19", "serving", "a sequence is the same alone and among others", _batch_mates),
+    Check("C-20", "serving", "the order of rows and the numbers of handles mean nothing", _order_of_rows),
+    Check("C-21", "serving", "handles, blocks and slots that come back carry nothing over", _reuse),
+    Check("C-23", "serving", "any chunking of a prompt equals the whole", _random_chunks),
+    Check("C-24", "serving", "prefill beside decode equals separate steps", _mixed_steps),
+    Check("C-26", "serving", "steps that break the agreement are refused, and serving goes on", _refusals),
+    Check("C-27", "serving", "a preempted sequence goes on as if nothing had been", _preemption),
+    Check("C-30", "serving", "survivors of a storm of cancellations match the reference", _cancellations),
+)

@@ -1,0 +1,129 @@
+"""The backend under test: the models it gets, the workers it makes, and the wish it is asked."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from tgi.backend import FEATURES, Agreement, Backend, BackendError, EngineConfig, Wish, Worker
+from tgi.testing.conformance.check import require
+from tgi.testing.conformance.models import ModelShelf, TinyModel
+from tgi.testing.conformance.scripted_core import ScriptedCore
+
+__all__ = ["RecordingHost", "Subject", "prompt_of"]
+
+WISH = Wish(max_total_tokens=192, max_concurrent_requests=8, model_max_total_tokens=512, features=tuple(sorted(FEATURES)))
+
+
+@final
+@dataclass
+class RecordingHost:
+    """Keeps what a worker reports."""
+
+    progress_calls: list[tuple[str, int, int]] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """Keep a report."""
+        self.progress_calls.append((phase, done, total))
+
+    def log(self, message: str) -> None:
+        """Keep a line."""
+        self.lines.append(message)
+
+    def count(self, phase: str) -> int:
+        """Reports of a phase."""
+        return sum(reported == phase for reported, _, _ in self.progress_calls)
+
+
+@final
+class Subject:
+    """One backend, with tiny models in `folder`. A worker that is ready is kept for the checks that only need one."""
+
+    def __init__(
+        self,
+        name: str,
+        backend: Backend,
+        folder: Path,
+        *,
+        entry_point: metadata.EntryPoint | None = None,
+        options: dict[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self.backend = backend
+        self.folder = folder
+        self.entry_point = entry_point
+        self.models = ModelShelf(folder)
+        self.host = RecordingHost()  # of the worker that is kept
+        self._options = options or {}
+        self._core: ScriptedCore | None = None
+
+    def config(self, model: TinyModel, path: Path | None = None) -> EngineConfig:
+        """Serve `model`, perhaps from a changed copy of its checkpoint."""
+        cache = self.folder / "cache"
+        cache.mkdir(exist_ok=True)
+        path = path or model.path
+        return EngineConfig(self.name, str(path), model.spec, options=self._options, cache_dir=str(cache))
+
+    def worker(self, model: TinyModel | None = None, host: RecordingHost | None = None, path: Path | None = None) -> Worker:
+        """A worker nobody has called yet."""
+        return self.backend.create_worker(self.config(model or self.models.get(), path), host or RecordingHost())
+
+    def core(self) -> ScriptedCore:
+        """A core over the worker that is kept, which serves the plain model; nothing runs on it."""
+        core = self._kept()
+        core.clear()
+        return core
+
+    @contextlib.contextmanager
+    def serving(self, model: TinyModel, wish: Wish = WISH) -> Iterator[ScriptedCore]:
+        """A core over a worker of its own, closed at the end."""
+        worker = self.worker(model)
+        try:
+            yield _start(worker, wish)
+        finally:
+            worker.close()
+
+    def agreement(self) -> Agreement:
+        """What the backend agreed to for the plain model."""
+        return self._kept().agreement
+
+    def supports(self, model: TinyModel) -> bool:
+        """Whether the backend says that it can run the model."""
+        return self.backend.supports(model.spec, self.config(model)).verdict != "no"
+
+    def discard(self) -> None:
+        """Close the worker that is kept; a check that failed may have left it anywhere."""
+        core, self._core = self._core, None
+        if core is not None:
+            core.worker.close()
+
+    def _kept(self) -> ScriptedCore:
+        if self._core is None:
+            self.host = RecordingHost()
+            self._core = _start(self.worker(host=self.host))
+        return self._core
+
+
+def prompt_of(length: int, seed: int = 0, vocab_size: int = 384) -> list[int]:
+    """A random prompt without the first special tokens."""
+    prompt: Sequence[int] = np.random.default_rng([seed, length]).integers(4, vocab_size, length).tolist()
+    return list(prompt)
+
+
+def _start(worker: Worker, wish: Wish = WISH) -> ScriptedCore:
+    try:
+        worker.load()
+        agreement = worker.negotiate(wish)
+        worker.warmup()
+    except BackendError as error:
+        worker.close()
+        require(False, f"the worker does not start with a tiny model: {error}")
+        raise
+    return ScriptedCore(worker, agreement)

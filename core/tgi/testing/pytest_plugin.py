@@ -1,0 +1,69 @@
+"""The pytest plugin: the option `--tgi-backend`, and the kit as tests.
+
+`pytest --tgi-backend NAME` with no paths, on the command line or in the configuration, runs the kit on that backend. With paths
+it runs those tests, which learn the name from the fixture `tgi_backend`; `--pyargs tgi.testing.conformance.suite` names the kit.
+Nothing of the kit is imported before it is needed: pytest loads this file in every project of the environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tgi.testing.conformance.suite import KitRun
+
+__all__ = ["pytest_addoption", "pytest_configure", "pytest_terminal_summary", "tgi_backend", "tgi_kit_run"]
+
+_SUITE = Path(__file__).parent / "conformance" / "suite.py"
+_RUN = pytest.StashKey["KitRun"]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The kit's options."""
+    group = parser.getgroup("tgi", "backends of tgi")
+    group.addoption("--tgi-backend", default=None, metavar="NAME", help="backend under test; without paths the kit is run on it")
+    group.addoption(
+        "--tgi-option", action="append", default=[], metavar="NAME=VALUE", help="an option of the backend's own; may be repeated"
+    )
+    group.addoption("--tgi-json", default=None, metavar="FILE", help="keep the scorecard of the kit in a file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Run the kit where a backend but no test is named."""
+    if config.getoption("--tgi-backend") and config.args_source is pytest.Config.ArgsSource.INVOCATION_DIR:
+        config.args = [str(_SUITE)]
+        config.option.importmode = "importlib"  # the suite is part of an installed package; its folder joins no path
+
+
+@pytest.fixture(scope="session")
+def tgi_backend(request: pytest.FixtureRequest) -> str:
+    """Name of the backend under test; `null` if none is named."""
+    name: str | None = request.config.getoption("--tgi-backend")
+    return name or "null"
+
+
+@pytest.fixture(scope="session")
+def tgi_kit_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KitRun]:
+    """One run of the kit on the backend under test."""
+    from tgi.testing.conformance.suite import KitRun  # noqa: PLC0415 - see above
+
+    config = request.config
+    name: str | None = config.getoption("--tgi-backend")
+    if name is None:
+        pytest.skip("no backend is named: pass --tgi-backend NAME")
+    run = KitRun(name, tmp_path_factory.mktemp("conformance"), config.getoption("--tgi-option"))
+    config.stash[_RUN] = run
+    yield run
+    run.close(config.getoption("--tgi-json"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The scorecard in one line."""
+    run = config.stash.get(_RUN, None)
+    if run is not None and run.summary:
+        terminalreporter.write_sep("=", "conformance")
+        terminalreporter.write_line(run.summary)
