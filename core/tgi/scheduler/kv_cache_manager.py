@@ -1,13 +1,15 @@
 """What a sequence holds of the cache, whichever way the agreement divides it: blocks, a slot, or a state.
 
 Full and window groups share the block size and grow together, so one block manager serves them all: a sequence has the same block
-ids in each. In the same way one slot manager serves the slots, or all state groups.
+ids in each. In the same way one slot manager serves the slots, or all state groups, and another block manager all cross groups,
+whose blocks hold encoder tokens and never grow.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import final
 
 import numpy as np
@@ -18,9 +20,45 @@ from tgi.scheduler.prefix_cache import PrefixCache
 from tgi.scheduler.sequence import Sequence
 from tgi.scheduler.slot_manager import SlotManager
 
-__all__ = ["KVCacheManager"]
+__all__ = ["CacheNeed", "KVCacheManager"]
 
+_TOKEN_KINDS = ("full", "window")
 _RESERVE_DIVISOR = 100  # admission leaves up to this part of the blocks to the running sequences, so that few are preempted
+
+
+@final
+@dataclass(slots=True, frozen=True)
+class CacheNeed:
+    """What one or several sequences need to be admitted."""
+
+    num_sequences: int = 0
+    num_blocks: int = 0
+    num_cross_blocks: int = 0
+
+    def __add__(self, other: CacheNeed) -> CacheNeed:
+        return CacheNeed(
+            self.num_sequences + other.num_sequences,
+            self.num_blocks + other.num_blocks,
+            self.num_cross_blocks + other.num_cross_blocks,
+        )
+
+    def without(self, num_blocks: int) -> CacheNeed:
+        """The same, where others hold `num_blocks` of the blocks already."""
+        return CacheNeed(self.num_sequences, self.num_blocks - num_blocks, self.num_cross_blocks)
+
+
+@final
+@dataclass(slots=True, frozen=True)
+class _Holding:
+    """What one sequence holds."""
+
+    blocks: list[int]
+    cross_blocks: list[int]
+    slot: int
+
+    @classmethod
+    def of(cls, sequence: Sequence) -> _Holding:
+        return cls(sequence.block_table, sequence.cross_table, sequence.slot)
 
 
 @final
@@ -35,15 +73,16 @@ class KVCacheManager:
         _check_plan(plan)
         self._plan = plan
         groups = plan.groups if plan.mode == "paged" else ()
-        self._is_token_group = [group.kind in ("full", "window") for group in groups]
-        self._has_blocks = any(self._is_token_group)
+        self._kinds = [group.kind for group in groups]
+        self._has_blocks = any(kind in _TOKEN_KINDS for kind in self._kinds)
         self.block_size = plan.block_size if self._has_blocks else 0
-        num_blocks = min((g.num_blocks for g in groups if g.kind != "state"), default=0)
+        num_blocks = min((g.num_blocks for g in groups if g.kind in _TOKEN_KINDS), default=0)
         is_shareable = self._has_blocks and agreement.has("prefix_cache") and all(g.kind == "full" for g in groups)
         self._prefix_cache = PrefixCache(plan.block_size, hash_key) if hash_key and is_shareable else None
         self.blocks = BlockManager(num_blocks, self._prefix_cache)
+        self.cross_blocks = BlockManager(min((g.num_blocks for g in groups if g.kind == "cross"), default=0))
         self.slots = _slot_manager(plan)
-        self._releasing: deque[tuple[int, list[int], int]] = deque()  # last step that uses them, blocks, slot
+        self._releasing: deque[tuple[int, _Holding]] = deque()  # with the last step that uses it
 
     @property
     def max_sequence_tokens(self) -> int | None:
@@ -51,6 +90,16 @@ class KVCacheManager:
         if self._plan.mode == "slots":
             return self._plan.slot_tokens
         return self.blocks.num_blocks * self.block_size if self._has_blocks else None
+
+    @property
+    def has_cross_blocks(self) -> bool:
+        """Whether blocks hold encoder tokens, so that every sequence has some."""
+        return "cross" in self._kinds
+
+    @property
+    def max_encoder_tokens(self) -> int | None:
+        """Encoder tokens that a sequence can hold when it is alone; None = no limit."""
+        return None if self._plan.mode == "slots" else self.cross_blocks.num_blocks * self._plan.block_size
 
     @property
     def num_used_tokens(self) -> int:
@@ -68,21 +117,30 @@ class KVCacheManager:
         """Blocks that hold `num_tokens`."""
         return -(-num_tokens // self.block_size) if self._has_blocks else 0
 
-    def has_room(self, num_sequences: int, num_blocks: int, num_running: int) -> bool:
-        """Whether so many sequences with so many blocks in all could be admitted beside the running ones."""
-        if self.slots is not None and self.slots.num_free < num_sequences:
+    def need(self, sequence: Sequence) -> CacheNeed:
+        """What all known tokens of a sequence take, not counting what it can share."""
+        cross = -(-sequence.num_encoder_tokens // self._plan.block_size) if self.has_cross_blocks else 0
+        return CacheNeed(1, self.blocks_for(sequence.num_tokens), cross)
+
+    def has_room(self, need: CacheNeed, num_running: int) -> bool:
+        """Whether sequences with this need in all could be admitted beside the running ones."""
+        if self.slots is not None and self.slots.num_free < need.num_sequences:
             return False
+        if self.cross_blocks.num_free < need.num_cross_blocks:
+            return False
+        num_blocks = need.num_blocks
         reserve = min(num_running, self.blocks.num_blocks // _RESERVE_DIVISOR)
         return num_blocks <= max(self.blocks.num_free - reserve, 0)
 
     def admit(self, sequence: Sequence, num_running: int) -> bool:
         """Take what all known tokens of a sequence need, shared with others as far as the prefix cache knows them."""
         hits = self._find(sequence)
-        needed = self.blocks_for(sequence.num_tokens) - self.blocks.num_held(hits)
-        if not self.has_room(1, needed, num_running):
+        need = self.need(sequence)
+        if not self.has_room(need.without(self.blocks.num_held(hits)), num_running):
             return False
         self.blocks.share(hits)
-        sequence.block_table = [*hits, *self.blocks.allocate(self.blocks_for(sequence.num_tokens) - len(hits))]
+        sequence.block_table = [*hits, *self.blocks.allocate(need.num_blocks - len(hits))]
+        sequence.cross_table = self.cross_blocks.allocate(need.num_cross_blocks)
         sequence.slot = -1 if self.slots is None else self.slots.allocate()
         sequence.num_computed_tokens = len(hits) * self.block_size
         sequence.num_registered_blocks = len(hits)
@@ -112,41 +170,40 @@ class KVCacheManager:
     def release(self, sequence: Sequence, *, in_use: bool) -> None:
         """Take back what a sequence holds, at once or, if a step in flight still uses it, when that step is collected."""
         if in_use:
-            self._releasing.append((sequence.last_step_id, sequence.block_table, sequence.slot))
+            self._releasing.append((sequence.last_step_id, _Holding.of(sequence)))
         else:
-            self._free(sequence.block_table, sequence.slot)
-        sequence.block_table, sequence.slot = [], -1
+            self._free(_Holding.of(sequence))
+        sequence.block_table, sequence.cross_table, sequence.slot = [], [], -1
 
     def collected(self, oldest_in_flight: int | None) -> None:
         """Steps below `oldest_in_flight` (None = all) are collected; what only they used is free."""
-        kept: deque[tuple[int, list[int], int]] = deque()
-        for step_id, blocks, slot in self._releasing:
+        kept: deque[tuple[int, _Holding]] = deque()
+        for step_id, holding in self._releasing:
             if oldest_in_flight is None or step_id < oldest_in_flight:
-                self._free(blocks, slot)
+                self._free(holding)
             else:
-                kept.append((step_id, blocks, slot))
+                kept.append((step_id, holding))
         self._releasing = kept
 
     def tables(self, sequence: Sequence) -> list[Int32Array]:
         """The block table of each cache group; empty in slots mode."""
-        return [
-            np.array(sequence.block_table if is_token_group else [sequence.slot], np.int32)
-            for is_token_group in self._is_token_group
-        ]
+        tables = {"state": [sequence.slot], "cross": sequence.cross_table}
+        return [np.array(tables.get(kind, sequence.block_table), np.int32) for kind in self._kinds]
 
     def growth(self, blocks: list[int], ptr: list[int]) -> tuple[list[Int32Array], list[Int32Array]]:
-        """`Rows.new_block_ptr` and `Rows.new_blocks` of a step whose rows' tables grew by `blocks`. States never grow."""
+        """`Rows.new_block_ptr` and `Rows.new_blocks` of a step whose rows' tables grew by `blocks`. Only token groups grow."""
         pointers, appended = np.array(ptr, np.int32), np.array(blocks, np.int32)
         none, nothing = np.zeros_like(pointers), np.empty(0, np.int32)
-        kinds = self._is_token_group
-        return [pointers if kind else none for kind in kinds], [appended if kind else nothing for kind in kinds]
+        grows = [kind in _TOKEN_KINDS for kind in self._kinds]
+        return [pointers if it else none for it in grows], [appended if it else nothing for it in grows]
 
     def check(self, running: Iterable[Sequence]) -> None:
         """Blocks and slots are free, or held by running sequences and steps in flight; nothing is lost."""
-        holders = [(s.block_table, s.slot) for s in running] + [(blocks, slot) for _, blocks, slot in self._releasing]
-        self.blocks.check(blocks for blocks, _ in holders)
+        holdings = [_Holding.of(sequence) for sequence in running] + [holding for _, holding in self._releasing]
+        self.blocks.check(holding.blocks for holding in holdings)
+        self.cross_blocks.check(holding.cross_blocks for holding in holdings)
         if self.slots is not None:
-            self.slots.check(slot for _, slot in holders)
+            self.slots.check(holding.slot for holding in holdings)
 
     def _find(self, sequence: Sequence) -> list[int]:
         """Blocks with the beginning of a sequence. At least its last token is left to run."""
@@ -157,10 +214,11 @@ class KVCacheManager:
         self._prefix_cache.extend_hashes(hashes, sequence.token_ids, num_blocks, adapter=sequence.adapter)
         return self._prefix_cache.find(hashes[:num_blocks])
 
-    def _free(self, blocks: list[int], slot: int) -> None:
-        self.blocks.release(blocks)
+    def _free(self, holding: _Holding) -> None:
+        self.blocks.release(holding.blocks)
+        self.cross_blocks.release(holding.cross_blocks)
         if self.slots is not None:
-            self.slots.release(slot)
+            self.slots.release(holding.slot)
 
 
 def _slot_manager(plan: KVCachePlan) -> SlotManager | None:
@@ -171,13 +229,11 @@ def _slot_manager(plan: KVCachePlan) -> SlotManager | None:
 
 
 def _check_plan(plan: KVCachePlan) -> None:
-    if any(group.kind == "cross" for group in plan.groups):
-        raise BackendError("The backend divides its cache with a cross attention group, which the scheduler cannot serve yet.")
     if plan.mode == "slots" and (plan.num_slots < 1 or plan.slot_tokens < 1):
         raise BackendError(
             f"The backend agreed on {plan.num_slots} cache slots of {plan.slot_tokens} tokens; both must be at least 1."
         )
     if plan.mode == "paged" and not (plan.groups and all(group.num_blocks > 0 for group in plan.groups)):
         raise BackendError("The backend agreed on a paged cache without blocks.", "Give it more memory or a smaller model.")
-    if any(group.kind in ("full", "window") for group in plan.groups) and plan.block_size < 1:
+    if any(group.kind != "state" for group in plan.groups) and plan.block_size < 1:
         raise BackendError(f"The backend agreed on blocks of {plan.block_size} tokens; a block holds at least 1.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tgi.backend import BackendError, Limits
+from tgi.scheduler.kv_cache_manager import KVCacheManager
 from tgi.scheduler.sequence import Sequence
 
 __all__ = ["check_limits", "find_refusal"]
@@ -18,8 +19,8 @@ def check_limits(limits: Limits) -> None:
         )
 
 
-def find_refusal(sequence: Sequence, limits: Limits, capacity: int | None) -> str | None:
-    """Why a sequence can never run, or None. `capacity` is the cache of one sequence, in tokens; None = without limit."""
+def find_refusal(sequence: Sequence, limits: Limits, cache: KVCacheManager) -> str | None:
+    """Why a sequence can never run, or None."""
     num_prompt = sequence.num_prompt_tokens
     if num_prompt == 0:
         return "The prompt has no tokens; it needs at least 1"
@@ -28,7 +29,21 @@ def find_refusal(sequence: Sequence, limits: Limits, capacity: int | None) -> st
         return f"The prompt has {num_prompt} tokens and leaves no room for a new one: {limit}, at least 1 of them new"
     if not limits.chunked and num_prompt > limits.max_step_tokens:
         return f"The prompt has {num_prompt} tokens; this backend runs a prompt in one step of at most {limits.max_step_tokens}"
+    encoder_refusal = _find_encoder_refusal(sequence, limits, cache)
+    if encoder_refusal is not None:
+        return encoder_refusal
+    capacity = cache.max_sequence_tokens
     held = sequence.max_tokens - 1  # the last token is chosen, but never run
     if capacity is not None and held > capacity:
         return f"The sequence may need a cache of {held} tokens; there is room for {capacity}: ask for fewer new tokens"
     return None
+
+
+def _find_encoder_refusal(sequence: Sequence, limits: Limits, cache: KVCacheManager) -> str | None:
+    count, capacity = sequence.num_encoder_tokens, cache.max_encoder_tokens
+    if count == 0:
+        return "The sequence has no encoder tokens; this model needs at least 1" if cache.has_cross_blocks else None
+    if capacity == 0:
+        return f"The sequence has {count} encoder tokens, but this model has no encoder: send a prompt alone"
+    limit = limits.max_total_tokens if capacity is None else min(capacity, limits.max_total_tokens)
+    return f"The sequence has {count} encoder tokens; there is room for {limit}" if count > limit else None

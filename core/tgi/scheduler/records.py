@@ -34,6 +34,7 @@ class NewSequenceRequest(Entry, frozen=True):
     eos_token_ids: tuple[int, ...] = ()  # empty = EOS does not end it
     output_token_ids: list[int] = []
     adapter: int = 0
+    encoder_token_ids: list[int] = []  # of an encoder-decoder model; the prompt is then what the decoder starts with
 
 
 class TokenOutput(Entry, frozen=True):

@@ -12,7 +12,7 @@ from typing import final
 import msgspec
 
 from tgi.backend import Agreement, ModelRunnerOutput, SchedulerOutput
-from tgi.scheduler.kv_cache_manager import KVCacheManager
+from tgi.scheduler.kv_cache_manager import CacheNeed, KVCacheManager
 from tgi.scheduler.limits import check_limits, find_refusal
 from tgi.scheduler.prefix_cache import HASH_KEY_BYTES
 from tgi.scheduler.queue import WaitingQueue
@@ -25,7 +25,6 @@ from tgi.types import FinishReason
 __all__ = ["Scheduler"]
 
 _MAX_RETRIES = 2  # of the rows of a failed step, without a token in between
-_SEED_MASK = (1 << 64) - 1
 
 
 @final
@@ -77,20 +76,8 @@ class Scheduler:
 
     def add(self, request: NewSequenceRequest) -> SequenceOutput | None:
         """Queue a sequence. One that can never run, or that is already complete, ends at once with the output returned."""
-        max_tokens = min(len(request.prompt_token_ids) + request.max_new_tokens, self._limits.max_total_tokens)
-        sequence = Sequence(
-            sequence_id=request.sequence_id,
-            request_id=request.request_id,
-            token_ids=[*request.prompt_token_ids, *request.output_token_ids],
-            num_prompt_tokens=len(request.prompt_token_ids),
-            max_tokens=max_tokens,
-            sampling=request.sampling,
-            seed=request.seed & _SEED_MASK,
-            eos_token_ids=frozenset(request.eos_token_ids),
-            adapter=request.adapter,
-            arrival_ns=self._clock(),
-        )
-        error = find_refusal(sequence, self._limits, self._cache.max_sequence_tokens)
+        sequence = Sequence.of(request, self._limits.max_total_tokens, self._clock())
+        error = find_refusal(sequence, self._limits, self._cache)
         if request.sequence_id in self._sequences:
             error = f"Sequence {request.sequence_id} is already being worked on"
         if error is not None:
@@ -123,7 +110,7 @@ class Scheduler:
         num_running = len(self._running)
         if self._separate:
             self._plan_separate(step)
-        elif self._plan_decodes(step):
+        elif not self._plan_long_encoder(step) and self._plan_decodes(step):
             # Whoever was preempted in this step must not come back in it.
             self._plan_prefills(step, admit=not self._num_preempted)
         is_flush = bool(self._dropped) and not self._in_flight
@@ -213,13 +200,13 @@ class Scheduler:
         limits, min_size = self._limits, int(len(self._running) * self._config.waiting_served_ratio)
         if limits.max_prefills:
             min_size = min(min_size, limits.max_prefills)
-        num_tokens = num_blocks = count = 0
+        num_tokens, need, count = 0, CacheNeed(), 0
         for count, sequence in enumerate(self._queue):
-            num_tokens += sequence.num_tokens
-            num_blocks += self._cache.blocks_for(sequence.num_tokens)
+            num_tokens += sequence.num_tokens + sequence.num_encoder_tokens
+            need += self._cache.need(sequence)
             fits = limits.chunked or num_tokens <= limits.max_step_tokens
             has_place = len(self._running) + count < limits.max_sequences
-            if count == min_size or not (fits and has_place and self._cache.has_room(count + 1, num_blocks, len(self._running))):
+            if count == min_size or not (fits and has_place and self._cache.has_room(need, len(self._running))):
                 break
         else:
             count = len(self._queue)
@@ -258,6 +245,14 @@ class Scheduler:
             if not self._admit(step, self._queue.head()):
                 return
 
+    def _plan_long_encoder(self, step: StepBuilder) -> bool:
+        """Give the step to the head of the queue if its encoder, which runs whole, would never fit beside the decode rows."""
+        if not self._queue or len(self._running) >= self._limits.max_sequences:
+            return False
+        head = self._queue.head()
+        is_long = head.num_encoder_tokens > 0 and head.num_encoder_tokens + len(self._running) >= self._limits.max_step_tokens
+        return is_long and self._admit(step, head)
+
     def _add_prefill_row(self, step: StepBuilder, sequence: Sequence) -> bool:
         count = self._num_prefill_tokens(step, sequence)
         if count == 0:
@@ -278,7 +273,7 @@ class Scheduler:
 
     def _admit(self, step: StepBuilder, sequence: Sequence) -> bool:
         """Let the head of the queue run from this step on; False = it does not fit into the step or the cache."""
-        if step.token_budget == 0 or not self._cache.admit(sequence, len(self._running)):
+        if not step.has_budget(sequence) or not self._cache.admit(sequence, len(self._running)):
             return False
         sequence.num_submitted_tokens = sequence.num_computed_tokens
         sequence.num_prefill_tokens = sequence.num_tokens
@@ -286,6 +281,7 @@ class Scheduler:
             # Only a resumed sequence is longer than a step. The rest of its output is replayed in decode rows.
             longest = sequence.num_computed_tokens + self._limits.max_step_tokens
             sequence.num_prefill_tokens = min(sequence.num_tokens, longest)
+        step.charge_encoder(sequence)
         if self._num_prefill_tokens(step, sequence) == 0:
             self._cache.release(sequence, in_use=False)
             sequence.reset_progress()

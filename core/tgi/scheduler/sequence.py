@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from typing import final
 
 from tgi.backend import SamplingParams
+from tgi.scheduler.records import NewSequenceRequest
 from tgi.types import FinishReason
 
 __all__ = ["Sequence", "SequenceState"]
+
+_SEED_MASK = (1 << 64) - 1
 
 
 @final
@@ -39,12 +42,14 @@ class Sequence:
     eos_token_ids: frozenset[int]
     adapter: int
     arrival_ns: int
+    encoder_token_ids: list[int] = field(default_factory=list)
     queue_ns: int = -1  # from arrival to the first step; -1 before it
     state: SequenceState = SequenceState.WAITING
     residence: int = 0  # counts the times it left the worker; a row of an earlier residence has no effect any more
     handle: int = -1  # its name in the worker
     block_table: list[int] = field(default_factory=list)  # the same ids in every full and window group
     num_sent_blocks: int = 0  # blocks of the table that the worker knows
+    cross_table: list[int] = field(default_factory=list)  # of its encoder tokens; the same ids in every cross group
     slot: int = -1  # its slot, or its block in every state group
     block_hashes: list[bytes] = field(default_factory=list)  # of its first full blocks
     num_registered_blocks: int = 0  # computed blocks that were shown to the prefix cache
@@ -57,6 +62,23 @@ class Sequence:
     num_preemptions: int = 0
     num_retries: int = 0  # failed steps since the last token
     last_step_id: int = -1  # latest step with a row of it
+
+    @classmethod
+    def of(cls, request: NewSequenceRequest, max_total_tokens: int, arrival_ns: int) -> Sequence:
+        """A sequence that begins to wait."""
+        return cls(
+            sequence_id=request.sequence_id,
+            request_id=request.request_id,
+            token_ids=[*request.prompt_token_ids, *request.output_token_ids],
+            num_prompt_tokens=len(request.prompt_token_ids),
+            max_tokens=min(len(request.prompt_token_ids) + request.max_new_tokens, max_total_tokens),
+            sampling=request.sampling,
+            seed=request.seed & _SEED_MASK,
+            eos_token_ids=frozenset(request.eos_token_ids),
+            adapter=request.adapter,
+            arrival_ns=arrival_ns,
+            encoder_token_ids=request.encoder_token_ids,
+        )
 
     @property
     def num_tokens(self) -> int:
@@ -77,6 +99,11 @@ class Sequence:
     def output_token_ids(self) -> list[int]:
         """The output so far."""
         return self.token_ids[self.num_prompt_tokens :]
+
+    @property
+    def num_encoder_tokens(self) -> int:
+        """Tokens that its encoder reads, whole, in the step in which it starts."""
+        return len(self.encoder_token_ids)
 
     @property
     def is_prefilling(self) -> bool:
@@ -112,7 +139,8 @@ class Sequence:
         assert self.num_computed_tokens <= self.num_submitted_tokens <= known, "more tokens ran than are known"
         assert self.num_tokens < self.max_tokens, "a sequence went on after its end"
         if self.state is SequenceState.WAITING:
-            assert not self.block_table and self.slot == -1 and self.handle == -1, "a waiting sequence holds something"
+            held = self.block_table or self.cross_table or self.slot != -1 or self.handle != -1
+            assert not held, "a waiting sequence holds something"
         else:
             assert block_size == 0 or self.num_submitted_tokens <= len(self.block_table) * block_size, (
                 "tokens ran without a block"

@@ -82,6 +82,15 @@ class StepBuilder:
         sequence.num_pending_tokens += sample
         sequence.last_step_id = self.step_id
 
+    def has_budget(self, sequence: Sequence) -> bool:
+        """Whether a sequence may start here. An encoder runs whole: alone in a step at any length, else within the budget."""
+        return self.token_budget > (sequence.num_encoder_tokens if self.rows else 0)
+
+    def charge_encoder(self, sequence: Sequence) -> None:
+        """Take the encoder's tokens from the budget. Alone in the step, the sequence's own row keeps what it needs of it."""
+        own = 0 if self.rows else min(sequence.num_prefill_tokens - sequence.num_submitted_tokens, self.token_budget)
+        self.token_budget = max(self.token_budget - sequence.num_encoder_tokens, own)
+
     def introduce(self, sequence: Sequence, cache: KVCacheManager) -> None:
         """Tell the worker everything about a sequence, before its first row."""
         sampling = sequence.sampling
@@ -101,6 +110,7 @@ class StepBuilder:
                 slot=-1 if tables else sequence.slot,
                 max_total_tokens=sequence.max_tokens,
                 adapter=sequence.adapter,
+                encoder_tokens=np.array(sequence.encoder_token_ids, np.int32),
             )
         )
 

@@ -1,7 +1,8 @@
 """A worker whose keys and values can be checked, and a driver that runs the scheduler against it.
 
 The worker keeps, per block and offset, a fingerprint of all tokens up to that position. A row that finds another fingerprint
-before its start was given a stale or foreign block. The chosen token is a pure function of the tokens so far and the draw.
+before its start was given a stale or foreign block. The chosen token is a pure function of the tokens so far, the encoder's
+included, and the draw.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ def fingerprint(before, token):
     return hash((before, token))
 
 
+def start_print(adapter, encoder_tokens):
+    """The fingerprint before the first token."""
+    return fingerprint(adapter, tuple(encoder_tokens)) if len(encoder_tokens) else adapter
+
+
 def choose(print_, draw):
     return (hash((print_, round(float(draw) * 2**24))) & 0xFFFF) % VOCAB_SIZE
 
@@ -59,7 +65,7 @@ def make_agreement(mode="paged", num_blocks=16, block_size=4, groups=None, featu
 
 def run_alone(request: NewSequenceRequest, max_total_tokens: int):
     """Output tokens, finish reason and prompt scores of a request without any scheduler."""
-    print_, scores = request.adapter, []
+    print_, scores = start_print(request.adapter, request.encoder_token_ids), []
     for token in [*request.prompt_token_ids, *request.output_token_ids]:
         print_ = fingerprint(print_, token)
         if len(scores) < len(request.prompt_token_ids):
@@ -122,6 +128,7 @@ class CheckingWorker:
                 self.places[handle] |= {(group, block) for block in blocks[first:last].tolist()}
         assert len(self.places) <= limits.max_sequences
         self._check_rows(step)
+        self._check_encoders(step)
         self.steps.append((step, set().union(*(self.places[handle] for handle in rows.sequence.tolist()))))
 
     def _check_rows(self, step):
@@ -140,6 +147,14 @@ class CheckingWorker:
         assert (rows.tokens[rows.tokens < 0] == TOKEN_ON_DEVICE).all()
         assert self.agreement.has("device_token") or (rows.tokens >= 0).all()
 
+    def _check_encoders(self, step):
+        """An encoder runs whole with its first row, within the budget unless the step is its own."""
+        num_encoder_tokens = sum(len(new.encoder_tokens) for new in step.added)
+        if len(step.added) > 1 or step.rows.num_rows > 1:
+            assert step.rows.num_tokens + num_encoder_tokens <= self.agreement.limits.max_step_tokens or not num_encoder_tokens
+        starting = {new.sequence for new in step.added if len(new.encoder_tokens)}
+        assert starting <= set(step.rows.sequence.tolist())
+
     def _is_prefilling(self, step, row):
         resident = self.residents.get(int(step.rows.sequence[row]))
         return resident is None or int(step.rows.start[row]) < len(resident.new.tokens)
@@ -150,11 +165,21 @@ class CheckingWorker:
             return {("slot", new.slot)}
         size = self.agreement.kv_cache.block_size
         groups = zip(self.agreement.kv_cache.groups, new.block_tables, strict=True)
-        skipped = new.num_computed_tokens // size
-        return {(g, b) for g, (group, t) in enumerate(groups) for b in t.tolist()[0 if group.kind == "state" else skipped :]}
+        skipped = new.num_computed_tokens // (size or 1)
+        places = set()
+        for g, (group, table) in enumerate(groups):
+            if group.kind == "cross":
+                assert len(table) == -(-len(new.encoder_tokens) // size)
+            elif group.kind == "state":
+                assert len(table) == 1
+            own = table.tolist() if group.kind in ("state", "cross") else table.tolist()[skipped:]
+            assert len(set(own)) == len(own)
+            places |= {(g, block) for block in own}
+        return places
 
     def _shared(self, new):
         skipped = new.num_computed_tokens // (self.agreement.kv_cache.block_size or 1)
+        assert not skipped or all(group.kind == "full" for group in self.agreement.kv_cache.groups)
         return {(g, b) for g, table in enumerate(new.block_tables) for b in table.tolist()[:skipped]}
 
     def collect(self):
@@ -164,6 +189,8 @@ class CheckingWorker:
             del self.residents[handle]
         for new in step.added:
             self.residents[new.sequence] = Resident(new, new.tokens.tolist(), [t.tolist() for t in new.block_tables])
+            for place, token in zip(self._cross_places(new), new.encoder_tokens.tolist(), strict=False):
+                self.memory[place] = fingerprint(new.sequence, token)
         for group, blocks in enumerate(step.rows.new_blocks):
             for row, handle in enumerate(step.rows.sequence.tolist()):
                 first, last = step.rows.new_block_ptr[group][row : row + 2]
@@ -201,13 +228,18 @@ class CheckingWorker:
         return ModelRunnerOutput(step.step_id, *arrays, prompt_scores=scores, errors=errors)
 
     def _write(self, resident, start, given):
-        print_, scores = resident.new.adapter, []
+        new, scores = resident.new, []
+        print_ = start_print(new.adapter, new.encoder_tokens.tolist())
         if resident.is_broken:
             return -1, []
+        for place, token in zip(self._cross_places(new), new.encoder_tokens.tolist(), strict=False):
+            assert self.memory[place] == fingerprint(new.sequence, token), "another encoder wrote here"
         for position in range(start):
             print_ = fingerprint(print_, resident.tokens[position])
             for place in self._where(resident, position):
                 assert self.memory.get(place) == print_, f"stale or foreign content at position {position}"
+        for place in self._state_places(new) if start else ():
+            assert self.memory[place] == print_, "the state is not that of this sequence"
         for position, token in enumerate(given, start):
             if token == TOKEN_ON_DEVICE:
                 token = resident.tokens[position] if position < len(resident.tokens) else 0  # noqa: PLW2901
@@ -218,14 +250,26 @@ class CheckingWorker:
                 self.memory[place] = print_
             if 1 <= position < resident.new.num_prompt_tokens:
                 scores.append(score(print_))
+        for place in self._state_places(new):
+            self.memory[place] = print_
         return print_, scores
+
+    def _state_places(self, new):
+        groups = enumerate(self.agreement.kv_cache.groups)
+        return [("state", g, int(new.block_tables[g][0])) for g, group in groups if group.kind == "state"]
+
+    def _cross_places(self, new):
+        """Where the encoder's tokens are, group after group; only the first group is looked at."""
+        size = self.agreement.kv_cache.block_size
+        tables = [(g, new.block_tables[g]) for g, group in enumerate(self.agreement.kv_cache.groups) if group.kind == "cross"]
+        return [("cross", g, int(block), offset) for g, table in tables[:1] for block in table for offset in range(size)]
 
     def _where(self, resident, position):
         plan = self.agreement.kv_cache
         if plan.mode == "slots":
             assert position < plan.slot_tokens
             return [("slot", resident.new.slot, position)]
-        paged = [g for g, group in enumerate(plan.groups) if group.kind != "state"]
+        paged = [g for g, group in enumerate(plan.groups) if group.kind in ("full", "window")]
         return [(g, resident.tables[g][position // plan.block_size], position % plan.block_size) for g in paged]
 
 
@@ -314,7 +358,9 @@ class Simulation:
         """Every stream has one end, and what it received is what it would have received alone."""
         stats = self.scheduler.stats()
         plan = self.agreement.kv_cache
-        total = plan.num_slots if plan.mode == "slots" else min(group.num_blocks for group in plan.groups)
+        token_groups = [group.num_blocks for group in plan.groups if group.kind in ("full", "window")]
+        states = [group.num_blocks for group in plan.groups if group.kind == "state"]
+        total = plan.num_slots if plan.mode == "slots" else min(token_groups or states)
         assert (stats.num_waiting, stats.num_running, stats.num_free_blocks) == (0, 0, total)
         assert stats.num_used_tokens == 0
         assert not self.worker.residents

@@ -33,6 +33,9 @@ def agreements(draw):
                 (CacheGroup("full", num_blocks), CacheGroup("full", num_blocks)),
                 (CacheGroup("full", num_blocks), CacheGroup("window", num_blocks + 2, 8)),
                 (CacheGroup("full", num_blocks), CacheGroup("state", 20)),
+                (CacheGroup("state", 3),),
+                (CacheGroup("full", num_blocks), CacheGroup("cross", num_blocks)),
+                (CacheGroup("full", num_blocks), CacheGroup("state", 5), CacheGroup("cross", 9)),
             ]
         )
     )
@@ -45,6 +48,10 @@ def agreements(draw):
 def add_random(simulation, dice):
     shared = [3, 1, 4, 1, 5, 9, 2, 6][: dice.choice([0, 4, 8])]
     prompt = shared + [dice.randrange(VOCAB_SIZE) for _ in range(dice.randint(0 if shared else 1, 14))]
+    plan, encoder_tokens = simulation.agreement.kv_cache, []
+    if plan.mode == "paged" and any(group.kind == "cross" for group in plan.groups):
+        # Some are longer than a step.
+        encoder_tokens = [dice.randrange(VOCAB_SIZE) for _ in range(dice.choice([1, 4, 7, 15, 30]))]
     simulation.add(
         prompt,
         dice.randint(1, 20),
@@ -53,6 +60,7 @@ def add_random(simulation, dice):
         eos_token_ids=dice.choice([(), (7,)]),
         adapter=dice.choice([0, 0, 1]),
         output_token_ids=dice.choice([[], [], [], [1, 2, 3]]),
+        encoder_token_ids=encoder_tokens,
     )
 
 

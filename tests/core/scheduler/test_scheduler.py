@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.core.scheduler.simulation import SCORED, Simulation, make_agreement
-from tgi.backend import BackendError, CacheGroup
+from tgi.backend import CacheGroup
 from tgi.scheduler import SchedulerConfig
 from tgi.scheduler.kv_cache_manager import KVCacheManager
 from tgi.types import FinishReason
@@ -141,9 +141,83 @@ def test_a_failed_step_is_tried_again_a_bounded_number_of_times():
     assert simulation.streams[0].end.error == "no memory"
 
 
-def test_cross_groups_are_a_clear_error():
-    with pytest.raises(BackendError, match="cross attention"):
-        Simulation(make_agreement(groups=(CacheGroup("full", 8), CacheGroup("cross", 8))))
+WITH_ENCODER = (CacheGroup("full", 16), CacheGroup("cross", 10))
+
+
+def test_a_long_encoder_runs_whole_and_alone():
+    simulation = Simulation(make_agreement(groups=WITH_ENCODER))  # 16 tokens in a step
+    simulation.add([0], 9, encoder_token_ids=[1, 2, 3])
+    (step,) = simulation.step()
+    assert [table.tolist() for table in step.added[0].block_tables] == [[0], [0]]
+    assert step.added[0].encoder_tokens.tolist() == [1, 2, 3]
+    simulation.add([0], 9, encoder_token_ids=[4] * 30)
+    simulation.add([0], 9, encoder_token_ids=[5] * 3)
+    (step,) = simulation.step()
+    assert (counts(step), len(step.added[0].encoder_tokens)) == ([1], 30)  # the running one waits
+    assert counts(simulation.step()[0]) == [1, 1, 1]
+    simulation.run()
+    simulation.assert_ended_as_alone()
+
+
+def test_encoders_share_the_budget_of_a_step():
+    simulation = Simulation(make_agreement(groups=WITH_ENCODER))
+    for length in (7, 6, 2):
+        simulation.add([0], 9, encoder_token_ids=[1] * length)
+    assert [len(new.encoder_tokens) for new in simulation.step()[0].added] == [7, 6]  # 7 + 1 + 6 + 1 of 16
+    assert counts(simulation.step()[0]) == [1, 1, 1]
+
+
+def test_an_encoder_waits_for_its_blocks():
+    simulation = Simulation(make_agreement(groups=WITH_ENCODER))  # 10 blocks of 4
+    for _ in range(2):
+        simulation.add([0], 3, encoder_token_ids=[1] * 24)
+    assert [len(step.added) for _ in range(3) for step in simulation.step()] == [1, 0, 0]
+    assert len(simulation.step()[0].added) == 1
+    simulation.run()
+    simulation.assert_ended_as_alone()
+
+
+@pytest.mark.parametrize(
+    ("groups", "encoder_tokens", "part"),
+    [
+        (WITH_ENCODER, [], "no encoder tokens"),
+        (WITH_ENCODER, [1] * 41, "room for 40"),
+        ((CacheGroup("full", 16), CacheGroup("cross", 20)), [1] * 49, "room for 48"),
+        ((CacheGroup("full", 16),), [1], "has no encoder"),
+    ],
+)
+def test_encoder_tokens_that_can_never_run_are_refused(groups, encoder_tokens, part):
+    simulation = Simulation(make_agreement(groups=groups))
+    simulation.add([0], 8, encoder_token_ids=encoder_tokens)
+    assert part in simulation.streams[0].end.error
+    assert not simulation.scheduler.has_work
+
+
+def leak_cross_blocks(self, holding):
+    self.blocks.release(holding.blocks)
+
+
+def hand_out_cross_blocks_too_early(self, sequence, *, in_use):
+    self.cross_blocks.release(sequence.cross_table)
+    sequence.cross_table = []
+    original_release(self, sequence, in_use=in_use)
+
+
+original_release = KVCacheManager.release
+
+
+@pytest.mark.parametrize(("method", "fault"), [("_free", leak_cross_blocks), ("release", hand_out_cross_blocks_too_early)])
+def test_a_seeded_fault_of_cross_blocks_is_caught(monkeypatch, method, fault):
+    monkeypatch.setattr(KVCacheManager, method, fault)
+    simulation = Simulation(make_agreement(groups=WITH_ENCODER, depth=2, max_step_tokens=4))
+    with pytest.raises(AssertionError):
+        for turn in range(12):
+            simulation.add([1] * 6, 4, encoder_token_ids=[2] * 12)
+            simulation.step()
+            if turn % 3 == 1:
+                simulation.abort(turn // 3)
+        simulation.run()
+        simulation.assert_ended_as_alone()
 
 
 def leak_on_release(self, sequence, *, in_use):
@@ -151,7 +225,7 @@ def leak_on_release(self, sequence, *, in_use):
 
 
 def hand_out_too_early(self, sequence, *, in_use):
-    self._free(sequence.block_table, sequence.slot)
+    self.blocks.release(sequence.block_table)
     sequence.block_table, sequence.slot = [], -1
 
 
