@@ -5,6 +5,7 @@ A flag that means something else here, or nothing, is accepted; one line says wh
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -143,7 +144,10 @@ def _bench(words: Sequence[str]) -> int:
 
 
 def _print_schema() -> int:
-    raise UsageError("error: this version has no OpenAPI document yet.", "")
+    from tgi.server.openapi import openapi_document  # noqa: PLC0415 - as above
+
+    print(json.dumps(openapi_document(__version__), indent=2, ensure_ascii=False))
+    return 0
 
 
 def _refuse_quantize() -> int:

@@ -60,6 +60,13 @@ def test_the_router_knows_its_own_names(tmp_path):
     assert "The folder `by-variable` does not exist" in finished.stderr
 
 
+def test_the_router_prints_the_schema(capsys):
+    assert router_main(["print-schema"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["openapi"].startswith("3.0")
+    assert "/generate_stream" in document["paths"]
+
+
 def test_download_weights_finds_what_is_there(tmp_path, tiny_model, capsys):
     assert server_main(["download-weights", str(tiny_model), "--extension", ".safetensors", "--merge-lora"]) == 0
     output = capsys.readouterr()
