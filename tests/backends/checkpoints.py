@@ -84,7 +84,7 @@ def save_checkpoint(
 
     Matrices are drawn from N(0, 0.15), norm weights from 1 + N(0, 0.1), biases from N(0, 0.1).
     """
-    config = AutoConfig.for_model(family, **(FAMILIES[family] | overrides))
+    config = AutoConfig.for_model(family, **(FAMILIES.get(family, {}) | overrides))
     # Falcon's eager attention adds ALiBi twice (transformers 5.23).
     attention = "sdpa" if family == "falcon" else "eager"
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32).eval()

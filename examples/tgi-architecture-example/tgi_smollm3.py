@@ -1,0 +1,39 @@
+"""smollm3: llama without positions in every fourth layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from tgi.architectures import Attention, Head, ModelSpec
+from tgi.architectures.config_reader import ConfigReader
+from tgi.architectures.layers import sequential
+from tgi.architectures.llama import attention_of, decoder_spec, mlp_of, rms_norm
+
+__all__ = ["spec"]
+
+
+def spec(config: dict[str, Any]) -> ModelSpec:
+    """Source: SmolLM3ForCausalLM."""
+    reader = ConfigReader(config)
+    bias, norm = reader.boolean("attention_bias", default=False), rms_norm(reader)
+    rotary = attention_of(reader, default_kv_heads=4, qkv_bias=bias, output_bias=bias)
+    mlp = mlp_of(reader, bias=reader.boolean("mlp_bias", default=False))
+    return decoder_spec(
+        reader,
+        "smollm3",
+        tuple(sequential(attention, mlp, norm=norm) for attention in _attentions(reader, rotary)),
+        head=Head(tied=reader.boolean("tie_word_embeddings", default=True)),
+    )
+
+
+def _attentions(reader: ConfigReader, rotary: Attention) -> tuple[Attention, ...]:
+    """`no_rope_layers` has a 1 for each layer that rotates (sic), a 0 for each that does not."""
+    if reader.boolean("use_sliding_window", default=False):
+        raise reader.error("use_sliding_window", "must be false")
+    num_layers, interval = reader.integer("num_hidden_layers"), reader.integer("no_rope_layer_interval", default=4)
+    rotates = reader.integers("no_rope_layers") or tuple(int((layer + 1) % interval != 0) for layer in range(num_layers))
+    if len(rotates) != num_layers:
+        raise reader.error("no_rope_layers", f"must have {num_layers} entries")
+    return tuple(rotary if flag else msgspec.structs.replace(rotary, rope=None) for flag in rotates)
