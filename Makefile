@@ -19,6 +19,7 @@ PYTHON ?= $(shell for p in python3 python python3.13 python3.12 python3.11; do \
 # A changed torch, table of dependencies or constraint makes a new stamp necessary.
 STAMP := .venv/installed-$(shell printf %s '$(TORCH_SPEC)' | cksum | cut -d' ' -f1)
 CLIENTS_STAMP := .venv-clients/installed
+LARGE_CLIENTS_STAMP := .venv-clients/installed-large
 PROJECTS := pyproject.toml $(MEMBERS:%=%/pyproject.toml)
 
 .PHONY: serve test test-long check dist bench clean
@@ -30,7 +31,7 @@ serve: $(STAMP)
 test: $(STAMP) $(CLIENTS_STAMP)
 	$(BIN)/python -m pytest -q -m "not long" tests
 
-test-long: $(STAMP) $(CLIENTS_STAMP)
+test-long: $(STAMP) $(LARGE_CLIENTS_STAMP)
 	$(BIN)/python -m pytest -q -m long tests
 
 check: $(STAMP)
@@ -62,5 +63,9 @@ $(STAMP): $(PROJECTS) constraints.txt | $(BIN)/python
 
 $(CLIENTS_STAMP): tests/compat/requirements-clients.txt | $(STAMP)
 	$(BIN)/python -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --progress-bar on -r $<
+	@touch $@
+
+$(LARGE_CLIENTS_STAMP): tests/compat/requirements-clients-long.txt $(CLIENTS_STAMP)
 	.venv-clients/bin/python -m pip install --progress-bar on -r $<
 	@touch $@

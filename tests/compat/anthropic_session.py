@@ -1,0 +1,55 @@
+"""What users of the `anthropic` package do. Run by the interpreter of its own environment: `python … URL KEY`."""
+
+import asyncio
+import sys
+
+import anthropic
+
+MESSAGES = [{"role": "user", "content": "The quick brown fox"}]
+GREEDY = {"model": "tgi", "messages": MESSAGES, "extra_body": {"temperature": 0}}  # the client has no name for it
+
+
+def check_messages(client: anthropic.Anthropic) -> None:
+    answer = client.messages.create(max_tokens=4, system="Be brief.", **GREEDY)
+    assert answer.stop_reason == "max_tokens", answer
+    assert answer.usage.output_tokens == 4, answer
+    counted = client.messages.count_tokens(model="tgi", messages=MESSAGES, system="Be brief.")
+    assert counted.input_tokens == answer.usage.input_tokens, counted
+    with client.messages.stream(max_tokens=4, system="Be brief.", **GREEDY) as stream:
+        text = "".join(stream.text_stream)
+        final = stream.get_final_message()
+    assert text == answer.content[0].text == final.content[0].text, final
+    assert final.usage.output_tokens == 4, final
+    events = list(client.messages.create(max_tokens=4, stream=True, **GREEDY))
+    assert events[-1].type == "message_stop", events
+    stopped = client.messages.create(max_tokens=30, stop_sequences=["quick"], **GREEDY)
+    assert stopped.stop_sequence in {None, "quick"}, stopped
+
+
+def check_errors(client: anthropic.Anthropic) -> None:
+    for wrong in ({"max_tokens": 0}, {"max_tokens": 3, "tools": [{"name": "f", "input_schema": {"type": "object"}}]}):
+        for stream in (False, True):
+            try:
+                client.messages.create(stream=stream, **wrong, **GREEDY)
+            except anthropic.BadRequestError as error:
+                assert error.body["error"]["type"] == "invalid_request_error", error.body
+            else:
+                raise AssertionError(f"{wrong} was accepted")
+
+
+async def check_async_client(client: anthropic.AsyncAnthropic) -> None:
+    async with client, client.messages.stream(max_tokens=3, **GREEDY) as stream:
+        assert (await stream.get_final_message()).usage.output_tokens == 3
+
+
+def main() -> None:
+    url, key = sys.argv[1:]
+    options = {"base_url": url, "api_key": key, "max_retries": 0}
+    with anthropic.Anthropic(**options) as client:
+        check_messages(client)
+        check_errors(client)
+    asyncio.run(check_async_client(anthropic.AsyncAnthropic(**options)))
+    print("all checks passed")
+
+
+main()

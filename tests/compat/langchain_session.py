@@ -1,0 +1,48 @@
+"""What users of `langchain-huggingface` do. Run by the interpreter of its own environment: `python … URL`."""
+
+import sys
+
+from huggingface_hub.errors import ValidationError
+from langchain_huggingface import ChatHuggingFace, HuggingFaceEndpoint
+
+PROMPT = "The quick brown fox"
+
+
+def check_endpoint(url: str) -> None:
+    options = {"do_sample": False, "typical_p": None, "return_full_text": False}
+    endpoint = HuggingFaceEndpoint(endpoint_url=url, max_new_tokens=5, **options)
+    text = endpoint.invoke(PROMPT)
+    assert text, text
+    assert "".join(endpoint.stream(PROMPT)) == text
+    stopped = endpoint.invoke(PROMPT, stop=["quick"])
+    assert "quick" not in stopped, stopped
+
+
+def check_chat(url: str) -> None:
+    endpoint = HuggingFaceEndpoint(endpoint_url=url, max_new_tokens=5)
+    chat = ChatHuggingFace(llm=endpoint, model_id="tgi", max_tokens=5, temperature=0)
+    answer = chat.invoke(PROMPT)
+    assert answer.content, answer
+    assert answer.response_metadata["finish_reason"] == "length", answer
+    assert "".join(chunk.content for chunk in chat.stream(PROMPT)) == answer.content
+
+
+def check_errors(url: str) -> None:
+    endpoint = HuggingFaceEndpoint(endpoint_url=url, max_new_tokens=10_000_000, typical_p=None)
+    try:
+        endpoint.invoke(PROMPT)
+    except ValidationError as error:
+        assert "must be <=" in str(error), error
+    else:
+        raise AssertionError("a prompt that cannot fit was accepted")
+
+
+def main() -> None:
+    [url] = sys.argv[1:]
+    check_endpoint(url)
+    check_chat(url)
+    check_errors(url)
+    print("all checks passed")
+
+
+main()

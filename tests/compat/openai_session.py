@@ -1,0 +1,102 @@
+"""What users of the `openai` package do. Run by the interpreter of its own environment: `python … URL KEY`."""
+
+import asyncio
+import sys
+
+import openai
+
+PROMPT = "The quick brown fox"
+MESSAGES = [{"role": "user", "content": PROMPT}]
+GREEDY = {"model": "tgi", "temperature": 0}
+
+
+def check_completions(client: openai.OpenAI) -> None:
+    answer = client.completions.create(prompt=PROMPT, max_tokens=5, **GREEDY)
+    assert answer.choices[0].finish_reason == "length", answer
+    assert answer.usage.completion_tokens == 5, answer
+    chunks = list(client.completions.create(prompt=PROMPT, max_tokens=5, stream=True, **GREEDY))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == answer.choices[0].text, chunks
+    several = client.completions.create(prompt=[PROMPT, "Hello"], n=2, max_tokens=3, **GREEDY)
+    assert [choice.index for choice in several.choices] == [0, 1, 2, 3], several
+    assert several.choices[0].text == several.choices[1].text != several.choices[2].text, several
+    ids = client.completions.create(prompt=[5, 6, 7], max_tokens=2, logprobs=2, **GREEDY)
+    assert len(ids.choices[0].logprobs.tokens) == 2, ids
+    assert ids.usage.prompt_tokens == 3, ids
+    echoed = client.completions.create(prompt=PROMPT, max_tokens=5, echo=True, **GREEDY)
+    assert echoed.choices[0].text == PROMPT + answer.choices[0].text, echoed
+
+
+def check_chat(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        messages=MESSAGES, max_tokens=4, logprobs=True, top_logprobs=2, n=2, seed=1, model="m"
+    )
+    assert answer.model == "m", answer
+    assert len(answer.choices) == 2, answer
+    content = answer.choices[0].logprobs.content
+    assert len(content) == 4, answer
+    assert all(len(token.top_logprobs) >= 2 for token in content), answer
+    text = client.chat.completions.create(messages=MESSAGES, max_completion_tokens=4, stop=["~~"], **GREEDY)
+    options = {"stream_options": {"include_usage": True}}
+    chunks = list(client.chat.completions.create(messages=MESSAGES, max_tokens=4, stream=True, **options, **GREEDY))
+    streamed = "".join(choice.delta.content for chunk in chunks for choice in chunk.choices)
+    assert streamed == text.choices[0].message.content, chunks
+    assert chunks[-1].usage.completion_tokens == 4, chunks
+    with client.chat.completions.stream(messages=MESSAGES, max_tokens=4, **GREEDY) as stream:
+        stream.until_done()
+        snapshot = stream.current_completion_snapshot  # the final one is refused by the client itself after `length`
+    assert snapshot.choices[0].message.content == streamed, snapshot
+
+
+def check_responses(client: openai.OpenAI) -> None:
+    answer = client.responses.create(input=PROMPT, instructions="Be brief.", max_output_tokens=4, **GREEDY)
+    assert answer.status == "incomplete", answer
+    assert answer.output_text, answer
+    assert answer.usage.output_tokens == 4, answer
+    events = list(client.responses.create(input=PROMPT, instructions="Be brief.", max_output_tokens=4, stream=True, **GREEDY))
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == answer.output_text, events
+    assert [event.sequence_number for event in events] == list(range(len(events))), events
+    turns = [{"role": "user", "content": PROMPT}, answer.output[0].to_dict(), {"role": "user", "content": "Go on"}]
+    assert client.responses.create(input=turns, max_output_tokens=2, **GREEDY).output_text
+    with client.responses.stream(input=PROMPT, max_output_tokens=3, **GREEDY) as stream:
+        kinds = [event.type for event in stream]
+    assert kinds[-1] == "response.incomplete", kinds
+
+
+def check_errors(client: openai.OpenAI) -> None:
+    refusals = [
+        (openai.UnprocessableEntityError, lambda: client.chat.completions.create(messages=MESSAGES, temperature=-1, model="m")),
+        (openai.UnprocessableEntityError, lambda: client.completions.create(prompt=PROMPT, suffix="s", model="m")),
+        (openai.UnprocessableEntityError, lambda: client.completions.create(prompt=[], model="m")),
+        (openai.BadRequestError, lambda: client.responses.create(input="a", previous_response_id="resp_1", model="m")),
+        (openai.APIError, lambda: list(client.completions.create(prompt=PROMPT, temperature=-1, stream=True, model="m"))),
+        (openai.NotFoundError, lambda: client.embeddings.create(input="a", model="m")),
+    ]
+    for kind, call in refusals:
+        try:
+            call()
+        except kind:
+            continue
+        raise AssertionError(f"{kind.__name__} was expected")
+
+
+async def check_async_client(client: openai.AsyncOpenAI) -> None:
+    async with client:
+        models = await client.models.list()
+        assert len(models.data) == 1, models
+        stream = await client.chat.completions.create(messages=MESSAGES, max_tokens=4, stream=True, **GREEDY)
+        assert [chunk.choices[0].finish_reason async for chunk in stream] == [None, None, None, "length"]
+
+
+def main() -> None:
+    url, key = sys.argv[1:]
+    options = {"base_url": f"{url}/v1", "api_key": key, "max_retries": 0}
+    with openai.OpenAI(**options) as client:
+        check_completions(client)
+        check_chat(client)
+        check_responses(client)
+        check_errors(client)
+    asyncio.run(check_async_client(openai.AsyncOpenAI(**options)))
+    print("all checks passed")
+
+
+main()

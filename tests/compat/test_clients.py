@@ -1,0 +1,48 @@
+"""Client libraries against the running server.
+
+Some need other versions of what we use, so all of them live in an environment of their own, `.venv-clients`, and a test runs a
+session of each there.
+"""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.live_server import running_server
+
+REPOSITORY = Path(__file__).parents[2]
+PYTHON = REPOSITORY / ".venv-clients" / "bin" / "python"
+SESSIONS = Path(__file__).parent
+SECONDS = 120
+
+
+def run_session(name, *arguments):
+    assert PYTHON.is_file(), "the environment of the clients is missing: run `make .venv-clients/installed`, or `make test`"
+    command = [PYTHON, SESSIONS / f"{name}_session.py", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("all checks passed\n")
+
+
+@pytest.fixture(scope="module")
+def guarded_server(tmp_path_factory, tiny_model, tgi_backend):
+    """It asks for a key, which every client brings in its own way."""
+    log = tmp_path_factory.mktemp("guarded") / "server.log"
+    with running_server(tiny_model, tgi_backend, log, "--api-key", "secret") as server:
+        yield server
+
+
+def test_the_client_works(live_server):
+    run_session("text_generation", live_server.url)
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic"])
+def test_the_client_works_with_a_key(guarded_server, name):
+    run_session(name, guarded_server.url, "secret")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["langchain", "litellm"])
+def test_the_large_client_works(live_server, name):
+    run_session(name, live_server.url)

@@ -1,0 +1,34 @@
+"""Requests made from our own OpenAPI document: none of them ends in an error of the server, and none hangs."""
+
+import re
+import subprocess
+
+import httpx
+import pytest
+
+from tests.compat.test_clients import PYTHON
+
+SCHEMATHESIS = PYTHON.with_name("schemathesis")
+REQUEST_SECONDS = 20
+
+
+def fuzz(url, *, max_examples, limit_seconds):
+    """Run schemathesis; the number of requests it made."""
+    command = [SCHEMATHESIS, "run", f"{url}/api-doc/openapi.json", "--checks", "not_a_server_error", "--phases", "fuzzing"]
+    command += ["--max-examples", str(max_examples), "--request-timeout", str(REQUEST_SECONDS), "--seed", "1", "--no-color"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=limit_seconds, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = re.search(r"(\d+) generated", done.stdout)
+    assert made is not None, done.stdout
+    return int(made.group(1))
+
+
+def test_no_request_upsets_the_server(live_server):
+    assert fuzz(live_server.url, max_examples=4, limit_seconds=120) > 50
+    assert httpx.get(f"{live_server.url}/health").status_code == 200
+
+
+@pytest.mark.long
+def test_two_thousand_requests_do_not_upset_the_server(live_server):
+    assert fuzz(live_server.url, max_examples=100, limit_seconds=900) >= 2_000
+    assert httpx.get(f"{live_server.url}/health").status_code == 200
