@@ -145,10 +145,11 @@ def _capacity(subject: Subject) -> None:
     if not limits.chunked:
         longest = min(longest, limits.max_step_tokens)
     not_applicable(plan.max_batch_total_tokens > 1 << 14, "the cache is too large to be filled in a check")
+    sampling = SamplingParams(logprobs="raw" if core.agreement.has("logprobs") else "none")
     sequences = list[LiveSequence]()
     while len(sequences) < limits.max_sequences and (core.free_slots or core.free_blocks):
         room = longest if plan.mode == "slots" else min(longest, len(core.free_blocks) * plan.block_size - 1)
-        sequences.append(core.add(prompt_of(room, seed=len(sequences))))
+        sequences.append(core.add(prompt_of(room, seed=len(sequences)), sampling))
         core.generate([sequences[-1]], 2 if room < longest else 1)
     core.generate(sequences[:1], 1)
     check_sequences(subject.models.get(), sequences, core.agreement)

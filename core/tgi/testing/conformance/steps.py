@@ -154,41 +154,52 @@ def _refusals(subject: Subject) -> None:
     core = subject.core()
     bystander = core.add(prompt_of(6), _greedy(subject))
     core.generate([bystander], 1)
-    broken: dict[str, Callable[[], SchedulerOutput]] = {
-        "a row of a sequence that was not introduced": lambda: _unknown(core, bystander),
-        "more tokens than agreed": lambda: _oversized(core),
+    broken: dict[str, Callable[[ScriptedCore], SchedulerOutput]] = {
+        "a row of a sequence that was not introduced": _with_a_stranger,
+        "more tokens than agreed": _with_too_many_tokens,
+        "more sequences than agreed": _with_too_many_sequences,
     }
     for what, build in broken.items():
+        step = build(core)
         try:
-            core.worker.submit(build())
+            core.worker.submit(step)
             core.worker.collect(60.0)
         except StepError:
             pass
         else:
             raise CheckFailedError(f"{what}: accepted without a `StepError`")
-        # The core drops and introduces again what took part in a failed step.
-        core.drop(bystander)
-        resumed = core.add(bystander.prompt, bystander.sampling, output=bystander.output)
-        core.generate([resumed], 2)
-        check_sequence(subject.models.get(), resumed, core.agreement)
-        bystander = resumed
+        _forget(core, step)
+        core.generate([bystander], 1)
+        check_sequence(subject.models.get(), bystander, core.agreement)
 
 
-def _unknown(core: ScriptedCore, sequence: LiveSequence) -> SchedulerOutput:
-    step = core.build({sequence: 1})
-    stranger = np.array([sequence.handle + 1000], np.int32)
-    return msgspec.structs.replace(step, rows=msgspec.structs.replace(step.rows, sequence=stranger))
+def _forget(core: ScriptedCore, step: SchedulerOutput) -> None:
+    """As the scheduler does: what a failed step introduced counts as introduced, and is dropped."""
+    handles = [new.sequence for new in step.added]
+    for handle in handles:
+        core.live[handle].num_introduced_tokens = 0  # the rules never saw it
+        core.drop(core.live[handle])
+    core.worker.submit(msgspec.structs.replace(core.build({}), dropped=handles))
+    core.worker.collect(60.0)
 
 
-def _oversized(core: ScriptedCore) -> SchedulerOutput:
-    ghost = core.add(prompt_of(4))
-    step = core.build({ghost: 4})
-    ghost.num_introduced_tokens = 0  # the step is refused, so the worker is never told of it
-    core.drop(ghost)
+def _with_a_stranger(core: ScriptedCore) -> SchedulerOutput:
+    step = core.build({core.add(prompt_of(4)): 4})
+    core.drop(core.live[step.added[0].sequence])
+    return msgspec.structs.replace(step, added=[])
+
+
+def _with_too_many_tokens(core: ScriptedCore) -> SchedulerOutput:
+    step = core.build({core.add(prompt_of(4)): 4})
     count = core.agreement.limits.max_step_tokens + 1
-    rows = step.rows
     tokens = np.full(count, 5, np.int32)
-    return msgspec.structs.replace(step, rows=msgspec.structs.replace(rows, count=np.array([count], np.int32), tokens=tokens))
+    rows = msgspec.structs.replace(step.rows, count=np.array([count], np.int32), tokens=tokens)
+    return msgspec.structs.replace(step, rows=rows)
+
+
+def _with_too_many_sequences(core: ScriptedCore) -> SchedulerOutput:
+    """One more than agreed, with the bystander."""
+    return core.build({core.add([5]): 1 for _ in range(core.agreement.limits.max_sequences)})
 
 
 def _preemption(subject: Subject) -> None:

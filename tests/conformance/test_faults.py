@@ -1,0 +1,51 @@
+"""The kit proves itself: it passes the reference, and catches each seeded fault by the check named for it."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.conformance.faults import FAULTS, FaultyBackend
+from tgi.testing.conformance import ALL_CHECKS, Subject, run_check
+from tgi.testing.conformance.models import ModelShelf
+
+CHECKS = {check.id: check for check in ALL_CHECKS}
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory):
+    return ModelShelf(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def make_subject(tmp_path, shelf):
+    """A subject that shares its tiny models with the other tests."""
+    subjects = []
+
+    def make(backend):
+        subject = Subject("reference", backend, tmp_path)
+        subject.models = shelf
+        subjects.append(subject)
+        return subject
+
+    handler = signal.getsignal(signal.SIGTERM)
+    yield make
+    signal.signal(signal.SIGTERM, handler)
+    for subject in subjects:
+        subject.discard()
+
+
+@pytest.mark.parametrize("check_id", sorted({check_id for _, check_id in FAULTS.values()}))
+def test_without_a_fault_the_check_passes(check_id, make_subject):
+    result = run_check(CHECKS[check_id], make_subject(FaultyBackend()))
+    assert (result.status, result.message) == ("passed", "")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_caught(fault, make_subject, shelf):
+    backend, check_id = FAULTS[fault]
+    result = run_check(CHECKS[check_id], make_subject(backend))
+    (shelf.get().path / "cache.bin").unlink(missing_ok=True)
+    assert result.status == "failed", f"{check_id} did not see it"
+    assert result.message
