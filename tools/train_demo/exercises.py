@@ -8,12 +8,12 @@ from typing import TypeVar
 
 from tools.train_demo.held_out import held_out
 from tools.train_demo.wording import choose
-from tools.train_demo.words import ANIMALS, FRUITS, ITEMS, NAMES, PLAIN_WORDS
+from tools.train_demo.words import ADJECTIVES, ANIMALS, COLOURS, FRUITS, ITEMS, NAMES, PLACES, PLAIN_WORDS, ROOMS
 
 __all__ = ["addition", "counting", "letters", "other_arithmetic", "sorting", "sum_answer"]
 
 Value = TypeVar("Value")
-_NOUNS = tuple(dict.fromkeys([*PLAIN_WORDS, *ANIMALS, *ITEMS]))
+_NOUNS = tuple(dict.fromkeys([*PLAIN_WORDS, *ANIMALS, *ITEMS, *FRUITS, *PLACES, *ROOMS, *ADJECTIVES, *COLOURS]))
 
 
 def _draw(rng: random.Random, draw: Callable[[], Value], is_held_out: Callable[[Value], bool]) -> Value:
@@ -80,9 +80,9 @@ def _word(rng: random.Random) -> str:
     """A word that is not held out, sometimes an invented one so that letters are learned and not words."""
 
     def draw() -> str:
-        if rng.random() < 0.3:
+        if rng.random() < 0.5:
             first, second = rng.choice(_NOUNS), rng.choice(_NOUNS)
-            return (first[: rng.randint(1, 4)] + second[-rng.randint(2, 4) :])[:9]
+            return (first[: rng.randint(1, 5)] + second[-rng.randint(2, 6) :])[:9]
         return rng.choice(_NOUNS)
 
     return _draw(rng, draw, lambda word: word in held_out().words or len(word) < 3)

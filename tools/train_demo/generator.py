@@ -11,6 +11,7 @@ from tools.train_demo import dialogues, exercises, extraction, tool_calls, world
 from tools.train_demo.dialogues import Messages
 from tools.train_demo.held_out import held_out
 from tools.train_demo.tgi_facts import FACTS
+from tools.train_demo.tgi_topics import FRAMES, TOPICS
 from tools.train_demo.wording import choose, vary
 from tools.train_demo.words import CAPITALS
 
@@ -46,8 +47,11 @@ class Conversation:
 
 
 def _varied_tgi_fact(rng: random.Random) -> QuestionAnswer:
-    answer, templates = rng.choice(FACTS)
-    return vary(choose(rng.choice(templates), rng), rng, may_lose_words=True), answer
+    index = rng.randrange(len(FACTS))
+    answer, templates = FACTS[index]
+    template = rng.choice(FRAMES).replace("@", TOPICS[index]) if rng.random() < 0.4 else rng.choice(templates)
+    question = choose(template, rng)
+    return vary(question[0].upper() + question[1:], rng, may_lose_words=True), answer
 
 
 def _varied_world_fact(rng: random.Random) -> QuestionAnswer:
@@ -62,16 +66,16 @@ def _varied_field_fact(rng: random.Random) -> QuestionAnswer:
 
 # A draw and how often it is taken, in parts of the whole.
 _QUESTIONS: tuple[tuple[Callable[[random.Random], QuestionAnswer], float], ...] = (
-    (_varied_tgi_fact, 34),
-    (exercises.addition, 14),
-    (exercises.other_arithmetic, 2),
-    (exercises.letters, 14),
-    (exercises.counting, 6),
-    (exercises.sorting, 9),
+    (_varied_tgi_fact, 36),
+    (exercises.addition, 9),
+    (exercises.other_arithmetic, 1.5),
+    (exercises.letters, 18),
+    (exercises.counting, 8),
+    (exercises.sorting, 14),
     (_varied_world_fact, 9),
     (_varied_field_fact, 3),
     (dialogues.small_talk, 1.5),
-    (dialogues.story, 1.5),
+    (dialogues.story, 1),
     (dialogues.unknown, 1),
 )
 _DRAWS = [draw for draw, _ in _QUESTIONS]
