@@ -89,14 +89,14 @@ ENCODER_DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
 VARIANTS = DECODERS | ENCODER_DECODERS
 
 
-def save_mixer_variant(name: str, path: Path, *, seed: int = 0) -> PreTrainedModel:
+def save_mixer_variant(name: str, path: Path, *, seed: int = 0, vocab_size: int = VOCAB_SIZE) -> PreTrainedModel:
     """Write one of `VARIANTS` in float32 to `path`; returns the model it holds.
 
     Matrices are drawn from N(0, 0.15), the kernels of convolutions from N(0, 0.5), norm weights from 1 + N(0, 0.1), biases from
     N(0, 0.1).
     """
     family, overrides = VARIANTS[name]
-    config = AutoConfig.for_model(family, **({"vocab_size": VOCAB_SIZE} | overrides))
+    config = AutoConfig.for_model(family, vocab_size=vocab_size, **overrides)
     auto = AutoModelForSeq2SeqLM if name in ENCODER_DECODERS else AutoModelForCausalLM
     model: PreTrainedModel = auto.from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
     is_untied = overrides.get("tie_word_embeddings") is False

@@ -112,7 +112,7 @@ async def _start(context: _Context, parts: AsyncExitStack) -> ServerState:
     engine = EngineClient(start, display.progress)
     parts.push_async_callback(engine.close)
     agreement = await engine.start()
-    server_config = _server_config(context, model.files, selection.chosen, agreement)
+    server_config = _server_config(context, model, selection.chosen, agreement)
     for line in memory_lines(agreement):
         display.log(line)
     metrics = Metrics(server_config.max_input_tokens, server_config.max_total_tokens)
@@ -212,7 +212,7 @@ def _max_input_tokens(options: ServeOptions) -> int | None:
     return options.max_input_length if options.max_input_tokens is None else options.max_input_tokens
 
 
-def _server_config(context: _Context, files: ModelFiles, chosen: Candidate, agreement: Agreement) -> ServerConfig:
+def _server_config(context: _Context, model: _LoadedModel, chosen: Candidate, agreement: Agreement) -> ServerConfig:
     """Limits of the routes: the user's where given, else what was agreed. Raises `ConfigError` if they contradict."""
     options = context.options
     max_total_tokens = agreement.limits.max_total_tokens
@@ -223,8 +223,8 @@ def _server_config(context: _Context, files: ModelFiles, chosen: Candidate, agre
         raise ConfigError(f"`max_input_tokens`({max_input_tokens}) must be < `max_total_tokens`({max_total_tokens})")
     gamma, delta = options.watermark_gamma, options.watermark_delta
     return ServerConfig(
-        model_id=files.model_id,
-        model_sha=files.revision,
+        model_id=model.files.model_id,
+        model_sha=model.files.revision,
         max_input_tokens=max_input_tokens,
         max_total_tokens=max_total_tokens,
         backend_name=chosen.name,
@@ -246,6 +246,7 @@ def _server_config(context: _Context, files: ModelFiles, chosen: Candidate, agre
         aip_health_route=context.environment.aip_health_route,
         watermark_gamma=ServerConfig.watermark_gamma if gamma is None else gamma,
         watermark_delta=ServerConfig.watermark_delta if delta is None else delta,
+        decoder_start_token_id=model.spec.decoder_start_token_id if isinstance(model.spec, ModelSpec) else None,
     )
 
 

@@ -29,6 +29,7 @@ class SequenceRequest:
     max_new_tokens: int
     eos_token_ids: tuple[int, ...] = ()  # empty = EOS does not end it
     adapter: int = 0
+    encoder_token_ids: list[int] = field(default_factory=list)  # the prompt is then what the decoder starts with
 
 
 @final
@@ -63,6 +64,7 @@ class SequenceStream:
                 eos_token_ids=request.eos_token_ids,
                 output_token_ids=self.output_token_ids,
                 adapter=request.adapter,
+                encoder_token_ids=request.encoder_token_ids,
             )
         )
 

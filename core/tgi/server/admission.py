@@ -57,7 +57,7 @@ class AdmittedPrompt:
     @property
     def input_length(self) -> int:
         """Tokens of the prompt."""
-        return len(self.requests[0].prompt_token_ids)
+        return self.requests[0].input_length
 
 
 @final
@@ -87,11 +87,12 @@ class Admission:
         token_ids = await self._token_ids(given)
         budget = check_lengths(len(token_ids), parameters, state.config)
         state.metrics.observe_valid_request(budget.input_length, budget.max_new_tokens)
-        request_id = secrets.token_hex(8)
+        request_id, start = secrets.token_hex(8), state.config.decoder_start_token_id
         requests = [
             GenerationRequest(
                 request_id=request_id if given.num_sequences == 1 else f"{request_id}-{index}",
-                prompt_token_ids=token_ids,
+                prompt_token_ids=token_ids if start is None else [start],
+                encoder_token_ids=[] if start is None else token_ids,
                 sampling=sampling,
                 seed=seed,
                 max_new_tokens=budget.max_new_tokens,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, final
 
 from tgi.backend import SamplingParams
@@ -52,6 +52,12 @@ class GenerationRequest:
     eos_token_ids: tuple[int, ...] = ()  # empty = EOS does not end it
     stop: tuple[str, ...] = ()
     stop_style: StopStyle = StopStyle.NATIVE
+    encoder_token_ids: list[int] = field(default_factory=list)  # the prompt is then what the decoder starts with
+
+    @property
+    def input_length(self) -> int:
+        """Tokens of the client's text."""
+        return len(self.encoder_token_ids) or len(self.prompt_token_ids)
 
 
 @final
@@ -137,6 +143,7 @@ class Generator:
                 seed=request.seed,
                 max_new_tokens=request.max_new_tokens,
                 eos_token_ids=request.eos_token_ids,
+                encoder_token_ids=request.encoder_token_ids,
             )
         )
         try:
@@ -219,7 +226,7 @@ class _Assembly:
             finish_reason=finish_reason,
             num_generated_tokens=self._num_tokens,
             seed=None if request.sampling.greedy else request.seed,
-            input_length=len(request.prompt_token_ids),
+            input_length=request.input_length,
             prefill=self._prefill(),
             num_cached_tokens=self._num_cached_tokens,
             queue_seconds=self._queue_seconds,

@@ -44,6 +44,7 @@ class ServerConfig:
     watermark_delta: float = 2.0
     sha: str | None = None  # of the source
     docker_label: str | None = None
+    decoder_start_token_id: int | None = None  # of a model whose encoder reads the text; its decoder starts with this
     aip_predict_route: str | None = None  # Vertex AI's name for `/vertex`
     aip_health_route: str | None = None  # and for `/health`
 
