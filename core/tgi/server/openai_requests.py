@@ -181,7 +181,8 @@ def _is_token_ids(value: object) -> TypeGuard[list[int]]:
 def _with_prompt(given: GenerationInput, prompt: str | tuple[int, ...], state: ServerState) -> GenerationInput:
     if isinstance(prompt, str):
         return dataclasses.replace(given, prompt=prompt)
-    known = [token for token in prompt if 0 <= token < state.engine.agreement.vocab_size]  # the others are refused at admission
+    # What is left out here is refused at admission: unknown ids, and more of them than fit.
+    known = [token for token in prompt[: state.config.max_total_tokens] if 0 <= token < state.engine.agreement.vocab_size]
     return dataclasses.replace(given, prompt=state.tokenizer.tokenizer.decode(known), prompt_token_ids=prompt)
 
 
