@@ -63,6 +63,8 @@ def _unsupported(spec: ModelSpec) -> Iterator[str]:
     for block in (block for layer in spec.decoder.layers for block in layer.blocks):
         if block.residual_from_norm or block.output_norm is not None:
             yield "a norm on the residual"
+        if block.norm is None and any(branch.norm is None for branch in block.branches):
+            yield "a mixer without a norm before it"
         for mixer in (branch.mixer for branch in block.branches):
             if isinstance(mixer, Attention):
                 yield from _unsupported_attention(mixer)
@@ -219,8 +221,9 @@ class _Builder:
         layer, self._num_attentions = self._num_attentions, self._num_attentions + 1
         cosines, sines = (None, None) if mixer.rope is None else self.rotation(mixer.rope)
         q_norm, k_norm = mixer.q_norm, mixer.k_norm
-        heads = np.arange(mixer.num_heads)
-        slopes = alibi_slopes(mixer.num_heads).numpy()[heads].astype(np.float32) if mixer.alibi else None
+        slopes = None
+        if mixer.alibi:
+            slopes = (alibi_slopes(mixer.num_heads, mixer.alibi_bias_max) * mixer.alibi_scale).numpy()
         record = AttentionRecord(
             num_heads=mixer.num_heads,
             num_kv_heads=mixer.num_kv_heads,
