@@ -2,6 +2,7 @@
 
     python -m tools.train_demo.evaluate --url http://localhost:3000            over the HTTP API of a running server
     python -m tools.train_demo.evaluate --checkpoint build/train_demo/main     in this process, while training goes on
+    python -m tools.train_demo.evaluate --agreement build/train_demo           how often the draft guesses the main model's token
 
 Wrong answers are listed below the table. With --output the table is written to a file as well.
 """
@@ -21,14 +22,14 @@ import torch
 from tokenizers import Tokenizer
 
 from tools.train_demo.chat_format import CHAT_TEMPLATE
-from tools.train_demo.generation import greedy
+from tools.train_demo.generation import agreement, greedy
 from tools.train_demo.held_out import Prompt, prompts
 from tools.train_demo.model import DRAFT, MAIN, Llama
 from tools.train_demo.scoring import Answer, is_right, score_table
 
 __all__ = ["ask_checkpoint", "ask_server", "main"]
 
-MAX_NEW_TOKENS = 160
+MAX_NEW_TOKENS = 128
 RAW_PROMPT = "What is Deep Learning?"
 
 
@@ -38,14 +39,20 @@ def render(prompt: Prompt) -> str:
     return template.render(messages=prompt.messages, tools=prompt.tools, add_generation_prompt=True)
 
 
-def ask_checkpoint(directory: Path, is_draft: bool) -> tuple[list[Answer], str]:
+def ask_checkpoint(directory: Path) -> tuple[list[Answer], str]:
     """Answers of a checkpoint in training, and its raw continuation of the first example."""
-    tokenizer = Tokenizer.from_file(str(directory.parent / "tokenizer.json"))
-    model = Llama(DRAFT if is_draft else MAIN)
-    model.load_state_dict(torch.load(directory / "checkpoint.pt", weights_only=True)["model"])
+    model, tokenizer = _load(directory)
     texts = [render(prompt) for prompt in prompts()]
     *written, raw = greedy(model, tokenizer, [*texts, RAW_PROMPT], MAX_NEW_TOKENS)
     return [Answer(prompt, *result) for prompt, result in zip(prompts(), written, strict=True)], raw[0]
+
+
+def _load(directory: Path) -> tuple[Llama, Tokenizer]:
+    """The model of a training directory, rounded to bf16 as it is exported, and the tokenizer beside it."""
+    saved = torch.load(directory / "checkpoint.pt", weights_only=True)["model"]
+    model = Llama(MAIN if saved["model.norm.weight"].numel() == MAIN.hidden_size else DRAFT)
+    model.load_state_dict({name: tensor.bfloat16().float() for name, tensor in saved.items()})
+    return model, Tokenizer.from_file(str(directory.parent / "tokenizer.json"))
 
 
 def ask_server(url: str) -> tuple[list[Answer], str]:
@@ -83,11 +90,16 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--url", help="a running server that serves the demo")
     source.add_argument("--checkpoint", type=Path, help="a directory of tools.train_demo.train")
-    parser.add_argument("--draft", action="store_true", help="the checkpoint is of the draft model")
+    source.add_argument("--agreement", type=Path, help="a directory that holds main and draft")
     parser.add_argument("--output", type=Path, help="file for the table")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
-    answers, raw = ask_server(arguments.url) if arguments.url else ask_checkpoint(arguments.checkpoint, arguments.draft)
+    if arguments.agreement:
+        (model, tokenizer), (draft, _) = _load(arguments.agreement / "main"), _load(arguments.agreement / "draft")
+        hits, total = agreement(model, draft, tokenizer, [render(prompt) for prompt in prompts()], MAX_NEW_TOKENS)
+        print(f"{hits} of {total} tokens: {100 * hits / total:.1f} %")
+        return
+    answers, raw = ask_server(arguments.url) if arguments.url else ask_checkpoint(arguments.checkpoint)
     table = score_table(answers)
     print(table)
     print(f"\n{RAW_PROMPT} -> {raw!r}\n")

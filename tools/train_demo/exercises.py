@@ -133,13 +133,13 @@ def counting(rng: random.Random) -> tuple[str, str]:
     """Counting up and down, counting the items of a list, the number before and after."""
     kind = rng.random()
     if kind < 0.45:
-        start, length, step = rng.randint(0, 90), rng.randint(2, 9), rng.choice((1, 1, -1))
-        first, last = _draw(
-            rng,
-            lambda: (start + rng.randint(0, 9), length) if step > 0 else (start + length, length),
-            lambda span: (span[0], span[0] + step * span[1]) in held_out().spans,
-        )
-        last = first + step * last
+        step = rng.choice((1, 1, -1))
+
+        def draw() -> tuple[int, int]:
+            low, length = rng.randint(0, 90), rng.randint(2, 9)
+            return (low, low + length) if step > 0 else (low + length, low)
+
+        first, last = _draw(rng, draw, lambda span: span in held_out().spans)
         numbers = range(first, last + step, step)
         word = "" if step > 0 and rng.random() < 0.7 else "up " if step > 0 else rng.choice(("down ", "backwards ", "down "))
         frame = f"{{Count|Please count|Can you count|Could you count|Start counting}} {word}from {first} {{to|up to|until}} {last}{{.|?|}}"

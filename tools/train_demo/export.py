@@ -33,6 +33,7 @@ def export(source: Path, target: Path, is_draft: bool) -> None:
         str(target / "model.safetensors"),
         metadata={"format": "pt"},
     )
+    (target / "model.safetensors").chmod(0o644)
     tokenizer.save(str(target / "tokenizer.json"))
     _write(target / "config.json", shape.config(end, pad))
     _write(target / "generation_config.json", {"eos_token_id": end, "pad_token_id": pad, "do_sample": False})

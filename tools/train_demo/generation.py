@@ -11,25 +11,60 @@ from torch import Tensor
 from tools.train_demo.chat_format import END
 from tools.train_demo.model import Llama
 
-__all__ = ["greedy"]
+__all__ = ["agreement", "greedy", "greedy_ids"]
+
+
+ROWS = 32
+
+
+def greedy(model: Llama, tokenizer: Tokenizer, texts: Sequence[str], max_new_tokens: int) -> list[tuple[str, bool]]:
+    """The continuation of each text, and whether it ended by itself."""
+    prompts = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    return [(tokenizer.decode(ids), is_ended) for ids, is_ended in greedy_ids(model, tokenizer, prompts, max_new_tokens)]
 
 
 @torch.inference_mode()
-def greedy(model: Llama, tokenizer: Tokenizer, texts: Sequence[str], max_new_tokens: int) -> list[tuple[str, bool]]:
-    """The continuation of each text, and whether it ended by itself."""
+def greedy_ids(
+    model: Llama, tokenizer: Tokenizer, prompts: Sequence[list[int]], max_new_tokens: int
+) -> list[tuple[list[int], bool]]:
+    """The same in tokens; the end token is left out. Prompts of similar length run together."""
     end = tokenizer.token_to_id(END)
-    rows = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
-    starts = [len(row) for row in rows]
-    is_open = [True] * len(rows)
-    for _ in range(max_new_tokens):
-        active = [index for index, is_on in enumerate(is_open) if is_on]
-        if not active:
-            break
-        for index, token in zip(active, _next_tokens(model, [rows[index] for index in active]).tolist(), strict=True):
-            is_open[index] = token != end
-            if token != end:
-                rows[index].append(token)
-    return [(tokenizer.decode(row[start:]), not is_on) for row, start, is_on in zip(rows, starts, is_open, strict=True)]
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    found: list[tuple[list[int], bool]] = [([], False)] * len(prompts)
+    for start in range(0, len(order), ROWS):
+        indices = order[start : start + ROWS]
+        written: dict[int, list[int]] = {index: [] for index in indices}
+        is_open = dict.fromkeys(indices, True)
+        for _ in range(max_new_tokens):
+            active = [index for index in indices if is_open[index]]
+            if not active:
+                break
+            next_tokens = _next_tokens(model, [prompts[index] + written[index] for index in active]).tolist()
+            for index, token in zip(active, next_tokens, strict=True):
+                is_open[index] = token != end
+                if token != end:
+                    written[index].append(token)
+        for index in indices:
+            found[index] = (written[index], not is_open[index])
+    return found
+
+
+@torch.inference_mode()
+def agreement(main: Llama, draft: Llama, tokenizer: Tokenizer, texts: Sequence[str], max_new_tokens: int) -> tuple[int, int]:
+    """How many tokens of the main model's greedy answers the draft would have guessed, and of how many.
+
+    The draft sees the main model's own text up to each token, as in speculative decoding. The end token counts.
+    """
+    end = tokenizer.token_to_id(END)
+    prompts = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    hits = total = 0
+    for prompt, (written, is_ended) in zip(prompts, greedy_ids(main, tokenizer, prompts, max_new_tokens), strict=True):
+        answer = torch.tensor(written + [end] * is_ended)
+        tokens = torch.tensor([prompt + written])
+        guesses = draft.logits(draft(tokens)[0, len(prompt) - 1 :]).argmax(-1)[: len(answer)]
+        hits += int((guesses == answer).sum())
+        total += len(answer)
+    return hits, total
 
 
 def _next_tokens(model: Llama, rows: list[list[int]]) -> Tensor:
