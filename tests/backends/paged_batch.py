@@ -24,6 +24,7 @@ class PagedSequence:
     logits: list[Tensor] = field(default_factory=list)  # float32 [vocab] of each position computed so far
     encoder_token_ids: list[int] = field(default_factory=list)
     cross_table: list[int] = field(default_factory=list)  # blocks of the encoder's tokens
+    num_prompt_tokens: int = 0  # 0 = unknown
 
     @property
     def state(self) -> int:
@@ -61,6 +62,7 @@ def step(decoder: Decoder, cache: KVCache, work: list[tuple[PagedSequence, int]]
         metadata_of(rows, cache.block_size),
         states=torch.tensor([sequence.state for sequence, _ in work]) if cache.states else None,
         cross=cross_metadata([sequence for sequence, _ in work], cache.block_size) if cache.cross_layers else None,
+        prompt_lens=tuple(sequence.num_prompt_tokens for sequence, _ in work),
     )
     logits = iter(decoder.logits(decoder.forward(flat, metadata, cache)))
     for sequence, count in work:

@@ -69,6 +69,12 @@ class AttentionMetadata:
     context_lens: tuple[int, ...]
     states: Tensor | None = None  # int64 [R]: the state of each row, in models with recurrent layers
     cross: CrossMetadata | None = None  # in models with an encoder
+    prompt_lens: tuple[int, ...] = ()  # of the rows' sequences; () = no longer than the contexts
+
+    @property
+    def rotary_lens(self) -> tuple[int, ...]:
+        """The length each row's rotation is chosen for, so that a prompt in chunks is rotated as a whole one."""
+        return tuple(map(max, self.context_lens, self.prompt_lens)) if self.prompt_lens else self.context_lens
 
 
 @final

@@ -68,6 +68,7 @@ def build_input_batch(rows: Rows, table: SequenceTable, device: torch.device) ->
         context_lens=tuple(lengths.tolist()),
         states=torch.from_numpy(table.states[indices]).to(device) if table.has_states else None,
         cross=_cross_metadata(states, starts, table, device) if table.has_encoder else None,
+        prompt_lens=tuple(state.num_prompt_tokens for state in states),
     )
     return InputBatch(states, indices, starts, lengths, ends, torch.from_numpy(token_ids).to(device), metadata)
 

@@ -13,7 +13,7 @@ from tgi.architectures import DynamicScaling, LongRopeScaling, Rope
 from tgi.architectures.rope import inverse_frequencies
 from tgi_torch.attention import AttentionMetadata
 
-__all__ = ["RotaryTable", "Rotation"]
+__all__ = ["RotaryTable", "Rotation", "original_length"]
 
 _FIRST_ROWS = 2048
 
@@ -25,13 +25,18 @@ class Rotation(NamedTuple):
     sin: Tensor
 
 
+def original_length(rope: Rope) -> int | None:
+    """The length of a sequence above which the frequencies change; None = never."""
+    return rope.scaling.original_max_positions if isinstance(rope.scaling, DynamicScaling | LongRopeScaling) else None
+
+
 @final
 @dataclass
 class RotaryTable:
     """The rotations of one `Rope`, kept for positions 0 … rows - 1 in float32 and doubled when a step reaches beyond.
 
     Where the frequencies depend on the length of the sequence (dynamic NTK, LongRoPE), the table holds those of a short sequence;
-    a row whose context passed the original length gets its own, computed for that context.
+    a row whose prompt or context passed the original length gets its own, computed for that length.
     """
 
     rope: Rope
@@ -40,17 +45,15 @@ class RotaryTable:
 
     def lookup(self, metadata: AttentionMetadata) -> Rotation:
         """The rotation of every token of the step."""
-        longest = max(metadata.context_lens, default=0)
         limit = self.original_length
-        if limit is not None and longest > limit:
+        if limit is not None and max(metadata.rotary_lens, default=0) > limit:
             return self._lookup_by_row(metadata, limit)
-        return self._lookup_short(metadata.positions, longest)
+        return self._lookup_short(metadata.positions, max(metadata.context_lens, default=0))
 
     @property
     def original_length(self) -> int | None:
-        """The context length above which the frequencies change; None = never."""
-        scaling = self.rope.scaling
-        return scaling.original_max_positions if isinstance(scaling, DynamicScaling | LongRopeScaling) else None
+        """`original_length` of the rope."""
+        return original_length(self.rope)
 
     def _lookup_short(self, positions: Tensor, longest: int) -> Rotation:
         table = self.table
@@ -66,12 +69,9 @@ class RotaryTable:
         for query_len in metadata.query_lens:
             bounds.append(bounds[-1] + query_len)
         parts = []
-        for (start, stop), context_len in zip(pairwise(bounds), metadata.context_lens, strict=True):
+        for (start, stop), length in zip(pairwise(bounds), metadata.rotary_lens, strict=True):
             positions = metadata.positions[start:stop]
-            if context_len > limit:
-                parts.append(self._compute(positions, context_len))
-            else:
-                parts.append(self._lookup_short(positions, context_len))
+            parts.append(self._compute(positions, length) if length > limit else self._lookup_short(positions, length))
         return Rotation(torch.cat([part.cos for part in parts]), torch.cat([part.sin for part in parts]))
 
     def _compute(self, positions: Tensor, sequence_length: int) -> Rotation:

@@ -39,11 +39,12 @@ from tgi.backend import (
     empty_int32,
 )
 from tgi_torch.attention import AttentionMetadata, CrossMetadata, EncoderInput
-from tgi_torch.cache_layout import group_kinds
+from tgi_torch.cache_layout import attention_layers, group_kinds
 from tgi_torch.decoder import build_decoder
 from tgi_torch.memory import MemoryFacts, compute_dtype, plan_limits, weights_bytes
 from tgi_torch.model import LoadedModel, LoadModel, Model, Progress
 from tgi_torch.ops import Ops
+from tgi_torch.rotary import original_length
 from tgi_torch.runner import ModelRunner
 from tgi_torch.sampling import Sampler, SamplingKernels
 from tgi_torch.weights import checkpoint_dtype, load_weights
@@ -128,8 +129,7 @@ class TorchWorker:
         plan = plan_limits(self._spec, wish, facts)
         self._agreement = Agreement(
             api=API_VERSION,
-            # What a recurrent state or an encoder adds to a beginning is not in its blocks.
-            features=(*_FEATURES, "prefix_cache") if group_kinds(self._spec) == ("full",) else _FEATURES,
+            features=(*_FEATURES, "prefix_cache") if _can_share(self._spec, plan.limits.max_total_tokens) else _FEATURES,
             limits=plan.limits,
             kv_cache=plan.kv_cache,
             vocab_size=self._spec.vocab_size,
@@ -240,6 +240,18 @@ class TorchWorker:
     def _expect(self, state: _State, method: str) -> None:
         if self._state is not state:
             raise WrongStateError(f"`{method}` needs a worker that is {state.value}; this one is {self._state.value}.")
+
+
+def _can_share(spec: ModelSpec, max_total_tokens: int) -> bool:
+    """Whether the blocks of a beginning depend on its tokens alone.
+
+    What a recurrent state or an encoder adds is not in the blocks, and some rotations change with the length of the sequence.
+    """
+    if group_kinds(spec) != ("full",):
+        return False
+    ropes = (layer.rope for layer in attention_layers(spec) if layer.rope is not None)
+    lengths = (original_length(rope) for rope in ropes)
+    return all(length is None or length >= max_total_tokens for length in lengths)
 
 
 @final

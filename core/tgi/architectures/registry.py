@@ -136,8 +136,8 @@ def _replace_rope(config: dict[str, Any], parameters: dict[str, Any]) -> dict[st
 
     written = config.get("rope_parameters") or config.get("rope_scaling") or {}
     full = written.get("full_attention")
-    by_type = isinstance(full, dict)
-    replaced = written | {"full_attention": kept(full) | parameters} if by_type else kept(written) | parameters
+    by_type = written | {"full_attention": kept(full) | parameters} if isinstance(full, dict) else None
+    replaced = by_type or kept(written) | parameters
     return {name: value for name, value in config.items() if name != "rope_scaling"} | {"rope_parameters": replaced}
 
 
