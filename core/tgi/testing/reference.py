@@ -1,31 +1,34 @@
-"""The numpy decoder: slow, in float32, one sequence at once, obviously right. The yardstick for every decoder of the grammar.
+"""The numpy model: slow, in float32, one sequence at once, obviously right. The yardstick for every decoder of the grammar.
 
-Attention, MLP and mixture of experts over a decoder stack; there is no cache, so nothing can be stale.
+There is no cache, so nothing can be stale. Attention, MLP and mixture of experts are here; `reference_mixers.py` has the others.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from tgi.architectures.grammar import (
     MLP,
-    Activation,
     Attention,
     Block,
     Branch,
+    CrossAttention,
+    LatentAttention,
+    LinearAttention,
     MixtureOfExperts,
     ModelSpec,
-    Norm,
     RelativeBias,
-    Rope,
     Router,
+    Stack,
+    StateSpace,
 )
 from tgi.architectures.roles import mixer_tag
-from tgi.architectures.rope import inverse_frequencies
+from tgi.testing.reference_mixers import cross_attention, latent_attention, state_space
+from tgi.testing.reference_operations import Array, Weights, activation, linear, norm, rotate, sigmoid, softcap, softmax
 
 __all__ = [
     "Weights",
@@ -39,30 +42,32 @@ __all__ = [
     "rotate",
 ]
 
-Array = npt.NDArray[np.float32]
-Weights = Mapping[str, npt.NDArray[np.float32]]
-"""Role → array, as `tgi.architectures.weight_map.tensor_shapes` shapes them."""
-
 _CLAMP_LIMIT = 7.0
 """gpt_oss clamps gate and up at this before `silu_clamped`."""
 
-_GELU_QUICK_SLOPE = 1.702
 
-
-def reference_logits(spec: ModelSpec, weights: Weights, token_ids: Sequence[int]) -> Array:
-    """Logits after each token of one sequence, float32 [T, vocab]."""
-    x = _embed(spec, weights, token_ids)
-    for index, layer in enumerate(spec.decoder.layers):
-        for number, block in enumerate(layer.blocks):
-            x = _block(x, block, weights, f"decoder.layers.{index}", number)
-    x = norm(x, spec.decoder.final_norm, weights, "decoder.final_norm")
+def reference_logits(spec: ModelSpec, weights: Weights, token_ids: Sequence[int], encoder_token_ids: Sequence[int] = ()) -> Array:
+    """Logits after each token of one sequence, float32 [T, vocab]. `encoder_token_ids` are what an encoder reads."""
+    encoded = None
+    for stack in spec.stacks:
+        if stack.kind == "encoder":
+            encoded = _run(stack, _embed(spec, weights, encoder_token_ids), weights, None)
+    x = _run(spec.decoder, _embed(spec, weights, token_ids), weights, encoded)
     if "head.projection.weight" in weights:
         x = x @ weights["head.projection.weight"].T
     matrix = weights["embedding.weight"] if spec.head.tied else weights["head.weight"]
     logits = x @ matrix.T
     if spec.head.bias:
         logits = logits + weights["head.bias"]
-    return _softcap(np.float32(spec.head.scale) * logits, spec.head.softcap)
+    return softcap(np.float32(spec.head.scale) * logits, spec.head.softcap)
+
+
+def _run(stack: Stack, x: Array, weights: Weights, encoded: Array | None) -> Array:
+    """All layers of a stack; `encoded` [E, hidden] is the encoder's output."""
+    for index, layer in enumerate(stack.layers):
+        for number, block in enumerate(layer.blocks):
+            x = _block(x, block, weights, (f"{stack.kind}.layers.{index}", number), encoded)
+    return norm(x, stack.final_norm, weights, f"{stack.kind}.final_norm")
 
 
 def _embed(spec: ModelSpec, weights: Weights, token_ids: Sequence[int]) -> Array:
@@ -76,16 +81,17 @@ def _embed(spec: ModelSpec, weights: Weights, token_ids: Sequence[int]) -> Array
     return norm(x, rules.norm, weights, "embedding.norm")
 
 
-def _block(x: Array, block: Block, weights: Weights, layer: str, number: int) -> Array:
+def _block(x: Array, block: Block, weights: Weights, place: tuple[str, int], encoded: Array | None) -> Array:
+    layer, number = place
     y = norm(x, block.norm, weights, f"{layer}.block{number}.norm")
     out = np.zeros_like(x)
     for branch in block.branches:
-        out = out + _branch(y, branch, weights, f"{layer}.{mixer_tag(branch.mixer)}")
+        out = out + _branch(y, branch, weights, f"{layer}.{mixer_tag(branch.mixer)}", encoded)
     x = (y if block.residual_from_norm else x) + np.float32(block.residual_scale) * out
     return norm(x, block.output_norm, weights, f"{layer}.block{number}.output_norm")
 
 
-def _branch(y: Array, branch: Branch, weights: Weights, name: str) -> Array:
+def _branch(y: Array, branch: Branch, weights: Weights, name: str, encoded: Array | None) -> Array:
     y = norm(y, branch.norm, weights, f"{name}.norm")
     match branch.mixer:
         case Attention():
@@ -94,32 +100,22 @@ def _branch(y: Array, branch: Branch, weights: Weights, name: str) -> Array:
             y = mlp(y, branch.mixer, weights, name)
         case MixtureOfExperts():
             y = mixture_of_experts(y, branch.mixer, weights, name)
-        case other:
-            raise NotImplementedError(f"the numpy reference has no {mixer_tag(other)}")
+        case LatentAttention():
+            y = latent_attention(y, branch.mixer, weights, name)
+        case CrossAttention():
+            assert encoded is not None, "cross attention without an encoder"
+            y = cross_attention(y, encoded, branch.mixer, weights, name)
+        case StateSpace():
+            y = state_space(y, branch.mixer, weights, name)
+        case LinearAttention():
+            raise NotImplementedError("the numpy reference has no linear attention")
     return norm(y, branch.post_norm, weights, f"{name}.post_norm")
-
-
-def _linear(x: Array, weights: Weights, name: str) -> Array:
-    y: Array = x @ weights[f"{name}.weight"].T
-    return y + weights[f"{name}.bias"] if f"{name}.bias" in weights else y
-
-
-def norm(x: Array, rule: Norm | None, weights: Weights, name: str) -> Array:
-    """RMS norm or layer norm over the last dimension; the identity without a rule."""
-    if rule is None:
-        return x
-    if rule.kind == "layer":
-        x = x - x.mean(axis=-1, keepdims=True)
-    y: Array = x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + np.float32(rule.eps))
-    if rule.weight:
-        y = y * (weights[f"{name}.weight"] + np.float32(rule.unit_offset))
-    return y + weights[f"{name}.bias"] if rule.bias else y
 
 
 def attention(y: Array, rule: Attention, weights: Weights, name: str) -> Array:
     """Self attention of a whole sequence: [T, hidden] → [T, hidden]."""
     num_tokens, heads, kv_heads = len(y), rule.num_heads, rule.num_kv_heads
-    q, k, v = (_linear(y, weights, f"{name}.{part}") for part in "qkv")
+    q, k, v = (linear(y, weights, f"{name}.{part}") for part in "qkv")
     if rule.clip_qkv is not None:
         q, k, v = (item.clip(-rule.clip_qkv, rule.clip_qkv) for item in (q, k, v))
     if rule.qk_norm_over == "all":
@@ -130,7 +126,7 @@ def attention(y: Array, rule: Attention, weights: Weights, name: str) -> Array:
     if rule.rope is not None:
         q, k = rotate(q, rule.rope), rotate(k, rule.rope)
     k, v = (item.repeat(heads // kv_heads, axis=1) for item in (k, v))
-    scores = _softcap(np.einsum("qhd,khd->hqk", q, k) * np.float32(rule.scale), rule.softcap)
+    scores = softcap(np.einsum("qhd,khd->hqk", q, k) * np.float32(rule.scale), rule.softcap)
     scores = scores + _position_bias(rule, num_tokens, weights, name)
     distance = np.arange(num_tokens)[:, None] - np.arange(num_tokens)[None, :]
     hidden = (distance < 0) if rule.causal else np.zeros_like(distance, dtype=bool)
@@ -139,26 +135,11 @@ def attention(y: Array, rule: Attention, weights: Weights, name: str) -> Array:
     scores = np.where(hidden, np.float32(-np.inf), scores)
     if rule.sinks:
         sinks = np.broadcast_to(weights[f"{name}.sinks"][:, None, None], (heads, num_tokens, 1))
-        probabilities = _softmax(np.concatenate([scores, sinks], axis=-1))[..., :-1]
+        probabilities = softmax(np.concatenate([scores, sinks], axis=-1))[..., :-1]
     else:
-        probabilities = _softmax(scores)
+        probabilities = softmax(scores)
     mixed = np.einsum("hqk,khd->qhd", probabilities, v)
-    return _linear(mixed.reshape(num_tokens, -1), weights, f"{name}.o")
-
-
-def rotate(x: Array, rope: Rope) -> Array:
-    """Rotate [T, heads, dim] at positions 0 … T - 1, for a sequence of T tokens."""
-    frequencies, factor = inverse_frequencies(rope, len(x))
-    angles = np.arange(len(x))[:, None, None] * frequencies
-    cos, sin = (np.float32(factor) * f(angles).astype(np.float32) for f in (np.cos, np.sin))
-    rotated, rest = x[..., : rope.rotary_dim], x[..., rope.rotary_dim :]
-    if rope.interleaved:
-        first, second = rotated[..., 0::2], rotated[..., 1::2]
-    else:
-        first, second = np.split(rotated, 2, axis=-1)
-    turned = (first * cos - second * sin, second * cos + first * sin)
-    joined = np.stack(turned, axis=-1).reshape(rotated.shape) if rope.interleaved else np.concatenate(turned, axis=-1)
-    return np.concatenate([joined, rest], axis=-1)
+    return linear(mixed.reshape(num_tokens, -1), weights, f"{name}.o")
 
 
 def _position_bias(rule: Attention, num_tokens: int, weights: Weights, name: str) -> Array:
@@ -168,7 +149,9 @@ def _position_bias(rule: Attention, num_tokens: int, weights: Weights, name: str
         slopes = alibi_slopes(rule.num_heads, rule.alibi_bias_max) * np.float32(rule.alibi_scale)
         return slopes[:, None, None] * (keys - queries).astype(np.float32)
     if rule.relative_bias is not None:
-        table = weights[f"{name}.relative_bias.weight"]
+        layers = name.split(".")
+        owner = ".".join([*layers[:2], "0", *layers[3:]]) if rule.relative_bias.shared else name
+        table = weights[f"{owner}.relative_bias.weight"]
         return np.moveaxis(table[_buckets(keys - queries, rule.relative_bias)], -1, 0)
     return np.zeros((1, num_tokens, num_tokens), dtype=np.float32)
 
@@ -194,18 +177,18 @@ def _buckets(distance: npt.NDArray[np.int64], rule: RelativeBias) -> npt.NDArray
 
 def mlp(y: Array, rule: MLP, weights: Weights, name: str) -> Array:
     """The feed-forward mixer, [T, hidden] → [T, hidden]."""
-    up = _linear(y, weights, f"{name}.up")
+    up = linear(y, weights, f"{name}.up")
     if not rule.gated:
-        return _linear(activation(up, rule.activation), weights, f"{name}.down")
-    gate = _linear(y, weights, f"{name}.gate")
+        return linear(activation(up, rule.activation), weights, f"{name}.down")
+    gate = linear(y, weights, f"{name}.gate")
     if rule.activation == "silu_clamped":
         gate, up = gate.clip(max=_CLAMP_LIMIT), up.clip(-_CLAMP_LIMIT, _CLAMP_LIMIT) + 1
-    return _linear(activation(gate, rule.activation) * up, weights, f"{name}.down")
+    return linear(activation(gate, rule.activation) * up, weights, f"{name}.down")
 
 
 def mixture_of_experts(y: Array, rule: MixtureOfExperts, weights: Weights, name: str) -> Array:
     """Route each token to its experts, [T, hidden] → [T, hidden]."""
-    logits = _linear(y, weights, f"{name}.router")
+    logits = linear(y, weights, f"{name}.router")
     correction = weights[f"{name}.router.correction"] if rule.router.correction_bias else np.zeros(rule.num_experts, np.float32)
     out = np.zeros_like(y)
     experts = [
@@ -218,7 +201,7 @@ def mixture_of_experts(y: Array, rule: MixtureOfExperts, weights: Weights, name:
     if rule.shared is not None:
         shared = mlp(y, rule.shared, weights, f"{name}.shared")
         if rule.shared_gate:
-            shared = shared * _sigmoid(_linear(y, weights, f"{name}.shared_gate"))
+            shared = shared * sigmoid(linear(y, weights, f"{name}.shared_gate"))
         out = out + shared
     return out
 
@@ -227,7 +210,7 @@ def _route(logits: Array, router: Router, experts_per_token: int, correction: Ar
     """The chosen experts of one token and their shares."""
     if router.score == "sparse_mixer":
         return _sparse_mixer(logits, router, experts_per_token)
-    score = _softmax if router.score == "softmax" else _sigmoid
+    score = softmax if router.score == "softmax" else sigmoid
     scores = logits if router.top_k_first else score(logits)
     choice = scores + correction
     if router.num_groups > 1:
@@ -251,40 +234,5 @@ def _sparse_mixer(logits: Array, router: Router, experts_per_token: int) -> dict
         best = int(left.argmax())
         distance = (left[best] - logits) / np.maximum(np.abs(logits), left[best])
         near = np.where(distance > 2 * router.jitter, np.float32(-np.inf), left)
-        shares[best] = np.float32(router.scale) * _softmax(near)[best]
+        shares[best] = np.float32(router.scale) * softmax(near)[best]
     return shares
-
-
-def activation(x: Array, kind: Activation) -> Array:
-    """An activation by its name in the grammar; for `silu_clamped` the gate is clamped already."""
-    match kind:
-        case "silu":
-            return x * _sigmoid(x)
-        case "gelu":
-            error_function: Array = np.vectorize(math.erf, otypes=[np.float32])(x / np.float32(math.sqrt(2)))
-            return np.float32(0.5) * x * (1 + error_function)
-        case "gelu_tanh":
-            inner: Array = np.tanh(np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x))
-            return np.float32(0.5) * x * (1 + inner)
-        case "gelu_quick" | "silu_clamped":
-            return x * _sigmoid(np.float32(_GELU_QUICK_SLOPE) * x)
-        case "relu":
-            return np.maximum(x, np.float32(0))
-        case "relu_squared":
-            positive: Array = x.clip(min=0)
-            return positive * positive
-
-
-def _sigmoid(x: Array) -> Array:
-    half: Array = np.tanh(np.float32(0.5) * x)
-    return np.float32(0.5) * (half + 1)
-
-
-def _softmax(scores: Array) -> Array:
-    exponentials: Array = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    total: Array = exponentials.sum(axis=-1, keepdims=True)
-    return exponentials / total
-
-
-def _softcap(x: Array, cap: float | None) -> Array:
-    return x if cap is None else np.float32(cap) * np.tanh(x / np.float32(cap))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from transformers import PreTrainedModel
 from tests.backends.mixer_checkpoints import DECODERS, VARIANTS, VOCAB_SIZE, save_mixer_variant
 from tests.backends.paged_batch import PagedSequence, step
 from tgi.architectures import ModelSpec, load_spec
+from tgi.testing.reference import reference_logits
+from tgi.testing.weights import read_weights
 from tgi_torch.decoder import Decoder, build_decoder
 from tgi_torch.kv_cache import KVCache
 from tgi_torch.ops import REFERENCE
@@ -179,3 +182,17 @@ def test_every_parameter_counts(name: str, tmp_path: Path) -> None:
         parameter.copy_(kept.roll(1, 0))
         assert parameter.shape[0] == 1 or distance() > TOLERANCE, f"{role} may be shifted unseen"
         parameter.copy_(kept)
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_numpy_reference(name: str, tmp_path: Path) -> None:
+    pair = load(name, tmp_path)
+    sequence = Drawing.of(11).sequence(pair, 40, 30)
+    weights = read_weights(pair.decoder.spec, tmp_path)
+    logits = reference_logits(pair.decoder.spec, weights, sequence.token_ids, sequence.encoder_token_ids)
+    expected = pair.expected(sequence)
+    assert float((torch.from_numpy(logits) - expected).abs().max()) < TOLERANCE
+    for role in weights:
+        lost = weights | {role: np.zeros_like(weights[role])}
+        changed = reference_logits(pair.decoder.spec, lost, sequence.token_ids[:20], sequence.encoder_token_ids)
+        assert np.abs(changed - logits[:20]).max() > TOLERANCE, role
