@@ -8,19 +8,23 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from tgi.cli import new_backend
 from tgi.config import UsageError
 from tgi.plugins import BackendRegistry, Candidate
 
 __all__ = ["run"]
 
 _HELP = """Usage: tgi backends [--json]
+       tgi backends new NAME [FOLDER]
 
 List every installed backend: its version, the version of the seam it was built for, whether it can be used on this
-machine and if not why, and the options it adds to `tgi serve`."""
+machine and if not why, and the options it adds to `tgi serve`. `new` writes a package with a backend of your own."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print the table, or JSON with `--json`."""
+    """Print the table, or JSON with `--json`; `new` writes a package."""
+    if arguments[:1] == ["new"]:
+        return new_backend.run(arguments[1:])
     if any(word in ("-h", "--help") for word in arguments):
         print(_HELP)
         return 0

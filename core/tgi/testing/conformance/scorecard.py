@@ -36,7 +36,8 @@ class ScorecardRecord(msgspec.Struct, frozen=True):
     version: str
     api: str
     grade: str  # highest one reached; empty = none
-    features: tuple[str, ...]  # agreed, and all their checks passed
+    agreed: tuple[str, ...]  # features
+    features: tuple[str, ...]  # of these, those whose every check that applies passed
     sampling: tuple[str, ...]
     kv_cache: str
     limits: dict[str, int | bool]
@@ -121,6 +122,7 @@ class Scorecard:
             version=self.version,
             api=".".join(map(str, self.api)),
             grade=self.grade,
+            agreed=() if agreement is None else tuple(sorted(agreement.features)),
             features=self.features,
             sampling=() if agreement is None else tuple(sorted(agreement.sampling)),
             kv_cache="" if agreement is None else agreement.kv_cache.mode,

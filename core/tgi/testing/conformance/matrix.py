@@ -1,0 +1,71 @@
+"""The support matrix: what the kept scorecards of a folder say, side by side.
+
+`python -m tgi.testing.conformance.matrix FOLDER` writes it to `FOLDER/README.md`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+
+from tgi.backend import FEATURES, SAMPLING_FIELDS
+from tgi.testing.conformance.scorecard import ScorecardRecord
+
+__all__ = ["render_matrix"]
+
+_HEAD = """# Backends
+
+What each backend has shown to the conformance kit. This page is made from the scorecards beside it: after a change, run
+`tgi conformance NAME --json docs/backends/NAME.json` and `python -m tgi.testing.conformance.matrix docs/backends`. Backends that
+need hardware appear once a card was made on it.
+"""
+_NOTE = """
+`yes` under a feature means agreed and proven by every check that applies; `agreed` that the kit has no check for it yet.
+"""
+
+
+def render_matrix(folder: Path) -> str:
+    """The page for the scorecards (`*.json`) in `folder`."""
+    cards = {
+        path.stem: msgspec.json.decode(path.read_bytes(), type=ScorecardRecord)
+        for path in sorted(folder.glob("*.json"), key=lambda path: path.stem)
+    }
+    names = list(cards)
+    summary = [["grade", *(card.grade or "none" for card in cards.values())]]
+    summary.append(["package", *(f"{card.package} {card.version}" for card in cards.values())])
+    summary.append(["cache", *(card.kv_cache for card in cards.values())])
+    summary.append(["dtype", *(card.facts.get("dtype", "") for card in cards.values())])
+    limits = ("mixed", "chunked", "max_prefills", "depth")
+    summary += [[f"`{limit}`", *(_shown(card.limits.get(limit, "")) for card in cards.values())] for limit in limits]
+    features = [[f"`{name}`", *(_feature(card, name) for card in cards.values())] for name in sorted(FEATURES)]
+    fields = [
+        [f"`{name}`", *("yes" if name in card.sampling else "" for card in cards.values())] for name in sorted(SAMPLING_FIELDS)
+    ]
+    ids = dict.fromkeys(row.id for card in cards.values() for row in card.results)
+    titles = {row.id: row.title for card in cards.values() for row in card.results}
+    outcome = [{row.id: row.status for row in card.results} for card in cards.values()]
+    checks = [[f"{id_} {titles[id_]}", *(results.get(id_, "") for results in outcome)] for id_ in ids]
+    parts = [_table("", names, summary), _table("features", names, features), _table("sampling", names, fields)]
+    return "\n".join([_HEAD, *parts, _table("checks", names, checks)]) + _NOTE
+
+
+def _feature(card: ScorecardRecord, name: str) -> str:
+    if name in card.features:
+        return "yes"
+    return "agreed" if name in card.agreed else ""
+
+
+def _shown(value: object) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _table(title: str, names: list[str], rows: list[list[str]]) -> str:
+    lines = [f"| {' | '.join([title, *names])} |", "|" + "---|" * (len(names) + 1)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows), ""])
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1])
+    (place / "README.md").write_text(render_matrix(place), encoding="utf-8")

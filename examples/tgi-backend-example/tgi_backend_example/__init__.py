@@ -1,0 +1,12 @@
+"""The example backend. The core imports this module; it must stay light."""
+
+from tgi.backend import Backend, hookimpl
+from tgi_backend_example.backend import ExampleBackend
+
+__all__ = ["tgi_backend"]
+
+
+@hookimpl
+def tgi_backend() -> Backend:
+    """The backend of this plugin."""
+    return ExampleBackend()
