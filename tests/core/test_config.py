@@ -215,3 +215,10 @@ def test_variables_without_a_flag():
     assert (environment.hf_token, environment.hf_hub_offline, environment.prefix_caching) == ("t", True, False)
     assert read_environment({"XDG_CACHE_HOME": "/c"}).cache_folder == "/c/tgi"
     assert read_environment({}).prefix_caching
+
+
+@pytest.mark.parametrize(("text", "port"), [("8080", 8080), ("", None), ("x", None), ("70000", None), ("-1", None)])
+def test_vertex_ai_names_the_port(text, port):
+    environment = read_environment({"AIP_HTTP_PORT": text, "AIP_PREDICT_ROUTE": "/p", "AIP_HEALTH_ROUTE": ""})
+    assert environment.aip_http_port == port
+    assert (environment.aip_predict_route, environment.aip_health_route) == ("/p", None)

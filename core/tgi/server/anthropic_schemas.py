@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -11,17 +11,21 @@ from tgi.server.schemas import F32, I32, U32, U64, check_u64
 __all__ = ["AnthropicMessage", "ContentBlock", "CountTokensRequest", "MessagesRequest"]
 
 
+Role = Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["user", "assistant"]})]
+TextType = Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["text"]})]
+
+
 class ContentBlock(msgspec.Struct, frozen=True):
     """A part of a message."""
 
-    type: str
+    type: TextType  # another is refused by name
     text: str | None = None
 
 
 class AnthropicMessage(msgspec.Struct, frozen=True):
     """One turn; a last one of the assistant is continued."""
 
-    role: str
+    role: Role
     content: str | list[ContentBlock]
 
 

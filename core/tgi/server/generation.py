@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, final
 
+import msgspec
+
 from tgi.backend import SamplingParams
 from tgi.engine.stream import SequenceRequest, SequenceStream
 from tgi.errors import GenerationError, IncompleteGenerationError
@@ -82,8 +84,7 @@ class PrefillToken:
 
 
 @final
-@dataclass(frozen=True)
-class GeneratedToken:
+class GeneratedToken(msgspec.Struct, frozen=True):
     """One token event. `text` is what may be shown now: empty while a character, or what may be a stop string, is incomplete."""
 
     index: int  # from 1
@@ -186,7 +187,8 @@ class _Assembly:
 
     def note(self, output: SequenceOutput) -> None:
         """Keep what an output says beside its tokens."""
-        self._prompt_logprobs.extend(output.prompt_logprobs)
+        if output.prompt_logprobs:
+            self._prompt_logprobs.extend(output.prompt_logprobs)
         self._queue_seconds = max(self._queue_seconds, output.queue_ns * _NANOSECONDS)
         self._num_cached_tokens = max(self._num_cached_tokens, output.num_cached_tokens)
 

@@ -5,13 +5,27 @@ Source: the OpenAI API reference; `ignore_eos` and `repetition_penalty` are exte
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from tgi.server.schemas import F32, U32, U64, check_u64
 
 __all__ = ["ChatMessage", "ChatRequest", "CompletionRequest", "StreamOptions"]
+
+
+_CONTENT_FORMS = [
+    {"type": "string"},
+    {
+        "type": "array",
+        "items": {
+            "type": "object",
+            "required": ["type", "text"],
+            "properties": {"type": {"type": "string", "enum": ["text"]}, "text": {"type": "string"}},
+        },
+    },
+]
+Content = Annotated[Any, msgspec.Meta(extra_json_schema={"anyOf": _CONTENT_FORMS, "nullable": True})]
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -52,7 +66,7 @@ class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """One message; `content` is a text or a list of parts. Fields of tool calls go to the template as they came."""
 
     role: str
-    content: Any = None
+    content: Content = None
     name: str | None = None
     tool_calls: Any = None
     tool_call_id: str | None = None

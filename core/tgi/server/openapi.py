@@ -30,7 +30,7 @@ from tgi.server.answer_schemas import (
 )
 from tgi.server.anthropic_schemas import CountTokensRequest, MessagesRequest
 from tgi.server.openai_schemas import ChatRequest, CompletionRequest
-from tgi.server.platform_schemas import InferRequest, VertexRequest
+from tgi.server.platform_schemas import InferRequest, VertexGenerateInstance, VertexRequest
 from tgi.server.responses_schemas import ResponsesRequest
 from tgi.server.schemas import CompatGenerateRequest, GenerateRequest
 
@@ -77,6 +77,24 @@ class _Operation:
         members = (self.body, self.answer, self.streamed, self.error)
         return [kind for member in members for kind in (member if isinstance(member, tuple) else (member,)) if kind is not None]
 
+
+_TOKEN_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+_REFINED = {
+    ("CompletionRequest", "prompt"): {
+        "anyOf": [
+            {"type": "string"},
+            {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            _TOKEN_IDS,
+            {"type": "array", "items": _TOKEN_IDS, "minItems": 1},
+        ]
+    },
+    ("VertexRequest", "instances"): {
+        "type": "array",
+        "items": {"anyOf": [{"$ref": _REFERENCE.format(name=name)} for name in ("VertexGenerateInstance", "ChatRequest")]},
+        "minItems": 1,
+    },
+}
+"""What the records' types cannot say of a field."""
 
 _GENERATES = (400, 401, 413, 415, 422, 424, 429, 500, 503)
 _READS = (400, 413, 415, 422)
@@ -191,7 +209,10 @@ _OPERATIONS = (
 def openapi_document(version: str) -> Json:
     """The document as plain data; `version` is the server's."""
     types = [kind for operation in _OPERATIONS for kind in operation.types]
+    types.append(VertexGenerateInstance)  # named by a schema, not by an operation
     schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
+    for (record, name), refined in _REFINED.items():
+        components[record]["properties"][name] = refined
     found = iter(schemas)
     paths: dict[str, Json] = {}
     for operation in _OPERATIONS:
@@ -262,6 +283,8 @@ def _to_openapi(schema: Any) -> Any:  # noqa: ANN401 - JSON Schema is any JSON
     converted = {key: _to_openapi(value) for key, value in schema.items()}
     if converted.get("type") == "null":
         return {"nullable": True, "enum": [None]}
+    if converted.get("type") == "array":
+        converted.setdefault("items", {})
     if "const" in converted:
         converted["enum"] = [converted.pop("const")]
     options = converted.get("anyOf")

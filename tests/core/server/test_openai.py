@@ -222,3 +222,16 @@ async def test_both_names_of_the_limit_are_refused(make_client):
 async def test_a_single_prompt_may_stand_in_an_array(make_client):
     async with make_client() as client:
         assert (await client.post("/v1/completions", json=COMPLETION[1] | {"prompt": [PROMPT]})).status_code == 200
+
+
+@pytest.mark.parametrize("content", [5, None, [5], [{"type": "text"}], [{"type": "song"}], {"text": "a"}])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/chat_tokenize"])
+async def test_a_message_of_no_known_shape_is_rejected(make_client, path, content):
+    messages = [*MESSAGES, {"role": "user", "content": content}]
+    async with make_client() as client:
+        answer = await client.post(path, json=CHAT[1] | {"messages": messages})
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "text/plain; charset=utf-8")
+    assert answer.text == (
+        "Failed to deserialize the JSON body into the target type: "
+        "messages[1]: data did not match any variant of untagged enum MessageBody"
+    )

@@ -69,6 +69,22 @@ async def test_no_word_is_of_a_later_openapi(document):
         assert not (key == "type" and isinstance(value, list))
 
 
+def schemas_of(value):
+    if isinstance(value, dict):
+        yield value
+        for member in value.values():
+            yield from schemas_of(member)
+    elif isinstance(value, list):
+        for member in value:
+            yield from schemas_of(member)
+
+
+async def test_every_array_has_items(document):
+    arrays = [schema for schema in schemas_of(document) if schema.get("type") == "array"]
+    assert arrays
+    assert all("items" in schema for schema in arrays)
+
+
 async def test_operations_have_names_of_their_own(document):
     names = [operation["operationId"] for methods in document["paths"].values() for operation in methods.values()]
     assert len(set(names)) == len(names)
