@@ -77,7 +77,8 @@ class SequenceStream:
         """Add news; after the end it is dropped."""
         if self.is_finished:
             return
-        self.output_token_ids.extend(token.token_id for token in output.tokens)
+        for token in output.tokens:
+            self.output_token_ids.append(token.token_id)
         if output.prompt_logprobs:
             output = self._without_repeated(output)
             self.num_prompt_logprobs += len(output.prompt_logprobs)

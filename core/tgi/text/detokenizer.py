@@ -37,7 +37,8 @@ class Detokenizer:
         piece = text[len(self._read_text) :]
         self._window = self._window[self._read_offset :]
         self._read_offset = len(self._window)
-        self._read_text = self._decode(self._window)
+        is_single = self._read_offset == 1  # as a rule
+        self._read_text = self._tokenizer.token_text(token_id) if is_single else self._decode(self._window)
         return piece
 
     def flush(self) -> str:

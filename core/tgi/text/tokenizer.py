@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any, final
@@ -49,6 +49,7 @@ class Tokenizer:
     special_ids: frozenset[int]
     eos_token_ids: tuple[int, ...]
     special_tokens: dict[str, str]  # field of the config (`bos_token`, …) to its text
+    _texts: dict[int, str] = field(default_factory=dict, repr=False)  # of single ids; at most one entry per id
 
     @classmethod
     def load(cls, model_path: Path) -> Tokenizer:
@@ -87,7 +88,10 @@ class Tokenizer:
 
     def token_text(self, token_id: int) -> str:
         """Text of one id decoded alone."""
-        return self.backend.decode([token_id], skip_special_tokens=False)
+        text = self._texts.get(token_id)
+        if text is None:
+            text = self._texts[token_id] = self.backend.decode([token_id], skip_special_tokens=False)
+        return text
 
     def tokenize(self, text: str, add_special_tokens: bool = True) -> list[TokenSpan]:
         """Tokens of `text` with their places."""

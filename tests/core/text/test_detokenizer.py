@@ -71,6 +71,9 @@ def test_the_window_stays_short(tokenizer):
             sizes.append(len(ids))
             return tokenizer.decode(ids)
 
+        def token_text(self, token_id):
+            return tokenizer.token_text(token_id)
+
     detokenizer = Detokenizer(Counting(), [])
     for token in tokenizer.encode("The quick brown fox jumps over the lazy dog. " * 20, False).ids:
         detokenizer.push(token)
