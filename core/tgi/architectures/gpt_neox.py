@@ -18,10 +18,21 @@ from tgi.architectures.grammar import (
     Stack,
     WeightRule,
 )
-from tgi.architectures.llama import linear_rules
+from tgi.architectures.llama import LAYER
 from tgi.architectures.rope import read_rope
+from tgi.architectures.weight_names import Modules, layer_rules, module_rules
 
 __all__ = ["spec"]
+
+_FRAME: Modules = {"embedding": "embed_in", "decoder.final_norm": "final_layer_norm", "head": "embed_out"}
+_MODULES: Modules = {
+    "attention.norm": "input_layernorm",
+    "attention.o": "attention.dense",
+    "mlp.norm": "post_attention_layernorm",
+    "mlp.up": "mlp.dense_h_to_4h",
+    "mlp.down": "mlp.dense_4h_to_h",
+}
+_QKV: Modules = {("attention.q", "attention.k", "attention.v"): "attention.query_key_value"}
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
@@ -72,18 +83,4 @@ def _attention(reader: ConfigReader, max_positions: int) -> Attention:
 
 
 def _weight_rules() -> tuple[WeightRule, ...]:
-    layer, role = "layers.{layer}", "decoder.layers.{layer}"
-    rules = [
-        WeightRule(name="embed_in.weight", roles=("embedding.weight",)),
-        WeightRule(name="embed_out.weight", roles=("head.weight",)),
-        *linear_rules("final_layer_norm", "decoder.final_norm"),
-        *linear_rules(f"{layer}.input_layernorm", f"{role}.attention.norm"),
-        *linear_rules(f"{layer}.post_attention_layernorm", f"{role}.mlp.norm"),
-        *linear_rules(f"{layer}.attention.dense", f"{role}.attention.o"),
-        *linear_rules(f"{layer}.mlp.dense_h_to_4h", f"{role}.mlp.up"),
-        *linear_rules(f"{layer}.mlp.dense_4h_to_h", f"{role}.mlp.down"),
-    ]
-    for kind in ("weight", "bias"):
-        roles = tuple(f"{role}.attention.{part}.{kind}" for part in ("q", "k", "v"))
-        rules.append(WeightRule(name=f"{layer}.attention.query_key_value.{kind}", roles=roles, layout="grouped"))
-    return tuple(rules)
+    return module_rules(_FRAME) + layer_rules(LAYER, _MODULES) + layer_rules(LAYER, _QKV, layout="grouped")

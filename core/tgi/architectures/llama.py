@@ -21,7 +21,6 @@ __all__ = [
     "PRE_NORMS",
     "attention_of",
     "decoder_spec",
-    "linear_rules",
     "mlp_of",
     "rms_norm",
     "spec",
@@ -146,10 +145,5 @@ def decoder_spec(
 
 
 def weight_rules() -> tuple[WeightRule, ...]:
-    """The checkpoint names of llama, mistral, qwen2 and qwen3."""
+    """The checkpoint names of llama, and of the families that call everything as llama does."""
     return module_rules(FRAME) + layer_rules(LAYER, PRE_NORMS | ATTENTION | HEAD_NORMS | GATED_MLP)
-
-
-def linear_rules(name: str, role: str) -> tuple[WeightRule, ...]:
-    """The rules of one module's weight and bias."""
-    return module_rules({role: name})
