@@ -19,7 +19,8 @@ from tgi.testing.weights import read_weights
 
 MODEL_TYPES = {page: page.split("-grammar-")[1].replace("-", "_") for page in PAGES}
 CASES = [(page, index) for page in PAGES for index in range(len(run_page(page)["CONFIGS"]))]
-RUNNABLE = set(MODEL_TYPES.values()) - {"t5"}  # which two texts go into
+# Two texts go into t5; transformers 5 writes mamba2's infinite limit in a way of its own. Their families are tried elsewhere.
+RUNNABLE = set(MODEL_TYPES.values()) - {"t5", "mamba2"}
 TOKEN_IDS = np.random.default_rng(1).integers(0, 64, 24).tolist()
 
 
