@@ -5,33 +5,26 @@ Beside the parameters, memory holds about `_CHUNK_BYTES` of the file at any time
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, final
 
-import msgspec
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from tgi.architectures import ModelSpec
+from tgi.architectures.checkpoint import INDEX_NAME, StoredTensor, main_dtype, read_index, weight_files
 from tgi.architectures.weight_map import Placement, placements, split
 from tgi.backend import ModelError
 from tgi_torch.model import Progress
-from tgi_torch.safetensors_file import FLOAT_DTYPES, SafetensorsFile, StoredTensor
+from tgi_torch.safetensors_file import FLOAT_DTYPES, SafetensorsFile
 
 __all__ = ["WeightSink", "checkpoint_dtype", "load_weights"]
 
 _CHUNK_BYTES = 4 << 20
-_INDEX_NAME = "model.safetensors.index.json"
-_SINGLE_NAME = "model.safetensors"
-
-
-class _Index(msgspec.Struct):
-    weight_map: dict[str, str]
 
 
 @final
@@ -79,15 +72,12 @@ def load_weights(sink: WeightSink, model_path: Path, progress: Progress) -> None
 def checkpoint_dtype(model_path: Path) -> torch.dtype:
     """The floating-point dtype that most bytes of the checkpoint have."""
     with _open_checkpoint(model_path) as sources:
-        bytes_by_dtype: Counter[str] = Counter()
-        for source in sources.values():
-            if source.stored.dtype in FLOAT_DTYPES:
-                bytes_by_dtype[source.stored.dtype] += source.stored.num_bytes
-    if not bytes_by_dtype:
+        dtype = main_dtype({name: source.stored for name, source in sources.items()})
+    if dtype is None:
         raise ModelError(
             f"{model_path}: no tensor has one of the dtypes {', '.join(FLOAT_DTYPES)}.", "Use a checkpoint that is not quantized."
         )
-    return FLOAT_DTYPES[bytes_by_dtype.most_common(1)[0][0]]
+    return FLOAT_DTYPES[dtype]
 
 
 def _fill(sink: WeightSink, placement: Placement, source: _Source) -> Iterator[int]:
@@ -131,8 +121,8 @@ def _open_checkpoint(model_path: Path) -> Iterator[Mapping[str, _Source]]:
     files: list[SafetensorsFile] = []
     try:
         sources: dict[str, _Source] = {}
-        index = _read_index(model_path / _INDEX_NAME)
-        for path in _weight_files(model_path, index):
+        index = read_index(model_path)
+        for path in weight_files(model_path, index):
             file = SafetensorsFile(path)
             files.append(file)
             for name, stored in file.tensors.items():
@@ -149,37 +139,10 @@ def _open_checkpoint(model_path: Path) -> Iterator[Mapping[str, _Source]]:
             file.close()
 
 
-def _read_index(path: Path) -> Mapping[str, str]:
-    """Tensor name to file name; empty if there is no index."""
-    if not path.exists():
-        return {}
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=_Index).weight_map
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: the index cannot be read: {error}.", "Fetch the file again.") from error
-
-
-def _weight_files(model_path: Path, index: Mapping[str, str]) -> list[Path]:
-    if index:
-        paths = sorted({model_path / name for name in index.values()})
-    elif (model_path / _SINGLE_NAME).exists():
-        paths = [model_path / _SINGLE_NAME]
-    else:
-        paths = sorted(model_path.glob("*.safetensors"))
-    if not paths:
-        raise ModelError(
-            f"{model_path}: there is no .safetensors file.", "Choose a checkpoint with safetensors weights, or convert it."
-        )
-    for path in paths:
-        if not path.exists():
-            raise ModelError(f"{path}: {_INDEX_NAME} names this file, but it is not there.", "Download the whole checkpoint.")
-    return paths
-
-
 def _check_index(model_path: Path, index: Mapping[str, str], sources: Mapping[str, _Source]) -> None:
     for name, file_name in index.items():
         if name not in sources or sources[name].file.path.name != file_name:
             raise ModelError(
-                f"{model_path / file_name}: tensor `{name}` is not there, though {_INDEX_NAME} says so.",
+                f"{model_path / file_name}: tensor `{name}` is not there, though {INDEX_NAME} says so.",
                 "Download the whole checkpoint again.",
             )

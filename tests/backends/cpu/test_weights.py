@@ -181,6 +181,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "bytes and shape differ": (lose_byte_of_shape, [NAME, "`lm_head.weight`", "[101, 31]"]),
     "empty file": (lambda p: (p / NAME).write_bytes(b""), [NAME, "0 bytes"]),
     "no file": (lambda p: (p / NAME).unlink(), ["no .safetensors file"]),
+    "pickled": (lambda p: (p / NAME).rename(p / "pytorch_model.bin"), ["no .safetensors file", "tgi convert "]),
     "lost shard": (lose_shard, ["model-00002-of-00002.safetensors", "not there"]),
     "wrong index": (lie_in_index, [".safetensors", f"`{EMBEDDING}`", "index.json"]),
     "broken index": (lambda p: (p / "model.safetensors.index.json").write_text("{"), ["index.json", "cannot be read"]),
