@@ -57,7 +57,21 @@ def test_a_client_that_leaves_an_answer_frees_its_permit(narrow_server):
     assert_serves(narrow_server)
 
 
-@pytest.mark.parametrize("path", ["/generate", "/generate_stream", "/", "/tokenize", "/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/generate",
+        "/generate_stream",
+        "/",
+        "/tokenize",
+        "/v1/completions",
+        "/v1/chat/completions",
+        "/v1/responses",
+        "/chat_tokenize",
+        "/vertex",
+        "/v2/models/m/versions/1/infer",
+    ],
+)
 @pytest.mark.parametrize(
     ("body", "status"),
     [
@@ -67,7 +81,7 @@ def test_a_client_that_leaves_an_answer_frees_its_permit(narrow_server):
         (b"[1,", 422),
         (b'"' + b"a" * 100_000 + b'"', 422),
         (b'{"a":' * 50_000, 400),
-        (b'{"inputs":3,"prompt":3,"messages":3}', 422),
+        (b'{"inputs":3,"prompt":3,"messages":3,"input":3,"instances":3,"id":3}', 422),
     ],
 )
 def test_bad_bodies_are_refused_and_the_server_stays_up(live_server, path, body, status):

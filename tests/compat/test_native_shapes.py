@@ -97,7 +97,9 @@ def test_information(client):
     shapes.check(client.get("/v1/models").content, shapes.Models)
     shapes.check(post(client, "/tokenize", inputs="héllo").content, list[shapes.SimpleToken])
     shapes.check(post(client, "/chat_tokenize", messages=[{"role": "user", "content": "a"}]).content, shapes.ChatTokenize)
-    shapes.check(post(client, "/vertex", instances=[{"inputs": "a"}]).content, shapes.Predictions)
+    shapes.check(
+        post(client, "/vertex", instances=[{"inputs": "a", "parameters": {"max_new_tokens": 2}}]).content, shapes.Predictions
+    )
 
 
 def test_a_key_more_or_less_is_noticed():

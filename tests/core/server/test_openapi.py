@@ -115,3 +115,13 @@ async def test_the_page_needs_nothing_from_elsewhere(make_client):
     assert bundle.headers["content-type"].startswith("text/javascript")
     assert "../api-doc/openapi.json" in start.text
     assert missing.status_code == 404
+
+
+async def test_the_key_guards_what_the_document_says(make_client, document):
+    async with make_client(api_key="k") as client:
+        for path, methods in document["paths"].items():
+            for method, operation in methods.items():
+                real = re.sub(r"\{\w+\}", "x", path)
+                status = (await client.request(method, real, json={} if method == "post" else None)).status_code
+                assert (status == 401) == ("security" in operation), (method, path)
+                assert (status == 401) == (method == "post" and path != "/chat_tokenize"), (method, path)
