@@ -124,7 +124,7 @@ class StepRules:
             skipped = new.num_computed_tokens // (plan.block_size or 1)
             owned, shared = set(), set()
             for number, (group, table) in enumerate(zip(plan.groups, new.block_tables, strict=True)):
-                skip = 0 if group.kind == "state" else skipped
+                skip = skipped if group.kind in ("full", "window") else 0
                 shared |= {(number, block) for block in table.tolist()[:skip]}
                 owned |= self._fresh(number, table.tolist()[skip:])
         self._claim(owned)
@@ -149,6 +149,8 @@ class StepRules:
 
     def _claim(self, places: set[Place]) -> None:
         """Nobody alive has them to write into, nobody reads them, no step in flight touches them."""
+        if not places:
+            return
         held = set().union(*((resident.owned | resident.shared) for resident in self._residents.values()))
         _rule(not places & held, f"{sorted(places & held)} belong to another sequence")
         in_use = set().union(*self._in_flight)
