@@ -6,9 +6,19 @@ import math
 from collections.abc import Iterator
 from typing import Literal
 
-from tgi.architectures import Attention, CrossAttention, LatentAttention, LinearAttention, Mixer, ModelSpec, StateSpace
+from tgi.architectures import (
+    Attention,
+    CrossAttention,
+    GenericSpec,
+    LatentAttention,
+    LinearAttention,
+    Mixer,
+    ModelSpec,
+    StateSpace,
+)
 
 __all__ = [
+    "ENCODER_QUERY_CHUNK",
     "GroupKind",
     "RecurrentMixer",
     "TokenMixer",
@@ -30,6 +40,9 @@ RecurrentMixer = StateSpace | LinearAttention
 
 GroupKind = Literal["full", "state", "cross"]
 
+ENCODER_QUERY_CHUNK = 256
+"""Queries whose scores over a whole encoder text exist at once."""
+
 Shape = tuple[int, ...]
 
 
@@ -48,8 +61,13 @@ def recurrent_layers(spec: ModelSpec) -> tuple[RecurrentMixer, ...]:
     return tuple(mixer for mixer in _mixers(spec) if isinstance(mixer, RecurrentMixer))
 
 
-def group_kinds(spec: ModelSpec) -> tuple[GroupKind, ...]:
-    """The cache groups of a model, in the order in which they are agreed. Windows only mask, so their layers are in `full`."""
+def group_kinds(spec: ModelSpec | GenericSpec) -> tuple[GroupKind, ...]:
+    """The cache groups of a model, in the order in which they are agreed. Windows only mask, so their layers are in `full`.
+
+    A model of an unknown family counts its tokens in blocks and has one cache object per sequence.
+    """
+    if isinstance(spec, GenericSpec):
+        return ("full", "state")
     kinds: dict[GroupKind, bool] = {
         "full": bool(attention_layers(spec)),
         "state": bool(recurrent_layers(spec)),
@@ -58,8 +76,10 @@ def group_kinds(spec: ModelSpec) -> tuple[GroupKind, ...]:
     return tuple(kind for kind, is_needed in kinds.items() if is_needed)
 
 
-def values_per_token(spec: ModelSpec) -> int:
+def values_per_token(spec: ModelSpec | GenericSpec) -> int:
     """Values that one token keeps over all layers, and, with an encoder, one encoder token beside it."""
+    if isinstance(spec, GenericSpec):
+        return 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim
     values = 0
     for mixer in attention_layers(spec):
         if isinstance(mixer, LatentAttention):
@@ -88,8 +108,13 @@ def recurrent_shapes(mixer: RecurrentMixer) -> tuple[Shape, Shape]:
             return (channels, mixer.conv_kernel - 1), state
 
 
-def state_values(spec: ModelSpec) -> tuple[int, int]:
-    """Values that one sequence keeps over all recurrent layers: in the compute dtype, and in float32."""
+def state_values(spec: ModelSpec | GenericSpec) -> tuple[int, int]:
+    """Values that one sequence keeps over all recurrent layers: in the compute dtype, and in float32.
+
+    None are known of an unknown family; its layers are all counted as attention, which needs more.
+    """
+    if isinstance(spec, GenericSpec):
+        return 0, 0
     shapes = [recurrent_shapes(mixer) for mixer in recurrent_layers(spec)]
     return sum(math.prod(window) for window, _ in shapes), sum(math.prod(state) for _, state in shapes)
 

@@ -20,6 +20,7 @@ from torch.nn import functional
 from tgi.architectures import Attention, CrossAttention
 from tgi.backend import ModelError
 from tgi_torch.attention import AttentionMetadata, AttentionSettings, EncoderInput
+from tgi_torch.cache_layout import ENCODER_QUERY_CHUNK
 from tgi_torch.kv_cache import KVCache
 from tgi_torch.layers import Building, Linear, Mixer, StepContext, Transform, build_linear
 from tgi_torch.ops import Ops
@@ -27,8 +28,6 @@ from tgi_torch.relative_bias import RelativePositionBias, distance_buckets
 from tgi_torch.residual import ResidualBlock
 
 __all__ = ["CrossAttentionMixer", "Encoder", "build_cross_attention", "build_encoder_attention", "relative_biases"]
-
-_QUERY_CHUNK = 256  # queries whose scores over a whole text exist at once
 
 
 @final
@@ -47,8 +46,8 @@ class EncoderAttentionMixer:
         out = torch.empty_like(query)
         for start, stop in pairwise(_bounds(context.metadata.query_lens)):
             position = torch.arange(stop - start, device=x.device)
-            for first in range(start, stop, _QUERY_CHUNK):
-                last = min(first + _QUERY_CHUNK, stop)
+            for first in range(start, stop, ENCODER_QUERY_CHUNK):
+                last = min(first + ENCODER_QUERY_CHUNK, stop)
                 distance = position[first - start : last - start, None] - position
                 bias = None if self.bias is None else self.bias(distance).to(query.dtype)
                 out[:, first:last] = functional.scaled_dot_product_attention(

@@ -184,7 +184,7 @@ class KVCachePlan(Record, frozen=True):
 
     @property
     def max_batch_total_tokens(self) -> int:
-        """Tokens the cache holds over all sequences."""
+        """Tokens the cache holds over all sequences; 0 where it holds states alone, which take any number."""
         if self.mode == "slots":
             return self.num_slots * self.slot_tokens
         return min((g.num_blocks for g in self.groups if g.kind in ("full", "window")), default=0) * self.block_size

@@ -89,9 +89,11 @@ def memory_lines(agreement: Agreement) -> tuple[str, ...]:
     """The memory arithmetic and the limits that follow from it, as aligned lines."""
     limits, cache = agreement.limits, agreement.kv_cache
     rows = [(item.label, format_bytes(item.num_bytes), item.detail) for item in agreement.memory]
+    # States alone hold sequences of any length.
+    capacity = f"{cache.max_batch_total_tokens:,}" if cache.max_batch_total_tokens else "any"
     rows += [
         ("tokens of one sequence", f"{limits.max_total_tokens:,}", "prompt and output, `--max-total-tokens`"),
-        ("tokens in the cache", f"{cache.max_batch_total_tokens:,}", "all sequences, `--max-batch-total-tokens`"),
+        ("tokens in the cache", capacity, "all sequences, `--max-batch-total-tokens`"),
         ("tokens in one step", f"{limits.max_step_tokens:,}", "`--max-batch-prefill-tokens`"),
         ("sequences in one step", f"{limits.max_sequences:,}", "`--max-batch-size`"),
     ]
