@@ -61,7 +61,6 @@ class EngineCore:
         self._in_flight: deque[tuple[SchedulerOutput, int]] = deque()  # step and the time it was submitted
         self._schedule_ns = 0
         self._outputs: list[SequenceOutput] = []  # of sequences that ended outside a step
-        self._num_reported = 0  # sequences that the front last heard of
 
     def run(self) -> None:
         """Serve until `Shutdown`. Raises ConnectionError if the front goes away."""
@@ -70,7 +69,6 @@ class EngineCore:
             idle = not self._in_flight and not self._scheduler.has_work
             if idle:
                 self._scheduler.check()
-                self._report_rest()
             for message in self._connection.receive(wait=idle):
                 running = self._handle(message) and running
             self._step()
@@ -142,12 +140,6 @@ class EngineCore:
         step_ns = self._clock() - submitted
         self._report(EngineStats(self._scheduler.stats(), self._schedule_ns, step_ns, is_failed=True))
 
-    def _report_rest(self) -> None:
-        """After an abort no step follows that would say that nothing runs any more."""
-        if self._num_reported:
-            self._report(EngineStats(self._scheduler.stats()))
-
     def _report(self, stats: EngineStats) -> None:
-        self._num_reported = stats.scheduler.num_running + stats.scheduler.num_waiting
         outputs, self._outputs = self._outputs, []
         self._connection.send(StepReport(outputs, stats))
