@@ -110,7 +110,10 @@ class _Reader:
                 return self._scalar(kind)
             case _:
                 raw = self._scanner.raw_value()
-                return msgspec.Raw(raw) if isinstance(kind, inspect.RawType) else msgspec.json.decode(raw)
+                try:
+                    return msgspec.Raw(raw) if isinstance(kind, inspect.RawType) else msgspec.json.decode(raw)
+                except RecursionError:
+                    raise self._scanner.syntax_error("recursion limit exceeded", 0) from None
 
     def _scalar(self, kind: inspect.Type) -> object:
         match kind:

@@ -146,7 +146,7 @@ class PlatformRoutes:
         for record in records:
             try:
                 body = msgspec.json.decode(instance, type=record)
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 continue
             if isinstance(body, ChatRequest):
                 return await chat_input(body, self._state)

@@ -36,7 +36,7 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True):
     top_p: F32 | None = None
     stream: bool | None = False
     text: ResponseTextConfig | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: dict[str, str] | None = None
     seed: U64 | None = None
     ignore_eos: bool | None = False
     store: bool | None = None  # without effect: the answer says that nothing is stored

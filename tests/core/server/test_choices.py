@@ -3,7 +3,7 @@
 import pytest
 
 from tests.core.server.fake_engine import FakeEngine, agreement
-from tests.stream_checks import openai_chunks
+from tests.stream_checks import native_events, openai_chunks
 from tgi.scheduler.records import SequenceOutput, TokenOutput
 from tgi.types import FinishReason
 
@@ -267,3 +267,39 @@ async def test_chat_tokenize_shows_the_prompt_of_a_chat(make_client, tokenizer):
     ids = tokenizer.encode(told["templated_text"], add_special_tokens=False).ids
     assert [token["id"] for token in told["tokenize_response"]] == ids
     assert "".join(token["text"] for token in told["tokenize_response"]) == told["templated_text"]
+
+
+@pytest.mark.parametrize(
+    ("path", "parameters", "expected"),
+    [
+        # Limits of best_of come before the permit, all other rules after it.
+        ("/generate", {"best_of": 3, "temperature": 0}, "`best_of` must be > 0 and <= 2. Given: 3"),
+        ("/generate", {"temperature": 0}, None),
+        # A stream's own rules come before the permit, and best_of before the prompt's scores.
+        (
+            "/generate_stream",
+            {"best_of": 0, "decoder_input_details": True},
+            "`best_of` != 1 is not supported when streaming tokens",
+        ),
+        (
+            "/generate_stream",
+            {"decoder_input_details": True, "temperature": 0},
+            "`decoder_input_details` == true is not supported when streaming tokens",
+        ),
+        ("/generate_stream", {"temperature": 0}, None),
+    ],
+)
+async def test_what_is_checked_before_the_permit(make_client, path, parameters, expected):
+    async with make_client(max_concurrent_requests=0) as client:
+        answer = await client.post(path, json={"inputs": "a", "parameters": parameters})
+    error = answer.json() if path == "/generate" else native_events(answer.text)[0]
+    assert error["error"] == (f"Input validation error: {expected}" if expected else "Model is overloaded")
+
+
+async def test_a_watermark_goes_to_the_backend(make_client):
+    engine = FakeEngine(sampling=("watermark",))
+    async with make_client(engine, watermark_gamma=0.25, watermark_delta=1.5) as client:
+        await client.post("/generate", json={"inputs": PROMPT, "parameters": {"watermark": True, "max_new_tokens": 1}})
+        await client.post("/generate", json={"inputs": PROMPT, "parameters": {"max_new_tokens": 1}})
+    marks = [(request.sampling.watermark_gamma, request.sampling.watermark_delta) for request in engine.requests]
+    assert marks == [(0.25, 1.5), (0.0, 0.0)]

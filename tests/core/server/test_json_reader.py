@@ -2,11 +2,16 @@
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tgi.server.json_reader import RejectionError, read_json
+from tgi.server.anthropic_schemas import MessagesRequest
+from tgi.server.json_reader import RejectionError, read_any_of, read_json
+from tgi.server.openai_schemas import ChatRequest, CompletionRequest
+from tgi.server.platform_schemas import InferRequest, VertexRequest
+from tgi.server.responses_schemas import ResponsesRequest
 from tgi.server.schemas import CompatGenerateRequest, GenerateRequest
 
 SYNTAX = "Failed to parse the request body as JSON: "
@@ -114,3 +119,33 @@ def test_any_bytes_end_in_a_record_or_a_rejection(body):
         read_json(body, GenerateRequest)
     except RejectionError as error:
         assert error.status in (400, 422)
+
+
+BODIES = [
+    (GenerateRequest, {"inputs": "a", "parameters": {"grammar": {"type": "json", "value": {"a": [1]}}, "stop": ["x"]}}),
+    (ChatRequest, {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}], "logit_bias": {"5": 1}}),
+    (ChatRequest, {"messages": [], "logit_bias": [1, 2.5], "stop": "x", "stream_options": {"include_usage": True}}),
+    (CompletionRequest, {"prompt": [[1, 2]], "logprobs": 2, "stop": ["x"], "temperature": 1}),
+    (CompletionRequest, {"prompt": "a", "logprobs": True, "logit_bias": {}}),
+    (ResponsesRequest, {"input": [{"role": "user", "content": "a"}], "text": {"format": {"type": "text"}}}),
+    (MessagesRequest, {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}], "max_tokens": 1}),
+    (MessagesRequest, {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1, "system": "b", "top_k": 3}),
+    (InferRequest, {"id": "1", "inputs": [{"name": "a", "shape": [1], "datatype": "BYTES", "data": [97]}], "outputs": []}),
+    (VertexRequest, {"instances": [{"inputs": "a"}, 5]}),
+]
+
+
+@pytest.mark.parametrize(("record", "body"), BODIES, ids=lambda value: getattr(value, "__name__", None))
+def test_the_slow_reader_reads_what_the_fast_one_reads(record, body):
+    text = json.dumps(body).encode()
+    fast, slow = read_json(text, record), read_json(text + b" x", record)
+    assert msgspec.json.encode(fast) == msgspec.json.encode(slow)
+    assert isinstance(read_any_of(text + b" x", [GenerateRequest, record], "Any"), record)
+
+
+@pytest.mark.parametrize("depth", [2_000, 200_000])
+def test_a_field_of_any_shape_that_nests_too_deep_is_rejected(depth):
+    nested = b"[" * depth + b"]" * depth
+    with pytest.raises(RejectionError, match="recursion limit exceeded") as caught:
+        read_json(b'{"messages":[{"role":"user","content":' + nested + b"}]}", ChatRequest)
+    assert caught.value.status == 400
