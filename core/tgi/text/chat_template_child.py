@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import final
 
 import jinja2
@@ -32,6 +33,7 @@ from tgi.text.chat_template_messages import (
 
 __all__ = ["main"]
 
+_MEMORY_FILE = Path("/proc/self/statm")
 _GRACE_SECONDS = 1.0  # the front notices first; its answer says what happened
 
 
@@ -89,13 +91,21 @@ def _confine(request: LoadTemplates) -> None:
     """Everything is imported by now; what a template still needs is memory and time."""
     time.tzset()  # reads the time zone, for `strftime_now`
     limits = {
-        resource.RLIMIT_AS: request.limit_bytes,
+        resource.RLIMIT_AS: _address_space() + request.limit_bytes,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_NPROC: 0,
     }
     for kind, limit in limits.items():
         resource.setrlimit(kind, (limit, limit))
+
+
+def _address_space() -> int:
+    """Bytes that the interpreter and its libraries take already; on a machine with many cores that can be a lot."""
+    try:
+        return int(_MEMORY_FILE.read_text().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ class LoadTemplates(Frame, frozen=True):
     sources: dict[str, str]
     special_tokens: dict[str, str]
     limit_seconds: float  # for one frame
-    limit_bytes: int  # of address space
+    limit_bytes: int  # of address space, beside what the process takes at its start
 
 
 class RenderTemplate(Frame, frozen=True):

@@ -44,7 +44,7 @@ class RenderLimits:
     """What one rendering may take."""
 
     seconds: float = 5.0
-    num_bytes: int = 2 << 30  # address space of the process, the interpreter included
+    num_bytes: int = 1 << 30  # of address space, beside the interpreter and its libraries
 
 
 @final

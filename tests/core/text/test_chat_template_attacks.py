@@ -65,8 +65,7 @@ ENDLESS = {
     "nested ranges": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "big power": "{{ (messages | length + 9) ** (10 ** 9) }}",
     "power at compile time": "{{ 9 ** 999999999 }}",
-    "regular expression": "{{ ('a' * 50000 ~ ' ') | replace('a', 'aa' * 20000) | wordcount | string * 10 ** 5 }}"
-    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "endless sorting": "{% for a in range(99999) %}{% set x = range(99999) | reverse | sort | join %}{% endfor %}",
 }
 
 
