@@ -1,157 +1,211 @@
-"""`tgi bench`: latencies and throughput of a running server, over its own streaming route."""
+"""`tgi bench`: latencies and throughput of a running server over a ladder of users or of rates."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import statistics
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, final
-from urllib.parse import urlsplit
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
+from rich.console import Console
+
+from tgi.bench import (
+    ROUTES,
+    Endpoint,
+    Panel,
+    Progress,
+    PromptMaker,
+    RunSummary,
+    Session,
+    Target,
+    Workload,
+    csv_report,
+    find_target,
+    json_report,
+    learn_tokenizer,
+    markdown_table,
+    svg_plot,
+)
+from tgi.bench.live_table import LiveTable
 from tgi.config import UsageError
-from tgi.errors import ConfigError
 
 __all__ = ["run"]
 
-_BATCH_SIZES = (1, 2, 4, 8, 16, 32)
-_QUANTILES = (0.5, 0.9, 0.99)
-_PROMPT_WORD = "benchmark "
-_HTTP_PORT = 80
-_SAMPLING = ("temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "frequency_penalty", "top_n_tokens")
-
-
-@final
-@dataclass(frozen=True)
-class StreamTimes:
-    """Moments of one stream, in seconds."""
-
-    prefill: float  # request sent to first token
-    decode: float  # first to last token
-    num_tokens: int
-
-    @property
-    def per_token(self) -> float:
-        """Time between two tokens."""
-        return self.decode / max(1, self.num_tokens - 1)
+_URL = "http://127.0.0.1:3000"
+_USERS = (1, 2, 4, 8, 16, 32)
+_SAMPLING = {
+    "temperature": float,
+    "top_k": int,
+    "top_p": float,
+    "typical_p": float,
+    "repetition_penalty": float,
+    "frequency_penalty": float,
+    "top_n_tokens": int,
+}
+_NATIVE_ONLY = ("typical_p", "top_n_tokens", "do_sample", "watermark")
+_DESCRIPTION = """Measure a running server with a streaming route of TGI or OpenAI: time to first token, inter-token latency and
+throughput, over a ladder of users who each send one request after another. A run with a failed request is invalid, and the exit
+code is then 1."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the benchmark and print its tables. Raises `ConfigError` if the server does not answer as it should."""
+    """Measure, show, write the reports. 1 if a run was not valid. Raises `ConfigError` if the server cannot be measured."""
     given = _parser().parse_args(list(arguments))
-    target = urlsplit(given.url)
-    if target.scheme != "http" or not target.hostname:
-        raise UsageError(f"error: invalid value '{given.url}' for '--url'; it must be like http://127.0.0.1:3000.")
-    body = json.dumps({"inputs": _PROMPT_WORD * given.sequence_length, "parameters": _parameters(given)}).encode()
-    steps: dict[int, list[list[StreamTimes]]] = {}
-    for size in given.batch_size or _BATCH_SIZES:
-        for number in range(given.warmups + given.runs):
-            try:
-                times = asyncio.run(_run_batch(target.hostname, target.port or _HTTP_PORT, body, size))
-            except (OSError, ValueError, asyncio.IncompleteReadError) as error:
-                raise ConfigError(
-                    f"The server at {given.url} gave no stream: {error}", "Start it, or name it with `--url`."
-                ) from error
-            if number >= given.warmups:
-                steps.setdefault(size, []).append(times)
-    print(_table("Latency (ms)", _latency_rows(steps)))
-    print()
-    print(_table("Throughput (tokens/s)", _throughput_rows(steps, given.sequence_length)))
-    return 0
+    url = given.url if given.address is None else given.address
+    _check(given, url)
+    target, maker = asyncio.run(_prepare(given, url))
+    steps = [(1, rate) for rate in given.rate] or [(users, None) for users in given.users or _USERS]
+    settings = _settings(given, url, target, maker)
+    runs = _measure(given, Session(target, maker, _workload(given), given.seed, url), steps, f"{url}{target.route}")
+    for run_ in runs:
+        for failure in run_.failures:
+            print(f"failure with {run_.label} users: {failure}", file=sys.stderr)
+    for path, text in _reports(given, runs, settings):
+        Path(path).write_bytes(text)
+    return 0 if all(run_.valid for run_ in runs) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "tgi bench", description="Measure prefill and decode of a running server.", allow_abbrev=False
+    parser = argparse.ArgumentParser("tgi bench", description=_DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("address", nargs="?", metavar="URL", help=f"address of the server ({_URL})")
+    parser.add_argument("--url", default=_URL, help=argparse.SUPPRESS)
+    parser.add_argument("--route", choices=ROUTES, help="route to measure; default the first of these that streams")
+    parser.add_argument("--api-key", help="sent as `Authorization: Bearer`")
+    load = parser.add_argument_group("load")
+    load.add_argument(
+        "-u", "-b", "--users", "--batch-size", type=_counts, action="extend", metavar="N", help="1,2,4,8,16,32; repeatable"
     )
-    parser.add_argument("--url", default="http://127.0.0.1:3000", help="address of the server (%(default)s)")
-    parser.add_argument("-b", "--batch-size", type=int, action="append", help="streams at a time; repeatable (1 to 32)")
-    parser.add_argument("-s", "--sequence-length", type=int, default=10, help="tokens of the prompt (%(default)s)")
-    parser.add_argument("-d", "--decode-length", type=int, default=8, help="tokens to generate (%(default)s)")
-    parser.add_argument("-r", "--runs", type=int, default=10, help="measured runs per batch size (%(default)s)")
-    parser.add_argument("-w", "--warmups", type=int, default=1, help="runs before them (%(default)s)")
-    for name in _SAMPLING:
-        kind = int if name in ("top_k", "top_n_tokens") else float
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"`{name}` of the requests")
-    parser.add_argument("--do-sample", action="store_true", help="sample instead of taking the likeliest token")
-    parser.add_argument("--watermark", action="store_true", help="mark the text")
+    load.add_argument(
+        "--rate", type=float, action="append", default=[], help="requests per second that arrive, instead of users; repeatable"
+    )
+    load.add_argument("-r", "--rounds", "--runs", type=int, default=3, help="requests per user, or per 1/s (%(default)s)")
+    load.add_argument("-w", "--warmups", type=int, default=1, help="requests before the first run (%(default)s)")
+    load.add_argument("-s", "--prompt-tokens", "--sequence-length", type=int, default=128, help="(%(default)s)")
+    load.add_argument("-d", "--output-tokens", "--decode-length", type=int, default=64, help="(%(default)s)")
+    load.add_argument("--shared-tokens", type=int, default=0, help="tokens that all prompts begin with (%(default)s)")
+    load.add_argument("--seed", type=int, default=0, help="of the prompts (%(default)s)")
+    sampling = parser.add_argument_group("sampling; default greedy")
+    for name, kind in _SAMPLING.items():
+        sampling.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"`{name}` of the requests")
+    sampling.add_argument("--do-sample", action="store_true", help="TGI's route: sample instead of taking the likeliest token")
+    sampling.add_argument("--watermark", action="store_true", help="TGI's route: mark the text")
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", metavar="FILE", help="write all figures")
+    output.add_argument("--csv", metavar="FILE", help="write a line per run")
+    output.add_argument("--plot", metavar="FILE", help="write a picture (SVG)")
+    output.add_argument("--no-tui", action="store_true", help="print a table in Markdown at the end, as without a terminal")
     return parser
 
 
-def _parameters(given: argparse.Namespace) -> dict[str, Any]:
-    sampling = {name: getattr(given, name) for name in _SAMPLING if getattr(given, name) is not None}
-    flags = {name: True for name in ("do_sample", "watermark") if getattr(given, name)}
-    # Exactly as many prompt tokens as asked for, and no early end.
-    lengths = {"max_new_tokens": given.decode_length, "truncate": given.sequence_length, "ignore_eos": True}
-    return lengths | sampling | flags
+def _counts(text: str) -> list[int]:
+    """`1,2,4`. The name stands in argparse's message."""
+    return [int(part) for part in text.split(",")]
 
 
-async def _run_batch(host: str, port: int, body: bytes, size: int) -> list[StreamTimes]:
-    return await asyncio.gather(*(_stream(host, port, body) for _ in range(size)))
-
-
-async def _stream(host: str, port: int, body: bytes) -> StreamTimes:
-    head = (
-        f"POST /generate_stream HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    )
-    reader, writer = await asyncio.open_connection(host, port)
+def _check(given: argparse.Namespace, url: str) -> None:
     try:
-        sent = time.perf_counter()
-        writer.write(head.encode() + body)
-        status = await reader.readline()
-        if b" 200 " not in status:
-            rest = await reader.read()
-            raise ValueError(f"{status.decode(errors='replace').strip()} {rest[-300:].decode(errors='replace')}")
-        moments = []
-        while line := await reader.readline():
-            if line.startswith(b"data:"):
-                event: Mapping[str, Any] = json.loads(line[5:])
-                if "error" in event:
-                    raise ValueError(str(event["error"]))
-                moments.append(time.perf_counter())
-    finally:
-        writer.close()
-    if not moments:
-        raise ValueError("a stream without a token")
-    return StreamTimes(moments[0] - sent, moments[-1] - moments[0], len(moments))
+        Endpoint.parse(url)
+    except ValueError as error:
+        raise UsageError(f"error: invalid value for the address: {error}.") from error
+    least = {"prompt_tokens": 1, "output_tokens": 1, "rounds": 1, "warmups": 0, "shared_tokens": 0}
+    for name, limit in least.items():
+        if getattr(given, name) < limit:
+            raise UsageError(f"error: `--{name.replace('_', '-')}` must be >= {limit}. Given: {getattr(given, name)}.")
+    if any(users < 1 for users in given.users or ()):
+        raise UsageError(f"error: `--users` must be >= 1. Given: {min(given.users)}.")
+    if any(rate <= 0 for rate in given.rate):
+        raise UsageError(f"error: `--rate` must be > 0. Given: {min(given.rate):g}.")
+    if given.rate and given.users:
+        raise UsageError("error: `--users` and `--rate` exclude each other: users wait for their answers, a rate does not.")
+    if given.shared_tokens >= given.prompt_tokens:
+        raise UsageError(
+            f"error: `--shared-tokens` must be < `--prompt-tokens`({given.prompt_tokens}). Given: {given.shared_tokens}."
+        )
 
 
-def _latency_rows(steps: Mapping[int, Sequence[Sequence[StreamTimes]]]) -> list[tuple[str, int, list[float]]]:
-    """Milliseconds per stream."""
-    streams = {size: [stream for times in runs for stream in times] for size, runs in steps.items()}
-    return [
-        *(("Prefill", size, [1000 * s.prefill for s in found]) for size, found in streams.items()),
-        *(("Decode (token)", size, [1000 * s.per_token for s in found]) for size, found in streams.items()),
-        *(("Decode (total)", size, [1000 * s.decode for s in found]) for size, found in streams.items()),
-    ]
+async def _prepare(given: argparse.Namespace, url: str) -> tuple[Target, PromptMaker]:
+    headers = {"Authorization": f"Bearer {given.api_key}"} if given.api_key else {}
+    endpoint = Endpoint.parse(url, headers)
+    sampling: dict[str, Any] = {name: getattr(given, name) for name in _SAMPLING if getattr(given, name) is not None}
+    sampling |= {name: True for name in ("do_sample", "watermark") if getattr(given, name)}
+    routes = (given.route,) if given.route else ROUTES
+    if any(name in sampling for name in _NATIVE_ONLY):
+        routes = ROUTES[:1]
+    target = await find_target(endpoint, routes, sampling)
+    return target, await learn_tokenizer(endpoint, target.model)
 
 
-def _throughput_rows(
-    steps: Mapping[int, Sequence[Sequence[StreamTimes]]], num_prompt_tokens: int
-) -> list[tuple[str, int, list[float]]]:
-    """Tokens per second of a whole batch."""
-    rows = []
-    for size, runs in steps.items():
-        rows.append(("Prefill", size, [size * num_prompt_tokens / max(t.prefill for t in times) for times in runs]))
-    for size, runs in steps.items():
-        decoded = [(sum(t.num_tokens - 1 for t in times), max(t.decode for t in times)) for times in runs]
-        rows.append(("Decode", size, [count / seconds if seconds else 0.0 for count, seconds in decoded]))
-    return rows
+def _workload(given: argparse.Namespace) -> Workload:
+    return Workload(given.prompt_tokens, given.output_tokens, given.shared_tokens)
 
 
-def _table(title: str, rows: Sequence[tuple[str, int, Sequence[float]]]) -> str:
-    """A table in Markdown."""
-    lines = [["Step", "Batch size", "Average", "Lowest", "Highest", *(f"p{quantile * 100:.0f}" for quantile in _QUANTILES)]]
-    for label, size, values in rows:
-        ordered = sorted(values)
-        quantiles = (ordered[min(len(ordered) - 1, int(quantile * len(ordered)))] for quantile in _QUANTILES)
-        numbers = (statistics.fmean(ordered), ordered[0], ordered[-1], *quantiles)
-        lines.append([label, str(size), *(f"{number:.2f}" for number in numbers)])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    lines.insert(1, ["-" * width for width in widths])
-    shown = ("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines)
-    return "\n".join([f"{title}\n", *shown])
+def _measure(
+    given: argparse.Namespace, session: Session, steps: Sequence[tuple[int, float | None]], title: str
+) -> list[RunSummary]:
+    runs = []
+    with ExitStack() as stack:
+        is_live = sys.stdout.isatty() and not given.no_tui
+        table = stack.enter_context(LiveTable(title, Console())) if is_live else None
+        if given.warmups:
+            session.run(1, given.warmups)
+        for users, rate in steps:
+            num_requests = max(1, round(given.rounds * (users if rate is None else rate)))
+            label = f"{users} user{'s' * (users > 1)}" if rate is None else f"{rate:g} requests/s"
+            watch: Callable[[Progress], None] | None = None if table is None else table.watch(label, num_requests)
+            summary = session.run(users, num_requests, rate, watch)
+            runs.append(summary)
+            if table is None:
+                print(f"{label}: {summary.output_tokens_per_second:.1f} tok/s", file=sys.stderr)
+            else:
+                table.add(summary)
+    if not is_live:
+        print(f"{markdown_table(runs)}\n\nTimes in ms. {title}")
+    return runs
+
+
+def _settings(given: argparse.Namespace, url: str, target: Target, maker: PromptMaker) -> dict[str, Any]:
+    hidden = ("address", "api_key", "url")
+    return {name: value for name, value in vars(given).items() if name not in hidden} | {
+        "url": url,
+        "route": target.route,
+        "model": target.model,
+        "ignore_eos": target.can_ignore_eos,
+        "prompt_lengths": "exact, by /tokenize" if maker.is_exact else f"{maker.tokens_per_word:.2f} tokens per word",
+    }
+
+
+def _reports(given: argparse.Namespace, runs: Sequence[RunSummary], settings: dict[str, Any]) -> list[tuple[str, bytes]]:
+    reports = []
+    if given.json:
+        reports.append((given.json, json_report(runs, settings)))
+    if given.csv:
+        reports.append((given.csv, csv_report(runs).encode()))
+    if given.plot:
+        reports.append((given.plot, _plot(runs, settings["url"]).encode()))
+    return reports
+
+
+def _plot(runs: Sequence[RunSummary], title: str) -> str:
+    places = [run_.label for run_ in runs]
+    ttft, gaps = [run_.ttft_ms for run_ in runs], [run_.inter_token_ms for run_ in runs]
+    return svg_plot(
+        title,
+        [
+            Panel("output tokens per second", places, {"throughput": [r.output_tokens_per_second for r in runs]}, "users"),
+            Panel(
+                "time to first token, ms",
+                places,
+                {"p50": [t and t.p50 for t in ttft], "p95": [t and t.p95 for t in ttft]},
+                "users",
+            ),
+            Panel(
+                "inter-token latency, ms",
+                places,
+                {"p50": [t and t.p50 for t in gaps], "p95": [t and t.p95 for t in gaps]},
+                "users",
+            ),
+        ],
+    )

@@ -64,6 +64,7 @@ _BENCHMARK_FLAGS = {
     "-m": FormerFlag(note="give `--url`"),
     "--master-shard-uds-path": FormerFlag(note="give `--url`"),
 }
+_BENCHMARK_DEFAULTS = ("--prompt-tokens", "10", "--output-tokens", "8", "--rounds", "10")
 
 _SERVER_HELP = """Usage: text-generation-server serve MODEL [OPTIONS]
        text-generation-server download-weights MODEL [OPTIONS]
@@ -140,7 +141,7 @@ def _download(words: Sequence[str]) -> int:
 def _bench(words: Sequence[str]) -> int:
     from tgi.cli import bench  # noqa: PLC0415 - as above
 
-    return bench.run(_translate_and_say(words, _BENCHMARK_FLAGS))
+    return bench.run([*_BENCHMARK_DEFAULTS, *_translate_and_say(words, _BENCHMARK_FLAGS)])
 
 
 def _print_schema() -> int:

@@ -105,12 +105,11 @@ def test_the_benchmark_measures_a_server(tmp_path, tiny_model, capsys):
         assert benchmark_main(["-t", "x", *arguments]) == 0
     output = capsys.readouterr()
     assert "`-t` has no effect: the server has the tokenizer." in output.err
-    rows = [line for line in output.out.splitlines() if line.startswith("|")]
-    assert sum("Decode (token)" in row for row in rows) == 2
-    assert len(rows) == 2 * 2 + 2 * 3 + 2 * 2
+    rows = [line.split() for line in output.out.splitlines() if line.startswith("|")]
+    assert [row[1] for row in rows[2:]] == ["1", "3"]
     assert benchmark_main(arguments) == 1
     assert benchmark_main(["--url", "here"]) == 2
-    assert "gave no stream" in capsys.readouterr().err
+    assert "cannot be reached" in capsys.readouterr().err
 
 
 def test_every_flag_table_has_words():

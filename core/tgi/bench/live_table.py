@@ -1,0 +1,66 @@
+"""The ladder in the terminal while it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, final
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from tgi.bench.load import Progress
+from tgi.bench.report import COLUMNS, cells
+from tgi.bench.summary import RunSummary
+
+__all__ = ["LiveTable"]
+
+_BAR_WIDTH = 40
+
+
+@final
+class LiveTable:
+    """A row per finished run, a bar for the one that runs. Draws only when told to: the terminal shares the processor."""
+
+    def __init__(self, title: str, console: Console | None = None) -> None:
+        self._title = title
+        self._runs: list[RunSummary] = []
+        self._live = Live(console=console, auto_refresh=False)
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._draw(None)
+        self._live.__exit__(kind, error, traceback)
+
+    def watch(self, label: str, num_requests: int) -> Callable[[Progress], None]:
+        """Draws the progress of a run."""
+
+        def show(progress: Progress) -> None:
+            seconds = max(time.perf_counter() - progress.began, 1e-9)
+            num_ended = progress.num_done + progress.num_failed
+            failed = f", {progress.num_failed} failed" if progress.num_failed else ""
+            line = f"{label}: {num_ended} of {num_requests} requests{failed}, {progress.num_events / seconds:.0f} events/s"
+            bar = ProgressBar(total=num_requests, completed=num_ended, width=_BAR_WIDTH)
+            self._draw(Group(Text(line), bar))
+
+        return show
+
+    def add(self, run: RunSummary) -> None:
+        """A run has ended."""
+        self._runs.append(run)
+        self._draw(None)
+
+    def _draw(self, below: RenderableType | None) -> None:
+        table = Table(title=self._title, title_justify="left", caption="times in ms", caption_justify="left")
+        for name in COLUMNS:
+            table.add_column(name, justify="right")
+        for run in self._runs:
+            table.add_row(*cells(run), style=None if run.valid else "red")
+        self._live.update(table if below is None else Group(table, below), refresh=True)

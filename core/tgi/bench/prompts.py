@@ -1,0 +1,87 @@
+"""Prompts of a wanted length. Their words are random, so that no prefix cache knows them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any, final
+
+from tgi.bench.http_exchange import Endpoint
+from tgi.bench.target import ask
+
+__all__ = ["PromptMaker", "learn_tokenizer"]
+
+_TEXT = (
+    "time year people way day man thing life child world school state group country hand part place case "
+    "week company system program question work government number night point home water room mother area "
+    "money story fact month lot right study book eye job word business issue side kind head house service "
+    "friend father power hour game line end member law car city name team minute idea body back parent "
+    "face others level office door health person art war"
+)
+_WORDS = tuple(_TEXT.split())
+_REPEATS = 8
+_MIN_EXACT_WORDS = 16
+_PROBED_WORDS = 32  # two requests each
+_NOT_FOUND = -1
+
+
+@final
+@dataclass(frozen=True)
+class PromptMaker:
+    """`overhead` are the tokens that a prompt has beside its words, such as BOS."""
+
+    words: tuple[str, ...] = _WORDS
+    tokens_per_word: float = 1.0
+    overhead: int = 0
+    is_exact: bool = False  # each word is one token of the server's tokenizer
+
+    def prompt(self, rng: random.Random, num_tokens: int, shared: str = "") -> str:
+        """A text of about `num_tokens` tokens that begins with `shared`, a text from here."""
+        num_words = max(1, round((num_tokens - self.overhead) / self.tokens_per_word))
+        given = shared.split()
+        return " ".join([*given, *rng.choices(self.words, k=max(0, num_words - len(given)))])
+
+
+async def learn_tokenizer(endpoint: Endpoint, model: str) -> PromptMaker:
+    """Ask `/tokenize` how words become tokens. Without such a route a word counts as a token.
+
+    Raises OSError or TimeoutError.
+    """
+    total = await _count(endpoint, model, " ".join(_WORDS))
+    if total == _NOT_FOUND:
+        return PromptMaker()
+    singles = list[str]()
+    overhead = total
+    for word in _WORDS[:_PROBED_WORDS]:
+        few = await _count(endpoint, model, word)
+        many = await _count(endpoint, model, " ".join([word] * (1 + _REPEATS)))
+        if many - few == _REPEATS:
+            singles.append(word)
+            overhead = min(overhead, few - 1)
+    if len(singles) >= _MIN_EXACT_WORDS:
+        return PromptMaker(tuple(singles), 1.0, overhead, is_exact=True)
+    return PromptMaker(tokens_per_word=total / len(_WORDS))
+
+
+async def _count(endpoint: Endpoint, model: str, text: str) -> int:
+    """Tokens of a text, in the shape of whichever server it is: TGI, llama.cpp, vLLM."""
+    bodies: tuple[dict[str, Any], ...] = (
+        {"inputs": text},
+        {"content": text, "add_special": True},
+        {"model": model, "prompt": text},
+    )
+    for body in bodies:
+        status, answer = await ask(endpoint, "POST", "/tokenize", body)
+        found = _counted(answer) if status == 200 else _NOT_FOUND
+        if found > 0:
+            return found
+    return _NOT_FOUND
+
+
+def _counted(answer: Any) -> int:  # noqa: ANN401 - JSON of a foreign server
+    if isinstance(answer, list):
+        return len(answer)
+    if isinstance(answer, dict):
+        tokens = answer.get("tokens")
+        return len(tokens) if isinstance(tokens, list) else int(answer.get("count", _NOT_FOUND))
+    return _NOT_FOUND
