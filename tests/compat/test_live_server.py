@@ -37,11 +37,23 @@ def narrow_server(tmp_path_factory, tiny_model, tgi_backend):
         yield server
 
 
-def test_a_client_that_leaves_a_stream_frees_its_permit(narrow_server):
+LONG = {"stream": True, "ignore_eos": True, "messages": [{"role": "user", "content": "The quick brown fox"}]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "first_line"),
+    [
+        ("/generate_stream", STREAM, 'data: {"index":1,'),
+        ("/v1/chat/completions", LONG, 'data: {"id":"chatcmpl-'),
+        ("/v1/responses", {"input": "The quick brown fox", "stream": True, "ignore_eos": True}, "event: response.created"),
+        ("/v1/messages", LONG | {"max_tokens": 400}, "event: message_start"),
+    ],
+)
+def test_a_client_that_leaves_a_stream_frees_its_permit(narrow_server, path, body, first_line):
     dropped = narrow_server.count_failures("dropped")
-    with httpx.stream("POST", f"{narrow_server.url}/generate_stream", json=STREAM) as stream:
+    with httpx.stream("POST", f"{narrow_server.url}{path}", json=body) as stream:
         lines = stream.iter_lines()  # kept: the connection ends with it
-        assert next(lines).startswith('data: {"index":1,')
+        assert next(lines).startswith(first_line)
         refused = httpx.post(f"{narrow_server.url}/generate", json=STREAM)
         assert refused.status_code == 429
         assert refused.json() == {"error": "Model is overloaded", "error_type": "overloaded"}

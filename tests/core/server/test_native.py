@@ -1,10 +1,9 @@
 """`/generate`, `/generate_stream`, `POST /`, `/tokenize`: bytes, headers, errors, seeds."""
 
-import json
-
 import pytest
 
 from tests.core.server.fake_engine import FakeEngine
+from tests.stream_checks import native_events
 from tgi.scheduler.records import SequenceOutput, TokenOutput
 from tgi.types import FinishReason
 
@@ -14,13 +13,6 @@ DURATIONS = ["x-compute-time", "x-total-time", "x-validation-time", "x-queue-tim
 
 def body(**parameters):
     return {"inputs": PROMPT, "parameters": {"max_new_tokens": 3} | parameters}
-
-
-def events(text):
-    parts = text.split("\n\n")
-    assert parts.pop() == ""
-    assert all(part.startswith("data: ") for part in parts)
-    return [json.loads(part.removeprefix("data: ")) for part in parts]
 
 
 def failures(text):
@@ -91,7 +83,7 @@ async def test_a_stream_has_one_event_per_token(make_client):
     async with make_client() as client:
         answer = await client.post("/generate_stream", json=body(details=True, do_sample=True, seed=9))
         plain = (await client.post("/generate", json=body())).json()["generated_text"]
-    found = events(answer.text)
+    found = native_events(answer.text)
     assert [event["index"] for event in found] == [1, 2, 3]
     assert all(list(event) == ["index", "token", "generated_text", "details"] for event in found)
     assert [event["generated_text"] for event in found] == [None, None, plain]
@@ -114,7 +106,7 @@ async def test_the_head_of_a_stream(make_client):
 
 async def test_the_compatible_route_streams(make_client):
     async with make_client() as client:
-        found = events((await client.post("/", json=body() | {"stream": True})).text)
+        found = native_events((await client.post("/", json=body() | {"stream": True})).text)
     assert found[-1]["generated_text"].startswith(PROMPT)
 
 
@@ -177,7 +169,7 @@ async def test_invalid_streams_are_200_with_an_error_event(make_client, paramete
         answer = await client.post("/generate_stream", json=body(**parameters))
         counted = failures((await client.get("/metrics")).text)
     assert answer.status_code == 200
-    [found] = events(answer.text)
+    [found] = native_events(answer.text)
     assert list(found) == ["error", "error_type"]
     assert found["error_type"] == "validation"
     assert counted == {"validation": 1}
@@ -187,7 +179,7 @@ async def test_a_failure_of_the_engine_is_424(make_client):
     engine = FakeEngine([SequenceOutput(0, error="out of memory")])
     async with make_client(engine) as client:
         answer = await client.post("/generate", json=body())
-        [found] = events((await client.post("/generate_stream", json=body())).text)
+        [found] = native_events((await client.post("/generate_stream", json=body())).text)
     assert answer.status_code == 424
     assert answer.json() == {"error": "Request failed during generation: out of memory", "error_type": "generation"}
     assert found == answer.json()
@@ -209,7 +201,7 @@ async def test_eos_is_an_event_of_its_own_and_not_in_the_text(make_client, token
     token = tokenizer.encode("fox", add_special_tokens=False).ids[0]
     engine = FakeEngine([SequenceOutput(0, [TokenOutput(token, -1.0), TokenOutput(eos, -2.0)], FinishReason.EOS_TOKEN)])
     async with make_client(engine) as client:
-        found = events((await client.post("/generate_stream", json=body(details=True))).text)
+        found = native_events((await client.post("/generate_stream", json=body(details=True))).text)
     assert [event["token"]["special"] for event in found] == [False, True]
     assert found[-1]["generated_text"] == tokenizer.decode([token], skip_special_tokens=True)
     assert found[-1]["details"]["finish_reason"] == "eos_token"

@@ -1,10 +1,9 @@
 """`/v1/completions` and `/v1/chat/completions`: OpenAI's shapes, TGI's errors."""
 
-import json
-
 import pytest
 
 from tests.core.server.fake_engine import FakeEngine
+from tests.stream_checks import openai_chunks
 from tgi.scheduler.records import SequenceOutput, TokenOutput
 from tgi.types import FinishReason
 
@@ -13,13 +12,6 @@ MESSAGES = [{"role": "user", "content": PROMPT}]
 COMPLETION = ("/v1/completions", {"prompt": PROMPT, "max_tokens": 3, "temperature": 0})
 CHAT = ("/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 3, "temperature": 0})
 ROUTES = pytest.mark.parametrize(("path", "body"), [COMPLETION, CHAT], ids=["completions", "chat"])
-
-
-def chunks(text):
-    parts = text.split("\n\n")
-    assert parts.pop() == ""
-    assert parts.pop() == "data: [DONE]"
-    return [json.loads(part.removeprefix("data: ")) for part in parts]
 
 
 def text_of(chunk):
@@ -70,7 +62,7 @@ async def test_ids_are_unique_and_models_echoed(make_client, path, body):
 async def test_a_stream_has_a_chunk_per_token_and_ends(make_client, path, body):
     async with make_client() as client:
         whole = (await client.post(path, json=body)).json()["choices"][0]
-        found = chunks((await client.post(path, json=body | {"stream": True})).text)
+        found = openai_chunks((await client.post(path, json=body | {"stream": True})).text)
     assert [chunk["choices"][0]["finish_reason"] for chunk in found] == [None, None, "length"]
     assert len({chunk["id"] for chunk in found}) == 1
     assert [chunk["usage"] for chunk in found] == [None] * 3
@@ -81,7 +73,7 @@ async def test_a_stream_has_a_chunk_per_token_and_ends(make_client, path, body):
 async def test_usage_comes_in_a_chunk_of_its_own(make_client, path, body):
     async with make_client() as client:
         wished = {"stream": True, "stream_options": {"include_usage": True}}
-        found = chunks((await client.post(path, json=body | wished)).text)
+        found = openai_chunks((await client.post(path, json=body | wished)).text)
     assert [len(chunk["choices"]) for chunk in found] == [1, 1, 1, 0]
     assert found[-1]["usage"]["completion_tokens"] == 3
 
@@ -92,7 +84,7 @@ async def test_usage_comes_in_a_chunk_of_its_own(make_client, path, body):
 async def test_the_stop_string_is_left_out(make_client, path, body, stop, stream):
     async with make_client() as client:
         answer = await client.post(path, json=body | {"max_tokens": 30, "stop": stop, "stream": stream})
-    found = chunks(answer.text) if stream else [answer.json()]
+    found = openai_chunks(answer.text) if stream else [answer.json()]
     choices = [choice for chunk in found for choice in chunk["choices"]]
     text = "".join(c.get("text") or (c.get("delta") or c.get("message") or {}).get("content", "") for c in choices)
     assert "quick" not in text
@@ -110,7 +102,7 @@ async def test_eos_is_a_stop_without_text(make_client, tokenizer, path, body, st
     ]
     async with make_client(FakeEngine(outputs)) as client:
         answer = await client.post(path, json=body | {"stream": stream})
-    found = chunks(answer.text) if stream else [answer.json()]
+    found = openai_chunks(answer.text) if stream else [answer.json()]
     choices = [choice for chunk in found for choice in chunk["choices"]]
     text = "".join(c.get("text") or (c.get("delta") or c.get("message") or {}).get("content", "") for c in choices)
     assert text == tokenizer.decode([token], skip_special_tokens=True)
@@ -122,7 +114,7 @@ async def test_a_special_token_that_ends_nothing_has_no_text(make_client, tokeni
     token = tokenizer.encode("fox", add_special_tokens=False).ids[0]
     outputs = [SequenceOutput(0, [TokenOutput(tokenizer.eos_token_ids[0]), TokenOutput(token)], FinishReason.LENGTH)]
     async with make_client(FakeEngine(outputs)) as client:
-        found = chunks((await client.post(path, json=body | {"stream": True, "ignore_eos": True})).text)
+        found = openai_chunks((await client.post(path, json=body | {"stream": True, "ignore_eos": True})).text)
     assert [text_of(chunk) for chunk in found] == ["", tokenizer.decode([token], skip_special_tokens=True)]
 
 
@@ -156,7 +148,7 @@ async def test_an_error_in_a_stream_is_followed_by_done(make_client, path, body)
         answer = await client.post(path, json=body | {"stream": True, "max_tokens": 0})
     assert answer.status_code == 200
     message = "Input validation error: `max_new_tokens` must be strictly positive"
-    assert chunks(answer.text) == [{"error": {"message": message, "http_status_code": 422}}]
+    assert openai_chunks(answer.text) == [{"error": {"message": message, "http_status_code": 422}}]
 
 
 @ROUTES
