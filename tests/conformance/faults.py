@@ -208,7 +208,7 @@ def nan_spreads(logits, batch):
 
 def last_slot_lost(batch):
     """The highest block is written into the one before, as if one block fewer had been allocated."""
-    highest = 8 * 192 - batch.block_size
+    highest = 8 * 128 - batch.block_size
     return replace(batch, slot_mapping=np.where(batch.slot_mapping >= highest, batch.slot_mapping - 16, batch.slot_mapping))
 
 

@@ -18,7 +18,7 @@ from tgi.testing.conformance.scripted_core import ScriptedCore
 
 __all__ = ["RecordingHost", "Subject", "prompt_of"]
 
-WISH = Wish(max_total_tokens=192, max_concurrent_requests=8, model_max_total_tokens=512, features=tuple(sorted(FEATURES)))
+WISH = Wish(max_total_tokens=128, max_concurrent_requests=8, model_max_total_tokens=512, features=tuple(sorted(FEATURES)))
 
 
 @final
