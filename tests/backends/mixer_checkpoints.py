@@ -58,6 +58,28 @@ _T5 = {
 # Few buckets over short distances, so that a short text reaches the last one.
 _NEAR = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 12}
 
+_QWEN3_NEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "moe_intermediate_size": 12,
+    "shared_expert_intermediate_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 12,
+    "max_position_embeddings": 128,
+    "mlp_only_layers": [1],
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    # A head whose query meets no key it has seen gives almost zero; with the usual 1e-6 its norm would blow up mere rounding.
+    "rms_norm_eps": 1e-3,
+}
+
 DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek_v2": ("deepseek_v2", _DEEPSEEK | {"topk_method": "group_limited_greedy", "routed_scaling_factor": 1.7}),
     "deepseek_v2-plain": ("deepseek_v2", _DEEPSEEK | {"q_lora_rank": None, "attention_bias": True, "mlp_bias": True} | _YARN),
@@ -76,6 +98,8 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
         "mamba2",
         _MAMBA2 | {"use_bias": False, "use_conv_bias": False, "time_step_limit": [0.5, 0.9], "tie_word_embeddings": True},
     ),
+    "qwen3_next": ("qwen3_next", _QWEN3_NEXT),
+    "qwen3_next-biases": ("qwen3_next", _QWEN3_NEXT | {"attention_bias": True, "norm_topk_prob": False}),
 }
 """Named variants: the family and its small config; the defaults of `transformers` fill the rest."""
 
@@ -108,6 +132,8 @@ def save_mixer_variant(name: str, path: Path, *, seed: int = 0, vocab_size: int 
         for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if not key.endswith(("inv_freq", "position_ids")):
                 tensor.copy_(_draw(key, tensor, generator))
+                if family == "qwen3_next" and tensor.dim() == 1 and key.endswith("norm.weight") and "linear_attn" not in key:
+                    tensor.sub_(1.0)  # stored minus one
     model.save_pretrained(path)
     if is_untied:
         file = path / "config.json"

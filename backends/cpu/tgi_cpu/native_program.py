@@ -77,7 +77,7 @@ def _unsupported(spec: ModelSpec) -> Iterator[str]:
 def _unsupported_attention(mixer: Attention) -> Iterator[str]:
     if mixer.v_head_dim not in (None, mixer.head_dim) or mixer.head_dim % 2 or mixer.head_dim > 256:
         yield f"heads of size {mixer.head_dim}"
-    if mixer.relative_bias is not None or mixer.clip_qkv is not None or not mixer.causal:
+    if mixer.relative_bias is not None or mixer.clip_qkv is not None or mixer.output_gate or not mixer.causal:
         yield "this kind of attention"
     if mixer.qk_norm_over != "head" and mixer.q_norm is not None:
         yield "a query norm over all heads"

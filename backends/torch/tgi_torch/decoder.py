@@ -14,7 +14,17 @@ from typing import TypeVar, final
 import torch
 from torch import Tensor
 
-from tgi.architectures import MLP, Attention, CrossAttention, LatentAttention, MixtureOfExperts, ModelSpec, Rope, StateSpace
+from tgi.architectures import (
+    MLP,
+    Attention,
+    CrossAttention,
+    LatentAttention,
+    LinearAttention,
+    MixtureOfExperts,
+    ModelSpec,
+    Rope,
+    StateSpace,
+)
 from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import Limits, ModelError
 from tgi_torch.attention import AttentionMetadata
@@ -29,6 +39,7 @@ from tgi_torch.encoder_decoder import (
 from tgi_torch.kv_cache import KVCache
 from tgi_torch.latent_attention import build_latent_attention
 from tgi_torch.layers import Building, Linear, Mixer, StepContext, Transform, build_linear, build_norm, identity
+from tgi_torch.linear_attention import build_linear_attention
 from tgi_torch.mixers import build_attention, build_mlp
 from tgi_torch.mixture_of_experts import build_mixture_of_experts
 from tgi_torch.ops import Ops
@@ -86,6 +97,11 @@ class Decoder:
     def device(self) -> torch.device:
         """Where the parameters are."""
         return self.parameters.device
+
+    @property
+    def is_chunked(self) -> bool:
+        """Every mixer goes on from what the part before it left."""
+        return True
 
     def write(self, role: str, expert: int | None, *, axis: int, start: int, piece: Tensor) -> None:
         """Take a part of a weight in (`tgi_torch.weights.WeightSink`)."""
@@ -161,6 +177,9 @@ class DecoderWithCache:
         """Copy whole blocks in every layer."""
         self.kv_cache.copy_blocks(sources, targets)
 
+    def release_state(self, state: int) -> None:
+        """States lie in one tensor and are cleared when they are taken again."""
+
     def forward(self, token_ids: Tensor, metadata: AttentionMetadata) -> Tensor:
         """Hidden vectors [T, hidden] of int64 [T]."""
         return self.decoder.forward(token_ids, metadata, self.kv_cache)
@@ -229,6 +248,8 @@ class _MixerBuilder:
                 return reader
             case StateSpace():
                 return build_state_space(self._building, mixer, prefix, layer=next(self._num_states))
+            case LinearAttention():
+                return build_linear_attention(self._building, mixer, prefix, layer=next(self._num_states))
             case MLP():
                 return build_mlp(self._building, mixer, prefix)
             case MixtureOfExperts():

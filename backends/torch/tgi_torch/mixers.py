@@ -44,6 +44,7 @@ class AttentionMixer:
     clip: Transform
     normalize: Transform  # of the query and key heads [T, H + K, D]
     rotate: Rotate  # likewise, in place
+    gate: Callable[[Tensor, Tensor], Tensor]  # (x, the heads' outputs) to like the latter
     settings: AttentionSettings
 
     def __call__(self, x: Tensor, context: StepContext) -> Tensor:
@@ -55,7 +56,7 @@ class AttentionMixer:
         query, key = heads[:, : self.num_heads], heads[:, self.num_heads :]
         cache = context.kv_cache.layers[self.layer]
         self.ops.write_kv(key, value, cache, context.metadata.slot_mapping)
-        return self.output(self.ops.paged_attention(query, cache, context.plans[self.plan], self.settings))
+        return self.output(self.gate(x, self.ops.paged_attention(query, cache, context.plans[self.plan], self.settings)))
 
 
 def build_attention(
@@ -91,6 +92,7 @@ def build_attention(
         clip=identity if spec.clip_qkv is None else partial(torch.clamp, min=-spec.clip_qkv, max=spec.clip_qkv),
         normalize=_build_qk_norm(building, spec, prefix),
         rotate=_build_rotate(building.ops, spec, rotation),
+        gate=_build_gate(building, spec, prefix),
         settings=AttentionSettings(
             scale=spec.scale,
             softcap=spec.softcap,
@@ -103,6 +105,21 @@ def build_attention(
 
 def _alibi_slopes(spec: Attention) -> Tensor:
     return alibi_slopes(spec.num_heads, spec.alibi_bias_max) * spec.alibi_scale
+
+
+def _build_gate(building: Building, spec: Attention, prefix: str) -> Callable[[Tensor, Tensor], Tensor]:
+    if not spec.output_gate:
+        return _ungated
+    size = spec.num_heads * (spec.head_dim if spec.v_head_dim is None else spec.v_head_dim)
+    return partial(_gated, build_linear(building, prefix, {"gate": size}, building.hidden_size, bias=spec.qkv_bias))
+
+
+def _ungated(x: Tensor, mixed: Tensor) -> Tensor:
+    return mixed
+
+
+def _gated(gate: Linear, x: Tensor, mixed: Tensor) -> Tensor:
+    return mixed * torch.sigmoid(gate(x))
 
 
 def _build_qk_norm(building: Building, spec: Attention, prefix: str) -> Transform:

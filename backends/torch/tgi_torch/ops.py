@@ -26,7 +26,7 @@ from tgi_torch.attention import (
     plan_cross_attention,
 )
 from tgi_torch.kv_cache import LayerCache
-from tgi_torch.recurrence import ScanInputs, causal_convolution, plan_states, selective_scan
+from tgi_torch.recurrence import DeltaInputs, ScanInputs, causal_convolution, gated_delta_scan, plan_states, selective_scan
 from tgi_torch.rotary import Rotation
 
 __all__ = [
@@ -96,6 +96,9 @@ class Ops:
 
     selective_scan: Callable[[ScanInputs, Tensor, Any], Tensor]
     """(inputs, states [S, H, P, N], plan) -> float32 [T, H, P]; moves the rows' states on"""
+
+    gated_delta_scan: Callable[[DeltaInputs, Tensor, Any], Tensor]
+    """(inputs, states [S, H, K, V], plan) -> float32 [T, H, V]; moves the rows' states on"""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -194,5 +197,6 @@ REFERENCE = Ops(
     plan_states=plan_states,
     causal_convolution=causal_convolution,
     selective_scan=selective_scan,
+    gated_delta_scan=gated_delta_scan,
 )
 """Plain PyTorch, right on every device."""

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from tgi_torch.attention import AttentionMetadata
 
-__all__ = ["ScanInputs", "StatePlan", "causal_convolution", "plan_states", "selective_scan"]
+__all__ = ["DeltaInputs", "ScanInputs", "StatePlan", "causal_convolution", "gated_delta_scan", "plan_states", "selective_scan"]
 
 _CHUNK = 64  # tokens whose effects on one another are computed at once
 
@@ -99,6 +99,48 @@ def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, window: T
         summed = functional.conv1d(seen.unsqueeze(0), weight.unsqueeze(1), bias, groups=len(weight))
         out[row.start : row.stop] = summed[0].T
     return out
+
+
+@final
+@dataclass(frozen=True)
+class DeltaInputs:
+    """The operands of the gated delta rule (arXiv 2412.06464), token by token, all in float32.
+
+    state = kept * state;  state = state + k (beta * (v - k state))';  y = q state
+    """
+
+    q: Tensor  # [T, H, K]
+    k: Tensor  # [T, H, K], of length one
+    v: Tensor  # [T, H, V]
+    kept: Tensor  # [T, H]
+    beta: Tensor  # [T, H]
+
+    def take(self, tokens: Tensor | slice) -> DeltaInputs:
+        """Those of some tokens."""
+        return DeltaInputs(self.q[tokens], self.k[tokens], self.v[tokens], self.kept[tokens], self.beta[tokens])
+
+
+def gated_delta_scan(inputs: DeltaInputs, states: Tensor, plan: StatePlan) -> Tensor:
+    """The gated delta rule over all rows: y float32 [T, H, V]. states float32 [S, H, K, V]."""
+    out = torch.empty_like(inputs.v)
+    if len(plan.single_states):
+        state, out[plan.single_tokens] = _advance_delta(inputs.take(plan.single_tokens), states[plan.single_states])
+        states[plan.single_states] = state
+    for row in plan.rows:
+        state = states[row.state].unsqueeze(0)
+        for token in range(row.start, row.stop):
+            state, out[token : token + 1] = _advance_delta(inputs.take(slice(token, token + 1)), state)
+        states[row.state] = state.squeeze(0)
+    return out
+
+
+def _advance_delta(inputs: DeltaInputs, state: Tensor) -> tuple[Tensor, Tensor]:
+    """One token of each of R sequences; state [R, H, K, V]."""
+    state = state * inputs.kept[..., None, None]
+    known = (inputs.k.unsqueeze(2) @ state).squeeze(2)  # [R, H, V]
+    change = inputs.beta.unsqueeze(-1) * (inputs.v - known)
+    state = state + inputs.k.unsqueeze(-1) * change.unsqueeze(2)
+    return state, (inputs.q.unsqueeze(2) @ state).squeeze(2)
 
 
 def selective_scan(inputs: ScanInputs, states: Tensor, plan: StatePlan) -> Tensor:

@@ -19,7 +19,7 @@ from tgi_torch.layers import Building, Linear, Mixer, StepContext, Transform, bu
 from tgi_torch.ops import Ops
 from tgi_torch.recurrence import ScanInputs
 
-__all__ = ["Mamba2Mixer", "MambaMixer", "build_state_space"]
+__all__ = ["Convolution", "Mamba2Mixer", "MambaMixer", "build_state_space"]
 
 
 @final

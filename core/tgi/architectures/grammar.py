@@ -68,7 +68,7 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "gelu_quick", "relu", "relu_sq
 
 CacheKind = Literal["none", "full", "window", "state", "cross"]
 
-WeightLayout = Literal["rows", "grouped", "alternating", "flat"]
+WeightLayout = Literal["rows", "grouped", "by_head", "alternating", "flat"]
 
 
 class Norm(Part, frozen=True):
@@ -104,6 +104,7 @@ class Attention(Part, frozen=True, tag="attention"):
     sinks: bool = False  # one learned logit per head joins the softmax
     relative_bias: RelativeBias | None = None
     causal: bool = True
+    output_gate: bool = False  # the heads' outputs times a sigmoid of a projection of the input (qwen3_next)
 
     @property
     def cache(self) -> CacheKind:
@@ -300,6 +301,7 @@ class WeightRule(Part, frozen=True):
     tensor:
       rows         the roles' rows one after the other
       grouped      per kv group: its query heads, then its key head, then its value head (falcon, gpt_neox, bloom)
+      by_head      per query head: its rows of each role (qwen3_next)
       alternating  rows of the roles in turn, one by one (gpt_oss)
     and one role of all experts may be stored as
       flat         [E * rows, …], the experts one after the other (dbrx)

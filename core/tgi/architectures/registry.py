@@ -58,6 +58,7 @@ FAMILIES = {
     "qwen2_moe": "qwen2_moe",
     "qwen3": "qwen3",
     "qwen3_moe": "qwen3_moe",
+    "qwen3_next": "qwen3_next",
     "RefinedWeb": "falcon",
     "RefinedWebModel": "falcon",
     "stablelm": "stablelm",

@@ -74,6 +74,8 @@ def _attention(mixer: Attention, hidden: int, owns_relative_bias: bool) -> Tenso
             q_shape, k_shape = (q_rows,), (k_rows,)
     yield from _norm("q_norm", mixer.q_norm, *q_shape)
     yield from _norm("k_norm", mixer.k_norm, *k_shape)
+    if mixer.output_gate:
+        yield from _linear("gate", mixer.num_heads * v_dim, hidden, mixer.qkv_bias)
     if mixer.sinks:
         yield "sinks", (mixer.num_heads,)
     if mixer.relative_bias is not None and owns_relative_bias:

@@ -172,6 +172,10 @@ def split(tensor: TensorT, placement: Placement, spec: ModelSpec) -> dict[str, T
             pieces = [_rows(whole, slice(index, None, len(roles)), placement) for index in range(len(roles))]
         case "grouped":
             pieces = _split_grouped(whole, placement, _num_groups(roles[0], spec))
+        case "by_head":
+            mixer = mixer_of(roles[0], spec)
+            assert isinstance(mixer, Attention), roles
+            pieces = _split_grouped(whole, placement, mixer.num_heads)
         case "rows" | "flat":
             axis = int(placement.is_stacked)
             ends = [sum(shape[axis] for shape in shapes[: index + 1]) for index in range(len(shapes))]

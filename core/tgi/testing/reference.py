@@ -27,7 +27,7 @@ from tgi.architectures.grammar import (
     StateSpace,
 )
 from tgi.architectures.roles import mixer_tag
-from tgi.testing.reference_mixers import cross_attention, latent_attention, state_space
+from tgi.testing.reference_mixers import cross_attention, latent_attention, linear_attention, state_space
 from tgi.testing.reference_operations import Array, Weights, activation, linear, norm, rotate, sigmoid, softcap, softmax
 
 __all__ = [
@@ -108,7 +108,7 @@ def _branch(y: Array, branch: Branch, weights: Weights, name: str, encoded: Arra
         case StateSpace():
             y = state_space(y, branch.mixer, weights, name)
         case LinearAttention():
-            raise NotImplementedError("the numpy reference has no linear attention")
+            y = linear_attention(y, branch.mixer, weights, name)
     return norm(y, branch.post_norm, weights, f"{name}.post_norm")
 
 
@@ -139,7 +139,10 @@ def attention(y: Array, rule: Attention, weights: Weights, name: str) -> Array:
     else:
         probabilities = softmax(scores)
     mixed = np.einsum("hqk,khd->qhd", probabilities, v)
-    return linear(mixed.reshape(num_tokens, -1), weights, f"{name}.o")
+    mixed = mixed.reshape(num_tokens, -1)
+    if rule.output_gate:
+        mixed = mixed * sigmoid(linear(y, weights, f"{name}.gate"))
+    return linear(mixed, weights, f"{name}.o")
 
 
 def _position_bias(rule: Attention, num_tokens: int, weights: Weights, name: str) -> Array:

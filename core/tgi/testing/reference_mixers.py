@@ -1,13 +1,15 @@
-"""The mixers of the numpy reference beside attention, MLP and mixture: latent and cross attention, state spaces."""
+"""The mixers of the numpy reference beside attention, MLP and mixture."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from tgi.architectures.grammar import CrossAttention, LatentAttention, StateSpace
+from tgi.architectures.grammar import CrossAttention, LatentAttention, LinearAttention, StateSpace
 from tgi.testing.reference_operations import Array, Weights, linear, norm, rotate, sigmoid, softmax, softplus
 
-__all__ = ["cross_attention", "latent_attention", "state_space"]
+__all__ = ["cross_attention", "latent_attention", "linear_attention", "state_space"]
+
+_LENGTH_EPS = np.float32(1e-6)
 
 
 def latent_attention(y: Array, rule: LatentAttention, weights: Weights, name: str) -> Array:
@@ -60,6 +62,33 @@ def state_space(y: Array, rule: StateSpace, weights: Weights, name: str) -> Arra
     out = _scan(heads, dt, b, c, weights[f"{name}.a_log"][:, None]) + heads * weights[f"{name}.skip"][:, None]
     out = _gated_norm(out.reshape(len(y), -1), gate, rule, weights, name)
     return linear(out, weights, f"{name}.out")
+
+
+def linear_attention(y: Array, rule: LinearAttention, weights: Weights, name: str) -> Array:
+    """The gated delta rule (arXiv 2412.06464), token after token, [T, hidden] → [T, hidden]."""
+    num_tokens, heads_of_key = len(y), rule.num_value_heads // rule.num_key_heads
+    q, k, v = (_convolve(linear(y, weights, f"{name}.{part}"), weights, f"{name}.conv_{part}") for part in "qkv")
+    q, k = (_unit(part.reshape(num_tokens, rule.num_key_heads, -1)).repeat(heads_of_key, axis=1) for part in (q, k))
+    q = q / np.float32(np.sqrt(rule.key_head_dim))
+    v = v.reshape(num_tokens, rule.num_value_heads, -1)
+    rate = softplus(linear(y, weights, f"{name}.decay") + weights[f"{name}.dt_bias"])
+    kept = np.exp(-np.exp(weights[f"{name}.a_log"]) * rate)
+    share = sigmoid(linear(y, weights, f"{name}.beta"))
+    state = np.zeros((rule.num_value_heads, rule.key_head_dim, rule.value_head_dim), np.float32)
+    out = np.empty_like(v)
+    for token in range(num_tokens):
+        state = state * kept[token][:, None, None]
+        known = np.einsum("hkv,hk->hv", state, k[token])
+        state = state + np.einsum("hk,hv->hkv", k[token], (v[token] - known) * share[token][:, None])
+        out[token] = np.einsum("hkv,hk->hv", state, q[token])
+    gate = linear(y, weights, f"{name}.gate").reshape(out.shape)
+    out = norm(out, rule.norm, weights, f"{name}.gated_norm") * _silu(gate)
+    return linear(out.reshape(num_tokens, -1), weights, f"{name}.out")
+
+
+def _unit(x: Array) -> Array:
+    result: Array = x / np.sqrt(np.square(x).sum(axis=-1, keepdims=True) + _LENGTH_EPS)
+    return result
 
 
 def _convolve(x: Array, weights: Weights, name: str) -> Array:

@@ -48,7 +48,7 @@ class Served:
         assert float(gap.max()) <= NEAR_TIE
 
 
-@pytest.fixture(params=["deepseek_v3", "mamba", "mamba2", "t5", "mt5"])
+@pytest.fixture(params=["deepseek_v3", "mamba", "mamba2", "qwen3_next", "t5", "mt5"])
 def served(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     model = save_mixer_variant(request.param, tmp_path)
@@ -98,7 +98,14 @@ def test_greedy_equals_transformers(served: Served) -> None:
 
 def test_what_is_agreed(served: Served) -> None:
     agreement = served.core.agreement
-    kinds = {"deepseek_v3": ["full"], "mamba": ["state"], "mamba2": ["state"], "t5": ["full", "cross"], "mt5": ["full", "cross"]}
+    kinds = {
+        "deepseek_v3": ["full"],
+        "mamba": ["state"],
+        "mamba2": ["state"],
+        "qwen3_next": ["full", "state"],
+        "t5": ["full", "cross"],
+        "mt5": ["full", "cross"],
+    }
     assert [group.kind for group in agreement.kv_cache.groups] == kinds[served.family]
     # Blocks alone say all of a beginning only where there is nothing but blocks.
     assert agreement.has("prefix_cache") == (served.family == "deepseek_v3")

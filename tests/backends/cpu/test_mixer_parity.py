@@ -162,7 +162,7 @@ def test_copied_blocks_of_latent_vectors(tmp_path: Path) -> None:
     pair.check(sequence)
 
 
-@pytest.mark.parametrize("name", ["deepseek_v2-plain", "deepseek_v3", "mamba", "mamba2", "t5", "t5-untied"])
+@pytest.mark.parametrize("name", ["deepseek_v2-plain", "deepseek_v3", "mamba", "mamba2", "qwen3_next-biases", "t5", "t5-untied"])
 def test_every_parameter_counts(name: str, tmp_path: Path) -> None:
     """The comparison above sees any single parameter that is lost (zeroed) or shifted, so it is no formality."""
     pair = load(name, tmp_path)

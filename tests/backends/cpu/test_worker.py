@@ -12,7 +12,7 @@ import torch
 
 from tests.backends.checkpoints import save_checkpoint
 from tests.backends.scripted_core import RecordingHost, ScriptedCore
-from tgi.architectures import GenericSpec, LinearAttention, Norm, Stack, load_spec
+from tgi.architectures import GenericSpec, load_spec
 from tgi.backend import (
     SAMPLING_FIELDS,
     BackendError,
@@ -124,15 +124,6 @@ def test_supports_refuses_what_is_not_built(config, spec):
     assert "`new`" in support.reasons[0]
     with pytest.raises(BackendError, match="`new`"):
         create(msgspec.structs.replace(config, spec=generic))
-    norm = Norm(kind="rms", eps=1e-6)
-    recurrent = LinearAttention(num_key_heads=2, num_value_heads=2, key_head_dim=4, value_head_dim=4, conv_kernel=4, norm=norm)
-    (layer, *others) = spec.decoder.layers
-    branch = msgspec.structs.replace(layer.blocks[0].branches[0], mixer=recurrent)
-    layer = msgspec.structs.replace(layer, blocks=(msgspec.structs.replace(layer.blocks[0], branches=(branch,)),))
-    stack = Stack(kind="decoder", layers=(layer, *others))
-    support = tgi_backend().supports(msgspec.structs.replace(spec, stacks=(stack,)), config)
-    assert support.verdict == "no"
-    assert "LinearAttention" in support.reasons[0]
 
 
 @pytest.mark.parametrize(
