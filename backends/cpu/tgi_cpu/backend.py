@@ -8,9 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import final
 
-from safetensors import SafetensorError, safe_open
-
-from tgi.architectures import GenericSpec, LinearAttention, ModelSpec
+from tgi.architectures import GenericSpec, ModelSpec
+from tgi.architectures.checkpoint import main_dtype, stored_tensors
 from tgi.backend import (
     API_VERSION,
     BackendInfo,
@@ -18,12 +17,14 @@ from tgi.backend import (
     EngineConfig,
     Host,
     MemoryItem,
+    ModelError,
     ProbeResult,
     Support,
     Worker,
 )
 from tgi_cpu import machine
-from tgi_torch.memory import DTYPE_BYTES, compute_dtype, kv_bytes_per_token, state_bytes, weights_bytes
+from tgi_torch.fallback import refused_by_fallback, slow_by_fallback
+from tgi_torch.memory import DTYPE_BYTES, checkpoint_bytes, compute_dtype, kv_bytes_per_token, state_bytes, weights_bytes
 
 __all__ = ["CpuBackend"]
 
@@ -51,20 +52,22 @@ class CpuBackend:
 
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
         """No, with every reason, or native or slow, with an estimate of the memory."""
-        if isinstance(spec, GenericSpec):
-            return Support("no", (f"the architecture `{spec.model_type}` is not one that it knows", *_refused_options(config)))
-        reasons = (*_refused_mixers(spec), *_refused_options(config))
+        refused = () if isinstance(spec, ModelSpec) else refused_by_fallback(spec, config)
+        reasons = (*refused, *_refused_options(config))
         if reasons:
             return Support("no", reasons)
-        dtype = compute_dtype(config.dtype, _stored_dtype(Path(config.model_path)))
+        path = Path(config.model_path)
+        dtype = compute_dtype(config.dtype, _stored_dtype(path))
+        num_bytes = weights_bytes(spec, dtype) if isinstance(spec, ModelSpec) else _checkpoint_bytes(path, dtype)
         memory = (
-            MemoryItem("weights", weights_bytes(spec, dtype), dtype),
+            MemoryItem("weights", num_bytes, dtype),
             MemoryItem("KV cache of one token", kv_bytes_per_token(spec, dtype), dtype),
             *((MemoryItem("state of one sequence", state_bytes(spec, dtype), dtype),) if state_bytes(spec, dtype) else ()),
         )
+        slow = () if isinstance(spec, ModelSpec) else (slow_by_fallback(spec),)
         if dtype == "float16":
-            return Support("slow", ("CPUs compute float16 slowly; bfloat16 and float32 are faster",), memory)
-        return Support("native", memory=memory)
+            slow = (*slow, "CPUs compute float16 slowly; bfloat16 and float32 are faster")
+        return Support("slow" if slow else "native", slow, memory)
 
     def create_worker(self, config: EngineConfig, host: Host) -> Worker:
         """The heavy half: imports torch."""
@@ -74,13 +77,6 @@ class CpuBackend:
         from tgi_cpu.worker import create_worker  # noqa: PLC0415 - the two halves load apart
 
         return create_worker(config, host)
-
-
-def _refused_mixers(spec: ModelSpec) -> tuple[str, ...]:
-    blocks = (block for stack in spec.stacks for layer in stack.layers for block in layer.blocks)
-    mixers = (branch.mixer for block in blocks for branch in block.branches)
-    unknown = {type(mixer).__name__ for mixer in mixers if isinstance(mixer, LinearAttention)}
-    return tuple(f"{name} layers are not built yet" for name in sorted(unknown))
 
 
 def _refused_options(config: EngineConfig) -> tuple[str, ...]:
@@ -96,14 +92,18 @@ def _refused_options(config: EngineConfig) -> tuple[str, ...]:
     return tuple(refused)
 
 
-def _stored_dtype(model_path: Path) -> str:
-    """The dtype of most tensors of the first weight file, for the estimate alone: a damaged file is `Worker.load`'s to name."""
-    path = next(iter(sorted(model_path.glob("*.safetensors"))), None)
-    if path is None:
-        return "float32"
+def _checkpoint_bytes(model_path: Path, dtype: str) -> int:
+    """For the estimate alone: a damaged file is `Worker.load`'s to name."""
     try:
-        with safe_open(path, framework="np") as file:
-            dtypes = [str(file.get_slice(name).get_dtype()) for name in file.keys()]  # noqa: SIM118 - not a mapping
-    except (OSError, SafetensorError):
+        return checkpoint_bytes(model_path, dtype)
+    except ModelError:
+        return 0
+
+
+def _stored_dtype(model_path: Path) -> str:
+    """The dtype of most of the weights, for the estimate alone."""
+    try:
+        stored = main_dtype(stored_tensors(model_path))
+    except ModelError:
         return "float32"
-    return _STORED_DTYPES.get(max(set(dtypes), key=dtypes.count, default=""), "float32")
+    return _STORED_DTYPES.get(stored or "", "float32")

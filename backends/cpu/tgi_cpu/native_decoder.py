@@ -40,6 +40,11 @@ class NativeDecoder:
         """Of weights and cache; the residual is float32."""
         return torch.bfloat16
 
+    @property
+    def is_chunked(self) -> bool:
+        """Attention goes on from what is in the cache."""
+        return True
+
     def write(self, role: str, expert: int | None, *, axis: int, start: int, piece: Tensor) -> None:
         """Pack a part of a weight."""
         assert expert is None, f"{role}: the kernels know no experts"
@@ -99,6 +104,9 @@ class NativeModel:
     def copy_blocks(self, sources: Tensor, targets: Tensor) -> None:
         """Copy whole blocks in every layer, int64 [N] each."""
         self._cache.copy_blocks(sources.numpy(), targets.numpy())
+
+    def release_state(self, state: int) -> None:
+        """The kernels run no model that has states."""
 
     def forward(self, token_ids: Tensor, metadata: AttentionMetadata) -> Tensor:
         """Hidden vectors float32 [T, hidden] after the final norm for int64 [T]; writes their keys and values."""

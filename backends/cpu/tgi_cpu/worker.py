@@ -39,7 +39,8 @@ def create_worker(config: EngineConfig, host: Host) -> Worker:
     if library is not None and not hindrance:
         kernels, block_size, load_model = "native", BLOCK_TOKENS, native_loader(library, threads)
     else:
-        host.log(f"the model runs in torch operations, not in the faster native kernels: {hindrance}")
+        if isinstance(config.spec, ModelSpec):
+            host.log(f"the model runs in torch operations, not in the faster native kernels: {hindrance}")
         kernels, block_size, load_model = "torch", _TORCH_BLOCK_TOKENS, decoder_loader(REFERENCE, _DEVICE)
     device = TorchDevice(
         device=_DEVICE,

@@ -5,18 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import final
 
-from tgi.architectures import MLP, LatentAttention, MixtureOfExperts, ModelSpec, StateSpace
+from tgi.architectures import MLP, CrossAttention, GenericSpec, LatentAttention, MixtureOfExperts, ModelSpec, StateSpace
+from tgi.architectures.checkpoint import stored_tensors
 from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import BackendError, CacheGroup, KVCachePlan, Limits, MemoryItem, Wish
-from tgi_torch.cache_layout import group_kinds, state_values, values_per_token
+from tgi_torch.cache_layout import (
+    ENCODER_QUERY_CHUNK,
+    RecurrentMixer,
+    group_kinds,
+    recurrent_shapes,
+    state_values,
+    values_per_token,
+)
 
 __all__ = [
     "DTYPE_BYTES",
     "MemoryFacts",
     "Plan",
+    "checkpoint_bytes",
     "compute_dtype",
     "format_bytes",
     "kv_bytes_per_token",
@@ -32,6 +42,8 @@ DTYPE_BYTES: Mapping[str, int] = MappingProxyType({"float32": 4, "float16": 2, "
 _UNKNOWN_CONTEXT = 4096  # tokens, where neither the user nor the model names a limit
 _FLOAT32_BYTES = 4
 _LOGITS_COPIES = 5  # logits, processed scores, their sorted values, probabilities and cumulative sum
+_STATE_COPIES = 4  # states before and after a step, what is kept and what is added
+_GENERIC_WIDENING = 4  # intermediate over hidden size, where the family is unknown
 _HIDDEN_COPIES = 8  # residual, normed, fused query-key-value (up to 3), attention output, projection
 
 
@@ -71,30 +83,42 @@ def weights_bytes(spec: ModelSpec, dtype: str) -> int:
     return sum(math.prod(shape) for shape in tensor_shapes(spec).values()) * DTYPE_BYTES[dtype]
 
 
-def kv_bytes_per_token(spec: ModelSpec, dtype: str) -> int:
+def checkpoint_bytes(model_path: Path, dtype: str) -> int:
+    """The same from the headers of the weight files, for a model without a `ModelSpec`. Raises `ModelError`."""
+    return sum(math.prod(stored.shape) for stored in stored_tensors(model_path).values()) * DTYPE_BYTES[dtype]
+
+
+def kv_bytes_per_token(spec: ModelSpec | GenericSpec, dtype: str) -> int:
     """Bytes that one token keeps over all layers, and, with an encoder, one encoder token beside it."""
     return values_per_token(spec) * DTYPE_BYTES[dtype]
 
 
-def state_bytes(spec: ModelSpec, dtype: str) -> int:
+def state_bytes(spec: ModelSpec | GenericSpec, dtype: str) -> int:
     """Bytes that one sequence keeps in recurrent layers, whatever its length."""
     windows, states = state_values(spec)
     return windows * DTYPE_BYTES[dtype] + states * _FLOAT32_BYTES
 
 
-def workspace_bytes(spec: ModelSpec, dtype: str, max_step_tokens: int, max_sequences: int) -> int:
+def workspace_bytes(spec: ModelSpec | GenericSpec, dtype: str, max_step_tokens: int, max_sequences: int) -> int:
     """Bytes that the largest step takes for a moment: the activations of one layer, and the logits with the sampler's copies."""
-    mixers = [branch.mixer for layer in spec.decoder.layers for block in layer.blocks for branch in block.branches]
-    widths = [m.intermediate_size for m in mixers if isinstance(m, MLP)]
+    stack = () if isinstance(spec, GenericSpec) else spec.decoder.layers
+    mixers = [branch.mixer for layer in stack for block in layer.blocks for branch in block.branches]
+    widths = [_GENERIC_WIDENING * spec.hidden_size] if isinstance(spec, GenericSpec) else []
+    widths += [m.intermediate_size for m in mixers if isinstance(m, MLP)]
     widths += [m.expert.intermediate_size * m.experts_per_token for m in mixers if isinstance(m, MixtureOfExperts)]
     widths += [m.num_heads * (m.kv_lora_rank + m.qk_rope_head_dim) for m in mixers if isinstance(m, LatentAttention)]
     widths += [2 * m.inner_size for m in mixers if isinstance(m, StateSpace)]
     per_token = (_HIDDEN_COPIES * spec.hidden_size + 3 * max(widths, default=0)) * DTYPE_BYTES[dtype]
     logits = min(max_sequences, max_step_tokens) * spec.vocab_size * _FLOAT32_BYTES * _LOGITS_COPIES
-    return max_step_tokens * per_token + logits
+    states = max((math.prod(recurrent_shapes(m)[1]) for m in mixers if isinstance(m, RecurrentMixer)), default=0)
+    state_copies = _STATE_COPIES * max_sequences * states * _FLOAT32_BYTES
+    # Scores and position biases of one chunk of queries over a whole text.
+    heads = max((m.num_heads for m in mixers if isinstance(m, CrossAttention)), default=0)
+    encoder = 2 * heads * min(ENCODER_QUERY_CHUNK, max_step_tokens) * max_step_tokens * _FLOAT32_BYTES
+    return max_step_tokens * per_token + logits + state_copies + encoder
 
 
-def plan_limits(spec: ModelSpec, wish: Wish, facts: MemoryFacts) -> Plan:
+def plan_limits(spec: ModelSpec | GenericSpec, wish: Wish, facts: MemoryFacts) -> Plan:
     """Keep what the user gave and derive the rest. Raises `BackendError` naming option, need and limit."""
     context = _wished_context(spec, wish)
     max_sequences = wish.max_batch_size or wish.max_concurrent_requests
@@ -138,7 +162,7 @@ def plan_limits(spec: ModelSpec, wish: Wish, facts: MemoryFacts) -> Plan:
     )
 
 
-def _num_sequences(spec: ModelSpec, wish: Wish, facts: MemoryFacts, wished: int, left: int) -> int:
+def _num_sequences(spec: ModelSpec | GenericSpec, wish: Wish, facts: MemoryFacts, wished: int, left: int) -> int:
     """As many as have a place for their states; fewer than `wished` only where the user named no batch size."""
     each = state_bytes(spec, facts.dtype)
     if not each:
@@ -168,8 +192,8 @@ def format_bytes(num_bytes: int) -> str:
     return f"{mebibytes / 1024:.2f} GiB" if mebibytes >= 1024 else f"{mebibytes:.0f} MiB"
 
 
-def _wished_context(spec: ModelSpec, wish: Wish) -> int:
-    positions = spec.embedding.positions
+def _wished_context(spec: ModelSpec | GenericSpec, wish: Wish) -> int:
+    positions = None if isinstance(spec, GenericSpec) else spec.embedding.positions
     if wish.max_total_tokens and positions is not None and wish.max_total_tokens > positions.num_positions:
         raise BackendError(
             f"`--max-total-tokens {wish.max_total_tokens}` is beyond the {positions.num_positions} positions this model has.",

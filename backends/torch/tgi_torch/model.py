@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tgi.architectures import ModelSpec
+from tgi.architectures import GenericSpec, ModelSpec
 from tgi.backend import Limits
 from tgi_torch.attention import AttentionMetadata
 
@@ -23,7 +23,7 @@ class Model(Protocol):
     """Weights with a paged key-value cache, ready to run. Blocks start undefined; nobody clears them between sequences."""
 
     @property
-    def spec(self) -> ModelSpec:
+    def spec(self) -> ModelSpec | GenericSpec:
         """What it was built from."""
 
     @property
@@ -41,6 +41,9 @@ class Model(Protocol):
     def copy_blocks(self, sources: Tensor, targets: Tensor) -> None:
         """Copy whole blocks in every layer, int64 [N] each; all sources are read before any target is written."""
 
+    def release_state(self, state: int) -> None:
+        """The sequence that had this place in the cache group `state` is gone."""
+
     def forward(self, token_ids: Tensor, metadata: AttentionMetadata) -> Tensor:
         """Hidden vectors [T, hidden] after the final norm for int64 [T]; valid until the next call."""
 
@@ -54,6 +57,10 @@ class LoadedModel(Protocol):
     @property
     def dtype(self) -> torch.dtype:
         """Of weights and cache."""
+
+    @property
+    def is_chunked(self) -> bool:
+        """Whether a prompt may be computed in parts."""
 
     def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> Model:
         """Reserve a cache, and whatever else steps within `limits` need.

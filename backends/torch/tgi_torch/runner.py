@@ -68,7 +68,7 @@ class ModelRunner:
         rows = step.rows
         self._check_size(rows)
         for handle in step.dropped:
-            self.sequences.drop(handle)
+            self.drop(handle)
         for new in step.added:
             self.sequences.add(new)
         self._copy_blocks(step)
@@ -86,6 +86,12 @@ class ModelRunner:
         chosen = None if logits is None else self._sample(batch, logits, sampled, rows.draw, mask)
         times = StepTimes(prepare=prepared - began, forward=computed - prepared, sample=self._clock() - computed)
         return _output(step, chosen, sampled, scores, times)
+
+    def drop(self, handle: int) -> None:
+        """Forget a sequence and what the model keeps of it."""
+        state = self.sequences.drop(handle)
+        if state is not None:
+            self._model.release_state(state)
 
     def _check_size(self, rows: Rows) -> None:
         if rows.num_rows > self._limits.max_sequences or rows.num_tokens > self._limits.max_step_tokens:

@@ -72,11 +72,13 @@ class SequenceTable:
         """Live sequences."""
         return len(self._states)
 
-    def drop(self, handle: int) -> None:
-        """Forget a sequence; one that is not there is forgotten already."""
+    def drop(self, handle: int) -> int | None:
+        """Forget a sequence, if it is there. Returns its place in the cache group `state`, if it had one."""
         state = self._states.pop(handle, None)
-        if state is not None:
-            self._free.append(state.index)
+        if state is None:
+            return None
+        self._free.append(state.index)
+        return int(self.states[state.index]) if self.has_states else None
 
     def add(self, new: NewSequence) -> None:
         """Take a sequence in. Raises `StepError` if it breaks the agreement."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
+import msgspec
 import numpy as np
 import torch
 
@@ -28,6 +29,7 @@ from tgi.backend import (
     GrammarMasks,
     Health,
     Host,
+    Limits,
     ModelRunnerOutput,
     NewSequence,
     Rows,
@@ -41,7 +43,7 @@ from tgi.backend import (
 from tgi_torch.attention import AttentionMetadata, CrossMetadata, EncoderInput
 from tgi_torch.cache_layout import attention_layers, group_kinds
 from tgi_torch.decoder import build_decoder
-from tgi_torch.memory import MemoryFacts, compute_dtype, plan_limits, weights_bytes
+from tgi_torch.memory import MemoryFacts, checkpoint_bytes, compute_dtype, plan_limits, weights_bytes
 from tgi_torch.model import LoadedModel, LoadModel, Model, Progress
 from tgi_torch.ops import Ops
 from tgi_torch.rotary import original_length
@@ -53,6 +55,7 @@ __all__ = ["TorchDevice", "TorchWorker", "decoder_loader"]
 
 _FEATURES = ("device_token", "logprobs", "mask", "prompt_logprobs")
 _PROGRESS_SECONDS = 0.1
+_UNKNOWN_FACTS = {"kernels": "transformers", "attention": "transformers"}
 
 
 @final
@@ -93,9 +96,7 @@ class TorchWorker:
     """The eight methods over decoder, cache, sampler and runner."""
 
     def __init__(self, config: EngineConfig, host: Host, device: TorchDevice) -> None:
-        if isinstance(config.spec, GenericSpec):
-            raise BackendError(f"The architecture `{config.spec.model_type}` is not known.", "Choose another model.")
-        self._spec: ModelSpec = config.spec
+        self._spec = config.spec
         self._config = config
         self._host = host
         self._device = device
@@ -111,31 +112,37 @@ class TorchWorker:
         self._expect(_State.CREATED, "load")
         path = Path(self._config.model_path)
         dtype = compute_dtype(self._config.dtype, _name(checkpoint_dtype(path)))
-        self._loaded = self._device.load_model(self._spec, getattr(torch, dtype), path, _Throttled(self._host, "load"))
+        progress = _Throttled(self._host, "load")
+        if isinstance(self._spec, GenericSpec):
+            self._loaded = self._load_unknown(self._spec, getattr(torch, dtype), path, progress)
+        else:
+            self._loaded = self._device.load_model(self._spec, getattr(torch, dtype), path, progress)
         self._state = _State.LOADED
 
     def negotiate(self, wish: Wish) -> Agreement:
         """Keep what the user gave, derive the rest from the memory left. Allocates nothing."""
         self._expect(_State.LOADED, "negotiate")
         assert self._loaded is not None
-        dtype = _name(self._loaded.dtype)
+        dtype, path = _name(self._loaded.dtype), Path(self._config.model_path)
+        is_chunked = self._loaded.is_chunked
         facts = MemoryFacts(
             free_bytes=int(self._device.free_bytes() * self._config.memory_fraction),
-            weights_bytes=weights_bytes(self._spec, dtype),
+            weights_bytes=_model_bytes(self._spec, dtype, path),
             dtype=dtype,
             block_size=self._device.block_size,
-            max_step_tokens=self._device.max_step_tokens,
+            # A prompt that cannot be split has to fit into one step.
+            max_step_tokens=max(self._device.max_step_tokens, 0 if is_chunked else wish.max_total_tokens or 0),
         )
         plan = plan_limits(self._spec, wish, facts)
         self._agreement = Agreement(
             api=API_VERSION,
             features=(*_FEATURES, "prefix_cache") if _can_share(self._spec, plan.limits.max_total_tokens) else _FEATURES,
-            limits=plan.limits,
+            limits=plan.limits if is_chunked else _unchunked(plan.limits),
             kv_cache=plan.kv_cache,
             vocab_size=self._spec.vocab_size,
             sampling=tuple(sorted(SAMPLING_FIELDS)),
             memory=plan.memory,
-            facts={"dtype": dtype, "torch": str(torch.__version__), **self._device.facts},
+            facts={"dtype": dtype, "torch": str(torch.__version__), **self._device.facts, **self._facts()},
         )
         self._state = _State.AGREED
         return self._agreement
@@ -160,9 +167,27 @@ class TorchWorker:
                 f"Memory ran out while a cache of {plan.max_batch_total_tokens} tokens was set up.",
                 "Lower `--max-batch-total-tokens` or `--max-total-tokens`.",
             ) from error
-        self._runner.sequences.drop(0)
+        self._runner.drop(0)
         self._host.progress("warmup", 1, 1)
         self._state = _State.READY
+
+    def _facts(self) -> Mapping[str, str]:
+        return {} if isinstance(self._spec, ModelSpec) else _UNKNOWN_FACTS
+
+    def _load_unknown(self, spec: GenericSpec, dtype: torch.dtype, path: Path, progress: Progress) -> LoadedModel:
+        try:
+            from tgi_torch.transformers_model import load_transformers_model  # noqa: PLC0415 - an extra, and slow to import
+        except ImportError as error:
+            raise BackendError(
+                f"The architecture `{spec.model_type}` is not built in, and `transformers`, which could run it, cannot be"
+                f" imported ({error}).",
+                "Install tgi with the extra `transformers`.",
+            ) from error
+        trust = self._config.trust_remote_code
+        loaded = load_transformers_model(spec, dtype, self._device.device, path, progress, trust_remote_code=trust)
+        if not loaded.is_chunked:
+            self._host.log("a prompt has to fit into one step: this model's code cannot go on from a part of it")
+        return loaded
 
     def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
         """Take the step that the next `collect` runs."""
@@ -242,12 +267,12 @@ class TorchWorker:
             raise WrongStateError(f"`{method}` needs a worker that is {state.value}; this one is {self._state.value}.")
 
 
-def _can_share(spec: ModelSpec, max_total_tokens: int) -> bool:
+def _can_share(spec: ModelSpec | GenericSpec, max_total_tokens: int) -> bool:
     """Whether the blocks of a beginning depend on its tokens alone.
 
     What a recurrent state or an encoder adds is not in the blocks, and some rotations change with the length of the sequence.
     """
-    if group_kinds(spec) != ("full",):
+    if isinstance(spec, GenericSpec) or group_kinds(spec) != ("full",):
         return False
     ropes = (layer.rope for layer in attention_layers(spec) if layer.rope is not None)
     lengths = (original_length(rope) for rope in ropes)
@@ -294,6 +319,16 @@ def _first_step(agreement: Agreement) -> SchedulerOutput:
         new_blocks=[empty_int32() for _ in plan.groups],
     )
     return SchedulerOutput(0, [], [new], rows)
+
+
+def _model_bytes(spec: ModelSpec | GenericSpec, dtype: str, path: Path) -> int:
+    return weights_bytes(spec, dtype) if isinstance(spec, ModelSpec) else checkpoint_bytes(path, dtype)
+
+
+def _unchunked(limits: Limits) -> Limits:
+    """No sequence is longer than a step: after a preemption it is computed again in one piece."""
+    longest = min(limits.max_total_tokens, limits.max_step_tokens)
+    return msgspec.structs.replace(limits, chunked=False, max_total_tokens=longest)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -115,15 +115,16 @@ def test_supports_refuses_options_with_a_reason(config, change, reason):
     assert any(reason in text for text in support.reasons)
 
 
-def test_supports_refuses_what_is_not_built(config, spec):
+def test_supports_refuses_what_neither_the_grammar_nor_the_fallback_has(config, spec):
+    unknown = {"model_type": "new", "is_encoder_decoder": True}
     generic = GenericSpec(
-        model_type="new", vocab_size=9, hidden_size=8, num_layers=1, num_kv_heads=1, head_dim=8, max_positions=9, config={}
+        model_type="new", vocab_size=9, hidden_size=8, num_layers=1, num_kv_heads=1, head_dim=8, max_positions=9, config=unknown
     )
     support = tgi_backend().supports(generic, config)
     assert support.verdict == "no"
     assert "`new`" in support.reasons[0]
-    with pytest.raises(BackendError, match="`new`"):
-        create(msgspec.structs.replace(config, spec=generic))
+    with pytest.raises(ModelError, match="`new`"):
+        create(msgspec.structs.replace(config, spec=generic)).load()
 
 
 @pytest.mark.parametrize(
