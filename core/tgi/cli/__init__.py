@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from typing import Any
 
 from tgi import __version__
 from tgi.config import UsageError
 from tgi.errors import StartError
 
-__all__ = ["COMMANDS", "launcher_main", "main", "run_command"]
+__all__ = ["COMMANDS", "ENTRY_POINT_GROUP", "launcher_main", "main", "run_command"]
 
 COMMANDS = {
     "serve": "Serve a model over HTTP.",
@@ -23,6 +25,9 @@ COMMANDS = {
     "version": "Print the versions of tgi and its backends.",
 }
 """Command → what it does. The module of the same name here has `run(arguments) -> exit code`."""
+
+ENTRY_POINT_GROUP = "tgi.commands"
+"""Where a package adds a command that needs more than the core has: name = the command, value = a module like those here."""
 
 _USAGE_EXIT_CODE = 2
 _INTERRUPT_EXIT_CODE = 130
@@ -37,10 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] in ("-V", "--version"):
         print(f"tgi {__version__}")
         return 0
-    if words[0] not in COMMANDS:
-        print(f"error: unrecognized command '{words[0]}'; commands: {', '.join(COMMANDS)}.", file=sys.stderr)
-        return _USAGE_EXIT_CODE
-    return _run(words[0], words[1:])
+    if words[0] in COMMANDS:
+        return _run(words[0], words[1:])
+    added = _added_commands()
+    if words[0] in added:
+        return run_command(lambda: _load(added[words[0]]).run(words[1:]))
+    print(f"error: unrecognized command '{words[0]}'; commands: {', '.join([*COMMANDS, *added])}.", file=sys.stderr)
+    return _USAGE_EXIT_CODE
 
 
 def launcher_main(arguments: Sequence[str] | None = None) -> int:
@@ -70,9 +78,27 @@ def _run(name: str, words: Sequence[str]) -> int:
     return run_command(lambda: command(words))
 
 
+def _added_commands() -> Mapping[str, metadata.EntryPoint]:
+    """Commands of other packages by name; nothing is imported."""
+    return {point.name: point for point in metadata.entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def _load(point: metadata.EntryPoint) -> Any:  # noqa: ANN401 - a module
+    try:
+        return point.load()
+    except (ImportError, AttributeError) as error:
+        raise StartError(f"The command `{point.name}` of {_package(point)} cannot be imported: {error}.") from error
+
+
+def _package(point: metadata.EntryPoint) -> str:
+    return point.value if point.dist is None else point.dist.name
+
+
 def _help() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
+    added = {name: f"From the package {_package(point)}." for name, point in _added_commands().items()}
+    summaries = {**added, **COMMANDS}
+    width = max(map(len, summaries))
+    lines = [f"  {name:<{width}}  {summaries[name]}" for name in [*COMMANDS, *sorted(added.keys() - COMMANDS.keys())]]
     return "\n".join(
         [
             f"tgi {__version__}: serve large language models over HTTP on any accelerator.",

@@ -30,7 +30,7 @@ class FormerFlag:
 
 _SOCKET = FormerFlag(note="engine and front find each other")
 _LEVEL = FormerFlag(note="set LOG_LEVEL")
-_NO_CONVERSION = "weights are read from safetensors only"
+_NO_CONVERSION = "weights are read from safetensors only; `tgi convert` makes them"
 
 _SERVE_FLAGS = {
     "--uds-path": _SOCKET,

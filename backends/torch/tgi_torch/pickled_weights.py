@@ -1,0 +1,136 @@
+"""The process behind `tgi convert`: the one place where pickled files are read, and only tensors in them.
+
+One file after the other, so that memory holds one at a time. A result appears under its name only when it is complete, the
+index last; so a conversion that was interrupted looks as if it had never run.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import shutil
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tgi.backend import ModelError
+
+__all__ = ["convert", "main"]
+
+_SINGLE_NAME = "pytorch_model.bin"
+_INDEX_NAME = "pytorch_model.bin.index.json"
+_COPIED = ("*.json", "*.jinja", "*.model", "*.txt")
+_METADATA = {"format": "pt"}
+_OTHER = "Fetch the checkpoint from somewhere you trust, in safetensors format."
+
+
+def main(source: str, output: str) -> int:
+    """Convert; on failure one line on the standard error says why."""
+    try:
+        convert(Path(source), Path(output))
+    except ModelError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the answer of this process
+        return 1
+    except Exception as error:  # the process boundary: whatever a file makes torch do reaches the user as one sentence
+        print(f"{source}: {type(error).__name__}: {' '.join(str(error).split())[:300]}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+def convert(source: Path, output: Path) -> None:
+    """Write the pickled weights in `source` as safetensors to `output`. Raises `ModelError`."""
+    if any(output.glob("*.safetensors")):
+        raise ModelError(f"{output}: there are .safetensors files already.", "Serve them, or name another folder.")
+    files = _pickled_files(source)
+    output.mkdir(parents=True, exist_ok=True)
+    if output.resolve() != source.resolve():
+        _copy_others(source, output)
+    weight_map: dict[str, str] = {}
+    written: dict[Path, Path] = {}
+    try:
+        for number, path in enumerate(files, start=1):
+            name = "model.safetensors" if len(files) == 1 else f"model-{number:05}-of-{len(files):05}.safetensors"
+            tensors = _read(path)
+            doubled = weight_map.keys() & tensors.keys()
+            if doubled:
+                raise ModelError(f"{path}: tensor `{min(doubled)}` is also in another file.", _OTHER)
+            weight_map |= dict.fromkeys(tensors, name)
+            partial = output / f".{name}.partial"
+            written[partial] = output / name
+            save_file(dict(tensors), partial, _METADATA)
+        for partial, final in written.items():
+            partial.replace(final)
+    finally:
+        for partial in written:
+            partial.unlink(missing_ok=True)
+    if len(files) > 1:
+        index = {"metadata": {}, "weight_map": weight_map}
+        (output / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+
+
+def _pickled_files(source: Path) -> list[Path]:
+    """The files of the index, or the single one."""
+    index = source / _INDEX_NAME
+    if not index.exists():
+        if (source / _SINGLE_NAME).exists():
+            return [source / _SINGLE_NAME]
+        raise ModelError(
+            f"{source}: there is neither {_SINGLE_NAME} nor {_INDEX_NAME}.", "Only such checkpoints can be converted."
+        )
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index}: the index cannot be read: {error!r}.", "Fetch the file again.") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not (source / name).is_file():
+            raise ModelError(f"{index}: it names {name!r}, which is not a file beside it.", "Fetch the whole checkpoint.")
+    return [source / name for name in names]
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    """The tensors of one file, each with memory of its own."""
+    is_zip = zipfile.is_zipfile(path)  # the format of torch since 1.6; only it can be mapped
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"`{found[1]}`" if found else "something else than tensors"
+        raise ModelError(f"{path}: refused, for it holds {what}, and loading that could run code.", _OTHER) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise ModelError(f"{path}: the file cannot be read: {' '.join(str(error).split())[:200]}.", "Fetch it again.") from error
+    if not isinstance(content, dict) or not content:
+        raise ModelError(f"{path}: it holds a {type(content).__name__}, not tensors by name.", _OTHER)
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
+            raise ModelError(f"{path}: the entry {name!r} is no plain tensor.", _OTHER)
+    return _unshared(content)
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors that share no memory; of those that do, each gets a copy, so that no name is lost."""
+    taken: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage().data_ptr()
+        is_alone = memory not in taken and tensor.is_contiguous()
+        taken.add(memory)
+        result[name] = tensor if is_alone else tensor.clone(memory_format=torch.contiguous_format)
+    return result
+
+
+def _copy_others(source: Path, output: Path) -> None:
+    for pattern in _COPIED:
+        for path in source.glob(pattern):
+            if path.name != _INDEX_NAME:
+                shutil.copyfile(path, output / path.name)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
