@@ -1,0 +1,120 @@
+"""The work of one decode step on the CPU backend, counted: torch operations, Python calls, memory.
+
+What the kernels compute is not counted; what stands around them is what a small model waits for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.backends.checkpoints import save_checkpoint
+from tests.backends.scripted_core import RecordingHost, ScriptedCore, started
+from tests.work_counter import count_calls, peak_bytes
+from tgi.architectures import load_spec
+from tgi.backend import EngineConfig, SamplingParams, Wish
+from tgi_cpu import tgi_backend
+from tgi_cpu.native import load_library
+
+PROMPT = [5, 9, 2, 7]
+GREEDY = SamplingParams()
+SAMPLED = SamplingParams(greedy=False, temperature=0.7, top_k=20, top_p=0.9)
+
+# (kernels, sampling, rows) -> torch operations and Python calls of a step, those of the scripted core included
+LIMITS = {
+    ("native", "greedy", 1): (38, 400),
+    ("native", "greedy", 8): (38, 540),
+    ("native", "sampled", 8): (78, 590),
+    ("torch", "greedy", 8): (270, 900),
+}
+MAX_PEAK_BYTES = 16_000  # of Python's memory while a step runs
+
+MakeCore = Callable[..., ScriptedCore]
+
+
+class OpCounter(TorchDispatchMode):
+    """Counts the operations that reach a kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_ops = 0
+
+    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.num_ops += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("llama")
+    save_checkpoint("llama", path)
+    return path
+
+
+@pytest.fixture
+def make_core(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeCore]:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    workers = []
+
+    def make(kernels: str, sampling: str, num_rows: int, path: Path = checkpoint) -> ScriptedCore:
+        library = load_library()
+        if kernels == "native" and (library is None or not library.is_supported):
+            pytest.skip("the native kernels do not run here")
+        dtype = "bfloat16" if kernels == "native" else "float32"
+        config = EngineConfig("cpu", str(path), load_spec(path), dtype=dtype)
+        worker = tgi_backend().create_worker(config, RecordingHost())
+        workers.append(worker)
+        core = started(worker, Wish(max_concurrent_requests=num_rows, max_batch_prefill_tokens=64))
+        assert core.agreement.facts["kernels"] == kernels
+        for handle in range(num_rows):
+            core.introduce(handle, PROMPT, sampling=GREEDY if sampling == "greedy" else SAMPLED)
+        for _ in range(3):  # prefill, then what is made with the first decode
+            core.step(dict.fromkeys(range(num_rows), 0), dict.fromkeys(range(num_rows), 0.5))
+        return core
+
+    yield make
+    for worker in workers:
+        worker.close()
+
+
+def decode(core: ScriptedCore) -> None:
+    core.step(dict.fromkeys(core.live, 0), dict.fromkeys(core.live, 0.5))
+
+
+def count_ops(core: ScriptedCore, step: Callable[[ScriptedCore], object] = decode) -> int:
+    with OpCounter() as counter:
+        step(core)
+    return counter.num_ops
+
+
+@pytest.mark.parametrize("case", LIMITS, ids=lambda case: "-".join(map(str, case)))
+def test_work_of_a_decode_step(make_core: MakeCore, case: tuple[str, str, int]) -> None:
+    core = make_core(*case)
+    max_ops, max_calls = LIMITS[case]
+    num_ops, num_calls = count_ops(core), count_calls(lambda: decode(core))
+    peak, _ = peak_bytes(lambda: decode(core))
+    print(f"{num_ops} operations, {num_calls} calls, {peak} bytes at once")
+    assert num_ops <= max_ops
+    assert num_calls <= max_calls
+    assert peak <= MAX_PEAK_BYTES
+
+
+def test_more_work_is_seen(make_core: MakeCore) -> None:
+    case = ("torch", "greedy", 8)
+    core = make_core(*case)
+    max_ops, max_calls = LIMITS[case]
+    assert count_ops(core, lambda core: [decode(core), [torch.zeros(1) + 1 for _ in range(10)]]) > max_ops
+    assert count_calls(lambda: [decode(core), [abs(n) for n in range(150)]]) > max_calls
+    assert peak_bytes(lambda: [decode(core), bytearray(MAX_PEAK_BYTES)])[0] > MAX_PEAK_BYTES
+
+
+def test_native_work_does_not_grow_with_the_layers(make_core: MakeCore, tmp_path: Path) -> None:
+    save_checkpoint("llama", tmp_path, num_hidden_layers=5)
+    few, many = make_core("native", "greedy", 1), make_core("native", "greedy", 1, tmp_path)
+    assert count_ops(few) == count_ops(many)
+    assert count_calls(lambda: decode(few)) == count_calls(lambda: decode(many))

@@ -1,0 +1,135 @@
+"""The engine's own work per step, counted: frames, bytes, calls, memory. A bound that breaks asks whether the work is needed.
+
+Each figure is the difference between a long and a short run over the steps between them, so start and prefill cancel out.
+"""
+
+import pytest
+
+from tests.core.engine.engine_setup import request, start_message
+from tests.work_counter import count_calls, peak_bytes
+from tgi.engine.core import EngineCore
+from tgi.engine.framing import encode_frame
+from tgi.engine.messages import AddSequence, Shutdown, StepReport
+from tgi.engine.stream import SequenceStream
+from tgi.scheduler import Scheduler
+from tgi.testing.null_backend import tgi_backend
+
+SHORT, LONG = 20, 60
+NUM_STEPS = LONG - SHORT
+
+MAX_FRAMES = {1: 1, 32: 1}  # per step
+MAX_BYTES = {1: 80, 32: 28}  # per token
+MAX_CALLS = {1: 205, 32: 1900}  # per step
+MAX_GROWTH_BYTES = 16  # per token: what the prefix cache remembers
+
+
+class FrontConnection:
+    """A front that asks for `num_sequences` at once and leaves when they have ended."""
+
+    def __init__(self, num_sequences, num_tokens):
+        streams = [SequenceStream(n, request([1, 2, 3], num_tokens), lambda _: None) for n in range(num_sequences)]
+        self._waiting = [stream.to_message() for stream in streams]
+        self._num_live = num_sequences
+        self.num_frames = self.num_bytes = 0
+
+    def receive(self, *, wait):
+        if self._waiting:
+            messages, self._waiting = self._waiting, []
+            assert all(isinstance(message, AddSequence) for message in messages)
+            return messages
+        return [] if self._num_live else [Shutdown()]
+
+    def send(self, message):
+        self.num_frames += 1
+        self.num_bytes += len(encode_frame(message))
+        if isinstance(message, StepReport):
+            self._num_live -= sum(output.finish_reason is not None for output in message.outputs)
+
+
+class ChattyConnection(FrontConnection):
+    """A seeded fault: a frame per sequence instead of one per step."""
+
+    def send(self, message):
+        for output in message.outputs:
+            super().send(StepReport([output], message.stats))
+
+
+class Host:
+    def progress(self, phase, done, total):
+        pass
+
+    def log(self, message):
+        pass
+
+
+@pytest.fixture
+def serve(tmp_path):
+    def serve_once(num_sequences, num_tokens, connection=FrontConnection, extra=lambda: None):
+        start = start_message(tmp_path)
+        worker = tgi_backend().create_worker(start.engine, Host())
+        worker.load()
+        agreement = worker.negotiate(start.wish)
+        front = connection(num_sequences, num_tokens)
+        core = EngineCore(worker, Scheduler(agreement, start.scheduler), front, agreement.limits.depth, clock=_clock(extra))
+        return front, core
+
+    return serve_once
+
+
+def _clock(extra):
+    def clock():
+        extra()
+        return 0
+
+    return clock
+
+
+def difference(measure):
+    return (measure(LONG) - measure(SHORT)) / NUM_STEPS
+
+
+def frames_and_bytes(serve, num_sequences, connection=FrontConnection):
+    def run(num_tokens):
+        front, core = serve(num_sequences, num_tokens, connection)
+        core.run()
+        return front
+
+    frames = difference(lambda num_tokens: run(num_tokens).num_frames)
+    num_bytes = difference(lambda num_tokens: run(num_tokens).num_bytes) / num_sequences
+    return frames, num_bytes
+
+
+def calls(serve, num_sequences, extra=lambda: None):
+    return difference(lambda num_tokens: count_calls(serve(num_sequences, num_tokens, extra=extra)[1].run))
+
+
+def growth(serve, num_sequences, extra=lambda: None):
+    """Bytes that the run leaves behind per token."""
+    return difference(lambda num_tokens: peak_bytes(serve(num_sequences, num_tokens, extra=extra)[1].run)[1]) / num_sequences
+
+
+@pytest.mark.parametrize("num_sequences", [1, 32])
+def test_work_per_step(serve, num_sequences):
+    frames, num_bytes = frames_and_bytes(serve, num_sequences)
+    num_calls = calls(serve, num_sequences)
+    left = growth(serve, num_sequences)
+    print(f"{num_sequences}: {frames} frames, {num_bytes} bytes per token, {num_calls} calls, {left} bytes left per token")
+    assert frames <= MAX_FRAMES[num_sequences]
+    assert num_bytes <= MAX_BYTES[num_sequences]
+    assert num_calls <= MAX_CALLS[num_sequences]
+    assert left <= MAX_GROWTH_BYTES
+
+
+def test_more_frames_are_seen(serve):
+    frames, num_bytes = frames_and_bytes(serve, 32, ChattyConnection)
+    assert frames == 32
+    assert num_bytes > MAX_BYTES[32]
+
+
+def test_more_calls_are_seen(serve):
+    assert calls(serve, 1, extra=lambda: [abs(n) for n in range(10)]) > MAX_CALLS[1]
+
+
+def test_memory_that_stays_is_seen(serve):
+    kept = []
+    assert growth(serve, 1, extra=lambda: kept.append(bytearray(100))) > MAX_GROWTH_BYTES
