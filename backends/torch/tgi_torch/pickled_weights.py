@@ -7,7 +7,6 @@ index last; so a conversion that was interrupted looks as if it had never run.
 from __future__ import annotations
 
 import json
-import pickle
 import re
 import shutil
 import sys
@@ -99,12 +98,12 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     is_zip = zipfile.is_zipfile(path)  # the format of torch since 1.6; only it can be mapped
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except pickle.UnpicklingError as error:
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise ModelError(f"{path}: the file cannot be read: {' '.join(str(error).split())[:200]}.", "Fetch it again.") from error
+    except Exception as error:  # the boundary to a foreign file: whatever else it causes, it is refused
         found = re.search(r"GLOBAL (\S+)", str(error))
         what = f"`{found[1]}`" if found else "something else than tensors"
         raise ModelError(f"{path}: refused, for it holds {what}, and loading that could run code.", _OTHER) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ModelError(f"{path}: the file cannot be read: {' '.join(str(error).split())[:200]}.", "Fetch it again.") from error
     if not isinstance(content, dict) or not content:
         raise ModelError(f"{path}: it holds a {type(content).__name__}, not tensors by name.", _OTHER)
     for name, value in content.items():

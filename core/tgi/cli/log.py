@@ -32,7 +32,7 @@ def configure_logging(level: str, json_output: bool) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[named])
-    for chatty in ("uvicorn.error", "uvicorn.access", "httpx", "filelock", "asyncio"):
+    for chatty in ("uvicorn.error", "uvicorn.access", "httpx", "httpx2", "filelock", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

@@ -137,9 +137,21 @@ def _read_model(context: _Context) -> _LoadedModel:
     display.phase("model", options.model_id or "demo")
     files = find_model(options, context.environment, display.log)
     spec = load_spec(files.path, rope_scaling=options.rope_scaling, rope_factor=options.rope_factor)
+    _check_trust(options, files, spec)
     display.phase("tokenizer", str(files.path))
     template_file = None if options.tokenizer_config_path is None else Path(options.tokenizer_config_path)
     return _LoadedModel(files, spec, Tokenizer.load(files.path), ChatTemplate.load(files.path, template_file))
+
+
+def _check_trust(options: ServeOptions, files: ModelFiles, spec: ModelSpec | GenericSpec) -> None:
+    """Code that comes with a model may run only if nobody can exchange it. Raises `ConfigError`."""
+    runs_code = options.trust_remote_code and isinstance(spec, GenericSpec) and bool(spec.config.get("auto_map"))
+    if runs_code and not files.is_pinned:
+        raise ConfigError(
+            f"`--trust-remote-code` would run the code of `{files.model_id}`, so `--revision` must be a commit of 40 digits."
+            f" Given: {options.revision or 'none'}.",
+            f"Read the code, then add `--revision {files.revision or '<commit>'}`.",
+        )
 
 
 def _start_traces(options: ServeOptions, parts: AsyncExitStack) -> SpanExporter | None:
@@ -225,6 +237,7 @@ def _server_config(context: _Context, model: _LoadedModel, chosen: Candidate, ag
     return ServerConfig(
         model_id=model.files.model_id,
         model_sha=model.files.revision,
+        model_pipeline_tag=model.files.pipeline_tag,
         max_input_tokens=max_input_tokens,
         max_total_tokens=max_total_tokens,
         backend_name=chosen.name,

@@ -43,9 +43,7 @@ class ServeOptions:
     revision: str | None = option(None, _MODEL, "Branch, tag or commit of the model on the hub.")
     tokenizer_config_path: str | None = option(None, _MODEL, "A tokenizer_config.json whose chat template replaces the model's.")
     huggingface_hub_cache: str | None = option(None, _MODEL, "Folder that holds downloaded models.")
-    weights_cache_override: str | None = option(
-        None, _MODEL, "Folder that holds the weight files.", no_effect="name that folder with `--model-id`"
-    )
+    weights_cache_override: str | None = option(None, _MODEL, "Folder that holds the model; nothing is fetched then.")
     trust_remote_code: bool = option(False, _MODEL, "Allow code that a model repository brings. Only with models you trust.")
     quantize: str | None = option(None, _MODEL, "Quantization; read from config.json if not given.", choices=_QUANTIZE)
     speculate: int | None = option(None, _MODEL, "Tokens guessed ahead per step.", minimum=0, no_effect=_NOT_YET)
