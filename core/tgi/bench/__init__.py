@@ -2,7 +2,7 @@
 
 from tgi.bench.http_exchange import Endpoint
 from tgi.bench.load import Load, Progress, run_load
-from tgi.bench.machine import CpuMeter, trees
+from tgi.bench.machine import CpuMeter, listeners, trees
 from tgi.bench.plot import Panel, svg_plot
 from tgi.bench.prompts import PromptMaker, learn_tokenizer
 from tgi.bench.report import csv_report, json_report, markdown_table
@@ -27,6 +27,7 @@ __all__ = [
     "find_target",
     "json_report",
     "learn_tokenizer",
+    "listeners",
     "markdown_table",
     "run_load",
     "spread",

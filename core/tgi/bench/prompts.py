@@ -9,7 +9,7 @@ from typing import Any, final
 from tgi.bench.http_exchange import Endpoint
 from tgi.bench.target import ask
 
-__all__ = ["PromptMaker", "learn_tokenizer"]
+__all__ = ["WORDS", "PromptMaker", "learn_tokenizer"]
 
 _TEXT = (
     "time year people way day man thing life child world school state group country hand part place case "
@@ -18,7 +18,7 @@ _TEXT = (
     "friend father power hour game line end member law car city name team minute idea body back parent "
     "face others level office door health person art war"
 )
-_WORDS = tuple(_TEXT.split())
+WORDS = tuple(_TEXT.split())
 _REPEATS = 8
 _MIN_EXACT_WORDS = 16
 _PROBED_WORDS = 32  # two requests each
@@ -30,7 +30,7 @@ _NOT_FOUND = -1
 class PromptMaker:
     """`overhead` are the tokens that a prompt has beside its words, such as BOS."""
 
-    words: tuple[str, ...] = _WORDS
+    words: tuple[str, ...] = WORDS
     tokens_per_word: float = 1.0
     overhead: int = 0
     is_exact: bool = False  # each word is one token of the server's tokenizer
@@ -47,20 +47,19 @@ async def learn_tokenizer(endpoint: Endpoint, model: str) -> PromptMaker:
 
     Raises OSError or TimeoutError.
     """
-    total = await _count(endpoint, model, " ".join(_WORDS))
+    total = await _count(endpoint, model, " ".join(WORDS))
     if total == _NOT_FOUND:
         return PromptMaker()
-    singles = list[str]()
-    overhead = total
-    for word in _WORDS[:_PROBED_WORDS]:
-        few = await _count(endpoint, model, word)
-        many = await _count(endpoint, model, " ".join([word] * (1 + _REPEATS)))
-        if many - few == _REPEATS:
+    alone = {word: await _count(endpoint, model, word) for word in WORDS[:_PROBED_WORDS]}
+    shortest = min(alone.values())
+    singles = []
+    for word, few in alone.items():
+        # One token at the beginning of a prompt, where no space stands before it, and one behind it.
+        if few == shortest and await _count(endpoint, model, " ".join([word] * (1 + _REPEATS))) == few + _REPEATS:
             singles.append(word)
-            overhead = min(overhead, few - 1)
     if len(singles) >= _MIN_EXACT_WORDS:
-        return PromptMaker(tuple(singles), 1.0, overhead, is_exact=True)
-    return PromptMaker(tokens_per_word=total / len(_WORDS))
+        return PromptMaker(tuple(singles), 1.0, shortest - 1, is_exact=True)
+    return PromptMaker(tokens_per_word=total / len(WORDS))
 
 
 async def _count(endpoint: Endpoint, model: str, text: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -13,7 +13,7 @@ import psutil  # type: ignore[import-untyped] # it ships no types
 import uvloop
 
 from tgi.bench.load import Load, Progress, run_load
-from tgi.bench.machine import CpuMeter, listeners, trees
+from tgi.bench.machine import CpuMeter, trees
 from tgi.bench.prompts import PromptMaker
 from tgi.bench.summary import RunSummary, summarize
 from tgi.bench.target import NATIVE, Target
@@ -37,12 +37,15 @@ class Workload:
 class Session:
     """Runs loads one after the other. No two prompts of a session are alike, nor those of two seeds."""
 
-    def __init__(self, target: Target, maker: PromptMaker, workload: Workload, seed: int, url: str = "") -> None:
+    def __init__(
+        self, target: Target, maker: PromptMaker, workload: Workload, seed: int, server_pids: Sequence[int] = ()
+    ) -> None:
+        """`server_pids` are processes whose work, with that of their children, is the server's."""
         self._target = target
         self._maker = maker
         self._workload = workload
         self._rng = random.Random(seed)  # noqa: S311 - prompts, not secrets
-        self._own = [os.getpid(), *listeners(url)]
+        self._own = [os.getpid(), *server_pids]
         self._shared = maker.prompt(self._rng, workload.num_shared_tokens) if workload.num_shared_tokens else ""
 
     def run(

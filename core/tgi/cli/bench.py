@@ -26,6 +26,7 @@ from tgi.bench import (
     find_target,
     json_report,
     learn_tokenizer,
+    listeners,
     markdown_table,
     svg_plot,
 )
@@ -59,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
     target, maker = asyncio.run(_prepare(given, url))
     steps = [(1, rate) for rate in given.rate] or [(users, None) for users in given.users or _USERS]
     settings = _settings(given, url, target, maker)
-    runs = _measure(given, Session(target, maker, _workload(given), given.seed, url), steps, f"{url}{target.route}")
+    runs = _measure(given, Session(target, maker, _workload(given), given.seed, listeners(url)), steps, f"{url}{target.route}")
     for run_ in runs:
         for failure in run_.failures:
             print(f"failure with {run_.label} users: {failure}", file=sys.stderr)
