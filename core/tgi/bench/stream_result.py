@@ -89,9 +89,10 @@ def _take_event(event: Mapping[str, Any], moment: float, result: StreamResult) -
         result.error = json.dumps(event["error"])[:_MAX_ERROR_CHARS]
     elif "token" in event:
         result.event_times.append(moment)
-        if event.get("details"):
-            result.finish_reason = event["details"]["finish_reason"]
-            result.num_tokens = event["details"]["generated_tokens"]
+        if details := event.get("details"):
+            result.finish_reason = details["finish_reason"]
+            result.num_tokens = details["generated_tokens"]
+            result.num_prompt_tokens = details.get("input_length")
             result.is_counted_by_server = True
     else:
         _take_openai_event(event, moment, result)

@@ -33,6 +33,7 @@ def test_a_server_of_tgi(tmp_path, tiny_model, capsys):
     report = json.loads((tmp_path / "json").read_text())
     assert report["settings"]["route"] == "/generate_stream"
     assert [(run["requests"], run["output_tokens"], run["valid"]) for run in report["runs"]] == [(3, 15, True), (9, 45, True)]
+    assert [run["prompt_tokens"] for run in report["runs"]] == [12, 12]  # cut by the server, where words are no tokens
     lines = list(csv.DictReader(io.StringIO((tmp_path / "csv").read_text())))
     assert [line["users"] for line in lines] == ["1", "3"]
     ElementTree.parse(tmp_path / "plot")
