@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
+import threading
 import time
 from pathlib import Path
 
@@ -97,13 +99,16 @@ def _optimizers(model: Llama, kind: str) -> list[torch.optim.Optimizer]:
 
 
 def train(run: Run, tokenizer: Tokenizer, directory: Path, budget: float, batch_tokens: int) -> None:
-    """Train until `budget` seconds of training have passed."""
+    """Train until `budget` seconds of training have passed, or a signal asks to stop; either way the state is saved."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
     log = (directory / "loss.jsonl").open("a", encoding="utf-8")
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeRemainingColumn())
     with log, Progress(*columns) as bar:
         task = bar.add_task("training", total=budget, completed=run.seconds)
         last, saved = time.monotonic(), run.seconds
-        while run.seconds < budget:
+        while run.seconds < budget and not stop.is_set():
             skipped = run.batch
             for index, batch in enumerate(pool_batches(tokenizer, SEED, run.pool, POOL_SIZE, batch_tokens, MAX_LENGTH)):
                 if index < skipped:
@@ -121,7 +126,7 @@ def train(run: Run, tokenizer: Tokenizer, directory: Path, budget: float, batch_
                 if run.seconds - saved > CHECKPOINT_SECONDS:
                     run.save(directory / "checkpoint.pt")
                     saved = run.seconds
-                if run.seconds >= budget:
+                if run.seconds >= budget or stop.is_set():
                     break
             else:
                 run.pool, run.batch = run.pool + 1, 0

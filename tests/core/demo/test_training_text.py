@@ -14,6 +14,7 @@ from tools.train_demo.chat_format import CHAT_TEMPLATE, segments
 from tools.train_demo.generator import conversation, conversations
 from tools.train_demo.held_out import held_out, prompts
 from tools.train_demo.tgi_facts import FACTS
+from tools.train_demo.tgi_topics import FRAMES, TOPICS
 from tools.train_demo.wording import choose, normalise
 
 ROOT = Path(__file__).parents[3]
@@ -73,8 +74,15 @@ def test_wordings_of_the_facts_are_not_the_held_out_ones(index):
     # Without the filter of the generator: the templates themselves do not hold the prompts.
     rng = random.Random(index)
     for template in FACTS[index][1]:
-        for _ in range(20):
+        for _ in range(10):
             assert not held_out().has_question(choose(template, rng))
+    for frame in FRAMES:
+        for _ in range(10):
+            assert not held_out().has_question(choose(frame.replace("@", TOPICS[index]), rng))
+
+
+def test_every_fact_has_its_topics():
+    assert len(TOPICS) == len(FACTS) > 60
 
 
 def test_held_out_sums_are_not_exercised():
