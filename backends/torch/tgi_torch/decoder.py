@@ -14,7 +14,17 @@ from typing import TypeVar, final
 import torch
 from torch import Tensor
 
-from tgi.architectures import MLP, Attention, CrossAttention, LatentAttention, MixtureOfExperts, ModelSpec, Rope, StateSpace
+from tgi.architectures import (
+    MLP,
+    Attention,
+    CrossAttention,
+    LatentAttention,
+    LinearAttention,
+    MixtureOfExperts,
+    ModelSpec,
+    Rope,
+    StateSpace,
+)
 from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import Limits, ModelError
 from tgi_torch.attention import AttentionMetadata
@@ -29,6 +39,7 @@ from tgi_torch.encoder_decoder import (
 from tgi_torch.kv_cache import KVCache
 from tgi_torch.latent_attention import build_latent_attention
 from tgi_torch.layers import Building, Linear, Mixer, StepContext, Transform, build_linear, build_norm, identity
+from tgi_torch.linear_attention import build_linear_attention
 from tgi_torch.mixers import build_attention, build_mlp
 from tgi_torch.mixture_of_experts import build_mixture_of_experts
 from tgi_torch.ops import Ops
@@ -237,6 +248,8 @@ class _MixerBuilder:
                 return reader
             case StateSpace():
                 return build_state_space(self._building, mixer, prefix, layer=next(self._num_states))
+            case LinearAttention():
+                return build_linear_attention(self._building, mixer, prefix, layer=next(self._num_states))
             case MLP():
                 return build_mlp(self._building, mixer, prefix)
             case MixtureOfExperts():
