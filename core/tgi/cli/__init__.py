@@ -17,6 +17,7 @@ __all__ = ["COMMANDS", "ENTRY_POINT_GROUP", "launcher_main", "main", "run_comman
 COMMANDS = {
     "serve": "Serve a model over HTTP.",
     "download": "Fetch a model into the cache.",
+    "inspect": "Show what a model is, its memory, and which backends can run it.",
     "bench": "Measure a running server.",
     "migrate": "Show what a start of TGI 3 looks like here.",
     "sagemaker": "Serve as SageMaker asks: its variables, port 8080.",

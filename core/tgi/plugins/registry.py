@@ -104,6 +104,10 @@ class BackendRegistry:
         except Exception as error:  # the boundary to a plugin: its faults are its own
             return replace(candidate, problem=f"importing it failed: {type(error).__name__}: {error}")
 
+    def supported(self, name: str, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Candidate:
+        """The backend of that name, loaded, probed, and asked whether it can run this model."""
+        return _supported(self.candidate(name), spec, config)
+
     def select(self, name: str, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Selection:
         """The backend to use for this model.
 
@@ -132,7 +136,7 @@ class BackendRegistry:
                 f"The backend `{name}` is not installed. Installed: {', '.join(f'`{n}`' for n in self.names)}.",
                 f'Install it, e.g. pip install "tgi[{name}]".',
             )
-        candidate = _supported(self.candidate(name), spec, config)
+        candidate = self.supported(name, spec, config)
         if not candidate.usable:
             raise BackendError(f"The backend `{name}` cannot be used: {candidate.problem.rstrip('.')}.")
         return Selection(candidate, (candidate,))
