@@ -60,6 +60,7 @@ class StepBuilder:
     new_block_ptr: list[int] = field(default_factory=lambda: [0])
     num_prefill_rows: int = 0
     num_new_sequences: int = 0  # that run for the first time
+    is_exclusive: bool = False  # an encoder beyond the budget is in it: its own row is the only one
 
     def add_row(self, sequence: Sequence, count: int) -> None:
         """Run the next `count` tokens of a sequence, whose table is long enough, and choose a token if they are its last ones."""
@@ -77,7 +78,7 @@ class StepBuilder:
             self.new_blocks += sequence.block_table[sequence.num_sent_blocks :]
             sequence.num_sent_blocks = len(sequence.block_table)
         self.new_block_ptr.append(len(self.new_blocks))
-        self.token_budget -= count
+        self.token_budget = 0 if self.is_exclusive else self.token_budget - count
         sequence.num_submitted_tokens = end
         sequence.num_pending_tokens += sample
         sequence.last_step_id = self.step_id
@@ -89,7 +90,9 @@ class StepBuilder:
     def charge_encoder(self, sequence: Sequence) -> None:
         """Take the encoder's tokens from the budget. Alone in the step, the sequence's own row keeps what it needs of it."""
         own = 0 if self.rows else min(sequence.num_prefill_tokens - sequence.num_submitted_tokens, self.token_budget)
-        self.token_budget = max(self.token_budget - sequence.num_encoder_tokens, own)
+        left = self.token_budget - sequence.num_encoder_tokens
+        self.is_exclusive = left < own
+        self.token_budget = max(left, own)
 
     def introduce(self, sequence: Sequence, cache: KVCacheManager) -> None:
         """Tell the worker everything about a sequence, before its first row."""

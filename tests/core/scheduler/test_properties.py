@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.core.scheduler.simulation import DRAWN, FEATURES, GREEDY, SCORED, VOCAB_SIZE, Simulation, make_agreement
-from tgi.backend import CacheGroup
+from tgi.backend import API_VERSION, Agreement, CacheGroup, KVCachePlan, Limits
 from tgi.scheduler import SchedulerConfig
 
 
@@ -64,8 +64,20 @@ def add_random(simulation, dice):
     )
 
 
+# An encoder beyond the budget, whose own row is cut to a multiple: what is left of the budget is nobody's.
+LONG_ENCODER = Agreement(
+    api=API_VERSION,
+    features=("device_token", "prompt_logprobs", "logprobs"),
+    limits=Limits(max_total_tokens=48, max_sequences=2, max_step_tokens=10, mixed=False, chunk_multiple=4),
+    kv_cache=KVCachePlan("paged", 4, (CacheGroup("full", 7), CacheGroup("cross", 7))),
+    vocab_size=11,
+    sampling=(),
+)
+
+
 @settings(max_examples=150, deadline=None)
 @given(agreements(), st.integers(0, 2**32), st.booleans(), st.integers(0, 5))
+@example(LONG_ENCODER, 1, False, 0)
 def test_random_work_equals_running_alone(agreement, seed, fails, max_waiting_tokens):
     dice = random.Random(seed)
     config = SchedulerConfig(max_waiting_tokens=max_waiting_tokens, waiting_served_ratio=dice.choice([0.0, 0.3, 1.2]))
