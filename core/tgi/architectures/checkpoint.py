@@ -126,7 +126,10 @@ def weight_files(model_path: Path, index: Mapping[str, str]) -> list[Path]:
                 f"{model_path}: there is no .safetensors file, only pickled weights, which are never loaded.",
                 f"Convert them once: tgi convert {model_path}",
             )
-        raise ModelError(f"{model_path}: there is no .safetensors file.", "Choose a checkpoint that has one, or fetch its other weights and run `tgi convert`.")
+        raise ModelError(
+            f"{model_path}: there is no .safetensors file.",
+            "Choose a checkpoint that has one, or fetch its other weights and run `tgi convert`.",
+        )
     for path in paths:
         if not path.exists():
             raise ModelError(f"{path}: {INDEX_NAME} names this file, but it is not there.", "Download the whole checkpoint.")
