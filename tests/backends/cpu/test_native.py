@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,7 +61,9 @@ HEAD_SIZES = [64, 80, 96, 128, 256]
 @pytest.fixture(scope="module")
 def library() -> NativeLibrary:
     library = load_library()
-    assert library is not None, "the native kernels were not built: install a C++ compiler, then `pip install -e backends/cpu`"
+    if library is None and not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
+        pytest.skip("there is no C++ compiler here to build the native kernels with")
+    assert library is not None, "a C++ compiler is here, but the native kernels were not built: `pip install -e backends/cpu`"
     if not library.is_supported:
         pytest.skip("this processor lacks AVX-512 with bfloat16 products")
     return library
