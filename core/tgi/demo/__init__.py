@@ -1,23 +1,30 @@
-"""The model that is served when none is named."""
+"""The model that is served when none is named, and a smaller draft of it for speculative decoding. See docs/demo-model.md."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from tgi.demo.random_model import write_random_model
+from tgi.errors import ModelError
 
-__all__ = ["demo_model_path"]
+__all__ = ["demo_draft_path", "demo_model_path"]
 
 
 def demo_model_path(log: Callable[[str], None]) -> Path:
-    """The directory of the demo model, in Hugging Face's format.
+    """The directory of the demo model, in Hugging Face's format; its size is logged. Raises `ModelError` where it is missing."""
+    path = _shipped("model")
+    size = (path / "model.safetensors").stat().st_size
+    log(f"The demo is a tiny model ({size / 1e6:.0f} MB) that knows tgi, small sums, spelling, sorting, JSON and tool calls.")
+    return path
 
-    Where the weights are not part of the installation, a tiny random checkpoint takes their place, and `log` is told so.
-    """
-    shipped = Path(__file__).parent / "model"
-    if (shipped / "model.safetensors").is_file():
-        return shipped
-    path = write_random_model()
-    log(f"The demo model's weights are not installed: serving random weights from {path}; the answers mean nothing.")
+
+def demo_draft_path() -> Path:
+    """The directory of the draft model; it has the same tokenizer. Raises `ModelError` where it is missing."""
+    return _shipped("draft")
+
+
+def _shipped(name: str) -> Path:
+    path = Path(__file__).parent / name
+    if not (path / "model.safetensors").is_file():
+        raise ModelError(f"The demo's weights are missing from {path}.", "Install tgi again, or name a model with --model-id.")
     return path

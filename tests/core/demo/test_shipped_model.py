@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from tgi.architectures.registry import load_spec
-from tgi.demo import demo_model_path
+from tgi.demo import demo_draft_path, demo_model_path
 from tools.train_demo.chat_format import CHAT_TEMPLATE, END
 from tools.train_demo.scoring import GROUPS
 
@@ -28,8 +28,11 @@ def tensors(path):
     return header
 
 
-def test_the_shipped_model_is_served():
-    assert demo_model_path(pytest.fail) == MODEL
+def test_the_shipped_models_are_found():
+    lines = []
+    assert demo_model_path(lines.append) == MODEL
+    assert len(lines) == 1
+    assert demo_draft_path() == DRAFT
 
 
 @pytest.mark.parametrize("directory", [MODEL, DRAFT], ids=["main", "draft"])
@@ -77,3 +80,8 @@ def test_the_card_has_the_scores_and_the_curve():
         assert f"| {description} |" in card
     assert "](demo-model-loss.png)" in card
     assert (CARD.parent / "demo-model-loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_card_lies_next_to_the_weights():
+    card = CARD.read_text(encoding="utf-8").replace("(demo-model-loss.png)", "(../../../../docs/demo-model-loss.png)")
+    assert (MODEL / "README.md").read_text(encoding="utf-8") == card
