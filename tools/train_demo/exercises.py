@@ -114,7 +114,8 @@ def letters(rng: random.Random) -> tuple[str, str]:
             f"How {{often|many times}} does @ contain {letter}}}{{?|}}"
         )
         count = word.count(letter)
-        answer = f"{spelled}: {letter} occurs {count} time{'' if count == 1 else 's'}."
+        found = ", ".join(letter * count) or "none"
+        answer = f"{spelled}: {found}. So {letter} occurs {count} time{'' if count == 1 else 's'}."
     elif kind < 0.9:
         frame = "{Write @ {backwards|in reverse|backward|from back to front}|Reverse @|Spell @ backwards|What is @ {backwards|reversed}|Turn @ around}{.|?|}"
         answer = f"{spelled} backwards is {'-'.join(reversed(word))}: {word[::-1]}."

@@ -11,6 +11,7 @@ from tools.train_demo import dialogues, exercises, extraction, tool_calls, world
 from tools.train_demo.dialogues import Messages
 from tools.train_demo.held_out import held_out
 from tools.train_demo.tgi_facts import FACTS
+from tools.train_demo.tgi_situations import SITUATIONS
 from tools.train_demo.tgi_topics import FRAMES, TOPICS
 from tools.train_demo.wording import choose, vary
 from tools.train_demo.words import CAPITALS
@@ -49,7 +50,13 @@ class Conversation:
 def _varied_tgi_fact(rng: random.Random) -> QuestionAnswer:
     index = rng.randrange(len(FACTS))
     answer, templates = FACTS[index]
-    template = rng.choice(FRAMES).replace("@", TOPICS[index]) if rng.random() < 0.4 else rng.choice(templates)
+    kind = rng.random()
+    if kind < 0.4:
+        template = rng.choice(templates)
+    elif kind < 0.65:
+        template = rng.choice(FRAMES).replace("@", TOPICS[index])
+    else:
+        template = rng.choice(SITUATIONS[index].split("~"))
     question = choose(template, rng)
     return vary(question[0].upper() + question[1:], rng, may_lose_words=True), answer
 

@@ -44,6 +44,7 @@ class Run:
         self.learning_rate = learning_rate
         self.optimizers = _optimizers(model, optimizer)
         self.seconds = 0.0
+        self.stage_start = 0.0  # where the present schedule began
         self.pool = 0
         self.batch = 0
         self.step = 0
@@ -70,7 +71,7 @@ class Run:
 
     def save(self, path: Path) -> None:
         """Write the checkpoint, whole or not at all."""
-        counters = {name: getattr(self, name) for name in ("seconds", "pool", "batch", "step", "tokens")}
+        counters = {name: getattr(self, name) for name in ("seconds", "stage_start", "pool", "batch", "step", "tokens")}
         states = [optimizer.state_dict() for optimizer in self.optimizers]
         torch.save({"model": self.model.state_dict(), "optimizers": states, "counters": counters}, path.with_suffix(".part"))
         path.with_suffix(".part").replace(path)
@@ -113,7 +114,7 @@ def train(run: Run, tokenizer: Tokenizer, directory: Path, budget: float, batch_
             for index, batch in enumerate(pool_batches(tokenizer, SEED, run.pool, POOL_SIZE, batch_tokens, MAX_LENGTH)):
                 if index < skipped:
                     continue
-                loss = run.train_step(*batch, min(1.0, run.seconds / budget))
+                loss = run.train_step(*batch, min(1.0, (run.seconds - run.stage_start) / (budget - run.stage_start)))
                 run.batch = index + 1
                 now = time.monotonic()
                 run.seconds, last = run.seconds + now - last, now
@@ -137,11 +138,14 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draft", action="store_true", help="train the draft model")
-    parser.add_argument("--minutes", type=float, default=65.0, help="time to train for")
+    parser.add_argument("--minutes", type=float, default=65.0, help="time to train for, all stages together")
     parser.add_argument("--directory", type=Path, default=Path("build/train_demo"), help="checkpoints and logs")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument(
+        "--new-stage", action="store_true", help="begin a schedule at the checkpoint: train a finished model further"
+    )
     parser.add_argument("--optimizer", choices=("adamw", "muon"), default="muon")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -154,6 +158,8 @@ def main() -> None:
     run = Run(Llama(DRAFT if arguments.draft else MAIN), arguments.learning_rate, arguments.optimizer)
     if (directory / "checkpoint.pt").is_file():
         run.restore(directory / "checkpoint.pt")
+        if arguments.new_stage:
+            run.stage_start = run.seconds
     train(run, Tokenizer.from_file(str(tokenizer_path)), directory, arguments.minutes * 60, arguments.batch_tokens)
 
 
