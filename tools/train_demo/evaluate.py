@@ -4,7 +4,8 @@
     python -m tools.train_demo.evaluate --checkpoint build/train_demo/main     in this process, while training goes on
     python -m tools.train_demo.evaluate --agreement build/train_demo           how often the draft guesses the main model's token
 
-Wrong answers are listed below the table. With --output the table is written to a file as well.
+Wrong answers are listed below the table. With --card the table takes the place of the one in the model card and in its copy beside
+the weights.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from tools.train_demo.scoring import Answer, is_right, score_table
 __all__ = ["ask_checkpoint", "ask_server", "main"]
 
 MAX_NEW_TOKENS = 128
+ROOT = Path(__file__).parents[2]
+CARD = ROOT / "docs/demo-model.md"
+COPY = ROOT / "core/tgi/demo/model/README.md"
 RAW_PROMPT = "What is Deep Learning?"
 
 
@@ -84,6 +88,17 @@ def _poster(url: str) -> Callable[[str, dict[str, Any]], Any]:
     return post
 
 
+def write_into_card(table: str) -> None:
+    """Replace the card's table of scores, and the copy of the card."""
+    card = CARD.read_text(encoding="utf-8")
+    before, head, rest = card.partition("| Held-out prompts |")
+    assert head, f"no table of scores in {CARD}"
+    _, _, after = rest.partition("\n\n")
+    card = f"{before}{table}\n\n{after}"
+    CARD.write_text(card, encoding="utf-8")
+    COPY.write_text(card.replace("(demo-model-loss.png)", "(../../../../docs/demo-model-loss.png)"), encoding="utf-8")
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -91,7 +106,7 @@ def main() -> None:
     source.add_argument("--url", help="a running server that serves the demo")
     source.add_argument("--checkpoint", type=Path, help="a directory of tools.train_demo.train")
     source.add_argument("--agreement", type=Path, help="a directory that holds main and draft")
-    parser.add_argument("--output", type=Path, help="file for the table")
+    parser.add_argument("--card", action="store_true", help="write the table into the model card")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     if arguments.agreement:
@@ -106,8 +121,8 @@ def main() -> None:
     for answer in answers:
         if not is_right(answer):
             print(f"wrong ({answer.prompt.group}): {answer.prompt.messages[-1]['content']!r} -> {answer.text!r}")
-    if arguments.output:
-        arguments.output.write_text(table + "\n", encoding="utf-8")
+    if arguments.card:
+        write_into_card(table)
 
 
 if __name__ == "__main__":
