@@ -55,7 +55,9 @@ def test_the_first_screen_works(tmp_path):
         process.wait(30)
     assert answer.status_code == 200
     assert answer.json().keys() == json.loads(answer_block).keys()
-    assert isinstance(answer.json()["generated_text"], str)
+    # Word for word it may differ by the last bit of another processor's arithmetic.
+    assert "machine learning" in json.loads(answer_block)["generated_text"]
+    assert "learning" in answer.json()["generated_text"]
     text = log.read_text()
     assert "Connected" in text
     assert process.returncode == 0, text

@@ -39,7 +39,7 @@ class ModelFiles:
 def find_model(options: ServeOptions, environment: Environment, log: Callable[[str], None]) -> ModelFiles:
     """Find or fetch the model; without one, the demo. Raises `ModelError` with what is wrong and what to do."""
     if options.model_id is None:
-        from tgi.demo import demo_model_path  # noqa: PLC0415 - makes a model if there is none: only when it is wanted
+        from tgi.demo import demo_model_path  # noqa: PLC0415 - only when it is wanted
 
         log("No model was named: serving the demo model.")
         return ModelFiles("tgi/demo", demo_model_path(log))
