@@ -134,7 +134,7 @@ class NativeProgram:
 class _Builder:
     spec: ModelSpec
     weights: NativeWeights
-    library: NativeLibrary
+    native: NativeLibrary
     cache: NativeCache
     max_tokens: int
     max_positions: int
@@ -151,7 +151,7 @@ class _Builder:
         key = f"{name} {width}"
         if key not in self.buffers:
             count = (self.max_tokens if rows is None else rows) * width
-            memory = self.library.allocate(count * (4 if floats else 2)).view(np.float32 if floats else np.uint16)
+            memory = self.native.allocate(count * (4 if floats else 2)).view(np.float32 if floats else np.uint16)
             self.buffers[key] = memory.reshape(-1, width)
         return self.buffers[key]
 
@@ -244,7 +244,7 @@ class _Builder:
             keys=self.pointer(self.cache.keys[layer]),
             values=self.pointer(self.cache.values[layer]),
         )
-        self.scratch_floats = max(self.scratch_floats, self.library.scratch_floats(record))
+        self.scratch_floats = max(self.scratch_floats, self.native.scratch_floats(record))
         self.keep_alive.append(record)
         return record
 
