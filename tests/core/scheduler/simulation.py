@@ -101,6 +101,7 @@ class CheckingWorker:
     steps: deque = field(default_factory=deque)  # (step, places it uses)
     memory: dict = field(default_factory=dict)
     places: dict[int, set] = field(default_factory=dict)  # by handle, as of the last submitted step
+    num_known: dict[int, int] = field(default_factory=dict)  # by handle: tokens a sequence was introduced with
     last_step_id: int = -1
 
     def submit(self, step: SchedulerOutput):
@@ -120,6 +121,7 @@ class CheckingWorker:
             fresh = self._places(new)
             assert not fresh & in_use, "a block or slot of a step in flight was handed out"
             self.places[new.sequence] = fresh | self._shared(new)
+            self.num_known[new.sequence] = len(new.tokens)
         for group, blocks in enumerate(rows.new_blocks):
             assert rows.new_block_ptr[group][-1] == len(blocks)
             assert not {(group, block) for block in blocks.tolist()} & in_use, "a block of a step in flight was handed out"
@@ -133,8 +135,13 @@ class CheckingWorker:
 
     def _check_rows(self, step):
         limits, rows = self.agreement.limits, step.rows
+        # What a sequence was introduced with is prefilled, in rows of any length; without chunks, replayed in decode rows too.
+        handles, starts = rows.sequence.tolist(), rows.start.tolist()
         begun = {new.sequence for new in step.added}
-        is_prefill = [n > 1 or s in begun for s, n in zip(rows.sequence.tolist(), rows.count.tolist(), strict=True)]
+        is_prefill = [
+            start < self.num_known[handle] if limits.chunked else handle in begun
+            for handle, start in zip(handles, starts, strict=True)
+        ]
         assert is_prefill == sorted(is_prefill), "decode rows come first"
         assert not limits.max_prefills or sum(is_prefill) <= limits.max_prefills
         lengths = {new.sequence: len(new.tokens) for new in step.added}
