@@ -6,7 +6,6 @@ so that its failure is raised there.
 
 from __future__ import annotations
 
-import enum
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -37,7 +36,7 @@ from tgi.backend import (
     SchedulerOutput,
     StepError,
     Wish,
-    WrongStateError,
+    WorkerState,
     empty_int32,
 )
 from tgi_torch.attention import AttentionMetadata, CrossMetadata, EncoderInput
@@ -83,14 +82,6 @@ def decoder_loader(ops: Ops, device: torch.device) -> LoadModel:
     return load
 
 
-class _State(enum.Enum):
-    CREATED = "created"
-    LOADED = "loaded"
-    AGREED = "agreed"
-    READY = "ready"
-    CLOSED = "closed"
-
-
 @final
 class TorchWorker:
     """The eight methods over decoder, cache, sampler and runner."""
@@ -100,7 +91,7 @@ class TorchWorker:
         self._config = config
         self._host = host
         self._device = device
-        self._state = _State.CREATED
+        self._state = WorkerState.CREATED
         self._loaded: LoadedModel | None = None
         self._agreement: Agreement | None = None
         self._model: Model | None = None
@@ -109,7 +100,7 @@ class TorchWorker:
 
     def load(self) -> None:
         """Read the weights. Raises `ModelError` naming file and tensor."""
-        self._expect(_State.CREATED, "load")
+        self._state.require(WorkerState.CREATED, "load")
         path = Path(self._config.model_path)
         dtype = compute_dtype(self._config.dtype, _name(checkpoint_dtype(path)))
         progress = _Throttled(self._host, "load")
@@ -117,11 +108,11 @@ class TorchWorker:
             self._loaded = self._load_unknown(self._spec, getattr(torch, dtype), path, progress)
         else:
             self._loaded = self._device.load_model(self._spec, getattr(torch, dtype), path, progress)
-        self._state = _State.LOADED
+        self._state = WorkerState.LOADED
 
     def negotiate(self, wish: Wish) -> Agreement:
         """Keep what the user gave, derive the rest from the memory left. Allocates nothing."""
-        self._expect(_State.LOADED, "negotiate")
+        self._state.require(WorkerState.LOADED, "negotiate")
         assert self._loaded is not None
         dtype, path = _name(self._loaded.dtype), Path(self._config.model_path)
         is_chunked = self._loaded.is_chunked
@@ -144,12 +135,12 @@ class TorchWorker:
             memory=plan.memory,
             facts={"dtype": dtype, "torch": str(torch.__version__), **self._device.facts, **self._facts()},
         )
-        self._state = _State.AGREED
+        self._state = WorkerState.AGREED
         return self._agreement
 
     def warmup(self) -> None:
         """Reserve the cache and run a small step, as serving will."""
-        self._expect(_State.AGREED, "warmup")
+        self._state.require(WorkerState.AGREED, "warmup")
         assert self._loaded is not None
         assert self._agreement is not None
         plan = self._agreement.kv_cache
@@ -169,7 +160,7 @@ class TorchWorker:
             ) from error
         self._runner.drop(0)
         self._host.progress("warmup", 1, 1)
-        self._state = _State.READY
+        self._state = WorkerState.READY
 
     def _facts(self) -> Mapping[str, str]:
         return {} if isinstance(self._spec, ModelSpec) else _UNKNOWN_FACTS
@@ -191,7 +182,7 @@ class TorchWorker:
 
     def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
         """Take the step that the next `collect` runs."""
-        self._expect(_State.READY, "submit")
+        self._state.require(WorkerState.READY, "submit")
         if isinstance(step, GrammarMasks):
             raise StepError("Late masks were not agreed.", retryable=False)
         if self._outstanding is not None:
@@ -201,7 +192,7 @@ class TorchWorker:
     def collect(self, timeout: float) -> ModelRunnerOutput | None:
         """Run the outstanding step to its end, however long it takes; None if there is none."""
         del timeout
-        self._expect(_State.READY, "collect")
+        self._state.require(WorkerState.READY, "collect")
         assert self._runner is not None
         step, self._outstanding = self._outstanding, None
         if step is None:
@@ -221,7 +212,7 @@ class TorchWorker:
 
     def health(self, deep: bool) -> Health:
         """Whether the worker can serve; `deep` computes one token in a block of its own."""
-        if self._state is not _State.READY:
+        if self._state is not WorkerState.READY:
             return Health(False, f"the worker is {self._state.value}")
         if not deep:
             return Health(True)
@@ -236,7 +227,7 @@ class TorchWorker:
         if self._loaded is not None:
             self._loaded.close()
         self._loaded = self._model = self._runner = self._outstanding = None
-        self._state = _State.CLOSED
+        self._state = WorkerState.CLOSED
 
     @torch.inference_mode()
     def _computes(self) -> bool:
@@ -261,10 +252,6 @@ class TorchWorker:
         )
         hidden = model.forward(torch.tensor([0], device=device), metadata)
         return bool(model.logits(hidden).isfinite().all())
-
-    def _expect(self, state: _State, method: str) -> None:
-        if self._state is not state:
-            raise WrongStateError(f"`{method}` needs a worker that is {state.value}; this one is {self._state.value}.")
 
 
 def _can_share(spec: ModelSpec | GenericSpec, max_total_tokens: int) -> bool:

@@ -48,6 +48,7 @@ from tgi.backend.records import (
     empty_float32,
     empty_int32,
 )
+from tgi.backend.worker_state import WorkerState
 
 hookimpl = pluggy.HookimplMarker("tgi")
 """Marks a plugin's implementation of a hook of `tgi.plugins.hookspecs`."""
@@ -93,6 +94,7 @@ __all__ = [
     "UInt8Array",
     "Wish",
     "Worker",
+    "WorkerState",
     "WrongStateError",
     "decode",
     "empty_float32",

@@ -6,7 +6,6 @@ sampling, prompt scores, errors of rows, and the states of the protocol. It samp
 
 from __future__ import annotations
 
-import enum
 import math
 import time
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from tgi.backend.agreement import (
     MemoryItem,
     Wish,
 )
-from tgi.backend.errors import BackendError, StepError, WrongStateError
+from tgi.backend.errors import BackendError, StepError
 from tgi.backend.protocols import Host
 from tgi.backend.records import (
     Float32Array,
@@ -41,6 +40,7 @@ from tgi.backend.records import (
     SchedulerOutput,
     StepTimes,
 )
+from tgi.backend.worker_state import WorkerState
 
 __all__ = ["AdapterPlan", "AdapterWorker", "ForwardBatch", "ForwardModel"]
 
@@ -88,14 +88,6 @@ class AdapterPlan:
     facts: dict[str, str] = field(default_factory=dict)
 
 
-class _State(enum.Enum):
-    CREATED = "created"
-    LOADED = "loaded"
-    AGREED = "agreed"
-    READY = "ready"
-    CLOSED = "closed"
-
-
 @final
 class AdapterWorker:
     """The eight methods of `Worker` over a `ForwardModel`. A step runs inside `collect`."""
@@ -104,20 +96,20 @@ class AdapterWorker:
         self._model = model
         self._plan = plan
         self._host = host
-        self._state = _State.CREATED
+        self._state = WorkerState.CREATED
         self._agreement: Agreement | None = None
         self._sequences: dict[int, LiveSequence] = {}
         self._outstanding: SchedulerOutput | None = None
 
     def load(self) -> None:
         """Read the weights."""
-        self._expect(_State.CREATED, "load")
+        self._state.require(WorkerState.CREATED, "load")
         self._model.load(lambda done, total: self._host.progress("load", done, total))
-        self._state = _State.LOADED
+        self._state = WorkerState.LOADED
 
     def negotiate(self, wish: Wish) -> Agreement:
         """The plan, lowered to the wish. Raises `BackendError` if a given value is beyond the plan."""
-        self._expect(_State.LOADED, "negotiate")
+        self._state.require(WorkerState.LOADED, "negotiate")
         plan = self._plan
         context = min(plan.max_total_tokens, wish.model_max_total_tokens or plan.max_total_tokens)
         limits = Limits(
@@ -147,18 +139,18 @@ class AdapterWorker:
             memory=(MemoryItem("KV cache", 0, f"{kv_cache.max_batch_total_tokens} tokens"),),
             facts=plan.facts,
         )
-        self._state = _State.AGREED
+        self._state = WorkerState.AGREED
         return self._agreement
 
     def warmup(self) -> None:
         """Let the model allocate and compile. It gets a block more than agreed, which `health` and padding may write into."""
-        self._expect(_State.AGREED, "warmup")
+        self._state.require(WorkerState.AGREED, "warmup")
         self._model.allocate(self._num_slots + self._block_size, lambda done, total: self._host.progress("warmup", done, total))
-        self._state = _State.READY
+        self._state = WorkerState.READY
 
     def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
         """Take the step that the next `collect` runs."""
-        self._expect(_State.READY, "submit")
+        self._state.require(WorkerState.READY, "submit")
         if isinstance(step, GrammarMasks):
             raise StepError("Late masks were not agreed.", retryable=False)
         if self._outstanding is not None:
@@ -168,7 +160,7 @@ class AdapterWorker:
     def collect(self, timeout: float) -> ModelRunnerOutput | None:
         """Run the outstanding step to its end, however long it takes; None if there is none."""
         del timeout
-        self._expect(_State.READY, "collect")
+        self._state.require(WorkerState.READY, "collect")
         step, self._outstanding = self._outstanding, None
         return None if step is None else self._run(step)
 
@@ -178,7 +170,7 @@ class AdapterWorker:
 
     def health(self, deep: bool) -> Health:
         """Whether the worker can serve; `deep` computes one token in the block that nobody has."""
-        if self._state is not _State.READY:
+        if self._state is not WorkerState.READY:
             return Health(False, f"the worker is {self._state.value}")
         if not deep:
             return Health(True)
@@ -192,7 +184,7 @@ class AdapterWorker:
         self._model.close()
         self._sequences.clear()
         self._outstanding = None
-        self._state = _State.CLOSED
+        self._state = WorkerState.CLOSED
 
     @property
     def _agreed(self) -> Agreement:
@@ -271,10 +263,6 @@ class AdapterWorker:
                 f" {limits.max_step_tokens}.",
                 retryable=False,
             )
-
-    def _expect(self, state: _State, method: str) -> None:
-        if self._state is not state:
-            raise WrongStateError(f"`{method}` needs a worker that is {state.value}; this one is {self._state.value}.")
 
 
 def _kept(option: str, given: int | None, most: int, otherwise: int) -> int:

@@ -252,11 +252,6 @@ def _masks(step: SchedulerOutput, vocab_size: int) -> dict[int, npt.NDArray[np.b
     return {row: unpack_mask(np.ascontiguousarray(words[i]), vocab_size) for i, row in enumerate(masks.row.tolist())}
 
 
-def _whole(blocks: Int32Array, offsets: Int32Array) -> Int32Array:
-    slots: Int32Array = (blocks[:, None] * len(offsets) + offsets).reshape(-1).astype(np.int32)
-    return slots
-
-
 def _slots(table: Int32Array, positions: Int32Array, block_size: int) -> Int32Array:
     slots: Int32Array = (table[positions // block_size] * block_size + positions % block_size).astype(np.int32)
     return slots

@@ -7,6 +7,7 @@ log probabilities, no penalties and a top-k of at most 16.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import final
 
@@ -51,20 +52,7 @@ STATIC_PLAN = AdapterPlan(
     features=("logprobs", "mask", "prompt_logprobs"),
     facts={"dtype": "float32", "attention": "numpy reference, static shapes"},
 )
-POOR_PLAN = AdapterPlan(
-    max_total_tokens=_CONTEXT,
-    max_sequences=_DECODE_ROWS[-1],
-    max_step_tokens=_CONTEXT,
-    max_cache_tokens=_CONTEXT * _DECODE_ROWS[-1],
-    mode="slots",
-    mixed=False,
-    chunked=False,
-    max_prefills=1,
-    features=(),
-    sampling=("temperature", "top_k", "top_p"),
-    sampling_caps={"top_k": 16},
-    facts=STATIC_PLAN.facts,
-)
+POOR_PLAN = replace(STATIC_PLAN, features=(), sampling=("temperature", "top_k", "top_p"), sampling_caps={"top_k": 16})
 _PLANS = {"full": STATIC_PLAN, "poor": POOR_PLAN}
 
 
