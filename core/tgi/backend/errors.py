@@ -12,7 +12,11 @@ __all__ = ["BackendError", "ModelError", "StepError", "WrongStateError"]
 
 
 class StepError(TgiError):
-    """A step failed as a whole. `retryable` says that the worker is intact and the same work may be tried again."""
+    """A step failed as a whole. `retryable` says that the worker is intact and the same work may be tried again.
+
+    Its drops and its new sequences count as done, also where `submit` raised; only its rows do not. The core drops their
+    sequences and introduces them again.
+    """
 
     def __init__(self, message: str, *, retryable: bool) -> None:
         super().__init__(message)
