@@ -4,8 +4,6 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-_SOURCES = ("program.cpp", "team.cpp", "gemm.cpp", "elementwise.cpp", "attention.cpp")
-_HEADERS = ("program.h", "team.h", "vector.h")
 _FOLDER = Path("native")
 _QUIET = ("-Wno-maybe-uninitialized", "-Wno-uninitialized")  # GCC 12 warns of its own intrinsics
 
@@ -13,8 +11,8 @@ setup(
     ext_modules=[
         Extension(
             "tgi_cpu._native",
-            sources=[str(_FOLDER / name) for name in _SOURCES],
-            depends=[str(_FOLDER / name) for name in _HEADERS],
+            sources=sorted(map(str, _FOLDER.glob("*.cpp"))),
+            depends=sorted(map(str, _FOLDER.glob("*.h"))),
             language="c++",
             # The instruction set is chosen in the sources, per file, and at run time: never by the machine that builds.
             extra_compile_args=[

@@ -1,0 +1,57 @@
+// What a linear does with its sums: bias, scale, activation, and the store. Include only after the target pragma.
+#pragma once
+
+#include "vector.h"
+
+namespace tgi {
+
+// Where the sums of a linear go.
+struct Output {
+  const Op& op;
+  int64_t stride;  // of a target row
+  __m512 scale;
+};
+
+// The columns of panel `panel` for M rows from `row` on stand in sums[m][z0] and sums[m][z0 + 1].
+template <int M, int Z>
+static inline void store_panel(const Output& out, int64_t row, int64_t panel, int z0, const __m512 (&sums)[M][Z]) {
+  const Op& op = out.op;
+  const int64_t column = panel * kPanelColumns;
+  __m512 low_bias = _mm512_setzero_ps(), high_bias = _mm512_setzero_ps();
+  if (op.bias != nullptr) {
+    low_bias = _mm512_loadu_ps(op.bias + column);
+    high_bias = _mm512_loadu_ps(op.bias + column + 16);
+  }
+  const auto activation = static_cast<Activation>(op.activation);
+  for (int m = 0; m < M; ++m) {
+    const __m512 low = _mm512_add_ps(sums[m][z0], low_bias);
+    const __m512 high = _mm512_add_ps(sums[m][z0 + 1], high_bias);
+    switch (static_cast<Store>(op.store)) {
+      case Store::kFloat: {
+        float* target = static_cast<float*>(op.target) + (row + m) * out.stride + column;
+        _mm512_storeu_ps(target, _mm512_mul_ps(low, out.scale));
+        _mm512_storeu_ps(target + 16, _mm512_mul_ps(high, out.scale));
+        break;
+      }
+      case Store::kAccumulate: {
+        float* target = static_cast<float*>(op.target) + (row + m) * out.stride + column;
+        _mm512_storeu_ps(target, _mm512_fmadd_ps(low, out.scale, _mm512_loadu_ps(target)));
+        _mm512_storeu_ps(target + 16, _mm512_fmadd_ps(high, out.scale, _mm512_loadu_ps(target + 16)));
+        break;
+      }
+      case Store::kActivate: {
+        bf16* target = static_cast<bf16*>(op.target) + (row + m) * out.stride + column;
+        store_bf16(target, activate(low, activation));
+        store_bf16(target + 16, activate(high, activation));
+        break;
+      }
+      case Store::kGate: {
+        bf16* target = static_cast<bf16*>(op.target) + (row + m) * out.stride + panel * 16;
+        store_bf16(target, _mm512_mul_ps(activate(low, activation), high));
+        break;
+      }
+    }
+  }
+}
+
+}  // namespace tgi
