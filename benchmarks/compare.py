@@ -113,7 +113,7 @@ def _installed(chosen: list[Peer], given: argparse.Namespace, model: Path, *, is
 
 def _measure(peer: Peer, given: argparse.Namespace, model: str, cases: list[Case], repeat: int) -> list[dict[str, Any]]:
     start = Start(given.environments, given.models / model, free_port(), given.threads)
-    identity = {"peer": peer.name, "model": model, "repeat": repeat, "engine_only": peer.engine_only}
+    identity = {"peer": peer.name, "model": model, "repeat": repeat, "engine_only": peer.engine_only, "precision": peer.precision}
     records: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"

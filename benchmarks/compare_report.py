@@ -10,28 +10,41 @@ from tgi.bench import Panel, svg_plot
 
 __all__ = ["markdown", "plot"]
 
-_OURS = "tgi"
+_OURS = "tgi"  # and with a dash, in another precision
+_PLAIN = "bf16"  # the limits are those of its bytes
 _NONE = "-"
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """A row per figure: the median of each server with its lowest and highest, ours beside the best HTTP peer and the limit.
+    """A table for each precision of the weights, then what holds for all.
 
-    A ratio above 1 is better than the peer. It is the median over the repeats of the ratio within one repeat.
+    A row per figure: the median of each server with its lowest and highest, ours beside the best HTTP peer and the limit. A ratio
+    above 1 is better than the peer. It is the median over the repeats of the ratio within one repeat.
     """
-    peers = _peers(report)
-    head = ["case", *peers, "ours / best HTTP peer", "share of the limit"]
-    rows = [head, ["-" * len(cell) for cell in head]]
-    for name, less_is_better, limit in _figures(report):
-        values = {peer: _values(report, name, peer) for peer in peers}
-        cells = [_cell(list(values[peer].values())) for peer in peers]
-        rows.append([name, *cells, _ratio(report, values, less_is_better=less_is_better), _share(values, limit, less_is_better)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = (f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in rows)
+    lines = [line for precision in _precisions(report) for line in (*_table(report, precision), "")]
     environment = report["environment"]
     versions = ", ".join(f"{name}: {version}" for name, version in environment["versions"].items() if version)
     where = f"{environment['processor']}, {environment['threads']} threads, {environment['date']}"
-    return "\n".join([*lines, "", f"{where}. {versions}. Medians, with the lowest and the highest.", *_remarks(report)])
+    return "\n".join([*lines, f"{where}. {versions}. Medians, with the lowest and the highest.", *_remarks(report)])
+
+
+def _precisions(report: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(record["precision"] for record in report["records"]))
+
+
+def _table(report: dict[str, Any], precision: str) -> Iterator[str]:
+    peers = list(dict.fromkeys(record["peer"] for record in report["records"] if record["precision"] == precision))
+    head = [f"case, {precision}", *peers, "ours / best HTTP peer", "share of the limit"]
+    rows = [head, ["-" * len(cell) for cell in head]]
+    for name, less_is_better, limit in _figures(report):
+        values = {peer: _values(report, name, peer) for peer in peers}
+        if not any(values.values()):
+            continue
+        cells = [_cell(list(values[peer].values())) for peer in peers]
+        share = _share(values, limit, less_is_better) if precision == _PLAIN else _NONE
+        rows.append([name, *cells, _ratio(report, values, less_is_better=less_is_better), share])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    return (f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in rows)
 
 
 def plot(report: dict[str, Any]) -> str:
@@ -90,17 +103,25 @@ def _cell(values: list[float]) -> str:
 def _ratio(report: dict[str, Any], values: dict[str, dict[int, float]], *, less_is_better: bool) -> str:
     """An engine behind a server of ours is not a peer here."""
     engines = {record["peer"] for record in report["records"] if record["engine_only"]}
-    ours = values.get(_OURS, {})
+    rivals = {peer: found for peer, found in values.items() if peer not in engines and not _is_ours(peer)}
     ratios = []
-    for repeat, value in ours.items():
-        others = [found[repeat] for peer, found in values.items() if peer not in engines | {_OURS} and repeat in found]
+    for repeat, value in _ours(values).items():
+        others = [found[repeat] for found in rivals.values() if repeat in found]
         if others and value:
             ratios.append(min(others) / value if less_is_better else value / max(others))
     return f"{statistics.median(ratios):.2f}" if ratios else _NONE
 
 
+def _is_ours(peer: str) -> bool:
+    return peer.partition("-")[0] == _OURS
+
+
+def _ours(values: dict[str, dict[int, float]]) -> dict[int, float]:
+    return next((found for peer, found in values.items() if _is_ours(peer)), {})
+
+
 def _share(values: dict[str, dict[int, float]], limit: float, less_is_better: bool) -> str:
-    ours = _median(values.get(_OURS, {}))
+    ours = _median(_ours(values))
     if not limit or not ours:
         return _NONE
     return f"{limit / ours if less_is_better else ours / limit:.0%}"

