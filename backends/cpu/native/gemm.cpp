@@ -26,7 +26,7 @@ inline void tile(const Output& out, int64_t row, int64_t panel) {
   const int64_t pairs = (op.num_inputs + 1) / 2;
   const bf16* rows = static_cast<const bf16*>(op.source) + row * source_stride;
   const bf16* panels[P];
-  for (int p = 0; p < P; ++p) panels[p] = static_cast<const bf16*>(op.weight) + (panel + p) * pairs * 2 * kPanelColumns;
+  for (int p = 0; p < P; ++p) panels[p] = out.panels + (panel - out.first_panel + p) * pairs * 2 * kPanelColumns;
   __m512 sums[M][2 * P];
   for (int m = 0; m < M; ++m)
     for (int z = 0; z < 2 * P; ++z) sums[m][z] = _mm512_setzero_ps();
@@ -87,13 +87,15 @@ int64_t num_linear_shares(const Op& op, const Batch& batch, int num_threads) {
   return division.row_blocks * division.column_shares;
 }
 
+void multiply_rows(const Op& op, const bf16* panels, int64_t first_row, int64_t last_row, int64_t panel, int64_t panel_end) {
+  block(Output(op, panels, panel), first_row, last_row, panel, panel_end);
+}
+
 void run_linear(const Op& op, const Batch& batch, int num_threads, int64_t share) {
   const Division division(op, batch, num_threads);
-  const bool gated = static_cast<Store>(op.store) == Store::kGate;
-  const int64_t stride = round_up(gated ? op.num_columns / 2 : op.num_columns, kPanelColumns);
-  const Output out{op, stride, _mm512_set1_ps(op.scale)};
   const int64_t first = share / division.column_shares * division.block_rows;
   const int64_t panel = share % division.column_shares * division.share_panels;
+  const Output out(op, static_cast<const bf16*>(op.weight), 0);
   block(out, first, std::min(first + division.block_rows, batch.num_tokens), panel, std::min(panel + division.share_panels, division.num_panels));
 }
 

@@ -5,9 +5,18 @@
 
 namespace tgi {
 
-// Where the sums of a linear go.
+// Where the weights of a linear stand and where its sums go.
 struct Output {
+  Output(const Op& linear, const bf16* weights, int64_t first_weight_panel)
+      : op(linear),
+        panels(weights),
+        first_panel(first_weight_panel),
+        stride(round_up(static_cast<Store>(linear.store) == Store::kGate ? linear.num_columns / 2 : linear.num_columns, kPanelColumns)),
+        scale(_mm512_set1_ps(linear.scale)) {}
+
   const Op& op;
+  const bf16* panels;   // those from `first_panel` on
+  int64_t first_panel;
   int64_t stride;  // of a target row
   __m512 scale;
 };

@@ -82,6 +82,8 @@ void run_add(const Op& op, const Batch& batch, int64_t share);
 
 int64_t num_linear_shares(const Op& op, const Batch& batch, int num_threads);
 void run_linear(const Op& op, const Batch& batch, int num_threads, int64_t share);
+// Rows [first_row, last_row) times the panels [panel, panel_end) of a linear; their weights stand at `panels` in bf16.
+void multiply_rows(const Op& op, const bf16* panels, int64_t first_row, int64_t last_row, int64_t panel, int64_t panel_end);
 
 int64_t attention_tile_queries(const AttentionLayer& layer);
 int64_t attention_scratch_floats(const AttentionLayer& layer);
