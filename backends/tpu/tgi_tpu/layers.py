@@ -1,0 +1,189 @@
+"""The parts of a layer that need no cache: norms, linear maps, rotations, MLPs and mixtures of experts.
+
+Shapes: T tokens, H heads, D head size, E experts. `weights` are one layer's, by role without `{stack}.layers.{i}.`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tgi.architectures import MLP, Activation, DynamicScaling, LongRopeScaling, MixtureOfExperts, Norm, Rope, Router
+from tgi.architectures.rope import inverse_frequencies
+from tgi_tpu.quantized import QuantizedMatrix, Weight, matmul
+
+__all__ = ["Rotation", "Weights", "linear", "mixture_of_experts", "mlp", "norm", "rotate", "rotation", "softcap", "vector"]
+
+Weights = Mapping[str, Weight]
+Rotation = tuple[jax.Array, jax.Array]
+"""Cosines and sines, float32 [T, rotary_dim / 2]."""
+
+_GELU_QUICK_SLOPE = 1.702
+_CLAMP_LIMIT = 7.0  # gpt_oss clamps gate and up at this before `silu_clamped`
+
+
+def vector(weights: Weights, role: str) -> jax.Array:
+    """A parameter that is never quantized."""
+    weight = weights[role]
+    assert not isinstance(weight, QuantizedMatrix), role
+    return weight
+
+
+def linear(x: jax.Array, weights: Weights, name: str) -> jax.Array:
+    """X W' + b, where the module has a bias: [T, in] to [T, out]."""
+    y = matmul(x, weights[f"{name}.weight"])
+    return y + vector(weights, f"{name}.bias").astype(y.dtype) if f"{name}.bias" in weights else y
+
+
+def norm(x: jax.Array, rule: Norm | None, weights: Weights, name: str) -> jax.Array:
+    """RMS norm or layer norm over the last dimension, computed in float32; the identity without a rule."""
+    if rule is None:
+        return x
+    y = x.astype(jnp.float32)
+    if rule.kind == "layer":
+        y = y - jnp.mean(y, axis=-1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + rule.eps)
+    if rule.weight:
+        y = y * (vector(weights, f"{name}.weight").astype(jnp.float32) + float(rule.unit_offset))
+    if rule.bias:
+        y = y + vector(weights, f"{name}.bias").astype(jnp.float32)
+    return y.astype(x.dtype)
+
+
+def softcap(x: jax.Array, cap: float | None) -> jax.Array:
+    """Cap * tanh(x / cap); the identity without a cap."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
+def rotation(rope: Rope, positions: jax.Array, lengths: jax.Array) -> Rotation:
+    """The rotation of tokens at `positions` int32 [T] in sequences of `lengths` int32 [T] tokens."""
+    match rope.scaling:
+        case DynamicScaling() as scaling:
+            frequencies, factor = _dynamic_frequencies(rope, scaling, lengths), jnp.float32(1.0)
+        case LongRopeScaling(original_max_positions=limit):
+            short, short_factor = inverse_frequencies(rope, limit)
+            long, long_factor = inverse_frequencies(rope, limit + 1)
+            is_long = (lengths > limit)[:, None]
+            frequencies = jnp.where(is_long, np.float32(long), np.float32(short))
+            factor = jnp.where(is_long, np.float32(long_factor), np.float32(short_factor))
+        case _:
+            plain, plain_factor = inverse_frequencies(rope, 1)
+            frequencies, factor = jnp.asarray(plain, jnp.float32)[None], jnp.float32(plain_factor)
+    angles = positions.astype(jnp.float32)[:, None] * frequencies
+    return jnp.cos(angles) * factor, jnp.sin(angles) * factor
+
+
+def _dynamic_frequencies(rope: Rope, scaling: DynamicScaling, lengths: jax.Array) -> jax.Array:
+    """NTK scaling token by token, float32 [T, rotary_dim / 2]; the base grows with a sequence beyond the original length."""
+    stretch = jnp.maximum(lengths, scaling.original_max_positions).astype(jnp.float32) / scaling.original_max_positions
+    growth = scaling.factor * stretch - (scaling.factor - 1)
+    exponents = np.arange(0, rope.rotary_dim, 2, dtype=np.float64) / rope.rotary_dim
+    plain = np.float32(rope.theta**-exponents)
+    return plain * growth[:, None] ** np.float32(-exponents * rope.rotary_dim / (rope.rotary_dim - 2))
+
+
+def rotate(x: jax.Array, rope: Rope, turn: Rotation) -> jax.Array:
+    """Rotate the first `rotary_dim` of each head: [T, H, D]."""
+    cos, sin = (part[:, None, :] for part in turn)
+    rotated, rest = x[..., : rope.rotary_dim].astype(jnp.float32), x[..., rope.rotary_dim :]
+    if rope.interleaved:
+        first, second = rotated[..., 0::2], rotated[..., 1::2]
+    else:
+        first, second = jnp.split(rotated, 2, axis=-1)
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    joined = jnp.stack(turned, axis=-1).reshape(rotated.shape) if rope.interleaved else jnp.concatenate(turned, axis=-1)
+    return jnp.concatenate([joined.astype(x.dtype), rest], axis=-1)
+
+
+def _activate(x: jax.Array, kind: Activation) -> jax.Array:
+    match kind:
+        case "silu":
+            return jax.nn.silu(x)
+        case "gelu":
+            return jax.nn.gelu(x, approximate=False)
+        case "gelu_tanh":
+            return jax.nn.gelu(x, approximate=True)
+        case "gelu_quick" | "silu_clamped":
+            return x * jax.nn.sigmoid(_GELU_QUICK_SLOPE * x)
+        case "relu":
+            return jax.nn.relu(x)
+        case "relu_squared":
+            return jnp.square(jax.nn.relu(x))
+
+
+def mlp(x: jax.Array, rule: MLP, weights: Weights, name: str) -> jax.Array:
+    """The feed-forward mixer, [T, hidden] to [T, hidden]."""
+    up = linear(x, weights, f"{name}.up")
+    if not rule.gated:
+        return linear(_activate(up, rule.activation), weights, f"{name}.down")
+    gate = linear(x, weights, f"{name}.gate")
+    if rule.activation == "silu_clamped":
+        gate, up = jnp.minimum(gate, _CLAMP_LIMIT), jnp.clip(up, -_CLAMP_LIMIT, _CLAMP_LIMIT) + 1
+    return linear(_activate(gate, rule.activation) * up, weights, f"{name}.down")
+
+
+def mixture_of_experts(x: jax.Array, rule: MixtureOfExperts, weights: Weights, name: str) -> jax.Array:
+    """Every expert over every token, weighted by the router's shares, [T, hidden] to [T, hidden].
+
+    One expert after the other: its weights are read once, whatever the number of its tokens.
+    """
+    logits = linear(x, weights, f"{name}.router").astype(jnp.float32)
+    correction = vector(weights, f"{name}.router.correction") if rule.router.correction_bias else None
+    shares = _route(logits, rule.router, rule.experts_per_token, correction)
+    prefix = f"{name}.experts."
+    experts = {role: weight for role, weight in weights.items() if role.startswith(prefix)}
+
+    def add_expert(total: jax.Array, item: tuple[jax.Array, Weights]) -> tuple[jax.Array, None]:
+        share, expert = item
+        return total + share[:, None] * mlp(x, rule.expert, expert, f"{name}.experts").astype(jnp.float32), None
+
+    out, _ = jax.lax.scan(add_expert, jnp.zeros(x.shape, jnp.float32), (shares.T, experts))
+    if rule.shared is not None:
+        shared = mlp(x, rule.shared, weights, f"{name}.shared").astype(jnp.float32)
+        if rule.shared_gate:
+            shared = shared * jax.nn.sigmoid(linear(x, weights, f"{name}.shared_gate").astype(jnp.float32))
+        out = out + shared
+    return out.astype(x.dtype)
+
+
+def _route(logits: jax.Array, router: Router, experts_per_token: int, correction: jax.Array | None) -> jax.Array:
+    """Each token's share of each expert, 0 for those not chosen: float32 [T, E] of logits [T, E]."""
+    if router.score == "sparse_mixer":
+        return _sparse_mixer(logits, router, experts_per_token)
+    score = jax.nn.softmax if router.score == "softmax" else jax.nn.sigmoid
+    scores = logits if router.top_k_first else score(logits)
+    choice = scores if correction is None else scores + correction.astype(jnp.float32)
+    if router.num_groups > 1:
+        choice = _within_best_groups(choice, router)
+    _, chosen = jax.lax.top_k(choice, experts_per_token)
+    shares = jnp.take_along_axis(scores, chosen, axis=-1)
+    if router.top_k_first:
+        shares = score(shares)
+    if router.normalize:
+        shares = shares / jnp.sum(shares, axis=-1, keepdims=True)
+    return jnp.put_along_axis(jnp.zeros_like(scores), chosen, router.scale * shares, axis=-1, inplace=False)
+
+
+def _within_best_groups(choice: jax.Array, router: Router) -> jax.Array:
+    """Minus infinity for experts outside the best groups."""
+    groups = choice.reshape(len(choice), router.num_groups, -1)
+    best = jnp.sum(jax.lax.top_k(groups, router.group_top)[0], axis=-1)
+    _, kept = jax.lax.top_k(best, router.groups_per_token)
+    is_kept = jnp.any(jax.nn.one_hot(kept, router.num_groups, dtype=bool), axis=1)
+    return jnp.where(is_kept[:, :, None], groups, -jnp.inf).reshape(choice.shape)
+
+
+def _sparse_mixer(logits: jax.Array, router: Router, experts_per_token: int) -> jax.Array:
+    """SparseMixer-v2 without its noise (arXiv 2409.12136)."""
+    shares, left = jnp.zeros_like(logits), logits
+    for _ in range(experts_per_token):
+        best = jnp.max(left, axis=-1, keepdims=True)
+        distance = (best - logits) / jnp.maximum(jnp.abs(logits), best)
+        near = jnp.where(distance > 2 * router.jitter, -jnp.inf, left)
+        is_best = jax.nn.one_hot(jnp.argmax(left, axis=-1), logits.shape[-1], dtype=bool)
+        shares = jnp.where(is_best, router.scale * jax.nn.softmax(near, axis=-1), shares)
+        left = jnp.where(is_best, -jnp.inf, left)
+    return shares

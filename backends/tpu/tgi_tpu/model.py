@@ -1,0 +1,206 @@
+"""The decoder: one implementation of the architecture grammar in JAX, as plain functions over a tree of arrays.
+
+Shapes: T tokens, R rows with logits, H query heads, K key and value heads, D head size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tgi.architectures import MLP, Attention, Block, Branch, MixtureOfExperts, ModelSpec, Rope
+from tgi.architectures.roles import mixer_tag
+from tgi_tpu.attention import AttentionRule, sequence_of_token, step_of_layer
+from tgi_tpu.attention_plan import AttentionPlan, write_and_attend
+from tgi_tpu.cache import Cache, cache_bytes_per_block, copy_blocks, empty_cache
+from tgi_tpu.layer_groups import LayerGroup, attention_of, cache_shapes, layer_groups
+from tgi_tpu.layers import Rotation, Weights, linear, mixture_of_experts, mlp, norm, rotate, rotation, softcap, vector
+from tgi_tpu.mesh import replicated
+from tgi_tpu.parameters import Parameters, load
+from tgi_tpu.quantized import matmul
+from tgi_tpu.step_arrays import StepArrays
+
+__all__ = ["cache_bytes_per_block", "copy_blocks", "empty_cache", "forward", "hidden_states", "load", "logits"]
+
+
+@final
+@dataclass(frozen=True)
+class _Context:
+    """What the layers of one step share."""
+
+    spec: ModelSpec
+    step: StepArrays
+    rotations: dict[Rope, Rotation]
+    plan: AttentionPlan
+
+
+@final
+@dataclass(frozen=True)
+class _CachePlace:
+    """Where a layer's keys and values lie."""
+
+    array: int  # of the cache
+    layer: jax.Array  # its number among the layers of that array
+    num_layers: int
+
+
+def forward(
+    spec: ModelSpec, parameters: Parameters, cache: Cache, step: StepArrays, *, attention: AttentionPlan
+) -> tuple[jax.Array, Cache]:
+    """Logits float32 [R, vocab] after the tokens `step.logit_indices`, and the cache with this step's tokens.
+
+    Pure. `spec` and `attention` are hashable, to be static where this is compiled; the cache is worth donating.
+    """
+    x, cache = hidden_states(spec, parameters, cache, step, attention=attention)
+    return logits(spec, parameters, x[step.logit_indices], attention=attention), cache
+
+
+def hidden_states(
+    spec: ModelSpec, parameters: Parameters, cache: Cache, step: StepArrays, *, attention: AttentionPlan
+) -> tuple[jax.Array, Cache]:
+    """Hidden vectors [T, hidden] after the last layer, not normed yet, and the cache with this step's tokens."""
+    lengths = step.rotary_lens[sequence_of_token(step)]
+    mixers = [mixer for layer in spec.decoder.layers if (mixer := attention_of(layer)) is not None]
+    ropes = dict.fromkeys(mixer.rope for mixer in mixers if mixer.rope is not None)
+    rotations = {rope: rotation(rope, step.positions, lengths) for rope in ropes}
+    context = _Context(spec, step, rotations, attention)
+    x = _embed(spec, parameters.outside, step)
+    for group, members in zip(layer_groups(spec), parameters.groups, strict=True):
+        x, cache = _run_group(context, group, members, x, cache)
+    return x, cache
+
+
+def logits(spec: ModelSpec, parameters: Parameters, hidden: jax.Array, *, attention: AttentionPlan) -> jax.Array:
+    """Logits float32 [N, vocab] of hidden vectors [N, hidden], whole on every device."""
+    weights = parameters.outside
+    x = norm(hidden, spec.decoder.final_norm, weights, "decoder.final_norm")
+    if "head.projection.weight" in weights:
+        x = linear(x, weights, "head.projection")
+    product = matmul(x, weights["embedding.weight" if spec.head.tied else "head.weight"]).astype(jnp.float32)
+    if spec.head.bias:
+        product = product + vector(weights, "head.bias").astype(jnp.float32)
+    capped = softcap(product * spec.head.scale, spec.head.softcap)
+    return jax.lax.with_sharding_constraint(capped, replicated(attention.mesh))
+
+
+def _embed(spec: ModelSpec, weights: Weights, step: StepArrays) -> jax.Array:
+    rules, table = spec.embedding, vector(weights, "embedding.weight")
+    x = table[step.token_ids]
+    if rules.scale != 1.0:
+        # Rounded to the compute dtype first, as the reference models round it.
+        x = x * jnp.asarray(rules.scale, table.dtype)
+    if "embedding.projection.weight" in weights:
+        x = linear(x, weights, "embedding.projection")
+    if rules.positions is not None:
+        x = x + vector(weights, "embedding.positions.weight")[step.positions + rules.positions.offset]
+    return norm(x, rules.norm, weights, "embedding.norm")
+
+
+def _run_group(
+    context: _Context, group: LayerGroup, members: tuple[Weights, ...], x: jax.Array, cache: Cache
+) -> tuple[jax.Array, Cache]:
+    """All layers of a group over x [T, hidden]."""
+    shapes = cache_shapes(context.spec)
+
+    def place(member: int, repeat: jax.Array) -> _CachePlace | None:
+        first = group.first + member
+        for array, shape in enumerate(shapes):
+            if first in shape.layers:
+                stride = sum(1 for layer in shape.layers if 0 <= layer - group.first < len(group.pattern))
+                return _CachePlace(array, shape.layers.index(first) + repeat * stride, len(shape.layers))
+        return None
+
+    def run_pattern(
+        carry: tuple[jax.Array, Cache], item: tuple[jax.Array, tuple[Weights, ...]]
+    ) -> tuple[tuple[jax.Array, Cache], None]:
+        x, cache = carry
+        repeat, weights = item
+        for member, layer in enumerate(group.pattern):
+            for number, block in enumerate(layer.blocks):
+                x, cache = _block(context, block, number, weights[member], place(member, repeat), x, cache)
+        return (x, cache), None
+
+    numbers = jnp.arange(group.repeats, dtype=jnp.int32)
+    carry, _ = jax.lax.scan(run_pattern, (x, cache), (numbers, members))
+    return carry
+
+
+def _block(
+    context: _Context, block: Block, number: int, weights: Weights, place: _CachePlace | None, x: jax.Array, cache: Cache
+) -> tuple[jax.Array, Cache]:
+    """One residual step."""
+    y = norm(x, block.norm, weights, f"block{number}.norm")
+    out = jnp.zeros_like(x)
+    for branch in block.branches:
+        mixed, cache = _branch(context, branch, weights, place, y, cache)
+        out = out + mixed
+    x = (y if block.residual_from_norm else x) + jnp.asarray(block.residual_scale, x.dtype) * out
+    return norm(x, block.output_norm, weights, f"block{number}.output_norm"), cache
+
+
+def _branch(
+    context: _Context, branch: Branch, weights: Weights, place: _CachePlace | None, y: jax.Array, cache: Cache
+) -> tuple[jax.Array, Cache]:
+    mixer, name = branch.mixer, mixer_tag(branch.mixer)
+    y = norm(y, branch.norm, weights, f"{name}.norm")
+    match mixer:
+        case Attention():
+            assert place is not None, "a layer with attention has a place in the cache"
+            y, cache = _attention(context, mixer, weights, place, y, cache)
+        case MLP():
+            y = mlp(y, mixer, weights, name)
+        case MixtureOfExperts():
+            y = mixture_of_experts(y, mixer, weights, name)
+        case _:
+            raise NotImplementedError(name)  # `unsupported` said so
+    return norm(y, branch.post_norm, weights, f"{name}.post_norm"), cache
+
+
+def _attention(
+    context: _Context, mixer: Attention, weights: Weights, place: _CachePlace, y: jax.Array, cache: Cache
+) -> tuple[jax.Array, Cache]:
+    """Self attention of y [T, hidden]; its keys and values go into the cache."""
+    qkv = _heads(context, mixer, weights, y)
+    pages = cache[place.array]
+    step = step_of_layer(context.step, pages, place.layer, place.num_layers)
+    rule = AttentionRule(mixer.scale, mixer.window, mixer.softcap)
+    vectors = {}
+    if mixer.alibi:
+        vectors["alibi_slopes"] = jnp.asarray(_alibi_slopes(mixer))
+    if mixer.sinks:
+        vectors["sinks"] = vector(weights, "attention.sinks").astype(jnp.float32)
+    mixed, pages = write_and_attend(context.plan, qkv, pages, step, rule, vectors)
+    mixed = mixed.reshape(len(y), -1)
+    if mixer.output_gate:
+        mixed = mixed * jax.nn.sigmoid(linear(y, weights, "attention.gate"))
+    return linear(mixed, weights, "attention.o"), (*cache[: place.array], pages, *cache[place.array + 1 :])
+
+
+def _heads(context: _Context, mixer: Attention, weights: Weights, y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Query [T, H, D], key and value [T, K, D], normalized and rotated."""
+    q, k, v = (linear(y, weights, f"attention.{part}") for part in "qkv")
+    if mixer.clip_qkv is not None:
+        q, k, v = (jnp.clip(part, -mixer.clip_qkv, mixer.clip_qkv) for part in (q, k, v))
+    over_all = mixer.qk_norm_over == "all"
+    if over_all:
+        q, k = norm(q, mixer.q_norm, weights, "attention.q_norm"), norm(k, mixer.k_norm, weights, "attention.k_norm")
+    q, k, v = (part.reshape(len(y), -1, mixer.head_dim) for part in (q, k, v))
+    if not over_all:  # a weight [H, D] is one for each head
+        q, k = norm(q, mixer.q_norm, weights, "attention.q_norm"), norm(k, mixer.k_norm, weights, "attention.k_norm")
+    if mixer.rope is not None:
+        turn = context.rotations[mixer.rope]
+        q, k = rotate(q, mixer.rope, turn), rotate(k, mixer.rope, turn)
+    return q, k, v
+
+
+def _alibi_slopes(mixer: Attention) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """Slopes of ALiBi (arXiv 2108.12409), [H]: a geometric series; heads beyond a power of two take every other step between."""
+    power = 2 ** math.floor(math.log2(mixer.num_heads))
+    exponents = [(head + 1) / power for head in range(power)]
+    exponents += [(2 * head + 1) / (2 * power) for head in range(mixer.num_heads - power)]
+    return np.asarray([mixer.alibi_scale * 2.0 ** (-mixer.alibi_bias_max * e) for e in exponents], np.float32)

@@ -1,0 +1,265 @@
+"""The model's parameters as a tree of arrays, each laid over the mesh, filled tensor by tensor from the checkpoint.
+
+Host memory holds one tensor of the file at a time, device memory that tensor beside the parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
+
+from tgi.architectures import Attention, ModelSpec
+from tgi.architectures.roles import mixer_of
+from tgi.architectures.weight_map import Placement, placements, split, tensor_shapes
+from tgi.backend import ModelError
+from tgi_tpu.coverage import kv_repeats
+from tgi_tpu.layer_groups import layer_groups, place_of
+from tgi_tpu.mesh import partition
+from tgi_tpu.quantized import QuantizedMatrix, Weight, quantize
+from tgi_tpu.safetensors_reader import MappedTensor, map_checkpoint
+
+__all__ = ["ParameterStore", "Parameters", "Progress", "Quantization", "abstract_parameters", "load", "parameter_bytes"]
+
+LeafT = TypeVar("LeafT")
+
+Array = npt.NDArray[Any]
+Progress = Callable[[int, int], None]
+"""(bytes done, bytes in all)."""
+
+Quantization = Literal["int8"]
+"""Weight-only: the matrices of the layers' mixers, and an untied head, as int8."""
+
+_QUANTIZED_PARTS = frozenset({"q", "k", "v", "o", "gate", "up", "down"})
+_LAYERS = "decoder.layers."
+
+
+@final
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Parameters:
+    """Roles to arrays. Those of the layers are stacked over the repeats of their group, and lack `decoder.layers.{i}.`."""
+
+    outside: dict[str, Weight]
+    groups: tuple[tuple[dict[str, Weight], ...], ...]  # by group and by member of its pattern; [repeats, ...]
+
+
+@final
+@dataclass(frozen=True)
+class _Leaf:
+    """One array of the tree before it is made. It may hold a role of several layers."""
+
+    shape: tuple[int, ...]
+    dtype: jnp.dtype[Any]  # int8 = a `QuantizedMatrix`
+    sharding: NamedSharding
+    scale_sharding: NamedSharding  # of a quantized one; it has no last axis
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether it has a scale."""
+        return self.dtype == jnp.int8
+
+
+def _leaves(spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantization: Quantization | None) -> dict[str, _Leaf]:
+    """Every array of the tree, by the first role in it."""
+    groups = layer_groups(spec)
+    leaves = {}
+    for role, shape in tensor_shapes(spec).items():
+        key, index = _locate(role, spec)
+        if key != role:
+            continue
+        shape = _repeated_shape(role, shape, spec, mesh.size)
+        cut = partition(role, shape, mesh.size, len(index))
+        repeats = tuple(groups[place_of(groups, _layer(role)).group].repeats for _ in index)
+        full = (*repeats, *shape)
+        leaves[key] = _Leaf(
+            full,
+            jnp.dtype(jnp.int8 if quantization is not None and _is_quantized(role) else dtype),
+            NamedSharding(mesh, cut),
+            NamedSharding(mesh, PartitionSpec(*cut[: len(full) - 1])),
+        )
+    return leaves
+
+
+def _layer(role: str) -> int:
+    return int(role.removeprefix(_LAYERS).split(".")[0])
+
+
+def _locate(role: str, spec: ModelSpec) -> tuple[str, tuple[int, ...]]:
+    """The first role of the array that a role lies in, and its place there."""
+    if not role.startswith(_LAYERS):
+        return role, ()
+    groups, layer = layer_groups(spec), _layer(role)
+    place = place_of(groups, layer)
+    first = groups[place.group].first + place.member
+    return role.replace(f"{_LAYERS}{layer}.", f"{_LAYERS}{first}.", 1), (place.repeat,)
+
+
+def _is_quantized(role: str) -> bool:
+    parts = role.split(".")
+    return role == "head.weight" or (len(parts) > 3 and parts[-1] == "weight" and parts[-2] in _QUANTIZED_PARTS)
+
+
+def _tree(spec: ModelSpec, leaves: Mapping[str, LeafT]) -> tuple[dict[str, LeafT], tuple[tuple[dict[str, LeafT], ...], ...]]:
+    """The fields of `Parameters`."""
+
+    def member(first: int) -> dict[str, LeafT]:
+        prefix = f"{_LAYERS}{first}."
+        return {role.removeprefix(prefix): leaf for role, leaf in leaves.items() if role.startswith(prefix)}
+
+    outside = {role: leaf for role, leaf in leaves.items() if not role.startswith(_LAYERS)}
+    groups = tuple(tuple(member(group.first + i) for i in range(len(group.pattern))) for group in layer_groups(spec))
+    return outside, groups
+
+
+def abstract_parameters(spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantization: Quantization | None = None) -> Parameters:
+    """The tree with `jax.ShapeDtypeStruct`s for arrays: to compile for devices that are not there, or to count bytes."""
+
+    def abstract(leaf: _Leaf) -> Any:  # noqa: ANN401 - stands for an array
+        values = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+        if not leaf.is_quantized:
+            return values
+        scale: Any = jax.ShapeDtypeStruct(leaf.shape[:-1], jnp.float32, sharding=leaf.scale_sharding)
+        return QuantizedMatrix(values, scale)  # type: ignore[arg-type]
+
+    leaves = _leaves(spec, mesh, dtype, quantization)
+    return Parameters(*_tree(spec, {role: abstract(leaf) for role, leaf in leaves.items()}))
+
+
+def parameter_bytes(spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantization: Quantization | None = None) -> int:
+    """Bytes of the parameters on one device."""
+    arrays = jax.tree.leaves(abstract_parameters(spec, mesh, dtype, quantization))
+    return sum(int(np.prod(array.sharding.shard_shape(array.shape))) * array.dtype.itemsize for array in arrays)
+
+
+@final
+class ParameterStore:
+    """Arrays that are filled role by role; each is made when its first role comes."""
+
+    def __init__(self, spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantization: Quantization | None = None) -> None:
+        self._spec = spec
+        self._leaves = _leaves(spec, mesh, dtype, quantization)
+        self._arrays: dict[str, Weight] = {}
+
+    def write(self, role: str, piece: Array, expert: int | None = None) -> None:
+        """Take `role`, or one expert's slice of it, in any floating-point dtype."""
+        key, index = _locate(role, self._spec)
+        leaf = self._leaves[key]
+        piece = _repeat_heads(role, piece, self._spec, leaf.sharding.mesh.size)
+        index = index if expert is None else (*index, expert)
+        # The axes of the piece are the last ones of the array.
+        cut = [None] * len(leaf.shape)
+        cut[: len(leaf.sharding.spec)] = leaf.sharding.spec
+        on_device = jax.device_put(
+            np.ascontiguousarray(piece if leaf.is_quantized else piece.astype(leaf.dtype, copy=False)),
+            NamedSharding(leaf.sharding.mesh, PartitionSpec(*cut[len(index) :])),
+        )
+        array = self._arrays.pop(key) if key in self._arrays else _empty(leaf)
+        self._arrays[key] = _insert(array, quantize(on_device) if leaf.is_quantized else on_device, index)
+
+    def finish(self) -> Parameters:
+        """The tree, once every role was written."""
+        assert self._arrays.keys() == self._leaves.keys(), "a role was not written"
+        return Parameters(*_tree(self._spec, self._arrays))
+
+
+def _empty(leaf: _Leaf) -> Weight:
+    values = jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
+    if not leaf.is_quantized:
+        return values
+    return QuantizedMatrix(values, jnp.zeros(leaf.shape[:-1], jnp.float32, device=leaf.scale_sharding))
+
+
+def _insert(array: Weight, piece: Weight, index: tuple[int, ...]) -> Weight:
+    """`array` with `piece` at `index` of its first axes; the one given is used up."""
+    places = np.asarray(index, np.int32)
+    return jax.tree.map(lambda whole, part: _insert_one(whole, part, places, whole.sharding), array, piece)
+
+
+@partial(jax.jit, static_argnames="sharding", donate_argnames="array")
+def _insert_one(array: jax.Array, piece: jax.Array, places: jax.Array, sharding: NamedSharding) -> jax.Array:
+    num_leading = array.ndim - piece.ndim
+    starts = [*(places[axis] for axis in range(num_leading)), *(0 for _ in piece.shape)]
+    filled = jax.lax.dynamic_update_slice(array, piece.reshape((1,) * num_leading + piece.shape), starts)
+    return jax.lax.with_sharding_constraint(filled, sharding)
+
+
+def _kv_heads(role: str, spec: ModelSpec) -> Attention | None:
+    """The attention whose key and value heads are rows of `role`."""
+    parts = role.split(".")
+    mixer = mixer_of(role, spec)
+    if not isinstance(mixer, Attention):
+        return None
+    is_norm_of_heads = parts[-2] == "k_norm" and mixer.qk_norm_over != "head"
+    return mixer if parts[-2] in {"k", "v"} or is_norm_of_heads else None
+
+
+def _repeated_shape(role: str, shape: tuple[int, ...], spec: ModelSpec, tp_size: int) -> tuple[int, ...]:
+    mixer = _kv_heads(role, spec)
+    return shape if mixer is None else (shape[0] * kv_repeats(mixer, tp_size), *shape[1:])
+
+
+def _repeat_heads(role: str, piece: Array, spec: ModelSpec, tp_size: int) -> Array:
+    """Each key or value head as often as devices share it."""
+    mixer = _kv_heads(role, spec)
+    if mixer is None or kv_repeats(mixer, tp_size) == 1:
+        return piece
+    by_head = piece.reshape(mixer.num_kv_heads, -1, *piece.shape[1:])
+    repeated = by_head.repeat(kv_repeats(mixer, tp_size), axis=0)
+    return repeated.reshape(-1, *piece.shape[1:])
+
+
+def load(
+    spec: ModelSpec,
+    model_path: Path,
+    mesh: Mesh,
+    dtype: DTypeLike,
+    quantization: Quantization | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Parameters:
+    """Read the safetensors files in `model_path` onto the mesh.
+
+    `progress(done_bytes, total_bytes)` is called after every tensor. Raises `ModelError` on one line, naming file and tensor, if
+    the files are damaged or do not fit the spec.
+    """
+    tensors = map_checkpoint(model_path)
+    try:
+        todo = placements(spec, tensors.keys())
+    except ModelError as error:
+        raise _named(model_path, error) from error
+    # In the order of the files, so that a cold disk is read through once.
+    todo.sort(key=lambda placement: (tensors[placement.name].path, tensors[placement.name].stored.start))
+    total = sum(tensors[placement.name].stored.num_bytes for placement in todo)
+    store, done = ParameterStore(spec, mesh, dtype, quantization), 0
+    progress(done, total)
+    for placement in todo:
+        _take(store, placement, tensors[placement.name], spec)
+        done += tensors[placement.name].stored.num_bytes
+        progress(done, total)
+    return store.finish()
+
+
+def _take(store: ParameterStore, placement: Placement, tensor: MappedTensor, spec: ModelSpec) -> None:
+    """One stored tensor into its roles."""
+    try:
+        pieces = split(tensor.view(), placement, spec)
+    except ModelError as error:
+        raise _named(tensor.path, error) from error
+    for role, piece in pieces.items():
+        if placement.rule.unit_rows:
+            exact = piece.astype(np.float32)
+            piece = exact / np.maximum(np.linalg.norm(exact, axis=-1, keepdims=True), np.float32(1e-12))
+        store.write(role, piece, placement.expert)
+
+
+def _named(path: Path, error: ModelError) -> ModelError:
+    return error if str(path) in error.cause else ModelError(f"{path}: {error.cause}", error.remedy)

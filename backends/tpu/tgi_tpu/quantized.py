@@ -1,0 +1,45 @@
+"""Matrices of whole numbers: int8 with one scale per output row (weight-only quantization)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["QuantizedMatrix", "Weight", "matmul", "quantize"]
+
+_LARGEST = 127.0
+
+
+@final
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class QuantizedMatrix:
+    """`values` times `scale`, row by row: int8 [..., out, in] and float32 [..., out]."""
+
+    values: jax.Array
+    scale: jax.Array
+
+
+Weight = jax.Array | QuantizedMatrix
+
+
+def quantize(matrix: jax.Array) -> QuantizedMatrix:
+    """Round [..., out, in] to int8: the largest magnitude of a row becomes 127. A row of zeros keeps the scale 1."""
+    exact = matrix.astype(jnp.float32)
+    largest = jnp.max(jnp.abs(exact), axis=-1)
+    scale = jnp.where(largest > 0, largest / _LARGEST, 1.0)
+    return QuantizedMatrix(jnp.round(exact / scale[..., None]).astype(jnp.int8), scale)
+
+
+def matmul(x: jax.Array, weight: Weight) -> jax.Array:
+    """X W' for x [T, in] and a weight [out, in]: [T, out] in the dtype of x, summed in float32."""
+    contracted = (((x.ndim - 1,), (1,)), ((), ()))
+    if isinstance(weight, QuantizedMatrix):
+        product = jax.lax.dot_general(x, weight.values, contracted, preferred_element_type=jnp.float32)
+        return (product * weight.scale).astype(x.dtype)
+    # A matrix unit would round float32 factors to bfloat16.
+    precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    return jax.lax.dot_general(x, weight, contracted, precision=precision)
