@@ -146,6 +146,13 @@ class KVCacheManager:
         sequence.num_registered_blocks = len(hits)
         return True
 
+    def find_full(self, sequences: Iterable[Sequence]) -> list[Sequence]:
+        """Those whose table has no place for one token more."""
+        if not self._has_blocks:
+            return []
+        size = self.block_size
+        return [sequence for sequence in sequences if sequence.num_submitted_tokens >= len(sequence.block_table) * size]
+
     def grow(self, sequence: Sequence, num_tokens: int) -> bool:
         """Make the table of a running sequence long enough for `num_tokens`; False = too few blocks are free."""
         missing = self.blocks_for(num_tokens) - len(sequence.block_table)
@@ -155,17 +162,17 @@ class KVCacheManager:
             sequence.block_table += self.blocks.allocate(missing)
         return True
 
-    def register_computed(self, sequence: Sequence) -> None:
-        """Show the full computed blocks of a sequence to the prefix cache."""
+    def register_computed(self, sequences: Iterable[Sequence]) -> None:
+        """Show the full computed blocks of sequences to the prefix cache."""
         if self._prefix_cache is None:
             return
-        num_full = sequence.num_computed_tokens // self.block_size
-        if num_full == sequence.num_registered_blocks:
-            return
-        self._prefix_cache.extend_hashes(sequence.block_hashes, sequence.token_ids, num_full, adapter=sequence.adapter)
-        for index in range(sequence.num_registered_blocks, num_full):
-            self._prefix_cache.insert(sequence.block_hashes[index], sequence.block_table[index])
-        sequence.num_registered_blocks = num_full
+        size = self.block_size
+        for sequence in [s for s in sequences if s.num_computed_tokens >= (s.num_registered_blocks + 1) * size]:
+            num_full = sequence.num_computed_tokens // size
+            self._prefix_cache.extend_hashes(sequence.block_hashes, sequence.token_ids, num_full, adapter=sequence.adapter)
+            for index in range(sequence.num_registered_blocks, num_full):
+                self._prefix_cache.insert(sequence.block_hashes[index], sequence.block_table[index])
+            sequence.num_registered_blocks = num_full
 
     def release(self, sequence: Sequence, *, in_use: bool) -> None:
         """Take back what a sequence holds, at once or, if a step in flight still uses it, when that step is collected."""
@@ -190,10 +197,15 @@ class KVCacheManager:
         tables = {"state": [sequence.slot], "cross": sequence.cross_table}
         return [np.array(tables.get(kind, sequence.block_table), np.int32) for kind in self._kinds]
 
-    def growth(self, blocks: list[int], ptr: list[int]) -> tuple[list[Int32Array], list[Int32Array]]:
-        """`Rows.new_block_ptr` and `Rows.new_blocks` of a step whose rows' tables grew by `blocks`. Only token groups grow."""
-        pointers, appended = np.array(ptr, np.int32), np.array(blocks, np.int32)
-        none, nothing = np.zeros_like(pointers), np.empty(0, np.int32)
+    def growth(self, blocks: list[int], counts: list[int]) -> tuple[list[Int32Array], list[Int32Array]]:
+        """`Rows.new_block_ptr` and `Rows.new_blocks` of a step whose rows' tables grew by `counts` of `blocks`.
+
+        Only token groups grow.
+        """
+        none, nothing = np.zeros(len(counts) + 1, np.int32), np.empty(0, np.int32)
+        pointers, appended = none, nothing
+        if blocks:
+            pointers, appended = np.array([0, *counts], np.int32).cumsum(dtype=np.int32), np.array(blocks, np.int32)
         grows = [kind in _TOKEN_KINDS for kind in self._kinds]
         return [pointers if it else none for it in grows], [appended if it else nothing for it in grows]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import final
 
 from tgi.backend import ModelRunnerOutput, PromptScores
 from tgi.scheduler.records import TokenOutput
 from tgi.scheduler.sequence import Sequence
-from tgi.scheduler.step import Row
 
 __all__ = ["StepResult", "next_prompt_logprobs"]
 
@@ -18,52 +18,39 @@ __all__ = ["StepResult", "next_prompt_logprobs"]
 class StepResult:
     """A `ModelRunnerOutput` as Python lists, which are read faster than arrays one element at a time."""
 
-    token_ptr: list[int]
-    tokens: list[int]
-    logprobs: list[float]
-    top_ptr: list[int]
-    top_ids: list[int]
-    top_logprobs: list[float]
-    errors: dict[int, str]
-    scores: dict[int, PromptScores]
-    positions: list[int]  # [rows of the step] where the worker put each row
+    tokens: list[TokenOutput | None]  # [rows of the step] what each row chose
+    errors: dict[int, str]  # by handle
+    scores: dict[int, PromptScores]  # by handle
 
     @classmethod
-    def of(cls, output: ModelRunnerOutput, rows: list[Row]) -> StepResult:
+    def of(cls, output: ModelRunnerOutput, handles: list[int]) -> StepResult:
         """Read `output`, whose rows are those of the step in any order. Raises RuntimeError if one is missing."""
-        handles = [row.handle for row in rows]
+        chosen, ptr = _tokens(output), output.token_ptr.tolist()
+        tokens = [chosen[first] if first < last else None for first, last in pairwise(ptr)]
         returned = output.sequence.tolist()
-        positions = list(range(len(handles)))
         if returned != handles:
-            position_of = {handle: position for position, handle in enumerate(returned)}
-            missing = [handle for handle in handles if handle not in position_of]
+            token_of = dict(zip(returned, tokens, strict=True))
+            missing = [handle for handle in handles if handle not in token_of]
             if missing:
                 raise RuntimeError(f"the worker returned step {output.step_id} without the rows of sequences {missing}")
-            positions = [position_of[handle] for handle in handles]
+            tokens = [token_of[handle] for handle in handles]
         return cls(
-            token_ptr=output.token_ptr.tolist(),
-            tokens=output.tokens.tolist(),
-            logprobs=output.logprobs.tolist(),
-            top_ptr=output.top_ptr.tolist(),
-            top_ids=output.top_ids.tolist(),
-            top_logprobs=output.top_logprobs.tolist(),
+            tokens=tokens,
             errors={error.sequence: error.message for error in output.errors},
             scores={scores.sequence: scores for scores in output.prompt_scores},
-            positions=positions,
         )
 
-    def token(self, row: int) -> TokenOutput | None:
-        """The token that row `row` of the step chose; None if it chose none."""
-        position = self.positions[row]
-        index = self.token_ptr[position]
-        if index == self.token_ptr[position + 1]:
-            return None
-        logprob = self.logprobs[index]
-        top: tuple[tuple[int, float], ...] = ()
-        if self.top_ptr:
-            first, last = self.top_ptr[index], self.top_ptr[index + 1]
-            top = tuple(zip(self.top_ids[first:last], self.top_logprobs[first:last], strict=True))
-        return TokenOutput(self.tokens[index], logprob if logprob == logprob else None, top)  # noqa: PLR0124 - NaN test
+
+def _tokens(output: ModelRunnerOutput) -> list[TokenOutput]:
+    """Every chosen token. A log probability that is NaN is none."""
+    ids = output.tokens.tolist()
+    logprobs = [value if value == value else None for value in output.logprobs.tolist()]  # noqa: PLR0124 - NaN test
+    ptr = output.top_ptr.tolist()
+    if not ptr:
+        return list(map(TokenOutput, ids, logprobs))
+    top = list(zip(output.top_ids.tolist(), output.top_logprobs.tolist(), strict=True))
+    tops = [tuple(top[first:last]) for first, last in pairwise(ptr)]
+    return list(map(TokenOutput, ids, logprobs, tops))
 
 
 def next_prompt_logprobs(sequence: Sequence, scores: PromptScores | None) -> list[float | None]:

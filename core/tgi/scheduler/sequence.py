@@ -43,7 +43,8 @@ class Sequence:
     adapter: int
     arrival_ns: int
     encoder_token_ids: list[int] = field(default_factory=list)
-    queue_ns: int = -1  # from arrival to the first step; -1 before it
+    has_run: bool = False  # it was admitted before
+    queue_ns: int = 0  # from arrival to the first step
     state: SequenceState = SequenceState.WAITING
     residence: int = 0  # counts the times it left the worker; a row of an earlier residence has no effect any more
     handle: int = -1  # its name in the worker
@@ -57,10 +58,11 @@ class Sequence:
     num_computed_tokens: int = 0  # tokens whose keys and values exist
     num_submitted_tokens: int = 0  # … or will exist once the steps in flight are collected
     num_pending_tokens: int = 0  # tokens that steps in flight will choose
-    num_cached_tokens: int = -1  # prefix cache hits at the first admission; -1 before it
+    num_cached_tokens: int = 0  # prefix cache hits at the first admission
     num_sent_prompt_logprobs: int = 0
     num_preemptions: int = 0
-    num_retries: int = 0  # failed steps since the last token
+    is_suspect: bool = False  # a step with it failed since its last token
+    num_repeats: int = 0  # of its failed steps, those that were repeated at the same size
     last_step_id: int = -1  # latest step with a row of it
 
     @classmethod

@@ -1,7 +1,11 @@
-"""One step in the making, and one step in flight."""
+"""One step in the making, and one step in flight.
+
+A decision touches hundreds of rows, so rows are kept column by column: an object for each would cost more than the decision.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import final
 
@@ -14,34 +18,29 @@ from tgi.scheduler.kv_cache_manager import KVCacheManager
 from tgi.scheduler.records import SchedulerStats
 from tgi.scheduler.sequence import Sequence
 
-__all__ = ["Row", "StepBuilder", "StepInFlight"]
+__all__ = ["StepBuilder", "StepInFlight"]
 
 
 @final
 @dataclass(slots=True, frozen=True)
-class Row:
-    """One row of a step in flight. It has an effect only while the sequence is still in the same residence."""
-
-    sequence: Sequence
-    residence: int
-    handle: int
-    count: int
-    sample: bool
-
-    @property
-    def is_valid(self) -> bool:
-        """Whether the sequence has neither ended nor left the worker since."""
-        return self.sequence.residence == self.residence
-
-
-@final
-@dataclass(slots=True)
 class StepInFlight:
-    """A step that was decided and whose result has not come yet. `stats` holds its counters; the gauges are empty."""
+    """A step that was decided and whose result has not come yet. `stats` holds its counters; the gauges are empty.
+
+    A row has an effect only while its sequence is still in the same residence.
+    """
 
     step_id: int
-    rows: list[Row]
+    sequences: list[Sequence]  # [n] of each row
+    residences: list[int]  # [n]
+    handles: list[int]  # [n]
+    counts: list[int]  # [n]
+    samples: list[bool]  # [n]
     stats: SchedulerStats
+
+    def valid_rows(self) -> list[int]:
+        """Rows whose sequences have neither ended nor left the worker since."""
+        pairs = zip(self.sequences, self.residences, strict=True)
+        return [row for row, (sequence, residence) in enumerate(pairs) if sequence.residence == residence]
 
 
 @final
@@ -51,45 +50,47 @@ class StepBuilder:
 
     step_id: int
     token_budget: int
-    rows: list[Row] = field(default_factory=list)
-    added: list[NewSequence] = field(default_factory=list)
+    row_budget: int
+    sequences: list[Sequence] = field(default_factory=list)  # of each row, as all lists up to `token_ids`
     starts: list[int] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
-    output_indices: list[int] = field(default_factory=list)
-    new_blocks: list[int] = field(default_factory=list)
-    new_block_ptr: list[int] = field(default_factory=lambda: [0])
+    counts: list[int] = field(default_factory=list)
+    samples: list[bool] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)  # of all rows
+    added: list[NewSequence] = field(default_factory=list)
     num_prefill_rows: int = 0
     num_new_sequences: int = 0  # that run for the first time
     is_exclusive: bool = False  # an encoder beyond the budget is in it: its own row is the only one
 
-    def add_row(self, sequence: Sequence, count: int) -> None:
-        """Run the next `count` tokens of a sequence, whose table is long enough, and choose a token if they are its last ones."""
-        start = sequence.num_submitted_tokens
-        end = start + count
-        sample = end == len(sequence.token_ids) + sequence.num_pending_tokens
-        self.rows.append(Row(sequence, sequence.residence, sequence.handle, count, sample))
-        self.starts.append(start)
-        self.output_indices.append(end - sequence.num_prompt_tokens)
-        if start < len(sequence.token_ids):
-            self.token_ids += sequence.token_ids[start:end]
-        else:
-            self.token_ids.append(TOKEN_ON_DEVICE)
-        if sequence.num_sent_blocks < len(sequence.block_table):
-            self.new_blocks += sequence.block_table[sequence.num_sent_blocks :]
-            sequence.num_sent_blocks = len(sequence.block_table)
-        self.new_block_ptr.append(len(self.new_blocks))
-        self.token_budget = 0 if self.is_exclusive else self.token_budget - count
-        sequence.num_submitted_tokens = end
-        sequence.num_pending_tokens += sample
-        sequence.last_step_id = self.step_id
+    def add_rows(self, sequences: Iterable[Sequence], count: int) -> None:
+        """Run the next `count` tokens of sequences whose tables are long enough; choose a token if they are the last ones."""
+        num_rows = len(self.sequences)
+        for sequence in sequences:
+            token_ids, start = sequence.token_ids, sequence.num_submitted_tokens
+            num_known, end = len(token_ids), start + count
+            sample = end == num_known + sequence.num_pending_tokens
+            self.sequences.append(sequence)
+            self.starts.append(start)
+            self.samples.append(sample)
+            if start < num_known:
+                self.token_ids += token_ids[start:end]
+            else:
+                self.token_ids.append(TOKEN_ON_DEVICE)
+            sequence.num_submitted_tokens = end
+            sequence.num_pending_tokens += sample
+            sequence.last_step_id = self.step_id
+        num_added = len(self.sequences) - num_rows
+        self.counts += [count] * num_added
+        self.row_budget -= num_added
+        self.token_budget = 0 if self.is_exclusive else self.token_budget - count * num_added
 
     def has_budget(self, sequence: Sequence) -> bool:
         """Whether a sequence may start here. An encoder runs whole: alone in a step at any length, else within the budget."""
-        return self.token_budget > (sequence.num_encoder_tokens if self.rows else 0)
+        return self.row_budget > 0 and self.token_budget > (sequence.num_encoder_tokens if self.sequences else 0)
 
     def charge_encoder(self, sequence: Sequence) -> None:
         """Take the encoder's tokens from the budget. Alone in the step, the sequence's own row keeps what it needs of it."""
-        own = 0 if self.rows else min(sequence.num_prefill_tokens - sequence.num_submitted_tokens, self.token_budget)
+        is_alone = not self.sequences
+        own = min(sequence.num_prefill_tokens - sequence.num_submitted_tokens, self.token_budget) if is_alone else 0
         left = self.token_budget - sequence.num_encoder_tokens
         self.is_exclusive = left < own
         self.token_budget = max(left, own)
@@ -119,26 +120,44 @@ class StepBuilder:
 
     def build(self, dropped: list[int], cache: KVCacheManager, tokens_per_step: int) -> SchedulerOutput:
         """The step."""
-        num_rows = len(self.rows)
-        pointers, appended = cache.growth(self.new_blocks, self.new_block_ptr)
+        pointers, appended = cache.growth(*self._take_new_blocks())
         rows = Rows(
-            sequence=np.array([row.handle for row in self.rows], np.int32),
+            sequence=np.array([sequence.handle for sequence in self.sequences], np.int32),
             start=np.array(self.starts, np.int32),
-            count=np.array([row.count for row in self.rows], np.int32),
+            count=np.array(self.counts, np.int32),
             tokens=np.array(self.token_ids, np.int32),
-            sample=np.array([row.sample for row in self.rows], np.uint8),
+            sample=np.array(self.samples, np.uint8),
             draw=self._draws(),
             new_block_ptr=pointers,
             new_blocks=appended,
-            max_tokens=np.ones(num_rows, np.int32) if tokens_per_step > 1 else empty_int32(),
+            max_tokens=np.ones(len(self.sequences), np.int32) if tokens_per_step > 1 else empty_int32(),
         )
         return SchedulerOutput(self.step_id, dropped, self.added, rows)
 
+    def in_flight(self, stats: SchedulerStats) -> StepInFlight:
+        """What is remembered of the step until its result comes."""
+        residences = [sequence.residence for sequence in self.sequences]
+        handles = [sequence.handle for sequence in self.sequences]
+        return StepInFlight(self.step_id, self.sequences, residences, handles, self.counts, self.samples, stats)
+
+    def _take_new_blocks(self) -> tuple[list[int], list[int]]:
+        """Blocks that the worker does not know yet, of all rows, and how many of each row. They count as sent from now on."""
+        counts = [len(sequence.block_table) - sequence.num_sent_blocks for sequence in self.sequences]
+        blocks = list[int]()
+        for row in [row for row, count in enumerate(counts) if count]:
+            sequence = self.sequences[row]
+            blocks += sequence.block_table[sequence.num_sent_blocks :]
+            sequence.num_sent_blocks = len(sequence.block_table)
+        return blocks, counts
+
     def _draws(self) -> Float32Array:
         """A draw per row; 0 where no token is drawn."""
-        draws = np.zeros(len(self.rows), np.float32)
-        drawn = [i for i, row in enumerate(self.rows) if row.sample and not row.sequence.sampling.greedy]
+        draws = np.zeros(len(self.sequences), np.float32)
+        pairs = zip(self.sequences, self.samples, strict=True)
+        drawn = [row for row, (sequence, sample) in enumerate(pairs) if sample and not sequence.sampling.greedy]
         if drawn:
-            seeds = np.array([self.rows[i].sequence.seed for i in drawn], np.uint64)
-            draws[drawn] = uniform_draws(seeds, np.array([self.output_indices[i] for i in drawn], np.uint64))
+            sequences = [self.sequences[row] for row in drawn]
+            seeds = np.array([sequence.seed for sequence in sequences], np.uint64)
+            ends = [sequence.num_submitted_tokens - sequence.num_prompt_tokens for sequence in sequences]
+            draws[drawn] = uniform_draws(seeds, np.array(ends, np.uint64))
         return draws

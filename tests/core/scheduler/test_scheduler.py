@@ -129,15 +129,72 @@ def test_waiting_served_ratio_and_max_waiting_tokens_hold_prompts_back():
     assert methods == [0, 0, 0, 1, 0]
 
 
-def test_a_failed_step_is_tried_again_a_bounded_number_of_times():
+def run_with_failures(simulation, is_failing):
+    """Steps for which `is_failing(step)` holds fail and may be tried again. Returns the sizes (rows, tokens) of those."""
+    failed = []
+    for _ in range(500):
+        if not simulation.scheduler.has_work and not simulation.worker.steps:
+            return failed
+        while len(simulation.worker.steps) < simulation.agreement.limits.depth and simulation.submit() is not None:
+            pass
+        if simulation.worker.steps and is_failing(simulation.worker.steps[0][0]):
+            step, _ = simulation.worker.collect()
+            failed.append((step.rows.num_rows, step.rows.num_tokens))
+            simulation._receive(simulation.scheduler.fail_step(step.step_id, "no memory", True))
+            simulation.scheduler.check()
+        else:
+            simulation.collect()
+    raise AssertionError("the work does not end")
+
+
+LIMITS = [{}, {"depth": 2}, {"mixed": False}, {"chunked": False}, {"mode": "slots"}, {"chunk_multiple": 4}, {"num_blocks": 7}]
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+def test_of_a_step_that_fails_again_and_again_only_the_culprit_ends(limits):
+    simulation = Simulation(make_agreement(**limits))
+    bad = 9
+    for first in (1, 2, bad, 4, 5):
+        simulation.add([first, 2, 3, 4, 5], 6)
+
+    def holds_the_bad_one(step):
+        residents = simulation.worker.residents
+        known = {handle: resident.tokens[0] for handle, resident in residents.items()} | {
+            new.sequence: int(new.tokens[0]) for new in step.added
+        }
+        return bad in [known[handle] for handle in step.rows.sequence.tolist()]
+
+    failed = run_with_failures(simulation, holds_the_bad_one)
+    assert [stream.end.error for stream in simulation.streams.values()] == [None, None, "no memory", None, None]
+    assert failed[-1][0] == 1
+    assert len(failed) <= 16
+    simulation.assert_ended_as_alone()
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+def test_a_step_that_is_too_large_succeeds_in_parts(limits):
+    simulation = Simulation(make_agreement(**limits))
+    for first in range(5):
+        simulation.add([first, 2, 3, 4, 5, 6], 3)
+    failed = run_with_failures(simulation, lambda step: step.rows.num_tokens > 8)
+    assert failed
+    assert [stream.end.error for stream in simulation.streams.values()] == [None] * 5
+    simulation.assert_ended_as_alone()
+
+
+def test_a_long_prompt_that_fails_alone_runs_in_shorter_chunks():
+    simulation = Simulation(make_agreement(chunk_multiple=2))
+    simulation.add([1] * 15, 2)
+    failed = run_with_failures(simulation, lambda step: step.rows.num_tokens > 4)
+    assert failed == [(1, 15), (1, 6)]
+    simulation.assert_ended_as_alone()
+
+
+def test_a_step_as_small_as_can_be_is_tried_again_a_bounded_number_of_times():
     simulation = Simulation(make_agreement())
     simulation.add([1, 2])
-    for _ in range(3):
-        assert simulation.streams[0].end is None
-        step = simulation.submit()
-        simulation.worker.collect()
-        simulation._receive(simulation.scheduler.fail_step(step.step_id, "no memory", True))
-        simulation.scheduler.check()
+    failed = run_with_failures(simulation, lambda step: step.rows.num_rows > 0)
+    assert failed == [(1, 2), (1, 1), (1, 1), (1, 1)]
     assert simulation.streams[0].end.error == "no memory"
 
 
@@ -233,10 +290,14 @@ def one_block_too_few(self, num_tokens):
     return max(num_tokens - 1, 0) // self.block_size
 
 
-def register_uncomputed(self, sequence):
-    sequence.num_computed_tokens, computed = len(sequence.token_ids) // 4 * 4, sequence.num_computed_tokens
-    original_register(self, sequence)
-    sequence.num_computed_tokens = computed
+def register_uncomputed(self, sequences):
+    sequences = list(sequences)
+    computed = [sequence.num_computed_tokens for sequence in sequences]
+    for sequence in sequences:
+        sequence.num_computed_tokens = len(sequence.token_ids) // 4 * 4
+    original_register(self, sequences)
+    for sequence, count in zip(sequences, computed, strict=True):
+        sequence.num_computed_tokens = count
 
 
 original_register = KVCacheManager.register_computed

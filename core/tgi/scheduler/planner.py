@@ -1,0 +1,164 @@
+"""Chooses the rows of the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import final
+
+from tgi.scheduler.interruption import PrefillInterruption
+from tgi.scheduler.records import SchedulerConfig
+from tgi.scheduler.sequence import Sequence, SequenceState
+from tgi.scheduler.state import SchedulerState
+from tgi.scheduler.step import StepBuilder
+
+__all__ = ["StepPlanner"]
+
+
+@final
+class StepPlanner:
+    """Decode rows come before prefill rows, older sequences before younger ones.
+
+    When blocks run out the youngest running sequence gives its up and is computed again later; its draws depend on (seed, output
+    index) alone, so its output stays. A preemption waits until no step is in flight: then nothing is known too late. With
+    `has_device_token` a sequence may run on before its last token is known here.
+    """
+
+    def __init__(
+        self, state: SchedulerState, config: SchedulerConfig, clock: Callable[[], int], *, has_device_token: bool
+    ) -> None:
+        self._state = state
+        self._clock = clock
+        self._has_device_token = has_device_token
+        self._separate = not (state.limits.mixed and state.limits.chunked)
+        self._interruption = PrefillInterruption(config, state.limits, state.cache)
+
+    @property
+    def join_reason(self) -> str:
+        """Why prompts were let in last: "chunking", "backpressure" or "wait_exceeded"."""
+        return self._interruption.join_reason
+
+    def plan(self, step_id: int) -> StepBuilder:
+        """The rows of the next step. Sequences of a failed step go first, in a step of their own."""
+        limits, retries = self._state.limits, self._state.retries
+        if retries.has_suspects:
+            trial = StepBuilder(step_id, retries.max_tokens, retries.max_rows)
+            self._plan_trial(trial)
+            if trial.sequences:
+                return trial
+        step = StepBuilder(step_id, limits.max_step_tokens, limits.max_sequences)
+        if self._separate:
+            self._plan_separate(step)
+        elif not self._plan_long_encoder(step) and self._plan_decodes(step, self._state.running.values()):
+            self._plan_prefills(step, self._state.running.values(), admit=True)
+        return step
+
+    def _plan_trial(self, step: StepBuilder) -> None:
+        """Rows of suspects alone, which run already or stand at the head of the queue."""
+        suspects = [sequence for sequence in self._state.running.values() if sequence.is_suspect]
+        is_ready = self._plan_decodes(step, suspects)
+        if is_ready and not (step.sequences and self._separate):
+            self._plan_prefills(step, suspects, admit=True, of_suspects=True)
+
+    def _plan_separate(self, step: StepBuilder) -> None:
+        """A step of prefill rows, or of decode rows. New prompts interrupt decoding as TGI's two options say."""
+        running = self._state.running
+        is_decoding = any(not sequence.is_prefilling for sequence in running.values())
+        admit = not is_decoding or self._interruption.is_due(self._state.queue, len(running))
+        self._plan_prefills(step, running.values(), admit=admit)
+        if step.sequences:
+            self._interruption.note_prefill_step()
+        else:
+            self._interruption.note_decode_step()
+            self._plan_decodes(step, running.values())
+
+    def _plan_decodes(self, step: StepBuilder, sequences: Iterable[Sequence]) -> bool:
+        """Add the decode rows of running sequences. False = blocks ran out and the steps in flight must be collected first."""
+        state, may_be_pending = self._state, self._has_device_token
+        ready = [
+            sequence
+            for sequence in sequences
+            if sequence.num_submitted_tokens >= sequence.num_prefill_tokens
+            and len(sequence.token_ids) + sequence.num_pending_tokens < sequence.max_tokens
+            and (may_be_pending or not sequence.num_pending_tokens)
+        ]
+        del ready[min(step.token_budget, step.row_budget) :]
+        for sequence in state.cache.find_full(ready):
+            if sequence.state is not SequenceState.RUNNING:
+                break  # it and those behind it were preempted
+            while not state.cache.grow(sequence, sequence.num_submitted_tokens + 1):
+                if state.in_flight:
+                    return False
+                youngest = next(reversed(state.running.values()))
+                state.preempt(youngest)
+                if youngest is sequence:
+                    break
+        if state.num_preempted:
+            ready = [sequence for sequence in ready if sequence.state is SequenceState.RUNNING]
+        step.add_rows(ready, 1)
+        return True
+
+    def _plan_prefills(self, step: StepBuilder, running: Iterable[Sequence], *, admit: bool, of_suspects: bool = False) -> None:
+        """Add prefill rows: those begun first, then, with `admit`, waiting sequences from the head of the queue.
+
+        Sequences of a failed step are admitted to a trial and to nothing else. Whoever was preempted in this step must not come
+        back in it.
+        """
+        state = self._state
+        for sequence in [s for s in running if s.num_submitted_tokens < s.num_prefill_tokens]:
+            if not self._add_prefill_row(step, sequence):
+                return
+        while admit and state.may_admit and not state.num_preempted and state.queue.head().is_suspect == of_suspects:
+            if not self._admit(step, state.queue.head()):
+                return
+
+    def _plan_long_encoder(self, step: StepBuilder) -> bool:
+        """Give the step to the head of the queue if its encoder, which runs whole, would never fit beside the decode rows."""
+        state = self._state
+        if not state.may_admit or state.queue.head().is_suspect:
+            return False
+        head = state.queue.head()
+        is_long = head.num_encoder_tokens > 0 and head.num_encoder_tokens + len(state.running) >= state.limits.max_step_tokens
+        return is_long and self._admit(step, head)
+
+    def _add_prefill_row(self, step: StepBuilder, sequence: Sequence) -> bool:
+        count = self._num_prefill_tokens(step, sequence)
+        if count == 0:
+            return False
+        step.add_rows([sequence], count)
+        step.num_prefill_rows += 1
+        return True
+
+    def _num_prefill_tokens(self, step: StepBuilder, sequence: Sequence) -> int:
+        """Tokens of the next prefill row of a sequence; 0 = none in this step."""
+        limits = self._state.limits
+        if step.row_budget < 1 or (limits.max_prefills and step.num_prefill_rows >= limits.max_prefills):
+            return 0
+        remaining = sequence.num_prefill_tokens - sequence.num_submitted_tokens
+        if remaining <= step.token_budget:
+            return remaining
+        return step.token_budget - step.token_budget % limits.chunk_multiple if limits.chunked else 0
+
+    def _admit(self, step: StepBuilder, sequence: Sequence) -> bool:
+        """Let the head of the queue run from this step on; False = it does not fit into the step or the cache."""
+        state = self._state
+        if not step.has_budget(sequence) or not state.cache.admit(sequence, len(state.running)):
+            return False
+        sequence.num_submitted_tokens = sequence.num_computed_tokens
+        sequence.num_prefill_tokens = sequence.num_tokens
+        if not state.limits.chunked:
+            # Only a resumed sequence is longer than a step. The rest of its output is replayed in decode rows.
+            longest = sequence.num_computed_tokens + state.limits.max_step_tokens
+            sequence.num_prefill_tokens = min(sequence.num_tokens, longest)
+        step.charge_encoder(sequence)
+        if self._num_prefill_tokens(step, sequence) == 0:
+            state.cache.release(sequence, in_use=False)
+            sequence.reset_progress()
+            return False
+        state.run(sequence)
+        if not sequence.has_run:
+            sequence.has_run = True
+            sequence.queue_ns = self._clock() - sequence.arrival_ns
+            sequence.num_cached_tokens = sequence.num_computed_tokens
+            step.num_new_sequences += 1
+        step.introduce(sequence, state.cache)
+        return self._add_prefill_row(step, sequence)
