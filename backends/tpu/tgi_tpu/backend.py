@@ -1,0 +1,124 @@
+"""The light half of the TPU backend: says what this machine can run, without importing JAX."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import final
+
+from tgi.architectures import GenericSpec, ModelSpec
+from tgi.architectures.checkpoint import main_dtype, stored_tensors
+from tgi.backend import (
+    API_VERSION,
+    BackendError,
+    BackendInfo,
+    BackendOption,
+    DeviceInfo,
+    EngineConfig,
+    Host,
+    MemoryItem,
+    ModelError,
+    ProbeResult,
+    Support,
+    Worker,
+)
+from tgi_tpu.buckets import parse_token_buckets
+from tgi_tpu.chips import find_chips, has_device_nodes
+from tgi_tpu.coverage import unsharded, unsupported
+from tgi_tpu.memory import DTYPE_BYTES, INT8_NAMES, compute_dtype, kv_bytes_per_token, weights_bytes
+
+__all__ = ["TpuBackend"]
+
+_VERSION = "4.0.0.dev0"
+_PRIORITY = 100
+_MAX_CPU_SHARDS = 8  # of JAX's CPU platform: one host of chips
+_OPTIONS = (
+    BackendOption(
+        "platform",
+        "JAX platform to compute on: `auto` needs a TPU chip, `cpu` runs the same programs slowly anywhere",
+        default="auto",
+        choices=("auto", "cpu"),
+    ),
+    BackendOption(
+        "token-buckets",
+        "Numbers of tokens that steps are padded to, each compiled before serving, e.g. 16,128,1024;"
+        " default: powers of two from 16 to the largest step",
+    ),
+)
+
+
+@final
+class TpuBackend:
+    """Runs on TPU chips; where it is told to, on JAX's CPU platform."""
+
+    @property
+    def info(self) -> BackendInfo:
+        """Never taken by `auto` on a machine without a chip."""
+        has_chips = bool(find_chips())
+        return BackendInfo("tpu", API_VERSION, "tgi-tpu", _VERSION, _PRIORITY, selectable=has_chips, options=_OPTIONS)
+
+    def probe(self) -> ProbeResult:
+        """Usable if JAX is installed; it is looked for, not imported. Without a chip, `supports` asks for the CPU platform."""
+        if find_spec("jax") is None:
+            return ProbeResult(False, 'JAX is not installed; install it with the backend: pip install "tgi-tpu[chip]"')
+        chips = find_chips()
+        if not chips:
+            return ProbeResult(True, "no TPU chip was found", (DeviceInfo("cpu", "JAX on the CPU, no TPU"),))
+        if not has_device_nodes():
+            reason = "the TPU chips have no device nodes here; in a container pass on /dev/accel* or /dev/vfio"
+            return ProbeResult(False, reason)
+        if find_spec("libtpu") is None:
+            return ProbeResult(False, 'libtpu is not installed, so JAX cannot use the chips; pip install "tgi-tpu[chip]"')
+        devices = (DeviceInfo(f"tpu:{i}", f"Google TPU {chip.generation}", chip.memory_bytes) for i, chip in enumerate(chips))
+        return ProbeResult(True, devices=tuple(devices))
+
+    def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
+        """No, with every reason, or native, with an estimate of the memory."""
+        reasons = _refused_options(config)
+        if not isinstance(spec, ModelSpec):
+            return Support("no", (f"the architecture `{spec.model_type}` is not known", *reasons))
+        missing = unsupported(spec) or unsharded(spec, config.num_shard)
+        reasons = (*((missing,) if missing else ()), *reasons)
+        if reasons:
+            return Support("no", reasons)
+        dtype = compute_dtype(config.dtype, _stored_dtype(Path(config.model_path)))
+        memory = (
+            MemoryItem("weights", weights_bytes(spec, dtype, config.quantize), f"int8 and {dtype}" if config.quantize else dtype),
+            MemoryItem("KV cache of one token", kv_bytes_per_token(spec, dtype), dtype),
+        )
+        return Support("native", memory=memory)
+
+    def create_worker(self, config: EngineConfig, host: Host) -> Worker:
+        """The heavy half: imports JAX."""
+        from tgi_tpu.worker import TpuWorker  # noqa: PLC0415 - the two halves load apart
+
+        return TpuWorker(config, host)
+
+
+def _refused_options(config: EngineConfig) -> tuple[str, ...]:
+    refused = []
+    num_chips, platform = len(find_chips()), config.options.get("platform", "auto")
+    if platform == "auto" and not num_chips:
+        refused.append("no TPU chip was found; `--tpu-platform cpu` runs the same programs on JAX's CPU platform")
+    if config.num_shard > (_MAX_CPU_SHARDS if platform == "cpu" else max(num_chips, 1)):
+        there = f"JAX's CPU platform stands in for at most {_MAX_CPU_SHARDS}" if platform == "cpu" else f"there are {num_chips}"
+        refused.append(f"`--num-shard {config.num_shard}` needs as many chips; {there}")
+    if config.dtype is not None and config.dtype not in DTYPE_BYTES:
+        refused.append(f"`--dtype {config.dtype}` is not one of {', '.join(sorted(DTYPE_BYTES))}")
+    if config.quantize is not None and config.quantize not in INT8_NAMES:
+        refused.append(f"`--quantize {config.quantize}` is not one of {', '.join(INT8_NAMES)}")
+    if config.kv_cache_dtype is not None:
+        refused.append(f"`--kv-cache-dtype {config.kv_cache_dtype}` is not supported here; leave it out")
+    try:
+        parse_token_buckets(config.options.get("token-buckets", ""))
+    except BackendError as error:
+        refused.append(str(error).rstrip("."))
+    return tuple(refused)
+
+
+def _stored_dtype(model_path: Path) -> str | None:
+    """The dtype of most of the weights, for the estimate alone: a damaged file is `Worker.load`'s to name."""
+    try:
+        return main_dtype(stored_tensors(model_path))
+    except ModelError:
+        return None

@@ -1,0 +1,177 @@
+"""The arithmetic that divides a chip's memory and settles the limits of serving. Numbers only: imports no framework.
+
+All sums are per chip: with `num_shard` chips each holds its share of weights and cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import final
+
+from tgi.architectures import MLP, Attention, Mixer, MixtureOfExperts, ModelSpec
+from tgi.architectures.weight_map import tensor_shapes
+from tgi.backend import BackendError, CacheGroup, KVCachePlan, Limits, MemoryItem, Wish
+
+__all__ = [
+    "DTYPE_BYTES",
+    "INT8_NAMES",
+    "MemoryFacts",
+    "Plan",
+    "compute_dtype",
+    "kv_bytes_per_token",
+    "plan_limits",
+    "weights_bytes",
+    "workspace_bytes",
+]
+
+DTYPE_BYTES: Mapping[str, int] = MappingProxyType({"bfloat16": 2, "float32": 4})
+"""The dtypes `--dtype` may name here, and the bytes of one value. The chips have no float16."""
+
+INT8_NAMES = ("bitsandbytes", "eetq")
+"""What `--quantize` may name: weights of 8 bits with a scale per output, quantized while they are loaded."""
+
+_UNKNOWN_CONTEXT = 4096  # tokens, where neither the user nor the model names a limit
+_FLOAT32_BYTES = 4
+_LOGITS_COPIES = 8  # logits, scores, sorted scores, probabilities, sums, two counts, the reported distribution
+_HIDDEN_COPIES = 8  # residual, normed, fused query-key-value (up to 3), attention output, projection
+_CACHE_SHARE = 0.9  # of what is left, where the user names no size
+
+
+@final
+@dataclass(frozen=True)
+class MemoryFacts:
+    """What is known once the weights are loaded."""
+
+    free_bytes: int  # that one chip may still take
+    weights_bytes: int
+    block_bytes: int  # of one cache block over all layers
+    block_size: int  # tokens
+    dtype: str
+    default_step_tokens: int  # where the user names no `--max-batch-prefill-tokens`
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """Limits, cache and the sums behind them."""
+
+    limits: Limits
+    kv_cache: KVCachePlan
+    memory: tuple[MemoryItem, ...]
+
+
+def compute_dtype(wished: str | None, stored: str | None) -> str:
+    """The dtype to compute in: as wished, else bfloat16 for checkpoints of 16 bits (`F16`, `BF16`) and float32 for others."""
+    if wished is None:
+        return "bfloat16" if stored in ("F16", "BF16") else "float32"
+    if wished not in DTYPE_BYTES:
+        raise BackendError(f"`--dtype {wished}` is not one of {', '.join(sorted(DTYPE_BYTES))}.")
+    return wished
+
+
+def weights_bytes(spec: ModelSpec, dtype: str, quantize: str | None = None) -> int:
+    """Bytes of all parameters in `dtype`; with `quantize`, matrices in 8 bits."""
+    each = {True: 1 if quantize else DTYPE_BYTES[dtype], False: DTYPE_BYTES[dtype]}
+    return sum(math.prod(shape) * each[len(shape) > 1] for shape in tensor_shapes(spec).values())
+
+
+def kv_bytes_per_token(spec: ModelSpec, dtype: str) -> int:
+    """Bytes that one token keeps over all layers."""
+    layers = [mixer for mixer in _mixers(spec) if isinstance(mixer, Attention)]
+    return sum(2 * layer.num_kv_heads * layer.head_dim for layer in layers) * DTYPE_BYTES[dtype]
+
+
+def workspace_bytes(spec: ModelSpec, dtype: str, max_step_tokens: int, max_sequences: int) -> int:
+    """Bytes that the largest step takes for a moment: the activations of one layer, and the logits with the sampler's copies."""
+    mixers = list(_mixers(spec))
+    widths = [mixer.intermediate_size for mixer in mixers if isinstance(mixer, MLP)]
+    widths += [m.expert.intermediate_size * m.experts_per_token for m in mixers if isinstance(m, MixtureOfExperts)]
+    per_token = (_HIDDEN_COPIES * spec.hidden_size + 3 * max(widths, default=0)) * DTYPE_BYTES[dtype]
+    logits = min(max_sequences, max_step_tokens) * spec.vocab_size * _FLOAT32_BYTES * _LOGITS_COPIES
+    return max_step_tokens * per_token + logits
+
+
+def plan_limits(spec: ModelSpec, wish: Wish, facts: MemoryFacts) -> Plan:
+    """Keep what the user gave and derive the rest. Raises `BackendError` naming option, need and limit."""
+    context = _wished_context(spec, wish)
+    max_sequences = wish.max_batch_size or wish.max_concurrent_requests
+    max_step_tokens = wish.max_batch_prefill_tokens or max(max_sequences, min(facts.default_step_tokens, max_sequences * context))
+    workspace = workspace_bytes(spec, facts.dtype, max_step_tokens, max_sequences)
+    left = max(0, facts.free_bytes - workspace)
+    num_blocks = _num_blocks(wish, context, max_sequences, left // facts.block_bytes, facts.block_size)
+    capacity = num_blocks * facts.block_size
+    if not num_blocks:
+        raise BackendError(
+            f"{_format_bytes(left)} of memory are left beside weights ({_format_bytes(facts.weights_bytes)}) and workspace"
+            f" ({_format_bytes(workspace)}), too little for one cache block of {_format_bytes(facts.block_bytes)}.",
+            "Use more chips (`--num-shard`), choose a smaller model, or lower `--max-batch-prefill-tokens`.",
+        )
+    _check_capacity(wish, capacity)
+    context = wish.max_total_tokens or min(context, capacity)
+    _check_input(wish, context)
+    used = num_blocks * facts.block_bytes
+    memory = (
+        MemoryItem("weights", facts.weights_bytes, facts.dtype),
+        MemoryItem("workspace", workspace, f"largest step of {max_step_tokens} tokens and {max_sequences} sequences"),
+        MemoryItem("KV cache", used, f"{num_blocks} blocks of {facts.block_size} tokens, {capacity} tokens in all"),
+        MemoryItem("left free", left - used),
+    )
+    limits = Limits(max_total_tokens=context, max_sequences=max_sequences, max_step_tokens=max_step_tokens, depth=2)
+    return Plan(limits, KVCachePlan("paged", facts.block_size, (CacheGroup("full", num_blocks),)), memory)
+
+
+def _mixers(spec: ModelSpec) -> tuple[Mixer, ...]:
+    return tuple(branch.mixer for layer in spec.decoder.layers for block in layer.blocks for branch in block.branches)
+
+
+def _wished_context(spec: ModelSpec, wish: Wish) -> int:
+    positions = spec.embedding.positions
+    if wish.max_total_tokens and positions is not None and wish.max_total_tokens > positions.num_positions:
+        raise BackendError(
+            f"`--max-total-tokens {wish.max_total_tokens}` is beyond the {positions.num_positions} positions this model has.",
+            f"Use at most {positions.num_positions}.",
+        )
+    return wish.max_total_tokens or wish.model_max_total_tokens or spec.max_positions or _UNKNOWN_CONTEXT
+
+
+def _num_blocks(wish: Wish, context: int, max_sequences: int, affordable: int, block_size: int) -> int:
+    """Most of what is left, but not more than all sequences at full length can use. What the user gave may take all of it."""
+    if wish.max_batch_total_tokens is not None:
+        wanted = math.ceil(wish.max_batch_total_tokens / block_size)
+        if wanted > affordable:
+            raise BackendError(
+                f"`--max-batch-total-tokens {wish.max_batch_total_tokens}` needs {wanted} cache blocks, but memory is left for"
+                f" {affordable} ({affordable * block_size} tokens).",
+                f"Use at most {affordable * block_size}, or leave the option out.",
+            )
+        return wanted
+    context_blocks = math.ceil(context / block_size)
+    num_blocks = min(int(affordable * _CACHE_SHARE), max_sequences * context_blocks)
+    if wish.max_total_tokens is not None:
+        num_blocks = max(num_blocks, min(context_blocks, affordable))
+    return num_blocks
+
+
+def _check_capacity(wish: Wish, capacity: int) -> None:
+    if wish.max_total_tokens is not None and wish.max_total_tokens > capacity:
+        raise BackendError(
+            f"`--max-total-tokens {wish.max_total_tokens}` does not fit the cache of {capacity} tokens.",
+            "Lower `--max-total-tokens`, or give the cache more with `--max-batch-total-tokens` or more chips.",
+        )
+
+
+def _check_input(wish: Wish, max_total_tokens: int) -> None:
+    if wish.max_input_tokens is not None and wish.max_input_tokens >= max_total_tokens:
+        raise BackendError(
+            f"`--max-input-tokens {wish.max_input_tokens}` must be below the {max_total_tokens} tokens of a whole sequence"
+            " (`--max-total-tokens`, or what model and memory allow).",
+            f"Use at most {max_total_tokens - 1}.",
+        )
+
+
+def _format_bytes(num_bytes: int) -> str:
+    mebibytes = num_bytes / 2**20
+    return f"{mebibytes / 1024:.2f} GiB" if mebibytes >= 1024 else f"{mebibytes:.0f} MiB"

@@ -1,0 +1,236 @@
+"""The programs of one model: what is compiled, for which shapes, and when.
+
+Everything is compiled ahead of time, in `warmup`; a program called with another shape raises. Only batches with many logit
+biases need more, which is compiled when the first one comes, and announced. Compiled programs outlive the process in the folder
+that the host gives.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import NamedSharding, PartitionSpec
+from jax.stages import Compiled, Lowered
+
+from tgi.architectures import ModelSpec
+from tgi.backend import TOKEN_ON_DEVICE, Host
+from tgi_tpu import model
+from tgi_tpu.attention_plan import AttentionPlan
+from tgi_tpu.buckets import Buckets, StepShape
+from tgi_tpu.cache import Cache
+from tgi_tpu.input_batch import health_arrays
+from tgi_tpu.parameters import Parameters
+from tgi_tpu.sampler import SampledRows, SamplingArrays, sample, score_tokens
+from tgi_tpu.sampling_params import sampling_arrays
+from tgi_tpu.step_arrays import StepArrays
+
+__all__ = ["COPIES", "LoadedModel", "Programs", "keep_programs_in"]
+
+COPIES = 16
+"""Blocks copied by one call."""
+
+_TICK_SECONDS = 2.0  # between two signs of life while the compiler works
+
+Key = tuple[str | int, ...]
+
+
+@final
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model on its devices."""
+
+    spec: ModelSpec
+    parameters: Parameters
+    plan: AttentionPlan
+    dtype: str  # that it computes in
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """The same on every device, as everything but parameters and cache is."""
+        return NamedSharding(self.plan.mesh, PartitionSpec())
+
+
+def keep_programs_in(folder: Path) -> None:
+    """Let JAX keep compiled programs in `folder`, of this process from now on. A file that it cannot read is made again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    compilation_cache.reset_cache()  # type: ignore[no-untyped-call] # it forgets the folder of an earlier worker
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def forward(  # noqa: PLR0917 - a compiled program takes its arguments in order
+    spec: ModelSpec,
+    plan: AttentionPlan,
+    parameters: Parameters,
+    cache: Cache,
+    history: jax.Array,  # int32 [H, L]
+    history_rows: jax.Array,  # int32 [T]
+    step: StepArrays,
+) -> tuple[jax.Array, jax.Array, Cache, jax.Array]:
+    """Logits float32 [R, V] on every device, hidden vectors [T, H], cache and history.
+
+    Tokens on the device are read from the history.
+    """
+    known = history[history_rows, step.positions]
+    token_ids = jnp.where(step.token_ids == TOKEN_ON_DEVICE, known, step.token_ids)
+    history = history.at[history_rows, step.positions].set(token_ids)
+    hidden, cache = model.hidden_states(spec, parameters, cache, replace(step, token_ids=token_ids), attention=plan)
+    logits = model.logits(spec, parameters, hidden[step.logit_indices], attention=plan)
+    return logits, hidden, cache, history
+
+
+def score(  # noqa: PLR0917 - as above
+    spec: ModelSpec,
+    plan: AttentionPlan,
+    parameters: Parameters,
+    hidden: jax.Array,  # [T, H]
+    indices: jax.Array,  # int32 [R]
+    targets: jax.Array,  # int32 [R]
+) -> jax.Array:
+    """Raw log-probability float32 [R] of the ids `targets` [R] after the tokens `indices` [R] of a step."""
+    return score_tokens(model.logits(spec, parameters, hidden[indices], attention=plan), targets)
+
+
+def write_history(history: jax.Array, row: jax.Array, tokens: jax.Array) -> jax.Array:
+    """The history with `tokens` int32 [L] as row `row`."""
+    return history.at[row].set(tokens)
+
+
+@final
+class Programs:
+    """Compiled programs by name and shape."""
+
+    def __init__(self, loaded: LoadedModel, cache: Cache, history: jax.Array, host: Host) -> None:
+        self._loaded = loaded
+        self._cache = jax.tree.map(_like, cache)
+        self._history = _like(history)
+        self._host = host
+        self._compiled: dict[Key, Compiled] = {}
+        whole = loaded.replicated
+        cache_shardings = jax.tree.map(lambda array: array.sharding, cache)
+        self._forward = jax.jit(
+            partial(forward, loaded.spec, loaded.plan),
+            donate_argnums=(1, 2),
+            out_shardings=(whole, whole, cache_shardings, whole),
+        )
+        self._sample = jax.jit(sample, donate_argnums=1, out_shardings=whole)
+        self._score = jax.jit(partial(score, loaded.spec, loaded.plan), out_shardings=whole)
+        self._write_history = jax.jit(write_history, donate_argnums=0, out_shardings=whole)
+        self.compile_ns = 0  # spent while serving
+
+    def forward(self, shape: StepShape) -> Compiled:
+        """(parameters, cache, history, history rows, step) -> (logits, hidden, cache, history)."""
+        return self._get(("forward", shape.num_tokens, shape.num_blocks), partial(self._lower_forward, shape))
+
+    def sampler(self, num_rows: int, num_biases: int) -> Compiled:
+        """(logits, history, rows, parameters, mask words) -> (sampled tokens, history)."""
+        return self._get(("sample", num_rows, num_biases), partial(self._lower_sampler, num_rows, num_biases))
+
+    def scorer(self, shape: StepShape) -> Compiled:
+        """(parameters, hidden, indices, targets) -> log-probabilities, for as many tokens as the shape has sequences."""
+        return self._get(("score", shape.num_tokens), partial(self._lower_scorer, shape))
+
+    def history_writer(self) -> Compiled:
+        """(history, row, tokens) -> history."""
+        return self._get(("history",), self._lower_history_writer)
+
+    def block_copier(self) -> Compiled:
+        """(cache, sources, targets) -> cache."""
+        return self._get(("copy",), self._lower_block_copier)
+
+    def compile_all(self, buckets: Buckets, *, scores_prompts: bool) -> None:
+        """Compile what serving needs, with progress."""
+        wanted = list(self._wanted(buckets, scores_prompts))
+        for done, (key, lower) in enumerate(wanted):
+            self._host.progress("warmup", done, len(wanted) + 1)
+            report = partial(self._host.progress, "warmup", done, len(wanted) + 1)
+            self._compiled[key] = self._compile(lower, report)
+
+    def _wanted(self, buckets: Buckets, scores_prompts: bool) -> Iterator[tuple[Key, Callable[[], Lowered]]]:
+        for shape in buckets.shapes:
+            yield ("forward", shape.num_tokens, shape.num_blocks), partial(self._lower_forward, shape)
+        num_biases = len(sampling_arrays([], 1).bias_rows)
+        for rows in buckets.rows:
+            yield ("sample", rows, num_biases), partial(self._lower_sampler, rows, num_biases)
+        for shape in {shape.num_tokens: shape for shape in buckets.shapes}.values() if scores_prompts else ():
+            yield ("score", shape.num_tokens), partial(self._lower_scorer, shape)
+        yield ("history",), self._lower_history_writer
+        yield ("copy",), self._lower_block_copier
+
+    def _get(self, key: Key, lower: Callable[[], Lowered]) -> Compiled:
+        if key not in self._compiled:
+            began = time.perf_counter_ns()
+            self._host.progress("compile", 0, 1)
+            self._compiled[key] = self._compile(lower, partial(self._host.progress, "compile", 0, 1))
+            self._host.progress("compile", 1, 1)
+            self.compile_ns += time.perf_counter_ns() - began
+        return self._compiled[key]
+
+    def _compile(self, lower: Callable[[], Lowered], report: Callable[[], None]) -> Compiled:
+        """Compile in a thread, so that the operator hears of it however long it takes."""
+        with warnings.catch_warnings(record=True) as caught, ThreadPoolExecutor(1) as compiler:
+            warnings.simplefilter("always")
+            lowered = lower()
+            compiled: Future[Compiled] = compiler.submit(lowered.compile)
+            while not wait_for([compiled], _TICK_SECONDS).done:
+                report()
+        for warning in caught:  # of the kept programs alone: one is damaged, or cannot be written
+            self._host.log(f"while compiling: {warning.message}")
+        return compiled.result()
+
+    def _lower_forward(self, shape: StepShape) -> Lowered:
+        arrays = health_arrays(shape, 0, 1)
+        step = StepArrays(**{name: self._array(array.shape, array.dtype) for name, array in arrays.items()})
+        rows = self._array((shape.num_tokens,), jnp.int32)
+        parameters = jax.tree.map(_like, self._loaded.parameters)
+        return self._forward.lower(parameters, self._cache, self._history, rows, step)
+
+    def _lower_sampler(self, num_rows: int, num_biases: int) -> Lowered:
+        one = sampling_arrays([], 1)
+        shapes = {field.name: getattr(one, field.name) for field in fields(one)}
+        parameters = SamplingArrays(
+            **{
+                name: self._array((num_biases if name.startswith("bias_") else num_rows,), array.dtype)
+                for name, array in shapes.items()
+            }
+        )
+        ints = self._array((num_rows,), jnp.int32)
+        rows = SampledRows(ints, ints, ints, self._array((num_rows,), jnp.float32))
+        words = self._array((num_rows, -(-self._loaded.spec.vocab_size // 32)), jnp.int32)
+        return self._sample.lower(self._logits(num_rows), self._history, rows, parameters, words)
+
+    def _lower_scorer(self, shape: StepShape) -> Lowered:
+        hidden = self._array((shape.num_tokens, self._loaded.spec.hidden_size), self._loaded.dtype)
+        rows = self._array((shape.num_sequences,), jnp.int32)
+        return self._score.lower(jax.tree.map(_like, self._loaded.parameters), hidden, rows, rows)
+
+    def _lower_history_writer(self) -> Lowered:
+        row, tokens = self._array((), jnp.int32), self._array(self._history.shape[1:], jnp.int32)
+        return self._write_history.lower(self._history, row, tokens)
+
+    def _lower_block_copier(self) -> Lowered:
+        blocks = self._array((COPIES,), jnp.int32)
+        return model.copy_blocks.lower(self._loaded.spec, self._cache, blocks, blocks)
+
+    def _logits(self, num_rows: int) -> Any:  # noqa: ANN401 - JAX types an abstract array as Any where it takes arrays
+        return self._array((num_rows, self._loaded.spec.vocab_size), jnp.float32)
+
+    def _array(self, shape: tuple[int, ...], dtype: Any) -> Any:  # noqa: ANN401
+        return jax.ShapeDtypeStruct(shape, np.dtype(dtype), sharding=self._loaded.replicated)
+
+
+def _like(array: jax.Array) -> Any:  # noqa: ANN401
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)

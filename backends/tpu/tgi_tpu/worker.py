@@ -1,0 +1,248 @@
+"""The heavy half of the TPU backend: one replica of a model on one chip, or divided over several."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import final
+
+import jax
+import jax.numpy as jnp
+import psutil  # type: ignore[import-untyped] # it ships no types
+
+from tgi.architectures import DynamicScaling, LongRopeScaling, ModelSpec
+from tgi.architectures.checkpoint import main_dtype, stored_tensors
+from tgi.backend import (
+    API_VERSION,
+    SAMPLING_FIELDS,
+    Agreement,
+    BackendError,
+    Control,
+    ControlResult,
+    EngineConfig,
+    GrammarMasks,
+    Health,
+    Host,
+    ModelRunnerOutput,
+    SchedulerOutput,
+    StepError,
+    Wish,
+    WorkerState,
+)
+from tgi_tpu import model
+from tgi_tpu.attention_plan import choose_attention
+from tgi_tpu.buckets import Buckets, parse_token_buckets
+from tgi_tpu.layer_groups import attention_of
+from tgi_tpu.memory import MemoryFacts, compute_dtype, plan_limits
+from tgi_tpu.mesh import make_mesh
+from tgi_tpu.parameters import Quantization, parameter_bytes
+from tgi_tpu.programs import LoadedModel, Programs, keep_programs_in
+from tgi_tpu.runner import ModelRunner
+from tgi_tpu.sampler import MAX_TOP_TOKENS
+from tgi_tpu.sequences import SequenceTable
+
+__all__ = ["TpuWorker"]
+
+_BLOCK_SIZE = 32  # tokens: large enough for one fetch by the kernels, small enough to share most of a common prompt
+_MAX_STEP_TOKENS = 1024  # where nothing else says: matrix products are at full rate by then
+_MAX_TOP_N = MAX_TOP_TOKENS // 2  # the other half is for ties
+_FEATURES = ("device_token", "logprobs", "mask")
+_PROGRESS_SECONDS = 0.1
+
+
+@final
+class TpuWorker:
+    """The eight methods over parameters, cache, programs and runner."""
+
+    def __init__(self, config: EngineConfig, host: Host) -> None:
+        if not isinstance(config.spec, ModelSpec):
+            raise BackendError(f"The architecture `{config.spec.model_type}` is not known, so this backend cannot run it.")
+        self._spec = config.spec
+        self._config = config
+        self._host = host
+        self._state = WorkerState.CREATED
+        self._loaded: LoadedModel | None = None
+        self._agreement: Agreement | None = None
+        self._runner: ModelRunner | None = None
+
+    def load(self) -> None:
+        """Read the weights onto the chips. Raises `ModelError` naming file and tensor."""
+        self._state.require(WorkerState.CREATED, "load")
+        config, path = self._config, Path(self._config.model_path)
+        dtype = compute_dtype(config.dtype, main_dtype(stored_tensors(path)))
+        if config.cache_dir:
+            keep_programs_in(Path(config.cache_dir) / "tpu")
+        platform = _prepared_platform(config.options.get("platform", "auto"), config.num_shard)
+        mesh = make_mesh(config.num_shard, platform)
+        parameters = model.load(self._spec, path, mesh, dtype, self._quantization, _Throttled(self._host, "load"))
+        plan = choose_attention(self._spec, mesh, platform=platform, dtype=dtype, block_size=_BLOCK_SIZE)
+        self._loaded = LoadedModel(self._spec, parameters, plan, dtype)
+        self._state = WorkerState.LOADED
+
+    def negotiate(self, wish: Wish) -> Agreement:
+        """Keep what the user gave, derive the rest from the memory left. Allocates nothing."""
+        self._state.require(WorkerState.LOADED, "negotiate")
+        assert self._loaded is not None
+        mesh, dtype = self._loaded.plan.mesh, self._loaded.dtype
+        buckets = self._token_buckets
+        facts = MemoryFacts(
+            free_bytes=int(_free_bytes(mesh.devices.flat[0], mesh.size) * self._config.memory_fraction),
+            weights_bytes=parameter_bytes(self._spec, mesh, dtype, self._quantization),
+            block_bytes=model.cache_bytes_per_block(self._spec, _BLOCK_SIZE, dtype, mesh),
+            block_size=_BLOCK_SIZE,
+            dtype=dtype,
+            default_step_tokens=max(buckets, default=_MAX_STEP_TOKENS),
+        )
+        plan = plan_limits(self._spec, wish, facts)
+        Buckets.of(plan.limits, _BLOCK_SIZE, buckets)  # the user's buckets hold every step, or the start fails here
+        scored = ("prompt_logprobs",) if "prompt_logprobs" in wish.features else ()
+        shared = ("prefix_cache",) if _can_share(self._spec, plan.limits.max_total_tokens) else ()
+        self._agreement = Agreement(
+            api=API_VERSION,
+            features=(*_FEATURES, *shared, *scored),
+            limits=plan.limits,
+            kv_cache=plan.kv_cache,
+            vocab_size=self._spec.vocab_size,
+            sampling=tuple(sorted(SAMPLING_FIELDS)),
+            sampling_caps={"top_n_tokens": _MAX_TOP_N},
+            memory=plan.memory,
+            facts=self._facts(),
+        )
+        self._state = WorkerState.AGREED
+        return self._agreement
+
+    def warmup(self) -> None:
+        """Allocate the cache, compile every program, and run one."""
+        self._state.require(WorkerState.AGREED, "warmup")
+        assert self._loaded is not None
+        assert self._agreement is not None
+        agreement, loaded = self._agreement, self._loaded
+        limits, num_blocks = agreement.limits, agreement.kv_cache.groups[0].num_blocks
+        buckets = Buckets.of(limits, _BLOCK_SIZE, self._token_buckets)
+        try:
+            cache = model.empty_cache(self._spec, num_blocks + 1, _BLOCK_SIZE, loaded.dtype, loaded.plan.mesh)
+            shape = (limits.max_sequences + 1, limits.max_total_tokens + 1)
+            history = jnp.zeros(shape, jnp.int32, device=loaded.replicated)
+            programs = Programs(loaded, cache, history, self._host)
+            programs.compile_all(buckets, scores_prompts=agreement.has("prompt_logprobs"))
+            table = SequenceTable(limits, _BLOCK_SIZE)
+            self._runner = ModelRunner(
+                loaded,
+                programs,
+                buckets=buckets,
+                limits=limits,
+                cache=cache,
+                history=history,
+                table=table,
+                num_blocks=num_blocks,
+            )
+            self._runner.computes()
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if "RESOURCE_EXHAUSTED" not in str(error) and not isinstance(error, MemoryError):
+                raise
+            raise BackendError(
+                f"Memory ran out while a cache of {agreement.kv_cache.max_batch_total_tokens} tokens was set up.",
+                "Lower `--max-batch-total-tokens` or `--max-batch-prefill-tokens`, or use more chips (`--num-shard`).",
+            ) from error
+        self._host.progress("warmup", 1, 1)
+        self._state = WorkerState.READY
+
+    def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
+        """Start a step on the device. Raises `StepError` if it breaks the agreement."""
+        self._state.require(WorkerState.READY, "submit")
+        assert self._runner is not None
+        if isinstance(step, GrammarMasks):
+            raise StepError("Late masks were not agreed.", retryable=False)
+        self._runner.submit(step)
+
+    def collect(self, timeout: float) -> ModelRunnerOutput | None:
+        """Wait for the oldest step, however long it takes; None if there is none."""
+        del timeout
+        self._state.require(WorkerState.READY, "collect")
+        assert self._runner is not None
+        return self._runner.collect()
+
+    def control(self, request: Control) -> ControlResult:
+        """Nothing of the kind was agreed."""
+        return ControlResult(False, f"`{request.name}` was not agreed")
+
+    def health(self, deep: bool) -> Health:
+        """Whether the worker can serve; `deep` computes one token in a block of its own."""
+        if self._state is not WorkerState.READY or self._runner is None:
+            return Health(False, f"the worker is {self._state.value}")
+        if not deep:
+            return Health(True)
+        try:
+            healthy = self._runner.computes()
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            return Health(False, f"a forward pass of one token failed: {error}")
+        return Health(healthy, "" if healthy else "a forward pass of one token gave NaN or infinity")
+
+    def close(self) -> None:
+        """Let go of weights, cache and programs."""
+        self._loaded = self._runner = None
+        self._state = WorkerState.CLOSED
+
+    @property
+    def _quantization(self) -> Quantization | None:
+        return None if self._config.quantize is None else "int8"
+
+    @property
+    def _token_buckets(self) -> tuple[int, ...]:
+        return parse_token_buckets(self._config.options.get("token-buckets", ""))
+
+    def _facts(self) -> dict[str, str]:
+        assert self._loaded is not None
+        plan, devices = self._loaded.plan, self._loaded.plan.mesh.devices
+        return {
+            "dtype": self._loaded.dtype,
+            "jax": jax.__version__,
+            "platform": str(devices.flat[0].platform),
+            "device": str(devices.flat[0].device_kind),
+            "num_devices": str(devices.size),
+            "attention": plan.kernel,
+            "quantization": "none" if self._quantization is None else f"{self._quantization} weights",
+            **{f"why not attention by {name}": reason for name, reason in plan.reasons},
+        }
+
+
+@final
+class _Throttled:
+    """Passes progress on a few times a second, and the end always."""
+
+    def __init__(self, host: Host, phase: str) -> None:
+        self._host = host
+        self._phase = phase
+        self._next = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now >= self._next or done == total:
+            self._next = now + _PROGRESS_SECONDS
+            self._host.progress(self._phase, done, total)
+
+
+def _prepared_platform(wished: str, num_shard: int) -> str:
+    """The platform to compute on. On the CPU, JAX is told to have as many devices as there are shards."""
+    if wished != "cpu":
+        return "tpu"
+    jax.config.update("jax_platforms", "cpu")
+    if num_shard > 1:
+        jax.config.update("jax_num_cpu_devices", num_shard)
+    return "cpu"
+
+
+def _free_bytes(device: jax.Device, num_devices: int) -> int:
+    """Memory one device may still take. The CPU platform does not tell; its devices share the machine's."""
+    stats = device.memory_stats()
+    if stats and "bytes_limit" in stats:
+        return int(stats["bytes_limit"] - stats["bytes_in_use"])
+    return int(psutil.virtual_memory().available) // (2 * num_devices)
+
+
+def _can_share(spec: ModelSpec, max_total_tokens: int) -> bool:
+    """Whether the blocks of a beginning depend on its tokens alone: some rotations change with the length of the sequence."""
+    mixers = (attention_of(layer) for layer in spec.decoder.layers)
+    scalings = (mixer.rope.scaling for mixer in mixers if mixer is not None and mixer.rope is not None)
+    changing = [scaling for scaling in scalings if isinstance(scaling, DynamicScaling | LongRopeScaling)]
+    return all(scaling.original_max_positions >= max_total_tokens for scaling in changing)
