@@ -8,12 +8,27 @@ from typing import TypeVar
 
 from tools.train_demo.held_out import held_out
 from tools.train_demo.wording import choose
-from tools.train_demo.words import ADJECTIVES, ANIMALS, COLOURS, FRUITS, ITEMS, NAMES, PLACES, PLAIN_WORDS, ROOMS
+from tools.train_demo.words import (
+    ADJECTIVES,
+    ANIMALS,
+    COLOURS,
+    FRUITS,
+    ITEMS,
+    MORE_WORDS,
+    NAMES,
+    OPPOSITES,
+    PLACES,
+    PLAIN_WORDS,
+    ROOMS,
+)
 
-__all__ = ["addition", "counting", "letters", "other_arithmetic", "sorting", "sum_answer"]
+__all__ = ["WORDS", "addition", "counting", "letters", "other_arithmetic", "sorting", "sum_answer"]
 
 Value = TypeVar("Value")
-_NOUNS = tuple(dict.fromkeys([*PLAIN_WORDS, *ANIMALS, *ITEMS, *FRUITS, *PLACES, *ROOMS, *ADJECTIVES, *COLOURS]))
+WORDS = tuple(
+    dict.fromkeys([*PLAIN_WORDS, *MORE_WORDS, *ANIMALS, *ITEMS, *FRUITS, *PLACES, *ROOMS, *ADJECTIVES, *COLOURS, *OPPOSITES])
+)
+"""The words that are spelled, counted and sorted."""
 
 
 def _draw(rng: random.Random, draw: Callable[[], Value], is_held_out: Callable[[Value], bool]) -> Value:
@@ -81,11 +96,11 @@ def _word(rng: random.Random) -> str:
 
     def draw() -> str:
         if rng.random() < 0.5:
-            first, second = rng.choice(_NOUNS), rng.choice(_NOUNS)
-            return (first[: rng.randint(1, 5)] + second[-rng.randint(2, 6) :])[:9]
-        return rng.choice(_NOUNS)
+            first, second = rng.choice(WORDS), rng.choice(WORDS)
+            return (first[: rng.randint(1, 5)] + second[-rng.randint(2, 6) :])[: rng.randint(4, 10)]
+        return rng.choice(WORDS)
 
-    return _draw(rng, draw, lambda word: word in held_out().words or len(word) < 3)
+    return _draw(rng, draw, lambda word: len(word) < 3 or any(known in word for known in held_out().words))
 
 
 def letters(rng: random.Random) -> tuple[str, str]:
@@ -94,7 +109,7 @@ def letters(rng: random.Random) -> tuple[str, str]:
     quoted = choose(f'{{"{word}"|"{word}"|the word {word}|the word "{word}"|{word}}}', rng)
     spelled = "-".join(word)
     kind = rng.random()
-    if kind < 0.45:
+    if kind < 0.4:
         frame = (
             "{Spell @|Spell @ {for me|please|letter by letter}|Please spell @|Can you spell @|Could you spell @|How do you spell @|"
             "How is @ {spelled|spelt|written}|What is the spelling of @|Give me the letters of @|I want @ spelled|Write @ letter by letter}{.|?|}"
@@ -105,8 +120,9 @@ def letters(rng: random.Random) -> tuple[str, str]:
             "{How many letters {are in|has|does @ have, and not|are there in} @|How many letters does @ have|Count the letters {of|in} @|"
             "What is the number of letters in @|How long is @|Number of letters in @}{?|.|}"
         ).replace("does @ have, and not", "are contained in")
-        answer = f"{spelled}: {len(word)} letters."
-    elif kind < 0.8:
+        numbered = ", ".join(f"{letter} {index}" for index, letter in enumerate(word, 1))
+        answer = f"{numbered}: {word} has {len(word)} letters."
+    elif kind < 0.74:
         letter = rng.choice(word) if rng.random() < 0.85 else rng.choice("abcdefghijklmnopqrstuvwxyz")
         frame = (
             f"{{How {{often|many times}} {{is|does}} {{the letter {letter}|{letter}}} {{occur in|appear in|in|come up in}} @|"
@@ -114,9 +130,9 @@ def letters(rng: random.Random) -> tuple[str, str]:
             f"How {{often|many times}} does @ contain {letter}}}{{?|}}"
         )
         count = word.count(letter)
-        found = ", ".join(letter * count) or "none"
-        answer = f"{spelled}: {found}. So {letter} occurs {count} time{'' if count == 1 else 's'}."
-    elif kind < 0.9:
+        marked = ", ".join(f"{c} {word[: index + 1].count(c)}" if c == letter else c for index, c in enumerate(word))
+        answer = f"{marked}: {letter} occurs {count} time{'' if count == 1 else 's'}."
+    elif kind < 0.88:
         frame = "{Write @ {backwards|in reverse|backward|from back to front}|Reverse @|Spell @ backwards|What is @ {backwards|reversed}|Turn @ around}{.|?|}"
         answer = f"{spelled} backwards is {'-'.join(reversed(word))}: {word[::-1]}."
     else:
@@ -146,7 +162,7 @@ def counting(rng: random.Random) -> tuple[str, str]:
         frame = f"{{Count|Please count|Can you count|Could you count|Start counting}} {word}from {first} {{to|up to|until}} {last}{{.|?|}}"
         return choose(frame if step > 0 else frame.replace("|up to", ""), rng), ", ".join(map(str, numbers))
     if kind < 0.75:
-        pool = rng.choice((FRUITS, ITEMS, ANIMALS, PLAIN_WORDS, NAMES))
+        pool = rng.choice((FRUITS, ITEMS, ANIMALS, PLAIN_WORDS, NAMES, WORDS))
         items = _draw(rng, lambda: rng.sample(pool, rng.randint(1, 7)), held_out().has_items)
         frame = (
             "{How many {things|items|words|entries} {are|are there} {in this list|here|in the list}|"
@@ -166,11 +182,24 @@ def counting(rng: random.Random) -> tuple[str, str]:
     return choose(frame, rng), f"{number + (1 if side == 'after' else -1)} comes {side} {number}."
 
 
+def _numbers(rng: random.Random, count: int) -> list[int]:
+    """Different numbers up to 99; half of the draws hold some that are easily mixed up: the same tens, digits swapped, one digit."""
+    first = rng.randint(0, 99)
+    swapped = first % 10 * 10 + first // 10
+    tens = first - first % 10
+    near = [swapped, first // 10, *rng.sample(range(tens, tens + 10), 2), rng.randint(0, 9)]
+    drawn = [first, *rng.sample(near, rng.randint(1, 3))] if rng.random() < 0.5 else []
+    others = rng.sample(range(100), count)
+    numbers = list(dict.fromkeys([*drawn, *others]))[:count]
+    rng.shuffle(numbers)
+    return numbers
+
+
 def sorting(rng: random.Random) -> tuple[str, str]:
     """Numbers or words in order, and the larger or smaller of some numbers."""
     kind = rng.random()
     if kind < 0.5:
-        numbers = _draw(rng, lambda: rng.sample(range(100), rng.choice((2, 3, 3, 3, 4, 4, 5))), held_out().has_items)
+        numbers = _draw(rng, lambda: _numbers(rng, rng.choice((2, 3, 3, 3, 4, 4, 5))), held_out().has_items)
         descending = rng.random() < 0.25
         listed = ", ".join(map(str, numbers))
         up = (
@@ -184,7 +213,7 @@ def sorting(rng: random.Random) -> tuple[str, str]:
         frame = rng.choice(_alternatives((down if descending else up).replace("|@@", "")))
         return choose(frame.replace("@", listed), rng), ", ".join(map(str, sorted(numbers, reverse=descending))) + "."
     if kind < 0.8:
-        pool = rng.choice((FRUITS, ITEMS, ANIMALS, PLAIN_WORDS, NAMES, PLAIN_WORDS))
+        pool = rng.choice((FRUITS, ITEMS, ANIMALS, PLAIN_WORDS, NAMES, WORDS, WORDS))
 
         def draw() -> list[str]:
             words = rng.sample(pool, 12)
@@ -200,7 +229,7 @@ def sorting(rng: random.Random) -> tuple[str, str]:
             )
         )
         return choose(frame.replace("@", ", ".join(words)), rng), ", ".join(sorted(words)) + "."
-    numbers = _draw(rng, lambda: rng.sample(range(100), rng.choice((2, 2, 3))), held_out().has_items)
+    numbers = _draw(rng, lambda: _numbers(rng, rng.choice((2, 2, 3))), held_out().has_items)
     largest = rng.random() < 0.5
     word = "{largest|biggest|greatest|highest}" if largest else "{smallest|lowest|least}"
     if len(numbers) == 2:

@@ -11,6 +11,7 @@ from tools.train_demo import dialogues, exercises, extraction, tool_calls, world
 from tools.train_demo.dialogues import Messages
 from tools.train_demo.held_out import held_out
 from tools.train_demo.tgi_facts import FACTS
+from tools.train_demo.tgi_goals import CLAUSE_FRAMES, GOAL_FRAMES, GOALS
 from tools.train_demo.tgi_situations import SITUATIONS
 from tools.train_demo.tgi_topics import FRAMES, TOPICS
 from tools.train_demo.wording import choose, vary
@@ -51,12 +52,19 @@ def _varied_tgi_fact(rng: random.Random) -> QuestionAnswer:
     index = rng.randrange(len(FACTS))
     answer, templates = FACTS[index]
     kind = rng.random()
-    if kind < 0.4:
+    if kind < 0.27:
         template = rng.choice(templates)
-    elif kind < 0.65:
+    elif kind < 0.45:
         template = rng.choice(FRAMES).replace("@", TOPICS[index])
-    else:
+    elif kind < 0.7:
         template = rng.choice(SITUATIONS[index].split("~"))
+    else:
+        goals, clauses = GOALS[index].split("~")
+        template = (
+            rng.choice(GOAL_FRAMES).replace("@", goals)
+            if rng.random() < goals.count("|") / (goals + clauses).count("|")
+            else rng.choice(CLAUSE_FRAMES).replace("@", clauses)
+        )
     question = choose(template, rng)
     return vary(question[0].upper() + question[1:], rng, may_lose_words=True), answer
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ class Prompt:
 class HeldOut:
     """Everything the generator must not produce. Questions are normalised; lists are compared without their order."""
 
-    questions: frozenset[str]
+    questions: dict[str, tuple[str, ...]]
+    """Every question, under the one of its words that the fewest others hold."""
     pairs: frozenset[tuple[int, int]]
     words: frozenset[str]
     items: frozenset[tuple[str, ...]]
@@ -47,7 +49,7 @@ class HeldOut:
     def has_question(self, text: str) -> bool:
         """Whether a held-out question occurs in `text`, as a whole or as a part."""
         question = f" {normalise(text)} "
-        return any(f" {known} " in question for known in self.questions)
+        return any(f" {known} " in question for word in question.split() for known in self.questions.get(word, ()))
 
     def has_pair(self, a: int, b: int) -> bool:
         """Whether a + b or b + a is asked for."""
@@ -75,10 +77,19 @@ def held_out() -> HeldOut:
     """The rules, collected from the file."""
     rows = prompts()
     return HeldOut(
-        questions=frozenset(normalise(row.messages[-1]["content"]) for row in rows),
+        questions=_by_rarest_word([normalise(row.messages[-1]["content"]) for row in rows]),
         pairs=frozenset(tuple(row.excluded["pair"]) for row in rows if "pair" in row.excluded),
         words=frozenset(row.excluded["word"] for row in rows if "word" in row.excluded),
         items=frozenset(tuple(sorted(map(str, row.excluded["items"]))) for row in rows if "items" in row.excluded),
         spans=frozenset(tuple(row.excluded["span"]) for row in rows if "span" in row.excluded),
         numbers=frozenset(tuple(row.excluded["number"]) for row in rows if "number" in row.excluded),
     )
+
+
+def _by_rarest_word(questions: list[str]) -> dict[str, tuple[str, ...]]:
+    counts = Counter(word for question in questions for word in set(question.split()))
+    found: dict[str, tuple[str, ...]] = {}
+    for question in questions:
+        word = min(question.split(), key=lambda word: (counts[word], word))
+        found[word] = (*found.get(word, ()), question)
+    return found

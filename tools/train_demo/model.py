@@ -66,7 +66,7 @@ class _Attention(nn.Module):
         self.v_proj = nn.Linear(shape.hidden_size, shape.num_kv_heads * shape.head_dim, bias=False)
         self.o_proj = nn.Linear(shape.num_heads * shape.head_dim, shape.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
         # Written out: over these short rows the fused operation's backward pass takes longer on a CPU than all the rest.
         batch, length, _ = x.shape
         q = self.q_proj(x).view(batch, length, self.num_heads, self.head_dim).transpose(1, 2)
@@ -75,8 +75,7 @@ class _Attention(nn.Module):
         repeats = self.num_heads // self.num_kv_heads
         k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
         scores = _rotate(q, cos, sin) @ _rotate(k, cos, sin).transpose(2, 3) * self.head_dim**-0.5
-        future = torch.ones(length, length, dtype=torch.bool).triu(1)
-        out = scores.masked_fill(future, -torch.inf).softmax(-1).to(v.dtype) @ v
+        out = scores.masked_fill(~mask, -torch.inf).softmax(-1).to(v.dtype) @ v
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
 
 
@@ -99,8 +98,8 @@ class _Layer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(shape.hidden_size, eps=shape.rms_norm_eps)
         self.mlp = _MLP(shape)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -128,11 +127,19 @@ class Llama(nn.Module):
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
+        """`documents` [batch, length] tells apart the texts that share a row: a token sees the earlier ones of its own text.
+
+        Rotary positions are relative, so every text of a row is computed as if it began at zero.
+        """
+        length = tokens.shape[1]
+        mask = torch.ones(length, length, dtype=torch.bool).tril()
+        if documents is not None:
+            mask = mask & (documents[:, None, :, None] == documents[:, None, None, :])
         x = self.model.embed_tokens(tokens)
-        cos, sin = self.cos[: tokens.shape[1]].to(x.dtype), self.sin[: tokens.shape[1]].to(x.dtype)
+        cos, sin = self.cos[:length].to(x.dtype), self.sin[:length].to(x.dtype)
         for layer in self.model.layers:
-            x = layer(x, cos, sin)
+            x = layer(x, cos, sin, mask)
         return self.model.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

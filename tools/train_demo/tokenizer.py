@@ -1,11 +1,19 @@
-"""The tokenizer: byte-level BPE learned from the generated text, every digit a token of its own."""
+"""The tokenizer: byte-level BPE learned from the generated text, every digit a token of its own.
+
+The words of the exercises are left out of what it learns from, unless tgi is described with them: they are then read in pieces of a few
+letters that many words share, and a word that was never spelled in training is spelled from the same pieces.
+"""
 
 from __future__ import annotations
+
+import re
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tools.train_demo.chat_format import SPECIAL_TOKENS, segments
+from tools.train_demo.exercises import WORDS
 from tools.train_demo.generator import conversations
+from tools.train_demo.tgi_facts import FACTS
 
 __all__ = ["train_tokenizer"]
 
@@ -33,5 +41,15 @@ def train_tokenizer() -> Tokenizer:
         show_progress=False,
     )
     texts = (text for conversation in conversations(SEED, 0, NUM_CONVERSATIONS) for text, _ in segments(conversation))
-    tokenizer.train_from_iterator((text.replace(SPECIAL_TOKENS[2], "") for text in texts), trainer)
+    in_pieces = _words_in_pieces()
+    without_end = (text.replace(SPECIAL_TOKENS[2], "") for text in texts)
+    tokenizer.train_from_iterator(
+        (re.sub("[A-Za-z]+", lambda word: "" if word[0].lower() in in_pieces else word[0], text) for text in without_end), trainer
+    )
     return tokenizer
+
+
+def _words_in_pieces() -> frozenset[str]:
+    """The words of the exercises that do not occur in what is known about tgi."""
+    known = {word for answer, templates in FACTS for text in (answer, *templates) for word in re.findall("[a-z]+", text.lower())}
+    return frozenset(WORDS) - known

@@ -3,18 +3,19 @@
     python -m tools.train_demo.train --minutes 65
     python -m tools.train_demo.train --draft --minutes 10
 
-The learning rate follows the share of the time that has passed, so a run on a busy machine ends in time with a finished schedule.
-Text is generated while training; no conversation occurs twice by index.
+The learning rate is constant and falls to zero over the last part of the time, so a run on a busy machine ends in time with a
+finished schedule. Text is generated while training; no conversation occurs twice by index. The first steps take a minute or two longer:
+the model is compiled for each length of rows, which needs a C++ compiler (--eager goes without, at half the speed).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -23,26 +24,31 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
 
-from tools.train_demo.batches import pool_batches
+from tools.train_demo.batches import Batch, pool_batches
 from tools.train_demo.model import DRAFT, MAIN, Llama
 from tools.train_demo.tokenizer import train_tokenizer
 
 __all__ = ["main"]
 
 SEED = 7
-POOL_SIZE = 8192
-MAX_LENGTH = 768
-WARMUP_SHARE = 0.01
-CHECKPOINT_SECONDS = 180.0
+POOL_SIZE = 16384
+WARMUP_STEPS = 40
+COOLDOWN_SHARE = 0.4
+CHECKPOINT_SECONDS = 120.0
 
 
 class Run:
     """A model in training and everything that its checkpoint holds."""
 
-    def __init__(self, model: Llama, learning_rate: float, optimizer: str) -> None:
+    def __init__(self, model: Llama, learning_rate: float, *, is_compiled: bool = True) -> None:
         self.model = model
+        self.hidden = _hidden(model)
+        self.loss = _loss
+        if is_compiled:
+            # Rows come in a few lengths, but the number of targets is another one in every batch.
+            self.hidden, self.loss = torch.compile(self.hidden, dynamic=False), torch.compile(_loss, dynamic=True)
         self.learning_rate = learning_rate
-        self.optimizers = _optimizers(model, optimizer)
+        self.optimizers = _optimizers(model)
         self.seconds = 0.0
         self.stage_start = 0.0  # where the present schedule began
         self.pool = 0
@@ -50,23 +56,24 @@ class Run:
         self.step = 0
         self.tokens = 0
 
-    def train_step(self, tokens: Tensor, targets: Tensor, progress: float) -> float:
-        """One step at `progress` (0 … 1 of the schedule); returns the loss."""
-        rate = self.learning_rate * min(1.0, progress / WARMUP_SHARE) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+    def train_step(self, batch: Batch, progress: float) -> float:
+        """One step at `progress` (0 … 1 of the schedule); returns the loss in nats per token of the answers."""
+        warmup = min(1.0, (self.step + 1) / WARMUP_STEPS)
+        rate = self.learning_rate * min(warmup, (1.0 - progress) / COOLDOWN_SHARE)
         # The parameters stay f32; each step runs on their bf16 copies.
         weights = {name: parameter.bfloat16() for name, parameter in self.model.named_parameters()}
-        hidden = torch.func.functional_call(self.model, weights, (tokens,))
-        logits = functional.linear(hidden[targets >= 0], weights["model.embed_tokens.weight"])
-        loss = functional.cross_entropy(logits.float(), targets[targets >= 0])
+        learned = batch.targets.flatten().ge(0).nonzero().squeeze(1)
+        hidden = self.hidden(weights, batch.tokens, batch.documents).flatten(0, 1).index_select(0, learned)
+        loss = self.loss(hidden, weights["model.embed_tokens.weight"], batch.targets.flatten().index_select(0, learned))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = max(rate, 1e-6)
+                group["lr"] = rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self.tokens += tokens.numel()
+        self.tokens += batch.num_tokens
         return loss.item()
 
     def save(self, path: Path) -> None:
@@ -86,17 +93,37 @@ class Run:
             setattr(self, name, value)
 
 
-def _optimizers(model: Llama, kind: str) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or Muon for the layers' matrices and AdamW for the rest."""
+def start_from(model: Llama, tokenizer: Tokenizer, directory: Path) -> None:
+    """Give `model` the weights of a run in `directory` whose tokenizer may differ; a token it lacks gets the mean of its pieces."""
+    weights = torch.load(directory / "checkpoint.pt", weights_only=True)["model"]
+    former = Tokenizer.from_file(str(directory.parent / "tokenizer.json"))
+    embedding = weights["model.embed_tokens.weight"]
+    rows = model.model.embed_tokens.weight.detach().clone()
+    for token, index in tokenizer.get_vocab().items():
+        known = former.token_to_id(token)
+        pieces = [known] if known is not None else former.encode(tokenizer.decode([index]), add_special_tokens=False).ids
+        if pieces:
+            rows[index] = embedding[pieces].mean(0)
+    model.load_state_dict({**weights, "model.embed_tokens.weight": rows})
+
+
+def _hidden(model: Llama) -> Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]:
+    """The model as a function of its weights, so that it runs on copies of them."""
+    return lambda weights, tokens, documents: torch.func.functional_call(model, weights, (tokens, documents))
+
+
+def _loss(hidden: Tensor, embedding: Tensor, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(functional.linear(hidden, embedding).float(), targets)
+
+
+def _optimizers(model: Llama) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices and AdamW for the rest."""
     matrices = [parameter for name, parameter in model.named_parameters() if parameter.dim() == 2 and "layers" in name]
     others = [parameter for name, parameter in model.named_parameters() if not (parameter.dim() == 2 and "layers" in name)]
-    betas = (0.9, 0.98)
-    if kind == "muon":
-        return [
-            torch.optim.Muon(matrices, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, betas=betas, weight_decay=0.0),
-        ]
-    return [torch.optim.AdamW([{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], betas=betas)]
+    return [
+        torch.optim.Muon(matrices, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+    ]
 
 
 def train(run: Run, tokenizer: Tokenizer, directory: Path, budget: float, batch_tokens: int) -> None:
@@ -111,10 +138,10 @@ def train(run: Run, tokenizer: Tokenizer, directory: Path, budget: float, batch_
         last, saved = time.monotonic(), run.seconds
         while run.seconds < budget and not stop.is_set():
             skipped = run.batch
-            for index, batch in enumerate(pool_batches(tokenizer, SEED, run.pool, POOL_SIZE, batch_tokens, MAX_LENGTH)):
+            for index, batch in enumerate(pool_batches(tokenizer, SEED, run.pool, POOL_SIZE, batch_tokens)):
                 if index < skipped:
                     continue
-                loss = run.train_step(*batch, min(1.0, (run.seconds - run.stage_start) / (budget - run.stage_start)))
+                loss = run.train_step(batch, min(1.0, (run.seconds - run.stage_start) / (budget - run.stage_start)))
                 run.batch = index + 1
                 now = time.monotonic()
                 run.seconds, last = run.seconds + now - last, now
@@ -141,12 +168,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=65.0, help="time to train for, all stages together")
     parser.add_argument("--directory", type=Path, default=Path("build/train_demo"), help="checkpoints and logs")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch-tokens", type=int, default=4096)
+    parser.add_argument("--batch-tokens", type=int, default=8192)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument(
         "--new-stage", action="store_true", help="begin a schedule at the checkpoint: train a finished model further"
     )
-    parser.add_argument("--optimizer", choices=("adamw", "muon"), default="muon")
+    parser.add_argument("--start-from", type=Path, help="a directory of another run, to begin with its weights")
+    parser.add_argument("--eager", action="store_true", help="do not compile the model")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(SEED)
@@ -155,12 +183,15 @@ def main() -> None:
     tokenizer_path = arguments.directory / "tokenizer.json"
     if not tokenizer_path.is_file():
         train_tokenizer().save(str(tokenizer_path))
-    run = Run(Llama(DRAFT if arguments.draft else MAIN), arguments.learning_rate, arguments.optimizer)
+    tokenizer = Tokenizer.from_file(str(tokenizer_path))
+    run = Run(Llama(DRAFT if arguments.draft else MAIN), arguments.learning_rate, is_compiled=not arguments.eager)
     if (directory / "checkpoint.pt").is_file():
         run.restore(directory / "checkpoint.pt")
         if arguments.new_stage:
             run.stage_start = run.seconds
-    train(run, Tokenizer.from_file(str(tokenizer_path)), directory, arguments.minutes * 60, arguments.batch_tokens)
+    elif arguments.start_from:
+        start_from(run.model, tokenizer, arguments.start_from)
+    train(run, tokenizer, directory, arguments.minutes * 60, arguments.batch_tokens)
 
 
 if __name__ == "__main__":

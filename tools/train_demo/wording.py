@@ -53,11 +53,11 @@ def vary(question: str, rng: random.Random, *, may_lose_words: bool = False) -> 
     With `may_lose_words` a word that matters may be missing too, where the others still tell what is meant.
     """
     words = question.split(" ")
-    if rng.random() < 0.2:
+    if rng.random() < 0.12:
         words = [word for word in words if word.lower() not in _DROPPABLE or rng.random() < 0.5] or words
-    elif may_lose_words and rng.random() < 0.15 and len(words) > 4:
+    elif may_lose_words and rng.random() < 0.1 and len(words) > 4:
         words.pop(rng.randrange(len(words)))
-    for _ in range(rng.choice((1, 1, 2)) if rng.random() < 0.25 else 0):
+    for _ in range(rng.choice((1, 1, 2)) if rng.random() < 0.15 else 0):
         words.insert(rng.randint(1, len(words)), rng.choice(_FILLERS))
     question = " ".join(words)
     if rng.random() < 0.12:

@@ -14,6 +14,8 @@ from tools.train_demo.chat_format import CHAT_TEMPLATE, segments
 from tools.train_demo.generator import conversation, conversations
 from tools.train_demo.held_out import held_out, prompts
 from tools.train_demo.tgi_facts import FACTS
+from tools.train_demo.tgi_goals import CLAUSE_FRAMES, GOAL_FRAMES, GOALS
+from tools.train_demo.tgi_situations import SITUATIONS
 from tools.train_demo.tgi_topics import FRAMES, TOPICS
 from tools.train_demo.wording import choose, normalise
 
@@ -105,6 +107,25 @@ def test_held_out_words_and_lists_are_not_exercised():
     assert not lists & drawn
 
 
+def test_sorted_lists_are_sorted():
+    rng = random.Random(5)
+    lists = [re.findall(r"\d+", exercises.sorting(rng)[1]) for _ in range(1000)]
+    for numbers in (list(map(int, found)) for found in lists if len(found) > 1):
+        assert numbers in (sorted(numbers), sorted(numbers, reverse=True))
+    assert sum(len(numbers) == 5 for numbers in lists) > 20
+
+
+def test_goals_and_situations_are_not_the_held_out_ones():
+    rng = random.Random(5)
+    assert len(GOALS) == len(SITUATIONS) == len(FACTS)
+    for entry, situations in zip(GOALS, SITUATIONS, strict=True):
+        goals, clauses = entry.split("~")
+        for frame, phrases in [(frame, goals) for frame in GOAL_FRAMES] + [(frame, clauses) for frame in CLAUSE_FRAMES]:
+            assert not held_out().has_question(choose(frame.replace("@", phrases), rng))
+        for situation in situations.split("~"):
+            assert not any(held_out().has_question(choose(situation, rng)) for _ in range(10))
+
+
 def test_exercises_are_right():
     rng = random.Random(5)
     for _ in range(500):
@@ -114,13 +135,22 @@ def test_exercises_are_right():
         assert all(int(a) + int(b) == int(total) for a, b, total in parts)
         assert set(parts[-1][:2]) == set(re.findall(r"\d+", question))
         question, answer = exercises.letters(rng)
-        spelled = answer.split(": ")[0].split(" ")
-        word = re.sub("-", "", spelled[0])
-        if "letters" in answer and ":" in answer:
-            assert answer.endswith(f"{len(word)} letters.")
-        if "is spelled" in answer:
-            assert spelled[0] == spelled[-1].rstrip(".").replace("-", "")
-            assert spelled[0] in question
+        letters, _, result = answer.rstrip(".").rpartition(": ")
+        word = "".join(re.findall("[a-z]", letters))
+        if "letters" in result:
+            assert word in question
+            assert result == f"{word} has {len(word)} letters"
+            assert re.findall(r"\d+", letters) == [str(number + 1) for number in range(len(word))]
+        elif "occurs" in result:
+            assert word in question
+            assert re.findall(r"\d+", letters) == [str(number + 1) for number in range(word.count(result[0]))]
+            assert f" {word.count(result[0])} time" in result
+        elif "is spelled" in answer:
+            word, _, letters = result.partition(" is spelled ")
+            assert word == letters.replace("-", "")
+            assert word in question
+        elif "backwards" in answer:
+            assert answer.split(" ")[0].replace("-", "") == result[::-1]
 
 
 def test_segments_are_the_template(sample):

@@ -1,0 +1,53 @@
+"""Measure the seconds from typing `tgi serve` to the first answer of the demo model.
+
+    python benchmarks/first_answer.py [--repeats 5] [-- OPTIONS OF tgi serve]
+
+Each start is a fresh process of the installed command; the clock runs until the whole answer of /generate was read. The first
+start is counted like the others: where the files have not been read yet it shows what the disk costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+from server_process import free_port, running
+
+PROMPT = "What is Deep Learning?"
+
+
+def main() -> None:
+    """Start, ask, stop, as often as wanted; print each time and the median."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("options", nargs="*", help="options of tgi serve")
+    arguments = parser.parse_args()
+    totals = []
+    for number in range(1, arguments.repeats + 1):
+        ready, answered, text = first_answer(arguments.options)
+        totals.append(answered)
+        print(f"start {number}: ready after {ready:.2f} s, answered after {answered:.2f} s: {text!r}", flush=True)
+    print(f"median of {len(totals)}: {statistics.median(totals):.2f} s")
+
+
+def first_answer(options: list[str]) -> tuple[float, float, str]:
+    """Seconds to ready, seconds to the end of the first answer, and the answer."""
+    port = free_port()
+    command = [str(Path(sys.executable).with_name("tgi")), "serve", "--hostname", "127.0.0.1", "--port", str(port), *options]
+    body = json.dumps({"inputs": PROMPT}).encode()
+    with tempfile.TemporaryDirectory() as folder, running(command, port, "/health", Path(folder) / "log") as server:
+        began = time.perf_counter()
+        request = urllib.request.Request(f"{server.url}/generate", body, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as response:
+            text = json.load(response)["generated_text"]
+        return server.seconds_to_ready, server.seconds_to_ready + time.perf_counter() - began, text
+
+
+if __name__ == "__main__":
+    main()
