@@ -6,6 +6,7 @@ A page array holds the blocks of one or several layers, [blocks, B, 2 K, D]; hea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -15,7 +16,10 @@ import jax.numpy as jnp
 from tgi_tpu.layers import softcap
 from tgi_tpu.step_arrays import StepArrays
 
-__all__ = ["AttentionRule", "attend", "sequence_of_token", "step_of_layer", "write_pages"]
+__all__ = ["AttentionRule", "Vectors", "attend", "sequence_of_token", "step_of_layer", "write_pages"]
+
+Vectors = Mapping[str, jax.Array]
+"""What a layer has per query head, float32 [H]: `alibi_slopes`, `sinks` or nothing."""
 
 _TILE = 32
 """Queries of one sequence that are scored together."""
@@ -64,10 +68,9 @@ def attend(
     pages: jax.Array,
     step: StepArrays,
     rule: AttentionRule,
-    alibi_slopes: jax.Array | None = None,
-    sinks: jax.Array | None = None,
+    vectors: Vectors,
 ) -> jax.Array:
-    """What the queries [T, H, D] see of the cache, [T, H, D]. `alibi_slopes` and `sinks` are float32 [H].
+    """What the queries [T, H, D] see of the cache, [T, H, D].
 
     Where there are no more tokens than sequences each token gathers its own keys; else tiles of one sequence share them. Blocks
     that no sequence uses, and the free end of a sequence's last one, may hold anything, NaN included.
@@ -77,7 +80,7 @@ def attend(
     def tile(sequence: jax.Array, queries: jax.Array, positions: jax.Array) -> jax.Array:
         """Queries [Q, H, D] at positions [Q] of one sequence."""
         blocks, context_len = step.block_tables[sequence], step.context_lens[sequence]
-        return _attend_tile(queries, positions, pages[blocks], context_len, rule, alibi_slopes, sinks)
+        return _attend_tile(queries, positions, pages[blocks], context_len, rule=rule, vectors=vectors)
 
     if num_tokens <= num_sequences:
         return jax.vmap(tile)(sequence_of_token(step), query[:, None], step.positions[:, None])[:, 0]
@@ -107,9 +110,9 @@ def _attend_tile(
     positions: jax.Array,
     blocks: jax.Array,
     context_len: jax.Array,
+    *,
     rule: AttentionRule,
-    alibi_slopes: jax.Array | None,
-    sinks: jax.Array | None,
+    vectors: Vectors,
 ) -> jax.Array:
     """Queries [Q, H, D] over the blocks [P, B, 2 K, D] of their sequence: [Q, H, D]."""
     num_queries, num_heads, head_dim = query.shape
@@ -125,12 +128,12 @@ def _attend_tile(
     product = jnp.einsum("qkgd,nkd->kgqn", grouped, key, precision=precision, preferred_element_type=jnp.float32)
     scores = softcap(product.reshape(num_heads, num_queries, -1) * rule.scale, rule.softcap)
     distance = positions[:, None] - key_positions
-    if alibi_slopes is not None:
-        scores = scores - alibi_slopes[:, None, None] * distance.astype(jnp.float32)
+    if "alibi_slopes" in vectors:
+        scores = scores - vectors["alibi_slopes"][:, None, None] * distance.astype(jnp.float32)
     is_seen = (distance >= 0) & (key_positions < context_len)
     if rule.window is not None:
         is_seen = is_seen & (distance < rule.window)
-    probabilities = _softmax(jnp.where(is_seen, scores, _HIDDEN), sinks).astype(query.dtype)
+    probabilities = _softmax(jnp.where(is_seen, scores, _HIDDEN), vectors.get("sinks")).astype(query.dtype)
     shared = probabilities.reshape(num_kv_heads, -1, *probabilities.shape[1:])
     out = jnp.einsum("kgqn,nkd->qkgd", shared, value, precision=precision, preferred_element_type=jnp.float32)
     return out.reshape(query.shape).astype(query.dtype)

@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, final
 
 import jax
+import jax.numpy as jnp
+from jax.experimental.pallas import tpu as pltpu
+from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_attention
 from jax.sharding import Mesh, PartitionSpec
 from jax.typing import DTypeLike
 
-from tgi.architectures import ModelSpec
-from tgi_tpu.attention import AttentionRule, attend, write_pages
+from tgi.architectures import Attention, ModelSpec
+from tgi_tpu.attention import AttentionRule, Vectors, attend, write_pages
+from tgi_tpu.coverage import kv_repeats
+from tgi_tpu.layer_groups import attention_of
 from tgi_tpu.mesh import AXIS
+from tgi_tpu.ragged_attention import ragged_attention
 from tgi_tpu.step_arrays import StepArrays
 
-__all__ = ["AttentionKernel", "AttentionPlan", "choose_attention", "write_and_attend"]
+__all__ = ["AttentionKernel", "AttentionPlan", "Candidate", "choose_attention", "write_and_attend"]
 
-AttentionKernel = Literal["xla", "pallas", "jax"]
-"""`xla`: plain operations; `pallas`: the kernel of this package; `jax`: the ragged paged attention that JAX ships."""
+AttentionKernel = Literal["jax", "pallas", "xla"]
+"""`jax`: the ragged paged attention that JAX ships; `pallas`: the kernel of this package; `xla`: plain operations."""
+
+QKV = tuple[jax.Array, jax.Array, jax.Array]
+"""Query [T, H, D], key and value [T, K, D]."""
+
+_LANES = 128
+"""Width of a vector register of a TPU."""
+_QUERIES_PER_BLOCK = 32
+_KEYS_PER_BLOCK = 128
+_VMEM_BYTES = 64 << 20
+"""Of fast memory that JAX's kernel may use; every TPU from v4 on has more."""
+
+
+@final
+@dataclass(frozen=True)
+class Candidate:
+    """One implementation, and why it is not chosen; None = it is."""
+
+    kernel: AttentionKernel
+    reason: str | None
 
 
 @final
@@ -27,33 +53,64 @@ class AttentionPlan:
 
     mesh: Mesh
     kernel: AttentionKernel = "xla"
-    reasons: tuple[tuple[str, str], ...] = ()  # why not each of the others
+    interpret: bool = False  # run a Pallas kernel step by step, as a TPU would, on another platform
+    candidates: tuple[Candidate, ...] = ()
 
 
 def choose_attention(spec: ModelSpec, mesh: Mesh, *, platform: str, dtype: DTypeLike, block_size: int) -> AttentionPlan:
-    """The fastest implementation that can run `spec` on `platform` (`cpu`, `tpu`)."""
-    return AttentionPlan(mesh)
+    """The first of `AttentionKernel` that can run every layer of `spec` on `platform` (`cpu`, `tpu`)."""
+    mixers = dict.fromkeys(mixer for layer in spec.decoder.layers if (mixer := attention_of(layer)) is not None)
+    obstacles: dict[AttentionKernel, str | None] = {
+        "jax": _first(_obstacle_to_jax(mixer, mesh.size, dtype) for mixer in mixers),
+        "pallas": _first(_obstacle_to_pallas(mixer, block_size, dtype) for mixer in mixers),
+        "xla": None,
+    }
+    if platform != "tpu":
+        obstacles |= dict.fromkeys(("jax", "pallas"), f"it is compiled for TPUs, and the platform is {platform}")
+    chosen = next(kernel for kernel, obstacle in obstacles.items() if obstacle is None)
+    candidates = tuple(
+        Candidate(kernel, None if kernel == chosen else obstacle or f"{chosen} is preferred")
+        for kernel, obstacle in obstacles.items()
+    )
+    return AttentionPlan(mesh, chosen, candidates=candidates)
+
+
+def _first(obstacles: Iterable[str | None]) -> str | None:
+    return next((obstacle for obstacle in obstacles if obstacle is not None), None)
+
+
+def _obstacle_to_jax(mixer: Attention, tp_size: int, dtype: DTypeLike) -> str | None:
+    """Why JAX's kernel cannot compute a layer."""
+    heads = mixer.num_kv_heads * kv_repeats(mixer, tp_size) // tp_size
+    packed = 2 * heads * jnp.dtype(dtype).itemsize / 4  # 32-bit rows of a token's heads on one device
+    if mixer.alibi or mixer.sinks:
+        return f"it has no {'ALiBi' if mixer.alibi else 'attention sinks'}"
+    if mixer.head_dim % _LANES:
+        return f"its head size must be a multiple of {_LANES}, and the model's is {mixer.head_dim}"
+    if packed not in (1, 2, 4) and packed % 8:
+        return f"{heads} key heads on a device do not fill its registers"
+    return None
+
+
+def _obstacle_to_pallas(mixer: Attention, block_size: int, dtype: DTypeLike) -> str | None:
+    """Why the kernel of this package cannot compute a layer."""
+    if jnp.dtype(dtype) not in (jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)):
+        return f"it reads float32 and bfloat16, and the cache is {jnp.dtype(dtype).name}"
+    return None
 
 
 def write_and_attend(
-    plan: AttentionPlan,
-    qkv: tuple[jax.Array, jax.Array, jax.Array],
-    pages: jax.Array,
-    step: StepArrays,
-    rule: AttentionRule,
-    vectors: dict[str, jax.Array],
+    plan: AttentionPlan, qkv: QKV, pages: jax.Array, step: StepArrays, *, rule: AttentionRule, vectors: Vectors
 ) -> tuple[jax.Array, jax.Array]:
-    """Write key and value [T, K, D] into the pages, then attend with the query [T, H, D]: (what it sees [T, H, D], pages).
+    """Write key and value into the pages, then attend with the query: (what it sees [T, H, D], the pages).
 
-    Every device does so for its own heads. `vectors` holds `alibi_slopes` and `sinks`, float32 [H], where a layer has them.
+    Every device does so for its own heads.
     """
 
-    def on_device(
-        qkv: tuple[jax.Array, jax.Array, jax.Array], pages: jax.Array, step: StepArrays, vectors: dict[str, jax.Array]
-    ) -> tuple[jax.Array, jax.Array]:
+    def on_device(qkv: QKV, pages: jax.Array, step: StepArrays, vectors: Vectors) -> tuple[jax.Array, jax.Array]:
         query, key, value = qkv
         pages = write_pages(pages, key, value, step.slot_mapping)
-        return attend(query, pages, step, rule, **vectors), pages
+        return _attend(plan, query, pages, step, rule=rule, vectors=vectors), pages
 
     if plan.mesh.size == 1:
         return on_device(qkv, pages, step, vectors)
@@ -66,3 +123,29 @@ def write_and_attend(
         check_vma=False,
     )
     return divided(qkv, pages, step, vectors)
+
+
+def _attend(
+    plan: AttentionPlan, query: jax.Array, pages: jax.Array, step: StepArrays, *, rule: AttentionRule, vectors: Vectors
+) -> jax.Array:
+    match plan.kernel:
+        case "xla":
+            return attend(query, pages, step, rule, vectors)
+        case "pallas":
+            interpret = pltpu.InterpretParams() if plan.interpret else False
+            return ragged_attention(query, pages, step, rule, vectors, interpret=interpret)
+        case "jax":
+            return ragged_paged_attention(
+                query,
+                pages,
+                step.context_lens,
+                step.block_tables,
+                step.cu_query_lens,
+                step.num_sequences,
+                sm_scale=rule.scale,
+                sliding_window=rule.window,
+                soft_cap=rule.softcap,
+                num_kv_pages_per_block=min(step.block_tables.shape[1], max(1, _KEYS_PER_BLOCK // pages.shape[1])),
+                num_queries_per_block=_QUERIES_PER_BLOCK,
+                vmem_limit_bytes=_VMEM_BYTES,
+            )

@@ -49,6 +49,15 @@ class _CachePlace:
     num_layers: int
 
 
+@final
+@dataclass(frozen=True)
+class _LayerInputs:
+    """What is one layer's own."""
+
+    weights: Weights  # by role without `decoder.layers.{i}.`
+    place: _CachePlace | None
+
+
 def forward(
     spec: ModelSpec, parameters: Parameters, cache: Cache, step: StepArrays, *, attention: AttentionPlan
 ) -> tuple[jax.Array, Cache]:
@@ -105,66 +114,66 @@ def _run_group(
     context: _Context, group: LayerGroup, members: tuple[Weights, ...], x: jax.Array, cache: Cache
 ) -> tuple[jax.Array, Cache]:
     """All layers of a group over x [T, hidden]."""
-    shapes = cache_shapes(context.spec)
-
-    def place(member: int, repeat: jax.Array) -> _CachePlace | None:
-        first = group.first + member
-        for array, shape in enumerate(shapes):
-            if first in shape.layers:
-                stride = sum(1 for layer in shape.layers if 0 <= layer - group.first < len(group.pattern))
-                return _CachePlace(array, shape.layers.index(first) + repeat * stride, len(shape.layers))
-        return None
 
     def run_pattern(
-        carry: tuple[jax.Array, Cache], item: tuple[jax.Array, tuple[Weights, ...]]
+        flow: tuple[jax.Array, Cache], item: tuple[jax.Array, tuple[Weights, ...]]
     ) -> tuple[tuple[jax.Array, Cache], None]:
-        x, cache = carry
         repeat, weights = item
         for member, layer in enumerate(group.pattern):
+            here = _LayerInputs(weights[member], _place(context.spec, group, member, repeat))
             for number, block in enumerate(layer.blocks):
-                x, cache = _block(context, block, number, weights[member], place(member, repeat), x, cache)
-        return (x, cache), None
+                flow = _block(context, here, block, number, flow)
+        return flow, None
 
     numbers = jnp.arange(group.repeats, dtype=jnp.int32)
-    carry, _ = jax.lax.scan(run_pattern, (x, cache), (numbers, members))
-    return carry
+    return jax.lax.scan(run_pattern, (x, cache), (numbers, members))[0]
+
+
+def _place(spec: ModelSpec, group: LayerGroup, member: int, repeat: jax.Array) -> _CachePlace | None:
+    """Where a layer of a group keeps its keys and values; None if it has no attention."""
+    first = group.first + member
+    for array, shape in enumerate(cache_shapes(spec)):
+        if first in shape.layers:
+            # Layers of a pattern that share the array, so that the next repeat lies that many places on.
+            stride = sum(0 <= layer - group.first < len(group.pattern) for layer in shape.layers)
+            return _CachePlace(array, shape.layers.index(first) + repeat * stride, len(shape.layers))
+    return None
 
 
 def _block(
-    context: _Context, block: Block, number: int, weights: Weights, place: _CachePlace | None, x: jax.Array, cache: Cache
+    context: _Context, here: _LayerInputs, block: Block, number: int, flow: tuple[jax.Array, Cache]
 ) -> tuple[jax.Array, Cache]:
     """One residual step."""
-    y = norm(x, block.norm, weights, f"block{number}.norm")
+    x, cache = flow
+    y = norm(x, block.norm, here.weights, f"block{number}.norm")
     out = jnp.zeros_like(x)
     for branch in block.branches:
-        mixed, cache = _branch(context, branch, weights, place, y, cache)
+        mixed, cache = _branch(context, here, branch, y, cache)
         out = out + mixed
     x = (y if block.residual_from_norm else x) + jnp.asarray(block.residual_scale, x.dtype) * out
-    return norm(x, block.output_norm, weights, f"block{number}.output_norm"), cache
+    return norm(x, block.output_norm, here.weights, f"block{number}.output_norm"), cache
 
 
-def _branch(
-    context: _Context, branch: Branch, weights: Weights, place: _CachePlace | None, y: jax.Array, cache: Cache
-) -> tuple[jax.Array, Cache]:
-    mixer, name = branch.mixer, mixer_tag(branch.mixer)
+def _branch(context: _Context, here: _LayerInputs, branch: Branch, y: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+    """One mixer between its norms."""
+    mixer, name, weights = branch.mixer, mixer_tag(branch.mixer), here.weights
     y = norm(y, branch.norm, weights, f"{name}.norm")
     match mixer:
         case Attention():
-            assert place is not None, "a layer with attention has a place in the cache"
-            y, cache = _attention(context, mixer, weights, place, y, cache)
+            y, cache = _attention(context, here, mixer, y, cache)
         case MLP():
             y = mlp(y, mixer, weights, name)
         case MixtureOfExperts():
             y = mixture_of_experts(y, mixer, weights, name)
         case _:
-            raise NotImplementedError(name)  # `unsupported` said so
+            raise NotImplementedError(name)  # `coverage.unsupported` said so
     return norm(y, branch.post_norm, weights, f"{name}.post_norm"), cache
 
 
-def _attention(
-    context: _Context, mixer: Attention, weights: Weights, place: _CachePlace, y: jax.Array, cache: Cache
-) -> tuple[jax.Array, Cache]:
+def _attention(context: _Context, here: _LayerInputs, mixer: Attention, y: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
     """Self attention of y [T, hidden]; its keys and values go into the cache."""
+    weights, place = here.weights, here.place
+    assert place is not None, "a layer with attention has a place in the cache"
     qkv = _heads(context, mixer, weights, y)
     pages = cache[place.array]
     step = step_of_layer(context.step, pages, place.layer, place.num_layers)
@@ -174,7 +183,7 @@ def _attention(
         vectors["alibi_slopes"] = jnp.asarray(_alibi_slopes(mixer))
     if mixer.sinks:
         vectors["sinks"] = vector(weights, "attention.sinks").astype(jnp.float32)
-    mixed, pages = write_and_attend(context.plan, qkv, pages, step, rule, vectors)
+    mixed, pages = write_and_attend(context.plan, qkv, pages, step, rule=rule, vectors=vectors)
     mixed = mixed.reshape(len(y), -1)
     if mixer.output_gate:
         mixed = mixed * jax.nn.sigmoid(linear(y, weights, "attention.gate"))

@@ -5,6 +5,7 @@ Host memory holds one tensor of the file at a time, device memory that tensor be
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -77,10 +78,10 @@ def _leaves(spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantization: Quantiz
         key, index = _locate(role, spec)
         if key != role:
             continue
-        shape = _repeated_shape(role, shape, spec, mesh.size)
-        cut = partition(role, shape, mesh.size, len(index))
+        own = _repeated_shape(role, shape, spec, mesh.size)
+        cut = partition(role, own, mesh.size, len(index))
         repeats = tuple(groups[place_of(groups, _layer(role)).group].repeats for _ in index)
-        full = (*repeats, *shape)
+        full = (*repeats, *own)
         leaves[key] = _Leaf(
             full,
             jnp.dtype(jnp.int8 if quantization is not None and _is_quantized(role) else dtype),
@@ -155,16 +156,18 @@ class ParameterStore:
         key, index = _locate(role, self._spec)
         leaf = self._leaves[key]
         piece = _repeat_heads(role, piece, self._spec, leaf.sharding.mesh.size)
+        if not leaf.is_quantized:
+            piece = piece.astype(leaf.dtype, copy=False)
+        if piece.size == math.prod(leaf.shape):
+            whole = jax.device_put(np.ascontiguousarray(piece).reshape(leaf.shape), leaf.sharding)
+            self._arrays[key] = quantize(whole) if leaf.is_quantized else whole
+            return
         index = index if expert is None else (*index, expert)
         # The axes of the piece are the last ones of the array.
-        cut = [None] * len(leaf.shape)
-        cut[: len(leaf.sharding.spec)] = leaf.sharding.spec
-        on_device = jax.device_put(
-            np.ascontiguousarray(piece if leaf.is_quantized else piece.astype(leaf.dtype, copy=False)),
-            NamedSharding(leaf.sharding.mesh, PartitionSpec(*cut[len(index) :])),
-        )
+        cut = [*leaf.sharding.spec, *[None] * len(leaf.shape)][len(index) : len(leaf.shape)]
+        on_device = jax.device_put(np.ascontiguousarray(piece), NamedSharding(leaf.sharding.mesh, PartitionSpec(*cut)))
         array = self._arrays.pop(key) if key in self._arrays else _empty(leaf)
-        self._arrays[key] = _insert(array, quantize(on_device) if leaf.is_quantized else on_device, index)
+        self._arrays[key] = _insert(array, on_device, np.asarray(index, np.int32), leaf)
 
     def finish(self) -> Parameters:
         """The tree, once every role was written."""
@@ -179,16 +182,19 @@ def _empty(leaf: _Leaf) -> Weight:
     return QuantizedMatrix(values, jnp.zeros(leaf.shape[:-1], jnp.float32, device=leaf.scale_sharding))
 
 
-def _insert(array: Weight, piece: Weight, index: tuple[int, ...]) -> Weight:
+@partial(jax.jit, static_argnames="leaf", donate_argnames="array")
+def _insert(array: Weight, piece: jax.Array, index: jax.Array, leaf: _Leaf) -> Weight:
     """`array` with `piece` at `index` of its first axes; the one given is used up."""
-    places = np.asarray(index, np.int32)
-    return jax.tree.map(lambda whole, part: _insert_one(whole, part, places, whole.sharding), array, piece)
+    if not isinstance(array, QuantizedMatrix):
+        return _insert_one(array, piece, index, leaf.sharding)
+    rounded = quantize(piece)
+    values = _insert_one(array.values, rounded.values, index, leaf.sharding)
+    return QuantizedMatrix(values, _insert_one(array.scale, rounded.scale, index, leaf.scale_sharding))
 
 
-@partial(jax.jit, static_argnames="sharding", donate_argnames="array")
-def _insert_one(array: jax.Array, piece: jax.Array, places: jax.Array, sharding: NamedSharding) -> jax.Array:
+def _insert_one(array: jax.Array, piece: jax.Array, index: jax.Array, sharding: NamedSharding) -> jax.Array:
     num_leading = array.ndim - piece.ndim
-    starts = [*(places[axis] for axis in range(num_leading)), *(0 for _ in piece.shape)]
+    starts = [*(index[axis] for axis in range(num_leading)), *(0 for _ in piece.shape)]
     filled = jax.lax.dynamic_update_slice(array, piece.reshape((1,) * num_leading + piece.shape), starts)
     return jax.lax.with_sharding_constraint(filled, sharding)
 
@@ -223,6 +229,7 @@ def load(
     model_path: Path,
     mesh: Mesh,
     dtype: DTypeLike,
+    *,
     quantization: Quantization | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Parameters:
@@ -255,10 +262,13 @@ def _take(store: ParameterStore, placement: Placement, tensor: MappedTensor, spe
     except ModelError as error:
         raise _named(tensor.path, error) from error
     for role, piece in pieces.items():
-        if placement.rule.unit_rows:
-            exact = piece.astype(np.float32)
-            piece = exact / np.maximum(np.linalg.norm(exact, axis=-1, keepdims=True), np.float32(1e-12))
-        store.write(role, piece, placement.expert)
+        store.write(role, _unit_rows(piece) if placement.rule.unit_rows else piece, placement.expert)
+
+
+def _unit_rows(piece: Array) -> Array:
+    exact = piece.astype(np.float32)
+    length: Array = np.linalg.norm(exact, axis=-1, keepdims=True)
+    return exact / np.maximum(length, np.float32(1e-12))
 
 
 def _named(path: Path, error: ModelError) -> ModelError:

@@ -26,6 +26,7 @@ class QuantizedMatrix:
 Weight = jax.Array | QuantizedMatrix
 
 
+@jax.jit
 def quantize(matrix: jax.Array) -> QuantizedMatrix:
     """Round [..., out, in] to int8: the largest magnitude of a row becomes 127. A row of zeros keeps the scale 1."""
     exact = matrix.astype(jnp.float32)
