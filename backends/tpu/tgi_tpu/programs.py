@@ -65,7 +65,7 @@ class LoadedModel:
 def keep_programs_in(folder: Path) -> None:
     """Let JAX keep compiled programs in `folder`, of this process from now on. A file that it cannot read is made again."""
     folder.mkdir(parents=True, exist_ok=True)
-    compilation_cache.reset_cache()  # type: ignore[no-untyped-call] # it forgets the folder of an earlier worker
+    compilation_cache.reset_cache()  # forgets the folder of an earlier worker
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,14 +1,15 @@
 """Runs steps on the device: several in flight, each started by `submit` and answered by `collect`, in order.
 
 Nothing here waits for the device before `collect`: programs are dispatched one after the other, and what one leaves behind
-(cache, history, logits) the next one takes. Order of effects: drops, additions, block copies, rows.
+(cache, history, logits) the next one takes. Only a step whose masks are still to come holds up those after it: their tokens may
+be the ones it has not chosen yet. Order of effects: drops, additions, block copies, rows.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tgi.backend import (
-    Float32Array,
+    GrammarMasks,
     Int32Array,
     Limits,
     ModelRunnerOutput,
@@ -40,17 +41,30 @@ __all__ = ["ModelRunner"]
 
 
 @final
-@dataclass(frozen=True)
-class _Pending:
-    """A step in flight. Its arrays are on the device, or will be."""
+@dataclass(eq=False)
+class _StepInFlight:
+    """A step on its way. Its arrays are on the device, or will be."""
 
     step: SchedulerOutput
-    shape: str
     sampled: Int64Array  # rows of the step that choose a token
-    tokens: SampledTokens | None
-    scores: PendingScores | None
-    prepare_ns: int
-    compile_ns: int
+    batch: InputBatch | None  # None = no rows
+    mask: GrammarMasks | None
+    logits: jax.Array | None = None
+    tokens: SampledTokens | None = None
+    scores: PendingScores | None = None
+    is_started: bool = False
+    prepare_ns: int = 0
+    compile_ns: int = 0
+
+    @property
+    def waits_for_masks(self) -> bool:
+        """Whether nothing can be chosen yet."""
+        return self.step.mask == "late" and self.mask is None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the device has all its work."""
+        return self.is_started and (self.tokens is not None or not len(self.sampled))
 
 
 @final
@@ -83,43 +97,52 @@ class ModelRunner:
         self._no_mask = {rows: self._put(np.full((rows, self._mask_width), -1, np.int32)) for rows in buckets.rows}
         self._sampled_states: list[SequenceState] = []
         self._sampling: tuple[int, SamplingArrays] | None = None  # rows, and parameters of `_sampled_states`
-        self._in_flight: deque[_Pending] = deque()
+        self._in_flight: deque[_StepInFlight] = deque()
 
     def submit(self, step: SchedulerOutput) -> None:
         """Start a step. Raises `StepError` if it breaks the agreement; its drops and additions are done all the same."""
         if len(self._in_flight) >= self._limits.depth:
             raise StepError(f"{self._limits.depth} steps in flight were agreed, and as many are.", retryable=False)
-        began, compiled = self._clock(), self._programs.compile_ns
+        began = self._clock()
         for handle in step.dropped:
             self._sequences.drop(handle)
         for new in step.added:
-            self._add(new)
+            self._sequences.add(new)
         self._check_size(step)
-        self._copy_blocks(step)
-        sampled = np.flatnonzero(step.rows.sample)
-        tokens, scores, shape = None, None, ""
+        batch = None
         if step.rows.num_rows:
             batch = build_input_batch(step.rows, self._sequences, self._buckets, self._num_slots)
-            mask = self._mask(step, sampled, batch.shape.num_sequences)
-            logits, hidden = self._forward(batch.shape, batch.arrays, batch.history_rows)
+        in_flight = _StepInFlight(step, np.flatnonzero(step.rows.sample), batch, None)
+        if step.mask == "inline":
+            in_flight.mask = self._checked(step, step.masks)
+        if batch is not None:
             self._sequences.num_computed_tokens[batch.indices] = batch.lengths
-            scores = self._score_prompts(batch, hidden)
-            tokens = self._sample(batch, logits, sampled, step.rows.draw, mask) if len(sampled) else None
-            shape = batch.shape.label
-        compile_ns = self._programs.compile_ns - compiled
-        prepare_ns = self._clock() - began - compile_ns
-        self._in_flight.append(_Pending(step, shape, sampled, tokens, scores, max(prepare_ns, 0), compile_ns))
+        in_flight.prepare_ns = self._clock() - began
+        self._in_flight.append(in_flight)
+        self._dispatch()
+
+    def submit_masks(self, masks: GrammarMasks) -> None:
+        """The masks that a step waits for. Raises `StepError` if none does."""
+        waiting = next((f for f in self._in_flight if f.step.step_id == masks.step_id and f.waits_for_masks), None)
+        if waiting is None:
+            raise StepError(f"No step {masks.step_id} waits for masks.", retryable=False)
+        waiting.mask = self._checked(waiting.step, masks)
+        self._dispatch()
 
     def collect(self) -> ModelRunnerOutput | None:
-        """Wait for the oldest step in flight; None if there is none."""
+        """Wait for the oldest step in flight; None if there is none. Raises `StepError` if its masks did not come."""
         if not self._in_flight:
             return None
-        pending = self._in_flight.popleft()
+        first = self._in_flight.popleft()
+        if not first.is_complete:
+            self._dispatch()  # those that it held up
+            raise StepError(f"The masks of step {first.step.step_id} did not come.", retryable=True)
         began = self._clock()
-        tokens, logprobs = jax.device_get((pending.tokens, None if pending.scores is None else pending.scores.logprobs))
-        times = StepTimes(prepare=pending.prepare_ns, forward=self._clock() - began, compile=pending.compile_ns)
-        scores = [] if pending.scores is None else pending.scores.records(logprobs)
-        return step_output(pending.step, pending.sampled, tokens, scores=scores, times=times, shape=pending.shape)
+        tokens, logprobs = jax.device_get((first.tokens, None if first.scores is None else first.scores.logprobs))
+        times = StepTimes(prepare=first.prepare_ns, forward=self._clock() - began, compile=first.compile_ns)
+        scores = [] if first.scores is None else first.scores.records(logprobs)
+        shape = "" if first.batch is None else first.batch.shape.label
+        return step_output(first.step, first.sampled, tokens, scores=scores, times=times, shape=shape)
 
     def computes(self) -> bool:
         """Whether one token, in a block of its own, gets finite logits."""
@@ -135,13 +158,37 @@ class ModelRunner:
     def _put(self, arrays: Any) -> Any:  # noqa: ANN401 - a tree of numpy arrays becomes the same tree on the device
         return jax.device_put(arrays, self._loaded.replicated)
 
-    def _add(self, new: NewSequence) -> None:
-        state = self._sequences.add(new)
-        # All other ids of a sequence come with the rows that compute them.
-        if new.num_computed_tokens and needs_history(new.sampling):
-            tokens = padded(new.tokens, self._history.shape[1])
-            writer = self._programs.history_writer()
-            self._history = writer(self._history, *self._put((np.int32(state.index), tokens)))
+    def _dispatch(self) -> None:
+        """Give the device what can be given, in order."""
+        for in_flight in self._in_flight:
+            began, compiled = self._clock(), self._programs.compile_ns
+            if not in_flight.is_started:
+                self._start(in_flight)
+            if not in_flight.is_complete and not in_flight.waits_for_masks:
+                self._sample(in_flight)
+            compile_ns = self._programs.compile_ns - compiled
+            in_flight.compile_ns += compile_ns
+            in_flight.prepare_ns += max(0, self._clock() - began - compile_ns)
+            if not in_flight.is_complete:
+                break
+
+    def _start(self, in_flight: _StepInFlight) -> None:
+        """Everything before tokens are chosen."""
+        step, batch = in_flight.step, in_flight.batch
+        self._write_history(step.added)
+        self._copy_blocks(step)
+        if batch is not None:
+            in_flight.logits, hidden = self._forward(batch.shape, batch.arrays, batch.history_rows)
+            in_flight.scores = self._score_prompts(batch, hidden)
+        in_flight.is_started = True
+
+    def _write_history(self, added: Sequence[NewSequence]) -> None:
+        """The ids of prefix hits, where they will be counted; all other ids come with the rows that compute them."""
+        for new in added:
+            if new.num_computed_tokens and needs_history(new.sampling):
+                (state,) = self._sequences.find([new.sequence])
+                row, tokens = self._put((np.int32(state.index), padded(new.tokens, self._history.shape[1])))
+                self._history = self._programs.history_writer()(self._history, row, tokens)
 
     def _check_size(self, step: SchedulerOutput) -> None:
         rows = step.rows
@@ -160,16 +207,22 @@ class ModelRunner:
             pair = padded(sources[first : first + COPIES], COPIES), padded(targets[first : first + COPIES], COPIES, -1)
             self._cache = self._programs.block_copier()(self._cache, *self._put(pair))
 
-    def _mask(self, step: SchedulerOutput, sampled: Int64Array, num_rows: int) -> jax.Array:
+    def _checked(self, step: SchedulerOutput, masks: GrammarMasks | None) -> GrammarMasks:
+        if masks is None or masks.words.size != len(masks.row) * self._mask_width:
+            raise StepError(f"The masks of step {step.step_id} are not {self._mask_width} words a row.", retryable=False)
+        if len(masks.row) and not 0 <= int(masks.row.min()) <= int(masks.row.max()) < step.rows.num_rows:
+            raise StepError(f"The masks of step {step.step_id} name rows that it does not have.", retryable=False)
+        return masks
+
+    def _mask_words(self, in_flight: _StepInFlight, num_rows: int) -> jax.Array:
         """Allowed tokens of the sampled rows, int32 [num_rows, mask_width]."""
-        if step.mask == "none":
+        masks = in_flight.mask
+        if masks is None:
             return self._no_mask[num_rows]
-        masks = step.masks
-        if step.mask == "late" or masks is None or masks.words.size != len(masks.row) * self._mask_width:
-            raise StepError(f"A mask of {self._mask_width} words for each row, sent with its step, was agreed.", retryable=False)
         words = np.full((num_rows, self._mask_width), -1, np.int32)
-        is_sampled = step.rows.sample[masks.row] != 0
-        words[np.searchsorted(sampled, masks.row[is_sampled])] = masks.words.reshape(-1, self._mask_width)[is_sampled]
+        is_sampled = in_flight.step.rows.sample[masks.row] != 0
+        places = np.searchsorted(in_flight.sampled, masks.row[is_sampled])
+        words[places] = masks.words.reshape(-1, self._mask_width)[is_sampled]
         placed: jax.Array = self._put(words)
         return placed
 
@@ -198,17 +251,15 @@ class ModelRunner:
             scores.logprobs.append(scorer(self._loaded.parameters, hidden, indices, targets))
         return scores
 
-    def _sample(
-        self, batch: InputBatch, logits: jax.Array, sampled: Int64Array, draws: Float32Array, mask: jax.Array
-    ) -> SampledTokens:
+    def _sample(self, in_flight: _StepInFlight) -> None:
+        """Choose the tokens of a step whose logits are on their way, and send them to the host as soon as they are there."""
+        batch, sampled = in_flight.batch, in_flight.sampled
+        assert batch is not None
         num_rows = batch.shape.num_sequences
         states = [batch.states[row] for row in sampled.tolist()]
-        if self._sampling is None or self._sampling[0] != num_rows or states != self._sampled_states:
-            self._sampled_states = states
-            self._sampling = num_rows, self._put(sampling_arrays([state.sampling for state in states], num_rows))
-        parameters = self._sampling[1]
-        draw = np.zeros(num_rows, np.float32)
-        draw[: len(sampled)] = draws[sampled]
+        parameters = self._sampling_arrays(states, num_rows)
+        draws = np.zeros(num_rows, np.float32)
+        draws[: len(sampled)] = in_flight.step.rows.draw[sampled]
         prompts = np.array([len(state.prompt) for state in states])
         rows = SampledRows(
             *self._put(
@@ -216,13 +267,20 @@ class ModelRunner:
                     padded(batch.indices[sampled], num_rows, self._limits.max_sequences),
                     padded(batch.lengths[sampled], num_rows),
                     padded(prompts, num_rows),
-                    draw,
+                    draws,
                 )
             )
         )
         program = self._programs.sampler(num_rows, parameters.bias_rows.shape[0])
-        tokens, self._history = program(logits, self._history, rows, parameters, mask)
-        for array in jax.tree.leaves(tokens):
+        mask_words = self._mask_words(in_flight, num_rows)
+        in_flight.tokens, self._history = program(in_flight.logits, self._history, rows, parameters, mask_words)
+        in_flight.logits = None
+        for array in jax.tree.leaves(in_flight.tokens):
             array.copy_to_host_async()
-        result: SampledTokens = tokens
-        return result
+
+    def _sampling_arrays(self, states: list[SequenceState], num_rows: int) -> SamplingArrays:
+        """On the device, for as long as the batch keeps its sequences in their order."""
+        if self._sampling is None or self._sampling[0] != num_rows or states != self._sampled_states:
+            self._sampled_states = states
+            self._sampling = num_rows, self._put(sampling_arrays([state.sampling for state in states], num_rows))
+        return self._sampling[1]

@@ -25,7 +25,6 @@ from tgi.backend import (
     Host,
     ModelRunnerOutput,
     SchedulerOutput,
-    StepError,
     Wish,
     WorkerState,
 )
@@ -46,7 +45,7 @@ __all__ = ["TpuWorker"]
 _BLOCK_SIZE = 32  # tokens: large enough for one fetch by the kernels, small enough to share most of a common prompt
 _MAX_STEP_TOKENS = 1024  # where nothing else says: matrix products are at full rate by then
 _MAX_TOP_N = MAX_TOP_TOKENS // 2  # the other half is for ties
-_FEATURES = ("device_token", "logprobs", "mask")
+_FEATURES = ("device_token", "late_mask", "logprobs", "mask")
 _PROGRESS_SECONDS = 0.1
 
 
@@ -74,7 +73,9 @@ class TpuWorker:
             keep_programs_in(Path(config.cache_dir) / "tpu")
         platform = _prepared_platform(config.options.get("platform", "auto"), config.num_shard)
         mesh = make_mesh(config.num_shard, platform)
-        parameters = model.load(self._spec, path, mesh, dtype, self._quantization, _Throttled(self._host, "load"))
+        parameters = model.load(
+            self._spec, path, mesh, dtype, quantization=self._quantization, progress=_Throttled(self._host, "load")
+        )
         plan = choose_attention(self._spec, mesh, platform=platform, dtype=dtype, block_size=_BLOCK_SIZE)
         self._loaded = LoadedModel(self._spec, parameters, plan, dtype)
         self._state = WorkerState.LOADED
@@ -152,11 +153,15 @@ class TpuWorker:
         self._state.require(WorkerState.READY, "submit")
         assert self._runner is not None
         if isinstance(step, GrammarMasks):
-            raise StepError("Late masks were not agreed.", retryable=False)
-        self._runner.submit(step)
+            self._runner.submit_masks(step)
+        else:
+            self._runner.submit(step)
 
     def collect(self, timeout: float) -> ModelRunnerOutput | None:
-        """Wait for the oldest step, however long it takes; None if there is none."""
+        """Wait for the oldest step, however long it takes; None if there is none.
+
+        Raises `StepError` at once if it lacks its masks: the thread that waits here is the one that would bring them.
+        """
         del timeout
         self._state.require(WorkerState.READY, "collect")
         assert self._runner is not None
@@ -202,7 +207,7 @@ class TpuWorker:
             "num_devices": str(devices.size),
             "attention": plan.kernel,
             "quantization": "none" if self._quantization is None else f"{self._quantization} weights",
-            **{f"why not attention by {name}": reason for name, reason in plan.reasons},
+            **{f"attention not by {c.kernel}": c.reason for c in plan.candidates if c.reason is not None},
         }
 
 

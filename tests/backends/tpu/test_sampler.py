@@ -1,0 +1,137 @@
+"""The compiled sampler against the reference of `tgi.testing.sampling`."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from tests.backends.cpu.test_sampling import agrees, batches, pack, row
+from tgi.testing.sampling import log_softmax
+from tgi_tpu.sampler import MAX_TOP_TOKENS, NOT_FINITE, NOTHING_ALLOWED, SampledRows, sample, score_tokens
+from tgi_tpu.sampling_params import bias_bucket, sampling_arrays
+
+NUM_ROWS = 4  # every batch is padded to it, as in serving
+HISTORY = 32
+
+
+@cache
+def sampler():
+    return jax.jit(sample)
+
+
+def padded(values, filler=0, dtype=np.int32):
+    array = np.full(NUM_ROWS, filler, dtype)
+    array[: len(values)] = values
+    return array
+
+
+def run(rows):
+    """Sampled tokens of the rows on the host, and the history afterwards."""
+    vocab_size = len(rows[0].logits)
+    logits = np.zeros((NUM_ROWS, vocab_size), np.float32)
+    history = np.zeros((NUM_ROWS + 1, HISTORY), np.int32)
+    words = np.full((NUM_ROWS, -(-vocab_size // 32)), -1, np.int32)
+    for i, one in enumerate(rows):
+        logits[i], history[i, : one.length] = one.logits, one.tokens
+        if one.allowed is not None:
+            words[i] = pack(one.allowed)
+    sampled = SampledRows(
+        padded(range(len(rows)), NUM_ROWS),
+        padded([one.length for one in rows]),
+        padded([one.num_prompt_tokens for one in rows]),
+        padded([one.draw for one in rows], dtype=np.float32),
+    )
+    parameters = sampling_arrays([one.sampling for one in rows], NUM_ROWS)
+    return jax.device_get(sampler()(logits, history, sampled, parameters, words))
+
+
+def tops(result, i):
+    count = int(result.top_counts[i])
+    return dict(zip(result.top_ids[i, :count].tolist(), result.top_logprobs[i, :count].tolist(), strict=True))
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(batches())
+def test_the_sampler_equals_the_reference(rows):
+    result, history = run(rows)
+    assert not result.problems.any()
+    for i, one in enumerate(rows):
+        token = int(result.tokens[i])
+        assert agrees(one, token, float(result.logprobs[i]), tops(result, i)), (one, one.reference())
+        assert history[i, : one.length + 1].tolist() == [*one.tokens.tolist(), token]
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(batches())
+def test_a_row_does_not_depend_on_its_batch_mates(rows):
+    together, _ = run(rows)
+    for i, one in enumerate(rows):
+        alone, _ = run([one])
+        assert alone.tokens[0] == together.tokens[i]
+        np.testing.assert_array_equal(alone.logprobs[0], together.logprobs[i])
+        assert tops(alone, 0) == tops(together, i)
+
+
+def test_greedy_takes_the_lowest_of_equals():
+    assert run([row([0, 2, 2, 1]), row([3, 3, 3, 3])])[0].tokens[:2].tolist() == [1, 0]
+
+
+def test_draws_at_the_ends():
+    last = np.nextafter(np.float32(1), np.float32(0))
+    rows = [
+        row([1, 1, 1, 1], 0.0, greedy=False),
+        row([1, 1, 1, 1], last, greedy=False),
+        row([-9e9, 1, 1, -9e9], last, greedy=False),
+        row([-np.inf, 1, 1, -np.inf], 0.0, greedy=False),
+    ]
+    assert run(rows)[0].tokens.tolist() == [0, 3, 2, 1]
+
+
+def test_no_draw_takes_a_token_that_was_cut():
+    """Parallel sums over many equal tokens do not always rise; a token without probability must not profit."""
+    vocab_size = 4001
+    allowed = np.arange(vocab_size) % 2 == 0
+    draws = np.linspace(0, 1, 64, endpoint=False, dtype=np.float32)
+    rows = [row(np.zeros(vocab_size), draw, allowed=allowed, greedy=False) for draw in draws]
+    for first in range(0, len(rows), NUM_ROWS):
+        tokens = run(rows[first : first + NUM_ROWS])[0].tokens
+        assert not (tokens % 2).any()
+        np.testing.assert_allclose(tokens / vocab_size, draws[first : first + NUM_ROWS], atol=2e-3)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("greedy", [True, False])
+def test_a_row_that_is_not_finite_fails_alone(bad, greedy):
+    good = row([0, 1, 5, 2], 0.3, greedy=greedy, logprobs="processed", top_n_tokens=2)
+    result, _ = run([good, row([0, bad, 1, 2], 0.3, greedy=greedy, logprobs="raw"), good])
+    assert result.problems.tolist() == [0, NOT_FINITE, 0, 0]
+    assert result.tokens[0] == result.tokens[2] == good.reference().token_id
+
+
+def test_a_row_without_an_allowed_token_fails_alone():
+    none = np.zeros(4, np.bool_)
+    result, _ = run([row([0, 1, 5, 2]), row([0, 1, 5, 2], allowed=none), row([0, 1, 5, 2], 0.5, allowed=none, greedy=False)])
+    assert result.problems.tolist() == [0, NOTHING_ALLOWED, NOTHING_ALLOWED, 0]
+    assert result.tokens[0] == 2
+
+
+def test_top_tokens_end_at_their_limit():
+    result, _ = run([row(np.zeros(4001), logprobs="raw", top_n_tokens=1)])
+    assert list(tops(result, 0)) == list(range(MAX_TOP_TOKENS))
+
+
+def test_scores_are_raw_log_probabilities():
+    logits = np.random.default_rng(0).normal(size=(3, 7)).astype(np.float32)
+    targets = np.array([0, 6, 3], np.int32)
+    expected = [log_softmax(logits[i].astype(np.float64))[target] for i, target in enumerate(targets)]
+    np.testing.assert_allclose(score_tokens(logits, targets), expected, atol=1e-6)
+
+
+def test_many_biases_take_a_larger_bucket():
+    few, many = (row(np.zeros(40), logit_bias=tuple((i % 40, 0.5) for i in range(count))) for count in (64, 65))
+    assert (bias_bucket([few.sampling]), bias_bucket([many.sampling])) == (64, 512)
+    assert run([many])[0].tokens[0] == many.reference().token_id == 0
