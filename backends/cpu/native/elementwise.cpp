@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "quantized.h"
 #include "vector.h"
 
 namespace tgi {
@@ -40,6 +41,13 @@ void norm_head(float* x, int64_t size, int kind, float epsilon, const float* wei
   float mean, scale;
   moments(x, size, kind == 2, epsilon, &mean, &scale);
   for (int64_t i = 0; i < size; ++i) x[i] = (x[i] - mean) * scale * weight[i];
+}
+
+// target[i] = factor * input i of a column of packed panels.
+void read_column(const bf16* panels, int64_t num_inputs, int64_t column, float factor, float* target) {
+  const int64_t pairs = (num_inputs + 1) / 2;
+  const bf16* panel = panels + column / kPanelColumns * pairs * 2 * kPanelColumns + column % kPanelColumns * 2;
+  for (int64_t i = 0; i < num_inputs; ++i) target[i] = to_float(panel[i / 2 * 2 * kPanelColumns + i % 2]) * factor;
 }
 
 void rotate(float* x, const AttentionLayer& layer, const float* cosines, const float* sines) {
@@ -91,13 +99,14 @@ inline bool begins_block(const Batch& batch, int64_t token, int64_t offset) {
 int64_t num_row_shares(const Batch& batch) { return (batch.num_tokens + kShareRows - 1) / kShareRows; }
 
 void run_embed(const Op& op, const Batch& batch, int64_t share) {
-  const int64_t pairs = (op.num_columns + 1) / 2;
   const int64_t stride = round_up(op.num_columns, kPanelColumns);
   for_rows(share, batch, [&](int64_t row) {
     const int64_t token = batch.token_ids[row];
-    const bf16* panel = static_cast<const bf16*>(op.weight) + token / kPanelColumns * pairs * 2 * kPanelColumns + token % kPanelColumns * 2;
     float* target = static_cast<float*>(op.target) + row * stride;
-    for (int64_t i = 0; i < op.num_columns; ++i) target[i] = to_float(panel[i / 2 * 2 * kPanelColumns + i % 2]) * op.scale;
+    if (op.quantized == nullptr)
+      read_column(static_cast<const bf16*>(op.weight), op.num_columns, token, op.scale, target);
+    else
+      dequantize_column(*op.quantized, op.num_columns, token, op.scale, target);
     if (op.positions != nullptr) {
       const float* position = op.positions + (batch.positions[row] + op.position_offset) * op.num_columns;
       for (int64_t i = 0; i < op.num_columns; ++i) target[i] += position[i];

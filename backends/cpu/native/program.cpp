@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "quantized.h"
 #include "team.h"
 
 #if defined(__linux__)
@@ -20,13 +21,13 @@ using tgi::Kind;
 class ProgramRun final : public tgi::Job {
  public:
   ProgramRun(const tgi::Op* ops, const tgi::Batch& batch, int num_threads, float* const* scratch)
-      : ops_(ops), batch_(batch), num_threads_(num_threads), scratch_(scratch) {}
+      : ops_(ops), batch_(batch), num_threads_(num_threads), scratch_(scratch), prepared_(static_cast<size_t>(num_threads), -1) {}
 
   // How many shares an op has. Called for all ops, in order, before the run.
   int64_t num_shares(const tgi::Op& op) {
     switch (static_cast<Kind>(op.kind)) {
       case Kind::kLinear:
-        return tgi::num_linear_shares(op, batch_, num_threads_);
+        return op.quantized == nullptr ? tgi::num_linear_shares(op, batch_, num_threads_) : tgi::num_quantized_linear_shares(op, batch_, num_threads_);
       case Kind::kAttention:
         return tiles(op).starts[batch_.num_rows] * op.attention->num_kv_heads;
       default:
@@ -42,7 +43,9 @@ class ProgramRun final : public tgi::Job {
       case Kind::kNorm:
         return tgi::run_norm(op, batch_, share);
       case Kind::kLinear:
-        return tgi::run_linear(op, batch_, num_threads_, share);
+        if (op.quantized == nullptr) return tgi::run_linear(op, batch_, num_threads_, share);
+        if (std::exchange(prepared_[static_cast<size_t>(thread)], stage) != stage) tgi::prepare_quantized_linear(op, batch_, scratch_[thread]);
+        return tgi::run_quantized_linear(op, batch_, num_threads_, share, scratch_[thread]);
       case Kind::kQkv:
         return tgi::run_qkv(op, batch_, share);
       case Kind::kAttention:
@@ -71,6 +74,7 @@ class ProgramRun final : public tgi::Job {
   const tgi::Batch& batch_;
   const int num_threads_;
   float* const* scratch_;
+  std::vector<int64_t> prepared_;  // by thread: the quantized linear whose rows its scratch holds
   std::vector<std::pair<int64_t, std::vector<int32_t>>> tiles_;  // complete before the run begins
 };
 
@@ -101,11 +105,11 @@ class Engine {
 
 extern "C" {
 
-// 1 if this processor has what the kernels need (AVX-512 with bf16 products), else 0.
+// 1 if this processor has what the kernels need (AVX-512 with bf16 and byte products), else 0.
 int32_t tgi_supported() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 #else
   return 0;
 #endif
@@ -113,7 +117,7 @@ int32_t tgi_supported() {
 
 // Sizes of the records, so that the caller can check that it describes the same ones.
 int64_t tgi_record_size(int32_t record) {
-  const int64_t sizes[] = {sizeof(tgi::Op), sizeof(tgi::Batch), sizeof(tgi::AttentionLayer)};
+  const int64_t sizes[] = {sizeof(tgi::Op), sizeof(tgi::Batch), sizeof(tgi::AttentionLayer), sizeof(tgi::QuantizedWeight)};
   return sizes[record];
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,16 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["AttentionRecord", "BatchRecord", "Engine", "NativeLibrary", "OpRecord", "load_library", "round_up"]
+__all__ = [
+    "AttentionRecord",
+    "BatchRecord",
+    "Engine",
+    "NativeLibrary",
+    "OpRecord",
+    "QuantizedRecord",
+    "load_library",
+    "round_up",
+]
 
 PANEL_COLUMNS = 32
 BLOCK_TOKENS = 32
@@ -50,6 +59,17 @@ class AttentionRecord(Structure):
     )
 
 
+class QuantizedRecord(Structure):
+    """`tgi::QuantizedWeight`."""
+
+    _fields_ = (
+        ("codes", c_void_p),
+        ("scales", c_void_p),
+        ("bits", c_int32),
+        ("group_size", c_int32),
+    )
+
+
 class OpRecord(Structure):
     """`tgi::Op`."""
 
@@ -70,6 +90,7 @@ class OpRecord(Structure):
         ("epsilon", c_float),
         ("position_offset", c_int32),
         ("target_is_float", c_int32),
+        ("quantized", POINTER(QuantizedRecord)),
     )
 
 
@@ -120,6 +141,36 @@ class NativeLibrary:
         """Floats of working memory that a thread needs for this attention layer."""
         return int(self.functions.tgi_scratch_floats(ctypes.byref(layer)))
 
+    def quantized_scratch_floats(self, weight: QuantizedRecord, num_inputs: int) -> int:
+        """Floats of working memory that a thread needs for a product with this weight."""
+        return int(self.functions.tgi_quantized_scratch_floats(ctypes.byref(weight), num_inputs))
+
+    def quantize(
+        self,
+        piece: npt.NDArray[np.float32],
+        target: QuantizedRecord,
+        total_inputs: int,
+        anchors: Sequence[float],
+        *,
+        first_column: int,
+        first_input: int = 0,
+        gate_half: int = -1,
+    ) -> None:
+        """Put a contiguous piece [rows, inputs] of a weight into its codes and scales (see `tgi_quantize`)."""
+        rows, inputs = piece.shape
+        self.functions.tgi_quantize(
+            piece.ctypes.data,
+            rows,
+            inputs,
+            ctypes.byref(target),
+            total_inputs,
+            first_column,
+            first_input,
+            gate_half,
+            (c_float * len(anchors))(*anchors),
+            len(anchors),
+        )
+
     def pack(
         self,
         piece: npt.NDArray[np.uint16],
@@ -167,10 +218,13 @@ def load_library(folder: Path | None = None) -> NativeLibrary | None:
     _declare(functions.tgi_scratch_floats, c_int64, c_void_p)
     _declare(functions.tgi_advise_huge, None, c_void_p, c_int64)
     _declare(functions.tgi_pack, None, c_void_p, c_int64, c_int64, c_void_p, c_int64, c_int64, c_int64, c_int32)
+    sizes = (c_int64, c_int64, c_int64, c_int32)
+    _declare(functions.tgi_quantize, None, c_void_p, c_int64, c_int64, c_void_p, *sizes, c_void_p, c_int64)
+    _declare(functions.tgi_quantized_scratch_floats, c_int64, c_void_p, c_int64)
     _declare(functions.tgi_engine_create, c_void_p, c_int32, c_int64, c_int64)
     _declare(functions.tgi_engine_destroy, None, c_void_p)
     _declare(functions.tgi_run, None, c_void_p, c_void_p, c_int64, c_void_p)
-    for number, record in enumerate((OpRecord, BatchRecord, AttentionRecord)):
+    for number, record in enumerate((OpRecord, BatchRecord, AttentionRecord, QuantizedRecord)):
         expected, found = ctypes.sizeof(record), functions.tgi_record_size(number)
         if expected != found:
             raise ImportError(f"{paths[0].name}: {record.__name__} has {found} bytes there and {expected} here; build it again")

@@ -16,6 +16,7 @@ from tgi_cpu.native_program import NativeCache, NativeProgram, build_program
 from tgi_cpu.native_weights import NativeWeights
 from tgi_torch.attention import AttentionMetadata
 from tgi_torch.model import LoadModel, Progress
+from tgi_torch.weight_formats import Quantization
 from tgi_torch.weights import load_weights
 
 __all__ = ["NativeDecoder", "NativeModel", "native_loader"]
@@ -28,9 +29,11 @@ _DEVICE = torch.device("cpu")
 class NativeDecoder:
     """Packed weights, before the cache: `tgi_torch.model.LoadedModel` and `tgi_torch.weights.WeightSink`."""
 
-    def __init__(self, spec: ModelSpec, library: NativeLibrary, num_threads: int) -> None:
+    def __init__(
+        self, spec: ModelSpec, library: NativeLibrary, num_threads: int, quantization: Quantization | None = None
+    ) -> None:
         self.spec = spec
-        self.weights = NativeWeights(spec, library)
+        self.weights = NativeWeights(spec, library, quantization)
         self._library = library
         self._num_threads = num_threads
         self._engine: Engine | None = None
@@ -39,6 +42,11 @@ class NativeDecoder:
     def dtype(self) -> torch.dtype:
         """Of weights and cache; the residual is float32."""
         return torch.bfloat16
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the weights."""
+        return self.weights.num_bytes
 
     @property
     def is_chunked(self) -> bool:
@@ -136,12 +144,12 @@ class NativeModel:
         return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
 
-def native_loader(library: NativeLibrary, num_threads: int) -> LoadModel:
-    """Loads a checkpoint into the native kernels; the spec must be one they run whole."""
+def native_loader(library: NativeLibrary, num_threads: int, quantization: Quantization | None = None) -> LoadModel:
+    """Loads a checkpoint into the native kernels, in bfloat16 or quantized; the spec must be one they run whole."""
 
     def load(spec: ModelSpec, dtype: torch.dtype, path: Path, progress: Progress) -> NativeDecoder:
         assert dtype == torch.bfloat16, f"the kernels compute in bfloat16, not {dtype}"
-        decoder = NativeDecoder(spec, library, num_threads)
+        decoder = NativeDecoder(spec, library, num_threads, quantization)
         load_weights(decoder, path, progress)
         return decoder
 

@@ -18,7 +18,7 @@ from tgi.architectures import MLP, Attention, Block, Branch, DynamicScaling, Lon
 from tgi.architectures.roles import mixer_tag
 from tgi.architectures.rope import inverse_frequencies
 from tgi_cpu.native import BLOCK_TOKENS, PANEL_COLUMNS, AttentionRecord, NativeLibrary, OpRecord, round_up
-from tgi_cpu.native_weights import Float32Array, NativeWeights, PackedMatrix
+from tgi_cpu.native_weights import Float32Array, NativeWeights
 from tgi_torch.attention import alibi_slopes
 
 __all__ = ["NativeCache", "NativeProgram", "build_program", "unsupported"]
@@ -171,7 +171,10 @@ class _Builder:
         self, name: str, source: Array, target: Array, store: Store, *, scale: float = 1.0, activation: str | None = None
     ) -> None:
         """Append a product: store(scale * (source x weight + bias)) goes to `target`."""
-        matrix: PackedMatrix = self.weights.matrices[name]
+        matrix = self.weights.matrices[name]
+        if matrix.record is not None:
+            floats = self.native.quantized_scratch_floats(matrix.record, matrix.plan.num_inputs)
+            self.scratch_floats = max(self.scratch_floats, floats)
         self.add(
             Kind.LINEAR,
             store=store,
@@ -179,6 +182,7 @@ class _Builder:
             num_columns=matrix.plan.num_columns,
             num_inputs=matrix.plan.num_inputs,
             weight=self.pointer(matrix.panels),
+            quantized=matrix.record_pointer,
             bias=self.pointer(self.weights.bias(matrix)),
             source=self.pointer(source),
             target=self.pointer(target),
@@ -290,10 +294,12 @@ def build_program(
 def _embed(builder: _Builder, hidden: Array) -> None:
     embedding = builder.spec.embedding
     positions = embedding.positions
+    table = builder.weights.matrices["embedding"]
     builder.add(
         Kind.EMBED,
         num_columns=builder.spec.hidden_size,
-        weight=builder.pointer(builder.weights.matrices["embedding"].panels),
+        weight=builder.pointer(table.panels),
+        quantized=table.record_pointer,
         target=builder.pointer(hidden),
         positions=None if positions is None else builder.pointer(builder.weights.vectors["embedding.positions.weight"]),
         position_offset=0 if positions is None else positions.offset,

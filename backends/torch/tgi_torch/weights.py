@@ -25,6 +25,7 @@ from tgi_torch.safetensors_file import FLOAT_DTYPES, SafetensorsFile
 __all__ = ["WeightSink", "checkpoint_dtype", "load_weights"]
 
 _CHUNK_BYTES = 4 << 20
+_CHUNK_MULTIPLE = 128  # rows or inputs: kernels keep inputs in pairs, and quantized ones in groups
 
 
 @final
@@ -109,8 +110,7 @@ def _chunks(piece: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         return
     axis = max(range(piece.dim()), key=piece.stride)
     bytes_per_index = piece.numel() // piece.shape[axis] * piece.element_size()
-    # Even, because kernels may keep inputs in pairs.
-    step = max(2, _CHUNK_BYTES // bytes_per_index // 2 * 2)
+    step = max(1, _CHUNK_BYTES // bytes_per_index // _CHUNK_MULTIPLE) * _CHUNK_MULTIPLE
     for start in range(0, piece.shape[axis], step):
         yield axis, start, piece.narrow(axis, start, min(step, piece.shape[axis] - start))
 

@@ -1,0 +1,190 @@
+// Matrix products of bf16 with weights in codes of 8 or 4 bits.
+//
+// Few rows read the codes as they are: the rows become integers of 16 bits in two bytes, and byte products are exact. A group's
+// sum becomes a float with the scales of both sides. Many rows are bound by arithmetic: a panel is unpacked to bf16 once for all
+// of them.
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma")
+
+#include <algorithm>
+
+#include "linear_store.h"
+#include "quantized.h"
+#include "vector.h"
+
+namespace tgi {
+namespace {
+
+constexpr int kMaxTile = 12;              // rows of a register tile
+constexpr int64_t kMaxIntegerRows = 48;   // up to here the byte products are faster
+constexpr int64_t kBlockRows = 240;       // rows for which a panel is unpacked once
+constexpr int64_t kSharesPerThread = 12;
+
+inline __m512i broadcast_word(const int8_t* word) {
+  int32_t bits;
+  __builtin_memcpy(&bits, word, sizeof bits);
+  return _mm512_set1_epi32(bits);
+}
+
+// The bytes of 16 columns by 4 inputs, the `Part`-th four of a vector.
+template <int Bits, int Part>
+inline __m512i unpack(const uint8_t* codes) {
+  const __m512i bytes = _mm512_loadu_si512(codes);
+  if constexpr (Bits == 8) return bytes;
+  const __m512i low_half = _mm512_set1_epi8(0x0f);
+  return _mm512_and_si512(Part == 0 ? bytes : _mm512_srli_epi16(bytes, 4), low_half);
+}
+
+// high and low += the rows' bytes at `word` times Z vectors of codes.
+template <int M, int Z>
+inline void multiply_bytes(const IntegerRows& rows, int64_t row, int64_t word, const __m512i (&codes)[Z], __m512i (&high)[M][Z], __m512i (&low)[M][Z]) {
+  for (int m = 0; m < M; ++m) {
+    const int8_t* bytes = rows.bytes + (row + m) * rows.row_bytes + word * 8;
+    const __m512i high_bytes = broadcast_word(bytes), low_bytes = broadcast_word(bytes + 4);
+    for (int z = 0; z < Z; ++z) {
+      high[m][z] = _mm512_dpbusd_epi32(high[m][z], codes[z], high_bytes);
+      low[m][z] = _mm512_dpbusd_epi32(low[m][z], codes[z], low_bytes);
+    }
+  }
+}
+
+// sums[m][first + z] = rows x weights for M rows and Z half panels from `half_panel` on.
+template <int Bits, int M, int Z, int W>
+inline void multiply_groups(const QuantizedWeight& weight, const IntegerRows& rows, int64_t row, int64_t half_panel, int first, __m512 (&sums)[M][W]) {
+  const int64_t groups = rows.num_groups, vectors = weight.group_vectors();
+  constexpr int kParts = 8 / Bits;
+  const uint8_t* codes = weight.codes + half_panel * groups * vectors * kVectorBytes;
+  const bf16* scales = weight.scales + half_panel * groups * kHalfPanel;
+  for (int m = 0; m < M; ++m)
+    for (int z = 0; z < Z; ++z) sums[m][first + z] = _mm512_setzero_ps();
+  for (int64_t group = 0; group < groups; ++group) {
+    __m512i high[M][Z], low[M][Z];
+    for (int m = 0; m < M; ++m) {
+      const __m512i offset = _mm512_set1_epi32(rows.offsets[(row + m) * groups + group]);
+      for (int z = 0; z < Z; ++z) high[m][z] = _mm512_setzero_si512(), low[m][z] = offset;
+    }
+    for (int64_t vector = 0; vector < vectors; ++vector) {
+      const uint8_t* at = codes + (group * vectors + vector) * kVectorBytes;
+      const int64_t word = (group * vectors + vector) * kParts;
+      __m512i part[Z];
+      for (int z = 0; z < Z; ++z) part[z] = unpack<Bits, 0>(at + z * groups * vectors * kVectorBytes);
+      multiply_bytes<M, Z>(rows, row, word, part, high, low);
+      if constexpr (kParts == 2) {
+        for (int z = 0; z < Z; ++z) part[z] = unpack<Bits, 1>(at + z * groups * vectors * kVectorBytes);
+        multiply_bytes<M, Z>(rows, row, word + 1, part, high, low);
+      }
+    }
+    for (int z = 0; z < Z; ++z) {
+      const __m512 scale = load_bf16(scales + (z * groups + group) * kHalfPanel);
+      for (int m = 0; m < M; ++m) {
+        const __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(low[m][z], _mm512_slli_epi32(high[m][z], 8)));
+        sums[m][first + z] = _mm512_fmadd_ps(sum, _mm512_mul_ps(scale, _mm512_set1_ps(rows.scales[(row + m) * groups + group])), sums[m][first + z]);
+      }
+    }
+  }
+}
+
+// M rows by the panels [panel, panel_end). One or two rows wait for memory and take two panels together; many fill the registers
+// with half a panel.
+template <int Bits, int M>
+void tile(const Output& out, const IntegerRows& rows, int64_t row, int64_t panel, int64_t panel_end) {
+  const QuantizedWeight& weight = *out.op.quantized;
+  if constexpr (M <= 2) {
+    for (; panel + 2 <= panel_end; panel += 2) {
+      __m512 sums[M][4];
+      multiply_groups<Bits, M, 4>(weight, rows, row, 2 * panel, 0, sums);
+      store_panel(out, row, panel, 0, sums);
+      store_panel(out, row, panel + 1, 2, sums);
+    }
+  }
+  for (; panel < panel_end; ++panel) {
+    __m512 sums[M][2];
+    if constexpr (M <= 6) {
+      multiply_groups<Bits, M, 2>(weight, rows, row, 2 * panel, 0, sums);
+    } else {
+      multiply_groups<Bits, M, 1>(weight, rows, row, 2 * panel, 0, sums);
+      multiply_groups<Bits, M, 1>(weight, rows, row, 2 * panel + 1, 1, sums);
+    }
+    store_panel(out, row, panel, 0, sums);
+  }
+}
+
+using TileFunction = void (*)(const Output&, const IntegerRows&, int64_t, int64_t, int64_t);
+template <int Bits>
+constexpr TileFunction kTiles[kMaxTile + 1] = {
+    nullptr,       tile<Bits, 1>, tile<Bits, 2>, tile<Bits, 3>,  tile<Bits, 4>,  tile<Bits, 5>,  tile<Bits, 6>,
+    tile<Bits, 7>, tile<Bits, 8>, tile<Bits, 9>, tile<Bits, 10>, tile<Bits, 11>, tile<Bits, 12>,
+};
+
+// All rows by panels [panel, panel_end), in tiles of nearly equal height; a panel serves all of them while it is in the cache.
+void multiply_few(const Op& op, const IntegerRows& rows, int64_t num_rows, int64_t panel, int64_t panel_end) {
+  const Output out(op, nullptr, 0);
+  const auto& tiles = op.quantized->bits == 4 ? kTiles<4> : kTiles<8>;
+  const int64_t num_tiles = (num_rows + kMaxTile - 1) / kMaxTile;
+  const int64_t step = num_tiles == 1 ? panel_end - panel : 1;
+  for (; panel < panel_end; panel += step) {
+    int64_t row = 0;
+    for (int64_t t = 0; t < num_tiles; ++t) {
+      const int64_t height = (num_rows - row + (num_tiles - t) - 1) / (num_tiles - t);
+      tiles[height](out, rows, row, panel, panel + step);
+      row += height;
+    }
+  }
+}
+
+// Blocks of rows by groups of panels; few rows form one block.
+struct Division {
+  Division(const Op& op, const Batch& batch, int num_threads) {
+    num_panels = round_up(op.num_columns, kPanelColumns) / kPanelColumns;
+    row_blocks = batch.num_tokens <= kMaxIntegerRows ? 1 : (batch.num_tokens + kBlockRows - 1) / kBlockRows;
+    block_rows = (batch.num_tokens + row_blocks - 1) / row_blocks;
+    const int64_t wanted = std::max<int64_t>(1, kSharesPerThread * num_threads / row_blocks);
+    share_panels = std::max<int64_t>(2, round_up((num_panels + wanted - 1) / wanted, 2));
+    column_shares = (num_panels + share_panels - 1) / share_panels;
+  }
+
+  int64_t num_panels, row_blocks, block_rows, share_panels, column_shares;
+};
+
+}  // namespace
+
+int64_t quantized_scratch_floats(const QuantizedWeight& weight, int64_t num_inputs) {
+  const int64_t panel = round_up(num_inputs, 2) * kPanelColumns / 2;
+  return std::max(panel, IntegerRows::scratch_floats(weight, num_inputs, kMaxIntegerRows));
+}
+
+int64_t num_quantized_linear_shares(const Op& op, const Batch& batch, int num_threads) {
+  const Division division(op, batch, num_threads);
+  return division.row_blocks * division.column_shares;
+}
+
+void prepare_quantized_linear(const Op& op, const Batch& batch, float* scratch) {
+  if (batch.num_tokens > kMaxIntegerRows) return;
+  const QuantizedWeight& weight = *op.quantized;
+  const IntegerRows rows(scratch, weight, op.num_inputs, batch.num_tokens);
+  quantize_rows(static_cast<const bf16*>(op.source), round_up(op.num_inputs, kPanelColumns), batch.num_tokens, weight.zero(), weight.group_size, rows);
+}
+
+void run_quantized_linear(const Op& op, const Batch& batch, int num_threads, int64_t share, float* scratch) {
+  const Division division(op, batch, num_threads);
+  int64_t panel = share % division.column_shares * division.share_panels;
+  const int64_t panel_end = std::min(panel + division.share_panels, division.num_panels);
+  if (batch.num_tokens <= kMaxIntegerRows) {
+    multiply_few(op, IntegerRows(scratch, *op.quantized, op.num_inputs, batch.num_tokens), batch.num_tokens, panel, panel_end);
+    return;
+  }
+  const int64_t first = share / division.column_shares * division.block_rows;
+  const int64_t last = std::min(first + division.block_rows, batch.num_tokens);
+  auto* unpacked = reinterpret_cast<bf16*>(scratch);
+  for (; panel < panel_end; ++panel) {
+    dequantize_panel(*op.quantized, op.num_inputs, panel, unpacked);
+    multiply_rows(op, unpacked, first, last, panel, panel + 1);
+  }
+}
+
+}  // namespace tgi
+
+extern "C" {
+
+// Floats of working memory that a thread needs for a linear over this weight.
+int64_t tgi_quantized_scratch_floats(const tgi::QuantizedWeight* weight, int64_t num_inputs) { return tgi::quantized_scratch_floats(*weight, num_inputs); }
+}

@@ -1,0 +1,184 @@
+"""Products with quantized weights against float64, and codes against plain torch."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor
+
+from tests.backends.cpu.native_kernels import require_library
+from tgi_cpu.native import BatchRecord, Engine, NativeLibrary, OpRecord, QuantizedRecord, round_up
+from tgi_cpu.native_program import Kind, Store
+from tgi_cpu.native_weights import MatrixPlan, QuantizedMatrix
+from tgi_torch.quantization import quantize
+from tgi_torch.weight_formats import INT4, INT8, WeightFormat
+
+FORMATS = pytest.mark.parametrize("weight_format", [INT8, INT4], ids=lambda weight_format: weight_format.name)
+SHAPES = [(1, 2), (33, 7), (64, 64), (100, 131), (48, 256), (544, 192)]  # outputs, inputs
+ROWS = [1, 2, 3, 6, 7, 12, 13, 24, 25, 48, 49, 241]  # on both sides of every change of method
+
+Doubles = npt.NDArray[np.float64]
+
+
+@pytest.fixture(scope="module")
+def library() -> NativeLibrary:
+    return require_library()
+
+
+@pytest.fixture(scope="module")
+def engine(library: NativeLibrary) -> Iterator[Engine]:
+    engine = Engine(library, 2, 4, 1 << 16)
+    yield engine
+    engine.close()
+
+
+def packed(library: NativeLibrary, weight: Tensor, weight_format: WeightFormat) -> QuantizedMatrix:
+    """`weight` [outputs, inputs] in its codes, taken in whole."""
+    plan = MatrixPlan({"weight": weight.shape[0]}, weight.shape[1])
+    matrix = QuantizedMatrix(plan, library, weight_format, library.allocate(plan.num_bytes(weight_format)))
+    matrix.write("weight", 0, 0, weight)
+    return matrix
+
+
+def unpacked(matrix: QuantizedMatrix, weight_format: WeightFormat) -> Tensor:
+    """The numbers behind the codes, float32 [outputs, inputs]."""
+    plan = matrix.plan
+    half_panels, groups = plan.padded_columns // 16, weight_format.num_groups(plan.num_inputs)
+    codes = matrix.codes.reshape(half_panels, groups, -1, 16, 4)
+    if weight_format.bits == 4:
+        codes = np.concatenate([codes & 15, codes >> 4], -1)
+    integers = codes.transpose(0, 3, 1, 2, 4).reshape(half_panels * 16, groups, -1).astype(np.float32) - weight_format.zero
+    scales = torch.from_numpy(matrix.scales.view(np.int16)).view(torch.bfloat16).float()
+    scales = scales.view(half_panels, groups, 16).transpose(1, 2).reshape(half_panels * 16, groups, 1)
+    return (torch.from_numpy(integers) * scales).flatten(1)[: plan.num_columns, : plan.num_inputs]
+
+
+def multiply(library: NativeLibrary, engine: Engine, matrix: QuantizedMatrix, rows: Tensor) -> Doubles:
+    """rows x weights by the kernels, for bfloat16 rows [T, inputs]."""
+    plan = matrix.plan
+    source = np.zeros((len(rows), round_up(plan.num_inputs, 32)), np.uint16)
+    source[:, : plan.num_inputs] = rows.bfloat16().view(torch.int16).numpy().view(np.uint16)
+    target = np.full((len(rows), plan.padded_columns), np.nan, np.float32)
+    op = OpRecord(
+        kind=Kind.LINEAR,
+        store=Store.FLOAT,
+        num_columns=plan.num_columns,
+        num_inputs=plan.num_inputs,
+        source=source.ctypes.data,
+        target=target.ctypes.data,
+        scale=1.0,
+        quantized=matrix.record_pointer,
+    )
+    assert library.quantized_scratch_floats(matrix.record, plan.num_inputs) <= 1 << 16
+    engine.run((OpRecord * 1)(op), BatchRecord(num_tokens=len(rows)))
+    return target[:, : plan.num_columns].astype(np.float64)
+
+
+def relative_error(found: Doubles, rows: Tensor, weight: Tensor) -> float:
+    """Greatest error over the norms of what was multiplied."""
+    exact = rows.double().numpy() @ weight.double().numpy().T
+    norms = rows.double().norm(dim=1).numpy()[:, None] * weight.double().norm(dim=1).numpy()[None]
+    return float((np.abs(found - exact) / (norms + 1e-300)).max())
+
+
+@FORMATS
+@pytest.mark.parametrize("shape", SHAPES)
+def test_codes_are_those_of_torch(shape: tuple[int, int], weight_format: WeightFormat, library: NativeLibrary) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+    weight[0] = 0
+    found = unpacked(packed(library, weight, weight_format), weight_format)
+    assert torch.equal(found, quantize(weight, weight_format).dequantize())
+
+
+@FORMATS
+def test_pieces_come_by_outputs_or_by_inputs(weight_format: WeightFormat, library: NativeLibrary) -> None:
+    weight = torch.randn(40, 300)
+    plan = MatrixPlan({"gate": 20, "up": 20}, 300, gated=True)
+    by_outputs, by_inputs = (
+        QuantizedMatrix(plan, library, weight_format, library.allocate(plan.num_bytes(weight_format))) for _ in range(2)
+    )
+    for role, part in (("gate", weight[:20]), ("up", weight[20:])):
+        for start in (0, 7):
+            by_outputs.write(role, 0, start, part[start : start + (7 if start == 0 else 13)])
+        for start in (0, 128, 256):
+            by_inputs.write(role, 1, start, part[:, start : start + 128])
+    assert np.array_equal(by_outputs.codes, by_inputs.codes)
+    assert np.array_equal(by_outputs.scales, by_inputs.scales)
+    columns = np.concatenate([plan.columns("gate"), plan.columns("up")])
+    assert torch.equal(unpacked(by_outputs, weight_format)[columns], quantize(weight, weight_format).dequantize())
+
+
+@FORMATS
+@pytest.mark.parametrize("num_rows", ROWS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_products(
+    shape: tuple[int, int], num_rows: int, weight_format: WeightFormat, library: NativeLibrary, engine: Engine
+) -> None:
+    generator = torch.Generator().manual_seed(num_rows)
+    weight, rows = torch.randn(shape, generator=generator), torch.randn(num_rows, shape[1], generator=generator).bfloat16()
+    weight[-1] = 0
+    matrix = packed(library, weight, weight_format)
+    found = multiply(library, engine, matrix, rows)
+    # Byte products are exact to 16 bits of the rows; unpacked panels are rounded to bfloat16.
+    assert relative_error(found, rows, unpacked(matrix, weight_format)) < (3e-5 if num_rows <= 48 else 4e-3)
+    assert not found[:, -1].any()
+
+
+@FORMATS
+@pytest.mark.parametrize("num_rows", [1, 8, 60])
+def test_one_great_value_leaves_the_others_their_digits(
+    num_rows: int, weight_format: WeightFormat, library: NativeLibrary, engine: Engine
+) -> None:
+    """Values of one row a thousand times the others, in a group of their own, as some models have them."""
+    rows, weight = torch.randn(num_rows, 256).bfloat16(), torch.randn(32, 256)
+    rows[:, :32] *= 1000
+    weight[:, :64] = 0
+    matrix = packed(library, weight, weight_format)
+    found = multiply(library, engine, matrix, rows)
+    rows[:, :64] = 0
+    assert relative_error(found, rows, unpacked(matrix, weight_format)) < (3e-5 if num_rows <= 48 else 4e-3)
+
+
+@FORMATS
+@pytest.mark.parametrize("num_rows", [1, 8, 60])
+@pytest.mark.parametrize("magnitude", [1e-38, 1e-20, 1e20, 1e34])
+def test_extreme_weights(
+    magnitude: float, num_rows: int, weight_format: WeightFormat, library: NativeLibrary, engine: Engine
+) -> None:
+    rows, weight = torch.randn(num_rows, 64).bfloat16(), torch.randn(32, 64) * magnitude
+    matrix = packed(library, weight, weight_format)
+    found = multiply(library, engine, matrix, rows)
+    assert np.isfinite(found).all()
+    if magnitude > 1e-30:
+        assert relative_error(found, rows, unpacked(matrix, weight_format)) < 4e-3
+
+
+@FORMATS
+@pytest.mark.parametrize("num_rows", [2, 60])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_shows_in_its_row_only(
+    value: float, num_rows: int, weight_format: WeightFormat, library: NativeLibrary, engine: Engine
+) -> None:
+    rows, weight = torch.randn(num_rows, 96).bfloat16(), torch.randn(32, 96)
+    rows[1, 70] = value
+    found = multiply(library, engine, packed(library, weight, weight_format), rows)
+    assert not np.isfinite(found[1]).any()
+    assert np.isfinite(np.delete(found, 1, 0)).all()
+
+
+@FORMATS
+def test_a_weight_that_is_not_finite_shows(weight_format: WeightFormat, library: NativeLibrary, engine: Engine) -> None:
+    rows, weight = torch.randn(3, 96).bfloat16(), torch.randn(32, 96)
+    weight[5, 90] = float("nan")
+    found = multiply(library, engine, packed(library, weight, weight_format), rows)
+    assert not np.isfinite(found[:, 5]).any()
+    assert np.isfinite(np.delete(found, 5, 1)).all()
+
+
+def test_records_have_the_library_s_sizes(library: NativeLibrary) -> None:
+    assert library.functions.tgi_record_size(3) == ctypes.sizeof(QuantizedRecord)
