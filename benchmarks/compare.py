@@ -114,13 +114,14 @@ def _installed(chosen: list[Peer], given: argparse.Namespace, model: Path, *, is
 def _measure(peer: Peer, given: argparse.Namespace, model: str, cases: list[Case], repeat: int) -> list[dict[str, Any]]:
     start = Start(given.environments, given.models / model, free_port(), given.threads)
     identity = {"peer": peer.name, "model": model, "repeat": repeat, "engine_only": peer.engine_only, "precision": peer.precision}
+    named = str(start.model) if peer.is_model_path else ""
     records: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         try:
             with running(peer.command(start), start.port, peer.ready_path, log, peer.environment(start)) as server:
                 for number, case in enumerate(cases):
-                    run = _run(server, case, 1000 * repeat + 10 * number, given.max_foreign)
+                    run = _run(server, named, case, 1000 * repeat + 10 * number, given.max_foreign)
                     print(f"{repeat} {peer.name} {case.name}: {run.output_tokens_per_second} tok/s", file=sys.stderr)
                     records.append(identity | {"case": case.name, "valid": run.valid, "run": asdict(run)})
                 whole = {"seconds_to_ready": server.seconds_to_ready, "peak_memory_mib": server.peak_memory_mib()}
@@ -130,12 +131,12 @@ def _measure(peer: Peer, given: argparse.Namespace, model: str, cases: list[Case
     return [*records, identity | {"case": f"{model}-process", "valid": True, **whole}]
 
 
-def _run(server: RunningServer, case: Case, seed: int, max_foreign: float) -> RunSummary:
+def _run(server: RunningServer, model: str, case: Case, seed: int, max_foreign: float) -> RunSummary:
     """The least disturbed of at most `_MAX_TRIES`. Each begins with a request that fills what the cache can share."""
     workload = Workload(case.prompt_tokens, case.output_tokens, case.shared_tokens)
     best: RunSummary | None = None
     for attempt in range(_MAX_TRIES):
-        session = asyncio.run(_session(server, workload, seed + attempt))
+        session = asyncio.run(_session(server, model, workload, seed + attempt))
         session.run(1, 1)
         run = session.run(case.users, case.requests)
         if best is None or run.foreign_cpus < best.foreign_cpus:
@@ -146,9 +147,9 @@ def _run(server: RunningServer, case: Case, seed: int, max_foreign: float) -> Ru
     return best
 
 
-async def _session(server: RunningServer, workload: Workload, seed: int) -> Session:
+async def _session(server: RunningServer, model: str, workload: Workload, seed: int) -> Session:
     endpoint = Endpoint.parse(server.url)
-    target = await find_target(endpoint, _ROUTES)
+    target = await find_target(endpoint, _ROUTES, model=model)
     maker = await learn_tokenizer(endpoint, target.model)
     return Session(target, maker, workload, seed, [server.pid])
 

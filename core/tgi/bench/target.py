@@ -61,11 +61,16 @@ class Target:
         return read_stream(received, received.sent, num_tokens)
 
 
-async def find_target(endpoint: Endpoint, routes: Sequence[str] = ROUTES, sampling: Mapping[str, Any] | None = None) -> Target:
-    """The first route that streams, with the fields the server takes. Raises `ConfigError` if there is none."""
+async def find_target(
+    endpoint: Endpoint, routes: Sequence[str] = ROUTES, sampling: Mapping[str, Any] | None = None, model: str = ""
+) -> Target:
+    """The first route that streams, with the fields the server takes. Raises `ConfigError` if there is none.
+
+    `model` is the name in the requests; default the first that the server lists.
+    """
     url = f"{'https' if endpoint.is_tls else 'http'}://{endpoint.host}:{endpoint.port}{endpoint.base}"
     try:
-        target = Target(endpoint, routes[0], await _first_model(endpoint), sampling=dict(sampling or {}))
+        target = Target(endpoint, routes[0], model or await _first_model(endpoint), sampling=dict(sampling or {}))
         errors = []
         for route in routes:
             found, error = await _fit(replace(target, route=route))

@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("address", nargs="?", metavar="URL", help=f"address of the server ({_URL})")
     parser.add_argument("--url", default=_URL, help=argparse.SUPPRESS)
     parser.add_argument("--route", choices=ROUTES, help="route to measure; default the first of these that streams")
+    parser.add_argument("--model", default="", help="name of the model in the requests; default the first that the server lists")
     parser.add_argument("--api-key", help="sent as `Authorization: Bearer`")
     load = parser.add_argument_group("load")
     load.add_argument(
@@ -135,7 +136,7 @@ async def _prepare(given: argparse.Namespace, url: str) -> tuple[Target, PromptM
     routes = (given.route,) if given.route else ROUTES
     if any(name in sampling for name in _NATIVE_ONLY):
         routes = ROUTES[:1]
-    target = await find_target(endpoint, routes, sampling)
+    target = await find_target(endpoint, routes, sampling, given.model)
     return target, await learn_tokenizer(endpoint, target.model)
 
 
