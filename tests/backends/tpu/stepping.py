@@ -31,8 +31,10 @@ def draw_weights(spec: ModelSpec, seed: int = 0) -> dict[str, np.ndarray]:
     return weights
 
 
-def parameters_of(spec: ModelSpec, weights: dict[str, np.ndarray], mesh: jax.sharding.Mesh, **options) -> Parameters:
-    store = ParameterStore(spec, mesh, options.pop("dtype", "float32"), **options)
+def parameters_of(
+    spec: ModelSpec, weights: dict[str, np.ndarray], mesh: jax.sharding.Mesh | None = None, **options
+) -> Parameters:
+    store = ParameterStore(spec, mesh or make_mesh(1, "cpu"), options.pop("dtype", "float32"), **options)
     for role, array in weights.items():
         store.write(role, array)
     return store.finish()

@@ -1,0 +1,67 @@
+"""Specs of tiny models by the names of `tests.backends.checkpoints`, from the config alone."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from transformers import AutoConfig
+
+from tests.backends.checkpoints import FAMILIES, VARIANTS
+from tests.backends.mixer_checkpoints import VARIANTS as MIXER_VARIANTS
+from tgi.architectures import ModelSpec, load_spec
+
+__all__ = ["COVERED", "OTHERS", "REFUSED", "spec_of"]
+
+COVERED = (
+    "bloom-residual-from-norm",
+    "cohere-norms",
+    "dbrx",
+    "falcon-alibi",
+    "gemma2",
+    "gemma3_text-scaled",
+    "gpt2-scaled-by-layer",
+    "gpt_neox-half-rotary",
+    "gpt_oss",
+    "gptj",
+    "granitemoe",
+    "llama-dynamic",
+    "llama-llama3",
+    "mistral",
+    "mixtral",
+    "mpt-clipped",
+    "olmo2",
+    "opt-350m",
+    "phi3-longer",
+    "phimoe-long",
+    "qwen2_moe",
+    "qwen3",
+    "stablelm-norms",
+)
+"""Variants that together take every branch of the model."""
+
+OTHERS = tuple(sorted(set(VARIANTS) - set(COVERED)))
+
+REFUSED = {
+    "deepseek_v2": "latent attention is not built for this backend",
+    "mamba2": "state space is not built for this backend",
+    "qwen3_next": "linear attention is not built for this backend",
+    "t5": "a model with an encoder is not built for this backend",
+}
+"""Variants of `tests.backends.mixer_checkpoints` and why they do not run."""
+
+
+@cache
+def spec_of(variant: str) -> ModelSpec:
+    """The spec of a variant, cached because `transformers` takes its time."""
+    if variant in VARIANTS:
+        family, overrides = VARIANTS[variant]
+        config = FAMILIES[family] | overrides
+    else:
+        family, config = MIXER_VARIANTS[variant]
+    with tempfile.TemporaryDirectory() as folder:
+        AutoConfig.for_model(family, **config).save_pretrained(folder)
+        spec = load_spec(Path(folder))
+    assert isinstance(spec, ModelSpec)
+    return spec

@@ -1,0 +1,153 @@
+"""Attention over the paged cache: plain operations against the definition, the kernel against plain operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax._src.pallas.mosaic.interpret import interpret_pallas_call as interpreter
+from jax.experimental.pallas import tpu as pltpu
+
+from tgi_tpu.attention import AttentionRule, attend, step_of_layer, write_pages
+from tgi_tpu.ragged_attention import ragged_attention
+from tgi_tpu.step_arrays import StepArrays
+
+BLOCK_SIZE = 8
+ROWS = ((1, 29), (1, 5), (9, 9), (3, 20), (1, 1))
+"""(new tokens, context) of each sequence: decode rows, a whole prompt, a part of one."""
+RULES = {
+    "plain": (AttentionRule(0.1), ()),
+    "window": (AttentionRule(0.1, window=6, softcap=4.0), ()),
+    "alibi": (AttentionRule(0.1), ("alibi_slopes",)),
+    "sinks": (AttentionRule(0.1, window=11), ("sinks",)),
+}
+
+
+def ragged(rows: tuple[tuple[int, int], ...], tokens: int, sequences: int, width: int) -> StepArrays:
+    """Rows over scattered blocks; block 0 is nobody's."""
+    free = iter(np.random.default_rng(3).permutation(np.arange(1, 1 + sequences * width)))
+    tables = np.zeros((sequences, width), np.int32)
+    positions: list[int] = []
+    slots: list[int] = []
+    for table, (count, context) in zip(tables, rows, strict=False):
+        num_blocks = -(-context // BLOCK_SIZE)
+        table[:num_blocks] = [next(free) for _ in range(num_blocks)]
+        new = range(context - count, context)
+        positions += new
+        slots += [int(table[p // BLOCK_SIZE]) * BLOCK_SIZE + p % BLOCK_SIZE for p in new]
+    spare, padding = sequences - len(rows), tokens - len(positions)
+    num_slots = (1 + sequences * width) * BLOCK_SIZE
+    one = np.zeros(1, np.int32)
+    return StepArrays(
+        token_ids=np.zeros(tokens, np.int32),
+        positions=np.asarray(positions + [0] * padding, np.int32),
+        slot_mapping=np.asarray(slots + [num_slots] * padding, np.int32),
+        cu_query_lens=np.cumsum([0, *(count for count, _ in rows), *[0] * spare]).astype(np.int32),
+        context_lens=np.asarray([context for _, context in rows] + [0] * spare, np.int32),
+        block_tables=tables,
+        num_sequences=np.asarray([len(rows)], np.int32),
+        logit_indices=one,
+        rotary_lens=one,
+    )
+
+
+def draw(step: StepArrays, heads: int, kv_heads: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Queries and pages; what belongs to no sequence is NaN."""
+    generator = np.random.default_rng(4)
+    query = generator.standard_normal((len(step.positions), heads, head_dim)).astype(np.float32)
+    num_blocks = 1 + step.block_tables.size
+    pages = np.full((num_blocks, BLOCK_SIZE, 2 * kv_heads, head_dim), np.nan, np.float32)
+    for table, context in zip(step.block_tables, step.context_lens, strict=True):
+        for position in range(context):
+            pages[table[position // BLOCK_SIZE], position % BLOCK_SIZE] = generator.standard_normal((2 * kv_heads, head_dim))
+    return query, pages
+
+
+def vectors_of(names: tuple[str, ...], heads: int) -> dict[str, jax.Array]:
+    return {name: jnp.linspace(0.3, -0.2, heads) for name in names}
+
+
+def by_definition(query: np.ndarray, pages: np.ndarray, step: StepArrays, rule: AttentionRule, vectors: dict) -> np.ndarray:
+    """One query and one head after the other."""
+    out = np.zeros_like(query)
+    for sequence in range(int(step.num_sequences[0])):
+        slots = pages[step.block_tables[sequence]].reshape(-1, *pages.shape[2:])
+        for token in range(step.cu_query_lens[sequence], step.cu_query_lens[sequence + 1]):
+            position = step.positions[token]
+            first = 0 if rule.window is None else max(0, position - rule.window + 1)
+            for head in range(query.shape[1]):
+                group = head // (query.shape[1] // (pages.shape[2] // 2))
+                key, value = (slots[first : position + 1, 2 * group + part] for part in (0, 1))
+                scores = key @ query[token, head] * rule.scale
+                if rule.softcap is not None:
+                    scores = rule.softcap * np.tanh(scores / rule.softcap)
+                if "alibi_slopes" in vectors:
+                    scores = scores + float(vectors["alibi_slopes"][head]) * (np.arange(first, position + 1) - position)
+                weights = np.exp(scores)
+                sink = np.exp(float(vectors["sinks"][head])) if "sinks" in vectors else 0.0
+                out[token, head] = weights @ value / (weights.sum() + sink)
+    return out
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_plain_operations(name: str) -> None:
+    """Tiles of one sequence, and where every sequence has one token, keys by token."""
+    rule, names = RULES[name]
+    for rows, tokens in ((ROWS, 40), (tuple((1, context) for _, context in ROWS), 6)):
+        step = ragged(rows, tokens, 6, 4)
+        query, pages = draw(step, 4, 2, 16)
+        vectors = vectors_of(names, 4)
+        actual = np.asarray(jax.jit(attend, static_argnums=3)(query, pages, step, rule, vectors))
+        count = step.cu_query_lens[-1]
+        assert np.isfinite(actual).all()
+        np.testing.assert_allclose(actual[:count], by_definition(query, pages, step, rule, vectors)[:count], atol=1e-5)
+
+
+def test_a_prompt_longer_than_a_tile() -> None:
+    step = ragged(((70, 75), (2, 9)), 80, 3, 10)
+    query, pages = draw(step, 2, 1, 8)
+    rule = AttentionRule(0.2)
+    actual = np.asarray(jax.jit(attend, static_argnums=3)(query, pages, step, rule, {}))
+    np.testing.assert_allclose(actual[:72], by_definition(query, pages, step, rule, {})[:72], atol=1e-5)
+
+
+def test_padding_writes_nothing_into_the_next_layer() -> None:
+    step = ragged(((1, 1),), 2, 1, 1)
+    pages = jnp.zeros((3 * 2, BLOCK_SIZE, 2, 8))  # three layers of two blocks
+    new = jnp.ones((2, 1, 8))
+    for layer in range(3):
+        seen = step_of_layer(replace(step, slot_mapping=np.asarray([3, 16], np.int32)), pages, jnp.int32(layer), 3)
+        written = np.asarray(write_pages(pages, new, 2 * new, seen.slot_mapping))
+        assert np.argwhere(written.any(axis=(2, 3))).tolist() == [[2 * layer, 3]]
+        assert written[2 * layer, 3, :, 0].tolist() == [1, 2], "key, then value"
+
+
+@pytest.fixture
+def races() -> Iterator[None]:
+    """Fails if two steps of the interpreted kernel touch the same memory unordered."""
+    pltpu.reset_tpu_interpret_mode_state()
+    yield
+    assert interpreter.races is not None, "the interpreter looked for races"
+    assert not interpreter.races.races_found
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("plain", "float32"), ("plain", "bfloat16"), ("window", "float32"), ("both", "float32")]
+)
+def test_kernel(name: str, dtype: str, races: None) -> None:
+    """As a TPU would run it: copies take their time, and memory holds NaN before it is written."""
+    rule, names = (AttentionRule(0.1, window=11), ("alibi_slopes", "sinks")) if name == "both" else RULES[name]
+    step = ragged(((1, 150), *ROWS), 40, 7, 20)
+    query, pages = (jnp.asarray(part, dtype) for part in draw(step, 6, 2, 16))
+    vectors = vectors_of(names, 6)
+    expected = np.asarray(jax.jit(attend, static_argnums=3)(query, pages, step, rule, vectors), np.float32)
+    actual = np.asarray(
+        ragged_attention(query, pages, step, rule, vectors, interpret=pltpu.InterpretParams(detect_races=True)), np.float32
+    )
+    count = step.cu_query_lens[-1]
+    assert np.isfinite(actual).all()
+    np.testing.assert_allclose(actual[:count], expected[:count], atol=1e-5 if dtype == "float32" else 2e-2)

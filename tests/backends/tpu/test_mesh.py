@@ -1,0 +1,58 @@
+"""Tensor parallelism: four devices compute what one computes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from jax.sharding import PartitionSpec
+
+from tests.backends.tpu.specs import spec_of
+from tgi.backend import BackendError
+from tgi_tpu.coverage import unsharded
+from tgi_tpu.mesh import make_mesh, partition
+
+ROOT = Path(__file__).parents[3]
+VARIANTS = ("llama", "llama+int8", "olmo2-biases", "gpt_oss", "falcon-heads")
+"""Two key heads on four devices (each kept twice), norms over all heads, experts with sinks, a fused checkpoint's bias."""
+
+
+@pytest.fixture(scope="module")
+def outcome() -> dict[str, dict[str, float]]:
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    command = [sys.executable, "-m", "tests.backends.tpu.tensor_parallel_child", *VARIANTS]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_four_devices_compute_what_one_computes(variant: str, outcome: dict[str, dict[str, float]]) -> None:
+    facts = outcome[variant]
+    assert facts["difference"] < 1e-4 * max(1, facts["largest"])
+    assert facts["all_reduces"]
+
+
+def test_each_device_holds_its_share(outcome: dict[str, dict[str, float]]) -> None:
+    assert outcome["llama"]["cache"] == 2, "one key and one value head"
+    # The embedding of 101 tokens cannot be divided.
+    assert outcome["llama"]["held"] < 0.55
+
+
+def test_heads_that_cannot_be_divided_are_refused() -> None:
+    llama = spec_of("llama")
+    assert unsharded(llama, 2) is None and unsharded(llama, 4) is None
+    assert unsharded(llama, 3) == "4 query heads cannot be divided among 3 devices"
+    with pytest.raises(BackendError, match="64 shards were asked for, but JAX sees"):
+        make_mesh(64, "cpu")
+
+
+def test_parts_of_roles() -> None:
+    assert partition("decoder.layers.0.mlp.down.weight", (32, 40), 4, leading=1) == PartitionSpec(None, None, "tp")
+    assert partition("decoder.layers.0.moe.experts.up.weight", (5, 40, 32), 4) == PartitionSpec(None, "tp")
+    assert partition("embedding.weight", (101, 32), 4) == PartitionSpec(), "101 rows are not divided by 4"
+    assert partition("decoder.layers.0.attention.o.bias", (32,), 4) == PartitionSpec()
