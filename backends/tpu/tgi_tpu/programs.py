@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, final
@@ -162,7 +162,7 @@ class Programs:
     def _wanted(self, buckets: Buckets, scores_prompts: bool) -> Iterator[tuple[Key, Callable[[], Lowered]]]:
         for shape in buckets.shapes:
             yield ("forward", shape.num_tokens, shape.num_blocks), partial(self._lower_forward, shape)
-        num_biases = len(sampling_arrays([], 1).bias_rows)
+        num_biases = len(sampling_arrays([], 1)["bias_rows"])
         for rows in buckets.rows:
             yield ("sample", rows, num_biases), partial(self._lower_sampler, rows, num_biases)
         for shape in {shape.num_tokens: shape for shape in buckets.shapes}.values() if scores_prompts else ():
@@ -199,12 +199,10 @@ class Programs:
         return self._forward.lower(parameters, self._cache, self._history, rows, step)
 
     def _lower_sampler(self, num_rows: int, num_biases: int) -> Lowered:
-        one = sampling_arrays([], 1)
-        shapes = {field.name: getattr(one, field.name) for field in fields(one)}
         parameters = SamplingArrays(
             **{
                 name: self._array((num_biases if name.startswith("bias_") else num_rows,), array.dtype)
-                for name, array in shapes.items()
+                for name, array in sampling_arrays([], 1).items()
             }
         )
         ints = self._array((num_rows,), jnp.int32)

@@ -94,7 +94,9 @@ class ModelRunner:
         self._num_blocks = num_blocks
         self._clock = clock
         self._mask_width = -(-loaded.spec.vocab_size // 32)
-        self._no_mask = {rows: self._put(np.full((rows, self._mask_width), -1, np.int32)) for rows in buckets.rows}
+        self._no_mask: dict[int, jax.Array] = {
+            rows: self._put(np.full((rows, self._mask_width), -1, np.int32)) for rows in buckets.rows
+        }
         self._sampled_states: list[SequenceState] = []
         self._sampling: tuple[int, SamplingArrays] | None = None  # rows, and parameters of `_sampled_states`
         self._in_flight: deque[_StepInFlight] = deque()
@@ -282,5 +284,6 @@ class ModelRunner:
         """On the device, for as long as the batch keeps its sequences in their order."""
         if self._sampling is None or self._sampling[0] != num_rows or states != self._sampled_states:
             self._sampled_states = states
-            self._sampling = num_rows, self._put(sampling_arrays([state.sampling for state in states], num_rows))
+            arrays = self._put(sampling_arrays([state.sampling for state in states], num_rows))
+            self._sampling = num_rows, SamplingArrays(**arrays)
         return self._sampling[1]

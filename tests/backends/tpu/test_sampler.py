@@ -11,7 +11,7 @@ from hypothesis import given, settings
 
 from tests.backends.cpu.test_sampling import agrees, batches, pack, row
 from tgi.testing.sampling import log_softmax
-from tgi_tpu.sampler import MAX_TOP_TOKENS, NOT_FINITE, NOTHING_ALLOWED, SampledRows, sample, score_tokens
+from tgi_tpu.sampler import MAX_TOP_TOKENS, NOT_FINITE, NOTHING_ALLOWED, SampledRows, SamplingArrays, sample, score_tokens
 from tgi_tpu.sampling_params import bias_bucket, sampling_arrays
 
 NUM_ROWS = 4  # every batch is padded to it, as in serving
@@ -45,7 +45,7 @@ def run(rows):
         padded([one.num_prompt_tokens for one in rows]),
         padded([one.draw for one in rows], dtype=np.float32),
     )
-    parameters = sampling_arrays([one.sampling for one in rows], NUM_ROWS)
+    parameters = SamplingArrays(**sampling_arrays([one.sampling for one in rows], NUM_ROWS))
     return jax.device_get(sampler()(logits, history, sampled, parameters, words))
 
 

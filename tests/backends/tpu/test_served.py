@@ -1,0 +1,50 @@
+"""The server over this backend: the same words as over the CPU backend, from the command line to the answer."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from tests.core.house.sources import CORE
+from tests.live_server import running_server
+
+DEMO = CORE / "demo" / "model"
+LIMITS = ("--dtype", "float32", "--max-batch-size", "4", "--max-total-tokens", "128", "--max-batch-prefill-tokens", "64")
+TPU = ("--tpu-platform", "cpu", "--tpu-token-buckets", "16,64")
+PROMPTS = ("What is machine learning?", "Once upon a time", "def add(a, b):", "The TGI server")
+
+
+def answers(url):
+    """Greedy answers to all prompts at once, so that prefill and decode mix, with the tokens' log-probabilities."""
+
+    def ask(prompt):
+        parameters = {"max_new_tokens": 24, "details": True, "do_sample": False}
+        answer = httpx.post(f"{url}/generate", json={"inputs": prompt, "parameters": parameters}, timeout=120)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    with ThreadPoolExecutor(len(PROMPTS)) as users:
+        return list(users.map(ask, PROMPTS))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("served")
+
+
+def test_the_demo_model_says_the_same_on_both_backends(folder, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    with running_server(DEMO, "tpu", folder / "tpu.log", *LIMITS, *TPU) as server:
+        ours = answers(server.url)
+        info = httpx.get(f"{server.url}/info/backend").json()
+    with running_server(DEMO, "cpu", folder / "cpu.log", *LIMITS) as server:
+        theirs = answers(server.url)
+    assert [answer["generated_text"] for answer in ours] == [answer["generated_text"] for answer in theirs]
+    assert all(len(answer["generated_text"].split()) > 3 for answer in ours)
+    for mine, other in zip(ours, theirs, strict=True):
+        logprobs, expected = ([token["logprob"] for token in answer["details"]["tokens"]] for answer in (mine, other))
+        assert logprobs == pytest.approx(expected, abs=1e-3)
+    assert (info["backend"], info["facts"]["platform"], info["facts"]["dtype"], info["depth"]) == ("tpu", "cpu", "float32", 2)
+    assert any((folder / "tgi" / "tpu").iterdir())  # where the next start finds its programs

@@ -1,0 +1,226 @@
+"""The worker beyond what the conformance kit asks of every backend: programs, buckets, steps in flight, quantized weights."""
+
+from __future__ import annotations
+
+import gc
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import jax
+import msgspec
+import numpy as np
+import pytest
+
+from tgi.backend import TOKEN_ON_DEVICE, GrammarMasks, SamplingParams, StepError, Wish
+from tgi.testing.conformance.expectations import check_sequences
+from tgi.testing.conformance.scripted_core import ScriptedCore
+from tgi.testing.conformance.subject import RecordingHost, Subject, prompt_of
+from tgi_tpu import tgi_backend
+
+WISH = Wish(max_total_tokens=96, max_batch_size=4, max_batch_total_tokens=512, features=("prompt_logprobs",))
+OPTIONS = {"platform": "cpu", "token-buckets": "8,64"}
+
+
+@dataclass
+class Serving:
+    """A worker that is ready, and what it told the host."""
+
+    subject: Subject
+    core: ScriptedCore
+    host: RecordingHost = field(default_factory=RecordingHost)
+
+    @property
+    def model(self):
+        return self.subject.models.get()
+
+
+@contextmanager
+def serving(folder, wish=WISH, **changes):
+    subject, host = Subject("tpu", tgi_backend(), folder, options=OPTIONS), RecordingHost()
+    config = msgspec.structs.replace(subject.config(subject.models.get()), **changes)
+    worker = subject.backend.create_worker(config, host)
+    try:
+        worker.load()
+        agreement = worker.negotiate(wish)
+        worker.warmup()
+        yield Serving(subject, ScriptedCore(worker, agreement), host)
+    finally:
+        worker.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Compiled programs are kept in it, so that each test but the first starts fast."""
+    return tmp_path_factory.mktemp("tpu")
+
+
+@pytest.fixture
+def served(folder):
+    with serving(folder) as ready:
+        yield ready
+
+
+@contextmanager
+def compilations():
+    """What JAX looks for among the kept programs, and does not find."""
+    events = []
+    listener = lambda name, **_: events.append(name.rpartition("/")[2])  # noqa: E731
+    jax.monitoring.register_event_listener(listener)
+    try:
+        yield events
+    finally:
+        jax.monitoring.unregister_event_listener(listener)
+
+
+def test_a_second_start_compiles_nothing_unless_the_kept_programs_are_damaged(tmp_path):
+    counts, lines = [], []
+    for start in ("first", "second", "damaged"):
+        if start == "damaged":
+            for file in (tmp_path / "cache").rglob("*"):
+                if file.is_file():
+                    file.write_bytes(b"?")
+        jax.clear_caches()
+        with compilations() as events, serving(tmp_path) as ready:
+            counts.append((events.count("cache_misses"), events.count("cache_hits")))
+            lines.append(len(ready.host.lines))
+    first, second, damaged = counts
+    assert first[0] > 5 and not first[1] and not lines[0]
+    assert not second[0] and second[1] > 5 and not lines[1]
+    assert damaged[0] > 5 and lines[2] > 5
+
+
+def test_warmup_tells_of_every_program_and_serving_compiles_none(served):
+    steps = [(done, total) for phase, done, total in served.host.progress_calls if phase == "warmup"]
+    totals = {total for _, total in steps[:-1]}
+    assert len(totals) == 1 and steps[-1] == (1, 1)
+    assert {done for done, _ in steps[:-1]} == set(range(totals.pop() - 1))
+    shapes = set()
+    for length in (1, 8, 9, 64, 65, 90):
+        sequence = served.core.add(
+            prompt_of(length), SamplingParams(prompt_logprobs=True, greedy=False, top_n_tokens=2, logprobs="raw")
+        )
+        for output in served.core.advance({sequence: 0}):
+            assert not output.times.compile
+            shapes.add(output.shape)
+        served.core.drop(sequence)
+    assert shapes == {"tokens=8,blocks=3", "tokens=64,blocks=3"}
+    assert not served.host.count("compile")
+
+
+def test_what_rarely_occurs_is_compiled_when_it_does(served):
+    many = SamplingParams(logit_bias=tuple((token, 0.25) for token in range(100)))
+    sequence = served.core.add(prompt_of(4), many)
+    compiled = [output.times.compile > 0 for _ in range(2) for output in served.core.advance({sequence: 0})]
+    assert compiled == [True, False]
+    assert served.host.count("compile") >= 2
+    assert served.host.progress_calls[-1] == ("compile", 1, 1)
+    check_sequences(served.model, [sequence], served.core.agreement)
+
+
+def test_penalties_count_the_tokens_of_a_prefix_hit(served):
+    core, size = served.core, served.core.agreement.kv_cache.block_size
+    prompt = prompt_of(size + 9)
+    first = core.add(prompt)
+    core.generate([first], 1)
+    penalized = SamplingParams(repetition_penalty=1.9, relative_frequency_penalty=3.0, logprobs="processed", top_n_tokens=9)
+    tail = [*prompt[size:], *prompt[:3]]
+    hit = core.add([*prompt[:size], *tail], penalized, blocks=first.blocks[:1], num_computed_tokens=size)
+    core.generate([hit, first], 5)
+    check_sequences(served.model, [hit, first], core.agreement)
+
+
+def in_flight(core, *works):
+    """Submit one step for each work before the first result is taken; sampled tokens stay on the device."""
+    steps = []
+    for work in works:
+        step = core.build(work)
+        core.worker.submit(step)
+        steps.append(step)
+        for sequence, count in work.items():
+            sequence.num_computed_tokens += count
+            sequence.output.append(TOKEN_ON_DEVICE)
+    return steps
+
+
+def words_allowing(vocab_size, *tokens):
+    bits = np.zeros(-(-vocab_size // 32) * 32, np.uint8)
+    bits[list(tokens)] = 1
+    return np.packbits(bits, bitorder="little").view(np.int32)
+
+
+def test_a_step_that_waits_for_masks_holds_up_the_next_one(served):
+    """The next step's token is one that the waiting step has yet to choose."""
+    core, vocab_size = served.core, served.core.agreement.vocab_size
+    core.mask_mode = "late"
+    free, bound = core.add(prompt_of(6, seed=1)), core.add(prompt_of(5, seed=2))
+    bound.allowed = (11,)
+    first, second = in_flight(core, {free: 6, bound: 5}, {free: 1})
+    assert first.mask == "late" and second.rows.tokens.tolist() == [TOKEN_ON_DEVICE]
+    core.worker.submit(GrammarMasks(first.step_id, np.array([1], np.int32), words_allowing(vocab_size, 11)))
+    outputs = [core.worker.collect(1.0) for _ in range(2)]
+    assert outputs[0].tokens[1] == 11
+    free.output = [int(outputs[0].tokens[0]), int(outputs[1].tokens[0])]
+    check_sequences(served.model, [free], core.agreement)
+
+
+def test_masks_that_do_not_come_fail_their_step_alone(served):
+    core = served.core
+    core.mask_mode = "late"
+    bound, free = core.add(prompt_of(5, seed=2)), core.add(prompt_of(6, seed=1))
+    bound.allowed = (11,)
+    in_flight(core, {bound: 5}, {free: 6})
+    with pytest.raises(StepError, match="masks of step 0 did not come") as raised:
+        core.worker.collect(1.0)
+    assert raised.value.retryable
+    free.output = [int(core.worker.collect(1.0).tokens[0])]
+    check_sequences(served.model, [free], core.agreement)
+    with pytest.raises(StepError, match="No step 0 waits for masks"):
+        core.worker.submit(GrammarMasks(0, np.array([0], np.int32), words_allowing(core.agreement.vocab_size, 11)))
+
+
+@pytest.mark.parametrize(
+    ("row", "num_words", "part"), [([0], 3, "are not 12 words a row"), ([1], 12, "name rows that it does not have")]
+)
+def test_masks_of_another_shape_are_refused(served, row, num_words, part):
+    core = served.core
+    core.mask_mode = "late"
+    sequence = core.add(prompt_of(5))
+    sequence.allowed = (11,)
+    (step,) = in_flight(core, {sequence: 5})
+    with pytest.raises(StepError, match=part):
+        core.worker.submit(GrammarMasks(step.step_id, np.array(row, np.int32), np.zeros(num_words, np.int32)))
+
+
+def test_the_agreement_says_what_computes(served):
+    facts = served.core.agreement.facts
+    assert (facts["platform"], facts["dtype"], facts["attention"], facts["num_devices"]) == ("cpu", "float32", "xla", "1")
+    assert served.core.agreement.sampling_caps == {"top_n_tokens": 32}
+
+
+def test_prompt_scores_are_agreed_only_where_they_are_wished(folder):
+    with serving(folder, msgspec.structs.replace(WISH, features=())) as ready:
+        assert not ready.core.agreement.has("prompt_logprobs")
+
+
+@pytest.mark.parametrize("changes", [{"quantize": "eetq"}, {"dtype": "bfloat16"}], ids=["int8", "bfloat16"])
+def test_smaller_weights_stay_near_the_reference(folder, changes):
+    """int8 has no reference of its own here: on a prompt the log-probabilities stay within a tenth of those of float32."""
+    with serving(folder, **changes) as ready:
+        sequence = ready.core.add(prompt_of(40), SamplingParams(prompt_logprobs=True))
+        ready.core.generate([sequence], 1)
+        logits = ready.model.logits(sequence.prompt).astype(np.float64)
+    expected = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    errors = [abs(value - expected[place - 1, sequence.prompt[place]]) for place, value in sequence.prompt_scores.items()]
+    assert len(errors) == 39
+    assert 1e-5 < max(errors) < 0.1, max(errors)
+
+
+def test_close_lets_go_of_weights_and_cache(folder):
+    gc.collect()
+    before = len(jax.live_arrays())
+    with serving(folder) as ready:
+        ready.core.generate([ready.core.add(prompt_of(5))], 1)
+        assert len(jax.live_arrays()) > before
+    del ready
+    gc.collect()
+    assert len(jax.live_arrays()) == before
