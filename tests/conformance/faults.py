@@ -11,11 +11,26 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from tgi.backend import Health, ModelError, RowError, StepError, StepTimes, Support, WrongStateError, empty_int32
+from tgi.backend import (
+    BackendError,
+    DeviceInfo,
+    GrammarMasks,
+    Health,
+    MemoryItem,
+    ModelError,
+    ProbeResult,
+    RowError,
+    StepError,
+    StepTimes,
+    Support,
+    WrongStateError,
+    empty_int32,
+)
 from tgi.backend.adapter import AdapterPlan, AdapterWorker
 from tgi.testing.reference_backend import ReferenceBackend, ReferenceModel
 
 struct = msgspec.structs.replace
+DEVICE_BYTES = 1 << 30
 PLAN = AdapterPlan(max_total_tokens=1024, max_sequences=64, max_step_tokens=1024, max_cache_tokens=1 << 15)
 
 
@@ -92,6 +107,8 @@ class FaultyBackend:
     light: dict = field(default_factory=dict)
     host: Callable = lambda host: host
     plan: AdapterPlan = PLAN
+    change_config: Callable = lambda config: config  # what the reference is asked whether it supports
+    change_for: Callable | None = None  # the backend that makes the worker, by its config
 
     @property
     def info(self):
@@ -101,9 +118,11 @@ class FaultyBackend:
         return self.light.get("probe", ReferenceBackend().probe)()
 
     def supports(self, spec, config):
-        return self.light.get("supports", ReferenceBackend().supports)(spec, config)
+        return self.light.get("supports", ReferenceBackend().supports)(spec, self.change_config(config))
 
     def create_worker(self, config, host):
+        if self.change_for is not None:
+            return self.change_for(config).create_worker(config, host)
         reference = ReferenceModel(self.change_spec(config.spec), Path(config.model_path))
         model = FaultyModel(reference, **self.model())
         return FaultyWorker(AdapterWorker(model, self.plan, self.host(host)), self.worker())
@@ -469,11 +488,143 @@ def change_signals(inner):
     inner.load()
 
 
+# Faults of masks, memory, quantization and shards
+
+
+def late_masks_not_awaited(inner, step):
+    if not isinstance(step, GrammarMasks):
+        inner.submit(struct(step, mask="none") if step.mask == "late" else step)
+
+
+def late_masks_of_the_next_row(inner, step):
+    if isinstance(step, GrammarMasks) and inner._outstanding.rows.num_rows > 1:
+        step = struct(step, row=np.roll(step.row, 1))
+    inner.submit(step)
+
+
+def half_the_slots():
+    return lambda step: struct(step, added=[struct(new, slot=new.slot // 2) for new in step.added])
+
+
+def lost_device(inner, timeout):
+    try:
+        return inner.collect(timeout)
+    except StepError as error:
+        raise StepError(str(error), retryable=False) from error
+
+
+def probe_with_memory():
+    return ProbeResult(True, devices=(DeviceInfo("numpy", "numpy", DEVICE_BYTES),))
+
+
+def with_memory(worker=dict, model=dict):
+    """On a device of 1 GiB whose cache takes 1 KiB a token, and which keeps to the fraction of it."""
+
+    def supports(spec, config):
+        return struct(ReferenceBackend().supports(spec, config), memory=(MemoryItem("KV cache of one token", 1024),))
+
+    def negotiate(fraction):
+        def change(inner, wish):
+            if (wish.max_batch_total_tokens or 0) * 1024 > fraction * DEVICE_BYTES:
+                raise BackendError("no memory for it")
+            return inner.negotiate(wish)
+
+        return change
+
+    def for_config(config):
+        changes = {"negotiate": negotiate(config.memory_fraction)} | worker()
+        return FaultyBackend(worker=lambda: changes, model=model)
+
+    return FaultyBackend(light={"probe": probe_with_memory, "supports": supports}, change_for=for_config)
+
+
+def agrees_beyond_the_fraction(inner, wish):
+    return struct(inner.negotiate(wish), memory=(MemoryItem("KV cache", DEVICE_BYTES // 2),))
+
+
+def agrees_to_any_cache(inner, wish):
+    return inner.negotiate(struct(wish, max_batch_total_tokens=None))
+
+
+def takes_more_than_agreed(inner, deep):
+    return struct(inner.health(deep), memory_bytes=DEVICE_BYTES // 8)
+
+
+def take_host_memory(kept):
+    """64 MiB that nobody agreed to."""
+
+    def change(batch):
+        kept.append(np.ones(1 << 23))
+        return batch
+
+    return change
+
+
+def quantized(change_logits=lambda logits, batch: logits, told_bytes=400):
+    """The reference, which calls itself int8."""
+
+    def supports(spec, config):
+        known = config.quantize in (None, "int8")
+        support = ReferenceBackend().supports(spec, struct(config, quantize=None) if known else config)
+        return struct(support, memory=(MemoryItem("weights", told_bytes if config.quantize else 1000),))
+
+    def for_config(config):
+        return FaultyBackend(model=lambda: {"change_logits": change_logits}) if config.quantize else FaultyBackend()
+
+    return FaultyBackend(light={"supports": supports}, change_for=for_config)
+
+
+def halved(logits, batch):
+    return logits * np.float32(0.5)
+
+
+def sharded(change_logits=lambda logits, batch: logits):
+    """The reference, which calls itself sharded over two devices."""
+
+    def one_shard(config):
+        return struct(config, num_shard=1) if config.num_shard == 2 else config
+
+    def for_config(config):
+        return FaultyBackend(model=lambda: {"change_logits": change_logits}) if config.num_shard == 2 else FaultyBackend()
+
+    return FaultyBackend(change_config=one_shard, change_for=for_config)
+
+
+def second_half_missing(logits, batch):
+    """The vocabulary's second half comes from another device, and does not."""
+    logits[:, logits.shape[1] // 2 :] = logits.min()
+    return logits
+
+
 def sampling(**changes):
     return lambda params: struct(params, **{name: change(getattr(params, name)) for name, change in changes.items()})
 
 
+SLOTS = replace(PLAN, mode="slots", max_sequences=8, features=("logprobs",))
+
+HEALTHY = {
+    "C-13": with_memory(),
+    "C-29": FaultyBackend(plan=SLOTS),
+    "C-36": quantized(),
+    "C-37": sharded(),
+}
+"""Check → the backend without a fault, where the plain reference cannot undergo it."""
+
 FAULTS = {
+    # memory, quantization, shards
+    "agrees beyond the fraction": (with_memory(lambda: {"negotiate": agrees_beyond_the_fraction}), "C-13"),
+    "agrees to any cache": (with_memory(lambda: {"negotiate": agrees_to_any_cache}), "C-13"),
+    "takes more than agreed": (with_memory(lambda: {"health": takes_more_than_agreed}), "C-13"),
+    "takes memory of the host": (with_memory(model=lambda: {"change_batch": take_host_memory([])}), "C-13"),
+    "lost after a step without memory": (in_worker(collect=lost_device), "C-54"),
+    "two sequences in a slot": (replace(in_steps(half_the_slots), plan=SLOTS), "C-29"),
+    "quantized beyond recognition": (quantized(halved), "C-36"),
+    "quantized, yet as large": (quantized(told_bytes=1000), "C-36"),
+    "half of the vocabulary from one device": (sharded(second_half_missing), "C-37"),
+    # masks
+    "late masks ignored": (in_worker(submit=late_masks_not_awaited), "C-46b"),
+    "late masks of the next row": (in_worker(submit=late_masks_of_the_next_row), "C-46b"),
+    "watermark of nobody": (in_sampling(sampling(watermark_gamma=lambda _: 0.0)), "C-59b"),
     # model
     "wrong rope": (FaultyBackend(attention(rope=lambda rope: struct(rope, theta=1e6))), "C-17"),
     "rope of neighbours": (FaultyBackend(attention(rope=lambda rope: struct(rope, interleaved=True))), "C-31"),
@@ -493,8 +644,8 @@ FAULTS = {
     "stale block table": (in_steps(stale_block_table), "C-18"),
     "draw ignored": (in_steps(constant_draw), "C-40a"),
     "draw of another row": (in_steps(draw_by_row), "C-42"),
-    "mask ignored": (in_steps(mask_ignored), "C-46"),
-    "mask of the next row": (in_steps(mask_of_the_next_row), "C-46"),
+    "mask ignored": (in_steps(mask_ignored), "C-46a"),
+    "mask of the next row": (in_steps(mask_of_the_next_row), "C-46a"),
     "copies ignored": (in_steps(copies_ignored), "C-28b"),
     "prefix hits read elsewhere": (in_steps(hits_ignored), "C-28a"),
     "tokens on the device are zero": (in_steps(tokens_on_device_are_zero), "C-50b"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.core.scheduler.simulation import GREEDY, SCORED, Simulation, make_agreement
 from tests.core.scheduler.test_properties import add_random, agreements
-from tgi.backend import GrammarMasks, NewSequence, Rows, SamplingParams, SchedulerOutput, empty_int32
+from tgi.backend import SAMPLING_FIELDS, CacheGroup, GrammarMasks, NewSequence, Rows, SamplingParams, SchedulerOutput, empty_int32
 from tgi.testing.step_rules import BrokenRuleError, StepRules
 
 replace = msgspec.structs.replace
@@ -48,7 +48,7 @@ def test_the_scheduler_keeps_the_agreement(agreement, seed, fails):
     dice = random.Random(seed)
     simulation = Simulation(agreement, failures=random.Random(seed) if fails else None)
     simulation.worker = RuledWorker(simulation.worker)
-    agreed = msgspec.structs.replace(agreement, features=(*agreement.features, "lora"))
+    agreed = replace(agreement, features=(*agreement.features, "lora"), sampling=tuple(SAMPLING_FIELDS))
     simulation.worker.rules = StepRules(agreed)
     for _ in range(20):
         for _ in range(dice.choice([0, 0, 1, 3])):
@@ -117,6 +117,11 @@ BROKEN = {
     "scored prompt with hits": [step(rows((0, 4, [5])), added=[new(num_computed_tokens=4, sampling=SCORED)])],
     "a known token chosen again": [step(rows((0, 0, [1, 2, 3, 4])), added=[new()])],
     "adapter unagreed": [step(rows(PROMPT), added=[new(adapter=1)])],
+    "masked row unagreed": [step(rows(PROMPT), added=[new(is_masked=True)])],
+    "sampling field unagreed": [step(rows(PROMPT), added=[new(sampling=SamplingParams(greedy=False, min_p=0.1))])],
+    "watermark unagreed": [step(rows(PROMPT), added=[new(sampling=SamplingParams(watermark_gamma=0.5))])],
+    "copy of a block that is not there": second(rows((0, 5, [7])), copy_source=[np.array([16])], copy_target=[np.array([9])]),
+    "copy without a target": second(rows((0, 5, [7])), copy_source=[np.array([3])], copy_target=[np.array([], np.int32)]),
     "two decode tokens": second(rows((0, 5, [7, 8]))),
     "empty row": second(rows((0, 5, []))),
 }
@@ -161,9 +166,71 @@ def test_rules_of_special_agreements():
         send(StepRules(make_agreement(features=())), second(rows((0, 5, [-1]))))
     with pytest.raises(BrokenRuleError, match="steps are in flight"):
         _ = [StepRules.submit(rules, item) for rules in [StepRules(make_agreement())] for item in second(rows((0, 5, [7])))]
-    capped = replace(make_agreement(), sampling_caps={"top_k": 16})
+    capped = replace(make_agreement(), sampling=("top_k",), sampling_caps={"top_k": 16})
     with pytest.raises(BrokenRuleError, match="top_k"):
         send(StepRules(capped), [step(rows(PROMPT), added=[new(sampling=SamplingParams(greedy=False, top_k=17))])])
+
+
+def masks(step_id=1, row=(0,), words=(1,)):
+    return GrammarMasks(step_id, np.array(row, np.int32), np.array(words, np.int32))
+
+
+def masked_step():
+    rules = StepRules(make_agreement(features=("late_mask",)))
+    rules.submit(step(rows(PROMPT), added=[new(is_masked=True)], mask="late"))
+    return rules
+
+
+def test_late_masks_follow_their_step():
+    rules = masked_step()
+    rules.submit_masks(masks())
+    rules.collect()
+
+
+@pytest.mark.parametrize(
+    ("news", "part"),
+    [
+        (masks(step_id=0), "waits for none"),
+        (masks(words=(1, 2)), "words a row"),
+        (masks(row=(1,)), "masks of rows"),
+        (None, "before its masks"),
+    ],
+)
+def test_late_masks_that_do_not_fit_are_refused(news, part):
+    rules = masked_step()
+    with pytest.raises(BrokenRuleError, match=part):
+        rules.collect() if news is None else rules.submit_masks(news)
+
+
+WITH_ENCODER = (CacheGroup("full", 16), CacheGroup("cross", 10))
+
+
+def encoded(handle, num_encoder_tokens, num_blocks=None, block=0):
+    num_blocks = -(-num_encoder_tokens // 4) if num_blocks is None else num_blocks
+    tables = [np.array([handle], np.int32), np.arange(block, block + num_blocks, dtype=np.int32)]
+    tokens = np.ones(num_encoder_tokens, np.int32)
+    return replace(new(handle, [1], []), block_tables=tables, encoder_tokens=tokens)
+
+
+def encoder_step(added, *work):
+    n = len(work)
+    grown = {"new_block_ptr": [np.zeros(n + 1, np.int32)] * 2, "new_blocks": [empty_int32()] * 2}
+    return step(replace(rows(*work), **grown), added=added)
+
+
+def test_the_encoder_budget():
+    """16 tokens in a step: an encoder beyond them runs with its own row and nothing else."""
+    agreement = make_agreement(groups=WITH_ENCODER)
+    send(StepRules(agreement), [encoder_step([encoded(0, 30)], (0, 0, [1]))])
+    both = [encoded(0, 7), encoded(1, 7, block=2)]
+    send(StepRules(agreement), [encoder_step(both, (0, 0, [1]), (1, 0, [1]))])
+    more = [encoded(0, 8), encoded(1, 7, block=2)]
+    with pytest.raises(BrokenRuleError, match="15 encoder tokens beside 2 others"):
+        send(StepRules(agreement), [encoder_step(more, (0, 0, [1]), (1, 0, [1]))])
+    with pytest.raises(BrokenRuleError, match="without a row"):
+        send(StepRules(agreement), [encoder_step(both, (0, 0, [1]))])
+    with pytest.raises(BrokenRuleError, match="7 encoder tokens in 1 blocks"):
+        send(StepRules(agreement), [encoder_step([encoded(0, 7, num_blocks=1)], (0, 0, [1]))])
 
 
 def test_blocks_of_a_step_in_flight_are_not_handed_out():

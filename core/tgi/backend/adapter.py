@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, final
 
+import msgspec
 import numpy as np
 
 from tgi.backend.adapter_step import AdapterStep, ForwardBatch, LiveSequence, run_rows
@@ -82,7 +83,7 @@ class AdapterPlan:
     mixed: bool = True
     chunked: bool = True
     max_prefills: int = 0
-    features: tuple[str, ...] = ("device_token", "logprobs", "mask", "prefix_cache", "prompt_logprobs")
+    features: tuple[str, ...] = ("device_token", "late_mask", "logprobs", "mask", "prefix_cache", "prompt_logprobs")
     sampling: tuple[str, ...] = tuple(sorted(SAMPLING_FIELDS))
     sampling_caps: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
@@ -149,10 +150,11 @@ class AdapterWorker:
         self._state = WorkerState.READY
 
     def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
-        """Take the step that the next `collect` runs."""
+        """Take the step that the next `collect` runs, or the masks that it waits for."""
         self._state.require(WorkerState.READY, "submit")
         if isinstance(step, GrammarMasks):
-            raise StepError("Late masks were not agreed.", retryable=False)
+            self._outstanding = _with_masks(self._outstanding, step)
+            return
         if self._outstanding is not None:
             raise StepError("One step in flight was agreed, and one is.", retryable=False)
         self._outstanding = step
@@ -162,7 +164,13 @@ class AdapterWorker:
         del timeout
         self._state.require(WorkerState.READY, "collect")
         step, self._outstanding = self._outstanding, None
-        return None if step is None else self._run(step)
+        if step is None:
+            return None
+        try:
+            return self._run(step)
+        except MemoryError as error:
+            size = f"{step.rows.num_rows} rows and {step.rows.num_tokens} tokens"
+            raise StepError(f"Out of memory in a step of {size}.", retryable=True) from error
 
     def control(self, request: Control) -> ControlResult:
         """Nothing of the kind was agreed."""
@@ -263,6 +271,13 @@ class AdapterWorker:
                 f" {limits.max_step_tokens}.",
                 retryable=False,
             )
+
+
+def _with_masks(step: SchedulerOutput | None, masks: GrammarMasks) -> SchedulerOutput:
+    """The outstanding step with the masks that it waits for."""
+    if step is None or step.mask != "late" or step.masks is not None or step.step_id != masks.step_id:
+        raise StepError(f"Masks came for step {masks.step_id}, which waits for none.", retryable=False)
+    return msgspec.structs.replace(step, masks=masks)
 
 
 def _kept(option: str, given: int | None, most: int, otherwise: int) -> int:

@@ -246,8 +246,10 @@ def _masks(step: SchedulerOutput, vocab_size: int) -> dict[int, npt.NDArray[np.b
     if step.mask == "none":
         return {}
     masks, width = step.masks, -(-vocab_size // 32)
-    if step.mask == "late" or masks is None or masks.words.size != len(masks.row) * width:
-        raise StepError(f"Masks must come with their step, {width} words for each row.", retryable=False)
+    if step.mask == "late" and masks is None:
+        raise StepError(f"The masks of step {step.step_id} did not come.", retryable=True)
+    if masks is None or masks.words.size != len(masks.row) * width:
+        raise StepError(f"Masks must have {width} words for each row.", retryable=False)
     words = masks.words.reshape(-1, width)
     return {row: unpack_mask(np.ascontiguousarray(words[i]), vocab_size) for i, row in enumerate(masks.row.tolist())}
 

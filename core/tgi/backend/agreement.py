@@ -228,3 +228,4 @@ class Health(Record, frozen=True):
 
     ok: bool
     message: str = ""
+    memory_bytes: int = 0  # most device memory that the worker held at once since it was made; 0 = it does not tell

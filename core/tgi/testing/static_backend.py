@@ -49,7 +49,7 @@ STATIC_PLAN = AdapterPlan(
     mixed=False,
     chunked=False,
     max_prefills=1,
-    features=("logprobs", "mask", "prompt_logprobs"),
+    features=("late_mask", "logprobs", "mask", "prompt_logprobs"),
     facts={"dtype": "float32", "attention": "numpy reference, static shapes"},
 )
 POOR_PLAN = replace(STATIC_PLAN, features=(), sampling=("temperature", "top_k", "top_p"), sampling_caps={"top_k": 16})

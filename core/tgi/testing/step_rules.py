@@ -13,6 +13,7 @@ from typing import final
 import numpy as np
 
 from tgi.backend import (
+    SAMPLING_FIELDS,
     TOKEN_ON_DEVICE,
     Agreement,
     Control,
@@ -22,6 +23,7 @@ from tgi.backend import (
     ModelRunnerOutput,
     NewSequence,
     Rows,
+    SamplingParams,
     SchedulerOutput,
     Wish,
     Worker,
@@ -31,6 +33,10 @@ __all__ = ["BrokenRuleError", "StepRules", "StrictWorker"]
 
 Place = tuple[int, int]
 """(cache group, block), or (-1, slot)."""
+
+_DEFAULTS = SamplingParams()
+_ATTRIBUTES = {field: "watermark_gamma" if field == "watermark" else field for field in sorted(SAMPLING_FIELDS)}
+_TOKEN_KINDS = ("full", "window")
 
 
 class BrokenRuleError(AssertionError):
@@ -59,7 +65,8 @@ class StepRules:
         self._agreement = agreement
         self._residents: dict[int, _Resident] = {}
         self._last_step_id = -1
-        self._in_flight: deque[set[Place]] = deque()  # what each step in flight touches
+        self._in_flight: deque[tuple[int, set[Place]]] = deque()  # each step in flight, and what it touches
+        self._unmasked: dict[int, int] = {}  # steps whose masks have yet to come, and their rows
 
     @property
     def num_residents(self) -> int:
@@ -80,11 +87,19 @@ class StepRules:
         _rule(len(self._residents) <= self._agreement.limits.max_sequences, f"{len(self._residents)} sequences are alive")
         kinds = [self._check_row(step.rows, row) for row in range(step.rows.num_rows)]
         self._check_order(kinds)
-        self._in_flight.append(self._touched(step))
+        self._check_encoders(step)
+        self._check_copies(step)
+        self._in_flight.append((step.step_id, self._touched(step)))
+
+    def submit_masks(self, masks: GrammarMasks) -> None:
+        """Raise `BrokenRuleError` unless a step in flight waits for these masks."""
+        _rule(masks.step_id in self._unmasked, f"masks of step {masks.step_id}, which waits for none")
+        self._check_words(masks, self._unmasked.pop(masks.step_id))
 
     def collect(self) -> None:
         """The oldest step is done."""
-        self._in_flight.popleft()
+        oldest, _ = self._in_flight.popleft()
+        _rule(oldest not in self._unmasked, f"the result of step {oldest} was asked for before its masks were sent")
 
     def _check_size(self, rows: Rows) -> None:
         limits = self._agreement.limits
@@ -102,10 +117,36 @@ class StepRules:
     def _check_masks(self, step: SchedulerOutput) -> None:
         feature = {"none": None, "inline": "mask", "late": "late_mask"}[step.mask]
         _rule(feature is None or self._agreement.has(feature), f"a mask ({step.mask}) was not agreed")
-        if step.mask == "inline":
-            width = -(-self._agreement.vocab_size // 32)
-            masks = step.masks
-            _rule(masks is not None and masks.words.size == len(masks.row) * width, f"masks are not {width} words a row")
+        _rule((step.masks is not None) == (step.mask == "inline"), f"a step with `mask` {step.mask} and masks to match")
+        if step.masks is not None:
+            self._check_words(step.masks, step.rows.num_rows)
+        if step.mask == "late":
+            self._unmasked[step.step_id] = step.rows.num_rows
+
+    def _check_words(self, masks: GrammarMasks, num_rows: int) -> None:
+        width = -(-self._agreement.vocab_size // 32)
+        _rule(masks.words.size == len(masks.row) * width, f"masks are not {width} words a row")
+        _rule(bool(((masks.row >= 0) & (masks.row < num_rows)).all()), f"masks of rows {masks.row.tolist()} of {num_rows}")
+
+    def _check_encoders(self, step: SchedulerOutput) -> None:
+        """An encoder runs whole in the step of its sequence's first row: within the budget, or with that row alone."""
+        num_tokens = sum(len(new.encoder_tokens) for new in step.added)
+        if not num_tokens:
+            return
+        starting = {new.sequence for new in step.added if len(new.encoder_tokens)}
+        _rule(starting <= set(step.rows.sequence.tolist()), "an encoder starts without a row of its sequence")
+        is_alone = step.rows.num_rows == 1 and len(step.added) == 1
+        fits = num_tokens + step.rows.num_tokens <= self._agreement.limits.max_step_tokens
+        _rule(is_alone or fits, f"{num_tokens} encoder tokens beside {step.rows.num_tokens} others")
+
+    def _check_copies(self, step: SchedulerOutput) -> None:
+        _rule(len(step.copy_source) == len(step.copy_target), "copies without a source or a target")
+        _rule(not step.copy_source or self._agreement.has("prefix_cache"), "copies of blocks were not agreed")
+        for group, (sources, targets) in enumerate(zip(step.copy_source, step.copy_target, strict=True)):
+            _rule(len(sources) == len(targets), f"{len(sources)} blocks are copied to {len(targets)}")
+            self._fresh(group, targets.tolist())
+            num_blocks = self._agreement.kv_cache.groups[group].num_blocks
+            _rule(all(0 <= block < num_blocks for block in sources.tolist()), f"blocks {sources.tolist()} of {num_blocks}")
 
     def _introduce(self, new: NewSequence) -> None:
         plan, limits = self._agreement.kv_cache, self._agreement.limits
@@ -124,7 +165,10 @@ class StepRules:
             skipped = new.num_computed_tokens // (plan.block_size or 1)
             owned, shared = set(), set()
             for number, (group, table) in enumerate(zip(plan.groups, new.block_tables, strict=True)):
-                skip = skipped if group.kind in ("full", "window") else 0
+                skip = skipped if group.kind in _TOKEN_KINDS else 0
+                if group.kind == "cross":
+                    needed = -(-len(new.encoder_tokens) // plan.block_size)
+                    _rule(0 < needed == len(table), f"{len(new.encoder_tokens)} encoder tokens in {len(table)} blocks")
                 shared |= {(number, block) for block in table.tolist()[:skip]}
                 owned |= self._fresh(number, table.tolist()[skip:])
         self._claim(owned)
@@ -137,6 +181,11 @@ class StepRules:
         _rule(sampling.logprobs == "none" or agreement.has("logprobs"), "log probabilities were not agreed")
         _rule(not sampling.prompt_logprobs or agreement.has("prompt_logprobs"), "prompt scores were not agreed")
         _rule(not new.adapter or agreement.has("lora"), "adapters were not agreed")
+        _rule(not new.is_masked or agreement.has("mask") or agreement.has("late_mask"), "masks were not agreed")
+        _rule(not new.media or agreement.has("images"), "images were not agreed")
+        for field, attribute in _ATTRIBUTES.items():
+            is_default = getattr(sampling, attribute) == getattr(_DEFAULTS, attribute)
+            _rule(is_default or field in agreement.sampling, f"`{field}` was not agreed")
         for name, cap in agreement.sampling_caps.items():
             value = float(getattr(sampling, name))
             _rule(value <= cap, f"{name} {value} is above the agreed {cap}")
@@ -153,7 +202,7 @@ class StepRules:
             return
         held = set().union(*((resident.owned | resident.shared) for resident in self._residents.values()))
         _rule(not places & held, f"{sorted(places & held)} belong to another sequence")
-        in_use = set().union(*self._in_flight)
+        in_use = set().union(*(places for _, places in self._in_flight))
         _rule(not places & in_use, f"{sorted(places & in_use)} are used by a step in flight")
 
     def _check_row(self, rows: Rows, row: int) -> bool:
@@ -204,7 +253,7 @@ class StepRules:
             self._claim(blocks)
             resident.owned |= blocks
             resident.num_blocks[number] += len(blocks)
-            needed = -(-end // plan.block_size) if group.kind in ("full", "window") else 1
+            needed = -(-end // plan.block_size) if group.kind in _TOKEN_KINDS else 1
             _rule(resident.num_blocks[number] >= needed, f"{end} tokens in {resident.num_blocks[number]} blocks")
 
     def _check_order(self, kinds: list[bool]) -> None:
@@ -246,6 +295,8 @@ class StrictWorker:
         _rule(self._rules is not None, "a step before the agreement")
         if self._rules is not None and isinstance(step, SchedulerOutput):
             self._rules.submit(step)
+        elif self._rules is not None and isinstance(step, GrammarMasks):
+            self._rules.submit_masks(step)
         self._inner.submit(step)
 
     def collect(self, timeout: float) -> ModelRunnerOutput | None:

@@ -17,7 +17,7 @@ from tgi.architectures.grammar import ModelSpec
 from tgi.architectures.registry import load_spec
 from tgi.architectures.weight_map import Placement, placements, stored_shape, tensor_shapes
 
-__all__ = ["FAMILIES", "write_tiny_model", "write_tokenizer"]
+__all__ = ["ENCODER_DECODERS", "FAMILIES", "write_tiny_model", "write_tokenizer"]
 
 EOS_TOKEN = "</s>"  # noqa: S105 - a token of the vocabulary, not a secret
 BOS_TOKEN = "<s>"  # noqa: S105
@@ -60,7 +60,21 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
 }
-"""`model_type` → its small config."""
+"""`model_type` → its small config: decoders."""
+
+ENCODER_DECODERS: dict[str, dict[str, Any]] = {
+    "t5": {
+        "architectures": ["T5ForConditionalGeneration"],
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 64,
+        "num_layers": 2,
+        "num_heads": 4,
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+    },
+}
+"""The same for models with an encoder."""
 
 
 def write_tiny_model(
@@ -85,7 +99,7 @@ def write_tiny_model(
         "vocab_size": tokenizer.get_vocab_size(),
         "bos_token_id": bos,
         "eos_token_id": eos,
-        **FAMILIES[family],
+        **(FAMILIES | ENCODER_DECODERS)[family],
         **overrides,
     }
     _write_json(path / "config.json", config)
@@ -103,7 +117,7 @@ def _names(spec: ModelSpec) -> list[str]:
     shapes = tensor_shapes(spec)
     names = []
     for rule in spec.weights:
-        for layer in range(len(spec.decoder.layers) if "{layer}" in rule.name else 1):
+        for layer in range(max(len(stack.layers) for stack in spec.stacks) if "{layer}" in rule.name else 1):
             if rule.roles[0].replace("{layer}", str(layer)) in shapes:
                 prefix = "" if rule.roles[0].startswith("head.") else spec.prefixes[0]
                 names.append(prefix + rule.name.replace("{layer}", str(layer)))

@@ -28,13 +28,18 @@ class NotApplicableError(Exception):
 @final
 @dataclass(frozen=True)
 class Check:
-    """One question to a backend. `run` returns, raises `CheckFailedError`, or says by `NotApplicableError` why it cannot ask."""
+    """One question to a backend. `run` returns, raises `CheckFailedError`, or says by `NotApplicableError` why it cannot ask.
+
+    One that is asked `apart` changes what a process can change only once (its limits, the number of its devices): an installed
+    backend is asked in a process of its own.
+    """
 
     id: str
     grade: Grade
     title: str
     run: Callable[[Subject], None]
     feature: str = ""  # the agreed feature it is about; empty = required of every backend it applies to
+    apart: bool = False
 
 
 @final

@@ -40,7 +40,8 @@ def check_sequence(model: TinyModel, sequence: LiveSequence, agreement: Agreemen
     """Hold all that a sequence received against the reference. Raises `CheckFailedError` at the first difference."""
     require(not sequence.error, f"sequence of {len(sequence.prompt)} prompt tokens failed: {sequence.error}")
     tolerance = tolerance_of(agreement)
-    logits = model.logits(sequence.tokens[: max(1, len(sequence.tokens) - 1)] if sequence.output else sequence.prompt)
+    known = sequence.tokens[: max(1, len(sequence.tokens) - 1)] if sequence.output else sequence.prompt
+    logits = model.logits(known, sequence.encoder_tokens)
     _check_prompt_scores(sequence, logits, agreement, tolerance)
     for index in range(sequence.num_given, len(sequence.output)):
         before = _as_of(sequence, index)

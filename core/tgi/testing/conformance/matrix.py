@@ -23,7 +23,14 @@ need hardware appear once a card was made on it.
 """
 _NOTE = """
 `yes` under a feature means agreed and proven by every check that applies; `agreed` that the kit has no check for it yet.
+`compiled for` names devices for which whole steps were compiled without one (`compiled/`): nothing has run on them.
 """
+
+
+class _CompiledRecord(msgspec.Struct):
+    """What is kept of compiling for devices that are not there, `compiled/<backend>.json`."""
+
+    compiled_for: list[str]
 
 
 def render_matrix(folder: Path) -> str:
@@ -37,6 +44,9 @@ def render_matrix(folder: Path) -> str:
     summary.append(["package", *(f"{card.package} {card.version}" for card in cards.values())])
     summary.append(["cache", *(card.kv_cache for card in cards.values())])
     summary.append(["dtype", *(card.facts.get("dtype", "") for card in cards.values())])
+    compiled = {name: _compiled_for(folder, name) for name in names}
+    if any(compiled.values()):
+        summary.append(["compiled for", *compiled.values()])
     limits = ("mixed", "chunked", "max_prefills", "depth")
     summary += [[f"`{limit}`", *(_shown(card.limits.get(limit, "")) for card in cards.values())] for limit in limits]
     features = [[f"`{name}`", *(_feature(card, name) for card in cards.values())] for name in sorted(FEATURES)]
@@ -49,6 +59,11 @@ def render_matrix(folder: Path) -> str:
     checks = [[f"{id_} {titles[id_]}", *(results.get(id_, "") for results in outcome)] for id_ in ids]
     parts = [_table("", names, summary), _table("features", names, features), _table("sampling", names, fields)]
     return "\n".join([_HEAD, *parts, _table("checks", names, checks)]) + _NOTE
+
+
+def _compiled_for(folder: Path, name: str) -> str:
+    path = folder / "compiled" / f"{name}.json"
+    return ", ".join(msgspec.json.decode(path.read_bytes(), type=_CompiledRecord).compiled_for) if path.exists() else ""
 
 
 def _feature(card: ScorecardRecord, name: str) -> str:

@@ -28,15 +28,15 @@ class TinyModel:
         self.path = path
         self.spec = spec
         self.weights: Weights = read_weights(spec, path)
-        self._logits: dict[tuple[int, ...], Float32Array] = {}
+        self._logits: dict[tuple[tuple[int, ...], tuple[int, ...]], Float32Array] = {}
 
-    def logits(self, token_ids: Sequence[int]) -> Float32Array:
+    def logits(self, token_ids: Sequence[int], encoder_tokens: Sequence[int] = ()) -> Float32Array:
         """Logits after each token, float32 [T, vocab_size]."""
-        key = tuple(token_ids)
+        key = (tuple(token_ids), tuple(encoder_tokens))
         if key not in self._logits:
             if len(self._logits) > 64:
                 self._logits.clear()
-            self._logits[key] = reference_logits(self.spec, self.weights, token_ids)
+            self._logits[key] = reference_logits(self.spec, self.weights, token_ids, encoder_tokens)
         return self._logits[key]
 
     def copy_to(self, path: Path) -> Path:

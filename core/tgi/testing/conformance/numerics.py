@@ -11,7 +11,7 @@ from tgi.testing.conformance.expectations import check_sequence, check_sequences
 from tgi.testing.conformance.models import TinyModel
 from tgi.testing.conformance.scripted_core import ScriptedCore
 from tgi.testing.conformance.subject import Subject, prompt_of
-from tgi.testing.tiny_models import FAMILIES
+from tgi.testing.tiny_models import ENCODER_DECODERS, FAMILIES
 
 __all__ = ["CHECKS"]
 
@@ -43,8 +43,7 @@ def _serve(subject: Subject, model: TinyModel, lengths: Sequence[int], count: in
 
 def _families(subject: Subject) -> None:
     models = {family: subject.models.get(family) for family in FAMILIES}
-    # The scripted core has no encoder to feed.
-    served = {family: model for family, model in models.items() if len(model.spec.stacks) == 1 and subject.supports(model)}
+    served = {family: model for family, model in models.items() if subject.supports(model)}
     require(bool(served), "no family of the kit is supported")
     for family, model in served.items():
         try:
@@ -63,6 +62,25 @@ def _positions(subject: Subject) -> None:
         except AssertionError as error:
             require(False, f"{name} scaling of the rotation: {error}")
     not_applicable(not served, "no scaling of the rotation is supported")
+
+
+def _encoder_decoder(subject: Subject) -> None:
+    """Texts of every length beside each other; a sequence that is preempted has its encoder run again."""
+    models = [subject.models.get(family) for family in ENCODER_DECODERS]
+    served = [model for model in models if subject.supports(model)]
+    not_applicable(not served, "no model with an encoder is supported")
+    for model in served:
+        with subject.serving(model) as core:
+            lengths = (1, 7, 16, 33, 100)[: core.agreement.limits.max_sequences]
+            sequences = [core.add([0], _sampling(core), encoder_tokens=prompt_of(n, seed=n)) for n in lengths]
+            core.generate(sequences, 5)
+            check_sequences(model, sequences, core.agreement)
+            core.drop(*sequences)
+            again = [
+                core.add(s.prompt, _sampling(core), output=s.output, encoder_tokens=s.encoder_tokens) for s in reversed(sequences)
+            ]
+            core.generate(again, 4)
+            check_sequences(model, again, core.agreement)
 
 
 def _window(subject: Subject) -> None:
@@ -112,4 +130,5 @@ CHECKS: Sequence[Check] = (
     Check("C-33", "serving", "tokens beyond the window have no influence", _window),
     Check("C-34", "serving", "later tokens have no influence", _causality),
     Check("C-35", "serving", "NaN in one row is an error of that row", _nan),
+    Check("C-59a", "serving", "a model with an encoder matches the reference, after a preemption too", _encoder_decoder),
 )

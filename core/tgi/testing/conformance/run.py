@@ -10,15 +10,16 @@ from pathlib import Path
 from tgi.errors import BackendError, TgiError
 from tgi.plugins import BackendRegistry
 from tgi.plugins.hookspecs import ENTRY_POINT_GROUP
-from tgi.testing.conformance import lifecycle, numerics, packaging, robust, sampling, steps
+from tgi.testing.conformance import lifecycle, memory, numerics, packaging, quantization, robust, sampling, sharding, steps
+from tgi.testing.conformance.apart import ask_apart
 from tgi.testing.conformance.check import GRADES, Check, CheckFailedError, NotApplicableError, Result
 from tgi.testing.conformance.scorecard import Scorecard
 from tgi.testing.conformance.subject import Subject
 from tgi.testing.step_rules import BrokenRuleError
 
-__all__ = ["ALL_CHECKS", "find_subject", "run_check", "run_checks"]
+__all__ = ["ALL_CHECKS", "find_subject", "run_check", "run_check_here", "run_checks"]
 
-_MODULES = (packaging, lifecycle, steps, numerics, sampling, robust)
+_MODULES = (packaging, lifecycle, memory, steps, numerics, quantization, sharding, sampling, robust)
 
 ALL_CHECKS: Sequence[Check] = tuple(
     sorted(
@@ -43,6 +44,15 @@ def find_subject(name: str, folder: Path, options: dict[str, str] | None = None)
 
 def run_check(check: Check, subject: Subject) -> Result:
     """Run one check. Whatever the backend raises becomes its result."""
+    if not check.apart or subject.entry_point is None:
+        return run_check_here(check, subject)
+    began = time.monotonic()
+    outcome = ask_apart(check, subject)
+    return Result(check, outcome.status, outcome.message, time.monotonic() - began)
+
+
+def run_check_here(check: Check, subject: Subject) -> Result:
+    """The same, in this process."""
     began = time.monotonic()
     try:
         check.run(subject)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from tgi.backend import SamplingParams
+from tgi.backend import SamplingParams, StepError
 from tgi.backend.sampling import log_softmax
-from tgi.testing.conformance.check import Check, not_applicable, require
+from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
 from tgi.testing.conformance.expectations import check_sequence, check_sequences
 from tgi.testing.conformance.scripted_core import LiveSequence, ScriptedCore
 from tgi.testing.conformance.subject import Subject, prompt_of
+from tgi.testing.watermark import detect_watermark
 
 __all__ = ["CHECKS", "FIELD_CASES"]
 
@@ -34,6 +35,9 @@ _PENALTY_CASES: Mapping[str, tuple[SamplingParams, ...]] = MappingProxyType(
     }
 )
 _NUM_DRAWN = 24
+_NUM_MARKED = 80
+_CLEAR_Z_SCORE = 4.0
+_MASK_SECONDS = 2.0  # that a worker may wait for masks that do not come
 
 
 def _seen(core: ScriptedCore, sampling: SamplingParams) -> SamplingParams:
@@ -186,9 +190,48 @@ def _prompt_scores(subject: Subject) -> None:
         check_sequence(subject.models.get(), parts, core.agreement)
 
 
-def _masks(subject: Subject) -> None:
+def _watermark(subject: Subject) -> None:
+    """The detector finds the watermark in drawn text, and none where none was asked for."""
+    core = subject.core()
+    not_applicable("watermark" not in core.agreement.sampling, "`watermark` was not agreed")
+    not_applicable("temperature" not in core.agreement.sampling, "drawing was not agreed")
+    marked = SamplingParams(greedy=False, watermark_gamma=0.5, watermark_delta=6.0)
+    for sampling, is_marked in ((marked, True), (SamplingParams(greedy=False), False)):
+        sequence = core.add(prompt_of(8), sampling, seed=3)
+        core.generate([sequence], _NUM_MARKED)
+        evidence = detect_watermark(sequence.tokens, len(sequence.prompt), core.agreement.vocab_size)
+        found = evidence.z_score > _CLEAR_Z_SCORE
+        require(found == is_marked, f"{evidence.num_green} of {evidence.num_tokens} tokens are green; marked: {is_marked}")
+        core.drop(sequence)
+
+
+def _inline_masks(subject: Subject) -> None:
     core = subject.core()
     not_applicable(not core.agreement.has("mask"), "`mask` was not agreed")
+    _check_masks(subject, core)
+
+
+def _late_masks(subject: Subject) -> None:
+    """Masks that follow their step act as those that come with it; a step whose masks do not come fails and nothing else."""
+    core = subject.core()
+    not_applicable(not core.agreement.has("late_mask"), "`late_mask` was not agreed")
+    core.mask_mode = "late"
+    _check_masks(subject, core)
+    sequence = core.add(prompt_of(7))
+    sequence.allowed = (7, 9)
+    step = core.build({sequence: 7})
+    core.worker.submit(step)
+    try:
+        output = core.worker.collect(_MASK_SECONDS)
+    except StepError as error:
+        require(error.retryable, "a step whose masks did not come may not be tried again")
+    else:
+        raise CheckFailedError(f"a step whose masks did not come has the result {output}")
+    core.forget(step)
+    _check_masks(subject, core)
+
+
+def _check_masks(subject: Subject, core: ScriptedCore) -> None:
     vocab_size = core.agreement.vocab_size
     allowed = [(7,), (vocab_size - 1,), tuple(range(31, 97)), tuple(range(0, vocab_size, 5)), None]
     can_draw = "temperature" in core.agreement.sampling
@@ -212,8 +255,10 @@ CHECKS: Sequence[Check] = (
     Check("C-41", "serving", "penalties, bias and watermark match, after a preemption too", _penalties),
     Check("C-42", "serving", "the core's draws decide, whatever the batch", _draws),
     Check("C-43", "serving", "rows of different sampling do not touch each other", _mixed_rows),
+    Check("C-59b", "serving", "the watermark is found, and only where it is", _watermark),
     Check("C-44a", "features", "log probabilities and top tokens match", _logprobs, "logprobs"),
     Check("C-44b", "features", "top tokens that tie with the last are all given", _top_ties, "logprobs"),
     Check("C-45", "features", "prompt scores match, whole and in chunks", _prompt_scores, "prompt_logprobs"),
-    Check("C-46", "features", "only allowed tokens are chosen, and only masked rows are touched", _masks, "mask"),
+    Check("C-46a", "features", "only allowed tokens are chosen, and only masked rows are touched", _inline_masks, "mask"),
+    Check("C-46b", "features", "masks may follow their step, and must", _late_masks, "late_mask"),
 )

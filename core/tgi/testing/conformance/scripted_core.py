@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, final
 
+import msgspec
 import numpy as np
 
 from tgi.backend import (
@@ -14,6 +15,7 @@ from tgi.backend import (
     Agreement,
     GrammarMasks,
     Int32Array,
+    KVCachePlan,
     ModelRunnerOutput,
     NewSequence,
     Rows,
@@ -54,6 +56,8 @@ class LiveSequence:
     tops: list[list[tuple[int, float]]] = field(default_factory=list)
     prompt_scores: dict[int, float] = field(default_factory=dict)  # by position
     error: str = ""
+    encoder_tokens: list[int] = field(default_factory=list)
+    encoder_blocks: list[int] = field(default_factory=list)  # of the cross groups
 
     @property
     def tokens(self) -> list[int]:
@@ -88,13 +92,15 @@ class ScriptedCore:
         self.rules = StepRules(agreement)
         plan = agreement.kv_cache
         dice = random.Random(0)  # noqa: S311 - an order, not a secret
-        num_blocks = min((g.num_blocks for g in plan.groups if g.kind != "state"), default=0)
-        self.free_blocks = dice.sample(range(num_blocks), num_blocks)
+        self.free_blocks = _shuffled(plan, ("full", "window"), dice)
+        self._free_encoder_blocks = _shuffled(plan, ("cross",), dice)
         num_slots = plan.num_slots if plan.mode == "slots" else min((g.num_blocks for g in plan.groups), default=0)
         self.free_slots = dice.sample(range(num_slots), num_slots)
         self.free_handles = dice.sample(range(10 * agreement.limits.max_sequences), 10 * agreement.limits.max_sequences)
         self.live: dict[int, LiveSequence] = {}
         self.copies: list[tuple[int, int]] = []  # blocks (source, target) that the next step copies
+        self.mask_mode: Literal["inline", "late"] = "inline"
+        self._late_masks: GrammarMasks | None = None  # of the step that was built last
         self._dropped: list[int] = []
         self._step_id = 0
 
@@ -108,6 +114,7 @@ class ScriptedCore:
         blocks: Sequence[int] = (),
         num_computed_tokens: int = 0,
         handle: int | None = None,
+        encoder_tokens: Sequence[int] = (),
     ) -> LiveSequence:
         """A sequence of the next step in which it has a row. With `blocks` it begins with these."""
         handle = self.free_handles[-1] if handle is None else handle
@@ -116,6 +123,10 @@ class ScriptedCore:
         sampling = sampling or SamplingParams()
         sequence = LiveSequence(handle, list(prompt), list(output), sampling, seed, list(blocks), slot, num_computed_tokens)
         sequence.num_given = len(output)
+        sequence.encoder_tokens = list(encoder_tokens)
+        if encoder_tokens:
+            count = -(-len(encoder_tokens) // self.agreement.kv_cache.block_size)
+            sequence.encoder_blocks = [self._free_encoder_blocks.pop() for _ in range(count)]
         self.live[handle] = sequence
         return sequence
 
@@ -127,15 +138,29 @@ class ScriptedCore:
                 self._dropped.append(sequence.handle)
             held = {block for other in self.live.values() for block in other.blocks}
             self.free_blocks += [block for block in sequence.blocks if block not in held]
+            self._free_encoder_blocks += sequence.encoder_blocks
             if sequence.slot >= 0:
                 self.free_slots.append(sequence.slot)
             self.free_handles.append(sequence.handle)
 
     def clear(self) -> None:
         """Drop everything, and say so."""
+        self.mask_mode = "inline"
         self.drop(*list(self.live.values()))
         if self._dropped:
             self.run(self.build({}))
+
+    def forget(self, step: SchedulerOutput) -> None:
+        """As the scheduler does after a failed step: its drops and new sequences count as done, and the latter are dropped."""
+        handles = [new.sequence for new in step.added]
+        for handle in handles:
+            self.live[handle].num_introduced_tokens = 0  # the rules saw nothing of it
+            self.drop(self.live[handle])
+        flush = self.build({})
+        self.rules.submit(msgspec.structs.replace(flush, dropped=[*step.dropped, *flush.dropped]))
+        self.rules.collect()
+        self.worker.submit(msgspec.structs.replace(flush, dropped=[*handles, *flush.dropped]))
+        self.worker.collect(COLLECT_SECONDS)
 
     def advance(self, work: Mapping[LiveSequence, int], *, on_device: bool = False) -> list[ModelRunnerOutput]:
         """Run `count` known tokens of each sequence (0 = all that are left), in as many legal steps as it takes.
@@ -180,7 +205,7 @@ class ScriptedCore:
             if sequence.allowed is not None and sample[-1]:
                 masks[row] = sequence.allowed
         handles = np.array([s.handle for s in work], np.int32)
-        groups = [group.kind != "state" for group in self.agreement.kv_cache.groups]
+        groups = [group.kind in ("full", "window") for group in self.agreement.kv_cache.groups]
         rows = Rows(
             handles,
             np.array(starts, np.int32),
@@ -192,16 +217,23 @@ class ScriptedCore:
             [np.array(new_blocks if has_growth else [], np.int32) for has_growth in groups],
             np.ones(len(work), np.int32) if self.agreement.limits.tokens_per_step > 1 else np.empty(0, np.int32),
         )
-        mask: Literal["none", "inline"] = "inline" if masks else "none"
-        step = SchedulerOutput(self._step_id, self._dropped, added, rows, *self._copies(), mask, self._masks(masks))
+        mask = self.mask_mode if masks else "none"
+        words = self._masks(masks)
+        self._late_masks = words if mask == "late" else None
+        inline = words if mask == "inline" else None
+        step = SchedulerOutput(self._step_id, self._dropped, added, rows, *self._copies(), mask, inline)
         self._step_id += 1
         self._dropped = []
         return decode(SchedulerOutput, encode(step))
 
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
-        """Send a step, take its result and hold it against what was asked."""
+        """Send a step, with the masks it waits for; take its result and hold it against what was asked."""
         self.rules.submit(step)
         self.worker.submit(step)
+        if self._late_masks is not None:
+            masks = decode(GrammarMasks, encode(self._late_masks))
+            self.rules.submit_masks(masks)
+            self.worker.submit(masks)
         output = self.worker.collect(COLLECT_SECONDS)
         self.rules.collect()
         if output is None:
@@ -237,6 +269,9 @@ class ScriptedCore:
         budget = limits.max_step_tokens - (len(decodes) if limits.mixed else 0)
         chosen = dict[LiveSequence, int]()
         for sequence in prefills[: limits.max_prefills or len(prefills)]:
+            if sequence.encoder_tokens and not sequence.is_introduced:
+                # An encoder runs whole; alone in its step it may be of any length.
+                return {sequence: min(pending[sequence], limits.max_step_tokens)}
             count = min(pending[sequence], budget)
             if count < pending[sequence]:
                 count = count - count % limits.chunk_multiple if limits.chunked else 0
@@ -256,9 +291,9 @@ class ScriptedCore:
             sequence.blocks += [self.free_blocks.pop() for _ in range(missing)]
 
     def _introduction(self, sequence: LiveSequence) -> NewSequence:
+        held = {"state": [sequence.slot], "cross": sequence.encoder_blocks}
         tables: list[Int32Array] = [
-            np.array([sequence.slot] if group.kind == "state" else sequence.blocks, np.int32)
-            for group in self.agreement.kv_cache.groups
+            np.array(held.get(group.kind, sequence.blocks), np.int32) for group in self.agreement.kv_cache.groups
         ]
         return NewSequence(
             sequence=sequence.handle,
@@ -271,6 +306,7 @@ class ScriptedCore:
             slot=-1 if tables else sequence.slot,
             max_total_tokens=self.agreement.limits.max_total_tokens,
             is_masked=sequence.allowed is not None,
+            encoder_tokens=np.array(sequence.encoder_tokens, np.int32),
         )
 
     def _copies(self) -> tuple[list[Int32Array], list[Int32Array]]:
@@ -289,3 +325,9 @@ class ScriptedCore:
             bits[place, list(tokens)] = 1
         words = np.packbits(bits, axis=1, bitorder="little").view(np.int32).reshape(-1)
         return GrammarMasks(self._step_id, np.array(list(allowed), np.int32), words)
+
+
+def _shuffled(plan: KVCachePlan, kinds: tuple[str, ...], dice: random.Random) -> list[int]:
+    """The blocks that groups of these kinds share, in no order."""
+    num_blocks = min((group.num_blocks for group in plan.groups if group.kind in kinds), default=0)
+    return dice.sample(range(num_blocks), num_blocks)

@@ -89,6 +89,23 @@ def _reuse(subject: Subject) -> None:
         core.drop(heir)
 
 
+def _slots(subject: Subject) -> None:
+    """Sequences side by side in slots of any order; then shorter ones in the same slots, the other way round."""
+    core = subject.core()
+    plan = core.agreement.kv_cache
+    not_applicable(plan.mode != "slots", "the cache has blocks, not slots")
+    count = min(core.agreement.limits.max_sequences, plan.num_slots)
+    first = [core.add(prompt_of(30, seed=i), _greedy(subject)) for i in range(count)]
+    core.generate(first, 2)
+    check_sequences(subject.models.get(), first, core.agreement)
+    slots = {sequence.slot for sequence in first}
+    core.drop(*first)
+    second = [core.add(prompt_of(3 + i, seed=50 + i), _greedy(subject)) for i in range(count)]
+    require({sequence.slot for sequence in second} == slots, "the kit must hand out the same slots again")
+    core.generate(second, 12)
+    check_sequences(subject.models.get(), second, core.agreement)
+
+
 def _unsampled_rows(subject: Subject) -> None:
     core = subject.core()
     not_applicable(not core.agreement.limits.chunked, "prefill chunks were not agreed")
@@ -168,24 +185,16 @@ def _refusals(subject: Subject) -> None:
             pass
         else:
             raise CheckFailedError(f"{what}: accepted without a `StepError`")
-        _forget(core, step)
+        core.forget(step)
         core.generate([bystander], 1)
         check_sequence(subject.models.get(), bystander, core.agreement)
 
 
-def _forget(core: ScriptedCore, step: SchedulerOutput) -> None:
-    """As the scheduler does: what a failed step introduced counts as introduced, and is dropped."""
-    handles = [new.sequence for new in step.added]
-    for handle in handles:
-        core.live[handle].num_introduced_tokens = 0  # the rules never saw it
-        core.drop(core.live[handle])
-    core.worker.submit(msgspec.structs.replace(core.build({}), dropped=handles))
-    core.worker.collect(60.0)
-
-
 def _with_a_stranger(core: ScriptedCore) -> SchedulerOutput:
-    step = core.build({core.add(prompt_of(4)): 4})
-    core.drop(core.live[step.added[0].sequence])
+    stranger = core.add(prompt_of(4))
+    step = core.build({stranger: 4})
+    stranger.num_introduced_tokens = 0
+    core.drop(stranger)
     return msgspec.structs.replace(step, added=[])
 
 
@@ -246,5 +255,6 @@ CHECKS: Sequence[Check] = (
     Check("C-24", "serving", "prefill beside decode equals separate steps", _mixed_steps),
     Check("C-26", "serving", "steps that break the agreement are refused, and serving goes on", _refusals),
     Check("C-27", "serving", "a preempted sequence goes on as if nothing had been", _preemption),
+    Check("C-29", "serving", "a slot may be anyone's, and carries nothing over", _slots),
     Check("C-30", "serving", "survivors of a storm of cancellations match the reference", _cancellations),
 )

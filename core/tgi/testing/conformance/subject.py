@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
+import msgspec
 import numpy as np
 
 from tgi.backend import FEATURES, Agreement, Backend, BackendError, EngineConfig, Wish, Worker
@@ -64,16 +65,28 @@ class Subject:
         self._options = options or {}
         self._core: ScriptedCore | None = None
 
-    def config(self, model: TinyModel, path: Path | None = None) -> EngineConfig:
-        """Serve `model`, perhaps from a changed copy of its checkpoint."""
+    @property
+    def options(self) -> dict[str, str]:
+        """Options of the backend's own."""
+        return self._options
+
+    def config(self, model: TinyModel, path: Path | None = None, **changes: Any) -> EngineConfig:  # noqa: ANN401 - fields
+        """Serve `model`, perhaps from a changed copy of its checkpoint; `changes` are fields of `EngineConfig`."""
         cache = self.folder / "cache"
         cache.mkdir(exist_ok=True)
         path = path or model.path
-        return EngineConfig(self.name, str(path), model.spec, options=self._options, cache_dir=str(cache))
+        config = EngineConfig(self.name, str(path), model.spec, options=self._options, cache_dir=str(cache))
+        return msgspec.structs.replace(config, **changes)
 
-    def worker(self, model: TinyModel | None = None, host: RecordingHost | None = None, path: Path | None = None) -> Worker:
+    def worker(
+        self,
+        model: TinyModel | None = None,
+        host: RecordingHost | None = None,
+        path: Path | None = None,
+        **changes: Any,  # noqa: ANN401 - fields of `EngineConfig`
+    ) -> Worker:
         """A worker nobody has called yet."""
-        return self.backend.create_worker(self.config(model or self.models.get(), path), host or RecordingHost())
+        return self.backend.create_worker(self.config(model or self.models.get(), path, **changes), host or RecordingHost())
 
     def core(self) -> ScriptedCore:
         """A core over the worker that is kept, which serves the plain model; nothing runs on it."""
@@ -82,9 +95,9 @@ class Subject:
         return core
 
     @contextlib.contextmanager
-    def serving(self, model: TinyModel, wish: Wish = WISH) -> Iterator[ScriptedCore]:
-        """A core over a worker of its own, closed at the end."""
-        worker = self.worker(model)
+    def serving(self, model: TinyModel, wish: Wish = WISH, **changes: Any) -> Iterator[ScriptedCore]:  # noqa: ANN401 - fields
+        """A core over a worker of its own, closed at the end; `changes` are fields of `EngineConfig`."""
+        worker = self.worker(model, **changes)
         try:
             yield _start(worker, wish)
         finally:
@@ -94,9 +107,9 @@ class Subject:
         """What the backend agreed to for the plain model."""
         return self._kept().agreement
 
-    def supports(self, model: TinyModel) -> bool:
-        """Whether the backend says that it can run the model."""
-        return self.backend.supports(model.spec, self.config(model)).verdict != "no"
+    def supports(self, model: TinyModel, **changes: Any) -> bool:  # noqa: ANN401 - fields of `EngineConfig`
+        """Whether the backend says that it can run the model so."""
+        return self.backend.supports(model.spec, self.config(model, **changes)).verdict != "no"
 
     def discard(self) -> None:
         """Close the worker that is kept; a check that failed may have left it anywhere."""

@@ -1,0 +1,58 @@
+"""One check in a process of its own: `python -m tgi.testing.conformance.apart NAME CHECK FOLDER OPTIONS`.
+
+It prints the outcome as JSON, and whatever a framework prints before.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from tgi.testing.conformance.check import Check
+from tgi.testing.conformance.subject import Subject
+
+__all__ = ["Outcome", "ask_apart"]
+
+_TIMEOUT_SECONDS = 600.0
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How the check ended there."""
+
+    status: Literal["passed", "failed", "not applicable"]
+    message: str
+
+
+def ask_apart(check: Check, subject: Subject) -> Outcome:
+    """Ask an installed backend. A process that dies or hangs is a failure, too."""
+    folder = subject.folder / f"apart-{check.id}"
+    folder.mkdir(exist_ok=True)
+    options = msgspec.json.encode(subject.options).decode()
+    command = [sys.executable, "-m", "tgi.testing.conformance.apart", subject.name, check.id, str(folder), options]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return Outcome("failed", f"it did not end within {_TIMEOUT_SECONDS:.0f} s")
+    lines = done.stdout.strip().splitlines()
+    if done.returncode != 0 or not lines:
+        return Outcome("failed", f"its process ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
+    return msgspec.json.decode(lines[-1], type=Outcome)
+
+
+def main(name: str, check_id: str, folder: str, options: str) -> None:
+    """Run the check here and print its outcome."""
+    from tgi.testing.conformance.run import ALL_CHECKS, find_subject, run_check_here  # noqa: PLC0415 - it imports this module
+
+    check = next(check for check in ALL_CHECKS if check.id == check_id)
+    subject = find_subject(name, Path(folder), msgspec.json.decode(options, type=dict[str, str]))
+    result = run_check_here(check, subject)
+    subject.discard()
+    print(msgspec.json.encode(Outcome(result.status, result.message)).decode(), flush=True)  # noqa: T201 - to the parent
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

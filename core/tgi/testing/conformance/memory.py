@@ -1,0 +1,100 @@
+"""Checks of memory: what was agreed is kept, and a step that needs too much fails alone."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import resource
+from collections.abc import Iterator, Sequence
+
+import psutil  # type: ignore[import-untyped]
+
+from tgi.backend import BackendError, SamplingParams, StepError, Wish
+from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
+from tgi.testing.conformance.expectations import check_sequences
+from tgi.testing.conformance.scripted_core import COLLECT_SECONDS
+from tgi.testing.conformance.subject import WISH, Subject, prompt_of
+
+__all__ = ["CHECKS"]
+
+_FRACTION = 0.25
+_SLACK = 0.01  # of the device's memory
+_TOKEN_ITEM = "KV cache of one token"  # noqa: S105 - a label of `Support.memory`
+_FREE_ITEM = "left free"  # the label of what nobody takes, in `Agreement.memory`
+_LONG = 500  # tokens of a prompt whose step needs memory
+
+
+def _memory_fraction(subject: Subject) -> None:
+    """The agreed sums and what is really taken stay below the fraction; a wish beyond it is refused."""
+    total = sum(device.memory_bytes for device in subject.backend.probe().devices)
+    not_applicable(not total, "the devices tell no memory")
+    model = subject.models.get()
+    subject.discard()
+    _serve_once(subject)  # what a framework takes once and for all
+    gc.collect()
+    before = psutil.Process().memory_info().rss
+    with subject.serving(model, memory_fraction=_FRACTION) as core:
+        agreed = sum(item.num_bytes for item in core.agreement.memory if item.label != _FREE_ITEM)
+        require(agreed <= _FRACTION * total, f"{agreed} of {total} bytes were agreed, beyond a fraction of {_FRACTION}")
+        sequence = core.add(prompt_of(core.agreement.limits.max_total_tokens - 2))
+        core.generate([sequence], 1)
+        taken = core.worker.health(deep=True).memory_bytes or psutil.Process().memory_info().rss - before
+        require(taken <= agreed + _SLACK * total, f"{taken} bytes were taken, {agreed} agreed")
+    each = {item.label: item.num_bytes for item in subject.backend.supports(model.spec, subject.config(model)).memory}
+    if each.get(_TOKEN_ITEM):
+        _expect_refusal(subject, int(2 * _FRACTION * total / each[_TOKEN_ITEM]))
+
+
+def _serve_once(subject: Subject) -> None:
+    with subject.serving(subject.models.get()) as core:
+        core.generate([core.add(prompt_of(4))], 2)
+
+
+def _expect_refusal(subject: Subject, num_tokens: int) -> None:
+    worker = subject.worker(memory_fraction=_FRACTION)
+    worker.load()
+    try:
+        worker.negotiate(Wish(max_total_tokens=WISH.max_total_tokens, max_batch_total_tokens=num_tokens))
+    except BackendError:
+        return
+    finally:
+        worker.close()
+    raise CheckFailedError(f"a cache of {num_tokens} tokens was agreed to, beyond a fraction of {_FRACTION} of the memory")
+
+
+def _exhaustion(subject: Subject) -> None:
+    """A step while the process can get no memory succeeds, or fails and may be tried again; smaller ones after it are right."""
+    model = subject.models.get()
+    wish = Wish(max_total_tokens=_LONG + 12, max_concurrent_requests=4, model_max_total_tokens=_LONG + 12)
+    with subject.serving(model, wish) as core:
+        limits = core.agreement.limits
+        length = min(_LONG, limits.max_step_tokens, limits.max_total_tokens - 8)
+        big = core.add(prompt_of(length), SamplingParams())
+        step = core.build({big: length - length % limits.chunk_multiple or length})
+        try:
+            with _no_more_memory():
+                core.worker.submit(step)
+                core.worker.collect(COLLECT_SECONDS)
+        except StepError as error:
+            require(error.retryable, f"a step without memory may not be tried again: {error}")
+        core.forget(step)
+        sequences = [core.add(prompt_of(12, seed=i), SamplingParams()) for i in range(min(2, limits.max_sequences))]
+        core.generate(sequences, 6)
+        check_sequences(model, sequences, core.agreement)
+
+
+@contextlib.contextmanager
+def _no_more_memory() -> Iterator[None]:
+    """No further address space for this process."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+CHECKS: Sequence[Check] = (
+    Check("C-13", "basic", "no more memory is agreed and taken than the user's fraction", _memory_fraction),
+    Check("C-54", "robust", "a step without memory fails alone", _exhaustion, apart=True),
+)

@@ -1,0 +1,73 @@
+"""Faults of what the numpy reference does not have, seeded into the CPU backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from tests.conformance.faults import FaultyWorker
+from tgi.testing.conformance import ALL_CHECKS, Subject, run_check
+from tgi_cpu.backend import CpuBackend
+
+CHECKS = {check.id: check for check in ALL_CHECKS}
+struct = msgspec.structs.replace
+
+
+@dataclass
+class FaultyCpu:
+    """The CPU backend, each of whose steps is changed on its way in."""
+
+    change: Any = None
+    inner: Any = field(default_factory=CpuBackend)
+
+    @property
+    def info(self):
+        return self.inner.info
+
+    def probe(self):
+        return self.inner.probe()
+
+    def supports(self, spec, config):
+        return self.inner.supports(spec, config)
+
+    def create_worker(self, config, host):
+        worker = self.inner.create_worker(config, host)
+        if self.change is None:
+            return worker
+        return FaultyWorker(worker, {"submit": lambda inner, step: inner.submit(self.change(step))})
+
+
+def with_encoder_tokens(change):
+    return lambda step: struct(step, added=[struct(new, encoder_tokens=change(new)) for new in step.added])
+
+
+def lost_when_resumed(new):
+    is_resumed = len(new.tokens) > new.num_prompt_tokens
+    return np.zeros_like(new.encoder_tokens) if is_resumed else new.encoder_tokens
+
+
+FAULTS = {
+    "the encoder reads backwards": (with_encoder_tokens(lambda new: new.encoder_tokens[::-1].copy()), "C-59a"),
+    "the encoder reads nothing after a preemption": (with_encoder_tokens(lost_when_resumed), "C-59a"),
+}
+
+
+def ask(check_id, change, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return run_check(CHECKS[check_id], Subject("cpu", FaultyCpu(change), tmp_path))
+
+
+@pytest.mark.parametrize("check_id", sorted({check_id for _, check_id in FAULTS.values()}))
+def test_without_a_fault_the_check_passes(check_id, tmp_path, monkeypatch):
+    result = ask(check_id, None, tmp_path, monkeypatch)
+    assert (result.status, result.message) == ("passed", "")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_caught(fault, tmp_path, monkeypatch):
+    change, check_id = FAULTS[fault]
+    assert ask(check_id, change, tmp_path, monkeypatch).status == "failed"
