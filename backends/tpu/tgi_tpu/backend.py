@@ -97,12 +97,12 @@ class TpuBackend:
 
 def _refused_options(config: EngineConfig) -> tuple[str, ...]:
     refused = []
-    num_chips, platform = len(find_chips()), config.options.get("platform", "auto")
-    if platform == "auto" and not num_chips:
+    num_devices, platform = sum(chip.num_devices for chip in find_chips()), config.options.get("platform", "auto")
+    if platform == "auto" and not num_devices:
         refused.append("no TPU chip was found; `--tpu-platform cpu` runs the same programs on JAX's CPU platform")
-    if config.num_shard > (_MAX_CPU_SHARDS if platform == "cpu" else max(num_chips, 1)):
-        there = f"JAX's CPU platform stands in for at most {_MAX_CPU_SHARDS}" if platform == "cpu" else f"there are {num_chips}"
-        refused.append(f"`--num-shard {config.num_shard}` needs as many chips; {there}")
+    if config.num_shard > (_MAX_CPU_SHARDS if platform == "cpu" else max(num_devices, 1)):
+        there = f"JAX's CPU platform stands in for at most {_MAX_CPU_SHARDS}" if platform == "cpu" else f"there are {num_devices}"
+        refused.append(f"`--num-shard {config.num_shard}` needs as many TPU devices; {there}")
     if config.dtype is not None and config.dtype not in DTYPE_BYTES:
         refused.append(f"`--dtype {config.dtype}` is not one of {', '.join(sorted(DTYPE_BYTES))}")
     if config.quantize is not None and config.quantize not in INT8_NAMES:

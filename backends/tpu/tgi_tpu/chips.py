@@ -23,20 +23,21 @@ _DEV = Path("/dev")
 @final
 @dataclass(frozen=True)
 class Chip:
-    """One chip. A v7 chip is two devices to JAX, which share its memory."""
+    """One chip. To JAX some are two devices, which share its memory."""
 
     generation: str
     memory_bytes: int
+    num_devices: int = 1
 
 
 _CHIPS: Mapping[int, Chip] = MappingProxyType(
     {
-        0x0027: Chip("v2/v3", 0),  # two generations under one id, of different memory
+        0x0027: Chip("v2/v3", 0, 2),  # two generations under one id, of different memory
         0x005E: Chip("v4", 32 * _GIB),
         0x0062: Chip("v5p", 95 * _GIB),
         0x0063: Chip("v5e", 16 * _GIB),
         0x006F: Chip("v6e", 32 * _GIB),
-        0x0076: Chip("v7", 192 * _GIB),
+        0x0076: Chip("v7", 192 * _GIB, 2),
     }
 )
 """By PCI device id."""

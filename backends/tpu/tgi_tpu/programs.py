@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,7 @@ from tgi_tpu.sampler import SampledRows, SamplingArrays, sample, score_tokens
 from tgi_tpu.sampling_params import sampling_arrays
 from tgi_tpu.step_arrays import StepArrays
 
-__all__ = ["COPIES", "LoadedModel", "Programs", "keep_programs_in"]
+__all__ = ["COPIES", "LoadedModel", "Programs", "keep_programs_in", "warnings_logged"]
 
 COPIES = 16
 """Blocks copied by one call."""
@@ -69,6 +70,18 @@ def keep_programs_in(folder: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@contextmanager
+def warnings_logged(host: Host) -> Iterator[None]:
+    """Tell the operator what JAX warns of meanwhile: a kept program that is damaged, or a folder that cannot be written."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield
+        finally:
+            for warning in caught:
+                host.log(f"while compiling: {str(warning.message).splitlines()[0]}")
 
 
 def forward(  # noqa: PLR0917 - a compiled program takes its arguments in order
@@ -181,14 +194,11 @@ class Programs:
 
     def _compile(self, lower: Callable[[], Lowered], report: Callable[[], None]) -> Compiled:
         """Compile in a thread, so that the operator hears of it however long it takes."""
-        with warnings.catch_warnings(record=True) as caught, ThreadPoolExecutor(1) as compiler:
-            warnings.simplefilter("always")
+        with warnings_logged(self._host), ThreadPoolExecutor(1) as compiler:
             lowered = lower()
             compiled: Future[Compiled] = compiler.submit(lowered.compile)
             while not wait_for([compiled], _TICK_SECONDS).done:
                 report()
-        for warning in caught:  # of the kept programs alone: one is damaged, or cannot be written
-            self._host.log(f"while compiling: {warning.message}")
         return compiled.result()
 
     def _lower_forward(self, shape: StepShape) -> Lowered:

@@ -47,10 +47,6 @@ class SequenceTable:
         self._states: dict[int, SequenceState] = {}
         self._free = list(reversed(range(rows)))
 
-    def __len__(self) -> int:
-        """Live sequences."""
-        return len(self._states)
-
     def drop(self, handle: int) -> None:
         """Forget a sequence, if it is there: one that broke the agreement never was."""
         state = self._states.pop(handle, None)

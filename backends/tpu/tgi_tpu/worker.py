@@ -35,7 +35,7 @@ from tgi_tpu.layer_groups import attention_of
 from tgi_tpu.memory import MemoryFacts, compute_dtype, plan_limits
 from tgi_tpu.mesh import make_mesh
 from tgi_tpu.parameters import Quantization, parameter_bytes
-from tgi_tpu.programs import LoadedModel, Programs, keep_programs_in
+from tgi_tpu.programs import LoadedModel, Programs, keep_programs_in, warnings_logged
 from tgi_tpu.runner import ModelRunner
 from tgi_tpu.sampler import MAX_TOP_TOKENS
 from tgi_tpu.sequences import SequenceTable
@@ -73,9 +73,10 @@ class TpuWorker:
             keep_programs_in(Path(config.cache_dir) / "tpu")
         platform = _prepared_platform(config.options.get("platform", "auto"), config.num_shard)
         mesh = make_mesh(config.num_shard, platform)
-        parameters = model.load(
-            self._spec, path, mesh, dtype, quantization=self._quantization, progress=_Throttled(self._host, "load")
-        )
+        with warnings_logged(self._host):
+            parameters = model.load(
+                self._spec, path, mesh, dtype, quantization=self._quantization, progress=_Throttled(self._host, "load")
+            )
         plan = choose_attention(self._spec, mesh, platform=platform, dtype=dtype, block_size=_BLOCK_SIZE)
         self._loaded = LoadedModel(self._spec, parameters, plan, dtype)
         self._state = WorkerState.LOADED
@@ -117,32 +118,14 @@ class TpuWorker:
         self._state.require(WorkerState.AGREED, "warmup")
         assert self._loaded is not None
         assert self._agreement is not None
-        agreement, loaded = self._agreement, self._loaded
-        limits, num_blocks = agreement.limits, agreement.kv_cache.groups[0].num_blocks
-        buckets = Buckets.of(limits, _BLOCK_SIZE, self._token_buckets)
         try:
-            cache = model.empty_cache(self._spec, num_blocks + 1, _BLOCK_SIZE, loaded.dtype, loaded.plan.mesh)
-            shape = (limits.max_sequences + 1, limits.max_total_tokens + 1)
-            history = jnp.zeros(shape, jnp.int32, device=loaded.replicated)
-            programs = Programs(loaded, cache, history, self._host)
-            programs.compile_all(buckets, scores_prompts=agreement.has("prompt_logprobs"))
-            table = SequenceTable(limits, _BLOCK_SIZE)
-            self._runner = ModelRunner(
-                loaded,
-                programs,
-                buckets=buckets,
-                limits=limits,
-                cache=cache,
-                history=history,
-                table=table,
-                num_blocks=num_blocks,
-            )
-            self._runner.computes()
+            with warnings_logged(self._host):
+                self._runner = self._prepared_runner(self._loaded, self._agreement)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
             if "RESOURCE_EXHAUSTED" not in str(error) and not isinstance(error, MemoryError):
                 raise
             raise BackendError(
-                f"Memory ran out while a cache of {agreement.kv_cache.max_batch_total_tokens} tokens was set up.",
+                f"Memory ran out while a cache of {self._agreement.kv_cache.max_batch_total_tokens} tokens was set up.",
                 "Lower `--max-batch-total-tokens` or `--max-batch-prefill-tokens`, or use more chips (`--num-shard`).",
             ) from error
         self._host.progress("warmup", 1, 1)
@@ -187,6 +170,26 @@ class TpuWorker:
         """Let go of weights, cache and programs."""
         self._loaded = self._runner = None
         self._state = WorkerState.CLOSED
+
+    def _prepared_runner(self, loaded: LoadedModel, agreement: Agreement) -> ModelRunner:
+        limits, num_blocks = agreement.limits, agreement.kv_cache.groups[0].num_blocks
+        buckets = Buckets.of(limits, _BLOCK_SIZE, self._token_buckets)
+        cache = model.empty_cache(self._spec, num_blocks + 1, _BLOCK_SIZE, loaded.dtype, loaded.plan.mesh)
+        history = jnp.zeros((limits.max_sequences + 1, limits.max_total_tokens + 1), jnp.int32, device=loaded.replicated)
+        programs = Programs(loaded, cache, history, self._host)
+        programs.compile_all(buckets, scores_prompts=agreement.has("prompt_logprobs"))
+        runner = ModelRunner(
+            loaded,
+            programs,
+            buckets=buckets,
+            limits=limits,
+            cache=cache,
+            history=history,
+            table=SequenceTable(limits, _BLOCK_SIZE),
+            num_blocks=num_blocks,
+        )
+        runner.computes()
+        return runner
 
     @property
     def _quantization(self) -> Quantization | None:
