@@ -164,9 +164,7 @@ class ModelRunner:
 
     def _dispatch(self) -> None:
         """Give the device what can be given, in order."""
-        for in_flight in self._in_flight:
-            if in_flight.is_complete:
-                continue
+        for in_flight in [waiting for waiting in self._in_flight if not waiting.is_complete]:
             began, compiled = self._clock(), self._programs.compile_ns
             if not in_flight.is_started:
                 self._start(in_flight)
