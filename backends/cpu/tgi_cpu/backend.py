@@ -16,6 +16,7 @@ from tgi.backend import (
     DeviceInfo,
     EngineConfig,
     Host,
+    Implementation,
     MemoryItem,
     ModelError,
     ProbeResult,
@@ -68,6 +69,18 @@ class CpuBackend:
         if dtype == "float16":
             slow = (*slow, "CPUs compute float16 slowly; bfloat16 and float32 are faster")
         return Support("slow" if slow else "native", slow, memory)
+
+    def explain(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> tuple[Implementation, ...]:
+        """Which kernels run the layers, and why not the faster ones. Imports torch."""
+        if isinstance(spec, GenericSpec):
+            return (Implementation("layers", "transformers", (("native kernels", "the architecture is not known"),)),)
+        from tgi_cpu.native import load_library  # noqa: PLC0415 - the two halves load apart
+        from tgi_cpu.worker import obstacle  # noqa: PLC0415
+
+        hindrance = obstacle(config, load_library())
+        if hindrance:
+            return (Implementation("layers", "torch operations", (("native kernels", hindrance),)),)
+        return (Implementation("layers", "native kernels", (("torch operations", "the native kernels are faster"),)),)
 
     def create_worker(self, config: EngineConfig, host: Host) -> Worker:
         """The heavy half: imports torch."""

@@ -18,6 +18,7 @@ from tgi.backend.agreement import (
     DeviceInfo,
     EngineConfig,
     Health,
+    Implementation,
     KVCachePlan,
     Limits,
     MemoryItem,
@@ -27,7 +28,7 @@ from tgi.backend.agreement import (
 )
 from tgi.backend.codec import decode, encode
 from tgi.backend.errors import BackendError, ModelError, StepError, WrongStateError
-from tgi.backend.protocols import Backend, Host, Worker
+from tgi.backend.protocols import Backend, Explainer, Host, Worker
 from tgi.backend.records import (
     TOKEN_ON_DEVICE,
     Float32Array,
@@ -68,10 +69,12 @@ __all__ = [
     "ControlResult",
     "DeviceInfo",
     "EngineConfig",
+    "Explainer",
     "Float32Array",
     "GrammarMasks",
     "Health",
     "Host",
+    "Implementation",
     "Int32Array",
     "KVCachePlan",
     "Limits",

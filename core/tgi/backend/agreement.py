@@ -20,6 +20,7 @@ __all__ = [
     "DeviceInfo",
     "EngineConfig",
     "Health",
+    "Implementation",
     "KVCachePlan",
     "Limits",
     "MemoryItem",
@@ -111,6 +112,14 @@ class MemoryItem(Record, frozen=True):
     label: str
     num_bytes: int
     detail: str = ""
+
+
+class Implementation(Record, frozen=True):
+    """How one operation is computed, and why not otherwise: for `tgi doctor`."""
+
+    operation: str  # as an operator knows it: "attention", "weights", "sampling"
+    chosen: str
+    others: tuple[tuple[str, str], ...] = ()  # (implementation, why it was not chosen), best first
 
 
 class Support(Record, frozen=True):

@@ -12,13 +12,14 @@ from tgi.backend.agreement import (
     ControlResult,
     EngineConfig,
     Health,
+    Implementation,
     ProbeResult,
     Support,
     Wish,
 )
 from tgi.backend.records import GrammarMasks, ModelRunnerOutput, SchedulerOutput
 
-__all__ = ["Backend", "Host", "Worker"]
+__all__ = ["Backend", "Explainer", "Host", "Worker"]
 
 
 class Host(Protocol):
@@ -82,3 +83,11 @@ class Backend(Protocol):
 
     def create_worker(self, config: EngineConfig, host: Host) -> Worker:
         """Build the heavy half, in the engine process."""
+
+
+@runtime_checkable
+class Explainer(Protocol):
+    """What a backend may do besides: tell how it would compute a model that it supports."""
+
+    def explain(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> tuple[Implementation, ...]:
+        """One entry per operation that can be computed in several ways. Loads no weights; may import the framework."""

@@ -12,29 +12,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-import msgspec
 import uvloop
 
 from tgi import __version__
 from tgi.architectures import GenericSpec, ModelSpec, load_spec
-from tgi.backend import Agreement, EngineConfig, Wish
+from tgi.backend import Agreement, Wish
+from tgi.cli.backend_choice import select_backend
 from tgi.cli.http_server import HttpServer, bind
 from tgi.cli.model_files import ModelFiles, find_model
 from tgi.cli.start_display import StartDisplay, memory_lines
 from tgi.config import (
     Environment,
     ParsedArguments,
-    PluginOption,
     ServeOptions,
     bind_address,
     notes_on_options,
     num_shard_of,
-    read_plugin_options,
 )
 from tgi.engine.client import EngineClient
 from tgi.engine.messages import Start
 from tgi.errors import ConfigError
-from tgi.plugins import AUTO, BackendRegistry, Candidate, Selection
+from tgi.plugins import BackendRegistry, Candidate
 from tgi.scheduler.records import SchedulerConfig
 from tgi.server.app import create_app
 from tgi.server.metrics import Metrics
@@ -105,7 +103,9 @@ async def _start(context: _Context, parts: AsyncExitStack) -> ServerState:
     model = await asyncio.to_thread(_read_model, context)
     chat_template = await _start_chat_template(model, parts)
     display.phase("backend", options.backend)
-    config, selection = _select_backend(context, model)
+    config, selection = select_backend(
+        model.spec, model.files.path, context.parsed, context.environment, context.variables, registry=context.registry
+    )
     for candidate in selection.candidates:
         display.log(f"  {candidate.name}: {candidate.verdict}")
     start = Start(config, _wish(options, model.spec), _scheduler_config(options, context.environment))
@@ -169,35 +169,6 @@ async def _start_chat_template(model: _LoadedModel, parts: AsyncExitStack) -> Ch
     parts.callback(renderer.close)
     await renderer.start()
     return renderer
-
-
-def _select_backend(context: _Context, model: _LoadedModel) -> tuple[EngineConfig, Selection]:
-    """The backend, and the engine's orders that name it. With `auto` a backend answers before it sees options of its own."""
-    options, registry = context.options, context.registry
-    config = EngineConfig(
-        backend=options.backend,
-        model_path=str(model.files.path),
-        spec=model.spec,
-        dtype=options.dtype,
-        quantize=options.quantize,
-        kv_cache_dtype=options.kv_cache_dtype,
-        num_shard=num_shard_of(options),
-        memory_fraction=options.cuda_memory_fraction,
-        trust_remote_code=options.trust_remote_code,
-        cache_dir=context.environment.cache_folder,
-    )
-    if options.backend != AUTO and options.backend in registry.names:
-        config = _with_plugin_options(config, registry.candidate(options.backend), context)
-        return config, registry.select(options.backend, model.spec, config)
-    selection = registry.select(options.backend, model.spec, config)
-    return _with_plugin_options(config, selection.chosen, context), selection
-
-
-def _with_plugin_options(config: EngineConfig, candidate: Candidate, context: _Context) -> EngineConfig:
-    declared = () if candidate.info is None else candidate.info.options
-    rows = [PluginOption(option.name, option.default, option.choices) for option in declared]
-    values = read_plugin_options(candidate.name, rows, context.parsed.plugin_values, context.variables)
-    return msgspec.structs.replace(config, backend=candidate.name, options=values)
 
 
 def _wish(options: ServeOptions, spec: ModelSpec | GenericSpec) -> Wish:

@@ -13,7 +13,17 @@ from typing import final
 import pluggy
 
 from tgi.architectures import GenericSpec, ModelSpec
-from tgi.backend import API_VERSION, Backend, BackendError, BackendInfo, EngineConfig, ProbeResult, Support
+from tgi.backend import (
+    API_VERSION,
+    Backend,
+    BackendError,
+    BackendInfo,
+    EngineConfig,
+    Explainer,
+    Implementation,
+    ProbeResult,
+    Support,
+)
 from tgi.plugins import hookspecs
 
 __all__ = ["AUTO", "BackendRegistry", "Candidate", "Selection"]
@@ -107,6 +117,17 @@ class BackendRegistry:
     def supported(self, name: str, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Candidate:
         """The backend of that name, loaded, probed, and asked whether it can run this model."""
         return _supported(self.candidate(name), spec, config)
+
+    @staticmethod
+    def explain(candidate: Candidate, config: EngineConfig) -> tuple[Implementation, ...]:
+        """How a usable candidate would compute the model of `config`; empty if it does not tell."""
+        backend = candidate.backend
+        if not candidate.usable or not isinstance(backend, Explainer):
+            return ()
+        try:
+            return backend.explain(config.spec, config)
+        except Exception as error:  # the boundary to a plugin
+            return (Implementation("all", f"it does not say: {type(error).__name__}: {error}"),)
 
     def select(self, name: str, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Selection:
         """The backend to use for this model.

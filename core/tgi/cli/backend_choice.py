@@ -1,0 +1,66 @@
+"""From the options to the backend that serves, and the orders it gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from tgi.architectures import GenericSpec, ModelSpec
+from tgi.backend import EngineConfig
+from tgi.config import Environment, ParsedArguments, PluginOption, num_shard_of, read_plugin_options
+from tgi.plugins import AUTO, BackendRegistry, Candidate, Selection
+
+__all__ = ["engine_config", "select_backend", "with_plugin_options"]
+
+
+def engine_config(
+    spec: ModelSpec | GenericSpec, model_path: Path, parsed: ParsedArguments, environment: Environment
+) -> EngineConfig:
+    """The engine's orders before a backend is chosen."""
+    options = parsed.options
+    return EngineConfig(
+        backend=options.backend,
+        model_path=str(model_path),
+        spec=spec,
+        dtype=options.dtype,
+        quantize=options.quantize,
+        kv_cache_dtype=options.kv_cache_dtype,
+        num_shard=num_shard_of(options),
+        memory_fraction=options.cuda_memory_fraction,
+        trust_remote_code=options.trust_remote_code,
+        cache_dir=environment.cache_folder,
+    )
+
+
+def select_backend(
+    spec: ModelSpec | GenericSpec,
+    model_path: Path,
+    parsed: ParsedArguments,
+    environment: Environment,
+    variables: Mapping[str, str],
+    *,
+    registry: BackendRegistry,
+) -> tuple[EngineConfig, Selection]:
+    """The backend, and the engine's orders that name it. With `auto` a backend answers before it sees options of its own.
+
+    Raises `BackendError`, and `UsageError` for a wrong option of the backend's own.
+    """
+    config = engine_config(spec, model_path, parsed, environment)
+    name = parsed.options.backend
+    if name != AUTO and name in registry.names:
+        config = with_plugin_options(config, registry.candidate(name), parsed, variables)
+        return config, registry.select(name, spec, config)
+    selection = registry.select(name, spec, config)
+    return with_plugin_options(config, selection.chosen, parsed, variables), selection
+
+
+def with_plugin_options(
+    config: EngineConfig, candidate: Candidate, parsed: ParsedArguments, variables: Mapping[str, str]
+) -> EngineConfig:
+    """The orders for this candidate, with what the user said of its own options. Raises `UsageError`."""
+    declared = () if candidate.info is None else candidate.info.options
+    rows = [PluginOption(option.name, option.default, option.choices) for option in declared]
+    values = read_plugin_options(candidate.name, rows, parsed.plugin_values, variables)
+    return msgspec.structs.replace(config, backend=candidate.name, options=values)
