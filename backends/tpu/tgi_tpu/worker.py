@@ -9,6 +9,7 @@ from typing import final
 import jax
 import jax.numpy as jnp
 import psutil  # type: ignore[import-untyped] # it ships no types
+from jax.sharding import Mesh
 
 from tgi.architectures import DynamicScaling, LongRopeScaling, ModelSpec
 from tgi.architectures.checkpoint import main_dtype, stored_tensors
@@ -46,6 +47,7 @@ _BLOCK_SIZE = 32  # tokens: large enough for one fetch by the kernels, small eno
 _MAX_STEP_TOKENS = 1024  # where nothing else says: matrix products are at full rate by then
 _MAX_TOP_N = MAX_TOP_TOKENS // 2  # the other half is for ties
 _FEATURES = ("device_token", "late_mask", "logprobs", "mask")
+_PLATFORMS = {"cpu": "JAX on the CPU, no TPU"}
 _PROGRESS_SECONDS = 0.1
 
 
@@ -88,7 +90,7 @@ class TpuWorker:
         mesh, dtype = self._loaded.plan.mesh, self._loaded.dtype
         buckets = self._token_buckets
         facts = MemoryFacts(
-            free_bytes=int(_free_bytes(mesh.devices.flat[0], mesh.size) * self._config.memory_fraction),
+            free_bytes=_free_bytes(mesh, self._config.memory_fraction),
             weights_bytes=parameter_bytes(self._spec, mesh, dtype, self._quantization),
             block_bytes=model.cache_bytes_per_block(self._spec, _BLOCK_SIZE, dtype, mesh),
             block_size=_BLOCK_SIZE,
@@ -156,15 +158,17 @@ class TpuWorker:
 
     def health(self, deep: bool) -> Health:
         """Whether the worker can serve; `deep` computes one token in a block of its own."""
-        if self._state is not WorkerState.READY or self._runner is None:
+        if self._state is not WorkerState.READY or self._runner is None or self._loaded is None:
             return Health(False, f"the worker is {self._state.value}")
+        memory_bytes = _taken_bytes(self._loaded.plan.mesh)
         if not deep:
-            return Health(True)
+            return Health(True, memory_bytes=memory_bytes)
         try:
             healthy = self._runner.computes()
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
             return Health(False, f"a forward pass of one token failed: {error}")
-        return Health(healthy, "" if healthy else "a forward pass of one token gave NaN or infinity")
+        message = "" if healthy else "a forward pass of one token gave NaN or infinity"
+        return Health(healthy, message, memory_bytes)
 
     def close(self) -> None:
         """Let go of weights, cache and programs."""
@@ -205,7 +209,7 @@ class TpuWorker:
         return {
             "dtype": self._loaded.dtype,
             "jax": jax.__version__,
-            "platform": str(devices.flat[0].platform),
+            "platform": _PLATFORMS.get(str(devices.flat[0].platform), str(devices.flat[0].platform)),
             "device": str(devices.flat[0].device_kind),
             "num_devices": str(devices.size),
             "attention": plan.kernel,
@@ -240,12 +244,21 @@ def _prepared_platform(wished: str, num_shard: int) -> str:
     return "cpu"
 
 
-def _free_bytes(device: jax.Device, num_devices: int) -> int:
-    """Memory one device may still take. The CPU platform does not tell; its devices share the machine's."""
-    stats = device.memory_stats()
-    if stats and "bytes_limit" in stats:
-        return int(stats["bytes_limit"] - stats["bytes_in_use"])
-    return int(psutil.virtual_memory().available) // (2 * num_devices)
+def _free_bytes(mesh: Mesh, fraction: float) -> int:
+    """Memory that one device may still take, of the fraction the user gave.
+
+    The CPU platform does not tell; its devices share half of what the machine has left.
+    """
+    stats = mesh.devices.flat[0].memory_stats()
+    if not stats or "bytes_limit" not in stats:
+        return int(psutil.virtual_memory().available * fraction) // (2 * mesh.size)
+    return max(0, int(stats["bytes_limit"] * fraction) - int(stats["bytes_in_use"]))
+
+
+def _taken_bytes(mesh: Mesh) -> int:
+    """Most memory that the devices have held together; 0 on the CPU platform, which does not tell."""
+    stats = [device.memory_stats() or {} for device in mesh.devices.flat]
+    return sum(int(each.get("peak_bytes_in_use", 0)) for each in stats)
 
 
 def _can_share(spec: ModelSpec, max_total_tokens: int) -> bool:

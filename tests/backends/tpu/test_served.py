@@ -46,5 +46,6 @@ def test_the_demo_model_says_the_same_on_both_backends(folder, monkeypatch):
     for mine, other in zip(ours, theirs, strict=True):
         logprobs, expected = ([token["logprob"] for token in answer["details"]["tokens"]] for answer in (mine, other))
         assert logprobs == pytest.approx(expected, abs=1e-3)
-    assert (info["backend"], info["facts"]["platform"], info["facts"]["dtype"], info["depth"]) == ("tpu", "cpu", "float32", 2)
+    assert (info["backend"], info["facts"]["dtype"], info["depth"]) == ("tpu", "float32", 2)
+    assert info["facts"]["platform"] == "JAX on the CPU, no TPU"
     assert any((folder / "tgi" / "tpu").iterdir())  # where the next start finds its programs

@@ -44,6 +44,8 @@ def render_matrix(folder: Path) -> str:
     summary.append(["package", *(f"{card.package} {card.version}" for card in cards.values())])
     summary.append(["cache", *(card.kv_cache for card in cards.values())])
     summary.append(["dtype", *(card.facts.get("dtype", "") for card in cards.values())])
+    if any("platform" in card.facts for card in cards.values()):
+        summary.append(["platform", *(card.facts.get("platform", "") for card in cards.values())])
     compiled = {name: _compiled_for(folder, name) for name in names}
     if any(compiled.values()):
         summary.append(["compiled for", *compiled.values()])

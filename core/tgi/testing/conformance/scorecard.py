@@ -18,6 +18,10 @@ from tgi.testing.conformance.subject import Subject
 __all__ = ["ResultRow", "Scorecard", "ScorecardRecord"]
 
 
+_FACTS = ("dtype", "platform")
+"""Facts of the agreement that are kept: what it computed in, and on what, where that is not what the backend is for."""
+
+
 class ResultRow(msgspec.Struct, frozen=True, omit_defaults=True):
     """One check's outcome. The seconds are left out of kept files, so that these change only with the outcome."""
 
@@ -127,7 +131,7 @@ class Scorecard:
             sampling=() if agreement is None else tuple(sorted(agreement.sampling)),
             kv_cache="" if agreement is None else agreement.kv_cache.mode,
             limits={} if agreement is None else msgspec.structs.asdict(agreement.limits),
-            facts={} if agreement is None else {key: agreement.facts[key] for key in ("dtype",) if key in agreement.facts},
+            facts={} if agreement is None else {key: agreement.facts[key] for key in _FACTS if key in agreement.facts},
             results=tuple(
                 ResultRow(r.check.id, r.check.grade, r.check.title, r.status, r.message if r.status != "passed" else "")
                 for r in self.results
