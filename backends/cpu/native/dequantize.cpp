@@ -59,16 +59,19 @@ void dequantize_panel(const QuantizedWeight& weight, int64_t num_inputs, int64_t
 }
 
 void dequantize_column(const QuantizedWeight& weight, int64_t num_inputs, int64_t column, float factor, float* target) {
-  const int64_t groups = weight.num_groups(num_inputs), vectors = weight.group_vectors(), half_panel = column / kHalfPanel;
-  const int64_t per_vector = 32 / weight.bits;
+  const int64_t groups = weight.num_groups(num_inputs), vectors = weight.group_vectors(), first_block = column / kHalfPanel * groups;
+  const uint8_t* word = weight.codes + first_block * vectors * kVectorBytes + column % kHalfPanel * 4;
+  int64_t done = 0;
   for (int64_t group = 0; group < groups; ++group) {
-    const int64_t block = half_panel * groups + group, first = group * weight.group_size;
-    const float scale = to_float(weight.scales[block * kHalfPanel + column % kHalfPanel]) * factor;
-    for (int64_t i = first; i < std::min(first + weight.group_size, num_inputs); ++i) {
-      const int64_t place = (i - first) % per_vector;
-      const uint8_t byte = weight.codes[(block * vectors + (i - first) / per_vector) * kVectorBytes + column % kHalfPanel * 4 + place % 4];
-      const int code = weight.bits == 8 ? byte : place < 4 ? byte & 0x0f : byte >> 4;
-      target[i] = static_cast<float>(code - weight.zero()) * scale;
+    const float scale = to_float(weight.scales[(first_block + group) * kHalfPanel + column % kHalfPanel]) * factor;
+    const auto read_four = [&](int shift, int mask) {
+      const int64_t count = std::min<int64_t>(4, num_inputs - done);
+      for (int64_t i = 0; i < count; ++i) target[done + i] = static_cast<float>((word[i] >> shift & mask) - weight.zero()) * scale;
+      done += std::max<int64_t>(count, 0);
+    };
+    for (int64_t vector = 0; vector < vectors; ++vector, word += kVectorBytes) {
+      read_four(0, weight.bits == 8 ? 0xff : 0x0f);
+      if (weight.bits == 4) read_four(4, 0x0f);
     }
   }
 }

@@ -13,12 +13,6 @@ namespace {
 
 constexpr int64_t kMaxGroup = 128;
 
-// The codes of up to kMaxGroup values less zero under one scale, and what they lose.
-struct Coding {
-  bf16 scale;
-  float error;
-};
-
 // Integers nearest to values / scale, within [-zero, zero - 1]; returns the sum of the squared errors.
 float round_to_integers(const float* values, int64_t count, float scale, int zero, int32_t* integers) {
   const float inverse = std::fabs(scale) < FLT_MIN ? 0.0f : 1.0f / scale;
@@ -60,6 +54,16 @@ bf16 quantize_group(const float* values, int64_t count, int zero, const float* a
   return best_scale;
 }
 
+// Puts the integers of one column's group into its bytes of the group's vectors.
+void store_codes(const int32_t* integers, const QuantizedWeight& weight, uint8_t* codes) {
+  const int zero = weight.zero();
+  for (int64_t vector = 0; vector < weight.group_vectors(); ++vector, codes += kVectorBytes) {
+    for (int byte = 0; byte < 4; ++byte)
+      codes[byte] = static_cast<uint8_t>(weight.bits == 8 ? integers[byte] + zero : (integers[byte] + zero) | (integers[byte + 4] + zero) << 4);
+    integers += 32 / weight.bits;
+  }
+}
+
 }  // namespace
 }  // namespace tgi
 
@@ -70,7 +74,6 @@ extern "C" {
 void tgi_quantize(const float* piece, int64_t rows, int64_t inputs, const tgi::QuantizedWeight* target, int64_t total_inputs, int64_t first_column,
                   int64_t first_input, int32_t gate_half, const float* anchors, int64_t num_anchors) {
   const int64_t group_size = target->group_size, groups = target->num_groups(total_inputs), vectors = target->group_vectors();
-  const int64_t per_vector = 32 / target->bits;
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t at = first_column + row;
     const int64_t column = gate_half < 0 ? at : at / 16 * 32 + gate_half * 16 + at % 16;
@@ -81,12 +84,7 @@ void tgi_quantize(const float* piece, int64_t rows, int64_t inputs, const tgi::Q
       int32_t integers[tgi::kMaxGroup];
       std::copy(piece + row * inputs + first, piece + row * inputs + std::min(first + group_size, inputs), values);
       target->scales[block * tgi::kHalfPanel + place] = tgi::quantize_group(values, group_size, target->zero(), anchors, num_anchors, integers);
-      uint8_t* codes = target->codes + block * vectors * tgi::kVectorBytes + place * 4;
-      for (int64_t i = 0; i < group_size; ++i) {
-        uint8_t* byte = codes + i / per_vector * tgi::kVectorBytes + i % 4;
-        const auto code = static_cast<uint8_t>(integers[i] + target->zero());
-        *byte = i % per_vector < 4 ? code : static_cast<uint8_t>(*byte | code << 4);
-      }
+      tgi::store_codes(integers, *target, target->codes + block * vectors * tgi::kVectorBytes + place * 4);
     }
   }
 }

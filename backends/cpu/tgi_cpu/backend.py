@@ -26,6 +26,7 @@ from tgi.backend import (
 from tgi_cpu import machine
 from tgi_torch.fallback import refused_by_fallback, slow_by_fallback
 from tgi_torch.memory import DTYPE_BYTES, checkpoint_bytes, compute_dtype, kv_bytes_per_token, state_bytes, weights_bytes
+from tgi_torch.weight_formats import QUANTIZATIONS, refused_quantization
 
 __all__ = ["CpuBackend"]
 
@@ -54,14 +55,15 @@ class CpuBackend:
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
         """No, with every reason, or native or slow, with an estimate of the memory."""
         refused = () if isinstance(spec, ModelSpec) else refused_by_fallback(spec, config)
-        reasons = (*refused, *_refused_options(config))
+        reasons = (*refused, *_refused_options(spec, config))
         if reasons:
             return Support("no", reasons)
         path = Path(config.model_path)
-        dtype = compute_dtype(config.dtype, _stored_dtype(path))
-        num_bytes = weights_bytes(spec, dtype) if isinstance(spec, ModelSpec) else _checkpoint_bytes(path, dtype)
+        quantization = None if config.quantize is None else QUANTIZATIONS[config.quantize]
+        dtype = compute_dtype(config.dtype, _stored_dtype(path), quantization)
+        num_bytes = weights_bytes(spec, dtype, quantization) if isinstance(spec, ModelSpec) else _checkpoint_bytes(path, dtype)
         memory = (
-            MemoryItem("weights", num_bytes, dtype),
+            MemoryItem("weights", num_bytes, dtype if quantization is None else quantization.name),
             MemoryItem("KV cache of one token", kv_bytes_per_token(spec, dtype), dtype),
             *((MemoryItem("state of one sequence", state_bytes(spec, dtype), dtype),) if state_bytes(spec, dtype) else ()),
         )
@@ -92,12 +94,14 @@ class CpuBackend:
         return create_worker(config, host)
 
 
-def _refused_options(config: EngineConfig) -> tuple[str, ...]:
+def _refused_options(spec: ModelSpec | GenericSpec, config: EngineConfig) -> tuple[str, ...]:
     refused = []
     if config.dtype is not None and config.dtype not in DTYPE_BYTES:
         refused.append(f"`--dtype {config.dtype}` is not one of {', '.join(sorted(DTYPE_BYTES))}")
     if config.quantize is not None:
-        refused.append(f"`--quantize {config.quantize}` is not supported here; serve the unquantized checkpoint")
+        refused.extend(filter(None, [refused_quantization(config.quantize)]))
+        if isinstance(spec, GenericSpec):
+            refused.append(f"`--quantize {config.quantize}` needs an architecture that is built in; leave it out")
     if config.kv_cache_dtype is not None:
         refused.append(f"`--kv-cache-dtype {config.kv_cache_dtype}` is not supported here; leave it out")
     if config.num_shard > 1:

@@ -130,7 +130,7 @@ class NativeLibrary:
     def allocate(self, num_bytes: int) -> npt.NDArray[np.uint8]:
         """Zeroed bytes in large pages, aligned to them; pages are taken on first use."""
         size = round_up(max(num_bytes, 1), _HUGE_PAGE)
-        # Private: shared pages would be small ones, whatever is advised, on systems that keep large ones for programs' own memory.
+        # Private: systems that keep large pages for programs' own memory would make shared ones small, whatever is advised.
         pages = np.frombuffer(mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
         start = -pages.ctypes.data % _HUGE_PAGE
         aligned = pages[start : start + size]

@@ -44,11 +44,6 @@ class NativeDecoder:
         return torch.bfloat16
 
     @property
-    def num_bytes(self) -> int:
-        """Memory of the weights."""
-        return self.weights.num_bytes
-
-    @property
     def is_chunked(self) -> bool:
         """Attention goes on from what is in the cache."""
         return True

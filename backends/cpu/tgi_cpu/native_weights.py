@@ -181,7 +181,6 @@ class NativeWeights:
         self.vectors: dict[str, Float32Array] = {
             role: np.zeros(shape, np.float32) for role, shape in tensor_shapes(spec).items() if role not in self._matrix_of
         }
-        self.num_bytes = sum(sizes) + sum(vector.nbytes for vector in self.vectors.values())
 
     def write(self, role: str, axis: int, start: int, piece: Tensor) -> None:
         """Take `piece`, the part of `role` from index `start` of `axis` on, in any floating dtype."""

@@ -20,6 +20,7 @@ from tgi_cpu.native_program import unsupported
 from tgi_torch.memory import compute_dtype
 from tgi_torch.ops import REFERENCE
 from tgi_torch.sampling import SamplingKernels
+from tgi_torch.weight_formats import QUANTIZATIONS, describe_quantization
 from tgi_torch.weights import checkpoint_dtype
 from tgi_torch.worker import TorchDevice, TorchWorker, decoder_loader
 
@@ -36,12 +37,15 @@ def create_worker(config: EngineConfig, host: Host) -> Worker:
     torch.set_num_threads(threads)
     library = load_library()
     hindrance = obstacle(config, library)
+    quantization = None if config.quantize is None else QUANTIZATIONS[config.quantize]
+    if config.quantize is not None:
+        host.log(f"`--quantize {config.quantize}`: {describe_quantization(config.quantize)}")
     if library is not None and not hindrance:
-        kernels, block_size, load_model = "native", BLOCK_TOKENS, native_loader(library, threads)
+        kernels, block_size, load_model = "native", BLOCK_TOKENS, native_loader(library, threads, quantization)
     else:
         if isinstance(config.spec, ModelSpec):
             host.log(f"the model runs in torch operations, not in the faster native kernels: {hindrance}")
-        kernels, block_size, load_model = "torch", _TORCH_BLOCK_TOKENS, decoder_loader(REFERENCE, _DEVICE)
+        kernels, block_size, load_model = "torch", _TORCH_BLOCK_TOKENS, decoder_loader(REFERENCE, _DEVICE, quantization)
     device = TorchDevice(
         device=_DEVICE,
         block_size=block_size,
@@ -52,6 +56,7 @@ def create_worker(config: EngineConfig, host: Host) -> Worker:
             "kernels": kernels,
             "attention": f"paged, {kernels}",
             "threads": str(threads),
+            "quantization": "none" if quantization is None else f"{quantization.name} weights",
             "isa": " ".join(machine.instruction_sets()) or "unknown",
         },
         load_model=load_model,
@@ -72,7 +77,7 @@ def obstacle(config: EngineConfig, library: NativeLibrary | None) -> str:
         stored = str(checkpoint_dtype(Path(config.model_path))).removeprefix("torch.")
     except ModelError:
         return ""  # loading says it better
-    dtype = compute_dtype(config.dtype, stored)
+    dtype = compute_dtype(config.dtype, stored, QUANTIZATIONS.get(config.quantize or ""))
     if dtype != "bfloat16":
         return f"they compute in bfloat16, not {dtype}"
     return ", ".join(f"{what} is not built there" for what in unsupported(config.spec))

@@ -38,15 +38,29 @@ from tgi_torch.encoder_decoder import (
 )
 from tgi_torch.kv_cache import KVCache
 from tgi_torch.latent_attention import build_latent_attention
-from tgi_torch.layers import Building, Linear, Mixer, StepContext, Transform, build_linear, build_norm, identity
+from tgi_torch.layers import (
+    Building,
+    Linear,
+    Mixer,
+    StepContext,
+    Transform,
+    build_ends_table,
+    build_head,
+    build_linear,
+    build_lookup,
+    build_norm,
+    identity,
+)
 from tgi_torch.linear_attention import build_linear_attention
 from tgi_torch.mixers import build_attention, build_mlp
 from tgi_torch.mixture_of_experts import build_mixture_of_experts
 from tgi_torch.ops import Ops
 from tgi_torch.parameters import Parameters
+from tgi_torch.quantized_matrix import QuantizedMatrix
 from tgi_torch.residual import ResidualBlock, build_blocks
 from tgi_torch.rotary import RotaryTable
 from tgi_torch.state_space import build_state_space
+from tgi_torch.weight_formats import Quantization
 
 __all__ = ["Decoder", "DecoderWithCache", "build_decoder"]
 
@@ -58,15 +72,15 @@ ItemT = TypeVar("ItemT")
 class EmbeddingLayer:
     """Token ids and positions to hidden vectors."""
 
-    lookup: Callable[[Tensor, Tensor], Tensor]
-    table: Tensor  # [vocab, size]
+    lookup: Transform
+    table: Tensor | QuantizedMatrix  # [vocab, size]
     scale: Transform
     project: Transform
     add_positions: Callable[[Tensor, Tensor], Tensor]
     norm: Transform
 
     def __call__(self, token_ids: Tensor, positions: Tensor) -> Tensor:
-        x = self.project(self.scale(self.lookup(token_ids, self.table)))
+        x = self.project(self.scale(self.lookup(token_ids)))
         return self.norm(self.add_positions(x, positions))
 
 
@@ -189,13 +203,15 @@ class DecoderWithCache:
         return self.decoder.logits(hidden)
 
 
-def build_decoder(spec: ModelSpec, ops: Ops, dtype: torch.dtype, device: torch.device | str) -> Decoder:
+def build_decoder(
+    spec: ModelSpec, ops: Ops, dtype: torch.dtype, device: torch.device | str, quantization: Quantization | None = None
+) -> Decoder:
     """Lay out a decoder for `spec`; its parameters are not initialised.
 
     Raises `ModelError` if the spec asks for something that is not built yet.
     """
     parameters = Parameters(dtype=dtype, device=torch.device(device))
-    building = Building(ops=ops, parameters=parameters, hidden_size=spec.hidden_size)
+    building = Building(ops, parameters, spec.hidden_size, quantization)
     embedding = _build_embedding(building, spec)
     mixers = _MixerBuilder(building, spec)
     blocks = tuple(build_blocks(building, spec.decoder, mixers.build))
@@ -205,7 +221,7 @@ def build_decoder(spec: ModelSpec, ops: Ops, dtype: torch.dtype, device: torch.d
     projected = size != spec.hidden_size
     project = build_linear(building, "head", {"projection": size}, spec.hidden_size, bias=False) if projected else identity
     head = _build_head(building, spec, embedding.table)
-    assert {role: tuple(tensor.shape) for role, tensor in parameters.by_role.items()} == tensor_shapes(spec)
+    assert parameters.shapes == tensor_shapes(spec)
     return Decoder(
         spec=spec,
         parameters=parameters,
@@ -303,7 +319,7 @@ def _distinct(items: Iterator[ItemT]) -> tuple[ItemT, ...]:
 def _build_embedding(building: Building, spec: ModelSpec) -> EmbeddingLayer:
     parameters, embedding = building.parameters, spec.embedding
     size = _embedding_size(spec)
-    table = parameters.create("embedding.weight", spec.vocab_size, size)
+    table = build_ends_table(building, "embedding.weight", spec.vocab_size, size)
     projected = size != spec.hidden_size
     # Rounded to the compute dtype first, as the reference models round it.
     scale = torch.tensor(embedding.scale, dtype=parameters.dtype).item()
@@ -313,7 +329,7 @@ def _build_embedding(building: Building, spec: ModelSpec) -> EmbeddingLayer:
         position_table = parameters.create("embedding.positions.weight", rows, spec.hidden_size)
         add_positions = partial(_add_positions, building.ops.embedding, position_table, embedding.positions.offset)
     return EmbeddingLayer(
-        lookup=building.ops.embedding,
+        lookup=build_lookup(building, table),
         table=table,
         scale=identity if embedding.scale == 1.0 else partial(torch.mul, other=scale),
         project=build_linear(building, "embedding", {"projection": spec.hidden_size}, size, bias=False)
@@ -338,12 +354,11 @@ def _add_positions(
     return x + lookup(positions + offset, table)
 
 
-def _build_head(building: Building, spec: ModelSpec, embedding_table: Tensor) -> Linear:
-    parameters = building.parameters
-    tied = spec.head.tied
-    weight = embedding_table if tied else parameters.create("head.weight", *embedding_table.shape)
-    bias = parameters.create("head.bias", spec.vocab_size) if spec.head.bias else None
-    return Linear(building.ops.linear, weight, bias)
+def _build_head(building: Building, spec: ModelSpec, embedding_table: Tensor | QuantizedMatrix) -> Linear:
+    tied, size = spec.head.tied, _embedding_size(spec)
+    table = embedding_table if tied else build_ends_table(building, "head.weight", spec.vocab_size, size)
+    bias = building.parameters.create("head.bias", spec.vocab_size) if spec.head.bias else None
+    return build_head(building, table, bias)
 
 
 def _build_finish(spec: ModelSpec) -> Transform:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, final
 
 import torch
@@ -14,7 +15,9 @@ from tgi_torch.attention import AttentionMetadata
 from tgi_torch.kv_cache import KVCache
 from tgi_torch.ops import Ops
 from tgi_torch.parameters import Parameters
+from tgi_torch.quantized_matrix import QuantizedMatrix
 from tgi_torch.rotary import Rotation
+from tgi_torch.weight_formats import Quantization, is_quantized
 
 __all__ = [
     "Building",
@@ -24,7 +27,10 @@ __all__ = [
     "RMSNorm",
     "StepContext",
     "Transform",
+    "build_ends_table",
+    "build_head",
     "build_linear",
+    "build_lookup",
     "build_norm",
     "identity",
 ]
@@ -52,6 +58,7 @@ class Building(NamedTuple):
     ops: Ops
     parameters: Parameters
     hidden_size: int
+    quantization: Quantization | None = None
 
 
 @final
@@ -59,8 +66,8 @@ class Building(NamedTuple):
 class Linear:
     """x W' + b."""
 
-    apply: Callable[[Tensor, Tensor, Tensor | None], Tensor]
-    weight: Tensor  # [out, in]
+    apply: Callable[[Tensor, Any, Tensor | None], Tensor]
+    weight: Tensor | QuantizedMatrix  # [out, in], as `apply` wants it
     bias: Tensor | None  # [out]
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -69,9 +76,37 @@ class Linear:
 
 def build_linear(building: Building, prefix: str, rows: dict[str, int], columns: int, *, bias: bool) -> Linear:
     """One linear for the projections named in `rows`, stacked in that order; role `<prefix>.<name>.weight`."""
-    weight = building.parameters.create_fused({f"{prefix}.{name}.weight": n for name, n in rows.items()}, after=(columns,))
-    offset = building.parameters.create_fused({f"{prefix}.{name}.bias": n for name, n in rows.items()}) if bias else None
-    return Linear(building.ops.linear, weight, offset)
+    parameters, quantization = building.parameters, building.quantization
+    roles = {f"{prefix}.{name}.weight": n for name, n in rows.items()}
+    offset = parameters.create_fused({f"{prefix}.{name}.bias": n for name, n in rows.items()}) if bias else None
+    if quantization is not None and all(is_quantized(role, (n, columns)) for role, n in roles.items()):
+        return Linear(_multiply_quantized, parameters.create_quantized(roles, columns, quantization.layers), offset)
+    return Linear(building.ops.linear, parameters.create_fused(roles, after=(columns,)), offset)
+
+
+def build_ends_table(building: Building, role: str, rows: int, columns: int) -> Tensor | QuantizedMatrix:
+    """The table of an embedding or a head: role `role` [rows, columns]."""
+    if building.quantization is None:
+        return building.parameters.create(role, rows, columns)
+    return building.parameters.create_quantized({role: rows}, columns, building.quantization.ends)
+
+
+def build_head(building: Building, table: Tensor | QuantizedMatrix, bias: Tensor | None) -> Linear:
+    """The linear over such a table."""
+    return Linear(building.ops.linear if isinstance(table, Tensor) else _multiply_quantized, table, bias)
+
+
+def build_lookup(building: Building, table: Tensor | QuantizedMatrix) -> Transform:
+    """Rows of such a table: int64 [T] to [T, columns]."""
+    return partial(_lookup, building.ops.embedding, table) if isinstance(table, Tensor) else table.lookup
+
+
+def _lookup(embedding: Callable[[Tensor, Tensor], Tensor], table: Tensor, ids: Tensor) -> Tensor:
+    return embedding(ids, table)
+
+
+def _multiply_quantized(x: Tensor, weight: QuantizedMatrix, bias: Tensor | None) -> Tensor:
+    return weight.multiply(x, bias)
 
 
 @final

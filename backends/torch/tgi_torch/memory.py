@@ -21,6 +21,7 @@ from tgi_torch.cache_layout import (
     state_values,
     values_per_token,
 )
+from tgi_torch.weight_formats import Quantization, is_quantized
 
 __all__ = [
     "DTYPE_BYTES",
@@ -57,6 +58,7 @@ class MemoryFacts:
     dtype: str
     block_size: int
     max_step_tokens: int  # the device's choice where the user names none
+    weights_detail: str = ""  # for the memory arithmetic; the dtype where nothing is said
 
 
 @final
@@ -69,18 +71,24 @@ class Plan:
     memory: tuple[MemoryItem, ...]
 
 
-def compute_dtype(wished: str | None, stored: str) -> str:
-    """The dtype to compute in: as wished, else bfloat16 for checkpoints of 16 bits and float32 for others."""
+def compute_dtype(wished: str | None, stored: str, quantization: Quantization | None = None) -> str:
+    """The dtype to compute in: as wished, else bfloat16 for checkpoints of 16 bits and quantized ones, float32 for others."""
     if wished is None:
-        return "bfloat16" if stored in ("float16", "bfloat16") else "float32"
+        return "bfloat16" if quantization is not None or stored in ("float16", "bfloat16") else "float32"
     if wished not in DTYPE_BYTES:
         raise BackendError(f"`--dtype {wished}` is not one of {', '.join(sorted(DTYPE_BYTES))}.")
     return wished
 
 
-def weights_bytes(spec: ModelSpec, dtype: str) -> int:
-    """Bytes of all parameters in `dtype`."""
-    return sum(math.prod(shape) for shape in tensor_shapes(spec).values()) * DTYPE_BYTES[dtype]
+def weights_bytes(spec: ModelSpec, dtype: str, quantization: Quantization | None = None) -> int:
+    """Bytes of all parameters in `dtype`, but those that are quantized."""
+    return sum(_tensor_bytes(role, shape, dtype, quantization) for role, shape in tensor_shapes(spec).items())
+
+
+def _tensor_bytes(role: str, shape: tuple[int, ...], dtype: str, quantization: Quantization | None) -> int:
+    if quantization is not None and is_quantized(role, shape):
+        return quantization.format_of(role).num_bytes(*shape)
+    return math.prod(shape) * DTYPE_BYTES[dtype]
 
 
 def checkpoint_bytes(model_path: Path, dtype: str) -> int:
@@ -130,7 +138,7 @@ def plan_limits(spec: ModelSpec | GenericSpec, wish: Wish, facts: MemoryFacts) -
     max_sequences = _num_sequences(spec, wish, facts, max_sequences, left)
     states = state_bytes(spec, facts.dtype) * (max_sequences + 1)  # one more, for the health check
     items = [
-        MemoryItem("weights", facts.weights_bytes, facts.dtype),
+        MemoryItem("weights", facts.weights_bytes, facts.weights_detail or facts.dtype),
         MemoryItem("workspace", workspace, f"largest step of {max_step_tokens} tokens and {max_sequences} sequences"),
     ]
     if states:

@@ -9,6 +9,9 @@ from typing import final
 import torch
 from torch import Tensor
 
+from tgi_torch.quantized_matrix import QuantizedMatrix
+from tgi_torch.weight_formats import WeightFormat
+
 __all__ = ["Parameters"]
 
 
@@ -23,6 +26,8 @@ class Parameters:
     dtype: torch.dtype
     device: torch.device
     by_role: dict[str, Tensor] = field(default_factory=dict)
+    quantized: dict[str, QuantizedMatrix] = field(default_factory=dict)  # by role, as above
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of all roles
 
     def create(self, role: str, *shape: int) -> Tensor:
         """One tensor of its own."""
@@ -37,8 +42,19 @@ class Parameters:
             self._register(role, part)
         return fused
 
+    def create_quantized(self, rows: Mapping[str, int], columns: int, weight_format: WeightFormat) -> QuantizedMatrix:
+        """One matrix [sum of rows, columns] whose rows fill the roles in order."""
+        matrix = QuantizedMatrix(rows, columns, weight_format, self.dtype)
+        for role, count in rows.items():
+            self._name(role, (count, columns))
+            self.quantized[role] = matrix
+        return matrix
+
     def write(self, role: str, expert: int | None, *, axis: int, start: int, piece: Tensor) -> None:
         """Copy `piece`, the part of `role` from index `start` of `axis` on, into place, converting its dtype."""
+        if role in self.quantized:
+            self.quantized[role].write(role, axis, start, piece)
+            return
         target = self.by_role[role] if expert is None else self.by_role[role][expert]
         part = target if piece.dim() == 0 else target.narrow(axis, start, piece.shape[axis])
         part.copy_(piece)
@@ -46,11 +62,16 @@ class Parameters:
     @property
     def num_bytes(self) -> int:
         """Memory of all tensors."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.by_role.values())
+        plain = sum(tensor.numel() * tensor.element_size() for tensor in self.by_role.values())
+        return plain + sum({id(matrix): matrix.num_bytes for matrix in self.quantized.values()}.values())
 
     def _allocate(self, shape: tuple[int, ...]) -> Tensor:
         return torch.empty(shape, dtype=self.dtype, device=self.device)
 
     def _register(self, role: str, tensor: Tensor) -> None:
-        assert role not in self.by_role, f"two tensors for {role}"
+        self._name(role, tuple(tensor.shape))
         self.by_role[role] = tensor
+
+    def _name(self, role: str, shape: tuple[int, ...]) -> None:
+        assert role not in self.shapes, f"two tensors for {role}"
+        self.shapes[role] = shape

@@ -45,7 +45,7 @@ def quantize(weight: Tensor, weight_format: WeightFormat) -> QuantizedTensor:
 
 
 def _round(groups: Tensor, scales: Tensor, weight_format: WeightFormat) -> tuple[Tensor, Tensor, Tensor]:
-    """(integers as float32, scales, squared error of each group)"""
+    """Integers as float32, scales, and the squared error of each group."""
     wide = scales.float()
     inverse = torch.where(wide.abs() < torch.finfo(torch.float32).tiny, 0.0, 1.0 / wide)
     integers = (groups * inverse).round().nan_to_num().clamp(-weight_format.zero, weight_format.zero - 1)

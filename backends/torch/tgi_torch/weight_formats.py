@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, final
 
-__all__ = ["INT4", "INT8", "QUANTIZATIONS", "Quantization", "WeightFormat", "describe_quantization", "refused_quantization"]
+__all__ = [
+    "INT4",
+    "INT8",
+    "QUANTIZATIONS",
+    "Quantization",
+    "WeightFormat",
+    "describe_quantization",
+    "is_quantized",
+    "refused_quantization",
+]
 
 _SCALE_BYTES = 2  # bfloat16
 
@@ -85,7 +94,14 @@ QUANTIZATIONS: Mapping[str, Quantization] = MappingProxyType(
 )
 """Values of `--quantize` that take an unquantized checkpoint, and what stands for them."""
 
+_PARTS = frozenset({"q", "k", "v", "o", "gate", "up", "down", "embedding", "head"})
 _QUANTIZED_CHECKPOINTS = ("awq", "compressed-tensors", "exl2", "gptq", "marlin")
+
+
+def is_quantized(role: str, shape: tuple[int, ...]) -> bool:
+    """Whether a scheme covers this tensor: matrices of attention and MLP, embedding and head; not experts, norms, positions."""
+    *_, part, kind = role.split(".")
+    return kind == "weight" and part in _PARTS and len(shape) == 2
 
 
 def describe_quantization(name: str) -> str:

@@ -48,6 +48,7 @@ from tgi_torch.ops import Ops
 from tgi_torch.rotary import original_length
 from tgi_torch.runner import ModelRunner
 from tgi_torch.sampling import Sampler, SamplingKernels
+from tgi_torch.weight_formats import QUANTIZATIONS, Quantization
 from tgi_torch.weights import checkpoint_dtype, load_weights
 
 __all__ = ["TorchDevice", "TorchWorker", "decoder_loader"]
@@ -71,11 +72,11 @@ class TorchDevice:
     sampling: SamplingKernels = field(default_factory=SamplingKernels)
 
 
-def decoder_loader(ops: Ops, device: torch.device) -> LoadModel:
-    """Loads the shared decoder with the operations of a backend."""
+def decoder_loader(ops: Ops, device: torch.device, quantization: Quantization | None = None) -> LoadModel:
+    """Loads the shared decoder with the operations of a backend; torch's products with quantized weights are those of a CPU."""
 
     def load(spec: ModelSpec, dtype: torch.dtype, path: Path, progress: Progress) -> LoadedModel:
-        decoder = build_decoder(spec, ops, dtype, device)
+        decoder = build_decoder(spec, ops, dtype, device, quantization)
         load_weights(decoder, path, progress)
         return decoder
 
@@ -97,12 +98,13 @@ class TorchWorker:
         self._model: Model | None = None
         self._runner: ModelRunner | None = None
         self._outstanding: SchedulerOutput | None = None
+        self._quantization = None if config.quantize is None else QUANTIZATIONS[config.quantize]
 
     def load(self) -> None:
         """Read the weights. Raises `ModelError` naming file and tensor."""
         self._state.require(WorkerState.CREATED, "load")
         path = Path(self._config.model_path)
-        dtype = compute_dtype(self._config.dtype, _name(checkpoint_dtype(path)))
+        dtype = compute_dtype(self._config.dtype, _name(checkpoint_dtype(path)), self._quantization)
         progress = _Throttled(self._host, "load")
         if isinstance(self._spec, GenericSpec):
             self._loaded = self._load_unknown(self._spec, getattr(torch, dtype), path, progress)
@@ -118,11 +120,12 @@ class TorchWorker:
         is_chunked = self._loaded.is_chunked
         facts = MemoryFacts(
             free_bytes=int(self._device.free_bytes() * self._config.memory_fraction),
-            weights_bytes=_model_bytes(self._spec, dtype, path),
+            weights_bytes=_model_bytes(self._spec, dtype, path, self._quantization),
             dtype=dtype,
             block_size=self._device.block_size,
             # A prompt that cannot be split has to fit into one step.
             max_step_tokens=max(self._device.max_step_tokens, 0 if is_chunked else wish.max_total_tokens or 0),
+            weights_detail="" if self._quantization is None else self._quantization.name,
         )
         plan = plan_limits(self._spec, wish, facts)
         self._agreement = Agreement(
@@ -308,8 +311,8 @@ def _first_step(agreement: Agreement) -> SchedulerOutput:
     return SchedulerOutput(0, [], [new], rows)
 
 
-def _model_bytes(spec: ModelSpec | GenericSpec, dtype: str, path: Path) -> int:
-    return weights_bytes(spec, dtype) if isinstance(spec, ModelSpec) else checkpoint_bytes(path, dtype)
+def _model_bytes(spec: ModelSpec | GenericSpec, dtype: str, path: Path, quantization: Quantization | None) -> int:
+    return weights_bytes(spec, dtype, quantization) if isinstance(spec, ModelSpec) else checkpoint_bytes(path, dtype)
 
 
 def _unchunked(limits: Limits) -> Limits:

@@ -31,6 +31,8 @@ _QUANTIZE = (
     "bitsandbytes-nf4",
     "bitsandbytes-fp4",
     "fp8",
+    "int8",
+    "int4",
 )
 
 
@@ -45,7 +47,9 @@ class ServeOptions:
     huggingface_hub_cache: str | None = option(None, _MODEL, "Folder that holds downloaded models.")
     weights_cache_override: str | None = option(None, _MODEL, "Folder that holds the model; nothing is fetched then.")
     trust_remote_code: bool = option(False, _MODEL, "Allow code that a model repository brings. Only with models you trust.")
-    quantize: str | None = option(None, _MODEL, "Quantization; read from config.json if not given.", choices=_QUANTIZE)
+    quantize: str | None = option(
+        None, _MODEL, "Quantization of the weights: a checkpoint's own, or one made while loading.", choices=_QUANTIZE
+    )
     speculate: int | None = option(None, _MODEL, "Tokens guessed ahead per step.", minimum=0, no_effect=_NOT_YET)
     dtype: str | None = option(None, _MODEL, "Precision of the weights in use.", choices=("float16", "bfloat16", "float32"))
     kv_cache_dtype: str | None = option(None, _MODEL, "Precision of the KV cache.", choices=("fp8_e4m3fn", "fp8_e5m2"))
