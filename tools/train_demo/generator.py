@@ -12,6 +12,7 @@ from tools.train_demo.dialogues import Messages
 from tools.train_demo.held_out import held_out
 from tools.train_demo.tgi_facts import FACTS
 from tools.train_demo.tgi_goals import CLAUSE_FRAMES, GOAL_FRAMES, GOALS
+from tools.train_demo.tgi_requests import REQUESTS
 from tools.train_demo.tgi_situations import SITUATIONS
 from tools.train_demo.tgi_topics import FRAMES, TOPICS
 from tools.train_demo.wording import choose, vary
@@ -52,12 +53,14 @@ def _varied_tgi_fact(rng: random.Random) -> QuestionAnswer:
     index = rng.randrange(len(FACTS))
     answer, templates = FACTS[index]
     kind = rng.random()
-    if kind < 0.27:
+    if kind < 0.2:
         template = rng.choice(templates)
-    elif kind < 0.45:
+    elif kind < 0.32:
         template = rng.choice(FRAMES).replace("@", TOPICS[index])
-    elif kind < 0.7:
+    elif kind < 0.52:
         template = rng.choice(SITUATIONS[index].split("~"))
+    elif kind < 0.75:
+        template = rng.choice(REQUESTS[index].split("~"))
     else:
         goals, clauses = GOALS[index].split("~")
         template = (
@@ -81,13 +84,13 @@ def _varied_field_fact(rng: random.Random) -> QuestionAnswer:
 
 # A draw and how often it is taken, in parts of the whole.
 _QUESTIONS: tuple[tuple[Callable[[random.Random], QuestionAnswer], float], ...] = (
-    (_varied_tgi_fact, 36),
-    (exercises.addition, 9),
+    (_varied_tgi_fact, 38),
+    (exercises.addition, 8),
     (exercises.other_arithmetic, 1.5),
-    (exercises.letters, 18),
+    (exercises.letters, 19),
     (exercises.counting, 8),
-    (exercises.sorting, 14),
-    (_varied_world_fact, 9),
+    (exercises.sorting, 16),
+    (_varied_world_fact, 11),
     (_varied_field_fact, 3),
     (dialogues.small_talk, 1.5),
     (dialogues.story, 1),
@@ -157,10 +160,10 @@ def _memory(rng: random.Random) -> Conversation:
 
 
 _KINDS: tuple[tuple[Callable[[random.Random], Conversation], float], ...] = (
-    (_single, 70),
+    (_single, 72),
     (_several, 7),
     (_follow_up, 1),
-    (_extraction, 11),
+    (_extraction, 9),
     (_tool_call, 8),
     (_memory, 3),
 )

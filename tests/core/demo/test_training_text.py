@@ -15,6 +15,7 @@ from tools.train_demo.generator import conversation, conversations
 from tools.train_demo.held_out import held_out, prompts
 from tools.train_demo.tgi_facts import FACTS
 from tools.train_demo.tgi_goals import CLAUSE_FRAMES, GOAL_FRAMES, GOALS
+from tools.train_demo.tgi_requests import REQUESTS
 from tools.train_demo.tgi_situations import SITUATIONS
 from tools.train_demo.tgi_topics import FRAMES, TOPICS
 from tools.train_demo.wording import choose, normalise
@@ -117,13 +118,14 @@ def test_sorted_lists_are_sorted():
 
 def test_goals_and_situations_are_not_the_held_out_ones():
     rng = random.Random(5)
-    assert len(GOALS) == len(SITUATIONS) == len(FACTS)
-    for entry, situations in zip(GOALS, SITUATIONS, strict=True):
+    assert len(GOALS) == len(SITUATIONS) == len(REQUESTS) == len(FACTS)
+    for entry, *wordings in zip(GOALS, SITUATIONS, REQUESTS, strict=True):
         goals, clauses = entry.split("~")
         for frame, phrases in [(frame, goals) for frame in GOAL_FRAMES] + [(frame, clauses) for frame in CLAUSE_FRAMES]:
             assert not held_out().has_question(choose(frame.replace("@", phrases), rng))
-        for situation in situations.split("~"):
-            assert not any(held_out().has_question(choose(situation, rng)) for _ in range(10))
+        for template in "~".join(wordings).split("~"):
+            drawn = [choose(template, rng) for _ in range(10)]
+            assert not any(held_out().has_question(question) or set("{}|") & set(question) for question in drawn)
 
 
 def test_exercises_are_right():
