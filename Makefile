@@ -2,7 +2,7 @@
 #
 #   make serve [MODEL=folder-or-hub-id] [PORT=3000] [ARGS="--max-total-tokens 2048"]
 #   make check test        what CI runs
-#   make dist bench test-long clean
+#   make dist bench test-long check-tpu clean
 
 TORCH_SPEC ?= torch==2.13.0
 MODEL ?=
@@ -20,9 +20,10 @@ PYTHON ?= $(shell for p in python3 python python3.13 python3.12 python3.11; do \
 STAMP := .venv/installed-$(shell printf %s '$(TORCH_SPEC)' | cksum | cut -d' ' -f1)
 CLIENTS_STAMP := .venv-clients/installed
 LARGE_CLIENTS_STAMP := .venv-clients/installed-large
+TPU_STAMP := .venv-tpu/installed
 PROJECTS := pyproject.toml $(MEMBERS:%=%/pyproject.toml)
 
-.PHONY: serve test test-long check dist bench clean
+.PHONY: serve test test-long check check-tpu dist bench clean
 .DELETE_ON_ERROR:
 
 serve: $(STAMP)
@@ -41,6 +42,12 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/core/house/test_budgets.py -s
 
+# Compiles for TPUs that are not there; libtpu brings the compiler. The variables keep it from looking for a chip.
+check-tpu: $(TPU_STAMP)
+	JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 TPU_ACCELERATOR_TYPE=v5litepod-8 TPU_WORKER_HOSTNAMES=localhost TPU_WORKER_ID=0 \
+		.venv-tpu/bin/python tools/compile_for_tpus.py
+	.venv-tpu/bin/python -m tgi.testing.conformance.matrix docs/backends
+
 dist: $(STAMP)
 	rm -rf dist build $(MEMBERS:%=%/build)
 	for member in . $(MEMBERS); do $(BIN)/python -m build --wheel --outdir dist $$member || exit 1; done
@@ -49,7 +56,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/serving.py $(BENCH_ARGS)
 
 clean:
-	rm -rf .venv .venv-clients dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-clients .venv-tpu dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; name one with PYTHON=/path/to/python." >&2; exit 1; }
@@ -68,4 +75,9 @@ $(CLIENTS_STAMP): tests/compat/requirements-clients.txt | $(STAMP)
 
 $(LARGE_CLIENTS_STAMP): tests/compat/requirements-clients-long.txt $(CLIENTS_STAMP)
 	.venv-clients/bin/python -m pip install --progress-bar on -r $<
+	@touch $@
+
+$(TPU_STAMP): backends/tpu/pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m venv .venv-tpu
+	.venv-tpu/bin/python -m pip install --progress-bar on -c constraints.txt -e . -e "backends/tpu[chip]"
 	@touch $@

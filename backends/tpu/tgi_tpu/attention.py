@@ -98,10 +98,12 @@ def attend(
         return jax.lax.dynamic_update_slice_in_dim(out, done, start, axis=0), sequence
 
     def run_sequence(sequence: jax.Array, out: jax.Array) -> jax.Array:
+        done: jax.Array
         query_len = step.cu_query_lens[sequence + 1] - step.cu_query_lens[sequence]
-        return jax.lax.fori_loop(0, (query_len + size - 1) // size, run_tile, (out, sequence))[0]
+        done, _ = jax.lax.fori_loop(0, (query_len + size - 1) // size, run_tile, (out, sequence))
+        return done
 
-    out = jax.lax.fori_loop(0, step.num_sequences[0], run_sequence, jnp.zeros_like(padded_query))
+    out: jax.Array = jax.lax.fori_loop(0, step.num_sequences[0], run_sequence, jnp.zeros_like(padded_query))
     return out[:num_tokens]
 
 

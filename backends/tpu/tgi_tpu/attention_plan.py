@@ -21,7 +21,7 @@ from tgi_tpu.mesh import AXIS
 from tgi_tpu.ragged_attention import ragged_attention
 from tgi_tpu.step_arrays import StepArrays
 
-__all__ = ["AttentionKernel", "AttentionPlan", "Candidate", "choose_attention", "write_and_attend"]
+__all__ = ["AttentionKernel", "AttentionPlan", "Candidate", "attention_candidates", "choose_attention", "write_and_attend"]
 
 AttentionKernel = Literal["jax", "pallas", "xla"]
 """`jax`: the ragged paged attention that JAX ships; `pallas`: the kernel of this package; `xla`: plain operations."""
@@ -29,8 +29,6 @@ AttentionKernel = Literal["jax", "pallas", "xla"]
 QKV = tuple[jax.Array, jax.Array, jax.Array]
 """Query [T, H, D], key and value [T, K, D]."""
 
-_LANES = 128
-"""Width of a vector register of a TPU."""
 _QUERIES_PER_BLOCK = 32
 _KEYS_PER_BLOCK = 128
 _VMEM_BYTES = 64 << 20
@@ -57,21 +55,32 @@ class AttentionPlan:
     candidates: tuple[Candidate, ...] = ()
 
 
-def choose_attention(spec: ModelSpec, mesh: Mesh, *, platform: str, dtype: DTypeLike, block_size: int) -> AttentionPlan:
-    """The first of `AttentionKernel` that can run every layer of `spec` on `platform` (`cpu`, `tpu`)."""
+def attention_candidates(
+    spec: ModelSpec, tp_size: int, *, platform: str, dtype: DTypeLike, block_size: int
+) -> tuple[Candidate, ...]:
+    """Every implementation for `spec` on `tp_size` devices of `platform` (`cpu`, `tpu`); exactly one is chosen.
+
+    The first of `AttentionKernel` that can run every layer is.
+    """
     mixers = dict.fromkeys(mixer for layer in spec.decoder.layers if (mixer := attention_of(layer)) is not None)
     obstacles: dict[AttentionKernel, str | None] = {
-        "jax": _first(_obstacle_to_jax(mixer, mesh.size, dtype) for mixer in mixers),
-        "pallas": _first(_obstacle_to_pallas(mixer, block_size, dtype) for mixer in mixers),
+        "jax": _first(_obstacle_to_jax(mixer, tp_size, dtype) for mixer in mixers),
+        "pallas": _obstacle_to_pallas(block_size, dtype),
         "xla": None,
     }
     if platform != "tpu":
         obstacles |= dict.fromkeys(("jax", "pallas"), f"it is compiled for TPUs, and the platform is {platform}")
     chosen = next(kernel for kernel, obstacle in obstacles.items() if obstacle is None)
-    candidates = tuple(
+    return tuple(
         Candidate(kernel, None if kernel == chosen else obstacle or f"{chosen} is preferred")
         for kernel, obstacle in obstacles.items()
     )
+
+
+def choose_attention(spec: ModelSpec, mesh: Mesh, *, platform: str, dtype: DTypeLike, block_size: int) -> AttentionPlan:
+    """The plan with the one of `attention_candidates` that is chosen."""
+    candidates = attention_candidates(spec, mesh.size, platform=platform, dtype=dtype, block_size=block_size)
+    chosen = next(candidate.kernel for candidate in candidates if candidate.reason is None)
     return AttentionPlan(mesh, chosen, candidates=candidates)
 
 
@@ -85,17 +94,17 @@ def _obstacle_to_jax(mixer: Attention, tp_size: int, dtype: DTypeLike) -> str | 
     packed = 2 * heads * jnp.dtype(dtype).itemsize / 4  # 32-bit rows of a token's heads on one device
     if mixer.alibi or mixer.sinks:
         return f"it has no {'ALiBi' if mixer.alibi else 'attention sinks'}"
-    if mixer.head_dim % _LANES:
-        return f"its head size must be a multiple of {_LANES}, and the model's is {mixer.head_dim}"
     if packed not in (1, 2, 4) and packed % 8:
         return f"{heads} key heads on a device do not fill its registers"
     return None
 
 
-def _obstacle_to_pallas(mixer: Attention, block_size: int, dtype: DTypeLike) -> str | None:
-    """Why the kernel of this package cannot compute a layer."""
+def _obstacle_to_pallas(block_size: int, dtype: DTypeLike) -> str | None:
+    """Why the kernel of this package cannot run."""
     if jnp.dtype(dtype) not in (jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)):
         return f"it reads float32 and bfloat16, and the cache is {jnp.dtype(dtype).name}"
+    if block_size % 8:
+        return f"its blocks hold a multiple of 8 tokens, and these hold {block_size}"
     return None
 
 
@@ -108,9 +117,11 @@ def write_and_attend(
     """
 
     def on_device(qkv: QKV, pages: jax.Array, step: StepArrays, vectors: Vectors) -> tuple[jax.Array, jax.Array]:
-        query, key, value = qkv
+        head_dim = qkv[0].shape[-1]
+        # Zeros add nothing to a score, and zeros come out where the values end.
+        query, key, value = (jnp.pad(part, ((0, 0), (0, 0), (0, pages.shape[-1] - head_dim))) for part in qkv)
         pages = write_pages(pages, key, value, step.slot_mapping)
-        return _attend(plan, query, pages, step, rule=rule, vectors=vectors), pages
+        return _attend(plan, query, pages, step, rule=rule, vectors=vectors)[..., :head_dim], pages
 
     if plan.mesh.size == 1:
         return on_device(qkv, pages, step, vectors)
@@ -135,7 +146,7 @@ def _attend(
             interpret = pltpu.InterpretParams() if plan.interpret else False
             return ragged_attention(query, pages, step, rule, vectors, interpret=interpret)
         case "jax":
-            return ragged_paged_attention(
+            seen: jax.Array = ragged_paged_attention(
                 query,
                 pages,
                 step.context_lens,
@@ -149,3 +160,4 @@ def _attend(
                 num_queries_per_block=_QUERIES_PER_BLOCK,
                 vmem_limit_bytes=_VMEM_BYTES,
             )
+            return seen

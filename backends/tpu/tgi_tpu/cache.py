@@ -2,12 +2,14 @@
 
 One array for all layers whose keys and values have one shape: layer after layer its blocks, [L * blocks, B, 2 K, D], heads
 alternating key, value. So a kernel reads a layer's blocks by their numbers, and no layer is ever copied out. Where there are
-fewer heads than devices a head is kept more than once.
+fewer heads than devices a head is kept more than once; heads may be padded with zeros.
 """
 
 from __future__ import annotations
 
+import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,37 +17,40 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from tgi.architectures import ModelSpec
+from tgi_tpu.fitting import padded_head_dim
 from tgi_tpu.layer_groups import CacheShape, cache_shapes
 from tgi_tpu.mesh import AXIS, sharding
 
-__all__ = ["Cache", "cache_bytes_per_block", "copy_blocks", "empty_cache"]
+__all__ = ["Cache", "abstract_cache", "cache_bytes_per_block", "copy_blocks", "empty_cache"]
 
 Cache = tuple[jax.Array, ...]
 
 
-def _block_shape(shape: CacheShape, block_size: int, tp_size: int) -> tuple[int, int, int]:
+def _block_shape(shape: CacheShape, block_size: int, mesh: Mesh) -> tuple[int, int, int]:
     """One block of one layer, over all devices."""
-    return block_size, 2 * max(shape.num_kv_heads, tp_size), shape.head_dim
+    return block_size, 2 * max(shape.num_kv_heads, mesh.size), padded_head_dim(shape.head_dim, mesh)
 
 
-def empty_cache(spec: ModelSpec, num_blocks: int, block_size: int, dtype: DTypeLike, mesh: Mesh) -> Cache:
-    """A cache of `num_blocks` blocks of `block_size` tokens in every layer."""
+def abstract_cache(spec: ModelSpec, num_blocks: int, block_size: int, dtype: DTypeLike, mesh: Mesh) -> Any:  # noqa: ANN401
+    """`empty_cache` with `jax.ShapeDtypeStruct`s for arrays."""
+    over_heads = sharding(mesh, None, None, AXIS)
     return tuple(
-        jnp.zeros(
-            (len(shape.layers) * num_blocks, *_block_shape(shape, block_size, mesh.size)),
-            dtype,
-            device=sharding(mesh, None, None, AXIS),
+        jax.ShapeDtypeStruct(
+            (len(shape.layers) * num_blocks, *_block_shape(shape, block_size, mesh)), jnp.dtype(dtype), sharding=over_heads
         )
         for shape in cache_shapes(spec)
     )
 
 
+def empty_cache(spec: ModelSpec, num_blocks: int, block_size: int, dtype: DTypeLike, mesh: Mesh) -> Cache:
+    """A cache of `num_blocks` blocks of `block_size` tokens in every layer."""
+    abstract = abstract_cache(spec, num_blocks, block_size, dtype, mesh)
+    return tuple(jnp.zeros(pages.shape, pages.dtype, device=pages.sharding) for pages in abstract)
+
+
 def cache_bytes_per_block(spec: ModelSpec, block_size: int, dtype: DTypeLike, mesh: Mesh) -> int:
     """Bytes of one block over all layers on one device."""
-    values = 0
-    for shape in cache_shapes(spec):
-        tokens, heads, head_dim = _block_shape(shape, block_size, mesh.size)
-        values += len(shape.layers) * tokens * heads * head_dim
+    values = sum(len(shape.layers) * math.prod(_block_shape(shape, block_size, mesh)) for shape in cache_shapes(spec))
     return values * jnp.dtype(dtype).itemsize // mesh.size
 
 

@@ -1,6 +1,6 @@
-"""The parts of a layer that need no cache: norms, linear maps, rotations, MLPs and mixtures of experts.
+"""The parts of a layer that need no cache: norms, linear maps, rotations, MLPs.
 
-Shapes: T tokens, H heads, D head size, E experts. `weights` are one layer's, by role without `{stack}.layers.{i}.`.
+Shapes: T tokens, H heads, D head size. `weights` are one layer's, by role without `{stack}.layers.{i}.`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tgi.architectures import MLP, Activation, DynamicScaling, LongRopeScaling, MixtureOfExperts, Norm, Rope, Router
+from tgi.architectures import MLP, Activation, DynamicScaling, LongRopeScaling, Norm, Rope
 from tgi.architectures.rope import inverse_frequencies
 from tgi_tpu.quantized import QuantizedMatrix, Weight, matmul
 
-__all__ = ["Rotation", "Weights", "linear", "mixture_of_experts", "mlp", "norm", "rotate", "rotation", "softcap", "vector"]
+__all__ = ["Rotation", "Weights", "linear", "mlp", "norm", "rotate", "rotation", "softcap", "vector"]
 
 Weights = Mapping[str, Weight]
 Rotation = tuple[jax.Array, jax.Array]
@@ -123,67 +123,3 @@ def mlp(x: jax.Array, rule: MLP, weights: Weights, name: str) -> jax.Array:
     if rule.activation == "silu_clamped":
         gate, up = jnp.minimum(gate, _CLAMP_LIMIT), jnp.clip(up, -_CLAMP_LIMIT, _CLAMP_LIMIT) + 1
     return linear(_activate(gate, rule.activation) * up, weights, f"{name}.down")
-
-
-def mixture_of_experts(x: jax.Array, rule: MixtureOfExperts, weights: Weights, name: str) -> jax.Array:
-    """Every expert over every token, weighted by the router's shares, [T, hidden] to [T, hidden].
-
-    One expert after the other: its weights are read once, whatever the number of its tokens.
-    """
-    logits = linear(x, weights, f"{name}.router").astype(jnp.float32)
-    correction = vector(weights, f"{name}.router.correction") if rule.router.correction_bias else None
-    shares = _route(logits, rule.router, rule.experts_per_token, correction)
-    prefix = f"{name}.experts."
-    experts = {role: weight for role, weight in weights.items() if role.startswith(prefix)}
-
-    def add_expert(total: jax.Array, item: tuple[jax.Array, Weights]) -> tuple[jax.Array, None]:
-        share, expert = item
-        return total + share[:, None] * mlp(x, rule.expert, expert, f"{name}.experts").astype(jnp.float32), None
-
-    out, _ = jax.lax.scan(add_expert, jnp.zeros(x.shape, jnp.float32), (shares.T, experts))
-    if rule.shared is not None:
-        shared = mlp(x, rule.shared, weights, f"{name}.shared").astype(jnp.float32)
-        if rule.shared_gate:
-            shared = shared * jax.nn.sigmoid(linear(x, weights, f"{name}.shared_gate").astype(jnp.float32))
-        out = out + shared
-    return out.astype(x.dtype)
-
-
-def _route(logits: jax.Array, router: Router, experts_per_token: int, correction: jax.Array | None) -> jax.Array:
-    """Each token's share of each expert, 0 for those not chosen: float32 [T, E] of logits [T, E]."""
-    if router.score == "sparse_mixer":
-        return _sparse_mixer(logits, router, experts_per_token)
-    score = jax.nn.softmax if router.score == "softmax" else jax.nn.sigmoid
-    scores = logits if router.top_k_first else score(logits)
-    choice = scores if correction is None else scores + correction.astype(jnp.float32)
-    if router.num_groups > 1:
-        choice = _within_best_groups(choice, router)
-    _, chosen = jax.lax.top_k(choice, experts_per_token)
-    shares = jnp.take_along_axis(scores, chosen, axis=-1)
-    if router.top_k_first:
-        shares = score(shares)
-    if router.normalize:
-        shares = shares / jnp.sum(shares, axis=-1, keepdims=True)
-    return jnp.put_along_axis(jnp.zeros_like(scores), chosen, router.scale * shares, axis=-1, inplace=False)
-
-
-def _within_best_groups(choice: jax.Array, router: Router) -> jax.Array:
-    """Minus infinity for experts outside the best groups."""
-    groups = choice.reshape(len(choice), router.num_groups, -1)
-    best = jnp.sum(jax.lax.top_k(groups, router.group_top)[0], axis=-1)
-    _, kept = jax.lax.top_k(best, router.groups_per_token)
-    is_kept = jnp.any(jax.nn.one_hot(kept, router.num_groups, dtype=bool), axis=1)
-    return jnp.where(is_kept[:, :, None], groups, -jnp.inf).reshape(choice.shape)
-
-
-def _sparse_mixer(logits: jax.Array, router: Router, experts_per_token: int) -> jax.Array:
-    """SparseMixer-v2 without its noise (arXiv 2409.12136)."""
-    shares, left = jnp.zeros_like(logits), logits
-    for _ in range(experts_per_token):
-        best = jnp.max(left, axis=-1, keepdims=True)
-        distance = (best - logits) / jnp.maximum(jnp.abs(logits), best)
-        near = jnp.where(distance > 2 * router.jitter, -jnp.inf, left)
-        is_best = jax.nn.one_hot(jnp.argmax(left, axis=-1), logits.shape[-1], dtype=bool)
-        shares = jnp.where(is_best, router.scale * jax.nn.softmax(near, axis=-1), shares)
-        left = jnp.where(is_best, -jnp.inf, left)
-    return shares

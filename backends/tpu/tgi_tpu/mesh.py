@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental.layout import Format, Layout
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tgi.architectures.weight_map import shard_axis
 from tgi.backend import BackendError
 
-__all__ = ["AXIS", "make_mesh", "mesh_of", "partition", "replicated", "sharding"]
+__all__ = ["AXIS", "make_mesh", "mesh_of", "partition", "replicated", "row_major", "sharding"]
 
 AXIS = "tp"
 """The mesh's one axis."""
@@ -47,6 +48,15 @@ def partition(role: str, shape: Sequence[int], tp_size: int, leading: int = 0) -
 def sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
     """A sharding over `mesh`; an axis is `AXIS` or None."""
     return NamedSharding(mesh, PartitionSpec(*axes))
+
+
+def row_major(mesh: Mesh, cut: PartitionSpec, num_axes: int) -> Format:
+    """Cut so, and laid out with the last axis innermost.
+
+    Left to itself the compiler chooses the layout of a program's inputs by how little it has to pad them, and copies in every
+    step what it then wants otherwise.
+    """
+    return Format(Layout(tuple(range(num_axes))), NamedSharding(mesh, cut))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

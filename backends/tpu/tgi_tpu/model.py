@@ -19,8 +19,9 @@ from tgi_tpu.attention import AttentionRule, sequence_of_token, step_of_layer
 from tgi_tpu.attention_plan import AttentionPlan, write_and_attend
 from tgi_tpu.cache import Cache, cache_bytes_per_block, copy_blocks, empty_cache
 from tgi_tpu.layer_groups import LayerGroup, attention_of, cache_shapes, layer_groups
-from tgi_tpu.layers import Rotation, Weights, linear, mixture_of_experts, mlp, norm, rotate, rotation, softcap, vector
+from tgi_tpu.layers import Rotation, Weights, linear, mlp, norm, rotate, rotation, softcap, vector
 from tgi_tpu.mesh import replicated
+from tgi_tpu.mixture_of_experts import is_of_experts, mixture_of_experts
 from tgi_tpu.parameters import Parameters, load
 from tgi_tpu.quantized import matmul
 from tgi_tpu.step_arrays import StepArrays
@@ -56,6 +57,8 @@ class _LayerInputs:
 
     weights: Weights  # by role without `decoder.layers.{i}.`
     place: _CachePlace | None
+    experts: Weights  # those of the layer's likes in the group
+    repeat: jax.Array  # the layer's number among them
 
 
 def forward(
@@ -94,7 +97,8 @@ def logits(spec: ModelSpec, parameters: Parameters, hidden: jax.Array, *, attent
     if spec.head.bias:
         product = product + vector(weights, "head.bias").astype(jnp.float32)
     capped = softcap(product * spec.head.scale, spec.head.softcap)
-    return jax.lax.with_sharding_constraint(capped, replicated(attention.mesh))
+    whole: jax.Array = jax.lax.with_sharding_constraint(capped, replicated(attention.mesh))
+    return whole
 
 
 def _embed(spec: ModelSpec, weights: Weights, step: StepArrays) -> jax.Array:
@@ -114,19 +118,22 @@ def _run_group(
     context: _Context, group: LayerGroup, members: tuple[Weights, ...], x: jax.Array, cache: Cache
 ) -> tuple[jax.Array, Cache]:
     """All layers of a group over x [T, hidden]."""
+    # Experts stay whole: what a loop takes its turns from is copied out for each of them.
+    experts = [{role: weight for role, weight in weights.items() if is_of_experts(role)} for weights in members]
+    others = tuple({role: weight for role, weight in weights.items() if not is_of_experts(role)} for weights in members)
 
     def run_pattern(
         flow: tuple[jax.Array, Cache], item: tuple[jax.Array, tuple[Weights, ...]]
     ) -> tuple[tuple[jax.Array, Cache], None]:
         repeat, weights = item
         for member, layer in enumerate(group.pattern):
-            here = _LayerInputs(weights[member], _place(context.spec, group, member, repeat))
+            here = _LayerInputs(weights[member], _place(context.spec, group, member, repeat), experts[member], repeat)
             for number, block in enumerate(layer.blocks):
                 flow = _block(context, here, block, number, flow)
         return flow, None
 
     numbers = jnp.arange(group.repeats, dtype=jnp.int32)
-    return jax.lax.scan(run_pattern, (x, cache), (numbers, members))[0]
+    return jax.lax.scan(run_pattern, (x, cache), (numbers, others))[0]
 
 
 def _place(spec: ModelSpec, group: LayerGroup, member: int, repeat: jax.Array) -> _CachePlace | None:
@@ -164,7 +171,7 @@ def _branch(context: _Context, here: _LayerInputs, branch: Branch, y: jax.Array,
         case MLP():
             y = mlp(y, mixer, weights, name)
         case MixtureOfExperts():
-            y = mixture_of_experts(y, mixer, weights, name)
+            y = mixture_of_experts(y, mixer, weights, here.experts, here.repeat, mesh=context.plan.mesh)
         case _:
             raise NotImplementedError(name)  # `coverage.unsupported` said so
     return norm(y, branch.post_norm, weights, f"{name}.post_norm"), cache

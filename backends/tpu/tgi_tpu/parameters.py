@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, final
 
@@ -16,16 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+from jax.experimental.layout import Format
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from tgi.architectures import Attention, ModelSpec
-from tgi.architectures.roles import mixer_of
+from tgi.architectures import ModelSpec
 from tgi.architectures.weight_map import Placement, placements, split, tensor_shapes
 from tgi.backend import ModelError
-from tgi_tpu.coverage import kv_repeats
+from tgi_tpu.fitting import fit, fitted_shape
 from tgi_tpu.layer_groups import layer_groups, place_of
-from tgi_tpu.mesh import partition
+from tgi_tpu.mesh import partition, row_major
 from tgi_tpu.quantized import QuantizedMatrix, Weight, quantize
 from tgi_tpu.safetensors_reader import MappedTensor, map_checkpoint
 
@@ -61,13 +61,30 @@ class _Leaf:
 
     shape: tuple[int, ...]
     dtype: jnp.dtype[Any]  # int8 = a `QuantizedMatrix`
-    sharding: NamedSharding
-    scale_sharding: NamedSharding  # of a quantized one; it has no last axis
+    mesh: Mesh
+    cut: PartitionSpec
 
     @property
     def is_quantized(self) -> bool:
         """Whether it has a scale."""
-        return self.dtype == jnp.int8
+        return bool(self.dtype == jnp.int8)
+
+    @property
+    def format(self) -> Format:
+        """Where and how its values lie."""
+        return row_major(self.mesh, self.cut, len(self.shape))
+
+    @property
+    def scale_format(self) -> Format:
+        """Where and how the scale of a quantized one lies; it has no last axis."""
+        return row_major(self.mesh, PartitionSpec(*self.cut[: len(self.shape) - 1]), len(self.shape) - 1)
+
+    @property
+    def formats(self) -> Format | QuantizedMatrix:
+        """Of the whole array, as JAX takes it for a tree."""
+        if not self.is_quantized:
+            return self.format
+        return QuantizedMatrix(self.format, self.scale_format)  # type: ignore[arg-type] # stand for arrays
 
 
 def _leaves(spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantization: Quantization | None) -> dict[str, _Leaf]:
@@ -78,15 +95,15 @@ def _leaves(spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantization: Quantiz
         key, index = _locate(role, spec)
         if key != role:
             continue
-        own = _repeated_shape(role, shape, spec, mesh.size)
+        own = fitted_shape(role, shape, spec, mesh)
         cut = partition(role, own, mesh.size, len(index))
         repeats = tuple(groups[place_of(groups, _layer(role)).group].repeats for _ in index)
         full = (*repeats, *own)
         leaves[key] = _Leaf(
             full,
             jnp.dtype(jnp.int8 if quantization is not None and _is_quantized(role) else dtype),
-            NamedSharding(mesh, cut),
-            NamedSharding(mesh, PartitionSpec(*cut[: len(full) - 1])),
+            mesh,
+            cut,
         )
     return leaves
 
@@ -126,10 +143,10 @@ def abstract_parameters(spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantizat
     """The tree with `jax.ShapeDtypeStruct`s for arrays: to compile for devices that are not there, or to count bytes."""
 
     def abstract(leaf: _Leaf) -> Any:  # noqa: ANN401 - stands for an array
-        values = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+        values = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.format)
         if not leaf.is_quantized:
             return values
-        scale: Any = jax.ShapeDtypeStruct(leaf.shape[:-1], jnp.float32, sharding=leaf.scale_sharding)
+        scale: Any = jax.ShapeDtypeStruct(leaf.shape[:-1], jnp.float32, sharding=leaf.scale_format)
         return QuantizedMatrix(values, scale)  # type: ignore[arg-type]
 
     leaves = _leaves(spec, mesh, dtype, quantization)
@@ -148,6 +165,7 @@ class ParameterStore:
 
     def __init__(self, spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantization: Quantization | None = None) -> None:
         self._spec = spec
+        self._mesh = mesh
         self._leaves = _leaves(spec, mesh, dtype, quantization)
         self._arrays: dict[str, Weight] = {}
 
@@ -155,19 +173,20 @@ class ParameterStore:
         """Take `role`, or one expert's slice of it, in any floating-point dtype."""
         key, index = _locate(role, self._spec)
         leaf = self._leaves[key]
-        piece = _repeat_heads(role, piece, self._spec, leaf.sharding.mesh.size)
+        piece = fit(role, piece, self._spec, self._mesh)
         if not leaf.is_quantized:
             piece = piece.astype(leaf.dtype, copy=False)
+        piece = np.ascontiguousarray(piece)
         if piece.size == math.prod(leaf.shape):
-            whole = jax.device_put(np.ascontiguousarray(piece).reshape(leaf.shape), leaf.sharding)
-            self._arrays[key] = quantize(whole) if leaf.is_quantized else whole
+            whole = jax.device_put(piece.reshape(leaf.shape), leaf.format)
+            self._arrays[key] = _program(quantize, leaf)(whole) if leaf.is_quantized else whole
             return
         index = index if expert is None else (*index, expert)
         # The axes of the piece are the last ones of the array.
-        cut = [*leaf.sharding.spec, *[None] * len(leaf.shape)][len(index) : len(leaf.shape)]
-        on_device = jax.device_put(np.ascontiguousarray(piece), NamedSharding(leaf.sharding.mesh, PartitionSpec(*cut)))
-        array = self._arrays.pop(key) if key in self._arrays else _empty(leaf)
-        self._arrays[key] = _insert(array, on_device, np.asarray(index, np.int32), leaf)
+        cut = [*leaf.cut, *[None] * len(leaf.shape)][len(index) : len(leaf.shape)]
+        on_device = jax.device_put(piece, NamedSharding(self._mesh, PartitionSpec(*cut)))
+        array = self._arrays.pop(key) if key in self._arrays else _maker(leaf)()
+        self._arrays[key] = _program(_insert, leaf)(array, on_device, np.asarray(index, np.int32))
 
     def finish(self) -> Parameters:
         """The tree, once every role was written."""
@@ -175,53 +194,32 @@ class ParameterStore:
         return Parameters(*_tree(self._spec, self._arrays))
 
 
-def _empty(leaf: _Leaf) -> Weight:
-    values = jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
-    if not leaf.is_quantized:
-        return values
-    return QuantizedMatrix(values, jnp.zeros(leaf.shape[:-1], jnp.float32, device=leaf.scale_sharding))
+@lru_cache(maxsize=256)
+def _program(function: Callable[..., Weight], leaf: _Leaf) -> Callable[..., Weight]:
+    """`function` compiled to give an array as `leaf` says; `_insert` uses up the array it is given."""
+    return jax.jit(function, out_shardings=leaf.formats, donate_argnums=(0,) if function is _insert else ())
 
 
-@partial(jax.jit, static_argnames="leaf", donate_argnames="array")
-def _insert(array: Weight, piece: jax.Array, index: jax.Array, leaf: _Leaf) -> Weight:
-    """`array` with `piece` at `index` of its first axes; the one given is used up."""
-    if not isinstance(array, QuantizedMatrix):
-        return _insert_one(array, piece, index, leaf.sharding)
-    rounded = quantize(piece)
-    values = _insert_one(array.values, rounded.values, index, leaf.sharding)
-    return QuantizedMatrix(values, _insert_one(array.scale, rounded.scale, index, leaf.scale_sharding))
+@lru_cache(maxsize=256)
+def _maker(leaf: _Leaf) -> Callable[[], Weight]:
+    """What makes the array, of zeros."""
+    return jax.jit(partial(_zeros, leaf), out_shardings=leaf.formats)
 
 
-def _insert_one(array: jax.Array, piece: jax.Array, index: jax.Array, sharding: NamedSharding) -> jax.Array:
+def _zeros(leaf: _Leaf) -> Weight:
+    values = jnp.zeros(leaf.shape, leaf.dtype)
+    return QuantizedMatrix(values, jnp.zeros(leaf.shape[:-1], jnp.float32)) if leaf.is_quantized else values
+
+
+def _insert(array: Weight, piece: jax.Array, index: jax.Array) -> Weight:
+    """`array` with `piece` at `index` of its first axes."""
+    return jax.tree.map(partial(_insert_one, index), array, quantize(piece) if isinstance(array, QuantizedMatrix) else piece)
+
+
+def _insert_one(index: jax.Array, array: jax.Array, piece: jax.Array) -> jax.Array:
     num_leading = array.ndim - piece.ndim
-    starts = [*(index[axis] for axis in range(num_leading)), *(0 for _ in piece.shape)]
-    filled = jax.lax.dynamic_update_slice(array, piece.reshape((1,) * num_leading + piece.shape), starts)
-    return jax.lax.with_sharding_constraint(filled, sharding)
-
-
-def _kv_heads(role: str, spec: ModelSpec) -> Attention | None:
-    """The attention whose key and value heads are rows of `role`."""
-    parts = role.split(".")
-    mixer = mixer_of(role, spec)
-    if not isinstance(mixer, Attention):
-        return None
-    is_norm_of_heads = parts[-2] == "k_norm" and mixer.qk_norm_over != "head"
-    return mixer if parts[-2] in {"k", "v"} or is_norm_of_heads else None
-
-
-def _repeated_shape(role: str, shape: tuple[int, ...], spec: ModelSpec, tp_size: int) -> tuple[int, ...]:
-    mixer = _kv_heads(role, spec)
-    return shape if mixer is None else (shape[0] * kv_repeats(mixer, tp_size), *shape[1:])
-
-
-def _repeat_heads(role: str, piece: Array, spec: ModelSpec, tp_size: int) -> Array:
-    """Each key or value head as often as devices share it."""
-    mixer = _kv_heads(role, spec)
-    if mixer is None or kv_repeats(mixer, tp_size) == 1:
-        return piece
-    by_head = piece.reshape(mixer.num_kv_heads, -1, *piece.shape[1:])
-    repeated = by_head.repeat(kv_repeats(mixer, tp_size), axis=0)
-    return repeated.reshape(-1, *piece.shape[1:])
+    starts = jnp.concatenate([index, jnp.zeros(piece.ndim, jnp.int32)])
+    return jax.lax.dynamic_update_slice(array, piece.reshape((1,) * num_leading + piece.shape), list(starts))
 
 
 def load(

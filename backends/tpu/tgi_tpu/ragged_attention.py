@@ -10,6 +10,7 @@ Shapes: T tokens, H query heads in K groups of G, D head size, S sequences, P bl
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
@@ -29,6 +30,7 @@ Ref = Any
 """A reference to memory inside a kernel; Pallas gives its own types no public names."""
 
 _HIDDEN = -1e30
+_TINY = 1e-30
 _ROWS = 128
 """Rows of a score matrix that are aimed at: the height of a matrix unit."""
 _KEYS = 128
@@ -143,8 +145,8 @@ class _Walk:
     tiling: _Tiling
     rule: AttentionRule
     tile_start: jax.Array
-    cu_query_lens: Ref
-    context_lens: Ref
+    cu_query_lens: Mapping[Any, jax.Array]  # references, read one number at a time
+    context_lens: Mapping[Any, jax.Array]
 
     def first_position(self, sequence: jax.Array) -> jax.Array:
         """Of the sequence's first query in the tile."""
@@ -229,7 +231,7 @@ def _kernel(tiling: _Tiling, rule: AttentionRule, *refs: Ref) -> None:
     begin = (first, walk.first_group(inside), jnp.int32(0))
     jax.lax.while_loop(lambda state: walk.contains(state[0], num_sequences), visit, begin)
     # Padding saw nothing; its total is 0.
-    out[...] = (weighted[...] / jnp.maximum(total[...], jnp.finfo(jnp.float32).tiny)).astype(out.dtype)
+    out[...] = (weighted[...] / jnp.maximum(total[...], _TINY)).astype(out.dtype)
 
 
 @final

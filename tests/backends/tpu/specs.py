@@ -51,12 +51,15 @@ REFUSED = {
 }
 """Variants of `tests.backends.mixer_checkpoints` and why they do not run."""
 
+_ODD = {"llama-odd": ("llama", {"intermediate_size": 42})}
+"""Sizes that four devices do not divide."""
+
 
 @cache
 def spec_of(variant: str) -> ModelSpec:
     """The spec of a variant, cached because `transformers` takes its time."""
-    if variant in VARIANTS:
-        family, overrides = VARIANTS[variant]
+    if variant in VARIANTS or variant in _ODD:
+        family, overrides = (VARIANTS | _ODD)[variant]
         config = FAMILIES[family] | overrides
     else:
         family, config = MIXER_VARIANTS[variant]

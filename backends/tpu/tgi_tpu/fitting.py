@@ -1,0 +1,84 @@
+"""How roles are fitted to the devices: what does not divide is padded with zeros or kept more than once; results stay the same.
+
+A TPU keeps the last axis of an array in registers of 128 lanes. An array whose last axis fills them only in part may be laid out
+another way than a program wants it, and is then copied in every step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from jax.sharding import Mesh
+
+from tgi.architectures import MLP, Attention, MixtureOfExperts, ModelSpec
+from tgi.architectures.roles import mixer_of
+from tgi_tpu.coverage import kv_repeats
+
+__all__ = ["fit", "fitted_shape", "padded", "padded_head_dim"]
+
+_TPU_LANES = 128
+
+Array = npt.NDArray[Any]
+
+
+def padded(size: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is not below `size`."""
+    return -(-size // multiple) * multiple
+
+
+def padded_head_dim(head_dim: int, mesh: Mesh) -> int:
+    """Values of a head in the cache, the padding included."""
+    return padded(head_dim, _lanes(mesh))
+
+
+def _lanes(mesh: Mesh) -> int:
+    return _TPU_LANES if mesh.devices.flat[0].platform == "tpu" else 1
+
+
+def fitted_shape(role: str, shape: tuple[int, ...], spec: ModelSpec, mesh: Mesh) -> tuple[int, ...]:
+    """The shape of a role of `shape` once it is fitted to the mesh."""
+    mixer = _with_kv_heads(role, spec)
+    if mixer is not None:
+        return (shape[0] * kv_repeats(mixer, mesh.size), *shape[1:])
+    axis = _intermediate_axis(role, spec)
+    if axis is None:
+        return shape
+    sizes = list(shape)
+    sizes[axis] = padded(sizes[axis], mesh.size * _lanes(mesh))
+    return tuple(sizes)
+
+
+def fit(role: str, piece: Array, spec: ModelSpec, mesh: Mesh) -> Array:
+    """A role, or one expert's part of it, fitted to the mesh."""
+    mixer = _with_kv_heads(role, spec)
+    if mixer is not None and kv_repeats(mixer, mesh.size) > 1:
+        by_head = piece.reshape(mixer.num_kv_heads, -1, *piece.shape[1:])
+        return by_head.repeat(kv_repeats(mixer, mesh.size), axis=0).reshape(-1, *piece.shape[1:])
+    axis = _intermediate_axis(role, spec)
+    if axis is None:
+        return piece
+    size = piece.shape[axis]
+    missing = [(0, 0)] * piece.ndim
+    missing[axis] = (0, padded(size, mesh.size * _lanes(mesh)) - size)
+    return np.pad(piece, missing) if missing[axis][1] else piece
+
+
+def _with_kv_heads(role: str, spec: ModelSpec) -> Attention | None:
+    """The attention whose key and value heads are rows of `role`."""
+    mixer, part = mixer_of(role, spec), role.split(".")[-2]
+    if not isinstance(mixer, Attention):
+        return None
+    is_norm_of_heads = part == "k_norm" and mixer.qk_norm_over != "head"
+    return mixer if part in {"k", "v"} or is_norm_of_heads else None
+
+
+def _intermediate_axis(role: str, spec: ModelSpec) -> int | None:
+    """The axis, from the end, of an MLP's intermediate values. Zeros there become zeros again, by every activation."""
+    if not isinstance(mixer_of(role, spec), MLP | MixtureOfExperts):
+        return None
+    part, kind = role.split(".")[-2:]
+    if part in {"gate", "up"}:
+        return -2 if kind == "weight" else -1
+    return -1 if (part, kind) == ("down", "weight") else None

@@ -1,0 +1,226 @@
+"""Compiles whole steps of the TPU backend for chips that are not there, and writes what the compiler says of them.
+
+    make check-tpu
+
+libtpu holds the compiler of the chips and needs none of them. Each case is a model of a published size on eight chips. A step is two
+programs, the forward pass and the sampler, compiled as a worker compiles them. What must hold: a kernel attends, the chips exchange
+sums, the cache is updated in place, nothing large is copied, and everything fits into a chip's memory. The outcome goes to
+`docs/backends/compiled/tpu.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import Mesh
+from jax.stages import Compiled
+
+from tgi.architectures import ModelSpec, load_spec
+from tgi_tpu.attention_plan import choose_attention
+from tgi_tpu.cache import abstract_cache
+from tgi_tpu.mesh import mesh_of, replicated
+from tgi_tpu.parameters import abstract_parameters
+from tgi_tpu.programs import forward
+from tgi_tpu.sampler import SampledRows, SamplingArrays, sample
+from tgi_tpu.sampling_params import sampling_arrays
+from tgi_tpu.step_arrays import StepArrays
+
+OUTCOME = Path(__file__).parents[1] / "docs" / "backends" / "compiled" / "tpu.json"
+BLOCK_SIZE = 32
+
+SAMPLED_ROWS, VOCABULARY = 64, 128256
+MAX_COPY = 64 << 20
+ITEM_BYTES = {"bf16": 2, "s8": 1, "u8": 1, "pred": 1}  # others: 4
+
+
+class Chip(NamedTuple):
+    """A kind of TPU."""
+
+    topology: str  # of eight of them
+    memory: int  # bytes that a program may use, as the compiler says
+
+
+CHIPS = {"v5e": Chip("v5e:2x4", int(15.75 * 2**30)), "v6e": Chip("v6e:2x4", int(31.25 * 2**30))}
+
+_LLAMA = {"model_type": "llama", "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "vocab_size": 128256, "num_key_value_heads": 8}
+_LLAMA_8B = _LLAMA | {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": False,
+}
+_LLAMA_70B = _LLAMA_8B | {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64}
+_MIXTRAL = _LLAMA_8B | {"model_type": "mixtral", "vocab_size": 32000, "num_local_experts": 8, "num_experts_per_tok": 2}
+_MPT_7B = {"model_type": "mpt", "d_model": 4096, "n_heads": 32, "n_layers": 32, "max_seq_len": 8192, "vocab_size": 50432}
+
+_GPT_OSS_20B = {
+    "model_type": "gpt_oss",
+    "hidden_size": 2880,
+    "intermediate_size": 2880,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "vocab_size": 201088,
+    "num_local_experts": 32,
+    "num_experts_per_tok": 4,
+    "sliding_window": 128,
+    "layer_types": ["sliding_attention", "full_attention"] * 12,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "attention_bias": True,
+    "tie_word_embeddings": False,
+    "rope_theta": 150000.0,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and a step of it."""
+
+    name: str
+    config: dict[str, Any]
+    quantization: Any  # None or int8
+    num_blocks: int  # of the cache
+    tokens: int
+    sequences: int
+    blocks_per_sequence: int
+
+
+CASES = (
+    Case("llama 8B, decode", _LLAMA_8B, None, 4096, 64, 64, 64),
+    Case("llama 70B int8, prefill", _LLAMA_70B, "int8", 2048, 1024, 64, 64),
+    Case("mixtral 8x7B int8, mixed", _MIXTRAL, "int8", 2048, 256, 64, 64),
+    Case("mpt 7B, mixed", _MPT_7B, None, 512, 256, 64, 64),
+    Case("gpt-oss 20B, decode", _GPT_OSS_20B, None, 2048, 64, 64, 64),
+)
+
+
+def abstract(mesh: Mesh, *shape: int, dtype: Any = jnp.int32) -> Any:  # noqa: ANN401 - stands for an array
+    """An array that is the same on every chip."""
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=replicated(mesh))
+
+
+def forward_inputs(case: Case, spec: ModelSpec, mesh: Mesh) -> tuple[Any, ...]:
+    """The arguments of `forward` behind the plan, as shapes."""
+    array, tokens, rows = partial(abstract, mesh), case.tokens, case.sequences
+    step = StepArrays(
+        token_ids=array(tokens),
+        positions=array(tokens),
+        slot_mapping=array(tokens),
+        cu_query_lens=array(rows + 1),
+        context_lens=array(rows),
+        block_tables=array(rows, case.blocks_per_sequence),
+        num_sequences=array(1),
+        logit_indices=array(rows),
+        rotary_lens=array(rows),
+    )
+    cache = abstract_cache(spec, case.num_blocks, BLOCK_SIZE, jnp.bfloat16, mesh)
+    weights = abstract_parameters(spec, mesh, jnp.bfloat16, case.quantization)
+    return weights, cache, array(rows + 1, case.blocks_per_sequence * BLOCK_SIZE), array(tokens), step
+
+
+def sampler_inputs(mesh: Mesh) -> tuple[Any, ...]:
+    """The arguments of `sample`, as shapes."""
+    array, rows = partial(abstract, mesh), SAMPLED_ROWS
+    neutral = sampling_arrays([], rows)
+    parameters = SamplingArrays(**{name: array(*value.shape, dtype=value.dtype) for name, value in neutral.items()})
+    sampled_rows = SampledRows(array(rows), array(rows), array(rows), array(rows, dtype=jnp.float32))
+    logits, words = array(rows, VOCABULARY, dtype=jnp.float32), array(rows, -(-VOCABULARY // 32))
+    return logits, array(rows + 1, 2048), sampled_rows, parameters, words
+
+
+def spec_of(config: dict[str, Any]) -> ModelSpec:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(config))
+        spec = load_spec(Path(folder))
+    assert isinstance(spec, ModelSpec)
+    return spec
+
+
+def compiled(program: Callable[..., Any], donated: tuple[int, ...], inputs: tuple[Any, ...], mesh: Mesh) -> Compiled:
+    with jax.set_mesh(mesh):
+        return jax.jit(program, donate_argnums=donated).lower(*inputs).compile()
+
+
+def compile_case(case: Case, chip: str, mesh: Mesh) -> dict[str, Any]:
+    """Compile the forward pass of one case; raises `AssertionError`, or what the compiler raises."""
+    spec = spec_of(case.config)
+    plan = choose_attention(spec, mesh, platform="tpu", dtype=jnp.bfloat16, block_size=BLOCK_SIZE)
+    inputs = forward_inputs(case, spec, mesh)
+    program = compiled(partial(forward, spec, plan), (1, 2), inputs, mesh)
+    text, alias = program.as_text(), program.memory_analysis().alias_size_in_bytes
+    assert "tpu_custom_call" in text, "no kernel attends"
+    assert "all-reduce" in text, "the chips do not exchange sums"
+    assert alias >= sum(math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in inputs[1]), "the cache is copied"
+    assert (copied := largest_copy(text)) <= MAX_COPY, f"{copied} bytes are copied from one layout to another in every step"
+    return {"case": case.name, "chip": chip, "attention": plan.kernel, **memory_of(program, chip)}
+
+
+def largest_copy(text: str) -> int:
+    """Bytes of the largest array that a program copies outside its fused operations."""
+    copies = re.findall(r"= (\w+)\[([\d,]+)\]\S* copy\(", text)
+    return max((ITEM_BYTES.get(dtype, 4) * math.prod(map(int, shape.split(","))) for dtype, shape in copies), default=0)
+
+
+def compile_sampler(chip: str, mesh: Mesh) -> dict[str, Any]:
+    """Compile the sampler."""
+    program = compiled(sample, (1,), sampler_inputs(mesh), mesh)
+    return {"case": f"sampler, {SAMPLED_ROWS} rows of {VOCABULARY}", "chip": chip, **memory_of(program, chip)}
+
+
+def memory_of(program: Compiled, chip: str) -> dict[str, int]:
+    """What a program needs of a chip's memory, in MiB. Raises `AssertionError` if that is more than there is."""
+    report, memory = program.memory_analysis(), CHIPS[chip].memory
+    used = report.argument_size_in_bytes + report.output_size_in_bytes + report.temp_size_in_bytes - report.alias_size_in_bytes
+    assert used <= memory, f"{used} bytes are used, a chip has {memory}"
+    sizes = {
+        "arguments": report.argument_size_in_bytes,
+        "temporary": report.temp_size_in_bytes,
+        "in_place": report.alias_size_in_bytes,
+        "memory": memory,
+    }
+    return {f"{name}_mib": num_bytes >> 20 for name, num_bytes in sizes.items()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--chip", choices=tuple(CHIPS), action="append", help="default: all")
+    parser.add_argument("--case", help="only cases whose name contains this")
+    arguments = parser.parse_args()
+    results = []
+    for chip in arguments.chip or CHIPS:
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=CHIPS[chip].topology)
+        mesh = mesh_of(topology.devices)
+        todo = [partial(compile_case, case) for case in CASES if arguments.case is None or arguments.case in case.name]
+        for compile_one in [*todo, *([compile_sampler] if arguments.case is None else [])]:
+            began = time.perf_counter()
+            results.append(compile_one(chip, mesh))
+            print(*results[-1].values(), f"{time.perf_counter() - began:.0f} s", flush=True)
+    if arguments.chip is None and arguments.case is None:
+        OUTCOME.parent.mkdir(parents=True, exist_ok=True)
+        versions = {name: version(name) for name in ("jax", "libtpu")}
+        record = {"backend": "tpu", "compiled_for": list(CHIPS), "versions": versions, "results": results}
+        OUTCOME.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
