@@ -16,6 +16,7 @@ from tgi.backend import (
     DeviceInfo,
     EngineConfig,
     Host,
+    Implementation,
     MemoryItem,
     ModelError,
     ProbeResult,
@@ -25,13 +26,18 @@ from tgi.backend import (
 from tgi_tpu.buckets import parse_token_buckets
 from tgi_tpu.chips import find_chips, has_device_nodes
 from tgi_tpu.coverage import unsharded, unsupported
-from tgi_tpu.memory import DTYPE_BYTES, INT8_NAMES, compute_dtype, kv_bytes_per_token, weights_bytes
+from tgi_tpu.memory import BLOCK_SIZE, DTYPE_BYTES, INT8_NAMES, compute_dtype, kv_bytes_per_token, weights_bytes
 
 __all__ = ["TpuBackend"]
 
 _VERSION = "4.0.0.dev0"
 _PRIORITY = 100
 _MAX_CPU_SHARDS = 8  # of JAX's CPU platform: one host of chips
+_KERNELS = {
+    "jax": "the ragged paged attention of JAX",
+    "pallas": "a Pallas kernel of this package",
+    "xla": "plain XLA operations",
+}
 _OPTIONS = (
     BackendOption(
         "platform",
@@ -87,6 +93,21 @@ class TpuBackend:
             MemoryItem("KV cache of one token", kv_bytes_per_token(spec, dtype), dtype),
         )
         return Support("native", memory=memory)
+
+    def explain(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> tuple[Implementation, ...]:
+        """Which attention kernel and which weights compute, and why not others. Imports JAX, and leaves the chips alone."""
+        if not isinstance(spec, ModelSpec):
+            return ()
+        from tgi_tpu.attention_plan import attention_candidates  # noqa: PLC0415 - the two halves load apart
+
+        dtype = compute_dtype(config.dtype, _stored_dtype(Path(config.model_path)))
+        platform = "cpu" if config.options.get("platform") == "cpu" else "tpu"
+        candidates = attention_candidates(spec, config.num_shard, platform=platform, dtype=dtype, block_size=BLOCK_SIZE)
+        (chosen,) = (candidate.kernel for candidate in candidates if candidate.reason is None)
+        others = tuple((_KERNELS[c.kernel], c.reason) for c in candidates if c.reason is not None)
+        whole = () if config.quantize else (("int8", "`--quantize eetq` was not asked for"),)
+        weights = Implementation("weights", f"int8, products in {dtype}" if config.quantize else dtype, whole)
+        return (Implementation("attention", _KERNELS[chosen], others), weights)
 
     def create_worker(self, config: EngineConfig, host: Host) -> Worker:
         """The heavy half: imports JAX."""

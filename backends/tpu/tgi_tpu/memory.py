@@ -16,6 +16,7 @@ from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import BackendError, CacheGroup, KVCachePlan, Limits, MemoryItem, Wish
 
 __all__ = [
+    "BLOCK_SIZE",
     "DTYPE_BYTES",
     "INT8_NAMES",
     "MemoryFacts",
@@ -32,6 +33,9 @@ DTYPE_BYTES: Mapping[str, int] = MappingProxyType({"bfloat16": 2, "float32": 4})
 
 INT8_NAMES = ("bitsandbytes", "eetq")
 """What `--quantize` may name: weights of 8 bits with a scale per output, quantized while they are loaded."""
+
+BLOCK_SIZE = 32
+"""Tokens of a cache block: large enough for one fetch by the kernels, small enough to share most of a common prompt."""
 
 _UNKNOWN_CONTEXT = 4096  # tokens, where neither the user nor the model names a limit
 _FLOAT32_BYTES = 4

@@ -115,9 +115,8 @@ class ModelRunner:
         batch = None
         if step.rows.num_rows:
             batch = build_input_batch(step.rows, self._sequences, self._buckets, self._num_slots)
-        in_flight = _StepInFlight(step, np.flatnonzero(step.rows.sample), batch, None)
-        if step.mask == "inline":
-            in_flight.mask = self._checked(step, step.masks)
+        mask = self._checked(step, step.masks) if step.mask == "inline" else None
+        in_flight = _StepInFlight(step, np.flatnonzero(step.rows.sample), batch, mask)
         if batch is not None:
             self._sequences.num_computed_tokens[batch.indices] = batch.lengths
         in_flight.prepare_ns = self._clock() - began
@@ -140,6 +139,7 @@ class ModelRunner:
         if not first.is_complete:
             self._dispatch()  # those that it held up
             raise StepError(f"The masks of step {first.step.step_id} did not come.", retryable=True)
+        jax.block_until_ready(first.logits)  # of a step that chose nothing; else the tokens say when it is done
         tokens, logprobs = jax.device_get((first.tokens, None if first.scores is None else first.scores.logprobs))
         # The device works on one step after the other.
         began, self._last_ready = max(first.dispatched_at, self._last_ready), self._clock()

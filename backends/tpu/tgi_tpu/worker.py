@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import final
@@ -33,7 +34,7 @@ from tgi_tpu import model
 from tgi_tpu.attention_plan import choose_attention
 from tgi_tpu.buckets import Buckets, parse_token_buckets
 from tgi_tpu.layer_groups import attention_of
-from tgi_tpu.memory import MemoryFacts, compute_dtype, plan_limits
+from tgi_tpu.memory import BLOCK_SIZE, MemoryFacts, compute_dtype, plan_limits
 from tgi_tpu.mesh import make_mesh
 from tgi_tpu.parameters import Quantization, parameter_bytes
 from tgi_tpu.programs import LoadedModel, Programs, keep_programs_in, warnings_logged
@@ -43,7 +44,6 @@ from tgi_tpu.sequences import SequenceTable
 
 __all__ = ["TpuWorker"]
 
-_BLOCK_SIZE = 32  # tokens: large enough for one fetch by the kernels, small enough to share most of a common prompt
 _MAX_STEP_TOKENS = 1024  # where nothing else says: matrix products are at full rate by then
 _MAX_TOP_N = MAX_TOP_TOKENS // 2  # the other half is for ties
 _FEATURES = ("device_token", "late_mask", "logprobs", "mask")
@@ -79,7 +79,7 @@ class TpuWorker:
             parameters = model.load(
                 self._spec, path, mesh, dtype, quantization=self._quantization, progress=_Throttled(self._host, "load")
             )
-        plan = choose_attention(self._spec, mesh, platform=platform, dtype=dtype, block_size=_BLOCK_SIZE)
+        plan = choose_attention(self._spec, mesh, platform=platform, dtype=dtype, block_size=BLOCK_SIZE)
         self._loaded = LoadedModel(self._spec, parameters, plan, dtype)
         self._state = WorkerState.LOADED
 
@@ -92,13 +92,13 @@ class TpuWorker:
         facts = MemoryFacts(
             free_bytes=_free_bytes(mesh, self._config.memory_fraction),
             weights_bytes=parameter_bytes(self._spec, mesh, dtype, self._quantization),
-            block_bytes=model.cache_bytes_per_block(self._spec, _BLOCK_SIZE, dtype, mesh),
-            block_size=_BLOCK_SIZE,
+            block_bytes=model.cache_bytes_per_block(self._spec, BLOCK_SIZE, dtype, mesh),
+            block_size=BLOCK_SIZE,
             dtype=dtype,
             default_step_tokens=max(buckets, default=_MAX_STEP_TOKENS),
         )
         plan = plan_limits(self._spec, wish, facts)
-        Buckets.of(plan.limits, _BLOCK_SIZE, buckets)  # the user's buckets hold every step, or the start fails here
+        Buckets.of(plan.limits, BLOCK_SIZE, buckets)  # the user's buckets hold every step, or the start fails here
         scored = ("prompt_logprobs",) if "prompt_logprobs" in wish.features else ()
         shared = ("prefix_cache",) if _can_share(self._spec, plan.limits.max_total_tokens) else ()
         self._agreement = Agreement(
@@ -177,8 +177,8 @@ class TpuWorker:
 
     def _prepared_runner(self, loaded: LoadedModel, agreement: Agreement) -> ModelRunner:
         limits, num_blocks = agreement.limits, agreement.kv_cache.groups[0].num_blocks
-        buckets = Buckets.of(limits, _BLOCK_SIZE, self._token_buckets)
-        cache = model.empty_cache(self._spec, num_blocks + 1, _BLOCK_SIZE, loaded.dtype, loaded.plan.mesh)
+        buckets = Buckets.of(limits, BLOCK_SIZE, self._token_buckets)
+        cache = model.empty_cache(self._spec, num_blocks + 1, BLOCK_SIZE, loaded.dtype, loaded.plan.mesh)
         history = jnp.zeros((limits.max_sequences + 1, limits.max_total_tokens + 1), jnp.int32, device=loaded.replicated)
         programs = Programs(loaded, cache, history, self._host)
         programs.compile_all(buckets, scores_prompts=agreement.has("prompt_logprobs"))
@@ -189,7 +189,7 @@ class TpuWorker:
             limits=limits,
             cache=cache,
             history=history,
-            table=SequenceTable(limits, _BLOCK_SIZE),
+            table=SequenceTable(limits, BLOCK_SIZE),
             num_blocks=num_blocks,
         )
         runner.computes()
@@ -240,7 +240,8 @@ def _prepared_platform(wished: str, num_shard: int) -> str:
         return "tpu"
     jax.config.update("jax_platforms", "cpu")
     if num_shard > 1:
-        jax.config.update("jax_num_cpu_devices", num_shard)
+        with contextlib.suppress(RuntimeError):  # JAX has started in this process; the mesh says if its devices are too few
+            jax.config.update("jax_num_cpu_devices", num_shard)
     return "cpu"
 
 

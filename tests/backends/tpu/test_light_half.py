@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tgi.architectures import GenericSpec
-from tgi.backend import BackendError, EngineConfig, Wish
+from tgi.backend import BackendError, EngineConfig, Explainer, Wish
 from tgi.testing.tiny_models import write_tiny_model
 from tgi_tpu.backend import TpuBackend
 from tgi_tpu.chips import find_chips, has_device_nodes
@@ -152,3 +152,15 @@ def test_learned_positions_limit_the_context(tmp_path):
     spec = write_tiny_model(tmp_path, "gpt2")
     with pytest.raises(BackendError, match="512 positions"):
         plan_limits(spec, Wish(max_total_tokens=600), MemoryFacts(GIB, 0, 1, 32, "float32", 256))
+
+
+@pytest.mark.parametrize(("platform", "chosen"), [("cpu", "plain XLA operations"), ("auto", "the ragged paged attention of JAX")])
+def test_it_tells_which_attention_computes_and_why_not_another(config, platform, chosen):
+    backend = TpuBackend()
+    assert isinstance(backend, Explainer)
+    attention, weights = backend.explain(config.spec, msgspec.structs.replace(config, options={"platform": platform}))
+    assert (attention.operation, attention.chosen, weights.chosen) == ("attention", chosen, "float32")
+    assert len(attention.others) == 2 and all(reason for _, reason in attention.others)
+    quantized = backend.explain(config.spec, msgspec.structs.replace(config, quantize="eetq"))[1]
+    assert quantized.chosen == "int8, products in float32"
+    assert backend.explain(GenericSpec("no_such", 8, 8, 1, 1, 8, 8, {}), config) == ()
