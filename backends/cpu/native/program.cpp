@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "quantized.h"
+#include "sampler.h"
 #include "team.h"
 
 #if defined(__linux__)
@@ -88,6 +89,8 @@ class Engine {
     for (float* scratch : scratch_) std::free(scratch);
   }
 
+  tgi::Team& team() { return team_; }
+
   void run(const tgi::Op* ops, int64_t num_ops, const tgi::Batch& batch) {
     ProgramRun program(ops, batch, team_.size(), scratch_.data());
     num_shares_.resize(static_cast<size_t>(num_ops));
@@ -117,7 +120,7 @@ int32_t tgi_supported() {
 
 // Sizes of the records, so that the caller can check that it describes the same ones.
 int64_t tgi_record_size(int32_t record) {
-  const int64_t sizes[] = {sizeof(tgi::Op), sizeof(tgi::Batch), sizeof(tgi::AttentionLayer), sizeof(tgi::QuantizedWeight)};
+  const int64_t sizes[] = {sizeof(tgi::Op), sizeof(tgi::Batch), sizeof(tgi::AttentionLayer), sizeof(tgi::QuantizedWeight), sizeof(tgi::SampleRow), sizeof(tgi::SampleResult), sizeof(tgi::TopToken)};
   return sizes[record];
 }
 
@@ -129,6 +132,28 @@ void* tgi_engine_create(int32_t num_threads, int64_t max_ops, int64_t scratch_fl
 void tgi_engine_destroy(void* engine) { delete static_cast<Engine*>(engine); }
 
 void tgi_run(void* engine, const tgi::Op* ops, int64_t num_ops, const tgi::Batch* batch) { static_cast<Engine*>(engine)->run(ops, num_ops, *batch); }
+
+// Rounds rows of f32 to bf16; strides in elements.
+void tgi_round_rows(const float* source, int64_t source_stride, int64_t num_rows, int64_t num_columns, tgi::bf16* target, int64_t target_stride) {
+  for (int64_t row = 0; row < num_rows; ++row) tgi::round_row(source + row * source_stride, num_columns, target + row * target_stride);
+}
+
+void* tgi_sampler_create(int64_t vocab_size, int32_t num_threads) { return new tgi::Sampler(vocab_size, num_threads); }
+
+void tgi_sampler_destroy(void* sampler) { delete static_cast<tgi::Sampler*>(sampler); }
+
+// One result for each row of logits f32 [num_rows, vocab_size], whose rows are `stride` apart, by the threads of `engine`.
+void tgi_sample(void* engine, void* sampler, const float* logits, int64_t stride, const tgi::SampleRow* rows, int64_t num_rows, tgi::SampleResult* results) {
+  static_cast<tgi::Sampler*>(sampler)->sample(static_cast<Engine*>(engine)->team(), logits, stride, rows, num_rows, results);
+}
+
+// Writes the most likely tokens of the last call, of all its rows one after the other.
+void tgi_sampler_tops(const void* sampler, int64_t num_rows, tgi::TopToken* tops) {
+  for (int64_t row = 0; row < num_rows; ++row) {
+    const auto& own = static_cast<const tgi::Sampler*>(sampler)->tops(row);
+    tops = std::copy(own.begin(), own.end(), tops);
+  }
+}
 
 // Asks for large pages: panels are streamed whole, and small pages would spend the bandwidth on address translation.
 void tgi_advise_huge(void* memory, int64_t bytes) {

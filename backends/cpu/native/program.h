@@ -84,6 +84,9 @@ void run_norm(const Op& op, const Batch& batch, int64_t share);
 void run_qkv(const Op& op, const Batch& batch, int64_t share);
 void run_add(const Op& op, const Batch& batch, int64_t share);
 
+// The nearest bf16 of each number.
+void round_row(const float* source, int64_t size, bf16* target);
+
 int64_t num_linear_shares(const Op& op, const Batch& batch, int num_threads);
 void run_linear(const Op& op, const Batch& batch, int num_threads, int64_t share);
 // Rows [first_row, last_row) times the panels [panel, panel_end) of a linear; their weights stand at `panels` in bf16.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import weakref
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
@@ -18,12 +19,16 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "SAMPLE_RESULT",
+    "SAMPLE_ROW",
+    "TOP_TOKEN",
     "AttentionRecord",
     "BatchRecord",
     "Engine",
     "NativeLibrary",
     "OpRecord",
     "QuantizedRecord",
+    "SamplerHandle",
     "load_library",
     "round_up",
 ]
@@ -110,6 +115,52 @@ class BatchRecord(Structure):
     )
 
 
+SAMPLE_ROW = np.dtype(
+    [
+        ("watermark_delta", np.float64),
+        ("watermark_limit", np.uint64),
+        ("bias_ids", np.uint64),
+        ("biases", np.uint64),
+        ("num_biases", np.int64),
+        ("context", np.uint64),
+        ("context_length", np.int64),
+        ("num_prompt_tokens", np.int64),
+        ("repetition_penalty", np.float64),
+        ("relative_frequency_penalty", np.float64),
+        ("frequency_penalty", np.float64),
+        ("presence_penalty", np.float64),
+        ("mask", np.uint64),
+        ("temperature", np.float64),
+        ("top_k", np.int64),
+        ("top_p", np.float64),
+        ("typical_p", np.float64),
+        ("min_p", np.float64),
+        ("draw", np.float32),
+        ("greedy", np.int32),
+        ("has_penalties", np.int32),
+        ("logprobs", np.int32),
+        ("top_n", np.int32),
+        ("unused", np.int32),
+    ],
+    align=True,
+)
+"""`tgi::SampleRow`; pointers are numbers."""
+
+SAMPLE_RESULT = np.dtype(
+    [("token", np.int32), ("problem", np.int32), ("logprob", np.float32), ("num_tops", np.int32)], align=True
+)
+"""`tgi::SampleResult`."""
+
+TOP_TOKEN = np.dtype([("logprob", np.float32), ("id", np.int32)], align=True)
+"""`tgi::TopToken`."""
+
+# In the order of `tgi_record_size`.
+_RECORD_BYTES = (
+    *(ctypes.sizeof(record) for record in (OpRecord, BatchRecord, AttentionRecord, QuantizedRecord)),
+    *(record.itemsize for record in (SAMPLE_ROW, SAMPLE_RESULT, TOP_TOKEN)),
+)
+
+
 def round_up(value: int, multiple: int) -> int:
     """The least multiple that is not below `value`."""
     return -(-value // multiple) * multiple
@@ -193,6 +244,7 @@ class Engine:
     """Threads that run programs, with their working memory."""
 
     def __init__(self, library: NativeLibrary, num_threads: int, max_ops: int, scratch_floats: int) -> None:
+        self.num_threads = num_threads
         self._functions = library.functions
         self._handle = self._functions.tgi_engine_create(num_threads, max_ops, scratch_floats)
 
@@ -200,11 +252,41 @@ class Engine:
         """Run the operations of `program` in order over one batch."""
         self._functions.tgi_run(self._handle, program, len(program), ctypes.byref(batch))
 
+    def round_rows(self, source: int, source_stride: int, target: npt.NDArray[np.uint16], shape: tuple[int, int]) -> None:
+        """Round [rows, columns] floats at the address `source` into the rows of `target`; the stride counts floats."""
+        rows, columns = shape
+        self._functions.tgi_round_rows(source, source_stride, rows, columns, target.ctypes.data, target.shape[1])
+
+    def sampler(self, vocab_size: int) -> SamplerHandle:
+        """A sampler that runs in these threads."""
+        return SamplerHandle(self._functions, self._handle, vocab_size, self.num_threads)
+
     def close(self) -> None:
         """End the threads. Idempotent."""
         if self._handle is not None:
             self._functions.tgi_engine_destroy(self._handle)
             self._handle = None
+
+
+@final
+class SamplerHandle:
+    """Working memory of the native sampler. Usable until its engine is closed."""
+
+    def __init__(self, functions: Any, engine: int, vocab_size: int, num_threads: int) -> None:  # noqa: ANN401 - as above
+        self._functions = functions
+        self._engine = engine
+        self._handle = functions.tgi_sampler_create(vocab_size, num_threads)
+        weakref.finalize(self, functions.tgi_sampler_destroy, self._handle)
+
+    def sample(self, logits: int, stride: int, rows: npt.NDArray[np.void], results: npt.NDArray[np.void]) -> None:
+        """One result (`SAMPLE_RESULT`) for each of `rows` (`SAMPLE_ROW`) of the float32 logits at that address."""
+        self._functions.tgi_sample(self._engine, self._handle, logits, stride, rows.ctypes.data, len(rows), results.ctypes.data)
+
+    def tops(self, num_rows: int, count: int) -> npt.NDArray[np.void]:
+        """The `count` most likely tokens (`TOP_TOKEN`) that the last call found for its rows, one row after the other."""
+        tops = np.zeros(count, TOP_TOKEN)
+        self._functions.tgi_sampler_tops(self._handle, num_rows, tops.ctypes.data)
+        return tops
 
 
 def load_library(folder: Path | None = None) -> NativeLibrary | None:
@@ -224,10 +306,15 @@ def load_library(folder: Path | None = None) -> NativeLibrary | None:
     _declare(functions.tgi_engine_create, c_void_p, c_int32, c_int64, c_int64)
     _declare(functions.tgi_engine_destroy, None, c_void_p)
     _declare(functions.tgi_run, None, c_void_p, c_void_p, c_int64, c_void_p)
-    for number, record in enumerate((OpRecord, BatchRecord, AttentionRecord, QuantizedRecord)):
-        expected, found = ctypes.sizeof(record), functions.tgi_record_size(number)
+    _declare(functions.tgi_round_rows, None, c_void_p, c_int64, c_int64, c_int64, c_void_p, c_int64)
+    _declare(functions.tgi_sampler_create, c_void_p, c_int64, c_int32)
+    _declare(functions.tgi_sampler_destroy, None, c_void_p)
+    _declare(functions.tgi_sample, None, c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p)
+    _declare(functions.tgi_sampler_tops, None, c_void_p, c_int64, c_void_p)
+    for number, expected in enumerate(_RECORD_BYTES):
+        found = functions.tgi_record_size(number)
         if expected != found:
-            raise ImportError(f"{paths[0].name}: {record.__name__} has {found} bytes there and {expected} here; build it again")
+            raise ImportError(f"{paths[0].name}: record {number} has {found} bytes there and {expected} here; build it again")
     return NativeLibrary(functions)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import final
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,10 +82,8 @@ class NativeModel:
         self.spec = spec
         self._cache = cache
         self._program = program
-        self._engine = engine
+        self.engine = engine
         self._hidden = torch.from_numpy(program.hidden)[:, : spec.hidden_size]
-        head_input = torch.from_numpy(program.head_input.view(np.int16)).view(torch.bfloat16)
-        self._head_input = head_input[:, : spec.hidden_size]
         self._logits = torch.from_numpy(program.logits)[:, : spec.vocab_size]
 
     @property
@@ -125,15 +122,17 @@ class NativeModel:
             context_lens=metadata.seq_lens.data_ptr(),
             block_tables=metadata.block_tables.data_ptr(),
         )
-        self._engine.run(self._program.hidden_ops, batch)
+        self.engine.run(self._program.hidden_ops, batch)
         return self._hidden[:num_tokens]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits float32 [N, vocab] of hidden vectors [N, hidden]."""
         if len(hidden) > _MAX_LOGITS_ROWS:
             return torch.cat([self.logits(part).clone() for part in torch.split(hidden, _MAX_LOGITS_ROWS)])
-        self._head_input[: len(hidden)] = hidden
-        self._engine.run(self._program.logits_ops, BatchRecord(num_tokens=len(hidden)))
+        self.engine.round_rows(
+            hidden.data_ptr(), hidden.stride(0), self._program.head_input, (len(hidden), self.spec.hidden_size)
+        )
+        self.engine.run(self._program.logits_ops, BatchRecord(num_tokens=len(hidden)))
         logits = self._logits[: len(hidden)]
         softcap = self.spec.head.softcap
         return logits if softcap is None else torch.tanh(logits / softcap) * softcap

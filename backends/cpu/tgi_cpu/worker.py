@@ -15,11 +15,13 @@ from tgi.architectures import ModelSpec
 from tgi.backend import EngineConfig, Host, ModelError, Worker
 from tgi_cpu import machine
 from tgi_cpu.native import BLOCK_TOKENS, NativeLibrary, load_library
-from tgi_cpu.native_decoder import native_loader
+from tgi_cpu.native_decoder import NativeModel, native_loader
 from tgi_cpu.native_program import unsupported
+from tgi_cpu.native_sampler import NativeSampler
 from tgi_torch.memory import compute_dtype
+from tgi_torch.model import Model
 from tgi_torch.ops import REFERENCE
-from tgi_torch.sampling import SamplingKernels
+from tgi_torch.sampling import Sampler, SamplingKernels, TokenSampler
 from tgi_torch.weight_formats import QUANTIZATIONS, describe_quantization
 from tgi_torch.weights import checkpoint_dtype
 from tgi_torch.worker import TorchDevice, TorchWorker, decoder_loader
@@ -41,11 +43,13 @@ def create_worker(config: EngineConfig, host: Host) -> Worker:
     if config.quantize is not None:
         host.log(f"`--quantize {config.quantize}`: {describe_quantization(config.quantize)}")
     if library is not None and not hindrance:
-        kernels, block_size, load_model = "native", BLOCK_TOKENS, native_loader(library, threads, quantization)
+        kernels, block_size = "native", BLOCK_TOKENS
+        load_model, make_sampler = native_loader(library, threads, quantization), _native_sampler
     else:
         if isinstance(config.spec, ModelSpec):
             host.log(f"the model runs in torch operations, not in the faster native kernels: {hindrance}")
-        kernels, block_size, load_model = "torch", _TORCH_BLOCK_TOKENS, decoder_loader(REFERENCE, _DEVICE, quantization)
+        kernels, block_size = "torch", _TORCH_BLOCK_TOKENS
+        load_model, make_sampler = decoder_loader(REFERENCE, _DEVICE, quantization), _torch_sampler
     device = TorchDevice(
         device=_DEVICE,
         block_size=block_size,
@@ -60,7 +64,7 @@ def create_worker(config: EngineConfig, host: Host) -> Worker:
             "isa": " ".join(machine.instruction_sets()) or "unknown",
         },
         load_model=load_model,
-        sampling=SamplingKernels(argmax=_argmax, sort=_sort),
+        make_sampler=make_sampler,
     )
     return TorchWorker(config, host, device)
 
@@ -81,6 +85,15 @@ def obstacle(config: EngineConfig, library: NativeLibrary | None) -> str:
     if dtype != "bfloat16":
         return f"they compute in bfloat16, not {dtype}"
     return ", ".join(f"{what} is not built there" for what in unsupported(config.spec))
+
+
+def _native_sampler(model: Model) -> TokenSampler:
+    assert isinstance(model, NativeModel)
+    return NativeSampler(model.engine, model.spec.vocab_size)
+
+
+def _torch_sampler(model: Model) -> TokenSampler:
+    return Sampler(model.spec.vocab_size, _DEVICE, SamplingKernels(argmax=_argmax, sort=_sort))
 
 
 def _argmax(scores: Tensor) -> Tensor:

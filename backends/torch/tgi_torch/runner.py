@@ -33,7 +33,7 @@ from tgi.backend import (
 from tgi_torch.cache_layout import group_kinds
 from tgi_torch.input_batch import InputBatch, build_input_batch
 from tgi_torch.model import Model
-from tgi_torch.sampling import SampledSequence, SampledTokens, Sampler
+from tgi_torch.sampling import SampledSequence, SampledTokens, TokenSampler
 from tgi_torch.sequences import SequenceTable
 
 __all__ = ["ModelRunner"]
@@ -49,7 +49,7 @@ class ModelRunner:
         self,
         model: Model,
         limits: Limits,
-        sampler: Sampler,
+        sampler: TokenSampler,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self._model = model

@@ -29,7 +29,16 @@ from tgi_torch.logits_processors import (
     vocabulary_hash,
 )
 
-__all__ = ["SampledSequence", "SampledTokens", "Sampler", "SamplingKernels"]
+__all__ = [
+    "NOTHING_ALLOWED",
+    "NOT_FINITE",
+    "SampledSequence",
+    "SampledTokens",
+    "Sampler",
+    "SamplingKernels",
+    "TokenSampler",
+    "needs_counts",
+]
 
 NOTHING_ALLOWED = "the grammar or the logit bias allows no token here"
 NOT_FINITE = "the model computed NaN or infinite logits for this sequence"
@@ -79,6 +88,20 @@ class SampledTokens:
     top_ids: Int32Array  # [sum(top_counts)]
     top_logprobs: Float32Array
     problems: dict[int, str]  # row -> why it has no token
+
+
+class TokenSampler(Protocol):
+    """Chooses one token per row. Belongs to one runner; the core sends the draws."""
+
+    def sample(
+        self,
+        logits: Tensor,  # float32 [rows, vocab_size]; not changed
+        sequences: list[SampledSequence],  # one per row
+        lengths: Sequence[int],  # context length of each row: ids of the sequence that stand before the chosen one
+        draws: Float32Array,  # [rows] in [0, 1)
+        mask: tuple[Sequence[int], Int32Array] | None = None,  # constrained rows, and their words [k, mask_width]
+    ) -> SampledTokens:
+        """Choose a token for each row."""
 
 
 @final
@@ -141,7 +164,7 @@ class _Parameters:
             [[math.ceil(params[i].watermark_gamma * 2.0**32)] for i in self.watermark_rows], dtype=torch.int64, device=device
         )
         self.bias = self._bias()
-        counted = [i for i, p in enumerate(params) if _needs_counts(p)]
+        counted = [i for i, p in enumerate(params) if needs_counts(p)]
         self.counts = self._counts(counted, vocab_size) if counted else None
         self.repetition = self._values(counted, lambda p: p.repetition_penalty)
         self.relative_frequency = self._values(counted, lambda p: p.relative_frequency_penalty)
@@ -200,7 +223,7 @@ class _Parameters:
         return _TokenCounts(rows, context, output, [0] * len(rows))
 
 
-def _needs_counts(params: SamplingParams) -> bool:
+def needs_counts(params: SamplingParams) -> bool:
     return bool(
         params.repetition_penalty != 1 or params.relative_frequency_penalty or params.frequency_penalty or params.presence_penalty
     )
@@ -208,7 +231,7 @@ def _needs_counts(params: SamplingParams) -> bool:
 
 @final
 class Sampler:
-    """Chooses one token per row. Keeps the parameters of the last batch, and no generator: the core sends the draws."""
+    """A `TokenSampler` of torch operations. Keeps the parameters of the last batch, and no generator."""
 
     def __init__(self, vocab_size: int, device: torch.device, kernels: SamplingKernels = SamplingKernels()) -> None:
         self._vocab_size = vocab_size
@@ -220,11 +243,11 @@ class Sampler:
 
     def sample(
         self,
-        logits: Tensor,  # float32 [rows, vocab_size]; not changed
-        sequences: list[SampledSequence],  # one per row
-        lengths: Sequence[int],  # context length of each row: ids of the sequence that stand before the chosen one
-        draws: Float32Array,  # [rows] in [0, 1)
-        mask: tuple[Sequence[int], Int32Array] | None = None,  # constrained rows, and their words [k, mask_width]
+        logits: Tensor,
+        sequences: list[SampledSequence],
+        lengths: Sequence[int],
+        draws: Float32Array,
+        mask: tuple[Sequence[int], Int32Array] | None = None,
     ) -> SampledTokens:
         """Choose a token for each row."""
         if sequences != self._sequences:
@@ -233,7 +256,7 @@ class Sampler:
         parameters = self._parameters
         scores = self._before_warpers(logits, parameters, lengths, mask)
         tokens, final = self._choose(scores, parameters, draws)
-        problems = self._problems(logits, scores)
+        problems = self._problems(logits, scores, tokens if parameters.num_drawn == 0 else None)
         return self._report(logits, final, tokens, problems)
 
     def _before_warpers(
@@ -309,9 +332,13 @@ class Sampler:
         return tokens.clamp(max=self._vocab_size - 1)  # only a row of NaN ends past the last id
 
     @staticmethod
-    def _problems(logits: Tensor, scores: Tensor) -> dict[int, str]:
-        highest = logits.amax(-1)  # NaN if any entry is
-        problems = dict.fromkeys((~highest.isfinite()).nonzero().flatten().tolist(), NOT_FINITE)
+    def _problems(logits: Tensor, scores: Tensor, best: Tensor | None) -> dict[int, str]:
+        """Rows without a token. `best`: the id of the best score of each row, where that is known."""
+        # NaN counts as the best score where there is one.
+        known = None if best is None or scores is not logits else logits.gather(-1, best.unsqueeze(-1)).squeeze(-1)
+        highest = logits.amax(-1) if known is None else known
+        is_finite = highest.isfinite()
+        problems = {} if is_finite.all() else dict.fromkeys((~is_finite).nonzero().flatten().tolist(), NOT_FINITE)
         if scores is not logits:
             for row in scores.amax(-1).isneginf().nonzero().flatten().tolist():
                 problems.setdefault(row, NOTHING_ALLOWED)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
@@ -47,15 +47,20 @@ from tgi_torch.model import LoadedModel, LoadModel, Model, Progress
 from tgi_torch.ops import Ops
 from tgi_torch.rotary import original_length
 from tgi_torch.runner import ModelRunner
-from tgi_torch.sampling import Sampler, SamplingKernels
+from tgi_torch.sampling import Sampler, TokenSampler
 from tgi_torch.weight_formats import QUANTIZATIONS, Quantization
 from tgi_torch.weights import checkpoint_dtype, load_weights
 
-__all__ = ["TorchDevice", "TorchWorker", "decoder_loader"]
+__all__ = ["TorchDevice", "TorchWorker", "decoder_loader", "torch_sampler"]
 
 _FEATURES = ("device_token", "logprobs", "mask", "prompt_logprobs")
 _PROGRESS_SECONDS = 0.1
 _UNKNOWN_FACTS = {"kernels": "transformers", "attention": "transformers"}
+
+
+def torch_sampler(model: Model) -> TokenSampler:
+    """A sampler of torch operations."""
+    return Sampler(model.spec.vocab_size, model.device)
 
 
 @final
@@ -69,7 +74,7 @@ class TorchDevice:
     free_bytes: Callable[[], int]  # memory this process may still take
     facts: Mapping[str, str]  # for GET /info/backend
     load_model: LoadModel
-    sampling: SamplingKernels = field(default_factory=SamplingKernels)
+    make_sampler: Callable[[Model], TokenSampler] = torch_sampler
 
 
 def decoder_loader(ops: Ops, device: torch.device, quantization: Quantization | None = None) -> LoadModel:
@@ -147,12 +152,11 @@ class TorchWorker:
         assert self._loaded is not None
         assert self._agreement is not None
         plan = self._agreement.kv_cache
-        sampler = Sampler(self._spec.vocab_size, self._device.device, self._device.sampling)
         # One block more than agreed: `health` writes into the last, which the core does not know.
         num_blocks = 1 + max((group.num_blocks for group in plan.groups if group.kind != "state"), default=0)
         try:
             self._model = self._loaded.with_cache(num_blocks, plan.block_size, self._agreement.limits)
-            self._runner = ModelRunner(self._model, self._agreement.limits, sampler)
+            self._runner = ModelRunner(self._model, self._agreement.limits, self._device.make_sampler(self._model))
             self._runner.run(_first_step(self._agreement))
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):

@@ -1,7 +1,8 @@
-"""The batched sampler against the reference of `tgi.testing.sampling`, and the reference against hand-made figures."""
+"""The batched samplers against the reference of `tgi.testing.sampling`, and the reference against hand-made figures."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -15,11 +16,32 @@ from hypothesis import strategies as st
 
 from tgi.backend import SamplingParams
 from tgi.testing.sampling import choose, green_tokens, sample_row, unpack_mask
-from tgi_torch.sampling import Sampler, SamplingKernels
+from tgi_cpu.native import Engine, load_library
+from tgi_cpu.native_sampler import NativeSampler
+from tgi_torch.sampling import Sampler, SamplingKernels, TokenSampler
 
 torch.set_num_threads(1)
 
 MARGIN = 1e-6  # float32 against float64 may differ this close to a threshold
+
+
+def torch_sampler(vocab_size: int) -> TokenSampler:
+    return Sampler(vocab_size, torch.device("cpu"))
+
+
+@functools.cache
+def native_threads() -> Engine:
+    library = load_library()
+    if library is None or not library.is_supported:
+        pytest.skip("the native kernels do not run here")
+    return Engine(library, num_threads=2, max_ops=1, scratch_floats=16)
+
+
+def native_sampler(vocab_size: int) -> TokenSampler:
+    return NativeSampler(native_threads(), vocab_size)
+
+
+both = pytest.mark.parametrize("make", [torch_sampler, native_sampler], ids=["torch", "native"])
 
 
 @dataclass(eq=False)
@@ -41,9 +63,8 @@ class Row:
         return sample_row(self.logits, params or self.sampling, prompt, output, draw=draw, allowed=self.allowed)
 
 
-def run(rows, sampler=None):
-    vocab_size = len(rows[0].logits)
-    sampler = sampler or Sampler(vocab_size, torch.device("cpu"))
+def run(rows, make=torch_sampler, sampler=None):
+    sampler = sampler or make(len(rows[0].logits))
     constrained = [i for i, row in enumerate(rows) if row.allowed is not None]
     mask = (constrained, np.stack([pack(rows[i].allowed) for i in constrained])) if constrained else None
     logits = torch.from_numpy(np.stack([row.logits for row in rows]))
@@ -135,37 +156,78 @@ def agrees(row, token, logprob, top):
     return any(same(row.reference(p, draw)) for draw in draws for p in (row.sampling, *nearby(row.sampling)))
 
 
+@both
 @settings(max_examples=250, deadline=None, derandomize=True)
 @given(batches())
-def test_sampler_equals_reference(rows):
-    result = run(rows)
+def test_sampler_equals_reference(make, rows):
+    result = run(rows, make)
     assert not result.problems
     for i, row in enumerate(rows):
         assert agrees(row, int(result.tokens[i]), float(result.logprobs[i]), tops(result, i)), (row, row.reference())
 
 
+LARGE = 9001  # neither whole vectors, nor whole groups, nor whole chunks of the kernels
+
+SETTINGS = [
+    {},
+    {"temperature": 0.3},
+    {"top_k": 1},
+    {"top_k": 40, "top_p": 0.8},
+    {"top_k": 900},  # more than the kernels have groups
+    {"top_p": 0.05},
+    {"top_p": 0.95, "temperature": 2.0},
+    {"typical_p": 0.3},
+    {"typical_p": 0.97},
+    {"min_p": 0.02},
+    {"top_k": 500, "top_p": 0.9, "typical_p": 0.8, "min_p": 0.01, "temperature": 0.7},
+    {"watermark_gamma": 0.5, "watermark_delta": 1.0, "repetition_penalty": 1.3, "top_p": 0.9},
+    {"greedy": True, "repetition_penalty": 1.3, "frequency_penalty": 0.4, "presence_penalty": 0.2, "logit_bias": ((8999, 3.0),)},
+    {"logprobs": "raw", "top_k": 3, "temperature": 0.5},
+]
+
+
+@both
+@pytest.mark.parametrize("kind", ["spread", "tied", "flat", "masked"])
+def test_a_large_vocabulary_equals_reference(make, kind):
+    rng = np.random.default_rng(len(kind))
+    rows = []
+    for given_settings in SETTINGS:
+        logits = rng.normal(scale=2.5, size=LARGE).astype(np.float32)
+        logits = {"tied": np.round(logits), "flat": np.zeros_like(logits)}.get(kind, logits)
+        allowed = rng.random(LARGE) < 0.01 if kind == "masked" else None
+        sampling = msgspec.structs.replace(SamplingParams(greedy=False, logprobs="processed", top_n_tokens=7), **given_settings)
+        uniform = np.float32(rng.integers(0, 2**24) / 2**24)
+        rows.append(Row(sampling, rng.integers(0, LARGE, 300).astype(np.int32), 200, logits, uniform, allowed))
+    result = run(rows, make)
+    assert not result.problems
+    for i, row in enumerate(rows):
+        token, logprob = int(result.tokens[i]), float(result.logprobs[i])
+        assert agrees(row, token, logprob, tops(result, i)), (row.sampling, token, row.reference().token_id)
+
+
+@both
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(batches())
-def test_a_row_does_not_depend_on_its_batch_mates(rows):
-    together = run(rows)
+def test_a_row_does_not_depend_on_its_batch_mates(make, rows):
+    together = run(rows, make)
     for i, row in enumerate(rows):
-        alone = run([row])
+        alone = run([row], make)
         assert alone.tokens[0] == together.tokens[i]
         np.testing.assert_array_equal(alone.logprobs[0], together.logprobs[i])
         assert tops(alone, 0) == tops(together, i)
 
 
+@both
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(batches(), st.integers(1, 5))
-def test_counts_follow_a_growing_sequence(rows, steps):
+def test_counts_follow_a_growing_sequence(make, rows, steps):
     """A sampler that saw every step gives what a new one gives that sees only the last."""
-    vocab_size = len(rows[0].logits)
-    sampler = Sampler(vocab_size, torch.device("cpu"))
+    sampler = make(len(rows[0].logits))
     for _ in range(steps):
-        kept = run(rows, sampler)
+        kept = run(rows, sampler=sampler)
         for i, row in enumerate(rows):
             row.tokens = np.append(row.tokens, kept.tokens[i])
-    kept, fresh = run(rows, sampler), run(rows)
+    kept, fresh = run(rows, sampler=sampler), run(rows, make)
     np.testing.assert_array_equal(kept.tokens, fresh.tokens)
     np.testing.assert_allclose(kept.logprobs, fresh.logprobs)
 
@@ -176,27 +238,29 @@ def row(logits, draw=0.0, tokens=(0,), num_prompt_tokens=1, allowed=None, **para
 
 
 def test_greedy_takes_the_lowest_of_equals():
-    for kernels in (SamplingKernels(), SamplingKernels(argmax=lambda s: torch.from_numpy(s.numpy().argmax(-1)))):
-        sampler = Sampler(4, torch.device("cpu"), kernels)
-        assert run([row([0, 2, 2, 1]), row([3, 3, 3, 3])], sampler).tokens.tolist() == [1, 0]
+    kernels = SamplingKernels(argmax=lambda s: torch.from_numpy(s.numpy().argmax(-1)))
+    for sampler in (torch_sampler(4), native_sampler(4), Sampler(4, torch.device("cpu"), kernels)):
+        assert run([row([0, 2, 2, 1]), row([3, 3, 3, 3])], sampler=sampler).tokens.tolist() == [1, 0]
 
 
-def test_draws_at_the_ends():
+@both
+def test_draws_at_the_ends(make):
     last = np.nextafter(np.float32(1), np.float32(0))
     rows = [
         row([1, 1, 1, 1], 0.0, greedy=False),
         row([1, 1, 1, 1], last, greedy=False),
         row([-9e9, 1, 1, -9e9], last, greedy=False),
     ]
-    assert run(rows).tokens.tolist() == [0, 3, 2]
-    assert run([row([-np.inf, 1, 1, -np.inf], 0.0, greedy=False)]).tokens.tolist() == [1]
+    assert run(rows, make).tokens.tolist() == [0, 3, 2]
+    assert run([row([-np.inf, 1, 1, -np.inf], 0.0, greedy=False)], make).tokens.tolist() == [1]
 
 
+@both
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("greedy", [True, False])
-def test_a_row_that_is_not_finite_fails_alone(bad, greedy):
+def test_a_row_that_is_not_finite_fails_alone(make, bad, greedy):
     good = row([0, 1, 5, 2], 0.3, greedy=greedy, logprobs="processed", top_n_tokens=2)
-    result = run([good, row([0, bad, 1, 2], 0.3, greedy=greedy, logprobs="raw"), good])
+    result = run([good, row([0, bad, 1, 2], 0.3, greedy=greedy, logprobs="raw"), good], make)
     assert list(result.problems) == [1]
     assert "NaN or infinite" in result.problems[1]
     assert result.tokens[0] == result.tokens[2] == good.reference().token_id
@@ -204,18 +268,20 @@ def test_a_row_that_is_not_finite_fails_alone(bad, greedy):
         row([0, bad, 1, 2]).reference()
 
 
-def test_a_row_without_an_allowed_token_fails_alone():
+@both
+def test_a_row_without_an_allowed_token_fails_alone(make):
     none = np.zeros(4, np.bool_)
-    result = run([row([0, 1, 5, 2]), row([0, 1, 5, 2], allowed=none), row([0, 1, 5, 2], 0.5, allowed=none, greedy=False)])
+    result = run([row([0, 1, 5, 2]), row([0, 1, 5, 2], allowed=none), row([0, 1, 5, 2], 0.5, allowed=none, greedy=False)], make)
     assert list(result.problems) == [1, 2]
     assert result.tokens[0] == 2
 
 
-def test_a_mask_that_leaves_one_token_forces_it():
+@both
+def test_a_mask_that_leaves_one_token_forces_it(make):
     only = np.arange(40) == 37
     rng = np.random.default_rng(0)
     rows = [row(rng.normal(size=40), 0.5, allowed=only, greedy=greedy, top_k=2 * (not greedy)) for greedy in (True, False)]
-    assert run(rows).tokens.tolist() == [37, 37]
+    assert run(rows, make).tokens.tolist() == [37, 37]
     np.testing.assert_array_equal(unpack_mask(pack(only), 40), only)
 
 
@@ -262,12 +328,14 @@ def test_green_tokens():
         assert 80 < sum(expected) < 170
 
 
-def test_top_tokens_keep_ties_and_leave_out_what_is_cut():
+@both
+def test_top_tokens_keep_ties_and_leave_out_what_is_cut(make):
     result = run(
         [
             row([1, 3, 2, 2, 0], logprobs="raw", top_n_tokens=2),
             row([1, 3, 2, 2, 0], 0.1, greedy=False, top_k=1, logprobs="processed", top_n_tokens=3),
-        ]
+        ],
+        make,
     )
     assert result.top_counts.tolist() == [3, 1]
     assert result.top_ids.tolist() == [1, 2, 3, 1]

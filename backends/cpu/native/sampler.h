@@ -1,0 +1,85 @@
+// Chooses one token for each row of logits, with the semantics of `core/tgi/backend/sampling.py`.
+//
+// Nothing is sorted whole. What a row keeps is found by bounds: maxima of small groups bound the k-th best score, and a bisection over
+// the scores finds where the mass of the best ones reaches a target; only what lies between the bounds is sorted.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "team.h"
+
+namespace tgi {
+
+enum class Logprobs : int32_t { kNone = 0, kProcessed = 1, kRaw = 2 };
+
+enum class Problem : int32_t { kNone = 0, kNotFinite = 1, kNothingAllowed = 2 };
+
+// How one row chooses. Processors act in the order of the fields, the mask after the penalties.
+struct SampleRow {
+  double watermark_delta;
+  uint64_t watermark_limit;  // a token is green if its hash is below; 0 = no watermark
+  const int32_t* bias_ids;   // [num_biases]
+  const float* biases;
+  int64_t num_biases;
+  const int32_t* context;  // [context_length] prompt and output ids; read only by watermark and penalties
+  int64_t context_length, num_prompt_tokens;
+  double repetition_penalty, relative_frequency_penalty, frequency_penalty, presence_penalty;
+  const uint32_t* mask;  // allowed tokens, lowest id in the lowest bit, or null
+  double temperature;
+  int64_t top_k;                  // 0 = off
+  double top_p, typical_p, min_p;  // 1, 1, 0 = off
+  float draw;                     // in [0, 1)
+  int32_t greedy, has_penalties, logprobs, top_n, unused;
+};
+
+struct SampleResult {
+  int32_t token, problem;
+  float logprob;     // NaN where none was asked for
+  int32_t num_tops;  // most likely tokens, see Sampler::tops
+};
+
+struct TopToken {
+  float logprob;
+  int32_t id;
+};
+
+// Working memory of one thread.
+struct SampleScratch {
+  explicit SampleScratch(int64_t vocab_size);
+
+  struct Entry {
+    float key, weight;
+    int32_t index;
+  };
+
+  std::vector<float> scores;                    // [vocab_size] after penalties and mask
+  std::vector<float> kept_scores, weights, keys;  // [vocab_size]
+  std::vector<int32_t> kept_ids;
+  std::vector<float> maxima, selected;               // of groups; candidates for the k-th best
+  std::vector<int32_t> context_counts, output_counts;  // [vocab_size] zero between rows
+  std::vector<Entry> entries;
+};
+
+// Samples many rows, a share of the team's job each. Keeps the most likely tokens of the last call.
+class Sampler final : public Job {
+ public:
+  Sampler(int64_t vocab_size, int num_threads);
+
+  void sample(Team& team, const float* logits, int64_t stride, const SampleRow* rows, int64_t num_rows, SampleResult* results);
+  void run_share(int64_t stage, int64_t share, int thread) override;
+
+  // Of the row `row` of the last call: best first, equal ones by id.
+  const std::vector<TopToken>& tops(int64_t row) const { return tops_[static_cast<size_t>(row)]; }
+
+ private:
+  const int64_t vocab_size_;
+  std::vector<SampleScratch> scratch_;
+  std::vector<std::vector<TopToken>> tops_;
+  const float* logits_ = nullptr;
+  int64_t stride_ = 0;
+  const SampleRow* rows_ = nullptr;
+  SampleResult* results_ = nullptr;
+};
+
+}  // namespace tgi
