@@ -22,6 +22,7 @@ COMMANDS = {
     "migrate": "Show what a start of TGI 3 looks like here.",
     "sagemaker": "Serve as SageMaker asks: its variables, port 8080.",
     "backends": "List the installed backends and whether they can be used here.",
+    "doctor": "Say what would serve a model here, how, and why not otherwise.",
     "conformance": "Hold an installed backend against the seam.",
     "version": "Print the versions of tgi and its backends.",
 }

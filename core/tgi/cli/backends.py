@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from rich.console import Console
@@ -12,7 +12,7 @@ from tgi.cli import new_backend
 from tgi.config import UsageError
 from tgi.plugins import BackendRegistry, Candidate
 
-__all__ = ["run"]
+__all__ = ["BackendFacts", "OptionFacts", "backend_facts", "run"]
 
 _HELP = """Usage: tgi backends [--json]
        tgi backends new NAME [FOLDER]
@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
         raise UsageError(f"error: unexpected argument '{unknown[0]}' found.", "`tgi backends` takes `--json`.")
     candidates = BackendRegistry().candidates()
     if arguments:
-        print(msgspec.json.format(msgspec.json.encode([_facts(c) for c in candidates]), indent=2).decode())
+        print(msgspec.json.format(msgspec.json.encode([backend_facts(c) for c in candidates]), indent=2).decode())
     elif candidates:
         _print_table(candidates)
     else:
@@ -41,21 +41,52 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _facts(candidate: Candidate) -> dict[str, object]:
-    info, probe = candidate.info, candidate.probe
-    return {
-        "name": candidate.name,
-        "package": candidate.package,
-        "version": candidate.version,
-        "api": None if info is None else ".".join(map(str, info.api)),
-        "priority": None if info is None else info.priority,
-        "usable": candidate.usable,
-        "verdict": candidate.verdict,
-        "devices": []
-        if probe is None
-        else [{"id": d.id, "label": d.label, "memory_bytes": d.memory_bytes} for d in probe.devices],
-        "options": [] if info is None else [{"flag": f"--{candidate.name}-{o.name}", "help": o.help} for o in info.options],
-    }
+class OptionFacts(msgspec.Struct, frozen=True):
+    """An option that a backend adds to `tgi serve`."""
+
+    flag: str
+    help: str
+    default: str
+    choices: tuple[str, ...]
+
+
+class BackendFacts(msgspec.Struct, frozen=True):
+    """One backend in the answer of `--json`. `support`, `reasons` and `memory` are its answer to a model, where one was named."""
+
+    name: str
+    package: str
+    version: str
+    api: str | None
+    priority: int | None
+    selectable: bool | None  # whether `auto` may take it
+    usable: bool
+    verdict: str
+    devices: tuple[Mapping[str, object], ...]  # fields of `DeviceInfo`
+    options: tuple[OptionFacts, ...]
+    support: str | None = None
+    reasons: tuple[str, ...] = ()
+    memory: tuple[Mapping[str, object], ...] = ()  # fields of `MemoryItem`
+
+
+def backend_facts(candidate: Candidate) -> BackendFacts:
+    """What is known of a candidate."""
+    info, probe, support = candidate.info, candidate.probe, candidate.support
+    options = () if info is None else info.options
+    return BackendFacts(
+        name=candidate.name,
+        package=candidate.package,
+        version=candidate.version,
+        api=None if info is None else ".".join(map(str, info.api)),
+        priority=None if info is None else info.priority,
+        selectable=None if info is None else info.selectable,
+        usable=candidate.usable,
+        verdict=candidate.verdict,
+        devices=() if probe is None else tuple(map(msgspec.structs.asdict, probe.devices)),
+        options=tuple(OptionFacts(f"--{candidate.name}-{o.name}", o.help, o.default, o.choices) for o in options),
+        support=None if support is None else support.verdict,
+        reasons=() if support is None else support.reasons,
+        memory=() if support is None else tuple(map(msgspec.structs.asdict, support.memory)),
+    )
 
 
 def _print_table(candidates: Sequence[Candidate]) -> None:

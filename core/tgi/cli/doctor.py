@@ -1,0 +1,234 @@
+"""`tgi doctor`: what would serve a model here, how, and why not otherwise; what memory allows. Loads no weights."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import msgspec
+
+from tgi import __version__
+from tgi.architectures import load_spec
+from tgi.backend import EngineConfig, Implementation
+from tgi.cli.backend_choice import engine_config, select_backend, with_plugin_options
+from tgi.cli.backends import BackendFacts, backend_facts
+from tgi.cli.log import configure_logging
+from tgi.cli.memory_estimate import MemoryEstimate, estimate_memory
+from tgi.cli.model_files import find_model
+from tgi.cli.start_display import format_bytes
+from tgi.config import ParsedArguments, ServeOptions, parse_arguments, process_environment, read_environment
+from tgi.errors import BackendError
+from tgi.plugins import AUTO, BackendRegistry, Candidate
+
+__all__ = ["Diagnosis", "Operation", "OtherWay", "run"]
+
+_HELP = """Usage: tgi doctor [MODEL] [--json] [OPTIONS]
+
+Say which backends are installed, whether each can be used here and if not why. With MODEL also which of them would serve it
+with these OPTIONS (those of `tgi serve`), how it would compute each operation and why not otherwise, and what the memory
+allows. Reads config.json and the headers of the weight files; loads nothing. A hub model is fetched into the cache first.
+
+Ends with 0 if the model (or, without one, any model) can be served, with 1 if not."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Print the diagnosis. Raises `ModelError`, and `UsageError` for a wrong option."""
+    words = [word for word in arguments if word != "--json"]
+    if any(word in ("-h", "--help") for word in words):
+        print(_HELP)
+        return 0
+    registry = BackendRegistry()
+    variables = process_environment()
+    parsed = parse_arguments(words, variables, registry.names)
+    configure_logging(read_environment(variables).log_level, parsed.options.json_output)
+    diagnosis = _diagnose(_Question(parsed, variables, registry))
+    if "--json" in arguments:
+        print(msgspec.json.format(msgspec.json.encode(diagnosis), indent=2).decode())
+    else:
+        print("\n".join(_lines(diagnosis)))
+    return 1 if diagnosis.problem else 0
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """Where the question is asked."""
+
+    tgi: str
+    python: str
+    system: str
+    processors: int | None
+
+
+class ModelFacts(msgspec.Struct, frozen=True):
+    """What is to be served."""
+
+    model: str
+    revision: str | None
+    family: str
+    max_positions: int | None
+
+
+class OtherWay(msgspec.Struct, frozen=True):
+    """An implementation that was not chosen."""
+
+    name: str
+    reason: str
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """How the chosen backend computes something."""
+
+    operation: str
+    chosen: str
+    others: tuple[OtherWay, ...]
+
+    @classmethod
+    def of(cls, how: Implementation) -> Operation:
+        """As the backend says it."""
+        return cls(how.operation, how.chosen, tuple(OtherWay(name, reason) for name, reason in how.others))
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What the server will hold requests to, as far as it is known before the start; None = the backend decides."""
+
+    max_total_tokens: int
+    max_batch_total_tokens: int | None  # at most
+    max_batch_prefill_tokens: int | None
+    max_batch_size: int | None
+    max_concurrent_requests: int
+
+
+class Diagnosis(msgspec.Struct, frozen=True):
+    """The answer of `--json`. Everything after `backends` is about one model; `problem` is empty if it can be served."""
+
+    machine: Machine
+    backends: tuple[BackendFacts, ...]
+    problem: str
+    model: ModelFacts | None = None
+    chosen: str | None = None
+    operations: tuple[Operation, ...] = ()
+    memory: MemoryEstimate | None = None
+    limits: Limits | None = None
+
+
+@final
+@dataclass(frozen=True)
+class _Question:
+    """What the user said and what is installed."""
+
+    parsed: ParsedArguments
+    variables: Mapping[str, str]
+    registry: BackendRegistry
+
+    @property
+    def options(self) -> ServeOptions:
+        """The options."""
+        return self.parsed.options
+
+
+def _machine() -> Machine:
+    return Machine(__version__, platform.python_version(), platform.platform(), os.cpu_count())
+
+
+def _diagnose(question: _Question) -> Diagnosis:
+    if question.options.model_id is not None:
+        return _diagnose_model(question)
+    candidates = question.registry.candidates()
+    is_served = any(c.usable and c.info is not None and c.info.selectable for c in candidates)
+    problem = "" if is_served else "No installed backend can be used on this machine."
+    return Diagnosis(_machine(), tuple(map(backend_facts, candidates)), problem)
+
+
+def _diagnose_model(question: _Question) -> Diagnosis:
+    options, registry = question.options, question.registry
+    environment = read_environment(question.variables)
+    files = find_model(options, environment, lambda _: None)
+    spec = load_spec(files.path, rope_scaling=options.rope_scaling, rope_factor=options.rope_factor)
+    base = engine_config(spec, files.path, question.parsed, environment)
+    facts = tuple(backend_facts(_asked(question, name, base)) for name in registry.names)
+    model = ModelFacts(files.model_id, files.revision, spec.model_type, spec.max_positions or None)
+    try:
+        config, selection = select_backend(spec, files.path, question.parsed, environment, question.variables, registry=registry)
+    except BackendError as error:
+        return Diagnosis(_machine(), facts, str(error), model)
+    chosen = selection.chosen
+    memory = _estimate(chosen, config, options)
+    limits = Limits(
+        memory.max_total_tokens,
+        memory.cache_tokens,
+        options.max_batch_prefill_tokens,
+        options.max_batch_size,
+        options.max_concurrent_requests,
+    )
+    operations = tuple(map(Operation.of, registry.explain(chosen, config)))
+    return Diagnosis(_machine(), facts, memory.problem, model, chosen.name, operations, memory, limits)
+
+
+def _asked(question: _Question, name: str, config: EngineConfig) -> Candidate:
+    """The backend of that name and its answer; the one that the user named hears its own options."""
+    if name == question.options.backend != AUTO:
+        config = with_plugin_options(config, question.registry.candidate(name), question.parsed, question.variables)
+    return question.registry.supported(name, config.spec, config)
+
+
+def _estimate(chosen: Candidate, config: EngineConfig, options: ServeOptions) -> MemoryEstimate:
+    return estimate_memory(
+        () if chosen.probe is None else chosen.probe.devices,
+        () if chosen.support is None else chosen.support.memory,
+        num_shard=config.num_shard,
+        memory_fraction=config.memory_fraction,
+        model_max_tokens=config.spec.max_positions,
+        max_total_tokens=options.max_total_tokens,
+        max_batch_total_tokens=options.max_batch_total_tokens,
+    )
+
+
+def _lines(diagnosis: Diagnosis) -> list[str]:
+    machine = diagnosis.machine
+    lines = [f"tgi {machine.tgi}, python {machine.python}, {machine.system}, {machine.processors} processors", "", "backends"]
+    lines += _table([(facts.name, f"{facts.package} {facts.version}", facts.verdict) for facts in diagnosis.backends])
+    if diagnosis.model is not None:
+        model = diagnosis.model
+        lines += ["", f"model {model.model}: family {model.family}, served by {diagnosis.chosen or 'none of them'}"]
+    for how in diagnosis.operations:
+        lines.append(f"  {how.operation}: {how.chosen}")
+        lines += [f"    not {other.name}: {other.reason}" for other in how.others]
+    if diagnosis.memory is not None and diagnosis.limits is not None:
+        lines += ["", "memory", *_table(_memory_rows(diagnosis.memory))]
+        lines += ["", "limits", *_table(_limit_rows(diagnosis.limits, diagnosis.memory))]
+    return [*lines, "", f"problem: {diagnosis.problem}" if diagnosis.problem else "no problem was found"]
+
+
+def _memory_rows(memory: MemoryEstimate) -> list[tuple[str, ...]]:
+    rows = [
+        ("devices", memory.device_bytes),
+        ("of it may be used", memory.usable_bytes),
+        ("weights", memory.weights_bytes),
+        ("left beside the weights", memory.left_bytes),
+        ("one token in the cache", memory.token_bytes),
+        ("one sequence beside its tokens", memory.sequence_bytes),
+    ]
+    return [(label, "unknown" if value is None else format_bytes(value)) for label, value in rows if value or label == "devices"]
+
+
+def _limit_rows(limits: Limits, memory: MemoryEstimate) -> list[tuple[str, ...]]:
+    rows = [
+        ("tokens of one sequence", limits.max_total_tokens, "`--max-total-tokens`"),
+        ("tokens in the cache, at most", limits.max_batch_total_tokens, "`--max-batch-total-tokens`"),
+        ("sequences of full length in it", memory.num_full_sequences, ""),
+        ("tokens in one step", limits.max_batch_prefill_tokens, "`--max-batch-prefill-tokens`"),
+        ("sequences in one step", limits.max_batch_size, "`--max-batch-size`"),
+        ("requests at a time", limits.max_concurrent_requests, "`--max-concurrent-requests`"),
+    ]
+    return [(label, "the backend decides" if value is None else f"{value:,}", flag) for label, value, flag in rows]
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Aligned columns; the last one may be of any width."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)] if rows else []
+    return [
+        "  " + "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
+        for row in rows
+    ]

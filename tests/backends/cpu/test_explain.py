@@ -1,0 +1,34 @@
+"""What the CPU backend says of its ways to compute a model."""
+
+from __future__ import annotations
+
+import pytest
+
+from tgi.backend import EngineConfig, Explainer
+from tgi.testing.tiny_models import write_tiny_model
+from tgi_cpu.backend import CpuBackend
+from tgi_cpu.native import load_library
+from tgi_cpu.worker import obstacle
+
+
+@pytest.mark.parametrize(("dtype", "reason"), [("float32", "bfloat16, not float32"), ("float16", "bfloat16, not float16")])
+def test_the_reason_against_the_native_kernels_is_given(dtype, reason, tmp_path):
+    library = load_library()
+    if library is None or not library.is_supported:
+        reason = ""
+    spec = write_tiny_model(tmp_path)
+    (layers,) = CpuBackend().explain(spec, EngineConfig("cpu", str(tmp_path), spec, dtype=dtype))
+    assert (layers.operation, layers.chosen) == ("layers", "torch operations")
+    ((other, why),) = layers.others
+    assert other == "native kernels"
+    assert why
+    assert reason in why
+
+
+def test_what_is_said_is_what_runs(tmp_path):
+    spec = write_tiny_model(tmp_path)
+    config = EngineConfig("cpu", str(tmp_path), spec, dtype="bfloat16")
+    backend = CpuBackend()
+    assert isinstance(backend, Explainer)
+    (layers,) = backend.explain(spec, config)
+    assert (layers.chosen == "native kernels") == (not obstacle(config, load_library()))
