@@ -15,7 +15,7 @@ from tests.core.house.sources import CORE, ROOT
 from tests.live_server import free_port, wait_ready
 from tgi import __version__
 
-MEMBERS = (".", "backends/torch", "backends/cpu")
+MEMBERS = (".", "backends/torch", "backends/cpu", "backends/tpu")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def metadata_of(wheel):
 
 @pytest.mark.long
 def test_every_member_becomes_a_wheel(wheels):
-    assert sorted(wheels) == ["tgi", "tgi_cpu", "tgi_torch"]
+    assert sorted(wheels) == ["tgi", "tgi_cpu", "tgi_torch", "tgi_tpu"]
     assert {metadata_of(wheel)["Version"] for wheel in wheels.values()} == {"4.0.0.dev0"}
     assert {metadata_of(wheel)["License-Expression"] for wheel in wheels.values()} == {"Apache-2.0"}
 

@@ -91,8 +91,7 @@ def test_draws_at_the_ends():
     assert run(rows)[0].tokens.tolist() == [0, 3, 2, 1]
 
 
-def test_no_draw_takes_a_token_that_was_cut():
-    """Parallel sums over many equal tokens do not always rise; a token without probability must not profit."""
+def test_draws_spread_evenly_over_the_allowed_tokens():
     vocab_size = 4001
     allowed = np.arange(vocab_size) % 2 == 0
     draws = np.linspace(0, 1, 64, endpoint=False, dtype=np.float32)
