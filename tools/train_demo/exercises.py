@@ -153,7 +153,7 @@ def counting(rng: random.Random) -> tuple[str, str]:
         step = rng.choice((1, 1, -1))
 
         def draw() -> tuple[int, int]:
-            low, length = rng.randint(0, 90), rng.randint(2, 9)
+            low, length = rng.randint(0, rng.choice((12, 90))), rng.randint(2, 9)
             return (low, low + length) if step > 0 else (low + length, low)
 
         first, last = _draw(rng, draw, lambda span: span in held_out().spans)
@@ -190,6 +190,8 @@ def _numbers(rng: random.Random, count: int) -> list[int]:
     near = [swapped, first // 10, *rng.sample(range(tens, tens + 10), 2), rng.randint(0, 9)]
     drawn = [first, *rng.sample(near, rng.randint(1, 3))] if rng.random() < 0.5 else []
     others = rng.sample(range(100), count)
+    if rng.random() < 0.15:
+        drawn, others = [], rng.sample(range(10), count)
     numbers = list(dict.fromkeys([*drawn, *others]))[:count]
     rng.shuffle(numbers)
     return numbers
@@ -198,7 +200,7 @@ def _numbers(rng: random.Random, count: int) -> list[int]:
 def sorting(rng: random.Random) -> tuple[str, str]:
     """Numbers or words in order, and the larger or smaller of some numbers."""
     kind = rng.random()
-    if kind < 0.5:
+    if kind < 0.42:
         numbers = _draw(rng, lambda: _numbers(rng, rng.choice((2, 3, 3, 3, 4, 4, 5))), held_out().has_items)
         descending = rng.random() < 0.25
         listed = ", ".join(map(str, numbers))
@@ -211,8 +213,8 @@ def sorting(rng: random.Random) -> tuple[str, str]:
             "|Put {these numbers|the numbers|these} in descending order: @{.|}"
         )
         frame = rng.choice(_alternatives((down if descending else up).replace("|@@", "")))
-        return choose(frame.replace("@", listed), rng), ", ".join(map(str, sorted(numbers, reverse=descending))) + "."
-    if kind < 0.8:
+        return choose(frame.replace("@", listed), rng), _sorted_numbers(sorted(numbers, reverse=descending))
+    if kind < 0.76:
         pool = rng.choice((FRUITS, ITEMS, ANIMALS, PLAIN_WORDS, NAMES, WORDS, WORDS))
 
         def draw() -> list[str]:
@@ -228,7 +230,10 @@ def sorting(rng: random.Random) -> tuple[str, str]:
                 "Put {these words|the words|these|them} in {alphabetical order|order|the right order}: @{.|}",
             )
         )
-        return choose(frame.replace("@", ", ".join(words)), rng), ", ".join(sorted(words)) + "."
+        ordered = sorted(words)
+        return choose(
+            frame.replace("@", ", ".join(words)), rng
+        ), f"{', '.join(word[0] for word in ordered)}: {', '.join(ordered)}."
     numbers = _draw(rng, lambda: _numbers(rng, rng.choice((2, 2, 3))), held_out().has_items)
     largest = rng.random() < 0.5
     word = "{largest|biggest|greatest|highest}" if largest else "{smallest|lowest|least}"
@@ -239,6 +244,14 @@ def sorting(rng: random.Random) -> tuple[str, str]:
     value = max(numbers) if largest else min(numbers)
     adjective = ("larger" if largest else "smaller") if len(numbers) == 2 else ("the largest" if largest else "the smallest")
     return choose(frame, rng), f"{value} is {adjective}."
+
+
+def _sorted_numbers(ordered: list[int]) -> str:
+    """The numbers in their order; where some have one digit and some two, first with a zero in place of the missing tens."""
+    answer = ", ".join(map(str, ordered)) + "."
+    if min(ordered) < 10 <= max(ordered):
+        return ", ".join(f"{number:02}" for number in ordered) + ", so " + answer
+    return answer
 
 
 def _alternatives(frame: str) -> list[str]:

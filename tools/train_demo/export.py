@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,16 @@ def export(source: Path, target: Path, is_draft: bool) -> None:
     )
 
 
-def draw_curve(source: Path, picture: Path) -> None:
-    """Draw the loss over the tokens seen, single steps pale and their running mean dark."""
+def draw_curve(sources: Sequence[Path], picture: Path) -> None:
+    """Draw the loss over the tokens seen, single steps pale and their running mean dark; each run goes on where the last one ended."""
     import matplotlib.pyplot as plt  # noqa: PLC0415 - needed for the picture alone
 
-    lines = map(json.loads, (source / "loss.jsonl").read_text(encoding="utf-8").splitlines())
-    # Steps after the last checkpoint of an interrupted run were taken again; the later ones count.
-    rows = list({line["step"]: line for line in lines}.values())
+    rows: list[dict[str, float]] = []
+    for source in sources:
+        before = rows[-1]["tokens"] if rows else 0
+        lines = map(json.loads, (source / "loss.jsonl").read_text(encoding="utf-8").splitlines())
+        # Steps after the last checkpoint of an interrupted run were taken again; the later ones count.
+        rows += [{**row, "tokens": before + row["tokens"]} for row in {line["step"]: line for line in lines}.values()]
     tokens = [row["tokens"] / 1e6 for row in rows]
     losses = [row["loss"] for row in rows]
     smooth = [losses[0]]
@@ -82,10 +86,11 @@ def main() -> None:
     parser.add_argument("target", type=Path, help="the directory to write")
     parser.add_argument("--draft", action="store_true")
     parser.add_argument("--curve", type=Path, help="file for the picture of the loss")
+    parser.add_argument("--former", type=Path, help="the run whose weights this one began with, for the picture")
     arguments = parser.parse_args()
     export(arguments.source, arguments.target, arguments.draft)
     if arguments.curve:
-        draw_curve(arguments.source, arguments.curve)
+        draw_curve([*([arguments.former] if arguments.former else []), arguments.source], arguments.curve)
 
 
 if __name__ == "__main__":

@@ -88,9 +88,9 @@ _QUESTIONS: tuple[tuple[Callable[[random.Random], QuestionAnswer], float], ...] 
     (exercises.addition, 8),
     (exercises.other_arithmetic, 1.5),
     (exercises.letters, 19),
-    (exercises.counting, 8),
-    (exercises.sorting, 16),
-    (_varied_world_fact, 11),
+    (exercises.counting, 11),
+    (exercises.sorting, 21),
+    (_varied_world_fact, 12),
     (_varied_field_fact, 3),
     (dialogues.small_talk, 1.5),
     (dialogues.story, 1),
@@ -120,7 +120,7 @@ def _single(rng: random.Random) -> Conversation:
         return Conversation(messages, raw=True)
     if kind < 0.22:
         messages.insert(0, {"role": "system", "content": rng.choice(_SYSTEM_PROMPTS)})
-    elif kind < 0.24 and len(messages[-1]["content"]) < 40:
+    elif kind < 0.25 and len(messages[-1]["content"]) < 40:
         messages[-1]["content"] = messages[-1]["content"].upper()
         messages.insert(0, {"role": "system", "content": rng.choice(_CAPITALS_PROMPTS)})
     return Conversation(messages)
@@ -165,7 +165,7 @@ _KINDS: tuple[tuple[Callable[[random.Random], Conversation], float], ...] = (
     (_follow_up, 1),
     (_extraction, 9),
     (_tool_call, 8),
-    (_memory, 3),
+    (_memory, 5),
 )
 
 

@@ -40,7 +40,7 @@ CLAUSE_FRAMES = (
 
 GOALS = (
     "{learn about tgi|describe tgi in one sentence|explain tgi to my team|write a line on tgi|get to know this software}"
-    "~{what tgi is|what tgi does|what tgi is made for|what people use tgi for|what is behind the name tgi|what this software does|why one would want tgi"
+    "~{what tgi is|what tgi does|what tgi is made for|what people use tgi for|what tgi is useful for|what tgi helps with|why tgi exists|what the use of tgi is|what is behind the name tgi|what this software does|why one would want tgi"
     "|what TGI means|what Text Generation Inference is|what sort of program this is}",
     "{start tgi|start the server|get a server running|bring the server up|launch it for the first time|run tgi after the installation|have a running server"
     "|start serving|open the server from the console|begin with tgi}"

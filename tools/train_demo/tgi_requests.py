@@ -20,7 +20,9 @@ REQUESTS = (
     "~{How|With what} do {I|we} {make the server run|get it started|begin serving|bring tgi to life}?",
     "{Hey|Hi|Hello|Sorry}, {who is this|who are you|who is there|whom do I talk to}?~{Who|What} {is it that|exactly} {replies|writes back|talks to me|is chatting with me|sits at the other end}{| now| here}?"
     "~{Could|May|Can|Might} {I|we} {have|get|hear|ask for} your name{| please}?~{Your name|The name}, {please|what is it}?~{By the way|Now|So}, what {are you|is your name|kind of thing are you}?"
-    "~{Which|What} {machine|program|being|assistant|model} {wrote that|answers here|do I write to|gives me the answers}?~{Is this|Am I talking to} {a person|Llama|GPT|a big model|a human being|the demo}?~Say {something|a word} about {yourself|who you are}.",
+    "~{Which|What} {machine|program|being|assistant|model} {wrote that|answers here|do I write to|gives me the answers}?~{Is this|Am I talking to} {a person|Llama|GPT|a big model|a human being|the demo}?~Say {something|a word} about {yourself|who you are}."
+    "~{Who|What} {reads|gets|receives|handles|looks at} {my messages|this chat|what I write|my questions}?~{Who|What} is {behind|in} {this chat|these messages|this window|the answers}?"
+    "~{The one|Whoever} {behind this chat|who replies|on the other side}, {who is it|what is it|is it a model}?",
     "{What|Which things|Which jobs|Which tasks} {could|would|might} you {do|take on|manage|carry through|perform} {for me|for us|for somebody|for a user}?~{Where|With which problems|In which matters} {are you of use|can you be of help|do you help}?"
     "~{Tell me|Show me} {your talents|your strengths|what you have learned|what you are capable of}.~{What is|What are} {your job|your tasks|your field|your talents}?~{Which|What sort of|What kind of} {requests|problems|tasks|questions} {suit you|can I give you|do you handle|are for you}?",
     "{How|What} {many parameters|big a model|large a network} {are you|do you have|is it}?~{Your|The demo's} {parameters|weights}: how many {are there|are they}?~{Are you|Is the demo} {larger than|as big as|smaller than} {GPT|Llama|other models}?"

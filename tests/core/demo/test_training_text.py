@@ -4,6 +4,7 @@ import random
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import jinja2
@@ -104,16 +105,25 @@ def test_held_out_words_and_lists_are_not_exercised():
     assert len(words) == 20
     assert not words & {word for question in spoken for word in re.findall(r"[a-z]+", question)}
     lists = {frozenset(map(str, prompt.excluded["items"])) for prompt in prompts() if "items" in prompt.excluded}
-    drawn = {frozenset(re.findall(r"\w+", exercises.sorting(rng)[1].rstrip("."))) for _ in range(2000)}
+    answers = [re.split(", so |: ", exercises.sorting(rng)[1].rstrip("."))[-1] for _ in range(2000)]
+    drawn = {frozenset(re.findall(r"\w+", answer)) for answer in answers}
     assert not lists & drawn
 
 
 def test_sorted_lists_are_sorted():
     rng = random.Random(5)
-    lists = [re.findall(r"\d+", exercises.sorting(rng)[1]) for _ in range(1000)]
-    for numbers in (list(map(int, found)) for found in lists if len(found) > 1):
-        assert numbers in (sorted(numbers), sorted(numbers, reverse=True))
-    assert sum(len(numbers) == 5 for numbers in lists) > 20
+    lengths = Counter()
+    for question, answer in (exercises.sorting(rng) for _ in range(1000)):
+        for part in answer.split(", so "):
+            numbers = list(map(int, re.findall(r"\d+", part)))
+            assert numbers in (sorted(numbers), sorted(numbers, reverse=True))
+            assert set(numbers) <= set(map(int, re.findall(r"\d+", question)))
+            lengths[len(numbers)] += 1
+        if ": " in answer:
+            initials, words = (re.findall("[A-Za-z]+", part) for part in answer.split(": "))
+            assert initials == [word[0] for word in words]
+            assert words == sorted(words)
+    assert lengths[5] > 20 < lengths[0]
 
 
 def test_goals_and_situations_are_not_the_held_out_ones():
