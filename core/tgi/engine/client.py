@@ -1,8 +1,10 @@
 """The front's side of the engine: starts the process, sends requests, hands out news, and brings a dead engine back.
 
 An engine that dies is started again and told every unfinished sequence anew: prompt, tokens so far, seed. The streams only
-pause; meanwhile the server is unhealthy. Several deaths in a short time mean a fault that a restart does not cure: then the
-streams fail.
+pause; meanwhile the server is unhealthy. A sequence that kills the engine is found (`SequenceTrials`) and fails alone. Several
+deaths in a short time without such a cause mean a fault that a restart does not cure: then all streams fail.
+
+An engine that owes tokens and says nothing for a long time hangs, and is ended. One that compiles reports progress.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from tgi.engine.messages import (
 )
 from tgi.engine.process import EngineProcess
 from tgi.engine.stream import SequenceRequest, SequenceStream
+from tgi.engine.trials import SequenceTrials
 from tgi.errors import StartError, UnhealthyError
 from tgi.scheduler import SequenceOutput
 
@@ -36,13 +39,18 @@ __all__ = ["EngineClient"]
 _HEALTH_TIMEOUT = 10.0
 _MAX_RESTARTS = 3
 _RESTART_WINDOW = 300.0
+_SILENCE_LIMIT = 600.0
+_MAX_WATCH_INTERVAL = 1.0
 
 
 @final
 class EngineClient:
-    """One engine, restarted as needed. All methods belong to one event loop."""
+    """One engine, restarted as needed. All methods belong to one event loop.
 
-    def __init__(self, start: Start, on_progress: Callable[[Progress], None]) -> None:
+    `silence_limit` is how many seconds an engine that owes tokens may say nothing.
+    """
+
+    def __init__(self, start: Start, on_progress: Callable[[Progress], None], silence_limit: float = _SILENCE_LIMIT) -> None:
         self._start_message = start
         self._on_progress = on_progress
         self._process: EngineProcess | None = None
@@ -54,6 +62,11 @@ class EngineClient:
         self._stats_listeners: list[Callable[[EngineStats], None]] = []
         self._supervisor: asyncio.Task[None] | None = None
         self._deaths: deque[float] = deque()
+        self._trials = SequenceTrials()
+        self._are_deaths_explained = False  # by a sequence that was at fault; forgotten with the next one that ends well
+        self._silence_limit = silence_limit
+        self._last_heard = 0.0
+        self._watchdog: asyncio.Task[None] | None = None
         self._failure = ""
 
     async def start(self) -> Agreement:
@@ -61,13 +74,15 @@ class EngineClient:
         process, agreement = await EngineProcess.start(self._start_message, self._on_progress)
         self._process, self._agreement = process, agreement
         self._supervisor = asyncio.create_task(self._supervise(process), name="engine supervisor")
+        self._watchdog = asyncio.create_task(self._watch(), name="engine watchdog")
         return agreement
 
     async def close(self) -> None:
         """End the engine process; unfinished streams end without a finish reason."""
-        if self._supervisor is not None:
-            self._supervisor.cancel()
-            await asyncio.gather(self._supervisor, return_exceptions=True)
+        tasks = [task for task in (self._supervisor, self._watchdog) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._process is not None:
             await self._process.close()
             self._process = None
@@ -110,8 +125,11 @@ class EngineClient:
         if self._failure:
             raise UnhealthyError(self._failure)
         stream = SequenceStream(next(self._sequence_ids), request, self._abort)
+        if not self._streams:
+            self._last_heard = time.monotonic()  # an engine without work may be silent
         self._streams[stream.sequence_id] = stream
-        self._send(stream.to_message())
+        if self._trials.current is None:
+            self._send(stream.to_message())
         return stream
 
     async def check_health(self, deep: bool) -> bool:
@@ -132,6 +150,7 @@ class EngineClient:
     def _abort(self, sequence_id: int) -> None:
         if self._streams.pop(sequence_id, None) is not None:
             self._send(AbortSequence(sequence_id))
+            self._end_trial()
 
     def _send(self, message: FrontMessage) -> None:
         # Without a process nothing is lost: a restart sends every unfinished sequence anew.
@@ -151,10 +170,7 @@ class EngineClient:
             process = restarted
 
     async def _restart(self, cause: str) -> EngineProcess | None:
-        now = time.monotonic()
-        self._deaths.append(now)
-        while self._deaths and now - self._deaths[0] > _RESTART_WINDOW:
-            self._deaths.popleft()
+        self._note_death(cause)
         if len(self._deaths) > _MAX_RESTARTS:
             self._give_up(f"{cause}, {len(self._deaths)} times within {_RESTART_WINDOW:.0f} s")
             return None
@@ -165,9 +181,48 @@ class EngineClient:
             self._give_up(f"{cause} and did not start again: {error}")
             return None
         self._process = process
-        for stream in self._streams.values():
+        self._last_heard = time.monotonic()
+        first = self._trials.begin(self._streams.values())
+        for stream in self._streams.values() if first is None else (first,):
             process.send(stream.resume_message())
         return process
+
+    def _note_death(self, cause: str) -> None:
+        now = time.monotonic()
+        self._deaths.append(now)
+        while self._deaths and now - self._deaths[0] > _RESTART_WINDOW:
+            self._deaths.popleft()
+        culprit = self._trials.note_death(self._streams.values())
+        if culprit is None:
+            return
+        name = culprit.request.request_id
+        self._on_progress(Progress("log", text=f"{cause} while it worked on request {name} alone, which fails"))
+        self._deliver(SequenceOutput(culprit.sequence_id, error=f"{cause} while it worked on this request alone"))
+        self._are_deaths_explained = True
+
+    def _end_trial(self) -> None:
+        """Where the sequence that runs alone is cleared: on with the next one, or with all."""
+        passed = self._trials.current
+        if passed is None or not self._trials.is_passed():
+            return
+        following = self._trials.advance()
+        if following is not None:
+            # What it still says is heard before the next one is cleared, so it can go on from there later.
+            self._send(AbortSequence(passed.sequence_id))
+            self._send(following.resume_message())
+            return
+        for stream in self._streams.values():
+            if stream is not passed:
+                self._send(stream.resume_message())
+
+    async def _watch(self) -> None:
+        """End an engine that hangs; the supervisor does the rest."""
+        while True:
+            await asyncio.sleep(min(self._silence_limit / 4, _MAX_WATCH_INTERVAL))
+            silence = time.monotonic() - self._last_heard
+            if self._process is not None and self._streams and silence > self._silence_limit:
+                self._on_progress(Progress("log", text=f"the engine has said nothing for {silence:.0f} s; ending it"))
+                await self._process.kill()
 
     def _give_up(self, failure: str) -> None:
         self._failure = failure
@@ -176,10 +231,12 @@ class EngineClient:
             self._deliver(SequenceOutput(stream.sequence_id, error=failure))
 
     def _dispatch(self, message: EngineMessage) -> None:
+        self._last_heard = time.monotonic()
         match message:
             case StepReport():
                 for output in message.outputs:
                     self._deliver(output)
+                self._end_trial()
                 for listener in self._stats_listeners:
                     listener(message.stats)
             case HealthReport():
@@ -198,6 +255,9 @@ class EngineClient:
         stream.put(output)
         if stream.is_finished:
             del self._streams[output.sequence_id]
+            if output.error is None and self._are_deaths_explained:
+                self._deaths.clear()
+                self._are_deaths_explained = False
 
     def _fail_checks(self) -> None:
         for future in self._checks.values():

@@ -59,7 +59,7 @@ class EngineProcess:
             engine.send(start)
             agreement = await engine._wait_ready(start.engine.backend, on_progress)
         except BaseException:
-            await engine._kill()
+            await engine.kill()
             raise
         return engine, agreement
 
@@ -82,14 +82,14 @@ class EngineProcess:
         except ConnectionError:
             return
         except (msgspec.MsgspecError, ValueError):
-            await self._kill()
+            await self.kill()
 
     async def wait_end(self) -> str:
         """Wait for the process to end, or end it if it only closed its socket; how it ended, in words."""
         try:
             await asyncio.wait_for(self._process.wait(), _CLOSE_TIMEOUT)
         except TimeoutError:
-            await self._kill()
+            await self.kill()
         self._writer.close()
         return _describe_end(self._process.returncode)[0]
 
@@ -115,7 +115,8 @@ class EngineProcess:
         end, remedy = _describe_end(self._process.returncode)
         raise BackendError(f"The engine process of backend `{backend}` ended in phase `{phase}`: {end}.", remedy)
 
-    async def _kill(self) -> None:
+    async def kill(self) -> None:
+        """End the process at once. Idempotent."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()

@@ -54,6 +54,7 @@ class NullScript(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     failures: tuple[NullFailure, ...] = ()
     start_failure: str = ""
     step_seconds: float = 0.0
+    compile_seconds: float = 0.0  # that the first step compiles, which is announced
     mode: Literal["paged", "slots"] = "paged"
     block_size: int = 16
     num_blocks: int = 4096

@@ -41,6 +41,7 @@ __all__ = ["NullWorker"]
 
 _LOGPROB = -0.5  # of every token; alternatives lie 0.5 below one another
 _EXIT_STATUS = 3
+_PROGRESS_SECONDS = 0.2
 
 
 @final
@@ -66,6 +67,7 @@ class NullWorker:
         self._sequences: dict[int, _Sequence] = {}
         self._steps: deque[SchedulerOutput] = deque()
         self._strikes: Counter[NullFailure] = Counter()
+        self._compile_seconds = script.compile_seconds  # still to come
 
     def load(self) -> None:
         """Nothing to load; fails if the script says so."""
@@ -114,7 +116,8 @@ class NullWorker:
             del self._sequences[sequence]
         for new in step.added:
             self._sequences[new.sequence] = _Sequence(new)
-        if self._script.step_seconds and step.rows.num_rows:
+        if step.rows.num_rows:
+            self._compile()
             time.sleep(self._script.step_seconds)
         return self._run(step)
 
@@ -131,6 +134,13 @@ class NullWorker:
         """Forget everything."""
         self._sequences.clear()
         self._steps.clear()
+
+    def _compile(self) -> None:
+        """Pretend, and say so often enough that nobody takes it for a hang."""
+        while self._compile_seconds > 0:
+            self._host.progress("compile", 0, 0)
+            time.sleep(min(_PROGRESS_SECONDS, self._compile_seconds))
+            self._compile_seconds -= _PROGRESS_SECONDS
 
     def _plan(self, wish: Wish, limits: Limits) -> KVCachePlan:
         script = self._script

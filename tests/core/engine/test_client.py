@@ -23,9 +23,9 @@ from .engine_setup import request, start_message
 class Running:
     """An engine client as a context, with what it reported."""
 
-    def __init__(self, start):
+    def __init__(self, start, **settings):
         self.progress = []
-        self.client = EngineClient(start, self.progress.append)
+        self.client = EngineClient(start, self.progress.append, **settings)
 
     async def __aenter__(self):
         await self.client.start()
@@ -113,15 +113,72 @@ async def test_streams_go_on_after_the_engine_died(tmp_path, kind):
         assert ["restarting it" in line for line in engine.log] == [True]
 
 
-async def test_an_engine_that_dies_again_and_again_is_given_up(tmp_path):
-    script = start_message(tmp_path, failures=(NullFailure(13, "exit", after=0),))
+DEADLY = 13
+OTHERS = [[5, 6], [7], [8, 9, 10]]
+
+
+@pytest.mark.parametrize("after", [0, 3])
+async def test_of_many_sequences_only_the_one_that_kills_the_engine_fails(tmp_path, after):
+    script = start_message(tmp_path, failures=(NullFailure(DEADLY, "exit", after=after),), step_seconds=0.002)
     async with Running(script) as engine:
-        _, last = await collect(engine.client.submit(request([13], 3)))
-        assert "the engine process ended with status 3, 4 times within 300 s" in last.error
+        streams = [engine.client.submit(request(prompt, 40)) for prompt in [*OTHERS, [DEADLY]]]
+        *good, (_, bad) = await asyncio.gather(*map(collect, streams))
+        assert "status 3 while it worked on this request alone" in bad.error
+        assert [tokens for tokens, _ in good] == [(prompt * 40)[:40] for prompt in OTHERS]
+        assert engine.client.is_healthy
+        again = await collect(engine.client.submit(request([DEADLY], 40)))
+        assert "alone" in again[1].error
+        assert (await collect(engine.client.submit(request([5], 3))))[0] == [5, 5, 5]
+
+
+async def test_a_client_that_leaves_during_the_trials_stops_nothing(tmp_path):
+    script = start_message(tmp_path, failures=(NullFailure(DEADLY, "exit"),), step_seconds=0.01)
+    async with Running(script) as engine:
+        first, second, deadly = (engine.client.submit(request(prompt, 60)) for prompt in ([5], [6], [DEADLY]))
+        while "restarting" not in " ".join(engine.log[1:]):
+            await asyncio.sleep(0.01)
+        while not engine.client.is_healthy:
+            await asyncio.sleep(0.01)
+        first.abort()
+        late = engine.client.submit(request([7], 3))
+        assert "alone" in (await collect(deadly))[1].error
+        assert len((await collect(second))[0]) == 60
+        assert (await collect(late))[0] == [7, 7, 7]
+
+
+async def test_an_engine_that_dies_whatever_it_does_is_given_up(tmp_path):
+    script = start_message(tmp_path, failures=(NullFailure(DEADLY, "exit", after=0),))
+    async with Running(script) as engine:
+        streams = [engine.client.submit(request([DEADLY, n], 3)) for n in range(3)]
+        ends = [last for _, last in await asyncio.gather(*map(collect, streams))]
+        assert "alone" in ends[0].error
+        assert "the engine process ended with status 3, 4 times within 300 s" in ends[2].error
         assert not engine.client.is_healthy
         assert not await engine.client.check_health(deep=False)
         with pytest.raises(UnhealthyError, match="status 3"):
             engine.client.submit(request([1]))
+
+
+async def test_an_engine_that_hangs_is_ended(tmp_path):
+    script = start_message(tmp_path, step_seconds=0.01)
+    async with Running(script, silence_limit=0.5) as engine:
+        stream = engine.client.submit(request([5, 6], 30))
+        await anext(stream)
+        os.kill(engine.client.pid, signal.SIGSTOP)
+        tokens, last = await collect(stream)
+        assert last.finish_reason == FinishReason.LENGTH
+        assert [5, *tokens] == [5, 6] * 15
+        assert any("said nothing" in line for line in engine.log)
+
+
+async def test_an_engine_that_compiles_or_has_nothing_to_do_is_let_be(tmp_path):
+    async with Running(start_message(tmp_path, compile_seconds=1.5), silence_limit=0.5) as engine:
+        pid = engine.client.pid
+        await asyncio.sleep(0.8)
+        tokens, _ = await collect(engine.client.submit(request([5], 3)))
+        assert tokens == [5, 5, 5]
+        assert engine.client.pid == pid
+        assert "compile" in [message.phase for message in engine.progress]
 
 
 async def test_a_kill_is_noticed_and_repaired(tmp_path):
