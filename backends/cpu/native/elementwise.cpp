@@ -11,6 +11,7 @@
 namespace tgi {
 namespace {
 
+constexpr int kMaxHeadDim = 256;
 constexpr int64_t kShareRows = 8;  // rows of one share: enough work to be worth handing out
 
 template <typename Function>
@@ -50,21 +51,33 @@ void read_column(const bf16* panels, int64_t num_inputs, int64_t column, float f
   for (int64_t i = 0; i < num_inputs; ++i) target[i] = to_float(panel[i / 2 * 2 * kPanelColumns + i % 2]) * factor;
 }
 
-void rotate(float* x, const AttentionLayer& layer, const float* cosines, const float* sines) {
-  const int half = layer.rotary_dim / 2;
-  const int first = layer.interleaved ? 2 : 1, second = layer.interleaved ? 1 : half;
-  for (int i = 0; i < half; ++i) {
-    float* a = x + i * first;
-    float* b = a + second;
-    const float left = *a * cosines[i] - *b * sines[i];
-    const float right = *b * cosines[i] + *a * sines[i];
-    *a = left;
-    *b = right;
+void rotate_neighbours(float* x, int half, const float* cosines, const float* sines) {
+  for (int i = 0; i < half; ++i, x += 2) {
+    const float left = x[0] * cosines[i] - x[1] * sines[i];
+    x[1] = x[1] * cosines[i] + x[0] * sines[i];
+    x[0] = left;
   }
 }
 
-void write_key(bf16* keys, const float* key, int head_dim, int64_t offset) {
-  for (int d = 0; d < head_dim; ++d) keys[(d / 2) * 2 * kBlockTokens + offset * 2 + d % 2] = to_bf16(key[d]);
+void rotate_halves(float* x, int half, const float* cosines, const float* sines) {
+  for (int i = 0; i < half; i += 16) {
+    const __mmask16 mask = mask_of(half - i);
+    const __m512 left = _mm512_maskz_loadu_ps(mask, x + i), right = _mm512_maskz_loadu_ps(mask, x + half + i);
+    const __m512 cosine = _mm512_maskz_loadu_ps(mask, cosines + i), sine = _mm512_maskz_loadu_ps(mask, sines + i);
+    _mm512_mask_storeu_ps(x + i, mask, _mm512_fmsub_ps(left, cosine, _mm512_mul_ps(right, sine)));
+    _mm512_mask_storeu_ps(x + half + i, mask, _mm512_fmadd_ps(right, cosine, _mm512_mul_ps(left, sine)));
+  }
+}
+
+void round_to_bf16(const float* source, int64_t size, bf16* target) {
+  for (int64_t i = 0; i < size; i += 16) {
+    const __mmask16 mask = mask_of(size - i);
+    _mm256_mask_storeu_epi16(target + i, mask, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, source + i)));
+  }
+}
+
+void write_key(bf16* keys, const bf16* key, int head_dim, int64_t offset) {
+  for (int d = 0; d < head_dim; d += 2) std::memcpy(keys + (d / 2 * kBlockTokens + offset) * 2, key + d, 2 * sizeof(bf16));
 }
 
 // Where dimension d of a value stands among the panels of its block.
@@ -72,8 +85,12 @@ inline int64_t value_index(int64_t d, int64_t offset) {
   return d / kPanelColumns * kPanelColumns * kBlockTokens + offset / 2 * 2 * kPanelColumns + d % kPanelColumns * 2 + offset % 2;
 }
 
-void write_value(bf16* values, const float* value, int head_dim, int64_t offset) {
-  for (int d = 0; d < head_dim; ++d) values[value_index(d, offset)] = to_bf16(value[d]);
+void write_value(bf16* values, const bf16* value, int head_dim, int64_t offset) {
+  for (int64_t panel = 0; panel < head_dim; panel += kPanelColumns) {
+    bf16* start = values + value_index(panel, offset);
+    const int64_t size = std::min<int64_t>(kPanelColumns, head_dim - panel);
+    for (int64_t d = 0; d < size; ++d) start[d * 2] = value[panel + d];
+  }
 }
 
 // Zeroes the values behind `offset`. What an earlier owner of the block left there is multiplied by weights of zero, and must
@@ -161,17 +178,19 @@ void run_qkv(const Op& op, const Batch& batch, int64_t share) {
     for (int head = 0; head < layer.num_heads + layer.num_kv_heads; ++head) {
       float* x = heads + static_cast<int64_t>(head) * dim;
       if (layer.qk_norm_kind != 0) norm_head(x, dim, layer.qk_norm_kind, layer.qk_norm_epsilon, head < layer.num_heads ? layer.q_norm : layer.k_norm);
-      if (cosines != nullptr) rotate(x, layer, cosines, sines);
+      if (cosines != nullptr) (layer.interleaved ? rotate_neighbours : rotate_halves)(x, half, cosines, sines);
     }
-    bf16* queries = static_cast<bf16*>(op.target) + row * layer.num_heads * dim;
-    for (int i = 0; i < layer.num_heads * dim; ++i) queries[i] = to_bf16(heads[i]);
+    round_to_bf16(heads, static_cast<int64_t>(layer.num_heads) * dim, static_cast<bf16*>(op.target) + row * layer.num_heads * dim);
     const int64_t block = batch.slots[row] / kBlockTokens, offset = batch.slots[row] % kBlockTokens;
     const bool clear = begins_block(batch, row, offset);
     for (int head = 0; head < layer.num_kv_heads; ++head) {
       const int64_t at = block * layer.num_kv_heads + head;
       const float* key = heads + static_cast<int64_t>(layer.num_heads + head) * dim;
-      write_key(layer.keys + at * key_size, key, dim, offset);
-      write_value(layer.values + at * value_size, key + static_cast<int64_t>(layer.num_kv_heads) * dim, dim, offset);
+      bf16 rounded[kMaxHeadDim];
+      round_to_bf16(key, dim, rounded);
+      write_key(layer.keys + at * key_size, rounded, dim, offset);
+      round_to_bf16(key + static_cast<int64_t>(layer.num_kv_heads) * dim, dim, rounded);
+      write_value(layer.values + at * value_size, rounded, dim, offset);
       if (clear) clear_values_behind(layer.values + at * value_size, dim, offset);
     }
   });

@@ -17,6 +17,7 @@ constexpr int kMaxTile = 12;          // rows of a register tile
 constexpr int kWideTile = 6;          // up to here two panels go together
 constexpr int64_t kBlockRows = 240;   // rows whose inputs stay in the second-level cache
 constexpr int64_t kSharesPerThread = 12;
+constexpr int64_t kBlockSharesPerThread = 32;  // of several blocks of rows: large shares, of which a last one keeps others waiting
 
 // `P` panels from `panel` on for M rows from `row` on.
 template <int M, int P>
@@ -25,12 +26,15 @@ inline void tile(const Output& out, int64_t row, int64_t panel) {
   const int64_t source_stride = round_up(op.num_inputs, kPanelColumns);
   const int64_t pairs = (op.num_inputs + 1) / 2;
   const bf16* rows = static_cast<const bf16*>(op.source) + row * source_stride;
-  const bf16* panels[P];
-  for (int p = 0; p < P; ++p) panels[p] = out.panels + (panel - out.first_panel + p) * pairs * 2 * kPanelColumns;
+  const bf16 *panels[P], *next[P];
+  for (int p = 0; p < P; ++p) {
+    panels[p] = out.panels + (panel - out.first_panel + p) * pairs * 2 * kPanelColumns;
+    next[p] = panels[p] + P * pairs * 2 * kPanelColumns;
+  }
   __m512 sums[M][2 * P];
   for (int m = 0; m < M; ++m)
     for (int z = 0; z < 2 * P; ++z) sums[m][z] = _mm512_setzero_ps();
-  multiply<M, 2 * P>(rows, source_stride, panels, pairs, sums, P * pairs * 2 * kPanelColumns);
+  multiply<M, 2 * P>(rows, source_stride, panels, pairs, sums, next);
   for (int p = 0; p < P; ++p) store_panel<M, 2 * P>(out, row, panel + p, 2 * p, sums);
 }
 
@@ -71,7 +75,8 @@ struct Division {
     num_panels = round_up(op.num_columns, kPanelColumns) / kPanelColumns;
     row_blocks = (batch.num_tokens + kBlockRows - 1) / kBlockRows;
     block_rows = (batch.num_tokens + row_blocks - 1) / row_blocks;
-    const int64_t wanted = std::max<int64_t>(1, kSharesPerThread * num_threads / row_blocks);
+    const int64_t per_thread = row_blocks > 1 ? kBlockSharesPerThread : kSharesPerThread;
+    const int64_t wanted = std::max<int64_t>(1, per_thread * num_threads / row_blocks);
     // An even number of panels lets the wide tiles take them two by two.
     share_panels = std::max<int64_t>(2, round_up((num_panels + wanted - 1) / wanted, 2));
     column_shares = (num_panels + share_panels - 1) / share_panels;

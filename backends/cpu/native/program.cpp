@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "attention_plan.h"
 #include "quantized.h"
 #include "sampler.h"
 #include "team.h"
@@ -30,7 +31,7 @@ class ProgramRun final : public tgi::Job {
       case Kind::kLinear:
         return op.quantized == nullptr ? tgi::num_linear_shares(op, batch_, num_threads_) : tgi::num_quantized_linear_shares(op, batch_, num_threads_);
       case Kind::kAttention:
-        return tiles(op).starts[batch_.num_rows] * op.attention->num_kv_heads;
+        return plan(*op.attention).num_shares();
       default:
         return tgi::num_row_shares(batch_);
     }
@@ -50,25 +51,18 @@ class ProgramRun final : public tgi::Job {
       case Kind::kQkv:
         return tgi::run_qkv(op, batch_, share);
       case Kind::kAttention:
-        return tgi::run_attention(op, batch_, tiles(op), share, scratch_[thread]);
+        return tgi::run_attention(op, batch_, plan(*op.attention), share, scratch_[thread]);
       case Kind::kAdd:
         return tgi::run_add(op, batch_, share);
     }
   }
 
  private:
-  // Layers of one shape share their tiles; a model has few shapes.
-  tgi::AttentionTiles tiles(const tgi::Op& op) {
-    const int64_t queries = tgi::attention_tile_queries(*op.attention);
-    for (const auto& [tile_queries, starts] : tiles_)
-      if (tile_queries == queries) return {queries, starts.data()};
-    std::vector<int32_t> starts{0};
-    for (int64_t row = 0; row < batch_.num_rows; ++row) {
-      const int64_t count = batch_.query_starts[row + 1] - batch_.query_starts[row];
-      starts.push_back(starts.back() + static_cast<int32_t>((count + queries - 1) / queries));
-    }
-    tiles_.emplace_back(queries, std::move(starts));
-    return {queries, tiles_.back().second.data()};
+  // Layers of one shape share their plan; a model has few shapes.
+  const tgi::AttentionPlan& plan(const tgi::AttentionLayer& layer) {
+    for (const tgi::AttentionPlan& plan : plans_)
+      if (plan.fits(layer)) return plan;
+    return plans_.emplace_back(layer, batch_, tgi::attention_tile_queries(layer));
   }
 
   const tgi::Op* ops_;
@@ -76,7 +70,7 @@ class ProgramRun final : public tgi::Job {
   const int num_threads_;
   float* const* scratch_;
   std::vector<int64_t> prepared_;  // by thread: the quantized linear whose rows its scratch holds
-  std::vector<std::pair<int64_t, std::vector<int32_t>>> tiles_;  // complete before the run begins
+  std::vector<tgi::AttentionPlan> plans_;  // complete before the run begins
 };
 
 class Engine {

@@ -71,11 +71,7 @@ struct Batch {
   const int32_t* block_tables;   // [R][max_blocks]
 };
 
-// Where the shares of an attention op begin: row r owns the tiles from starts[r] on.
-struct AttentionTiles {
-  int64_t tile_queries;
-  const int32_t* starts;  // [R + 1]
-};
+class AttentionPlan;  // attention_plan.h
 
 // Each op is divided into shares that any thread may take; `num_…_shares` says into how many.
 int64_t num_row_shares(const Batch& batch);
@@ -99,6 +95,6 @@ void run_quantized_linear(const Op& op, const Batch& batch, int num_threads, int
 
 int64_t attention_tile_queries(const AttentionLayer& layer);
 int64_t attention_scratch_floats(const AttentionLayer& layer);
-void run_attention(const Op& op, const Batch& batch, const AttentionTiles& tiles, int64_t share, float* scratch);
+void run_attention(const Op& op, const Batch& batch, const AttentionPlan& plan, int64_t share, float* scratch);
 
 }  // namespace tgi

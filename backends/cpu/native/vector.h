@@ -25,6 +25,17 @@ static inline __m512 exp_ps(__m512 x) {
   return _mm512_scalef_ps(p, n);
 }
 
+// 2^x to 3e-6 of its value: enough for what is rounded to bf16. 0 for minus infinity.
+static inline __m512 exp2_ps(__m512 x) {
+  const __m512 fraction = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  __m512 p = _mm512_set1_ps(1.34266844e-2f);
+  p = _mm512_fmadd_ps(p, fraction, _mm512_set1_ps(5.22424739e-2f));
+  p = _mm512_fmadd_ps(p, fraction, _mm512_set1_ps(2.41280205e-1f));
+  p = _mm512_fmadd_ps(p, fraction, _mm512_set1_ps(6.93044845e-1f));
+  p = _mm512_fmadd_ps(p, fraction, _mm512_set1_ps(1.0f));
+  return _mm512_scalef_ps(p, x);
+}
+
 static inline __m512 sigmoid_ps(__m512 x) {
   const __m512 one = _mm512_set1_ps(1.0f);
   return _mm512_div_ps(one, _mm512_add_ps(one, exp_ps(_mm512_sub_ps(_mm512_setzero_ps(), x))));
@@ -103,14 +114,14 @@ static inline __m512 broadcast_pair(const bf16* pair) {
   return _mm512_castsi512_ps(_mm512_set1_epi32(bits));
 }
 
-// sums[m] += a[m] x b for M rows and Z vectors of 16 columns, two vectors to a panel. `ahead` bf16 further on lies what will be
-// multiplied next; it is fetched meanwhile (0 = nothing).
+// sums[m] += a[m] x b for M rows and Z vectors of 16 columns, two vectors to a panel. What will be multiplied next lies at `next`,
+// panel for panel, and is fetched meanwhile (null = nothing).
 template <int M, int Z>
-static inline void multiply(const bf16* a, int64_t a_stride, const bf16* const (&b)[Z / 2], int64_t pairs, __m512 (&sums)[M][Z], int64_t ahead = 0) {
+static inline void multiply(const bf16* a, int64_t a_stride, const bf16* const (&b)[Z / 2], int64_t pairs, __m512 (&sums)[M][Z], const bf16* const (&next)[Z / 2]) {
   for (int64_t pair = 0; pair < pairs; ++pair) {
     __m512bh columns[Z];
-    if (ahead != 0)
-      for (int z = 0; z < Z; ++z) _mm_prefetch(reinterpret_cast<const char*>(b[z / 2] + ahead + pair * 2 * kPanelColumns + (z % 2) * 32), _MM_HINT_T1);
+    if (next[0] != nullptr)
+      for (int z = 0; z < Z; ++z) _mm_prefetch(reinterpret_cast<const char*>(next[z / 2] + pair * 2 * kPanelColumns + (z % 2) * 32), _MM_HINT_T1);
     for (int z = 0; z < Z; ++z) columns[z] = (__m512bh)_mm512_loadu_si512(b[z / 2] + pair * 2 * kPanelColumns + (z % 2) * 32);
     for (int m = 0; m < M; ++m) {
       const __m512bh row = (__m512bh)broadcast_pair(a + m * a_stride + pair * 2);

@@ -79,22 +79,22 @@ def ignore(done: int, total: int) -> None:
     """No progress is shown."""
 
 
-def native_model(path: Path, spec: ModelSpec, library: NativeLibrary, threads: int = 2) -> NativeModel:
+def native_model(path: Path, spec: ModelSpec, library: NativeLibrary, threads: int = 2, limits: Limits = LIMITS) -> NativeModel:
     loaded = native_loader(library, threads)(spec, torch.bfloat16, path, ignore)
     assert isinstance(loaded, NativeDecoder)
-    model = loaded.with_cache(NUM_BLOCKS, BLOCK_TOKENS, LIMITS)
+    model = loaded.with_cache(NUM_BLOCKS, BLOCK_TOKENS, limits)
     for side in (*model._cache.keys, *model._cache.values):
         side[...] = NAN
     return model
 
 
-def torch_model(path: Path, spec: ModelSpec, dtype: torch.dtype) -> DecoderWithCache:
+def torch_model(path: Path, spec: ModelSpec, dtype: torch.dtype, limits: Limits = LIMITS) -> DecoderWithCache:
     """The shared decoder with weights rounded to bfloat16, computing in `dtype`."""
     decoder = build_decoder(spec, REFERENCE, dtype, "cpu")
     load_weights(decoder, path, ignore)
     for parameter in decoder.parameters.by_role.values():
         parameter.copy_(parameter.bfloat16())
-    return decoder.with_cache(NUM_BLOCKS, BLOCK_TOKENS, LIMITS)
+    return decoder.with_cache(NUM_BLOCKS, BLOCK_TOKENS, limits)
 
 
 def schedule(rng: random.Random) -> list[list[tuple[int, int, int]]]:
@@ -162,6 +162,59 @@ def test_one_thread_and_three_compute_the_same(library: NativeLibrary, tmp_path:
     assert isinstance(spec, ModelSpec)
     one, three = (logits_of(native_model(tmp_path, spec, library, threads)) for threads in (1, 3))
     assert torch.equal(one, three)
+
+
+LONG = Limits(max_total_tokens=700, max_sequences=8, max_step_tokens=700)
+SHARED_BLOCKS = 18  # two segments of keys, and a part of a third
+
+LONG_CONTEXTS = {
+    "llama": {"max_position_embeddings": 700},
+    "mistral": {"max_position_embeddings": 700, "sliding_window": 300},
+    "gemma2": {"max_position_embeddings": 700},
+    "bloom": {},
+}
+
+
+def long_prompts() -> tuple[list[list[int]], list[list[int]]]:
+    """Tokens and blocks of three sequences that begin alike, in the same blocks, and of one that does not."""
+    rng = random.Random(0)
+    begin = [rng.randrange(101) for _ in range(SHARED_BLOCKS * BLOCK_TOKENS)]
+    tokens = [begin + [rng.randrange(101) for _ in range(100)] for _ in range(3)] + [[rng.randrange(101) for _ in range(310)]]
+    blocks = rng.sample(range(NUM_BLOCKS), SHARED_BLOCKS + 3 * 3 + 10)
+    tables = [blocks[:SHARED_BLOCKS] + blocks[first : first + 3] for first in range(SHARED_BLOCKS, SHARED_BLOCKS + 9, 3)]
+    return tokens, [*tables, blocks[-10:]]
+
+
+def next_logits(model: Model, rows: list[tuple[int, int, int]]) -> Tensor:
+    """Logits of a step of rows (sequence, first position, count) of the long prompts."""
+    tokens, tables = long_prompts()
+    flat = torch.tensor([token for i, start, count in rows for token in tokens[i][start : start + count]])
+    metadata = metadata_of([(tables[i], start, count) for i, start, count in rows], BLOCK_TOKENS)
+    return model.logits(model.forward(flat, metadata).clone()).clone()
+
+
+def decode_after_prefill(model: Model) -> tuple[Tensor, list[Tensor]]:
+    """One step of single tokens, and of some to verify at once, after the prompts; then each of its rows alone."""
+    next_logits(model, [(0, 0, 640)])
+    for rows in ([(1, 576, 64), (2, 576, 64)], [(3, 0, 300)]):
+        next_logits(model, rows)
+    rows = [(0, 640, 1), (1, 640, 1), (2, 640, 1), (3, 300, 3)]
+    return next_logits(model, rows), [next_logits(model, [row]) for row in rows]
+
+
+@pytest.mark.parametrize("family", LONG_CONTEXTS)
+def test_long_contexts_and_common_beginnings(family: str, library: NativeLibrary, tmp_path: Path) -> None:
+    """As near to the truth as torch's own bfloat16; and neither neighbours nor threads change a bit of a result."""
+    save_checkpoint(family, tmp_path, **LONG_CONTEXTS[family])
+    spec = load_spec(tmp_path)
+    assert isinstance(spec, ModelSpec)
+    truth, _ = decode_after_prefill(torch_model(tmp_path, spec, torch.float32, LONG))
+    usual, _ = decode_after_prefill(torch_model(tmp_path, spec, torch.bfloat16, LONG))
+    together, alone = decode_after_prefill(native_model(tmp_path, spec, library, 1, LONG))
+    by_three, _ = decode_after_prefill(native_model(tmp_path, spec, library, 3, LONG))
+    assert (together - truth).abs().max() <= 1.5 * (usual - truth).abs().max()
+    assert torch.equal(together, torch.cat(alone))
+    assert torch.equal(together, by_three)
 
 
 @pytest.mark.parametrize("role", ["q.weight", "o.weight", "gate.weight", "down.weight", "norm.weight"])

@@ -1,0 +1,237 @@
+"""Where a step of the native CPU kernels spends its time, beside what the machine allows.
+
+    python benchmarks/kernels.py FOLDER
+
+FOLDER holds a `config.json`; weights are random, their values do not matter here. Each case runs whole, then once more for each
+group of equal operations, all layers of it one after the other, so that weights come from memory as they do in a step. The best
+of the repeats counts: others on the machine can only slow one down. One thread alone is measured by its processor time, which
+does not count how long others kept it waiting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import functools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from roofline import Roofline, measure
+
+from tgi.architectures import ModelSpec, load_spec
+from tgi_cpu import machine
+from tgi_cpu.native import BLOCK_TOKENS, BatchRecord, Engine, NativeLibrary, OpRecord, load_library
+from tgi_cpu.native_program import Kind, NativeCache, NativeProgram, build_program
+from tgi_cpu.native_weights import NativeWeights
+
+_MAX_STEP_TOKENS = 1024
+_MAX_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Case:
+    """One step: per row, how many tokens it computes and how long its context then is."""
+
+    name: str
+    rows: tuple[tuple[int, int], ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the step."""
+        return sum(count for count, _ in self.rows)
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of a query and a key it sees."""
+        return sum(count * context - count * (count - 1) // 2 for count, context in self.rows)
+
+    @property
+    def num_keys(self) -> int:
+        """Keys read at least once."""
+        return sum(context for _, context in self.rows)
+
+
+CASES = (
+    Case("1 user, context 192", ((1, 192),)),
+    Case("1 user, context 4,096", ((1, 4096),)),
+    Case("8 users, context 192", ((1, 192),) * 8),
+    Case("8 users, context 1,104", ((1, 1104),) * 8),
+    Case("32 users, context 160", ((1, 160),) * 32),
+    Case("8 prompts of 64 after 1,024", ((64, 1088),) * 8),
+    Case("prompt of 2,048, first half", ((1024, 1024),)),
+    Case("prompt of 2,048, second half", ((1024, 2048),)),
+)
+
+
+class Model:
+    """A program with random weights and room for every case."""
+
+    def __init__(self, spec: ModelSpec, library: NativeLibrary, threads: int) -> None:
+        self.spec = spec
+        weights = NativeWeights(spec, library)
+        rng = np.random.default_rng(0)
+        for matrix in weights.matrices.values():
+            matrix.panels[...] = rng.integers(0x3C00, 0x3D00, matrix.panels.shape, np.uint16)
+        for vector in weights.vectors.values():
+            vector[...] = 1.0
+        num_blocks = max(sum(-(-context // BLOCK_TOKENS) for _, context in case.rows) for case in CASES)
+        cache = NativeCache.allocate(spec, num_blocks, library)
+        for side in (*cache.keys, *cache.values):
+            side[...] = 0x3C00
+        self.program: NativeProgram = build_program(
+            spec, weights, library, cache, max_tokens=_MAX_STEP_TOKENS, max_positions=4096, max_rows=_MAX_ROWS
+        )
+        self.threads = threads
+        self.engine = Engine(library, threads, len(self.program.hidden_ops), self.program.scratch_floats)
+
+    def groups(self) -> dict[str, list[OpRecord]]:
+        """Equal operations of all layers, in program order."""
+        groups: dict[str, list[OpRecord]] = {}
+        for op in self.program.hidden_ops:
+            shape = f" {op.num_inputs} to {op.num_columns}" if op.kind == Kind.LINEAR else ""
+            groups.setdefault(f"{Kind(op.kind).name.lower()}{shape}", []).append(op)
+        return groups
+
+    def run(self, ops: list[OpRecord], batch: Batch) -> None:
+        """Run `ops` over `batch`."""
+        self.engine.run((OpRecord * len(ops))(*ops), batch.record)
+
+
+class Batch:
+    """The arrays of a case, each row in blocks of its own."""
+
+    def __init__(self, case: Case) -> None:
+        tables = [-(-context // BLOCK_TOKENS) for _, context in case.rows]
+        self.block_tables = np.zeros((len(case.rows), max(tables)), np.int32)
+        first = 0
+        for table, count in zip(self.block_tables, tables, strict=True):
+            table[:count] = np.arange(first, first + count)
+            first += count
+        counts = np.array([count for count, _ in case.rows])
+        rows = np.repeat(np.arange(len(case.rows)), counts)
+        self.query_starts = np.concatenate([[0], counts.cumsum()]).astype(np.int32)
+        self.context_lens = np.array([context for _, context in case.rows], np.int32)
+        self.positions = (np.arange(case.num_tokens) - self.query_starts[rows + 1] + self.context_lens[rows]).astype(np.int64)
+        self.slots = self.block_tables[rows, self.positions // BLOCK_TOKENS].astype(np.int64) * BLOCK_TOKENS
+        self.slots += self.positions % BLOCK_TOKENS
+        self.token_ids = (np.arange(case.num_tokens) * 97 % 1000).astype(np.int64)
+        self.record = BatchRecord(
+            num_tokens=case.num_tokens,
+            num_rows=len(case.rows),
+            max_blocks=self.block_tables.shape[1],
+            token_ids=_address(self.token_ids),
+            positions=_address(self.positions),
+            slots=_address(self.slots),
+            query_starts=_address(self.query_starts),
+            context_lens=_address(self.context_lens),
+            block_tables=_address(self.block_tables),
+        )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One line of the report. Zero where a quantity does not apply."""
+
+    name: str
+    seconds: float
+    flops: float = 0.0
+    num_bytes: float = 0.0
+
+
+def measure_case(model: Model, case: Case, repeats: int, group: str) -> Iterator[Measured]:
+    """The whole step, its groups, and the head over its rows."""
+    batch = Batch(case)
+    seconds_of = functools.partial(best, repeats=repeats, one_thread=model.threads == 1)
+    every = list(model.program.hidden_ops)
+    yield Measured("all layers", seconds_of(lambda: model.run(every, batch)))
+    for name, ops in model.groups().items():
+        if group not in name:
+            continue
+        yield Measured(name, seconds_of(functools.partial(model.run, ops, batch)), *work_of(ops, case))
+    if group not in "head":
+        return
+    head = list(model.program.logits_ops)
+    last = BatchRecord(num_tokens=len(case.rows))
+    seconds = seconds_of(lambda: model.engine.run((OpRecord * len(head))(*head), last))
+    yield Measured("head", seconds, 2.0 * len(case.rows) * head[0].num_inputs * head[0].num_columns, _weight_bytes(head[0]))
+
+
+def work_of(ops: list[OpRecord], case: Case) -> tuple[float, float]:
+    """Products and sums, and bytes that must come from memory, of matrix products and attention."""
+    if ops[0].kind == Kind.LINEAR:
+        return sum(2.0 * case.num_tokens * op.num_inputs * op.num_columns for op in ops), sum(map(_weight_bytes, ops))
+    if ops[0].kind == Kind.ATTENTION:
+        layers = [op.attention.contents for op in ops]
+        flops = sum(4.0 * layer.num_heads * layer.head_dim * case.num_pairs for layer in layers)
+        return flops, sum(4.0 * layer.num_kv_heads * layer.head_dim * case.num_keys for layer in layers)
+    return 0.0, 0.0
+
+
+def best(work: Callable[[], object], repeats: int, *, one_thread: bool) -> float:
+    """Seconds of the fastest run."""
+    clock = time.thread_time if one_thread else time.perf_counter
+    times = []
+    for _ in range(repeats):
+        began = clock()
+        work()
+        times.append(clock() - began)
+    return min(times)
+
+
+def line_of(measured: Measured, whole: float, limits: Roofline) -> str:
+    """Time, share of the step, and rates as fractions of the machine's."""
+    text = f"  {measured.name:<26}{1e3 * measured.seconds:9.3f} ms{measured.seconds / whole:7.1%}"
+    if measured.flops:
+        rate = measured.flops / measured.seconds
+        text += f"{rate / 1e9:8.0f} GFLOP/s"
+        if limits.flops_per_second:
+            text += f" ({rate / limits.flops_per_second:4.0%})"
+    if measured.num_bytes:
+        rate = measured.num_bytes / measured.seconds
+        text += f"{rate / 1e9:8.1f} GB/s ({rate / limits.read_bytes_per_second:4.0%})"
+    return text
+
+
+def _weight_bytes(op: OpRecord) -> float:
+    return 2.0 * op.num_inputs * op.num_columns
+
+
+def _address(array: npt.NDArray[np.int64] | npt.NDArray[np.int32]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--threads", type=int, default=machine.num_threads())
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--library", type=Path, help="folder of another build of the kernels, to compare")
+    parser.add_argument("--case", default="", help="only cases whose name contains this")
+    parser.add_argument("--group", default="", help="only groups of operations whose name contains this")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    spec, library = load_spec(options.folder), load_library(options.library)
+    if not isinstance(spec, ModelSpec) or library is None or not library.is_supported:
+        raise SystemExit(f"{options.folder}: the native kernels do not run this model here")
+    limits = measure(options.threads)
+    read, products = limits.read_bytes_per_second / 1e9, limits.flops_per_second / 1e9
+    print(f"machine: reads {read:.1f} GB/s, {products:.0f} GFLOP/s of bf16 products")
+    model = Model(spec, library, options.threads)
+    for case in CASES:
+        if options.case not in case.name:
+            continue
+        print(case.name)
+        results = list(measure_case(model, case, options.repeats, options.group))
+        for measured in results:
+            print(line_of(measured, results[0].seconds, limits))
+    model.engine.close()
+
+
+if __name__ == "__main__":
+    main()
