@@ -5,7 +5,7 @@
 libtpu holds the compiler of the chips and needs none of them. Each case is a model of a published size on eight chips. A step is two
 programs, the forward pass and the sampler, compiled as a worker compiles them. What must hold: a kernel attends, the chips exchange
 sums, the cache is updated in place, nothing large is copied, and everything fits into a chip's memory. The outcome goes to
-`docs/backends/compiled/tpu.json`.
+`docs/backends/compiled/tpu.json`, a chip into its `compiled_for` once every case was compiled for it.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ OUTCOME = Path(__file__).parents[1] / "docs" / "backends" / "compiled" / "tpu.js
 BLOCK_SIZE = 32
 
 SAMPLED_ROWS, VOCABULARY = 64, 128256
+SAMPLER = f"sampler, {SAMPLED_ROWS} rows of {VOCABULARY}"
 MAX_COPY = 64 << 20
 ITEM_BYTES = {"bf16": 2, "s8": 1, "u8": 1, "pred": 1}  # others: 4
 
@@ -176,14 +177,20 @@ def compile_case(case: Case, chip: str, mesh: Mesh) -> dict[str, Any]:
 
 def largest_copy(text: str) -> int:
     """Bytes of the largest array that a program copies outside its fused operations."""
-    copies = re.findall(r"= (\w+)\[([\d,]+)\]\S* copy\(", text)
-    return max((ITEM_BYTES.get(dtype, 4) * math.prod(map(int, shape.split(","))) for dtype, shape in copies), default=0)
+    fused = set(re.findall(r" fusion\(.* calls=%([\w.\-]+)", text))
+    largest, computation = 0, ""
+    for line in text.splitlines():
+        if begins := re.match(r"(?:ENTRY )?%([\w.\-]+) \(", line):
+            computation = begins[1]
+        if (copy := re.search(r"= (\w+)\[([\d,]+)\]\S* copy\(", line)) and computation not in fused:
+            largest = max(largest, ITEM_BYTES.get(copy[1], 4) * math.prod(map(int, copy[2].split(","))))
+    return largest
 
 
 def compile_sampler(chip: str, mesh: Mesh) -> dict[str, Any]:
     """Compile the sampler."""
     program = compiled(sample, (1,), sampler_inputs(mesh), mesh)
-    return {"case": f"sampler, {SAMPLED_ROWS} rows of {VOCABULARY}", "chip": chip, **memory_of(program, chip)}
+    return {"case": SAMPLER, "chip": chip, **memory_of(program, chip)}
 
 
 def memory_of(program: Compiled, chip: str) -> dict[str, int]:
@@ -200,25 +207,34 @@ def memory_of(program: Compiled, chip: str) -> dict[str, int]:
     return {f"{name}_mib": num_bytes >> 20 for name, num_bytes in sizes.items()}
 
 
+def keep(result: dict[str, Any]) -> None:
+    """Put a result into the kept outcome, in the place of an earlier one of the same case and chip."""
+    kept = json.loads(OUTCOME.read_text(encoding="utf-8"))["results"] if OUTCOME.exists() else []
+    results = {(item["chip"], item["case"]): item for item in [*kept, result]}
+    names = [*(case.name for case in CASES), SAMPLER]
+    compiled_for = [chip for chip in CHIPS if all((chip, name) in results for name in names)]
+    versions = {name: version(name) for name in ("jax", "libtpu")}
+    ordered = [results[chip, name] for chip in CHIPS for name in names if (chip, name) in results]
+    record = {"backend": "tpu", "compiled_for": compiled_for, "versions": versions, "results": ordered}
+    OUTCOME.parent.mkdir(parents=True, exist_ok=True)
+    OUTCOME.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chip", choices=tuple(CHIPS), action="append", help="default: all")
-    parser.add_argument("--case", help="only cases whose name contains this")
+    parser.add_argument("--case", default="", help="only cases whose name contains this")
     arguments = parser.parse_args()
-    results = []
     for chip in arguments.chip or CHIPS:
         topology = topologies.get_topology_desc(platform="tpu", topology_name=CHIPS[chip].topology)
         mesh = mesh_of(topology.devices)
-        todo = [partial(compile_case, case) for case in CASES if arguments.case is None or arguments.case in case.name]
-        for compile_one in [*todo, *([compile_sampler] if arguments.case is None else [])]:
-            began = time.perf_counter()
-            results.append(compile_one(chip, mesh))
-            print(*results[-1].values(), f"{time.perf_counter() - began:.0f} s", flush=True)
-    if arguments.chip is None and arguments.case is None:
-        OUTCOME.parent.mkdir(parents=True, exist_ok=True)
-        versions = {name: version(name) for name in ("jax", "libtpu")}
-        record = {"backend": "tpu", "compiled_for": list(CHIPS), "versions": versions, "results": results}
-        OUTCOME.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        todo = {case.name: partial(compile_case, case) for case in CASES} | {SAMPLER: compile_sampler}
+        for name, compile_one in todo.items():
+            if arguments.case in name:
+                began = time.perf_counter()
+                result = compile_one(chip, mesh)
+                keep(result)
+                print(*result.values(), f"{time.perf_counter() - began:.0f} s", flush=True)
     return 0
 
 

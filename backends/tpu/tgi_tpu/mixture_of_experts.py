@@ -77,7 +77,8 @@ def _partial_sum(rule: MixtureOfExperts, x: jax.Array, shares: jax.Array, layer:
         def add() -> jax.Array:
             place = layer * rule.num_experts + number
             expert = jax.tree.map(lambda stacked: _flat(stacked)[place], experts)
-            return total + share * mlp(x, rule.expert, expert, "moe.experts").astype(jnp.float32)
+            done: jax.Array = total + share * mlp(x, rule.expert, expert, "moe.experts").astype(jnp.float32)
+            return done
 
         added: jax.Array = jax.lax.cond(jnp.any(share != 0), add, lambda: total)
         return added

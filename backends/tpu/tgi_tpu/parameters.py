@@ -213,7 +213,9 @@ def _zeros(leaf: _Leaf) -> Weight:
 
 def _insert(array: Weight, piece: jax.Array, index: jax.Array) -> Weight:
     """`array` with `piece` at `index` of its first axes."""
-    return jax.tree.map(partial(_insert_one, index), array, quantize(piece) if isinstance(array, QuantizedMatrix) else piece)
+    taken = quantize(piece) if isinstance(array, QuantizedMatrix) else piece
+    filled: Weight = jax.tree.map(partial(_insert_one, index), array, taken)
+    return filled
 
 
 def _insert_one(index: jax.Array, array: jax.Array, piece: jax.Array) -> jax.Array:

@@ -205,7 +205,7 @@ class Programs:
         arrays = health_arrays(shape, 0, 1)
         step = StepArrays(**{name: self._array(array.shape, array.dtype) for name, array in arrays.items()})
         rows = self._array((shape.num_tokens,), jnp.int32)
-        parameters = jax.tree.map(_like, self._loaded.parameters)
+        parameters = jax.tree.map(_laid_out_like, self._loaded.parameters)
         return self._forward.lower(parameters, self._cache, self._history, rows, step)
 
     def _lower_sampler(self, num_rows: int, num_biases: int) -> Lowered:
@@ -223,7 +223,7 @@ class Programs:
     def _lower_scorer(self, shape: StepShape) -> Lowered:
         hidden = self._array((shape.num_tokens, self._loaded.spec.hidden_size), self._loaded.dtype)
         rows = self._array((shape.num_sequences,), jnp.int32)
-        return self._score.lower(jax.tree.map(_like, self._loaded.parameters), hidden, rows, rows)
+        return self._score.lower(jax.tree.map(_laid_out_like, self._loaded.parameters), hidden, rows, rows)
 
     def _lower_history_writer(self) -> Lowered:
         row, tokens = self._array((), jnp.int32), self._array(self._history.shape[1:], jnp.int32)
@@ -242,3 +242,8 @@ class Programs:
 
 def _like(array: jax.Array) -> Any:  # noqa: ANN401
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
+
+
+def _laid_out_like(array: jax.Array) -> Any:  # noqa: ANN401
+    """`_like`, with the layout that the parameters were given."""
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.format)

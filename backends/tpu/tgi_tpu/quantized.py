@@ -38,9 +38,11 @@ def quantize(matrix: jax.Array) -> QuantizedMatrix:
 def matmul(x: jax.Array, weight: Weight) -> jax.Array:
     """X W' for x [T, in] and a weight [out, in]: [T, out] in the dtype of x, summed in float32."""
     contracted = (((x.ndim - 1,), (1,)), ((), ()))
-    if isinstance(weight, QuantizedMatrix):
-        product = jax.lax.dot_general(x, weight.values, contracted, preferred_element_type=jnp.float32)
-        return (product * weight.scale).astype(x.dtype)
     # A matrix unit would round float32 factors to bfloat16.
     precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    if isinstance(weight, QuantizedMatrix):
+        # Whole numbers up to 127 are exact in every dtype; they are converted on their way into the matrix unit.
+        values = weight.values.astype(x.dtype)
+        product = jax.lax.dot_general(x, values, contracted, precision=precision, preferred_element_type=jnp.float32)
+        return (product * weight.scale).astype(x.dtype)
     return jax.lax.dot_general(x, weight, contracted, precision=precision)

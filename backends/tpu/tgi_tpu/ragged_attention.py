@@ -157,13 +157,15 @@ class _Walk:
         """The first group that a query of the tile sees."""
         if self.rule.window is None:
             return jnp.int32(0)
-        return jnp.maximum(self.first_position(sequence) - self.rule.window + 1, 0) // self.tiling.keys
+        first_seen = jnp.maximum(self.first_position(sequence) - self.rule.window + 1, 0)
+        return jax.lax.div(first_seen, jnp.int32(self.tiling.keys))
 
     def last_group(self, sequence: jax.Array) -> jax.Array:
         """The group of the last query in the tile."""
         stop = self.cu_query_lens[sequence + 1]
         beyond = jnp.maximum(stop - (self.tile_start + self.tiling.tokens), 0)
-        return jnp.maximum(self.context_lens[sequence] - beyond - 1, 0) // self.tiling.keys
+        last_position = jnp.maximum(self.context_lens[sequence] - beyond - 1, 0)
+        return jax.lax.div(last_position, jnp.int32(self.tiling.keys))
 
     def next(self, sequence: jax.Array, group: jax.Array, num_sequences: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(sequence, group) after this one; the sequence may lie outside the tile."""
