@@ -10,7 +10,18 @@ from pathlib import Path
 from tgi.errors import BackendError, TgiError
 from tgi.plugins import BackendRegistry
 from tgi.plugins.hookspecs import ENTRY_POINT_GROUP
-from tgi.testing.conformance import lifecycle, memory, numerics, packaging, quantization, robust, sampling, sharding, steps
+from tgi.testing.conformance import (
+    lifecycle,
+    memory,
+    numerics,
+    packaging,
+    quantization,
+    robust,
+    sampling,
+    sharding,
+    steps,
+    supervision,
+)
 from tgi.testing.conformance.apart import ask_apart
 from tgi.testing.conformance.check import GRADES, Check, CheckFailedError, NotApplicableError, Result
 from tgi.testing.conformance.scorecard import Scorecard
@@ -19,7 +30,7 @@ from tgi.testing.step_rules import BrokenRuleError
 
 __all__ = ["ALL_CHECKS", "find_subject", "run_check", "run_check_here", "run_checks"]
 
-_MODULES = (packaging, lifecycle, memory, steps, numerics, quantization, sharding, sampling, robust)
+_MODULES = (packaging, lifecycle, memory, steps, numerics, quantization, sharding, sampling, robust, supervision)
 
 ALL_CHECKS: Sequence[Check] = tuple(
     sorted(

@@ -1,0 +1,143 @@
+"""Checks of the engine process with the backend in it: killed in every phase, and hanging. The core's own supervisor is used."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Sequence
+from typing import final
+
+import psutil  # type: ignore[import-untyped]
+
+from tgi.backend import BackendError, SamplingParams
+from tgi.engine.client import EngineClient
+from tgi.engine.messages import Progress, Start
+from tgi.engine.stream import SequenceRequest, SequenceStream
+from tgi.scheduler import SchedulerConfig
+from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
+from tgi.testing.conformance.expectations import check_sequence
+from tgi.testing.conformance.scripted_core import LiveSequence
+from tgi.testing.conformance.subject import WISH, Subject, prompt_of
+
+__all__ = ["CHECKS"]
+
+_PHASES = ("load", "warmup")  # which may be over before anyone can interrupt them
+_TIMEOUT_SECONDS = 300.0  # of a start, or of a sequence; nothing here may wait for ever
+_SILENCE_SECONDS = 3.0
+_POLL_SECONDS = 0.02
+_GONE_SECONDS = 5.0  # after which nothing of a killed engine may be left
+_NUM_TOKENS = 40
+_ENGINE_MODULE = "tgi.engine"
+
+
+def _killed(subject: Subject) -> None:
+    """Killed while it starts, the start fails with a reason; killed while it serves, the stream goes on. Nothing is left."""
+    _require_installed(subject)
+    killer = _Killer()
+    try:
+        asyncio.run(_start_and_kill(subject, killer, ""))
+    except BackendError as error:
+        require("SIGKILL" in str(error), f"killed while it starts, the error does not say so: {error}")
+    else:
+        raise CheckFailedError("killed while it starts, the start did not fail")
+    for phase in _PHASES:
+        with contextlib.suppress(BackendError):
+            asyncio.run(_start_and_kill(subject, killer, phase))
+    asyncio.run(_interrupted(subject, lambda _: killer.kill(), _TIMEOUT_SECONDS))
+    _, alive = psutil.wait_procs(killer.descendants, timeout=_GONE_SECONDS)
+    require(not alive, f"an engine that was killed left processes: {[process.name() for process in alive]}")
+
+
+def _hanging(subject: Subject) -> None:
+    """A process that is stopped says nothing: it is ended and started anew, and the stream goes on."""
+    _require_installed(subject)
+    asyncio.run(_interrupted(subject, lambda pid: os.kill(pid, signal.SIGSTOP), _SILENCE_SECONDS))
+
+
+def _require_installed(subject: Subject) -> None:
+    not_applicable(subject.entry_point is None, "the backend was handed over as an object, not installed")
+    subject.discard()
+
+
+@final
+class _Killer:
+    """Kills engine processes, and remembers what these had started."""
+
+    def __init__(self) -> None:
+        self._others = {process.pid for process in _engines()}
+        self.descendants: list[psutil.Process] = []
+
+    def kill(self) -> bool:
+        """Whether there was an engine to kill."""
+        engines = [process for process in _engines() if process.pid not in self._others]
+        for engine in engines:
+            self.descendants += engine.children(recursive=True)
+            engine.kill()
+        return bool(engines)
+
+
+async def _start_and_kill(subject: Subject, killer: _Killer, phase: str) -> None:
+    """Start an engine and kill it in a phase; without one, as soon as its process is there. Raises `BackendError`."""
+
+    def hear(progress: Progress) -> None:
+        if progress.phase == phase:
+            killer.kill()
+
+    client = EngineClient(_start_message(subject), hear)
+    starting = asyncio.ensure_future(client.start())
+    try:
+        while not phase and not starting.done() and not killer.kill():
+            await asyncio.sleep(_POLL_SECONDS)
+        await asyncio.wait_for(starting, _TIMEOUT_SECONDS)
+    finally:
+        await client.close()
+
+
+async def _interrupted(subject: Subject, interrupt: Callable[[int], object], silence_limit: float) -> None:
+    """A sequence whose engine is interrupted after its first token has the tokens of one that was not."""
+    model = subject.models.get()
+    client = EngineClient(_start_message(subject), lambda _: None, silence_limit=silence_limit)
+    try:
+        agreement = await asyncio.wait_for(client.start(), _TIMEOUT_SECONDS)
+        prompt = prompt_of(9)
+        stream = client.submit(SequenceRequest("request", prompt, SamplingParams(), 0, _NUM_TOKENS))
+        await asyncio.wait_for(anext(stream), _TIMEOUT_SECONDS)
+        require(client.pid is not None, "an engine that answered has a process")
+        assert client.pid is not None
+        interrupt(client.pid)
+        error = await asyncio.wait_for(_last_error(stream), _TIMEOUT_SECONDS)
+        sequence = LiveSequence(0, prompt, stream.output_token_ids, SamplingParams(), 0, [], -1)
+        sequence.error = error
+        require(bool(error) or len(sequence.output) == _NUM_TOKENS, f"{len(sequence.output)} of {_NUM_TOKENS} tokens came")
+        check_sequence(model, sequence, agreement)
+    except TimeoutError:
+        raise CheckFailedError(f"the supervisor waited for {_TIMEOUT_SECONDS:.0f} s") from None
+    finally:
+        await client.close()
+
+
+async def _last_error(stream: SequenceStream) -> str:
+    error = ""
+    async for news in stream:
+        error = news.error or ""
+    return error
+
+
+def _start_message(subject: Subject) -> Start:
+    return Start(subject.config(subject.models.get()), WISH, SchedulerConfig())
+
+
+def _engines() -> list[psutil.Process]:
+    engines = []
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            engines += [process] if _ENGINE_MODULE in process.cmdline() else []
+    return engines
+
+
+CHECKS: Sequence[Check] = (
+    Check("C-51", "robust", "a killed engine is noticed, leaves nothing, and its streams go on in a new one", _killed),
+    Check("C-52", "robust", "a hanging engine is ended, and its streams go on in a new one", _hanging),
+)
