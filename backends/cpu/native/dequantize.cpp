@@ -9,6 +9,8 @@
 namespace tgi {
 namespace {
 
+constexpr int kAhead = 4096;  // bytes of codes that are fetched while others are unpacked
+
 // Codes of byte `Byte` of every column's word, as bf16 bits in the upper half of 32.
 template <int Byte, int Mask>
 inline __m512i values(__m512i words, int shift, __m512 scale, __m512 offset) {
@@ -40,10 +42,14 @@ void dequantize_panel(const QuantizedWeight& weight, int64_t num_inputs, int64_t
     bf16* out = target + half * kPanelColumns;
     int64_t done = 0;  // pairs
     for (int64_t group = 0; group < groups; ++group) {
-      const __m512 scale = load_bf16(weight.scales + (column_block * groups + group) * kHalfPanel);
+      const bf16* scales = weight.scales + (column_block * groups + group) * kHalfPanel;
+      _mm_prefetch(reinterpret_cast<const char*>(scales) + kAhead / 8, _MM_HINT_T0);
+      const __m512 scale = load_bf16(scales);
       const __m512 offset = _mm512_mul_ps(scale, _mm512_set1_ps(static_cast<float>(-weight.zero())));
       for (int64_t vector = 0; vector < vectors; ++vector) {
-        const __m512i words = _mm512_loadu_si512(weight.codes + ((column_block * groups + group) * vectors + vector) * kVectorBytes);
+        const uint8_t* codes = weight.codes + ((column_block * groups + group) * vectors + vector) * kVectorBytes;
+        _mm_prefetch(reinterpret_cast<const char*>(codes) + kAhead, _MM_HINT_T0);
+        const __m512i words = _mm512_loadu_si512(codes);
         bf16* at = out + done * 2 * kPanelColumns;
         if (weight.bits == 8) {
           unpack_words<0xff>(words, 0, scale, offset, at, num_pairs - done);

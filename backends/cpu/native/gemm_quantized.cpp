@@ -14,10 +14,18 @@
 namespace tgi {
 namespace {
 
-constexpr int kMaxTile = 12;              // rows of a register tile
-constexpr int64_t kMaxIntegerRows = 48;   // up to here the byte products are faster
-constexpr int64_t kBlockRows = 240;       // rows for which a panel is unpacked once
+constexpr int kMaxIntegerRows = 8;   // up to here the byte products are faster
+constexpr int64_t kBlockRows = 240;  // rows for which a panel is unpacked once
 constexpr int64_t kSharesPerThread = 12;
+
+// Bytes that are on their way from memory while earlier ones are multiplied; divided among the streams that are read at once.
+constexpr int kCodesAhead = 4096;
+constexpr int kScalesAhead = 512;
+
+template <typename T>
+inline void prefetch(const T* at, int bytes_ahead) {
+  _mm_prefetch(reinterpret_cast<const char*>(at) + bytes_ahead, _MM_HINT_T0);
+}
 
 inline __m512i broadcast_word(const int8_t* word) {
   int32_t bits;
@@ -36,9 +44,9 @@ inline __m512i unpack(const uint8_t* codes) {
 
 // high and low += the rows' bytes at `word` times Z vectors of codes.
 template <int M, int Z>
-inline void multiply_bytes(const IntegerRows& rows, int64_t row, int64_t word, const __m512i (&codes)[Z], __m512i (&high)[M][Z], __m512i (&low)[M][Z]) {
+inline void multiply_bytes(const IntegerRows& rows, int64_t word, const __m512i (&codes)[Z], __m512i (&high)[M][Z], __m512i (&low)[M][Z]) {
   for (int m = 0; m < M; ++m) {
-    const int8_t* bytes = rows.bytes + (row + m) * rows.row_bytes + word * 8;
+    const int8_t* bytes = rows.bytes + m * rows.row_bytes + word * 8;
     const __m512i high_bytes = broadcast_word(bytes), low_bytes = broadcast_word(bytes + 4);
     for (int z = 0; z < Z; ++z) {
       high[m][z] = _mm512_dpbusd_epi32(high[m][z], codes[z], high_bytes);
@@ -49,7 +57,7 @@ inline void multiply_bytes(const IntegerRows& rows, int64_t row, int64_t word, c
 
 // sums[m][first + z] = rows x weights for M rows and Z half panels from `half_panel` on.
 template <int Bits, int M, int Z, int W>
-inline void multiply_groups(const QuantizedWeight& weight, const IntegerRows& rows, int64_t row, int64_t half_panel, int first, __m512 (&sums)[M][W]) {
+inline __attribute__((always_inline)) void multiply_groups(const QuantizedWeight& weight, const IntegerRows& rows, int64_t half_panel, int first, __m512 (&sums)[M][W]) {
   const int64_t groups = rows.num_groups, vectors = weight.group_vectors();
   constexpr int kParts = 8 / Bits;
   const uint8_t* codes = weight.codes + half_panel * groups * vectors * kVectorBytes;
@@ -59,77 +67,62 @@ inline void multiply_groups(const QuantizedWeight& weight, const IntegerRows& ro
   for (int64_t group = 0; group < groups; ++group) {
     __m512i high[M][Z], low[M][Z];
     for (int m = 0; m < M; ++m) {
-      const __m512i offset = _mm512_set1_epi32(rows.offsets[(row + m) * groups + group]);
+      const __m512i offset = _mm512_set1_epi32(rows.offsets[m * groups + group]);
       for (int z = 0; z < Z; ++z) high[m][z] = _mm512_setzero_si512(), low[m][z] = offset;
     }
+    for (int z = 0; z < Z; ++z) prefetch(scales + (z * groups + group) * kHalfPanel, kScalesAhead / Z);
     for (int64_t vector = 0; vector < vectors; ++vector) {
       const uint8_t* at = codes + (group * vectors + vector) * kVectorBytes;
       const int64_t word = (group * vectors + vector) * kParts;
+      for (int z = 0; z < Z; ++z) prefetch(at + z * groups * vectors * kVectorBytes, kCodesAhead / Z);
       __m512i part[Z];
       for (int z = 0; z < Z; ++z) part[z] = unpack<Bits, 0>(at + z * groups * vectors * kVectorBytes);
-      multiply_bytes<M, Z>(rows, row, word, part, high, low);
+      multiply_bytes<M, Z>(rows, word, part, high, low);
       if constexpr (kParts == 2) {
         for (int z = 0; z < Z; ++z) part[z] = unpack<Bits, 1>(at + z * groups * vectors * kVectorBytes);
-        multiply_bytes<M, Z>(rows, row, word + 1, part, high, low);
+        multiply_bytes<M, Z>(rows, word + 1, part, high, low);
       }
     }
     for (int z = 0; z < Z; ++z) {
       const __m512 scale = load_bf16(scales + (z * groups + group) * kHalfPanel);
       for (int m = 0; m < M; ++m) {
         const __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(low[m][z], _mm512_slli_epi32(high[m][z], 8)));
-        sums[m][first + z] = _mm512_fmadd_ps(sum, _mm512_mul_ps(scale, _mm512_set1_ps(rows.scales[(row + m) * groups + group])), sums[m][first + z]);
+        sums[m][first + z] = _mm512_fmadd_ps(sum, _mm512_mul_ps(scale, _mm512_set1_ps(rows.scales[m * groups + group])), sums[m][first + z]);
       }
     }
   }
 }
 
-// M rows by the panels [panel, panel_end). One or two rows wait for memory and take two panels together; many fill the registers
-// with half a panel.
+// M rows by the panels [panel, panel_end). One or two rows wait for memory and take two panels together; from six on they fill the
+// registers with half a panel.
 template <int Bits, int M>
-void tile(const Output& out, const IntegerRows& rows, int64_t row, int64_t panel, int64_t panel_end) {
+void tile(const Output& out, const IntegerRows& rows, int64_t panel, int64_t panel_end) {
   const QuantizedWeight& weight = *out.op.quantized;
   if constexpr (M <= 2) {
     for (; panel + 2 <= panel_end; panel += 2) {
       __m512 sums[M][4];
-      multiply_groups<Bits, M, 4>(weight, rows, row, 2 * panel, 0, sums);
-      store_panel(out, row, panel, 0, sums);
-      store_panel(out, row, panel + 1, 2, sums);
+      multiply_groups<Bits, M, 4>(weight, rows, 2 * panel, 0, sums);
+      store_panel(out, 0, panel, 0, sums);
+      store_panel(out, 0, panel + 1, 2, sums);
     }
   }
   for (; panel < panel_end; ++panel) {
     __m512 sums[M][2];
-    if constexpr (M <= 6) {
-      multiply_groups<Bits, M, 2>(weight, rows, row, 2 * panel, 0, sums);
+    if constexpr (M <= 5) {
+      multiply_groups<Bits, M, 2>(weight, rows, 2 * panel, 0, sums);
     } else {
-      multiply_groups<Bits, M, 1>(weight, rows, row, 2 * panel, 0, sums);
-      multiply_groups<Bits, M, 1>(weight, rows, row, 2 * panel + 1, 1, sums);
+      multiply_groups<Bits, M, 1>(weight, rows, 2 * panel, 0, sums);
+      multiply_groups<Bits, M, 1>(weight, rows, 2 * panel + 1, 1, sums);
     }
-    store_panel(out, row, panel, 0, sums);
+    store_panel(out, 0, panel, 0, sums);
   }
 }
 
-using TileFunction = void (*)(const Output&, const IntegerRows&, int64_t, int64_t, int64_t);
+using TileFunction = void (*)(const Output&, const IntegerRows&, int64_t, int64_t);
 template <int Bits>
-constexpr TileFunction kTiles[kMaxTile + 1] = {
-    nullptr,       tile<Bits, 1>, tile<Bits, 2>, tile<Bits, 3>,  tile<Bits, 4>,  tile<Bits, 5>,  tile<Bits, 6>,
-    tile<Bits, 7>, tile<Bits, 8>, tile<Bits, 9>, tile<Bits, 10>, tile<Bits, 11>, tile<Bits, 12>,
+constexpr TileFunction kTiles[kMaxIntegerRows + 1] = {
+    nullptr, tile<Bits, 1>, tile<Bits, 2>, tile<Bits, 3>, tile<Bits, 4>, tile<Bits, 5>, tile<Bits, 6>, tile<Bits, 7>, tile<Bits, 8>,
 };
-
-// All rows by panels [panel, panel_end), in tiles of nearly equal height; a panel serves all of them while it is in the cache.
-void multiply_few(const Op& op, const IntegerRows& rows, int64_t num_rows, int64_t panel, int64_t panel_end) {
-  const Output out(op, nullptr, 0);
-  const auto& tiles = op.quantized->bits == 4 ? kTiles<4> : kTiles<8>;
-  const int64_t num_tiles = (num_rows + kMaxTile - 1) / kMaxTile;
-  const int64_t step = num_tiles == 1 ? panel_end - panel : 1;
-  for (; panel < panel_end; panel += step) {
-    int64_t row = 0;
-    for (int64_t t = 0; t < num_tiles; ++t) {
-      const int64_t height = (num_rows - row + (num_tiles - t) - 1) / (num_tiles - t);
-      tiles[height](out, rows, row, panel, panel + step);
-      row += height;
-    }
-  }
-}
 
 // Blocks of rows by groups of panels; few rows form one block.
 struct Division {
@@ -169,7 +162,9 @@ void run_quantized_linear(const Op& op, const Batch& batch, int num_threads, int
   int64_t panel = share % division.column_shares * division.share_panels;
   const int64_t panel_end = std::min(panel + division.share_panels, division.num_panels);
   if (batch.num_tokens <= kMaxIntegerRows) {
-    multiply_few(op, IntegerRows(scratch, *op.quantized, op.num_inputs, batch.num_tokens), batch.num_tokens, panel, panel_end);
+    const IntegerRows rows(scratch, *op.quantized, op.num_inputs, batch.num_tokens);
+    const auto& tiles = op.quantized->bits == 4 ? kTiles<4> : kTiles<8>;
+    tiles[batch.num_tokens](Output(op, nullptr, 0), rows, panel, panel_end);
     return;
   }
   const int64_t first = share / division.column_shares * division.block_rows;

@@ -20,7 +20,7 @@ from tgi_torch.weight_formats import INT4, INT8, WeightFormat
 
 FORMATS = pytest.mark.parametrize("weight_format", [INT8, INT4], ids=lambda weight_format: weight_format.name)
 SHAPES = [(1, 2), (33, 7), (64, 64), (100, 131), (48, 256), (544, 192)]  # outputs, inputs
-ROWS = [1, 2, 3, 6, 7, 12, 13, 24, 25, 48, 49, 241]  # on both sides of every change of method
+ROWS = [1, 2, 3, 5, 6, 8, 9, 13, 241]  # on both sides of every change of method
 
 Doubles = npt.NDArray[np.float64]
 
@@ -125,7 +125,7 @@ def test_products(
     matrix = packed(library, weight, weight_format)
     found = multiply(library, engine, matrix, rows)
     # Byte products are exact to 16 bits of the rows; unpacked panels are rounded to bfloat16.
-    assert relative_error(found, rows, unpacked(matrix, weight_format)) < (3e-5 if num_rows <= 48 else 4e-3)
+    assert relative_error(found, rows, unpacked(matrix, weight_format)) < (3e-5 if num_rows <= 8 else 4e-3)
     assert not found[:, -1].any()
 
 
@@ -141,7 +141,7 @@ def test_one_great_value_leaves_the_others_their_digits(
     matrix = packed(library, weight, weight_format)
     found = multiply(library, engine, matrix, rows)
     rows[:, :64] = 0
-    assert relative_error(found, rows, unpacked(matrix, weight_format)) < (3e-5 if num_rows <= 48 else 4e-3)
+    assert relative_error(found, rows, unpacked(matrix, weight_format)) < (3e-5 if num_rows <= 8 else 4e-3)
 
 
 @FORMATS
