@@ -18,13 +18,14 @@ constexpr int kMaxIntegerRows = 8;   // up to here the byte products are faster
 constexpr int64_t kBlockRows = 240;  // rows for which a panel is unpacked once
 constexpr int64_t kSharesPerThread = 12;
 
-// Bytes that are on their way from memory while earlier ones are multiplied; divided among the streams that are read at once.
+// Bytes that are on their way from memory while earlier ones are multiplied, divided among the Z streams that are read at once.
+// Four streams with the little work of one or two rows keep enough loads in flight by themselves.
 constexpr int kCodesAhead = 4096;
 constexpr int kScalesAhead = 512;
 
-template <typename T>
+template <int Z, typename T>
 inline void prefetch(const T* at, int bytes_ahead) {
-  _mm_prefetch(reinterpret_cast<const char*>(at) + bytes_ahead, _MM_HINT_T0);
+  if constexpr (Z < 4) _mm_prefetch(reinterpret_cast<const char*>(at) + bytes_ahead / Z, _MM_HINT_T0);
 }
 
 inline __m512i broadcast_word(const int8_t* word) {
@@ -70,11 +71,11 @@ inline __attribute__((always_inline)) void multiply_groups(const QuantizedWeight
       const __m512i offset = _mm512_set1_epi32(rows.offsets[m * groups + group]);
       for (int z = 0; z < Z; ++z) high[m][z] = _mm512_setzero_si512(), low[m][z] = offset;
     }
-    for (int z = 0; z < Z; ++z) prefetch(scales + (z * groups + group) * kHalfPanel, kScalesAhead / Z);
+    for (int z = 0; z < Z; ++z) prefetch<Z>(scales + (z * groups + group) * kHalfPanel, kScalesAhead);
     for (int64_t vector = 0; vector < vectors; ++vector) {
       const uint8_t* at = codes + (group * vectors + vector) * kVectorBytes;
       const int64_t word = (group * vectors + vector) * kParts;
-      for (int z = 0; z < Z; ++z) prefetch(at + z * groups * vectors * kVectorBytes, kCodesAhead / Z);
+      for (int z = 0; z < Z; ++z) prefetch<Z>(at + z * groups * vectors * kVectorBytes, kCodesAhead);
       __m512i part[Z];
       for (int z = 0; z < Z; ++z) part[z] = unpack<Bits, 0>(at + z * groups * vectors * kVectorBytes);
       multiply_bytes<M, Z>(rows, word, part, high, low);

@@ -26,7 +26,7 @@ from tgi.backend import (
 from tgi_cpu import machine
 from tgi_torch.fallback import refused_by_fallback, slow_by_fallback
 from tgi_torch.memory import DTYPE_BYTES, checkpoint_bytes, compute_dtype, kv_bytes_per_token, state_bytes, weights_bytes
-from tgi_torch.weight_formats import QUANTIZATIONS, refused_quantization
+from tgi_torch.weight_formats import QUANTIZATIONS, describe_quantization, refused_quantization
 
 __all__ = ["CpuBackend"]
 
@@ -79,10 +79,11 @@ class CpuBackend:
         from tgi_cpu.native import load_library  # noqa: PLC0415 - the two halves load apart
         from tgi_cpu.worker import obstacle  # noqa: PLC0415
 
+        weights = () if config.quantize is None else (Implementation("weights", describe_quantization(config.quantize)),)
         hindrance = obstacle(config, load_library())
         if hindrance:
-            return (Implementation("layers", "torch operations", (("native kernels", hindrance),)),)
-        return (Implementation("layers", "native kernels", (("torch operations", "the native kernels are faster"),)),)
+            return (Implementation("layers", "torch operations", (("native kernels", hindrance),)), *weights)
+        return (Implementation("layers", "native kernels", (("torch operations", "the native kernels are faster"),)), *weights)
 
     def create_worker(self, config: EngineConfig, host: Host) -> Worker:
         """The heavy half: imports torch."""

@@ -19,6 +19,7 @@ from tgi_torch.weight_formats import WeightFormat
 
 __all__ = ["QuantizedMatrix"]
 
+_MAX_BYTE_ROWS = 16  # more are faster with the matrix as it was
 _MULTIPLE = 64  # torch's products read beyond the ends of matrices that are no multiple
 
 
@@ -63,14 +64,7 @@ class QuantizedMatrix:
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Return x W' + b for [..., inputs]."""
         rows = self._padded_columns(x.reshape(-1, self.num_inputs)).contiguous()
-        if self._packed is None:
-            product = torch._weight_int8pack_mm(rows, self._codes, self._scales.squeeze(-1))
-        else:
-            assert self._scales_and_zeros is not None
-            product = torch.ops.aten._weight_int4pack_mm_for_cpu(
-                rows, self._packed, self._format.group_size, self._scales_and_zeros
-            )
-        product = product[:, : self.num_outputs].reshape(*x.shape[:-1], self.num_outputs)
+        product = self._multiply_rows(rows)[:, : self.num_outputs].reshape(*x.shape[:-1], self.num_outputs)
         return product if bias is None else product + bias
 
     def lookup(self, ids: Tensor) -> Tensor:
@@ -78,6 +72,17 @@ class QuantizedMatrix:
         assert self._bits == 8, "rows of packed codes cannot be read"
         codes = self._codes.index_select(0, ids)[:, : self.num_inputs]
         return codes.to(self._scales.dtype) * self._scales.index_select(0, ids)
+
+    def _multiply_rows(self, rows: Tensor) -> Tensor:
+        if self._packed is not None:
+            assert self._scales_and_zeros is not None
+            product: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
+                rows, self._packed, self._format.group_size, self._scales_and_zeros
+            )
+            return product
+        if len(rows) > _MAX_BYTE_ROWS:
+            return functional.linear(rows, self._codes.to(rows.dtype) * self._scales)
+        return torch._weight_int8pack_mm(rows, self._codes, self._scales.squeeze(-1))
 
     def _padded_columns(self, x: Tensor) -> Tensor:
         missing = self._padded_inputs - self.num_inputs

@@ -18,14 +18,14 @@ from tgi.architectures import ModelSpec, load_spec
 from tgi.backend import EngineConfig, Health, Wish
 from tgi.demo import demo_model_path
 from tgi.text import Tokenizer
-from tgi_cpu import tgi_backend
+from tgi_cpu import CpuBackend, tgi_backend
 from tgi_cpu.native import BLOCK_TOKENS, NativeLibrary
 from tgi_cpu.native_decoder import NativeDecoder, NativeModel, native_loader
 from tgi_torch.decoder import DecoderWithCache, build_decoder
 from tgi_torch.memory import weights_bytes
 from tgi_torch.ops import REFERENCE
 from tgi_torch.quantization import quantize
-from tgi_torch.weight_formats import QUANTIZATIONS, Quantization, WeightFormat, is_quantized
+from tgi_torch.weight_formats import QUANTIZATIONS, Quantization, WeightFormat, describe_quantization, is_quantized
 from tgi_torch.weights import load_weights
 
 SCHEMES = pytest.mark.parametrize("name", ["int8", "int4"])
@@ -126,6 +126,9 @@ def test_every_name_loads_says_so_and_saves_memory(name: str, tmp_path: Path) ->
     expected = weights_bytes(spec, "bfloat16", quantization)
     assert agreement.memory[0].num_bytes == support.memory[0].num_bytes == expected < weights_bytes(spec, "bfloat16")
     assert agreement.memory[0].detail == support.memory[0].detail == quantization.name
+    assert [item.chosen for item in CpuBackend().explain(spec, config) if item.operation == "weights"] == [
+        describe_quantization(name)
+    ]
     worker.warmup()
     assert worker.health(True) == Health(True)
     worker.close()
