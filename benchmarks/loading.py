@@ -1,6 +1,6 @@
 """Measure by how much loading a checkpoint lets the memory of the engine's process grow, beside the size of the weights.
 
-    python benchmarks/loading.py FOLDER [--dtype bfloat16|float32]
+    python benchmarks/loading.py FOLDER [--precision bfloat16|float32|int8|int4]
 
 Each measurement runs in a process of its own: a peak cannot be reset.
 """
@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+_PRECISIONS = ("float32", "bfloat16", "int8", "int4")
 _MEASURE = """
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from tgi.architectures import load_spec
 from tgi.backend import EngineConfig
 from tgi_cpu import tgi_backend
 from tgi_torch.memory import weights_bytes
+from tgi_torch.weight_formats import QUANTIZATIONS
 
 class Host:
     def progress(self, phase, done, total): pass
@@ -29,29 +31,32 @@ def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
-path, dtype = sys.argv[1], sys.argv[2]
+path, precision = sys.argv[1], sys.argv[2]
+quantize = precision if precision in QUANTIZATIONS else None
+dtype = "bfloat16" if quantize else precision
 spec = load_spec(Path(path))
-worker = tgi_backend().create_worker(EngineConfig("cpu", path, spec, dtype=dtype), Host())
+worker = tgi_backend().create_worker(EngineConfig("cpu", path, spec, dtype=dtype, quantize=quantize), Host())
 before = peak()
 worker.load()
-print(peak() - before, weights_bytes(spec, dtype))
+print(peak() - before, weights_bytes(spec, dtype, QUANTIZATIONS.get(quantize)))
 """
 
 
-def measure(path: Path, dtype: str) -> dict[str, object]:
+def measure(path: Path, precision: str) -> dict[str, object]:
     """Growth of the peak, the weights' size and their ratio."""
-    output = subprocess.check_output([sys.executable, "-c", _MEASURE, str(path), dtype], text=True)
+    output = subprocess.check_output([sys.executable, "-c", _MEASURE, str(path), precision], text=True)
     growth, weights = map(int, output.split())
-    return {"checkpoint": path.name, "dtype": dtype, "growth_bytes": growth, "weights_bytes": weights, "ratio": growth / weights}
+    sizes = {"growth_bytes": growth, "weights_bytes": weights, "ratio": growth / weights}
+    return {"checkpoint": path.name, "precision": precision, **sizes}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="a checkpoint")
-    parser.add_argument("--dtype", action="append", choices=["bfloat16", "float32"], help="default: both")
+    parser.add_argument("--precision", action="append", choices=_PRECISIONS, help="default: all")
     arguments = parser.parse_args()
-    for dtype in arguments.dtype or ["bfloat16", "float32"]:
-        print(json.dumps(measure(arguments.folder, dtype)))
+    for precision in arguments.precision or _PRECISIONS:
+        print(json.dumps(measure(arguments.folder, precision)))
 
 
 if __name__ == "__main__":
