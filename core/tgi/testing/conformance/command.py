@@ -6,18 +6,21 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 from rich.console import Console
 
 from tgi.config import UsageError
 from tgi.testing.conformance.check import Result
+from tgi.testing.conformance.performance import measure
 from tgi.testing.conformance.run import ALL_CHECKS, find_subject, run_checks
 
 __all__ = ["run"]
 
-_HELP = """Usage: tgi conformance BACKEND [--json FILE] [--only C-17[,C-18...]] [--option NAME=VALUE]...
+_HELP = """Usage: tgi conformance BACKEND [--json FILE] [--only C-17[,C-18...]] [--option NAME=VALUE]... [--performance FILE]
 
 Hold an installed backend against the seam, on tiny models that are made on the spot: no download. Prints a scorecard;
-with --json keeps it in a file. --option gives the backend an option of its own. Ends with 1 if a check failed."""
+with --json keeps it in a file. --option gives the backend an option of its own. --performance also measures it on a tiny
+model and keeps the figures (C-60), which have no pass mark. Ends with 1 if a check failed."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -40,6 +43,9 @@ def run(arguments: Sequence[str]) -> int:
             console.print(f"{result.check.id:6} {result.status:15} {result.check.title}", markup=False, style="dim")
 
         scorecard = run_checks(subject, checks, show if console.is_terminal else lambda _: None)
+        if "--performance" in values:
+            figures = msgspec.json.format(msgspec.json.encode(measure(subject)), indent=2)
+            Path(values["--performance"]).write_bytes(figures + b"\n")
     scorecard.print(console)
     if "--json" in values:
         Path(values["--json"]).write_text(scorecard.to_json(), encoding="utf-8")
@@ -51,7 +57,7 @@ def _read(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     names, values, words = list[str](), dict[str, str](), list(arguments)
     while words:
         word = words.pop(0)
-        if word in ("--json", "--only", "--option"):
+        if word in ("--json", "--only", "--option", "--performance"):
             if not words:
                 raise UsageError(f"error: `{word}` needs a value.", "See `tgi conformance --help`.")
             value = words.pop(0)

@@ -41,7 +41,7 @@ def render_matrix(folder: Path) -> str:
     }
     names = list(cards)
     summary = [["grade", *(card.grade or "none" for card in cards.values())]]
-    summary.append(["package", *(f"{card.package} {card.version}" for card in cards.values())])
+    summary.append(["package", *(card.package for card in cards.values())])
     summary.append(["cache", *(card.kv_cache for card in cards.values())])
     summary.append(["dtype", *(card.facts.get("dtype", "") for card in cards.values())])
     if any("platform" in card.facts for card in cards.values()):

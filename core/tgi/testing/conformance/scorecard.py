@@ -33,11 +33,10 @@ class ResultRow(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ScorecardRecord(msgspec.Struct, frozen=True):
-    """What is kept of a run."""
+    """What is kept of a run: without the package's version, so that it changes only with the outcome."""
 
     backend: str
     package: str
-    version: str
     api: str
     grade: str  # highest one reached; empty = none
     agreed: tuple[str, ...]  # features
@@ -123,7 +122,6 @@ class Scorecard:
         return ScorecardRecord(
             backend=self.name,
             package=self.package,
-            version=self.version,
             api=".".join(map(str, self.api)),
             grade=self.grade,
             agreed=() if agreement is None else tuple(sorted(agreement.features)),

@@ -1,0 +1,104 @@
+"""C-60, the performance card: figures of one run on a tiny model, kept with versions. There is no pass mark."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from tgi.backend import ModelRunnerOutput
+from tgi.testing.conformance.scripted_core import LiveSequence, ScriptedCore
+from tgi.testing.conformance.subject import WISH, RecordingHost, Subject, prompt_of
+
+__all__ = ["BatchFigures", "PerformanceCard", "measure"]
+
+_PROMPT_TOKENS = 60
+_NUM_STEPS = 24
+_BATCHES = (1, 8)  # and as many as were agreed
+_MS = 1e-6
+"""Of a nanosecond."""
+
+
+class BatchFigures(msgspec.Struct, frozen=True):
+    """Decoding with this many sequences, one step at a time; medians over the steps."""
+
+    num_sequences: int
+    first_token_ms: float  # until every sequence has its first token
+    step_ms: float
+    tokens_per_second: float
+    host_ms: float  # of a step: what the worker does not account for
+    num_compiled: int  # steps that compiled
+
+
+class PerformanceCard(msgspec.Struct, frozen=True):
+    """What is kept of a measurement, to be compared with others of the same machine."""
+
+    backend: str
+    package: str
+    version: str
+    machine: str
+    devices: tuple[str, ...]
+    facts: dict[str, str]
+    load_seconds: float
+    warmup_seconds: float
+    num_warmup_reports: int  # of a compilation
+    batches: tuple[BatchFigures, ...]
+
+
+def measure(subject: Subject) -> PerformanceCard:
+    """Start a worker on the tiny model and decode with batches of several sizes."""
+    subject.discard()
+    host = RecordingHost()
+    worker = subject.worker(host=host)
+    try:
+        began = time.perf_counter()
+        worker.load()
+        loaded = time.perf_counter()
+        agreement = worker.negotiate(WISH)
+        negotiated = time.perf_counter()
+        worker.warmup()
+        warm = time.perf_counter()
+        core = ScriptedCore(worker, agreement)
+        sizes = sorted({size for size in (*_BATCHES, agreement.limits.max_sequences) if size <= agreement.limits.max_sequences})
+        batches = tuple(_measure_batch(core, size) for size in sizes)
+    finally:
+        worker.close()
+    info = subject.backend.info
+    return PerformanceCard(
+        backend=subject.name,
+        package=info.package,
+        version=info.version,
+        machine=platform.platform(),
+        devices=tuple(device.label for device in subject.backend.probe().devices),
+        facts=agreement.facts,
+        load_seconds=loaded - began,
+        warmup_seconds=warm - negotiated,
+        num_warmup_reports=host.count("compile"),
+        batches=batches,
+    )
+
+
+def _timed_step(core: ScriptedCore, sequences: Sequence[LiveSequence]) -> tuple[float, list[ModelRunnerOutput]]:
+    """Run what is left of each sequence: milliseconds, and the results."""
+    began = time.perf_counter_ns()
+    outputs = core.advance(dict.fromkeys(sequences, 0))
+    return (time.perf_counter_ns() - began) * _MS, outputs
+
+
+def _measure_batch(core: ScriptedCore, size: int) -> BatchFigures:
+    sequences = [core.add(prompt_of(_PROMPT_TOKENS, seed=number)) for number in range(size)]
+    first, outputs = _timed_step(core, sequences)
+    walls, hosts, num_compiled = list[float](), list[float](), sum(output.times.compile > 0 for output in outputs)
+    for _ in range(_NUM_STEPS):
+        wall, outputs = _timed_step(core, sequences)
+        times = [output.times for output in outputs]
+        told = sum(t.prepare + t.forward + t.sample + t.compile for t in times) * _MS
+        walls.append(wall)
+        hosts.append(wall - told)
+        num_compiled += sum(t.compile > 0 for t in times)
+    core.drop(*sequences)
+    step = statistics.median(walls)
+    return BatchFigures(size, first, step, 1000 * size / step, statistics.median(hosts), num_compiled)

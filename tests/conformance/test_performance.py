@@ -1,0 +1,21 @@
+"""The performance card: what it counts, and that it holds no verdict."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from tests.conformance.faults import FaultyBackend, in_output, unannounced_compile
+from tgi.testing.conformance import Subject
+from tgi.testing.conformance.performance import PerformanceCard, measure
+
+
+@pytest.mark.parametrize(("backend", "num_compiled"), [(FaultyBackend(), 0), (in_output(unannounced_compile), 25)])
+def test_batches_are_measured_and_compilations_counted(backend, num_compiled, tmp_path):
+    card = measure(Subject("reference", backend, tmp_path))
+    assert [figures.num_sequences for figures in card.batches] == [1, 8]
+    assert [figures.num_compiled for figures in card.batches] == [num_compiled] * 2
+    for figures in card.batches:
+        assert figures.tokens_per_second == pytest.approx(1000 * figures.num_sequences / figures.step_ms)
+        assert 0 < figures.host_ms < figures.step_ms
+    assert msgspec.json.decode(msgspec.json.encode(card), type=PerformanceCard) == card
