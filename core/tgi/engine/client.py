@@ -29,7 +29,7 @@ from tgi.engine.messages import (
     StepReport,
 )
 from tgi.engine.process import EngineProcess
-from tgi.engine.stream import SequenceRequest, SequenceStream
+from tgi.engine.stream import OutputQueue, SequenceRequest, SequenceStream
 from tgi.engine.trials import SequenceTrials
 from tgi.errors import StartError, UnhealthyError
 from tgi.scheduler import SequenceOutput
@@ -87,7 +87,7 @@ class EngineClient:
             await self._process.close()
             self._process = None
         for stream in list(self._streams.values()):
-            stream.abort()
+            stream.cut_off()
 
     @property
     def agreement(self) -> Agreement:
@@ -120,11 +120,13 @@ class EngineClient:
         """Call `listener` with the figures of every step."""
         self._stats_listeners.append(listener)
 
-    def submit(self, request: SequenceRequest) -> SequenceStream:
-        """Queue a sequence. While the engine restarts it waits; raises `UnhealthyError` once the engine was given up."""
+    def submit(self, request: SequenceRequest, outputs: OutputQueue) -> SequenceStream:
+        """Queue a sequence whose outputs go to `outputs`. While the engine restarts it waits; raises `UnhealthyError` once the
+        engine was given up.
+        """
         if self._failure:
             raise UnhealthyError(self._failure)
-        stream = SequenceStream(next(self._sequence_ids), request, self._abort)
+        stream = SequenceStream(next(self._sequence_ids), request, outputs, self._abort)
         if not self._streams:
             self._last_heard = time.monotonic()  # an engine without work may be silent
         self._streams[stream.sequence_id] = stream

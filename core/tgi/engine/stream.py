@@ -1,9 +1,8 @@
-"""One sequence as its consumer sees it."""
+"""The sequences of one request as their consumer sees them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import final
@@ -14,7 +13,7 @@ from tgi.backend import SamplingParams
 from tgi.engine.messages import AddSequence
 from tgi.scheduler import NewSequenceRequest, SequenceOutput
 
-__all__ = ["SequenceRequest", "SequenceStream"]
+__all__ = ["OutputQueue", "SequenceRequest", "SequenceStream"]
 
 
 @final
@@ -33,22 +32,53 @@ class SequenceRequest:
 
 
 @final
+class OutputQueue:
+    """What the engine tells about the sequences of one request, in the order in which it came. It has one consumer."""
+
+    def __init__(self) -> None:
+        self._outputs: list[SequenceOutput] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._is_closed = False
+
+    def put(self, output: SequenceOutput) -> None:
+        """Add an output."""
+        self._outputs.append(output)
+        self._wake()
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        self._is_closed = True
+        self._wake()
+
+    async def get(self) -> list[SequenceOutput]:
+        """All that has come since the last call, at least one; empty once the queue was closed."""
+        while not self._outputs and not self._is_closed:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+@final
 @dataclass(eq=False)
 class SequenceStream:
-    """An async iterator of `SequenceOutput`, ending after the one with a finish reason or an error.
+    """One sequence that was handed to the engine. Its outputs go to `outputs`, up to the one with a finish reason or an error.
 
     It keeps the tokens it was given, so that the sequence can be resumed in another engine process.
     """
 
     sequence_id: int
     request: SequenceRequest
+    outputs: OutputQueue
     on_abort: Callable[[int], None]
     output_token_ids: list[int] = field(default_factory=list)
     num_prompt_logprobs: int = 0
     is_finished: bool = False  # nothing more will be put in
     _num_repeated: int = 0  # prompt scores still to come a second time
-    _pending: deque[SequenceOutput] = field(default_factory=deque)
-    _waiter: asyncio.Future[None] | None = None
 
     def to_message(self) -> AddSequence:
         """The message that starts this sequence, or goes on where it stands."""
@@ -83,32 +113,20 @@ class SequenceStream:
             output = self._without_repeated(output)
             self.num_prompt_logprobs += len(output.prompt_logprobs)
         self.is_finished = output.finish_reason is not None or output.error is not None
-        self._pending.append(output)
-        self._wake()
+        self.outputs.put(output)
 
     def abort(self) -> None:
         """End the sequence, wherever it is. Idempotent; the one road of every cancellation."""
         if not self.is_finished:
             self.is_finished = True
             self.on_abort(self.sequence_id)
-            self._wake()
 
-    def __aiter__(self) -> SequenceStream:
-        return self
-
-    async def __anext__(self) -> SequenceOutput:
-        while not self._pending:
-            if self.is_finished:
-                raise StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        return self._pending.popleft()
+    def cut_off(self) -> None:
+        """End it because the engine is gone: its consumer waits no longer."""
+        self.abort()
+        self.outputs.close()
 
     def _without_repeated(self, output: SequenceOutput) -> SequenceOutput:
         repeated = min(self._num_repeated, len(output.prompt_logprobs))
         self._num_repeated -= repeated
         return msgspec.structs.replace(output, prompt_logprobs=output.prompt_logprobs[repeated:]) if repeated else output
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)

@@ -10,6 +10,7 @@ from typing import final
 import msgspec
 
 from tgi.backend import LogprobsMode, SamplingParams
+from tgi.engine.stream import SequenceRequest
 from tgi.server.generation import GenerationRequest, StopStyle
 from tgi.server.schemas import GenerateParameters
 from tgi.server.state import ServerState
@@ -54,11 +55,6 @@ class AdmittedPrompt:
     requests: list[GenerationRequest]  # one per sequence; they differ in seed and id alone
     validation_seconds: float
 
-    @property
-    def input_length(self) -> int:
-        """Tokens of the prompt."""
-        return self.requests[0].input_length
-
 
 @final
 class Admission:
@@ -90,13 +86,15 @@ class Admission:
         request_id, start = secrets.token_hex(8), state.config.decoder_start_token_id
         requests = [
             GenerationRequest(
-                request_id=request_id if given.num_sequences == 1 else f"{request_id}-{index}",
-                prompt_token_ids=token_ids if start is None else [start],
-                encoder_token_ids=[] if start is None else token_ids,
-                sampling=sampling,
-                seed=seed,
-                max_new_tokens=budget.max_new_tokens,
-                eos_token_ids=() if parameters.ignore_eos else state.tokenizer.tokenizer.eos_token_ids,
+                SequenceRequest(
+                    request_id=request_id if given.num_sequences == 1 else f"{request_id}-{index}",
+                    prompt_token_ids=token_ids if start is None else [start],
+                    encoder_token_ids=[] if start is None else token_ids,
+                    sampling=sampling,
+                    seed=seed,
+                    max_new_tokens=budget.max_new_tokens,
+                    eos_token_ids=() if parameters.ignore_eos else state.tokenizer.tokenizer.eos_token_ids,
+                ),
                 stop=tuple(parameters.stop),
                 stop_style=given.stop_style,
             )

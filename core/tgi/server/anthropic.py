@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Any, final
 
 import msgspec
@@ -22,10 +22,11 @@ from tgi.server.anthropic_schemas import AnthropicMessage, ContentBlock, CountTo
 from tgi.server.chat_prompt import render_prompt
 from tgi.server.compute_headers import answer_headers, stream_headers
 from tgi.server.disconnect import run_until_disconnect
-from tgi.server.generation import GenerationResult, StopStyle
+from tgi.server.generation import GeneratedToken, Generation, GenerationResult, StopStyle
+from tgi.server.json_format import format_json
 from tgi.server.json_reader import RejectionError
 from tgi.server.openai_requests import generate_parameters, refuse
-from tgi.server.pipeline import Admitted, GenerationPipeline, OpenStream, count_failures
+from tgi.server.pipeline import GenerationPipeline, count_failures
 from tgi.server.responses import json_response
 from tgi.server.routing import read_record
 from tgi.server.sse import EventStream, named_event
@@ -88,8 +89,11 @@ class AnthropicRoutes:
             given = await self._generation_input(body)
         model = config.model_id if body.model in (None, "tgi") else str(body.model)
         if body.stream:
-            opened = await run_until_disconnect(request.receive, self._pipeline.open_stream(given))
-            return EventStream(_events(model, opened), stream_headers(config, [given]))
+            async with AsyncExitStack() as resources:
+                opening = resources.enter_async_context(self._pipeline.stream(given))
+                generation = await run_until_disconnect(request.receive, opening)
+                events = _events(model, generation, resources.pop_all())
+            return EventStream(events, stream_headers(config, [given]))
         prompt = await run_until_disconnect(request.receive, self._pipeline.collect(given, received))
         result = prompt.sequences[0].result
         message = _message(model, result.input_length) | {
@@ -137,29 +141,31 @@ def _text(content: str | Sequence[ContentBlock], place: str) -> str:
     return "".join(block.text or "" for block in content)
 
 
-async def _events(model: str, opened: OpenStream) -> AsyncGenerator[bytes, None]:
-    """The events in order; exactly one of message_stop and error ends them."""
+async def _events(model: str, generation: Generation, resources: AsyncExitStack) -> AsyncGenerator[str, None]:
+    """The events in order; exactly one of message_stop and error ends them. `resources` are closed at the end."""
     try:
-        async with aclosing(opened.items) as items:
-            yield _event({"type": "message_start", "message": _message(model, opened.input_length)})
-            yield _event({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}})
-            async for item in items:
-                if isinstance(item, Admitted):
-                    continue
-                text = "" if item.token.special and item.result is None else item.token.text
-                if text:
-                    yield _event({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}})
-                if item.result is not None:
-                    yield _event({"type": "content_block_stop", "index": 0})
-                    usage = {"output_tokens": item.result.num_generated_tokens}
-                    yield _event({"type": "message_delta", "delta": _ending(item.result), "usage": usage})
-                    yield _event({"type": "message_stop"})
+        async with resources:
+            yield _event({"type": "message_start", "message": _message(model, generation.input_length)}) + _event(
+                {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+            )
+            async for tokens in generation:
+                yield "".join([_event(data) for token in tokens for data in _token_events(token)])
     except RequestError as error:
         yield _event(_error_body(error))
 
 
-def _event(data: Json) -> bytes:
-    return named_event(data["type"], msgspec.json.encode(data))
+def _token_events(token: GeneratedToken) -> Iterator[Json]:
+    if token.plain_text:
+        yield {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": token.plain_text}}
+    if token.result is not None:
+        yield {"type": "content_block_stop", "index": 0}
+        usage = {"output_tokens": token.result.num_generated_tokens}
+        yield {"type": "message_delta", "delta": _ending(token.result), "usage": usage}
+        yield {"type": "message_stop"}
+
+
+def _event(data: Json) -> str:
+    return named_event(data["type"], format_json(data))
 
 
 def _message(model: str, input_length: int) -> Json:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
-from contextlib import aclosing
 from typing import Any, TypeVar
 
 __all__ = ["merge", "run_all"]
@@ -23,16 +22,15 @@ async def run_all(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         await _cancel(tasks)
 
 
-async def merge(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
+def merge(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
     """The items of all streams as they come. The first failure ends all of them and is raised; so does closing.
 
     A stream runs at most one item ahead of a slow consumer.
     """
-    if len(streams) == 1:
-        async with aclosing(streams[0]) as only:
-            async for item in only:
-                yield item
-        return
+    return streams[0] if len(streams) == 1 else _merge(streams)
+
+
+async def _merge(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
     pending = {asyncio.ensure_future(anext(stream)): stream for stream in streams}
     try:
         while pending:

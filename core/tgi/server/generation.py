@@ -1,4 +1,4 @@
-"""One sequence from engine to text: token events, then one result.
+"""The sequences of one prompt from engine to text: token events, the last of each sequence with its result.
 
 The engine ends a sequence on length and on EOS; stop strings are found here, in the text, and end it by an abort. Surplus tokens
 are neither shown nor counted.
@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, final
 
 import msgspec
 
-from tgi.backend import SamplingParams
-from tgi.engine.stream import SequenceRequest, SequenceStream
-from tgi.errors import GenerationError, IncompleteGenerationError
+from tgi.engine.stream import OutputQueue, SequenceRequest, SequenceStream
+from tgi.errors import GenerationError, IncompleteGenerationError, RequestError
 from tgi.scheduler import SequenceOutput, TokenOutput
 from tgi.text import Detokenizer, StoppingCriteria, Tokenizer
 from tgi.types import FinishReason
 
 __all__ = [
     "GeneratedToken",
+    "Generation",
     "GenerationRequest",
     "GenerationResult",
-    "Generator",
     "PrefillToken",
     "StopStyle",
     "TopToken",
@@ -44,22 +43,16 @@ class StopStyle(enum.Enum):
 @final
 @dataclass(frozen=True)
 class GenerationRequest:
-    """A validated request for one sequence."""
+    """A validated request for one sequence: what the engine has to do, and where its text stops."""
 
-    request_id: str
-    prompt_token_ids: list[int]
-    sampling: SamplingParams
-    seed: int
-    max_new_tokens: int
-    eos_token_ids: tuple[int, ...] = ()  # empty = EOS does not end it
+    sequence: SequenceRequest
     stop: tuple[str, ...] = ()
     stop_style: StopStyle = StopStyle.NATIVE
-    encoder_token_ids: list[int] = field(default_factory=list)  # the prompt is then what the decoder starts with
 
     @property
     def input_length(self) -> int:
         """Tokens of the client's text."""
-        return len(self.encoder_token_ids) or len(self.prompt_token_ids)
+        return len(self.sequence.encoder_token_ids) or len(self.sequence.prompt_token_ids)
 
 
 @final
@@ -84,20 +77,6 @@ class PrefillToken:
 
 
 @final
-class GeneratedToken(msgspec.Struct, frozen=True):
-    """One token event. `text` is what may be shown now: empty while a character, or what may be a stop string, is incomplete."""
-
-    index: int  # from 1
-    id: int
-    text: str
-    logprob: float | None
-    special: bool
-    top_tokens: list[TopToken]
-    is_last: bool = False  # the result follows at once
-    piece: str = ""  # what the token adds to the text, shown or not; of a special token its own text
-
-
-@final
 @dataclass(frozen=True)
 class GenerationResult:
     """The end of a generation. `text` holds no special tokens."""
@@ -114,120 +93,200 @@ class GenerationResult:
     stop: str | None = None  # the stop string that ended it
 
 
+@final
+class GeneratedToken(msgspec.Struct, frozen=True):
+    """One token event. `text` is what may be shown now: empty while a character, or what may be a stop string, is incomplete."""
+
+    sequence: int  # place among the prompt's sequences
+    index: int  # from 1
+    id: int
+    text: str
+    logprob: float | None
+    special: bool
+    piece: str  # what the token adds to the text, shown or not; of a special token its own text
+    top_tokens: Sequence[TopToken] = ()
+    result: GenerationResult | None = None  # of the sequence that ends with this token
+
+    @property
+    def plain_text(self) -> str:
+        """The text where special tokens are none; the last one still brings along what was held back."""
+        return "" if self.special and self.result is None else self.text
+
+
 class Engine(Protocol):
     """What a generation asks of the engine."""
 
-    def submit(self, request: SequenceRequest) -> SequenceStream:
-        """Queue a sequence. Raises `UnhealthyError` if the engine was given up."""
+    def submit(self, request: SequenceRequest, outputs: OutputQueue) -> SequenceStream:
+        """Queue a sequence whose outputs go to `outputs`. Raises `UnhealthyError` if the engine was given up."""
 
 
 @final
-class Generator:
-    """Runs sequences on an engine and turns their tokens into text."""
+class Generation:
+    """The sequences of one prompt at work: an async iterator over the token events that are ready together, at least one.
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer) -> None:
-        self._engine = engine
-        self._tokenizer = tokenizer
+    It ends after the last result. Whoever leaves it earlier has to close it. It has one consumer.
+    """
 
-    async def stream(self, request: GenerationRequest) -> AsyncGenerator[GeneratedToken | GenerationResult, None]:
-        """Token events, then the result. Closing it, or cancelling its task, frees the sequence.
-
-        Raises `GenerationError` if the backend failed, `IncompleteGenerationError` if the engine was closed.
-        """
-        began = time.perf_counter()
-        assembly = _Assembly(request, self._tokenizer)
-        sequence = self._engine.submit(
-            SequenceRequest(
-                request_id=request.request_id,
-                prompt_token_ids=request.prompt_token_ids,
-                sampling=request.sampling,
-                seed=request.seed,
-                max_new_tokens=request.max_new_tokens,
-                eos_token_ids=request.eos_token_ids,
-                encoder_token_ids=request.encoder_token_ids,
-            )
-        )
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        requests: Sequence[GenerationRequest],
+        on_result: Callable[[GenerationResult], None],
+    ) -> None:
+        """Hand the sequences to the engine; `on_result` hears of each one that ends well. Raises what `Engine.submit` raises."""
+        self.input_length = requests[0].input_length
+        self._on_result = on_result
+        self._outputs = OutputQueue()
+        self._failure: RequestError | None = None
+        # Invariant: by the engine's ids, the sequences that have not ended.
+        self._sequences: dict[int, tuple[SequenceStream, _SequenceText]] = {}
         try:
-            async for output in sequence:
-                assembly.note(output)
-                for token in output.tokens:
-                    is_last = output.finish_reason is not None and token is output.tokens[-1]
-                    yield assembly.push(token, is_last)
-                    if assembly.is_stopped:
-                        yield assembly.result(FinishReason.STOP_SEQUENCE, time.perf_counter() - began)
-                        return
-                if output.error is not None:
-                    raise GenerationError(output.error)
-                if output.finish_reason is not None:
-                    yield assembly.result(output.finish_reason, time.perf_counter() - began)
-                    return
-            raise IncompleteGenerationError
-        finally:
-            sequence.abort()
+            for index, request in enumerate(requests):
+                stream = engine.submit(request.sequence, self._outputs)
+                self._sequences[stream.sequence_id] = (stream, _SequenceText(index, request, tokenizer))
+        except RequestError:
+            self.close()
+            raise
+
+    def __aiter__(self) -> Generation:
+        return self
+
+    async def __anext__(self) -> list[GeneratedToken]:
+        """What came since the last call. Raises `GenerationError` if the backend failed, `IncompleteGenerationError` if the
+        engine was closed; the tokens that came before are given out first.
+        """
+        tokens: list[GeneratedToken] = []
+        while not tokens:
+            if self._failure is not None:
+                raise self._failure
+            if not self._sequences:
+                raise StopAsyncIteration
+            outputs = await self._outputs.get()
+            if not outputs:
+                raise IncompleteGenerationError
+            for output in outputs:
+                self._read(output, tokens)
+        return tokens
+
+    def close(self) -> None:
+        """Free the sequences that have not ended."""
+        for stream, _ in self._sequences.values():
+            stream.abort()
+        self._sequences.clear()
+
+    def _read(self, output: SequenceOutput, tokens: list[GeneratedToken]) -> None:
+        """Add the events of an output to `tokens`. What comes after a sequence's end, or after a failure, is surplus."""
+        entry = self._sequences.get(output.sequence_id)
+        if entry is None or self._failure is not None:
+            return
+        stream, text = entry
+        text.note(output)
+        num_left = len(output.tokens)
+        for token in output.tokens:
+            num_left -= 1
+            event = text.push(token, None if num_left else output.finish_reason)
+            tokens.append(event)
+            if event.result is not None:
+                stream.abort()
+                del self._sequences[output.sequence_id]
+                self._on_result(event.result)
+                return
+        if output.error is not None:
+            self._failure = GenerationError(output.error)
+        elif output.finish_reason is not None:
+            self._failure = IncompleteGenerationError()
 
 
 @final
-class _Assembly:
+class _SequenceText:
     """The text of one sequence as it comes."""
 
-    def __init__(self, request: GenerationRequest, tokenizer: Tokenizer) -> None:
+    def __init__(self, index: int, request: GenerationRequest, tokenizer: Tokenizer) -> None:
+        self._index = index
         self._request = request
         self._tokenizer = tokenizer
-        self._detokenizer = Detokenizer(tokenizer, request.prompt_token_ids)
+        self._began = time.perf_counter()
+        self._detokenizer = Detokenizer(tokenizer, request.sequence.prompt_token_ids)
         self._stopping = StoppingCriteria(request.stop)
         self._hides_stop = request.stop_style is StopStyle.OPENAI
-        self._text = ""  # without special tokens; ends at a stop string once one was found
-        self._num_shown = 0  # characters of it that were streamed
+        self._pieces: list[str] = []  # of the result: no special tokens, nothing after a stop string
+        self._held = ""  # text after them that may turn out to be a stop string
+        self._stop: str | None = None  # the stop string that was found
         self._num_tokens = 0
         self._prompt_logprobs: list[float | None] = []
         self._queue_seconds = 0.0
         self._num_cached_tokens = 0
-        self._stop: str | None = None
-        self.is_stopped = False
 
     def note(self, output: SequenceOutput) -> None:
         """Keep what an output says beside its tokens."""
         if output.prompt_logprobs:
             self._prompt_logprobs.extend(output.prompt_logprobs)
-        self._queue_seconds = max(self._queue_seconds, output.queue_ns * _NANOSECONDS)
-        self._num_cached_tokens = max(self._num_cached_tokens, output.num_cached_tokens)
+        if not self._num_tokens:
+            self._queue_seconds = output.queue_ns * _NANOSECONDS
+            self._num_cached_tokens = output.num_cached_tokens
 
-    def push(self, token: TokenOutput, is_last: bool) -> GeneratedToken:
-        """The event of the next token. The last one brings along whatever was held back."""
+    def push(self, token: TokenOutput, finish: FinishReason | None) -> GeneratedToken:
+        """The event of the next token; with `finish` it is the last one, which brings along whatever was held back."""
         self._num_tokens += 1
-        special = token.token_id in self._tokenizer.special_ids
+        tokenizer = self._tokenizer
+        special = token.token_id in tokenizer.special_ids
         if special:
-            piece = shown = self._tokenizer.token_text(token.token_id)
-            self.is_stopped = not is_last and self._stopping.matches_special(shown)
+            piece = shown = tokenizer.token_text(token.token_id)
+            if finish is None and self._stopping.matches_special(piece):
+                finish = FinishReason.STOP_SEQUENCE
         else:
             piece = self._detokenizer.push(token.token_id)
-            piece += self._detokenizer.flush() if is_last else ""
-            shown = self._push_text(piece)
-        if (is_last or self.is_stopped) and self._hides_stop:
-            held = self._text[self._num_shown :]
-            shown = held if special else shown + held
-            self._num_shown = len(self._text)
+            if finish is not None:
+                piece += self._detokenizer.flush()
+            shown = self._add(piece)
+            if self._stop is not None:
+                finish = FinishReason.STOP_SEQUENCE
+        if finish is not None and self._hides_stop:
+            shown = self._held if special else shown + self._held
+            self._pieces.append(self._held)
         return GeneratedToken(
+            sequence=self._index,
             index=self._num_tokens,
             id=token.token_id,
             text=shown,
             logprob=token.logprob,
             special=special,
-            top_tokens=self._top_tokens(token),
-            is_last=is_last or self.is_stopped,
             piece=piece,
+            top_tokens=self._top_tokens(token) if token.top else (),
+            result=None if finish is None else self._result(finish),
         )
 
-    def result(self, finish_reason: FinishReason, seconds: float) -> GenerationResult:
-        """The end; `seconds` passed since the request was submitted."""
-        request = self._request
-        if not self.is_stopped:
-            self._text += self._detokenizer.flush()
+    def _add(self, piece: str) -> str:
+        """Take a piece of text in; the part of the text that may be shown now."""
+        if not self._request.stop:
+            self._pieces.append(piece)
+            return piece
+        match = self._stopping.push(piece)
+        if match is not None:
+            self._stop = match.stop
+        if not self._hides_stop:
+            self._pieces.append(piece if match is None else piece[: match.end])
+            return piece
+        waiting = self._held + piece
+        if match is None:
+            end = len(waiting) - self._stopping.num_held
+            self._held = waiting[end:]
+        else:
+            end = len(self._held) + match.end - len(match.stop)
+            self._held = ""
+        self._pieces.append(waiting[:end])
+        return waiting[:end]
+
+    def _result(self, finish_reason: FinishReason) -> GenerationResult:
+        request, seconds = self._request, time.perf_counter() - self._began
+        # A last special token leaves the detokenizer with what came before it.
+        rest = "" if finish_reason is FinishReason.STOP_SEQUENCE else self._detokenizer.flush()
         return GenerationResult(
-            text=self._text,
+            text="".join(self._pieces) + rest,
             finish_reason=finish_reason,
             num_generated_tokens=self._num_tokens,
-            seed=None if request.sampling.greedy else request.seed,
+            seed=None if request.sequence.sampling.greedy else request.sequence.seed,
             input_length=request.input_length,
             prefill=self._prefill(),
             num_cached_tokens=self._num_cached_tokens,
@@ -235,22 +294,6 @@ class _Assembly:
             inference_seconds=max(0.0, seconds - self._queue_seconds),
             stop=self._stop,
         )
-
-    def _push_text(self, piece: str) -> str:
-        """Take a piece of text in; the part of the text that may be shown now."""
-        match = self._stopping.push(piece) if self._request.stop else None
-        self._text += piece
-        if match is not None:
-            self.is_stopped = True
-            end = len(self._text) - len(piece) + match.end
-            self._stop = self._text[end - match.length : end]
-            self._text = self._text[: end - match.length if self._hides_stop else end]
-        if not self._hides_stop:
-            return piece
-        end = len(self._text) if self.is_stopped else len(self._text) - self._stopping.num_held
-        shown = self._text[self._num_shown : end]
-        self._num_shown = max(self._num_shown, end)
-        return shown
 
     def _top_tokens(self, token: TokenOutput) -> list[TopToken]:
         tokenizer = self._tokenizer
@@ -262,7 +305,7 @@ class _Assembly:
     def _prefill(self) -> list[PrefillToken]:
         if not self._prompt_logprobs:
             return []
-        ids: Sequence[int] = self._request.prompt_token_ids
+        ids: Sequence[int] = self._request.sequence.prompt_token_ids
         return [
             PrefillToken(number, self._tokenizer.token_text(number), logprob)
             for number, logprob in zip(ids, self._prompt_logprobs, strict=False)

@@ -7,7 +7,7 @@ import math
 import msgspec
 import numpy as np
 
-__all__ = ["format_f32", "format_plain", "format_string", "round_f32"]
+__all__ = ["format_f32", "format_json", "format_plain", "format_string", "round_f32"]
 
 # As f32: 1e-6 itself lies below its own f32, and 1e13 above.
 _LEAST_PLAIN = np.float32(1e-6)
@@ -42,6 +42,11 @@ def format_f32(value: float | None) -> str:
 def format_plain(value: float) -> str:
     """A float as a plain decimal without exponent: `0.25`, `2`, `0.0000001`."""
     return np.format_float_positional(value, unique=True, trim="-")
+
+
+def format_json(value: object) -> str:
+    """Compact JSON text of dicts, lists, strings, numbers, booleans and None."""
+    return msgspec.json.encode(value).decode()
 
 
 def format_string(text: str) -> str:

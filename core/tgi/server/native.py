@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
 from typing import final
 
 from starlette.requests import Request
@@ -17,7 +16,7 @@ from tgi.server.compute_headers import answer_headers, stream_headers
 from tgi.server.disconnect import run_until_disconnect
 from tgi.server.generation import GeneratedToken, GenerationResult, StopStyle, TopToken
 from tgi.server.json_format import format_f32, format_string
-from tgi.server.pipeline import Admitted, CompletedGeneration, CompletedPrompt, GenerationPipeline
+from tgi.server.pipeline import CompletedGeneration, CompletedPrompt, GenerationPipeline
 from tgi.server.responses import error_body, json_response
 from tgi.server.routing import read_record
 from tgi.server.schemas import CompatGenerateRequest, GenerateParameters, GenerateRequest
@@ -95,35 +94,31 @@ class NativeRoutes:
         given = GenerationInput(prompt, parameters, StopStyle.NATIVE)
         return EventStream(self._events(given, prompt if full_text else ""), stream_headers(self._state.config, [given]))
 
-    async def _events(self, given: GenerationInput, text_prefix: str) -> AsyncGenerator[bytes, None]:
+    async def _events(self, given: GenerationInput, text_prefix: str) -> AsyncGenerator[str, None]:
         try:
-            async with aclosing(self._pipeline.stream(given)) as items:
-                async for item in items:
-                    if isinstance(item, Admitted):
-                        continue
-                    if item.result is None:
-                        yield event(_token_event(item.token, '"generated_text":null,"details":null'))
-                    else:
-                        yield event(_last_event(item.token, item.result, given.parameters, text_prefix))
+            async with self._pipeline.stream(given) as generation:
+                async for tokens in generation:
+                    yield "".join([event(_token_event(token, given.parameters, text_prefix)) for token in tokens])
         except IncompleteGenerationError as error:
-            yield event(f'{{"error":{format_string(error.text)},"error_type":"incomplete_generation_stream"}}'.encode())
+            yield event(f'{{"error":{format_string(error.text)},"error_type":"incomplete_generation_stream"}}')
         except RequestError as error:
-            yield event(error_body(error))
+            yield event(error_body(error).decode())
 
 
-def _token_event(token: GeneratedToken, ending: str) -> bytes:
+def _token_event(token: GeneratedToken, parameters: GenerateParameters, text_prefix: str) -> str:
     top = f'"top_tokens":{_top_tokens(token.top_tokens)},' if token.top_tokens else ""
-    return f'{{"index":{token.index},"token":{_token(token)},{top}{ending}}}'.encode()
+    text, details = "null", "null"
+    if token.result is not None:
+        text = format_string(text_prefix + token.result.text)
+        details = _stream_details(token.result) if parameters.details else "null"
+    return f'{{"index":{token.index},"token":{_token(token)},{top}"generated_text":{text},"details":{details}}}'
 
 
-def _last_event(token: GeneratedToken, result: GenerationResult, parameters: GenerateParameters, text_prefix: str) -> bytes:
-    details = "null"
-    if parameters.details:
-        details = (
-            f'{{"finish_reason":"{result.finish_reason}","generated_tokens":{result.num_generated_tokens},'
-            f'"seed":{_seed(result)},"input_length":{result.input_length}}}'
-        )
-    return _token_event(token, f'"generated_text":{format_string(text_prefix + result.text)},"details":{details}')
+def _stream_details(result: GenerationResult) -> str:
+    return (
+        f'{{"finish_reason":"{result.finish_reason}","generated_tokens":{result.num_generated_tokens},'
+        f'"seed":{_seed(result)},"input_length":{result.input_length}}}'
+    )
 
 
 def _details(

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import msgspec
 from starlette.requests import Request
@@ -21,21 +21,19 @@ from tgi.server.admission import GenerationInput
 from tgi.server.compute_headers import answer_headers, stream_headers
 from tgi.server.concurrency import merge
 from tgi.server.disconnect import run_until_disconnect
-from tgi.server.generation import GeneratedToken
+from tgi.server.json_format import format_json
 from tgi.server.openai_answers import (
+    CHAT_CHUNK,
+    COMPLETION_CHUNK,
     ChunkWriter,
     Envelope,
     Usage,
     chat_choice,
-    chat_delta,
-    chat_logprobs,
     completion_choice,
-    completion_delta,
-    completion_logprobs,
 )
 from tgi.server.openai_requests import chat_input, completion_inputs
 from tgi.server.openai_schemas import ChatRequest, CompletionRequest, StreamOptions
-from tgi.server.pipeline import Admitted, GenerationPipeline, count_failures
+from tgi.server.pipeline import GenerationPipeline, count_failures
 from tgi.server.responses import json_response
 from tgi.server.routing import read_record
 from tgi.server.sse import DONE, EventStream, event
@@ -52,6 +50,7 @@ class _StreamedPrompt:
     """One prompt of a stream, and how its chunks are written."""
 
     given: GenerationInput
+    envelope: Envelope
     writer: ChunkWriter
     echo: str = ""
 
@@ -98,7 +97,8 @@ class OpenAIRoutes:
             parts = [
                 _StreamedPrompt(
                     given,
-                    ChunkWriter(envelope, completion_delta, _completion_logprobs if has_logprobs else _none, i * num_choices),
+                    envelope,
+                    ChunkWriter(envelope, COMPLETION_CHUNK, i * num_choices, has_logprobs=has_logprobs),
                     given.prompt if body.echo else "",
                 )
                 for i, given in enumerate(inputs)
@@ -120,7 +120,7 @@ class OpenAIRoutes:
             usage.completion_tokens = 0
         headers = answer_headers(self._state.config, prompts)
         del headers["x-compute-time"]  # the one header that TGI leaves out on this route
-        return json_response(envelope.encode(choices, usage.to_json()), headers)
+        return json_response(envelope.encode(choices, usage.to_json()).encode(), headers)
 
     async def answer_chat(self, request: Request, body: ChatRequest, received: float) -> ASGIApp:
         """The answer to a body already read; the handler began at `received` (`time.perf_counter()`)."""
@@ -129,13 +129,13 @@ class OpenAIRoutes:
             given = await chat_input(body, self._state)
         if body.stream:
             envelope = self._envelope("chatcmpl", "chat.completion.chunk", body.model)
-            writer = ChunkWriter(envelope, chat_delta, _chat_logprobs if body.logprobs else _none, 0)
-            return self._stream([_StreamedPrompt(given, writer)], body.stream_options)
+            writer = ChunkWriter(envelope, CHAT_CHUNK, 0, has_logprobs=bool(body.logprobs))
+            return self._stream([_StreamedPrompt(given, envelope, writer)], body.stream_options)
         envelope = self._envelope("chatcmpl", "chat.completion", body.model)
         prompt = await run_until_disconnect(request.receive, self._pipeline.collect(given, received))
         choices = [chat_choice(i, sequence, bool(body.logprobs)) for i, sequence in enumerate(prompt.sequences)]
         usage = Usage.of([prompt]).to_json()
-        return json_response(envelope.encode(choices, usage), answer_headers(self._state.config, [prompt]))
+        return json_response(envelope.encode(choices, usage).encode(), answer_headers(self._state.config, [prompt]))
 
     def _envelope(self, id_prefix: str, kind: str, model: str | None) -> Envelope:
         config = self._state.config
@@ -152,46 +152,29 @@ class OpenAIRoutes:
         headers = stream_headers(self._state.config, [part.given for part in parts])
         return EventStream(self._events(parts, usage), headers)
 
-    async def _events(self, parts: Sequence[_StreamedPrompt], usage: Usage | None) -> AsyncGenerator[bytes, None]:
+    async def _events(self, parts: Sequence[_StreamedPrompt], usage: Usage | None) -> AsyncGenerator[str, None]:
         """The chunks of all prompts as they come, then the usage, then the end."""
         failures: list[RequestError] = []
-        streams = [self._prompt_events(part, usage, failures) for part in parts]
-        async with aclosing(streams[0] if len(streams) == 1 else merge(streams)) as events:
-            async for data in events:
-                yield data
+        async with aclosing(merge([self._prompt_events(part, usage, failures) for part in parts])) as events:
+            async for text in events:
+                yield text
         if usage is not None and not failures:
-            yield event(parts[0].writer.envelope.encode([], usage.to_json()))
+            yield event(parts[0].envelope.encode([], usage.to_json()))
         yield DONE
 
     async def _prompt_events(
         self, part: _StreamedPrompt, usage: Usage | None, failures: list[RequestError]
-    ) -> AsyncGenerator[bytes, None]:
+    ) -> AsyncGenerator[str, None]:
         try:
-            async with aclosing(self._pipeline.stream(part.given)) as items:
-                async for item in items:
-                    if isinstance(item, Admitted):
-                        if usage is not None:
-                            usage.prompt_tokens += item.input_length
-                        for sequence in range(part.given.num_sequences if part.echo else 0):
-                            yield event(part.writer.opening(sequence, part.echo))
-                        continue
-                    yield event(part.writer.chunk(item))
-                    if item.result is not None and usage is not None:
-                        usage.completion_tokens += item.result.num_generated_tokens
+            async with self._pipeline.stream(part.given) as generation:
+                if usage is not None:
+                    usage.prompt_tokens += generation.input_length
+                if part.echo:
+                    yield "".join([event(part.writer.opening(i, part.echo)) for i in range(part.given.num_sequences)])
+                async for tokens in generation:
+                    if usage is not None:
+                        usage.completion_tokens += len(tokens)
+                    yield "".join([event(part.writer.chunk(token)) for token in tokens])
         except RequestError as error:
             failures.append(error)
-            body = {"error": {"message": error.text, "http_status_code": _STREAM_ERROR_STATUS}}
-            yield event(msgspec.json.encode(body))
-
-
-def _none(token: GeneratedToken, text_offset: int) -> None:
-    del token, text_offset
-
-
-def _chat_logprobs(token: GeneratedToken, text_offset: int) -> dict[str, Any]:
-    del text_offset
-    return chat_logprobs([token])
-
-
-def _completion_logprobs(token: GeneratedToken, text_offset: int) -> dict[str, Any]:
-    return completion_logprobs([token], text_offset)
+            yield event(format_json({"error": {"message": error.text, "http_status_code": _STREAM_ERROR_STATUS}}))

@@ -6,24 +6,24 @@ Source: the OpenAI API reference. An object keeps the names and the order of TGI
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, final
 
-import msgspec
-
 from tgi.server.generation import GeneratedToken, GenerationResult
-from tgi.server.pipeline import CompletedGeneration, CompletedPrompt, StreamItem
+from tgi.server.json_format import format_json, format_string
+from tgi.server.pipeline import CompletedGeneration, CompletedPrompt
 from tgi.types import FinishReason
 
 __all__ = [
+    "CHAT_CHUNK",
+    "COMPLETION_CHUNK",
+    "ChunkShape",
     "ChunkWriter",
     "Envelope",
     "Usage",
     "chat_choice",
-    "chat_delta",
     "chat_logprobs",
     "completion_choice",
-    "completion_delta",
     "completion_logprobs",
     "finish_reason",
 ]
@@ -38,29 +38,17 @@ _FINISH_REASONS = {
 
 
 @final
-@dataclass(frozen=True)
 class Envelope:
     """The members that all objects of one answer share."""
 
-    id: str
-    kind: str
-    created: int  # s since 1970
-    model: str
-    system_fingerprint: str
+    def __init__(self, *, id: str, kind: str, created: int, model: str, system_fingerprint: str) -> None:
+        """`created` is in seconds since 1970."""
+        shared = {"id": id, "object": kind, "created": created, "model": model, "system_fingerprint": system_fingerprint}
+        self.head = format_json(shared).removesuffix("}")
 
-    def encode(self, choices: list[Json], usage: Json | None) -> bytes:
+    def encode(self, choices: list[Json], usage: Json | None) -> str:
         """One object."""
-        return msgspec.json.encode(
-            {
-                "id": self.id,
-                "object": self.kind,
-                "created": self.created,
-                "model": self.model,
-                "system_fingerprint": self.system_fingerprint,
-                "choices": choices,
-                "usage": usage,
-            }
-        )
+        return f'{self.head},"choices":{format_json(choices)},"usage":{format_json(usage)}}}'
 
 
 @final
@@ -90,48 +78,52 @@ class Usage:
 
 @final
 @dataclass(frozen=True)
+class ChunkShape:
+    """How the choice of a chunk is written: JSON around its text, and the log probabilities of a token at a text offset."""
+
+    before_text: str
+    after_text: str
+    logprobs: Callable[[GeneratedToken, int], Json]
+
+
+@final
 class ChunkWriter:
-    """Turns the items of one prompt's generation into chunks: one per token, the last with the finish reason."""
+    """Turns the tokens of one prompt into chunks: one per token, the last of a sequence with its finish reason."""
 
-    envelope: Envelope
-    delta: Callable[[str, Json | None], Json]
-    logprobs: Callable[[GeneratedToken, int], Json | None]  # of a token and the offset of its text
-    first_index: int  # of the prompt's choices
-    text_offsets: dict[int, int] = field(default_factory=dict)  # by sequence: characters told so far
+    def __init__(self, envelope: Envelope, shape: ChunkShape, first_index: int, *, has_logprobs: bool) -> None:
+        """`first_index` is that of the prompt's first choice."""
+        self._head = f'{envelope.head},"choices":[{{"index":'
+        self._shape = shape
+        self._first_index = first_index
+        self._has_logprobs = has_logprobs
+        self._text_offsets: dict[int, int] = {}  # by sequence: characters told so far
 
-    def chunk(self, item: StreamItem) -> bytes:
-        """The chunk of one token."""
-        token, result = item.token, item.result
-        # A special token is no text in OpenAI's answers; the last one brings along text that was held back.
-        text = "" if token.special and result is None else token.text
-        offset = self.text_offsets.get(item.sequence, 0)
-        self.text_offsets[item.sequence] = offset + (0 if token.special else len(token.piece))
-        choice = {
-            "index": self.first_index + item.sequence,
-            **self.delta(text, self.logprobs(token, offset)),
-            "finish_reason": None if result is None else finish_reason(result),
-        }
-        return self.envelope.encode([choice], None)
+    def chunk(self, token: GeneratedToken) -> str:
+        """The chunk of one token. A special token is no text in OpenAI's answers."""
+        logprobs = self._logprobs(token) if self._has_logprobs else "null"
+        reason = "null" if token.result is None else f'"{finish_reason(token.result)}"'
+        return self._chunk(token.sequence, token.plain_text, logprobs, reason)
 
-    def opening(self, sequence: int, text: str) -> bytes:
+    def opening(self, sequence: int, text: str) -> str:
         """A chunk of text that no token brought."""
-        choice = {"index": self.first_index + sequence, **self.delta(text, None), "finish_reason": None}
-        return self.envelope.encode([choice], None)
+        return self._chunk(sequence, text, "null", "null")
+
+    def _chunk(self, sequence: int, text: str, logprobs: str, reason: str) -> str:
+        shape = self._shape
+        return (
+            f"{self._head}{self._first_index + sequence}{shape.before_text}{format_string(text)}{shape.after_text},"
+            f'"logprobs":{logprobs},"finish_reason":{reason}}}],"usage":null}}'
+        )
+
+    def _logprobs(self, token: GeneratedToken) -> str:
+        offset = self._text_offsets.get(token.sequence, 0)
+        self._text_offsets[token.sequence] = offset + (0 if token.special else len(token.piece))
+        return format_json(self._shape.logprobs(token, offset))
 
 
 def finish_reason(result: GenerationResult) -> str:
     """OpenAI's word for why a sequence ended."""
     return _FINISH_REASONS[result.finish_reason]
-
-
-def chat_delta(text: str, logprobs: Json | None) -> Json:
-    """What a chunk of a chat says."""
-    return {"delta": {"role": "assistant", "content": text}, "logprobs": logprobs}
-
-
-def completion_delta(text: str, logprobs: Json | None) -> Json:
-    """What a chunk of a completion says."""
-    return {"text": text, "logprobs": logprobs}
 
 
 def chat_choice(index: int, completed: CompletedGeneration, has_logprobs: bool) -> Json:
@@ -196,3 +188,7 @@ def _with_prompt_logprobs(logprobs: Json, result: GenerationResult, prompt_lengt
         "top_logprobs": [None] * len(prefill) + logprobs["top_logprobs"],
         "text_offset": offsets + [prompt_length + offset for offset in logprobs["text_offset"]],
     }
+
+
+CHAT_CHUNK = ChunkShape(',"delta":{"role":"assistant","content":', "}", lambda token, _: chat_logprobs([token]))
+COMPLETION_CHUNK = ChunkShape(',"text":', "", lambda token, text_offset: completion_logprobs([token], text_offset))

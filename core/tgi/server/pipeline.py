@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import final
 
 from tgi.errors import (
     GenerationError,
@@ -18,22 +18,14 @@ from tgi.errors import (
     UnhealthyError,
 )
 from tgi.server.admission import Admission, AdmittedPrompt, GenerationInput
-from tgi.server.concurrency import merge, run_all
-from tgi.server.generation import GeneratedToken, GenerationRequest, GenerationResult, Generator
+from tgi.server.concurrency import run_all
+from tgi.server.generation import GeneratedToken, Generation, GenerationResult
 from tgi.server.metrics import Failure, Metrics, RequestTimes
 from tgi.server.permits import Permits
 from tgi.server.state import ServerState
 from tgi.server.tracing import record_failure, record_generation
 
-__all__ = [
-    "Admitted",
-    "CompletedGeneration",
-    "CompletedPrompt",
-    "GenerationPipeline",
-    "OpenStream",
-    "StreamItem",
-    "count_failures",
-]
+__all__ = ["CompletedGeneration", "CompletedPrompt", "GenerationPipeline", "count_failures"]
 
 _FAILURES: dict[type[RequestError], Failure] = {
     OverloadedError: Failure.OVERLOADED,
@@ -60,36 +52,13 @@ def count_failures(metrics: Metrics) -> Iterator[None]:
         raise
 
 
-class Admitted(NamedTuple):
-    """First item of a stream: the request is valid and has its permits."""
-
-    input_length: int  # tokens of the prompt
-
-
-@final
-@dataclass(frozen=True)
-class OpenStream:
-    """A stream whose request was admitted."""
-
-    input_length: int  # tokens of the prompt
-    items: AsyncGenerator[Admitted | StreamItem, None]  # to be closed by whoever has it
-
-
-class StreamItem(NamedTuple):
-    """A token of one of the prompt's sequences; the last one comes with the sequence's result."""
-
-    sequence: int
-    token: GeneratedToken
-    result: GenerationResult | None
-
-
 @final
 @dataclass(frozen=True)
 class CompletedGeneration:
     """A result and the durations it took."""
 
-    result: GenerationResult
     tokens: list[GeneratedToken]
+    result: GenerationResult
     times: RequestTimes
 
     @property
@@ -118,10 +87,11 @@ class GenerationPipeline:
     """Runs generations against the permits of one server."""
 
     def __init__(self, state: ServerState, permits: Permits) -> None:
+        self._engine = state.engine
+        self._tokenizer = state.tokenizer.tokenizer
         self._metrics = state.metrics
         self._permits = permits
         self._admission = Admission(state)
-        self._generator = Generator(state.engine, state.tokenizer.tokenizer)
 
     async def collect(self, given: GenerationInput, received: float) -> CompletedPrompt:
         """All sequences of a prompt, whole. Raises `RequestError`; cancellation frees the sequences.
@@ -130,72 +100,58 @@ class GenerationPipeline:
         """
         self._metrics.count_request()
         self._admission.check_best_of(given.parameters)
-        with count_failures(self._metrics), self._permits.hold(given.num_sequences):
-            admitted = await self._admission.admit(given, received)
-            works = [self._collect_sequence(request, admitted) for request in admitted.requests]
-            return CompletedPrompt(given, await run_all(works))
+        tokens: list[list[GeneratedToken]] = [[] for _ in range(given.num_sequences)]
+        with count_failures(self._metrics):
+            async with self._open(given, received) as (generation, admitted):
+                async for ready in generation:
+                    for token in ready:
+                        tokens[token.sequence].append(token)
+        return CompletedPrompt(given, [_completed(sequence, admitted) for sequence in tokens])
 
     async def collect_all(self, inputs: Sequence[GenerationInput], received: float) -> list[CompletedPrompt]:
         """Several prompts at once, in their order; one that fails fails all."""
         return await run_all([self.collect(given, received) for given in inputs])
 
-    async def stream(self, given: GenerationInput) -> AsyncGenerator[Admitted | StreamItem, None]:
-        """The tokens of a prompt's sequences as they come, after one `Admitted`. Raises `RequestError`; closing it frees the
-        sequences. Permits are held from the first item asked for until the end.
+    @asynccontextmanager
+    async def stream(self, given: GenerationInput) -> AsyncIterator[Generation]:
+        """The tokens of a prompt's sequences as they come. Entering raises `RequestError` where the request is refused; permits
+        and sequences are held until it is left.
         """
-        self._metrics.count_request()
         received = time.perf_counter()
+        self._metrics.count_request()
         with count_failures(self._metrics):
             self._admission.check_stream(given.parameters)
-            with self._permits.hold(given.num_sequences):
-                admitted = await self._admission.admit(given, received)
-                yield Admitted(admitted.input_length)
-                streams = [self._stream_sequence(index, admitted) for index in range(len(admitted.requests))]
-                async with aclosing(merge(streams) if len(streams) > 1 else streams[0]) as items:
-                    async for item in items:
-                        yield item
+            try:
+                async with self._open(given, received) as (generation, _):
+                    yield generation
+            except IncompleteGenerationError:
+                raise IncompleteGenerationError("Incomplete generation stream") from None
 
-    async def open_stream(self, given: GenerationInput) -> OpenStream:
-        """A stream of which only the tokens are still to come. Raises what refuses the request."""
-        items = self.stream(given)
-        admitted = await anext(items)
-        if not isinstance(admitted, Admitted):
-            raise AssertionError("a stream begins with its admission")
-        return OpenStream(admitted.input_length, items)
+    @asynccontextmanager
+    async def _open(self, given: GenerationInput, received: float) -> AsyncIterator[tuple[Generation, AdmittedPrompt]]:
+        with self._permits.hold(given.num_sequences):
+            admitted = await self._admission.admit(given, received)
 
-    async def _collect_sequence(self, request: GenerationRequest, admitted: AdmittedPrompt) -> CompletedGeneration:
-        tokens: list[GeneratedToken] = []
-        async with aclosing(self._generator.stream(request)) as items:
-            async for item in items:
-                if isinstance(item, GeneratedToken):
-                    tokens.append(item)
-                else:
-                    return CompletedGeneration(item, tokens, self._finish(admitted, item))
-        raise IncompleteGenerationError
+            def note_success(result: GenerationResult) -> None:
+                times = _times(result, admitted)
+                self._metrics.observe_success(times)
+                record_generation(times, result.seed)
 
-    async def _stream_sequence(self, index: int, admitted: AdmittedPrompt) -> AsyncGenerator[StreamItem, None]:
-        last: GeneratedToken | None = None
-        async with aclosing(self._generator.stream(admitted.requests[index])) as items:
-            async for item in items:
-                if isinstance(item, GenerationResult):
-                    if last is None:
-                        break
-                    self._finish(admitted, item)
-                    yield StreamItem(index, last, item)
-                    return
-                if item.is_last:
-                    last = item
-                else:
-                    yield StreamItem(index, item, None)
-        raise IncompleteGenerationError("Incomplete generation stream")
+            with closing(Generation(self._engine, self._tokenizer, admitted.requests, note_success)) as generation:
+                yield generation, admitted
 
-    def _finish(self, admitted: AdmittedPrompt, result: GenerationResult) -> RequestTimes:
-        times = RequestTimes(
-            validation=admitted.validation_seconds,
-            queue=result.queue_seconds,
-            inference=result.inference_seconds,
-            num_generated_tokens=result.num_generated_tokens,
-        )
-        self._metrics.observe_success(times)
-        record_generation(times, result.seed)
-        return times
+
+def _completed(tokens: list[GeneratedToken], admitted: AdmittedPrompt) -> CompletedGeneration:
+    result = tokens[-1].result
+    if result is None:
+        raise AssertionError("a sequence that ended has a result")
+    return CompletedGeneration(tokens, result, _times(result, admitted))
+
+
+def _times(result: GenerationResult, admitted: AdmittedPrompt) -> RequestTimes:
+    return RequestTimes(
+        validation=admitted.validation_seconds,
+        queue=result.queue_seconds,
+        inference=result.inference_seconds,
+        num_generated_tokens=result.num_generated_tokens,
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -21,9 +21,10 @@ from tgi.server.admission import GenerationInput
 from tgi.server.chat_prompt import render_prompt
 from tgi.server.compute_headers import answer_headers, stream_headers
 from tgi.server.disconnect import run_until_disconnect
-from tgi.server.generation import GenerationResult, StopStyle
+from tgi.server.generation import GeneratedToken, Generation, GenerationResult, StopStyle
+from tgi.server.json_format import format_json
 from tgi.server.openai_requests import generate_parameters, refuse
-from tgi.server.pipeline import Admitted, GenerationPipeline, OpenStream, count_failures
+from tgi.server.pipeline import GenerationPipeline, count_failures
 from tgi.server.responses import json_response
 from tgi.server.responses_schemas import InputItem, ResponsesRequest
 from tgi.server.routing import read_record
@@ -38,7 +39,6 @@ Json = dict[str, Any]
 _TEXT_FORMAT = {"type": "text"}
 _TEXT_PARTS = ("input_text", "output_text", "text")
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
-_PLACE = {"output_index": 0, "content_index": 0}
 
 
 @final
@@ -130,8 +130,11 @@ class ResponsesRoutes:
             given = await _generation_input(body, self._state)
         answer = _Answer(body, config.model_id if body.model in (None, "tgi") else str(body.model))
         if body.stream:
-            opened = await run_until_disconnect(request.receive, self._pipeline.open_stream(given))
-            return EventStream(_events(answer, opened), stream_headers(config, [given]))
+            async with AsyncExitStack() as resources:
+                opening = resources.enter_async_context(self._pipeline.stream(given))
+                generation = await run_until_disconnect(request.receive, opening)
+                events = _events(answer, generation, resources.pop_all())
+            return EventStream(events, stream_headers(config, [given]))
         prompt = await run_until_disconnect(request.receive, self._pipeline.collect(given, received))
         response = answer.finished(prompt.sequences[0].result)
         return json_response(msgspec.json.encode(response), answer_headers(config, [prompt]))
@@ -197,37 +200,59 @@ def _part(text: str) -> Json:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-async def _events(answer: _Answer, opened: OpenStream) -> AsyncGenerator[bytes, None]:
-    """The events in order, each numbered; exactly one of completed, incomplete and failed ends them."""
-    number = 0
-    async with aclosing(_numberless_events(answer, opened)) as events:
-        async for name, members in events:
-            yield named_event(name, msgspec.json.encode({"type": name, "sequence_number": number, **members}))
-            number += 1
+@final
+class _EventWriter:
+    """Writes and numbers the events of one response."""
+
+    def __init__(self, answer: _Answer) -> None:
+        self._answer = answer
+        self._place = {"item_id": answer.item_id, "output_index": 0, "content_index": 0}
+        self._next_number = 0
+
+    def opening(self) -> str:
+        """The events before the first token."""
+        begun = self._answer.response("in_progress")
+        return (
+            self._event("response.created", response=begun)
+            + self._event("response.in_progress", response=begun)
+            + self._event("response.output_item.added", output_index=0, item=self._answer.item("in_progress"))
+            + self._event("response.content_part.added", **self._place, part=_part(""))
+        )
+
+    def token(self, token: GeneratedToken) -> str:
+        """The events that a token brings."""
+        text = token.plain_text
+        told = self._event("response.output_text.delta", **self._place, delta=text, logprobs=[]) if text else ""
+        return told if token.result is None else told + self._ending(token.result)
+
+    def failure(self, error: RequestError) -> str:
+        """The event that ends a response in which something went wrong."""
+        failed = self._answer.response("failed", error={"code": "server_error", "message": error.text})
+        return self._event("response.failed", response=failed)
+
+    def _ending(self, result: GenerationResult) -> str:
+        finished = self._answer.finished(result)
+        [message] = finished["output"]
+        return (
+            self._event("response.output_text.done", **self._place, text=result.text, logprobs=[])
+            + self._event("response.content_part.done", **self._place, part=_part(result.text))
+            + self._event("response.output_item.done", output_index=0, item=message)
+            + self._event(f"response.{finished['status']}", response=finished)
+        )
+
+    def _event(self, name: str, **members: object) -> str:
+        data = {"type": name, "sequence_number": self._next_number, **members}
+        self._next_number += 1
+        return named_event(name, format_json(data))
 
 
-async def _numberless_events(answer: _Answer, opened: OpenStream) -> AsyncGenerator[tuple[str, Json], None]:
-    place = {"item_id": answer.item_id, **_PLACE}
-    begun = answer.response("in_progress")
-    yield "response.created", {"response": begun}
-    yield "response.in_progress", {"response": begun}
-    yield "response.output_item.added", {"output_index": 0, "item": answer.item("in_progress")}
-    yield "response.content_part.added", {**place, "part": _part("")}
+async def _events(answer: _Answer, generation: Generation, resources: AsyncExitStack) -> AsyncGenerator[str, None]:
+    """The events in order; exactly one of completed, incomplete and failed ends them. `resources` are closed at the end."""
+    writer = _EventWriter(answer)
     try:
-        async with aclosing(opened.items) as items:
-            async for item in items:
-                if isinstance(item, Admitted):
-                    continue
-                text = "" if item.token.special and item.result is None else item.token.text
-                if text:
-                    yield "response.output_text.delta", {**place, "delta": text, "logprobs": []}
-                if item.result is not None:
-                    finished = answer.finished(item.result)
-                    [message] = finished["output"]
-                    yield "response.output_text.done", {**place, "text": item.result.text, "logprobs": []}
-                    yield "response.content_part.done", {**place, "part": _part(item.result.text)}
-                    yield "response.output_item.done", {"output_index": 0, "item": message}
-                    yield f"response.{finished['status']}", {"response": finished}
+        async with resources:
+            yield writer.opening()
+            async for tokens in generation:
+                yield "".join([writer.token(token) for token in tokens])
     except RequestError as error:
-        failed = answer.response("failed", error={"code": "server_error", "message": error.text})
-        yield "response.failed", {"response": failed}
+        yield writer.failure(error)

@@ -13,31 +13,31 @@ from tgi.server.disconnect import DisconnectError, run_until_disconnect
 
 __all__ = ["DONE", "EventStream", "event", "named_event"]
 
-DONE = b"data: [DONE]\n\n"
+DONE = "data: [DONE]\n\n"
 _COMMENT = b":\n\n"
 _KEEP_ALIVE_SECONDS = 15.0
 _HEADERS = {"content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
-def event(data: bytes) -> bytes:
+def event(data: str) -> str:
     """The event that carries one line of JSON."""
-    return b"data: %b\n\n" % data
+    return f"data: {data}\n\n"
 
 
-def named_event(name: str, data: bytes) -> bytes:
+def named_event(name: str, data: str) -> str:
     """The same with a line that names it."""
-    return b"event: %b\ndata: %b\n\n" % (name.encode(), data)
+    return f"event: {name}\ndata: {data}\n\n"
 
 
 @final
 class EventStream:
-    """An answer of status 200 whose body is made while it is sent.
+    """An answer of status 200 whose body is made while it is sent; each text of `events` holds those that are ready together.
 
     The events are not asked for before the head is sent. When the client leaves they are closed at once.
     """
 
     def __init__(
-        self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str], keep_alive_seconds: float = _KEEP_ALIVE_SECONDS
+        self, events: AsyncGenerator[str, None], headers: Mapping[str, str], keep_alive_seconds: float = _KEEP_ALIVE_SECONDS
     ) -> None:
         self._events = events
         self._headers = [(name.encode(), value.encode("latin-1")) for name, value in (_HEADERS | dict(headers)).items()]
@@ -59,9 +59,10 @@ class EventStream:
         keep_alive = asyncio.ensure_future(self._keep_alive(send))
         try:
             async with aclosing(self._events):
-                async for data in self._events:
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
-                    self._last_sent = loop.time()
+                async for text in self._events:
+                    if text:
+                        await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+                        self._last_sent = loop.time()
         finally:
             keep_alive.cancel()
             await asyncio.gather(keep_alive, return_exceptions=True)

@@ -8,7 +8,7 @@ from typing import Protocol, final
 
 from tgi.backend import Agreement
 from tgi.engine.messages import EngineStats
-from tgi.engine.stream import SequenceRequest, SequenceStream
+from tgi.engine.stream import OutputQueue, SequenceRequest, SequenceStream
 from tgi.server.metrics import Metrics
 from tgi.server.tracing import SpanExporter
 from tgi.text import ChatTemplateRenderer, TokenizerPool
@@ -70,8 +70,8 @@ class Engine(Protocol):
     def is_healthy(self) -> bool:
         """Whether an engine process serves now."""
 
-    def submit(self, request: SequenceRequest) -> SequenceStream:
-        """Queue a sequence. Raises `UnhealthyError` if the engine was given up."""
+    def submit(self, request: SequenceRequest, outputs: OutputQueue) -> SequenceStream:
+        """Queue a sequence whose outputs go to `outputs`. Raises `UnhealthyError` if the engine was given up."""
 
     async def check_health(self, deep: bool) -> bool:
         """Ask the engine; `deep` makes it run a forward pass."""

@@ -23,29 +23,32 @@ class Detokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt_token_ids: Sequence[int]) -> None:
-        self._tokenizer = tokenizer
-        # Invariant: the window's text up to `read_offset` was handed out; all after it was not.
-        self._window, self._read_text = self._context(prompt_token_ids)
+        self._decode = tokenizer.decode
+        self._token_text = tokenizer.token_text
+        # Invariant: the first `num_read` characters of the window's text were handed out: those of its first `read_offset` ids.
+        self._window, text = self._context(prompt_token_ids)
         self._read_offset = len(self._window)
+        self._num_read = len(text)
 
     def push(self, token_id: int) -> str:
         """The text that `token_id` completes, perhaps none."""
-        self._window.append(token_id)
-        text = self._decode(self._window)
-        if len(text) <= len(self._read_text) or text.endswith(_REPLACEMENT):
+        window = self._window
+        window.append(token_id)
+        text = self._decode(window)
+        if len(text) <= self._num_read or text.endswith(_REPLACEMENT):
             return ""
-        piece = text[len(self._read_text) :]
-        self._window = self._window[self._read_offset :]
-        self._read_offset = len(self._window)
+        piece = text[self._num_read :]
+        del window[: self._read_offset]
+        self._read_offset = len(window)
         is_single = self._read_offset == 1  # as a rule
-        self._read_text = self._tokenizer.token_text(token_id) if is_single else self._decode(self._window)
+        self._num_read = len(self._token_text(token_id) if is_single else self._decode(window))
         return piece
 
     def flush(self) -> str:
         """What is left at the end, without a last incomplete character."""
         text = self._decode(self._window).rstrip(_REPLACEMENT)
-        piece = text[len(self._read_text) :]
-        self._read_text += piece
+        piece = text[self._num_read :]
+        self._num_read += len(piece)
         return piece
 
     def _context(self, token_ids: Sequence[int]) -> tuple[list[int], str]:
@@ -53,6 +56,3 @@ class Detokenizer:
         contexts = (list(token_ids[-_NUM_CONTEXT_TOKENS - extra :]) for extra in range(_MAX_CHARACTER_TOKENS))
         decoded = [(context, self._decode(context)) for context in contexts]
         return next(((context, text) for context, text in decoded if _REPLACEMENT not in text), decoded[0])
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(ids)

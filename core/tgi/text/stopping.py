@@ -15,7 +15,7 @@ class StopMatch:
     """A complete stop string: it ends `end` characters into the piece that completed it."""
 
     end: int
-    length: int
+    stop: str
 
 
 @final
@@ -63,7 +63,7 @@ class StoppingCriteria:
         if not matches:
             return None
         end, matcher = min(matches, key=lambda match: (match[0], -len(match[1].pattern)))
-        return StopMatch(end, len(matcher.pattern))
+        return StopMatch(end, matcher.pattern)
 
     def matches_special(self, text: str) -> bool:
         """Whether the text of a special token holds a stop string; it is not part of the text that `push` sees."""

@@ -5,7 +5,7 @@ import msgspec
 from tgi.architectures import GenericSpec
 from tgi.backend import EngineConfig, SamplingParams, Wish
 from tgi.engine.messages import Start
-from tgi.engine.stream import SequenceRequest
+from tgi.engine.stream import OutputQueue, SequenceRequest
 from tgi.scheduler.records import SchedulerConfig
 from tgi.testing.null_backend import NullScript
 
@@ -24,3 +24,27 @@ def start_message(tmp_path, **script):
 def request(prompt, max_new_tokens=4, **kwargs):
     sampling = kwargs.pop("sampling", SamplingParams(logprobs="processed"))
     return SequenceRequest("r", list(prompt), sampling, seed=1, max_new_tokens=max_new_tokens, **kwargs)
+
+
+class SubmittedSequence:
+    """A sequence in an engine, and its outputs one by one."""
+
+    def __init__(self, client, request):
+        self._outputs = OutputQueue()
+        self._ready = []
+        self._stream = client.submit(request, self._outputs)
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        if not self._ready:
+            if self._stream.is_finished:
+                self._outputs.close()
+            self._ready = await self._outputs.get()
+        if not self._ready:
+            raise StopAsyncIteration
+        return self._ready.pop(0)
+
+    def abort(self):
+        self._stream.abort()

@@ -17,7 +17,7 @@ from tgi.errors import UnhealthyError
 from tgi.testing.null_backend import NullFailure
 from tgi.types import FinishReason
 
-from .engine_setup import request, start_message
+from .engine_setup import SubmittedSequence, request, start_message
 
 
 class Running:
@@ -33,6 +33,9 @@ class Running:
 
     async def __aexit__(self, *_):
         await self.client.close()
+
+    def submit(self, sequence):
+        return SubmittedSequence(self.client, sequence)
 
     @property
     def log(self):
@@ -50,7 +53,7 @@ async def collect(stream):
 async def test_tokens_logprobs_and_finish(tmp_path):
     async with Running(start_message(tmp_path)) as engine:
         sampling = SamplingParams(logprobs="processed", top_n_tokens=2)
-        stream = engine.client.submit(request([5, 6, 7], sampling=sampling))
+        stream = engine.submit(request([5, 6, 7], sampling=sampling))
         outputs = [output async for output in stream]
         assert [t.token_id for o in outputs for t in o.tokens] == [5, 6, 7, 5]
         assert outputs[-1].finish_reason == FinishReason.LENGTH
@@ -63,7 +66,7 @@ async def test_tokens_logprobs_and_finish(tmp_path):
 
 async def test_eos_ends_a_sequence(tmp_path):
     async with Running(start_message(tmp_path)) as engine:
-        tokens, last = await collect(engine.client.submit(request([5, 6, 7], 50, eos_token_ids=(6,))))
+        tokens, last = await collect(engine.submit(request([5, 6, 7], 50, eos_token_ids=(6,))))
         assert tokens == [5, 6]
         assert last.finish_reason == FinishReason.EOS_TOKEN
 
@@ -72,10 +75,10 @@ async def test_an_abort_frees_everything(tmp_path):
     async with Running(start_message(tmp_path, step_seconds=0.005)) as engine:
         stats = []
         engine.client.add_stats_listener(stats.append)
-        stream = engine.client.submit(request([5, 6], 400))
+        stream = engine.submit(request([5, 6], 400))
         await anext(stream)
         stream.abort()
-        await collect(engine.client.submit(request([1], 5)))
+        await collect(engine.submit(request([1], 5)))
         while stats[-1].scheduler.num_running:
             await asyncio.sleep(0.01)
         assert stats[-1].scheduler.num_free_blocks == 4096
@@ -85,19 +88,19 @@ async def test_an_abort_frees_everything(tmp_path):
 async def test_a_failed_sequence_leaves_its_neighbours_alone(tmp_path, kind):
     script = start_message(tmp_path, failures=(NullFailure(13, kind, after=2),))
     async with Running(script) as engine:
-        good, bad = engine.client.submit(request([1, 2], 6)), engine.client.submit(request([13], 6))
+        good, bad = engine.submit(request([1, 2], 6)), engine.submit(request([13], 6))
         (good_tokens, good_last), (_, bad_last) = await asyncio.gather(collect(good), collect(bad))
         assert "scripted" in bad_last.error
         if kind == "row":
             assert good_tokens == [1, 2, 1, 2, 1, 2]
             assert good_last.finish_reason == FinishReason.LENGTH
-        tokens, _ = await collect(engine.client.submit(request([3], 2)))
+        tokens, _ = await collect(engine.submit(request([3], 2)))
         assert tokens == [3, 3]
 
 
 async def test_a_retryable_step_is_tried_again(tmp_path):
     async with Running(start_message(tmp_path, failures=(NullFailure(13, "step", after=2),))) as engine:
-        streams = [engine.client.submit(request(prompt, 6)) for prompt in ([13, 2], [4])]
+        streams = [engine.submit(request(prompt, 6)) for prompt in ([13, 2], [4])]
         results = await asyncio.gather(*map(collect, streams))
         assert [tokens for tokens, _ in results] == [[13, 2, 13, 2, 13, 2], [4] * 6]
 
@@ -105,7 +108,7 @@ async def test_a_retryable_step_is_tried_again(tmp_path):
 @pytest.mark.parametrize("kind", ["exit", "raise"])
 async def test_streams_go_on_after_the_engine_died(tmp_path, kind):
     async with Running(start_message(tmp_path, failures=(NullFailure(13, kind, after=3),), step_seconds=0.002)) as engine:
-        streams = [engine.client.submit(request([13, 2], 6)), engine.client.submit(request([5, 6], 40))]
+        streams = [engine.submit(request([13, 2], 6)), engine.submit(request([5, 6], 40))]
         first, second = await asyncio.gather(*map(collect, streams))
         assert first[0] == [13, 2, 13, 2, 13, 2]
         assert second[0] == [5, 6] * 20
@@ -121,26 +124,26 @@ OTHERS = [[5, 6], [7], [8, 9, 10]]
 async def test_of_many_sequences_only_the_one_that_kills_the_engine_fails(tmp_path, after):
     script = start_message(tmp_path, failures=(NullFailure(DEADLY, "exit", after=after),), step_seconds=0.002)
     async with Running(script) as engine:
-        streams = [engine.client.submit(request(prompt, 40)) for prompt in [*OTHERS, [DEADLY]]]
+        streams = [engine.submit(request(prompt, 40)) for prompt in [*OTHERS, [DEADLY]]]
         *good, (_, bad) = await asyncio.gather(*map(collect, streams))
         assert "status 3 while it worked on this request alone" in bad.error
         assert [tokens for tokens, _ in good] == [(prompt * 40)[:40] for prompt in OTHERS]
         assert engine.client.is_healthy
-        again = await collect(engine.client.submit(request([DEADLY], 40)))
+        again = await collect(engine.submit(request([DEADLY], 40)))
         assert "alone" in again[1].error
-        assert (await collect(engine.client.submit(request([5], 3))))[0] == [5, 5, 5]
+        assert (await collect(engine.submit(request([5], 3))))[0] == [5, 5, 5]
 
 
 async def test_a_client_that_leaves_during_the_trials_stops_nothing(tmp_path):
     script = start_message(tmp_path, failures=(NullFailure(DEADLY, "exit"),), step_seconds=0.01)
     async with Running(script) as engine:
-        first, second, deadly = (engine.client.submit(request(prompt, 60)) for prompt in ([5], [6], [DEADLY]))
+        first, second, deadly = (engine.submit(request(prompt, 60)) for prompt in ([5], [6], [DEADLY]))
         while "restarting" not in " ".join(engine.log[1:]):
             await asyncio.sleep(0.01)
         while not engine.client.is_healthy:
             await asyncio.sleep(0.01)
         first.abort()
-        late = engine.client.submit(request([7], 3))
+        late = engine.submit(request([7], 3))
         assert "alone" in (await collect(deadly))[1].error
         assert len((await collect(second))[0]) == 60
         assert (await collect(late))[0] == [7, 7, 7]
@@ -149,20 +152,20 @@ async def test_a_client_that_leaves_during_the_trials_stops_nothing(tmp_path):
 async def test_an_engine_that_dies_whatever_it_does_is_given_up(tmp_path):
     script = start_message(tmp_path, failures=(NullFailure(DEADLY, "exit", after=0),))
     async with Running(script) as engine:
-        streams = [engine.client.submit(request([DEADLY, n], 3)) for n in range(3)]
+        streams = [engine.submit(request([DEADLY, n], 3)) for n in range(3)]
         ends = [last for _, last in await asyncio.gather(*map(collect, streams))]
         assert "alone" in ends[0].error
         assert "the engine process ended with status 3, 4 times within 300 s" in ends[2].error
         assert not engine.client.is_healthy
         assert not await engine.client.check_health(deep=False)
         with pytest.raises(UnhealthyError, match="status 3"):
-            engine.client.submit(request([1]))
+            engine.submit(request([1]))
 
 
 async def test_an_engine_that_hangs_is_ended(tmp_path):
     script = start_message(tmp_path, step_seconds=0.01)
     async with Running(script, silence_limit=0.5) as engine:
-        stream = engine.client.submit(request([5, 6], 30))
+        stream = engine.submit(request([5, 6], 30))
         await anext(stream)
         os.kill(engine.client.pid, signal.SIGSTOP)
         tokens, last = await collect(stream)
@@ -175,7 +178,7 @@ async def test_an_engine_that_compiles_or_has_nothing_to_do_is_let_be(tmp_path):
     async with Running(start_message(tmp_path, compile_seconds=1.5), silence_limit=0.5) as engine:
         pid = engine.client.pid
         await asyncio.sleep(0.8)
-        tokens, _ = await collect(engine.client.submit(request([5], 3)))
+        tokens, _ = await collect(engine.submit(request([5], 3)))
         assert tokens == [5, 5, 5]
         assert engine.client.pid == pid
         assert "compile" in [message.phase for message in engine.progress]
@@ -183,7 +186,7 @@ async def test_an_engine_that_compiles_or_has_nothing_to_do_is_let_be(tmp_path):
 
 async def test_a_kill_is_noticed_and_repaired(tmp_path):
     async with Running(start_message(tmp_path, step_seconds=0.01)) as engine:
-        stream = engine.client.submit(request([5, 6], 30))
+        stream = engine.submit(request([5, 6], 30))
         await anext(stream)
         os.kill(engine.client.pid, signal.SIGKILL)
         tokens, last = await collect(stream)

@@ -19,7 +19,7 @@ async def test_a_failed_step_is_reported_as_one(tmp_path):
     stats = []
     async with Running(start_message(tmp_path, failures=(NullFailure(13, "step", after=2),))) as engine:
         engine.client.add_stats_listener(stats.append)
-        await collect(engine.client.submit(request([13, 2], 6)))
+        await collect(engine.submit(request([13, 2], 6)))
         await wait_until(lambda: any(s.is_failed for s in stats))
     failed = [s for s in stats if s.is_failed]
     assert [(s.scheduler.method, s.forward_ns) for s in failed] == [("decode", 0)]
@@ -30,7 +30,7 @@ async def test_after_an_abort_nothing_runs(tmp_path):
     stats = []
     async with Running(start_message(tmp_path, step_seconds=0.002)) as engine:
         engine.client.add_stats_listener(stats.append)
-        stream = engine.client.submit(request([1, 2], 400))
+        stream = engine.submit(request([1, 2], 400))
         await anext(stream)
         await wait_until(lambda: stats and stats[-1].scheduler.num_running == 1)
         stream.abort()
@@ -43,9 +43,9 @@ async def test_why_sequences_joined(tmp_path, mixed, reasons):
     stats = []
     async with Running(start_message(tmp_path, mixed=mixed, step_seconds=0.002)) as engine:
         engine.client.add_stats_listener(stats.append)
-        first = engine.client.submit(request([1, 2], 60))
+        first = engine.submit(request([1, 2], 60))
         await anext(first)
-        await collect(engine.client.submit(request([3, 4], 2)))
+        await collect(engine.submit(request([3, 4], 2)))
         first.abort()
     joined = [s.scheduler.join_reason for s in stats if s.scheduler.has_joined]
     assert joined

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tgi.backend import SamplingParams
-from tgi.engine.stream import SequenceRequest, SequenceStream
+from tgi.engine.stream import OutputQueue, SequenceRequest, SequenceStream
 from tgi.scheduler import SequenceOutput, TokenOutput
 from tgi.types import FinishReason
 
@@ -18,42 +18,73 @@ def aborted():
 
 
 @pytest.fixture
-def stream(aborted):
-    return SequenceStream(7, REQUEST, aborted.append)
+def outputs():
+    return OutputQueue()
+
+
+@pytest.fixture
+def stream(outputs, aborted):
+    return SequenceStream(7, REQUEST, outputs, aborted.append)
 
 
 def token(value, finish=None):
     return SequenceOutput(7, [TokenOutput(value)], finish)
 
 
-async def test_news_before_and_after_the_wait(stream):
+def ids(outputs):
+    return [token.token_id for output in outputs for token in output.tokens]
+
+
+async def test_news_before_and_after_the_wait(stream, outputs):
     stream.put(token(1))
-
-    async def later():
-        await asyncio.sleep(0)
-        stream.put(token(2))
-        stream.put(token(3, FinishReason.LENGTH))
-
-    task = asyncio.create_task(later())
-    received = [output.tokens[0].token_id async for output in stream]
-    await task
-    assert received == [1, 2, 3]
+    assert ids(await outputs.get()) == [1]
+    waiting = asyncio.ensure_future(outputs.get())
+    await asyncio.sleep(0)
+    stream.put(token(2))
+    stream.put(token(3, FinishReason.LENGTH))
+    assert ids(await waiting) == [2, 3]
 
 
-async def test_nothing_follows_the_end(stream, aborted):
+async def test_sequences_of_one_request_share_a_queue(stream, outputs, aborted):
+    other = SequenceStream(8, REQUEST, outputs, aborted.append)
+    stream.put(token(1))
+    other.put(SequenceOutput(8, [TokenOutput(2)]))
+    assert [output.sequence_id for output in await outputs.get()] == [7, 8]
+
+
+async def test_a_wait_that_was_cancelled_loses_nothing(stream, outputs):
+    waiting = asyncio.ensure_future(outputs.get())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    stream.put(token(1))
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert ids(await outputs.get()) == [1]
+
+
+async def test_nothing_follows_the_end(stream, outputs, aborted):
     stream.put(SequenceOutput(7, error="broken"))
     stream.put(token(9))
     stream.abort()
-    assert [output.error async for output in stream] == ["broken"]
+    assert [output.error for output in await outputs.get()] == ["broken"]
     assert aborted == []
 
 
-async def test_abort_reaches_the_engine_once_and_ends_the_wait(stream, aborted):
-    waiting = asyncio.ensure_future(anext(stream, None))
+async def test_abort_reaches_the_engine_once(stream, outputs, aborted):
+    stream.abort()
+    stream.abort()
+    stream.put(token(1))
+    outputs.close()
+    assert aborted == [7]
+    assert await outputs.get() == []
+
+
+async def test_a_sequence_that_is_cut_off_ends_the_wait(stream, outputs, aborted):
+    stream.put(token(1))
+    assert ids(await outputs.get()) == [1]
+    waiting = asyncio.ensure_future(outputs.get())
     await asyncio.sleep(0)
-    stream.abort()
-    stream.abort()
-    assert await waiting is None
+    stream.cut_off()
+    assert await waiting == await outputs.get() == []
     assert aborted == [7]
 
 
@@ -66,10 +97,10 @@ async def test_a_resumed_sequence_knows_its_tokens(stream):
     assert message.seed == 3
 
 
-async def test_prompt_scores_are_not_repeated_after_a_restart(stream):
+async def test_prompt_scores_are_not_repeated_after_a_restart(stream, outputs):
     stream.put(SequenceOutput(7, prompt_logprobs=[None, -1.0]))
     stream.resume_message()
     stream.put(SequenceOutput(7, prompt_logprobs=[None]))
     stream.put(SequenceOutput(7, prompt_logprobs=[-1.0, -2.0]))
     stream.put(token(3, FinishReason.LENGTH))
-    assert [score async for output in stream for score in output.prompt_logprobs] == [None, -1.0, -2.0]
+    assert [score for output in await outputs.get() for score in output.prompt_logprobs] == [None, -1.0, -2.0]

@@ -10,7 +10,7 @@ from tests.work_counter import count_calls, peak_bytes
 from tgi.engine.core import EngineCore
 from tgi.engine.framing import encode_frame
 from tgi.engine.messages import AddSequence, Shutdown, StepReport
-from tgi.engine.stream import SequenceStream
+from tgi.engine.stream import OutputQueue, SequenceStream
 from tgi.scheduler import Scheduler
 from tgi.testing.null_backend import tgi_backend
 
@@ -27,7 +27,8 @@ class FrontConnection:
     """A front that asks for `num_sequences` at once and leaves when they have ended."""
 
     def __init__(self, num_sequences, num_tokens):
-        streams = [SequenceStream(n, request([1, 2, 3], num_tokens), lambda _: None) for n in range(num_sequences)]
+        asked = request([1, 2, 3], num_tokens)
+        streams = [SequenceStream(n, asked, OutputQueue(), lambda _: None) for n in range(num_sequences)]
         self._waiting = [stream.to_message() for stream in streams]
         self._num_live = num_sequences
         self.num_frames = self.num_bytes = 0

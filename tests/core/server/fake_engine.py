@@ -1,5 +1,7 @@
 """An engine in the test's own process: it echoes the prompt, or waits for the test to say what comes."""
 
+import msgspec
+
 from tgi.backend import API_VERSION, Agreement, CacheGroup, KVCachePlan, Limits
 from tgi.engine.stream import SequenceRequest, SequenceStream
 from tgi.scheduler.records import SequenceOutput, TokenOutput
@@ -35,12 +37,12 @@ class FakeEngine:
         self.listeners = []
         self.deep_checks: list[bool] = []
 
-    def submit(self, request):
-        stream = SequenceStream(len(self.streams), request, self.aborted.append)
+    def submit(self, request, outputs):
+        stream = SequenceStream(len(self.streams), request, outputs, self.aborted.append)
         self.requests.append(request)
         self.streams.append(stream)
         for output in self._echo(stream) if self.outputs is None else self.outputs:
-            stream.put(output)
+            stream.put(msgspec.structs.replace(output, sequence_id=stream.sequence_id))
         return stream
 
     async def check_health(self, deep):

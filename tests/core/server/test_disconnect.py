@@ -149,9 +149,9 @@ async def test_a_quiet_stream_is_kept_alive_by_comments():
     enough = asyncio.Event()
 
     async def events():
-        yield b"data: 1\n\n"
+        yield "data: 1\n\n"
         await enough.wait()
-        yield b"data: 2\n\n"
+        yield "data: 2\n\n"
 
     async def send(message):
         sent.append(message)

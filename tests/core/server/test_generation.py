@@ -1,15 +1,16 @@
 """One sequence from engine to text, over an engine that the test scripts."""
 
 import asyncio
+import dataclasses
 
 import pytest
 
 from tests.core.text.conftest import byte_level, save
 from tgi.backend import SamplingParams
-from tgi.engine.stream import SequenceStream
-from tgi.errors import GenerationError, IncompleteGenerationError
+from tgi.engine.stream import SequenceRequest, SequenceStream
+from tgi.errors import GenerationError, IncompleteGenerationError, UnhealthyError
 from tgi.scheduler import SequenceOutput, TokenOutput
-from tgi.server.generation import GenerationRequest, GenerationResult, Generator, StopStyle
+from tgi.server.generation import Generation, GenerationRequest, StopStyle
 from tgi.text import Tokenizer
 from tgi.types import FinishReason
 
@@ -24,9 +25,9 @@ class ScriptedEngine:
         self.outputs = outputs
         self.aborted = []
 
-    def submit(self, request):
+    def submit(self, request, outputs):
         self.request = request
-        self.stream = SequenceStream(7, request, self.aborted.append)
+        self.stream = SequenceStream(7, request, outputs, self.aborted.append)
         for output in self.outputs:
             self.stream.put(output)
         return self.stream
@@ -41,16 +42,20 @@ def outputs_of(token_ids, finish=FinishReason.LENGTH, per_output=1):
 
 def request(tokenizer, stop=(), style=StopStyle.NATIVE, greedy=True):
     prompt = tokenizer.encode("Hello").ids
-    return GenerationRequest("r", prompt, SamplingParams(greedy=greedy), 42, 100, (1,), tuple(stop), style)
+    sequence = SequenceRequest("r", prompt, SamplingParams(greedy=greedy), 42, 100, (1,))
+    return GenerationRequest(sequence, tuple(stop), style)
+
+
+def start(engine, tokenizer, results=None, **options):
+    return Generation(engine, tokenizer, [request(tokenizer, **options)], [].append if results is None else results.append)
 
 
 async def generate(tokenizer, outputs, **options):
-    engine = ScriptedEngine(outputs)
-    items = [item async for item in Generator(engine, tokenizer).stream(request(tokenizer, **options))]
-    assert isinstance(items[-1], GenerationResult)
-    assert [token.index for token in items[:-1]] == list(range(1, len(items)))
-    assert [token.is_last for token in items[:-1]] == [False] * (len(items) - 2) + [True]
-    return items[:-1], items[-1], engine
+    engine, results = ScriptedEngine(outputs), []
+    tokens = [token async for ready in start(engine, tokenizer, results, **options) for token in ready]
+    assert [token.index for token in tokens] == list(range(1, len(tokens) + 1))
+    assert [token.result for token in tokens] == [None] * (len(tokens) - 1) + results
+    return tokens, results[0], engine
 
 
 @pytest.mark.parametrize("per_output", [1, 3])
@@ -135,32 +140,60 @@ async def test_prompt_scores_are_put_together(tokenizer):
 
 
 async def test_an_error_of_the_engine(tokenizer):
-    engine = ScriptedEngine([*outputs_of([3, 4], finish=None), SequenceOutput(7, error="out of order")])
-    items = Generator(engine, tokenizer).stream(request(tokenizer))
-    assert [(await anext(items)).id for _ in range(2)] == [3, 4]
+    generation = start(ScriptedEngine([*outputs_of([3, 4], finish=None), SequenceOutput(7, error="out of order")]), tokenizer)
+    assert [token.id for token in await anext(generation)] == [3, 4]
     with pytest.raises(GenerationError, match="out of order"):
-        await anext(items)
+        await anext(generation)
 
 
 async def test_a_stream_that_is_cut_off(tokenizer):
     engine = ScriptedEngine(outputs_of([3, 4], finish=None))
-    items = Generator(engine, tokenizer).stream(request(tokenizer))
-    await anext(items)
-    engine.stream.abort()
+    generation = start(engine, tokenizer)
+    assert [token.id for token in await anext(generation)] == [3, 4]
+    engine.stream.cut_off()
     with pytest.raises(IncompleteGenerationError):
-        [item async for item in items]
+        await anext(generation)
 
 
-async def test_a_consumer_that_leaves_frees_the_sequence(tokenizer):
+async def test_an_end_without_a_token_is_no_result(tokenizer):
+    generation = start(ScriptedEngine([SequenceOutput(7, finish_reason=FinishReason.LENGTH)]), tokenizer)
+    with pytest.raises(IncompleteGenerationError):
+        await anext(generation)
+
+
+async def test_tokens_that_wait_come_together(tokenizer):
+    engine = ScriptedEngine(outputs_of([3, 4], finish=None))
+    generation = start(engine, tokenizer)
+    assert [token.id for token in await anext(generation)] == [3, 4]
+    waiting = asyncio.ensure_future(anext(generation))
+    await asyncio.sleep(0)
+    for output in outputs_of([5, 6, 8]):
+        engine.stream.put(output)
+    assert [token.id for token in await waiting] == [5, 6, 8]
+    assert await anext(generation, None) is None
+
+
+async def test_who_leaves_frees_the_sequences_that_have_not_ended(tokenizer):
     engine = ScriptedEngine(outputs_of([3], finish=None))
-    items = Generator(engine, tokenizer).stream(request(tokenizer))
-    await anext(items)
-    await items.aclose()
+    generation = start(engine, tokenizer)
+    await anext(generation)
+    generation.close()
+    generation.close()
     assert engine.aborted == [7]
 
-    engine = ScriptedEngine([])
-    task = asyncio.ensure_future(anext(Generator(engine, tokenizer).stream(request(tokenizer))))
-    await asyncio.sleep(0)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    _, _, engine = await generate(tokenizer, outputs_of([3]))
+    assert engine.aborted == []
+
+
+async def test_a_sequence_that_is_refused_frees_those_before_it(tokenizer):
+    class Narrow(ScriptedEngine):
+        def submit(self, request, outputs):
+            if request.request_id == "second":
+                raise UnhealthyError("given up")
+            return super().submit(request, outputs)
+
+    engine, first = Narrow([]), request(tokenizer)
+    second = dataclasses.replace(first, sequence=dataclasses.replace(first.sequence, request_id="second"))
+    with pytest.raises(UnhealthyError):
+        Generation(engine, tokenizer, [first, second], [].append)
     assert engine.aborted == [7]

@@ -30,7 +30,7 @@ def test_any_cut_finds_the_first_stop(text, stops, data):
     for piece in cut(text, data):
         match = criteria.push(piece)
         if match is not None:
-            found = (before + match.end, -match.length)
+            found = (before + match.end, -len(match.stop))
             break
         before += len(piece)
         held = text[before - criteria.num_held : before]
@@ -43,7 +43,7 @@ def test_any_cut_finds_the_first_stop(text, stops, data):
 
 def test_an_empty_stop_matches_at_once():
     match = StoppingCriteria([""]).push("abc")
-    assert (match.end, match.length) == (3, 0)
+    assert (match.end, match.stop) == (3, "")
 
 
 @pytest.mark.parametrize(
