@@ -14,7 +14,7 @@ import psutil  # type: ignore[import-untyped]
 from tgi.backend import BackendError, SamplingParams
 from tgi.engine.client import EngineClient
 from tgi.engine.messages import Progress, Start
-from tgi.engine.stream import SequenceRequest, SequenceStream
+from tgi.engine.stream import OutputQueue, SequenceRequest, SequenceStream
 from tgi.scheduler import SchedulerConfig
 from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
 from tgi.testing.conformance.expectations import check_sequence
@@ -102,12 +102,13 @@ async def _interrupted(subject: Subject, interrupt: Callable[[int], object], sil
     try:
         agreement = await asyncio.wait_for(client.start(), _TIMEOUT_SECONDS)
         prompt = prompt_of(9)
-        stream = client.submit(SequenceRequest("request", prompt, SamplingParams(), 0, _NUM_TOKENS))
-        await asyncio.wait_for(anext(stream), _TIMEOUT_SECONDS)
+        outputs = OutputQueue()
+        stream = client.submit(SequenceRequest("request", prompt, SamplingParams(), 0, _NUM_TOKENS), outputs)
+        await asyncio.wait_for(outputs.get(), _TIMEOUT_SECONDS)
         require(client.pid is not None, "an engine that answered has a process")
         assert client.pid is not None
         interrupt(client.pid)
-        error = await asyncio.wait_for(_last_error(stream), _TIMEOUT_SECONDS)
+        error = await asyncio.wait_for(_last_error(stream, outputs), _TIMEOUT_SECONDS)
         sequence = LiveSequence(0, prompt, stream.output_token_ids, SamplingParams(), 0, [], -1)
         sequence.error = error
         require(bool(error) or len(sequence.output) == _NUM_TOKENS, f"{len(sequence.output)} of {_NUM_TOKENS} tokens came")
@@ -118,10 +119,10 @@ async def _interrupted(subject: Subject, interrupt: Callable[[int], object], sil
         await client.close()
 
 
-async def _last_error(stream: SequenceStream) -> str:
+async def _last_error(stream: SequenceStream, outputs: OutputQueue) -> str:
     error = ""
-    async for news in stream:
-        error = news.error or ""
+    while not stream.is_finished:
+        error = (await outputs.get())[-1].error or ""
     return error
 
 
