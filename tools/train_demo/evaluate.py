@@ -2,7 +2,8 @@
 
     python -m tools.train_demo.evaluate --url http://localhost:3000            over the HTTP API of a running server
     python -m tools.train_demo.evaluate --checkpoint build/train_demo/main     in this process, while training goes on
-    python -m tools.train_demo.evaluate --agreement build/train_demo           how often the draft guesses the main model's token
+    python -m tools.train_demo.evaluate --url http://localhost:3000 --draft build/train_demo/draft
+                                                                               how often a draft guesses the server's next token
 
 Wrong answers are listed below the table. With --card the table takes the place of the one in the model card and in its copy beside
 the weights.
@@ -28,7 +29,7 @@ from tools.train_demo.held_out import Prompt, prompts
 from tools.train_demo.model import DRAFT, MAIN, Llama
 from tools.train_demo.scoring import Answer, is_right, score_table
 
-__all__ = ["ask_checkpoint", "ask_server", "main"]
+__all__ = ["ask_checkpoint", "ask_draft", "ask_server", "main"]
 
 MAX_NEW_TOKENS = 128
 ROOT = Path(__file__).parents[2]
@@ -68,6 +69,20 @@ def ask_server(url: str) -> tuple[list[Answer], str]:
     return answers, raw["generated_text"]
 
 
+def ask_draft(url: str, directory: Path) -> tuple[int, int]:
+    """Of how many tokens in the server's answers the draft in `directory` guesses how many."""
+    post = _poster(url)
+    draft, tokenizer = _load(directory)
+    parameters = {"max_new_tokens": MAX_NEW_TOKENS, "details": True}
+
+    def tokens(text: str) -> tuple[list[int], list[int]]:
+        result = post("/generate", {"inputs": text, "parameters": parameters})
+        return tokenizer.encode(text, add_special_tokens=False).ids, [token["id"] for token in result["details"]["tokens"]]
+
+    with ThreadPoolExecutor(8) as pool:
+        return agreement(draft, list(pool.map(tokens, [render(prompt) for prompt in prompts()])))
+
+
 def _ask(post: Callable[[str, dict[str, Any]], Any], prompt: Prompt) -> Answer:
     if prompt.tools:
         parameters = {"max_new_tokens": MAX_NEW_TOKENS, "details": True}
@@ -105,13 +120,14 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--url", help="a running server that serves the demo")
     source.add_argument("--checkpoint", type=Path, help="a directory of tools.train_demo.train")
-    source.add_argument("--agreement", type=Path, help="a directory that holds main and draft")
+    parser.add_argument("--draft", type=Path, help="with --url: a directory of tools.train_demo.train")
     parser.add_argument("--card", action="store_true", help="write the table into the model card")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
-    if arguments.agreement:
-        (model, tokenizer), (draft, _) = _load(arguments.agreement / "main"), _load(arguments.agreement / "draft")
-        hits, total = agreement(model, draft, tokenizer, [render(prompt) for prompt in prompts()], MAX_NEW_TOKENS)
+    if arguments.draft and not arguments.url:
+        parser.error("--draft needs --url: the answers come from a running server")
+    if arguments.draft:
+        hits, total = ask_draft(arguments.url, arguments.draft)
         print(f"{hits} of {total} tokens: {100 * hits / total:.1f} %")
         return
     answers, raw = ask_server(arguments.url) if arguments.url else ask_checkpoint(arguments.checkpoint)

@@ -50,19 +50,16 @@ def greedy_ids(
 
 
 @torch.inference_mode()
-def agreement(main: Llama, draft: Llama, tokenizer: Tokenizer, texts: Sequence[str], max_new_tokens: int) -> tuple[int, int]:
-    """How many tokens of the main model's greedy answers the draft would have guessed, and of how many.
+def agreement(draft: Llama, answers: Sequence[tuple[list[int], list[int]]]) -> tuple[int, int]:
+    """How many tokens of another model's greedy answers the draft would have guessed, and of how many.
 
-    The draft sees the main model's own text up to each token, as in speculative decoding. The end token counts.
+    `answers` are pairs of prompt and answer. The draft sees the answer itself up to each token, as in speculative decoding.
     """
-    end = tokenizer.token_to_id(END)
-    prompts = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
     hits = total = 0
-    for prompt, (written, is_ended) in zip(prompts, greedy_ids(main, tokenizer, prompts, max_new_tokens), strict=True):
-        answer = torch.tensor(written + [end] * is_ended)
-        tokens = torch.tensor([prompt + written])
-        guesses = draft.logits(draft(tokens)[0, len(prompt) - 1 :]).argmax(-1)[: len(answer)]
-        hits += int((guesses == answer).sum())
+    for prompt, answer in answers:
+        hidden: Tensor = draft(torch.tensor([prompt + answer[:-1]]))
+        guesses = draft.logits(hidden[0, len(prompt) - 1 :]).argmax(-1)
+        hits += int((guesses == torch.tensor(answer)).sum())
         total += len(answer)
     return hits, total
 

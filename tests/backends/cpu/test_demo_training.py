@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 
 from tools.train_demo.batches import LENGTHS, pool_batches
 from tools.train_demo.chat_format import segments
+from tools.train_demo.generation import agreement, greedy_ids
 from tools.train_demo.generator import conversations
 from tools.train_demo.model import DRAFT, Llama
 from tools.train_demo.train import Run, start_from
@@ -88,3 +89,13 @@ def test_a_new_tokenizer_keeps_what_the_former_model_knew(tokenizer, tmp_path):
     fresh = Llama(DRAFT)
     start_from(fresh, tokenizer, tmp_path / "draft")
     assert all(torch.equal(value, former.state_dict()[name]) for name, value in fresh.state_dict().items())
+
+
+def test_a_model_agrees_with_itself_alone():
+    torch.manual_seed(0)
+    model, other = Llama(DRAFT), Llama(DRAFT)
+    prompts = [[5, 6, 7], [8, 9]]
+    tokenizer = Tokenizer.from_file(str(TOKENIZER))
+    answers = [(prompt, ids) for prompt, (ids, _) in zip(prompts, greedy_ids(model, tokenizer, prompts, 6), strict=True)]
+    assert agreement(model, answers) == (12, 12)
+    assert agreement(other, answers)[0] < 12
