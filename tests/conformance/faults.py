@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from tgi.testing.reference_backend import ReferenceBackend, ReferenceModel
 
 struct = msgspec.structs.replace
 DEVICE_BYTES = 1 << 30
+PROGRAM = b"compiled"
 PLAN = AdapterPlan(max_total_tokens=1024, max_sequences=64, max_step_tokens=1024, max_cache_tokens=1 << 15)
 
 
@@ -596,6 +598,38 @@ def second_half_missing(logits, batch):
     return logits
 
 
+def keeping(name):
+    """The reference, which keeps a program called `name()` in the cache folder, and reads it where it is there."""
+
+    def for_config(config):
+        path = Path(config.cache_dir) / name()
+
+        def warmup(inner):
+            if path.exists() and path.read_bytes() != PROGRAM:
+                path.unlink()
+            path.write_bytes(PROGRAM)
+            inner.warmup()
+
+        return FaultyBackend(worker=lambda: {"warmup": warmup})
+
+    return FaultyBackend(change_for=for_config)
+
+
+def believing_its_cache():
+    def for_config(config):
+        path = Path(config.cache_dir) / "program"
+
+        def warmup(inner):
+            if path.exists() and path.read_bytes() != PROGRAM:
+                raise ValueError("this is no program")
+            path.write_bytes(PROGRAM)
+            inner.warmup()
+
+        return FaultyBackend(worker=lambda: {"warmup": warmup})
+
+    return FaultyBackend(change_for=for_config)
+
+
 def sampling(**changes):
     return lambda params: struct(params, **{name: change(getattr(params, name)) for name, change in changes.items()})
 
@@ -603,6 +637,8 @@ def sampling(**changes):
 SLOTS = replace(PLAN, mode="slots", max_sequences=8, features=("logprobs",))
 
 HEALTHY = {
+    "C-14a": keeping(lambda: "program"),
+    "C-14b": keeping(lambda: "program"),
     "C-13": with_memory(),
     "C-29": FaultyBackend(plan=SLOTS),
     "C-36": quantized(),
@@ -611,6 +647,9 @@ HEALTHY = {
 """Check → the backend without a fault, where the plain reference cannot undergo it."""
 
 FAULTS = {
+    # what is kept for the next start
+    "compiles at every start": (keeping(lambda: f"program-{time.monotonic_ns()}"), "C-14a"),
+    "believes a damaged cache": (believing_its_cache(), "C-14b"),
     # memory, quantization, shards
     "agrees beyond the fraction": (with_memory(lambda: {"negotiate": agrees_beyond_the_fraction}), "C-13"),
     "agrees to any cache": (with_memory(lambda: {"negotiate": agrees_to_any_cache}), "C-13"),
