@@ -246,4 +246,4 @@ def _like(array: jax.Array) -> Any:  # noqa: ANN401
 
 def _laid_out_like(array: jax.Array) -> Any:  # noqa: ANN401
     """`_like`, with the layout that the parameters were given."""
-    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.format)
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.format)  # type: ignore[attr-defined] # JAX's stub lacks it

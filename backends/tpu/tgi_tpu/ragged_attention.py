@@ -156,7 +156,8 @@ class _Walk:
     def first_group(self, sequence: jax.Array) -> jax.Array:
         """The first group that a query of the tile sees."""
         if self.rule.window is None:
-            return jnp.int32(0)
+            group: jax.Array = jnp.int32(0)
+            return group
         first_seen = jnp.maximum(self.first_position(sequence) - self.rule.window + 1, 0)
         return jax.lax.div(first_seen, jnp.int32(self.tiling.keys))
 
