@@ -70,6 +70,7 @@ class RequestError(TgiError):
     status: ClassVar[int] = 500
     error_type: ClassVar[str] = "generation"
     prefix: ClassVar[str] = ""
+    retry_after: ClassVar[int | None] = None  # s until the same request may succeed, told as `Retry-After`; None = never
 
     @property
     def text(self) -> str:
@@ -98,6 +99,7 @@ class OverloadedError(RequestError):
 
     status = 429
     error_type = "overloaded"
+    retry_after = 1
 
     def __init__(self, message: str = "Model is overloaded") -> None:
         super().__init__(message)
@@ -126,6 +128,7 @@ class UnhealthyError(RequestError):
 
     status = 503
     error_type = "healthcheck"
+    retry_after = 5  # an engine that died is being started again
 
     def __init__(self, message: str = "unhealthy") -> None:
         super().__init__(message)

@@ -27,7 +27,7 @@ from tgi.server.json_format import format_json
 from tgi.server.json_reader import RejectionError
 from tgi.server.openai_requests import generate_parameters, refuse
 from tgi.server.pipeline import GenerationPipeline, count_failures
-from tgi.server.responses import json_response
+from tgi.server.responses import error_headers, json_response
 from tgi.server.routing import read_record
 from tgi.server.sse import EventStream, named_event
 from tgi.server.state import ServerState
@@ -193,4 +193,5 @@ def _error_body(error: RequestError | RejectionError) -> Json:
 
 def _error_response(error: RequestError | RejectionError) -> Response:
     status, _ = _ERRORS.get(error.status, _OTHER_ERROR)
-    return json_response(msgspec.json.encode(_error_body(error)), status=status)
+    headers = error_headers(error) if isinstance(error, RequestError) else {}
+    return json_response(msgspec.json.encode(_error_body(error)), headers, status)

@@ -10,7 +10,15 @@ from starlette.responses import Response
 from tgi.errors import RequestError
 from tgi.server.json_reader import RejectionError
 
-__all__ = ["empty_response", "error_body", "error_response", "json_response", "rejection_response", "text_response"]
+__all__ = [
+    "empty_response",
+    "error_body",
+    "error_headers",
+    "error_response",
+    "json_response",
+    "rejection_response",
+    "text_response",
+]
 
 _TEXT = "text/plain; charset=utf-8"
 
@@ -35,9 +43,14 @@ def error_body(error: RequestError) -> bytes:
     return msgspec.json.encode({"error": error.text, "error_type": error.error_type})
 
 
+def error_headers(error: RequestError) -> dict[str, str]:
+    """What the head of an error's answer says beside its type and length."""
+    return {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
+
+
 def error_response(error: RequestError) -> Response:
     """An error as the whole answer."""
-    return json_response(error_body(error), status=error.status)
+    return json_response(error_body(error), error_headers(error), error.status)
 
 
 def rejection_response(rejection: RejectionError) -> Response:

@@ -98,6 +98,8 @@ async def test_other_statuses_are_anthropics_too(make_client):
     async with make_client(payload_limit=10) as client:
         large = await client.post("/v1/messages", json=BODY)
     assert (overloaded.status_code, overloaded.json()["error"]["type"]) == (429, "rate_limit_error")
+    assert overloaded.headers["retry-after"] == "1"
+    assert "retry-after" not in large.headers
     assert (large.status_code, large.json()["error"]["type"]) == (413, "request_too_large")
 
 

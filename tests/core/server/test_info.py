@@ -33,7 +33,7 @@ async def test_health_is_an_empty_200_or_a_503(make_client):
             assert (answer.status_code, answer.content) == (200, b"")
         engine.is_healthy = False
         answer = await client.get("/health")
-    assert answer.status_code == 503
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert answer.json() == {"error": "unhealthy", "error_type": "healthcheck"}
 
 

@@ -185,6 +185,28 @@ async def test_a_failure_of_the_engine_is_424(make_client):
     assert found == answer.json()
 
 
+class CutOffEngine(FakeEngine):
+    """An engine that goes away after one token."""
+
+    def submit(self, request, outputs):
+        stream = super().submit(request, outputs)
+        stream.cut_off()
+        return stream
+
+
+async def test_a_generation_that_is_cut_off_says_so(make_client):
+    async with make_client(CutOffEngine([SequenceOutput(0, [TokenOutput(5)])])) as client:
+        answer = await client.post("/generate", json=body())
+        stream = await client.post("/generate_stream", json=body())
+        metrics = (await client.get("/metrics")).text
+    assert answer.status_code == 500
+    assert answer.json() == {"error": "Incomplete generation", "error_type": "incomplete_generation"}
+    assert native_events(stream.text)[1:] == [
+        {"error": "Incomplete generation stream", "error_type": "incomplete_generation_stream"}
+    ]
+    assert failures(metrics)["incomplete"] == 2
+
+
 async def test_a_finished_request_is_counted(make_client):
     async with make_client() as client:
         await client.post("/generate", json=body())

@@ -1,0 +1,104 @@
+"""The front's own work per token of a stream, counted: calls and writes. A bound that breaks asks whether the work is needed.
+
+A figure is the difference between a long and a short stream over the tokens between them, so all that happens once cancels out.
+"""
+
+import asyncio
+import json
+
+import pytest
+
+from tests.core.server.fake_engine import FakeEngine
+from tests.work_counter import count_calls
+from tgi.scheduler.records import SequenceOutput, TokenOutput
+from tgi.types import FinishReason
+
+SHORT, LONG = 10, 40
+ROUTES = {
+    "/generate_stream": {"inputs": "fox", "parameters": {"max_new_tokens": LONG}},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "fox"}], "stream": True, "max_tokens": LONG},
+}
+MAX_CALLS = 95  # per token that comes alone, the loop and the test's own part included
+
+
+class Stream:
+    """One streaming request to the application; the test feeds its engine."""
+
+    def __init__(self, app, engine, path, extra=lambda: None):
+        self.bodies = []
+        self._is_received = self._is_waiting = False
+        self._app, self._engine, self._path, self._extra = app, engine, path, extra
+
+    async def begin(self):
+        """Send the request; returns once the engine has it."""
+        self._serving = asyncio.ensure_future(self._app(self._scope(), self._receive, self._send))
+        while not self._engine.streams:
+            await asyncio.sleep(0.001)
+        while not self._is_waiting:
+            await asyncio.sleep(0)
+
+    async def feed(self, num_tokens, together):
+        """Give tokens, `together` at a time, each lot once the one before has been written."""
+        [sequence] = self._engine.streams
+        token = sequence.request.prompt_token_ids[-1]
+        for first in range(0, num_tokens, together):
+            num_before = len(self.bodies)
+            for index in range(first, first + together):
+                finish = FinishReason.LENGTH if index == num_tokens - 1 else None
+                sequence.put(SequenceOutput(sequence.sequence_id, [TokenOutput(token, -0.5)], finish))
+            while len(self.bodies) == num_before:
+                await asyncio.sleep(0)
+        await self._serving
+
+    def _scope(self):
+        headers = [(b"content-type", b"application/json")]
+        return {"type": "http", "method": "POST", "path": self._path, "headers": headers, "query_string": b""}
+
+    async def _receive(self):
+        if self._is_received:
+            self._is_waiting = True
+            await asyncio.Event().wait()
+        self._is_received = True
+        return {"type": "http.request", "body": json.dumps(ROUTES[self._path]).encode()}
+
+    async def _send(self, message):
+        self._extra()
+        if message.get("body"):
+            self.bodies.append(message["body"])
+
+
+@pytest.fixture
+def serve(make_app):
+    def serve_one(path, num_tokens, together=1, extra=lambda: None):
+        engine = FakeEngine([])
+        stream = Stream(make_app(engine), engine, path, extra)
+        with asyncio.Runner() as runner:
+            runner.run(stream.begin())
+            num_calls = count_calls(lambda: runner.run(stream.feed(num_tokens, together)))
+        return num_calls, stream.bodies
+
+    return serve_one
+
+
+def calls_per_token(serve, path, extra=lambda: None):
+    serve(path, SHORT)  # what is made once and kept
+    return (serve(path, LONG, extra=extra)[0] - serve(path, SHORT, extra=extra)[0]) / (LONG - SHORT)
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_calls_per_token(serve, path):
+    num_calls = calls_per_token(serve, path)
+    print(f"{path}: {num_calls} calls per token")
+    assert num_calls <= MAX_CALLS
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_more_calls_are_seen(serve, path):
+    assert calls_per_token(serve, path, extra=lambda: [abs(n) for n in range(20)]) > MAX_CALLS
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_tokens_that_are_ready_together_are_written_together(serve, path):
+    apart, together = serve(path, LONG)[1], serve(path, LONG, together=LONG)[1]
+    assert [body.count(b"data: {") for body in apart if b"{" in body] == [1] * LONG
+    assert [body.count(b"data: {") for body in together if b"{" in body] == [LONG]
