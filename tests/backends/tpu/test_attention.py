@@ -12,7 +12,12 @@ import pytest
 from jax._src.pallas.mosaic.interpret import interpret_pallas_call as interpreter
 from jax.experimental.pallas import tpu as pltpu
 
+from tests.backends.tpu.specs import spec_of
+from tests.backends.tpu.stepping import Runner, Sequence, draw_weights, parameters_of
+from tgi.testing.reference import reference_logits
 from tgi_tpu.attention import AttentionRule, attend, step_of_layer, write_pages
+from tgi_tpu.attention_plan import AttentionPlan, attention_candidates
+from tgi_tpu.mesh import make_mesh
 from tgi_tpu.ragged_attention import ragged_attention
 from tgi_tpu.step_arrays import StepArrays
 
@@ -24,6 +29,11 @@ RULES = {
     "window": (AttentionRule(0.1, window=6, softcap=4.0), ()),
     "alibi": (AttentionRule(0.1), ("alibi_slopes",)),
     "sinks": (AttentionRule(0.1, window=11), ("sinks",)),
+}
+
+KERNELS = {
+    "plain": (AttentionRule(0.1), (), "bfloat16"),
+    "everything": (AttentionRule(0.1, window=11, softcap=4.0), ("alibi_slopes", "sinks"), "float32"),
 }
 
 
@@ -135,19 +145,45 @@ def races() -> Iterator[None]:
     assert not interpreter.races.races_found
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"), [("plain", "float32"), ("plain", "bfloat16"), ("window", "float32"), ("both", "float32")]
-)
-def test_kernel(name: str, dtype: str, races: None) -> None:
+@pytest.mark.parametrize(("rule", "names", "dtype"), KERNELS.values(), ids=list(KERNELS))
+def test_kernel(rule: AttentionRule, names: tuple[str, ...], dtype: str, races: None) -> None:
     """As a TPU would run it: copies take their time, and memory holds NaN before it is written."""
-    rule, names = (AttentionRule(0.1, window=11), ("alibi_slopes", "sinks")) if name == "both" else RULES[name]
     step = ragged(((1, 150), *ROWS), 40, 7, 20)
     query, pages = (jnp.asarray(part, dtype) for part in draw(step, 6, 2, 16))
     vectors = vectors_of(names, 6)
     expected = np.asarray(jax.jit(attend, static_argnums=3)(query, pages, step, rule, vectors), np.float32)
-    actual = np.asarray(
-        ragged_attention(query, pages, step, rule, vectors, interpret=pltpu.InterpretParams(detect_races=True)), np.float32
-    )
+    interpret = pltpu.InterpretParams(detect_races=True)
+    actual = np.asarray(ragged_attention(query, pages, step, rule, vectors, interpret=interpret), np.float32)
     count = step.cu_query_lens[-1]
     assert np.isfinite(actual).all()
     np.testing.assert_allclose(actual[:count], expected[:count], atol=1e-5 if dtype == "float32" else 2e-2)
+
+
+def test_model_with_the_kernel(races: None) -> None:
+    """Two layers of one array: each finds its own blocks."""
+    spec = spec_of("gpt_oss")
+    weights = draw_weights(spec)
+    plan = AttentionPlan(make_mesh(1, "cpu"), "pallas", interpret=True)
+    runner = Runner(spec, parameters_of(spec, weights), plan, num_blocks=5, block_size=8, tokens=12, sequences=2, width=2)
+    first, second = Sequence(list(range(20, 30)), [4, 1]), Sequence([9, 8, 7], [3])
+    runner.step([(first, 9), (second, 2)])
+    runner.step([(first, 1), (second, 1)])
+    for sequence in (first, second):
+        expected = reference_logits(spec, weights, sequence.token_ids)
+        np.testing.assert_allclose(np.stack(sequence.logits), expected, atol=1e-4)
+
+
+def test_the_choice_of_an_implementation() -> None:
+    def chosen(variant: str, **options: str) -> tuple[str, dict[str, str | None]]:
+        wanted = {"platform": "tpu", "dtype": "bfloat16"} | options
+        found = attention_candidates(spec_of(variant), 1, block_size=32, **wanted)
+        (kernel,) = (candidate.kernel for candidate in found if candidate.reason is None)
+        return kernel, {candidate.kernel: candidate.reason for candidate in found}
+
+    assert chosen("llama") == ("jax", {"jax": None, "pallas": "jax is preferred", "xla": "jax is preferred"})
+    kernel, reasons = chosen("falcon-alibi")
+    assert (kernel, reasons["jax"]) == ("pallas", "it has no ALiBi")
+    assert chosen("gpt_oss")[1]["jax"] == "it has no attention sinks"
+    kernel, reasons = chosen("llama", platform="cpu")
+    assert kernel == "xla" and reasons["jax"] == "it is compiled for TPUs, and the platform is cpu"
+    assert chosen("mpt-clipped", dtype="float16")[0] == "xla"
