@@ -155,6 +155,27 @@ def test_weights_take_what_the_arithmetic_says(name: str, library: NativeLibrary
     assert taken == pytest.approx(weights_bytes(spec, "bfloat16", QUANTIZATIONS[name]), rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("role", "shape", "bits"),
+    [
+        ("embedding.weight", (101, 32), 8),
+        ("head.weight", (101, 32), 8),
+        ("decoder.layers.0.attention.q.weight", (32, 32), 4),
+        ("decoder.layers.1.mlp.down.weight", (32, 64), 4),
+        ("embedding.positions.weight", (101, 32), None),
+        ("decoder.layers.0.attention.q.bias", (32,), None),
+        ("decoder.layers.0.attention.q_norm.weight", (4, 8), None),
+        ("decoder.layers.0.moe.experts.up.weight", (8, 64, 32), None),
+        ("decoder.layers.0.moe.router.weight", (8, 32), None),
+    ],
+)
+def test_what_is_quantized_and_to_how_many_bits(role: str, shape: tuple[int, ...], bits: int | None) -> None:
+    assert is_quantized(role, shape) == (bits is not None)
+    if bits is not None:
+        assert QUANTIZATIONS["int4"].format_of(role).bits == bits
+        assert QUANTIZATIONS["int8"].format_of(role).bits == 8
+
+
 def test_odd_sizes_are_counted_whole() -> None:
     assert WeightFormat("int4", 4, 32, (-8.0,)).num_bytes(3, 33) == 3 * (2 * 16 + 2 * 2)
     assert WeightFormat("int8", 8, 64, (127.0,)).num_bytes(1, 64) == 64 + 2
