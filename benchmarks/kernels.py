@@ -35,10 +35,14 @@ _MAX_ROWS = 64
 
 @dataclass(frozen=True)
 class Case:
-    """One step: per row, how many tokens it computes and how long its context then is."""
+    """One step: per row, how many tokens it computes and how long its context then is.
+
+    `shared` tokens at the beginning lie in the same blocks for all rows.
+    """
 
     name: str
     rows: tuple[tuple[int, int], ...]
+    shared: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -53,7 +57,7 @@ class Case:
     @property
     def num_keys(self) -> int:
         """Keys read at least once."""
-        return sum(context for _, context in self.rows)
+        return self.shared + sum(context - self.shared for _, context in self.rows)
 
 
 CASES = (
@@ -61,8 +65,9 @@ CASES = (
     Case("1 user, context 4,096", ((1, 4096),)),
     Case("8 users, context 192", ((1, 192),) * 8),
     Case("8 users, context 1,104", ((1, 1104),) * 8),
+    Case("8 users, context 1,104, 1,024 of it shared", ((1, 1104),) * 8, 1024),
     Case("32 users, context 160", ((1, 160),) * 32),
-    Case("8 prompts of 64 after 1,024", ((64, 1088),) * 8),
+    Case("8 prompts of 64 after 1,024 shared", ((64, 1088),) * 8, 1024),
     Case("prompt of 2,048, first half", ((1024, 1024),)),
     Case("prompt of 2,048, second half", ((1024, 2048),)),
 )
@@ -108,10 +113,12 @@ class Batch:
     def __init__(self, case: Case) -> None:
         tables = [-(-context // BLOCK_TOKENS) for _, context in case.rows]
         self.block_tables = np.zeros((len(case.rows), max(tables)), np.int32)
-        first = 0
+        shared = case.shared // BLOCK_TOKENS
+        self.block_tables[:, :shared] = np.arange(shared)
+        first = shared
         for table, count in zip(self.block_tables, tables, strict=True):
-            table[:count] = np.arange(first, first + count)
-            first += count
+            table[shared:count] = np.arange(first, first + count - shared)
+            first += count - shared
         counts = np.array([count for count, _ in case.rows])
         rows = np.repeat(np.arange(len(case.rows)), counts)
         self.query_starts = np.concatenate([[0], counts.cumsum()]).astype(np.int32)
