@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import platform
 import sys
@@ -86,6 +87,9 @@ async def _serve(context: _Context) -> int:
                 display.log("Stopped while starting.")
                 return 0
             app = create_app(state)
+            # What exists now lives as long as the process: the collector need not walk it again and again.
+            gc.collect()
+            gc.freeze()
             display.ready(f"http://{address}:{listening.getsockname()[1]}")
             await server.serve(app, [listening])
             _logger.info("Shutting down")

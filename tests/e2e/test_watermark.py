@@ -1,0 +1,40 @@
+"""The watermark from end to end: a real model writes it when asked to, and the detector tells the texts apart."""
+
+import httpx
+import pytest
+
+from tests.live_server import running_server
+from tgi.demo import demo_model_path
+from tgi.testing.watermark import detect_watermark
+
+PROMPT = "How are you today?"
+NUM_TOKENS = 100
+SEEDS = (1, 2, 3)
+CHANCE = 4  # standard deviations
+DELTA = "8.0"  # strong, so that a short text shows it
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    log = tmp_path_factory.mktemp("watermark") / "server.log"
+    with running_server(demo_model_path(print), "cpu", log, "--watermark-delta", DELTA) as server:
+        yield server.url
+
+
+def z_score(url, seed, **wished):
+    """How far above chance the share of preferred tokens lies in one generated text."""
+    sampling = {"do_sample": True, "temperature": 1.5, "seed": seed, "max_new_tokens": NUM_TOKENS, "ignore_eos": True}
+    body = {"inputs": PROMPT, "parameters": sampling | {"details": True} | wished}
+    answer = httpx.post(f"{url}/generate", json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    prompt = [token["id"] for token in httpx.post(f"{url}/tokenize", json={"inputs": PROMPT}).json()]
+    output = [token["id"] for token in answer.json()["details"]["tokens"]]
+    vocab_size = httpx.get(f"{url}/info/backend").json()["vocab_size"]
+    return detect_watermark(prompt + output, len(prompt), vocab_size).z_score
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_watermark_is_found_where_it_was_asked_for_and_nowhere_else(url, seed):
+    marked, plain = z_score(url, seed, watermark=True), z_score(url, seed)
+    print(f"{marked:.1f} with a watermark, {plain:.1f} without")
+    assert marked > CHANCE > abs(plain)
