@@ -1,13 +1,14 @@
 """Reading a request body into its record.
 
-One pass of msgspec reads a good body. Only a body that it refuses is read again, slowly and in document order, to name the
-first problem in TGI's words, or to accept what TGI accepts beyond the standard: bytes after the value, and an array of field
-values in place of a record.
+One pass of msgspec reads a good body. Only a body that it refuses, or in which an object has a key twice, is read again, slowly
+and in document order, to name the first problem in TGI's words, or to accept what TGI accepts beyond the standard: bytes after
+the value, an array of field values in place of a record, and repeated keys that no record has.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Sequence
 from typing import TypeVar, final
 
@@ -47,7 +48,7 @@ class RejectionError(Exception):
 def read_json(body: bytes, record: type[T]) -> T:
     """The record in `body`. Raises `RejectionError`: 400 for bad JSON, 422 for good JSON of the wrong shape."""
     try:
-        return msgspec.json.decode(body, type=record)
+        return _read_fast(body, record)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _read_slowly(body, record)
 
@@ -59,7 +60,7 @@ def read_any_of(body: bytes, records: Sequence[type[T]], name: str) -> T:
     """
     for record in records:
         with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return msgspec.json.decode(body, type=record)
+            return _read_fast(body, record)
     try:
         JsonScanner(body).skip_value()
     except JsonError as error:
@@ -68,6 +69,28 @@ def read_any_of(body: bytes, records: Sequence[type[T]], name: str) -> T:
         with contextlib.suppress(RejectionError):
             return _read_slowly(body, record)
     raise RejectionError(422, f"{_SHAPE}data did not match any variant of untagged enum {name}")
+
+
+def _read_fast(body: bytes, record: type[T]) -> T:
+    """Raises `msgspec.MsgspecError`, UnicodeDecodeError or RecursionError where only a slow look can tell what the body is."""
+    value = msgspec.json.decode(body, type=record)
+    if _has_repeated_key(body):
+        raise msgspec.ValidationError("an object has a key twice")
+    return value
+
+
+def _has_repeated_key(body: bytes) -> bool:
+    found = False
+
+    def look(pairs: list[tuple[str, object]]) -> None:
+        nonlocal found
+        found = found or len({key for key, _ in pairs}) < len(pairs)
+
+    try:
+        json.loads(body, object_pairs_hook=look)
+    except ValueError:  # a number longer than Python reads
+        return False
+    return found
 
 
 def _read_slowly(body: bytes, record: type[T]) -> T:

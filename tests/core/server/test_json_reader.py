@@ -149,3 +149,22 @@ def test_a_field_of_any_shape_that_nests_too_deep_is_rejected(depth):
     with pytest.raises(RejectionError, match="recursion limit exceeded") as caught:
         read_json(b'{"messages":[{"role":"user","content":' + nested + b"}]}", ChatRequest)
     assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("body", "record", "place"),
+    [
+        (b'{"inputs":"a","inputs":"b"}', GenerateRequest, "duplicate field `inputs`"),
+        (b'{"inputs":"a","parameters":{"seed":1,"seed":1}}', GenerateRequest, "parameters: duplicate field `seed`"),
+        (b'{"messages":[{"role":"user","role":"user"}]}', ChatRequest, "messages[0]: duplicate field `role`"),
+    ],
+)
+def test_a_field_may_be_given_once(body, record, place):
+    with pytest.raises(RejectionError) as rejected:
+        read_json(body, record)
+    assert rejected.value.status == 422
+    assert f"{place} at line 1" in rejected.value.text
+
+
+def test_keys_that_no_record_has_may_be_repeated():
+    assert read_json(b'{"inputs":"a","x":1,"x":{"inputs":2}}', GenerateRequest).inputs == "a"
