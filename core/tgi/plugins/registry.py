@@ -121,7 +121,7 @@ class BackendRegistry:
     @staticmethod
     def explain(candidate: Candidate, config: EngineConfig) -> tuple[Implementation, ...]:
         """How a usable candidate would compute the model of `config`; empty if it does not tell."""
-        backend = candidate.backend
+        backend: object = candidate.backend
         if not candidate.usable or not isinstance(backend, Explainer):
             return ()
         try:
