@@ -134,7 +134,7 @@ SampleScratch::SampleScratch(int64_t vocab_size) {
   maxima.resize(size / kGroup + 1);
 }
 
-Sampler::Sampler(int64_t vocab_size, int num_threads) : vocab_size_(vocab_size), scratch_(static_cast<size_t>(num_threads), SampleScratch(vocab_size)) {}
+Sampler::Sampler(int64_t vocab_size, int num_threads) : vocab_size_(vocab_size), scratch_(static_cast<size_t>(num_threads)) {}
 
 void Sampler::sample(Team& team, const float* logits, int64_t stride, const SampleRow* rows, int64_t num_rows, SampleResult* results) {
   logits_ = logits;
@@ -143,12 +143,14 @@ void Sampler::sample(Team& team, const float* logits, int64_t stride, const Samp
   results_ = results;
   if (tops_.size() < static_cast<size_t>(num_rows)) tops_.resize(static_cast<size_t>(num_rows));
   for (auto& tops : tops_) tops.clear();
+  if (num_rows == 1) return run_share(0, 0, 0);  // sooner done than handed out
   team.run(*this, 1, &num_rows);
 }
 
 void Sampler::run_share(int64_t, int64_t share, int thread) {
-  auto& tops = tops_[static_cast<size_t>(share)];
-  results_[share] = sample_row(logits_ + share * stride_, vocab_size_, rows_[share], scratch_[static_cast<size_t>(thread)], tops);
+  auto& scratch = scratch_[static_cast<size_t>(thread)];
+  if (scratch == nullptr) scratch = std::make_unique<SampleScratch>(vocab_size_);
+  results_[share] = sample_row(logits_ + share * stride_, vocab_size_, rows_[share], *scratch, tops_[static_cast<size_t>(share)]);
 }
 
 }  // namespace tgi

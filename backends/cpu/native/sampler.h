@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "team.h"
@@ -74,7 +75,7 @@ class Sampler final : public Job {
 
  private:
   const int64_t vocab_size_;
-  std::vector<SampleScratch> scratch_;
+  std::vector<std::unique_ptr<SampleScratch>> scratch_;  // of each thread that sampled
   std::vector<std::vector<TopToken>> tops_;
   const float* logits_ = nullptr;
   int64_t stride_ = 0;

@@ -1,12 +1,16 @@
 #include "team.h"
 
 #include <cassert>
+#include <chrono>
 
 namespace tgi {
 namespace {
 
 constexpr int kSpins = 2000;  // about 20 microseconds of pause instructions
-constexpr int kYields = 50;
+// From one step to the next passes less than that, and who sleeps comes some 50 microseconds late.
+constexpr auto kYieldTime = std::chrono::microseconds(1000);
+// A yield that takes longer gave the core to somebody who needs it: waiting on would only take turns with them.
+constexpr auto kSharedYield = std::chrono::microseconds(20);
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -21,8 +25,11 @@ void wait_until(const std::atomic<uint32_t>& word, Reached reached) {
     if (reached(word.load(std::memory_order_acquire))) return;
     pause();
   }
-  for (int yield = 0; yield < kYields; ++yield) {
+  using Clock = std::chrono::steady_clock;
+  const auto end = Clock::now() + kYieldTime;
+  for (auto before = Clock::now(), now = before; now < end && now - before < kSharedYield; now = Clock::now()) {
     if (reached(word.load(std::memory_order_acquire))) return;
+    before = now;
     std::this_thread::yield();
   }
   for (uint32_t value = word.load(std::memory_order_acquire); !reached(value); value = word.load(std::memory_order_acquire))

@@ -1,7 +1,8 @@
 // Threads that run one job together: stages in order, each stage's shares by whoever comes.
 //
 // A stage is over when its shares are done, not when all threads have arrived: a thread that the system has put aside between two
-// shares holds up nobody, and catches up later. Waiting spins for a short while, then gives the core away, then sleeps.
+// shares holds up nobody, and catches up later. Waiting spins for a short while, then offers the core, then sleeps: after about a step's
+// pause, or as soon as somebody took the core.
 #pragma once
 
 #include <atomic>

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import final
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from tgi.backend import Float32Array, Int32Array, SamplingParams, empty_float32, empty_int32
@@ -29,6 +28,8 @@ class NativeSampler:
         self._sequences: list[SampledSequence] = []
         self._rows = np.zeros(0, SAMPLE_ROW)
         self._results = np.zeros(0, SAMPLE_RESULT)
+        self._no_tops = empty_int32()  # [rows] zeros
+        self._has_draws = self._has_tops = False
         self._biases: list[tuple[Int32Array, Float32Array]] = []  # what the records point to
         self._with_context: list[int] = []  # rows that read the ids before them
 
@@ -43,23 +44,27 @@ class NativeSampler:
         """Choose a token for each row."""
         if sequences != self._sequences:
             self._take(sequences)
-        rows, results = self._rows, self._results
-        rows["draw"] = draws
+        rows = self._rows
+        if self._has_draws:
+            rows["draw"] = draws
         for row in self._with_context:
             rows["context"][row] = sequences[row].tokens.ctypes.data
             rows["context_length"][row] = lengths[row]
         if mask is not None:
             constrained, words = mask
             rows["mask"][constrained] = words.ctypes.data + np.arange(len(constrained)) * words.strides[0]
-        self._sampler.sample(logits.data_ptr(), logits.stride(0), rows, results)
+        self._sampler.sample(logits.data_ptr(), logits.stride(0), rows, self._results)
         if mask is not None:
             rows["mask"] = 0  # the words live as long as the step
-        return self._report(results)
+        return self._report()
 
     def _take(self, sequences: list[SampledSequence]) -> None:
         params = [sequence.sampling for sequence in sequences]
         self._sequences = list(sequences)
         self._results = np.zeros(len(params), SAMPLE_RESULT)
+        self._no_tops = np.zeros(len(params), np.int32)
+        self._has_draws = not all(p.greedy for p in params)
+        self._has_tops = any(p.top_n_tokens for p in params)
         self._biases = [_bias_arrays(p) for p in params]
         records = [_record(p, biases) for p, biases in zip(params, self._biases, strict=True)]
         self._rows = np.zeros(len(params), SAMPLE_ROW)
@@ -68,9 +73,10 @@ class NativeSampler:
         self._rows["num_prompt_tokens"] = [sequence.num_prompt_tokens for sequence in sequences]
         self._with_context = [i for i, p in enumerate(params) if p.watermark_gamma > 0 or needs_counts(p)]
 
-    def _report(self, results: npt.NDArray[np.void]) -> SampledTokens:
-        top_counts = results["num_tops"].copy()
-        tops = self._sampler.tops(len(results), int(top_counts.sum())) if top_counts.any() else None
+    def _report(self) -> SampledTokens:
+        results = self._results
+        top_counts = results["num_tops"].copy() if self._has_tops else self._no_tops
+        tops = self._sampler.tops(len(results), int(top_counts.sum())) if self._has_tops else None
         problem = results["problem"]
         return SampledTokens(
             tokens=results["token"].copy(),

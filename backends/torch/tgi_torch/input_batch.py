@@ -36,8 +36,7 @@ class InputBatch:
 def build_input_batch(rows: Rows, table: SequenceTable, device: torch.device) -> InputBatch:
     """Append the rows' new blocks and tokens to `table` and lay the step out. Raises `StepError` if it breaks the agreement."""
     num_rows, num_tokens = rows.num_rows, rows.num_tokens
-    states = table.find(rows.sequence.tolist())
-    indices = np.fromiter((state.index for state in states), np.int64, num_rows)
+    states, indices = table.find(rows.sequence.tolist())
     starts, counts = rows.start.astype(np.int64), rows.count.astype(np.int64)
     lengths, ends = starts + counts, counts.cumsum()
     _check_positions(rows, table, indices, starts, ends)
@@ -59,18 +58,24 @@ def build_input_batch(rows: Rows, table: SequenceTable, device: torch.device) ->
     cu_seqlens = np.zeros(num_rows + 1, np.int32)
     cu_seqlens[1:] = ends
     metadata = AttentionMetadata(
-        positions=torch.from_numpy(positions).to(device),
-        slot_mapping=torch.from_numpy(slots).to(device),
-        block_tables=torch.from_numpy(table.block_tables[indices, :width]).to(device),
-        cu_seqlens_q=torch.from_numpy(cu_seqlens).to(device),
-        seq_lens=torch.from_numpy(lengths.astype(np.int32)).to(device),
+        positions=_tensor(positions, device),
+        slot_mapping=_tensor(slots, device),
+        block_tables=_tensor(table.block_tables[indices, :width], device),
+        cu_seqlens_q=_tensor(cu_seqlens, device),
+        seq_lens=_tensor(lengths.astype(np.int32), device),
         query_lens=tuple(counts.tolist()),
         context_lens=tuple(lengths.tolist()),
-        states=torch.from_numpy(table.states[indices]).to(device) if table.has_states else None,
+        states=_tensor(table.states[indices], device) if table.has_states else None,
         cross=_cross_metadata(states, starts, table, device) if table.has_encoder else None,
         prompt_lens=tuple(state.num_prompt_tokens for state in states),
     )
-    return InputBatch(states, indices, starts, lengths, ends, torch.from_numpy(token_ids).to(device), metadata)
+    return InputBatch(states, indices, starts, lengths, ends, _tensor(token_ids, device), metadata)
+
+
+def _tensor(array: npt.NDArray[np.integer], device: torch.device) -> Tensor:
+    """The array on the device: itself where that is this machine's memory."""
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.to(device)
 
 
 def _slots(tables: Int32Array, rows: Int64Array, positions: Int64Array, block_size: int) -> Int64Array:
@@ -91,8 +96,8 @@ def _cross_metadata(states: list[SequenceState], starts: Int64Array, table: Sequ
         positions = np.concatenate([np.arange(count) for count in counts])
         token_ids = np.concatenate([state.encoder_tokens for state in starting]).astype(np.int64)
         slots = _slots(table.cross_tables, rows, positions, table.block_size)
-        encoder = EncoderInput(torch.from_numpy(token_ids).to(device), tuple(counts), torch.from_numpy(slots).to(device))
-    return CrossMetadata(torch.from_numpy(tables).to(device), tuple(lengths), encoder)
+        encoder = EncoderInput(_tensor(token_ids, device), tuple(counts), _tensor(slots, device))
+    return CrossMetadata(_tensor(tables, device), tuple(lengths), encoder)
 
 
 def _check_positions(rows: Rows, table: SequenceTable, indices: Int64Array, starts: Int64Array, ends: Int64Array) -> None:

@@ -79,7 +79,7 @@ class ModelRunner:
         batch = build_input_batch(rows, self.sequences, self._device)
         prepared = self._clock()
         hidden = self._model.forward(batch.token_ids, batch.metadata)
-        scores = self._score_prompts(batch, hidden)
+        scores = self._score_prompts(batch, hidden) if self.sequences.has_scored_prompts else []
         logits = self._logits(batch, hidden, sampled) if len(sampled) else None
         self.sequences.num_computed_tokens[batch.indices] = batch.lengths
         computed = self._clock()
@@ -122,11 +122,14 @@ class ModelRunner:
         draws: Float32Array,
         mask: tuple[list[int], Int32Array] | None,
     ) -> SampledTokens:
-        sequences: list[SampledSequence] = [batch.states[row] for row in sampled.tolist()]
-        lengths = batch.lengths[sampled]
-        chosen = self._sampler.sample(logits, sequences, lengths.tolist(), draws[sampled], mask)
+        sequences: list[SampledSequence] = [*batch.states]
+        indices, lengths = batch.indices, batch.lengths
+        if len(sampled) < len(sequences):
+            sequences = [sequences[row] for row in sampled.tolist()]
+            indices, lengths, draws = indices[sampled], lengths[sampled], draws[sampled]
+        chosen = self._sampler.sample(logits, sequences, lengths.tolist(), draws, mask)
         # What stands for `TOKEN_ON_DEVICE` in the next step.
-        self.sequences.tokens[batch.indices[sampled], lengths] = chosen.tokens
+        self.sequences.tokens[indices, lengths] = chosen.tokens
         return chosen
 
     def _mask(self, step: SchedulerOutput, sampled: npt.NDArray[np.int64]) -> tuple[list[int], Int32Array] | None:
@@ -186,21 +189,36 @@ def _output(
         return ModelRunnerOutput(
             step.step_id, rows.sequence, token_ptr, ids, logprobs, ids, ids, logprobs, prompt_scores=scores, times=times
         )
-    good = np.ones(len(sampled), np.bool_)
-    good[list(chosen.problems)] = False
-    token_ptr[1 + sampled[good]] = 1
-    has_tops = chosen.top_counts.any()
-    tops = np.repeat(good, chosen.top_counts)
+    errors = [RowError(int(rows.sequence[sampled[i]]), problem) for i, problem in chosen.problems.items()]
+    if errors:
+        good = np.ones(len(sampled), np.bool_)
+        good[list(chosen.problems)] = False
+        chosen, sampled = _select(chosen, good), sampled[good]
+    token_ptr[1 + sampled] = 1
+    has_tops = len(chosen.top_ids) > 0
     return ModelRunnerOutput(
         step_id=step.step_id,
         sequence=rows.sequence,
         token_ptr=token_ptr.cumsum(dtype=np.int32),
+        tokens=chosen.tokens,
+        logprobs=chosen.logprobs,
+        top_ptr=np.append(np.int32(0), chosen.top_counts.cumsum(dtype=np.int32)) if has_tops else empty_int32(),
+        top_ids=chosen.top_ids,
+        top_logprobs=chosen.top_logprobs,
+        prompt_scores=scores,
+        errors=errors,
+        times=times,
+    )
+
+
+def _select(chosen: SampledTokens, good: npt.NDArray[np.bool_]) -> SampledTokens:
+    """What was chosen for the good rows."""
+    tops = np.repeat(good, chosen.top_counts)
+    return SampledTokens(
         tokens=chosen.tokens[good],
         logprobs=chosen.logprobs[good],
-        top_ptr=np.append(np.int32(0), chosen.top_counts[good].cumsum(dtype=np.int32)) if has_tops else empty_int32(),
+        top_counts=chosen.top_counts[good],
         top_ids=chosen.top_ids[tops],
         top_logprobs=chosen.top_logprobs[tops],
-        prompt_scores=scores,
-        errors=[RowError(int(rows.sequence[sampled[i]]), problem) for i, problem in chosen.problems.items()],
-        times=times,
+        problems={},
     )

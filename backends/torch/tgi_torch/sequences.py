@@ -31,6 +31,16 @@ class SequenceState:
 
 
 @final
+@dataclass(frozen=True)
+class _Found:
+    """The sequences of some handles. Holds until one of them is dropped."""
+
+    handles: list[int]
+    states: list[SequenceState]
+    indices: npt.NDArray[np.int64]
+
+
+@final
 class SequenceTable:
     """The live sequences. Holds at most `limits.max_sequences`.
 
@@ -51,6 +61,9 @@ class SequenceTable:
         self.cross_tables = np.zeros((rows, -(-width // block_size) if self.has_encoder else 0), np.int32)
         self.num_computed_tokens = np.zeros(rows, np.int64)
         self._states: dict[int, SequenceState] = {}
+        self._num_scored = 0
+        # What `find` was asked for last: a batch that decodes asks for the same rows step after step.
+        self._found = _Found([], [], np.empty(0, np.int64))
         self._free = list(reversed(range(rows)))
 
     @property
@@ -78,6 +91,8 @@ class SequenceTable:
         if state is None:
             return None
         self._free.append(state.index)
+        self._num_scored -= state.sampling.prompt_logprobs
+        self._found = _Found([], [], np.empty(0, np.int64))
         return int(self.states[state.index]) if self.has_states else None
 
     def add(self, new: NewSequence) -> None:
@@ -100,6 +115,7 @@ class SequenceTable:
             tokens=self.tokens[index],
             encoder_tokens=new.encoder_tokens,
         )
+        self._num_scored += new.sampling.prompt_logprobs
         for kind, table in zip(self._kinds, new.block_tables, strict=True):
             if kind == "full":
                 self._append_blocks(index, table)
@@ -126,12 +142,20 @@ class SequenceTable:
                     retryable=False,
                 )
 
-    def find(self, handles: Sequence[int]) -> list[SequenceState]:
-        """The sequences of the rows. Raises `StepError` for one that was never introduced."""
-        try:
-            return [self._states[handle] for handle in handles]
-        except KeyError as error:
-            raise StepError(f"Sequence {error.args[0]} was not introduced.", retryable=False) from None
+    @property
+    def has_scored_prompts(self) -> bool:
+        """Whether a live sequence asks for the log-probabilities of its prompt."""
+        return self._num_scored > 0
+
+    def find(self, handles: list[int]) -> tuple[list[SequenceState], npt.NDArray[np.int64]]:
+        """The sequences of the rows, and their places in the arrays. Raises `StepError` for one that was never introduced."""
+        if handles != self._found.handles:
+            try:
+                states = [self._states[handle] for handle in handles]
+            except KeyError as error:
+                raise StepError(f"Sequence {error.args[0]} was not introduced.", retryable=False) from None
+            self._found = _Found(handles, states, np.array([state.index for state in states], np.int64))
+        return self._found.states, self._found.indices
 
     def append_blocks(self, rows: Rows, indices: npt.NDArray[np.int64]) -> None:
         """Append the step's new blocks to the tables of its rows, whose places in the arrays are `indices`."""
