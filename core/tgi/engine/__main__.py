@@ -21,8 +21,9 @@ from tgi.scheduler import Scheduler
 
 def main(socket_path: str) -> int:
     """Connect, start, serve. Returns the exit status."""
-    # An interrupt at the terminal reaches the whole group; the front drains and then ends this process itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # An interrupt at the terminal and a stop of the service reach the whole group; the front drains, then ends this process.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_front, daemon=True).start()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connected:
         connected.connect(socket_path)

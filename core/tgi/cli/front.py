@@ -1,0 +1,132 @@
+"""The front of a server: what it reads of a model, and the application once the engine has agreed to its limits."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from starlette.types import ASGIApp
+
+from tgi import __version__
+from tgi.architectures import GenericSpec, ModelSpec
+from tgi.backend import Agreement
+from tgi.cli.model_files import ModelFiles
+from tgi.config import Environment, ServeOptions, num_shard_of
+from tgi.engine.client import EngineClient
+from tgi.errors import ConfigError
+from tgi.plugins import Candidate
+from tgi.server.app import create_app
+from tgi.server.metrics import Metrics
+from tgi.server.otlp import OtlpExporter
+from tgi.server.state import ServerConfig, ServerState
+from tgi.server.tracing import SpanExporter
+from tgi.text import ChatTemplate, ChatTemplateRenderer, Tokenizer, TokenizerPool
+
+__all__ = ["Front"]
+
+
+@final
+@dataclass(frozen=True)
+class Front:
+    """Everything of the front that does not wait for the engine."""
+
+    options: ServeOptions
+    environment: Environment
+    files: ModelFiles
+    spec: ModelSpec | GenericSpec
+    tokenizer: Tokenizer
+    chat_template: ChatTemplateRenderer | None
+    exporter: SpanExporter | None
+
+    @classmethod
+    async def prepare(
+        cls,
+        options: ServeOptions,
+        environment: Environment,
+        files: ModelFiles,
+        spec: ModelSpec | GenericSpec,
+        parts: AsyncExitStack,
+    ) -> Front:
+        """Read the texts of a model and start what stands beside the server; what has to be closed is added to `parts`."""
+        tokenizer, chat_template = await asyncio.to_thread(_read_texts, options, files.path)
+        renderer = await _start_chat_template(chat_template, parts)
+        return cls(options, environment, files, spec, tokenizer, renderer, _start_traces(options, parts))
+
+    def application(self, chosen: Candidate, agreement: Agreement, engine: EngineClient, parts: AsyncExitStack) -> ASGIApp:
+        """The routes over a started engine. Raises `ConfigError` if the user's limits contradict what was agreed."""
+        config = _server_config(self, chosen, agreement)
+        metrics = Metrics(config.max_input_tokens, config.max_total_tokens)
+        pool = TokenizerPool(self.tokenizer, self.options.validation_workers)
+        parts.callback(pool.close)
+        return create_app(ServerState(config, engine, pool, self.chat_template, metrics, self.exporter))
+
+
+def _read_texts(options: ServeOptions, folder: Path) -> tuple[Tokenizer, ChatTemplate | None]:
+    template_file = None if options.tokenizer_config_path is None else Path(options.tokenizer_config_path)
+    return Tokenizer.load(folder), ChatTemplate.load(folder, template_file)
+
+
+def _start_traces(options: ServeOptions, parts: AsyncExitStack) -> SpanExporter | None:
+    if options.otlp_endpoint is None:
+        return None
+    exporter = OtlpExporter(options.otlp_endpoint, options.otlp_service_name, __version__)
+    parts.callback(exporter.close)
+    return exporter
+
+
+async def _start_chat_template(chat_template: ChatTemplate | None, parts: AsyncExitStack) -> ChatTemplateRenderer | None:
+    if chat_template is None:
+        return None
+    renderer = ChatTemplateRenderer(chat_template)
+    parts.callback(renderer.close)
+    await renderer.start()
+    return renderer
+
+
+def _server_config(front: Front, chosen: Candidate, agreement: Agreement) -> ServerConfig:
+    """Limits of the routes: the user's where given, else what was agreed. Raises `ConfigError` if they contradict."""
+    options, environment, files, spec = front.options, front.environment, front.files, front.spec
+    max_total_tokens = agreement.limits.max_total_tokens
+    max_input_tokens = options.max_input_length if options.max_input_tokens is None else options.max_input_tokens
+    if max_input_tokens is None:
+        max_input_tokens = max_total_tokens - 1
+    if max_input_tokens >= max_total_tokens:
+        raise ConfigError(f"`max_input_tokens`({max_input_tokens}) must be < `max_total_tokens`({max_total_tokens})")
+    gamma, delta = options.watermark_gamma, options.watermark_delta
+    return ServerConfig(
+        model_id=files.model_id,
+        model_sha=files.revision,
+        model_pipeline_tag=files.pipeline_tag,
+        max_input_tokens=max_input_tokens,
+        max_total_tokens=max_total_tokens,
+        backend_name=chosen.name,
+        version=__version__,
+        compute_type=environment.compute_type or _compute_type(options, chosen),
+        max_concurrent_requests=options.max_concurrent_requests,
+        max_best_of=options.max_best_of,
+        max_stop_sequences=options.max_stop_sequences,
+        max_top_n_tokens=options.max_top_n_tokens,
+        validation_workers=options.validation_workers,
+        max_client_batch_size=options.max_client_batch_size,
+        payload_limit=options.payload_limit,
+        api_key=options.api_key,
+        cors_allow_origin=options.cors_allow_origin,
+        enable_prefill_logprobs=options.enable_prefill_logprobs,
+        disable_grammar_support=options.disable_grammar_support,
+        docker_label=environment.docker_label,
+        aip_predict_route=environment.aip_predict_route,
+        aip_health_route=environment.aip_health_route,
+        watermark_gamma=ServerConfig.watermark_gamma if gamma is None else gamma,
+        watermark_delta=ServerConfig.watermark_delta if delta is None else delta,
+        decoder_start_token_id=spec.decoder_start_token_id if isinstance(spec, ModelSpec) else None,
+    )
+
+
+def _compute_type(options: ServeOptions, chosen: Candidate) -> str:
+    """TGI's form, e.g. `1-nvidia-l4`: the number of devices and the name of the first one."""
+    devices = () if chosen.probe is None else chosen.probe.devices
+    label = devices[0].label if devices else chosen.name
+    return f"{num_shard_of(options)}-{'-'.join(label.lower().split())}"
