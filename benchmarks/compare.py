@@ -182,7 +182,7 @@ def _version(peer: Peer, environments: Path) -> str:
     if not Path(program[0]).is_file():
         return ""
     finished = subprocess.run(program, capture_output=True, text=True, check=False)
-    lines = (finished.stdout + finished.stderr).strip().splitlines()
+    lines = (finished.stdout.strip() or finished.stderr.strip()).splitlines()
     return lines[0 if "version" in lines[0] or len(lines) == 1 else -1] if lines else ""
 
 
