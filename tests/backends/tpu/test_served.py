@@ -9,18 +9,20 @@ import pytest
 
 from tests.core.house.sources import CORE
 from tests.live_server import running_server
+from tgi.testing.tiny_models import FAMILIES, write_tiny_model
 
 DEMO = CORE / "demo" / "model"
 LIMITS = ("--dtype", "float32", "--max-batch-size", "4", "--max-total-tokens", "128", "--max-batch-prefill-tokens", "64")
 TPU = ("--tpu-platform", "cpu", "--tpu-token-buckets", "16,64")
+SMALL = ("--dtype", "float32", "--max-batch-size", "2", "--max-total-tokens", "48", "--max-batch-prefill-tokens", "16")
 PROMPTS = ("What is machine learning?", "Once upon a time", "def add(a, b):", "The TGI server")
 
 
-def answers(url):
+def answers(url, *, max_new_tokens=24):
     """Greedy answers to all prompts at once, so that prefill and decode mix, with the tokens' log-probabilities."""
 
     def ask(prompt):
-        parameters = {"max_new_tokens": 24, "details": True, "do_sample": False}
+        parameters = {"max_new_tokens": max_new_tokens, "details": True, "do_sample": False}
         answer = httpx.post(f"{url}/generate", json={"inputs": prompt, "parameters": parameters}, timeout=120)
         assert answer.status_code == 200, answer.text
         return answer.json()
@@ -42,10 +44,23 @@ def test_the_demo_model_says_the_same_on_both_backends(folder, monkeypatch):
     with running_server(DEMO, "cpu", folder / "cpu.log", *LIMITS) as server:
         theirs = answers(server.url)
     assert [answer["generated_text"] for answer in ours] == [answer["generated_text"] for answer in theirs]
-    assert all(len(answer["generated_text"].split()) > 3 for answer in ours)
+    assert sum(answer["details"]["generated_tokens"] for answer in ours) > 30
     for mine, other in zip(ours, theirs, strict=True):
         logprobs, expected = ([token["logprob"] for token in answer["details"]["tokens"]] for answer in (mine, other))
         assert logprobs == pytest.approx(expected, abs=1e-3)
     assert (info["backend"], info["facts"]["dtype"], info["depth"]) == ("tpu", "float32", 2)
     assert info["facts"]["platform"] == "JAX on the CPU, no TPU"
     assert any((folder / "tgi" / "tpu").iterdir())  # where the next start finds its programs
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_family_says_what_the_reference_says(family, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    write_tiny_model(tmp_path / "model", family)
+    served = {}
+    for backend, arguments in (("tpu", ("--tpu-platform", "cpu", "--tpu-token-buckets", "16")), ("reference", ())):
+        with running_server(tmp_path / "model", backend, tmp_path / f"{backend}.log", *SMALL, *arguments) as server:
+            served[backend] = answers(server.url, max_new_tokens=12)
+    ours, theirs = ([[token["id"] for token in answer["details"]["tokens"]] for answer in served[b]] for b in served)
+    assert ours == theirs
+    assert sum(map(len, ours)) > len(PROMPTS)

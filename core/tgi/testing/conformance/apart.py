@@ -1,7 +1,4 @@
-"""One check in a process of its own: `python -m tgi.testing.conformance.apart NAME CHECK FOLDER OPTIONS`.
-
-It prints the outcome as JSON, and whatever a framework prints before.
-"""
+"""One check in a process of its own, which prints the outcome as JSON, after whatever a framework prints."""
 
 from __future__ import annotations
 
@@ -15,9 +12,10 @@ import msgspec
 from tgi.testing.conformance.check import Check
 from tgi.testing.conformance.subject import Subject
 
-__all__ = ["Outcome", "ask_apart"]
+__all__ = ["Outcome", "ask_apart", "main"]
 
 _TIMEOUT_SECONDS = 600.0
+_CHILD = "import sys; from tgi.testing.conformance.apart import main; main(*sys.argv[1:])"
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -32,7 +30,7 @@ def ask_apart(check: Check, subject: Subject) -> Outcome:
     folder = subject.folder / f"apart-{check.id}"
     folder.mkdir(exist_ok=True)
     options = msgspec.json.encode(subject.options).decode()
-    command = [sys.executable, "-m", "tgi.testing.conformance.apart", subject.name, check.id, str(folder), options]
+    command = [sys.executable, "-c", _CHILD, subject.name, check.id, str(folder), options]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
     except subprocess.TimeoutExpired:
@@ -52,7 +50,3 @@ def main(name: str, check_id: str, folder: str, options: str) -> None:
     result = run_check_here(check, subject)
     subject.discard()
     print(msgspec.json.encode(Outcome(result.status, result.message)).decode(), flush=True)  # noqa: T201 - to the parent
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

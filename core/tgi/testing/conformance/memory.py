@@ -7,6 +7,7 @@ import gc
 import resource
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import psutil  # type: ignore[import-untyped]
 
 from tgi.backend import BackendError, SamplingParams, StepError, Wish
@@ -22,6 +23,7 @@ _SLACK = 0.01  # of the device's memory
 _TOKEN_ITEM = "KV cache of one token"  # noqa: S105 - a label of `Support.memory`
 _FREE_ITEM = "left free"  # the label of what nobody takes, in `Agreement.memory`
 _LONG = 500  # tokens of a prompt whose step needs memory
+_LARGE_MATRIX = 1024  # rows and columns; its product occupies every thread of a library of linear algebra
 
 
 def _memory_fraction(subject: Subject) -> None:
@@ -71,6 +73,7 @@ def _exhaustion(subject: Subject) -> None:
         length = min(_LONG, limits.max_step_tokens, limits.max_total_tokens - 8)
         big = core.add(prompt_of(length), SamplingParams())
         step = core.build({big: length - length % limits.chunk_multiple or length})
+        _take_work_memory()
         try:
             with _no_more_memory():
                 core.worker.submit(step)
@@ -81,6 +84,12 @@ def _exhaustion(subject: Subject) -> None:
         sequences = [core.add(prompt_of(12, seed=i), SamplingParams()) for i in range(min(2, limits.max_sequences))]
         core.generate(sequences, 6)
         check_sequences(model, sequences, core.agreement)
+
+
+def _take_work_memory() -> None:
+    """A library of linear algebra takes its own with the first large product, and ends the process where there is none."""
+    matrix = np.ones((_LARGE_MATRIX, _LARGE_MATRIX), np.float32)
+    np.matmul(matrix, matrix)
 
 
 @contextlib.contextmanager
