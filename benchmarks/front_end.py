@@ -30,9 +30,9 @@ from starlette.routing import Route
 
 from tgi.testing.tiny_models import write_tiny_model
 
-_ROUTES = {
+_ROUTES = {  # greedy, both
     "/generate_stream": {"inputs": "hello world", "parameters": {}},
-    "/v1/chat/completions": {"messages": [{"role": "user", "content": "hello"}], "stream": True},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "hello"}], "temperature": 0, "stream": True},
 }
 _CHAT_TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 _MODEL_TOKENS = 512
