@@ -23,6 +23,7 @@ _SLACK = 0.01  # of the device's memory
 _TOKEN_ITEM = "KV cache of one token"  # noqa: S105 - a label of `Support.memory`
 _FREE_ITEM = "left free"  # the label of what nobody takes, in `Agreement.memory`
 _LONG = 500  # tokens of a prompt whose step needs memory
+_MARGIN = 32 << 20  # bytes: where a stack cannot grow, the system ends the process
 _LARGE_MATRIX = 1024  # rows and columns; its product occupies every thread of a library of linear algebra
 
 
@@ -65,7 +66,7 @@ def _expect_refusal(subject: Subject, num_tokens: int) -> None:
 
 
 def _exhaustion(subject: Subject) -> None:
-    """A step while the process can get no memory succeeds, or fails and may be tried again; smaller ones after it are right."""
+    """A step with hardly any memory left succeeds, or fails and may be tried again; smaller ones after it are right."""
     model = subject.models.get()
     wish = Wish(max_total_tokens=_LONG + 12, max_concurrent_requests=4, model_max_total_tokens=_LONG + 12)
     with subject.serving(model, wish) as core:
@@ -94,9 +95,9 @@ def _take_work_memory() -> None:
 
 @contextlib.contextmanager
 def _no_more_memory() -> Iterator[None]:
-    """No further address space for this process."""
+    """Hardly any further address space for this process."""
     before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms, before[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + _MARGIN, before[1]))
     try:
         yield
     finally:
