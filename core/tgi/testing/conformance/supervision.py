@@ -73,8 +73,9 @@ class _Killer:
         """Whether there was an engine to kill."""
         engines = [process for process in _engines() if process.pid not in self._others]
         for engine in engines:
-            self.descendants += engine.children(recursive=True)
-            engine.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself meanwhile
+                self.descendants += engine.children(recursive=True)
+                engine.kill()
         return bool(engines)
 
 
