@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tgi.backend import TOKEN_ON_DEVICE, Int32Array, Rows, StepError
+from tgi.backend import TOKEN_ON_DEVICE, Int32Array, Rows
+from tgi.backend.step_checks import check_blocks, check_positions
 from tgi_torch.attention import AttentionMetadata, CrossMetadata, EncoderInput
 from tgi_torch.sequences import SequenceState, SequenceTable
 
@@ -39,9 +40,10 @@ def build_input_batch(rows: Rows, table: SequenceTable, device: torch.device) ->
     states, indices = table.find(rows.sequence.tolist())
     starts, counts = rows.start.astype(np.int64), rows.count.astype(np.int64)
     lengths, ends = starts + counts, counts.cumsum()
-    _check_positions(rows, table, indices, starts, ends)
+    check_positions(rows, table.num_computed_tokens, indices)
     table.append_blocks(rows, indices)
-    _check_blocks(rows, table, indices, lengths)
+    if table.has_blocks:
+        check_blocks(rows, table.num_blocks, indices, lengths, table.block_size)
     if num_tokens == num_rows:  # every row has one token
         token_indices, positions = indices, starts
     else:
@@ -98,27 +100,3 @@ def _cross_metadata(states: list[SequenceState], starts: Int64Array, table: Sequ
         slots = _slots(table.cross_tables, rows, positions, table.block_size)
         encoder = EncoderInput(_tensor(token_ids, device), tuple(counts), _tensor(slots, device))
     return CrossMetadata(_tensor(tables, device), tuple(lengths), encoder)
-
-
-def _check_positions(rows: Rows, table: SequenceTable, indices: Int64Array, starts: Int64Array, ends: Int64Array) -> None:
-    if rows.count.min() < 1 or ends[-1] != rows.num_tokens:
-        raise StepError(f"The rows count {int(ends[-1])} tokens, but {rows.num_tokens} were sent.", retryable=False)
-    gaps = np.flatnonzero(starts != table.num_computed_tokens[indices])
-    if len(gaps):
-        row = int(gaps[0])
-        raise StepError(
-            f"Sequence {rows.sequence[row]} goes on at position {starts[row]}, but {table.num_computed_tokens[indices[row]]}"
-            " of its tokens are computed.",
-            retryable=False,
-        )
-
-
-def _check_blocks(rows: Rows, table: SequenceTable, indices: Int64Array, lengths: Int64Array) -> None:
-    short = np.flatnonzero(lengths > table.num_blocks[indices] * table.block_size)
-    if table.has_blocks and len(short):
-        row = int(short[0])
-        raise StepError(
-            f"Sequence {rows.sequence[row]} grows to {lengths[row]} tokens, but has {table.num_blocks[indices[row]]} blocks of"
-            f" {table.block_size}.",
-            retryable=False,
-        )

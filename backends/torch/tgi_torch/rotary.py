@@ -9,11 +9,11 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
-from tgi.architectures import DynamicScaling, LongRopeScaling, Rope
-from tgi.architectures.rope import inverse_frequencies
+from tgi.architectures import Rope
+from tgi.architectures.rope import inverse_frequencies, original_length
 from tgi_torch.attention import AttentionMetadata
 
-__all__ = ["RotaryTable", "Rotation", "original_length"]
+__all__ = ["RotaryTable", "Rotation"]
 
 _FIRST_ROWS = 2048
 
@@ -23,11 +23,6 @@ class Rotation(NamedTuple):
 
     cos: Tensor
     sin: Tensor
-
-
-def original_length(rope: Rope) -> int | None:
-    """The length of a sequence above which the frequencies change; None = never."""
-    return rope.scaling.original_max_positions if isinstance(rope.scaling, DynamicScaling | LongRopeScaling) else None
 
 
 @final

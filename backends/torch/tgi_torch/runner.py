@@ -23,13 +23,13 @@ from tgi.backend import (
     ModelRunnerOutput,
     PromptScores,
     RowError,
-    Rows,
     SchedulerOutput,
     StepError,
     StepTimes,
     empty_float32,
     empty_int32,
 )
+from tgi.backend.step_checks import check_size
 from tgi_torch.cache_layout import group_kinds
 from tgi_torch.input_batch import InputBatch, build_input_batch
 from tgi_torch.model import Model
@@ -66,7 +66,7 @@ class ModelRunner:
         """Run one step. Raises `StepError` if it breaks the agreement."""
         began = self._clock()
         rows = step.rows
-        self._check_size(rows)
+        check_size(rows, self._limits)
         for handle in step.dropped:
             self.drop(handle)
         for new in step.added:
@@ -92,14 +92,6 @@ class ModelRunner:
         state = self.sequences.drop(handle)
         if state is not None:
             self._model.release_state(state)
-
-    def _check_size(self, rows: Rows) -> None:
-        if rows.num_rows > self._limits.max_sequences or rows.num_tokens > self._limits.max_step_tokens:
-            raise StepError(
-                f"The step has {rows.num_rows} rows and {rows.num_tokens} tokens; agreed are at most"
-                f" {self._limits.max_sequences} and {self._limits.max_step_tokens}.",
-                retryable=False,
-            )
 
     def _copy_blocks(self, step: SchedulerOutput) -> None:
         if step.copy_source and len(step.copy_source[0]):

@@ -6,9 +6,9 @@ so that its failure is raised there.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from tgi.architectures import GenericSpec, ModelSpec
+from tgi.architectures.rope import original_length
 from tgi.backend import (
     API_VERSION,
     SAMPLING_FIELDS,
@@ -45,7 +46,6 @@ from tgi_torch.decoder import build_decoder
 from tgi_torch.memory import MemoryFacts, checkpoint_bytes, compute_dtype, plan_limits, weights_bytes
 from tgi_torch.model import LoadedModel, LoadModel, Model, Progress
 from tgi_torch.ops import Ops
-from tgi_torch.rotary import original_length
 from tgi_torch.runner import ModelRunner
 from tgi_torch.sampling import Sampler, TokenSampler
 from tgi_torch.weight_formats import QUANTIZATIONS, Quantization
@@ -54,7 +54,6 @@ from tgi_torch.weights import checkpoint_dtype, load_weights
 __all__ = ["TorchDevice", "TorchWorker", "decoder_loader", "torch_sampler"]
 
 _FEATURES = ("device_token", "logprobs", "mask", "prompt_logprobs")
-_PROGRESS_SECONDS = 0.1
 _UNKNOWN_FACTS = {"kernels": "transformers", "attention": "transformers"}
 
 
@@ -110,7 +109,7 @@ class TorchWorker:
         self._state.require(WorkerState.CREATED, "load")
         path = Path(self._config.model_path)
         dtype = compute_dtype(self._config.dtype, _name(checkpoint_dtype(path)), self._quantization)
-        progress = _Throttled(self._host, "load")
+        progress = partial(self._host.progress, "load")
         if isinstance(self._spec, GenericSpec):
             self._loaded = self._load_unknown(self._spec, getattr(torch, dtype), path, progress)
         else:
@@ -271,22 +270,6 @@ def _can_share(spec: ModelSpec | GenericSpec, max_total_tokens: int) -> bool:
     ropes = (layer.rope for layer in attention_layers(spec) if layer.rope is not None)
     lengths = (original_length(rope) for rope in ropes)
     return all(length is None or length >= max_total_tokens for length in lengths)
-
-
-@final
-class _Throttled:
-    """Passes progress on a few times a second, and the end always."""
-
-    def __init__(self, host: Host, phase: str) -> None:
-        self._host = host
-        self._phase = phase
-        self._next = 0.0
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now >= self._next or done == total:
-            self._next = now + _PROGRESS_SECONDS
-            self._host.progress(self._phase, done, total)
 
 
 def _first_step(agreement: Agreement) -> SchedulerOutput:

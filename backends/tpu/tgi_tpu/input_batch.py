@@ -7,7 +7,8 @@ from typing import final
 
 import numpy as np
 
-from tgi.backend import Int32Array, Rows, StepError
+from tgi.backend import Int32Array, Rows
+from tgi.backend.step_checks import check_blocks, check_positions
 from tgi_tpu.buckets import Buckets, StepShape
 from tgi_tpu.sequences import Int64Array, SequenceState, SequenceTable
 
@@ -39,9 +40,9 @@ def build_input_batch(rows: Rows, table: SequenceTable, buckets: Buckets, num_sl
     starts, counts = rows.start.astype(np.int64), rows.count.astype(np.int64)
     ends = counts.cumsum()
     lengths, firsts = starts + counts, ends - counts
-    _check_positions(rows, table, indices, starts, ends)
+    check_positions(rows, table.num_computed_tokens, indices)
     table.append_blocks(rows, indices)
-    _check_blocks(rows, table, indices, lengths)
+    check_blocks(rows, table.num_blocks, indices, lengths, table.block_size)
     row_of_token = np.repeat(np.arange(rows.num_rows), counts)
     positions = np.arange(rows.num_tokens) - np.repeat(firsts - starts, counts)
     size = table.block_size
@@ -88,27 +89,3 @@ def padded(values: Int32Array | Int64Array, size: int, filler: int = 0) -> Int32
     array = np.full(size, filler, np.int32)
     array[: len(values)] = values
     return array
-
-
-def _check_positions(rows: Rows, table: SequenceTable, indices: Int64Array, starts: Int64Array, ends: Int64Array) -> None:
-    if rows.count.min() < 1 or ends[-1] != rows.num_tokens:
-        raise StepError(f"The rows count {int(ends[-1])} tokens, but {rows.num_tokens} were sent.", retryable=False)
-    gaps = np.flatnonzero(starts != table.num_computed_tokens[indices])
-    if len(gaps):
-        row = int(gaps[0])
-        raise StepError(
-            f"Sequence {rows.sequence[row]} goes on at position {starts[row]}, but {table.num_computed_tokens[indices[row]]}"
-            " of its tokens are computed.",
-            retryable=False,
-        )
-
-
-def _check_blocks(rows: Rows, table: SequenceTable, indices: Int64Array, lengths: Int64Array) -> None:
-    short = np.flatnonzero(lengths > table.num_blocks[indices] * table.block_size)
-    if len(short):
-        row = int(short[0])
-        raise StepError(
-            f"Sequence {rows.sequence[row]} grows to {lengths[row]} tokens, but has {table.num_blocks[indices[row]]} blocks of"
-            f" {table.block_size}.",
-            retryable=False,
-        )

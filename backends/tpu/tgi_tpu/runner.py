@@ -26,6 +26,7 @@ from tgi.backend import (
     StepError,
     StepTimes,
 )
+from tgi.backend.step_checks import check_size
 from tgi_tpu.buckets import Buckets, StepShape
 from tgi_tpu.cache import Cache
 from tgi_tpu.input_batch import InputBatch, build_input_batch, health_arrays, padded
@@ -111,7 +112,7 @@ class ModelRunner:
             self._sequences.drop(handle)
         for new in step.added:
             self._sequences.add(new)
-        self._check_size(step)
+        check_size(step.rows, self._limits)
         batch = None
         if step.rows.num_rows:
             batch = build_input_batch(step.rows, self._sequences, self._buckets, self._num_slots)
@@ -194,15 +195,6 @@ class ModelRunner:
                 (state,) = self._sequences.find([new.sequence])
                 row, tokens = self._put((np.int32(state.index), padded(new.tokens, self._history.shape[1])))
                 self._history = self._programs.history_writer()(self._history, row, tokens)
-
-    def _check_size(self, step: SchedulerOutput) -> None:
-        rows = step.rows
-        if rows.num_rows > self._limits.max_sequences or rows.num_tokens > self._limits.max_step_tokens:
-            raise StepError(
-                f"The step has {rows.num_rows} rows and {rows.num_tokens} tokens; agreed are at most"
-                f" {self._limits.max_sequences} and {self._limits.max_step_tokens}.",
-                retryable=False,
-            )
 
     def _copy_blocks(self, step: SchedulerOutput) -> None:
         if not step.copy_source:

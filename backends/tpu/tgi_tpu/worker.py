@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import time
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import psutil  # type: ignore[import-untyped] # it ships no types
 from jax.sharding import Mesh
 
-from tgi.architectures import DynamicScaling, LongRopeScaling, ModelSpec
+from tgi.architectures import ModelSpec
 from tgi.architectures.checkpoint import main_dtype, stored_tensors
+from tgi.architectures.rope import original_length
 from tgi.backend import (
     API_VERSION,
     SAMPLING_FIELDS,
@@ -48,7 +49,6 @@ _MAX_STEP_TOKENS = 1024  # where nothing else says: matrix products are at full 
 _MAX_TOP_N = MAX_TOP_TOKENS // 2  # the other half is for ties
 _FEATURES = ("device_token", "late_mask", "logprobs", "mask")
 _PLATFORMS = {"cpu": "JAX on the CPU, no TPU"}
-_PROGRESS_SECONDS = 0.1
 
 
 @final
@@ -77,7 +77,7 @@ class TpuWorker:
         mesh = make_mesh(config.num_shard, platform)
         with warnings_logged(self._host):
             parameters = model.load(
-                self._spec, path, mesh, dtype, quantization=self._quantization, progress=_Throttled(self._host, "load")
+                self._spec, path, mesh, dtype, quantization=self._quantization, progress=partial(self._host.progress, "load")
             )
         plan = choose_attention(self._spec, mesh, platform=platform, dtype=dtype, block_size=BLOCK_SIZE)
         self._loaded = LoadedModel(self._spec, parameters, plan, dtype)
@@ -218,22 +218,6 @@ class TpuWorker:
         }
 
 
-@final
-class _Throttled:
-    """Passes progress on a few times a second, and the end always."""
-
-    def __init__(self, host: Host, phase: str) -> None:
-        self._host = host
-        self._phase = phase
-        self._next = 0.0
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now >= self._next or done == total:
-            self._next = now + _PROGRESS_SECONDS
-            self._host.progress(self._phase, done, total)
-
-
 def _prepared_platform(wished: str, num_shard: int) -> str:
     """The platform to compute on. On the CPU, JAX is told to have as many devices as there are shards."""
     if wished != "cpu":
@@ -265,6 +249,5 @@ def _taken_bytes(mesh: Mesh) -> int:
 def _can_share(spec: ModelSpec, max_total_tokens: int) -> bool:
     """Whether the blocks of a beginning depend on its tokens alone: some rotations change with the length of the sequence."""
     mixers = (attention_of(layer) for layer in spec.decoder.layers)
-    scalings = (mixer.rope.scaling for mixer in mixers if mixer is not None and mixer.rope is not None)
-    changing = [scaling for scaling in scalings if isinstance(scaling, DynamicScaling | LongRopeScaling)]
-    return all(scaling.original_max_positions >= max_total_tokens for scaling in changing)
+    lengths = (original_length(mixer.rope) for mixer in mixers if mixer is not None and mixer.rope is not None)
+    return all(length is None or length >= max_total_tokens for length in lengths)

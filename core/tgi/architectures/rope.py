@@ -21,7 +21,7 @@ from tgi.architectures.grammar import (
     YarnScaling,
 )
 
-__all__ = ["inverse_frequencies", "read_rope", "yarn_mscale"]
+__all__ = ["inverse_frequencies", "original_length", "read_rope", "yarn_mscale"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -121,6 +121,11 @@ def _yarn_attention_factor(scaling: ConfigReader, factor: float) -> float:
 def yarn_mscale(factor: float, mscale: float) -> float:
     """YaRN's temperature of the attention logits for an extension by `factor`."""
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+def original_length(rope: Rope) -> int | None:
+    """The length of a sequence above which the frequencies change; None = never."""
+    return rope.scaling.original_max_positions if isinstance(rope.scaling, DynamicScaling | LongRopeScaling) else None
 
 
 def inverse_frequencies(rope: Rope, seq_len: int) -> tuple[FloatArray, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.backends.checkpoints import VARIANTS, save_checkpoint
+from tests.backends.cpu.native_kernels import require_library
 from tests.backends.paged_batch import metadata_of
 from tests.backends.scripted_core import RecordingHost
 from tgi.architectures import ModelSpec, load_spec
@@ -60,13 +60,7 @@ HEAD_SIZES = [64, 80, 96, 128, 256]
 
 @pytest.fixture(scope="module")
 def library() -> NativeLibrary:
-    library = load_library()
-    if library is None and not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
-        pytest.skip("there is no C++ compiler here to build the native kernels with")
-    assert library is not None, "a C++ compiler is here, but the native kernels were not built: `pip install -e backends/cpu`"
-    if not library.is_supported:
-        pytest.skip("this processor lacks AVX-512 with bfloat16 products")
-    return library
+    return require_library()
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,54 @@
+"""Whether a step keeps to the agreement, for workers that remember their sequences as rows of arrays.
+
+n rows; `indices` are their places in the arrays of the worker. Each raises `StepError`, which no retry mends.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from tgi.backend.agreement import Limits
+from tgi.backend.errors import StepError
+from tgi.backend.records import Rows
+
+__all__ = ["check_blocks", "check_positions", "check_size"]
+
+Int64Array = npt.NDArray[np.int64]
+
+
+def check_size(rows: Rows, limits: Limits) -> None:
+    """No more rows and tokens than agreed."""
+    if rows.num_rows > limits.max_sequences or rows.num_tokens > limits.max_step_tokens:
+        raise StepError(
+            f"The step has {rows.num_rows} rows and {rows.num_tokens} tokens; agreed are at most"
+            f" {limits.max_sequences} and {limits.max_step_tokens}.",
+            retryable=False,
+        )
+
+
+def check_positions(rows: Rows, num_computed_tokens: Int64Array, indices: Int64Array) -> None:
+    """Counts are those of the tokens, and each row goes on where its sequence stands."""
+    num_counted = int(rows.count.sum())
+    if rows.count.min() < 1 or num_counted != rows.num_tokens:
+        raise StepError(f"The rows count {num_counted} tokens, but {rows.num_tokens} were sent.", retryable=False)
+    gaps = np.flatnonzero(rows.start != num_computed_tokens[indices])
+    if len(gaps):
+        row = int(gaps[0])
+        raise StepError(
+            f"Sequence {rows.sequence[row]} goes on at position {rows.start[row]}, but {num_computed_tokens[indices[row]]}"
+            " of its tokens are computed.",
+            retryable=False,
+        )
+
+
+def check_blocks(rows: Rows, num_blocks: Int64Array, indices: Int64Array, lengths: Int64Array, block_size: int) -> None:
+    """Every sequence has blocks for its `lengths` [n] after the step."""
+    short = np.flatnonzero(lengths > num_blocks[indices] * block_size)
+    if len(short):
+        row = int(short[0])
+        raise StepError(
+            f"Sequence {rows.sequence[row]} grows to {lengths[row]} tokens, but has {num_blocks[indices[row]]} blocks of"
+            f" {block_size}.",
+            retryable=False,
+        )
