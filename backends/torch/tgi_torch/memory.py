@@ -13,6 +13,7 @@ from tgi.architectures import MLP, CrossAttention, GenericSpec, LatentAttention,
 from tgi.architectures.checkpoint import stored_tensors
 from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import BackendError, CacheGroup, KVCachePlan, Limits, MemoryItem, Wish
+from tgi.backend.memory_limits import check_input, format_bytes, num_cache_blocks, wished_context
 from tgi_torch.cache_layout import (
     ENCODER_QUERY_CHUNK,
     RecurrentMixer,
@@ -29,7 +30,6 @@ __all__ = [
     "Plan",
     "checkpoint_bytes",
     "compute_dtype",
-    "format_bytes",
     "kv_bytes_per_token",
     "plan_limits",
     "state_bytes",
@@ -40,7 +40,6 @@ __all__ = [
 DTYPE_BYTES: Mapping[str, int] = MappingProxyType({"float32": 4, "float16": 2, "bfloat16": 2})
 """The dtypes `--dtype` may name, and the bytes of one value."""
 
-_UNKNOWN_CONTEXT = 4096  # tokens, where neither the user nor the model names a limit
 _FLOAT32_BYTES = 4
 _LOGITS_COPIES = 5  # logits, processed scores, their sorted values, probabilities and cumulative sum
 _STATE_COPIES = 4  # states before and after a step, what is kept and what is added
@@ -128,7 +127,7 @@ def workspace_bytes(spec: ModelSpec | GenericSpec, dtype: str, max_step_tokens: 
 
 def plan_limits(spec: ModelSpec | GenericSpec, wish: Wish, facts: MemoryFacts) -> Plan:
     """Keep what the user gave and derive the rest. Raises `BackendError` naming option, need and limit."""
-    context = _wished_context(spec, wish)
+    context = wished_context(spec, wish)
     max_sequences = wish.max_batch_size or wish.max_concurrent_requests
     max_step_tokens = wish.max_batch_prefill_tokens or max(facts.max_step_tokens, max_sequences)
     # An encoder runs whole, so alone in a step it may be as long as the context.
@@ -147,7 +146,10 @@ def plan_limits(spec: ModelSpec | GenericSpec, wish: Wish, facts: MemoryFacts) -
     num_blocks = 0
     block_bytes = kv_bytes_per_token(spec, facts.dtype) * facts.block_size
     if block_bytes:
-        num_blocks = _num_blocks(wish, context, max_sequences, left // block_bytes, facts.block_size)
+        affordable = left // block_bytes
+        num_blocks = num_cache_blocks(
+            wish, context, max_sequences, affordable=affordable, default=affordable // 2, block_size=facts.block_size
+        )
         capacity = num_blocks * facts.block_size
         if not num_blocks:
             raise BackendError(
@@ -161,7 +163,7 @@ def plan_limits(spec: ModelSpec | GenericSpec, wish: Wish, facts: MemoryFacts) -
         items.append(MemoryItem("KV cache", num_blocks * block_bytes, detail))
         context = min(context, capacity)
     max_total_tokens = wish.max_total_tokens or context
-    _check_input(wish, max_total_tokens)
+    check_input(wish, max_total_tokens)
     groups = (CacheGroup(kind, max_sequences if kind == "state" else num_blocks) for kind in group_kinds(spec))
     return Plan(
         limits=Limits(max_total_tokens=max_total_tokens, max_sequences=max_sequences, max_step_tokens=max_step_tokens),
@@ -194,50 +196,7 @@ def _check_capacity(wish: Wish, left: int, capacity: int) -> None:
         )
 
 
-def format_bytes(num_bytes: int) -> str:
-    """For messages: 512 MiB, 1.50 GiB."""
-    mebibytes = num_bytes / 2**20
-    return f"{mebibytes / 1024:.2f} GiB" if mebibytes >= 1024 else f"{mebibytes:.0f} MiB"
-
-
-def _wished_context(spec: ModelSpec | GenericSpec, wish: Wish) -> int:
-    positions = None if isinstance(spec, GenericSpec) else spec.embedding.positions
-    if wish.max_total_tokens and positions is not None and wish.max_total_tokens > positions.num_positions:
-        raise BackendError(
-            f"`--max-total-tokens {wish.max_total_tokens}` is beyond the {positions.num_positions} positions this model has.",
-            f"Use at most {positions.num_positions}.",
-        )
-    return wish.max_total_tokens or wish.model_max_total_tokens or spec.max_positions or _UNKNOWN_CONTEXT
-
-
-def _num_blocks(wish: Wish, wished_context: int, max_sequences: int, affordable: int, block_size: int) -> int:
-    """Half of what is left, but not more than all sequences at full length can use. What the user gave may take all of it."""
-    if wish.max_batch_total_tokens is not None:
-        wanted = math.ceil(wish.max_batch_total_tokens / block_size)
-        if wanted > affordable:
-            raise BackendError(
-                f"`--max-batch-total-tokens {wish.max_batch_total_tokens}` needs {wanted} cache blocks, but memory is left for"
-                f" {affordable} ({affordable * block_size} tokens).",
-                f"Use at most {affordable * block_size}, or leave the option out.",
-            )
-        return wanted
-    context_blocks = math.ceil(wished_context / block_size)
-    num_blocks = min(affordable // 2, max_sequences * context_blocks)
-    if wish.max_total_tokens is not None:
-        num_blocks = max(num_blocks, min(context_blocks, affordable))
-    return num_blocks
-
-
 def _cache_limit(wish: Wish, left: int) -> str:
     if wish.max_batch_total_tokens is not None:
         return f"`--max-batch-total-tokens {wish.max_batch_total_tokens}`"
     return f"{format_bytes(left)} of memory are left for it"
-
-
-def _check_input(wish: Wish, max_total_tokens: int) -> None:
-    if wish.max_input_tokens is not None and wish.max_input_tokens >= max_total_tokens:
-        raise BackendError(
-            f"`--max-input-tokens {wish.max_input_tokens}` must be below the {max_total_tokens} tokens of a whole sequence"
-            " (`--max-total-tokens`, or what model and memory allow).",
-            f"Use at most {max_total_tokens - 1}.",
-        )

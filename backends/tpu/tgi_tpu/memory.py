@@ -14,6 +14,7 @@ from typing import final
 from tgi.architectures import MLP, Attention, Mixer, MixtureOfExperts, ModelSpec
 from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import BackendError, CacheGroup, KVCachePlan, Limits, MemoryItem, Wish
+from tgi.backend.memory_limits import check_input, format_bytes, num_cache_blocks, wished_context
 
 __all__ = [
     "BLOCK_SIZE",
@@ -37,7 +38,6 @@ INT8_NAMES = ("bitsandbytes", "eetq")
 BLOCK_SIZE = 32
 """Tokens of a cache block: large enough for one fetch by the kernels, small enough to share most of a common prompt."""
 
-_UNKNOWN_CONTEXT = 4096  # tokens, where neither the user nor the model names a limit
 _FLOAT32_BYTES = 4
 _LOGITS_COPIES = 8  # logits, scores, sorted scores, probabilities, sums, two counts, the reported distribution
 _HIDDEN_COPIES = 8  # residual, normed, fused query-key-value (up to 3), attention output, projection
@@ -100,22 +100,26 @@ def workspace_bytes(spec: ModelSpec, dtype: str, max_step_tokens: int, max_seque
 
 def plan_limits(spec: ModelSpec, wish: Wish, facts: MemoryFacts) -> Plan:
     """Keep what the user gave and derive the rest. Raises `BackendError` naming option, need and limit."""
-    context = _wished_context(spec, wish)
+    context = wished_context(spec, wish)
     max_sequences = wish.max_batch_size or wish.max_concurrent_requests
     max_step_tokens = wish.max_batch_prefill_tokens or max(max_sequences, min(facts.default_step_tokens, max_sequences * context))
     workspace = workspace_bytes(spec, facts.dtype, max_step_tokens, max_sequences)
     left = max(0, facts.free_bytes - workspace)
-    num_blocks = _num_blocks(wish, context, max_sequences, left // facts.block_bytes, facts.block_size)
+    affordable = left // facts.block_bytes
+    default = int(affordable * _CACHE_SHARE)
+    num_blocks = num_cache_blocks(
+        wish, context, max_sequences, affordable=affordable, default=default, block_size=facts.block_size
+    )
     capacity = num_blocks * facts.block_size
     if not num_blocks:
         raise BackendError(
-            f"{_format_bytes(left)} of memory are left beside weights ({_format_bytes(facts.weights_bytes)}) and workspace"
-            f" ({_format_bytes(workspace)}), too little for one cache block of {_format_bytes(facts.block_bytes)}.",
+            f"{format_bytes(left)} of memory are left beside weights ({format_bytes(facts.weights_bytes)}) and workspace"
+            f" ({format_bytes(workspace)}), too little for one cache block of {format_bytes(facts.block_bytes)}.",
             "Use more chips (`--num-shard`), choose a smaller model, or lower `--max-batch-prefill-tokens`.",
         )
     _check_capacity(wish, capacity)
     context = wish.max_total_tokens or min(context, capacity)
-    _check_input(wish, context)
+    check_input(wish, context)
     used = num_blocks * facts.block_bytes
     memory = (
         MemoryItem("weights", facts.weights_bytes, facts.dtype),
@@ -131,51 +135,9 @@ def _mixers(spec: ModelSpec) -> tuple[Mixer, ...]:
     return tuple(branch.mixer for layer in spec.decoder.layers for block in layer.blocks for branch in block.branches)
 
 
-def _wished_context(spec: ModelSpec, wish: Wish) -> int:
-    positions = spec.embedding.positions
-    if wish.max_total_tokens and positions is not None and wish.max_total_tokens > positions.num_positions:
-        raise BackendError(
-            f"`--max-total-tokens {wish.max_total_tokens}` is beyond the {positions.num_positions} positions this model has.",
-            f"Use at most {positions.num_positions}.",
-        )
-    return wish.max_total_tokens or wish.model_max_total_tokens or spec.max_positions or _UNKNOWN_CONTEXT
-
-
-def _num_blocks(wish: Wish, context: int, max_sequences: int, affordable: int, block_size: int) -> int:
-    """Most of what is left, but not more than all sequences at full length can use. What the user gave may take all of it."""
-    if wish.max_batch_total_tokens is not None:
-        wanted = math.ceil(wish.max_batch_total_tokens / block_size)
-        if wanted > affordable:
-            raise BackendError(
-                f"`--max-batch-total-tokens {wish.max_batch_total_tokens}` needs {wanted} cache blocks, but memory is left for"
-                f" {affordable} ({affordable * block_size} tokens).",
-                f"Use at most {affordable * block_size}, or leave the option out.",
-            )
-        return wanted
-    context_blocks = math.ceil(context / block_size)
-    num_blocks = min(int(affordable * _CACHE_SHARE), max_sequences * context_blocks)
-    if wish.max_total_tokens is not None:
-        num_blocks = max(num_blocks, min(context_blocks, affordable))
-    return num_blocks
-
-
 def _check_capacity(wish: Wish, capacity: int) -> None:
     if wish.max_total_tokens is not None and wish.max_total_tokens > capacity:
         raise BackendError(
             f"`--max-total-tokens {wish.max_total_tokens}` does not fit the cache of {capacity} tokens.",
             "Lower `--max-total-tokens`, or give the cache more with `--max-batch-total-tokens` or more chips.",
         )
-
-
-def _check_input(wish: Wish, max_total_tokens: int) -> None:
-    if wish.max_input_tokens is not None and wish.max_input_tokens >= max_total_tokens:
-        raise BackendError(
-            f"`--max-input-tokens {wish.max_input_tokens}` must be below the {max_total_tokens} tokens of a whole sequence"
-            " (`--max-total-tokens`, or what model and memory allow).",
-            f"Use at most {max_total_tokens - 1}.",
-        )
-
-
-def _format_bytes(num_bytes: int) -> str:
-    mebibytes = num_bytes / 2**20
-    return f"{mebibytes / 1024:.2f} GiB" if mebibytes >= 1024 else f"{mebibytes:.0f} MiB"

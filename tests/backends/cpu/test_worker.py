@@ -27,8 +27,9 @@ from tgi.backend import (
     WrongStateError,
     empty_int32,
 )
+from tgi.backend.memory_limits import format_bytes
 from tgi_cpu import machine, tgi_backend
-from tgi_torch.memory import MemoryFacts, format_bytes, kv_bytes_per_token, plan_limits, weights_bytes, workspace_bytes
+from tgi_torch.memory import MemoryFacts, kv_bytes_per_token, plan_limits, weights_bytes, workspace_bytes
 from tgi_torch.ops import REFERENCE
 from tgi_torch.worker import TorchDevice, TorchWorker, decoder_loader
 
