@@ -7,6 +7,7 @@ import pluggy
 
 from tgi.backend.agreement import (
     API_VERSION,
+    CONTROLS,
     FEATURES,
     SAMPLING_FIELDS,
     Agreement,
@@ -38,6 +39,8 @@ from tgi.backend.records import (
     MediaInput,
     ModelRunnerOutput,
     NewSequence,
+    PooledVector,
+    Pooling,
     PromptScores,
     Record,
     RowError,
@@ -56,6 +59,7 @@ hookimpl = pluggy.HookimplMarker("tgi")
 
 __all__ = [
     "API_VERSION",
+    "CONTROLS",
     "FEATURES",
     "SAMPLING_FIELDS",
     "TOKEN_ON_DEVICE",
@@ -84,6 +88,8 @@ __all__ = [
     "ModelError",
     "ModelRunnerOutput",
     "NewSequence",
+    "PooledVector",
+    "Pooling",
     "ProbeResult",
     "PromptScores",
     "Record",

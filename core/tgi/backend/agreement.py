@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 from tgi.architectures import GenericSpec, ModelSpec
@@ -9,6 +11,7 @@ from tgi.backend.records import Record
 
 __all__ = [
     "API_VERSION",
+    "CONTROLS",
     "FEATURES",
     "SAMPLING_FIELDS",
     "Agreement",
@@ -47,9 +50,23 @@ FEATURES = frozenset(
         "deterministic",
         "sleep",
         "profile",
+        "embeddings",
+        "kv_export",
     }
 )
 """Names a backend may agree on. Behaviour outside the agreed features never appears on either side."""
+
+CONTROLS: Mapping[str, str] = MappingProxyType(
+    {
+        "adapter_load": "lora",
+        "adapter_unload": "lora",
+        "sleep": "sleep",
+        "wake": "sleep",
+        "kv_export": "kv_export",
+        "kv_import": "kv_export",
+    }
+)
+"""Name of a `Control` → the feature that allows it."""
 
 SAMPLING_FIELDS = frozenset(
     {
@@ -171,7 +188,9 @@ class Limits(Record, frozen=True):
     max_prefills: int = 0  # prefill rows in one step; 0 = no limit
     decode_rows_first: bool = False
     depth: int = 1  # steps in flight
-    tokens_per_step: int = 1
+    tokens_per_step: int = 1  # greatest `Rows.max_tokens`; > 1 only with `multi_token` or `drafts`
+    max_adapters: int = 0  # loaded at once; > 0 only with `lora`
+    max_adapter_rank: int = 0
 
 
 class CacheGroup(Record, frozen=True):
@@ -218,7 +237,20 @@ class Agreement(Record, frozen=True):
 
 
 class Control(Record, frozen=True):
-    """A rare request outside the steps, e.g. `adapter_load`."""
+    """A rare request outside the steps: none is in flight. What cannot be done is answered with `ok` False and leaves no trace.
+
+    adapter_load    `adapter`: a number above 0 that is free, `path`: a folder in PEFT's format (`adapter_config.json` and
+                    `adapter_model.safetensors` with LoRA pairs). Sequences may be alive. Refused: a number in use, more than
+                    `Limits.max_adapters`, a rank above `Limits.max_adapter_rank`, a folder that does not fit the model.
+    adapter_unload  `adapter`. No sequence with it is alive.
+    sleep           No sequence is alive. Device memory is given back, keys and values are gone (the core forgets its prefix
+                    cache); until `wake` no step is accepted and `health` is not ok.
+    wake            The agreement holds again.
+    kv_export       `blocks`: ids separated by spaces, `path`: a file below `EngineConfig.cache_dir`, written in the backend's
+                    own format. The content of the blocks in every cache group. Only with `prefix_cache`.
+    kv_import       The same arguments: as many blocks as were exported are filled from the file, bit by bit. Refused: a file of
+                    another model, another agreement, another number of blocks.
+    """
 
     name: str
     arguments: dict[str, str] = {}
@@ -228,7 +260,7 @@ class ControlResult(Record, frozen=True):
     """Its answer."""
 
     ok: bool
-    message: str = ""
+    message: str = ""  # why not
     values: dict[str, str] = {}
 
 

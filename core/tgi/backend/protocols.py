@@ -58,7 +58,7 @@ class Worker(Protocol):
         """
 
     def control(self, request: Control) -> ControlResult:
-        """Adapters, sleep, profile: by agreed feature only."""
+        """Adapters, sleep, blocks to and from files: by agreed feature only (`CONTROLS`); refused, not raised, otherwise."""
 
     def health(self, deep: bool) -> Health:
         """Whether the device answers; `deep` runs a real forward pass of one token."""

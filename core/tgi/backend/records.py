@@ -24,6 +24,8 @@ __all__ = [
     "MediaInput",
     "ModelRunnerOutput",
     "NewSequence",
+    "PooledVector",
+    "Pooling",
     "PromptScores",
     "Record",
     "RowError",
@@ -43,6 +45,7 @@ Int32Array = npt.NDArray[np.int32]
 Float32Array = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]
 LogprobsMode = Literal["none", "processed", "raw"]
+Pooling = Literal["none", "first", "last", "mean"]
 
 
 def empty_int32() -> Int32Array:
@@ -85,16 +88,28 @@ class SamplingParams(Record, frozen=True):
 
 
 class MediaInput(Record, frozen=True):
-    """One preprocessed image or sound and the placeholder positions it fills (feature `images`)."""
+    """One preprocessed image or sound and the placeholder positions it fills (feature `images`).
 
-    kind: str
+    Whatever ids the tokens at positions `start` … `start + length - 1` have, the model reads the media there, one vector for each
+    position. A prefill chunk may begin or end between them. Media of one sequence do not overlap and lie in its prompt; they come
+    again in full with each introduction, so a preemption costs nothing but time.
+    """
+
+    kind: str  # what it is, by the name the model's preprocessing has for it: "image"
     start: int  # first placeholder position in the sequence's tokens
     length: int
-    pixels: npt.NDArray[np.float32]  # any shape
+    pixels: npt.NDArray[np.float32]  # any shape: the model's own
 
 
 class NewSequence(Record, frozen=True):
-    """Introduces a sequence: the first time, and again in full after a preemption or a restart."""
+    """Introduces a sequence: the first time, and again in full after a preemption or a restart.
+
+    `adapter` is the number under which an adapter was loaded (`Control`), 0 = the model alone. A sequence whose adapter is not
+    loaded gets a `RowError`; nobody else notices.
+
+    With `pooling` (feature `embeddings`) the sequence chooses no tokens, so none of its rows has `sample`: the row that ends its
+    tokens returns one `PooledVector` instead. It takes no prefix hits.
+    """
 
     sequence: int  # handle chosen by the core; reused only after it was dropped
     request_id: str  # for logs only
@@ -109,10 +124,24 @@ class NewSequence(Record, frozen=True):
     is_masked: bool = False  # constrained by a grammar
     media: list[MediaInput] = []
     encoder_tokens: Int32Array = msgspec.field(default_factory=empty_int32)
+    pooling: Pooling = "none"  # of the vectors after the last norm: that of one token, or their mean
 
 
 class Rows(Record, frozen=True):
-    """The work of one step, one entry per row, in structure-of-arrays form. n = number of rows."""
+    """The work of one step, one entry per row, in structure-of-arrays form. n = number of rows.
+
+    **More than one token** (`Limits.tokens_per_step` > 1). A row that samples returns at least one token and at most
+    `max_tokens`. That is above 1 only in decode rows: rows of one token that go on after the tokens the sequence was introduced
+    with. Token i of a row is what `draw` i chooses after the tokens before it, as if the row had come i + 1 times: several tokens
+    at once are faster, never different. All of them but the last are computed when the step is collected, so the sequence goes
+    on at `start + (tokens returned)`; its blocks reach to position `start + max_tokens - 1` from the step on. Because the core
+    does not know before where that is, no other row of the sequence is submitted until the step is collected.
+
+    Without drafts the worker makes the tokens as it likes, and may stop early (feature `multi_token`). With drafts (feature
+    `drafts`) the row carries guesses at its next tokens, `max_tokens` is one more than they are, and the worker runs them in the
+    same pass. A guess that equals the token chosen in its place is accepted, the first other token ends the row: accepted guesses
+    plus one are returned. Guesses count as tokens of the step (`Limits.max_step_tokens`).
+    """
 
     sequence: Int32Array  # [n]
     start: Int32Array  # [n] position of the row's first token
@@ -122,7 +151,10 @@ class Rows(Record, frozen=True):
     draw: Float32Array  # [n] the uniform draw in [0, 1) of a sampled row
     new_block_ptr: list[Int32Array]  # per cache group: [n + 1]
     new_blocks: list[Int32Array]  # per cache group: blocks appended to the rows' tables in this step
-    max_tokens: Int32Array = msgspec.field(default_factory=empty_int32)  # [n] with more than one token per step
+    max_tokens: Int32Array = msgspec.field(default_factory=empty_int32)  # [n] >= 1, with more than one token per step
+    extra_draw: Float32Array = msgspec.field(default_factory=empty_float32)  # [sum(max_tokens - 1)] draws of the further tokens
+    draft_ptr: Int32Array = msgspec.field(default_factory=empty_int32)  # [n + 1], or empty: no row has guesses
+    draft: Int32Array = msgspec.field(default_factory=empty_int32)  # [draft_ptr[-1]] guesses at the rows' next tokens
 
     @property
     def num_rows(self) -> int:
@@ -136,10 +168,14 @@ class Rows(Record, frozen=True):
 
 
 class GrammarMasks(Record, frozen=True):
-    """Allowed tokens of constrained rows, packed 32 to a word, lowest id in the lowest bit (features `mask`, `late_mask`)."""
+    """Allowed tokens of constrained rows, packed 32 to a word, lowest id in the lowest bit (features `mask`, `late_mask`).
+
+    A row has one mask for each token that it may choose, so a constrained row without drafts has `max_tokens` 1. The masks of a
+    row stand together: the first is for its first token, the next one for the token after its first guess, if that is accepted.
+    """
 
     step_id: int
-    row: Int32Array  # [k]
+    row: Int32Array  # [k] ascending
     words: Int32Array  # [k, mask_width], flattened
 
 
@@ -162,6 +198,13 @@ class PromptScores(Record, frozen=True):
     sequence: int
     start: int
     logprobs: Float32Array
+
+
+class PooledVector(Record, frozen=True):
+    """What a sequence with `pooling` asked for (feature `embeddings`); not normalized."""
+
+    sequence: int
+    values: Float32Array  # [hidden_size]
 
 
 class RowError(Record, frozen=True):
@@ -195,3 +238,5 @@ class ModelRunnerOutput(Record, frozen=True):
     errors: list[RowError] = []
     times: StepTimes = StepTimes()
     shape: str = ""  # label of the executed shape, for metrics
+    pooled: list[PooledVector] = []
+    num_padded_tokens: int = 0  # tokens of the executed shape, padding included; 0 = the worker does not tell

@@ -12,12 +12,13 @@ __all__ = ["WorkerState"]
 
 @final
 class WorkerState(enum.Enum):
-    """In the order of `Worker`'s methods; `close` is legal in all of them."""
+    """In the order of `Worker`'s methods; `close` is legal in all of them. A worker that is ready may sleep and wake again."""
 
     CREATED = "created"
     LOADED = "loaded"
     AGREED = "agreed"
     READY = "ready"
+    ASLEEP = "asleep"
     CLOSED = "closed"
 
     def require(self, needed: WorkerState, method: str) -> None:
