@@ -131,11 +131,11 @@ class Rows(Record, frozen=True):
     """The work of one step, one entry per row, in structure-of-arrays form. n = number of rows.
 
     **More than one token** (`Limits.tokens_per_step` > 1). A row that samples returns at least one token and at most
-    `max_tokens`. That is above 1 only in decode rows: rows of one token that go on after the tokens the sequence was introduced
-    with. Token i of a row is what `draw` i chooses after the tokens before it, as if the row had come i + 1 times: several tokens
-    at once are faster, never different. All of them but the last are computed when the step is collected, so the sequence goes
-    on at `start + (tokens returned)`; its blocks reach to position `start + max_tokens - 1` from the step on. Because the core
-    does not know before where that is, no other row of the sequence is submitted until the step is collected.
+    `max_tokens`. That is above 1 only in rows of one token that are not the first of their sequence. Token i of a row is what
+    `draw` i chooses after the tokens before it, as if the row had come i + 1 times: several tokens at once are faster, never
+    different. All of them but the last are computed when the step is collected, so the sequence goes on at `start + (tokens
+    returned)`; its blocks reach to position `start + max_tokens - 1` from the step on. Because the core does not know before
+    where that is, no other row of the sequence is submitted until the step is collected.
 
     Without drafts the worker makes the tokens as it likes, and may stop early (feature `multi_token`). With drafts (feature
     `drafts`) the row carries guesses at its next tokens, `max_tokens` is one more than they are, and the worker runs them in the

@@ -20,15 +20,23 @@ class StepPlanner:
 
     When blocks run out the youngest running sequence gives its up and is computed again later; its draws depend on (seed, output
     index) alone, so its output stays. A preemption waits until no step is in flight: then nothing is known too late. With
-    `has_device_token` a sequence may run on before its last token is known here.
+    `has_device_token` a sequence may run on before its last token is known here. With `has_multi_token` a decode row may choose
+    as many tokens as were agreed, and its sequence waits for them.
     """
 
     def __init__(
-        self, state: SchedulerState, config: SchedulerConfig, clock: Callable[[], int], *, has_device_token: bool
+        self,
+        state: SchedulerState,
+        config: SchedulerConfig,
+        clock: Callable[[], int],
+        *,
+        has_device_token: bool,
+        has_multi_token: bool,
     ) -> None:
         self._state = state
         self._clock = clock
         self._has_device_token = has_device_token
+        self._tokens_per_step = state.limits.tokens_per_step if has_multi_token else 1
         self._separate = not (state.limits.mixed and state.limits.chunked)
         self._interruption = PrefillInterruption(config, state.limits, state.cache)
 
@@ -80,6 +88,7 @@ class StepPlanner:
             if sequence.num_submitted_tokens >= sequence.num_prefill_tokens
             and len(sequence.token_ids) + sequence.num_pending_tokens < sequence.max_tokens
             and (may_be_pending or not sequence.num_pending_tokens)
+            and not sequence.has_open_row
         ]
         del ready[min(step.token_budget, step.row_budget) :]
         for sequence in state.cache.find_full(ready):
@@ -94,8 +103,20 @@ class StepPlanner:
                     break
         if state.num_preempted:
             ready = [sequence for sequence in ready if sequence.state is SequenceState.RUNNING]
+        first_row = len(step.sequences)
         step.add_rows(ready, 1)
+        if self._tokens_per_step > 1:
+            self._open_rows(step, first_row)
         return True
+
+    def _open_rows(self, step: StepBuilder, first_row: int) -> None:
+        """Let decode rows choose several tokens, as far as their sequences go on and free blocks reach."""
+        for row, sequence in enumerate(step.sequences[first_row:], first_row):
+            if not step.samples[row]:
+                continue  # a known token, replayed after a preemption
+            num_left = sequence.max_tokens - sequence.num_tokens - sequence.num_pending_tokens + 1
+            wanted = min(self._tokens_per_step, num_left)
+            step.open_row(row, wanted if self._state.cache.grow(sequence, sequence.num_submitted_tokens + wanted - 1) else 1)
 
     def _plan_prefills(self, step: StepBuilder, running: Iterable[Sequence], *, admit: bool, of_suspects: bool = False) -> None:
         """Add prefill rows: those begun first, then, with `admit`, waiting sequences from the head of the queue.

@@ -18,7 +18,7 @@ __all__ = ["StepResult", "next_prompt_logprobs"]
 class StepResult:
     """A `ModelRunnerOutput` as Python lists, which are read faster than arrays one element at a time."""
 
-    tokens: list[TokenOutput | None]  # [rows of the step] what each row chose
+    tokens: list[list[TokenOutput]]  # [rows of the step] what each row chose
     errors: dict[int, str]  # by handle
     scores: dict[int, PromptScores]  # by handle
 
@@ -26,7 +26,7 @@ class StepResult:
     def of(cls, output: ModelRunnerOutput, handles: list[int]) -> StepResult:
         """Read `output`, whose rows are those of the step in any order. Raises RuntimeError if one is missing."""
         chosen, ptr = _tokens(output), output.token_ptr.tolist()
-        tokens = [chosen[first] if first < last else None for first, last in pairwise(ptr)]
+        tokens = [chosen[first:last] for first, last in pairwise(ptr)]
         returned = output.sequence.tolist()
         if returned != handles:
             token_of = dict(zip(returned, tokens, strict=True))

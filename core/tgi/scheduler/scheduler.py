@@ -42,7 +42,13 @@ class Scheduler:
         self._limits = agreement.limits
         self._clock = clock
         self._state = SchedulerState(agreement, key)
-        self._planner = StepPlanner(self._state, config, clock, has_device_token=agreement.has("device_token"))
+        self._planner = StepPlanner(
+            self._state,
+            config,
+            clock,
+            has_device_token=agreement.has("device_token"),
+            has_multi_token=agreement.has("multi_token"),
+        )
         self._next_step_id = 0
         self._last_stats = SchedulerStats()
 
@@ -108,7 +114,7 @@ class Scheduler:
             if sequence.sampling.prompt_logprobs:
                 scores = next_prompt_logprobs(sequence, result.scores.get(step.handles[row]))
             if step.samples[row]:
-                outputs.append(self._append(sequence, result.tokens[row], scores))
+                outputs.append(self._append(sequence, result.tokens[row], step.budgets.get(row, 1), scores))
             elif scores:
                 outputs.append(_output(sequence, prompt_logprobs=scores))
         self._collected(step)
@@ -172,18 +178,27 @@ class Scheduler:
 
     # Applying results
 
-    def _append(self, sequence: Sequence, token: TokenOutput | None, scores: list[float | None]) -> SequenceOutput:
-        """Give a sequence the token that its row chose, and end it if that was the last one."""
-        if token is None:
-            raise RuntimeError(f"the worker chose no token for a sampled row of sequence {sequence.handle}")
-        sequence.token_ids.append(token.token_id)
+    def _append(
+        self, sequence: Sequence, tokens: list[TokenOutput], max_tokens: int, scores: list[float | None]
+    ) -> SequenceOutput:
+        """Give a sequence the tokens that its row chose, and end it with the first one that is its last."""
+        if not 1 <= len(tokens) <= max_tokens:
+            num_chosen = f"{len(tokens) or 'no'} tokens, not 1 to {max_tokens}"
+            raise RuntimeError(f"the worker chose {num_chosen}, for a sampled row of sequence {sequence.handle}")
         sequence.num_pending_tokens -= 1
+        reason = None
+        for number, token in enumerate(tokens, 1):
+            sequence.token_ids.append(token.token_id)
+            reason = sequence.finish_reason
+            if reason is not None:
+                tokens = tokens[:number]
+                break
+        if max_tokens > 1:
+            sequence.close_row(len(tokens))
+            self._state.cache.register_computed((sequence,))
         if sequence.is_suspect:
             self._state.retries.clear(sequence)
-        reason = sequence.finish_reason
-        output = SequenceOutput(
-            sequence.sequence_id, [token], reason, None, sequence.num_cached_tokens, sequence.queue_ns, scores
-        )
+        output = SequenceOutput(sequence.sequence_id, tokens, reason, None, sequence.num_cached_tokens, sequence.queue_ns, scores)
         if reason is not None:
             self._state.finish(sequence)
         return output

@@ -57,7 +57,8 @@ class Sequence:
     num_prefill_tokens: int = 0  # tokens that run as prefill in this residence
     num_computed_tokens: int = 0  # tokens whose keys and values exist
     num_submitted_tokens: int = 0  # … or will exist once the steps in flight are collected
-    num_pending_tokens: int = 0  # tokens that steps in flight will choose
+    num_pending_tokens: int = 0  # tokens that steps in flight will choose; of a row that may choose several, one
+    has_open_row: bool = False  # a row in flight may choose several tokens: where the sequence goes on is not known before
     num_cached_tokens: int = 0  # prefix cache hits at the first admission
     num_sent_prompt_logprobs: int = 0
     num_preemptions: int = 0
@@ -126,6 +127,12 @@ class Sequence:
             return FinishReason.EOS_TOKEN
         return None
 
+    def close_row(self, num_tokens: int) -> None:
+        """An open row chose that many tokens: all but the last ran, too."""
+        self.has_open_row = False
+        self.num_computed_tokens += num_tokens - 1
+        self.num_submitted_tokens = self.num_computed_tokens
+
     def reset_progress(self) -> None:
         """It holds nothing any more and is computed from the start when it runs again."""
         self.num_sent_blocks = 0
@@ -134,6 +141,7 @@ class Sequence:
         self.num_computed_tokens = 0
         self.num_submitted_tokens = 0
         self.num_pending_tokens = 0
+        self.has_open_row = False
 
     def check(self, block_size: int) -> None:
         """Raise AssertionError if the counts contradict each other. `block_size` 0 = it has no block table."""

@@ -12,7 +12,16 @@ from typing import final
 import msgspec
 import numpy as np
 
-from tgi.backend import TOKEN_ON_DEVICE, Float32Array, NewSequence, Rows, SchedulerOutput, empty_int32
+from tgi.backend import (
+    TOKEN_ON_DEVICE,
+    Float32Array,
+    Int32Array,
+    NewSequence,
+    Rows,
+    SchedulerOutput,
+    empty_float32,
+    empty_int32,
+)
 from tgi.scheduler.draw import uniform_draws
 from tgi.scheduler.kv_cache_manager import KVCacheManager
 from tgi.scheduler.records import SchedulerStats
@@ -35,6 +44,7 @@ class StepInFlight:
     handles: list[int]  # [n]
     counts: list[int]  # [n]
     samples: list[bool]  # [n]
+    budgets: dict[int, int]  # row → tokens that it may choose, where these are more than one
     stats: SchedulerStats
 
     def valid_rows(self) -> list[int]:
@@ -57,6 +67,7 @@ class StepBuilder:
     samples: list[bool] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)  # of all rows
     added: list[NewSequence] = field(default_factory=list)
+    budgets: dict[int, int] = field(default_factory=dict)  # row → tokens that it may choose, where these are more than one
     num_prefill_rows: int = 0
     num_new_sequences: int = 0  # that run for the first time
     is_exclusive: bool = False  # an encoder beyond the budget is in it: its own row is the only one
@@ -82,6 +93,12 @@ class StepBuilder:
         self.counts += [count] * num_added
         self.row_budget -= num_added
         self.token_budget = 0 if self.is_exclusive else self.token_budget - count * num_added
+
+    def open_row(self, row: int, max_tokens: int) -> None:
+        """Let a decode row choose up to `max_tokens`, for which its sequence has the blocks."""
+        if max_tokens > 1:
+            self.budgets[row] = max_tokens
+            self.sequences[row].has_open_row = True
 
     def has_budget(self, sequence: Sequence) -> bool:
         """Whether a sequence may start here. An encoder runs whole: alone in a step at any length, else within the budget."""
@@ -130,7 +147,8 @@ class StepBuilder:
             draw=self._draws(),
             new_block_ptr=pointers,
             new_blocks=appended,
-            max_tokens=np.ones(len(self.sequences), np.int32) if tokens_per_step > 1 else empty_int32(),
+            max_tokens=self._max_tokens() if tokens_per_step > 1 else empty_int32(),
+            extra_draw=self._extra_draws() if self.budgets else empty_float32(),
         )
         return SchedulerOutput(self.step_id, dropped, self.added, rows)
 
@@ -138,7 +156,7 @@ class StepBuilder:
         """What is remembered of the step until its result comes."""
         residences = [sequence.residence for sequence in self.sequences]
         handles = [sequence.handle for sequence in self.sequences]
-        return StepInFlight(self.step_id, self.sequences, residences, handles, self.counts, self.samples, stats)
+        return StepInFlight(self.step_id, self.sequences, residences, handles, self.counts, self.samples, self.budgets, stats)
 
     def _take_new_blocks(self) -> tuple[list[int], list[int]]:
         """Blocks that the worker does not know yet, of all rows, and how many of each row. They count as sent from now on."""
@@ -149,6 +167,25 @@ class StepBuilder:
             blocks += sequence.block_table[sequence.num_sent_blocks :]
             sequence.num_sent_blocks = len(sequence.block_table)
         return blocks, counts
+
+    def _max_tokens(self) -> Int32Array:
+        """Tokens that each row may choose."""
+        max_tokens = np.ones(len(self.sequences), np.int32)
+        max_tokens[list(self.budgets)] = list(self.budgets.values())
+        return max_tokens
+
+    def _extra_draws(self) -> Float32Array:
+        """The draws after the first one of each open row, row after row; 0 where no token is drawn."""
+        draws = []
+        for row, max_tokens in sorted(self.budgets.items()):
+            sequence, num_extra = self.sequences[row], max_tokens - 1
+            if sequence.sampling.greedy:
+                draws.append(np.zeros(num_extra, np.float32))
+                continue
+            first = sequence.num_submitted_tokens - sequence.num_prompt_tokens + 1
+            indices = np.arange(first, first + num_extra, dtype=np.uint64)
+            draws.append(uniform_draws(np.full(num_extra, sequence.seed, np.uint64), indices))
+        return np.concatenate(draws)
 
     def _draws(self) -> Float32Array:
         """A draw per row; 0 where no token is drawn."""

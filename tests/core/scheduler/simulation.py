@@ -83,6 +83,11 @@ def run_alone(request: NewSequenceRequest, max_total_tokens: int):
     return tokens, FinishReason.LENGTH, scores
 
 
+def open_handles(rows):
+    """Handles of the rows that may choose several tokens."""
+    return set(rows.sequence[rows.max_tokens > 1].tolist()) if len(rows.max_tokens) else set()
+
+
 @dataclass
 class Resident:
     new: NewSequence
@@ -112,6 +117,7 @@ class CheckingWorker:
         assert rows.num_rows <= limits.max_sequences
         assert int(rows.count.sum()) == rows.num_tokens <= limits.max_step_tokens
         assert len(set(rows.sequence.tolist())) == rows.num_rows
+        self._check_budgets(step)
         in_use = set().union(*(places for _, places in self.steps))
         for handle in step.dropped:
             del self.places[handle]
@@ -132,6 +138,22 @@ class CheckingWorker:
         self._check_rows(step)
         self._check_encoders(step)
         self.steps.append((step, set().union(*(self.places[handle] for handle in rows.sequence.tolist()))))
+
+    def _check_budgets(self, step):
+        """Several tokens for rows of one alone, no more than agreed, and no row after one whose end is not known."""
+        rows, begun = step.rows, {new.sequence for new in step.added}
+        num_budgets = rows.num_rows if self.agreement.limits.tokens_per_step > 1 else 0
+        assert len(rows.max_tokens) == num_budgets
+        assert int((rows.max_tokens - 1).sum()) == len(rows.extra_draw)
+        open_rows = {handle for earlier, _ in self.steps for handle in open_handles(earlier.rows)}
+        assert not open_rows & set(rows.sequence.tolist()), "a row follows one that is open"
+        if num_budgets:
+            assert (rows.max_tokens >= 1).all()
+            assert (rows.max_tokens <= self.agreement.limits.tokens_per_step).all()
+            assert (rows.count[rows.max_tokens > 1] == 1).all()
+            assert (rows.sample[rows.max_tokens > 1] == 1).all()
+            assert not open_handles(rows) & begun
+            assert self.agreement.has("multi_token") or not open_handles(rows)
 
     def _check_rows(self, step):
         limits, rows = self.agreement.limits, step.rows
@@ -224,15 +246,31 @@ class CheckingWorker:
                     errors.append(RowError(handle, "row"))
                     resident.is_broken = True
                 else:
-                    tokens.append(choose(print_, rows.draw[row]))
-                    del resident.tokens[start + count :]
-                    resident.tokens.append(tokens[-1])
+                    tokens += self._choose(resident, start + count, print_, self._draws(step, row))
             ptr.append(len(tokens))
         n = len(tokens)
         empty = np.empty(0, np.int32)
         logprobs = np.full(n, np.nan, np.float32)
         arrays = (rows.sequence, np.array(ptr, np.int32), np.array(tokens, np.int32), logprobs, empty, empty, empty)
         return ModelRunnerOutput(step.step_id, *arrays, prompt_scores=scores, errors=errors)
+
+    def _draws(self, step, row):
+        """As many as it will choose tokens: any number within the budget."""
+        rows = step.rows
+        if not len(rows.max_tokens):
+            return [rows.draw[row]]
+        first = int((rows.max_tokens[:row] - 1).sum())
+        further = rows.extra_draw[first : first + rows.max_tokens[row] - 1].tolist()
+        return [rows.draw[row], *further[: random.Random(step.step_id + row).randint(0, len(further))]]
+
+    def _choose(self, resident, end, print_, draws):
+        """A token for each draw; all but the last are written."""
+        del resident.tokens[end:]
+        for draw in draws:
+            if len(resident.tokens) > end:
+                print_, _ = self._write(resident, len(resident.tokens) - 1, resident.tokens[-1:])
+            resident.tokens.append(choose(print_, draw))
+        return resident.tokens[end:]
 
     def _write(self, resident, start, given):
         new, scores = resident.new, []

@@ -24,6 +24,7 @@ def agreements(draw):
         "max_prefills": draw(st.sampled_from([0, 0, 1, 2])),
         "decode_rows_first": draw(st.booleans()),
         "depth": draw(st.integers(1, 3)),
+        "tokens_per_step": draw(st.sampled_from([1, 1, 2, 5])),
     }
     num_blocks = draw(st.integers(6, 16))
     groups = draw(
@@ -42,6 +43,8 @@ def agreements(draw):
     features = draw(
         st.sampled_from([FEATURES, FEATURES, ("prefix_cache", "prompt_logprobs"), ("device_token", "prompt_logprobs")])
     )
+    if limits["tokens_per_step"] > 1 and draw(st.booleans()):
+        features = (*features, "multi_token")
     return make_agreement(draw(st.sampled_from(["paged", "paged", "slots"])), groups=groups, features=features, **limits)
 
 
