@@ -15,7 +15,8 @@ __all__ = [
     "count_tokens",
     "cut_atypical",
     "cut_below_min_p",
-    "cut_by_rank",
+    "cut_below_top_k",
+    "cut_outside_nucleus",
     "favour_green_tokens",
     "penalize",
 ]
@@ -67,24 +68,25 @@ def allowed_tokens(words: jax.Array, vocab_size: int) -> jax.Array:
     return (bits & 1).reshape(words.shape[0], -1)[:, :vocab_size].astype(bool)
 
 
-def cut_by_rank(scores: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array:
-    """Top-k, then top-p, over one sort. Neutral: 0 and 1.
+def cut_below_top_k(scores: jax.Array, top_k: jax.Array) -> jax.Array:
+    """Keep the `top_k` (int32) best tokens and the ties with the last of them. Neutral: 0."""
+    keys = _ordered_keys(scores)
+    wanted = jnp.where(top_k > 0, top_k.astype(jnp.float32), jnp.inf)
+    return jnp.where(keys >= _key_reaching(wanted, keys, jnp.ones_like(scores)), scores, _CUT)
 
-    Top-k keeps ties with the last token. Top-p keeps each token unless those before it hold `top_p` already, and of equal scores
-    the lower ids come first: TGI's rule, ascending and cutting what is within 1 - top_p, read from the other end.
+
+def cut_outside_nucleus(scores: jax.Array, top_p: jax.Array) -> jax.Array:
+    """Keep each token unless those before it hold `top_p` already; of equal scores the lower ids come first. Neutral: 1.
+
+    This is TGI's rule, ascending and cutting what is within 1 - top_p, read from the other end.
     """
-    vocab_size = scores.shape[1]
-    descending = -jnp.sort(-scores, axis=-1)
-    last_rank = jnp.where(top_k > 0, jnp.minimum(top_k, vocab_size), vocab_size) - 1
-    kth = jnp.take_along_axis(descending, last_rank[:, None], axis=-1)
-    scores, descending = (jnp.where(values < kth, _CUT, values) for values in (scores, descending))
-    mass = jnp.cumsum(jax.nn.softmax(descending, axis=-1), axis=-1)
-    num_kept = jnp.minimum(jnp.sum(mass < top_p[:, None], axis=-1) + 1, vocab_size)[:, None]
-    last = jnp.take_along_axis(descending, num_kept - 1, axis=-1)
-    is_last = scores == last
-    num_above = jnp.sum(scores > last, axis=-1, keepdims=True)
-    in_nucleus = (scores > last) | (is_last & (jnp.cumsum(is_last, axis=-1) <= num_kept - num_above))
-    return jnp.where(in_nucleus | (top_p[:, None] >= 1), scores, _CUT)
+    keys, probabilities = _ordered_keys(scores), jax.nn.softmax(scores, axis=-1)
+    wanted = jnp.where(top_p < 1, top_p, jnp.inf)
+    last = _key_reaching(wanted, keys, probabilities)
+    missing = wanted - jnp.sum(jnp.where(keys > last, probabilities, 0), axis=-1)
+    lowest_ids_first = jnp.broadcast_to(-jnp.arange(scores.shape[1], dtype=jnp.int32), scores.shape)
+    last_of_equals = _key_reaching(missing, lowest_ids_first, jnp.where(keys == last, probabilities, 0))
+    return jnp.where((keys > last) | ((keys == last) & (lowest_ids_first >= last_of_equals)), scores, _CUT)
 
 
 def cut_atypical(scores: jax.Array, typical_p: jax.Array) -> jax.Array:
@@ -95,13 +97,40 @@ def cut_atypical(scores: jax.Array, typical_p: jax.Array) -> jax.Array:
     logprobs = jax.nn.log_softmax(scores, axis=-1)
     probabilities = jnp.exp(logprobs)
     terms = jnp.where(probabilities > 0, probabilities * logprobs, 0)
-    distance = jnp.abs(logprobs - jnp.sum(terms, axis=-1, keepdims=True))
-    nearest, mass = jax.lax.sort((distance, probabilities), dimension=-1, num_keys=1)
-    num_below = jnp.sum(jnp.cumsum(mass, axis=-1) < typical_p[:, None], axis=-1, keepdims=True)
-    limit = jnp.take_along_axis(nearest, jnp.minimum(num_below, scores.shape[1] - 1), axis=-1)
-    return jnp.where((distance <= limit) | (typical_p[:, None] >= 1), scores, _CUT)
+    keys = _ordered_keys(-jnp.abs(logprobs - jnp.sum(terms, axis=-1, keepdims=True)))  # the most typical first
+    wanted = jnp.where(typical_p < 1, typical_p, jnp.inf)
+    return jnp.where(keys >= _key_reaching(wanted, keys, probabilities), scores, _CUT)
 
 
 def cut_below_min_p(scores: jax.Array, min_p: jax.Array) -> jax.Array:
     """Keep the tokens that are at least `min_p` as likely as the best one. Neutral: 0."""
     return jnp.where(scores < jnp.max(scores, axis=-1, keepdims=True) + jnp.log(min_p)[:, None], _CUT, scores)
+
+
+def _key_reaching(wanted: jax.Array, keys: jax.Array, weights: jax.Array) -> jax.Array:
+    """The greatest key, int32 [R, 1], such that its tokens and those of greater keys weigh `wanted` together.
+
+    Where all tokens weigh less, the lowest key. `wanted` is float32 [R] and above 0, `keys` int32 [R, V], `weights` float32 [R, V]
+    and not negative. A sort would tell as well, but compiling one for a large vocabulary takes minutes. Bisection is exact after 32
+    rounds at most: a round adds the same places in the same order, so what weighs enough at one key does so at every lower one.
+    """
+
+    def is_open(bounds: tuple[jax.Array, jax.Array]) -> jax.Array:
+        lowest, highest = bounds
+        return jnp.any(lowest < highest)
+
+    def halve(bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        lowest, highest = bounds
+        middle = (lowest | highest) - ((lowest ^ highest) >> 1)  # their mean, rounded up; their sum could overflow
+        reaches = jnp.sum(jnp.where(keys >= middle, weights, 0), axis=-1, keepdims=True) >= wanted[:, None]
+        return jnp.where(reaches, middle, lowest), jnp.where(reaches, highest, middle - 1)
+
+    bounds = jnp.min(keys, axis=-1, keepdims=True), jnp.max(keys, axis=-1, keepdims=True)
+    greatest, _ = jax.lax.while_loop(is_open, halve, bounds)
+    return greatest
+
+
+def _ordered_keys(values: jax.Array) -> jax.Array:
+    """Float32 as int32 in the same order, equal ones (both zeros) as equals."""
+    bits = jax.lax.bitcast_convert_type(jnp.where(values == 0, 0, values), jnp.int32)
+    return jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)  # of negative floats the greater ones have the lower bits

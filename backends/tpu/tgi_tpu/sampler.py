@@ -18,7 +18,8 @@ from tgi_tpu.logits_processors import (
     count_tokens,
     cut_atypical,
     cut_below_min_p,
-    cut_by_rank,
+    cut_below_top_k,
+    cut_outside_nucleus,
     favour_green_tokens,
     penalize,
 )
@@ -180,8 +181,9 @@ def _penalized(scores: jax.Array, history: jax.Array, rows: SampledRows, p: Samp
 
 def _warp(scores: jax.Array, p: SamplingArrays) -> jax.Array:
     warm = scores / p.temperature[:, None]
-    ranked = _if_any((p.top_k > 0) | (p.top_p < 1), lambda: cut_by_rank(warm, p.top_k, p.top_p), warm)
-    typical = _if_any(p.typical_p < 1, lambda: cut_atypical(ranked, p.typical_p), ranked)
+    best = _if_any(p.top_k > 0, lambda: cut_below_top_k(warm, p.top_k), warm)
+    nucleus = _if_any(p.top_p < 1, lambda: cut_outside_nucleus(best, p.top_p), best)
+    typical = _if_any(p.typical_p < 1, lambda: cut_atypical(nucleus, p.typical_p), nucleus)
     return _if_any(p.min_p > 0, lambda: cut_below_min_p(typical, p.min_p), typical)
 
 

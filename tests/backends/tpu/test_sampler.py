@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from tests.backends.cpu.test_sampling import agrees, batches, pack, row
-from tgi.testing.sampling import log_softmax
+from tests.backends.cpu.test_sampling import MARGIN, agrees, batches, pack, row
+from tgi.backend import SamplingParams
+from tgi.testing.sampling import apply_warpers, log_softmax
+from tgi_tpu.logits_processors import cut_atypical, cut_below_top_k, cut_outside_nucleus
 from tgi_tpu.sampler import MAX_TOP_TOKENS, NOT_FINITE, NOTHING_ALLOWED, SampledRows, SamplingArrays, sample, score_tokens
 from tgi_tpu.sampling_params import bias_bucket, sampling_arrays
 
@@ -134,3 +136,34 @@ def test_many_biases_take_a_larger_bucket():
     few, many = (row(np.zeros(40), logit_bias=tuple((i % 40, 0.5) for i in range(count))) for count in (64, 65))
     assert (bias_bucket([few.sampling]), bias_bucket([many.sampling])) == (64, 512)
     assert run([many])[0].tokens[0] == many.reference().token_id == 0
+
+
+CUTS = {
+    "top_k": (cut_below_top_k, [1, 40, 5000, 200_000]),
+    "top_p": (cut_outside_nucleus, [0.05, 0.5, 0.95, 0.9999]),
+    "typical_p": (cut_atypical, [0.05, 0.5, 0.95, 0.9999]),
+}
+
+
+@pytest.mark.parametrize("kind", ["spread", "tied", "flat", "masked", "peaked"])
+@pytest.mark.parametrize("name", CUTS)
+def test_a_large_vocabulary_keeps_the_tokens_of_the_reference(name, kind):
+    """Between the sets that the reference keeps a hair to either side of the threshold."""
+    cut, values = CUTS[name]
+    scores = np.random.default_rng(len(kind)).normal(scale=2.5, size=(len(values), 128_256)).astype(np.float32)
+    scores = {"tied": np.round(scores), "flat": np.zeros_like(scores), "peaked": scores * 20}.get(kind, scores)
+    if kind == "masked":
+        scores[:, np.arange(128_256) % 100 > 0] = -np.inf
+    kept = np.asarray(jax.jit(cut)(scores, np.array(values, np.int32 if name == "top_k" else np.float32))) > -np.inf
+    margin = 0 if name == "top_k" else MARGIN
+    for ours, row_scores, value in zip(kept, scores.astype(np.float64), values, strict=True):
+        fewer, more = (apply_warpers(row_scores, SamplingParams(**{name: v})) > -np.inf for v in (value - margin, value + margin))
+        assert (fewer <= ours).all()
+        assert (ours <= more).all()
+
+
+def test_zeros_of_either_sign_are_equals():
+    scores = np.array([[-0.0, 0.0, -1.0, 0.0, -0.0]], np.float32)
+    best, nucleus = cut_below_top_k(scores, np.array([1])), cut_outside_nucleus(scores, np.array([0.3], np.float32))
+    assert np.flatnonzero(np.isfinite(best[0])).tolist() == [0, 1, 3, 4]
+    assert np.flatnonzero(np.isfinite(nucleus[0])).tolist() == [0, 1]
