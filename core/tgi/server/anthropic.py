@@ -8,7 +8,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
 from typing import Any, final
 
 import msgspec
@@ -22,7 +21,7 @@ from tgi.server.anthropic_schemas import AnthropicMessage, ContentBlock, CountTo
 from tgi.server.chat_prompt import render_prompt
 from tgi.server.compute_headers import answer_headers, stream_headers
 from tgi.server.disconnect import run_until_disconnect
-from tgi.server.generation import GeneratedToken, Generation, GenerationResult, StopStyle
+from tgi.server.generation import GeneratedToken, GenerationResult, StopStyle
 from tgi.server.json_format import format_json
 from tgi.server.json_reader import RejectionError
 from tgi.server.openai_requests import generate_parameters, refuse
@@ -89,11 +88,7 @@ class AnthropicRoutes:
             given = await self._generation_input(body)
         model = config.model_id if body.model in (None, "tgi") else str(body.model)
         if body.stream:
-            async with AsyncExitStack() as resources:
-                opening = resources.enter_async_context(self._pipeline.stream(given))
-                generation = await run_until_disconnect(request.receive, opening)
-                events = _events(model, generation, resources.pop_all())
-            return EventStream(events, stream_headers(config, [given]))
+            return await EventStream.open(request.receive, self._events(given, model), stream_headers(config, [given]))
         prompt = await run_until_disconnect(request.receive, self._pipeline.collect(given, received))
         result = prompt.sequences[0].result
         message = _message(model, result.input_length) | {
@@ -102,6 +97,24 @@ class AnthropicRoutes:
             "usage": {"input_tokens": result.input_length, "output_tokens": result.num_generated_tokens},
         }
         return json_response(msgspec.json.encode(message), answer_headers(config, [prompt]))
+
+    async def _events(self, given: GenerationInput, model: str) -> AsyncGenerator[str, None]:
+        """The events in order; exactly one of message_stop and error ends them. Raises `RequestError` before the first if the
+        request is refused.
+        """
+        has_begun = False
+        try:
+            async with self._pipeline.stream(given) as generation:
+                has_begun = True
+                yield _event({"type": "message_start", "message": _message(model, generation.input_length)}) + _event(
+                    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+                )
+                async for tokens in generation:
+                    yield "".join([_event(data) for token in tokens for data in _token_events(token)])
+        except RequestError as error:
+            if not has_begun:
+                raise
+            yield _event(_error_body(error))
 
     async def _generation_input(self, body: MessagesRequest) -> GenerationInput:
         prompt = await self._prompt(body)
@@ -139,19 +152,6 @@ def _text(content: str | Sequence[ContentBlock], place: str) -> str:
     if other is not None:
         raise ValidationError(f"only text is supported in `{place}` by this version. Given: a block of type `{other}`")
     return "".join(block.text or "" for block in content)
-
-
-async def _events(model: str, generation: Generation, resources: AsyncExitStack) -> AsyncGenerator[str, None]:
-    """The events in order; exactly one of message_stop and error ends them. `resources` are closed at the end."""
-    try:
-        async with resources:
-            yield _event({"type": "message_start", "message": _message(model, generation.input_length)}) + _event(
-                {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
-            )
-            async for tokens in generation:
-                yield "".join([_event(data) for token in tokens for data in _token_events(token)])
-    except RequestError as error:
-        yield _event(_error_body(error))
 
 
 def _token_events(token: GeneratedToken) -> Iterator[Json]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import final
 
@@ -50,9 +49,24 @@ class _StreamedPrompt:
     """One prompt of a stream, and how its chunks are written."""
 
     given: GenerationInput
-    envelope: Envelope
     writer: ChunkWriter
     echo: str = ""
+
+
+@final
+@dataclass
+class _StreamedAnswer:
+    """What the prompts of one stream share."""
+
+    envelope: Envelope
+    usage: Usage | None  # None where it was not asked for
+    has_failed: bool = False
+
+    def ending(self) -> str:
+        """The usage of an answer that is whole, then the end."""
+        if self.usage is None or self.has_failed:
+            return DONE
+        return event(self.envelope.encode([], self.usage.to_json())) + DONE
 
 
 @final
@@ -97,13 +111,12 @@ class OpenAIRoutes:
             parts = [
                 _StreamedPrompt(
                     given,
-                    envelope,
                     ChunkWriter(envelope, COMPLETION_CHUNK, i * num_choices, has_logprobs=has_logprobs),
                     given.prompt if body.echo else "",
                 )
                 for i, given in enumerate(inputs)
             ]
-            return self._stream(parts, body.stream_options)
+            return self._stream(envelope, parts, body.stream_options)
         prompts = await run_until_disconnect(request.receive, self._pipeline.collect_all(inputs, received))
         hides_output = bool(body.echo) and body.max_tokens == 0
         kept = [
@@ -130,7 +143,7 @@ class OpenAIRoutes:
         if body.stream:
             envelope = self._envelope("chatcmpl", "chat.completion.chunk", body.model)
             writer = ChunkWriter(envelope, CHAT_CHUNK, 0, has_logprobs=bool(body.logprobs))
-            return self._stream([_StreamedPrompt(given, envelope, writer)], body.stream_options)
+            return self._stream(envelope, [_StreamedPrompt(given, writer)], body.stream_options)
         envelope = self._envelope("chatcmpl", "chat.completion", body.model)
         prompt = await run_until_disconnect(request.receive, self._pipeline.collect(given, received))
         choices = [chat_choice(i, sequence, bool(body.logprobs)) for i, sequence in enumerate(prompt.sequences)]
@@ -147,24 +160,16 @@ class OpenAIRoutes:
             system_fingerprint=config.system_fingerprint,
         )
 
-    def _stream(self, parts: Sequence[_StreamedPrompt], options: StreamOptions | None) -> EventStream:
-        usage = Usage() if options is not None and options.include_usage else None
+    def _stream(self, envelope: Envelope, parts: Sequence[_StreamedPrompt], options: StreamOptions | None) -> EventStream:
+        has_usage = options is not None and bool(options.include_usage)
+        answer = _StreamedAnswer(envelope, Usage() if has_usage else None)
         headers = stream_headers(self._state.config, [part.given for part in parts])
-        return EventStream(self._events(parts, usage), headers)
+        events = merge([self._events(part, answer) for part in parts])
+        return EventStream(events, headers, ending=answer.ending)
 
-    async def _events(self, parts: Sequence[_StreamedPrompt], usage: Usage | None) -> AsyncGenerator[str, None]:
-        """The chunks of all prompts as they come, then the usage, then the end."""
-        failures: list[RequestError] = []
-        async with aclosing(merge([self._prompt_events(part, usage, failures) for part in parts])) as events:
-            async for text in events:
-                yield text
-        if usage is not None and not failures:
-            yield event(parts[0].envelope.encode([], usage.to_json()))
-        yield DONE
-
-    async def _prompt_events(
-        self, part: _StreamedPrompt, usage: Usage | None, failures: list[RequestError]
-    ) -> AsyncGenerator[str, None]:
+    async def _events(self, part: _StreamedPrompt, answer: _StreamedAnswer) -> AsyncGenerator[str, None]:
+        """The chunks of one prompt as they come."""
+        chunk, usage = part.writer.chunk, answer.usage
         try:
             async with self._pipeline.stream(part.given) as generation:
                 if usage is not None:
@@ -174,7 +179,7 @@ class OpenAIRoutes:
                 async for tokens in generation:
                     if usage is not None:
                         usage.completion_tokens += len(tokens)
-                    yield "".join([event(part.writer.chunk(token)) for token in tokens])
+                    yield "".join([event(chunk(token)) for token in tokens])
         except RequestError as error:
-            failures.append(error)
+            answer.has_failed = True
             yield event(format_json({"error": {"message": error.text, "http_status_code": _STREAM_ERROR_STATUS}}))

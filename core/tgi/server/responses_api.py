@@ -8,7 +8,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -21,7 +20,7 @@ from tgi.server.admission import GenerationInput
 from tgi.server.chat_prompt import render_prompt
 from tgi.server.compute_headers import answer_headers, stream_headers
 from tgi.server.disconnect import run_until_disconnect
-from tgi.server.generation import GeneratedToken, Generation, GenerationResult, StopStyle
+from tgi.server.generation import GeneratedToken, GenerationResult, StopStyle
 from tgi.server.json_format import format_json
 from tgi.server.openai_requests import generate_parameters, refuse
 from tgi.server.pipeline import GenerationPipeline, count_failures
@@ -130,14 +129,25 @@ class ResponsesRoutes:
             given = await _generation_input(body, self._state)
         answer = _Answer(body, config.model_id if body.model in (None, "tgi") else str(body.model))
         if body.stream:
-            async with AsyncExitStack() as resources:
-                opening = resources.enter_async_context(self._pipeline.stream(given))
-                generation = await run_until_disconnect(request.receive, opening)
-                events = _events(answer, generation, resources.pop_all())
-            return EventStream(events, stream_headers(config, [given]))
+            return await EventStream.open(request.receive, self._events(given, answer), stream_headers(config, [given]))
         prompt = await run_until_disconnect(request.receive, self._pipeline.collect(given, received))
         response = answer.finished(prompt.sequences[0].result)
         return json_response(msgspec.json.encode(response), answer_headers(config, [prompt]))
+
+    async def _events(self, given: GenerationInput, answer: _Answer) -> AsyncGenerator[str, None]:
+        """The events in order; exactly one of completed, incomplete and failed ends them. Raises `RequestError` before the first
+        if the request is refused.
+        """
+        writer = _EventWriter(answer)
+        try:
+            async with self._pipeline.stream(given) as generation:
+                yield writer.opening()
+                async for tokens in generation:
+                    yield "".join([writer.token(token) for token in tokens])
+        except RequestError as error:
+            if not writer.has_begun:
+                raise
+            yield writer.failure(error)
 
 
 async def _generation_input(body: ResponsesRequest, state: ServerState) -> GenerationInput:
@@ -209,6 +219,11 @@ class _EventWriter:
         self._place = {"item_id": answer.item_id, "output_index": 0, "content_index": 0}
         self._next_number = 0
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether there was an event."""
+        return self._next_number > 0
+
     def opening(self) -> str:
         """The events before the first token."""
         begun = self._answer.response("in_progress")
@@ -244,15 +259,3 @@ class _EventWriter:
         data = {"type": name, "sequence_number": self._next_number, **members}
         self._next_number += 1
         return named_event(name, format_json(data))
-
-
-async def _events(answer: _Answer, generation: Generation, resources: AsyncExitStack) -> AsyncGenerator[str, None]:
-    """The events in order; exactly one of completed, incomplete and failed ends them. `resources` are closed at the end."""
-    writer = _EventWriter(answer)
-    try:
-        async with resources:
-            yield writer.opening()
-            async for tokens in generation:
-                yield "".join([writer.token(token) for token in tokens])
-    except RequestError as error:
-        yield writer.failure(error)

@@ -14,9 +14,10 @@ BODY = {"inputs": "The quick brown fox", "parameters": {"max_new_tokens": 3}}
 
 
 class Call:
-    """One request that runs until its client leaves."""
+    """One request that runs until its client leaves. Where the client reads slowly, each send takes some turns of the loop."""
 
-    def __init__(self, app, path, body):
+    def __init__(self, app, path, body, num_send_turns=0):
+        self._num_send_turns = num_send_turns
         self.sent = []
         self._left = asyncio.Event()
         self._body = json.dumps(body).encode()
@@ -40,6 +41,8 @@ class Call:
         return {"type": "http.disconnect"}
 
     async def _send(self, message):
+        for _ in range(self._num_send_turns):
+            await asyncio.sleep(0)
         self.sent.append(message)
 
 
@@ -142,6 +145,28 @@ async def test_work_is_cancelled_and_awaited_before_the_disconnect_is_told():
     with pytest.raises(DisconnectError):
         await run_until_disconnect(receive, work())
     assert ended == [True]
+
+
+CHAT = {"messages": [{"role": "user", "content": "fox"}], "max_tokens": 3, "stream": True}
+STREAMS = {
+    "/generate_stream": BODY,
+    "/v1/chat/completions": CHAT,
+    "/v1/messages": CHAT,
+    "/v1/responses": {"input": "fox", "stream": True},
+}
+
+
+@pytest.mark.parametrize("path", STREAMS)
+@pytest.mark.parametrize("num_turns", range(8))
+async def test_whoever_leaves_a_stream_around_its_first_event_holds_nothing(make_app, path, num_turns):
+    engine = FakeEngine(outputs=[])
+    call = Call(make_app(engine), path, STREAMS[path], num_send_turns=3)
+    await until(lambda: engine.streams)
+    for _ in range(num_turns):  # of the event loop: before, while and after the first events are sent
+        await asyncio.sleep(0)
+    call.leave()
+    await call.task
+    assert engine.aborted == [0]
 
 
 async def test_a_quiet_stream_is_kept_alive_by_comments():
