@@ -34,20 +34,16 @@ class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = False
 
 
-class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """`/v1/completions`. A prompt is a text, token ids, or a list of either."""
+class _SharedFields(msgspec.Struct, frozen=True, kw_only=True):
+    """What both routes take."""
 
-    prompt: str | list[Any]
     model: str | None = None
     max_tokens: U32 | None = None
     temperature: F32 | None = None
     top_p: F32 | None = None
     n: U32 | None = None
-    best_of: U32 | None = None
     seed: U64 | None = None
     stop: str | list[str] | None = None
-    echo: bool | None = None
-    logprobs: U32 | bool | None = None
     logit_bias: dict[str, F32] | list[F32] | None = None
     presence_penalty: F32 | None = None
     frequency_penalty: F32 | None = None
@@ -55,6 +51,15 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     stream_options: StreamOptions | None = None
     repetition_penalty: F32 | None = None
     ignore_eos: bool | None = False
+
+
+class CompletionRequest(_SharedFields, frozen=True, kw_only=True):
+    """`/v1/completions`. A prompt is a text, token ids, or a list of either."""
+
+    prompt: str | list[Any]
+    best_of: U32 | None = None
+    echo: bool | None = None
+    logprobs: U32 | bool | None = None
     suffix: str | None = None  # refused
 
     def __post_init__(self) -> None:
@@ -72,27 +77,13 @@ class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     tool_call_id: str | None = None
 
 
-class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
+class ChatRequest(_SharedFields, frozen=True, kw_only=True):
     """`/v1/chat/completions`."""
 
     messages: list[ChatMessage]
-    model: str | None = None
-    max_tokens: U32 | None = None
     max_completion_tokens: U32 | None = None
-    temperature: F32 | None = None
-    top_p: F32 | None = None
-    n: U32 | None = None
-    seed: U64 | None = None
-    stop: str | list[str] | None = None
     logprobs: bool | None = None
     top_logprobs: U32 | None = None
-    logit_bias: dict[str, F32] | list[F32] | None = None
-    presence_penalty: F32 | None = None
-    frequency_penalty: F32 | None = None
-    stream: bool | None = False
-    stream_options: StreamOptions | None = None
-    repetition_penalty: F32 | None = None
-    ignore_eos: bool | None = False
     # Refused, unless null or without effect:
     tools: list[Any] | None = None
     tool_choice: Any = None
