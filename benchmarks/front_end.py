@@ -1,10 +1,11 @@
 """Measure the front's own cost: server-sent events per second over the null backend, beside a bare Starlette endpoint.
 
-    python benchmarks/front_end.py [--streams 32] [--tokens 2000] [--rounds 5]
+    python benchmarks/front_end.py [--streams 32] [--tokens 2000] [--rounds 5] [--step-ms 5]
 
 Both send the same bytes through the same uvicorn; the bare one lets its streams take turns after each event, ours writes together
 what is ready together. They are measured in turns, and a share is the median of those within a round. By wall time our engine and
-the client share the processors with the front; the processor time of the front alone stands beside.
+the client share the processors with the front; the processor time of the front alone stands beside. With `--step-ms` the engine
+takes its time, as a model does, and so does the bare endpoint between two events; then the processor time alone compares.
 """
 
 from __future__ import annotations
@@ -46,16 +47,20 @@ _START_SECONDS = 120.0
 def main() -> int:
     """Run both, print the table."""
     if sys.argv[1:2] == ["--bare"]:
-        _serve_bare(Path(sys.argv[2]), int(sys.argv[3]))
+        _serve_bare(Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--step-ms", type=float, default=0.0, help="least duration of a step of the engine")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_tiny_model(folder / "model", chat_template=_CHAT_TEMPLATE)
+        (folder / "script.json").write_text(json.dumps({"step_seconds": given.step_ms / 1e3}))
         for route, body in _ROUTES.items():
-            _compare(Path(folder), route, _with_length(body, given.tokens), given.streams, given.rounds)
+            _compare(folder, route, _with_length(body, given.tokens), given)
     return 0
 
 
@@ -65,24 +70,23 @@ def _with_length(body: dict[str, object], num_tokens: int) -> dict[str, object]:
     return body | {"max_tokens": num_tokens, "ignore_eos": True}
 
 
-def _compare(folder: Path, route: str, body: dict[str, object], num_streams: int, num_rounds: int) -> None:
-    model, recorded = folder / "model", folder / "events"
-    if not model.exists():
-        write_tiny_model(model, chat_template=_CHAT_TEMPLATE)
+def _compare(folder: Path, route: str, body: dict[str, object], given: argparse.Namespace) -> None:
+    recorded = folder / "events"
     port, bare_port = _free_port(), _free_port()
-    arguments = ["-m", "tgi", "serve", str(model), "--backend", "null", "--port", str(port), "--hostname", "127.0.0.1"]
-    with _running([*arguments, "--max-total-tokens", str(_MAX_TOTAL_TOKENS)], port) as pid:
+    arguments = ["-m", "tgi", "serve", str(folder / "model"), "--backend", "null", "--null-script", str(folder / "script.json")]
+    arguments += ["--port", str(port), "--hostname", "127.0.0.1", "--max-total-tokens", str(_MAX_TOTAL_TOKENS)]
+    with _running(arguments, port) as pid:
         recorded.write_bytes(b"".join(_events(*_read_all(port, route, body, 1))))
-        with _running([__file__, "--bare", str(recorded), str(bare_port)], bare_port) as bare_pid:
+        with _running([__file__, "--bare", str(recorded), str(bare_port), str(given.step_ms / 1e3)], bare_port) as bare_pid:
             rounds: dict[str, list[Round]] = {"tgi": [], "bare": []}
             # In turns, so that whatever else the machine does falls on both.
-            for _ in range(num_rounds + 1):
-                rounds["tgi"].append(_measure(pid, port, route, body, num_streams))
-                rounds["bare"].append(_measure(bare_pid, bare_port, route, body, num_streams))
-    print(f"{route}, {num_streams} streams; medians of {num_rounds} rounds")
+            for _ in range(given.rounds + 1):
+                rounds["tgi"].append(_measure(pid, port, route, body, given.streams))
+                rounds["bare"].append(_measure(bare_pid, bare_port, route, body, given.streams))
+    print(f"{route}, {given.streams} streams; medians of {given.rounds} rounds")
     for name, measured in rounds.items():
-        rate, cost = (median(figures) for figures in zip(*measured[1:], strict=True))
-        print(f"  {name:<5} {rate:>9,.0f} events/s   {cost * 1e6:>6.1f} µs of processor time per event")
+        rate, cost, bundle = (median(figures) for figures in zip(*measured[1:], strict=True))
+        print(f"  {name:<5} {rate:>9,.0f} events/s   {cost * 1e6:>6.1f} µs of processor time each   {bundle:>5.1f} in a write")
     pairs = list(zip(rounds["tgi"], rounds["bare"], strict=True))[1:]
     wall, processor = median(tgi.rate / bare.rate for tgi, bare in pairs), median(bare.cost / tgi.cost for tgi, bare in pairs)
     print(f"  share {wall:>9.0%} by wall time, {processor:.0%} by processor time")
@@ -93,6 +97,7 @@ class Round(NamedTuple):
 
     rate: float  # events per second
     cost: float  # processor seconds of the front per event
+    bundle: float  # events per write
 
 
 def _measure(pid: int, port: int, route: str, body: dict[str, object], num_streams: int) -> Round:
@@ -101,7 +106,8 @@ def _measure(pid: int, port: int, route: str, body: dict[str, object], num_strea
     answers = _read_all(port, route, body, num_streams)
     seconds, spent = time.perf_counter() - began, sum(process.cpu_times()[:2]) - used
     num_events = sum(len(_events(answer)) for answer in answers)
-    return Round(num_events / seconds, spent / num_events)
+    num_writes = sum(answer.count(b"\r\ndata:") for answer in answers)
+    return Round(num_events / seconds, spent / num_events, num_events / num_writes)
 
 
 def _read_all(port: int, route: str, body: dict[str, object], num_streams: int) -> list[bytes]:
@@ -153,14 +159,14 @@ def _events(answer: bytes) -> list[bytes]:
     return [line + b"\n\n" for line in chunked.split(b"\n") if line.startswith(b"data:")]
 
 
-def _serve_bare(recorded: Path, port: int) -> None:
+def _serve_bare(recorded: Path, port: int, pause: float) -> None:
     events = [event + b"\n\n" for event in recorded.read_bytes().split(b"\n\n") if event]
 
     async def send_all() -> AsyncGenerator[bytes, None]:
         for event in events:
             yield event
             # Tokens come one step at a time; without this all events of a stream would leave in one system call.
-            await asyncio.sleep(0)
+            await asyncio.sleep(pause)
 
     async def answer(request: Request) -> StreamingResponse:
         await request.body()
