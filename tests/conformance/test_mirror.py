@@ -38,8 +38,9 @@ class RuledWorker:
         self._inner.submit(step)
 
     def collect(self):
-        self.rules.collect()
-        return self._inner.collect()
+        step, output = self._inner.collect()
+        self.rules.collect(output)
+        return step, output
 
 
 @settings(max_examples=60, deadline=None)

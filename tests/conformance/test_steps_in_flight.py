@@ -19,7 +19,7 @@ from tgi.scheduler import NewSequenceRequest, Scheduler, SchedulerConfig
 from tgi.testing.conformance.subject import RecordingHost
 from tgi.testing.null_backend import NullScript
 from tgi.testing.null_worker import NullWorker
-from tgi.testing.step_rules import StrictWorker
+from tgi.testing.strict_worker import StrictWorker
 
 SCHEDULE_NS, MESSAGE_NS, STEP_NS = 1_000_000, 50_000, 5_000_000
 NUM_LIVE = 256

@@ -16,6 +16,7 @@ from tgi.backend.records import (
     Int32Array,
     ModelRunnerOutput,
     NewSequence,
+    PooledVector,
     PromptScores,
     RowError,
     SchedulerOutput,
@@ -25,7 +26,17 @@ from tgi.backend.records import (
 )
 from tgi.backend.sampling import SampledToken, log_softmax, sample_row, unpack_mask
 
-__all__ = ["AdapterStep", "ForwardBatch", "LiveSequence", "run_rows"]
+__all__ = [
+    "AdapterStep",
+    "ForwardBatch",
+    "LiveSequence",
+    "StepResult",
+    "is_scored",
+    "note_tokens",
+    "prompt_scores",
+    "row_masks",
+    "run_rows",
+]
 
 
 @final
@@ -144,54 +155,56 @@ def run_rows(
     vocab_size: int,
 ) -> Callable[[StepTimes], ModelRunnerOutput]:
     """Run the rows and choose their tokens; the result is the output, still without its times."""
-    rows, masks = step.rows, _masks(step, vocab_size)
+    rows, masks = step.rows, row_masks(step, vocab_size)
     ends = np.cumsum(rows.count)
-    is_scored = [_is_scored(sequence, int(start)) for sequence, start in zip(sequences, rows.start, strict=True)]
+    scored = [is_scored(sequence, int(start)) for sequence, start in zip(sequences, rows.start, strict=True)]
     for row, sequence in enumerate(sequences):
         start, count = int(rows.start[row]), int(rows.count[row])
-        _note_tokens(sequence, start, rows.tokens[ends[row] - count : ends[row]])
+        note_tokens(sequence, start, rows.tokens[ends[row] - count : ends[row]])
         tokens = np.array(sequence.tokens[start : start + count], np.int32)
-        wanted = np.arange(count) if is_scored[row] else np.arange(count)[count - int(rows.sample[row]) :]
+        wanted = np.arange(count) if scored[row] else np.arange(count)[count - int(rows.sample[row]) :]
         adapter_step.add_row(tokens, start, sequence.block_table, wanted)
     batch = adapter_step.batch()
     logits = forward(batch) if len(batch.token_ids) else np.empty((0, vocab_size), np.float32)
-    result = _Result(rows.num_rows)
+    result = StepResult(rows.num_rows)
     cursor = 0
     for row, sequence in enumerate(sequences):
         start, count = int(rows.start[row]), int(rows.count[row])
-        wanted_count = count if is_scored[row] else int(rows.sample[row])
+        wanted_count = count if scored[row] else int(rows.sample[row])
         own = logits[cursor : cursor + wanted_count]
         cursor += wanted_count
-        if is_scored[row]:
-            result.scores += _prompt_scores(sequence, start, count, own)
+        if scored[row]:
+            result.scores += prompt_scores(sequence, start, count, own)
         if rows.sample[row]:
-            result.sample(row, sequence, own[-1], float(rows.draw[row]), masks.get(row))
+            result.sample(row, sequence, own[-1], float(rows.draw[row]), masks[row][0] if row in masks else None)
     return lambda times: result.output(step, times)
 
 
 @final
-class _Result:
-    """Tokens, scores and errors of one step."""
+class StepResult:
+    """Tokens, scores, pooled vectors and errors of one step, whose rows are sampled in their order."""
 
     def __init__(self, num_rows: int) -> None:
         self._chosen: list[SampledToken] = []
         self._counts = np.zeros(num_rows + 1, np.int32)
-        self._errors: list[RowError] = []
+        self.errors: list[RowError] = []
         self.scores: list[PromptScores] = []
+        self.pooled: list[PooledVector] = []
 
     def sample(
         self, row: int, sequence: LiveSequence, logits: Float32Array, draw: float, allowed: npt.NDArray[np.bool_] | None
-    ) -> None:
-        """Choose the token of a row; whatever is wrong with it concerns this row alone."""
+    ) -> int | None:
+        """Choose the next token of a row; whatever is wrong with it concerns this row alone, and there is none."""
         params = sequence.new.sampling
         try:
             chosen = sample_row(logits, params, sequence.prompt_ids, sequence.output_ids, draw=draw, allowed=allowed)
         except ValueError as error:
-            self._errors.append(RowError(sequence.new.sequence, str(error)))
-            return
+            self.errors.append(RowError(sequence.new.sequence, str(error)))
+            return None
         self._chosen.append(chosen)
-        self._counts[row + 1] = 1
+        self._counts[row + 1] += 1
         sequence.tokens.append(chosen.token_id)
+        return chosen.token_id
 
     def output(self, step: SchedulerOutput, times: StepTimes) -> ModelRunnerOutput:
         """The answer to the step."""
@@ -207,12 +220,13 @@ class _Result:
             top_ids=np.array([token for token, _ in top], np.int32) if top else empty_int32(),
             top_logprobs=np.array([logprob for _, logprob in top], np.float32) if top else empty_float32(),
             prompt_scores=self.scores,
-            errors=self._errors,
+            errors=self.errors,
             times=times,
+            pooled=self.pooled,
         )
 
 
-def _note_tokens(sequence: LiveSequence, start: int, tokens: Int32Array) -> None:
+def note_tokens(sequence: LiveSequence, start: int, tokens: Int32Array) -> None:
     """Hold the row's tokens against those known; `TOKEN_ON_DEVICE` is known already."""
     for position, token in enumerate(tokens.tolist(), start):
         if position < len(sequence.tokens):
@@ -226,11 +240,12 @@ def _note_tokens(sequence: LiveSequence, start: int, tokens: Int32Array) -> None
             )
 
 
-def _is_scored(sequence: LiveSequence, start: int) -> bool:
+def is_scored(sequence: LiveSequence, start: int) -> bool:
+    """Whether a row from `start` on has prompt positions to score."""
     return sequence.new.sampling.prompt_logprobs and start < sequence.new.num_prompt_tokens
 
 
-def _prompt_scores(sequence: LiveSequence, start: int, count: int, logits: Float32Array) -> list[PromptScores]:
+def prompt_scores(sequence: LiveSequence, start: int, count: int, logits: Float32Array) -> list[PromptScores]:
     """Scores of the prompt positions in this row; the first comes from the logits that the chunk before left."""
     last = min(start + count, sequence.new.num_prompt_tokens)
     before = [] if sequence.tail is None else [sequence.tail]
@@ -241,8 +256,8 @@ def _prompt_scores(sequence: LiveSequence, start: int, count: int, logits: Float
     return [PromptScores(sequence.new.sequence, first, np.array(values, np.float32))] if values else []
 
 
-def _masks(step: SchedulerOutput, vocab_size: int) -> dict[int, npt.NDArray[np.bool_]]:
-    """Allowed tokens by row."""
+def row_masks(step: SchedulerOutput, vocab_size: int) -> dict[int, list[npt.NDArray[np.bool_]]]:
+    """Allowed tokens [vocab_size] of constrained rows, one mask for each token that the row may choose."""
     if step.mask == "none":
         return {}
     masks, width = step.masks, -(-vocab_size // 32)
@@ -251,7 +266,10 @@ def _masks(step: SchedulerOutput, vocab_size: int) -> dict[int, npt.NDArray[np.b
     if masks is None or masks.words.size != len(masks.row) * width:
         raise StepError(f"Masks must have {width} words for each row.", retryable=False)
     words = masks.words.reshape(-1, width)
-    return {row: unpack_mask(np.ascontiguousarray(words[i]), vocab_size) for i, row in enumerate(masks.row.tolist())}
+    allowed: dict[int, list[npt.NDArray[np.bool_]]] = {}
+    for row, mask in zip(masks.row.tolist(), words, strict=True):
+        allowed.setdefault(row, []).append(unpack_mask(np.ascontiguousarray(mask), vocab_size))
+    return allowed
 
 
 def _slots(table: Int32Array, positions: Int32Array, block_size: int) -> Int32Array:

@@ -6,7 +6,8 @@ There is no cache, so nothing can be stale. Attention, MLP and mixture of expert
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,7 @@ __all__ = [
     "mixture_of_experts",
     "mlp",
     "norm",
+    "reference_hidden",
     "reference_logits",
     "rotate",
 ]
@@ -46,13 +48,15 @@ _CLAMP_LIMIT = 7.0
 """gpt_oss clamps gate and up at this before `silu_clamped`."""
 
 
-def reference_logits(spec: ModelSpec, weights: Weights, token_ids: Sequence[int], encoder_token_ids: Sequence[int] = ()) -> Array:
-    """Logits after each token of one sequence, float32 [T, vocab]. `encoder_token_ids` are what an encoder reads."""
-    encoded = None
-    for stack in spec.stacks:
-        if stack.kind == "encoder":
-            encoded = _run(stack, _embed(spec, weights, encoder_token_ids), weights, None)
-    x = _run(spec.decoder, _embed(spec, weights, token_ids), weights, encoded)
+def reference_logits(
+    spec: ModelSpec,
+    weights: Weights,
+    token_ids: Sequence[int],
+    encoder_token_ids: Sequence[int] = (),
+    vectors: Mapping[int, Array] = MappingProxyType({}),
+) -> Array:
+    """Logits after each token of one sequence, float32 [T, vocab]. The arguments are those of `reference_hidden`."""
+    x = reference_hidden(spec, weights, token_ids, encoder_token_ids, vectors)
     if "head.projection.weight" in weights:
         x = x @ weights["head.projection.weight"].T
     matrix = weights["embedding.weight"] if spec.head.tied else weights["head.weight"]
@@ -60,6 +64,24 @@ def reference_logits(spec: ModelSpec, weights: Weights, token_ids: Sequence[int]
     if spec.head.bias:
         logits = logits + weights["head.bias"]
     return softcap(np.float32(spec.head.scale) * logits, spec.head.softcap)
+
+
+def reference_hidden(
+    spec: ModelSpec,
+    weights: Weights,
+    token_ids: Sequence[int],
+    encoder_token_ids: Sequence[int] = (),
+    vectors: Mapping[int, Array] = MappingProxyType({}),
+) -> Array:
+    """The vectors after the last norm, float32 [T, hidden]. `encoder_token_ids` are what an encoder reads.
+
+    `vectors` stand in place of the embeddings of some positions: position → [hidden].
+    """
+    encoded = None
+    for stack in spec.stacks:
+        if stack.kind == "encoder":
+            encoded = _run(stack, _embed(spec, weights, encoder_token_ids), weights, None)
+    return _run(spec.decoder, _embed(spec, weights, token_ids, vectors), weights, encoded)
 
 
 def _run(stack: Stack, x: Array, weights: Weights, encoded: Array | None) -> Array:
@@ -70,11 +92,15 @@ def _run(stack: Stack, x: Array, weights: Weights, encoded: Array | None) -> Arr
     return norm(x, stack.final_norm, weights, f"{stack.kind}.final_norm")
 
 
-def _embed(spec: ModelSpec, weights: Weights, token_ids: Sequence[int]) -> Array:
+def _embed(
+    spec: ModelSpec, weights: Weights, token_ids: Sequence[int], vectors: Mapping[int, Array] = MappingProxyType({})
+) -> Array:
     rules = spec.embedding
     x: Array = weights["embedding.weight"][list(token_ids)] * np.float32(rules.scale)
     if "embedding.projection.weight" in weights:
         x = x @ weights["embedding.projection.weight"].T
+    for position, vector in vectors.items():
+        x[position] = vector
     if rules.positions is not None:
         start = rules.positions.offset
         x = x + weights["embedding.positions.weight"][start : start + len(token_ids)]

@@ -12,7 +12,7 @@ from typing import final
 import numpy as np
 
 from tgi import __version__
-from tgi.architectures import MLP, Attention, GenericSpec, MixtureOfExperts, ModelSpec
+from tgi.architectures import MLP, Attention, CrossAttention, GenericSpec, MixtureOfExperts, ModelSpec
 from tgi.backend import (
     API_VERSION,
     Backend,
@@ -110,16 +110,16 @@ class ReferenceBackend:
         return AdapterWorker(ReferenceModel(config.spec, Path(config.model_path)), _PLAN, host)
 
 
-def refusals(spec: ModelSpec | GenericSpec, config: EngineConfig) -> tuple[str, ...]:
-    """Why the numpy reference cannot run this model with these options; empty = it can."""
+def refusals(spec: ModelSpec | GenericSpec, config: EngineConfig, *, has_encoders: bool = False) -> tuple[str, ...]:
+    """Why the numpy reference cannot run this model with these options; empty = it can. `has_encoders` = it runs them, too."""
     reasons = []
     if isinstance(spec, GenericSpec):
         reasons.append(f"the architecture `{spec.model_type}` is not one that it knows")
     else:
         mixers = {type(branch.mixer) for layer in spec.decoder.layers for block in layer.blocks for branch in block.branches}
-        unknown = sorted(mixer.__name__ for mixer in mixers - {Attention, MLP, MixtureOfExperts})
-        reasons += [f"it has no {name} layers" for name in unknown]
-        if len(spec.stacks) > 1:
+        known = {Attention, MLP, MixtureOfExperts} | ({CrossAttention} if has_encoders else set())
+        reasons += [f"it has no {name} layers" for name in sorted(mixer.__name__ for mixer in mixers - known)]
+        if len(spec.stacks) > 1 and not has_encoders:
             reasons.append("it has no encoder")
     if config.dtype not in (None, "float32"):
         reasons.append(f"`--dtype {config.dtype}`: it computes in float32")

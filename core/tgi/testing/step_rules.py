@@ -16,20 +16,16 @@ from tgi.backend import (
     SAMPLING_FIELDS,
     TOKEN_ON_DEVICE,
     Agreement,
-    Control,
-    ControlResult,
     GrammarMasks,
-    Health,
+    Int32Array,
     ModelRunnerOutput,
     NewSequence,
     Rows,
     SamplingParams,
     SchedulerOutput,
-    Wish,
-    Worker,
 )
 
-__all__ = ["BrokenRuleError", "StepRules", "StrictWorker"]
+__all__ = ["BrokenRuleError", "StepRules"]
 
 Place = tuple[int, int]
 """(cache group, block), or (-1, slot)."""
@@ -55,18 +51,29 @@ class _Resident:
     shared: set[Place]
     num_blocks: list[int]  # per group
     is_prefilling: bool = True
+    is_open: bool = False  # a row in flight may choose several tokens
+
+
+@final
+@dataclass(frozen=True)
+class _InFlight:
+    """A step that was sent."""
+
+    step_id: int
+    places: set[Place]  # that it touches
+    opened: dict[int, _Resident]  # by handle: sequences with a row that may choose several tokens
 
 
 @final
 class StepRules:
-    """Call `submit` with each step as it is sent and `collect` when the result of the oldest one was taken."""
+    """Call `submit` with each step as it is sent and `collect` when the oldest one is done, with its result if it has one."""
 
     def __init__(self, agreement: Agreement) -> None:
         self._agreement = agreement
         self._residents: dict[int, _Resident] = {}
         self._last_step_id = -1
-        self._in_flight: deque[tuple[int, set[Place]]] = deque()  # each step in flight, and what it touches
-        self._unmasked: dict[int, int] = {}  # steps whose masks have yet to come, and their rows
+        self._in_flight: deque[_InFlight] = deque()
+        self._unmasked: dict[int, Int32Array] = {}  # steps whose masks have yet to come → tokens that their rows may choose
 
     @property
     def num_residents(self) -> int:
@@ -78,6 +85,7 @@ class StepRules:
         _rule(step.step_id > self._last_step_id, f"step {step.step_id} follows step {self._last_step_id}")
         self._last_step_id = step.step_id
         self._check_size(step.rows)
+        self._check_budgets(step)
         self._check_masks(step)
         for handle in step.dropped:
             _rule(handle in self._residents, f"sequence {handle} is dropped but was never introduced")
@@ -89,17 +97,29 @@ class StepRules:
         self._check_order(kinds)
         self._check_encoders(step)
         self._check_copies(step)
-        self._in_flight.append((step.step_id, self._touched(step)))
+        handles = step.rows.sequence[_max_tokens(step.rows) > 1].tolist()
+        opened = {handle: self._residents[handle] for handle in handles}
+        self._in_flight.append(_InFlight(step.step_id, self._touched(step), opened))
 
     def submit_masks(self, masks: GrammarMasks) -> None:
         """Raise `BrokenRuleError` unless a step in flight waits for these masks."""
         _rule(masks.step_id in self._unmasked, f"masks of step {masks.step_id}, which waits for none")
         self._check_words(masks, self._unmasked.pop(masks.step_id))
 
-    def collect(self) -> None:
-        """The oldest step is done."""
-        oldest, _ = self._in_flight.popleft()
-        _rule(oldest not in self._unmasked, f"the result of step {oldest} was asked for before its masks were sent")
+    def collect(self, output: ModelRunnerOutput | None = None) -> None:
+        """The oldest step is done. Without its result nobody knows where its rows of several tokens ended."""
+        oldest = self._in_flight.popleft()
+        _rule(
+            oldest.step_id not in self._unmasked, f"the result of step {oldest.step_id} was asked for before its masks were sent"
+        )
+        if output is None:
+            return
+        counts = dict(zip(output.sequence.tolist(), np.diff(output.token_ptr).tolist(), strict=True))
+        for handle, resident in oldest.opened.items():
+            if counts[handle]:
+                resident.end += counts[handle] - 1
+                resident.known = resident.end + 1
+                resident.is_open = False
 
     def _check_size(self, rows: Rows) -> None:
         limits = self._agreement.limits
@@ -107,26 +127,50 @@ class StepRules:
         _rule(len(self._in_flight) < limits.depth, f"{len(self._in_flight) + 1} steps are in flight")
         _rule(rows.num_rows <= limits.max_sequences, f"{rows.num_rows} rows")
         _rule(num_tokens == rows.num_tokens, f"{rows.num_tokens} tokens for counts of {num_tokens}")
-        _rule(num_tokens <= limits.max_step_tokens, f"{num_tokens} tokens in a step")
+        _rule(num_tokens + len(rows.draft) <= limits.max_step_tokens, f"{num_tokens + len(rows.draft)} tokens in a step")
         _rule(len(set(rows.sequence.tolist())) == rows.num_rows, "a sequence has two rows in one step")
         lengths = {len(rows.start), len(rows.count), len(rows.sample), len(rows.draw), rows.num_rows}
         _rule(len(lengths) == 1, f"arrays of lengths {sorted(lengths)}")
         _rule(bool(((rows.draw >= 0) & (rows.draw < 1)).all()), "a draw outside [0, 1)")
         _rule(len(rows.max_tokens) == (rows.num_rows if limits.tokens_per_step > 1 else 0), "`max_tokens` against the agreement")
 
+    def _check_budgets(self, step: SchedulerOutput) -> None:
+        """Several tokens for rows that may choose them, with a draw for each, and guesses at all but the last."""
+        rows, most = step.rows, self._agreement.limits.tokens_per_step
+        max_tokens = _max_tokens(rows)
+        _rule(bool(((max_tokens >= 1) & (max_tokens <= most)).all()), f"rows of {max_tokens.tolist()} tokens; agreed are {most}")
+        _rule(
+            len(rows.extra_draw) == int((max_tokens - 1).sum()), f"{len(rows.extra_draw)} draws for {max_tokens.tolist()} tokens"
+        )
+        _rule(bool(((rows.extra_draw >= 0) & (rows.extra_draw < 1)).all()), "a draw outside [0, 1)")
+        begun = {new.sequence for new in step.added}
+        num_guesses = np.diff(rows.draft_ptr) if len(rows.draft_ptr) else np.zeros(rows.num_rows, np.int32)
+        _rule(len(num_guesses) == rows.num_rows and int(num_guesses.sum()) == len(rows.draft), "`draft_ptr` does not fit")
+        _rule(not len(rows.draft) or self._agreement.has("drafts"), "drafts were not agreed")
+        _rule(bool(((rows.draft >= 0) & (rows.draft < self._agreement.vocab_size)).all()), "a guess is not in the vocabulary")
+        for row in np.flatnonzero((max_tokens > 1) | (num_guesses > 0)).tolist():
+            _rule(rows.count[row] == 1 and bool(rows.sample[row]), f"several tokens for a row of {rows.count[row]} tokens")
+            _rule(int(rows.sequence[row]) not in begun, "several tokens for the first row of a sequence")
+            is_guessed = num_guesses[row] == max_tokens[row] - 1
+            _rule(is_guessed or not num_guesses[row], f"{num_guesses[row]} guesses for {max_tokens[row]} tokens")
+            _rule(bool(num_guesses[row]) or self._agreement.has("multi_token"), "several tokens without guesses were not agreed")
+
     def _check_masks(self, step: SchedulerOutput) -> None:
         feature = {"none": None, "inline": "mask", "late": "late_mask"}[step.mask]
         _rule(feature is None or self._agreement.has(feature), f"a mask ({step.mask}) was not agreed")
         _rule((step.masks is not None) == (step.mask == "inline"), f"a step with `mask` {step.mask} and masks to match")
         if step.masks is not None:
-            self._check_words(step.masks, step.rows.num_rows)
+            self._check_words(step.masks, _max_tokens(step.rows))
         if step.mask == "late":
-            self._unmasked[step.step_id] = step.rows.num_rows
+            self._unmasked[step.step_id] = _max_tokens(step.rows)
 
-    def _check_words(self, masks: GrammarMasks, num_rows: int) -> None:
+    def _check_words(self, masks: GrammarMasks, max_tokens: Int32Array) -> None:
         width = -(-self._agreement.vocab_size // 32)
         _rule(masks.words.size == len(masks.row) * width, f"masks are not {width} words a row")
-        _rule(bool(((masks.row >= 0) & (masks.row < num_rows)).all()), f"masks of rows {masks.row.tolist()} of {num_rows}")
+        rows, num_rows = masks.row.tolist(), len(max_tokens)
+        _rule(all(0 <= row < num_rows for row in rows) and rows == sorted(rows), f"masks of rows {rows} of {num_rows}")
+        for row in set(rows):
+            _rule(rows.count(row) == max_tokens[row], f"{rows.count(row)} masks for a row of {max_tokens[row]} tokens")
 
     def _check_encoders(self, step: SchedulerOutput) -> None:
         """An encoder runs whole in the step of its sequence's first row: within the budget, or with that row alone."""
@@ -157,6 +201,7 @@ class StepRules:
         _rule(not new.num_computed_tokens or self._agreement.has("prefix_cache"), "a prefix hit was not agreed")
         _rule(new.num_computed_tokens == 0 or not new.sampling.prompt_logprobs, "a prompt to score takes no prefix hits")
         self._check_sampling(new)
+        self._check_media(new)
         if plan.mode == "slots":
             _rule(0 <= new.slot < plan.num_slots and not new.block_tables, f"slot {new.slot} of {plan.num_slots}")
             owned, shared = {(-1, new.slot)}, set[Place]()
@@ -182,13 +227,22 @@ class StepRules:
         _rule(not sampling.prompt_logprobs or agreement.has("prompt_logprobs"), "prompt scores were not agreed")
         _rule(not new.adapter or agreement.has("lora"), "adapters were not agreed")
         _rule(not new.is_masked or agreement.has("mask") or agreement.has("late_mask"), "masks were not agreed")
-        _rule(not new.media or agreement.has("images"), "images were not agreed")
+        _rule(new.pooling == "none" or agreement.has("embeddings"), "pooling was not agreed")
+        _rule(new.pooling == "none" or not new.num_computed_tokens, "a pooled sequence takes no prefix hits")
         for field, attribute in _ATTRIBUTES.items():
             is_default = getattr(sampling, attribute) == getattr(_DEFAULTS, attribute)
             _rule(is_default or field in agreement.sampling, f"`{field}` was not agreed")
         for name, cap in agreement.sampling_caps.items():
             value = float(getattr(sampling, name))
             _rule(value <= cap, f"{name} {value} is above the agreed {cap}")
+
+    def _check_media(self, new: NewSequence) -> None:
+        _rule(not new.media or self._agreement.has("images"), "images were not agreed")
+        end = 0
+        for item in sorted(new.media, key=lambda item: item.start):
+            is_inside = end <= item.start < item.start + item.length <= new.num_prompt_tokens
+            _rule(is_inside, f"{item.length} placeholders from position {item.start} on overlap or leave the prompt")
+            end = item.start + item.length
 
     def _fresh(self, group: int, blocks: list[int]) -> set[Place]:
         num_blocks = self._agreement.kv_cache.groups[group].num_blocks
@@ -202,7 +256,7 @@ class StepRules:
             return
         held = set().union(*((resident.owned | resident.shared) for resident in self._residents.values()))
         _rule(not places & held, f"{sorted(places & held)} belong to another sequence")
-        in_use = set().union(*(places for _, places in self._in_flight))
+        in_use = set().union(*(step.places for step in self._in_flight))
         _rule(not places & in_use, f"{sorted(places & in_use)} are used by a step in flight")
 
     def _check_row(self, rows: Rows, row: int) -> bool:
@@ -211,22 +265,25 @@ class StepRules:
         handle, start, count = int(rows.sequence[row]), int(rows.start[row]), int(rows.count[row])
         _rule(handle in self._residents, f"a row of sequence {handle}, which was not introduced")
         resident = self._residents[handle]
+        _rule(not resident.is_open, f"a row of sequence {handle} follows one of several tokens, whose end is not known")
         _rule(start == resident.end, f"sequence {handle} goes on at {start}, not at {resident.end}")
         _rule(count > 0, f"an empty row of sequence {handle}")
         end = start + count
-        _rule(end <= limits.max_total_tokens, f"sequence {handle} gets {end} tokens")
+        max_end = end + int(_max_tokens(rows)[row]) - 1
+        _rule(max_end <= limits.max_total_tokens, f"sequence {handle} gets {max_end} tokens")
         is_prefill = resident.is_prefilling
         if is_prefill and end < len(resident.new.tokens):
             is_whole = count == limits.max_step_tokens  # a resumed sequence that is longer than a step
             _rule(limits.chunked or is_whole, f"a prefill chunk of {count} tokens was not agreed")
             _rule(not limits.chunked or count % limits.chunk_multiple == 0, f"a prefill chunk of {count} tokens")
-        _rule(is_prefill or count <= limits.tokens_per_step, f"a decode row of {count} tokens")
+        _rule(is_prefill or count == 1, f"a decode row of {count} tokens")
         first = int(rows.count[:row].sum())
         self._check_tokens(resident, start, rows.tokens[first : first + count].tolist())
-        self._grow(rows, row, resident, end)
-        resident.end = end
+        self._grow(rows, row, resident, max_end)
+        resident.end, resident.is_open = end, max_end > end
         resident.is_prefilling = is_prefill and limits.chunked and end < len(resident.new.tokens)
         if rows.sample[row]:
+            _rule(resident.new.pooling == "none", f"a token of the pooled sequence {handle}")
             _rule(end >= resident.known, f"a token after position {end - 1} of sequence {handle}, which is known")
             resident.known = end + 1
         return is_prefill
@@ -268,58 +325,9 @@ class StepRules:
         return set().union(*((resident.owned | resident.shared) for resident in residents))
 
 
-@final
-class StrictWorker:
-    """Any worker, behind the rules: the core that breaks one gets `BrokenRuleError` from `submit`."""
-
-    def __init__(self, inner: Worker) -> None:
-        self._inner = inner
-        self._rules: StepRules | None = None
-
-    def load(self) -> None:
-        """As the inner worker."""
-        self._inner.load()
-
-    def negotiate(self, wish: Wish) -> Agreement:
-        """As the inner worker; its answer becomes the rules."""
-        agreement = self._inner.negotiate(wish)
-        self._rules = StepRules(agreement)
-        return agreement
-
-    def warmup(self) -> None:
-        """As the inner worker."""
-        self._inner.warmup()
-
-    def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
-        """Check, then pass on. Raises `BrokenRuleError`."""
-        _rule(self._rules is not None, "a step before the agreement")
-        if self._rules is not None and isinstance(step, SchedulerOutput):
-            self._rules.submit(step)
-        elif self._rules is not None and isinstance(step, GrammarMasks):
-            self._rules.submit_masks(step)
-        self._inner.submit(step)
-
-    def collect(self, timeout: float) -> ModelRunnerOutput | None:
-        """As the inner worker; a step that fails is done, too."""
-        output = None
-        try:
-            output = self._inner.collect(timeout)
-        finally:
-            if self._rules is not None:
-                self._rules.collect()
-        return output
-
-    def control(self, request: Control) -> ControlResult:
-        """As the inner worker."""
-        return self._inner.control(request)
-
-    def health(self, deep: bool) -> Health:
-        """As the inner worker."""
-        return self._inner.health(deep)
-
-    def close(self) -> None:
-        """As the inner worker."""
-        self._inner.close()
+def _max_tokens(rows: Rows) -> Int32Array:
+    """Tokens that each row may choose, [n]."""
+    return rows.max_tokens if len(rows.max_tokens) == rows.num_rows else np.ones(rows.num_rows, np.int32)
 
 
 def _rule(holds: bool | np.bool_, message: str) -> None:

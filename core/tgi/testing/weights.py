@@ -13,7 +13,7 @@ from tgi.architectures.grammar import ModelSpec
 from tgi.architectures.weight_map import placements, split, tensor_shapes
 from tgi.errors import ModelError
 
-__all__ = ["read_weights"]
+__all__ = ["read_weights", "tensor_names"]
 
 
 def read_weights(spec: ModelSpec, model_path: Path) -> dict[str, npt.NDArray[np.float32]]:
@@ -31,6 +31,11 @@ def read_weights(spec: ModelSpec, model_path: Path) -> dict[str, npt.NDArray[np.
             else:
                 weights.setdefault(role, np.empty(shapes[role], np.float32))[placement.expert] = array
     return weights
+
+
+def tensor_names(model_path: Path) -> list[str]:
+    """Names of the checkpoint's tensors, over all its files. Raises `ModelError`."""
+    return sorted(name for path in model_path.glob("*.safetensors") for name in _read(path))
 
 
 def _read(path: Path) -> dict[str, npt.NDArray[np.generic]]:

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from tgi.backend import Agreement, Float32Array
 from tgi.backend.sampling import SampledToken, apply_penalties, apply_warpers, log_softmax, sample_row
 from tgi.testing.conformance.check import require
+from tgi.testing.conformance.live_sequence import LiveSequence, draw_of
 from tgi.testing.conformance.models import TinyModel
-from tgi.testing.conformance.scripted_core import LiveSequence, draw_of
 
 __all__ = ["check_sequence", "check_sequences", "tolerance_of"]
 
@@ -41,7 +41,7 @@ def check_sequence(model: TinyModel, sequence: LiveSequence, agreement: Agreemen
     require(not sequence.error, f"sequence of {len(sequence.prompt)} prompt tokens failed: {sequence.error}")
     tolerance = tolerance_of(agreement)
     known = sequence.tokens[: max(1, len(sequence.tokens) - 1)] if sequence.output else sequence.prompt
-    logits = model.logits(known, sequence.encoder_tokens)
+    logits = model.logits(known, sequence.encoder_tokens, sequence.media)
     _check_prompt_scores(sequence, logits, agreement, tolerance)
     for index in range(sequence.num_given, len(sequence.output)):
         before = _as_of(sequence, index)
@@ -81,10 +81,11 @@ def _reference(row: npt.NDArray[np.floating], before: LiveSequence, draw: float 
 
 
 def _allowed(sequence: LiveSequence, vocab_size: int) -> npt.NDArray[np.bool_] | None:
-    if sequence.allowed is None:
+    tokens = sequence.allowed_at(len(sequence.output))
+    if tokens is None:
         return None
     allowed = np.zeros(vocab_size, np.bool_)
-    allowed[list(sequence.allowed)] = True
+    allowed[list(tokens)] = True
     return allowed
 
 

@@ -26,7 +26,8 @@ from tgi.backend import (
 )
 from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
 from tgi.testing.conformance.expectations import check_sequences
-from tgi.testing.conformance.scripted_core import LiveSequence, ScriptedCore
+from tgi.testing.conformance.live_sequence import LiveSequence
+from tgi.testing.conformance.scripted_core import ScriptedCore
 from tgi.testing.conformance.subject import WISH, RecordingHost, Subject, prompt_of
 
 __all__ = ["CHECKS"]

@@ -12,10 +12,13 @@ import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
 from tgi.architectures import ModelSpec
-from tgi.backend import Float32Array
-from tgi.testing.reference import Weights, reference_logits
+from tgi.backend import Float32Array, MediaInput, Pooling
+from tgi.testing.reference import Weights, reference_hidden, reference_logits
+from tgi.testing.reference_network import pool
+from tgi.testing.tiny_adapters import merge_adapter, read_adapter, write_adapter
+from tgi.testing.tiny_images import image_vectors, read_projector, write_projector
 from tgi.testing.tiny_models import write_tiny_model
-from tgi.testing.weights import read_weights
+from tgi.testing.weights import read_weights, tensor_names
 
 __all__ = ["ModelShelf", "TinyModel"]
 
@@ -28,22 +31,42 @@ class TinyModel:
         self.path = path
         self.spec = spec
         self.weights: Weights = read_weights(spec, path)
-        self._logits: dict[tuple[tuple[int, ...], tuple[int, ...]], Float32Array] = {}
+        self._projector = read_projector(path)
+        self._logits: dict[tuple[object, ...], Float32Array] = {}
 
-    def logits(self, token_ids: Sequence[int], encoder_tokens: Sequence[int] = ()) -> Float32Array:
+    def logits(
+        self, token_ids: Sequence[int], encoder_tokens: Sequence[int] = (), media: Sequence[MediaInput] = ()
+    ) -> Float32Array:
         """Logits after each token, float32 [T, vocab_size]."""
-        key = (tuple(token_ids), tuple(encoder_tokens))
+        key = (*token_ids, None, *encoder_tokens, None, *((item.start, item.pixels.tobytes()) for item in media))
         if key not in self._logits:
             if len(self._logits) > 64:
                 self._logits.clear()
-            self._logits[key] = reference_logits(self.spec, self.weights, token_ids, encoder_tokens)
+            vectors = {} if self._projector is None else image_vectors(self._projector, media)
+            vectors = {position: vector for position, vector in vectors.items() if position < len(token_ids)}
+            self._logits[key] = reference_logits(self.spec, self.weights, token_ids, encoder_tokens, vectors)
         return self._logits[key]
+
+    def pooled(self, token_ids: Sequence[int], pooling: Pooling) -> Float32Array:
+        """The vector of a text, float32 [hidden_size]."""
+        return pool(reference_hidden(self.spec, self.weights, token_ids), pooling)
+
+    def write_adapter(self, path: Path, **options: Any) -> Path:  # noqa: ANN401 - those of `tiny_adapters.write_adapter`
+        """Write a random adapter of this model and return its folder."""
+        return write_adapter(path, self.spec, tensor_names(self.path), **options)
+
+    def merged(self, adapter: Path) -> TinyModel:
+        """The reference with an adapter added to its weights."""
+        model = TinyModel(self.path, self.spec)
+        model.weights = merge_adapter(self.spec, self.weights, tensor_names(self.path), read_adapter(adapter))
+        return model
 
     def copy_to(self, path: Path) -> Path:
         """A copy of the checkpoint that a check may damage."""
         path.mkdir(parents=True, exist_ok=True)
         for file in self.path.iterdir():
-            (path / file.name).write_bytes(file.read_bytes())
+            if file.is_file():
+                (path / file.name).write_bytes(file.read_bytes())
         return path
 
 
@@ -82,6 +105,15 @@ class ModelShelf:
             tensors["model.embed_tokens.weight"][slice(None) if token is None else token] = np.nan
 
         return self._edited(f"poisoned-{token}", edit)
+
+    def with_images(self) -> tuple[TinyModel, ...]:
+        """Models that see."""
+        if "seeing" not in self._models:
+            path = self._folder / "seeing"
+            spec = write_tiny_model(path, "llama")
+            write_projector(path, spec.hidden_size)
+            self._models["seeing"] = TinyModel(path, spec)
+        return (self._models["seeing"],)
 
     def sharded(self) -> TinyModel:
         """A model in two weight files with an index."""

@@ -24,14 +24,19 @@ def check_output(step: SchedulerOutput, output: ModelRunnerOutput, agreement: Ag
     require(in_vocabulary, f"tokens {output.tokens.tolist()} outside the vocabulary of {agreement.vocab_size}")
     failed = {error.sequence for error in output.errors}
     require(failed <= set(answered), f"errors of sequences {sorted(failed - set(answered))}, which have no row")
-    sampled = dict(zip(rows.sequence.tolist(), rows.sample.tolist(), strict=True))
+    budgets = rows.max_tokens if len(rows.max_tokens) else np.ones(rows.num_rows, np.int32)
+    most_of = dict(zip(rows.sequence.tolist(), (budgets * rows.sample).tolist(), strict=True))
     for row, handle in enumerate(output.sequence.tolist()):
         count = pointers[row + 1] - pointers[row]
-        if not sampled[handle]:
+        most = most_of[handle]
+        if not most:
             require(count == 0, f"sequence {handle} got {count} tokens without asking for one")
         elif handle not in failed:
-            most = agreement.limits.tokens_per_step
-            require(1 <= count <= most, f"sequence {handle} asked for a token and got {count} without an error")
+            require(1 <= count <= most, f"sequence {handle} asked for 1 to {most} tokens and got {count} without an error")
+    unasked = {vector.sequence for vector in output.pooled} - {handle for handle, most in most_of.items() if not most}
+    require(not unasked, f"pooled vectors of sequences {sorted(unasked)}, which asked for tokens")
+    is_padded = not output.num_padded_tokens or output.num_padded_tokens >= rows.num_tokens
+    require(is_padded, f"{rows.num_tokens} tokens in a shape of {output.num_padded_tokens}")
     _check_tops(output, agreement)
     times = output.times
     parts = {"prepare": times.prepare, "forward": times.forward, "sample": times.sample, "compile": times.compile}

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import msgspec
 
 from tgi.backend import ModelRunnerOutput
-from tgi.testing.conformance.scripted_core import LiveSequence, ScriptedCore
+from tgi.testing.conformance.live_sequence import LiveSequence
+from tgi.testing.conformance.scripted_core import ScriptedCore
 from tgi.testing.conformance.subject import WISH, RecordingHost, Subject, prompt_of
 
 __all__ = ["BatchFigures", "PerformanceCard", "measure"]

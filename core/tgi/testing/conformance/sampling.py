@@ -9,7 +9,8 @@ from tgi.backend import SamplingParams, StepError
 from tgi.backend.sampling import log_softmax
 from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
 from tgi.testing.conformance.expectations import check_sequence, check_sequences
-from tgi.testing.conformance.scripted_core import LiveSequence, ScriptedCore
+from tgi.testing.conformance.live_sequence import LiveSequence
+from tgi.testing.conformance.scripted_core import ScriptedCore
 from tgi.testing.conformance.subject import Subject, prompt_of
 from tgi.testing.watermark import detect_watermark
 
@@ -218,7 +219,7 @@ def _late_masks(subject: Subject) -> None:
     core.mask_mode = "late"
     _check_masks(subject, core)
     sequence = core.add(prompt_of(7))
-    sequence.allowed = (7, 9)
+    sequence.allowed = ((7, 9),)
     step = core.build({sequence: 7})
     core.worker.submit(step)
     try:
@@ -239,11 +240,11 @@ def _check_masks(subject: Subject, core: ScriptedCore) -> None:
         sequences: list[LiveSequence] = []
         for seed, tokens in enumerate(allowed[: core.agreement.limits.max_sequences]):
             sequences.append(core.add(prompt_of(6, seed=seed), SamplingParams(greedy=greedy), seed=seed))
-            sequences[-1].allowed = tokens
+            sequences[-1].allowed = () if tokens is None else (tokens,)
         core.generate(sequences, 4)
         for sequence in sequences:
-            if sequence.allowed is not None:
-                require(set(sequence.output) <= set(sequence.allowed), f"a forbidden token among {sequence.output}")
+            if sequence.allowed:
+                require(set(sequence.output) <= set(sequence.allowed[0]), f"a forbidden token among {sequence.output}")
         check_sequences(subject.models.get(), sequences, core.agreement)
         core.drop(*sequences)
 

@@ -9,8 +9,9 @@ from typing import final
 from tgi.backend import Agreement, ModelRunnerOutput, SamplingParams, SchedulerOutput, Worker, decode, encode
 from tgi.scheduler import NewSequenceRequest, Scheduler, SchedulerConfig, SequenceOutput
 from tgi.testing.conformance.check import CheckFailedError, require
+from tgi.testing.conformance.live_sequence import LiveSequence
 from tgi.testing.conformance.outputs import check_output
-from tgi.testing.conformance.scripted_core import COLLECT_SECONDS, LiveSequence
+from tgi.testing.conformance.scripted_core import COLLECT_SECONDS
 from tgi.testing.step_rules import StepRules
 
 __all__ = ["ScheduledRun"]
@@ -81,7 +82,7 @@ class ScheduledRun:
     def _collect(self) -> None:
         step = self._in_flight.popleft()
         output = self._worker.collect(COLLECT_SECONDS)
-        self._rules.collect()
+        self._rules.collect(output)
         if output is None:
             raise CheckFailedError(f"no result came within {COLLECT_SECONDS:.0f} s")
         output = decode(ModelRunnerOutput, encode(output))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal, final
 
 import msgspec
@@ -16,8 +15,10 @@ from tgi.backend import (
     GrammarMasks,
     Int32Array,
     KVCachePlan,
+    MediaInput,
     ModelRunnerOutput,
     NewSequence,
+    Pooling,
     Rows,
     SamplingParams,
     SchedulerOutput,
@@ -25,61 +26,14 @@ from tgi.backend import (
     decode,
     encode,
 )
-from tgi.scheduler.draw import uniform_draws
 from tgi.testing.conformance.check import CheckFailedError, require
+from tgi.testing.conformance.live_sequence import LiveSequence, draw_of
 from tgi.testing.conformance.outputs import check_output
 from tgi.testing.step_rules import StepRules
 
-__all__ = ["LiveSequence", "ScriptedCore", "draw_of"]
+__all__ = ["ScriptedCore"]
 
 COLLECT_SECONDS = 600.0
-
-
-@final
-@dataclass(eq=False)
-class LiveSequence:
-    """What the core knows of one sequence."""
-
-    handle: int
-    prompt: list[int]
-    output: list[int]
-    sampling: SamplingParams
-    seed: int
-    blocks: list[int]
-    slot: int
-    num_computed_tokens: int = 0
-    num_introduced_tokens: int = 0  # known when the worker was told of it; 0 = it was not
-    num_sent_blocks: int = 0
-    allowed: tuple[int, ...] | None = None  # tokens a mask allows; None = no mask
-    num_given: int = 0  # output tokens that were there when it was introduced
-    logprobs: list[float] = field(default_factory=list)  # of output[num_given:]
-    tops: list[list[tuple[int, float]]] = field(default_factory=list)
-    prompt_scores: dict[int, float] = field(default_factory=dict)  # by position
-    error: str = ""
-    encoder_tokens: list[int] = field(default_factory=list)
-    encoder_blocks: list[int] = field(default_factory=list)  # of the cross groups
-
-    @property
-    def tokens(self) -> list[int]:
-        """Prompt and output."""
-        return self.prompt + self.output
-
-    @property
-    def is_introduced(self) -> bool:
-        """Whether the worker was told of it."""
-        return self.num_introduced_tokens > 0
-
-    @property
-    def num_left(self) -> int:
-        """Known tokens that have not run."""
-        return len(self.prompt) + len(self.output) - self.num_computed_tokens
-
-
-def draw_of(sequence: LiveSequence) -> float:
-    """The draw for the next token."""
-    if sequence.sampling.greedy:
-        return 0.0
-    return float(uniform_draws(np.array([sequence.seed], np.uint64), np.array([len(sequence.output)], np.uint64))[0])
 
 
 @final
@@ -115,6 +69,9 @@ class ScriptedCore:
         num_computed_tokens: int = 0,
         handle: int | None = None,
         encoder_tokens: Sequence[int] = (),
+        adapter: int = 0,
+        media: Sequence[MediaInput] = (),
+        pooling: Pooling = "none",
     ) -> LiveSequence:
         """A sequence of the next step in which it has a row. With `blocks` it begins with these."""
         handle = self.free_handles[-1] if handle is None else handle
@@ -124,6 +81,7 @@ class ScriptedCore:
         sequence = LiveSequence(handle, list(prompt), list(output), sampling, seed, list(blocks), slot, num_computed_tokens)
         sequence.num_given = len(output)
         sequence.encoder_tokens = list(encoder_tokens)
+        sequence.adapter, sequence.media, sequence.pooling = adapter, tuple(media), pooling
         if encoder_tokens:
             count = -(-len(encoder_tokens) // self.agreement.kv_cache.block_size)
             sequence.encoder_blocks = [self._free_encoder_blocks.pop() for _ in range(count)]
@@ -185,10 +143,13 @@ class ScriptedCore:
     def build(self, work: Mapping[LiveSequence, int], *, on_device: bool = False) -> SchedulerOutput:
         """One step, as it arrives on the other side. The caller sees to it that it is legal."""
         added, starts, counts, ids, sample, draws = [], [], [], list[int](), [], []
-        pointers, new_blocks, masks = [0], list[int](), dict[int, tuple[int, ...]]()
+        pointers, new_blocks = [0], list[int]()
+        budgets, extra_draws, guesses, draft_ptr = list[int](), list[float](), list[int](), [0]
+        masks = list[tuple[int, tuple[int, ...]]]()
         for row, (sequence, count) in enumerate(work.items()):
-            start = sequence.num_computed_tokens
-            self._grow(sequence, start + count)
+            start, is_sampled = sequence.num_computed_tokens, count == sequence.num_left and sequence.pooling == "none"
+            own_guesses, budget = self._budget(sequence) if is_sampled and count == 1 else ([], 1)
+            self._grow(sequence, start + count + budget - 1)
             if not sequence.is_introduced:
                 added.append(self._introduction(sequence))
                 sequence.num_introduced_tokens, sequence.num_sent_blocks = len(sequence.tokens), len(sequence.blocks)
@@ -200,14 +161,17 @@ class ScriptedCore:
             ids += [TOKEN_ON_DEVICE if on_device and start + i >= chosen_from else token for i, token in enumerate(known)]
             starts.append(start)
             counts.append(count)
-            sample.append(count == sequence.num_left)
-            draws.append(draw_of(sequence) if sample[-1] else 0.0)
-            if sequence.allowed is not None and sample[-1]:
-                masks[row] = sequence.allowed
-        handles = np.array([s.handle for s in work], np.int32)
+            sample.append(is_sampled)
+            draws.append(draw_of(sequence) if is_sampled else 0.0)
+            budgets.append(budget)
+            extra_draws += [draw_of(sequence, ahead) for ahead in range(1, budget)]
+            guesses += own_guesses
+            draft_ptr.append(len(guesses))
+            if sequence.allowed and is_sampled:
+                masks += [(row, sequence.allowed_at(len(sequence.output) + i) or ()) for i in range(budget)]
         groups = [group.kind in ("full", "window") for group in self.agreement.kv_cache.groups]
         rows = Rows(
-            handles,
+            np.array([s.handle for s in work], np.int32),
             np.array(starts, np.int32),
             np.array(counts, np.int32),
             np.array(ids, np.int32),
@@ -215,16 +179,12 @@ class ScriptedCore:
             np.array(draws, np.float32),
             [np.array(pointers if has_growth else [0] * len(pointers), np.int32) for has_growth in groups],
             [np.array(new_blocks if has_growth else [], np.int32) for has_growth in groups],
-            np.ones(len(work), np.int32) if self.agreement.limits.tokens_per_step > 1 else np.empty(0, np.int32),
+            np.array(budgets if self.agreement.limits.tokens_per_step > 1 else [], np.int32),
+            np.array(extra_draws, np.float32),
+            np.array(draft_ptr if guesses else [], np.int32),
+            np.array(guesses, np.int32),
         )
-        mask = self.mask_mode if masks else "none"
-        words = self._masks(masks)
-        self._late_masks = words if mask == "late" else None
-        inline = words if mask == "inline" else None
-        step = SchedulerOutput(self._step_id, self._dropped, added, rows, *self._copies(), mask, inline)
-        self._step_id += 1
-        self._dropped = []
-        return decode(SchedulerOutput, encode(step))
+        return self._step(added, rows, self._masks(masks))
 
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
         """Send a step, with the masks it waits for; take its result and hold it against what was asked."""
@@ -235,7 +195,7 @@ class ScriptedCore:
             self.rules.submit_masks(masks)
             self.worker.submit(masks)
         output = self.worker.collect(COLLECT_SECONDS)
-        self.rules.collect()
+        self.rules.collect(output)
         if output is None:
             raise CheckFailedError(f"no result came within {COLLECT_SECONDS:.0f} s")
         output = decode(ModelRunnerOutput, encode(output))
@@ -247,7 +207,8 @@ class ScriptedCore:
         counts = dict(zip(step.rows.sequence.tolist(), step.rows.count.tolist(), strict=True))
         for row, handle in enumerate(output.sequence.tolist()):
             sequence = self.live[handle]
-            sequence.num_computed_tokens += counts[handle]
+            num_chosen = int(output.token_ptr[row + 1] - output.token_ptr[row])
+            sequence.num_computed_tokens += counts[handle] + max(num_chosen - 1, 0)
             for index in range(output.token_ptr[row], output.token_ptr[row + 1]):
                 sequence.output.append(int(output.tokens[index]))
                 sequence.logprobs.append(float(output.logprobs[index]))
@@ -259,14 +220,15 @@ class ScriptedCore:
         for scores in output.prompt_scores:
             known = self.live[scores.sequence].prompt_scores
             known |= {scores.start + i: value for i, value in enumerate(scores.logprobs.tolist())}
+        for vector in output.pooled:
+            self.live[vector.sequence].pooled = vector.values
 
     def _legal(self, pending: Mapping[LiveSequence, int]) -> dict[LiveSequence, int]:
         """As much of the pending work as one step may hold."""
         limits = self.agreement.limits
-        is_decode = {s: s.is_introduced and s.num_computed_tokens >= s.num_introduced_tokens for s in pending}
-        decodes = [s for s in pending if is_decode[s]][: limits.max_step_tokens]
-        prefills = [s for s in pending if not is_decode[s]]
-        budget = limits.max_step_tokens - (len(decodes) if limits.mixed else 0)
+        decodes = [s for s in pending if s.is_decoding][: limits.max_step_tokens // limits.tokens_per_step]
+        prefills = [s for s in pending if not s.is_decoding]
+        budget = limits.max_step_tokens - (len(decodes) * limits.tokens_per_step if limits.mixed else 0)
         chosen = dict[LiveSequence, int]()
         for sequence in prefills[: limits.max_prefills or len(prefills)]:
             if sequence.encoder_tokens and not sequence.is_introduced:
@@ -283,6 +245,15 @@ class ScriptedCore:
             return chosen
         require(bool(chosen or decodes), f"no legal step fits the limits {limits}")
         return {**dict.fromkeys(decodes, 1), **chosen}
+
+    def _budget(self, sequence: LiveSequence) -> tuple[list[int], int]:
+        """Guesses at the next tokens of a sequence that decodes, and how many tokens it may choose."""
+        limits, sequence_end = self.agreement.limits, len(sequence.tokens)
+        most = min(limits.tokens_per_step, limits.max_total_tokens - sequence_end + 1) if sequence.is_decoding else 1
+        if sequence.drafter is None:
+            return [], min(sequence.max_tokens, most)
+        guesses = sequence.drafter(sequence)[: most - 1]
+        return guesses, len(guesses) + 1
 
     def _grow(self, sequence: LiveSequence, num_tokens: int) -> None:
         plan = self.agreement.kv_cache
@@ -305,9 +276,22 @@ class ScriptedCore:
             sampling=sequence.sampling,
             slot=-1 if tables else sequence.slot,
             max_total_tokens=self.agreement.limits.max_total_tokens,
-            is_masked=sequence.allowed is not None,
+            adapter=sequence.adapter,
+            is_masked=bool(sequence.allowed),
+            media=list(sequence.media),
             encoder_tokens=np.array(sequence.encoder_tokens, np.int32),
+            pooling=sequence.pooling,
         )
+
+    def _step(self, added: list[NewSequence], rows: Rows, masks: GrammarMasks | None) -> SchedulerOutput:
+        """The next step, as bytes and back."""
+        mask = "none" if masks is None else self.mask_mode
+        self._late_masks = masks if mask == "late" else None
+        inline = masks if mask == "inline" else None
+        step = SchedulerOutput(self._step_id, self._dropped, added, rows, *self._copies(), mask, inline)
+        self._step_id += 1
+        self._dropped = []
+        return decode(SchedulerOutput, encode(step))
 
     def _copies(self) -> tuple[list[Int32Array], list[Int32Array]]:
         copies, self.copies = self.copies, []
@@ -316,15 +300,16 @@ class ScriptedCore:
         source, target = ([np.array(side, np.int32)] * len(self.agreement.kv_cache.groups) for side in zip(*copies, strict=True))
         return source, target
 
-    def _masks(self, allowed: Mapping[int, tuple[int, ...]]) -> GrammarMasks | None:
+    def _masks(self, allowed: Sequence[tuple[int, tuple[int, ...]]]) -> GrammarMasks | None:
+        """One mask for each (row, tokens)."""
         if not allowed:
             return None
         width = -(-self.agreement.vocab_size // 32)
         bits = np.zeros((len(allowed), width * 32), np.uint8)
-        for place, tokens in enumerate(allowed.values()):
+        for place, (_, tokens) in enumerate(allowed):
             bits[place, list(tokens)] = 1
         words = np.packbits(bits, axis=1, bitorder="little").view(np.int32).reshape(-1)
-        return GrammarMasks(self._step_id, np.array(list(allowed), np.int32), words)
+        return GrammarMasks(self._step_id, np.array([row for row, _ in allowed], np.int32), words)
 
 
 def _shuffled(plan: KVCachePlan, kinds: tuple[str, ...], dice: random.Random) -> list[int]:

@@ -11,7 +11,8 @@ import numpy as np
 from tgi.backend import SamplingParams, SchedulerOutput, StepError
 from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
 from tgi.testing.conformance.expectations import check_sequence, check_sequences
-from tgi.testing.conformance.scripted_core import LiveSequence, ScriptedCore
+from tgi.testing.conformance.live_sequence import LiveSequence
+from tgi.testing.conformance.scripted_core import ScriptedCore
 from tgi.testing.conformance.subject import Subject, prompt_of
 
 __all__ = ["CHECKS", "border_lengths"]

@@ -18,7 +18,7 @@ from tgi.engine.stream import OutputQueue, SequenceRequest, SequenceStream
 from tgi.scheduler import SchedulerConfig
 from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
 from tgi.testing.conformance.expectations import check_sequence
-from tgi.testing.conformance.scripted_core import LiveSequence
+from tgi.testing.conformance.live_sequence import LiveSequence
 from tgi.testing.conformance.subject import WISH, Subject, prompt_of
 
 __all__ = ["CHECKS"]

@@ -1,0 +1,78 @@
+"""What the scripted core knows of a sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias, final
+
+import numpy as np
+
+from tgi.backend import Float32Array, MediaInput, Pooling, SamplingParams
+from tgi.scheduler.draw import uniform_draws
+
+__all__ = ["Drafter", "LiveSequence", "draw_of"]
+
+Drafter: TypeAlias = "Callable[[LiveSequence], list[int]]"
+
+
+@final
+@dataclass(eq=False)
+class LiveSequence:
+    """What the core knows of one sequence."""
+
+    handle: int
+    prompt: list[int]
+    output: list[int]
+    sampling: SamplingParams
+    seed: int
+    blocks: list[int]
+    slot: int
+    num_computed_tokens: int = 0
+    num_introduced_tokens: int = 0  # known when the worker was told of it; 0 = it was not
+    num_sent_blocks: int = 0
+    allowed: tuple[tuple[int, ...], ...] = ()  # tokens that masks allow, for one output token after another, round and round
+    num_given: int = 0  # output tokens that were there when it was introduced
+    logprobs: list[float] = field(default_factory=list)  # of output[num_given:]
+    tops: list[list[tuple[int, float]]] = field(default_factory=list)
+    prompt_scores: dict[int, float] = field(default_factory=dict)  # by position
+    error: str = ""
+    encoder_tokens: list[int] = field(default_factory=list)
+    encoder_blocks: list[int] = field(default_factory=list)  # of the cross groups
+    adapter: int = 0
+    media: tuple[MediaInput, ...] = ()
+    pooling: Pooling = "none"
+    pooled: Float32Array | None = None
+    max_tokens: int = 1  # that a decode row may choose
+    drafter: Drafter | None = None  # guesses at the next tokens of decode rows
+
+    @property
+    def tokens(self) -> list[int]:
+        """Prompt and output."""
+        return self.prompt + self.output
+
+    @property
+    def is_introduced(self) -> bool:
+        """Whether the worker was told of it."""
+        return self.num_introduced_tokens > 0
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether all that it was introduced with has run."""
+        return self.is_introduced and self.num_computed_tokens >= self.num_introduced_tokens
+
+    def allowed_at(self, index: int) -> tuple[int, ...] | None:
+        """What masks allow for its output token `index`; None = there is no mask."""
+        return self.allowed[index % len(self.allowed)] if self.allowed else None
+
+    @property
+    def num_left(self) -> int:
+        """Known tokens that have not run."""
+        return len(self.prompt) + len(self.output) - self.num_computed_tokens
+
+
+def draw_of(sequence: LiveSequence, ahead: int = 0) -> float:
+    """The draw for its next token, or for one further ahead."""
+    if sequence.sampling.greedy:
+        return 0.0
+    return float(uniform_draws(np.array([sequence.seed], np.uint64), np.array([len(sequence.output) + ahead], np.uint64))[0])
