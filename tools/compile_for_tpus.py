@@ -225,16 +225,19 @@ def main() -> int:
     parser.add_argument("--chip", choices=tuple(CHIPS), action="append", help="default: all")
     parser.add_argument("--case", default="", help="only cases whose name contains this")
     arguments = parser.parse_args()
-    for chip in arguments.chip or CHIPS:
+    compilers: dict[str, Callable[[str, Mesh], dict[str, Any]]] = {case.name: partial(compile_case, case) for case in CASES}
+    compilers[SAMPLER] = compile_sampler
+    todo = [(chip, name) for chip in arguments.chip or CHIPS for name in compilers if arguments.case in name]
+    if len(todo) == len(CHIPS) * len(compilers):
+        OUTCOME.unlink(missing_ok=True)  # a whole run tells of this code alone
+    for number, (chip, name) in enumerate(todo, 1):
+        print(f"[{number}/{len(todo)}] {name}, for {chip} ", end="", flush=True)
+        began = time.perf_counter()
         topology = topologies.get_topology_desc(platform="tpu", topology_name=CHIPS[chip].topology)
-        mesh = mesh_of(topology.devices)
-        todo = {case.name: partial(compile_case, case) for case in CASES} | {SAMPLER: compile_sampler}
-        for name, compile_one in todo.items():
-            if arguments.case in name:
-                began = time.perf_counter()
-                result = compile_one(chip, mesh)
-                keep(result)
-                print(*result.values(), f"{time.perf_counter() - began:.0f} s", flush=True)
+        result = compilers[name](chip, mesh_of(topology.devices))
+        keep(result)
+        sizes = ", ".join(f"{name} {value}" for name, value in result.items() if name.endswith("_mib"))
+        print(f"took {time.perf_counter() - began:.0f} s: {sizes}", flush=True)
     return 0
 
 

@@ -110,9 +110,10 @@ def cut_below_min_p(scores: jax.Array, min_p: jax.Array) -> jax.Array:
 def _key_reaching(wanted: jax.Array, keys: jax.Array, weights: jax.Array) -> jax.Array:
     """The greatest key, int32 [R, 1], such that its tokens and those of greater keys weigh `wanted` together.
 
-    Where all tokens weigh less, the lowest key. `wanted` is float32 [R] and above 0, `keys` int32 [R, V], `weights` float32 [R, V]
-    and not negative. A sort would tell as well, but compiling one for a large vocabulary takes minutes. Bisection is exact after 32
-    rounds at most: a round adds the same places in the same order, so what weighs enough at one key does so at every lower one.
+    Where all tokens weigh less, the lowest key. `wanted` is float32 [R] and above 0, `keys` int32 [R, V], `weights` float32
+    [R, V] and not negative. A sort would tell as well, but compiling one for a large vocabulary takes minutes. Bisection is
+    exact after 32 rounds at most: a round adds the same places in the same order, so what weighs enough at one key does so at
+    every lower one.
     """
 
     def is_open(bounds: tuple[jax.Array, jax.Array]) -> jax.Array:
