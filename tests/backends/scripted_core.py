@@ -124,7 +124,11 @@ class ScriptedCore:
 
     def step(self, work, draws=None, masks=None, tokens=None, copies=None) -> ModelRunnerOutput:
         """Run `count` tokens of each sequence in `work` (handle -> count, 0 = all that are left)."""
-        self.worker.submit(self.build(work, draws or {}, masks, tokens or {}, copies))
+        return self.run(self.build(work, draws or {}, masks, tokens or {}, copies))
+
+    def run(self, step) -> ModelRunnerOutput:
+        """Run the step that was built last."""
+        self.worker.submit(step)
         output = self.worker.collect(1.0)
         for row, handle in enumerate(output.sequence.tolist()):
             sequence = self.live[handle]

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -252,6 +253,10 @@ class Engine:
         """Run the operations of `program` in order over one batch."""
         self._functions.tgi_run(self._handle, program, len(program), ctypes.byref(batch))
 
+    def bind(self, program: ctypes.Array[OpRecord], batch: BatchRecord) -> Callable[[], object]:
+        """`run` with these arguments. What they point to may change from call to call."""
+        return partial(self._functions.tgi_run, self._handle, program, len(program), ctypes.pointer(batch))
+
     def round_rows(self, source: int, source_stride: int, target: npt.NDArray[np.uint16], shape: tuple[int, int]) -> None:
         """Round [rows, columns] floats at the address `source` into the rows of `target`; the stride counts floats."""
         rows, columns = shape
@@ -278,9 +283,14 @@ class SamplerHandle:
         self._handle = functions.tgi_sampler_create(vocab_size, num_threads)
         weakref.finalize(self, functions.tgi_sampler_destroy, self._handle)
 
+    def bind(self, logits: int, stride: int, rows: npt.NDArray[np.void], results: npt.NDArray[np.void]) -> Callable[[], object]:
+        """`sample` with these arguments. What they point to may change from call to call; the caller keeps it."""
+        function, handles = self._functions.tgi_sample, (self._engine, self._handle)
+        return partial(function, *handles, logits, stride, rows.ctypes.data, len(rows), results.ctypes.data)
+
     def sample(self, logits: int, stride: int, rows: npt.NDArray[np.void], results: npt.NDArray[np.void]) -> None:
         """One result (`SAMPLE_RESULT`) for each of `rows` (`SAMPLE_ROW`) of the float32 logits at that address."""
-        self._functions.tgi_sample(self._engine, self._handle, logits, stride, rows.ctypes.data, len(rows), results.ctypes.data)
+        self.bind(logits, stride, rows, results)()
 
     def tops(self, num_rows: int, count: int) -> npt.NDArray[np.void]:
         """The `count` most likely tokens (`TOP_TOKEN`) that the last call found for its rows, one row after the other."""

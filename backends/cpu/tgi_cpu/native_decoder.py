@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
 from pathlib import Path
 from typing import final
 
@@ -10,15 +12,18 @@ from torch import Tensor
 
 from tgi.architectures import ModelSpec
 from tgi.backend import Limits
-from tgi_cpu.native import BLOCK_TOKENS, BatchRecord, Engine, NativeLibrary
-from tgi_cpu.native_program import NativeCache, NativeProgram, build_program
+from tgi_cpu.native import BLOCK_TOKENS, BatchRecord, Engine, NativeLibrary, OpRecord
+from tgi_cpu.native_program import Kind, NativeCache, NativeProgram, build_program
+from tgi_cpu.native_sampler import BoundRows, NativeSampler
 from tgi_cpu.native_weights import NativeWeights
 from tgi_torch.attention import AttentionMetadata
+from tgi_torch.decode_steps import BoundProgram
 from tgi_torch.model import LoadModel, Progress
+from tgi_torch.sampling import SampledSequence
 from tgi_torch.weight_formats import Quantization
 from tgi_torch.weights import load_weights
 
-__all__ = ["NativeDecoder", "NativeModel", "native_loader"]
+__all__ = ["NativeDecodeProgram", "NativeDecoder", "NativeModel", "native_loader"]
 
 _MAX_LOGITS_ROWS = 64  # rows of one pass through the head; more rows go in several
 _DEVICE = torch.device("cpu")
@@ -65,7 +70,8 @@ class NativeDecoder:
             max_positions=limits.max_total_tokens,
             max_rows=_MAX_LOGITS_ROWS,
         )
-        self._engine = Engine(self._library, self._num_threads, len(program.hidden_ops), program.scratch_floats)
+        num_ops = len(program.hidden_ops) + len(program.logits_ops)
+        self._engine = Engine(self._library, self._num_threads, num_ops, program.scratch_floats)
         return NativeModel(self.spec, cache, program, self._engine)
 
     def close(self) -> None:
@@ -85,6 +91,7 @@ class NativeModel:
         self.engine = engine
         self._hidden = torch.from_numpy(program.hidden)[:, : spec.hidden_size]
         self._logits = torch.from_numpy(program.logits)[:, : spec.vocab_size]
+        self._decode_ops = _decode_ops(program)
 
     @property
     def device(self) -> torch.device:
@@ -110,20 +117,8 @@ class NativeModel:
 
     def forward(self, token_ids: Tensor, metadata: AttentionMetadata) -> Tensor:
         """Hidden vectors float32 [T, hidden] after the final norm for int64 [T]; writes their keys and values."""
-        num_tokens = len(token_ids)
-        batch = BatchRecord(
-            num_tokens=num_tokens,
-            num_rows=len(metadata.query_lens),
-            max_blocks=metadata.block_tables.shape[1],
-            token_ids=token_ids.data_ptr(),
-            positions=metadata.positions.data_ptr(),
-            slots=metadata.slot_mapping.data_ptr(),
-            query_starts=metadata.cu_seqlens_q.data_ptr(),
-            context_lens=metadata.seq_lens.data_ptr(),
-            block_tables=metadata.block_tables.data_ptr(),
-        )
-        self.engine.run(self._program.hidden_ops, batch)
-        return self._hidden[:num_tokens]
+        self.engine.run(self._program.hidden_ops, _batch_record(token_ids, metadata))
+        return self._hidden[: len(token_ids)]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits float32 [N, vocab] of hidden vectors [N, hidden]."""
@@ -136,6 +131,69 @@ class NativeModel:
         logits = self._logits[: len(hidden)]
         softcap = self.spec.head.softcap
         return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+
+    @property
+    def max_decode_rows(self) -> int:
+        """Rows of a step that `bind_decode` takes; 0 = none."""
+        return _MAX_LOGITS_ROWS if self._decode_ops and self.spec.head.softcap is None else 0
+
+    def bind_decode(self, token_ids: Tensor, metadata: AttentionMetadata) -> tuple[Callable[[], object], Tensor]:
+        """Layers and head as one call, for rows of one token each, and the logits float32 [n, vocab] it fills."""
+        return self.engine.bind(self._decode_ops, _batch_record(token_ids, metadata)), self._logits[: len(token_ids)]
+
+
+@final
+class NativeDecodeProgram:
+    """A `tgi_torch.decode_steps.DecodeProgram`: two native calls a step."""
+
+    def __init__(self, model: NativeModel, sampler: NativeSampler) -> None:
+        self._model = model
+        self._sampler = sampler
+
+    @property
+    def max_rows(self) -> int:
+        """Rows it can take at once."""
+        return self._model.max_decode_rows
+
+    def bind(self, token_ids: Tensor, metadata: AttentionMetadata, sequences: list[SampledSequence]) -> BoundProgram:
+        """The program over these tensors."""
+        forward, logits = self._model.bind_decode(token_ids, metadata)
+        return _BoundProgram(forward, self._sampler.bind(logits, sequences))
+
+
+@final
+class _BoundProgram:
+    def __init__(self, forward: Callable[[], object], rows: BoundRows) -> None:
+        self.forward = forward
+        self.sample = rows.sample
+
+
+def _batch_record(token_ids: Tensor, metadata: AttentionMetadata) -> BatchRecord:
+    """The addresses of a step's tensors, which the caller keeps."""
+    return BatchRecord(
+        num_tokens=len(token_ids),
+        num_rows=len(metadata.query_lens),
+        max_blocks=metadata.block_tables.shape[1],
+        token_ids=token_ids.data_ptr(),
+        positions=metadata.positions.data_ptr(),
+        slots=metadata.slot_mapping.data_ptr(),
+        query_starts=metadata.cu_seqlens_q.data_ptr(),
+        context_lens=metadata.seq_lens.data_ptr(),
+        block_tables=metadata.block_tables.data_ptr(),
+    )
+
+
+def _decode_ops(program: NativeProgram) -> ctypes.Array[OpRecord]:
+    """Layers and head as one program for rows that are all sampled: the final norm writes what the head reads.
+
+    Empty where no norm comes last.
+    """
+    norm = OpRecord.from_buffer_copy(program.hidden_ops[-1])
+    if norm.kind != Kind.NORM or norm.target != program.hidden.ctypes.data:
+        return (OpRecord * 0)()
+    norm.target, norm.target_is_float = program.head_input.ctypes.data, 0
+    ops = [*program.hidden_ops[:-1], norm, *program.logits_ops]
+    return (OpRecord * len(ops))(*ops)
 
 
 def native_loader(library: NativeLibrary, num_threads: int, quantization: Quantization | None = None) -> LoadModel:

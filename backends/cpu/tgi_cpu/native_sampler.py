@@ -10,13 +10,16 @@ import numpy as np
 from torch import Tensor
 
 from tgi.backend import Float32Array, Int32Array, SamplingParams, empty_float32, empty_int32
-from tgi_cpu.native import SAMPLE_RESULT, SAMPLE_ROW, Engine
+from tgi_cpu.native import SAMPLE_RESULT, SAMPLE_ROW, Engine, SamplerHandle
 from tgi_torch.sampling import NOT_FINITE, NOTHING_ALLOWED, SampledSequence, SampledTokens, needs_counts
 
-__all__ = ["NativeSampler"]
+__all__ = ["BoundRows", "NativeSampler"]
 
 _PROBLEMS = {1: NOT_FINITE, 2: NOTHING_ALLOWED}
 _LOGPROBS = {"none": 0, "processed": 1, "raw": 2}
+
+
+_NO_IDS, _NO_LOGPROBS = empty_int32(), empty_float32()
 
 
 @final
@@ -25,13 +28,7 @@ class NativeSampler:
 
     def __init__(self, engine: Engine, vocab_size: int) -> None:
         self._sampler = engine.sampler(vocab_size)
-        self._sequences: list[SampledSequence] = []
-        self._rows = np.zeros(0, SAMPLE_ROW)
-        self._results = np.zeros(0, SAMPLE_RESULT)
-        self._no_tops = empty_int32()  # [rows] zeros
-        self._has_draws = self._has_tops = False
-        self._biases: list[tuple[Int32Array, Float32Array]] = []  # what the records point to
-        self._with_context: list[int] = []  # rows that read the ids before them
+        self._rows: BoundRows | None = None
 
     def sample(
         self,
@@ -42,50 +39,76 @@ class NativeSampler:
         mask: tuple[Sequence[int], Int32Array] | None = None,
     ) -> SampledTokens:
         """Choose a token for each row."""
-        if sequences != self._sequences:
-            self._take(sequences)
         rows = self._rows
-        if self._has_draws:
-            rows["draw"] = draws
-        for row in self._with_context:
-            rows["context"][row] = sequences[row].tokens.ctypes.data
-            rows["context_length"][row] = lengths[row]
-        if mask is not None:
-            constrained, words = mask
-            rows["mask"][constrained] = words.ctypes.data + np.arange(len(constrained)) * words.strides[0]
-        self._sampler.sample(logits.data_ptr(), logits.stride(0), rows, self._results)
-        if mask is not None:
-            rows["mask"] = 0  # the words live as long as the step
-        return self._report()
+        if rows is None or not rows.are_of(sequences, logits):
+            rows = self._rows = self.bind(logits, sequences)
+        if mask is None:
+            return rows.sample(lengths, draws)
+        rows.mask(*mask)
+        try:
+            return rows.sample(lengths, draws)
+        finally:
+            rows.unmask()  # the words live as long as the step
 
-    def _take(self, sequences: list[SampledSequence]) -> None:
+    def bind(self, logits: Tensor, sequences: list[SampledSequence]) -> BoundRows:
+        """The choice for these sequences from logits that are computed anew for each call, at the same place."""
+        return BoundRows(logits, sequences, self._sampler)
+
+
+@final
+class BoundRows:
+    """The records of some sequences, and what was found for them at last. n rows."""
+
+    def __init__(self, logits: Tensor, sequences: list[SampledSequence], sampler: SamplerHandle) -> None:
         params = [sequence.sampling for sequence in sequences]
+        self._logits = logits  # which keeps its memory
         self._sequences = list(sequences)
-        self._results = np.zeros(len(params), SAMPLE_RESULT)
+        self._sampler = sampler
+        self._biases = [_bias_arrays(p) for p in params]  # what the records point to
+        self._rows = rows = np.zeros(len(params), SAMPLE_ROW)
+        records = [_record(p, biases) for p, biases in zip(params, self._biases, strict=True)]
+        for name in records[0] if records else ():
+            rows[name] = [record[name] for record in records]
+        rows["num_prompt_tokens"] = [sequence.num_prompt_tokens for sequence in sequences]
+        self._draws = rows["draw"]
+        self._results = results = np.zeros(len(params), SAMPLE_RESULT)
+        self._tokens, self._logprobs = results["token"], results["logprob"]
+        self._problems, self._num_tops = results["problem"], results["num_tops"]
         self._no_tops = np.zeros(len(params), np.int32)
         self._has_draws = not all(p.greedy for p in params)
         self._has_tops = any(p.top_n_tokens for p in params)
-        self._biases = [_bias_arrays(p) for p in params]
-        records = [_record(p, biases) for p, biases in zip(params, self._biases, strict=True)]
-        self._rows = np.zeros(len(params), SAMPLE_ROW)
-        for name in records[0] if records else ():
-            self._rows[name] = [record[name] for record in records]
-        self._rows["num_prompt_tokens"] = [sequence.num_prompt_tokens for sequence in sequences]
         self._with_context = [i for i, p in enumerate(params) if p.watermark_gamma > 0 or needs_counts(p)]
+        self._run = sampler.bind(logits.data_ptr(), logits.stride(0), rows, results)
 
-    def _report(self) -> SampledTokens:
-        results = self._results
-        top_counts = results["num_tops"].copy() if self._has_tops else self._no_tops
-        tops = self._sampler.tops(len(results), int(top_counts.sum())) if self._has_tops else None
-        problem = results["problem"]
-        return SampledTokens(
-            tokens=results["token"].copy(),
-            logprobs=results["logprob"].copy(),
-            top_counts=top_counts,
-            top_ids=empty_int32() if tops is None else tops["id"].copy(),
-            top_logprobs=empty_float32() if tops is None else tops["logprob"].copy(),
-            problems={int(row): _PROBLEMS[int(problem[row])] for row in problem.nonzero()[0]} if problem.any() else {},
-        )
+    def are_of(self, sequences: list[SampledSequence], logits: Tensor) -> bool:
+        """Whether these are the rows of `sequences` with logits at that place."""
+        own = self._logits
+        is_same = logits.data_ptr() == own.data_ptr() and logits.stride(0) == own.stride(0)
+        return is_same and sequences == self._sequences
+
+    def mask(self, rows: Sequence[int], words: Int32Array) -> None:
+        """Constrain `rows` by `words` [k, mask_width], which the caller keeps, until `unmask`."""
+        self._rows["mask"][rows] = words.ctypes.data + np.arange(len(rows)) * words.strides[0]
+
+    def unmask(self) -> None:
+        """Constrain no row."""
+        self._rows["mask"] = 0
+
+    def sample(self, lengths: Sequence[int] | Int32Array, draws: Float32Array) -> SampledTokens:
+        """Choose a token for each row, as `TokenSampler.sample`."""
+        if self._has_draws:
+            self._draws[:] = draws
+        for row in self._with_context:  # they read the ids before them
+            self._rows["context"][row] = self._sequences[row].tokens.ctypes.data
+            self._rows["context_length"][row] = lengths[row]
+        self._run()
+        tokens, logprobs, problems = self._tokens.copy(), self._logprobs.copy(), self._problems
+        if not self._has_tops and not problems.any():
+            return SampledTokens(tokens, logprobs, self._no_tops, _NO_IDS, _NO_LOGPROBS, {})
+        counts = self._num_tops.copy()
+        tops = self._sampler.tops(len(counts), int(counts.sum()))
+        named = {int(row): _PROBLEMS[int(problems[row])] for row in problems.nonzero()[0]}
+        return SampledTokens(tokens, logprobs, counts, tops["id"].copy(), tops["logprob"].copy(), named)
 
 
 def _bias_arrays(params: SamplingParams) -> tuple[Int32Array, Float32Array]:

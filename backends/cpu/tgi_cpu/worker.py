@@ -15,16 +15,17 @@ from tgi.architectures import ModelSpec
 from tgi.backend import EngineConfig, Host, ModelError, Worker
 from tgi_cpu import machine
 from tgi_cpu.native import BLOCK_TOKENS, NativeLibrary, load_library
-from tgi_cpu.native_decoder import NativeModel, native_loader
+from tgi_cpu.native_decoder import NativeDecodeProgram, NativeModel, native_loader
 from tgi_cpu.native_program import unsupported
 from tgi_cpu.native_sampler import NativeSampler
+from tgi_torch.decode_steps import DecodeProgram
 from tgi_torch.memory import compute_dtype
 from tgi_torch.model import Model
 from tgi_torch.ops import REFERENCE
 from tgi_torch.sampling import Sampler, SamplingKernels, TokenSampler
 from tgi_torch.weight_formats import QUANTIZATIONS, describe_quantization
 from tgi_torch.weights import checkpoint_dtype
-from tgi_torch.worker import TorchDevice, TorchWorker, decoder_loader
+from tgi_torch.worker import TorchDevice, TorchWorker, decoder_loader, no_decode_program
 
 __all__ = ["create_worker", "obstacle"]
 
@@ -45,11 +46,13 @@ def create_worker(config: EngineConfig, host: Host) -> Worker:
     if library is not None and not hindrance:
         kernels, block_size = "native", BLOCK_TOKENS
         load_model, make_sampler = native_loader(library, threads, quantization), _native_sampler
+        make_decode_program = _native_decode_program
     else:
         if isinstance(config.spec, ModelSpec):
             host.log(f"the model runs in torch operations, not in the faster native kernels: {hindrance}")
         kernels, block_size = "torch", _TORCH_BLOCK_TOKENS
         load_model, make_sampler = decoder_loader(REFERENCE, _DEVICE, quantization), _torch_sampler
+        make_decode_program = no_decode_program
     device = TorchDevice(
         device=_DEVICE,
         block_size=block_size,
@@ -65,6 +68,7 @@ def create_worker(config: EngineConfig, host: Host) -> Worker:
         },
         load_model=load_model,
         make_sampler=make_sampler,
+        make_decode_program=make_decode_program,
     )
     return TorchWorker(config, host, device)
 
@@ -90,6 +94,12 @@ def obstacle(config: EngineConfig, library: NativeLibrary | None) -> str:
 def _native_sampler(model: Model) -> TokenSampler:
     assert isinstance(model, NativeModel)
     return NativeSampler(model.engine, model.spec.vocab_size)
+
+
+def _native_decode_program(model: Model, sampler: TokenSampler) -> DecodeProgram | None:
+    assert isinstance(model, NativeModel)
+    assert isinstance(sampler, NativeSampler)
+    return NativeDecodeProgram(model, sampler) if model.max_decode_rows else None
 
 
 def _torch_sampler(model: Model) -> TokenSampler:

@@ -22,19 +22,18 @@ from tgi.backend import (
     Limits,
     ModelRunnerOutput,
     PromptScores,
-    RowError,
     SchedulerOutput,
     StepError,
     StepTimes,
-    empty_float32,
-    empty_int32,
 )
 from tgi.backend.step_checks import check_size
 from tgi_torch.cache_layout import group_kinds
+from tgi_torch.decode_steps import DecodeProgram, DecodeSteps
 from tgi_torch.input_batch import InputBatch, build_input_batch
 from tgi_torch.model import Model
 from tgi_torch.sampling import SampledSequence, SampledTokens, TokenSampler
 from tgi_torch.sequences import SequenceTable
+from tgi_torch.step_output import empty_output, step_output
 
 __all__ = ["ModelRunner"]
 
@@ -50,6 +49,7 @@ class ModelRunner:
         model: Model,
         limits: Limits,
         sampler: TokenSampler,
+        decode_program: DecodeProgram | None = None,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self._model = model
@@ -60,20 +60,43 @@ class ModelRunner:
         self._mask_width = -(-model.spec.vocab_size // 32)
         self._score_rows = max(1, _SCORED_LOGITS // model.spec.vocab_size)
         self.sequences = SequenceTable(limits, model.block_size, group_kinds(model.spec))
+        self._decode_steps = None if decode_program is None else DecodeSteps(decode_program, self.sequences, clock)
 
-    @torch.inference_mode()
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
         """Run one step. Raises `StepError` if it breaks the agreement."""
         began = self._clock()
         rows = step.rows
         check_size(rows, self._limits)
+        self._change_sequences(step)
+        if not rows.num_rows:
+            return empty_output(step, [], StepTimes(prepare=self._clock() - began))
+        output = None if self._decode_steps is None else self._decode_steps.run(step, began)
+        return self._run_rows(step, began) if output is None else output
+
+    def drop(self, handle: int) -> None:
+        """Forget a sequence and what the model keeps of it."""
+        if self._decode_steps is not None:
+            self._decode_steps.forget()
+        state = self.sequences.drop(handle)
+        if state is not None:
+            self._model.release_state(state)
+
+    def _change_sequences(self, step: SchedulerOutput) -> None:
+        """Everything of a step that comes before its rows."""
         for handle in step.dropped:
             self.drop(handle)
         for new in step.added:
             self.sequences.add(new)
-        self._copy_blocks(step)
-        if not rows.num_rows:
-            return _output(step, None, np.empty(0, np.int64), [], StepTimes(prepare=self._clock() - began))
+        if step.copy_source and len(step.copy_source[0]):
+            sources, targets = (
+                torch.from_numpy(blocks[0].astype(np.int64)).to(self._device) for blocks in (step.copy_source, step.copy_target)
+            )
+            self._model.copy_blocks(sources, targets)
+
+    @torch.inference_mode()
+    def _run_rows(self, step: SchedulerOutput, began: int) -> ModelRunnerOutput:
+        """Rows of any kind."""
+        rows = step.rows
         sampled = np.flatnonzero(rows.sample)
         mask = self._mask(step, sampled)
         batch = build_input_batch(rows, self.sequences, self._device)
@@ -85,20 +108,7 @@ class ModelRunner:
         computed = self._clock()
         chosen = None if logits is None else self._sample(batch, logits, sampled, rows.draw, mask)
         times = StepTimes(prepare=prepared - began, forward=computed - prepared, sample=self._clock() - computed)
-        return _output(step, chosen, sampled, scores, times)
-
-    def drop(self, handle: int) -> None:
-        """Forget a sequence and what the model keeps of it."""
-        state = self.sequences.drop(handle)
-        if state is not None:
-            self._model.release_state(state)
-
-    def _copy_blocks(self, step: SchedulerOutput) -> None:
-        if step.copy_source and len(step.copy_source[0]):
-            sources, targets = (
-                torch.from_numpy(blocks[0].astype(np.int64)).to(self._device) for blocks in (step.copy_source, step.copy_target)
-            )
-            self._model.copy_blocks(sources, targets)
+        return empty_output(step, scores, times) if chosen is None else step_output(step, chosen, sampled, scores, times)
 
     def _logits(self, batch: InputBatch, hidden: Tensor, sampled: npt.NDArray[np.int64]) -> Tensor:
         """Logits float32 [len(sampled), vocab_size] after the last token of each sampled row."""
@@ -164,53 +174,3 @@ class ModelRunner:
         ]
         logprobs: Float32Array = torch.cat(parts).cpu().numpy()
         return logprobs
-
-
-def _output(
-    step: SchedulerOutput,
-    chosen: SampledTokens | None,
-    sampled: npt.NDArray[np.int64],
-    scores: list[PromptScores],
-    times: StepTimes,
-) -> ModelRunnerOutput:
-    """The answer: one token for each sampled row that has no problem."""
-    rows = step.rows
-    token_ptr = np.zeros(rows.num_rows + 1, np.int32)
-    if chosen is None:
-        ids, logprobs = empty_int32(), empty_float32()
-        return ModelRunnerOutput(
-            step.step_id, rows.sequence, token_ptr, ids, logprobs, ids, ids, logprobs, prompt_scores=scores, times=times
-        )
-    errors = [RowError(int(rows.sequence[sampled[i]]), problem) for i, problem in chosen.problems.items()]
-    if errors:
-        good = np.ones(len(sampled), np.bool_)
-        good[list(chosen.problems)] = False
-        chosen, sampled = _select(chosen, good), sampled[good]
-    token_ptr[1 + sampled] = 1
-    has_tops = len(chosen.top_ids) > 0
-    return ModelRunnerOutput(
-        step_id=step.step_id,
-        sequence=rows.sequence,
-        token_ptr=token_ptr.cumsum(dtype=np.int32),
-        tokens=chosen.tokens,
-        logprobs=chosen.logprobs,
-        top_ptr=np.append(np.int32(0), chosen.top_counts.cumsum(dtype=np.int32)) if has_tops else empty_int32(),
-        top_ids=chosen.top_ids,
-        top_logprobs=chosen.top_logprobs,
-        prompt_scores=scores,
-        errors=errors,
-        times=times,
-    )
-
-
-def _select(chosen: SampledTokens, good: npt.NDArray[np.bool_]) -> SampledTokens:
-    """What was chosen for the good rows."""
-    tops = np.repeat(good, chosen.top_counts)
-    return SampledTokens(
-        tokens=chosen.tokens[good],
-        logprobs=chosen.logprobs[good],
-        top_counts=chosen.top_counts[good],
-        top_ids=chosen.top_ids[tops],
-        top_logprobs=chosen.top_logprobs[tops],
-        problems={},
-    )

@@ -42,6 +42,7 @@ from tgi.backend import (
 )
 from tgi_torch.attention import AttentionMetadata, CrossMetadata, EncoderInput
 from tgi_torch.cache_layout import attention_layers, group_kinds
+from tgi_torch.decode_steps import DecodeProgram
 from tgi_torch.decoder import build_decoder
 from tgi_torch.memory import MemoryFacts, checkpoint_bytes, compute_dtype, plan_limits, weights_bytes
 from tgi_torch.model import LoadedModel, LoadModel, Model, Progress
@@ -51,7 +52,7 @@ from tgi_torch.sampling import Sampler, TokenSampler
 from tgi_torch.weight_formats import QUANTIZATIONS, Quantization
 from tgi_torch.weights import checkpoint_dtype, load_weights
 
-__all__ = ["TorchDevice", "TorchWorker", "decoder_loader", "torch_sampler"]
+__all__ = ["TorchDevice", "TorchWorker", "decoder_loader", "no_decode_program", "torch_sampler"]
 
 _FEATURES = ("device_token", "logprobs", "mask", "prompt_logprobs")
 _UNKNOWN_FACTS = {"kernels": "transformers", "attention": "transformers"}
@@ -60,6 +61,12 @@ _UNKNOWN_FACTS = {"kernels": "transformers", "attention": "transformers"}
 def torch_sampler(model: Model) -> TokenSampler:
     """A sampler of torch operations."""
     return Sampler(model.spec.vocab_size, model.device)
+
+
+def no_decode_program(model: Model, sampler: TokenSampler) -> DecodeProgram | None:
+    """None: every step goes through model and sampler."""
+    del model, sampler
+    return None
 
 
 @final
@@ -74,6 +81,7 @@ class TorchDevice:
     facts: Mapping[str, str]  # for GET /info/backend
     load_model: LoadModel
     make_sampler: Callable[[Model], TokenSampler] = torch_sampler
+    make_decode_program: Callable[[Model, TokenSampler], DecodeProgram | None] = no_decode_program
 
 
 def decoder_loader(ops: Ops, device: torch.device, quantization: Quantization | None = None) -> LoadModel:
@@ -155,7 +163,9 @@ class TorchWorker:
         num_blocks = 1 + max((group.num_blocks for group in plan.groups if group.kind != "state"), default=0)
         try:
             self._model = self._loaded.with_cache(num_blocks, plan.block_size, self._agreement.limits)
-            self._runner = ModelRunner(self._model, self._agreement.limits, self._device.make_sampler(self._model))
+            sampler = self._device.make_sampler(self._model)
+            decode_program = self._device.make_decode_program(self._model, sampler)
+            self._runner = ModelRunner(self._model, self._agreement.limits, sampler, decode_program)
             self._runner.run(_first_step(self._agreement))
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):

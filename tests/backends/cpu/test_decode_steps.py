@@ -1,0 +1,197 @@
+"""Steps that only decode, on their short road, against the same steps on the road of all others."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.backends.checkpoints import save_checkpoint
+from tests.backends.cpu.native_kernels import require_library
+from tests.backends.scripted_core import ScriptedCore
+from tgi.architectures import ModelSpec, load_spec
+from tgi.backend import (
+    API_VERSION,
+    TOKEN_ON_DEVICE,
+    Agreement,
+    CacheGroup,
+    KVCachePlan,
+    Limits,
+    ModelRunnerOutput,
+    SamplingParams,
+    SchedulerOutput,
+    StepError,
+)
+from tgi_cpu.native import BLOCK_TOKENS
+from tgi_cpu.native_decoder import NativeDecodeProgram, native_loader
+from tgi_cpu.native_sampler import NativeSampler
+from tgi_torch.attention import AttentionMetadata
+from tgi_torch.decode_steps import BoundProgram
+from tgi_torch.runner import ModelRunner
+from tgi_torch.sampling import SampledSequence
+
+LIMITS = Limits(max_total_tokens=320, max_sequences=8, max_step_tokens=200)
+AGREEMENT = Agreement(API_VERSION, (), LIMITS, KVCachePlan("paged", BLOCK_TOKENS, (CacheGroup("full", 80),)), 101, ())
+NUM_STEPS = 60
+
+SAMPLING = [
+    SamplingParams(logprobs="raw"),
+    SamplingParams(greedy=False, temperature=0.8, top_p=0.9, logprobs="processed", top_n_tokens=2),
+    SamplingParams(repetition_penalty=1.4, frequency_penalty=0.3, logprobs="processed"),
+    SamplingParams(greedy=False, watermark_gamma=0.5, watermark_delta=4.0, top_k=20),
+]
+
+
+@dataclass
+class CountedProgram:
+    """Counts what the short road does."""
+
+    program: NativeDecodeProgram
+    num_bound: int = 0
+    num_steps: int = 0
+
+    @property
+    def max_rows(self) -> int:
+        return self.program.max_rows
+
+    def bind(self, token_ids: torch.Tensor, metadata: AttentionMetadata, sequences: list[SampledSequence]) -> BoundProgram:
+        self.num_bound += 1
+        bound = self.program.bind(token_ids, metadata, sequences)
+        forward = bound.forward
+
+        def counted() -> None:
+            self.num_steps += 1
+            forward()
+
+        bound.forward = counted  # type: ignore[method-assign]
+        return bound
+
+
+@dataclass
+class RunnerWorker:
+    """As much of a worker as the scripted core needs."""
+
+    runner: ModelRunner
+    program: CountedProgram | None
+    outstanding: list[SchedulerOutput] = field(default_factory=list)
+
+    def submit(self, step: SchedulerOutput) -> None:
+        self.outstanding.append(step)
+
+    def collect(self, timeout: float) -> ModelRunnerOutput:
+        del timeout
+        return self.runner.run(self.outstanding.pop())
+
+
+MakeCore = Callable[[bool], ScriptedCore]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("llama")
+    save_checkpoint("llama", path)
+    return path
+
+
+@pytest.fixture
+def make_core(checkpoint: Path) -> Iterator[MakeCore]:
+    closing = []
+
+    def make(is_short: bool) -> ScriptedCore:
+        spec = load_spec(checkpoint)
+        assert isinstance(spec, ModelSpec)
+        loaded = native_loader(require_library(), 1)(spec, torch.bfloat16, checkpoint, lambda done, total: None)
+        closing.append(loaded)
+        model = loaded.with_cache(81, BLOCK_TOKENS, LIMITS)
+        sampler = NativeSampler(model.engine, spec.vocab_size)
+        program = CountedProgram(NativeDecodeProgram(model, sampler)) if is_short else None
+        return ScriptedCore(RunnerWorker(ModelRunner(model, LIMITS, sampler, program), program), AGREEMENT)
+
+    yield make
+    for loaded in closing:
+        loaded.close()
+
+
+def serve(core: ScriptedCore) -> list[ModelRunnerOutput]:
+    """Sequences come and go among steps that decode, some rows pause, some tokens stay on the device or are the core's own."""
+    rng, outputs = random.Random(7), []
+    for number in range(NUM_STEPS):
+        if number in (0, 9, 10, 30):
+            for _ in range(2):
+                handle = min(set(range(8)) - core.live.keys())
+                prompt = [rng.randrange(100) for _ in range(rng.randrange(5, 60))]
+                core.introduce(handle, prompt, sampling=SAMPLING[handle % len(SAMPLING)])
+        if number in (20, 41):
+            core.drop(min(core.live))
+        work = dict.fromkeys(core.live, 0)
+        if number in (15, 16, 33):
+            del work[max(work)]
+        is_known = {handle: core.live[handle].num_computed_tokens > 0 for handle in work}
+        tokens = {handle: [TOKEN_ON_DEVICE] for handle in work if is_known[handle] and rng.random() < 0.3}
+        if number == 25:
+            tokens = {}
+            for handle in work:
+                core.live[handle].tokens[-1] = (core.live[handle].tokens[-1] + 1) % 100
+        outputs.append(core.step(work, {handle: rng.random() for handle in work}, tokens=tokens))
+    return outputs
+
+
+def test_both_roads_give_the_same(make_core: MakeCore) -> None:
+    short, long = make_core(True), make_core(False)
+    for ours, theirs in zip(serve(short), serve(long), strict=True):
+        for name in ("sequence", "token_ptr", "tokens", "logprobs", "top_ptr", "top_ids", "top_logprobs"):
+            np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), name)
+        assert ours.errors == theirs.errors
+    assert short.live == long.live
+    program = short.worker.program
+    assert program.num_steps > NUM_STEPS / 2
+    assert program.num_bound < program.num_steps / 2
+
+
+def test_rows_that_go_on_are_laid_out_once_per_block(make_core: MakeCore) -> None:
+    core = make_core(True)
+    core.introduce(0, [1, 2, 3])
+    for _ in range(1 + 3 * BLOCK_TOKENS):
+        core.step({0: 0})
+    assert core.worker.program.num_steps == 3 * BLOCK_TOKENS
+    assert core.worker.program.num_bound == 4  # after the prompt, and at three borders
+
+
+def test_a_broken_agreement_is_seen(make_core: MakeCore) -> None:
+    core = make_core(True)
+    core.introduce(0, [1, 2, 3])
+    for _ in range(3):
+        core.step({0: 0})
+    live = core.live[0]
+    live.num_computed_tokens -= 1  # the core repeats a step
+    last = live.tokens.pop()
+    with pytest.raises(StepError, match="goes on at position"):
+        core.step({0: 0})
+    live.num_computed_tokens += 1
+    live.tokens.append(last)
+    core.step({0: 0})
+    core.live[0].blocks.append(99)  # the core believes that it has sent a block
+    with pytest.raises(StepError, match="has 1 blocks of 32"):
+        for _ in range(BLOCK_TOKENS):
+            core.step({0: 0})
+
+
+def test_a_handle_that_comes_back_is_another_sequence(make_core: MakeCore) -> None:
+    core, other = make_core(True), make_core(False)
+    biased = SamplingParams(logit_bias=((77, 100.0),))
+    for each in (core, other):
+        each.introduce(0, [1, 2, 3])
+        for _ in range(4):
+            each.step({0: 0})
+        old = each.drop(0)
+        # It begins where the other one stood.
+        each.introduce(0, old.tokens, sampling=biased, blocks=old.blocks, num_computed_tokens=old.num_computed_tokens)
+        for _ in range(3):
+            each.step({0: 0})
+    assert core.live[0].tokens == other.live[0].tokens
+    assert core.live[0].tokens[-3:] == [77, 77, 77]
