@@ -7,7 +7,7 @@ import math
 import msgspec
 import numpy as np
 
-__all__ = ["format_f32", "format_json", "format_plain", "format_string", "round_f32"]
+__all__ = ["format_f32", "format_f64", "format_json", "format_plain", "format_string", "round_f32"]
 
 # As f32: 1e-6 itself lies below its own f32, and 1e13 above.
 _LEAST_PLAIN = np.float32(1e-6)
@@ -15,6 +15,8 @@ _LEAST_EXPONENT = np.float32(1e13)
 
 # Where numpy itself writes a plain decimal.
 _LEAST_SHORT, _LEAST_LONG = 1.1e-4, 9.9e5
+
+_LEAST_PLAIN_F64, _LEAST_EXPONENT_F64 = 1e-5, 1e16
 
 
 def round_f32(value: float) -> float:
@@ -36,7 +38,15 @@ def format_f32(value: float | None) -> str:
     magnitude = abs(number)
     if magnitude == 0.0 or _LEAST_PLAIN <= magnitude < _LEAST_EXPONENT:
         return np.format_float_positional(number, unique=True, trim="0")
-    return np.format_float_scientific(number, unique=True, trim="-", exp_digits=1).replace("e+", "e")
+    return _with_exponent(number)
+
+
+def format_f64(value: float) -> str:
+    """Text of a finite f64 in serde_json's errors: `1.0`, `0.00001`, `1.5e-7`, `1.8446744073709552e19`."""
+    magnitude = abs(value)
+    if magnitude == 0.0 or _LEAST_PLAIN_F64 <= magnitude < _LEAST_EXPONENT_F64:
+        return np.format_float_positional(value, unique=True, trim="0")
+    return _with_exponent(value)
 
 
 def format_plain(value: float) -> str:
@@ -52,3 +62,7 @@ def format_json(value: object) -> str:
 def format_string(text: str) -> str:
     r"""JSON text of a string: raw UTF-8; escaped are `"`, `\` and the controls below U+0020 (`\u001f`, `\n`)."""
     return msgspec.json.encode(text).decode()
+
+
+def _with_exponent(number: float | np.float32) -> str:
+    return np.format_float_scientific(number, unique=True, trim="-", exp_digits=1).replace("e+", "e")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
-from typing import TypeVar, final
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, final
 
 import msgspec
 from msgspec import inspect
 
-from tgi.server.json_format import format_string
+from tgi.server.json_format import format_f64, format_string
 from tgi.server.json_scanner import JsonError, JsonScanner
 
 __all__ = ["RejectionError", "read_any_of", "read_json"]
@@ -33,6 +33,12 @@ _KINDS: dict[bytes, tuple[type[inspect.Type], ...]] = {
     b"f": (inspect.BoolType,),
 }
 _NUMBER_KINDS = (inspect.IntType, inspect.FloatType)
+_NAMES: dict[type[inspect.Type], str] = {
+    inspect.StrType: "a string",
+    inspect.ListType: "a sequence",
+    inspect.DictType: "a map",
+    inspect.BoolType: "a boolean",
+}
 
 
 @final
@@ -116,13 +122,14 @@ class _Reader:
 
     def read(self, kind: inspect.Type) -> object:
         """The next value, as plain Python data."""
-        title = ""
+        schema: dict[str, Any] = {}
         if isinstance(kind, inspect.Metadata):
-            title = str((kind.extra_json_schema or {}).get("title", ""))
+            schema = kind.extra_json_schema or {}
             kind = kind.type
+        title = str(schema.get("title", ""))
         match kind:
             case inspect.UnionType(types=types):
-                return self._union(types)
+                return self._union(types, title)
             case inspect.StructType():
                 return self._record(kind)
             case inspect.ListType(item_type=item):
@@ -130,7 +137,7 @@ class _Reader:
             case inspect.IntType():
                 return self._integer(kind, title)
             case inspect.FloatType() | inspect.StrType() | inspect.BoolType() | inspect.LiteralType():
-                return self._scalar(kind)
+                return self._scalar(kind, schema)
             case _:
                 raw = self._scanner.raw_value()
                 try:
@@ -138,18 +145,18 @@ class _Reader:
                 except RecursionError:
                     raise self._scanner.syntax_error("recursion limit exceeded", 0) from None
 
-    def _scalar(self, kind: inspect.Type) -> object:
+    def _scalar(self, kind: inspect.Type, schema: Mapping[str, Any]) -> object:
         match kind:
+            case inspect.LiteralType(values=values):
+                return self._variant(schema.get("enum", values))
             case inspect.StrType():
                 return self._typed((str,), "a string")
             case inspect.BoolType():
                 return self._typed((bool,), "a boolean")
-            case inspect.LiteralType(values=values):
-                return self._variant(values)
             case _:
                 return self._typed((int, float), "f32")
 
-    def _union(self, types: tuple[inspect.Type, ...]) -> object:
+    def _union(self, types: tuple[inspect.Type, ...], title: str) -> object:
         byte = self._scanner.peek_value()
         others = [t for t in types if not isinstance(t, inspect.NoneType)]
         if byte == b"n" and len(others) < len(types):
@@ -160,8 +167,10 @@ class _Reader:
         for option in others:
             if isinstance(option.type if isinstance(option, inspect.Metadata) else option, wanted):
                 return self.read(option)
+        if not title:
+            raise self._wrong_type(" or ".join(map(_name, others)))
         self._scanner.skip_value()
-        raise self._scanner.type_error("data did not match any variant of untagged enum")
+        raise self._scanner.type_error(f"data did not match any variant of untagged enum {title}")
 
     def _record(self, kind: inspect.StructType) -> dict[str, object]:
         match self._scanner.peek_value():
@@ -243,7 +252,7 @@ class _Reader:
             raise self._scanner.type_error(f"invalid type: {_describe(value)}, expected {expected}")
         return value
 
-    def _variant(self, values: tuple[object, ...]) -> object:
+    def _variant(self, values: Sequence[object]) -> object:
         value = self._typed((str,), "variant identifier")
         if value not in values:
             allowed = ", ".join(f"`{v}`" for v in values)
@@ -261,7 +270,14 @@ class _Reader:
         return self._scanner.type_error(f"invalid type: {found}, expected {expected}")
 
 
-def _describe(value: object) -> str:
+def _name(kind: inspect.Type) -> str:
+    """What a rejection calls one of several types that a field may have."""
+    if isinstance(kind, inspect.Metadata):
+        return str((kind.extra_json_schema or {})["title"])
+    return _NAMES[type(kind)]
+
+
+def _describe(value: str | float | None) -> str:
     match value:
         case None:
             return "null"
@@ -272,4 +288,4 @@ def _describe(value: object) -> str:
         case int():
             return f"integer `{value}`"
         case _:
-            return f"floating point `{value!r}`"
+            return f"floating point `{format_f64(value)}`"

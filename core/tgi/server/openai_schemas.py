@@ -56,7 +56,7 @@ class _SharedFields(msgspec.Struct, frozen=True, kw_only=True):
 class CompletionRequest(_SharedFields, frozen=True, kw_only=True):
     """`/v1/completions`. A prompt is a text, token ids, or a list of either."""
 
-    prompt: str | list[Any]
+    prompt: Annotated[str | list[Any], msgspec.Meta(title="PromptDeserializer")]
     best_of: U32 | None = None
     echo: bool | None = None
     logprobs: U32 | bool | None = None

@@ -168,4 +168,6 @@ def _decoded(data: Sequence[int]) -> str:
     try:
         return bytes(data).decode()
     except UnicodeDecodeError as error:
-        raise Utf8Error(f"invalid utf-8 sequence from index {error.start}") from None
+        if error.reason == "unexpected end of data":
+            raise Utf8Error(f"incomplete utf-8 byte sequence from index {error.start}") from None
+        raise Utf8Error(f"invalid utf-8 sequence of {error.end - error.start} bytes from index {error.start}") from None

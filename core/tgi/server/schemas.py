@@ -1,6 +1,6 @@
 """Bodies of the native routes. Unknown fields are ignored; the order of fields is TGI's (a JSON array fills them in order).
 
-The title of a number is the name that a rejection gives it (`expected u32`).
+The title of a number or of a choice is the name that a rejection gives it (`expected u32`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ __all__ = [
     "GenerateParameters",
     "GenerateRequest",
     "Grammar",
+    "GrammarType",
     "Usize",
     "check_u64",
     "sampled_parameters",
@@ -38,10 +39,16 @@ def check_u64(*values: int | None) -> None:
         raise ValueError("an integer exceeds 64 bits")
 
 
+GrammarType = Annotated[
+    Literal["json", "json_object", "regex", "json_schema"],
+    msgspec.Meta(extra_json_schema={"enum": ["json", "json_object", "regex", "json_schema"]}),  # in the order of a rejection
+]
+
+
 class Grammar(msgspec.Struct, frozen=True):
     """Constrained decoding: a JSON schema or a regular expression."""
 
-    type: Literal["json", "json_object", "regex", "json_schema"]
+    type: GrammarType
     value: msgspec.Raw
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tgi.server.json_format import format_f32, format_plain, format_string, round_f32
+from tgi.server.json_format import format_f32, format_f64, format_plain, format_string, round_f32
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,22 @@ def test_f32_reads_back_to_the_same_number(value):
     assert np.float32(json.loads(text)) == np.float32(value)
     assert "." in text or "e" in text
     assert "e+" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (-0.0, "-0.0"),
+        (1e-5, "0.00001"),
+        (1.5e-5, "0.000015"),
+        (9.5e-6, "9.5e-6"),
+        (9e15, "9000000000000000.0"),
+        (1e16, "1e16"),
+        (2.0**64, "1.8446744073709552e19"),
+    ],
+)
+def test_f64_is_printed_as_serde_does(value, text):
+    assert format_f64(value) == text
 
 
 def test_f32_beyond_its_range_is_infinite():

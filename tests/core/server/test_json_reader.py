@@ -47,6 +47,15 @@ REJECTED = {
         422,
         "parameters.max_new_tokens: invalid type: floating point `1.0`, expected u32 at line 1 column 48",
     ),
+    b'{"inputs":"a","parameters":{"seed":18446744073709551616}}': (
+        422,
+        "parameters.seed: invalid type: floating point `1.8446744073709552e19`, expected u64 at line 1 column 55",
+    ),
+    b'{"inputs":"a","parameters":{"grammar":{"type":"text","value":1}}}': (
+        422,
+        "parameters.grammar.type: unknown variant `text`, expected one of `json`, `json_object`, `regex`, `json_schema` "
+        "at line 1 column 52",
+    ),
     b'{"inputs":"a","parameters":{"stop":["a",1]}}': (
         422,
         "parameters.stop[1]: invalid type: integer `1`, expected a string at line 1 column 41",
@@ -69,6 +78,23 @@ def test_rejections_carry_the_status_the_path_and_the_place(body):
         read_json(body, GenerateRequest)
     assert caught.value.status == status
     assert caught.value.text == (SYNTAX if status == 400 else SHAPE) + text
+
+
+@pytest.mark.parametrize(
+    ("record", "body", "text"),
+    [
+        (CompletionRequest, {"prompt": None}, "prompt: data did not match any variant of untagged enum PromptDeserializer"),
+        (CompletionRequest, {"prompt": {}}, "prompt: data did not match any variant of untagged enum PromptDeserializer"),
+        (CompletionRequest, {"logprobs": "a"}, 'logprobs: invalid type: string "a", expected u32 or a boolean'),
+        (ChatRequest, {"stop": 5}, "stop: invalid type: integer `5`, expected a string or a sequence"),
+        (ChatRequest, {"logit_bias": True}, "logit_bias: invalid type: boolean `true`, expected a map or a sequence"),
+        (MessagesRequest, {"system": {}}, "system: invalid type: map, expected a string or a sequence"),
+    ],
+)
+def test_a_field_of_several_types_names_them(record, body, text):
+    with pytest.raises(RejectionError) as caught:
+        read_json(json.dumps(body).encode(), record)
+    assert caught.value.text.startswith(f"{SHAPE}{text} at line 1")
 
 
 def test_a_seed_beyond_64_bits_is_refused_and_the_greatest_is_taken():

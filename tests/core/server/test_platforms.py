@@ -130,6 +130,21 @@ async def test_kserve_infers_bytes(make_client):
 
 
 @pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"a\xff", "invalid utf-8 sequence of 1 bytes from index 1"),
+        (b"\xe2\x82a", "invalid utf-8 sequence of 2 bytes from index 0"),
+        (b"ab\xe2\x82", "incomplete utf-8 byte sequence from index 2"),
+    ],
+)
+async def test_kserve_says_where_bytes_are_no_text(make_client, data, text):
+    given = [{"name": "i", "shape": [1], "datatype": "BYTES", "data": list(data)}]
+    async with make_client() as client:
+        answer = await client.post(INFER, json=infer_body(PROMPT, inputs=given))
+    assert answer.json() == {"error": text, "error_type": "utf8"}
+
+
+@pytest.mark.parametrize(
     ("changes", "error_type"),
     [
         ({"outputs": []}, "length mismatch"),
