@@ -7,10 +7,13 @@ import signal
 import pytest
 
 from tests.conformance.faults import FAULTS, HEALTHY, FaultyBackend
+from tests.conformance.feature_faults import FEATURE_FAULTS, FaultyComplete
 from tgi.testing.conformance import ALL_CHECKS, Subject, run_check
 from tgi.testing.conformance.models import ModelShelf
 
 CHECKS = {check.id: check for check in ALL_CHECKS}
+ALL_FAULTS = FAULTS | FEATURE_FAULTS
+HEALTHY_BACKENDS = HEALTHY | {check_id: FaultyComplete() for _, check_id in FEATURE_FAULTS.values()}
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +39,15 @@ def make_subject(tmp_path, shelf):
         subject.discard()
 
 
-@pytest.mark.parametrize("check_id", sorted({check_id for _, check_id in FAULTS.values()}))
+@pytest.mark.parametrize("check_id", sorted({check_id for _, check_id in ALL_FAULTS.values()}))
 def test_without_a_fault_the_check_passes(check_id, make_subject):
-    result = run_check(CHECKS[check_id], make_subject(HEALTHY.get(check_id, FaultyBackend())))
+    result = run_check(CHECKS[check_id], make_subject(HEALTHY_BACKENDS.get(check_id, FaultyBackend())))
     assert (result.status, result.message) == ("passed", "")
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", ALL_FAULTS)
 def test_a_fault_is_caught(fault, make_subject, shelf):
-    backend, check_id = FAULTS[fault]
+    backend, check_id = ALL_FAULTS[fault]
     result = run_check(CHECKS[check_id], make_subject(backend))
     (shelf.get().path / "cache.bin").unlink(missing_ok=True)
     assert result.status == "failed", f"{check_id} did not see it"

@@ -11,6 +11,8 @@ from tgi.errors import BackendError, TgiError
 from tgi.plugins import BackendRegistry
 from tgi.plugins.hookspecs import ENTRY_POINT_GROUP
 from tgi.testing.conformance import (
+    adapters,
+    features,
     lifecycle,
     memory,
     numerics,
@@ -18,6 +20,7 @@ from tgi.testing.conformance import (
     quantization,
     robust,
     sampling,
+    several_tokens,
     sharding,
     steps,
     supervision,
@@ -31,10 +34,11 @@ from tgi.testing.step_rules import BrokenRuleError
 __all__ = ["ALL_CHECKS", "find_subject", "run_check", "run_check_here", "run_checks"]
 
 _MODULES = (packaging, lifecycle, memory, steps, numerics, quantization, sharding, sampling, robust, supervision)
+_FEATURE_MODULES = (adapters, several_tokens, features)
 
 ALL_CHECKS: Sequence[Check] = tuple(
     sorted(
-        (check for module in _MODULES for check in module.CHECKS),
+        (check for module in _MODULES + _FEATURE_MODULES for check in module.CHECKS),
         key=lambda check: (GRADES.index(check.grade), int(check.id[2:4]), check.id),
     )
 )

@@ -88,11 +88,10 @@ class Scorecard:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Agreed features of which every check that applies passed, and at least one did."""
+        """Features of which every check that applies passed, and at least one did; checks apply where a feature is agreed."""
         passed = {r.check.feature for r in self.results if r.status == "passed"}
         failed = {r.check.feature for r in self.results if r.status == "failed"}
-        agreed = () if self.agreement is None else self.agreement.features
-        return tuple(sorted(set(agreed) & (passed - failed)))
+        return tuple(sorted(passed - failed - {""}))
 
     @property
     def summary(self) -> str:

@@ -12,6 +12,8 @@ import numpy as np
 from tgi.backend import (
     TOKEN_ON_DEVICE,
     Agreement,
+    Control,
+    ControlResult,
     GrammarMasks,
     Int32Array,
     KVCachePlan,
@@ -203,6 +205,22 @@ class ScriptedCore:
         self._apply(step, output)
         return output
 
+    def control(self, name: str, **arguments: object) -> ControlResult:
+        """Ask for something outside the steps."""
+        request = Control(name, {key: str(value) for key, value in arguments.items()})
+        return self.worker.control(decode(Control, encode(request)))
+
+    def must_control(self, name: str, **arguments: object) -> None:
+        """The same, and it must be done."""
+        result = self.control(name, **arguments)
+        require(result.ok, f"`{name}` was refused: {result.message}")
+
+    def expect_refusal(self, name: str, why: str, **arguments: object) -> None:
+        """The same, and it must be refused with a reason."""
+        result = self.control(name, **arguments)
+        require(not result.ok, f"`{name}` was done although {why}")
+        require(bool(result.message), f"`{name}` was refused without a reason")
+
     def _apply(self, step: SchedulerOutput, output: ModelRunnerOutput) -> None:
         counts = dict(zip(step.rows.sequence.tolist(), step.rows.count.tolist(), strict=True))
         for row, handle in enumerate(output.sequence.tolist()):
@@ -248,8 +266,9 @@ class ScriptedCore:
 
     def _budget(self, sequence: LiveSequence) -> tuple[list[int], int]:
         """Guesses at the next tokens of a sequence that decodes, and how many tokens it may choose."""
-        limits, sequence_end = self.agreement.limits, len(sequence.tokens)
-        most = min(limits.tokens_per_step, limits.max_total_tokens - sequence_end + 1) if sequence.is_decoding else 1
+        limits = self.agreement.limits
+        num_left = max(limits.max_total_tokens - len(sequence.tokens), 1)
+        most = min(limits.tokens_per_step, num_left) if sequence.is_decoding else 1
         if sequence.drafter is None:
             return [], min(sequence.max_tokens, most)
         guesses = sequence.drafter(sequence)[: most - 1]

@@ -1,0 +1,146 @@
+"""Checks of LoRA adapters: what they change, who is touched, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tgi.backend import CONTROLS, SamplingParams
+from tgi.testing.conformance.check import Check, not_applicable, require
+from tgi.testing.conformance.expectations import check_sequence, check_sequences
+from tgi.testing.conformance.models import TinyModel
+from tgi.testing.conformance.scripted_core import ScriptedCore
+from tgi.testing.conformance.subject import Subject, prompt_of
+
+__all__ = ["CHECKS"]
+
+_FIRST, _SECOND, _UNKNOWN = 7, 3, 5  # numbers mean nothing
+_PROMPT = 21
+
+
+def _make_adapters(subject: Subject, core: ScriptedCore) -> tuple[list[Path], list[TinyModel]]:
+    """Three adapters of the plain model, and what it is with each."""
+    model, rank = subject.models.get(), min(4, core.agreement.limits.max_adapter_rank)
+    layers = (("q_proj", "v_proj"), ("q_proj", "v_proj"), ("o_proj", "k_proj", "gate_proj", "up_proj", "down_proj"))
+    paths = [
+        model.write_adapter(subject.folder / f"adapter-{seed}", targets=targets, rank=rank, seed=seed)
+        for seed, targets in enumerate(layers, 1)
+    ]
+    return paths, [model.merged(path) for path in paths]
+
+
+def _sampling(core: ScriptedCore) -> SamplingParams:
+    return SamplingParams(logprobs="raw" if core.agreement.has("logprobs") else "none")
+
+
+def _require_lora(subject: Subject, num_adapters: int = 1) -> None:
+    agreement = subject.agreement()
+    not_applicable(not agreement.has("lora"), "`lora` was not agreed")
+    most = agreement.limits.max_adapters
+    require(min(most, agreement.limits.max_adapter_rank) >= 1, "`lora` without room for an adapter")
+    not_applicable(most < num_adapters, f"{most} adapters at a time were agreed")
+
+
+def _mixed_adapters(subject: Subject) -> None:
+    """The same prompt with one adapter, with another and with none, in one step."""
+    _require_lora(subject, 2)
+    base = subject.models.get()
+    with subject.serving(base) as core:
+        paths, models = _make_adapters(subject, core)
+        for number, path in zip((_FIRST, _SECOND), paths, strict=False):
+            core.must_control("adapter_load", adapter=number, path=path)
+        owners = [(0, base), (_FIRST, models[0]), (_SECOND, models[1]), (0, base), (_FIRST, models[0])]
+        owners = owners[: core.agreement.limits.max_sequences]
+        sequences = [core.add(prompt_of(_PROMPT), _sampling(core), adapter=number) for number, _ in owners]
+        core.generate(sequences, 5)
+        for sequence, (_, model) in zip(sequences, owners, strict=True):
+            check_sequence(model, sequence, core.agreement)
+        core.drop(*sequences)
+        again = core.add(sequences[1].prompt, _sampling(core), output=sequences[1].output, adapter=_FIRST)
+        core.generate([again], 3)
+        check_sequence(models[0], again, core.agreement)
+
+
+def _changing_adapters(subject: Subject) -> None:
+    """Adapters come and go while other sequences run; a number that comes back carries nothing over."""
+    _require_lora(subject, 2)
+    base = subject.models.get()
+    with subject.serving(base) as core:
+        paths, models = _make_adapters(subject, core)
+        core.must_control("adapter_load", adapter=_FIRST, path=paths[0])
+        count = min(2, core.agreement.limits.max_sequences - 1)
+        not_applicable(count < 1, "one sequence at a time was agreed")
+        running = [core.add(prompt_of(9, seed=i), _sampling(core), adapter=(_FIRST, 0)[i]) for i in range(count)]
+        core.generate(running, 2)
+        for path, model in zip(paths[1:], models[1:], strict=True):
+            core.must_control("adapter_load", adapter=_SECOND, path=path)
+            guest = core.add(prompt_of(_PROMPT), _sampling(core), adapter=_SECOND)
+            core.generate([guest, *running], 3)
+            check_sequence(model, guest, core.agreement)
+            core.drop(guest)
+            core.run(core.build({}))
+            core.must_control("adapter_unload", adapter=_SECOND)
+            core.generate(running, 2)
+        for sequence, model in zip(running, (models[0], base), strict=False):
+            check_sequence(model, sequence, core.agreement)
+
+
+def _unknown_adapter(subject: Subject) -> None:
+    """A sequence whose adapter was never loaded, or is not any more, fails alone."""
+    _require_lora(subject)
+    with subject.serving(subject.models.get()) as core:
+        not_applicable(core.agreement.limits.max_sequences < 2, "one sequence at a time was agreed")
+        paths, _ = _make_adapters(subject, core)
+        core.must_control("adapter_load", adapter=_FIRST, path=paths[0])
+        core.must_control("adapter_unload", adapter=_FIRST)
+        bystander = core.add(prompt_of(6), _sampling(core))
+        core.generate([bystander], 1)
+        for number in (_UNKNOWN, _FIRST):
+            lost = core.add(prompt_of(8), adapter=number)
+            core.advance({bystander: 0, lost: 0})
+            require(bool(lost.error), f"adapter {number} is not loaded, and its sequence got tokens {lost.output}")
+            core.drop(lost)
+        core.generate([bystander], 2)
+        check_sequences(subject.models.get(), [bystander], core.agreement)
+
+
+def _refused_adapters(subject: Subject) -> None:
+    """Numbers in use, too many, too high a rank, folders that are none or of another model; serving goes on."""
+    _require_lora(subject)
+    model = subject.models.get()
+    with subject.serving(model) as core:
+        limits = core.agreement.limits
+        paths, _ = _make_adapters(subject, core)
+        foreign = subject.models.get("llama", hidden_size=64).write_adapter(subject.folder / "foreign", rank=1)
+        high = model.write_adapter(subject.folder / "high", rank=limits.max_adapter_rank + 1)
+        core.expect_refusal("adapter_load", "its folder is not there", adapter=_FIRST, path=subject.folder / "nowhere")
+        core.expect_refusal("adapter_load", "it is of another model", adapter=_FIRST, path=foreign)
+        core.expect_refusal("adapter_load", "its rank was not agreed", adapter=_FIRST, path=high)
+        core.expect_refusal("adapter_load", "0 is the model alone", adapter=0, path=paths[0])
+        core.expect_refusal("adapter_unload", "it is not loaded", adapter=_UNKNOWN)
+        for number in range(1, limits.max_adapters + 1):
+            core.must_control("adapter_load", adapter=number, path=paths[0])
+        core.expect_refusal("adapter_load", "its number is in use", adapter=1, path=paths[0])
+        core.expect_refusal("adapter_load", "no more were agreed", adapter=limits.max_adapters + 1, path=paths[0])
+        sequence = core.add(prompt_of(6), _sampling(core))
+        core.generate([sequence], 3)
+        check_sequence(model, sequence, core.agreement)
+
+
+def _unagreed_controls(subject: Subject) -> None:
+    """What was not agreed is refused, and so is what nobody knows; neither raises."""
+    core = subject.core()
+    for name in [*(name for name, feature in CONTROLS.items() if not core.agreement.has(feature)), "no_such_control"]:
+        core.expect_refusal(name, "it was not agreed", adapter=1, path=subject.folder / "nowhere", blocks="0")
+    sequence = core.add(prompt_of(6), _sampling(core))
+    core.generate([sequence], 2)
+    check_sequence(subject.models.get(), sequence, core.agreement)
+
+
+CHECKS: Sequence[Check] = (
+    Check("C-58a", "features", "adapters and the model alone stand side by side in a step", _mixed_adapters, "lora"),
+    Check("C-58b", "features", "adapters come and go while others run", _changing_adapters, "lora"),
+    Check("C-58c", "features", "a sequence without its adapter fails alone", _unknown_adapter, "lora"),
+    Check("C-58d", "features", "adapters that do not fit are refused", _refused_adapters, "lora"),
+    Check("C-58e", "serving", "controls that were not agreed are refused", _unagreed_controls),
+)

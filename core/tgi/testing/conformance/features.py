@@ -1,0 +1,170 @@
+"""Checks of images, pooling, sleep, and blocks that go to files."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import get_args
+
+import numpy as np
+
+from tgi.backend import MediaInput, Pooling, SamplingParams, WrongStateError
+from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
+from tgi.testing.conformance.expectations import check_sequence, check_sequences, tolerance_of
+from tgi.testing.conformance.models import TinyModel
+from tgi.testing.conformance.scripted_core import ScriptedCore
+from tgi.testing.conformance.subject import Subject, prompt_of
+from tgi.testing.tiny_images import image_of
+
+__all__ = ["CHECKS"]
+
+_START, _LENGTH, _PROMPT = 7, 11, 30  # of an image in a prompt
+
+
+def _sampling(core: ScriptedCore) -> SamplingParams:
+    return SamplingParams(logprobs="raw" if core.agreement.has("logprobs") else "none")
+
+
+@contextlib.contextmanager
+def _seeing(subject: Subject) -> Iterator[tuple[TinyModel, ScriptedCore]]:
+    """A model that sees, served."""
+    for model in subject.models.with_images():
+        if not subject.supports(model):
+            continue
+        with subject.serving(model) as core:
+            if core.agreement.has("images"):
+                yield model, core
+                return
+    not_applicable(True, "`images` was agreed for no model of the kit")
+
+
+def _images(subject: Subject) -> None:
+    """Each placeholder reads its own row of its own image; other sequences, and their images, have no part in it."""
+    with _seeing(subject) as (model, core):
+        media: list[tuple[MediaInput, ...]] = [
+            (image_of(_START, _LENGTH, seed=1),),
+            (image_of(_START, _LENGTH, seed=2),),
+            (),
+            (image_of(0, 3, seed=3), image_of(3, 5, seed=4)),
+        ]
+        media = media[: core.agreement.limits.max_sequences]
+        sequences = [core.add(prompt_of(_PROMPT), _sampling(core), media=items) for items in media]
+        core.generate(sequences, 5)
+        check_sequences(model, sequences, core.agreement)
+        core.drop(*sequences)
+        again = [core.add(s.prompt, _sampling(core), output=s.output, media=s.media) for s in reversed(sequences)]
+        core.generate(again, 3)
+        check_sequences(model, again, core.agreement)
+
+
+def _image_chunks(subject: Subject) -> None:
+    """A prefill chunk may end before, within and after the placeholders."""
+    with _seeing(subject) as (model, core):
+        limits = core.agreement.limits
+        not_applicable(not limits.chunked or limits.chunk_multiple > 1, "prefill chunks of any length were not agreed")
+        for border in (_START - 1, _START, _START + 1, _START + _LENGTH - 1, _START + _LENGTH, _START + _LENGTH + 1):
+            sequence = core.add(prompt_of(_PROMPT), _sampling(core), media=(image_of(_START, _LENGTH, seed=border),))
+            core.advance({sequence: border})
+            core.generate([sequence], 2)
+            check_sequence(model, sequence, core.agreement)
+            core.drop(sequence)
+
+
+def _pooling(subject: Subject) -> None:
+    """Vectors of texts of many lengths, whole and in chunks, beside a sequence that generates."""
+    core, model = subject.core(), subject.models.get()
+    not_applicable(not core.agreement.has("embeddings"), "`embeddings` was not agreed")
+    limits, allowance = core.agreement.limits, 10 * tolerance_of(core.agreement)
+    others = [core.add(prompt_of(8), _sampling(core))] if limits.mixed and limits.max_sequences > 1 else []
+    core.generate(others, 1)
+    for pooling in (kind for kind in get_args(Pooling) if kind != "none"):
+        for length in (1, 2, 17, 60):
+            text = core.add(prompt_of(length, seed=length), pooling=pooling)
+            if length > 2 * limits.chunk_multiple and limits.chunked:
+                core.advance({text: limits.chunk_multiple})
+                require(text.pooled is None, "a vector came before the text had ended")
+            core.advance(dict.fromkeys([text, *others], 0))
+            core.drop(text)
+            if text.pooled is None:
+                raise CheckFailedError(f"no vector came for a text of {length} tokens: {text.error}")
+            expected = model.pooled(text.prompt, pooling)
+            require(text.pooled.shape == expected.shape, f"a vector of shape {text.pooled.shape}, not {expected.shape}")
+            error = float(np.abs(text.pooled - expected).max())
+            require(error <= allowance, f"pooling `{pooling}` of {length} tokens is off by {error:.5f}")
+    check_sequences(model, others, core.agreement)
+
+
+def _sleep(subject: Subject) -> None:
+    """Asleep it takes no step; awake it is what it was. With sequences alive it stays awake."""
+    not_applicable(not subject.agreement().has("sleep"), "`sleep` was not agreed")
+    model = subject.models.get()
+    with subject.serving(model) as core:
+        core.expect_refusal("wake", "it is awake")
+        sequence = core.add(prompt_of(10), _sampling(core))
+        core.generate([sequence], 2)
+        core.expect_refusal("sleep", "a sequence is alive")
+        core.generate([sequence], 2)
+        check_sequence(model, sequence, core.agreement)
+        core.clear()
+        for _ in range(2):
+            core.must_control("sleep")
+            core.expect_refusal("sleep", "it is asleep")
+            require(not core.worker.health(deep=False).ok, "a worker that is asleep calls itself healthy")
+            _expect_no_step(core)
+            core.must_control("wake")
+            require(core.worker.health(deep=True).ok, "a worker that woke up calls itself ill")
+            sequences = [
+                core.add(prompt_of(10, seed=i), _sampling(core)) for i in range(min(2, core.agreement.limits.max_sequences))
+            ]
+            core.generate(sequences, 3)
+            check_sequences(model, sequences, core.agreement)
+            core.clear()
+        core.must_control("sleep")
+
+
+def _expect_no_step(core: ScriptedCore) -> None:
+    try:
+        core.worker.submit(core.build({}))
+    except WrongStateError:
+        return
+    raise CheckFailedError("a worker that is asleep took a step")
+
+
+def _exported_blocks(subject: Subject) -> None:
+    """Blocks go to a file while their sequence runs, and come back into others, bit by bit."""
+    core, model = subject.core(), subject.models.get()
+    not_applicable(not core.agreement.has("kv_export"), "`kv_export` was not agreed")
+    size, folder = core.agreement.kv_cache.block_size, subject.folder / "cache"
+    limits = core.agreement.limits
+    not_applicable(limits.max_total_tokens < 2 * size + 8, "the context has no two blocks")
+    first = core.add(prompt_of(2 * size - 3), _sampling(core))
+    core.generate([first], 4)  # the last of them completes the second block
+    written, copied = (folder / name for name in ("written.kv", "copied.kv"))
+    core.must_control("kv_export", blocks=" ".join(map(str, first.blocks[:2])), path=written)
+    core.generate([first], 2)
+    check_sequence(model, first, core.agreement)
+    tokens, blocks = first.tokens, first.blocks[:2]
+    core.drop(first)
+    others = [core.add(prompt_of(2 * size, seed=9), _sampling(core)) for _ in range(min(2, limits.max_sequences))]
+    core.generate(others, 2)
+    target = [core.free_blocks.pop() for _ in range(2)]
+    core.expect_refusal("kv_import", "it holds two blocks", blocks=target[0], path=written)
+    core.expect_refusal("kv_import", "there is no file", blocks=" ".join(map(str, target)), path=folder / "nowhere.kv")
+    core.must_control("kv_import", blocks=" ".join(map(str, target)), path=written)
+    core.must_control("kv_export", blocks=" ".join(map(str, target)), path=copied)
+    require(written.read_bytes() == copied.read_bytes(), "blocks that were imported are exported with other content")
+    check_sequences(model, others, core.agreement)
+    core.drop(*others)
+    heir = core.add([*tokens[: 2 * size], *prompt_of(5, seed=4)], _sampling(core), blocks=target, num_computed_tokens=2 * size)
+    require(not set(target) & set(blocks), "the kit must import into other blocks")
+    core.generate([heir], 4)
+    check_sequence(model, heir, core.agreement)
+
+
+CHECKS: Sequence[Check] = (
+    Check("C-59h", "features", "images are read by their own placeholders, after a preemption too", _images, "images"),
+    Check("C-59i", "features", "a prefill chunk may end anywhere in an image", _image_chunks, "images"),
+    Check("C-59j", "features", "vectors of texts match, whole and in chunks", _pooling, "embeddings"),
+    Check("C-59k", "features", "asleep no step is taken, awake all is as before", _sleep, "sleep"),
+    Check("C-59l", "features", "exported blocks come back bit by bit", _exported_blocks, "kv_export"),
+)

@@ -1,0 +1,143 @@
+"""Checks of rows that bring several tokens: guesses that are verified, and loops of the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tgi.backend import SamplingParams
+from tgi.testing.conformance.check import Check, not_applicable, require
+from tgi.testing.conformance.expectations import check_sequence, check_sequences
+from tgi.testing.conformance.live_sequence import Drafter, LiveSequence
+from tgi.testing.conformance.scripted_core import ScriptedCore
+from tgi.testing.conformance.subject import Subject, prompt_of
+
+__all__ = ["CHECKS"]
+
+_NUM_TOKENS = 14
+
+
+def _kinds(core: ScriptedCore) -> list[SamplingParams]:
+    """Greedy and drawn, with what depends on the tokens before: log probabilities, and a penalty."""
+    agreement = core.agreement
+    mode = "raw" if agreement.has("logprobs") else "none"
+    kinds = [SamplingParams(logprobs=mode)]
+    if "temperature" in agreement.sampling:
+        kinds.append(SamplingParams(greedy=False, temperature=0.9, logprobs=mode))
+    if "repetition_penalty" in agreement.sampling:
+        kinds.append(SamplingParams(greedy=len(kinds) < 2, repetition_penalty=1.6, logprobs=mode))
+    return kinds
+
+
+def _guess(expected: Sequence[int], is_right: Callable[[int], bool], vocab_size: int) -> Drafter:
+    """Guesses at output tokens, each right or not by its index; there are none beyond what is expected."""
+
+    def guess(sequence: LiveSequence) -> list[int]:
+        first = len(sequence.output)
+        return [token if is_right(first + i) else (token + 1) % vocab_size for i, token in enumerate(expected[first:])]
+
+    return guess
+
+
+def _drafts(subject: Subject) -> None:
+    """Right, wrong and half-right guesses: the tokens are those without guesses, and right guesses are accepted."""
+    core = subject.core()
+    not_applicable(not core.agreement.has("drafts"), "`drafts` was not agreed")
+    most, vocab_size = core.agreement.limits.tokens_per_step, core.agreement.vocab_size
+    require(most > 1, "`drafts` with one token in a step")
+    patterns: list[Callable[[int], bool]] = [lambda _: True, lambda _: False, lambda index: index % 3 != 0]
+    for number, sampling in enumerate(_kinds(core)):
+        prompt = prompt_of(13 + number, seed=number)  # guesses reach across the border of a block
+        plain = core.add(prompt, sampling, seed=number)
+        core.generate([plain], _NUM_TOKENS)
+        core.drop(plain)
+        for is_right in patterns[: core.agreement.limits.max_sequences]:
+            sequence = core.add(prompt, sampling, seed=number)
+            sequence.drafter = _guess(plain.output, is_right, vocab_size)
+            num_steps = 0
+            while len(sequence.output) < _NUM_TOKENS:
+                num_steps += len(core.advance({sequence: 0}))
+            sequence.drafter = None  # rejected guesses left nothing that later tokens see
+            core.generate([sequence], 3)
+            check_sequence(subject.models.get(), sequence, core.agreement)
+            if is_right is patterns[0]:
+                fewest = 1 - (1 - _NUM_TOKENS) // most
+                require(num_steps == fewest, f"{_NUM_TOKENS} tokens took {num_steps} steps with right guesses, not {fewest}")
+            core.drop(sequence)
+
+
+def _drafts_beside_others(subject: Subject) -> None:
+    """Rows with guesses, rows without and prefills do not touch each other."""
+    core = subject.core()
+    not_applicable(not core.agreement.has("drafts"), "`drafts` was not agreed")
+    not_applicable(core.agreement.limits.max_sequences < 2, "one sequence at a time was agreed")
+    kinds, sequences = _kinds(core), list[LiveSequence]()
+    for i in range(min(4, core.agreement.limits.max_sequences)):
+        prompt, sampling = prompt_of(5 + 6 * i, seed=i), kinds[i % len(kinds)]
+        plain = core.add(prompt, sampling, seed=i)
+        core.generate([plain], _NUM_TOKENS)
+        core.drop(plain)
+        sequences.append(core.add(prompt, sampling, seed=i))
+        if i != 2:
+            sequences[-1].drafter = _guess(plain.output, lambda index: index % 5 != 0, core.agreement.vocab_size)
+        core.generate(sequences, 2)
+    core.generate(sequences, 6)
+    check_sequences(subject.models.get(), sequences, core.agreement)
+
+
+def _masked_drafts(subject: Subject) -> None:
+    """Each token of a row obeys its own mask, whether it was guessed or not."""
+    core = subject.core()
+    not_applicable(not core.agreement.has("drafts"), "`drafts` was not agreed")
+    not_applicable(not core.agreement.has("mask"), "`mask` was not agreed")
+    vocab_size = core.agreement.vocab_size
+    allowed = (tuple(range(0, vocab_size, 2)), (11, 12, 13), tuple(range(1, vocab_size, 2)))
+    plain = core.add(prompt_of(9))
+    plain.allowed = allowed
+    core.generate([plain], 9)
+    for is_right in (lambda _: True, lambda index: index % 4 != 1):
+        sequence = core.add(prompt_of(9))
+        sequence.allowed, sequence.drafter = allowed, _guess(plain.output, is_right, vocab_size)
+        core.generate([sequence], 9)
+        for index, token in enumerate(sequence.output):
+            require(token in (sequence.allowed_at(index) or ()), f"output token {index} is {token}, which its mask forbids")
+        check_sequence(subject.models.get(), sequence, core.agreement)
+        core.drop(sequence)
+
+
+def _multi_token(subject: Subject) -> None:
+    """Budgets of all sizes side by side: never more tokens than asked for, and those that single steps would bring."""
+    core = subject.core()
+    not_applicable(not core.agreement.has("multi_token"), "`multi_token` was not agreed")
+    most = core.agreement.limits.tokens_per_step
+    require(most > 1, "`multi_token` with one token in a step")
+    kinds, count, num_several = _kinds(core), min(4, core.agreement.limits.max_sequences), 0
+    sequences = [core.add(prompt_of(4 + 7 * i, seed=i), kinds[i % len(kinds)], seed=i) for i in range(count)]
+    for turn in range(8):
+        for i, sequence in enumerate(sequences):
+            sequence.max_tokens = 1 + (turn + i) % most
+        for output in core.advance(dict.fromkeys(sequences, 0)):
+            num_several += int((output.token_ptr[1:] - output.token_ptr[:-1] > 1).sum())
+    check_sequences(subject.models.get(), sequences, core.agreement)
+    require(num_several > 0, "no row ever brought several tokens")
+
+
+def _multi_token_to_the_end(subject: Subject) -> None:
+    """The last row of a context may choose fewer tokens than were agreed."""
+    core = subject.core()
+    not_applicable(not core.agreement.has("multi_token"), "`multi_token` was not agreed")
+    limits = core.agreement.limits
+    num_last = max(limits.tokens_per_step // 2, 1)
+    sequence = core.add(prompt_of(limits.max_total_tokens - 1 - limits.tokens_per_step - num_last), _kinds(core)[0])
+    sequence.max_tokens = limits.tokens_per_step
+    while len(sequence.tokens) < limits.max_total_tokens:
+        core.advance({sequence: 0})
+    check_sequence(subject.models.get(), sequence, core.agreement)
+
+
+CHECKS: Sequence[Check] = (
+    Check("C-59c", "features", "guesses change no token, and right ones are accepted", _drafts, "drafts"),
+    Check("C-59d", "features", "rows with guesses touch no others", _drafts_beside_others, "drafts"),
+    Check("C-59e", "features", "each token of a row with guesses has its own mask", _masked_drafts, "drafts"),
+    Check("C-59f", "features", "several tokens in a step are those of single steps", _multi_token, "multi_token"),
+    Check("C-59g", "features", "several tokens in a step end where the context ends", _multi_token_to_the_end, "multi_token"),
+)
