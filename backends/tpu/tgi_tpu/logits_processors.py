@@ -37,10 +37,13 @@ def favour_green_tokens(scores: jax.Array, previous: jax.Array, last_green: jax.
 
 
 def count_tokens(history: jax.Array, is_counted: jax.Array, vocab_size: int) -> jax.Array:
-    """How often each id stands at the counted places (bool [R, L]) of `history` (int32 [R, L]): float32 [R, V]."""
-    rows = jnp.arange(history.shape[0])[:, None]
+    """How often each id stands at the counted places (bool [R, L]) of `history` (int32 [R, L]): float32 [R, V].
+
+    Row by row, because XLA sorts what it scatters on a TPU, and a sort over all rows takes ten times as long to compile.
+    """
     ids = jnp.where(is_counted, history, vocab_size)  # beyond the vocabulary, so it is dropped
-    return jnp.zeros((history.shape[0], vocab_size), jnp.float32).at[rows, ids].add(1.0, mode="drop")
+    counts: jax.Array = jax.lax.map(lambda row: jnp.zeros(vocab_size, jnp.float32).at[row].add(1.0, mode="drop"), ids)
+    return counts
 
 
 def penalize(

@@ -146,7 +146,7 @@ class ModelRunner:
         began, self._last_ready = max(first.dispatched_at, self._last_ready), self._clock()
         times = StepTimes(prepare=first.prepare_ns, forward=self._last_ready - began, compile=first.compile_ns)
         scores = [] if first.scores is None else first.scores.records(logprobs)
-        shape = "" if first.batch is None else first.batch.shape.label
+        shape = None if first.batch is None else first.batch.shape
         return step_output(first.step, first.sampled, tokens, scores=scores, times=times, shape=shape)
 
     def computes(self) -> bool:

@@ -21,6 +21,7 @@ from tgi.backend import (
     empty_float32,
     empty_int32,
 )
+from tgi_tpu.buckets import StepShape
 from tgi_tpu.input_batch import InputBatch
 from tgi_tpu.sampler import NOT_FINITE, NOTHING_ALLOWED, SampledTokens
 from tgi_tpu.sequences import Int64Array
@@ -80,15 +81,27 @@ def step_output(
     *,
     scores: list[PromptScores],
     times: StepTimes,
-    shape: str,
+    shape: StepShape | None,  # None = the step had no rows
 ) -> ModelRunnerOutput:
     """The answer to a step: one token for each sampled row that has no problem."""
     rows = step.rows
+    label, num_padded_tokens = ("", 0) if shape is None else (shape.label, shape.num_tokens)
     token_ptr = np.zeros(rows.num_rows + 1, np.int32)
     if chosen is None:
         ids, none = empty_int32(), empty_float32()
         return ModelRunnerOutput(
-            step.step_id, rows.sequence, token_ptr, ids, none, ids, ids, none, prompt_scores=scores, times=times, shape=shape
+            step_id=step.step_id,
+            sequence=rows.sequence,
+            token_ptr=token_ptr,
+            tokens=ids,
+            logprobs=none,
+            top_ptr=ids,
+            top_ids=ids,
+            top_logprobs=none,
+            prompt_scores=scores,
+            times=times,
+            shape=label,
+            num_padded_tokens=num_padded_tokens,
         )
     problems = np.asarray(chosen.problems)[: len(sampled)]
     good = np.flatnonzero(problems == 0)
@@ -107,5 +120,6 @@ def step_output(
         prompt_scores=scores,
         errors=[RowError(int(rows.sequence[sampled[i]]), _PROBLEMS[int(problems[i])]) for i in np.flatnonzero(problems)],
         times=times,
-        shape=shape,
+        shape=label,
+        num_padded_tokens=num_padded_tokens,
     )
