@@ -28,7 +28,7 @@ from tgi.backend import (
     hookimpl,
 )
 
-__all__ = ["NullBackend", "NullFailure", "NullScript", "read_script", "tgi_backend"]
+__all__ = ["NullBackend", "NullFailure", "NullJumps", "NullScript", "read_script", "tgi_backend"]
 
 
 class NullFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,8 +47,21 @@ class NullFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     times: int = 1
 
 
+class NullJumps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What happens at random, told by the seed and by the step: a core that is right has the same tokens whatever it is."""
+
+    seed: int = 0
+    row_failures: float = 0.0  # chance that a row which samples fails
+    step_failures: float = 0.0  # chance that a step fails as a whole and may be tried again
+    deaths: float = 0.0  # chance that a step raises what the seam does not know, which ends the engine
+    max_seconds: float = 0.0  # a step takes any time up to this
+
+
 class NullScript(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the null worker does. `tokens` empty = echo: output token i is prompt token i, round and round."""
+    """What the null worker does. `tokens` empty = echo: output token i is prompt token i, round and round.
+
+    A row brings as many tokens as it may; with `jumps`, any number of them.
+    """
 
     tokens: tuple[int, ...] = ()
     failures: tuple[NullFailure, ...] = ()
@@ -67,6 +80,8 @@ class NullScript(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     features: tuple[str, ...] = ("prefix_cache", "logprobs", "prompt_logprobs", "device_token", "deterministic")
     sampling: tuple[str, ...] = ("temperature", "top_k", "top_p", "top_n_tokens")
     sampling_caps: dict[str, float] = {}
+    tokens_per_step: int = 1  # above 1 with the feature `multi_token`
+    jumps: NullJumps | None = None
 
 
 def read_script(path: str) -> NullScript:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ class NullWorker:
             mixed=script.mixed,
             chunked=script.chunked,
             depth=script.depth,
+            tokens_per_step=script.tokens_per_step,
         )
         return Agreement(
             api=API_VERSION,
@@ -120,7 +122,7 @@ class NullWorker:
             self._compile()
             if self._script.step_seconds:  # a system may make a sleep of nothing last
                 time.sleep(self._script.step_seconds)
-        return self._run(step)
+        return self._run(step, self._jump(step))
 
     def control(self, request: Control) -> ControlResult:
         """Nothing to control."""
@@ -143,6 +145,20 @@ class NullWorker:
             time.sleep(min(_PROGRESS_SECONDS, self._compile_seconds))
             self._compile_seconds -= _PROGRESS_SECONDS
 
+    def _jump(self, step: SchedulerOutput) -> random.Random | None:
+        """Wait, fail or die as the dice of this step say, and hand them on."""
+        jumps = self._script.jumps
+        if jumps is None or not step.rows.num_rows:
+            return None
+        dice = random.Random(f"{jumps.seed} {step.step_id} {step.rows.start.sum()} {len(step.added)}")  # noqa: S311 - chances
+        if jumps.max_seconds:
+            time.sleep(jumps.max_seconds * dice.random())
+        if dice.random() < jumps.deaths:
+            raise RuntimeError("random death")
+        if dice.random() < jumps.step_failures:
+            raise StepError("random step failure", retryable=True)
+        return dice
+
     def _plan(self, wish: Wish, limits: Limits) -> KVCachePlan:
         script = self._script
         if script.mode == "slots":
@@ -150,9 +166,10 @@ class NullWorker:
         wished = math.ceil((wish.max_batch_total_tokens or 0) / script.block_size)
         return KVCachePlan("paged", script.block_size, (CacheGroup("full", wished or script.num_blocks),))
 
-    def _run(self, step: SchedulerOutput) -> ModelRunnerOutput:
+    def _run(self, step: SchedulerOutput, dice: random.Random | None) -> ModelRunnerOutput:
         rows, errors, scores = step.rows, list[RowError](), list[PromptScores]()
-        failed = self._strikes_of(step)
+        failed = self._strikes_of(step) | self._failed_by_chance(step, dice)
+        budgets = rows.max_tokens.tolist() or [1] * rows.num_rows
         tokens: list[int] = []
         token_ptr, top_ptr, top_ids, top_logprobs = [0], [0], list[int](), list[float]()
         for row in range(rows.num_rows):
@@ -162,7 +179,8 @@ class NullWorker:
             if rows.sample[row]:
                 if handle in failed:
                     errors.append(RowError(handle, "scripted row failure"))
-                else:
+                    budgets[row] = 0
+                for _ in range(budgets[row] if dice is None else dice.randint(min(1, budgets[row]), budgets[row])):
                     token = self._token(sequence)
                     tokens.append(token)
                     sequence.num_own_outputs += 1
@@ -198,6 +216,12 @@ class NullWorker:
         if first >= last:
             return []
         return [PromptScores(sequence.new.sequence, first, np.full(last - first, _LOGPROB, np.float32))]
+
+    def _failed_by_chance(self, step: SchedulerOutput, dice: random.Random | None) -> set[int]:
+        if dice is None or self._script.jumps is None:
+            return set()
+        handles = step.rows.sequence[step.rows.sample == 1].tolist()
+        return {handle for handle in handles if dice.random() < self._script.jumps.row_failures}
 
     def _strikes_of(self, step: SchedulerOutput) -> set[int]:
         """Sequences whose row fails in this step. Faults of other sizes are raised, before any row has had an effect."""

@@ -32,6 +32,8 @@ class BatchFigures(msgspec.Struct, frozen=True):
     tokens_per_second: float
     host_ms: float  # of a step: what the worker does not account for
     num_compiled: int  # steps that compiled
+    prefill_padding_ratio: float | None = None  # share of the computed tokens that are padding; None = the worker does not tell
+    decode_padding_ratio: float | None = None
 
 
 class PerformanceCard(msgspec.Struct, frozen=True):
@@ -92,6 +94,7 @@ def _timed_step(core: ScriptedCore, sequences: Sequence[LiveSequence]) -> tuple[
 def _measure_batch(core: ScriptedCore, size: int) -> BatchFigures:
     sequences = [core.add(prompt_of(_PROMPT_TOKENS, seed=number)) for number in range(size)]
     first, outputs = _timed_step(core, sequences)
+    prefill_padding = _padding_ratio(size * _PROMPT_TOKENS, outputs)
     walls, hosts, num_compiled = list[float](), list[float](), sum(output.times.compile > 0 for output in outputs)
     for _ in range(_NUM_STEPS):
         wall, outputs = _timed_step(core, sequences)
@@ -102,4 +105,19 @@ def _measure_batch(core: ScriptedCore, size: int) -> BatchFigures:
         num_compiled += sum(t.compile > 0 for t in times)
     core.drop(*sequences)
     step = statistics.median(walls)
-    return BatchFigures(size, first, step, 1000 * size / step, statistics.median(hosts), num_compiled)
+    return BatchFigures(
+        num_sequences=size,
+        first_token_ms=first,
+        step_ms=step,
+        tokens_per_second=1000 * size / step,
+        host_ms=statistics.median(hosts),
+        num_compiled=num_compiled,
+        prefill_padding_ratio=prefill_padding,
+        decode_padding_ratio=_padding_ratio(size, outputs),
+    )
+
+
+def _padding_ratio(num_tokens: int, outputs: Sequence[ModelRunnerOutput]) -> float | None:
+    """Share of padding in the shapes that these steps ran for `num_tokens`."""
+    padded = [output.num_padded_tokens for output in outputs]
+    return 1 - num_tokens / sum(padded) if padded and all(padded) else None
