@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from tgi.backend import (
     BackendError,
@@ -583,6 +584,29 @@ def halved(logits, batch):
     return logits * np.float32(0.5)
 
 
+def without_the_last_group(logits, batch):
+    """What is left of a model whose sizes are no multiples of 64: its last columns are nobody's."""
+    return logits - 3 * np.sin(np.arange(logits.shape[1], dtype=np.float32))
+
+
+def quantized_in_whole_groups():
+    """The same, wrong for models whose sizes no group divides."""
+
+    def for_config(config):
+        is_odd = config.spec.hidden_size % 64 > 0 and config.quantize is not None
+        return quantized(without_the_last_group).change_for(config) if is_odd else FaultyBackend()
+
+    return FaultyBackend(light=quantized().light, change_for=for_config)
+
+
+def codes_are_numbers(inner):
+    """Integers in the checkpoint are taken as they are."""
+    path = Path(inner._model.inner._path) / "model.safetensors"
+    tensors = load_file(path)
+    save_file({name: tensor.astype(np.float32) for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    inner.load()
+
+
 def sharded(change_logits=lambda logits, batch: logits):
     """The reference, which calls itself sharded over two devices."""
 
@@ -644,7 +668,8 @@ HEALTHY = {
     "C-14b": keeping(lambda: "program"),
     "C-13": with_memory(),
     "C-29": FaultyBackend(plan=SLOTS),
-    "C-36": quantized(),
+    "C-36a": quantized(),
+    "C-36b": quantized(),
     "C-37": sharded(),
 }
 """Check → the backend without a fault, where the plain reference cannot undergo it."""
@@ -660,8 +685,10 @@ FAULTS = {
     "takes memory of the host": (with_memory(model=lambda: {"change_batch": take_host_memory([])}), "C-13"),
     "lost after a step without memory": (in_worker(collect=lost_device), "C-54"),
     "two sequences in a slot": (replace(in_steps(half_the_slots), plan=SLOTS), "C-29"),
-    "quantized beyond recognition": (quantized(halved), "C-36"),
-    "quantized, yet as large": (quantized(told_bytes=1000), "C-36"),
+    "quantized beyond recognition": (quantized(halved), "C-36a"),
+    "quantized, yet as large": (quantized(told_bytes=1000), "C-36a"),
+    "quantized in whole groups alone": (quantized_in_whole_groups(), "C-36b"),
+    "codes taken for weights": (in_worker(load=codes_are_numbers), "C-36c"),
     "half of the vocabulary from one device": (sharded(second_half_missing), "C-37"),
     # masks
     "late masks ignored": (in_worker(submit=late_masks_not_awaited), "C-46b"),

@@ -22,6 +22,9 @@ def read_weights(spec: ModelSpec, model_path: Path) -> dict[str, npt.NDArray[np.
     shapes = tensor_shapes(spec)
     weights: dict[str, npt.NDArray[np.float32]] = {}
     for placement in placements(spec, tensors):
+        dtype = tensors[placement.name].dtype
+        if dtype.kind in "iub":
+            raise ModelError(f"The tensor `{placement.name}` holds {dtype}, not weights.", "Choose a checkpoint in floats.")
         for role, piece in split(tensors[placement.name], placement, spec).items():
             array = piece.astype(np.float32)
             if placement.rule.unit_rows:

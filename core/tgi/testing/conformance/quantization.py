@@ -1,4 +1,4 @@
-"""A check of weights that are quantized while they are loaded: the model stays the model, and takes less memory."""
+"""Checks of quantized weights: the model stays the model and takes less memory; what cannot be read is refused by name."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
-from tgi.backend import SamplingParams
+from tgi.backend import BackendError, ModelError, SamplingParams
 from tgi.backend.sampling import log_softmax
-from tgi.testing.conformance.check import Check, not_applicable, require
+from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
 from tgi.testing.conformance.models import TinyModel
 from tgi.testing.conformance.subject import Subject, prompt_of
 
@@ -32,8 +33,10 @@ _GREATEST_ERROR: Mapping[int, float] = MappingProxyType({4: 0.5, 8: 0.1})
 """Root mean square error of a tiny model's log probabilities over their standard deviation, by the bits of a weight."""
 
 _WEIGHTS_ITEM = "weights"
+_CODED = "model.layers.1.mlp.up_proj.weight"  # the tensor that holds codes
 # Wide enough for groups of 128, and with weights that a group's largest one does not dwarf.
 _CONFIG = MappingProxyType({"hidden_size": 128, "intermediate_size": 256, "tie_word_embeddings": False})
+_ODD_CONFIG = MappingProxyType({"hidden_size": 40, "intermediate_size": 72, "tie_word_embeddings": False})
 
 
 def _formats(subject: Subject) -> None:
@@ -62,11 +65,55 @@ def _error(subject: Subject, model: TinyModel, name: str) -> float:
     return float(np.sqrt(np.mean((given - expected) ** 2)) / logits.std())
 
 
+def _odd_sizes(subject: Subject) -> None:
+    """Sizes that no group divides: served as well as others, or refused with a reason."""
+    plain = subject.models.get("llama", **_CONFIG)
+    names = [name for name in _BITS if subject.supports(plain, quantize=name)]
+    not_applicable(not names, "no quantization of plain checkpoints is supported")
+    not_applicable(not subject.agreement().has("prompt_logprobs"), "only prompt scores could show it, and they were not agreed")
+    model = subject.models.get("llama", **_ODD_CONFIG)
+    for name in names:
+        support = subject.backend.supports(model.spec, subject.config(model, quantize=name))
+        if support.verdict == "no":
+            require(any(support.reasons), f"`{name}` refuses a model of odd sizes without a reason")
+            continue
+        try:
+            error = _error(subject, model, name)
+        except (ModelError, BackendError):
+            continue
+        limit = _GREATEST_ERROR[_BITS[name]]
+        require(error <= limit, f"`{name}` of odd sizes: an error of {error:.3f} standard deviations, above {limit}")
+
+
+def _codes_without_scales(subject: Subject) -> None:
+    """Integers where weights should be are codes whose scales are missing: nobody may take them for numbers."""
+    model = subject.models.get("llama", tie_word_embeddings=False)
+    path = model.copy_to(subject.folder / "codes")
+    file = path / "model.safetensors"
+    tensors = load_file(file)
+    weight = tensors[_CODED]
+    tensors[_CODED] = np.round(weight * (127 / np.abs(weight).max())).astype(np.int8)
+    save_file(tensors, file, metadata={"format": "pt"})
+    for name in (None, *(name for name in _BITS if subject.supports(model, quantize=name))):
+        worker = subject.worker(model, path=path, quantize=name)
+        try:
+            worker.load()
+        except ModelError as error:
+            is_named = _CODED in str(error) or file.name in str(error)
+            require(is_named, f"the error of codes without scales names neither file nor tensor: {error}")
+        else:
+            raise CheckFailedError(f"codes without scales were loaded as weights (`--quantize {name}`)")
+        finally:
+            worker.close()
+
+
 def _weights_bytes(subject: Subject, model: TinyModel, name: str | None) -> int:
     memory = subject.backend.supports(model.spec, subject.config(model, quantize=name)).memory
     return next((item.num_bytes for item in memory if item.label == _WEIGHTS_ITEM), 0)
 
 
 CHECKS: Sequence[Check] = (
-    Check("C-36", "serving", "weights quantized on loading stay near the whole ones, and take less memory", _formats),
+    Check("C-36a", "serving", "weights quantized on loading stay near the whole ones, and take less memory", _formats),
+    Check("C-36b", "serving", "sizes that no group divides are served well, or refused", _odd_sizes),
+    Check("C-36c", "serving", "codes without their scales are refused", _codes_without_scales),
 )
