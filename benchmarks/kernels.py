@@ -76,12 +76,15 @@ CASES = (
 class Model:
     """A program with random weights and room for every case."""
 
-    def __init__(self, spec: ModelSpec, library: NativeLibrary, threads: int) -> None:
+    def __init__(self, spec: ModelSpec, library: NativeLibrary, threads: int, *, is_compressed: bool) -> None:
         self.spec = spec
         weights = NativeWeights(spec, library)
-        rng = np.random.default_rng(0)
+        generator = torch.Generator().manual_seed(0)
         for matrix in weights.matrices.values():
-            matrix.panels[...] = rng.integers(0x3C00, 0x3D00, matrix.panels.shape, np.uint16)
+            for role, rows in matrix.plan.role_rows.items():
+                weights.write(role, 0, 0, 0.02 * torch.randn(rows, matrix.plan.num_inputs, generator=generator))
+        if is_compressed:
+            weights.compress(threads)
         for vector in weights.vectors.values():
             vector[...] = 1.0
         num_blocks = max(sum(-(-context // BLOCK_TOKENS) for _, context in case.rows) for case in CASES)
@@ -219,6 +222,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=machine.num_threads())
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--library", type=Path, help="folder of another build of the kernels, to compare")
+    parser.add_argument("--uncompressed", action="store_true", help="weights in 16 bits instead of 12")
     parser.add_argument("--case", default="", help="only cases whose name contains this")
     parser.add_argument("--group", default="", help="only groups of operations whose name contains this")
     options = parser.parse_args()
@@ -229,7 +233,7 @@ def main() -> None:
     limits = measure(options.threads)
     read, products = limits.read_bytes_per_second / 1e9, limits.flops_per_second / 1e9
     print(f"machine: reads {read:.1f} GB/s, {products:.0f} GFLOP/s of bf16 products")
-    model = Model(spec, library, options.threads)
+    model = Model(spec, library, options.threads, is_compressed=not options.uncompressed)
     for case in CASES:
         if options.case not in case.name:
             continue

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "compressed.h"
 #include "quantized.h"
 #include "vector.h"
 
@@ -120,10 +121,12 @@ void run_embed(const Op& op, const Batch& batch, int64_t share) {
   for_rows(share, batch, [&](int64_t row) {
     const int64_t token = batch.token_ids[row];
     float* target = static_cast<float*>(op.target) + row * stride;
-    if (op.quantized == nullptr)
-      read_column(static_cast<const bf16*>(op.weight), op.num_columns, token, op.scale, target);
-    else
+    if (op.compressed != nullptr)
+      decompress_column(*op.compressed, op.num_columns, token, op.scale, target);
+    else if (op.quantized != nullptr)
       dequantize_column(*op.quantized, op.num_columns, token, op.scale, target);
+    else
+      read_column(static_cast<const bf16*>(op.weight), op.num_columns, token, op.scale, target);
     if (op.positions != nullptr) {
       const float* position = op.positions + (batch.positions[row] + op.position_offset) * op.num_columns;
       for (int64_t i = 0; i < op.num_columns; ++i) target[i] += position[i];

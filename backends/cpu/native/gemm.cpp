@@ -7,17 +7,14 @@
 
 #include <algorithm>
 
+#include "division.h"
 #include "linear_store.h"
 #include "vector.h"
 
 namespace tgi {
 namespace {
 
-constexpr int kMaxTile = 12;          // rows of a register tile
 constexpr int kWideTile = 6;          // up to here two panels go together
-constexpr int64_t kBlockRows = 240;   // rows whose inputs stay in the second-level cache
-constexpr int64_t kSharesPerThread = 12;
-constexpr int64_t kBlockSharesPerThread = 32;  // of several blocks of rows: large shares, of which a last one keeps others waiting
 
 // `P` panels from `panel` on for M rows from `row` on.
 template <int M, int P>
@@ -52,56 +49,23 @@ constexpr TileFunction kTiles[kMaxTile + 1] = {
     panels_of_tile<7>, panels_of_tile<8>, panels_of_tile<9>, panels_of_tile<10>, panels_of_tile<11>, panels_of_tile<12>,
 };
 
-// Rows [first, last) by panels [panel, panel_end), in tiles of nearly equal height.
+// Rows [first, last) by panels [panel, panel_end).
 void block(const Output& out, int64_t first, int64_t last, int64_t panel, int64_t panel_end) {
-  const int64_t num_tiles = (last - first + kMaxTile - 1) / kMaxTile;
-  if (num_tiles == 1) {
-    kTiles[last - first](out, first, panel, panel_end);
-    return;
-  }
-  for (; panel < panel_end; ++panel) {
-    int64_t row = first;
-    for (int64_t t = 0; t < num_tiles; ++t) {
-      const int64_t height = (last - row + (num_tiles - t) - 1) / (num_tiles - t);
-      kTiles[height](out, row, panel, panel + 1);
-      row += height;
-    }
-  }
+  if (last - first <= kMaxTile) return kTiles[last - first](out, first, panel, panel_end);
+  for (; panel < panel_end; ++panel) for_tiles(first, last, [&](int64_t row, int64_t height) { kTiles[height](out, row, panel, panel + 1); });
 }
-
-// Blocks of rows by groups of panels.
-struct Division {
-  Division(const Op& op, const Batch& batch, int num_threads) {
-    num_panels = round_up(op.num_columns, kPanelColumns) / kPanelColumns;
-    row_blocks = (batch.num_tokens + kBlockRows - 1) / kBlockRows;
-    block_rows = (batch.num_tokens + row_blocks - 1) / row_blocks;
-    const int64_t per_thread = row_blocks > 1 ? kBlockSharesPerThread : kSharesPerThread;
-    const int64_t wanted = std::max<int64_t>(1, per_thread * num_threads / row_blocks);
-    // An even number of panels lets the wide tiles take them two by two.
-    share_panels = std::max<int64_t>(2, round_up((num_panels + wanted - 1) / wanted, 2));
-    column_shares = (num_panels + share_panels - 1) / share_panels;
-  }
-
-  int64_t num_panels, row_blocks, block_rows, share_panels, column_shares;
-};
 
 }  // namespace
 
-int64_t num_linear_shares(const Op& op, const Batch& batch, int num_threads) {
-  const Division division(op, batch, num_threads);
-  return division.row_blocks * division.column_shares;
-}
+int64_t num_linear_shares(const Op& op, const Batch& batch, int num_threads) { return Division(op, batch, num_threads).num_shares(); }
 
 void multiply_rows(const Op& op, const bf16* panels, int64_t first_row, int64_t last_row, int64_t panel, int64_t panel_end) {
   block(Output(op, panels, panel), first_row, last_row, panel, panel_end);
 }
 
 void run_linear(const Op& op, const Batch& batch, int num_threads, int64_t share) {
-  const Division division(op, batch, num_threads);
-  const int64_t first = share / division.column_shares * division.block_rows;
-  const int64_t panel = share % division.column_shares * division.share_panels;
-  const Output out(op, static_cast<const bf16*>(op.weight), 0);
-  block(out, first, std::min(first + division.block_rows, batch.num_tokens), panel, std::min(panel + division.share_panels, division.num_panels));
+  const Share part(Division(op, batch, num_threads), batch, share);
+  block(Output(op, static_cast<const bf16*>(op.weight), 0), part.first_row, part.last_row, part.panel, part.panel_end);
 }
 
 }  // namespace tgi

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "division.h"
 #include "linear_store.h"
 #include "quantized.h"
 #include "vector.h"
@@ -15,8 +16,6 @@ namespace tgi {
 namespace {
 
 constexpr int kMaxIntegerRows = 8;   // up to here the byte products are faster
-constexpr int64_t kBlockRows = 240;  // rows for which a panel is unpacked once
-constexpr int64_t kSharesPerThread = 12;
 
 // Bytes that are on their way from memory while earlier ones are multiplied, divided among the Z streams that are read at once.
 // Four streams with the little work of one or two rows keep enough loads in flight by themselves.
@@ -125,30 +124,11 @@ constexpr TileFunction kTiles[kMaxIntegerRows + 1] = {
     nullptr, tile<Bits, 1>, tile<Bits, 2>, tile<Bits, 3>, tile<Bits, 4>, tile<Bits, 5>, tile<Bits, 6>, tile<Bits, 7>, tile<Bits, 8>,
 };
 
-// Blocks of rows by groups of panels; few rows form one block.
-struct Division {
-  Division(const Op& op, const Batch& batch, int num_threads) {
-    num_panels = round_up(op.num_columns, kPanelColumns) / kPanelColumns;
-    row_blocks = batch.num_tokens <= kMaxIntegerRows ? 1 : (batch.num_tokens + kBlockRows - 1) / kBlockRows;
-    block_rows = (batch.num_tokens + row_blocks - 1) / row_blocks;
-    const int64_t wanted = std::max<int64_t>(1, kSharesPerThread * num_threads / row_blocks);
-    share_panels = std::max<int64_t>(2, round_up((num_panels + wanted - 1) / wanted, 2));
-    column_shares = (num_panels + share_panels - 1) / share_panels;
-  }
-
-  int64_t num_panels, row_blocks, block_rows, share_panels, column_shares;
-};
-
 }  // namespace
 
 int64_t quantized_scratch_floats(const QuantizedWeight& weight, int64_t num_inputs) {
   const int64_t panel = round_up(num_inputs, 2) * kPanelColumns / 2;
   return std::max(panel, IntegerRows::scratch_floats(weight, num_inputs, kMaxIntegerRows));
-}
-
-int64_t num_quantized_linear_shares(const Op& op, const Batch& batch, int num_threads) {
-  const Division division(op, batch, num_threads);
-  return division.row_blocks * division.column_shares;
 }
 
 void prepare_quantized_linear(const Op& op, const Batch& batch, float* scratch) {
@@ -159,21 +139,17 @@ void prepare_quantized_linear(const Op& op, const Batch& batch, float* scratch) 
 }
 
 void run_quantized_linear(const Op& op, const Batch& batch, int num_threads, int64_t share, float* scratch) {
-  const Division division(op, batch, num_threads);
-  int64_t panel = share % division.column_shares * division.share_panels;
-  const int64_t panel_end = std::min(panel + division.share_panels, division.num_panels);
+  const Share part(Division(op, batch, num_threads), batch, share);
   if (batch.num_tokens <= kMaxIntegerRows) {
     const IntegerRows rows(scratch, *op.quantized, op.num_inputs, batch.num_tokens);
     const auto& tiles = op.quantized->bits == 4 ? kTiles<4> : kTiles<8>;
-    tiles[batch.num_tokens](Output(op, nullptr, 0), rows, panel, panel_end);
+    tiles[batch.num_tokens](Output(op, nullptr, 0), rows, part.panel, part.panel_end);
     return;
   }
-  const int64_t first = share / division.column_shares * division.block_rows;
-  const int64_t last = std::min(first + division.block_rows, batch.num_tokens);
   auto* unpacked = reinterpret_cast<bf16*>(scratch);
-  for (; panel < panel_end; ++panel) {
+  for (int64_t panel = part.panel; panel < part.panel_end; ++panel) {
     dequantize_panel(*op.quantized, op.num_inputs, panel, unpacked);
-    multiply_rows(op, unpacked, first, last, panel, panel + 1);
+    multiply_rows(op, unpacked, part.first_row, part.last_row, panel, panel + 1);
   }
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "attention_plan.h"
+#include "compressed.h"
 #include "quantized.h"
 #include "sampler.h"
 #include "team.h"
@@ -29,7 +30,7 @@ class ProgramRun final : public tgi::Job {
   int64_t num_shares(const tgi::Op& op) {
     switch (static_cast<Kind>(op.kind)) {
       case Kind::kLinear:
-        return op.quantized == nullptr ? tgi::num_linear_shares(op, batch_, num_threads_) : tgi::num_quantized_linear_shares(op, batch_, num_threads_);
+        return tgi::num_linear_shares(op, batch_, num_threads_);
       case Kind::kAttention:
         return plan(*op.attention).num_shares();
       default:
@@ -45,6 +46,7 @@ class ProgramRun final : public tgi::Job {
       case Kind::kNorm:
         return tgi::run_norm(op, batch_, share);
       case Kind::kLinear:
+        if (op.compressed != nullptr) return tgi::run_compressed_linear(op, batch_, num_threads_, share, scratch_[thread]);
         if (op.quantized == nullptr) return tgi::run_linear(op, batch_, num_threads_, share);
         if (std::exchange(prepared_[static_cast<size_t>(thread)], stage) != stage) tgi::prepare_quantized_linear(op, batch_, scratch_[thread]);
         return tgi::run_quantized_linear(op, batch_, num_threads_, share, scratch_[thread]);
@@ -114,7 +116,7 @@ int32_t tgi_supported() {
 
 // Sizes of the records, so that the caller can check that it describes the same ones.
 int64_t tgi_record_size(int32_t record) {
-  const int64_t sizes[] = {sizeof(tgi::Op), sizeof(tgi::Batch), sizeof(tgi::AttentionLayer), sizeof(tgi::QuantizedWeight), sizeof(tgi::SampleRow), sizeof(tgi::SampleResult), sizeof(tgi::TopToken)};
+  const int64_t sizes[] = {sizeof(tgi::Op), sizeof(tgi::Batch), sizeof(tgi::AttentionLayer), sizeof(tgi::QuantizedWeight), sizeof(tgi::CompressedWeight), sizeof(tgi::SampleRow), sizeof(tgi::SampleResult), sizeof(tgi::TopToken)};
   return sizes[record];
 }
 
@@ -147,6 +149,16 @@ void tgi_sampler_tops(const void* sampler, int64_t num_rows, tgi::TopToken* tops
     const auto& own = static_cast<const tgi::Sampler*>(sampler)->tops(row);
     tops = std::copy(own.begin(), own.end(), tops);
   }
+}
+
+// Gives pages back; they read as zero afterwards.
+void tgi_release(void* memory, int64_t bytes) {
+#if defined(__linux__)
+  madvise(memory, static_cast<size_t>(bytes), MADV_DONTNEED);
+#else
+  (void)memory;
+  (void)bytes;
+#endif
 }
 
 // Asks for large pages: panels are streamed whole, and small pages would spend the bandwidth on address translation.

@@ -46,6 +46,9 @@ struct AttentionLayer {
 // A weight in codes of 8 or 4 bits; see quantized.h.
 struct QuantizedWeight;
 
+// A weight without loss in 12 bits; see compressed.h.
+struct CompressedWeight;
+
 struct Op {
   int32_t kind, store, activation, norm_kind;  // norm_kind: 1 = rms, 2 = layer
   int64_t num_columns, num_inputs;
@@ -57,7 +60,8 @@ struct Op {
   const float* positions;  // learned position vectors of an embedding, or null
   float scale, epsilon;
   int32_t position_offset, target_is_float;
-  const QuantizedWeight* quantized;  // instead of `weight`, or null
+  const QuantizedWeight* quantized;    // instead of `weight`, or null
+  const CompressedWeight* compressed;  // instead of `weight`, or null
 };
 
 // One step. T tokens of R rows, concatenated.
@@ -83,15 +87,17 @@ void run_add(const Op& op, const Batch& batch, int64_t share);
 // The nearest bf16 of each number.
 void round_row(const float* source, int64_t size, bf16* target);
 
-int64_t num_linear_shares(const Op& op, const Batch& batch, int num_threads);
+int64_t num_linear_shares(const Op& op, const Batch& batch, int num_threads);  // whatever the weight is like
 void run_linear(const Op& op, const Batch& batch, int num_threads, int64_t share);
 // Rows [first_row, last_row) times the panels [panel, panel_end) of a linear; their weights stand at `panels` in bf16.
 void multiply_rows(const Op& op, const bf16* panels, int64_t first_row, int64_t last_row, int64_t panel, int64_t panel_end);
 
 // The same for a quantized weight. Every thread calls `prepare` with its own scratch before its first share.
-int64_t num_quantized_linear_shares(const Op& op, const Batch& batch, int num_threads);
 void prepare_quantized_linear(const Op& op, const Batch& batch, float* scratch);
 void run_quantized_linear(const Op& op, const Batch& batch, int num_threads, int64_t share, float* scratch);
+
+// The same for a compressed one, which needs no preparation.
+void run_compressed_linear(const Op& op, const Batch& batch, int num_threads, int64_t share, float* scratch);
 
 int64_t attention_tile_queries(const AttentionLayer& layer);
 int64_t attention_scratch_floats(const AttentionLayer& layer);

@@ -83,6 +83,9 @@ class CpuBackend:
         hindrance = obstacle(config, load_library())
         if hindrance:
             return (Implementation("layers", "torch operations", (("native kernels", hindrance),)), *weights)
+        weights = weights or (
+            Implementation("weights", "bfloat16 in 12 bits without loss", (("16 bits", "they take longer to read"),)),
+        )
         return (Implementation("layers", "native kernels", (("torch operations", "the native kernels are faster"),)), *weights)
 
     def create_worker(self, config: EngineConfig, host: Host) -> Worker:

@@ -25,6 +25,7 @@ __all__ = [
     "TOP_TOKEN",
     "AttentionRecord",
     "BatchRecord",
+    "CompressedRecord",
     "Engine",
     "NativeLibrary",
     "OpRecord",
@@ -76,6 +77,16 @@ class QuantizedRecord(Structure):
     )
 
 
+class CompressedRecord(Structure):
+    """`tgi::CompressedWeight`."""
+
+    _fields_ = (
+        ("panels", c_void_p),
+        ("outliers", c_void_p),
+        ("outlier_starts", c_void_p),
+    )
+
+
 class OpRecord(Structure):
     """`tgi::Op`."""
 
@@ -97,6 +108,7 @@ class OpRecord(Structure):
         ("position_offset", c_int32),
         ("target_is_float", c_int32),
         ("quantized", POINTER(QuantizedRecord)),
+        ("compressed", POINTER(CompressedRecord)),
     )
 
 
@@ -115,6 +127,9 @@ class BatchRecord(Structure):
         ("block_tables", c_void_p),
     )
 
+
+OUTLIER = np.dtype([("input", np.int32), ("column", np.uint16), ("value", np.uint16)])
+"""`tgi::Outlier`."""
 
 SAMPLE_ROW = np.dtype(
     [
@@ -157,7 +172,7 @@ TOP_TOKEN = np.dtype([("logprob", np.float32), ("id", np.int32)], align=True)
 
 # In the order of `tgi_record_size`.
 _RECORD_BYTES = (
-    *(ctypes.sizeof(record) for record in (OpRecord, BatchRecord, AttentionRecord, QuantizedRecord)),
+    *(ctypes.sizeof(record) for record in (OpRecord, BatchRecord, AttentionRecord, QuantizedRecord, CompressedRecord)),
     *(record.itemsize for record in (SAMPLE_ROW, SAMPLE_RESULT, TOP_TOKEN)),
 )
 
@@ -239,6 +254,45 @@ class NativeLibrary:
             piece.ctypes.data, rows, inputs, target.ctypes.data, total_inputs, first_column, first_input, gate_half
         )
 
+    def compressed_panel_bytes(self, num_inputs: int) -> int:
+        """Bytes of a compressed panel."""
+        return int(self.functions.tgi_compressed_panel_bytes(num_inputs))
+
+    def compressed_scratch_floats(self, num_inputs: int) -> int:
+        """Floats of working memory that a thread needs for a product with a compressed weight."""
+        return int(self.functions.tgi_compressed_scratch_floats(num_inputs))
+
+    def compress(
+        self, panels: npt.NDArray[np.uint16], num_inputs: int
+    ) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int32]] | None:
+        """Compress bf16 panels in the place where they stand; outliers (`OUTLIER`) and where those of each panel begin.
+
+        None, and the panels as they were, if that would save too little.
+        """
+        num_panels = panels.size // (round_up(num_inputs, 2) * PANEL_COLUMNS)
+        first_exponents = np.empty(num_panels, np.uint8)
+        count = self.functions.tgi_count_outliers(panels.ctypes.data, num_panels, num_inputs, first_exponents.ctypes.data)
+        if count < 0 or self.compressed_panel_bytes(num_inputs) * num_panels >= panels.nbytes:
+            return None
+        outliers, starts = np.empty(count, OUTLIER), np.empty(num_panels + 1, np.int32)
+        self.functions.tgi_compress(
+            panels.ctypes.data,
+            num_panels,
+            num_inputs,
+            first_exponents.ctypes.data,
+            panels.ctypes.data,
+            outliers.ctypes.data,
+            starts.ctypes.data,
+        )
+        return outliers, starts
+
+    def release(self, memory: npt.NDArray[np.uint8]) -> None:
+        """Give the whole large pages of `memory`, a part of what `allocate` returned, back to the system. They read as zero."""
+        start = -memory.ctypes.data % _HUGE_PAGE
+        size = (memory.size - start) // _HUGE_PAGE * _HUGE_PAGE
+        if size > 0:
+            self.functions.tgi_release(memory.ctypes.data + start, size)
+
 
 @final
 class Engine:
@@ -309,6 +363,11 @@ def load_library(folder: Path | None = None) -> NativeLibrary | None:
     _declare(functions.tgi_record_size, c_int64, c_int32)
     _declare(functions.tgi_scratch_floats, c_int64, c_void_p)
     _declare(functions.tgi_advise_huge, None, c_void_p, c_int64)
+    _declare(functions.tgi_release, None, c_void_p, c_int64)
+    _declare(functions.tgi_compressed_panel_bytes, c_int64, c_int64)
+    _declare(functions.tgi_compressed_scratch_floats, c_int64, c_int64)
+    _declare(functions.tgi_count_outliers, c_int64, c_void_p, c_int64, c_int64, c_void_p)
+    _declare(functions.tgi_compress, None, c_void_p, c_int64, c_int64, *[c_void_p] * 4)
     _declare(functions.tgi_pack, None, c_void_p, c_int64, c_int64, c_void_p, c_int64, c_int64, c_int64, c_int32)
     sizes = (c_int64, c_int64, c_int64, c_int32)
     _declare(functions.tgi_quantize, None, c_void_p, c_int64, c_int64, c_void_p, *sizes, c_void_p, c_int64)

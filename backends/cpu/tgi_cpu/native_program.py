@@ -172,21 +172,18 @@ class _Builder:
     ) -> None:
         """Append a product: store(scale * (source x weight + bias)) goes to `target`."""
         matrix = self.weights.matrices[name]
-        if matrix.record is not None:
-            floats = self.native.quantized_scratch_floats(matrix.record, matrix.plan.num_inputs)
-            self.scratch_floats = max(self.scratch_floats, floats)
+        self.scratch_floats = max(self.scratch_floats, matrix.scratch_floats)
         self.add(
             Kind.LINEAR,
             store=store,
             activation=0 if activation is None else _ACTIVATIONS[activation],
             num_columns=matrix.plan.num_columns,
             num_inputs=matrix.plan.num_inputs,
-            weight=self.pointer(matrix.panels),
-            quantized=matrix.record_pointer,
             bias=self.pointer(self.weights.bias(matrix)),
             source=self.pointer(source),
             target=self.pointer(target),
             scale=scale,
+            **matrix.operand,
         )
 
     def norm(self, role: str, norm: Norm | None, source: Array, target: Array) -> None:
@@ -298,12 +295,11 @@ def _embed(builder: _Builder, hidden: Array) -> None:
     builder.add(
         Kind.EMBED,
         num_columns=builder.spec.hidden_size,
-        weight=builder.pointer(table.panels),
-        quantized=table.record_pointer,
         target=builder.pointer(hidden),
         positions=None if positions is None else builder.pointer(builder.weights.vectors["embedding.positions.weight"]),
         position_offset=0 if positions is None else positions.offset,
         scale=embedding.scale,
+        **table.operand,
     )
     if embedding.norm is not None:
         builder.norm("embedding.norm", embedding.norm, hidden, hidden)

@@ -30,5 +30,7 @@ def test_what_is_said_is_what_runs(tmp_path):
     config = EngineConfig("cpu", str(tmp_path), spec, dtype="bfloat16")
     backend = CpuBackend()
     assert isinstance(backend, Explainer)
-    (layers,) = backend.explain(spec, config)
-    assert (layers.chosen == "native kernels") == (not obstacle(config, load_library()))
+    chosen = {entry.operation: entry.chosen for entry in backend.explain(spec, config)}
+    is_native = not obstacle(config, load_library())
+    assert (chosen["layers"] == "native kernels") == is_native
+    assert (chosen.get("weights") == "bfloat16 in 12 bits without loss") == is_native

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tests.backends.cpu.native_kernels import require_library
 from tgi_cpu.native import BatchRecord, Engine, NativeLibrary, OpRecord, QuantizedRecord, round_up
+from tgi_cpu.native_matrices import MatrixPlan, QuantizedMatrix
 from tgi_cpu.native_program import Kind, Store
-from tgi_cpu.native_weights import MatrixPlan, QuantizedMatrix
 from tgi_torch.quantization import quantize
 from tgi_torch.weight_formats import INT4, INT8, WeightFormat
 
@@ -72,9 +72,9 @@ def multiply(library: NativeLibrary, engine: Engine, matrix: QuantizedMatrix, ro
         source=source.ctypes.data,
         target=target.ctypes.data,
         scale=1.0,
-        quantized=matrix.record_pointer,
+        **matrix.operand,
     )
-    assert library.quantized_scratch_floats(matrix.record, plan.num_inputs) <= 1 << 16
+    assert matrix.scratch_floats <= 1 << 16
     engine.run((OpRecord * 1)(op), BatchRecord(num_tokens=len(rows)))
     return target[:, : plan.num_columns].astype(np.float64)
 

@@ -1,0 +1,86 @@
+// Matrix products of bf16 with compressed weights.
+//
+// Reading weights bounds a step of few rows: they are decoded in registers on the way to the product, once for up to 12 rows. For more
+// rows a panel is unpacked to bf16 once for all of them. Sums are those of the weights uncompressed, but that outliers are added last.
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
+
+#include "compressed_codes.h"
+#include "division.h"
+#include "linear_store.h"
+
+namespace tgi {
+namespace {
+
+constexpr int kMaxDecodedRows = 48;  // up to here every tile of rows decodes for itself
+
+// sums += rows x the panel's outliers.
+template <int M>
+void add_outliers(const CompressedWeight& weight, int64_t panel, const bf16* rows, int64_t stride, __m512 (&sums)[M][2]) {
+  const Outlier *outlier = weight.outliers + weight.outlier_starts[panel], *end = weight.outliers + weight.outlier_starts[panel + 1];
+  if (outlier == end) return;
+  alignas(64) float totals[M][kPanelColumns];
+  for (int m = 0; m < M; ++m)
+    for (int z = 0; z < 2; ++z) _mm512_store_ps(totals[m] + 16 * z, sums[m][z]);
+  for (; outlier != end; ++outlier)
+    for (int m = 0; m < M; ++m) totals[m][outlier->column] += to_float(rows[m * stride + outlier->input]) * to_float(outlier->value);
+  for (int m = 0; m < M; ++m)
+    for (int z = 0; z < 2; ++z) sums[m][z] = _mm512_load_ps(totals[m] + 16 * z);
+}
+
+template <int M>
+inline void multiply_pair(const bf16* rows, int64_t stride, const Pair& weights, __m512 (&sums)[M][2]) {
+  for (int m = 0; m < M; ++m) {
+    const auto row = (__m512bh)broadcast_pair(rows + m * stride);
+    sums[m][0] = _mm512_dpbf16_ps(sums[m][0], row, (__m512bh)weights.low);
+    sums[m][1] = _mm512_dpbf16_ps(sums[m][1], row, (__m512bh)weights.high);
+  }
+}
+
+// M rows from `row` on by one panel. What is read after it is fetched on the way.
+template <int M>
+void tile(const Output& out, int64_t row, int64_t panel) {
+  const CompressedWeight& weight = *out.op.compressed;
+  const int64_t num_inputs = out.op.num_inputs, stride = round_up(num_inputs, kPanelColumns);
+  const bf16* rows = static_cast<const bf16*>(out.op.source) + row * stride;
+  const uint8_t* source = weight.panels + panel * compressed_panel_bytes(num_inputs);
+  const Decoder decoder(source);
+  const uint8_t* block = source + kLineBytes;
+  __m512 sums[M][2];
+  for (int m = 0; m < M; ++m) sums[m][0] = sums[m][1] = _mm512_setzero_ps();
+  for (int64_t input = 0; input < num_inputs; input += kBlockInputs, block += kBlockBytes) {
+    prefetch_block(block);
+    multiply_pair<M>(rows + input, stride, decoder.decode<0>(block), sums);
+    multiply_pair<M>(rows + input + 2, stride, decoder.decode<1>(block), sums);
+  }
+  add_outliers<M>(weight, panel, rows, stride, sums);
+  store_panel<M, 2>(out, row, panel, 0, sums);
+}
+
+using TileFunction = void (*)(const Output&, int64_t, int64_t);
+constexpr TileFunction kTiles[kMaxTile + 1] = {nullptr, tile<1>, tile<2>, tile<3>, tile<4>,  tile<5>,  tile<6>,
+                                               tile<7>, tile<8>, tile<9>, tile<10>, tile<11>, tile<12>};
+
+}  // namespace
+
+void run_compressed_linear(const Op& op, const Batch& batch, int num_threads, int64_t share, float* scratch) {
+  const Share part(Division(op, batch, num_threads), batch, share);
+  if (batch.num_tokens <= kMaxDecodedRows) {
+    const Output out(op, nullptr, 0);
+    for (int64_t panel = part.panel; panel < part.panel_end; ++panel)
+      for_tiles(part.first_row, part.last_row, [&](int64_t row, int64_t height) { kTiles[height](out, row, panel); });
+    return;
+  }
+  auto* unpacked = reinterpret_cast<bf16*>(scratch);
+  for (int64_t panel = part.panel; panel < part.panel_end; ++panel) {
+    decompress_panel(*op.compressed, op.num_inputs, panel, unpacked);
+    multiply_rows(op, unpacked, part.first_row, part.last_row, panel, panel + 1);
+  }
+}
+
+}  // namespace tgi
+
+extern "C" {
+
+// Floats of working memory that a thread needs for a linear over compressed weights.
+int64_t tgi_compressed_scratch_floats(int64_t num_inputs) { return tgi::round_up(num_inputs, tgi::kBlockInputs) * tgi::kPanelColumns / 2; }
+}

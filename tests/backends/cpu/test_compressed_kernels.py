@@ -1,0 +1,146 @@
+"""Weights in 12 bits: every bit comes back, and products are those of the weights uncompressed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from tests.backends.cpu.native_kernels import require_library
+from tgi_cpu.native import BatchRecord, Engine, NativeLibrary, OpRecord, round_up
+from tgi_cpu.native_matrices import CompressedMatrix, Matrix, MatrixPlan, PackedMatrix
+from tgi_cpu.native_program import Kind, Store
+
+SHAPES = [(1, 40), (33, 7), (64, 64), (100, 131), (48, 258), (544, 192)]  # outputs, inputs
+ROWS = [1, 2, 5, 12, 13, 31, 48, 49, 241]  # on both sides of every change of method
+
+Bits = npt.NDArray[np.uint16]
+
+
+@pytest.fixture(scope="module")
+def library() -> NativeLibrary:
+    return require_library()
+
+
+@pytest.fixture(scope="module")
+def engine(library: NativeLibrary) -> Iterator[Engine]:
+    engine = Engine(library, 2, 4, 1 << 16)
+    yield engine
+    engine.close()
+
+
+def packed(library: NativeLibrary, weight: Bits) -> PackedMatrix:
+    """bf16 bits [outputs, inputs] in panels."""
+    plan = MatrixPlan({"weight": weight.shape[0]}, weight.shape[1])
+    matrix = PackedMatrix(plan, library, library.allocate(plan.num_bytes(None)).view(np.uint16))
+    matrix.write("weight", 0, 0, torch.from_numpy(weight.view(np.int16)).view(torch.bfloat16))
+    return matrix
+
+
+def compressed(library: NativeLibrary, weight: Bits) -> CompressedMatrix:
+    matrix = packed(library, weight).compressed()
+    assert isinstance(matrix, CompressedMatrix)
+    return matrix
+
+
+def normal(shape: tuple[int, int], seed: int = 0) -> Bits:
+    """bf16 bits of normally distributed weights."""
+    weight = 0.02 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return weight.bfloat16().view(torch.int16).numpy().view(np.uint16)
+
+
+def columns(engine: Engine, matrix: Matrix) -> npt.NDArray[np.uint32]:
+    """The bits of the matrix in float32 [outputs, inputs], read as an embedding is."""
+    plan = matrix.plan
+    ids = np.arange(plan.num_columns, dtype=np.int64)
+    target = np.zeros((plan.num_columns, round_up(plan.num_inputs, 32)), np.float32)
+    op = OpRecord(kind=Kind.EMBED, num_columns=plan.num_inputs, target=target.ctypes.data, scale=1.0, **matrix.operand)
+    engine.run((OpRecord * 1)(op), BatchRecord(num_tokens=len(ids), token_ids=ids.ctypes.data))
+    return target[:, : plan.num_inputs].view(np.uint32)
+
+
+def multiply(engine: Engine, matrix: Matrix, num_rows: int) -> npt.NDArray[np.float32]:
+    """Rows of a fixed seed x weights, float32 [rows, outputs padded]; columns beyond the outputs must be zero."""
+    plan = matrix.plan
+    source = np.zeros((num_rows, round_up(plan.num_inputs, 32)), np.uint16)
+    source[:, : plan.num_inputs] = normal((num_rows, plan.num_inputs), seed=1)
+    target = np.full((num_rows, plan.padded_columns), np.nan, np.float32)
+    op = OpRecord(
+        kind=Kind.LINEAR,
+        store=Store.FLOAT,
+        num_columns=plan.num_columns,
+        num_inputs=plan.num_inputs,
+        source=source.ctypes.data,
+        target=target.ctypes.data,
+        scale=1.0,
+        **matrix.operand,
+    )
+    assert matrix.scratch_floats <= 1 << 16
+    engine.run((OpRecord * 1)(op), BatchRecord(num_tokens=num_rows))
+    assert not target[:, plan.num_columns :].any()
+    return target
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_bit_comes_back(shape: tuple[int, int], library: NativeLibrary, engine: Engine) -> None:
+    weight = normal(shape)
+    np.testing.assert_array_equal(columns(engine, compressed(library, weight)), weight.astype(np.uint32) << 16)
+
+
+def test_so_do_those_of_rare_numbers(library: NativeLibrary, engine: Engine) -> None:
+    weight = normal((96, 320))
+    rare = np.array([0, 0x8000, 1, 0x807F, 0x7F80, 0xFF80, 0x7FC1, 0x7F7F, 0x0080, 0x3F80, 0xC2F7], np.uint16)
+    weight[np.arange(11) * 7, np.arange(11) * 29] = rare
+    weight[:, 5] = 0
+    matrix = compressed(library, weight)
+    assert len(matrix.outliers) >= 6
+    np.testing.assert_array_equal(columns(engine, matrix), weight.astype(np.uint32) << 16)
+
+
+@pytest.mark.parametrize("num_rows", ROWS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_products_are_those_of_the_weights_uncompressed(
+    shape: tuple[int, int], num_rows: int, library: NativeLibrary, engine: Engine
+) -> None:
+    weight = normal(shape)
+    weight[(weight & 0x7FFF) < 0x3880] = 0x3C00  # none is small enough for an outlier
+    matrix = compressed(library, weight)
+    assert len(matrix.outliers) == 0
+    np.testing.assert_array_equal(multiply(engine, matrix, num_rows), multiply(engine, packed(library, weight), num_rows))
+
+
+@pytest.mark.parametrize("num_rows", ROWS)
+def test_outliers_count(num_rows: int, library: NativeLibrary, engine: Engine) -> None:
+    weight = normal((96, 320))
+    weight[np.arange(90), np.arange(90) * 3] = 0x4380  # 256: whatever misses one is far off
+    matrix = compressed(library, weight)
+    assert len(matrix.outliers) >= 90
+    expected = multiply(engine, packed(library, weight), num_rows)
+    np.testing.assert_allclose(multiply(engine, matrix, num_rows), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_of_any_exponent_stay_as_they_are(library: NativeLibrary) -> None:
+    matrix = packed(library, np.random.default_rng(0).integers(0, 2**16, (64, 64)).astype(np.uint16))
+    before = matrix.panels.copy()
+    assert matrix.compressed() is matrix
+    np.testing.assert_array_equal(matrix.panels, before)
+
+
+def test_what_is_saved(library: NativeLibrary) -> None:
+    plain, matrix = packed(library, normal((544, 576))), compressed(library, normal((544, 576)))
+    assert matrix.num_bytes / plain.num_bytes == pytest.approx(0.75, abs=0.002)
+    assert len(matrix.outliers) < 544 * 576 / 2000
+
+
+def test_a_matrix_moves_over_itself(library: NativeLibrary, engine: Engine) -> None:
+    weight = normal((256, 128))
+    plan = MatrixPlan({"weight": 256}, 128)
+    memory = library.allocate(plan.num_bytes(None) + 4096)
+    matrix = PackedMatrix(plan, library, memory[4096:].view(np.uint16))
+    matrix.write("weight", 0, 0, torch.from_numpy(weight.view(np.int16)).view(torch.bfloat16))
+    moved = matrix.compressed().moved(memory)
+    memory[moved.num_bytes :] = 0xA5
+    np.testing.assert_array_equal(columns(engine, moved), weight.astype(np.uint32) << 16)
