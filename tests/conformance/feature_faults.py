@@ -151,6 +151,19 @@ def unknown_controls_raise(inner, request):
     return inner.control(request)
 
 
+def agreeing(change):
+    """The agreement is another one."""
+    return FaultyComplete(lambda: {"negotiate": lambda inner, wish: change(inner.negotiate(wish))})
+
+
+def without(*features):
+    return agreeing(lambda agreement: struct(agreement, features=tuple(f for f in agreement.features if f not in features)))
+
+
+def without_text_when_resumed(new):
+    return struct(new, encoder_tokens=new.encoder_tokens * 0) if len(new.tokens) > new.num_prompt_tokens else new
+
+
 # Several tokens
 
 
@@ -333,6 +346,12 @@ FEATURE_FAULTS = {
     "every adapter is welcome": (in_control(anything_goes), "C-58d"),
     "every rank is welcome": (in_control(any_rank), "C-58d"),
     "an unknown control raises": (in_control(unknown_controls_raise), "C-58e"),
+    # agreements that contradict themselves
+    "several tokens without a feature": (without("drafts", "multi_token"), "C-11"),
+    "adapters without the feature": (without("lora"), "C-11"),
+    "exported blocks that nobody can share": (without("prefix_cache"), "C-11"),
+    # encoders
+    "no text for the encoder after a preemption": (in_added(without_text_when_resumed), "C-59a"),
     # several tokens
     "every guess is believed": (in_output(guesses_believed), "C-59c"),
     "guesses held against the likeliest": (in_rows(likeliest_guesses), "C-59c"),

@@ -13,7 +13,7 @@ from tgi.testing.conformance.models import ModelShelf
 
 CHECKS = {check.id: check for check in ALL_CHECKS}
 ALL_FAULTS = FAULTS | FEATURE_FAULTS
-HEALTHY_BACKENDS = HEALTHY | {check_id: FaultyComplete() for _, check_id in FEATURE_FAULTS.values()}
+HEALTHY_BACKENDS = {check_id: FaultyComplete() for _, check_id in FEATURE_FAULTS.values()} | HEALTHY
 
 
 @pytest.fixture(scope="module")

@@ -48,6 +48,8 @@ class ExampleModel:
                 raise ModelError(f"The weight file `{file}` cannot be read: {error}.", "Download it again.") from error
             progress(done, len(files))
         for placement in placements(self._spec, tensors):
+            if tensors[placement.name].dtype.kind == "i":
+                raise ModelError(f"The tensor `{placement.name}` holds integers.", "Choose a checkpoint that is not quantized.")
             pieces = split(tensors[placement.name], placement, self._spec)
             self._weights |= {role: np.asarray(piece, np.float32) for role, piece in pieces.items()}
 

@@ -136,6 +136,12 @@ def _check_features(agreement: Agreement) -> None:
     require(is_shareable or not agreement.has("prefix_cache"), "`prefix_cache` with groups that are not full")
     has_tops = "top_n_tokens" in agreement.sampling
     require(agreement.has("logprobs") or not has_tops, "`top_n_tokens` without `logprobs`")
+    limits, has_several = agreement.limits, agreement.has("multi_token") or agreement.has("drafts")
+    require((limits.tokens_per_step > 1) == has_several, f"{limits.tokens_per_step} tokens in a step, with these features")
+    require(limits.tokens_per_step <= limits.max_step_tokens, f"{limits.tokens_per_step} tokens in a step are more than fit one")
+    has_adapters = min(limits.max_adapters, limits.max_adapter_rank) > 0
+    require(has_adapters == agreement.has("lora"), f"{limits.max_adapters} adapters of rank {limits.max_adapter_rank} at most")
+    require(agreement.has("prefix_cache") or not agreement.has("kv_export"), "`kv_export` without `prefix_cache`")
 
 
 def _capacity(subject: Subject) -> None:
