@@ -57,6 +57,7 @@ class MemoryFacts:
     dtype: str
     block_size: int
     max_step_tokens: int  # the device's choice where the user names none
+    on_demand: bool = False  # memory is taken with its first use
     weights_detail: str = ""  # for the memory arithmetic; the dtype where nothing is said
 
 
@@ -167,7 +168,7 @@ def plan_limits(spec: ModelSpec | GenericSpec, wish: Wish, facts: MemoryFacts) -
     groups = (CacheGroup(kind, max_sequences if kind == "state" else num_blocks) for kind in group_kinds(spec))
     return Plan(
         limits=Limits(max_total_tokens=max_total_tokens, max_sequences=max_sequences, max_step_tokens=max_step_tokens),
-        kv_cache=KVCachePlan("paged", facts.block_size, tuple(groups)),
+        kv_cache=KVCachePlan("paged", facts.block_size, tuple(groups), on_demand=facts.on_demand),
         memory=(*items, MemoryItem("left free", left)),
     )
 

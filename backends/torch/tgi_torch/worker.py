@@ -137,6 +137,7 @@ class TorchWorker:
             block_size=self._device.block_size,
             # A prompt that cannot be split has to fit into one step.
             max_step_tokens=max(self._device.max_step_tokens, 0 if is_chunked else wish.max_total_tokens or 0),
+            on_demand=self._device.device.type == "cpu",
             weights_detail="" if self._quantization is None else self._quantization.name,
         )
         plan = plan_limits(self._spec, wish, facts)

@@ -209,6 +209,9 @@ class KVCachePlan(Record, frozen=True):
     groups: tuple[CacheGroup, ...] = ()
     num_slots: int = 0
     slot_tokens: int = 0
+    on_demand: bool = (
+        False  # a block takes memory with its first use; so the core uses blocks again rather than ever more of them
+    )
 
     @property
     def max_batch_total_tokens(self) -> int:

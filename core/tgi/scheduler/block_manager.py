@@ -15,12 +15,16 @@ __all__ = ["BlockManager"]
 class BlockManager:
     """Blocks 0 … `num_blocks` - 1. A block is used (somebody holds it), cached (nobody holds it, its content is known) or free.
 
-    Free blocks are handed out first, then cached ones, least recently released first.
+    Free blocks are handed out first, then cached ones, least recently released first. `max_cached` is given where blocks take
+    memory with their first use: those never used are left alone while more than that, and than were ever used at once, are
+    cached.
     """
 
-    def __init__(self, num_blocks: int, prefix_cache: PrefixCache | None = None) -> None:
+    def __init__(self, num_blocks: int, prefix_cache: PrefixCache | None = None, max_cached: int | None = None) -> None:
         self.num_blocks = num_blocks
         self._prefix_cache = prefix_cache
+        self._max_cached = num_blocks if max_cached is None else max_cached
+        self._num_touched = 0  # blocks from here on were never used
         self._ref_counts = [0] * num_blocks
         self._free = list(range(num_blocks - 1, -1, -1))
         self._cached: OrderedDict[int, None] = OrderedDict()
@@ -46,9 +50,10 @@ class BlockManager:
 
     def allocate(self, count: int) -> list[int]:
         """Take `count` blocks; the caller has seen that `num_free` suffices."""
-        blocks = [self._free.pop() if self._free else self._evict() for _ in range(count)]
+        blocks = [self._take() for _ in range(count)]
         for block in blocks:
             self._ref_counts[block] = 1
+        self._max_cached = max(self._max_cached, self.num_used)
         return blocks
 
     def share(self, blocks: Iterable[int]) -> None:
@@ -79,6 +84,14 @@ class BlockManager:
             self._prefix_cache.check()
             assert all(block in self._prefix_cache for block in self._cached), "a cached block is unknown to the prefix cache"
             assert not any(block in self._prefix_cache for block in self._free), "a free block is known to the prefix cache"
+
+    def _take(self) -> int:
+        # Those that were never used lie below all others, the lowest on top.
+        if not self._free or (self._free[-1] >= self._num_touched and len(self._cached) > self._max_cached):
+            return self._evict()
+        block = self._free.pop()
+        self._num_touched = max(self._num_touched, block + 1)
+        return block
 
     def _evict(self) -> int:
         block, _ = self._cached.popitem(last=False)

@@ -24,6 +24,7 @@ __all__ = ["CacheNeed", "KVCacheManager"]
 
 _TOKEN_KINDS = ("full", "window")
 _RESERVE_DIVISOR = 100  # admission leaves up to this part of the blocks to the running sequences, so that few are preempted
+_KEPT_TOKENS = 16_384  # that the prefix cache may keep at least, where keeping more takes more memory
 
 
 @final
@@ -79,7 +80,8 @@ class KVCacheManager:
         num_blocks = min((g.num_blocks for g in groups if g.kind in _TOKEN_KINDS), default=0)
         is_shareable = self._has_blocks and agreement.has("prefix_cache") and all(g.kind == "full" for g in groups)
         self._prefix_cache = PrefixCache(plan.block_size, hash_key) if hash_key and is_shareable else None
-        self.blocks = BlockManager(num_blocks, self._prefix_cache)
+        max_cached = _KEPT_TOKENS // plan.block_size if plan.on_demand and self._has_blocks else None
+        self.blocks = BlockManager(num_blocks, self._prefix_cache, max_cached)
         self.cross_blocks = BlockManager(min((g.num_blocks for g in groups if g.kind == "cross"), default=0))
         self.slots = _slot_manager(plan)
         self._releasing: deque[tuple[int, _Holding]] = deque()  # with the last step that uses it
