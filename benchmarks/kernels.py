@@ -25,7 +25,8 @@ from roofline import Roofline, measure
 
 from tgi.architectures import ModelSpec, load_spec
 from tgi_cpu import machine
-from tgi_cpu.native import BLOCK_TOKENS, BatchRecord, Engine, NativeLibrary, OpRecord, load_library
+from tgi_cpu.native import BLOCK_TOKENS, BatchRecord, NativeLibrary, OpRecord, load_library
+from tgi_cpu.native_engine import Engine
 from tgi_cpu.native_program import Kind, NativeCache, NativeProgram, build_program
 from tgi_cpu.native_weights import NativeWeights
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
+
+from tgi_cpu import machine
 
 __all__ = [
     "SAMPLE_RESULT",
@@ -26,11 +27,9 @@ __all__ = [
     "AttentionRecord",
     "BatchRecord",
     "CompressedRecord",
-    "Engine",
     "NativeLibrary",
     "OpRecord",
     "QuantizedRecord",
-    "SamplerHandle",
     "load_library",
     "round_up",
 ]
@@ -188,6 +187,7 @@ class NativeLibrary:
     """The loaded library. Its functions release the interpreter lock while they run."""
 
     functions: Any  # ctypes types its functions at run time
+    num_threads: int = field(default_factory=machine.num_threads)  # that prepare weights
 
     @property
     def is_supported(self) -> bool:
@@ -224,19 +224,15 @@ class NativeLibrary:
         gate_half: int = -1,
     ) -> None:
         """Put a contiguous piece [rows, inputs] of a weight into its codes and scales (see `tgi_quantize`)."""
-        rows, inputs = piece.shape
-        self.functions.tgi_quantize(
-            piece.ctypes.data,
-            rows,
-            inputs,
-            ctypes.byref(target),
-            total_inputs,
-            first_column,
-            first_input,
-            gate_half,
-            (c_float * len(anchors))(*anchors),
-            len(anchors),
-        )
+        address, row_bytes, inputs = piece.ctypes.data, piece.strides[0], piece.shape[1]
+        levels = (c_float * len(anchors))(*anchors)
+
+        def quantize_rows(first: int, last: int) -> None:
+            place = (total_inputs, first_column + first, first_input, gate_half)
+            source = (address + first * row_bytes, last - first, inputs)
+            self.functions.tgi_quantize(*source, ctypes.byref(target), *place, levels, len(anchors))
+
+        self._share_rows(len(piece), quantize_rows)
 
     def pack(
         self,
@@ -249,10 +245,24 @@ class NativeLibrary:
         gate_half: int = -1,
     ) -> None:
         """Put a contiguous bf16 piece [rows, inputs] of a weight into its panels (see `tgi_pack`)."""
-        rows, inputs = piece.shape
-        self.functions.tgi_pack(
-            piece.ctypes.data, rows, inputs, target.ctypes.data, total_inputs, first_column, first_input, gate_half
-        )
+        address, row_bytes, inputs = piece.ctypes.data, piece.strides[0], piece.shape[1]
+        panels = target.ctypes.data
+
+        def pack_rows(first: int, last: int) -> None:
+            place = (total_inputs, first_column + first, first_input, gate_half)
+            self.functions.tgi_pack(address + first * row_bytes, last - first, inputs, panels, *place)
+
+        self._share_rows(len(piece), pack_rows)
+
+    def _share_rows(self, num_rows: int, work: Callable[[int, int], None]) -> None:
+        """Call `work(first, last)` over all rows, at once in several threads; parts begin with a panel."""
+        share = round_up(-(-num_rows // self.num_threads), PANEL_COLUMNS)
+        parts = [(first, min(first + share, num_rows)) for first in range(0, num_rows, share)]
+        if len(parts) == 1:
+            work(*parts[0])
+            return
+        with ThreadPoolExecutor(len(parts)) as threads:
+            list(threads.map(work, *zip(*parts, strict=True)))
 
     def compressed_panel_bytes(self, num_inputs: int) -> int:
         """Bytes of a compressed panel."""
@@ -292,65 +302,6 @@ class NativeLibrary:
         size = (memory.size - start) // _HUGE_PAGE * _HUGE_PAGE
         if size > 0:
             self.functions.tgi_release(memory.ctypes.data + start, size)
-
-
-@final
-class Engine:
-    """Threads that run programs, with their working memory."""
-
-    def __init__(self, library: NativeLibrary, num_threads: int, max_ops: int, scratch_floats: int) -> None:
-        self.num_threads = num_threads
-        self._functions = library.functions
-        self._handle = self._functions.tgi_engine_create(num_threads, max_ops, scratch_floats)
-
-    def run(self, program: ctypes.Array[OpRecord], batch: BatchRecord) -> None:
-        """Run the operations of `program` in order over one batch."""
-        self._functions.tgi_run(self._handle, program, len(program), ctypes.byref(batch))
-
-    def bind(self, program: ctypes.Array[OpRecord], batch: BatchRecord) -> Callable[[], object]:
-        """`run` with these arguments. What they point to may change from call to call."""
-        return partial(self._functions.tgi_run, self._handle, program, len(program), ctypes.pointer(batch))
-
-    def round_rows(self, source: int, source_stride: int, target: npt.NDArray[np.uint16], shape: tuple[int, int]) -> None:
-        """Round [rows, columns] floats at the address `source` into the rows of `target`; the stride counts floats."""
-        rows, columns = shape
-        self._functions.tgi_round_rows(source, source_stride, rows, columns, target.ctypes.data, target.shape[1])
-
-    def sampler(self, vocab_size: int) -> SamplerHandle:
-        """A sampler that runs in these threads."""
-        return SamplerHandle(self._functions, self._handle, vocab_size, self.num_threads)
-
-    def close(self) -> None:
-        """End the threads. Idempotent."""
-        if self._handle is not None:
-            self._functions.tgi_engine_destroy(self._handle)
-            self._handle = None
-
-
-@final
-class SamplerHandle:
-    """Working memory of the native sampler. Usable until its engine is closed."""
-
-    def __init__(self, functions: Any, engine: int, vocab_size: int, num_threads: int) -> None:  # noqa: ANN401 - as above
-        self._functions = functions
-        self._engine = engine
-        self._handle = functions.tgi_sampler_create(vocab_size, num_threads)
-        weakref.finalize(self, functions.tgi_sampler_destroy, self._handle)
-
-    def bind(self, logits: int, stride: int, rows: npt.NDArray[np.void], results: npt.NDArray[np.void]) -> Callable[[], object]:
-        """`sample` with these arguments. What they point to may change from call to call; the caller keeps it."""
-        function, handles = self._functions.tgi_sample, (self._engine, self._handle)
-        return partial(function, *handles, logits, stride, rows.ctypes.data, len(rows), results.ctypes.data)
-
-    def sample(self, logits: int, stride: int, rows: npt.NDArray[np.void], results: npt.NDArray[np.void]) -> None:
-        """One result (`SAMPLE_RESULT`) for each of `rows` (`SAMPLE_ROW`) of the float32 logits at that address."""
-        self.bind(logits, stride, rows, results)()
-
-    def tops(self, num_rows: int, count: int) -> npt.NDArray[np.void]:
-        """The `count` most likely tokens (`TOP_TOKEN`) that the last call found for its rows, one row after the other."""
-        tops = np.zeros(count, TOP_TOKEN)
-        self._functions.tgi_sampler_tops(self._handle, num_rows, tops.ctypes.data)
-        return tops
 
 
 def load_library(folder: Path | None = None) -> NativeLibrary | None:

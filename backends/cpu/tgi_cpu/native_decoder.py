@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tgi.architectures import ModelSpec
 from tgi.backend import Limits
-from tgi_cpu.native import BLOCK_TOKENS, BatchRecord, Engine, NativeLibrary, OpRecord
+from tgi_cpu.native import BLOCK_TOKENS, BatchRecord, NativeLibrary, OpRecord
+from tgi_cpu.native_engine import Engine
 from tgi_cpu.native_program import Kind, NativeCache, NativeProgram, build_program
 from tgi_cpu.native_sampler import BoundRows, NativeSampler
 from tgi_cpu.native_weights import NativeWeights

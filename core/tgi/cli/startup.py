@@ -47,9 +47,13 @@ _logger = logging.getLogger("tgi")
 
 def serve(parsed: ParsedArguments, environment: Environment, variables: Mapping[str, str], registry: BackendRegistry) -> int:
     """Start and serve until a signal comes. Returns the exit code; raises `StartError` if the server cannot start."""
+    gc.disable()  # nearly all that a start makes lives as long as the process, and would be walked again and again
     context = _Context(parsed.options, parsed, environment, variables, registry, StartDisplay())
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(context))
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(context))
+    finally:
+        gc.enable()
 
 
 @final
@@ -84,9 +88,9 @@ async def _serve(context: _Context) -> int:
                     raise
                 display.log("Stopped while starting.")
                 return 0
-            # What exists now lives as long as the process: the collector need not walk it again and again.
             gc.collect()
             gc.freeze()
+            gc.enable()
             display.ready(f"http://{address}:{listening.getsockname()[1]}")
             await server.serve(app, [listening])
             _logger.info("Shutting down")

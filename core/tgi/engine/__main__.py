@@ -25,6 +25,7 @@ def main(socket_path: str) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_front, daemon=True).start()
+    gc.disable()  # nearly all that a start makes lives as long as the process, and would be walked again and again
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connected:
         connected.connect(socket_path)
         connection = SocketConnection(connected)
@@ -50,9 +51,9 @@ def _serve(connection: SocketConnection) -> int:
         return 1
     try:
         connection.send(Ready(agreement))
-        # What exists now lives as long as the process: the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
+        gc.enable()
         EngineCore(worker, scheduler, connection, agreement.limits.depth).run()
     finally:
         worker.close()

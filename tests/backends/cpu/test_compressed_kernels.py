@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.backends.cpu.native_kernels import require_library
-from tgi_cpu.native import BatchRecord, Engine, NativeLibrary, OpRecord, round_up
+from tgi_cpu.native import BatchRecord, NativeLibrary, OpRecord, round_up
+from tgi_cpu.native_engine import Engine
 from tgi_cpu.native_matrices import CompressedMatrix, Matrix, MatrixPlan, PackedMatrix
 from tgi_cpu.native_program import Kind, Store
 

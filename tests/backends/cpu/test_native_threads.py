@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tgi_cpu.native import SAMPLE_RESULT, SAMPLE_ROW, Engine, NativeLibrary, load_library
+from tgi_cpu.native import SAMPLE_RESULT, SAMPLE_ROW, NativeLibrary, load_library
+from tgi_cpu.native_engine import Engine
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from tests.backends.cpu.native_kernels import require_library
-from tgi_cpu.native import BatchRecord, Engine, NativeLibrary, OpRecord, QuantizedRecord, round_up
+from tgi_cpu.native import BatchRecord, NativeLibrary, OpRecord, QuantizedRecord, round_up
+from tgi_cpu.native_engine import Engine
 from tgi_cpu.native_matrices import MatrixPlan, QuantizedMatrix
 from tgi_cpu.native_program import Kind, Store
 from tgi_torch.quantization import quantize

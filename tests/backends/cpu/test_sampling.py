@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from tgi.backend import SamplingParams
 from tgi.testing.sampling import choose, green_tokens, sample_row, unpack_mask
-from tgi_cpu.native import Engine, load_library
+from tgi_cpu.native import load_library
+from tgi_cpu.native_engine import Engine
 from tgi_cpu.native_sampler import NativeSampler
 from tgi_torch.sampling import Sampler, SamplingKernels, TokenSampler
 
