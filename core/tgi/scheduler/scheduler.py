@@ -17,9 +17,11 @@ from tgi.scheduler.records import NewSequenceRequest, SchedulerConfig, Scheduler
 from tgi.scheduler.result import StepResult, next_prompt_logprobs
 from tgi.scheduler.sequence import Sequence
 from tgi.scheduler.state import SchedulerState
-from tgi.scheduler.step import StepBuilder, StepInFlight
+from tgi.scheduler.step import RowLayout, StepBuilder, StepInFlight
 
 __all__ = ["Scheduler"]
+
+_NO_STATS = SchedulerStats()
 
 
 @final
@@ -50,7 +52,8 @@ class Scheduler:
             has_multi_token=agreement.has("multi_token"),
         )
         self._next_step_id = 0
-        self._last_stats = SchedulerStats()
+        self._last_stats = _NO_STATS
+        self._layout: RowLayout | None = None  # of the last step
 
     @property
     def has_work(self) -> bool:
@@ -87,7 +90,7 @@ class Scheduler:
 
     def schedule(self) -> SchedulerOutput | None:
         """Decide the next step; None = nothing can run before a step in flight is collected, or at all."""
-        self._last_stats = SchedulerStats()
+        self._last_stats = _NO_STATS
         if len(self._state.in_flight) >= self._limits.depth:
             return None
         num_running = len(self._state.running)
@@ -173,8 +176,11 @@ class Scheduler:
             join_reason=self._planner.join_reason,
         )
         self._state.num_preempted = 0
-        self._state.in_flight.append(step.in_flight(stats))
-        return step.build(self._state.handles.take_dropped(), self._state.cache, self._limits.tokens_per_step)
+        layout, cache = self._layout, self._state.cache
+        if layout is None or not layout.fits(step):
+            layout = self._layout = RowLayout(step, cache)
+        self._state.in_flight.append(step.in_flight(stats, layout))
+        return step.build(self._state.handles.take_dropped(), cache, self._limits.tokens_per_step, layout)
 
     # Applying results
 

@@ -27,7 +27,7 @@ from tgi.scheduler.kv_cache_manager import KVCacheManager
 from tgi.scheduler.records import SchedulerStats
 from tgi.scheduler.sequence import Sequence
 
-__all__ = ["StepBuilder", "StepInFlight"]
+__all__ = ["RowLayout", "StepBuilder", "StepInFlight"]
 
 
 @final
@@ -135,16 +135,17 @@ class StepBuilder:
             )
         )
 
-    def build(self, dropped: list[int], cache: KVCacheManager, tokens_per_step: int) -> SchedulerOutput:
-        """The step."""
-        pointers, appended = cache.growth(*self._take_new_blocks())
+    def build(self, dropped: list[int], cache: KVCacheManager, tokens_per_step: int, layout: RowLayout) -> SchedulerOutput:
+        """The step, whose rows have this layout."""
+        counts = [len(sequence.block_table) - sequence.num_sent_blocks for sequence in self.sequences]
+        pointers, appended = cache.growth(self._take_new_blocks(counts), counts) if any(counts) else layout.no_growth
         rows = Rows(
-            sequence=np.array([sequence.handle for sequence in self.sequences], np.int32),
+            sequence=layout.handle_array,
             start=np.array(self.starts, np.int32),
-            count=np.array(self.counts, np.int32),
+            count=layout.count_array,
             tokens=np.array(self.token_ids, np.int32),
-            sample=np.array(self.samples, np.uint8),
-            draw=self._draws(),
+            sample=layout.sample_array,
+            draw=layout.draws(),
             new_block_ptr=pointers,
             new_blocks=appended,
             max_tokens=self._max_tokens() if tokens_per_step > 1 else empty_int32(),
@@ -152,21 +153,19 @@ class StepBuilder:
         )
         return SchedulerOutput(self.step_id, dropped, self.added, rows)
 
-    def in_flight(self, stats: SchedulerStats) -> StepInFlight:
+    def in_flight(self, stats: SchedulerStats, layout: RowLayout) -> StepInFlight:
         """What is remembered of the step until its result comes."""
-        residences = [sequence.residence for sequence in self.sequences]
-        handles = [sequence.handle for sequence in self.sequences]
+        handles, residences = layout.handles, layout.residences
         return StepInFlight(self.step_id, self.sequences, residences, handles, self.counts, self.samples, self.budgets, stats)
 
-    def _take_new_blocks(self) -> tuple[list[int], list[int]]:
-        """Blocks that the worker does not know yet, of all rows, and how many of each row. They count as sent from now on."""
-        counts = [len(sequence.block_table) - sequence.num_sent_blocks for sequence in self.sequences]
+    def _take_new_blocks(self, counts: list[int]) -> list[int]:
+        """The blocks that the worker does not know yet, so many of each row. They count as sent from now on."""
         blocks = list[int]()
         for row in [row for row, count in enumerate(counts) if count]:
             sequence = self.sequences[row]
             blocks += sequence.block_table[sequence.num_sent_blocks :]
             sequence.num_sent_blocks = len(sequence.block_table)
-        return blocks, counts
+        return blocks
 
     def _max_tokens(self) -> Int32Array:
         """Tokens that each row may choose."""
@@ -187,14 +186,35 @@ class StepBuilder:
             draws.append(uniform_draws(np.full(num_extra, sequence.seed, np.uint64), indices))
         return np.concatenate(draws)
 
-    def _draws(self) -> Float32Array:
-        """A draw per row; 0 where no token is drawn."""
-        draws = np.zeros(len(self.sequences), np.float32)
-        pairs = zip(self.sequences, self.samples, strict=True)
-        drawn = [row for row, (sequence, sample) in enumerate(pairs) if sample and not sequence.sampling.greedy]
-        if drawn:
-            sequences = [self.sequences[row] for row in drawn]
-            seeds = np.array([sequence.seed for sequence in sequences], np.uint64)
-            ends = [sequence.num_submitted_tokens - sequence.num_prompt_tokens for sequence in sequences]
-            draws[drawn] = uniform_draws(seeds, np.array(ends, np.uint64))
+
+@final
+class RowLayout:
+    """What steps of the same rows have in common; a batch that decodes has many of them. Nobody changes its arrays."""
+
+    def __init__(self, step: StepBuilder, cache: KVCacheManager) -> None:
+        self._sequences, self._counts, self._samples = step.sequences, step.counts, step.samples
+        self.residences = [sequence.residence for sequence in step.sequences]
+        self.handles = [sequence.handle for sequence in step.sequences]
+        self.handle_array = np.array(self.handles, np.int32)
+        self.count_array = np.array(step.counts, np.int32)
+        self.sample_array = np.array(step.samples, np.uint8)
+        self.no_growth = cache.growth([], [0] * len(step.sequences))
+        self._no_draws = np.zeros(len(step.sequences), np.float32)
+        pairs = zip(step.sequences, step.samples, strict=True)
+        self._drawn = [row for row, (sequence, sample) in enumerate(pairs) if sample and not sequence.sampling.greedy]
+        self._seeds = np.array([step.sequences[row].seed for row in self._drawn], np.uint64)
+
+    def fits(self, step: StepBuilder) -> bool:
+        """Whether the rows of a step are the same. Who left the worker comes back by an introduction."""
+        same = step.sequences == self._sequences and step.counts == self._counts and step.samples == self._samples
+        return same and not step.added
+
+    def draws(self) -> Float32Array:
+        """A draw per row, of the step that was added to its sequences last; 0 where no token is drawn."""
+        if not self._drawn:
+            return self._no_draws
+        sequences = [self._sequences[row] for row in self._drawn]
+        ends = [sequence.num_submitted_tokens - sequence.num_prompt_tokens for sequence in sequences]
+        draws = self._no_draws.copy()
+        draws[self._drawn] = uniform_draws(self._seeds, np.array(ends, np.uint64))
         return draws
