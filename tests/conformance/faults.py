@@ -712,7 +712,7 @@ FAULTS = {
     "state leaks with the handle": (in_steps(leaked_sampling), "C-21"),
     "stale block table": (in_steps(stale_block_table), "C-18"),
     "draw ignored": (in_steps(constant_draw), "C-40a"),
-    "draw of another row": (in_steps(draw_by_row), "C-42"),
+    "draw of another row": (in_steps(draw_by_row), "C-42a"),
     "mask ignored": (in_steps(mask_ignored), "C-46a"),
     "mask of the next row": (in_steps(mask_of_the_next_row), "C-46a"),
     "copies ignored": (in_steps(copies_ignored), "C-28b"),

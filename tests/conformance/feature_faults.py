@@ -164,6 +164,11 @@ def without_text_when_resumed(new):
     return struct(new, encoder_tokens=new.encoder_tokens * 0) if len(new.tokens) > new.num_prompt_tokens else new
 
 
+def rounded_by_batch(output, step):
+    """The more rows, the more is lost."""
+    return struct(output, logprobs=output.logprobs - np.float32(1e-6 * step.rows.num_rows))
+
+
 # Several tokens
 
 
@@ -352,6 +357,7 @@ FEATURE_FAULTS = {
     "exported blocks that nobody can share": (without("prefix_cache"), "C-11"),
     # encoders
     "no text for the encoder after a preemption": (in_added(without_text_when_resumed), "C-59a"),
+    "rounding that depends on the batch": (in_output(rounded_by_batch), "C-42b"),
     # several tokens
     "every guess is believed": (in_output(guesses_believed), "C-59c"),
     "guesses held against the likeliest": (in_rows(likeliest_guesses), "C-59c"),

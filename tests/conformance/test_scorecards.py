@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.core.house.sources import ROOT
+from tgi.backend import FEATURES
 from tgi.testing.conformance import ALL_CHECKS, GRADES, Check, Result, Scorecard, find_subject, run_checks
 from tgi.testing.conformance.matrix import render_matrix
 
@@ -12,7 +13,13 @@ CARDS = ROOT / "docs" / "backends"
 
 
 @pytest.mark.parametrize(
-    ("name", "card", "options"), [("static", "static", {}), ("static", "static-poor", {"variant": "poor"}), ("cpu", "cpu", {})]
+    ("name", "card", "options"),
+    [
+        ("static", "static", {}),
+        ("static", "static-poor", {"variant": "poor"}),
+        ("complete", "complete", {}),
+        ("cpu", "cpu", {}),
+    ],
 )
 def test_the_scorecard_is_the_committed_one(name, card, options, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -26,6 +33,11 @@ def test_the_scorecard_is_the_committed_one(name, card, options, tmp_path, monke
 def test_the_matrix_is_made_from_the_scorecards():
     page = (CARDS / "README.md").read_text(encoding="utf-8")
     assert page == render_matrix(CARDS), "run: python -m tgi.testing.conformance.matrix docs/backends"
+
+
+def test_every_feature_of_the_seam_has_a_check():
+    """But `profile`, which is for tools of the device: nothing of it can be told apart from outside."""
+    assert {check.feature for check in ALL_CHECKS} - {""} == FEATURES - {"profile"}
 
 
 def test_checks_are_numbered_once_and_graded():

@@ -128,6 +128,25 @@ def _draws(subject: Subject) -> None:
     require(len({tuple(s.output) for s in together}) == (most + 1) // 2, "sequences of different seeds are equal")
 
 
+def _same_to_the_last_bit(subject: Subject) -> None:
+    """Alone, in company, in chunks: log probabilities are equal, not only near."""
+    core = subject.core()
+    not_applicable(not core.agreement.has("deterministic"), "`deterministic` was not agreed")
+    not_applicable(not core.agreement.has("logprobs"), "only log probabilities could show it, and they were not agreed")
+    raw, limits = SamplingParams(logprobs="raw"), core.agreement.limits
+    alone = core.add(prompt_of(25), raw)
+    core.generate([alone], 6)
+    core.drop(alone)
+    company = [core.add(prompt_of(5 + i, seed=i), raw) for i in range(min(4, limits.max_sequences) - 1)]
+    core.generate(company, 1)
+    again = core.add(alone.prompt, raw)
+    if limits.chunked and limits.chunk_multiple < len(alone.prompt):
+        core.advance({again: limits.chunk_multiple})
+    core.generate([again, *company], 6)
+    require(again.output == alone.output, f"tokens {again.output} in company, {alone.output} alone")
+    require(again.logprobs == alone.logprobs, f"log probabilities {again.logprobs} in company, {alone.logprobs} alone")
+
+
 def _mixed_rows(subject: Subject) -> None:
     core = subject.core()
     cases = [SamplingParams(), *_capped(core, FIELD_CASES)[:3], *_capped(core, _PENALTY_CASES)[:3], SamplingParams()]
@@ -254,9 +273,10 @@ CHECKS: Sequence[Check] = (
     Check("C-40a", "serving", "each agreed field shapes the draw as the reference does", _fields),
     Check("C-40b", "serving", "fields act together in their order", _all_fields_together),
     Check("C-41", "serving", "penalties, bias and watermark match, after a preemption too", _penalties),
-    Check("C-42", "serving", "the core's draws decide, whatever the batch", _draws),
+    Check("C-42a", "serving", "the core's draws decide, whatever the batch", _draws),
     Check("C-43", "serving", "rows of different sampling do not touch each other", _mixed_rows),
     Check("C-59b", "serving", "the watermark is found, and only where it is", _watermark),
+    Check("C-42b", "features", "company changes not a bit of a log probability", _same_to_the_last_bit, "deterministic"),
     Check("C-44a", "features", "log probabilities and top tokens match", _logprobs, "logprobs"),
     Check("C-44b", "features", "top tokens that tie with the last are all given", _top_ties, "logprobs"),
     Check("C-45", "features", "prompt scores match, whole and in chunks", _prompt_scores, "prompt_logprobs"),
