@@ -64,9 +64,9 @@ struct Chunk {
 
 // A sink is a score that belongs to no key. It takes part where a token's result is complete.
 void begin(const Tile& tile, const bf16* all_queries, const float* sinks) {
-  const AttentionLayer& layer = tile.layer;
+  const int64_t stride = round_up(tile.layer.num_heads * tile.dim, kPanelColumns);
   for (int64_t r = 0; r < tile.num_rows(); ++r) {
-    std::memcpy(tile.queries + r * tile.dim, all_queries + (tile.token(r) * layer.num_heads + tile.head(r)) * tile.dim, static_cast<size_t>(tile.dim) * sizeof(bf16));
+    std::memcpy(tile.queries + r * tile.dim, all_queries + tile.token(r) * stride + tile.head(r) * tile.dim, static_cast<size_t>(tile.dim) * sizeof(bf16));
     tile.maxima[r] = sinks == nullptr ? kMinusInfinity : sinks[tile.head(r)];
     tile.totals[r] = sinks == nullptr ? 0.0f : 1.0f;
   }

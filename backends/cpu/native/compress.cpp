@@ -106,10 +106,6 @@ void decompress_panel(const CompressedWeight& weight, int64_t num_inputs, int64_
     _mm512_storeu_si512(pairs + 64, second.low);
     _mm512_storeu_si512(pairs + 96, second.high);
   }
-  for (int32_t i = weight.outlier_starts[panel]; i < weight.outlier_starts[panel + 1]; ++i) {
-    const Outlier& outlier = weight.outliers[i];
-    target[outlier.input / 2 * 2 * kPanelColumns + outlier.column * 2 + outlier.input % 2] = outlier.value;
-  }
 }
 
 void decompress_column(const CompressedWeight& weight, int64_t num_inputs, int64_t column, float factor, float* target) {

@@ -34,7 +34,8 @@ struct CompressedWeight {
 
 inline int64_t compressed_panel_bytes(int64_t num_inputs) { return kLineBytes + (num_inputs + kBlockInputs - 1) / kBlockInputs * kBlockBytes; }
 
-// Unpacks a panel to bf16: [input pair][32 columns][2]. A pair that is none may be written when the number of inputs is no multiple of 4.
+// Unpacks a panel to bf16, outliers as zero: [input pair][32 columns][2]. A pair that is none may be written when the number of inputs
+// is no multiple of 4.
 void decompress_panel(const CompressedWeight& weight, int64_t num_inputs, int64_t panel, bf16* target);
 
 // target[i] = factor * the value of input i of `column`.

@@ -172,6 +172,7 @@ void run_qkv(const Op& op, const Batch& batch, int64_t share) {
   const AttentionLayer& layer = *op.attention;
   const int dim = layer.head_dim, half = layer.rotary_dim / 2;
   const int64_t source_stride = round_up(static_cast<int64_t>(layer.num_heads + 2 * layer.num_kv_heads) * dim, kPanelColumns);
+  const int64_t query_size = static_cast<int64_t>(layer.num_heads) * dim, target_stride = round_up(query_size, kPanelColumns);
   const int64_t key_size = static_cast<int64_t>(dim) * kBlockTokens;
   const int64_t value_size = round_up(dim, kPanelColumns) * kBlockTokens;
   for_rows(share, batch, [&](int64_t row) {
@@ -183,7 +184,7 @@ void run_qkv(const Op& op, const Batch& batch, int64_t share) {
       if (layer.qk_norm_kind != 0) norm_head(x, dim, layer.qk_norm_kind, layer.qk_norm_epsilon, head < layer.num_heads ? layer.q_norm : layer.k_norm);
       if (cosines != nullptr) (layer.interleaved ? rotate_neighbours : rotate_halves)(x, half, cosines, sines);
     }
-    round_to_bf16(heads, static_cast<int64_t>(layer.num_heads) * dim, static_cast<bf16*>(op.target) + row * layer.num_heads * dim);
+    round_to_bf16(heads, query_size, static_cast<bf16*>(op.target) + row * target_stride);
     const int64_t block = batch.slots[row] / kBlockTokens, offset = batch.slots[row] % kBlockTokens;
     const bool clear = begins_block(batch, row, offset);
     for (int head = 0; head < layer.num_kv_heads; ++head) {

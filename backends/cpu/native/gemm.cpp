@@ -9,6 +9,7 @@
 
 #include "division.h"
 #include "linear_store.h"
+#include "outliers.h"
 #include "vector.h"
 
 namespace tgi {
@@ -32,7 +33,10 @@ inline void tile(const Output& out, int64_t row, int64_t panel) {
   for (int m = 0; m < M; ++m)
     for (int z = 0; z < 2 * P; ++z) sums[m][z] = _mm512_setzero_ps();
   multiply<M, 2 * P>(rows, source_stride, panels, pairs, sums, next);
-  for (int p = 0; p < P; ++p) store_panel<M, 2 * P>(out, row, panel + p, 2 * p, sums);
+  for (int p = 0; p < P; ++p) {
+    if (op.compressed != nullptr) add_outliers<M, 2 * P>(*op.compressed, panel + p, rows, source_stride, 2 * p, sums);
+    store_panel<M, 2 * P>(out, row, panel + p, 2 * p, sums);
+  }
 }
 
 template <int M>

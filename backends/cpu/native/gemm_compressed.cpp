@@ -1,31 +1,19 @@
 // Matrix products of bf16 with compressed weights.
 //
-// Reading weights bounds a step of few rows: they are decoded in registers on the way to the product, once for up to 12 rows. For more
-// rows a panel is unpacked to bf16 once for all of them. Sums are those of the weights uncompressed, but that outliers are added last.
+// Reading weights bounds a step of few rows: they are decoded in registers on the way to the product, once for up to 12 rows. For many
+// rows a panel is unpacked to bf16 once for all of them. Either way outliers are added last, so that a row's sums are the same to the
+// last bit whatever rows stand beside it.
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
 
 #include "compressed_codes.h"
 #include "division.h"
 #include "linear_store.h"
+#include "outliers.h"
 
 namespace tgi {
 namespace {
 
 constexpr int kMaxDecodedRows = 48;  // up to here every tile of rows decodes for itself
-
-// sums += rows x the panel's outliers.
-template <int M>
-void add_outliers(const CompressedWeight& weight, int64_t panel, const bf16* rows, int64_t stride, __m512 (&sums)[M][2]) {
-  const Outlier *outlier = weight.outliers + weight.outlier_starts[panel], *end = weight.outliers + weight.outlier_starts[panel + 1];
-  if (outlier == end) return;
-  alignas(64) float totals[M][kPanelColumns];
-  for (int m = 0; m < M; ++m)
-    for (int z = 0; z < 2; ++z) _mm512_store_ps(totals[m] + 16 * z, sums[m][z]);
-  for (; outlier != end; ++outlier)
-    for (int m = 0; m < M; ++m) totals[m][outlier->column] += to_float(rows[m * stride + outlier->input]) * to_float(outlier->value);
-  for (int m = 0; m < M; ++m)
-    for (int z = 0; z < 2; ++z) sums[m][z] = _mm512_load_ps(totals[m] + 16 * z);
-}
 
 template <int M>
 inline void multiply_pair(const bf16* rows, int64_t stride, const Pair& weights, __m512 (&sums)[M][2]) {
@@ -52,7 +40,7 @@ void tile(const Output& out, int64_t row, int64_t panel) {
     multiply_pair<M>(rows + input, stride, decoder.decode<0>(block), sums);
     multiply_pair<M>(rows + input + 2, stride, decoder.decode<1>(block), sums);
   }
-  add_outliers<M>(weight, panel, rows, stride, sums);
+  add_outliers<M, 2>(weight, panel, rows, stride, 0, sums);
   store_panel<M, 2>(out, row, panel, 0, sums);
 }
 

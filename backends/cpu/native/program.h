@@ -89,7 +89,7 @@ void round_row(const float* source, int64_t size, bf16* target);
 
 int64_t num_linear_shares(const Op& op, const Batch& batch, int num_threads);  // whatever the weight is like
 void run_linear(const Op& op, const Batch& batch, int num_threads, int64_t share);
-// Rows [first_row, last_row) times the panels [panel, panel_end) of a linear; their weights stand at `panels` in bf16.
+// Rows [first_row, last_row) times the panels [panel, panel_end) of a linear; their weights stand at `panels` in bf16, but outliers.
 void multiply_rows(const Op& op, const bf16* panels, int64_t first_row, int64_t last_row, int64_t panel, int64_t panel_end);
 
 // The same for a quantized weight. Every thread calls `prepare` with its own scratch before its first share.

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import final
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -93,6 +95,11 @@ class NativeModel:
         self._hidden = torch.from_numpy(program.hidden)[:, : spec.hidden_size]
         self._logits = torch.from_numpy(program.logits)[:, : spec.vocab_size]
         self._decode_ops = _decode_ops(program)
+        count, num_caching = len(program.hidden_ops), program.num_caching_ops
+        self._caching_ops = (OpRecord * num_caching).from_buffer(program.hidden_ops)
+        self._remaining_ops = (OpRecord * (count - num_caching)).from_buffer(
+            program.hidden_ops, num_caching * ctypes.sizeof(OpRecord)
+        )
 
     @property
     def device(self) -> torch.device:
@@ -116,10 +123,34 @@ class NativeModel:
     def release_state(self, state: int) -> None:
         """The kernels run no model that has states."""
 
-    def forward(self, token_ids: Tensor, metadata: AttentionMetadata) -> Tensor:
-        """Hidden vectors float32 [T, hidden] after the final norm for int64 [T]; writes their keys and values."""
-        self.engine.run(self._program.hidden_ops, _batch_record(token_ids, metadata))
-        return self._hidden[: len(token_ids)]
+    def forward(self, token_ids: Tensor, metadata: AttentionMetadata, wanted: Tensor | None = None) -> Tensor:
+        """Hidden vectors float32 after the final norm for int64 [T], of all or of those `wanted`; writes all keys and values."""
+        if wanted is None:
+            self.engine.run(self._program.hidden_ops, _batch_record(token_ids, metadata))
+            return self._hidden[: len(token_ids)]
+        self.engine.run(self._caching_ops, _batch_record(token_ids, metadata))
+        self._finish(wanted.numpy(), metadata)
+        return self._hidden[: len(wanted)]
+
+    def _finish(self, wanted: npt.NDArray[np.int64], metadata: AttentionMetadata) -> None:
+        """What comes after the last keys and values, as a batch of rows of one token each."""
+        if not len(wanted):
+            return
+        for buffer in self._program.carried:
+            buffer[: len(wanted)] = buffer[wanted]
+        rows = np.searchsorted(metadata.cu_seqlens_q.numpy()[1:], wanted, side="right")
+        positions, block_tables = metadata.positions.numpy()[wanted], metadata.block_tables.numpy()[rows]
+        query_starts, context_lens = np.arange(len(wanted) + 1, dtype=np.int32), (positions + 1).astype(np.int32)
+        batch = BatchRecord(
+            num_tokens=len(wanted),
+            num_rows=len(wanted),
+            max_blocks=block_tables.shape[1],
+            positions=positions.ctypes.data,
+            query_starts=query_starts.ctypes.data,
+            context_lens=context_lens.ctypes.data,
+            block_tables=block_tables.ctypes.data,
+        )
+        self.engine.run(self._remaining_ops, batch)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits float32 [N, vocab] of hidden vectors [N, hidden]."""

@@ -121,6 +121,8 @@ class NativeProgram:
     """Operations and everything they point to."""
 
     hidden_ops: ctypes.Array[OpRecord]
+    num_caching_ops: int  # the first of these, up to the last that writes keys and values
+    carried: list[Array]  # activations that the others read: [max tokens, columns padded] each
     logits_ops: ctypes.Array[OpRecord]
     hidden: Float32Array  # [max tokens, hidden padded]: after the final norm
     head_input: npt.NDArray[np.uint16]  # [max rows, hidden padded], bf16
@@ -154,6 +156,11 @@ class _Builder:
             memory = self.native.allocate(count * (4 if floats else 2)).view(np.float32 if floats else np.uint16)
             self.buffers[key] = memory.reshape(-1, width)
         return self.buffers[key]
+
+    def used_by(self, *parts: list[OpRecord]) -> list[Array]:
+        """The buffers that operations of all of these parts read or write."""
+        used = [{address for op in part for address in (op.source, op.target)} for part in parts]
+        return [buffer for buffer in self.buffers.values() if all(buffer.ctypes.data in addresses for addresses in used)]
 
     def pointer(self, array: Array | None) -> int | None:
         """Address of `array`, which stays alive as long as the program."""
@@ -277,8 +284,11 @@ def build_program(
     head_input = builder.buffer("head input", spec.hidden_size, rows=max_rows)
     logits = builder.buffer("logits", spec.vocab_size, floats=True, rows=max_rows)
     builder.linear("embedding" if spec.head.tied else "head", head_input, logits, Store.FLOAT, scale=spec.head.scale)
+    num_caching_ops = 1 + max(place for place, op in enumerate(hidden_ops) if op.kind == Kind.QKV)
     return NativeProgram(
         hidden_ops=(OpRecord * len(hidden_ops))(*hidden_ops),
+        num_caching_ops=num_caching_ops,
+        carried=builder.used_by(hidden_ops[:num_caching_ops], hidden_ops[num_caching_ops:]),
         logits_ops=(OpRecord * len(builder.ops))(*builder.ops),
         hidden=final,
         head_input=head_input,

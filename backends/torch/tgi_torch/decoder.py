@@ -194,9 +194,10 @@ class DecoderWithCache:
     def release_state(self, state: int) -> None:
         """States lie in one tensor and are cleared when they are taken again."""
 
-    def forward(self, token_ids: Tensor, metadata: AttentionMetadata) -> Tensor:
-        """Hidden vectors [T, hidden] of int64 [T]."""
-        return self.decoder.forward(token_ids, metadata, self.kv_cache)
+    def forward(self, token_ids: Tensor, metadata: AttentionMetadata, wanted: Tensor | None = None) -> Tensor:
+        """Hidden vectors of int64 [T], of all tokens or of those `wanted`."""
+        hidden = self.decoder.forward(token_ids, metadata, self.kv_cache)
+        return hidden if wanted is None else hidden.index_select(0, wanted)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits float32 [N, vocab] of [N, hidden]."""

@@ -44,8 +44,12 @@ class Model(Protocol):
     def release_state(self, state: int) -> None:
         """The sequence that had this place in the cache group `state` is gone."""
 
-    def forward(self, token_ids: Tensor, metadata: AttentionMetadata) -> Tensor:
-        """Hidden vectors [T, hidden] after the final norm for int64 [T]; valid until the next call."""
+    def forward(self, token_ids: Tensor, metadata: AttentionMetadata, wanted: Tensor | None = None) -> Tensor:
+        """Hidden vectors after the final norm for int64 [T]; valid until the next call.
+
+        [T, hidden], or [N, hidden] of the tokens `wanted`, int64 [N] ascending: what comes after the last keys and values need not
+        be computed for others.
+        """
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits float32 [N, vocab] of hidden vectors [N, hidden]; valid until the next call."""

@@ -101,20 +101,25 @@ class ModelRunner:
         mask = self._mask(step, sampled)
         batch = build_input_batch(rows, self.sequences, self._device)
         prepared = self._clock()
-        hidden = self._model.forward(batch.token_ids, batch.metadata)
-        scores = self._score_prompts(batch, hidden) if self.sequences.has_scored_prompts else []
-        logits = self._logits(batch, hidden, sampled) if len(sampled) else None
+        wanted = self._wanted(batch, sampled)
+        if self.sequences.has_scored_prompts:
+            hidden = self._model.forward(batch.token_ids, batch.metadata)
+            scores = self._score_prompts(batch, hidden)
+            hidden = hidden if wanted is None else hidden.index_select(0, wanted)
+        else:
+            hidden, scores = self._model.forward(batch.token_ids, batch.metadata, wanted), []
+        logits = self._model.logits(hidden) if len(sampled) else None
         self.sequences.num_computed_tokens[batch.indices] = batch.lengths
         computed = self._clock()
         chosen = None if logits is None else self._sample(batch, logits, sampled, rows.draw, mask)
         times = StepTimes(prepare=prepared - began, forward=computed - prepared, sample=self._clock() - computed)
         return empty_output(step, scores, times) if chosen is None else step_output(step, chosen, sampled, scores, times)
 
-    def _logits(self, batch: InputBatch, hidden: Tensor, sampled: npt.NDArray[np.int64]) -> Tensor:
-        """Logits float32 [len(sampled), vocab_size] after the last token of each sampled row."""
-        if len(sampled) < len(hidden):
-            hidden = hidden.index_select(0, torch.from_numpy(batch.ends[sampled] - 1).to(self._device))
-        return self._model.logits(hidden)
+    def _wanted(self, batch: InputBatch, sampled: npt.NDArray[np.int64]) -> Tensor | None:
+        """The last token of each sampled row, int64; None if these are all tokens."""
+        if len(sampled) == len(batch.token_ids):
+            return None
+        return torch.from_numpy(batch.ends[sampled] - 1).to(self._device)
 
     def _sample(
         self,

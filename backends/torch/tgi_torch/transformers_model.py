@@ -123,8 +123,8 @@ class TransformersModel:
         """The sequence of `state` is gone, and with it its cache."""
         self._caches.pop(state, None)
 
-    def forward(self, token_ids: Tensor, metadata: AttentionMetadata) -> Tensor:
-        """Hidden vectors [T, hidden] after the final norm for int64 [T], row by row."""
+    def forward(self, token_ids: Tensor, metadata: AttentionMetadata, wanted: Tensor | None = None) -> Tensor:
+        """Hidden vectors after the final norm for int64 [T], row by row, of all tokens or of those `wanted`."""
         assert metadata.states is not None
         rows = zip(
             metadata.states.tolist(),
@@ -138,7 +138,8 @@ class TransformersModel:
             if query_len == context_len:
                 self._caches[state] = self._new_cache()
             parts.append(self._hidden(tokens, self._caches[state]))
-        return torch.cat(parts)
+        hidden = torch.cat(parts)
+        return hidden if wanted is None else hidden.index_select(0, wanted)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits float32 [N, vocab] of hidden vectors [N, hidden], with whatever the model does to them at the end."""

@@ -150,6 +150,25 @@ def test_head_and_group_sizes(head_dim: int, num_kv_heads: int, library: NativeL
     check(tmp_path, library)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "falcon", "gemma2", "opt"])
+def test_wanted_tokens_are_those_of_the_whole(family: str, library: NativeLibrary, tmp_path: Path) -> None:
+    """Behind the last keys and values only wanted tokens are computed; bit for bit as in the whole."""
+    save_checkpoint(family, tmp_path, **LONGER.get(family, {}))
+    spec = load_spec(tmp_path)
+    assert isinstance(spec, ModelSpec)
+    model = native_model(tmp_path, spec, library)
+    for rows, wanted in (
+        ([([3, 1], 0, 40), ([5], 0, 7), ([2, 7], 0, 33)], [0, 39, 46, 47, 79]),
+        ([([3, 1], 40, 1), ([5, 9], 7, 30)], [30]),
+        ([([2, 7], 33, 5)], []),
+    ):
+        num_tokens = sum(count for _, _, count in rows)
+        token_ids, metadata = torch.arange(num_tokens) % 101, metadata_of(rows, BLOCK_TOKENS)
+        whole = model.forward(token_ids, metadata).clone()
+        found = model.forward(token_ids, metadata, torch.tensor(wanted, dtype=torch.int64))
+        assert torch.equal(found, whole[wanted])
+
+
 def test_one_thread_and_three_compute_the_same(library: NativeLibrary, tmp_path: Path) -> None:
     save_checkpoint("llama", tmp_path)
     spec = load_spec(tmp_path)
