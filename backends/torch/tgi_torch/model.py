@@ -47,8 +47,8 @@ class Model(Protocol):
     def forward(self, token_ids: Tensor, metadata: AttentionMetadata, wanted: Tensor | None = None) -> Tensor:
         """Hidden vectors after the final norm for int64 [T]; valid until the next call.
 
-        [T, hidden], or [N, hidden] of the tokens `wanted`, int64 [N] ascending: what comes after the last keys and values need not
-        be computed for others.
+        [T, hidden], or [N, hidden] of the tokens `wanted`, int64 [N] ascending: what comes after the last keys and values is
+        then computed for them alone.
         """
 
     def logits(self, hidden: Tensor) -> Tensor:
