@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tgi.backend import SamplingParams
+from tgi.backend import LogprobsMode, SamplingParams
 from tgi.testing.conformance.check import Check, not_applicable, require
 from tgi.testing.conformance.expectations import check_sequence, check_sequences
 from tgi.testing.conformance.live_sequence import Drafter, LiveSequence
@@ -19,7 +19,7 @@ _NUM_TOKENS = 14
 def _kinds(core: ScriptedCore) -> list[SamplingParams]:
     """Greedy and drawn, with what depends on the tokens before: log probabilities, and a penalty."""
     agreement = core.agreement
-    mode = "raw" if agreement.has("logprobs") else "none"
+    mode: LogprobsMode = "raw" if agreement.has("logprobs") else "none"
     kinds = [SamplingParams(logprobs=mode)]
     if "temperature" in agreement.sampling:
         kinds.append(SamplingParams(greedy=False, temperature=0.9, logprobs=mode))
