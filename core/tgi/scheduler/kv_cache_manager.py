@@ -186,6 +186,8 @@ class KVCacheManager:
 
     def collected(self, oldest_in_flight: int | None) -> None:
         """Steps below `oldest_in_flight` (None = all) are collected; what only they used is free."""
+        if not self._releasing:
+            return
         kept: deque[tuple[int, _Holding]] = deque()
         for step_id, holding in self._releasing:
             if oldest_in_flight is None or step_id < oldest_in_flight:

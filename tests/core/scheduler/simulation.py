@@ -145,7 +145,10 @@ class CheckingWorker:
         num_budgets = rows.num_rows if self.agreement.limits.tokens_per_step > 1 else 0
         assert len(rows.max_tokens) == num_budgets
         assert int((rows.max_tokens - 1).sum()) == len(rows.extra_draw)
-        open_rows = {handle for earlier, _ in self.steps for handle in open_handles(earlier.rows)}
+        open_rows = set()
+        for each in [*(earlier for earlier, _ in self.steps), step]:
+            open_rows -= {new.sequence for new in each.added}  # a handle that came back means another sequence
+            open_rows |= set() if each is step else open_handles(each.rows)
         assert not open_rows & set(rows.sequence.tolist()), "a row follows one that is open"
         if num_budgets:
             assert (rows.max_tokens >= 1).all()
