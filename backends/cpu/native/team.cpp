@@ -12,6 +12,16 @@ constexpr auto kYieldTime = std::chrono::microseconds(1000);
 // A yield that takes longer gave the core to somebody who needs it: waiting on would only take turns with them.
 constexpr auto kSharedYield = std::chrono::microseconds(20);
 
+// What is taken of a stage, in one word: how many shares of each half, and of which round: a late thread takes no share of another.
+struct Taken {
+  static constexpr int kCountBits = 22, kRoundBits = 20;
+
+  static uint64_t none(uint32_t round) { return static_cast<uint64_t>(round) << 2 * kCountBits; }
+  static uint64_t one(int half) { return uint64_t{1} << half * kCountBits; }
+  static uint32_t count(uint64_t taken, int half) { return static_cast<uint32_t>(taken >> half * kCountBits) & ((1u << kCountBits) - 1); }
+  static bool is_of(uint64_t taken, uint32_t round) { return ((taken >> 2 * kCountBits ^ round) & ((1u << kRoundBits) - 1)) == 0; }
+};
+
 inline void pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -56,22 +66,28 @@ void Team::run(Job& job, int64_t num_stages, const int64_t* num_shares) {
   job_.store(&job, std::memory_order_relaxed);
   num_stages_.store(num_stages, std::memory_order_relaxed);
   for (int64_t i = 0; i < num_stages; ++i) {
+    assert(num_shares[i] < 1 << Taken::kCountBits);
     Stage& stage = stages_[static_cast<size_t>(i)];
     stage.num_shares.store(static_cast<uint32_t>(num_shares[i]), std::memory_order_relaxed);
     stage.done.store(0, std::memory_order_relaxed);
-    stage.next.store(static_cast<uint64_t>(round) << 32, std::memory_order_release);
+    stage.taken.store(Taken::none(round), std::memory_order_release);
   }
   round_.store(round, std::memory_order_release);
   round_.notify_all();
   take_part(round, 0);
 }
 
-bool Team::take_share(Stage& stage, uint32_t round, uint32_t* share) const {
-  const uint32_t num_shares = stage.num_shares.load(std::memory_order_relaxed);
-  uint64_t next = stage.next.load(std::memory_order_acquire);
-  while (next >> 32 == round && static_cast<uint32_t>(next) < num_shares) {
-    if (stage.next.compare_exchange_weak(next, next + 1, std::memory_order_acq_rel)) {
-      *share = static_cast<uint32_t>(next);
+bool Team::take_share(Stage& stage, uint32_t round, int thread, uint32_t* share) const {
+  const uint32_t num_shares = stage.num_shares.load(std::memory_order_relaxed), first_half = (num_shares + 1) / 2;
+  const uint32_t sizes[] = {first_half, num_shares - first_half};
+  uint64_t taken = stage.taken.load(std::memory_order_acquire);
+  while (Taken::is_of(taken, round)) {
+    int half = thread % 2;
+    if (Taken::count(taken, half) == sizes[half]) half = 1 - half;
+    const uint32_t place = Taken::count(taken, half);
+    if (place == sizes[half]) return false;
+    if (stage.taken.compare_exchange_weak(taken, taken + Taken::one(half), std::memory_order_acq_rel)) {
+      *share = half == 0 ? place : first_half + place;
       return true;
     }
   }
@@ -83,7 +99,7 @@ void Team::take_part(uint32_t round, int thread) {
   for (int64_t i = 0; i < num_stages && round_.load(std::memory_order_relaxed) == round; ++i) {
     Stage& stage = stages_[static_cast<size_t>(i)];
     uint32_t share;
-    while (take_share(stage, round, &share)) {
+    while (take_share(stage, round, thread, &share)) {
       job_.load(std::memory_order_relaxed)->run_share(i, share, thread);
       const uint32_t num_shares = stage.num_shares.load(std::memory_order_relaxed);
       if (stage.done.fetch_add(1, std::memory_order_acq_rel) + 1 == num_shares) stage.done.notify_all();

@@ -1,8 +1,9 @@
 // Threads that run one job together: stages in order, each stage's shares by whoever comes.
 //
 // A stage is over when its shares are done, not when all threads have arrived: a thread that the system has put aside between two
-// shares holds up nobody, and catches up later. Waiting spins for a short while, then offers the core, then sleeps: after about a step's
-// pause, or as soon as somebody took the core.
+// shares holds up nobody, and catches up later. Even threads begin with the first half of the shares and odd ones with the second, each
+// in order, so that a thread reads on in memory where it is; who is done helps in the other half. Waiting spins for a short while, then
+// offers the core, then sleeps: after about a step's pause, or as soon as somebody took the core.
 #pragma once
 
 #include <atomic>
@@ -34,14 +35,14 @@ class Team {
 
  private:
   struct alignas(64) Stage {
-    std::atomic<uint64_t> next{0};  // round in the upper half, next share in the lower: a late thread takes no share of another round
+    std::atomic<uint64_t> taken{0};  // `Taken`
     std::atomic<uint32_t> num_shares{0};
     std::atomic<uint32_t> done{0};
   };
 
   void work(int thread);
   void take_part(uint32_t round, int thread);
-  bool take_share(Stage& stage, uint32_t round, uint32_t* share) const;
+  bool take_share(Stage& stage, uint32_t round, int thread, uint32_t* share) const;
 
   const int size_;
   const int64_t max_stages_;
