@@ -153,7 +153,7 @@ def test_a_step_that_waits_for_masks_holds_up_the_next_one(served):
     core, vocab_size = served.core, served.core.agreement.vocab_size
     core.mask_mode = "late"
     free, bound = core.add(prompt_of(6, seed=1)), core.add(prompt_of(5, seed=2))
-    bound.allowed = (11,)
+    bound.allowed = ((11,),)
     first, second = in_flight(core, {free: 6, bound: 5}, {free: 1})
     assert first.mask == "late" and second.rows.tokens.tolist() == [TOKEN_ON_DEVICE]
     core.worker.submit(GrammarMasks(first.step_id, np.array([1], np.int32), words_allowing(vocab_size, 11)))
@@ -167,7 +167,7 @@ def test_masks_that_do_not_come_fail_their_step_alone(served):
     core = served.core
     core.mask_mode = "late"
     bound, free = core.add(prompt_of(5, seed=2)), core.add(prompt_of(6, seed=1))
-    bound.allowed = (11,)
+    bound.allowed = ((11,),)
     in_flight(core, {bound: 5}, {free: 6})
     with pytest.raises(StepError, match="masks of step 0 did not come") as raised:
         core.worker.collect(1.0)
@@ -185,7 +185,7 @@ def test_masks_of_another_shape_are_refused(served, row, num_words, part):
     core = served.core
     core.mask_mode = "late"
     sequence = core.add(prompt_of(5))
-    sequence.allowed = (11,)
+    sequence.allowed = ((11,),)
     (step,) = in_flight(core, {sequence: 5})
     with pytest.raises(StepError, match=part):
         core.worker.submit(GrammarMasks(step.step_id, np.array(row, np.int32), np.zeros(num_words, np.int32)))
