@@ -76,6 +76,7 @@ class BoundRows:
         self._tokens, self._logprobs = results["token"], results["logprob"]
         self._problems, self._num_tops = results["problem"], results["num_tops"]
         self._no_tops = np.zeros(len(params), np.int32)
+        self._no_problems = self._problems.tobytes()
         self._has_draws = not all(p.greedy for p in params)
         self._has_tops = any(p.top_n_tokens for p in params)
         self._with_context = [i for i, p in enumerate(params) if p.watermark_gamma > 0 or needs_counts(p)]
@@ -104,7 +105,7 @@ class BoundRows:
             self._rows["context_length"][row] = lengths[row]
         self._run()
         tokens, logprobs, problems = self._tokens.copy(), self._logprobs.copy(), self._problems
-        if not self._has_tops and not problems.any():
+        if not self._has_tops and problems.tobytes() == self._no_problems:
             return SampledTokens(tokens, logprobs, self._no_tops, _NO_IDS, _NO_LOGPROBS, {})
         counts = self._num_tops.copy()
         tops = self._sampler.tops(len(counts), int(counts.sum()))

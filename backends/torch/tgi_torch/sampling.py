@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, final
+from typing import NamedTuple, Protocol, final
 
 import numpy as np
 import numpy.typing as npt
@@ -77,9 +77,7 @@ class SamplingKernels:
     sort: Callable[[Tensor], Tensor] = _sort
 
 
-@final
-@dataclass(frozen=True)
-class SampledTokens:
+class SampledTokens(NamedTuple):
     """One choice per row, on the host. Top tokens of all rows stand one after the other, best first."""
 
     tokens: Int32Array  # [rows]; meaningless where `problems` names the row
