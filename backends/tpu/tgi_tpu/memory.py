@@ -39,7 +39,7 @@ BLOCK_SIZE = 32
 """Tokens of a cache block: large enough for one fetch by the kernels, small enough to share most of a common prompt."""
 
 _FLOAT32_BYTES = 4
-_LOGITS_COPIES = 8  # logits, scores, sorted scores, probabilities, sums, two counts, the reported distribution
+_LOGITS_COPIES = 8  # logits, scores before and after the warpers, keys, probabilities, two counts, the reported distribution
 _HIDDEN_COPIES = 8  # residual, normed, fused query-key-value (up to 3), attention output, projection
 _CACHE_SHARE = 0.9  # of what is left, where the user names no size
 
