@@ -41,6 +41,16 @@ struct Share {
   int64_t first_row, last_row, panel, panel_end;
 };
 
+// Multiplies the share's rows by one panel after the other, each unpacked into `scratch` by unpack(panel, target) for all of them.
+template <typename Unpack>
+inline void multiply_unpacked(const Op& op, const Share& share, float* scratch, Unpack&& unpack) {
+  auto* unpacked = reinterpret_cast<bf16*>(scratch);
+  for (int64_t panel = share.panel; panel < share.panel_end; ++panel) {
+    unpack(panel, unpacked);
+    multiply_rows(op, unpacked, share.first_row, share.last_row, panel, panel + 1);
+  }
+}
+
 constexpr int kMaxTile = 12;  // rows of a register tile
 
 // Calls function(row, height) for rows [first, last) in tiles of nearly equal height.

@@ -58,11 +58,7 @@ void run_compressed_linear(const Op& op, const Batch& batch, int num_threads, in
       for_tiles(part.first_row, part.last_row, [&](int64_t row, int64_t height) { kTiles[height](out, row, panel); });
     return;
   }
-  auto* unpacked = reinterpret_cast<bf16*>(scratch);
-  for (int64_t panel = part.panel; panel < part.panel_end; ++panel) {
-    decompress_panel(*op.compressed, op.num_inputs, panel, unpacked);
-    multiply_rows(op, unpacked, part.first_row, part.last_row, panel, panel + 1);
-  }
+  multiply_unpacked(op, part, scratch, [&](int64_t panel, bf16* target) { decompress_panel(*op.compressed, op.num_inputs, panel, target); });
 }
 
 }  // namespace tgi

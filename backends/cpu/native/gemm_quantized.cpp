@@ -146,11 +146,7 @@ void run_quantized_linear(const Op& op, const Batch& batch, int num_threads, int
     tiles[batch.num_tokens](Output(op, nullptr, 0), rows, part.panel, part.panel_end);
     return;
   }
-  auto* unpacked = reinterpret_cast<bf16*>(scratch);
-  for (int64_t panel = part.panel; panel < part.panel_end; ++panel) {
-    dequantize_panel(*op.quantized, op.num_inputs, panel, unpacked);
-    multiply_rows(op, unpacked, part.first_row, part.last_row, panel, panel + 1);
-  }
+  multiply_unpacked(op, part, scratch, [&](int64_t panel, bf16* target) { dequantize_panel(*op.quantized, op.num_inputs, panel, target); });
 }
 
 }  // namespace tgi

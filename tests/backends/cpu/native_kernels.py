@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
+import numpy.typing as npt
 import pytest
+import torch
+from torch import Tensor
 
-from tgi_cpu.native import NativeLibrary, load_library
+from tgi_cpu.native import BatchRecord, NativeLibrary, OpRecord, load_library, round_up
+from tgi_cpu.native_engine import Engine
+from tgi_cpu.native_matrices import Matrix
+from tgi_cpu.native_program import Kind, Store
 
-__all__ = ["require_library"]
+__all__ = ["SCRATCH_FLOATS", "multiply", "require_library"]
+
+SCRATCH_FLOATS = 1 << 16  # of the engine that the tests share
 
 
 def require_library() -> NativeLibrary:
@@ -20,3 +29,24 @@ def require_library() -> NativeLibrary:
     if not library.is_supported:
         pytest.skip("this processor lacks AVX-512 with bfloat16 products")
     return library
+
+
+def multiply(engine: Engine, matrix: Matrix, rows: Tensor) -> npt.NDArray[np.float32]:
+    """rows x weights by the kernels, float32 [T, outputs padded], for bfloat16 rows [T, inputs]."""
+    plan = matrix.plan
+    source = np.zeros((len(rows), round_up(plan.num_inputs, 32)), np.uint16)
+    source[:, : plan.num_inputs] = rows.bfloat16().view(torch.int16).numpy().view(np.uint16)
+    target = np.full((len(rows), plan.padded_columns), np.nan, np.float32)
+    op = OpRecord(
+        kind=Kind.LINEAR,
+        store=Store.FLOAT,
+        num_columns=plan.num_columns,
+        num_inputs=plan.num_inputs,
+        source=source.ctypes.data,
+        target=target.ctypes.data,
+        scale=1.0,
+        **matrix.operand,
+    )
+    assert matrix.scratch_floats <= SCRATCH_FLOATS
+    engine.run((OpRecord * 1)(op), BatchRecord(num_tokens=len(rows)))
+    return target

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 
-from tests.backends.cpu.native_kernels import require_library
+from tests.backends.cpu.native_kernels import multiply
 from tgi_cpu.native import BatchRecord, NativeLibrary, OpRecord, round_up
 from tgi_cpu.native_engine import Engine
 from tgi_cpu.native_matrices import CompressedMatrix, Matrix, MatrixPlan, PackedMatrix
-from tgi_cpu.native_program import Kind, Store
+from tgi_cpu.native_program import Kind
 
 SHAPES = [(1, 40), (33, 7), (64, 64), (100, 131), (48, 258), (544, 192)]  # outputs, inputs
 ROWS = [1, 2, 5, 12, 13, 31, 48, 49, 241]  # on both sides of every change of method
 
 Bits = npt.NDArray[np.uint16]
-
-
-@pytest.fixture(scope="module")
-def library() -> NativeLibrary:
-    return require_library()
-
-
-@pytest.fixture(scope="module")
-def engine(library: NativeLibrary) -> Iterator[Engine]:
-    engine = Engine(library, 2, 4, 1 << 16)
-    yield engine
-    engine.close()
 
 
 def packed(library: NativeLibrary, weight: Bits) -> PackedMatrix:
@@ -63,25 +49,11 @@ def columns(engine: Engine, matrix: Matrix) -> npt.NDArray[np.uint32]:
     return target[:, : plan.num_inputs].view(np.uint32)
 
 
-def multiply(engine: Engine, matrix: Matrix, num_rows: int) -> npt.NDArray[np.float32]:
-    """Rows of a fixed seed x weights, float32 [rows, outputs padded]; columns beyond the outputs must be zero."""
-    plan = matrix.plan
-    source = np.zeros((num_rows, round_up(plan.num_inputs, 32)), np.uint16)
-    source[:, : plan.num_inputs] = normal((num_rows, plan.num_inputs), seed=1)
-    target = np.full((num_rows, plan.padded_columns), np.nan, np.float32)
-    op = OpRecord(
-        kind=Kind.LINEAR,
-        store=Store.FLOAT,
-        num_columns=plan.num_columns,
-        num_inputs=plan.num_inputs,
-        source=source.ctypes.data,
-        target=target.ctypes.data,
-        scale=1.0,
-        **matrix.operand,
-    )
-    assert matrix.scratch_floats <= 1 << 16
-    engine.run((OpRecord * 1)(op), BatchRecord(num_tokens=num_rows))
-    assert not target[:, plan.num_columns :].any()
+def multiply_rows(engine: Engine, matrix: Matrix, num_rows: int) -> npt.NDArray[np.float32]:
+    """Rows of a fixed seed x weights; columns beyond the outputs must be zero."""
+    rows = 0.02 * torch.randn((num_rows, matrix.plan.num_inputs), generator=torch.Generator().manual_seed(1))
+    target = multiply(engine, matrix, rows)
+    assert not target[:, matrix.plan.num_columns :].any()
     return target
 
 
@@ -110,7 +82,9 @@ def test_products_are_those_of_the_weights_uncompressed(
     weight[(weight & 0x7FFF) < 0x3880] = 0x3C00  # none is small enough for an outlier
     matrix = compressed(library, weight)
     assert len(matrix.outliers) == 0
-    np.testing.assert_array_equal(multiply(engine, matrix, num_rows), multiply(engine, packed(library, weight), num_rows))
+    np.testing.assert_array_equal(
+        multiply_rows(engine, matrix, num_rows), multiply_rows(engine, packed(library, weight), num_rows)
+    )
 
 
 @pytest.mark.parametrize("num_rows", ROWS)
@@ -119,11 +93,11 @@ def test_outliers_count(num_rows: int, library: NativeLibrary, engine: Engine) -
     weight[np.arange(90), np.arange(90) * 3] = 0x4380  # 256: whatever misses one is far off
     matrix = compressed(library, weight)
     assert len(matrix.outliers) >= 90
-    expected = multiply(engine, packed(library, weight), num_rows)
-    found = multiply(engine, matrix, num_rows)
+    expected = multiply_rows(engine, packed(library, weight), num_rows)
+    found = multiply_rows(engine, matrix, num_rows)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     # Rows are drawn one after the other: the first ones are the same, and so are their results.
-    np.testing.assert_array_equal(found[:5], multiply(engine, matrix, 5)[:num_rows])
+    np.testing.assert_array_equal(found[:5], multiply_rows(engine, matrix, 5)[:num_rows])
 
 
 def test_weights_of_any_exponent_stay_as_they_are(library: NativeLibrary) -> None:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from tests.backends.checkpoints import VARIANTS, save_checkpoint
-from tests.backends.cpu.native_kernels import require_library
 from tests.backends.paged_batch import metadata_of
 from tests.backends.scripted_core import RecordingHost
 from tgi.architectures import ModelSpec, load_spec
@@ -56,11 +55,6 @@ NOT_NATIVE = {
 }
 
 HEAD_SIZES = [64, 80, 96, 128, 256]
-
-
-@pytest.fixture(scope="module")
-def library() -> NativeLibrary:
-    return require_library()
 
 
 @pytest.fixture(autouse=True)
