@@ -87,7 +87,8 @@ void tgi_pack(const uint16_t* piece, int64_t rows, int64_t inputs, uint16_t* tar
     const int64_t column = gate_half < 0 ? at : at / 16 * 32 + gate_half * 16 + at % 16;
     uint16_t* panel = target + column / tgi::kPanelColumns * panel_size + first_input / 2 * pair_size + column % tgi::kPanelColumns * 2;
     const uint16_t* values = piece + row * inputs;
-    for (int64_t i = 0; i < inputs; ++i) panel[i / 2 * pair_size + i % 2] = values[i];
+    for (int64_t pair = 0; pair < inputs / 2; ++pair) __builtin_memcpy(panel + pair * pair_size, values + 2 * pair, 2 * sizeof(uint16_t));
+    if (inputs % 2 != 0) panel[inputs / 2 * pair_size] = values[inputs - 1];
   }
 }
 }
