@@ -434,7 +434,7 @@ def accepts_more_sequences(inner, step):
 
 
 def forgets_outstanding(inner, step):
-    inner._outstanding = None
+    inner._outstanding.take()
     inner.submit(step)
 
 
@@ -500,7 +500,7 @@ def late_masks_not_awaited(inner, step):
 
 
 def late_masks_of_the_next_row(inner, step):
-    if isinstance(step, GrammarMasks) and inner._outstanding.rows.num_rows > 1:
+    if isinstance(step, GrammarMasks) and inner._outstanding.step.rows.num_rows > 1:
         step = struct(step, row=np.roll(step.row, 1))
     inner.submit(step)
 

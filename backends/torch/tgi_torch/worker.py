@@ -40,6 +40,7 @@ from tgi.backend import (
     WorkerState,
     empty_int32,
 )
+from tgi.backend.pending_step import PendingStep, out_of_memory
 from tgi_torch.attention import AttentionMetadata, CrossMetadata, EncoderInput
 from tgi_torch.cache_layout import attention_layers, group_kinds
 from tgi_torch.decode_steps import DecodeProgram
@@ -109,7 +110,7 @@ class TorchWorker:
         self._agreement: Agreement | None = None
         self._model: Model | None = None
         self._runner: ModelRunner | None = None
-        self._outstanding: SchedulerOutput | None = None
+        self._outstanding = PendingStep()
         self._quantization = None if config.quantize is None else QUANTIZATIONS[config.quantize]
 
     def load(self) -> None:
@@ -202,16 +203,14 @@ class TorchWorker:
         self._state.require(WorkerState.READY, "submit")
         if isinstance(step, GrammarMasks):
             raise StepError("Late masks were not agreed.", retryable=False)
-        if self._outstanding is not None:
-            raise StepError("One step in flight was agreed, and one is.", retryable=False)
-        self._outstanding = step
+        self._outstanding.submit(step)
 
     def collect(self, timeout: float) -> ModelRunnerOutput | None:
         """Run the outstanding step to its end, however long it takes; None if there is none."""
         del timeout
         self._state.require(WorkerState.READY, "collect")
         assert self._runner is not None
-        step, self._outstanding = self._outstanding, None
+        step = self._outstanding.take()
         if step is None:
             return None
         try:
@@ -219,9 +218,7 @@ class TorchWorker:
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-            raise StepError(
-                f"Out of memory in a step of {step.rows.num_rows} rows and {step.rows.num_tokens} tokens.", retryable=True
-            ) from error
+            raise out_of_memory(step) from error
 
     def control(self, request: Control) -> ControlResult:
         """Nothing of the kind was agreed."""
@@ -243,7 +240,8 @@ class TorchWorker:
         """Let go of weights and cache."""
         if self._loaded is not None:
             self._loaded.close()
-        self._loaded = self._model = self._runner = self._outstanding = None
+        self._loaded = self._model = self._runner = None
+        self._outstanding.take()
         self._state = WorkerState.CLOSED
 
     @torch.inference_mode()

@@ -12,10 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, final
 
-import msgspec
 import numpy as np
 
-from tgi.backend.adapter_step import AdapterStep, ForwardBatch, LiveSequence, run_rows
+from tgi.backend.adapter_step import AdapterStep, ForwardBatch, run_rows
 from tgi.backend.agreement import (
     API_VERSION,
     SAMPLING_FIELDS,
@@ -29,7 +28,9 @@ from tgi.backend.agreement import (
     MemoryItem,
     Wish,
 )
-from tgi.backend.errors import BackendError, StepError
+from tgi.backend.errors import BackendError
+from tgi.backend.live_sequences import LiveSequences
+from tgi.backend.pending_step import PendingStep, out_of_memory
 from tgi.backend.protocols import Host
 from tgi.backend.records import (
     Float32Array,
@@ -37,10 +38,10 @@ from tgi.backend.records import (
     Int32Array,
     ModelRunnerOutput,
     NewSequence,
-    Rows,
     SchedulerOutput,
     StepTimes,
 )
+from tgi.backend.step_checks import check_size
 from tgi.backend.worker_state import WorkerState
 
 __all__ = ["AdapterPlan", "AdapterWorker", "ForwardBatch", "ForwardModel"]
@@ -99,8 +100,8 @@ class AdapterWorker:
         self._host = host
         self._state = WorkerState.CREATED
         self._agreement: Agreement | None = None
-        self._sequences: dict[int, LiveSequence] = {}
-        self._outstanding: SchedulerOutput | None = None
+        self._sequences = LiveSequences()
+        self._outstanding = PendingStep()
 
     def load(self) -> None:
         """Read the weights."""
@@ -152,25 +153,19 @@ class AdapterWorker:
     def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
         """Take the step that the next `collect` runs, or the masks that it waits for."""
         self._state.require(WorkerState.READY, "submit")
-        if isinstance(step, GrammarMasks):
-            self._outstanding = _with_masks(self._outstanding, step)
-            return
-        if self._outstanding is not None:
-            raise StepError("One step in flight was agreed, and one is.", retryable=False)
-        self._outstanding = step
+        self._outstanding.submit(step)
 
     def collect(self, timeout: float) -> ModelRunnerOutput | None:
         """Run the outstanding step to its end, however long it takes; None if there is none."""
         del timeout
         self._state.require(WorkerState.READY, "collect")
-        step, self._outstanding = self._outstanding, None
+        step = self._outstanding.take()
         if step is None:
             return None
         try:
             return self._run(step)
         except MemoryError as error:
-            size = f"{step.rows.num_rows} rows and {step.rows.num_tokens} tokens"
-            raise StepError(f"Out of memory in a step of {size}.", retryable=True) from error
+            raise out_of_memory(step) from error
 
     def control(self, request: Control) -> ControlResult:
         """Nothing of the kind was agreed."""
@@ -191,7 +186,7 @@ class AdapterWorker:
         """Let the model go."""
         self._model.close()
         self._sequences.clear()
-        self._outstanding = None
+        self._outstanding.take()
         self._state = WorkerState.CLOSED
 
     @property
@@ -222,62 +217,23 @@ class AdapterWorker:
 
     def _run(self, step: SchedulerOutput) -> ModelRunnerOutput:
         began = time.perf_counter_ns()
-        self._check_size(step.rows)
-        for handle in step.dropped:
-            self._sequences.pop(handle, None)
+        check_size(step.rows, self._agreed.limits)
+        self._sequences.drop(step.dropped)
         for new in step.added:
             self._introduce(new)
         adapter_step = AdapterStep(self._block_size)
         if step.copy_source:
             adapter_step.copy_blocks(step.copy_source[0], step.copy_target[0])
-        rows = self._rows(step)
+        rows = self._sequences.of_rows(step.rows)
         prepared = time.perf_counter_ns()
         output = run_rows(step, rows, adapter_step, self._model.forward, self._agreed.vocab_size)
         times = StepTimes(prepare=prepared - began, forward=time.perf_counter_ns() - prepared)
         return output(times)
 
-    def _rows(self, step: SchedulerOutput) -> list[LiveSequence]:
-        """The sequence of each row, with the row's blocks appended to its table."""
-        rows = step.rows
-        try:
-            sequences = [self._sequences[handle] for handle in rows.sequence.tolist()]
-        except KeyError as error:
-            raise StepError(f"Sequence {error.args[0]} was not introduced.", retryable=False) from None
-        if rows.new_blocks:
-            pointers = rows.new_block_ptr[0]
-            for row, sequence in enumerate(sequences):
-                sequence.append_blocks(rows.new_blocks[0][pointers[row] : pointers[row + 1]])
-        return sequences
-
     def _introduce(self, new: NewSequence) -> None:
-        limits = self._agreed.limits
-        if new.sequence in self._sequences:
-            raise StepError(f"Sequence {new.sequence} was introduced twice without a drop.", retryable=False)
-        if len(self._sequences) >= limits.max_sequences:
-            raise StepError(f"More than the agreed {limits.max_sequences} sequences are alive.", retryable=False)
-        if len(new.tokens) > limits.max_total_tokens:
-            raise StepError(
-                f"Sequence {new.sequence} has {len(new.tokens)} tokens; agreed are {limits.max_total_tokens}.", retryable=False
-            )
         is_paged = self._agreed.kv_cache.mode == "paged"
         table: Int32Array = new.block_tables[0] if is_paged else np.array([new.slot], np.int32)
-        self._sequences[new.sequence] = LiveSequence(new, new.tokens.tolist(), table)
-
-    def _check_size(self, rows: Rows) -> None:
-        limits = self._agreed.limits
-        if rows.num_rows > limits.max_sequences or rows.num_tokens > limits.max_step_tokens:
-            raise StepError(
-                f"The step has {rows.num_rows} rows and {rows.num_tokens} tokens; agreed are at most {limits.max_sequences} and"
-                f" {limits.max_step_tokens}.",
-                retryable=False,
-            )
-
-
-def _with_masks(step: SchedulerOutput | None, masks: GrammarMasks) -> SchedulerOutput:
-    """The outstanding step with the masks that it waits for."""
-    if step is None or step.mask != "late" or step.masks is not None or step.step_id != masks.step_id:
-        raise StepError(f"Masks came for step {masks.step_id}, which waits for none.", retryable=False)
-    return msgspec.structs.replace(step, masks=masks)
+        self._sequences.introduce(new, table, self._agreed.limits)
 
 
 def _kept(option: str, given: int | None, most: int, otherwise: int) -> int:

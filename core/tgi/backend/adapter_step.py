@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tgi.backend.errors import StepError
+from tgi.backend.live_sequences import LiveSequence
 from tgi.backend.records import (
     TOKEN_ON_DEVICE,
     Float32Array,
     Int32Array,
     ModelRunnerOutput,
-    NewSequence,
     PooledVector,
     PromptScores,
     RowError,
@@ -29,7 +29,6 @@ from tgi.backend.sampling import SampledToken, log_softmax, sample_row, unpack_m
 __all__ = [
     "AdapterStep",
     "ForwardBatch",
-    "LiveSequence",
     "StepResult",
     "is_scored",
     "note_tokens",
@@ -67,32 +66,6 @@ class ForwardBatch:
     def context_slots(self, row: int) -> Int32Array:
         """Slots [seq_lens[row]] of all tokens of a sequence, from position 0 on."""
         return _slots(self.block_tables[row], np.arange(self.seq_lens[row], dtype=np.int32), self.block_size)
-
-
-@final
-@dataclass(eq=False)
-class LiveSequence:
-    """What the worker remembers of a sequence."""
-
-    new: NewSequence
-    tokens: list[int]  # prompt and output, as far as they are known
-    block_table: Int32Array
-    tail: Float32Array | None = None  # logits after the last computed prompt position, if the next one is scored
-
-    def append_blocks(self, blocks: Int32Array) -> None:
-        """Blocks appended by a step."""
-        if len(blocks):
-            self.block_table = np.concatenate([self.block_table, blocks])
-
-    @property
-    def prompt_ids(self) -> list[int]:
-        """The prompt."""
-        return self.tokens[: self.new.num_prompt_tokens]
-
-    @property
-    def output_ids(self) -> list[int]:
-        """The output so far."""
-        return self.tokens[self.new.num_prompt_tokens :]
 
 
 @final

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tgi.backend import Float32Array, Int32Array, PooledVector, RowError, SchedulerOutput
-from tgi.backend.adapter_step import LiveSequence, StepResult, is_scored, note_tokens, prompt_scores, row_masks
+from tgi.backend.adapter_step import StepResult, is_scored, note_tokens, prompt_scores, row_masks
+from tgi.backend.live_sequences import LiveSequence
 from tgi.testing.reference_network import ReferenceNetwork, TokenCache, pool
 
 __all__ = ["run_step"]

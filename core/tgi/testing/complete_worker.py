@@ -28,12 +28,12 @@ from tgi.backend import (
     NewSequence,
     SamplingParams,
     SchedulerOutput,
-    StepError,
     StepTimes,
     Wish,
     WorkerState,
 )
-from tgi.backend.adapter_step import LiveSequence
+from tgi.backend.live_sequences import LiveSequences
+from tgi.backend.pending_step import PendingStep, out_of_memory
 from tgi.backend.step_checks import check_size
 from tgi.testing.complete_step import run_step
 from tgi.testing.reference_network import ReferenceNetwork, TokenCache
@@ -69,8 +69,8 @@ class CompleteWorker:
         self._agreement: Agreement | None = None
         self._cache = TokenCache(1, _BLOCK_SIZE)
         self._encoder_cache = TokenCache(1, _BLOCK_SIZE)
-        self._sequences: dict[int, LiveSequence] = {}
-        self._outstanding: SchedulerOutput | None = None
+        self._sequences = LiveSequences()
+        self._outstanding = PendingStep()
         self._adapter_paths: dict[int, Path] = {}
 
     def load(self) -> None:
@@ -116,28 +116,19 @@ class CompleteWorker:
     def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
         """Take the step that the next `collect` runs, or the masks that it waits for."""
         self._state.require(WorkerState.READY, "submit")
-        outstanding = self._outstanding
-        if isinstance(step, GrammarMasks):
-            if outstanding is None or outstanding.mask != "late" or outstanding.step_id != step.step_id:
-                raise StepError(f"Masks came for step {step.step_id}, which waits for none.", retryable=False)
-            self._outstanding = msgspec.structs.replace(outstanding, masks=step)
-            return
-        if outstanding is not None:
-            raise StepError("One step in flight was agreed, and one is.", retryable=False)
-        self._outstanding = step
+        self._outstanding.submit(step)
 
     def collect(self, timeout: float) -> ModelRunnerOutput | None:
         """Run the outstanding step to its end; None if there is none."""
         del timeout
         self._state.require(WorkerState.READY, "collect")
-        step, self._outstanding = self._outstanding, None
+        step = self._outstanding.take()
         if step is None:
             return None
         try:
             return self._run(step)
         except MemoryError as error:
-            size = f"{step.rows.num_rows} rows and {step.rows.num_tokens} tokens"
-            raise StepError(f"Out of memory in a step of {size}.", retryable=True) from error
+            raise out_of_memory(step) from error
 
     def control(self, request: Control) -> ControlResult:
         """Adapters, sleep, blocks to and from files."""
@@ -177,7 +168,7 @@ class CompleteWorker:
         """Let the weights go."""
         self._network.release()
         self._sequences.clear()
-        self._outstanding = None
+        self._outstanding.take()
         self._state = WorkerState.CLOSED
 
     @property
@@ -204,37 +195,20 @@ class CompleteWorker:
     def _run(self, step: SchedulerOutput) -> ModelRunnerOutput:
         began = time.perf_counter_ns()
         check_size(step.rows, self._agreed.limits)
-        for handle in step.dropped:
-            self._sequences.pop(handle, None)
+        self._sequences.drop(step.dropped)
         for new in step.added:
             self._introduce(new)
         if step.copy_source:
             self._cache.copy(step.copy_source[0], step.copy_target[0])
-        sequences = self._of_rows(step)
+        sequences = self._sequences.of_rows(step.rows)
         prepared = time.perf_counter_ns()
         result = run_step(step, sequences, self._network, self._cache, self._encoder_cache)
         return result.output(step, StepTimes(prepare=prepared - began, forward=time.perf_counter_ns() - prepared))
 
     def _introduce(self, new: NewSequence) -> None:
-        limits = self._agreed.limits
-        if new.sequence in self._sequences:
-            raise StepError(f"Sequence {new.sequence} was introduced twice without a drop.", retryable=False)
-        if len(self._sequences) >= limits.max_sequences:
-            raise StepError(f"More than the agreed {limits.max_sequences} sequences are alive.", retryable=False)
-        self._sequences[new.sequence] = LiveSequence(new, new.tokens.tolist(), new.block_tables[0])
+        self._sequences.introduce(new, new.block_tables[0], self._agreed.limits)
         if self._network.has_encoder:
             self._encoder_cache.write(new.block_tables[1], 0, new.encoder_tokens)
-
-    def _of_rows(self, step: SchedulerOutput) -> list[LiveSequence]:
-        """The sequence of each row, with the row's blocks appended to its table."""
-        rows, sequences = step.rows, list[LiveSequence]()
-        for row, handle in enumerate(rows.sequence.tolist()):
-            if handle not in self._sequences:
-                raise StepError(f"Sequence {handle} was not introduced.", retryable=False)
-            sequences.append(self._sequences[handle])
-            first, last = rows.new_block_ptr[0][row : row + 2]
-            sequences[-1].append_blocks(rows.new_blocks[0][first:last])
-        return sequences
 
     def _load_adapter(self, number: int, path: Path) -> None:
         limits = self._agreed.limits
