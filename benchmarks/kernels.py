@@ -85,7 +85,7 @@ class Model:
             for role, rows in matrix.plan.role_rows.items():
                 weights.write(role, 0, 0, 0.02 * torch.randn(rows, matrix.plan.num_inputs, generator=generator))
         if is_compressed:
-            weights.compress(threads)
+            weights.compress()
         for vector in weights.vectors.values():
             vector[...] = 1.0
         num_blocks = max(sum(-(-context // BLOCK_TOKENS) for _, context in case.rows) for case in CASES)

@@ -130,7 +130,8 @@ extern "C" {
 
 int64_t tgi_compressed_panel_bytes(int64_t num_inputs) { return tgi::compressed_panel_bytes(num_inputs); }
 
-// How many weights of `num_panels` bf16 panels would be outliers, or -1 if they are too many to be worth compressing.
+// How many weights of `num_panels` bf16 panels would be outliers, or -1 if they are too many to be worth compressing. Finds the first
+// of the fifteen exponents of each panel, too.
 int64_t tgi_count_outliers(const uint16_t* panels, int64_t num_panels, int64_t num_inputs, uint8_t* first_exponents) {
   const int64_t panel_size = (num_inputs + 1) / 2 * 2 * tgi::kPanelColumns;
   int64_t total = 0;

@@ -235,7 +235,7 @@ def native_loader(library: NativeLibrary, num_threads: int, quantization: Quanti
         assert dtype == torch.bfloat16, f"the kernels compute in bfloat16, not {dtype}"
         decoder = NativeDecoder(spec, library, num_threads, quantization)
         load_weights(decoder, path, progress)
-        decoder.weights.compress(num_threads)
+        decoder.weights.compress()
         return decoder
 
     return load

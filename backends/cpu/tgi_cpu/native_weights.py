@@ -83,14 +83,14 @@ class NativeWeights:
         part = self.vectors[role].swapaxes(0, axis)[start : start + piece.shape[axis]].swapaxes(0, axis)
         part[...] = piece.float().numpy()
 
-    def compress(self, num_threads: int) -> None:
+    def compress(self) -> None:
         """Put bfloat16 matrices into 12 bits a weight, where they stand, and give the rest of the memory back.
 
         Call it once, after the last `write`; quantized matrices stay as they are. No weight changes by a bit.
         """
         if not self._packed:
             return
-        with ThreadPoolExecutor(num_threads) as pool:
+        with ThreadPoolExecutor(self._library.num_threads) as pool:
             compressed = dict(zip(self._packed, pool.map(PackedMatrix.compressed, self._packed.values()), strict=True))
         end = 0
         for name, matrix in compressed.items():
