@@ -21,7 +21,7 @@ from tgi.architectures import load_spec
 from tgi.backend import EngineConfig
 from tgi_cpu import tgi_backend
 from tgi_torch.memory import weights_bytes
-from tgi_torch.weight_formats import QUANTIZATIONS
+from tgi_torch.weights.weight_formats import QUANTIZATIONS
 
 class Host:
     def progress(self, phase, done, total): pass

@@ -26,12 +26,12 @@ from tgi.demo import demo_model_path
 from tgi.text import Tokenizer
 from tgi_cpu.native import load_library
 from tgi_cpu.native_decoder import native_loader
-from tgi_torch.attention import AttentionMetadata
+from tgi_torch.attention.paged import AttentionMetadata
 from tgi_torch.memory import weights_bytes
-from tgi_torch.model import LoadModel, Model
+from tgi_torch.model.protocols import LoadModel, Model
 from tgi_torch.ops import REFERENCE
-from tgi_torch.weight_formats import QUANTIZATIONS
-from tgi_torch.worker import decoder_loader
+from tgi_torch.runner.worker import decoder_loader
+from tgi_torch.weights.weight_formats import QUANTIZATIONS
 from tools.train_demo.chat_format import segments
 from tools.train_demo.evaluate import render
 from tools.train_demo.generator import conversations

@@ -79,7 +79,7 @@ class RequestError(TgiError):
 
 
 class ValidationError(RequestError):
-    """The request breaks a rule of `tgi.server.validation`."""
+    """The request breaks a rule of `tgi.server.generation.validation`."""
 
     status = 422
     error_type = "validation"

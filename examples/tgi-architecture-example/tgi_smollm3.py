@@ -8,8 +8,8 @@ import msgspec
 
 from tgi.architectures import Attention, Head, ModelSpec
 from tgi.architectures.config_reader import ConfigReader
+from tgi.architectures.families.llama import attention_of, decoder_spec, mlp_of, rms_norm
 from tgi.architectures.layers import sequential
-from tgi.architectures.llama import attention_of, decoder_spec, mlp_of, rms_norm
 
 __all__ = ["spec"]
 

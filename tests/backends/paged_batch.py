@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from tgi_torch.attention import AttentionMetadata, CrossMetadata, EncoderInput
-from tgi_torch.decoder import Decoder
-from tgi_torch.kv_cache import KVCache
+from tgi_torch.attention.kv_cache import KVCache
+from tgi_torch.attention.paged import AttentionMetadata, CrossMetadata, EncoderInput
+from tgi_torch.model.decoder import Decoder
 
 __all__ = ["PagedSequence", "cross_metadata", "metadata_of", "step"]
 

@@ -28,8 +28,8 @@ from tgi.backend import (
     WrongStateError,
     empty_int32,
 )
-from tgi.backend.adapter import AdapterPlan, AdapterWorker
-from tgi.testing.reference_backend import ReferenceBackend, ReferenceModel
+from tgi.testing.doubles.reference_backend import ReferenceBackend, ReferenceModel
+from tgi.worker.adapter import AdapterPlan, AdapterWorker
 
 struct = msgspec.structs.replace
 DEVICE_BYTES = 1 << 30

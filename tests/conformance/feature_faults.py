@@ -11,9 +11,9 @@ import numpy as np
 
 from tests.conformance.faults import FaultyWorker
 from tgi.backend import ControlResult, PooledVector, SchedulerOutput, WrongStateError
-from tgi.testing.complete_backend import CompleteBackend
-from tgi.testing.complete_worker import CompleteWorker
-from tgi.testing.reference_network import ReferenceNetwork
+from tgi.testing.doubles.complete_backend import CompleteBackend
+from tgi.testing.doubles.complete_worker import CompleteWorker
+from tgi.testing.reference.network import ReferenceNetwork
 
 struct = msgspec.structs.replace
 

@@ -24,8 +24,8 @@ from tgi.engine.messages import AbortSequence, Shutdown
 from tgi.engine.stream import OutputQueue, SequenceRequest, SequenceStream
 from tgi.scheduler import Scheduler, SchedulerConfig
 from tgi.testing.conformance.subject import RecordingHost
-from tgi.testing.null_backend import NullJumps, NullScript
-from tgi.testing.null_worker import NullWorker
+from tgi.testing.doubles.null_backend import NullJumps, NullScript
+from tgi.testing.doubles.null_worker import NullWorker
 from tgi.testing.strict_worker import StrictWorker
 from tgi.types import FinishReason
 

@@ -17,8 +17,8 @@ from tgi.engine.core import EngineCore
 from tgi.engine.messages import AbortSequence, AddSequence, Shutdown
 from tgi.scheduler import NewSequenceRequest, Scheduler, SchedulerConfig
 from tgi.testing.conformance.subject import RecordingHost
-from tgi.testing.null_backend import NullScript
-from tgi.testing.null_worker import NullWorker
+from tgi.testing.doubles.null_backend import NullScript
+from tgi.testing.doubles.null_worker import NullWorker
 from tgi.testing.strict_worker import StrictWorker
 
 SCHEDULE_NS, MESSAGE_NS, STEP_NS = 1_000_000, 50_000, 5_000_000

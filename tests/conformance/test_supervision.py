@@ -13,7 +13,7 @@ import subprocess, sys, signal
 from dataclasses import dataclass
 import msgspec
 from tgi.backend import hookimpl
-from tgi.testing.reference_backend import ReferenceBackend
+from tgi.testing.doubles.reference_backend import ReferenceBackend
 
 struct = msgspec.structs.replace
 

@@ -24,9 +24,9 @@ from tgi.backend import (
     Worker,
 )
 from tgi_cpu import machine
-from tgi_torch.fallback import refused_by_fallback, slow_by_fallback
 from tgi_torch.memory import DTYPE_BYTES, checkpoint_bytes, compute_dtype, kv_bytes_per_token, state_bytes, weights_bytes
-from tgi_torch.weight_formats import QUANTIZATIONS, describe_quantization, refused_quantization
+from tgi_torch.model.fallback import refused_by_fallback, slow_by_fallback
+from tgi_torch.weights.weight_formats import QUANTIZATIONS, describe_quantization, refused_quantization
 
 __all__ = ["CpuBackend"]
 

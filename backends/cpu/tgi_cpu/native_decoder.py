@@ -19,12 +19,12 @@ from tgi_cpu.native_engine import Engine
 from tgi_cpu.native_program import Kind, NativeCache, NativeProgram, build_program
 from tgi_cpu.native_sampler import BoundRows, NativeSampler
 from tgi_cpu.native_weights import NativeWeights
-from tgi_torch.attention import AttentionMetadata
-from tgi_torch.decode_steps import BoundProgram
-from tgi_torch.model import LoadModel, Progress
-from tgi_torch.sampling import SampledSequence
-from tgi_torch.weight_formats import Quantization
-from tgi_torch.weights import load_weights
+from tgi_torch.attention.paged import AttentionMetadata
+from tgi_torch.model.protocols import LoadModel, Progress
+from tgi_torch.runner.decode_steps import BoundProgram
+from tgi_torch.sampling.sampler import SampledSequence
+from tgi_torch.weights.loading import load_weights
+from tgi_torch.weights.weight_formats import Quantization
 
 __all__ = ["NativeDecodeProgram", "NativeDecoder", "NativeModel", "native_loader"]
 
@@ -34,7 +34,7 @@ _DEVICE = torch.device("cpu")
 
 @final
 class NativeDecoder:
-    """Packed weights, before the cache: `tgi_torch.model.LoadedModel` and `tgi_torch.weights.WeightSink`."""
+    """Packed weights, before the cache: `tgi_torch.model.protocols.LoadedModel` and `tgi_torch.weights.loading.WeightSink`."""
 
     def __init__(
         self, spec: ModelSpec, library: NativeLibrary, num_threads: int, quantization: Quantization | None = None
@@ -176,7 +176,7 @@ class NativeModel:
 
 @final
 class NativeDecodeProgram:
-    """A `tgi_torch.decode_steps.DecodeProgram`: two native calls a step."""
+    """A `tgi_torch.runner.decode_steps.DecodeProgram`: two native calls a step."""
 
     def __init__(self, model: NativeModel, sampler: NativeSampler) -> None:
         self._model = model

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tgi_cpu.native import PANEL_COLUMNS, CompressedRecord, NativeLibrary, QuantizedRecord, round_up
-from tgi_torch.weight_formats import WeightFormat
+from tgi_torch.weights.weight_formats import WeightFormat
 
 __all__ = ["CompressedMatrix", "Matrix", "MatrixPlan", "PackedMatrix", "QuantizedMatrix"]
 

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tgi.architectures import MLP, Attention, Block, Branch, DynamicScaling, LongRopeScaling, ModelSpec, Norm, Rope
-from tgi.architectures.roles import mixer_tag
+from tgi.architectures.parameter_names import mixer_tag
 from tgi.architectures.rope import inverse_frequencies
 from tgi_cpu.native import BLOCK_TOKENS, PANEL_COLUMNS, AttentionRecord, NativeLibrary, OpRecord, round_up
 from tgi_cpu.native_weights import Float32Array, NativeWeights
-from tgi_torch.attention import alibi_slopes
+from tgi_torch.attention.paged import alibi_slopes
 
 __all__ = ["NativeCache", "NativeProgram", "build_program", "unsupported"]
 

@@ -1,4 +1,4 @@
-"""Chooses tokens in one native call per step, with the semantics of `tgi.backend.sampling`."""
+"""Chooses tokens in one native call per step, with the semantics of `tgi.worker.sampling`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from tgi.backend import Float32Array, Int32Array, SamplingParams, empty_float32, empty_int32
 from tgi_cpu.native import SAMPLE_RESULT, SAMPLE_ROW
 from tgi_cpu.native_engine import Engine, SamplerHandle
-from tgi_torch.sampling import NOT_FINITE, NOTHING_ALLOWED, SampledSequence, SampledTokens, needs_counts
+from tgi_torch.sampling.sampler import NOT_FINITE, NOTHING_ALLOWED, SampledSequence, SampledTokens, needs_counts
 
 __all__ = ["BoundRows", "NativeSampler"]
 

@@ -31,7 +31,7 @@ def run(arguments: Sequence[str]) -> int:
     if not source.is_dir():
         raise ModelError(f"The folder `{source}` does not exist.", "Name the folder that holds config.json and the weights.")
     # Isolated: neither the current folder nor variables decide which modules the process imports.
-    command = [sys.executable, "-I", "-m", "tgi_torch.pickled_weights", str(source), str(output)]
+    command = [sys.executable, "-I", "-m", "tgi_torch.weights.pickled_weights", str(source), str(output)]
     done = subprocess.run(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines()

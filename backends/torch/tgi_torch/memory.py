@@ -13,8 +13,8 @@ from tgi.architectures import MLP, CrossAttention, GenericSpec, LatentAttention,
 from tgi.architectures.checkpoint import stored_tensors
 from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import BackendError, CacheGroup, KVCachePlan, Limits, MemoryItem, Wish
-from tgi.backend.memory_limits import check_input, format_bytes, num_cache_blocks, wished_context
-from tgi_torch.cache_layout import (
+from tgi.worker.memory_limits import check_input, format_bytes, num_cache_blocks, wished_context
+from tgi_torch.attention.cache_layout import (
     ENCODER_QUERY_CHUNK,
     RecurrentMixer,
     group_kinds,
@@ -22,7 +22,7 @@ from tgi_torch.cache_layout import (
     state_values,
     values_per_token,
 )
-from tgi_torch.weight_formats import Quantization, is_quantized
+from tgi_torch.weights.weight_formats import Quantization, is_quantized
 
 __all__ = [
     "DTYPE_BYTES",

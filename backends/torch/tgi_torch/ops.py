@@ -18,16 +18,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from tgi.architectures import Activation
-from tgi_torch.attention import (
+from tgi_torch.attention.kv_cache import LayerCache
+from tgi_torch.attention.paged import (
     AttentionMetadata,
     AttentionSettings,
     paged_attention,
     plan_attention,
     plan_cross_attention,
 )
-from tgi_torch.kv_cache import LayerCache
-from tgi_torch.recurrence import DeltaInputs, ScanInputs, causal_convolution, gated_delta_scan, plan_states, selective_scan
-from tgi_torch.rotary import Rotation
+from tgi_torch.model.recurrence import DeltaInputs, ScanInputs, causal_convolution, gated_delta_scan, plan_states, selective_scan
+from tgi_torch.model.rotary import Rotation
 
 __all__ = [
     "REFERENCE",

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from jax.sharding import Mesh
 
 from tgi.architectures import MLP, Attention, MixtureOfExperts, ModelSpec
-from tgi.architectures.roles import mixer_of
+from tgi.architectures.parameter_names import mixer_of
 from tgi_tpu.coverage import kv_repeats
 
 __all__ = ["fit", "fitted_shape", "padded", "padded_head_dim"]

@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 
 from tgi.backend import Int32Array, Rows
-from tgi.backend.step_checks import check_blocks, check_positions
+from tgi.worker.step_checks import check_blocks, check_positions
 from tgi_tpu.buckets import Buckets, StepShape
 from tgi_tpu.sequences import Int64Array, SequenceState, SequenceTable
 

@@ -14,7 +14,7 @@ from typing import final
 from tgi.architectures import MLP, Attention, Mixer, MixtureOfExperts, ModelSpec
 from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import BackendError, CacheGroup, KVCachePlan, Limits, MemoryItem, Wish
-from tgi.backend.memory_limits import check_input, format_bytes, num_cache_blocks, wished_context
+from tgi.worker.memory_limits import check_input, format_bytes, num_cache_blocks, wished_context
 
 __all__ = [
     "BLOCK_SIZE",

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tgi.architectures import MLP, Attention, Block, Branch, MixtureOfExperts, ModelSpec, Rope
-from tgi.architectures.roles import mixer_tag
+from tgi.architectures.parameter_names import mixer_tag
 from tgi_tpu.attention import AttentionRule, sequence_of_token, step_of_layer
 from tgi_tpu.attention_plan import AttentionPlan, write_and_attend
 from tgi_tpu.cache import Cache, cache_bytes_per_block, copy_blocks, empty_cache

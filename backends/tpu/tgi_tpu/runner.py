@@ -26,7 +26,7 @@ from tgi.backend import (
     StepError,
     StepTimes,
 )
-from tgi.backend.step_checks import check_size
+from tgi.worker.step_checks import check_size
 from tgi_tpu.buckets import Buckets, StepShape
 from tgi_tpu.cache import Cache
 from tgi_tpu.input_batch import InputBatch, build_input_batch, health_arrays, padded

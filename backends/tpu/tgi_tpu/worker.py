@@ -29,8 +29,8 @@ from tgi.backend import (
     ModelRunnerOutput,
     SchedulerOutput,
     Wish,
-    WorkerState,
 )
+from tgi.worker.states import WorkerState
 from tgi_tpu import model
 from tgi_tpu.attention_plan import choose_attention
 from tgi_tpu.buckets import Buckets, parse_token_buckets

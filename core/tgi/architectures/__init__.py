@@ -1,6 +1,7 @@
 """Model families as data: a Hugging Face `config.json` becomes a `ModelSpec`."""
 
-from tgi.architectures.grammar import (
+from tgi.architectures.registry import load_spec
+from tgi.architectures.spec import (
     MLP,
     Activation,
     Attention,
@@ -32,7 +33,6 @@ from tgi.architectures.grammar import (
     WeightRule,
     YarnScaling,
 )
-from tgi.architectures.registry import load_spec
 
 __all__ = [
     "MLP",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast, final
 
-from tgi.architectures.grammar import Activation
+from tgi.architectures.spec import Activation
 from tgi.errors import ModelError
 
 __all__ = ["ConfigReader", "read_config"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tgi.architectures.config_reader import ConfigReader
-from tgi.architectures.grammar import MLP, Attention, Block, Branch, Layer, MixtureOfExperts, Norm
+from tgi.architectures.spec import MLP, Attention, Block, Branch, Layer, MixtureOfExperts, Norm
 
 __all__ = ["FeedForward", "parallel", "sequential", "sliding_layers"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from tgi.architectures.config_reader import ConfigReader, read_config
-from tgi.architectures.grammar import Attention, GenericSpec, LatentAttention, ModelSpec
+from tgi.architectures.spec import Attention, GenericSpec, LatentAttention, ModelSpec
 from tgi.errors import ModelError
 
 __all__ = ["ENTRY_POINT_GROUP", "FAMILIES", "load_spec"]
@@ -99,7 +99,7 @@ def _read_spec(config: dict[str, Any]) -> ModelSpec | GenericSpec:
 
 def _find_reader(model_type: str) -> Callable[[dict[str, Any]], object] | None:
     if model_type in FAMILIES:
-        module = importlib.import_module(f"tgi.architectures.{FAMILIES[model_type]}")
+        module = importlib.import_module(f"tgi.architectures.families.{FAMILIES[model_type]}")
     else:
         found = tuple(entry_points(group=ENTRY_POINT_GROUP, name=model_type))
         if not found:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tgi.architectures.config_reader import ConfigReader
-from tgi.architectures.grammar import (
+from tgi.architectures.spec import (
     DynamicScaling,
     LinearScaling,
     Llama3Scaling,

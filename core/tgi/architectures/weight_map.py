@@ -12,8 +12,8 @@ from typing import Protocol, TypeVar, cast
 
 import msgspec
 
-from tgi.architectures.grammar import Attention, LinearAttention, ModelSpec, WeightRule
-from tgi.architectures.roles import mixer_of, shard_axis, tensor_shapes
+from tgi.architectures.parameter_names import mixer_of, shard_axis, tensor_shapes
+from tgi.architectures.spec import Attention, LinearAttention, ModelSpec, WeightRule
 from tgi.errors import ModelError
 
 __all__ = ["Placement", "placements", "shard_axis", "split", "stored_shape", "tensor_shapes"]

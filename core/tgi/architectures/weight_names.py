@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tgi.architectures.grammar import WeightLayout, WeightRule
+from tgi.architectures.spec import WeightLayout, WeightRule
 
 __all__ = ["Modules", "layer_rules", "module_rules"]
 

@@ -52,7 +52,6 @@ from tgi.backend.records import (
     empty_float32,
     empty_int32,
 )
-from tgi.backend.worker_state import WorkerState
 
 hookimpl = pluggy.HookimplMarker("tgi")
 """Marks a plugin's implementation of a hook of `tgi.plugins.hookspecs`."""
@@ -103,7 +102,6 @@ __all__ = [
     "UInt8Array",
     "Wish",
     "Worker",
-    "WorkerState",
     "WrongStateError",
     "decode",
     "empty_float32",

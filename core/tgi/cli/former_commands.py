@@ -145,7 +145,7 @@ def _bench(words: Sequence[str]) -> int:
 
 
 def _print_schema() -> int:
-    from tgi.server.openapi import openapi_document  # noqa: PLC0415 - as above
+    from tgi.server.openapi.document import openapi_document  # noqa: PLC0415 - as above
 
     print(json.dumps(openapi_document(__version__), indent=2, ensure_ascii=False))
     return 0

@@ -19,10 +19,10 @@ from tgi.engine.client import EngineClient
 from tgi.errors import ConfigError
 from tgi.plugins import Candidate
 from tgi.server.app import create_app
-from tgi.server.metrics import Metrics
-from tgi.server.otlp import OtlpExporter
 from tgi.server.state import ServerConfig, ServerState
-from tgi.server.tracing import SpanExporter
+from tgi.server.telemetry.metrics import Metrics
+from tgi.server.telemetry.otlp import OtlpExporter
+from tgi.server.telemetry.tracing import SpanExporter
 from tgi.text import ChatTemplate, ChatTemplateRenderer, Tokenizer, TokenizerPool
 
 __all__ = ["Front"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import final
 
-from tgi.cli.migration_data import (
+from tgi.cli.migration.data import (
     IMAGE_PORT,
     IMAGE_VARIANTS,
     KEPT_VARIABLES,
@@ -18,7 +18,7 @@ from tgi.cli.migration_data import (
     SAGEMAKER_PORT,
     SAGEMAKER_VARIABLES,
 )
-from tgi.cli.migration_sources import Container, LauncherStart, read_compose, read_line
+from tgi.cli.migration.sources import Container, LauncherStart, read_compose, read_line
 from tgi.config import OPTIONS, Option, ServeOptions, UsageError, notes_on_options, parse_arguments
 
 __all__ = ["Migration", "migrate", "run"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tgi.cli import serve
-from tgi.cli.migration_data import SAGEMAKER_PORT, SAGEMAKER_VARIABLES
+from tgi.cli.migration.data import SAGEMAKER_PORT, SAGEMAKER_VARIABLES
 from tgi.config import process_environment
 from tgi.errors import ConfigError
 

@@ -8,20 +8,20 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from tgi.server.anthropic import AnthropicRoutes
-from tgi.server.cors import CorsLayer
-from tgi.server.info import InfoRoutes
-from tgi.server.native import NativeRoutes
-from tgi.server.openai import OpenAIRoutes
-from tgi.server.permits import Permits
-from tgi.server.pipeline import GenerationPipeline
-from tgi.server.platforms import PlatformRoutes
-from tgi.server.responses import empty_response
-from tgi.server.responses_api import ResponsesRoutes
-from tgi.server.routing import PathRoute
+from tgi.server.anthropic.routes import AnthropicRoutes
+from tgi.server.generation.permits import Permits
+from tgi.server.generation.pipeline import GenerationPipeline
+from tgi.server.http.cors import CorsLayer
+from tgi.server.http.responses import empty_response
+from tgi.server.http.routing import PathRoute
+from tgi.server.native.info import InfoRoutes
+from tgi.server.native.routes import NativeRoutes
+from tgi.server.openai.responses_api import ResponsesRoutes
+from tgi.server.openai.routes import OpenAIRoutes
+from tgi.server.openapi.swagger import DocsRoutes
+from tgi.server.platforms.routes import PlatformRoutes
 from tgi.server.state import ServerConfig, ServerState
-from tgi.server.swagger import DocsRoutes
-from tgi.server.tracing import TracingLayer
+from tgi.server.telemetry.tracing import TracingLayer
 
 __all__ = ["create_app"]
 

@@ -9,8 +9,8 @@ from typing import Protocol, final
 from tgi.backend import Agreement
 from tgi.engine.messages import EngineStats
 from tgi.engine.stream import OutputQueue, SequenceRequest, SequenceStream
-from tgi.server.metrics import Metrics
-from tgi.server.tracing import SpanExporter
+from tgi.server.telemetry.metrics import Metrics
+from tgi.server.telemetry.tracing import SpanExporter
 from tgi.text import ChatTemplateRenderer, TokenizerPool
 
 __all__ = ["Engine", "ServerConfig", "ServerState"]

@@ -1,6 +1,6 @@
 """The arithmetic of choosing a token, the yardstick of every sampler. It stands in `tgi.backend`, where level 0 uses it too."""
 
-from tgi.backend.sampling import (
+from tgi.worker.sampling import (
     SampledToken,
     apply_penalties,
     apply_warpers,

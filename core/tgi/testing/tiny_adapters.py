@@ -18,10 +18,10 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from tgi.architectures.grammar import ModelSpec
+from tgi.architectures.spec import ModelSpec
 from tgi.architectures.weight_map import placements, split, stored_shape
 from tgi.errors import ModelError
-from tgi.testing.reference import Weights
+from tgi.testing.reference.model import Weights
 
 __all__ = ["Adapter", "merge_adapter", "read_adapter", "write_adapter"]
 

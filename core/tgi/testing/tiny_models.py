@@ -13,8 +13,8 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from tgi.architectures.grammar import ModelSpec
 from tgi.architectures.registry import load_spec
+from tgi.architectures.spec import ModelSpec
 from tgi.architectures.weight_map import Placement, placements, stored_shape, tensor_shapes
 
 __all__ = ["ENCODER_DECODERS", "FAMILIES", "write_tiny_model", "write_tokenizer"]

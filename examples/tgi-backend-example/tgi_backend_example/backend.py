@@ -17,7 +17,7 @@ from tgi.backend import (
     Support,
     Worker,
 )
-from tgi.backend.adapter import AdapterPlan, AdapterWorker
+from tgi.worker.adapter import AdapterPlan, AdapterWorker
 
 __all__ = ["ExampleBackend"]
 

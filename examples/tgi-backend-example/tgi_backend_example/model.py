@@ -14,7 +14,7 @@ from tgi.architectures import MLP, Attention, ModelSpec, Norm
 from tgi.architectures.rope import inverse_frequencies
 from tgi.architectures.weight_map import placements, split
 from tgi.backend import ModelError
-from tgi.backend.adapter import ForwardBatch, Progress
+from tgi.worker.adapter import ForwardBatch, Progress
 
 __all__ = ["ExampleModel"]
 
@@ -23,7 +23,7 @@ Array = npt.NDArray[np.float32]
 
 @final
 class ExampleModel:
-    """A `tgi.backend.adapter.ForwardModel`. Weights are stored by role, matrices as [out, in]."""
+    """A `tgi.worker.adapter.ForwardModel`. Weights are stored by role, matrices as [out, in]."""
 
     def __init__(self, spec: ModelSpec, model_path: Path) -> None:
         self._spec = spec

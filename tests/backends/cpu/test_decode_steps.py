@@ -30,10 +30,10 @@ from tgi.backend import (
 from tgi_cpu.native import BLOCK_TOKENS
 from tgi_cpu.native_decoder import NativeDecodeProgram, native_loader
 from tgi_cpu.native_sampler import NativeSampler
-from tgi_torch.attention import AttentionMetadata
-from tgi_torch.decode_steps import BoundProgram
-from tgi_torch.runner import ModelRunner
-from tgi_torch.sampling import SampledSequence
+from tgi_torch.attention.paged import AttentionMetadata
+from tgi_torch.runner.decode_steps import BoundProgram
+from tgi_torch.runner.runner import ModelRunner
+from tgi_torch.sampling.sampler import SampledSequence
 
 LIMITS = Limits(max_total_tokens=320, max_sequences=8, max_step_tokens=200)
 AGREEMENT = Agreement(API_VERSION, (), LIMITS, KVCachePlan("paged", BLOCK_TOKENS, (CacheGroup("full", 80),)), 101, ())

@@ -20,10 +20,10 @@ from tgi_cpu import worker
 from tgi_cpu.native import BLOCK_TOKENS, NativeLibrary, load_library
 from tgi_cpu.native_decoder import NativeDecoder, NativeModel, native_loader
 from tgi_cpu.native_program import unsupported
-from tgi_torch.decoder import DecoderWithCache, build_decoder
-from tgi_torch.model import Model
+from tgi_torch.model.decoder import DecoderWithCache, build_decoder
+from tgi_torch.model.protocols import Model
 from tgi_torch.ops import REFERENCE
-from tgi_torch.weights import load_weights
+from tgi_torch.weights.loading import load_weights
 
 LIMITS = Limits(max_total_tokens=320, max_sequences=8, max_step_tokens=700)
 NUM_BLOCKS = 40

@@ -14,8 +14,8 @@ from tests.backends.cpu.native_kernels import multiply
 from tgi_cpu.native import NativeLibrary, QuantizedRecord
 from tgi_cpu.native_engine import Engine
 from tgi_cpu.native_matrices import MatrixPlan, QuantizedMatrix
-from tgi_torch.quantization import quantize
-from tgi_torch.weight_formats import INT4, INT8, WeightFormat
+from tgi_torch.weights.quantization import quantize
+from tgi_torch.weights.weight_formats import INT4, INT8, WeightFormat
 
 FORMATS = pytest.mark.parametrize("weight_format", [INT8, INT4], ids=lambda weight_format: weight_format.name)
 SHAPES = [(1, 2), (33, 7), (64, 64), (100, 131), (48, 256), (544, 192)]  # outputs, inputs

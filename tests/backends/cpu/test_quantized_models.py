@@ -21,12 +21,12 @@ from tgi.text import Tokenizer
 from tgi_cpu import CpuBackend, tgi_backend
 from tgi_cpu.native import BLOCK_TOKENS, NativeLibrary
 from tgi_cpu.native_decoder import NativeDecoder, NativeModel, native_loader
-from tgi_torch.decoder import DecoderWithCache, build_decoder
 from tgi_torch.memory import weights_bytes
+from tgi_torch.model.decoder import DecoderWithCache, build_decoder
 from tgi_torch.ops import REFERENCE
-from tgi_torch.quantization import quantize
-from tgi_torch.weight_formats import QUANTIZATIONS, Quantization, WeightFormat, describe_quantization, is_quantized
-from tgi_torch.weights import load_weights
+from tgi_torch.weights.loading import load_weights
+from tgi_torch.weights.quantization import quantize
+from tgi_torch.weights.weight_formats import QUANTIZATIONS, Quantization, WeightFormat, describe_quantization, is_quantized
 
 SCHEMES = pytest.mark.parametrize("name", ["int8", "int4"])
 # Fused and split projections, transposed weights, biases, tied and own heads, a gate or none, scaled embeddings.

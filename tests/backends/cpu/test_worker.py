@@ -27,11 +27,11 @@ from tgi.backend import (
     WrongStateError,
     empty_int32,
 )
-from tgi.backend.memory_limits import format_bytes
+from tgi.worker.memory_limits import format_bytes
 from tgi_cpu import machine, tgi_backend
 from tgi_torch.memory import MemoryFacts, kv_bytes_per_token, plan_limits, weights_bytes, workspace_bytes
 from tgi_torch.ops import REFERENCE
-from tgi_torch.worker import TorchDevice, TorchWorker, decoder_loader
+from tgi_torch.runner.worker import TorchDevice, TorchWorker, decoder_loader
 
 METHODS = ("load", "negotiate", "warmup", "submit", "collect", "control", "health", "close")
 KIB = 1024

@@ -14,7 +14,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from tests.backends.tpu.specs import spec_of
 from tests.backends.tpu.stepping import Runner, Sequence, draw_weights, parameters_of
-from tgi.testing.reference import reference_logits
+from tgi.testing.reference.model import reference_logits
 from tgi_tpu.attention import AttentionRule, attend, step_of_layer, write_pages
 from tgi_tpu.attention_plan import AttentionPlan, attention_candidates
 from tgi_tpu.mesh import make_mesh

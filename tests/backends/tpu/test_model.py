@@ -10,7 +10,7 @@ import pytest
 from tests.backends.tpu.specs import COVERED, OTHERS, REFUSED, spec_of
 from tests.backends.tpu.stepping import Runner, Sequence, draw_weights, parameters_of
 from tgi.architectures import GenericSpec
-from tgi.testing.reference import reference_logits
+from tgi.testing.reference.model import reference_logits
 from tgi_tpu.coverage import unsupported
 
 TOLERANCE = 1e-4

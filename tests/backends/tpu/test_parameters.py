@@ -14,9 +14,9 @@ from safetensors.numpy import load_file, save_file
 from tests.backends.tpu.specs import spec_of
 from tests.backends.tpu.stepping import Runner, Sequence, draw_weights, parameters_of
 from tgi.backend import ModelError
-from tgi.testing.reference import reference_logits
+from tgi.testing.reference.model import reference_logits
+from tgi.testing.reference.weights import read_weights
 from tgi.testing.tiny_models import write_tiny_model
-from tgi.testing.weights import read_weights
 from tgi_tpu import model
 from tgi_tpu.layer_groups import cache_shapes, layer_groups, place_of
 from tgi_tpu.mesh import make_mesh

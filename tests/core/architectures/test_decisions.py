@@ -9,7 +9,7 @@ import pytest
 
 from tests.core.architectures.decisions import PAGES, run_page
 from tgi.architectures import ModelSpec
-from tgi.architectures.roles import tensor_shapes
+from tgi.architectures.parameter_names import tensor_shapes
 
 # What `transformers` puts into a config that does not say otherwise.
 DEFAULTS = {

@@ -18,8 +18,8 @@ from tgi.architectures import (
     YarnScaling,
     load_spec,
 )
+from tgi.architectures.parameter_names import mixer_of
 from tgi.architectures.registry import FAMILIES
-from tgi.architectures.roles import mixer_of
 from tgi.errors import ModelError
 
 GEMMA3 = {

@@ -180,7 +180,7 @@ def install(path: Path, module: str, code: str, monkeypatch: pytest.MonkeyPatch)
 
 
 GOOD_PLUGIN = """
-from tgi.architectures.llama import spec as llama
+from tgi.architectures.families.llama import spec as llama
 def spec(config):
     return llama(config | {"num_hidden_layers": 1})
 """

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from tgi.testing.reference import reference_logits
+from tgi.testing.reference.model import reference_logits
+from tgi.testing.reference.weights import read_weights
 from tgi.testing.tiny_models import FAMILIES, write_tiny_model
-from tgi.testing.weights import read_weights
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -7,7 +7,7 @@ from tgi.backend import EngineConfig, SamplingParams, Wish
 from tgi.engine.messages import Start
 from tgi.engine.stream import OutputQueue, SequenceRequest
 from tgi.scheduler.records import SchedulerConfig
-from tgi.testing.null_backend import NullScript
+from tgi.testing.doubles.null_backend import NullScript
 
 SPEC = GenericSpec(
     model_type="x", vocab_size=100, hidden_size=8, num_layers=1, num_kv_heads=1, head_dim=8, max_positions=512, config={}

@@ -12,7 +12,7 @@ from tgi.engine.framing import encode_frame
 from tgi.engine.messages import AddSequence, Shutdown, StepReport
 from tgi.engine.stream import OutputQueue, SequenceStream
 from tgi.scheduler import Scheduler
-from tgi.testing.null_backend import tgi_backend
+from tgi.testing.doubles.null_backend import tgi_backend
 
 SHORT, LONG = 20, 60
 NUM_STEPS = LONG - SHORT

@@ -10,11 +10,11 @@ from tests.core.house.sources import BACKENDS, CORE, ROOT, python_files, source_
 HARDWARE = re.compile(r"(?<![a-z])(cuda|rocm|hip|gaudi|habana|hpu|neuron|tpu|xpu|nvidia|nccl)(?![a-z])", re.IGNORECASE)
 
 # TGI's own option names stand in the option table, the routes pass them on under these names, and its images had variants.
-HARDWARE_EXEMPT = {"config/options.py", "config/checks.py", "cli/migration_data.py"}
+HARDWARE_EXEMPT = {"config/options.py", "config/checks.py", "cli/migration/data.py"}
 HARDWARE_ALLOWED_WORDS = ("options.cuda_memory_fraction", "tgi[cuda]", "1-nvidia-l4")
 
 ENVIRONMENT_READER = "config/environment.py"
-ENVIRONMENT_CHECKER = "testing/conformance/packaging.py"  # sees that a probe leaves it alone
+ENVIRONMENT_CHECKER = "testing/conformance/checks/packaging.py"  # sees that a probe leaves it alone
 
 # The boundaries of a process, a plugin or a thread, where any fault has to become a sentence.
 EXCEPT_EXCEPTION = {

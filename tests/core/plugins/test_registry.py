@@ -136,7 +136,7 @@ def test_the_null_backend_comes_by_the_entry_point_and_auto_passes_it_over():
     registry = BackendRegistry()
     assert "null" in registry.names
     assert registry.select("null", SPEC, CONFIG).chosen.name == "null"
-    null = metadata.EntryPoint("null", "tgi.testing.null_backend", "tgi.backends")
+    null = metadata.EntryPoint("null", "tgi.testing.doubles.null_backend", "tgi.backends")
     with pytest.raises(BackendError, match="only when named"):
         BackendRegistry([null]).select("auto", SPEC, CONFIG)
 

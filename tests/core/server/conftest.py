@@ -7,8 +7,8 @@ import pytest
 
 from tests.core.server.fake_engine import FakeEngine
 from tgi.server.app import create_app
-from tgi.server.metrics import Metrics
 from tgi.server.state import ServerConfig, ServerState
+from tgi.server.telemetry.metrics import Metrics
 from tgi.text import ChatTemplate, ChatTemplateRenderer, Tokenizer, TokenizerPool
 
 CONFIG = ServerConfig(

@@ -7,7 +7,7 @@ import pytest
 from tests.core.server.fake_engine import FakeEngine
 from tests.stream_checks import openai_chunks
 from tgi.scheduler.records import SequenceOutput, TokenOutput
-from tgi.server.concurrency import merge, run_all
+from tgi.server.generation.concurrency import merge, run_all
 
 
 async def test_results_keep_their_order():

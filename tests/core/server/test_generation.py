@@ -10,7 +10,7 @@ from tgi.backend import SamplingParams
 from tgi.engine.stream import SequenceRequest, SequenceStream
 from tgi.errors import GenerationError, IncompleteGenerationError, UnhealthyError
 from tgi.scheduler import SequenceOutput, TokenOutput
-from tgi.server.generation import Generation, GenerationRequest, StopStyle
+from tgi.server.generation.output import Generation, GenerationRequest, StopStyle
 from tgi.text import Tokenizer
 from tgi.types import FinishReason
 

@@ -6,8 +6,7 @@ from tests.core.server.conftest import CONFIG
 from tests.core.server.fake_engine import agreement
 from tgi.backend import SamplingParams
 from tgi.errors import ValidationError
-from tgi.server.schemas import GenerateParameters, Grammar
-from tgi.server.validation import (
+from tgi.server.generation.validation import (
     check_agreement,
     check_best_of,
     check_lengths,
@@ -16,6 +15,7 @@ from tgi.server.validation import (
     is_sampling,
     sampling_params,
 )
+from tgi.server.native.schemas import GenerateParameters, Grammar
 
 BROKEN = [
     ({"best_of": 2}, "you must use sampling when `best_of` is > 1"),

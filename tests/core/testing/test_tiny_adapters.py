@@ -9,9 +9,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tgi.errors import ModelError
+from tgi.testing.reference.weights import read_weights, tensor_names
 from tgi.testing.tiny_adapters import merge_adapter, read_adapter, write_adapter
 from tgi.testing.tiny_models import write_tiny_model
-from tgi.testing.weights import read_weights, tensor_names
 
 LAYER = "base_model.model.model.layers.1.self_attn.q_proj"
 ROLE = "decoder.layers.1.attention.q.weight"

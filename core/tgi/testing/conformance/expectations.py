@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tgi.backend import Agreement, Float32Array
-from tgi.backend.sampling import SampledToken, apply_penalties, apply_warpers, log_softmax, sample_row
 from tgi.testing.conformance.check import require
 from tgi.testing.conformance.live_sequence import LiveSequence, draw_of
 from tgi.testing.conformance.models import TinyModel
+from tgi.worker.sampling import SampledToken, apply_penalties, apply_warpers, log_softmax, sample_row
 
 __all__ = ["check_sequence", "check_sequences", "tolerance_of"]
 

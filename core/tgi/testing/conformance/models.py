@@ -13,12 +13,12 @@ from safetensors.numpy import load_file, save_file
 
 from tgi.architectures import ModelSpec
 from tgi.backend import Float32Array, MediaInput, Pooling
-from tgi.testing.reference import Weights, reference_hidden, reference_logits
-from tgi.testing.reference_network import pool
+from tgi.testing.reference.model import Weights, reference_hidden, reference_logits
+from tgi.testing.reference.network import pool
+from tgi.testing.reference.weights import read_weights, tensor_names
 from tgi.testing.tiny_adapters import merge_adapter, read_adapter, write_adapter
 from tgi.testing.tiny_images import image_vectors, read_projector, write_projector
 from tgi.testing.tiny_models import write_tiny_model
-from tgi.testing.weights import read_weights, tensor_names
 
 __all__ = ["ModelShelf", "TinyModel"]
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from tgi.errors import BackendError, TgiError
 from tgi.plugins import BackendRegistry
 from tgi.plugins.hookspecs import ENTRY_POINT_GROUP
-from tgi.testing.conformance import (
+from tgi.testing.conformance.apart import ask_apart
+from tgi.testing.conformance.check import GRADES, Check, CheckFailedError, NotApplicableError, Result
+from tgi.testing.conformance.checks import (
     adapters,
     features,
     lifecycle,
@@ -25,8 +27,6 @@ from tgi.testing.conformance import (
     steps,
     supervision,
 )
-from tgi.testing.conformance.apart import ask_apart
-from tgi.testing.conformance.check import GRADES, Check, CheckFailedError, NotApplicableError, Result
 from tgi.testing.conformance.scorecard import Scorecard
 from tgi.testing.conformance.subject import Subject
 from tgi.testing.step_rules import BrokenRuleError

@@ -1,0 +1,155 @@
+"""The parts that mixers and the decoder are put together from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from tgi.architectures import Norm
+from tgi_torch.attention.kv_cache import KVCache
+from tgi_torch.attention.paged import AttentionMetadata
+from tgi_torch.model.rotary import Rotation
+from tgi_torch.ops import Ops
+from tgi_torch.weights.parameters import Parameters
+from tgi_torch.weights.quantized_matrix import QuantizedMatrix
+from tgi_torch.weights.weight_formats import Quantization, is_quantized
+
+__all__ = [
+    "Building",
+    "LayerNorm",
+    "Linear",
+    "Mixer",
+    "RMSNorm",
+    "StepContext",
+    "Transform",
+    "build_ends_table",
+    "build_head",
+    "build_linear",
+    "build_lookup",
+    "build_norm",
+    "identity",
+]
+
+Transform = Callable[[Tensor], Tensor]
+
+
+class StepContext(NamedTuple):
+    """What the layers share during one step."""
+
+    metadata: AttentionMetadata
+    kv_cache: KVCache
+    rotations: tuple[Rotation, ...]  # one per distinct rope of the model
+    plans: tuple[Any, ...]  # one per distinct window, made by `Ops.plan_attention`
+    cross_plan: Any = None  # of models with an encoder, made by `Ops.plan_cross_attention`
+    state_plan: Any = None  # of models with recurrent layers, made by `Ops.plan_states`
+
+
+Mixer = Callable[[Tensor, StepContext], Tensor]
+
+
+class Building(NamedTuple):
+    """What every builder needs."""
+
+    ops: Ops
+    parameters: Parameters
+    hidden_size: int
+    quantization: Quantization | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Linear:
+    """x W' + b."""
+
+    apply: Callable[[Tensor, Any, Tensor | None], Tensor]
+    weight: Tensor | QuantizedMatrix  # [out, in], as `apply` wants it
+    bias: Tensor | None  # [out]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.apply(x, self.weight, self.bias)
+
+
+def build_linear(building: Building, prefix: str, rows: dict[str, int], columns: int, *, bias: bool) -> Linear:
+    """One linear for the projections named in `rows`, stacked in that order; role `<prefix>.<name>.weight`."""
+    parameters, quantization = building.parameters, building.quantization
+    roles = {f"{prefix}.{name}.weight": n for name, n in rows.items()}
+    offset = parameters.create_fused({f"{prefix}.{name}.bias": n for name, n in rows.items()}) if bias else None
+    if quantization is not None and all(is_quantized(role, (n, columns)) for role, n in roles.items()):
+        return Linear(_multiply_quantized, parameters.create_quantized(roles, columns, quantization.layers), offset)
+    return Linear(building.ops.linear, parameters.create_fused(roles, after=(columns,)), offset)
+
+
+def build_ends_table(building: Building, role: str, rows: int, columns: int) -> Tensor | QuantizedMatrix:
+    """The table of an embedding or a head: role `role` [rows, columns]."""
+    if building.quantization is None:
+        return building.parameters.create(role, rows, columns)
+    return building.parameters.create_quantized({role: rows}, columns, building.quantization.ends)
+
+
+def build_head(building: Building, table: Tensor | QuantizedMatrix, bias: Tensor | None) -> Linear:
+    """The linear over such a table."""
+    return Linear(building.ops.linear if isinstance(table, Tensor) else _multiply_quantized, table, bias)
+
+
+def build_lookup(building: Building, table: Tensor | QuantizedMatrix) -> Transform:
+    """Rows of such a table: int64 [T] to [T, columns]."""
+    return partial(_lookup, building.ops.embedding, table) if isinstance(table, Tensor) else table.lookup
+
+
+def _lookup(embedding: Callable[[Tensor, Tensor], Tensor], table: Tensor, ids: Tensor) -> Tensor:
+    return embedding(ids, table)
+
+
+def _multiply_quantized(x: Tensor, weight: QuantizedMatrix, bias: Tensor | None) -> Tensor:
+    return weight.multiply(x, bias)
+
+
+@final
+@dataclass(frozen=True)
+class LayerNorm:
+    """Layer normalisation."""
+
+    apply: Callable[[Tensor, Tensor | None, Tensor | None, float], Tensor]
+    weight: Tensor | None  # [size]
+    bias: Tensor | None  # [size]
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.apply(x, self.weight, self.bias, self.eps)
+
+
+@final
+@dataclass(frozen=True)
+class RMSNorm:
+    """Root mean square normalisation."""
+
+    apply: Callable[[Tensor, Tensor, float], Tensor]
+    weight: Tensor  # [size]
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.apply(x, self.weight, self.eps)
+
+
+def identity(x: Tensor) -> Tensor:
+    """What stands where an optional part is absent."""
+    return x
+
+
+def build_norm(building: Building, norm: Norm | None, prefix: str, size: int) -> Transform:
+    """The norm with its own parameters `<prefix>.weight` and `<prefix>.bias`."""
+    if norm is None:
+        return identity
+    ops, parameters = building.ops, building.parameters
+    weight = parameters.create(f"{prefix}.weight", size) if norm.weight else None
+    if norm.kind == "layer":
+        bias = parameters.create(f"{prefix}.bias", size) if norm.bias else None
+        return LayerNorm(ops.layer_norm, weight, bias, norm.eps)
+    if weight is None:
+        weight = torch.ones(size, dtype=parameters.dtype, device=parameters.device)
+    return RMSNorm(ops.rms_norm_unit_offset if norm.unit_offset else ops.rms_norm, weight, norm.eps)

@@ -1,0 +1,203 @@
+"""The mixers of the grammar. Whatever a spec leaves open is decided by the builders; calls do not branch on the spec.
+
+Shapes: T tokens, H query heads, K kv heads, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import final
+
+import msgspec
+import torch
+from torch import Tensor
+
+from tgi.architectures import MLP, Activation, Attention, Norm
+from tgi.backend import ModelError
+from tgi_torch.attention.paged import AttentionSettings, alibi_slopes
+from tgi_torch.model.layers import Building, Linear, Mixer, StepContext, Transform, build_linear, build_norm, identity
+from tgi_torch.model.relative_bias import RelativePositionBias
+from tgi_torch.model.rotary import Rotation
+from tgi_torch.ops import Ops
+
+__all__ = ["AttentionMixer", "MLPMixer", "build_attention", "build_mlp"]
+
+Rotate = Callable[[Tensor, StepContext], None]
+
+
+@final
+@dataclass(frozen=True)
+class AttentionMixer:
+    """Self attention over the paged cache."""
+
+    ops: Ops
+    qkv: Linear  # rows: query heads, key heads, value heads
+    output: Linear
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    v_head_dim: int
+    layer: int  # its place in the cache
+    plan: int  # its place in StepContext.plans
+    clip: Transform
+    normalize: Transform  # of the query and key heads [T, H + K, D]
+    rotate: Rotate  # likewise, in place
+    gate: Callable[[Tensor, Tensor], Tensor]  # (x, the heads' outputs) to like the latter
+    settings: AttentionSettings
+
+    def __call__(self, x: Tensor, context: StepContext) -> Tensor:
+        num_rotated = self.num_heads + self.num_kv_heads
+        qkv = self.clip(self.qkv(x))
+        heads = self.normalize(qkv[:, : num_rotated * self.head_dim].view(-1, num_rotated, self.head_dim))
+        value = qkv[:, num_rotated * self.head_dim :].view(-1, self.num_kv_heads, self.v_head_dim)
+        self.rotate(heads, context)
+        query, key = heads[:, : self.num_heads], heads[:, self.num_heads :]
+        cache = context.kv_cache.layers[self.layer]
+        self.ops.write_kv(key, value, cache, context.metadata.slot_mapping)
+        return self.output(self.gate(x, self.ops.paged_attention(query, cache, context.plans[self.plan], self.settings)))
+
+
+def build_attention(
+    building: Building,
+    spec: Attention,
+    prefix: str,
+    *,
+    layer: int,
+    plan: int,
+    rotation: int | None,
+    relative_bias: RelativePositionBias | None = None,
+) -> Mixer:
+    """Attention with roles `<prefix>.{q,k,v,o,q_norm,k_norm}…`; `rotation` is its place in `StepContext.rotations`."""
+    if not spec.causal:
+        raise ModelError("a decoder whose attention is not causal cannot be served.", "Choose another model.")
+    v_head_dim = spec.head_dim if spec.v_head_dim is None else spec.v_head_dim
+    rows = {
+        "q": spec.num_heads * spec.head_dim,
+        "k": spec.num_kv_heads * spec.head_dim,
+        "v": spec.num_kv_heads * v_head_dim,
+    }
+    parameters = building.parameters
+    return AttentionMixer(
+        ops=building.ops,
+        qkv=build_linear(building, prefix, rows, building.hidden_size, bias=spec.qkv_bias),
+        output=build_linear(building, prefix, {"o": building.hidden_size}, spec.num_heads * v_head_dim, bias=spec.output_bias),
+        num_heads=spec.num_heads,
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        v_head_dim=v_head_dim,
+        layer=layer,
+        plan=plan,
+        clip=identity if spec.clip_qkv is None else partial(torch.clamp, min=-spec.clip_qkv, max=spec.clip_qkv),
+        normalize=_build_qk_norm(building, spec, prefix),
+        rotate=_build_rotate(building.ops, spec, rotation),
+        gate=_build_gate(building, spec, prefix),
+        settings=AttentionSettings(
+            scale=spec.scale,
+            softcap=spec.softcap,
+            alibi_slopes=_alibi_slopes(spec).to(parameters.device) if spec.alibi else None,
+            sinks=parameters.create(f"{prefix}.sinks", spec.num_heads) if spec.sinks else None,
+            relative_bias=relative_bias,
+        ),
+    )
+
+
+def _alibi_slopes(spec: Attention) -> Tensor:
+    return alibi_slopes(spec.num_heads, spec.alibi_bias_max) * spec.alibi_scale
+
+
+def _build_gate(building: Building, spec: Attention, prefix: str) -> Callable[[Tensor, Tensor], Tensor]:
+    if not spec.output_gate:
+        return _ungated
+    size = spec.num_heads * (spec.head_dim if spec.v_head_dim is None else spec.v_head_dim)
+    return partial(_gated, build_linear(building, prefix, {"gate": size}, building.hidden_size, bias=spec.qkv_bias))
+
+
+def _ungated(x: Tensor, mixed: Tensor) -> Tensor:
+    return mixed
+
+
+def _gated(gate: Linear, x: Tensor, mixed: Tensor) -> Tensor:
+    return mixed * torch.sigmoid(gate(x))
+
+
+def _build_qk_norm(building: Building, spec: Attention, prefix: str) -> Transform:
+    if spec.q_norm is None and spec.k_norm is None:
+        return identity
+    q_norm = _build_norm_of_heads(building, spec, spec.q_norm, f"{prefix}.q_norm", spec.num_heads)
+    k_norm = _build_norm_of_heads(building, spec, spec.k_norm, f"{prefix}.k_norm", spec.num_kv_heads)
+    return partial(_normalize_heads, q_norm, k_norm, spec.num_heads)
+
+
+def _build_norm_of_heads(building: Building, spec: Attention, norm: Norm | None, prefix: str, num_heads: int) -> Transform:
+    """The norm of heads [T, num_heads, D]."""
+    if norm is None:
+        return identity
+    match spec.qk_norm_over:
+        case "head":
+            return build_norm(building, norm, prefix, spec.head_dim)
+        case "all":
+            return partial(_over_all_heads, build_norm(building, norm, prefix, num_heads * spec.head_dim))
+        case "each_head":
+            assert norm.weight, "a norm for each head is told from the others by its weight"
+            assert not (norm.bias or norm.unit_offset), "no model has these here"
+            plain = build_norm(building, msgspec.structs.replace(norm, weight=False), prefix, spec.head_dim)
+            return partial(_weight_each_head, plain, building.parameters.create(f"{prefix}.weight", num_heads, spec.head_dim))
+
+
+def _over_all_heads(norm: Transform, heads: Tensor) -> Tensor:
+    return norm(heads.flatten(1)).view(heads.shape)
+
+
+def _weight_each_head(norm: Transform, weight: Tensor, heads: Tensor) -> Tensor:
+    return norm(heads) * weight
+
+
+def _normalize_heads(q_norm: Transform, k_norm: Transform, num_heads: int, heads: Tensor) -> Tensor:
+    return torch.cat([q_norm(heads[:, :num_heads]), k_norm(heads[:, num_heads:])], dim=1)
+
+
+def _build_rotate(ops: Ops, spec: Attention, rotation: int | None) -> Rotate:
+    if spec.rope is None or rotation is None:
+        return _no_rotation
+    return partial(_rotate, ops.rotary, rotation, spec.rope.interleaved)
+
+
+def _no_rotation(heads: Tensor, context: StepContext) -> None:
+    """Positions reach the model another way."""
+
+
+def _rotate(
+    rotary: Callable[[Tensor, Rotation, bool], None], rotation: int, interleaved: bool, heads: Tensor, context: StepContext
+) -> None:
+    rotary(heads, context.rotations[rotation], interleaved)
+
+
+@final
+@dataclass(frozen=True)
+class MLPMixer:
+    """down(activation(expand(x))); a gated one expands to gate and up in one product."""
+
+    expand: Linear
+    activation: Transform
+    down: Linear
+
+    def __call__(self, x: Tensor, context: StepContext) -> Tensor:
+        return self.down(self.activation(self.expand(x)))
+
+
+def build_mlp(building: Building, spec: MLP, prefix: str) -> MLPMixer:
+    """A feed-forward layer with roles `<prefix>.{gate,up,down}…`."""
+    names = ("gate", "up") if spec.gated else ("up",)
+    rows = dict.fromkeys(names, spec.intermediate_size)
+    apply = building.ops.gated_activation if spec.gated else building.ops.activation
+    return MLPMixer(
+        expand=build_linear(building, prefix, rows, building.hidden_size, bias=spec.bias),
+        activation=partial(_activate, apply, spec.activation),
+        down=build_linear(building, prefix, {"down": building.hidden_size}, spec.intermediate_size, bias=spec.bias),
+    )
+
+
+def _activate(apply: Callable[[Tensor, Activation], Tensor], kind: Activation, x: Tensor) -> Tensor:
+    return apply(x, kind)

@@ -1,0 +1,194 @@
+"""The recurrences of state-space layers in plain PyTorch: the reference that every faster implementation is measured against.
+
+Rows of one token are computed together, the others one after the other, each from the state its sequence is in. A state is
+brought up to date in place, so a sequence may come in pieces of any size.
+
+Shapes: T tokens of all rows, R rows, S states, C channels, H heads, P head size, G groups, N state size,
+Q tokens of a chunk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tgi_torch.attention.paged import AttentionMetadata
+
+__all__ = ["DeltaInputs", "ScanInputs", "StatePlan", "causal_convolution", "gated_delta_scan", "plan_states", "selective_scan"]
+
+_CHUNK = 64  # tokens whose effects on one another are computed at once
+
+
+@final
+@dataclass(frozen=True)
+class StateRow:
+    """A row of several tokens: `start` … `stop` - 1 of the step."""
+
+    start: int
+    stop: int
+    state: int
+
+
+@final
+@dataclass(frozen=True)
+class StatePlan:
+    """Which state each row of a step goes on from."""
+
+    single_tokens: Tensor  # int64: places of the rows of one token
+    single_states: Tensor  # int64: their states
+    rows: tuple[StateRow, ...]  # the others
+
+
+def plan_states(metadata: AttentionMetadata) -> StatePlan:
+    """Sort the rows of a step. Raises AssertionError if they have no states."""
+    assert metadata.states is not None
+    tokens, single, rows = list[int](), list[int](), list[StateRow]()
+    start = 0
+    for state, query_len in zip(metadata.states.tolist(), metadata.query_lens, strict=True):
+        if query_len == 1:
+            tokens.append(start)
+            single.append(state)
+        elif query_len:
+            rows.append(StateRow(start, start + query_len, state))
+        start += query_len
+    device = metadata.states.device
+    return StatePlan(torch.tensor(tokens, device=device).long(), torch.tensor(single, device=device).long(), tuple(rows))
+
+
+@final
+@dataclass(frozen=True)
+class ScanInputs:
+    """The operands of the recurrence, token by token but for `decay`, all in float32.
+
+    state = exp(dt * decay) * state + dt * x b        y = state c
+    """
+
+    x: Tensor  # [T, H, P]
+    dt: Tensor  # [T, H]
+    b: Tensor  # [T, G, N]; a group serves H / G heads
+    c: Tensor  # [T, G, N]
+    decay: Tensor  # [H, N], or [H, 1] where all values of a head's state share one (Mamba 2)
+
+    def take(self, tokens: Tensor | slice) -> ScanInputs:
+        """Those of some tokens."""
+        return ScanInputs(self.x[tokens], self.dt[tokens], self.b[tokens], self.c[tokens], self.decay)
+
+    def for_heads(self, side: Tensor) -> Tensor:
+        """`b` or `c` for each head: [T, H, N]."""
+        return side.repeat_interleave(self.x.shape[1] // side.shape[1], dim=1)
+
+
+def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, window: Tensor, plan: StatePlan) -> Tensor:
+    """Each channel's weighted sum of its last K inputs: [T, C] to [T, C].
+
+    weight [C, K], the newest input last; window [S, C, K - 1]: the inputs before each row, replaced by its last ones.
+    """
+    out = torch.empty_like(x)
+    if len(plan.single_states):
+        seen = torch.cat([window[plan.single_states], x[plan.single_tokens].unsqueeze(-1)], dim=-1)
+        window[plan.single_states] = seen[..., 1:]
+        summed = (seen * weight).sum(-1)
+        out[plan.single_tokens] = summed if bias is None else summed + bias
+    for row in plan.rows:
+        seen = torch.cat([window[row.state], x[row.start : row.stop].T], dim=-1)
+        window[row.state] = seen[:, seen.shape[1] - window.shape[-1] :]
+        summed = functional.conv1d(seen.unsqueeze(0), weight.unsqueeze(1), bias, groups=len(weight))
+        out[row.start : row.stop] = summed[0].T
+    return out
+
+
+@final
+@dataclass(frozen=True)
+class DeltaInputs:
+    """The operands of the gated delta rule (arXiv 2412.06464), token by token, all in float32.
+
+    state = kept * state;  state = state + k (beta * (v - k state))';  y = q state
+    """
+
+    q: Tensor  # [T, H, K]
+    k: Tensor  # [T, H, K], of length one
+    v: Tensor  # [T, H, V]
+    kept: Tensor  # [T, H]
+    beta: Tensor  # [T, H]
+
+    def take(self, tokens: Tensor | slice) -> DeltaInputs:
+        """Those of some tokens."""
+        return DeltaInputs(self.q[tokens], self.k[tokens], self.v[tokens], self.kept[tokens], self.beta[tokens])
+
+
+def gated_delta_scan(inputs: DeltaInputs, states: Tensor, plan: StatePlan) -> Tensor:
+    """The gated delta rule over all rows: y float32 [T, H, V]. states float32 [S, H, K, V]."""
+    out = torch.empty_like(inputs.v)
+    if len(plan.single_states):
+        state, out[plan.single_tokens] = _advance_delta(inputs.take(plan.single_tokens), states[plan.single_states])
+        states[plan.single_states] = state
+    for row in plan.rows:
+        state = states[row.state].unsqueeze(0)
+        for token in range(row.start, row.stop):
+            state, out[token : token + 1] = _advance_delta(inputs.take(slice(token, token + 1)), state)
+        states[row.state] = state.squeeze(0)
+    return out
+
+
+def _advance_delta(inputs: DeltaInputs, state: Tensor) -> tuple[Tensor, Tensor]:
+    """One token of each of R sequences; state [R, H, K, V]."""
+    state = state * inputs.kept[..., None, None]
+    known = (inputs.k.unsqueeze(2) @ state).squeeze(2)  # [R, H, V]
+    change = inputs.beta.unsqueeze(-1) * (inputs.v - known)
+    state = state + inputs.k.unsqueeze(-1) * change.unsqueeze(2)
+    return state, (inputs.q.unsqueeze(2) @ state).squeeze(2)
+
+
+def selective_scan(inputs: ScanInputs, states: Tensor, plan: StatePlan) -> Tensor:
+    """The recurrence of Mamba over all rows: y float32 [T, H, P]. states float32 [S, H, P, N]."""
+    out = torch.empty_like(inputs.x)
+    if len(plan.single_states):
+        state, out[plan.single_tokens] = _advance(inputs.take(plan.single_tokens), states[plan.single_states])
+        states[plan.single_states] = state
+    scan = _scan_by_chunks if inputs.decay.shape[1] == 1 else _scan_by_tokens
+    for row in plan.rows:
+        piece = slice(row.start, row.stop)
+        state, out[piece] = scan(inputs.take(piece), states[row.state])
+        states[row.state] = state
+    return out
+
+
+def _advance(inputs: ScanInputs, state: Tensor) -> tuple[Tensor, Tensor]:
+    """One token of each of R sequences; state [R, H, P, N]."""
+    b, c = inputs.for_heads(inputs.b), inputs.for_heads(inputs.c)
+    kept = torch.exp(inputs.dt.unsqueeze(-1) * inputs.decay).unsqueeze(2)  # [R, H, 1, N]
+    state = kept * state + (inputs.dt.unsqueeze(-1) * inputs.x).unsqueeze(-1) * b.unsqueeze(2)
+    return state, (state @ c.unsqueeze(-1)).squeeze(-1)
+
+
+def _scan_by_tokens(inputs: ScanInputs, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Token after token; state [H, P, N]."""
+    outputs = []
+    state = state.unsqueeze(0)
+    for token in range(len(inputs.x)):
+        state, y = _advance(inputs.take(slice(token, token + 1)), state)
+        outputs.append(y)
+    return state.squeeze(0), torch.cat(outputs)
+
+
+def _scan_by_chunks(inputs: ScanInputs, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Chunk after chunk, each in matrix products (arXiv 2405.21060, section 6); state [H, P, N], one decay per head."""
+    outputs = []
+    for start in range(0, len(inputs.x), _CHUNK):
+        chunk = inputs.take(slice(start, start + _CHUNK))
+        exponents = (chunk.dt * chunk.decay.squeeze(1)).cumsum(0).T  # [H, Q]: log of what is left of the state before the chunk
+        b, c = (chunk.for_heads(side).transpose(0, 1) for side in (chunk.b, chunk.c))  # [H, Q, N]
+        between = exponents.unsqueeze(2) - exponents.unsqueeze(1)  # [H, Q, Q]
+        # Removed before the exponential, which would overflow for inputs ahead of their output.
+        ahead = torch.ones_like(between[0], dtype=torch.bool).triu(1)
+        weights = (c @ b.transpose(1, 2)) * between.masked_fill(ahead, float("-inf")).exp()
+        x = (chunk.dt.unsqueeze(-1) * chunk.x).transpose(0, 1)  # [H, Q, P]
+        before = (c * exponents.exp().unsqueeze(-1)) @ state.transpose(1, 2)
+        outputs.append((weights @ x + before).transpose(0, 1))
+        left = (exponents[:, -1:] - exponents).exp().unsqueeze(-1)  # [H, Q, 1]: of each input at the end of the chunk
+        state = exponents[:, -1].exp()[:, None, None] * state + (x * left).transpose(1, 2) @ b
+    return state, torch.cat(outputs)

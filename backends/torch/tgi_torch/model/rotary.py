@@ -1,0 +1,76 @@
+"""Cosines and sines of rotary embeddings for the positions of one step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from tgi.architectures import Rope
+from tgi.architectures.rope import inverse_frequencies, original_length
+from tgi_torch.attention.paged import AttentionMetadata
+
+__all__ = ["RotaryTable", "Rotation"]
+
+_FIRST_ROWS = 2048
+
+
+class Rotation(NamedTuple):
+    """Cosine and sine per token, float32 [T, 1, rotary_dim / 2]: they broadcast over heads."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+@final
+@dataclass
+class RotaryTable:
+    """The rotations of one `Rope`, kept for positions 0 … rows - 1 in float32 and doubled when a step reaches beyond.
+
+    Where the frequencies depend on the length of the sequence (dynamic NTK, LongRoPE), the table holds those of a short sequence;
+    a row whose prompt or context passed the original length gets its own, computed for that length.
+    """
+
+    rope: Rope
+    device: torch.device
+    table: Rotation | None = None
+
+    def lookup(self, metadata: AttentionMetadata) -> Rotation:
+        """The rotation of every token of the step."""
+        limit = self.original_length
+        if limit is not None and max(metadata.rotary_lens, default=0) > limit:
+            return self._lookup_by_row(metadata, limit)
+        return self._lookup_short(metadata.positions, max(metadata.context_lens, default=0))
+
+    @property
+    def original_length(self) -> int | None:
+        """`original_length` of the rope."""
+        return original_length(self.rope)
+
+    def _lookup_short(self, positions: Tensor, longest: int) -> Rotation:
+        table = self.table
+        if table is None or table.cos.shape[0] < longest:
+            rows = _FIRST_ROWS if table is None else table.cos.shape[0]
+            while rows < longest:
+                rows *= 2
+            table = self.table = self._compute(torch.arange(rows, device=self.device), sequence_length=1)
+        return Rotation(table.cos[positions], table.sin[positions])
+
+    def _lookup_by_row(self, metadata: AttentionMetadata, limit: int) -> Rotation:
+        bounds = [0]
+        for query_len in metadata.query_lens:
+            bounds.append(bounds[-1] + query_len)
+        parts = []
+        for (start, stop), length in zip(pairwise(bounds), metadata.rotary_lens, strict=True):
+            positions = metadata.positions[start:stop]
+            parts.append(self._compute(positions, length) if length > limit else self._lookup_short(positions, length))
+        return Rotation(torch.cat([part.cos for part in parts]), torch.cat([part.sin for part in parts]))
+
+    def _compute(self, positions: Tensor, sequence_length: int) -> Rotation:
+        frequencies, attention_factor = inverse_frequencies(self.rope, sequence_length)
+        rates = torch.tensor(frequencies, dtype=torch.float32, device=self.device)
+        angles = (positions.float()[:, None] * rates).unsqueeze(1)
+        return Rotation(angles.cos() * attention_factor, angles.sin() * attention_factor)

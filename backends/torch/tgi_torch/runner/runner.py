@@ -1,0 +1,181 @@
+"""Runs one step: applies its changes, computes the rows, chooses tokens, and answers in the records of the seam.
+
+Order of effects: drops, additions, block copies, rows. A sequence's progress is noted only after its forward pass, so that a step
+that fails leaves the sequences as far as they were; the core drops and introduces them again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tgi.backend import (
+    Float32Array,
+    GrammarMasks,
+    Int32Array,
+    Limits,
+    ModelRunnerOutput,
+    PromptScores,
+    SchedulerOutput,
+    StepError,
+    StepTimes,
+)
+from tgi.worker.step_checks import check_size
+from tgi_torch.attention.cache_layout import group_kinds
+from tgi_torch.model.protocols import Model
+from tgi_torch.runner.decode_steps import DecodeProgram, DecodeSteps
+from tgi_torch.runner.input_batch import InputBatch, build_input_batch
+from tgi_torch.runner.sequences import SequenceTable
+from tgi_torch.sampling.sampler import SampledSequence, SampledTokens, TokenSampler
+from tgi_torch.sampling.step_output import empty_output, step_output
+
+__all__ = ["ModelRunner"]
+
+_SCORED_LOGITS = 1 << 23  # most logits held at once while prompts are scored: 32 MB
+
+
+@final
+class ModelRunner:
+    """Owns the sequences' state. One thread calls it, one step at a time."""
+
+    def __init__(
+        self,
+        model: Model,
+        limits: Limits,
+        sampler: TokenSampler,
+        decode_program: DecodeProgram | None = None,
+        clock: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        self._model = model
+        self._limits = limits
+        self._sampler = sampler
+        self._device = model.device
+        self._clock = clock
+        self._mask_width = -(-model.spec.vocab_size // 32)
+        self._score_rows = max(1, _SCORED_LOGITS // model.spec.vocab_size)
+        self.sequences = SequenceTable(limits, model.block_size, group_kinds(model.spec))
+        self._decode_steps = None if decode_program is None else DecodeSteps(decode_program, self.sequences, clock)
+
+    def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
+        """Run one step. Raises `StepError` if it breaks the agreement."""
+        began = self._clock()
+        rows = step.rows
+        check_size(rows, self._limits)
+        self._change_sequences(step)
+        if not rows.num_rows:
+            return empty_output(step, [], StepTimes(prepare=self._clock() - began))
+        output = None if self._decode_steps is None else self._decode_steps.run(step, began)
+        return self._run_rows(step, began) if output is None else output
+
+    def drop(self, handle: int) -> None:
+        """Forget a sequence and what the model keeps of it."""
+        if self._decode_steps is not None:
+            self._decode_steps.forget()
+        state = self.sequences.drop(handle)
+        if state is not None:
+            self._model.release_state(state)
+
+    def _change_sequences(self, step: SchedulerOutput) -> None:
+        """Everything of a step that comes before its rows."""
+        for handle in step.dropped:
+            self.drop(handle)
+        for new in step.added:
+            self.sequences.add(new)
+        if step.copy_source and len(step.copy_source[0]):
+            sources, targets = (
+                torch.from_numpy(blocks[0].astype(np.int64)).to(self._device) for blocks in (step.copy_source, step.copy_target)
+            )
+            self._model.copy_blocks(sources, targets)
+
+    @torch.inference_mode()
+    def _run_rows(self, step: SchedulerOutput, began: int) -> ModelRunnerOutput:
+        """Rows of any kind."""
+        rows = step.rows
+        sampled = np.flatnonzero(rows.sample)
+        mask = self._mask(step, sampled)
+        batch = build_input_batch(rows, self.sequences, self._device)
+        prepared = self._clock()
+        wanted = self._wanted(batch, sampled)
+        if self.sequences.has_scored_prompts:
+            hidden = self._model.forward(batch.token_ids, batch.metadata)
+            scores = self._score_prompts(batch, hidden)
+            hidden = hidden if wanted is None else hidden.index_select(0, wanted)
+        else:
+            hidden, scores = self._model.forward(batch.token_ids, batch.metadata, wanted), []
+        logits = self._model.logits(hidden) if len(sampled) else None
+        self.sequences.num_computed_tokens[batch.indices] = batch.lengths
+        computed = self._clock()
+        chosen = None if logits is None else self._sample(batch, logits, sampled, rows.draw, mask)
+        times = StepTimes(prepare=prepared - began, forward=computed - prepared, sample=self._clock() - computed)
+        return empty_output(step, scores, times) if chosen is None else step_output(step, chosen, sampled, scores, times)
+
+    def _wanted(self, batch: InputBatch, sampled: npt.NDArray[np.int64]) -> Tensor | None:
+        """The last token of each sampled row, int64; None if these are all tokens."""
+        if len(sampled) == len(batch.token_ids):
+            return None
+        return torch.from_numpy(batch.ends[sampled] - 1).to(self._device)
+
+    def _sample(
+        self,
+        batch: InputBatch,
+        logits: Tensor,
+        sampled: npt.NDArray[np.int64],
+        draws: Float32Array,
+        mask: tuple[list[int], Int32Array] | None,
+    ) -> SampledTokens:
+        sequences: list[SampledSequence] = [*batch.states]
+        indices, lengths = batch.indices, batch.lengths
+        if len(sampled) < len(sequences):
+            sequences = [sequences[row] for row in sampled.tolist()]
+            indices, lengths, draws = indices[sampled], lengths[sampled], draws[sampled]
+        chosen = self._sampler.sample(logits, sequences, lengths.tolist(), draws, mask)
+        # What stands for `TOKEN_ON_DEVICE` in the next step.
+        self.sequences.tokens[indices, lengths] = chosen.tokens
+        return chosen
+
+    def _mask(self, step: SchedulerOutput, sampled: npt.NDArray[np.int64]) -> tuple[list[int], Int32Array] | None:
+        """The masks of sampled rows, as places among these."""
+        if step.mask == "none":
+            return None
+        masks: GrammarMasks | None = step.masks
+        if step.mask == "late" or masks is None or masks.words.size != len(masks.row) * self._mask_width:
+            raise StepError(f"Masks must come with their step, {self._mask_width} words for each row.", retryable=False)
+        place = {row: i for i, row in enumerate(sampled.tolist())}
+        wanted = [i for i, row in enumerate(masks.row.tolist()) if row in place]
+        if not wanted:
+            return None
+        return [place[int(masks.row[i])] for i in wanted], masks.words.reshape(-1, self._mask_width)[wanted]
+
+    def _score_prompts(self, batch: InputBatch, hidden: Tensor) -> list[PromptScores]:
+        """Raw log-probabilities of the prompt tokens in this step, for the sequences that ask."""
+        scores = list[PromptScores]()
+        for row, state in enumerate(batch.states):
+            start, length = int(batch.starts[row]), int(batch.lengths[row])
+            if not state.sampling.prompt_logprobs or start >= state.num_prompt_tokens:
+                continue
+            own = hidden[int(batch.ends[row]) - (length - start) : int(batch.ends[row])]
+            last = min(length, state.num_prompt_tokens)
+            # The token at position p is scored by the hidden vector of p - 1: for the first one that of the chunk before.
+            before = [] if state.prompt_tail is None else [state.prompt_tail.unsqueeze(0)]
+            first = start + 1 - len(before)
+            state.prompt_tail = own[-1].clone() if length < state.num_prompt_tokens else None
+            if first < last:
+                vectors = torch.cat([*before, own[: last - start - 1]])
+                scores.append(PromptScores(state.handle, first, self._logprobs(vectors, state.tokens[first:last])))
+        return scores
+
+    def _logprobs(self, hidden: Tensor, token_ids: Int32Array) -> Float32Array:
+        """Raw log-probability of each of `token_ids` [n] after the hidden vector at its place [n, hidden]."""
+        targets = torch.from_numpy(token_ids.astype(np.int64)).to(self._device).unsqueeze(1)
+        parts = [
+            self._model.logits(vectors).log_softmax(-1).gather(1, ids).squeeze(1)
+            for vectors, ids in zip(torch.split(hidden, self._score_rows), torch.split(targets, self._score_rows), strict=True)
+        ]
+        logprobs: Float32Array = torch.cat(parts).cpu().numpy()
+        return logprobs

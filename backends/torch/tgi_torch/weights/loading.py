@@ -1,0 +1,148 @@
+"""Loading a checkpoint: tensor by tensor from the mapped files straight into the parameters.
+
+Beside the parameters, memory holds about `_CHUNK_BYTES` of the file at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tgi.architectures import ModelSpec
+from tgi.architectures.checkpoint import INDEX_NAME, StoredTensor, main_dtype, read_index, weight_files
+from tgi.architectures.weight_map import Placement, placements, split
+from tgi.backend import ModelError
+from tgi_torch.model.protocols import Progress
+from tgi_torch.weights.safetensors_file import FLOAT_DTYPES, SafetensorsFile
+
+__all__ = ["WeightSink", "checkpoint_dtype", "load_weights"]
+
+_CHUNK_BYTES = 4 << 20
+_CHUNK_MULTIPLE = 128  # rows or inputs: kernels keep inputs in pairs, and quantized ones in groups
+
+
+@final
+@dataclass(frozen=True)
+class _Source:
+    file: SafetensorsFile
+    stored: StoredTensor
+
+
+class WeightSink(Protocol):
+    """Takes weights in as they are read."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the checkpoint is read as."""
+
+    def write(self, role: str, expert: int | None, *, axis: int, start: int, piece: Tensor) -> None:
+        """Take `piece`, the part of `role` (or of one expert of it) from index `start` of `axis` on, in any floating dtype."""
+
+
+def load_weights(sink: WeightSink, model_path: Path, progress: Progress) -> None:
+    """Stream the safetensors files in `model_path` into `sink`, by role.
+
+    `progress(done_bytes, total_bytes)` is called after every few megabytes read. Raises `ModelError` on one line, naming file
+    and tensor, if the files are damaged or do not fit the spec; the sink is then partly filled.
+    """
+    with _open_checkpoint(model_path) as sources:
+        try:
+            todo = placements(sink.spec, sources.keys())
+        except ModelError as error:
+            raise _named(model_path, error) from error
+        # In the order of the files, so that a cold disk is read through once.
+        todo.sort(key=lambda placement: (sources[placement.name].file.path, sources[placement.name].stored.start))
+        total = sum(sources[placement.name].stored.num_bytes for placement in todo)
+        done = 0
+        progress(done, total)
+        for placement in todo:
+            source = sources[placement.name]
+            for num_bytes in _fill(sink, placement, source):
+                source.file.release()
+                progress(min(done + num_bytes, total), total)
+            done += source.stored.num_bytes
+
+
+def checkpoint_dtype(model_path: Path) -> torch.dtype:
+    """The floating-point dtype that most bytes of the checkpoint have."""
+    with _open_checkpoint(model_path) as sources:
+        dtype = main_dtype({name: source.stored for name, source in sources.items()})
+    if dtype is None:
+        raise ModelError(
+            f"{model_path}: no tensor has one of the dtypes {', '.join(FLOAT_DTYPES)}.", "Use a checkpoint that is not quantized."
+        )
+    return FLOAT_DTYPES[dtype]
+
+
+def _fill(sink: WeightSink, placement: Placement, source: _Source) -> Iterator[int]:
+    """Copy one stored tensor into its roles; yields the bytes of it that are done."""
+    try:
+        pieces = split(source.file.view(source.stored), placement, sink.spec)
+    except ModelError as error:
+        raise _named(source.file.path, error) from error
+    done = 0
+    assert not (placement.rule.unit_rows and placement.rule.transposed), "chunks must hold whole rows"
+    for role, piece in pieces.items():
+        for axis, start, part in _chunks(piece):
+            written = functional.normalize(part.float(), dim=-1).to(part.dtype) if placement.rule.unit_rows else part
+            sink.write(role, placement.expert, axis=axis, start=start, piece=written)
+            done += part.numel() * part.element_size()
+            yield done
+
+
+def _named(path: Path, error: ModelError) -> ModelError:
+    return error if str(path) in error.cause else ModelError(f"{path}: {error.cause}", error.remedy)
+
+
+def _chunks(piece: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+    """Parts of `piece` along the axis on which it is contiguous in the file: (axis, start, part)."""
+    if not piece.numel():
+        return
+    if piece.dim() == 0:
+        yield 0, 0, piece
+        return
+    axis = max(range(piece.dim()), key=piece.stride)
+    bytes_per_index = piece.numel() // piece.shape[axis] * piece.element_size()
+    step = max(1, _CHUNK_BYTES // bytes_per_index // _CHUNK_MULTIPLE) * _CHUNK_MULTIPLE
+    for start in range(0, piece.shape[axis], step):
+        yield axis, start, piece.narrow(axis, start, min(step, piece.shape[axis] - start))
+
+
+@contextmanager
+def _open_checkpoint(model_path: Path) -> Iterator[Mapping[str, _Source]]:
+    """All tensors of the checkpoint by name."""
+    files: list[SafetensorsFile] = []
+    try:
+        sources: dict[str, _Source] = {}
+        index = read_index(model_path)
+        for path in weight_files(model_path, index):
+            file = SafetensorsFile(path)
+            files.append(file)
+            for name, stored in file.tensors.items():
+                if name in sources:
+                    raise ModelError(
+                        f"{path}: tensor `{name}` is also in {sources[name].file.path.name}.",
+                        "Keep the files of one checkpoint in the folder.",
+                    )
+                sources[name] = _Source(file, stored)
+        _check_index(model_path, index, sources)
+        yield sources
+    finally:
+        for file in files:
+            file.close()
+
+
+def _check_index(model_path: Path, index: Mapping[str, str], sources: Mapping[str, _Source]) -> None:
+    for name, file_name in index.items():
+        if name not in sources or sources[name].file.path.name != file_name:
+            raise ModelError(
+                f"{model_path / file_name}: tensor `{name}` is not there, though {INDEX_NAME} says so.",
+                "Download the whole checkpoint again.",
+            )

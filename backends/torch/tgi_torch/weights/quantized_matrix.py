@@ -1,0 +1,105 @@
+"""Matrices that are quantized while they are loaded, on the products that torch ships for CPUs.
+
+8 bits have a scale per output here, since that is what torch multiplies with; 4 bits have one per group. Only one role at a time
+stands in memory in its own dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tgi_torch.weights.quantization import QuantizedTensor, quantize
+from tgi_torch.weights.weight_formats import WeightFormat
+
+__all__ = ["QuantizedMatrix"]
+
+_MAX_BYTE_ROWS = 16  # more are faster with the matrix as it was
+_MULTIPLE = 64  # torch's products read beyond the ends of matrices that are no multiple
+
+
+@final
+class QuantizedMatrix:
+    """A matrix [outputs, inputs] made of the rows of one or more roles; `dtype` is that of what it is multiplied with."""
+
+    def __init__(self, rows: Mapping[str, int], num_inputs: int, weight_format: WeightFormat, dtype: torch.dtype) -> None:
+        self.num_outputs = sum(rows.values())
+        self.num_inputs = num_inputs
+        self._bits = weight_format.bits
+        self._padded_inputs = _padded(num_inputs)
+        self._format = replace(weight_format, group_size=self._padded_inputs) if self._bits == 8 else weight_format
+        outputs, groups = _padded(self.num_outputs), self._format.num_groups(self._padded_inputs)
+        self._codes = torch.zeros(outputs, self._padded_inputs, dtype=torch.int8)
+        self._scales = torch.zeros(outputs, groups, dtype=dtype)
+        self._starts = {role: sum(list(rows.values())[:place]) for place, role in enumerate(rows)}
+        self._rows = dict(rows)
+        self._left = {role: count * num_inputs for role, count in rows.items()}
+        self._staged: dict[str, Tensor] = {}
+        self._packed: Tensor | None = None
+        self._scales_and_zeros: Tensor | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of codes and scales."""
+        codes = self._codes if self._packed is None else self._packed
+        scales = self._scales if self._scales_and_zeros is None else self._scales_and_zeros
+        return codes.nbytes + scales.nbytes
+
+    def write(self, role: str, axis: int, start: int, piece: Tensor) -> None:
+        """Take the part of `role` from index `start` of `axis` on; a role is quantized when its last part is there."""
+        if role not in self._staged:
+            self._staged[role] = torch.empty(self._rows[role], self.num_inputs, dtype=piece.dtype)
+        self._staged[role].narrow(axis, start, piece.shape[axis]).copy_(piece)
+        self._left[role] -= piece.numel()
+        if self._left[role] == 0:
+            self._take(role, quantize(self._padded_columns(self._staged.pop(role)), self._format))
+        if self._bits == 4 and not any(self._left.values()):
+            self._pack()
+
+    def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Return x W' + b for [..., inputs]."""
+        rows = self._padded_columns(x.reshape(-1, self.num_inputs)).contiguous()
+        product = self._multiply_rows(rows)[:, : self.num_outputs].reshape(*x.shape[:-1], self.num_outputs)
+        return product if bias is None else product + bias
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        """Rows [T, inputs] of a matrix of 8 bits for int64 [T]."""
+        assert self._bits == 8, "rows of packed codes cannot be read"
+        codes = self._codes.index_select(0, ids)[:, : self.num_inputs]
+        return codes.to(self._scales.dtype) * self._scales.index_select(0, ids)
+
+    def _multiply_rows(self, rows: Tensor) -> Tensor:
+        if self._packed is not None:
+            assert self._scales_and_zeros is not None
+            product: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
+                rows, self._packed, self._format.group_size, self._scales_and_zeros
+            )
+            return product
+        if len(rows) > _MAX_BYTE_ROWS:
+            return functional.linear(rows, self._codes.to(rows.dtype) * self._scales)
+        return torch._weight_int8pack_mm(rows, self._codes, self._scales.squeeze(-1))
+
+    def _padded_columns(self, x: Tensor) -> Tensor:
+        missing = self._padded_inputs - self.num_inputs
+        return functional.pad(x, (0, missing)) if missing else x
+
+    def _take(self, role: str, quantized: QuantizedTensor) -> None:
+        rows = slice(self._starts[role], self._starts[role] + self._rows[role])
+        self._codes[rows] = quantized.integers.flatten(1)
+        self._scales[rows] = quantized.scales.to(self._scales.dtype)
+
+    def _pack(self) -> None:
+        codes = self._codes.to(torch.int32) + self._format.zero
+        self._packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
+        scales = self._scales.t()
+        self._scales_and_zeros = torch.stack([scales, torch.zeros_like(scales)], -1).contiguous()
+        self._codes = self._scales = torch.empty(0)
+
+
+def _padded(size: int) -> int:
+    return -(-size // _MULTIPLE) * _MULTIPLE

@@ -1,0 +1,77 @@
+"""mamba: layers of one state-space mixer each, with a decay and a state for every channel."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tgi.architectures.config_reader import ConfigReader
+from tgi.architectures.spec import Block, Branch, Embedding, Head, Layer, ModelSpec, Norm, Stack, StateSpace, WeightRule
+from tgi.architectures.weight_names import Modules, layer_rules, module_rules
+
+__all__ = ["FRAME", "LAYER", "PREFIXES", "check_activation", "mamba_spec", "spec", "vector_rules"]
+
+PREFIXES = ("backbone.", "")
+LAYER = "layers.{layer}"
+FRAME: Modules = {"embedding": "embeddings", "decoder.final_norm": "norm_f", "head": "lm_head"}
+
+_MODULES: Modules = {
+    "state_space.norm": "norm",
+    ("state_space.in_x", "state_space.in_gate"): "mixer.in_proj",
+    "state_space.conv_x": "mixer.conv1d",
+    "state_space.x_proj": "mixer.x_proj",
+    "state_space.dt": "mixer.dt_proj",
+    "state_space.out": "mixer.out_proj",
+}
+
+
+def spec(config: dict[str, Any]) -> ModelSpec:
+    """Source: MambaForCausalLM."""
+    reader = ConfigReader(config)
+    check_activation(reader)
+    hidden = reader.integer("hidden_size")
+    automatic = config.get("time_step_rank", "auto") == "auto"
+    mixer = StateSpace(
+        version=1,
+        inner_size=reader.integer("intermediate_size", default=reader.integer("expand", default=2) * hidden),
+        state_size=reader.integer("state_size", default=16),
+        conv_kernel=reader.integer("conv_kernel", default=4, minimum=2),
+        dt_rank=math.ceil(hidden / 16) if automatic else reader.integer("time_step_rank"),
+        conv_bias=reader.boolean("use_conv_bias", default=True),
+        proj_bias=reader.boolean("use_bias", default=False),
+    )
+    vectors = {"A_log": "a_log", "D": "skip"}
+    return mamba_spec(reader, "mamba", mixer, layer_rules(LAYER, _MODULES) + vector_rules(vectors), tied=True)
+
+
+def mamba_spec(
+    reader: ConfigReader, model_type: str, mixer: StateSpace, weights: tuple[WeightRule, ...], *, tied: bool
+) -> ModelSpec:
+    """A stack of one mixer per layer; `weights` are the rules of the layers, `tied` the default."""
+    norm = Norm(kind="rms", eps=reader.number("layer_norm_epsilon", default=1e-5))
+    layer = Layer(blocks=(Block(branches=(Branch(mixer=mixer, norm=norm),)),))
+    layers = (layer,) * reader.integer("num_hidden_layers")
+    return ModelSpec(
+        model_type=model_type,
+        hidden_size=reader.integer("hidden_size"),
+        vocab_size=reader.integer("vocab_size"),
+        embedding=Embedding(),
+        stacks=(Stack(kind="decoder", layers=layers, final_norm=norm),),
+        head=Head(tied=reader.boolean("tie_word_embeddings", default=tied)),
+        weights=module_rules(FRAME) + weights,
+        max_positions=0,
+        prefixes=PREFIXES,
+    )
+
+
+def check_activation(reader: ConfigReader) -> None:
+    """The mixer's activation is silu. Raises `ModelError` for another."""
+    reader.choice("hidden_act", table={"silu": None, "swish": None}, default="silu")
+
+
+def vector_rules(vectors: dict[str, str]) -> tuple[WeightRule, ...]:
+    """The rules of tensors that are neither weight nor bias: name in the mixer → part of the role."""
+    return tuple(
+        WeightRule(name=f"{LAYER}.mixer.{name}", roles=(f"decoder.layers.{{layer}}.state_space.{part}",))
+        for name, part in vectors.items()
+    )

@@ -1,0 +1,197 @@
+"""Anthropic's `/v1/messages` and `/v1/messages/count_tokens` for text: a thin envelope around the path of every chat.
+
+Source: the Anthropic API reference, for shapes, events, statuses and error types.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from typing import Any, final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from tgi.errors import RequestError, ValidationError
+from tgi.server.anthropic.schemas import AnthropicMessage, ContentBlock, CountTokensRequest, MessagesRequest
+from tgi.server.chat.prompt import render_prompt
+from tgi.server.generation.admission import GenerationInput
+from tgi.server.generation.compute_headers import answer_headers, stream_headers
+from tgi.server.generation.output import GeneratedToken, GenerationResult, StopStyle
+from tgi.server.generation.pipeline import GenerationPipeline, count_failures
+from tgi.server.http.disconnect import run_until_disconnect
+from tgi.server.http.json_format import format_json
+from tgi.server.http.json_reader import RejectionError
+from tgi.server.http.responses import error_headers, json_response
+from tgi.server.http.routing import read_record
+from tgi.server.http.sse import EventStream, named_event
+from tgi.server.openai.requests import generate_parameters, refuse
+from tgi.server.state import ServerState
+from tgi.types import FinishReason
+
+__all__ = ["AnthropicRoutes"]
+
+Json = dict[str, Any]
+
+_STOP_REASONS = {
+    FinishReason.LENGTH: "max_tokens",
+    FinishReason.EOS_TOKEN: "end_turn",
+    FinishReason.STOP_SEQUENCE: "stop_sequence",
+}
+_BAD_REQUEST = (400, "invalid_request_error")
+_ERRORS = {
+    400: _BAD_REQUEST,
+    413: (413, "request_too_large"),
+    415: _BAD_REQUEST,
+    422: _BAD_REQUEST,
+    429: (429, "rate_limit_error"),
+    503: (529, "overloaded_error"),
+}
+_OTHER_ERROR = (500, "api_error")
+_ROLES = ("user", "assistant")
+
+
+@final
+class AnthropicRoutes:
+    """Handlers of Anthropic's routes."""
+
+    def __init__(self, state: ServerState, pipeline: GenerationPipeline) -> None:
+        self._state = state
+        self._pipeline = pipeline
+
+    async def messages(self, request: Request) -> ASGIApp:
+        """`POST /v1/messages`."""
+        try:
+            return await self._create(request)
+        except (RequestError, RejectionError) as error:
+            return _error_response(error)
+
+    async def count_tokens(self, request: Request) -> ASGIApp:
+        """`POST /v1/messages/count_tokens`: the input tokens that the same messages will have."""
+        try:
+            body = await read_record(request, CountTokensRequest, self._state.config.payload_limit)
+            prompt = await self._prompt(body)
+            encoding = await self._state.tokenizer.encode(prompt, add_special_tokens=False)
+        except (RequestError, RejectionError) as error:
+            return _error_response(error)
+        return json_response(msgspec.json.encode({"input_tokens": len(encoding.ids)}))
+
+    async def _create(self, request: Request) -> ASGIApp:
+        received = time.perf_counter()
+        config = self._state.config
+        body = await read_record(request, MessagesRequest, config.payload_limit)
+        self._state.metrics.count_request()
+        with count_failures(self._state.metrics):
+            given = await self._generation_input(body)
+        model = config.model_id if body.model in (None, "tgi") else str(body.model)
+        if body.stream:
+            return await EventStream.open(request.receive, self._events(given, model), stream_headers(config, [given]))
+        prompt = await run_until_disconnect(request.receive, self._pipeline.collect(given, received))
+        result = prompt.sequences[0].result
+        message = _message(model, result.input_length) | {
+            "content": [{"type": "text", "text": result.text}],
+            **_ending(result),
+            "usage": {"input_tokens": result.input_length, "output_tokens": result.num_generated_tokens},
+        }
+        return json_response(msgspec.json.encode(message), answer_headers(config, [prompt]))
+
+    async def _events(self, given: GenerationInput, model: str) -> AsyncGenerator[str, None]:
+        """The events in order; exactly one of message_stop and error ends them. Raises `RequestError` before the first if the
+        request is refused.
+        """
+        has_begun = False
+        try:
+            async with self._pipeline.stream(given) as generation:
+                has_begun = True
+                yield _event({"type": "message_start", "message": _message(model, generation.input_length)}) + _event(
+                    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+                )
+                async for tokens in generation:
+                    yield "".join([_event(data) for token in tokens for data in _token_events(token)])
+        except RequestError as error:
+            if not has_begun:
+                raise
+            yield _event(_error_body(error))
+
+    async def _generation_input(self, body: MessagesRequest) -> GenerationInput:
+        prompt = await self._prompt(body)
+        parameters = generate_parameters(
+            temperature=body.temperature,
+            top_p=body.top_p,
+            top_k=body.top_k,
+            max_new_tokens=body.max_tokens,
+            stop=body.stop_sequences or (),
+            seed=body.seed,
+            ignore_eos=bool(body.ignore_eos),
+        )
+        return GenerationInput(prompt, parameters, StopStyle.OPENAI, add_special_tokens=False, logprobs="none")
+
+    async def _prompt(self, body: MessagesRequest | CountTokensRequest) -> str:
+        is_thinking = isinstance(body.thinking, Mapping) and body.thinking.get("type") != "disabled"
+        refuse({"tools": body.tools, "thinking": is_thinking})
+        messages: list[Json] = []
+        if body.system:
+            messages.append({"role": "system", "content": _text(body.system, "system")})
+        messages += [_turn(message, index) for index, message in enumerate(body.messages)]
+        return await render_prompt(self._state.chat_template, messages)
+
+
+def _turn(message: AnthropicMessage, index: int) -> Json:
+    if message.role not in _ROLES:
+        raise ValidationError(f"`messages[{index}].role` must be one of {', '.join(_ROLES)}. Given: {message.role}")
+    return {"role": message.role, "content": _text(message.content, f"messages[{index}].content")}
+
+
+def _text(content: str | Sequence[ContentBlock], place: str) -> str:
+    if isinstance(content, str):
+        return content
+    other = next((block.type for block in content if block.type != "text" or block.text is None), None)
+    if other is not None:
+        raise ValidationError(f"only text is supported in `{place}` by this version. Given: a block of type `{other}`")
+    return "".join(block.text or "" for block in content)
+
+
+def _token_events(token: GeneratedToken) -> Iterator[Json]:
+    if token.plain_text:
+        yield {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": token.plain_text}}
+    if token.result is not None:
+        yield {"type": "content_block_stop", "index": 0}
+        usage = {"output_tokens": token.result.num_generated_tokens}
+        yield {"type": "message_delta", "delta": _ending(token.result), "usage": usage}
+        yield {"type": "message_stop"}
+
+
+def _event(data: Json) -> str:
+    return named_event(data["type"], format_json(data))
+
+
+def _message(model: str, input_length: int) -> Json:
+    """A message that has not begun."""
+    return {
+        "id": f"msg_{secrets.token_hex(12)}",
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": {"input_tokens": input_length, "output_tokens": 0},
+    }
+
+
+def _ending(result: GenerationResult) -> Json:
+    return {"stop_reason": _STOP_REASONS[result.finish_reason], "stop_sequence": result.stop}
+
+
+def _error_body(error: RequestError | RejectionError) -> Json:
+    _, kind = _ERRORS.get(error.status, _OTHER_ERROR)
+    return {"type": "error", "error": {"type": kind, "message": error.text}}
+
+
+def _error_response(error: RequestError | RejectionError) -> Response:
+    status, _ = _ERRORS.get(error.status, _OTHER_ERROR)
+    headers = error_headers(error) if isinstance(error, RequestError) else {}
+    return json_response(msgspec.json.encode(_error_body(error)), headers, status)

@@ -1,0 +1,1 @@
+"""Chat messages and prompts, shared by every chat API."""

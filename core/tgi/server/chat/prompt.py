@@ -1,0 +1,47 @@
+"""Messages to the one prompt that a model reads; every chat route goes through here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tgi.errors import TemplateError, ValidationError
+from tgi.server.http.json_reader import RejectionError
+from tgi.text import ChatTemplateRenderer
+
+__all__ = ["render_prompt"]
+
+_SHAPE = "Failed to deserialize the JSON body into the target type: "
+_NO_VARIANT = "data did not match any variant of untagged enum MessageBody"
+_MEDIA = frozenset({"image_url", "input_audio", "file", "image", "audio", "video_url"})
+
+
+async def render_prompt(template: ChatTemplateRenderer | None, messages: Sequence[Mapping[str, Any]]) -> str:
+    """The prompt for the next answer.
+
+    Raises `TemplateError`, `ValidationError` for anything but text, and `RejectionError` for a message of no known shape.
+    """
+    for index, message in enumerate(messages):
+        _check_content(message, index)
+    if template is None:
+        raise TemplateError("template not found")
+    return await template.render(messages)
+
+
+def _check_content(message: Mapping[str, Any], index: int) -> None:
+    """A text, a list of text parts, or nothing where an assistant or a tool call says nothing."""
+    match message.get("content"):
+        case str():
+            return
+        case None if message.get("tool_calls") or message["role"] == "assistant":
+            return
+        case list() as parts:
+            for part in parts:
+                match part:
+                    case {"type": "text", "text": str()}:
+                        continue
+                    case {"type": str() as kind} if kind in _MEDIA:
+                        raise ValidationError("only text is supported in `messages` by this version: leave images and sound out")
+                raise RejectionError(422, f"{_SHAPE}messages[{index}]: {_NO_VARIANT}")
+        case _:
+            raise RejectionError(422, f"{_SHAPE}messages[{index}]: {_NO_VARIANT}")

@@ -1,0 +1,1 @@
+"""HTTP below the routes: reading bodies, routing, server-sent events and response helpers."""

@@ -1,0 +1,58 @@
+"""Responses that are not streams, and the one place where errors become HTTP answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+from starlette.responses import Response
+
+from tgi.errors import RequestError
+from tgi.server.http.json_reader import RejectionError
+
+__all__ = [
+    "empty_response",
+    "error_body",
+    "error_headers",
+    "error_response",
+    "json_response",
+    "rejection_response",
+    "text_response",
+]
+
+_TEXT = "text/plain; charset=utf-8"
+
+
+def json_response(body: bytes, headers: Mapping[str, str] | None = None, status: int = 200) -> Response:
+    """A JSON answer."""
+    return Response(body, status, headers, media_type="application/json")
+
+
+def text_response(text: str, status: int = 200) -> Response:
+    """A plain-text answer."""
+    return Response(text, status, media_type=_TEXT)
+
+
+def empty_response(status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer without body."""
+    return Response(status_code=status, headers=headers)
+
+
+def error_body(error: RequestError) -> bytes:
+    """TGI's error object."""
+    return msgspec.json.encode({"error": error.text, "error_type": error.error_type})
+
+
+def error_headers(error: RequestError) -> dict[str, str]:
+    """What the head of an error's answer says beside its type and length."""
+    return {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
+
+
+def error_response(error: RequestError) -> Response:
+    """An error as the whole answer."""
+    return json_response(error_body(error), error_headers(error), error.status)
+
+
+def rejection_response(rejection: RejectionError) -> Response:
+    """A body that is no request, in plain text."""
+    return text_response(rejection.text, rejection.status)

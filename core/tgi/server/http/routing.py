@@ -1,0 +1,121 @@
+"""From a path and a method to a handler: methods, API key, body, errors."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar, final
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tgi.errors import RequestError
+from tgi.server.http.disconnect import DisconnectError
+from tgi.server.http.json_reader import RejectionError, read_any_of, read_json
+from tgi.server.http.responses import empty_response, error_response, rejection_response
+
+__all__ = ["Handler", "PathRoute", "read_body", "read_record", "read_variant"]
+
+T = TypeVar("T")
+Handler = Callable[[Request], Awaitable[ASGIApp]]
+
+_MANY_BYTES = 1 << 16
+_CONTENT_TYPE_TEXT = "Expected request with `Content-Type: application/json`"
+_TOO_LARGE_TEXT = "Failed to buffer the request body: length limit exceeded"
+
+
+@final
+class PathRoute:
+    """All methods of one path. A `get` handler also answers HEAD, without body; the API key guards `post` alone.
+
+    On a path with `post` alone the key is asked for before the method is looked at. With `key_header` the key may also stand
+    alone in a header of that name.
+    """
+
+    def __init__(
+        self,
+        *,
+        post: Handler | None = None,
+        get: Handler | None = None,
+        api_key: str | None = None,
+        key_header: str | None = None,
+    ) -> None:
+        self._handlers = {"POST": post, "GET": get, "HEAD": get}
+        self._allow = ",".join(method for method, handler in self._handlers.items() if handler is not None)
+        self._is_guarded = api_key is not None and post is not None
+        self._credentials = [("authorization", f"Bearer {api_key}".encode())]
+        if key_header is not None:
+            self._credentials.append((key_header, f"{api_key}".encode()))
+        self._guards_all_methods = get is None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        request = Request(scope, receive)
+        try:
+            response = await self._respond(request)
+        except RejectionError as rejection:
+            response = rejection_response(rejection)
+        except RequestError as error:
+            response = error_response(error)
+        except (DisconnectError, ClientDisconnect):
+            return
+        await response(scope, receive, _without_body(send) if request.method == "HEAD" else send)
+
+    async def _respond(self, request: Request) -> ASGIApp:
+        handler = self._handlers.get(request.method)
+        is_guarded = self._is_guarded and (request.method == "POST" or self._guards_all_methods)
+        if is_guarded and not self._has_key(request):
+            return empty_response(401, None if handler else {"allow": self._allow})
+        if handler is None:
+            return empty_response(405, {"allow": self._allow})
+        return await handler(request)
+
+    def _has_key(self, request: Request) -> bool:
+        return any(
+            hmac.compare_digest(request.headers.get(name, "").encode("latin-1"), value) for name, value in self._credentials
+        )
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The JSON body. Raises `RejectionError`: 415 for another content type, 413 beyond `limit` bytes."""
+    if not _is_json(request.headers.get("content-type", "")):
+        raise RejectionError(415, _CONTENT_TYPE_TEXT)
+    parts: list[bytes] = []
+    num_bytes = 0
+    async for part in request.stream():
+        num_bytes += len(part)
+        if num_bytes > limit:
+            raise RejectionError(413, _TOO_LARGE_TEXT)
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def read_record(request: Request, record: type[T], limit: int) -> T:
+    """The record in the body. Raises `RejectionError`."""
+    body = await read_body(request, limit)
+    if len(body) < _MANY_BYTES:
+        return read_json(body, record)
+    return await asyncio.to_thread(read_json, body, record)
+
+
+async def read_variant(request: Request, records: Sequence[type[T]], name: str, limit: int) -> T:
+    """The first of `records` that the body fits. Raises `RejectionError`; `name` is what TGI calls the choice."""
+    body = await read_body(request, limit)
+    if len(body) < _MANY_BYTES:
+        return read_any_of(body, records, name)
+    return await asyncio.to_thread(read_any_of, body, records, name)
+
+
+def _is_json(content_type: str) -> bool:
+    essence = content_type.split(";", 1)[0].strip().lower()
+    return essence == "application/json" or (essence.startswith("application/") and essence.endswith("+json"))
+
+
+def _without_body(send: Send) -> Send:
+    async def send_without_body(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await send(message)
+
+    return send_without_body

@@ -1,0 +1,102 @@
+"""Routes that tell about the server: information, health, metrics, models."""
+
+from __future__ import annotations
+
+from typing import final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tgi.errors import UnhealthyError
+from tgi.server.http.responses import empty_response, json_response
+from tgi.server.state import ServerState
+from tgi.server.telemetry.exposition import CONTENT_TYPE
+
+__all__ = ["InfoRoutes"]
+
+
+@final
+class InfoRoutes:
+    """Handlers that need no key and no permit."""
+
+    def __init__(self, state: ServerState) -> None:
+        self._state = state
+        self._was_healthy = True
+
+    async def info(self, request: Request) -> Response:
+        """`GET /info`: TGI's 14 keys in TGI's order, no others."""
+        del request
+        config = self._state.config
+        return json_response(
+            msgspec.json.encode(
+                {
+                    "model_id": config.model_id,
+                    "model_sha": config.model_sha,
+                    "model_pipeline_tag": config.model_pipeline_tag,
+                    "max_concurrent_requests": config.max_concurrent_requests,
+                    "max_best_of": config.max_best_of,
+                    "max_stop_sequences": config.max_stop_sequences,
+                    "max_input_tokens": config.max_input_tokens,
+                    "max_total_tokens": config.max_total_tokens,
+                    "validation_workers": config.validation_workers,
+                    "max_client_batch_size": config.max_client_batch_size,
+                    "router": "text-generation-router",
+                    "version": config.version,
+                    "sha": config.sha,
+                    "docker_label": config.docker_label,
+                }
+            )
+        )
+
+    async def backend(self, request: Request) -> Response:
+        """`GET /info/backend`: which backend serves and what was agreed with it."""
+        del request
+        agreement = self._state.engine.agreement
+        limits, kv_cache = agreement.limits, agreement.kv_cache
+        return json_response(
+            msgspec.json.encode(
+                {
+                    "backend": self._state.config.backend_name,
+                    "api": list(agreement.api),
+                    "features": sorted(agreement.features),
+                    "sampling": sorted(agreement.sampling),
+                    "sampling_caps": agreement.sampling_caps,
+                    "max_total_tokens": limits.max_total_tokens,
+                    "max_sequences": limits.max_sequences,
+                    "max_step_tokens": limits.max_step_tokens,
+                    "mixed": limits.mixed,
+                    "chunked": limits.chunked,
+                    "depth": limits.depth,
+                    "kv_cache": {
+                        "mode": kv_cache.mode,
+                        "block_size": kv_cache.block_size,
+                        "max_batch_total_tokens": kv_cache.max_batch_total_tokens,
+                    },
+                    "vocab_size": agreement.vocab_size,
+                    "memory": [{"label": i.label, "num_bytes": i.num_bytes, "detail": i.detail} for i in agreement.memory],
+                    "facts": agreement.facts,
+                }
+            )
+        )
+
+    async def health(self, request: Request) -> Response:
+        """`GET /health`: 200 without body, or 503. After a failure only a real forward pass counts as healthy."""
+        del request
+        engine = self._state.engine
+        self._was_healthy = engine.is_healthy and await engine.check_health(deep=not self._was_healthy)
+        if not self._was_healthy:
+            raise UnhealthyError
+        return empty_response(200)
+
+    async def metrics(self, request: Request) -> Response:
+        """`GET /metrics`: the Prometheus text exposition."""
+        del request
+        return Response(self._state.metrics.render(), headers={"content-type": CONTENT_TYPE})
+
+    async def models(self, request: Request) -> Response:
+        """`GET /v1/models`: the one model."""
+        del request
+        model_id = self._state.config.model_id
+        model = {"id": model_id, "object": "model", "created": 0, "owned_by": model_id}
+        return json_response(msgspec.json.encode({"object": "list", "data": [model]}))

@@ -1,0 +1,237 @@
+"""What an OpenAI body means in native terms; what cannot be served yet is refused by name, never ignored."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard, final
+
+import msgspec
+
+from tgi.errors import RequestError, ValidationError
+from tgi.server.chat.prompt import render_prompt
+from tgi.server.generation.admission import GenerationInput
+from tgi.server.generation.output import StopStyle
+from tgi.server.http.json_format import round_f32
+from tgi.server.http.json_reader import RejectionError
+from tgi.server.native.schemas import GenerateParameters
+from tgi.server.openai.schemas import ChatRequest, CompletionRequest
+from tgi.server.state import ServerConfig, ServerState
+
+__all__ = ["BatchSizeError", "SuffixError", "chat_input", "completion_inputs", "generate_parameters", "refuse"]
+
+_MAX_PENALTY = 2.0
+_MAX_BIAS = 100.0
+_LEAST_TOP_P = 1e-9  # what OpenAI's 0 means: the likeliest token alone
+_TEXT_FORMAT = {"type": "text"}
+_SHAPE = "Failed to deserialize the JSON body into the target type: prompt: "
+
+
+@final
+class SuffixError(RequestError):
+    """422 `suffix not supported`."""
+
+    status = 422
+    error_type = "suffix not supported"
+
+    def __init__(self) -> None:
+        super().__init__("Suffix is not supported and can be achieved by preprocessing the prompt.")
+
+
+@final
+class BatchSizeError(RequestError):
+    """422 `batch size exceeded`."""
+
+    status = 422
+    error_type = "batch size exceeded"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"Number of prompts exceeds the maximum allowed batch size of {limit}")
+
+
+def completion_inputs(body: CompletionRequest, state: ServerState) -> list[GenerationInput]:
+    """The generations that `/v1/completions` asks for, one per prompt. Raises `RequestError` and `RejectionError`."""
+    prompts = _prompts(body.prompt)
+    if body.suffix is not None:
+        raise SuffixError
+    if len(prompts) > state.config.max_client_batch_size:
+        raise BatchSizeError(state.config.max_client_batch_size)
+    has_logprobs = body.logprobs is not None and body.logprobs is not False
+    if body.echo and has_logprobs:
+        _check_echo_logprobs(body, state)
+    num_sequences = _num_sequences(body, len(prompts), state.config)
+    max_tokens = body.max_tokens
+    if body.echo and max_tokens == 0 and not body.stream:
+        max_tokens = 1  # no step ends without a token; the answer leaves it out
+    given = _generation_input(
+        body,
+        max_tokens=max_tokens,
+        num_sequences=num_sequences,
+        has_logprobs=has_logprobs or num_sequences > (body.n or 1),
+        top_logprobs=int(body.logprobs or 0) if has_logprobs else None,
+    )
+    given = dataclasses.replace(given, has_prompt_logprobs=bool(body.echo) and has_logprobs)
+    return [_with_prompt(given, prompt, state) for prompt in prompts]
+
+
+async def chat_input(body: ChatRequest, state: ServerState) -> GenerationInput:
+    """The generation that `/v1/chat/completions` asks for. Raises `RequestError`."""
+    has_format = body.response_format is not None and body.response_format != _TEXT_FORMAT
+    has_tools = bool(body.tools) and body.tool_choice != "none"
+    has_sound = bool(body.audio) or (body.modalities is not None and body.modalities != ["text"])
+    refuse({"tools": has_tools, "response_format": has_format, "functions": body.functions, "modalities": has_sound})
+    if body.top_logprobs and not body.logprobs:
+        raise ValidationError(f"`top_logprobs` needs `logprobs` to be true. Given: {body.top_logprobs}")
+    given = _generation_input(
+        body,
+        max_tokens=body.max_completion_tokens if body.max_tokens is None else body.max_tokens,
+        num_sequences=_checked_count("n", body.n, 1, state.config),
+        has_logprobs=bool(body.logprobs),
+        top_logprobs=body.top_logprobs,
+    )
+    messages = [msgspec.to_builtins(message) for message in body.messages]
+    prompt = await render_prompt(state.chat_template, messages)
+    return dataclasses.replace(given, prompt=prompt, add_special_tokens=False)
+
+
+def generate_parameters(
+    *,
+    temperature: float | None,
+    top_p: float | None,
+    max_new_tokens: int | None,
+    stop: Sequence[str] = (),
+    seed: int | None = None,
+    top_k: int | None = None,
+    top_n_tokens: int | None = None,
+    repetition_penalty: float | None = None,
+    ignore_eos: bool = False,
+) -> GenerateParameters:
+    """Native parameters with OpenAI's meaning: sampling is on unless the temperature is 0, and a `top_p` of 1 is off."""
+    is_greedy = temperature == 0.0
+    if top_p is not None and top_p in (0.0, 1.0):
+        top_p = None if top_p else _LEAST_TOP_P
+    return GenerateParameters(
+        do_sample=not is_greedy,
+        temperature=None if is_greedy else temperature,
+        top_k=None if is_greedy else top_k,
+        top_p=None if is_greedy else top_p,
+        repetition_penalty=repetition_penalty,
+        max_new_tokens=max_new_tokens,
+        stop=list(stop),
+        seed=seed,
+        top_n_tokens=top_n_tokens,
+        ignore_eos=ignore_eos,
+    )
+
+
+def refuse(given: Mapping[str, object]) -> None:
+    """Refuse the first field that has a value. Raises `ValidationError`."""
+    for name, value in given.items():
+        if value:
+            raise ValidationError(f"`{name}` is not supported by this version: leave it out")
+
+
+def _generation_input(
+    body: CompletionRequest | ChatRequest,
+    *,
+    max_tokens: int | None,
+    num_sequences: int,
+    has_logprobs: bool,
+    top_logprobs: int | None,
+) -> GenerationInput:
+    """All but the prompt."""
+    parameters = generate_parameters(
+        temperature=body.temperature,
+        top_p=body.top_p,
+        max_new_tokens=max_tokens,
+        stop=[body.stop] if isinstance(body.stop, str) else body.stop or (),
+        seed=body.seed,
+        top_n_tokens=top_logprobs,
+        repetition_penalty=body.repetition_penalty,
+        ignore_eos=bool(body.ignore_eos),
+    )
+    return GenerationInput(
+        "",
+        parameters,
+        StopStyle.OPENAI,
+        num_sequences=num_sequences,
+        frequency_penalty=_penalty("frequency_penalty", body.frequency_penalty),
+        presence_penalty=_penalty("presence_penalty", body.presence_penalty),
+        logit_bias=_logit_bias(body.logit_bias),
+        logprobs="raw" if has_logprobs else "none",
+    )
+
+
+def _prompts(prompt: str | list[Any]) -> list[str | tuple[int, ...]]:
+    if isinstance(prompt, str):
+        return [prompt]
+    if not prompt:
+        raise RejectionError(422, f"{_SHAPE}Empty array detected. Do not use an empty array for the prompt.")
+    if _is_token_ids(prompt):
+        return [tuple(prompt)]
+    if not all(isinstance(entry, str) or (_is_token_ids(entry) and entry) for entry in prompt):
+        raise RejectionError(422, f"{_SHAPE}data did not match any variant of untagged enum PromptDeserializer")
+    return [entry if isinstance(entry, str) else tuple(entry) for entry in prompt]
+
+
+def _is_token_ids(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(entry) is int for entry in value)
+
+
+def _with_prompt(given: GenerationInput, prompt: str | tuple[int, ...], state: ServerState) -> GenerationInput:
+    if isinstance(prompt, str):
+        return dataclasses.replace(given, prompt=prompt)
+    # What is left out here is refused at admission: unknown ids, and more of them than fit.
+    known = [token for token in prompt[: state.config.max_total_tokens] if 0 <= token < state.engine.agreement.vocab_size]
+    return dataclasses.replace(given, prompt=state.tokenizer.tokenizer.decode(known), prompt_token_ids=prompt)
+
+
+def _check_echo_logprobs(body: CompletionRequest, state: ServerState) -> None:
+    """The scores of the prompt are there for those who switched them on. Raises `ValidationError`."""
+    if body.stream:
+        raise ValidationError("`echo` with `logprobs` is not supported when streaming tokens")
+    if not state.config.enable_prefill_logprobs:
+        raise ValidationError("`echo` with `logprobs` needs the server option `--enable-prefill-logprobs`: leave one of them out")
+    if not state.engine.agreement.has("prompt_logprobs"):
+        raise ValidationError(f"`echo` with `logprobs` is not supported by the backend `{state.config.backend_name}`")
+
+
+def _num_sequences(body: CompletionRequest, num_prompts: int, config: ServerConfig) -> int:
+    """Sequences generated for each prompt: `best_of` of them, of which the `n` best are returned."""
+    num_returned = _checked_count("n", body.n, num_prompts, config)
+    best_of = num_returned if body.best_of is None else _checked_count("best_of", body.best_of, num_prompts, config)
+    if best_of < num_returned:
+        raise ValidationError(f"`best_of` must be >= `n`. Given: {best_of} and {num_returned}")
+    if body.stream and best_of > num_returned:
+        raise ValidationError("`best_of` > `n` is not supported when streaming tokens")
+    return best_of
+
+
+def _checked_count(name: str, value: int | None, num_prompts: int, config: ServerConfig) -> int:
+    count = 1 if value is None else value
+    limit = config.max_concurrent_requests // num_prompts
+    if not 1 <= count <= max(1, limit):
+        raise ValidationError(f"`{name}` must be > 0 and <= {max(1, limit)} with {num_prompts} prompt(s). Given: {count}")
+    return count
+
+
+def _penalty(name: str, value: float | None) -> float:
+    penalty = round_f32(value or 0.0)
+    if abs(penalty) > _MAX_PENALTY:
+        raise ValidationError(f"`{name}` must be >= -2.0 and <= 2.0. Given: {value}")
+    return penalty
+
+
+def _logit_bias(given: Mapping[str, float] | Sequence[float] | None) -> tuple[tuple[int, float], ...]:
+    if not given:
+        return ()
+    if not isinstance(given, Mapping):
+        raise ValidationError("`logit_bias` must be a map of token ids to numbers. Given: an array")
+    biases = []
+    for key, value in given.items():
+        if not (key.isascii() and key.isdigit()):
+            raise ValidationError(f"`logit_bias` must be a map of token ids to numbers. Given: `{key}`")
+        if abs(value) > _MAX_BIAS:
+            raise ValidationError(f"`logit_bias` must be >= -100 and <= 100. Given: {value}")
+        biases.append((int(key), round_f32(value)))
+    return tuple(biases)

@@ -1,0 +1,261 @@
+"""`/v1/responses` for text: a thin envelope around the path of every chat. Nothing is stored.
+
+Source: the OpenAI API reference. A stream is opened only for a valid request, so that errors have a status of their own.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import msgspec
+from starlette.requests import Request
+from starlette.types import ASGIApp
+
+from tgi.errors import RequestError, ValidationError
+from tgi.server.chat.prompt import render_prompt
+from tgi.server.generation.admission import GenerationInput
+from tgi.server.generation.compute_headers import answer_headers, stream_headers
+from tgi.server.generation.output import GeneratedToken, GenerationResult, StopStyle
+from tgi.server.generation.pipeline import GenerationPipeline, count_failures
+from tgi.server.http.disconnect import run_until_disconnect
+from tgi.server.http.json_format import format_json
+from tgi.server.http.responses import json_response
+from tgi.server.http.routing import read_record
+from tgi.server.http.sse import EventStream, named_event
+from tgi.server.openai.requests import generate_parameters, refuse
+from tgi.server.openai.responses_api_schemas import InputItem, ResponsesRequest
+from tgi.server.state import ServerState
+from tgi.types import FinishReason
+
+__all__ = ["ResponsesRoutes", "StatelessError"]
+
+Json = dict[str, Any]
+
+_TEXT_FORMAT = {"type": "text"}
+_TEXT_PARTS = ("input_text", "output_text", "text")
+_ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
+
+
+@final
+class StatelessError(RequestError):
+    """400: the request counts on something stored."""
+
+    status = 400
+    error_type = "invalid_request_error"
+
+
+@final
+@dataclass(frozen=True)
+class _Answer:
+    """What all events of one response share."""
+
+    body: ResponsesRequest
+    model: str
+    response_id: str = field(default_factory=lambda: f"resp_{secrets.token_hex(24)}")
+    item_id: str = field(default_factory=lambda: f"msg_{secrets.token_hex(24)}")
+    created_at: int = field(default_factory=lambda: int(time.time()))
+
+    def response(self, status: str, **changes: object) -> Json:
+        """The response object in some state."""
+        body = self.body
+        return {
+            "id": self.response_id,
+            "object": "response",
+            "created_at": self.created_at,
+            "status": status,
+            "background": False,
+            "error": None,
+            "incomplete_details": None,
+            "instructions": body.instructions,
+            "max_output_tokens": body.max_output_tokens,
+            "metadata": body.metadata or {},
+            "model": self.model,
+            "output": [],
+            "parallel_tool_calls": True,
+            "previous_response_id": None,
+            "reasoning": {"effort": None, "summary": None},
+            "store": False,
+            "temperature": 1.0 if body.temperature is None else body.temperature,
+            "text": {"format": _TEXT_FORMAT},
+            "tool_choice": "auto",
+            "tools": [],
+            "top_p": 1.0 if body.top_p is None else body.top_p,
+            "truncation": "disabled",
+            "usage": None,
+        } | changes
+
+    def finished(self, result: GenerationResult) -> Json:
+        """The response at its end."""
+        is_cut = result.finish_reason is FinishReason.LENGTH
+        status = "incomplete" if is_cut else "completed"
+        return self.response(
+            status,
+            incomplete_details={"reason": "max_output_tokens"} if is_cut else None,
+            output=[self.item(status, result.text)],
+            usage={
+                "input_tokens": result.input_length,
+                "input_tokens_details": {"cached_tokens": result.num_cached_tokens},
+                "output_tokens": result.num_generated_tokens,
+                "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": result.input_length + result.num_generated_tokens,
+            },
+        )
+
+    def item(self, status: str, text: str | None = None) -> Json:
+        """The message; without a text yet it has no content."""
+        content = [] if text is None else [_part(text)]
+        return {"id": self.item_id, "type": "message", "status": status, "role": "assistant", "content": content}
+
+
+@final
+class ResponsesRoutes:
+    """Handler of `/v1/responses`."""
+
+    def __init__(self, state: ServerState, pipeline: GenerationPipeline) -> None:
+        self._state = state
+        self._pipeline = pipeline
+
+    async def create(self, request: Request) -> ASGIApp:
+        """`POST /v1/responses`."""
+        received = time.perf_counter()
+        config = self._state.config
+        body = await read_record(request, ResponsesRequest, config.payload_limit)
+        self._state.metrics.count_request()
+        with count_failures(self._state.metrics):
+            given = await _generation_input(body, self._state)
+        answer = _Answer(body, config.model_id if body.model in (None, "tgi") else str(body.model))
+        if body.stream:
+            return await EventStream.open(request.receive, self._events(given, answer), stream_headers(config, [given]))
+        prompt = await run_until_disconnect(request.receive, self._pipeline.collect(given, received))
+        response = answer.finished(prompt.sequences[0].result)
+        return json_response(msgspec.json.encode(response), answer_headers(config, [prompt]))
+
+    async def _events(self, given: GenerationInput, answer: _Answer) -> AsyncGenerator[str, None]:
+        """The events in order; exactly one of completed, incomplete and failed ends them. Raises `RequestError` before the first
+        if the request is refused.
+        """
+        writer = _EventWriter(answer)
+        try:
+            async with self._pipeline.stream(given) as generation:
+                yield writer.opening()
+                async for tokens in generation:
+                    yield "".join([writer.token(token) for token in tokens])
+        except RequestError as error:
+            if not writer.has_begun:
+                raise
+            yield writer.failure(error)
+
+
+async def _generation_input(body: ResponsesRequest, state: ServerState) -> GenerationInput:
+    if body.previous_response_id is not None or body.conversation is not None:
+        name = "conversation" if body.previous_response_id is None else "previous_response_id"
+        raise StatelessError(f"`{name}` is not supported, for this server stores no responses: send all of it in `input`")
+    text_format = None if body.text is None else body.text.format
+    refuse(
+        {
+            "prompt": body.prompt,
+            "background": body.background,
+            "tools": body.tools,
+            "text.format": text_format not in (None, _TEXT_FORMAT),
+            "truncation": body.truncation not in (None, "disabled"),
+            "top_logprobs": body.top_logprobs,
+            "include: message.output_text.logprobs": "message.output_text.logprobs" in (body.include or ()),
+        }
+    )
+    parameters = generate_parameters(
+        temperature=body.temperature,
+        top_p=body.top_p,
+        max_new_tokens=body.max_output_tokens,
+        seed=body.seed,
+        ignore_eos=bool(body.ignore_eos),
+    )
+    prompt = await render_prompt(state.chat_template, _messages(body))
+    return GenerationInput(prompt, parameters, StopStyle.OPENAI, add_special_tokens=False, logprobs="none")
+
+
+def _messages(body: ResponsesRequest) -> list[Mapping[str, Any]]:
+    messages: list[Mapping[str, Any]] = []
+    if body.instructions:
+        messages.append({"role": "system", "content": body.instructions})
+    if isinstance(body.input, str):
+        return [*messages, {"role": "user", "content": body.input}]
+    return messages + [_message(item, index) for index, item in enumerate(body.input)]
+
+
+def _message(item: InputItem, index: int) -> Mapping[str, Any]:
+    if item.type not in (None, "message"):
+        raise ValidationError(f"`input[{index}]` of type `{item.type}` is not supported by this version: leave it out")
+    role = _ROLES.get(item.role or "")
+    if role is None:
+        raise ValidationError(f"`input[{index}].role` must be one of {', '.join(_ROLES)}. Given: {item.role}")
+    if isinstance(item.content, str):
+        return {"role": role, "content": item.content}
+    if not isinstance(item.content, list):
+        raise ValidationError(f"`input[{index}].content` must be a string or a list of parts")
+    return {"role": role, "content": [{"type": "text", "text": _part_text(part, index)} for part in item.content]}
+
+
+def _part_text(part: object, index: int) -> str:
+    match part:
+        case {"type": str() as kind, "text": str() as text} if kind in _TEXT_PARTS:
+            return text
+    raise ValidationError(f"only text is supported in `input[{index}].content` by this version: leave images and files out")
+
+
+def _part(text: str) -> Json:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+@final
+class _EventWriter:
+    """Writes and numbers the events of one response."""
+
+    def __init__(self, answer: _Answer) -> None:
+        self._answer = answer
+        self._place = {"item_id": answer.item_id, "output_index": 0, "content_index": 0}
+        self._next_number = 0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there was an event."""
+        return self._next_number > 0
+
+    def opening(self) -> str:
+        """The events before the first token."""
+        begun = self._answer.response("in_progress")
+        return (
+            self._event("response.created", response=begun)
+            + self._event("response.in_progress", response=begun)
+            + self._event("response.output_item.added", output_index=0, item=self._answer.item("in_progress"))
+            + self._event("response.content_part.added", **self._place, part=_part(""))
+        )
+
+    def token(self, token: GeneratedToken) -> str:
+        """The events that a token brings."""
+        text = token.plain_text
+        told = self._event("response.output_text.delta", **self._place, delta=text, logprobs=[]) if text else ""
+        return told if token.result is None else told + self._ending(token.result)
+
+    def failure(self, error: RequestError) -> str:
+        """The event that ends a response in which something went wrong."""
+        failed = self._answer.response("failed", error={"code": "server_error", "message": error.text})
+        return self._event("response.failed", response=failed)
+
+    def _ending(self, result: GenerationResult) -> str:
+        finished = self._answer.finished(result)
+        [message] = finished["output"]
+        return (
+            self._event("response.output_text.done", **self._place, text=result.text, logprobs=[])
+            + self._event("response.content_part.done", **self._place, part=_part(result.text))
+            + self._event("response.output_item.done", output_index=0, item=message)
+            + self._event(f"response.{finished['status']}", response=finished)
+        )
+
+    def _event(self, name: str, **members: object) -> str:
+        data = {"type": name, "sequence_number": self._next_number, **members}
+        self._next_number += 1
+        return named_event(name, format_json(data))

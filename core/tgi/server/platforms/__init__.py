@@ -1,0 +1,1 @@
+"""Routes that hosting platforms require: SageMaker, Vertex AI and KServe."""

@@ -1,0 +1,50 @@
+"""Bodies of the hosting platforms' routes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from tgi.server.native.schemas import GenerateParameters, Usize, sampled_parameters
+
+__all__ = ["InferInput", "InferOutput", "InferRequest", "VertexGenerateInstance", "VertexRequest"]
+
+Byte = Annotated[int, msgspec.Meta(ge=0, le=255, title="u8")]
+
+
+class VertexRequest(msgspec.Struct, frozen=True):
+    """`/vertex`; an instance is a `VertexGenerateInstance` or a chat."""
+
+    instances: list[msgspec.Raw]
+
+
+class VertexGenerateInstance(msgspec.Struct, frozen=True):
+    """A native request; without parameters sampling is on."""
+
+    inputs: str
+    parameters: GenerateParameters | None = None
+
+
+class InferInput(msgspec.Struct, frozen=True):
+    """A tensor of KServe's protocol: the UTF-8 bytes of a prompt."""
+
+    name: str
+    shape: list[Usize]
+    datatype: str
+    data: list[Byte]
+
+
+class InferOutput(msgspec.Struct, frozen=True):
+    """The tensor that receives the text."""
+
+    name: str
+
+
+class InferRequest(msgspec.Struct, frozen=True):
+    """`/v2/models/{model}/versions/{version}/infer`."""
+
+    id: str
+    inputs: list[InferInput]
+    outputs: list[InferOutput]
+    parameters: GenerateParameters = msgspec.field(default_factory=sampled_parameters)

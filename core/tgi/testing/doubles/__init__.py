@@ -1,0 +1,1 @@
+"""Backends that need no accelerator, for tests of the core and as examples."""

@@ -1,0 +1,61 @@
+"""The numpy reference with every feature of the seam: adapters, images, encoders, drafts, several tokens in a step, pooling,
+sleep, blocks to files. What the kit's checks of features are proven on, and an example for those who write one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import final
+
+from tgi import __version__
+from tgi.architectures import GenericSpec, ModelSpec
+from tgi.backend import (
+    API_VERSION,
+    Backend,
+    BackendError,
+    BackendInfo,
+    DeviceInfo,
+    EngineConfig,
+    Host,
+    ProbeResult,
+    Support,
+    Worker,
+    hookimpl,
+)
+from tgi.testing.doubles.reference_backend import refusals
+
+__all__ = ["CompleteBackend", "tgi_backend"]
+
+
+@final
+class CompleteBackend:
+    """The light half."""
+
+    @property
+    def info(self) -> BackendInfo:
+        """Never taken by `auto`."""
+        return BackendInfo("complete", API_VERSION, "tgi", __version__, -1000, selectable=False)
+
+    def probe(self) -> ProbeResult:
+        """Usable everywhere."""
+        return ProbeResult(True, devices=(DeviceInfo("numpy", "numpy with every feature, for tests"),))
+
+    def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
+        """What the numpy reference supports, and encoders."""
+        reasons = refusals(spec, config, has_encoders=True)
+        return Support("no", reasons) if reasons else Support("slow", ("numpy, without a cache of keys and values",))
+
+    def create_worker(self, config: EngineConfig, host: Host) -> Worker:
+        """The heavy half."""
+        from tgi.testing.doubles.complete_worker import CompleteWorker  # noqa: PLC0415 - the two halves load apart, as in every backend
+        from tgi.testing.reference.network import ReferenceNetwork  # noqa: PLC0415
+
+        if isinstance(config.spec, GenericSpec):
+            raise BackendError(f"The architecture `{config.spec.model_type}` is not known.", "Choose another model.")
+        return CompleteWorker(ReferenceNetwork(config.spec, Path(config.model_path)), host)
+
+
+@hookimpl
+def tgi_backend() -> Backend:
+    """The numpy reference with every feature."""
+    return CompleteBackend()

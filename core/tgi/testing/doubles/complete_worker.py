@@ -1,0 +1,252 @@
+"""The worker of the complete backend."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+from typing import final
+
+import msgspec
+import numpy as np
+
+from tgi.backend import (
+    API_VERSION,
+    CONTROLS,
+    SAMPLING_FIELDS,
+    Agreement,
+    CacheGroup,
+    Control,
+    ControlResult,
+    GrammarMasks,
+    Health,
+    Host,
+    KVCachePlan,
+    Limits,
+    ModelError,
+    ModelRunnerOutput,
+    NewSequence,
+    SamplingParams,
+    SchedulerOutput,
+    StepTimes,
+    Wish,
+)
+from tgi.testing.doubles.complete_step import run_step
+from tgi.testing.reference.network import ReferenceNetwork, TokenCache
+from tgi.worker.live_sequences import LiveSequences
+from tgi.worker.pending_step import PendingStep, out_of_memory
+from tgi.worker.states import WorkerState
+from tgi.worker.step_checks import check_size
+
+__all__ = ["CompleteWorker"]
+
+_BLOCK_SIZE = 16
+_MAX_TOTAL_TOKENS = 1024
+_MAX_SEQUENCES = 64
+_FEATURES = (
+    "deterministic",
+    "device_token",
+    "drafts",
+    "embeddings",
+    "late_mask",
+    "logprobs",
+    "lora",
+    "mask",
+    "multi_token",
+    "prompt_logprobs",
+    "sleep",
+)
+
+
+@final
+class CompleteWorker:
+    """The eight methods over a `ReferenceNetwork`. A step runs inside `collect`."""
+
+    def __init__(self, network: ReferenceNetwork, host: Host) -> None:
+        self._network = network
+        self._host = host
+        self._state = WorkerState.CREATED
+        self._agreement: Agreement | None = None
+        self._cache = TokenCache(1, _BLOCK_SIZE)
+        self._encoder_cache = TokenCache(1, _BLOCK_SIZE)
+        self._sequences = LiveSequences()
+        self._outstanding = PendingStep()
+        self._adapter_paths: dict[int, Path] = {}
+
+    def load(self) -> None:
+        """Read the weights."""
+        self._state.require(WorkerState.CREATED, "load")
+        self._network.load()
+        self._host.progress("load", 1, 1)
+        self._state = WorkerState.LOADED
+
+    def negotiate(self, wish: Wish) -> Agreement:
+        """Every feature that the model has."""
+        self._state.require(WorkerState.LOADED, "negotiate")
+        limits = Limits(
+            max_total_tokens=wish.max_total_tokens or min(_MAX_TOTAL_TOKENS, wish.model_max_total_tokens or _MAX_TOTAL_TOKENS),
+            max_sequences=wish.max_batch_size or min(_MAX_SEQUENCES, wish.max_concurrent_requests),
+            max_step_tokens=wish.max_batch_prefill_tokens or _MAX_TOTAL_TOKENS,
+            tokens_per_step=4,
+            max_adapters=3,
+            max_adapter_rank=8,
+        )
+        num_tokens = wish.max_batch_total_tokens or limits.max_sequences * limits.max_total_tokens
+        num_blocks = -(-num_tokens // _BLOCK_SIZE)
+        groups = (CacheGroup("full", num_blocks), CacheGroup("cross", num_blocks))
+        self._agreement = Agreement(
+            api=API_VERSION,
+            features=(*_FEATURES, *self._features_of_the_model()),
+            limits=limits,
+            kv_cache=KVCachePlan("paged", _BLOCK_SIZE, groups if self._network.has_encoder else groups[:1]),
+            vocab_size=self._network.spec.vocab_size,
+            sampling=tuple(sorted(SAMPLING_FIELDS)),
+            facts={"dtype": "float32", "attention": "numpy reference"},
+        )
+        self._state = WorkerState.AGREED
+        return self._agreement
+
+    def warmup(self) -> None:
+        """Make room."""
+        self._state.require(WorkerState.AGREED, "warmup")
+        self._allocate()
+        self._host.progress("warmup", 1, 1)
+        self._state = WorkerState.READY
+
+    def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
+        """Take the step that the next `collect` runs, or the masks that it waits for."""
+        self._state.require(WorkerState.READY, "submit")
+        self._outstanding.submit(step)
+
+    def collect(self, timeout: float) -> ModelRunnerOutput | None:
+        """Run the outstanding step to its end; None if there is none."""
+        del timeout
+        self._state.require(WorkerState.READY, "collect")
+        step = self._outstanding.take()
+        if step is None:
+            return None
+        try:
+            return self._run(step)
+        except MemoryError as error:
+            raise out_of_memory(step) from error
+
+    def control(self, request: Control) -> ControlResult:
+        """Adapters, sleep, blocks to and from files."""
+        feature = CONTROLS.get(request.name)
+        if feature is None or self._agreement is None or not self._agreement.has(feature):
+            return ControlResult(False, f"`{request.name}` was not agreed")
+        try:
+            match request.name:
+                case "adapter_load":
+                    self._load_adapter(int(request.arguments["adapter"]), Path(request.arguments["path"]))
+                case "adapter_unload":
+                    self._unload_adapter(int(request.arguments["adapter"]))
+                case "sleep":
+                    self._sleep()
+                case "wake":
+                    self._wake()
+                case "kv_export":
+                    Path(request.arguments["path"]).write_bytes(self._signature + self._cache.export(_blocks(request)))
+                case "kv_import":
+                    self._import(_blocks(request), Path(request.arguments["path"]).read_bytes())
+        except (ModelError, OSError, ValueError) as error:
+            return ControlResult(False, str(error))
+        return ControlResult(True)
+
+    def health(self, deep: bool) -> Health:
+        """Whether the worker can serve; `deep` computes one token."""
+        if self._state is not WorkerState.READY:
+            return Health(False, f"the worker is {self._state.value}")
+        if not deep:
+            return Health(True)
+        token = np.zeros(1, np.int32)
+        probe = NewSequence(-1, "health", token, 1, 0, [], SamplingParams())
+        is_finite = bool(np.isfinite(self._network.logits(probe, token, token)).all())
+        return Health(is_finite, "" if is_finite else "a forward pass of one token gave NaN or infinity")
+
+    def close(self) -> None:
+        """Let the weights go."""
+        self._network.release()
+        self._sequences.clear()
+        self._outstanding.take()
+        self._state = WorkerState.CLOSED
+
+    @property
+    def _agreed(self) -> Agreement:
+        if self._agreement is None:
+            raise AssertionError("a worker that is ready has an agreement")
+        return self._agreement
+
+    @property
+    def _signature(self) -> bytes:
+        """Says which model and which cache the content of a block is of."""
+        about = (self._network.spec, self._agreed.kv_cache)
+        return hashlib.blake2b(msgspec.msgpack.encode(about), digest_size=16).digest()
+
+    def _features_of_the_model(self) -> tuple[str, ...]:
+        images = ("images",) if self._network.has_images else ()
+        return images if self._network.has_encoder else (*images, "kv_export", "prefix_cache")
+
+    def _allocate(self) -> None:
+        num_blocks = self._agreed.kv_cache.groups[0].num_blocks
+        self._cache = TokenCache(num_blocks, _BLOCK_SIZE)
+        self._encoder_cache = TokenCache(num_blocks if self._network.has_encoder else 1, _BLOCK_SIZE)
+
+    def _run(self, step: SchedulerOutput) -> ModelRunnerOutput:
+        began = time.perf_counter_ns()
+        check_size(step.rows, self._agreed.limits)
+        self._sequences.drop(step.dropped)
+        for new in step.added:
+            self._introduce(new)
+        if step.copy_source:
+            self._cache.copy(step.copy_source[0], step.copy_target[0])
+        sequences = self._sequences.of_rows(step.rows)
+        prepared = time.perf_counter_ns()
+        result = run_step(step, sequences, self._network, self._cache, self._encoder_cache)
+        return result.output(step, StepTimes(prepare=prepared - began, forward=time.perf_counter_ns() - prepared))
+
+    def _introduce(self, new: NewSequence) -> None:
+        self._sequences.introduce(new, new.block_tables[0], self._agreed.limits)
+        if self._network.has_encoder:
+            self._encoder_cache.write(new.block_tables[1], 0, new.encoder_tokens)
+
+    def _load_adapter(self, number: int, path: Path) -> None:
+        limits = self._agreed.limits
+        if number in self._network.adapters or number < 0:
+            raise ValueError(f"the number {number} is not free")
+        if len(self._adapter_paths) >= limits.max_adapters:
+            raise ValueError(f"{limits.max_adapters} adapters are loaded, and no more were agreed")
+        self._network.load_adapter(number, path, limits.max_adapter_rank)
+        self._adapter_paths[number] = path
+
+    def _unload_adapter(self, number: int) -> None:
+        if number not in self._adapter_paths:
+            raise ValueError(f"the adapter {number} is not loaded")
+        self._network.unload_adapter(number)
+        del self._adapter_paths[number]
+
+    def _sleep(self) -> None:
+        if self._state is not WorkerState.READY or self._sequences:
+            raise ValueError(f"{len(self._sequences)} sequences are alive, and the worker is {self._state.value}")
+        self._network.release()
+        self._cache = self._encoder_cache = TokenCache(1, _BLOCK_SIZE)
+        self._state = WorkerState.ASLEEP
+
+    def _wake(self) -> None:
+        if self._state is not WorkerState.ASLEEP:
+            raise ValueError(f"the worker is {self._state.value}")
+        self._network.load()
+        for number, path in self._adapter_paths.items():
+            self._network.load_adapter(number, path, self._agreed.limits.max_adapter_rank)
+        self._allocate()
+        self._state = WorkerState.READY
+
+    def _import(self, blocks: list[int], data: bytes) -> None:
+        signature, content = data[: len(self._signature)], data[len(self._signature) :]
+        if signature != self._signature:
+            raise ValueError("the file is of another model or another agreement")
+        self._cache.restore(blocks, content)
+
+
+def _blocks(request: Control) -> list[int]:
+    return [int(block) for block in request.arguments["blocks"].split()]

@@ -1,0 +1,250 @@
+"""The worker of the null backend."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from tgi.backend import (
+    API_VERSION,
+    SAMPLING_FIELDS,
+    Agreement,
+    BackendError,
+    CacheGroup,
+    Control,
+    ControlResult,
+    EngineConfig,
+    GrammarMasks,
+    Health,
+    Host,
+    KVCachePlan,
+    Limits,
+    MemoryItem,
+    ModelRunnerOutput,
+    NewSequence,
+    PromptScores,
+    RowError,
+    SchedulerOutput,
+    StepError,
+    StepTimes,
+    Wish,
+)
+from tgi.testing.doubles.null_backend import NullFailure, NullScript
+
+__all__ = ["NullWorker"]
+
+_LOGPROB = -0.5  # of every token; alternatives lie 0.5 below one another
+_EXIT_STATUS = 3
+_PROGRESS_SECONDS = 0.2
+
+
+@final
+@dataclass
+class _Sequence:
+    new: NewSequence
+    num_own_outputs: int = 0  # chosen since it was introduced
+
+    @property
+    def num_outputs(self) -> int:
+        """Chosen so far, those before a preemption or a restart included."""
+        return len(self.new.tokens) - self.new.num_prompt_tokens + self.num_own_outputs
+
+
+@final
+class NullWorker:
+    """Answers every step at once, from the script."""
+
+    def __init__(self, config: EngineConfig, script: NullScript, host: Host) -> None:
+        self._vocab_size = config.spec.vocab_size
+        self._script = script
+        self._host = host
+        self._sequences: dict[int, _Sequence] = {}
+        self._steps: deque[SchedulerOutput] = deque()
+        self._strikes: Counter[NullFailure] = Counter()
+        self._compile_seconds = script.compile_seconds  # still to come
+
+    def load(self) -> None:
+        """Nothing to load; fails if the script says so."""
+        if self._script.start_failure:
+            raise BackendError(self._script.start_failure)
+        self._host.progress("load", 1, 1)
+
+    def negotiate(self, wish: Wish) -> Agreement:
+        """The script's limits, lowered to the wish."""
+        script = self._script
+        model_limit = wish.model_max_total_tokens or script.max_total_tokens
+        limits = Limits(
+            max_total_tokens=wish.max_total_tokens or min(script.max_total_tokens, model_limit),
+            max_sequences=wish.max_batch_size or script.max_sequences,
+            max_step_tokens=wish.max_batch_prefill_tokens or script.max_step_tokens,
+            mixed=script.mixed,
+            chunked=script.chunked,
+            depth=script.depth,
+            tokens_per_step=script.tokens_per_step,
+        )
+        return Agreement(
+            api=API_VERSION,
+            features=tuple(f for f in script.features if script.mode == "paged" or f != "prefix_cache"),
+            limits=limits,
+            kv_cache=self._plan(wish, limits),
+            vocab_size=self._vocab_size,
+            sampling=tuple(name for name in script.sampling if name in SAMPLING_FIELDS),
+            sampling_caps=script.sampling_caps,
+            memory=(MemoryItem("weights", 0, "none"), MemoryItem("KV cache", 0, "none")),
+            facts={"dtype": "none", "attention": "none"},
+        )
+
+    def warmup(self) -> None:
+        """Nothing to warm."""
+        self._host.progress("warmup", 1, 1)
+
+    def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
+        """Take a step in; its result is made when it is collected."""
+        if isinstance(step, SchedulerOutput):
+            self._steps.append(step)
+
+    def collect(self, timeout: float) -> ModelRunnerOutput | None:
+        """Result of the oldest step."""
+        del timeout
+        step = self._steps.popleft()
+        for sequence in step.dropped:
+            del self._sequences[sequence]
+        for new in step.added:
+            self._sequences[new.sequence] = _Sequence(new)
+        if step.rows.num_rows:
+            self._compile()
+            if self._script.step_seconds:  # a system may make a sleep of nothing last
+                time.sleep(self._script.step_seconds)
+        return self._run(step, self._jump(step))
+
+    def control(self, request: Control) -> ControlResult:
+        """Nothing to control."""
+        return ControlResult(False, f"the null backend has no control `{request.name}`")
+
+    def health(self, deep: bool) -> Health:
+        """Always well."""
+        del deep
+        return Health(True)
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._sequences.clear()
+        self._steps.clear()
+
+    def _compile(self) -> None:
+        """Pretend, and say so often enough that nobody takes it for a hang."""
+        while self._compile_seconds > 0:
+            self._host.progress("compile", 0, 0)
+            time.sleep(min(_PROGRESS_SECONDS, self._compile_seconds))
+            self._compile_seconds -= _PROGRESS_SECONDS
+
+    def _jump(self, step: SchedulerOutput) -> random.Random | None:
+        """Wait, fail or die as the dice of this step say, and hand them on."""
+        jumps = self._script.jumps
+        if jumps is None or not step.rows.num_rows:
+            return None
+        dice = random.Random(f"{jumps.seed} {step.step_id} {step.rows.start.sum()} {len(step.added)}")  # noqa: S311 - chances
+        if jumps.max_seconds:
+            time.sleep(jumps.max_seconds * dice.random())
+        if dice.random() < jumps.deaths:
+            raise RuntimeError("random death")
+        if dice.random() < jumps.step_failures:
+            raise StepError("random step failure", retryable=True)
+        return dice
+
+    def _plan(self, wish: Wish, limits: Limits) -> KVCachePlan:
+        script = self._script
+        if script.mode == "slots":
+            return KVCachePlan("slots", num_slots=limits.max_sequences, slot_tokens=limits.max_total_tokens)
+        wished = math.ceil((wish.max_batch_total_tokens or 0) / script.block_size)
+        return KVCachePlan("paged", script.block_size, (CacheGroup("full", wished or script.num_blocks),))
+
+    def _run(self, step: SchedulerOutput, dice: random.Random | None) -> ModelRunnerOutput:
+        rows, errors, scores = step.rows, list[RowError](), list[PromptScores]()
+        failed = self._strikes_of(step) | self._failed_by_chance(step, dice)
+        budgets = rows.max_tokens.tolist() or [1] * rows.num_rows
+        tokens: list[int] = []
+        token_ptr, top_ptr, top_ids, top_logprobs = [0], [0], list[int](), list[float]()
+        for row in range(rows.num_rows):
+            handle = int(rows.sequence[row])
+            sequence = self._sequences[handle]
+            scores.extend(self._prompt_scores(sequence, int(rows.start[row]), int(rows.count[row])))
+            if rows.sample[row]:
+                if handle in failed:
+                    errors.append(RowError(handle, "scripted row failure"))
+                    budgets[row] = 0
+                for _ in range(budgets[row] if dice is None else dice.randint(min(1, budgets[row]), budgets[row])):
+                    token = self._token(sequence)
+                    tokens.append(token)
+                    sequence.num_own_outputs += 1
+                    top_n = sequence.new.sampling.top_n_tokens
+                    top_ids.extend((token + i) % self._vocab_size for i in range(top_n))
+                    top_logprobs.extend(_LOGPROB * (i + 1) for i in range(top_n))
+                    top_ptr.append(len(top_ids))
+            token_ptr.append(len(tokens))
+        return ModelRunnerOutput(
+            step_id=step.step_id,
+            sequence=rows.sequence,
+            token_ptr=np.array(token_ptr, np.int32),
+            tokens=np.array(tokens, np.int32),
+            logprobs=np.full(len(tokens), _LOGPROB, np.float32),
+            top_ptr=np.array(top_ptr, np.int32),
+            top_ids=np.array(top_ids, np.int32),
+            top_logprobs=np.array(top_logprobs, np.float32),
+            prompt_scores=scores,
+            errors=errors,
+            times=StepTimes(forward=1),
+            shape="null",
+        )
+
+    def _token(self, sequence: _Sequence) -> int:
+        prompt = sequence.new.tokens[: sequence.new.num_prompt_tokens]
+        script = self._script.tokens or prompt
+        return int(script[sequence.num_outputs % len(script)])
+
+    def _prompt_scores(self, sequence: _Sequence, start: int, count: int) -> list[PromptScores]:
+        if not sequence.new.sampling.prompt_logprobs:
+            return []
+        first, last = max(start, 1), min(start + count, sequence.new.num_prompt_tokens)
+        if first >= last:
+            return []
+        return [PromptScores(sequence.new.sequence, first, np.full(last - first, _LOGPROB, np.float32))]
+
+    def _failed_by_chance(self, step: SchedulerOutput, dice: random.Random | None) -> set[int]:
+        if dice is None or self._script.jumps is None:
+            return set()
+        handles = step.rows.sequence[step.rows.sample == 1].tolist()
+        return {handle for handle in handles if dice.random() < self._script.jumps.row_failures}
+
+    def _strikes_of(self, step: SchedulerOutput) -> set[int]:
+        """Sequences whose row fails in this step. Faults of other sizes are raised, before any row has had an effect."""
+        failed = set()
+        for handle in step.rows.sequence[step.rows.sample == 1].tolist():
+            sequence = self._sequences[handle]
+            prompt = sequence.new.tokens[: sequence.new.num_prompt_tokens]
+            for failure in self._script.failures:
+                is_due = failure.after == sequence.num_own_outputs and failure.token in prompt
+                if is_due and self._strikes[failure] < failure.times:
+                    self._strikes[failure] += 1
+                    _raise_failure(failure)
+                    failed.add(handle)
+        return failed
+
+
+def _raise_failure(failure: NullFailure) -> None:
+    match failure.kind:
+        case "step":
+            raise StepError("scripted step failure", retryable=True)
+        case "broken":
+            raise StepError("scripted step failure", retryable=False)
+        case "raise":
+            raise RuntimeError("scripted exception")
+        case "exit":
+            os._exit(_EXIT_STATUS)

@@ -1,0 +1,1 @@
+"""A slow and simple implementation of every model spec in numpy, for comparison."""

@@ -1,0 +1,267 @@
+"""The numpy model: slow, in float32, one sequence at once, obviously right. The yardstick for every decoder of the grammar.
+
+There is no cache, so nothing can be stale. Attention, MLP and mixture of experts are here; `reference_mixers.py` has the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+
+from tgi.architectures.parameter_names import mixer_tag
+from tgi.architectures.spec import (
+    MLP,
+    Attention,
+    Block,
+    Branch,
+    CrossAttention,
+    LatentAttention,
+    LinearAttention,
+    MixtureOfExperts,
+    ModelSpec,
+    RelativeBias,
+    Router,
+    Stack,
+    StateSpace,
+)
+from tgi.testing.reference.mixers import cross_attention, latent_attention, linear_attention, state_space
+from tgi.testing.reference.operations import Array, Weights, activation, linear, norm, rotate, sigmoid, softcap, softmax
+
+__all__ = [
+    "Weights",
+    "activation",
+    "alibi_slopes",
+    "attention",
+    "mixture_of_experts",
+    "mlp",
+    "norm",
+    "reference_hidden",
+    "reference_logits",
+    "rotate",
+]
+
+_CLAMP_LIMIT = 7.0
+"""gpt_oss clamps gate and up at this before `silu_clamped`."""
+
+
+def reference_logits(
+    spec: ModelSpec,
+    weights: Weights,
+    token_ids: Sequence[int],
+    encoder_token_ids: Sequence[int] = (),
+    vectors: Mapping[int, Array] = MappingProxyType({}),
+) -> Array:
+    """Logits after each token of one sequence, float32 [T, vocab]. The arguments are those of `reference_hidden`."""
+    x = reference_hidden(spec, weights, token_ids, encoder_token_ids, vectors)
+    if "head.projection.weight" in weights:
+        x = x @ weights["head.projection.weight"].T
+    matrix = weights["embedding.weight"] if spec.head.tied else weights["head.weight"]
+    logits = x @ matrix.T
+    if spec.head.bias:
+        logits = logits + weights["head.bias"]
+    return softcap(np.float32(spec.head.scale) * logits, spec.head.softcap)
+
+
+def reference_hidden(
+    spec: ModelSpec,
+    weights: Weights,
+    token_ids: Sequence[int],
+    encoder_token_ids: Sequence[int] = (),
+    vectors: Mapping[int, Array] = MappingProxyType({}),
+) -> Array:
+    """The vectors after the last norm, float32 [T, hidden]. `encoder_token_ids` are what an encoder reads.
+
+    `vectors` stand in place of the embeddings of some positions: position → [hidden].
+    """
+    encoded = None
+    for stack in spec.stacks:
+        if stack.kind == "encoder":
+            encoded = _run(stack, _embed(spec, weights, encoder_token_ids), weights, None)
+    return _run(spec.decoder, _embed(spec, weights, token_ids, vectors), weights, encoded)
+
+
+def _run(stack: Stack, x: Array, weights: Weights, encoded: Array | None) -> Array:
+    """All layers of a stack; `encoded` [E, hidden] is the encoder's output."""
+    for index, layer in enumerate(stack.layers):
+        for number, block in enumerate(layer.blocks):
+            x = _block(x, block, weights, (f"{stack.kind}.layers.{index}", number), encoded)
+    return norm(x, stack.final_norm, weights, f"{stack.kind}.final_norm")
+
+
+def _embed(
+    spec: ModelSpec, weights: Weights, token_ids: Sequence[int], vectors: Mapping[int, Array] = MappingProxyType({})
+) -> Array:
+    rules = spec.embedding
+    x: Array = weights["embedding.weight"][list(token_ids)] * np.float32(rules.scale)
+    if "embedding.projection.weight" in weights:
+        x = x @ weights["embedding.projection.weight"].T
+    for position, vector in vectors.items():
+        x[position] = vector
+    if rules.positions is not None:
+        start = rules.positions.offset
+        x = x + weights["embedding.positions.weight"][start : start + len(token_ids)]
+    return norm(x, rules.norm, weights, "embedding.norm")
+
+
+def _block(x: Array, block: Block, weights: Weights, place: tuple[str, int], encoded: Array | None) -> Array:
+    layer, number = place
+    y = norm(x, block.norm, weights, f"{layer}.block{number}.norm")
+    out = np.zeros_like(x)
+    for branch in block.branches:
+        out = out + _branch(y, branch, weights, f"{layer}.{mixer_tag(branch.mixer)}", encoded)
+    x = (y if block.residual_from_norm else x) + np.float32(block.residual_scale) * out
+    return norm(x, block.output_norm, weights, f"{layer}.block{number}.output_norm")
+
+
+def _branch(y: Array, branch: Branch, weights: Weights, name: str, encoded: Array | None) -> Array:
+    y = norm(y, branch.norm, weights, f"{name}.norm")
+    match branch.mixer:
+        case Attention():
+            y = attention(y, branch.mixer, weights, name)
+        case MLP():
+            y = mlp(y, branch.mixer, weights, name)
+        case MixtureOfExperts():
+            y = mixture_of_experts(y, branch.mixer, weights, name)
+        case LatentAttention():
+            y = latent_attention(y, branch.mixer, weights, name)
+        case CrossAttention():
+            assert encoded is not None, "cross attention without an encoder"
+            y = cross_attention(y, encoded, branch.mixer, weights, name)
+        case StateSpace():
+            y = state_space(y, branch.mixer, weights, name)
+        case LinearAttention():
+            y = linear_attention(y, branch.mixer, weights, name)
+    return norm(y, branch.post_norm, weights, f"{name}.post_norm")
+
+
+def attention(y: Array, rule: Attention, weights: Weights, name: str) -> Array:
+    """Self attention of a whole sequence: [T, hidden] → [T, hidden]."""
+    num_tokens, heads, kv_heads = len(y), rule.num_heads, rule.num_kv_heads
+    q, k, v = (linear(y, weights, f"{name}.{part}") for part in "qkv")
+    if rule.clip_qkv is not None:
+        q, k, v = (item.clip(-rule.clip_qkv, rule.clip_qkv) for item in (q, k, v))
+    if rule.qk_norm_over == "all":
+        q, k = norm(q, rule.q_norm, weights, f"{name}.q_norm"), norm(k, rule.k_norm, weights, f"{name}.k_norm")
+    q, k, v = q.reshape(num_tokens, heads, -1), k.reshape(num_tokens, kv_heads, -1), v.reshape(num_tokens, kv_heads, -1)
+    if rule.qk_norm_over != "all":  # a weight of [heads, dim] is one for each head
+        q, k = norm(q, rule.q_norm, weights, f"{name}.q_norm"), norm(k, rule.k_norm, weights, f"{name}.k_norm")
+    if rule.rope is not None:
+        q, k = rotate(q, rule.rope), rotate(k, rule.rope)
+    k, v = (item.repeat(heads // kv_heads, axis=1) for item in (k, v))
+    scores = softcap(np.einsum("qhd,khd->hqk", q, k) * np.float32(rule.scale), rule.softcap)
+    scores = scores + _position_bias(rule, num_tokens, weights, name)
+    distance = np.arange(num_tokens)[:, None] - np.arange(num_tokens)[None, :]
+    hidden = (distance < 0) if rule.causal else np.zeros_like(distance, dtype=bool)
+    if rule.window is not None:
+        hidden = hidden | (distance >= rule.window)
+    scores = np.where(hidden, np.float32(-np.inf), scores)
+    if rule.sinks:
+        sinks = np.broadcast_to(weights[f"{name}.sinks"][:, None, None], (heads, num_tokens, 1))
+        probabilities = softmax(np.concatenate([scores, sinks], axis=-1))[..., :-1]
+    else:
+        probabilities = softmax(scores)
+    mixed = np.einsum("hqk,khd->qhd", probabilities, v)
+    mixed = mixed.reshape(num_tokens, -1)
+    if rule.output_gate:
+        mixed = mixed * sigmoid(linear(y, weights, f"{name}.gate"))
+    return linear(mixed, weights, f"{name}.o")
+
+
+def _position_bias(rule: Attention, num_tokens: int, weights: Weights, name: str) -> Array:
+    """What is added to the scores by distance, [heads or 1, T, T]."""
+    keys, queries = np.arange(num_tokens)[None, :], np.arange(num_tokens)[:, None]
+    if rule.alibi:
+        slopes = alibi_slopes(rule.num_heads, rule.alibi_bias_max) * np.float32(rule.alibi_scale)
+        return slopes[:, None, None] * (keys - queries).astype(np.float32)
+    if rule.relative_bias is not None:
+        layers = name.split(".")
+        owner = ".".join([*layers[:2], "0", *layers[3:]]) if rule.relative_bias.shared else name
+        table = weights[f"{owner}.relative_bias.weight"]
+        return np.moveaxis(table[_buckets(keys - queries, rule.relative_bias)], -1, 0)
+    return np.zeros((1, num_tokens, num_tokens), dtype=np.float32)
+
+
+def alibi_slopes(num_heads: int, bias_max: float = 8.0) -> Array:
+    """Slopes of ALiBi (arXiv 2108.12409): a geometric series; heads beyond a power of two take every other step between."""
+    power = 2 ** math.floor(math.log2(num_heads))
+    slopes = [2.0 ** (-bias_max * (head + 1) / power) for head in range(power)]
+    slopes += [2.0 ** (-bias_max / 2 * (2 * head + 1) / power) for head in range(num_heads - power)]
+    return np.asarray(slopes, dtype=np.float32)
+
+
+def _buckets(distance: npt.NDArray[np.int64], rule: RelativeBias) -> npt.NDArray[np.int64]:
+    """T5's distance buckets (arXiv 1910.10683): exact for near keys, logarithmic up to `max_distance`."""
+    count = rule.num_buckets // 2 if rule.bidirectional else rule.num_buckets
+    ahead = np.where(distance > 0, count, 0) if rule.bidirectional else np.zeros_like(distance)
+    distance = np.abs(distance) if rule.bidirectional else np.maximum(-distance, 0)
+    exact = count // 2
+    steps = np.log(np.maximum(distance, 1) / exact) / math.log(rule.max_distance / exact) * (count - exact)
+    far = np.minimum(exact + steps.astype(np.int64), count - 1)
+    return ahead + np.where(distance < exact, distance, far)
+
+
+def mlp(y: Array, rule: MLP, weights: Weights, name: str) -> Array:
+    """The feed-forward mixer, [T, hidden] → [T, hidden]."""
+    up = linear(y, weights, f"{name}.up")
+    if not rule.gated:
+        return linear(activation(up, rule.activation), weights, f"{name}.down")
+    gate = linear(y, weights, f"{name}.gate")
+    if rule.activation == "silu_clamped":
+        gate, up = gate.clip(max=_CLAMP_LIMIT), up.clip(-_CLAMP_LIMIT, _CLAMP_LIMIT) + 1
+    return linear(activation(gate, rule.activation) * up, weights, f"{name}.down")
+
+
+def mixture_of_experts(y: Array, rule: MixtureOfExperts, weights: Weights, name: str) -> Array:
+    """Route each token to its experts, [T, hidden] → [T, hidden]."""
+    logits = linear(y, weights, f"{name}.router")
+    correction = weights[f"{name}.router.correction"] if rule.router.correction_bias else np.zeros(rule.num_experts, np.float32)
+    out = np.zeros_like(y)
+    experts = [
+        {role: tensor[index] for role, tensor in weights.items() if role.startswith(f"{name}.experts.")}
+        for index in range(rule.num_experts)
+    ]
+    for token, row in enumerate(logits):
+        for expert, share in _route(row, rule.router, rule.experts_per_token, correction).items():
+            out[token] += share * mlp(y[token], rule.expert, experts[expert], f"{name}.experts")
+    if rule.shared is not None:
+        shared = mlp(y, rule.shared, weights, f"{name}.shared")
+        if rule.shared_gate:
+            shared = shared * sigmoid(linear(y, weights, f"{name}.shared_gate"))
+        out = out + shared
+    return out
+
+
+def _route(logits: Array, router: Router, experts_per_token: int, correction: Array) -> dict[int, np.float32]:
+    """The chosen experts of one token and their shares."""
+    if router.score == "sparse_mixer":
+        return _sparse_mixer(logits, router, experts_per_token)
+    score = softmax if router.score == "softmax" else sigmoid
+    scores = logits if router.top_k_first else score(logits)
+    choice = scores + correction
+    if router.num_groups > 1:
+        groups = choice.reshape(router.num_groups, -1)
+        best = np.sort(groups, axis=-1)[:, -router.group_top :].sum(axis=-1)
+        kept = np.argsort(-best, kind="stable")[: router.groups_per_token]
+        mask = np.isin(np.arange(router.num_groups), kept)[:, None]
+        choice = np.where(mask, groups, np.float32(-np.inf)).reshape(-1)
+    chosen = np.argsort(-choice, kind="stable")[:experts_per_token]
+    shares = score(scores[chosen]) if router.top_k_first else scores[chosen]
+    if router.normalize:
+        shares = shares / shares.sum()
+    return {int(expert): np.float32(router.scale) * share for expert, share in zip(chosen, shares, strict=True)}
+
+
+def _sparse_mixer(logits: Array, router: Router, experts_per_token: int) -> dict[int, np.float32]:
+    """SparseMixer-v2 without its noise (arXiv 2409.12136)."""
+    shares: dict[int, np.float32] = {}
+    for _ in range(experts_per_token):
+        left = np.where(np.isin(np.arange(len(logits)), list(shares)), np.float32(-np.inf), logits)
+        best = int(left.argmax())
+        distance = (left[best] - logits) / np.maximum(np.abs(logits), left[best])
+        near = np.where(distance > 2 * router.jitter, np.float32(-np.inf), left)
+        shares[best] = np.float32(router.scale) * softmax(near)[best]
+    return shares

@@ -1,0 +1,117 @@
+"""The numpy reference as the complete backend uses it: weights with adapters, a cache that keeps tokens, images, pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from tgi.architectures import ModelSpec
+from tgi.backend import Float32Array, Int32Array, NewSequence
+from tgi.testing.reference.model import Weights, reference_hidden, reference_logits
+from tgi.testing.reference.weights import read_weights, tensor_names
+from tgi.testing.tiny_adapters import merge_adapter, read_adapter
+from tgi.testing.tiny_images import image_vectors, read_projector
+
+__all__ = ["ReferenceNetwork", "TokenCache", "pool"]
+
+
+@final
+class ReferenceNetwork:
+    """Computes whole sequences. Adapter 0 is the model alone; of each other one the merged weights are kept."""
+
+    def __init__(self, spec: ModelSpec, model_path: Path) -> None:
+        self.spec = spec
+        self.model_path = model_path
+        self._weights: dict[int, Weights] = {}
+        self._ranks: dict[int, int] = {}
+        self._projector: Float32Array | None = None
+
+    @property
+    def adapters(self) -> frozenset[int]:
+        """Numbers of the loaded adapters, and 0."""
+        return frozenset(self._weights)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the model sees."""
+        return self._projector is not None
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether the model has an encoder."""
+        return len(self.spec.stacks) > 1
+
+    def load(self) -> None:
+        """Read the checkpoint. Raises `ModelError`."""
+        self._weights[0] = read_weights(self.spec, self.model_path)
+        self._projector = read_projector(self.model_path)
+
+    def release(self) -> None:
+        """Let go of the weights, those with adapters too."""
+        self._weights.clear()
+
+    def load_adapter(self, number: int, path: Path, max_rank: int) -> None:
+        """Merge an adapter into a copy of the weights. Raises `ModelError`, or ValueError for a rank above `max_rank`."""
+        adapter = read_adapter(path)
+        if adapter.rank > max_rank:
+            raise ValueError(f"the adapter has rank {adapter.rank}; at most {max_rank} was agreed")
+        self._weights[number] = merge_adapter(self.spec, self._weights[0], tensor_names(self.model_path), adapter)
+
+    def unload_adapter(self, number: int) -> None:
+        """Forget an adapter."""
+        del self._weights[number]
+
+    def logits(self, new: NewSequence, tokens: Int32Array, encoder_tokens: Int32Array) -> Float32Array:
+        """After each of the sequence's tokens, [T, vocab_size]."""
+        arguments = (tokens.tolist(), encoder_tokens.tolist(), self._vectors(new, len(tokens)))
+        return reference_logits(self.spec, self._weights[new.adapter], *arguments)
+
+    def hidden(self, new: NewSequence, tokens: Int32Array) -> Float32Array:
+        """The vectors after the last norm, [T, hidden_size]."""
+        return reference_hidden(self.spec, self._weights[new.adapter], tokens.tolist(), (), self._vectors(new, len(tokens)))
+
+    def _vectors(self, new: NewSequence, num_tokens: int) -> dict[int, Float32Array]:
+        if self._projector is None or not new.media:
+            return {}
+        vectors = image_vectors(self._projector, new.media)
+        return {position: vector for position, vector in vectors.items() if position < num_tokens}
+
+
+@final
+class TokenCache:
+    """Stands for a cache of keys and values: a slot keeps the token that was written to it, so what is wrong shows at once."""
+
+    def __init__(self, num_blocks: int, block_size: int) -> None:
+        self._slots = np.zeros((num_blocks, block_size), np.int32)
+
+    def write(self, table: Int32Array, start: int, tokens: Sequence[int] | Int32Array) -> None:
+        """Put the tokens of a sequence from position `start` on into the blocks of its table."""
+        positions = np.arange(start, start + len(tokens))
+        size = self._slots.shape[1]
+        self._slots[table[positions // size], positions % size] = tokens
+
+    def read(self, table: Int32Array, num_tokens: int) -> Int32Array:
+        """The first tokens of a sequence."""
+        found: Int32Array = self._slots[table].reshape(-1)[:num_tokens]
+        return found
+
+    def copy(self, source: Int32Array, target: Int32Array) -> None:
+        """Copy whole blocks."""
+        self._slots[target] = self._slots[source]
+
+    def export(self, blocks: Sequence[int]) -> bytes:
+        """The content of some blocks."""
+        return self._slots[list(blocks)].astype("<i4").tobytes()
+
+    def restore(self, blocks: Sequence[int], data: bytes) -> None:
+        """Fill as many blocks as were exported. Raises ValueError for another number."""
+        self._slots[list(blocks)] = np.frombuffer(data, "<i4").reshape(len(blocks), -1)
+
+
+def pool(hidden: Float32Array, pooling: str) -> Float32Array:
+    """One vector [hidden_size] for a text, of those of its tokens [T, hidden_size]."""
+    vector: Float32Array = hidden.mean(axis=0) if pooling == "mean" else hidden[0 if pooling == "first" else -1]
+    return vector

@@ -1,0 +1,97 @@
+"""The arithmetic that the mixers of the numpy reference share, in float32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from tgi.architectures.rope import inverse_frequencies
+from tgi.architectures.spec import Activation, Norm, Rope
+
+__all__ = ["Array", "Weights", "activation", "linear", "norm", "rotate", "sigmoid", "softcap", "softmax", "softplus"]
+
+Array = npt.NDArray[np.float32]
+Weights = Mapping[str, npt.NDArray[np.float32]]
+"""Role → array, as `tgi.architectures.weight_map.tensor_shapes` shapes them."""
+
+_GELU_QUICK_SLOPE = 1.702
+
+
+def linear(x: Array, weights: Weights, name: str) -> Array:
+    """X W' + b, where the module has a bias."""
+    y: Array = x @ weights[f"{name}.weight"].T
+    return y + weights[f"{name}.bias"] if f"{name}.bias" in weights else y
+
+
+def norm(x: Array, rule: Norm | None, weights: Weights, name: str) -> Array:
+    """RMS norm or layer norm over the last dimension; the identity without a rule."""
+    if rule is None:
+        return x
+    if rule.kind == "layer":
+        x = x - x.mean(axis=-1, keepdims=True)
+    y: Array = x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + np.float32(rule.eps))
+    if rule.weight:
+        y = y * (weights[f"{name}.weight"] + np.float32(rule.unit_offset))
+    return y + weights[f"{name}.bias"] if rule.bias else y
+
+
+def rotate(x: Array, rope: Rope) -> Array:
+    """Rotate [T, heads, dim] at positions 0 … T - 1, for a sequence of T tokens."""
+    frequencies, factor = inverse_frequencies(rope, len(x))
+    angles = np.arange(len(x))[:, None, None] * frequencies
+    cos, sin = (np.float32(factor) * f(angles).astype(np.float32) for f in (np.cos, np.sin))
+    rotated, rest = x[..., : rope.rotary_dim], x[..., rope.rotary_dim :]
+    if rope.interleaved:
+        first, second = rotated[..., 0::2], rotated[..., 1::2]
+    else:
+        first, second = np.split(rotated, 2, axis=-1)
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    joined = np.stack(turned, axis=-1).reshape(rotated.shape) if rope.interleaved else np.concatenate(turned, axis=-1)
+    return np.concatenate([joined, rest], axis=-1)
+
+
+def activation(x: Array, kind: Activation) -> Array:
+    """An activation by its name in the grammar; for `silu_clamped` the gate is clamped already."""
+    match kind:
+        case "silu":
+            return x * sigmoid(x)
+        case "gelu":
+            error_function: Array = np.vectorize(math.erf, otypes=[np.float32])(x / np.float32(math.sqrt(2)))
+            return np.float32(0.5) * x * (1 + error_function)
+        case "gelu_tanh":
+            inner: Array = np.tanh(np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x))
+            return np.float32(0.5) * x * (1 + inner)
+        case "gelu_quick" | "silu_clamped":
+            return x * sigmoid(np.float32(_GELU_QUICK_SLOPE) * x)
+        case "relu":
+            return np.maximum(x, np.float32(0))
+        case "relu_squared":
+            positive: Array = x.clip(min=0)
+            return positive * positive
+
+
+def sigmoid(x: Array) -> Array:
+    """The logistic function."""
+    half: Array = np.tanh(np.float32(0.5) * x)
+    return np.float32(0.5) * (half + 1)
+
+
+def softmax(scores: Array) -> Array:
+    """Over the last axis."""
+    exponentials: Array = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    total: Array = exponentials.sum(axis=-1, keepdims=True)
+    return exponentials / total
+
+
+def softcap(x: Array, cap: float | None) -> Array:
+    """Cap * tanh(x / cap); the identity without a cap."""
+    return x if cap is None else np.float32(cap) * np.tanh(x / np.float32(cap))
+
+
+def softplus(x: Array) -> Array:
+    """log(1 + e^x)."""
+    result: Array = np.logaddexp(np.float32(0), x)
+    return result

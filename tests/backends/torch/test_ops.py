@@ -1,0 +1,325 @@
+"""Each operation of the table against its definition, written out in float64."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.backends.paged_batch import PagedSequence, metadata_of, step
+from tgi.architectures import (
+    MLP,
+    Activation,
+    Attention,
+    DynamicScaling,
+    Embedding,
+    Head,
+    Layer,
+    LongRopeScaling,
+    MixtureOfExperts,
+    ModelSpec,
+    Norm,
+    Rope,
+    Router,
+    Stack,
+)
+from tgi.architectures.spec import Block, Branch, Part
+from tgi.backend import ModelError
+from tgi_torch import ops
+from tgi_torch.attention.kv_cache import KVCache, LayerCache, bytes_per_block
+from tgi_torch.attention.paged import AttentionSettings, alibi_slopes, paged_attention, plan_attention
+from tgi_torch.model.decoder import build_decoder
+from tgi_torch.model.mixture_of_experts import route
+from tgi_torch.model.rotary import RotaryTable, Rotation
+
+BLOCK_SIZE = 4
+NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, V_HEAD_DIM = 6, 2, 8, 5
+
+
+def attend_by_definition(query: Tensor, key: Tensor, value: Tensor, settings: AttentionSettings, window: int | None) -> Tensor:
+    """One query [H, D] at the last of the positions of key [L, K, D] and value [L, K, Dv], one head at a time."""
+    length = key.shape[0]
+    visible = range(0 if window is None else max(0, length - window), length)
+    out = []
+    for head in range(NUM_HEADS):
+        kv_head = head // (NUM_HEADS // NUM_KV_HEADS)
+        scores = []
+        for position in visible:
+            score = float(query[head] @ key[position, kv_head]) * settings.scale
+            if settings.softcap is not None:
+                score = settings.softcap * math.tanh(score / settings.softcap)
+            if settings.alibi_slopes is not None:
+                score += float(settings.alibi_slopes[head]) * (position - (length - 1))
+            scores.append(score)
+        total = sum(math.exp(score) for score in scores)
+        if settings.sinks is not None:
+            total += math.exp(float(settings.sinks[head]))
+        out.append(sum(math.exp(s) / total * value[p, kv_head] for s, p in zip(scores, visible, strict=True)))
+    return torch.cat(out)
+
+
+SETTINGS = {
+    "plain": AttentionSettings(scale=0.3),
+    "softcap": AttentionSettings(scale=0.9, softcap=1.5),
+    "alibi": AttentionSettings(scale=0.3, alibi_slopes=alibi_slopes(NUM_HEADS)),
+    "sinks": AttentionSettings(scale=0.3, sinks=torch.linspace(-1, 1, NUM_HEADS)),
+}
+
+
+@pytest.mark.parametrize("window", [None, 1, 5])
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
+def test_paged_attention(settings: AttentionSettings, window: int | None) -> None:
+    generator = torch.Generator().manual_seed(1)
+    rng = random.Random(2)
+    # (tokens already there, new tokens): decode at and around block borders, a first prefill, a later one, one of a single token.
+    work = [(3, 1), (0, 9), (4, 1), (15, 1), (6, 7), (0, 1), (7, 2)]
+    blocks = rng.sample(range(1, 40), 39)
+    rows = [([blocks.pop() for _ in range(-(-(past + new) // BLOCK_SIZE))], past, new) for past, new in work]
+    metadata = metadata_of(rows, BLOCK_SIZE)
+    cache = LayerCache(
+        key=torch.full((40, BLOCK_SIZE, NUM_KV_HEADS, HEAD_DIM), float("nan")),
+        value=torch.full((40, BLOCK_SIZE, NUM_KV_HEADS, V_HEAD_DIM), float("nan")),
+    )
+    query, expected = [], []
+    for table, past, new in rows:
+        key = torch.randn(past + new, NUM_KV_HEADS, HEAD_DIM, generator=generator)
+        value = torch.randn(past + new, NUM_KV_HEADS, V_HEAD_DIM, generator=generator)
+        slots = torch.tensor([table[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE for p in range(past + new)])
+        ops.write_kv(key, value, cache, slots)
+        for position in range(past, past + new):
+            query.append(torch.randn(NUM_HEADS, HEAD_DIM, generator=generator))
+            seen = slice(0, position + 1)
+            expected.append(attend_by_definition(query[-1].double(), key[seen].double(), value[seen].double(), settings, window))
+        if window is not None:
+            # What left the window may have been handed to others, who may have written anything there.
+            for position in range(max(0, past - window + 1)):
+                cache.key.view(-1, NUM_KV_HEADS, HEAD_DIM)[slots[position]] = float("nan")
+                cache.value.view(-1, NUM_KV_HEADS, V_HEAD_DIM)[slots[position]] = float("nan")
+    actual = paged_attention(torch.stack(query), cache, plan_attention(metadata, BLOCK_SIZE, window), settings)
+    torch.testing.assert_close(actual, torch.stack(expected).float(), atol=1e-5, rtol=1e-5)
+
+
+def test_alibi_slopes() -> None:
+    assert alibi_slopes(8).tolist() == [2.0**-i for i in range(1, 9)]
+    twelve = [2.0**-i for i in range(1, 9)] + [2.0**-0.5, 2.0**-1.5, 2.0**-2.5, 2.0**-3.5]
+    assert alibi_slopes(12).tolist() == pytest.approx(twelve)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_rotary_multiplies_pairs_as_complex_numbers(interleaved: bool) -> None:
+    x = torch.randn(3, 2, 10, generator=torch.Generator().manual_seed(3))
+    angles = torch.tensor([[0.0, 0.1, 0.2], [1.0, 2.0, 3.0], [-1.0, 0.5, 9.0]]).unsqueeze(1)
+    expected = x.clone()
+    pairs = [(0, 1), (2, 3), (4, 5)] if interleaved else [(0, 3), (1, 4), (2, 5)]
+    for index, (first, second) in enumerate(pairs):
+        turned = torch.complex(x[..., first], x[..., second]) * torch.polar(torch.ones(3, 1), angles[..., index])
+        expected[..., first], expected[..., second] = turned.real, turned.imag
+    ops.rotary(x, Rotation(angles.cos(), angles.sin()), interleaved)
+    torch.testing.assert_close(x, expected)
+
+
+def test_rotary_table_grows_and_keeps_its_values() -> None:
+    table = RotaryTable(Rope(theta=100.0, rotary_dim=4), torch.device("cpu"))
+    early = table.lookup(metadata_of([([0], 0, 3)], 16))
+    late = table.lookup(metadata_of([([0] * 1000, 4999, 1), ([0], 0, 3)], 16))
+    torch.testing.assert_close(late.cos[1:], early.cos, atol=0, rtol=0)
+    torch.testing.assert_close(late.cos[0, 0], torch.tensor([4999.0, 499.9]).cos(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(late.sin[0, 0], torch.tensor([4999.0, 499.9]).sin(), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        DynamicScaling(factor=2.0, original_max_positions=8),
+        LongRopeScaling(short_factor=(1.0, 2.0), long_factor=(3.0, 5.0), original_max_positions=8, attention_factor=1.2),
+    ],
+    ids=["dynamic", "longrope"],
+)
+def test_frequencies_follow_the_length_of_their_own_row(scaling: DynamicScaling | LongRopeScaling) -> None:
+    rope = Rope(theta=100.0, rotary_dim=4, scaling=scaling)
+    short, border, long = ([0, 1], 2, 3), ([2, 3], 7, 1), ([4, 5, 6, 7], 7, 4)
+    alone = [RotaryTable(rope, torch.device("cpu")).lookup(metadata_of([row], BLOCK_SIZE)) for row in (short, border, long)]
+    together = RotaryTable(rope, torch.device("cpu")).lookup(metadata_of([short, border, long], BLOCK_SIZE))
+    torch.testing.assert_close(together.cos, torch.cat([rotation.cos for rotation in alone]))
+    torch.testing.assert_close(together.sin, torch.cat([rotation.sin for rotation in alone]))
+    # The border row ends at the original length and the long one starts at the same position with other frequencies.
+    assert not torch.allclose(alone[1].cos[0], alone[2].cos[0])
+
+
+def test_norms() -> None:
+    generator = torch.Generator().manual_seed(4)
+    x, weight, bias = (torch.randn(shape, generator=generator) for shape in ((2, 3, 5), (5,), (5,)))
+    normal = x.double() / (x.double().square().mean(-1, keepdim=True) + 1e-3).sqrt()
+    torch.testing.assert_close(ops.rms_norm(x, weight, 1e-3).double(), normal * weight, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(ops.rms_norm_unit_offset(x, weight, 1e-3).double(), normal * (1 + weight), atol=1e-6, rtol=1e-6)
+    centred = x.double() - x.double().mean(-1, keepdim=True)
+    scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-3).sqrt()
+    torch.testing.assert_close(ops.layer_norm(x, weight, bias, 1e-3).double(), scaled * weight + bias, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(ops.layer_norm(x, None, None, 1e-3).double(), scaled, atol=1e-6, rtol=1e-6)
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+ACTIVATIONS: dict[Activation, Callable[[float], float]] = {
+    "silu": lambda x: x * sigmoid(x),
+    "gelu": lambda x: 0.5 * x * (1 + math.erf(x / math.sqrt(2))),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "gelu_quick": lambda x: x * sigmoid(1.702 * x),
+    "relu": lambda x: max(x, 0.0),
+    "relu_squared": lambda x: max(x, 0.0) ** 2,
+    "silu_clamped": lambda x: min(x, 7.0) * sigmoid(1.702 * min(x, 7.0)),
+}
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_activations(kind: Activation) -> None:
+    x = torch.linspace(-9, 9, 19)
+    up = torch.linspace(10, -10, 19)
+    by_definition = torch.tensor([ACTIVATIONS[kind](value) for value in x.tolist()])
+    torch.testing.assert_close(ops.activation(x, kind), by_definition, atol=1e-5, rtol=1e-5)
+    factor = up.clamp(-7, 7) + 1 if kind == "silu_clamped" else up
+    torch.testing.assert_close(ops.gated_activation(torch.cat([x, up]), kind), by_definition * factor, atol=1e-4, rtol=1e-5)
+
+
+def test_router_chooses_within_the_best_groups() -> None:
+    router = Router(score="sigmoid", correction_bias=True, num_groups=2, groups_per_token=1, group_top=2, scale=2.5)
+    logits = torch.tensor([[4.0, -4.0, 1.0, 1.5]])
+    correction = torch.tensor([0.0, 0.0, 0.1, 0.0])
+    weights, chosen = route(router, 2, correction, logits)
+    # Group 0 holds the best single expert, group 1 the best pair.
+    assert sorted(chosen[0].tolist()) == [2, 3]
+    scores = {expert: sigmoid(float(logits[0, expert])) for expert in (2, 3)}
+    expected = [2.5 * scores[expert] / sum(scores.values()) for expert in chosen[0].tolist()]
+    assert weights[0].tolist() == pytest.approx(expected)
+
+
+def test_router_top_k_first_equals_normalized_softmax() -> None:
+    logits = torch.randn(5, 6, generator=torch.Generator().manual_seed(5))
+    before, chosen_before = route(Router(top_k_first=True, normalize=False), 3, None, logits)
+    after, chosen_after = route(Router(normalize=True), 3, None, logits)
+    assert torch.equal(chosen_before, chosen_after)
+    torch.testing.assert_close(before, after)
+
+
+def small_spec(**fields: Any) -> ModelSpec:
+    norm = Norm(kind="rms", eps=1e-5)
+    rope = Rope(theta=100.0, rotary_dim=4)
+    attention = Attention(num_heads=4, num_kv_heads=2, head_dim=4, scale=0.5, rope=rope)
+    blocks = (
+        Block(branches=(Branch(mixer=attention, norm=norm),)),
+        Block(branches=(Branch(mixer=MLP(intermediate_size=12, activation="silu"), norm=norm),)),
+    )
+    defaults = {
+        "model_type": "small",
+        "hidden_size": 8,
+        "vocab_size": 11,
+        "embedding": Embedding(),
+        "stacks": (Stack(kind="decoder", layers=(Layer(blocks=blocks),) * 2, final_norm=norm),),
+        "head": Head(tied=True),
+        "weights": (),
+        "max_positions": 64,
+    }
+    return ModelSpec(**(defaults | fields))
+
+
+def test_decoder_computes_through_the_table() -> None:
+    """Whatever a backend replaces is what runs."""
+    calls: list[str] = []
+
+    def counted(name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            calls.append(name)
+            return operation(*arguments)
+
+        return call
+
+    replaced = {field.name: counted(field.name, getattr(ops.REFERENCE, field.name)) for field in dataclasses.fields(ops.Ops)}
+    spec = small_spec()
+    decoder = build_decoder(spec, dataclasses.replace(ops.REFERENCE, **replaced), torch.float32, "cpu")
+    for parameter in decoder.parameters.by_role.values():
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+    step(decoder, KVCache.allocate(spec, 4, 4, torch.float32, "cpu"), [(PagedSequence([1, 2, 3], [2]), 3)])
+    per_layer = {"rms_norm": 2, "linear": 4, "rotary": 1, "write_kv": 1, "paged_attention": 1, "gated_activation": 1}
+    once = {"rms_norm": 1, "linear": 1, "embedding": 1, "plan_attention": 1}
+    assert {name: calls.count(name) for name in set(calls)} == {
+        name: 2 * per_layer.get(name, 0) + once.get(name, 0) for name in {*per_layer, *once}
+    }
+
+
+def test_experts_are_weighted_and_added() -> None:
+    expert = MLP(intermediate_size=6, activation="silu", bias=True)
+    moe = MixtureOfExperts(
+        num_experts=4,
+        experts_per_token=2,
+        expert=expert,
+        router=Router(),
+        shared=MLP(intermediate_size=3, activation="silu"),
+        shared_gate=True,
+    )
+    stack = Stack(kind="decoder", layers=(Layer(blocks=(Block(branches=(Branch(mixer=moe),)),)),))
+    decoder = build_decoder(small_spec(stacks=(stack,)), ops.REFERENCE, torch.float32, "cpu")
+    generator = torch.Generator().manual_seed(6)
+    tensors = decoder.parameters.by_role
+    for parameter in tensors.values():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    ids = torch.tensor([3, 1, 4])
+    x = tensors["embedding.weight"][ids]
+    get = {role.removeprefix("decoder.layers.0.moe."): tensor for role, tensor in tensors.items()}
+
+    def mlp(row: Tensor, part: str, number: int | None = None) -> Tensor:
+        def linear(value: Tensor, name: str) -> Tensor:
+            weight, bias = get[f"{part}.{name}.weight"], get.get(f"{part}.{name}.bias")
+            weight = weight if number is None else weight[number]
+            return weight @ value + (0 if bias is None else bias if number is None else bias[number])
+
+        return linear(torch.nn.functional.silu(linear(row, "gate")) * linear(row, "up"), "down")
+
+    expected = []
+    for row in x:
+        share = (get["router.weight"] @ row).softmax(0)
+        best = share.topk(2)
+        routed = sum(w * mlp(row, "experts", int(e)) for w, e in zip(best.values / best.values.sum(), best.indices, strict=True))
+        expected.append(row + routed + torch.sigmoid(get["shared_gate.weight"] @ row) * mlp(row, "shared"))
+    cache = KVCache.allocate(decoder.spec, 1, 4, torch.float32, "cpu")
+    actual = decoder.forward(ids, metadata_of([([0], 0, 3)], 4), cache)
+    torch.testing.assert_close(actual, torch.stack(expected), atol=1e-4, rtol=1e-4)
+
+
+def test_cache_sizes_and_copies() -> None:
+    spec = small_spec()
+    cache = KVCache.allocate(spec, 5, 4, torch.bfloat16, "cpu")
+    held = sum(side.numel() * side.element_size() for layer in cache.layers for side in (layer.key, layer.value))
+    assert bytes_per_block(spec, 4, torch.bfloat16) * 5 == held == 2 * 2 * 5 * 4 * 2 * 4 * 2
+    for layer in cache.layers:
+        for block in range(5):
+            layer.key[block], layer.value[block] = block, 10 + block
+    cache.copy_blocks(torch.tensor([1, 2]), torch.tensor([2, 4]))
+    for layer in cache.layers:
+        assert layer.key[:, 0, 0, 0].tolist() == [0, 1, 1, 3, 2]
+        assert layer.value[:, 0, 0, 0].tolist() == [10, 11, 11, 13, 12]
+
+
+def test_an_encoder_of_another_kind_is_refused() -> None:
+    encoder = Attention(num_heads=2, num_kv_heads=2, head_dim=4, scale=0.5, causal=False, alibi=True)
+    layers = (Layer(blocks=(Block(branches=(Branch(mixer=encoder),)),)),)
+    stacks = (Stack(kind="encoder", layers=layers), small_spec().decoder)
+    with pytest.raises(ModelError, match="this kind of attention is not built for encoders"):
+        build_decoder(small_spec(stacks=stacks), ops.REFERENCE, torch.float32, "cpu")
+
+
+class NewMixer(Part, frozen=True, tag="new_mixer"):
+    """What a newer core may know and this library does not."""
+
+
+def test_what_is_not_built_is_named() -> None:
+    stack = Stack(kind="decoder", layers=(Layer(blocks=(Block(branches=(Branch(mixer=NewMixer()),)),)),))
+    with pytest.raises(ModelError, match="small: the mixer NewMixer is not built yet"):
+        build_decoder(small_spec(stacks=(stack,)), ops.REFERENCE, torch.float32, "cpu")
