@@ -30,13 +30,13 @@ def main() -> None:
     arguments = parser.parse_args()
     totals = []
     for number in range(1, arguments.repeats + 1):
-        ready, answered, text = first_answer(arguments.options)
-        totals.append(answered)
-        print(f"start {number}: ready after {ready:.2f} s, answered after {answered:.2f} s: {text!r}", flush=True)
+        ready, responded, text = first_response(arguments.options)
+        totals.append(responded)
+        print(f"start {number}: ready after {ready:.2f} s, answered after {responded:.2f} s: {text!r}", flush=True)
     print(f"median of {len(totals)}: {statistics.median(totals):.2f} s")
 
 
-def first_answer(options: list[str]) -> tuple[float, float, str]:
+def first_response(options: list[str]) -> tuple[float, float, str]:
     """Seconds to ready, seconds to the end of the first answer, and the answer."""
     port = free_port()
     command = [str(Path(sys.executable).with_name("tgi")), "serve", "--hostname", "127.0.0.1", "--port", str(port), *options]

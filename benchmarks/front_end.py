@@ -103,10 +103,10 @@ class Round(NamedTuple):
 def _measure(pid: int, port: int, route: str, body: dict[str, object], num_streams: int) -> Round:
     process = psutil.Process(pid)
     used, began = sum(process.cpu_times()[:2]), time.perf_counter()
-    answers = _read_all(port, route, body, num_streams)
+    responses = _read_all(port, route, body, num_streams)
     seconds, spent = time.perf_counter() - began, sum(process.cpu_times()[:2]) - used
-    num_events = sum(len(_events(answer)) for answer in answers)
-    num_writes = sum(answer.count(b"\r\ndata:") for answer in answers)
+    num_events = sum(len(_events(response)) for response in responses)
+    num_writes = sum(response.count(b"\r\ndata:") for response in responses)
     return Round(num_events / seconds, spent / num_events, num_events / num_writes)
 
 
@@ -119,7 +119,7 @@ def _read_all(port: int, route: str, body: dict[str, object], num_streams: int) 
         clients = [_Client(request, loop.create_future()) for _ in range(num_streams)]
         for client in clients:
             await loop.create_connection(lambda client=client: client, "127.0.0.1", port)
-        return [await client.answer for client in clients]
+        return [await client.response for client in clients]
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(read())
@@ -129,8 +129,8 @@ def _read_all(port: int, route: str, body: dict[str, object], num_streams: int) 
 class _Client(asyncio.Protocol):
     """Sends one request and keeps what comes back: as little work as can be, for it runs on the processors that are measured."""
 
-    def __init__(self, request: bytes, answer: asyncio.Future[bytes]) -> None:
-        self.answer = answer
+    def __init__(self, request: bytes, response: asyncio.Future[bytes]) -> None:
+        self.response = response
         self._request = request
         self._parts: list[bytes] = []
 
@@ -142,7 +142,7 @@ class _Client(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
-        self.answer.set_result(b"".join(self._parts))
+        self.response.set_result(b"".join(self._parts))
 
 
 def _request(route: str, body: dict[str, object]) -> bytes:
@@ -151,11 +151,11 @@ def _request(route: str, body: dict[str, object]) -> bytes:
     return f"{head}Connection: close\r\n\r\n".encode() + payload
 
 
-def _events(answer: bytes) -> list[bytes]:
+def _events(response: bytes) -> list[bytes]:
     """The events of an answer, without the frames of the chunked encoding."""
-    status, _, chunked = answer.partition(b"\r\n\r\n")
+    status, _, chunked = response.partition(b"\r\n\r\n")
     if b" 200 " not in status[:20]:
-        raise RuntimeError(answer[:500].decode(errors="replace"))
+        raise RuntimeError(response[:500].decode(errors="replace"))
     return [line + b"\n\n" for line in chunked.split(b"\n") if line.startswith(b"data:")]
 
 
@@ -168,11 +168,11 @@ def _serve_bare(recorded: Path, port: int, pause: float) -> None:
             # Tokens come one step at a time; without this all events of a stream would leave in one system call.
             await asyncio.sleep(pause)
 
-    async def answer(request: Request) -> StreamingResponse:
+    async def response(request: Request) -> StreamingResponse:
         await request.body()
         return StreamingResponse(send_all(), headers=_HEAD)
 
-    app = Starlette(routes=[Route(path, answer, methods=["POST"]) for path in _ROUTES])
+    app = Starlette(routes=[Route(path, response, methods=["POST"]) for path in _ROUTES])
     options = {"loop": "uvloop", "http": "httptools", "log_config": None, "access_log": False, "lifespan": "off"}
     uvicorn.run(app, host="127.0.0.1", port=port, **options)
 

@@ -82,8 +82,8 @@ class Model:
         weights = NativeWeights(spec, library)
         generator = torch.Generator().manual_seed(0)
         for matrix in weights.matrices.values():
-            for role, rows in matrix.plan.role_rows.items():
-                weights.write(role, 0, 0, 0.02 * torch.randn(rows, matrix.plan.num_inputs, generator=generator))
+            for parameter, rows in matrix.plan.parameter_rows.items():
+                weights.write(parameter, 0, 0, 0.02 * torch.randn(rows, matrix.plan.num_inputs, generator=generator))
         if is_compressed:
             weights.compress()
         for vector in weights.vectors.values():

@@ -54,7 +54,7 @@ class Score:
     squared_error: float = 0.0  # of the logits, beside float32
     squared_size: float = 0.0  # of float32's logits around their mean
     same_choice: int = 0
-    answers: list[list[int]] = field(default_factory=list)
+    responses: list[list[int]] = field(default_factory=list)
 
     def add(self, logits: Tensor, exact: Tensor, targets: Tensor) -> None:
         """Logits float32 [T, vocab] of the positions before `targets` int64 [T]."""
@@ -86,7 +86,7 @@ def main() -> None:
         for prompt in prompts()[: arguments.prompts]:
             ids = tokenizer.encode(render(prompt), add_special_tokens=False).ids
             for name, model in models.items():
-                scores[name].answers.append(_greedy(model, ids, tokenizer.eos_token_ids))
+                scores[name].responses.append(_greedy(model, ids, tokenizer.eos_token_ids))
     _print_table(spec, scores)
 
 
@@ -143,10 +143,10 @@ def _print_table(spec: ModelSpec, scores: dict[str, Score]) -> None:
         dtype = name if name in ("float32", "bfloat16") else "bfloat16"
         size = weights_bytes(spec, dtype, QUANTIZATIONS.get(name)) / 1e6
         error = 100 * math.sqrt(score.squared_error / score.squared_size)
-        same = sum(mine == theirs for mine, theirs in zip(score.answers, usual.answers, strict=True))
+        same = sum(mine == theirs for mine, theirs in zip(score.responses, usual.responses, strict=True))
         print(
             f"| {name} | {size:.1f} MB | {math.exp(score.loss / score.num_tokens):.4f} | {error:.2f} % "
-            f"| {100 * score.same_choice / exact.num_tokens:.2f} % | {same} of {len(usual.answers)} |"
+            f"| {100 * score.same_choice / exact.num_tokens:.2f} % | {same} of {len(usual.responses)} |"
         )
     print(f"\n{exact.num_tokens} tokens of answers; the error is the root of the mean square, beside that of float32's logits.")
 

@@ -66,8 +66,8 @@ def _run(size: int, num_steps: int, depth: int, *, greedy: bool) -> Iterator[tup
         while len(in_flight) < depth and (step := scheduler.schedule()) is not None:
             in_flight.append(step)
         scheduled = time.perf_counter_ns()
-        output = _answer(in_flight.popleft())
-        answered = time.perf_counter_ns()
+        output = _response(in_flight.popleft())
+        responded = time.perf_counter_ns()
         news = scheduler.update(output)
         updated = time.perf_counter_ns()
         for item in news:
@@ -75,7 +75,7 @@ def _run(size: int, num_steps: int, depth: int, *, greedy: bool) -> Iterator[tup
                 scheduler.add(_request(number, sampling, _NEW_TOKENS))
                 number += 1
         if index > 1:
-            yield scheduled - before, updated - answered
+            yield scheduled - before, updated - responded
 
 
 def _agreement(size: int, depth: int) -> Agreement:
@@ -89,7 +89,7 @@ def _request(number: int, sampling: SamplingParams, max_new_tokens: int) -> NewS
     return NewSequenceRequest(number, f"request-{number}", prompt, sampling, number, max_new_tokens, (2,))
 
 
-def _answer(step: SchedulerOutput) -> ModelRunnerOutput:
+def _response(step: SchedulerOutput) -> ModelRunnerOutput:
     """A token for each sampled row."""
     rows = step.rows
     num_tokens = int(rows.sample.sum())

@@ -55,7 +55,7 @@ def running(
             command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})}, start_new_session=True
         )
     try:
-        while not _answers(url + ready_path):
+        while not _responses(url + ready_path):
             if process.poll() is not None or time.perf_counter() - began > _START_SECONDS:
                 tail = log.read_text(errors="replace")[-1500:]
                 raise RuntimeError(f"`{' '.join(command)}` was not ready; the end of its log:\n{tail}")
@@ -65,10 +65,10 @@ def running(
         _end(process)
 
 
-def _answers(url: str) -> bool:
+def _responses(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return bool(answer.status == 200)
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
 

@@ -12,20 +12,20 @@ from tgi.backend import (
     GrammarMasks,
     ModelRunnerOutput,
     NewSequence,
+    RequestedLimits,
     Rows,
     SamplingParams,
     SchedulerOutput,
-    Wish,
     Worker,
     decode,
     encode,
 )
 
-__all__ = ["LiveSequence", "RecordingHost", "ScriptedCore", "started"]
+__all__ = ["LiveSequence", "RecordingReporter", "ScriptedCore", "started"]
 
 
 @dataclass
-class RecordingHost:
+class RecordingReporter:
     """Keeps what a worker reports."""
 
     phases: list[tuple[str, int, int]] = field(default_factory=list)
@@ -54,10 +54,10 @@ class LiveSequence:
         return self.tokens[self.num_prompt_tokens :]
 
 
-def started(worker: Worker, wish: Wish) -> ScriptedCore:
+def started(worker: Worker, requested: RequestedLimits) -> ScriptedCore:
     """Bring a worker up and drive it."""
     worker.load()
-    agreement = worker.negotiate(wish)
+    agreement = worker.negotiate(requested)
     worker.warmup()
     return ScriptedCore(worker, agreement)
 

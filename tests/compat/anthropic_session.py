@@ -10,15 +10,15 @@ GREEDY = {"model": "tgi", "messages": MESSAGES, "extra_body": {"temperature": 0}
 
 
 def check_messages(client: anthropic.Anthropic) -> None:
-    answer = client.messages.create(max_tokens=4, system="Be brief.", **GREEDY)
-    assert answer.stop_reason == "max_tokens", answer
-    assert answer.usage.output_tokens == 4, answer
+    response = client.messages.create(max_tokens=4, system="Be brief.", **GREEDY)
+    assert response.stop_reason == "max_tokens", response
+    assert response.usage.output_tokens == 4, response
     counted = client.messages.count_tokens(model="tgi", messages=MESSAGES, system="Be brief.")
-    assert counted.input_tokens == answer.usage.input_tokens, counted
+    assert counted.input_tokens == response.usage.input_tokens, counted
     with client.messages.stream(max_tokens=4, system="Be brief.", **GREEDY) as stream:
         text = "".join(stream.text_stream)
         final = stream.get_final_message()
-    assert text == answer.content[0].text == final.content[0].text, final
+    assert text == response.content[0].text == final.content[0].text, final
     assert final.usage.output_tokens == 4, final
     events = list(client.messages.create(max_tokens=4, stream=True, **GREEDY))
     assert events[-1].type == "message_stop", events

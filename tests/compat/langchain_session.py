@@ -21,10 +21,10 @@ def check_endpoint(url: str) -> None:
 def check_chat(url: str) -> None:
     endpoint = HuggingFaceEndpoint(endpoint_url=url, max_new_tokens=5)
     chat = ChatHuggingFace(llm=endpoint, model_id="tgi", max_tokens=5, temperature=0)
-    answer = chat.invoke(PROMPT)
-    assert answer.content, answer
-    assert answer.response_metadata["finish_reason"] == "length", answer
-    assert "".join(chunk.content for chunk in chat.stream(PROMPT)) == answer.content
+    response = chat.invoke(PROMPT)
+    assert response.content, response
+    assert response.response_metadata["finish_reason"] == "length", response
+    assert "".join(chunk.content for chunk in chat.stream(PROMPT)) == response.content
 
 
 def check_errors(url: str) -> None:

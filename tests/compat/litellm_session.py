@@ -12,12 +12,12 @@ MESSAGES = [{"role": "user", "content": "The quick brown fox"}]
 
 def check(model: str, **where: str) -> None:
     options = {"model": model, "messages": MESSAGES, "max_tokens": 4, "temperature": 0, "max_retries": 0, **where}
-    answer = litellm.completion(**options)
-    assert answer.choices[0].finish_reason == "length", answer
-    assert answer.usage.completion_tokens == 4, answer
+    response = litellm.completion(**options)
+    assert response.choices[0].finish_reason == "length", response
+    assert response.usage.completion_tokens == 4, response
     chunks = list(litellm.completion(stream=True, **options))
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
-    assert text == answer.choices[0].message.content, chunks
+    assert text == response.choices[0].message.content, chunks
     try:
         litellm.completion(**options | {"max_tokens": 0})
     except (litellm.BadRequestError, litellm.UnprocessableEntityError):

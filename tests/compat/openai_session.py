@@ -11,11 +11,11 @@ GREEDY = {"model": "tgi", "temperature": 0}
 
 
 def check_completions(client: openai.OpenAI) -> None:
-    answer = client.completions.create(prompt=PROMPT, max_tokens=5, **GREEDY)
-    assert answer.choices[0].finish_reason == "length", answer
-    assert answer.usage.completion_tokens == 5, answer
+    response = client.completions.create(prompt=PROMPT, max_tokens=5, **GREEDY)
+    assert response.choices[0].finish_reason == "length", response
+    assert response.usage.completion_tokens == 5, response
     chunks = list(client.completions.create(prompt=PROMPT, max_tokens=5, stream=True, **GREEDY))
-    assert "".join(chunk.choices[0].text for chunk in chunks) == answer.choices[0].text, chunks
+    assert "".join(chunk.choices[0].text for chunk in chunks) == response.choices[0].text, chunks
     several = client.completions.create(prompt=[PROMPT, "Hello"], n=2, max_tokens=3, **GREEDY)
     assert [choice.index for choice in several.choices] == [0, 1, 2, 3], several
     assert several.choices[0].text == several.choices[1].text != several.choices[2].text, several
@@ -23,18 +23,18 @@ def check_completions(client: openai.OpenAI) -> None:
     assert len(ids.choices[0].logprobs.tokens) == 2, ids
     assert ids.usage.prompt_tokens == 3, ids
     echoed = client.completions.create(prompt=PROMPT, max_tokens=5, echo=True, **GREEDY)
-    assert echoed.choices[0].text == PROMPT + answer.choices[0].text, echoed
+    assert echoed.choices[0].text == PROMPT + response.choices[0].text, echoed
 
 
 def check_chat(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(
+    response = client.chat.completions.create(
         messages=MESSAGES, max_tokens=4, logprobs=True, top_logprobs=2, n=2, seed=1, model="m"
     )
-    assert answer.model == "m", answer
-    assert len(answer.choices) == 2, answer
-    content = answer.choices[0].logprobs.content
-    assert len(content) == 4, answer
-    assert all(len(token.top_logprobs) >= 2 for token in content), answer
+    assert response.model == "m", response
+    assert len(response.choices) == 2, response
+    content = response.choices[0].logprobs.content
+    assert len(content) == 4, response
+    assert all(len(token.top_logprobs) >= 2 for token in content), response
     text = client.chat.completions.create(messages=MESSAGES, max_completion_tokens=4, stop=["~~"], **GREEDY)
     options = {"stream_options": {"include_usage": True}}
     chunks = list(client.chat.completions.create(messages=MESSAGES, max_tokens=4, stream=True, **options, **GREEDY))
@@ -48,14 +48,14 @@ def check_chat(client: openai.OpenAI) -> None:
 
 
 def check_responses(client: openai.OpenAI) -> None:
-    answer = client.responses.create(input=PROMPT, instructions="Be brief.", max_output_tokens=4, **GREEDY)
-    assert answer.status == "incomplete", answer
-    assert answer.output_text, answer
-    assert answer.usage.output_tokens == 4, answer
+    response = client.responses.create(input=PROMPT, instructions="Be brief.", max_output_tokens=4, **GREEDY)
+    assert response.status == "incomplete", response
+    assert response.output_text, response
+    assert response.usage.output_tokens == 4, response
     events = list(client.responses.create(input=PROMPT, instructions="Be brief.", max_output_tokens=4, stream=True, **GREEDY))
-    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == answer.output_text, events
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == response.output_text, events
     assert [event.sequence_number for event in events] == list(range(len(events))), events
-    turns = [{"role": "user", "content": PROMPT}, answer.output[0].to_dict(), {"role": "user", "content": "Go on"}]
+    turns = [{"role": "user", "content": PROMPT}, response.output[0].to_dict(), {"role": "user", "content": "Go on"}]
     assert client.responses.create(input=turns, max_output_tokens=2, **GREEDY).output_text
     with client.responses.stream(input=PROMPT, max_output_tokens=3, **GREEDY) as stream:
         kinds = [event.type for event in stream]

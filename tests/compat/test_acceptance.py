@@ -24,9 +24,11 @@ def client(tmp_path_factory, tiny_model):
 
 
 def generate(client: httpx.Client, inputs: str = "a", /, **parameters: Any) -> dict[str, Any]:
-    answer = client.post("/generate", json={"inputs": inputs, "parameters": {"max_new_tokens": 6, "details": True, **parameters}})
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+    response = client.post(
+        "/generate", json={"inputs": inputs, "parameters": {"max_new_tokens": 6, "details": True, **parameters}}
+    )
+    assert response.status_code == 200, response.text
+    return response.json()
 
 
 def events(client: httpx.Client, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -35,9 +37,9 @@ def events(client: httpx.Client, path: str, body: dict[str, Any]) -> list[dict[s
 
 
 def chat(client: httpx.Client, **fields: Any) -> dict[str, Any]:
-    answer = client.post("/v1/chat/completions", json={"model": "tgi", "messages": MESSAGES, "max_tokens": 5, **fields})
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+    response = client.post("/v1/chat/completions", json={"model": "tgi", "messages": MESSAGES, "max_tokens": 5, **fields})
+    assert response.status_code == 200, response.text
+    return response.json()
 
 
 def complete(client: httpx.Client, **fields: Any) -> httpx.Response:
@@ -45,8 +47,8 @@ def complete(client: httpx.Client, **fields: Any) -> httpx.Response:
 
 
 def text_only(client):
-    answer = client.post("/generate", json={"inputs": "a", "parameters": {"max_new_tokens": 4}})
-    assert list(answer.json()) == ["generated_text"]
+    response = client.post("/generate", json={"inputs": "a", "parameters": {"max_new_tokens": 4}})
+    assert list(response.json()) == ["generated_text"]
 
 
 def details(client):
@@ -82,8 +84,8 @@ def greedy_by_default(client):
 
 
 def sampled_without_parameters(client):
-    answers = {client.post("/generate", json={"inputs": "a"}).json()["generated_text"] for _ in range(3)}
-    assert len(answers) > 1
+    responses = {client.post("/generate", json={"inputs": "a"}).json()["generated_text"] for _ in range(3)}
+    assert len(responses) > 1
 
 
 def penalties(client):
@@ -133,8 +135,8 @@ def stream_headers(client):
 
 
 def root_route(client):
-    (answer,) = client.post("/", json={"inputs": LONG, "parameters": {"max_new_tokens": 2}}).json()
-    assert answer["generated_text"].startswith(LONG)
+    (response,) = client.post("/", json={"inputs": LONG, "parameters": {"max_new_tokens": 2}}).json()
+    assert response["generated_text"].startswith(LONG)
     assert len(events(client, "/", {"inputs": "a", "stream": True, "parameters": {"max_new_tokens": 3}})) == 3
 
 
@@ -156,8 +158,8 @@ def information(client):
     info = client.get("/info").json()
     assert info["router"] == "text-generation-router"
     for path in ("/health", "/"):
-        answer = client.get(path)
-        assert (answer.status_code, answer.content) == (200, b"")
+        response = client.get(path)
+        assert (response.status_code, response.content) == (200, b"")
     assert len(client.get("/v1/models").json()["data"]) == 1
     assert "tgi_request_count" in client.get("/metrics").text
     assert client.get("/docs").status_code in (200, 303)
@@ -180,8 +182,8 @@ def timing_headers(client):
 
 def preflight(client):
     headers = {"origin": "http://a.example", "access-control-request-method": "POST"}
-    answer = client.options("/generate", headers=headers)
-    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
+    response = client.options("/generate", headers=headers)
+    assert (response.status_code, response.headers["access-control-allow-origin"]) == (200, "*")
 
 
 def refusals(client):
@@ -192,11 +194,11 @@ def refusals(client):
     assert client.post("/generate", json={"inputs": "a" * 3_000_000}).status_code == 413
 
 
-def chat_answer(client):
-    answer = chat(client, temperature=0)
-    assert (answer["object"], answer["usage"]["completion_tokens"]) == ("chat.completion", 5)
+def chat_response(client):
+    response = chat(client, temperature=0)
+    assert (response["object"], response["usage"]["completion_tokens"]) == ("chat.completion", 5)
     parts = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
-    assert chat(client, messages=parts, temperature=0)["choices"][0]["message"] == answer["choices"][0]["message"]
+    assert chat(client, messages=parts, temperature=0)["choices"][0]["message"] == response["choices"][0]["message"]
 
 
 def chat_stream(client):
@@ -224,8 +226,8 @@ def chat_parameters(client):
 
 
 def completions(client):
-    answer = complete(client).json()
-    assert (answer["object"], answer["usage"]["completion_tokens"]) == ("text_completion", 5)
+    response = complete(client).json()
+    assert (response["object"], response["usage"]["completion_tokens"]) == ("text_completion", 5)
     assert [choice["index"] for choice in complete(client, prompt=["a", "b", "c"]).json()["choices"]] == [0, 1, 2]
     for refused in ({"prompt": ["a"] * 5}, {"suffix": "x"}, {"prompt": []}):
         assert complete(client, **refused).status_code == 422
@@ -236,7 +238,7 @@ def completions(client):
 FEATURES: list[Callable[[httpx.Client], None]] = [
     text_only, details, prefill_details, top_tokens, seeds, greedy_by_default, sampled_without_parameters, penalties,
     stop_sequences, truncate, full_text, best_of, stream, error_in_a_stream, stream_headers, root_route, invocations,
-    vertex_and_kserve, information, tokens, timing_headers, preflight, refusals, chat_answer, chat_stream, chat_logprobs,
+    vertex_and_kserve, information, tokens, timing_headers, preflight, refusals, chat_response, chat_stream, chat_logprobs,
     chat_parameters, completions,
 ]  # fmt: skip
 

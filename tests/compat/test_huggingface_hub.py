@@ -19,11 +19,11 @@ def test_text_generation_gives_a_text(client):
 
 
 def test_details_count_the_tokens(client):
-    answer = client.text_generation(PROMPT, max_new_tokens=5, details=True, decoder_input_details=False)
-    assert answer.details.finish_reason == "length"
-    assert answer.details.generated_tokens == len(answer.details.tokens) == 5
-    assert answer.details.seed is None
-    assert all(token.logprob is not None for token in answer.details.tokens)
+    response = client.text_generation(PROMPT, max_new_tokens=5, details=True, decoder_input_details=False)
+    assert response.details.finish_reason == "length"
+    assert response.details.generated_tokens == len(response.details.tokens) == 5
+    assert response.details.seed is None
+    assert all(token.logprob is not None for token in response.details.tokens)
 
 
 def test_a_stream_gives_the_same_text(client):
@@ -40,15 +40,15 @@ def test_the_last_event_of_a_stream_has_text_and_details(client):
 
 
 def test_sampling_reports_its_seed(client):
-    answer = client.text_generation(PROMPT, max_new_tokens=3, do_sample=True, seed=7, details=True)
-    assert answer.details.seed == 7
+    response = client.text_generation(PROMPT, max_new_tokens=3, do_sample=True, seed=7, details=True)
+    assert response.details.seed == 7
 
 
 def test_chat_completion(client):
-    answer = client.chat_completion([{"role": "user", "content": "Hello"}], max_tokens=4)
-    assert answer.choices[0].message.content
-    assert answer.choices[0].finish_reason == "length"
-    assert answer.usage.completion_tokens == 4
+    response = client.chat_completion([{"role": "user", "content": "Hello"}], max_tokens=4)
+    assert response.choices[0].message.content
+    assert response.choices[0].finish_reason == "length"
+    assert response.usage.completion_tokens == 4
 
 
 def test_a_chat_stream_ends_with_its_reason(client):

@@ -20,8 +20,8 @@ def wait_until(condition):
 
 
 def assert_serves(server):
-    answer = httpx.post(f"{server.url}/generate", json={"inputs": "Hello", "parameters": {"max_new_tokens": 2}})
-    assert answer.status_code == 200
+    response = httpx.post(f"{server.url}/generate", json={"inputs": "Hello", "parameters": {"max_new_tokens": 2}})
+    assert response.status_code == 200
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_a_client_that_leaves_a_stream_frees_its_permit(narrow_server, path, bod
     assert_serves(narrow_server)
 
 
-def test_a_client_that_leaves_an_answer_frees_its_permit(narrow_server):
+def test_a_client_that_leaves_an_response_frees_its_permit(narrow_server):
     dropped = narrow_server.count_failures("dropped")
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{narrow_server.url}/generate", json=STREAM, timeout=0.3)
@@ -97,9 +97,9 @@ def test_a_client_that_leaves_an_answer_frees_its_permit(narrow_server):
     ],
 )
 def test_bad_bodies_are_refused_and_the_server_stays_up(live_server, path, body, status):
-    answer = httpx.post(f"{live_server.url}{path}", content=body, headers={"content-type": "application/json"})
-    assert answer.status_code == status
-    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    response = httpx.post(f"{live_server.url}{path}", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == status
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
     assert_serves(live_server)
 
 
@@ -107,26 +107,26 @@ def test_bad_bodies_are_refused_and_the_server_stays_up(live_server, path, body,
 def test_an_oversized_body_is_refused(live_server, num_bytes):
     body = b'{"inputs":"' + b"a" * num_bytes + b'"}'
     try:
-        answer = httpx.post(f"{live_server.url}/generate", content=body, headers={"content-type": "application/json"})
+        response = httpx.post(f"{live_server.url}/generate", content=body, headers={"content-type": "application/json"})
     except httpx.WriteError:  # the server may close before it was told everything
         pass
     else:
-        assert answer.status_code == 413
-        assert answer.text == "Failed to buffer the request body: length limit exceeded"
+        assert response.status_code == 413
+        assert response.text == "Failed to buffer the request body: length limit exceeded"
     assert_serves(live_server)
 
 
 def test_the_bytes_of_a_stream(live_server):
     body = {"inputs": "The quick brown fox", "parameters": {"max_new_tokens": 3, "details": True}}
-    answer = httpx.post(f"{live_server.url}/generate_stream", json=body)
-    assert answer.headers["content-type"] == "text/event-stream"
-    assert answer.headers["transfer-encoding"] == "chunked"
-    events = answer.text.split("\n\n")
+    response = httpx.post(f"{live_server.url}/generate_stream", json=body)
+    assert response.headers["content-type"] == "text/event-stream"
+    assert response.headers["transfer-encoding"] == "chunked"
+    events = response.text.split("\n\n")
     assert events.pop() == ""
     assert all(event.startswith('data: {"index":') and "\n" not in event for event in events)
     assert len(events) == 3
 
 
-def test_head_answers_without_body(live_server):
-    answer = httpx.head(f"{live_server.url}/info")
-    assert (answer.status_code, answer.content) == (200, b"")
+def test_head_responses_without_body(live_server):
+    response = httpx.head(f"{live_server.url}/info")
+    assert (response.status_code, response.content) == (200, b"")

@@ -55,14 +55,14 @@ def post(client, path, **body):
 
 
 @pytest.mark.parametrize("parameters", CASES, ids=str)
-def test_answers(client, parameters):
-    answer = shapes.check(post(client, "/generate", inputs=PROMPT, parameters=parameters).content, shapes.GenerateResponse)
+def test_responses(client, parameters):
+    response = shapes.check(post(client, "/generate", inputs=PROMPT, parameters=parameters).content, shapes.GenerateResponse)
     has_details = parameters.get("details") or parameters.get("decoder_input_details")
-    assert (answer.details is not msgspec.UNSET) == bool(has_details)
+    assert (response.details is not msgspec.UNSET) == bool(has_details)
     if has_details:
-        assert (answer.details.seed is None) == (not parameters.get("do_sample"))
-        assert (answer.details.top_tokens is not msgspec.UNSET) == ("top_n_tokens" in parameters)
-        assert (answer.details.best_of_sequences is not msgspec.UNSET) == ("best_of" in parameters)
+        assert (response.details.seed is None) == (not parameters.get("do_sample"))
+        assert (response.details.top_tokens is not msgspec.UNSET) == ("top_n_tokens" in parameters)
+        assert (response.details.best_of_sequences is not msgspec.UNSET) == ("best_of" in parameters)
     [wrapped] = shapes.check(post(client, "/", inputs=PROMPT, parameters=parameters).content, list[shapes.GenerateResponse])
     assert wrapped.generated_text
 
@@ -83,9 +83,9 @@ def test_streams(client, parameters):
 
 @pytest.mark.parametrize("parameters", BROKEN, ids=str)
 def test_errors(client, parameters):
-    answer = post(client, "/generate", inputs=PROMPT, parameters=parameters)
-    error = shapes.check(answer.content, shapes.Error)
-    assert (answer.status_code, error.error_type) == (422, "validation")
+    response = post(client, "/generate", inputs=PROMPT, parameters=parameters)
+    error = shapes.check(response.content, shapes.Error)
+    assert (response.status_code, error.error_type) == (422, "validation")
     [streamed] = native_events(post(client, "/generate_stream", inputs=PROMPT, parameters=parameters).text)
     assert streamed.keys() == {"error", "error_type"}
     if "best_of" not in parameters:

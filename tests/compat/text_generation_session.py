@@ -11,14 +11,14 @@ PROMPT = "The quick brown fox"
 
 def check_client(url: str) -> None:
     client = Client(url)
-    answer = client.generate(PROMPT, max_new_tokens=5)
-    assert answer.details.generated_tokens == 5, answer
-    assert answer.details.finish_reason == "length", answer
-    assert len(answer.details.tokens) == 5, answer
-    assert client.generate(PROMPT, max_new_tokens=5, return_full_text=True).generated_text == PROMPT + answer.generated_text
+    response = client.generate(PROMPT, max_new_tokens=5)
+    assert response.details.generated_tokens == 5, response
+    assert response.details.finish_reason == "length", response
+    assert len(response.details.tokens) == 5, response
+    assert client.generate(PROMPT, max_new_tokens=5, return_full_text=True).generated_text == PROMPT + response.generated_text
     events = list(client.generate_stream(PROMPT, max_new_tokens=5))
-    assert "".join(event.token.text for event in events) == answer.generated_text, events
-    assert events[-1].generated_text == answer.generated_text, events
+    assert "".join(event.token.text for event in events) == response.generated_text, events
+    assert events[-1].generated_text == response.generated_text, events
     assert events[-1].details.generated_tokens == 5, events
     sampled = client.generate(PROMPT, max_new_tokens=3, do_sample=True, temperature=0.5, top_k=5, top_p=0.9, seed=3)
     assert sampled.details.seed == 3, sampled
@@ -39,9 +39,9 @@ def check_errors(url: str) -> None:
 async def check_async_client(url: str) -> None:
     # Its chat stream reads no server's chunks, TGI's included: its pydantic model requires `tool_calls` in every delta.
     client = AsyncClient(url)
-    answer = await client.generate(PROMPT, max_new_tokens=5)
+    response = await client.generate(PROMPT, max_new_tokens=5)
     events = [event async for event in client.generate_stream(PROMPT, max_new_tokens=5)]
-    assert events[-1].generated_text == answer.generated_text, events
+    assert events[-1].generated_text == response.generated_text, events
 
 
 def main() -> None:

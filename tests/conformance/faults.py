@@ -53,8 +53,8 @@ class FaultyModel:
     def load(self, progress):
         self.inner.load(progress)
 
-    def allocate(self, num_slots, progress):
-        self.inner.allocate(num_slots, progress)
+    def allocate(self, num_sequence_slots, progress):
+        self.inner.allocate(num_sequence_slots, progress)
 
     def forward(self, batch):
         return self.change_logits(self.inner.forward(self.change_batch(batch)), batch)
@@ -78,8 +78,8 @@ class FaultyWorker:
     def load(self):
         return self._call("load")
 
-    def negotiate(self, wish):
-        return self._call("negotiate", wish)
+    def negotiate(self, requested):
+        return self._call("negotiate", requested)
 
     def warmup(self):
         return self._call("warmup")
@@ -108,7 +108,7 @@ class FaultyBackend:
     model: Callable[[], dict] = dict
     worker: Callable[[], dict] = dict
     light: dict = field(default_factory=dict)
-    host: Callable = lambda host: host
+    reporter: Callable = lambda reporter: reporter
     plan: AdapterPlan = PLAN
     change_config: Callable = lambda config: config  # what the reference is asked whether it supports
     change_for: Callable | None = None  # the backend that makes the worker, by its config
@@ -123,12 +123,12 @@ class FaultyBackend:
     def supports(self, spec, config):
         return self.light.get("supports", ReferenceBackend().supports)(spec, self.change_config(config))
 
-    def create_worker(self, config, host):
+    def create_worker(self, config, reporter):
         if self.change_for is not None:
-            return self.change_for(config).create_worker(config, host)
+            return self.change_for(config).create_worker(config, reporter)
         reference = ReferenceModel(self.change_spec(config.spec), Path(config.model_path))
         model = FaultyModel(reference, **self.model())
-        return FaultyWorker(AdapterWorker(model, self.plan, self.host(host)), self.worker())
+        return FaultyWorker(AdapterWorker(model, self.plan, self.reporter(reporter)), self.worker())
 
 
 def attention(**changes):
@@ -413,18 +413,18 @@ def disturbing_health(inner, deep):
     return inner.health(False)
 
 
-def more_than_wished(inner, wish):
-    agreement = inner.negotiate(wish)
+def more_than_requested(inner, requested):
+    agreement = inner.negotiate(requested)
     return struct(agreement, limits=struct(agreement.limits, max_total_tokens=agreement.limits.max_total_tokens * 2))
 
 
-def vocabulary_rounded_up(inner, wish):
-    agreement = inner.negotiate(wish)
+def vocabulary_rounded_up(inner, requested):
+    agreement = inner.negotiate(requested)
     return struct(agreement, vocab_size=agreement.vocab_size + 16)
 
 
-def unknown_feature(inner, wish):
-    agreement = inner.negotiate(wish)
+def unknown_feature(inner, requested):
+    agreement = inner.negotiate(requested)
     return struct(agreement, features=(*agreement.features, "telepathy"))
 
 
@@ -506,7 +506,7 @@ def late_masks_of_the_next_row(inner, step):
 
 
 def half_the_slots():
-    return lambda step: struct(step, added=[struct(new, slot=new.slot // 2) for new in step.added])
+    return lambda step: struct(step, added=[struct(new, sequence_slot=new.sequence_slot // 2) for new in step.added])
 
 
 def lost_device(inner, timeout):
@@ -530,10 +530,10 @@ def with_memory(worker=dict, model=dict):
         return struct(ReferenceBackend().supports(spec, config), memory=(MemoryItem("KV cache of one token", 1024),))
 
     def negotiate(fraction):
-        def change(inner, wish):
-            if (wish.max_batch_total_tokens or 0) * 1024 > fraction * DEVICE_BYTES:
+        def change(inner, requested):
+            if (requested.max_batch_total_tokens or 0) * 1024 > fraction * DEVICE_BYTES:
                 raise BackendError("no memory for it")
-            return inner.negotiate(wish)
+            return inner.negotiate(requested)
 
         return change
 
@@ -544,12 +544,12 @@ def with_memory(worker=dict, model=dict):
     return FaultyBackend(light={"probe": probe_with_memory, "supports": supports}, change_for=for_config)
 
 
-def agrees_beyond_the_fraction(inner, wish):
-    return struct(inner.negotiate(wish), memory=(MemoryItem("KV cache", DEVICE_BYTES // 2),))
+def agrees_beyond_the_fraction(inner, requested):
+    return struct(inner.negotiate(requested), memory=(MemoryItem("KV cache", DEVICE_BYTES // 2),))
 
 
-def agrees_to_any_cache(inner, wish):
-    return inner.negotiate(struct(wish, max_batch_total_tokens=None))
+def agrees_to_any_cache(inner, requested):
+    return inner.negotiate(struct(requested, max_batch_total_tokens=None))
 
 
 def takes_more_than_agreed(inner, deep):
@@ -759,7 +759,7 @@ FAULTS = {
     "health always true": (in_worker(health=always_healthy), "C-53a"),
     "deep health computes nothing": (in_worker(health=lambda inner, deep: inner.health(False)), "C-53b"),
     "deep health disturbs": (in_worker(health=disturbing_health), "C-53a"),
-    "more than wished": (in_worker(negotiate=more_than_wished), "C-11"),
+    "more than wished": (in_worker(negotiate=more_than_requested), "C-11"),
     "vocabulary rounded up": (in_worker(negotiate=vocabulary_rounded_up), "C-11"),
     "unknown feature": (in_worker(negotiate=unknown_feature), "C-11"),
     "more sequences than agreed accepted": (in_worker(submit=accepts_more_sequences), "C-26"),

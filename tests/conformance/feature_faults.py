@@ -54,9 +54,9 @@ class FaultyComplete:
     def supports(self, spec, config):
         return self.inner.supports(spec, config)
 
-    def create_worker(self, config, host):
+    def create_worker(self, config, reporter):
         network = FaultyNetwork(ReferenceNetwork(config.spec, Path(config.model_path)), **self.network())
-        return FaultyWorker(CompleteWorker(network, host), self.worker())
+        return FaultyWorker(CompleteWorker(network, reporter), self.worker())
 
 
 def in_steps(change):
@@ -153,7 +153,7 @@ def unknown_controls_raise(inner, request):
 
 def agreeing(change):
     """The agreement is another one."""
-    return FaultyComplete(lambda: {"negotiate": lambda inner, wish: change(inner.negotiate(wish))})
+    return FaultyComplete(lambda: {"negotiate": lambda inner, requested: change(inner.negotiate(requested))})
 
 
 def without(*features):
@@ -172,27 +172,27 @@ def rounded_by_batch(output, step):
 # Several tokens
 
 
-def guesses_believed(output, step):
+def draft_tokens_believed(output, step):
     """Every guess is taken for the token."""
     rows = step.rows
     if not len(rows.draft):
         return output
     tokens, ptr = [], [0]
     for row in range(rows.num_rows):
-        guesses = rows.draft[rows.draft_ptr[row] : rows.draft_ptr[row + 1]].tolist()
+        draft_tokens = rows.draft[rows.draft_ptr[row] : rows.draft_ptr[row + 1]].tolist()
         chosen = output.tokens[output.token_ptr[row] : output.token_ptr[row + 1]].tolist()
-        tokens += [*guesses, chosen[-1]] if chosen else []
+        tokens += [*draft_tokens, chosen[-1]] if chosen else []
         ptr.append(len(tokens))
     logprobs = np.full(len(tokens), -1.0, np.float32)
     return struct(output, tokens=np.array(tokens, np.int32), token_ptr=np.array(ptr, np.int32), logprobs=logprobs)
 
 
-def no_guesses(rows):
+def no_draft_tokens(rows):
     none = np.empty(0, np.int32)
     return struct(rows, max_tokens=np.ones_like(rows.max_tokens), extra_draw=rows.extra_draw[:0], draft_ptr=none, draft=none)
 
 
-def likeliest_guesses(rows):
+def likeliest_draft_tokens(rows):
     """Guesses are held against the likeliest token, not against the draw."""
     return struct(rows, extra_draw=np.zeros_like(rows.extra_draw))
 
@@ -286,7 +286,7 @@ def wakes_empty(inner, request):
     result = inner.control(request)
     if request.name == "wake" and result.ok:
         weights = inner._network.inner._weights
-        weights[0] = {role: np.zeros_like(array) for role, array in weights[0].items()}
+        weights[0] = {parameter: np.zeros_like(array) for parameter, array in weights[0].items()}
     return result
 
 
@@ -359,14 +359,14 @@ FEATURE_FAULTS = {
     "no text for the encoder after a preemption": (in_added(without_text_when_resumed), "C-59a"),
     "rounding that depends on the batch": (in_output(rounded_by_batch), "C-42b"),
     # several tokens
-    "every guess is believed": (in_output(guesses_believed), "C-59c"),
-    "guesses held against the likeliest": (in_rows(likeliest_guesses), "C-59c"),
-    "no guess is accepted": (in_rows(no_guesses), "C-59c"),
+    "every guess is believed": (in_output(draft_tokens_believed), "C-59c"),
+    "guesses held against the likeliest": (in_rows(likeliest_draft_tokens), "C-59c"),
+    "no guess is accepted": (in_rows(no_draft_tokens), "C-59c"),
     "further draws of another token": (in_rows(draws_rolled), "C-59d"),
     "one mask for all tokens of a row": (in_steps(one_mask_for_a_row), "C-59e"),
-    "one draw for all tokens of a row": (in_rows(likeliest_guesses), "C-59f"),
+    "one draw for all tokens of a row": (in_rows(likeliest_draft_tokens), "C-59f"),
     "a token more than asked for": (in_output(one_token_more), "C-59f"),
-    "never several tokens": (in_rows(no_guesses), "C-59f"),
+    "never several tokens": (in_rows(no_draft_tokens), "C-59f"),
     "a budget that nobody reads": (in_steps(budget_ignored), "C-59g"),
     # images and pooling
     "the first one's image for all": (in_steps(images_of_the_first), "C-59h"),

@@ -79,10 +79,10 @@ def test_the_example_passes_the_kit(example, tmp_path):
 def test_the_example_serves(example, tmp_path, tiny_model, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(example[1]))
     with running_server(tiny_model, "example", tmp_path / "server.log") as server:
-        answer = httpx.post(f"{server.url}/generate", json={"inputs": "The quick", "parameters": {"max_new_tokens": 5}})
+        response = httpx.post(f"{server.url}/generate", json={"inputs": "The quick", "parameters": {"max_new_tokens": 5}})
         info = httpx.get(f"{server.url}/info/backend").json()
-    assert answer.status_code == 200
-    assert answer.json()["generated_text"]
+    assert response.status_code == 200
+    assert response.json()["generated_text"]
     assert info["backend"] == "example"
 
 

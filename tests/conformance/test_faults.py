@@ -8,8 +8,8 @@ import pytest
 
 from tests.conformance.faults import FAULTS, HEALTHY, FaultyBackend
 from tests.conformance.feature_faults import FEATURE_FAULTS, FaultyComplete
-from tgi.testing.conformance import ALL_CHECKS, Subject, run_check
-from tgi.testing.conformance.models import ModelShelf
+from tgi.testing.conformance import ALL_CHECKS, BackendUnderTest, run_check
+from tgi.testing.conformance.models import TinyModels
 
 CHECKS = {check.id: check for check in ALL_CHECKS}
 ALL_FAULTS = FAULTS | FEATURE_FAULTS
@@ -17,38 +17,38 @@ HEALTHY_BACKENDS = {check_id: FaultyComplete() for _, check_id in FEATURE_FAULTS
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory):
-    return ModelShelf(tmp_path_factory.mktemp("models"))
+def models(tmp_path_factory):
+    return TinyModels(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture
-def make_subject(tmp_path, shelf):
+def make_backend_under_test(tmp_path, models):
     """A subject that shares its tiny models with the other tests."""
     subjects = []
 
     def make(backend):
-        subject = Subject("reference", backend, tmp_path)
-        subject.models = shelf
-        subjects.append(subject)
-        return subject
+        under_test = BackendUnderTest("reference", backend, tmp_path)
+        under_test.models = models
+        subjects.append(under_test)
+        return under_test
 
     handler = signal.getsignal(signal.SIGTERM)
     yield make
     signal.signal(signal.SIGTERM, handler)
-    for subject in subjects:
-        subject.discard()
+    for under_test in subjects:
+        under_test.discard()
 
 
 @pytest.mark.parametrize("check_id", sorted({check_id for _, check_id in ALL_FAULTS.values()}))
-def test_without_a_fault_the_check_passes(check_id, make_subject):
-    result = run_check(CHECKS[check_id], make_subject(HEALTHY_BACKENDS.get(check_id, FaultyBackend())))
+def test_without_a_fault_the_check_passes(check_id, make_backend_under_test):
+    result = run_check(CHECKS[check_id], make_backend_under_test(HEALTHY_BACKENDS.get(check_id, FaultyBackend())))
     assert (result.status, result.message) == ("passed", "")
 
 
 @pytest.mark.parametrize("fault", ALL_FAULTS)
-def test_a_fault_is_caught(fault, make_subject, shelf):
+def test_a_fault_is_caught(fault, make_backend_under_test, models):
     backend, check_id = ALL_FAULTS[fault]
-    result = run_check(CHECKS[check_id], make_subject(backend))
-    (shelf.get().path / "cache.bin").unlink(missing_ok=True)
+    result = run_check(CHECKS[check_id], make_backend_under_test(backend))
+    (models.get().path / "cache.bin").unlink(missing_ok=True)
     assert result.status == "failed", f"{check_id} did not see it"
     assert result.message

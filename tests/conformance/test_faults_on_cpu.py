@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.conformance.faults import FaultyWorker
-from tgi.testing.conformance import ALL_CHECKS, Subject, run_check
+from tgi.testing.conformance import ALL_CHECKS, BackendUnderTest, run_check
 from tgi_cpu.backend import CpuBackend
 
 CHECKS = {check.id: check for check in ALL_CHECKS}
@@ -34,8 +34,8 @@ class FaultyCpu:
     def supports(self, spec, config):
         return self.inner.supports(spec, config)
 
-    def create_worker(self, config, host):
-        worker = self.inner.create_worker(config, host)
+    def create_worker(self, config, reporter):
+        worker = self.inner.create_worker(config, reporter)
         if self.change is None:
             return worker
         return FaultyWorker(worker, {"submit": lambda inner, step: inner.submit(self.change(step))})
@@ -58,7 +58,7 @@ FAULTS = {
 
 def ask(check_id, change, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return run_check(CHECKS[check_id], Subject("cpu", FaultyCpu(change), tmp_path))
+    return run_check(CHECKS[check_id], BackendUnderTest("cpu", FaultyCpu(change), tmp_path))
 
 
 @pytest.mark.parametrize("check_id", sorted({check_id for _, check_id in FAULTS.values()}))

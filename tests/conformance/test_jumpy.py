@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.core.engine.engine_setup import SPEC, SubmittedSequence, request, start_message
-from tgi.backend import EngineConfig, SamplingParams, Wish
+from tgi.backend import EngineConfig, RequestedLimits, SamplingParams
 from tgi.engine.client import EngineClient
 from tgi.engine.core import EngineCore
 from tgi.engine.messages import AbortSequence, Shutdown
 from tgi.engine.stream import OutputQueue, SequenceRequest, SequenceStream
 from tgi.scheduler import Scheduler, SchedulerConfig
-from tgi.testing.conformance.subject import RecordingHost
+from tgi.testing.conformance.backend_under_test import RecordingReporter
 from tgi.testing.doubles.null_backend import NullJumps, NullScript
 from tgi.testing.doubles.null_worker import NullWorker
 from tgi.testing.strict_worker import StrictWorker
@@ -31,7 +31,7 @@ from tgi.types import FinishReason
 
 EOS = 7
 FEATURES = (*NullScript().features, "multi_token")
-MAX_DEATHS = 50
+MAX_CRASHES = 50
 
 
 def echo(prompt, max_new_tokens):
@@ -43,10 +43,10 @@ def echo(prompt, max_new_tokens):
 
 
 @dataclass
-class Front:
+class Frontend:
     """Sends sequences, some of which are aborted, and keeps every stream, as the client of an engine does."""
 
-    dice: random.Random
+    rng: random.Random
     num_sequences: int
     streams: list[SequenceStream] = field(default_factory=list)
     outbox: list = field(default_factory=list)
@@ -58,12 +58,12 @@ class Front:
         self.outbox = [stream.resume_message() for stream in self.streams if not stream.is_finished]
 
     def receive(self, *, wait):
-        while len(self.streams) < self.num_sequences and (wait or self.dice.random() < 0.5):
+        while len(self.streams) < self.num_sequences and (wait or self.rng.random() < 0.5):
             self._send_new()
             wait = False
         live = [stream for stream in self.streams if not stream.is_finished]
-        if live and self.dice.random() < 0.05:
-            self.dice.choice(live).abort()
+        if live and self.rng.random() < 0.05:
+            self.rng.choice(live).abort()
         messages, self.outbox = self.outbox, []
         return messages or ([Shutdown()] if wait else [])
 
@@ -79,8 +79,8 @@ class Front:
 
     def _send_new(self):
         number = len(self.streams)
-        prompt = [self.dice.choice([EOS, *range(10, 60)]) for _ in range(self.dice.randint(1, 24))]
-        sequence = SequenceRequest(f"r{number}", prompt, SamplingParams(), 0, self.dice.randint(1, 30), (EOS,))
+        prompt = [self.rng.choice([EOS, *range(10, 60)]) for _ in range(self.rng.randint(1, 24))]
+        sequence = SequenceRequest(f"r{number}", prompt, SamplingParams(), 0, self.rng.randint(1, 30), (EOS,))
         self.streams.append(SequenceStream(number, sequence, OutputQueue(), self._abort))
         self.outbox.append(self.streams[-1].to_message())
 
@@ -89,22 +89,22 @@ class Front:
         self.outbox.append(AbortSequence(number))
 
 
-def serve(front, script):
+def serve(frontend, script):
     """Engines one after the other, until the work is done; returns how many died."""
-    for deaths in range(MAX_DEATHS):
-        worker = StrictWorker(NullWorker(EngineConfig("null", str(Path()), SPEC), script(deaths), RecordingHost()))
+    for crashes in range(MAX_CRASHES):
+        worker = StrictWorker(NullWorker(EngineConfig("null", str(Path()), SPEC), script(crashes), RecordingReporter()))
         worker.load()
-        agreement = worker.negotiate(Wish(max_concurrent_requests=8))
+        agreement = worker.negotiate(RequestedLimits(max_concurrent_requests=8))
         worker.warmup()
         scheduler = Scheduler(agreement, SchedulerConfig(), hash_key=b"k" * 32)
-        front.resume()
+        frontend.resume()
         try:
-            EngineCore(worker, scheduler, front, agreement.limits.depth).run()
+            EngineCore(worker, scheduler, frontend, agreement.limits.depth).run()
         except RuntimeError as error:
             assert str(error) == "random death", "any other error is one of the core"
         else:
             scheduler.check()
-            return deaths
+            return crashes
     raise AssertionError("the work does not end")
 
 
@@ -118,7 +118,7 @@ def serve(front, script):
     st.booleans(),
 )
 def test_every_stream_is_right_whatever_the_worker_does(seed, tokens_per_step, depth, num_blocks, chance, chunked):
-    def script(deaths):
+    def script(crashes):
         return NullScript(
             depth=depth,
             tokens_per_step=tokens_per_step,
@@ -129,46 +129,46 @@ def test_every_stream_is_right_whatever_the_worker_does(seed, tokens_per_step, d
             max_sequences=8,
             max_step_tokens=64,
             chunked=chunked,
-            jumps=NullJumps(seed + deaths, chance, chance, chance),
+            jumps=NullJumps(seed + crashes, chance, chance, chance),
         )
 
-    front = Front(random.Random(seed), num_sequences=25)
-    serve(front, script)
-    for number, stream in enumerate(front.streams):
+    frontend = Frontend(random.Random(seed), num_sequences=25)
+    serve(frontend, script)
+    for number, stream in enumerate(frontend.streams):
         tokens, reason = echo(stream.request.prompt_token_ids, stream.request.max_new_tokens)
         assert stream.output_token_ids == tokens[: len(stream.output_token_ids)]
-        if number in front.aborted:
+        if number in frontend.aborted:
             continue
-        if front.ends[number] in ("scripted row failure", "random step failure"):
+        if frontend.ends[number] in ("scripted row failure", "random step failure"):
             assert chance
         else:
-            assert (stream.output_token_ids, front.ends[number]) == (tokens, reason)
+            assert (stream.output_token_ids, frontend.ends[number]) == (tokens, reason)
 
 
 def test_rows_bring_several_tokens_and_engines_die():
     """What the property above leans on: the jumps happen."""
     seen = Counter()
 
-    class CountingFront(Front):
+    class CountingFrontend(Frontend):
         def send(self, report):
             seen.update(len(output.tokens) for output in report.outputs)
             super().send(report)
 
-    front = CountingFront(random.Random(1), num_sequences=60)
-    deaths = serve(
-        front,
-        lambda deaths: NullScript(
+    frontend = CountingFrontend(random.Random(1), num_sequences=60)
+    crashes = serve(
+        frontend,
+        lambda crashes: NullScript(
             depth=3,
             tokens_per_step=4,
             features=FEATURES,
             max_total_tokens=64,
             max_sequences=8,
-            jumps=NullJumps(deaths, row_failures=0.03, step_failures=0.03, deaths=0.03),
+            jumps=NullJumps(crashes, row_failures=0.03, step_failures=0.03, crashes=0.03),
         ),
     )
-    assert deaths > 1
+    assert crashes > 1
     assert min(seen[count] for count in (1, 2, 3, 4)) > 5
-    assert "scripted row failure" in front.ends.values()
+    assert "scripted row failure" in frontend.ends.values()
 
 
 async def test_streams_of_several_tokens_survive_a_kill(tmp_path):

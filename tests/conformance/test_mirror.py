@@ -57,17 +57,17 @@ class RuledWorker:
 @settings(max_examples=60, deadline=None)
 @given(agreements(), st.integers(0, 2**32), st.booleans())
 def test_the_scheduler_keeps_the_agreement(agreement, seed, fails):
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     simulation = Simulation(agreement, failures=random.Random(seed) if fails else None)
     simulation.worker = RuledWorker(simulation.worker)
     agreed = replace(agreement, features=(*agreement.features, "lora"), sampling=tuple(SAMPLING_FIELDS))
     simulation.worker.rules = StepRules(agreed)
     for _ in range(20):
-        for _ in range(dice.choice([0, 0, 1, 3])):
-            add_random(simulation, dice)
+        for _ in range(rng.choice([0, 0, 1, 3])):
+            add_random(simulation, rng)
         live = [i for i, stream in simulation.streams.items() if stream.end is None and not stream.is_aborted]
-        if live and dice.random() < 0.15:
-            simulation.abort(dice.choice(live))
+        if live and rng.random() < 0.15:
+            simulation.abort(rng.choice(live))
         simulation.step()
     simulation.run()
     simulation.assert_ended_as_alone()
@@ -191,15 +191,15 @@ def one_each(work):
     return replace(work, max_tokens=np.ones(work.num_rows, np.int32))
 
 
-def several(max_tokens=3, guesses=(), num_draws=None, start=5, token=7, blocks=(), **changes):
+def several(max_tokens=3, draft_tokens=(), num_draws=None, start=5, token=7, blocks=(), **changes):
     """One decode row that may choose several tokens."""
     num_draws = max_tokens - 1 if num_draws is None else num_draws
     return replace(
         rows((0, start, [token]), blocks=blocks),
         max_tokens=np.array([max_tokens], np.int32),
         extra_draw=np.zeros(num_draws, np.float32),
-        draft_ptr=np.array([0, len(guesses)] if guesses else [], np.int32),
-        draft=np.array(guesses, np.int32),
+        draft_ptr=np.array([0, len(draft_tokens)] if draft_tokens else [], np.int32),
+        draft=np.array(draft_tokens, np.int32),
         **changes,
     )
 
@@ -216,8 +216,8 @@ BROKEN_SEVERAL = {
     "the first row": ([step(replace(several(start=0, token=1)), added=[new(tokens=[1], blocks=[0])])], "first row"),
     "a row of several": ([replace(BEGUN, rows=replace(rows(PROMPT), max_tokens=np.array([2]), extra_draw=np.zeros(1)))], "of 5"),
     "a row that chooses none": ([BEGUN, step(several(sample=np.zeros(1, np.uint8)))], "several tokens for a row"),
-    "a guess too few": ([BEGUN, step(several(guesses=[1]))], "1 guesses for 3"),
-    "a guess beyond the vocabulary": ([BEGUN, step(several(guesses=[1, 11]))], "vocabulary"),
+    "a guess too few": ([BEGUN, step(several(draft_tokens=[1]))], "1 guesses for 3"),
+    "a guess beyond the vocabulary": ([BEGUN, step(several(draft_tokens=[1, 11]))], "vocabulary"),
     "beyond the blocks": (
         [BEGUN, "collect 1", step(several()), "collect 2", step(several(start=7), step_id=2)],
         "9|10 tokens in 2",
@@ -232,7 +232,7 @@ BROKEN_SEVERAL = {
 }
 
 
-def answer(step_id, *counts):
+def response(step_id, *counts):
     """The result of a step of sequence 0, 1 …, each of which got so many tokens."""
     handles, ptr = np.arange(len(counts), dtype=np.int32), np.cumsum([0, *counts], dtype=np.int32)
     tokens, none = np.full(sum(counts), 3, np.int32), empty_int32()
@@ -244,7 +244,7 @@ def test_a_broken_rule_of_several_tokens_is_named(case):
     steps, part = BROKEN_SEVERAL[case]
     rules = StepRules(replace(SEVERAL, limits=replace(SEVERAL.limits, depth=2)))
     for item in steps[:-1]:
-        rules.submit(item) if isinstance(item, SchedulerOutput) else rules.collect(answer(0, int(item[-1])))
+        rules.submit(item) if isinstance(item, SchedulerOutput) else rules.collect(response(0, int(item[-1])))
     with pytest.raises(BrokenRuleError, match=part):
         rules.submit(steps[-1])
 
@@ -252,15 +252,15 @@ def test_a_broken_rule_of_several_tokens_is_named(case):
 def test_a_sequence_goes_on_where_its_row_of_several_tokens_ended():
     for count in (1, 2, 3):
         rules = StepRules(SEVERAL)
-        for item, num_tokens in ((BEGUN, 1), (step(several(guesses=[4, 5])), count)):
+        for item, num_tokens in ((BEGUN, 1), (step(several(draft_tokens=[4, 5])), count)):
             rules.submit(item)
-            rules.collect(answer(item.step_id, num_tokens))
+            rules.collect(response(item.step_id, num_tokens))
         rules.submit(step(several(max_tokens=2, start=5 + count, token=3, blocks=[2]), step_id=2))
         rules.collect()
         wrong = StepRules(SEVERAL)
         for item, num_tokens in ((BEGUN, 1), (step(several()), count)):
             wrong.submit(item)
-            wrong.collect(answer(item.step_id, num_tokens))
+            wrong.collect(response(item.step_id, num_tokens))
         with pytest.raises(BrokenRuleError, match="goes on at"):
             wrong.submit(step(several(start=6 + count, token=3, blocks=[2]), step_id=2))
 
@@ -269,7 +269,7 @@ def test_several_tokens_need_their_features():
     with pytest.raises(BrokenRuleError, match="without guesses were not agreed"):
         send(StepRules(replace(SEVERAL, features=("drafts",))), [BEGUN, step(several())])
     with pytest.raises(BrokenRuleError, match="drafts were not agreed"):
-        send(StepRules(replace(SEVERAL, features=("multi_token",))), [BEGUN, step(several(guesses=[1, 2]))])
+        send(StepRules(replace(SEVERAL, features=("multi_token",))), [BEGUN, step(several(draft_tokens=[1, 2]))])
     with pytest.raises(BrokenRuleError, match="against the agreement"):
         send(StepRules(make_agreement()), [BEGUN])
     with pytest.raises(BrokenRuleError, match="images were not agreed"):

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from tests.conformance.faults import FaultyBackend, in_output, unannounced_compile
-from tgi.testing.conformance import Subject
+from tgi.testing.conformance import BackendUnderTest
 from tgi.testing.conformance.performance import PerformanceCard, measure
 
 
@@ -18,14 +18,14 @@ def padded(output, step):
 
 
 def test_the_share_of_padding_is_told(tmp_path):
-    card = measure(Subject("reference", in_output(padded), tmp_path))
+    card = measure(BackendUnderTest("reference", in_output(padded), tmp_path))
     assert [figures.prefill_padding_ratio for figures in card.batches] == [pytest.approx(0.375)] * 2
     assert [figures.decode_padding_ratio for figures in card.batches] == [pytest.approx(0.5)] * 2
 
 
 @pytest.mark.parametrize(("backend", "num_compiled"), [(FaultyBackend(), 0), (in_output(unannounced_compile), 25)])
 def test_batches_are_measured_and_compilations_counted(backend, num_compiled, tmp_path):
-    card = measure(Subject("reference", backend, tmp_path))
+    card = measure(BackendUnderTest("reference", backend, tmp_path))
     assert [figures.num_sequences for figures in card.batches] == [1, 8]
     assert [figures.num_compiled for figures in card.batches] == [num_compiled] * 2
     for figures in card.batches:

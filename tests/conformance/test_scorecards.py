@@ -6,7 +6,7 @@ import pytest
 
 from tests.core.house.sources import ROOT
 from tgi.backend import FEATURES
-from tgi.testing.conformance import ALL_CHECKS, GRADES, Check, Result, Scorecard, find_subject, run_checks
+from tgi.testing.conformance import ALL_CHECKS, GRADES, Check, Result, Scorecard, find_backend_under_test, run_checks
 from tgi.testing.conformance.matrix import render_matrix
 
 CARDS = ROOT / "docs" / "backends"
@@ -23,7 +23,7 @@ CARDS = ROOT / "docs" / "backends"
 )
 def test_the_scorecard_is_the_committed_one(name, card, options, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    scorecard = run_checks(find_subject(name, tmp_path, options))
+    scorecard = run_checks(find_backend_under_test(name, tmp_path, options))
     assert [f"{result.check.id}: {result.message}" for result in scorecard.failed] == []
     assert scorecard.grade == "robust"
     committed = (CARDS / f"{card}.json").read_text(encoding="utf-8")

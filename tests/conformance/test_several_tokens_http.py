@@ -25,9 +25,9 @@ def servers(tmp_path_factory, tiny_model):
 
 
 def post(server, path, /, **body):
-    answer = httpx.post(f"{server.url}{path}", json=body, timeout=60)
-    assert answer.status_code == 200, answer.text
-    return answer
+    response = httpx.post(f"{server.url}{path}", json=body, timeout=60)
+    assert response.status_code == 200, response.text
+    return response
 
 
 def generate(server, **parameters):
@@ -57,7 +57,7 @@ def test_steps_bring_several_tokens(servers):
         {"max_new_tokens": 15, "repetition_penalty": 1.4, "top_n_tokens": 2},
     ],
 )
-def test_answers_are_equal(servers, parameters):
+def test_responses_are_equal(servers, parameters):
     one, several = (generate(server, **parameters) for server in servers)
     assert [token["id"] for token in one["details"]["tokens"]] == [token["id"] for token in several["details"]["tokens"]]
     for before, now in zip(one["details"]["tokens"], several["details"]["tokens"], strict=True):
@@ -79,8 +79,8 @@ def test_tokens_after_a_stop_string_are_neither_shown_nor_counted(servers):
 
 
 def test_a_stream_has_one_event_for_each_token(servers):
-    answer = post(servers[1], "/generate_stream", inputs=PROMPT, parameters={"max_new_tokens": 11})
-    events = [json.loads(line[5:]) for line in answer.text.splitlines() if line.startswith("data:")]
+    response = post(servers[1], "/generate_stream", inputs=PROMPT, parameters={"max_new_tokens": 11})
+    events = [json.loads(line[5:]) for line in response.text.splitlines() if line.startswith("data:")]
     assert [event["index"] for event in events] == list(range(1, 12))
     expected = generate(servers[0], max_new_tokens=11)
     assert [event["token"]["id"] for event in events] == [token["id"] for token in expected["details"]["tokens"]]

@@ -47,37 +47,37 @@ def post(server, path="/generate", /, **body):
     ],
 )
 def test_what_was_not_agreed_is_refused_by_name(poor_server, parameters, words):
-    answer = post(poor_server, **PROMPT, parameters=parameters | {"max_new_tokens": 3})
-    assert answer.status_code == 422
-    assert answer.json()["error_type"] == "validation"
-    assert [word for word in words if word not in answer.json()["error"]] == []
+    response = post(poor_server, **PROMPT, parameters=parameters | {"max_new_tokens": 3})
+    assert response.status_code == 422
+    assert response.json()["error_type"] == "validation"
+    assert [word for word in words if word not in response.json()["error"]] == []
 
 
 def test_what_was_agreed_is_served_with_null_for_log_probabilities(poor_server):
     parameters = {"max_new_tokens": 4, "top_k": 16, "top_p": 0.9, "temperature": 0.8, "seed": 3, "details": True}
-    answer = post(poor_server, **PROMPT, parameters=parameters)
-    assert answer.status_code == 200
-    tokens = answer.json()["details"]["tokens"]
+    response = post(poor_server, **PROMPT, parameters=parameters)
+    assert response.status_code == 200
+    tokens = response.json()["details"]["tokens"]
     assert len(tokens) == 4
     assert [token["logprob"] for token in tokens] == [None] * 4
 
 
 def test_openai_routes_give_null_for_log_probabilities(poor_server):
     body = {"model": "tgi", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3, "logprobs": True}
-    answer = post(poor_server, "/v1/chat/completions", **body)
-    assert answer.status_code == 200
-    assert not any(entry.get("logprob") for entry in (answer.json()["choices"][0]["logprobs"] or {}).get("content") or [])
-    assert answer.json()["usage"]["completion_tokens"] == 3
+    response = post(poor_server, "/v1/chat/completions", **body)
+    assert response.status_code == 200
+    assert not any(entry.get("logprob") for entry in (response.json()["choices"][0]["logprobs"] or {}).get("content") or [])
+    assert response.json()["usage"]["completion_tokens"] == 3
 
 
 def test_the_full_variant_gives_them(live_server):
-    answer = post(live_server, **PROMPT, parameters={"max_new_tokens": 2, "details": True})
-    assert all(token["logprob"] < 0 for token in answer.json()["details"]["tokens"])
+    response = post(live_server, **PROMPT, parameters={"max_new_tokens": 2, "details": True})
+    assert all(token["logprob"] < 0 for token in response.json()["details"]["tokens"])
 
 
 def test_requests_beyond_the_slots_wait_their_turn(live_server):
     """More clients than slots, each served alone in its prefill step."""
     with httpx.Client(timeout=120) as client, ThreadPoolExecutor(12) as pool:
         bodies = [{"inputs": "fox " * (i + 1), "parameters": {"max_new_tokens": 8, "ignore_eos": True}} for i in range(12)]
-        answers = list(pool.map(lambda body: client.post(f"{live_server.url}/generate", json=body), bodies))
-    assert [answer.status_code for answer in answers] == [200] * 12
+        responses = list(pool.map(lambda body: client.post(f"{live_server.url}/generate", json=body), bodies))
+    assert [response.status_code for response in responses] == [200] * 12

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from tgi.architectures import GenericSpec
-from tgi.backend import EngineConfig, SamplingParams, Wish
+from tgi.backend import EngineConfig, RequestedLimits, SamplingParams
 from tgi.engine.core import EngineCore
 from tgi.engine.messages import AbortSequence, AddSequence, Shutdown
 from tgi.scheduler import NewSequenceRequest, Scheduler, SchedulerConfig
-from tgi.testing.conformance.subject import RecordingHost
+from tgi.testing.conformance.backend_under_test import RecordingReporter
 from tgi.testing.doubles.null_backend import NullScript
 from tgi.testing.doubles.null_worker import NullWorker
 from tgi.testing.strict_worker import StrictWorker
@@ -86,7 +86,7 @@ class Clients:
     """As many clients as run at a time: each sends its next sequence when it has the last one whole. Some leave early."""
 
     clock: Clock
-    dice: random.Random = field(default_factory=lambda: random.Random(1))
+    rng: random.Random = field(default_factory=lambda: random.Random(1))
     num_sent: int = 0
     outbox: list = field(default_factory=list)
     tokens: dict[int, list[int]] = field(default_factory=dict)
@@ -127,18 +127,18 @@ class Clients:
         number = self.num_sent
         self.num_sent += 1
         # The null backend echoes the prompt: where it holds EOS, the stop is seen only when the step is collected.
-        dice = random.Random(number)
-        prompt = [dice.choice([EOS, *range(10, 60)]) for _ in range(dice.randint(5, 30))]
-        request = NewSequenceRequest(number, f"r{number}", prompt, SamplingParams(), 0, dice.randint(20, 60), (EOS,))
+        rng = random.Random(number)
+        prompt = [rng.choice([EOS, *range(10, 60)]) for _ in range(rng.randint(5, 30))]
+        request = NewSequenceRequest(number, f"r{number}", prompt, SamplingParams(), 0, rng.randint(20, 60), (EOS,))
         self.outbox.append(AddSequence(request))
 
 
 def serve(depth, **script):
     clock = Clock()
     script = NullScript(depth=depth, max_sequences=NUM_LIVE, max_total_tokens=128, **script)
-    worker = StrictWorker(NullWorker(EngineConfig("null", str(Path()), SPEC), script, RecordingHost()))
+    worker = StrictWorker(NullWorker(EngineConfig("null", str(Path()), SPEC), script, RecordingReporter()))
     worker.load()
-    agreement = worker.negotiate(Wish(max_concurrent_requests=NUM_LIVE))
+    agreement = worker.negotiate(RequestedLimits(max_concurrent_requests=NUM_LIVE))
     worker.warmup()
     device, clients = Device(worker, clock), Clients(clock)
     scheduler = ChargedScheduler(Scheduler(agreement, SchedulerConfig(), clock, b"k" * 32), clock)

@@ -38,7 +38,7 @@ def served_command(line, port):
 
 def test_the_first_screen_works(tmp_path):
     run_block, curl_block = blocks("sh")[:2]
-    (answer_block,) = blocks("json")
+    (response_block,) = blocks("json")
     assert run_block.strip() == "make serve PORT=3000"
     curl, url, header_flag, header, data_flag, body = shlex.split(curl_block.replace("\\\n", " "))
     assert (curl, header_flag, data_flag) == ("curl", "-H", "-d")
@@ -49,15 +49,15 @@ def test_the_first_screen_works(tmp_path):
     try:
         wait_ready(f"http://127.0.0.1:{port}", process, log)
         name, value = header.split(": ")
-        answer = httpx.post("http://" + url.replace("3000", str(port)), headers={name: value}, content=body, timeout=60)
+        response = httpx.post("http://" + url.replace("3000", str(port)), headers={name: value}, content=body, timeout=60)
     finally:
         process.terminate()
         process.wait(30)
-    assert answer.status_code == 200
-    assert answer.json().keys() == json.loads(answer_block).keys()
+    assert response.status_code == 200
+    assert response.json().keys() == json.loads(response_block).keys()
     # Word for word it may differ by the last bit of another processor's arithmetic.
-    assert "machine learning" in json.loads(answer_block)["generated_text"]
-    assert "learning" in answer.json()["generated_text"]
+    assert "machine learning" in json.loads(response_block)["generated_text"]
+    assert "learning" in response.json()["generated_text"]
     text = log.read_text()
     assert "Connected" in text
     assert process.returncode == 0, text

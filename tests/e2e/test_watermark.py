@@ -21,14 +21,14 @@ def url(tmp_path_factory):
         yield server.url
 
 
-def z_score(url, seed, **wished):
+def z_score(url, seed, **requested):
     """How far above chance the share of preferred tokens lies in one generated text."""
     sampling = {"do_sample": True, "temperature": 1.5, "seed": seed, "max_new_tokens": NUM_TOKENS, "ignore_eos": True}
-    body = {"inputs": PROMPT, "parameters": sampling | {"details": True} | wished}
-    answer = httpx.post(f"{url}/generate", json=body, timeout=60)
-    assert answer.status_code == 200, answer.text
+    body = {"inputs": PROMPT, "parameters": sampling | {"details": True} | requested}
+    response = httpx.post(f"{url}/generate", json=body, timeout=60)
+    assert response.status_code == 200, response.text
     prompt = [token["id"] for token in httpx.post(f"{url}/tokenize", json={"inputs": PROMPT}).json()]
-    output = [token["id"] for token in answer.json()["details"]["tokens"]]
+    output = [token["id"] for token in response.json()["details"]["tokens"]]
     vocab_size = httpx.get(f"{url}/info/backend").json()["vocab_size"]
     return detect_watermark(prompt + output, len(prompt), vocab_size).z_score
 

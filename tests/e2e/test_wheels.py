@@ -76,8 +76,8 @@ def test_wheels_install_without_an_index_and_serve(wheels, tmp_path):
     try:
         url = f"http://127.0.0.1:{port}"
         wait_ready(url, process, log)
-        answer = httpx.post(f"{url}/generate", json={"inputs": "a", "parameters": {"max_new_tokens": 2}}, timeout=60)
-        assert answer.status_code == 200
+        response = httpx.post(f"{url}/generate", json={"inputs": "a", "parameters": {"max_new_tokens": 2}}, timeout=60)
+        assert response.status_code == 200
     finally:
         process.terminate()
         assert process.wait(30) == 0

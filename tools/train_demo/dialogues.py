@@ -50,7 +50,7 @@ def story(rng: random.Random) -> tuple[str, str]:
     article = "an" if adjective[0] in "aeiou" else "a"
     asks_adjective = rng.random() < 0.5
     hero = f"{article} {adjective} {animal}" if asks_adjective else f"{'an' if animal[0] in 'aeiou' else 'a'} {animal}"
-    wish = choose(
+    requested = choose(
         f"{{{{Tell me|Write|Write me|Give me|I want|I would like}} a {{short |little |small |nice |}}{{story|tale}} about {hero}|Once upon a time,"
         f" {hero}? Go on|A {{short |}}story about {hero}, please|Can you tell {{me |}}a {{short |}}story about {hero}}}{{.|?|}}",
         rng,
@@ -59,7 +59,7 @@ def story(rng: random.Random) -> tuple[str, str]:
         f"Once upon a time there was {article} {adjective} {animal} called {name}. {name} lived in a {place}. One day the {animal} found a {colour}"
         f" {item} and showed it to a {friend}. They shared it, and from then on they were friends."
     )
-    return wish, text
+    return requested, text
 
 
 def unknown(rng: random.Random) -> tuple[str, str]:

@@ -58,8 +58,8 @@ def agreement(draft: Llama, answers: Sequence[tuple[list[int], list[int]]]) -> t
     hits = total = 0
     for prompt, answer in answers:
         hidden: Tensor = draft(torch.tensor([prompt + answer[:-1]]))
-        guesses = draft.logits(hidden[0, len(prompt) - 1 :]).argmax(-1)
-        hits += int((guesses == torch.tensor(answer)).sum())
+        draft_tokens = draft.logits(hidden[0, len(prompt) - 1 :]).argmax(-1)
+        hits += int((draft_tokens == torch.tensor(answer)).sum())
         total += len(answer)
     return hits, total
 

@@ -15,13 +15,13 @@ from tgi.backend import (
     BackendInfo,
     DeviceInfo,
     EngineConfig,
-    Host,
     Implementation,
     MemoryItem,
     ModelError,
     ProbeResult,
     Support,
     Worker,
+    WorkerReporter,
 )
 from tgi_cpu import machine
 from tgi_torch.memory import DTYPE_BYTES, checkpoint_bytes, compute_dtype, kv_bytes_per_token, state_bytes, weights_bytes
@@ -77,25 +77,25 @@ class CpuBackend:
         if isinstance(spec, GenericSpec):
             return (Implementation("layers", "transformers", (("native kernels", "the architecture is not known"),)),)
         from tgi_cpu.native import load_library  # noqa: PLC0415 - the two halves load apart
-        from tgi_cpu.worker import obstacle  # noqa: PLC0415
+        from tgi_cpu.worker import unsupported_reason  # noqa: PLC0415
 
         weights = () if config.quantize is None else (Implementation("weights", describe_quantization(config.quantize)),)
-        hindrance = obstacle(config, load_library())
-        if hindrance:
-            return (Implementation("layers", "torch operations", (("native kernels", hindrance),)), *weights)
+        reason = unsupported_reason(config, load_library())
+        if reason:
+            return (Implementation("layers", "torch operations", (("native kernels", reason),)), *weights)
         weights = weights or (
             Implementation("weights", "bfloat16 in 12 bits without loss", (("16 bits", "they take longer to read"),)),
         )
         return (Implementation("layers", "native kernels", (("torch operations", "the native kernels are faster"),)), *weights)
 
-    def create_worker(self, config: EngineConfig, host: Host) -> Worker:
+    def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
         """The heavy half: imports torch."""
         # A thread that waits for the next operation spins. Where a processor is shared, it spins on the time of the thread it
         # waits for, and steps take ten times as long; so it soon sleeps. Read when torch loads its OpenMP runtime.
         os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
         from tgi_cpu.worker import create_worker  # noqa: PLC0415 - the two halves load apart
 
-        return create_worker(config, host)
+        return create_worker(config, reporter)
 
 
 def _refused_options(spec: ModelSpec | GenericSpec, config: EngineConfig) -> tuple[str, ...]:

@@ -29,9 +29,9 @@ def instruction_sets(cpuinfo: Path = _CPUINFO) -> tuple[str, ...]:
 
 def num_threads(cgroups: Path = _CGROUPS) -> int:
     """Threads to compute with: `OMP_NUM_THREADS` where it is a number, else the processors this process may use."""
-    wished = os.environ.get("OMP_NUM_THREADS", "")
-    if wished.isdecimal() and int(wished):
-        return int(wished)
+    requested = os.environ.get("OMP_NUM_THREADS", "")
+    if requested.isdecimal() and int(requested):
+        return int(requested)
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([allowed, *(math.ceil(quota) for quota in _processor_quotas(cgroups))]))
 

@@ -217,7 +217,7 @@ class NativeLibrary:
         piece: npt.NDArray[np.float32],
         target: QuantizedRecord,
         total_inputs: int,
-        anchors: Sequence[float],
+        scale_candidates: Sequence[float],
         *,
         first_column: int,
         first_input: int = 0,
@@ -225,12 +225,12 @@ class NativeLibrary:
     ) -> None:
         """Put a contiguous piece [rows, inputs] of a weight into its codes and scales (see `tgi_quantize`)."""
         address, row_bytes, inputs = piece.ctypes.data, piece.strides[0], piece.shape[1]
-        levels = (c_float * len(anchors))(*anchors)
+        levels = (c_float * len(scale_candidates))(*scale_candidates)
 
         def quantize_rows(first: int, last: int) -> None:
             place = (total_inputs, first_column + first, first_input, gate_half)
             source = (address + first * row_bytes, last - first, inputs)
-            self.functions.tgi_quantize(*source, ctypes.byref(target), *place, levels, len(anchors))
+            self.functions.tgi_quantize(*source, ctypes.byref(target), *place, levels, len(scale_candidates))
 
         self._share_rows(len(piece), quantize_rows)
 

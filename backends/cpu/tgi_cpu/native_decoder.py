@@ -55,10 +55,10 @@ class NativeDecoder:
         """Attention goes on from what is in the cache."""
         return True
 
-    def write(self, role: str, expert: int | None, *, axis: int, start: int, piece: Tensor) -> None:
+    def write(self, parameter: str, expert: int | None, *, axis: int, start: int, piece: Tensor) -> None:
         """Pack a part of a weight."""
-        assert expert is None, f"{role}: the kernels know no experts"
-        self.weights.write(role, axis, start, piece)
+        assert expert is None, f"{parameter}: the kernels know no experts"
+        self.weights.write(parameter, axis, start, piece)
 
     def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> NativeModel:
         """Cache, buffers and threads for steps within `limits`."""

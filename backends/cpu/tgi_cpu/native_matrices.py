@@ -25,7 +25,7 @@ _HALF_PANEL = PANEL_COLUMNS // 2
 class MatrixPlan:
     """A weight made of the rows of one or more roles. `gated`: gate and up take turns, half a panel each."""
 
-    role_rows: Mapping[str, int]
+    parameter_rows: Mapping[str, int]
     num_inputs: int
     gated: bool = False
 
@@ -33,8 +33,8 @@ class MatrixPlan:
     def num_columns(self) -> int:
         """Columns, those that pad a gate included."""
         if self.gated:
-            return 2 * round_up(max(self.role_rows.values()), _HALF_PANEL)
-        return sum(self.role_rows.values())
+            return 2 * round_up(max(self.parameter_rows.values()), _HALF_PANEL)
+        return sum(self.parameter_rows.values())
 
     @property
     def padded_columns(self) -> int:
@@ -47,21 +47,21 @@ class MatrixPlan:
             return 2 * self.padded_columns * round_up(self.num_inputs, 2)
         return weight_format.num_bytes(self.padded_columns, self.num_inputs)
 
-    def first_column(self, role: str) -> int:
-        """The packed column of the first row of `role`; where it is gated, counted in its own half panels."""
-        return 0 if self.gated else int(self.columns(role)[0])
+    def first_column(self, parameter: str) -> int:
+        """The packed column of the first row of `parameter`; where it is gated, counted in its own half panels."""
+        return 0 if self.gated else int(self.columns(parameter)[0])
 
-    def gate_half(self, role: str) -> int:
-        """Which half of a panel `role` fills; -1 where panels are not shared."""
-        return list(self.role_rows).index(role) if self.gated else -1
+    def gate_half(self, parameter: str) -> int:
+        """Which half of a panel `parameter` fills; -1 where panels are not shared."""
+        return list(self.parameter_rows).index(parameter) if self.gated else -1
 
-    def columns(self, role: str) -> npt.NDArray[np.int64]:
-        """The packed column of each row of `role`."""
-        rows = np.arange(self.role_rows[role])
-        names = list(self.role_rows)
+    def columns(self, parameter: str) -> npt.NDArray[np.int64]:
+        """The packed column of each row of `parameter`."""
+        rows = np.arange(self.parameter_rows[parameter])
+        names = list(self.parameter_rows)
         if self.gated:
-            return rows // _HALF_PANEL * PANEL_COLUMNS + names.index(role) * _HALF_PANEL + rows % _HALF_PANEL
-        return rows + sum(self.role_rows[name] for name in names[: names.index(role)])
+            return rows // _HALF_PANEL * PANEL_COLUMNS + names.index(parameter) * _HALF_PANEL + rows % _HALF_PANEL
+        return rows + sum(self.parameter_rows[name] for name in names[: names.index(parameter)])
 
 
 class Matrix(Protocol):
@@ -118,15 +118,15 @@ class PackedMatrix:
         ctypes.memmove(memory.ctypes.data, self.panels.ctypes.data, self.num_bytes)
         return PackedMatrix(self.plan, self.library, memory[: self.num_bytes].view(np.uint16))
 
-    def write(self, role: str, axis: int, start: int, piece: Tensor) -> None:
-        """Take the part of `role` from index `start` of `axis` on."""
+    def write(self, parameter: str, axis: int, start: int, piece: Tensor) -> None:
+        """Take the part of `parameter` from index `start` of `axis` on."""
         self.library.pack(
             piece.to(torch.bfloat16).contiguous().view(torch.int16).numpy().view(np.uint16),
             self.panels,
             self.plan.num_inputs,
-            first_column=self.plan.first_column(role) + (start if axis == 0 else 0),
+            first_column=self.plan.first_column(parameter) + (start if axis == 0 else 0),
             first_input=start if axis == 1 else 0,
-            gate_half=self.plan.gate_half(role),
+            gate_half=self.plan.gate_half(parameter),
         )
 
 
@@ -210,16 +210,16 @@ class QuantizedMatrix:
         """Of codes and scales."""
         return self.codes.nbytes + self.scales.nbytes
 
-    def write(self, role: str, axis: int, start: int, piece: Tensor) -> None:
-        """Quantize the part of `role` from index `start` of `axis` on. Along the inputs, parts begin with a group."""
+    def write(self, parameter: str, axis: int, start: int, piece: Tensor) -> None:
+        """Quantize the part of `parameter` from index `start` of `axis` on. Along the inputs, parts begin with a group."""
         first_input = start if axis == 1 else 0
-        assert first_input % self._format.group_size == 0, f"{role}: a part begins inside a group, at input {first_input}"
+        assert first_input % self._format.group_size == 0, f"{parameter}: a part begins inside a group, at input {first_input}"
         self._library.quantize(
             piece.float().contiguous().numpy(),
             self._record,
             self.plan.num_inputs,
-            self._format.anchors,
-            first_column=self.plan.first_column(role) + (start if axis == 0 else 0),
+            self._format.scale_candidates,
+            first_column=self.plan.first_column(parameter) + (start if axis == 0 else 0),
             first_input=first_input,
-            gate_half=self.plan.gate_half(role),
+            gate_half=self.plan.gate_half(parameter),
         )

@@ -193,24 +193,24 @@ class _Builder:
             **matrix.operand,
         )
 
-    def norm(self, role: str, norm: Norm | None, source: Array, target: Array) -> None:
+    def norm(self, parameter: str, norm: Norm | None, source: Array, target: Array) -> None:
         """Append a norm of the hidden size."""
         assert norm is not None, "a branch reads a normed input"
         self.add(
             Kind.NORM,
             norm_kind=_NORM_KINDS[norm.kind],
             num_columns=self.spec.hidden_size,
-            weight=self.pointer(self.norm_weight(role, norm)),
-            bias=self.pointer(self.weights.vectors.get(f"{role}.bias")),
+            weight=self.pointer(self.norm_weight(parameter, norm)),
+            bias=self.pointer(self.weights.vectors.get(f"{parameter}.bias")),
             source=self.pointer(source),
             target=self.pointer(target),
             epsilon=norm.eps,
             target_is_float=target.dtype == np.float32,
         )
 
-    def norm_weight(self, role: str, norm: Norm) -> Float32Array | None:
+    def norm_weight(self, parameter: str, norm: Norm) -> Float32Array | None:
         """The factor of a norm, the offset of one included."""
-        weight = self.weights.vectors.get(f"{role}.weight")
+        weight = self.weights.vectors.get(f"{parameter}.weight")
         return weight + np.float32(1) if weight is not None and norm.unit_offset else weight
 
     def rotation(self, rope: Rope) -> tuple[Float32Array, Float32Array]:

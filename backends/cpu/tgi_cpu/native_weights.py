@@ -70,17 +70,21 @@ class NativeWeights:
             else:
                 quantized[name] = QuantizedMatrix(plan, library, weight_format, memory)
         self.matrices: Mapping[str, Matrix] = {**self._packed, **quantized}
-        self._matrix_of = {role: matrix for matrix in (self._packed or quantized).values() for role in matrix.plan.role_rows}
+        self._matrix_of = {
+            parameter: matrix for matrix in (self._packed or quantized).values() for parameter in matrix.plan.parameter_rows
+        }
         self.vectors: dict[str, Float32Array] = {
-            role: np.zeros(shape, np.float32) for role, shape in tensor_shapes(spec).items() if role not in self._matrix_of
+            parameter: np.zeros(shape, np.float32)
+            for parameter, shape in tensor_shapes(spec).items()
+            if parameter not in self._matrix_of
         }
 
-    def write(self, role: str, axis: int, start: int, piece: Tensor) -> None:
-        """Take `piece`, the part of `role` from index `start` of `axis` on, in any floating dtype."""
-        if role in self._matrix_of:
-            self._matrix_of[role].write(role, axis, start, piece)
+    def write(self, parameter: str, axis: int, start: int, piece: Tensor) -> None:
+        """Take `piece`, the part of `parameter` from index `start` of `axis` on, in any floating dtype."""
+        if parameter in self._matrix_of:
+            self._matrix_of[parameter].write(parameter, axis, start, piece)
             return
-        part = self.vectors[role].swapaxes(0, axis)[start : start + piece.shape[axis]].swapaxes(0, axis)
+        part = self.vectors[parameter].swapaxes(0, axis)[start : start + piece.shape[axis]].swapaxes(0, axis)
         part[...] = piece.float().numpy()
 
     def compress(self) -> None:
@@ -102,11 +106,11 @@ class NativeWeights:
     def bias(self, matrix: Matrix) -> Float32Array | None:
         """The matrix's bias in the order of its columns, padded to whole panels; None if its roles have none."""
         plan = matrix.plan
-        values = {role: self.vectors.get(role.removesuffix("weight") + "bias") for role in plan.role_rows}
+        values = {parameter: self.vectors.get(parameter.removesuffix("weight") + "bias") for parameter in plan.parameter_rows}
         if all(bias is None for bias in values.values()):
             return None
         merged = np.zeros(plan.padded_columns, np.float32)
-        for role, bias in values.items():
+        for parameter, bias in values.items():
             if bias is not None:
-                merged[plan.columns(role)] = bias
+                merged[plan.columns(parameter)] = bias
         return merged

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tgi.architectures import ModelSpec
-from tgi.backend import EngineConfig, Host, ModelError, Worker
+from tgi.backend import EngineConfig, ModelError, Worker, WorkerReporter
 from tgi_cpu import machine
 from tgi_cpu.native import BLOCK_TOKENS, NativeLibrary, load_library
 from tgi_cpu.native_decoder import NativeDecodeProgram, NativeModel, native_loader
@@ -27,29 +27,29 @@ from tgi_torch.sampling.sampler import Sampler, SamplingKernels, TokenSampler
 from tgi_torch.weights.loading import checkpoint_dtype
 from tgi_torch.weights.weight_formats import QUANTIZATIONS, describe_quantization
 
-__all__ = ["create_worker", "obstacle"]
+__all__ = ["create_worker", "unsupported_reason"]
 
 _DEVICE = torch.device("cpu")
 _TORCH_BLOCK_TOKENS = 16  # blocks are gathered by index, so small ones cost nothing and share more of a common prompt
 _MAX_STEP_TOKENS = 1024  # matrix products are at full rate from some 500 rows on; more only makes running streams wait
 
 
-def create_worker(config: EngineConfig, host: Host) -> Worker:
+def create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
     """A worker that computes on all processors this process may use."""
     threads = machine.num_threads()
     torch.set_num_threads(threads)
     library = load_library()
-    hindrance = obstacle(config, library)
+    reason = unsupported_reason(config, library)
     quantization = None if config.quantize is None else QUANTIZATIONS[config.quantize]
     if config.quantize is not None:
-        host.log(f"`--quantize {config.quantize}`: {describe_quantization(config.quantize)}")
-    if library is not None and not hindrance:
+        reporter.log(f"`--quantize {config.quantize}`: {describe_quantization(config.quantize)}")
+    if library is not None and not reason:
         kernels, block_size = "native", BLOCK_TOKENS
         load_model, make_sampler = native_loader(library, threads, quantization), _native_sampler
         make_decode_program = _native_decode_program
     else:
         if isinstance(config.spec, ModelSpec):
-            host.log(f"the model runs in torch operations, not in the faster native kernels: {hindrance}")
+            reporter.log(f"the model runs in torch operations, not in the faster native kernels: {reason}")
         kernels, block_size = "torch", _TORCH_BLOCK_TOKENS
         load_model, make_sampler = decoder_loader(REFERENCE, _DEVICE, quantization), _torch_sampler
         make_decode_program = no_decode_program
@@ -70,10 +70,10 @@ def create_worker(config: EngineConfig, host: Host) -> Worker:
         make_sampler=make_sampler,
         make_decode_program=make_decode_program,
     )
-    return TorchWorker(config, host, device)
+    return TorchWorker(config, reporter, device)
 
 
-def obstacle(config: EngineConfig, library: NativeLibrary | None) -> str:
+def unsupported_reason(config: EngineConfig, library: NativeLibrary | None) -> str:
     """Why the native kernels do not run this model; empty if they do."""
     if library is None:
         return "they were not built; install a C++ compiler and reinstall tgi-cpu"

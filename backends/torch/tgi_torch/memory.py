@@ -12,8 +12,8 @@ from typing import final
 from tgi.architectures import MLP, CrossAttention, GenericSpec, LatentAttention, MixtureOfExperts, ModelSpec, StateSpace
 from tgi.architectures.checkpoint import stored_tensors
 from tgi.architectures.weight_map import tensor_shapes
-from tgi.backend import BackendError, CacheGroup, KVCachePlan, Limits, MemoryItem, Wish
-from tgi.worker.memory_limits import check_input, format_bytes, num_cache_blocks, wished_context
+from tgi.backend import BackendError, CacheGroup, KVCachePlan, Limits, MemoryItem, RequestedLimits
+from tgi.worker.memory_limits import check_input, format_bytes, num_cache_blocks, requested_context
 from tgi_torch.attention.cache_layout import (
     ENCODER_QUERY_CHUNK,
     RecurrentMixer,
@@ -71,23 +71,23 @@ class Plan:
     memory: tuple[MemoryItem, ...]
 
 
-def compute_dtype(wished: str | None, stored: str, quantization: Quantization | None = None) -> str:
+def compute_dtype(requested: str | None, stored: str, quantization: Quantization | None = None) -> str:
     """The dtype to compute in: as wished, else bfloat16 for checkpoints of 16 bits and quantized ones, float32 for others."""
-    if wished is None:
+    if requested is None:
         return "bfloat16" if quantization is not None or stored in ("float16", "bfloat16") else "float32"
-    if wished not in DTYPE_BYTES:
-        raise BackendError(f"`--dtype {wished}` is not one of {', '.join(sorted(DTYPE_BYTES))}.")
-    return wished
+    if requested not in DTYPE_BYTES:
+        raise BackendError(f"`--dtype {requested}` is not one of {', '.join(sorted(DTYPE_BYTES))}.")
+    return requested
 
 
 def weights_bytes(spec: ModelSpec, dtype: str, quantization: Quantization | None = None) -> int:
     """Bytes of all parameters in `dtype`, but those that are quantized."""
-    return sum(_tensor_bytes(role, shape, dtype, quantization) for role, shape in tensor_shapes(spec).items())
+    return sum(_tensor_bytes(parameter, shape, dtype, quantization) for parameter, shape in tensor_shapes(spec).items())
 
 
-def _tensor_bytes(role: str, shape: tuple[int, ...], dtype: str, quantization: Quantization | None) -> int:
-    if quantization is not None and is_quantized(role, shape):
-        return quantization.format_of(role).num_bytes(*shape)
+def _tensor_bytes(parameter: str, shape: tuple[int, ...], dtype: str, quantization: Quantization | None) -> int:
+    if quantization is not None and is_quantized(parameter, shape):
+        return quantization.format_of(parameter).num_bytes(*shape)
     return math.prod(shape) * DTYPE_BYTES[dtype]
 
 
@@ -126,16 +126,16 @@ def workspace_bytes(spec: ModelSpec | GenericSpec, dtype: str, max_step_tokens: 
     return max_step_tokens * per_token + logits + state_copies + encoder
 
 
-def plan_limits(spec: ModelSpec | GenericSpec, wish: Wish, facts: MemoryFacts) -> Plan:
+def plan_limits(spec: ModelSpec | GenericSpec, requested: RequestedLimits, facts: MemoryFacts) -> Plan:
     """Keep what the user gave and derive the rest. Raises `BackendError` naming option, need and limit."""
-    context = wished_context(spec, wish)
-    max_sequences = wish.max_batch_size or wish.max_concurrent_requests
-    max_step_tokens = wish.max_batch_prefill_tokens or max(facts.max_step_tokens, max_sequences)
+    context = requested_context(spec, requested)
+    max_sequences = requested.max_batch_size or requested.max_concurrent_requests
+    max_step_tokens = requested.max_batch_prefill_tokens or max(facts.max_step_tokens, max_sequences)
     # An encoder runs whole, so alone in a step it may be as long as the context.
     longest = max(max_step_tokens, context) if "cross" in group_kinds(spec) else max_step_tokens
     workspace = workspace_bytes(spec, facts.dtype, longest, max_sequences)
     left = max(0, facts.free_bytes - workspace)
-    max_sequences = _num_sequences(spec, wish, facts, max_sequences, left)
+    max_sequences = _num_sequences(spec, requested, facts, max_sequences, left)
     states = state_bytes(spec, facts.dtype) * (max_sequences + 1)  # one more, for the health check
     items = [
         MemoryItem("weights", facts.weights_bytes, facts.weights_detail or facts.dtype),
@@ -149,7 +149,7 @@ def plan_limits(spec: ModelSpec | GenericSpec, wish: Wish, facts: MemoryFacts) -
     if block_bytes:
         affordable = left // block_bytes
         num_blocks = num_cache_blocks(
-            wish, context, max_sequences, affordable=affordable, default=affordable // 2, block_size=facts.block_size
+            requested, context, max_sequences, affordable=affordable, default=affordable // 2, block_size=facts.block_size
         )
         capacity = num_blocks * facts.block_size
         if not num_blocks:
@@ -158,13 +158,13 @@ def plan_limits(spec: ModelSpec | GenericSpec, wish: Wish, facts: MemoryFacts) -
                 f" ({format_bytes(workspace)}), too little for one cache block of {format_bytes(block_bytes)}.",
                 "Free memory, choose a smaller model, or lower `--max-batch-prefill-tokens`.",
             )
-        _check_capacity(wish, left, capacity)
+        _check_capacity(requested, left, capacity)
         left -= num_blocks * block_bytes
         detail = f"{num_blocks} blocks of {facts.block_size} tokens, {capacity} tokens in all"
         items.append(MemoryItem("KV cache", num_blocks * block_bytes, detail))
         context = min(context, capacity)
-    max_total_tokens = wish.max_total_tokens or context
-    check_input(wish, max_total_tokens)
+    max_total_tokens = requested.max_total_tokens or context
+    check_input(requested, max_total_tokens)
     groups = (CacheGroup(kind, max_sequences if kind == "state" else num_blocks) for kind in group_kinds(spec))
     return Plan(
         limits=Limits(max_total_tokens=max_total_tokens, max_sequences=max_sequences, max_step_tokens=max_step_tokens),
@@ -173,31 +173,33 @@ def plan_limits(spec: ModelSpec | GenericSpec, wish: Wish, facts: MemoryFacts) -
     )
 
 
-def _num_sequences(spec: ModelSpec | GenericSpec, wish: Wish, facts: MemoryFacts, wished: int, left: int) -> int:
-    """As many as have a place for their states; fewer than `wished` only where the user named no batch size."""
+def _num_sequences(
+    spec: ModelSpec | GenericSpec, requested: RequestedLimits, facts: MemoryFacts, num_wanted: int, left: int
+) -> int:
+    """As many as have a place for their states; fewer than `num_wanted` only where the user named no batch size."""
     each = state_bytes(spec, facts.dtype)
     if not each:
-        return wished
+        return num_wanted
     affordable = left // each - 1
-    if affordable < 1 or (wish.max_batch_size is not None and affordable < wished):
+    if affordable < 1 or (requested.max_batch_size is not None and affordable < num_wanted):
         raise BackendError(
             f"{format_bytes(left)} of memory are left beside weights ({format_bytes(facts.weights_bytes)}) and workspace, too"
-            f" little for the states of {wish.max_batch_size or 1} sequences, {format_bytes(each)} each.",
+            f" little for the states of {requested.max_batch_size or 1} sequences, {format_bytes(each)} each.",
             "Free memory, choose a smaller model, or lower `--max-batch-size` or `--max-batch-prefill-tokens`.",
         )
-    return min(wished, affordable)
+    return min(num_wanted, affordable)
 
 
-def _check_capacity(wish: Wish, left: int, capacity: int) -> None:
-    if wish.max_total_tokens is not None and wish.max_total_tokens > capacity:
+def _check_capacity(requested: RequestedLimits, left: int, capacity: int) -> None:
+    if requested.max_total_tokens is not None and requested.max_total_tokens > capacity:
         raise BackendError(
-            f"`--max-total-tokens {wish.max_total_tokens}` does not fit the cache of {capacity} tokens"
-            f" ({_cache_limit(wish, left)}).",
+            f"`--max-total-tokens {requested.max_total_tokens}` does not fit the cache of {capacity} tokens"
+            f" ({_cache_limit(requested, left)}).",
             "Lower `--max-total-tokens`, or give the cache more with `--max-batch-total-tokens` or more memory.",
         )
 
 
-def _cache_limit(wish: Wish, left: int) -> str:
-    if wish.max_batch_total_tokens is not None:
-        return f"`--max-batch-total-tokens {wish.max_batch_total_tokens}`"
+def _cache_limit(requested: RequestedLimits, left: int) -> str:
+    if requested.max_batch_total_tokens is not None:
+        return f"`--max-batch-total-tokens {requested.max_batch_total_tokens}`"
     return f"{format_bytes(left)} of memory are left for it"

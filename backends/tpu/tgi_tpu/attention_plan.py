@@ -63,17 +63,16 @@ def attention_candidates(
     The first of `AttentionKernel` that can run every layer is.
     """
     mixers = dict.fromkeys(mixer for layer in spec.decoder.layers if (mixer := attention_of(layer)) is not None)
-    obstacles: dict[AttentionKernel, str | None] = {
-        "jax": _first(_obstacle_to_jax(mixer, tp_size, dtype) for mixer in mixers),
-        "pallas": _obstacle_to_pallas(block_size, dtype),
+    reasons: dict[AttentionKernel, str | None] = {
+        "jax": _first(_reason_against_jax(mixer, tp_size, dtype) for mixer in mixers),
+        "pallas": _reason_against_pallas(block_size, dtype),
         "xla": None,
     }
     if platform != "tpu":
-        obstacles |= dict.fromkeys(("jax", "pallas"), f"it is compiled for TPUs, and the platform is {platform}")
-    chosen = next(kernel for kernel, obstacle in obstacles.items() if obstacle is None)
+        reasons |= dict.fromkeys(("jax", "pallas"), f"it is compiled for TPUs, and the platform is {platform}")
+    chosen = next(kernel for kernel, reason in reasons.items() if reason is None)
     return tuple(
-        Candidate(kernel, None if kernel == chosen else obstacle or f"{chosen} is preferred")
-        for kernel, obstacle in obstacles.items()
+        Candidate(kernel, None if kernel == chosen else reason or f"{chosen} is preferred") for kernel, reason in reasons.items()
     )
 
 
@@ -84,11 +83,11 @@ def choose_attention(spec: ModelSpec, mesh: Mesh, *, platform: str, dtype: DType
     return AttentionPlan(mesh, chosen, candidates=candidates)
 
 
-def _first(obstacles: Iterable[str | None]) -> str | None:
-    return next((obstacle for obstacle in obstacles if obstacle is not None), None)
+def _first(reasons: Iterable[str | None]) -> str | None:
+    return next((reason for reason in reasons if reason is not None), None)
 
 
-def _obstacle_to_jax(mixer: Attention, tp_size: int, dtype: DTypeLike) -> str | None:
+def _reason_against_jax(mixer: Attention, tp_size: int, dtype: DTypeLike) -> str | None:
     """Why JAX's kernel cannot compute a layer."""
     heads = mixer.num_kv_heads * kv_repeats(mixer, tp_size) // tp_size
     packed = 2 * heads * jnp.dtype(dtype).itemsize / 4  # 32-bit rows of a token's heads on one device
@@ -99,7 +98,7 @@ def _obstacle_to_jax(mixer: Attention, tp_size: int, dtype: DTypeLike) -> str | 
     return None
 
 
-def _obstacle_to_pallas(block_size: int, dtype: DTypeLike) -> str | None:
+def _reason_against_pallas(block_size: int, dtype: DTypeLike) -> str | None:
     """Why the kernel of this package cannot run."""
     if jnp.dtype(dtype) not in (jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)):
         return f"it reads float32 and bfloat16, and the cache is {jnp.dtype(dtype).name}"

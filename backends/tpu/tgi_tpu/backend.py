@@ -15,13 +15,13 @@ from tgi.backend import (
     BackendOption,
     DeviceInfo,
     EngineConfig,
-    Host,
     Implementation,
     MemoryItem,
     ModelError,
     ProbeResult,
     Support,
     Worker,
+    WorkerReporter,
 )
 from tgi_tpu.buckets import parse_token_buckets
 from tgi_tpu.chips import find_chips, has_device_nodes
@@ -109,11 +109,11 @@ class TpuBackend:
         weights = Implementation("weights", f"int8, products in {dtype}" if config.quantize else dtype, whole)
         return (Implementation("attention", _KERNELS[chosen], others), weights)
 
-    def create_worker(self, config: EngineConfig, host: Host) -> Worker:
+    def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
         """The heavy half: imports JAX."""
         from tgi_tpu.worker import TpuWorker  # noqa: PLC0415 - the two halves load apart
 
-        return TpuWorker(config, host)
+        return TpuWorker(config, reporter)
 
 
 def _refused_options(config: EngineConfig) -> tuple[str, ...]:

@@ -37,12 +37,12 @@ def _lanes(mesh: Mesh) -> int:
     return _TPU_LANES if mesh.devices.flat[0].platform == "tpu" else 1
 
 
-def fitted_shape(role: str, shape: tuple[int, ...], spec: ModelSpec, mesh: Mesh) -> tuple[int, ...]:
+def fitted_shape(parameter: str, shape: tuple[int, ...], spec: ModelSpec, mesh: Mesh) -> tuple[int, ...]:
     """The shape of a role of `shape` once it is fitted to the mesh."""
-    mixer = _with_kv_heads(role, spec)
+    mixer = _with_kv_heads(parameter, spec)
     if mixer is not None:
         return (shape[0] * kv_repeats(mixer, mesh.size), *shape[1:])
-    axis = _intermediate_axis(role, spec)
+    axis = _intermediate_axis(parameter, spec)
     if axis is None:
         return shape
     sizes = list(shape)
@@ -50,13 +50,13 @@ def fitted_shape(role: str, shape: tuple[int, ...], spec: ModelSpec, mesh: Mesh)
     return tuple(sizes)
 
 
-def fit(role: str, piece: Array, spec: ModelSpec, mesh: Mesh) -> Array:
+def fit(parameter: str, piece: Array, spec: ModelSpec, mesh: Mesh) -> Array:
     """A role, or one expert's part of it, fitted to the mesh."""
-    mixer = _with_kv_heads(role, spec)
+    mixer = _with_kv_heads(parameter, spec)
     if mixer is not None and kv_repeats(mixer, mesh.size) > 1:
         by_head = piece.reshape(mixer.num_kv_heads, -1, *piece.shape[1:])
         return by_head.repeat(kv_repeats(mixer, mesh.size), axis=0).reshape(-1, *piece.shape[1:])
-    axis = _intermediate_axis(role, spec)
+    axis = _intermediate_axis(parameter, spec)
     if axis is None:
         return piece
     size = piece.shape[axis]
@@ -65,20 +65,20 @@ def fit(role: str, piece: Array, spec: ModelSpec, mesh: Mesh) -> Array:
     return np.pad(piece, missing) if missing[axis][1] else piece
 
 
-def _with_kv_heads(role: str, spec: ModelSpec) -> Attention | None:
-    """The attention whose key and value heads are rows of `role`."""
-    mixer, part = mixer_of(role, spec), role.split(".")[-2]
+def _with_kv_heads(parameter: str, spec: ModelSpec) -> Attention | None:
+    """The attention whose key and value heads are rows of `parameter`."""
+    mixer, part = mixer_of(parameter, spec), parameter.split(".")[-2]
     if not isinstance(mixer, Attention):
         return None
     is_norm_of_heads = part == "k_norm" and mixer.qk_norm_over != "head"
     return mixer if part in {"k", "v"} or is_norm_of_heads else None
 
 
-def _intermediate_axis(role: str, spec: ModelSpec) -> int | None:
+def _intermediate_axis(parameter: str, spec: ModelSpec) -> int | None:
     """The axis, from the end, of an MLP's intermediate values. Zeros there become zeros again, by every activation."""
-    if not isinstance(mixer_of(role, spec), MLP | MixtureOfExperts):
+    if not isinstance(mixer_of(parameter, spec), MLP | MixtureOfExperts):
         return None
-    part, kind = role.split(".")[-2:]
+    part, kind = parameter.split(".")[-2:]
     if part in {"gate", "up"}:
         return -2 if kind == "weight" else -1
     return -1 if (part, kind) == ("down", "weight") else None

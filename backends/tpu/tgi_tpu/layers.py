@@ -25,10 +25,10 @@ _GELU_QUICK_SLOPE = 1.702
 _CLAMP_LIMIT = 7.0  # gpt_oss clamps gate and up at this before `silu_clamped`
 
 
-def vector(weights: Weights, role: str) -> jax.Array:
+def vector(weights: Weights, parameter: str) -> jax.Array:
     """A parameter that is never quantized."""
-    weight = weights[role]
-    assert not isinstance(weight, QuantizedMatrix), role
+    weight = weights[parameter]
+    assert not isinstance(weight, QuantizedMatrix), parameter
     return weight
 
 

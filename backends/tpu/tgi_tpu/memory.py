@@ -13,8 +13,8 @@ from typing import final
 
 from tgi.architectures import MLP, Attention, Mixer, MixtureOfExperts, ModelSpec
 from tgi.architectures.weight_map import tensor_shapes
-from tgi.backend import BackendError, CacheGroup, KVCachePlan, Limits, MemoryItem, Wish
-from tgi.worker.memory_limits import check_input, format_bytes, num_cache_blocks, wished_context
+from tgi.backend import BackendError, CacheGroup, KVCachePlan, Limits, MemoryItem, RequestedLimits
+from tgi.worker.memory_limits import check_input, format_bytes, num_cache_blocks, requested_context
 
 __all__ = [
     "BLOCK_SIZE",
@@ -67,13 +67,13 @@ class Plan:
     memory: tuple[MemoryItem, ...]
 
 
-def compute_dtype(wished: str | None, stored: str | None) -> str:
+def compute_dtype(requested: str | None, stored: str | None) -> str:
     """The dtype to compute in: as wished, else bfloat16 for checkpoints of 16 bits (`F16`, `BF16`) and float32 for others."""
-    if wished is None:
+    if requested is None:
         return "bfloat16" if stored in ("F16", "BF16") else "float32"
-    if wished not in DTYPE_BYTES:
-        raise BackendError(f"`--dtype {wished}` is not one of {', '.join(sorted(DTYPE_BYTES))}.")
-    return wished
+    if requested not in DTYPE_BYTES:
+        raise BackendError(f"`--dtype {requested}` is not one of {', '.join(sorted(DTYPE_BYTES))}.")
+    return requested
 
 
 def weights_bytes(spec: ModelSpec, dtype: str, quantize: str | None = None) -> int:
@@ -98,17 +98,19 @@ def workspace_bytes(spec: ModelSpec, dtype: str, max_step_tokens: int, max_seque
     return max_step_tokens * per_token + logits
 
 
-def plan_limits(spec: ModelSpec, wish: Wish, facts: MemoryFacts) -> Plan:
+def plan_limits(spec: ModelSpec, requested: RequestedLimits, facts: MemoryFacts) -> Plan:
     """Keep what the user gave and derive the rest. Raises `BackendError` naming option, need and limit."""
-    context = wished_context(spec, wish)
-    max_sequences = wish.max_batch_size or wish.max_concurrent_requests
-    max_step_tokens = wish.max_batch_prefill_tokens or max(max_sequences, min(facts.default_step_tokens, max_sequences * context))
+    context = requested_context(spec, requested)
+    max_sequences = requested.max_batch_size or requested.max_concurrent_requests
+    max_step_tokens = requested.max_batch_prefill_tokens or max(
+        max_sequences, min(facts.default_step_tokens, max_sequences * context)
+    )
     workspace = workspace_bytes(spec, facts.dtype, max_step_tokens, max_sequences)
     left = max(0, facts.free_bytes - workspace)
     affordable = left // facts.block_bytes
     default = int(affordable * _CACHE_SHARE)
     num_blocks = num_cache_blocks(
-        wish, context, max_sequences, affordable=affordable, default=default, block_size=facts.block_size
+        requested, context, max_sequences, affordable=affordable, default=default, block_size=facts.block_size
     )
     capacity = num_blocks * facts.block_size
     if not num_blocks:
@@ -117,9 +119,9 @@ def plan_limits(spec: ModelSpec, wish: Wish, facts: MemoryFacts) -> Plan:
             f" ({format_bytes(workspace)}), too little for one cache block of {format_bytes(facts.block_bytes)}.",
             "Use more chips (`--num-shard`), choose a smaller model, or lower `--max-batch-prefill-tokens`.",
         )
-    _check_capacity(wish, capacity)
-    context = wish.max_total_tokens or min(context, capacity)
-    check_input(wish, context)
+    _check_capacity(requested, capacity)
+    context = requested.max_total_tokens or min(context, capacity)
+    check_input(requested, context)
     used = num_blocks * facts.block_bytes
     memory = (
         MemoryItem("weights", facts.weights_bytes, facts.dtype),
@@ -135,9 +137,9 @@ def _mixers(spec: ModelSpec) -> tuple[Mixer, ...]:
     return tuple(branch.mixer for layer in spec.decoder.layers for block in layer.blocks for branch in block.branches)
 
 
-def _check_capacity(wish: Wish, capacity: int) -> None:
-    if wish.max_total_tokens is not None and wish.max_total_tokens > capacity:
+def _check_capacity(requested: RequestedLimits, capacity: int) -> None:
+    if requested.max_total_tokens is not None and requested.max_total_tokens > capacity:
         raise BackendError(
-            f"`--max-total-tokens {wish.max_total_tokens}` does not fit the cache of {capacity} tokens.",
+            f"`--max-total-tokens {requested.max_total_tokens}` does not fit the cache of {capacity} tokens.",
             "Lower `--max-total-tokens`, or give the cache more with `--max-batch-total-tokens` or more chips.",
         )

@@ -34,12 +34,12 @@ def make_mesh(num_shard: int, platform: str) -> Mesh:
     return mesh_of(devices[:num_shard])
 
 
-def partition(role: str, shape: Sequence[int], tp_size: int, leading: int = 0) -> PartitionSpec:
-    """How a parameter of `role` and `shape` is cut, behind `leading` axes in front of it that are not.
+def partition(parameter: str, shape: Sequence[int], tp_size: int, leading: int = 0) -> PartitionSpec:
+    """How a parameter of `parameter` and `shape` is cut, behind `leading` axes in front of it that are not.
 
     A size that the devices do not divide is not cut: every device then holds all of it.
     """
-    axis = shard_axis(role)
+    axis = shard_axis(parameter)
     if axis is None or shape[axis] % tp_size:
         return PartitionSpec()
     return PartitionSpec(*[None] * (leading + axis), AXIS)

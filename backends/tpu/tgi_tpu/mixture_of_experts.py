@@ -20,9 +20,9 @@ _EXPERTS = "moe.experts."
 _DOWN_BIAS = f"{_EXPERTS}down.bias"
 
 
-def is_of_experts(role: str) -> bool:
+def is_of_experts(parameter: str) -> bool:
     """Whether a layer's role is stacked over experts."""
-    return role.startswith(_EXPERTS)
+    return parameter.startswith(_EXPERTS)
 
 
 def mixture_of_experts(
@@ -49,7 +49,7 @@ def _sum_of_experts(
     x: jax.Array, rule: MixtureOfExperts, shares: jax.Array, experts: Weights, layer: jax.Array, *, mesh: Mesh
 ) -> jax.Array:
     """The experts' outputs times their shares [T, E], float32 [T, hidden]. The devices exchange their sums once, at the end."""
-    matrices = {role: weight for role, weight in experts.items() if role != _DOWN_BIAS}
+    matrices = {parameter: weight for parameter, weight in experts.items() if parameter != _DOWN_BIAS}
     if mesh.size == 1:
         out = _partial_sum(rule, x, shares, layer, matrices)
     else:
@@ -59,7 +59,7 @@ def _sum_of_experts(
             return total
 
         whole = PartitionSpec()
-        cut = {role: _partition(role, weight, mesh.size) for role, weight in matrices.items()}
+        cut = {parameter: _partition(parameter, weight, mesh.size) for parameter, weight in matrices.items()}
         divided = jax.shard_map(on_device, mesh=mesh, in_specs=(whole, whole, whole, cut), out_specs=whole, check_vma=False)
         out = divided(x, shares, layer, matrices)
     if _DOWN_BIAS in experts:
@@ -92,11 +92,11 @@ def _flat(stacked: jax.Array) -> jax.Array:
     return stacked.reshape(-1, *stacked.shape[2:])
 
 
-def _partition(role: str, weight: Weight, tp_size: int) -> PartitionSpec | QuantizedMatrix:
+def _partition(parameter: str, weight: Weight, tp_size: int) -> PartitionSpec | QuantizedMatrix:
     """How an expert's role [L, E, ...] is cut; of a rounded one, its values and its scale, which has no last axis."""
     if not isinstance(weight, QuantizedMatrix):
-        return partition(role, weight.shape[1:], tp_size, leading=1)
-    cut = partition(role, weight.values.shape[1:], tp_size, leading=1)
+        return partition(parameter, weight.shape[1:], tp_size, leading=1)
+    cut = partition(parameter, weight.values.shape[1:], tp_size, leading=1)
     return QuantizedMatrix(cut, PartitionSpec(*cut[: weight.scale.ndim]))  # type: ignore[arg-type] # as a prefix of the tree
 
 

@@ -119,8 +119,10 @@ def _run_group(
 ) -> tuple[jax.Array, Cache]:
     """All layers of a group over x [T, hidden]."""
     # Experts stay whole: what a loop takes its turns from is copied out for each of them.
-    experts = [{role: weight for role, weight in weights.items() if is_of_experts(role)} for weights in members]
-    others = tuple({role: weight for role, weight in weights.items() if not is_of_experts(role)} for weights in members)
+    experts = [{parameter: weight for parameter, weight in weights.items() if is_of_experts(parameter)} for weights in members]
+    others = tuple(
+        {parameter: weight for parameter, weight in weights.items() if not is_of_experts(parameter)} for weights in members
+    )
 
     def run_pattern(
         flow: tuple[jax.Array, Cache], item: tuple[jax.Array, tuple[Weights, ...]]

@@ -91,40 +91,40 @@ def _leaves(spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantization: Quantiz
     """Every array of the tree, by the first role in it."""
     groups = layer_groups(spec)
     leaves = {}
-    for role, shape in tensor_shapes(spec).items():
-        key, index = _locate(role, spec)
-        if key != role:
+    for parameter, shape in tensor_shapes(spec).items():
+        key, index = _locate(parameter, spec)
+        if key != parameter:
             continue
-        own = fitted_shape(role, shape, spec, mesh)
-        cut = partition(role, own, mesh.size, len(index))
-        repeats = tuple(groups[place_of(groups, _layer(role)).group].repeats for _ in index)
+        own = fitted_shape(parameter, shape, spec, mesh)
+        cut = partition(parameter, own, mesh.size, len(index))
+        repeats = tuple(groups[place_of(groups, _layer(parameter)).group].repeats for _ in index)
         full = (*repeats, *own)
         leaves[key] = _Leaf(
             full,
-            jnp.dtype(jnp.int8 if quantization is not None and _is_quantized(role) else dtype),
+            jnp.dtype(jnp.int8 if quantization is not None and _is_quantized(parameter) else dtype),
             mesh,
             cut,
         )
     return leaves
 
 
-def _layer(role: str) -> int:
-    return int(role.removeprefix(_LAYERS).split(".")[0])
+def _layer(parameter: str) -> int:
+    return int(parameter.removeprefix(_LAYERS).split(".")[0])
 
 
-def _locate(role: str, spec: ModelSpec) -> tuple[str, tuple[int, ...]]:
+def _locate(parameter: str, spec: ModelSpec) -> tuple[str, tuple[int, ...]]:
     """The first role of the array that a role lies in, and its place there."""
-    if not role.startswith(_LAYERS):
-        return role, ()
-    groups, layer = layer_groups(spec), _layer(role)
+    if not parameter.startswith(_LAYERS):
+        return parameter, ()
+    groups, layer = layer_groups(spec), _layer(parameter)
     place = place_of(groups, layer)
     first = groups[place.group].first + place.member
-    return role.replace(f"{_LAYERS}{layer}.", f"{_LAYERS}{first}.", 1), (place.repeat,)
+    return parameter.replace(f"{_LAYERS}{layer}.", f"{_LAYERS}{first}.", 1), (place.repeat,)
 
 
-def _is_quantized(role: str) -> bool:
-    parts = role.split(".")
-    return role == "head.weight" or (len(parts) > 3 and parts[-1] == "weight" and parts[-2] in _QUANTIZED_PARTS)
+def _is_quantized(parameter: str) -> bool:
+    parts = parameter.split(".")
+    return parameter == "head.weight" or (len(parts) > 3 and parts[-1] == "weight" and parts[-2] in _QUANTIZED_PARTS)
 
 
 def _tree(spec: ModelSpec, leaves: Mapping[str, LeafT]) -> tuple[dict[str, LeafT], tuple[tuple[dict[str, LeafT], ...], ...]]:
@@ -132,9 +132,9 @@ def _tree(spec: ModelSpec, leaves: Mapping[str, LeafT]) -> tuple[dict[str, LeafT
 
     def member(first: int) -> dict[str, LeafT]:
         prefix = f"{_LAYERS}{first}."
-        return {role.removeprefix(prefix): leaf for role, leaf in leaves.items() if role.startswith(prefix)}
+        return {parameter.removeprefix(prefix): leaf for parameter, leaf in leaves.items() if parameter.startswith(prefix)}
 
-    outside = {role: leaf for role, leaf in leaves.items() if not role.startswith(_LAYERS)}
+    outside = {parameter: leaf for parameter, leaf in leaves.items() if not parameter.startswith(_LAYERS)}
     groups = tuple(tuple(member(group.first + i) for i in range(len(group.pattern))) for group in layer_groups(spec))
     return outside, groups
 
@@ -150,7 +150,7 @@ def abstract_parameters(spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantizat
         return QuantizedMatrix(values, scale)  # type: ignore[arg-type]
 
     leaves = _leaves(spec, mesh, dtype, quantization)
-    return Parameters(*_tree(spec, {role: abstract(leaf) for role, leaf in leaves.items()}))
+    return Parameters(*_tree(spec, {parameter: abstract(leaf) for parameter, leaf in leaves.items()}))
 
 
 def parameter_bytes(spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantization: Quantization | None = None) -> int:
@@ -169,11 +169,11 @@ class ParameterStore:
         self._leaves = _leaves(spec, mesh, dtype, quantization)
         self._arrays: dict[str, Weight] = {}
 
-    def write(self, role: str, piece: Array, expert: int | None = None) -> None:
-        """Take `role`, or one expert's slice of it, in any floating-point dtype."""
-        key, index = _locate(role, self._spec)
+    def write(self, parameter: str, piece: Array, expert: int | None = None) -> None:
+        """Take `parameter`, or one expert's slice of it, in any floating-point dtype."""
+        key, index = _locate(parameter, self._spec)
         leaf = self._leaves[key]
-        piece = fit(role, piece, self._spec, self._mesh)
+        piece = fit(parameter, piece, self._spec, self._mesh)
         if not leaf.is_quantized:
             piece = piece.astype(leaf.dtype, copy=False)
         piece = np.ascontiguousarray(piece)
@@ -261,8 +261,8 @@ def _take(store: ParameterStore, placement: Placement, tensor: MappedTensor, spe
         pieces = split(tensor.view(), placement, spec)
     except ModelError as error:
         raise _named(tensor.path, error) from error
-    for role, piece in pieces.items():
-        store.write(role, _unit_rows(piece) if placement.rule.unit_rows else piece, placement.expert)
+    for parameter, piece in pieces.items():
+        store.write(parameter, _unit_rows(piece) if placement.rule.unit_rows else piece, placement.expert)
 
 
 def _unit_rows(piece: Array) -> Array:

@@ -26,7 +26,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.stages import Compiled, Lowered
 
 from tgi.architectures import ModelSpec
-from tgi.backend import TOKEN_ON_DEVICE, Host
+from tgi.backend import TOKEN_ON_DEVICE, WorkerReporter
 from tgi_tpu import model
 from tgi_tpu.attention_plan import AttentionPlan
 from tgi_tpu.buckets import Buckets, StepShape
@@ -73,7 +73,7 @@ def keep_programs_in(folder: Path) -> None:
 
 
 @contextmanager
-def warnings_logged(host: Host) -> Iterator[None]:
+def warnings_logged(reporter: WorkerReporter) -> Iterator[None]:
     """Tell the operator what JAX warns of meanwhile: a kept program that is damaged, or a folder that cannot be written."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -81,7 +81,7 @@ def warnings_logged(host: Host) -> Iterator[None]:
             yield
         finally:
             for warning in caught:
-                host.log(f"while compiling: {str(warning.message).splitlines()[0]}")
+                reporter.log(f"while compiling: {str(warning.message).splitlines()[0]}")
 
 
 def forward(  # noqa: PLR0917 - a compiled program takes its arguments in order
@@ -126,11 +126,11 @@ def write_history(history: jax.Array, row: jax.Array, tokens: jax.Array) -> jax.
 class Programs:
     """Compiled programs by name and shape."""
 
-    def __init__(self, loaded: LoadedModel, cache: Cache, history: jax.Array, host: Host) -> None:
+    def __init__(self, loaded: LoadedModel, cache: Cache, history: jax.Array, reporter: WorkerReporter) -> None:
         self._loaded = loaded
         self._cache = jax.tree.map(_like, cache)
         self._history = _like(history)
-        self._host = host
+        self._reporter = reporter
         self._compiled: dict[Key, Compiled] = {}
         whole = loaded.replicated
         cache_shardings = jax.tree.map(lambda array: array.sharding, cache)
@@ -168,8 +168,8 @@ class Programs:
         """Compile what serving needs, with progress."""
         wanted = list(self._wanted(buckets, scores_prompts))
         for done, (key, lower) in enumerate(wanted):
-            self._host.progress("warmup", done, len(wanted) + 1)
-            report = partial(self._host.progress, "warmup", done, len(wanted) + 1)
+            self._reporter.progress("warmup", done, len(wanted) + 1)
+            report = partial(self._reporter.progress, "warmup", done, len(wanted) + 1)
             self._compiled[key] = self._compile(lower, report)
 
     def _wanted(self, buckets: Buckets, scores_prompts: bool) -> Iterator[tuple[Key, Callable[[], Lowered]]]:
@@ -186,15 +186,15 @@ class Programs:
     def _get(self, key: Key, lower: Callable[[], Lowered]) -> Compiled:
         if key not in self._compiled:
             began = time.perf_counter_ns()
-            self._host.progress("compile", 0, 1)
-            self._compiled[key] = self._compile(lower, partial(self._host.progress, "compile", 0, 1))
-            self._host.progress("compile", 1, 1)
+            self._reporter.progress("compile", 0, 1)
+            self._compiled[key] = self._compile(lower, partial(self._reporter.progress, "compile", 0, 1))
+            self._reporter.progress("compile", 1, 1)
             self.compile_ns += time.perf_counter_ns() - began
         return self._compiled[key]
 
     def _compile(self, lower: Callable[[], Lowered], report: Callable[[], None]) -> Compiled:
         """Compile in a thread, so that the operator hears of it however long it takes."""
-        with warnings_logged(self._host), ThreadPoolExecutor(1) as compiler:
+        with warnings_logged(self._reporter), ThreadPoolExecutor(1) as compiler:
             lowered = lower()
             compiled: Future[Compiled] = compiler.submit(lowered.compile)
             while not wait_for([compiled], _TICK_SECONDS).done:

@@ -25,10 +25,10 @@ from tgi.backend import (
     EngineConfig,
     GrammarMasks,
     Health,
-    Host,
     ModelRunnerOutput,
+    RequestedLimits,
     SchedulerOutput,
-    Wish,
+    WorkerReporter,
 )
 from tgi.worker.states import WorkerState
 from tgi_tpu import model
@@ -55,12 +55,12 @@ _PLATFORMS = {"cpu": "JAX on the CPU, no TPU"}
 class TpuWorker:
     """The eight methods over parameters, cache, programs and runner."""
 
-    def __init__(self, config: EngineConfig, host: Host) -> None:
+    def __init__(self, config: EngineConfig, reporter: WorkerReporter) -> None:
         if not isinstance(config.spec, ModelSpec):
             raise BackendError(f"The architecture `{config.spec.model_type}` is not known, so this backend cannot run it.")
         self._spec = config.spec
         self._config = config
-        self._host = host
+        self._reporter = reporter
         self._state = WorkerState.CREATED
         self._loaded: LoadedModel | None = None
         self._agreement: Agreement | None = None
@@ -75,15 +75,15 @@ class TpuWorker:
             keep_programs_in(Path(config.cache_dir) / "tpu")
         platform = _prepared_platform(config.options.get("platform", "auto"), config.num_shard)
         mesh = make_mesh(config.num_shard, platform)
-        with warnings_logged(self._host):
+        with warnings_logged(self._reporter):
             parameters = model.load(
-                self._spec, path, mesh, dtype, quantization=self._quantization, progress=partial(self._host.progress, "load")
+                self._spec, path, mesh, dtype, quantization=self._quantization, progress=partial(self._reporter.progress, "load")
             )
         plan = choose_attention(self._spec, mesh, platform=platform, dtype=dtype, block_size=BLOCK_SIZE)
         self._loaded = LoadedModel(self._spec, parameters, plan, dtype)
         self._state = WorkerState.LOADED
 
-    def negotiate(self, wish: Wish) -> Agreement:
+    def negotiate(self, requested: RequestedLimits) -> Agreement:
         """Keep what the user gave, derive the rest from the memory left. Allocates nothing."""
         self._state.require(WorkerState.LOADED, "negotiate")
         assert self._loaded is not None
@@ -97,9 +97,9 @@ class TpuWorker:
             dtype=dtype,
             default_step_tokens=max(buckets, default=_MAX_STEP_TOKENS),
         )
-        plan = plan_limits(self._spec, wish, facts)
+        plan = plan_limits(self._spec, requested, facts)
         Buckets.of(plan.limits, BLOCK_SIZE, buckets)  # the user's buckets hold every step, or the start fails here
-        scored = ("prompt_logprobs",) if "prompt_logprobs" in wish.features else ()
+        scored = ("prompt_logprobs",) if "prompt_logprobs" in requested.features else ()
         shared = ("prefix_cache",) if _can_share(self._spec, plan.limits.max_total_tokens) else ()
         self._agreement = Agreement(
             api=API_VERSION,
@@ -121,7 +121,7 @@ class TpuWorker:
         assert self._loaded is not None
         assert self._agreement is not None
         try:
-            with warnings_logged(self._host):
+            with warnings_logged(self._reporter):
                 self._runner = self._prepared_runner(self._loaded, self._agreement)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
             if "RESOURCE_EXHAUSTED" not in str(error) and not isinstance(error, MemoryError):
@@ -130,7 +130,7 @@ class TpuWorker:
                 f"Memory ran out while a cache of {self._agreement.kv_cache.max_batch_total_tokens} tokens was set up.",
                 "Lower `--max-batch-total-tokens` or `--max-batch-prefill-tokens`, or use more chips (`--num-shard`).",
             ) from error
-        self._host.progress("warmup", 1, 1)
+        self._reporter.progress("warmup", 1, 1)
         self._state = WorkerState.READY
 
     def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
@@ -180,7 +180,7 @@ class TpuWorker:
         buckets = Buckets.of(limits, BLOCK_SIZE, self._token_buckets)
         cache = model.empty_cache(self._spec, num_blocks + 1, BLOCK_SIZE, loaded.dtype, loaded.plan.mesh)
         history = jnp.zeros((limits.max_sequences + 1, limits.max_total_tokens + 1), jnp.int32, device=loaded.replicated)
-        programs = Programs(loaded, cache, history, self._host)
+        programs = Programs(loaded, cache, history, self._reporter)
         programs.compile_all(buckets, scores_prompts=agreement.has("prompt_logprobs"))
         runner = ModelRunner(
             loaded,
@@ -218,9 +218,9 @@ class TpuWorker:
         }
 
 
-def _prepared_platform(wished: str, num_shard: int) -> str:
+def _prepared_platform(requested: str, num_shard: int) -> str:
     """The platform to compute on. On the CPU, JAX is told to have as many devices as there are shards."""
-    if wished != "cpu":
+    if requested != "cpu":
         return "tpu"
     jax.config.update("jax_platforms", "cpu")
     if num_shard > 1:

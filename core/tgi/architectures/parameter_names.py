@@ -22,7 +22,7 @@ from tgi.architectures.spec import (
     StateSpace,
 )
 
-__all__ = ["layer_roles", "mixer_of", "mixer_tag", "shard_axis", "tensor_shapes"]
+__all__ = ["layer_parameters", "mixer_of", "mixer_tag", "shard_axis", "tensor_shapes"]
 
 Shape = tuple[int, ...]
 Tensors = Iterator[tuple[str, Shape]]
@@ -157,11 +157,11 @@ def _mixture(mixer: MixtureOfExperts, hidden: int) -> Tensors:
     yield from _linear("router", mixer.num_experts, hidden, mixer.router.bias)
     if mixer.router.correction_bias:
         yield "router.correction", (mixer.num_experts,)
-    for role, shape in _mlp(mixer.expert, hidden):
-        yield f"experts.{role}", (mixer.num_experts, *shape)
+    for parameter, shape in _mlp(mixer.expert, hidden):
+        yield f"experts.{parameter}", (mixer.num_experts, *shape)
     if mixer.shared is not None:
-        for role, shape in _mlp(mixer.shared, hidden):
-            yield f"shared.{role}", shape
+        for parameter, shape in _mlp(mixer.shared, hidden):
+            yield f"shared.{parameter}", shape
         if mixer.shared_gate:
             yield "shared_gate.weight", (1, hidden)
 
@@ -185,16 +185,16 @@ def _mixer(mixer: Mixer, hidden: int, layer: int) -> Tensors:
             yield from _mixture(mixer, hidden)
 
 
-def layer_roles(stack: Stack, layer: int, hidden: int) -> dict[str, Shape]:
+def layer_parameters(stack: Stack, layer: int, hidden: int) -> dict[str, Shape]:
     """Roles and shapes of one layer, without the `{stack}.layers.{i}.` in front."""
     shapes: dict[str, Shape] = {}
     for index, block in enumerate(stack.layers[layer].blocks):
         shapes.update(_norm(f"block{index}.norm", block.norm, hidden))
         for branch in block.branches:
             tag = mixer_tag(branch.mixer)
-            assert not any(role.startswith(f"{tag}.") for role in shapes), f"layer {layer} has two {tag} mixers"
+            assert not any(parameter.startswith(f"{tag}.") for parameter in shapes), f"layer {layer} has two {tag} mixers"
             shapes.update(_norm(f"{tag}.norm", branch.norm, hidden))
-            shapes.update((f"{tag}.{role}", shape) for role, shape in _mixer(branch.mixer, hidden, layer))
+            shapes.update((f"{tag}.{parameter}", shape) for parameter, shape in _mixer(branch.mixer, hidden, layer))
             shapes.update(_norm(f"{tag}.post_norm", branch.post_norm, hidden))
         shapes.update(_norm(f"block{index}.output_norm", block.output_norm, hidden))
     return shapes
@@ -213,8 +213,8 @@ def tensor_shapes(spec: ModelSpec) -> dict[str, Shape]:
     shapes.update(_norm("embedding.norm", embedding.norm, hidden))
     for stack in spec.stacks:
         for layer in range(len(stack.layers)):
-            roles = layer_roles(stack, layer, hidden)
-            shapes.update((f"{stack.kind}.layers.{layer}.{role}", shape) for role, shape in roles.items())
+            parameters = layer_parameters(stack, layer, hidden)
+            shapes.update((f"{stack.kind}.layers.{layer}.{parameter}", shape) for parameter, shape in parameters.items())
         shapes.update(_norm(f"{stack.kind}.final_norm", stack.final_norm, hidden))
     if size != hidden:
         shapes["head.projection.weight"] = (size, hidden)
@@ -225,9 +225,9 @@ def tensor_shapes(spec: ModelSpec) -> dict[str, Shape]:
     return shapes
 
 
-def mixer_of(role: str, spec: ModelSpec) -> Mixer | None:
+def mixer_of(parameter: str, spec: ModelSpec) -> Mixer | None:
     """The mixer that owns a role, or None for a tensor outside the mixers."""
-    parts = role.split(".")
+    parts = parameter.split(".")
     if len(parts) < 4 or parts[1] != "layers":
         return None
     stack = next(stack for stack in spec.stacks if stack.kind == parts[0])
@@ -235,9 +235,9 @@ def mixer_of(role: str, spec: ModelSpec) -> Mixer | None:
     return next((mixer for mixer in mixers if mixer_tag(mixer) == parts[3]), None)
 
 
-def shard_axis(role: str) -> int | None:
+def shard_axis(parameter: str) -> int | None:
     """The axis tensor parallelism cuts a role along: output rows, input columns, or None for a copy on every rank."""
-    parts = role.split(".")
+    parts = parameter.split(".")
     if parts[0] in {"embedding", "head"}:
         return 0 if parts[1] in {"weight", "bias"} else None
     leading = 1 if "experts" in parts else 0

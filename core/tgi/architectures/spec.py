@@ -298,7 +298,7 @@ class Head(Part, frozen=True):
 class WeightRule(Part, frozen=True):
     """One kind of checkpoint tensor.
 
-    `name` may hold `{layer}` and `{expert}` or `{head}`; `roles` hold `{layer}` where the name does. Several roles mean a fused
+    `name` may hold `{layer}` and `{expert}` or `{head}`; `parameters` hold `{layer}` where the name does. Several roles mean a fused
     tensor:
       rows         the roles' rows one after the other
       grouped      per kv group: its query heads, then its key head, then its value head (falcon, gpt_neox, bloom)
@@ -311,7 +311,7 @@ class WeightRule(Part, frozen=True):
     """
 
     name: str
-    roles: tuple[str, ...]
+    parameters: tuple[str, ...]
     layout: WeightLayout = "rows"
     transposed: bool = False
     unit_rows: bool = False

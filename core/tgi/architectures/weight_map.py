@@ -45,14 +45,14 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     rule: WeightRule
-    roles: tuple[str, ...]
+    parameters: tuple[str, ...]
     shapes: tuple[Shape, ...]
     expert: int | None = None
 
     @property
     def is_stacked(self) -> bool:
         """The tensor holds all experts, so its rows are on axis 1."""
-        return self.expert is None and ".experts." in self.roles[0]
+        return self.expert is None and ".experts." in self.parameters[0]
 
 
 def placements(spec: ModelSpec, names: Collection[str]) -> list[Placement]:
@@ -70,27 +70,27 @@ def placements(spec: ModelSpec, names: Collection[str]) -> list[Placement]:
             name = _present_name(placement.name, spec, available)
             if name is None:
                 raise ModelError(
-                    f"The checkpoint has no tensor `{placement.name}` (for {', '.join(placement.roles)}).",
+                    f"The checkpoint has no tensor `{placement.name}` (for {', '.join(placement.parameters)}).",
                     "Check that all weight files are there and that they belong to this config.json.",
                 )
-            for role in placement.roles:
-                if (role, placement.expert) in filled:
-                    raise ModelError(f"The architecture {spec.model_type} fills {role} twice: from `{name}` too.")
-                filled[role, placement.expert] = name
+            for parameter in placement.parameters:
+                if (parameter, placement.expert) in filled:
+                    raise ModelError(f"The architecture {spec.model_type} fills {parameter} twice: from `{name}` too.")
+                filled[parameter, placement.expert] = name
             resolved.append(msgspec.structs.replace(placement, name=name))
-    _check_filled(spec, shapes, {role for role, _ in filled})
+    _check_filled(spec, shapes, {parameter for parameter, _ in filled})
     _check_left_over(spec, available - {placement.name for placement in resolved})
     return resolved
 
 
 def _candidates(rule: WeightRule, spec: ModelSpec, shapes: dict[str, Shape]) -> Iterator[Placement]:
     """The rule for each layer and expert that has its roles; names still without a prefix."""
-    layered = any("{layer}" in role for role in rule.roles)
-    kind = rule.roles[0].split(".")[0]
+    layered = any("{layer}" in parameter for parameter in rule.parameters)
+    kind = rule.parameters[0].split(".")[0]
     layers = max((len(stack.layers) for stack in spec.stacks if stack.kind == kind), default=0) if layered else 1
     for layer in range(layers):
-        roles = tuple(role.replace("{layer}", str(layer)) for role in rule.roles)
-        owned = [role in shapes for role in roles]
+        parameters = tuple(parameter.replace("{layer}", str(layer)) for parameter in rule.parameters)
+        owned = [parameter in shapes for parameter in parameters]
         if not any(owned):
             continue
         if not all(owned):
@@ -100,11 +100,13 @@ def _candidates(rule: WeightRule, spec: ModelSpec, shapes: dict[str, Shape]) -> 
         name = rule.name.replace("{layer}", str(layer))
         index = next((index for index in ("{expert}", "{head}") if index in name), None)
         if index is None:
-            yield Placement(name=name, rule=rule, roles=roles, shapes=tuple(shapes[role] for role in roles))
+            yield Placement(
+                name=name, rule=rule, parameters=parameters, shapes=tuple(shapes[parameter] for parameter in parameters)
+            )
             continue
-        pieces = tuple(shapes[role][1:] for role in roles)
-        for number in range(shapes[roles[0]][0]):
-            yield Placement(name=name.replace(index, str(number)), rule=rule, roles=roles, shapes=pieces, expert=number)
+        pieces = tuple(shapes[parameter][1:] for parameter in parameters)
+        for number in range(shapes[parameters[0]][0]):
+            yield Placement(name=name.replace(index, str(number)), rule=rule, parameters=parameters, shapes=pieces, expert=number)
 
 
 def _present_name(name: str, spec: ModelSpec, available: frozenset[str]) -> str | None:
@@ -112,7 +114,7 @@ def _present_name(name: str, spec: ModelSpec, available: frozenset[str]) -> str 
 
 
 def _check_filled(spec: ModelSpec, shapes: dict[str, Shape], filled: set[str]) -> None:
-    empty = [role for role in shapes if role not in filled]
+    empty = [parameter for parameter in shapes if parameter not in filled]
     if empty:
         raise ModelError(f"The architecture {spec.model_type} names no checkpoint tensor for {_some(empty)}.")
 
@@ -121,7 +123,7 @@ def _check_left_over(spec: ModelSpec, left_over: frozenset[str]) -> None:
     duplicates = {
         prefix + rule.name
         for rule in spec.weights
-        if spec.head.tied and rule.roles == ("head.weight",)
+        if spec.head.tied and rule.parameters == ("head.weight",)
         for prefix in spec.prefixes
     }
     unknown = sorted(name for name in left_over - duplicates if not any(fnmatchcase(name, pattern) for pattern in spec.ignored))
@@ -160,27 +162,27 @@ def split(tensor: TensorT, placement: Placement, spec: ModelSpec) -> dict[str, T
             f"The tensor `{placement.name}` has shape {list(whole.shape)}, but config.json asks for {list(expected)}.",
             "The weight files and config.json do not belong together.",
         )
-    roles, shapes = placement.roles, placement.shapes
+    parameters, shapes = placement.parameters, placement.shapes
     if placement.rule.layout == "flat":
         whole = whole.reshape((shapes[0][0], -1, *expected[1:]))
     if placement.rule.transposed:
         whole = whole.swapaxes(-1, -2)
-    if len(roles) == 1:
-        return {roles[0]: cast(TensorT, whole)}
+    if len(parameters) == 1:
+        return {parameters[0]: cast(TensorT, whole)}
     match placement.rule.layout:
         case "alternating":
-            pieces = [_rows(whole, slice(index, None, len(roles)), placement) for index in range(len(roles))]
+            pieces = [_rows(whole, slice(index, None, len(parameters)), placement) for index in range(len(parameters))]
         case "grouped":
-            pieces = _split_grouped(whole, placement, _num_groups(roles[0], spec))
+            pieces = _split_grouped(whole, placement, _num_groups(parameters[0], spec))
         case "by_head":
-            mixer = mixer_of(roles[0], spec)
-            assert isinstance(mixer, Attention), roles
+            mixer = mixer_of(parameters[0], spec)
+            assert isinstance(mixer, Attention), parameters
             pieces = _split_grouped(whole, placement, mixer.num_heads)
         case "rows" | "flat":
             axis = int(placement.is_stacked)
             ends = [sum(shape[axis] for shape in shapes[: index + 1]) for index in range(len(shapes))]
             pieces = [_rows(whole, slice(end - shape[axis], end), placement) for end, shape in zip(ends, shapes, strict=True)]
-    return dict(zip(roles, cast(list[TensorT], pieces), strict=True))
+    return dict(zip(parameters, cast(list[TensorT], pieces), strict=True))
 
 
 def _rows(whole: _Array, rows: slice, placement: Placement) -> _Array:
@@ -199,9 +201,9 @@ def _split_grouped(whole: _Array, placement: Placement, num_groups: int) -> list
     return pieces
 
 
-def _num_groups(role: str, spec: ModelSpec) -> int:
-    match mixer_of(role, spec):
+def _num_groups(parameter: str, spec: ModelSpec) -> int:
+    match mixer_of(parameter, spec):
         case Attention(num_kv_heads=groups) | LinearAttention(num_key_heads=groups):
             return groups
         case other:
-            raise ModelError(f"The layout `grouped` needs attention heads, and {role} belongs to {other!r}.")
+            raise ModelError(f"The layout `grouped` needs attention heads, and {parameter} belongs to {other!r}.")

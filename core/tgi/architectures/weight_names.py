@@ -15,11 +15,13 @@ def module_rules(modules: Modules, *, layout: WeightLayout = "rows", transposed:
     return tuple(
         WeightRule(
             name=f"{name}.{kind}",
-            roles=tuple(f"{role}.{kind}" for role in ((roles,) if isinstance(roles, str) else roles)),
+            parameters=tuple(
+                f"{parameter}.{kind}" for parameter in ((parameters,) if isinstance(parameters, str) else parameters)
+            ),
             layout=layout,
             transposed=transposed and kind == "weight",
         )
-        for roles, name in modules.items()
+        for parameters, name in modules.items()
         for kind in ("weight", "bias")
     )
 
@@ -32,7 +34,10 @@ def layer_rules(
     A layer passes over the modules it does not have, so one table serves layers that differ.
     """
     in_layers: Modules = {}
-    for roles, name in modules.items():
-        whole = tuple(f"decoder.layers.{{layer}}.{role}" for role in ((roles,) if isinstance(roles, str) else roles))
+    for parameters, name in modules.items():
+        whole = tuple(
+            f"decoder.layers.{{layer}}.{parameter}"
+            for parameter in ((parameters,) if isinstance(parameters, str) else parameters)
+        )
         in_layers[whole] = f"{layer}.{name}"
     return module_rules(in_layers, layout=layout, transposed=transposed)

@@ -24,12 +24,12 @@ from tgi.backend.agreement import (
     Limits,
     MemoryItem,
     ProbeResult,
+    RequestedLimits,
     Support,
-    Wish,
 )
 from tgi.backend.codec import decode, encode
 from tgi.backend.errors import BackendError, ModelError, StepError, WrongStateError
-from tgi.backend.protocols import Backend, Explainer, Host, Worker
+from tgi.backend.protocols import Backend, Explainer, Worker, WorkerReporter
 from tgi.backend.records import (
     TOKEN_ON_DEVICE,
     Float32Array,
@@ -76,7 +76,6 @@ __all__ = [
     "Float32Array",
     "GrammarMasks",
     "Health",
-    "Host",
     "Implementation",
     "Int32Array",
     "KVCachePlan",
@@ -92,6 +91,7 @@ __all__ = [
     "ProbeResult",
     "PromptScores",
     "Record",
+    "RequestedLimits",
     "RowError",
     "Rows",
     "SamplingParams",
@@ -100,8 +100,8 @@ __all__ = [
     "StepTimes",
     "Support",
     "UInt8Array",
-    "Wish",
     "Worker",
+    "WorkerReporter",
     "WrongStateError",
     "decode",
     "empty_float32",

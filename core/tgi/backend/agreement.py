@@ -28,8 +28,8 @@ __all__ = [
     "Limits",
     "MemoryItem",
     "ProbeResult",
+    "RequestedLimits",
     "Support",
-    "Wish",
 ]
 
 API_VERSION = (1, 0)
@@ -142,7 +142,7 @@ class Implementation(Record, frozen=True):
 class Support(Record, frozen=True):
     """Answer to "can you run this model so?"."""
 
-    verdict: Literal["native", "slow", "no"]
+    status: Literal["native", "slow", "no"]
     reasons: tuple[str, ...] = ()
     memory: tuple[MemoryItem, ...] = ()
 
@@ -163,7 +163,7 @@ class EngineConfig(Record, frozen=True):
     cache_dir: str = ""
 
 
-class Wish(Record, frozen=True):
+class RequestedLimits(Record, frozen=True):
     """Limits as the user gave them; None = the backend decides. A given value is kept or the start fails with a reason."""
 
     max_input_tokens: int | None = None
@@ -207,8 +207,8 @@ class KVCachePlan(Record, frozen=True):
     mode: Literal["paged", "slots"]
     block_size: int = 0
     groups: tuple[CacheGroup, ...] = ()
-    num_slots: int = 0
-    slot_tokens: int = 0
+    num_sequence_slots: int = 0
+    sequence_slot_tokens: int = 0
     on_demand: bool = (
         False  # a block takes memory with its first use; so the core uses blocks again rather than ever more of them
     )
@@ -217,7 +217,7 @@ class KVCachePlan(Record, frozen=True):
     def max_batch_total_tokens(self) -> int:
         """Tokens the cache holds over all sequences; 0 where it holds states alone, which take any number."""
         if self.mode == "slots":
-            return self.num_slots * self.slot_tokens
+            return self.num_sequence_slots * self.sequence_slot_tokens
         return min((g.num_blocks for g in self.groups if g.kind in ("full", "window")), default=0) * self.block_size
 
 

@@ -14,15 +14,15 @@ from tgi.backend.agreement import (
     Health,
     Implementation,
     ProbeResult,
+    RequestedLimits,
     Support,
-    Wish,
 )
 from tgi.backend.records import GrammarMasks, ModelRunnerOutput, SchedulerOutput
 
-__all__ = ["Backend", "Explainer", "Host", "Worker"]
+__all__ = ["Backend", "Explainer", "Worker", "WorkerReporter"]
 
 
-class Host(Protocol):
+class WorkerReporter(Protocol):
     """What the engine offers a worker. Nothing else of the core is within its reach."""
 
     def progress(self, phase: str, done: int, total: int) -> None:
@@ -42,7 +42,7 @@ class Worker(Protocol):
     def load(self) -> None:
         """Read the weights onto the device. Raises `ModelError` naming file and tensor."""
 
-    def negotiate(self, wish: Wish) -> Agreement:
+    def negotiate(self, requested: RequestedLimits) -> Agreement:
         """Answer the wish once, after `load`. Allocates no cache. Raises `BackendError` if a given value cannot be kept."""
 
     def warmup(self) -> None:
@@ -81,7 +81,7 @@ class Backend(Protocol):
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
         """Whether it can run this model with these options, with reasons and a memory estimate."""
 
-    def create_worker(self, config: EngineConfig, host: Host) -> Worker:
+    def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
         """Build the heavy half, in the engine process."""
 
 

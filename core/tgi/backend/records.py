@@ -118,7 +118,7 @@ class NewSequence(Record, frozen=True):
     num_computed_tokens: int  # > 0 only with feature `prefix_cache`
     block_tables: list[Int32Array]  # one per cache group; empty in slots mode
     sampling: SamplingParams
-    slot: int = -1
+    sequence_slot: int = -1
     max_total_tokens: int = 0
     adapter: int = 0
     is_masked: bool = False  # constrained by a grammar

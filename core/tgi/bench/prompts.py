@@ -70,17 +70,17 @@ async def _count(endpoint: Endpoint, model: str, text: str) -> int:
         {"model": model, "prompt": text},
     )
     for body in bodies:
-        status, answer = await ask(endpoint, "POST", "/tokenize", body)
-        found = _counted(answer) if status == 200 else _NOT_FOUND
+        status, response = await ask(endpoint, "POST", "/tokenize", body)
+        found = _counted(response) if status == 200 else _NOT_FOUND
         if found > 0:
             return found
     return _NOT_FOUND
 
 
-def _counted(answer: Any) -> int:  # noqa: ANN401 - JSON of a foreign server
-    if isinstance(answer, list):
-        return len(answer)
-    if isinstance(answer, dict):
-        tokens = answer.get("tokens")
-        return len(tokens) if isinstance(tokens, list) else int(answer.get("count", _NOT_FOUND))
+def _counted(response: Any) -> int:  # noqa: ANN401 - JSON of a foreign server
+    if isinstance(response, list):
+        return len(response)
+    if isinstance(response, dict):
+        tokens = response.get("tokens")
+        return len(tokens) if isinstance(tokens, list) else int(response.get("count", _NOT_FOUND))
     return _NOT_FOUND

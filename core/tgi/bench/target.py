@@ -18,8 +18,8 @@ ROUTES = (NATIVE, COMPLETIONS, CHAT)
 """Routes that can be measured, in the order in which they are tried."""
 
 _NO_MODEL = "tgi"
-_TRIAL_TOKENS = 2
-_TRIAL_SECONDS = 120.0
+_ISOLATION_TOKENS = 2
+_ISOLATION_SECONDS = 120.0
 _REFUSED = ("status 400", "status 422")
 
 
@@ -55,7 +55,7 @@ class Target:
             body["stream_options"] = {"include_usage": True}
         return self.endpoint.request("POST", self.route, body)
 
-    async def stream(self, prompt: str, num_tokens: int, limit: float = _TRIAL_SECONDS) -> StreamResult:
+    async def stream(self, prompt: str, num_tokens: int, limit: float = _ISOLATION_SECONDS) -> StreamResult:
         """One generation. Raises OSError or TimeoutError."""
         received = await exchange(self.endpoint, self.request(prompt, num_tokens), limit)
         return read_stream(received, received.sent, num_tokens)
@@ -91,15 +91,15 @@ async def _fit(target: Target) -> tuple[Target, str]:
         replace(target, can_ignore_eos=False),
         replace(target, can_ignore_eos=False, can_report_usage=False),
     ):
-        error = (await candidate.stream("time", _TRIAL_TOKENS)).error
+        error = (await candidate.stream("time", _ISOLATION_TOKENS)).error
         if not error.startswith(_REFUSED):
             return candidate, error
     return target, error
 
 
 async def _first_model(endpoint: Endpoint) -> str:
-    status, answer = await ask(endpoint, "GET", "/v1/models")
-    models = answer.get("data") if status == 200 and isinstance(answer, dict) else None
+    status, response = await ask(endpoint, "GET", "/v1/models")
+    models = response.get("data") if status == 200 and isinstance(response, dict) else None
     return str(models[0].get("id", _NO_MODEL)) if models else _NO_MODEL
 
 
@@ -108,7 +108,7 @@ async def ask(endpoint: Endpoint, method: str, path: str, body: object = None) -
 
     Raises OSError or TimeoutError.
     """
-    received = await exchange(endpoint, endpoint.request(method, path, body), _TRIAL_SECONDS)
+    received = await exchange(endpoint, endpoint.request(method, path, body), _ISOLATION_SECONDS)
     try:
         response = read_response(received)
     except ValueError:

@@ -60,7 +60,7 @@ class BackendFacts(msgspec.Struct, frozen=True):
     priority: int | None
     selectable: bool | None  # whether `auto` may take it
     usable: bool
-    verdict: str
+    status: str
     devices: tuple[Mapping[str, object], ...]  # fields of `DeviceInfo`
     options: tuple[OptionFacts, ...]
     support: str | None = None
@@ -80,10 +80,10 @@ def backend_facts(candidate: Candidate) -> BackendFacts:
         priority=None if info is None else info.priority,
         selectable=None if info is None else info.selectable,
         usable=candidate.usable,
-        verdict=candidate.verdict,
+        status=candidate.status,
         devices=() if probe is None else tuple(map(msgspec.structs.asdict, probe.devices)),
         options=tuple(OptionFacts(f"--{candidate.name}-{o.name}", o.help, o.default, o.choices) for o in options),
-        support=None if support is None else support.verdict,
+        support=None if support is None else support.status,
         reasons=() if support is None else support.reasons,
         memory=() if support is None else tuple(map(msgspec.structs.asdict, support.memory)),
     )
@@ -97,7 +97,7 @@ def _print_table(candidates: Sequence[Candidate]) -> None:
         info, probe = candidate.info, candidate.probe
         devices = "" if probe is None else ", ".join(device.label for device in probe.devices)
         api = "" if info is None else ".".join(map(str, info.api))
-        table.add_row(candidate.name, candidate.package, candidate.version, api, devices, candidate.verdict)
+        table.add_row(candidate.name, candidate.package, candidate.version, api, devices, candidate.status)
     Console(markup=False, highlight=False).print(table)
     for candidate in candidates:
         for option in () if candidate.info is None else candidate.info.options:

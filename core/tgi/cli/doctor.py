@@ -188,7 +188,7 @@ def _estimate(chosen: Candidate, config: EngineConfig, options: ServeOptions) ->
 def _lines(diagnosis: Diagnosis) -> list[str]:
     machine = diagnosis.machine
     lines = [f"tgi {machine.tgi}, python {machine.python}, {machine.system}, {machine.processors} processors", "", "backends"]
-    lines += _table([(facts.name, f"{facts.package} {facts.version}", facts.verdict) for facts in diagnosis.backends])
+    lines += _table([(facts.name, f"{facts.package} {facts.version}", facts.status) for facts in diagnosis.backends])
     if diagnosis.model is not None:
         model = diagnosis.model
         lines += ["", f"model {model.model}: family {model.family}, served by {diagnosis.chosen or 'none of them'}"]

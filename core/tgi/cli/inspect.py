@@ -68,11 +68,11 @@ class Part(msgspec.Struct, frozen=True):
     num_bytes: int
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class Status(msgspec.Struct, frozen=True):
     """What one installed backend answers: `native`, `slow`, or `no`, and the memory it would take."""
 
     backend: str
-    verdict: str
+    status: str
     reasons: tuple[str, ...]
     memory: Mapping[str, int]  # bytes
     kv_bytes_per_token: int | None
@@ -91,7 +91,7 @@ class Card(msgspec.Struct, frozen=True):
     vocab_size: int
     layers: int
     parts: tuple[Part, ...]
-    backends: tuple[Verdict, ...]
+    backends: tuple[Status, ...]
 
 
 def _card(files: ModelFiles, options: ServeOptions) -> Card:
@@ -112,7 +112,7 @@ def _card(files: ModelFiles, options: ServeOptions) -> Card:
         vocab_size=spec.vocab_size,
         layers=layers,
         parts=_parts(tensors),
-        backends=_verdicts(files, spec, options),
+        backends=_statuses(files, spec, options),
     )
 
 
@@ -133,7 +133,7 @@ def _part_name(words: Sequence[str]) -> str:
     return ".".join([*words[:layer], "*", *words[layer + 1 : layer + 2]])
 
 
-def _verdicts(files: ModelFiles, spec: ModelSpec | GenericSpec, options: ServeOptions) -> tuple[Verdict, ...]:
+def _statuses(files: ModelFiles, spec: ModelSpec | GenericSpec, options: ServeOptions) -> tuple[Status, ...]:
     registry = BackendRegistry()
     config = EngineConfig(
         backend="",
@@ -145,18 +145,18 @@ def _verdicts(files: ModelFiles, spec: ModelSpec | GenericSpec, options: ServeOp
         num_shard=num_shard_of(options),
         trust_remote_code=options.trust_remote_code,
     )
-    return tuple(_verdict(registry.supported(name, spec, config)) for name in registry.names)
+    return tuple(_status(registry.supported(name, spec, config)) for name in registry.names)
 
 
-def _verdict(candidate: Candidate) -> Verdict:
+def _status(candidate: Candidate) -> Status:
     support = candidate.support
     if support is None or not candidate.usable:
-        return Verdict(candidate.name, "no", (candidate.problem,), {}, None)
+        return Status(candidate.name, "no", (candidate.problem,), {}, None)
     memory = {item.label: item.num_bytes for item in support.memory}
     reasons = support.reasons
     if candidate.info is not None and not candidate.info.selectable:
         reasons = (*reasons, "only when named")
-    return Verdict(candidate.name, support.verdict, reasons, memory, memory.get("KV cache of one token"))
+    return Status(candidate.name, support.status, reasons, memory, memory.get("KV cache of one token"))
 
 
 def _print_card(card: Card) -> None:
@@ -174,9 +174,9 @@ def _print_card(card: Card) -> None:
     print("\nweights as stored")
     _print_rows([(part.name, f"{format_bytes(part.num_bytes)}, {part.parameters:,} parameters") for part in card.parts])
     print("\nbackends")
-    for verdict in card.backends:
-        sums = [f"{label} {format_bytes(num_bytes)}" for label, num_bytes in verdict.memory.items()]
-        _print_rows([(verdict.backend, "; ".join([verdict.verdict, *verdict.reasons, *sums]))])
+    for status in card.backends:
+        sums = [f"{label} {format_bytes(num_bytes)}" for label, num_bytes in status.memory.items()]
+        _print_rows([(status.backend, "; ".join([status.status, *status.reasons, *sums]))])
 
 
 def _print_rows(rows: Sequence[tuple[str, str]]) -> None:

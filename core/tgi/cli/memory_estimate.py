@@ -28,7 +28,7 @@ class MemoryEstimate(msgspec.Struct, frozen=True):
     cache_tokens: int | None  # at most, over all sequences
     max_total_tokens: int  # of one sequence: as given, else the model's context, as far as the cache holds it
     num_full_sequences: int | None  # sequences of that length that fit at a time
-    wished_cache_tokens: int | None = None
+    requested_cache_tokens: int | None = None
 
     @property
     def problem(self) -> str:
@@ -36,11 +36,13 @@ class MemoryEstimate(msgspec.Struct, frozen=True):
         if self.left_bytes is not None and self.left_bytes <= 0:
             return f"the weights take {self.weights_bytes} bytes and {self.usable_bytes} bytes of memory may be used"
         if (
-            self.wished_cache_tokens is not None
+            self.requested_cache_tokens is not None
             and self.cache_tokens is not None
-            and self.wished_cache_tokens > self.cache_tokens
+            and self.requested_cache_tokens > self.cache_tokens
         ):
-            return f"`--max-batch-total-tokens {self.wished_cache_tokens}` is beyond the {self.cache_tokens} tokens that may fit"
+            return (
+                f"`--max-batch-total-tokens {self.requested_cache_tokens}` is beyond the {self.cache_tokens} tokens that may fit"
+            )
         if self.num_full_sequences == 0:
             return f"a sequence of {self.max_total_tokens} tokens does not fit the cache of at most {self.cache_tokens}"
         return ""
@@ -79,5 +81,5 @@ def estimate_memory(
         cache_tokens=tokens,
         max_total_tokens=context,
         num_full_sequences=None if tokens is None else tokens // context,
-        wished_cache_tokens=max_batch_total_tokens,
+        requested_cache_tokens=max_batch_total_tokens,
     )

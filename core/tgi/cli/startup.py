@@ -18,7 +18,7 @@ import uvloop
 
 from tgi import __version__
 from tgi.architectures import GenericSpec, ModelSpec, load_spec
-from tgi.backend import Agreement, Wish
+from tgi.backend import Agreement, RequestedLimits
 from tgi.cli.backend_choice import select_backend
 from tgi.cli.http_server import HttpServer, bind
 from tgi.cli.model_files import ModelFiles, find_model
@@ -39,7 +39,7 @@ from tgi.scheduler.records import SchedulerConfig
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from tgi.cli.front import Front
+    from tgi.cli.frontend import Frontend
 
 __all__ = ["serve"]
 
@@ -121,34 +121,36 @@ async def _start(context: _Context, parts: AsyncExitStack) -> ASGIApp:
         spec, files.path, context.parsed, context.environment, context.variables, registry=context.registry
     )
     for candidate in selection.candidates:
-        display.log(f"  {candidate.name}: {candidate.verdict}")
-    start = Start(config, _wish(options, spec), _scheduler_config(options, context.environment))
+        display.log(f"  {candidate.name}: {candidate.status}")
+    start = Start(config, _requested(options, spec), _scheduler_config(options, context.environment))
     engine = EngineClient(start, display.progress)
     parts.push_async_callback(engine.close)
-    agreement, front = await _both(engine.start(), _prepare_front(context, files, spec, parts))
+    agreement, frontend = await _both(engine.start(), _prepare_frontend(context, files, spec, parts))
     for line in memory_lines(agreement):
         display.log(line)
-    return front.application(selection.chosen, agreement, engine, parts)
+    return frontend.application(selection.chosen, agreement, engine, parts)
 
 
-async def _both(start: Coroutine[Any, Any, Agreement], front: Coroutine[Any, Any, Front]) -> tuple[Agreement, Front]:
+async def _both(start: Coroutine[Any, Any, Agreement], frontend: Coroutine[Any, Any, Frontend]) -> tuple[Agreement, Frontend]:
     """Run both at once. If one raises, the other is cancelled."""
     try:
         async with asyncio.TaskGroup() as tasks:
-            started, prepared = tasks.create_task(start), tasks.create_task(front)
+            started, prepared = tasks.create_task(start), tasks.create_task(frontend)
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
     return started.result(), prepared.result()
 
 
-async def _prepare_front(context: _Context, files: ModelFiles, spec: ModelSpec | GenericSpec, parts: AsyncExitStack) -> Front:
+async def _prepare_frontend(
+    context: _Context, files: ModelFiles, spec: ModelSpec | GenericSpec, parts: AsyncExitStack
+) -> Frontend:
     # The web framework takes half a second to import; the engine process imports its own framework in that time.
-    await asyncio.to_thread(importlib.import_module, "tgi.cli.front")
-    from tgi.cli.front import Front  # noqa: PLC0415
+    await asyncio.to_thread(importlib.import_module, "tgi.cli.frontend")
+    from tgi.cli.frontend import Frontend  # noqa: PLC0415
 
-    front = await Front.prepare(context.options, context.environment, files, spec, parts)
+    frontend = await Frontend.prepare(context.options, context.environment, files, spec, parts)
     gc.collect()  # here, while the engine takes longer
-    return front
+    return frontend
 
 
 def _find_model(context: _Context) -> tuple[ModelFiles, ModelSpec | GenericSpec]:
@@ -171,11 +173,11 @@ def _check_trust(options: ServeOptions, files: ModelFiles, spec: ModelSpec | Gen
         )
 
 
-def _wish(options: ServeOptions, spec: ModelSpec | GenericSpec) -> Wish:
+def _requested(options: ServeOptions, spec: ModelSpec | GenericSpec) -> RequestedLimits:
     features = ["prefix_cache", "mask", "device_token", "logprobs"]
     if options.enable_prefill_logprobs:
         features.append("prompt_logprobs")
-    return Wish(
+    return RequestedLimits(
         max_input_tokens=_max_input_tokens(options),
         max_total_tokens=options.max_total_tokens,
         max_batch_prefill_tokens=options.max_batch_prefill_tokens,
@@ -200,4 +202,4 @@ def _log_machine(context: _Context) -> None:
     display.phase("machine", f"tgi {__version__}, python {platform.python_version()}, {platform.platform()}")
     display.log(f"python at {sys.executable}")
     for candidate in context.registry.candidates():
-        display.log(f"  {candidate.name} ({candidate.package} {candidate.version}): {candidate.verdict}")
+        display.log(f"  {candidate.name} ({candidate.package} {candidate.version}): {candidate.status}")

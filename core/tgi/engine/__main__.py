@@ -10,9 +10,9 @@ import sys
 import threading
 import traceback
 
-from tgi.backend import Agreement, EngineConfig, Host, Worker
+from tgi.backend import Agreement, EngineConfig, Worker, WorkerReporter
 from tgi.engine.core import EngineCore
-from tgi.engine.link import EngineHost, SocketConnection
+from tgi.engine.link import EngineReporter, SocketConnection
 from tgi.engine.messages import Ready, Start, StartFailed
 from tgi.errors import StartError
 from tgi.plugins import BackendRegistry
@@ -24,7 +24,7 @@ def main(socket_path: str) -> int:
     # An interrupt at the terminal and a stop of the service reach the whole group; the front drains, then ends this process.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_front, daemon=True).start()
+    threading.Thread(target=_end_with_the_frontend, daemon=True).start()
     gc.disable()  # nearly all that a start makes lives as long as the process, and would be walked again and again
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connected:
         connected.connect(socket_path)
@@ -40,7 +40,7 @@ def _serve(connection: SocketConnection) -> int:
     if not isinstance(start, Start):
         raise TypeError(f"the first message must be Start, not {type(start).__name__}")
     try:
-        worker, agreement, scheduler = _start(start, EngineHost(connection))
+        worker, agreement, scheduler = _start(start, EngineReporter(connection))
     except StartError as error:
         connection.send(StartFailed(error.cause, error.remedy))
         return 1
@@ -60,21 +60,21 @@ def _serve(connection: SocketConnection) -> int:
     return 0
 
 
-def _start(start: Start, host: Host) -> tuple[Worker, Agreement, Scheduler]:
-    worker = _create_worker(start.engine, host)
+def _start(start: Start, reporter: WorkerReporter) -> tuple[Worker, Agreement, Scheduler]:
+    worker = _create_worker(start.engine, reporter)
     worker.load()
-    agreement = worker.negotiate(start.wish)
+    agreement = worker.negotiate(start.requested)
     scheduler = Scheduler(agreement, start.scheduler)
     worker.warmup()
     return worker, agreement, scheduler
 
 
-def _create_worker(config: EngineConfig, host: Host) -> Worker:
+def _create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
     selection = BackendRegistry().select(config.backend, config.spec, config)
-    return selection.backend.create_worker(config, host)
+    return selection.backend.create_worker(config, reporter)
 
 
-def _end_with_the_front() -> None:
+def _end_with_the_frontend() -> None:
     """Leave at once when the front is gone, in whatever phase; a library that loads for minutes would not notice."""
     while os.read(0, 1):
         pass

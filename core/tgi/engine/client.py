@@ -1,7 +1,7 @@
 """The front's side of the engine: starts the process, sends requests, hands out news, and brings a dead engine back.
 
 An engine that dies is started again and told every unfinished sequence anew: prompt, tokens so far, seed. The streams only
-pause; meanwhile the server is unhealthy. A sequence that kills the engine is found (`SequenceTrials`) and fails alone. Several
+pause; meanwhile the server is unhealthy. A sequence that kills the engine is found (`CrashIsolation`) and fails alone. Several
 deaths in a short time without such a cause mean a fault that a restart does not cure: then all streams fail.
 
 An engine that owes tokens and says nothing for a long time hangs, and is ended. One that compiles reports progress.
@@ -17,12 +17,13 @@ from collections.abc import Callable
 from typing import final
 
 from tgi.backend import Agreement
+from tgi.engine.crash_isolation import CrashIsolation
 from tgi.engine.messages import (
     AbortSequence,
     CheckHealth,
     EngineMessage,
     EngineStats,
-    FrontMessage,
+    FrontendMessage,
     HealthReport,
     Progress,
     Start,
@@ -30,7 +31,6 @@ from tgi.engine.messages import (
 )
 from tgi.engine.process import EngineProcess
 from tgi.engine.stream import OutputQueue, SequenceRequest, SequenceStream
-from tgi.engine.trials import SequenceTrials
 from tgi.errors import StartError, UnhealthyError
 from tgi.scheduler import SequenceOutput
 
@@ -61,9 +61,9 @@ class EngineClient:
         self._check_ids = itertools.count(1)
         self._stats_listeners: list[Callable[[EngineStats], None]] = []
         self._supervisor: asyncio.Task[None] | None = None
-        self._deaths: deque[float] = deque()
-        self._trials = SequenceTrials()
-        self._are_deaths_explained = False  # by a sequence that was at fault; forgotten with the next one that ends well
+        self._crashes: deque[float] = deque()
+        self._isolation = CrashIsolation()
+        self._are_crashes_explained = False  # by a sequence that was at fault; forgotten with the next one that ends well
         self._silence_limit = silence_limit
         self._last_heard = 0.0
         self._watchdog: asyncio.Task[None] | None = None
@@ -130,7 +130,7 @@ class EngineClient:
         if not self._streams:
             self._last_heard = time.monotonic()  # an engine without work may be silent
         self._streams[stream.sequence_id] = stream
-        if self._trials.current is None:
+        if self._isolation.current is None:
             self._send(stream.to_message())
         return stream
 
@@ -152,9 +152,9 @@ class EngineClient:
     def _abort(self, sequence_id: int) -> None:
         if self._streams.pop(sequence_id, None) is not None:
             self._send(AbortSequence(sequence_id))
-            self._end_trial()
+            self._end_isolation()
 
-    def _send(self, message: FrontMessage) -> None:
+    def _send(self, message: FrontendMessage) -> None:
         # Without a process nothing is lost: a restart sends every unfinished sequence anew.
         if self._process is not None:
             self._process.send(message)
@@ -172,9 +172,9 @@ class EngineClient:
             process = restarted
 
     async def _restart(self, cause: str) -> EngineProcess | None:
-        self._note_death(cause)
-        if len(self._deaths) > _MAX_RESTARTS:
-            self._give_up(f"{cause}, {len(self._deaths)} times within {_RESTART_WINDOW:.0f} s")
+        self._note_crash(cause)
+        if len(self._crashes) > _MAX_RESTARTS:
+            self._give_up(f"{cause}, {len(self._crashes)} times within {_RESTART_WINDOW:.0f} s")
             return None
         self._on_progress(Progress("log", text=f"{cause}; restarting it, {len(self._streams)} sequences will go on"))
         try:
@@ -184,30 +184,30 @@ class EngineClient:
             return None
         self._process = process
         self._last_heard = time.monotonic()
-        first = self._trials.begin(self._streams.values())
+        first = self._isolation.begin(self._streams.values())
         for stream in self._streams.values() if first is None else (first,):
             process.send(stream.resume_message())
         return process
 
-    def _note_death(self, cause: str) -> None:
+    def _note_crash(self, cause: str) -> None:
         now = time.monotonic()
-        self._deaths.append(now)
-        while self._deaths and now - self._deaths[0] > _RESTART_WINDOW:
-            self._deaths.popleft()
-        culprit = self._trials.note_death(self._streams.values())
-        if culprit is None:
+        self._crashes.append(now)
+        while self._crashes and now - self._crashes[0] > _RESTART_WINDOW:
+            self._crashes.popleft()
+        offender = self._isolation.note_crash(self._streams.values())
+        if offender is None:
             return
-        name = culprit.request.request_id
+        name = offender.request.request_id
         self._on_progress(Progress("log", text=f"{cause} while it worked on request {name} alone, which fails"))
-        self._deliver(SequenceOutput(culprit.sequence_id, error=f"{cause} while it worked on this request alone"))
-        self._are_deaths_explained = True
+        self._deliver(SequenceOutput(offender.sequence_id, error=f"{cause} while it worked on this request alone"))
+        self._are_crashes_explained = True
 
-    def _end_trial(self) -> None:
+    def _end_isolation(self) -> None:
         """Where the sequence that runs alone is cleared: on with the next one, or with all."""
-        passed = self._trials.current
-        if passed is None or not self._trials.is_passed():
+        passed = self._isolation.current
+        if passed is None or not self._isolation.is_passed():
             return
-        following = self._trials.advance()
+        following = self._isolation.advance()
         if following is not None:
             # What it still says is heard before the next one is cleared, so it can go on from there later.
             self._send(AbortSequence(passed.sequence_id))
@@ -238,7 +238,7 @@ class EngineClient:
             case StepReport():
                 for output in message.outputs:
                     self._deliver(output)
-                self._end_trial()
+                self._end_isolation()
                 for listener in self._stats_listeners:
                     listener(message.stats)
             case HealthReport():
@@ -257,9 +257,9 @@ class EngineClient:
         stream.put(output)
         if stream.is_finished:
             del self._streams[output.sequence_id]
-            if output.error is None and self._are_deaths_explained:
-                self._deaths.clear()
-                self._are_deaths_explained = False
+            if output.error is None and self._are_crashes_explained:
+                self._crashes.clear()
+                self._are_crashes_explained = False
 
     def _fail_checks(self) -> None:
         for future in self._checks.values():

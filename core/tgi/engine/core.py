@@ -19,7 +19,7 @@ from tgi.engine.messages import (
     CheckHealth,
     EngineMessage,
     EngineStats,
-    FrontMessage,
+    FrontendMessage,
     HealthReport,
     Shutdown,
     StepReport,
@@ -34,7 +34,7 @@ _COLLECT_TIMEOUT = 3600.0
 class Connection(Protocol):
     """The engine's side of the link to the front."""
 
-    def receive(self, *, wait: bool) -> list[FrontMessage]:
+    def receive(self, *, wait: bool) -> list[FrontendMessage]:
         """Messages that have come; with `wait`, at least one. Raises ConnectionError once the front is gone."""
 
     def send(self, message: EngineMessage) -> None:
@@ -73,7 +73,7 @@ class EngineCore:
                 running = self._handle(message) and running
             self._step()
 
-    def _handle(self, message: FrontMessage) -> bool:
+    def _handle(self, message: FrontendMessage) -> bool:
         match message:
             case AddSequence():
                 refused = self._scheduler.add(message.request)

@@ -8,9 +8,9 @@ from typing import Generic, TypeVar, final
 
 import msgspec
 
-from tgi.engine.messages import EngineMessage, FrontMessage
+from tgi.engine.messages import EngineMessage, FrontendMessage
 
-__all__ = ["MAX_FRAME_BYTES", "FrameReader", "encode_frame", "engine_message_reader", "front_message_reader"]
+__all__ = ["MAX_FRAME_BYTES", "FrameReader", "encode_frame", "engine_message_reader", "frontend_message_reader"]
 
 MAX_FRAME_BYTES = 1 << 28
 """No frame is longer; a greater length means that the stream is out of step."""
@@ -20,7 +20,7 @@ _LENGTH = struct.Struct("<I")
 _encoder = msgspec.msgpack.Encoder()
 
 
-def encode_frame(message: FrontMessage | EngineMessage) -> bytes:
+def encode_frame(message: FrontendMessage | EngineMessage) -> bytes:
     """One frame."""
     body = _encoder.encode(message)
     if len(body) > MAX_FRAME_BYTES:
@@ -56,9 +56,9 @@ class FrameReader(Generic[MessageT]):
             del buffer[:position]
 
 
-def front_message_reader() -> FrameReader[FrontMessage]:
+def frontend_message_reader() -> FrameReader[FrontendMessage]:
     """Reads what the front sends."""
-    return FrameReader(msgspec.msgpack.Decoder(FrontMessage))
+    return FrameReader(msgspec.msgpack.Decoder(FrontendMessage))
 
 
 def engine_message_reader() -> FrameReader[EngineMessage]:

@@ -7,10 +7,10 @@ import socket
 import time
 from typing import final
 
-from tgi.engine.framing import encode_frame, front_message_reader
-from tgi.engine.messages import EngineMessage, FrontMessage, Progress
+from tgi.engine.framing import encode_frame, frontend_message_reader
+from tgi.engine.messages import EngineMessage, FrontendMessage, Progress
 
-__all__ = ["EngineHost", "SocketConnection"]
+__all__ = ["EngineReporter", "SocketConnection"]
 
 _READ_BYTES = 1 << 20
 _PROGRESS_INTERVAL_NS = 100_000_000
@@ -22,13 +22,13 @@ class SocketConnection:
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
-        self._reader = front_message_reader()
+        self._reader = frontend_message_reader()
         self._readable = select.poll()
         self._readable.register(connected, select.POLLIN)
 
-    def receive(self, *, wait: bool) -> list[FrontMessage]:
+    def receive(self, *, wait: bool) -> list[FrontendMessage]:
         """Messages that have come; with `wait`, at least one. Raises ConnectionError once the front is gone."""
-        messages: list[FrontMessage] = []
+        messages: list[FrontendMessage] = []
         # Nearly always there is nothing, and to ask costs less than the exception of a read that finds nothing.
         while (wait and not messages) or self._readable.poll(0):
             data = self._socket.recv(_READ_BYTES)
@@ -43,8 +43,8 @@ class SocketConnection:
 
 
 @final
-class EngineHost:
-    """What a worker may use of the engine (`tgi.backend.Host`): it reports to the front."""
+class EngineReporter:
+    """What a worker may use of the engine (`tgi.backend.WorkerReporter`): it reports to the front."""
 
     def __init__(self, connection: SocketConnection) -> None:
         self._connection = connection

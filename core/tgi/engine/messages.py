@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tgi.backend import Agreement, EngineConfig, Wish
+from tgi.backend import Agreement, EngineConfig, RequestedLimits
 from tgi.scheduler.records import NewSequenceRequest, SchedulerConfig, SchedulerStats, SequenceOutput
 
 __all__ = [
@@ -16,7 +16,7 @@ __all__ = [
     "CheckHealth",
     "EngineMessage",
     "EngineStats",
-    "FrontMessage",
+    "FrontendMessage",
     "HealthReport",
     "Progress",
     "Ready",
@@ -35,7 +35,7 @@ class Start(Message, frozen=True):
     """First frame from the front: load this model with this backend."""
 
     engine: EngineConfig
-    wish: Wish
+    requested: RequestedLimits
     scheduler: SchedulerConfig
 
 
@@ -62,7 +62,7 @@ class Shutdown(Message, frozen=True):
     """End the engine process."""
 
 
-FrontMessage = Start | AddSequence | AbortSequence | CheckHealth | Shutdown
+FrontendMessage = Start | AddSequence | AbortSequence | CheckHealth | Shutdown
 
 
 class Progress(Message, frozen=True):

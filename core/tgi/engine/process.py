@@ -17,7 +17,7 @@ import msgspec
 
 from tgi.backend import Agreement
 from tgi.engine.framing import encode_frame, engine_message_reader
-from tgi.engine.messages import EngineMessage, FrontMessage, Progress, Ready, Shutdown, Start, StartFailed
+from tgi.engine.messages import EngineMessage, FrontendMessage, Progress, Ready, Shutdown, Start, StartFailed
 from tgi.errors import BackendError
 
 __all__ = ["ENGINE_COMMAND", "EngineProcess"]
@@ -68,7 +68,7 @@ class EngineProcess:
         """Process id."""
         return self._process.pid
 
-    def send(self, message: FrontMessage) -> None:
+    def send(self, message: FrontendMessage) -> None:
         """Send without waiting. What a dying process does not read, a restart sends anew."""
         if not self._writer.is_closing():
             self._writer.write(encode_frame(message))

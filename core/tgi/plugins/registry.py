@@ -53,11 +53,11 @@ class Candidate:
         return not self.problem
 
     @property
-    def verdict(self) -> str:
+    def status(self) -> str:
         """One line for the operator."""
         if self.problem:
             return self.problem
-        words = [] if self.support is None else [self.support.verdict, *self.support.reasons]
+        words = [] if self.support is None else [self.support.status, *self.support.reasons]
         if self.info is not None and not self.info.selectable:
             words.append("only when named")
         return "usable" + (f" ({', '.join(words)})" if words else "")
@@ -142,8 +142,8 @@ class BackendRegistry:
         candidates = tuple(_supported(candidate, spec, config) for candidate in self.candidates())
         usable = [c for c in candidates if c.usable and c.info is not None and c.info.selectable]
         if not usable:
-            verdicts = "; ".join(f"{c.name}: {c.verdict}" for c in candidates)
-            raise BackendError(f"No installed backend can serve this model on this machine ({verdicts}).")
+            statuses = "; ".join(f"{c.name}: {c.status}" for c in candidates)
+            raise BackendError(f"No installed backend can serve this model on this machine ({statuses}).")
         best = max(c.info.priority for c in usable if c.info is not None)
         first = [c for c in usable if c.info is not None and c.info.priority == best]
         if len(first) > 1:
@@ -213,6 +213,6 @@ def _supported(candidate: Candidate, spec: ModelSpec | GenericSpec, config: Engi
         support = candidate.backend.supports(spec, config)
     except Exception as error:  # the boundary to a plugin
         return replace(candidate, problem=f"its answer to this model raised {type(error).__name__}: {error}")
-    if support.verdict != "no":
+    if support.status != "no":
         return replace(candidate, support=support)
     return replace(candidate, support=support, problem="; ".join(support.reasons) or "it refuses this model without a reason")

@@ -18,7 +18,7 @@ from tgi.backend import Agreement, BackendError, Int32Array, KVCachePlan
 from tgi.scheduler.block_manager import BlockManager
 from tgi.scheduler.prefix_cache import PrefixCache
 from tgi.scheduler.sequence import Sequence
-from tgi.scheduler.slot_manager import SlotManager
+from tgi.scheduler.sequence_slot_manager import SequenceSlotManager
 
 __all__ = ["CacheNeed", "KVCacheManager"]
 
@@ -55,11 +55,11 @@ class _Holding:
 
     blocks: list[int]
     cross_blocks: list[int]
-    slot: int
+    sequence_slot: int
 
     @classmethod
     def of(cls, sequence: Sequence) -> _Holding:
-        return cls(sequence.block_table, sequence.cross_table, sequence.slot)
+        return cls(sequence.block_table, sequence.cross_table, sequence.sequence_slot)
 
 
 @final
@@ -83,14 +83,14 @@ class KVCacheManager:
         max_cached = _KEPT_TOKENS // plan.block_size if plan.on_demand and self._has_blocks else None
         self.blocks = BlockManager(num_blocks, self._prefix_cache, max_cached)
         self.cross_blocks = BlockManager(min((g.num_blocks for g in groups if g.kind == "cross"), default=0))
-        self.slots = _slot_manager(plan)
+        self.sequence_slots = _sequence_slot_manager(plan)
         self._releasing: deque[tuple[int, _Holding]] = deque()  # with the last step that uses it
 
     @property
     def max_sequence_tokens(self) -> int | None:
         """Tokens that a sequence can hold when it is alone; None = no limit."""
         if self._plan.mode == "slots":
-            return self._plan.slot_tokens
+            return self._plan.sequence_slot_tokens
         return self.blocks.num_blocks * self.block_size if self._has_blocks else None
 
     @property
@@ -107,13 +107,13 @@ class KVCacheManager:
     def num_used_tokens(self) -> int:
         """Tokens that fit into what is held."""
         if self._plan.mode == "slots":
-            return (self._plan.num_slots - self.num_free) * self._plan.slot_tokens
+            return (self._plan.num_sequence_slots - self.num_free) * self._plan.sequence_slot_tokens
         return self.blocks.num_used * self.block_size
 
     @property
     def num_free(self) -> int:
         """Blocks (or slots) nobody holds."""
-        return self.slots.num_free if self.slots is not None and not self._has_blocks else self.blocks.num_free
+        return self.sequence_slots.num_free if self.sequence_slots is not None and not self._has_blocks else self.blocks.num_free
 
     def blocks_for(self, num_tokens: int) -> int:
         """Blocks that hold `num_tokens`."""
@@ -126,7 +126,7 @@ class KVCacheManager:
 
     def has_room(self, need: CacheNeed, num_running: int) -> bool:
         """Whether sequences with this need in all could be admitted beside the running ones."""
-        if self.slots is not None and self.slots.num_free < need.num_sequences:
+        if self.sequence_slots is not None and self.sequence_slots.num_free < need.num_sequences:
             return False
         if self.cross_blocks.num_free < need.num_cross_blocks:
             return False
@@ -143,7 +143,7 @@ class KVCacheManager:
         self.blocks.share(hits)
         sequence.block_table = [*hits, *self.blocks.allocate(need.num_blocks - len(hits))]
         sequence.cross_table = self.cross_blocks.allocate(need.num_cross_blocks)
-        sequence.slot = -1 if self.slots is None else self.slots.allocate()
+        sequence.sequence_slot = -1 if self.sequence_slots is None else self.sequence_slots.allocate()
         sequence.num_computed_tokens = len(hits) * self.block_size
         sequence.num_registered_blocks = len(hits)
         return True
@@ -182,7 +182,7 @@ class KVCacheManager:
             self._releasing.append((sequence.last_step_id, _Holding.of(sequence)))
         else:
             self._free(_Holding.of(sequence))
-        sequence.block_table, sequence.cross_table, sequence.slot = [], [], -1
+        sequence.block_table, sequence.cross_table, sequence.sequence_slot = [], [], -1
 
     def collected(self, oldest_in_flight: int | None) -> None:
         """Steps below `oldest_in_flight` (None = all) are collected; what only they used is free."""
@@ -198,7 +198,7 @@ class KVCacheManager:
 
     def tables(self, sequence: Sequence) -> list[Int32Array]:
         """The block table of each cache group; empty in slots mode."""
-        tables = {"state": [sequence.slot], "cross": sequence.cross_table}
+        tables = {"state": [sequence.sequence_slot], "cross": sequence.cross_table}
         return [np.array(tables.get(kind, sequence.block_table), np.int32) for kind in self._kinds]
 
     def growth(self, blocks: list[int], counts: list[int]) -> tuple[list[Int32Array], list[Int32Array]]:
@@ -218,8 +218,8 @@ class KVCacheManager:
         holdings = [_Holding.of(sequence) for sequence in running] + [holding for _, holding in self._releasing]
         self.blocks.check(holding.blocks for holding in holdings)
         self.cross_blocks.check(holding.cross_blocks for holding in holdings)
-        if self.slots is not None:
-            self.slots.check(holding.slot for holding in holdings)
+        if self.sequence_slots is not None:
+            self.sequence_slots.check(holding.sequence_slot for holding in holdings)
 
     def _find(self, sequence: Sequence) -> list[int]:
         """Blocks with the beginning of a sequence. At least its last token is left to run."""
@@ -233,21 +233,21 @@ class KVCacheManager:
     def _free(self, holding: _Holding) -> None:
         self.blocks.release(holding.blocks)
         self.cross_blocks.release(holding.cross_blocks)
-        if self.slots is not None:
-            self.slots.release(holding.slot)
+        if self.sequence_slots is not None:
+            self.sequence_slots.release(holding.sequence_slot)
 
 
-def _slot_manager(plan: KVCachePlan) -> SlotManager | None:
+def _sequence_slot_manager(plan: KVCachePlan) -> SequenceSlotManager | None:
     if plan.mode == "slots":
-        return SlotManager(plan.num_slots)
+        return SequenceSlotManager(plan.num_sequence_slots)
     states = [group.num_blocks for group in plan.groups if group.kind == "state"]
-    return SlotManager(min(states)) if states else None
+    return SequenceSlotManager(min(states)) if states else None
 
 
 def _check_plan(plan: KVCachePlan) -> None:
-    if plan.mode == "slots" and (plan.num_slots < 1 or plan.slot_tokens < 1):
+    if plan.mode == "slots" and (plan.num_sequence_slots < 1 or plan.sequence_slot_tokens < 1):
         raise BackendError(
-            f"The backend agreed on {plan.num_slots} cache slots of {plan.slot_tokens} tokens; both must be at least 1."
+            f"The backend agreed on {plan.num_sequence_slots} cache slots of {plan.sequence_slot_tokens} tokens; both must be at least 1."
         )
     if plan.mode == "paged" and not (plan.groups and all(group.num_blocks > 0 for group in plan.groups)):
         raise BackendError("The backend agreed on a paged cache without blocks.", "Give it more memory or a smaller model.")

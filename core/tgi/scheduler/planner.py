@@ -48,7 +48,7 @@ class StepPlanner:
     def plan(self, step_id: int) -> StepBuilder:
         """The rows of the next step. Sequences of a failed step go first, in a step of their own."""
         limits, retries = self._state.limits, self._state.retries
-        if retries.has_suspects:
+        if retries.has_failed_sequences:
             trial = StepBuilder(step_id, retries.max_tokens, retries.max_rows)
             self._plan_trial(trial)
             if trial.sequences:
@@ -62,10 +62,10 @@ class StepPlanner:
 
     def _plan_trial(self, step: StepBuilder) -> None:
         """Rows of suspects alone, which run already or stand at the head of the queue."""
-        suspects = [sequence for sequence in self._state.running.values() if sequence.is_suspect]
-        is_ready = self._plan_decodes(step, suspects)
+        failed_sequences = [sequence for sequence in self._state.running.values() if sequence.has_failed_step]
+        is_ready = self._plan_decodes(step, failed_sequences)
         if is_ready and not (step.sequences and self._separate):
-            self._plan_prefills(step, suspects, admit=True, of_suspects=True)
+            self._plan_prefills(step, failed_sequences, admit=True, with_failed_step=True)
 
     def _plan_separate(self, step: StepBuilder) -> None:
         """A step of prefill rows, or of decode rows. New prompts interrupt decoding as TGI's two options say."""
@@ -118,7 +118,9 @@ class StepPlanner:
             wanted = min(self._tokens_per_step, num_left)
             step.open_row(row, wanted if self._state.cache.grow(sequence, sequence.num_submitted_tokens + wanted - 1) else 1)
 
-    def _plan_prefills(self, step: StepBuilder, running: Iterable[Sequence], *, admit: bool, of_suspects: bool = False) -> None:
+    def _plan_prefills(
+        self, step: StepBuilder, running: Iterable[Sequence], *, admit: bool, with_failed_step: bool = False
+    ) -> None:
         """Add prefill rows: those begun first, then, with `admit`, waiting sequences from the head of the queue.
 
         Sequences of a failed step are admitted to a trial and to nothing else. Whoever was preempted in this step must not come
@@ -128,14 +130,14 @@ class StepPlanner:
         for sequence in [s for s in running if s.num_submitted_tokens < s.num_prefill_tokens]:
             if not self._add_prefill_row(step, sequence):
                 return
-        while admit and state.may_admit and not state.num_preempted and state.queue.head().is_suspect == of_suspects:
+        while admit and state.may_admit and not state.num_preempted and state.queue.head().has_failed_step == with_failed_step:
             if not self._admit(step, state.queue.head()):
                 return
 
     def _plan_long_encoder(self, step: StepBuilder) -> bool:
         """Give the step to the head of the queue if its encoder, which runs whole, would never fit beside the decode rows."""
         state = self._state
-        if not state.may_admit or state.queue.head().is_suspect:
+        if not state.may_admit or state.queue.head().has_failed_step:
             return False
         head = state.queue.head()
         is_long = head.num_encoder_tokens > 0 and head.num_encoder_tokens + len(state.running) >= state.limits.max_step_tokens

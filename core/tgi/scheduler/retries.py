@@ -23,14 +23,14 @@ class RetryManager:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._suspects: dict[int, Sequence] = {}  # by id
+        self._failed_sequences: dict[int, Sequence] = {}  # by id
         self.max_rows = limits.max_sequences  # of the steps in which they are tried again
         self.max_tokens = limits.max_step_tokens
 
     @property
-    def has_suspects(self) -> bool:
+    def has_failed_sequences(self) -> bool:
         """Whether sequences wait for a trial, or for its result."""
-        return bool(self._suspects)
+        return bool(self._failed_sequences)
 
     def shrink(self, num_rows: int, num_tokens: int) -> bool:
         """A step of that size failed: make the next trial smaller. False = it cannot be."""
@@ -48,21 +48,21 @@ class RetryManager:
         """Whether a sequence may be tried again that failed in a step as small as can be."""
         return sequence.num_repeats < _MAX_REPEATS
 
-    def suspect(self, sequence: Sequence, *, is_repeat: bool) -> None:
+    def note_failure(self, sequence: Sequence, *, is_repeat: bool) -> None:
         """A step with this sequence failed; `is_repeat` says that it will run in a step of the same size."""
-        sequence.is_suspect = True
+        sequence.has_failed_step = True
         sequence.num_repeats += is_repeat
-        self._suspects[sequence.sequence_id] = sequence
+        self._failed_sequences[sequence.sequence_id] = sequence
 
     def clear(self, sequence: Sequence) -> None:
         """It has a token, or it ended. After the last one, steps are as large as agreed again."""
-        sequence.is_suspect = False
+        sequence.has_failed_step = False
         sequence.num_repeats = 0
-        del self._suspects[sequence.sequence_id]
-        if not self._suspects:
+        del self._failed_sequences[sequence.sequence_id]
+        if not self._failed_sequences:
             self.max_rows, self.max_tokens = self._limits.max_sequences, self._limits.max_step_tokens
 
     def check(self, sequences: Iterable[Sequence]) -> None:
         """Raise AssertionError if a suspect is unknown or unmarked."""
-        marked = {sequence.sequence_id for sequence in sequences if sequence.is_suspect}
-        assert marked == self._suspects.keys(), f"sequences {marked} are suspects, not {set(self._suspects)}"
+        marked = {sequence.sequence_id for sequence in sequences if sequence.has_failed_step}
+        assert marked == self._failed_sequences.keys(), f"sequences {marked} are suspects, not {set(self._failed_sequences)}"

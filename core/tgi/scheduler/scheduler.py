@@ -138,7 +138,7 @@ class Scheduler:
         failed = [step.sequences[row] for row in step.valid_rows()]
         for sequence in sorted(failed, key=lambda sequence: order[sequence.sequence_id], reverse=True):
             if is_smaller or (retryable and self._state.retries.may_repeat(sequence)):
-                self._state.retries.suspect(sequence, is_repeat=not is_smaller)
+                self._state.retries.note_failure(sequence, is_repeat=not is_smaller)
                 self._state.requeue(sequence)
             else:
                 outputs.append(_output(sequence, error=message))
@@ -202,7 +202,7 @@ class Scheduler:
         if max_tokens > 1:
             sequence.close_row(len(tokens))
             self._state.cache.register_computed((sequence,))
-        if sequence.is_suspect:
+        if sequence.has_failed_step:
             self._state.retries.clear(sequence)
         output = SequenceOutput(sequence.sequence_id, tokens, reason, None, sequence.num_cached_tokens, sequence.queue_ns, scores)
         if reason is not None:

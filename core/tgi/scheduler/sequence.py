@@ -46,12 +46,12 @@ class Sequence:
     has_run: bool = False  # it was admitted before
     queue_ns: int = 0  # from arrival to the first step
     state: SequenceState = SequenceState.WAITING
-    residence: int = 0  # counts the times it left the worker; a row of an earlier residence has no effect any more
+    epoch: int = 0  # counts the times it left the worker; a row of an earlier residence has no effect any more
     handle: int = -1  # its name in the worker
     block_table: list[int] = field(default_factory=list)  # the same ids in every full and window group
     num_sent_blocks: int = 0  # blocks of the table that the worker knows
     cross_table: list[int] = field(default_factory=list)  # of its encoder tokens; the same ids in every cross group
-    slot: int = -1  # its slot, or its block in every state group
+    sequence_slot: int = -1  # its slot, or its block in every state group
     block_hashes: list[bytes] = field(default_factory=list)  # of its first full blocks
     num_registered_blocks: int = 0  # computed blocks that were shown to the prefix cache
     num_prefill_tokens: int = 0  # tokens that run as prefill in this residence
@@ -62,7 +62,7 @@ class Sequence:
     num_cached_tokens: int = 0  # prefix cache hits at the first admission
     num_sent_prompt_logprobs: int = 0
     num_preemptions: int = 0
-    is_suspect: bool = False  # a step with it failed since its last token
+    has_failed_step: bool = False  # a step with it failed since its last token
     num_repeats: int = 0  # of its failed steps, those that were repeated at the same size
     last_step_id: int = -1  # latest step with a row of it
 
@@ -149,7 +149,7 @@ class Sequence:
         assert self.num_computed_tokens <= self.num_submitted_tokens <= known, "more tokens ran than are known"
         assert self.num_tokens < self.max_tokens, "a sequence went on after its end"
         if self.state is SequenceState.WAITING:
-            held = self.block_table or self.cross_table or self.slot != -1 or self.handle != -1
+            held = self.block_table or self.cross_table or self.sequence_slot != -1 or self.handle != -1
             assert not held, "a waiting sequence holds something"
         else:
             assert block_size == 0 or self.num_submitted_tokens <= len(self.block_table) * block_size, (

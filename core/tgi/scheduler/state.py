@@ -62,7 +62,7 @@ class SchedulerState:
 
     def finish(self, sequence: Sequence) -> None:
         """A sequence ends, wherever it is."""
-        if sequence.is_suspect:
+        if sequence.has_failed_step:
             self.retries.clear(sequence)
         if sequence.state is SequenceState.WAITING:
             self.queue.remove(sequence)
@@ -90,5 +90,5 @@ class SchedulerState:
         in_use = bool(self.in_flight) and self.in_flight[0].step_id <= sequence.last_step_id
         self.cache.release(sequence, in_use=in_use)
         sequence.handle = -1
-        sequence.residence += 1
+        sequence.epoch += 1
         sequence.reset_progress()

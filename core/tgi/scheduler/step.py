@@ -40,7 +40,7 @@ class StepInFlight:
 
     step_id: int
     sequences: list[Sequence]  # [n] of each row
-    residences: list[int]  # [n]
+    epochs: list[int]  # [n]
     handles: list[int]  # [n]
     counts: list[int]  # [n]
     samples: list[bool]  # [n]
@@ -49,8 +49,8 @@ class StepInFlight:
 
     def valid_rows(self) -> list[int]:
         """Rows whose sequences have neither ended nor left the worker since."""
-        pairs = zip(self.sequences, self.residences, strict=True)
-        return [row for row, (sequence, residence) in enumerate(pairs) if sequence.residence == residence]
+        pairs = zip(self.sequences, self.epochs, strict=True)
+        return [row for row, (sequence, epoch) in enumerate(pairs) if sequence.epoch == epoch]
 
 
 @final
@@ -128,7 +128,7 @@ class StepBuilder:
                 num_computed_tokens=sequence.num_computed_tokens,
                 block_tables=tables,
                 sampling=sampling,
-                slot=-1 if tables else sequence.slot,
+                sequence_slot=-1 if tables else sequence.sequence_slot,
                 max_total_tokens=sequence.max_tokens,
                 adapter=sequence.adapter,
                 encoder_tokens=np.array(sequence.encoder_token_ids, np.int32),
@@ -155,8 +155,8 @@ class StepBuilder:
 
     def in_flight(self, stats: SchedulerStats, layout: RowLayout) -> StepInFlight:
         """What is remembered of the step until its result comes."""
-        handles, residences = layout.handles, layout.residences
-        return StepInFlight(self.step_id, self.sequences, residences, handles, self.counts, self.samples, self.budgets, stats)
+        handles, epochs = layout.handles, layout.epochs
+        return StepInFlight(self.step_id, self.sequences, epochs, handles, self.counts, self.samples, self.budgets, stats)
 
     def _take_new_blocks(self, counts: list[int]) -> list[int]:
         """The blocks that the worker does not know yet, so many of each row. They count as sent from now on."""
@@ -193,7 +193,7 @@ class RowLayout:
 
     def __init__(self, step: StepBuilder, cache: KVCacheManager) -> None:
         self._sequences, self._counts, self._samples = step.sequences, step.counts, step.samples
-        self.residences = [sequence.residence for sequence in step.sequences]
+        self.epochs = [sequence.epoch for sequence in step.sequences]
         self.handles = [sequence.handle for sequence in step.sequences]
         self.handle_array = np.array(self.handles, np.int32)
         self.count_array = np.array(step.counts, np.int32)

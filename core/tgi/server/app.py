@@ -9,7 +9,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from tgi.server.anthropic.routes import AnthropicRoutes
-from tgi.server.generation.permits import Permits
+from tgi.server.generation.concurrency_limiter import ConcurrencyLimiter
 from tgi.server.generation.pipeline import GenerationPipeline
 from tgi.server.http.cors import CorsLayer
 from tgi.server.http.responses import empty_response
@@ -29,7 +29,7 @@ __all__ = ["create_app"]
 def create_app(state: ServerState) -> ASGIApp:
     """The ASGI application over a started engine. The engine's figures feed the metrics from now on."""
     state.engine.add_stats_listener(state.metrics.observe_step)
-    pipeline = GenerationPipeline(state, Permits(state.config.max_concurrent_requests))
+    pipeline = GenerationPipeline(state, ConcurrencyLimiter(state.config.max_concurrent_requests))
     info = InfoRoutes(state)
     paths = _generation_paths(state, pipeline, info) | _open_paths(state, info)
     _add_platform_routes(paths, state.config)

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tgi.testing.conformance.suite import KitRun
+    from tgi.testing.conformance.suite import SuiteRun
 
-__all__ = ["pytest_addoption", "pytest_configure", "pytest_terminal_summary", "tgi_backend", "tgi_kit_run"]
+__all__ = ["pytest_addoption", "pytest_configure", "pytest_terminal_summary", "tgi_backend", "tgi_suite_run"]
 
 _SUITE = Path(__file__).parent / "conformance" / "suite.py"
-_RUN = pytest.StashKey["KitRun"]()
+_RUN = pytest.StashKey["SuiteRun"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,15 +47,15 @@ def tgi_backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def tgi_kit_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KitRun]:
+def tgi_suite_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SuiteRun]:
     """One run of the kit on the backend under test."""
-    from tgi.testing.conformance.suite import KitRun  # noqa: PLC0415 - see above
+    from tgi.testing.conformance.suite import SuiteRun  # noqa: PLC0415 - see above
 
     config = request.config
     name: str | None = config.getoption("--tgi-backend")
     if name is None:
         pytest.skip("no backend is named: pass --tgi-backend NAME")
-    run = KitRun(name, tmp_path_factory.mktemp("conformance"), config.getoption("--tgi-option"))
+    run = SuiteRun(name, tmp_path_factory.mktemp("conformance"), config.getoption("--tgi-option"))
     config.stash[_RUN] = run
     yield run
     run.close(config.getoption("--tgi-json"))

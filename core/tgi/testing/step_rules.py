@@ -144,16 +144,21 @@ class StepRules:
         )
         _rule(bool(((rows.extra_draw >= 0) & (rows.extra_draw < 1)).all()), "a draw outside [0, 1)")
         begun = {new.sequence for new in step.added}
-        num_guesses = np.diff(rows.draft_ptr) if len(rows.draft_ptr) else np.zeros(rows.num_rows, np.int32)
-        _rule(len(num_guesses) == rows.num_rows and int(num_guesses.sum()) == len(rows.draft), "`draft_ptr` does not fit")
+        num_draft_tokens = np.diff(rows.draft_ptr) if len(rows.draft_ptr) else np.zeros(rows.num_rows, np.int32)
+        _rule(
+            len(num_draft_tokens) == rows.num_rows and int(num_draft_tokens.sum()) == len(rows.draft), "`draft_ptr` does not fit"
+        )
         _rule(not len(rows.draft) or self._agreement.has("drafts"), "drafts were not agreed")
         _rule(bool(((rows.draft >= 0) & (rows.draft < self._agreement.vocab_size)).all()), "a guess is not in the vocabulary")
-        for row in np.flatnonzero((max_tokens > 1) | (num_guesses > 0)).tolist():
+        for row in np.flatnonzero((max_tokens > 1) | (num_draft_tokens > 0)).tolist():
             _rule(rows.count[row] == 1 and bool(rows.sample[row]), f"several tokens for a row of {rows.count[row]} tokens")
             _rule(int(rows.sequence[row]) not in begun, "several tokens for the first row of a sequence")
-            is_guessed = num_guesses[row] == max_tokens[row] - 1
-            _rule(is_guessed or not num_guesses[row], f"{num_guesses[row]} guesses for {max_tokens[row]} tokens")
-            _rule(bool(num_guesses[row]) or self._agreement.has("multi_token"), "several tokens without guesses were not agreed")
+            is_guessed = num_draft_tokens[row] == max_tokens[row] - 1
+            _rule(is_guessed or not num_draft_tokens[row], f"{num_draft_tokens[row]} guesses for {max_tokens[row]} tokens")
+            _rule(
+                bool(num_draft_tokens[row]) or self._agreement.has("multi_token"),
+                "several tokens without guesses were not agreed",
+            )
 
     def _check_masks(self, step: SchedulerOutput) -> None:
         feature = {"none": None, "inline": "mask", "late": "late_mask"}[step.mask]
@@ -203,8 +208,11 @@ class StepRules:
         self._check_sampling(new)
         self._check_media(new)
         if plan.mode == "slots":
-            _rule(0 <= new.slot < plan.num_slots and not new.block_tables, f"slot {new.slot} of {plan.num_slots}")
-            owned, shared = {(-1, new.slot)}, set[Place]()
+            _rule(
+                0 <= new.sequence_slot < plan.num_sequence_slots and not new.block_tables,
+                f"slot {new.sequence_slot} of {plan.num_sequence_slots}",
+            )
+            owned, shared = {(-1, new.sequence_slot)}, set[Place]()
         else:
             _rule(len(new.block_tables) == len(plan.groups), f"{len(new.block_tables)} block tables")
             skipped = new.num_computed_tokens // (plan.block_size or 1)
@@ -302,7 +310,7 @@ class StepRules:
     def _grow(self, rows: Rows, row: int, resident: _Resident, end: int) -> None:
         plan = self._agreement.kv_cache
         if plan.mode == "slots":
-            _rule(end <= plan.slot_tokens, f"{end} tokens in a slot of {plan.slot_tokens}")
+            _rule(end <= plan.sequence_slot_tokens, f"{end} tokens in a slot of {plan.sequence_slot_tokens}")
             return
         for number, group in enumerate(plan.groups):
             first, last = rows.new_block_ptr[number][row : row + 2].tolist()

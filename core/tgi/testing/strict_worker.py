@@ -11,8 +11,8 @@ from tgi.backend import (
     GrammarMasks,
     Health,
     ModelRunnerOutput,
+    RequestedLimits,
     SchedulerOutput,
-    Wish,
     Worker,
 )
 from tgi.testing.step_rules import BrokenRuleError, StepRules
@@ -32,9 +32,9 @@ class StrictWorker:
         """As the inner worker."""
         self._inner.load()
 
-    def negotiate(self, wish: Wish) -> Agreement:
+    def negotiate(self, requested: RequestedLimits) -> Agreement:
         """As the inner worker; its answer becomes the rules."""
-        agreement = self._inner.negotiate(wish)
+        agreement = self._inner.negotiate(requested)
         self._rules = StepRules(agreement)
         return agreement
 

@@ -106,6 +106,6 @@ def merge_adapter(spec: ModelSpec, weights: Weights, names: Sequence[str], adapt
         if layer not in placed:
             raise ModelError(f"The adapter changes `{layer}`, which the model does not have.", "Choose an adapter of this model.")
         stored = delta.T if placed[layer].rule.transposed else delta
-        for role, piece in split(stored, placed[layer], spec).items():
-            merged[role] = merged[role] + piece
+        for parameter, piece in split(stored, placed[layer], spec).items():
+            merged[parameter] = merged[parameter] + piece
     return merged

@@ -118,8 +118,8 @@ def _names(spec: ModelSpec) -> list[str]:
     names = []
     for rule in spec.weights:
         for layer in range(max(len(stack.layers) for stack in spec.stacks) if "{layer}" in rule.name else 1):
-            if rule.roles[0].replace("{layer}", str(layer)) in shapes:
-                prefix = "" if rule.roles[0].startswith("head.") else spec.prefixes[0]
+            if rule.parameters[0].replace("{layer}", str(layer)) in shapes:
+                prefix = "" if rule.parameters[0].startswith("head.") else spec.prefixes[0]
                 names.append(prefix + rule.name.replace("{layer}", str(layer)))
     return names
 

@@ -49,7 +49,7 @@ def main() -> int:
                 _confine(request)
                 templates.limit_seconds = request.limit_seconds
             signal.setitimer(signal.ITIMER_REAL, templates.limit_seconds + _GRACE_SECONDS)
-            reply = templates.answer(request)
+            reply = templates.response(request)
             signal.setitimer(signal.ITIMER_REAL, 0)
             send_frame(connection, reply)
     return 0
@@ -64,7 +64,7 @@ class LoadedTemplates:
     special_tokens: dict[str, str] = field(default_factory=dict)
     limit_seconds: float = 0.0
 
-    def answer(self, request: TemplateRequest) -> TemplateReply:
+    def response(self, request: TemplateRequest) -> TemplateReply:
         """Do what the front asks."""
         try:
             if isinstance(request, RenderTemplate):

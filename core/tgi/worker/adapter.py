@@ -25,10 +25,10 @@ from tgi.backend.agreement import (
     KVCachePlan,
     Limits,
     MemoryItem,
-    Wish,
+    RequestedLimits,
 )
 from tgi.backend.errors import BackendError
-from tgi.backend.protocols import Host
+from tgi.backend.protocols import WorkerReporter
 from tgi.backend.records import (
     Float32Array,
     GrammarMasks,
@@ -94,10 +94,10 @@ class AdapterPlan:
 class AdapterWorker:
     """The eight methods of `Worker` over a `ForwardModel`. A step runs inside `collect`."""
 
-    def __init__(self, model: ForwardModel, plan: AdapterPlan, host: Host) -> None:
+    def __init__(self, model: ForwardModel, plan: AdapterPlan, reporter: WorkerReporter) -> None:
         self._model = model
         self._plan = plan
-        self._host = host
+        self._reporter = reporter
         self._state = WorkerState.CREATED
         self._agreement: Agreement | None = None
         self._sequences = LiveSequences()
@@ -106,30 +106,30 @@ class AdapterWorker:
     def load(self) -> None:
         """Read the weights."""
         self._state.require(WorkerState.CREATED, "load")
-        self._model.load(lambda done, total: self._host.progress("load", done, total))
+        self._model.load(lambda done, total: self._reporter.progress("load", done, total))
         self._state = WorkerState.LOADED
 
-    def negotiate(self, wish: Wish) -> Agreement:
+    def negotiate(self, requested: RequestedLimits) -> Agreement:
         """The plan, lowered to the wish. Raises `BackendError` if a given value is beyond the plan."""
         self._state.require(WorkerState.LOADED, "negotiate")
         plan = self._plan
-        context = min(plan.max_total_tokens, wish.model_max_total_tokens or plan.max_total_tokens)
+        context = min(plan.max_total_tokens, requested.model_max_total_tokens or plan.max_total_tokens)
         limits = Limits(
-            max_total_tokens=_kept("--max-total-tokens", wish.max_total_tokens, plan.max_total_tokens, context),
+            max_total_tokens=_kept("--max-total-tokens", requested.max_total_tokens, plan.max_total_tokens, context),
             max_sequences=_kept(
                 "--max-batch-size",
-                wish.max_batch_size,
+                requested.max_batch_size,
                 plan.max_sequences,
-                min(plan.max_sequences, wish.max_concurrent_requests),
+                min(plan.max_sequences, requested.max_concurrent_requests),
             ),
             max_step_tokens=_kept(
-                "--max-batch-prefill-tokens", wish.max_batch_prefill_tokens, plan.max_step_tokens, plan.max_step_tokens
+                "--max-batch-prefill-tokens", requested.max_batch_prefill_tokens, plan.max_step_tokens, plan.max_step_tokens
             ),
             mixed=plan.mixed,
             chunked=plan.chunked,
             max_prefills=plan.max_prefills,
         )
-        kv_cache = self._kv_cache(wish, limits)
+        kv_cache = self._kv_cache(requested, limits)
         self._agreement = Agreement(
             api=API_VERSION,
             features=tuple(name for name in plan.features if plan.mode == "paged" or name != "prefix_cache"),
@@ -147,7 +147,9 @@ class AdapterWorker:
     def warmup(self) -> None:
         """Let the model allocate and compile. It gets a block more than agreed, which `health` and padding may write into."""
         self._state.require(WorkerState.AGREED, "warmup")
-        self._model.allocate(self._num_slots + self._block_size, lambda done, total: self._host.progress("warmup", done, total))
+        self._model.allocate(
+            self._num_slots + self._block_size, lambda done, total: self._reporter.progress("warmup", done, total)
+        )
         self._state = WorkerState.READY
 
     def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
@@ -199,20 +201,22 @@ class AdapterWorker:
     def _block_size(self) -> int:
         """A slot is treated as one block that holds a whole sequence."""
         plan = self._agreed.kv_cache
-        return plan.block_size if plan.mode == "paged" else plan.slot_tokens
+        return plan.block_size if plan.mode == "paged" else plan.sequence_slot_tokens
 
     @property
     def _num_slots(self) -> int:
         return self._agreed.kv_cache.max_batch_total_tokens
 
-    def _kv_cache(self, wish: Wish, limits: Limits) -> KVCachePlan:
+    def _kv_cache(self, requested: RequestedLimits, limits: Limits) -> KVCachePlan:
         plan, length = self._plan, limits.max_total_tokens
         wanted = min(plan.max_cache_tokens, limits.max_sequences * length)
-        num_tokens = _kept("--max-batch-total-tokens", wish.max_batch_total_tokens, plan.max_cache_tokens, wanted)
+        num_tokens = _kept("--max-batch-total-tokens", requested.max_batch_total_tokens, plan.max_cache_tokens, wanted)
         if num_tokens < length:
             raise BackendError(f"`--max-total-tokens {length}` does not fit the cache of {num_tokens} tokens.", "Lower it.")
         if plan.mode == "slots":
-            return KVCachePlan("slots", num_slots=min(limits.max_sequences, num_tokens // length), slot_tokens=length)
+            return KVCachePlan(
+                "slots", num_sequence_slots=min(limits.max_sequences, num_tokens // length), sequence_slot_tokens=length
+            )
         return KVCachePlan("paged", plan.block_size, (CacheGroup("full", math.ceil(num_tokens / plan.block_size)),))
 
     def _run(self, step: SchedulerOutput) -> ModelRunnerOutput:
@@ -232,7 +236,7 @@ class AdapterWorker:
 
     def _introduce(self, new: NewSequence) -> None:
         is_paged = self._agreed.kv_cache.mode == "paged"
-        table: Int32Array = new.block_tables[0] if is_paged else np.array([new.slot], np.int32)
+        table: Int32Array = new.block_tables[0] if is_paged else np.array([new.sequence_slot], np.int32)
         self._sequences.introduce(new, table, self._agreed.limits)
 
 

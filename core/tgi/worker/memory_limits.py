@@ -5,51 +5,53 @@ from __future__ import annotations
 import math
 
 from tgi.architectures.spec import GenericSpec, ModelSpec
-from tgi.backend.agreement import Wish
+from tgi.backend.agreement import RequestedLimits
 from tgi.backend.errors import BackendError
 
-__all__ = ["check_input", "format_bytes", "num_cache_blocks", "wished_context"]
+__all__ = ["check_input", "format_bytes", "num_cache_blocks", "requested_context"]
 
 _UNKNOWN_CONTEXT = 4096  # tokens, where neither the user nor the model names a limit
 
 
-def wished_context(spec: ModelSpec | GenericSpec, wish: Wish) -> int:
+def requested_context(spec: ModelSpec | GenericSpec, requested: RequestedLimits) -> int:
     """Tokens of the longest sequence, before memory is asked. Raises `BackendError` if the model has too few positions."""
     positions = None if isinstance(spec, GenericSpec) else spec.embedding.positions
-    if wish.max_total_tokens and positions is not None and wish.max_total_tokens > positions.num_positions:
+    if requested.max_total_tokens and positions is not None and requested.max_total_tokens > positions.num_positions:
         raise BackendError(
-            f"`--max-total-tokens {wish.max_total_tokens}` is beyond the {positions.num_positions} positions this model has.",
+            f"`--max-total-tokens {requested.max_total_tokens}` is beyond the {positions.num_positions} positions this model has.",
             f"Use at most {positions.num_positions}.",
         )
-    return wish.max_total_tokens or wish.model_max_total_tokens or spec.max_positions or _UNKNOWN_CONTEXT
+    return requested.max_total_tokens or requested.model_max_total_tokens or spec.max_positions or _UNKNOWN_CONTEXT
 
 
-def num_cache_blocks(wish: Wish, context: int, max_sequences: int, *, affordable: int, default: int, block_size: int) -> int:
+def num_cache_blocks(
+    requested: RequestedLimits, context: int, max_sequences: int, *, affordable: int, default: int, block_size: int
+) -> int:
     """`default` blocks, but not more than all sequences at full length can use. What the user gave may take all `affordable`.
 
     Raises `BackendError` if that is too little for it.
     """
-    if wish.max_batch_total_tokens is not None:
-        wanted = math.ceil(wish.max_batch_total_tokens / block_size)
+    if requested.max_batch_total_tokens is not None:
+        wanted = math.ceil(requested.max_batch_total_tokens / block_size)
         if wanted > affordable:
             raise BackendError(
-                f"`--max-batch-total-tokens {wish.max_batch_total_tokens}` needs {wanted} cache blocks, but memory is left for"
+                f"`--max-batch-total-tokens {requested.max_batch_total_tokens}` needs {wanted} cache blocks, but memory is left for"
                 f" {affordable} ({affordable * block_size} tokens).",
                 f"Use at most {affordable * block_size}, or leave the option out.",
             )
         return wanted
     context_blocks = math.ceil(context / block_size)
     num_blocks = min(default, max_sequences * context_blocks)
-    if wish.max_total_tokens is not None:
+    if requested.max_total_tokens is not None:
         num_blocks = max(num_blocks, min(context_blocks, affordable))
     return num_blocks
 
 
-def check_input(wish: Wish, max_total_tokens: int) -> None:
+def check_input(requested: RequestedLimits, max_total_tokens: int) -> None:
     """Raise `BackendError` if the wished prompt leaves no token of a sequence for the answer."""
-    if wish.max_input_tokens is not None and wish.max_input_tokens >= max_total_tokens:
+    if requested.max_input_tokens is not None and requested.max_input_tokens >= max_total_tokens:
         raise BackendError(
-            f"`--max-input-tokens {wish.max_input_tokens}` must be below the {max_total_tokens} tokens of a whole sequence"
+            f"`--max-input-tokens {requested.max_input_tokens}` must be below the {max_total_tokens} tokens of a whole sequence"
             " (`--max-total-tokens`, or what model and memory allow).",
             f"Use at most {max_total_tokens - 1}.",
         )

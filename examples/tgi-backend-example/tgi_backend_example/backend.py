@@ -12,10 +12,10 @@ from tgi.backend import (
     BackendInfo,
     DeviceInfo,
     EngineConfig,
-    Host,
     ProbeResult,
     Support,
     Worker,
+    WorkerReporter,
 )
 from tgi.worker.adapter import AdapterPlan, AdapterWorker
 
@@ -52,13 +52,13 @@ class ExampleBackend:
             reasons += _refused_parts(spec)
         return Support("no", tuple(reasons)) if reasons else Support("native", ("numpy is slow",))
 
-    def create_worker(self, config: EngineConfig, host: Host) -> Worker:
+    def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
         """The heavy half; import a framework no earlier than here."""
         from tgi_backend_example.model import ExampleModel  # noqa: PLC0415 - the two halves load apart
 
         if isinstance(config.spec, GenericSpec):
             raise BackendError(f"The architecture `{config.spec.model_type}` is not known.", "Choose another model.")
-        return AdapterWorker(ExampleModel(config.spec, Path(config.model_path)), _PLAN, host)
+        return AdapterWorker(ExampleModel(config.spec, Path(config.model_path)), _PLAN, reporter)
 
 
 def _refused_options(config: EngineConfig) -> list[str]:

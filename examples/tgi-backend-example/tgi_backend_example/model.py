@@ -51,7 +51,7 @@ class ExampleModel:
             if tensors[placement.name].dtype.kind == "i":
                 raise ModelError(f"The tensor `{placement.name}` holds integers.", "Choose a checkpoint that is not quantized.")
             pieces = split(tensors[placement.name], placement, self._spec)
-            self._weights |= {role: np.asarray(piece, np.float32) for role, piece in pieces.items()}
+            self._weights |= {parameter: np.asarray(piece, np.float32) for parameter, piece in pieces.items()}
 
     def allocate(self, num_slots: int, progress: Progress) -> None:
         """Keys and values of `num_slots` tokens."""

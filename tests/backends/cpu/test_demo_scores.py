@@ -25,28 +25,28 @@ LEAST = {
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory):
+def responses(tmp_path_factory):
     log = tmp_path_factory.mktemp("demo") / "log"
     with running_server(demo_model_path(lambda _: None), "cpu", log) as server:
         return ask_server(server.url)
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_share_of_right_answers(answers, group):
-    marks = [is_right(answer) for answer in answers[0] if answer.prompt.group == group]
+def test_share_of_right_responses(responses, group):
+    marks = [is_right(response) for response in responses[0] if response.prompt.group == group]
     assert sum(marks) >= LEAST[group] * len(marks)
 
 
-def test_answers_end_by_themselves(answers):
-    assert sum(answer.is_ended for answer in answers[0]) >= 0.95 * len(answers[0])
+def test_responses_end_by_themselves(responses):
+    assert sum(response.is_ended for response in responses[0]) >= 0.95 * len(responses[0])
 
 
-def test_the_first_example_is_answered_on_topic(answers):
-    assert "neural network" in answers[1]
+def test_the_first_example_is_responded_on_topic(responses):
+    assert "neural network" in responses[1]
 
 
-def test_the_card_tells_these_scores(answers):
+def test_the_card_tells_these_scores(responses):
     card = dict(row.split("|")[1:3] for row in CARD.read_text(encoding="utf-8").splitlines() if row.count("|") == 5)
-    for row in score_table(answers[0]).splitlines()[2:]:
+    for row in score_table(responses[0]).splitlines()[2:]:
         name, right = row.split("|")[1:3]
         assert abs(int(card[name]) - int(right)) <= 1

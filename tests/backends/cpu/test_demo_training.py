@@ -96,6 +96,6 @@ def test_a_model_agrees_with_itself_alone():
     model, other = Llama(DRAFT), Llama(DRAFT)
     prompts = [[5, 6, 7], [8, 9]]
     tokenizer = Tokenizer.from_file(str(TOKENIZER))
-    answers = [(prompt, ids) for prompt, (ids, _) in zip(prompts, greedy_ids(model, tokenizer, prompts, 6), strict=True)]
-    assert agreement(model, answers) == (12, 12)
-    assert agreement(other, answers)[0] < 12
+    responses = [(prompt, ids) for prompt, (ids, _) in zip(prompts, greedy_ids(model, tokenizer, prompts, 6), strict=True)]
+    assert agreement(model, responses) == (12, 12)
+    assert agreement(other, responses)[0] < 12

@@ -62,11 +62,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def test_texts_served_together_are_those_of_transformers(served: Served) -> None:
     assert max(len(served.tokenizer.encode(text).ids) for text in TEXTS) > STEP_TOKENS
     with ThreadPoolExecutor(len(TEXTS)) as pool:
-        answers = list(pool.map(served.generate, TEXTS))
-    for text, answer in zip(TEXTS, answers, strict=True):
-        assert answer.status_code == 200, answer.text
-        assert [token["id"] for token in answer.json()["details"]["tokens"]] == served.expected(text)
-        assert answer.headers["x-prompt-tokens"] == str(len(served.tokenizer.encode(text).ids))
+        responses = list(pool.map(served.generate, TEXTS))
+    for text, response in zip(TEXTS, responses, strict=True):
+        assert response.status_code == 200, response.text
+        assert [token["id"] for token in response.json()["details"]["tokens"]] == served.expected(text)
+        assert response.headers["x-prompt-tokens"] == str(len(served.tokenizer.encode(text).ids))
 
 
 def test_the_prefill_is_what_the_decoder_starts_with(served: Served) -> None:
@@ -75,6 +75,6 @@ def test_the_prefill_is_what_the_decoder_starts_with(served: Served) -> None:
 
 
 def test_the_text_counts_as_input(served: Served) -> None:
-    answer = served.generate("x " * 200)
-    assert answer.status_code == 422
-    assert "`inputs` tokens + `max_new_tokens` must be <= 192" in answer.json()["error"]
+    response = served.generate("x " * 200)
+    assert response.status_code == 422
+    assert "`inputs` tokens + `max_new_tokens` must be <= 192" in response.json()["error"]

@@ -8,7 +8,7 @@ from tgi.backend import EngineConfig, Explainer
 from tgi.testing.tiny_models import write_tiny_model
 from tgi_cpu.backend import CpuBackend
 from tgi_cpu.native import load_library
-from tgi_cpu.worker import obstacle
+from tgi_cpu.worker import unsupported_reason
 
 
 @pytest.mark.parametrize(("dtype", "reason"), [("float32", "bfloat16, not float32"), ("float16", "bfloat16, not float16")])
@@ -31,6 +31,6 @@ def test_what_is_said_is_what_runs(tmp_path):
     backend = CpuBackend()
     assert isinstance(backend, Explainer)
     chosen = {entry.operation: entry.chosen for entry in backend.explain(spec, config)}
-    is_native = not obstacle(config, load_library())
+    is_native = not unsupported_reason(config, load_library())
     assert (chosen["layers"] == "native kernels") == is_native
     assert (chosen.get("weights") == "bfloat16 in 12 bits without loss") == is_native

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.backends.checkpoints import FAMILIES, save_checkpoint
-from tests.backends.scripted_core import RecordingHost, started
+from tests.backends.scripted_core import RecordingReporter, started
 from tgi.architectures import load_spec
-from tgi.backend import EngineConfig, Wish
+from tgi.backend import EngineConfig, RequestedLimits
 from tgi_cpu import tgi_backend
 
 NEAR_TIE = 1e-4  # logits this close may be ordered either way
@@ -21,8 +21,8 @@ def served(request, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # spinning threads do no good on so small a model
     model = save_checkpoint(request.param, tmp_path)
     config = EngineConfig("cpu", str(tmp_path), load_spec(tmp_path))
-    worker = tgi_backend().create_worker(config, RecordingHost())
-    yield model, started(worker, Wish(max_concurrent_requests=5, max_batch_prefill_tokens=64))
+    worker = tgi_backend().create_worker(config, RecordingReporter())
+    yield model, started(worker, RequestedLimits(max_concurrent_requests=5, max_batch_prefill_tokens=64))
     worker.close()
 
 

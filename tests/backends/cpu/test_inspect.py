@@ -43,7 +43,7 @@ def test_a_family_of_the_grammar(llama, capsys):
     assert backends["cpu"]["kv_bytes_per_token"] == 3 * 2 * 2 * 8 * 2
 
 
-def test_options_change_the_answer(llama, capsys):
+def test_options_change_the_response(llama, capsys):
     path, _ = llama
     _, backends = inspect(capsys, path, "--dtype", "float32")
     assert backends["cpu"]["kv_bytes_per_token"] == 3 * 2 * 2 * 8 * 4

@@ -12,9 +12,9 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.backends.mixer_checkpoints import ENCODER_DECODERS, VOCAB_SIZE, save_mixer_variant
-from tests.backends.scripted_core import LiveSequence, RecordingHost, ScriptedCore, started
+from tests.backends.scripted_core import LiveSequence, RecordingReporter, ScriptedCore, started
 from tgi.architectures import load_spec
-from tgi.backend import BackendError, EngineConfig, Wish
+from tgi.backend import BackendError, EngineConfig, RequestedLimits
 from tgi_cpu import tgi_backend
 
 NEAR_TIE = 1e-4  # logits this close may be ordered either way
@@ -52,8 +52,8 @@ class Served:
 def served(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     model = save_mixer_variant(request.param, tmp_path)
-    worker = tgi_backend().create_worker(EngineConfig("cpu", str(tmp_path), load_spec(tmp_path)), RecordingHost())
-    core = started(worker, Wish(max_concurrent_requests=8, max_batch_prefill_tokens=64, max_total_tokens=128))
+    worker = tgi_backend().create_worker(EngineConfig("cpu", str(tmp_path), load_spec(tmp_path)), RecordingReporter())
+    core = started(worker, RequestedLimits(max_concurrent_requests=8, max_batch_prefill_tokens=64, max_total_tokens=128))
     assert worker.health(deep=True).ok
     rng = np.random.default_rng(1)
     texts = {handle: rng.integers(1, VOCAB_SIZE, length).tolist() for handle, length in LENGTHS.items()}
@@ -116,8 +116,8 @@ def test_what_is_agreed(served: Served) -> None:
 def test_states_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     save_mixer_variant("mamba2", tmp_path)
     config = EngineConfig("cpu", str(tmp_path), load_spec(tmp_path), memory_fraction=1e-9)
-    worker = tgi_backend().create_worker(config, RecordingHost())
+    worker = tgi_backend().create_worker(config, RecordingReporter())
     worker.load()
     with pytest.raises(BackendError, match="too little for the states of 1 sequences"):
-        worker.negotiate(Wish())
+        worker.negotiate(RequestedLimits())
     worker.close()

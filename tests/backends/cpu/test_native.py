@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.backends.checkpoints import VARIANTS, save_checkpoint
 from tests.backends.paged_batch import metadata_of
-from tests.backends.scripted_core import RecordingHost
+from tests.backends.scripted_core import RecordingReporter
 from tgi.architectures import ModelSpec, load_spec
 from tgi.backend import EngineConfig, Limits
 from tgi_cpu import worker
@@ -80,7 +80,7 @@ def torch_model(path: Path, spec: ModelSpec, dtype: torch.dtype, limits: Limits 
     """The shared decoder with weights rounded to bfloat16, computing in `dtype`."""
     decoder = build_decoder(spec, REFERENCE, dtype, "cpu")
     load_weights(decoder, path, ignore)
-    for parameter in decoder.parameters.by_role.values():
+    for parameter in decoder.parameters.by_parameter.values():
         parameter.copy_(parameter.bfloat16())
     return decoder.with_cache(NUM_BLOCKS, BLOCK_TOKENS, limits)
 
@@ -224,8 +224,8 @@ def test_long_contexts_and_common_beginnings(family: str, library: NativeLibrary
     assert torch.equal(together, by_three)
 
 
-@pytest.mark.parametrize("role", ["q.weight", "o.weight", "gate.weight", "down.weight", "norm.weight"])
-def test_a_lost_weight_shows(role: str, library: NativeLibrary, tmp_path: Path) -> None:
+@pytest.mark.parametrize("parameter", ["q.weight", "o.weight", "gate.weight", "down.weight", "norm.weight"])
+def test_a_lost_weight_shows(parameter: str, library: NativeLibrary, tmp_path: Path) -> None:
     save_checkpoint("llama", tmp_path)
     spec = load_spec(tmp_path)
     assert isinstance(spec, ModelSpec)
@@ -236,9 +236,9 @@ def test_a_lost_weight_shows(role: str, library: NativeLibrary, tmp_path: Path) 
         def __init__(self) -> None:
             self.spec = spec
 
-        def write(self, role_given: str, expert: int | None, *, axis: int, start: int, piece: Tensor) -> None:
-            lost = role_given.startswith("decoder.layers.1.") and role_given.endswith(role)
-            decoder.write(role_given, expert, axis=axis, start=start, piece=piece * 0 if lost else piece)
+        def write(self, parameter_given: str, expert: int | None, *, axis: int, start: int, piece: Tensor) -> None:
+            lost = parameter_given.startswith("decoder.layers.1.") and parameter_given.endswith(parameter)
+            decoder.write(parameter_given, expert, axis=axis, start=start, piece=piece * 0 if lost else piece)
 
     load_weights(Losing(), tmp_path, ignore)
     assert (logits_of(decoder.with_cache(NUM_BLOCKS, BLOCK_TOKENS, LIMITS)) - truth).abs().max() > 0.3
@@ -290,12 +290,12 @@ def test_without_the_library_a_line_says_so(tmp_path: Path) -> None:
     assert load_library(tmp_path) is None
     save_checkpoint("llama", tmp_path)
     config = EngineConfig("cpu", str(tmp_path), load_spec(tmp_path))
-    assert "install a C++ compiler" in worker.obstacle(config, None)
+    assert "install a C++ compiler" in worker.unsupported_reason(config, None)
 
 
 def test_float32_runs_in_torch_and_a_line_says_why(library: NativeLibrary, tmp_path: Path) -> None:
     save_checkpoint("llama", tmp_path)
-    host = RecordingHost()
+    reporter = RecordingReporter()
     config = EngineConfig("cpu", str(tmp_path), load_spec(tmp_path), dtype="float32")
-    worker.create_worker(config, host)
-    assert any("they compute in bfloat16, not float32" in line for line in host.lines)
+    worker.create_worker(config, reporter)
+    assert any("they compute in bfloat16, not float32" in line for line in reporter.lines)

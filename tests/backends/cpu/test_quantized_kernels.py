@@ -68,11 +68,11 @@ def test_pieces_come_by_outputs_or_by_inputs(weight_format: WeightFormat, librar
     by_outputs, by_inputs = (
         QuantizedMatrix(plan, library, weight_format, library.allocate(plan.num_bytes(weight_format))) for _ in range(2)
     )
-    for role, part in (("gate", weight[:20]), ("up", weight[20:])):
+    for parameter, part in (("gate", weight[:20]), ("up", weight[20:])):
         for start in (0, 7):
-            by_outputs.write(role, 0, start, part[start : start + (7 if start == 0 else 13)])
+            by_outputs.write(parameter, 0, start, part[start : start + (7 if start == 0 else 13)])
         for start in (0, 128, 256):
-            by_inputs.write(role, 1, start, part[:, start : start + 128])
+            by_inputs.write(parameter, 1, start, part[:, start : start + 128])
     assert np.array_equal(by_outputs.codes, by_inputs.codes)
     assert np.array_equal(by_outputs.scales, by_inputs.scales)
     columns = np.concatenate([plan.columns("gate"), plan.columns("up")])

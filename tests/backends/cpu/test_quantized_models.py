@@ -13,9 +13,9 @@ from tests.backends.checkpoints import save_checkpoint
 from tests.backends.cpu.native_kernels import require_library
 from tests.backends.cpu.test_native import LIMITS, LONGER, NUM_BLOCKS, ignore, logits_of
 from tests.backends.paged_batch import metadata_of
-from tests.backends.scripted_core import RecordingHost
+from tests.backends.scripted_core import RecordingReporter
 from tgi.architectures import ModelSpec, load_spec
-from tgi.backend import EngineConfig, Health, Wish
+from tgi.backend import EngineConfig, Health, RequestedLimits
 from tgi.demo import demo_model_path
 from tgi.text import Tokenizer
 from tgi_cpu import CpuBackend, tgi_backend
@@ -70,9 +70,9 @@ def rounded_model(path: Path, quantization: Quantization, dtype: torch.dtype, *,
     """The plain decoder with weights that went through codes; `by_outputs`: 8 bits with one scale per output."""
     decoder = build_decoder(spec_of(path), REFERENCE, dtype, "cpu")
     load_weights(decoder, path, ignore)
-    for role, parameter in decoder.parameters.by_role.items():
-        if is_quantized(role, tuple(parameter.shape)):
-            weight_format = quantization.format_of(role)
+    for parameter, parameter in decoder.parameters.by_parameter.items():
+        if is_quantized(parameter, tuple(parameter.shape)):
+            weight_format = quantization.format_of(parameter)
             if by_outputs and weight_format.bits == 8:
                 weight_format = replace(weight_format, group_size=parameter.shape[1])
             parameter.copy_(quantize(parameter, weight_format).dequantize())
@@ -112,15 +112,15 @@ def test_torch_s_products(family: str, name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", QUANTIZATIONS)
 def test_every_name_loads_says_so_and_saves_memory(name: str, tmp_path: Path) -> None:
     save_checkpoint("llama", tmp_path, dtype=torch.float32, hidden_size=64)
-    spec, host = spec_of(tmp_path), RecordingHost()
+    spec, reporter = spec_of(tmp_path), RecordingReporter()
     config = EngineConfig("cpu", str(tmp_path), spec, quantize=name)
     support = tgi_backend().supports(spec, config)
-    assert support.verdict == "native"
-    worker = tgi_backend().create_worker(config, host)
+    assert support.status == "native"
+    worker = tgi_backend().create_worker(config, reporter)
     worker.load()
-    agreement = worker.negotiate(Wish())
+    agreement = worker.negotiate(RequestedLimits())
     quantization = QUANTIZATIONS[name]
-    assert any(f"`--quantize {name}`: weights become {quantization.layers.bits}-bit integers" in line for line in host.lines)
+    assert any(f"`--quantize {name}`: weights become {quantization.layers.bits}-bit integers" in line for line in reporter.lines)
     assert agreement.facts["quantization"] == f"{quantization.name} weights"
     assert agreement.facts["dtype"] == "bfloat16"
     expected = weights_bytes(spec, "bfloat16", quantization)
@@ -139,7 +139,7 @@ def test_names_that_need_another_checkpoint_or_processor_are_refused(name: str, 
     save_checkpoint("llama", tmp_path)
     spec = spec_of(tmp_path)
     support = tgi_backend().supports(spec, EngineConfig("cpu", str(tmp_path), spec, quantize=name))
-    assert support.verdict == "no"
+    assert support.status == "no"
     assert f"`--quantize {name}`" in support.reasons[0]
     assert "int8" in support.reasons[0]
 
@@ -150,13 +150,13 @@ def test_weights_take_what_the_arithmetic_says(name: str, library: NativeLibrary
     path = demo_model_path(lambda message: None)
     spec = spec_of(path)
     weights = NativeDecoder(spec, library, 1, QUANTIZATIONS[name]).weights
-    taken = sum(matrix.plan.num_bytes(QUANTIZATIONS[name].format_of(role)) for role, matrix in weights.matrices.items())
+    taken = sum(matrix.plan.num_bytes(QUANTIZATIONS[name].format_of(parameter)) for parameter, matrix in weights.matrices.items())
     taken += sum(vector.nbytes for vector in weights.vectors.values())
     assert taken == pytest.approx(weights_bytes(spec, "bfloat16", QUANTIZATIONS[name]), rel=0.02)
 
 
 @pytest.mark.parametrize(
-    ("role", "shape", "bits"),
+    ("parameter", "shape", "bits"),
     [
         ("embedding.weight", (101, 32), 8),
         ("head.weight", (101, 32), 8),
@@ -169,11 +169,11 @@ def test_weights_take_what_the_arithmetic_says(name: str, library: NativeLibrary
         ("decoder.layers.0.moe.router.weight", (8, 32), None),
     ],
 )
-def test_what_is_quantized_and_to_how_many_bits(role: str, shape: tuple[int, ...], bits: int | None) -> None:
-    assert is_quantized(role, shape) == (bits is not None)
+def test_what_is_quantized_and_to_how_many_bits(parameter: str, shape: tuple[int, ...], bits: int | None) -> None:
+    assert is_quantized(parameter, shape) == (bits is not None)
     if bits is not None:
-        assert QUANTIZATIONS["int4"].format_of(role).bits == bits
-        assert QUANTIZATIONS["int8"].format_of(role).bits == 8
+        assert QUANTIZATIONS["int4"].format_of(parameter).bits == bits
+        assert QUANTIZATIONS["int8"].format_of(parameter).bits == 8
 
 
 def test_odd_sizes_are_counted_whole() -> None:
@@ -192,7 +192,7 @@ def greedy(model: NativeModel, prompt: list[int], count: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
-def test_the_demo_answers_in_int8_as_in_bfloat16(library: NativeLibrary) -> None:
+def test_the_demo_responses_in_int8_as_in_bfloat16(library: NativeLibrary) -> None:
     """Of these eight answers of 24 tokens all are the same today; seven must be."""
     path = demo_model_path(lambda message: None)
     tokenizer = Tokenizer.load(path)

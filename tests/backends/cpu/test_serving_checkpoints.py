@@ -35,12 +35,12 @@ def test_the_fallback_serves_and_says_that_it_is_slow(tmp_path, tiny_model):
     with running_server(path, "cpu", tmp_path / "log", "--max-total-tokens", "64") as server:
         parameters = {"max_new_tokens": 8, "details": True}
         body = {"inputs": "once upon a time", "parameters": parameters}
-        answer = httpx.post(f"{server.url}/generate", json=body, timeout=60).json()
+        response = httpx.post(f"{server.url}/generate", json=body, timeout=60).json()
         sampled = parameters | {"do_sample": True, "seed": 3, "temperature": 0.7, "top_k": 5, "top_p": 0.9, "typical_p": 0.9}
         body = {"inputs": "once upon a time", "parameters": sampled | {"repetition_penalty": 1.2, "frequency_penalty": 0.1}}
         once, again = (httpx.post(f"{server.url}/generate", json=body, timeout=60).json() for _ in range(2))
         max_total_tokens = httpx.get(f"{server.url}/info").json()["max_total_tokens"]
-    tokens = [token["id"] for token in answer["details"]["tokens"]]
+    tokens = [token["id"] for token in response["details"]["tokens"]]
     assert tokens == expected[: len(tokens)]
     assert tokens
     assert once["generated_text"] == again["generated_text"]

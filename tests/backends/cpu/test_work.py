@@ -14,10 +14,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.backends.checkpoints import save_checkpoint
-from tests.backends.scripted_core import RecordingHost, ScriptedCore, started
+from tests.backends.scripted_core import RecordingReporter, ScriptedCore, started
 from tests.work_counter import count_calls, peak_bytes
 from tgi.architectures import load_spec
-from tgi.backend import EngineConfig, SamplingParams, Wish
+from tgi.backend import EngineConfig, RequestedLimits, SamplingParams
 from tgi_cpu import tgi_backend
 from tgi_cpu.native import load_library
 
@@ -66,9 +66,9 @@ def make_core(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mak
             pytest.skip("the native kernels do not run here")
         dtype = "bfloat16" if kernels == "native" else "float32"
         config = EngineConfig("cpu", str(path), load_spec(path), dtype=dtype)
-        worker = tgi_backend().create_worker(config, RecordingHost())
+        worker = tgi_backend().create_worker(config, RecordingReporter())
         workers.append(worker)
-        core = started(worker, Wish(max_concurrent_requests=num_rows, max_batch_prefill_tokens=64))
+        core = started(worker, RequestedLimits(max_concurrent_requests=num_rows, max_batch_prefill_tokens=64))
         assert core.agreement.facts["kernels"] == kernels
         for handle in range(num_rows):
             core.introduce(handle, PROMPT, sampling=GREEDY if sampling == "greedy" else SAMPLED)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.backends.checkpoints import save_checkpoint
-from tests.backends.scripted_core import RecordingHost, ScriptedCore
+from tests.backends.scripted_core import RecordingReporter, ScriptedCore
 from tgi.architectures import GenericSpec, load_spec
 from tgi.backend import (
     SAMPLING_FIELDS,
@@ -21,8 +21,8 @@ from tgi.backend import (
     GrammarMasks,
     Health,
     ModelError,
+    RequestedLimits,
     StepError,
-    Wish,
     Worker,
     WrongStateError,
     empty_int32,
@@ -61,11 +61,11 @@ def config(checkpoint, spec):
 
 def create(config, **device):
     if not device:
-        return tgi_backend().create_worker(config, RecordingHost())
+        return tgi_backend().create_worker(config, RecordingReporter())
     cpu = torch.device("cpu")
     loader = decoder_loader(device.pop("ops", REFERENCE), cpu)
     defaults = {"free_bytes": lambda: 2**30, "facts": {}, "block_size": 16, "max_step_tokens": 64, "load_model": loader}
-    return TorchWorker(config, RecordingHost(), TorchDevice(device=cpu, **(defaults | device)))
+    return TorchWorker(config, RecordingReporter(), TorchDevice(device=cpu, **(defaults | device)))
 
 
 def test_the_light_half_imports_no_framework(checkpoint, spec):
@@ -112,7 +112,7 @@ def test_info_and_probe():
 )
 def test_supports_refuses_options_with_a_reason(config, change, reason):
     support = tgi_backend().supports(config.spec, msgspec.structs.replace(config, **change))
-    assert support.verdict == "no"
+    assert support.status == "no"
     assert any(reason in text for text in support.reasons)
 
 
@@ -122,12 +122,12 @@ def test_supports_refuses_what_neither_the_grammar_nor_the_fallback_has(config, 
         model_type="new", vocab_size=9, hidden_size=8, num_layers=1, num_kv_heads=1, head_dim=8, max_positions=9, config=unknown
     )
     support = tgi_backend().supports(generic, config)
-    assert support.verdict == "no"
+    assert support.status == "no"
     assert "`new`" in support.reasons[0]
 
 
 @pytest.mark.parametrize(
-    ("stored", "wished", "computed", "verdict"),
+    ("stored", "requested", "computed", "status"),
     [
         (torch.float32, None, "float32", "native"),
         (torch.float16, None, "bfloat16", "native"),
@@ -136,14 +136,14 @@ def test_supports_refuses_what_neither_the_grammar_nor_the_fallback_has(config, 
         (torch.float32, "float16", "float16", "slow"),
     ],
 )
-def test_dtype(tmp_path, stored, wished, computed, verdict):
+def test_dtype(tmp_path, stored, requested, computed, status):
     save_checkpoint("gpt2", tmp_path, dtype=stored)
-    config = EngineConfig("cpu", str(tmp_path), load_spec(tmp_path), dtype=wished)
+    config = EngineConfig("cpu", str(tmp_path), load_spec(tmp_path), dtype=requested)
     support = tgi_backend().supports(config.spec, config)
-    assert (support.verdict, support.memory[0].detail) == (verdict, computed)
+    assert (support.status, support.memory[0].detail) == (status, computed)
     worker = create(config)
     worker.load()
-    agreement = worker.negotiate(Wish())
+    agreement = worker.negotiate(RequestedLimits())
     assert agreement.facts["dtype"] == computed
     assert agreement.memory[0].num_bytes == support.memory[0].num_bytes == weights_bytes(config.spec, computed)
     worker.warmup()
@@ -161,7 +161,7 @@ def test_states(config):
         step = core.build({}, {}) if core else None
         return {
             "load": worker.load,
-            "negotiate": lambda: worker.negotiate(Wish()),
+            "negotiate": lambda: worker.negotiate(RequestedLimits()),
             "warmup": worker.warmup,
             "submit": lambda: worker.submit(step),
             "collect": lambda: worker.collect(0.0),
@@ -190,11 +190,11 @@ def test_states(config):
 
 
 def test_load_reports_progress_and_names_a_damaged_file(config, tmp_path):
-    host = RecordingHost()
-    worker = tgi_backend().create_worker(config, host)
+    reporter = RecordingReporter()
+    worker = tgi_backend().create_worker(config, reporter)
     worker.load()
-    assert {phase for phase, _, _ in host.phases} == {"load"}
-    assert host.phases[-1][1] == host.phases[-1][2] > 0
+    assert {phase for phase, _, _ in reporter.phases} == {"load"}
+    assert reporter.phases[-1][1] == reporter.phases[-1][2] > 0
     save_checkpoint("qwen3", tmp_path)
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -206,7 +206,7 @@ def test_load_reports_progress_and_names_a_damaged_file(config, tmp_path):
 def test_the_agreement(config):
     worker = create(config)
     worker.load()
-    agreement = worker.negotiate(Wish(max_concurrent_requests=3))
+    agreement = worker.negotiate(RequestedLimits(max_concurrent_requests=3))
     assert set(agreement.sampling) == SAMPLING_FIELDS
     assert set(agreement.features) == {"device_token", "logprobs", "mask", "prefix_cache", "prompt_logprobs"}
     assert agreement.limits.max_total_tokens == 128  # the model's own
@@ -216,9 +216,9 @@ def test_the_agreement(config):
     msgspec.msgpack.encode(agreement)
 
 
-def plan(spec, free, **wish):
+def plan(spec, free, **requested):
     facts = MemoryFacts(free_bytes=free, weights_bytes=0, dtype="float32", block_size=16, max_step_tokens=32)
-    return plan_limits(spec, Wish(**({"max_concurrent_requests": 2} | wish)), facts)
+    return plan_limits(spec, RequestedLimits(**({"max_concurrent_requests": 2} | requested)), facts)
 
 
 def test_the_cache_takes_half_of_what_is_left(spec):
@@ -267,7 +267,7 @@ def test_learned_positions_are_a_hard_limit(tmp_path):
 def ready(config, **device):
     worker = create(config, **device)
     worker.load()
-    core = ScriptedCore(worker, worker.negotiate(Wish(max_concurrent_requests=2)))
+    core = ScriptedCore(worker, worker.negotiate(RequestedLimits(max_concurrent_requests=2)))
     worker.warmup()
     return worker, core
 

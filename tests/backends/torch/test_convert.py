@@ -46,7 +46,7 @@ def convert(*words):
 def loaded(path):
     decoder = build_decoder(load_spec(path), REFERENCE, torch.float32, "cpu")
     load_weights(decoder, path, lambda done, total: None)
-    return decoder.parameters.by_role
+    return decoder.parameters.by_parameter
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -61,7 +61,7 @@ def test_one_file(original, pickled, tmp_path, zipped):
     assert converted.keys() == tensors.keys()
     assert all(torch.equal(converted[name], tensor) for name, tensor in tensors.items())
     ours, expected = loaded(tmp_path / "out"), loaded(original)
-    assert all(torch.equal(ours[role], tensor) for role, tensor in expected.items())
+    assert all(torch.equal(ours[parameter], tensor) for parameter, tensor in expected.items())
     assert sorted(file.name for file in path.iterdir()) == ["config.json", NAME]
 
 

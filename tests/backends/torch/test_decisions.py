@@ -53,11 +53,11 @@ def test_page_covers_every_tensor(page: str, index: int, tmp_path: Path) -> None
 
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         for placement in placements(spec, list(file.keys())):
-            for role, piece in split(file.get_tensor(placement.name), placement, spec).items():
-                assert tuple(piece.shape) == shapes[role][placement.expert is not None :], role
-                filled[role] += piece.numel()
+            for parameter, piece in split(file.get_tensor(placement.name), placement, spec).items():
+                assert tuple(piece.shape) == shapes[parameter][placement.expert is not None :], parameter
+                filled[parameter] += piece.numel()
 
-    assert filled == {role: np.prod(shape) for role, shape in shapes.items()}
+    assert filled == {parameter: np.prod(shape) for parameter, shape in shapes.items()}
     # The model's own parameters and persistent buffers, counted once.
     assert sum(filled.values()) == sum({t.data_ptr(): t.numel() for t in model.state_dict().values()}.values())
 

@@ -80,10 +80,10 @@ def test_is_served(model: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.M
     arguments = ("--max-total-tokens", "64", "--max-input-tokens", "40")
     parameters = {"max_new_tokens": NUM_TOKENS, "details": True, "ignore_eos": True}
     with running_server(tmp_path / "model", "cpu", tmp_path / "log", *arguments) as server:
-        answer = httpx.post(f"{server.url}/generate", json={"inputs": PROMPT, "parameters": parameters}, timeout=60)
-    assert answer.status_code == 200, answer.text
+        response = httpx.post(f"{server.url}/generate", json={"inputs": PROMPT, "parameters": parameters}, timeout=60)
+    assert response.status_code == 200, response.text
     prompt = Tokenizer.from_file(str(tmp_path / "model" / "tokenizer.json")).encode(PROMPT).ids
-    tokens = prompt + [token["id"] for token in answer.json()["details"]["tokens"]]
+    tokens = prompt + [token["id"] for token in response.json()["details"]["tokens"]]
     with torch.inference_mode():
         best = model(torch.tensor([tokens[:-1]])).logits[0].argmax(-1)
     assert tokens[-NUM_TOKENS:] == best[-NUM_TOKENS:].tolist()

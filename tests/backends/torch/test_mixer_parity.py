@@ -175,12 +175,12 @@ def test_every_parameter_counts(name: str, tmp_path: Path) -> None:
         return float((torch.stack(sequence.logits) - expected).abs().max())
 
     assert distance() < TOLERANCE
-    for role, parameter in pair.decoder.parameters.by_role.items():
+    for parameter, parameter in pair.decoder.parameters.by_parameter.items():
         kept = parameter.clone()
         parameter.zero_()
-        assert distance() > TOLERANCE, f"{role} may be lost unseen"
+        assert distance() > TOLERANCE, f"{parameter} may be lost unseen"
         parameter.copy_(kept.roll(1, 0))
-        assert parameter.shape[0] == 1 or distance() > TOLERANCE, f"{role} may be shifted unseen"
+        assert parameter.shape[0] == 1 or distance() > TOLERANCE, f"{parameter} may be shifted unseen"
         parameter.copy_(kept)
 
 
@@ -192,7 +192,7 @@ def test_numpy_reference(name: str, tmp_path: Path) -> None:
     logits = reference_logits(pair.decoder.spec, weights, sequence.token_ids, sequence.encoder_token_ids)
     expected = pair.expected(sequence)
     assert float((torch.from_numpy(logits) - expected).abs().max()) < TOLERANCE
-    for role in weights:
-        lost = weights | {role: np.zeros_like(weights[role])}
+    for parameter in weights:
+        lost = weights | {parameter: np.zeros_like(weights[parameter])}
         changed = reference_logits(pair.decoder.spec, lost, sequence.token_ids[:20], sequence.encoder_token_ids)
-        assert np.abs(changed - logits[:20]).max() > TOLERANCE, role
+        assert np.abs(changed - logits[:20]).max() > TOLERANCE, parameter

@@ -244,7 +244,7 @@ def test_decoder_computes_through_the_table() -> None:
     replaced = {field.name: counted(field.name, getattr(ops.REFERENCE, field.name)) for field in dataclasses.fields(ops.Ops)}
     spec = small_spec()
     decoder = build_decoder(spec, dataclasses.replace(ops.REFERENCE, **replaced), torch.float32, "cpu")
-    for parameter in decoder.parameters.by_role.values():
+    for parameter in decoder.parameters.by_parameter.values():
         torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
     step(decoder, KVCache.allocate(spec, 4, 4, torch.float32, "cpu"), [(PagedSequence([1, 2, 3], [2]), 3)])
     per_layer = {"rms_norm": 2, "linear": 4, "rotary": 1, "write_kv": 1, "paged_attention": 1, "gated_activation": 1}
@@ -267,12 +267,12 @@ def test_experts_are_weighted_and_added() -> None:
     stack = Stack(kind="decoder", layers=(Layer(blocks=(Block(branches=(Branch(mixer=moe),)),)),))
     decoder = build_decoder(small_spec(stacks=(stack,)), ops.REFERENCE, torch.float32, "cpu")
     generator = torch.Generator().manual_seed(6)
-    tensors = decoder.parameters.by_role
+    tensors = decoder.parameters.by_parameter
     for parameter in tensors.values():
         parameter.copy_(torch.randn(parameter.shape, generator=generator))
     ids = torch.tensor([3, 1, 4])
     x = tensors["embedding.weight"][ids]
-    get = {role.removeprefix("decoder.layers.0.moe."): tensor for role, tensor in tensors.items()}
+    get = {parameter.removeprefix("decoder.layers.0.moe."): tensor for parameter, tensor in tensors.items()}
 
     def mlp(row: Tensor, part: str, number: int | None = None) -> Tensor:
         def linear(value: Tensor, name: str) -> Tensor:

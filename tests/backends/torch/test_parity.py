@@ -170,13 +170,13 @@ def test_every_parameter_counts(name: str, tmp_path: Path) -> None:
         return worst(sequence.logits, expected)
 
     assert distance() < TOLERANCE
-    for role, parameter in decoder.parameters.by_role.items():
-        mixer = mixer_of(role, spec)
-        if role.endswith("attention.k.bias") and isinstance(mixer, Attention) and mixer.rope is None:
+    for parameter, parameter in decoder.parameters.by_parameter.items():
+        mixer = mixer_of(parameter, spec)
+        if parameter.endswith("attention.k.bias") and isinstance(mixer, Attention) and mixer.rope is None:
             continue  # adds the same to all scores of a query unless a rotation comes between, and a softmax ignores that
         kept = parameter.clone()
         parameter.zero_()
-        assert distance() > TOLERANCE, f"{role} may be lost unseen"
+        assert distance() > TOLERANCE, f"{parameter} may be lost unseen"
         parameter.copy_(kept.roll(1, 0 if len(kept) > 1 else -1))
-        assert distance() > TOLERANCE, f"{role} may be shifted unseen"
+        assert distance() > TOLERANCE, f"{parameter} may be shifted unseen"
         parameter.copy_(kept)

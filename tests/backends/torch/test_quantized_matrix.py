@@ -24,10 +24,10 @@ def test_products(shape: tuple[int, int], dtype: torch.dtype, weight_format: Wei
     weight, bias = torch.randn(shape, generator=generator), torch.randn(outputs, generator=generator).to(dtype)
     weight[-1] = 0
     matrix = QuantizedMatrix({"a": outputs // 3, "b": outputs - outputs // 3}, inputs, weight_format, dtype)
-    for role, part in (("b", weight[outputs // 3 :]), ("a", weight[: outputs // 3])):
+    for parameter, part in (("b", weight[outputs // 3 :]), ("a", weight[: outputs // 3])):
         middle = inputs // 2
-        matrix.write(role, 1, middle, part[:, middle:])
-        matrix.write(role, 1, 0, part[:, :middle])
+        matrix.write(parameter, 1, middle, part[:, middle:])
+        matrix.write(parameter, 1, 0, part[:, :middle])
     exact = quantize(weight, weight_format if weight_format.bits == 4 else replace(weight_format, group_size=inputs)).dequantize()
     for num_rows in (1, 5, 17):
         x = torch.randn(num_rows, inputs, generator=generator).to(dtype)

@@ -40,11 +40,11 @@ def test_every_weight_matters(variant: str, tmp_path: Path) -> None:
     weights = read_weights(spec, tmp_path)
     logits = reference_logits(spec, weights, TOKEN_IDS)
 
-    for role in weights:
-        if role.endswith("attention.k.bias") and spec.model_type == "gpt2":
+    for parameter in weights:
+        if parameter.endswith("attention.k.bias") and spec.model_type == "gpt2":
             continue  # without a rotation a key bias shifts all scores of a row alike, and softmax does not see it
-        lost = weights | {role: np.zeros_like(weights[role])}
-        assert np.abs(reference_logits(spec, lost, TOKEN_IDS) - logits).max() > 1e-3, role
+        lost = weights | {parameter: np.zeros_like(weights[parameter])}
+        assert np.abs(reference_logits(spec, lost, TOKEN_IDS) - logits).max() > 1e-3, parameter
 
 
 @pytest.mark.parametrize("family", FAMILIES)

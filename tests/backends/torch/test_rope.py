@@ -11,11 +11,11 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from tests.backends.checkpoints import save_variant
-from tests.backends.scripted_core import RecordingHost
+from tests.backends.scripted_core import RecordingReporter
 from tgi.architectures import load_spec
 from tgi.architectures.config_reader import ConfigReader
 from tgi.architectures.rope import inverse_frequencies, read_rope
-from tgi.backend import EngineConfig, Wish
+from tgi.backend import EngineConfig, RequestedLimits
 from tgi_cpu import tgi_backend
 
 HEAD_DIM, MAX_POSITIONS = 64, 4096
@@ -100,8 +100,8 @@ def test_partial_rotation_takes_part_of_the_head() -> None:
 @pytest.mark.parametrize(("max_total_tokens", "shared"), [(16, True), (17, False)])
 def test_no_prefix_is_shared_where_rotations_change_with_the_length(max_total_tokens: int, shared: bool, tmp_path: Path) -> None:
     save_variant("phi3-longer", tmp_path)  # its frequencies change above 16 tokens
-    worker = tgi_backend().create_worker(EngineConfig("cpu", str(tmp_path), load_spec(tmp_path)), RecordingHost())
+    worker = tgi_backend().create_worker(EngineConfig("cpu", str(tmp_path), load_spec(tmp_path)), RecordingReporter())
     worker.load()
-    agreement = worker.negotiate(Wish(max_concurrent_requests=2, max_total_tokens=max_total_tokens))
+    agreement = worker.negotiate(RequestedLimits(max_concurrent_requests=2, max_total_tokens=max_total_tokens))
     assert ("prefix_cache" in agreement.features) is shared
     worker.close()

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.backends.checkpoints import save_checkpoint
-from tests.backends.scripted_core import RecordingHost, started
+from tests.backends.scripted_core import RecordingReporter, started
 from tgi.architectures import load_spec
-from tgi.backend import TOKEN_ON_DEVICE, EngineConfig, SamplingParams, StepError, Wish
+from tgi.backend import TOKEN_ON_DEVICE, EngineConfig, RequestedLimits, SamplingParams, StepError
 from tgi.testing.sampling import sample_row
 from tgi_cpu import tgi_backend
 
@@ -31,8 +31,8 @@ def checkpoint(tmp_path_factory):
 def core(checkpoint, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     path, _ = checkpoint
-    worker = tgi_backend().create_worker(EngineConfig("cpu", str(path), load_spec(path)), RecordingHost())
-    yield started(worker, Wish(max_concurrent_requests=4, max_batch_prefill_tokens=64))
+    worker = tgi_backend().create_worker(EngineConfig("cpu", str(path), load_spec(path)), RecordingReporter())
+    yield started(worker, RequestedLimits(max_concurrent_requests=4, max_batch_prefill_tokens=64))
     worker.close()
 
 

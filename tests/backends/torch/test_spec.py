@@ -140,11 +140,11 @@ def test_equals_the_reference(name: str) -> None:
     spec = SPECS[name]
     decoder = build_decoder(spec, REFERENCE, torch.float32, "cpu")
     generator = torch.Generator().manual_seed(0)
-    for role, parameter in decoder.parameters.by_role.items():
+    for parameter, parameter in decoder.parameters.by_parameter.items():
         drawn = torch.randn(parameter.shape, generator=generator)
-        is_norm_weight = role.endswith("norm.weight")
+        is_norm_weight = parameter.endswith("norm.weight")
         parameter.copy_(1 + 0.1 * drawn if is_norm_weight else 0.3 * drawn)
-    weights = {role: parameter.numpy() for role, parameter in decoder.parameters.by_role.items()}
+    weights = {parameter: parameter.numpy() for parameter, parameter in decoder.parameters.by_parameter.items()}
     rng = random.Random(1)
     sequence = PagedSequence([rng.randrange(spec.vocab_size) for _ in range(LENGTH)], rng.sample(range(1, 8), 5))
     cache = KVCache.allocate(spec, 8, 4, torch.float32, "cpu")

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.backends.checkpoints import save_checkpoint
-from tests.backends.scripted_core import RecordingHost, started
+from tests.backends.scripted_core import RecordingReporter, started
 from tgi.architectures import load_spec
-from tgi.backend import EngineConfig, ModelError, SamplingParams, Wish
+from tgi.backend import EngineConfig, ModelError, RequestedLimits, SamplingParams
 from tgi_cpu import tgi_backend
 from tgi_torch.model.transformers_model import load_transformers_model
 
@@ -57,10 +57,12 @@ def config_of(path, **options):
 def served(request, checkpoints, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     path, model = checkpoints[request.param]
-    host = RecordingHost()
-    worker = tgi_backend().create_worker(config_of(path), host)
-    wish = Wish(max_concurrent_requests=8, max_batch_prefill_tokens=256, max_total_tokens=96, max_batch_total_tokens=2048)
-    yield model, started(worker, wish), host
+    reporter = RecordingReporter()
+    worker = tgi_backend().create_worker(config_of(path), reporter)
+    requested = RequestedLimits(
+        max_concurrent_requests=8, max_batch_prefill_tokens=256, max_total_tokens=96, max_batch_total_tokens=2048
+    )
+    yield model, started(worker, requested), reporter
     worker.close()
 
 
@@ -95,11 +97,11 @@ def test_greedy_equals_generate_while_sequences_come_and_go(served):
 
 
 def test_agrees_on_what_holds(served):
-    _, core, host = served
+    _, core, reporter = served
     agreement = core.agreement
     assert not agreement.has("prefix_cache")
     assert agreement.facts["kernels"] == "transformers"
-    assert agreement.limits.chunked == (not host.lines)
+    assert agreement.limits.chunked == (not reporter.lines)
     assert core.worker.health(deep=True).ok
 
 
@@ -214,9 +216,9 @@ def test_without_transformers_one_line_names_the_extra(checkpoints):
 def test_it_says_before_loading_that_it_is_slow_and_why(checkpoints):
     config = config_of(checkpoints["jamba"][0])
     support = tgi_backend().supports(config.spec, config)
-    assert support.verdict == "slow"
+    assert support.status == "slow"
     assert "transformers' modelling code, one sequence after the other" in support.reasons[0]
     assert support.memory[0].num_bytes == sum(p.numel() for p in checkpoints["jamba"][1].parameters()) * 4
     for change in ({"is_encoder_decoder": True}, {"quantization_config": {"quant_method": "awq"}}):
         spec = msgspec.structs.replace(config.spec, config=config.spec.config | change)
-        assert tgi_backend().supports(spec, config).verdict == "no"
+        assert tgi_backend().supports(spec, config).status == "no"

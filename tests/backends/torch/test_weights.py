@@ -87,14 +87,14 @@ def test_several_files(original: Path, checkpoint: Path, indexed: bool) -> None:
     if indexed:
         (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
         shutil.copy(original / NAME, checkpoint / "consolidated.safetensors")  # not in the index, so not read
-    for role, tensor in load(original).parameters.by_role.items():
-        assert torch.equal(tensor, load(checkpoint).parameters.by_role[role])
+    for parameter, tensor in load(original).parameters.by_parameter.items():
+        assert torch.equal(tensor, load(checkpoint).parameters.by_parameter[parameter])
 
 
 def test_casts_on_the_way(original: Path) -> None:
     exact, rounded = load(original), load(original, torch.bfloat16)
-    for role, tensor in exact.parameters.by_role.items():
-        assert torch.equal(tensor.bfloat16(), rounded.parameters.by_role[role])
+    for parameter, tensor in exact.parameters.by_parameter.items():
+        assert torch.equal(tensor.bfloat16(), rounded.parameters.by_parameter[parameter])
     assert rounded.parameters.num_bytes * 2 == exact.parameters.num_bytes
 
 
@@ -105,8 +105,8 @@ def test_unaligned_data(original: Path, checkpoint: Path) -> None:
     header = data[8 : 8 + length].rstrip() + b" " * 3
     header += b" " * (1 - len(header) % 2)
     (checkpoint / NAME).write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
-    for role, tensor in load(original).parameters.by_role.items():
-        assert torch.equal(tensor, load(checkpoint).parameters.by_role[role])
+    for parameter, tensor in load(original).parameters.by_parameter.items():
+        assert torch.equal(tensor, load(checkpoint).parameters.by_parameter[parameter])
 
 
 def test_progress_rises_to_the_total(original: Path) -> None:
@@ -204,7 +204,7 @@ def test_refused_on_one_line_that_names_what(checkpoint: Path, case: str) -> Non
 
 def test_buffers_without_parameters_are_passed_over(original: Path, checkpoint: Path) -> None:
     change(checkpoint, lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}))
-    assert load(checkpoint).parameters.by_role.keys() == load(original).parameters.by_role.keys()
+    assert load(checkpoint).parameters.by_parameter.keys() == load(original).parameters.by_parameter.keys()
 
 
 MEASURE = """

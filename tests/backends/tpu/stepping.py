@@ -24,10 +24,10 @@ def draw_weights(spec: ModelSpec, seed: int = 0) -> dict[str, np.ndarray]:
     """Random parameters by role, every one of which matters."""
     generator = np.random.default_rng(seed)
     weights = {}
-    for role, shape in tensor_shapes(spec).items():
+    for parameter, shape in tensor_shapes(spec).items():
         drawn = generator.standard_normal(shape).astype(np.float32)
-        is_norm = "norm" in role and role.endswith("weight")
-        weights[role] = (1 + 0.1 * drawn) if is_norm else 0.15 * drawn
+        is_norm = "norm" in parameter and parameter.endswith("weight")
+        weights[parameter] = (1 + 0.1 * drawn) if is_norm else 0.15 * drawn
     return weights
 
 
@@ -35,8 +35,8 @@ def parameters_of(
     spec: ModelSpec, weights: dict[str, np.ndarray], mesh: jax.sharding.Mesh | None = None, **options
 ) -> Parameters:
     store = ParameterStore(spec, mesh or make_mesh(1, "cpu"), options.pop("dtype", "float32"), **options)
-    for role, array in weights.items():
-        store.write(role, array)
+    for parameter, array in weights.items():
+        store.write(parameter, array)
     return store.finish()
 
 

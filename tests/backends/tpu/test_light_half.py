@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tgi.architectures import GenericSpec
-from tgi.backend import BackendError, EngineConfig, Explainer, Wish
+from tgi.backend import BackendError, EngineConfig, Explainer, RequestedLimits
 from tgi.testing.tiny_models import write_tiny_model
 from tgi_tpu.backend import TpuBackend
 from tgi_tpu.chips import find_chips, has_device_nodes
@@ -74,7 +74,7 @@ def test_without_a_chip_it_serves_only_when_named_and_told_so(config):
 )
 def test_refusals_say_what_and_why(config, changes, part):
     support = TpuBackend().supports(config.spec, msgspec.structs.replace(config, **changes))
-    assert support.verdict == "no"
+    assert support.status == "no"
     assert any(part in reason for reason in support.reasons), support.reasons
 
 
@@ -110,9 +110,9 @@ def facts_of(config, free_bytes=GIB):
     return MemoryFacts(free_bytes, 1000, block_bytes, 32, "float32", 256)
 
 
-def test_the_plan_keeps_what_was_wished(config):
-    wish = Wish(max_total_tokens=100, max_batch_prefill_tokens=48, max_batch_total_tokens=1000, max_batch_size=4)
-    plan = plan_limits(config.spec, wish, facts_of(config))
+def test_the_plan_keeps_what_was_requested(config):
+    requested = RequestedLimits(max_total_tokens=100, max_batch_prefill_tokens=48, max_batch_total_tokens=1000, max_batch_size=4)
+    plan = plan_limits(config.spec, requested, facts_of(config))
     limits = plan.limits
     assert (limits.max_total_tokens, limits.max_sequences, limits.max_step_tokens, limits.depth) == (100, 4, 48, 2)
     assert plan.kv_cache.groups[0].num_blocks == 32
@@ -120,38 +120,38 @@ def test_the_plan_keeps_what_was_wished(config):
 
 
 def test_the_plan_takes_what_the_model_and_the_memory_allow(config):
-    plan = plan_limits(config.spec, Wish(max_concurrent_requests=8), facts_of(config))
+    plan = plan_limits(config.spec, RequestedLimits(max_concurrent_requests=8), facts_of(config))
     assert plan.limits.max_total_tokens == 512
     assert plan.kv_cache.max_batch_total_tokens == 8 * 512
     workspace = workspace_bytes(config.spec, "float32", 256, 8)
     small = plan_limits(
-        config.spec, Wish(max_concurrent_requests=8), facts_of(config, workspace + 10 * facts_of(config).block_bytes)
+        config.spec, RequestedLimits(max_concurrent_requests=8), facts_of(config, workspace + 10 * facts_of(config).block_bytes)
     )
     assert small.kv_cache.groups[0].num_blocks == 9
     assert small.limits.max_total_tokens == 288
 
 
 @pytest.mark.parametrize(
-    ("wish", "free_blocks", "part"),
+    ("requested", "free_blocks", "part"),
     [
-        (Wish(), 0, "too little for one cache block"),
-        (Wish(max_total_tokens=512), 4, "--max-total-tokens 512` does not fit the cache of 128 tokens"),
-        (Wish(max_batch_total_tokens=512), 4, "needs 16 cache blocks, but memory is left for 4"),
-        (Wish(max_input_tokens=512), 1000, "must be below the 512 tokens"),
+        (RequestedLimits(), 0, "too little for one cache block"),
+        (RequestedLimits(max_total_tokens=512), 4, "--max-total-tokens 512` does not fit the cache of 128 tokens"),
+        (RequestedLimits(max_batch_total_tokens=512), 4, "needs 16 cache blocks, but memory is left for 4"),
+        (RequestedLimits(max_input_tokens=512), 1000, "must be below the 512 tokens"),
     ],
 )
-def test_a_wish_that_cannot_be_kept_is_an_error(config, wish, free_blocks, part):
+def test_a_wish_that_cannot_be_kept_is_an_error(config, requested, free_blocks, part):
     facts = facts_of(config)
     workspace = workspace_bytes(config.spec, "float32", 256, 128)
     with pytest.raises(BackendError) as raised:
-        plan_limits(config.spec, wish, replace(facts, free_bytes=workspace + free_blocks * facts.block_bytes))
+        plan_limits(config.spec, requested, replace(facts, free_bytes=workspace + free_blocks * facts.block_bytes))
     assert part in str(raised.value)
 
 
 def test_learned_positions_limit_the_context(tmp_path):
     spec = write_tiny_model(tmp_path, "gpt2")
     with pytest.raises(BackendError, match="512 positions"):
-        plan_limits(spec, Wish(max_total_tokens=600), MemoryFacts(GIB, 0, 1, 32, "float32", 256))
+        plan_limits(spec, RequestedLimits(max_total_tokens=600), MemoryFacts(GIB, 0, 1, 32, "float32", 256))
 
 
 @pytest.mark.parametrize(("platform", "chosen"), [("cpu", "plain XLA operations"), ("auto", "the ragged paged attention of JAX")])

@@ -24,13 +24,13 @@ from tgi_tpu.parameters import abstract_parameters, parameter_bytes
 from tgi_tpu.quantized import QuantizedMatrix, matmul, quantize
 
 
-def by_role(spec, parameters) -> dict[str, np.ndarray]:
+def by_parameter(spec, parameters) -> dict[str, np.ndarray]:
     """The tree taken apart into roles again."""
-    groups, found = layer_groups(spec), {role: np.asarray(array) for role, array in parameters.outside.items()}
+    groups, found = layer_groups(spec), {parameter: np.asarray(array) for parameter, array in parameters.outside.items()}
     for layer in range(len(spec.decoder.layers)):
         place = place_of(groups, layer)
-        for role, array in parameters.groups[place.group][place.member].items():
-            found[f"decoder.layers.{layer}.{role}"] = np.asarray(array[place.repeat])
+        for parameter, array in parameters.groups[place.group][place.member].items():
+            found[f"decoder.layers.{layer}.{parameter}"] = np.asarray(array[place.repeat])
     return found
 
 
@@ -39,10 +39,10 @@ def test_every_role_is_read(family: str, tmp_path: Path) -> None:
     spec = write_tiny_model(tmp_path, family)
     seen: list[tuple[int, int]] = []
     parameters = model.load(spec, tmp_path, make_mesh(1, "cpu"), "float32", progress=lambda *item: seen.append(item))
-    loaded, expected = by_role(spec, parameters), read_weights(spec, tmp_path)
+    loaded, expected = by_parameter(spec, parameters), read_weights(spec, tmp_path)
     assert loaded.keys() == expected.keys()
-    for role, array in expected.items():
-        np.testing.assert_array_equal(loaded[role], array, err_msg=role)
+    for parameter, array in expected.items():
+        np.testing.assert_array_equal(loaded[parameter], array, err_msg=parameter)
     done = [done for done, _ in seen]
     assert done == sorted(done) and done[0] == 0 and done[-1] == seen[-1][1] == sum(a.nbytes for a in expected.values())
 
@@ -92,11 +92,11 @@ def test_an_int8_model_is_the_model_of_its_rounded_weights() -> None:
     flat = jax.tree.leaves(parameters, is_leaf=lambda leaf: isinstance(leaf, QuantizedMatrix))
     assert any(isinstance(leaf, QuantizedMatrix) for leaf in flat)
     rounded = dict(weights)
-    for role, array in weights.items():
-        parts = role.split(".")
-        if role == "head.weight" or (parts[0] == "decoder" and parts[-2] in {"q", "k", "v", "o", "gate", "up", "down"}):
+    for parameter, array in weights.items():
+        parts = parameter.split(".")
+        if parameter == "head.weight" or (parts[0] == "decoder" and parts[-2] in {"q", "k", "v", "o", "gate", "up", "down"}):
             whole = quantize(jnp.asarray(array))
-            rounded[role] = np.asarray(whole.values * whole.scale[..., None])
+            rounded[parameter] = np.asarray(whole.values * whole.scale[..., None])
     sequence = Sequence(list(range(1, 16)), [4, 2, 9, 1])
     Runner(spec, parameters).step([(sequence, 15)])
     expected = reference_logits(spec, rounded, sequence.token_ids)

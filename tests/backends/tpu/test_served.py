@@ -18,14 +18,14 @@ SMALL = ("--dtype", "float32", "--max-batch-size", "2", "--max-total-tokens", "4
 PROMPTS = ("What is machine learning?", "Once upon a time", "def add(a, b):", "The TGI server")
 
 
-def answers(url, *, max_new_tokens=24):
+def responses(url, *, max_new_tokens=24):
     """Greedy answers to all prompts at once, so that prefill and decode mix, with the tokens' log-probabilities."""
 
     def ask(prompt):
         parameters = {"max_new_tokens": max_new_tokens, "details": True, "do_sample": False}
-        answer = httpx.post(f"{url}/generate", json={"inputs": prompt, "parameters": parameters}, timeout=120)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
+        response = httpx.post(f"{url}/generate", json={"inputs": prompt, "parameters": parameters}, timeout=120)
+        assert response.status_code == 200, response.text
+        return response.json()
 
     with ThreadPoolExecutor(len(PROMPTS)) as users:
         return list(users.map(ask, PROMPTS))
@@ -39,14 +39,14 @@ def folder(tmp_path_factory):
 def test_the_demo_model_says_the_same_on_both_backends(folder, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     with running_server(DEMO, "tpu", folder / "tpu.log", *LIMITS, *TPU) as server:
-        ours = answers(server.url)
+        ours = responses(server.url)
         info = httpx.get(f"{server.url}/info/backend").json()
     with running_server(DEMO, "cpu", folder / "cpu.log", *LIMITS) as server:
-        theirs = answers(server.url)
-    assert [answer["generated_text"] for answer in ours] == [answer["generated_text"] for answer in theirs]
-    assert sum(answer["details"]["generated_tokens"] for answer in ours) > 30
+        theirs = responses(server.url)
+    assert [response["generated_text"] for response in ours] == [response["generated_text"] for response in theirs]
+    assert sum(response["details"]["generated_tokens"] for response in ours) > 30
     for mine, other in zip(ours, theirs, strict=True):
-        logprobs, expected = ([token["logprob"] for token in answer["details"]["tokens"]] for answer in (mine, other))
+        logprobs, expected = ([token["logprob"] for token in response["details"]["tokens"]] for response in (mine, other))
         assert logprobs == pytest.approx(expected, abs=1e-3)
     assert (info["backend"], info["facts"]["dtype"], info["depth"]) == ("tpu", "float32", 2)
     assert info["facts"]["platform"] == "JAX on the CPU, no TPU"
@@ -60,7 +60,7 @@ def test_a_family_says_what_the_reference_says(family, folder, tmp_path, monkeyp
     served = {}
     for backend, arguments in (("tpu", ("--tpu-platform", "cpu", "--tpu-token-buckets", "16")), ("reference", ())):
         with running_server(tmp_path / "model", backend, tmp_path / f"{backend}.log", *SMALL, *arguments) as server:
-            served[backend] = answers(server.url, max_new_tokens=12)
-    ours, theirs = ([[token["id"] for token in answer["details"]["tokens"]] for answer in served[b]] for b in served)
+            served[backend] = responses(server.url, max_new_tokens=12)
+    ours, theirs = ([[token["id"] for token in response["details"]["tokens"]] for response in served[b]] for b in served)
     assert ours == theirs
     assert sum(map(len, ours)) > len(PROMPTS)

@@ -11,13 +11,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from tgi.backend import TOKEN_ON_DEVICE, GrammarMasks, SamplingParams, StepError, Wish
+from tgi.backend import TOKEN_ON_DEVICE, GrammarMasks, RequestedLimits, SamplingParams, StepError
+from tgi.testing.conformance.backend_under_test import BackendUnderTest, RecordingReporter, prompt_of
 from tgi.testing.conformance.expectations import check_sequences
 from tgi.testing.conformance.scripted_core import ScriptedCore
-from tgi.testing.conformance.subject import RecordingHost, Subject, prompt_of
 from tgi_tpu import tgi_backend
 
-WISH = Wish(max_total_tokens=96, max_batch_size=4, max_batch_total_tokens=512, features=("prompt_logprobs",))
+REQUESTED = RequestedLimits(max_total_tokens=96, max_batch_size=4, max_batch_total_tokens=512, features=("prompt_logprobs",))
 OPTIONS = {"platform": "cpu", "token-buckets": "8,64"}
 
 
@@ -25,25 +25,25 @@ OPTIONS = {"platform": "cpu", "token-buckets": "8,64"}
 class Serving:
     """A worker that is ready, and what it told the host."""
 
-    subject: Subject
+    under_test: BackendUnderTest
     core: ScriptedCore
-    host: RecordingHost = field(default_factory=RecordingHost)
+    reporter: RecordingReporter = field(default_factory=RecordingReporter)
 
     @property
     def model(self):
-        return self.subject.models.get()
+        return self.under_test.models.get()
 
 
 @contextmanager
-def serving(folder, wish=WISH, **changes):
-    subject, host = Subject("tpu", tgi_backend(), folder, options=OPTIONS), RecordingHost()
-    config = msgspec.structs.replace(subject.config(subject.models.get()), **changes)
-    worker = subject.backend.create_worker(config, host)
+def serving(folder, requested=REQUESTED, **changes):
+    under_test, reporter = BackendUnderTest("tpu", tgi_backend(), folder, options=OPTIONS), RecordingReporter()
+    config = msgspec.structs.replace(under_test.config(under_test.models.get()), **changes)
+    worker = under_test.backend.create_worker(config, reporter)
     try:
         worker.load()
-        agreement = worker.negotiate(wish)
+        agreement = worker.negotiate(requested)
         worker.warmup()
-        yield Serving(subject, ScriptedCore(worker, agreement), host)
+        yield Serving(under_test, ScriptedCore(worker, agreement), reporter)
     finally:
         worker.close()
 
@@ -82,7 +82,7 @@ def test_a_second_start_compiles_nothing_unless_the_kept_programs_are_damaged(tm
         jax.clear_caches()
         with compilations() as events, serving(tmp_path) as ready:
             counts.append((events.count("cache_misses"), events.count("cache_hits")))
-            lines.append(len(ready.host.lines))
+            lines.append(len(ready.reporter.lines))
     first, second, damaged = counts
     assert first[0] > 5 and not first[1] and not lines[0]
     assert not second[0] and second[1] > 5 and not lines[1]
@@ -90,7 +90,7 @@ def test_a_second_start_compiles_nothing_unless_the_kept_programs_are_damaged(tm
 
 
 def test_warmup_tells_of_every_program_and_serving_compiles_none(served):
-    steps = [(done, total) for phase, done, total in served.host.progress_calls if phase == "warmup"]
+    steps = [(done, total) for phase, done, total in served.reporter.progress_calls if phase == "warmup"]
     totals = {total for _, total in steps[:-1]}
     assert len(totals) == 1 and steps[-1] == (1, 1)
     assert {done for done, _ in steps[:-1]} == set(range(totals.pop() - 1))
@@ -104,7 +104,7 @@ def test_warmup_tells_of_every_program_and_serving_compiles_none(served):
             shapes.add(output.shape)
         served.core.drop(sequence)
     assert shapes == {"tokens=8,blocks=3", "tokens=64,blocks=3"}
-    assert not served.host.count("compile")
+    assert not served.reporter.count("compile")
 
 
 def test_what_rarely_occurs_is_compiled_when_it_does(served):
@@ -112,8 +112,8 @@ def test_what_rarely_occurs_is_compiled_when_it_does(served):
     sequence = served.core.add(prompt_of(4), many)
     compiled = [output.times.compile > 0 for _ in range(2) for output in served.core.advance({sequence: 0})]
     assert compiled == [True, False]
-    assert served.host.count("compile") >= 2
-    assert served.host.progress_calls[-1] == ("compile", 1, 1)
+    assert served.reporter.count("compile") >= 2
+    assert served.reporter.progress_calls[-1] == ("compile", 1, 1)
     check_sequences(served.model, [sequence], served.core.agreement)
 
 
@@ -202,8 +202,8 @@ def test_the_agreement_says_what_computes(served):
     assert served.core.agreement.sampling_caps == {"top_n_tokens": 32}
 
 
-def test_prompt_scores_are_agreed_only_where_they_are_wished(folder):
-    with serving(folder, msgspec.structs.replace(WISH, features=())) as ready:
+def test_prompt_scores_are_agreed_only_where_they_are_requested(folder):
+    with serving(folder, msgspec.structs.replace(REQUESTED, features=())) as ready:
         assert not ready.core.agreement.has("prompt_logprobs")
 
 

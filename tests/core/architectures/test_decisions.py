@@ -65,16 +65,16 @@ def test_spec_is_plain_data_with_a_rule_for_every_role(page: str) -> None:
         assert msgspec.json.decode(msgspec.json.encode(spec), type=ModelSpec) == spec
         named = defaultdict(int)
         for rule in spec.weights:
-            for role in rule.roles:
+            for parameter in rule.parameters:
                 for layer in range(max(len(stack.layers) for stack in spec.stacks)):
-                    named[role.replace("{layer}", str(layer))] = 1
-        assert [role for role in tensor_shapes(spec) if not named[role]] == []
+                    named[parameter.replace("{layer}", str(layer))] = 1
+        assert [parameter for parameter in tensor_shapes(spec) if not named[parameter]] == []
 
 
 def test_first_layer_owns_the_shared_bias() -> None:
     code = run_page("0002-grammar-t5")
     shapes = tensor_shapes(code["spec"](DEFAULTS["0002-grammar-t5"] | code["CONFIGS"][0]))
-    owners = {role: shape for role, shape in shapes.items() if "relative_bias" in role}
+    owners = {parameter: shape for parameter, shape in shapes.items() if "relative_bias" in parameter}
     assert owners == {
         "encoder.layers.0.attention.relative_bias.weight": (32, 4),
         "decoder.layers.0.attention.relative_bias.weight": (32, 4),

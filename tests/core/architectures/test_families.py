@@ -223,7 +223,7 @@ def test_dbrx(tmp_path: Path) -> None:
 def test_second_baichuan(tmp_path: Path) -> None:
     second, first = load(BAICHUAN2_13B, tmp_path), load(BAICHUAN2_13B | {"vocab_size": 64000}, tmp_path)
     for spec, unit_rows in ((second, True), (first, False)):
-        assert next(rule for rule in spec.weights if rule.roles == ("head.weight",)).unit_rows is unit_rows
+        assert next(rule for rule in spec.weights if rule.parameters == ("head.weight",)).unit_rows is unit_rows
         assert attentions(spec)[0].alibi
         assert spec.max_positions == 4096
 

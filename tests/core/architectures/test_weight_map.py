@@ -48,26 +48,27 @@ def model(*, qkv: WeightRule, experts: tuple[WeightRule, ...], tied: bool = Fals
         embedding=Embedding(),
         stacks=(Stack(kind="decoder", layers=(layer, layer)),),
         head=Head(tied=tied),
-        weights=(*(WeightRule(name=name, roles=(role,)) for name, role in plain.items()), qkv, *experts),
+        weights=(*(WeightRule(name=name, parameters=(parameter,)) for name, parameter in plain.items()), qkv, *experts),
         max_positions=0,
         prefixes=("m.", ""),
         ignored=("*.inv_freq",),
     )
 
 
-GROUPED = WeightRule(name="l.{layer}.qkv", roles=QKV, layout="grouped")
-ROWS = WeightRule(name="l.{layer}.qkv", roles=QKV)
+GROUPED = WeightRule(name="l.{layer}.qkv", parameters=QKV, layout="grouped")
+ROWS = WeightRule(name="l.{layer}.qkv", parameters=QKV)
 BY_EXPERT = tuple(
-    WeightRule(name=f"l.{{layer}}.e.{{expert}}.{part}", roles=(f"{EXPERTS}.{part}.weight",)) for part in ("gate", "up", "down")
+    WeightRule(name=f"l.{{layer}}.e.{{expert}}.{part}", parameters=(f"{EXPERTS}.{part}.weight",))
+    for part in ("gate", "up", "down")
 )
 STACKED = (
     WeightRule(
         name="l.{layer}.gate_up",
-        roles=(f"{EXPERTS}.gate.weight", f"{EXPERTS}.up.weight"),
+        parameters=(f"{EXPERTS}.gate.weight", f"{EXPERTS}.up.weight"),
         layout="alternating",
         transposed=True,
     ),
-    WeightRule(name="l.{layer}.down", roles=(f"{EXPERTS}.down.weight",)),
+    WeightRule(name="l.{layer}.down", parameters=(f"{EXPERTS}.down.weight",)),
 )
 
 
@@ -92,7 +93,7 @@ def test_grouped_rows_are_taken_per_kv_head() -> None:
     spec = model(qkv=GROUPED, experts=BY_EXPERT)
     rows = np.arange(16)[:, None] * np.ones(HIDDEN, int)  # group 0: q0 q1 k0 v0, group 1: q2 q3 k1 v1, two rows each
     got = pieces(spec, "l.1.qkv", rows)
-    assert {role: piece[:, 0].tolist() for role, piece in got.items()} == {
+    assert {parameter: piece[:, 0].tolist() for parameter, piece in got.items()} == {
         "decoder.layers.1.attention.q.weight": [0, 1, 2, 3, 8, 9, 10, 11],
         "decoder.layers.1.attention.k.weight": [4, 5, 12, 13],
         "decoder.layers.1.attention.v.weight": [6, 7, 14, 15],
@@ -118,8 +119,11 @@ def test_stacked_experts_alternate_behind_the_expert_axis() -> None:
 
 def test_flat_experts_are_stacked() -> None:
     rules = (
-        *(WeightRule(name=f"l.{{layer}}.{part}", roles=(f"{EXPERTS}.{part}.weight",), layout="flat") for part in ("gate", "up")),
-        WeightRule(name="l.{layer}.down", roles=(f"{EXPERTS}.down.weight",), layout="flat", transposed=True),
+        *(
+            WeightRule(name=f"l.{{layer}}.{part}", parameters=(f"{EXPERTS}.{part}.weight",), layout="flat")
+            for part in ("gate", "up")
+        ),
+        WeightRule(name="l.{layer}.down", parameters=(f"{EXPERTS}.down.weight",), layout="flat", transposed=True),
     )
     spec = model(qkv=ROWS, experts=rules)
     stored_names = [name for name in names(spec) if "gate_up" not in name]
@@ -138,8 +142,8 @@ def test_each_head_has_its_own_placement() -> None:
     norm = Norm(kind="layer", eps=1e-5)
     attention = Attention(num_heads=2, num_kv_heads=1, head_dim=3, scale=1.0, q_norm=norm, qk_norm_over="each_head")
     layer = Layer(blocks=(Block(branches=(Branch(mixer=attention),)),))
-    role = "decoder.layers.{layer}.attention"
-    plain = {"embed": "embedding.weight", **{f"l.{{layer}}.{part}": f"{role}.{part}.weight" for part in "qkvo"}}
+    parameter = "decoder.layers.{layer}.attention"
+    plain = {"embed": "embedding.weight", **{f"l.{{layer}}.{part}": f"{parameter}.{part}.weight" for part in "qkvo"}}
     spec = ModelSpec(
         model_type="test",
         hidden_size=HIDDEN,
@@ -148,8 +152,8 @@ def test_each_head_has_its_own_placement() -> None:
         stacks=(Stack(kind="decoder", layers=(layer,)),),
         head=Head(tied=True),
         weights=(
-            *(WeightRule(name=name, roles=(filled,)) for name, filled in plain.items()),
-            WeightRule(name="l.{layer}.norms.{head}", roles=(f"{role}.q_norm.weight",)),
+            *(WeightRule(name=name, parameters=(filled,)) for name, filled in plain.items()),
+            WeightRule(name="l.{layer}.norms.{head}", parameters=(f"{parameter}.q_norm.weight",)),
         ),
         max_positions=0,
     )
@@ -163,7 +167,7 @@ def test_each_head_has_its_own_placement() -> None:
 
 def test_each_expert_has_its_own_placement() -> None:
     spec = model(qkv=ROWS, experts=BY_EXPERT)
-    found = [item for item in placements(spec, names(spec)) if item.roles == ("decoder.layers.1.moe.experts.down.weight",)]
+    found = [item for item in placements(spec, names(spec)) if item.parameters == ("decoder.layers.1.moe.experts.down.weight",)]
     assert [(item.name, item.expert, item.shapes) for item in found] == [
         (f"l.1.e.{expert}.down", expert, ((HIDDEN, SIZE),)) for expert in range(NUM_EXPERTS)
     ]
@@ -208,7 +212,7 @@ def test_role_without_a_rule_is_named() -> None:
 
 
 def test_role_filled_twice_is_named() -> None:
-    twice = WeightRule(name="other.{layer}", roles=("decoder.layers.{layer}.attention.o.weight",))
+    twice = WeightRule(name="other.{layer}", parameters=("decoder.layers.{layer}.attention.o.weight",))
     spec = model(qkv=ROWS, experts=STACKED)
     spec = msgspec.structs.replace(spec, weights=(*spec.weights, twice))
     with pytest.raises(ModelError, match=r"attention\.o\.weight twice"):
@@ -223,7 +227,7 @@ def test_misshaped_tensor_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("role", "axis"),
+    ("parameter", "axis"),
     [
         ("embedding.weight", 0),
         ("embedding.positions.weight", None),
@@ -246,5 +250,5 @@ def test_misshaped_tensor_is_named() -> None:
         ("decoder.layers.0.attention.relative_bias.weight", 1),
     ],
 )
-def test_shard_axis(role: str, axis: int | None) -> None:
-    assert shard_axis(role) == axis
+def test_shard_axis(parameter: str, axis: int | None) -> None:
+    assert shard_axis(parameter) == axis

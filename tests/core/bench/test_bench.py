@@ -97,7 +97,7 @@ def test_a_server_without_a_stream(capsys):
     assert "/generate_stream: status 404" in capsys.readouterr().err
 
 
-def test_requests_at_a_rate_do_not_wait_for_answers():
+def test_requests_at_a_rate_do_not_wait_for_responses():
     with foreign_server(hold=3) as server:
 
         async def run():
@@ -110,7 +110,7 @@ def test_requests_at_a_rate_do_not_wait_for_answers():
     assert [result.error for result in results] == [""] * 3
 
 
-def test_users_wait_for_their_answers():
+def test_users_wait_for_their_responses():
     with foreign_server() as server:
 
         async def run():

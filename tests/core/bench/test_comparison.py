@@ -139,7 +139,7 @@ def test_a_server_that_does_not_start_shows_its_log(tmp_path):
         pass
 
 
-def test_a_server_is_ready_when_it_answers_and_ends_with_its_children(tmp_path):
+def test_a_server_is_ready_when_it_responses_and_ends_with_its_children(tmp_path):
     port = free_port()
     code = "import subprocess, sys; subprocess.run([sys.executable, '-m', 'http.server', sys.argv[1], '--bind', '127.0.0.1'])"
     with running([sys.executable, "-c", code, str(port)], port, "/", Path(tmp_path) / "log") as server:

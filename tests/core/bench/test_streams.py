@@ -111,7 +111,7 @@ def test_a_wrong_number_of_tokens_is_a_fault_unless_the_model_ended():
 
 
 @pytest.mark.parametrize("size", [0, 30, len(HEAD) + 4])
-def test_an_answer_that_breaks_off_is_a_fault(size):
+def test_an_response_that_breaks_off_is_a_fault(size):
     raw = chunked([b"data: " + json.dumps(event).encode() + b"\n\n" for event in NATIVE])
     assert "ValueError" in read_stream(received(raw[:size]) if size else Exchange(), 0.0, 2).error
 

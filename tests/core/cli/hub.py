@@ -52,12 +52,12 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        self._answer(has_body=True)
+        self._response(has_body=True)
 
     def do_HEAD(self):
-        self._answer(has_body=False)
+        self._response(has_body=False)
 
-    def _answer(self, has_body):
+    def _response(self, has_body):
         path = unquote(self.path.partition("?")[0]).strip("/")
         self.server.hub.asked.append(path)
         is_api = path.startswith("api/models/")

@@ -237,10 +237,10 @@ async def main():
     await asyncio.sleep(60)
 asyncio.run(main())
 """
-    front = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
-    engine_pid = int(await front.stdout.readline())
-    front.kill()
-    await front.wait()
+    frontend = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    engine_pid = int(await frontend.stdout.readline())
+    frontend.kill()
+    await frontend.wait()
     async with asyncio.timeout(10):
         while _is_alive(engine_pid):
             await asyncio.sleep(0.02)

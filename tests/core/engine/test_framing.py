@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tgi.backend import SamplingParams
-from tgi.engine.framing import MAX_FRAME_BYTES, encode_frame, front_message_reader
+from tgi.engine.framing import MAX_FRAME_BYTES, encode_frame, frontend_message_reader
 from tgi.engine.messages import AbortSequence, AddSequence, CheckHealth, Shutdown
 from tgi.scheduler import NewSequenceRequest
 
@@ -23,7 +23,7 @@ MESSAGES = [
 @given(st.lists(st.sampled_from(MESSAGES), max_size=6), st.data())
 def test_any_cut_gives_the_same_messages(messages, data):
     stream = b"".join(map(encode_frame, messages))
-    reader, received, position = front_message_reader(), [], 0
+    reader, received, position = frontend_message_reader(), [], 0
     while position < len(stream):
         size = data.draw(st.integers(1, len(stream) - position))
         received += reader.feed(stream[position : position + size])
@@ -33,7 +33,7 @@ def test_any_cut_gives_the_same_messages(messages, data):
 
 def test_a_length_out_of_step_is_refused():
     with pytest.raises(ValueError, match="exceeds"):
-        list(front_message_reader().feed(struct.pack("<I", MAX_FRAME_BYTES + 1)))
+        list(frontend_message_reader().feed(struct.pack("<I", MAX_FRAME_BYTES + 1)))
 
 
 @pytest.mark.parametrize(
@@ -41,4 +41,4 @@ def test_a_length_out_of_step_is_refused():
 )
 def test_bad_content_is_refused(body):
     with pytest.raises(msgspec.DecodeError):
-        list(front_message_reader().feed(struct.pack("<I", len(body)) + body))
+        list(frontend_message_reader().feed(struct.pack("<I", len(body)) + body))

@@ -23,7 +23,7 @@ MAX_CALLS = {1: 182, 32: 1190}  # per step
 MAX_GROWTH_BYTES = 16  # per token: what the prefix cache remembers
 
 
-class FrontConnection:
+class FrontendConnection:
     """A front that asks for `num_sequences` at once and leaves when they have ended."""
 
     def __init__(self, num_sequences, num_tokens):
@@ -47,7 +47,7 @@ class FrontConnection:
             self._num_live -= sum(output.finish_reason is not None for output in message.outputs)
 
 
-class ChattyConnection(FrontConnection):
+class ChattyConnection(FrontendConnection):
     """A seeded fault: a frame per sequence instead of one per step."""
 
     def send(self, message):
@@ -55,7 +55,7 @@ class ChattyConnection(FrontConnection):
             super().send(StepReport([output], message.stats))
 
 
-class Host:
+class WorkerReporter:
     def progress(self, phase, done, total):
         pass
 
@@ -65,14 +65,14 @@ class Host:
 
 @pytest.fixture
 def serve(tmp_path):
-    def serve_once(num_sequences, num_tokens, connection=FrontConnection, extra=lambda: None):
+    def serve_once(num_sequences, num_tokens, connection=FrontendConnection, extra=lambda: None):
         start = start_message(tmp_path)
-        worker = tgi_backend().create_worker(start.engine, Host())
+        worker = tgi_backend().create_worker(start.engine, WorkerReporter())
         worker.load()
-        agreement = worker.negotiate(start.wish)
-        front = connection(num_sequences, num_tokens)
-        core = EngineCore(worker, Scheduler(agreement, start.scheduler), front, agreement.limits.depth, clock=_clock(extra))
-        return front, core
+        agreement = worker.negotiate(start.requested)
+        frontend = connection(num_sequences, num_tokens)
+        core = EngineCore(worker, Scheduler(agreement, start.scheduler), frontend, agreement.limits.depth, clock=_clock(extra))
+        return frontend, core
 
     return serve_once
 
@@ -89,11 +89,11 @@ def difference(measure):
     return (measure(LONG) - measure(SHORT)) / NUM_STEPS
 
 
-def frames_and_bytes(serve, num_sequences, connection=FrontConnection):
+def frames_and_bytes(serve, num_sequences, connection=FrontendConnection):
     def run(num_tokens):
-        front, core = serve(num_sequences, num_tokens, connection)
+        frontend, core = serve(num_sequences, num_tokens, connection)
         core.run()
-        return front
+        return frontend
 
     frames = difference(lambda num_tokens: run(num_tokens).num_frames)
     num_bytes = difference(lambda num_tokens: run(num_tokens).num_bytes) / num_sequences

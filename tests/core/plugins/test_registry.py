@@ -95,12 +95,12 @@ def test_a_name_registered_twice(install):
     assert registry.select("auto", SPEC, CONFIG).chosen.name == "good"
 
 
-def test_auto_takes_the_highest_priority_and_shows_every_verdict(install):
+def test_auto_takes_the_highest_priority_and_shows_every_status(install):
     install("slow", priority=-100)
     install("absent", priority=50, probe="return ProbeResult(False, 'no device')")
     selection = install("fast", priority=10).select("auto", SPEC, CONFIG)
     assert selection.chosen.name == "fast"
-    assert {c.name: c.verdict for c in selection.candidates} == {
+    assert {c.name: c.status for c in selection.candidates} == {
         "absent": "no device",
         "fast": "usable (native)",
         "slow": "usable (native)",

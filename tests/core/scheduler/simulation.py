@@ -57,7 +57,7 @@ def score(print_):
 def make_agreement(mode="paged", num_blocks=16, block_size=4, groups=None, features=FEATURES, **limits):
     limits = {"max_total_tokens": 48, "max_sequences": 6, "max_step_tokens": 16, **limits}
     if mode == "slots":
-        plan = KVCachePlan("slots", num_slots=limits["max_sequences"], slot_tokens=limits["max_total_tokens"])
+        plan = KVCachePlan("slots", num_sequence_slots=limits["max_sequences"], sequence_slot_tokens=limits["max_total_tokens"])
     else:
         plan = KVCachePlan("paged", block_size, groups or (CacheGroup("full", num_blocks),))
     return Agreement((1, 0), features, Limits(**limits), plan, VOCAB_SIZE, ())
@@ -194,7 +194,7 @@ class CheckingWorker:
     def _places(self, new):
         if self.agreement.kv_cache.mode == "slots":
             assert new.block_tables == []
-            return {("slot", new.slot)}
+            return {("slot", new.sequence_slot)}
         size = self.agreement.kv_cache.block_size
         groups = zip(self.agreement.kv_cache.groups, new.block_tables, strict=True)
         skipped = new.num_computed_tokens // (size or 1)
@@ -315,8 +315,8 @@ class CheckingWorker:
     def _where(self, resident, position):
         plan = self.agreement.kv_cache
         if plan.mode == "slots":
-            assert position < plan.slot_tokens
-            return [("slot", resident.new.slot, position)]
+            assert position < plan.sequence_slot_tokens
+            return [("slot", resident.new.sequence_slot, position)]
         paged = [g for g, group in enumerate(plan.groups) if group.kind in ("full", "window")]
         return [(g, resident.tables[g][position // plan.block_size], position % plan.block_size) for g in paged]
 
@@ -408,7 +408,7 @@ class Simulation:
         plan = self.agreement.kv_cache
         token_groups = [group.num_blocks for group in plan.groups if group.kind in ("full", "window")]
         states = [group.num_blocks for group in plan.groups if group.kind == "state"]
-        total = plan.num_slots if plan.mode == "slots" else min(token_groups or states)
+        total = plan.num_sequence_slots if plan.mode == "slots" else min(token_groups or states)
         assert (stats.num_waiting, stats.num_running, stats.num_free_blocks) == (0, 0, total)
         assert stats.num_used_tokens == 0
         assert not self.worker.residents

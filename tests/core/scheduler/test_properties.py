@@ -48,21 +48,21 @@ def agreements(draw):
     return make_agreement(draw(st.sampled_from(["paged", "paged", "slots"])), groups=groups, features=features, **limits)
 
 
-def add_random(simulation, dice):
-    shared = [3, 1, 4, 1, 5, 9, 2, 6][: dice.choice([0, 4, 8])]
-    prompt = shared + [dice.randrange(VOCAB_SIZE) for _ in range(dice.randint(0 if shared else 1, 14))]
+def add_random(simulation, rng):
+    shared = [3, 1, 4, 1, 5, 9, 2, 6][: rng.choice([0, 4, 8])]
+    prompt = shared + [rng.randrange(VOCAB_SIZE) for _ in range(rng.randint(0 if shared else 1, 14))]
     plan, encoder_tokens = simulation.agreement.kv_cache, []
     if plan.mode == "paged" and any(group.kind == "cross" for group in plan.groups):
         # Some are longer than a step.
-        encoder_tokens = [dice.randrange(VOCAB_SIZE) for _ in range(dice.choice([1, 4, 7, 15, 30]))]
+        encoder_tokens = [rng.randrange(VOCAB_SIZE) for _ in range(rng.choice([1, 4, 7, 15, 30]))]
     simulation.add(
         prompt,
-        dice.randint(1, 20),
-        sampling=dice.choice([GREEDY, DRAWN, SCORED]),
-        seed=dice.getrandbits(64),
-        eos_token_ids=dice.choice([(), (7,)]),
-        adapter=dice.choice([0, 0, 1]),
-        output_token_ids=dice.choice([[], [], [], [1, 2, 3]]),
+        rng.randint(1, 20),
+        sampling=rng.choice([GREEDY, DRAWN, SCORED]),
+        seed=rng.getrandbits(64),
+        eos_token_ids=rng.choice([(), (7,)]),
+        adapter=rng.choice([0, 0, 1]),
+        output_token_ids=rng.choice([[], [], [], [1, 2, 3]]),
         encoder_token_ids=encoder_tokens,
     )
 
@@ -82,18 +82,18 @@ LONG_ENCODER = Agreement(
 @given(agreements(), st.integers(0, 2**32), st.booleans(), st.integers(0, 5))
 @example(LONG_ENCODER, 1, False, 0)
 def test_random_work_equals_running_alone(agreement, seed, fails, max_waiting_tokens):
-    dice = random.Random(seed)
-    config = SchedulerConfig(max_waiting_tokens=max_waiting_tokens, waiting_served_ratio=dice.choice([0.0, 0.3, 1.2]))
+    rng = random.Random(seed)
+    config = SchedulerConfig(max_waiting_tokens=max_waiting_tokens, waiting_served_ratio=rng.choice([0.0, 0.3, 1.2]))
     simulation = Simulation(agreement, config, failures=random.Random(seed) if fails else None)
     for _ in range(30):
-        for _ in range(dice.choice([0, 0, 1, 3])):
-            add_random(simulation, dice)
+        for _ in range(rng.choice([0, 0, 1, 3])):
+            add_random(simulation, rng)
         live = [i for i, stream in simulation.streams.items() if stream.end is None and not stream.is_aborted]
-        if live and dice.random() < 0.15:
-            simulation.abort(dice.choice(live))
+        if live and rng.random() < 0.15:
+            simulation.abort(rng.choice(live))
             simulation.scheduler.check()
-        if simulation.worker.steps and dice.random() < 0.5:
-            simulation.collect(retryable=dice.random() < 0.7)
+        if simulation.worker.steps and rng.random() < 0.5:
+            simulation.collect(retryable=rng.random() < 0.7)
         else:
             simulation.submit() if len(simulation.worker.steps) < agreement.limits.depth else simulation.collect()
     simulation.run()

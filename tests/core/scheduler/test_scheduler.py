@@ -278,12 +278,12 @@ def test_a_seeded_fault_of_cross_blocks_is_caught(monkeypatch, method, fault):
 
 
 def leak_on_release(self, sequence, *, in_use):
-    sequence.block_table, sequence.slot = [], -1
+    sequence.block_table, sequence.sequence_slot = [], -1
 
 
 def hand_out_too_early(self, sequence, *, in_use):
     self.blocks.release(sequence.block_table)
-    sequence.block_table, sequence.slot = [], -1
+    sequence.block_table, sequence.sequence_slot = [], -1
 
 
 def one_block_too_few(self, num_tokens):

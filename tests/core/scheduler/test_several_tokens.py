@@ -13,7 +13,7 @@ def several(tokens_per_step=4, features=(*FEATURES, "multi_token"), **changes):
     return Simulation(make_agreement(features=features, tokens_per_step=tokens_per_step, **changes))
 
 
-def answer(step, *tokens):
+def response(step, *tokens):
     """The result of a step of one row."""
     ids, none = np.array(tokens, np.int32), np.empty(0, np.int32)
     ptr = np.array([0, len(tokens)], np.int32)
@@ -30,7 +30,7 @@ def decoding(prompt=(1, 2), max_new_tokens=30, simulation=None, **request):
     simulation.add(prompt, max_new_tokens, **request)
     first = simulation.scheduler.schedule()
     assert budgets(first) == [1]
-    simulation.scheduler.update(answer(first, 3))
+    simulation.scheduler.update(response(first, 3))
     return simulation.scheduler, simulation.scheduler.schedule()
 
 
@@ -43,7 +43,7 @@ def test_a_decode_row_may_choose_as_many_tokens_as_were_agreed_or_are_left():
 def test_a_sequence_goes_on_after_the_last_token_that_came():
     scheduler, step = decoding()
     assert scheduler.schedule() is None
-    [news] = scheduler.update(answer(step, 5, 6, 8))
+    [news] = scheduler.update(response(step, 5, 6, 8))
     assert [token.token_id for token in news.tokens] == [5, 6, 8]
     following = scheduler.schedule()
     assert (following.rows.start.tolist(), following.rows.tokens.tolist()) == ([5], [8])
@@ -62,7 +62,7 @@ def test_nothing_follows_a_row_of_several_tokens_before_it_is_collected():
 def test_tokens_after_the_last_one_are_dropped(ending):
     scheduler, step = decoding(**ending)
     tokens = (5, 6, 8, 9)[: budgets(step)[0]]
-    [news] = scheduler.update(answer(step, *tokens))
+    [news] = scheduler.update(response(step, *tokens))
     assert [token.token_id for token in news.tokens] == [5, 6]
     assert news.finish_reason is not None
     assert scheduler.schedule().dropped == step.rows.sequence.tolist()
@@ -82,4 +82,4 @@ def test_without_free_blocks_a_row_chooses_one_token():
 def test_a_worker_that_brings_another_number_is_at_fault(tokens, part):
     scheduler, step = decoding()
     with pytest.raises(RuntimeError, match=part):
-        scheduler.update(answer(step, *tokens))
+        scheduler.update(response(step, *tokens))

@@ -32,10 +32,10 @@ def scheduler_with(num_sequences):
 
 def decode(scheduler, num_steps):
     for _ in range(num_steps):
-        scheduler.update(answer(scheduler.schedule()))
+        scheduler.update(response(scheduler.schedule()))
 
 
-def answer(step):
+def response(step):
     count = step.rows.num_rows
     ids, none = np.full(count, 5, np.int32), np.empty(0, np.int32)
     ptr = np.arange(count + 1, dtype=np.int32)

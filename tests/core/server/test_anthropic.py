@@ -25,10 +25,10 @@ async def test_a_message(make_client):
 @pytest.mark.parametrize("stream", [True, False])
 async def test_the_stop_sequence_is_named(make_client, stream):
     async with make_client() as client:
-        answer = await client.post(
+        response = await client.post(
             "/v1/messages", json=BODY | {"max_tokens": 30, "stop_sequences": ["no", "quick"], "stream": stream}
         )
-    told = messages_events(answer.text)[-2]["delta"] if stream else answer.json()
+    told = messages_events(response.text)[-2]["delta"] if stream else response.json()
     assert (told["stop_reason"], told["stop_sequence"]) == ("stop_sequence", "quick")
 
 
@@ -85,9 +85,9 @@ async def test_a_failure_on_the_way_is_the_end_of_the_stream(make_client, tokeni
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_bad_request_is_told_in_anthropics_words(make_client, given, words, stream):
     async with make_client() as client:
-        answer = await client.post("/v1/messages", json=BODY | given | {"stream": stream})
-    assert answer.status_code == 400
-    told = answer.json()
+        response = await client.post("/v1/messages", json=BODY | given | {"stream": stream})
+    assert response.status_code == 400
+    told = response.json()
     assert (told["type"], told["error"]["type"]) == ("error", "invalid_request_error")
     assert words in told["error"]["message"]
 

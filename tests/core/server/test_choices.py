@@ -29,11 +29,11 @@ def native(**parameters):
     return {"inputs": PROMPT, "parameters": {"do_sample": True, "max_new_tokens": 2, "details": True} | parameters}
 
 
-async def test_best_of_answers_with_the_likeliest_sequence(make_client):
+async def test_best_of_responses_with_the_likeliest_sequence(make_client):
     engine = RankedEngine(-2.0, -0.5, -1.0)
     async with make_client(engine, max_best_of=3, max_concurrent_requests=3) as client:
-        answer = await client.post("/generate", json=native(best_of=3))
-    details = answer.json()["details"]
+        response = await client.post("/generate", json=native(best_of=3))
+    details = response.json()["details"]
     assert [token["id"] for token in details["tokens"]] == [11, 11]
     assert list(details)[-1] == "best_of_sequences"
     others = details["best_of_sequences"]
@@ -42,7 +42,7 @@ async def test_best_of_answers_with_the_likeliest_sequence(make_client):
     seeds = {details["seed"], *(other["seed"] for other in others)}
     assert seeds == {request.seed for request in engine.requests}
     assert len(seeds) == len({request.request_id for request in engine.requests}) == 3
-    assert answer.headers["x-generated-tokens"] == "2"
+    assert response.headers["x-generated-tokens"] == "2"
 
 
 async def test_every_sequence_of_best_of_has_the_prompt_in_front(make_client):
@@ -56,9 +56,9 @@ async def test_every_sequence_of_best_of_has_the_prompt_in_front(make_client):
 
 async def test_every_sequence_needs_a_permit(make_client):
     async with make_client(RankedEngine(-1.0, -2.0), max_concurrent_requests=1) as client:
-        answer = await client.post("/generate", json=native(best_of=2))
+        response = await client.post("/generate", json=native(best_of=2))
         alone = await client.post("/generate", json=native(best_of=1))
-    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+    assert (response.status_code, response.headers["retry-after"]) == (429, "1")
     assert alone.status_code == 200
 
 
@@ -70,9 +70,9 @@ async def test_one_failed_sequence_fails_the_request_and_frees_the_others(make_c
 
     engine = HalfFailing()
     async with make_client(engine) as client:
-        answer = await client.post("/generate", json=native(best_of=2))
-    assert answer.status_code == 424
-    assert answer.json() == {"error": "Request failed during generation: out of luck", "error_type": "generation"}
+        response = await client.post("/generate", json=native(best_of=2))
+    assert response.status_code == 424
+    assert response.json() == {"error": "Request failed during generation: out of luck", "error_type": "generation"}
     assert engine.aborted == [0]
 
 
@@ -92,18 +92,18 @@ async def test_more_than_1024_tokens_come_in_one_go(make_client):
 @pytest.mark.parametrize("stream", [True, False])
 async def test_n_choices_have_seeds_of_their_own(make_client, path, body, stream):
     engine = FakeEngine()
-    wished = {"n": 2, "seed": 2**64 - 1, "stream": stream, "stream_options": {"include_usage": True}}
+    requested = {"n": 2, "seed": 2**64 - 1, "stream": stream, "stream_options": {"include_usage": True}}
     async with make_client(engine) as client:
-        answer = await client.post(path, json=body | wished)
+        response = await client.post(path, json=body | requested)
     assert [request.seed for request in engine.requests] == [2**64 - 1, 0]
     num_prompt, num_each = len(engine.requests[0].prompt_token_ids), body["max_tokens"]
     if stream:
-        chunks = openai_chunks(answer.text)
+        chunks = openai_chunks(response.text)
         assert sorted(c["choices"][0]["index"] for c in chunks[:-1]) == [0] * num_each + [1] * num_each
         usage = chunks[-1]["usage"]
     else:
-        assert [choice["index"] for choice in answer.json()["choices"]] == [0, 1]
-        usage = answer.json()["usage"]
+        assert [choice["index"] for choice in response.json()["choices"]] == [0, 1]
+        usage = response.json()["usage"]
     assert usage["prompt_tokens"] == num_prompt
     assert usage["completion_tokens"] == 2 * num_each
 
@@ -120,18 +120,18 @@ async def test_best_of_returns_the_n_best(make_client):
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_prompts_are_answered_in_their_order(make_client, tokenizer, stream):
+async def test_prompts_are_responded_in_their_order(make_client, tokenizer, stream):
     engine = FakeEngine()
     body = {"prompt": ["The quick", "brown fox"], "max_tokens": 1, "temperature": 0, "stream": stream}
     async with make_client(engine) as client:
-        answer = await client.post("/v1/completions", json=body)
-    choices = [c for chunk in openai_chunks(answer.text) for c in chunk["choices"]] if stream else answer.json()["choices"]
+        response = await client.post("/v1/completions", json=body)
+    choices = [c for chunk in openai_chunks(response.text) for c in chunk["choices"]] if stream else response.json()["choices"]
     texts = {choice["index"]: choice["text"] for choice in choices}
     firsts = [request.prompt_token_ids[0] for request in engine.requests]
     expected = [FakeText(tokenizer, ids).text for ids in firsts]
     assert [texts[0], texts[1]] == expected
     if not stream:
-        assert answer.headers["x-compute-characters"] == "18"
+        assert response.headers["x-compute-characters"] == "18"
 
 
 class FakeText:
@@ -166,9 +166,9 @@ async def test_prompts_may_be_token_ids(make_client, tokenizer):
 )
 async def test_a_prompt_of_another_shape_is_rejected(make_client, prompt, text):
     async with make_client() as client:
-        answer = await client.post("/v1/completions", json={"prompt": prompt})
-    assert (answer.status_code, answer.headers["content-type"]) == (422, "text/plain; charset=utf-8")
-    assert answer.text == f"Failed to deserialize the JSON body into the target type: prompt: {text}"
+        response = await client.post("/v1/completions", json={"prompt": prompt})
+    assert (response.status_code, response.headers["content-type"]) == (422, "text/plain; charset=utf-8")
+    assert response.text == f"Failed to deserialize the JSON body into the target type: prompt: {text}"
 
 
 async def test_the_prompt_is_echoed(make_client):
@@ -291,8 +291,8 @@ async def test_chat_tokenize_shows_the_prompt_of_a_chat(make_client, tokenizer):
 )
 async def test_what_is_checked_before_the_permit(make_client, path, parameters, expected):
     async with make_client(max_concurrent_requests=0) as client:
-        answer = await client.post(path, json={"inputs": "a", "parameters": parameters})
-    error = answer.json() if path == "/generate" else native_events(answer.text)[0]
+        response = await client.post(path, json={"inputs": "a", "parameters": parameters})
+    error = response.json() if path == "/generate" else native_events(response.text)[0]
     assert error["error"] == (f"Input validation error: {expected}" if expected else "Model is overloaded")
 
 

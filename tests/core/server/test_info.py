@@ -7,9 +7,9 @@ from tgi.scheduler.records import SchedulerStats
 
 async def test_info_has_exactly_the_keys_of_tgi(make_client):
     async with make_client() as client:
-        answer = await client.get("/info")
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.text == (
+        response = await client.get("/info")
+    assert response.headers["content-type"] == "application/json"
+    assert response.text == (
         '{"model_id":"tiny","model_sha":null,"model_pipeline_tag":null,"max_concurrent_requests":2,"max_best_of":2,'
         '"max_stop_sequences":4,"max_input_tokens":48,"max_total_tokens":64,"validation_workers":2,'
         '"max_client_batch_size":4,"router":"text-generation-router","version":"4.0.0","sha":null,"docker_label":null}'
@@ -29,12 +29,12 @@ async def test_health_is_an_empty_200_or_a_503(make_client):
     engine = FakeEngine()
     async with make_client(engine) as client:
         for path in ("/health", "/ping", "/"):
-            answer = await client.get(path)
-            assert (answer.status_code, answer.content) == (200, b"")
+            response = await client.get(path)
+            assert (response.status_code, response.content) == (200, b"")
         engine.is_healthy = False
-        answer = await client.get("/health")
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
-    assert answer.json() == {"error": "unhealthy", "error_type": "healthcheck"}
+        response = await client.get("/health")
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+    assert response.json() == {"error": "unhealthy", "error_type": "healthcheck"}
 
 
 async def test_after_a_failure_only_a_forward_pass_is_believed(make_client):
@@ -51,8 +51,8 @@ async def test_after_a_failure_only_a_forward_pass_is_believed(make_client):
 
 async def test_models_lists_the_one_model(make_client):
     async with make_client() as client:
-        answer = await client.get("/v1/models")
-    assert answer.text == '{"object":"list","data":[{"id":"tiny","object":"model","created":0,"owned_by":"tiny"}]}'
+        response = await client.get("/v1/models")
+    assert response.text == '{"object":"list","data":[{"id":"tiny","object":"model","created":0,"owned_by":"tiny"}]}'
 
 
 async def test_metrics_are_text_and_fed_by_the_engine(make_client):

@@ -19,24 +19,24 @@ def failures(text):
     return {line.split('"')[1]: int(line.split()[-1]) for line in text.splitlines() if line.startswith("tgi_request_failure{")}
 
 
-async def test_the_answer_without_details_is_the_text_alone(make_client, tokenizer):
+async def test_the_response_without_details_is_the_text_alone(make_client, tokenizer):
     async with make_client() as client:
-        answer = await client.post("/generate", json=body())
+        response = await client.post("/generate", json=body())
     ids = tokenizer.encode(PROMPT, add_special_tokens=True).ids
     expected = tokenizer.decode(ids[:3], skip_special_tokens=True)
-    assert answer.json() == {"generated_text": expected}
-    assert answer.headers["content-type"] == "application/json"
+    assert response.json() == {"generated_text": expected}
+    assert response.headers["content-type"] == "application/json"
 
 
 async def test_details_have_the_members_of_tgi_in_order(make_client):
     async with make_client() as client:
-        answer = await client.post("/generate", json=body(details=True))
-    details = answer.json()["details"]
+        response = await client.post("/generate", json=body(details=True))
+    details = response.json()["details"]
     assert list(details) == ["finish_reason", "generated_tokens", "seed", "prefill", "tokens"]
     assert (details["finish_reason"], details["generated_tokens"], details["seed"]) == ("length", 3, None)
     assert details["prefill"] == []
     assert [list(token) for token in details["tokens"]] == [["id", "text", "logprob", "special"]] * 3
-    assert '"logprob":-0.5' in answer.text
+    assert '"logprob":-0.5' in response.text
 
 
 async def test_top_tokens_are_listed_where_asked_for(make_client):
@@ -59,7 +59,7 @@ async def test_prompt_details_need_the_servers_option(make_client, enabled):
     assert all(list(entry) == ["id", "text", "logprob"] for entry in details["prefill"])
 
 
-async def test_the_compatible_route_wraps_the_answer_and_gives_the_full_text(make_client):
+async def test_the_compatible_route_wraps_the_response_and_gives_the_full_text(make_client):
     async with make_client() as client:
         plain = (await client.post("/generate", json=body())).json()["generated_text"]
         assert (await client.post("/", json=body())).json() == [{"generated_text": PROMPT + plain}]
@@ -67,7 +67,7 @@ async def test_the_compatible_route_wraps_the_answer_and_gives_the_full_text(mak
         assert (await client.post("/generate", json=body(return_full_text=True))).json() == {"generated_text": PROMPT + plain}
 
 
-async def test_the_head_of_an_answer(make_client):
+async def test_the_head_of_an_response(make_client):
     engine = FakeEngine()
     async with make_client(engine) as client:
         headers = (await client.post("/generate", json=body())).headers
@@ -81,9 +81,9 @@ async def test_the_head_of_an_answer(make_client):
 
 async def test_a_stream_has_one_event_per_token(make_client):
     async with make_client() as client:
-        answer = await client.post("/generate_stream", json=body(details=True, do_sample=True, seed=9))
+        response = await client.post("/generate_stream", json=body(details=True, do_sample=True, seed=9))
         plain = (await client.post("/generate", json=body())).json()["generated_text"]
-    found = native_events(answer.text)
+    found = native_events(response.text)
     assert [event["index"] for event in found] == [1, 2, 3]
     assert all(list(event) == ["index", "token", "generated_text", "details"] for event in found)
     assert [event["generated_text"] for event in found] == [None, None, plain]
@@ -148,28 +148,28 @@ async def test_a_prompt_is_truncated(make_client):
 async def test_a_stop_string_stays_in_the_text(make_client):
     engine = FakeEngine()
     async with make_client(engine) as client:
-        answer = (await client.post("/generate", json=body(max_new_tokens=20, stop=["quick"], details=True))).json()
-    assert answer["generated_text"].endswith("quick")
-    assert answer["details"]["finish_reason"] == "stop_sequence"
-    assert answer["details"]["generated_tokens"] == len(answer["details"]["tokens"])
+        response = (await client.post("/generate", json=body(max_new_tokens=20, stop=["quick"], details=True))).json()
+    assert response["generated_text"].endswith("quick")
+    assert response["details"]["finish_reason"] == "stop_sequence"
+    assert response["details"]["generated_tokens"] == len(response["details"]["tokens"])
 
 
 async def test_invalid_requests_are_422(make_client):
     async with make_client() as client:
-        answer = await client.post("/generate", json=body(top_k=0))
+        response = await client.post("/generate", json=body(top_k=0))
         counted = failures((await client.get("/metrics")).text)
-    assert answer.status_code == 422
-    assert answer.json() == {"error": "Input validation error: `top_k` must be strictly positive", "error_type": "validation"}
+    assert response.status_code == 422
+    assert response.json() == {"error": "Input validation error: `top_k` must be strictly positive", "error_type": "validation"}
     assert counted == {"validation": 1}
 
 
 @pytest.mark.parametrize("parameters", [{"top_k": 0}, {"best_of": 0}, {"decoder_input_details": True}, {"watermark": True}])
 async def test_invalid_streams_are_200_with_an_error_event(make_client, parameters):
     async with make_client() as client:
-        answer = await client.post("/generate_stream", json=body(**parameters))
+        response = await client.post("/generate_stream", json=body(**parameters))
         counted = failures((await client.get("/metrics")).text)
-    assert answer.status_code == 200
-    [found] = native_events(answer.text)
+    assert response.status_code == 200
+    [found] = native_events(response.text)
     assert list(found) == ["error", "error_type"]
     assert found["error_type"] == "validation"
     assert counted == {"validation": 1}
@@ -178,11 +178,11 @@ async def test_invalid_streams_are_200_with_an_error_event(make_client, paramete
 async def test_a_failure_of_the_engine_is_424(make_client):
     engine = FakeEngine([SequenceOutput(0, error="out of memory")])
     async with make_client(engine) as client:
-        answer = await client.post("/generate", json=body())
+        response = await client.post("/generate", json=body())
         [found] = native_events((await client.post("/generate_stream", json=body())).text)
-    assert answer.status_code == 424
-    assert answer.json() == {"error": "Request failed during generation: out of memory", "error_type": "generation"}
-    assert found == answer.json()
+    assert response.status_code == 424
+    assert response.json() == {"error": "Request failed during generation: out of memory", "error_type": "generation"}
+    assert found == response.json()
 
 
 class CutOffEngine(FakeEngine):
@@ -196,11 +196,11 @@ class CutOffEngine(FakeEngine):
 
 async def test_a_generation_that_is_cut_off_says_so(make_client):
     async with make_client(CutOffEngine([SequenceOutput(0, [TokenOutput(5)])])) as client:
-        answer = await client.post("/generate", json=body())
+        response = await client.post("/generate", json=body())
         stream = await client.post("/generate_stream", json=body())
         metrics = (await client.get("/metrics")).text
-    assert answer.status_code == 500
-    assert answer.json() == {"error": "Incomplete generation", "error_type": "incomplete_generation"}
+    assert response.status_code == 500
+    assert response.json() == {"error": "Incomplete generation", "error_type": "incomplete_generation"}
     assert native_events(stream.text)[1:] == [
         {"error": "Incomplete generation stream", "error_type": "incomplete_generation_stream"}
     ]
@@ -231,12 +231,12 @@ async def test_eos_is_an_event_of_its_own_and_not_in_the_text(make_client, token
 
 async def test_tokenize_gives_byte_ranges(make_client):
     async with make_client() as client:
-        answer = await client.post("/tokenize", json={"inputs": "Löwe läuft"})
+        response = await client.post("/tokenize", json={"inputs": "Löwe läuft"})
         metrics = await client.get("/metrics")
     text = "Löwe läuft".encode()
-    assert answer.status_code == 200
-    assert all(list(token) == ["id", "text", "start", "stop"] for token in answer.json())
-    for token in answer.json():
+    assert response.status_code == 200
+    assert all(list(token) == ["id", "text", "start", "stop"] for token in response.json())
+    for token in response.json():
         assert text[token["start"] : token["stop"]].decode(errors="replace") == token["text"]
-    assert max(token["stop"] for token in answer.json()) == len(text)
+    assert max(token["stop"] for token in response.json()) == len(text)
     assert metrics.text == ""

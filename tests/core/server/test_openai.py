@@ -21,8 +21,8 @@ def text_of(chunk):
 async def test_a_completion(make_client):
     engine = FakeEngine()
     async with make_client(engine) as client:
-        answer = await client.post(COMPLETION[0], json=COMPLETION[1])
-    told, num_prompt = answer.json(), len(engine.requests[0].prompt_token_ids)
+        response = await client.post(COMPLETION[0], json=COMPLETION[1])
+    told, num_prompt = response.json(), len(engine.requests[0].prompt_token_ids)
     assert told["object"] == "text_completion"
     assert told["model"] == "tiny"
     assert told["system_fingerprint"] == "4.0.0-native"
@@ -30,15 +30,15 @@ async def test_a_completion(make_client):
     assert (choice["index"], choice["logprobs"], choice["finish_reason"]) == (0, None, "length")
     assert choice["text"]
     assert told["usage"] == {"prompt_tokens": num_prompt, "completion_tokens": 3, "total_tokens": num_prompt + 3}
-    assert "x-compute-time" not in answer.headers
-    assert answer.headers["x-generated-tokens"] == "3"
+    assert "x-compute-time" not in response.headers
+    assert response.headers["x-generated-tokens"] == "3"
 
 
 async def test_a_chat_completion(make_client, tokenizer):
     engine = FakeEngine()
     async with make_client(engine) as client:
-        answer = await client.post(CHAT[0], json=CHAT[1])
-    told = answer.json()
+        response = await client.post(CHAT[0], json=CHAT[1])
+    told = response.json()
     assert told["object"] == "chat.completion"
     [choice] = told["choices"]
     assert choice["message"]["role"] == "assistant"
@@ -46,7 +46,7 @@ async def test_a_chat_completion(make_client, tokenizer):
     assert choice["finish_reason"] == "length"
     rendered = f"user: {PROMPT}\nassistant: "
     assert engine.requests[0].prompt_token_ids == tokenizer.encode(rendered, add_special_tokens=False).ids
-    assert answer.headers["x-compute-characters"] == str(len(rendered))
+    assert response.headers["x-compute-characters"] == str(len(rendered))
 
 
 @ROUTES
@@ -72,8 +72,8 @@ async def test_a_stream_has_a_chunk_per_token_and_ends(make_client, path, body):
 @ROUTES
 async def test_usage_comes_in_a_chunk_of_its_own(make_client, path, body):
     async with make_client() as client:
-        wished = {"stream": True, "stream_options": {"include_usage": True}}
-        found = openai_chunks((await client.post(path, json=body | wished)).text)
+        requested = {"stream": True, "stream_options": {"include_usage": True}}
+        found = openai_chunks((await client.post(path, json=body | requested)).text)
     assert [len(chunk["choices"]) for chunk in found] == [1, 1, 1, 0]
     assert found[-1]["usage"]["completion_tokens"] == 3
 
@@ -83,8 +83,8 @@ async def test_usage_comes_in_a_chunk_of_its_own(make_client, path, body):
 @pytest.mark.parametrize("stream", [True, False])
 async def test_the_stop_string_is_left_out(make_client, path, body, stop, stream):
     async with make_client() as client:
-        answer = await client.post(path, json=body | {"max_tokens": 30, "stop": stop, "stream": stream})
-    found = openai_chunks(answer.text) if stream else [answer.json()]
+        response = await client.post(path, json=body | {"max_tokens": 30, "stop": stop, "stream": stream})
+    found = openai_chunks(response.text) if stream else [response.json()]
     choices = [choice for chunk in found for choice in chunk["choices"]]
     text = "".join(c.get("text") or (c.get("delta") or c.get("message") or {}).get("content", "") for c in choices)
     assert "quick" not in text
@@ -101,8 +101,8 @@ async def test_eos_is_a_stop_without_text(make_client, tokenizer, path, body, st
         SequenceOutput(0, [TokenOutput(tokenizer.eos_token_ids[0])], FinishReason.EOS_TOKEN),
     ]
     async with make_client(FakeEngine(outputs)) as client:
-        answer = await client.post(path, json=body | {"stream": stream})
-    found = openai_chunks(answer.text) if stream else [answer.json()]
+        response = await client.post(path, json=body | {"stream": stream})
+    found = openai_chunks(response.text) if stream else [response.json()]
     choices = [choice for chunk in found for choice in chunk["choices"]]
     text = "".join(c.get("text") or (c.get("delta") or c.get("message") or {}).get("content", "") for c in choices)
     assert text == tokenizer.decode([token], skip_special_tokens=True)
@@ -145,10 +145,10 @@ async def test_penalties_are_those_of_openai(make_client, path, body):
 @ROUTES
 async def test_an_error_in_a_stream_is_followed_by_done(make_client, path, body):
     async with make_client() as client:
-        answer = await client.post(path, json=body | {"stream": True, "max_tokens": 0})
-    assert answer.status_code == 200
+        response = await client.post(path, json=body | {"stream": True, "max_tokens": 0})
+    assert response.status_code == 200
     message = "Input validation error: `max_new_tokens` must be strictly positive"
-    assert openai_chunks(answer.text) == [{"error": {"message": message, "http_status_code": 422}}]
+    assert openai_chunks(response.text) == [{"error": {"message": message, "http_status_code": 422}}]
 
 
 @ROUTES
@@ -157,10 +157,10 @@ async def test_an_error_in_a_stream_is_followed_by_done(make_client, path, body)
 )
 async def test_what_is_not_served_is_refused_by_name(make_client, path, body, given):
     async with make_client() as client:
-        answer = await client.post(path, json=body | given)
-    assert answer.status_code == 422
-    assert answer.json()["error_type"] == "validation"
-    assert f"`{next(iter(given))}`" in answer.json()["error"]
+        response = await client.post(path, json=body | given)
+    assert response.status_code == 422
+    assert response.json()["error_type"] == "validation"
+    assert f"`{next(iter(given))}`" in response.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -175,9 +175,9 @@ async def test_what_is_not_served_is_refused_by_name(make_client, path, body, gi
 )
 async def test_completions_refuse(make_client, given, error_type):
     async with make_client() as client:
-        answer = await client.post("/v1/completions", json=COMPLETION[1] | given | {"stream": True})
-    assert answer.status_code == 422
-    assert answer.json()["error_type"] == error_type
+        response = await client.post("/v1/completions", json=COMPLETION[1] | given | {"stream": True})
+    assert response.status_code == 422
+    assert response.json()["error_type"] == error_type
 
 
 @pytest.mark.parametrize(
@@ -191,9 +191,9 @@ async def test_completions_refuse(make_client, given, error_type):
 )
 async def test_chat_refuses(make_client, given):
     async with make_client() as client:
-        answer = await client.post("/v1/chat/completions", json=CHAT[1] | given)
-    assert answer.status_code == 422
-    assert any(words in answer.json()["error"] for words in ("not supported", "only text", "needs `logprobs`"))
+        response = await client.post("/v1/chat/completions", json=CHAT[1] | given)
+    assert response.status_code == 422
+    assert any(words in response.json()["error"] for words in ("not supported", "only text", "needs `logprobs`"))
 
 
 async def test_null_is_as_good_as_absent(make_client):
@@ -204,10 +204,10 @@ async def test_null_is_as_good_as_absent(make_client):
 
 async def test_both_names_of_the_limit_are_refused(make_client):
     async with make_client() as client:
-        answer = await client.post("/v1/chat/completions", json=CHAT[1] | {"max_completion_tokens": 4})
+        response = await client.post("/v1/chat/completions", json=CHAT[1] | {"max_completion_tokens": 4})
         alone = await client.post("/v1/chat/completions", json={"messages": MESSAGES, "max_completion_tokens": 4})
-    assert answer.status_code == 422
-    assert "duplicate field `max_tokens`" in answer.text
+    assert response.status_code == 422
+    assert "duplicate field `max_tokens`" in response.text
     assert alone.json()["usage"]["completion_tokens"] == 4
 
 
@@ -221,9 +221,9 @@ async def test_a_single_prompt_may_stand_in_an_array(make_client):
 async def test_a_message_of_no_known_shape_is_rejected(make_client, path, content):
     messages = [*MESSAGES, {"role": "user", "content": content}]
     async with make_client() as client:
-        answer = await client.post(path, json=CHAT[1] | {"messages": messages})
-    assert (answer.status_code, answer.headers["content-type"]) == (422, "text/plain; charset=utf-8")
-    assert answer.text == (
+        response = await client.post(path, json=CHAT[1] | {"messages": messages})
+    assert (response.status_code, response.headers["content-type"]) == (422, "text/plain; charset=utf-8")
+    assert response.text == (
         "Failed to deserialize the JSON body into the target type: "
         "messages[1]: data did not match any variant of untagged enum MessageBody"
     )

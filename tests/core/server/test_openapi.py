@@ -43,9 +43,9 @@ def keywords(value):
 @pytest.fixture
 async def document(make_client):
     async with make_client() as client:
-        answer = await client.get("/api-doc/openapi.json")
-    assert answer.headers["content-type"] == "application/json"
-    return answer.json()
+        response = await client.get("/api-doc/openapi.json")
+    assert response.headers["content-type"] == "application/json"
+    return response.json()
 
 
 async def test_the_document_has_tgis_paths_beside_ours(document):

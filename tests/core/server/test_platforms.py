@@ -46,15 +46,17 @@ async def test_an_invocation_is_what_its_body_says(make_client, body, path, stre
 )
 async def test_an_invocation_that_is_none_is_rejected(make_client, content, status, text):
     async with make_client() as client:
-        answer = await client.post("/invocations", content=content, headers={"content-type": "application/json"})
-    assert (answer.status_code, answer.text) == (status, text)
+        response = await client.post("/invocations", content=content, headers={"content-type": "application/json"})
+    assert (response.status_code, response.text) == (status, text)
 
 
 async def test_an_invocation_may_have_bytes_behind_it(make_client):
     async with make_client() as client:
         headers = {"content-type": "application/json"}
-        answer = await client.post("/invocations", content=b'{"inputs":"a","parameters":{"max_new_tokens":1}} x', headers=headers)
-    assert answer.status_code == 200
+        response = await client.post(
+            "/invocations", content=b'{"inputs":"a","parameters":{"max_new_tokens":1}} x', headers=headers
+        )
+    assert response.status_code == 200
 
 
 async def test_vertex_predicts_one_text_per_instance(make_client):
@@ -63,8 +65,8 @@ async def test_vertex_predicts_one_text_per_instance(make_client):
     async with make_client() as client:
         told = (await client.post("/vertex", json={"instances": [native, chat]})).json()
         text = (await client.post("/generate", json=native)).json()["generated_text"]
-        answer = (await client.post("/v1/chat/completions", json=chat)).json()["choices"][0]["message"]["content"]
-    assert told == {"predictions": [text, answer]}
+        response = (await client.post("/v1/chat/completions", json=chat)).json()["choices"][0]["message"]["content"]
+    assert told == {"predictions": [text, response]}
 
 
 @pytest.mark.parametrize(
@@ -77,15 +79,15 @@ async def test_vertex_predicts_one_text_per_instance(make_client):
 )
 async def test_vertex_says_what_is_wrong(make_client, instances, status, error):
     async with make_client() as client:
-        answer = await client.post("/vertex", json={"instances": instances})
-    assert (answer.status_code, answer.json()) == (status, error)
+        response = await client.post("/vertex", json={"instances": instances})
+    assert (response.status_code, response.json()) == (status, error)
 
 
 async def test_a_vertex_instance_of_no_shape_is_rejected(make_client):
     async with make_client() as client:
-        answer = await client.post("/vertex", json={"instances": [{"inputs": "a"}, 5]})
-    assert answer.status_code == 422
-    assert answer.text == f"{SHAPE}instances[1]: data did not match any variant of untagged enum VertexInstance"
+        response = await client.post("/vertex", json={"instances": [{"inputs": "a"}, 5]})
+    assert response.status_code == 422
+    assert response.text == f"{SHAPE}instances[1]: data did not match any variant of untagged enum VertexInstance"
 
 
 async def test_vertex_names_its_routes(make_client):
@@ -140,8 +142,8 @@ async def test_kserve_infers_bytes(make_client):
 async def test_kserve_says_where_bytes_are_no_text(make_client, data, text):
     given = [{"name": "i", "shape": [1], "datatype": "BYTES", "data": list(data)}]
     async with make_client() as client:
-        answer = await client.post(INFER, json=infer_body(PROMPT, inputs=given))
-    assert answer.json() == {"error": text, "error_type": "utf8"}
+        response = await client.post(INFER, json=infer_body(PROMPT, inputs=given))
+    assert response.json() == {"error": text, "error_type": "utf8"}
 
 
 @pytest.mark.parametrize(
@@ -154,6 +156,6 @@ async def test_kserve_says_where_bytes_are_no_text(make_client, data, text):
 )
 async def test_kserve_says_what_is_wrong(make_client, changes, error_type):
     async with make_client() as client:
-        answer = await client.post(INFER, json=infer_body(PROMPT, **changes))
-    assert answer.status_code == 422
-    assert answer.json()["error_type"] == error_type
+        response = await client.post(INFER, json=infer_body(PROMPT, **changes))
+    assert response.status_code == 422
+    assert response.json()["error_type"] == error_type

@@ -14,7 +14,7 @@ from tgi.testing.tiny_adapters import merge_adapter, read_adapter, write_adapter
 from tgi.testing.tiny_models import write_tiny_model
 
 LAYER = "base_model.model.model.layers.1.self_attn.q_proj"
-ROLE = "decoder.layers.1.attention.q.weight"
+PARAMETER = "decoder.layers.1.attention.q.weight"
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,9 @@ def test_the_product_of_the_factors_is_added_to_its_layer_alone(model, adapter, 
         merge_adapter(spec, read_weights(spec, path), tensor_names(path), read_adapter(adapter)),
     )
     expected = scale * factors[f"{LAYER}.lora_B.weight"] @ factors[f"{LAYER}.lora_A.weight"]
-    np.testing.assert_allclose(after[ROLE] - before[ROLE], expected, atol=1e-6)
-    changed = {role for role in before if not np.array_equal(before[role], after[role])}
-    assert changed == {ROLE, ROLE.replace("layers.1", "layers.0")}
+    np.testing.assert_allclose(after[PARAMETER] - before[PARAMETER], expected, atol=1e-6)
+    changed = {parameter for parameter in before if not np.array_equal(before[parameter], after[parameter])}
+    assert changed == {PARAMETER, PARAMETER.replace("layers.1", "layers.0")}
 
 
 def test_layers_stored_the_other_way_round_are_merged(tmp_path):

@@ -39,12 +39,12 @@ from tgi_torch.model.encoder_decoder import (
 )
 from tgi_torch.model.latent_attention import build_latent_attention
 from tgi_torch.model.layers import (
-    Building,
+    BuildContext,
     Linear,
     Mixer,
     StepContext,
     Transform,
-    build_ends_table,
+    build_embedding_or_head_table,
     build_head,
     build_linear,
     build_lookup,
@@ -117,9 +117,9 @@ class Decoder:
         """Every mixer goes on from what the part before it left."""
         return True
 
-    def write(self, role: str, expert: int | None, *, axis: int, start: int, piece: Tensor) -> None:
+    def write(self, parameter: str, expert: int | None, *, axis: int, start: int, piece: Tensor) -> None:
         """Take a part of a weight in (`tgi_torch.weights.loading.WeightSink`)."""
-        self.parameters.write(role, expert, axis=axis, start=start, piece=piece)
+        self.parameters.write(parameter, expert, axis=axis, start=start, piece=piece)
 
     def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> DecoderWithCache:
         """The decoder with a cache of its own."""
@@ -212,16 +212,16 @@ def build_decoder(
     Raises `ModelError` if the spec asks for something that is not built yet.
     """
     parameters = Parameters(dtype=dtype, device=torch.device(device))
-    building = Building(ops, parameters, spec.hidden_size, quantization)
-    embedding = _build_embedding(building, spec)
-    mixers = _MixerBuilder(building, spec)
-    blocks = tuple(build_blocks(building, spec.decoder, mixers.build))
-    final_norm = build_norm(building, spec.decoder.final_norm, f"{spec.decoder.kind}.final_norm", spec.hidden_size)
-    encoder = _build_encoder(building, spec, embedding, mixers)
+    build = BuildContext(ops, parameters, spec.hidden_size, quantization)
+    embedding = _build_embedding(build, spec)
+    mixers = _MixerBuilder(build, spec)
+    blocks = tuple(build_blocks(build, spec.decoder, mixers.build))
+    final_norm = build_norm(build, spec.decoder.final_norm, f"{spec.decoder.kind}.final_norm", spec.hidden_size)
+    encoder = _build_encoder(build, spec, embedding, mixers)
     size = _embedding_size(spec)
     projected = size != spec.hidden_size
-    project = build_linear(building, "head", {"projection": size}, spec.hidden_size, bias=False) if projected else identity
-    head = _build_head(building, spec, embedding.table)
+    project = build_linear(build, "head", {"projection": size}, spec.hidden_size, bias=False) if projected else identity
+    head = _build_head(build, spec, embedding.table)
     assert parameters.shapes == tensor_shapes(spec)
     return Decoder(
         spec=spec,
@@ -243,14 +243,14 @@ def build_decoder(
 class _MixerBuilder:
     """Builds mixers in the order of the layers and counts their places in the caches."""
 
-    def __init__(self, building: Building, spec: ModelSpec) -> None:
+    def __init__(self, build: BuildContext, spec: ModelSpec) -> None:
         attentions = attention_layers(spec)
         self.windows = _distinct(_window(mixer) for mixer in attentions)
         self.ropes: tuple[Rope, ...] = _distinct(mixer.rope for mixer in attentions if mixer.rope is not None)
         self.readers: list[CrossAttentionMixer] = []
-        self._building = building
+        self._building = build
         self._spec = spec
-        self._find_relative_bias = relative_biases(building)
+        self._find_relative_bias = relative_biases(build)
         self._num_attentions = itertools.count()
         self._num_states = itertools.count()
 
@@ -274,16 +274,16 @@ class _MixerBuilder:
         raise _not_built(self._spec, f"the mixer {type(mixer).__name__}")
 
     def _build_attention(self, mixer: TokenMixer, prefix: str) -> Mixer:
-        building = self._building
+        build = self._building
         if isinstance(mixer, LatentAttention):
             plan, rotation = self.windows.index(None), self.ropes.index(mixer.rope)
             layer = next(self._num_attentions)
-            return build_latent_attention(building, mixer, prefix, layer=layer, plan=plan, rotation=rotation)
+            return build_latent_attention(build, mixer, prefix, layer=layer, plan=plan, rotation=rotation)
         bias = self._find_relative_bias(mixer, prefix)
         if prefix.startswith("encoder."):
-            return build_encoder_attention(building, mixer, prefix, bias)
+            return build_encoder_attention(build, mixer, prefix, bias)
         return build_attention(
-            building,
+            build,
             mixer,
             prefix,
             layer=next(self._num_attentions),
@@ -297,14 +297,14 @@ def _window(mixer: TokenMixer) -> int | None:
     return mixer.window if isinstance(mixer, Attention) else None
 
 
-def _build_encoder(building: Building, spec: ModelSpec, embedding: EmbeddingLayer, mixers: _MixerBuilder) -> Encoder | None:
+def _build_encoder(build: BuildContext, spec: ModelSpec, embedding: EmbeddingLayer, mixers: _MixerBuilder) -> Encoder | None:
     stack = next((stack for stack in spec.stacks if stack.kind == "encoder"), None)
     if stack is None:
         return None
     return Encoder(
         embedding=embedding,
-        blocks=tuple(build_blocks(building, stack, mixers.build)),
-        final_norm=build_norm(building, stack.final_norm, "encoder.final_norm", spec.hidden_size),
+        blocks=tuple(build_blocks(build, stack, mixers.build)),
+        final_norm=build_norm(build, stack.final_norm, "encoder.final_norm", spec.hidden_size),
         readers=tuple(mixers.readers),
     )
 
@@ -317,10 +317,10 @@ def _distinct(items: Iterator[ItemT]) -> tuple[ItemT, ...]:
     return tuple(dict.fromkeys(items))
 
 
-def _build_embedding(building: Building, spec: ModelSpec) -> EmbeddingLayer:
-    parameters, embedding = building.parameters, spec.embedding
+def _build_embedding(build: BuildContext, spec: ModelSpec) -> EmbeddingLayer:
+    parameters, embedding = build.parameters, spec.embedding
     size = _embedding_size(spec)
-    table = build_ends_table(building, "embedding.weight", spec.vocab_size, size)
+    table = build_embedding_or_head_table(build, "embedding.weight", spec.vocab_size, size)
     projected = size != spec.hidden_size
     # Rounded to the compute dtype first, as the reference models round it.
     scale = torch.tensor(embedding.scale, dtype=parameters.dtype).item()
@@ -328,16 +328,14 @@ def _build_embedding(building: Building, spec: ModelSpec) -> EmbeddingLayer:
     if embedding.positions is not None:
         rows = embedding.positions.num_positions + embedding.positions.offset
         position_table = parameters.create("embedding.positions.weight", rows, spec.hidden_size)
-        add_positions = partial(_add_positions, building.ops.embedding, position_table, embedding.positions.offset)
+        add_positions = partial(_add_positions, build.ops.embedding, position_table, embedding.positions.offset)
     return EmbeddingLayer(
-        lookup=build_lookup(building, table),
+        lookup=build_lookup(build, table),
         table=table,
         scale=identity if embedding.scale == 1.0 else partial(torch.mul, other=scale),
-        project=build_linear(building, "embedding", {"projection": spec.hidden_size}, size, bias=False)
-        if projected
-        else identity,
+        project=build_linear(build, "embedding", {"projection": spec.hidden_size}, size, bias=False) if projected else identity,
         add_positions=add_positions,
-        norm=build_norm(building, embedding.norm, "embedding.norm", spec.hidden_size),
+        norm=build_norm(build, embedding.norm, "embedding.norm", spec.hidden_size),
     )
 
 
@@ -355,11 +353,11 @@ def _add_positions(
     return x + lookup(positions + offset, table)
 
 
-def _build_head(building: Building, spec: ModelSpec, embedding_table: Tensor | QuantizedMatrix) -> Linear:
+def _build_head(build: BuildContext, spec: ModelSpec, embedding_table: Tensor | QuantizedMatrix) -> Linear:
     tied, size = spec.head.tied, _embedding_size(spec)
-    table = embedding_table if tied else build_ends_table(building, "head.weight", spec.vocab_size, size)
-    bias = building.parameters.create("head.bias", spec.vocab_size) if spec.head.bias else None
-    return build_head(building, table, bias)
+    table = embedding_table if tied else build_embedding_or_head_table(build, "head.weight", spec.vocab_size, size)
+    bias = build.parameters.create("head.bias", spec.vocab_size) if spec.head.bias else None
+    return build_head(build, table, bias)
 
 
 def _build_finish(spec: ModelSpec) -> Transform:

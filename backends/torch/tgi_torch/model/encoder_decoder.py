@@ -22,7 +22,7 @@ from tgi.backend import ModelError
 from tgi_torch.attention.cache_layout import ENCODER_QUERY_CHUNK
 from tgi_torch.attention.kv_cache import KVCache
 from tgi_torch.attention.paged import AttentionMetadata, AttentionSettings, EncoderInput
-from tgi_torch.model.layers import Building, Linear, Mixer, StepContext, Transform, build_linear
+from tgi_torch.model.layers import BuildContext, Linear, Mixer, StepContext, Transform, build_linear
 from tgi_torch.model.relative_bias import RelativePositionBias, distance_buckets
 from tgi_torch.model.residual import ResidualBlock
 from tgi_torch.ops import Ops
@@ -101,7 +101,7 @@ class Encoder:
             reader.write(encoded, inputs.slot_mapping, kv_cache)
 
 
-def relative_biases(building: Building) -> Callable[[Attention, str], RelativePositionBias | None]:
+def relative_biases(build: BuildContext) -> Callable[[Attention, str], RelativePositionBias | None]:
     """Finds the position bias of an attention mixer by its prefix; a shared one is that of the first layer of the stack."""
     shared: dict[str, RelativePositionBias] = {}
 
@@ -112,14 +112,14 @@ def relative_biases(building: Building) -> Callable[[Attention, str], RelativePo
         stack = prefix.split(".", maxsplit=1)[0]
         if rule.shared and stack in shared:
             return shared[stack]
-        table = building.parameters.create(f"{prefix}.relative_bias.weight", rule.num_buckets, spec.num_heads)
-        shared[stack] = RelativePositionBias(table, distance_buckets(rule).to(building.parameters.device))
+        table = build.parameters.create(f"{prefix}.relative_bias.weight", rule.num_buckets, spec.num_heads)
+        shared[stack] = RelativePositionBias(table, distance_buckets(rule).to(build.parameters.device))
         return shared[stack]
 
     return find
 
 
-def build_encoder_attention(building: Building, spec: Attention, prefix: str, bias: RelativePositionBias | None) -> Mixer:
+def build_encoder_attention(build: BuildContext, spec: Attention, prefix: str, bias: RelativePositionBias | None) -> Mixer:
     """Attention with roles `<prefix>.{q,k,v,o}…`. Raises `ModelError` for what no encoder here has."""
     plain = Attention(
         num_heads=spec.num_heads,
@@ -135,22 +135,22 @@ def build_encoder_attention(building: Building, spec: Attention, prefix: str, bi
         raise ModelError("this kind of attention is not built for encoders.", "Choose another model or another backend.")
     size = spec.num_heads * spec.head_dim
     return EncoderAttentionMixer(
-        qkv=build_linear(building, prefix, dict.fromkeys("qkv", size), building.hidden_size, bias=spec.qkv_bias),
-        output=build_linear(building, prefix, {"o": building.hidden_size}, size, bias=spec.output_bias),
+        qkv=build_linear(build, prefix, dict.fromkeys("qkv", size), build.hidden_size, bias=spec.qkv_bias),
+        output=build_linear(build, prefix, {"o": build.hidden_size}, size, bias=spec.output_bias),
         num_heads=spec.num_heads,
         scale=spec.scale,
         bias=bias,
     )
 
 
-def build_cross_attention(building: Building, spec: CrossAttention, prefix: str, *, layer: int) -> CrossAttentionMixer:
+def build_cross_attention(build: BuildContext, spec: CrossAttention, prefix: str, *, layer: int) -> CrossAttentionMixer:
     """Cross attention with roles `<prefix>.{q,k,v,o}…`."""
-    size, hidden = spec.num_heads * spec.head_dim, building.hidden_size
+    size, hidden = spec.num_heads * spec.head_dim, build.hidden_size
     return CrossAttentionMixer(
-        ops=building.ops,
-        query=build_linear(building, prefix, {"q": size}, hidden, bias=spec.qkv_bias),
-        key_value=build_linear(building, prefix, dict.fromkeys("kv", size), hidden, bias=spec.qkv_bias),
-        output=build_linear(building, prefix, {"o": hidden}, size, bias=spec.output_bias),
+        ops=build.ops,
+        query=build_linear(build, prefix, {"q": size}, hidden, bias=spec.qkv_bias),
+        key_value=build_linear(build, prefix, dict.fromkeys("kv", size), hidden, bias=spec.qkv_bias),
+        output=build_linear(build, prefix, {"o": hidden}, size, bias=spec.output_bias),
         num_heads=spec.num_heads,
         layer=layer,
         settings=AttentionSettings(scale=spec.scale),

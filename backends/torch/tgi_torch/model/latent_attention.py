@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tgi.architectures import LatentAttention
 from tgi_torch.attention.paged import AttentionSettings
-from tgi_torch.model.layers import Building, Linear, Mixer, StepContext, Transform, build_linear, build_norm
+from tgi_torch.model.layers import BuildContext, Linear, Mixer, StepContext, Transform, build_linear, build_norm
 from tgi_torch.ops import Ops
 
 __all__ = ["LatentAttentionMixer", "build_latent_attention"]
@@ -74,22 +74,22 @@ class LowRankQuery:
 
 
 def build_latent_attention(
-    building: Building, spec: LatentAttention, prefix: str, *, layer: int, plan: int, rotation: int
+    build: BuildContext, spec: LatentAttention, prefix: str, *, layer: int, plan: int, rotation: int
 ) -> Mixer:
     """Latent attention with roles `<prefix>.{q | q_a, q_a_norm, q_b, kv_a, kv_a_norm, kv_b, o}…`."""
     value_size = spec.num_heads * spec.v_head_dim
     return LatentAttentionMixer(
-        ops=building.ops,
+        ops=build.ops,
         spec=spec,
-        project_query=_build_query(building, spec, prefix),
+        project_query=_build_query(build, spec, prefix),
         project_latent=build_linear(
-            building, prefix, {"kv_a": spec.kv_lora_rank + spec.qk_rope_head_dim}, building.hidden_size, bias=spec.qkv_bias
+            build, prefix, {"kv_a": spec.kv_lora_rank + spec.qk_rope_head_dim}, build.hidden_size, bias=spec.qkv_bias
         ),
-        latent_norm=build_norm(building, spec.norm, f"{prefix}.kv_a_norm", spec.kv_lora_rank),
-        expand=building.parameters.create(
+        latent_norm=build_norm(build, spec.norm, f"{prefix}.kv_a_norm", spec.kv_lora_rank),
+        expand=build.parameters.create(
             f"{prefix}.kv_b.weight", spec.num_heads * (spec.qk_nope_head_dim + spec.v_head_dim), spec.kv_lora_rank
         ),
-        output=build_linear(building, prefix, {"o": building.hidden_size}, value_size, bias=spec.output_bias),
+        output=build_linear(build, prefix, {"o": build.hidden_size}, value_size, bias=spec.output_bias),
         layer=layer,
         plan=plan,
         rotation=rotation,
@@ -97,12 +97,12 @@ def build_latent_attention(
     )
 
 
-def _build_query(building: Building, spec: LatentAttention, prefix: str) -> Transform:
+def _build_query(build: BuildContext, spec: LatentAttention, prefix: str) -> Transform:
     rows = spec.num_heads * (spec.qk_nope_head_dim + spec.qk_rope_head_dim)
     if spec.q_lora_rank is None:
-        return build_linear(building, prefix, {"q": rows}, building.hidden_size, bias=False)
+        return build_linear(build, prefix, {"q": rows}, build.hidden_size, bias=False)
     return LowRankQuery(
-        down=build_linear(building, prefix, {"q_a": spec.q_lora_rank}, building.hidden_size, bias=spec.qkv_bias),
-        norm=build_norm(building, spec.norm, f"{prefix}.q_a_norm", spec.q_lora_rank),
-        up=build_linear(building, prefix, {"q_b": rows}, spec.q_lora_rank, bias=False),
+        down=build_linear(build, prefix, {"q_a": spec.q_lora_rank}, build.hidden_size, bias=spec.qkv_bias),
+        norm=build_norm(build, spec.norm, f"{prefix}.q_a_norm", spec.q_lora_rank),
+        up=build_linear(build, prefix, {"q_b": rows}, spec.q_lora_rank, bias=False),
     )

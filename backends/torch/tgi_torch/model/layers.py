@@ -20,14 +20,14 @@ from tgi_torch.weights.quantized_matrix import QuantizedMatrix
 from tgi_torch.weights.weight_formats import Quantization, is_quantized
 
 __all__ = [
-    "Building",
+    "BuildContext",
     "LayerNorm",
     "Linear",
     "Mixer",
     "RMSNorm",
     "StepContext",
     "Transform",
-    "build_ends_table",
+    "build_embedding_or_head_table",
     "build_head",
     "build_linear",
     "build_lookup",
@@ -52,7 +52,7 @@ class StepContext(NamedTuple):
 Mixer = Callable[[Tensor, StepContext], Tensor]
 
 
-class Building(NamedTuple):
+class BuildContext(NamedTuple):
     """What every builder needs."""
 
     ops: Ops
@@ -74,31 +74,31 @@ class Linear:
         return self.apply(x, self.weight, self.bias)
 
 
-def build_linear(building: Building, prefix: str, rows: dict[str, int], columns: int, *, bias: bool) -> Linear:
+def build_linear(build: BuildContext, prefix: str, rows: dict[str, int], columns: int, *, bias: bool) -> Linear:
     """One linear for the projections named in `rows`, stacked in that order; role `<prefix>.<name>.weight`."""
-    parameters, quantization = building.parameters, building.quantization
-    roles = {f"{prefix}.{name}.weight": n for name, n in rows.items()}
-    offset = parameters.create_fused({f"{prefix}.{name}.bias": n for name, n in rows.items()}) if bias else None
-    if quantization is not None and all(is_quantized(role, (n, columns)) for role, n in roles.items()):
-        return Linear(_multiply_quantized, parameters.create_quantized(roles, columns, quantization.layers), offset)
-    return Linear(building.ops.linear, parameters.create_fused(roles, after=(columns,)), offset)
+    store, quantization = build.parameters, build.quantization
+    names = {f"{prefix}.{name}.weight": n for name, n in rows.items()}
+    offset = store.create_fused({f"{prefix}.{name}.bias": n for name, n in rows.items()}) if bias else None
+    if quantization is not None and all(is_quantized(name, (n, columns)) for name, n in names.items()):
+        return Linear(_multiply_quantized, store.create_quantized(names, columns, quantization.layers), offset)
+    return Linear(build.ops.linear, store.create_fused(names, after=(columns,)), offset)
 
 
-def build_ends_table(building: Building, role: str, rows: int, columns: int) -> Tensor | QuantizedMatrix:
-    """The table of an embedding or a head: role `role` [rows, columns]."""
-    if building.quantization is None:
-        return building.parameters.create(role, rows, columns)
-    return building.parameters.create_quantized({role: rows}, columns, building.quantization.ends)
+def build_embedding_or_head_table(build: BuildContext, parameter: str, rows: int, columns: int) -> Tensor | QuantizedMatrix:
+    """The table of an embedding or a head: role `parameter` [rows, columns]."""
+    if build.quantization is None:
+        return build.parameters.create(parameter, rows, columns)
+    return build.parameters.create_quantized({parameter: rows}, columns, build.quantization.embedding_and_head)
 
 
-def build_head(building: Building, table: Tensor | QuantizedMatrix, bias: Tensor | None) -> Linear:
+def build_head(build: BuildContext, table: Tensor | QuantizedMatrix, bias: Tensor | None) -> Linear:
     """The linear over such a table."""
-    return Linear(building.ops.linear if isinstance(table, Tensor) else _multiply_quantized, table, bias)
+    return Linear(build.ops.linear if isinstance(table, Tensor) else _multiply_quantized, table, bias)
 
 
-def build_lookup(building: Building, table: Tensor | QuantizedMatrix) -> Transform:
+def build_lookup(build: BuildContext, table: Tensor | QuantizedMatrix) -> Transform:
     """Rows of such a table: int64 [T] to [T, columns]."""
-    return partial(_lookup, building.ops.embedding, table) if isinstance(table, Tensor) else table.lookup
+    return partial(_lookup, build.ops.embedding, table) if isinstance(table, Tensor) else table.lookup
 
 
 def _lookup(embedding: Callable[[Tensor, Tensor], Tensor], table: Tensor, ids: Tensor) -> Tensor:
@@ -141,11 +141,11 @@ def identity(x: Tensor) -> Tensor:
     return x
 
 
-def build_norm(building: Building, norm: Norm | None, prefix: str, size: int) -> Transform:
+def build_norm(build: BuildContext, norm: Norm | None, prefix: str, size: int) -> Transform:
     """The norm with its own parameters `<prefix>.weight` and `<prefix>.bias`."""
     if norm is None:
         return identity
-    ops, parameters = building.ops, building.parameters
+    ops, parameters = build.ops, build.parameters
     weight = parameters.create(f"{prefix}.weight", size) if norm.weight else None
     if norm.kind == "layer":
         bias = parameters.create(f"{prefix}.bias", size) if norm.bias else None

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tgi.architectures import LinearAttention
-from tgi_torch.model.layers import Building, Linear, Mixer, StepContext, Transform, build_linear, build_norm
+from tgi_torch.model.layers import BuildContext, Linear, Mixer, StepContext, Transform, build_linear, build_norm
 from tgi_torch.model.recurrence import DeltaInputs
 from tgi_torch.model.state_space import Convolution
 from tgi_torch.ops import Ops
@@ -63,20 +63,20 @@ class LinearAttentionMixer:
         return heads.repeat_interleave(self.spec.num_value_heads // self.spec.num_key_heads, dim=1)
 
 
-def build_linear_attention(building: Building, spec: LinearAttention, prefix: str, *, layer: int) -> Mixer:
+def build_linear_attention(build: BuildContext, spec: LinearAttention, prefix: str, *, layer: int) -> Mixer:
     """Linear attention; `layer` is its place among the states. Roles: see `tgi.architectures.parameter_names`."""
-    parameters, heads = building.parameters, spec.num_value_heads
+    parameters, heads = build.parameters, spec.num_value_heads
     keys, values = spec.num_key_heads * spec.key_head_dim, heads * spec.value_head_dim
     rows = {"q": keys, "k": keys, "v": values, "gate": values, "beta": heads, "decay": heads}
     convolved = {f"{prefix}.conv_{part}.weight": rows[part] for part in "qkv"}
     return LinearAttentionMixer(
-        ops=building.ops,
+        ops=build.ops,
         spec=spec,
-        project=build_linear(building, prefix, rows, building.hidden_size, bias=False),
-        convolve=Convolution(building.ops, parameters.create_fused(convolved, after=(1, spec.conv_kernel)), None, layer),
+        project=build_linear(build, prefix, rows, build.hidden_size, bias=False),
+        convolve=Convolution(build.ops, parameters.create_fused(convolved, after=(1, spec.conv_kernel)), None, layer),
         dt_bias=parameters.create(f"{prefix}.dt_bias", heads),
         a_log=parameters.create(f"{prefix}.a_log", heads),
-        norm=build_norm(building, spec.norm, f"{prefix}.gated_norm", spec.value_head_dim),
-        output=build_linear(building, prefix, {"out": building.hidden_size}, values, bias=False),
+        norm=build_norm(build, spec.norm, f"{prefix}.gated_norm", spec.value_head_dim),
+        output=build_linear(build, prefix, {"out": build.hidden_size}, values, bias=False),
         layer=layer,
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 from tgi.architectures import MLP, Activation, Attention, Norm
 from tgi.backend import ModelError
 from tgi_torch.attention.paged import AttentionSettings, alibi_slopes
-from tgi_torch.model.layers import Building, Linear, Mixer, StepContext, Transform, build_linear, build_norm, identity
+from tgi_torch.model.layers import BuildContext, Linear, Mixer, StepContext, Transform, build_linear, build_norm, identity
 from tgi_torch.model.relative_bias import RelativePositionBias
 from tgi_torch.model.rotary import Rotation
 from tgi_torch.ops import Ops
@@ -60,7 +60,7 @@ class AttentionMixer:
 
 
 def build_attention(
-    building: Building,
+    build: BuildContext,
     spec: Attention,
     prefix: str,
     *,
@@ -78,11 +78,11 @@ def build_attention(
         "k": spec.num_kv_heads * spec.head_dim,
         "v": spec.num_kv_heads * v_head_dim,
     }
-    parameters = building.parameters
+    parameters = build.parameters
     return AttentionMixer(
-        ops=building.ops,
-        qkv=build_linear(building, prefix, rows, building.hidden_size, bias=spec.qkv_bias),
-        output=build_linear(building, prefix, {"o": building.hidden_size}, spec.num_heads * v_head_dim, bias=spec.output_bias),
+        ops=build.ops,
+        qkv=build_linear(build, prefix, rows, build.hidden_size, bias=spec.qkv_bias),
+        output=build_linear(build, prefix, {"o": build.hidden_size}, spec.num_heads * v_head_dim, bias=spec.output_bias),
         num_heads=spec.num_heads,
         num_kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
@@ -90,9 +90,9 @@ def build_attention(
         layer=layer,
         plan=plan,
         clip=identity if spec.clip_qkv is None else partial(torch.clamp, min=-spec.clip_qkv, max=spec.clip_qkv),
-        normalize=_build_qk_norm(building, spec, prefix),
-        rotate=_build_rotate(building.ops, spec, rotation),
-        gate=_build_gate(building, spec, prefix),
+        normalize=_build_qk_norm(build, spec, prefix),
+        rotate=_build_rotate(build.ops, spec, rotation),
+        gate=_build_gate(build, spec, prefix),
         settings=AttentionSettings(
             scale=spec.scale,
             softcap=spec.softcap,
@@ -107,11 +107,11 @@ def _alibi_slopes(spec: Attention) -> Tensor:
     return alibi_slopes(spec.num_heads, spec.alibi_bias_max) * spec.alibi_scale
 
 
-def _build_gate(building: Building, spec: Attention, prefix: str) -> Callable[[Tensor, Tensor], Tensor]:
+def _build_gate(build: BuildContext, spec: Attention, prefix: str) -> Callable[[Tensor, Tensor], Tensor]:
     if not spec.output_gate:
         return _ungated
     size = spec.num_heads * (spec.head_dim if spec.v_head_dim is None else spec.v_head_dim)
-    return partial(_gated, build_linear(building, prefix, {"gate": size}, building.hidden_size, bias=spec.qkv_bias))
+    return partial(_gated, build_linear(build, prefix, {"gate": size}, build.hidden_size, bias=spec.qkv_bias))
 
 
 def _ungated(x: Tensor, mixed: Tensor) -> Tensor:
@@ -122,28 +122,28 @@ def _gated(gate: Linear, x: Tensor, mixed: Tensor) -> Tensor:
     return mixed * torch.sigmoid(gate(x))
 
 
-def _build_qk_norm(building: Building, spec: Attention, prefix: str) -> Transform:
+def _build_qk_norm(build: BuildContext, spec: Attention, prefix: str) -> Transform:
     if spec.q_norm is None and spec.k_norm is None:
         return identity
-    q_norm = _build_norm_of_heads(building, spec, spec.q_norm, f"{prefix}.q_norm", spec.num_heads)
-    k_norm = _build_norm_of_heads(building, spec, spec.k_norm, f"{prefix}.k_norm", spec.num_kv_heads)
+    q_norm = _build_norm_of_heads(build, spec, spec.q_norm, f"{prefix}.q_norm", spec.num_heads)
+    k_norm = _build_norm_of_heads(build, spec, spec.k_norm, f"{prefix}.k_norm", spec.num_kv_heads)
     return partial(_normalize_heads, q_norm, k_norm, spec.num_heads)
 
 
-def _build_norm_of_heads(building: Building, spec: Attention, norm: Norm | None, prefix: str, num_heads: int) -> Transform:
+def _build_norm_of_heads(build: BuildContext, spec: Attention, norm: Norm | None, prefix: str, num_heads: int) -> Transform:
     """The norm of heads [T, num_heads, D]."""
     if norm is None:
         return identity
     match spec.qk_norm_over:
         case "head":
-            return build_norm(building, norm, prefix, spec.head_dim)
+            return build_norm(build, norm, prefix, spec.head_dim)
         case "all":
-            return partial(_over_all_heads, build_norm(building, norm, prefix, num_heads * spec.head_dim))
+            return partial(_over_all_heads, build_norm(build, norm, prefix, num_heads * spec.head_dim))
         case "each_head":
             assert norm.weight, "a norm for each head is told from the others by its weight"
             assert not (norm.bias or norm.unit_offset), "no model has these here"
-            plain = build_norm(building, msgspec.structs.replace(norm, weight=False), prefix, spec.head_dim)
-            return partial(_weight_each_head, plain, building.parameters.create(f"{prefix}.weight", num_heads, spec.head_dim))
+            plain = build_norm(build, msgspec.structs.replace(norm, weight=False), prefix, spec.head_dim)
+            return partial(_weight_each_head, plain, build.parameters.create(f"{prefix}.weight", num_heads, spec.head_dim))
 
 
 def _over_all_heads(norm: Transform, heads: Tensor) -> Tensor:
@@ -187,15 +187,15 @@ class MLPMixer:
         return self.down(self.activation(self.expand(x)))
 
 
-def build_mlp(building: Building, spec: MLP, prefix: str) -> MLPMixer:
+def build_mlp(build: BuildContext, spec: MLP, prefix: str) -> MLPMixer:
     """A feed-forward layer with roles `<prefix>.{gate,up,down}…`."""
     names = ("gate", "up") if spec.gated else ("up",)
     rows = dict.fromkeys(names, spec.intermediate_size)
-    apply = building.ops.gated_activation if spec.gated else building.ops.activation
+    apply = build.ops.gated_activation if spec.gated else build.ops.activation
     return MLPMixer(
-        expand=build_linear(building, prefix, rows, building.hidden_size, bias=spec.bias),
+        expand=build_linear(build, prefix, rows, build.hidden_size, bias=spec.bias),
         activation=partial(_activate, apply, spec.activation),
-        down=build_linear(building, prefix, {"down": building.hidden_size}, spec.intermediate_size, bias=spec.bias),
+        down=build_linear(build, prefix, {"down": build.hidden_size}, spec.intermediate_size, bias=spec.bias),
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tgi.architectures import Activation, MixtureOfExperts, Router
-from tgi_torch.model.layers import Building, Linear, StepContext, build_linear
+from tgi_torch.model.layers import BuildContext, Linear, StepContext, build_linear
 from tgi_torch.model.mixers import MLPMixer, build_mlp
 
 __all__ = ["MixtureOfExpertsMixer", "build_mixture_of_experts", "route"]
@@ -100,21 +100,21 @@ def _keep_best_groups(router: Router, preference: Tensor) -> Tensor:
     return grouped.masked_fill(~kept.unsqueeze(-1), float("-inf")).flatten(-2)
 
 
-def build_mixture_of_experts(building: Building, spec: MixtureOfExperts, prefix: str) -> MixtureOfExpertsMixer:
+def build_mixture_of_experts(build: BuildContext, spec: MixtureOfExperts, prefix: str) -> MixtureOfExpertsMixer:
     """Roles `<prefix>.router…`, `<prefix>.experts…` (stacked), `<prefix>.shared…` and `<prefix>.shared_gate.weight`."""
-    parameters = building.parameters
-    router = build_linear(building, prefix, {"router": spec.num_experts}, building.hidden_size, bias=spec.router.bias)
+    parameters = build.parameters
+    router = build_linear(build, prefix, {"router": spec.num_experts}, build.hidden_size, bias=spec.router.bias)
     correction = parameters.create(f"{prefix}.router.correction", spec.num_experts) if spec.router.correction_bias else None
     return MixtureOfExpertsMixer(
         router=router,
         choose=partial(route, spec.router, spec.experts_per_token, correction),
-        experts=_build_experts(building, spec, f"{prefix}.experts"),
-        shared=_build_shared(building, spec, prefix),
+        experts=_build_experts(build, spec, f"{prefix}.experts"),
+        shared=_build_shared(build, spec, prefix),
     )
 
 
-def _build_experts(building: Building, spec: MixtureOfExperts, prefix: str) -> Experts:
-    parameters, hidden, expert, count = building.parameters, building.hidden_size, spec.expert, (spec.num_experts,)
+def _build_experts(build: BuildContext, spec: MixtureOfExperts, prefix: str) -> Experts:
+    parameters, hidden, expert, count = build.parameters, build.hidden_size, spec.expert, (spec.num_experts,)
     names = ("gate", "up") if expert.gated else ("up",)
     weights = {f"{prefix}.{name}.weight": expert.intermediate_size for name in names}
     biases = {f"{prefix}.{name}.bias": expert.intermediate_size for name in names}
@@ -124,18 +124,18 @@ def _build_experts(building: Building, spec: MixtureOfExperts, prefix: str) -> E
         down=parameters.create(f"{prefix}.down.weight", *count, hidden, expert.intermediate_size),
         down_bias=parameters.create(f"{prefix}.down.bias", *count, hidden) if expert.bias else None,
         kind=expert.activation,
-        activation=building.ops.gated_activation if expert.gated else building.ops.activation,
-        linear=building.ops.linear,
+        activation=build.ops.gated_activation if expert.gated else build.ops.activation,
+        linear=build.ops.linear,
     )
 
 
-def _build_shared(building: Building, spec: MixtureOfExperts, prefix: str) -> Callable[[Tensor, StepContext], Tensor]:
+def _build_shared(build: BuildContext, spec: MixtureOfExperts, prefix: str) -> Callable[[Tensor, StepContext], Tensor]:
     if spec.shared is None:
         return _nothing_shared
-    shared = build_mlp(building, spec.shared, f"{prefix}.shared")
+    shared = build_mlp(build, spec.shared, f"{prefix}.shared")
     if not spec.shared_gate:
         return shared
-    return partial(_gated, build_linear(building, prefix, {"shared_gate": 1}, building.hidden_size, bias=False), shared)
+    return partial(_gated, build_linear(build, prefix, {"shared_gate": 1}, build.hidden_size, bias=False), shared)
 
 
 def _nothing_shared(x: Tensor, context: StepContext) -> Tensor:

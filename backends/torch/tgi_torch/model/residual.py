@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tgi.architectures import Block, Branch, Stack
 from tgi.architectures.parameter_names import mixer_tag
-from tgi_torch.model.layers import Building, Mixer, StepContext, Transform, build_norm
+from tgi_torch.model.layers import BuildContext, Mixer, StepContext, Transform, build_norm
 
 __all__ = ["BuildMixer", "ResidualBlock", "ResidualBranch", "build_blocks"]
 
@@ -52,30 +52,30 @@ class ResidualBlock:
         return self.output_norm(self.add(x, y, out))
 
 
-def build_blocks(building: Building, stack: Stack, build_mixer: BuildMixer) -> Iterator[ResidualBlock]:
+def build_blocks(build: BuildContext, stack: Stack, build_mixer: BuildMixer) -> Iterator[ResidualBlock]:
     """The blocks of all layers of a stack, in order."""
     for number, layer in enumerate(stack.layers):
         prefix = f"{stack.kind}.layers.{number}"
         for place, block in enumerate(layer.blocks):
-            yield _build_block(building, block, prefix, f"{prefix}.block{place}", build_mixer)
+            yield _build_block(build, block, prefix, f"{prefix}.block{place}", build_mixer)
 
 
-def _build_block(building: Building, block: Block, layer_prefix: str, prefix: str, build_mixer: BuildMixer) -> ResidualBlock:
+def _build_block(build: BuildContext, block: Block, layer_prefix: str, prefix: str, build_mixer: BuildMixer) -> ResidualBlock:
     def build_branch(branch: Branch) -> ResidualBranch:
         name = f"{layer_prefix}.{mixer_tag(branch.mixer)}"
         return ResidualBranch(
-            norm=build_norm(building, branch.norm, f"{name}.norm", building.hidden_size),
+            norm=build_norm(build, branch.norm, f"{name}.norm", build.hidden_size),
             mixer=build_mixer(branch.mixer, name),
-            post_norm=build_norm(building, branch.post_norm, f"{name}.post_norm", building.hidden_size),
+            post_norm=build_norm(build, branch.post_norm, f"{name}.post_norm", build.hidden_size),
         )
 
     first, *others = [build_branch(branch) for branch in block.branches]
     return ResidualBlock(
-        norm=build_norm(building, block.norm, f"{prefix}.norm", building.hidden_size),
+        norm=build_norm(build, block.norm, f"{prefix}.norm", build.hidden_size),
         first=first,
         others=tuple(others),
         add=partial(_add_to_normed if block.residual_from_norm else _add_to_input, block.residual_scale),
-        output_norm=build_norm(building, block.output_norm, f"{prefix}.output_norm", building.hidden_size),
+        output_norm=build_norm(build, block.output_norm, f"{prefix}.output_norm", build.hidden_size),
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tgi.architectures import StateSpace
-from tgi_torch.model.layers import Building, Linear, Mixer, StepContext, Transform, build_linear, build_norm, identity
+from tgi_torch.model.layers import BuildContext, Linear, Mixer, StepContext, Transform, build_linear, build_norm, identity
 from tgi_torch.model.recurrence import ScanInputs
 from tgi_torch.ops import Ops
 
@@ -105,65 +105,65 @@ class Mamba2Mixer:
         return self.output(self.finish(y.flatten(1), gate.float()).to(x.dtype))
 
 
-def build_state_space(building: Building, spec: StateSpace, prefix: str, *, layer: int) -> Mixer:
+def build_state_space(build: BuildContext, spec: StateSpace, prefix: str, *, layer: int) -> Mixer:
     """A Mamba mixer; `layer` is its place among the states. Roles: see `tgi.architectures.parameter_names`."""
-    return (_build_mamba if spec.version == 1 else _build_mamba2)(building, spec, prefix, layer)
+    return (_build_mamba if spec.version == 1 else _build_mamba2)(build, spec, prefix, layer)
 
 
-def _build_mamba(building: Building, spec: StateSpace, prefix: str, layer: int) -> Mixer:
-    parameters, inner, state = building.parameters, spec.inner_size, spec.state_size
+def _build_mamba(build: BuildContext, spec: StateSpace, prefix: str, layer: int) -> Mixer:
+    parameters, inner, state = build.parameters, spec.inner_size, spec.state_size
     norms = [
-        build_norm(building, spec.inner_norms, f"{prefix}.{part}_norm", size)
+        build_norm(build, spec.inner_norms, f"{prefix}.{part}_norm", size)
         for part, size in {"dt": spec.dt_rank, "b": state, "c": state}.items()
     ]
     return MambaMixer(
-        ops=building.ops,
+        ops=build.ops,
         spec=spec,
-        project=build_linear(building, prefix, {"in_x": inner, "in_gate": inner}, building.hidden_size, bias=spec.proj_bias),
-        convolve=_build_convolution(building, spec, prefix, {"conv_x": inner}, layer),
-        select=build_linear(building, prefix, {"x_proj": spec.dt_rank + 2 * state}, inner, bias=False),
+        project=build_linear(build, prefix, {"in_x": inner, "in_gate": inner}, build.hidden_size, bias=spec.proj_bias),
+        convolve=_build_convolution(build, spec, prefix, {"conv_x": inner}, layer),
+        select=build_linear(build, prefix, {"x_proj": spec.dt_rank + 2 * state}, inner, bias=False),
         norms=(norms[0], norms[1], norms[2]),
-        expand_dt=build_linear(building, prefix, {"dt": inner}, spec.dt_rank, bias=True),
+        expand_dt=build_linear(build, prefix, {"dt": inner}, spec.dt_rank, bias=True),
         a_log=parameters.create(f"{prefix}.a_log", inner, state),
         skip=parameters.create(f"{prefix}.skip", inner),
-        output=build_linear(building, prefix, {"out": building.hidden_size}, inner, bias=spec.proj_bias),
+        output=build_linear(build, prefix, {"out": build.hidden_size}, inner, bias=spec.proj_bias),
         layer=layer,
     )
 
 
-def _build_mamba2(building: Building, spec: StateSpace, prefix: str, layer: int) -> Mixer:
-    parameters, inner, rows = building.parameters, spec.inner_size, spec.num_groups * spec.state_size
+def _build_mamba2(build: BuildContext, spec: StateSpace, prefix: str, layer: int) -> Mixer:
+    parameters, inner, rows = build.parameters, spec.inner_size, spec.num_groups * spec.state_size
     projected = {"in_x": inner, "in_b": rows, "in_c": rows, "in_gate": inner, "in_dt": spec.num_heads}
     dt_bias, a_log, skip = (parameters.create(f"{prefix}.{part}", spec.num_heads) for part in ("dt_bias", "a_log", "skip"))
     return Mamba2Mixer(
-        ops=building.ops,
+        ops=build.ops,
         spec=spec,
-        project=build_linear(building, prefix, projected, building.hidden_size, bias=spec.proj_bias),
-        convolve=_build_convolution(building, spec, prefix, {"conv_x": inner, "conv_b": rows, "conv_c": rows}, layer),
+        project=build_linear(build, prefix, projected, build.hidden_size, bias=spec.proj_bias),
+        convolve=_build_convolution(build, spec, prefix, {"conv_x": inner, "conv_b": rows, "conv_c": rows}, layer),
         dt_bias=dt_bias,
         a_log=a_log,
         skip=skip,
-        finish=_build_finish(building, spec, prefix),
-        output=build_linear(building, prefix, {"out": building.hidden_size}, inner, bias=spec.proj_bias),
+        finish=_build_finish(build, spec, prefix),
+        output=build_linear(build, prefix, {"out": build.hidden_size}, inner, bias=spec.proj_bias),
         layer=layer,
     )
 
 
-def _build_convolution(building: Building, spec: StateSpace, prefix: str, channels: dict[str, int], layer: int) -> Convolution:
+def _build_convolution(build: BuildContext, spec: StateSpace, prefix: str, channels: dict[str, int], layer: int) -> Convolution:
     weights = {f"{prefix}.{part}.weight": rows for part, rows in channels.items()}
     biases = {f"{prefix}.{part}.bias": rows for part, rows in channels.items()}
     return Convolution(
-        ops=building.ops,
-        weight=building.parameters.create_fused(weights, after=(1, spec.conv_kernel)),
-        bias=building.parameters.create_fused(biases) if spec.conv_bias else None,
+        ops=build.ops,
+        weight=build.parameters.create_fused(weights, after=(1, spec.conv_kernel)),
+        bias=build.parameters.create_fused(biases) if spec.conv_bias else None,
         layer=layer,
     )
 
 
-def _build_finish(building: Building, spec: StateSpace, prefix: str) -> Callable[[Tensor, Tensor], Tensor]:
+def _build_finish(build: BuildContext, spec: StateSpace, prefix: str) -> Callable[[Tensor, Tensor], Tensor]:
     if spec.norm is None:
         return partial(_normalize_gated, identity)
-    weight = building.parameters.create(f"{prefix}.gated_norm.weight", spec.inner_size)
+    weight = build.parameters.create(f"{prefix}.gated_norm.weight", spec.inner_size)
     normalize = partial(_normalize_groups, weight, spec.norm.eps, spec.num_groups)
     return partial(_gate_normalized if spec.norm_before_gate else _normalize_gated, normalize)
 

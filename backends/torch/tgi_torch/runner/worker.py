@@ -28,15 +28,15 @@ from tgi.backend import (
     EngineConfig,
     GrammarMasks,
     Health,
-    Host,
     Limits,
     ModelRunnerOutput,
     NewSequence,
+    RequestedLimits,
     Rows,
     SamplingParams,
     SchedulerOutput,
     StepError,
-    Wish,
+    WorkerReporter,
     empty_int32,
 )
 from tgi.worker.pending_step import PendingStep, out_of_memory
@@ -100,10 +100,10 @@ def decoder_loader(ops: Ops, device: torch.device, quantization: Quantization | 
 class TorchWorker:
     """The eight methods over decoder, cache, sampler and runner."""
 
-    def __init__(self, config: EngineConfig, host: Host, device: TorchDevice) -> None:
+    def __init__(self, config: EngineConfig, reporter: WorkerReporter, device: TorchDevice) -> None:
         self._spec = config.spec
         self._config = config
-        self._host = host
+        self._reporter = reporter
         self._device = device
         self._state = WorkerState.CREATED
         self._loaded: LoadedModel | None = None
@@ -118,14 +118,14 @@ class TorchWorker:
         self._state.require(WorkerState.CREATED, "load")
         path = Path(self._config.model_path)
         dtype = compute_dtype(self._config.dtype, _name(checkpoint_dtype(path)), self._quantization)
-        progress = partial(self._host.progress, "load")
+        progress = partial(self._reporter.progress, "load")
         if isinstance(self._spec, GenericSpec):
             self._loaded = self._load_unknown(self._spec, getattr(torch, dtype), path, progress)
         else:
             self._loaded = self._device.load_model(self._spec, getattr(torch, dtype), path, progress)
         self._state = WorkerState.LOADED
 
-    def negotiate(self, wish: Wish) -> Agreement:
+    def negotiate(self, requested: RequestedLimits) -> Agreement:
         """Keep what the user gave, derive the rest from the memory left. Allocates nothing."""
         self._state.require(WorkerState.LOADED, "negotiate")
         assert self._loaded is not None
@@ -137,11 +137,11 @@ class TorchWorker:
             dtype=dtype,
             block_size=self._device.block_size,
             # A prompt that cannot be split has to fit into one step.
-            max_step_tokens=max(self._device.max_step_tokens, 0 if is_chunked else wish.max_total_tokens or 0),
+            max_step_tokens=max(self._device.max_step_tokens, 0 if is_chunked else requested.max_total_tokens or 0),
             on_demand=self._device.device.type == "cpu",
             weights_detail="" if self._quantization is None else self._quantization.name,
         )
-        plan = plan_limits(self._spec, wish, facts)
+        plan = plan_limits(self._spec, requested, facts)
         self._agreement = Agreement(
             api=API_VERSION,
             features=(*_FEATURES, "prefix_cache") if _can_share(self._spec, plan.limits.max_total_tokens) else _FEATURES,
@@ -177,7 +177,7 @@ class TorchWorker:
                 "Lower `--max-batch-total-tokens` or `--max-total-tokens`.",
             ) from error
         self._runner.drop(0)
-        self._host.progress("warmup", 1, 1)
+        self._reporter.progress("warmup", 1, 1)
         self._state = WorkerState.READY
 
     def _facts(self) -> Mapping[str, str]:
@@ -195,7 +195,7 @@ class TorchWorker:
         trust = self._config.trust_remote_code
         loaded = load_transformers_model(spec, dtype, self._device.device, path, progress, trust_remote_code=trust)
         if not loaded.is_chunked:
-            self._host.log("a prompt has to fit into one step: this model's code cannot go on from a part of it")
+            self._reporter.log("a prompt has to fit into one step: this model's code cannot go on from a part of it")
         return loaded
 
     def submit(self, step: SchedulerOutput | GrammarMasks) -> None:

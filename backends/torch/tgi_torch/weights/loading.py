@@ -42,8 +42,8 @@ class WeightSink(Protocol):
     def spec(self) -> ModelSpec:
         """What the checkpoint is read as."""
 
-    def write(self, role: str, expert: int | None, *, axis: int, start: int, piece: Tensor) -> None:
-        """Take `piece`, the part of `role` (or of one expert of it) from index `start` of `axis` on, in any floating dtype."""
+    def write(self, parameter: str, expert: int | None, *, axis: int, start: int, piece: Tensor) -> None:
+        """Take `piece`, the part of `parameter` (or of one expert of it) from index `start` of `axis` on, in any floating dtype."""
 
 
 def load_weights(sink: WeightSink, model_path: Path, progress: Progress) -> None:
@@ -89,10 +89,10 @@ def _fill(sink: WeightSink, placement: Placement, source: _Source) -> Iterator[i
         raise _named(source.file.path, error) from error
     done = 0
     assert not (placement.rule.unit_rows and placement.rule.transposed), "chunks must hold whole rows"
-    for role, piece in pieces.items():
+    for parameter, piece in pieces.items():
         for axis, start, part in _chunks(piece):
             written = functional.normalize(part.float(), dim=-1).to(part.dtype) if placement.rule.unit_rows else part
-            sink.write(role, placement.expert, axis=axis, start=start, piece=written)
+            sink.write(parameter, placement.expert, axis=axis, start=start, piece=written)
             done += part.numel() * part.element_size()
             yield done
 

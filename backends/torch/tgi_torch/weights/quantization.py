@@ -34,7 +34,10 @@ def quantize(weight: Tensor, weight_format: WeightFormat) -> QuantizedTensor:
     padding = weight_format.num_groups(num_inputs) * weight_format.group_size - num_inputs
     groups = functional.pad(weight.float(), (0, padding)).view(num_outputs, -1, weight_format.group_size)
     greatest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
-    candidates = [_round(groups, (greatest / anchor).bfloat16(), weight_format) for anchor in weight_format.anchors]
+    candidates = [
+        _round(groups, (greatest / candidate_scale).bfloat16(), weight_format)
+        for candidate_scale in weight_format.scale_candidates
+    ]
     integers, scales, error = candidates[0]
     for other in candidates[1:]:
         is_better = other[2] < error

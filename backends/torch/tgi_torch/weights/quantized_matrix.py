@@ -36,9 +36,9 @@ class QuantizedMatrix:
         outputs, groups = _padded(self.num_outputs), self._format.num_groups(self._padded_inputs)
         self._codes = torch.zeros(outputs, self._padded_inputs, dtype=torch.int8)
         self._scales = torch.zeros(outputs, groups, dtype=dtype)
-        self._starts = {role: sum(list(rows.values())[:place]) for place, role in enumerate(rows)}
+        self._starts = {parameter: sum(list(rows.values())[:place]) for place, parameter in enumerate(rows)}
         self._rows = dict(rows)
-        self._left = {role: count * num_inputs for role, count in rows.items()}
+        self._left = {parameter: count * num_inputs for parameter, count in rows.items()}
         self._staged: dict[str, Tensor] = {}
         self._packed: Tensor | None = None
         self._scales_and_zeros: Tensor | None = None
@@ -50,14 +50,14 @@ class QuantizedMatrix:
         scales = self._scales if self._scales_and_zeros is None else self._scales_and_zeros
         return codes.nbytes + scales.nbytes
 
-    def write(self, role: str, axis: int, start: int, piece: Tensor) -> None:
-        """Take the part of `role` from index `start` of `axis` on; a role is quantized when its last part is there."""
-        if role not in self._staged:
-            self._staged[role] = torch.empty(self._rows[role], self.num_inputs, dtype=piece.dtype)
-        self._staged[role].narrow(axis, start, piece.shape[axis]).copy_(piece)
-        self._left[role] -= piece.numel()
-        if self._left[role] == 0:
-            self._take(role, quantize(self._padded_columns(self._staged.pop(role)), self._format))
+    def write(self, parameter: str, axis: int, start: int, piece: Tensor) -> None:
+        """Take the part of `parameter` from index `start` of `axis` on; a role is quantized when its last part is there."""
+        if parameter not in self._staged:
+            self._staged[parameter] = torch.empty(self._rows[parameter], self.num_inputs, dtype=piece.dtype)
+        self._staged[parameter].narrow(axis, start, piece.shape[axis]).copy_(piece)
+        self._left[parameter] -= piece.numel()
+        if self._left[parameter] == 0:
+            self._take(parameter, quantize(self._padded_columns(self._staged.pop(parameter)), self._format))
         if self._bits == 4 and not any(self._left.values()):
             self._pack()
 
@@ -88,8 +88,8 @@ class QuantizedMatrix:
         missing = self._padded_inputs - self.num_inputs
         return functional.pad(x, (0, missing)) if missing else x
 
-    def _take(self, role: str, quantized: QuantizedTensor) -> None:
-        rows = slice(self._starts[role], self._starts[role] + self._rows[role])
+    def _take(self, parameter: str, quantized: QuantizedTensor) -> None:
+        rows = slice(self._starts[parameter], self._starts[parameter] + self._rows[parameter])
         self._codes[rows] = quantized.integers.flatten(1)
         self._scales[rows] = quantized.scales.to(self._scales.dtype)
 

@@ -30,14 +30,14 @@ _SCALE_BYTES = 2  # bfloat16
 class WeightFormat:
     """Signed integers of `bits` bits; value = scale * integer, a bfloat16 scale for every `group_size` inputs of an output.
 
-    `anchors`: the scales tried are those that bring the value of greatest magnitude in a group to one of them; the one that loses
+    `scale_candidates`: the scales tried are those that bring the value of greatest magnitude in a group to one of them; the one that loses
     least is taken.
     """
 
     name: str
     bits: int
     group_size: int
-    anchors: tuple[float, ...]
+    scale_candidates: tuple[float, ...]
 
     @property
     def zero(self) -> int:
@@ -57,8 +57,8 @@ class WeightFormat:
         return num_outputs * (self.code_bytes(num_inputs) + self.num_groups(num_inputs) * _SCALE_BYTES)
 
 
-INT8: Final = WeightFormat("int8", bits=8, group_size=64, anchors=(127.0,))
-INT4: Final = WeightFormat("int4", bits=4, group_size=32, anchors=(-8.0, -8.5, -7.5))
+INT8: Final = WeightFormat("int8", bits=8, group_size=64, scale_candidates=(127.0,))
+INT4: Final = WeightFormat("int4", bits=4, group_size=32, scale_candidates=(-8.0, -8.5, -7.5))
 
 
 @final
@@ -67,16 +67,16 @@ class Quantization:
     """The formats of a model's matrices."""
 
     layers: WeightFormat
-    ends: WeightFormat  # embedding and head
+    embedding_and_head: WeightFormat
 
     @property
     def name(self) -> str:
         """That of the layers' format."""
         return self.layers.name
 
-    def format_of(self, role: str) -> WeightFormat:
+    def format_of(self, parameter: str) -> WeightFormat:
         """The format of the matrix with this role."""
-        return self.ends if role.partition(".")[0] in ("embedding", "head") else self.layers
+        return self.embedding_and_head if parameter.partition(".")[0] in ("embedding", "head") else self.layers
 
 
 _INT8 = Quantization(INT8, INT8)
@@ -98,9 +98,9 @@ _PARTS = frozenset({"q", "k", "v", "o", "gate", "up", "down", "embedding", "head
 _QUANTIZED_CHECKPOINTS = ("awq", "compressed-tensors", "exl2", "gptq", "marlin")
 
 
-def is_quantized(role: str, shape: tuple[int, ...]) -> bool:
+def is_quantized(parameter: str, shape: tuple[int, ...]) -> bool:
     """Whether a scheme covers this tensor: matrices of attention and MLP, embedding and head; not experts, norms, positions."""
-    *_, part, kind = role.split(".")
+    *_, part, kind = parameter.split(".")
     return kind == "weight" and part in _PARTS and len(shape) == 2
 
 
@@ -109,7 +109,11 @@ def describe_quantization(name: str) -> str:
     quantization = QUANTIZATIONS[name]
     layers = quantization.layers
     what = f"weights become {layers.bits}-bit integers with a scale for every {layers.group_size} inputs ({layers.name})"
-    return what if quantization.ends is layers else f"{what}, embedding and head {quantization.ends.bits}-bit integers"
+    return (
+        what
+        if quantization.embedding_and_head is layers
+        else f"{what}, embedding and head {quantization.embedding_and_head.bits}-bit integers"
+    )
 
 
 def refused_quantization(name: str, supported: Iterable[str] = QUANTIZATIONS) -> str:

@@ -44,4 +44,6 @@ def _attention(reader: ConfigReader, alibi: bool) -> Attention:
 
 def _weight_rules(unit_rows: bool) -> tuple[WeightRule, ...]:
     rules = module_rules(FRAME) + layer_rules(LAYER, PRE_NORMS | _ATTENTION | GATED_MLP)
-    return tuple(msgspec.structs.replace(rule, unit_rows=unit_rows) if rule.roles == ("head.weight",) else rule for rule in rules)
+    return tuple(
+        msgspec.structs.replace(rule, unit_rows=unit_rows) if rule.parameters == ("head.weight",) else rule for rule in rules
+    )

@@ -90,7 +90,7 @@ def _weight_rules() -> tuple[WeightRule, ...]:
     return (
         *module_rules(_FRAME),
         *layer_rules(_LAYER, _MODULES),
-        WeightRule(name=f"{stored}.w1", roles=(f"{experts}.gate.weight",), layout="flat"),
-        WeightRule(name=f"{stored}.v1", roles=(f"{experts}.up.weight",), layout="flat"),
-        WeightRule(name=f"{stored}.w2", roles=(f"{experts}.down.weight",), layout="flat", transposed=True),
+        WeightRule(name=f"{stored}.w1", parameters=(f"{experts}.gate.weight",), layout="flat"),
+        WeightRule(name=f"{stored}.v1", parameters=(f"{experts}.up.weight",), layout="flat"),
+        WeightRule(name=f"{stored}.w2", parameters=(f"{experts}.down.weight",), layout="flat", transposed=True),
     )

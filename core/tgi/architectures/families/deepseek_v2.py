@@ -122,6 +122,6 @@ def _mlp(reader: ConfigReader, size: int, bias: bool | None = None) -> MLP:
 
 def _weight_rules() -> tuple[WeightRule, ...]:
     correction = WeightRule(
-        name=f"{LAYER}.mlp.gate.e_score_correction_bias", roles=("decoder.layers.{layer}.moe.router.correction",)
+        name=f"{LAYER}.mlp.gate.e_score_correction_bias", parameters=("decoder.layers.{layer}.moe.router.correction",)
     )
     return (*module_rules(FRAME), *layer_rules(LAYER, _ATTENTION | _FEED_FORWARD | GATED_MLP), correction)

@@ -65,11 +65,11 @@ def _refuse_quantized(reader: ConfigReader) -> None:
 
 def _weight_rules() -> tuple[WeightRule, ...]:
     experts, stored = "decoder.layers.{layer}.moe.experts", f"{LAYER}.mlp.experts"
-    rules = [WeightRule(name=f"{LAYER}.self_attn.sinks", roles=("decoder.layers.{layer}.attention.sinks",))]
+    rules = [WeightRule(name=f"{LAYER}.self_attn.sinks", parameters=("decoder.layers.{layer}.attention.sinks",))]
     for kind, suffix in {"weight": "", "bias": "_bias"}.items():
         both, is_matrix = (f"{experts}.gate.{kind}", f"{experts}.up.{kind}"), kind == "weight"
         rules += [
-            WeightRule(name=f"{stored}.gate_up_proj{suffix}", roles=both, layout="alternating", transposed=is_matrix),
-            WeightRule(name=f"{stored}.down_proj{suffix}", roles=(f"{experts}.down.{kind}",), transposed=is_matrix),
+            WeightRule(name=f"{stored}.gate_up_proj{suffix}", parameters=both, layout="alternating", transposed=is_matrix),
+            WeightRule(name=f"{stored}.down_proj{suffix}", parameters=(f"{experts}.down.{kind}",), transposed=is_matrix),
         ]
     return module_rules(FRAME) + layer_rules(LAYER, PRE_NORMS | ATTENTION | _ROUTER) + tuple(rules)

@@ -72,6 +72,6 @@ def check_activation(reader: ConfigReader) -> None:
 def vector_rules(vectors: dict[str, str]) -> tuple[WeightRule, ...]:
     """The rules of tensors that are neither weight nor bias: name in the mixer → part of the role."""
     return tuple(
-        WeightRule(name=f"{LAYER}.mixer.{name}", roles=(f"decoder.layers.{{layer}}.state_space.{part}",))
+        WeightRule(name=f"{LAYER}.mixer.{name}", parameters=(f"decoder.layers.{{layer}}.state_space.{part}",))
         for name, part in vectors.items()
     )

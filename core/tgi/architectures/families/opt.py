@@ -96,4 +96,4 @@ def _attention(reader: ConfigReader, hidden: int, bias: bool) -> Attention:
 
 def _weight_rules() -> tuple[WeightRule, ...]:
     # The head stands outside the decoder, so its name has no prefix.
-    return (*module_rules(_FRAME), *layer_rules(_LAYER, _MODULES), WeightRule(name="lm_head.weight", roles=("head.weight",)))
+    return (*module_rules(_FRAME), *layer_rules(_LAYER, _MODULES), WeightRule(name="lm_head.weight", parameters=("head.weight",)))

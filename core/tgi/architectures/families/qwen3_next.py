@@ -27,7 +27,7 @@ from tgi.architectures.weight_names import Modules, layer_rules
 
 __all__ = ["spec"]
 
-_ROLE = "decoder.layers.{layer}.linear_attention"
+_PARAMETER = "decoder.layers.{layer}.linear_attention"
 _BY_KEY_HEAD: Modules = {
     tuple(f"linear_attention.{part}" for part in ("q", "k", "v", "gate")): "linear_attn.in_proj_qkvz",
     ("linear_attention.beta", "linear_attention.decay"): "linear_attn.in_proj_ba",
@@ -110,7 +110,7 @@ def _mixture(reader: ConfigReader) -> MixtureOfExperts:
 def _weight_rules() -> tuple[WeightRule, ...]:
     """Those of qwen2_moe, but for the queries, which are stored head by head with their gates, and the linear attention."""
     vectors = tuple(
-        WeightRule(name=f"{LAYER}.linear_attn.{name}", roles=(f"{_ROLE}.{part}",))
+        WeightRule(name=f"{LAYER}.linear_attn.{name}", parameters=(f"{_PARAMETER}.{part}",))
         for name, part in {"dt_bias": "dt_bias", "A_log": "a_log"}.items()
     )
     shared = tuple(rule for rule in qwen2_moe_rules() if not rule.name.startswith(f"{LAYER}.self_attn.q_proj"))

@@ -105,9 +105,9 @@ def _weight_rules(*, gated: bool) -> tuple[WeightRule, ...]:
     for stack, mixers in {"encoder": _ENCODER, "decoder": _DECODER}.items():
         modules[f"{stack}.final_norm"] = f"{stack}.final_layer_norm"
         for tag, module in mixers.items():
-            name, role = f"{stack}.block.{{layer}}.layer.{module}", f"{stack}.layers.{{layer}}.{tag}"
-            modules[f"{role}.norm"] = f"{name.rpartition('.')[0]}.layer_norm"
-            modules |= {f"{role}.{part}": f"{name}.{stored}" for stored, part in (mlp if tag == "mlp" else _QKVO).items()}
+            name, parameter = f"{stack}.block.{{layer}}.layer.{module}", f"{stack}.layers.{{layer}}.{tag}"
+            modules[f"{parameter}.norm"] = f"{name.rpartition('.')[0]}.layer_norm"
+            modules |= {f"{parameter}.{part}": f"{name}.{stored}" for stored, part in (mlp if tag == "mlp" else _QKVO).items()}
             if tag == "attention":
-                modules[f"{role}.relative_bias"] = f"{name}.relative_attention_bias"
+                modules[f"{parameter}.relative_bias"] = f"{name}.relative_attention_bias"
     return module_rules(modules)

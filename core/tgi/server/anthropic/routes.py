@@ -19,7 +19,7 @@ from tgi.errors import RequestError, ValidationError
 from tgi.server.anthropic.schemas import AnthropicMessage, ContentBlock, CountTokensRequest, MessagesRequest
 from tgi.server.chat.prompt import render_prompt
 from tgi.server.generation.admission import GenerationInput
-from tgi.server.generation.compute_headers import answer_headers, stream_headers
+from tgi.server.generation.compute_headers import response_headers, stream_headers
 from tgi.server.generation.output import GeneratedToken, GenerationResult, StopStyle
 from tgi.server.generation.pipeline import GenerationPipeline, count_failures
 from tgi.server.http.disconnect import run_until_disconnect
@@ -96,7 +96,7 @@ class AnthropicRoutes:
             **_ending(result),
             "usage": {"input_tokens": result.input_length, "output_tokens": result.num_generated_tokens},
         }
-        return json_response(msgspec.json.encode(message), answer_headers(config, [prompt]))
+        return json_response(msgspec.json.encode(message), response_headers(config, [prompt]))
 
     async def _events(self, given: GenerationInput, model: str) -> AsyncGenerator[str, None]:
         """The events in order; exactly one of message_stop and error ends them. Raises `RequestError` before the first if the

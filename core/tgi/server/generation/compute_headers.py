@@ -9,10 +9,10 @@ from tgi.server.generation.pipeline import CompletedGeneration, CompletedPrompt
 from tgi.server.http.json_format import format_plain
 from tgi.server.state import ServerConfig
 
-__all__ = ["answer_headers", "stream_headers"]
+__all__ = ["response_headers", "stream_headers"]
 
 
-def answer_headers(config: ServerConfig, prompts: Sequence[CompletedPrompt]) -> dict[str, str]:
+def response_headers(config: ServerConfig, prompts: Sequence[CompletedPrompt]) -> dict[str, str]:
     """The head of an answer that is not a stream.
 
     Times are whole milliseconds, but `x-compute-time` in seconds. Of a prompt's sequences the slowest one counts; figures of

@@ -19,8 +19,8 @@ from tgi.errors import (
 )
 from tgi.server.generation.admission import Admission, AdmittedPrompt, GenerationInput
 from tgi.server.generation.concurrency import run_all
+from tgi.server.generation.concurrency_limiter import ConcurrencyLimiter
 from tgi.server.generation.output import GeneratedToken, Generation, GenerationResult
-from tgi.server.generation.permits import Permits
 from tgi.server.state import ServerState
 from tgi.server.telemetry.metrics import Failure, Metrics, RequestTimes
 from tgi.server.telemetry.tracing import record_failure, record_generation
@@ -86,11 +86,11 @@ class CompletedPrompt:
 class GenerationPipeline:
     """Runs generations against the permits of one server."""
 
-    def __init__(self, state: ServerState, permits: Permits) -> None:
+    def __init__(self, state: ServerState, limiter: ConcurrencyLimiter) -> None:
         self._engine = state.engine
         self._tokenizer = state.tokenizer.tokenizer
         self._metrics = state.metrics
-        self._permits = permits
+        self._limiter = limiter
         self._admission = Admission(state)
 
     async def collect(self, given: GenerationInput, received: float) -> CompletedPrompt:
@@ -129,7 +129,7 @@ class GenerationPipeline:
 
     @asynccontextmanager
     async def _open(self, given: GenerationInput, received: float) -> AsyncIterator[tuple[Generation, AdmittedPrompt]]:
-        with self._permits.hold(given.num_sequences):
+        with self._limiter.hold(given.num_sequences):
             admitted = await self._admission.admit(given, received)
 
             def note_success(result: GenerationResult) -> None:

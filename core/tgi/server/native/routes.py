@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from tgi.errors import IncompleteGenerationError, RequestError
 from tgi.server.generation.admission import GenerationInput
-from tgi.server.generation.compute_headers import answer_headers, stream_headers
+from tgi.server.generation.compute_headers import response_headers, stream_headers
 from tgi.server.generation.output import GeneratedToken, GenerationResult, StopStyle, TopToken
 from tgi.server.generation.pipeline import CompletedGeneration, CompletedPrompt, GenerationPipeline
 from tgi.server.http.disconnect import run_until_disconnect
@@ -39,7 +39,7 @@ class NativeRoutes:
         received = time.perf_counter()
         body = await read_record(request, GenerateRequest, self._state.config.payload_limit)
         full_text = bool(body.parameters.return_full_text)
-        return await self._answer(request, body, full_text=full_text, received=received)
+        return await self._response(request, body, full_text=full_text, received=received)
 
     async def generate_stream(self, request: Request) -> ASGIApp:
         """`POST /generate_stream`."""
@@ -50,15 +50,15 @@ class NativeRoutes:
         """`POST /`: the answer in an array, or the same stream as `/generate_stream`."""
         received = time.perf_counter()
         body = await read_record(request, CompatGenerateRequest, self._state.config.payload_limit)
-        return await self.answer_compatible(request, body, received)
+        return await self.response_compatible(request, body, received)
 
-    async def answer_compatible(self, request: Request, body: CompatGenerateRequest, received: float) -> ASGIApp:
+    async def response_compatible(self, request: Request, body: CompatGenerateRequest, received: float) -> ASGIApp:
         """The answer of `POST /` to a body already read; the handler began at `received` (`time.perf_counter()`)."""
-        wished = body.parameters.return_full_text
-        full_text = self._state.config.returns_full_text if wished is None else wished
+        requested = body.parameters.return_full_text
+        full_text = self._state.config.returns_full_text if requested is None else requested
         if body.stream:
             return self._stream(body.inputs, body.parameters, full_text)
-        return await self._answer(request, body, full_text=full_text, received=received, in_array=True)
+        return await self._response(request, body, full_text=full_text, received=received, in_array=True)
 
     async def tokenize(self, request: Request) -> ASGIApp:
         """`POST /tokenize`: the tokens of `inputs` with their byte ranges."""
@@ -67,7 +67,7 @@ class NativeRoutes:
         items = (f'{{"id":{t.id},"text":{format_string(t.text)},"start":{t.start},"stop":{t.stop}}}' for t in tokens)
         return json_response(f"[{','.join(items)}]".encode())
 
-    async def _answer(
+    async def _response(
         self,
         request: Request,
         body: GenerateRequest | CompatGenerateRequest,
@@ -84,11 +84,11 @@ class NativeRoutes:
         members = [f'"generated_text":{format_string(text_prefix + best.result.text)}']
         if parameters.details or parameters.decoder_input_details:
             members.append(f'"details":{_details(best, others, parameters, text_prefix)}')
-        answer = f"{{{','.join(members)}}}"
+        response = f"{{{','.join(members)}}}"
         if in_array:
-            answer = f"[{answer}]"
-        headers = answer_headers(self._state.config, [CompletedPrompt(given, [best])])
-        return json_response(answer.encode(), headers)
+            response = f"[{response}]"
+        headers = response_headers(self._state.config, [CompletedPrompt(given, [best])])
+        return json_response(response.encode(), headers)
 
     def _stream(self, prompt: str, parameters: GenerateParameters, full_text: bool) -> EventStream:
         given = GenerationInput(prompt, parameters, StopStyle.NATIVE)

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from tgi.errors import RequestError, ValidationError
 from tgi.server.chat.prompt import render_prompt
 from tgi.server.generation.admission import GenerationInput
-from tgi.server.generation.compute_headers import answer_headers, stream_headers
+from tgi.server.generation.compute_headers import response_headers, stream_headers
 from tgi.server.generation.output import GeneratedToken, GenerationResult, StopStyle
 from tgi.server.generation.pipeline import GenerationPipeline, count_failures
 from tgi.server.http.disconnect import run_until_disconnect
@@ -132,7 +132,7 @@ class ResponsesRoutes:
             return await EventStream.open(request.receive, self._events(given, answer), stream_headers(config, [given]))
         prompt = await run_until_disconnect(request.receive, self._pipeline.collect(given, received))
         response = answer.finished(prompt.sequences[0].result)
-        return json_response(msgspec.json.encode(response), answer_headers(config, [prompt]))
+        return json_response(msgspec.json.encode(response), response_headers(config, [prompt]))
 
     async def _events(self, given: GenerationInput, answer: _Answer) -> AsyncGenerator[str, None]:
         """The events in order; exactly one of completed, incomplete and failed ends them. Raises `RequestError` before the first

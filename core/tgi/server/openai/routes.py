@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from tgi.errors import RequestError
 from tgi.server.generation.admission import GenerationInput
-from tgi.server.generation.compute_headers import answer_headers, stream_headers
+from tgi.server.generation.compute_headers import response_headers, stream_headers
 from tgi.server.generation.concurrency import merge
 from tgi.server.generation.pipeline import GenerationPipeline, count_failures
 from tgi.server.http.disconnect import run_until_disconnect
@@ -55,7 +55,7 @@ class _StreamedPrompt:
 
 @final
 @dataclass
-class _StreamedAnswer:
+class _StreamedResponse:
     """What the prompts of one stream share."""
 
     envelope: Envelope
@@ -81,13 +81,13 @@ class OpenAIRoutes:
         """`POST /v1/completions`."""
         received = time.perf_counter()
         body = await read_record(request, CompletionRequest, self._state.config.payload_limit)
-        return await self.answer_completions(request, body, received)
+        return await self.response_completions(request, body, received)
 
     async def chat_completions(self, request: Request) -> ASGIApp:
         """`POST /v1/chat/completions`."""
         received = time.perf_counter()
         body = await read_record(request, ChatRequest, self._state.config.payload_limit)
-        return await self.answer_chat(request, body, received)
+        return await self.response_chat(request, body, received)
 
     async def chat_tokenize(self, request: Request) -> ASGIApp:
         """`POST /chat_tokenize`: the prompt of a chat and its tokens with their byte ranges."""
@@ -99,7 +99,7 @@ class OpenAIRoutes:
         items = [{"id": t.id, "text": t.text, "start": t.start, "stop": t.stop} for t in tokens]
         return json_response(msgspec.json.encode({"tokenize_response": items, "templated_text": given.prompt}))
 
-    async def answer_completions(self, request: Request, body: CompletionRequest, received: float) -> ASGIApp:
+    async def response_completions(self, request: Request, body: CompletionRequest, received: float) -> ASGIApp:
         """The answer to a body already read; the handler began at `received` (`time.perf_counter()`)."""
         self._state.metrics.count_request()
         with count_failures(self._state.metrics):
@@ -131,11 +131,11 @@ class OpenAIRoutes:
         usage = Usage.of(prompts)
         if hides_output:
             usage.completion_tokens = 0
-        headers = answer_headers(self._state.config, prompts)
+        headers = response_headers(self._state.config, prompts)
         del headers["x-compute-time"]  # the one header that TGI leaves out on this route
         return json_response(envelope.encode(choices, usage.to_json()).encode(), headers)
 
-    async def answer_chat(self, request: Request, body: ChatRequest, received: float) -> ASGIApp:
+    async def response_chat(self, request: Request, body: ChatRequest, received: float) -> ASGIApp:
         """The answer to a body already read; the handler began at `received` (`time.perf_counter()`)."""
         self._state.metrics.count_request()
         with count_failures(self._state.metrics):
@@ -148,7 +148,7 @@ class OpenAIRoutes:
         prompt = await run_until_disconnect(request.receive, self._pipeline.collect(given, received))
         choices = [chat_choice(i, sequence, bool(body.logprobs)) for i, sequence in enumerate(prompt.sequences)]
         usage = Usage.of([prompt]).to_json()
-        return json_response(envelope.encode(choices, usage).encode(), answer_headers(self._state.config, [prompt]))
+        return json_response(envelope.encode(choices, usage).encode(), response_headers(self._state.config, [prompt]))
 
     def _envelope(self, id_prefix: str, kind: str, model: str | None) -> Envelope:
         config = self._state.config
@@ -162,14 +162,14 @@ class OpenAIRoutes:
 
     def _stream(self, envelope: Envelope, parts: Sequence[_StreamedPrompt], options: StreamOptions | None) -> EventStream:
         has_usage = options is not None and bool(options.include_usage)
-        answer = _StreamedAnswer(envelope, Usage() if has_usage else None)
+        response = _StreamedResponse(envelope, Usage() if has_usage else None)
         headers = stream_headers(self._state.config, [part.given for part in parts])
-        events = merge([self._events(part, answer) for part in parts])
-        return EventStream(events, headers, ending=answer.ending)
+        events = merge([self._events(part, response) for part in parts])
+        return EventStream(events, headers, ending=response.ending)
 
-    async def _events(self, part: _StreamedPrompt, answer: _StreamedAnswer) -> AsyncGenerator[str, None]:
+    async def _events(self, part: _StreamedPrompt, response: _StreamedResponse) -> AsyncGenerator[str, None]:
         """The chunks of one prompt as they come."""
-        chunk, usage = part.writer.chunk, answer.usage
+        chunk, usage = part.writer.chunk, response.usage
         try:
             async with self._pipeline.stream(part.given) as generation:
                 if usage is not None:
@@ -181,5 +181,5 @@ class OpenAIRoutes:
                         usage.completion_tokens += len(tokens)
                     yield "".join([event(chunk(token)) for token in tokens])
         except RequestError as error:
-            answer.has_failed = True
+            response.has_failed = True
             yield event(format_json({"error": {"message": error.text, "http_status_code": _STREAM_ERROR_STATUS}}))

@@ -13,8 +13,8 @@ from tgi.server.native.schemas import CompatGenerateRequest, GenerateRequest
 from tgi.server.openai.responses_api_schemas import ResponsesRequest
 from tgi.server.openai.schemas import ChatRequest, CompletionRequest
 from tgi.server.openapi.response_schemas import (
-    AnthropicAnswer,
     AnthropicError,
+    AnthropicResponse,
     BackendInfo,
     ChatCompletion,
     ChatCompletionChunk,
@@ -65,7 +65,7 @@ class _Operation:
     name: str
     summary: str
     body: Any = None
-    answer: Any = None
+    response: Any = None
     streamed: Any = None
     media_type: str = _JSON
     failures: Sequence[int] = ()
@@ -74,7 +74,7 @@ class _Operation:
     @property
     def types(self) -> list[Any]:
         """The types it needs schemas of."""
-        members = (self.body, self.answer, self.streamed, self.error)
+        members = (self.body, self.response, self.streamed, self.error)
         return [kind for member in members for kind in (member if isinstance(member, tuple) else (member,)) if kind is not None]
 
 
@@ -161,7 +161,7 @@ _OPERATIONS = (
         "create_message",
         "Answer a conversation in Anthropic's shapes",
         MessagesRequest,
-        AnthropicAnswer,
+        AnthropicResponse,
         dict[str, Any],
         failures=(400, 401, 413, 429, 500, 529),
         error=AnthropicError,
@@ -189,17 +189,17 @@ _OPERATIONS = (
     _Operation(
         "/vertex", "post", "vertex_compatibility", "Generate for Vertex AI", VertexRequest, VertexResponse, failures=_GENERATES
     ),
-    _Operation("/v1/models", "get", "openai_get_model_info", "List the served model", answer=ModelsInfo),
-    _Operation("/info", "get", "get_model_info", "Tell model and limits", answer=Info),
-    _Operation("/info/backend", "get", "get_backend_info", "Tell the backend and what was agreed with it", answer=BackendInfo),
+    _Operation("/v1/models", "get", "openai_get_model_info", "List the served model", response=ModelsInfo),
+    _Operation("/info", "get", "get_model_info", "Tell model and limits", response=Info),
+    _Operation("/info/backend", "get", "get_backend_info", "Tell the backend and what was agreed with it", response=BackendInfo),
     _Operation("/health", "get", "health", "Check that the engine serves", failures=(503,)),
     _Operation("/ping", "get", "ping", "Check that the engine serves, for SageMaker", failures=(503,)),
-    _Operation("/metrics", "get", "metrics", "Tell all metrics for Prometheus", answer=str, media_type=_TEXT),
-    _Operation("/v2", "get", "kserve_metadata", "Tell the server's name, for KServe", answer=dict[str, Any]),
-    _Operation("/v2/health/live", "get", "kserve_live", "Tell that the server lives, for KServe", answer=LiveResponse),
-    _Operation("/v2/health/ready", "get", "kserve_ready", "Tell that the server is ready, for KServe", answer=LiveResponse),
-    _Operation(_MODEL, "get", "kserve_model", "Tell a model's name, for KServe", answer=dict[str, Any]),
-    _Operation(f"{_MODEL}/ready", "get", "kserve_model_ready", "Tell that a model is ready, for KServe", answer=LiveResponse),
+    _Operation("/metrics", "get", "metrics", "Tell all metrics for Prometheus", response=str, media_type=_TEXT),
+    _Operation("/v2", "get", "kserve_metadata", "Tell the server's name, for KServe", response=dict[str, Any]),
+    _Operation("/v2/health/live", "get", "kserve_live", "Tell that the server lives, for KServe", response=LiveResponse),
+    _Operation("/v2/health/ready", "get", "kserve_ready", "Tell that the server is ready, for KServe", response=LiveResponse),
+    _Operation(_MODEL, "get", "kserve_model", "Tell a model's name, for KServe", response=dict[str, Any]),
+    _Operation(f"{_MODEL}/ready", "get", "kserve_model_ready", "Tell that a model is ready, for KServe", response=LiveResponse),
     _Operation(
         f"{_MODEL}/infer", "post", "kserve_infer", "Generate for KServe", InferRequest, InferResponse, failures=_GENERATES
     ),
@@ -217,7 +217,7 @@ def openapi_document(version: str) -> Json:
     paths: dict[str, Json] = {}
     for operation in _OPERATIONS:
         own = {id(kind): _to_openapi(next(found)) for kind in operation.types}
-        for member in (operation.body, operation.answer):
+        for member in (operation.body, operation.response):
             if isinstance(member, tuple):
                 own[id(member)] = {"anyOf": [own[id(kind)] for kind in member]}
         paths.setdefault(operation.path, {})[operation.method] = _operation(operation, own)
@@ -240,18 +240,18 @@ def openapi_document(version: str) -> Json:
 
 def _operation(operation: _Operation, schemas: dict[int, Json]) -> Json:
     content: Json = {}
-    if operation.answer is not None:
-        content[operation.media_type] = {"schema": schemas[id(operation.answer)]}
+    if operation.response is not None:
+        content[operation.media_type] = {"schema": schemas[id(operation.response)]}
     if operation.streamed is not None:
         content[_EVENTS] = {"schema": schemas[id(operation.streamed)]}
-    answers: Json = {"200": {"description": "Success", **({"content": content} if content else {})}}
+    responses: Json = {"200": {"description": "Success", **({"content": content} if content else {})}}
     for status in operation.failures:
-        answers[str(status)] = _failure(status, schemas[id(operation.error)], operation.error is AnthropicError)
+        responses[str(status)] = _failure(status, schemas[id(operation.error)], operation.error is AnthropicError)
     described: Json = {
         "tags": [_TAG],
         "operationId": operation.name,
         "summary": operation.summary,
-        "responses": answers,
+        "responses": responses,
     }
     names = [part[1:-1] for part in operation.path.split("/") if part.startswith("{")]
     if names:

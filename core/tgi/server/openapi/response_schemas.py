@@ -9,8 +9,8 @@ import msgspec
 from tgi.server.native.schemas import F32, U32, U64, Usize
 
 __all__ = [
-    "AnthropicAnswer",
     "AnthropicError",
+    "AnthropicResponse",
     "BackendInfo",
     "ChatCompletion",
     "ChatCompletionChunk",
@@ -294,7 +294,7 @@ class Response(msgspec.Struct):
     store: Literal[False]
 
 
-class AnthropicAnswer(msgspec.Struct):
+class AnthropicResponse(msgspec.Struct):
     """A message of Anthropic's API."""
 
     id: str

@@ -84,11 +84,11 @@ class PlatformRoutes:
         )
         match body:
             case CompatGenerateRequest():
-                return await self._native.answer_compatible(request, body, received)
+                return await self._native.response_compatible(request, body, received)
             case ChatRequest():
-                return await self._openai.answer_chat(request, body, received)
+                return await self._openai.response_chat(request, body, received)
             case CompletionRequest():
-                return await self._openai.answer_completions(request, body, received)
+                return await self._openai.response_completions(request, body, received)
 
     async def vertex(self, request: Request) -> ASGIApp:
         """`POST /vertex`: one text per instance; an instance is a native request or a chat."""

@@ -9,8 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from tgi.testing.conformance.backend_under_test import BackendUnderTest
 from tgi.testing.conformance.check import Check
-from tgi.testing.conformance.subject import Subject
 
 __all__ = ["Outcome", "ask_apart", "main"]
 
@@ -25,12 +25,12 @@ class Outcome(msgspec.Struct, frozen=True):
     message: str
 
 
-def ask_apart(check: Check, subject: Subject) -> Outcome:
+def ask_apart(check: Check, under_test: BackendUnderTest) -> Outcome:
     """Ask an installed backend. A process that dies or hangs is a failure, too."""
-    folder = subject.folder / f"apart-{check.id}"
+    folder = under_test.folder / f"apart-{check.id}"
     folder.mkdir(exist_ok=True)
-    options = msgspec.json.encode(subject.options).decode()
-    command = [sys.executable, "-c", _CHILD, subject.name, check.id, str(folder), options]
+    options = msgspec.json.encode(under_test.options).decode()
+    command = [sys.executable, "-c", _CHILD, under_test.name, check.id, str(folder), options]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
     except subprocess.TimeoutExpired:
@@ -43,10 +43,10 @@ def ask_apart(check: Check, subject: Subject) -> Outcome:
 
 def main(name: str, check_id: str, folder: str, options: str) -> None:
     """Run the check here and print its outcome."""
-    from tgi.testing.conformance.run import ALL_CHECKS, find_subject, run_check_here  # noqa: PLC0415 - it imports this module
+    from tgi.testing.conformance.run import ALL_CHECKS, find_backend_under_test, run_check_here  # noqa: PLC0415 - it imports this module
 
     check = next(check for check in ALL_CHECKS if check.id == check_id)
-    subject = find_subject(name, Path(folder), msgspec.json.decode(options, type=dict[str, str]))
-    result = run_check_here(check, subject)
-    subject.discard()
+    under_test = find_backend_under_test(name, Path(folder), msgspec.json.decode(options, type=dict[str, str]))
+    result = run_check_here(check, under_test)
+    under_test.discard()
     print(msgspec.json.encode(Outcome(result.status, result.message)).decode(), flush=True)  # noqa: T201 - to the parent

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, final
 
 if TYPE_CHECKING:
-    from tgi.testing.conformance.subject import Subject
+    from tgi.testing.conformance.backend_under_test import BackendUnderTest
 
 __all__ = ["GRADES", "Check", "CheckFailedError", "Grade", "NotApplicableError", "Result", "not_applicable", "require"]
 
@@ -37,7 +37,7 @@ class Check:
     id: str
     grade: Grade
     title: str
-    run: Callable[[Subject], None]
+    run: Callable[[BackendUnderTest], None]
     feature: str = ""  # the agreed feature it is about; empty = required of every backend it applies to
     apart: bool = False
 

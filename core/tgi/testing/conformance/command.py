@@ -12,7 +12,7 @@ from rich.console import Console
 from tgi.config import UsageError
 from tgi.testing.conformance.check import Result
 from tgi.testing.conformance.performance import measure
-from tgi.testing.conformance.run import ALL_CHECKS, find_subject, run_checks
+from tgi.testing.conformance.run import ALL_CHECKS, find_backend_under_test, run_checks
 
 __all__ = ["run"]
 
@@ -37,14 +37,14 @@ def run(arguments: Sequence[str]) -> int:
     console = Console(highlight=False)
     options = dict(item.split("=", 1) for item in values.get("--option", "").split("\n") if item)
     with tempfile.TemporaryDirectory(prefix="tgi-conformance-") as folder:
-        subject = find_subject(names[0], Path(folder), options)
+        under_test = find_backend_under_test(names[0], Path(folder), options)
 
         def show(result: Result) -> None:
             console.print(f"{result.check.id:6} {result.status:15} {result.check.title}", markup=False, style="dim")
 
-        scorecard = run_checks(subject, checks, show if console.is_terminal else lambda _: None)
+        scorecard = run_checks(under_test, checks, show if console.is_terminal else lambda _: None)
         if "--performance" in values:
-            figures = msgspec.json.format(msgspec.json.encode(measure(subject)), indent=2)
+            figures = msgspec.json.format(msgspec.json.encode(measure(under_test)), indent=2)
             Path(values["--performance"]).write_bytes(figures + b"\n")
     scorecard.print(console)
     if "--json" in values:

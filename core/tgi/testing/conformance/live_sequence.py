@@ -27,7 +27,7 @@ class LiveSequence:
     sampling: SamplingParams
     seed: int
     blocks: list[int]
-    slot: int
+    sequence_slot: int
     num_computed_tokens: int = 0
     num_introduced_tokens: int = 0  # known when the worker was told of it; 0 = it was not
     num_sent_blocks: int = 0

@@ -20,7 +20,7 @@ from tgi.testing.tiny_adapters import merge_adapter, read_adapter, write_adapter
 from tgi.testing.tiny_images import image_vectors, read_projector, write_projector
 from tgi.testing.tiny_models import write_tiny_model
 
-__all__ = ["ModelShelf", "TinyModel"]
+__all__ = ["TinyModel", "TinyModels"]
 
 
 @final
@@ -71,7 +71,7 @@ class TinyModel:
 
 
 @final
-class ModelShelf:
+class TinyModels:
     """Tiny models by what is particular about them."""
 
     def __init__(self, folder: Path) -> None:

@@ -14,16 +14,16 @@ def check_output(step: SchedulerOutput, output: ModelRunnerOutput, agreement: Ag
     """Raise `CheckFailedError` if the result does not answer the step: rows, tokens, arrays, errors, times."""
     rows = step.rows
     require(output.step_id == step.step_id, f"the result of step {step.step_id} came as that of step {output.step_id}")
-    asked, answered = sorted(rows.sequence.tolist()), sorted(output.sequence.tolist())
-    require(asked == answered, f"a step with rows of sequences {asked} was answered for {answered}")
+    asked, responded = sorted(rows.sequence.tolist()), sorted(output.sequence.tolist())
+    require(asked == responded, f"a step with rows of sequences {asked} was answered for {responded}")
     pointers = output.token_ptr.tolist()
-    is_sound = len(pointers) == len(answered) + 1 and pointers[0] == 0 and pointers[-1] == len(output.tokens)
+    is_sound = len(pointers) == len(responded) + 1 and pointers[0] == 0 and pointers[-1] == len(output.tokens)
     require(is_sound and pointers == sorted(pointers), f"`token_ptr` {pointers} for {len(output.tokens)} tokens")
     require(len(output.logprobs) == len(output.tokens), "`logprobs` has another length than `tokens`")
     in_vocabulary = bool(((output.tokens >= 0) & (output.tokens < agreement.vocab_size)).all())
     require(in_vocabulary, f"tokens {output.tokens.tolist()} outside the vocabulary of {agreement.vocab_size}")
     failed = {error.sequence for error in output.errors}
-    require(failed <= set(answered), f"errors of sequences {sorted(failed - set(answered))}, which have no row")
+    require(failed <= set(responded), f"errors of sequences {sorted(failed - set(responded))}, which have no row")
     budgets = rows.max_tokens if len(rows.max_tokens) else np.ones(rows.num_rows, np.int32)
     most_of = dict(zip(rows.sequence.tolist(), (budgets * rows.sample).tolist(), strict=True))
     for row, handle in enumerate(output.sequence.tolist()):

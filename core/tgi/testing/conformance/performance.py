@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import msgspec
 
 from tgi.backend import ModelRunnerOutput
+from tgi.testing.conformance.backend_under_test import REQUESTED, BackendUnderTest, RecordingReporter, prompt_of
 from tgi.testing.conformance.live_sequence import LiveSequence
 from tgi.testing.conformance.scripted_core import ScriptedCore
-from tgi.testing.conformance.subject import WISH, RecordingHost, Subject, prompt_of
 
 __all__ = ["BatchFigures", "PerformanceCard", "measure"]
 
@@ -51,16 +51,16 @@ class PerformanceCard(msgspec.Struct, frozen=True):
     batches: tuple[BatchFigures, ...]
 
 
-def measure(subject: Subject) -> PerformanceCard:
+def measure(under_test: BackendUnderTest) -> PerformanceCard:
     """Start a worker on the tiny model and decode with batches of several sizes."""
-    subject.discard()
-    host = RecordingHost()
-    worker = subject.worker(host=host)
+    under_test.discard()
+    reporter = RecordingReporter()
+    worker = under_test.worker(reporter=reporter)
     try:
         began = time.perf_counter()
         worker.load()
         loaded = time.perf_counter()
-        agreement = worker.negotiate(WISH)
+        agreement = worker.negotiate(REQUESTED)
         negotiated = time.perf_counter()
         worker.warmup()
         warm = time.perf_counter()
@@ -69,17 +69,17 @@ def measure(subject: Subject) -> PerformanceCard:
         batches = tuple(_measure_batch(core, size) for size in sizes)
     finally:
         worker.close()
-    info = subject.backend.info
+    info = under_test.backend.info
     return PerformanceCard(
-        backend=subject.name,
+        backend=under_test.name,
         package=info.package,
         version=info.version,
         machine=platform.platform(),
-        devices=tuple(device.label for device in subject.backend.probe().devices),
+        devices=tuple(device.label for device in under_test.backend.probe().devices),
         facts=agreement.facts,
         load_seconds=loaded - began,
         warmup_seconds=warm - negotiated,
-        num_warmup_reports=host.count("compile"),
+        num_warmup_reports=reporter.count("compile"),
         batches=batches,
     )
 

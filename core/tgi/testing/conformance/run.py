@@ -11,6 +11,7 @@ from tgi.errors import BackendError, TgiError
 from tgi.plugins import BackendRegistry
 from tgi.plugins.hookspecs import ENTRY_POINT_GROUP
 from tgi.testing.conformance.apart import ask_apart
+from tgi.testing.conformance.backend_under_test import BackendUnderTest
 from tgi.testing.conformance.check import GRADES, Check, CheckFailedError, NotApplicableError, Result
 from tgi.testing.conformance.checks import (
     adapters,
@@ -28,10 +29,9 @@ from tgi.testing.conformance.checks import (
     supervision,
 )
 from tgi.testing.conformance.scorecard import Scorecard
-from tgi.testing.conformance.subject import Subject
 from tgi.testing.step_rules import BrokenRuleError
 
-__all__ = ["ALL_CHECKS", "find_subject", "run_check", "run_check_here", "run_checks"]
+__all__ = ["ALL_CHECKS", "find_backend_under_test", "run_check", "run_check_here", "run_checks"]
 
 _MODULES = (packaging, lifecycle, memory, steps, numerics, quantization, sharding, sampling, robust, supervision)
 _FEATURE_MODULES = (adapters, several_tokens, features)
@@ -45,7 +45,7 @@ ALL_CHECKS: Sequence[Check] = tuple(
 """Every check, by grade and number."""
 
 
-def find_subject(name: str, folder: Path, options: dict[str, str] | None = None) -> Subject:
+def find_backend_under_test(name: str, folder: Path, options: dict[str, str] | None = None) -> BackendUnderTest:
     """The installed backend of that name. Raises `BackendError` if there is none, or if it cannot be used here."""
     registry = BackendRegistry()
     if name not in registry.names:
@@ -54,23 +54,23 @@ def find_subject(name: str, folder: Path, options: dict[str, str] | None = None)
     if candidate.backend is None or not candidate.usable:
         raise BackendError(f"The backend `{name}` cannot be used: {candidate.problem}.")
     point = next(iter(metadata.entry_points(group=ENTRY_POINT_GROUP, name=name)))
-    return Subject(name, candidate.backend, folder, entry_point=point, options=options)
+    return BackendUnderTest(name, candidate.backend, folder, entry_point=point, options=options)
 
 
-def run_check(check: Check, subject: Subject) -> Result:
+def run_check(check: Check, under_test: BackendUnderTest) -> Result:
     """Run one check. Whatever the backend raises becomes its result."""
-    if not check.apart or subject.entry_point is None:
-        return run_check_here(check, subject)
+    if not check.apart or under_test.entry_point is None:
+        return run_check_here(check, under_test)
     began = time.monotonic()
-    outcome = ask_apart(check, subject)
+    outcome = ask_apart(check, under_test)
     return Result(check, outcome.status, outcome.message, time.monotonic() - began)
 
 
-def run_check_here(check: Check, subject: Subject) -> Result:
+def run_check_here(check: Check, under_test: BackendUnderTest) -> Result:
     """The same, in this process."""
     began = time.monotonic()
     try:
-        check.run(subject)
+        check.run(under_test)
     except NotApplicableError as reason:
         return Result(check, "not applicable", str(reason), time.monotonic() - began)
     except BrokenRuleError:
@@ -81,18 +81,18 @@ def run_check_here(check: Check, subject: Subject) -> Result:
         message = f"{type(error).__name__}: {error}"
     else:
         return Result(check, "passed", "", time.monotonic() - began)
-    subject.discard()
+    under_test.discard()
     return Result(check, "failed", message, time.monotonic() - began)
 
 
 def run_checks(
-    subject: Subject, checks: Iterable[Check] = ALL_CHECKS, on_result: Callable[[Result], object] = lambda _: None
+    under_test: BackendUnderTest, checks: Iterable[Check] = ALL_CHECKS, on_result: Callable[[Result], object] = lambda _: None
 ) -> Scorecard:
     """Run the checks in order; `on_result` hears of each."""
     results = []
     for check in checks:
-        results.append(run_check(check, subject))
+        results.append(run_check(check, under_test))
         on_result(results[-1])
-    scorecard = Scorecard.of(subject, results)
-    subject.discard()
+    scorecard = Scorecard.of(under_test, results)
+    under_test.discard()
     return scorecard

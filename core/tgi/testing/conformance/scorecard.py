@@ -12,8 +12,8 @@ from rich.table import Table
 
 from tgi.backend import Agreement
 from tgi.errors import TgiError
+from tgi.testing.conformance.backend_under_test import BackendUnderTest
 from tgi.testing.conformance.check import GRADES, Result
-from tgi.testing.conformance.subject import Subject
 
 __all__ = ["ResultRow", "Scorecard", "ScorecardRecord"]
 
@@ -61,14 +61,14 @@ class Scorecard:
     results: Sequence[Result]
 
     @classmethod
-    def of(cls, subject: Subject, results: Sequence[Result]) -> Scorecard:
+    def of(cls, under_test: BackendUnderTest, results: Sequence[Result]) -> Scorecard:
         """The card of a run that just ended."""
-        info = subject.backend.info
+        info = under_test.backend.info
         try:
-            agreement = subject.agreement()
+            agreement = under_test.agreement()
         except (TgiError, AssertionError):
             agreement = None
-        return cls(subject.name, info.package, info.version, info.api, agreement, results)
+        return cls(under_test.name, info.package, info.version, info.api, agreement, results)
 
     @property
     def failed(self) -> Sequence[Result]:

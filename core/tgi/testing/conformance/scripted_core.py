@@ -47,12 +47,14 @@ class ScriptedCore:
         self.agreement = agreement
         self.rules = StepRules(agreement)
         plan = agreement.kv_cache
-        dice = random.Random(0)  # noqa: S311 - an order, not a secret
-        self.free_blocks = _shuffled(plan, ("full", "window"), dice)
-        self._free_encoder_blocks = _shuffled(plan, ("cross",), dice)
-        num_slots = plan.num_slots if plan.mode == "slots" else min((g.num_blocks for g in plan.groups), default=0)
-        self.free_slots = dice.sample(range(num_slots), num_slots)
-        self.free_handles = dice.sample(range(10 * agreement.limits.max_sequences), 10 * agreement.limits.max_sequences)
+        rng = random.Random(0)  # noqa: S311 - an order, not a secret
+        self.free_blocks = _shuffled(plan, ("full", "window"), rng)
+        self._free_encoder_blocks = _shuffled(plan, ("cross",), rng)
+        num_sequence_slots = (
+            plan.num_sequence_slots if plan.mode == "slots" else min((g.num_blocks for g in plan.groups), default=0)
+        )
+        self.free_slots = rng.sample(range(num_sequence_slots), num_sequence_slots)
+        self.free_handles = rng.sample(range(10 * agreement.limits.max_sequences), 10 * agreement.limits.max_sequences)
         self.live: dict[int, LiveSequence] = {}
         self.copies: list[tuple[int, int]] = []  # blocks (source, target) that the next step copies
         self.mask_mode: Literal["inline", "late"] = "inline"
@@ -78,9 +80,11 @@ class ScriptedCore:
         """A sequence of the next step in which it has a row. With `blocks` it begins with these."""
         handle = self.free_handles[-1] if handle is None else handle
         self.free_handles.remove(handle)
-        slot = self.free_slots.pop() if self.free_slots else -1
+        sequence_slot = self.free_slots.pop() if self.free_slots else -1
         sampling = sampling or SamplingParams()
-        sequence = LiveSequence(handle, list(prompt), list(output), sampling, seed, list(blocks), slot, num_computed_tokens)
+        sequence = LiveSequence(
+            handle, list(prompt), list(output), sampling, seed, list(blocks), sequence_slot, num_computed_tokens
+        )
         sequence.num_given = len(output)
         sequence.encoder_tokens = list(encoder_tokens)
         sequence.adapter, sequence.media, sequence.pooling = adapter, tuple(media), pooling
@@ -99,8 +103,8 @@ class ScriptedCore:
             held = {block for other in self.live.values() for block in other.blocks}
             self.free_blocks += [block for block in sequence.blocks if block not in held]
             self._free_encoder_blocks += sequence.encoder_blocks
-            if sequence.slot >= 0:
-                self.free_slots.append(sequence.slot)
+            if sequence.sequence_slot >= 0:
+                self.free_slots.append(sequence.sequence_slot)
             self.free_handles.append(sequence.handle)
 
     def clear(self) -> None:
@@ -146,11 +150,11 @@ class ScriptedCore:
         """One step, as it arrives on the other side. The caller sees to it that it is legal."""
         added, starts, counts, ids, sample, draws = [], [], [], list[int](), [], []
         pointers, new_blocks = [0], list[int]()
-        budgets, extra_draws, guesses, draft_ptr = list[int](), list[float](), list[int](), [0]
+        budgets, extra_draws, draft_tokens, draft_ptr = list[int](), list[float](), list[int](), [0]
         masks = list[tuple[int, tuple[int, ...]]]()
         for row, (sequence, count) in enumerate(work.items()):
             start, is_sampled = sequence.num_computed_tokens, count == sequence.num_left and sequence.pooling == "none"
-            own_guesses, budget = self._budget(sequence) if is_sampled and count == 1 else ([], 1)
+            own_draft_tokens, budget = self._budget(sequence) if is_sampled and count == 1 else ([], 1)
             self._grow(sequence, start + count + budget - 1)
             if not sequence.is_introduced:
                 added.append(self._introduction(sequence))
@@ -167,8 +171,8 @@ class ScriptedCore:
             draws.append(draw_of(sequence) if is_sampled else 0.0)
             budgets.append(budget)
             extra_draws += [draw_of(sequence, ahead) for ahead in range(1, budget)]
-            guesses += own_guesses
-            draft_ptr.append(len(guesses))
+            draft_tokens += own_draft_tokens
+            draft_ptr.append(len(draft_tokens))
             if sequence.allowed and is_sampled:
                 masks += [(row, sequence.allowed_at(len(sequence.output) + i) or ()) for i in range(budget)]
         groups = [group.kind in ("full", "window") for group in self.agreement.kv_cache.groups]
@@ -183,8 +187,8 @@ class ScriptedCore:
             [np.array(new_blocks if has_growth else [], np.int32) for has_growth in groups],
             np.array(budgets if self.agreement.limits.tokens_per_step > 1 else [], np.int32),
             np.array(extra_draws, np.float32),
-            np.array(draft_ptr if guesses else [], np.int32),
-            np.array(guesses, np.int32),
+            np.array(draft_ptr if draft_tokens else [], np.int32),
+            np.array(draft_tokens, np.int32),
         )
         return self._step(added, rows, self._masks(masks))
 
@@ -271,8 +275,8 @@ class ScriptedCore:
         most = min(limits.tokens_per_step, num_left) if sequence.is_decoding else 1
         if sequence.drafter is None:
             return [], min(sequence.max_tokens, most)
-        guesses = sequence.drafter(sequence)[: most - 1]
-        return guesses, len(guesses) + 1
+        draft_tokens = sequence.drafter(sequence)[: most - 1]
+        return draft_tokens, len(draft_tokens) + 1
 
     def _grow(self, sequence: LiveSequence, num_tokens: int) -> None:
         plan = self.agreement.kv_cache
@@ -281,7 +285,7 @@ class ScriptedCore:
             sequence.blocks += [self.free_blocks.pop() for _ in range(missing)]
 
     def _introduction(self, sequence: LiveSequence) -> NewSequence:
-        held = {"state": [sequence.slot], "cross": sequence.encoder_blocks}
+        held = {"state": [sequence.sequence_slot], "cross": sequence.encoder_blocks}
         tables: list[Int32Array] = [
             np.array(held.get(group.kind, sequence.blocks), np.int32) for group in self.agreement.kv_cache.groups
         ]
@@ -293,7 +297,7 @@ class ScriptedCore:
             num_computed_tokens=sequence.num_computed_tokens,
             block_tables=tables,
             sampling=sequence.sampling,
-            slot=-1 if tables else sequence.slot,
+            sequence_slot=-1 if tables else sequence.sequence_slot,
             max_total_tokens=self.agreement.limits.max_total_tokens,
             adapter=sequence.adapter,
             is_masked=bool(sequence.allowed),
@@ -331,7 +335,7 @@ class ScriptedCore:
         return GrammarMasks(self._step_id, np.array([row for row, _ in allowed], np.int32), words)
 
 
-def _shuffled(plan: KVCachePlan, kinds: tuple[str, ...], dice: random.Random) -> list[int]:
+def _shuffled(plan: KVCachePlan, kinds: tuple[str, ...], rng: random.Random) -> list[int]:
     """The blocks that groups of these kinds share, in no order."""
     num_blocks = min((group.num_blocks for group in plan.groups if group.kind in kinds), default=0)
-    return dice.sample(range(num_blocks), num_blocks)
+    return rng.sample(range(num_blocks), num_blocks)

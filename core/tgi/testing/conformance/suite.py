@@ -9,39 +9,39 @@ from typing import final
 import pytest
 
 from tgi.testing.conformance.check import Check, Result
-from tgi.testing.conformance.run import ALL_CHECKS, find_subject, run_check
+from tgi.testing.conformance.run import ALL_CHECKS, find_backend_under_test, run_check
 from tgi.testing.conformance.scorecard import Scorecard
 
-__all__ = ["KitRun", "test_conformance"]
+__all__ = ["SuiteRun", "test_conformance"]
 
 
 @final
-class KitRun:
+class SuiteRun:
     """The backend under test and the results so far."""
 
     def __init__(self, name: str, folder: Path, options: Sequence[str]) -> None:
-        self._subject = find_subject(name, folder, dict(option.split("=", 1) for option in options))
+        self._under_test = find_backend_under_test(name, folder, dict(option.split("=", 1) for option in options))
         self._results: list[Result] = []
         self.summary = ""
 
     def run(self, check: Check) -> Result:
         """Run one check and keep its result."""
-        self._results.append(run_check(check, self._subject))
+        self._results.append(run_check(check, self._under_test))
         return self._results[-1]
 
     def close(self, json_path: str | None) -> None:
         """Sum up, and let the backend go."""
-        scorecard = Scorecard.of(self._subject, self._results)
-        self._subject.discard()
+        scorecard = Scorecard.of(self._under_test, self._results)
+        self._under_test.discard()
         self.summary = scorecard.summary
         if json_path is not None:
             Path(json_path).write_text(scorecard.to_json(), encoding="utf-8")
 
 
 @pytest.mark.parametrize("check", ALL_CHECKS, ids=lambda check: check.id)
-def test_conformance(check: Check, tgi_kit_run: KitRun) -> None:
+def test_conformance(check: Check, tgi_suite_run: SuiteRun) -> None:
     """The backend does what the check asks."""
-    result = tgi_kit_run.run(check)
+    result = tgi_suite_run.run(check)
     if result.status == "not applicable":
         pytest.skip(f"{check.title}: {result.message}")
     if result.status == "failed":

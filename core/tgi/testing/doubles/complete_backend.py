@@ -16,10 +16,10 @@ from tgi.backend import (
     BackendInfo,
     DeviceInfo,
     EngineConfig,
-    Host,
     ProbeResult,
     Support,
     Worker,
+    WorkerReporter,
     hookimpl,
 )
 from tgi.testing.doubles.reference_backend import refusals
@@ -45,14 +45,14 @@ class CompleteBackend:
         reasons = refusals(spec, config, has_encoders=True)
         return Support("no", reasons) if reasons else Support("slow", ("numpy, without a cache of keys and values",))
 
-    def create_worker(self, config: EngineConfig, host: Host) -> Worker:
+    def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
         """The heavy half."""
         from tgi.testing.doubles.complete_worker import CompleteWorker  # noqa: PLC0415 - the two halves load apart, as in every backend
         from tgi.testing.reference.network import ReferenceNetwork  # noqa: PLC0415
 
         if isinstance(config.spec, GenericSpec):
             raise BackendError(f"The architecture `{config.spec.model_type}` is not known.", "Choose another model.")
-        return CompleteWorker(ReferenceNetwork(config.spec, Path(config.model_path)), host)
+        return CompleteWorker(ReferenceNetwork(config.spec, Path(config.model_path)), reporter)
 
 
 @hookimpl

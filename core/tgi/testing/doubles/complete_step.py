@@ -27,7 +27,7 @@ class _Row:
     tokens: Int32Array
     is_sampled: bool
     draws: list[float]  # one for each token that it may choose
-    guesses: list[int]
+    draft_tokens: list[int]
     masks: list[npt.NDArray[np.bool_]]  # one for each token that it may choose, or none
 
     @property
@@ -53,10 +53,12 @@ def _rows(step: SchedulerOutput, sequences: list[LiveSequence], vocab_size: int)
     made = []
     for row, sequence in enumerate(sequences):
         extra = rows.extra_draw[extra_ends[row] - max_tokens[row] + 1 : extra_ends[row]]
-        guesses = rows.draft[rows.draft_ptr[row] : rows.draft_ptr[row + 1]].tolist() if len(rows.draft_ptr) else []
+        draft_tokens = rows.draft[rows.draft_ptr[row] : rows.draft_ptr[row + 1]].tolist() if len(rows.draft_ptr) else []
         tokens = rows.tokens[ends[row] - rows.count[row] : ends[row]]
         draws = [float(rows.draw[row]), *extra.tolist()]
-        made.append(_Row(row, sequence, int(rows.start[row]), tokens, bool(rows.sample[row]), draws, guesses, masks.get(row, [])))
+        made.append(
+            _Row(row, sequence, int(rows.start[row]), tokens, bool(rows.sample[row]), draws, draft_tokens, masks.get(row, []))
+        )
     return made
 
 
@@ -79,8 +81,8 @@ def _run_row(row: _Row, network: ReferenceNetwork, cache: TokenCache, encoder_ca
             encoder_tokens = encoder_cache.read(new.block_tables[1], len(encoder_tokens))
         return network.logits(new, cache.read(sequence.block_table, num_tokens), encoder_tokens)
 
-    cache.write(sequence.block_table, row.end, row.guesses)
-    known = logits(row.end + len(row.guesses))
+    cache.write(sequence.block_table, row.end, row.draft_tokens)
+    known = logits(row.end + len(row.draft_tokens))
     if is_scored(sequence, row.start):
         result.scores += prompt_scores(sequence, row.start, len(row.tokens), known[row.start : row.end])
     for place, draw in enumerate(row.draws if row.is_sampled else ()):
@@ -88,8 +90,8 @@ def _run_row(row: _Row, network: ReferenceNetwork, cache: TokenCache, encoder_ca
         token = result.sample(row.number, sequence, known[row.end - 1 + place], draw, mask)
         if token is None or place + 1 == len(row.draws):
             return
-        if row.guesses and token != row.guesses[place]:
+        if row.draft_tokens and token != row.draft_tokens[place]:
             return
-        if not row.guesses:
+        if not row.draft_tokens:
             cache.write(sequence.block_table, row.end + place, [token])
             known = logits(row.end + place + 1)

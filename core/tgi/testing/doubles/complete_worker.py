@@ -20,16 +20,16 @@ from tgi.backend import (
     ControlResult,
     GrammarMasks,
     Health,
-    Host,
     KVCachePlan,
     Limits,
     ModelError,
     ModelRunnerOutput,
     NewSequence,
+    RequestedLimits,
     SamplingParams,
     SchedulerOutput,
     StepTimes,
-    Wish,
+    WorkerReporter,
 )
 from tgi.testing.doubles.complete_step import run_step
 from tgi.testing.reference.network import ReferenceNetwork, TokenCache
@@ -62,9 +62,9 @@ _FEATURES = (
 class CompleteWorker:
     """The eight methods over a `ReferenceNetwork`. A step runs inside `collect`."""
 
-    def __init__(self, network: ReferenceNetwork, host: Host) -> None:
+    def __init__(self, network: ReferenceNetwork, reporter: WorkerReporter) -> None:
         self._network = network
-        self._host = host
+        self._reporter = reporter
         self._state = WorkerState.CREATED
         self._agreement: Agreement | None = None
         self._cache = TokenCache(1, _BLOCK_SIZE)
@@ -77,21 +77,22 @@ class CompleteWorker:
         """Read the weights."""
         self._state.require(WorkerState.CREATED, "load")
         self._network.load()
-        self._host.progress("load", 1, 1)
+        self._reporter.progress("load", 1, 1)
         self._state = WorkerState.LOADED
 
-    def negotiate(self, wish: Wish) -> Agreement:
+    def negotiate(self, requested: RequestedLimits) -> Agreement:
         """Every feature that the model has."""
         self._state.require(WorkerState.LOADED, "negotiate")
         limits = Limits(
-            max_total_tokens=wish.max_total_tokens or min(_MAX_TOTAL_TOKENS, wish.model_max_total_tokens or _MAX_TOTAL_TOKENS),
-            max_sequences=wish.max_batch_size or min(_MAX_SEQUENCES, wish.max_concurrent_requests),
-            max_step_tokens=wish.max_batch_prefill_tokens or _MAX_TOTAL_TOKENS,
+            max_total_tokens=requested.max_total_tokens
+            or min(_MAX_TOTAL_TOKENS, requested.model_max_total_tokens or _MAX_TOTAL_TOKENS),
+            max_sequences=requested.max_batch_size or min(_MAX_SEQUENCES, requested.max_concurrent_requests),
+            max_step_tokens=requested.max_batch_prefill_tokens or _MAX_TOTAL_TOKENS,
             tokens_per_step=4,
             max_adapters=3,
             max_adapter_rank=8,
         )
-        num_tokens = wish.max_batch_total_tokens or limits.max_sequences * limits.max_total_tokens
+        num_tokens = requested.max_batch_total_tokens or limits.max_sequences * limits.max_total_tokens
         num_blocks = -(-num_tokens // _BLOCK_SIZE)
         groups = (CacheGroup("full", num_blocks), CacheGroup("cross", num_blocks))
         self._agreement = Agreement(
@@ -110,7 +111,7 @@ class CompleteWorker:
         """Make room."""
         self._state.require(WorkerState.AGREED, "warmup")
         self._allocate()
-        self._host.progress("warmup", 1, 1)
+        self._reporter.progress("warmup", 1, 1)
         self._state = WorkerState.READY
 
     def submit(self, step: SchedulerOutput | GrammarMasks) -> None:

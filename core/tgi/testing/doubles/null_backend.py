@@ -21,10 +21,10 @@ from tgi.backend import (
     BackendOption,
     DeviceInfo,
     EngineConfig,
-    Host,
     ProbeResult,
     Support,
     Worker,
+    WorkerReporter,
     hookimpl,
 )
 
@@ -53,7 +53,7 @@ class NullJumps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
     row_failures: float = 0.0  # chance that a row which samples fails
     step_failures: float = 0.0  # chance that a step fails as a whole and may be tried again
-    deaths: float = 0.0  # chance that a step raises what the seam does not know, which ends the engine
+    crashes: float = 0.0  # chance that a step raises what the seam does not know, which ends the engine
     max_seconds: float = 0.0  # a step takes any time up to this
 
 
@@ -113,11 +113,11 @@ class NullBackend:
         del spec, config
         return Support("native", ("scripted tokens, no model",))
 
-    def create_worker(self, config: EngineConfig, host: Host) -> Worker:
+    def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
         """The heavy half, which is not heavy here."""
         from tgi.testing.doubles.null_worker import NullWorker  # noqa: PLC0415 - the two halves load apart, as in every backend
 
-        return NullWorker(config, read_script(config.options.get("script", "")), host)
+        return NullWorker(config, read_script(config.options.get("script", "")), reporter)
 
 
 @hookimpl

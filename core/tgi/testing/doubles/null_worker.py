@@ -23,18 +23,18 @@ from tgi.backend import (
     EngineConfig,
     GrammarMasks,
     Health,
-    Host,
     KVCachePlan,
     Limits,
     MemoryItem,
     ModelRunnerOutput,
     NewSequence,
     PromptScores,
+    RequestedLimits,
     RowError,
     SchedulerOutput,
     StepError,
     StepTimes,
-    Wish,
+    WorkerReporter,
 )
 from tgi.testing.doubles.null_backend import NullFailure, NullScript
 
@@ -61,10 +61,10 @@ class _Sequence:
 class NullWorker:
     """Answers every step at once, from the script."""
 
-    def __init__(self, config: EngineConfig, script: NullScript, host: Host) -> None:
+    def __init__(self, config: EngineConfig, script: NullScript, reporter: WorkerReporter) -> None:
         self._vocab_size = config.spec.vocab_size
         self._script = script
-        self._host = host
+        self._reporter = reporter
         self._sequences: dict[int, _Sequence] = {}
         self._steps: deque[SchedulerOutput] = deque()
         self._strikes: Counter[NullFailure] = Counter()
@@ -74,16 +74,16 @@ class NullWorker:
         """Nothing to load; fails if the script says so."""
         if self._script.start_failure:
             raise BackendError(self._script.start_failure)
-        self._host.progress("load", 1, 1)
+        self._reporter.progress("load", 1, 1)
 
-    def negotiate(self, wish: Wish) -> Agreement:
+    def negotiate(self, requested: RequestedLimits) -> Agreement:
         """The script's limits, lowered to the wish."""
         script = self._script
-        model_limit = wish.model_max_total_tokens or script.max_total_tokens
+        model_limit = requested.model_max_total_tokens or script.max_total_tokens
         limits = Limits(
-            max_total_tokens=wish.max_total_tokens or min(script.max_total_tokens, model_limit),
-            max_sequences=wish.max_batch_size or script.max_sequences,
-            max_step_tokens=wish.max_batch_prefill_tokens or script.max_step_tokens,
+            max_total_tokens=requested.max_total_tokens or min(script.max_total_tokens, model_limit),
+            max_sequences=requested.max_batch_size or script.max_sequences,
+            max_step_tokens=requested.max_batch_prefill_tokens or script.max_step_tokens,
             mixed=script.mixed,
             chunked=script.chunked,
             depth=script.depth,
@@ -93,7 +93,7 @@ class NullWorker:
             api=API_VERSION,
             features=tuple(f for f in script.features if script.mode == "paged" or f != "prefix_cache"),
             limits=limits,
-            kv_cache=self._plan(wish, limits),
+            kv_cache=self._plan(requested, limits),
             vocab_size=self._vocab_size,
             sampling=tuple(name for name in script.sampling if name in SAMPLING_FIELDS),
             sampling_caps=script.sampling_caps,
@@ -103,7 +103,7 @@ class NullWorker:
 
     def warmup(self) -> None:
         """Nothing to warm."""
-        self._host.progress("warmup", 1, 1)
+        self._reporter.progress("warmup", 1, 1)
 
     def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
         """Take a step in; its result is made when it is collected."""
@@ -141,7 +141,7 @@ class NullWorker:
     def _compile(self) -> None:
         """Pretend, and say so often enough that nobody takes it for a hang."""
         while self._compile_seconds > 0:
-            self._host.progress("compile", 0, 0)
+            self._reporter.progress("compile", 0, 0)
             time.sleep(min(_PROGRESS_SECONDS, self._compile_seconds))
             self._compile_seconds -= _PROGRESS_SECONDS
 
@@ -150,25 +150,25 @@ class NullWorker:
         jumps = self._script.jumps
         if jumps is None or not step.rows.num_rows:
             return None
-        dice = random.Random(f"{jumps.seed} {step.step_id} {step.rows.start.sum()} {len(step.added)}")  # noqa: S311 - chances
+        rng = random.Random(f"{jumps.seed} {step.step_id} {step.rows.start.sum()} {len(step.added)}")  # noqa: S311 - chances
         if jumps.max_seconds:
-            time.sleep(jumps.max_seconds * dice.random())
-        if dice.random() < jumps.deaths:
+            time.sleep(jumps.max_seconds * rng.random())
+        if rng.random() < jumps.crashes:
             raise RuntimeError("random death")
-        if dice.random() < jumps.step_failures:
+        if rng.random() < jumps.step_failures:
             raise StepError("random step failure", retryable=True)
-        return dice
+        return rng
 
-    def _plan(self, wish: Wish, limits: Limits) -> KVCachePlan:
+    def _plan(self, requested: RequestedLimits, limits: Limits) -> KVCachePlan:
         script = self._script
         if script.mode == "slots":
-            return KVCachePlan("slots", num_slots=limits.max_sequences, slot_tokens=limits.max_total_tokens)
-        wished = math.ceil((wish.max_batch_total_tokens or 0) / script.block_size)
-        return KVCachePlan("paged", script.block_size, (CacheGroup("full", wished or script.num_blocks),))
+            return KVCachePlan("slots", num_sequence_slots=limits.max_sequences, sequence_slot_tokens=limits.max_total_tokens)
+        num_blocks = math.ceil((requested.max_batch_total_tokens or 0) / script.block_size)
+        return KVCachePlan("paged", script.block_size, (CacheGroup("full", num_blocks or script.num_blocks),))
 
-    def _run(self, step: SchedulerOutput, dice: random.Random | None) -> ModelRunnerOutput:
+    def _run(self, step: SchedulerOutput, rng: random.Random | None) -> ModelRunnerOutput:
         rows, errors, scores = step.rows, list[RowError](), list[PromptScores]()
-        failed = self._strikes_of(step) | self._failed_by_chance(step, dice)
+        failed = self._strikes_of(step) | self._failed_by_chance(step, rng)
         budgets = rows.max_tokens.tolist() or [1] * rows.num_rows
         tokens: list[int] = []
         token_ptr, top_ptr, top_ids, top_logprobs = [0], [0], list[int](), list[float]()
@@ -180,7 +180,7 @@ class NullWorker:
                 if handle in failed:
                     errors.append(RowError(handle, "scripted row failure"))
                     budgets[row] = 0
-                for _ in range(budgets[row] if dice is None else dice.randint(min(1, budgets[row]), budgets[row])):
+                for _ in range(budgets[row] if rng is None else rng.randint(min(1, budgets[row]), budgets[row])):
                     token = self._token(sequence)
                     tokens.append(token)
                     sequence.num_own_outputs += 1
@@ -217,11 +217,11 @@ class NullWorker:
             return []
         return [PromptScores(sequence.new.sequence, first, np.full(last - first, _LOGPROB, np.float32))]
 
-    def _failed_by_chance(self, step: SchedulerOutput, dice: random.Random | None) -> set[int]:
-        if dice is None or self._script.jumps is None:
+    def _failed_by_chance(self, step: SchedulerOutput, rng: random.Random | None) -> set[int]:
+        if rng is None or self._script.jumps is None:
             return set()
         handles = step.rows.sequence[step.rows.sample == 1].tolist()
-        return {handle for handle in handles if dice.random() < self._script.jumps.row_failures}
+        return {handle for handle in handles if rng.random() < self._script.jumps.row_failures}
 
     def _strikes_of(self, step: SchedulerOutput) -> set[int]:
         """Sequences whose row fails in this step. Faults of other sizes are raised, before any row has had an effect."""

@@ -21,10 +21,10 @@ from tgi.backend import (
     DeviceInfo,
     EngineConfig,
     Float32Array,
-    Host,
     ProbeResult,
     Support,
     Worker,
+    WorkerReporter,
     hookimpl,
 )
 from tgi.testing.reference.model import Weights, reference_logits
@@ -62,9 +62,9 @@ class ReferenceModel:
         self._weights = read_weights(self._spec, self._path)
         progress(1, 1)
 
-    def allocate(self, num_slots: int, progress: Progress) -> None:
+    def allocate(self, num_sequence_slots: int, progress: Progress) -> None:
         """Slots that hold token 0."""
-        self._slots = np.zeros(num_slots, np.int32)
+        self._slots = np.zeros(num_sequence_slots, np.int32)
         progress(1, 1)
 
     def forward(self, batch: ForwardBatch) -> Float32Array:
@@ -103,11 +103,11 @@ class ReferenceBackend:
         reasons = refusals(spec, config)
         return Support("no", reasons) if reasons else Support("slow", ("numpy, without a cache of keys and values",))
 
-    def create_worker(self, config: EngineConfig, host: Host) -> Worker:
+    def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
         """The heavy half."""
         if isinstance(config.spec, GenericSpec):
             raise BackendError(f"The architecture `{config.spec.model_type}` is not known.", "Choose another model.")
-        return AdapterWorker(ReferenceModel(config.spec, Path(config.model_path)), _PLAN, host)
+        return AdapterWorker(ReferenceModel(config.spec, Path(config.model_path)), _PLAN, reporter)
 
 
 def refusals(spec: ModelSpec | GenericSpec, config: EngineConfig, *, has_encoders: bool = False) -> tuple[str, ...]:

@@ -24,11 +24,11 @@ from tgi.backend import (
     DeviceInfo,
     EngineConfig,
     Float32Array,
-    Host,
     Int32Array,
     ProbeResult,
     Support,
     Worker,
+    WorkerReporter,
     hookimpl,
 )
 from tgi.testing.doubles.reference_backend import ReferenceModel, refusals
@@ -82,10 +82,10 @@ class StaticModel:
         """Read the weights."""
         self._inner.load(progress)
 
-    def allocate(self, num_slots: int, progress: Progress) -> None:
+    def allocate(self, num_sequence_slots: int, progress: Progress) -> None:
         """Compile all shapes."""
-        self._inner.allocate(num_slots, progress)
-        self._padding_slot = num_slots - 1
+        self._inner.allocate(num_sequence_slots, progress)
+        self._padding_slot = num_sequence_slots - 1
         shapes = [(1, tokens) for tokens in _PREFILL_TOKENS] + [(rows, 1) for rows in _DECODE_ROWS]
         for done, shape in enumerate(shapes, 1):
             self._compiled.add(shape)
@@ -150,12 +150,12 @@ class StaticBackend:
         reasons = refusals(spec, config)
         return Support("no", reasons) if reasons else Support("slow", ("numpy, for tests",))
 
-    def create_worker(self, config: EngineConfig, host: Host) -> Worker:
+    def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
         """The heavy half."""
         if isinstance(config.spec, GenericSpec):
             raise BackendError(f"The architecture `{config.spec.model_type}` is not known.", "Choose another model.")
         plan = _PLANS[config.options.get("variant") or "full"]
-        return AdapterWorker(StaticModel(ReferenceModel(config.spec, Path(config.model_path))), plan, host)
+        return AdapterWorker(StaticModel(ReferenceModel(config.spec, Path(config.model_path))), plan, reporter)
 
 
 def _extended(array: Int32Array, more: Int32Array) -> Int32Array:

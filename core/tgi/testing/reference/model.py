@@ -221,7 +221,7 @@ def mixture_of_experts(y: Array, rule: MixtureOfExperts, weights: Weights, name:
     correction = weights[f"{name}.router.correction"] if rule.router.correction_bias else np.zeros(rule.num_experts, np.float32)
     out = np.zeros_like(y)
     experts = [
-        {role: tensor[index] for role, tensor in weights.items() if role.startswith(f"{name}.experts.")}
+        {parameter: tensor[index] for parameter, tensor in weights.items() if parameter.startswith(f"{name}.experts.")}
         for index in range(rule.num_experts)
     ]
     for token, row in enumerate(logits):

@@ -25,14 +25,14 @@ def read_weights(spec: ModelSpec, model_path: Path) -> dict[str, npt.NDArray[np.
         dtype = tensors[placement.name].dtype
         if dtype.kind in "iub":
             raise ModelError(f"The tensor `{placement.name}` holds {dtype}, not weights.", "Choose a checkpoint in floats.")
-        for role, piece in split(tensors[placement.name], placement, spec).items():
+        for parameter, piece in split(tensors[placement.name], placement, spec).items():
             array = piece.astype(np.float32)
             if placement.rule.unit_rows:
                 array /= np.linalg.norm(array, axis=-1, keepdims=True)
             if placement.expert is None:
-                weights[role] = array
+                weights[parameter] = array
             else:
-                weights.setdefault(role, np.empty(shapes[role], np.float32))[placement.expert] = array
+                weights.setdefault(parameter, np.empty(shapes[parameter], np.float32))[placement.expert] = array
     return weights
 
 

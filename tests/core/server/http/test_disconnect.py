@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tests.core.server.fake_engine import FakeEngine
-from tgi.server.generation.permits import Permits
+from tgi.server.generation.concurrency_limiter import ConcurrencyLimiter
 from tgi.server.http.disconnect import DisconnectError, run_until_disconnect
 from tgi.server.http.sse import EventStream
 
@@ -122,11 +122,11 @@ async def test_invalid_requests_give_their_permit_back(make_app):
 
 
 def test_a_permit_is_given_back_after_an_error():
-    permits = Permits(1)
-    with pytest.raises(ZeroDivisionError), permits.hold():
-        assert permits.num_free == 0
+    limiter = ConcurrencyLimiter(1)
+    with pytest.raises(ZeroDivisionError), limiter.hold():
+        assert limiter.num_free == 0
         raise ZeroDivisionError
-    assert permits.num_free == 1
+    assert limiter.num_free == 1
 
 
 async def test_work_is_cancelled_and_awaited_before_the_disconnect_is_told():

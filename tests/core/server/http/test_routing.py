@@ -10,22 +10,22 @@ VARY = "origin, access-control-request-method, access-control-request-headers"
 async def test_an_unknown_path_is_404_without_body(make_client):
     async with make_client(api_key="k") as client:
         for path in ("/nothing", "/generate/", "/v1"):
-            answer = await client.get(path)
-            assert (answer.status_code, answer.content) == (404, b"")
+            response = await client.get(path)
+            assert (response.status_code, response.content) == (404, b"")
 
 
 async def test_a_wrong_method_is_405_and_names_the_right_ones(make_client):
     async with make_client() as client:
         for path, allow in [*((p, "POST") for p in POST_PATHS), *((p, "GET,HEAD") for p in GET_PATHS), ("/", "POST,GET,HEAD")]:
-            answer = await client.put(path)
-            assert (answer.status_code, answer.content, answer.headers["allow"]) == (405, b"", allow), path
+            response = await client.put(path)
+            assert (response.status_code, response.content, response.headers["allow"]) == (405, b"", allow), path
 
 
-async def test_head_answers_on_get_routes(make_client):
+async def test_head_responses_on_get_routes(make_client):
     async with make_client() as client:
         for path in [*GET_PATHS, "/"]:
-            answer = await client.head(path)
-            assert (answer.status_code, answer.content) == (200, b""), path
+            response = await client.head(path)
+            assert (response.status_code, response.content) == (200, b""), path
 
 
 @pytest.mark.parametrize("authorization", [None, "Bearer Key", "bearer key", "key", "Bearer key ", "Bearer kéy"])
@@ -33,22 +33,22 @@ async def test_without_the_exact_key_guarded_routes_are_401(make_client, authori
     headers = {} if authorization is None else {"authorization": authorization.encode()}
     async with make_client(api_key="key") as client:
         for path in [*POST_PATHS, "/"]:
-            answer = await client.post(path, json={"inputs": "a"}, headers=headers)
-            assert (answer.status_code, answer.content) == (401, b""), path
+            response = await client.post(path, json={"inputs": "a"}, headers=headers)
+            assert (response.status_code, response.content) == (401, b""), path
 
 
 async def test_the_key_opens_guarded_routes_and_open_ones_need_none(make_client):
     async with make_client(api_key="key") as client:
-        answer = await client.post("/generate", json={"inputs": "a"}, headers={"authorization": "Bearer key"})
-        assert answer.status_code == 200
+        response = await client.post("/generate", json={"inputs": "a"}, headers={"authorization": "Bearer key"})
+        assert response.status_code == 200
         for path in [*GET_PATHS, "/"]:
             assert (await client.get(path)).status_code == 200, path
 
 
 async def test_the_key_is_asked_for_before_the_method(make_client):
     async with make_client(api_key="key") as client:
-        answer = await client.get("/generate")
-        assert (answer.status_code, answer.headers["allow"]) == (401, "POST")
+        response = await client.get("/generate")
+        assert (response.status_code, response.headers["allow"]) == (401, "POST")
         assert (await client.put("/")).status_code == 405
 
 
@@ -56,34 +56,34 @@ async def test_the_key_is_asked_for_before_the_method(make_client):
 async def test_another_content_type_is_415(make_client, content_type):
     headers = {} if content_type is None else {"content-type": content_type}
     async with make_client() as client:
-        answer = await client.post("/generate", content=b"{}", headers=headers)
-    assert answer.status_code == 415
-    assert answer.text == "Expected request with `Content-Type: application/json`"
-    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+        response = await client.post("/generate", content=b"{}", headers=headers)
+    assert response.status_code == 415
+    assert response.text == "Expected request with `Content-Type: application/json`"
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=utf-8", "application/vnd.x+json"])
 async def test_json_content_types(make_client, content_type):
     async with make_client() as client:
-        answer = await client.post("/generate", content=b'{"inputs":"a"}', headers={"content-type": content_type})
-    assert answer.status_code == 200
+        response = await client.post("/generate", content=b'{"inputs":"a"}', headers={"content-type": content_type})
+    assert response.status_code == 200
 
 
 async def test_a_body_over_the_limit_is_413(make_client):
     async with make_client(payload_limit=20) as client:
         headers = {"content-type": "application/json"}
         assert (await client.post("/generate", content=b'{"inputs":"aaaaaaa"}', headers=headers)).status_code == 200
-        answer = await client.post("/generate", content=b'{"inputs":"aaaaaaaa"}', headers=headers)
-    assert answer.status_code == 413
-    assert answer.text == "Failed to buffer the request body: length limit exceeded"
+        response = await client.post("/generate", content=b'{"inputs":"aaaaaaaa"}', headers=headers)
+    assert response.status_code == 413
+    assert response.text == "Failed to buffer the request body: length limit exceeded"
 
 
-async def test_every_answer_allows_every_origin_by_default(make_client):
+async def test_every_response_allows_every_origin_by_default(make_client):
     async with make_client() as client:
-        for answer in (await client.get("/info"), await client.get("/nothing"), await client.put("/generate")):
-            assert answer.headers["access-control-allow-origin"] == "*"
-            assert answer.headers["vary"] == VARY
-            assert "access-control-allow-methods" not in answer.headers
+        for response in (await client.get("/info"), await client.get("/nothing"), await client.put("/generate")):
+            assert response.headers["access-control-allow-origin"] == "*"
+            assert response.headers["vary"] == VARY
+            assert "access-control-allow-methods" not in response.headers
 
 
 async def test_a_listed_origin_is_echoed_and_another_is_not(make_client):
@@ -97,7 +97,7 @@ async def test_a_listed_origin_is_echoed_and_another_is_not(make_client):
 async def test_options_is_a_preflight_everywhere(make_client):
     async with make_client(api_key="key") as client:
         for path in ("/generate", "/nothing"):
-            answer = await client.options(path)
-            assert (answer.status_code, answer.content) == (200, b"")
-            assert answer.headers["access-control-allow-methods"] == "GET,POST"
-            assert answer.headers["access-control-allow-headers"] == "content-type"
+            response = await client.options(path)
+            assert (response.status_code, response.content) == (200, b"")
+            assert response.headers["access-control-allow-methods"] == "GET,POST"
+            assert response.headers["access-control-allow-headers"] == "content-type"

@@ -131,8 +131,8 @@ async def test_every_query_hits_a_series_of_a_live_server(tmp_path, tiny_model):
         async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
             await client.post("/generate", json={**body, "parameters": {"max_new_tokens": 0}})
             for _ in range(20):
-                answers = await asyncio.gather(*(client.post("/generate", json=body) for _ in range(16)))
-                assert {answer.status_code for answer in answers} == {200}
+                responses = await asyncio.gather(*(client.post("/generate", json=body) for _ in range(16)))
+                assert {response.status_code for response in responses} == {200}
                 text = (await client.get("/metrics")).text
                 if "tgi_batch_concat_duration" in text:
                     break

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tgi.backend import CONTROLS, SamplingParams
+from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
 from tgi.testing.conformance.check import Check, not_applicable, require
 from tgi.testing.conformance.expectations import check_sequence, check_sequences
 from tgi.testing.conformance.models import TinyModel
 from tgi.testing.conformance.scripted_core import ScriptedCore
-from tgi.testing.conformance.subject import Subject, prompt_of
 
 __all__ = ["CHECKS"]
 
@@ -18,12 +18,12 @@ _FIRST, _SECOND, _UNKNOWN = 7, 3, 5  # numbers mean nothing
 _PROMPT = 21
 
 
-def _make_adapters(subject: Subject, core: ScriptedCore) -> tuple[list[Path], list[TinyModel]]:
+def _make_adapters(under_test: BackendUnderTest, core: ScriptedCore) -> tuple[list[Path], list[TinyModel]]:
     """Three adapters of the plain model, and what it is with each."""
-    model, rank = subject.models.get(), min(4, core.agreement.limits.max_adapter_rank)
+    model, rank = under_test.models.get(), min(4, core.agreement.limits.max_adapter_rank)
     layers = (("q_proj", "v_proj"), ("q_proj", "v_proj"), ("o_proj", "k_proj", "gate_proj", "up_proj", "down_proj"))
     paths = [
-        model.write_adapter(subject.folder / f"adapter-{seed}", targets=targets, rank=rank, seed=seed)
+        model.write_adapter(under_test.folder / f"adapter-{seed}", targets=targets, rank=rank, seed=seed)
         for seed, targets in enumerate(layers, 1)
     ]
     return paths, [model.merged(path) for path in paths]
@@ -33,20 +33,20 @@ def _sampling(core: ScriptedCore) -> SamplingParams:
     return SamplingParams(logprobs="raw" if core.agreement.has("logprobs") else "none")
 
 
-def _require_lora(subject: Subject, num_adapters: int = 1) -> None:
-    agreement = subject.agreement()
+def _require_lora(under_test: BackendUnderTest, num_adapters: int = 1) -> None:
+    agreement = under_test.agreement()
     not_applicable(not agreement.has("lora"), "`lora` was not agreed")
     most = agreement.limits.max_adapters
     require(min(most, agreement.limits.max_adapter_rank) >= 1, "`lora` without room for an adapter")
     not_applicable(most < num_adapters, f"{most} adapters at a time were agreed")
 
 
-def _mixed_adapters(subject: Subject) -> None:
+def _mixed_adapters(under_test: BackendUnderTest) -> None:
     """The same prompt with one adapter, with another and with none, in one step."""
-    _require_lora(subject, 2)
-    base = subject.models.get()
-    with subject.serving(base) as core:
-        paths, models = _make_adapters(subject, core)
+    _require_lora(under_test, 2)
+    base = under_test.models.get()
+    with under_test.serving(base) as core:
+        paths, models = _make_adapters(under_test, core)
         for number, path in zip((_FIRST, _SECOND), paths, strict=False):
             core.must_control("adapter_load", adapter=number, path=path)
         owners = [(0, base), (_FIRST, models[0]), (_SECOND, models[1]), (0, base), (_FIRST, models[0])]
@@ -61,12 +61,12 @@ def _mixed_adapters(subject: Subject) -> None:
         check_sequence(models[0], again, core.agreement)
 
 
-def _changing_adapters(subject: Subject) -> None:
+def _changing_adapters(under_test: BackendUnderTest) -> None:
     """Adapters come and go while other sequences run; a number that comes back carries nothing over."""
-    _require_lora(subject, 2)
-    base = subject.models.get()
-    with subject.serving(base) as core:
-        paths, models = _make_adapters(subject, core)
+    _require_lora(under_test, 2)
+    base = under_test.models.get()
+    with under_test.serving(base) as core:
+        paths, models = _make_adapters(under_test, core)
         core.must_control("adapter_load", adapter=_FIRST, path=paths[0])
         count = min(2, core.agreement.limits.max_sequences - 1)
         not_applicable(count < 1, "one sequence at a time was agreed")
@@ -85,12 +85,12 @@ def _changing_adapters(subject: Subject) -> None:
             check_sequence(model, sequence, core.agreement)
 
 
-def _unknown_adapter(subject: Subject) -> None:
+def _unknown_adapter(under_test: BackendUnderTest) -> None:
     """A sequence whose adapter was never loaded, or is not any more, fails alone."""
-    _require_lora(subject)
-    with subject.serving(subject.models.get()) as core:
+    _require_lora(under_test)
+    with under_test.serving(under_test.models.get()) as core:
         not_applicable(core.agreement.limits.max_sequences < 2, "one sequence at a time was agreed")
-        paths, _ = _make_adapters(subject, core)
+        paths, _ = _make_adapters(under_test, core)
         core.must_control("adapter_load", adapter=_FIRST, path=paths[0])
         core.must_control("adapter_unload", adapter=_FIRST)
         bystander = core.add(prompt_of(6), _sampling(core))
@@ -101,19 +101,19 @@ def _unknown_adapter(subject: Subject) -> None:
             require(bool(lost.error), f"adapter {number} is not loaded, and its sequence got tokens {lost.output}")
             core.drop(lost)
         core.generate([bystander], 2)
-        check_sequences(subject.models.get(), [bystander], core.agreement)
+        check_sequences(under_test.models.get(), [bystander], core.agreement)
 
 
-def _refused_adapters(subject: Subject) -> None:
+def _refused_adapters(under_test: BackendUnderTest) -> None:
     """Numbers in use, too many, too high a rank, folders that are none or of another model; serving goes on."""
-    _require_lora(subject)
-    model = subject.models.get()
-    with subject.serving(model) as core:
+    _require_lora(under_test)
+    model = under_test.models.get()
+    with under_test.serving(model) as core:
         limits = core.agreement.limits
-        paths, _ = _make_adapters(subject, core)
-        foreign = subject.models.get("llama", hidden_size=64).write_adapter(subject.folder / "foreign", rank=1)
-        high = model.write_adapter(subject.folder / "high", rank=limits.max_adapter_rank + 1)
-        core.expect_refusal("adapter_load", "its folder is not there", adapter=_FIRST, path=subject.folder / "nowhere")
+        paths, _ = _make_adapters(under_test, core)
+        foreign = under_test.models.get("llama", hidden_size=64).write_adapter(under_test.folder / "foreign", rank=1)
+        high = model.write_adapter(under_test.folder / "high", rank=limits.max_adapter_rank + 1)
+        core.expect_refusal("adapter_load", "its folder is not there", adapter=_FIRST, path=under_test.folder / "nowhere")
         core.expect_refusal("adapter_load", "it is of another model", adapter=_FIRST, path=foreign)
         core.expect_refusal("adapter_load", "its rank was not agreed", adapter=_FIRST, path=high)
         core.expect_refusal("adapter_load", "0 is the model alone", adapter=0, path=paths[0])
@@ -127,14 +127,14 @@ def _refused_adapters(subject: Subject) -> None:
         check_sequence(model, sequence, core.agreement)
 
 
-def _unagreed_controls(subject: Subject) -> None:
+def _unagreed_controls(under_test: BackendUnderTest) -> None:
     """What was not agreed is refused, and so is what nobody knows; neither raises."""
-    core = subject.core()
+    core = under_test.core()
     for name in [*(name for name, feature in CONTROLS.items() if not core.agreement.has(feature)), "no_such_control"]:
-        core.expect_refusal(name, "it was not agreed", adapter=1, path=subject.folder / "nowhere", blocks="0")
+        core.expect_refusal(name, "it was not agreed", adapter=1, path=under_test.folder / "nowhere", blocks="0")
     sequence = core.add(prompt_of(6), _sampling(core))
     core.generate([sequence], 2)
-    check_sequence(subject.models.get(), sequence, core.agreement)
+    check_sequence(under_test.models.get(), sequence, core.agreement)
 
 
 CHECKS: Sequence[Check] = (

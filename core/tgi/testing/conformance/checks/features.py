@@ -9,11 +9,11 @@ from typing import get_args
 import numpy as np
 
 from tgi.backend import MediaInput, Pooling, SamplingParams, WrongStateError
+from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
 from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
 from tgi.testing.conformance.expectations import check_sequence, check_sequences, tolerance_of
 from tgi.testing.conformance.models import TinyModel
 from tgi.testing.conformance.scripted_core import ScriptedCore
-from tgi.testing.conformance.subject import Subject, prompt_of
 from tgi.testing.tiny_images import image_of
 
 __all__ = ["CHECKS"]
@@ -26,21 +26,21 @@ def _sampling(core: ScriptedCore) -> SamplingParams:
 
 
 @contextlib.contextmanager
-def _seeing(subject: Subject) -> Iterator[tuple[TinyModel, ScriptedCore]]:
+def _seeing(under_test: BackendUnderTest) -> Iterator[tuple[TinyModel, ScriptedCore]]:
     """A model that sees, served."""
-    for model in subject.models.with_images():
-        if not subject.supports(model):
+    for model in under_test.models.with_images():
+        if not under_test.supports(model):
             continue
-        with subject.serving(model) as core:
+        with under_test.serving(model) as core:
             if core.agreement.has("images"):
                 yield model, core
                 return
     not_applicable(True, "`images` was agreed for no model of the kit")
 
 
-def _images(subject: Subject) -> None:
+def _images(under_test: BackendUnderTest) -> None:
     """Each placeholder reads its own row of its own image; other sequences, and their images, have no part in it."""
-    with _seeing(subject) as (model, core):
+    with _seeing(under_test) as (model, core):
         media: list[tuple[MediaInput, ...]] = [
             (image_of(_START, _LENGTH, seed=1),),
             (image_of(_START, _LENGTH, seed=2),),
@@ -57,9 +57,9 @@ def _images(subject: Subject) -> None:
         check_sequences(model, again, core.agreement)
 
 
-def _image_chunks(subject: Subject) -> None:
+def _image_chunks(under_test: BackendUnderTest) -> None:
     """A prefill chunk may end before, within and after the placeholders."""
-    with _seeing(subject) as (model, core):
+    with _seeing(under_test) as (model, core):
         limits = core.agreement.limits
         not_applicable(not limits.chunked or limits.chunk_multiple > 1, "prefill chunks of any length were not agreed")
         for border in (_START - 1, _START, _START + 1, _START + _LENGTH - 1, _START + _LENGTH, _START + _LENGTH + 1):
@@ -70,9 +70,9 @@ def _image_chunks(subject: Subject) -> None:
             core.drop(sequence)
 
 
-def _pooling(subject: Subject) -> None:
+def _pooling(under_test: BackendUnderTest) -> None:
     """Vectors of texts of many lengths, whole and in chunks, beside a sequence that generates."""
-    core, model = subject.core(), subject.models.get()
+    core, model = under_test.core(), under_test.models.get()
     not_applicable(not core.agreement.has("embeddings"), "`embeddings` was not agreed")
     limits, allowance = core.agreement.limits, 10 * tolerance_of(core.agreement)
     others = [core.add(prompt_of(8), _sampling(core))] if limits.mixed and limits.max_sequences > 1 else []
@@ -94,11 +94,11 @@ def _pooling(subject: Subject) -> None:
     check_sequences(model, others, core.agreement)
 
 
-def _sleep(subject: Subject) -> None:
+def _sleep(under_test: BackendUnderTest) -> None:
     """Asleep it takes no step; awake it is what it was. With sequences alive it stays awake."""
-    not_applicable(not subject.agreement().has("sleep"), "`sleep` was not agreed")
-    model = subject.models.get()
-    with subject.serving(model) as core:
+    not_applicable(not under_test.agreement().has("sleep"), "`sleep` was not agreed")
+    model = under_test.models.get()
+    with under_test.serving(model) as core:
         core.expect_refusal("wake", "it is awake")
         sequence = core.add(prompt_of(10), _sampling(core))
         core.generate([sequence], 2)
@@ -130,11 +130,11 @@ def _expect_no_step(core: ScriptedCore) -> None:
     raise CheckFailedError("a worker that is asleep took a step")
 
 
-def _exported_blocks(subject: Subject) -> None:
+def _exported_blocks(under_test: BackendUnderTest) -> None:
     """Blocks go to a file while their sequence runs, and come back into others, bit by bit."""
-    core, model = subject.core(), subject.models.get()
+    core, model = under_test.core(), under_test.models.get()
     not_applicable(not core.agreement.has("kv_export"), "`kv_export` was not agreed")
-    size, folder = core.agreement.kv_cache.block_size, subject.folder / "cache"
+    size, folder = core.agreement.kv_cache.block_size, under_test.folder / "cache"
     limits = core.agreement.limits
     not_applicable(limits.max_total_tokens < 2 * size + 8, "the context has no two blocks")
     first = core.add(prompt_of(2 * size - 3), _sampling(core))

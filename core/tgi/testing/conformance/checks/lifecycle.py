@@ -24,26 +24,26 @@ from tgi.backend import (
     Worker,
     WrongStateError,
 )
+from tgi.testing.conformance.backend_under_test import REQUESTED, BackendUnderTest, RecordingReporter, prompt_of
 from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
 from tgi.testing.conformance.expectations import check_sequences
 from tgi.testing.conformance.live_sequence import LiveSequence
 from tgi.testing.conformance.scripted_core import ScriptedCore
-from tgi.testing.conformance.subject import WISH, RecordingHost, Subject, prompt_of
 
 __all__ = ["CHECKS"]
 
 
-def _states(subject: Subject) -> None:
+def _states(under_test: BackendUnderTest) -> None:
     calls: dict[str, Callable[[Worker], object]] = {
         "load": lambda worker: worker.load(),
-        "negotiate": lambda worker: worker.negotiate(WISH),
+        "negotiate": lambda worker: worker.negotiate(REQUESTED),
         "warmup": lambda worker: worker.warmup(),
-        "submit": lambda worker: worker.submit(_empty_step(subject)),
+        "submit": lambda worker: worker.submit(_empty_step(under_test)),
         "collect": lambda worker: worker.collect(0.1),
     }
     order = ["load", "negotiate", "warmup"]
     for done in range(len(order) + 1):
-        worker = subject.worker()
+        worker = under_test.worker()
         for earlier in order[:done]:
             calls[earlier](worker)
         legal = {order[done]} if done < len(order) else {"submit", "collect"}
@@ -64,32 +64,32 @@ def _expect_wrong_state(name: str, call: Callable[[], object]) -> None:
     raise CheckFailedError(f"`{name}` in a wrong state raised no `WrongStateError`")
 
 
-def _empty_step(subject: Subject) -> SchedulerOutput:
-    return ScriptedCore(subject.worker(), subject.agreement()).build({})
+def _empty_step(under_test: BackendUnderTest) -> SchedulerOutput:
+    return ScriptedCore(under_test.worker(), under_test.agreement()).build({})
 
 
-def _progress(subject: Subject) -> None:
-    subject.discard()
-    subject.core()
+def _progress(under_test: BackendUnderTest) -> None:
+    under_test.discard()
+    under_test.core()
     for phase in ("load", "warmup"):
-        calls = [call for call in subject.host.progress_calls if call[0] == phase]
+        calls = [call for call in under_test.reporter.progress_calls if call[0] == phase]
         require(bool(calls), f"`{phase}` reported no progress")
         require(all(0 <= done <= total or total == 0 for _, done, total in calls), f"`{phase}` reported {calls}")
         require(calls[-1][1] == calls[-1][2], f"`{phase}` did not end with all work done: {calls[-1]}")
 
 
-def _damaged_checkpoints(subject: Subject) -> None:
-    model = subject.models.get()
+def _damaged_checkpoints(under_test: BackendUnderTest) -> None:
+    model = under_test.models.get()
     damages: dict[str, Callable[[Path], object]] = {
         "truncated": lambda file: file.write_bytes(file.read_bytes()[:-64]),
         "garbled": lambda file: file.write_bytes(b"\xff" * 64),
         "incomplete": _rename_a_tensor,
     }
     for name, damage in damages.items():
-        path = model.copy_to(subject.folder / f"damaged-{name}")
+        path = model.copy_to(under_test.folder / f"damaged-{name}")
         file = path / "model.safetensors"
         damage(file)
-        worker = subject.worker(model, path=path)
+        worker = under_test.worker(model, path=path)
         try:
             worker.load()
         except ModelError as error:
@@ -109,8 +109,8 @@ def _rename_a_tensor(file: Path) -> None:
     file.write_bytes(data[:8] + json.dumps(renamed, separators=(",", ":")).encode().ljust(length) + data[8 + length :])
 
 
-def _agreement(subject: Subject) -> None:
-    agreement, model = subject.agreement(), subject.models.get()
+def _agreement(under_test: BackendUnderTest) -> None:
+    agreement, model = under_test.agreement(), under_test.models.get()
     limits, plan = agreement.limits, agreement.kv_cache
     require(agreement.api[0] == API_VERSION[0] and agreement.api[1] <= API_VERSION[1], f"seam version {agreement.api}")
     require(agreement.vocab_size == model.spec.vocab_size, f"a vocabulary of {agreement.vocab_size}")
@@ -119,12 +119,17 @@ def _agreement(subject: Subject) -> None:
     require(set(agreement.sampling_caps) <= set(agreement.sampling), "a cap of a field that was not agreed")
     least = min(limits.max_sequences, limits.max_step_tokens, limits.chunk_multiple, limits.depth, limits.tokens_per_step)
     require(least >= 1, f"limits below 1: {limits}")
-    require(limits.max_total_tokens == WISH.max_total_tokens, f"a context of {limits.max_total_tokens} tokens, not as wished")
+    require(
+        limits.max_total_tokens == REQUESTED.max_total_tokens, f"a context of {limits.max_total_tokens} tokens, not as wished"
+    )
     require(limits.depth == 1 or agreement.has("device_token"), "steps in flight without `device_token`")
     require(plan.max_batch_total_tokens >= limits.max_total_tokens, "one sequence at full length does not fit the cache")
     _check_features(agreement)
     if plan.mode == "slots":
-        require(plan.num_slots >= 1 and plan.slot_tokens >= limits.max_total_tokens, f"{plan.num_slots} slots")
+        require(
+            plan.num_sequence_slots >= 1 and plan.sequence_slot_tokens >= limits.max_total_tokens,
+            f"{plan.num_sequence_slots} slots",
+        )
         require(not agreement.has("prefix_cache"), "`prefix_cache` in slots mode")
     else:
         require(plan.block_size >= 1 and bool(plan.groups), "a paged cache without blocks")
@@ -144,9 +149,9 @@ def _check_features(agreement: Agreement) -> None:
     require(agreement.has("prefix_cache") or not agreement.has("kv_export"), "`kv_export` without `prefix_cache`")
 
 
-def _capacity(subject: Subject) -> None:
+def _capacity(under_test: BackendUnderTest) -> None:
     """Every place in the cache is used to its last token."""
-    core = subject.core()
+    core = under_test.core()
     plan, limits = core.agreement.kv_cache, core.agreement.limits
     longest = limits.max_total_tokens - 2
     if not limits.chunked:
@@ -159,98 +164,98 @@ def _capacity(subject: Subject) -> None:
         sequences.append(core.add(prompt_of(room, seed=len(sequences)), sampling))
         core.generate([sequences[-1]], 2 if room < longest else 1)
     core.generate(sequences[:1], 1)
-    check_sequences(subject.models.get(), sequences, core.agreement)
+    check_sequences(under_test.models.get(), sequences, core.agreement)
 
 
-def _close(subject: Subject) -> None:
-    subject.discard()
+def _close(under_test: BackendUnderTest) -> None:
+    under_test.discard()
     counts = []
     # A framework starts threads of its own with its first computation and keeps them: what counts is growth from then on.
     for _ in range(2):
-        with subject.serving(subject.models.get()) as core:
+        with under_test.serving(under_test.models.get()) as core:
             core.generate([core.add(prompt_of(4))], 2)
         gc.collect()
         counts.append((threading.active_count(), len(psutil.Process().children(recursive=True))))
     require(counts[0] == counts[1], f"threads and processes after two closes: {counts[0]}, then {counts[1]}")
 
 
-def _environment(subject: Subject) -> None:
-    subject.discard()
+def _environment(under_test: BackendUnderTest) -> None:
+    under_test.discard()
 
     def state() -> tuple[object, ...]:
         handlers = tuple(signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM))
         return handlers, locale.setlocale(locale.LC_ALL), Path.cwd()
 
-    model = subject.models.get()
+    model = under_test.models.get()
     before, files = state(), sorted((file.name, file.stat().st_mtime_ns) for file in model.path.iterdir())
-    with subject.serving(model) as core:
+    with under_test.serving(model) as core:
         core.generate([core.add(prompt_of(4))], 2)
     require(state() == before, "signal handlers, locale or working directory changed")
     now = sorted((file.name, file.stat().st_mtime_ns) for file in model.path.iterdir())
     require(now == files, "the worker wrote into the folder of the model")
 
 
-def _health(subject: Subject) -> None:
-    worker = subject.worker()
+def _health(under_test: BackendUnderTest) -> None:
+    worker = under_test.worker()
     require(not worker.health(deep=False).ok, "a worker without weights calls itself healthy")
     worker.close()
-    core = subject.core()
+    core = under_test.core()
     sequences = [core.add(prompt_of(6, seed=i)) for i in range(min(2, core.agreement.limits.max_sequences))]
     core.generate(sequences, 2)
     for deep in (False, True):
         health = core.worker.health(deep=deep)
         require(health.ok, f"a worker that serves calls itself ill: {health.message}")
         core.generate(sequences, 1)
-    check_sequences(subject.models.get(), sequences, core.agreement)
+    check_sequences(under_test.models.get(), sequences, core.agreement)
 
 
-def _deep_health_of_a_broken_model(subject: Subject) -> None:
+def _deep_health_of_a_broken_model(under_test: BackendUnderTest) -> None:
     """With NaN in the embedding of every token, a forward pass gives NaN."""
-    broken = subject.models.poisoned(None)
-    with subject.serving(broken) as core:
+    broken = under_test.models.poisoned(None)
+    with under_test.serving(broken) as core:
         require(not core.worker.health(deep=True).ok, "a deep check calls a model healthy whose logits are NaN")
 
 
-def _close_with_work(subject: Subject) -> None:
-    with subject.serving(subject.models.get()) as core:
+def _close_with_work(under_test: BackendUnderTest) -> None:
+    with under_test.serving(under_test.models.get()) as core:
         sequence = core.add(prompt_of(5), SamplingParams())
         core.worker.submit(core.build({sequence: 5}))
         core.worker.close()
         core.worker.close()
 
 
-def _second_start(subject: Subject) -> None:
+def _second_start(under_test: BackendUnderTest) -> None:
     """What a start compiles it keeps, so that the next one finds all of it: nothing new appears."""
-    kept = _kept_files(subject)
-    with subject.serving(subject.models.get()):
+    kept = _kept_files(under_test)
+    with under_test.serving(under_test.models.get()):
         pass
-    new = sorted(file.name for file in set(_files(subject)) - set(kept))
+    new = sorted(file.name for file in set(_files(under_test)) - set(kept))
     require(not new, f"a second start kept {len(new)} files that the first one did not, such as {new[:1]}")
 
 
-def _damaged_cache(subject: Subject) -> None:
-    for file in _kept_files(subject):
+def _damaged_cache(under_test: BackendUnderTest) -> None:
+    for file in _kept_files(under_test):
         file.write_bytes(b"\x00")
-    host = RecordingHost()
-    worker = subject.worker(host=host)
+    reporter = RecordingReporter()
+    worker = under_test.worker(reporter=reporter)
     worker.load()
-    worker.negotiate(WISH)
+    worker.negotiate(REQUESTED)
     worker.warmup()
     worker.close()
 
 
-def _kept_files(subject: Subject) -> list[Path]:
+def _kept_files(under_test: BackendUnderTest) -> list[Path]:
     """What a start leaves in `cache_dir`."""
-    subject.discard()
-    with subject.serving(subject.models.get()):
+    under_test.discard()
+    with under_test.serving(under_test.models.get()):
         pass
-    files = _files(subject)
+    files = _files(under_test)
     not_applicable(not files, "the backend keeps nothing in `cache_dir`")
     return files
 
 
-def _files(subject: Subject) -> list[Path]:
-    return [file for file in (subject.folder / "cache").rglob("*") if file.is_file()]
+def _files(under_test: BackendUnderTest) -> list[Path]:
+    return [file for file in (under_test.folder / "cache").rglob("*") if file.is_file()]
 
 
 CHECKS: Sequence[Check] = (

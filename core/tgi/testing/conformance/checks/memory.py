@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 
-from tgi.backend import BackendError, SamplingParams, StepError, Wish
+from tgi.backend import BackendError, RequestedLimits, SamplingParams, StepError
+from tgi.testing.conformance.backend_under_test import REQUESTED, BackendUnderTest, prompt_of
 from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
 from tgi.testing.conformance.expectations import check_sequences
 from tgi.testing.conformance.scripted_core import COLLECT_SECONDS
-from tgi.testing.conformance.subject import WISH, Subject, prompt_of
 
 __all__ = ["CHECKS"]
 
@@ -27,37 +27,37 @@ _MARGIN = 32 << 20  # bytes: where a stack cannot grow, the system ends the proc
 _LARGE_MATRIX = 1024  # rows and columns; its product occupies every thread of a library of linear algebra
 
 
-def _memory_fraction(subject: Subject) -> None:
+def _memory_fraction(under_test: BackendUnderTest) -> None:
     """The agreed sums and what is really taken stay below the fraction; a wish beyond it is refused."""
-    total = sum(device.memory_bytes for device in subject.backend.probe().devices)
+    total = sum(device.memory_bytes for device in under_test.backend.probe().devices)
     not_applicable(not total, "the devices tell no memory")
-    model = subject.models.get()
-    subject.discard()
-    _serve_once(subject)  # what a framework takes once and for all
+    model = under_test.models.get()
+    under_test.discard()
+    _serve_once(under_test)  # what a framework takes once and for all
     gc.collect()
     before = psutil.Process().memory_info().rss
-    with subject.serving(model, memory_fraction=_FRACTION) as core:
+    with under_test.serving(model, memory_fraction=_FRACTION) as core:
         agreed = sum(item.num_bytes for item in core.agreement.memory if item.label != _FREE_ITEM)
         require(agreed <= _FRACTION * total, f"{agreed} of {total} bytes were agreed, beyond a fraction of {_FRACTION}")
         sequence = core.add(prompt_of(core.agreement.limits.max_total_tokens - 2))
         core.generate([sequence], 1)
         taken = core.worker.health(deep=True).memory_bytes or psutil.Process().memory_info().rss - before
         require(taken <= agreed + _SLACK * total, f"{taken} bytes were taken, {agreed} agreed")
-    each = {item.label: item.num_bytes for item in subject.backend.supports(model.spec, subject.config(model)).memory}
+    each = {item.label: item.num_bytes for item in under_test.backend.supports(model.spec, under_test.config(model)).memory}
     if each.get(_TOKEN_ITEM):
-        _expect_refusal(subject, int(2 * _FRACTION * total / each[_TOKEN_ITEM]))
+        _expect_refusal(under_test, int(2 * _FRACTION * total / each[_TOKEN_ITEM]))
 
 
-def _serve_once(subject: Subject) -> None:
-    with subject.serving(subject.models.get()) as core:
+def _serve_once(under_test: BackendUnderTest) -> None:
+    with under_test.serving(under_test.models.get()) as core:
         core.generate([core.add(prompt_of(4))], 2)
 
 
-def _expect_refusal(subject: Subject, num_tokens: int) -> None:
-    worker = subject.worker(memory_fraction=_FRACTION)
+def _expect_refusal(under_test: BackendUnderTest, num_tokens: int) -> None:
+    worker = under_test.worker(memory_fraction=_FRACTION)
     worker.load()
     try:
-        worker.negotiate(Wish(max_total_tokens=WISH.max_total_tokens, max_batch_total_tokens=num_tokens))
+        worker.negotiate(RequestedLimits(max_total_tokens=REQUESTED.max_total_tokens, max_batch_total_tokens=num_tokens))
     except BackendError:
         return
     finally:
@@ -65,11 +65,11 @@ def _expect_refusal(subject: Subject, num_tokens: int) -> None:
     raise CheckFailedError(f"a cache of {num_tokens} tokens was agreed to, beyond a fraction of {_FRACTION} of the memory")
 
 
-def _exhaustion(subject: Subject) -> None:
+def _exhaustion(under_test: BackendUnderTest) -> None:
     """A step with hardly any memory left succeeds, or fails and may be tried again; smaller ones after it are right."""
-    model = subject.models.get()
-    wish = Wish(max_total_tokens=_LONG + 12, max_concurrent_requests=4, model_max_total_tokens=_LONG + 12)
-    with subject.serving(model, wish) as core:
+    model = under_test.models.get()
+    requested = RequestedLimits(max_total_tokens=_LONG + 12, max_concurrent_requests=4, model_max_total_tokens=_LONG + 12)
+    with under_test.serving(model, requested) as core:
         limits = core.agreement.limits
         length = min(_LONG, limits.max_step_tokens, limits.max_total_tokens - 8)
         big = core.add(prompt_of(length), SamplingParams())

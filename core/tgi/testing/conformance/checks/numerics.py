@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from tgi.backend import SamplingParams
+from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
 from tgi.testing.conformance.check import Check, not_applicable, require
 from tgi.testing.conformance.expectations import check_sequence, check_sequences
 from tgi.testing.conformance.models import TinyModel
 from tgi.testing.conformance.scripted_core import ScriptedCore
-from tgi.testing.conformance.subject import Subject, prompt_of
 from tgi.testing.tiny_models import ENCODER_DECODERS, FAMILIES
 
 __all__ = ["CHECKS"]
@@ -32,8 +32,8 @@ def _sampling(core: ScriptedCore) -> SamplingParams:
     return SamplingParams(logprobs="raw" if core.agreement.has("logprobs") else "none")
 
 
-def _serve(subject: Subject, model: TinyModel, lengths: Sequence[int], count: int = 6) -> None:
-    with subject.serving(model) as core:
+def _serve(under_test: BackendUnderTest, model: TinyModel, lengths: Sequence[int], count: int = 6) -> None:
+    with under_test.serving(model) as core:
         for length in lengths:
             sequence = core.add(prompt_of(length), _sampling(core))
             core.generate([sequence], count)
@@ -41,36 +41,36 @@ def _serve(subject: Subject, model: TinyModel, lengths: Sequence[int], count: in
             core.drop(sequence)
 
 
-def _families(subject: Subject) -> None:
-    models = {family: subject.models.get(family) for family in FAMILIES}
-    served = {family: model for family, model in models.items() if subject.supports(model)}
+def _families(under_test: BackendUnderTest) -> None:
+    models = {family: under_test.models.get(family) for family in FAMILIES}
+    served = {family: model for family, model in models.items() if under_test.supports(model)}
     require(bool(served), "no family of the kit is supported")
     for family, model in served.items():
         try:
-            _serve(subject, model, (1, 17, 90))
+            _serve(under_test, model, (1, 17, 90))
         except AssertionError as error:
             require(False, f"{family}: {error}")
 
 
-def _positions(subject: Subject) -> None:
+def _positions(under_test: BackendUnderTest) -> None:
     kinds: dict[str, dict[str, Any]] = {"llama3": _LLAMA3, "yarn": _YARN, "linear": _LINEAR}
-    models = {name: subject.models.get("llama", rope_scaling=rule) for name, rule in kinds.items()}
-    served = {name: model for name, model in models.items() if subject.supports(model)}
+    models = {name: under_test.models.get("llama", rope_scaling=rule) for name, rule in kinds.items()}
+    served = {name: model for name, model in models.items() if under_test.supports(model)}
     for name, model in served.items():
         try:
-            _serve(subject, model, (3, _MIN_TOKENS, 120))
+            _serve(under_test, model, (3, _MIN_TOKENS, 120))
         except AssertionError as error:
             require(False, f"{name} scaling of the rotation: {error}")
     not_applicable(not served, "no scaling of the rotation is supported")
 
 
-def _encoder_decoder(subject: Subject) -> None:
+def _encoder_decoder(under_test: BackendUnderTest) -> None:
     """Texts of every length beside each other; a sequence that is preempted has its encoder run again."""
-    models = [subject.models.get(family) for family in ENCODER_DECODERS]
-    served = [model for model in models if subject.supports(model)]
+    models = [under_test.models.get(family) for family in ENCODER_DECODERS]
+    served = [model for model in models if under_test.supports(model)]
     not_applicable(not served, "no model with an encoder is supported")
     for model in served:
-        with subject.serving(model) as core:
+        with under_test.serving(model) as core:
             lengths = (1, 7, 16, 33, 100)[: core.agreement.limits.max_sequences]
             sequences = [core.add([0], _sampling(core), encoder_tokens=prompt_of(n, seed=n)) for n in lengths]
             core.generate(sequences, 5)
@@ -83,14 +83,14 @@ def _encoder_decoder(subject: Subject) -> None:
             check_sequences(model, again, core.agreement)
 
 
-def _window(subject: Subject) -> None:
-    model = subject.models.get("mistral", sliding_window=8)
-    not_applicable(not subject.supports(model), "window attention is not supported")
-    _serve(subject, model, (1, 7, 8, 9, 33))
+def _window(under_test: BackendUnderTest) -> None:
+    model = under_test.models.get("mistral", sliding_window=8)
+    not_applicable(not under_test.supports(model), "window attention is not supported")
+    _serve(under_test, model, (1, 7, 8, 9, 33))
 
 
-def _causality(subject: Subject) -> None:
-    core = subject.core()
+def _causality(under_test: BackendUnderTest) -> None:
+    core = under_test.core()
     not_applicable(not core.agreement.has("prompt_logprobs"), "only prompt scores could show it, and they were not agreed")
     prompt = prompt_of(30)
     first = core.add(prompt, SamplingParams(prompt_logprobs=True))
@@ -103,9 +103,9 @@ def _causality(subject: Subject) -> None:
         require(abs(before - now) < 1e-3, f"the score at position {position} changed with a later token: {before}, {now}")
 
 
-def _nan(subject: Subject) -> None:
-    model = subject.models.poisoned(_NAN_TOKEN)
-    with subject.serving(model) as core:
+def _nan(under_test: BackendUnderTest) -> None:
+    model = under_test.models.poisoned(_NAN_TOKEN)
+    with under_test.serving(model) as core:
         not_applicable(core.agreement.limits.max_sequences < 2, "one sequence at a time was agreed")
         healthy = core.add([token for token in prompt_of(12) if token != _NAN_TOKEN])
         core.generate([healthy], 1)
@@ -118,9 +118,9 @@ def _nan(subject: Subject) -> None:
         check_sequences(model, [healthy, other], core.agreement)
 
 
-def _checkpoints(subject: Subject) -> None:
-    for model in (subject.models.get("llama", tie_word_embeddings=False), subject.models.sharded()):
-        _serve(subject, model, (11,))
+def _checkpoints(under_test: BackendUnderTest) -> None:
+    for model in (under_test.models.get("llama", tie_word_embeddings=False), under_test.models.sharded()):
+        _serve(under_test, model, (11,))
 
 
 CHECKS: Sequence[Check] = (

@@ -15,8 +15,8 @@ import msgspec
 from tgi.architectures import GenericSpec
 from tgi.backend import API_VERSION, BackendInfo, EngineConfig
 from tgi.plugins import BackendRegistry
+from tgi.testing.conformance.backend_under_test import BackendUnderTest
 from tgi.testing.conformance.check import Check, not_applicable, require
-from tgi.testing.conformance.subject import Subject
 
 __all__ = ["CHECKS"]
 
@@ -25,19 +25,19 @@ _PUBLIC_ROOMS = ("tgi.backend", "tgi.architectures", "tgi.testing")
 _TIMEOUT_SECONDS = 60.0
 
 
-def _entry_point(subject: Subject) -> metadata.EntryPoint:
-    not_applicable(subject.entry_point is None, "the backend was handed over as an object, not installed")
-    assert subject.entry_point is not None
-    return subject.entry_point
+def _entry_point(under_test: BackendUnderTest) -> metadata.EntryPoint:
+    not_applicable(under_test.entry_point is None, "the backend was handed over as an object, not installed")
+    assert under_test.entry_point is not None
+    return under_test.entry_point
 
 
-def _entry_points(subject: Subject) -> None:
-    point = _entry_point(subject)
+def _entry_points(under_test: BackendUnderTest) -> None:
+    point = _entry_point(under_test)
     same = {(p.value, None if p.dist is None else p.dist.name) for p in metadata.entry_points(group=point.group, name=point.name)}
     require(len(same) == 1, f"the name `{point.name}` is registered {len(same)} times: {sorted(map(str, same))}")
     require(point.dist is not None, "the entry point belongs to no distribution")
     assert point.dist is not None
-    info = subject.backend.info
+    info = under_test.backend.info
     require(info.package == point.dist.name, f"`info.package` is `{info.package}`, the distribution `{point.dist.name}`")
     require(info.version == point.dist.version, f"`info.version` is {info.version}, the distribution's {point.dist.version}")
     requirements = point.dist.requires or []
@@ -53,26 +53,26 @@ def _distribution(requirement: str) -> str:
     return name.strip()
 
 
-def _hooks(subject: Subject) -> None:
-    info = subject.backend.info
+def _hooks(under_test: BackendUnderTest) -> None:
+    info = under_test.backend.info
     require(isinstance(info, BackendInfo), f"`info` is a {type(info).__name__}")
-    require(info.name == subject.name, f"`info.name` is `{info.name}`, registered is `{subject.name}`")
+    require(info.name == under_test.name, f"`info.name` is `{info.name}`, registered is `{under_test.name}`")
     is_compatible = info.api[0] == API_VERSION[0] and info.api[1] <= API_VERSION[1]
     require(is_compatible, f"built for seam version {info.api}, this is {API_VERSION}")
-    if subject.entry_point is not None:
-        candidate = BackendRegistry().candidate(subject.name)
+    if under_test.entry_point is not None:
+        candidate = BackendRegistry().candidate(under_test.name)
         require(candidate.backend is not None, f"the registry cannot load it: {candidate.problem}")
 
 
-def _light_import(subject: Subject) -> None:
-    point = _entry_point(subject)
+def _light_import(under_test: BackendUnderTest) -> None:
+    point = _entry_point(under_test)
     code = f"import sys, {point.module}; print(*sorted({{m.split('.')[0] for m in sys.modules}} & set({_FRAMEWORKS!r})))"
     imported = _run(code).strip()
     require(not imported, f"importing `{point.module}` imports {imported}")
 
 
-def _probe(subject: Subject) -> None:
-    point = _entry_point(subject)
+def _probe(under_test: BackendUnderTest) -> None:
+    point = _entry_point(under_test)
     code = (
         "import os, sys, threading, psutil\n"
         "from tgi.plugins import BackendRegistry\n"
@@ -100,8 +100,8 @@ def _run(code: str) -> str:
     return done.stdout
 
 
-def _static_imports(subject: Subject) -> None:
-    point = _entry_point(subject)
+def _static_imports(under_test: BackendUnderTest) -> None:
+    point = _entry_point(under_test)
     package = point.module.split(".")[0]
     not_applicable(package == "tgi", "it is part of the core's distribution")
     spec = find_spec(package)
@@ -132,17 +132,17 @@ def _reaching_in(tree: ast.Module, package: str) -> Iterator[str]:
                 yield f"line {target.lineno} changes `{target.value.id}.{target.attr}`, a module of others"
 
 
-def _supports(subject: Subject) -> None:
-    model = subject.models.get()
-    config, backend = subject.config(model), subject.backend
+def _supports(under_test: BackendUnderTest) -> None:
+    model = under_test.models.get()
+    config, backend = under_test.config(model), under_test.backend
     first, second = backend.supports(model.spec, config), backend.supports(model.spec, config)
     require(first == second, "two answers to one question differ")
-    require(first.verdict != "no", f"the plain tiny model is refused: {'; '.join(first.reasons)}")
+    require(first.status != "no", f"the plain tiny model is refused: {'; '.join(first.reasons)}")
     for field, value in (("quantize", "no-such-format"), ("num_shard", 4096), ("dtype", "complex7"), ("kv_cache_dtype", "int3")):
         changed: EngineConfig = msgspec.structs.replace(config, **{field: value})
-        answer = backend.supports(model.spec, changed)
-        require(answer.verdict == "no", f"{field} {value!r} is not refused")
-        require(any(answer.reasons), f"{field} {value!r} is refused without a reason")
+        response = backend.supports(model.spec, changed)
+        require(response.status == "no", f"{field} {value!r} is not refused")
+        require(any(response.reasons), f"{field} {value!r} is refused without a reason")
     generic = GenericSpec(
         model_type="no_such_family",
         vocab_size=8,
@@ -153,13 +153,13 @@ def _supports(subject: Subject) -> None:
         max_positions=8,
         config={},
     )
-    answer = backend.supports(generic, config)
-    require(answer.verdict != "native", "an unknown family is called native")
-    require(any(answer.reasons), "the answer to an unknown family has no reason")
+    response = backend.supports(generic, config)
+    require(response.status != "native", "an unknown family is called native")
+    require(any(response.reasons), "the answer to an unknown family has no reason")
 
 
-def _options(subject: Subject) -> None:
-    options = subject.backend.info.options
+def _options(under_test: BackendUnderTest) -> None:
+    options = under_test.backend.info.options
     names = [option.name for option in options]
     require(len(set(names)) == len(names), f"an option is declared twice: {names}")
     for option in options:
@@ -169,8 +169,8 @@ def _options(subject: Subject) -> None:
         require(is_choice, f"the default of `{option.name}` is not among its choices {option.choices}")
 
 
-def _alone(subject: Subject) -> None:
-    point = _entry_point(subject)
+def _alone(under_test: BackendUnderTest) -> None:
+    point = _entry_point(under_test)
     others = {p.module for p in metadata.entry_points(group=point.group) if p.module != point.module}
     code = (
         "import sys\n"

@@ -9,9 +9,9 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from tgi.backend import BackendError, ModelError, SamplingParams
+from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
 from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
 from tgi.testing.conformance.models import TinyModel
-from tgi.testing.conformance.subject import Subject, prompt_of
 from tgi.worker.sampling import log_softmax
 
 __all__ = ["CHECKS"]
@@ -39,22 +39,24 @@ _CONFIG = MappingProxyType({"hidden_size": 128, "intermediate_size": 256, "tie_w
 _ODD_CONFIG = MappingProxyType({"hidden_size": 40, "intermediate_size": 72, "tie_word_embeddings": False})
 
 
-def _formats(subject: Subject) -> None:
+def _formats(under_test: BackendUnderTest) -> None:
     """Scores of a prompt under each format that is supported, beside those of the whole weights."""
-    model = subject.models.get("llama", **_CONFIG)
-    names = [name for name in _BITS if subject.supports(model, quantize=name)]
+    model = under_test.models.get("llama", **_CONFIG)
+    names = [name for name in _BITS if under_test.supports(model, quantize=name)]
     not_applicable(not names, "no quantization of plain checkpoints is supported")
-    not_applicable(not subject.agreement().has("prompt_logprobs"), "only prompt scores could show it, and they were not agreed")
+    not_applicable(
+        not under_test.agreement().has("prompt_logprobs"), "only prompt scores could show it, and they were not agreed"
+    )
     for name in names:
-        error = _error(subject, model, name)
+        error = _error(under_test, model, name)
         limit = _GREATEST_ERROR[_BITS[name]]
         require(error <= limit, f"`{name}`: an error of {error:.3f} standard deviations, above {limit}")
-        whole, quantized = _weights_bytes(subject, model, None), _weights_bytes(subject, model, name)
+        whole, quantized = _weights_bytes(under_test, model, None), _weights_bytes(under_test, model, name)
         require(quantized < whole, f"`{name}`: weights of {quantized} bytes are told, {whole} without it")
 
 
-def _error(subject: Subject, model: TinyModel, name: str) -> float:
-    with subject.serving(model, quantize=name) as core:
+def _error(under_test: BackendUnderTest, model: TinyModel, name: str) -> float:
+    with under_test.serving(model, quantize=name) as core:
         sequence = core.add(prompt_of(60), SamplingParams(prompt_logprobs=True))
         core.generate([sequence], 1)
         positions = sorted(sequence.prompt_scores)
@@ -65,37 +67,39 @@ def _error(subject: Subject, model: TinyModel, name: str) -> float:
     return float(np.sqrt(np.mean((given - expected) ** 2)) / logits.std())
 
 
-def _odd_sizes(subject: Subject) -> None:
+def _odd_sizes(under_test: BackendUnderTest) -> None:
     """Sizes that no group divides: served as well as others, or refused with a reason."""
-    plain = subject.models.get("llama", **_CONFIG)
-    names = [name for name in _BITS if subject.supports(plain, quantize=name)]
+    plain = under_test.models.get("llama", **_CONFIG)
+    names = [name for name in _BITS if under_test.supports(plain, quantize=name)]
     not_applicable(not names, "no quantization of plain checkpoints is supported")
-    not_applicable(not subject.agreement().has("prompt_logprobs"), "only prompt scores could show it, and they were not agreed")
-    model = subject.models.get("llama", **_ODD_CONFIG)
+    not_applicable(
+        not under_test.agreement().has("prompt_logprobs"), "only prompt scores could show it, and they were not agreed"
+    )
+    model = under_test.models.get("llama", **_ODD_CONFIG)
     for name in names:
-        support = subject.backend.supports(model.spec, subject.config(model, quantize=name))
-        if support.verdict == "no":
+        support = under_test.backend.supports(model.spec, under_test.config(model, quantize=name))
+        if support.status == "no":
             require(any(support.reasons), f"`{name}` refuses a model of odd sizes without a reason")
             continue
         try:
-            error = _error(subject, model, name)
+            error = _error(under_test, model, name)
         except (ModelError, BackendError):
             continue
         limit = _GREATEST_ERROR[_BITS[name]]
         require(error <= limit, f"`{name}` of odd sizes: an error of {error:.3f} standard deviations, above {limit}")
 
 
-def _codes_without_scales(subject: Subject) -> None:
+def _codes_without_scales(under_test: BackendUnderTest) -> None:
     """Integers where weights should be are codes whose scales are missing: nobody may take them for numbers."""
-    model = subject.models.get("llama", tie_word_embeddings=False)
-    path = model.copy_to(subject.folder / "codes")
+    model = under_test.models.get("llama", tie_word_embeddings=False)
+    path = model.copy_to(under_test.folder / "codes")
     file = path / "model.safetensors"
     tensors = load_file(file)
     weight = tensors[_CODED]
     tensors[_CODED] = np.round(weight * (127 / np.abs(weight).max())).astype(np.int8)
     save_file(tensors, file, metadata={"format": "pt"})
-    for name in (None, *(name for name in _BITS if subject.supports(model, quantize=name))):
-        worker = subject.worker(model, path=path, quantize=name)
+    for name in (None, *(name for name in _BITS if under_test.supports(model, quantize=name))):
+        worker = under_test.worker(model, path=path, quantize=name)
         try:
             worker.load()
         except ModelError as error:
@@ -107,8 +111,8 @@ def _codes_without_scales(subject: Subject) -> None:
             worker.close()
 
 
-def _weights_bytes(subject: Subject, model: TinyModel, name: str | None) -> int:
-    memory = subject.backend.supports(model.spec, subject.config(model, quantize=name)).memory
+def _weights_bytes(under_test: BackendUnderTest, model: TinyModel, name: str | None) -> int:
+    memory = under_test.backend.supports(model.spec, under_test.config(model, quantize=name)).memory
     return next((item.num_bytes for item in memory if item.label == _WEIGHTS_ITEM), 0)
 
 

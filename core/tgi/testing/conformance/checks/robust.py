@@ -11,35 +11,35 @@ import msgspec
 import psutil  # type: ignore[import-untyped]
 
 from tgi.backend import ModelRunnerOutput, SamplingParams, StepError, decode, encode
+from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
 from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
 from tgi.testing.conformance.expectations import check_sequence, check_sequences
 from tgi.testing.conformance.scheduled import ScheduledRun
-from tgi.testing.conformance.subject import Subject, prompt_of
 
 __all__ = ["CHECKS"]
 
 _NUM_STEPS = 150
 
 
-def _compilations(subject: Subject) -> None:
+def _compilations(under_test: BackendUnderTest) -> None:
     """After warm-up nothing is compiled, or each compilation is announced by progress and counted in the times."""
-    core, host = subject.core(), subject.host
-    dice = random.Random(5)  # noqa: S311 - sizes, not secrets
-    shapes, announced = set[str](), host.count("compile")
+    core, reporter = under_test.core(), under_test.reporter
+    rng = random.Random(5)  # noqa: S311 - sizes, not secrets
+    shapes, announced = set[str](), reporter.count("compile")
     for step in range(12):
-        count = dice.randint(1, core.agreement.limits.max_sequences)
-        sequences = [core.add(prompt_of(dice.randint(1, 60), seed=step * 16 + i)) for i in range(count)]
+        count = rng.randint(1, core.agreement.limits.max_sequences)
+        sequences = [core.add(prompt_of(rng.randint(1, 60), seed=step * 16 + i)) for i in range(count)]
         for _ in range(2):
             for output in core.advance(dict.fromkeys(sequences, 0)):
-                counted, heard = output.times.compile > 0, host.count("compile") > announced
-                announced = host.count("compile")
+                counted, heard = output.times.compile > 0, reporter.count("compile") > announced
+                announced = reporter.count("compile")
                 require(counted == heard, "a compilation while serving was " + ("not announced" if counted else "not counted"))
                 shapes.add(output.shape)
         core.drop(*sequences)
 
 
-def _times(subject: Subject) -> None:
-    core = subject.core()
+def _times(under_test: BackendUnderTest) -> None:
+    core = under_test.core()
     sequence = core.add(prompt_of(20))
     for _ in range(5):
         began = time.perf_counter_ns()
@@ -51,31 +51,31 @@ def _times(subject: Subject) -> None:
             require(spent <= wall, f"{spent} ns spent within {wall} ns")
 
 
-def _soak(subject: Subject) -> None:
+def _soak(under_test: BackendUnderTest) -> None:
     """Random arrivals and departures under the real scheduler; every survivor matches, and nothing is left over."""
-    core = subject.core()
+    core = under_test.core()
     process = psutil.Process()
     run = ScheduledRun(core.worker, core.agreement)
-    dice = random.Random(6)  # noqa: S311 - choices, not secrets
+    rng = random.Random(6)  # noqa: S311 - choices, not secrets
     drawn = "temperature" in core.agreement.sampling
     before = (threading.active_count(), process.num_fds())
     for step in range(_NUM_STEPS):
-        if dice.random() < 0.35 and run.num_live < 12:
-            shared = prompt_of(dice.choice([0, 20, 33]), seed=1)
-            sampling = SamplingParams(greedy=not drawn or dice.random() < 0.5)
-            run.add([*shared, *prompt_of(dice.randint(1, 20), seed=step)], dice.randint(1, 12), sampling, seed=step)
-        if run.num_live and dice.random() < 0.1:
-            run.abort(dice.choice(run.live))
+        if rng.random() < 0.35 and run.num_live < 12:
+            shared = prompt_of(rng.choice([0, 20, 33]), seed=1)
+            sampling = SamplingParams(greedy=not drawn or rng.random() < 0.5)
+            run.add([*shared, *prompt_of(rng.randint(1, 20), seed=step)], rng.randint(1, 12), sampling, seed=step)
+        if run.num_live and rng.random() < 0.1:
+            run.abort(rng.choice(run.live))
         run.step()
     run.finish()
-    check_sequences(subject.models.get(), run.ended, core.agreement)
+    check_sequences(under_test.models.get(), run.ended, core.agreement)
     require(bool(run.ended), "the run ended no sequence")
     after = (threading.active_count(), process.num_fds())
     require(after <= before, f"threads and file descriptors grew: {before} to {after}")
 
 
-def _depth(subject: Subject) -> None:
-    core = subject.core()
+def _depth(under_test: BackendUnderTest) -> None:
+    core = under_test.core()
     depth = core.agreement.limits.depth
     sequences = [core.add(prompt_of(4, seed=i)) for i in range(core.agreement.limits.max_sequences)]
     not_applicable(len(sequences) <= depth, "fewer sequences than steps in flight were agreed")
@@ -86,23 +86,23 @@ def _depth(subject: Subject) -> None:
         pass
     else:
         raise CheckFailedError(f"{depth + 1} steps in flight were accepted, {depth} agreed")
-    subject.discard()
+    under_test.discard()
 
 
-def _device_tokens(subject: Subject) -> None:
-    core = subject.core()
+def _device_tokens(under_test: BackendUnderTest) -> None:
+    core = under_test.core()
     not_applicable(not core.agreement.has("device_token"), "`device_token` was not agreed")
     drawn = SamplingParams(greedy="temperature" not in core.agreement.sampling)
     count = min(3, core.agreement.limits.max_sequences)
     sequences = [core.add(prompt_of(5 + i, seed=i), drawn, seed=i) for i in range(count)]
     for _ in range(8):
         core.advance(dict.fromkeys(sequences, 0), on_device=True)
-    check_sequences(subject.models.get(), sequences, core.agreement)
+    check_sequences(under_test.models.get(), sequences, core.agreement)
 
 
-def _steps_in_flight(subject: Subject) -> None:
+def _steps_in_flight(under_test: BackendUnderTest) -> None:
     """The real scheduler fills the pipeline; the tokens are those of one step at a time."""
-    core = subject.core()
+    core = under_test.core()
     not_applicable(core.agreement.limits.depth < 2, "one step in flight was agreed")
     run = ScheduledRun(core.worker, core.agreement)
     for seed in range(10):
@@ -111,12 +111,12 @@ def _steps_in_flight(subject: Subject) -> None:
         run.step()
     run.abort(run.live[0])
     run.finish()
-    check_sequences(subject.models.get(), run.ended, core.agreement)
+    check_sequences(under_test.models.get(), run.ended, core.agreement)
 
 
-def _records(subject: Subject) -> None:
+def _records(under_test: BackendUnderTest) -> None:
     """Results survive the codec, with fields of a later version, too; what is cut off is refused."""
-    core = subject.core()
+    core = under_test.core()
     output = core.advance({core.add(prompt_of(9)): 0})[-1]
     data = encode(output)
     fields = msgspec.msgpack.decode(data)
@@ -129,8 +129,8 @@ def _records(subject: Subject) -> None:
     raise CheckFailedError("a truncated record was read")
 
 
-def _prefix_hits(subject: Subject) -> None:
-    core = subject.core()
+def _prefix_hits(under_test: BackendUnderTest) -> None:
+    core = under_test.core()
     not_applicable(not core.agreement.has("prefix_cache"), "`prefix_cache` was not agreed")
     not_applicable(core.agreement.limits.max_sequences < 2, "one sequence at a time was agreed")
     size = core.agreement.kv_cache.block_size
@@ -139,11 +139,11 @@ def _prefix_hits(subject: Subject) -> None:
     core.generate([first], 2)
     hit = core.add([*prompt[: 2 * size], *prompt_of(5, seed=8)], blocks=first.blocks[:2], num_computed_tokens=2 * size)
     core.generate([hit, first], 4)
-    check_sequences(subject.models.get(), [hit, first], core.agreement)
+    check_sequences(under_test.models.get(), [hit, first], core.agreement)
 
 
-def _block_copies(subject: Subject) -> None:
-    core = subject.core()
+def _block_copies(under_test: BackendUnderTest) -> None:
+    core = under_test.core()
     not_applicable(not core.agreement.has("prefix_cache"), "`prefix_cache` was not agreed")
     not_applicable(core.agreement.limits.max_sequences < 2, "one sequence at a time was agreed")
     size = core.agreement.kv_cache.block_size
@@ -156,8 +156,8 @@ def _block_copies(subject: Subject) -> None:
     tail = prompt_of(4, seed=6)
     fork = core.add([*prompt, *tail], blocks=[*first.blocks[:1], copied], num_computed_tokens=len(prompt))
     core.generate([fork, first], 4)
-    check_sequence(subject.models.get(), fork, core.agreement)
-    check_sequence(subject.models.get(), first, core.agreement)
+    check_sequence(under_test.models.get(), fork, core.agreement)
+    check_sequence(under_test.models.get(), first, core.agreement)
 
 
 CHECKS: Sequence[Check] = (

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from tgi.backend import SamplingParams, StepError
+from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
 from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
 from tgi.testing.conformance.expectations import check_sequence, check_sequences
 from tgi.testing.conformance.live_sequence import LiveSequence
 from tgi.testing.conformance.scripted_core import ScriptedCore
-from tgi.testing.conformance.subject import Subject, prompt_of
 from tgi.testing.watermark import detect_watermark
 from tgi.worker.sampling import log_softmax
 
@@ -48,13 +48,15 @@ def _seen(core: ScriptedCore, sampling: SamplingParams) -> SamplingParams:
     return SamplingParams(**values)
 
 
-def _run(subject: Subject, core: ScriptedCore, cases: Sequence[SamplingParams], prompt: list[int], count: int) -> None:
+def _run(
+    under_test: BackendUnderTest, core: ScriptedCore, cases: Sequence[SamplingParams], prompt: list[int], count: int
+) -> None:
     """Each case in a sequence of its own, as many at a time as were agreed."""
     most = core.agreement.limits.max_sequences
     for first in range(0, len(cases), most):
         batch = [core.add(prompt, _seen(core, sampling), seed=17 + i) for i, sampling in enumerate(cases[first : first + most])]
         core.generate(batch, count)
-        check_sequences(subject.models.get(), batch, core.agreement)
+        check_sequences(under_test.models.get(), batch, core.agreement)
         core.drop(*batch)
 
 
@@ -70,9 +72,9 @@ def _capped(core: ScriptedCore, cases: Mapping[str, tuple[SamplingParams, ...]])
     ]
 
 
-def _greedy_ties(subject: Subject) -> None:
-    model = subject.models.tied()
-    with subject.serving(model) as core:
+def _greedy_ties(under_test: BackendUnderTest) -> None:
+    model = under_test.models.tied()
+    with under_test.serving(model) as core:
         hidden = model.spec.hidden_size
         for seed in range(3):
             sequence = core.add(prompt_of(5 + seed, seed=seed))
@@ -83,54 +85,54 @@ def _greedy_ties(subject: Subject) -> None:
             core.drop(sequence)
 
 
-def _fields(subject: Subject) -> None:
-    core = subject.core()
+def _fields(under_test: BackendUnderTest) -> None:
+    core = under_test.core()
     cases = _capped(core, FIELD_CASES)
     not_applicable(not cases, "no field that shapes a draw was agreed")
-    _run(subject, core, cases, prompt_of(12), _NUM_DRAWN)
+    _run(under_test, core, cases, prompt_of(12), _NUM_DRAWN)
 
 
-def _all_fields_together(subject: Subject) -> None:
-    core = subject.core()
+def _all_fields_together(under_test: BackendUnderTest) -> None:
+    core = under_test.core()
     wanted = {"temperature": 1.4, "top_k": 40, "top_p": 0.9, "typical_p": 0.95, "min_p": 0.01, "repetition_penalty": 1.3}
     caps = core.agreement.sampling_caps
     agreed = {n: min(v, type(v)(caps.get(n, v))) for n, v in wanted.items() if n in core.agreement.sampling}
     not_applicable(len(agreed) < 2, "fewer than two fields were agreed")
-    _run(subject, core, [SamplingParams(greedy=False, **agreed)], prompt_of(10), _NUM_DRAWN)  # type: ignore[arg-type]
+    _run(under_test, core, [SamplingParams(greedy=False, **agreed)], prompt_of(10), _NUM_DRAWN)  # type: ignore[arg-type]
 
 
-def _penalties(subject: Subject) -> None:
-    core = subject.core()
+def _penalties(under_test: BackendUnderTest) -> None:
+    core = under_test.core()
     cases = _capped(core, _PENALTY_CASES)
     not_applicable(not cases, "no penalty, bias or watermark was agreed")
     prompt = [5, 9, 9, 9, 11, 5, 30, 31, 32, 33]
-    _run(subject, core, cases, prompt, 8)
+    _run(under_test, core, cases, prompt, 8)
     for sampling in cases:  # after a preemption what was generated before counts as output, not as prompt
         sequence = core.add(prompt, _seen(core, sampling), output=[40, 41, 40, 9])
         core.generate([sequence], 5)
-        check_sequence(subject.models.get(), sequence, core.agreement)
+        check_sequence(under_test.models.get(), sequence, core.agreement)
         core.drop(sequence)
 
 
-def _draws(subject: Subject) -> None:
+def _draws(under_test: BackendUnderTest) -> None:
     """The core's draws alone decide: twice the same ones give the same tokens, alone and in company."""
-    core = subject.core()
+    core = under_test.core()
     not_applicable("temperature" not in core.agreement.sampling, "no field that shapes a draw was agreed")
     drawn, prompt = SamplingParams(greedy=False), prompt_of(9)
     alone = core.add(prompt, drawn, seed=11)
     core.generate([alone], 12)
-    check_sequence(subject.models.get(), alone, core.agreement)
+    check_sequence(under_test.models.get(), alone, core.agreement)
     core.drop(alone)
     most = min(4, core.agreement.limits.max_sequences)
     together = [core.add(prompt, drawn, seed=11 + i // 2) for i in range(most)]
     core.generate(together, 12)
-    check_sequences(subject.models.get(), together, core.agreement)
+    check_sequences(under_test.models.get(), together, core.agreement)
     require(len({tuple(s.output) for s in together}) == (most + 1) // 2, "sequences of different seeds are equal")
 
 
-def _same_to_the_last_bit(subject: Subject) -> None:
+def _same_to_the_last_bit(under_test: BackendUnderTest) -> None:
     """Alone, in company, in chunks: log probabilities are equal, not only near."""
-    core = subject.core()
+    core = under_test.core()
     not_applicable(not core.agreement.has("deterministic"), "`deterministic` was not agreed")
     not_applicable(not core.agreement.has("logprobs"), "only log probabilities could show it, and they were not agreed")
     raw, limits = SamplingParams(logprobs="raw"), core.agreement.limits
@@ -147,15 +149,15 @@ def _same_to_the_last_bit(subject: Subject) -> None:
     require(again.logprobs == alone.logprobs, f"log probabilities {again.logprobs} in company, {alone.logprobs} alone")
 
 
-def _mixed_rows(subject: Subject) -> None:
-    core = subject.core()
+def _mixed_rows(under_test: BackendUnderTest) -> None:
+    core = under_test.core()
     cases = [SamplingParams(), *_capped(core, FIELD_CASES)[:3], *_capped(core, _PENALTY_CASES)[:3], SamplingParams()]
     not_applicable(core.agreement.limits.max_sequences < 2, "one sequence at a time was agreed")
-    _run(subject, core, cases, prompt_of(14), 6)
+    _run(under_test, core, cases, prompt_of(14), 6)
 
 
-def _logprobs(subject: Subject) -> None:
-    core = subject.core()
+def _logprobs(under_test: BackendUnderTest) -> None:
+    core = under_test.core()
     not_applicable(not core.agreement.has("logprobs"), "`logprobs` was not agreed")
     has_tops = "top_n_tokens" in core.agreement.sampling
     drawn = "temperature" in core.agreement.sampling
@@ -173,14 +175,14 @@ def _logprobs(subject: Subject) -> None:
         for sequence in batch:
             missing = [value for value in sequence.logprobs if value != value]  # noqa: PLR0124 - NaN test
             require(not missing, "a log probability that was agreed is missing")
-            check_sequence(subject.models.get(), sequence, core.agreement)
+            check_sequence(under_test.models.get(), sequence, core.agreement)
         core.drop(*batch)
 
 
-def _top_ties(subject: Subject) -> None:
-    not_applicable("top_n_tokens" not in subject.agreement().sampling, "`top_n_tokens` was not agreed")
-    model = subject.models.tied()
-    with subject.serving(model) as core:
+def _top_ties(under_test: BackendUnderTest) -> None:
+    not_applicable("top_n_tokens" not in under_test.agreement().sampling, "`top_n_tokens` was not agreed")
+    model = under_test.models.tied()
+    with under_test.serving(model) as core:
         sequence = core.add(prompt_of(7), SamplingParams(logprobs="raw", top_n_tokens=2))
         core.generate([sequence], 2)
         for place, tops in enumerate(sequence.tops):
@@ -191,14 +193,14 @@ def _top_ties(subject: Subject) -> None:
             require(got == tied, f"tokens tied with the last of the first 2 are all given, by id: {tied}, not {got}")
 
 
-def _prompt_scores(subject: Subject) -> None:
-    core = subject.core()
+def _prompt_scores(under_test: BackendUnderTest) -> None:
+    core = under_test.core()
     not_applicable(not core.agreement.has("prompt_logprobs"), "`prompt_logprobs` was not agreed")
     sampling = SamplingParams(prompt_logprobs=True)
     for length in (1, 2, 40):
         whole = core.add(prompt_of(length), sampling)
         core.generate([whole], 2)
-        check_sequence(subject.models.get(), whole, core.agreement)
+        check_sequence(under_test.models.get(), whole, core.agreement)
         core.drop(whole)
     if core.agreement.limits.chunked:
         chunk = max(7, core.agreement.limits.chunk_multiple)
@@ -207,12 +209,12 @@ def _prompt_scores(subject: Subject) -> None:
         while parts.num_left > chunk:
             core.advance({parts: chunk})
         core.generate([parts], 1)
-        check_sequence(subject.models.get(), parts, core.agreement)
+        check_sequence(under_test.models.get(), parts, core.agreement)
 
 
-def _watermark(subject: Subject) -> None:
+def _watermark(under_test: BackendUnderTest) -> None:
     """The detector finds the watermark in drawn text, and none where none was asked for."""
-    core = subject.core()
+    core = under_test.core()
     not_applicable("watermark" not in core.agreement.sampling, "`watermark` was not agreed")
     not_applicable("temperature" not in core.agreement.sampling, "drawing was not agreed")
     marked = SamplingParams(greedy=False, watermark_gamma=0.5, watermark_delta=6.0)
@@ -225,18 +227,18 @@ def _watermark(subject: Subject) -> None:
         core.drop(sequence)
 
 
-def _inline_masks(subject: Subject) -> None:
-    core = subject.core()
+def _inline_masks(under_test: BackendUnderTest) -> None:
+    core = under_test.core()
     not_applicable(not core.agreement.has("mask"), "`mask` was not agreed")
-    _check_masks(subject, core)
+    _check_masks(under_test, core)
 
 
-def _late_masks(subject: Subject) -> None:
+def _late_masks(under_test: BackendUnderTest) -> None:
     """Masks that follow their step act as those that come with it; a step whose masks do not come fails and nothing else."""
-    core = subject.core()
+    core = under_test.core()
     not_applicable(not core.agreement.has("late_mask"), "`late_mask` was not agreed")
     core.mask_mode = "late"
-    _check_masks(subject, core)
+    _check_masks(under_test, core)
     sequence = core.add(prompt_of(7))
     sequence.allowed = ((7, 9),)
     step = core.build({sequence: 7})
@@ -248,10 +250,10 @@ def _late_masks(subject: Subject) -> None:
     else:
         raise CheckFailedError(f"a step whose masks did not come has the result {output}")
     core.forget(step)
-    _check_masks(subject, core)
+    _check_masks(under_test, core)
 
 
-def _check_masks(subject: Subject, core: ScriptedCore) -> None:
+def _check_masks(under_test: BackendUnderTest, core: ScriptedCore) -> None:
     vocab_size = core.agreement.vocab_size
     allowed = [(7,), (vocab_size - 1,), tuple(range(31, 97)), tuple(range(0, vocab_size, 5)), None]
     can_draw = "temperature" in core.agreement.sampling
@@ -264,7 +266,7 @@ def _check_masks(subject: Subject, core: ScriptedCore) -> None:
         for sequence in sequences:
             if sequence.allowed:
                 require(set(sequence.output) <= set(sequence.allowed[0]), f"a forbidden token among {sequence.output}")
-        check_sequences(subject.models.get(), sequences, core.agreement)
+        check_sequences(under_test.models.get(), sequences, core.agreement)
         core.drop(*sequences)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tgi.backend import LogprobsMode, SamplingParams
+from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
 from tgi.testing.conformance.check import Check, not_applicable, require
 from tgi.testing.conformance.expectations import check_sequence, check_sequences
 from tgi.testing.conformance.live_sequence import Drafter, LiveSequence
 from tgi.testing.conformance.scripted_core import ScriptedCore
-from tgi.testing.conformance.subject import Subject, prompt_of
 
 __all__ = ["CHECKS"]
 
@@ -28,19 +28,19 @@ def _kinds(core: ScriptedCore) -> list[SamplingParams]:
     return kinds
 
 
-def _guess(expected: Sequence[int], is_right: Callable[[int], bool], vocab_size: int) -> Drafter:
+def _draft_token(expected: Sequence[int], is_right: Callable[[int], bool], vocab_size: int) -> Drafter:
     """Guesses at output tokens, each right or not by its index; there are none beyond what is expected."""
 
-    def guess(sequence: LiveSequence) -> list[int]:
+    def draft_token(sequence: LiveSequence) -> list[int]:
         first = len(sequence.output)
         return [token if is_right(first + i) else (token + 1) % vocab_size for i, token in enumerate(expected[first:])]
 
-    return guess
+    return draft_token
 
 
-def _drafts(subject: Subject) -> None:
+def _drafts(under_test: BackendUnderTest) -> None:
     """Right, wrong and half-right guesses: the tokens are those without guesses, and right guesses are accepted."""
-    core = subject.core()
+    core = under_test.core()
     not_applicable(not core.agreement.has("drafts"), "`drafts` was not agreed")
     most, vocab_size = core.agreement.limits.tokens_per_step, core.agreement.vocab_size
     require(most > 1, "`drafts` with one token in a step")
@@ -52,22 +52,22 @@ def _drafts(subject: Subject) -> None:
         core.drop(plain)
         for is_right in patterns[: core.agreement.limits.max_sequences]:
             sequence = core.add(prompt, sampling, seed=number)
-            sequence.drafter = _guess(plain.output, is_right, vocab_size)
+            sequence.drafter = _draft_token(plain.output, is_right, vocab_size)
             num_steps = 0
             while len(sequence.output) < _NUM_TOKENS:
                 num_steps += len(core.advance({sequence: 0}))
             sequence.drafter = None  # rejected guesses left nothing that later tokens see
             core.generate([sequence], 3)
-            check_sequence(subject.models.get(), sequence, core.agreement)
+            check_sequence(under_test.models.get(), sequence, core.agreement)
             if is_right is patterns[0]:
                 fewest = 1 - (1 - _NUM_TOKENS) // most
                 require(num_steps == fewest, f"{_NUM_TOKENS} tokens took {num_steps} steps with right guesses, not {fewest}")
             core.drop(sequence)
 
 
-def _drafts_beside_others(subject: Subject) -> None:
+def _drafts_beside_others(under_test: BackendUnderTest) -> None:
     """Rows with guesses, rows without and prefills do not touch each other."""
-    core = subject.core()
+    core = under_test.core()
     not_applicable(not core.agreement.has("drafts"), "`drafts` was not agreed")
     not_applicable(core.agreement.limits.max_sequences < 2, "one sequence at a time was agreed")
     kinds, sequences = _kinds(core), list[LiveSequence]()
@@ -78,15 +78,15 @@ def _drafts_beside_others(subject: Subject) -> None:
         core.drop(plain)
         sequences.append(core.add(prompt, sampling, seed=i))
         if i != 2:
-            sequences[-1].drafter = _guess(plain.output, lambda index: index % 5 != 0, core.agreement.vocab_size)
+            sequences[-1].drafter = _draft_token(plain.output, lambda index: index % 5 != 0, core.agreement.vocab_size)
         core.generate(sequences, 2)
     core.generate(sequences, 6)
-    check_sequences(subject.models.get(), sequences, core.agreement)
+    check_sequences(under_test.models.get(), sequences, core.agreement)
 
 
-def _masked_drafts(subject: Subject) -> None:
+def _masked_drafts(under_test: BackendUnderTest) -> None:
     """Each token of a row obeys its own mask, whether it was guessed or not."""
-    core = subject.core()
+    core = under_test.core()
     not_applicable(not core.agreement.has("drafts"), "`drafts` was not agreed")
     not_applicable(not core.agreement.has("mask"), "`mask` was not agreed")
     vocab_size = core.agreement.vocab_size
@@ -96,17 +96,17 @@ def _masked_drafts(subject: Subject) -> None:
     core.generate([plain], 9)
     for is_right in (lambda _: True, lambda index: index % 4 != 1):
         sequence = core.add(prompt_of(9))
-        sequence.allowed, sequence.drafter = allowed, _guess(plain.output, is_right, vocab_size)
+        sequence.allowed, sequence.drafter = allowed, _draft_token(plain.output, is_right, vocab_size)
         core.generate([sequence], 9)
         for index, token in enumerate(sequence.output):
             require(token in (sequence.allowed_at(index) or ()), f"output token {index} is {token}, which its mask forbids")
-        check_sequence(subject.models.get(), sequence, core.agreement)
+        check_sequence(under_test.models.get(), sequence, core.agreement)
         core.drop(sequence)
 
 
-def _multi_token(subject: Subject) -> None:
+def _multi_token(under_test: BackendUnderTest) -> None:
     """Budgets of all sizes side by side: never more tokens than asked for, and those that single steps would bring."""
-    core = subject.core()
+    core = under_test.core()
     not_applicable(not core.agreement.has("multi_token"), "`multi_token` was not agreed")
     most = core.agreement.limits.tokens_per_step
     require(most > 1, "`multi_token` with one token in a step")
@@ -117,13 +117,13 @@ def _multi_token(subject: Subject) -> None:
             sequence.max_tokens = 1 + (turn + i) % most
         for output in core.advance(dict.fromkeys(sequences, 0)):
             num_several += int((output.token_ptr[1:] - output.token_ptr[:-1] > 1).sum())
-    check_sequences(subject.models.get(), sequences, core.agreement)
+    check_sequences(under_test.models.get(), sequences, core.agreement)
     require(num_several > 0, "no row ever brought several tokens")
 
 
-def _multi_token_to_the_end(subject: Subject) -> None:
+def _multi_token_to_the_end(under_test: BackendUnderTest) -> None:
     """The last row of a context may choose fewer tokens than were agreed."""
-    core = subject.core()
+    core = under_test.core()
     not_applicable(not core.agreement.has("multi_token"), "`multi_token` was not agreed")
     limits = core.agreement.limits
     num_last = max(limits.tokens_per_step // 2, 1)
@@ -131,7 +131,7 @@ def _multi_token_to_the_end(subject: Subject) -> None:
     sequence.max_tokens = limits.tokens_per_step
     while len(sequence.tokens) < limits.max_total_tokens:
         core.advance({sequence: 0})
-    check_sequence(subject.models.get(), sequence, core.agreement)
+    check_sequence(under_test.models.get(), sequence, core.agreement)
 
 
 CHECKS: Sequence[Check] = (

@@ -9,11 +9,11 @@ import msgspec
 import numpy as np
 
 from tgi.backend import SamplingParams, SchedulerOutput, StepError
+from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
 from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
 from tgi.testing.conformance.expectations import check_sequence, check_sequences
 from tgi.testing.conformance.live_sequence import LiveSequence
 from tgi.testing.conformance.scripted_core import ScriptedCore
-from tgi.testing.conformance.subject import Subject, prompt_of
 
 __all__ = ["CHECKS", "border_lengths"]
 
@@ -31,129 +31,129 @@ def border_lengths(core: ScriptedCore) -> list[int]:
     return sorted(length for length in near if 1 <= length <= longest)
 
 
-def _greedy(subject: Subject) -> SamplingParams:
+def _greedy(under_test: BackendUnderTest) -> SamplingParams:
     """Greedy, with log probabilities where they are agreed: they show more than the token."""
-    return SamplingParams(logprobs="raw" if subject.agreement().has("logprobs") else "none")
+    return SamplingParams(logprobs="raw" if under_test.agreement().has("logprobs") else "none")
 
 
-def _prompts_of_every_length(subject: Subject) -> None:
-    core, sampling = subject.core(), _greedy(subject)
+def _prompts_of_every_length(under_test: BackendUnderTest) -> None:
+    core, sampling = under_test.core(), _greedy(under_test)
     for length in border_lengths(core):
         sequence = core.add(prompt_of(length), sampling)
         core.generate([sequence], 2)
-        check_sequence(subject.models.get(), sequence, core.agreement)
+        check_sequence(under_test.models.get(), sequence, core.agreement)
         core.drop(sequence)
 
 
-def _decoding_across_borders(subject: Subject) -> None:
-    core, sampling = subject.core(), _greedy(subject)
+def _decoding_across_borders(under_test: BackendUnderTest) -> None:
+    core, sampling = under_test.core(), _greedy(under_test)
     sequence = core.add(prompt_of(5), sampling)
     core.generate([sequence], core.agreement.limits.max_total_tokens - 5)
-    check_sequence(subject.models.get(), sequence, core.agreement)
+    check_sequence(under_test.models.get(), sequence, core.agreement)
 
 
-def _batch_mates(subject: Subject) -> None:
-    core = subject.core()
+def _batch_mates(under_test: BackendUnderTest) -> None:
+    core = under_test.core()
     most = min(core.agreement.limits.max_sequences, 8)
     for count in sorted({1, 2, 3, most}):
-        sequences = [core.add(prompt_of(3 + 7 * i, seed=i), _greedy(subject)) for i in range(min(count, most))]
+        sequences = [core.add(prompt_of(3 + 7 * i, seed=i), _greedy(under_test)) for i in range(min(count, most))]
         core.generate(sequences, 4)
-        check_sequences(subject.models.get(), sequences, core.agreement)
+        check_sequences(under_test.models.get(), sequences, core.agreement)
         core.drop(*sequences)
 
 
-def _order_of_rows(subject: Subject) -> None:
-    core = subject.core()
+def _order_of_rows(under_test: BackendUnderTest) -> None:
+    core = under_test.core()
     count = min(core.agreement.limits.max_sequences, 4)
     not_applicable(count < 2, "one sequence at a time was agreed")
-    sequences = [core.add(prompt_of(4 + i, seed=i), _greedy(subject)) for i in range(count)]
+    sequences = [core.add(prompt_of(4 + i, seed=i), _greedy(under_test)) for i in range(count)]
     core.generate(sequences, 1)
-    dice = random.Random(1)  # noqa: S311 - an order, not a secret
+    rng = random.Random(1)  # noqa: S311 - an order, not a secret
     for _ in range(4):
-        core.generate(dice.sample(sequences, count), 1)
-    check_sequences(subject.models.get(), sequences, core.agreement)
+        core.generate(rng.sample(sequences, count), 1)
+    check_sequences(under_test.models.get(), sequences, core.agreement)
 
 
-def _reuse(subject: Subject) -> None:
-    core = subject.core()
-    model = subject.models.get()
+def _reuse(under_test: BackendUnderTest) -> None:
+    core = under_test.core()
+    model = under_test.models.get()
     biased = SamplingParams(logit_bias=((7, 50.0),)) if "logit_bias" in core.agreement.sampling else SamplingParams()
     for round_ in range(3):
         canary = core.add(prompt_of(40, seed=round_), biased, handle=3)
         core.generate([canary], 3)
         core.drop(canary)
         # The drop travels in the step that introduces the next owner of handle, blocks and slot.
-        heir = core.add(prompt_of(9 + 16 * round_, seed=90 + round_), _greedy(subject), handle=3)
+        heir = core.add(prompt_of(9 + 16 * round_, seed=90 + round_), _greedy(under_test), handle=3)
         require(not heir.blocks or set(heir.blocks) <= set(canary.blocks), "the kit must hand out the same blocks again")
         core.generate([heir], 3)
         check_sequence(model, heir, core.agreement)
         core.drop(heir)
 
 
-def _slots(subject: Subject) -> None:
+def _slots(under_test: BackendUnderTest) -> None:
     """Sequences side by side in slots of any order; then shorter ones in the same slots, the other way round."""
-    core = subject.core()
+    core = under_test.core()
     plan = core.agreement.kv_cache
     not_applicable(plan.mode != "slots", "the cache has blocks, not slots")
-    count = min(core.agreement.limits.max_sequences, plan.num_slots)
-    first = [core.add(prompt_of(30, seed=i), _greedy(subject)) for i in range(count)]
+    count = min(core.agreement.limits.max_sequences, plan.num_sequence_slots)
+    first = [core.add(prompt_of(30, seed=i), _greedy(under_test)) for i in range(count)]
     core.generate(first, 2)
-    check_sequences(subject.models.get(), first, core.agreement)
-    slots = {sequence.slot for sequence in first}
+    check_sequences(under_test.models.get(), first, core.agreement)
+    sequence_slots = {sequence.sequence_slot for sequence in first}
     core.drop(*first)
-    second = [core.add(prompt_of(3 + i, seed=50 + i), _greedy(subject)) for i in range(count)]
-    require({sequence.slot for sequence in second} == slots, "the kit must hand out the same slots again")
+    second = [core.add(prompt_of(3 + i, seed=50 + i), _greedy(under_test)) for i in range(count)]
+    require({sequence.sequence_slot for sequence in second} == sequence_slots, "the kit must hand out the same slots again")
     core.generate(second, 12)
-    check_sequences(subject.models.get(), second, core.agreement)
+    check_sequences(under_test.models.get(), second, core.agreement)
 
 
-def _unsampled_rows(subject: Subject) -> None:
-    core = subject.core()
+def _unsampled_rows(under_test: BackendUnderTest) -> None:
+    core = under_test.core()
     not_applicable(not core.agreement.limits.chunked, "prefill chunks were not agreed")
     multiple = core.agreement.limits.chunk_multiple
-    sequence = core.add(prompt_of(3 * multiple + 5), _greedy(subject))
+    sequence = core.add(prompt_of(3 * multiple + 5), _greedy(under_test))
     outputs = core.advance({sequence: multiple})
     require(not any(len(output.tokens) for output in outputs), "a row with `sample` 0 got a token")
     core.generate([sequence], 4)
-    check_sequence(subject.models.get(), sequence, core.agreement)
+    check_sequence(under_test.models.get(), sequence, core.agreement)
 
 
-def _random_chunks(subject: Subject) -> None:
-    core = subject.core()
+def _random_chunks(under_test: BackendUnderTest) -> None:
+    core = under_test.core()
     limits = core.agreement.limits
     not_applicable(not limits.chunked, "prefill chunks were not agreed")
-    dice = random.Random(2)  # noqa: S311 - sizes, not secrets
+    rng = random.Random(2)  # noqa: S311 - sizes, not secrets
     length = min(75, limits.max_total_tokens - 4)
     for seed in range(4):
-        sequence = core.add(prompt_of(length, seed=seed), _greedy(subject))
+        sequence = core.add(prompt_of(length, seed=seed), _greedy(under_test))
         while sequence.num_left > limits.chunk_multiple and not sequence.output:
             most = (sequence.num_left - 1) // limits.chunk_multiple
-            core.advance({sequence: limits.chunk_multiple * dice.randint(1, max(1, min(most, 24 // limits.chunk_multiple)))})
+            core.advance({sequence: limits.chunk_multiple * rng.randint(1, max(1, min(most, 24 // limits.chunk_multiple)))})
         core.generate([sequence], 3)
-        check_sequence(subject.models.get(), sequence, core.agreement)
+        check_sequence(under_test.models.get(), sequence, core.agreement)
         core.drop(sequence)
 
 
-def _mixed_steps(subject: Subject) -> None:
-    core = subject.core()
+def _mixed_steps(under_test: BackendUnderTest) -> None:
+    core = under_test.core()
     limits = core.agreement.limits
     not_applicable(not limits.mixed, "prefill rows beside decode rows were not agreed")
     not_applicable(limits.max_sequences < 2, "one sequence at a time was agreed")
-    dice = random.Random(3)  # noqa: S311 - sizes, not secrets
+    rng = random.Random(3)  # noqa: S311 - sizes, not secrets
     running: list[LiveSequence] = []
     ended: list[LiveSequence] = []
     for seed in range(8):
         if len(running) == min(limits.max_sequences, 4):
             ended.append(running.pop(0))
-            check_sequence(subject.models.get(), ended[-1], core.agreement)
+            check_sequence(under_test.models.get(), ended[-1], core.agreement)
             core.drop(ended[-1])
-        running.append(core.add(prompt_of(dice.randint(1, 40), seed=seed), _greedy(subject)))
-        core.generate(running, dice.randint(1, 3))
-    check_sequences(subject.models.get(), running, core.agreement)
+        running.append(core.add(prompt_of(rng.randint(1, 40), seed=seed), _greedy(under_test)))
+        core.generate(running, rng.randint(1, 3))
+    check_sequences(under_test.models.get(), running, core.agreement)
 
 
-def _empty_and_full_steps(subject: Subject) -> None:
-    core = subject.core()
+def _empty_and_full_steps(under_test: BackendUnderTest) -> None:
+    core = under_test.core()
     limits = core.agreement.limits
     output = core.run(core.build({}))
     require(not len(output.sequence), "an empty step was answered with rows")
@@ -162,15 +162,15 @@ def _empty_and_full_steps(subject: Subject) -> None:
     core.drop(sequence)
     core.run(core.build({}))  # nothing but a drop
     length = min(limits.max_step_tokens, limits.max_total_tokens - 1)
-    full = core.add(prompt_of(length), _greedy(subject))
+    full = core.add(prompt_of(length), _greedy(under_test))
     core.generate([full], 1)
-    check_sequence(subject.models.get(), full, core.agreement)
+    check_sequence(under_test.models.get(), full, core.agreement)
 
 
-def _refusals(subject: Subject) -> None:
+def _refusals(under_test: BackendUnderTest) -> None:
     """Each broken step is refused with `StepError`, and the sequence beside it goes on."""
-    core = subject.core()
-    bystander = core.add(prompt_of(6), _greedy(subject))
+    core = under_test.core()
+    bystander = core.add(prompt_of(6), _greedy(under_test))
     core.generate([bystander], 1)
     broken: dict[str, Callable[[ScriptedCore], SchedulerOutput]] = {
         "a row of a sequence that was not introduced": _with_a_stranger,
@@ -188,7 +188,7 @@ def _refusals(subject: Subject) -> None:
             raise CheckFailedError(f"{what}: accepted without a `StepError`")
         core.forget(step)
         core.generate([bystander], 1)
-        check_sequence(subject.models.get(), bystander, core.agreement)
+        check_sequence(under_test.models.get(), bystander, core.agreement)
 
 
 def _with_a_stranger(core: ScriptedCore) -> SchedulerOutput:
@@ -212,36 +212,36 @@ def _with_too_many_sequences(core: ScriptedCore) -> SchedulerOutput:
     return core.build({core.add([5]): 1 for _ in range(core.agreement.limits.max_sequences)})
 
 
-def _preemption(subject: Subject) -> None:
-    core = subject.core()
+def _preemption(under_test: BackendUnderTest) -> None:
+    core = under_test.core()
     drawn = _DRAWN if "temperature" in core.agreement.sampling else SamplingParams()
-    for sampling in (_greedy(subject), drawn):
+    for sampling in (_greedy(under_test), drawn):
         sequence = core.add(prompt_of(21), sampling, seed=5)
         core.generate([sequence], 6)
-        check_sequence(subject.models.get(), sequence, core.agreement)
+        check_sequence(under_test.models.get(), sequence, core.agreement)
         core.drop(sequence)
         again = core.add(sequence.prompt, sampling, seed=5, output=sequence.output)
         core.generate([again], 6)
-        check_sequence(subject.models.get(), again, core.agreement)
+        check_sequence(under_test.models.get(), again, core.agreement)
         core.drop(again)
 
 
-def _cancellations(subject: Subject) -> None:
-    core = subject.core()
-    dice = random.Random(4)  # noqa: S311 - choices, not secrets
+def _cancellations(under_test: BackendUnderTest) -> None:
+    core = under_test.core()
+    rng = random.Random(4)  # noqa: S311 - choices, not secrets
     most = min(core.agreement.limits.max_sequences, 6)
     live: list[LiveSequence] = []
     for step in range(60):
-        while len(live) < most and dice.random() < 0.7:
-            live.append(core.add(prompt_of(dice.randint(1, 30), seed=step * 10 + len(live)), _greedy(subject)))
+        while len(live) < most and rng.random() < 0.7:
+            live.append(core.add(prompt_of(rng.randint(1, 30), seed=step * 10 + len(live)), _greedy(under_test)))
         if live:
-            core.generate(dice.sample(live, dice.randint(1, len(live))), 1)
-        for sequence in [s for s in live if dice.random() < 0.25]:
+            core.generate(rng.sample(live, rng.randint(1, len(live))), 1)
+        for sequence in [s for s in live if rng.random() < 0.25]:
             live.remove(sequence)
             core.drop(sequence)
-            if dice.random() < 0.2:
-                check_sequence(subject.models.get(), sequence, core.agreement)
-    check_sequences(subject.models.get(), [s for s in live if s.output], core.agreement)
+            if rng.random() < 0.2:
+                check_sequence(under_test.models.get(), sequence, core.agreement)
+    check_sequences(under_test.models.get(), [s for s in live if s.output], core.agreement)
 
 
 CHECKS: Sequence[Check] = (

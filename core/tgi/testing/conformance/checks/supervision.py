@@ -16,10 +16,10 @@ from tgi.engine.client import EngineClient
 from tgi.engine.messages import Progress, Start
 from tgi.engine.stream import OutputQueue, SequenceRequest, SequenceStream
 from tgi.scheduler import SchedulerConfig
+from tgi.testing.conformance.backend_under_test import REQUESTED, BackendUnderTest, prompt_of
 from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
 from tgi.testing.conformance.expectations import check_sequence
 from tgi.testing.conformance.live_sequence import LiveSequence
-from tgi.testing.conformance.subject import WISH, Subject, prompt_of
 
 __all__ = ["CHECKS"]
 
@@ -32,33 +32,33 @@ _NUM_TOKENS = 40
 _ENGINE_MODULE = "tgi.engine"
 
 
-def _killed(subject: Subject) -> None:
+def _killed(under_test: BackendUnderTest) -> None:
     """Killed while it starts, the start fails with a reason; killed while it serves, the stream goes on. Nothing is left."""
-    _require_installed(subject)
+    _require_installed(under_test)
     killer = _Killer()
     try:
-        asyncio.run(_start_and_kill(subject, killer, ""))
+        asyncio.run(_start_and_kill(under_test, killer, ""))
     except BackendError as error:
         require("SIGKILL" in str(error), f"killed while it starts, the error does not say so: {error}")
     else:
         raise CheckFailedError("killed while it starts, the start did not fail")
     for phase in _PHASES:
         with contextlib.suppress(BackendError):
-            asyncio.run(_start_and_kill(subject, killer, phase))
-    asyncio.run(_interrupted(subject, lambda _: killer.kill(), _TIMEOUT_SECONDS))
+            asyncio.run(_start_and_kill(under_test, killer, phase))
+    asyncio.run(_interrupted(under_test, lambda _: killer.kill(), _TIMEOUT_SECONDS))
     _, alive = psutil.wait_procs(killer.descendants, timeout=_GONE_SECONDS)
     require(not alive, f"an engine that was killed left processes: {[process.name() for process in alive]}")
 
 
-def _hanging(subject: Subject) -> None:
+def _hanging(under_test: BackendUnderTest) -> None:
     """A process that is stopped says nothing: it is ended and started anew, and the stream goes on."""
-    _require_installed(subject)
-    asyncio.run(_interrupted(subject, lambda pid: os.kill(pid, signal.SIGSTOP), _SILENCE_SECONDS))
+    _require_installed(under_test)
+    asyncio.run(_interrupted(under_test, lambda pid: os.kill(pid, signal.SIGSTOP), _SILENCE_SECONDS))
 
 
-def _require_installed(subject: Subject) -> None:
-    not_applicable(subject.entry_point is None, "the backend was handed over as an object, not installed")
-    subject.discard()
+def _require_installed(under_test: BackendUnderTest) -> None:
+    not_applicable(under_test.entry_point is None, "the backend was handed over as an object, not installed")
+    under_test.discard()
 
 
 @final
@@ -79,14 +79,14 @@ class _Killer:
         return bool(engines)
 
 
-async def _start_and_kill(subject: Subject, killer: _Killer, phase: str) -> None:
+async def _start_and_kill(under_test: BackendUnderTest, killer: _Killer, phase: str) -> None:
     """Start an engine and kill it in a phase; without one, as soon as its process is there. Raises `BackendError`."""
 
     def hear(progress: Progress) -> None:
         if progress.phase == phase:
             killer.kill()
 
-    client = EngineClient(_start_message(subject), hear)
+    client = EngineClient(_start_message(under_test), hear)
     starting = asyncio.ensure_future(client.start())
     try:
         while not phase and not starting.done() and not killer.kill():
@@ -96,10 +96,10 @@ async def _start_and_kill(subject: Subject, killer: _Killer, phase: str) -> None
         await client.close()
 
 
-async def _interrupted(subject: Subject, interrupt: Callable[[int], object], silence_limit: float) -> None:
+async def _interrupted(under_test: BackendUnderTest, interrupt: Callable[[int], object], silence_limit: float) -> None:
     """A sequence whose engine is interrupted after its first token has the tokens of one that was not."""
-    model = subject.models.get()
-    client = EngineClient(_start_message(subject), lambda _: None, silence_limit=silence_limit)
+    model = under_test.models.get()
+    client = EngineClient(_start_message(under_test), lambda _: None, silence_limit=silence_limit)
     try:
         agreement = await asyncio.wait_for(client.start(), _TIMEOUT_SECONDS)
         prompt = prompt_of(9)
@@ -127,8 +127,8 @@ async def _last_error(stream: SequenceStream, outputs: OutputQueue) -> str:
     return error
 
 
-def _start_message(subject: Subject) -> Start:
-    return Start(subject.config(subject.models.get()), WISH, SchedulerConfig())
+def _start_message(under_test: BackendUnderTest) -> Start:
+    return Start(under_test.config(under_test.models.get()), REQUESTED, SchedulerConfig())
 
 
 def _engines() -> list[psutil.Process]:

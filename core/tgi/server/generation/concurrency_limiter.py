@@ -8,11 +8,11 @@ from typing import final
 
 from tgi.errors import OverloadedError
 
-__all__ = ["Permits"]
+__all__ = ["ConcurrencyLimiter"]
 
 
 @final
-class Permits:
+class ConcurrencyLimiter:
     """A semaphore that never waits: who finds no permit is refused. Belongs to one event loop."""
 
     def __init__(self, num_permits: int) -> None:

@@ -12,19 +12,21 @@ from typing import Any, final
 import msgspec
 import numpy as np
 
-from tgi.backend import FEATURES, Agreement, Backend, BackendError, EngineConfig, Wish, Worker
+from tgi.backend import FEATURES, Agreement, Backend, BackendError, EngineConfig, RequestedLimits, Worker
 from tgi.testing.conformance.check import require
-from tgi.testing.conformance.models import ModelShelf, TinyModel
+from tgi.testing.conformance.models import TinyModel, TinyModels
 from tgi.testing.conformance.scripted_core import ScriptedCore
 
-__all__ = ["RecordingHost", "Subject", "prompt_of"]
+__all__ = ["BackendUnderTest", "RecordingReporter", "prompt_of"]
 
-WISH = Wish(max_total_tokens=128, max_concurrent_requests=8, model_max_total_tokens=512, features=tuple(sorted(FEATURES)))
+REQUESTED = RequestedLimits(
+    max_total_tokens=128, max_concurrent_requests=8, model_max_total_tokens=512, features=tuple(sorted(FEATURES))
+)
 
 
 @final
 @dataclass
-class RecordingHost:
+class RecordingReporter:
     """Keeps what a worker reports."""
 
     progress_calls: list[tuple[str, int, int]] = field(default_factory=list)
@@ -44,7 +46,7 @@ class RecordingHost:
 
 
 @final
-class Subject:
+class BackendUnderTest:
     """One backend, with tiny models in `folder`. A worker that is ready is kept for the checks that only need one."""
 
     def __init__(
@@ -60,8 +62,8 @@ class Subject:
         self.backend = backend
         self.folder = folder
         self.entry_point = entry_point
-        self.models = ModelShelf(folder)
-        self.host = RecordingHost()  # of the worker that is kept
+        self.models = TinyModels(folder)
+        self.reporter = RecordingReporter()  # of the worker that is kept
         self._options = options or {}
         self._core: ScriptedCore | None = None
 
@@ -81,12 +83,14 @@ class Subject:
     def worker(
         self,
         model: TinyModel | None = None,
-        host: RecordingHost | None = None,
+        reporter: RecordingReporter | None = None,
         path: Path | None = None,
         **changes: Any,  # noqa: ANN401 - fields of `EngineConfig`
     ) -> Worker:
         """A worker nobody has called yet."""
-        return self.backend.create_worker(self.config(model or self.models.get(), path, **changes), host or RecordingHost())
+        return self.backend.create_worker(
+            self.config(model or self.models.get(), path, **changes), reporter or RecordingReporter()
+        )
 
     def core(self) -> ScriptedCore:
         """A core over the worker that is kept, which serves the plain model; nothing runs on it."""
@@ -95,11 +99,11 @@ class Subject:
         return core
 
     @contextlib.contextmanager
-    def serving(self, model: TinyModel, wish: Wish = WISH, **changes: Any) -> Iterator[ScriptedCore]:  # noqa: ANN401 - fields
+    def serving(self, model: TinyModel, requested: RequestedLimits = REQUESTED, **changes: Any) -> Iterator[ScriptedCore]:  # noqa: ANN401 - fields
         """A core over a worker of its own, closed at the end; `changes` are fields of `EngineConfig`."""
         worker = self.worker(model, **changes)
         try:
-            yield _start(worker, wish)
+            yield _start(worker, requested)
         finally:
             worker.close()
 
@@ -109,7 +113,7 @@ class Subject:
 
     def supports(self, model: TinyModel, **changes: Any) -> bool:  # noqa: ANN401 - fields of `EngineConfig`
         """Whether the backend says that it can run the model so."""
-        return self.backend.supports(model.spec, self.config(model, **changes)).verdict != "no"
+        return self.backend.supports(model.spec, self.config(model, **changes)).status != "no"
 
     def discard(self) -> None:
         """Close the worker that is kept; a check that failed may have left it anywhere."""
@@ -119,8 +123,8 @@ class Subject:
 
     def _kept(self) -> ScriptedCore:
         if self._core is None:
-            self.host = RecordingHost()
-            self._core = _start(self.worker(host=self.host))
+            self.reporter = RecordingReporter()
+            self._core = _start(self.worker(reporter=self.reporter))
         return self._core
 
 
@@ -130,10 +134,10 @@ def prompt_of(length: int, seed: int = 0, vocab_size: int = 384) -> list[int]:
     return list(prompt)
 
 
-def _start(worker: Worker, wish: Wish = WISH) -> ScriptedCore:
+def _start(worker: Worker, requested: RequestedLimits = REQUESTED) -> ScriptedCore:
     try:
         worker.load()
-        agreement = worker.negotiate(wish)
+        agreement = worker.negotiate(requested)
         worker.warmup()
     except BackendError as error:
         worker.close()

@@ -8,20 +8,20 @@ from typing import final
 
 from tgi.engine.stream import SequenceStream
 
-__all__ = ["SequenceTrials"]
+__all__ = ["CrashIsolation"]
 
-_NUM_DEATHS = 2  # of the engine, after which a sequence that was there each time is tried alone
-_TRIAL_TOKENS = 8  # more than the steps in flight when the engine died, whose tokens never came
+_NUM_CRASHES = 2  # of the engine, after which a sequence that was there each time is tried alone
+_ISOLATION_TOKENS = 8  # more than the steps in flight when the engine died, whose tokens never came
 
 
 @final
-class SequenceTrials:
+class CrashIsolation:
     """One death has many causes, so at first everything goes on as it was. At the second one each sequence that was there both
     times runs alone for a few tokens: if the engine dies again, that sequence is at fault; if not, it is cleared.
     """
 
     def __init__(self) -> None:
-        self._num_deaths: dict[int, int] = {}  # by sequence id
+        self._num_crashes: dict[int, int] = {}  # by sequence id
         self._waiting: deque[SequenceStream] = deque()
         self._current: SequenceStream | None = None
         self._goal = 0  # output tokens that clear the current one
@@ -31,21 +31,21 @@ class SequenceTrials:
         """The sequence that runs alone."""
         return self._current
 
-    def note_death(self, streams: Iterable[SequenceStream]) -> SequenceStream | None:
+    def note_crash(self, streams: Iterable[SequenceStream]) -> SequenceStream | None:
         """The engine died while these were unfinished. Returns the one that ran alone, which is at fault."""
-        culprit, self._current = self._current, None
+        offender, self._current = self._current, None
         self._waiting.clear()
         unfinished = {stream.sequence_id for stream in streams}
-        deaths = self._num_deaths
-        if culprit is None:
-            self._num_deaths = {sequence_id: deaths.get(sequence_id, 0) + 1 for sequence_id in unfinished}
+        crashes = self._num_crashes
+        if offender is None:
+            self._num_crashes = {sequence_id: crashes.get(sequence_id, 0) + 1 for sequence_id in unfinished}
         else:
-            self._num_deaths = {i: count for i, count in deaths.items() if i in unfinished and i != culprit.sequence_id}
-        return culprit
+            self._num_crashes = {i: count for i, count in crashes.items() if i in unfinished and i != offender.sequence_id}
+        return offender
 
     def begin(self, streams: Iterable[SequenceStream]) -> SequenceStream | None:
         """The engine serves again: the first sequence to run alone; None = all run."""
-        self._waiting.extend(s for s in streams if self._num_deaths.get(s.sequence_id, 0) >= _NUM_DEATHS)
+        self._waiting.extend(s for s in streams if self._num_crashes.get(s.sequence_id, 0) >= _NUM_CRASHES)
         return self._next()
 
     def is_passed(self) -> bool:
@@ -56,7 +56,7 @@ class SequenceTrials:
     def advance(self) -> SequenceStream | None:
         """The current sequence is cleared; the next one, or None when all have been."""
         if self._current is not None:
-            self._num_deaths.pop(self._current.sequence_id, None)
+            self._num_crashes.pop(self._current.sequence_id, None)
         return self._next()
 
     def _next(self) -> SequenceStream | None:
@@ -65,5 +65,5 @@ class SequenceTrials:
             stream = self._waiting.popleft()
             self._current = None if stream.is_finished else stream
         if self._current is not None:
-            self._goal = len(self._current.output_token_ids) + _TRIAL_TOKENS
+            self._goal = len(self._current.output_token_ids) + _ISOLATION_TOKENS
         return self._current

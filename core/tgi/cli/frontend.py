@@ -25,12 +25,12 @@ from tgi.server.telemetry.otlp import OtlpExporter
 from tgi.server.telemetry.tracing import SpanExporter
 from tgi.text import ChatTemplate, ChatTemplateRenderer, Tokenizer, TokenizerPool
 
-__all__ = ["Front"]
+__all__ = ["Frontend"]
 
 
 @final
 @dataclass(frozen=True)
-class Front:
+class Frontend:
     """Everything of the front that does not wait for the engine."""
 
     options: ServeOptions
@@ -49,7 +49,7 @@ class Front:
         files: ModelFiles,
         spec: ModelSpec | GenericSpec,
         parts: AsyncExitStack,
-    ) -> Front:
+    ) -> Frontend:
         """Read the texts of a model and start what stands beside the server; what has to be closed is added to `parts`."""
         tokenizer, chat_template = await asyncio.to_thread(_read_texts, options, files.path)
         renderer = await _start_chat_template(chat_template, parts)
@@ -86,9 +86,9 @@ async def _start_chat_template(chat_template: ChatTemplate | None, parts: AsyncE
     return renderer
 
 
-def _server_config(front: Front, chosen: Candidate, agreement: Agreement) -> ServerConfig:
+def _server_config(frontend: Frontend, chosen: Candidate, agreement: Agreement) -> ServerConfig:
     """Limits of the routes: the user's where given, else what was agreed. Raises `ConfigError` if they contradict."""
-    options, environment, files, spec = front.options, front.environment, front.files, front.spec
+    options, environment, files, spec = frontend.options, frontend.environment, frontend.files, frontend.spec
     max_total_tokens = agreement.limits.max_total_tokens
     max_input_tokens = options.max_input_length if options.max_input_tokens is None else options.max_input_tokens
     if max_input_tokens is None:
