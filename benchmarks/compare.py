@@ -1,10 +1,12 @@
-"""Compare this server with every installed peer: the same load, in turns, repeated; medians, spreads, ratios.
+"""Compare this server with every installed peer: the same load, in turns, repeated; medians,
+spreads, ratios.
 
-    python benchmarks/compare.py --environments FOLDER --models FOLDER [--peers tgi llama.cpp] [--cases 1-user] [--repeats 3]
+    python benchmarks/compare.py --environments FOLDER --models FOLDER [--peers tgi llama.cpp]
+    [--cases 1-user] [--repeats 3]
 
-Missing models are made; missing peers are named with the command that installs them. Each repeat starts every server anew, in
-another order. A case that something else disturbed is measured again. Writes JSON and a picture into
-`benchmarks/results/`. Takes long.
+Missing models are made; missing peers are named with the command that installs them. Each repeat
+starts every server anew, in another order. A case that something else disturbed is measured again.
+Writes JSON and a picture into `benchmarks/results/`. Takes long.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ _ROUTES = ("/v1/completions", "/v1/chat/completions")  # the same route for all 
 
 @dataclass(frozen=True)
 class Case:
-    """One load. `figure` is what the table shows: `tok/s`, more is better, or `TTFT`, less is better."""
+    """One load. `figure` is what the table shows: `tok/s`, more is better, or `TTFT`, less is
+    better.
+    """
 
     name: str
     model: str
@@ -73,34 +77,67 @@ def main() -> int:
             ready = _installed(chosen, given, given.models / model, is_first=not repeat)
             turn = repeat % len(ready) if ready else 0
             for peer in ready[turn:] + ready[:turn]:
-                records += _measure(peer, given, model, [case for case in cases if case.model == model], repeat)
+                records += _measure(
+                    peer, given, model, [case for case in cases if case.model == model], repeat
+                )
     if not records:
         return 1
-    report = {"environment": _environment(chosen, given), "cases": [asdict(case) for case in cases], "records": records}
+    report = {
+        "environment": _environment(chosen, given),
+        "cases": [asdict(case) for case in cases],
+        "records": records,
+    }
     _RESULTS.mkdir(exist_ok=True)
-    (_RESULTS / f"{given.name}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (_RESULTS / f"{given.name}.json").write_text(
+        json.dumps(report, indent=2) + "\n", encoding="utf-8"
+    )
     (_RESULTS / f"{given.name}.svg").write_text(plot(report), encoding="utf-8")
     print(markdown(report))
     return 0 if all(record["valid"] for record in records) else 1
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     names = [peer.name for peer in PEERS]
-    parser.add_argument("--environments", type=Path, default=Path("build/peers"), help="where peers are installed (%(default)s)")
-    parser.add_argument("--models", type=Path, default=Path("build/models"), help="where models are made (%(default)s)")
+    parser.add_argument(
+        "--environments",
+        type=Path,
+        default=Path("build/peers"),
+        help="where peers are installed (%(default)s)",
+    )
+    parser.add_argument(
+        "--models",
+        type=Path,
+        default=Path("build/models"),
+        help="where models are made (%(default)s)",
+    )
     parser.add_argument("--peers", nargs="+", choices=names, default=names)
-    parser.add_argument("--cases", nargs="+", choices=[c.name for c in CASES], default=[c.name for c in CASES])
+    parser.add_argument(
+        "--cases", nargs="+", choices=[c.name for c in CASES], default=[c.name for c in CASES]
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--max-foreign", type=float, default=0.1, help="processors that others may use (%(default)s)")
-    parser.add_argument("--name", default=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}", help="of the files (today)")
+    parser.add_argument(
+        "--max-foreign",
+        type=float,
+        default=0.1,
+        help="processors that others may use (%(default)s)",
+    )
+    parser.add_argument(
+        "--name",
+        default=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
+        help="of the files (today)",
+    )
     given = parser.parse_args()
     given.environments, given.models = given.environments.resolve(), given.models.resolve()
     return given
 
 
-def _installed(chosen: list[Peer], given: argparse.Namespace, model: Path, *, is_first: bool) -> list[Peer]:
+def _installed(
+    chosen: list[Peer], given: argparse.Namespace, model: Path, *, is_first: bool
+) -> list[Peer]:
     ready = []
     for peer in chosen:
         obstacle = peer.obstacle(given.environments, model) if peer.program else ""
@@ -111,28 +148,50 @@ def _installed(chosen: list[Peer], given: argparse.Namespace, model: Path, *, is
     return ready
 
 
-def _measure(peer: Peer, given: argparse.Namespace, model: str, cases: list[Case], repeat: int) -> list[dict[str, Any]]:
+def _measure(
+    peer: Peer, given: argparse.Namespace, model: str, cases: list[Case], repeat: int
+) -> list[dict[str, Any]]:
     start = Start(given.environments, given.models / model, free_port(), given.threads)
-    identity = {"peer": peer.name, "model": model, "repeat": repeat, "engine_only": peer.engine_only, "precision": peer.precision}
+    identity = {
+        "peer": peer.name,
+        "model": model,
+        "repeat": repeat,
+        "engine_only": peer.engine_only,
+        "precision": peer.precision,
+    }
     named = str(start.model) if peer.is_model_path else ""
     records: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         try:
-            with running(peer.command(start), start.port, peer.ready_path, log, peer.environment(start)) as server:
+            with running(
+                peer.command(start), start.port, peer.ready_path, log, peer.environment(start)
+            ) as server:
                 for number, case in enumerate(cases):
                     run = _run(server, named, case, 1000 * repeat + 10 * number, given.max_foreign)
-                    print(f"{repeat} {peer.name} {case.name}: {run.output_tokens_per_second} tok/s", file=sys.stderr)
-                    records.append(identity | {"case": case.name, "valid": run.valid, "run": asdict(run)})
-                whole = {"seconds_to_ready": server.seconds_to_ready, "peak_memory_mib": server.peak_memory_mib()}
+                    print(
+                        f"{repeat} {peer.name} {case.name}: {run.output_tokens_per_second} tok/s",
+                        file=sys.stderr,
+                    )
+                    records.append(
+                        identity | {"case": case.name, "valid": run.valid, "run": asdict(run)}
+                    )
+                whole = {
+                    "seconds_to_ready": server.seconds_to_ready,
+                    "peak_memory_mib": server.peak_memory_mib(),
+                }
         except RuntimeError as error:
             print(f"{peer.name} is left out: {error}", file=sys.stderr)
             return []
     return [*records, identity | {"case": f"{model}-process", "valid": True, **whole}]
 
 
-def _run(server: RunningServer, model: str, case: Case, seed: int, max_foreign: float) -> RunSummary:
-    """The least disturbed of at most `_MAX_TRIES`. Each begins with a request that fills what the cache can share."""
+def _run(
+    server: RunningServer, model: str, case: Case, seed: int, max_foreign: float
+) -> RunSummary:
+    """The least disturbed of at most `_MAX_TRIES`. Each begins with a request that fills what the
+    cache can share.
+    """
     workload = Workload(case.prompt_tokens, case.output_tokens, case.shared_tokens)
     best: RunSummary | None = None
     for attempt in range(_MAX_TRIES):
@@ -163,9 +222,14 @@ def _environment(chosen: list[Peer], given: argparse.Namespace) -> dict[str, Any
         "threads": given.threads,
         "python": platform.python_version(),
         "versions": {peer.name: _version(peer, given.environments) for peer in chosen},
-        "limits": asdict(limits)
-        | {f"{name}_decode": limits.decode_limit(model.num_parameters) for name, model in MODELS.items()}
-        | {"135m_prompt_2048_ms": limits.prefill_limit_ms(MODELS["135m"].num_parameters, 2048)},
+        "limits": (
+            asdict(limits)
+            | {
+                f"{name}_decode": limits.decode_limit(model.num_parameters)
+                for name, model in MODELS.items()
+            }
+            | {"135m_prompt_2048_ms": limits.prefill_limit_ms(MODELS["135m"].num_parameters, 2048)}
+        ),
     }
 
 
@@ -174,11 +238,17 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), ""
+    )
 
 
 def _version(peer: Peer, environments: Path) -> str:
-    program = [str(environments / peer.program), *peer.version] if peer.program else [sys.executable, "-m", "tgi", "--version"]
+    program = (
+        [str(environments / peer.program), *peer.version]
+        if peer.program
+        else [sys.executable, "-m", "tgi", "--version"]
+    )
     if not Path(program[0]).is_file():
         return ""
     finished = subprocess.run(program, capture_output=True, text=True, check=False)

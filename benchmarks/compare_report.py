@@ -18,14 +18,23 @@ _NONE = "-"
 def markdown(report: dict[str, Any]) -> str:
     """A table for each precision of the weights, then what holds for all.
 
-    A row per figure: the median of each server with its lowest and highest, ours beside the best HTTP peer and the limit. A ratio
-    above 1 is better than the peer. It is the median over the repeats of the ratio within one repeat.
+    A row per figure: the median of each server with its lowest and highest, ours beside the best
+    HTTP peer and the limit. A ratio above 1 is better than the peer. It is the median over the
+    repeats of the ratio within one repeat.
     """
     lines = [line for precision in _precisions(report) for line in (*_table(report, precision), "")]
     environment = report["environment"]
-    versions = ", ".join(f"{name}: {version}" for name, version in environment["versions"].items() if version)
+    versions = ", ".join(
+        f"{name}: {version}" for name, version in environment["versions"].items() if version
+    )
     where = f"{environment['processor']}, {environment['threads']} threads, {environment['date']}"
-    return "\n".join([*lines, f"{where}. {versions}. Medians, with the lowest and the highest.", *_remarks(report)])
+    return "\n".join(
+        [
+            *lines,
+            f"{where}. {versions}. Medians, with the lowest and the highest.",
+            *_remarks(report),
+        ]
+    )
 
 
 def _precisions(report: dict[str, Any]) -> list[str]:
@@ -33,7 +42,11 @@ def _precisions(report: dict[str, Any]) -> list[str]:
 
 
 def _table(report: dict[str, Any], precision: str) -> Iterator[str]:
-    peers = list(dict.fromkeys(record["peer"] for record in report["records"] if record["precision"] == precision))
+    peers = list(
+        dict.fromkeys(
+            record["peer"] for record in report["records"] if record["precision"] == precision
+        )
+    )
     head = [f"case, {precision}", *peers, "ours / best HTTP peer", "share of the limit"]
     rows = [head, ["-" * len(cell) for cell in head]]
     for name, less_is_better, limit in _figures(report):
@@ -44,18 +57,31 @@ def _table(report: dict[str, Any], precision: str) -> Iterator[str]:
         share = _share(values, limit, less_is_better) if precision == _PLAIN else _NONE
         rows.append([name, *cells, _ratio(report, values, less_is_better=less_is_better), share])
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    return (f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in rows)
+    return (
+        f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |"
+        for row in rows
+    )
 
 
 def plot(report: dict[str, Any]) -> str:
     """Throughput and latency per case, a line per server."""
     peers = _peers(report)
     panels = []
-    for title, figure in (("output tokens per second", "tok/s"), ("time to first token, ms", "TTFT")):
-        names = [case["name"] for case in report["cases"] if figure == "TTFT" or case["figure"] == figure]
-        lines = {peer: [_median(_run_values(report, name, peer, figure)) for name in names] for peer in peers}
+    for title, figure in (
+        ("output tokens per second", "tok/s"),
+        ("time to first token, ms", "TTFT"),
+    ):
+        names = [
+            case["name"] for case in report["cases"] if figure == "TTFT" or case["figure"] == figure
+        ]
+        lines = {
+            peer: [_median(_run_values(report, name, peer, figure)) for name in names]
+            for peer in peers
+        }
         panels.append(Panel(title, names, lines))
-    return svg_plot(f"{report['environment']['processor']}, {report['environment']['date'][:10]}", panels)
+    return svg_plot(
+        f"{report['environment']['processor']}, {report['environment']['date'][:10]}", panels
+    )
 
 
 def _peers(report: dict[str, Any]) -> list[str]:
@@ -67,8 +93,16 @@ def _figures(report: dict[str, Any]) -> Iterator[tuple[str, bool, float]]:
     limits = report["environment"]["limits"]
     for case in report["cases"]:
         is_time = case["figure"] == "TTFT"
-        limit = limits.get(f"{case['model']}_decode", 0.0) if case["users"] == 1 and not is_time else 0.0
-        yield f"{case['name']} {case['figure']}", is_time, limits["135m_prompt_2048_ms"] if is_time else limit
+        limit = (
+            limits.get(f"{case['model']}_decode", 0.0)
+            if case["users"] == 1 and not is_time
+            else 0.0
+        )
+        yield (
+            f"{case['name']} {case['figure']}",
+            is_time,
+            limits["135m_prompt_2048_ms"] if is_time else limit,
+        )
     for model in dict.fromkeys(case["model"] for case in report["cases"]):
         yield f"{model} seconds_to_ready", True, 0.0
         yield f"{model} peak_memory_mib", True, 0.0
@@ -84,7 +118,9 @@ def _values(report: dict[str, Any], name: str, peer: str) -> dict[int, float]:
 
 
 def _run_values(report: dict[str, Any], case: str, peer: str, figure: str) -> dict[int, float]:
-    records = (r for r in report["records"] if r["peer"] == peer and r["case"] == case and r["valid"])
+    records = (
+        r for r in report["records"] if r["peer"] == peer and r["case"] == case and r["valid"]
+    )
     if figure == "TTFT":
         return {record["repeat"]: record["run"]["ttft_ms"]["p50"] for record in records}
     return {record["repeat"]: record["run"]["output_tokens_per_second"] for record in records}
@@ -100,10 +136,14 @@ def _cell(values: list[float]) -> str:
     return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
-def _ratio(report: dict[str, Any], values: dict[str, dict[int, float]], *, less_is_better: bool) -> str:
+def _ratio(
+    report: dict[str, Any], values: dict[str, dict[int, float]], *, less_is_better: bool
+) -> str:
     """An engine behind a server of ours is not a peer here."""
     engines = {record["peer"] for record in report["records"] if record["engine_only"]}
-    rivals = {peer: found for peer, found in values.items() if peer not in engines and not _is_ours(peer)}
+    rivals = {
+        peer: found for peer, found in values.items() if peer not in engines and not _is_ours(peer)
+    }
     ratios = []
     for repeat, value in _ours(values).items():
         others = [found[repeat] for found in rivals.values() if repeat in found]
@@ -129,9 +169,13 @@ def _share(values: dict[str, dict[int, float]], limit: float, less_is_better: bo
 
 def _remarks(report: dict[str, Any]) -> list[str]:
     runs = [record for record in report["records"] if "run" in record]
-    invalid = [f"{r['peer']} {r['case']}: {r['run']['failures'][:1]}" for r in runs if not r["valid"]]
+    invalid = [
+        f"{r['peer']} {r['case']}: {r['run']['failures'][:1]}" for r in runs if not r["valid"]
+    ]
     most = max((r["run"]["foreign_cpus"] for r in runs), default=0.0)
     engines = sorted({record["peer"] for record in report["records"] if record["engine_only"]})
     remarks = [f"Others used at most {most:.2f} processors during a run."]
-    remarks += [f"{name} is an engine without a server; it ran behind a thin one." for name in engines]
+    remarks += [
+        f"{name} is an engine without a server; it ran behind a thin one." for name in engines
+    ]
     return remarks + [f"Invalid and left out: {line}." for line in invalid]

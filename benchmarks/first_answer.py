@@ -2,8 +2,9 @@
 
     python benchmarks/first_answer.py [--repeats 5] [-- OPTIONS OF tgi serve]
 
-Each start is a fresh process of the installed command; the clock runs until the whole answer of /generate was read. The first
-start is counted like the others: where the files have not been read yet it shows what the disk costs.
+Each start is a fresh process of the installed command; the clock runs until the whole answer of
+/generate was read. The first start is counted like the others: where the files have not been read
+yet it shows what the disk costs.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ PROMPT = "What is Deep Learning?"
 
 def main() -> None:
     """Start, ask, stop, as often as wanted; print each time and the median."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("options", nargs="*", help="options of tgi serve")
     arguments = parser.parse_args()
@@ -32,18 +35,35 @@ def main() -> None:
     for number in range(1, arguments.repeats + 1):
         ready, responded, text = first_response(arguments.options)
         totals.append(responded)
-        print(f"start {number}: ready after {ready:.2f} s, answered after {responded:.2f} s: {text!r}", flush=True)
+        print(
+            f"start {number}: ready after {ready:.2f} s, answered after {responded:.2f} s:"
+            f" {text!r}",
+            flush=True,
+        )
     print(f"median of {len(totals)}: {statistics.median(totals):.2f} s")
 
 
 def first_response(options: list[str]) -> tuple[float, float, str]:
     """Seconds to ready, seconds to the end of the first answer, and the answer."""
     port = free_port()
-    command = [str(Path(sys.executable).with_name("tgi")), "serve", "--hostname", "127.0.0.1", "--port", str(port), *options]
+    command = [
+        str(Path(sys.executable).with_name("tgi")),
+        "serve",
+        "--hostname",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        *options,
+    ]
     body = json.dumps({"inputs": PROMPT}).encode()
-    with tempfile.TemporaryDirectory() as folder, running(command, port, "/health", Path(folder) / "log") as server:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running(command, port, "/health", Path(folder) / "log") as server,
+    ):
         began = time.perf_counter()
-        request = urllib.request.Request(f"{server.url}/generate", body, {"content-type": "application/json"})
+        request = urllib.request.Request(
+            f"{server.url}/generate", body, {"content-type": "application/json"}
+        )
         with urllib.request.urlopen(request, timeout=60) as response:
             text = json.load(response)["generated_text"]
         return server.seconds_to_ready, server.seconds_to_ready + time.perf_counter() - began, text

@@ -1,11 +1,14 @@
-"""Measure the front's own cost: server-sent events per second over the null backend, beside a bare Starlette endpoint.
+"""Measure the front's own cost: server-sent events per second over the null backend, beside a bare
+Starlette endpoint.
 
     python benchmarks/front_end.py [--streams 32] [--tokens 2000] [--rounds 5] [--step-ms 5]
 
-Both send the same bytes through the same uvicorn; the bare one lets its streams take turns after each event, ours writes together
-what is ready together. They are measured in turns, and a share is the median of those within a round. By wall time our engine and
-the client share the processors with the front; the processor time of the front alone stands beside. With `--step-ms` the engine
-takes its time, as a model does, and so does the bare endpoint between two events; then the processor time alone compares.
+Both send the same bytes through the same uvicorn; the bare one lets its streams take turns after
+each event, ours writes together what is ready together. They are measured in turns, and a share is
+the median of those within a round. By wall time our engine and the client share the processors with
+the front; the processor time of the front alone stands beside. With `--step-ms` the engine takes
+its time, as a model does, and so does the bare endpoint between two events; then the processor time
+alone compares.
 """
 
 from __future__ import annotations
@@ -36,11 +39,19 @@ from tgi.testing.tiny_models import write_tiny_model
 
 _ROUTES = {  # greedy, both
     "/generate_stream": {"inputs": "hello world", "parameters": {}},
-    "/v1/chat/completions": {"messages": [{"role": "user", "content": "hello"}], "temperature": 0, "stream": True},
+    "/v1/chat/completions": {
+        "messages": [{"role": "user", "content": "hello"}],
+        "temperature": 0,
+        "stream": True,
+    },
 }
 _CHAT_TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 _MAX_TOTAL_TOKENS = 1 << 16
-_HEAD = {"content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no"}
+_HEAD = {
+    "content-type": "text/event-stream",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
 _START_SECONDS = 120.0
 
 
@@ -49,11 +60,15 @@ def main() -> int:
     if sys.argv[1:2] == ["--bare"]:
         _serve_bare(Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))
         return 0
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--streams", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--step-ms", type=float, default=0.0, help="least duration of a step of the engine")
+    parser.add_argument(
+        "--step-ms", type=float, default=0.0, help="least duration of a step of the engine"
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -73,11 +88,29 @@ def _with_length(body: dict[str, object], num_tokens: int) -> dict[str, object]:
 def _compare(folder: Path, route: str, body: dict[str, object], given: argparse.Namespace) -> None:
     recorded = folder / "events"
     port, bare_port = _free_port(), _free_port()
-    arguments = ["-m", "tgi", "serve", str(folder / "model"), "--backend", "null", "--null-script", str(folder / "script.json")]
-    arguments += ["--port", str(port), "--hostname", "127.0.0.1", "--max-total-tokens", str(_MAX_TOTAL_TOKENS)]
+    arguments = [
+        "-m",
+        "tgi",
+        "serve",
+        str(folder / "model"),
+        "--backend",
+        "null",
+        "--null-script",
+        str(folder / "script.json"),
+    ]
+    arguments += [
+        "--port",
+        str(port),
+        "--hostname",
+        "127.0.0.1",
+        "--max-total-tokens",
+        str(_MAX_TOTAL_TOKENS),
+    ]
     with _running(arguments, port) as pid:
         recorded.write_bytes(b"".join(_events(*_read_all(port, route, body, 1))))
-        with _running([__file__, "--bare", str(recorded), str(bare_port), str(given.step_ms / 1e3)], bare_port) as bare_pid:
+        with _running(
+            [__file__, "--bare", str(recorded), str(bare_port), str(given.step_ms / 1e3)], bare_port
+        ) as bare_pid:
             rounds: dict[str, list[Round]] = {"tgi": [], "bare": []}
             # In turns, so that whatever else the machine does falls on both.
             for _ in range(given.rounds + 1):
@@ -86,9 +119,15 @@ def _compare(folder: Path, route: str, body: dict[str, object], given: argparse.
     print(f"{route}, {given.streams} streams; medians of {given.rounds} rounds")
     for name, measured in rounds.items():
         rate, cost, bundle = (median(figures) for figures in zip(*measured[1:], strict=True))
-        print(f"  {name:<5} {rate:>9,.0f} events/s   {cost * 1e6:>6.1f} µs of processor time each   {bundle:>5.1f} in a write")
+        print(
+            f"  {name:<5} {rate:>9,.0f} events/s   {cost * 1e6:>6.1f} µs of processor time each  "
+            f" {bundle:>5.1f} in a write"
+        )
     pairs = list(zip(rounds["tgi"], rounds["bare"], strict=True))[1:]
-    wall, processor = median(tgi.rate / bare.rate for tgi, bare in pairs), median(bare.cost / tgi.cost for tgi, bare in pairs)
+    wall, processor = (
+        median(tgi.rate / bare.rate for tgi, bare in pairs),
+        median(bare.cost / tgi.cost for tgi, bare in pairs),
+    )
     print(f"  share {wall:>9.0%} by wall time, {processor:.0%} by processor time")
 
 
@@ -127,7 +166,9 @@ def _read_all(port: int, route: str, body: dict[str, object], num_streams: int) 
 
 @final
 class _Client(asyncio.Protocol):
-    """Sends one request and keeps what comes back: as little work as can be, for it runs on the processors that are measured."""
+    """Sends one request and keeps what comes back: as little work as can be, for it runs on the
+    processors that are measured.
+    """
 
     def __init__(self, request: bytes, response: asyncio.Future[bytes]) -> None:
         self.response = response
@@ -147,7 +188,10 @@ class _Client(asyncio.Protocol):
 
 def _request(route: str, body: dict[str, object]) -> bytes:
     payload = json.dumps(body).encode()
-    head = f"POST {route} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n"
+    head = (
+        f"POST {route} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length:"
+        f" {len(payload)}\r\n"
+    )
     return f"{head}Connection: close\r\n\r\n".encode() + payload
 
 
@@ -165,7 +209,8 @@ def _serve_bare(recorded: Path, port: int, pause: float) -> None:
     async def send_all() -> AsyncGenerator[bytes, None]:
         for event in events:
             yield event
-            # Tokens come one step at a time; without this all events of a stream would leave in one system call.
+            # Tokens come one step at a time; without this all events of a stream would leave in one
+            # system call.
             await asyncio.sleep(pause)
 
     async def response(request: Request) -> StreamingResponse:
@@ -173,7 +218,13 @@ def _serve_bare(recorded: Path, port: int, pause: float) -> None:
         return StreamingResponse(send_all(), headers=_HEAD)
 
     app = Starlette(routes=[Route(path, response, methods=["POST"]) for path in _ROUTES])
-    options = {"loop": "uvloop", "http": "httptools", "log_config": None, "access_log": False, "lifespan": "off"}
+    options = {
+        "loop": "uvloop",
+        "http": "httptools",
+        "log_config": None,
+        "access_log": False,
+        "lifespan": "off",
+    }
     uvicorn.run(app, host="127.0.0.1", port=port, **options)
 
 

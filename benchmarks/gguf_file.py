@@ -38,7 +38,9 @@ _NAMES = {
 
 
 def write_gguf(path: Path, model: Model) -> None:
-    """Write `path`/model.gguf from the tokenizer in `path` and the weights of `model`, unless it is there."""
+    """Write `path`/model.gguf from the tokenizer in `path` and the weights of `model`, unless it is
+    there.
+    """
     target = path / "model.gguf"
     if target.is_file():
         return
@@ -47,7 +49,12 @@ def write_gguf(path: Path, model: Model) -> None:
     for name, shape in model.tensors().items():
         kind, width = (_F32, 4) if len(shape) == 1 else (_BF16, 2)
         sizes = struct.pack(f"<{len(shape)}Q", *reversed(shape))
-        infos.append(_string(_name(name)) + struct.pack("<I", len(shape)) + sizes + struct.pack("<IQ", kind, position))
+        infos.append(
+            _string(_name(name))
+            + struct.pack("<I", len(shape))
+            + sizes
+            + struct.pack("<IQ", kind, position)
+        )
         position += -(-width * int(np.prod(shape)) // _ALIGNMENT) * _ALIGNMENT
     head = b"GGUF" + struct.pack("<IQQ", 3, len(infos), len(facts))
     head += b"".join(_string(key) + _value(value) for key, value in facts.items()) + b"".join(infos)
@@ -63,7 +70,10 @@ def _facts(model: Model, tokenizer: Mapping[str, Any]) -> dict[str, Any]:
     family = model.model_type
     vocabulary = tokenizer["model"]["vocab"]
     special = {token["id"] for token in tokenizer["added_tokens"]}
-    merges = (merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"])
+    merges = (
+        merge if isinstance(merge, str) else " ".join(merge)
+        for merge in tokenizer["model"]["merges"]
+    )
     return {
         "general.architecture": family,
         "general.file_type": _MOSTLY_BF16,
@@ -80,7 +90,9 @@ def _facts(model: Model, tokenizer: Mapping[str, Any]) -> dict[str, Any]:
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": sorted(vocabulary, key=vocabulary.__getitem__),
-        "tokenizer.ggml.token_type": [_CONTROL if number in special else _NORMAL for number in range(model.vocab_size)],
+        "tokenizer.ggml.token_type": [
+            _CONTROL if number in special else _NORMAL for number in range(model.vocab_size)
+        ],
         "tokenizer.ggml.merges": list(merges),
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 0,
@@ -137,4 +149,8 @@ def _value(value: Any) -> bytes:  # noqa: ANN401 - one of the kinds below
 def _elements(values: Sequence[Any]) -> Iterator[bytes]:
     is_text = isinstance(values[0], str)
     yield struct.pack("<IQ", _STRING if is_text else _INT32, len(values))
-    yield from (_string(value) for value in values) if is_text else (struct.pack("<i", value) for value in values)
+    yield from (
+        (_string(value) for value in values)
+        if is_text
+        else (struct.pack("<i", value) for value in values)
+    )

@@ -2,10 +2,11 @@
 
     python benchmarks/kernels.py FOLDER
 
-FOLDER holds a `config.json`; weights are random, their values do not matter here. Each case runs whole, then once more for each
-group of equal operations, all layers of it one after the other, so that weights come from memory as they do in a step. The best
-of the repeats counts: others on the machine can only slow one down. One thread alone is measured by its processor time, which
-does not count how long others kept it waiting.
+FOLDER holds a `config.json`; weights are random, their values do not matter here. Each case runs
+whole, then once more for each group of equal operations, all layers of it one after the other, so
+that weights come from memory as they do in a step. The best of the repeats counts: others on the
+machine can only slow one down. One thread alone is measured by its processor time, which does not
+count how long others kept it waiting.
 """
 
 from __future__ import annotations
@@ -77,26 +78,43 @@ CASES = (
 class Model:
     """A program with random weights and room for every case."""
 
-    def __init__(self, spec: ModelSpec, library: NativeLibrary, threads: int, *, is_compressed: bool) -> None:
+    def __init__(
+        self, spec: ModelSpec, library: NativeLibrary, threads: int, *, is_compressed: bool
+    ) -> None:
         self.spec = spec
         weights = NativeWeights(spec, library)
         generator = torch.Generator().manual_seed(0)
         for matrix in weights.matrices.values():
             for parameter, rows in matrix.plan.parameter_rows.items():
-                weights.write(parameter, 0, 0, 0.02 * torch.randn(rows, matrix.plan.num_inputs, generator=generator))
+                weights.write(
+                    parameter,
+                    0,
+                    0,
+                    0.02 * torch.randn(rows, matrix.plan.num_inputs, generator=generator),
+                )
         if is_compressed:
             weights.compress()
         for vector in weights.vectors.values():
             vector[...] = 1.0
-        num_blocks = max(sum(-(-context // BLOCK_TOKENS) for _, context in case.rows) for case in CASES)
+        num_blocks = max(
+            sum(-(-context // BLOCK_TOKENS) for _, context in case.rows) for case in CASES
+        )
         cache = NativeCache.allocate(spec, num_blocks, library)
         for side in (*cache.keys, *cache.values):
             side[...] = 0x3C00
         self.program: NativeProgram = build_program(
-            spec, weights, library, cache, max_tokens=_MAX_STEP_TOKENS, max_positions=4096, max_rows=_MAX_ROWS
+            spec,
+            weights,
+            library,
+            cache,
+            max_tokens=_MAX_STEP_TOKENS,
+            max_positions=4096,
+            max_rows=_MAX_ROWS,
         )
         self.threads = threads
-        self.engine = Engine(library, threads, len(self.program.hidden_ops), self.program.scratch_floats)
+        self.engine = Engine(
+            library, threads, len(self.program.hidden_ops), self.program.scratch_floats
+        )
 
     def groups(self) -> dict[str, list[OpRecord]]:
         """Equal operations of all layers, in program order."""
@@ -127,8 +145,12 @@ class Batch:
         rows = np.repeat(np.arange(len(case.rows)), counts)
         self.query_starts = np.concatenate([[0], counts.cumsum()]).astype(np.int32)
         self.context_lens = np.array([context for _, context in case.rows], np.int32)
-        self.positions = (np.arange(case.num_tokens) - self.query_starts[rows + 1] + self.context_lens[rows]).astype(np.int64)
-        self.slots = self.block_tables[rows, self.positions // BLOCK_TOKENS].astype(np.int64) * BLOCK_TOKENS
+        self.positions = (
+            np.arange(case.num_tokens) - self.query_starts[rows + 1] + self.context_lens[rows]
+        ).astype(np.int64)
+        self.slots = (
+            self.block_tables[rows, self.positions // BLOCK_TOKENS].astype(np.int64) * BLOCK_TOKENS
+        )
         self.slots += self.positions % BLOCK_TOKENS
         self.token_ids = (np.arange(case.num_tokens) * 97 % 1000).astype(np.int64)
         self.record = BatchRecord(
@@ -163,23 +185,34 @@ def measure_case(model: Model, case: Case, repeats: int, group: str) -> Iterator
     for name, ops in model.groups().items():
         if group not in name:
             continue
-        yield Measured(name, seconds_of(functools.partial(model.run, ops, batch)), *work_of(ops, case))
+        yield Measured(
+            name, seconds_of(functools.partial(model.run, ops, batch)), *work_of(ops, case)
+        )
     if group not in "head":
         return
     head = list(model.program.logits_ops)
     last = BatchRecord(num_tokens=len(case.rows))
     seconds = seconds_of(lambda: model.engine.run((OpRecord * len(head))(*head), last))
-    yield Measured("head", seconds, 2.0 * len(case.rows) * head[0].num_inputs * head[0].num_columns, _weight_bytes(head[0]))
+    yield Measured(
+        "head",
+        seconds,
+        2.0 * len(case.rows) * head[0].num_inputs * head[0].num_columns,
+        _weight_bytes(head[0]),
+    )
 
 
 def work_of(ops: list[OpRecord], case: Case) -> tuple[float, float]:
     """Products and sums, and bytes that must come from memory, of matrix products and attention."""
     if ops[0].kind == Kind.LINEAR:
-        return sum(2.0 * case.num_tokens * op.num_inputs * op.num_columns for op in ops), sum(map(_weight_bytes, ops))
+        return sum(2.0 * case.num_tokens * op.num_inputs * op.num_columns for op in ops), sum(
+            map(_weight_bytes, ops)
+        )
     if ops[0].kind == Kind.ATTENTION:
         layers = [op.attention.contents for op in ops]
         flops = sum(4.0 * layer.num_heads * layer.head_dim * case.num_pairs for layer in layers)
-        return flops, sum(4.0 * layer.num_kv_heads * layer.head_dim * case.num_keys for layer in layers)
+        return flops, sum(
+            4.0 * layer.num_kv_heads * layer.head_dim * case.num_keys for layer in layers
+        )
     return 0.0, 0.0
 
 
@@ -218,14 +251,22 @@ def _address(array: npt.NDArray[np.int64] | npt.NDArray[np.int32]) -> ctypes.c_v
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--threads", type=int, default=machine.num_threads())
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--library", type=Path, help="folder of another build of the kernels, to compare")
-    parser.add_argument("--uncompressed", action="store_true", help="weights in 16 bits instead of 12")
+    parser.add_argument(
+        "--library", type=Path, help="folder of another build of the kernels, to compare"
+    )
+    parser.add_argument(
+        "--uncompressed", action="store_true", help="weights in 16 bits instead of 12"
+    )
     parser.add_argument("--case", default="", help="only cases whose name contains this")
-    parser.add_argument("--group", default="", help="only groups of operations whose name contains this")
+    parser.add_argument(
+        "--group", default="", help="only groups of operations whose name contains this"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     spec, library = load_spec(options.folder), load_library(options.library)

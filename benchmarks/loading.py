@@ -1,4 +1,5 @@
-"""Measure by how much loading a checkpoint lets the memory of the engine's process grow, beside the size of the weights.
+"""Measure by how much loading a checkpoint lets the memory of the engine's process grow, beside the
+size of the weights.
 
     python benchmarks/loading.py FOLDER [--precision bfloat16|float32|int8|int4]
 
@@ -35,7 +36,9 @@ path, precision = sys.argv[1], sys.argv[2]
 quantize = precision if precision in QUANTIZATIONS else None
 dtype = "bfloat16" if quantize else precision
 spec = load_spec(Path(path))
-worker = tgi_backend().create_worker(EngineConfig("cpu", path, spec, dtype=dtype, quantize=quantize), Host())
+worker = tgi_backend().create_worker(
+    EngineConfig("cpu", path, spec, dtype=dtype, quantize=quantize), Host()
+)
 before = peak()
 worker.load()
 print(peak() - before, weights_bytes(spec, dtype, QUANTIZATIONS.get(quantize)))
@@ -44,14 +47,18 @@ print(peak() - before, weights_bytes(spec, dtype, QUANTIZATIONS.get(quantize)))
 
 def measure(path: Path, precision: str) -> dict[str, object]:
     """Growth of the peak, the weights' size and their ratio."""
-    output = subprocess.check_output([sys.executable, "-c", _MEASURE, str(path), precision], text=True)
+    output = subprocess.check_output(
+        [sys.executable, "-c", _MEASURE, str(path), precision], text=True
+    )
     growth, weights = map(int, output.split())
     sizes = {"growth_bytes": growth, "weights_bytes": weights, "ratio": growth / weights}
     return {"checkpoint": path.name, "precision": precision, **sizes}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, help="a checkpoint")
     parser.add_argument("--precision", action="append", choices=_PRECISIONS, help="default: all")
     arguments = parser.parse_args()

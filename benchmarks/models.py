@@ -2,9 +2,9 @@
 
     python benchmarks/models.py FOLDER [--only 135m|0.5b] [--gguf]
 
-`135m` has the shape of SmolLM2-135M (Llama), `0.5b` that of Qwen2.5-0.5B (Qwen2); both are bfloat16 with tied embeddings.
-Weights are N(0, 0.02), norms 1, biases 0, always the same. Speed does not depend on what a model knows. `--gguf` writes them for
-llama.cpp too.
+`135m` has the shape of SmolLM2-135M (Llama), `0.5b` that of Qwen2.5-0.5B (Qwen2); both are bfloat16
+with tied embeddings. Weights are N(0, 0.02), norms 1, biases 0, always the same. Speed does not
+depend on what a model knows. `--gguf` writes them for llama.cpp too.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ Bits = npt.NDArray[np.uint16]
 
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content"
+    " }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 _TRAINED_TOKENS = 16_384  # the rest of the vocabulary are words that no text has
 _CORPUS_BYTES = 4_000_000
@@ -67,16 +67,30 @@ class Model:
     def tensors(self) -> dict[str, Shape]:
         """Name and shape of every weight, [out, in]."""
         hidden, inner = self.hidden_size, self.intermediate_size
-        shapes: dict[str, Shape] = {"model.embed_tokens.weight": (self.vocab_size, hidden), "model.norm.weight": (hidden,)}
+        shapes: dict[str, Shape] = {
+            "model.embed_tokens.weight": (self.vocab_size, hidden),
+            "model.norm.weight": (hidden,),
+        }
         for layer in range(self.num_hidden_layers):
             prefix = f"model.layers.{layer}."
             projections = {"q": hidden, "k": self.kv_size, "v": self.kv_size}
-            shapes |= {f"{prefix}{norm}.weight": (hidden,) for norm in ("input_layernorm", "post_attention_layernorm")}
-            shapes |= {f"{prefix}self_attn.{name}_proj.weight": (size, hidden) for name, size in projections.items()}
+            shapes |= {
+                f"{prefix}{norm}.weight": (hidden,)
+                for norm in ("input_layernorm", "post_attention_layernorm")
+            }
+            shapes |= {
+                f"{prefix}self_attn.{name}_proj.weight": (size, hidden)
+                for name, size in projections.items()
+            }
             if self.has_qkv_bias:
-                shapes |= {f"{prefix}self_attn.{name}_proj.bias": (size,) for name, size in projections.items()}
+                shapes |= {
+                    f"{prefix}self_attn.{name}_proj.bias": (size,)
+                    for name, size in projections.items()
+                }
             shapes[f"{prefix}self_attn.o_proj.weight"] = (hidden, hidden)
-            shapes |= {f"{prefix}mlp.{name}_proj.weight": (inner, hidden) for name in ("gate", "up")}
+            shapes |= {
+                f"{prefix}mlp.{name}_proj.weight": (inner, hidden) for name in ("gate", "up")
+            }
             shapes[f"{prefix}mlp.down_proj.weight"] = (hidden, inner)
         return shapes
 
@@ -87,7 +101,11 @@ class Model:
 
     def config(self) -> dict[str, object]:
         """`config.json`."""
-        names = [name for name in self.__dataclass_fields__ if name not in ("architecture", "has_qkv_bias")]
+        names = [
+            name
+            for name in self.__dataclass_fields__
+            if name not in ("architecture", "has_qkv_bias")
+        ]
         return {name: getattr(self, name) for name in names} | {
             "architectures": [self.architecture],
             "hidden_act": "silu",
@@ -99,8 +117,23 @@ class Model:
 
 
 MODELS = {
-    "135m": Model("llama", "LlamaForCausalLM", 576, 30, 9, 3, 1536, 49152, 8192, 1e5, 1e-5, has_qkv_bias=False),
-    "0.5b": Model("qwen2", "Qwen2ForCausalLM", 896, 24, 14, 2, 4864, 151936, 32768, 1e6, 1e-6, has_qkv_bias=True),
+    "135m": Model(
+        "llama", "LlamaForCausalLM", 576, 30, 9, 3, 1536, 49152, 8192, 1e5, 1e-5, has_qkv_bias=False
+    ),
+    "0.5b": Model(
+        "qwen2",
+        "Qwen2ForCausalLM",
+        896,
+        24,
+        14,
+        2,
+        4864,
+        151936,
+        32768,
+        1e6,
+        1e-6,
+        has_qkv_bias=True,
+    ),
 }
 
 
@@ -111,12 +144,16 @@ def write_model(path: Path, model: Model) -> None:
     path.mkdir(parents=True, exist_ok=True)
     _write_tokenizer(path, model)
     _write_json(path / "config.json", model.config())
-    _write_json(path / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 0, "do_sample": False})
+    _write_json(
+        path / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 0, "do_sample": False}
+    )
     write_safetensors(path / "model.safetensors", model.tensors(), weights(model))
 
 
 def weights(model: Model) -> Iterator[Bits]:
-    """bfloat16 bits of the tensors in their order; a generator, since together they fill the memory of a small machine."""
+    """bfloat16 bits of the tensors in their order; a generator, since together they fill the memory
+    of a small machine.
+    """
     for number, (name, shape) in enumerate(model.tensors().items()):
         if "norm" in name:
             yield np.full(shape, _ONE, np.uint16)
@@ -134,7 +171,9 @@ def _bfloat16_bits(values: npt.NDArray[np.float32]) -> Bits:
 
 
 def write_safetensors(path: Path, shapes: dict[str, Shape], contents: Iterator[Bits]) -> None:
-    """The format: length of the header, header, tensors. It appears under its name when it is whole."""
+    """The format: length of the header, header, tensors. It appears under its name when it is
+    whole.
+    """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     position = 0
     for name, shape in shapes.items():
@@ -152,7 +191,9 @@ def write_safetensors(path: Path, shapes: dict[str, Shape], contents: Iterator[B
 
 
 def _write_tokenizer(path: Path, model: Model) -> None:
-    """Byte-level BPE over the sources of Python's library, where the words of the benchmark's prompts are single tokens."""
+    """Byte-level BPE over the sources of Python's library, where the words of the benchmark's
+    prompts are single tokens.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -168,8 +209,15 @@ def _write_tokenizer(path: Path, model: Model) -> None:
     for number in range(len(vocabulary), model.vocab_size):
         vocabulary[f"Ġunused{number}"] = number
     _write_json(path / "tokenizer.json", state)
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": _SPECIAL[0], "chat_template": _CHAT_TEMPLATE}
-    _write_json(path / "tokenizer_config.json", settings | {"model_max_length": model.max_position_embeddings})
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": _SPECIAL[0],
+        "chat_template": _CHAT_TEMPLATE,
+    }
+    _write_json(
+        path / "tokenizer_config.json",
+        settings | {"model_max_length": model.max_position_embeddings},
+    )
 
 
 def _corpus() -> Iterator[str]:
@@ -189,7 +237,9 @@ def _write_json(path: Path, value: object) -> None:
 
 def main() -> int:
     """Write the models that are asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", choices=MODELS)
     parser.add_argument("--gguf", action="store_true", help="write model.gguf too")

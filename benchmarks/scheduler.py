@@ -1,9 +1,11 @@
-"""Measure what the scheduler costs a step: deciding it and applying its result, with a worker that answers at once.
+"""Measure what the scheduler costs a step: deciding it and applying its result, with a worker that
+answers at once.
 
     python benchmarks/scheduler.py [--sequences 8,64,256] [--steps 400] [--depth 1] [--greedy]
 
-All sequences decode; each that ends is followed by another, so that some steps hold prefill rows too. The median is printed with
-the 90th percentile: other programs on the machine only ever add time.
+All sequences decode; each that ends is followed by another, so that some steps hold prefill rows
+too. The median is printed with the 90th percentile: other programs on the machine only ever add
+time.
 """
 
 from __future__ import annotations
@@ -37,19 +39,26 @@ _MS = 1e6
 
 def main() -> int:
     """Run each size, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sequences", default="8,64,256")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--depth", type=int, default=1)
     parser.add_argument("--greedy", action="store_true")
     given = parser.parse_args()
-    print(f"{'sequences':>9}  {'schedule':>9}  {'update':>9}  {'step':>9}  {'step p90':>9}   milliseconds")
+    print(
+        f"{'sequences':>9}  {'schedule':>9}  {'update':>9}  {'step':>9}  {'step p90':>9}  "
+        " milliseconds"
+    )
     for size in map(int, given.sequences.split(",")):
         costs = list(_run(size, given.steps, given.depth, greedy=given.greedy))
         schedule, update = (statistics.median(column) / _MS for column in zip(*costs, strict=True))
         sums = [sum(cost) / _MS for cost in costs]
         p90 = statistics.quantiles(sums, n=10)[-1]
-        print(f"{size:>9}  {schedule:9.3f}  {update:9.3f}  {statistics.median(sums):9.3f}  {p90:9.3f}")
+        print(
+            f"{size:>9}  {schedule:9.3f}  {update:9.3f}  {statistics.median(sums):9.3f}  {p90:9.3f}"
+        )
     return 0
 
 
@@ -81,12 +90,21 @@ def _run(size: int, num_steps: int, depth: int, *, greedy: bool) -> Iterator[tup
 def _agreement(size: int, depth: int) -> Agreement:
     limits = Limits(max_total_tokens=1024, max_sequences=size, max_step_tokens=4096, depth=depth)
     plan = KVCachePlan("paged", _BLOCK_SIZE, (CacheGroup("full", size * 1024 // _BLOCK_SIZE),))
-    return Agreement(API_VERSION, ("prefix_cache", "device_token", "logprobs"), limits, plan, _VOCAB_SIZE, ("temperature",))
+    return Agreement(
+        API_VERSION,
+        ("prefix_cache", "device_token", "logprobs"),
+        limits,
+        plan,
+        _VOCAB_SIZE,
+        ("temperature",),
+    )
 
 
 def _request(number: int, sampling: SamplingParams, max_new_tokens: int) -> NewSequenceRequest:
     prompt = np.random.default_rng(number).integers(3, _VOCAB_SIZE, _PROMPT_TOKENS).tolist()
-    return NewSequenceRequest(number, f"request-{number}", prompt, sampling, number, max_new_tokens, (2,))
+    return NewSequenceRequest(
+        number, f"request-{number}", prompt, sampling, number, max_new_tokens, (2,)
+    )
 
 
 def _response(step: SchedulerOutput) -> ModelRunnerOutput:

@@ -32,7 +32,9 @@ class RunningServer:
     seconds_to_ready: float
 
     def peak_memory_mib(self) -> float:
-        """Sum of the peaks of all its processes; pages that two share count twice. 0 where the system does not say."""
+        """Sum of the peaks of all its processes; pages that two share count twice. 0 where the
+        system does not say.
+        """
         return sum(_peak_kib(process.pid) for process in trees([self.pid])) / 1024
 
 
@@ -45,20 +47,32 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str], port: int, ready_path: str, log: Path, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    port: int,
+    ready_path: str,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[RunningServer]:
-    """Start it, wait until `ready_path` answers 200, end it with all its children. Raises RuntimeError with the log's end."""
+    """Start it, wait until `ready_path` answers 200, end it with all its children. Raises
+    RuntimeError with the log's end.
+    """
     began = time.perf_counter()
     url = f"http://127.0.0.1:{port}"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})}, start_new_session=True
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
         )
     try:
         while not _responses(url + ready_path):
             if process.poll() is not None or time.perf_counter() - began > _START_SECONDS:
                 tail = log.read_text(errors="replace")[-1500:]
-                raise RuntimeError(f"`{' '.join(command)}` was not ready; the end of its log:\n{tail}")
+                raise RuntimeError(
+                    f"`{' '.join(command)}` was not ready; the end of its log:\n{tail}"
+                )
             time.sleep(_POLL_SECONDS)
         yield RunningServer(url, process.pid, time.perf_counter() - began)
     finally:

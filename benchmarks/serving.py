@@ -1,8 +1,8 @@
 """Measure this server: start it on a model and run `tgi bench` against it.
 
-python benchmarks/serving.py                                          the demo model
-python benchmarks/serving.py --model FOLDER --users 1,8,32            a model
-python benchmarks/serving.py --serve-args "--dtype float32" -d 128    with the rest goes to `tgi bench`
+python benchmarks/serving.py                                        # the demo model
+python benchmarks/serving.py --model FOLDER --users 1,8,32          # a model
+python benchmarks/serving.py --serve-args "--dtype float32" -d 128  # the rest goes to `tgi bench`
 """
 
 from __future__ import annotations
@@ -21,18 +21,38 @@ _ROUTES = ("/generate_stream",)
 
 def main() -> int:
     """Start, measure, end. 1 if a run was not valid."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="", help="folder or name; default the demo")
-    parser.add_argument("--serve-args", default="", help="more options of the server, separated by spaces")
+    parser.add_argument(
+        "--serve-args", default="", help="more options of the server, separated by spaces"
+    )
     parser.add_argument("--routes", nargs="+", default=_ROUTES)
     given, rest = parser.parse_known_args()
     port = free_port()
     model = [given.model] if given.model else []
-    command = [sys.executable, "-m", "tgi", "serve", *model, "--hostname", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "tgi",
+        "serve",
+        *model,
+        "--hostname",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     started = [*command, *given.serve_args.split()]
-    with tempfile.TemporaryDirectory() as folder, running(started, port, "/health", Path(folder) / "log") as server:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running(started, port, "/health", Path(folder) / "log") as server,
+    ):
         print(f"ready after {server.seconds_to_ready:.1f} s", file=sys.stderr)
-        statuses = [tgi(["bench", server.url, "--route", route, "--no-tui", *rest]) for route in given.routes]
+        statuses = [
+            tgi(["bench", server.url, "--route", route, "--no-tui", *rest])
+            for route in given.routes
+        ]
         print(f"peak memory {server.peak_memory_mib():.0f} MiB", file=sys.stderr)
     return max(statuses)
 

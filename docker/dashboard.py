@@ -1,4 +1,6 @@
-"""The Grafana dashboard: `python docker/dashboard.py > docker/grafana.json`. A test holds its queries against the table."""
+"""The Grafana dashboard: `python docker/dashboard.py > docker/grafana.json`. A test holds its
+queries against the table.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ _QUANTILES = (0.5, 0.9, 0.99)
 def quantile(of: float, series: str, extra: str = "") -> str:
     """A quantile of a histogram over the last minutes."""
     labels = f"{_FILTER},{extra}" if extra else _FILTER
-    return f"histogram_quantile({of}, sum by (le) (rate({series}_bucket{{{labels}}}[$__rate_interval])))"
+    rate_of_buckets = f"rate({series}_bucket{{{labels}}}[$__rate_interval])"
+    return f"histogram_quantile({of}, sum by (le) ({rate_of_buckets}))"
 
 
 def quantiles(series: str, extra: str = "") -> dict[str, str]:
@@ -47,10 +50,24 @@ ROWS: dict[str, list[tuple[str, str, str, dict[str, str]]]] = {
             "Time to first token, median",
             "stat",
             "s",
-            {"": quantile(0.5, "tgi_request_queue_duration") + " + " + quantile(0.5, "tgi_batch_inference_duration", _PREFILL)},
+            {
+                "": quantile(0.5, "tgi_request_queue_duration")
+                + " + "
+                + quantile(0.5, "tgi_batch_inference_duration", _PREFILL)
+            },
         ),
-        ("Time per token, median", "stat", "s", {"": quantile(0.5, "tgi_request_mean_time_per_token_duration")}),
-        ("Generated tokens per second", "stat", "short", {"": rate("tgi_request_generated_tokens_sum")}),
+        (
+            "Time per token, median",
+            "stat",
+            "s",
+            {"": quantile(0.5, "tgi_request_mean_time_per_token_duration")},
+        ),
+        (
+            "Generated tokens per second",
+            "stat",
+            "short",
+            {"": rate("tgi_request_generated_tokens_sum")},
+        ),
         ("Requests running", "stat", "short", {"": gauge("tgi_batch_current_size")}),
         ("Requests waiting", "stat", "short", {"": gauge("tgi_queue_size")}),
         ("Servers", "stat", "short", {"": gauge("tgi_request_count", "count")}),
@@ -62,27 +79,55 @@ ROWS: dict[str, list[tuple[str, str, str, dict[str, str]]]] = {
             "reqps",
             {"began": rate("tgi_request_count"), "succeeded": rate("tgi_request_success")},
         ),
-        ("Failures per second", "timeseries", "reqps", {"{{err}}": rate("tgi_request_failure", by="err")}),
+        (
+            "Failures per second",
+            "timeseries",
+            "reqps",
+            {"{{err}}": rate("tgi_request_failure", by="err")},
+        ),
         ("Duration", "timeseries", "s", quantiles("tgi_request_duration")),
         ("Validation", "timeseries", "s", quantiles("tgi_request_validation_duration")),
         ("Waiting in the queue", "timeseries", "s", quantiles("tgi_request_queue_duration")),
         ("Inference", "timeseries", "s", quantiles("tgi_request_inference_duration")),
-        ("Time per token", "timeseries", "s", quantiles("tgi_request_mean_time_per_token_duration")),
+        (
+            "Time per token",
+            "timeseries",
+            "s",
+            quantiles("tgi_request_mean_time_per_token_duration"),
+        ),
         ("Prompt tokens", "timeseries", "short", quantiles("tgi_request_input_length")),
         ("Generated tokens", "timeseries", "short", quantiles("tgi_request_generated_tokens")),
         ("Tokens asked for", "timeseries", "short", quantiles("tgi_request_max_new_tokens")),
     ],
     "Batches": [
         ("Queue", "timeseries", "short", {"waiting": gauge("tgi_queue_size")}),
-        ("Sequences in a step", "timeseries", "short", {"running": gauge("tgi_batch_current_size", "avg")}),
-        ("Tokens in the cache", "timeseries", "short", {"held": gauge("tgi_batch_current_max_tokens", "avg")}),
+        (
+            "Sequences in a step",
+            "timeseries",
+            "short",
+            {"running": gauge("tgi_batch_current_size", "avg")},
+        ),
+        (
+            "Tokens in the cache",
+            "timeseries",
+            "short",
+            {"held": gauge("tgi_batch_current_max_tokens", "avg")},
+        ),
         ("New sequences per step", "timeseries", "short", quantiles("tgi_batch_next_size")),
-        ("Joins per second", "timeseries", "ops", {"{{reason}}": rate("tgi_batch_concat", by="reason")}),
+        (
+            "Joins per second",
+            "timeseries",
+            "ops",
+            {"{{reason}}": rate("tgi_batch_concat", by="reason")},
+        ),
         (
             "Speculated tokens per step",
             "timeseries",
             "short",
-            {"mean": f"{rate('tgi_request_skipped_tokens_sum')} / {rate('tgi_request_skipped_tokens_count')}"},
+            {
+                "mean": f"{rate('tgi_request_skipped_tokens_sum')}"
+                f" / {rate('tgi_request_skipped_tokens_count')}"
+            },
         ),
     ],
     "Steps": [
@@ -99,9 +144,24 @@ ROWS: dict[str, list[tuple[str, str, str, dict[str, str]]]] = {
         ("Prefill step", "timeseries", "s", quantiles("tgi_batch_inference_duration", _PREFILL)),
         ("Decode step", "timeseries", "s", quantiles("tgi_batch_inference_duration", _DECODE)),
         ("Model, decode", "timeseries", "s", quantiles("tgi_batch_forward_duration", _DECODE)),
-        ("Choosing tokens, decode", "timeseries", "s", quantiles("tgi_batch_decode_duration", _DECODE)),
-        ("Applying the result, decode", "timeseries", "s", quantiles("tgi_batch_filter_duration", _DECODE)),
-        ("Deciding a step that others join", "timeseries", "s", quantiles("tgi_batch_concat_duration", _DECODE)),
+        (
+            "Choosing tokens, decode",
+            "timeseries",
+            "s",
+            quantiles("tgi_batch_decode_duration", _DECODE),
+        ),
+        (
+            "Applying the result, decode",
+            "timeseries",
+            "s",
+            quantiles("tgi_batch_filter_duration", _DECODE),
+        ),
+        (
+            "Deciding a step that others join",
+            "timeseries",
+            "s",
+            quantiles("tgi_batch_concat_duration", _DECODE),
+        ),
     ],
 }
 """Row → title, kind, unit, and legend → query of its panels."""
@@ -112,13 +172,25 @@ def dashboard() -> dict[str, Any]:
     panels: list[Panel] = []
     y = 0
     for title, contents in ROWS.items():
-        panels.append({"type": "row", "title": title, "gridPos": {"x": 0, "y": y, "w": _COLUMNS, "h": 1}, "panels": []})
+        panels.append(
+            {
+                "type": "row",
+                "title": title,
+                "gridPos": {"x": 0, "y": y, "w": _COLUMNS, "h": 1},
+                "panels": [],
+            }
+        )
         y += 1
         is_small = all(kind == "stat" for _, kind, _, _ in contents)
         width, height = (4, 4) if is_small else (8, 8)
         per_line = _COLUMNS // width
         for place, (name, kind, unit, queries) in enumerate(contents):
-            position = {"x": place % per_line * width, "y": y + place // per_line * height, "w": width, "h": height}
+            position = {
+                "x": place % per_line * width,
+                "y": y + place // per_line * height,
+                "w": width,
+                "h": height,
+            }
             panels.append(_panel(name, kind, unit, queries) | {"gridPos": position})
         y += -(-len(contents) // per_line) * height
     return {
@@ -136,7 +208,12 @@ def dashboard() -> dict[str, Any]:
 
 def _panel(title: str, kind: str, unit: str, queries: dict[str, str]) -> Panel:
     targets = [
-        {"refId": chr(ord("A") + number), "expr": query, "legendFormat": legend, "datasource": _SOURCE}
+        {
+            "refId": chr(ord("A") + number),
+            "expr": query,
+            "legendFormat": legend,
+            "datasource": _SOURCE,
+        }
         for number, (legend, query) in enumerate(queries.items())
     ]
     return {

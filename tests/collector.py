@@ -6,7 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import grpc
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 
 METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
@@ -25,7 +28,9 @@ class Received:
     def services(self):
         """Names of the services that sent them."""
         resources = [resource for resource, _ in self._pairs()]
-        return {a.value.string_value for r in resources for a in r.attributes if a.key == "service.name"}
+        return {
+            a.value.string_value for r in resources for a in r.attributes if a.key == "service.name"
+        }
 
     def _pairs(self):
         for body in self.bodies:
@@ -48,7 +53,9 @@ def grpc_collector():
         def service(self, details):
             if details.method != METHOD:
                 return None
-            return grpc.unary_unary_rpc_method_handler(export, None, ExportTraceServiceResponse.SerializeToString)
+            return grpc.unary_unary_rpc_method_handler(
+                export, None, ExportTraceServiceResponse.SerializeToString
+            )
 
     server = grpc.server(ThreadPoolExecutor(1))
     server.add_generic_rpc_handlers((Handler(),))

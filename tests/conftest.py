@@ -1,4 +1,6 @@
-"""Options and fixtures of all tests. Tests over HTTP take their backend from `--tgi-backend`, an option of the kit's plugin."""
+"""Options and fixtures of all tests. Tests over HTTP take their backend from `--tgi-backend`, an
+option of the kit's plugin.
+"""
 
 import pytest
 

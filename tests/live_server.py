@@ -25,7 +25,9 @@ class LiveServer:
         """The value of `tgi_request_failure` with this label."""
         mark = f'tgi_request_failure{{err="{kind}"}} '
         text = httpx.get(f"{self.url}/metrics").text
-        return next((int(line.removeprefix(mark)) for line in text.splitlines() if line.startswith(mark)), 0)
+        return next(
+            (int(line.removeprefix(mark)) for line in text.splitlines() if line.startswith(mark)), 0
+        )
 
 
 def free_port() -> int:
@@ -41,7 +43,10 @@ def running_server(model: Path, backend: str, log: Path, *arguments: str):
     port = free_port()
     command = [sys.executable, "-m", "tgi", "serve", "--model-id", str(model), "--backend", backend]
     command += ["--hostname", "127.0.0.1", "--port", str(port), *arguments]
-    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as process:
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as process,
+    ):
         try:
             url = f"http://127.0.0.1:{port}"
             wait_ready(url, process, log)
@@ -55,11 +60,15 @@ def running_server(model: Path, backend: str, log: Path, *arguments: str):
 
 
 def wait_ready(url: str, process: subprocess.Popen, log: Path) -> None:
-    """Wait for `GET /health` to be 200. Raises `RuntimeError` with the server's log if it ends or takes too long."""
+    """Wait for `GET /health` to be 200. Raises `RuntimeError` with the server's log if it ends or
+    takes too long.
+    """
     end = time.monotonic() + READY_SECONDS
     while time.monotonic() < end:
         if process.poll() is not None:
-            raise RuntimeError(f"the server ended with status {process.returncode}:\n{log.read_text()}")
+            raise RuntimeError(
+                f"the server ended with status {process.returncode}:\n{log.read_text()}"
+            )
         try:
             if httpx.get(f"{url}/health", timeout=5).status_code == 200:
                 return

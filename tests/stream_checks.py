@@ -7,7 +7,9 @@ RESPONSES_ENDS = {"response.completed", "response.incomplete", "response.failed"
 
 
 def events(text):
-    """The events of a body as (name, data) with data still in text. Checks the framing; comments are left out."""
+    """The events of a body as (name, data) with data still in text. Checks the framing; comments
+    are left out.
+    """
     parts = text.split("\n\n")
     assert parts.pop() == "", "a stream ends with a blank line"
     found = []
@@ -18,12 +20,16 @@ def events(text):
         assert len(names) <= 1, part
         assert all(name.startswith("event: ") for name in names), part
         assert data.startswith("data: "), part
-        found.append((names[0].removeprefix("event: ") if names else None, data.removeprefix("data: ")))
+        found.append(
+            (names[0].removeprefix("event: ") if names else None, data.removeprefix("data: "))
+        )
     return found
 
 
 def native_events(text):
-    """Objects of a native stream: one event per token counted from 1, the last one with the text, or one error at the end."""
+    """Objects of a native stream: one event per token counted from 1, the last one with the text,
+    or one error at the end.
+    """
     found = events(text)
     assert all(name is None for name, _ in found)
     told = [json.loads(data) for _, data in found]
@@ -36,7 +42,9 @@ def native_events(text):
 
 
 def openai_chunks(text):
-    """Chunks of an OpenAI stream: one `[DONE]` at the end, one finish reason per choice unless there was an error."""
+    """Chunks of an OpenAI stream: one `[DONE]` at the end, one finish reason per choice unless
+    there was an error.
+    """
     found = events(text)
     assert all(name is None for name, _ in found)
     assert [data == "[DONE]" for _, data in found] == [False] * (len(found) - 1) + [True]
@@ -49,13 +57,17 @@ def openai_chunks(text):
             if choice["finish_reason"] is not None:
                 finished.add(choice["index"])
     if len(chunks) == len(told):
-        assert finished == {choice["index"] for chunk in chunks for choice in chunk["choices"]}, "a choice has no end"
+        assert finished == {choice["index"] for chunk in chunks for choice in chunk["choices"]}, (
+            "a choice has no end"
+        )
     assert len({chunk["id"] for chunk in chunks}) <= 1
     return told
 
 
 def responses_events(text):
-    """Events of a Responses stream: sequence numbers from 0, one terminal event, and it comes last."""
+    """Events of a Responses stream: sequence numbers from 0, one terminal event, and it comes
+    last.
+    """
     found = [(name, json.loads(data)) for name, data in events(text)]
     assert all(name == data["type"] for name, data in found)
     assert [data["sequence_number"] for _, data in found] == list(range(len(found)))

@@ -24,7 +24,9 @@ def count_calls(work):
 
 
 def peak_bytes(work):
-    """Most bytes of Python's memory held at once while `work()` runs, beyond those before, and what is left of them after."""
+    """Most bytes of Python's memory held at once while `work()` runs, beyond those before, and what
+    is left of them after.
+    """
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]

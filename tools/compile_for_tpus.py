@@ -1,11 +1,14 @@
-"""Compiles whole steps of the TPU backend for chips that are not there, and writes what the compiler says of them.
+"""Compiles whole steps of the TPU backend for chips that are not there, and writes what the
+compiler says of them.
 
     make check-tpu
 
-libtpu holds the compiler of the chips and needs none of them. Each case is a model of a published size on eight chips. A step is two
-programs, the forward pass and the sampler, compiled as a worker compiles them. What must hold: a kernel attends, the chips exchange
-sums, the cache is updated in place, nothing large is copied, and everything fits into a chip's memory. The outcome goes to
-`docs/backends/compiled/tpu.json`, a chip into its `compiled_for` once every case was compiled for it.
+libtpu holds the compiler of the chips and needs none of them. Each case is a model of a published
+size on eight chips. A step is two programs, the forward pass and the sampler, compiled as a worker
+compiles them. What must hold: a kernel attends, the chips exchange sums, the cache is updated in
+place, nothing large is copied, and everything fits into a chip's memory. The outcome goes to
+`docs/backends/compiled/tpu.json`, a chip into its `compiled_for` once every case was compiled for
+it.
 """
 
 from __future__ import annotations
@@ -58,7 +61,13 @@ class Chip(NamedTuple):
 
 CHIPS = {"v5e": Chip("v5e:2x4", int(15.75 * 2**30)), "v6e": Chip("v6e:2x4", int(31.25 * 2**30))}
 
-_LLAMA = {"model_type": "llama", "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "vocab_size": 128256, "num_key_value_heads": 8}
+_LLAMA = {
+    "model_type": "llama",
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "vocab_size": 128256,
+    "num_key_value_heads": 8,
+}
 _LLAMA_8B = _LLAMA | {
     "hidden_size": 4096,
     "intermediate_size": 14336,
@@ -67,9 +76,26 @@ _LLAMA_8B = _LLAMA | {
     "max_position_embeddings": 131072,
     "tie_word_embeddings": False,
 }
-_LLAMA_70B = _LLAMA_8B | {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64}
-_MIXTRAL = _LLAMA_8B | {"model_type": "mixtral", "vocab_size": 32000, "num_local_experts": 8, "num_experts_per_tok": 2}
-_MPT_7B = {"model_type": "mpt", "d_model": 4096, "n_heads": 32, "n_layers": 32, "max_seq_len": 8192, "vocab_size": 50432}
+_LLAMA_70B = _LLAMA_8B | {
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+}
+_MIXTRAL = _LLAMA_8B | {
+    "model_type": "mixtral",
+    "vocab_size": 32000,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+}
+_MPT_7B = {
+    "model_type": "mpt",
+    "d_model": 4096,
+    "n_heads": 32,
+    "n_layers": 32,
+    "max_seq_len": 8192,
+    "vocab_size": 50432,
+}
 
 _GPT_OSS_20B = {
     "model_type": "gpt_oss",
@@ -135,15 +161,25 @@ def forward_inputs(case: Case, spec: ModelSpec, mesh: Mesh) -> tuple[Any, ...]:
     )
     cache = abstract_cache(spec, case.num_blocks, BLOCK_SIZE, jnp.bfloat16, mesh)
     weights = abstract_parameters(spec, mesh, jnp.bfloat16, case.quantization)
-    return weights, cache, array(rows + 1, case.blocks_per_sequence * BLOCK_SIZE), array(tokens), step
+    return (
+        weights,
+        cache,
+        array(rows + 1, case.blocks_per_sequence * BLOCK_SIZE),
+        array(tokens),
+        step,
+    )
 
 
 def sampler_inputs(mesh: Mesh) -> tuple[Any, ...]:
     """The arguments of `sample`, as shapes."""
     array, rows = partial(abstract, mesh), SAMPLED_ROWS
     neutral = sampling_arrays([], rows)
-    parameters = SamplingArrays(**{name: array(*value.shape, dtype=value.dtype) for name, value in neutral.items()})
-    sampled_rows = SampledRows(array(rows), array(rows), array(rows), array(rows, dtype=jnp.float32))
+    parameters = SamplingArrays(
+        **{name: array(*value.shape, dtype=value.dtype) for name, value in neutral.items()}
+    )
+    sampled_rows = SampledRows(
+        array(rows), array(rows), array(rows), array(rows, dtype=jnp.float32)
+    )
     logits, words = array(rows, VOCABULARY, dtype=jnp.float32), array(rows, -(-VOCABULARY // 32))
     return logits, array(rows + 1, 2048), sampled_rows, parameters, words
 
@@ -156,13 +192,17 @@ def spec_of(config: dict[str, Any]) -> ModelSpec:
     return spec
 
 
-def compiled(program: Callable[..., Any], donated: tuple[int, ...], inputs: tuple[Any, ...], mesh: Mesh) -> Compiled:
+def compiled(
+    program: Callable[..., Any], donated: tuple[int, ...], inputs: tuple[Any, ...], mesh: Mesh
+) -> Compiled:
     with jax.set_mesh(mesh):
         return jax.jit(program, donate_argnums=donated).lower(*inputs).compile()
 
 
 def compile_case(case: Case, chip: str, mesh: Mesh) -> dict[str, Any]:
-    """Compile the forward pass of one case; raises `AssertionError`, or what the compiler raises."""
+    """Compile the forward pass of one case; raises `AssertionError`, or what the compiler
+    raises.
+    """
     spec = spec_of(case.config)
     plan = choose_attention(spec, mesh, platform="tpu", dtype=jnp.bfloat16, block_size=BLOCK_SIZE)
     inputs = forward_inputs(case, spec, mesh)
@@ -170,8 +210,12 @@ def compile_case(case: Case, chip: str, mesh: Mesh) -> dict[str, Any]:
     text, alias = program.as_text(), program.memory_analysis().alias_size_in_bytes
     assert "tpu_custom_call" in text, "no kernel attends"
     assert "all-reduce" in text, "the chips do not exchange sums"
-    assert alias >= sum(math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in inputs[1]), "the cache is copied"
-    assert (copied := largest_copy(text)) <= MAX_COPY, f"{copied} bytes are copied from one layout to another in every step"
+    assert alias >= sum(
+        math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in inputs[1]
+    ), "the cache is copied"
+    assert (copied := largest_copy(text)) <= MAX_COPY, (
+        f"{copied} bytes are copied from one layout to another in every step"
+    )
     return {"case": case.name, "chip": chip, "attention": plan.kernel, **memory_of(program, chip)}
 
 
@@ -183,7 +227,9 @@ def largest_copy(text: str) -> int:
         if begins := re.match(r"(?:ENTRY )?%([\w.\-]+) \(", line):
             computation = begins[1]
         if (copy := re.search(r"= (\w+)\[([\d,]+)\]\S* copy\(", line)) and computation not in fused:
-            largest = max(largest, ITEM_BYTES.get(copy[1], 4) * math.prod(map(int, copy[2].split(","))))
+            largest = max(
+                largest, ITEM_BYTES.get(copy[1], 4) * math.prod(map(int, copy[2].split(",")))
+            )
     return largest
 
 
@@ -194,9 +240,16 @@ def compile_sampler(chip: str, mesh: Mesh) -> dict[str, Any]:
 
 
 def memory_of(program: Compiled, chip: str) -> dict[str, int]:
-    """What a program needs of a chip's memory, in MiB. Raises `AssertionError` if that is more than there is."""
+    """What a program needs of a chip's memory, in MiB. Raises `AssertionError` if that is more than
+    there is.
+    """
     report, memory = program.memory_analysis(), CHIPS[chip].memory
-    used = report.argument_size_in_bytes + report.output_size_in_bytes + report.temp_size_in_bytes - report.alias_size_in_bytes
+    used = (
+        report.argument_size_in_bytes
+        + report.output_size_in_bytes
+        + report.temp_size_in_bytes
+        - report.alias_size_in_bytes
+    )
     assert used <= memory, f"{used} bytes are used, a chip has {memory}"
     sizes = {
         "arguments": report.argument_size_in_bytes,
@@ -208,26 +261,42 @@ def memory_of(program: Compiled, chip: str) -> dict[str, int]:
 
 
 def keep(result: dict[str, Any]) -> None:
-    """Put a result into the kept outcome, in the place of an earlier one of the same case and chip."""
+    """Put a result into the kept outcome, in the place of an earlier one of the same case and
+    chip.
+    """
     kept = json.loads(OUTCOME.read_text(encoding="utf-8"))["results"] if OUTCOME.exists() else []
     results = {(item["chip"], item["case"]): item for item in [*kept, result]}
     names = [*(case.name for case in CASES), SAMPLER]
     compiled_for = [chip for chip in CHIPS if all((chip, name) in results for name in names)]
     versions = {name: version(name) for name in ("jax", "libtpu")}
     ordered = [results[chip, name] for chip in CHIPS for name in names if (chip, name) in results]
-    record = {"backend": "tpu", "compiled_for": compiled_for, "versions": versions, "results": ordered}
+    record = {
+        "backend": "tpu",
+        "compiled_for": compiled_for,
+        "versions": versions,
+        "results": ordered,
+    }
     OUTCOME.parent.mkdir(parents=True, exist_ok=True)
     OUTCOME.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--chip", choices=tuple(CHIPS), action="append", help="default: all")
     parser.add_argument("--case", default="", help="only cases whose name contains this")
     arguments = parser.parse_args()
-    compilers: dict[str, Callable[[str, Mesh], dict[str, Any]]] = {case.name: partial(compile_case, case) for case in CASES}
+    compilers: dict[str, Callable[[str, Mesh], dict[str, Any]]] = {
+        case.name: partial(compile_case, case) for case in CASES
+    }
     compilers[SAMPLER] = compile_sampler
-    todo = [(chip, name) for chip in arguments.chip or CHIPS for name in compilers if arguments.case in name]
+    todo = [
+        (chip, name)
+        for chip in arguments.chip or CHIPS
+        for name in compilers
+        if arguments.case in name
+    ]
     if len(todo) == len(CHIPS) * len(compilers):
         OUTCOME.unlink(missing_ok=True)  # a whole run tells of this code alone
     for number, (chip, name) in enumerate(todo, 1):
@@ -236,7 +305,9 @@ def main() -> int:
         topology = topologies.get_topology_desc(platform="tpu", topology_name=CHIPS[chip].topology)
         result = compilers[name](chip, mesh_of(topology.devices))
         keep(result)
-        sizes = ", ".join(f"{name} {value}" for name, value in result.items() if name.endswith("_mib"))
+        sizes = ", ".join(
+            f"{name} {value}" for name, value in result.items() if name.endswith("_mib")
+        )
         print(f"took {time.perf_counter() - began:.0f} s: {sizes}", flush=True)
     return 0
 

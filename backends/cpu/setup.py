@@ -1,4 +1,6 @@
-"""Builds the native kernels where a C++ compiler is; without one the package installs without them and says so at start."""
+"""Builds the native kernels where a C++ compiler is; without one the package installs without them
+and says so at start.
+"""
 
 from pathlib import Path
 
@@ -14,7 +16,8 @@ setup(
             sources=sorted(map(str, _FOLDER.glob("*.cpp"))),
             depends=sorted(map(str, _FOLDER.glob("*.h"))),
             language="c++",
-            # The instruction set is chosen in the sources, per file, and at run time: never by the machine that builds.
+            # The instruction set is chosen in the sources, per file, and at run time: never by the
+            # machine that builds.
             extra_compile_args=[
                 "-std=c++20",
                 "-O3",

@@ -43,7 +43,8 @@ class TgiError(Exception):
 class StartError(TgiError):
     """The server cannot start.
 
-    `cause` says what is wrong, `remedy` what to do; both are shown on one line, without a traceback.
+    `cause` says what is wrong, `remedy` what to do; both are shown on one line, without a
+    traceback.
     """
 
     def __init__(self, cause: str, remedy: str = "") -> None:
@@ -70,7 +71,9 @@ class RequestError(TgiError):
     status: ClassVar[int] = 500
     error_type: ClassVar[str] = "generation"
     prefix: ClassVar[str] = ""
-    retry_after: ClassVar[int | None] = None  # s until the same request may succeed, told as `Retry-After`; None = never
+    retry_after: ClassVar[int | None] = (
+        None  # s until the same request may succeed, told as `Retry-After`; None = never
+    )
 
     @property
     def text(self) -> str:

@@ -32,8 +32,13 @@ def _attentions(reader: ConfigReader, rotary: Attention) -> tuple[Attention, ...
     """`no_rope_layers` has a 1 for each layer that rotates (sic), a 0 for each that does not."""
     if reader.boolean("use_sliding_window", default=False):
         raise reader.error("use_sliding_window", "must be false")
-    num_layers, interval = reader.integer("num_hidden_layers"), reader.integer("no_rope_layer_interval", default=4)
-    rotates = reader.integers("no_rope_layers") or tuple(int((layer + 1) % interval != 0) for layer in range(num_layers))
+    num_layers, interval = (
+        reader.integer("num_hidden_layers"),
+        reader.integer("no_rope_layer_interval", default=4),
+    )
+    rotates = reader.integers("no_rope_layers") or tuple(
+        int((layer + 1) % interval != 0) for layer in range(num_layers)
+    )
     if len(rotates) != num_layers:
         raise reader.error("no_rope_layers", f"must have {num_layers} entries")
     return tuple(rotary if flag else msgspec.structs.replace(rotary, rope=None) for flag in rotates)

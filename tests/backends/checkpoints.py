@@ -1,7 +1,8 @@
 """Tiny checkpoints of every family, written by `transformers`, in which every parameter matters.
 
-Freshly initialised models hide faults: their norms are ones, their biases zeros and their attention nearly uniform. Here each
-parameter is drawn anew, so that a lost, swapped or misplaced one changes the logits.
+Freshly initialised models hide faults: their norms are ones, their biases zeros and their attention
+nearly uniform. Here each parameter is drawn anew, so that a lost, swapped or misplaced one changes
+the logits.
 """
 
 from __future__ import annotations
@@ -59,22 +60,41 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-dynamic": ("llama", {"max_position_embeddings": 16, **_rope("dynamic", factor=2.0)}),
     "llama-llama3": (
         "llama",
-        _rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32),
+        _rope(
+            "llama3",
+            factor=8.0,
+            low_freq_factor=1.0,
+            high_freq_factor=4.0,
+            original_max_position_embeddings=32,
+        ),
     ),
     "llama-yarn": ("llama", _rope("yarn", factor=4.0, original_max_position_embeddings=32)),
     "qwen2-window": (
         "qwen2",
-        {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1, "tie_word_embeddings": False},
+        {
+            "use_sliding_window": True,
+            "sliding_window": 7,
+            "max_window_layers": 1,
+            "tie_word_embeddings": False,
+        },
     ),
     "qwen3-tied": ("qwen3", {"tie_word_embeddings": True, "attention_bias": True}),
     "gpt_neox-sequential": ("gpt_neox", {"use_parallel_residual": False, "attention_bias": False}),
     "gpt_neox-half-rotary": (
         "gpt_neox",
-        {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
+        {
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 0.5,
+            }
+        },
     ),
     **DECODER_VARIANTS,
 }
-"""Named variants: the family and what differs from its small config. Together they take every branch of the families."""
+"""Named variants: the family and what differs from its small config. Together they take every
+branch of the families.
+"""
 
 
 def save_checkpoint(
@@ -87,7 +107,9 @@ def save_checkpoint(
     config = AutoConfig.for_model(family, **(FAMILIES.get(family, {}) | overrides))
     # Falcon's eager attention adds ALiBi twice (transformers 5.23).
     attention = "sdpa" if family == "falcon" else "eager"
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_config(
+        config, attn_implementation=attention, dtype=torch.float32
+    ).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -101,7 +123,9 @@ def save_checkpoint(
     return model
 
 
-def save_variant(name: str, path: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def save_variant(
+    name: str, path: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
     """`save_checkpoint` of one of `VARIANTS`."""
     family, overrides = VARIANTS[name]
     return save_checkpoint(family, path, seed=seed, dtype=dtype, **overrides)

@@ -1,4 +1,6 @@
-"""Tiny checkpoints of the families whose mixers are not all plain attention, MLP or mixture, every parameter redrawn."""
+"""Tiny checkpoints of the families whose mixers are not all plain attention, MLP or mixture, every
+parameter redrawn.
+"""
 
 from __future__ import annotations
 
@@ -76,30 +78,59 @@ _QWEN3_NEXT = {
     "max_position_embeddings": 128,
     "mlp_only_layers": [1],
     "layer_types": ["linear_attention", "full_attention", "linear_attention"],
-    # A head whose query meets no key it has seen gives almost zero; with the usual 1e-6 its norm would blow up mere rounding.
+    # A head whose query meets no key it has seen gives almost zero; with the usual 1e-6 its norm
+    # would blow up mere rounding.
     "rms_norm_eps": 1e-3,
 }
 
 DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "deepseek_v2": ("deepseek_v2", _DEEPSEEK | {"topk_method": "group_limited_greedy", "routed_scaling_factor": 1.7}),
-    "deepseek_v2-plain": ("deepseek_v2", _DEEPSEEK | {"q_lora_rank": None, "attention_bias": True, "mlp_bias": True} | _YARN),
+    "deepseek_v2": (
+        "deepseek_v2",
+        _DEEPSEEK | {"topk_method": "group_limited_greedy", "routed_scaling_factor": 1.7},
+    ),
+    "deepseek_v2-plain": (
+        "deepseek_v2",
+        _DEEPSEEK | {"q_lora_rank": None, "attention_bias": True, "mlp_bias": True} | _YARN,
+    ),
     "deepseek_v3": ("deepseek_v3", _DEEPSEEK | {"attention_bias": True} | _YARN),
     "deepseek_v3-plain": (
         "deepseek_v3",
-        _DEEPSEEK | {"q_lora_rank": None, "rope_interleave": False, "norm_topk_prob": False, "tie_word_embeddings": True},
+        _DEEPSEEK
+        | {
+            "q_lora_rank": None,
+            "rope_interleave": False,
+            "norm_topk_prob": False,
+            "tie_word_embeddings": True,
+        },
     ),
     "mamba": ("mamba", _MAMBA),
     "mamba-plain": (
         "mamba",
-        _MAMBA | {"use_bias": False, "use_conv_bias": False, "conv_kernel": 3, "time_step_rank": 5, "tie_word_embeddings": False},
+        _MAMBA
+        | {
+            "use_bias": False,
+            "use_conv_bias": False,
+            "conv_kernel": 3,
+            "time_step_rank": 5,
+            "tie_word_embeddings": False,
+        },
     ),
     "mamba2": ("mamba2", _MAMBA2),
     "mamba2-limits": (
         "mamba2",
-        _MAMBA2 | {"use_bias": False, "use_conv_bias": False, "time_step_limit": [0.5, 0.9], "tie_word_embeddings": True},
+        _MAMBA2
+        | {
+            "use_bias": False,
+            "use_conv_bias": False,
+            "time_step_limit": [0.5, 0.9],
+            "tie_word_embeddings": True,
+        },
     ),
     "qwen3_next": ("qwen3_next", _QWEN3_NEXT),
-    "qwen3_next-biases": ("qwen3_next", _QWEN3_NEXT | {"attention_bias": True, "norm_topk_prob": False}),
+    "qwen3_next-biases": (
+        "qwen3_next",
+        _QWEN3_NEXT | {"attention_bias": True, "norm_topk_prob": False},
+    ),
 }
 """Named variants: the family and its small config; the defaults of `transformers` fill the rest."""
 
@@ -113,32 +144,46 @@ ENCODER_DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
 VARIANTS = DECODERS | ENCODER_DECODERS
 
 
-def save_mixer_variant(name: str, path: Path, *, seed: int = 0, vocab_size: int = VOCAB_SIZE) -> PreTrainedModel:
+def save_mixer_variant(
+    name: str, path: Path, *, seed: int = 0, vocab_size: int = VOCAB_SIZE
+) -> PreTrainedModel:
     """Write one of `VARIANTS` in float32 to `path`; returns the model it holds.
 
-    Matrices are drawn from N(0, 0.15), the kernels of convolutions from N(0, 0.5), norm weights from 1 + N(0, 0.1), biases from
-    N(0, 0.1).
+    Matrices are drawn from N(0, 0.15), the kernels of convolutions from N(0, 0.5), norm weights
+    from 1 + N(0, 0.1), biases from N(0, 0.1).
     """
     family, overrides = VARIANTS[name]
     config = AutoConfig.for_model(family, vocab_size=vocab_size, **overrides)
     auto = AutoModelForSeq2SeqLM if name in ENCODER_DECODERS else AutoModelForCausalLM
-    model: PreTrainedModel = auto.from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
+    model: PreTrainedModel = auto.from_config(
+        config, attn_implementation="eager", dtype=torch.float32
+    ).eval()
     is_untied = overrides.get("tie_word_embeddings") is False
     if name in ENCODER_DECODERS and is_untied:
-        # A new model of `transformers` ties the head whatever its config says; published ones have a head of their own.
+        # A new model of `transformers` ties the head whatever its config says; published ones have
+        # a head of their own.
         model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if not key.endswith(("inv_freq", "position_ids")):
                 tensor.copy_(_draw(key, tensor, generator))
-                if family == "qwen3_next" and tensor.dim() == 1 and key.endswith("norm.weight") and "linear_attn" not in key:
+                if (
+                    family == "qwen3_next"
+                    and tensor.dim() == 1
+                    and key.endswith("norm.weight")
+                    and "linear_attn" not in key
+                ):
                     tensor.sub_(1.0)  # stored minus one
     model.save_pretrained(path)
     if is_untied:
         file = path / "config.json"
         published = json.loads(file.read_text()) | {"tie_word_embeddings": False}
-        file.write_text(json.dumps({key: value for key, value in published.items() if key != "scale_decoder_outputs"}))
+        file.write_text(
+            json.dumps(
+                {key: value for key, value in published.items() if key != "scale_decoder_outputs"}
+            )
+        )
     return model
 
 

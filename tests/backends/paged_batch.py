@@ -21,7 +21,9 @@ class PagedSequence:
     token_ids: list[int]
     block_table: list[int]
     num_computed_tokens: int = 0
-    logits: list[Tensor] = field(default_factory=list)  # float32 [vocab] of each position computed so far
+    logits: list[Tensor] = field(
+        default_factory=list
+    )  # float32 [vocab] of each position computed so far
     encoder_token_ids: list[int] = field(default_factory=list)
     cross_table: list[int] = field(default_factory=list)  # blocks of the encoder's tokens
     num_prompt_tokens: int = 0  # 0 = unknown
@@ -45,7 +47,9 @@ def metadata_of(rows: list[tuple[list[int], int, int]], block_size: int) -> Atte
     return AttentionMetadata(
         positions=torch.cat(positions),
         slot_mapping=torch.cat(slots),
-        block_tables=torch.tensor([table + [0] * (width - len(table)) for table, _, _ in rows], dtype=torch.int32),
+        block_tables=torch.tensor(
+            [table + [0] * (width - len(table)) for table, _, _ in rows], dtype=torch.int32
+        ),
         cu_seqlens_q=torch.tensor([0, *query_lens]).cumsum(0).int(),
         seq_lens=torch.tensor(context_lens, dtype=torch.int32),
         query_lens=query_lens,
@@ -54,14 +58,22 @@ def metadata_of(rows: list[tuple[list[int], int, int]], block_size: int) -> Atte
 
 
 def step(decoder: Decoder, cache: KVCache, work: list[tuple[PagedSequence, int]]) -> None:
-    """Run the next tokens, as many as asked, of each sequence in one batch and keep their logits."""
+    """Run the next tokens, as many as asked, of each sequence in one batch and keep their
+    logits.
+    """
     rows = [(sequence.block_table, sequence.num_computed_tokens, count) for sequence, count in work]
-    token_ids = [sequence.token_ids[sequence.num_computed_tokens :][:count] for sequence, count in work]
+    token_ids = [
+        sequence.token_ids[sequence.num_computed_tokens :][:count] for sequence, count in work
+    ]
     flat = torch.tensor([token for ids in token_ids for token in ids])
     metadata = replace(
         metadata_of(rows, cache.block_size),
         states=torch.tensor([sequence.state for sequence, _ in work]) if cache.states else None,
-        cross=cross_metadata([sequence for sequence, _ in work], cache.block_size) if cache.cross_layers else None,
+        cross=(
+            cross_metadata([sequence for sequence, _ in work], cache.block_size)
+            if cache.cross_layers
+            else None
+        ),
         prompt_lens=tuple(sequence.num_prompt_tokens for sequence, _ in work),
     )
     logits = iter(decoder.logits(decoder.forward(flat, metadata, cache)))
@@ -77,14 +89,22 @@ def cross_metadata(sequences: list[PagedSequence], block_size: int) -> CrossMeta
     slots = []
     for sequence in starting:
         position = torch.arange(len(sequence.encoder_token_ids))
-        slots.append(torch.tensor(sequence.cross_table)[position // block_size] * block_size + position % block_size)
+        slots.append(
+            torch.tensor(sequence.cross_table)[position // block_size] * block_size
+            + position % block_size
+        )
     encoder = EncoderInput(
-        token_ids=torch.tensor([token for sequence in starting for token in sequence.encoder_token_ids]),
+        token_ids=torch.tensor(
+            [token for sequence in starting for token in sequence.encoder_token_ids]
+        ),
         lengths=tuple(len(sequence.encoder_token_ids) for sequence in starting),
         slot_mapping=torch.cat(slots) if slots else torch.empty(0, dtype=torch.int64),
     )
     return CrossMetadata(
-        block_tables=torch.tensor([s.cross_table + [0] * (width - len(s.cross_table)) for s in sequences], dtype=torch.int32),
+        block_tables=torch.tensor(
+            [s.cross_table + [0] * (width - len(s.cross_table)) for s in sequences],
+            dtype=torch.int32,
+        ),
         encoder_lens=tuple(len(sequence.encoder_token_ids) for sequence in sequences),
         encoder=encoder if starting else None,
     )

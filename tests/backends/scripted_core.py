@@ -1,4 +1,6 @@
-"""A core that does what a test tells it: it hands out blocks and sends steps over the seam, encoded as for another process."""
+"""A core that does what a test tells it: it hands out blocks and sends steps over the seam, encoded
+as for another process.
+"""
 
 from __future__ import annotations
 
@@ -71,8 +73,22 @@ class ScriptedCore:
         self.block_size = agreement.kv_cache.block_size
         self.live: dict[int, LiveSequence] = {}
         self._kinds = [group.kind for group in agreement.kv_cache.groups]
-        self._free = list(range(min((g.num_blocks for g in agreement.kv_cache.groups if g.kind != "state"), default=1000)))
-        self._free_states = list(range(min((g.num_blocks for g in agreement.kv_cache.groups if g.kind == "state"), default=0)))
+        self._free = list(
+            range(
+                min(
+                    (g.num_blocks for g in agreement.kv_cache.groups if g.kind != "state"),
+                    default=1000,
+                )
+            )
+        )
+        self._free_states = list(
+            range(
+                min(
+                    (g.num_blocks for g in agreement.kv_cache.groups if g.kind == "state"),
+                    default=0,
+                )
+            )
+        )
         random.Random(0).shuffle(self._free)
         random.Random(1).shuffle(self._free_states)
         self._added: list[NewSequence] = []
@@ -89,10 +105,16 @@ class ScriptedCore:
         num_computed_tokens=None,
         encoder_tokens=(),
     ):
-        """A new sequence; with `blocks` it begins with these, which hold its first `num_computed_tokens` (default: all)."""
+        """A new sequence; with `blocks` it begins with these, which hold its first
+        `num_computed_tokens` (default: all).
+        """
         tokens = [*prompt, *output]
-        computed = len(blocks) * self.block_size if num_computed_tokens is None else num_computed_tokens
-        live = self.live[handle] = LiveSequence(tokens, len(prompt), computed, list(blocks), sampling)
+        computed = (
+            len(blocks) * self.block_size if num_computed_tokens is None else num_computed_tokens
+        )
+        live = self.live[handle] = LiveSequence(
+            tokens, len(prompt), computed, list(blocks), sampling
+        )
         if "state" in self._kinds:
             live.state = self._free_states.pop()
         cross = [self._free.pop() for _ in range(-(-len(encoder_tokens) // self.block_size))]
@@ -123,7 +145,9 @@ class ScriptedCore:
         return gone
 
     def step(self, work, draws=None, masks=None, tokens=None, copies=None) -> ModelRunnerOutput:
-        """Run `count` tokens of each sequence in `work` (handle -> count, 0 = all that are left)."""
+        """Run `count` tokens of each sequence in `work` (handle -> count, 0 = all that are
+        left).
+        """
         return self.run(self.build(work, draws or {}, masks, tokens or {}, copies))
 
     def run(self, step) -> ModelRunnerOutput:
@@ -133,7 +157,9 @@ class ScriptedCore:
         for row, handle in enumerate(output.sequence.tolist()):
             sequence = self.live[handle]
             sequence.num_computed_tokens += self._counts[row]
-            sequence.tokens.extend(output.tokens[output.token_ptr[row] : output.token_ptr[row + 1]].tolist())
+            sequence.tokens.extend(
+                output.tokens[output.token_ptr[row] : output.token_ptr[row + 1]].tolist()
+            )
         return output
 
     def build(self, work, draws, masks=None, tokens=None, copies=None) -> SchedulerOutput:
@@ -161,8 +187,13 @@ class ScriptedCore:
             tokens=np.array(ids, np.int32),
             sample=np.array(sample, np.uint8),
             draw=np.array([draws.get(handle, 0.0) for handle in work], np.float32),
-            new_block_ptr=[np.array(pointers if kind == "full" else [0] * len(pointers), np.int32) for kind in self._kinds],
-            new_blocks=[np.array(blocks if kind == "full" else [], np.int32) for kind in self._kinds],
+            new_block_ptr=[
+                np.array(pointers if kind == "full" else [0] * len(pointers), np.int32)
+                for kind in self._kinds
+            ],
+            new_blocks=[
+                np.array(blocks if kind == "full" else [], np.int32) for kind in self._kinds
+            ],
         )
         packed = None
         if masks is not None:
@@ -172,9 +203,20 @@ class ScriptedCore:
                 np.array([handles.index(handle) for handle in masks], np.int32),
                 np.concatenate(list(masks.values())),
             )
-        source, target = ([np.array(side, np.int32)] for side in zip(*copies, strict=True)) if copies else ([], [])
+        source, target = (
+            ([np.array(side, np.int32)] for side in zip(*copies, strict=True))
+            if copies
+            else ([], [])
+        )
         step = SchedulerOutput(
-            self._step_id, self._dropped, self._added, rows, source, target, "none" if masks is None else "inline", packed
+            self._step_id,
+            self._dropped,
+            self._added,
+            rows,
+            source,
+            target,
+            "none" if masks is None else "inline",
+            packed,
         )
         self._dropped, self._added = [], []
         return decode(SchedulerOutput, encode(step))

@@ -1,4 +1,6 @@
-"""What users of the `anthropic` package do. Run by the interpreter of its own environment: `python … URL KEY`."""
+"""What users of the `anthropic` package do. Run by the interpreter of its own environment: `python
+… URL KEY`.
+"""
 
 import asyncio
 import sys
@@ -6,7 +8,11 @@ import sys
 import anthropic
 
 MESSAGES = [{"role": "user", "content": "The quick brown fox"}]
-GREEDY = {"model": "tgi", "messages": MESSAGES, "extra_body": {"temperature": 0}}  # the client has no name for it
+GREEDY = {
+    "model": "tgi",
+    "messages": MESSAGES,
+    "extra_body": {"temperature": 0},
+}  # the client has no name for it
 
 
 def check_messages(client: anthropic.Anthropic) -> None:
@@ -27,7 +33,10 @@ def check_messages(client: anthropic.Anthropic) -> None:
 
 
 def check_errors(client: anthropic.Anthropic) -> None:
-    for wrong in ({"max_tokens": 0}, {"max_tokens": 3, "tools": [{"name": "f", "input_schema": {"type": "object"}}]}):
+    for wrong in (
+        {"max_tokens": 0},
+        {"max_tokens": 3, "tools": [{"name": "f", "input_schema": {"type": "object"}}]},
+    ):
         for stream in (False, True):
             try:
                 client.messages.create(stream=stream, **wrong, **GREEDY)

@@ -1,4 +1,6 @@
-"""What users of `langchain-huggingface` do. Run by the interpreter of its own environment: `python … URL`."""
+"""What users of `langchain-huggingface` do. Run by the interpreter of its own environment: `python
+… URL`.
+"""
 
 import sys
 

@@ -11,7 +11,14 @@ MESSAGES = [{"role": "user", "content": "The quick brown fox"}]
 
 
 def check(model: str, **where: str) -> None:
-    options = {"model": model, "messages": MESSAGES, "max_tokens": 4, "temperature": 0, "max_retries": 0, **where}
+    options = {
+        "model": model,
+        "messages": MESSAGES,
+        "max_tokens": 4,
+        "temperature": 0,
+        "max_retries": 0,
+        **where,
+    }
     response = litellm.completion(**options)
     assert response.choices[0].finish_reason == "length", response
     assert response.usage.completion_tokens == 4, response

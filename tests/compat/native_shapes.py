@@ -1,4 +1,6 @@
-"""TGI 3's shapes of the native answers, as strict types: no key more, none less, and in TGI's order."""
+"""TGI 3's shapes of the native answers, as strict types: no key more, none less, and in TGI's
+order.
+"""
 
 from typing import Annotated, Literal
 
@@ -120,7 +122,9 @@ class Predictions(Shape):
 
 
 def check(body: bytes, shape: type) -> object:
-    """The answer, if it has the shape. Raises `msgspec.ValidationError`, or AssertionError where keys stand in another order."""
+    """The answer, if it has the shape. Raises `msgspec.ValidationError`, or AssertionError where
+    keys stand in another order.
+    """
     value = msgspec.json.decode(body, type=shape)
     told = msgspec.json.decode(body)
     assert _keys(msgspec.to_builtins(value)) == _keys(told), body

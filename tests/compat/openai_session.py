@@ -1,4 +1,6 @@
-"""What users of the `openai` package do. Run by the interpreter of its own environment: `python … URL KEY`."""
+"""What users of the `openai` package do. Run by the interpreter of its own environment: `python …
+URL KEY`.
+"""
 
 import asyncio
 import sys
@@ -35,27 +37,48 @@ def check_chat(client: openai.OpenAI) -> None:
     content = response.choices[0].logprobs.content
     assert len(content) == 4, response
     assert all(len(token.top_logprobs) >= 2 for token in content), response
-    text = client.chat.completions.create(messages=MESSAGES, max_completion_tokens=4, stop=["~~"], **GREEDY)
+    text = client.chat.completions.create(
+        messages=MESSAGES, max_completion_tokens=4, stop=["~~"], **GREEDY
+    )
     options = {"stream_options": {"include_usage": True}}
-    chunks = list(client.chat.completions.create(messages=MESSAGES, max_tokens=4, stream=True, **options, **GREEDY))
+    chunks = list(
+        client.chat.completions.create(
+            messages=MESSAGES, max_tokens=4, stream=True, **options, **GREEDY
+        )
+    )
     streamed = "".join(choice.delta.content for chunk in chunks for choice in chunk.choices)
     assert streamed == text.choices[0].message.content, chunks
     assert chunks[-1].usage.completion_tokens == 4, chunks
     with client.chat.completions.stream(messages=MESSAGES, max_tokens=4, **GREEDY) as stream:
         stream.until_done()
-        snapshot = stream.current_completion_snapshot  # the final one is refused by the client itself after `length`
+        snapshot = (
+            stream.current_completion_snapshot
+        )  # the final one is refused by the client itself after `length`
     assert snapshot.choices[0].message.content == streamed, snapshot
 
 
 def check_responses(client: openai.OpenAI) -> None:
-    response = client.responses.create(input=PROMPT, instructions="Be brief.", max_output_tokens=4, **GREEDY)
+    response = client.responses.create(
+        input=PROMPT, instructions="Be brief.", max_output_tokens=4, **GREEDY
+    )
     assert response.status == "incomplete", response
     assert response.output_text, response
     assert response.usage.output_tokens == 4, response
-    events = list(client.responses.create(input=PROMPT, instructions="Be brief.", max_output_tokens=4, stream=True, **GREEDY))
-    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == response.output_text, events
+    events = list(
+        client.responses.create(
+            input=PROMPT, instructions="Be brief.", max_output_tokens=4, stream=True, **GREEDY
+        )
+    )
+    assert (
+        "".join(event.delta for event in events if event.type == "response.output_text.delta")
+        == response.output_text
+    ), events
     assert [event.sequence_number for event in events] == list(range(len(events))), events
-    turns = [{"role": "user", "content": PROMPT}, response.output[0].to_dict(), {"role": "user", "content": "Go on"}]
+    turns = [
+        {"role": "user", "content": PROMPT},
+        response.output[0].to_dict(),
+        {"role": "user", "content": "Go on"},
+    ]
     assert client.responses.create(input=turns, max_output_tokens=2, **GREEDY).output_text
     with client.responses.stream(input=PROMPT, max_output_tokens=3, **GREEDY) as stream:
         kinds = [event.type for event in stream]
@@ -64,11 +87,25 @@ def check_responses(client: openai.OpenAI) -> None:
 
 def check_errors(client: openai.OpenAI) -> None:
     refusals = [
-        (openai.UnprocessableEntityError, lambda: client.chat.completions.create(messages=MESSAGES, temperature=-1, model="m")),
-        (openai.UnprocessableEntityError, lambda: client.completions.create(prompt=PROMPT, suffix="s", model="m")),
+        (
+            openai.UnprocessableEntityError,
+            lambda: client.chat.completions.create(messages=MESSAGES, temperature=-1, model="m"),
+        ),
+        (
+            openai.UnprocessableEntityError,
+            lambda: client.completions.create(prompt=PROMPT, suffix="s", model="m"),
+        ),
         (openai.UnprocessableEntityError, lambda: client.completions.create(prompt=[], model="m")),
-        (openai.BadRequestError, lambda: client.responses.create(input="a", previous_response_id="resp_1", model="m")),
-        (openai.APIError, lambda: list(client.completions.create(prompt=PROMPT, temperature=-1, stream=True, model="m"))),
+        (
+            openai.BadRequestError,
+            lambda: client.responses.create(input="a", previous_response_id="resp_1", model="m"),
+        ),
+        (
+            openai.APIError,
+            lambda: list(
+                client.completions.create(prompt=PROMPT, temperature=-1, stream=True, model="m")
+            ),
+        ),
         (openai.NotFoundError, lambda: client.embeddings.create(input="a", model="m")),
     ]
     for kind, call in refusals:
@@ -83,8 +120,15 @@ async def check_async_client(client: openai.AsyncOpenAI) -> None:
     async with client:
         models = await client.models.list()
         assert len(models.data) == 1, models
-        stream = await client.chat.completions.create(messages=MESSAGES, max_tokens=4, stream=True, **GREEDY)
-        assert [chunk.choices[0].finish_reason async for chunk in stream] == [None, None, None, "length"]
+        stream = await client.chat.completions.create(
+            messages=MESSAGES, max_tokens=4, stream=True, **GREEDY
+        )
+        assert [chunk.choices[0].finish_reason async for chunk in stream] == [
+            None,
+            None,
+            None,
+            "length",
+        ]
 
 
 def main() -> None:

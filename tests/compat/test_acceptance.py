@@ -1,4 +1,6 @@
-"""What a user of TGI 3 can touch without grammar, tools, adapters, images or speculation: one request for each, and its sign."""
+"""What a user of TGI 3 can touch without grammar, tools, adapters, images or speculation: one
+request for each, and its sign.
+"""
 
 import json
 from collections.abc import Callable
@@ -25,7 +27,8 @@ def client(tmp_path_factory, tiny_model):
 
 def generate(client: httpx.Client, inputs: str = "a", /, **parameters: Any) -> dict[str, Any]:
     response = client.post(
-        "/generate", json={"inputs": inputs, "parameters": {"max_new_tokens": 6, "details": True, **parameters}}
+        "/generate",
+        json={"inputs": inputs, "parameters": {"max_new_tokens": 6, "details": True, **parameters}},
     )
     assert response.status_code == 200, response.text
     return response.json()
@@ -33,17 +36,26 @@ def generate(client: httpx.Client, inputs: str = "a", /, **parameters: Any) -> d
 
 def events(client: httpx.Client, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
     lines = client.post(path, json=body).text.split("\n\n")
-    return [json.loads(line.removeprefix("data:")) for line in lines if line.startswith("data:") and "[DONE]" not in line]
+    return [
+        json.loads(line.removeprefix("data:"))
+        for line in lines
+        if line.startswith("data:") and "[DONE]" not in line
+    ]
 
 
 def chat(client: httpx.Client, **fields: Any) -> dict[str, Any]:
-    response = client.post("/v1/chat/completions", json={"model": "tgi", "messages": MESSAGES, "max_tokens": 5, **fields})
+    response = client.post(
+        "/v1/chat/completions",
+        json={"model": "tgi", "messages": MESSAGES, "max_tokens": 5, **fields},
+    )
     assert response.status_code == 200, response.text
     return response.json()
 
 
 def complete(client: httpx.Client, **fields: Any) -> httpx.Response:
-    return client.post("/v1/completions", json={"model": "tgi", "prompt": "a", "max_tokens": 5, **fields})
+    return client.post(
+        "/v1/completions", json={"model": "tgi", "prompt": "a", "max_tokens": 5, **fields}
+    )
 
 
 def text_only(client):
@@ -53,8 +65,15 @@ def text_only(client):
 
 def details(client):
     found = generate(client)["details"]
-    assert (found["finish_reason"], found["generated_tokens"], found["seed"], found["prefill"]) == ("length", 6, None, [])
-    assert [sorted(token) for token in found["tokens"]] == [["id", "logprob", "special", "text"]] * 6
+    assert (found["finish_reason"], found["generated_tokens"], found["seed"], found["prefill"]) == (
+        "length",
+        6,
+        None,
+        [],
+    )
+    assert [sorted(token) for token in found["tokens"]] == [
+        ["id", "logprob", "special", "text"]
+    ] * 6
 
 
 def prefill_details(client):
@@ -71,7 +90,14 @@ def top_tokens(client):
 
 
 def seeds(client):
-    warm = {"do_sample": True, "temperature": 0.9, "top_k": 50, "top_p": 0.95, "typical_p": 0.95, "max_new_tokens": 16}
+    warm = {
+        "do_sample": True,
+        "temperature": 0.9,
+        "top_k": 50,
+        "top_p": 0.95,
+        "typical_p": 0.95,
+        "max_new_tokens": 16,
+    }
     first, again, other = (generate(client, **warm, seed=seed) for seed in (1, 1, 2))
     assert first["details"]["seed"] == 1
     assert first["generated_text"] == again["generated_text"] != other["generated_text"]
@@ -84,7 +110,9 @@ def greedy_by_default(client):
 
 
 def sampled_without_parameters(client):
-    responses = {client.post("/generate", json={"inputs": "a"}).json()["generated_text"] for _ in range(3)}
+    responses = {
+        client.post("/generate", json={"inputs": "a"}).json()["generated_text"] for _ in range(3)
+    }
     assert len(responses) > 1
 
 
@@ -103,7 +131,10 @@ def stop_sequences(client):
 
 
 def truncate(client):
-    assert len(generate(client, LONG, truncate=2, decoder_input_details=True)["details"]["prefill"]) == 2
+    assert (
+        len(generate(client, LONG, truncate=2, decoder_input_details=True)["details"]["prefill"])
+        == 2
+    )
 
 
 def full_text(client):
@@ -129,22 +160,38 @@ def error_in_a_stream(client):
 
 
 def stream_headers(client):
-    headers = client.post("/generate_stream", json={"inputs": "a", "parameters": {"max_new_tokens": 1}}).headers
+    headers = client.post(
+        "/generate_stream", json={"inputs": "a", "parameters": {"max_new_tokens": 1}}
+    ).headers
     assert headers["content-type"] == "text/event-stream"
     assert (headers["cache-control"], headers["x-accel-buffering"]) == ("no-cache", "no")
 
 
 def root_route(client):
-    (response,) = client.post("/", json={"inputs": LONG, "parameters": {"max_new_tokens": 2}}).json()
+    (response,) = client.post(
+        "/", json={"inputs": LONG, "parameters": {"max_new_tokens": 2}}
+    ).json()
     assert response["generated_text"].startswith(LONG)
-    assert len(events(client, "/", {"inputs": "a", "stream": True, "parameters": {"max_new_tokens": 3}})) == 3
+    assert (
+        len(
+            events(
+                client, "/", {"inputs": "a", "stream": True, "parameters": {"max_new_tokens": 3}}
+            )
+        )
+        == 3
+    )
 
 
 def invocations(client):
     parameters = {"max_new_tokens": 2}
-    assert "generated_text" in client.post("/invocations", json={"inputs": "a", "parameters": parameters}).json()[0]
+    assert (
+        "generated_text"
+        in client.post("/invocations", json={"inputs": "a", "parameters": parameters}).json()[0]
+    )
     for body in ({"messages": MESSAGES}, {"prompt": "a"}):
-        assert client.post("/invocations", json={"model": "tgi", "max_tokens": 2, **body}).json()["choices"]
+        assert client.post("/invocations", json={"model": "tgi", "max_tokens": 2, **body}).json()[
+            "choices"
+        ]
     assert client.get("/ping").status_code == 200
 
 
@@ -175,9 +222,16 @@ def tokens(client):
 
 
 def timing_headers(client):
-    headers = client.post("/generate", json={"inputs": "a", "parameters": {"max_new_tokens": 2}}).headers
-    names = "compute-type compute-time compute-characters total-time validation-time queue-time inference-time time-per-token"
-    assert {f"x-{name}" for name in (*names.split(), "prompt-tokens", "generated-tokens")} <= headers.keys()
+    headers = client.post(
+        "/generate", json={"inputs": "a", "parameters": {"max_new_tokens": 2}}
+    ).headers
+    names = (
+        "compute-type compute-time compute-characters total-time validation-time queue-time"
+        " inference-time time-per-token"
+    )
+    assert {
+        f"x-{name}" for name in (*names.split(), "prompt-tokens", "generated-tokens")
+    } <= headers.keys()
 
 
 def preflight(client):
@@ -190,7 +244,12 @@ def refusals(client):
     json_type = {"content-type": "application/json"}
     assert client.post("/generate", content=b"{", headers=json_type).status_code == 400
     assert client.post("/generate", content=b'{"inputs": 1}', headers=json_type).status_code == 422
-    assert client.post("/generate", content=b'{"inputs": "a"}', headers={"content-type": "text/plain"}).status_code == 415
+    assert (
+        client.post(
+            "/generate", content=b'{"inputs": "a"}', headers={"content-type": "text/plain"}
+        ).status_code
+        == 415
+    )
     assert client.post("/generate", json={"inputs": "a" * 3_000_000}).status_code == 413
 
 
@@ -198,11 +257,20 @@ def chat_response(client):
     response = chat(client, temperature=0)
     assert (response["object"], response["usage"]["completion_tokens"]) == ("chat.completion", 5)
     parts = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
-    assert chat(client, messages=parts, temperature=0)["choices"][0]["message"] == response["choices"][0]["message"]
+    assert (
+        chat(client, messages=parts, temperature=0)["choices"][0]["message"]
+        == response["choices"][0]["message"]
+    )
 
 
 def chat_stream(client):
-    body = {"model": "tgi", "messages": MESSAGES, "max_tokens": 3, "stream": True, "stream_options": {"include_usage": True}}
+    body = {
+        "model": "tgi",
+        "messages": MESSAGES,
+        "max_tokens": 3,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
     assert client.post("/v1/chat/completions", json=body).text.endswith("data: [DONE]\n\n")
     last = events(client, "/v1/chat/completions", body)[-1]
     assert (last["choices"], last["usage"]["completion_tokens"]) == ([], 3)
@@ -215,30 +283,47 @@ def chat_logprobs(client):
 
 def chat_parameters(client):
     assert chat(client, max_tokens=None, max_completion_tokens=2)["usage"]["completion_tokens"] == 2
-    drawn = {"temperature": 0.9, "top_p": 0.9, "seed": 3, "frequency_penalty": 0.5, "presence_penalty": 0.5, "max_tokens": 12}
+    drawn = {
+        "temperature": 0.9,
+        "top_p": 0.9,
+        "seed": 3,
+        "frequency_penalty": 0.5,
+        "presence_penalty": 0.5,
+        "max_tokens": 12,
+    }
     first, again = (chat(client, **drawn)["choices"][0]["message"]["content"] for _ in range(2))
     assert first == again
     continued = [*MESSAGES, {"role": "assistant", "content": "Once"}]
     found = client.post("/chat_tokenize", json={"model": "tgi", "messages": continued}).json()
     assert found["templated_text"].endswith("Once")
-    refused = client.post("/v1/chat/completions", json={"model": "tgi", "messages": MESSAGES, "presence_penalty": -2.5})
+    refused = client.post(
+        "/v1/chat/completions",
+        json={"model": "tgi", "messages": MESSAGES, "presence_penalty": -2.5},
+    )
     assert refused.status_code == 422
 
 
 def completions(client):
     response = complete(client).json()
     assert (response["object"], response["usage"]["completion_tokens"]) == ("text_completion", 5)
-    assert [choice["index"] for choice in complete(client, prompt=["a", "b", "c"]).json()["choices"]] == [0, 1, 2]
+    assert [
+        choice["index"] for choice in complete(client, prompt=["a", "b", "c"]).json()["choices"]
+    ] == [0, 1, 2]
     for refused in ({"prompt": ["a"] * 5}, {"suffix": "x"}, {"prompt": []}):
         assert complete(client, **refused).status_code == 422
     body = {"model": "tgi", "prompt": ["a", "b"], "max_tokens": 3, "stream": True}
-    assert {choice["index"] for event in events(client, "/v1/completions", body) for choice in event["choices"]} == {0, 1}
+    assert {
+        choice["index"]
+        for event in events(client, "/v1/completions", body)
+        for choice in event["choices"]
+    } == {0, 1}
 
 
 FEATURES: list[Callable[[httpx.Client], None]] = [
-    text_only, details, prefill_details, top_tokens, seeds, greedy_by_default, sampled_without_parameters, penalties,
-    stop_sequences, truncate, full_text, best_of, stream, error_in_a_stream, stream_headers, root_route, invocations,
-    vertex_and_kserve, information, tokens, timing_headers, preflight, refusals, chat_response, chat_stream, chat_logprobs,
+    text_only, details, prefill_details, top_tokens, seeds, greedy_by_default,
+    sampled_without_parameters, penalties, stop_sequences, truncate, full_text, best_of, stream,
+    error_in_a_stream, stream_headers, root_route, invocations, vertex_and_kserve, information,
+    tokens, timing_headers, preflight, refusals, chat_response, chat_stream, chat_logprobs,
     chat_parameters, completions,
 ]  # fmt: skip
 

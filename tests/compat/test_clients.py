@@ -1,7 +1,7 @@
 """Client libraries against the running server.
 
-Some need other versions of what we use, so all of them live in an environment of their own, `.venv-clients`, and a test runs a
-session of each there.
+Some need other versions of what we use, so all of them live in an environment of their own,
+`.venv-clients`, and a test runs a session of each there.
 """
 
 import subprocess
@@ -18,7 +18,10 @@ SECONDS = 120
 
 
 def run_session(name, *arguments):
-    assert PYTHON.is_file(), "the environment of the clients is missing: run `make .venv-clients/installed`, or `make test`"
+    assert PYTHON.is_file(), (
+        "the environment of the clients is missing: run `make .venv-clients/installed`, or `make"
+        " test`"
+    )
     command = [PYTHON, SESSIONS / f"{name}_session.py", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,6 @@
-"""Requests made from our own OpenAPI document: none of them ends in an error of the server, and none hangs."""
+"""Requests made from our own OpenAPI document: none of them ends in an error of the server, and
+none hangs.
+"""
 
 import re
 import subprocess
@@ -15,7 +17,9 @@ REQUEST_SECONDS = 20
 
 @pytest.fixture(scope="module")
 def brief_server(tmp_path_factory, tiny_model, tgi_backend):
-    """Answers are short and few at a time, so that a slow backend is done with the longest of them in time."""
+    """Answers are short and few at a time, so that a slow backend is done with the longest of them
+    in time.
+    """
     log = tmp_path_factory.mktemp("fuzzing") / "server.log"
     limits = ("--max-total-tokens", "64", "--max-concurrent-requests", "16")
     with running_server(tiny_model, tgi_backend, log, *limits) as server:
@@ -24,9 +28,27 @@ def brief_server(tmp_path_factory, tiny_model, tgi_backend):
 
 def fuzz(url, *, max_examples, limit_seconds):
     """Run schemathesis; the number of requests it made."""
-    command = [SCHEMATHESIS, "run", f"{url}/api-doc/openapi.json", "--checks", "not_a_server_error", "--phases", "fuzzing"]
-    command += ["--max-examples", str(max_examples), "--request-timeout", str(REQUEST_SECONDS), "--seed", "1", "--no-color"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=limit_seconds, check=False)
+    command = [
+        SCHEMATHESIS,
+        "run",
+        f"{url}/api-doc/openapi.json",
+        "--checks",
+        "not_a_server_error",
+        "--phases",
+        "fuzzing",
+    ]
+    command += [
+        "--max-examples",
+        str(max_examples),
+        "--request-timeout",
+        str(REQUEST_SECONDS),
+        "--seed",
+        "1",
+        "--no-color",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=limit_seconds, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     made = re.search(r"(\d+) generated", done.stdout)
     assert made is not None, done.stdout

@@ -13,13 +13,17 @@ def client(live_server):
 
 def test_text_generation_gives_a_text(client):
     plain = client.text_generation(PROMPT, max_new_tokens=5, return_full_text=False)
-    with_prompt = client.text_generation(PROMPT, max_new_tokens=5)  # TGI's default on `POST /` for a local model
+    with_prompt = client.text_generation(
+        PROMPT, max_new_tokens=5
+    )  # TGI's default on `POST /` for a local model
     assert plain
     assert with_prompt == PROMPT + plain
 
 
 def test_details_count_the_tokens(client):
-    response = client.text_generation(PROMPT, max_new_tokens=5, details=True, decoder_input_details=False)
+    response = client.text_generation(
+        PROMPT, max_new_tokens=5, details=True, decoder_input_details=False
+    )
     assert response.details.finish_reason == "length"
     assert response.details.generated_tokens == len(response.details.tokens) == 5
     assert response.details.seed is None
@@ -40,7 +44,9 @@ def test_the_last_event_of_a_stream_has_text_and_details(client):
 
 
 def test_sampling_reports_its_seed(client):
-    response = client.text_generation(PROMPT, max_new_tokens=3, do_sample=True, seed=7, details=True)
+    response = client.text_generation(
+        PROMPT, max_new_tokens=3, do_sample=True, seed=7, details=True
+    )
     assert response.details.seed == 7
 
 
@@ -52,7 +58,9 @@ def test_chat_completion(client):
 
 
 def test_a_chat_stream_ends_with_its_reason(client):
-    chunks = list(client.chat_completion([{"role": "user", "content": "Hello"}], max_tokens=4, stream=True))
+    chunks = list(
+        client.chat_completion([{"role": "user", "content": "Hello"}], max_tokens=4, stream=True)
+    )
     reasons = [choice.finish_reason for chunk in chunks for choice in chunk.choices]
     assert reasons[-1] == "length"
     assert set(reasons[:-1]) <= {None}

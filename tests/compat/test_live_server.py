@@ -1,4 +1,6 @@
-"""The server over a real socket: leaving clients, permits, bad bodies, oversized bodies, bytes on the wire."""
+"""The server over a real socket: leaving clients, permits, bad bodies, oversized bodies, bytes on
+the wire.
+"""
 
 import json
 import time
@@ -8,7 +10,10 @@ import pytest
 
 from tests.live_server import running_server
 
-STREAM = {"inputs": "The quick brown fox", "parameters": {"max_new_tokens": 400, "ignore_eos": True}}
+STREAM = {
+    "inputs": "The quick brown fox",
+    "parameters": {"max_new_tokens": 400, "ignore_eos": True},
+}
 WAIT_SECONDS = 30.0
 
 
@@ -20,7 +25,9 @@ def wait_until(condition):
 
 
 def assert_serves(server):
-    response = httpx.post(f"{server.url}/generate", json={"inputs": "Hello", "parameters": {"max_new_tokens": 2}})
+    response = httpx.post(
+        f"{server.url}/generate", json={"inputs": "Hello", "parameters": {"max_new_tokens": 2}}
+    )
     assert response.status_code == 200
 
 
@@ -37,7 +44,11 @@ def narrow_server(tmp_path_factory, tiny_model, tgi_backend):
         yield server
 
 
-LONG = {"stream": True, "ignore_eos": True, "messages": [{"role": "user", "content": "The quick brown fox"}]}
+LONG = {
+    "stream": True,
+    "ignore_eos": True,
+    "messages": [{"role": "user", "content": "The quick brown fox"}],
+}
 
 
 @pytest.mark.parametrize(
@@ -45,7 +56,11 @@ LONG = {"stream": True, "ignore_eos": True, "messages": [{"role": "user", "conte
     [
         ("/generate_stream", STREAM, 'data: {"index":1,'),
         ("/v1/chat/completions", LONG, 'data: {"id":"chatcmpl-'),
-        ("/v1/responses", {"input": "The quick brown fox", "stream": True, "ignore_eos": True}, "event: response.created"),
+        (
+            "/v1/responses",
+            {"input": "The quick brown fox", "stream": True, "ignore_eos": True},
+            "event: response.created",
+        ),
         ("/v1/messages", LONG | {"max_tokens": 400}, "event: message_start"),
     ],
 )
@@ -97,7 +112,9 @@ def test_a_client_that_leaves_an_response_frees_its_permit(narrow_server):
     ],
 )
 def test_bad_bodies_are_refused_and_the_server_stays_up(live_server, path, body, status):
-    response = httpx.post(f"{live_server.url}{path}", content=body, headers={"content-type": "application/json"})
+    response = httpx.post(
+        f"{live_server.url}{path}", content=body, headers={"content-type": "application/json"}
+    )
     assert response.status_code == status
     assert response.headers["content-type"] == "text/plain; charset=utf-8"
     assert_serves(live_server)
@@ -107,7 +124,11 @@ def test_bad_bodies_are_refused_and_the_server_stays_up(live_server, path, body,
 def test_an_oversized_body_is_refused(live_server, num_bytes):
     body = b'{"inputs":"' + b"a" * num_bytes + b'"}'
     try:
-        response = httpx.post(f"{live_server.url}/generate", content=body, headers={"content-type": "application/json"})
+        response = httpx.post(
+            f"{live_server.url}/generate",
+            content=body,
+            headers={"content-type": "application/json"},
+        )
     except httpx.WriteError:  # the server may close before it was told everything
         pass
     else:

@@ -1,4 +1,6 @@
-"""What users of the `text-generation` package do. Run by the interpreter of its own environment: `python … URL`."""
+"""What users of the `text-generation` package do. Run by the interpreter of its own environment:
+`python … URL`.
+"""
 
 import asyncio
 import sys
@@ -15,12 +17,17 @@ def check_client(url: str) -> None:
     assert response.details.generated_tokens == 5, response
     assert response.details.finish_reason == "length", response
     assert len(response.details.tokens) == 5, response
-    assert client.generate(PROMPT, max_new_tokens=5, return_full_text=True).generated_text == PROMPT + response.generated_text
+    assert (
+        client.generate(PROMPT, max_new_tokens=5, return_full_text=True).generated_text
+        == PROMPT + response.generated_text
+    )
     events = list(client.generate_stream(PROMPT, max_new_tokens=5))
     assert "".join(event.token.text for event in events) == response.generated_text, events
     assert events[-1].generated_text == response.generated_text, events
     assert events[-1].details.generated_tokens == 5, events
-    sampled = client.generate(PROMPT, max_new_tokens=3, do_sample=True, temperature=0.5, top_k=5, top_p=0.9, seed=3)
+    sampled = client.generate(
+        PROMPT, max_new_tokens=3, do_sample=True, temperature=0.5, top_k=5, top_p=0.9, seed=3
+    )
     assert sampled.details.seed == 3, sampled
     chat = client.chat([{"role": "user", "content": "Hello"}], max_tokens=3)
     assert chat.usage["completion_tokens"] == 3, chat
@@ -31,13 +38,16 @@ def check_errors(url: str) -> None:
     try:
         client.generate(PROMPT, max_new_tokens=10_000_000)
     except ValidationError as error:
-        assert "Input validation error: `inputs` tokens + `max_new_tokens` must be <=" in str(error), error
+        assert "Input validation error: `inputs` tokens + `max_new_tokens` must be <=" in str(
+            error
+        ), error
     else:
         raise AssertionError("a prompt that cannot fit was accepted")
 
 
 async def check_async_client(url: str) -> None:
-    # Its chat stream reads no server's chunks, TGI's included: its pydantic model requires `tool_calls` in every delta.
+    # Its chat stream reads no server's chunks, TGI's included: its pydantic model requires
+    # `tool_calls` in every delta.
     client = AsyncClient(url)
     response = await client.generate(PROMPT, max_new_tokens=5)
     events = [event async for event in client.generate_stream(PROMPT, max_new_tokens=5)]

@@ -1,4 +1,6 @@
-"""Backends with one fault each. The model's and the worker's faults are wrapped around the numpy reference."""
+"""Backends with one fault each. The model's and the worker's faults are wrapped around the numpy
+reference.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ from tgi.worker.adapter import AdapterPlan, AdapterWorker
 struct = msgspec.structs.replace
 DEVICE_BYTES = 1 << 30
 PROGRAM = b"compiled"
-PLAN = AdapterPlan(max_total_tokens=1024, max_sequences=64, max_step_tokens=1024, max_cache_tokens=1 << 15)
+PLAN = AdapterPlan(
+    max_total_tokens=1024, max_sequences=64, max_step_tokens=1024, max_cache_tokens=1 << 15
+)
 
 
 @dataclass
@@ -66,14 +70,20 @@ class FaultyModel:
 
 @dataclass
 class FaultyWorker:
-    """A worker whose calls can be changed one by one: `changes` maps a method to `change(inner, *arguments)`."""
+    """A worker whose calls can be changed one by one: `changes` maps a method to `change(inner,
+    *arguments)`.
+    """
 
     inner: AdapterWorker
     changes: dict[str, Callable] = field(default_factory=dict)
 
     def _call(self, name, *arguments):
         change = self.changes.get(name)
-        return getattr(self.inner, name)(*arguments) if change is None else change(self.inner, *arguments)
+        return (
+            getattr(self.inner, name)(*arguments)
+            if change is None
+            else change(self.inner, *arguments)
+        )
 
     def load(self):
         return self._call("load")
@@ -110,7 +120,9 @@ class FaultyBackend:
     light: dict = field(default_factory=dict)
     reporter: Callable = lambda reporter: reporter
     plan: AdapterPlan = PLAN
-    change_config: Callable = lambda config: config  # what the reference is asked whether it supports
+    change_config: Callable = lambda config: (
+        config
+    )  # what the reference is asked whether it supports
     change_for: Callable | None = None  # the backend that makes the worker, by its config
 
     @property
@@ -121,7 +133,9 @@ class FaultyBackend:
         return self.light.get("probe", ReferenceBackend().probe)()
 
     def supports(self, spec, config):
-        return self.light.get("supports", ReferenceBackend().supports)(spec, self.change_config(config))
+        return self.light.get("supports", ReferenceBackend().supports)(
+            spec, self.change_config(config)
+        )
 
     def create_worker(self, config, reporter):
         if self.change_for is not None:
@@ -141,7 +155,11 @@ def attention(**changes):
             blocks = []
             for block in layer.blocks:
                 branches = tuple(
-                    struct(branch, mixer=changed(branch.mixer)) if hasattr(branch.mixer, "num_kv_heads") else branch
+                    (
+                        struct(branch, mixer=changed(branch.mixer))
+                        if hasattr(branch.mixer, "num_kv_heads")
+                        else branch
+                    )
                     for branch in block.branches
                 )
                 blocks.append(struct(block, branches=branches))
@@ -149,7 +167,9 @@ def attention(**changes):
         return struct(spec, stacks=(struct(stack, layers=tuple(layers)),))
 
     def changed(mixer):
-        return struct(mixer, **{name: value(getattr(mixer, name)) for name, value in changes.items()})
+        return struct(
+            mixer, **{name: value(getattr(mixer, name)) for name, value in changes.items()}
+        )
 
     return change
 
@@ -160,7 +180,9 @@ def in_model(change_batch=None, change_logits=None, **more):
 
 
 def in_steps(change):
-    """Each step is changed before the worker sees it; `change` is made anew for each worker and may remember."""
+    """Each step is changed before the worker sees it; `change` is made anew for each worker and may
+    remember.
+    """
 
     def worker():
         changed = change()
@@ -192,7 +214,9 @@ def in_sampling(change):
     """Each sequence is introduced with other sampling parameters."""
 
     def change_step(step):
-        return struct(step, added=[struct(new, sampling=change(new.sampling)) for new in step.added])
+        return struct(
+            step, added=[struct(new, sampling=change(new.sampling)) for new in step.added]
+        )
 
     return in_steps(lambda: change_step)
 
@@ -205,7 +229,9 @@ def in_worker(**changes):
 
 
 def off_by_one_block(batch):
-    """The first token of every block but the first goes where the last one of the block before is."""
+    """The first token of every block but the first goes where the last one of the block before
+    is.
+    """
     slots = batch.slot_mapping.copy()
     is_border = (batch.positions % batch.block_size == 0) & (batch.positions > 0)
     slots[is_border] = slots[is_border] - 1
@@ -217,7 +243,10 @@ def chunk_border_lost(batch):
     ends = batch.cu_seqlens_q[1:] - 1
     unwanted = ends[~np.isin(ends, batch.logits_indices)]
     kept = np.setdiff1d(np.arange(len(batch.token_ids)), unwanted)
-    return replace(batch, token_ids=np.where(np.isin(np.arange(len(batch.token_ids)), kept), batch.token_ids, 0))
+    return replace(
+        batch,
+        token_ids=np.where(np.isin(np.arange(len(batch.token_ids)), kept), batch.token_ids, 0),
+    )
 
 
 def rows_mixed_up(logits, batch):
@@ -229,9 +258,16 @@ def nan_spreads(logits, batch):
 
 
 def last_slot_lost(batch):
-    """The highest block is written into the one before, as if one block fewer had been allocated."""
+    """The highest block is written into the one before, as if one block fewer had been
+    allocated.
+    """
     highest = 8 * 128 - batch.block_size
-    return replace(batch, slot_mapping=np.where(batch.slot_mapping >= highest, batch.slot_mapping - 16, batch.slot_mapping))
+    return replace(
+        batch,
+        slot_mapping=np.where(
+            batch.slot_mapping >= highest, batch.slot_mapping - 16, batch.slot_mapping
+        ),
+    )
 
 
 # Faults of steps
@@ -253,7 +289,13 @@ def leaked_sampling():
 
     def change(step):
         """Who gets a handle that was used before gets its sampling, too."""
-        return struct(step, added=[struct(new, sampling=first.setdefault(new.sequence, new.sampling)) for new in step.added])
+        return struct(
+            step,
+            added=[
+                struct(new, sampling=first.setdefault(new.sequence, new.sampling))
+                for new in step.added
+            ],
+        )
 
     return change
 
@@ -272,7 +314,9 @@ def constant_draw():
 
 
 def draw_by_row():
-    """Draws move one row on: what a generator of the backend's own, shared by the batch, would do."""
+    """Draws move one row on: what a generator of the backend's own, shared by the batch, would
+    do.
+    """
     return lambda step: struct(step, rows=struct(step.rows, draw=np.roll(step.rows.draw, 1)))
 
 
@@ -295,11 +339,17 @@ def copies_ignored():
 
 
 def hits_ignored():
-    """Blocks of a prefix hit are taken for the sequence's own and begin with zeros: as if they were never read."""
+    """Blocks of a prefix hit are taken for the sequence's own and begin with zeros: as if they were
+    never read.
+    """
     return lambda step: struct(
         step,
         added=[
-            struct(new, block_tables=[np.zeros_like(table) for table in new.block_tables]) if new.num_computed_tokens else new
+            (
+                struct(new, block_tables=[np.zeros_like(table) for table in new.block_tables])
+                if new.num_computed_tokens
+                else new
+            )
             for new in step.added
         ],
     )
@@ -310,7 +360,9 @@ def tokens_on_device_are_zero():
 
 
 def output_counts_as_prompt():
-    return lambda step: struct(step, added=[struct(new, num_prompt_tokens=len(new.tokens)) for new in step.added])
+    return lambda step: struct(
+        step, added=[struct(new, num_prompt_tokens=len(new.tokens)) for new in step.added]
+    )
 
 
 # Faults of results
@@ -326,7 +378,14 @@ def token_without_sample(output, step):
         return output
     tokens = np.zeros(count, np.int32)
     ptr = np.arange(count + 1, dtype=np.int32)
-    return struct(output, tokens=tokens, token_ptr=ptr, logprobs=np.zeros(count, np.float32), top_ptr=empty_int32(), errors=[])
+    return struct(
+        output,
+        tokens=tokens,
+        token_ptr=ptr,
+        logprobs=np.zeros(count, np.float32),
+        top_ptr=empty_int32(),
+        errors=[],
+    )
 
 
 def wrong_logprob(output, step):
@@ -334,7 +393,9 @@ def wrong_logprob(output, step):
 
 
 def wrong_top_order(output, step):
-    return struct(output, top_ids=output.top_ids[::-1].copy(), top_logprobs=output.top_logprobs[::-1].copy())
+    return struct(
+        output, top_ids=output.top_ids[::-1].copy(), top_logprobs=output.top_logprobs[::-1].copy()
+    )
 
 
 def wrong_top_ids(output, step):
@@ -342,21 +403,31 @@ def wrong_top_ids(output, step):
 
 
 def scores_off_by_one(output, step):
-    return struct(output, prompt_scores=[struct(s, start=s.start + 1) for s in output.prompt_scores])
+    return struct(
+        output, prompt_scores=[struct(s, start=s.start + 1) for s in output.prompt_scores]
+    )
 
 
 def scores_rolled(output, step):
-    return struct(output, prompt_scores=[struct(s, logprobs=np.roll(s.logprobs, 1)) for s in output.prompt_scores])
+    return struct(
+        output,
+        prompt_scores=[struct(s, logprobs=np.roll(s.logprobs, 1)) for s in output.prompt_scores],
+    )
 
 
 def cut_ties(output, step):
     """No more top tokens than were asked for."""
     if not len(output.top_ptr):
         return output
-    kept = [range(first, min(last, first + 2)) for first, last in zip(output.top_ptr[:-1], output.top_ptr[1:], strict=True)]
+    kept = [
+        range(first, min(last, first + 2))
+        for first, last in zip(output.top_ptr[:-1], output.top_ptr[1:], strict=True)
+    ]
     index = np.array([i for part in kept for i in part], int)
     ptr = np.cumsum([0, *map(len, kept)], dtype=np.int32)
-    return struct(output, top_ptr=ptr, top_ids=output.top_ids[index], top_logprobs=output.top_logprobs[index])
+    return struct(
+        output, top_ptr=ptr, top_ids=output.top_ids[index], top_logprobs=output.top_logprobs[index]
+    )
 
 
 def tie_takes_the_highest(output, step):
@@ -415,7 +486,10 @@ def disturbing_health(inner, deep):
 
 def more_than_requested(inner, requested):
     agreement = inner.negotiate(requested)
-    return struct(agreement, limits=struct(agreement.limits, max_total_tokens=agreement.limits.max_total_tokens * 2))
+    return struct(
+        agreement,
+        limits=struct(agreement.limits, max_total_tokens=agreement.limits.max_total_tokens * 2),
+    )
 
 
 def vocabulary_rounded_up(inner, requested):
@@ -429,7 +503,9 @@ def unknown_feature(inner, requested):
 
 
 def accepts_more_sequences(inner, step):
-    inner._agreement = struct(inner._agreement, limits=struct(inner._agreement.limits, max_sequences=1 << 20))
+    inner._agreement = struct(
+        inner._agreement, limits=struct(inner._agreement.limits, max_sequences=1 << 20)
+    )
     inner.submit(step)
 
 
@@ -506,7 +582,9 @@ def late_masks_of_the_next_row(inner, step):
 
 
 def half_the_slots():
-    return lambda step: struct(step, added=[struct(new, sequence_slot=new.sequence_slot // 2) for new in step.added])
+    return lambda step: struct(
+        step, added=[struct(new, sequence_slot=new.sequence_slot // 2) for new in step.added]
+    )
 
 
 def lost_device(inner, timeout):
@@ -524,10 +602,15 @@ def probe_with_memory():
 
 
 def with_memory(worker=dict, model=dict):
-    """On a device of 1 GiB whose cache takes 1 KiB a token, and which keeps to the fraction of it."""
+    """On a device of 1 GiB whose cache takes 1 KiB a token, and which keeps to the fraction of
+    it.
+    """
 
     def supports(spec, config):
-        return struct(ReferenceBackend().supports(spec, config), memory=(MemoryItem("KV cache of one token", 1024),))
+        return struct(
+            ReferenceBackend().supports(spec, config),
+            memory=(MemoryItem("KV cache of one token", 1024),),
+        )
 
     def negotiate(fraction):
         def change(inner, requested):
@@ -541,7 +624,9 @@ def with_memory(worker=dict, model=dict):
         changes = {"negotiate": negotiate(config.memory_fraction)} | worker()
         return FaultyBackend(worker=lambda: changes, model=model)
 
-    return FaultyBackend(light={"probe": probe_with_memory, "supports": supports}, change_for=for_config)
+    return FaultyBackend(
+        light={"probe": probe_with_memory, "supports": supports}, change_for=for_config
+    )
 
 
 def agrees_beyond_the_fraction(inner, requested):
@@ -571,11 +656,19 @@ def quantized(change_logits=lambda logits, batch: logits, told_bytes=400):
 
     def supports(spec, config):
         known = config.quantize in (None, "int8")
-        support = ReferenceBackend().supports(spec, struct(config, quantize=None) if known else config)
-        return struct(support, memory=(MemoryItem("weights", told_bytes if config.quantize else 1000),))
+        support = ReferenceBackend().supports(
+            spec, struct(config, quantize=None) if known else config
+        )
+        return struct(
+            support, memory=(MemoryItem("weights", told_bytes if config.quantize else 1000),)
+        )
 
     def for_config(config):
-        return FaultyBackend(model=lambda: {"change_logits": change_logits}) if config.quantize else FaultyBackend()
+        return (
+            FaultyBackend(model=lambda: {"change_logits": change_logits})
+            if config.quantize
+            else FaultyBackend()
+        )
 
     return FaultyBackend(light={"supports": supports}, change_for=for_config)
 
@@ -603,7 +696,11 @@ def codes_are_numbers(inner):
     """Integers in the checkpoint are taken as they are."""
     path = Path(inner._model.inner._path) / "model.safetensors"
     tensors = load_file(path)
-    save_file({name: tensor.astype(np.float32) for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    save_file(
+        {name: tensor.astype(np.float32) for name, tensor in tensors.items()},
+        path,
+        metadata={"format": "pt"},
+    )
     inner.load()
 
 
@@ -614,7 +711,11 @@ def sharded(change_logits=lambda logits, batch: logits):
         return struct(config, num_shard=1) if config.num_shard == 2 else config
 
     def for_config(config):
-        return FaultyBackend(model=lambda: {"change_logits": change_logits}) if config.num_shard == 2 else FaultyBackend()
+        return (
+            FaultyBackend(model=lambda: {"change_logits": change_logits})
+            if config.num_shard == 2
+            else FaultyBackend()
+        )
 
     return FaultyBackend(change_config=one_shard, change_for=for_config)
 
@@ -626,7 +727,9 @@ def second_half_missing(logits, batch):
 
 
 def keeping(name):
-    """The reference, which keeps a program called `name()` in the cache folder, and reads it where it is there."""
+    """The reference, which keeps a program called `name()` in the cache folder, and reads it where
+    it is there.
+    """
 
     def for_config(config):
         path = Path(config.cache_dir) / name()
@@ -658,7 +761,9 @@ def believing_its_cache():
 
 
 def sampling(**changes):
-    return lambda params: struct(params, **{name: change(getattr(params, name)) for name, change in changes.items()})
+    return lambda params: struct(
+        params, **{name: change(getattr(params, name)) for name, change in changes.items()}
+    )
 
 
 SLOTS = replace(PLAN, mode="slots", max_sequences=8, features=("logprobs",))
@@ -679,10 +784,16 @@ FAULTS = {
     "compiles at every start": (keeping(lambda: f"program-{time.monotonic_ns()}"), "C-14a"),
     "believes a damaged cache": (believing_its_cache(), "C-14b"),
     # memory, quantization, shards
-    "agrees beyond the fraction": (with_memory(lambda: {"negotiate": agrees_beyond_the_fraction}), "C-13"),
+    "agrees beyond the fraction": (
+        with_memory(lambda: {"negotiate": agrees_beyond_the_fraction}),
+        "C-13",
+    ),
     "agrees to any cache": (with_memory(lambda: {"negotiate": agrees_to_any_cache}), "C-13"),
     "takes more than agreed": (with_memory(lambda: {"health": takes_more_than_agreed}), "C-13"),
-    "takes memory of the host": (with_memory(model=lambda: {"change_batch": take_host_memory([])}), "C-13"),
+    "takes memory of the host": (
+        with_memory(model=lambda: {"change_batch": take_host_memory([])}),
+        "C-13",
+    ),
     "lost after a step without memory": (in_worker(collect=lost_device), "C-54"),
     "two sequences in a slot": (replace(in_steps(half_the_slots), plan=SLOTS), "C-29"),
     "quantized beyond recognition": (quantized(halved), "C-36a"),
@@ -696,9 +807,18 @@ FAULTS = {
     "watermark of nobody": (in_sampling(sampling(watermark_gamma=lambda _: 0.0)), "C-59b"),
     # model
     "wrong rope": (FaultyBackend(attention(rope=lambda rope: struct(rope, theta=1e6))), "C-17"),
-    "rope of neighbours": (FaultyBackend(attention(rope=lambda rope: struct(rope, interleaved=True))), "C-31"),
-    "rope scaling ignored": (FaultyBackend(attention(rope=lambda rope: rope and struct(rope, scaling=None))), "C-32"),
-    "window off by one": (FaultyBackend(attention(window=lambda window: window and window + 1)), "C-33"),
+    "rope of neighbours": (
+        FaultyBackend(attention(rope=lambda rope: struct(rope, interleaved=True))),
+        "C-31",
+    ),
+    "rope scaling ignored": (
+        FaultyBackend(attention(rope=lambda rope: rope and struct(rope, scaling=None))),
+        "C-32",
+    ),
+    "window off by one": (
+        FaultyBackend(attention(window=lambda window: window and window + 1)),
+        "C-33",
+    ),
     "no causality": (FaultyBackend(attention(causal=lambda _: False)), "C-34"),
     "block off by one": (in_model(off_by_one_block), "C-17"),
     "chunk border loses a token": (in_model(chunk_border_lost), "C-23"),
@@ -727,16 +847,24 @@ FAULTS = {
     "min_p ignored": (in_sampling(sampling(min_p=lambda _: 0.0)), "C-40a"),
     "repetition penalty ignored": (in_sampling(sampling(repetition_penalty=lambda _: 1.0)), "C-41"),
     "presence taken for frequency": (
-        in_sampling(lambda p: struct(p, presence_penalty=p.frequency_penalty, frequency_penalty=p.presence_penalty)),
+        in_sampling(
+            lambda p: struct(
+                p, presence_penalty=p.frequency_penalty, frequency_penalty=p.presence_penalty
+            )
+        ),
         "C-41",
     ),
     "logit bias on the next id": (
-        in_sampling(sampling(logit_bias=lambda bias: tuple((token + 1, value) for token, value in bias))),
+        in_sampling(
+            sampling(logit_bias=lambda bias: tuple((token + 1, value) for token, value in bias))
+        ),
         "C-41",
     ),
     "watermark ignored": (in_sampling(sampling(watermark_gamma=lambda _: 0.0)), "C-41"),
     "raw and processed exchanged": (
-        in_sampling(sampling(logprobs=lambda m: {"raw": "processed", "processed": "raw"}.get(m, m))),
+        in_sampling(
+            sampling(logprobs=lambda m: {"raw": "processed", "processed": "raw"}.get(m, m))
+        ),
         "C-44a",
     ),
     # results
@@ -757,7 +885,10 @@ FAULTS = {
     "wrong state accepted": (FaultyBackend(worker=lambda: ignores_wrong_state("warmup")), "C-09"),
     "second close fails": (FaultyBackend(worker=second_close_fails), "C-57"),
     "health always true": (in_worker(health=always_healthy), "C-53a"),
-    "deep health computes nothing": (in_worker(health=lambda inner, deep: inner.health(False)), "C-53b"),
+    "deep health computes nothing": (
+        in_worker(health=lambda inner, deep: inner.health(False)),
+        "C-53b",
+    ),
     "deep health disturbs": (in_worker(health=disturbing_health), "C-53a"),
     "more than wished": (in_worker(negotiate=more_than_requested), "C-11"),
     "vocabulary rounded up": (in_worker(negotiate=vocabulary_rounded_up), "C-11"),
@@ -772,7 +903,13 @@ FAULTS = {
     # light half
     "other name": (FaultyBackend(light={"info": lambda info: struct(info, name="other")}), "C-02"),
     "future seam": (FaultyBackend(light={"info": lambda info: struct(info, api=(1, 99))}), "C-02"),
-    "supports everything": (FaultyBackend(light={"supports": lambda *_: Support("native")}), "C-06"),
-    "refuses without a reason": (FaultyBackend(light={"supports": lambda *_: Support("no")}), "C-06"),
+    "supports everything": (
+        FaultyBackend(light={"supports": lambda *_: Support("native")}),
+        "C-06",
+    ),
+    "refuses without a reason": (
+        FaultyBackend(light={"supports": lambda *_: Support("no")}),
+        "C-06",
+    ),
 }
 """Fault → the backend that has it, and the check that must catch it."""

@@ -38,7 +38,9 @@ class FaultyNetwork:
 
 @dataclass
 class FaultyComplete:
-    """The complete backend with a fault in its worker or its network; both are made anew for each worker."""
+    """The complete backend with a fault in its worker or its network; both are made anew for each
+    worker.
+    """
 
     worker: Callable[[], dict] = dict
     network: Callable[[], dict] = dict
@@ -55,14 +57,20 @@ class FaultyComplete:
         return self.inner.supports(spec, config)
 
     def create_worker(self, config, reporter):
-        network = FaultyNetwork(ReferenceNetwork(config.spec, Path(config.model_path)), **self.network())
+        network = FaultyNetwork(
+            ReferenceNetwork(config.spec, Path(config.model_path)), **self.network()
+        )
         return FaultyWorker(CompleteWorker(network, reporter), self.worker())
 
 
 def in_steps(change):
     """Each step is changed before the worker sees it."""
     return FaultyComplete(
-        lambda: {"submit": lambda inner, step: inner.submit(change(step) if isinstance(step, SchedulerOutput) else step)}
+        lambda: {
+            "submit": lambda inner, step: inner.submit(
+                change(step) if isinstance(step, SchedulerOutput) else step
+            )
+        }
     )
 
 
@@ -86,7 +94,10 @@ def in_output(change):
             inner.submit(step)
             steps.append(step)
 
-        return {"submit": submit, "collect": lambda inner, timeout: change(inner.collect(timeout), steps.pop(0))}
+        return {
+            "submit": submit,
+            "collect": lambda inner, timeout: change(inner.collect(timeout), steps.pop(0)),
+        }
 
     return FaultyComplete(worker)
 
@@ -153,15 +164,25 @@ def unknown_controls_raise(inner, request):
 
 def agreeing(change):
     """The agreement is another one."""
-    return FaultyComplete(lambda: {"negotiate": lambda inner, requested: change(inner.negotiate(requested))})
+    return FaultyComplete(
+        lambda: {"negotiate": lambda inner, requested: change(inner.negotiate(requested))}
+    )
 
 
 def without(*features):
-    return agreeing(lambda agreement: struct(agreement, features=tuple(f for f in agreement.features if f not in features)))
+    return agreeing(
+        lambda agreement: struct(
+            agreement, features=tuple(f for f in agreement.features if f not in features)
+        )
+    )
 
 
 def without_text_when_resumed(new):
-    return struct(new, encoder_tokens=new.encoder_tokens * 0) if len(new.tokens) > new.num_prompt_tokens else new
+    return (
+        struct(new, encoder_tokens=new.encoder_tokens * 0)
+        if len(new.tokens) > new.num_prompt_tokens
+        else new
+    )
 
 
 def rounded_by_batch(output, step):
@@ -184,12 +205,23 @@ def draft_tokens_believed(output, step):
         tokens += [*draft_tokens, chosen[-1]] if chosen else []
         ptr.append(len(tokens))
     logprobs = np.full(len(tokens), -1.0, np.float32)
-    return struct(output, tokens=np.array(tokens, np.int32), token_ptr=np.array(ptr, np.int32), logprobs=logprobs)
+    return struct(
+        output,
+        tokens=np.array(tokens, np.int32),
+        token_ptr=np.array(ptr, np.int32),
+        logprobs=logprobs,
+    )
 
 
 def no_draft_tokens(rows):
     none = np.empty(0, np.int32)
-    return struct(rows, max_tokens=np.ones_like(rows.max_tokens), extra_draw=rows.extra_draw[:0], draft_ptr=none, draft=none)
+    return struct(
+        rows,
+        max_tokens=np.ones_like(rows.max_tokens),
+        extra_draw=rows.extra_draw[:0],
+        draft_ptr=none,
+        draft=none,
+    )
 
 
 def likeliest_draft_tokens(rows):
@@ -227,8 +259,13 @@ def one_token_more(output, step):
 def budget_ignored(step):
     """Every row that decodes brings as many tokens as were agreed."""
     rows = step.rows
-    most = np.where((rows.count == 1) & (rows.start > 0) & (rows.sample == 1), 4, 1).astype(np.int32)
-    return struct(step, rows=struct(rows, max_tokens=most, extra_draw=np.zeros(int((most - 1).sum()), np.float32)))
+    most = np.where((rows.count == 1) & (rows.start > 0) & (rows.sample == 1), 4, 1).astype(
+        np.int32
+    )
+    return struct(
+        step,
+        rows=struct(rows, max_tokens=most, extra_draw=np.zeros(int((most - 1).sum()), np.float32)),
+    )
 
 
 # Images and pooling
@@ -251,12 +288,18 @@ def image_begins_again():
     borders = {}
 
     def change(new, num_tokens):
-        border = borders.setdefault(b"".join(item.pixels.tobytes() for item in new.media), num_tokens)
+        border = borders.setdefault(
+            b"".join(item.pixels.tobytes() for item in new.media), num_tokens
+        )
 
         def changed(item):
             done = border - item.start
             rows = np.arange(item.length)
-            return struct(item, pixels=item.pixels[np.where(rows >= done, rows - done, rows)]) if 0 < done < item.length else item
+            return (
+                struct(item, pixels=item.pixels[np.where(rows >= done, rows - done, rows)])
+                if 0 < done < item.length
+                else item
+            )
 
         return struct(new, media=[changed(item) for item in new.media])
 

@@ -1,4 +1,6 @@
-"""The third party: a package installed beside the core passes the kit and serves; the tutorial is run as it stands."""
+"""The third party: a package installed beside the core passes the kit and serves; the tutorial is
+run as it stands.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,27 @@ MAX_LINES = 300
 
 def install(source, site):
     """Install a package beside everything else, without touching what is installed."""
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+    ]
     subprocess.run([*command, "--target", str(site), str(source)], check=True)
 
 
 def environment(site):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return os.environ | {"PYTHONPATH": str(site), "PATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return os.environ | {
+        "PYTHONPATH": str(site),
+        "PATH": path,
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "200",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +55,9 @@ def example(tmp_path_factory):
     """The example, copied and installed: (source, site)."""
     folder = tmp_path_factory.mktemp("example")
     source = folder / "source"
-    shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+    shutil.copytree(
+        EXAMPLE, source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__")
+    )
     install(source, folder / "site")
     return source, folder / "site"
 
@@ -47,8 +65,14 @@ def example(tmp_path_factory):
 def test_the_example_is_the_template():
     rendered = dict(render_template("example"))
     for path, text in rendered.items():
-        assert (EXAMPLE / path).read_text(encoding="utf-8") == text, f"{path} differs from its template"
-    files = {str(path.relative_to(EXAMPLE)) for path in EXAMPLE.rglob("*") if path.suffix in {".py", ".toml", ".md"}}
+        assert (EXAMPLE / path).read_text(encoding="utf-8") == text, (
+            f"{path} differs from its template"
+        )
+    files = {
+        str(path.relative_to(EXAMPLE))
+        for path in EXAMPLE.rglob("*")
+        if path.suffix in {".py", ".toml", ".md"}
+    }
     assert files == set(rendered)
 
 
@@ -60,9 +84,25 @@ def test_the_example_is_small():
 def test_the_example_passes_the_kit(example, tmp_path):
     source, site = example
     card = tmp_path / "card.json"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", "--tgi-backend", "example"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        "ignore",
+        "--tgi-backend",
+        "example",
+    ]
     done = subprocess.run(
-        [*command, "--tgi-json", str(card)], cwd=source, env=environment(site), capture_output=True, text=True, check=False
+        [*command, "--tgi-json", str(card)],
+        cwd=source,
+        env=environment(site),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout
     assert "example (tgi-backend-example 0.1.0, seam 1.0): grade robust;" in done.stdout
@@ -72,14 +112,21 @@ def test_the_example_passes_the_kit(example, tmp_path):
         *(f"C-58{letter}" for letter in "abcd"),
         *(f"C-59{letter}" for letter in "acdefghijkl"),
     }
-    committed = json.loads((ROOT / "docs" / "backends" / "example.json").read_text(encoding="utf-8"))
-    assert committed == json.loads(card.read_text()), "run: tgi conformance example --json docs/backends/example.json"
+    committed = json.loads(
+        (ROOT / "docs" / "backends" / "example.json").read_text(encoding="utf-8")
+    )
+    assert committed == json.loads(card.read_text()), (
+        "run: tgi conformance example --json docs/backends/example.json"
+    )
 
 
 def test_the_example_serves(example, tmp_path, tiny_model, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(example[1]))
     with running_server(tiny_model, "example", tmp_path / "server.log") as server:
-        response = httpx.post(f"{server.url}/generate", json={"inputs": "The quick", "parameters": {"max_new_tokens": 5}})
+        response = httpx.post(
+            f"{server.url}/generate",
+            json={"inputs": "The quick", "parameters": {"max_new_tokens": 5}},
+        )
         info = httpx.get(f"{server.url}/info/backend").json()
     assert response.status_code == 200
     assert response.json()["generated_text"]
@@ -115,7 +162,9 @@ def test_nothing_is_written_over(tmp_path):
 
 
 def blocks(kind):
-    return re.findall(rf"^```{kind}\n(.*?)^```", TUTORIAL.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return re.findall(
+        rf"^```{kind}\n(.*?)^```", TUTORIAL.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
 
 
 def test_the_code_of_the_tutorial_is_that_of_the_package():
@@ -131,7 +180,14 @@ def test_the_commands_of_the_tutorial(tmp_path):
             case ["pip", "install", "-e", folder]:
                 install(tmp_path / folder, site)
             case command:
-                done = subprocess.run(command, cwd=tmp_path, env=environment(site), capture_output=True, text=True, check=False)
+                done = subprocess.run(
+                    command,
+                    cwd=tmp_path,
+                    env=environment(site),
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
                 assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
                 outputs[line] = done.stdout
     assert re.search(r"my-chip +tgi-backend-my-chip .* usable", outputs["tgi backends"])

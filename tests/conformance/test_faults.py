@@ -1,4 +1,6 @@
-"""The kit proves itself: it passes the reference, and catches each seeded fault by the check named for it."""
+"""The kit proves itself: it passes the reference, and catches each seeded fault by the check named
+for it.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def make_backend_under_test(tmp_path, models):
 
 @pytest.mark.parametrize("check_id", sorted({check_id for _, check_id in ALL_FAULTS.values()}))
 def test_without_a_fault_the_check_passes(check_id, make_backend_under_test):
-    result = run_check(CHECKS[check_id], make_backend_under_test(HEALTHY_BACKENDS.get(check_id, FaultyBackend())))
+    result = run_check(
+        CHECKS[check_id], make_backend_under_test(HEALTHY_BACKENDS.get(check_id, FaultyBackend()))
+    )
     assert (result.status, result.message) == ("passed", "")
 
 

@@ -42,7 +42,9 @@ class FaultyCpu:
 
 
 def with_encoder_tokens(change):
-    return lambda step: struct(step, added=[struct(new, encoder_tokens=change(new)) for new in step.added])
+    return lambda step: struct(
+        step, added=[struct(new, encoder_tokens=change(new)) for new in step.added]
+    )
 
 
 def lost_when_resumed(new):
@@ -51,8 +53,14 @@ def lost_when_resumed(new):
 
 
 FAULTS = {
-    "the encoder reads backwards": (with_encoder_tokens(lambda new: new.encoder_tokens[::-1].copy()), "C-59a"),
-    "the encoder reads nothing after a preemption": (with_encoder_tokens(lost_when_resumed), "C-59a"),
+    "the encoder reads backwards": (
+        with_encoder_tokens(lambda new: new.encoder_tokens[::-1].copy()),
+        "C-59a",
+    ),
+    "the encoder reads nothing after a preemption": (
+        with_encoder_tokens(lost_when_resumed),
+        "C-59a",
+    ),
 }
 
 

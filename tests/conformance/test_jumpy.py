@@ -1,6 +1,8 @@
-"""A worker that jumps: any number of tokens in a step, three steps in flight, rows and steps that fail, engines that die.
+"""A worker that jumps: any number of tokens in a step, three steps in flight, rows and steps that
+fail, engines that die.
 
-Its tokens echo the prompt, so every stream can be foretold; what the worker does may only cut one short by an error of its own.
+Its tokens echo the prompt, so every stream can be foretold; what the worker does may only cut one
+short by an error of its own.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ def echo(prompt, max_new_tokens):
 
 @dataclass
 class Frontend:
-    """Sends sequences, some of which are aborted, and keeps every stream, as the client of an engine does."""
+    """Sends sequences, some of which are aborted, and keeps every stream, as the client of an
+    engine does.
+    """
 
     rng: random.Random
     num_sequences: int
@@ -80,7 +84,9 @@ class Frontend:
     def _send_new(self):
         number = len(self.streams)
         prompt = [self.rng.choice([EOS, *range(10, 60)]) for _ in range(self.rng.randint(1, 24))]
-        sequence = SequenceRequest(f"r{number}", prompt, SamplingParams(), 0, self.rng.randint(1, 30), (EOS,))
+        sequence = SequenceRequest(
+            f"r{number}", prompt, SamplingParams(), 0, self.rng.randint(1, 30), (EOS,)
+        )
         self.streams.append(SequenceStream(number, sequence, OutputQueue(), self._abort))
         self.outbox.append(self.streams[-1].to_message())
 
@@ -92,7 +98,11 @@ class Frontend:
 def serve(frontend, script):
     """Engines one after the other, until the work is done; returns how many died."""
     for crashes in range(MAX_CRASHES):
-        worker = StrictWorker(NullWorker(EngineConfig("null", str(Path()), SPEC), script(crashes), RecordingReporter()))
+        worker = StrictWorker(
+            NullWorker(
+                EngineConfig("null", str(Path()), SPEC), script(crashes), RecordingReporter()
+            )
+        )
         worker.load()
         agreement = worker.negotiate(RequestedLimits(max_concurrent_requests=8))
         worker.warmup()
@@ -117,7 +127,9 @@ def serve(frontend, script):
     st.sampled_from([0.0, 0.03]),
     st.booleans(),
 )
-def test_every_stream_is_right_whatever_the_worker_does(seed, tokens_per_step, depth, num_blocks, chance, chunked):
+def test_every_stream_is_right_whatever_the_worker_does(
+    seed, tokens_per_step, depth, num_blocks, chance, chunked
+):
     def script(crashes):
         return NullScript(
             depth=depth,
@@ -172,7 +184,9 @@ def test_rows_bring_several_tokens_and_engines_die():
 
 
 async def test_streams_of_several_tokens_survive_a_kill(tmp_path):
-    """The real client: engines are killed in mid-stream while rows bring several tokens, three steps in flight."""
+    """The real client: engines are killed in mid-stream while rows bring several tokens, three
+    steps in flight.
+    """
     script = {
         "depth": 3,
         "tokens_per_step": 4,
@@ -183,7 +197,9 @@ async def test_streams_of_several_tokens_survive_a_kill(tmp_path):
     await client.start()
     try:
         prompts = [list(range(10 + i, 16 + i)) for i in range(8)]
-        streams = [SubmittedSequence(client, request(prompt, max_new_tokens=60)) for prompt in prompts]
+        streams = [
+            SubmittedSequence(client, request(prompt, max_new_tokens=60)) for prompt in prompts
+        ]
         tokens = [[] for _ in streams]
 
         async def read(number):

@@ -1,4 +1,6 @@
-"""The mirror of the kit: the real scheduler keeps its side of any agreement, and a core that does not is caught."""
+"""The mirror of the kit: the real scheduler keeps its side of any agreement, and a core that does
+not is caught.
+"""
 
 from __future__ import annotations
 
@@ -60,12 +62,18 @@ def test_the_scheduler_keeps_the_agreement(agreement, seed, fails):
     rng = random.Random(seed)
     simulation = Simulation(agreement, failures=random.Random(seed) if fails else None)
     simulation.worker = RuledWorker(simulation.worker)
-    agreed = replace(agreement, features=(*agreement.features, "lora"), sampling=tuple(SAMPLING_FIELDS))
+    agreed = replace(
+        agreement, features=(*agreement.features, "lora"), sampling=tuple(SAMPLING_FIELDS)
+    )
     simulation.worker.rules = StepRules(agreed)
     for _ in range(20):
         for _ in range(rng.choice([0, 0, 1, 3])):
             add_random(simulation, rng)
-        live = [i for i, stream in simulation.streams.items() if stream.end is None and not stream.is_aborted]
+        live = [
+            i
+            for i, stream in simulation.streams.items()
+            if stream.end is None and not stream.is_aborted
+        ]
         if live and rng.random() < 0.15:
             simulation.abort(rng.choice(live))
         simulation.step()
@@ -75,8 +83,14 @@ def test_the_scheduler_keeps_the_agreement(agreement, seed, fails):
 
 
 def new(handle=0, tokens=(1, 2, 3, 4, 5), blocks=(0, 1), **changes):
-    fields = {"num_prompt_tokens": len(tokens), "num_computed_tokens": 0, "sampling": GREEDY} | changes
-    return NewSequence(handle, "r", np.array(tokens, np.int32), block_tables=[np.array(blocks, np.int32)], **fields)
+    fields = {
+        "num_prompt_tokens": len(tokens),
+        "num_computed_tokens": 0,
+        "sampling": GREEDY,
+    } | changes
+    return NewSequence(
+        handle, "r", np.array(tokens, np.int32), block_tables=[np.array(blocks, np.int32)], **fields
+    )
 
 
 def rows(*work, sample=1, blocks=()):
@@ -109,15 +123,24 @@ def second(work, **changes):
 OTHER = (1, 0, [1, 2, 3, 4, 5])
 BROKEN = {
     "step ids go back": second(rows((0, 5, [7])), step_id=0),
-    "too many tokens": [step(rows((0, 0, list(range(9)) * 2)), added=[new(tokens=list(range(9)) * 2, blocks=range(5))])],
-    "too many sequences": [step(rows(*[(i, 0, [1]) for i in range(7)]), added=[new(i, [1], [i]) for i in range(7)])],
+    "too many tokens": [
+        step(
+            rows((0, 0, list(range(9)) * 2)),
+            added=[new(tokens=list(range(9)) * 2, blocks=range(5))],
+        )
+    ],
+    "too many sequences": [
+        step(rows(*[(i, 0, [1]) for i in range(7)]), added=[new(i, [1], [i]) for i in range(7)])
+    ],
     "handle in use": second(rows(PROMPT), added=[new(blocks=[4, 5])]),
     "unknown handle": second(rows((3, 5, [7]))),
     "drop of nobody": second(rows(), dropped=[3]),
     "gap in positions": second(rows((0, 6, [7]))),
     "row repeated": second(rows((0, 4, [5]))),
     "block of another": second(rows(OTHER), added=[new(1, blocks=[1, 2])]),
-    "block grown into another": second(rows((0, 5, [7]), (1, 0, [1]), blocks=[0]), added=[new(1, [1], [3])]),
+    "block grown into another": second(
+        rows((0, 5, [7]), (1, 0, [1]), blocks=[0]), added=[new(1, [1], [3])]
+    ),
     "block out of range": [step(rows(PROMPT), added=[new(blocks=[0, 16])])],
     "too few blocks": [step(rows(PROMPT), added=[new(blocks=[0])])],
     "another token": [step(rows((0, 0, [1, 2, 9, 4, 5])), added=[new()])],
@@ -125,15 +148,27 @@ BROKEN = {
     "two rows of one": second(rows((0, 5, [7]), (0, 6, [7]))),
     "placeholder for a sent token": [step(rows((0, 0, [1, 2, 3, 4, -1])), added=[new()])],
     "prefix hit of everything": [step(rows((0, 5, [1])), added=[new(num_computed_tokens=5)])],
-    "mask unagreed": second(rows((0, 5, [7])), mask="inline", masks=GrammarMasks(1, empty_int32(), empty_int32())),
-    "scored prompt with hits": [step(rows((0, 4, [5])), added=[new(num_computed_tokens=4, sampling=SCORED)])],
+    "mask unagreed": second(
+        rows((0, 5, [7])), mask="inline", masks=GrammarMasks(1, empty_int32(), empty_int32())
+    ),
+    "scored prompt with hits": [
+        step(rows((0, 4, [5])), added=[new(num_computed_tokens=4, sampling=SCORED)])
+    ],
     "a known token chosen again": [step(rows((0, 0, [1, 2, 3, 4])), added=[new()])],
     "adapter unagreed": [step(rows(PROMPT), added=[new(adapter=1)])],
     "masked row unagreed": [step(rows(PROMPT), added=[new(is_masked=True)])],
-    "sampling field unagreed": [step(rows(PROMPT), added=[new(sampling=SamplingParams(greedy=False, min_p=0.1))])],
-    "watermark unagreed": [step(rows(PROMPT), added=[new(sampling=SamplingParams(watermark_gamma=0.5))])],
-    "copy of a block that is not there": second(rows((0, 5, [7])), copy_source=[np.array([16])], copy_target=[np.array([9])]),
-    "copy without a target": second(rows((0, 5, [7])), copy_source=[np.array([3])], copy_target=[np.array([], np.int32)]),
+    "sampling field unagreed": [
+        step(rows(PROMPT), added=[new(sampling=SamplingParams(greedy=False, min_p=0.1))])
+    ],
+    "watermark unagreed": [
+        step(rows(PROMPT), added=[new(sampling=SamplingParams(watermark_gamma=0.5))])
+    ],
+    "copy of a block that is not there": second(
+        rows((0, 5, [7])), copy_source=[np.array([16])], copy_target=[np.array([9])]
+    ),
+    "copy without a target": second(
+        rows((0, 5, [7])), copy_source=[np.array([3])], copy_target=[np.array([], np.int32)]
+    ),
     "two decode tokens": second(rows((0, 5, [7, 8]))),
     "empty row": second(rows((0, 5, []))),
 }
@@ -148,7 +183,10 @@ def send(rules, steps):
 def test_a_core_that_keeps_the_rules_passes():
     rules = StepRules(make_agreement())
     send(rules, second(rows((0, 5, [-1]))))
-    send(rules, [step(rows((0, 0, [9]), blocks=[]), added=[new(0, [9], [0])], dropped=[0], step_id=2)])
+    send(
+        rules,
+        [step(rows((0, 0, [9]), blocks=[]), added=[new(0, [9], [0])], dropped=[0], step_id=2)],
+    )
     assert rules.num_residents == 1
 
 
@@ -159,7 +197,10 @@ def test_a_broken_rule_is_named(case):
 
 
 def test_rules_of_special_agreements():
-    scored, chunk = step(rows((0, 0, [1, 2]), sample=0), added=[new()]), make_agreement(chunked=False)
+    scored, chunk = (
+        step(rows((0, 0, [1, 2]), sample=0), added=[new()]),
+        make_agreement(chunked=False),
+    )
     with pytest.raises(BrokenRuleError, match="chunk"):
         send(StepRules(chunk), [scored])
     with pytest.raises(BrokenRuleError, match="chunk"):
@@ -177,13 +218,22 @@ def test_rules_of_special_agreements():
     with pytest.raises(BrokenRuleError, match="not agreed"):
         send(StepRules(make_agreement(features=())), second(rows((0, 5, [-1]))))
     with pytest.raises(BrokenRuleError, match="steps are in flight"):
-        _ = [StepRules.submit(rules, item) for rules in [StepRules(make_agreement())] for item in second(rows((0, 5, [7])))]
+        _ = [
+            StepRules.submit(rules, item)
+            for rules in [StepRules(make_agreement())]
+            for item in second(rows((0, 5, [7])))
+        ]
     capped = replace(make_agreement(), sampling=("top_k",), sampling_caps={"top_k": 16})
     with pytest.raises(BrokenRuleError, match="top_k"):
-        send(StepRules(capped), [step(rows(PROMPT), added=[new(sampling=SamplingParams(greedy=False, top_k=17))])])
+        send(
+            StepRules(capped),
+            [step(rows(PROMPT), added=[new(sampling=SamplingParams(greedy=False, top_k=17))])],
+        )
 
 
-SEVERAL = make_agreement(features=("multi_token", "drafts", "mask", "images", "embeddings"), tokens_per_step=3)
+SEVERAL = make_agreement(
+    features=("multi_token", "drafts", "mask", "images", "embeddings"), tokens_per_step=3
+)
 
 
 def one_each(work):
@@ -213,9 +263,22 @@ BROKEN_SEVERAL = {
         [BEGUN, "collect 1", step(several()), step(several(start=6), step_id=2)],
         "not known",
     ),
-    "the first row": ([step(replace(several(start=0, token=1)), added=[new(tokens=[1], blocks=[0])])], "first row"),
-    "a row of several": ([replace(BEGUN, rows=replace(rows(PROMPT), max_tokens=np.array([2]), extra_draw=np.zeros(1)))], "of 5"),
-    "a row that chooses none": ([BEGUN, step(several(sample=np.zeros(1, np.uint8)))], "several tokens for a row"),
+    "the first row": (
+        [step(replace(several(start=0, token=1)), added=[new(tokens=[1], blocks=[0])])],
+        "first row",
+    ),
+    "a row of several": (
+        [
+            replace(
+                BEGUN, rows=replace(rows(PROMPT), max_tokens=np.array([2]), extra_draw=np.zeros(1))
+            )
+        ],
+        "of 5",
+    ),
+    "a row that chooses none": (
+        [BEGUN, step(several(sample=np.zeros(1, np.uint8)))],
+        "several tokens for a row",
+    ),
     "a guess too few": ([BEGUN, step(several(draft_tokens=[1]))], "1 guesses for 3"),
     "a guess beyond the vocabulary": ([BEGUN, step(several(draft_tokens=[1, 11]))], "vocabulary"),
     "beyond the blocks": (
@@ -223,12 +286,25 @@ BROKEN_SEVERAL = {
         "9|10 tokens in 2",
     ),
     "one mask for three tokens": (
-        [BEGUN, step(several(), mask="inline", masks=GrammarMasks(1, np.array([0], np.int32), MASK_WORDS[:1]))],
+        [
+            BEGUN,
+            step(
+                several(),
+                mask="inline",
+                masks=GrammarMasks(1, np.array([0], np.int32), MASK_WORDS[:1]),
+            ),
+        ],
         "1 masks for a row of 3",
     ),
     "a token of a pooled sequence": ([replace(BEGUN, added=[new(pooling="last")])], "pooled"),
-    "images that overlap": ([replace(BEGUN, added=[new(media=[image_of(0, 3), image_of(2, 2)])])], "overlap"),
-    "an image beyond the prompt": ([replace(BEGUN, added=[new(media=[image_of(3, 3)])])], "overlap or leave"),
+    "images that overlap": (
+        [replace(BEGUN, added=[new(media=[image_of(0, 3), image_of(2, 2)])])],
+        "overlap",
+    ),
+    "an image beyond the prompt": (
+        [replace(BEGUN, added=[new(media=[image_of(3, 3)])])],
+        "overlap or leave",
+    ),
 }
 
 
@@ -236,7 +312,16 @@ def response(step_id, *counts):
     """The result of a step of sequence 0, 1 …, each of which got so many tokens."""
     handles, ptr = np.arange(len(counts), dtype=np.int32), np.cumsum([0, *counts], dtype=np.int32)
     tokens, none = np.full(sum(counts), 3, np.int32), empty_int32()
-    return ModelRunnerOutput(step_id, handles, ptr, tokens, tokens.astype(np.float32), none, none, none.astype(np.float32))
+    return ModelRunnerOutput(
+        step_id,
+        handles,
+        ptr,
+        tokens,
+        tokens.astype(np.float32),
+        none,
+        none,
+        none.astype(np.float32),
+    )
 
 
 @pytest.mark.parametrize("case", BROKEN_SEVERAL)
@@ -244,7 +329,11 @@ def test_a_broken_rule_of_several_tokens_is_named(case):
     steps, part = BROKEN_SEVERAL[case]
     rules = StepRules(replace(SEVERAL, limits=replace(SEVERAL.limits, depth=2)))
     for item in steps[:-1]:
-        rules.submit(item) if isinstance(item, SchedulerOutput) else rules.collect(response(0, int(item[-1])))
+        (
+            rules.submit(item)
+            if isinstance(item, SchedulerOutput)
+            else rules.collect(response(0, int(item[-1])))
+        )
     with pytest.raises(BrokenRuleError, match=part):
         rules.submit(steps[-1])
 
@@ -269,7 +358,10 @@ def test_several_tokens_need_their_features():
     with pytest.raises(BrokenRuleError, match="without guesses were not agreed"):
         send(StepRules(replace(SEVERAL, features=("drafts",))), [BEGUN, step(several())])
     with pytest.raises(BrokenRuleError, match="drafts were not agreed"):
-        send(StepRules(replace(SEVERAL, features=("multi_token",))), [BEGUN, step(several(draft_tokens=[1, 2]))])
+        send(
+            StepRules(replace(SEVERAL, features=("multi_token",))),
+            [BEGUN, step(several(draft_tokens=[1, 2]))],
+        )
     with pytest.raises(BrokenRuleError, match="against the agreement"):
         send(StepRules(make_agreement()), [BEGUN])
     with pytest.raises(BrokenRuleError, match="images were not agreed"):

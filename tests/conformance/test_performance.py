@@ -23,13 +23,17 @@ def test_the_share_of_padding_is_told(tmp_path):
     assert [figures.decode_padding_ratio for figures in card.batches] == [pytest.approx(0.5)] * 2
 
 
-@pytest.mark.parametrize(("backend", "num_compiled"), [(FaultyBackend(), 0), (in_output(unannounced_compile), 25)])
+@pytest.mark.parametrize(
+    ("backend", "num_compiled"), [(FaultyBackend(), 0), (in_output(unannounced_compile), 25)]
+)
 def test_batches_are_measured_and_compilations_counted(backend, num_compiled, tmp_path):
     card = measure(BackendUnderTest("reference", backend, tmp_path))
     assert [figures.num_sequences for figures in card.batches] == [1, 8]
     assert [figures.num_compiled for figures in card.batches] == [num_compiled] * 2
     for figures in card.batches:
-        assert figures.tokens_per_second == pytest.approx(1000 * figures.num_sequences / figures.step_ms)
+        assert figures.tokens_per_second == pytest.approx(
+            1000 * figures.num_sequences / figures.step_ms
+        )
         assert 0 < figures.host_ms < figures.step_ms
         assert (figures.prefill_padding_ratio, figures.decode_padding_ratio) == (None, None)
     assert msgspec.json.decode(msgspec.json.encode(card), type=PerformanceCard) == card

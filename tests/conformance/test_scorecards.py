@@ -1,4 +1,6 @@
-"""The kit on the backends of this repository; what it finds is what the committed scorecards say."""
+"""The kit on the backends of this repository; what it finds is what the committed scorecards
+say.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,15 @@ import pytest
 
 from tests.core.house.sources import ROOT
 from tgi.backend import FEATURES
-from tgi.testing.conformance import ALL_CHECKS, GRADES, Check, Result, Scorecard, find_backend_under_test, run_checks
+from tgi.testing.conformance import (
+    ALL_CHECKS,
+    GRADES,
+    Check,
+    Result,
+    Scorecard,
+    find_backend_under_test,
+    run_checks,
+)
 from tgi.testing.conformance.matrix import render_matrix
 
 CARDS = ROOT / "docs" / "backends"
@@ -27,16 +37,22 @@ def test_the_scorecard_is_the_committed_one(name, card, options, tmp_path, monke
     assert [f"{result.check.id}: {result.message}" for result in scorecard.failed] == []
     assert scorecard.grade == "robust"
     committed = (CARDS / f"{card}.json").read_text(encoding="utf-8")
-    assert scorecard.to_json() == committed, f"run: tgi conformance {name} --json docs/backends/{card}.json"
+    assert scorecard.to_json() == committed, (
+        f"run: tgi conformance {name} --json docs/backends/{card}.json"
+    )
 
 
 def test_the_matrix_is_made_from_the_scorecards():
     page = (CARDS / "README.md").read_text(encoding="utf-8")
-    assert page == render_matrix(CARDS), "run: python -m tgi.testing.conformance.matrix docs/backends"
+    assert page == render_matrix(CARDS), (
+        "run: python -m tgi.testing.conformance.matrix docs/backends"
+    )
 
 
 def test_every_feature_of_the_seam_has_a_check():
-    """But `profile`, which is for tools of the device: nothing of it can be told apart from outside."""
+    """But `profile`, which is for tools of the device: nothing of it can be told apart from
+    outside.
+    """
     assert {check.feature for check in ALL_CHECKS} - {""} == FEATURES - {"profile"}
 
 

@@ -1,4 +1,6 @@
-"""Serving on a worker whose steps bring several tokens: nobody outside can tell it from one that brings one."""
+"""Serving on a worker whose steps bring several tokens: nobody outside can tell it from one that
+brings one.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def post(server, path, /, **body):
 
 
 def generate(server, **parameters):
-    return post(server, "/generate", inputs=PROMPT, parameters={"details": True, **parameters}).json()
+    return post(
+        server, "/generate", inputs=PROMPT, parameters={"details": True, **parameters}
+    ).json()
 
 
 def decode_steps(server):
@@ -59,7 +63,9 @@ def test_steps_bring_several_tokens(servers):
 )
 def test_responses_are_equal(servers, parameters):
     one, several = (generate(server, **parameters) for server in servers)
-    assert [token["id"] for token in one["details"]["tokens"]] == [token["id"] for token in several["details"]["tokens"]]
+    assert [token["id"] for token in one["details"]["tokens"]] == [
+        token["id"] for token in several["details"]["tokens"]
+    ]
     for before, now in zip(one["details"]["tokens"], several["details"]["tokens"], strict=True):
         assert now["logprob"] == pytest.approx(before["logprob"], abs=1e-4)
     assert several["generated_text"] == one["generated_text"]
@@ -79,11 +85,17 @@ def test_tokens_after_a_stop_string_are_neither_shown_nor_counted(servers):
 
 
 def test_a_stream_has_one_event_for_each_token(servers):
-    response = post(servers[1], "/generate_stream", inputs=PROMPT, parameters={"max_new_tokens": 11})
-    events = [json.loads(line[5:]) for line in response.text.splitlines() if line.startswith("data:")]
+    response = post(
+        servers[1], "/generate_stream", inputs=PROMPT, parameters={"max_new_tokens": 11}
+    )
+    events = [
+        json.loads(line[5:]) for line in response.text.splitlines() if line.startswith("data:")
+    ]
     assert [event["index"] for event in events] == list(range(1, 12))
     expected = generate(servers[0], max_new_tokens=11)
-    assert [event["token"]["id"] for event in events] == [token["id"] for token in expected["details"]["tokens"]]
+    assert [event["token"]["id"] for event in events] == [
+        token["id"] for token in expected["details"]["tokens"]
+    ]
     assert events[-1]["generated_text"] == expected["generated_text"]
 
 

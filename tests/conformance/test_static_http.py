@@ -1,4 +1,6 @@
-"""Serving on a device of static shapes: every test of the live server, unchanged, and what a poorer device cannot do."""
+"""Serving on a device of static shapes: every test of the live server, unchanged, and what a poorer
+device cannot do.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def tgi_backend():
 
 @pytest.fixture(scope="module")
 def live_server(tmp_path_factory, tiny_model, tgi_backend):
-    with running_server(tiny_model, tgi_backend, tmp_path_factory.mktemp("static") / "server.log") as server:
+    with running_server(
+        tiny_model, tgi_backend, tmp_path_factory.mktemp("static") / "server.log"
+    ) as server:
         yield server
 
 
@@ -54,7 +58,14 @@ def test_what_was_not_agreed_is_refused_by_name(poor_server, parameters, words):
 
 
 def test_what_was_agreed_is_served_with_null_for_log_probabilities(poor_server):
-    parameters = {"max_new_tokens": 4, "top_k": 16, "top_p": 0.9, "temperature": 0.8, "seed": 3, "details": True}
+    parameters = {
+        "max_new_tokens": 4,
+        "top_k": 16,
+        "top_p": 0.9,
+        "temperature": 0.8,
+        "seed": 3,
+        "details": True,
+    }
     response = post(poor_server, **PROMPT, parameters=parameters)
     assert response.status_code == 200
     tokens = response.json()["details"]["tokens"]
@@ -63,10 +74,18 @@ def test_what_was_agreed_is_served_with_null_for_log_probabilities(poor_server):
 
 
 def test_openai_routes_give_null_for_log_probabilities(poor_server):
-    body = {"model": "tgi", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3, "logprobs": True}
+    body = {
+        "model": "tgi",
+        "messages": [{"role": "user", "content": "Hello"}],
+        "max_tokens": 3,
+        "logprobs": True,
+    }
     response = post(poor_server, "/v1/chat/completions", **body)
     assert response.status_code == 200
-    assert not any(entry.get("logprob") for entry in (response.json()["choices"][0]["logprobs"] or {}).get("content") or [])
+    assert not any(
+        entry.get("logprob")
+        for entry in (response.json()["choices"][0]["logprobs"] or {}).get("content") or []
+    )
     assert response.json()["usage"]["completion_tokens"] == 3
 
 
@@ -78,6 +97,11 @@ def test_the_full_variant_gives_them(live_server):
 def test_requests_beyond_the_slots_wait_their_turn(live_server):
     """More clients than slots, each served alone in its prefill step."""
     with httpx.Client(timeout=120) as client, ThreadPoolExecutor(12) as pool:
-        bodies = [{"inputs": "fox " * (i + 1), "parameters": {"max_new_tokens": 8, "ignore_eos": True}} for i in range(12)]
-        responses = list(pool.map(lambda body: client.post(f"{live_server.url}/generate", json=body), bodies))
+        bodies = [
+            {"inputs": "fox " * (i + 1), "parameters": {"max_new_tokens": 8, "ignore_eos": True}}
+            for i in range(12)
+        ]
+        responses = list(
+            pool.map(lambda body: client.post(f"{live_server.url}/generate", json=body), bodies)
+        )
     assert [response.status_code for response in responses] == [200] * 12

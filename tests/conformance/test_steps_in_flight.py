@@ -1,6 +1,8 @@
-"""Steps in flight under a virtual clock that charges the host: a second one hides the host's work from the device.
+"""Steps in flight under a virtual clock that charges the host: a second one hides the host's work
+from the device.
 
-Time is counted, never measured: 1 ms for a decision of the scheduler, 0.05 ms for a message, 5 ms for a step of the device.
+Time is counted, never measured: 1 ms for a decision of the scheduler, 0.05 ms for a message, 5 ms
+for a step of the device.
 """
 
 from __future__ import annotations
@@ -25,7 +27,14 @@ SCHEDULE_NS, MESSAGE_NS, STEP_NS = 1_000_000, 50_000, 5_000_000
 NUM_LIVE = 256
 NUM_SEQUENCES = 800
 SPEC = GenericSpec(
-    model_type="none", vocab_size=100, hidden_size=1, num_layers=1, num_kv_heads=1, head_dim=1, max_positions=512, config={}
+    model_type="none",
+    vocab_size=100,
+    hidden_size=1,
+    num_layers=1,
+    num_kv_heads=1,
+    head_dim=1,
+    max_positions=512,
+    config={},
 )
 EOS = 7
 
@@ -83,7 +92,9 @@ class ChargedScheduler:
 
 @dataclass
 class Clients:
-    """As many clients as run at a time: each sends its next sequence when it has the last one whole. Some leave early."""
+    """As many clients as run at a time: each sends its next sequence when it has the last one
+    whole. Some leave early.
+    """
 
     clock: Clock
     rng: random.Random = field(default_factory=lambda: random.Random(1))
@@ -126,17 +137,22 @@ class Clients:
             return
         number = self.num_sent
         self.num_sent += 1
-        # The null backend echoes the prompt: where it holds EOS, the stop is seen only when the step is collected.
+        # The null backend echoes the prompt: where it holds EOS, the stop is seen only when the
+        # step is collected.
         rng = random.Random(number)
         prompt = [rng.choice([EOS, *range(10, 60)]) for _ in range(rng.randint(5, 30))]
-        request = NewSequenceRequest(number, f"r{number}", prompt, SamplingParams(), 0, rng.randint(20, 60), (EOS,))
+        request = NewSequenceRequest(
+            number, f"r{number}", prompt, SamplingParams(), 0, rng.randint(20, 60), (EOS,)
+        )
         self.outbox.append(AddSequence(request))
 
 
 def serve(depth, **script):
     clock = Clock()
     script = NullScript(depth=depth, max_sequences=NUM_LIVE, max_total_tokens=128, **script)
-    worker = StrictWorker(NullWorker(EngineConfig("null", str(Path()), SPEC), script, RecordingReporter()))
+    worker = StrictWorker(
+        NullWorker(EngineConfig("null", str(Path()), SPEC), script, RecordingReporter())
+    )
     worker.load()
     agreement = worker.negotiate(RequestedLimits(max_concurrent_requests=NUM_LIVE))
     worker.warmup()
@@ -167,7 +183,9 @@ def test_two_steps_in_flight_keep_the_device_busy(two):
 
 
 def test_a_stop_found_late_loses_and_adds_no_token(one, two):
-    """Ended sequences have the same tokens and reasons, though with two steps the token after EOS was computed."""
+    """Ended sequences have the same tokens and reasons, though with two steps the token after EOS
+    was computed.
+    """
     both = one[1].ended.keys() & two[1].ended.keys()
     assert len(both) > NUM_SEQUENCES * 0.8
     assert {one[1].ended[i] for i in both} == {"length", "eos_token"}

@@ -43,13 +43,19 @@ def tgi_backend():
 FAULTS = {
     "no fault": ("pass", {"C-51": "passed", "C-52": "passed"}),
     "a process outlives its engine": (
-        'subprocess.Popen([sys.executable, "-c", "import time; time.sleep(20)"], stdout=-3, stderr=-3)',
+        (
+            'subprocess.Popen([sys.executable, "-c", "import time; time.sleep(20)"], stdout=-3,'
+            " stderr=-3)"
+        ),
         {"C-51": "left processes: "},
     ),
     "another answer after a restart": (
-        "import os; worker._model._spec = struct(worker._model._spec, head=struct(worker._model._spec.head, scale=-1.0)) "
-        "if os.path.exists(config.cache_dir + '/second') else open(config.cache_dir + '/second', 'w').close() "
-        "or worker._model._spec",
+        (
+            "import os; worker._model._spec = struct(worker._model._spec,"
+            " head=struct(worker._model._spec.head, scale=-1.0)) if os.path.exists(config.cache_dir"
+            " + '/second') else open(config.cache_dir + '/second', 'w').close() or"
+            " worker._model._spec"
+        ),
         {"C-52": "the reference chose"},
     ),
 }

@@ -81,7 +81,10 @@ def parse(*arguments, **variables):
 
 
 def test_every_option_of_tgi_is_there_and_one_of_ours():
-    assert {row.flag.removeprefix("--"): row.default for row in OPTIONS} == {**TGI_OPTIONS, "backend": "auto"}
+    assert {row.flag.removeprefix("--"): row.default for row in OPTIONS} == {
+        **TGI_OPTIONS,
+        "backend": "auto",
+    }
     assert parse() == ServeOptions()
 
 
@@ -97,7 +100,9 @@ def test_the_command_line_beats_the_environment():
     assert parse(PORT="80").port == 80
 
 
-@pytest.mark.parametrize("words", [["--port", "81"], ["--port=81"], ["-p", "81"], ["-p81"], ["-p=81"]])
+@pytest.mark.parametrize(
+    "words", [["--port", "81"], ["--port=81"], ["-p", "81"], ["-p81"], ["-p=81"]]
+)
 def test_spellings_of_a_value(words):
     assert parse(*words).port == 81
 
@@ -108,17 +113,36 @@ def test_a_bare_word_is_the_model():
 
 def test_values_have_their_types():
     options = parse(
-        *["--sharded", "true", "--cuda-graphs", "1,2,4", "--cors-allow-origin", "a", "--cors-allow-origin", "b,c"],
+        *[
+            "--sharded",
+            "true",
+            "--cuda-graphs",
+            "1,2,4",
+            "--cors-allow-origin",
+            "a",
+            "--cors-allow-origin",
+            "b,c",
+        ],
         *["--waiting-served-ratio", "1.5", "--trust-remote-code", "-g", "3", "-e", "--api-key="],
     )
-    assert (options.sharded, options.cuda_graphs, options.cors_allow_origin) == (True, (1, 2, 4), ("a", "b,c"))
-    assert (options.waiting_served_ratio, options.trust_remote_code, options.graceful_termination_timeout) == (1.5, True, 3)
+    assert (options.sharded, options.cuda_graphs, options.cors_allow_origin) == (
+        True,
+        (1, 2, 4),
+        ("a", "b,c"),
+    )
+    assert (
+        options.waiting_served_ratio,
+        options.trust_remote_code,
+        options.graceful_termination_timeout,
+    ) == (1.5, True, 3)
     assert (options.env, options.api_key) == (True, "")
 
 
 def test_an_empty_variable_counts_as_given():
     assert parse(API_KEY="").api_key == ""
-    with pytest.raises(UsageError, match=r"invalid value '' for '--port' \(from the variable 'PORT'\)"):
+    with pytest.raises(
+        UsageError, match=r"invalid value '' for '--port' \(from the variable 'PORT'\)"
+    ):
         parse(PORT="")
 
 
@@ -144,7 +168,10 @@ def test_a_boolean_variable_takes_only_true_or_false(value):
         (["--port", "65536"], "invalid value '65536' for '--port'; it must be <= 65535"),
         (["--port", "-1"], "invalid value '-1' for '--port'; it must be >= 0"),
         (["--rope-factor", "x"], "invalid value 'x' for '--rope-factor'; it must be a number"),
-        (["--quantize", "AWQ"], "invalid value 'AWQ' for '--quantize'; possible values: awq, compressed-tensors"),
+        (
+            ["--quantize", "AWQ"],
+            "invalid value 'AWQ' for '--quantize'; possible values: awq, compressed-tensors",
+        ),
         (["--json-output=true"], "unexpected value 'true' for '--json-output'"),
         (["--cuda-graphs", "1,,2"], "invalid value '' for '--cuda-graphs'"),
     ],
@@ -157,18 +184,33 @@ def test_usage_errors_say_what_is_wrong(words, text):
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"max_input_tokens": 9, "max_input_length": 8}, r"Both `max_input_tokens` \(9\) and `max_input_length` \(8\) are set"),
-        ({"max_input_length": 9, "max_total_tokens": 9}, r"`max_input_tokens`\(9\) must be < `max_total_tokens`\(9\)"),
+        (
+            {"max_input_tokens": 9, "max_input_length": 8},
+            r"Both `max_input_tokens` \(9\) and `max_input_length` \(8\) are set",
+        ),
+        (
+            {"max_input_length": 9, "max_total_tokens": 9},
+            r"`max_input_tokens`\(9\) must be < `max_total_tokens`\(9\)",
+        ),
         ({"validation_workers": 0}, "`validation_workers` must be > 0"),
         ({"max_batch_size": 0}, "`max_batch_size` must be > 0"),
         ({"max_concurrent_requests": 0}, "`max_concurrent_requests` must be > 0"),
-        ({"max_total_tokens": 9, "max_batch_total_tokens": 8}, "must be <= `max_batch_total_tokens`. Given: 9 and 8"),
-        ({"max_batch_prefill_tokens": 9, "max_batch_total_tokens": 8}, "`max_batch_prefill_tokens` must be <= .* Given: 9 and 8"),
+        (
+            {"max_total_tokens": 9, "max_batch_total_tokens": 8},
+            "must be <= `max_batch_total_tokens`. Given: 9 and 8",
+        ),
+        (
+            {"max_batch_prefill_tokens": 9, "max_batch_total_tokens": 8},
+            "`max_batch_prefill_tokens` must be <= .* Given: 9 and 8",
+        ),
         ({"num_shard": 0}, "`num_shard` cannot be < 1"),
         ({"sharded": True}, "`sharded` is true but `num_shard` is not given"),
         ({"sharded": True, "num_shard": 1}, "`sharded` is true but `num_shard` <= 1"),
         ({"quantize": "exl2", "num_shard": 2}, "not supported with `exl2`"),
-        ({"quantize": "awq", "dtype": "float16"}, "Only 1 can be set between `dtype` and `quantize`"),
+        (
+            {"quantize": "awq", "dtype": "float16"},
+            "Only 1 can be set between `dtype` and `quantize`",
+        ),
         ({"cuda_memory_fraction": float("nan")}, "`cuda_memory_fraction` must be > 0 and <= 1"),
         ({"cors_allow_origin": ("*", "a")}, "`cors_allow_origin` is `\\*` and an origin"),
     ],
@@ -179,7 +221,15 @@ def test_contradictions(values, text):
 
 
 def test_options_that_agree_pass():
-    check_options(ServeOptions(max_input_tokens=8, max_total_tokens=9, max_batch_total_tokens=9, num_shard=2, sharded=False))
+    check_options(
+        ServeOptions(
+            max_input_tokens=8,
+            max_total_tokens=9,
+            max_batch_total_tokens=9,
+            num_shard=2,
+            sharded=False,
+        )
+    )
     check_options(ServeOptions(quantize="bitsandbytes-nf4", dtype="float16"))
     assert num_shard_of(ServeOptions(sharded=False, num_shard=3)) == 3
     assert num_shard_of(ServeOptions()) == 1
@@ -188,12 +238,17 @@ def test_options_that_agree_pass():
 def test_an_option_without_effect_says_so_once_it_is_set():
     assert notes_on_options(ServeOptions()) == ()
     (note,) = notes_on_options(ServeOptions(prometheus_port=9001))
-    assert note == "`--prometheus-port` has no effect: metrics are at GET /metrics of the main port."
+    assert (
+        note == "`--prometheus-port` has no effect: metrics are at GET /metrics of the main port."
+    )
 
 
 def test_only_addresses_are_listened_on():
     assert bind_address(ServeOptions(hostname="::1")) == ("::1", "")
-    assert bind_address(ServeOptions(hostname="b2f1c0")) == ("0.0.0.0", "Invalid hostname, defaulting to 0.0.0.0")
+    assert bind_address(ServeOptions(hostname="b2f1c0")) == (
+        "0.0.0.0",
+        "Invalid hostname, defaulting to 0.0.0.0",
+    )
 
 
 def test_plugin_options():
@@ -201,24 +256,39 @@ def test_plugin_options():
     declared = [PluginOption("script"), PluginOption("mode", "slow", ("slow", "fast"))]
     read = {"script": "a.json", "mode": "slow"}
     assert read_plugin_options("null", declared, parsed.plugin_values, {}) == read
-    assert read_plugin_options("null", declared, {}, {"NULL_MODE": "fast"}) == {"script": "", "mode": "fast"}
+    assert read_plugin_options("null", declared, {}, {"NULL_MODE": "fast"}) == {
+        "script": "",
+        "mode": "fast",
+    }
     with pytest.raises(UsageError, match="'--null-script' for the backend `other`"):
         read_plugin_options("other", declared, parsed.plugin_values, {})
-    with pytest.raises(UsageError, match="invalid value 'x' for '--null-mode'; possible values: slow, fast"):
+    with pytest.raises(
+        UsageError, match="invalid value 'x' for '--null-mode'; possible values: slow, fast"
+    ):
         read_plugin_options("null", declared, {"--null-mode": "x"}, {})
     with pytest.raises(UsageError, match="unexpected argument '--other-script'"):
         parse("--other-script", "a.json")
 
 
 def test_variables_without_a_flag():
-    environment = read_environment({"HUGGING_FACE_HUB_TOKEN": "t", "HF_HUB_OFFLINE": "1", "PREFIX_CACHING": "0"})
-    assert (environment.hf_token, environment.hf_hub_offline, environment.prefix_caching) == ("t", True, False)
+    environment = read_environment(
+        {"HUGGING_FACE_HUB_TOKEN": "t", "HF_HUB_OFFLINE": "1", "PREFIX_CACHING": "0"}
+    )
+    assert (environment.hf_token, environment.hf_hub_offline, environment.prefix_caching) == (
+        "t",
+        True,
+        False,
+    )
     assert read_environment({"XDG_CACHE_HOME": "/c"}).cache_folder == "/c/tgi"
     assert read_environment({}).prefix_caching
 
 
-@pytest.mark.parametrize(("text", "port"), [("8080", 8080), ("", None), ("x", None), ("70000", None), ("-1", None)])
+@pytest.mark.parametrize(
+    ("text", "port"), [("8080", 8080), ("", None), ("x", None), ("70000", None), ("-1", None)]
+)
 def test_vertex_ai_names_the_port(text, port):
-    environment = read_environment({"AIP_HTTP_PORT": text, "AIP_PREDICT_ROUTE": "/p", "AIP_HEALTH_ROUTE": ""})
+    environment = read_environment(
+        {"AIP_HTTP_PORT": text, "AIP_PREDICT_ROUTE": "/p", "AIP_HEALTH_ROUTE": ""}
+    )
     assert environment.aip_http_port == port
     assert (environment.aip_predict_route, environment.aip_health_route) == ("/p", None)

@@ -1,4 +1,6 @@
-"""Many streams at once on a real model: none fails, each has its tokens, and nothing is left over."""
+"""Many streams at once on a real model: none fails, each has its tokens, and nothing is left
+over.
+"""
 
 import asyncio
 import json
@@ -14,11 +16,18 @@ NUM_TOKENS = 24
 
 async def stream(client, number):
     """Tokens of one stream, with a prompt of its own length."""
-    parameters = {"max_new_tokens": NUM_TOKENS, "ignore_eos": True, "do_sample": bool(number % 2), "seed": number}
+    parameters = {
+        "max_new_tokens": NUM_TOKENS,
+        "ignore_eos": True,
+        "do_sample": bool(number % 2),
+        "seed": number,
+    }
     body = {"inputs": "one two three " * (1 + number % 7), "parameters": parameters}
     async with client.stream("POST", "/generate_stream", json=body) as response:
         assert response.status_code == 200
-        return [json.loads(line.removeprefix("data: ")) async for line in response.aiter_lines() if line]
+        return [
+            json.loads(line.removeprefix("data: ")) async for line in response.aiter_lines() if line
+        ]
 
 
 async def gauges(client):
@@ -34,11 +43,15 @@ def server(tiny_model, tmp_path):
 
 
 async def test_concurrent_streams_end_whole(server):
-    async with httpx.AsyncClient(base_url=server.url, timeout=120, limits=httpx.Limits(max_connections=64)) as client:
+    async with httpx.AsyncClient(
+        base_url=server.url, timeout=120, limits=httpx.Limits(max_connections=64)
+    ) as client:
         results = await asyncio.gather(*(stream(client, number) for number in range(NUM_STREAMS)))
         for events in results:
             assert [event["index"] for event in events] == list(range(1, NUM_TOKENS + 1))
-            assert [event["generated_text"] is None for event in events] == [True] * (NUM_TOKENS - 1) + [False]
+            assert [event["generated_text"] is None for event in events] == [True] * (
+                NUM_TOKENS - 1
+            ) + [False]
         after = await gauges(client)
         while after["tgi_batch_current_size"]:
             await asyncio.sleep(0.05)
@@ -49,4 +62,6 @@ async def test_concurrent_streams_end_whole(server):
         assert not [name for name in after if name.startswith("tgi_request_failure")]
         # The same prompt and seed give the same text among many as alone.
         alone = await stream(client, 5)
-        assert [event["token"]["id"] for event in alone] == [event["token"]["id"] for event in results[5]]
+        assert [event["token"]["id"] for event in alone] == [
+            event["token"]["id"] for event in results[5]
+        ]

@@ -22,12 +22,21 @@ def requests():
     yield "/generate", {"inputs": CANARY * 999, "parameters": short}
     yield "/generate", {"inputs": CANARY, "parameters": {"adapter_id": CANARY}}
     yield "/generate", {"inputs": CANARY, "parameters": {"stop": [CANARY] * 9}}
-    yield "/generate", {"inputs": CANARY, "parameters": {"grammar": {"type": "regex", "value": CANARY}}}
+    yield (
+        "/generate",
+        {"inputs": CANARY, "parameters": {"grammar": {"type": "regex", "value": CANARY}}},
+    )
     yield "/v1/completions", {"model": CANARY, "prompt": CANARY, "max_tokens": 2, "user": CANARY}
     yield "/v1/completions", {"prompt": CANARY, "suffix": CANARY}
-    yield "/v1/chat/completions", {"messages": [message], "max_tokens": 2, "stream": True, "stop": CANARY}
+    yield (
+        "/v1/chat/completions",
+        {"messages": [message], "max_tokens": 2, "stream": True, "stop": CANARY},
+    )
     yield "/v1/chat/completions", {"messages": [{**message, "role": CANARY}], "max_tokens": 2}
-    yield "/v1/chat/completions", {"messages": [message], "tools": [{"type": "function", "function": {"name": CANARY}}]}
+    yield (
+        "/v1/chat/completions",
+        {"messages": [message], "tools": [{"type": "function", "function": {"name": CANARY}}]},
+    )
     yield "/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": CANARY}]}]}
     yield f"/{CANARY}", {}
 
@@ -38,14 +47,24 @@ def log_and_spans(tmp_path_factory, tiny_model):
     log = tmp_path_factory.mktemp("logs") / "log"
     with pytest.MonkeyPatch.context() as patch, grpc_collector() as received:
         patch.setenv("LOG_LEVEL", "trace")
-        arguments = ["--json-output", "--otlp-endpoint", received.url, "--otlp-service-name", "canaries"]
+        arguments = [
+            "--json-output",
+            "--otlp-endpoint",
+            received.url,
+            "--otlp-service-name",
+            "canaries",
+        ]
         headers = {"authorization": f"Bearer {CANARY}"}
         with (
             running_server(tiny_model, "null", log, *arguments) as server,
             httpx.Client(base_url=server.url, timeout=60, headers=headers) as client,
         ):
             statuses = [client.post(path, json=body).status_code for path, body in requests()]
-            client.post("/generate", content=f'{{"inputs": "{CANARY}'.encode(), headers={"content-type": "application/json"})
+            client.post(
+                "/generate",
+                content=f'{{"inputs": "{CANARY}'.encode(),
+                headers={"content-type": "application/json"},
+            )
             client.post("/generate", content=CANARY.encode(), headers={"content-type": CANARY})
             client.get(f"/info?{CANARY}", headers={"traceparent": CANARY})
         assert {200, 404, 422} <= set(statuses)
@@ -67,6 +86,13 @@ def test_no_user_text_is_logged(log_and_spans):
 def test_no_user_text_is_in_a_span(log_and_spans):
     received = log_and_spans[1]
     names = {span.name for span in received.spans()}
-    assert {"generate", "generate_stream", "compat_generate", "completions", "chat_completions", "infer"} <= names
+    assert {
+        "generate",
+        "generate_stream",
+        "compat_generate",
+        "completions",
+        "chat_completions",
+        "infer",
+    } <= names
     assert received.services() == {"canaries"}
     assert not [body for body in received.bodies if CANARY.encode() in body]

@@ -24,7 +24,13 @@ def served_command(line, port):
     # Under `make test` this would be a make within make, which inherits flags and says more.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     shown = subprocess.run(
-        [*shlex.split(line), f"PORT={port}", "-n", "--no-print-directory", "--assume-old=.venv/bin/python"],
+        [
+            *shlex.split(line),
+            f"PORT={port}",
+            "-n",
+            "--no-print-directory",
+            "--assume-old=.venv/bin/python",
+        ],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -45,11 +51,18 @@ def test_the_first_screen_works(tmp_path):
     port = free_port()
     log = tmp_path / "server.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(served_command(run_block, port), stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            served_command(run_block, port), stdout=output, stderr=subprocess.STDOUT
+        )
     try:
         wait_ready(f"http://127.0.0.1:{port}", process, log)
         name, value = header.split(": ")
-        response = httpx.post("http://" + url.replace("3000", str(port)), headers={name: value}, content=body, timeout=60)
+        response = httpx.post(
+            "http://" + url.replace("3000", str(port)),
+            headers={name: value},
+            content=body,
+            timeout=60,
+        )
     finally:
         process.terminate()
         process.wait(30)

@@ -1,4 +1,6 @@
-"""The watermark from end to end: a real model writes it when asked to, and the detector tells the texts apart."""
+"""The watermark from end to end: a real model writes it when asked to, and the detector tells the
+texts apart.
+"""
 
 import httpx
 import pytest
@@ -23,11 +25,19 @@ def url(tmp_path_factory):
 
 def z_score(url, seed, **requested):
     """How far above chance the share of preferred tokens lies in one generated text."""
-    sampling = {"do_sample": True, "temperature": 1.5, "seed": seed, "max_new_tokens": NUM_TOKENS, "ignore_eos": True}
+    sampling = {
+        "do_sample": True,
+        "temperature": 1.5,
+        "seed": seed,
+        "max_new_tokens": NUM_TOKENS,
+        "ignore_eos": True,
+    }
     body = {"inputs": PROMPT, "parameters": sampling | {"details": True} | requested}
     response = httpx.post(f"{url}/generate", json=body, timeout=60)
     assert response.status_code == 200, response.text
-    prompt = [token["id"] for token in httpx.post(f"{url}/tokenize", json={"inputs": PROMPT}).json()]
+    prompt = [
+        token["id"] for token in httpx.post(f"{url}/tokenize", json={"inputs": PROMPT}).json()
+    ]
     output = [token["id"] for token in response.json()["details"]["tokens"]]
     vocab_size = httpx.get(f"{url}/info/backend").json()["vocab_size"]
     return detect_watermark(prompt + output, len(prompt), vocab_size).z_score

@@ -1,4 +1,6 @@
-"""The wheels that `make dist` builds: what they hold and say, and that they install alone into a clean environment and serve."""
+"""The wheels that `make dist` builds: what they hold and say, and that they install alone into a
+clean environment and serve.
+"""
 
 import os
 import shutil
@@ -23,9 +25,21 @@ def wheels(tmp_path_factory):
     """Wheels of all members, by distribution name."""
     folder, sources = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("sources") / "tgi"
     # A copy: what an earlier build left in the checkout would end up in the wheels.
-    shutil.copytree(ROOT, sources, ignore=shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__"))
+    shutil.copytree(
+        ROOT,
+        sources,
+        ignore=shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__"),
+    )
     for member in MEMBERS:
-        command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(sources / member)]
+        command = [
+            sys.executable,
+            "-m",
+            "build",
+            "--wheel",
+            "--outdir",
+            str(folder),
+            str(sources / member),
+        ]
         subprocess.run(command, check=True, capture_output=True)
     return {path.name.partition("-")[0]: path for path in folder.glob("*.whl")}
 
@@ -45,12 +59,22 @@ def test_every_member_becomes_a_wheel(wheels):
 
 @pytest.mark.long
 def test_the_core_requires_no_framework_and_holds_every_file(wheels):
-    required = [line for line in metadata_of(wheels["tgi"]).get_all("Requires-Dist") if "extra ==" not in line]
+    required = [
+        line
+        for line in metadata_of(wheels["tgi"]).get_all("Requires-Dist")
+        if "extra ==" not in line
+    ]
     assert required
-    assert not [line for line in required if line.startswith(("torch", "jax", "transformers", "tgi"))]
+    assert not [
+        line for line in required if line.startswith(("torch", "jax", "transformers", "tgi"))
+    ]
     with zipfile.ZipFile(wheels["tgi"]) as archive:
         held = set(archive.namelist())
-    assert [str(path) for path in CORE.rglob("*.py") if path.relative_to(CORE.parent).as_posix() not in held] == []
+    assert [
+        str(path)
+        for path in CORE.rglob("*.py")
+        if path.relative_to(CORE.parent).as_posix() not in held
+    ] == []
     assert "tgi/py.typed" in held
 
 
@@ -60,23 +84,57 @@ def test_wheels_install_without_an_index_and_serve(wheels, tmp_path):
     third_party = os.environ.get("TGI_WHEELHOUSE") or str(tmp_path / "wheelhouse")
     dist = str(wheels["tgi"].parent)
     if "TGI_WHEELHOUSE" not in os.environ:
-        torch = subprocess.check_output([sys.executable, "-c", "import torch; print(torch.__version__.split('+')[0])"], text=True)
-        command = [sys.executable, "-m", "pip", "download", "-q", "-d", third_party, "--find-links", dist]
+        torch = subprocess.check_output(
+            [sys.executable, "-c", "import torch; print(torch.__version__.split('+')[0])"],
+            text=True,
+        )
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "-d",
+            third_party,
+            "--find-links",
+            dist,
+        ]
         # The exact version: on the public index the name belongs to another package.
         wanted = (f"tgi[cpu]=={__version__}", f"torch=={torch.strip()}")
         subprocess.run([*command, "-c", str(ROOT / "constraints.txt"), *wanted], check=True)
     venv.create(tmp_path / "clean", with_pip=True)
     python = str(tmp_path / "clean" / "bin" / "python")
-    install = [python, "-m", "pip", "install", "-q", "--no-index", "--find-links", dist, "--find-links", third_party, "tgi[cpu]"]
+    install = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-index",
+        "--find-links",
+        dist,
+        "--find-links",
+        third_party,
+        "tgi[cpu]",
+    ]
     subprocess.run(install, check=True)
     port, log = free_port(), tmp_path / "server.log"
-    command = [str(tmp_path / "clean" / "bin" / "tgi"), "serve", "--hostname", "127.0.0.1", "--port", str(port)]
+    command = [
+        str(tmp_path / "clean" / "bin" / "tgi"),
+        "serve",
+        "--hostname",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=tmp_path)
     try:
         url = f"http://127.0.0.1:{port}"
         wait_ready(url, process, log)
-        response = httpx.post(f"{url}/generate", json={"inputs": "a", "parameters": {"max_new_tokens": 2}}, timeout=60)
+        response = httpx.post(
+            f"{url}/generate", json={"inputs": "a", "parameters": {"max_new_tokens": 2}}, timeout=60
+        )
         assert response.status_code == 200
     finally:
         process.terminate()

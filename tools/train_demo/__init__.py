@@ -1,1 +1,3 @@
-"""Training of the demo model: text, tokenizer, model, loop, export and evaluation. See docs/demo-model.md."""
+"""Training of the demo model: text, tokenizer, model, loop, export and evaluation. See
+docs/demo-model.md.
+"""

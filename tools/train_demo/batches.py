@@ -1,4 +1,6 @@
-"""Batches of tokens: conversations packed into rows of a few fixed lengths, so that each length is compiled once."""
+"""Batches of tokens: conversations packed into rows of a few fixed lengths, so that each length is
+compiled once.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from tools.train_demo.generator import conversations
 __all__ = ["Batch", "pool_batches"]
 
 LENGTHS = (96, 256, 768)
-"""Tokens of a row. Most conversations fit into the shortest, where attention costs least; what fits into none is cut."""
+"""Tokens of a row. Most conversations fit into the shortest, where attention costs least; what fits
+into none is cut.
+"""
 IGNORED = -100
 
 Row = list[tuple[list[int], list[int]]]
@@ -40,10 +44,20 @@ class Batch(NamedTuple):
         return int((self.documents >= 0).sum())
 
 
-def pool_batches(tokenizer: Tokenizer, seed: int, pool: int, pool_size: int, batch_tokens: int) -> Iterator[Batch]:
-    """The batches of one pool of conversations, in an order that the seed fixes; each has `batch_tokens` places."""
-    drawn = [segments(conversation) for conversation in conversations(seed, pool * pool_size, pool_size)]
-    encoded = iter(tokenizer.encode_batch_fast([text for parts in drawn for text, _ in parts], add_special_tokens=False))
+def pool_batches(
+    tokenizer: Tokenizer, seed: int, pool: int, pool_size: int, batch_tokens: int
+) -> Iterator[Batch]:
+    """The batches of one pool of conversations, in an order that the seed fixes; each has
+    `batch_tokens` places.
+    """
+    drawn = [
+        segments(conversation) for conversation in conversations(seed, pool * pool_size, pool_size)
+    ]
+    encoded = iter(
+        tokenizer.encode_batch_fast(
+            [text for parts in drawn for text, _ in parts], add_special_tokens=False
+        )
+    )
     found: Row = []
     for parts in drawn:
         ids: list[int] = []
@@ -58,14 +72,18 @@ def pool_batches(tokenizer: Tokenizer, seed: int, pool: int, pool_size: int, bat
     for length, rows in _packed(found).items():
         rng.shuffle(rows)
         count = batch_tokens // length
-        groups += [(length, count, rows[start : start + count]) for start in range(0, len(rows), count)]
+        groups += [
+            (length, count, rows[start : start + count]) for start in range(0, len(rows), count)
+        ]
     rng.shuffle(groups)
     for length, count, group in groups:
         yield _arrays(length, count, group)
 
 
 def _packed(found: Row) -> dict[int, list[Row]]:
-    """Rows by their length: the longest conversations first, each into the row with the least room that suffices."""
+    """Rows by their length: the longest conversations first, each into the row with the least room
+    that suffices.
+    """
     rows: dict[int, list[Row]] = {length: [] for length in LENGTHS}
     by_room: list[list[Row]] = [[] for _ in range(LENGTHS[-1])]
     for conversation in sorted(found, key=lambda pair: -len(pair[0])):
@@ -90,6 +108,10 @@ def _arrays(length: int, count: int, rows: list[Row]) -> Batch:
         start = 0
         for document, (ids, goals) in enumerate(conversations_of_row):
             end = start + len(ids)
-            tokens[row, start:end], targets[row, start:end], documents[row, start:end] = ids, goals, document
+            tokens[row, start:end], targets[row, start:end], documents[row, start:end] = (
+                ids,
+                goals,
+                document,
+            )
             start = end
     return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), torch.from_numpy(documents))

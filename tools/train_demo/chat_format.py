@@ -1,4 +1,6 @@
-"""The text of a conversation: the chat template, and the same text in segments that are trained on or not."""
+"""The text of a conversation: the chat template, and the same text in segments that are trained on
+or not.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ CHAT_TEMPLATE = """\
 {%- set schema = tool.function.parameters if tool.function.parameters is mapping else {} -%}
 {{ '\\n' + tool.function.name + '(' }}
 {%- for name, property in (schema.properties or {}).items() -%}
-{{ ('' if loop.first else ', ') + name + ': ' + (property.type if property.type is string else 'any') }}
+{{ ('' if loop.first else ', ') + name + ': ' \
++ (property.type if property.type is string else 'any') }}
 {%- endfor -%}
 {{ ')' }}
 {%- endfor -%}
@@ -29,7 +32,8 @@ CHAT_TEMPLATE = """\
 {%- if message.content is string -%}
 {{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
 {%- else -%}
-{{ '<|im_start|>' + message.role + '\\n' + ((message.tool_calls or message.content or '') | tojson) + '<|im_end|>\\n' }}
+{{ '<|im_start|>' + message.role + '\\n' \
++ ((message.tool_calls or message.content or '') | tojson) + '<|im_end|>\\n' }}
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
@@ -48,7 +52,10 @@ def segments(conversation: Conversation) -> list[tuple[str, bool]]:
         return [(question, False), ("\n" + answer + END, True)]
     parts: list[tuple[str, bool]] = []
     if conversation.tools:
-        signatures = [_signature(tool["function"]["name"], tool["function"]["parameters"]) for tool in conversation.tools]
+        signatures = [
+            _signature(tool["function"]["name"], tool["function"]["parameters"])
+            for tool in conversation.tools
+        ]
         parts.append((f"{START}tools\n" + "\n".join(signatures) + f"{END}\n", False))
     for message in conversation.messages:
         is_answer = message["role"] == "assistant"
@@ -59,5 +66,7 @@ def segments(conversation: Conversation) -> list[tuple[str, bool]]:
 
 
 def _signature(name: str, schema: dict[str, dict[str, dict[str, str]]]) -> str:
-    arguments = ", ".join(f"{key}: {kind['type']}" for key, kind in schema.get("properties", {}).items())
+    arguments = ", ".join(
+        f"{key}: {kind['type']}" for key, kind in schema.get("properties", {}).items()
+    )
     return f"{name}({arguments})"

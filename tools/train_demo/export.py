@@ -1,7 +1,8 @@
 """Write a trained model as a checkpoint in Hugging Face's format, and the picture of its loss.
 
-python -m tools.train_demo.export build/train_demo/main core/tgi/demo/model --curve docs/demo-model-loss.png
-python -m tools.train_demo.export build/train_demo/draft core/tgi/demo/draft --draft
+python -m tools.train_demo.export build/train_demo/main core/tgi/demo/model --curve
+docs/demo-model-loss.png python -m tools.train_demo.export build/train_demo/draft
+core/tgi/demo/draft --draft
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ __all__ = ["export", "main"]
 
 
 def export(source: Path, target: Path, is_draft: bool) -> None:
-    """Write weights (bf16), config, tokenizer, chat template and generation config of the checkpoint in `source`."""
+    """Write weights (bf16), config, tokenizer, chat template and generation config of the
+    checkpoint in `source`.
+    """
     shape = DRAFT if is_draft else MAIN
     target.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer.from_file(str(source.parent / "tokenizer.json"))
@@ -37,7 +40,10 @@ def export(source: Path, target: Path, is_draft: bool) -> None:
     (target / "model.safetensors").chmod(0o644)
     tokenizer.save(str(target / "tokenizer.json"))
     _write(target / "config.json", shape.config(end, pad))
-    _write(target / "generation_config.json", {"eos_token_id": end, "pad_token_id": pad, "do_sample": False})
+    _write(
+        target / "generation_config.json",
+        {"eos_token_id": end, "pad_token_id": pad, "do_sample": False},
+    )
     _write(
         target / "tokenizer_config.json",
         {
@@ -52,15 +58,21 @@ def export(source: Path, target: Path, is_draft: bool) -> None:
 
 
 def draw_curve(sources: Sequence[Path], picture: Path) -> None:
-    """Draw the loss over the tokens seen, single steps pale and their running mean dark; each run goes on where the last one ended."""
+    """Draw the loss over the tokens seen, single steps pale and their running mean dark; each run
+    goes on where the last one ended.
+    """
     import matplotlib.pyplot as plt  # noqa: PLC0415 - needed for the picture alone
 
     rows: list[dict[str, float]] = []
     for source in sources:
         before = rows[-1]["tokens"] if rows else 0
         lines = map(json.loads, (source / "loss.jsonl").read_text(encoding="utf-8").splitlines())
-        # Steps after the last checkpoint of an interrupted run were taken again; the later ones count.
-        rows += [{**row, "tokens": before + row["tokens"]} for row in {line["step"]: line for line in lines}.values()]
+        # Steps after the last checkpoint of an interrupted run were taken again; the later ones
+        # count.
+        rows += [
+            {**row, "tokens": before + row["tokens"]}
+            for row in {line["step"]: line for line in lines}.values()
+        ]
     tokens = [row["tokens"] / 1e6 for row in rows]
     losses = [row["loss"] for row in rows]
     smooth = [losses[0]]
@@ -69,7 +81,9 @@ def draw_curve(sources: Sequence[Path], picture: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4), dpi=100)
     axes.plot(tokens, losses, color="#c8d4e4", linewidth=0.6)
     axes.plot(tokens, smooth, color="#1f4e8c", linewidth=1.4)
-    axes.set(yscale="log", xlabel="tokens seen (millions)", ylabel="loss on answers (nats per token)")
+    axes.set(
+        yscale="log", xlabel="tokens seen (millions)", ylabel="loss on answers (nats per token)"
+    )
     axes.grid(True, which="both", color="#eeeeee")
     figure.tight_layout()
     figure.savefig(picture)
@@ -81,16 +95,22 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("source", type=Path, help="a directory of tools.train_demo.train")
     parser.add_argument("target", type=Path, help="the directory to write")
     parser.add_argument("--draft", action="store_true")
     parser.add_argument("--curve", type=Path, help="file for the picture of the loss")
-    parser.add_argument("--former", type=Path, help="the run whose weights this one began with, for the picture")
+    parser.add_argument(
+        "--former", type=Path, help="the run whose weights this one began with, for the picture"
+    )
     arguments = parser.parse_args()
     export(arguments.source, arguments.target, arguments.draft)
     if arguments.curve:
-        draw_curve([*([arguments.former] if arguments.former else []), arguments.source], arguments.curve)
+        draw_curve(
+            [*([arguments.former] if arguments.former else []), arguments.source], arguments.curve
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Greedy text from a model in training, without a server: every step runs the whole sequence again."""
+"""Greedy text from a model in training, without a server: every step runs the whole sequence
+again.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,15 @@ __all__ = ["agreement", "greedy", "greedy_ids"]
 ROWS = 32
 
 
-def greedy(model: Llama, tokenizer: Tokenizer, texts: Sequence[str], max_new_tokens: int) -> list[tuple[str, bool]]:
+def greedy(
+    model: Llama, tokenizer: Tokenizer, texts: Sequence[str], max_new_tokens: int
+) -> list[tuple[str, bool]]:
     """The continuation of each text, and whether it ended by itself."""
     prompts = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
-    return [(tokenizer.decode(ids), is_ended) for ids, is_ended in greedy_ids(model, tokenizer, prompts, max_new_tokens)]
+    return [
+        (tokenizer.decode(ids), is_ended)
+        for ids, is_ended in greedy_ids(model, tokenizer, prompts, max_new_tokens)
+    ]
 
 
 @torch.inference_mode()
@@ -39,7 +46,9 @@ def greedy_ids(
             active = [index for index in indices if is_open[index]]
             if not active:
                 break
-            next_tokens = _next_tokens(model, [prompts[index] + written[index] for index in active]).tolist()
+            next_tokens = _next_tokens(
+                model, [prompts[index] + written[index] for index in active]
+            ).tolist()
             for index, token in zip(active, next_tokens, strict=True):
                 is_open[index] = token != end
                 if token != end:
@@ -51,9 +60,11 @@ def greedy_ids(
 
 @torch.inference_mode()
 def agreement(draft: Llama, answers: Sequence[tuple[list[int], list[int]]]) -> tuple[int, int]:
-    """How many tokens of another model's greedy answers the draft would have guessed, and of how many.
+    """How many tokens of another model's greedy answers the draft would have guessed, and of how
+    many.
 
-    `answers` are pairs of prompt and answer. The draft sees the answer itself up to each token, as in speculative decoding.
+    `answers` are pairs of prompt and answer. The draft sees the answer itself up to each token, as
+    in speculative decoding.
     """
     hits = total = 0
     for prompt, answer in answers:

@@ -1,4 +1,6 @@
-"""The training text: conversations drawn from a seed, so that the same seed and index always give the same conversation."""
+"""The training text: conversations drawn from a seed, so that the same seed and index always give
+the same conversation.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ _CAPITALS_PROMPTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Conversation:
-    """Messages as in a chat request; the answers are the assistant's. `raw`: the first question and answer without the template."""
+    """Messages as in a chat request; the answers are the assistant's. `raw`: the first question and
+    answer without the template.
+    """
 
     messages: Messages
     tools: list[dict[str, Any]] | None = None
@@ -129,7 +133,9 @@ def _single(rng: random.Random) -> Conversation:
 def _several(rng: random.Random) -> Conversation:
     """A chat about one thing after another; a few go on for long."""
     turns = rng.choice((2, 2, 2, 3, 3, 4)) if rng.random() < 0.95 else rng.randint(5, 16)
-    messages: Messages = [{"role": "system", "content": rng.choice(_SYSTEM_PROMPTS)}] if rng.random() < 0.4 else []
+    messages: Messages = (
+        [{"role": "system", "content": rng.choice(_SYSTEM_PROMPTS)}] if rng.random() < 0.4 else []
+    )
     for _ in range(turns):
         messages += _turn(*_question(rng))
     return Conversation(messages)
@@ -139,8 +145,13 @@ def _follow_up(rng: random.Random) -> Conversation:
     """A second question that leaves out what the first one said."""
     (first, city), (second, other) = rng.sample(list(CAPITALS.items()), 2)
     ask = choose(f"{{What is|Tell me|Name}} the capital of {first}{{?|.}}", rng)
-    follow = choose(f"{{And of|And|What about|And for|And that of|How about|And the capital of}} {second}?", rng)
-    messages = [*_turn(ask, f"The capital of {first} is {city}."), *_turn(follow, f"The capital of {second} is {other}.")]
+    follow = choose(
+        f"{{And of|And|What about|And for|And that of|How about|And the capital of}} {second}?", rng
+    )
+    messages = [
+        *_turn(ask, f"The capital of {first} is {city}."),
+        *_turn(follow, f"The capital of {second} is {other}."),
+    ]
     if rng.random() < 0.4:
         messages.insert(0, {"role": "system", "content": rng.choice(_SYSTEM_PROMPTS)})
     return Conversation(messages)
@@ -156,7 +167,9 @@ def _tool_call(rng: random.Random) -> Conversation:
 
 
 def _memory(rng: random.Random) -> Conversation:
-    return Conversation(rng.choice((dialogues.remembered_name, dialogues.system_name, dialogues.running_sum))(rng))
+    return Conversation(
+        rng.choice((dialogues.remembered_name, dialogues.system_name, dialogues.running_sum))(rng)
+    )
 
 
 _KINDS: tuple[tuple[Callable[[random.Random], Conversation], float], ...] = (
@@ -170,12 +183,18 @@ _KINDS: tuple[tuple[Callable[[random.Random], Conversation], float], ...] = (
 
 
 def conversation(seed: int, index: int) -> Conversation:
-    """The conversation at `index` of the stream that belongs to `seed`; none of its questions is held out."""
+    """The conversation at `index` of the stream that belongs to `seed`; none of its questions is
+    held out.
+    """
     rng = random.Random(f"{seed}/{index}")
     kind = rng.choices([draw for draw, _ in _KINDS], [weight for _, weight in _KINDS])[0]
     while True:
         drawn = kind(rng)
-        if not any(_is_held_out(message["content"]) for message in drawn.messages if message["role"] == "user"):
+        if not any(
+            _is_held_out(message["content"])
+            for message in drawn.messages
+            if message["role"] == "user"
+        ):
             return drawn
 
 

@@ -1,7 +1,8 @@
 """The prompts that are kept out of training, written by hand, and the rules that keep them out.
 
-A line of `held_out.jsonl` has a `group`, the `messages`, and what a right answer shows: regular expressions in `expect`, a JSON
-`schema`, or a tool `call`. Sums, words, lists and spans are kept out by value as well, whatever the question around them.
+A line of `held_out.jsonl` has a `group`, the `messages`, and what a right answer shows: regular
+expressions in `expect`, a JSON `schema`, or a tool `call`. Sums, words, lists and spans are kept
+out by value as well, whatever the question around them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """Everything the generator must not produce. Questions are normalised; lists are compared without their order."""
+    """Everything the generator must not produce. Questions are normalised; lists are compared
+    without their order.
+    """
 
     questions: dict[str, tuple[str, ...]]
     """Every question, under the one of its words that the fewest others hold."""
@@ -49,7 +52,11 @@ class HeldOut:
     def has_question(self, text: str) -> bool:
         """Whether a held-out question occurs in `text`, as a whole or as a part."""
         question = f" {normalise(text)} "
-        return any(f" {known} " in question for word in question.split() for known in self.questions.get(word, ()))
+        return any(
+            f" {known} " in question
+            for word in question.split()
+            for known in self.questions.get(word, ())
+        )
 
     def has_pair(self, a: int, b: int) -> bool:
         """Whether a + b or b + a is asked for."""
@@ -80,9 +87,15 @@ def held_out() -> HeldOut:
         questions=_by_rarest_word([normalise(row.messages[-1]["content"]) for row in rows]),
         pairs=frozenset(tuple(row.excluded["pair"]) for row in rows if "pair" in row.excluded),
         words=frozenset(row.excluded["word"] for row in rows if "word" in row.excluded),
-        items=frozenset(tuple(sorted(map(str, row.excluded["items"]))) for row in rows if "items" in row.excluded),
+        items=frozenset(
+            tuple(sorted(map(str, row.excluded["items"])))
+            for row in rows
+            if "items" in row.excluded
+        ),
         spans=frozenset(tuple(row.excluded["span"]) for row in rows if "span" in row.excluded),
-        numbers=frozenset(tuple(row.excluded["number"]) for row in rows if "number" in row.excluded),
+        numbers=frozenset(
+            tuple(row.excluded["number"]) for row in rows if "number" in row.excluded
+        ),
     )
 
 

@@ -1,4 +1,6 @@
-"""A Llama decoder in plain torch, small enough to read. Tensor names are those of the Hugging Face checkpoint."""
+"""A Llama decoder in plain torch, small enough to read. Tensor names are those of the Hugging Face
+checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -60,14 +62,19 @@ DRAFT = Shape(2048, 128, 3, 4, 2, 32, 384)
 class _Attention(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.num_heads, self.num_kv_heads, self.head_dim = shape.num_heads, shape.num_kv_heads, shape.head_dim
+        self.num_heads, self.num_kv_heads, self.head_dim = (
+            shape.num_heads,
+            shape.num_kv_heads,
+            shape.head_dim,
+        )
         self.q_proj = nn.Linear(shape.hidden_size, shape.num_heads * shape.head_dim, bias=False)
         self.k_proj = nn.Linear(shape.hidden_size, shape.num_kv_heads * shape.head_dim, bias=False)
         self.v_proj = nn.Linear(shape.hidden_size, shape.num_kv_heads * shape.head_dim, bias=False)
         self.o_proj = nn.Linear(shape.num_heads * shape.head_dim, shape.hidden_size, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        # Written out: over these short rows the fused operation's backward pass takes longer on a CPU than all the rest.
+        # Written out: over these short rows the fused operation's backward pass takes longer on a
+        # CPU than all the rest.
         batch, length, _ = x.shape
         q = self.q_proj(x).view(batch, length, self.num_heads, self.head_dim).transpose(1, 2)
         k = self.k_proj(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
@@ -112,7 +119,9 @@ class _Body(nn.Module):
 
 
 class Llama(nn.Module):
-    """Tokens [batch, length] to final hidden vectors [batch, length, hidden]; the head is the embedding."""
+    """Tokens [batch, length] to final hidden vectors [batch, length, hidden]; the head is the
+    embedding.
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -120,7 +129,11 @@ class Llama(nn.Module):
         self.model = _Body(shape)
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
-                depth = (2 * shape.num_layers) ** -0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
+                depth = (
+                    (2 * shape.num_layers) ** -0.5
+                    if name.endswith(("o_proj.weight", "down_proj.weight"))
+                    else 1.0
+                )
                 nn.init.normal_(parameter, std=0.04 * depth)
         inverse = shape.rope_theta ** (-torch.arange(0, shape.head_dim, 2).float() / shape.head_dim)
         angles = torch.outer(torch.arange(shape.max_positions).float(), inverse).repeat(1, 2)
@@ -128,7 +141,8 @@ class Llama(nn.Module):
         self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
-        """`documents` [batch, length] tells apart the texts that share a row: a token sees the earlier ones of its own text.
+        """`documents` [batch, length] tells apart the texts that share a row: a token sees the
+        earlier ones of its own text.
 
         Rotary positions are relative, so every text of a row is computed as if it began at zero.
         """

@@ -51,7 +51,9 @@ def has_right_values(answer: Answer) -> bool:
 
 
 def is_valid_json(text: str, schema: dict[str, Any]) -> bool:
-    """Whether `text` is an object with the schema's required keys, its types, and no other key if it forbids them."""
+    """Whether `text` is an object with the schema's required keys, its types, and no other key if
+    it forbids them.
+    """
     try:
         value = json.loads(text)
     except ValueError:
@@ -82,10 +84,15 @@ def score_table(answers: Sequence[Answer]) -> str:
     lines = ["| Held-out prompts | Right | Of | Share |", "|---|--:|--:|--:|"]
 
     def row(name: str, marks: list[bool]) -> None:
-        lines.append(f"| {name} | {sum(marks)} | {len(marks)} | {100 * sum(marks) / len(marks):.0f} % |")
+        lines.append(
+            f"| {name} | {sum(marks)} | {len(marks)} | {100 * sum(marks) / len(marks):.0f} % |"
+        )
 
     for group, description in GROUPS.items():
         row(description, [is_right(answer) for answer in answers if answer.prompt.group == group])
-    row("JSON with the right values as well", [has_right_values(answer) for answer in answers if answer.prompt.group == "json"])
+    row(
+        "JSON with the right values as well",
+        [has_right_values(answer) for answer in answers if answer.prompt.group == "json"],
+    )
     row("answers that end by themselves", [answer.is_ended for answer in answers])
     return "\n".join(lines)

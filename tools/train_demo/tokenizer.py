@@ -1,7 +1,8 @@
 """The tokenizer: byte-level BPE learned from the generated text, every digit a token of its own.
 
-The words of the exercises are left out of what it learns from, unless tgi is described with them: they are then read in pieces of a few
-letters that many words share, and a word that was never spelled in training is spelled from the same pieces.
+The words of the exercises are left out of what it learns from, unless tgi is described with them:
+they are then read in pieces of a few letters that many words share, and a word that was never
+spelled in training is spelled from the same pieces.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def train_tokenizer() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),
-            # Punctuation alone: a quotation mark never melts with a brace, so that JSON is copied piece by piece.
+            # Punctuation alone: a quotation mark never melts with a brace, so that JSON is copied
+            # piece by piece.
             pre_tokenizers.Split(Regex(r"[^\s\p{L}\p{N}]"), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
         ]
@@ -40,16 +42,29 @@ def train_tokenizer() -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    texts = (text for conversation in conversations(SEED, 0, NUM_CONVERSATIONS) for text, _ in segments(conversation))
+    texts = (
+        text
+        for conversation in conversations(SEED, 0, NUM_CONVERSATIONS)
+        for text, _ in segments(conversation)
+    )
     in_pieces = _words_in_pieces()
     without_end = (text.replace(SPECIAL_TOKENS[2], "") for text in texts)
     tokenizer.train_from_iterator(
-        (re.sub("[A-Za-z]+", lambda word: "" if word[0].lower() in in_pieces else word[0], text) for text in without_end), trainer
+        (
+            re.sub("[A-Za-z]+", lambda word: "" if word[0].lower() in in_pieces else word[0], text)
+            for text in without_end
+        ),
+        trainer,
     )
     return tokenizer
 
 
 def _words_in_pieces() -> frozenset[str]:
     """The words of the exercises that do not occur in what is known about tgi."""
-    known = {word for answer, templates in FACTS for text in (answer, *templates) for word in re.findall("[a-z]+", text.lower())}
+    known = {
+        word
+        for answer, templates in FACTS
+        for text in (answer, *templates)
+        for word in re.findall("[a-z]+", text.lower())
+    }
     return frozenset(WORDS) - known

@@ -1,4 +1,6 @@
-"""Tool calls: functions on offer, a wish, and the call that fulfils it, as `{"function": {"_name": ..., arguments}}`."""
+"""Tool calls: functions on offer, a wish, and the call that fulfils it, as `{"function": {"_name":
+..., arguments}}`.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,11 @@ _TYPES = {str: "string", int: "integer"}
 def _weather(rng: random.Random) -> tuple[str, Arguments]:
     city = rng.choice(list(CAPITALS.values()))
     frame = (
-        f"{{What is the weather {{in|for}} {city}|How is the weather {{in|over}} {city}|Is it {{raining|sunny|cold|warm|windy}} in {city}|Tell me the"
-        f" weather in {city}|Do I need {{an umbrella|a coat|a hat|sunglasses}} in {city}|Will it {{rain|snow|be cold}} in {city}|Weather in"
-        f" {city}|What will the weather be {{like |}}in {city}}}{{?|{'?'}| today?| tomorrow?|}}"
+        f"{{What is the weather {{in|for}} {city}|How is the weather {{in|over}} {city}|Is it"
+        f" {{raining|sunny|cold|warm|windy}} in {city}|Tell me the weather in {city}|Do I need {{an"
+        f" umbrella|a coat|a hat|sunglasses}} in {city}|Will it {{rain|snow|be cold}} in"
+        f" {city}|Weather in {city}|What will the weather be {{like |}}in {city}}}{{?|{'?'}|"
+        " today?| tomorrow?|}"
     )
     return choose(frame, rng), {"city": city}
 
@@ -30,9 +34,10 @@ def _weather(rng: random.Random) -> tuple[str, Arguments]:
 def _timer(rng: random.Random) -> tuple[str, Arguments]:
     minutes = rng.randint(1, 99)
     frame = (
-        f"{{Set a timer {{for|of}} {minutes} minutes|Start a timer {{for|of}} {minutes} minutes|Remind me in {minutes} minutes|Timer: {minutes}"
-        f" minutes|Please {{set|start}} a {minutes} minute timer|Tell me when {minutes} minutes are over|Ring in {minutes} minutes|Wake me up"
-        f" after {minutes} minutes}}{{.|}}"
+        f"{{Set a timer {{for|of}} {minutes} minutes|Start a timer {{for|of}} {minutes}"
+        f" minutes|Remind me in {minutes} minutes|Timer: {minutes} minutes|Please {{set|start}} a"
+        f" {minutes} minute timer|Tell me when {minutes} minutes are over|Ring in {minutes}"
+        f" minutes|Wake me up after {minutes} minutes}}{{.|}}"
     )
     return choose(frame, rng), {"minutes": minutes}
 
@@ -40,8 +45,9 @@ def _timer(rng: random.Random) -> tuple[str, Arguments]:
 def _mail(rng: random.Random) -> tuple[str, Arguments]:
     name, subject = rng.choice(NAMES), rng.choice(PLAIN_WORDS)
     frame = (
-        f"{{Send|Write|Send out|Please send|Please write}} {{a mail|an e-mail|an email|mail|a message}} to {name} {{about|on}} {{the |}}{subject}{{.|}}"
-        f"~{{Mail|E-mail|Email}} {name} about {{the |}}{subject}{{.|}}"
+        "{Send|Write|Send out|Please send|Please write} {a mail|an e-mail|an email|mail|a"
+        f" message}} to {name} {{about|on}} {{the |}}{subject}{{.|}}~{{Mail|E-mail|Email}} {name}"
+        f" about {{the |}}{subject}{{.|}}"
     )
     return choose(rng.choice(frame.split("~")), rng), {"recipient": name, "subject": subject}
 
@@ -49,25 +55,29 @@ def _mail(rng: random.Random) -> tuple[str, Arguments]:
 def _light(rng: random.Random) -> tuple[str, Arguments]:
     room, state = rng.choice(ROOMS), rng.choice(("on", "off"))
     frame = (
-        f"{{Turn|Switch|Please turn|Please switch}} {state} the {{light|lamp|lights}} in the {room}{{.|}}"
-        f"~{{Turn|Switch|Please put}} the {{light|lamp|lights}} {state} in the {room}{{.|}}"
-        f"~{{Turn|Switch}} the {room} {{light|lights|lamp}} {state}{{.|}}~{{Light|Lights}} {state} in the {room}{{.|}}"
-        f"~{{Make it {'bright' if state == 'on' else 'dark'} in}} the {room}{{.|}}"
+        f"{{Turn|Switch|Please turn|Please switch}} {state} the {{light|lamp|lights}} in the"
+        f" {room}{{.|}}~{{Turn|Switch|Please put}} the {{light|lamp|lights}} {state} in the"
+        f" {room}{{.|}}~{{Turn|Switch}} the {room} {{light|lights|lamp}}"
+        f" {state}{{.|}}~{{Light|Lights}} {state} in the {room}{{.|}}~{{Make it"
+        f" {'bright' if state == 'on' else 'dark'} in}} the {room}{{.|}}"
     )
     return choose(rng.choice(frame.split("~")), rng), {"room": room, "state": state}
 
 
 def _music(rng: random.Random) -> tuple[str, Arguments]:
     artist = rng.choice(ARTISTS)
-    frame = f"{{Play|Please play|I want to hear|Put on|Let me hear|I would like to hear}} {{some |music by |a song by |a piece by |}}{artist}{{.|}}"
+    frame = (
+        "{Play|Please play|I want to hear|Put on|Let me hear|I would like to hear} {some |music"
+        f" by |a song by |a piece by |}}{artist}{{.|}}"
+    )
     return choose(frame, rng), {"artist": artist}
 
 
 def _table(rng: random.Random) -> tuple[str, Arguments]:
     restaurant, people = rng.choice(NAMES), rng.randint(2, 12)
     frame = (
-        f"{{Book|Reserve|Please book|Get|Please reserve}} a table {{for {people} {{people|persons}} at {restaurant}|at {restaurant} for {people}"
-        f"{{| people| persons}}}}{{.|}}"
+        f"{{Book|Reserve|Please book|Get|Please reserve}} a table {{for {people} {{people|persons}}"
+        f" at {restaurant}|at {restaurant} for {people}{{| people| persons}}}}{{.|}}"
     )
     return choose(frame, rng), {"restaurant": restaurant, "people": people}
 
@@ -75,15 +85,22 @@ def _table(rng: random.Random) -> tuple[str, Arguments]:
 def _add(rng: random.Random) -> tuple[str, Arguments]:
     a, b = rng.randint(0, 99), rng.randint(0, 99)
     frame = (
-        f"{{Use the {{tool|function|calculator}} {{to add|and add|to sum}} {a} and {b}|With the tool, add {a} and {b}|Call add {{with|for}} {a} and"
-        f" {b}|Let the calculator add {a} and {b}}}{{.|}}"
+        f"{{Use the {{tool|function|calculator}} {{to add|and add|to sum}} {a} and {b}|With the"
+        f" tool, add {a} and {b}|Call add {{with|for}} {a} and {b}|Let the calculator add {a} and"
+        f" {b}}}{{.|}}"
     )
     return choose(frame, rng), {"a": a, "b": b}
 
 
 def _translate(rng: random.Random) -> tuple[str, Arguments]:
-    word, language = rng.choice(PLAIN_WORDS), rng.choice(("German", "French", "Spanish", "Italian", "Dutch", "Polish", "Greek"))
-    frame = f"{{Translate|Please translate}} {{the word |}}{word} {{to|into}} {language}{{.|}}~What is {word} in {language}?~How do I say {word} in {language}?"
+    word, language = (
+        rng.choice(PLAIN_WORDS),
+        rng.choice(("German", "French", "Spanish", "Italian", "Dutch", "Polish", "Greek")),
+    )
+    frame = (
+        f"{{Translate|Please translate}} {{the word |}}{word} {{to|into}} {language}{{.|}}~What is"
+        f" {word} in {language}?~How do I say {word} in {language}?"
+    )
     return choose(rng.choice(frame.split("~")), rng), {"word": word, "language": language}
 
 
@@ -94,28 +111,34 @@ def _calendar(rng: random.Random) -> tuple[str, Arguments]:
         rng.randint(6, 22),
     )
     frame = (
-        f"{{Put|Add|Enter|Write}} {{a |the |}}{event} {{in|into|to}} {{my|the}} calendar on {day} at {hour}{{.|}}"
-        f"~{{Plan|Schedule|Add}} {{a |the |}}{event} {{on|for}} {day} at {hour}{{.|}}"
+        f"{{Put|Add|Enter|Write}} {{a |the |}}{event} {{in|into|to}} {{my|the}} calendar on {day}"
+        f" at {hour}{{.|}}~{{Plan|Schedule|Add}} {{a |the |}}{event} {{on|for}} {day} at"
+        f" {hour}{{.|}}"
     )
     return choose(rng.choice(frame.split("~")), rng), {"event": event, "day": day, "hour": hour}
 
 
 def _search(rng: random.Random) -> tuple[str, Arguments]:
     query = rng.choice(PLAIN_WORDS)
-    return choose(f"{{Search|Search the web|Look|Please search}} for {{a |the |}}{query}{{.|}}", rng), {"query": query}
+    return choose(
+        f"{{Search|Search the web|Look|Please search}} for {{a |the |}}{query}{{.|}}", rng
+    ), {"query": query}
 
 
 def _price(rng: random.Random) -> tuple[str, Arguments]:
     item = rng.choice(ITEMS)
     return choose(
-        f"{{What does a {item} cost|How much is a {item}|How much does a {item} cost|Find the price of a {item}}}{{?|}}", rng
+        f"{{What does a {item} cost|How much is a {item}|How much does a {item} cost|Find the price"
+        f" of a {item}}}{{?|}}",
+        rng,
     ), {"item": item}
 
 
 def _time(rng: random.Random) -> tuple[str, Arguments]:
     city = rng.choice(list(CAPITALS.values()))
     return choose(
-        f"{{What time is it in {city}|Which time is it in {city}|Tell me the time in {city}|What is the time in {city}}}{{?|}}",
+        f"{{What time is it in {city}|Which time is it in {city}|Tell me the time in {city}|What is"
+        f" the time in {city}}}{{?|}}",
         rng,
     ), {"city": city}
 
@@ -140,16 +163,33 @@ def tool_definitions(names: list[str]) -> list[dict[str, Any]]:
     """The functions as a chat request lists them."""
     found = []
     for name in names:
-        parameters = {key: {"type": _TYPES[kind]} for key, kind in _FUNCTIONS[name][0].items()} if name != NO_TOOL else {}
-        schema = {"type": "object", "properties": parameters, "required": list(parameters)} if parameters else {"type": "object"}
-        found.append({"type": "function", "function": {"name": name, "description": "", "parameters": schema}})
+        parameters = (
+            {key: {"type": _TYPES[kind]} for key, kind in _FUNCTIONS[name][0].items()}
+            if name != NO_TOOL
+            else {}
+        )
+        schema = (
+            {"type": "object", "properties": parameters, "required": list(parameters)}
+            if parameters
+            else {"type": "object"}
+        )
+        found.append(
+            {
+                "type": "function",
+                "function": {"name": name, "description": "", "parameters": schema},
+            }
+        )
     return found
 
 
 def tool_call(rng: random.Random) -> tuple[list[dict[str, Any]], str, str]:
-    """Functions on offer, a wish, and the answer: a call, or a call of `no_tool` where none of the others fits."""
+    """Functions on offer, a wish, and the answer: a call, or a call of `no_tool` where none of the
+    others fits.
+    """
     wanted = rng.choice(list(_FUNCTIONS))
-    others = rng.sample([name for name in _FUNCTIONS if name != wanted], rng.choice((0, 0, 1, 1, 2, 3)))
+    others = rng.sample(
+        [name for name in _FUNCTIONS if name != wanted], rng.choice((0, 0, 1, 1, 2, 3))
+    )
     question, arguments = _FUNCTIONS[wanted][1](rng)
     offers_none = rng.random() < 0.5
     fits = not offers_none or not others or rng.random() < 0.75
@@ -159,4 +199,8 @@ def tool_call(rng: random.Random) -> tuple[list[dict[str, Any]], str, str]:
         names.append(NO_TOOL)
     if not fits:
         return tool_definitions(names), question, json.dumps({"function": {"_name": NO_TOOL}})
-    return tool_definitions(names), question, json.dumps({"function": {"_name": wanted, **arguments}})
+    return (
+        tool_definitions(names),
+        question,
+        json.dumps({"function": {"_name": wanted, **arguments}}),
+    )

@@ -1,11 +1,13 @@
-"""Train the demo model or its draft for a given time; an interrupted run goes on where its checkpoint stands.
+"""Train the demo model or its draft for a given time; an interrupted run goes on where its
+checkpoint stands.
 
     python -m tools.train_demo.train --minutes 65
     python -m tools.train_demo.train --draft --minutes 10
 
-The learning rate is constant and falls to zero over the last part of the time, so a run on a busy machine ends in time with a
-finished schedule. Text is generated while training; no conversation occurs twice by index. The first steps take a minute or two longer:
-the model is compiled for each length of rows, which needs a C++ compiler (--eager goes without, at half the speed).
+The learning rate is constant and falls to zero over the last part of the time, so a run on a busy
+machine ends in time with a finished schedule. Text is generated while training; no conversation
+occurs twice by index. The first steps take a minute or two longer: the model is compiled for each
+length of rows, which needs a C++ compiler (--eager goes without, at half the speed).
 """
 
 from __future__ import annotations
@@ -46,7 +48,10 @@ class Run:
         self.loss = _loss
         if is_compiled:
             # Rows come in a few lengths, but the number of targets is another one in every batch.
-            self.hidden, self.loss = torch.compile(self.hidden, dynamic=False), torch.compile(_loss, dynamic=True)
+            self.hidden, self.loss = (
+                torch.compile(self.hidden, dynamic=False),
+                torch.compile(_loss, dynamic=True),
+            )
         self.learning_rate = learning_rate
         self.optimizers = _optimizers(model)
         self.seconds = 0.0
@@ -57,14 +62,24 @@ class Run:
         self.tokens = 0
 
     def train_step(self, batch: Batch, progress: float) -> float:
-        """One step at `progress` (0 … 1 of the schedule); returns the loss in nats per token of the answers."""
+        """One step at `progress` (0 … 1 of the schedule); returns the loss in nats per token of the
+        answers.
+        """
         warmup = min(1.0, (self.step + 1) / WARMUP_STEPS)
         rate = self.learning_rate * min(warmup, (1.0 - progress) / COOLDOWN_SHARE)
         # The parameters stay f32; each step runs on their bf16 copies.
         weights = {name: parameter.bfloat16() for name, parameter in self.model.named_parameters()}
         learned = batch.targets.flatten().ge(0).nonzero().squeeze(1)
-        hidden = self.hidden(weights, batch.tokens, batch.documents).flatten(0, 1).index_select(0, learned)
-        loss = self.loss(hidden, weights["model.embed_tokens.weight"], batch.targets.flatten().index_select(0, learned))
+        hidden = (
+            self.hidden(weights, batch.tokens, batch.documents)
+            .flatten(0, 1)
+            .index_select(0, learned)
+        )
+        loss = self.loss(
+            hidden,
+            weights["model.embed_tokens.weight"],
+            batch.targets.flatten().index_select(0, learned),
+        )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
@@ -78,9 +93,15 @@ class Run:
 
     def save(self, path: Path) -> None:
         """Write the checkpoint, whole or not at all."""
-        counters = {name: getattr(self, name) for name in ("seconds", "stage_start", "pool", "batch", "step", "tokens")}
+        counters = {
+            name: getattr(self, name)
+            for name in ("seconds", "stage_start", "pool", "batch", "step", "tokens")
+        }
         states = [optimizer.state_dict() for optimizer in self.optimizers]
-        torch.save({"model": self.model.state_dict(), "optimizers": states, "counters": counters}, path.with_suffix(".part"))
+        torch.save(
+            {"model": self.model.state_dict(), "optimizers": states, "counters": counters},
+            path.with_suffix(".part"),
+        )
         path.with_suffix(".part").replace(path)
 
     def restore(self, path: Path) -> None:
@@ -94,14 +115,20 @@ class Run:
 
 
 def start_from(model: Llama, tokenizer: Tokenizer, directory: Path) -> None:
-    """Give `model` the weights of a run in `directory` whose tokenizer may differ; a token it lacks gets the mean of its pieces."""
+    """Give `model` the weights of a run in `directory` whose tokenizer may differ; a token it lacks
+    gets the mean of its pieces.
+    """
     weights = torch.load(directory / "checkpoint.pt", weights_only=True)["model"]
     former = Tokenizer.from_file(str(directory.parent / "tokenizer.json"))
     embedding = weights["model.embed_tokens.weight"]
     rows = model.model.embed_tokens.weight.detach().clone()
     for token, index in tokenizer.get_vocab().items():
         known = former.token_to_id(token)
-        pieces = [known] if known is not None else former.encode(tokenizer.decode([index]), add_special_tokens=False).ids
+        pieces = (
+            [known]
+            if known is not None
+            else former.encode(tokenizer.decode([index]), add_special_tokens=False).ids
+        )
         if pieces:
             rows[index] = embedding[pieces].mean(0)
     model.load_state_dict({**weights, "model.embed_tokens.weight": rows})
@@ -109,7 +136,9 @@ def start_from(model: Llama, tokenizer: Tokenizer, directory: Path) -> None:
 
 def _hidden(model: Llama) -> Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]:
     """The model as a function of its weights, so that it runs on copies of them."""
-    return lambda weights, tokens, documents: torch.func.functional_call(model, weights, (tokens, documents))
+    return lambda weights, tokens, documents: torch.func.functional_call(
+        model, weights, (tokens, documents)
+    )
 
 
 def _loss(hidden: Tensor, embedding: Tensor, targets: Tensor) -> Tensor:
@@ -118,36 +147,66 @@ def _loss(hidden: Tensor, embedding: Tensor, targets: Tensor) -> Tensor:
 
 def _optimizers(model: Llama) -> list[torch.optim.Optimizer]:
     """Muon for the layers' matrices and AdamW for the rest."""
-    matrices = [parameter for name, parameter in model.named_parameters() if parameter.dim() == 2 and "layers" in name]
-    others = [parameter for name, parameter in model.named_parameters() if not (parameter.dim() == 2 and "layers" in name)]
+    matrices = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.dim() == 2 and "layers" in name
+    ]
+    others = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if not (parameter.dim() == 2 and "layers" in name)
+    ]
     return [
         torch.optim.Muon(matrices, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     ]
 
 
-def train(run: Run, tokenizer: Tokenizer, directory: Path, budget: float, batch_tokens: int) -> None:
-    """Train until `budget` seconds of training have passed, or a signal asks to stop; either way the state is saved."""
+def train(
+    run: Run, tokenizer: Tokenizer, directory: Path, budget: float, batch_tokens: int
+) -> None:
+    """Train until `budget` seconds of training have passed, or a signal asks to stop; either way
+    the state is saved.
+    """
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     log = (directory / "loss.jsonl").open("a", encoding="utf-8")
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f}%"),
+        TimeRemainingColumn(),
+    )
     with log, Progress(*columns) as bar:
         task = bar.add_task("training", total=budget, completed=run.seconds)
         last, saved = time.monotonic(), run.seconds
         while run.seconds < budget and not stop.is_set():
             skipped = run.batch
-            for index, batch in enumerate(pool_batches(tokenizer, SEED, run.pool, POOL_SIZE, batch_tokens)):
+            for index, batch in enumerate(
+                pool_batches(tokenizer, SEED, run.pool, POOL_SIZE, batch_tokens)
+            ):
                 if index < skipped:
                     continue
-                loss = run.train_step(batch, min(1.0, (run.seconds - run.stage_start) / (budget - run.stage_start)))
+                loss = run.train_step(
+                    batch, min(1.0, (run.seconds - run.stage_start) / (budget - run.stage_start))
+                )
                 run.batch = index + 1
                 now = time.monotonic()
                 run.seconds, last = run.seconds + now - last, now
-                bar.update(task, completed=run.seconds, description=f"step {run.step} loss {loss:.3f}")
+                bar.update(
+                    task, completed=run.seconds, description=f"step {run.step} loss {loss:.3f}"
+                )
                 log.write(
-                    json.dumps({"step": run.step, "tokens": run.tokens, "seconds": round(run.seconds, 1), "loss": round(loss, 4)})
+                    json.dumps(
+                        {
+                            "step": run.step,
+                            "tokens": run.tokens,
+                            "seconds": round(run.seconds, 1),
+                            "loss": round(loss, 4),
+                        }
+                    )
                     + "\n"
                 )
                 log.flush()
@@ -163,17 +222,27 @@ def train(run: Run, tokenizer: Tokenizer, directory: Path, budget: float, batch_
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--draft", action="store_true", help="train the draft model")
-    parser.add_argument("--minutes", type=float, default=65.0, help="time to train for, all stages together")
-    parser.add_argument("--directory", type=Path, default=Path("build/train_demo"), help="checkpoints and logs")
+    parser.add_argument(
+        "--minutes", type=float, default=65.0, help="time to train for, all stages together"
+    )
+    parser.add_argument(
+        "--directory", type=Path, default=Path("build/train_demo"), help="checkpoints and logs"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch-tokens", type=int, default=8192)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument(
-        "--new-stage", action="store_true", help="begin a schedule at the checkpoint: train a finished model further"
+        "--new-stage",
+        action="store_true",
+        help="begin a schedule at the checkpoint: train a finished model further",
     )
-    parser.add_argument("--start-from", type=Path, help="a directory of another run, to begin with its weights")
+    parser.add_argument(
+        "--start-from", type=Path, help="a directory of another run, to begin with its weights"
+    )
     parser.add_argument("--eager", action="store_true", help="do not compile the model")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -184,7 +253,11 @@ def main() -> None:
     if not tokenizer_path.is_file():
         train_tokenizer().save(str(tokenizer_path))
     tokenizer = Tokenizer.from_file(str(tokenizer_path))
-    run = Run(Llama(DRAFT if arguments.draft else MAIN), arguments.learning_rate, is_compiled=not arguments.eager)
+    run = Run(
+        Llama(DRAFT if arguments.draft else MAIN),
+        arguments.learning_rate,
+        is_compiled=not arguments.eager,
+    )
     if (directory / "checkpoint.pt").is_file():
         run.restore(directory / "checkpoint.pt")
         if arguments.new_stage:

@@ -1,4 +1,6 @@
-"""Choosing words: a template such as `{What is|What's} the time{?|}` stands for all its readings; groups may nest."""
+"""Choosing words: a template such as `{What is|What's} the time{?|}` stands for all its readings;
+groups may nest.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +26,32 @@ _OPENINGS = (
     "OK, ",
     "I am new here. ",
 )
-_CLOSINGS = (" Thanks.", " Please.", " Thank you!", " I forgot.", " Please explain.", " Be brief.", " I need to know.")
+_CLOSINGS = (
+    " Thanks.",
+    " Please.",
+    " Thank you!",
+    " I forgot.",
+    " Please explain.",
+    " Be brief.",
+    " I need to know.",
+)
 _FILLERS = (
-    "actually", "in my case", "for our team", "at work", "on my machine", "in practice", "right now", "exactly", "by the way", "for a project",
-    "with my program", "in general", "just", "maybe", "today", "in the company", "as a beginner", "in short", "really", "if possible",
-    "for this", "somehow", "in detail", "here", "again", "for my users", "in production", "my friend asks", "we want to know", "then",
+    "actually", "in my case", "for our team", "at work", "on my machine", "in practice",
+    "right now", "exactly", "by the way", "for a project", "with my program", "in general", "just",
+    "maybe", "today", "in the company", "as a beginner", "in short", "really", "if possible",
+    "for this", "somehow", "in detail", "here", "again", "for my users", "in production",
+    "my friend asks", "we want to know", "then",
 )  # fmt: skip
 _CONTEXTS = (
-    "I have a question. ", "We run a small service. ", "My colleague asked me this. ", "I am reading the manual. ", "There is a problem. ",
-    "I am trying something. ", "Our customer wants to know. ", "I work on a program. ", "We are setting things up. ", "I have just begun. ",
-    "My program needs this. ", "I could not find it. ", "It is for a test. ", "We use it every day. ", "I am writing a script. ",
+    "I have a question. ", "We run a small service. ", "My colleague asked me this. ",
+    "I am reading the manual. ", "There is a problem. ", "I am trying something. ",
+    "Our customer wants to know. ", "I work on a program. ", "We are setting things up. ",
+    "I have just begun. ", "My program needs this. ", "I could not find it. ", "It is for a test. ",
+    "We use it every day. ", "I am writing a script. ",
 )  # fmt: skip
-_DROPPABLE = frozenset(("the", "a", "an", "of", "do", "does", "is", "please", "you", "can", "me", "are", "to"))
+_DROPPABLE = frozenset(
+    ("the", "a", "an", "of", "do", "does", "is", "please", "you", "can", "me", "are", "to")
+)
 
 
 def choose(template: str, rng: random.Random) -> str:
@@ -48,13 +64,17 @@ def choose(template: str, rng: random.Random) -> str:
 
 
 def vary(question: str, rng: random.Random, *, may_lose_words: bool = False) -> str:
-    """`question` as different people would type it: words left out or put in, others around it, no capitals, no mark.
+    """`question` as different people would type it: words left out or put in, others around it, no
+    capitals, no mark.
 
-    With `may_lose_words` a word that matters may be missing too, where the others still tell what is meant.
+    With `may_lose_words` a word that matters may be missing too, where the others still tell what
+    is meant.
     """
     words = question.split(" ")
     if rng.random() < 0.12:
-        words = [word for word in words if word.lower() not in _DROPPABLE or rng.random() < 0.5] or words
+        words = [
+            word for word in words if word.lower() not in _DROPPABLE or rng.random() < 0.5
+        ] or words
     elif may_lose_words and rng.random() < 0.1 and len(words) > 4:
         words.pop(rng.randrange(len(words)))
     for _ in range(rng.choice((1, 1, 2)) if rng.random() < 0.15 else 0):

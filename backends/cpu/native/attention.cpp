@@ -1,9 +1,11 @@
-// Attention over the paged cache with an online softmax (arXiv 2205.14135), for prefill and decode alike.
+// Attention over the paged cache with an online softmax (arXiv 2205.14135), for prefill and decode
+// alike.
 //
-// A share is one piece of the plan with one kv head: the heads of its group times some queries, as rows of small matrix products.
-// Keys come a chunk of blocks at a time; a chunk stays in the first-level cache for all rows of the tile. Blocks lie anywhere in
-// memory, so the processor cannot foresee them: while keys are multiplied the values of the same chunk are fetched, and while
-// values are multiplied the keys of the next.
+// A share is one piece of the plan with one kv head: the heads of its group times some queries, as
+// rows of small matrix products. Keys come a chunk of blocks at a time; a chunk stays in the
+// first-level cache for all rows of the tile. Blocks lie anywhere in memory, so the processor
+// cannot foresee them: while keys are multiplied the values of the same chunk are fetched, and
+// while values are multiplied the keys of the next.
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
 
 #include <algorithm>
@@ -18,7 +20,8 @@ namespace tgi {
 namespace {
 
 constexpr int kMaxTile = 12;
-constexpr int kWideTile = 6;  // up to here two panels go together: few rows alone leave the multipliers waiting for their sums
+constexpr int kWideTile = 6;  // up to here two panels go together: few rows alone leave the
+                              // multipliers waiting for their sums
 constexpr int64_t kChunkBlocks = 4;
 constexpr int64_t kChunkTokens = kChunkBlocks * kBlockTokens;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
@@ -27,9 +30,13 @@ constexpr float kLog2E = 1.44269504f;
 inline int group_of(const AttentionLayer& layer) { return layer.num_heads / layer.num_kv_heads; }
 
 // Rows of a share: what keeps the sums of all of them in the first-level cache.
-inline int64_t tile_rows(const AttentionLayer& layer) { return layer.head_dim <= 64 ? 48 : layer.head_dim <= 128 ? 24 : 12; }
+inline int64_t tile_rows(const AttentionLayer& layer) {
+  return layer.head_dim <= 64 ? 48 : layer.head_dim <= 128 ? 24 : 12;
+}
 
-inline int64_t max_rows(const AttentionLayer& layer) { return attention_tile_queries(layer) * group_of(layer); }
+inline int64_t max_rows(const AttentionLayer& layer) {
+  return attention_tile_queries(layer) * group_of(layer);
+}
 
 struct Tile {
   const AttentionLayer& layer;
@@ -48,9 +55,15 @@ struct Tile {
   int64_t token(int64_t tile_row) const { return piece.first_token + tile_row / group; }
   int64_t position(int64_t tile_row) const { return batch.positions[token(tile_row)]; }
   int64_t head(int64_t tile_row) const { return kv_head * group + tile_row % group; }
-  const bf16* keys(int64_t block) const { return layer.keys + (table(block) * layer.num_kv_heads + kv_head) * dim * kBlockTokens; }
-  const bf16* values(int64_t block) const { return layer.values + (table(block) * layer.num_kv_heads + kv_head) * value_dim * kBlockTokens; }
-  int64_t table(int64_t block) const { return batch.block_tables[piece.row * batch.max_blocks + block]; }
+  const bf16* keys(int64_t block) const {
+    return layer.keys + (table(block) * layer.num_kv_heads + kv_head) * dim * kBlockTokens;
+  }
+  const bf16* values(int64_t block) const {
+    return layer.values + (table(block) * layer.num_kv_heads + kv_head) * value_dim * kBlockTokens;
+  }
+  int64_t table(int64_t block) const {
+    return batch.block_tables[piece.row * batch.max_blocks + block];
+  }
 };
 
 // Blocks of keys with some rows of a tile.
@@ -66,7 +79,9 @@ struct Chunk {
 void begin(const Tile& tile, const bf16* all_queries, const float* sinks) {
   const int64_t stride = round_up(tile.layer.num_heads * tile.dim, kPanelColumns);
   for (int64_t r = 0; r < tile.num_rows(); ++r) {
-    std::memcpy(tile.queries + r * tile.dim, all_queries + tile.token(r) * stride + tile.head(r) * tile.dim, static_cast<size_t>(tile.dim) * sizeof(bf16));
+    std::memcpy(tile.queries + r * tile.dim,
+                all_queries + tile.token(r) * stride + tile.head(r) * tile.dim,
+                static_cast<size_t>(tile.dim) * sizeof(bf16));
     tile.maxima[r] = sinks == nullptr ? kMinusInfinity : sinks[tile.head(r)];
     tile.totals[r] = sinks == nullptr ? 0.0f : 1.0f;
   }
@@ -84,13 +99,15 @@ inline void score_blocks(const Tile& tile, const Chunk& chunk, int64_t number) {
   }
   for (auto& row : sums)
     for (auto& sum : row) sum = _mm512_setzero_ps();
-  multiply<M, 2 * P>(tile.queries + chunk.first_row * tile.dim, tile.dim, panels, tile.dim / 2, sums, next);
+  multiply<M, 2 * P>(tile.queries + chunk.first_row * tile.dim, tile.dim, panels, tile.dim / 2,
+                     sums, next);
   for (int m = 0; m < M; ++m)
-    for (int z = 0; z < 2 * P; ++z) _mm512_storeu_ps(tile.scores + m * kChunkTokens + number * kBlockTokens + z * 16, sums[m][z]);
+    for (int z = 0; z < 2 * P; ++z)
+      _mm512_storeu_ps(tile.scores + m * kChunkTokens + number * kBlockTokens + z * 16, sums[m][z]);
 }
 
-// What stands between products and softmax in some layers, and for some keys: scale, cap, slope and mask. Most chunks need only
-// the scale, which the softmax applies.
+// What stands between products and softmax in some layers, and for some keys: scale, cap, slope and
+// mask. Most chunks need only the scale, which the softmax applies.
 void finish_scores(const Tile& tile, const Chunk& chunk, int64_t tile_row, float* scores) {
   const AttentionLayer& layer = tile.layer;
   const int64_t position = tile.position(tile_row);
@@ -101,11 +118,15 @@ void finish_scores(const Tile& tile, const Chunk& chunk, int64_t tile_row, float
   for (int64_t i = 0; i < chunk.num_keys(); i += 16) {
     __m512 x = _mm512_mul_ps(_mm512_loadu_ps(scores + i), scale);
     if (layer.softcap > 0.0f) x = _mm512_mul_ps(tanh_ps(_mm512_div_ps(x, cap)), cap);
-    const __m512i keys = _mm512_add_epi32(lanes, _mm512_set1_epi32(static_cast<int32_t>(chunk.first_key() + i)));
+    const __m512i keys =
+        _mm512_add_epi32(lanes, _mm512_set1_epi32(static_cast<int32_t>(chunk.first_key() + i)));
     if (slope != 0.0f)
-      x = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(keys, _mm512_set1_epi32(static_cast<int32_t>(position)))), _mm512_set1_ps(slope), x);
-    const __mmask16 seen = _mm512_cmple_epi32_mask(keys, _mm512_set1_epi32(static_cast<int32_t>(position))) &
-                           _mm512_cmpge_epi32_mask(keys, _mm512_set1_epi32(static_cast<int32_t>(oldest)));
+      x = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(
+                              keys, _mm512_set1_epi32(static_cast<int32_t>(position)))),
+                          _mm512_set1_ps(slope), x);
+    const __mmask16 seen =
+        _mm512_cmple_epi32_mask(keys, _mm512_set1_epi32(static_cast<int32_t>(position))) &
+        _mm512_cmpge_epi32_mask(keys, _mm512_set1_epi32(static_cast<int32_t>(oldest)));
     // A blend, not a sum: whatever stands in unused slots, NaN included, has no influence.
     _mm512_storeu_ps(scores + i, _mm512_mask_blend_ps(seen, _mm512_set1_ps(kMinusInfinity), x));
   }
@@ -114,10 +135,12 @@ void finish_scores(const Tile& tile, const Chunk& chunk, int64_t tile_row, float
 // Whether all of these rows see all of these keys, and nothing else is to be done to their scores.
 bool needs_only_scale(const Tile& tile, const Chunk& chunk, int64_t num_rows) {
   const AttentionLayer& layer = tile.layer;
-  const int64_t first = tile.position(chunk.first_row), last = tile.position(chunk.first_row + num_rows - 1);
+  const int64_t first = tile.position(chunk.first_row),
+                last = tile.position(chunk.first_row + num_rows - 1);
   const int64_t lowest = std::min(first, last), highest = std::max(first, last);
-  return chunk.first_key() + chunk.num_keys() <= lowest + 1 && (layer.window == 0 || chunk.first_key() > highest - layer.window) && layer.softcap == 0.0f &&
-         layer.slopes == nullptr && layer.scale > 0.0f;
+  return chunk.first_key() + chunk.num_keys() <= lowest + 1 &&
+         (layer.window == 0 || chunk.first_key() > highest - layer.window) &&
+         layer.softcap == 0.0f && layer.slopes == nullptr && layer.scale > 0.0f;
 }
 
 inline float highest_score(const float* scores, int64_t num_keys) {
@@ -130,12 +153,14 @@ inline float highest_score(const float* scores, int64_t num_keys) {
 }
 
 // weights = 2 ^ (scores * factor - offset); returns their sum.
-inline float weigh_scores(const float* scores, bf16* weights, int64_t num_keys, float factor, float offset) {
+inline float weigh_scores(const float* scores, bf16* weights, int64_t num_keys, float factor,
+                          float offset) {
   const __m512 factors = _mm512_set1_ps(factor), offsets = _mm512_set1_ps(offset);
   __m512 low_total = _mm512_setzero_ps(), high_total = _mm512_setzero_ps();
   for (int64_t i = 0; i < num_keys; i += 32) {
     const __m512 low = exp2_ps(_mm512_fmsub_ps(_mm512_loadu_ps(scores + i), factors, offsets));
-    const __m512 high = exp2_ps(_mm512_fmsub_ps(_mm512_loadu_ps(scores + i + 16), factors, offsets));
+    const __m512 high =
+        exp2_ps(_mm512_fmsub_ps(_mm512_loadu_ps(scores + i + 16), factors, offsets));
     store_bf16(weights + i, low);
     store_bf16(weights + i + 16, high);
     low_total = _mm512_add_ps(low_total, low);
@@ -151,42 +176,54 @@ inline void softmax(const Tile& tile, const Chunk& chunk, float (&shrink)[16]) {
   const float scale = only_scale ? tile.layer.scale : 1.0f;
   float highest[16] = {}, offsets[16];
   for (int m = 0; m < M; ++m) {
-    if (!only_scale) finish_scores(tile, chunk, chunk.first_row + m, tile.scores + m * kChunkTokens);
+    if (!only_scale)
+      finish_scores(tile, chunk, chunk.first_row + m, tile.scores + m * kChunkTokens);
     highest[m] = highest_score(tile.scores + m * kChunkTokens, chunk.num_keys());
   }
   const __mmask16 rows = (1 << M) - 1;
   const __m512 lowest = _mm512_set1_ps(kMinusInfinity), log2_e = _mm512_set1_ps(kLog2E);
   const __m512 old = _mm512_maskz_loadu_ps(rows, tile.maxima + chunk.first_row);
-  const __m512 now = _mm512_max_ps(old, _mm512_mul_ps(_mm512_loadu_ps(highest), _mm512_set1_ps(scale)));
+  const __m512 now =
+      _mm512_max_ps(old, _mm512_mul_ps(_mm512_loadu_ps(highest), _mm512_set1_ps(scale)));
   // Nothing seen yet: all weights are zero, and the difference of two infinities must not be taken.
   const __m512 base = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(now, lowest, _CMP_NEQ_UQ), now);
   const __m512 factor = exp2_ps(_mm512_mul_ps(_mm512_sub_ps(old, base), log2_e));
   _mm512_mask_storeu_ps(tile.maxima + chunk.first_row, rows, now);
-  _mm512_mask_storeu_ps(tile.totals + chunk.first_row, rows, _mm512_mul_ps(_mm512_maskz_loadu_ps(rows, tile.totals + chunk.first_row), factor));
+  _mm512_mask_storeu_ps(
+      tile.totals + chunk.first_row, rows,
+      _mm512_mul_ps(_mm512_maskz_loadu_ps(rows, tile.totals + chunk.first_row), factor));
   _mm512_storeu_ps(shrink, factor);
   _mm512_storeu_ps(offsets, _mm512_mul_ps(base, log2_e));
   for (int m = 0; m < M; ++m)
-    tile.totals[chunk.first_row + m] += weigh_scores(tile.scores + m * kChunkTokens, tile.weights + m * kChunkTokens, chunk.num_keys(), scale * kLog2E, offsets[m]);
+    tile.totals[chunk.first_row + m] +=
+        weigh_scores(tile.scores + m * kChunkTokens, tile.weights + m * kChunkTokens,
+                     chunk.num_keys(), scale * kLog2E, offsets[m]);
 }
 
 // The weighted values of P panels from `column` on.
 template <int M, int P>
-inline void weigh_columns(const Tile& tile, const Chunk& chunk, int64_t column, const float (&shrink)[16]) {
+inline void weigh_columns(const Tile& tile, const Chunk& chunk, int64_t column,
+                          const float (&shrink)[16]) {
   __m512 sums[M][2 * P];
   float* target = tile.sums + chunk.first_row * tile.value_dim + column;
   for (int m = 0; m < M; ++m)
-    for (int z = 0; z < 2 * P; ++z) sums[m][z] = _mm512_mul_ps(_mm512_loadu_ps(target + m * tile.value_dim + z * 16), _mm512_set1_ps(shrink[m]));
+    for (int z = 0; z < 2 * P; ++z)
+      sums[m][z] = _mm512_mul_ps(_mm512_loadu_ps(target + m * tile.value_dim + z * 16),
+                                 _mm512_set1_ps(shrink[m]));
   for (int64_t b = 0; b < chunk.num_blocks; ++b) {
     const bf16 *panels[P], *next[P] = {};
     const int64_t next_block = chunk.first_block + kChunkBlocks + b;
     for (int p = 0; p < P; ++p) {
       panels[p] = tile.values(chunk.first_block + b) + (column + p * kPanelColumns) * kBlockTokens;
-      if (chunk.fetch && next_block < tile.piece.end_block) next[p] = tile.keys(next_block) + (column + p * kPanelColumns) * kBlockTokens;
+      if (chunk.fetch && next_block < tile.piece.end_block)
+        next[p] = tile.keys(next_block) + (column + p * kPanelColumns) * kBlockTokens;
     }
-    multiply<M, 2 * P>(tile.weights + b * kBlockTokens, kChunkTokens, panels, kBlockTokens / 2, sums, next);
+    multiply<M, 2 * P>(tile.weights + b * kBlockTokens, kChunkTokens, panels, kBlockTokens / 2,
+                       sums, next);
   }
   for (int m = 0; m < M; ++m)
-    for (int z = 0; z < 2 * P; ++z) _mm512_storeu_ps(target + m * tile.value_dim + z * 16, sums[m][z]);
+    for (int z = 0; z < 2 * P; ++z)
+      _mm512_storeu_ps(target + m * tile.value_dim + z * 16, sums[m][z]);
 }
 
 template <int M>
@@ -199,22 +236,27 @@ void chunk_rows(const Tile& tile, const Chunk& chunk) {
   softmax<M>(tile, chunk, shrink);
   int64_t column = 0;
   if constexpr (M <= kWideTile)
-    for (; column + 2 * kPanelColumns <= tile.value_dim; column += 2 * kPanelColumns) weigh_columns<M, 2>(tile, chunk, column, shrink);
-  for (; column < tile.value_dim; column += kPanelColumns) weigh_columns<M, 1>(tile, chunk, column, shrink);
+    for (; column + 2 * kPanelColumns <= tile.value_dim; column += 2 * kPanelColumns)
+      weigh_columns<M, 2>(tile, chunk, column, shrink);
+  for (; column < tile.value_dim; column += kPanelColumns)
+    weigh_columns<M, 1>(tile, chunk, column, shrink);
 }
 
 using ChunkFunction = void (*)(const Tile&, const Chunk&);
 constexpr ChunkFunction kChunks[kMaxTile + 1] = {
-    nullptr,       chunk_rows<1>, chunk_rows<2>, chunk_rows<3>,  chunk_rows<4>,  chunk_rows<5>,  chunk_rows<6>,
-    chunk_rows<7>, chunk_rows<8>, chunk_rows<9>, chunk_rows<10>, chunk_rows<11>, chunk_rows<12>,
+    nullptr,        chunk_rows<1>,  chunk_rows<2>,  chunk_rows<3>, chunk_rows<4>,
+    chunk_rows<5>,  chunk_rows<6>,  chunk_rows<7>,  chunk_rows<8>, chunk_rows<9>,
+    chunk_rows<10>, chunk_rows<11>, chunk_rows<12>,
 };
 
 void attend(const Tile& tile) {
-  for (int64_t block = tile.piece.first_block; block < tile.piece.end_block; block += kChunkBlocks) {
+  for (int64_t block = tile.piece.first_block; block < tile.piece.end_block;
+       block += kChunkBlocks) {
     for (int64_t row = 0; row < tile.num_rows(); row += kMaxTile) {
       const int64_t height = std::min<int64_t>(kMaxTile, tile.num_rows() - row);
       // Blocks behind the last of these rows are seen by rows further down only.
-      const int64_t end = std::min<int64_t>(tile.piece.end_block, tile.position(row + height - 1) / kBlockTokens + 1);
+      const int64_t end = std::min<int64_t>(tile.piece.end_block,
+                                            tile.position(row + height - 1) / kBlockTokens + 1);
       const int64_t num_blocks = std::min(kChunkBlocks, end - block);
       if (num_blocks > 0) kChunks[height](tile, {row, block, num_blocks, row == 0});
     }
@@ -222,20 +264,25 @@ void attend(const Tile& tile) {
 }
 
 // A head's result as bf16.
-void store_head(const Tile& tile, const float* sums, float total, int64_t token, int64_t head, bf16* target) {
+void store_head(const Tile& tile, const float* sums, float total, int64_t token, int64_t head,
+                bf16* target) {
   const __m512 factor = _mm512_set1_ps(1.0f / total);
-  bf16* out = target + token * round_up(tile.layer.num_heads * tile.dim, kPanelColumns) + head * tile.dim;
+  bf16* out =
+      target + token * round_up(tile.layer.num_heads * tile.dim, kPanelColumns) + head * tile.dim;
   for (int64_t d = 0; d < tile.dim; d += 16) {
     const int64_t left = tile.dim - d;
     const __mmask16 mask = left >= 16 ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
-    _mm256_mask_storeu_epi16(out + d, mask, (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(_mm512_loadu_ps(sums + d), factor)));
+    _mm256_mask_storeu_epi16(
+        out + d, mask,
+        (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(_mm512_loadu_ps(sums + d), factor)));
   }
 }
 
 void save_partial(const Tile& tile, const AttentionPlan& plan) {
   for (int64_t r = 0; r < tile.num_rows(); ++r) {
     float* partial = plan.partial(tile.piece.first_record + r / tile.group, tile.head(r));
-    std::memcpy(partial, tile.sums + r * tile.value_dim, static_cast<size_t>(tile.value_dim) * sizeof(float));
+    std::memcpy(partial, tile.sums + r * tile.value_dim,
+                static_cast<size_t>(tile.value_dim) * sizeof(float));
     partial[tile.value_dim] = tile.maxima[r];
     partial[tile.value_dim + 1] = tile.totals[r];
   }
@@ -245,7 +292,8 @@ void save_partial(const Tile& tile, const AttentionPlan& plan) {
 void merge(const Tile& tile, const AttentionPlan& plan, int64_t token, int64_t head, bf16* target) {
   const float* sinks = tile.layer.sinks;
   float maximum = sinks == nullptr ? kMinusInfinity : sinks[head];
-  for (int32_t record = plan.first_record(token); record >= 0; record = plan.next_record(record)) maximum = std::max(maximum, plan.partial(record, head)[tile.value_dim]);
+  for (int32_t record = plan.first_record(token); record >= 0; record = plan.next_record(record))
+    maximum = std::max(maximum, plan.partial(record, head)[tile.value_dim]);
   float total = sinks == nullptr ? 0.0f : std::exp(sinks[head] - maximum);
   std::memset(tile.sums, 0, static_cast<size_t>(tile.value_dim) * sizeof(float));
   for (int32_t record = plan.first_record(token); record >= 0; record = plan.next_record(record)) {
@@ -259,35 +307,53 @@ void merge(const Tile& tile, const AttentionPlan& plan, int64_t token, int64_t h
 
 }  // namespace
 
-int64_t attention_tile_queries(const AttentionLayer& layer) { return std::max<int64_t>(1, tile_rows(layer) / group_of(layer)); }
+int64_t attention_tile_queries(const AttentionLayer& layer) {
+  return std::max<int64_t>(1, tile_rows(layer) / group_of(layer));
+}
 
 int64_t attention_scratch_floats(const AttentionLayer& layer) {
   const int64_t rows = max_rows(layer), value_dim = round_up(layer.head_dim, kPanelColumns);
-  return round_up(rows * layer.head_dim / 2 + 1, 16) + kMaxTile * kChunkTokens * 2 + rows * value_dim + 2 * round_up(rows, 16);
+  return round_up(rows * layer.head_dim / 2 + 1, 16) + kMaxTile * kChunkTokens * 2 +
+         rows * value_dim + 2 * round_up(rows, 16);
 }
 
-void run_attention(const Op& op, const Batch& batch, const AttentionPlan& plan, int64_t share, float* scratch) {
+void run_attention(const Op& op, const Batch& batch, const AttentionPlan& plan, int64_t share,
+                   float* scratch) {
   const AttentionLayer& layer = *op.attention;
-  const int64_t rows = max_rows(layer), dim = layer.head_dim, value_dim = round_up(dim, kPanelColumns);
+  const int64_t rows = max_rows(layer), dim = layer.head_dim,
+                value_dim = round_up(dim, kPanelColumns);
   float* scores = scratch + round_up(rows * dim / 2 + 1, 16);
   float* weights = scores + kMaxTile * kChunkTokens;
   float* sums = weights + kMaxTile * kChunkTokens;
   float* maxima = sums + rows * value_dim;
   const AttentionPiece& piece = plan.piece(share);
-  const Tile tile{layer, batch, piece, plan.kv_head(share), group_of(layer), dim, value_dim, reinterpret_cast<bf16*>(scratch), scores,
-                  reinterpret_cast<bf16*>(weights), sums, maxima, maxima + round_up(rows, 16)};
+  const Tile tile{layer,
+                  batch,
+                  piece,
+                  plan.kv_head(share),
+                  group_of(layer),
+                  dim,
+                  value_dim,
+                  reinterpret_cast<bf16*>(scratch),
+                  scores,
+                  reinterpret_cast<bf16*>(weights),
+                  sums,
+                  maxima,
+                  maxima + round_up(rows, 16)};
   auto* target = static_cast<bf16*>(op.target);
   const bool complete = piece.first_record < 0;
   begin(tile, static_cast<const bf16*>(op.source), complete ? layer.sinks : nullptr);
   attend(tile);
   if (complete) {
-    for (int64_t r = 0; r < tile.num_rows(); ++r) store_head(tile, sums + r * value_dim, tile.totals[r], tile.token(r), tile.head(r), target);
+    for (int64_t r = 0; r < tile.num_rows(); ++r)
+      store_head(tile, sums + r * value_dim, tile.totals[r], tile.token(r), tile.head(r), target);
     return;
   }
   save_partial(tile, plan);
   for (int64_t token = piece.first_token; token < piece.first_token + piece.num_tokens; ++token)
     if (plan.is_last(token, tile.kv_head))
-      for (int64_t head = 0; head < tile.group; ++head) merge(tile, plan, token, tile.kv_head * tile.group + head, target);
+      for (int64_t head = 0; head < tile.group; ++head)
+        merge(tile, plan, token, tile.kv_head * tile.group + head, target);
 }
 
 }  // namespace tgi

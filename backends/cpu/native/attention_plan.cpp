@@ -9,22 +9,30 @@ constexpr int32_t kSegmentBlocks = 8;
 constexpr int64_t kFewQueries = 8;  // a row of more is a prompt, which has enough tiles
 constexpr int32_t kUndecided = 0, kNone = -1;
 
-int64_t num_queries(const Batch& batch, int64_t row) { return batch.query_starts[row + 1] - batch.query_starts[row]; }
+int64_t num_queries(const Batch& batch, int64_t row) {
+  return batch.query_starts[row + 1] - batch.query_starts[row];
+}
 
-int32_t num_blocks(const Batch& batch, int64_t row) { return static_cast<int32_t>((batch.context_lens[row] + kBlockTokens - 1) / kBlockTokens); }
+int32_t num_blocks(const Batch& batch, int64_t row) {
+  return static_cast<int32_t>((batch.context_lens[row] + kBlockTokens - 1) / kBlockTokens);
+}
 
-// How many segments two rows have in common from the beginning, not counting the one with their last blocks.
+// How many segments two rows have in common from the beginning, not counting the one with their
+// last blocks.
 int32_t num_common_segments(const Batch& batch, int64_t row, int64_t other) {
   const int32_t* left = batch.block_tables + row * batch.max_blocks;
   const int32_t* right = batch.block_tables + other * batch.max_blocks;
   const int32_t limit = std::min(num_blocks(batch, row), num_blocks(batch, other)) - 1;
-  return static_cast<int32_t>(std::mismatch(left, left + limit, right).first - left) / kSegmentBlocks;
+  return static_cast<int32_t>(std::mismatch(left, left + limit, right).first - left) /
+         kSegmentBlocks;
 }
 
-// Rows of one query from `row` on that begin with the same segments: how many rows, and how many segments.
+// Rows of one query from `row` on that begin with the same segments: how many rows, and how many
+// segments.
 struct Shared {
   Shared(const Batch& batch, int64_t row, int64_t max_rows) {
-    for (int64_t other = row + 1; num_rows < max_rows && other < batch.num_rows && num_queries(batch, other) == 1; ++other) {
+    for (int64_t other = row + 1;
+         num_rows < max_rows && other < batch.num_rows && num_queries(batch, other) == 1; ++other) {
       const int32_t common = num_common_segments(batch, row, other);
       // Who has little in common with the rows so far would leave them with little to share.
       if (common == 0 || 2 * common < segments) break;
@@ -53,18 +61,26 @@ AttentionPlan::AttentionPlan(const AttentionLayer& layer, const Batch& batch, in
       end = row + shared.num_rows;
       shared_blocks = shared.segments * kSegmentBlocks;
     }
-    if (shared_blocks > 0) add_segments({static_cast<int32_t>(row), batch.query_starts[row], static_cast<int32_t>(end - row), 0, shared_blocks, kUndecided});
+    if (shared_blocks > 0)
+      add_segments({static_cast<int32_t>(row), batch.query_starts[row],
+                    static_cast<int32_t>(end - row), 0, shared_blocks, kUndecided});
     for (int64_t own = row; own < end; ++own) add_row(batch, own, tile_queries, shared_blocks);
   }
   connect(batch);
-  // Large pieces first, so that the threads end together; those of one row stay together, whose keys they share.
-  std::stable_sort(pieces_.begin(), pieces_.end(), [](const AttentionPiece& a, const AttentionPiece& b) { return a.num_tokens > b.num_tokens; });
+  // Large pieces first, so that the threads end together; those of one row stay together, whose
+  // keys they share.
+  std::stable_sort(
+      pieces_.begin(), pieces_.end(),
+      [](const AttentionPiece& a, const AttentionPiece& b) { return a.num_tokens > b.num_tokens; });
 }
 
-// The keys of a row from `first_block` on. The last tiles of a prompt see the longest context and go first.
-void AttentionPlan::add_row(const Batch& batch, int64_t row, int64_t tile_queries, int32_t first_block) {
+// The keys of a row from `first_block` on. The last tiles of a prompt see the longest context and
+// go first.
+void AttentionPlan::add_row(const Batch& batch, int64_t row, int64_t tile_queries,
+                            int32_t first_block) {
   const int64_t count = num_queries(batch, row), start = batch.context_lens[row] - count;
-  for (int64_t first = (count - 1) / tile_queries * tile_queries; first >= 0; first -= tile_queries) {
+  for (int64_t first = (count - 1) / tile_queries * tile_queries; first >= 0;
+       first -= tile_queries) {
     const int64_t size = std::min(tile_queries, count - first);
     const int64_t oldest = window_ > 0 ? std::max<int64_t>(0, start + first - window_ + 1) : 0;
     const AttentionPiece piece{static_cast<int32_t>(row),
@@ -82,7 +98,8 @@ void AttentionPlan::add_row(const Batch& batch, int64_t row, int64_t tile_querie
 
 // The piece, cut where segments begin.
 void AttentionPlan::add_segments(AttentionPiece piece) {
-  for (const int32_t end = piece.end_block; piece.first_block < end; piece.first_block = piece.end_block) {
+  for (const int32_t end = piece.end_block; piece.first_block < end;
+       piece.first_block = piece.end_block) {
     piece.end_block = std::min(end, (piece.first_block / kSegmentBlocks + 1) * kSegmentBlocks);
     pieces_.push_back(piece);
   }
@@ -92,10 +109,12 @@ void AttentionPlan::add_segments(AttentionPiece piece) {
 void AttentionPlan::connect(const Batch& batch) {
   num_parts_.assign(static_cast<size_t>(batch.num_tokens), 0);
   for (const AttentionPiece& piece : pieces_)
-    for (int32_t i = 0; i < piece.num_tokens; ++i) ++num_parts_[static_cast<size_t>(piece.first_token + i)];
+    for (int32_t i = 0; i < piece.num_tokens; ++i)
+      ++num_parts_[static_cast<size_t>(piece.first_token + i)];
   first_record_.assign(static_cast<size_t>(batch.num_tokens), kNone);
   for (AttentionPiece& piece : pieces_) {
-    // All tokens of a piece are in several, or none is: tiles are cut as a whole, and rows that share have their own last blocks.
+    // All tokens of a piece are in several, or none is: tiles are cut as a whole, and rows that
+    // share have their own last blocks.
     if (num_parts_[static_cast<size_t>(piece.first_token)] == 1) {
       piece.first_record = kNone;
       continue;
@@ -109,17 +128,22 @@ void AttentionPlan::connect(const Batch& batch) {
   }
   const size_t num_records = next_record_.size();
   if (num_records == 0) return;
-  partials_ = std::make_unique_for_overwrite<float[]>(num_records * static_cast<size_t>(num_heads_ * partial_floats_));
-  num_done_ = std::make_unique<std::atomic<int32_t>[]>(num_records * static_cast<size_t>(num_kv_heads_));
+  partials_ = std::make_unique_for_overwrite<float[]>(
+      num_records * static_cast<size_t>(num_heads_ * partial_floats_));
+  num_done_ =
+      std::make_unique<std::atomic<int32_t>[]>(num_records * static_cast<size_t>(num_kv_heads_));
 }
 
 bool AttentionPlan::fits(const AttentionLayer& layer) const {
-  return layer.num_heads == num_heads_ && layer.num_kv_heads == num_kv_heads_ && layer.head_dim == head_dim_ && layer.window == window_;
+  return layer.num_heads == num_heads_ && layer.num_kv_heads == num_kv_heads_ &&
+         layer.head_dim == head_dim_ && layer.window == window_;
 }
 
 bool AttentionPlan::is_last(int64_t token, int64_t kv_head) const {
-  std::atomic<int32_t>& done = num_done_[static_cast<size_t>(first_record(token) * num_kv_heads_ + kv_head)];
-  if (done.fetch_add(1, std::memory_order_acq_rel) + 1 < num_parts_[static_cast<size_t>(token)]) return false;
+  std::atomic<int32_t>& done =
+      num_done_[static_cast<size_t>(first_record(token) * num_kv_heads_ + kv_head)];
+  if (done.fetch_add(1, std::memory_order_acq_rel) + 1 < num_parts_[static_cast<size_t>(token)])
+    return false;
   done.store(0, std::memory_order_relaxed);
   return true;
 }

@@ -1,4 +1,5 @@
-// bf16 panels to compressed ones, once, after a checkpoint was read; and back, for many rows and for the embedding.
+// bf16 panels to compressed ones, once, after a checkpoint was read; and back, for many rows and
+// for the embedding.
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
 
 #include <algorithm>
@@ -10,12 +11,13 @@
 namespace tgi {
 namespace {
 
-constexpr int kWindow = kNumCodes - 1;  // exponents other than 0 that have a code
+constexpr int kWindow = kNumCodes - 1;     // exponents other than 0 that have a code
 constexpr int64_t kMaxOutlierShare = 256;  // one weight in so many
 
 int exponent_of(bf16 value) { return value >> 7 & 0xff; }
 
-// How often each exponent occurs. Four counts each: neighbours are often equal, and an increment would wait for the one before.
+// How often each exponent occurs. Four counts each: neighbours are often equal, and an increment
+// would wait for the one before.
 class Histogram {
  public:
   explicit Histogram(const bf16* values, int64_t count) {
@@ -53,36 +55,47 @@ Window best_window(const Histogram& histogram) {
 // One panel, its input pairs filled up to whole blocks.
 class PanelEncoder {
  public:
-  PanelEncoder(int first_exponent, std::vector<Outlier>& outliers) : before_first_(static_cast<char>(first_exponent - 1)), outliers_(outliers) {}
+  PanelEncoder(int first_exponent, std::vector<Outlier>& outliers)
+      : before_first_(static_cast<char>(first_exponent - 1)), outliers_(outliers) {}
 
   void encode(const bf16* pairs, int64_t num_blocks, uint8_t* target) {
     std::memset(target, 0, kLineBytes);
-    for (int code = 1; code < kNumCodes; ++code) target[code] = static_cast<uint8_t>(before_first_ + code);
+    for (int code = 1; code < kNumCodes; ++code)
+      target[code] = static_cast<uint8_t>(before_first_ + code);
     for (int64_t block = 0; block < num_blocks; ++block, pairs += 4 * kPanelColumns) {
       uint8_t* at = target + kLineBytes + block * kBlockBytes;
       const int64_t input = block * kBlockInputs;
-      const __m512i codes = encode_pair(pairs, input, at), next_codes = encode_pair(pairs + 2 * kPanelColumns, input + 2, at + kLineBytes);
-      _mm512_storeu_si512(at + 2 * kLineBytes, _mm512_or_si512(codes, _mm512_slli_epi16(next_codes, 4)));
+      const __m512i codes = encode_pair(pairs, input, at),
+                    next_codes = encode_pair(pairs + 2 * kPanelColumns, input + 2, at + kLineBytes);
+      _mm512_storeu_si512(at + 2 * kLineBytes,
+                          _mm512_or_si512(codes, _mm512_slli_epi16(next_codes, 4)));
     }
   }
 
  private:
   // Writes signs and mantissas; returns the codes.
   __m512i encode_pair(const bf16* pair, int64_t input, uint8_t* target) {
-    const __m512i left = _mm512_loadu_si512(pair), right = _mm512_loadu_si512(pair + 32), byte = _mm512_set1_epi16(0xff);
-    const __m512i low = _mm512_packus_epi16(_mm512_and_si512(left, byte), _mm512_and_si512(right, byte));
-    const __m512i high = _mm512_packus_epi16(_mm512_srli_epi16(left, 8), _mm512_srli_epi16(right, 8));
+    const __m512i left = _mm512_loadu_si512(pair), right = _mm512_loadu_si512(pair + 32),
+                  byte = _mm512_set1_epi16(0xff);
+    const __m512i low =
+        _mm512_packus_epi16(_mm512_and_si512(left, byte), _mm512_and_si512(right, byte));
+    const __m512i high =
+        _mm512_packus_epi16(_mm512_srli_epi16(left, 8), _mm512_srli_epi16(right, 8));
     const __m512i mantissa_mask = _mm512_set1_epi8(0x7f);
-    const __m512i exponent = _mm512_or_si512(_mm512_slli_epi16(_mm512_and_si512(high, mantissa_mask), 1),
-                                             _mm512_srli_epi16(_mm512_andnot_si512(mantissa_mask, low), 7));
+    const __m512i exponent =
+        _mm512_or_si512(_mm512_slli_epi16(_mm512_and_si512(high, mantissa_mask), 1),
+                        _mm512_srli_epi16(_mm512_andnot_si512(mantissa_mask, low), 7));
     const __m512i code = _mm512_sub_epi8(exponent, _mm512_set1_epi8(before_first_));
-    const __mmask64 in_window = _mm512_cmple_epu8_mask(_mm512_sub_epi8(code, _mm512_set1_epi8(1)), _mm512_set1_epi8(kWindow - 1));
+    const __mmask64 in_window = _mm512_cmple_epu8_mask(_mm512_sub_epi8(code, _mm512_set1_epi8(1)),
+                                                       _mm512_set1_epi8(kWindow - 1));
     const __mmask64 is_zero = _mm512_testn_epi8_mask(exponent, exponent);
-    const __m512i sign_mantissa = _mm512_ternarylogic_epi32(mantissa_mask, low, high, 0xca);  // a ? b : c
+    const __m512i sign_mantissa =
+        _mm512_ternarylogic_epi32(mantissa_mask, low, high, 0xca);  // a ? b : c
     _mm512_storeu_si512(target, _mm512_maskz_mov_epi8(in_window | is_zero, sign_mantissa));
     for (__mmask64 outside = ~(in_window | is_zero); outside != 0; outside &= outside - 1) {
       const int position = position_of(__builtin_ctzll(outside));
-      outliers_.push_back({static_cast<int32_t>(input + position % 2), static_cast<uint16_t>(position / 2), pair[position]});
+      outliers_.push_back({static_cast<int32_t>(input + position % 2),
+                           static_cast<uint16_t>(position / 2), pair[position]});
     }
     return _mm512_maskz_mov_epi8(in_window, code);
   }
@@ -93,7 +106,8 @@ class PanelEncoder {
 
 }  // namespace
 
-void decompress_panel(const CompressedWeight& weight, int64_t num_inputs, int64_t panel, bf16* target) {
+void decompress_panel(const CompressedWeight& weight, int64_t num_inputs, int64_t panel,
+                      bf16* target) {
   const uint8_t* source = weight.panels + panel * compressed_panel_bytes(num_inputs);
   const Decoder decoder(source);
   const uint8_t* block = source + kLineBytes;
@@ -108,7 +122,8 @@ void decompress_panel(const CompressedWeight& weight, int64_t num_inputs, int64_
   }
 }
 
-void decompress_column(const CompressedWeight& weight, int64_t num_inputs, int64_t column, float factor, float* target) {
+void decompress_column(const CompressedWeight& weight, int64_t num_inputs, int64_t column,
+                       float factor, float* target) {
   const int64_t panel = column / kPanelColumns;
   const auto place_in_panel = static_cast<int>(column % kPanelColumns);
   const uint8_t* source = weight.panels + panel * compressed_panel_bytes(num_inputs);
@@ -116,27 +131,36 @@ void decompress_column(const CompressedWeight& weight, int64_t num_inputs, int64
   const int place = place_in_panel % 16 / 4 * 16 + place_in_panel / 16 * 8 + place_in_panel % 4 * 2;
   for (int64_t input = 0; input < num_inputs; ++input) {
     const uint8_t* block = source + kLineBytes + input / kBlockInputs * kBlockBytes;
-    const auto pair = static_cast<int>(input % kBlockInputs / 2), at = place + static_cast<int>(input % 2);
-    const uint8_t sign_mantissa = block[pair * kLineBytes + at], exponent = source[block[2 * kLineBytes + at] >> 4 * pair & 0x0f];
-    target[input] = to_float(static_cast<bf16>((sign_mantissa & 0x80) << 8 | exponent << 7 | (sign_mantissa & 0x7f))) * factor;
+    const auto pair = static_cast<int>(input % kBlockInputs / 2),
+               at = place + static_cast<int>(input % 2);
+    const uint8_t sign_mantissa = block[pair * kLineBytes + at],
+                  exponent = source[block[2 * kLineBytes + at] >> 4 * pair & 0x0f];
+    target[input] = to_float(static_cast<bf16>((sign_mantissa & 0x80) << 8 | exponent << 7 |
+                                               (sign_mantissa & 0x7f))) *
+                    factor;
   }
   for (int32_t i = weight.outlier_starts[panel]; i < weight.outlier_starts[panel + 1]; ++i)
-    if (weight.outliers[i].column == place_in_panel) target[weight.outliers[i].input] = to_float(weight.outliers[i].value) * factor;
+    if (weight.outliers[i].column == place_in_panel)
+      target[weight.outliers[i].input] = to_float(weight.outliers[i].value) * factor;
 }
 
 }  // namespace tgi
 
 extern "C" {
 
-int64_t tgi_compressed_panel_bytes(int64_t num_inputs) { return tgi::compressed_panel_bytes(num_inputs); }
+int64_t tgi_compressed_panel_bytes(int64_t num_inputs) {
+  return tgi::compressed_panel_bytes(num_inputs);
+}
 
-// How many weights of `num_panels` bf16 panels would be outliers, or -1 if they are too many to be worth compressing. Finds the first
-// of the fifteen exponents of each panel, too.
-int64_t tgi_count_outliers(const uint16_t* panels, int64_t num_panels, int64_t num_inputs, uint8_t* first_exponents) {
+// How many weights of `num_panels` bf16 panels would be outliers, or -1 if they are too many to be
+// worth compressing. Finds the first of the fifteen exponents of each panel, too.
+int64_t tgi_count_outliers(const uint16_t* panels, int64_t num_panels, int64_t num_inputs,
+                           uint8_t* first_exponents) {
   const int64_t panel_size = (num_inputs + 1) / 2 * 2 * tgi::kPanelColumns;
   int64_t total = 0;
   for (int64_t panel = 0; panel < num_panels; ++panel) {
-    const tgi::Window window = tgi::best_window(tgi::Histogram(panels + panel * panel_size, panel_size));
+    const tgi::Window window =
+        tgi::best_window(tgi::Histogram(panels + panel * panel_size, panel_size));
     first_exponents[panel] = static_cast<uint8_t>(window.first);
     total += window.num_outliers;
   }
@@ -144,13 +168,17 @@ int64_t tgi_count_outliers(const uint16_t* panels, int64_t num_panels, int64_t n
 }
 
 // Compresses the panels with what `tgi_count_outliers` found. `target` may be where `panels` begin.
-void tgi_compress(const uint16_t* panels, int64_t num_panels, int64_t num_inputs, const uint8_t* first_exponents, uint8_t* target, tgi::Outlier* outliers,
+void tgi_compress(const uint16_t* panels, int64_t num_panels, int64_t num_inputs,
+                  const uint8_t* first_exponents, uint8_t* target, tgi::Outlier* outliers,
                   int32_t* outlier_starts) {
-  const int64_t panel_size = (num_inputs + 1) / 2 * 2 * tgi::kPanelColumns, num_blocks = (num_inputs + tgi::kBlockInputs - 1) / tgi::kBlockInputs;
-  std::vector<uint16_t> source(static_cast<size_t>(num_blocks * tgi::kBlockInputs * tgi::kPanelColumns));  // the filling stays zero
+  const int64_t panel_size = (num_inputs + 1) / 2 * 2 * tgi::kPanelColumns,
+                num_blocks = (num_inputs + tgi::kBlockInputs - 1) / tgi::kBlockInputs;
+  std::vector<uint16_t> source(static_cast<size_t>(num_blocks * tgi::kBlockInputs *
+                                                   tgi::kPanelColumns));  // the filling stays zero
   std::vector<tgi::Outlier> found;
   outlier_starts[0] = 0;
-  for (int64_t panel = 0; panel < num_panels; ++panel, target += tgi::compressed_panel_bytes(num_inputs)) {
+  for (int64_t panel = 0; panel < num_panels;
+       ++panel, target += tgi::compressed_panel_bytes(num_inputs)) {
     std::copy(panels + panel * panel_size, panels + (panel + 1) * panel_size, source.begin());
     tgi::PanelEncoder(first_exponents[panel], found).encode(source.data(), num_blocks, target);
     outlier_starts[panel + 1] = static_cast<int32_t>(found.size());

@@ -17,7 +17,8 @@ class Decoder {
   explicit Decoder(const uint8_t* panel) {
     const __m128i exponents = _mm_loadu_si128(reinterpret_cast<const __m128i*>(panel));
     // The lowest bit of an exponent is the highest of the weight's lower byte.
-    const __m128i low = _mm_and_si128(_mm_slli_epi16(exponents, 7), _mm_set1_epi8(static_cast<char>(0x80)));
+    const __m128i low =
+        _mm_and_si128(_mm_slli_epi16(exponents, 7), _mm_set1_epi8(static_cast<char>(0x80)));
     const __m128i high = _mm_and_si128(_mm_srli_epi16(exponents, 1), _mm_set1_epi8(0x7f));
     low_bytes_ = _mm512_broadcast_i32x4(low);
     high_bytes_ = _mm512_broadcast_i32x4(high);
@@ -27,10 +28,14 @@ class Decoder {
   template <int Part>
   Pair decode(const uint8_t* block) const {
     const __m512i codes = _mm512_loadu_si512(block + 2 * kLineBytes);
-    const __m512i code = _mm512_and_si512(Part == 0 ? codes : _mm512_srli_epi16(codes, 4), _mm512_set1_epi8(0x0f));
-    const __m512i sign_mantissa = _mm512_loadu_si512(block + Part * kLineBytes), mantissa_mask = _mm512_set1_epi8(0x7f);
-    const __m512i low = _mm512_ternarylogic_epi32(sign_mantissa, mantissa_mask, _mm512_shuffle_epi8(low_bytes_, code), 0xea);    // a & b | c
-    const __m512i high = _mm512_ternarylogic_epi32(sign_mantissa, mantissa_mask, _mm512_shuffle_epi8(high_bytes_, code), 0xba);  // a & ~b | c
+    const __m512i code =
+        _mm512_and_si512(Part == 0 ? codes : _mm512_srli_epi16(codes, 4), _mm512_set1_epi8(0x0f));
+    const __m512i sign_mantissa = _mm512_loadu_si512(block + Part * kLineBytes),
+                  mantissa_mask = _mm512_set1_epi8(0x7f);
+    const __m512i low = _mm512_ternarylogic_epi32(
+        sign_mantissa, mantissa_mask, _mm512_shuffle_epi8(low_bytes_, code), 0xea);  // a & b | c
+    const __m512i high = _mm512_ternarylogic_epi32(
+        sign_mantissa, mantissa_mask, _mm512_shuffle_epi8(high_bytes_, code), 0xba);  // a & ~b | c
     return {_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)};
   }
 
@@ -38,10 +43,12 @@ class Decoder {
   __m512i low_bytes_, high_bytes_;
 };
 
-constexpr int kAhead = 6144;  // bytes that are on their way from memory while earlier ones are decoded
+constexpr int kAhead =
+    6144;  // bytes that are on their way from memory while earlier ones are decoded
 
 inline void prefetch_block(const uint8_t* block) {
-  for (int64_t line = 0; line < kBlockBytes; line += kLineBytes) _mm_prefetch(reinterpret_cast<const char*>(block) + kAhead + line, _MM_HINT_T0);
+  for (int64_t line = 0; line < kBlockBytes; line += kLineBytes)
+    _mm_prefetch(reinterpret_cast<const char*>(block) + kAhead + line, _MM_HINT_T0);
 }
 
 // Where the weight of byte `place` of 64 stands among the 64 of a `Pair`, in 16 bits each.

@@ -11,7 +11,8 @@ struct Division {
   static constexpr int64_t kBlockBytes = 512 << 10;  // inputs that stay in the second-level cache
   static constexpr int64_t kMinBlockRows = 240;      // enough to be worth unpacking a panel for
   static constexpr int64_t kSharesPerThread = 12;
-  static constexpr int64_t kBlockSharesPerThread = 32;  // of several blocks of rows: large shares, of which a last one keeps others waiting
+  static constexpr int64_t kBlockSharesPerThread =
+      32;  // of several blocks of rows: large shares, of which a last one keeps others waiting
 
   Division(const Op& op, const Batch& batch, int num_threads) {
     num_panels = round_up(op.num_columns, kPanelColumns) / kPanelColumns;
@@ -41,7 +42,8 @@ struct Share {
   int64_t first_row, last_row, panel, panel_end;
 };
 
-// Multiplies the share's rows by one panel after the other, each unpacked into `scratch` by unpack(panel, target) for all of them.
+// Multiplies the share's rows by one panel after the other, each unpacked into `scratch` by
+// unpack(panel, target) for all of them.
 template <typename Unpack>
 inline void multiply_unpacked(const Op& op, const Share& share, float* scratch, Unpack&& unpack) {
   auto* unpacked = reinterpret_cast<bf16*>(scratch);

@@ -1,4 +1,5 @@
-// Everything between the matrix products that works on single rows: embedding, norms, residual sums, rotation, cache writes.
+// Everything between the matrix products that works on single rows: embedding, norms, residual
+// sums, rotation, cache writes.
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
 
 #include <algorithm>
@@ -21,13 +22,17 @@ inline void for_rows(int64_t share, const Batch& batch, Function&& function) {
   for (int64_t row = share * kShareRows; row < end; ++row) function(row);
 }
 
-inline __mmask16 mask_of(int64_t remaining) { return remaining >= 16 ? 0xffff : static_cast<__mmask16>((1u << remaining) - 1); }
+inline __mmask16 mask_of(int64_t remaining) {
+  return remaining >= 16 ? 0xffff : static_cast<__mmask16>((1u << remaining) - 1);
+}
 
 // Mean and reciprocal deviation; an rms norm has mean zero by definition.
-inline void moments(const float* x, int64_t size, bool centre, float epsilon, float* mean, float* scale) {
+inline void moments(const float* x, int64_t size, bool centre, float epsilon, float* mean,
+                    float* scale) {
   __m512 sum = _mm512_setzero_ps();
   if (centre)
-    for (int64_t i = 0; i < size; i += 16) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask_of(size - i), x + i));
+    for (int64_t i = 0; i < size; i += 16)
+      sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask_of(size - i), x + i));
   *mean = centre ? _mm512_reduce_add_ps(sum) / static_cast<float>(size) : 0.0f;
   const __m512 middle = _mm512_set1_ps(*mean);
   __m512 squares = _mm512_setzero_ps();
@@ -46,10 +51,13 @@ void norm_head(float* x, int64_t size, int kind, float epsilon, const float* wei
 }
 
 // target[i] = factor * input i of a column of packed panels.
-void read_column(const bf16* panels, int64_t num_inputs, int64_t column, float factor, float* target) {
+void read_column(const bf16* panels, int64_t num_inputs, int64_t column, float factor,
+                 float* target) {
   const int64_t pairs = (num_inputs + 1) / 2;
-  const bf16* panel = panels + column / kPanelColumns * pairs * 2 * kPanelColumns + column % kPanelColumns * 2;
-  for (int64_t i = 0; i < num_inputs; ++i) target[i] = to_float(panel[i / 2 * 2 * kPanelColumns + i % 2]) * factor;
+  const bf16* panel =
+      panels + column / kPanelColumns * pairs * 2 * kPanelColumns + column % kPanelColumns * 2;
+  for (int64_t i = 0; i < num_inputs; ++i)
+    target[i] = to_float(panel[i / 2 * 2 * kPanelColumns + i % 2]) * factor;
 }
 
 void rotate_neighbours(float* x, int half, const float* cosines, const float* sines) {
@@ -63,27 +71,33 @@ void rotate_neighbours(float* x, int half, const float* cosines, const float* si
 void rotate_halves(float* x, int half, const float* cosines, const float* sines) {
   for (int i = 0; i < half; i += 16) {
     const __mmask16 mask = mask_of(half - i);
-    const __m512 left = _mm512_maskz_loadu_ps(mask, x + i), right = _mm512_maskz_loadu_ps(mask, x + half + i);
-    const __m512 cosine = _mm512_maskz_loadu_ps(mask, cosines + i), sine = _mm512_maskz_loadu_ps(mask, sines + i);
+    const __m512 left = _mm512_maskz_loadu_ps(mask, x + i),
+                 right = _mm512_maskz_loadu_ps(mask, x + half + i);
+    const __m512 cosine = _mm512_maskz_loadu_ps(mask, cosines + i),
+                 sine = _mm512_maskz_loadu_ps(mask, sines + i);
     _mm512_mask_storeu_ps(x + i, mask, _mm512_fmsub_ps(left, cosine, _mm512_mul_ps(right, sine)));
-    _mm512_mask_storeu_ps(x + half + i, mask, _mm512_fmadd_ps(right, cosine, _mm512_mul_ps(left, sine)));
+    _mm512_mask_storeu_ps(x + half + i, mask,
+                          _mm512_fmadd_ps(right, cosine, _mm512_mul_ps(left, sine)));
   }
 }
 
 void round_to_bf16(const float* source, int64_t size, bf16* target) {
   for (int64_t i = 0; i < size; i += 16) {
     const __mmask16 mask = mask_of(size - i);
-    _mm256_mask_storeu_epi16(target + i, mask, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, source + i)));
+    _mm256_mask_storeu_epi16(target + i, mask,
+                             (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, source + i)));
   }
 }
 
 void write_key(bf16* keys, const bf16* key, int head_dim, int64_t offset) {
-  for (int d = 0; d < head_dim; d += 2) std::memcpy(keys + (d / 2 * kBlockTokens + offset) * 2, key + d, 2 * sizeof(bf16));
+  for (int d = 0; d < head_dim; d += 2)
+    std::memcpy(keys + (d / 2 * kBlockTokens + offset) * 2, key + d, 2 * sizeof(bf16));
 }
 
 // Where dimension d of a value stands among the panels of its block.
 inline int64_t value_index(int64_t d, int64_t offset) {
-  return d / kPanelColumns * kPanelColumns * kBlockTokens + offset / 2 * 2 * kPanelColumns + d % kPanelColumns * 2 + offset % 2;
+  return d / kPanelColumns * kPanelColumns * kBlockTokens + offset / 2 * 2 * kPanelColumns +
+         d % kPanelColumns * 2 + offset % 2;
 }
 
 void write_value(bf16* values, const bf16* value, int head_dim, int64_t offset) {
@@ -94,10 +108,11 @@ void write_value(bf16* values, const bf16* value, int head_dim, int64_t offset) 
   }
 }
 
-// Zeroes the values behind `offset`. What an earlier owner of the block left there is multiplied by weights of zero, and must
-// not be NaN.
+// Zeroes the values behind `offset`. What an earlier owner of the block left there is multiplied by
+// weights of zero, and must not be NaN.
 void clear_values_behind(bf16* values, int head_dim, int64_t offset) {
-  const int64_t panel_size = kPanelColumns * kBlockTokens, next_pair = (offset / 2 + 1) * 2 * kPanelColumns;
+  const int64_t panel_size = kPanelColumns * kBlockTokens,
+                next_pair = (offset / 2 + 1) * 2 * kPanelColumns;
   for (int64_t panel = 0; panel < round_up(head_dim, kPanelColumns); panel += kPanelColumns) {
     bf16* start = values + panel / kPanelColumns * panel_size;
     if (offset % 2 == 0)
@@ -106,15 +121,19 @@ void clear_values_behind(bf16* values, int head_dim, int64_t offset) {
   }
 }
 
-// Whether a row's last token must clear its block: one step after the other, a block is cleared once, when it is begun.
+// Whether a row's last token must clear its block: one step after the other, a block is cleared
+// once, when it is begun.
 inline bool begins_block(const Batch& batch, int64_t token, int64_t offset) {
-  const int32_t* next = std::upper_bound(batch.query_starts, batch.query_starts + batch.num_rows + 1, static_cast<int32_t>(token));
+  const int32_t* next = std::upper_bound(
+      batch.query_starts, batch.query_starts + batch.num_rows + 1, static_cast<int32_t>(token));
   return *next == token + 1 && (offset == 0 || *next - *(next - 1) > 1);
 }
 
 }  // namespace
 
-int64_t num_row_shares(const Batch& batch) { return (batch.num_tokens + kShareRows - 1) / kShareRows; }
+int64_t num_row_shares(const Batch& batch) {
+  return (batch.num_tokens + kShareRows - 1) / kShareRows;
+}
 
 void run_embed(const Op& op, const Batch& batch, int64_t share) {
   const int64_t stride = round_up(op.num_columns, kPanelColumns);
@@ -128,7 +147,8 @@ void run_embed(const Op& op, const Batch& batch, int64_t share) {
     else
       read_column(static_cast<const bf16*>(op.weight), op.num_columns, token, op.scale, target);
     if (op.positions != nullptr) {
-      const float* position = op.positions + (batch.positions[row] + op.position_offset) * op.num_columns;
+      const float* position =
+          op.positions + (batch.positions[row] + op.position_offset) * op.num_columns;
       for (int64_t i = 0; i < op.num_columns; ++i) target[i] += position[i];
     }
   });
@@ -163,26 +183,35 @@ void run_add(const Op& op, const Batch& batch, int64_t share) {
     const float* source = static_cast<const float*>(op.source) + row * stride;
     float* target = static_cast<float*>(op.target) + row * stride;
     for (int64_t i = 0; i < stride; i += 16)
-      _mm512_storeu_ps(target + i, _mm512_fmadd_ps(_mm512_loadu_ps(source + i), scale, _mm512_loadu_ps(target + i)));
+      _mm512_storeu_ps(target + i, _mm512_fmadd_ps(_mm512_loadu_ps(source + i), scale,
+                                                   _mm512_loadu_ps(target + i)));
   });
 }
 
-// Fused projections [T][heads + 2 kv heads][head_dim] to rotated queries (bf16, [T][heads][head_dim]) and the cache.
+// Fused projections [T][heads + 2 kv heads][head_dim] to rotated queries (bf16,
+// [T][heads][head_dim]) and the cache.
 void run_qkv(const Op& op, const Batch& batch, int64_t share) {
   const AttentionLayer& layer = *op.attention;
   const int dim = layer.head_dim, half = layer.rotary_dim / 2;
-  const int64_t source_stride = round_up(static_cast<int64_t>(layer.num_heads + 2 * layer.num_kv_heads) * dim, kPanelColumns);
-  const int64_t query_size = static_cast<int64_t>(layer.num_heads) * dim, target_stride = round_up(query_size, kPanelColumns);
+  const int64_t source_stride =
+      round_up(static_cast<int64_t>(layer.num_heads + 2 * layer.num_kv_heads) * dim, kPanelColumns);
+  const int64_t query_size = static_cast<int64_t>(layer.num_heads) * dim,
+                target_stride = round_up(query_size, kPanelColumns);
   const int64_t key_size = static_cast<int64_t>(dim) * kBlockTokens;
   const int64_t value_size = round_up(dim, kPanelColumns) * kBlockTokens;
   for_rows(share, batch, [&](int64_t row) {
     float* heads = static_cast<float*>(const_cast<void*>(op.source)) + row * source_stride;
-    const float* cosines = layer.cosines == nullptr ? nullptr : layer.cosines + batch.positions[row] * half;
-    const float* sines = layer.sines == nullptr ? nullptr : layer.sines + batch.positions[row] * half;
+    const float* cosines =
+        layer.cosines == nullptr ? nullptr : layer.cosines + batch.positions[row] * half;
+    const float* sines =
+        layer.sines == nullptr ? nullptr : layer.sines + batch.positions[row] * half;
     for (int head = 0; head < layer.num_heads + layer.num_kv_heads; ++head) {
       float* x = heads + static_cast<int64_t>(head) * dim;
-      if (layer.qk_norm_kind != 0) norm_head(x, dim, layer.qk_norm_kind, layer.qk_norm_epsilon, head < layer.num_heads ? layer.q_norm : layer.k_norm);
-      if (cosines != nullptr) (layer.interleaved ? rotate_neighbours : rotate_halves)(x, half, cosines, sines);
+      if (layer.qk_norm_kind != 0)
+        norm_head(x, dim, layer.qk_norm_kind, layer.qk_norm_epsilon,
+                  head < layer.num_heads ? layer.q_norm : layer.k_norm);
+      if (cosines != nullptr)
+        (layer.interleaved ? rotate_neighbours : rotate_halves)(x, half, cosines, sines);
     }
     round_to_bf16(heads, query_size, static_cast<bf16*>(op.target) + row * target_stride);
     const int64_t block = batch.slots[row] / kBlockTokens, offset = batch.slots[row] % kBlockTokens;

@@ -1,8 +1,9 @@
 // Matrix products of bf16 with f32 sums.
 //
-// A weight [columns][inputs] is packed in panels of 32 columns: [panel][input pair][32 columns][2 inputs], the operand order of
-// vdpbf16ps. One pass over a panel serves up to 12 rows from registers. A single row streams two panels at once, which keeps
-// enough loads in flight to reach the memory's bandwidth; many rows reuse a panel from the cache.
+// A weight [columns][inputs] is packed in panels of 32 columns: [panel][input pair][32 columns][2
+// inputs], the operand order of vdpbf16ps. One pass over a panel serves up to 12 rows from
+// registers. A single row streams two panels at once, which keeps enough loads in flight to reach
+// the memory's bandwidth; many rows reuse a panel from the cache.
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
 
 #include <algorithm>
@@ -15,7 +16,7 @@
 namespace tgi {
 namespace {
 
-constexpr int kWideTile = 6;          // up to here two panels go together
+constexpr int kWideTile = 6;  // up to here two panels go together
 
 // `P` panels from `panel` on for M rows from `row` on.
 template <int M, int P>
@@ -34,7 +35,8 @@ inline void tile(const Output& out, int64_t row, int64_t panel) {
     for (int z = 0; z < 2 * P; ++z) sums[m][z] = _mm512_setzero_ps();
   multiply<M, 2 * P>(rows, source_stride, panels, pairs, sums, next);
   for (int p = 0; p < P; ++p) {
-    if (op.compressed != nullptr) add_outliers<M, 2 * P>(*op.compressed, panel + p, rows, source_stride, 2 * p, sums);
+    if (op.compressed != nullptr)
+      add_outliers<M, 2 * P>(*op.compressed, panel + p, rows, source_stride, 2 * p, sums);
     store_panel<M, 2 * P>(out, row, panel + p, 2 * p, sums);
   }
 }
@@ -49,45 +51,65 @@ void panels_of_tile(const Output& out, int64_t row, int64_t first, int64_t last)
 
 using TileFunction = void (*)(const Output&, int64_t, int64_t, int64_t);
 constexpr TileFunction kTiles[kMaxTile + 1] = {
-    nullptr,           panels_of_tile<1>, panels_of_tile<2>, panels_of_tile<3>,  panels_of_tile<4>,  panels_of_tile<5>,  panels_of_tile<6>,
-    panels_of_tile<7>, panels_of_tile<8>, panels_of_tile<9>, panels_of_tile<10>, panels_of_tile<11>, panels_of_tile<12>,
+    nullptr,
+    panels_of_tile<1>,
+    panels_of_tile<2>,
+    panels_of_tile<3>,
+    panels_of_tile<4>,
+    panels_of_tile<5>,
+    panels_of_tile<6>,
+    panels_of_tile<7>,
+    panels_of_tile<8>,
+    panels_of_tile<9>,
+    panels_of_tile<10>,
+    panels_of_tile<11>,
+    panels_of_tile<12>,
 };
 
 // Rows [first, last) by panels [panel, panel_end).
 void block(const Output& out, int64_t first, int64_t last, int64_t panel, int64_t panel_end) {
   if (last - first <= kMaxTile) return kTiles[last - first](out, first, panel, panel_end);
-  for (; panel < panel_end; ++panel) for_tiles(first, last, [&](int64_t row, int64_t height) { kTiles[height](out, row, panel, panel + 1); });
+  for (; panel < panel_end; ++panel)
+    for_tiles(first, last,
+              [&](int64_t row, int64_t height) { kTiles[height](out, row, panel, panel + 1); });
 }
 
 }  // namespace
 
-int64_t num_linear_shares(const Op& op, const Batch& batch, int num_threads) { return Division(op, batch, num_threads).num_shares(); }
+int64_t num_linear_shares(const Op& op, const Batch& batch, int num_threads) {
+  return Division(op, batch, num_threads).num_shares();
+}
 
-void multiply_rows(const Op& op, const bf16* panels, int64_t first_row, int64_t last_row, int64_t panel, int64_t panel_end) {
+void multiply_rows(const Op& op, const bf16* panels, int64_t first_row, int64_t last_row,
+                   int64_t panel, int64_t panel_end) {
   block(Output(op, panels, panel), first_row, last_row, panel, panel_end);
 }
 
 void run_linear(const Op& op, const Batch& batch, int num_threads, int64_t share) {
   const Share part(Division(op, batch, num_threads), batch, share);
-  block(Output(op, static_cast<const bf16*>(op.weight), 0), part.first_row, part.last_row, part.panel, part.panel_end);
+  block(Output(op, static_cast<const bf16*>(op.weight), 0), part.first_row, part.last_row,
+        part.panel, part.panel_end);
 }
 
 }  // namespace tgi
 
 extern "C" {
 
-// Packs a row-major bf16 piece [rows][inputs] of a weight into its panels, as the columns from `first_column` and the inputs from
-// `first_input` (even) on. `total_inputs` is the weight's. With `gate_half` 0 or 1 the weight interleaves gate and up columns:
-// column i goes to (i / 16) * 32 + gate_half * 16 + i % 16; with -1 it stays.
-void tgi_pack(const uint16_t* piece, int64_t rows, int64_t inputs, uint16_t* target, int64_t total_inputs, int64_t first_column, int64_t first_input,
-              int32_t gate_half) {
+// Packs a row-major bf16 piece [rows][inputs] of a weight into its panels, as the columns from
+// `first_column` and the inputs from `first_input` (even) on. `total_inputs` is the weight's. With
+// `gate_half` 0 or 1 the weight interleaves gate and up columns: column i goes to (i / 16) * 32 +
+// gate_half * 16 + i % 16; with -1 it stays.
+void tgi_pack(const uint16_t* piece, int64_t rows, int64_t inputs, uint16_t* target,
+              int64_t total_inputs, int64_t first_column, int64_t first_input, int32_t gate_half) {
   const int64_t pair_size = 2 * tgi::kPanelColumns, panel_size = (total_inputs + 1) / 2 * pair_size;
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t at = first_column + row;
     const int64_t column = gate_half < 0 ? at : at / 16 * 32 + gate_half * 16 + at % 16;
-    uint16_t* panel = target + column / tgi::kPanelColumns * panel_size + first_input / 2 * pair_size + column % tgi::kPanelColumns * 2;
+    uint16_t* panel = target + column / tgi::kPanelColumns * panel_size +
+                      first_input / 2 * pair_size + column % tgi::kPanelColumns * 2;
     const uint16_t* values = piece + row * inputs;
-    for (int64_t pair = 0; pair < inputs / 2; ++pair) __builtin_memcpy(panel + pair * pair_size, values + 2 * pair, 2 * sizeof(uint16_t));
+    for (int64_t pair = 0; pair < inputs / 2; ++pair)
+      __builtin_memcpy(panel + pair * pair_size, values + 2 * pair, 2 * sizeof(uint16_t));
     if (inputs % 2 != 0) panel[inputs / 2 * pair_size] = values[inputs - 1];
   }
 }

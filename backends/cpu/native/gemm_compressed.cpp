@@ -1,8 +1,9 @@
 // Matrix products of bf16 with compressed weights.
 //
-// Reading weights bounds a step of few rows: they are decoded in registers on the way to the product, once for up to 12 rows. For many
-// rows a panel is unpacked to bf16 once for all of them. Either way outliers are added last, so that a row's sums are the same to the
-// last bit whatever rows stand beside it.
+// Reading weights bounds a step of few rows: they are decoded in registers on the way to the
+// product, once for up to 12 rows. For many rows a panel is unpacked to bf16 once for all of them.
+// Either way outliers are added last, so that a row's sums are the same to the last bit whatever
+// rows stand beside it.
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
 
 #include "compressed_codes.h"
@@ -16,7 +17,8 @@ namespace {
 constexpr int kMaxDecodedRows = 48;  // up to here every tile of rows decodes for itself
 
 template <int M>
-inline void multiply_pair(const bf16* rows, int64_t stride, const Pair& weights, __m512 (&sums)[M][2]) {
+inline void multiply_pair(const bf16* rows, int64_t stride, const Pair& weights,
+                          __m512 (&sums)[M][2]) {
   for (int m = 0; m < M; ++m) {
     const auto row = (__m512bh)broadcast_pair(rows + m * stride);
     sums[m][0] = _mm512_dpbf16_ps(sums[m][0], row, (__m512bh)weights.low);
@@ -45,20 +47,25 @@ void tile(const Output& out, int64_t row, int64_t panel) {
 }
 
 using TileFunction = void (*)(const Output&, int64_t, int64_t);
-constexpr TileFunction kTiles[kMaxTile + 1] = {nullptr, tile<1>, tile<2>, tile<3>, tile<4>,  tile<5>,  tile<6>,
-                                               tile<7>, tile<8>, tile<9>, tile<10>, tile<11>, tile<12>};
+constexpr TileFunction kTiles[kMaxTile + 1] = {nullptr,  tile<1>,  tile<2>, tile<3>, tile<4>,
+                                               tile<5>,  tile<6>,  tile<7>, tile<8>, tile<9>,
+                                               tile<10>, tile<11>, tile<12>};
 
 }  // namespace
 
-void run_compressed_linear(const Op& op, const Batch& batch, int num_threads, int64_t share, float* scratch) {
+void run_compressed_linear(const Op& op, const Batch& batch, int num_threads, int64_t share,
+                           float* scratch) {
   const Share part(Division(op, batch, num_threads), batch, share);
   if (batch.num_tokens <= kMaxDecodedRows) {
     const Output out(op, nullptr, 0);
     for (int64_t panel = part.panel; panel < part.panel_end; ++panel)
-      for_tiles(part.first_row, part.last_row, [&](int64_t row, int64_t height) { kTiles[height](out, row, panel); });
+      for_tiles(part.first_row, part.last_row,
+                [&](int64_t row, int64_t height) { kTiles[height](out, row, panel); });
     return;
   }
-  multiply_unpacked(op, part, scratch, [&](int64_t panel, bf16* target) { decompress_panel(*op.compressed, op.num_inputs, panel, target); });
+  multiply_unpacked(op, part, scratch, [&](int64_t panel, bf16* target) {
+    decompress_panel(*op.compressed, op.num_inputs, panel, target);
+  });
 }
 
 }  // namespace tgi
@@ -66,5 +73,7 @@ void run_compressed_linear(const Op& op, const Batch& batch, int num_threads, in
 extern "C" {
 
 // Floats of working memory that a thread needs for a linear over compressed weights.
-int64_t tgi_compressed_scratch_floats(int64_t num_inputs) { return tgi::round_up(num_inputs, tgi::kBlockInputs) * tgi::kPanelColumns / 2; }
+int64_t tgi_compressed_scratch_floats(int64_t num_inputs) {
+  return tgi::round_up(num_inputs, tgi::kBlockInputs) * tgi::kPanelColumns / 2;
+}
 }

@@ -1,8 +1,8 @@
 // Matrix products of bf16 with weights in codes of 8 or 4 bits.
 //
-// Few rows read the codes as they are: the rows become integers of 16 bits in two bytes, and byte products are exact. A group's
-// sum becomes a float with the scales of both sides. Many rows are bound by arithmetic: a panel is unpacked to bf16 once for all
-// of them.
+// Few rows read the codes as they are: the rows become integers of 16 bits in two bytes, and byte
+// products are exact. A group's sum becomes a float with the scales of both sides. Many rows are
+// bound by arithmetic: a panel is unpacked to bf16 once for all of them.
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma")
 
 #include <algorithm>
@@ -15,16 +15,18 @@
 namespace tgi {
 namespace {
 
-constexpr int kMaxIntegerRows = 8;   // up to here the byte products are faster
+constexpr int kMaxIntegerRows = 8;  // up to here the byte products are faster
 
-// Bytes that are on their way from memory while earlier ones are multiplied, divided among the Z streams that are read at once.
-// Four streams with the little work of one or two rows keep enough loads in flight by themselves.
+// Bytes that are on their way from memory while earlier ones are multiplied, divided among the Z
+// streams that are read at once. Four streams with the little work of one or two rows keep enough
+// loads in flight by themselves.
 constexpr int kCodesAhead = 4096;
 constexpr int kScalesAhead = 512;
 
 template <int Z, typename T>
 inline void prefetch(const T* at, int bytes_ahead) {
-  if constexpr (Z < 4) _mm_prefetch(reinterpret_cast<const char*>(at) + bytes_ahead / Z, _MM_HINT_T0);
+  if constexpr (Z < 4)
+    _mm_prefetch(reinterpret_cast<const char*>(at) + bytes_ahead / Z, _MM_HINT_T0);
 }
 
 inline __m512i broadcast_word(const int8_t* word) {
@@ -44,7 +46,8 @@ inline __m512i unpack(const uint8_t* codes) {
 
 // high and low += the rows' bytes at `word` times Z vectors of codes.
 template <int M, int Z>
-inline void multiply_bytes(const IntegerRows& rows, int64_t word, const __m512i (&codes)[Z], __m512i (&high)[M][Z], __m512i (&low)[M][Z]) {
+inline void multiply_bytes(const IntegerRows& rows, int64_t word, const __m512i (&codes)[Z],
+                           __m512i (&high)[M][Z], __m512i (&low)[M][Z]) {
   for (int m = 0; m < M; ++m) {
     const int8_t* bytes = rows.bytes + m * rows.row_bytes + word * 8;
     const __m512i high_bytes = broadcast_word(bytes), low_bytes = broadcast_word(bytes + 4);
@@ -57,7 +60,10 @@ inline void multiply_bytes(const IntegerRows& rows, int64_t word, const __m512i 
 
 // sums[m][first + z] = rows x weights for M rows and Z half panels from `half_panel` on.
 template <int Bits, int M, int Z, int W>
-inline __attribute__((always_inline)) void multiply_groups(const QuantizedWeight& weight, const IntegerRows& rows, int64_t half_panel, int first, __m512 (&sums)[M][W]) {
+inline __attribute__((always_inline)) void multiply_groups(const QuantizedWeight& weight,
+                                                           const IntegerRows& rows,
+                                                           int64_t half_panel, int first,
+                                                           __m512 (&sums)[M][W]) {
   const int64_t groups = rows.num_groups, vectors = weight.group_vectors();
   constexpr int kParts = 8 / Bits;
   const uint8_t* codes = weight.codes + half_panel * groups * vectors * kVectorBytes;
@@ -70,31 +76,38 @@ inline __attribute__((always_inline)) void multiply_groups(const QuantizedWeight
       const __m512i offset = _mm512_set1_epi32(rows.offsets[m * groups + group]);
       for (int z = 0; z < Z; ++z) high[m][z] = _mm512_setzero_si512(), low[m][z] = offset;
     }
-    for (int z = 0; z < Z; ++z) prefetch<Z>(scales + (z * groups + group) * kHalfPanel, kScalesAhead);
+    for (int z = 0; z < Z; ++z)
+      prefetch<Z>(scales + (z * groups + group) * kHalfPanel, kScalesAhead);
     for (int64_t vector = 0; vector < vectors; ++vector) {
       const uint8_t* at = codes + (group * vectors + vector) * kVectorBytes;
       const int64_t word = (group * vectors + vector) * kParts;
-      for (int z = 0; z < Z; ++z) prefetch<Z>(at + z * groups * vectors * kVectorBytes, kCodesAhead);
+      for (int z = 0; z < Z; ++z)
+        prefetch<Z>(at + z * groups * vectors * kVectorBytes, kCodesAhead);
       __m512i part[Z];
-      for (int z = 0; z < Z; ++z) part[z] = unpack<Bits, 0>(at + z * groups * vectors * kVectorBytes);
+      for (int z = 0; z < Z; ++z)
+        part[z] = unpack<Bits, 0>(at + z * groups * vectors * kVectorBytes);
       multiply_bytes<M, Z>(rows, word, part, high, low);
       if constexpr (kParts == 2) {
-        for (int z = 0; z < Z; ++z) part[z] = unpack<Bits, 1>(at + z * groups * vectors * kVectorBytes);
+        for (int z = 0; z < Z; ++z)
+          part[z] = unpack<Bits, 1>(at + z * groups * vectors * kVectorBytes);
         multiply_bytes<M, Z>(rows, word + 1, part, high, low);
       }
     }
     for (int z = 0; z < Z; ++z) {
       const __m512 scale = load_bf16(scales + (z * groups + group) * kHalfPanel);
       for (int m = 0; m < M; ++m) {
-        const __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(low[m][z], _mm512_slli_epi32(high[m][z], 8)));
-        sums[m][first + z] = _mm512_fmadd_ps(sum, _mm512_mul_ps(scale, _mm512_set1_ps(rows.scales[m * groups + group])), sums[m][first + z]);
+        const __m512 sum =
+            _mm512_cvtepi32_ps(_mm512_add_epi32(low[m][z], _mm512_slli_epi32(high[m][z], 8)));
+        sums[m][first + z] = _mm512_fmadd_ps(
+            sum, _mm512_mul_ps(scale, _mm512_set1_ps(rows.scales[m * groups + group])),
+            sums[m][first + z]);
       }
     }
   }
 }
 
-// M rows by the panels [panel, panel_end). One or two rows wait for memory and take two panels together; from six on they fill the
-// registers with half a panel.
+// M rows by the panels [panel, panel_end). One or two rows wait for memory and take two panels
+// together; from six on they fill the registers with half a panel.
 template <int Bits, int M>
 void tile(const Output& out, const IntegerRows& rows, int64_t panel, int64_t panel_end) {
   const QuantizedWeight& weight = *out.op.quantized;
@@ -121,7 +134,8 @@ void tile(const Output& out, const IntegerRows& rows, int64_t panel, int64_t pan
 using TileFunction = void (*)(const Output&, const IntegerRows&, int64_t, int64_t);
 template <int Bits>
 constexpr TileFunction kTiles[kMaxIntegerRows + 1] = {
-    nullptr, tile<Bits, 1>, tile<Bits, 2>, tile<Bits, 3>, tile<Bits, 4>, tile<Bits, 5>, tile<Bits, 6>, tile<Bits, 7>, tile<Bits, 8>,
+    nullptr,       tile<Bits, 1>, tile<Bits, 2>, tile<Bits, 3>, tile<Bits, 4>,
+    tile<Bits, 5>, tile<Bits, 6>, tile<Bits, 7>, tile<Bits, 8>,
 };
 
 }  // namespace
@@ -135,10 +149,12 @@ void prepare_quantized_linear(const Op& op, const Batch& batch, float* scratch) 
   if (batch.num_tokens > kMaxIntegerRows) return;
   const QuantizedWeight& weight = *op.quantized;
   const IntegerRows rows(scratch, weight, op.num_inputs, batch.num_tokens);
-  quantize_rows(static_cast<const bf16*>(op.source), round_up(op.num_inputs, kPanelColumns), batch.num_tokens, weight.zero(), weight.group_size, rows);
+  quantize_rows(static_cast<const bf16*>(op.source), round_up(op.num_inputs, kPanelColumns),
+                batch.num_tokens, weight.zero(), weight.group_size, rows);
 }
 
-void run_quantized_linear(const Op& op, const Batch& batch, int num_threads, int64_t share, float* scratch) {
+void run_quantized_linear(const Op& op, const Batch& batch, int num_threads, int64_t share,
+                          float* scratch) {
   const Share part(Division(op, batch, num_threads), batch, share);
   if (batch.num_tokens <= kMaxIntegerRows) {
     const IntegerRows rows(scratch, *op.quantized, op.num_inputs, batch.num_tokens);
@@ -146,7 +162,9 @@ void run_quantized_linear(const Op& op, const Batch& batch, int num_threads, int
     tiles[batch.num_tokens](Output(op, nullptr, 0), rows, part.panel, part.panel_end);
     return;
   }
-  multiply_unpacked(op, part, scratch, [&](int64_t panel, bf16* target) { dequantize_panel(*op.quantized, op.num_inputs, panel, target); });
+  multiply_unpacked(op, part, scratch, [&](int64_t panel, bf16* target) {
+    dequantize_panel(*op.quantized, op.num_inputs, panel, target);
+  });
 }
 
 }  // namespace tgi
@@ -154,5 +172,7 @@ void run_quantized_linear(const Op& op, const Batch& batch, int num_threads, int
 extern "C" {
 
 // Floats of working memory that a thread needs for a linear over this weight.
-int64_t tgi_quantized_scratch_floats(const tgi::QuantizedWeight* weight, int64_t num_inputs) { return tgi::quantized_scratch_floats(*weight, num_inputs); }
+int64_t tgi_quantized_scratch_floats(const tgi::QuantizedWeight* weight, int64_t num_inputs) {
+  return tgi::quantized_scratch_floats(*weight, num_inputs);
+}
 }

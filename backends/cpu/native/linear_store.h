@@ -1,4 +1,5 @@
-// What a linear does with its sums: bias, scale, activation, and the store. Include only after the target pragma.
+// What a linear does with its sums: bias, scale, activation, and the store. Include only after the
+// target pragma.
 #pragma once
 
 #include "vector.h"
@@ -11,11 +12,13 @@ struct Output {
       : op(linear),
         panels(weights),
         first_panel(first_weight_panel),
-        stride(round_up(static_cast<Store>(linear.store) == Store::kGate ? linear.num_columns / 2 : linear.num_columns, kPanelColumns)),
+        stride(round_up(static_cast<Store>(linear.store) == Store::kGate ? linear.num_columns / 2
+                                                                         : linear.num_columns,
+                        kPanelColumns)),
         scale(_mm512_set1_ps(linear.scale)) {}
 
   const Op& op;
-  const bf16* panels;   // those from `first_panel` on
+  const bf16* panels;  // those from `first_panel` on
   int64_t first_panel;
   int64_t stride;  // of a target row
   __m512 scale;
@@ -23,7 +26,8 @@ struct Output {
 
 // The columns of panel `panel` for M rows from `row` on stand in sums[m][z0] and sums[m][z0 + 1].
 template <int M, int Z>
-static inline void store_panel(const Output& out, int64_t row, int64_t panel, int z0, const __m512 (&sums)[M][Z]) {
+static inline void store_panel(const Output& out, int64_t row, int64_t panel, int z0,
+                               const __m512 (&sums)[M][Z]) {
   const Op& op = out.op;
   const int64_t column = panel * kPanelColumns;
   __m512 low_bias = _mm512_setzero_ps(), high_bias = _mm512_setzero_ps();
@@ -45,7 +49,8 @@ static inline void store_panel(const Output& out, int64_t row, int64_t panel, in
       case Store::kAccumulate: {
         float* target = static_cast<float*>(op.target) + (row + m) * out.stride + column;
         _mm512_storeu_ps(target, _mm512_fmadd_ps(low, out.scale, _mm512_loadu_ps(target)));
-        _mm512_storeu_ps(target + 16, _mm512_fmadd_ps(high, out.scale, _mm512_loadu_ps(target + 16)));
+        _mm512_storeu_ps(target + 16,
+                         _mm512_fmadd_ps(high, out.scale, _mm512_loadu_ps(target + 16)));
         break;
       }
       case Store::kActivate: {

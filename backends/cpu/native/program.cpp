@@ -24,7 +24,11 @@ using tgi::Kind;
 class ProgramRun final : public tgi::Job {
  public:
   ProgramRun(const tgi::Op* ops, const tgi::Batch& batch, int num_threads, float* const* scratch)
-      : ops_(ops), batch_(batch), num_threads_(num_threads), scratch_(scratch), prepared_(static_cast<size_t>(num_threads), -1) {}
+      : ops_(ops),
+        batch_(batch),
+        num_threads_(num_threads),
+        scratch_(scratch),
+        prepared_(static_cast<size_t>(num_threads), -1) {}
 
   // How many shares an op has. Called for all ops, in order, before the run.
   int64_t num_shares(const tgi::Op& op) {
@@ -46,9 +50,11 @@ class ProgramRun final : public tgi::Job {
       case Kind::kNorm:
         return tgi::run_norm(op, batch_, share);
       case Kind::kLinear:
-        if (op.compressed != nullptr) return tgi::run_compressed_linear(op, batch_, num_threads_, share, scratch_[thread]);
+        if (op.compressed != nullptr)
+          return tgi::run_compressed_linear(op, batch_, num_threads_, share, scratch_[thread]);
         if (op.quantized == nullptr) return tgi::run_linear(op, batch_, num_threads_, share);
-        if (std::exchange(prepared_[static_cast<size_t>(thread)], stage) != stage) tgi::prepare_quantized_linear(op, batch_, scratch_[thread]);
+        if (std::exchange(prepared_[static_cast<size_t>(thread)], stage) != stage)
+          tgi::prepare_quantized_linear(op, batch_, scratch_[thread]);
         return tgi::run_quantized_linear(op, batch_, num_threads_, share, scratch_[thread]);
       case Kind::kQkv:
         return tgi::run_qkv(op, batch_, share);
@@ -78,8 +84,10 @@ class ProgramRun final : public tgi::Job {
 class Engine {
  public:
   Engine(int num_threads, int64_t max_ops, int64_t scratch_floats) : team_(num_threads, max_ops) {
-    const auto bytes = static_cast<size_t>(tgi::round_up(scratch_floats * static_cast<int64_t>(sizeof(float)), 64));
-    for (int i = 0; i < num_threads; ++i) scratch_.push_back(static_cast<float*>(std::aligned_alloc(64, bytes)));
+    const auto bytes = static_cast<size_t>(
+        tgi::round_up(scratch_floats * static_cast<int64_t>(sizeof(float)), 64));
+    for (int i = 0; i < num_threads; ++i)
+      scratch_.push_back(static_cast<float*>(std::aligned_alloc(64, bytes)));
   }
   ~Engine() {
     for (float* scratch : scratch_) std::free(scratch);
@@ -90,7 +98,8 @@ class Engine {
   void run(const tgi::Op* ops, int64_t num_ops, const tgi::Batch& batch) {
     ProgramRun program(ops, batch, team_.size(), scratch_.data());
     num_shares_.resize(static_cast<size_t>(num_ops));
-    std::transform(ops, ops + num_ops, num_shares_.begin(), [&](const tgi::Op& op) { return program.num_shares(op); });
+    std::transform(ops, ops + num_ops, num_shares_.begin(),
+                   [&](const tgi::Op& op) { return program.num_shares(op); });
     team_.run(program, num_ops, num_shares_.data());
   }
 
@@ -108,7 +117,9 @@ extern "C" {
 int32_t tgi_supported() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512dq");
 #else
   return 0;
 #endif
@@ -116,31 +127,51 @@ int32_t tgi_supported() {
 
 // Sizes of the records, so that the caller can check that it describes the same ones.
 int64_t tgi_record_size(int32_t record) {
-  const int64_t sizes[] = {sizeof(tgi::Op), sizeof(tgi::Batch), sizeof(tgi::AttentionLayer), sizeof(tgi::QuantizedWeight), sizeof(tgi::CompressedWeight), sizeof(tgi::SampleRow), sizeof(tgi::SampleResult), sizeof(tgi::TopToken)};
+  const int64_t sizes[] = {sizeof(tgi::Op),
+                           sizeof(tgi::Batch),
+                           sizeof(tgi::AttentionLayer),
+                           sizeof(tgi::QuantizedWeight),
+                           sizeof(tgi::CompressedWeight),
+                           sizeof(tgi::SampleRow),
+                           sizeof(tgi::SampleResult),
+                           sizeof(tgi::TopToken)};
   return sizes[record];
 }
 
-int64_t tgi_scratch_floats(const tgi::AttentionLayer* layer) { return tgi::attention_scratch_floats(*layer); }
+int64_t tgi_scratch_floats(const tgi::AttentionLayer* layer) {
+  return tgi::attention_scratch_floats(*layer);
+}
 
 // Threads and working memory for programs of up to `max_ops` operations.
-void* tgi_engine_create(int32_t num_threads, int64_t max_ops, int64_t scratch_floats) { return new Engine(num_threads, max_ops, scratch_floats); }
+void* tgi_engine_create(int32_t num_threads, int64_t max_ops, int64_t scratch_floats) {
+  return new Engine(num_threads, max_ops, scratch_floats);
+}
 
 void tgi_engine_destroy(void* engine) { delete static_cast<Engine*>(engine); }
 
-void tgi_run(void* engine, const tgi::Op* ops, int64_t num_ops, const tgi::Batch* batch) { static_cast<Engine*>(engine)->run(ops, num_ops, *batch); }
-
-// Rounds rows of f32 to bf16; strides in elements.
-void tgi_round_rows(const float* source, int64_t source_stride, int64_t num_rows, int64_t num_columns, tgi::bf16* target, int64_t target_stride) {
-  for (int64_t row = 0; row < num_rows; ++row) tgi::round_row(source + row * source_stride, num_columns, target + row * target_stride);
+void tgi_run(void* engine, const tgi::Op* ops, int64_t num_ops, const tgi::Batch* batch) {
+  static_cast<Engine*>(engine)->run(ops, num_ops, *batch);
 }
 
-void* tgi_sampler_create(int64_t vocab_size, int32_t num_threads) { return new tgi::Sampler(vocab_size, num_threads); }
+// Rounds rows of f32 to bf16; strides in elements.
+void tgi_round_rows(const float* source, int64_t source_stride, int64_t num_rows,
+                    int64_t num_columns, tgi::bf16* target, int64_t target_stride) {
+  for (int64_t row = 0; row < num_rows; ++row)
+    tgi::round_row(source + row * source_stride, num_columns, target + row * target_stride);
+}
+
+void* tgi_sampler_create(int64_t vocab_size, int32_t num_threads) {
+  return new tgi::Sampler(vocab_size, num_threads);
+}
 
 void tgi_sampler_destroy(void* sampler) { delete static_cast<tgi::Sampler*>(sampler); }
 
-// One result for each row of logits f32 [num_rows, vocab_size], whose rows are `stride` apart, by the threads of `engine`.
-void tgi_sample(void* engine, void* sampler, const float* logits, int64_t stride, const tgi::SampleRow* rows, int64_t num_rows, tgi::SampleResult* results) {
-  static_cast<tgi::Sampler*>(sampler)->sample(static_cast<Engine*>(engine)->team(), logits, stride, rows, num_rows, results);
+// One result for each row of logits f32 [num_rows, vocab_size], whose rows are `stride` apart, by
+// the threads of `engine`.
+void tgi_sample(void* engine, void* sampler, const float* logits, int64_t stride,
+                const tgi::SampleRow* rows, int64_t num_rows, tgi::SampleResult* results) {
+  static_cast<tgi::Sampler*>(sampler)->sample(static_cast<Engine*>(engine)->team(), logits, stride,
+                                              rows, num_rows, results);
 }
 
 // Writes the most likely tokens of the last call, of all its rows one after the other.
@@ -161,7 +192,8 @@ void tgi_release(void* memory, int64_t bytes) {
 #endif
 }
 
-// Asks for large pages: panels are streamed whole, and small pages would spend the bandwidth on address translation.
+// Asks for large pages: panels are streamed whole, and small pages would spend the bandwidth on
+// address translation.
 void tgi_advise_huge(void* memory, int64_t bytes) {
 #if defined(__linux__)
   madvise(memory, static_cast<size_t>(bytes), MADV_HUGEPAGE);

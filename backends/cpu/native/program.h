@@ -1,7 +1,8 @@
 // A model as a flat list of operations over prepared memory, run by a pool of threads.
 //
-// The caller owns all memory. Activations are row-major, one row per token, with a row stride rounded up to 32 columns whose
-// padding is zero. Matrix weights are packed in panels of 32 columns (see gemm.cpp). bf16 travels as its 16 bits.
+// The caller owns all memory. Activations are row-major, one row per token, with a row stride
+// rounded up to 32 columns whose padding is zero. Matrix weights are packed in panels of 32 columns
+// (see gemm.cpp). bf16 travels as its 16 bits.
 #pragma once
 
 #include <cstdint>
@@ -13,9 +14,18 @@ using bf16 = uint16_t;
 constexpr int64_t kPanelColumns = 32;  // columns of a weight panel
 constexpr int64_t kBlockTokens = 32;   // tokens of a cache block
 
-inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+inline int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
 
-enum class Kind : int32_t { kEmbed = 0, kNorm = 1, kLinear = 2, kQkv = 3, kAttention = 4, kAdd = 5 };
+enum class Kind : int32_t {
+  kEmbed = 0,
+  kNorm = 1,
+  kLinear = 2,
+  kQkv = 3,
+  kAttention = 4,
+  kAdd = 5
+};
 
 // What a linear does with its sums.
 enum class Store : int32_t {
@@ -67,12 +77,12 @@ struct Op {
 // One step. T tokens of R rows, concatenated.
 struct Batch {
   int64_t num_tokens, num_rows, max_blocks;
-  const int64_t* token_ids;      // [T]
-  const int64_t* positions;      // [T]
-  const int64_t* slots;          // [T] block * 32 + offset
-  const int32_t* query_starts;   // [R + 1]
-  const int32_t* context_lens;   // [R]
-  const int32_t* block_tables;   // [R][max_blocks]
+  const int64_t* token_ids;     // [T]
+  const int64_t* positions;     // [T]
+  const int64_t* slots;         // [T] block * 32 + offset
+  const int32_t* query_starts;  // [R + 1]
+  const int32_t* context_lens;  // [R]
+  const int32_t* block_tables;  // [R][max_blocks]
 };
 
 class AttentionPlan;  // attention_plan.h
@@ -87,20 +97,27 @@ void run_add(const Op& op, const Batch& batch, int64_t share);
 // The nearest bf16 of each number.
 void round_row(const float* source, int64_t size, bf16* target);
 
-int64_t num_linear_shares(const Op& op, const Batch& batch, int num_threads);  // whatever the weight is like
+int64_t num_linear_shares(const Op& op, const Batch& batch,
+                          int num_threads);  // whatever the weight is like
 void run_linear(const Op& op, const Batch& batch, int num_threads, int64_t share);
-// Rows [first_row, last_row) times the panels [panel, panel_end) of a linear; their weights stand at `panels` in bf16, but outliers.
-void multiply_rows(const Op& op, const bf16* panels, int64_t first_row, int64_t last_row, int64_t panel, int64_t panel_end);
+// Rows [first_row, last_row) times the panels [panel, panel_end) of a linear; their weights stand
+// at `panels` in bf16, but outliers.
+void multiply_rows(const Op& op, const bf16* panels, int64_t first_row, int64_t last_row,
+                   int64_t panel, int64_t panel_end);
 
-// The same for a quantized weight. Every thread calls `prepare` with its own scratch before its first share.
+// The same for a quantized weight. Every thread calls `prepare` with its own scratch before its
+// first share.
 void prepare_quantized_linear(const Op& op, const Batch& batch, float* scratch);
-void run_quantized_linear(const Op& op, const Batch& batch, int num_threads, int64_t share, float* scratch);
+void run_quantized_linear(const Op& op, const Batch& batch, int num_threads, int64_t share,
+                          float* scratch);
 
 // The same for a compressed one, which needs no preparation.
-void run_compressed_linear(const Op& op, const Batch& batch, int num_threads, int64_t share, float* scratch);
+void run_compressed_linear(const Op& op, const Batch& batch, int num_threads, int64_t share,
+                           float* scratch);
 
 int64_t attention_tile_queries(const AttentionLayer& layer);
 int64_t attention_scratch_floats(const AttentionLayer& layer);
-void run_attention(const Op& op, const Batch& batch, const AttentionPlan& plan, int64_t share, float* scratch);
+void run_attention(const Op& op, const Batch& batch, const AttentionPlan& plan, int64_t share,
+                   float* scratch);
 
 }  // namespace tgi

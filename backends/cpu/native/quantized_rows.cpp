@@ -1,4 +1,5 @@
-// Activations as integers of 16 bits: finer than the bfloat16 they come in, unless one of a group is 256 times its neighbours.
+// Activations as integers of 16 bits: finer than the bfloat16 they come in, unless one of a group
+// is 256 times its neighbours.
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
 
 #include "quantized.h"
@@ -7,7 +8,8 @@
 namespace tgi {
 namespace {
 
-constexpr float kMaxInteger = 32512.0f;  // its high byte still fits when the low one is rounded away
+constexpr float kMaxInteger =
+    32512.0f;  // its high byte still fits when the low one is rounded away
 constexpr float kMinMagnitude = 1e-30f;  // a group below is zero
 
 struct GroupScale {
@@ -19,8 +21,10 @@ GroupScale group_scale(const bf16* values, int64_t count) {
   __m512i greatest = _mm512_setzero_si512();
   for (int64_t i = 0; i < count; i += 16) {
     const auto mask = static_cast<__mmask16>(count - i >= 16 ? 0xffff : (1u << (count - i)) - 1);
-    const __m512i bits = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, values + i)), 17);
-    greatest = _mm512_max_epu32(greatest, bits);  // without the sign, as an integer: NaN is above infinity
+    const __m512i bits =
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, values + i)), 17);
+    greatest =
+        _mm512_max_epu32(greatest, bits);  // without the sign, as an integer: NaN is above infinity
   }
   const uint32_t bits = _mm512_reduce_max_epu32(greatest) >> 1;
   float magnitude;
@@ -29,39 +33,49 @@ GroupScale group_scale(const bf16* values, int64_t count) {
   return {magnitude / kMaxInteger, kMaxInteger / magnitude};
 }
 
-// Returns the sum of the integers. `words` takes a high and a low word of 4 bytes for every 4 values.
-int32_t quantize_group(const bf16* values, int64_t count, int64_t group_size, float inverse, int8_t* words) {
+// Returns the sum of the integers. `words` takes a high and a low word of 4 bytes for every 4
+// values.
+int32_t quantize_group(const bf16* values, int64_t count, int64_t group_size, float inverse,
+                       int8_t* words) {
   __m512i sum = _mm512_setzero_si512();
   for (int64_t i = 0; i < group_size; i += 16) {
     const int64_t left = count - i;
-    const auto mask = static_cast<__mmask16>(left >= 16 ? 0xffff : left <= 0 ? 0 : (1u << left) - 1);
-    const __m512 x = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, values + i)), 16));
+    const auto mask = static_cast<__mmask16>(left >= 16  ? 0xffff
+                                             : left <= 0 ? 0
+                                                         : (1u << left) - 1);
+    const __m512 x = _mm512_castsi512_ps(
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, values + i)), 16));
     const __m512i integers = _mm512_cvtps_epi32(_mm512_mul_ps(x, _mm512_set1_ps(inverse)));
     const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(integers, _mm512_set1_epi32(128)), 8);
     const __m512i low = _mm512_sub_epi32(integers, _mm512_slli_epi32(high, 8));
     sum = _mm512_add_epi32(sum, integers);
     const __m128i high_bytes = _mm512_cvtepi32_epi8(high), low_bytes = _mm512_cvtepi32_epi8(low);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(words + 2 * i), _mm_unpacklo_epi32(high_bytes, low_bytes));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(words + 2 * i + 16), _mm_unpackhi_epi32(high_bytes, low_bytes));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(words + 2 * i),
+                     _mm_unpacklo_epi32(high_bytes, low_bytes));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(words + 2 * i + 16),
+                     _mm_unpackhi_epi32(high_bytes, low_bytes));
   }
   return _mm512_reduce_add_epi32(sum);
 }
 
 }  // namespace
 
-IntegerRows::IntegerRows(float* scratch, const QuantizedWeight& weight, int64_t num_inputs, int64_t num_rows)
+IntegerRows::IntegerRows(float* scratch, const QuantizedWeight& weight, int64_t num_inputs,
+                         int64_t num_rows)
     : num_groups(weight.num_groups(num_inputs)),
       row_bytes(2 * num_groups * weight.group_size),
       scales(scratch),
       offsets(reinterpret_cast<int32_t*>(scratch + num_rows * num_groups)),
       bytes(reinterpret_cast<int8_t*>(scratch + round_up(2 * num_rows * num_groups, 16))) {}
 
-int64_t IntegerRows::scratch_floats(const QuantizedWeight& weight, int64_t num_inputs, int64_t num_rows) {
+int64_t IntegerRows::scratch_floats(const QuantizedWeight& weight, int64_t num_inputs,
+                                    int64_t num_rows) {
   const int64_t groups = weight.num_groups(num_inputs);
   return round_up(2 * num_rows * groups, 16) + num_rows * groups * weight.group_size / 2;
 }
 
-void quantize_rows(const bf16* rows, int64_t stride, int64_t num_rows, int32_t zero, int64_t group_size, const IntegerRows& target) {
+void quantize_rows(const bf16* rows, int64_t stride, int64_t num_rows, int32_t zero,
+                   int64_t group_size, const IntegerRows& target) {
   for (int64_t row = 0; row < num_rows; ++row) {
     for (int64_t group = 0; group < target.num_groups; ++group) {
       const int64_t first = group * group_size, at = row * target.num_groups + group;
@@ -69,7 +83,9 @@ void quantize_rows(const bf16* rows, int64_t stride, int64_t num_rows, int32_t z
       const bf16* values = rows + row * stride + first;
       const GroupScale scale = group_scale(values, count);
       target.scales[at] = scale.scale;
-      target.offsets[at] = -zero * quantize_group(values, count, group_size, scale.inverse, target.bytes + row * target.row_bytes + 2 * first);
+      target.offsets[at] =
+          -zero * quantize_group(values, count, group_size, scale.inverse,
+                                 target.bytes + row * target.row_bytes + 2 * first);
     }
   }
 }

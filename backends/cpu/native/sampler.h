@@ -1,7 +1,8 @@
 // Chooses one token for each row of logits, with the semantics of `core/tgi/backend/sampling.py`.
 //
-// Nothing is sorted whole. What a row keeps is found by bounds: maxima of small groups bound the k-th best score, and a bisection over
-// the scores finds where the mass of the best ones reaches a target; only what lies between the bounds is sorted.
+// Nothing is sorted whole. What a row keeps is found by bounds: maxima of small groups bound the
+// k-th best score, and a bisection over the scores finds where the mass of the best ones reaches a
+// target; only what lies between the bounds is sorted.
 #pragma once
 
 #include <cstdint>
@@ -23,14 +24,15 @@ struct SampleRow {
   const int32_t* bias_ids;   // [num_biases]
   const float* biases;
   int64_t num_biases;
-  const int32_t* context;  // [context_length] prompt and output ids; read only by watermark and penalties
+  const int32_t*
+      context;  // [context_length] prompt and output ids; read only by watermark and penalties
   int64_t context_length, num_prompt_tokens;
   double repetition_penalty, relative_frequency_penalty, frequency_penalty, presence_penalty;
   const uint32_t* mask;  // allowed tokens, lowest id in the lowest bit, or null
   double temperature;
-  int64_t top_k;                  // 0 = off
+  int64_t top_k;                   // 0 = off
   double top_p, typical_p, min_p;  // 1, 1, 0 = off
-  float draw;                     // in [0, 1)
+  float draw;                      // in [0, 1)
   int32_t greedy, has_penalties, logprobs, top_n, unused;
 };
 
@@ -54,10 +56,10 @@ struct SampleScratch {
     int32_t index;
   };
 
-  std::vector<float> scores;                    // [vocab_size] after penalties and mask
+  std::vector<float> scores;                      // [vocab_size] after penalties and mask
   std::vector<float> kept_scores, weights, keys;  // [vocab_size]
   std::vector<int32_t> kept_ids;
-  std::vector<float> maxima, selected;               // of groups; candidates for the k-th best
+  std::vector<float> maxima, selected;                 // of groups; candidates for the k-th best
   std::vector<int32_t> context_counts, output_counts;  // [vocab_size] zero between rows
   std::vector<Entry> entries;
 };
@@ -67,7 +69,8 @@ class Sampler final : public Job {
  public:
   Sampler(int64_t vocab_size, int num_threads);
 
-  void sample(Team& team, const float* logits, int64_t stride, const SampleRow* rows, int64_t num_rows, SampleResult* results);
+  void sample(Team& team, const float* logits, int64_t stride, const SampleRow* rows,
+              int64_t num_rows, SampleResult* results);
   void run_share(int64_t stage, int64_t share, int thread) override;
 
   // Of the row `row` of the last call: best first, equal ones by id.

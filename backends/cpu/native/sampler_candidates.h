@@ -1,4 +1,5 @@
-// The tokens a row may still choose, and the cuts that make them fewer. Include only after the target pragma.
+// The tokens a row may still choose, and the cuts that make them fewer. Include only after the
+// target pragma.
 #pragma once
 
 #include <algorithm>
@@ -15,18 +16,21 @@ struct Cut {
   int64_t num_ties;
 };
 
-// Where the best keys first hold `target` of the weights, best first and equal ones in their order. Weights fall about e-fold with
-// each `spread` that a key lies below the best.
-static inline Cut heaviest(const float* keys, const float* weights, int64_t size, double target, float spread, SampleScratch& scratch) {
+// Where the best keys first hold `target` of the weights, best first and equal ones in their order.
+// Weights fall about e-fold with each `spread` that a key lies below the best.
+static inline Cut heaviest(const float* keys, const float* weights, int64_t size, double target,
+                           float spread, SampleScratch& scratch) {
   constexpr int64_t kFewEnough = 256;
   constexpr int kMaxRounds = 24;  // only keys that are nearly all alike are still many then
   const float best = maximum_of(keys, size);
   // Invariant: keys from `high` on hold less than the target, keys from `low` on hold it.
-  float high = std::nextafter(best, std::numeric_limits<float>::infinity()), low = best - 40 * spread;
+  float high = std::nextafter(best, std::numeric_limits<float>::infinity()),
+        low = best - 40 * spread;
   double above = 0;
   int64_t num_above = 0, num_from_low = 0;
   if (mass_from(keys, weights, size, low, &num_from_low) < target) low = kCut, num_from_low = size;
-  for (int round = 0; round < kMaxRounds && low > kCut && num_from_low - num_above > kFewEnough; ++round) {
+  for (int round = 0; round < kMaxRounds && low > kCut && num_from_low - num_above > kFewEnough;
+       ++round) {
     const float middle = low + (high - low) / 2;
     int64_t count = 0;
     const double mass = mass_from(keys, weights, size, middle, &count);
@@ -40,13 +44,16 @@ static inline Cut heaviest(const float* keys, const float* weights, int64_t size
   const __m512 least = _mm512_set1_ps(low), most = _mm512_set1_ps(high);
   for (int64_t i = 0; i < size; i += 16) {
     const __m512 key = load_scores(keys + i, size - i);
-    uint32_t lanes = lanes_of(size - i) & _mm512_cmp_ps_mask(key, least, _CMP_GE_OQ) & _mm512_cmp_ps_mask(key, most, _CMP_LT_OQ);
+    uint32_t lanes = lanes_of(size - i) & _mm512_cmp_ps_mask(key, least, _CMP_GE_OQ) &
+                     _mm512_cmp_ps_mask(key, most, _CMP_LT_OQ);
     for (; lanes != 0; lanes &= lanes - 1) {
       const int64_t index = i + __builtin_ctz(lanes);
       entries.push_back({keys[index], weights[index], static_cast<int32_t>(index)});
     }
   }
-  std::sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.key != b.key ? a.key > b.key : a.index < b.index; });
+  std::sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) {
+    return a.key != b.key ? a.key > b.key : a.index < b.index;
+  });
   Cut cut{best, 0};
   for (const auto& entry : entries) {
     cut = {entry.key, entry.key == cut.key ? cut.num_ties + 1 : 1};
@@ -56,8 +63,8 @@ static inline Cut heaviest(const float* keys, const float* weights, int64_t size
   return cut;
 }
 
-// The `count`-th best score of x, 1 <= count <= size; kCut if fewer are above it. Of `count` groups each has a score as high as the
-// lowest of their maxima, so the groups below that need no look.
+// The `count`-th best score of x, 1 <= count <= size; kCut if fewer are above it. Of `count` groups
+// each has a score as high as the lowest of their maxima, so the groups below that need no look.
 static inline float kth_best(const float* x, int64_t size, int64_t count, SampleScratch& scratch) {
   std::vector<float>& selected = scratch.selected;
   const int64_t num_groups = (size + kGroup - 1) / kGroup;
@@ -66,7 +73,8 @@ static inline float kth_best(const float* x, int64_t size, int64_t count, Sample
     return heaviest(x, scratch.keys.data(), size, static_cast<double>(count), 1.0f, scratch).key;
   }
   selected.assign(scratch.maxima.begin(), scratch.maxima.begin() + num_groups);
-  std::nth_element(selected.begin(), selected.begin() + count - 1, selected.end(), std::greater<>());
+  std::nth_element(selected.begin(), selected.begin() + count - 1, selected.end(),
+                   std::greater<>());
   const float bound = selected[static_cast<size_t>(count - 1)];
   selected.clear();
   for (int64_t i = 0; i < size; ++i) {
@@ -77,14 +85,17 @@ static inline float kth_best(const float* x, int64_t size, int64_t count, Sample
     if (x[i] >= bound && x[i] > kCut) selected.push_back(x[i]);
   }
   if (static_cast<int64_t>(selected.size()) < count) return kCut;
-  std::nth_element(selected.begin(), selected.begin() + count - 1, selected.end(), std::greater<>());
+  std::nth_element(selected.begin(), selected.begin() + count - 1, selected.end(),
+                   std::greater<>());
   return selected[static_cast<size_t>(count - 1)];
 }
 
-// Scores in the order of ids, all of the vocabulary at first, with weights e^((score - peak) / temperature).
+// Scores in the order of ids, all of the vocabulary at first, with weights e^((score - peak) /
+// temperature).
 class Candidates {
  public:
-  Candidates(const float* scores, int64_t size, float peak, float temperature, SampleScratch& scratch)
+  Candidates(const float* scores, int64_t size, float peak, float temperature,
+             SampleScratch& scratch)
       : scores_(scores), size_(size), peak_(peak), temperature_(temperature), scratch_(scratch) {}
 
   // Before the weights are made. Needs the maxima of the scores.
@@ -94,17 +105,21 @@ class Candidates {
     keep(scores_, {least, least > kCut ? size_ : 0}, nullptr);
   }
 
-  void make_weights() { total_ = weigh(scores_, size_, peak_, temperature_, scratch_.weights.data()); }
+  void make_weights() {
+    total_ = weigh(scores_, size_, peak_, temperature_, scratch_.weights.data());
+  }
 
   void keep_nucleus(double top_p) {
     float* weights = scratch_.weights.data();
-    keep(scores_, heaviest(scores_, weights, size_, top_p * total_, temperature_, scratch_), weights);
+    keep(scores_, heaviest(scores_, weights, size_, top_p * total_, temperature_, scratch_),
+         weights);
   }
 
   void keep_typical(double typical_p) {
     float *keys = scratch_.keys.data(), *weights = scratch_.weights.data();
     for (int64_t i = 0; i < size_; ++i) keys[i] = (scores_[i] - peak_) / temperature_;
-    // A token's surprise is a constant minus its key, and the entropy is the mean surprise: the constant drops out of the distance.
+    // A token's surprise is a constant minus its key, and the entropy is the mean surprise: the
+    // constant drops out of the distance.
     const auto mean = static_cast<float>(weighted_mean(keys, weights, size_, total_));
     for (int64_t i = 0; i < size_; ++i) keys[i] = -std::fabs(keys[i] - mean);
     const Cut cut = heaviest(keys, weights, size_, typical_p * total_, 1.0f, scratch_);
@@ -112,19 +127,26 @@ class Candidates {
   }
 
   void keep_min_p(double min_p) {
-    const double least = static_cast<double>(maximum_of(scores_, size_)) + static_cast<double>(temperature_) * std::log(min_p);
+    const double least = static_cast<double>(maximum_of(scores_, size_)) +
+                         static_cast<double>(temperature_) * std::log(min_p);
     keep(scores_, {static_cast<float>(least), size_}, scratch_.weights.data());
   }
 
-  int64_t choose(float draw) const { return first_beyond(scratch_.weights.data(), size_, static_cast<double>(draw) * total_); }
+  int64_t choose(float draw) const {
+    return first_beyond(scratch_.weights.data(), size_, static_cast<double>(draw) * total_);
+  }
 
-  int32_t id(int64_t index) const { return is_whole_ ? static_cast<int32_t>(index) : scratch_.kept_ids[static_cast<size_t>(index)]; }
+  int32_t id(int64_t index) const {
+    return is_whole_ ? static_cast<int32_t>(index) : scratch_.kept_ids[static_cast<size_t>(index)];
+  }
   float score(int64_t index) const { return scores_[index]; }
   const float* scores() const { return scores_; }
   int64_t size() const { return size_; }
   bool is_whole() const { return is_whole_; }
   float log_probability(float score) const {
-    return static_cast<float>((static_cast<double>(score) - static_cast<double>(peak_)) / static_cast<double>(temperature_) - std::log(total_));
+    return static_cast<float>((static_cast<double>(score) - static_cast<double>(peak_)) /
+                                  static_cast<double>(temperature_) -
+                              std::log(total_));
   }
 
  private:
@@ -133,19 +155,25 @@ class Candidates {
     float* scores = scratch_.kept_scores.data();
     int32_t* ids = scratch_.kept_ids.data();
     const __m512 key = _mm512_set1_ps(cut.key);
-    const __m512i lane_ids = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i lane_ids =
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     int64_t num_kept = 0;
     for (int64_t i = 0; i < size_; i += 16) {
       const __mmask16 lanes = lanes_of(size_ - i);
       const __m512 own = _mm512_maskz_loadu_ps(lanes, keys + i);
       __mmask16 kept = _mm512_mask_cmp_ps_mask(lanes, own, key, _CMP_GT_OQ);
-      for (uint32_t ties = _mm512_mask_cmp_ps_mask(lanes, own, key, _CMP_EQ_OQ); ties != 0 && cut.num_ties > 0; ties &= ties - 1, --cut.num_ties)
+      for (uint32_t ties = _mm512_mask_cmp_ps_mask(lanes, own, key, _CMP_EQ_OQ);
+           ties != 0 && cut.num_ties > 0; ties &= ties - 1, --cut.num_ties)
         kept |= static_cast<__mmask16>(ties & -ties);
       if (kept == 0) continue;
       // Whole vectors are read before they are written, and no place is written before it was read.
-      const __m512i id = is_whole_ ? _mm512_add_epi32(_mm512_set1_epi32(static_cast<int32_t>(i)), lane_ids) : _mm512_maskz_loadu_epi32(lanes, ids + i);
+      const __m512i id =
+          is_whole_ ? _mm512_add_epi32(_mm512_set1_epi32(static_cast<int32_t>(i)), lane_ids)
+                    : _mm512_maskz_loadu_epi32(lanes, ids + i);
       const __m512 score = _mm512_maskz_loadu_ps(lanes, scores_ + i);
-      if (weights != nullptr) _mm512_storeu_ps(weights + num_kept, _mm512_maskz_compress_ps(kept, _mm512_maskz_loadu_ps(lanes, weights + i)));
+      if (weights != nullptr)
+        _mm512_storeu_ps(weights + num_kept,
+                         _mm512_maskz_compress_ps(kept, _mm512_maskz_loadu_ps(lanes, weights + i)));
       _mm512_storeu_si512(ids + num_kept, _mm512_maskz_compress_epi32(kept, id));
       _mm512_storeu_ps(scores + num_kept, _mm512_maskz_compress_ps(kept, score));
       num_kept += __builtin_popcount(kept);

@@ -14,7 +14,9 @@ constexpr float kCut = -std::numeric_limits<float>::infinity();
 constexpr int64_t kGroup = 64;    // scores that share a maximum
 constexpr int64_t kChunk = 1024;  // floats summed as floats before they join a double
 
-static inline __mmask16 lanes_of(int64_t remaining) { return remaining >= 16 ? 0xffff : static_cast<__mmask16>((1u << remaining) - 1); }
+static inline __mmask16 lanes_of(int64_t remaining) {
+  return remaining >= 16 ? 0xffff : static_cast<__mmask16>((1u << remaining) - 1);
+}
 
 static inline __m512 load_scores(const float* x, int64_t remaining) {
   return _mm512_mask_loadu_ps(_mm512_set1_ps(kCut), lanes_of(remaining), x);
@@ -40,7 +42,8 @@ static inline float group_maxima(const float* x, int64_t size, float* maxima) {
 
 static inline float maximum_of(const float* x, int64_t size) {
   __m512 highest = _mm512_set1_ps(kCut);
-  for (int64_t i = 0; i < size; i += 16) highest = _mm512_max_ps(highest, load_scores(x + i, size - i));
+  for (int64_t i = 0; i < size; i += 16)
+    highest = _mm512_max_ps(highest, load_scores(x + i, size - i));
   return _mm512_reduce_max_ps(highest);
 }
 
@@ -56,20 +59,25 @@ static inline int64_t first_index(const float* x, int64_t size, const float* max
 template <typename Visit>
 static inline double sum_chunks(int64_t size, Visit&& visit) {
   double sum = 0;
-  for (int64_t first = 0; first < size; first += kChunk) sum += static_cast<double>(visit(first, std::min(first + kChunk, size)));
+  for (int64_t first = 0; first < size; first += kChunk)
+    sum += static_cast<double>(visit(first, std::min(first + kChunk, size)));
   return sum;
 }
 
-// weights[i] = e^((x[i] - peak) / temperature), 0 for a score that is cut; returns their sum. Null = only the sum.
-static inline double weigh(const float* x, int64_t size, float peak, float temperature, float* weights) {
-  const __m512 highest = _mm512_set1_ps(peak), divisor = _mm512_set1_ps(temperature), cut = _mm512_set1_ps(kCut);
+// weights[i] = e^((x[i] - peak) / temperature), 0 for a score that is cut; returns their sum. Null
+// = only the sum.
+static inline double weigh(const float* x, int64_t size, float peak, float temperature,
+                           float* weights) {
+  const __m512 highest = _mm512_set1_ps(peak), divisor = _mm512_set1_ps(temperature),
+               cut = _mm512_set1_ps(kCut);
   return sum_chunks(size, [&](int64_t first, int64_t last) {
     __m512 sum = _mm512_setzero_ps();
     for (int64_t i = first; i < last; i += 16) {
       const __m512 v = load_scores(x + i, last - i);
       const __m512 exponent = _mm512_div_ps(_mm512_sub_ps(v, highest), divisor);
       // What e^x does not hold anyway; a cut score is among it.
-      const __mmask16 held = _mm512_cmp_ps_mask(v, cut, _CMP_GT_OQ) & _mm512_cmp_ps_mask(exponent, _mm512_set1_ps(-87.0f), _CMP_GT_OQ);
+      const __mmask16 held = _mm512_cmp_ps_mask(v, cut, _CMP_GT_OQ) &
+                             _mm512_cmp_ps_mask(exponent, _mm512_set1_ps(-87.0f), _CMP_GT_OQ);
       const __m512 weight = _mm512_maskz_mov_ps(held, exp_ps(exponent));
       if (weights != nullptr) _mm512_mask_storeu_ps(weights + i, lanes_of(last - i), weight);
       sum = _mm512_add_ps(sum, weight);
@@ -81,20 +89,23 @@ static inline double weigh(const float* x, int64_t size, float peak, float tempe
 static inline double sum_of(const float* weights, int64_t size) {
   return sum_chunks(size, [&](int64_t first, int64_t last) {
     __m512 sum = _mm512_setzero_ps();
-    for (int64_t i = first; i < last; i += 16) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes_of(last - i), weights + i));
+    for (int64_t i = first; i < last; i += 16)
+      sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes_of(last - i), weights + i));
     return _mm512_reduce_add_ps(sum);
   });
 }
 
 // The mass of the keys from `bound` on, and how many they are.
-static inline double mass_from(const float* keys, const float* weights, int64_t size, float bound, int64_t* count) {
+static inline double mass_from(const float* keys, const float* weights, int64_t size, float bound,
+                               int64_t* count) {
   const __m512 least = _mm512_set1_ps(bound);
   int64_t found = 0;
   const double mass = sum_chunks(size, [&](int64_t first, int64_t last) {
     __m512 sum = _mm512_setzero_ps();
     for (int64_t i = first; i < last; i += 16) {
       const __mmask16 lanes = lanes_of(last - i);
-      const __mmask16 above = _mm512_mask_cmp_ps_mask(lanes, _mm512_maskz_loadu_ps(lanes, keys + i), least, _CMP_GE_OQ);
+      const __mmask16 above =
+          _mm512_mask_cmp_ps_mask(lanes, _mm512_maskz_loadu_ps(lanes, keys + i), least, _CMP_GE_OQ);
       sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(above, weights + i));
       found += __builtin_popcount(above);
     }
@@ -104,8 +115,10 @@ static inline double mass_from(const float* keys, const float* weights, int64_t 
   return mass;
 }
 
-// The mean of x[i] over the weights, whose sum is `total`; where there is no weight x may be infinite.
-static inline double weighted_mean(const float* x, const float* weights, int64_t size, double total) {
+// The mean of x[i] over the weights, whose sum is `total`; where there is no weight x may be
+// infinite.
+static inline double weighted_mean(const float* x, const float* weights, int64_t size,
+                                   double total) {
   const double sum = sum_chunks(size, [&](int64_t first, int64_t last) {
     __m512 sum = _mm512_setzero_ps();
     for (int64_t i = first; i < last; i += 16) {
@@ -118,7 +131,8 @@ static inline double weighted_mean(const float* x, const float* weights, int64_t
   return sum / total;
 }
 
-// The first index whose cumulative weight exceeds `target`; the last with a weight if rounding leaves none.
+// The first index whose cumulative weight exceeds `target`; the last with a weight if rounding
+// leaves none.
 static inline int64_t first_beyond(const float* weights, int64_t size, double target) {
   constexpr double kSlack = 1 + 1e-6;  // sums in another order differ in their last digits
   double before = 0;

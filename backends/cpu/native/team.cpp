@@ -9,17 +9,23 @@ namespace {
 constexpr int kSpins = 2000;  // about 20 microseconds of pause instructions
 // From one step to the next passes less than that, and who sleeps comes some 50 microseconds late.
 constexpr auto kYieldTime = std::chrono::microseconds(1000);
-// A yield that takes longer gave the core to somebody who needs it: waiting on would only take turns with them.
+// A yield that takes longer gave the core to somebody who needs it: waiting on would only take
+// turns with them.
 constexpr auto kSharedYield = std::chrono::microseconds(20);
 
-// What is taken of a stage, in one word: how many shares of each half, and of which round: a late thread takes no share of another.
+// What is taken of a stage, in one word: how many shares of each half, and of which round: a late
+// thread takes no share of another.
 struct Taken {
   static constexpr int kCountBits = 22, kRoundBits = 20;
 
   static uint64_t none(uint32_t round) { return static_cast<uint64_t>(round) << 2 * kCountBits; }
   static uint64_t one(int half) { return uint64_t{1} << half * kCountBits; }
-  static uint32_t count(uint64_t taken, int half) { return static_cast<uint32_t>(taken >> half * kCountBits) & ((1u << kCountBits) - 1); }
-  static bool is_of(uint64_t taken, uint32_t round) { return ((taken >> 2 * kCountBits ^ round) & ((1u << kRoundBits) - 1)) == 0; }
+  static uint32_t count(uint64_t taken, int half) {
+    return static_cast<uint32_t>(taken >> half * kCountBits) & ((1u << kCountBits) - 1);
+  }
+  static bool is_of(uint64_t taken, uint32_t round) {
+    return ((taken >> 2 * kCountBits ^ round) & ((1u << kRoundBits) - 1)) == 0;
+  }
 };
 
 inline void pause() {
@@ -37,20 +43,25 @@ void wait_until(const std::atomic<uint32_t>& word, Reached reached) {
   }
   using Clock = std::chrono::steady_clock;
   const auto end = Clock::now() + kYieldTime;
-  for (auto before = Clock::now(), now = before; now < end && now - before < kSharedYield; now = Clock::now()) {
+  for (auto before = Clock::now(), now = before; now < end && now - before < kSharedYield;
+       now = Clock::now()) {
     if (reached(word.load(std::memory_order_acquire))) return;
     before = now;
     std::this_thread::yield();
   }
-  for (uint32_t value = word.load(std::memory_order_acquire); !reached(value); value = word.load(std::memory_order_acquire))
+  for (uint32_t value = word.load(std::memory_order_acquire); !reached(value);
+       value = word.load(std::memory_order_acquire))
     word.wait(value, std::memory_order_acquire);
 }
 
 }  // namespace
 
 Team::Team(int num_threads, int64_t max_stages)
-    : size_(num_threads), max_stages_(max_stages), stages_(new Stage[static_cast<size_t>(max_stages)]) {
-  for (int thread = 1; thread < size_; ++thread) threads_.emplace_back([this, thread] { work(thread); });
+    : size_(num_threads),
+      max_stages_(max_stages),
+      stages_(new Stage[static_cast<size_t>(max_stages)]) {
+  for (int thread = 1; thread < size_; ++thread)
+    threads_.emplace_back([this, thread] { work(thread); });
 }
 
 Team::~Team() {
@@ -78,7 +89,8 @@ void Team::run(Job& job, int64_t num_stages, const int64_t* num_shares) {
 }
 
 bool Team::take_share(Stage& stage, uint32_t round, int thread, uint32_t* share) const {
-  const uint32_t num_shares = stage.num_shares.load(std::memory_order_relaxed), first_half = (num_shares + 1) / 2;
+  const uint32_t num_shares = stage.num_shares.load(std::memory_order_relaxed),
+                 first_half = (num_shares + 1) / 2;
   const uint32_t sizes[] = {first_half, num_shares - first_half};
   uint64_t taken = stage.taken.load(std::memory_order_acquire);
   while (Taken::is_of(taken, round)) {
@@ -86,7 +98,8 @@ bool Team::take_share(Stage& stage, uint32_t round, int thread, uint32_t* share)
     if (Taken::count(taken, half) == sizes[half]) half = 1 - half;
     const uint32_t place = Taken::count(taken, half);
     if (place == sizes[half]) return false;
-    if (stage.taken.compare_exchange_weak(taken, taken + Taken::one(half), std::memory_order_acq_rel)) {
+    if (stage.taken.compare_exchange_weak(taken, taken + Taken::one(half),
+                                          std::memory_order_acq_rel)) {
       *share = half == 0 ? place : first_half + place;
       return true;
     }
@@ -102,9 +115,12 @@ void Team::take_part(uint32_t round, int thread) {
     while (take_share(stage, round, thread, &share)) {
       job_.load(std::memory_order_relaxed)->run_share(i, share, thread);
       const uint32_t num_shares = stage.num_shares.load(std::memory_order_relaxed);
-      if (stage.done.fetch_add(1, std::memory_order_acq_rel) + 1 == num_shares) stage.done.notify_all();
+      if (stage.done.fetch_add(1, std::memory_order_acq_rel) + 1 == num_shares)
+        stage.done.notify_all();
     }
-    wait_until(stage.done, [&](uint32_t done) { return done >= stage.num_shares.load(std::memory_order_relaxed); });
+    wait_until(stage.done, [&](uint32_t done) {
+      return done >= stage.num_shares.load(std::memory_order_relaxed);
+    });
   }
 }
 

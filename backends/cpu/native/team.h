@@ -1,9 +1,11 @@
 // Threads that run one job together: stages in order, each stage's shares by whoever comes.
 //
-// A stage is over when its shares are done, not when all threads have arrived: a thread that the system has put aside between two
-// shares holds up nobody, and catches up later. Even threads begin with the first half of the shares and odd ones with the second, each
-// in order, so that a thread reads on in memory where it is; who is done helps in the other half. Waiting spins for a short while, then
-// offers the core, then sleeps: after about a step's pause, or as soon as somebody took the core.
+// A stage is over when its shares are done, not when all threads have arrived: a thread that the
+// system has put aside between two shares holds up nobody, and catches up later. Even threads begin
+// with the first half of the shares and odd ones with the second, each in order, so that a thread
+// reads on in memory where it is; who is done helps in the other half. Waiting spins for a short
+// while, then offers the core, then sleeps: after about a step's pause, or as soon as somebody took
+// the core.
 #pragma once
 
 #include <atomic>
@@ -14,7 +16,8 @@
 
 namespace tgi {
 
-// What a job's threads call. Shares of one stage may run at the same time; a stage begins after all of the one before.
+// What a job's threads call. Shares of one stage may run at the same time; a stage begins after all
+// of the one before.
 class Job {
  public:
   virtual ~Job() = default;
@@ -30,7 +33,8 @@ class Team {
 
   int size() const { return size_; }
 
-  // Runs `num_stages` stages of `job`, stage i in num_shares[i] shares; the caller is thread 0. Returns when all are done.
+  // Runs `num_stages` stages of `job`, stage i in num_shares[i] shares; the caller is thread 0.
+  // Returns when all are done.
   void run(Job& job, int64_t num_stages, const int64_t* num_shares);
 
  private:

@@ -12,7 +12,8 @@ namespace tgi {
 // e^x to about 2 ulp; 0 below -87, finite above 88.
 static inline __m512 exp_ps(__m512 x) {
   x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-87.33f)), _mm512_set1_ps(88.37f));
-  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
+                                        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
   r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
   __m512 p = _mm512_set1_ps(1.9875691500e-4f);
@@ -48,7 +49,8 @@ static inline __m512 tanh_ps(__m512 x) {
 
 // erf by Abramowitz and Stegun 7.1.26; absolute error below 2e-7.
 static inline __m512 erf_ps(__m512 x) {
-  const __m512 sign = _mm512_castsi512_ps(_mm512_and_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(INT32_MIN)));
+  const __m512 sign =
+      _mm512_castsi512_ps(_mm512_and_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(INT32_MIN)));
   const __m512 a = _mm512_abs_ps(x);
   const __m512 one = _mm512_set1_ps(1.0f);
   const __m512 t = _mm512_div_ps(one, _mm512_fmadd_ps(_mm512_set1_ps(0.3275911f), a, one));
@@ -57,8 +59,10 @@ static inline __m512 erf_ps(__m512 x) {
   p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(1.421413741f));
   p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(-0.284496736f));
   p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(0.254829592f));
-  const __m512 tail = _mm512_mul_ps(_mm512_mul_ps(p, t), exp_ps(_mm512_mul_ps(_mm512_sub_ps(_mm512_setzero_ps(), a), a)));
-  return _mm512_castsi512_ps(_mm512_or_epi32(_mm512_castps_si512(_mm512_sub_ps(one, tail)), _mm512_castps_si512(sign)));
+  const __m512 tail = _mm512_mul_ps(
+      _mm512_mul_ps(p, t), exp_ps(_mm512_mul_ps(_mm512_sub_ps(_mm512_setzero_ps(), a), a)));
+  return _mm512_castsi512_ps(
+      _mm512_or_epi32(_mm512_castps_si512(_mm512_sub_ps(one, tail)), _mm512_castps_si512(sign)));
 }
 
 static inline __m512 activate(__m512 x, Activation activation) {
@@ -67,11 +71,15 @@ static inline __m512 activate(__m512 x, Activation activation) {
     case Activation::kSilu:
       return _mm512_mul_ps(x, sigmoid_ps(x));
     case Activation::kGelu:
-      return _mm512_mul_ps(_mm512_mul_ps(half, x), _mm512_add_ps(_mm512_set1_ps(1.0f), erf_ps(_mm512_mul_ps(x, _mm512_set1_ps(0.70710678f)))));
+      return _mm512_mul_ps(_mm512_mul_ps(half, x),
+                           _mm512_add_ps(_mm512_set1_ps(1.0f),
+                                         erf_ps(_mm512_mul_ps(x, _mm512_set1_ps(0.70710678f)))));
     case Activation::kGeluTanh: {
       const __m512 cube = _mm512_mul_ps(_mm512_mul_ps(x, x), x);
-      const __m512 inner = _mm512_mul_ps(_mm512_set1_ps(0.79788456f), _mm512_fmadd_ps(_mm512_set1_ps(0.044715f), cube, x));
-      return _mm512_mul_ps(_mm512_mul_ps(half, x), _mm512_add_ps(_mm512_set1_ps(1.0f), tanh_ps(inner)));
+      const __m512 inner = _mm512_mul_ps(_mm512_set1_ps(0.79788456f),
+                                         _mm512_fmadd_ps(_mm512_set1_ps(0.044715f), cube, x));
+      return _mm512_mul_ps(_mm512_mul_ps(half, x),
+                           _mm512_add_ps(_mm512_set1_ps(1.0f), tanh_ps(inner)));
     }
     case Activation::kRelu:
       return _mm512_max_ps(x, _mm512_setzero_ps());
@@ -114,15 +122,20 @@ static inline __m512 broadcast_pair(const bf16* pair) {
   return _mm512_castsi512_ps(_mm512_set1_epi32(bits));
 }
 
-// sums[m] += a[m] x b for M rows and Z vectors of 16 columns, two vectors to a panel. What will be multiplied next lies at `next`,
-// panel for panel, and is fetched meanwhile (null = nothing).
+// sums[m] += a[m] x b for M rows and Z vectors of 16 columns, two vectors to a panel. What will be
+// multiplied next lies at `next`, panel for panel, and is fetched meanwhile (null = nothing).
 template <int M, int Z>
-static inline void multiply(const bf16* a, int64_t a_stride, const bf16* const (&b)[Z / 2], int64_t pairs, __m512 (&sums)[M][Z], const bf16* const (&next)[Z / 2]) {
+static inline void multiply(const bf16* a, int64_t a_stride, const bf16* const (&b)[Z / 2],
+                            int64_t pairs, __m512 (&sums)[M][Z], const bf16* const (&next)[Z / 2]) {
   for (int64_t pair = 0; pair < pairs; ++pair) {
     __m512bh columns[Z];
     if (next[0] != nullptr)
-      for (int z = 0; z < Z; ++z) _mm_prefetch(reinterpret_cast<const char*>(next[z / 2] + pair * 2 * kPanelColumns + (z % 2) * 32), _MM_HINT_T1);
-    for (int z = 0; z < Z; ++z) columns[z] = (__m512bh)_mm512_loadu_si512(b[z / 2] + pair * 2 * kPanelColumns + (z % 2) * 32);
+      for (int z = 0; z < Z; ++z)
+        _mm_prefetch(
+            reinterpret_cast<const char*>(next[z / 2] + pair * 2 * kPanelColumns + (z % 2) * 32),
+            _MM_HINT_T1);
+    for (int z = 0; z < Z; ++z)
+      columns[z] = (__m512bh)_mm512_loadu_si512(b[z / 2] + pair * 2 * kPanelColumns + (z % 2) * 32);
     for (int m = 0; m < M; ++m) {
       const __m512bh row = (__m512bh)broadcast_pair(a + m * a_stride + pair * 2);
       for (int z = 0; z < Z; ++z) sums[m][z] = _mm512_dpbf16_ps(sums[m][z], row, columns[z]);

@@ -24,9 +24,20 @@ from tgi.backend import (
     WorkerReporter,
 )
 from tgi_cpu import machine
-from tgi_torch.memory import DTYPE_BYTES, checkpoint_bytes, compute_dtype, kv_bytes_per_token, state_bytes, weights_bytes
+from tgi_torch.memory import (
+    DTYPE_BYTES,
+    checkpoint_bytes,
+    compute_dtype,
+    kv_bytes_per_token,
+    state_bytes,
+    weights_bytes,
+)
 from tgi_torch.model.fallback import refused_by_fallback, slow_by_fallback
-from tgi_torch.weights.weight_formats import QUANTIZATIONS, describe_quantization, refused_quantization
+from tgi_torch.weights.weight_formats import (
+    QUANTIZATIONS,
+    describe_quantization,
+    refused_quantization,
+)
 
 __all__ = ["CpuBackend"]
 
@@ -48,7 +59,10 @@ class CpuBackend:
     def probe(self) -> ProbeResult:
         """Usable if torch is installed; it is looked for, not imported."""
         if find_spec("torch") is None:
-            return ProbeResult(False, "torch is not installed; install it with the backend: pip install torch tgi-cpu")
+            return ProbeResult(
+                False,
+                "torch is not installed; install it with the backend: pip install torch tgi-cpu",
+            )
         label = " ".join([platform.machine(), *machine.instruction_sets()])
         return ProbeResult(True, devices=(DeviceInfo("cpu", label, machine.total_memory()),))
 
@@ -61,37 +75,68 @@ class CpuBackend:
         path = Path(config.model_path)
         quantization = None if config.quantize is None else QUANTIZATIONS[config.quantize]
         dtype = compute_dtype(config.dtype, _stored_dtype(path), quantization)
-        num_bytes = weights_bytes(spec, dtype, quantization) if isinstance(spec, ModelSpec) else _checkpoint_bytes(path, dtype)
+        num_bytes = (
+            weights_bytes(spec, dtype, quantization)
+            if isinstance(spec, ModelSpec)
+            else _checkpoint_bytes(path, dtype)
+        )
         memory = (
             MemoryItem("weights", num_bytes, dtype if quantization is None else quantization.name),
             MemoryItem("KV cache of one token", kv_bytes_per_token(spec, dtype), dtype),
-            *((MemoryItem("state of one sequence", state_bytes(spec, dtype), dtype),) if state_bytes(spec, dtype) else ()),
+            *(
+                (MemoryItem("state of one sequence", state_bytes(spec, dtype), dtype),)
+                if state_bytes(spec, dtype)
+                else ()
+            ),
         )
         slow = () if isinstance(spec, ModelSpec) else (slow_by_fallback(spec),)
         if dtype == "float16":
             slow = (*slow, "CPUs compute float16 slowly; bfloat16 and float32 are faster")
         return Support("slow" if slow else "native", slow, memory)
 
-    def explain(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> tuple[Implementation, ...]:
+    def explain(
+        self, spec: ModelSpec | GenericSpec, config: EngineConfig
+    ) -> tuple[Implementation, ...]:
         """Which kernels run the layers, and why not the faster ones. Imports torch."""
         if isinstance(spec, GenericSpec):
-            return (Implementation("layers", "transformers", (("native kernels", "the architecture is not known"),)),)
+            return (
+                Implementation(
+                    "layers", "transformers", (("native kernels", "the architecture is not known"),)
+                ),
+            )
         from tgi_cpu.native import load_library  # noqa: PLC0415 - the two halves load apart
         from tgi_cpu.worker import unsupported_reason  # noqa: PLC0415
 
-        weights = () if config.quantize is None else (Implementation("weights", describe_quantization(config.quantize)),)
+        weights = (
+            ()
+            if config.quantize is None
+            else (Implementation("weights", describe_quantization(config.quantize)),)
+        )
         reason = unsupported_reason(config, load_library())
         if reason:
-            return (Implementation("layers", "torch operations", (("native kernels", reason),)), *weights)
+            return (
+                Implementation("layers", "torch operations", (("native kernels", reason),)),
+                *weights,
+            )
         weights = weights or (
-            Implementation("weights", "bfloat16 in 12 bits without loss", (("16 bits", "they take longer to read"),)),
+            Implementation(
+                "weights",
+                "bfloat16 in 12 bits without loss",
+                (("16 bits", "they take longer to read"),),
+            ),
         )
-        return (Implementation("layers", "native kernels", (("torch operations", "the native kernels are faster"),)), *weights)
+        return (
+            Implementation(
+                "layers", "native kernels", (("torch operations", "the native kernels are faster"),)
+            ),
+            *weights,
+        )
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
         """The heavy half: imports torch."""
-        # A thread that waits for the next operation spins. Where a processor is shared, it spins on the time of the thread it
-        # waits for, and steps take ten times as long; so it soon sleeps. Read when torch loads its OpenMP runtime.
+        # A thread that waits for the next operation spins. Where a processor is shared, it spins on
+        # the time of the thread it waits for, and steps take ten times as long; so it soon sleeps.
+        # Read when torch loads its OpenMP runtime.
         os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
         from tgi_cpu.worker import create_worker  # noqa: PLC0415 - the two halves load apart
 
@@ -105,9 +150,14 @@ def _refused_options(spec: ModelSpec | GenericSpec, config: EngineConfig) -> tup
     if config.quantize is not None:
         refused.extend(filter(None, [refused_quantization(config.quantize)]))
         if isinstance(spec, GenericSpec):
-            refused.append(f"`--quantize {config.quantize}` needs an architecture that is built in; leave it out")
+            refused.append(
+                f"`--quantize {config.quantize}` needs an architecture that is built in; leave"
+                " it out"
+            )
     if config.kv_cache_dtype is not None:
-        refused.append(f"`--kv-cache-dtype {config.kv_cache_dtype}` is not supported here; leave it out")
+        refused.append(
+            f"`--kv-cache-dtype {config.kv_cache_dtype}` is not supported here; leave it out"
+        )
     if config.num_shard > 1:
         refused.append(f"`--num-shard {config.num_shard}`: this backend has one device; use 1")
     return tuple(refused)

@@ -1,4 +1,6 @@
-"""What this machine offers: instruction sets, threads, memory. Reads the operating system; imports no framework."""
+"""What this machine offers: instruction sets, threads, memory. Reads the operating system; imports
+no framework.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,24 @@ __all__ = ["free_memory", "instruction_sets", "num_threads", "total_memory"]
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _CPUINFO = Path("/proc/cpuinfo")
-_ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "i8mm", "bf16", "sve")
+_ISA_FLAGS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "i8mm",
+    "bf16",
+    "sve",
+)
 
 
 def instruction_sets(cpuinfo: Path = _CPUINFO) -> tuple[str, ...]:
-    """The vector instruction sets that matter here, as Linux names them; empty where the system does not tell."""
+    """The vector instruction sets that matter here, as Linux names them; empty where the system
+    does not tell.
+    """
     try:
         lines = cpuinfo.read_text(errors="replace").splitlines()
     except OSError:
@@ -28,17 +43,25 @@ def instruction_sets(cpuinfo: Path = _CPUINFO) -> tuple[str, ...]:
 
 
 def num_threads(cgroups: Path = _CGROUPS) -> int:
-    """Threads to compute with: `OMP_NUM_THREADS` where it is a number, else the processors this process may use."""
+    """Threads to compute with: `OMP_NUM_THREADS` where it is a number, else the processors this
+    process may use.
+    """
     requested = os.environ.get("OMP_NUM_THREADS", "")
     if requested.isdecimal() and int(requested):
         return int(requested)
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return max(1, min([allowed, *(math.ceil(quota) for quota in _processor_quotas(cgroups))]))
 
 
 def total_memory(cgroups: Path = _CGROUPS) -> int:
-    """Bytes of memory that processes here may take together: the machine's, or the container's where that is less."""
-    return min([int(psutil.virtual_memory().total), *(limit for limit, _ in _memory_limits(cgroups))])
+    """Bytes of memory that processes here may take together: the machine's, or the container's
+    where that is less.
+    """
+    return min(
+        [int(psutil.virtual_memory().total), *(limit for limit, _ in _memory_limits(cgroups))]
+    )
 
 
 def free_memory(cgroups: Path = _CGROUPS) -> int:
@@ -61,7 +84,9 @@ def _own_cgroups(root: Path) -> Iterator[Path]:
 
 
 def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
-    """Limit and use in bytes of every cgroup that limits memory. File pages the kernel can drop do not count as use."""
+    """Limit and use in bytes of every cgroup that limits memory. File pages the kernel can drop do
+    not count as use.
+    """
     for group in _own_cgroups(root):
         try:
             limit = (group / "memory.max").read_text().strip()

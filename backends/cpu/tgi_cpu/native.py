@@ -1,7 +1,8 @@
 """The native kernels: the library, its records, and memory fit for it.
 
-The library is built when the package is installed and a compiler is there; without it everything works, slower. The records
-mirror `native/program.h`; their sizes are compared when the library is loaded.
+The library is built when the package is installed and a compiler is there; without it everything
+works, slower. The records mirror `native/program.h`; their sizes are compared when the library is
+loaded.
 """
 
 from __future__ import annotations
@@ -162,7 +163,8 @@ SAMPLE_ROW = np.dtype(
 """`tgi::SampleRow`; pointers are numbers."""
 
 SAMPLE_RESULT = np.dtype(
-    [("token", np.int32), ("problem", np.int32), ("logprob", np.float32), ("num_tops", np.int32)], align=True
+    [("token", np.int32), ("problem", np.int32), ("logprob", np.float32), ("num_tops", np.int32)],
+    align=True,
 )
 """`tgi::SampleResult`."""
 
@@ -171,7 +173,10 @@ TOP_TOKEN = np.dtype([("logprob", np.float32), ("id", np.int32)], align=True)
 
 # In the order of `tgi_record_size`.
 _RECORD_BYTES = (
-    *(ctypes.sizeof(record) for record in (OpRecord, BatchRecord, AttentionRecord, QuantizedRecord, CompressedRecord)),
+    *(
+        ctypes.sizeof(record)
+        for record in (OpRecord, BatchRecord, AttentionRecord, QuantizedRecord, CompressedRecord)
+    ),
     *(record.itemsize for record in (SAMPLE_ROW, SAMPLE_RESULT, TOP_TOKEN)),
 )
 
@@ -197,8 +202,11 @@ class NativeLibrary:
     def allocate(self, num_bytes: int) -> npt.NDArray[np.uint8]:
         """Zeroed bytes in large pages, aligned to them; pages are taken on first use."""
         size = round_up(max(num_bytes, 1), _HUGE_PAGE)
-        # Private: systems that keep large pages for programs' own memory would make shared ones small, whatever is advised.
-        pages = np.frombuffer(mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+        # Private: systems that keep large pages for programs' own memory would make shared ones
+        # small, whatever is advised.
+        pages = np.frombuffer(
+            mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8
+        )
         start = -pages.ctypes.data % _HUGE_PAGE
         aligned = pages[start : start + size]
         self.functions.tgi_advise_huge(aligned.ctypes.data, size)
@@ -223,14 +231,18 @@ class NativeLibrary:
         first_input: int = 0,
         gate_half: int = -1,
     ) -> None:
-        """Put a contiguous piece [rows, inputs] of a weight into its codes and scales (see `tgi_quantize`)."""
+        """Put a contiguous piece [rows, inputs] of a weight into its codes and scales (see
+        `tgi_quantize`).
+        """
         address, row_bytes, inputs = piece.ctypes.data, piece.strides[0], piece.shape[1]
         levels = (c_float * len(scale_candidates))(*scale_candidates)
 
         def quantize_rows(first: int, last: int) -> None:
             place = (total_inputs, first_column + first, first_input, gate_half)
             source = (address + first * row_bytes, last - first, inputs)
-            self.functions.tgi_quantize(*source, ctypes.byref(target), *place, levels, len(scale_candidates))
+            self.functions.tgi_quantize(
+                *source, ctypes.byref(target), *place, levels, len(scale_candidates)
+            )
 
         self._share_rows(len(piece), quantize_rows)
 
@@ -244,18 +256,24 @@ class NativeLibrary:
         first_input: int = 0,
         gate_half: int = -1,
     ) -> None:
-        """Put a contiguous bf16 piece [rows, inputs] of a weight into its panels (see `tgi_pack`)."""
+        """Put a contiguous bf16 piece [rows, inputs] of a weight into its panels (see
+        `tgi_pack`).
+        """
         address, row_bytes, inputs = piece.ctypes.data, piece.strides[0], piece.shape[1]
         panels = target.ctypes.data
 
         def pack_rows(first: int, last: int) -> None:
             place = (total_inputs, first_column + first, first_input, gate_half)
-            self.functions.tgi_pack(address + first * row_bytes, last - first, inputs, panels, *place)
+            self.functions.tgi_pack(
+                address + first * row_bytes, last - first, inputs, panels, *place
+            )
 
         self._share_rows(len(piece), pack_rows)
 
     def _share_rows(self, num_rows: int, work: Callable[[int, int], None]) -> None:
-        """Call `work(first, last)` over all rows, at once in several threads; parts begin with a panel."""
+        """Call `work(first, last)` over all rows, at once in several threads; parts begin with a
+        panel.
+        """
         share = round_up(-(-num_rows // self.num_threads), PANEL_COLUMNS)
         parts = [(first, min(first + share, num_rows)) for first in range(0, num_rows, share)]
         if len(parts) == 1:
@@ -275,13 +293,16 @@ class NativeLibrary:
     def compress(
         self, panels: npt.NDArray[np.uint16], num_inputs: int
     ) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int32]] | None:
-        """Compress bf16 panels in the place where they stand; outliers (`OUTLIER`) and where those of each panel begin.
+        """Compress bf16 panels in the place where they stand; outliers (`OUTLIER`) and where those
+        of each panel begin.
 
         None, and the panels as they were, if that would save too little.
         """
         num_panels = panels.size // (round_up(num_inputs, 2) * PANEL_COLUMNS)
         first_exponents = np.empty(num_panels, np.uint8)
-        count = self.functions.tgi_count_outliers(panels.ctypes.data, num_panels, num_inputs, first_exponents.ctypes.data)
+        count = self.functions.tgi_count_outliers(
+            panels.ctypes.data, num_panels, num_inputs, first_exponents.ctypes.data
+        )
         if count < 0 or self.compressed_panel_bytes(num_inputs) * num_panels >= panels.nbytes:
             return None
         outliers, starts = np.empty(count, OUTLIER), np.empty(num_panels + 1, np.int32)
@@ -297,7 +318,9 @@ class NativeLibrary:
         return outliers, starts
 
     def release(self, memory: npt.NDArray[np.uint8]) -> None:
-        """Give the whole large pages of `memory`, a part of what `allocate` returned, back to the system. They read as zero."""
+        """Give the whole large pages of `memory`, a part of what `allocate` returned, back to the
+        system. They read as zero.
+        """
         start = -memory.ctypes.data % _HUGE_PAGE
         size = (memory.size - start) // _HUGE_PAGE * _HUGE_PAGE
         if size > 0:
@@ -319,9 +342,30 @@ def load_library(folder: Path | None = None) -> NativeLibrary | None:
     _declare(functions.tgi_compressed_scratch_floats, c_int64, c_int64)
     _declare(functions.tgi_count_outliers, c_int64, c_void_p, c_int64, c_int64, c_void_p)
     _declare(functions.tgi_compress, None, c_void_p, c_int64, c_int64, *[c_void_p] * 4)
-    _declare(functions.tgi_pack, None, c_void_p, c_int64, c_int64, c_void_p, c_int64, c_int64, c_int64, c_int32)
+    _declare(
+        functions.tgi_pack,
+        None,
+        c_void_p,
+        c_int64,
+        c_int64,
+        c_void_p,
+        c_int64,
+        c_int64,
+        c_int64,
+        c_int32,
+    )
     sizes = (c_int64, c_int64, c_int64, c_int32)
-    _declare(functions.tgi_quantize, None, c_void_p, c_int64, c_int64, c_void_p, *sizes, c_void_p, c_int64)
+    _declare(
+        functions.tgi_quantize,
+        None,
+        c_void_p,
+        c_int64,
+        c_int64,
+        c_void_p,
+        *sizes,
+        c_void_p,
+        c_int64,
+    )
     _declare(functions.tgi_quantized_scratch_floats, c_int64, c_void_p, c_int64)
     _declare(functions.tgi_engine_create, c_void_p, c_int32, c_int64, c_int64)
     _declare(functions.tgi_engine_destroy, None, c_void_p)
@@ -329,12 +373,25 @@ def load_library(folder: Path | None = None) -> NativeLibrary | None:
     _declare(functions.tgi_round_rows, None, c_void_p, c_int64, c_int64, c_int64, c_void_p, c_int64)
     _declare(functions.tgi_sampler_create, c_void_p, c_int64, c_int32)
     _declare(functions.tgi_sampler_destroy, None, c_void_p)
-    _declare(functions.tgi_sample, None, c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p)
+    _declare(
+        functions.tgi_sample,
+        None,
+        c_void_p,
+        c_void_p,
+        c_void_p,
+        c_int64,
+        c_void_p,
+        c_int64,
+        c_void_p,
+    )
     _declare(functions.tgi_sampler_tops, None, c_void_p, c_int64, c_void_p)
     for number, expected in enumerate(_RECORD_BYTES):
         found = functions.tgi_record_size(number)
         if expected != found:
-            raise ImportError(f"{paths[0].name}: record {number} has {found} bytes there and {expected} here; build it again")
+            raise ImportError(
+                f"{paths[0].name}: record {number} has {found} bytes there and {expected} here;"
+                " build it again"
+            )
     return NativeLibrary(functions)
 
 

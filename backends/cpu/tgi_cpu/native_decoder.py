@@ -34,10 +34,16 @@ _DEVICE = torch.device("cpu")
 
 @final
 class NativeDecoder:
-    """Packed weights, before the cache: `tgi_torch.model.protocols.LoadedModel` and `tgi_torch.weights.loading.WeightSink`."""
+    """Packed weights, before the cache: `tgi_torch.model.protocols.LoadedModel` and
+    `tgi_torch.weights.loading.WeightSink`.
+    """
 
     def __init__(
-        self, spec: ModelSpec, library: NativeLibrary, num_threads: int, quantization: Quantization | None = None
+        self,
+        spec: ModelSpec,
+        library: NativeLibrary,
+        num_threads: int,
+        quantization: Quantization | None = None,
     ) -> None:
         self.spec = spec
         self.weights = NativeWeights(spec, library, quantization)
@@ -55,14 +61,18 @@ class NativeDecoder:
         """Attention goes on from what is in the cache."""
         return True
 
-    def write(self, parameter: str, expert: int | None, *, axis: int, start: int, piece: Tensor) -> None:
+    def write(
+        self, parameter: str, expert: int | None, *, axis: int, start: int, piece: Tensor
+    ) -> None:
         """Pack a part of a weight."""
         assert expert is None, f"{parameter}: the kernels know no experts"
         self.weights.write(parameter, axis, start, piece)
 
     def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> NativeModel:
         """Cache, buffers and threads for steps within `limits`."""
-        assert block_size == BLOCK_TOKENS, f"the kernels keep {BLOCK_TOKENS} tokens in a block, not {block_size}"
+        assert block_size == BLOCK_TOKENS, (
+            f"the kernels keep {BLOCK_TOKENS} tokens in a block, not {block_size}"
+        )
         cache = NativeCache.allocate(self.spec, num_blocks, self._library)
         program = build_program(
             self.spec,
@@ -87,7 +97,9 @@ class NativeDecoder:
 class NativeModel:
     """bf16 weights and cache, f32 residual. Results are views of its own buffers."""
 
-    def __init__(self, spec: ModelSpec, cache: NativeCache, program: NativeProgram, engine: Engine) -> None:
+    def __init__(
+        self, spec: ModelSpec, cache: NativeCache, program: NativeProgram, engine: Engine
+    ) -> None:
         self.spec = spec
         self._cache = cache
         self._program = program
@@ -123,8 +135,12 @@ class NativeModel:
     def release_state(self, state: int) -> None:
         """The kernels run no model that has states."""
 
-    def forward(self, token_ids: Tensor, metadata: AttentionMetadata, wanted: Tensor | None = None) -> Tensor:
-        """Hidden vectors float32 after the final norm for int64 [T], of all or of those `wanted`; writes all keys and values."""
+    def forward(
+        self, token_ids: Tensor, metadata: AttentionMetadata, wanted: Tensor | None = None
+    ) -> Tensor:
+        """Hidden vectors float32 after the final norm for int64 [T], of all or of those `wanted`;
+        writes all keys and values.
+        """
         if wanted is None:
             self.engine.run(self._program.hidden_ops, _batch_record(token_ids, metadata))
             return self._hidden[: len(token_ids)]
@@ -139,8 +155,14 @@ class NativeModel:
         for buffer in self._program.carried:
             buffer[: len(wanted)] = buffer[wanted]
         rows = np.searchsorted(metadata.cu_seqlens_q.numpy()[1:], wanted, side="right")
-        positions, block_tables = metadata.positions.numpy()[wanted], metadata.block_tables.numpy()[rows]
-        query_starts, context_lens = np.arange(len(wanted) + 1, dtype=np.int32), (positions + 1).astype(np.int32)
+        positions, block_tables = (
+            metadata.positions.numpy()[wanted],
+            metadata.block_tables.numpy()[rows],
+        )
+        query_starts, context_lens = (
+            np.arange(len(wanted) + 1, dtype=np.int32),
+            (positions + 1).astype(np.int32),
+        )
         batch = BatchRecord(
             num_tokens=len(wanted),
             num_rows=len(wanted),
@@ -155,9 +177,14 @@ class NativeModel:
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits float32 [N, vocab] of hidden vectors [N, hidden]."""
         if len(hidden) > _MAX_LOGITS_ROWS:
-            return torch.cat([self.logits(part).clone() for part in torch.split(hidden, _MAX_LOGITS_ROWS)])
+            return torch.cat(
+                [self.logits(part).clone() for part in torch.split(hidden, _MAX_LOGITS_ROWS)]
+            )
         self.engine.round_rows(
-            hidden.data_ptr(), hidden.stride(0), self._program.head_input, (len(hidden), self.spec.hidden_size)
+            hidden.data_ptr(),
+            hidden.stride(0),
+            self._program.head_input,
+            (len(hidden), self.spec.hidden_size),
         )
         self.engine.run(self._program.logits_ops, BatchRecord(num_tokens=len(hidden)))
         logits = self._logits[: len(hidden)]
@@ -169,9 +196,16 @@ class NativeModel:
         """Rows of a step that `bind_decode` takes; 0 = none."""
         return _MAX_LOGITS_ROWS if self._decode_ops and self.spec.head.softcap is None else 0
 
-    def bind_decode(self, token_ids: Tensor, metadata: AttentionMetadata) -> tuple[Callable[[], object], Tensor]:
-        """Layers and head as one call, for rows of one token each, and the logits float32 [n, vocab] it fills."""
-        return self.engine.bind(self._decode_ops, _batch_record(token_ids, metadata)), self._logits[: len(token_ids)]
+    def bind_decode(
+        self, token_ids: Tensor, metadata: AttentionMetadata
+    ) -> tuple[Callable[[], object], Tensor]:
+        """Layers and head as one call, for rows of one token each, and the logits float32 [n,
+        vocab] it fills.
+        """
+        return (
+            self.engine.bind(self._decode_ops, _batch_record(token_ids, metadata)),
+            self._logits[: len(token_ids)],
+        )
 
 
 @final
@@ -187,7 +221,9 @@ class NativeDecodeProgram:
         """Rows it can take at once."""
         return self._model.max_decode_rows
 
-    def bind(self, token_ids: Tensor, metadata: AttentionMetadata, sequences: list[SampledSequence]) -> BoundProgram:
+    def bind(
+        self, token_ids: Tensor, metadata: AttentionMetadata, sequences: list[SampledSequence]
+    ) -> BoundProgram:
         """The program over these tensors."""
         forward, logits = self._model.bind_decode(token_ids, metadata)
         return _BoundProgram(forward, self._sampler.bind(logits, sequences))
@@ -216,7 +252,8 @@ def _batch_record(token_ids: Tensor, metadata: AttentionMetadata) -> BatchRecord
 
 
 def _decode_ops(program: NativeProgram) -> ctypes.Array[OpRecord]:
-    """Layers and head as one program for rows that are all sampled: the final norm writes what the head reads.
+    """Layers and head as one program for rows that are all sampled: the final norm writes what the
+    head reads.
 
     Empty where no norm comes last.
     """
@@ -228,8 +265,12 @@ def _decode_ops(program: NativeProgram) -> ctypes.Array[OpRecord]:
     return (OpRecord * len(ops))(*ops)
 
 
-def native_loader(library: NativeLibrary, num_threads: int, quantization: Quantization | None = None) -> LoadModel:
-    """Loads a checkpoint into the native kernels, in bfloat16 or quantized; the spec must be one they run whole."""
+def native_loader(
+    library: NativeLibrary, num_threads: int, quantization: Quantization | None = None
+) -> LoadModel:
+    """Loads a checkpoint into the native kernels, in bfloat16 or quantized; the spec must be one
+    they run whole.
+    """
 
     def load(spec: ModelSpec, dtype: torch.dtype, path: Path, progress: Progress) -> NativeDecoder:
         assert dtype == torch.bfloat16, f"the kernels compute in bfloat16, not {dtype}"

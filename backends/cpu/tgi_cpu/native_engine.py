@@ -20,7 +20,9 @@ __all__ = ["Engine", "SamplerHandle"]
 class Engine:
     """Threads that run programs, with their working memory."""
 
-    def __init__(self, library: NativeLibrary, num_threads: int, max_ops: int, scratch_floats: int) -> None:
+    def __init__(
+        self, library: NativeLibrary, num_threads: int, max_ops: int, scratch_floats: int
+    ) -> None:
         self.num_threads = num_threads
         self._functions = library.functions
         self._handle = self._functions.tgi_engine_create(num_threads, max_ops, scratch_floats)
@@ -31,12 +33,24 @@ class Engine:
 
     def bind(self, program: ctypes.Array[OpRecord], batch: BatchRecord) -> Callable[[], object]:
         """`run` with these arguments. What they point to may change from call to call."""
-        return partial(self._functions.tgi_run, self._handle, program, len(program), ctypes.pointer(batch))
+        return partial(
+            self._functions.tgi_run, self._handle, program, len(program), ctypes.pointer(batch)
+        )
 
-    def round_rows(self, source: int, source_stride: int, target: npt.NDArray[np.uint16], shape: tuple[int, int]) -> None:
-        """Round [rows, columns] floats at the address `source` into the rows of `target`; the stride counts floats."""
+    def round_rows(
+        self,
+        source: int,
+        source_stride: int,
+        target: npt.NDArray[np.uint16],
+        shape: tuple[int, int],
+    ) -> None:
+        """Round [rows, columns] floats at the address `source` into the rows of `target`; the
+        stride counts floats.
+        """
         rows, columns = shape
-        self._functions.tgi_round_rows(source, source_stride, rows, columns, target.ctypes.data, target.shape[1])
+        self._functions.tgi_round_rows(
+            source, source_stride, rows, columns, target.ctypes.data, target.shape[1]
+        )
 
     def sampler(self, vocab_size: int) -> SamplerHandle:
         """A sampler that runs in these threads."""
@@ -59,17 +73,29 @@ class SamplerHandle:
         self._handle = functions.tgi_sampler_create(vocab_size, num_threads)
         weakref.finalize(self, functions.tgi_sampler_destroy, self._handle)
 
-    def bind(self, logits: int, stride: int, rows: npt.NDArray[np.void], results: npt.NDArray[np.void]) -> Callable[[], object]:
-        """`sample` with these arguments. What they point to may change from call to call; the caller keeps it."""
+    def bind(
+        self, logits: int, stride: int, rows: npt.NDArray[np.void], results: npt.NDArray[np.void]
+    ) -> Callable[[], object]:
+        """`sample` with these arguments. What they point to may change from call to call; the
+        caller keeps it.
+        """
         function, handles = self._functions.tgi_sample, (self._engine, self._handle)
-        return partial(function, *handles, logits, stride, rows.ctypes.data, len(rows), results.ctypes.data)
+        return partial(
+            function, *handles, logits, stride, rows.ctypes.data, len(rows), results.ctypes.data
+        )
 
-    def sample(self, logits: int, stride: int, rows: npt.NDArray[np.void], results: npt.NDArray[np.void]) -> None:
-        """One result (`SAMPLE_RESULT`) for each of `rows` (`SAMPLE_ROW`) of the float32 logits at that address."""
+    def sample(
+        self, logits: int, stride: int, rows: npt.NDArray[np.void], results: npt.NDArray[np.void]
+    ) -> None:
+        """One result (`SAMPLE_RESULT`) for each of `rows` (`SAMPLE_ROW`) of the float32 logits at
+        that address.
+        """
         self.bind(logits, stride, rows, results)()
 
     def tops(self, num_rows: int, count: int) -> npt.NDArray[np.void]:
-        """The `count` most likely tokens (`TOP_TOKEN`) that the last call found for its rows, one row after the other."""
+        """The `count` most likely tokens (`TOP_TOKEN`) that the last call found for its rows, one
+        row after the other.
+        """
         tops = np.zeros(count, TOP_TOKEN)
         self._functions.tgi_sampler_tops(self._handle, num_rows, tops.ctypes.data)
         return tops

@@ -1,4 +1,6 @@
-"""Matrices as the native kernels read them: bfloat16 in panels, the same without loss in 12 bits, or quantized."""
+"""Matrices as the native kernels read them: bfloat16 in panels, the same without loss in 12 bits,
+or quantized.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ _HALF_PANEL = PANEL_COLUMNS // 2
 @final
 @dataclass(frozen=True)
 class MatrixPlan:
-    """A weight made of the rows of one or more roles. `gated`: gate and up take turns, half a panel each."""
+    """A weight made of the rows of one or more roles. `gated`: gate and up take turns, half a panel
+    each.
+    """
 
     parameter_rows: Mapping[str, int]
     num_inputs: int
@@ -48,7 +52,9 @@ class MatrixPlan:
         return weight_format.num_bytes(self.padded_columns, self.num_inputs)
 
     def first_column(self, parameter: str) -> int:
-        """The packed column of the first row of `parameter`; where it is gated, counted in its own half panels."""
+        """The packed column of the first row of `parameter`; where it is gated, counted in its own
+        half panels.
+        """
         return 0 if self.gated else int(self.columns(parameter)[0])
 
     def gate_half(self, parameter: str) -> int:
@@ -60,7 +66,11 @@ class MatrixPlan:
         rows = np.arange(self.parameter_rows[parameter])
         names = list(self.parameter_rows)
         if self.gated:
-            return rows // _HALF_PANEL * PANEL_COLUMNS + names.index(parameter) * _HALF_PANEL + rows % _HALF_PANEL
+            return (
+                rows // _HALF_PANEL * PANEL_COLUMNS
+                + names.index(parameter) * _HALF_PANEL
+                + rows % _HALF_PANEL
+            )
         return rows + sum(self.parameter_rows[name] for name in names[: names.index(parameter)])
 
 
@@ -109,9 +119,15 @@ class PackedMatrix:
         return self.panels.nbytes
 
     def compressed(self) -> PackedMatrix | CompressedMatrix:
-        """The same weights in 12 bits, at the beginning of the memory where they stood; itself if that would save too little."""
+        """The same weights in 12 bits, at the beginning of the memory where they stood; itself if
+        that would save too little.
+        """
         found = self.library.compress(self.panels, self.plan.num_inputs)
-        return self if found is None else CompressedMatrix(self.plan, self.library, self.panels.view(np.uint8), *found)
+        return (
+            self
+            if found is None
+            else CompressedMatrix(self.plan, self.library, self.panels.view(np.uint8), *found)
+        )
 
     def moved(self, memory: npt.NDArray[np.uint8]) -> PackedMatrix:
         """The same matrix, moved into `memory`, which may overlap where it stood."""
@@ -134,8 +150,9 @@ class PackedMatrix:
 class CompressedMatrix:
     """A plan and its bfloat16 panels without loss in 12 bits a weight (`native/compressed.h`).
 
-    After Zhang et al., "70% Size, 100% Accuracy" (DFloat11), arXiv:2504.11651: the exponents of weights hold little information.
-    Here codes have one length, so that they are decoded in registers.
+    After Zhang et al., "70% Size, 100% Accuracy" (DFloat11), arXiv:2504.11651: the exponents of
+    weights hold little information. Here codes have one length, so that they are decoded in
+    registers.
     """
 
     def __init__(
@@ -149,10 +166,14 @@ class CompressedMatrix:
         self.plan = plan
         self.outliers = outliers
         self.outlier_starts = outlier_starts  # [panels + 1]
-        self.panels = memory[: library.compressed_panel_bytes(plan.num_inputs) * (len(outlier_starts) - 1)]
+        self.panels = memory[
+            : library.compressed_panel_bytes(plan.num_inputs) * (len(outlier_starts) - 1)
+        ]
         self._library = library
         self._record = CompressedRecord(
-            panels=self.panels.ctypes.data, outliers=outliers.ctypes.data, outlier_starts=outlier_starts.ctypes.data
+            panels=self.panels.ctypes.data,
+            outliers=outliers.ctypes.data,
+            outlier_starts=outlier_starts.ctypes.data,
         )
 
     @property
@@ -173,15 +194,23 @@ class CompressedMatrix:
     def moved(self, memory: npt.NDArray[np.uint8]) -> CompressedMatrix:
         """The same matrix, moved into `memory`, which may overlap where it stood."""
         ctypes.memmove(memory.ctypes.data, self.panels.ctypes.data, self.num_bytes)
-        return CompressedMatrix(self.plan, self._library, memory, self.outliers, self.outlier_starts)
+        return CompressedMatrix(
+            self.plan, self._library, memory, self.outliers, self.outlier_starts
+        )
 
 
 @final
 class QuantizedMatrix:
-    """A plan with codes and scales: they are made piece by piece, so the matrix never stands in memory in another dtype."""
+    """A plan with codes and scales: they are made piece by piece, so the matrix never stands in
+    memory in another dtype.
+    """
 
     def __init__(
-        self, plan: MatrixPlan, library: NativeLibrary, weight_format: WeightFormat, memory: npt.NDArray[np.uint8]
+        self,
+        plan: MatrixPlan,
+        library: NativeLibrary,
+        weight_format: WeightFormat,
+        memory: npt.NDArray[np.uint8],
     ) -> None:
         self.plan = plan
         num_codes = plan.padded_columns * weight_format.code_bytes(plan.num_inputs)
@@ -211,9 +240,13 @@ class QuantizedMatrix:
         return self.codes.nbytes + self.scales.nbytes
 
     def write(self, parameter: str, axis: int, start: int, piece: Tensor) -> None:
-        """Quantize the part of `parameter` from index `start` of `axis` on. Along the inputs, parts begin with a group."""
+        """Quantize the part of `parameter` from index `start` of `axis` on. Along the inputs, parts
+        begin with a group.
+        """
         first_input = start if axis == 1 else 0
-        assert first_input % self._format.group_size == 0, f"{parameter}: a part begins inside a group, at input {first_input}"
+        assert first_input % self._format.group_size == 0, (
+            f"{parameter}: a part begins inside a group, at input {first_input}"
+        )
         self._library.quantize(
             piece.float().contiguous().numpy(),
             self._record,

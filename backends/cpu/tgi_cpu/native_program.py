@@ -1,6 +1,7 @@
 """From a `ModelSpec` to the list of operations that the native kernels run.
 
-Every branch is taken here; what comes out runs straight through. One program computes hidden vectors, one the logits.
+Every branch is taken here; what comes out runs straight through. One program computes hidden
+vectors, one the logits.
 """
 
 from __future__ import annotations
@@ -14,10 +15,27 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
-from tgi.architectures import MLP, Attention, Block, Branch, DynamicScaling, LongRopeScaling, ModelSpec, Norm, Rope
+from tgi.architectures import (
+    MLP,
+    Attention,
+    Block,
+    Branch,
+    DynamicScaling,
+    LongRopeScaling,
+    ModelSpec,
+    Norm,
+    Rope,
+)
 from tgi.architectures.parameter_names import mixer_tag
 from tgi.architectures.rope import inverse_frequencies
-from tgi_cpu.native import BLOCK_TOKENS, PANEL_COLUMNS, AttentionRecord, NativeLibrary, OpRecord, round_up
+from tgi_cpu.native import (
+    BLOCK_TOKENS,
+    PANEL_COLUMNS,
+    AttentionRecord,
+    NativeLibrary,
+    OpRecord,
+    round_up,
+)
 from tgi_cpu.native_weights import Float32Array, NativeWeights
 from tgi_torch.attention.paged import alibi_slopes
 
@@ -77,7 +95,12 @@ def _unsupported(spec: ModelSpec) -> Iterator[str]:
 def _unsupported_attention(mixer: Attention) -> Iterator[str]:
     if mixer.v_head_dim not in (None, mixer.head_dim) or mixer.head_dim % 2 or mixer.head_dim > 256:
         yield f"heads of size {mixer.head_dim}"
-    if mixer.relative_bias is not None or mixer.clip_qkv is not None or mixer.output_gate or not mixer.causal:
+    if (
+        mixer.relative_bias is not None
+        or mixer.clip_qkv is not None
+        or mixer.output_gate
+        or not mixer.causal
+    ):
         yield "this kind of attention"
     if mixer.qk_norm_over != "head" and mixer.q_norm is not None:
         yield "a query norm over all heads"
@@ -90,7 +113,9 @@ def _unsupported_attention(mixer: Attention) -> Iterator[str]:
 @final
 @dataclass(frozen=True)
 class NativeCache:
-    """The key-value cache in the kernels' layout: per layer [blocks][kv heads][what a block holds of a head]."""
+    """The key-value cache in the kernels' layout: per layer [blocks][kv heads][what a block holds
+    of a head].
+    """
 
     keys: tuple[npt.NDArray[np.uint16], ...]
     values: tuple[npt.NDArray[np.uint16], ...]
@@ -102,11 +127,20 @@ class NativeCache:
         """Reserve `num_blocks` blocks; pages are taken on first use."""
 
         def reserve(per_block: int) -> npt.NDArray[np.uint16]:
-            return library.allocate(2 * num_blocks * per_block).view(np.uint16).reshape(num_blocks, per_block)
+            return (
+                library.allocate(2 * num_blocks * per_block)
+                .view(np.uint16)
+                .reshape(num_blocks, per_block)
+            )
 
         layers = _attentions(spec)
-        keys = tuple(reserve(layer.num_kv_heads * layer.head_dim * BLOCK_TOKENS) for layer in layers)
-        sizes = (layer.num_kv_heads * round_up(layer.head_dim, PANEL_COLUMNS) * BLOCK_TOKENS for layer in layers)
+        keys = tuple(
+            reserve(layer.num_kv_heads * layer.head_dim * BLOCK_TOKENS) for layer in layers
+        )
+        sizes = (
+            layer.num_kv_heads * round_up(layer.head_dim, PANEL_COLUMNS) * BLOCK_TOKENS
+            for layer in layers
+        )
         return cls(keys, tuple(map(reserve, sizes)), num_blocks)
 
     def copy_blocks(self, sources: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> None:
@@ -147,20 +181,28 @@ class _Builder:
     _rotations: dict[Rope, tuple[Float32Array, Float32Array]] = field(default_factory=dict)
     _num_attentions: int = 0
 
-    def buffer(self, name: str, columns: int, *, floats: bool = False, rows: int | None = None) -> Array:
+    def buffer(
+        self, name: str, columns: int, *, floats: bool = False, rows: int | None = None
+    ) -> Array:
         """Activations [tokens, columns padded]; the same name and width give the same memory."""
         width = round_up(columns, PANEL_COLUMNS)
         key = f"{name} {width}"
         if key not in self.buffers:
             count = (self.max_tokens if rows is None else rows) * width
-            memory = self.native.allocate(count * (4 if floats else 2)).view(np.float32 if floats else np.uint16)
+            memory = self.native.allocate(count * (4 if floats else 2)).view(
+                np.float32 if floats else np.uint16
+            )
             self.buffers[key] = memory.reshape(-1, width)
         return self.buffers[key]
 
     def used_by(self, *parts: list[OpRecord]) -> list[Array]:
         """The buffers that operations of all of these parts read or write."""
         used = [{address for op in part for address in (op.source, op.target)} for part in parts]
-        return [buffer for buffer in self.buffers.values() if all(buffer.ctypes.data in addresses for addresses in used)]
+        return [
+            buffer
+            for buffer in self.buffers.values()
+            if all(buffer.ctypes.data in addresses for addresses in used)
+        ]
 
     def pointer(self, array: Array | None) -> int | None:
         """Address of `array`, which stays alive as long as the program."""
@@ -175,7 +217,14 @@ class _Builder:
         self.ops.append(OpRecord(kind=kind, **fields))
 
     def linear(
-        self, name: str, source: Array, target: Array, store: Store, *, scale: float = 1.0, activation: str | None = None
+        self,
+        name: str,
+        source: Array,
+        target: Array,
+        store: Store,
+        *,
+        scale: float = 1.0,
+        activation: str | None = None,
     ) -> None:
         """Append a product: store(scale * (source x weight + bias)) goes to `target`."""
         matrix = self.weights.matrices[name]
@@ -217,7 +266,9 @@ class _Builder:
         """Cosines and sines [positions, rotary_dim / 2]."""
         if rope not in self._rotations:
             frequencies, factor = inverse_frequencies(rope, self.max_positions)
-            angles = np.outer(np.arange(self.max_positions), np.asarray(frequencies, np.float32)).astype(np.float32)
+            angles = np.outer(
+                np.arange(self.max_positions), np.asarray(frequencies, np.float32)
+            ).astype(np.float32)
             self._rotations[rope] = (
                 np.ascontiguousarray(np.cos(angles) * factor, np.float32),
                 np.ascontiguousarray(np.sin(angles) * factor, np.float32),
@@ -231,7 +282,9 @@ class _Builder:
         q_norm, k_norm = mixer.q_norm, mixer.k_norm
         slopes = None
         if mixer.alibi:
-            slopes = (alibi_slopes(mixer.num_heads, mixer.alibi_bias_max) * mixer.alibi_scale).numpy()
+            slopes = (
+                alibi_slopes(mixer.num_heads, mixer.alibi_bias_max) * mixer.alibi_scale
+            ).numpy()
         record = AttentionRecord(
             num_heads=mixer.num_heads,
             num_kv_heads=mixer.num_kv_heads,
@@ -243,8 +296,16 @@ class _Builder:
             scale=mixer.scale,
             softcap=mixer.softcap or 0.0,
             qk_norm_epsilon=0.0 if q_norm is None else q_norm.eps,
-            q_norm=None if q_norm is None else self.pointer(self.norm_weight(f"{prefix}.q_norm", q_norm)),
-            k_norm=None if k_norm is None else self.pointer(self.norm_weight(f"{prefix}.k_norm", k_norm)),
+            q_norm=(
+                None
+                if q_norm is None
+                else self.pointer(self.norm_weight(f"{prefix}.q_norm", q_norm))
+            ),
+            k_norm=(
+                None
+                if k_norm is None
+                else self.pointer(self.norm_weight(f"{prefix}.k_norm", k_norm))
+            ),
             slopes=self.pointer(slopes),
             sinks=self.pointer(self.weights.vectors.get(f"{prefix}.sinks")),
             cosines=self.pointer(cosines),
@@ -267,7 +328,9 @@ def build_program(
     max_positions: int,
     max_rows: int,
 ) -> NativeProgram:
-    """Lay out buffers and operations for steps of `max_tokens` tokens at positions below `max_positions`."""
+    """Lay out buffers and operations for steps of `max_tokens` tokens at positions below
+    `max_positions`.
+    """
     builder = _Builder(spec, weights, library, cache, max_tokens, max_positions)
     hidden = builder.buffer("residual", spec.hidden_size, floats=True)
     _embed(builder, hidden)
@@ -283,7 +346,13 @@ def build_program(
     hidden_ops, builder.ops = builder.ops, []
     head_input = builder.buffer("head input", spec.hidden_size, rows=max_rows)
     logits = builder.buffer("logits", spec.vocab_size, floats=True, rows=max_rows)
-    builder.linear("embedding" if spec.head.tied else "head", head_input, logits, Store.FLOAT, scale=spec.head.scale)
+    builder.linear(
+        "embedding" if spec.head.tied else "head",
+        head_input,
+        logits,
+        Store.FLOAT,
+        scale=spec.head.scale,
+    )
     num_caching_ops = 1 + max(place for place, op in enumerate(hidden_ops) if op.kind == Kind.QKV)
     return NativeProgram(
         hidden_ops=(OpRecord * len(hidden_ops))(*hidden_ops),
@@ -306,7 +375,11 @@ def _embed(builder: _Builder, hidden: Array) -> None:
         Kind.EMBED,
         num_columns=builder.spec.hidden_size,
         target=builder.pointer(hidden),
-        positions=None if positions is None else builder.pointer(builder.weights.vectors["embedding.positions.weight"]),
+        positions=(
+            None
+            if positions is None
+            else builder.pointer(builder.weights.vectors["embedding.positions.weight"])
+        ),
         position_offset=0 if positions is None else positions.offset,
         scale=embedding.scale,
         **table.operand,
@@ -316,7 +389,9 @@ def _embed(builder: _Builder, hidden: Array) -> None:
 
 
 def _block(builder: _Builder, block: Block, layer_prefix: str, prefix: str, hidden: Array) -> None:
-    """All norms come before the first mixer adds to the residual: the branches read the same input."""
+    """All norms come before the first mixer adds to the residual: the branches read the same
+    input.
+    """
     size = builder.spec.hidden_size
     shared = builder.buffer("normed", size)
     inputs = []
@@ -333,7 +408,9 @@ def _block(builder: _Builder, block: Block, layer_prefix: str, prefix: str, hidd
         _branch(builder, branch, name, source=source, hidden=hidden, scale=block.residual_scale)
 
 
-def _branch(builder: _Builder, branch: Branch, prefix: str, *, source: Array, hidden: Array, scale: float) -> None:
+def _branch(
+    builder: _Builder, branch: Branch, prefix: str, *, source: Array, hidden: Array, scale: float
+) -> None:
     if isinstance(branch.mixer, Attention):
         name, inner = _attention(builder, branch.mixer, prefix, source)
     else:
@@ -346,18 +423,38 @@ def _branch(builder: _Builder, branch: Branch, prefix: str, *, source: Array, hi
     out = builder.buffer("mixed", size, floats=True)
     builder.linear(name, inner, out, Store.FLOAT)
     builder.norm(f"{prefix}.post_norm", branch.post_norm, out, out)
-    builder.add(Kind.ADD, num_columns=size, source=builder.pointer(out), target=builder.pointer(hidden), scale=scale)
+    builder.add(
+        Kind.ADD,
+        num_columns=size,
+        source=builder.pointer(out),
+        target=builder.pointer(hidden),
+        scale=scale,
+    )
 
 
-def _attention(builder: _Builder, mixer: Attention, prefix: str, source: Array) -> tuple[str, Array]:
+def _attention(
+    builder: _Builder, mixer: Attention, prefix: str, source: Array
+) -> tuple[str, Array]:
     query_size = mixer.num_heads * mixer.head_dim
-    projected = builder.buffer("projected", query_size + 2 * mixer.num_kv_heads * mixer.head_dim, floats=True)
+    projected = builder.buffer(
+        "projected", query_size + 2 * mixer.num_kv_heads * mixer.head_dim, floats=True
+    )
     queries = builder.buffer("queries", query_size)
     attended = builder.buffer("attended", query_size)
     record = ctypes.pointer(builder.attention(mixer, prefix))
     builder.linear(f"{prefix}.qkv", source, projected, Store.FLOAT)
-    builder.add(Kind.QKV, source=builder.pointer(projected), target=builder.pointer(queries), attention=record)
-    builder.add(Kind.ATTENTION, source=builder.pointer(queries), target=builder.pointer(attended), attention=record)
+    builder.add(
+        Kind.QKV,
+        source=builder.pointer(projected),
+        target=builder.pointer(queries),
+        attention=record,
+    )
+    builder.add(
+        Kind.ATTENTION,
+        source=builder.pointer(queries),
+        target=builder.pointer(attended),
+        attention=record,
+    )
     return f"{prefix}.o", attended
 
 
@@ -369,5 +466,10 @@ def _mlp(builder: _Builder, mixer: MLP, prefix: str, source: Array) -> tuple[str
 
 
 def _attentions(spec: ModelSpec) -> tuple[Attention, ...]:
-    mixers = (branch.mixer for layer in spec.decoder.layers for block in layer.blocks for branch in block.branches)
+    mixers = (
+        branch.mixer
+        for layer in spec.decoder.layers
+        for block in layer.blocks
+        for branch in block.branches
+    )
     return tuple(mixer for mixer in mixers if isinstance(mixer, Attention))

@@ -12,7 +12,13 @@ from torch import Tensor
 from tgi.backend import Float32Array, Int32Array, SamplingParams, empty_float32, empty_int32
 from tgi_cpu.native import SAMPLE_RESULT, SAMPLE_ROW
 from tgi_cpu.native_engine import Engine, SamplerHandle
-from tgi_torch.sampling.sampler import NOT_FINITE, NOTHING_ALLOWED, SampledSequence, SampledTokens, needs_counts
+from tgi_torch.sampling.sampler import (
+    NOT_FINITE,
+    NOTHING_ALLOWED,
+    SampledSequence,
+    SampledTokens,
+    needs_counts,
+)
 
 __all__ = ["BoundRows", "NativeSampler"]
 
@@ -25,7 +31,9 @@ _NO_IDS, _NO_LOGPROBS = empty_int32(), empty_float32()
 
 @final
 class NativeSampler:
-    """A `TokenSampler` over logits in the kernels' memory. Parameters stay as records while the batch keeps its sequences."""
+    """A `TokenSampler` over logits in the kernels' memory. Parameters stay as records while the
+    batch keeps its sequences.
+    """
 
     def __init__(self, engine: Engine, vocab_size: int) -> None:
         self._sampler = engine.sampler(vocab_size)
@@ -52,7 +60,9 @@ class NativeSampler:
             rows.unmask()  # the words live as long as the step
 
     def bind(self, logits: Tensor, sequences: list[SampledSequence]) -> BoundRows:
-        """The choice for these sequences from logits that are computed anew for each call, at the same place."""
+        """The choice for these sequences from logits that are computed anew for each call, at the
+        same place.
+        """
         return BoundRows(logits, sequences, self._sampler)
 
 
@@ -60,7 +70,9 @@ class NativeSampler:
 class BoundRows:
     """The records of some sequences, and what was found for them at last. n rows."""
 
-    def __init__(self, logits: Tensor, sequences: list[SampledSequence], sampler: SamplerHandle) -> None:
+    def __init__(
+        self, logits: Tensor, sequences: list[SampledSequence], sampler: SamplerHandle
+    ) -> None:
         params = [sequence.sampling for sequence in sequences]
         self._logits = logits  # which keeps its memory
         self._sequences = list(sequences)
@@ -79,7 +91,9 @@ class BoundRows:
         self._no_problems = self._problems.tobytes()
         self._has_draws = not all(p.greedy for p in params)
         self._has_tops = any(p.top_n_tokens for p in params)
-        self._with_context = [i for i, p in enumerate(params) if p.watermark_gamma > 0 or needs_counts(p)]
+        self._with_context = [
+            i for i, p in enumerate(params) if p.watermark_gamma > 0 or needs_counts(p)
+        ]
         self._run = sampler.bind(logits.data_ptr(), logits.stride(0), rows, results)
 
     def are_of(self, sequences: list[SampledSequence], logits: Tensor) -> bool:
@@ -110,7 +124,9 @@ class BoundRows:
         counts = self._num_tops.copy()
         tops = self._sampler.tops(len(counts), int(counts.sum()))
         named = {int(row): _PROBLEMS[int(problems[row])] for row in problems.nonzero()[0]}
-        return SampledTokens(tokens, logprobs, counts, tops["id"].copy(), tops["logprob"].copy(), named)
+        return SampledTokens(
+            tokens, logprobs, counts, tops["id"].copy(), tops["logprob"].copy(), named
+        )
 
 
 def _bias_arrays(params: SamplingParams) -> tuple[Int32Array, Float32Array]:

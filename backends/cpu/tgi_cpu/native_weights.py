@@ -1,4 +1,5 @@
-"""A model's weights as the native kernels read them: matrices packed in panels or quantized, everything else in float32.
+"""A model's weights as the native kernels read them: matrices packed in panels or quantized,
+everything else in float32.
 
 Every role has its place before a byte is read, so that a checkpoint streams straight into it.
 """
@@ -28,7 +29,9 @@ Float32Array = npt.NDArray[np.float32]
 
 
 def plan_matrices(spec: ModelSpec) -> dict[str, MatrixPlan]:
-    """The matrices of a decoder of attention and MLP mixers, by the prefix of their roles and what they do."""
+    """The matrices of a decoder of attention and MLP mixers, by the prefix of their roles and what
+    they do.
+    """
     hidden = spec.hidden_size
     plans = {"embedding": MatrixPlan({"embedding.weight": spec.vocab_size}, hidden)}
     if not spec.head.tied:
@@ -39,8 +42,12 @@ def plan_matrices(spec: ModelSpec) -> dict[str, MatrixPlan]:
             if isinstance(mixer, Attention):
                 kv_rows = mixer.num_kv_heads * mixer.head_dim
                 rows = {f"{prefix}.q.weight": mixer.num_heads * mixer.head_dim}
-                plans[f"{prefix}.qkv"] = MatrixPlan(rows | {f"{prefix}.{name}.weight": kv_rows for name in "kv"}, hidden)
-                plans[f"{prefix}.o"] = MatrixPlan({f"{prefix}.o.weight": hidden}, mixer.num_heads * mixer.head_dim)
+                plans[f"{prefix}.qkv"] = MatrixPlan(
+                    rows | {f"{prefix}.{name}.weight": kv_rows for name in "kv"}, hidden
+                )
+                plans[f"{prefix}.o"] = MatrixPlan(
+                    {f"{prefix}.o.weight": hidden}, mixer.num_heads * mixer.head_dim
+                )
             elif isinstance(mixer, MLP):
                 size = mixer.intermediate_size
                 names = ("gate", "up") if mixer.gated else ("up",)
@@ -52,12 +59,20 @@ def plan_matrices(spec: ModelSpec) -> dict[str, MatrixPlan]:
 
 @final
 class NativeWeights:
-    """All parameters of a model, filled piece by piece by role; matrices in bfloat16, or as `quantization` says."""
+    """All parameters of a model, filled piece by piece by role; matrices in bfloat16, or as
+    `quantization` says.
+    """
 
-    def __init__(self, spec: ModelSpec, library: NativeLibrary, quantization: Quantization | None = None) -> None:
+    def __init__(
+        self, spec: ModelSpec, library: NativeLibrary, quantization: Quantization | None = None
+    ) -> None:
         plans = plan_matrices(spec)
-        formats = {name: None if quantization is None else quantization.format_of(name) for name in plans}
-        sizes = [round_up(plan.num_bytes(formats[name]), _ALIGNMENT) for name, plan in plans.items()]
+        formats = {
+            name: None if quantization is None else quantization.format_of(name) for name in plans
+        }
+        sizes = [
+            round_up(plan.num_bytes(formats[name]), _ALIGNMENT) for name, plan in plans.items()
+        ]
         self._library = library
         self._memory = library.allocate(sum(sizes))
         parts = zip(plans.items(), np.split(self._memory, np.cumsum(sizes)[:-1]), strict=True)
@@ -71,7 +86,9 @@ class NativeWeights:
                 quantized[name] = QuantizedMatrix(plan, library, weight_format, memory)
         self.matrices: Mapping[str, Matrix] = {**self._packed, **quantized}
         self._matrix_of = {
-            parameter: matrix for matrix in (self._packed or quantized).values() for parameter in matrix.plan.parameter_rows
+            parameter: matrix
+            for matrix in (self._packed or quantized).values()
+            for parameter in matrix.plan.parameter_rows
         }
         self.vectors: dict[str, Float32Array] = {
             parameter: np.zeros(shape, np.float32)
@@ -80,22 +97,36 @@ class NativeWeights:
         }
 
     def write(self, parameter: str, axis: int, start: int, piece: Tensor) -> None:
-        """Take `piece`, the part of `parameter` from index `start` of `axis` on, in any floating dtype."""
+        """Take `piece`, the part of `parameter` from index `start` of `axis` on, in any floating
+        dtype.
+        """
         if parameter in self._matrix_of:
             self._matrix_of[parameter].write(parameter, axis, start, piece)
             return
-        part = self.vectors[parameter].swapaxes(0, axis)[start : start + piece.shape[axis]].swapaxes(0, axis)
+        part = (
+            self.vectors[parameter]
+            .swapaxes(0, axis)[start : start + piece.shape[axis]]
+            .swapaxes(0, axis)
+        )
         part[...] = piece.float().numpy()
 
     def compress(self) -> None:
-        """Put bfloat16 matrices into 12 bits a weight, where they stand, and give the rest of the memory back.
+        """Put bfloat16 matrices into 12 bits a weight, where they stand, and give the rest of the
+        memory back.
 
-        Call it once, after the last `write`; quantized matrices stay as they are. No weight changes by a bit.
+        Call it once, after the last `write`; quantized matrices stay as they are. No weight changes
+        by a bit.
         """
         if not self._packed:
             return
         with ThreadPoolExecutor(self._library.num_threads) as pool:
-            compressed = dict(zip(self._packed, pool.map(PackedMatrix.compressed, self._packed.values()), strict=True))
+            compressed = dict(
+                zip(
+                    self._packed,
+                    pool.map(PackedMatrix.compressed, self._packed.values()),
+                    strict=True,
+                )
+            )
         end = 0
         for name, matrix in compressed.items():
             compressed[name] = matrix.moved(self._memory[end:])
@@ -104,9 +135,14 @@ class NativeWeights:
         self.matrices = compressed
 
     def bias(self, matrix: Matrix) -> Float32Array | None:
-        """The matrix's bias in the order of its columns, padded to whole panels; None if its roles have none."""
+        """The matrix's bias in the order of its columns, padded to whole panels; None if its roles
+        have none.
+        """
         plan = matrix.plan
-        values = {parameter: self.vectors.get(parameter.removesuffix("weight") + "bias") for parameter in plan.parameter_rows}
+        values = {
+            parameter: self.vectors.get(parameter.removesuffix("weight") + "bias")
+            for parameter in plan.parameter_rows
+        }
         if all(bias is None for bias in values.values()):
             return None
         merged = np.zeros(plan.padded_columns, np.float32)

@@ -1,6 +1,7 @@
 """The heavy half of the CPU backend: torch's shared worker over this machine's processors.
 
-Where the native kernels run the whole model, they do; else the shared decoder runs in torch, and a line at start says why.
+Where the native kernels run the whole model, they do; else the shared decoder runs in torch, and a
+line at start says why.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ from tgi_torch.weights.weight_formats import QUANTIZATIONS, describe_quantizatio
 __all__ = ["create_worker", "unsupported_reason"]
 
 _DEVICE = torch.device("cpu")
-_TORCH_BLOCK_TOKENS = 16  # blocks are gathered by index, so small ones cost nothing and share more of a common prompt
-_MAX_STEP_TOKENS = 1024  # matrix products are at full rate from some 500 rows on; more only makes running streams wait
+_TORCH_BLOCK_TOKENS = (
+    16  # blocks are gathered by index, so small ones cost nothing and share more of a common prompt
+)
+# matrix products are at full rate from some 500 rows on; more only makes running streams wait
+_MAX_STEP_TOKENS = 1024
 
 
 def create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
@@ -49,7 +53,9 @@ def create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
         make_decode_program = _native_decode_program
     else:
         if isinstance(config.spec, ModelSpec):
-            reporter.log(f"the model runs in torch operations, not in the faster native kernels: {reason}")
+            reporter.log(
+                f"the model runs in torch operations, not in the faster native kernels: {reason}"
+            )
         kernels, block_size = "torch", _TORCH_BLOCK_TOKENS
         load_model, make_sampler = decoder_loader(REFERENCE, _DEVICE, quantization), _torch_sampler
         make_decode_program = no_decode_program
@@ -112,5 +118,7 @@ def _argmax(scores: Tensor) -> Tensor:
 
 
 def _sort(values: Tensor) -> Tensor:
-    """By numpy, which sorts values alone with vector instructions, some thirty times faster than torch."""
+    """By numpy, which sorts values alone with vector instructions, some thirty times faster than
+    torch.
+    """
     return torch.from_numpy(np.sort(values.numpy(), -1))

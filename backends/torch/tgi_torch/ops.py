@@ -26,7 +26,14 @@ from tgi_torch.attention.paged import (
     plan_attention,
     plan_cross_attention,
 )
-from tgi_torch.model.recurrence import DeltaInputs, ScanInputs, causal_convolution, gated_delta_scan, plan_states, selective_scan
+from tgi_torch.model.recurrence import (
+    DeltaInputs,
+    ScanInputs,
+    causal_convolution,
+    gated_delta_scan,
+    plan_states,
+    selective_scan,
+)
 from tgi_torch.model.rotary import Rotation
 
 __all__ = [
@@ -50,7 +57,9 @@ _QUICK_GELU_RATE = 1.702
 @final
 @dataclass(frozen=True)
 class Ops:
-    """The operations. An implementation may write into a tensor it is given only where that is said."""
+    """The operations. An implementation may write into a tensor it is given only where that is
+    said.
+    """
 
     linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     """(x [..., in], weight [out, in], bias [out]) -> [..., out]"""
@@ -68,7 +77,9 @@ class Ops:
     """(x [..., n], weight [n], bias [n], eps) -> like x"""
 
     rotary: Callable[[Tensor, Rotation, bool], None]
-    """(x [T, H, D], rotation, interleaved): rotates the first rotary_dim of each head of x in place"""
+    """(x [T, H, D], rotation, interleaved): rotates the first rotary_dim of each head of x in
+    place
+    """
 
     activation: Callable[[Tensor, Activation], Tensor]
     """(x, kind) -> like x"""
@@ -80,19 +91,27 @@ class Ops:
     """(key [T, K, D], value [T, K, Dv], cache, slot_mapping int64 [T]): writes into the cache"""
 
     plan_attention: Callable[[AttentionMetadata, int, int | None], Any]
-    """(metadata, block_size, window) -> whatever `paged_attention` wants to know; once per step and window"""
+    """(metadata, block_size, window) -> whatever `paged_attention` wants to know; once per step and
+    window
+    """
 
     paged_attention: Callable[[Tensor, LayerCache, Any, AttentionSettings], Tensor]
-    """(query [T, H, D], cache, plan, settings) -> [T, H * Dv]; this step's keys and values are in the cache already"""
+    """(query [T, H, D], cache, plan, settings) -> [T, H * Dv]; this step's keys and values are in
+    the cache already
+    """
 
     plan_cross_attention: Callable[[AttentionMetadata, int], Any]
-    """(metadata, block_size) -> the plan of `paged_attention` over the encoder's tokens; once per step"""
+    """(metadata, block_size) -> the plan of `paged_attention` over the encoder's tokens; once per
+    step
+    """
 
     plan_states: Callable[[AttentionMetadata], Any]
     """metadata -> whatever the two operations below want to know; once per step"""
 
     causal_convolution: Callable[[Tensor, Tensor, Tensor | None, Tensor, Any], Tensor]
-    """(x [T, C], weight [C, kernel], bias [C], window [S, C, kernel - 1], plan) -> [T, C]; moves the rows' windows on"""
+    """(x [T, C], weight [C, kernel], bias [C], window [S, C, kernel - 1], plan) -> [T, C]; moves
+    the rows' windows on
+    """
 
     selective_scan: Callable[[ScanInputs, Tensor, Any], Tensor]
     """(inputs, states [S, H, P, N], plan) -> float32 [T, H, P]; moves the rows' states on"""

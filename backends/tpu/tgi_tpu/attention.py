@@ -1,7 +1,9 @@
-"""Attention over the paged cache in plain XLA operations: runs on every platform, and is what the kernels are checked against.
+"""Attention over the paged cache in plain XLA operations: runs on every platform, and is what the
+kernels are checked against.
 
-Shapes: T tokens, S sequences, P blocks per sequence, B tokens of a block, H query heads, K key and value heads, D head size.
-A page array holds the blocks of one or several layers, [blocks, B, 2 K, D]; heads alternate key, value, key, value.
+Shapes: T tokens, S sequences, P blocks per sequence, B tokens of a block, H query heads, K key and
+value heads, D head size. A page array holds the blocks of one or several layers, [blocks, B, 2 K,
+D]; heads alternate key, value, key, value.
 """
 
 from __future__ import annotations
@@ -16,7 +18,14 @@ import jax.numpy as jnp
 from tgi_tpu.layers import softcap
 from tgi_tpu.step_arrays import StepArrays
 
-__all__ = ["AttentionRule", "Vectors", "attend", "sequence_of_token", "step_of_layer", "write_pages"]
+__all__ = [
+    "AttentionRule",
+    "Vectors",
+    "attend",
+    "sequence_of_token",
+    "step_of_layer",
+    "write_pages",
+]
 
 Vectors = Mapping[str, jax.Array]
 """What a layer has per query head, float32 [H]: `alibi_slopes`, `sinks` or nothing."""
@@ -25,7 +34,9 @@ _TILE = 32
 """Queries of one sequence that are scored together."""
 
 _HIDDEN = -1e30
-"""Score of a key that a query does not see. Finite, so that a row that sees none is zero, not NaN."""
+"""Score of a key that a query does not see. Finite, so that a row that sees none is zero, not
+NaN.
+"""
 
 
 @final
@@ -38,21 +49,32 @@ class AttentionRule:
     softcap: float | None = None
 
 
-def step_of_layer(step: StepArrays, pages: jax.Array, layer: jax.Array, num_layers: int) -> StepArrays:
-    """The step as layer number `layer` of the `num_layers` in `pages` sees it: its blocks lie behind those of earlier layers.
+def step_of_layer(
+    step: StepArrays, pages: jax.Array, layer: jax.Array, num_layers: int
+) -> StepArrays:
+    """The step as layer number `layer` of the `num_layers` in `pages` sees it: its blocks lie
+    behind those of earlier layers.
 
     A slot that is dropped lies behind all layers, not in the next one.
     """
     num_blocks, block_size = pages.shape[0] // num_layers, pages.shape[1]
     num_slots = num_blocks * block_size
-    slots = jnp.where(step.slot_mapping < num_slots, step.slot_mapping + layer * num_slots, num_layers * num_slots)
+    slots = jnp.where(
+        step.slot_mapping < num_slots, step.slot_mapping + layer * num_slots, num_layers * num_slots
+    )
     return replace(step, slot_mapping=slots, block_tables=step.block_tables + layer * num_blocks)
 
 
-def write_pages(pages: jax.Array, key: jax.Array, value: jax.Array, slot_mapping: jax.Array) -> jax.Array:
+def write_pages(
+    pages: jax.Array, key: jax.Array, value: jax.Array, slot_mapping: jax.Array
+) -> jax.Array:
     """The pages with key and value [T, K, D] in their slots."""
     num_tokens, num_heads, head_dim = key.shape
-    both = jnp.stack([key, value], axis=2).reshape(num_tokens, 2 * num_heads, head_dim).astype(pages.dtype)
+    both = (
+        jnp.stack([key, value], axis=2)
+        .reshape(num_tokens, 2 * num_heads, head_dim)
+        .astype(pages.dtype)
+    )
     slots = pages.reshape(-1, *pages.shape[2:])
     return slots.at[slot_mapping].set(both, mode="drop").reshape(pages.shape)
 
@@ -60,7 +82,10 @@ def write_pages(pages: jax.Array, key: jax.Array, value: jax.Array, slot_mapping
 def sequence_of_token(step: StepArrays) -> jax.Array:
     """The sequence of each token, int32 [T]; padding belongs to the last one."""
     tokens = jnp.arange(step.token_ids.shape[0], dtype=jnp.int32)
-    return jnp.minimum(jnp.searchsorted(step.cu_query_lens[1:], tokens, side="right"), step.context_lens.shape[0] - 1)
+    return jnp.minimum(
+        jnp.searchsorted(step.cu_query_lens[1:], tokens, side="right"),
+        step.context_lens.shape[0] - 1,
+    )
 
 
 def attend(
@@ -72,24 +97,32 @@ def attend(
 ) -> jax.Array:
     """What the queries [T, H, D] see of the cache, [T, H, D].
 
-    Where there are no more tokens than sequences each token gathers its own keys; else tiles of one sequence share them. Blocks
-    that no sequence uses, and the free end of a sequence's last one, may hold anything, NaN included.
+    Where there are no more tokens than sequences each token gathers its own keys; else tiles of one
+    sequence share them. Blocks that no sequence uses, and the free end of a sequence's last one,
+    may hold anything, NaN included.
     """
     num_tokens, num_sequences = query.shape[0], step.context_lens.shape[0]
 
     def tile(sequence: jax.Array, queries: jax.Array, positions: jax.Array) -> jax.Array:
         """Queries [Q, H, D] at positions [Q] of one sequence."""
         blocks, context_len = step.block_tables[sequence], step.context_lens[sequence]
-        return _attend_tile(queries, positions, pages[blocks], context_len, rule=rule, vectors=vectors)
+        return _attend_tile(
+            queries, positions, pages[blocks], context_len, rule=rule, vectors=vectors
+        )
 
     if num_tokens <= num_sequences:
-        return jax.vmap(tile)(sequence_of_token(step), query[:, None], step.positions[:, None])[:, 0]
+        return jax.vmap(tile)(sequence_of_token(step), query[:, None], step.positions[:, None])[
+            :, 0
+        ]
     size = min(_TILE, num_tokens)
-    # The last tile of a sequence runs into the next one, whose own tiles come later and have the last word.
+    # The last tile of a sequence runs into the next one, whose own tiles come later and have the
+    # last word.
     padded_query = jnp.pad(query, ((0, size), (0, 0), (0, 0)))
     padded_positions = jnp.pad(step.positions, (0, size))
 
-    def run_tile(number: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def run_tile(
+        number: jax.Array, carry: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
         out, sequence = carry
         start = step.cu_query_lens[sequence] + number * size
         queries = jax.lax.dynamic_slice_in_dim(padded_query, start, size)
@@ -103,7 +136,9 @@ def attend(
         done, _ = jax.lax.fori_loop(0, (query_len + size - 1) // size, run_tile, (out, sequence))
         return done
 
-    out: jax.Array = jax.lax.fori_loop(0, step.num_sequences[0], run_sequence, jnp.zeros_like(padded_query))
+    out: jax.Array = jax.lax.fori_loop(
+        0, step.num_sequences[0], run_sequence, jnp.zeros_like(padded_query)
+    )
     return out[:num_tokens]
 
 
@@ -127,7 +162,9 @@ def _attend_tile(
     key, value = keys_and_values[:, :, 0], keys_and_values[:, :, 1]
     grouped = query.reshape(num_queries, num_kv_heads, -1, head_dim)
     precision = jax.lax.Precision.HIGHEST if query.dtype == jnp.float32 else None
-    product = jnp.einsum("qkgd,nkd->kgqn", grouped, key, precision=precision, preferred_element_type=jnp.float32)
+    product = jnp.einsum(
+        "qkgd,nkd->kgqn", grouped, key, precision=precision, preferred_element_type=jnp.float32
+    )
     scores = softcap(product.reshape(num_heads, num_queries, -1) * rule.scale, rule.softcap)
     distance = positions[:, None] - key_positions
     if "alibi_slopes" in vectors:
@@ -135,9 +172,13 @@ def _attend_tile(
     is_seen = (distance >= 0) & (key_positions < context_len)
     if rule.window is not None:
         is_seen = is_seen & (distance < rule.window)
-    probabilities = _softmax(jnp.where(is_seen, scores, _HIDDEN), vectors.get("sinks")).astype(query.dtype)
+    probabilities = _softmax(jnp.where(is_seen, scores, _HIDDEN), vectors.get("sinks")).astype(
+        query.dtype
+    )
     shared = probabilities.reshape(num_kv_heads, -1, *probabilities.shape[1:])
-    out = jnp.einsum("kgqn,nkd->qkgd", shared, value, precision=precision, preferred_element_type=jnp.float32)
+    out = jnp.einsum(
+        "kgqn,nkd->qkgd", shared, value, precision=precision, preferred_element_type=jnp.float32
+    )
     return out.reshape(query.shape).astype(query.dtype)
 
 

@@ -21,10 +21,19 @@ from tgi_tpu.mesh import AXIS
 from tgi_tpu.ragged_attention import ragged_attention
 from tgi_tpu.step_arrays import StepArrays
 
-__all__ = ["AttentionKernel", "AttentionPlan", "Candidate", "attention_candidates", "choose_attention", "write_and_attend"]
+__all__ = [
+    "AttentionKernel",
+    "AttentionPlan",
+    "Candidate",
+    "attention_candidates",
+    "choose_attention",
+    "write_and_attend",
+]
 
 AttentionKernel = Literal["jax", "pallas", "xla"]
-"""`jax`: the ragged paged attention that JAX ships; `pallas`: the kernel of this package; `xla`: plain operations."""
+"""`jax`: the ragged paged attention that JAX ships; `pallas`: the kernel of this package; `xla`:
+plain operations.
+"""
 
 QKV = tuple[jax.Array, jax.Array, jax.Array]
 """Query [T, H, D], key and value [T, K, D]."""
@@ -58,27 +67,37 @@ class AttentionPlan:
 def attention_candidates(
     spec: ModelSpec, tp_size: int, *, platform: str, dtype: DTypeLike, block_size: int
 ) -> tuple[Candidate, ...]:
-    """Every implementation for `spec` on `tp_size` devices of `platform` (`cpu`, `tpu`); exactly one is chosen.
+    """Every implementation for `spec` on `tp_size` devices of `platform` (`cpu`, `tpu`); exactly
+    one is chosen.
 
     The first of `AttentionKernel` that can run every layer is.
     """
-    mixers = dict.fromkeys(mixer for layer in spec.decoder.layers if (mixer := attention_of(layer)) is not None)
+    mixers = dict.fromkeys(
+        mixer for layer in spec.decoder.layers if (mixer := attention_of(layer)) is not None
+    )
     reasons: dict[AttentionKernel, str | None] = {
         "jax": _first(_reason_against_jax(mixer, tp_size, dtype) for mixer in mixers),
         "pallas": _reason_against_pallas(block_size, dtype),
         "xla": None,
     }
     if platform != "tpu":
-        reasons |= dict.fromkeys(("jax", "pallas"), f"it is compiled for TPUs, and the platform is {platform}")
+        reasons |= dict.fromkeys(
+            ("jax", "pallas"), f"it is compiled for TPUs, and the platform is {platform}"
+        )
     chosen = next(kernel for kernel, reason in reasons.items() if reason is None)
     return tuple(
-        Candidate(kernel, None if kernel == chosen else reason or f"{chosen} is preferred") for kernel, reason in reasons.items()
+        Candidate(kernel, None if kernel == chosen else reason or f"{chosen} is preferred")
+        for kernel, reason in reasons.items()
     )
 
 
-def choose_attention(spec: ModelSpec, mesh: Mesh, *, platform: str, dtype: DTypeLike, block_size: int) -> AttentionPlan:
+def choose_attention(
+    spec: ModelSpec, mesh: Mesh, *, platform: str, dtype: DTypeLike, block_size: int
+) -> AttentionPlan:
     """The plan with the one of `attention_candidates` that is chosen."""
-    candidates = attention_candidates(spec, mesh.size, platform=platform, dtype=dtype, block_size=block_size)
+    candidates = attention_candidates(
+        spec, mesh.size, platform=platform, dtype=dtype, block_size=block_size
+    )
     chosen = next(candidate.kernel for candidate in candidates if candidate.reason is None)
     return AttentionPlan(mesh, chosen, candidates=candidates)
 
@@ -90,7 +109,9 @@ def _first(reasons: Iterable[str | None]) -> str | None:
 def _reason_against_jax(mixer: Attention, tp_size: int, dtype: DTypeLike) -> str | None:
     """Why JAX's kernel cannot compute a layer."""
     heads = mixer.num_kv_heads * kv_repeats(mixer, tp_size) // tp_size
-    packed = 2 * heads * jnp.dtype(dtype).itemsize / 4  # 32-bit rows of a token's heads on one device
+    packed = (
+        2 * heads * jnp.dtype(dtype).itemsize / 4
+    )  # 32-bit rows of a token's heads on one device
     if mixer.alibi or mixer.sinks:
         return f"it has no {'ALiBi' if mixer.alibi else 'attention sinks'}"
     if packed not in (1, 2, 4) and packed % 8:
@@ -108,23 +129,38 @@ def _reason_against_pallas(block_size: int, dtype: DTypeLike) -> str | None:
 
 
 def write_and_attend(
-    plan: AttentionPlan, qkv: QKV, pages: jax.Array, step: StepArrays, *, rule: AttentionRule, vectors: Vectors
+    plan: AttentionPlan,
+    qkv: QKV,
+    pages: jax.Array,
+    step: StepArrays,
+    *,
+    rule: AttentionRule,
+    vectors: Vectors,
 ) -> tuple[jax.Array, jax.Array]:
-    """Write key and value into the pages, then attend with the query: (what it sees [T, H, D], the pages).
+    """Write key and value into the pages, then attend with the query: (what it sees [T, H, D], the
+    pages).
 
     Every device does so for its own heads.
     """
 
-    def on_device(qkv: QKV, pages: jax.Array, step: StepArrays, vectors: Vectors) -> tuple[jax.Array, jax.Array]:
+    def on_device(
+        qkv: QKV, pages: jax.Array, step: StepArrays, vectors: Vectors
+    ) -> tuple[jax.Array, jax.Array]:
         head_dim = qkv[0].shape[-1]
         # Zeros add nothing to a score, and zeros come out where the values end.
-        query, key, value = (jnp.pad(part, ((0, 0), (0, 0), (0, pages.shape[-1] - head_dim))) for part in qkv)
+        query, key, value = (
+            jnp.pad(part, ((0, 0), (0, 0), (0, pages.shape[-1] - head_dim))) for part in qkv
+        )
         pages = write_pages(pages, key, value, step.slot_mapping)
         return _attend(plan, query, pages, step, rule=rule, vectors=vectors)[..., :head_dim], pages
 
     if plan.mesh.size == 1:
         return on_device(qkv, pages, step, vectors)
-    heads, paged, whole = PartitionSpec(None, AXIS), PartitionSpec(None, None, AXIS), PartitionSpec()
+    heads, paged, whole = (
+        PartitionSpec(None, AXIS),
+        PartitionSpec(None, None, AXIS),
+        PartitionSpec(),
+    )
     divided = jax.shard_map(
         on_device,
         mesh=plan.mesh,
@@ -136,7 +172,13 @@ def write_and_attend(
 
 
 def _attend(
-    plan: AttentionPlan, query: jax.Array, pages: jax.Array, step: StepArrays, *, rule: AttentionRule, vectors: Vectors
+    plan: AttentionPlan,
+    query: jax.Array,
+    pages: jax.Array,
+    step: StepArrays,
+    *,
+    rule: AttentionRule,
+    vectors: Vectors,
 ) -> jax.Array:
     match plan.kernel:
         case "xla":
@@ -155,7 +197,9 @@ def _attend(
                 sm_scale=rule.scale,
                 sliding_window=rule.window,
                 soft_cap=rule.softcap,
-                num_kv_pages_per_block=min(step.block_tables.shape[1], max(1, _KEYS_PER_BLOCK // pages.shape[1])),
+                num_kv_pages_per_block=min(
+                    step.block_tables.shape[1], max(1, _KEYS_PER_BLOCK // pages.shape[1])
+                ),
                 num_queries_per_block=_QUERIES_PER_BLOCK,
                 vmem_limit_bytes=_VMEM_BYTES,
             )

@@ -26,7 +26,14 @@ from tgi.backend import (
 from tgi_tpu.buckets import parse_token_buckets
 from tgi_tpu.chips import find_chips, has_device_nodes
 from tgi_tpu.coverage import unsharded, unsupported
-from tgi_tpu.memory import BLOCK_SIZE, DTYPE_BYTES, INT8_NAMES, compute_dtype, kv_bytes_per_token, weights_bytes
+from tgi_tpu.memory import (
+    BLOCK_SIZE,
+    DTYPE_BYTES,
+    INT8_NAMES,
+    compute_dtype,
+    kv_bytes_per_token,
+    weights_bytes,
+)
 
 __all__ = ["TpuBackend"]
 
@@ -41,14 +48,15 @@ _KERNELS = {
 _OPTIONS = (
     BackendOption(
         "platform",
-        "JAX platform to compute on: `auto` needs a TPU chip, `cpu` runs the same programs slowly anywhere",
+        "JAX platform to compute on: `auto` needs a TPU chip, `cpu` runs the same programs slowly"
+        " anywhere",
         default="auto",
         choices=("auto", "cpu"),
     ),
     BackendOption(
         "token-buckets",
-        "Numbers of tokens that steps are padded to, each compiled before serving, e.g. 16,128,1024;"
-        " default: powers of two from 16 to the largest step",
+        "Numbers of tokens that steps are padded to, each compiled before serving, e.g."
+        " 16,128,1024; default: powers of two from 16 to the largest step",
     ),
 )
 
@@ -61,21 +69,45 @@ class TpuBackend:
     def info(self) -> BackendInfo:
         """Never taken by `auto` on a machine without a chip."""
         has_chips = bool(find_chips())
-        return BackendInfo("tpu", API_VERSION, "tgi-tpu", _VERSION, _PRIORITY, selectable=has_chips, options=_OPTIONS)
+        return BackendInfo(
+            "tpu",
+            API_VERSION,
+            "tgi-tpu",
+            _VERSION,
+            _PRIORITY,
+            selectable=has_chips,
+            options=_OPTIONS,
+        )
 
     def probe(self) -> ProbeResult:
-        """Usable if JAX is installed; it is looked for, not imported. Without a chip, `supports` asks for the CPU platform."""
+        """Usable if JAX is installed; it is looked for, not imported. Without a chip, `supports`
+        asks for the CPU platform.
+        """
         if find_spec("jax") is None:
-            return ProbeResult(False, 'JAX is not installed; install it with the backend: pip install "tgi-tpu[chip]"')
+            return ProbeResult(
+                False,
+                'JAX is not installed; install it with the backend: pip install "tgi-tpu[chip]"',
+            )
         chips = find_chips()
         if not chips:
-            return ProbeResult(True, "no TPU chip was found", (DeviceInfo("cpu", "JAX on the CPU, no TPU"),))
+            return ProbeResult(
+                True, "no TPU chip was found", (DeviceInfo("cpu", "JAX on the CPU, no TPU"),)
+            )
         if not has_device_nodes():
-            reason = "the TPU chips have no device nodes here; in a container pass on /dev/accel* or /dev/vfio"
+            reason = (
+                "the TPU chips have no device nodes here; in a container pass on /dev/accel* or"
+                " /dev/vfio"
+            )
             return ProbeResult(False, reason)
         if find_spec("libtpu") is None:
-            return ProbeResult(False, 'libtpu is not installed, so JAX cannot use the chips; pip install "tgi-tpu[chip]"')
-        devices = (DeviceInfo(f"tpu:{i}", f"Google TPU {chip.generation}", chip.memory_bytes) for i, chip in enumerate(chips))
+            return ProbeResult(
+                False,
+                'libtpu is not installed, so JAX cannot use the chips; pip install "tgi-tpu[chip]"',
+            )
+        devices = (
+            DeviceInfo(f"tpu:{i}", f"Google TPU {chip.generation}", chip.memory_bytes)
+            for i, chip in enumerate(chips)
+        )
         return ProbeResult(True, devices=tuple(devices))
 
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
@@ -89,24 +121,38 @@ class TpuBackend:
             return Support("no", reasons)
         dtype = compute_dtype(config.dtype, _stored_dtype(Path(config.model_path)))
         memory = (
-            MemoryItem("weights", weights_bytes(spec, dtype, config.quantize), f"int8 and {dtype}" if config.quantize else dtype),
+            MemoryItem(
+                "weights",
+                weights_bytes(spec, dtype, config.quantize),
+                f"int8 and {dtype}" if config.quantize else dtype,
+            ),
             MemoryItem("KV cache of one token", kv_bytes_per_token(spec, dtype), dtype),
         )
         return Support("native", memory=memory)
 
-    def explain(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> tuple[Implementation, ...]:
-        """Which attention kernel and which weights compute, and why not others. Imports JAX, and leaves the chips alone."""
+    def explain(
+        self, spec: ModelSpec | GenericSpec, config: EngineConfig
+    ) -> tuple[Implementation, ...]:
+        """Which attention kernel and which weights compute, and why not others. Imports JAX, and
+        leaves the chips alone.
+        """
         if not isinstance(spec, ModelSpec):
             return ()
-        from tgi_tpu.attention_plan import attention_candidates  # noqa: PLC0415 - the two halves load apart
+        from tgi_tpu.attention_plan import (  # noqa: PLC0415
+            attention_candidates,
+        )
 
         dtype = compute_dtype(config.dtype, _stored_dtype(Path(config.model_path)))
         platform = "cpu" if config.options.get("platform") == "cpu" else "tpu"
-        candidates = attention_candidates(spec, config.num_shard, platform=platform, dtype=dtype, block_size=BLOCK_SIZE)
+        candidates = attention_candidates(
+            spec, config.num_shard, platform=platform, dtype=dtype, block_size=BLOCK_SIZE
+        )
         (chosen,) = (candidate.kernel for candidate in candidates if candidate.reason is None)
         others = tuple((_KERNELS[c.kernel], c.reason) for c in candidates if c.reason is not None)
         whole = () if config.quantize else (("int8", "`--quantize eetq` was not asked for"),)
-        weights = Implementation("weights", f"int8, products in {dtype}" if config.quantize else dtype, whole)
+        weights = Implementation(
+            "weights", f"int8, products in {dtype}" if config.quantize else dtype, whole
+        )
         return (Implementation("attention", _KERNELS[chosen], others), weights)
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
@@ -118,18 +164,30 @@ class TpuBackend:
 
 def _refused_options(config: EngineConfig) -> tuple[str, ...]:
     refused = []
-    num_devices, platform = sum(chip.num_devices for chip in find_chips()), config.options.get("platform", "auto")
+    num_devices, platform = (
+        sum(chip.num_devices for chip in find_chips()),
+        config.options.get("platform", "auto"),
+    )
     if platform == "auto" and not num_devices:
-        refused.append("no TPU chip was found; `--tpu-platform cpu` runs the same programs on JAX's CPU platform")
+        refused.append(
+            "no TPU chip was found; `--tpu-platform cpu` runs the same programs on JAX's CPU"
+            " platform"
+        )
     if config.num_shard > (_MAX_CPU_SHARDS if platform == "cpu" else max(num_devices, 1)):
-        there = f"JAX's CPU platform stands in for at most {_MAX_CPU_SHARDS}" if platform == "cpu" else f"there are {num_devices}"
+        there = (
+            f"JAX's CPU platform stands in for at most {_MAX_CPU_SHARDS}"
+            if platform == "cpu"
+            else f"there are {num_devices}"
+        )
         refused.append(f"`--num-shard {config.num_shard}` needs as many TPU devices; {there}")
     if config.dtype is not None and config.dtype not in DTYPE_BYTES:
         refused.append(f"`--dtype {config.dtype}` is not one of {', '.join(sorted(DTYPE_BYTES))}")
     if config.quantize is not None and config.quantize not in INT8_NAMES:
         refused.append(f"`--quantize {config.quantize}` is not one of {', '.join(INT8_NAMES)}")
     if config.kv_cache_dtype is not None:
-        refused.append(f"`--kv-cache-dtype {config.kv_cache_dtype}` is not supported here; leave it out")
+        refused.append(
+            f"`--kv-cache-dtype {config.kv_cache_dtype}` is not supported here; leave it out"
+        )
     try:
         parse_token_buckets(config.options.get("token-buckets", ""))
     except BackendError as error:
@@ -138,7 +196,9 @@ def _refused_options(config: EngineConfig) -> tuple[str, ...]:
 
 
 def _stored_dtype(model_path: Path) -> str | None:
-    """The dtype of most of the weights, for the estimate alone: a damaged file is `Worker.load`'s to name."""
+    """The dtype of most of the weights, for the estimate alone: a damaged file is `Worker.load`'s
+    to name.
+    """
     try:
         return main_dtype(stored_tensors(model_path))
     except ModelError:

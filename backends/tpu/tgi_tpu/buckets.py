@@ -1,7 +1,9 @@
-"""The fixed shapes that steps are padded to, so that all programs are compiled before serving. Numbers only, no framework.
+"""The fixed shapes that steps are padded to, so that all programs are compiled before serving.
+Numbers only, no framework.
 
-A step of T tokens has at most T sequences, so one number, the bucket of tokens, fixes the sequences too; rows with logits are as
-many as sequences. Block tables have a few widths of their own, because attention in plain XLA reads all of a table.
+A step of T tokens has at most T sequences, so one number, the bucket of tokens, fixes the sequences
+too; rows with logits are as many as sequences. Block tables have a few widths of their own, because
+attention in plain XLA reads all of a table.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ class Buckets:
         tokens = tuple(sorted(set(token_buckets))) or _powers_of_two(limits.max_step_tokens)
         if tokens[-1] < limits.max_step_tokens:
             raise BackendError(
-                f"`--tpu-token-buckets` end at {tokens[-1]}, but a step may have {limits.max_step_tokens} tokens.",
+                f"`--tpu-token-buckets` end at {tokens[-1]}, but a step may have"
+                f" {limits.max_step_tokens} tokens.",
                 "Add a larger one, or lower `--max-batch-prefill-tokens` or `--max-batch-size`.",
             )
         widths = [-(-limits.max_total_tokens // block_size)]
@@ -63,7 +66,9 @@ class Buckets:
     @property
     def shapes(self) -> tuple[StepShape, ...]:
         """Every shape a step may be padded to."""
-        return tuple(self._shape(tokens, blocks) for tokens in self.tokens for blocks in self.blocks)
+        return tuple(
+            self._shape(tokens, blocks) for tokens in self.tokens for blocks in self.blocks
+        )
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -83,7 +88,10 @@ def parse_token_buckets(text: str) -> tuple[int, ...]:
     """Sizes from `16,128`; empty for an empty text. Raises `BackendError`."""
     words = [word.strip() for word in text.split(",")] if text.strip() else []
     if not all(word.isdecimal() and int(word) for word in words):
-        raise BackendError(f"`--tpu-token-buckets {text}`: write positive numbers with commas between, e.g. 16,128,1024.")
+        raise BackendError(
+            f"`--tpu-token-buckets {text}`: write positive numbers with commas between, e.g."
+            " 16,128,1024."
+        )
     return tuple(sorted({int(word) for word in words}))
 
 

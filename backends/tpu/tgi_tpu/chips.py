@@ -1,7 +1,7 @@
 """Which TPU chips this machine has, read from the operating system: no driver, no framework.
 
-A chip is a PCI device of Google's vendor id; its driver shows it as `/dev/accel<N>` (v4 and older) or `/dev/vfio/<N>` (newer).
-That `libtpu` is installed says nothing: it installs anywhere.
+A chip is a PCI device of Google's vendor id; its driver shows it as `/dev/accel<N>` (v4 and older)
+or `/dev/vfio/<N>` (newer). That `libtpu` is installed says nothing: it installs anywhere.
 """
 
 from __future__ import annotations
@@ -44,10 +44,15 @@ _CHIPS: Mapping[int, Chip] = MappingProxyType(
 
 
 def find_chips(pci_devices: Path = _PCI_DEVICES) -> tuple[Chip, ...]:
-    """The chips on the PCI bus, in its order; empty where there are none or the system does not tell."""
+    """The chips on the PCI bus, in its order; empty where there are none or the system does not
+    tell.
+    """
     if not pci_devices.is_dir():
         return ()
-    ids = [(_hex(device / "vendor"), _hex(device / "device")) for device in sorted(pci_devices.iterdir())]
+    ids = [
+        (_hex(device / "vendor"), _hex(device / "device"))
+        for device in sorted(pci_devices.iterdir())
+    ]
     return tuple(_CHIPS[device] for vendor, device in ids if vendor == _VENDOR and device in _CHIPS)
 
 

@@ -1,4 +1,6 @@
-"""What of the architecture grammar this backend can run, and on how many devices. Imports no framework."""
+"""What of the architecture grammar this backend can run, and on how many devices. Imports no
+framework.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,24 @@ def unsupported(spec: ModelSpec | GenericSpec) -> str | None:
             if not isinstance(mixer, Attention | MLP | MixtureOfExperts):
                 return f"{mixer_tag(mixer).replace('_', ' ')} is not built for this backend"
             if isinstance(mixer, Attention) and mixer.v_head_dim not in (None, mixer.head_dim):
-                return "attention with values of another size than its keys is not built for this backend"
-            if isinstance(mixer, Attention) and (mixer.relative_bias is not None or not mixer.causal):
-                return "attention with a relative bias or without a causal mask is not built for this backend"
+                return (
+                    "attention with values of another size than its keys is not built for this"
+                    " backend"
+                )
+            if isinstance(mixer, Attention) and (
+                mixer.relative_bias is not None or not mixer.causal
+            ):
+                return (
+                    "attention with a relative bias or without a causal mask is not built for this"
+                    " backend"
+                )
     return None
 
 
 def kv_repeats(mixer: Attention, tp_size: int) -> int:
-    """How many devices hold a copy of each key and value head: more than one where there are fewer heads than devices."""
+    """How many devices hold a copy of each key and value head: more than one where there are fewer
+    heads than devices.
+    """
     return max(1, tp_size // mixer.num_kv_heads)
 
 

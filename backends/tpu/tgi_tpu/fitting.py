@@ -1,7 +1,8 @@
-"""How roles are fitted to the devices: what does not divide is padded with zeros or kept more than once; results stay the same.
+"""How roles are fitted to the devices: what does not divide is padded with zeros or kept more than
+once; results stay the same.
 
-A TPU keeps the last axis of an array in registers of 128 lanes. An array whose last axis fills them only in part may be laid out
-another way than a program wants it, and is then copied in every step.
+A TPU keeps the last axis of an array in registers of 128 lanes. An array whose last axis fills them
+only in part may be laid out another way than a program wants it, and is then copied in every step.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def _lanes(mesh: Mesh) -> int:
     return _TPU_LANES if mesh.devices.flat[0].platform == "tpu" else 1
 
 
-def fitted_shape(parameter: str, shape: tuple[int, ...], spec: ModelSpec, mesh: Mesh) -> tuple[int, ...]:
+def fitted_shape(
+    parameter: str, shape: tuple[int, ...], spec: ModelSpec, mesh: Mesh
+) -> tuple[int, ...]:
     """The shape of a role of `shape` once it is fitted to the mesh."""
     mixer = _with_kv_heads(parameter, spec)
     if mixer is not None:
@@ -75,7 +78,9 @@ def _with_kv_heads(parameter: str, spec: ModelSpec) -> Attention | None:
 
 
 def _intermediate_axis(parameter: str, spec: ModelSpec) -> int | None:
-    """The axis, from the end, of an MLP's intermediate values. Zeros there become zeros again, by every activation."""
+    """The axis, from the end, of an MLP's intermediate values. Zeros there become zeros again, by
+    every activation.
+    """
     if not isinstance(mixer_of(parameter, spec), MLP | MixtureOfExperts):
         return None
     part, kind = parameter.split(".")[-2:]

@@ -30,8 +30,11 @@ class InputBatch:
     history_rows: Int32Array  # [T] where each token stands in the history
 
 
-def build_input_batch(rows: Rows, table: SequenceTable, buckets: Buckets, num_slots: int) -> InputBatch:
-    """Append the rows' new blocks to `table` and lay the step out; logits are wanted after the last token of sampled rows.
+def build_input_batch(
+    rows: Rows, table: SequenceTable, buckets: Buckets, num_slots: int
+) -> InputBatch:
+    """Append the rows' new blocks to `table` and lay the step out; logits are wanted after the last
+    token of sampled rows.
 
     `num_slots` is what padding has for a slot. Raises `StepError` if the step breaks the agreement.
     """
@@ -47,7 +50,10 @@ def build_input_batch(rows: Rows, table: SequenceTable, buckets: Buckets, num_sl
     positions = np.arange(rows.num_tokens) - np.repeat(firsts - starts, counts)
     size = table.block_size
     token_indices = indices[row_of_token]
-    slots = table.block_tables[token_indices, positions // size].astype(np.int64) * size + positions % size
+    slots = (
+        table.block_tables[token_indices, positions // size].astype(np.int64) * size
+        + positions % size
+    )
     shape = buckets.shape_for(rows.num_tokens, int(-(-lengths.max() // size)))
     tables = np.zeros((shape.num_sequences, shape.num_blocks), np.int32)
     tables[: rows.num_rows] = table.block_tables[indices, : shape.num_blocks]
@@ -74,7 +80,9 @@ def health_arrays(shape: StepShape, block: int, block_size: int) -> dict[str, In
     return {
         "token_ids": np.zeros(shape.num_tokens, np.int32),
         "positions": np.zeros(shape.num_tokens, np.int32),
-        "slot_mapping": padded(np.array([block * block_size]), shape.num_tokens, (block + 1) * block_size),
+        "slot_mapping": padded(
+            np.array([block * block_size]), shape.num_tokens, (block + 1) * block_size
+        ),
         "cu_query_lens": padded(np.array([0, 1]), shape.num_sequences + 1, 1),
         "context_lens": padded(np.array([1]), shape.num_sequences),
         "block_tables": tables,

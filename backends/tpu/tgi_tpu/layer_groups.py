@@ -8,7 +8,15 @@ from typing import final
 
 from tgi.architectures import Attention, Layer, ModelSpec
 
-__all__ = ["CacheShape", "LayerGroup", "LayerPlace", "attention_of", "cache_shapes", "layer_groups", "place_of"]
+__all__ = [
+    "CacheShape",
+    "LayerGroup",
+    "LayerPlace",
+    "attention_of",
+    "cache_shapes",
+    "layer_groups",
+    "place_of",
+]
 
 _MAX_PERIOD = 12
 """Longest pattern that is looked for; gemma3 repeats after 6 layers."""
@@ -61,7 +69,9 @@ def layer_groups(spec: ModelSpec) -> tuple[LayerGroup, ...]:
 
 
 def _longest_repetition(layers: tuple[Layer, ...]) -> tuple[int, int]:
-    """(period, repeats) of the pattern at the beginning that covers most; the shorter one of equals."""
+    """(period, repeats) of the pattern at the beginning that covers most; the shorter one of
+    equals.
+    """
     best = (1, 1)
     for period in range(1, min(_MAX_PERIOD, len(layers)) + 1):
         pattern, repeats = layers[:period], 1
@@ -95,4 +105,7 @@ def cache_shapes(spec: ModelSpec) -> tuple[CacheShape, ...]:
         mixer = attention_of(layer)
         if mixer is not None:
             layers_of.setdefault((mixer.num_kv_heads, mixer.head_dim), []).append(index)
-    return tuple(CacheShape(kv_heads, head_dim, tuple(layers)) for (kv_heads, head_dim), layers in layers_of.items())
+    return tuple(
+        CacheShape(kv_heads, head_dim, tuple(layers))
+        for (kv_heads, head_dim), layers in layers_of.items()
+    )

@@ -1,6 +1,7 @@
 """The parts of a layer that need no cache: norms, linear maps, rotations, MLPs.
 
-Shapes: T tokens, H heads, D head size. `weights` are one layer's, by role without `{stack}.layers.{i}.`.
+Shapes: T tokens, H heads, D head size. `weights` are one layer's, by role without
+`{stack}.layers.{i}.`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,17 @@ from tgi.architectures import MLP, Activation, DynamicScaling, LongRopeScaling, 
 from tgi.architectures.rope import inverse_frequencies
 from tgi_tpu.quantized import QuantizedMatrix, Weight, matmul
 
-__all__ = ["Rotation", "Weights", "linear", "mlp", "norm", "rotate", "rotation", "softcap", "vector"]
+__all__ = [
+    "Rotation",
+    "Weights",
+    "linear",
+    "mlp",
+    "norm",
+    "rotate",
+    "rotation",
+    "softcap",
+    "vector",
+]
 
 Weights = Mapping[str, Weight]
 Rotation = tuple[jax.Array, jax.Array]
@@ -39,7 +50,9 @@ def linear(x: jax.Array, weights: Weights, name: str) -> jax.Array:
 
 
 def norm(x: jax.Array, rule: Norm | None, weights: Weights, name: str) -> jax.Array:
-    """RMS norm or layer norm over the last dimension, computed in float32; the identity without a rule."""
+    """RMS norm or layer norm over the last dimension, computed in float32; the identity without a
+    rule.
+    """
     if rule is None:
         return x
     y = x.astype(jnp.float32)
@@ -59,7 +72,9 @@ def softcap(x: jax.Array, cap: float | None) -> jax.Array:
 
 
 def rotation(rope: Rope, positions: jax.Array, lengths: jax.Array) -> Rotation:
-    """The rotation of tokens at `positions` int32 [T] in sequences of `lengths` int32 [T] tokens."""
+    """The rotation of tokens at `positions` int32 [T] in sequences of `lengths` int32 [T]
+    tokens.
+    """
     match rope.scaling:
         case DynamicScaling() as scaling:
             frequencies, factor = _dynamic_frequencies(rope, scaling, lengths), jnp.float32(1.0)
@@ -77,12 +92,19 @@ def rotation(rope: Rope, positions: jax.Array, lengths: jax.Array) -> Rotation:
 
 
 def _dynamic_frequencies(rope: Rope, scaling: DynamicScaling, lengths: jax.Array) -> jax.Array:
-    """NTK scaling token by token, float32 [T, rotary_dim / 2]; the base grows with a sequence beyond the original length."""
-    stretch = jnp.maximum(lengths, scaling.original_max_positions).astype(jnp.float32) / scaling.original_max_positions
+    """NTK scaling token by token, float32 [T, rotary_dim / 2]; the base grows with a sequence
+    beyond the original length.
+    """
+    stretch = (
+        jnp.maximum(lengths, scaling.original_max_positions).astype(jnp.float32)
+        / scaling.original_max_positions
+    )
     growth = scaling.factor * stretch - (scaling.factor - 1)
     exponents = np.arange(0, rope.rotary_dim, 2, dtype=np.float64) / rope.rotary_dim
     plain = np.float32(rope.theta**-exponents)
-    return plain * growth[:, None] ** np.float32(-exponents * rope.rotary_dim / (rope.rotary_dim - 2))
+    return plain * growth[:, None] ** np.float32(
+        -exponents * rope.rotary_dim / (rope.rotary_dim - 2)
+    )
 
 
 def rotate(x: jax.Array, rope: Rope, turn: Rotation) -> jax.Array:
@@ -94,7 +116,11 @@ def rotate(x: jax.Array, rope: Rope, turn: Rotation) -> jax.Array:
     else:
         first, second = jnp.split(rotated, 2, axis=-1)
     turned = (first * cos - second * sin, second * cos + first * sin)
-    joined = jnp.stack(turned, axis=-1).reshape(rotated.shape) if rope.interleaved else jnp.concatenate(turned, axis=-1)
+    joined = (
+        jnp.stack(turned, axis=-1).reshape(rotated.shape)
+        if rope.interleaved
+        else jnp.concatenate(turned, axis=-1)
+    )
     return jnp.concatenate([joined.astype(x.dtype), rest], axis=-1)
 
 

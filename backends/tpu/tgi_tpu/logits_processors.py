@@ -1,8 +1,10 @@
-"""What changes scores before a token is chosen: pure functions over rows, compiled as parts of the sampler.
+"""What changes scores before a token is chosen: pure functions over rows, compiled as parts of the
+sampler.
 
-Scores are float32 [R, V], parameters [R] with one value per row, and every function returns new scores in which a token that is
-cut has -inf. Each is the batched form of the function in `tgi.testing.sampling` that names its formula and source, up to
-rounding; its parameter's neutral value leaves a row as it is.
+Scores are float32 [R, V], parameters [R] with one value per row, and every function returns new
+scores in which a token that is cut has -inf. Each is the batched form of the function in
+`tgi.testing.sampling` that names its formula and source, up to rounding; its parameter's neutral
+value leaves a row as it is.
 """
 
 from __future__ import annotations
@@ -26,8 +28,12 @@ _GOLDEN = 0x9E3779B9
 _CUT = -jnp.inf
 
 
-def favour_green_tokens(scores: jax.Array, previous: jax.Array, last_green: jax.Array, delta: jax.Array) -> jax.Array:
-    """Add `delta` to the tokens that are green after `previous` (int32): those whose hash is at most `last_green` (uint32)."""
+def favour_green_tokens(
+    scores: jax.Array, previous: jax.Array, last_green: jax.Array, delta: jax.Array
+) -> jax.Array:
+    """Add `delta` to the tokens that are green after `previous` (int32): those whose hash is at
+    most `last_green` (uint32).
+    """
     tokens = jnp.arange(scores.shape[1], dtype=jnp.uint32)
     h = previous.astype(jnp.uint32)[:, None] * jnp.uint32(_HASH_KEY) + tokens * jnp.uint32(_GOLDEN)
     h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
@@ -37,12 +43,16 @@ def favour_green_tokens(scores: jax.Array, previous: jax.Array, last_green: jax.
 
 
 def count_tokens(history: jax.Array, is_counted: jax.Array, vocab_size: int) -> jax.Array:
-    """How often each id stands at the counted places (bool [R, L]) of `history` (int32 [R, L]): float32 [R, V].
+    """How often each id stands at the counted places (bool [R, L]) of `history` (int32 [R, L]):
+    float32 [R, V].
 
-    Row by row, because XLA sorts what it scatters on a TPU, and a sort over all rows takes ten times as long to compile.
+    Row by row, because XLA sorts what it scatters on a TPU, and a sort over all rows takes ten
+    times as long to compile.
     """
     ids = jnp.where(is_counted, history, vocab_size)  # beyond the vocabulary, so it is dropped
-    counts: jax.Array = jax.lax.map(lambda row: jnp.zeros(vocab_size, jnp.float32).at[row].add(1.0, mode="drop"), ids)
+    counts: jax.Array = jax.lax.map(
+        lambda row: jnp.zeros(vocab_size, jnp.float32).at[row].add(1.0, mode="drop"), ids
+    )
     return counts
 
 
@@ -66,7 +76,9 @@ def penalize(
 
 
 def allowed_tokens(words: jax.Array, vocab_size: int) -> jax.Array:
-    """Packed words int32 [R, W], lowest id in the lowest bit, as bool [R, V]. Neutral: all bits set."""
+    """Packed words int32 [R, W], lowest id in the lowest bit, as bool [R, V]. Neutral: all bits
+    set.
+    """
     bits = words[:, :, None] >> jnp.arange(32, dtype=jnp.int32)
     return (bits & 1).reshape(words.shape[0], -1)[:, :vocab_size].astype(bool)
 
@@ -79,7 +91,8 @@ def cut_below_top_k(scores: jax.Array, top_k: jax.Array) -> jax.Array:
 
 
 def cut_outside_nucleus(scores: jax.Array, top_p: jax.Array) -> jax.Array:
-    """Keep each token unless those before it hold `top_p` already; of equal scores the lower ids come first. Neutral: 1.
+    """Keep each token unless those before it hold `top_p` already; of equal scores the lower ids
+    come first. Neutral: 1.
 
     This is TGI's rule, ascending and cutting what is within 1 - top_p, read from the other end.
     """
@@ -88,35 +101,45 @@ def cut_outside_nucleus(scores: jax.Array, top_p: jax.Array) -> jax.Array:
     last = _key_reaching(wanted, keys, probabilities)
     missing = wanted - jnp.sum(jnp.where(keys > last, probabilities, 0), axis=-1)
     lowest_ids_first = jnp.broadcast_to(-jnp.arange(scores.shape[1], dtype=jnp.int32), scores.shape)
-    last_of_equals = _key_reaching(missing, lowest_ids_first, jnp.where(keys == last, probabilities, 0))
-    return jnp.where((keys > last) | ((keys == last) & (lowest_ids_first >= last_of_equals)), scores, _CUT)
+    last_of_equals = _key_reaching(
+        missing, lowest_ids_first, jnp.where(keys == last, probabilities, 0)
+    )
+    return jnp.where(
+        (keys > last) | ((keys == last) & (lowest_ids_first >= last_of_equals)), scores, _CUT
+    )
 
 
 def cut_atypical(scores: jax.Array, typical_p: jax.Array) -> jax.Array:
-    """Keep the tokens whose surprise is nearest to the entropy until they hold `typical_p`, and ties with the last one.
+    """Keep the tokens whose surprise is nearest to the entropy until they hold `typical_p`, and
+    ties with the last one.
 
     Neutral: 1.
     """
     logprobs = jax.nn.log_softmax(scores, axis=-1)
     probabilities = jnp.exp(logprobs)
     terms = jnp.where(probabilities > 0, probabilities * logprobs, 0)
-    keys = _ordered_keys(-jnp.abs(logprobs - jnp.sum(terms, axis=-1, keepdims=True)))  # the most typical first
+    keys = _ordered_keys(
+        -jnp.abs(logprobs - jnp.sum(terms, axis=-1, keepdims=True))
+    )  # the most typical first
     wanted = jnp.where(typical_p < 1, typical_p, jnp.inf)
     return jnp.where(keys >= _key_reaching(wanted, keys, probabilities), scores, _CUT)
 
 
 def cut_below_min_p(scores: jax.Array, min_p: jax.Array) -> jax.Array:
     """Keep the tokens that are at least `min_p` as likely as the best one. Neutral: 0."""
-    return jnp.where(scores < jnp.max(scores, axis=-1, keepdims=True) + jnp.log(min_p)[:, None], _CUT, scores)
+    return jnp.where(
+        scores < jnp.max(scores, axis=-1, keepdims=True) + jnp.log(min_p)[:, None], _CUT, scores
+    )
 
 
 def _key_reaching(wanted: jax.Array, keys: jax.Array, weights: jax.Array) -> jax.Array:
-    """The greatest key, int32 [R, 1], such that its tokens and those of greater keys weigh `wanted` together.
+    """The greatest key, int32 [R, 1], such that its tokens and those of greater keys weigh `wanted`
+    together.
 
-    Where all tokens weigh less, the lowest key. `wanted` is float32 [R] and above 0, `keys` int32 [R, V], `weights` float32
-    [R, V] and not negative. A sort would tell as well, but compiling one for a large vocabulary takes minutes. Bisection is
-    exact after 32 rounds at most: a round adds the same places in the same order, so what weighs enough at one key does so at
-    every lower one.
+    Where all tokens weigh less, the lowest key. `wanted` is float32 [R] and above 0, `keys` int32
+    [R, V], `weights` float32 [R, V] and not negative. A sort would tell as well, but compiling one
+    for a large vocabulary takes minutes. Bisection is exact after 32 rounds at most: a round adds
+    the same places in the same order, so what weighs enough at one key does so at every lower one.
     """
 
     def is_open(bounds: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -125,8 +148,13 @@ def _key_reaching(wanted: jax.Array, keys: jax.Array, weights: jax.Array) -> jax
 
     def halve(bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         lowest, highest = bounds
-        middle = (lowest | highest) - ((lowest ^ highest) >> 1)  # their mean, rounded up; their sum could overflow
-        reaches = jnp.sum(jnp.where(keys >= middle, weights, 0), axis=-1, keepdims=True) >= wanted[:, None]
+        middle = (lowest | highest) - (
+            (lowest ^ highest) >> 1
+        )  # their mean, rounded up; their sum could overflow
+        reaches = (
+            jnp.sum(jnp.where(keys >= middle, weights, 0), axis=-1, keepdims=True)
+            >= wanted[:, None]
+        )
         return jnp.where(reaches, middle, lowest), jnp.where(reaches, highest, middle - 1)
 
     bounds = jnp.min(keys, axis=-1, keepdims=True), jnp.max(keys, axis=-1, keepdims=True)
@@ -137,4 +165,6 @@ def _key_reaching(wanted: jax.Array, keys: jax.Array, weights: jax.Array) -> jax
 def _ordered_keys(values: jax.Array) -> jax.Array:
     """Float32 as int32 in the same order, equal ones (both zeros) as equals."""
     bits = jax.lax.bitcast_convert_type(jnp.where(values == 0, 0, values), jnp.int32)
-    return jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)  # of negative floats the greater ones have the lower bits
+    return jnp.where(
+        bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits
+    )  # of negative floats the greater ones have the lower bits

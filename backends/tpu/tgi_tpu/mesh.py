@@ -24,7 +24,9 @@ def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
 
 
 def make_mesh(num_shard: int, platform: str) -> Mesh:
-    """A mesh over the first `num_shard` devices of a platform (`cpu`, `tpu`). Raises `BackendError` if there are fewer."""
+    """A mesh over the first `num_shard` devices of a platform (`cpu`, `tpu`). Raises `BackendError`
+    if there are fewer.
+    """
     devices = jax.devices(platform)
     if len(devices) < num_shard:
         raise BackendError(
@@ -34,8 +36,11 @@ def make_mesh(num_shard: int, platform: str) -> Mesh:
     return mesh_of(devices[:num_shard])
 
 
-def partition(parameter: str, shape: Sequence[int], tp_size: int, leading: int = 0) -> PartitionSpec:
-    """How a parameter of `parameter` and `shape` is cut, behind `leading` axes in front of it that are not.
+def partition(
+    parameter: str, shape: Sequence[int], tp_size: int, leading: int = 0
+) -> PartitionSpec:
+    """How a parameter of `parameter` and `shape` is cut, behind `leading` axes in front of it that
+    are not.
 
     A size that the devices do not divide is not cut: every device then holds all of it.
     """
@@ -53,8 +58,8 @@ def sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
 def row_major(mesh: Mesh, cut: PartitionSpec, num_axes: int) -> Format:
     """Cut so, and laid out with the last axis innermost.
 
-    Left to itself the compiler chooses the layout of a program's inputs by how little it has to pad them, and copies in every
-    step what it then wants otherwise.
+    Left to itself the compiler chooses the layout of a program's inputs by how little it has to pad
+    them, and copies in every step what it then wants otherwise.
     """
     return Format(Layout(tuple(range(num_axes))), NamedSharding(mesh, cut))
 

@@ -26,41 +26,74 @@ def is_of_experts(parameter: str) -> bool:
 
 
 def mixture_of_experts(
-    x: jax.Array, rule: MixtureOfExperts, weights: Weights, experts: Weights, layer: jax.Array, *, mesh: Mesh
+    x: jax.Array,
+    rule: MixtureOfExperts,
+    weights: Weights,
+    experts: Weights,
+    layer: jax.Array,
+    *,
+    mesh: Mesh,
 ) -> jax.Array:
     """Route each token to its experts: [T, hidden] to [T, hidden].
 
-    `experts` holds the roles of the experts as they lie in the parameters, [L, E, ...], so that the weights of an expert that no
-    token chose are never read. `layer` is this layer's place there.
+    `experts` holds the roles of the experts as they lie in the parameters, [L, E, ...], so that the
+    weights of an expert that no token chose are never read. `layer` is this layer's place there.
     """
     logits = linear(x, weights, "moe.router").astype(jnp.float32)
-    correction = vector(weights, "moe.router.correction").astype(jnp.float32) if rule.router.correction_bias else None
+    correction = (
+        vector(weights, "moe.router.correction").astype(jnp.float32)
+        if rule.router.correction_bias
+        else None
+    )
     shares = _route(logits, rule.router, rule.experts_per_token, correction)
     out = _sum_of_experts(x, rule, shares, experts, layer, mesh=mesh)
     if rule.shared is not None:
         shared = mlp(x, rule.shared, weights, "moe.shared").astype(jnp.float32)
         if rule.shared_gate:
-            shared = shared * jax.nn.sigmoid(linear(x, weights, "moe.shared_gate").astype(jnp.float32))
+            shared = shared * jax.nn.sigmoid(
+                linear(x, weights, "moe.shared_gate").astype(jnp.float32)
+            )
         out = out + shared
     return out.astype(x.dtype)
 
 
 def _sum_of_experts(
-    x: jax.Array, rule: MixtureOfExperts, shares: jax.Array, experts: Weights, layer: jax.Array, *, mesh: Mesh
+    x: jax.Array,
+    rule: MixtureOfExperts,
+    shares: jax.Array,
+    experts: Weights,
+    layer: jax.Array,
+    *,
+    mesh: Mesh,
 ) -> jax.Array:
-    """The experts' outputs times their shares [T, E], float32 [T, hidden]. The devices exchange their sums once, at the end."""
-    matrices = {parameter: weight for parameter, weight in experts.items() if parameter != _DOWN_BIAS}
+    """The experts' outputs times their shares [T, E], float32 [T, hidden]. The devices exchange
+    their sums once, at the end.
+    """
+    matrices = {
+        parameter: weight for parameter, weight in experts.items() if parameter != _DOWN_BIAS
+    }
     if mesh.size == 1:
         out = _partial_sum(rule, x, shares, layer, matrices)
     else:
 
-        def on_device(x: jax.Array, shares: jax.Array, layer: jax.Array, matrices: Weights) -> jax.Array:
+        def on_device(
+            x: jax.Array, shares: jax.Array, layer: jax.Array, matrices: Weights
+        ) -> jax.Array:
             total: jax.Array = jax.lax.psum(_partial_sum(rule, x, shares, layer, matrices), AXIS)
             return total
 
         whole = PartitionSpec()
-        cut = {parameter: _partition(parameter, weight, mesh.size) for parameter, weight in matrices.items()}
-        divided = jax.shard_map(on_device, mesh=mesh, in_specs=(whole, whole, whole, cut), out_specs=whole, check_vma=False)
+        cut = {
+            parameter: _partition(parameter, weight, mesh.size)
+            for parameter, weight in matrices.items()
+        }
+        divided = jax.shard_map(
+            on_device,
+            mesh=mesh,
+            in_specs=(whole, whole, whole, cut),
+            out_specs=whole,
+            check_vma=False,
+        )
         out = divided(x, shares, layer, matrices)
     if _DOWN_BIAS in experts:
         bias = jax.lax.dynamic_index_in_dim(vector(experts, _DOWN_BIAS), layer, keepdims=False)
@@ -68,8 +101,12 @@ def _sum_of_experts(
     return out
 
 
-def _partial_sum(rule: MixtureOfExperts, x: jax.Array, shares: jax.Array, layer: jax.Array, experts: Weights) -> jax.Array:
-    """One device's part of the experts that any token chose, over all tokens: float32 [T, hidden]."""
+def _partial_sum(
+    rule: MixtureOfExperts, x: jax.Array, shares: jax.Array, layer: jax.Array, experts: Weights
+) -> jax.Array:
+    """One device's part of the experts that any token chose, over all tokens: float32 [T,
+    hidden].
+    """
 
     def add_expert(number: jax.Array, total: jax.Array) -> jax.Array:
         share = jax.lax.dynamic_index_in_dim(shares, number, axis=1)
@@ -77,13 +114,17 @@ def _partial_sum(rule: MixtureOfExperts, x: jax.Array, shares: jax.Array, layer:
         def add() -> jax.Array:
             place = layer * rule.num_experts + number
             expert = jax.tree.map(lambda stacked: _flat(stacked)[place], experts)
-            done: jax.Array = total + share * mlp(x, rule.expert, expert, "moe.experts").astype(jnp.float32)
+            done: jax.Array = total + share * mlp(x, rule.expert, expert, "moe.experts").astype(
+                jnp.float32
+            )
             return done
 
         added: jax.Array = jax.lax.cond(jnp.any(share != 0), add, lambda: total)
         return added
 
-    out: jax.Array = jax.lax.fori_loop(0, rule.num_experts, add_expert, jnp.zeros(x.shape, jnp.float32))
+    out: jax.Array = jax.lax.fori_loop(
+        0, rule.num_experts, add_expert, jnp.zeros(x.shape, jnp.float32)
+    )
     return out
 
 
@@ -93,15 +134,21 @@ def _flat(stacked: jax.Array) -> jax.Array:
 
 
 def _partition(parameter: str, weight: Weight, tp_size: int) -> PartitionSpec | QuantizedMatrix:
-    """How an expert's role [L, E, ...] is cut; of a rounded one, its values and its scale, which has no last axis."""
+    """How an expert's role [L, E, ...] is cut; of a rounded one, its values and its scale, which
+    has no last axis.
+    """
     if not isinstance(weight, QuantizedMatrix):
         return partition(parameter, weight.shape[1:], tp_size, leading=1)
     cut = partition(parameter, weight.values.shape[1:], tp_size, leading=1)
     return QuantizedMatrix(cut, PartitionSpec(*cut[: weight.scale.ndim]))  # type: ignore[arg-type] # as a prefix of the tree
 
 
-def _route(logits: jax.Array, router: Router, experts_per_token: int, correction: jax.Array | None) -> jax.Array:
-    """Each token's share of each expert, 0 for those not chosen: float32 [T, E] of logits [T, E]."""
+def _route(
+    logits: jax.Array, router: Router, experts_per_token: int, correction: jax.Array | None
+) -> jax.Array:
+    """Each token's share of each expert, 0 for those not chosen: float32 [T, E] of logits [T,
+    E].
+    """
     if router.score == "sparse_mixer":
         return _sparse_mixer(logits, router, experts_per_token)
     score = jax.nn.softmax if router.score == "softmax" else jax.nn.sigmoid
@@ -115,7 +162,9 @@ def _route(logits: jax.Array, router: Router, experts_per_token: int, correction
         shares = score(shares)
     if router.normalize:
         shares = shares / jnp.sum(shares, axis=-1, keepdims=True)
-    return jnp.put_along_axis(jnp.zeros_like(scores), chosen, router.scale * shares, axis=-1, inplace=False)
+    return jnp.put_along_axis(
+        jnp.zeros_like(scores), chosen, router.scale * shares, axis=-1, inplace=False
+    )
 
 
 def _within_best_groups(choice: jax.Array, router: Router) -> jax.Array:

@@ -1,4 +1,5 @@
-"""The decoder: one implementation of the architecture grammar in JAX, as plain functions over a tree of arrays.
+"""The decoder: one implementation of the architecture grammar in JAX, as plain functions over a
+tree of arrays.
 
 Shapes: T tokens, R rows with logits, H query heads, K key and value heads, D head size.
 """
@@ -26,7 +27,15 @@ from tgi_tpu.parameters import Parameters, load
 from tgi_tpu.quantized import matmul
 from tgi_tpu.step_arrays import StepArrays
 
-__all__ = ["cache_bytes_per_block", "copy_blocks", "empty_cache", "forward", "hidden_states", "load", "logits"]
+__all__ = [
+    "cache_bytes_per_block",
+    "copy_blocks",
+    "empty_cache",
+    "forward",
+    "hidden_states",
+    "load",
+    "logits",
+]
 
 
 @final
@@ -62,20 +71,34 @@ class _LayerInputs:
 
 
 def forward(
-    spec: ModelSpec, parameters: Parameters, cache: Cache, step: StepArrays, *, attention: AttentionPlan
+    spec: ModelSpec,
+    parameters: Parameters,
+    cache: Cache,
+    step: StepArrays,
+    *,
+    attention: AttentionPlan,
 ) -> tuple[jax.Array, Cache]:
-    """Logits float32 [R, vocab] after the tokens `step.logit_indices`, and the cache with this step's tokens.
+    """Logits float32 [R, vocab] after the tokens `step.logit_indices`, and the cache with this
+    step's tokens.
 
-    Pure. `spec` and `attention` are hashable, to be static where this is compiled; the cache is worth donating.
+    Pure. `spec` and `attention` are hashable, to be static where this is compiled; the cache is
+    worth donating.
     """
     x, cache = hidden_states(spec, parameters, cache, step, attention=attention)
     return logits(spec, parameters, x[step.logit_indices], attention=attention), cache
 
 
 def hidden_states(
-    spec: ModelSpec, parameters: Parameters, cache: Cache, step: StepArrays, *, attention: AttentionPlan
+    spec: ModelSpec,
+    parameters: Parameters,
+    cache: Cache,
+    step: StepArrays,
+    *,
+    attention: AttentionPlan,
 ) -> tuple[jax.Array, Cache]:
-    """Hidden vectors [T, hidden] after the last layer, not normed yet, and the cache with this step's tokens."""
+    """Hidden vectors [T, hidden] after the last layer, not normed yet, and the cache with this
+    step's tokens.
+    """
     lengths = step.rotary_lens[sequence_of_token(step)]
     mixers = [mixer for layer in spec.decoder.layers if (mixer := attention_of(layer)) is not None]
     ropes = dict.fromkeys(mixer.rope for mixer in mixers if mixer.rope is not None)
@@ -87,13 +110,17 @@ def hidden_states(
     return x, cache
 
 
-def logits(spec: ModelSpec, parameters: Parameters, hidden: jax.Array, *, attention: AttentionPlan) -> jax.Array:
+def logits(
+    spec: ModelSpec, parameters: Parameters, hidden: jax.Array, *, attention: AttentionPlan
+) -> jax.Array:
     """Logits float32 [N, vocab] of hidden vectors [N, hidden], whole on every device."""
     weights = parameters.outside
     x = norm(hidden, spec.decoder.final_norm, weights, "decoder.final_norm")
     if "head.projection.weight" in weights:
         x = linear(x, weights, "head.projection")
-    product = matmul(x, weights["embedding.weight" if spec.head.tied else "head.weight"]).astype(jnp.float32)
+    product = matmul(x, weights["embedding.weight" if spec.head.tied else "head.weight"]).astype(
+        jnp.float32
+    )
     if spec.head.bias:
         product = product + vector(weights, "head.bias").astype(jnp.float32)
     capped = softcap(product * spec.head.scale, spec.head.softcap)
@@ -110,7 +137,10 @@ def _embed(spec: ModelSpec, weights: Weights, step: StepArrays) -> jax.Array:
     if "embedding.projection.weight" in weights:
         x = linear(x, weights, "embedding.projection")
     if rules.positions is not None:
-        x = x + vector(weights, "embedding.positions.weight")[step.positions + rules.positions.offset]
+        x = (
+            x
+            + vector(weights, "embedding.positions.weight")[step.positions + rules.positions.offset]
+        )
     return norm(x, rules.norm, weights, "embedding.norm")
 
 
@@ -119,9 +149,13 @@ def _run_group(
 ) -> tuple[jax.Array, Cache]:
     """All layers of a group over x [T, hidden]."""
     # Experts stay whole: what a loop takes its turns from is copied out for each of them.
-    experts = [{parameter: weight for parameter, weight in weights.items() if is_of_experts(parameter)} for weights in members]
+    experts = [
+        {parameter: weight for parameter, weight in weights.items() if is_of_experts(parameter)}
+        for weights in members
+    ]
     others = tuple(
-        {parameter: weight for parameter, weight in weights.items() if not is_of_experts(parameter)} for weights in members
+        {parameter: weight for parameter, weight in weights.items() if not is_of_experts(parameter)}
+        for weights in members
     )
 
     def run_pattern(
@@ -129,7 +163,12 @@ def _run_group(
     ) -> tuple[tuple[jax.Array, Cache], None]:
         repeat, weights = item
         for member, layer in enumerate(group.pattern):
-            here = _LayerInputs(weights[member], _place(context.spec, group, member, repeat), experts[member], repeat)
+            here = _LayerInputs(
+                weights[member],
+                _place(context.spec, group, member, repeat),
+                experts[member],
+                repeat,
+            )
             for number, block in enumerate(layer.blocks):
                 flow = _block(context, here, block, number, flow)
         return flow, None
@@ -138,14 +177,19 @@ def _run_group(
     return jax.lax.scan(run_pattern, (x, cache), (numbers, others))[0]
 
 
-def _place(spec: ModelSpec, group: LayerGroup, member: int, repeat: jax.Array) -> _CachePlace | None:
+def _place(
+    spec: ModelSpec, group: LayerGroup, member: int, repeat: jax.Array
+) -> _CachePlace | None:
     """Where a layer of a group keeps its keys and values; None if it has no attention."""
     first = group.first + member
     for array, shape in enumerate(cache_shapes(spec)):
         if first in shape.layers:
-            # Layers of a pattern that share the array, so that the next repeat lies that many places on.
+            # Layers of a pattern that share the array, so that the next repeat lies that many
+            # places on.
             stride = sum(0 <= layer - group.first < len(group.pattern) for layer in shape.layers)
-            return _CachePlace(array, shape.layers.index(first) + repeat * stride, len(shape.layers))
+            return _CachePlace(
+                array, shape.layers.index(first) + repeat * stride, len(shape.layers)
+            )
     return None
 
 
@@ -163,7 +207,9 @@ def _block(
     return norm(x, block.output_norm, here.weights, f"block{number}.output_norm"), cache
 
 
-def _branch(context: _Context, here: _LayerInputs, branch: Branch, y: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+def _branch(
+    context: _Context, here: _LayerInputs, branch: Branch, y: jax.Array, cache: Cache
+) -> tuple[jax.Array, Cache]:
     """One mixer between its norms."""
     mixer, name, weights = branch.mixer, mixer_tag(branch.mixer), here.weights
     y = norm(y, branch.norm, weights, f"{name}.norm")
@@ -173,13 +219,17 @@ def _branch(context: _Context, here: _LayerInputs, branch: Branch, y: jax.Array,
         case MLP():
             y = mlp(y, mixer, weights, name)
         case MixtureOfExperts():
-            y = mixture_of_experts(y, mixer, weights, here.experts, here.repeat, mesh=context.plan.mesh)
+            y = mixture_of_experts(
+                y, mixer, weights, here.experts, here.repeat, mesh=context.plan.mesh
+            )
         case _:
             raise NotImplementedError(name)  # `coverage.unsupported` said so
     return norm(y, branch.post_norm, weights, f"{name}.post_norm"), cache
 
 
-def _attention(context: _Context, here: _LayerInputs, mixer: Attention, y: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+def _attention(
+    context: _Context, here: _LayerInputs, mixer: Attention, y: jax.Array, cache: Cache
+) -> tuple[jax.Array, Cache]:
     """Self attention of y [T, hidden]; its keys and values go into the cache."""
     weights, place = here.weights, here.place
     assert place is not None, "a layer with attention has a place in the cache"
@@ -196,20 +246,32 @@ def _attention(context: _Context, here: _LayerInputs, mixer: Attention, y: jax.A
     mixed = mixed.reshape(len(y), -1)
     if mixer.output_gate:
         mixed = mixed * jax.nn.sigmoid(linear(y, weights, "attention.gate"))
-    return linear(mixed, weights, "attention.o"), (*cache[: place.array], pages, *cache[place.array + 1 :])
+    return linear(mixed, weights, "attention.o"), (
+        *cache[: place.array],
+        pages,
+        *cache[place.array + 1 :],
+    )
 
 
-def _heads(context: _Context, mixer: Attention, weights: Weights, y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _heads(
+    context: _Context, mixer: Attention, weights: Weights, y: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Query [T, H, D], key and value [T, K, D], normalized and rotated."""
     q, k, v = (linear(y, weights, f"attention.{part}") for part in "qkv")
     if mixer.clip_qkv is not None:
         q, k, v = (jnp.clip(part, -mixer.clip_qkv, mixer.clip_qkv) for part in (q, k, v))
     over_all = mixer.qk_norm_over == "all"
     if over_all:
-        q, k = norm(q, mixer.q_norm, weights, "attention.q_norm"), norm(k, mixer.k_norm, weights, "attention.k_norm")
+        q, k = (
+            norm(q, mixer.q_norm, weights, "attention.q_norm"),
+            norm(k, mixer.k_norm, weights, "attention.k_norm"),
+        )
     q, k, v = (part.reshape(len(y), -1, mixer.head_dim) for part in (q, k, v))
     if not over_all:  # a weight [H, D] is one for each head
-        q, k = norm(q, mixer.q_norm, weights, "attention.q_norm"), norm(k, mixer.k_norm, weights, "attention.k_norm")
+        q, k = (
+            norm(q, mixer.q_norm, weights, "attention.q_norm"),
+            norm(k, mixer.k_norm, weights, "attention.k_norm"),
+        )
     if mixer.rope is not None:
         turn = context.rotations[mixer.rope]
         q, k = rotate(q, mixer.rope, turn), rotate(k, mixer.rope, turn)
@@ -217,8 +279,12 @@ def _heads(context: _Context, mixer: Attention, weights: Weights, y: jax.Array) 
 
 
 def _alibi_slopes(mixer: Attention) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    """Slopes of ALiBi (arXiv 2108.12409), [H]: a geometric series; heads beyond a power of two take every other step between."""
+    """Slopes of ALiBi (arXiv 2108.12409), [H]: a geometric series; heads beyond a power of two take
+    every other step between.
+    """
     power = 2 ** math.floor(math.log2(mixer.num_heads))
     exponents = [(head + 1) / power for head in range(power)]
     exponents += [(2 * head + 1) / (2 * power) for head in range(mixer.num_heads - power)]
-    return np.asarray([mixer.alibi_scale * 2.0 ** (-mixer.alibi_bias_max * e) for e in exponents], np.float32)
+    return np.asarray(
+        [mixer.alibi_scale * 2.0 ** (-mixer.alibi_bias_max * e) for e in exponents], np.float32
+    )

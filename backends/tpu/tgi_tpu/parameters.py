@@ -1,4 +1,5 @@
-"""The model's parameters as a tree of arrays, each laid over the mesh, filled tensor by tensor from the checkpoint.
+"""The model's parameters as a tree of arrays, each laid over the mesh, filled tensor by tensor from
+the checkpoint.
 
 Host memory holds one tensor of the file at a time, device memory that tensor beside the parameters.
 """
@@ -29,7 +30,15 @@ from tgi_tpu.mesh import partition, row_major
 from tgi_tpu.quantized import QuantizedMatrix, Weight, quantize
 from tgi_tpu.safetensors_reader import MappedTensor, map_checkpoint
 
-__all__ = ["ParameterStore", "Parameters", "Progress", "Quantization", "abstract_parameters", "load", "parameter_bytes"]
+__all__ = [
+    "ParameterStore",
+    "Parameters",
+    "Progress",
+    "Quantization",
+    "abstract_parameters",
+    "load",
+    "parameter_bytes",
+]
 
 LeafT = TypeVar("LeafT")
 
@@ -48,10 +57,14 @@ _LAYERS = "decoder.layers."
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Parameters:
-    """Roles to arrays. Those of the layers are stacked over the repeats of their group, and lack `decoder.layers.{i}.`."""
+    """Roles to arrays. Those of the layers are stacked over the repeats of their group, and lack
+    `decoder.layers.{i}.`.
+    """
 
     outside: dict[str, Weight]
-    groups: tuple[tuple[dict[str, Weight], ...], ...]  # by group and by member of its pattern; [repeats, ...]
+    groups: tuple[
+        tuple[dict[str, Weight], ...], ...
+    ]  # by group and by member of its pattern; [repeats, ...]
 
 
 @final
@@ -77,7 +90,9 @@ class _Leaf:
     @property
     def scale_format(self) -> Format:
         """Where and how the scale of a quantized one lies; it has no last axis."""
-        return row_major(self.mesh, PartitionSpec(*self.cut[: len(self.shape) - 1]), len(self.shape) - 1)
+        return row_major(
+            self.mesh, PartitionSpec(*self.cut[: len(self.shape) - 1]), len(self.shape) - 1
+        )
 
     @property
     def formats(self) -> Format | QuantizedMatrix:
@@ -87,7 +102,9 @@ class _Leaf:
         return QuantizedMatrix(self.format, self.scale_format)  # type: ignore[arg-type] # stand for arrays
 
 
-def _leaves(spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantization: Quantization | None) -> dict[str, _Leaf]:
+def _leaves(
+    spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantization: Quantization | None
+) -> dict[str, _Leaf]:
     """Every array of the tree, by the first role in it."""
     groups = layer_groups(spec)
     leaves = {}
@@ -124,23 +141,40 @@ def _locate(parameter: str, spec: ModelSpec) -> tuple[str, tuple[int, ...]]:
 
 def _is_quantized(parameter: str) -> bool:
     parts = parameter.split(".")
-    return parameter == "head.weight" or (len(parts) > 3 and parts[-1] == "weight" and parts[-2] in _QUANTIZED_PARTS)
+    return parameter == "head.weight" or (
+        len(parts) > 3 and parts[-1] == "weight" and parts[-2] in _QUANTIZED_PARTS
+    )
 
 
-def _tree(spec: ModelSpec, leaves: Mapping[str, LeafT]) -> tuple[dict[str, LeafT], tuple[tuple[dict[str, LeafT], ...], ...]]:
+def _tree(
+    spec: ModelSpec, leaves: Mapping[str, LeafT]
+) -> tuple[dict[str, LeafT], tuple[tuple[dict[str, LeafT], ...], ...]]:
     """The fields of `Parameters`."""
 
     def member(first: int) -> dict[str, LeafT]:
         prefix = f"{_LAYERS}{first}."
-        return {parameter.removeprefix(prefix): leaf for parameter, leaf in leaves.items() if parameter.startswith(prefix)}
+        return {
+            parameter.removeprefix(prefix): leaf
+            for parameter, leaf in leaves.items()
+            if parameter.startswith(prefix)
+        }
 
-    outside = {parameter: leaf for parameter, leaf in leaves.items() if not parameter.startswith(_LAYERS)}
-    groups = tuple(tuple(member(group.first + i) for i in range(len(group.pattern))) for group in layer_groups(spec))
+    outside = {
+        parameter: leaf for parameter, leaf in leaves.items() if not parameter.startswith(_LAYERS)
+    }
+    groups = tuple(
+        tuple(member(group.first + i) for i in range(len(group.pattern)))
+        for group in layer_groups(spec)
+    )
     return outside, groups
 
 
-def abstract_parameters(spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantization: Quantization | None = None) -> Parameters:
-    """The tree with `jax.ShapeDtypeStruct`s for arrays: to compile for devices that are not there, or to count bytes."""
+def abstract_parameters(
+    spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantization: Quantization | None = None
+) -> Parameters:
+    """The tree with `jax.ShapeDtypeStruct`s for arrays: to compile for devices that are not there,
+    or to count bytes.
+    """
 
     def abstract(leaf: _Leaf) -> Any:  # noqa: ANN401 - stands for an array
         values = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.format)
@@ -150,20 +184,33 @@ def abstract_parameters(spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantizat
         return QuantizedMatrix(values, scale)  # type: ignore[arg-type]
 
     leaves = _leaves(spec, mesh, dtype, quantization)
-    return Parameters(*_tree(spec, {parameter: abstract(leaf) for parameter, leaf in leaves.items()}))
+    return Parameters(
+        *_tree(spec, {parameter: abstract(leaf) for parameter, leaf in leaves.items()})
+    )
 
 
-def parameter_bytes(spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantization: Quantization | None = None) -> int:
+def parameter_bytes(
+    spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantization: Quantization | None = None
+) -> int:
     """Bytes of the parameters on one device."""
     arrays = jax.tree.leaves(abstract_parameters(spec, mesh, dtype, quantization))
-    return sum(int(np.prod(array.sharding.shard_shape(array.shape))) * array.dtype.itemsize for array in arrays)
+    return sum(
+        int(np.prod(array.sharding.shard_shape(array.shape))) * array.dtype.itemsize
+        for array in arrays
+    )
 
 
 @final
 class ParameterStore:
     """Arrays that are filled role by role; each is made when its first role comes."""
 
-    def __init__(self, spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantization: Quantization | None = None) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        mesh: Mesh,
+        dtype: DTypeLike,
+        quantization: Quantization | None = None,
+    ) -> None:
         self._spec = spec
         self._mesh = mesh
         self._leaves = _leaves(spec, mesh, dtype, quantization)
@@ -196,8 +243,12 @@ class ParameterStore:
 
 @lru_cache(maxsize=256)
 def _program(function: Callable[..., Weight], leaf: _Leaf) -> Callable[..., Weight]:
-    """`function` compiled to give an array as `leaf` says; `_insert` uses up the array it is given."""
-    return jax.jit(function, out_shardings=leaf.formats, donate_argnums=(0,) if function is _insert else ())
+    """`function` compiled to give an array as `leaf` says; `_insert` uses up the array it is
+    given.
+    """
+    return jax.jit(
+        function, out_shardings=leaf.formats, donate_argnums=(0,) if function is _insert else ()
+    )
 
 
 @lru_cache(maxsize=256)
@@ -208,7 +259,11 @@ def _maker(leaf: _Leaf) -> Callable[[], Weight]:
 
 def _zeros(leaf: _Leaf) -> Weight:
     values = jnp.zeros(leaf.shape, leaf.dtype)
-    return QuantizedMatrix(values, jnp.zeros(leaf.shape[:-1], jnp.float32)) if leaf.is_quantized else values
+    return (
+        QuantizedMatrix(values, jnp.zeros(leaf.shape[:-1], jnp.float32))
+        if leaf.is_quantized
+        else values
+    )
 
 
 def _insert(array: Weight, piece: jax.Array, index: jax.Array) -> Weight:
@@ -221,7 +276,9 @@ def _insert(array: Weight, piece: jax.Array, index: jax.Array) -> Weight:
 def _insert_one(index: jax.Array, array: jax.Array, piece: jax.Array) -> jax.Array:
     num_leading = array.ndim - piece.ndim
     starts = jnp.concatenate([index, jnp.zeros(piece.ndim, jnp.int32)])
-    return jax.lax.dynamic_update_slice(array, piece.reshape((1,) * num_leading + piece.shape), list(starts))
+    return jax.lax.dynamic_update_slice(
+        array, piece.reshape((1,) * num_leading + piece.shape), list(starts)
+    )
 
 
 def load(
@@ -235,8 +292,8 @@ def load(
 ) -> Parameters:
     """Read the safetensors files in `model_path` onto the mesh.
 
-    `progress(done_bytes, total_bytes)` is called after every tensor. Raises `ModelError` on one line, naming file and tensor, if
-    the files are damaged or do not fit the spec.
+    `progress(done_bytes, total_bytes)` is called after every tensor. Raises `ModelError` on one
+    line, naming file and tensor, if the files are damaged or do not fit the spec.
     """
     tensors = map_checkpoint(model_path)
     try:
@@ -244,7 +301,9 @@ def load(
     except ModelError as error:
         raise _named(model_path, error) from error
     # In the order of the files, so that a cold disk is read through once.
-    todo.sort(key=lambda placement: (tensors[placement.name].path, tensors[placement.name].stored.start))
+    todo.sort(
+        key=lambda placement: (tensors[placement.name].path, tensors[placement.name].stored.start)
+    )
     total = sum(tensors[placement.name].stored.num_bytes for placement in todo)
     store, done = ParameterStore(spec, mesh, dtype, quantization), 0
     progress(done, total)
@@ -255,14 +314,18 @@ def load(
     return store.finish()
 
 
-def _take(store: ParameterStore, placement: Placement, tensor: MappedTensor, spec: ModelSpec) -> None:
+def _take(
+    store: ParameterStore, placement: Placement, tensor: MappedTensor, spec: ModelSpec
+) -> None:
     """One stored tensor into its roles."""
     try:
         pieces = split(tensor.view(), placement, spec)
     except ModelError as error:
         raise _named(tensor.path, error) from error
     for parameter, piece in pieces.items():
-        store.write(parameter, _unit_rows(piece) if placement.rule.unit_rows else piece, placement.expert)
+        store.write(
+            parameter, _unit_rows(piece) if placement.rule.unit_rows else piece, placement.expert
+        )
 
 
 def _unit_rows(piece: Array) -> Array:

@@ -1,8 +1,8 @@
 """The programs of one model: what is compiled, for which shapes, and when.
 
-Everything is compiled ahead of time, in `warmup`; a program called with another shape raises. Only batches with many logit
-biases need more, which is compiled when the first one comes, and announced. Compiled programs outlive the process in the folder
-that the host gives.
+Everything is compiled ahead of time, in `warmup`; a program called with another shape raises. Only
+batches with many logit biases need more, which is compiled when the first one comes, and announced.
+Compiled programs outlive the process in the folder that the host gives.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class LoadedModel:
 
 
 def keep_programs_in(folder: Path) -> None:
-    """Let JAX keep compiled programs in `folder`, of this process from now on. A file that it cannot read is made again."""
+    """Let JAX keep compiled programs in `folder`, of this process from now on. A file that it
+    cannot read is made again.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     compilation_cache.reset_cache()  # forgets the folder of an earlier worker
     jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -74,7 +76,9 @@ def keep_programs_in(folder: Path) -> None:
 
 @contextmanager
 def warnings_logged(reporter: WorkerReporter) -> Iterator[None]:
-    """Tell the operator what JAX warns of meanwhile: a kept program that is damaged, or a folder that cannot be written."""
+    """Tell the operator what JAX warns of meanwhile: a kept program that is damaged, or a folder
+    that cannot be written.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -100,7 +104,9 @@ def forward(  # noqa: PLR0917 - a compiled program takes its arguments in order
     known = history[history_rows, step.positions]
     token_ids = jnp.where(step.token_ids == TOKEN_ON_DEVICE, known, step.token_ids)
     history = history.at[history_rows, step.positions].set(token_ids)
-    hidden, cache = model.hidden_states(spec, parameters, cache, replace(step, token_ids=token_ids), attention=plan)
+    hidden, cache = model.hidden_states(
+        spec, parameters, cache, replace(step, token_ids=token_ids), attention=plan
+    )
     logits = model.logits(spec, parameters, hidden[step.logit_indices], attention=plan)
     return logits, hidden, cache, history
 
@@ -113,7 +119,9 @@ def score(  # noqa: PLR0917 - as above
     indices: jax.Array,  # int32 [R]
     targets: jax.Array,  # int32 [R]
 ) -> jax.Array:
-    """Raw log-probability float32 [R] of the ids `targets` [R] after the tokens `indices` [R] of a step."""
+    """Raw log-probability float32 [R] of the ids `targets` [R] after the tokens `indices` [R] of a
+    step.
+    """
     return score_tokens(model.logits(spec, parameters, hidden[indices], attention=plan), targets)
 
 
@@ -126,7 +134,9 @@ def write_history(history: jax.Array, row: jax.Array, tokens: jax.Array) -> jax.
 class Programs:
     """Compiled programs by name and shape."""
 
-    def __init__(self, loaded: LoadedModel, cache: Cache, history: jax.Array, reporter: WorkerReporter) -> None:
+    def __init__(
+        self, loaded: LoadedModel, cache: Cache, history: jax.Array, reporter: WorkerReporter
+    ) -> None:
         self._loaded = loaded
         self._cache = jax.tree.map(_like, cache)
         self._history = _like(history)
@@ -146,14 +156,20 @@ class Programs:
 
     def forward(self, shape: StepShape) -> Compiled:
         """(parameters, cache, history, history rows, step) -> (logits, hidden, cache, history)."""
-        return self._get(("forward", shape.num_tokens, shape.num_blocks), partial(self._lower_forward, shape))
+        return self._get(
+            ("forward", shape.num_tokens, shape.num_blocks), partial(self._lower_forward, shape)
+        )
 
     def sampler(self, num_rows: int, num_biases: int) -> Compiled:
         """(logits, history, rows, parameters, mask words) -> (sampled tokens, history)."""
-        return self._get(("sample", num_rows, num_biases), partial(self._lower_sampler, num_rows, num_biases))
+        return self._get(
+            ("sample", num_rows, num_biases), partial(self._lower_sampler, num_rows, num_biases)
+        )
 
     def scorer(self, shape: StepShape) -> Compiled:
-        """(parameters, hidden, indices, targets) -> log-probabilities, for as many tokens as the shape has sequences."""
+        """(parameters, hidden, indices, targets) -> log-probabilities, for as many tokens as the
+        shape has sequences.
+        """
         return self._get(("score", shape.num_tokens), partial(self._lower_scorer, shape))
 
     def history_writer(self) -> Compiled:
@@ -172,13 +188,20 @@ class Programs:
             report = partial(self._reporter.progress, "warmup", done, len(wanted) + 1)
             self._compiled[key] = self._compile(lower, report)
 
-    def _wanted(self, buckets: Buckets, scores_prompts: bool) -> Iterator[tuple[Key, Callable[[], Lowered]]]:
+    def _wanted(
+        self, buckets: Buckets, scores_prompts: bool
+    ) -> Iterator[tuple[Key, Callable[[], Lowered]]]:
         for shape in buckets.shapes:
-            yield ("forward", shape.num_tokens, shape.num_blocks), partial(self._lower_forward, shape)
+            yield (
+                ("forward", shape.num_tokens, shape.num_blocks),
+                partial(self._lower_forward, shape),
+            )
         num_biases = len(sampling_arrays([], 1)["bias_rows"])
         for rows in buckets.rows:
             yield ("sample", rows, num_biases), partial(self._lower_sampler, rows, num_biases)
-        for shape in {shape.num_tokens: shape for shape in buckets.shapes}.values() if scores_prompts else ():
+        for shape in (
+            {shape.num_tokens: shape for shape in buckets.shapes}.values() if scores_prompts else ()
+        ):
             yield ("score", shape.num_tokens), partial(self._lower_scorer, shape)
         yield ("history",), self._lower_history_writer
         yield ("copy",), self._lower_block_copier
@@ -187,7 +210,9 @@ class Programs:
         if key not in self._compiled:
             began = time.perf_counter_ns()
             self._reporter.progress("compile", 0, 1)
-            self._compiled[key] = self._compile(lower, partial(self._reporter.progress, "compile", 0, 1))
+            self._compiled[key] = self._compile(
+                lower, partial(self._reporter.progress, "compile", 0, 1)
+            )
             self._reporter.progress("compile", 1, 1)
             self.compile_ns += time.perf_counter_ns() - began
         return self._compiled[key]
@@ -203,7 +228,9 @@ class Programs:
 
     def _lower_forward(self, shape: StepShape) -> Lowered:
         arrays = health_arrays(shape, 0, 1)
-        step = StepArrays(**{name: self._array(array.shape, array.dtype) for name, array in arrays.items()})
+        step = StepArrays(
+            **{name: self._array(array.shape, array.dtype) for name, array in arrays.items()}
+        )
         rows = self._array((shape.num_tokens,), jnp.int32)
         parameters = jax.tree.map(_laid_out_like, self._loaded.parameters)
         return self._forward.lower(parameters, self._cache, self._history, rows, step)
@@ -211,7 +238,9 @@ class Programs:
     def _lower_sampler(self, num_rows: int, num_biases: int) -> Lowered:
         parameters = SamplingArrays(
             **{
-                name: self._array((num_biases if name.startswith("bias_") else num_rows,), array.dtype)
+                name: self._array(
+                    (num_biases if name.startswith("bias_") else num_rows,), array.dtype
+                )
                 for name, array in sampling_arrays([], 1).items()
             }
         )
@@ -223,7 +252,9 @@ class Programs:
     def _lower_scorer(self, shape: StepShape) -> Lowered:
         hidden = self._array((shape.num_tokens, self._loaded.spec.hidden_size), self._loaded.dtype)
         rows = self._array((shape.num_sequences,), jnp.int32)
-        return self._score.lower(jax.tree.map(_laid_out_like, self._loaded.parameters), hidden, rows, rows)
+        return self._score.lower(
+            jax.tree.map(_laid_out_like, self._loaded.parameters), hidden, rows, rows
+        )
 
     def _lower_history_writer(self) -> Lowered:
         row, tokens = self._array((), jnp.int32), self._array(self._history.shape[1:], jnp.int32)

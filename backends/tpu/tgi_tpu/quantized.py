@@ -28,7 +28,9 @@ Weight = jax.Array | QuantizedMatrix
 
 @jax.jit
 def quantize(matrix: jax.Array) -> QuantizedMatrix:
-    """Round [..., out, in] to int8: the largest magnitude of a row becomes 127. A row of zeros keeps the scale 1."""
+    """Round [..., out, in] to int8: the largest magnitude of a row becomes 127. A row of zeros
+    keeps the scale 1.
+    """
     exact = matrix.astype(jnp.float32)
     largest = jnp.max(jnp.abs(exact), axis=-1)
     scale = jnp.where(largest > 0, largest / _LARGEST, 1.0)
@@ -41,8 +43,11 @@ def matmul(x: jax.Array, weight: Weight) -> jax.Array:
     # A matrix unit would round float32 factors to bfloat16.
     precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     if isinstance(weight, QuantizedMatrix):
-        # Whole numbers up to 127 are exact in every dtype; they are converted on their way into the matrix unit.
+        # Whole numbers up to 127 are exact in every dtype; they are converted on their way into the
+        # matrix unit.
         values = weight.values.astype(x.dtype)
-        product = jax.lax.dot_general(x, values, contracted, precision=precision, preferred_element_type=jnp.float32)
+        product = jax.lax.dot_general(
+            x, values, contracted, precision=precision, preferred_element_type=jnp.float32
+        )
         return (product * weight.scale).astype(x.dtype)
     return jax.lax.dot_general(x, weight, contracted, precision=precision)

@@ -1,10 +1,13 @@
-"""Ragged paged attention as one Pallas kernel for TPUs: prompts, parts of prompts and decode rows in one launch.
+"""Ragged paged attention as one Pallas kernel for TPUs: prompts, parts of prompts and decode rows
+in one launch.
 
-The grid walks over tiles of queries. A tile belongs to one or more sequences; for each of them the kernel walks over groups of
-its cache blocks, copying the next group into fast memory while it scores the present one, and keeps a running softmax
-(arXiv 2205.14135). Rows of other sequences in the tile are masked, so that a tile of decode rows serves many sequences.
+The grid walks over tiles of queries. A tile belongs to one or more sequences; for each of them the
+kernel walks over groups of its cache blocks, copying the next group into fast memory while it
+scores the present one, and keeps a running softmax (arXiv 2205.14135). Rows of other sequences in
+the tile are masked, so that a tile of decode rows serves many sequences.
 
-Shapes: T tokens, H query heads in K groups of G, D head size, S sequences, P blocks per sequence, B tokens of a block.
+Shapes: T tokens, H query heads in K groups of G, D head size, S sequences, P blocks per sequence, B
+tokens of a block.
 """
 
 from __future__ import annotations
@@ -71,7 +74,9 @@ def ragged_attention(
     *,
     interpret: Any = False,  # noqa: ANN401 - a bool or `pltpu.InterpretParams`
 ) -> jax.Array:
-    """What the queries [T, H, D] see of the pages [blocks, B, 2 K, D], [T, H, D]: `tgi_tpu.attention.attend` as a kernel."""
+    """What the queries [T, H, D] see of the pages [blocks, B, 2 K, D], [T, H, D]:
+    `tgi_tpu.attention.attend` as a kernel.
+    """
     num_tokens, num_heads, head_dim = query.shape
     num_kv_heads, block_size = pages.shape[2] // 2, pages.shape[1]
     group_size = num_heads // num_kv_heads
@@ -88,14 +93,27 @@ def ragged_attention(
     )
     num_tiles = math.ceil(num_tokens / tile)
     padded = jnp.pad(query, ((0, num_tiles * tile - num_tokens), (0, 0), (0, 0)))
-    by_head = jnp.moveaxis(padded.reshape(-1, num_kv_heads, group_size, head_dim), 1, 0).reshape(num_kv_heads, -1, head_dim)
+    by_head = jnp.moveaxis(padded.reshape(-1, num_kv_heads, group_size, head_dim), 1, 0).reshape(
+        num_kv_heads, -1, head_dim
+    )
     starts = jnp.arange(num_tiles, dtype=jnp.int32) * tile
-    first_sequence = jnp.searchsorted(step.cu_query_lens[1:], starts, side="right").astype(jnp.int32)
-    scalars = (step.cu_query_lens, step.context_lens, step.block_tables, first_sequence, step.num_sequences)
-    # A row's token within its tile, once for all tiles: a kernel divides vectors of integers slowly.
+    first_sequence = jnp.searchsorted(step.cu_query_lens[1:], starts, side="right").astype(
+        jnp.int32
+    )
+    scalars = (
+        step.cu_query_lens,
+        step.context_lens,
+        step.block_tables,
+        first_sequence,
+        step.num_sequences,
+    )
+    # A row's token within its tile, once for all tiles: a kernel divides vectors of integers
+    # slowly.
     row_tokens = jnp.arange(tiling.rows, dtype=jnp.int32)[:, None] // group_size
     by_row = [
-        jnp.tile(vectors[name].reshape(num_kv_heads, 1, group_size), (1, tile, 1)).reshape(num_kv_heads, -1, 1)
+        jnp.tile(vectors[name].reshape(num_kv_heads, 1, group_size), (1, tile, 1)).reshape(
+            num_kv_heads, -1, 1
+        )
         for name in _present(tiling)
     ]
     out = pl.pallas_call(
@@ -113,7 +131,12 @@ def _present(tiling: _Tiling) -> list[str]:
     return ["alibi_slopes"] * tiling.has_slopes + ["sinks"] * tiling.has_sinks
 
 
-def _grid_spec(tiling: _Tiling, num_tiles: int, dtype: Any, page_dtype: Any) -> pltpu.PrefetchScalarGridSpec:  # noqa: ANN401
+def _grid_spec(
+    tiling: _Tiling,
+    num_tiles: int,
+    dtype: Any,  # noqa: ANN401
+    page_dtype: Any,  # noqa: ANN401
+) -> pltpu.PrefetchScalarGridSpec:
     heads, rows = tiling.num_kv_heads, tiling.rows
     tile = pl.BlockSpec((heads, rows, tiling.head_dim), lambda number, *_: (0, number, 0))
     by_row = pl.BlockSpec((heads, rows, 1), lambda number, *_: (0, 0, 0))
@@ -128,7 +151,9 @@ def _grid_spec(tiling: _Tiling, num_tiles: int, dtype: Any, page_dtype: Any) -> 
         ],
         out_specs=tile,
         scratch_shapes=[
-            pltpu.VMEM((2, tiling.blocks, tiling.block_size, 2 * heads, tiling.head_dim), page_dtype),
+            pltpu.VMEM(
+                (2, tiling.blocks, tiling.block_size, 2 * heads, tiling.head_dim), page_dtype
+            ),
             pltpu.SemaphoreType.DMA((2,)),
             pltpu.VMEM((heads, rows, 1), jnp.float32),
             pltpu.VMEM((heads, rows, 1), jnp.float32),
@@ -168,7 +193,9 @@ class _Walk:
         last_position = jnp.maximum(self.context_lens[sequence] - beyond - 1, 0)
         return jax.lax.div(last_position, jnp.int32(self.tiling.keys))
 
-    def next(self, sequence: jax.Array, group: jax.Array, num_sequences: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def next(
+        self, sequence: jax.Array, group: jax.Array, num_sequences: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         """(sequence, group) after this one; the sequence may lie outside the tile."""
         is_last = group >= self.last_group(sequence)
         following = jnp.where(is_last, sequence + 1, sequence)
@@ -178,12 +205,23 @@ class _Walk:
     def contains(self, sequence: jax.Array, num_sequences: jax.Array) -> jax.Array:
         """Whether the tile has queries of it."""
         inside = jnp.minimum(sequence, num_sequences - 1)
-        return (sequence < num_sequences) & (self.cu_query_lens[inside] < self.tile_start + self.tiling.tokens)
+        return (sequence < num_sequences) & (
+            self.cu_query_lens[inside] < self.tile_start + self.tiling.tokens
+        )
 
 
 def _kernel(tiling: _Tiling, rule: AttentionRule, *refs: Ref) -> None:
     """One tile of queries. The references are those of `_grid_spec`, in its order."""
-    cu_query_lens, context_lens, block_tables, first_sequence, num_sequences_ref, query, row_tokens, *rest = refs
+    (
+        cu_query_lens,
+        context_lens,
+        block_tables,
+        first_sequence,
+        num_sequences_ref,
+        query,
+        row_tokens,
+        *rest,
+    ) = refs
     *by_row, pages, out, buffers, semaphores, largest, total, weighted = rest
     number, num_sequences = pl.program_id(0), num_sequences_ref[0]
     walk = _Walk(tiling, rule, number * tiling.tokens, cu_query_lens, context_lens)
@@ -193,21 +231,30 @@ def _kernel(tiling: _Tiling, rule: AttentionRule, *refs: Ref) -> None:
     largest[...] = jnp.full(largest.shape, _HIDDEN, jnp.float32) if sinks is None else sinks[...]
     total[...] = jnp.full(total.shape, 0.0 if sinks is None else 1.0, jnp.float32)
 
-    def copies(sequence: jax.Array, group: jax.Array, slot: jax.Array) -> list[tuple[jax.Array, Any]]:
+    def copies(
+        sequence: jax.Array, group: jax.Array, slot: jax.Array
+    ) -> list[tuple[jax.Array, Any]]:
         """(whether it is needed, the copy) of each block of a group."""
         num_blocks = pl.cdiv(context_lens[sequence], tiling.block_size)
         found = []
         for i in range(tiling.blocks):
             block = group * tiling.blocks + i
             source = pages.at[block_tables[sequence, jnp.minimum(block, block_tables.shape[1] - 1)]]
-            found.append((block < num_blocks, pltpu.make_async_copy(source, buffers.at[slot, i], semaphores.at[slot])))
+            found.append(
+                (
+                    block < num_blocks,
+                    pltpu.make_async_copy(source, buffers.at[slot, i], semaphores.at[slot]),
+                )
+            )
         return found
 
     def start(sequence: jax.Array, group: jax.Array, slot: jax.Array) -> None:
         for is_needed, copy in copies(sequence, group, slot):
             pl.when(is_needed)(copy.start)
 
-    def visit(state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def visit(
+        state: tuple[jax.Array, jax.Array, jax.Array],
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         sequence, group, slot = state
         next_sequence, next_group = walk.next(sequence, group, num_sequences)
 
@@ -220,7 +267,9 @@ def _kernel(tiling: _Tiling, rule: AttentionRule, *refs: Ref) -> None:
         masks = _masks(walk, sequence, group, row_tokens[...])
         for head in range(tiling.num_kv_heads):
             key, value = _head_of(buffers, slot, head, tiling)
-            scores = _scores(rule, query[head], key, masks, None if slopes is None else slopes[head])
+            scores = _scores(
+                rule, query[head], key, masks, None if slopes is None else slopes[head]
+            )
             _accumulate(scores, value, masks, (largest.at[head], total.at[head], weighted.at[head]))
         return next_sequence, next_group, 1 - slot
 
@@ -255,7 +304,9 @@ def _masks(walk: _Walk, sequence: jax.Array, group: jax.Array, row_tokens: jax.A
     tokens = row_tokens + walk.tile_start
     positions = context_len - stop + tokens
     first_key = group * tiling.keys
-    distance = positions - (first_key + jax.lax.broadcasted_iota(jnp.int32, (tiling.rows, tiling.keys), 1))
+    distance = positions - (
+        first_key + jax.lax.broadcasted_iota(jnp.int32, (tiling.rows, tiling.keys), 1)
+    )
     is_seen = (distance >= 0) & (tokens >= start) & (tokens < stop)
     if window is not None:
         is_seen = is_seen & (distance < window)
@@ -263,19 +314,27 @@ def _masks(walk: _Walk, sequence: jax.Array, group: jax.Array, row_tokens: jax.A
     return _Masks(is_seen, distance, is_written)
 
 
-def _head_of(buffers: Ref, slot: jax.Array, head: int, tiling: _Tiling) -> tuple[jax.Array, jax.Array]:
+def _head_of(
+    buffers: Ref, slot: jax.Array, head: int, tiling: _Tiling
+) -> tuple[jax.Array, jax.Array]:
     """Key and value [keys, D] of one head out of a buffer [2, blocks, B, 2 K, D]."""
     shape = (tiling.keys, tiling.head_dim)
     if jnp.dtype(buffers.dtype).itemsize == 4:
-        return buffers[slot, :, :, 2 * head, :].reshape(shape), buffers[slot, :, :, 2 * head + 1, :].reshape(shape)
+        return buffers[slot, :, :, 2 * head, :].reshape(shape), buffers[
+            slot, :, :, 2 * head + 1, :
+        ].reshape(shape)
     # Key and value of a head are the two halves of one 32-bit register row.
-    packed = pltpu.bitcast(buffers[slot].reshape(tiling.keys, 2 * tiling.num_kv_heads, tiling.head_dim), jnp.uint32)[:, head, :]
+    packed = pltpu.bitcast(
+        buffers[slot].reshape(tiling.keys, 2 * tiling.num_kv_heads, tiling.head_dim), jnp.uint32
+    )[:, head, :]
     low = jax.lax.bitcast_convert_type(packed << 16, jnp.float32)
     high = jax.lax.bitcast_convert_type(packed & jnp.uint32(0xFFFF0000), jnp.float32)
     return low.astype(buffers.dtype), high.astype(buffers.dtype)
 
 
-def _scores(rule: AttentionRule, query: jax.Array, key: jax.Array, masks: _Masks, slopes: jax.Array | None) -> jax.Array:
+def _scores(
+    rule: AttentionRule, query: jax.Array, key: jax.Array, masks: _Masks, slopes: jax.Array | None
+) -> jax.Array:
     """Scores float32 [rows, keys] of one head."""
     product = _dot(query, key, contracting=1)
     scores = softcap(product * rule.scale, rule.softcap)
@@ -284,8 +343,12 @@ def _scores(rule: AttentionRule, query: jax.Array, key: jax.Array, masks: _Masks
     return jnp.where(masks.is_seen, scores, _HIDDEN)
 
 
-def _accumulate(scores: jax.Array, value: jax.Array, masks: _Masks, state: tuple[Ref, Ref, Ref]) -> None:
-    """Take a group of keys into the running softmax of one head's rows: (largest score, sum, weighted values)."""
+def _accumulate(
+    scores: jax.Array, value: jax.Array, masks: _Masks, state: tuple[Ref, Ref, Ref]
+) -> None:
+    """Take a group of keys into the running softmax of one head's rows: (largest score, sum,
+    weighted values).
+    """
     largest, total, weighted = state
     before = largest[...]
     after = jnp.maximum(before, jnp.max(scores, axis=-1, keepdims=True))
@@ -303,4 +366,6 @@ def _dot(left: jax.Array, right: jax.Array, *, contracting: int) -> jax.Array:
     """Left [M, N] times right over its axis `contracting`, summed in float32."""
     precision = jax.lax.Precision.HIGHEST if left.dtype == jnp.float32 else None
     dimensions = (((1,), (contracting,)), ((), ()))
-    return jax.lax.dot_general(left, right, dimensions, precision=precision, preferred_element_type=jnp.float32)
+    return jax.lax.dot_general(
+        left, right, dimensions, precision=precision, preferred_element_type=jnp.float32
+    )

@@ -1,8 +1,10 @@
-"""Runs steps on the device: several in flight, each started by `submit` and answered by `collect`, in order.
+"""Runs steps on the device: several in flight, each started by `submit` and answered by `collect`,
+in order.
 
-Nothing here waits for the device before `collect`: programs are dispatched one after the other, and what one leaves behind
-(cache, history, logits) the next one takes. Only a step whose masks are still to come holds up those after it: their tokens may
-be the ones it has not chosen yet. Order of effects: drops, additions, block copies, rows.
+Nothing here waits for the device before `collect`: programs are dispatched one after the other, and
+what one leaves behind (cache, history, logits) the next one takes. Only a step whose masks are
+still to come holds up those after it: their tokens may be the ones it has not chosen yet. Order of
+effects: drops, additions, block copies, rows.
 """
 
 from __future__ import annotations
@@ -79,8 +81,11 @@ class ModelRunner:
         *,
         buckets: Buckets,
         limits: Limits,
-        cache: Cache,  # of one block more than agreed: `computes` writes into the last, which the core does not know
-        history: jax.Array,  # int32 [limits.max_sequences + 1, limits.max_total_tokens + 1]; padding has the last row
+        # of one block more than agreed: `computes` writes into the last, which the core does not
+        # know
+        cache: Cache,
+        # int32 [limits.max_sequences + 1, limits.max_total_tokens + 1]; padding has the last row
+        history: jax.Array,
         table: SequenceTable,
         num_blocks: int,
         clock: Callable[[], int] = time.perf_counter_ns,
@@ -96,17 +101,25 @@ class ModelRunner:
         self._clock = clock
         self._mask_width = -(-loaded.spec.vocab_size // 32)
         self._no_mask: dict[int, jax.Array] = {
-            rows: self._put(np.full((rows, self._mask_width), -1, np.int32)) for rows in buckets.rows
+            rows: self._put(np.full((rows, self._mask_width), -1, np.int32))
+            for rows in buckets.rows
         }
         self._sampled_states: list[SequenceState] = []
-        self._sampling: tuple[int, SamplingArrays] | None = None  # rows, and parameters of `_sampled_states`
+        self._sampling: tuple[int, SamplingArrays] | None = (
+            None  # rows, and parameters of `_sampled_states`
+        )
         self._in_flight: deque[_StepInFlight] = deque()
         self._last_ready = 0  # when the last result came
 
     def submit(self, step: SchedulerOutput) -> None:
-        """Start a step. Raises `StepError` if it breaks the agreement; its drops and additions are done all the same."""
+        """Start a step. Raises `StepError` if it breaks the agreement; its drops and additions are
+        done all the same.
+        """
         if len(self._in_flight) >= self._limits.depth:
-            raise StepError(f"{self._limits.depth} steps in flight were agreed, and as many are.", retryable=False)
+            raise StepError(
+                f"{self._limits.depth} steps in flight were agreed, and as many are.",
+                retryable=False,
+            )
         began = self._clock()
         for handle in step.dropped:
             self._sequences.drop(handle)
@@ -126,34 +139,49 @@ class ModelRunner:
 
     def submit_masks(self, masks: GrammarMasks) -> None:
         """The masks that a step waits for. Raises `StepError` if none does."""
-        waiting = next((f for f in self._in_flight if f.step.step_id == masks.step_id and f.waits_for_masks), None)
+        waiting = next(
+            (f for f in self._in_flight if f.step.step_id == masks.step_id and f.waits_for_masks),
+            None,
+        )
         if waiting is None:
             raise StepError(f"No step {masks.step_id} waits for masks.", retryable=False)
         waiting.mask = self._checked(waiting.step, masks)
         self._dispatch()
 
     def collect(self) -> ModelRunnerOutput | None:
-        """Wait for the oldest step in flight; None if there is none. Raises `StepError` if its masks did not come."""
+        """Wait for the oldest step in flight; None if there is none. Raises `StepError` if its
+        masks did not come.
+        """
         if not self._in_flight:
             return None
         first = self._in_flight.popleft()
         if not first.is_complete:
             self._dispatch()  # those that it held up
             raise StepError(f"The masks of step {first.step.step_id} did not come.", retryable=True)
-        jax.block_until_ready(first.logits)  # of a step that chose nothing; else the tokens say when it is done
-        tokens, logprobs = jax.device_get((first.tokens, None if first.scores is None else first.scores.logprobs))
+        jax.block_until_ready(
+            first.logits
+        )  # of a step that chose nothing; else the tokens say when it is done
+        tokens, logprobs = jax.device_get(
+            (first.tokens, None if first.scores is None else first.scores.logprobs)
+        )
         # The device works on one step after the other.
         began, self._last_ready = max(first.dispatched_at, self._last_ready), self._clock()
-        times = StepTimes(prepare=first.prepare_ns, forward=self._last_ready - began, compile=first.compile_ns)
+        times = StepTimes(
+            prepare=first.prepare_ns, forward=self._last_ready - began, compile=first.compile_ns
+        )
         scores = [] if first.scores is None else first.scores.records(logprobs)
         shape = None if first.batch is None else first.batch.shape
-        return step_output(first.step, first.sampled, tokens, scores=scores, times=times, shape=shape)
+        return step_output(
+            first.step, first.sampled, tokens, scores=scores, times=times, shape=shape
+        )
 
     def computes(self) -> bool:
         """Whether one token, in a block of its own, gets finite logits."""
         shape = self._buckets.shapes[0]
         arrays = health_arrays(shape, self._num_blocks, self._sequences.block_size)
-        logits, _ = self._forward(shape, arrays, np.full(shape.num_tokens, self._limits.max_sequences, np.int32))
+        logits, _ = self._forward(
+            shape, arrays, np.full(shape.num_tokens, self._limits.max_sequences, np.int32)
+        )
         return bool(np.isfinite(np.asarray(logits)[0]).all())
 
     @property
@@ -189,11 +217,15 @@ class ModelRunner:
         in_flight.is_started = True
 
     def _write_history(self, added: Sequence[NewSequence]) -> None:
-        """The ids of prefix hits, where they will be counted; all other ids come with the rows that compute them."""
+        """The ids of prefix hits, where they will be counted; all other ids come with the rows that
+        compute them.
+        """
         for new in added:
             if new.num_computed_tokens and needs_history(new.sampling):
                 (state,) = self._sequences.find([new.sequence])
-                row, tokens = self._put((np.int32(state.index), padded(new.tokens, self._history.shape[1])))
+                row, tokens = self._put(
+                    (np.int32(state.index), padded(new.tokens, self._history.shape[1]))
+                )
                 self._history = self._programs.history_writer()(self._history, row, tokens)
 
     def _copy_blocks(self, step: SchedulerOutput) -> None:
@@ -201,14 +233,26 @@ class ModelRunner:
             return
         sources, targets = step.copy_source[0], step.copy_target[0]
         for first in range(0, len(sources), COPIES):
-            pair = padded(sources[first : first + COPIES], COPIES), padded(targets[first : first + COPIES], COPIES, -1)
+            pair = (
+                padded(sources[first : first + COPIES], COPIES),
+                padded(targets[first : first + COPIES], COPIES, -1),
+            )
             self._cache = self._programs.block_copier()(self._cache, *self._put(pair))
 
     def _checked(self, step: SchedulerOutput, masks: GrammarMasks | None) -> GrammarMasks:
         if masks is None or masks.words.size != len(masks.row) * self._mask_width:
-            raise StepError(f"The masks of step {step.step_id} are not {self._mask_width} words a row.", retryable=False)
-        if len(masks.row) and not 0 <= int(masks.row.min()) <= int(masks.row.max()) < step.rows.num_rows:
-            raise StepError(f"The masks of step {step.step_id} name rows that it does not have.", retryable=False)
+            raise StepError(
+                f"The masks of step {step.step_id} are not {self._mask_width} words a row.",
+                retryable=False,
+            )
+        if (
+            len(masks.row)
+            and not 0 <= int(masks.row.min()) <= int(masks.row.max()) < step.rows.num_rows
+        ):
+            raise StepError(
+                f"The masks of step {step.step_id} name rows that it does not have.",
+                retryable=False,
+            )
         return masks
 
     def _mask_words(self, in_flight: _StepInFlight, num_rows: int) -> jax.Array:
@@ -223,7 +267,9 @@ class ModelRunner:
         placed: jax.Array = self._put(words)
         return placed
 
-    def _forward(self, shape: StepShape, arrays: dict[str, Int32Array], history_rows: Int32Array) -> tuple[jax.Array, jax.Array]:
+    def _forward(
+        self, shape: StepShape, arrays: dict[str, Int32Array], history_rows: Int32Array
+    ) -> tuple[jax.Array, jax.Array]:
         """Logits [R, V] and hidden vectors [T, H] of a step."""
         step, rows = self._put((arrays, history_rows))
         program = self._programs.forward(shape)
@@ -233,7 +279,8 @@ class ModelRunner:
         return logits, hidden
 
     def _score_prompts(self, batch: InputBatch, hidden: jax.Array) -> PendingScores | None:
-        """Score the prompt tokens after the rows' positions, as many at a time as a step has rows with logits.
+        """Score the prompt tokens after the rows' positions, as many at a time as a step has rows
+        with logits.
 
         So memory holds no more logits for a scored prompt than for any other step.
         """
@@ -243,13 +290,17 @@ class ModelRunner:
         num_rows = batch.shape.num_sequences
         for first in range(0, len(scores.targets), num_rows):
             part = slice(first, first + num_rows)
-            indices, targets = self._put((padded(scores.indices[part], num_rows), padded(scores.targets[part], num_rows)))
+            indices, targets = self._put(
+                (padded(scores.indices[part], num_rows), padded(scores.targets[part], num_rows))
+            )
             scorer = self._programs.scorer(batch.shape)
             scores.logprobs.append(scorer(self._loaded.parameters, hidden, indices, targets))
         return scores
 
     def _sample(self, in_flight: _StepInFlight) -> None:
-        """Choose the tokens of a step whose logits are on their way, and send them to the host as soon as they are there."""
+        """Choose the tokens of a step whose logits are on their way, and send them to the host as
+        soon as they are there.
+        """
         batch, sampled = in_flight.batch, in_flight.sampled
         assert batch is not None
         num_rows = batch.shape.num_sequences
@@ -270,14 +321,20 @@ class ModelRunner:
         )
         program = self._programs.sampler(num_rows, parameters.bias_rows.shape[0])
         mask_words = self._mask_words(in_flight, num_rows)
-        in_flight.tokens, self._history = program(in_flight.logits, self._history, rows, parameters, mask_words)
+        in_flight.tokens, self._history = program(
+            in_flight.logits, self._history, rows, parameters, mask_words
+        )
         in_flight.logits = None
         for array in jax.tree.leaves(in_flight.tokens):
             array.copy_to_host_async()
 
     def _sampling_arrays(self, states: list[SequenceState], num_rows: int) -> SamplingArrays:
         """On the device, for as long as the batch keeps its sequences in their order."""
-        if self._sampling is None or self._sampling[0] != num_rows or states != self._sampled_states:
+        if (
+            self._sampling is None
+            or self._sampling[0] != num_rows
+            or states != self._sampled_states
+        ):
             self._sampled_states = states
             arrays = self._put(sampling_arrays([state.sampling for state in states], num_rows))
             self._sampling = num_rows, SamplingArrays(**arrays)

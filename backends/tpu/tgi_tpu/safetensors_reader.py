@@ -12,7 +12,13 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from tgi.architectures.checkpoint import INDEX_NAME, StoredTensor, read_header, read_index, weight_files
+from tgi.architectures.checkpoint import (
+    INDEX_NAME,
+    StoredTensor,
+    read_header,
+    read_index,
+    weight_files,
+)
 from tgi.backend import ModelError
 
 __all__ = ["MappedTensor", "map_checkpoint"]
@@ -32,11 +38,14 @@ class MappedTensor:
     bytes: npt.NDArray[np.uint8]  # the file
 
     def view(self) -> npt.NDArray[Any]:
-        """The tensor in its stored dtype. Raises `ModelError` if that is no floating-point dtype."""
+        """The tensor in its stored dtype. Raises `ModelError` if that is no floating-point
+        dtype.
+        """
         stored = self.stored
         if stored.dtype not in _DTYPES:
             raise ModelError(
-                f"{self.path}: tensor `{stored.name}` has the dtype {stored.dtype}; {', '.join(_DTYPES)} can be read.",
+                f"{self.path}: tensor `{stored.name}` has the dtype {stored.dtype};"
+                f" {', '.join(_DTYPES)} can be read.",
                 "Use a checkpoint that is not quantized.",
             )
         data = self.bytes[stored.start : stored.start + stored.num_bytes]
@@ -44,7 +53,9 @@ class MappedTensor:
 
 
 def map_checkpoint(model_path: Path) -> dict[str, MappedTensor]:
-    """All tensors of a checkpoint by name. Raises `ModelError` naming file and tensor where files and index do not agree."""
+    """All tensors of a checkpoint by name. Raises `ModelError` naming file and tensor where files
+    and index do not agree.
+    """
     index = read_index(model_path)
     tensors: dict[str, MappedTensor] = {}
     for path in weight_files(model_path, index):
@@ -60,7 +71,8 @@ def map_checkpoint(model_path: Path) -> dict[str, MappedTensor]:
     for name, file_name in index.items():
         if name not in tensors or tensors[name].path.name != file_name:
             raise ModelError(
-                f"{model_path / file_name}: tensor `{name}` is not there, though {INDEX_NAME} says so.",
+                f"{model_path / file_name}: tensor `{name}` is not there, though {INDEX_NAME}"
+                " says so.",
                 "Download the whole checkpoint again.",
             )
     return tensors

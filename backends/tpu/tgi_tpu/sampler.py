@@ -1,7 +1,8 @@
 """Chooses one token per row, on the device, with the semantics of `tgi.testing.sampling`.
 
-One program serves every mix of parameters: what no row of a batch asks for is skipped while it runs, so that greedy rows cost one
-argmax. No row reads another one, so a row's result does not depend on its batch mates. R rows, V tokens in the vocabulary.
+One program serves every mix of parameters: what no row of a batch asks for is skipped while it
+runs, so that greedy rows cost one argmax. No row reads another one, so a row's result does not
+depend on its batch mates. R rows, V tokens in the vocabulary.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ NOT_FINITE, NOTHING_ALLOWED = 1, 2
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SampledRows:
-    """The rows of one step that choose a token. Padding has the last row of the history and length 0."""
+    """The rows of one step that choose a token. Padding has the last row of the history and length
+    0.
+    """
 
     history_rows: jax.Array  # int32 [R]
     lengths: jax.Array  # int32 [R], prompt and output ids before the chosen one
@@ -64,7 +67,9 @@ class SampledRows:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SamplingArrays:
-    """`SamplingParams` of the rows, [R] each, neutral for padding. Logit biases of all rows stand one after the other, [E]."""
+    """`SamplingParams` of the rows, [R] each, neutral for padding. Logit biases of all rows stand
+    one after the other, [E].
+    """
 
     greedy: jax.Array  # bool
     watermark_last_green: jax.Array  # uint32, ceil(gamma * 2^32) - 1
@@ -89,7 +94,9 @@ class SamplingArrays:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SampledTokens:
-    """One choice per row. Of the top tokens the first `top_counts` are meant, best first, equal ones by id."""
+    """One choice per row. Of the top tokens the first `top_counts` are meant, best first, equal
+    ones by id.
+    """
 
     tokens: jax.Array  # int32 [R]; meaningless where there is a problem
     logprobs: jax.Array  # float32 [R]; NaN where none was asked for
@@ -114,7 +121,9 @@ def sample(
     tokens = jnp.where(drawn, tokens, jnp.argmax(scores, axis=-1).astype(jnp.int32))
     highest = jnp.max(logits, axis=-1)  # NaN if any entry is
     is_empty = jnp.max(scores, axis=-1) == -jnp.inf
-    problems = jnp.where(~jnp.isfinite(highest), NOT_FINITE, jnp.where(is_empty, NOTHING_ALLOWED, 0)).astype(jnp.int32)
+    problems = jnp.where(
+        ~jnp.isfinite(highest), NOT_FINITE, jnp.where(is_empty, NOTHING_ALLOWED, 0)
+    ).astype(jnp.int32)
     final_scores = jnp.where(drawn[:, None], scores_drawn, scores)
     sampled = _report(logits, final_scores, tokens, problems, parameters)
     return sampled, history.at[rows.history_rows, rows.lengths].set(tokens)
@@ -127,13 +136,19 @@ def score_tokens(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def _if_any(asks: jax.Array, process: Callable[[], jax.Array], otherwise: jax.Array) -> jax.Array:
-    """What `process` gives if any row asks for it; both branches have the same shape, and one of them runs."""
+    """What `process` gives if any row asks for it; both branches have the same shape, and one of
+    them runs.
+    """
     chosen: jax.Array = jax.lax.cond(jnp.any(asks), process, lambda: otherwise)
     return chosen
 
 
 def _before_warpers(
-    logits: jax.Array, history: jax.Array, rows: SampledRows, parameters: SamplingArrays, mask_words: jax.Array
+    logits: jax.Array,
+    history: jax.Array,
+    rows: SampledRows,
+    parameters: SamplingArrays,
+    mask_words: jax.Array,
 ) -> jax.Array:
     """Scores after watermark, bias, penalties and mask: what acts on every row."""
     p, vocab_size = parameters, logits.shape[1]
@@ -161,12 +176,16 @@ def _before_warpers(
     )
 
 
-def _penalized(scores: jax.Array, history: jax.Array, rows: SampledRows, p: SamplingArrays) -> jax.Array:
+def _penalized(
+    scores: jax.Array, history: jax.Array, rows: SampledRows, p: SamplingArrays
+) -> jax.Array:
     own = history[rows.history_rows]
     places = jnp.arange(own.shape[1])
     is_context = places < rows.lengths[:, None]
     context = count_tokens(own, is_context, scores.shape[1])
-    output = count_tokens(own, is_context & (places >= rows.num_prompt_tokens[:, None]), scores.shape[1])
+    output = count_tokens(
+        own, is_context & (places >= rows.num_prompt_tokens[:, None]), scores.shape[1]
+    )
     return penalize(
         scores,
         context=context,
@@ -190,19 +209,25 @@ def _warp(scores: jax.Array, p: SamplingArrays) -> jax.Array:
 def _draw(scores: jax.Array, draws: jax.Array) -> jax.Array:
     """The first possible id whose cumulative probability exceeds draw x total; int32 [R].
 
-    The sums are made in parallel and may fall by a rounding error, so a token that was cut is left out by name, and where the
-    draw reaches the total the last possible token is taken.
+    The sums are made in parallel and may fall by a rounding error, so a token that was cut is left
+    out by name, and where the draw reaches the total the last possible token is taken.
     """
     probabilities = jax.nn.softmax(scores, axis=-1)
     cumulative = jnp.cumsum(probabilities, axis=-1)
     is_possible = probabilities > 0
     exceeds = is_possible & (cumulative > (draws * jnp.max(cumulative, axis=-1))[:, None])
     last = scores.shape[1] - 1 - jnp.argmax(is_possible[:, ::-1], axis=-1)
-    return jnp.where(jnp.any(exceeds, axis=-1), jnp.argmax(exceeds, axis=-1), last).astype(jnp.int32)
+    return jnp.where(jnp.any(exceeds, axis=-1), jnp.argmax(exceeds, axis=-1), last).astype(
+        jnp.int32
+    )
 
 
 def _report(
-    logits: jax.Array, final_scores: jax.Array, tokens: jax.Array, problems: jax.Array, p: SamplingArrays
+    logits: jax.Array,
+    final_scores: jax.Array,
+    tokens: jax.Array,
+    problems: jax.Array,
+    p: SamplingArrays,
 ) -> SampledTokens:
     is_wanted = p.logprobs != NO_LOGPROBS
     source = jnp.where((p.logprobs == PROCESSED_LOGPROBS)[:, None], final_scores, logits)
@@ -211,13 +236,26 @@ def _report(
 
     def best() -> tuple[jax.Array, jax.Array, jax.Array]:
         values, ids = jax.lax.top_k(jax.nn.log_softmax(source, axis=-1), num_tops)
-        last = jnp.take_along_axis(values, jnp.clip(p.top_n_tokens - 1, 0, num_tops - 1)[:, None], axis=-1)
-        is_top = (values >= last) & (values > -jnp.inf) & (p.top_n_tokens > 0)[:, None] & is_wanted[:, None]
+        last = jnp.take_along_axis(
+            values, jnp.clip(p.top_n_tokens - 1, 0, num_tops - 1)[:, None], axis=-1
+        )
+        is_top = (
+            (values >= last)
+            & (values > -jnp.inf)
+            & (p.top_n_tokens > 0)[:, None]
+            & is_wanted[:, None]
+        )
         return jnp.sum(is_top, axis=-1, dtype=jnp.int32), ids.astype(jnp.int32), values
 
     def none() -> tuple[jax.Array, jax.Array, jax.Array]:
         shape = (logits.shape[0], num_tops)
-        return jnp.zeros(shape[0], jnp.int32), jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32)
+        return (
+            jnp.zeros(shape[0], jnp.int32),
+            jnp.zeros(shape, jnp.int32),
+            jnp.zeros(shape, jnp.float32),
+        )
 
     top_counts, top_ids, top_logprobs = jax.lax.cond(jnp.any(p.top_n_tokens > 0), best, none)
-    return SampledTokens(tokens, jnp.where(is_wanted, chosen, jnp.nan), problems, top_counts, top_ids, top_logprobs)
+    return SampledTokens(
+        tokens, jnp.where(is_wanted, chosen, jnp.nan), problems, top_counts, top_ids, top_logprobs
+    )

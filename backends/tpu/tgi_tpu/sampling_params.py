@@ -23,7 +23,10 @@ _NEUTRAL = SamplingParams()
 def needs_history(params: SamplingParams) -> bool:
     """Whether the choice depends on earlier ids than the last one."""
     return bool(
-        params.repetition_penalty != 1 or params.relative_frequency_penalty or params.frequency_penalty or params.presence_penalty
+        params.repetition_penalty != 1
+        or params.relative_frequency_penalty
+        or params.frequency_penalty
+        or params.presence_penalty
     )
 
 
@@ -44,9 +47,13 @@ def sampling_arrays(params: Sequence[SamplingParams], num_rows: int) -> dict[str
     return {
         "greedy": np.array([p.greedy for p in rows]),
         "watermark_last_green": np.array([_last_green(p.watermark_gamma) for p in rows], np.uint32),
-        "watermark_delta": np.array([p.watermark_delta if p.watermark_gamma > 0 else 0.0 for p in rows], np.float32),
+        "watermark_delta": np.array(
+            [p.watermark_delta if p.watermark_gamma > 0 else 0.0 for p in rows], np.float32
+        ),
         "repetition_penalty": np.array([p.repetition_penalty for p in rows], np.float32),
-        "relative_frequency_penalty": np.array([p.relative_frequency_penalty for p in rows], np.float32),
+        "relative_frequency_penalty": np.array(
+            [p.relative_frequency_penalty for p in rows], np.float32
+        ),
         "frequency_penalty": np.array([p.frequency_penalty for p in rows], np.float32),
         "presence_penalty": np.array([p.presence_penalty for p in rows], np.float32),
         "temperature": np.array([p.temperature for p in rows], np.float32),

@@ -1,4 +1,5 @@
-"""What the worker remembers of each sequence between steps, on the host: progress, block table, parameters.
+"""What the worker remembers of each sequence between steps, on the host: progress, block table,
+parameters.
 
 The ids of the sequences are on the device, in the history, where the tokens are chosen.
 """
@@ -22,7 +23,9 @@ Int64Array = npt.NDArray[np.int64]
 @final
 @dataclass(frozen=True, eq=False)
 class SequenceState:
-    """One live sequence. Two are the same only if they are the same object: a handle that comes back is a new sequence."""
+    """One live sequence. Two are the same only if they are the same object: a handle that comes
+    back is a new sequence.
+    """
 
     handle: int
     index: int  # its row in the table, and in the history on the device
@@ -56,20 +59,27 @@ class SequenceTable:
     def add(self, new: NewSequence) -> SequenceState:
         """Take a sequence in. Raises `StepError` if it breaks the agreement."""
         if new.sequence in self._states:
-            raise StepError(f"Sequence {new.sequence} was introduced twice without a drop.", retryable=False)
+            raise StepError(
+                f"Sequence {new.sequence} was introduced twice without a drop.", retryable=False
+            )
         if not self._free:
-            raise StepError(f"More than the agreed {self._limits.max_sequences} sequences are alive.", retryable=False)
+            raise StepError(
+                f"More than the agreed {self._limits.max_sequences} sequences are alive.",
+                retryable=False,
+            )
         if len(new.tokens) > self._limits.max_total_tokens or len(new.block_tables) != 1:
             raise StepError(
-                f"Sequence {new.sequence} has {len(new.tokens)} tokens and {len(new.block_tables)} block tables; agreed are at"
-                f" most {self._limits.max_total_tokens} and 1.",
+                f"Sequence {new.sequence} has {len(new.tokens)} tokens and {len(new.block_tables)}"
+                f" block tables; agreed are at most {self._limits.max_total_tokens} and 1.",
                 retryable=False,
             )
         index = self._free.pop()
         self.block_tables[index] = 0
         self.num_blocks[index] = 0
         self.num_computed_tokens[index] = new.num_computed_tokens
-        state = SequenceState(new.sequence, index, new.tokens[: new.num_prompt_tokens], new.sampling)
+        state = SequenceState(
+            new.sequence, index, new.tokens[: new.num_prompt_tokens], new.sampling
+        )
         self._states[new.sequence] = state
         self._append_blocks(index, new.block_tables[0])
         return state
@@ -79,10 +89,14 @@ class SequenceTable:
         try:
             return [self._states[handle] for handle in handles]
         except KeyError as error:
-            raise StepError(f"Sequence {error.args[0]} was not introduced.", retryable=False) from None
+            raise StepError(
+                f"Sequence {error.args[0]} was not introduced.", retryable=False
+            ) from None
 
     def append_blocks(self, rows: Rows, indices: Int64Array) -> None:
-        """Append the step's new blocks to the tables of its rows, whose places in the table are `indices`."""
+        """Append the step's new blocks to the tables of its rows, whose places in the table are
+        `indices`.
+        """
         pointers, blocks = rows.new_block_ptr[0], rows.new_blocks[0]
         for row in np.flatnonzero(np.diff(pointers)):
             self._append_blocks(int(indices[row]), blocks[pointers[row] : pointers[row + 1]])
@@ -91,6 +105,9 @@ class SequenceTable:
         first = int(self.num_blocks[index])
         last = first + len(blocks)
         if last > self.block_tables.shape[1]:
-            raise StepError(f"A sequence has {last} blocks; its context takes {self.block_tables.shape[1]}.", retryable=False)
+            raise StepError(
+                f"A sequence has {last} blocks; its context takes {self.block_tables.shape[1]}.",
+                retryable=False,
+            )
         self.block_tables[index, first:last] = blocks
         self.num_blocks[index] = last

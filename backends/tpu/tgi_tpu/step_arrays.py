@@ -10,19 +10,22 @@ import jax
 __all__ = ["StepArrays"]
 
 
-# The cache is opaque to whoever runs the model: `model.empty_cache` makes it, `model.forward` and `model.copy_blocks` return it.
+# The cache is opaque to whoever runs the model: `model.empty_cache` makes it, `model.forward` and
+# `model.copy_blocks` return it.
 
 
 @final
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class StepArrays:
-    """A step padded to a bucket: T tokens, S sequences, P blocks per sequence, R rows with logits. Every array is int32.
+    """A step padded to a bucket: T tokens, S sequences, P blocks per sequence, R rows with logits.
+    Every array is int32.
 
-    The tokens of a sequence lie side by side, sequence after sequence; padding comes last in every array. `slot_mapping` counts
-    slots of one layer (block * block_size + offset); the number of slots, or more, means that nothing is written, and padding
-    has it. What padding holds in the other arrays does not matter, except that `cu_query_lens` repeats its last sum there and
-    that ids stay inside their tables.
+    The tokens of a sequence lie side by side, sequence after sequence; padding comes last in every
+    array. `slot_mapping` counts slots of one layer (block * block_size + offset); the number of
+    slots, or more, means that nothing is written, and padding has it. What padding holds in the
+    other arrays does not matter, except that `cu_query_lens` repeats its last sum there and that
+    ids stay inside their tables.
     """
 
     token_ids: jax.Array  # [T]
@@ -33,4 +36,5 @@ class StepArrays:
     block_tables: jax.Array  # [S, P]
     num_sequences: jax.Array  # [1], sequences that are not padding
     logit_indices: jax.Array  # [R], the token after which logits are wanted
-    rotary_lens: jax.Array  # [S], prompt or context, whichever is longer; dynamic NTK and LongRoPE choose frequencies by it
+    # [S], prompt or context, whichever is longer; dynamic NTK and LongRoPE choose frequencies by it
+    rotary_lens: jax.Array

@@ -39,22 +39,31 @@ _PROBLEMS: Mapping[int, str] = MappingProxyType(
 @final
 @dataclass(frozen=True)
 class PendingScores:
-    """The prompt tokens that a step scores: token `targets[i]` after the step's token `indices[i]`, sequence by sequence."""
+    """The prompt tokens that a step scores: token `targets[i]` after the step's token `indices[i]`,
+    sequence by sequence.
+    """
 
     handles: list[int]
     starts: list[int]  # position of each sequence's first scored token
     counts: list[int]
     indices: Int32Array
     targets: Int32Array
-    logprobs: list[jax.Array] = field(default_factory=list)  # of all targets, in parts of one length, padded
+    logprobs: list[jax.Array] = field(
+        default_factory=list
+    )  # of all targets, in parts of one length, padded
 
     @classmethod
     def of(cls, batch: InputBatch) -> PendingScores | None:
-        """Every position that follows one of the step's and lies in a prompt to be scored; None if there is none."""
+        """Every position that follows one of the step's and lies in a prompt to be scored; None if
+        there is none.
+        """
         scores = cls([], [], [], empty_int32(), empty_int32())
         indices, targets = list[Int64Array](), list[Int32Array]()
         for row, state in enumerate(batch.states):
-            start, last = int(batch.starts[row]), min(int(batch.lengths[row]) + 1, len(state.prompt))
+            start, last = (
+                int(batch.starts[row]),
+                min(int(batch.lengths[row]) + 1, len(state.prompt)),
+            )
             if not state.sampling.prompt_logprobs or last <= start + 1:
                 continue
             scores.handles.append(state.handle)
@@ -65,13 +74,19 @@ class PendingScores:
         if not targets:
             return None
         return cls(
-            scores.handles, scores.starts, scores.counts, np.concatenate(indices).astype(np.int32), np.concatenate(targets)
+            scores.handles,
+            scores.starts,
+            scores.counts,
+            np.concatenate(indices).astype(np.int32),
+            np.concatenate(targets),
         )
 
     def records(self, logprobs: Sequence[Float32Array]) -> list[PromptScores]:
         """By sequence. `logprobs` are the arrays of the field, on the host."""
         parts = np.split(np.concatenate(logprobs)[: len(self.targets)], np.cumsum(self.counts)[:-1])
-        return [PromptScores(*scored) for scored in zip(self.handles, self.starts, parts, strict=True)]
+        return [
+            PromptScores(*scored) for scored in zip(self.handles, self.starts, parts, strict=True)
+        ]
 
 
 def step_output(
@@ -114,11 +129,16 @@ def step_output(
         token_ptr=token_ptr.cumsum(dtype=np.int32),
         tokens=np.asarray(chosen.tokens)[good],
         logprobs=np.asarray(chosen.logprobs)[good],
-        top_ptr=np.append(np.int32(0), counts.cumsum(dtype=np.int32)) if counts.any() else empty_int32(),
+        top_ptr=(
+            np.append(np.int32(0), counts.cumsum(dtype=np.int32)) if counts.any() else empty_int32()
+        ),
         top_ids=np.asarray(chosen.top_ids)[good][is_top],
         top_logprobs=np.asarray(chosen.top_logprobs)[good][is_top],
         prompt_scores=scores,
-        errors=[RowError(int(rows.sequence[sampled[i]]), _PROBLEMS[int(problems[i])]) for i in np.flatnonzero(problems)],
+        errors=[
+            RowError(int(rows.sequence[sampled[i]]), _PROBLEMS[int(problems[i])])
+            for i in np.flatnonzero(problems)
+        ],
         times=times,
         shape=label,
         num_padded_tokens=num_padded_tokens,

@@ -1,4 +1,6 @@
-"""The heavy half of the TPU backend: one replica of a model on one chip, or divided over several."""
+"""The heavy half of the TPU backend: one replica of a model on one chip, or divided over
+several.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,10 @@ class TpuWorker:
 
     def __init__(self, config: EngineConfig, reporter: WorkerReporter) -> None:
         if not isinstance(config.spec, ModelSpec):
-            raise BackendError(f"The architecture `{config.spec.model_type}` is not known, so this backend cannot run it.")
+            raise BackendError(
+                f"The architecture `{config.spec.model_type}` is not known, so this backend cannot"
+                " run it."
+            )
         self._spec = config.spec
         self._config = config
         self._reporter = reporter
@@ -77,9 +82,16 @@ class TpuWorker:
         mesh = make_mesh(config.num_shard, platform)
         with warnings_logged(self._reporter):
             parameters = model.load(
-                self._spec, path, mesh, dtype, quantization=self._quantization, progress=partial(self._reporter.progress, "load")
+                self._spec,
+                path,
+                mesh,
+                dtype,
+                quantization=self._quantization,
+                progress=partial(self._reporter.progress, "load"),
             )
-        plan = choose_attention(self._spec, mesh, platform=platform, dtype=dtype, block_size=BLOCK_SIZE)
+        plan = choose_attention(
+            self._spec, mesh, platform=platform, dtype=dtype, block_size=BLOCK_SIZE
+        )
         self._loaded = LoadedModel(self._spec, parameters, plan, dtype)
         self._state = WorkerState.LOADED
 
@@ -98,7 +110,9 @@ class TpuWorker:
             default_step_tokens=max(buckets, default=_MAX_STEP_TOKENS),
         )
         plan = plan_limits(self._spec, requested, facts)
-        Buckets.of(plan.limits, BLOCK_SIZE, buckets)  # the user's buckets hold every step, or the start fails here
+        Buckets.of(
+            plan.limits, BLOCK_SIZE, buckets
+        )  # the user's buckets hold every step, or the start fails here
         scored = ("prompt_logprobs",) if "prompt_logprobs" in requested.features else ()
         shared = ("prefix_cache",) if _can_share(self._spec, plan.limits.max_total_tokens) else ()
         self._agreement = Agreement(
@@ -127,8 +141,10 @@ class TpuWorker:
             if "RESOURCE_EXHAUSTED" not in str(error) and not isinstance(error, MemoryError):
                 raise
             raise BackendError(
-                f"Memory ran out while a cache of {self._agreement.kv_cache.max_batch_total_tokens} tokens was set up.",
-                "Lower `--max-batch-total-tokens` or `--max-batch-prefill-tokens`, or use more chips (`--num-shard`).",
+                f"Memory ran out while a cache of {self._agreement.kv_cache.max_batch_total_tokens}"
+                " tokens was set up.",
+                "Lower `--max-batch-total-tokens` or `--max-batch-prefill-tokens`, or use more"
+                " chips (`--num-shard`).",
             ) from error
         self._reporter.progress("warmup", 1, 1)
         self._state = WorkerState.READY
@@ -145,7 +161,8 @@ class TpuWorker:
     def collect(self, timeout: float) -> ModelRunnerOutput | None:
         """Wait for the oldest step, however long it takes; None if there is none.
 
-        Raises `StepError` at once if it lacks its masks: the thread that waits here is the one that would bring them.
+        Raises `StepError` at once if it lacks its masks: the thread that waits here is the one that
+        would bring them.
         """
         del timeout
         self._state.require(WorkerState.READY, "collect")
@@ -178,8 +195,14 @@ class TpuWorker:
     def _prepared_runner(self, loaded: LoadedModel, agreement: Agreement) -> ModelRunner:
         limits, num_blocks = agreement.limits, agreement.kv_cache.groups[0].num_blocks
         buckets = Buckets.of(limits, BLOCK_SIZE, self._token_buckets)
-        cache = model.empty_cache(self._spec, num_blocks + 1, BLOCK_SIZE, loaded.dtype, loaded.plan.mesh)
-        history = jnp.zeros((limits.max_sequences + 1, limits.max_total_tokens + 1), jnp.int32, device=loaded.replicated)
+        cache = model.empty_cache(
+            self._spec, num_blocks + 1, BLOCK_SIZE, loaded.dtype, loaded.plan.mesh
+        )
+        history = jnp.zeros(
+            (limits.max_sequences + 1, limits.max_total_tokens + 1),
+            jnp.int32,
+            device=loaded.replicated,
+        )
         programs = Programs(loaded, cache, history, self._reporter)
         programs.compile_all(buckets, scores_prompts=agreement.has("prompt_logprobs"))
         runner = ModelRunner(
@@ -209,22 +232,34 @@ class TpuWorker:
         return {
             "dtype": self._loaded.dtype,
             "jax": jax.__version__,
-            "platform": _PLATFORMS.get(str(devices.flat[0].platform), str(devices.flat[0].platform)),
+            "platform": _PLATFORMS.get(
+                str(devices.flat[0].platform), str(devices.flat[0].platform)
+            ),
             "device": str(devices.flat[0].device_kind),
             "num_devices": str(devices.size),
             "attention": plan.kernel,
-            "quantization": "none" if self._quantization is None else f"{self._quantization} weights",
-            **{f"attention not by {c.kernel}": c.reason for c in plan.candidates if c.reason is not None},
+            "quantization": (
+                "none" if self._quantization is None else f"{self._quantization} weights"
+            ),
+            **{
+                f"attention not by {c.kernel}": c.reason
+                for c in plan.candidates
+                if c.reason is not None
+            },
         }
 
 
 def _prepared_platform(requested: str, num_shard: int) -> str:
-    """The platform to compute on. On the CPU, JAX is told to have as many devices as there are shards."""
+    """The platform to compute on. On the CPU, JAX is told to have as many devices as there are
+    shards.
+    """
     if requested != "cpu":
         return "tpu"
     jax.config.update("jax_platforms", "cpu")
     if num_shard > 1:
-        with contextlib.suppress(RuntimeError):  # JAX has started in this process; the mesh says if its devices are too few
+        with contextlib.suppress(
+            RuntimeError
+        ):  # JAX has started in this process; the mesh says if its devices are too few
             jax.config.update("jax_num_cpu_devices", num_shard)
     return "cpu"
 
@@ -241,13 +276,21 @@ def _free_bytes(mesh: Mesh, fraction: float) -> int:
 
 
 def _taken_bytes(mesh: Mesh) -> int:
-    """Most memory that the devices have held together; 0 on the CPU platform, which does not tell."""
+    """Most memory that the devices have held together; 0 on the CPU platform, which does not
+    tell.
+    """
     stats = [device.memory_stats() or {} for device in mesh.devices.flat]
     return sum(int(each.get("peak_bytes_in_use", 0)) for each in stats)
 
 
 def _can_share(spec: ModelSpec, max_total_tokens: int) -> bool:
-    """Whether the blocks of a beginning depend on its tokens alone: some rotations change with the length of the sequence."""
+    """Whether the blocks of a beginning depend on its tokens alone: some rotations change with the
+    length of the sequence.
+    """
     mixers = (attention_of(layer) for layer in spec.decoder.layers)
-    lengths = (original_length(mixer.rope) for mixer in mixers if mixer is not None and mixer.rope is not None)
+    lengths = (
+        original_length(mixer.rope)
+        for mixer in mixers
+        if mixer is not None and mixer.rope is not None
+    )
     return all(length is None or length >= max_total_tokens for length in lengths)

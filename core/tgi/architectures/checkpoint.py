@@ -1,7 +1,8 @@
-"""What the weight files of a checkpoint say of themselves: their names and headers, never their data.
+"""What the weight files of a checkpoint say of themselves: their names and headers, never their
+data.
 
-Format: 8 bytes little-endian header length, a JSON object name -> {dtype, shape, data_offsets}, then the data
-(https://github.com/huggingface/safetensors, "Format").
+Format: 8 bytes little-endian header length, a JSON object name -> {dtype, shape, data_offsets},
+then the data (https://github.com/huggingface/safetensors, "Format").
 """
 
 from __future__ import annotations
@@ -63,39 +64,61 @@ class StoredTensor:
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of one file by name. Raises `ModelError` naming file and tensor if the header does not fit the file's size."""
+    """The tensors of one file by name. Raises `ModelError` naming file and tensor if the header
+    does not fit the file's size.
+    """
     try:
         with path.open("rb") as file:
             file_bytes = path.stat().st_size
             if file_bytes < _LENGTH_BYTES:
-                raise ModelError(f"{path}: the file has {file_bytes} bytes, too few for a safetensors file.", _DOWNLOAD_AGAIN)
+                raise ModelError(
+                    f"{path}: the file has {file_bytes} bytes, too few for a safetensors file.",
+                    _DOWNLOAD_AGAIN,
+                )
             header_bytes = int.from_bytes(file.read(_LENGTH_BYTES), "little")
             data_start = _LENGTH_BYTES + header_bytes
             if header_bytes > _MAX_HEADER_BYTES or data_start > file_bytes:
-                raise ModelError(f"{path}: the header claims {header_bytes} bytes, the file has {file_bytes}.", _DOWNLOAD_AGAIN)
+                raise ModelError(
+                    f"{path}: the header claims {header_bytes} bytes, the file has {file_bytes}.",
+                    _DOWNLOAD_AGAIN,
+                )
             text = file.read(header_bytes)
     except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror}.", "Check the file and its permissions.") from error
+        raise ModelError(
+            f"{path}: cannot be read: {error.strerror}.", "Check the file and its permissions."
+        ) from error
     try:
         header = msgspec.json.decode(text, type=dict[str, Any])
         header.pop("__metadata__", None)
         entries = msgspec.convert(header, dict[str, _Entry])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: the header cannot be parsed: {error}.", _DOWNLOAD_AGAIN) from error
-    return {name: _checked(path, name, entry, data_start, file_bytes) for name, entry in entries.items()}
+        raise ModelError(
+            f"{path}: the header cannot be parsed: {error}.", _DOWNLOAD_AGAIN
+        ) from error
+    return {
+        name: _checked(path, name, entry, data_start, file_bytes) for name, entry in entries.items()
+    }
 
 
-def _checked(path: Path, name: str, entry: _Entry, data_start: int, file_bytes: int) -> StoredTensor:
+def _checked(
+    path: Path, name: str, entry: _Entry, data_start: int, file_bytes: int
+) -> StoredTensor:
     start, stop = entry.data_offsets
     if start < 0 or stop < start or min(entry.shape, default=0) < 0:
-        raise ModelError(f"{path}: tensor `{name}` has offsets [{start}, {stop}], shape {entry.shape}.", _DOWNLOAD_AGAIN)
+        raise ModelError(
+            f"{path}: tensor `{name}` has offsets [{start}, {stop}], shape {entry.shape}.",
+            _DOWNLOAD_AGAIN,
+        )
     if data_start + stop > file_bytes:
-        raise ModelError(f"{path}: tensor `{name}` ends at byte {data_start + stop}, the file has {file_bytes}.", _DOWNLOAD_AGAIN)
+        raise ModelError(
+            f"{path}: tensor `{name}` ends at byte {data_start + stop}, the file has {file_bytes}.",
+            _DOWNLOAD_AGAIN,
+        )
     value_bytes = FLOAT_BYTES.get(entry.dtype)
     if value_bytes is not None and math.prod(entry.shape) * value_bytes != stop - start:
         raise ModelError(
-            f"{path}: tensor `{name}` of shape {list(entry.shape)} and dtype {entry.dtype} "
-            f"needs {math.prod(entry.shape) * value_bytes} bytes, the header gives it {stop - start}.",
+            f"{path}: tensor `{name}` of shape {list(entry.shape)} and dtype {entry.dtype} needs"
+            f" {math.prod(entry.shape) * value_bytes} bytes, the header gives it {stop - start}.",
             _DOWNLOAD_AGAIN,
         )
     return StoredTensor(name, entry.dtype, entry.shape, data_start + start, stop - start)
@@ -109,11 +132,15 @@ def read_index(model_path: Path) -> Mapping[str, str]:
     try:
         return msgspec.json.decode(path.read_bytes(), type=_Index).weight_map
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: the index cannot be read: {error}.", "Fetch the file again.") from error
+        raise ModelError(
+            f"{path}: the index cannot be read: {error}.", "Fetch the file again."
+        ) from error
 
 
 def weight_files(model_path: Path, index: Mapping[str, str]) -> list[Path]:
-    """The safetensors files of a checkpoint with this index. Raises `ModelError` if there is none, or one is missing."""
+    """The safetensors files of a checkpoint with this index. Raises `ModelError` if there is none,
+    or one is missing.
+    """
     if index:
         paths = sorted({model_path / name for name in index.values()})
     elif (model_path / _SINGLE_NAME).exists():
@@ -123,7 +150,8 @@ def weight_files(model_path: Path, index: Mapping[str, str]) -> list[Path]:
     if not paths:
         if any(any(model_path.glob(pattern)) for pattern in _PICKLED):
             raise ModelError(
-                f"{model_path}: there is no .safetensors file, only pickled weights, which are never loaded.",
+                f"{model_path}: there is no .safetensors file, only pickled weights, which are"
+                " never loaded.",
                 f"Convert them once: tgi convert {model_path}",
             )
         raise ModelError(
@@ -132,7 +160,10 @@ def weight_files(model_path: Path, index: Mapping[str, str]) -> list[Path]:
         )
     for path in paths:
         if not path.exists():
-            raise ModelError(f"{path}: {INDEX_NAME} names this file, but it is not there.", "Download the whole checkpoint.")
+            raise ModelError(
+                f"{path}: {INDEX_NAME} names this file, but it is not there.",
+                "Download the whole checkpoint.",
+            )
     return paths
 
 
@@ -145,7 +176,9 @@ def stored_tensors(model_path: Path) -> dict[str, StoredTensor]:
 
 
 def main_dtype(tensors: Mapping[str, StoredTensor]) -> str | None:
-    """The floating-point dtype that most bytes have, by its name in the format; None if there is no such tensor."""
+    """The floating-point dtype that most bytes have, by its name in the format; None if there is no
+    such tensor.
+    """
     num_bytes: Counter[str] = Counter()
     for stored in tensors.values():
         if stored.dtype in FLOAT_BYTES:

@@ -1,4 +1,6 @@
-"""Reading a Hugging Face `config.json` with clear errors: a family never touches the raw dictionary."""
+"""Reading a Hugging Face `config.json` with clear errors: a family never touches the raw
+dictionary.
+"""
 
 from __future__ import annotations
 
@@ -34,18 +36,26 @@ _ACTIVATIONS: Mapping[str, Activation] = {
 
 
 def read_config(model_path: Path) -> dict[str, Any]:
-    """The object in `model_path`/config.json. Raises `ModelError` if it is missing, unreadable, or without `model_type`."""
+    """The object in `model_path`/config.json. Raises `ModelError` if it is missing, unreadable, or
+    without `model_type`.
+    """
     path = model_path / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"There is no file {path}.", "Give a folder or a repository with a Hugging Face model.") from None
+        raise ModelError(
+            f"There is no file {path}.", "Give a folder or a repository with a Hugging Face model."
+        ) from None
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise ModelError(f"{path} is not valid JSON: {error}.", "Download the model again.") from error
+        raise ModelError(
+            f"{path} is not valid JSON: {error}.", "Download the model again."
+        ) from error
     if not isinstance(config, dict):
-        raise ModelError(f"{path} must hold a JSON object. Given: {type(config).__name__}.", _REMEDY)
+        raise ModelError(
+            f"{path} must hold a JSON object. Given: {type(config).__name__}.", _REMEDY
+        )
     if not isinstance(config.get("model_type"), str):
         raise ModelError(f"{path} has no `model_type`, so the architecture is unknown.", _REMEDY)
     return config
@@ -53,9 +63,11 @@ def read_config(model_path: Path) -> dict[str, Any]:
 
 @final
 class ConfigReader:
-    """Typed access to a config. A field that is absent or null takes the default; without a default that is an error.
+    """Typed access to a config. A field that is absent or null takes the default; without a default
+    that is an error.
 
-    Several names are aliases; the first that is present counts. Every method raises `ModelError` naming the field and its value.
+    Several names are aliases; the first that is present counts. Every method raises `ModelError`
+    naming the field and its value.
     """
 
     def __init__(self, config: Mapping[str, Any], where: str = "config.json") -> None:
@@ -72,7 +84,11 @@ class ConfigReader:
     def number(self, *names: str, default: float | None = None) -> float:
         """A finite number."""
         name, value = self._value(names, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < float("inf"):
+        if (
+            not isinstance(value, int | float)
+            or isinstance(value, bool)
+            or not abs(value) < float("inf")
+        ):
             raise self.error(name, "must be a number")
         return float(value)
 
@@ -95,7 +111,9 @@ class ConfigReader:
             raise self.error(name, "must be true or false")
         return value
 
-    def choice(self, *names: str, table: Mapping[str, ValueT], default: str | None = None) -> ValueT:
+    def choice(
+        self, *names: str, table: Mapping[str, ValueT], default: str | None = None
+    ) -> ValueT:
         """The table's entry for a string."""
         name, value = self._value(names, default)
         if not isinstance(value, str) or value not in table:
@@ -105,14 +123,20 @@ class ConfigReader:
     def numbers(self, name: str, length: int) -> tuple[float, ...]:
         """A list of `length` numbers."""
         _, value = self._value((name,), None)
-        if not isinstance(value, list) or len(value) != length or not all(isinstance(item, int | float) for item in value):
+        if (
+            not isinstance(value, list)
+            or len(value) != length
+            or not all(isinstance(item, int | float) for item in value)
+        ):
             raise self.error(name, f"must be a list of {length} numbers")
         return tuple(float(item) for item in value)
 
     def integers(self, name: str) -> tuple[int, ...]:
         """A list of whole numbers; empty if absent."""
         value = self._config[name] if self.has(name) else []
-        if not isinstance(value, list) or not all(isinstance(item, int) and not isinstance(item, bool) for item in value):
+        if not isinstance(value, list) or not all(
+            isinstance(item, int) and not isinstance(item, bool) for item in value
+        ):
             raise self.error(name, "must be a list of whole numbers")
         return tuple(value)
 
@@ -121,8 +145,14 @@ class ConfigReader:
         if not self.has(name):
             return None
         value = self._config[name]
-        if not isinstance(value, list) or len(value) != length or not all(item in allowed for item in value):
-            raise self.error(name, f"must be a list of {length} strings, each one of {', '.join(allowed)}")
+        if (
+            not isinstance(value, list)
+            or len(value) != length
+            or not all(item in allowed for item in value)
+        ):
+            raise self.error(
+                name, f"must be a list of {length} strings, each one of {', '.join(allowed)}"
+            )
         return tuple(value)
 
     def activation(self, *names: str, default: str) -> Activation:
@@ -134,7 +164,9 @@ class ConfigReader:
         return self._config.get(name) is not None
 
     def is_null(self, name: str) -> bool:
-        """The field is present and null: switched off, where an absent one would take its default."""
+        """The field is present and null: switched off, where an absent one would take its
+        default.
+        """
         return name in self._config and self._config[name] is None
 
     def is_string(self, name: str) -> bool:
@@ -156,7 +188,10 @@ class ConfigReader:
     def divided(self, dividend: str, value: int, divisor: str, by: int) -> int:
         """The quotient value / by, which must be exact; the names are for the error."""
         if value % by != 0:
-            raise ModelError(f"`{dividend}` ({value}) in {self._where} must be divisible by `{divisor}` ({by}).", _REMEDY)
+            raise ModelError(
+                f"`{dividend}` ({value}) in {self._where} must be divisible by `{divisor}` ({by}).",
+                _REMEDY,
+            )
         return value // by
 
     def error(self, name: str, rule: str) -> ModelError:

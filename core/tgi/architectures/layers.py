@@ -18,17 +18,24 @@ def sequential(
     post_norm: Norm | None = None,
     residual_scale: float = 1.0,
 ) -> Layer:
-    """Attention, then the feed-forward mixer, each a residual step with norms before and after it."""
+    """Attention, then the feed-forward mixer, each a residual step with norms before and after
+    it.
+    """
 
     def block(mixer: Attention | FeedForward) -> Block:
-        return Block(branches=(Branch(mixer=mixer, norm=norm, post_norm=post_norm),), residual_scale=residual_scale)
+        return Block(
+            branches=(Branch(mixer=mixer, norm=norm, post_norm=post_norm),),
+            residual_scale=residual_scale,
+        )
 
     return Layer(blocks=(block(attention), block(feed_forward)))
 
 
 def parallel(attention: Attention, feed_forward: FeedForward, norm: Norm) -> Layer:
     """One residual step: both mixers read the same normed vector."""
-    return Layer(blocks=(Block(branches=(Branch(mixer=attention), Branch(mixer=feed_forward)), norm=norm),))
+    return Layer(
+        blocks=(Block(branches=(Branch(mixer=attention), Branch(mixer=feed_forward)), norm=norm),)
+    )
 
 
 def sliding_layers(reader: ConfigReader, num_layers: int, *, pattern: int) -> tuple[bool, ...]:

@@ -1,7 +1,8 @@
 """The tensors a model owns: their roles (names) and shapes, from the spec alone.
 
-A role is `embedding.…`, `{stack}.layers.{i}.{mixer}.…`, `{stack}.layers.{i}.block{b}.…`, `{stack}.final_norm.…` or `head.…`.
-Matrices are stored [out, in], as `x @ W.T` wants them; a mixture's experts are stacked in front, [E, out, in].
+A role is `embedding.…`, `{stack}.layers.{i}.{mixer}.…`, `{stack}.layers.{i}.block{b}.…`,
+`{stack}.final_norm.…` or `head.…`. Matrices are stored [out, in], as `x @ W.T` wants them; a
+mixture's experts are stacked in front, [E, out, in].
 """
 
 from __future__ import annotations
@@ -28,7 +29,22 @@ Shape = tuple[int, ...]
 Tensors = Iterator[tuple[str, Shape]]
 
 _COLUMN_PARTS = frozenset(
-    {"q", "k", "v", "gate", "up", "q_b", "kv_b", "in_gate", "in_x", "in_dt", "conv_x", "dt", "beta", "decay"}
+    {
+        "q",
+        "k",
+        "v",
+        "gate",
+        "up",
+        "q_b",
+        "kv_b",
+        "in_gate",
+        "in_x",
+        "in_dt",
+        "conv_x",
+        "dt",
+        "beta",
+        "decay",
+    }
 )
 _COLUMN_VECTORS = frozenset({"sinks", "a_log", "skip", "dt_bias"})
 _ROW_PARTS = frozenset({"o", "down", "out", "x_proj"})
@@ -69,7 +85,10 @@ def _attention(mixer: Attention, hidden: int, owns_relative_bias: bool) -> Tenso
         case "head":
             q_shape = k_shape = (mixer.head_dim,)
         case "each_head":
-            q_shape, k_shape = (mixer.num_heads, mixer.head_dim), (mixer.num_kv_heads, mixer.head_dim)
+            q_shape, k_shape = (
+                (mixer.num_heads, mixer.head_dim),
+                (mixer.num_kv_heads, mixer.head_dim),
+            )
         case "all":
             q_shape, k_shape = (q_rows,), (k_rows,)
     yield from _norm("q_norm", mixer.q_norm, *q_shape)
@@ -99,7 +118,9 @@ def _latent_attention(mixer: LatentAttention, hidden: int) -> Tensors:
         yield from _linear("q_b", q_rows, mixer.q_lora_rank)
     yield from _linear("kv_a", mixer.kv_lora_rank + mixer.qk_rope_head_dim, hidden, mixer.qkv_bias)
     yield from _norm("kv_a_norm", mixer.norm, mixer.kv_lora_rank)
-    yield from _linear("kv_b", mixer.num_heads * (mixer.qk_nope_head_dim + mixer.v_head_dim), mixer.kv_lora_rank)
+    yield from _linear(
+        "kv_b", mixer.num_heads * (mixer.qk_nope_head_dim + mixer.v_head_dim), mixer.kv_lora_rank
+    )
     yield from _linear("o", hidden, mixer.num_heads * mixer.v_head_dim, mixer.output_bias)
 
 
@@ -133,7 +154,10 @@ def _state_space(mixer: StateSpace, hidden: int) -> Tensors:
 
 
 def _linear_attention(mixer: LinearAttention, hidden: int) -> Tensors:
-    k_rows, v_rows = mixer.num_key_heads * mixer.key_head_dim, mixer.num_value_heads * mixer.value_head_dim
+    k_rows, v_rows = (
+        mixer.num_key_heads * mixer.key_head_dim,
+        mixer.num_value_heads * mixer.value_head_dim,
+    )
     for part, rows in {"q": k_rows, "k": k_rows, "v": v_rows, "gate": v_rows}.items():
         yield from _linear(part, rows, hidden)
     for part in ("beta", "decay"):
@@ -169,7 +193,9 @@ def _mixture(mixer: MixtureOfExperts, hidden: int) -> Tensors:
 def _mixer(mixer: Mixer, hidden: int, layer: int) -> Tensors:
     match mixer:
         case Attention():
-            owns = mixer.relative_bias is not None and (layer == 0 or not mixer.relative_bias.shared)
+            owns = mixer.relative_bias is not None and (
+                layer == 0 or not mixer.relative_bias.shared
+            )
             yield from _attention(mixer, hidden, owns)
         case CrossAttention():
             yield from _cross_attention(mixer, hidden)
@@ -192,9 +218,14 @@ def layer_parameters(stack: Stack, layer: int, hidden: int) -> dict[str, Shape]:
         shapes.update(_norm(f"block{index}.norm", block.norm, hidden))
         for branch in block.branches:
             tag = mixer_tag(branch.mixer)
-            assert not any(parameter.startswith(f"{tag}.") for parameter in shapes), f"layer {layer} has two {tag} mixers"
+            assert not any(parameter.startswith(f"{tag}.") for parameter in shapes), (
+                f"layer {layer} has two {tag} mixers"
+            )
             shapes.update(_norm(f"{tag}.norm", branch.norm, hidden))
-            shapes.update((f"{tag}.{parameter}", shape) for parameter, shape in _mixer(branch.mixer, hidden, layer))
+            shapes.update(
+                (f"{tag}.{parameter}", shape)
+                for parameter, shape in _mixer(branch.mixer, hidden, layer)
+            )
             shapes.update(_norm(f"{tag}.post_norm", branch.post_norm, hidden))
         shapes.update(_norm(f"block{index}.output_norm", block.output_norm, hidden))
     return shapes
@@ -214,7 +245,10 @@ def tensor_shapes(spec: ModelSpec) -> dict[str, Shape]:
     for stack in spec.stacks:
         for layer in range(len(stack.layers)):
             parameters = layer_parameters(stack, layer, hidden)
-            shapes.update((f"{stack.kind}.layers.{layer}.{parameter}", shape) for parameter, shape in parameters.items())
+            shapes.update(
+                (f"{stack.kind}.layers.{layer}.{parameter}", shape)
+                for parameter, shape in parameters.items()
+            )
         shapes.update(_norm(f"{stack.kind}.final_norm", stack.final_norm, hidden))
     if size != hidden:
         shapes["head.projection.weight"] = (size, hidden)
@@ -231,12 +265,16 @@ def mixer_of(parameter: str, spec: ModelSpec) -> Mixer | None:
     if len(parts) < 4 or parts[1] != "layers":
         return None
     stack = next(stack for stack in spec.stacks if stack.kind == parts[0])
-    mixers = (branch.mixer for block in stack.layers[int(parts[2])].blocks for branch in block.branches)
+    mixers = (
+        branch.mixer for block in stack.layers[int(parts[2])].blocks for branch in block.branches
+    )
     return next((mixer for mixer in mixers if mixer_tag(mixer) == parts[3]), None)
 
 
 def shard_axis(parameter: str) -> int | None:
-    """The axis tensor parallelism cuts a role along: output rows, input columns, or None for a copy on every rank."""
+    """The axis tensor parallelism cuts a role along: output rows, input columns, or None for a copy
+    on every rank.
+    """
     parts = parameter.split(".")
     if parts[0] in {"embedding", "head"}:
         return 0 if parts[1] in {"weight", "bias"} else None

@@ -1,4 +1,6 @@
-"""How a model knows positions: the grammar's words for rotations, learned tables and biases by distance."""
+"""How a model knows positions: the grammar's words for rotations, learned tables and biases by
+distance.
+"""
 
 from __future__ import annotations
 
@@ -56,9 +58,11 @@ class YarnScaling(Part, frozen=True, tag="yarn"):
 
 
 class LongRopeScaling(Part, frozen=True, tag="longrope"):
-    """LongRoPE (arXiv 2402.13753): one factor per frequency, a set for short and a set for long contexts.
+    """LongRoPE (arXiv 2402.13753): one factor per frequency, a set for short and a set for long
+    contexts.
 
-    `attention_factor` multiplies cos and sin, and in a long context `long_attention_factor` does if there is one.
+    `attention_factor` multiplies cos and sin, and in a long context `long_attention_factor` does if
+    there is one.
     """
 
     short_factor: tuple[float, ...]
@@ -72,7 +76,9 @@ RopeScaling = LinearScaling | DynamicScaling | Llama3Scaling | YarnScaling | Lon
 
 
 class Rope(Part, frozen=True):
-    """Rotary embedding of the first `rotary_dim` of a head. `interleaved`: pairs are neighbours (GPT-J), else halves (NeoX)."""
+    """Rotary embedding of the first `rotary_dim` of a head. `interleaved`: pairs are neighbours
+    (GPT-J), else halves (NeoX).
+    """
 
     theta: float
     rotary_dim: int
@@ -81,7 +87,9 @@ class Rope(Part, frozen=True):
 
 
 class RelativeBias(Part, frozen=True):
-    """T5's learned bias per head and distance bucket. `shared`: only the first layer owns the table."""
+    """T5's learned bias per head and distance bucket. `shared`: only the first layer owns the
+    table.
+    """
 
     num_buckets: int
     max_distance: int
@@ -90,7 +98,9 @@ class RelativeBias(Part, frozen=True):
 
 
 class LearnedPositions(Part, frozen=True):
-    """A table of `num_positions` + `offset` vectors added to the embedding; row = position + `offset`."""
+    """A table of `num_positions` + `offset` vectors added to the embedding; row = position +
+    `offset`.
+    """
 
     num_positions: int
     offset: int = 0

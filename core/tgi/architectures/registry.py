@@ -1,4 +1,6 @@
-"""From a model folder to its spec: our own families through a closed table, others' through entry points."""
+"""From a model folder to its spec: our own families through a closed table, others' through entry
+points.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from tgi.errors import ModelError
 __all__ = ["ENTRY_POINT_GROUP", "FAMILIES", "load_spec"]
 
 ENTRY_POINT_GROUP = "tgi.architectures"
-"""Name = `model_type`; value = a module with `spec(config: dict) -> ModelSpec`. Imported when a config asks for it."""
+"""Name = `model_type`; value = a module with `spec(config: dict) -> ModelSpec`. Imported when a
+config asks for it.
+"""
 
 FAMILIES = {
     "baichuan": "baichuan",
@@ -68,11 +72,14 @@ FAMILIES = {
 """`model_type` → the file here that reads it. Types that differ in nothing share a file."""
 
 
-def load_spec(model_path: Path, *, rope_scaling: str | None = None, rope_factor: float | None = None) -> ModelSpec | GenericSpec:
+def load_spec(
+    model_path: Path, *, rope_scaling: str | None = None, rope_factor: float | None = None
+) -> ModelSpec | GenericSpec:
     """Read `model_path`/config.json into a spec; an unknown `model_type` gives a `GenericSpec`.
 
-    `rope_scaling` (`linear` or `dynamic`) and `rope_factor` are TGI's options: they replace the config's scaling, and the model's
-    context grows by the factor. A factor alone means linear; a kind alone means a factor of one. Raises `ModelError`.
+    `rope_scaling` (`linear` or `dynamic`) and `rope_factor` are TGI's options: they replace the
+    config's scaling, and the model's context grows by the factor. A factor alone means linear; a
+    kind alone means a factor of one. Raises `ModelError`.
     """
     config = read_config(model_path)
     if rope_scaling is None and rope_factor is None:
@@ -81,7 +88,8 @@ def load_spec(model_path: Path, *, rope_scaling: str | None = None, rope_factor:
     spec = _read_spec(_with_rope_scaling(config, scaling, factor))
     if isinstance(spec, ModelSpec) and not _is_rotary(spec):
         raise ModelError(
-            f"A {spec.model_type} model has no rotary embedding to scale.", "Remove --rope-scaling and --rope-factor."
+            f"A {spec.model_type} model has no rotary embedding to scale.",
+            "Remove --rope-scaling and --rope-factor.",
         )
     return msgspec.structs.replace(spec, max_positions=int(spec.max_positions * factor))
 
@@ -93,7 +101,10 @@ def _read_spec(config: dict[str, Any]) -> ModelSpec | GenericSpec:
         return _generic_spec(config)
     spec = reader(config)
     if not isinstance(spec, ModelSpec):
-        raise ModelError(f"The architecture plugin for `{model_type}` returned {type(spec).__name__} instead of a ModelSpec.")
+        raise ModelError(
+            f"The architecture plugin for `{model_type}` returned {type(spec).__name__} instead of"
+            " a ModelSpec."
+        )
     return spec
 
 
@@ -105,13 +116,19 @@ def _find_reader(model_type: str) -> Callable[[dict[str, Any]], object] | None:
         if not found:
             return None
         if len(found) > 1:
-            packages = ", ".join(sorted(point.dist.name if point.dist else point.value for point in found))
-            raise ModelError(f"Several packages provide the architecture `{model_type}`: {packages}.", "Uninstall all but one.")
+            packages = ", ".join(
+                sorted(point.dist.name if point.dist else point.value for point in found)
+            )
+            raise ModelError(
+                f"Several packages provide the architecture `{model_type}`: {packages}.",
+                "Uninstall all but one.",
+            )
         try:
             module = found[0].load()
         except (ImportError, AttributeError) as error:
             raise ModelError(
-                f"The architecture plugin {found[0].value} for `{model_type}` cannot be imported: {error}."
+                f"The architecture plugin {found[0].value} for `{model_type}` cannot be imported:"
+                f" {error}."
             ) from error
     reader: Callable[[dict[str, Any]], object] = module.spec
     return reader
@@ -130,22 +147,39 @@ def _with_rope_scaling(config: dict[str, Any], scaling: str, factor: float) -> d
 
 
 def _replace_rope(config: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
-    """The config with other rope parameters; where each layer type has its own, those of full attention are replaced."""
+    """The config with other rope parameters; where each layer type has its own, those of full
+    attention are replaced.
+    """
 
     def kept(written: dict[str, Any]) -> dict[str, Any]:
-        return {name: written[name] for name in ("rope_theta", "partial_rotary_factor") if name in written}
+        return {
+            name: written[name]
+            for name in ("rope_theta", "partial_rotary_factor")
+            if name in written
+        }
 
     written = config.get("rope_parameters") or config.get("rope_scaling") or {}
     full = written.get("full_attention")
-    by_type = written | {"full_attention": kept(full) | parameters} if isinstance(full, dict) else None
+    by_type = (
+        written | {"full_attention": kept(full) | parameters} if isinstance(full, dict) else None
+    )
     replaced = by_type or kept(written) | parameters
-    return {name: value for name, value in config.items() if name != "rope_scaling"} | {"rope_parameters": replaced}
+    return {name: value for name, value in config.items() if name != "rope_scaling"} | {
+        "rope_parameters": replaced
+    }
 
 
 def _is_rotary(spec: ModelSpec) -> bool:
-    mixers = (branch.mixer for layer in spec.decoder.layers for block in layer.blocks for branch in block.branches)
+    mixers = (
+        branch.mixer
+        for layer in spec.decoder.layers
+        for block in layer.blocks
+        for branch in block.branches
+    )
     return any(
-        isinstance(mixer, LatentAttention) or (isinstance(mixer, Attention) and mixer.rope is not None) for mixer in mixers
+        isinstance(mixer, LatentAttention)
+        or (isinstance(mixer, Attention) and mixer.rope is not None)
+        for mixer in mixers
     )
 
 
@@ -161,6 +195,8 @@ def _generic_spec(config: dict[str, Any]) -> GenericSpec:
         num_layers=reader.integer("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
         num_kv_heads=reader.integer("num_key_value_heads", "num_kv_heads", default=num_heads),
         head_dim=reader.integer("head_dim", "d_kv", default=max(1, hidden // num_heads)),
-        max_positions=reader.integer("max_position_embeddings", "n_positions", "max_seq_len", default=0, minimum=0),
+        max_positions=reader.integer(
+            "max_position_embeddings", "n_positions", "max_seq_len", default=0, minimum=0
+        ),
         config=config,
     )

@@ -1,6 +1,7 @@
 """Rotary embedding: from a config to a `Rope`, and from a `Rope` to its frequencies.
 
-Formulas: RoFormer (arXiv 2104.09864), YaRN (arXiv 2309.00071), LongRoPE (arXiv 2402.13753), Llama 3.1's model card.
+Formulas: RoFormer (arXiv 2104.09864), YaRN (arXiv 2309.00071), LongRoPE (arXiv 2402.13753), Llama
+3.1's model card.
 """
 
 from __future__ import annotations
@@ -48,21 +49,27 @@ def read_rope(
 ) -> Rope:
     """The rotary embedding of a config.
 
-    Both spellings are read: `rope_parameters` (transformers 5, with `rope_theta` inside) and `rope_theta` beside `rope_scaling`.
-    `layer_type` picks a set of `rope_parameters` that has one for each.
+    Both spellings are read: `rope_parameters` (transformers 5, with `rope_theta` inside) and
+    `rope_theta` beside `rope_scaling`. `layer_type` picks a set of `rope_parameters` that has one
+    for each.
     """
     section = next((name for name in ("rope_scaling", "rope_parameters") if config.has(name)), None)
     scaling = ConfigReader({}) if section is None else config.section(section)
     if layer_type is not None and scaling.nested:
         scaling = scaling.section(layer_type) if scaling.has(layer_type) else ConfigReader({})
     if section is not None and scaling.nested:
-        raise config.error(section, "must be one set of parameters; this architecture has none per layer type")
+        raise config.error(
+            section, "must be one set of parameters; this architecture has none per layer type"
+        )
     theta = scaling if scaling.has("rope_theta") else config
     partial = scaling if scaling.has("partial_rotary_factor") else config
     share = partial.number("partial_rotary_factor", "rotary_pct", default=default_partial)
     rotary_dim = int(head_dim * share)
     if not 0 < rotary_dim <= head_dim or rotary_dim % 2:
-        raise partial.error("partial_rotary_factor", f"must give an even number of dimensions of the head's {head_dim}")
+        raise partial.error(
+            "partial_rotary_factor",
+            f"must give an even number of dimensions of the head's {head_dim}",
+        )
     return Rope(
         theta=theta.number("rope_theta", "rotary_emb_base", default=default_theta),
         rotary_dim=rotary_dim,
@@ -71,15 +78,21 @@ def read_rope(
     )
 
 
-def _read_scaling(config: ConfigReader, scaling: ConfigReader, rotary_dim: int, max_positions: int) -> RopeScaling | None:
+def _read_scaling(
+    config: ConfigReader, scaling: ConfigReader, rotary_dim: int, max_positions: int
+) -> RopeScaling | None:
     kind = scaling.choice("rope_type", "type", table=_TYPES, default="default")
     outside = config.has("original_max_position_embeddings")
-    original = (config if outside else scaling).integer("original_max_position_embeddings", default=max_positions)
+    original = (config if outside else scaling).integer(
+        "original_max_position_embeddings", default=max_positions
+    )
     match kind:
         case "linear":
             return LinearScaling(factor=scaling.number("factor"))
         case "dynamic":
-            return DynamicScaling(factor=scaling.number("factor"), original_max_positions=max_positions)
+            return DynamicScaling(
+                factor=scaling.number("factor"), original_max_positions=max_positions
+            )
         case "llama3":
             return Llama3Scaling(
                 factor=scaling.number("factor"),
@@ -104,8 +117,12 @@ def _read_scaling(config: ConfigReader, scaling: ConfigReader, rotary_dim: int, 
                 short_factor=scaling.numbers("short_factor", rotary_dim // 2),
                 long_factor=scaling.numbers("long_factor", rotary_dim // 2),
                 original_max_positions=original,
-                attention_factor=scaling.number("short_mscale", "attention_factor", default=default),
-                long_attention_factor=scaling.number("long_mscale") if scaling.has("long_mscale") else None,
+                attention_factor=scaling.number(
+                    "short_mscale", "attention_factor", default=default
+                ),
+                long_attention_factor=(
+                    scaling.number("long_mscale") if scaling.has("long_mscale") else None
+                ),
             )
     return None
 
@@ -114,7 +131,11 @@ def _yarn_attention_factor(scaling: ConfigReader, factor: float) -> float:
     mscale = scaling.number("mscale", default=0.0)
     mscale_all_dim = scaling.number("mscale_all_dim", default=0.0)
     both = mscale != 0 and mscale_all_dim != 0
-    default = yarn_mscale(factor, mscale) / yarn_mscale(factor, mscale_all_dim) if both else yarn_mscale(factor, 1.0)
+    default = (
+        yarn_mscale(factor, mscale) / yarn_mscale(factor, mscale_all_dim)
+        if both
+        else yarn_mscale(factor, 1.0)
+    )
     return scaling.number("attention_factor", default=default)
 
 
@@ -125,13 +146,19 @@ def yarn_mscale(factor: float, mscale: float) -> float:
 
 def original_length(rope: Rope) -> int | None:
     """The length of a sequence above which the frequencies change; None = never."""
-    return rope.scaling.original_max_positions if isinstance(rope.scaling, DynamicScaling | LongRopeScaling) else None
+    return (
+        rope.scaling.original_max_positions
+        if isinstance(rope.scaling, DynamicScaling | LongRopeScaling)
+        else None
+    )
 
 
 def inverse_frequencies(rope: Rope, seq_len: int) -> tuple[FloatArray, float]:
-    """Angle per position of each rotated pair, float64 [rotary_dim / 2], and the factor on cos and sin.
+    """Angle per position of each rotated pair, float64 [rotary_dim / 2], and the factor on cos and
+    sin.
 
-    `seq_len` is the length of the sequence that is being run; only dynamic and longrope depend on it.
+    `seq_len` is the length of the sequence that is being run; only dynamic and longrope depend on
+    it.
     """
     exponents = np.arange(0, rope.rotary_dim, 2, dtype=np.float64) / rope.rotary_dim
     plain = rope.theta**-exponents
@@ -157,16 +184,26 @@ def _dynamic_base(rope: Rope, scaling: DynamicScaling, seq_len: int) -> float:
 
 
 def _llama3(plain: FloatArray, scaling: Llama3Scaling) -> FloatArray:
-    turns = scaling.original_max_positions * plain / (2 * math.pi)  # rotations over the original context
-    kept: FloatArray = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    turns = (
+        scaling.original_max_positions * plain / (2 * math.pi)
+    )  # rotations over the original context
+    kept: FloatArray = (turns - scaling.low_freq_factor) / (
+        scaling.high_freq_factor - scaling.low_freq_factor
+    )
     kept = np.clip(kept, 0.0, 1.0)
     return (1 - kept) * plain / scaling.factor + kept * plain
 
 
-def _longrope(plain: FloatArray, scaling: LongRopeScaling, seq_len: int) -> tuple[FloatArray, float]:
+def _longrope(
+    plain: FloatArray, scaling: LongRopeScaling, seq_len: int
+) -> tuple[FloatArray, float]:
     if seq_len <= scaling.original_max_positions:
         return plain / np.asarray(scaling.short_factor), scaling.attention_factor
-    factor = scaling.attention_factor if scaling.long_attention_factor is None else scaling.long_attention_factor
+    factor = (
+        scaling.attention_factor
+        if scaling.long_attention_factor is None
+        else scaling.long_attention_factor
+    )
     return plain / np.asarray(scaling.long_factor), factor
 
 

@@ -1,17 +1,18 @@
 """The grammar in which every model family is written: plain data, no forward code.
 
-A model is a list of **stacks** (`decoder`, or `encoder` then `decoder`); a stack is a list of **layers**; a layer is an ordered
-list of residual **blocks**; a block is one or more **branches** that read the same input (two for a parallel residual); a branch
-is one **mixer** with the norms before and after it:
+A model is a list of **stacks** (`decoder`, or `encoder` then `decoder`); a stack is a list of
+**layers**; a layer is an ordered list of residual **blocks**; a block is one or more **branches**
+that read the same input (two for a parallel residual); a branch is one **mixer** with the norms
+before and after it:
 
     y      = norm(x) if the block has one, else x
     out    = sum over branches of post_norm(mixer(norm(y)))
     x      = (y if residual_from_norm else x) + residual_scale * out
     x      = output_norm(x) if the block has one
 
-A mixer names its cache. Beside the stacks stand the embedding and head rules and the **weight map**: which checkpoint tensor
-fills which role, a tensor's name in the model (`tgi.architectures.parameter_names`).
-A decoder branches on this data only while it builds.
+A mixer names its cache. Beside the stacks stand the embedding and head rules and the **weight
+map**: which checkpoint tensor fills which role, a tensor's name in the model
+(`tgi.architectures.parameter_names`). A decoder branches on this data only while it builds.
 """
 
 from __future__ import annotations
@@ -64,8 +65,12 @@ __all__ = [
     "YarnScaling",
 ]
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "gelu_quick", "relu", "relu_squared", "silu_clamped"]
-"""`gelu` is exact (erf), `gelu_tanh` its tanh form, `gelu_quick` x*sigmoid(1.702x), `silu_clamped` gpt_oss's clamped gate."""
+Activation = Literal[
+    "silu", "gelu", "gelu_tanh", "gelu_quick", "relu", "relu_squared", "silu_clamped"
+]
+"""`gelu` is exact (erf), `gelu_tanh` its tanh form, `gelu_quick` x*sigmoid(1.702x), `silu_clamped`
+gpt_oss's clamped gate.
+"""
 
 CacheKind = Literal["none", "full", "window", "state", "cross"]
 
@@ -83,7 +88,9 @@ class Norm(Part, frozen=True):
 
 
 class Attention(Part, frozen=True, tag="attention"):
-    """Self attention over the cache. `window` counts the token itself: a query at p sees p - window + 1 … p."""
+    """Self attention over the cache. `window` counts the token itself: a query at p sees p - window
+    + 1 … p.
+    """
 
     num_heads: int
     num_kv_heads: int
@@ -100,12 +107,16 @@ class Attention(Part, frozen=True, tag="attention"):
     output_bias: bool = False
     q_norm: Norm | None = None  # before the rotation
     k_norm: Norm | None = None
-    qk_norm_over: Literal["head", "each_head", "all"] = "head"  # each_head: every head has weights of its own
+    qk_norm_over: Literal["head", "each_head", "all"] = (
+        "head"  # each_head: every head has weights of its own
+    )
     clip_qkv: float | None = None
     sinks: bool = False  # one learned logit per head joins the softmax
     relative_bias: RelativeBias | None = None
     causal: bool = True
-    output_gate: bool = False  # the heads' outputs times a sigmoid of a projection of the input (qwen3_next)
+    output_gate: bool = (
+        False  # the heads' outputs times a sigmoid of a projection of the input (qwen3_next)
+    )
 
     @property
     def cache(self) -> CacheKind:
@@ -131,7 +142,9 @@ class CrossAttention(Part, frozen=True, tag="cross_attention"):
 
 
 class LatentAttention(Part, frozen=True, tag="latent_attention"):
-    """Multi-head latent attention (DeepSeek V2): keys and values are kept as one low-rank vector per token."""
+    """Multi-head latent attention (DeepSeek V2): keys and values are kept as one low-rank vector
+    per token.
+    """
 
     num_heads: int
     q_lora_rank: int | None  # None = a plain query projection
@@ -152,7 +165,9 @@ class LatentAttention(Part, frozen=True, tag="latent_attention"):
 
 
 class StateSpace(Part, frozen=True, tag="state_space"):
-    """A Mamba mixer. Version 1 has a state per channel and `dt_rank`; version 2 has heads and groups and a gated norm."""
+    """A Mamba mixer. Version 1 has a state per channel and `dt_rank`; version 2 has heads and
+    groups and a gated norm.
+    """
 
     version: Literal[1, 2]
     inner_size: int
@@ -208,10 +223,11 @@ class MLP(Part, frozen=True, tag="mlp"):
 class Router(Part, frozen=True):
     """How experts are chosen and weighted.
 
-    `score` is applied to the router's logits; `top_k_first` applies it to the chosen logits only (gpt_oss, mixtral's equal form).
-    With groups, only the best `groups_per_token` groups take part; a group's score is the sum of its best `group_top` experts.
-    `sparse_mixer` (arXiv 2409.12136, phimoe) picks the experts one after the other; the weight of each is its softmax among those
-    of the remaining logits whose relative distance to the best is at most 2 * `jitter`.
+    `score` is applied to the router's logits; `top_k_first` applies it to the chosen logits only
+    (gpt_oss, mixtral's equal form). With groups, only the best `groups_per_token` groups take part;
+    a group's score is the sum of its best `group_top` experts. `sparse_mixer` (arXiv 2409.12136,
+    phimoe) picks the experts one after the other; the weight of each is its softmax among those of
+    the remaining logits whose relative distance to the best is at most 2 * `jitter`.
     """
 
     score: Literal["softmax", "sigmoid", "sparse_mixer"] = "softmax"
@@ -227,7 +243,9 @@ class Router(Part, frozen=True):
 
 
 class MixtureOfExperts(Part, frozen=True, tag="moe"):
-    """`experts_per_token` of `num_experts` MLPs of one shape, and perhaps one that every token takes."""
+    """`experts_per_token` of `num_experts` MLPs of one shape, and perhaps one that every token
+    takes.
+    """
 
     num_experts: int
     experts_per_token: int
@@ -242,7 +260,15 @@ class MixtureOfExperts(Part, frozen=True, tag="moe"):
         return "none"
 
 
-Mixer = Attention | CrossAttention | LatentAttention | StateSpace | LinearAttention | MLP | MixtureOfExperts
+Mixer = (
+    Attention
+    | CrossAttention
+    | LatentAttention
+    | StateSpace
+    | LinearAttention
+    | MLP
+    | MixtureOfExperts
+)
 
 
 class Branch(Part, frozen=True):
@@ -264,7 +290,9 @@ class Block(Part, frozen=True):
 
 
 class Layer(Part, frozen=True):
-    """Blocks in order. Within a layer each kind of mixer occurs at most once, so that its tag names its tensors."""
+    """Blocks in order. Within a layer each kind of mixer occurs at most once, so that its tag names
+    its tensors.
+    """
 
     blocks: tuple[Block, ...]
 
@@ -278,7 +306,9 @@ class Stack(Part, frozen=True):
 
 
 class Embedding(Part, frozen=True):
-    """Token vectors. A `size` other than the hidden size means a projection after them and before the head (opt-350m)."""
+    """Token vectors. A `size` other than the hidden size means a projection after them and before
+    the head (opt-350m).
+    """
 
     scale: float = 1.0
     size: int | None = None
@@ -298,16 +328,17 @@ class Head(Part, frozen=True):
 class WeightRule(Part, frozen=True):
     """One kind of checkpoint tensor.
 
-    `name` may hold `{layer}` and `{expert}` or `{head}`; `parameters` hold `{layer}` where the name does. Several roles mean a fused
-    tensor:
+    `name` may hold `{layer}` and `{expert}` or `{head}`; `parameters` hold `{layer}` where the name
+    does. Several roles mean a fused tensor:
       rows         the roles' rows one after the other
-      grouped      per kv group: its query heads, then its key head, then its value head (falcon, gpt_neox, bloom)
+      grouped      per kv group: its query heads, then its key head, then its value head
+                   (falcon, gpt_neox, bloom)
       by_head      per query head: its rows of each role (qwen3_next)
       alternating  rows of the roles in turn, one by one (gpt_oss)
     and one role of all experts may be stored as
       flat         [E * rows, …], the experts one after the other (dbrx)
-    `transposed`: stored as [in, out]. `unit_rows`: a loader divides each row by its length (baichuan 2's head). A rule whose
-    roles a layer does not have is passed over.
+    `transposed`: stored as [in, out]. `unit_rows`: a loader divides each row by its length
+    (baichuan 2's head). A rule whose roles a layer does not have is passed over.
     """
 
     name: str
@@ -328,7 +359,9 @@ class ModelSpec(Part, frozen=True, tag="model"):
     head: Head
     weights: tuple[WeightRule, ...]
     max_positions: int  # 0 = no limit of the model's own
-    prefixes: tuple[str, ...] = ("",)  # a checkpoint's names may start with one of these before a rule's name
+    prefixes: tuple[str, ...] = (
+        "",
+    )  # a checkpoint's names may start with one of these before a rule's name
     ignored: tuple[str, ...] = ()  # fnmatch patterns of checkpoint tensors that carry no parameter
     decoder_start_token_id: int | None = None
 
@@ -339,7 +372,9 @@ class ModelSpec(Part, frozen=True, tag="model"):
 
 
 class GenericSpec(Part, frozen=True, tag="generic"):
-    """A family this project does not know: sizes for the memory arithmetic, and the raw config for a fallback runner."""
+    """A family this project does not know: sizes for the memory arithmetic, and the raw config for
+    a fallback runner.
+    """
 
     model_type: str
     vocab_size: int

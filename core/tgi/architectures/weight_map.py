@@ -1,7 +1,8 @@
 """Which checkpoint tensor fills which role, and how it is taken apart.
 
-A loader asks `placements` once, then calls `split` on each tensor it reads and copies the pieces where they belong. The pieces
-are made with what numpy arrays and torch tensors share (reshape, slicing, swapaxes), so every loader uses the same code.
+A loader asks `placements` once, then calls `split` on each tensor it reads and copies the pieces
+where they belong. The pieces are made with what numpy arrays and torch tensors share (reshape,
+slicing, swapaxes), so every loader uses the same code.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class _Array(Protocol):
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """One checkpoint tensor and the roles it fills.
 
-    `shapes` are those of the pieces. With `expert`, a piece is that expert's (or head's) slice of a role stacked [E, …].
+    `shapes` are those of the pieces. With `expert`, a piece is that expert's (or head's) slice of a
+    role stacked [E, …].
     """
 
     name: str
@@ -58,8 +60,8 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 def placements(spec: ModelSpec, names: Collection[str]) -> list[Placement]:
     """Resolve the spec's rules against the tensor names of a checkpoint.
 
-    Raises `ModelError` if a tensor is missing, if one is left over that the spec does not list as `ignored`, or if a role is
-    filled by no rule or by two.
+    Raises `ModelError` if a tensor is missing, if one is left over that the spec does not list as
+    `ignored`, or if a role is filled by no rule or by two.
     """
     shapes = tensor_shapes(spec)
     available = frozenset(names)
@@ -70,12 +72,17 @@ def placements(spec: ModelSpec, names: Collection[str]) -> list[Placement]:
             name = _present_name(placement.name, spec, available)
             if name is None:
                 raise ModelError(
-                    f"The checkpoint has no tensor `{placement.name}` (for {', '.join(placement.parameters)}).",
-                    "Check that all weight files are there and that they belong to this config.json.",
+                    f"The checkpoint has no tensor `{placement.name}` (for"
+                    f" {', '.join(placement.parameters)}).",
+                    "Check that all weight files are there and that they belong to this"
+                    " config.json.",
                 )
             for parameter in placement.parameters:
                 if (parameter, placement.expert) in filled:
-                    raise ModelError(f"The architecture {spec.model_type} fills {parameter} twice: from `{name}` too.")
+                    raise ModelError(
+                        f"The architecture {spec.model_type} fills {parameter} twice: from `{name}`"
+                        " too."
+                    )
                 filled[parameter, placement.expert] = name
             resolved.append(msgspec.structs.replace(placement, name=name))
     _check_filled(spec, shapes, {parameter for parameter, _ in filled})
@@ -87,26 +94,42 @@ def _candidates(rule: WeightRule, spec: ModelSpec, shapes: dict[str, Shape]) -> 
     """The rule for each layer and expert that has its roles; names still without a prefix."""
     layered = any("{layer}" in parameter for parameter in rule.parameters)
     kind = rule.parameters[0].split(".")[0]
-    layers = max((len(stack.layers) for stack in spec.stacks if stack.kind == kind), default=0) if layered else 1
+    layers = (
+        max((len(stack.layers) for stack in spec.stacks if stack.kind == kind), default=0)
+        if layered
+        else 1
+    )
     for layer in range(layers):
-        parameters = tuple(parameter.replace("{layer}", str(layer)) for parameter in rule.parameters)
+        parameters = tuple(
+            parameter.replace("{layer}", str(layer)) for parameter in rule.parameters
+        )
         owned = [parameter in shapes for parameter in parameters]
         if not any(owned):
             continue
         if not all(owned):
             raise ModelError(
-                f"The architecture {spec.model_type} maps `{rule.name}` to roles of which layer {layer} has only some."
+                f"The architecture {spec.model_type} maps `{rule.name}` to roles of which layer"
+                f" {layer} has only some."
             )
         name = rule.name.replace("{layer}", str(layer))
         index = next((index for index in ("{expert}", "{head}") if index in name), None)
         if index is None:
             yield Placement(
-                name=name, rule=rule, parameters=parameters, shapes=tuple(shapes[parameter] for parameter in parameters)
+                name=name,
+                rule=rule,
+                parameters=parameters,
+                shapes=tuple(shapes[parameter] for parameter in parameters),
             )
             continue
         pieces = tuple(shapes[parameter][1:] for parameter in parameters)
         for number in range(shapes[parameters[0]][0]):
-            yield Placement(name=name.replace(index, str(number)), rule=rule, parameters=parameters, shapes=pieces, expert=number)
+            yield Placement(
+                name=name.replace(index, str(number)),
+                rule=rule,
+                parameters=parameters,
+                shapes=pieces,
+                expert=number,
+            )
 
 
 def _present_name(name: str, spec: ModelSpec, available: frozenset[str]) -> str | None:
@@ -116,7 +139,9 @@ def _present_name(name: str, spec: ModelSpec, available: frozenset[str]) -> str 
 def _check_filled(spec: ModelSpec, shapes: dict[str, Shape], filled: set[str]) -> None:
     empty = [parameter for parameter in shapes if parameter not in filled]
     if empty:
-        raise ModelError(f"The architecture {spec.model_type} names no checkpoint tensor for {_some(empty)}.")
+        raise ModelError(
+            f"The architecture {spec.model_type} names no checkpoint tensor for {_some(empty)}."
+        )
 
 
 def _check_left_over(spec: ModelSpec, left_over: frozenset[str]) -> None:
@@ -126,10 +151,15 @@ def _check_left_over(spec: ModelSpec, left_over: frozenset[str]) -> None:
         if spec.head.tied and rule.parameters == ("head.weight",)
         for prefix in spec.prefixes
     }
-    unknown = sorted(name for name in left_over - duplicates if not any(fnmatchcase(name, pattern) for pattern in spec.ignored))
+    unknown = sorted(
+        name
+        for name in left_over - duplicates
+        if not any(fnmatchcase(name, pattern) for pattern in spec.ignored)
+    )
     if unknown:
         raise ModelError(
-            f"The checkpoint holds tensors that a {spec.model_type} model of this config.json does not have: {_some(unknown)}.",
+            f"The checkpoint holds tensors that a {spec.model_type} model of this config.json does"
+            f" not have: {_some(unknown)}.",
             "Check `model_type` and the bias and tie options in config.json.",
         )
 
@@ -153,13 +183,15 @@ def stored_shape(placement: Placement) -> Shape:
 def split(tensor: TensorT, placement: Placement, spec: ModelSpec) -> dict[str, TensorT]:
     """Take a checkpoint tensor apart into its roles' pieces, in the orientation of `tensor_shapes`.
 
-    The pieces are views where the library can make views. Raises `ModelError` naming the tensor if its shape is wrong.
+    The pieces are views where the library can make views. Raises `ModelError` naming the tensor if
+    its shape is wrong.
     """
     whole = cast(_Array, tensor)
     expected = stored_shape(placement)
     if tuple(whole.shape) != expected:
         raise ModelError(
-            f"The tensor `{placement.name}` has shape {list(whole.shape)}, but config.json asks for {list(expected)}.",
+            f"The tensor `{placement.name}` has shape {list(whole.shape)}, but config.json asks for"
+            f" {list(expected)}.",
             "The weight files and config.json do not belong together.",
         )
     parameters, shapes = placement.parameters, placement.shapes
@@ -171,7 +203,10 @@ def split(tensor: TensorT, placement: Placement, spec: ModelSpec) -> dict[str, T
         return {parameters[0]: cast(TensorT, whole)}
     match placement.rule.layout:
         case "alternating":
-            pieces = [_rows(whole, slice(index, None, len(parameters)), placement) for index in range(len(parameters))]
+            pieces = [
+                _rows(whole, slice(index, None, len(parameters)), placement)
+                for index in range(len(parameters))
+            ]
         case "grouped":
             pieces = _split_grouped(whole, placement, _num_groups(parameters[0], spec))
         case "by_head":
@@ -180,8 +215,13 @@ def split(tensor: TensorT, placement: Placement, spec: ModelSpec) -> dict[str, T
             pieces = _split_grouped(whole, placement, mixer.num_heads)
         case "rows" | "flat":
             axis = int(placement.is_stacked)
-            ends = [sum(shape[axis] for shape in shapes[: index + 1]) for index in range(len(shapes))]
-            pieces = [_rows(whole, slice(end - shape[axis], end), placement) for end, shape in zip(ends, shapes, strict=True)]
+            ends = [
+                sum(shape[axis] for shape in shapes[: index + 1]) for index in range(len(shapes))
+            ]
+            pieces = [
+                _rows(whole, slice(end - shape[axis], end), placement)
+                for end, shape in zip(ends, shapes, strict=True)
+            ]
     return dict(zip(parameters, cast(list[TensorT], pieces), strict=True))
 
 
@@ -206,4 +246,6 @@ def _num_groups(parameter: str, spec: ModelSpec) -> int:
         case Attention(num_kv_heads=groups) | LinearAttention(num_key_heads=groups):
             return groups
         case other:
-            raise ModelError(f"The layout `grouped` needs attention heads, and {parameter} belongs to {other!r}.")
+            raise ModelError(
+                f"The layout `grouped` needs attention heads, and {parameter} belongs to {other!r}."
+            )

@@ -10,13 +10,18 @@ Modules = dict[str | tuple[str, ...], str]
 """Role of a module, or the roles fused into it → its name in the checkpoint."""
 
 
-def module_rules(modules: Modules, *, layout: WeightLayout = "rows", transposed: bool = False) -> tuple[WeightRule, ...]:
-    """The rules for weights and biases; a bias that the model does not have is passed over. `transposed` is for weights only."""
+def module_rules(
+    modules: Modules, *, layout: WeightLayout = "rows", transposed: bool = False
+) -> tuple[WeightRule, ...]:
+    """The rules for weights and biases; a bias that the model does not have is passed over.
+    `transposed` is for weights only.
+    """
     return tuple(
         WeightRule(
             name=f"{name}.{kind}",
             parameters=tuple(
-                f"{parameter}.{kind}" for parameter in ((parameters,) if isinstance(parameters, str) else parameters)
+                f"{parameter}.{kind}"
+                for parameter in ((parameters,) if isinstance(parameters, str) else parameters)
             ),
             layout=layout,
             transposed=transposed and kind == "weight",
@@ -29,7 +34,8 @@ def module_rules(modules: Modules, *, layout: WeightLayout = "rows", transposed:
 def layer_rules(
     layer: str, modules: Modules, *, layout: WeightLayout = "rows", transposed: bool = False
 ) -> tuple[WeightRule, ...]:
-    """The same for the modules of every decoder layer; `layer` (for example `layers.{layer}`) stands before their names.
+    """The same for the modules of every decoder layer; `layer` (for example `layers.{layer}`)
+    stands before their names.
 
     A layer passes over the modules it does not have, so one table serves layers that differ.
     """

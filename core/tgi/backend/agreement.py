@@ -1,4 +1,6 @@
-"""What a backend says about itself, what the core wishes, and what both agree on before the first step."""
+"""What a backend says about itself, what the core wishes, and what both agree on before the first
+step.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ FEATURES = frozenset(
         "kv_export",
     }
 )
-"""Names a backend may agree on. Behaviour outside the agreed features never appears on either side."""
+"""Names a backend may agree on. Behaviour outside the agreed features never appears on either
+side.
+"""
 
 CONTROLS: Mapping[str, str] = MappingProxyType(
     {
@@ -102,7 +106,8 @@ class BackendInfo(Record, frozen=True):
     api: tuple[int, int]
     package: str  # distribution name
     version: str
-    priority: int = 0  # `auto` takes the usable backend with the highest; below 0 = only where no other is usable
+    # `auto` takes the usable backend with the highest; below 0 = only where no other is usable
+    priority: int = 0
     selectable: bool = True  # False = never taken by `auto`
     options: tuple[BackendOption, ...] = ()
 
@@ -148,7 +153,9 @@ class Support(Record, frozen=True):
 
 
 class EngineConfig(Record, frozen=True):
-    """What the engine process needs to build a worker. `dtype` and the memory wishes are None where the user said nothing."""
+    """What the engine process needs to build a worker. `dtype` and the memory wishes are None where
+    the user said nothing.
+    """
 
     backend: str
     model_path: str  # a local directory
@@ -164,7 +171,9 @@ class EngineConfig(Record, frozen=True):
 
 
 class RequestedLimits(Record, frozen=True):
-    """Limits as the user gave them; None = the backend decides. A given value is kept or the start fails with a reason."""
+    """Limits as the user gave them; None = the backend decides. A given value is kept or the start
+    fails with a reason.
+    """
 
     max_input_tokens: int | None = None
     max_total_tokens: int | None = None
@@ -202,23 +211,30 @@ class CacheGroup(Record, frozen=True):
 
 
 class KVCachePlan(Record, frozen=True):
-    """How the cache is divided: in blocks that the core hands out, or in slots of one sequence each."""
+    """How the cache is divided: in blocks that the core hands out, or in slots of one sequence
+    each.
+    """
 
     mode: Literal["paged", "slots"]
     block_size: int = 0
     groups: tuple[CacheGroup, ...] = ()
     num_sequence_slots: int = 0
     sequence_slot_tokens: int = 0
-    on_demand: bool = (
-        False  # a block takes memory with its first use; so the core uses blocks again rather than ever more of them
-    )
+    # a block takes memory with its first use; so the core uses blocks again rather than ever more
+    # of them
+    on_demand: bool = False
 
     @property
     def max_batch_total_tokens(self) -> int:
-        """Tokens the cache holds over all sequences; 0 where it holds states alone, which take any number."""
+        """Tokens the cache holds over all sequences; 0 where it holds states alone, which take any
+        number.
+        """
         if self.mode == "slots":
             return self.num_sequence_slots * self.sequence_slot_tokens
-        return min((g.num_blocks for g in self.groups if g.kind in ("full", "window")), default=0) * self.block_size
+        return (
+            min((g.num_blocks for g in self.groups if g.kind in ("full", "window")), default=0)
+            * self.block_size
+        )
 
 
 class Agreement(Record, frozen=True):
@@ -240,19 +256,25 @@ class Agreement(Record, frozen=True):
 
 
 class Control(Record, frozen=True):
-    """A rare request outside the steps: none is in flight. What cannot be done is answered with `ok` False and leaves no trace.
+    """A rare request outside the steps: none is in flight. What cannot be done is answered with
+    `ok` False and leaves no trace.
 
-    adapter_load    `adapter`: a number above 0 that is free, `path`: a folder in PEFT's format (`adapter_config.json` and
-                    `adapter_model.safetensors` with LoRA pairs). Sequences may be alive. Refused: a number in use, more than
-                    `Limits.max_adapters`, a rank above `Limits.max_adapter_rank`, a folder that does not fit the model.
+    adapter_load    `adapter`: a number above 0 that is free, `path`: a folder in PEFT's format
+                    (`adapter_config.json` and `adapter_model.safetensors` with LoRA pairs).
+                    Sequences may be alive. Refused: a number in use, more than
+                    `Limits.max_adapters`, a rank above `Limits.max_adapter_rank`, a folder that
+                    does not fit the model.
     adapter_unload  `adapter`. No sequence with it is alive.
-    sleep           No sequence is alive. Device memory is given back, keys and values are gone (the core forgets its prefix
-                    cache); until `wake` no step is accepted and `health` is not ok.
+    sleep           No sequence is alive. Device memory is given back, keys and values are gone (the
+                    core forgets its prefix cache); until `wake` no step is accepted and `health` is
+                    not ok.
     wake            The agreement holds again.
-    kv_export       `blocks`: ids separated by spaces, `path`: a file below `EngineConfig.cache_dir`, written in the backend's
-                    own format. The content of the blocks in every cache group. Only with `prefix_cache`.
-    kv_import       The same arguments: as many blocks as were exported are filled from the file, bit by bit. Refused: a file of
-                    another model, another agreement, another number of blocks.
+    kv_export       `blocks`: ids separated by spaces, `path`: a file below
+                    `EngineConfig.cache_dir`, written in the backend's own format. The content of
+                    the blocks in every cache group. Only with `prefix_cache`.
+    kv_import       The same arguments: as many blocks as were exported are filled from the file,
+                    bit by bit. Refused: a file of another model, another agreement, another number
+                    of blocks.
     """
 
     name: str
@@ -272,4 +294,6 @@ class Health(Record, frozen=True):
 
     ok: bool
     message: str = ""
-    memory_bytes: int = 0  # most device memory that the worker held at once since it was made; 0 = it does not tell
+    memory_bytes: int = (
+        0  # most device memory that the worker held at once since it was made; 0 = it does not tell
+    )

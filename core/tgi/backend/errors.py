@@ -1,7 +1,7 @@
 """The errors a backend raises: part of the seam, so that a plugin imports nothing else of the core.
 
-A failure has one of four sizes: a row (`RowError` in the output), a step (`StepError`), the engine process (any other exception),
-and repeated crashes, which the supervisor sees.
+A failure has one of four sizes: a row (`RowError` in the output), a step (`StepError`), the engine
+process (any other exception), and repeated crashes, which the supervisor sees.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ __all__ = ["BackendError", "ModelError", "StepError", "WrongStateError"]
 
 
 class StepError(TgiError):
-    """A step failed as a whole. `retryable` says that the worker is intact and the same work may be tried again.
+    """A step failed as a whole. `retryable` says that the worker is intact and the same work may be
+    tried again.
 
-    Its drops and its new sequences count as done, also where `submit` raised; only its rows do not. The core drops their
-    sequences and introduces them again.
+    Its drops and its new sequences count as done, also where `submit` raised; only its rows do not.
+    The core drops their sequences and introduces them again.
     """
 
     def __init__(self, message: str, *, retryable: bool) -> None:

@@ -26,7 +26,9 @@ class WorkerReporter(Protocol):
     """What the engine offers a worker. Nothing else of the core is within its reach."""
 
     def progress(self, phase: str, done: int, total: int) -> None:
-        """Report progress of a start phase (`load`, `warmup`, `compile`), in any unit; call it at least every 5 s."""
+        """Report progress of a start phase (`load`, `warmup`, `compile`), in any unit; call it at
+        least every 5 s.
+        """
 
     def log(self, message: str) -> None:
         """Show one line to the operator. No user text."""
@@ -34,7 +36,8 @@ class WorkerReporter(Protocol):
 
 @runtime_checkable
 class Worker(Protocol):
-    """The heavy half: one replica of the model. It alone imports a framework. At most these eight methods.
+    """The heavy half: one replica of the model. It alone imports a framework. At most these eight
+    methods.
 
     States: created, `load`, `negotiate`, `warmup`, then steps, then `close`. One thread calls it.
     """
@@ -43,7 +46,9 @@ class Worker(Protocol):
         """Read the weights onto the device. Raises `ModelError` naming file and tensor."""
 
     def negotiate(self, requested: RequestedLimits) -> Agreement:
-        """Answer the wish once, after `load`. Allocates no cache. Raises `BackendError` if a given value cannot be kept."""
+        """Answer the wish once, after `load`. Allocates no cache. Raises `BackendError` if a given
+        value cannot be kept.
+        """
 
     def warmup(self) -> None:
         """Allocate the cache and compile or capture whatever serving needs."""
@@ -58,7 +63,9 @@ class Worker(Protocol):
         """
 
     def control(self, request: Control) -> ControlResult:
-        """Adapters, sleep, blocks to and from files: by agreed feature only (`CONTROLS`); refused, not raised, otherwise."""
+        """Adapters, sleep, blocks to and from files: by agreed feature only (`CONTROLS`); refused,
+        not raised, otherwise.
+        """
 
     def health(self, deep: bool) -> Health:
         """Whether the device answers; `deep` runs a real forward pass of one token."""
@@ -89,5 +96,9 @@ class Backend(Protocol):
 class Explainer(Protocol):
     """What a backend may do besides: tell how it would compute a model that it supports."""
 
-    def explain(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> tuple[Implementation, ...]:
-        """One entry per operation that can be computed in several ways. Loads no weights; may import the framework."""
+    def explain(
+        self, spec: ModelSpec | GenericSpec, config: EngineConfig
+    ) -> tuple[Implementation, ...]:
+        """One entry per operation that can be computed in several ways. Loads no weights; may
+        import the framework.
+        """

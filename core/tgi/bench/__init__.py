@@ -1,4 +1,6 @@
-"""Measures any server with a streaming route of TGI or OpenAI: loads, latencies, throughput, reports."""
+"""Measures any server with a streaming route of TGI or OpenAI: loads, latencies, throughput,
+reports.
+"""
 
 from tgi.bench.http_exchange import Endpoint
 from tgi.bench.load import Load, Progress, run_load

@@ -1,6 +1,7 @@
 """One HTTP/1.1 exchange over a connection of its own, with the moment of every read.
 
-The client shares the processor with the server it measures: while bytes arrive it only keeps them. They are read afterwards.
+The client shares the processor with the server it measures: while bytes arrive it only keeps them.
+They are read afterwards.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ _PORTS = {"http": 80, "https": 443}
 @final
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a server listens. `base` stands before every path; `headers` are sent with every request."""
+    """Where a server listens. `base` stands before every path; `headers` are sent with every
+    request.
+    """
 
     host: str
     port: int
@@ -46,7 +49,11 @@ class Endpoint:
     def request(self, method: str, path: str, body: object = None) -> bytes:
         """The bytes of a request; `body` is sent as JSON unless it is None."""
         payload = b"" if body is None else json.dumps(body, separators=(",", ":")).encode()
-        lines = [f"{method} {self.base}{path} HTTP/1.1", f"Host: {self.host}:{self.port}", "Connection: close"]
+        lines = [
+            f"{method} {self.base}{path} HTTP/1.1",
+            f"Host: {self.host}:{self.port}",
+            "Connection: close",
+        ]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         if body is not None:
             lines += ["Content-Type: application/json", f"Content-Length: {len(payload)}"]
@@ -90,8 +97,11 @@ class _Collector(asyncio.Protocol):
             self.ended.set_exception(exc)
 
 
-async def exchange(endpoint: Endpoint, request: bytes, limit: float, on_events: Callable[[int], None] | None = None) -> Exchange:
-    """Send `request` and keep the answer. `on_events` hears the number of events of each read, roughly.
+async def exchange(
+    endpoint: Endpoint, request: bytes, limit: float, on_events: Callable[[int], None] | None = None
+) -> Exchange:
+    """Send `request` and keep the answer. `on_events` hears the number of events of each read,
+    roughly.
 
     Raises OSError if the connection fails, TimeoutError after `limit` seconds.
     """
@@ -143,7 +153,10 @@ def read_response(received: Exchange) -> Response:
     if not mark or not head.startswith(b"HTTP/1."):
         raise ValueError("the server closed the connection without an HTTP answer")
     status, *lines = head.decode("latin-1").split("\r\n")
-    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    headers = {
+        name.strip().lower(): value.strip()
+        for name, _, value in (line.partition(":") for line in lines)
+    }
     start = len(head) + len(mark)
     is_chunked = "chunked" in headers.get("transfer-encoding", "").lower()
     pieces = list(_chunks(raw, start)) if is_chunked else [(start, len(raw))]

@@ -24,7 +24,9 @@ _BAR_WIDTH = 40
 
 @final
 class LiveTable:
-    """A row per finished run, a bar for the one that runs. Draws only when told to: the terminal shares the processor."""
+    """A row per finished run, a bar for the one that runs. Draws only when told to: the terminal
+    shares the processor.
+    """
 
     def __init__(self, title: str, console: Console | None = None) -> None:
         self._title = title
@@ -35,7 +37,12 @@ class LiveTable:
         self._live.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self._draw(None)
         self._live.__exit__(kind, error, traceback)
 
@@ -46,7 +53,10 @@ class LiveTable:
             seconds = max(time.perf_counter() - progress.began, 1e-9)
             num_ended = progress.num_done + progress.num_failed
             failed = f", {progress.num_failed} failed" if progress.num_failed else ""
-            line = f"{label}: {num_ended} of {num_requests} requests{failed}, {progress.num_events / seconds:.0f} events/s"
+            line = (
+                f"{label}: {num_ended} of {num_requests} requests{failed},"
+                f" {progress.num_events / seconds:.0f} events/s"
+            )
             bar = ProgressBar(total=num_requests, completed=num_ended, width=_BAR_WIDTH)
             self._draw(Group(Text(line), bar))
 
@@ -58,7 +68,9 @@ class LiveTable:
         self._draw(None)
 
     def _draw(self, below: RenderableType | None) -> None:
-        table = Table(title=self._title, title_justify="left", caption="times in ms", caption_justify="left")
+        table = Table(
+            title=self._title, title_justify="left", caption="times in ms", caption_justify="left"
+        )
         for name in COLUMNS:
             table.add_column(name, justify="right")
         for run in self._runs:

@@ -1,4 +1,6 @@
-"""A load: users who each send one request after another, or requests that arrive at a rate whatever the server does."""
+"""A load: users who each send one request after another, or requests that arrive at a rate whatever
+the server does.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ __all__ = ["Load", "Progress", "run_load"]
 @final
 @dataclass(frozen=True)
 class Load:
-    """`num_users` requests at a time, or with `rate` as many as arrive (requests per second, exponential gaps)."""
+    """`num_users` requests at a time, or with `rate` as many as arrive (requests per second,
+    exponential gaps).
+    """
 
     num_users: int
     num_requests: int
@@ -65,7 +69,9 @@ async def run_load(
 
     Nothing that came is read before the last stream has ended.
     """
-    requests = deque(target.request(prompt, load.num_output_tokens, load.truncate) for prompt in prompts)
+    requests = deque(
+        target.request(prompt, load.num_output_tokens, load.truncate) for prompt in prompts
+    )
     progress.began = time.perf_counter()
     if load.rate is None:
         sent = await _run_users(target, load, requests, progress)
@@ -75,7 +81,9 @@ async def run_load(
     return [_result(one, load.num_output_tokens) for one in sent], seconds
 
 
-async def _run_users(target: Target, load: Load, requests: deque[bytes], progress: Progress) -> list[_Sent]:
+async def _run_users(
+    target: Target, load: Load, requests: deque[bytes], progress: Progress
+) -> list[_Sent]:
     sent = list[_Sent]()
 
     async def user() -> None:
@@ -86,8 +94,12 @@ async def _run_users(target: Target, load: Load, requests: deque[bytes], progres
     return sent
 
 
-async def _run_rate(target: Target, load: Load, requests: deque[bytes], gaps: Iterator[float], progress: Progress) -> list[_Sent]:
-    """Latencies count from the moment a request was due, so that a stall of the server counts for all who came meanwhile."""
+async def _run_rate(
+    target: Target, load: Load, requests: deque[bytes], gaps: Iterator[float], progress: Progress
+) -> list[_Sent]:
+    """Latencies count from the moment a request was due, so that a stall of the server counts for
+    all who came meanwhile.
+    """
     due = time.perf_counter()
     tasks = []
     for request in requests:
@@ -104,9 +116,13 @@ def _gaps(rate: float, seed: int) -> Iterator[float]:
         yield rng.expovariate(rate)
 
 
-async def _send(target: Target, load: Load, request: bytes, due: float | None, progress: Progress) -> _Sent:
+async def _send(
+    target: Target, load: Load, request: bytes, due: float | None, progress: Progress
+) -> _Sent:
     try:
-        received = await exchange(target.endpoint, request, load.limit_seconds, progress.count_events)
+        received = await exchange(
+            target.endpoint, request, load.limit_seconds, progress.count_events
+        )
     except TimeoutError:
         progress.num_failed += 1
         return _Sent(None, due, f"no end within {load.limit_seconds:g} s")
@@ -120,4 +136,6 @@ async def _send(target: Target, load: Load, request: bytes, due: float | None, p
 def _result(sent: _Sent, num_tokens: int) -> StreamResult:
     if sent.received is None:
         return StreamResult(error=sent.error)
-    return read_stream(sent.received, sent.received.sent if sent.due is None else sent.due, num_tokens)
+    return read_stream(
+        sent.received, sent.received.sent if sent.due is None else sent.due, num_tokens
+    )

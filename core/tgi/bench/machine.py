@@ -16,11 +16,17 @@ _LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 @final
 class CpuMeter:
-    """Processor seconds that nobody of `own()` used, since it was made. `own` names processes anew each time."""
+    """Processor seconds that nobody of `own()` used, since it was made. `own` names processes anew
+    each time.
+    """
 
     def __init__(self, own: Callable[[], Iterable[psutil.Process]]) -> None:
         self._own = own
-        self._busy, self._used, self._began = _busy_seconds(), _used_seconds(own()), time.perf_counter()
+        self._busy, self._used, self._began = (
+            _busy_seconds(),
+            _used_seconds(own()),
+            time.perf_counter(),
+        )
 
     def foreign_cpus(self) -> float:
         """Processors that others used, on average."""
@@ -42,7 +48,9 @@ def trees(pids: Iterable[int]) -> list[psutil.Process]:
 
 
 def listeners(url: str) -> list[int]:
-    """Processes that listen on the port of `url`, if it is on this machine; none where the system does not say."""
+    """Processes that listen on the port of `url`, if it is on this machine; none where the system
+    does not say.
+    """
     parts = urlsplit(url)
     port = parts.port
     if parts.hostname not in _LOCAL_HOSTS:
@@ -51,7 +59,11 @@ def listeners(url: str) -> list[int]:
         connections = psutil.net_connections("tcp")
     except psutil.AccessDenied:
         return []
-    return [c.pid for c in connections if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port and c.pid]
+    return [
+        c.pid
+        for c in connections
+        if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port and c.pid
+    ]
 
 
 def _busy_seconds() -> float:

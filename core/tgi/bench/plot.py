@@ -13,7 +13,14 @@ __all__ = ["Panel", "svg_plot"]
 
 _WIDTH, _HEIGHT = 480, 300  # of a panel
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 40, 44
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # told apart by the colour-blind too
+_COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#e69f00",
+)  # told apart by the colour-blind too
 _GRID_LINES = 5
 _LEGEND_STEP = 16
 
@@ -35,8 +42,10 @@ def svg_plot(title: str, panels: Sequence[Panel]) -> str:
     height = _HEIGHT + 28 + _LEGEND_STEP * len(names)
     width = _WIDTH * len(panels)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-        ' font-family="sans-serif" font-size="11">',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"'
+            f' width="{width}" height="{height}" font-family="sans-serif" font-size="11">'
+        ),
         f'<rect width="{width}" height="{height}" fill="white"/>',
         f'<text x="12" y="18" font-size="14" font-weight="bold">{escape(title)}</text>',
     ]
@@ -46,7 +55,9 @@ def svg_plot(title: str, panels: Sequence[Panel]) -> str:
         parts.append("</g>")
     for number, name in enumerate(names):
         y = _HEIGHT + 32 + number * _LEGEND_STEP
-        parts.append(f'<rect x="{_LEFT}" y="{y - 9}" width="10" height="10" fill="{_colour(number)}"/>')
+        parts.append(
+            f'<rect x="{_LEFT}" y="{y - 9}" width="10" height="10" fill="{_colour(number)}"/>'
+        )
         parts.append(f'<text x="{_LEFT + 16}" y="{y}">{escape(name)}</text>')
     return "\n".join([*parts, "</svg>", ""])
 
@@ -58,20 +69,34 @@ def _panel(panel: Panel, names: Sequence[str]) -> list[str]:
     for step in range(_GRID_LINES + 1):
         value = top * step / _GRID_LINES
         y = _y(value, top)
-        parts.append(f'<line x1="{_LEFT}" y1="{y:.1f}" x2="{_WIDTH - _RIGHT}" y2="{y:.1f}" stroke="#ddd"/>')
+        parts.append(
+            f'<line x1="{_LEFT}" y1="{y:.1f}" x2="{_WIDTH - _RIGHT}" y2="{y:.1f}" stroke="#ddd"/>'
+        )
         parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
     for place, label in enumerate(panel.places):
         x = _x(place, len(panel.places))
-        parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{escape(label)}</text>')
-    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 8}" text-anchor="end" fill="#555">{escape(panel.unit)}</text>')
+        parts.append(
+            f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 18}"'
+            f' text-anchor="middle">{escape(label)}</text>'
+        )
+    parts.append(
+        f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 8}" text-anchor="end"'
+        f' fill="#555">{escape(panel.unit)}</text>'
+    )
     for name, line in panel.lines.items():
         parts += _line(line, top, _colour(names.index(name)))
     return parts
 
 
 def _line(line: Sequence[float | None], top: float, colour: str) -> list[str]:
-    points = [None if value is None else (_x(place, len(line)), _y(value, top)) for place, value in enumerate(line)]
-    parts = [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in filter(None, points)]
+    points = [
+        None if value is None else (_x(place, len(line)), _y(value, top))
+        for place, value in enumerate(line)
+    ]
+    parts = [
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>'
+        for x, y in filter(None, points)
+    ]
     for start, end in pairwise(points):
         if start is not None and end is not None:
             ends = f'x1="{start[0]:.1f}" y1="{start[1]:.1f}" x2="{end[0]:.1f}" y2="{end[1]:.1f}"'

@@ -12,11 +12,11 @@ from tgi.bench.target import ask
 __all__ = ["WORDS", "PromptMaker", "learn_tokenizer"]
 
 _TEXT = (
-    "time year people way day man thing life child world school state group country hand part place case "
-    "week company system program question work government number night point home water room mother area "
-    "money story fact month lot right study book eye job word business issue side kind head house service "
-    "friend father power hour game line end member law car city name team minute idea body back parent "
-    "face others level office door health person art war"
+    "time year people way day man thing life child world school state group country hand part place"
+    " case week company system program question work government number night point home water room"
+    " mother area money story fact month lot right study book eye job word business issue side kind"
+    " head house service friend father power hour game line end member law car city name team"
+    " minute idea body back parent face others level office door health person art war"
 )
 WORDS = tuple(_TEXT.split())
 _REPEATS = 8
@@ -54,8 +54,12 @@ async def learn_tokenizer(endpoint: Endpoint, model: str) -> PromptMaker:
     shortest = min(alone.values())
     singles = []
     for word, few in alone.items():
-        # One token at the beginning of a prompt, where no space stands before it, and one behind it.
-        if few == shortest and await _count(endpoint, model, " ".join([word] * (1 + _REPEATS))) == few + _REPEATS:
+        # One token at the beginning of a prompt, where no space stands before it, and one behind
+        # it.
+        if (
+            few == shortest
+            and await _count(endpoint, model, " ".join([word] * (1 + _REPEATS))) == few + _REPEATS
+        ):
             singles.append(word)
     if len(singles) >= _MIN_EXACT_WORDS:
         return PromptMaker(tuple(singles), 1.0, shortest - 1, is_exact=True)

@@ -14,7 +14,8 @@ from tgi.bench.summary import RunSummary, Spread
 __all__ = ["COLUMNS", "cells", "csv_report", "json_report", "markdown_table"]
 
 COLUMNS = (
-    "users", "tok/s", "req/s", "TTFT p50", "p95", "p99", "inter-token p50", "p95", "p99", "failed", "foreign CPUs",
+    "users", "tok/s", "req/s", "TTFT p50", "p95", "p99", "inter-token p50", "p95", "p99", "failed",
+    "foreign CPUs",
 )  # fmt: skip
 """Heads of the table. Times in ms."""
 
@@ -35,7 +36,11 @@ def cells(run: RunSummary) -> list[str]:
 
 
 def _times(times: Spread | None, digits: int) -> list[str]:
-    return ["-"] * 3 if times is None else [f"{value:.{digits}f}" for value in (times.p50, times.p95, times.p99)]
+    return (
+        ["-"] * 3
+        if times is None
+        else [f"{value:.{digits}f}" for value in (times.p50, times.p95, times.p99)]
+    )
 
 
 def markdown_table(runs: Sequence[RunSummary]) -> str:
@@ -43,12 +48,20 @@ def markdown_table(runs: Sequence[RunSummary]) -> str:
     lines = [list(COLUMNS), *map(cells, runs)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
     lines.insert(1, ["-" * (width - 1) + ":" for width in widths])
-    return "\n".join(f"| {' | '.join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))} |" for line in lines)
+    return "\n".join(
+        f"| {' | '.join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))} |"
+        for line in lines
+    )
 
 
 def json_report(runs: Sequence[RunSummary], settings: Mapping[str, Any]) -> bytes:
     """Everything, in lines of two-space indents."""
-    return msgspec.json.format(msgspec.json.encode({"settings": dict(settings), "runs": list(runs)}), indent=2) + b"\n"
+    return (
+        msgspec.json.format(
+            msgspec.json.encode({"settings": dict(settings), "runs": list(runs)}), indent=2
+        )
+        + b"\n"
+    )
 
 
 def csv_report(runs: Sequence[RunSummary]) -> str:
@@ -67,7 +80,10 @@ def _flat(run: RunSummary) -> dict[str, Any]:
     for name, value in values.items():
         if name in _SPREADS:
             of_spread = value or {}
-            flat |= {f"{name.removesuffix('_ms')}_{part}_ms": of_spread.get(part) for part in Spread.__dataclass_fields__}
+            flat |= {
+                f"{name.removesuffix('_ms')}_{part}_ms": of_spread.get(part)
+                for part in Spread.__dataclass_fields__
+            }
         elif not isinstance(value, list):
             flat[name] = value
     return flat

@@ -35,10 +35,17 @@ class Workload:
 
 @final
 class Session:
-    """Runs loads one after the other. No two prompts of a session are alike, nor those of two seeds."""
+    """Runs loads one after the other. No two prompts of a session are alike, nor those of two
+    seeds.
+    """
 
     def __init__(
-        self, target: Target, maker: PromptMaker, workload: Workload, seed: int, server_pids: Sequence[int] = ()
+        self,
+        target: Target,
+        maker: PromptMaker,
+        workload: Workload,
+        seed: int,
+        server_pids: Sequence[int] = (),
     ) -> None:
         """`server_pids` are processes whose work, with that of their children, is the server's."""
         self._target = target
@@ -46,29 +53,47 @@ class Session:
         self._workload = workload
         self._rng = random.Random(seed)  # noqa: S311 - prompts, not secrets
         self._own = [os.getpid(), *server_pids]
-        self._shared = maker.prompt(self._rng, workload.num_shared_tokens) if workload.num_shared_tokens else ""
+        self._shared = (
+            maker.prompt(self._rng, workload.num_shared_tokens)
+            if workload.num_shared_tokens
+            else ""
+        )
 
     def run(
-        self, num_users: int, num_requests: int, rate: float | None = None, watch: Callable[[Progress], None] | None = None
+        self,
+        num_users: int,
+        num_requests: int,
+        rate: float | None = None,
+        watch: Callable[[Progress], None] | None = None,
     ) -> RunSummary:
         """One run. `watch` is called twice a second meanwhile."""
         workload, maker = self._workload, self._maker
         # Where words are not tokens, the native route cuts a longer prompt to the wanted length.
-        is_cut = self._target.route == NATIVE and not maker.is_exact and not workload.num_shared_tokens
+        is_cut = (
+            self._target.route == NATIVE and not maker.is_exact and not workload.num_shared_tokens
+        )
         length = 2 * workload.num_prompt_tokens if is_cut else workload.num_prompt_tokens
         prompts = [maker.prompt(self._rng, length, self._shared) for _ in range(num_requests)]
         load = Load(
-            num_users, num_requests, workload.num_output_tokens, rate, truncate=workload.num_prompt_tokens if is_cut else None
+            num_users,
+            num_requests,
+            workload.num_output_tokens,
+            rate,
+            truncate=workload.num_prompt_tokens if is_cut else None,
         )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(self._run(load, prompts, watch))
 
-    async def _run(self, load: Load, prompts: list[str], watch: Callable[[Progress], None] | None) -> RunSummary:
+    async def _run(
+        self, load: Load, prompts: list[str], watch: Callable[[Progress], None] | None
+    ) -> RunSummary:
         progress = Progress()
         watching = asyncio.create_task(_watch(progress, watch)) if watch is not None else None
         meter = CpuMeter(self._processes)
         try:
-            results, seconds = await run_load(self._target, load, prompts, self._rng.getrandbits(32), progress)
+            results, seconds = await run_load(
+                self._target, load, prompts, self._rng.getrandbits(32), progress
+            )
             foreign_cpus = meter.foreign_cpus()
         finally:
             if watching is not None:

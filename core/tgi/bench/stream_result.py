@@ -1,4 +1,6 @@
-"""What one streamed generation brought: tokens, moments, or why it failed. Reads the events of all routes."""
+"""What one streamed generation brought: tokens, moments, or why it failed. Reads the events of all
+routes.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,19 @@ __all__ = ["StreamResult", "read_stream"]
 
 _DONE = b"[DONE]"
 _MAX_ERROR_CHARS = 300
-_TEXT_FIELDS = ("content", "reasoning_content", "reasoning")  # of a chat delta, as servers name them
+_TEXT_FIELDS = (
+    "content",
+    "reasoning_content",
+    "reasoning",
+)  # of a chat delta, as servers name them
 
 
 @final
 @dataclass
 class StreamResult:
-    """Times are in seconds since the request began: since it was sent, or since it was due where the load sets the pace."""
+    """Times are in seconds since the request began: since it was sent, or since it was due where
+    the load sets the pace.
+    """
 
     event_times: list[float] = field(default_factory=list)  # one entry per event with text
     end_time: float = 0.0
@@ -50,7 +58,9 @@ class StreamResult:
 
 
 def read_stream(received: Exchange, began: float, num_tokens: int) -> StreamResult:
-    """Read a stream of which `num_tokens` tokens were asked. One that an EOS token ended earlier is no failure."""
+    """Read a stream of which `num_tokens` tokens were asked. One that an EOS token ended earlier is
+    no failure.
+    """
     result = StreamResult()
     try:
         response = read_response(received)
@@ -78,7 +88,11 @@ def _fault(result: StreamResult, num_tokens: int) -> str:
         return "a stream without a token"
     if not result.finish_reason:
         return f"the stream ends after {result.num_tokens} tokens without a finish reason"
-    if result.finish_reason == "length" and result.is_counted_by_server and result.num_tokens != num_tokens:
+    if (
+        result.finish_reason == "length"
+        and result.is_counted_by_server
+        and result.num_tokens != num_tokens
+    ):
         return f"{result.num_tokens} tokens instead of {num_tokens}"
     return ""
 
@@ -107,7 +121,8 @@ def _take_openai_event(event: Mapping[str, Any], moment: float, result: StreamRe
         result.finish_reason = choice.get("finish_reason") or result.finish_reason
         delta = choice.get("delta")
         if delta is None:
-            # A completion's event without text is a token whose text is not complete yet, unless it only says the end.
+            # A completion's event without text is a token whose text is not complete yet, unless it
+            # only says the end.
             has_token = bool(choice.get("text")) or not choice.get("finish_reason")
         else:
             has_token = any(delta.get(name) for name in _TEXT_FIELDS)

@@ -30,7 +30,9 @@ class Spread:
 @final
 @dataclass(frozen=True)
 class RunSummary:
-    """A run with a failed request is not valid: a server that refuses work looks fast. Times in ms, rates per second."""
+    """A run with a failed request is not valid: a server that refuses work looks fast. Times in ms,
+    rates per second.
+    """
 
     label: str
     users: int
@@ -54,7 +56,9 @@ class RunSummary:
     request_ids: list[str] = field(default_factory=list)
 
 
-def summarize(load: Load, results: Sequence[StreamResult], foreign_cpus: float, seconds: float) -> RunSummary:
+def summarize(
+    load: Load, results: Sequence[StreamResult], foreign_cpus: float, seconds: float
+) -> RunSummary:
     """Figures over all streams of a run of `seconds`; rates count good streams only."""
     good = [result for result in results if not result.error]
     failures = [result.error for result in results if result.error]
@@ -77,7 +81,9 @@ def summarize(load: Load, results: Sequence[StreamResult], foreign_cpus: float, 
         requests_per_second=round(len(good) / seconds, 3),
         ttft_ms=spread([result.ttft for result in good]),
         inter_token_ms=spread([gap for result in good for gap in result.gaps]),
-        time_per_output_token_ms=spread([t for t in (result.time_per_output_token for result in good) if t is not None]),
+        time_per_output_token_ms=spread(
+            [t for t in (result.time_per_output_token for result in good) if t is not None]
+        ),
         latency_ms=spread([result.end_time for result in good]),
         foreign_cpus=round(foreign_cpus, 2),
         request_ids=[result.request_id for result in results],
@@ -90,7 +96,8 @@ def spread(seconds: Sequence[float]) -> Spread | None:
         return None
     ordered = sorted(seconds)
     return Spread(
-        round(1e3 * statistics.fmean(ordered), 3), *(round(1e3 * _quantile(ordered, q), 3) for q in (0.5, 0.9, 0.95, 0.99))
+        round(1e3 * statistics.fmean(ordered), 3),
+        *(round(1e3 * _quantile(ordered, q), 3) for q in (0.5, 0.9, 0.95, 0.99)),
     )
 
 

@@ -36,15 +36,29 @@ class Target:
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
     def request(self, prompt: str, num_tokens: int, truncate: int | None = None) -> bytes:
-        """A streamed request for `num_tokens` tokens. `truncate` is the native route's limit of prompt tokens."""
+        """A streamed request for `num_tokens` tokens. `truncate` is the native route's limit of
+        prompt tokens.
+        """
         if self.route == NATIVE:
-            parameters: dict[str, Any] = {"max_new_tokens": num_tokens, "details": True, **self.sampling}
+            parameters: dict[str, Any] = {
+                "max_new_tokens": num_tokens,
+                "details": True,
+                **self.sampling,
+            }
             if self.can_ignore_eos:
                 parameters["ignore_eos"] = True
             if truncate is not None:
                 parameters["truncate"] = truncate
-            return self.endpoint.request("POST", self.route, {"inputs": prompt, "parameters": parameters})
-        body: dict[str, Any] = {"model": self.model, "max_tokens": num_tokens, "stream": True, "temperature": 0, **self.sampling}
+            return self.endpoint.request(
+                "POST", self.route, {"inputs": prompt, "parameters": parameters}
+            )
+        body: dict[str, Any] = {
+            "model": self.model,
+            "max_tokens": num_tokens,
+            "stream": True,
+            "temperature": 0,
+            **self.sampling,
+        }
         if self.route == CHAT:
             body["messages"] = [{"role": "user", "content": prompt}]
         else:
@@ -55,22 +69,35 @@ class Target:
             body["stream_options"] = {"include_usage": True}
         return self.endpoint.request("POST", self.route, body)
 
-    async def stream(self, prompt: str, num_tokens: int, limit: float = _ISOLATION_SECONDS) -> StreamResult:
+    async def stream(
+        self, prompt: str, num_tokens: int, limit: float = _ISOLATION_SECONDS
+    ) -> StreamResult:
         """One generation. Raises OSError or TimeoutError."""
         received = await exchange(self.endpoint, self.request(prompt, num_tokens), limit)
         return read_stream(received, received.sent, num_tokens)
 
 
 async def find_target(
-    endpoint: Endpoint, routes: Sequence[str] = ROUTES, sampling: Mapping[str, Any] | None = None, model: str = ""
+    endpoint: Endpoint,
+    routes: Sequence[str] = ROUTES,
+    sampling: Mapping[str, Any] | None = None,
+    model: str = "",
 ) -> Target:
-    """The first route that streams, with the fields the server takes. Raises `ConfigError` if there is none.
+    """The first route that streams, with the fields the server takes. Raises `ConfigError` if there
+    is none.
 
     `model` is the name in the requests; default the first that the server lists.
     """
-    url = f"{'https' if endpoint.is_tls else 'http'}://{endpoint.host}:{endpoint.port}{endpoint.base}"
+    url = (
+        f"{'https' if endpoint.is_tls else 'http'}://{endpoint.host}:{endpoint.port}{endpoint.base}"
+    )
     try:
-        target = Target(endpoint, routes[0], model or await _first_model(endpoint), sampling=dict(sampling or {}))
+        target = Target(
+            endpoint,
+            routes[0],
+            model or await _first_model(endpoint),
+            sampling=dict(sampling or {}),
+        )
         errors = []
         for route in routes:
             found, error = await _fit(replace(target, route=route))
@@ -79,8 +106,12 @@ async def find_target(
             errors.append(f"{route}: {error}")
     except (OSError, TimeoutError) as error:
         reason = str(error) or type(error).__name__
-        raise ConfigError(f"The server at {url} cannot be reached: {reason}.", "Start it, or give its address.") from error
-    raise ConfigError(f"The server at {url} gave no stream: {'; '.join(errors)}.", "Name a route with `--route`.")
+        raise ConfigError(
+            f"The server at {url} cannot be reached: {reason}.", "Start it, or give its address."
+        ) from error
+    raise ConfigError(
+        f"The server at {url} gave no stream: {'; '.join(errors)}.", "Name a route with `--route`."
+    )
 
 
 async def _fit(target: Target) -> tuple[Target, str]:
@@ -104,7 +135,8 @@ async def _first_model(endpoint: Endpoint) -> str:
 
 
 async def ask(endpoint: Endpoint, method: str, path: str, body: object = None) -> tuple[int, Any]:
-    """Status and JSON of a route; None where the body is not JSON, status 0 where there is no HTTP answer.
+    """Status and JSON of a route; None where the body is not JSON, status 0 where there is no HTTP
+    answer.
 
     Raises OSError or TimeoutError.
     """

@@ -1,4 +1,6 @@
-"""The commands. One file per command; a command's file is imported when it runs, so that `tgi --help` needs nothing installed."""
+"""The commands. One file per command; a command's file is imported when it runs, so that `tgi
+--help` needs nothing installed.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +31,18 @@ COMMANDS = {
 """Command → what it does. The module of the same name here has `run(arguments) -> exit code`."""
 
 ENTRY_POINT_GROUP = "tgi.commands"
-"""Where a package adds a command that needs more than the core has: name = the command, value = a module like those here."""
+"""Where a package adds a command that needs more than the core has: name = the command, value = a
+module like those here.
+"""
 
 _USAGE_EXIT_CODE = 2
 _INTERRUPT_EXIT_CODE = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command `tgi`. Returns its exit code: 0 done, 1 it cannot start, 2 the arguments are wrong."""
+    """The command `tgi`. Returns its exit code: 0 done, 1 it cannot start, 2 the arguments are
+    wrong.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help())
@@ -49,7 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     added = _added_commands()
     if words[0] in added:
         return run_command(lambda: _load(added[words[0]]).run(words[1:]))
-    print(f"error: unrecognized command '{words[0]}'; commands: {', '.join([*COMMANDS, *added])}.", file=sys.stderr)
+    print(
+        f"error: unrecognized command '{words[0]}'; commands: {', '.join([*COMMANDS, *added])}.",
+        file=sys.stderr,
+    )
     return _USAGE_EXIT_CODE
 
 
@@ -89,7 +98,9 @@ def _load(point: metadata.EntryPoint) -> Any:  # noqa: ANN401 - a module
     try:
         return point.load()
     except (ImportError, AttributeError) as error:
-        raise StartError(f"The command `{point.name}` of {_package(point)} cannot be imported: {error}.") from error
+        raise StartError(
+            f"The command `{point.name}` of {_package(point)} cannot be imported: {error}."
+        ) from error
 
 
 def _package(point: metadata.EntryPoint) -> str:
@@ -97,10 +108,15 @@ def _package(point: metadata.EntryPoint) -> str:
 
 
 def _help() -> str:
-    added = {name: f"From the package {_package(point)}." for name, point in _added_commands().items()}
+    added = {
+        name: f"From the package {_package(point)}." for name, point in _added_commands().items()
+    }
     summaries = {**added, **COMMANDS}
     width = max(map(len, summaries))
-    lines = [f"  {name:<{width}}  {summaries[name]}" for name in [*COMMANDS, *sorted(added.keys() - COMMANDS.keys())]]
+    lines = [
+        f"  {name:<{width}}  {summaries[name]}"
+        for name in [*COMMANDS, *sorted(added.keys() - COMMANDS.keys())]
+    ]
     return "\n".join(
         [
             f"tgi {__version__}: serve large language models over HTTP on any accelerator.",

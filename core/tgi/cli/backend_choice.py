@@ -16,7 +16,10 @@ __all__ = ["engine_config", "select_backend", "with_plugin_options"]
 
 
 def engine_config(
-    spec: ModelSpec | GenericSpec, model_path: Path, parsed: ParsedArguments, environment: Environment
+    spec: ModelSpec | GenericSpec,
+    model_path: Path,
+    parsed: ParsedArguments,
+    environment: Environment,
 ) -> EngineConfig:
     """The engine's orders before a backend is chosen."""
     options = parsed.options
@@ -43,7 +46,8 @@ def select_backend(
     *,
     registry: BackendRegistry,
 ) -> tuple[EngineConfig, Selection]:
-    """The backend, and the engine's orders that name it. With `auto` a backend answers before it sees options of its own.
+    """The backend, and the engine's orders that name it. With `auto` a backend answers before it
+    sees options of its own.
 
     Raises `BackendError`, and `UsageError` for a wrong option of the backend's own.
     """
@@ -57,9 +61,14 @@ def select_backend(
 
 
 def with_plugin_options(
-    config: EngineConfig, candidate: Candidate, parsed: ParsedArguments, variables: Mapping[str, str]
+    config: EngineConfig,
+    candidate: Candidate,
+    parsed: ParsedArguments,
+    variables: Mapping[str, str],
 ) -> EngineConfig:
-    """The orders for this candidate, with what the user said of its own options. Raises `UsageError`."""
+    """The orders for this candidate, with what the user said of its own options. Raises
+    `UsageError`.
+    """
     declared = () if candidate.info is None else candidate.info.options
     rows = [PluginOption(option.name, option.default, option.choices) for option in declared]
     values = read_plugin_options(candidate.name, rows, parsed.plugin_values, variables)

@@ -17,8 +17,9 @@ __all__ = ["BackendFacts", "OptionFacts", "backend_facts", "run"]
 _HELP = """Usage: tgi backends [--json]
        tgi backends new NAME [FOLDER]
 
-List every installed backend: its version, the version of the seam it was built for, whether it can be used on this
-machine and if not why, and the options it adds to `tgi serve`. `new` writes a package with a backend of your own."""
+List every installed backend: its version, the version of the seam it was built for, whether it can
+be used on this machine and if not why, and the options it adds to `tgi serve`. `new` writes a
+package with a backend of your own."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -30,14 +31,23 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     unknown = [word for word in arguments if word != "--json"]
     if unknown:
-        raise UsageError(f"error: unexpected argument '{unknown[0]}' found.", "`tgi backends` takes `--json`.")
+        raise UsageError(
+            f"error: unexpected argument '{unknown[0]}' found.", "`tgi backends` takes `--json`."
+        )
     candidates = BackendRegistry().candidates()
     if arguments:
-        print(msgspec.json.format(msgspec.json.encode([backend_facts(c) for c in candidates]), indent=2).decode())
+        print(
+            msgspec.json.format(
+                msgspec.json.encode([backend_facts(c) for c in candidates]), indent=2
+            ).decode()
+        )
     elif candidates:
         _print_table(candidates)
     else:
-        print("No backend is installed. Install one from a checkout: pip install -e . -e backends/torch -e backends/cpu")
+        print(
+            "No backend is installed. Install one from a checkout: pip install -e . -e"
+            " backends/torch -e backends/cpu"
+        )
     return 0
 
 
@@ -51,7 +61,9 @@ class OptionFacts(msgspec.Struct, frozen=True):
 
 
 class BackendFacts(msgspec.Struct, frozen=True):
-    """One backend in the answer of `--json`. `support`, `reasons` and `memory` are its answer to a model, where one was named."""
+    """One backend in the answer of `--json`. `support`, `reasons` and `memory` are its answer to a
+    model, where one was named.
+    """
 
     name: str
     package: str
@@ -82,7 +94,10 @@ def backend_facts(candidate: Candidate) -> BackendFacts:
         usable=candidate.usable,
         status=candidate.status,
         devices=() if probe is None else tuple(map(msgspec.structs.asdict, probe.devices)),
-        options=tuple(OptionFacts(f"--{candidate.name}-{o.name}", o.help, o.default, o.choices) for o in options),
+        options=tuple(
+            OptionFacts(f"--{candidate.name}-{o.name}", o.help, o.default, o.choices)
+            for o in options
+        ),
         support=None if support is None else support.status,
         reasons=() if support is None else support.reasons,
         memory=() if support is None else tuple(map(msgspec.structs.asdict, support.memory)),
@@ -97,7 +112,9 @@ def _print_table(candidates: Sequence[Candidate]) -> None:
         info, probe = candidate.info, candidate.probe
         devices = "" if probe is None else ", ".join(device.label for device in probe.devices)
         api = "" if info is None else ".".join(map(str, info.api))
-        table.add_row(candidate.name, candidate.package, candidate.version, api, devices, candidate.status)
+        table.add_row(
+            candidate.name, candidate.package, candidate.version, api, devices, candidate.status
+        )
     Console(markup=False, highlight=False).print(table)
     for candidate in candidates:
         for option in () if candidate.info is None else candidate.info.options:

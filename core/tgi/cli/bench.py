@@ -47,20 +47,27 @@ _SAMPLING = {
     "top_n_tokens": int,
 }
 _NATIVE_ONLY = ("typical_p", "top_n_tokens", "do_sample", "watermark")
-_DESCRIPTION = """Measure a running server with a streaming route of TGI or OpenAI: time to first token, inter-token latency and
-throughput, over a ladder of users who each send one request after another. A run with a failed request is invalid, and the exit
-code is then 1."""
+_DESCRIPTION = """Measure a running server with a streaming route of TGI or OpenAI: time to first
+token, inter-token latency and throughput, over a ladder of users who each send one request after
+another. A run with a failed request is invalid, and the exit code is then 1."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Measure, show, write the reports. 1 if a run was not valid. Raises `ConfigError` if the server cannot be measured."""
+    """Measure, show, write the reports. 1 if a run was not valid. Raises `ConfigError` if the
+    server cannot be measured.
+    """
     given = _parser().parse_args(list(arguments))
     url = given.url if given.address is None else given.address
     _check(given, url)
     target, maker = asyncio.run(_prepare(given, url))
     steps = [(1, rate) for rate in given.rate] or [(users, None) for users in given.users or _USERS]
     settings = _settings(given, url, target, maker)
-    runs = _measure(given, Session(target, maker, _workload(given), given.seed, listeners(url)), steps, f"{url}{target.route}")
+    runs = _measure(
+        given,
+        Session(target, maker, _workload(given), given.seed, listeners(url)),
+        steps,
+        f"{url}{target.route}",
+    )
     for run_ in runs:
         for failure in run_.failures:
             print(f"failure with {run_.label} users: {failure}", file=sys.stderr)
@@ -73,32 +80,77 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("tgi bench", description=_DESCRIPTION, allow_abbrev=False)
     parser.add_argument("address", nargs="?", metavar="URL", help=f"address of the server ({_URL})")
     parser.add_argument("--url", default=_URL, help=argparse.SUPPRESS)
-    parser.add_argument("--route", choices=ROUTES, help="route to measure; default the first of these that streams")
-    parser.add_argument("--model", default="", help="name of the model in the requests; default the first that the server lists")
+    parser.add_argument(
+        "--route", choices=ROUTES, help="route to measure; default the first of these that streams"
+    )
+    parser.add_argument(
+        "--model",
+        default="",
+        help="name of the model in the requests; default the first that the server lists",
+    )
     parser.add_argument("--api-key", help="sent as `Authorization: Bearer`")
     load = parser.add_argument_group("load")
     load.add_argument(
-        "-u", "-b", "--users", "--batch-size", type=_counts, action="extend", metavar="N", help="1,2,4,8,16,32; repeatable"
+        "-u",
+        "-b",
+        "--users",
+        "--batch-size",
+        type=_counts,
+        action="extend",
+        metavar="N",
+        help="1,2,4,8,16,32; repeatable",
     )
     load.add_argument(
-        "--rate", type=float, action="append", default=[], help="requests per second that arrive, instead of users; repeatable"
+        "--rate",
+        type=float,
+        action="append",
+        default=[],
+        help="requests per second that arrive, instead of users; repeatable",
     )
-    load.add_argument("-r", "--rounds", "--runs", type=int, default=3, help="requests per user, or per 1/s (%(default)s)")
-    load.add_argument("-w", "--warmups", type=int, default=1, help="requests before the first run (%(default)s)")
-    load.add_argument("-s", "--prompt-tokens", "--sequence-length", type=int, default=128, help="(%(default)s)")
-    load.add_argument("-d", "--output-tokens", "--decode-length", type=int, default=64, help="(%(default)s)")
-    load.add_argument("--shared-tokens", type=int, default=0, help="tokens that all prompts begin with (%(default)s)")
+    load.add_argument(
+        "-r",
+        "--rounds",
+        "--runs",
+        type=int,
+        default=3,
+        help="requests per user, or per 1/s (%(default)s)",
+    )
+    load.add_argument(
+        "-w", "--warmups", type=int, default=1, help="requests before the first run (%(default)s)"
+    )
+    load.add_argument(
+        "-s", "--prompt-tokens", "--sequence-length", type=int, default=128, help="(%(default)s)"
+    )
+    load.add_argument(
+        "-d", "--output-tokens", "--decode-length", type=int, default=64, help="(%(default)s)"
+    )
+    load.add_argument(
+        "--shared-tokens",
+        type=int,
+        default=0,
+        help="tokens that all prompts begin with (%(default)s)",
+    )
     load.add_argument("--seed", type=int, default=0, help="of the prompts (%(default)s)")
     sampling = parser.add_argument_group("sampling; default greedy")
     for name, kind in _SAMPLING.items():
-        sampling.add_argument(f"--{name.replace('_', '-')}", type=kind, help=f"`{name}` of the requests")
-    sampling.add_argument("--do-sample", action="store_true", help="TGI's route: sample instead of taking the likeliest token")
+        sampling.add_argument(
+            f"--{name.replace('_', '-')}", type=kind, help=f"`{name}` of the requests"
+        )
+    sampling.add_argument(
+        "--do-sample",
+        action="store_true",
+        help="TGI's route: sample instead of taking the likeliest token",
+    )
     sampling.add_argument("--watermark", action="store_true", help="TGI's route: mark the text")
     output = parser.add_argument_group("output")
     output.add_argument("--json", metavar="FILE", help="write all figures")
     output.add_argument("--csv", metavar="FILE", help="write a line per run")
     output.add_argument("--plot", metavar="FILE", help="write a picture (SVG)")
-    output.add_argument("--no-tui", action="store_true", help="print a table in Markdown at the end, as without a terminal")
+    output.add_argument(
+        "--no-tui",
+        action="store_true",
+        help="print a table in Markdown at the end, as without a terminal",
+    )
     return parser
 
 
@@ -115,23 +167,32 @@ def _check(given: argparse.Namespace, url: str) -> None:
     least = {"prompt_tokens": 1, "output_tokens": 1, "rounds": 1, "warmups": 0, "shared_tokens": 0}
     for name, limit in least.items():
         if getattr(given, name) < limit:
-            raise UsageError(f"error: `--{name.replace('_', '-')}` must be >= {limit}. Given: {getattr(given, name)}.")
+            raise UsageError(
+                f"error: `--{name.replace('_', '-')}` must be >= {limit}. Given:"
+                f" {getattr(given, name)}."
+            )
     if any(users < 1 for users in given.users or ()):
         raise UsageError(f"error: `--users` must be >= 1. Given: {min(given.users)}.")
     if any(rate <= 0 for rate in given.rate):
         raise UsageError(f"error: `--rate` must be > 0. Given: {min(given.rate):g}.")
     if given.rate and given.users:
-        raise UsageError("error: `--users` and `--rate` exclude each other: users wait for their answers, a rate does not.")
+        raise UsageError(
+            "error: `--users` and `--rate` exclude each other: users wait for their answers, a rate"
+            " does not."
+        )
     if given.shared_tokens >= given.prompt_tokens:
         raise UsageError(
-            f"error: `--shared-tokens` must be < `--prompt-tokens`({given.prompt_tokens}). Given: {given.shared_tokens}."
+            f"error: `--shared-tokens` must be < `--prompt-tokens`({given.prompt_tokens}). Given:"
+            f" {given.shared_tokens}."
         )
 
 
 async def _prepare(given: argparse.Namespace, url: str) -> tuple[Target, PromptMaker]:
     headers = {"Authorization": f"Bearer {given.api_key}"} if given.api_key else {}
     endpoint = Endpoint.parse(url, headers)
-    sampling: dict[str, Any] = {name: getattr(given, name) for name in _SAMPLING if getattr(given, name) is not None}
+    sampling: dict[str, Any] = {
+        name: getattr(given, name) for name in _SAMPLING if getattr(given, name) is not None
+    }
     sampling |= {name: True for name in ("do_sample", "watermark") if getattr(given, name)}
     routes = (given.route,) if given.route else ROUTES
     if any(name in sampling for name in _NATIVE_ONLY):
@@ -145,7 +206,10 @@ def _workload(given: argparse.Namespace) -> Workload:
 
 
 def _measure(
-    given: argparse.Namespace, session: Session, steps: Sequence[tuple[int, float | None]], title: str
+    given: argparse.Namespace,
+    session: Session,
+    steps: Sequence[tuple[int, float | None]],
+    title: str,
 ) -> list[RunSummary]:
     runs = []
     with ExitStack() as stack:
@@ -156,7 +220,9 @@ def _measure(
         for users, rate in steps:
             num_requests = max(1, round(given.rounds * (users if rate is None else rate)))
             label = f"{users} user{'s' * (users > 1)}" if rate is None else f"{rate:g} requests/s"
-            watch: Callable[[Progress], None] | None = None if table is None else table.watch(label, num_requests)
+            watch: Callable[[Progress], None] | None = (
+                None if table is None else table.watch(label, num_requests)
+            )
             summary = session.run(users, num_requests, rate, watch)
             runs.append(summary)
             if table is None:
@@ -168,18 +234,26 @@ def _measure(
     return runs
 
 
-def _settings(given: argparse.Namespace, url: str, target: Target, maker: PromptMaker) -> dict[str, Any]:
+def _settings(
+    given: argparse.Namespace, url: str, target: Target, maker: PromptMaker
+) -> dict[str, Any]:
     hidden = ("address", "api_key", "url")
     return {name: value for name, value in vars(given).items() if name not in hidden} | {
         "url": url,
         "route": target.route,
         "model": target.model,
         "ignore_eos": target.can_ignore_eos,
-        "prompt_lengths": "exact, by /tokenize" if maker.is_exact else f"{maker.tokens_per_word:.2f} tokens per word",
+        "prompt_lengths": (
+            "exact, by /tokenize"
+            if maker.is_exact
+            else f"{maker.tokens_per_word:.2f} tokens per word"
+        ),
     }
 
 
-def _reports(given: argparse.Namespace, runs: Sequence[RunSummary], settings: dict[str, Any]) -> list[tuple[str, bytes]]:
+def _reports(
+    given: argparse.Namespace, runs: Sequence[RunSummary], settings: dict[str, Any]
+) -> list[tuple[str, bytes]]:
     reports = []
     if given.json:
         reports.append((given.json, json_report(runs, settings)))
@@ -196,7 +270,12 @@ def _plot(runs: Sequence[RunSummary], title: str) -> str:
     return svg_plot(
         title,
         [
-            Panel("output tokens per second", places, {"throughput": [r.output_tokens_per_second for r in runs]}, "users"),
+            Panel(
+                "output tokens per second",
+                places,
+                {"throughput": [r.output_tokens_per_second for r in runs]},
+                "users",
+            ),
             Panel(
                 "time to first token, ms",
                 places,

@@ -1,4 +1,6 @@
-"""`tgi conformance`: hold a backend against the seam. The kit stands above the commands and is found by its name."""
+"""`tgi conformance`: hold a backend against the seam. The kit stands above the commands and is
+found by its name.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`tgi doctor`: what would serve a model here, how, and why not otherwise; what memory allows. Loads no weights."""
+"""`tgi doctor`: what would serve a model here, how, and why not otherwise; what memory allows.
+Loads no weights.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,13 @@ from tgi.cli.log import configure_logging
 from tgi.cli.memory_estimate import MemoryEstimate, estimate_memory
 from tgi.cli.model_files import find_model
 from tgi.cli.start_display import format_bytes
-from tgi.config import ParsedArguments, ServeOptions, parse_arguments, process_environment, read_environment
+from tgi.config import (
+    ParsedArguments,
+    ServeOptions,
+    parse_arguments,
+    process_environment,
+    read_environment,
+)
 from tgi.errors import BackendError
 from tgi.plugins import AUTO, BackendRegistry, Candidate
 
@@ -27,9 +35,10 @@ __all__ = ["Diagnosis", "Operation", "OtherWay", "run"]
 
 _HELP = """Usage: tgi doctor [MODEL] [--json] [OPTIONS]
 
-Say which backends are installed, whether each can be used here and if not why. With MODEL also which of them would serve it
-with these OPTIONS (those of `tgi serve`), how it would compute each operation and why not otherwise, and what the memory
-allows. Reads config.json and the headers of the weight files; loads nothing. A hub model is fetched into the cache first.
+Say which backends are installed, whether each can be used here and if not why. With MODEL also
+which of them would serve it with these OPTIONS (those of `tgi serve`), how it would compute each
+operation and why not otherwise, and what the memory allows. Reads config.json and the headers of
+the weight files; loads nothing. A hub model is fetched into the cache first.
 
 Ends with 0 if the model (or, without one, any model) can be served, with 1 if not."""
 
@@ -87,11 +96,15 @@ class Operation(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, how: Implementation) -> Operation:
         """As the backend says it."""
-        return cls(how.operation, how.chosen, tuple(OtherWay(name, reason) for name, reason in how.others))
+        return cls(
+            how.operation, how.chosen, tuple(OtherWay(name, reason) for name, reason in how.others)
+        )
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What the server will hold requests to, as far as it is known before the start; None = the backend decides."""
+    """What the server will hold requests to, as far as it is known before the start; None = the
+    backend decides.
+    """
 
     max_total_tokens: int
     max_batch_total_tokens: int | None  # at most
@@ -101,7 +114,9 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Diagnosis(msgspec.Struct, frozen=True):
-    """The answer of `--json`. Everything after `backends` is about one model; `problem` is empty if it can be served."""
+    """The answer of `--json`. Everything after `backends` is about one model; `problem` is empty if
+    it can be served.
+    """
 
     machine: Machine
     backends: tuple[BackendFacts, ...]
@@ -150,7 +165,9 @@ def _diagnose_model(question: _Question) -> Diagnosis:
     facts = tuple(backend_facts(_asked(question, name, base)) for name in registry.names)
     model = ModelFacts(files.model_id, files.revision, spec.model_type, spec.max_positions or None)
     try:
-        config, selection = select_backend(spec, files.path, question.parsed, environment, question.variables, registry=registry)
+        config, selection = select_backend(
+            spec, files.path, question.parsed, environment, question.variables, registry=registry
+        )
     except BackendError as error:
         return Diagnosis(_machine(), facts, str(error), model)
     chosen = selection.chosen
@@ -163,13 +180,19 @@ def _diagnose_model(question: _Question) -> Diagnosis:
         options.max_concurrent_requests,
     )
     operations = tuple(map(Operation.of, registry.explain(chosen, config)))
-    return Diagnosis(_machine(), facts, memory.problem, model, chosen.name, operations, memory, limits)
+    return Diagnosis(
+        _machine(), facts, memory.problem, model, chosen.name, operations, memory, limits
+    )
 
 
 def _asked(question: _Question, name: str, config: EngineConfig) -> Candidate:
-    """The backend of that name and its answer; the one that the user named hears its own options."""
+    """The backend of that name and its answer; the one that the user named hears its own
+    options.
+    """
     if name == question.options.backend != AUTO:
-        config = with_plugin_options(config, question.registry.candidate(name), question.parsed, question.variables)
+        config = with_plugin_options(
+            config, question.registry.candidate(name), question.parsed, question.variables
+        )
     return question.registry.supported(name, config.spec, config)
 
 
@@ -187,18 +210,40 @@ def _estimate(chosen: Candidate, config: EngineConfig, options: ServeOptions) ->
 
 def _lines(diagnosis: Diagnosis) -> list[str]:
     machine = diagnosis.machine
-    lines = [f"tgi {machine.tgi}, python {machine.python}, {machine.system}, {machine.processors} processors", "", "backends"]
-    lines += _table([(facts.name, f"{facts.package} {facts.version}", facts.status) for facts in diagnosis.backends])
+    lines = [
+        (
+            f"tgi {machine.tgi}, python {machine.python}, {machine.system}, {machine.processors}"
+            " processors"
+        ),
+        "",
+        "backends",
+    ]
+    lines += _table(
+        [
+            (facts.name, f"{facts.package} {facts.version}", facts.status)
+            for facts in diagnosis.backends
+        ]
+    )
     if diagnosis.model is not None:
         model = diagnosis.model
-        lines += ["", f"model {model.model}: family {model.family}, served by {diagnosis.chosen or 'none of them'}"]
+        lines += [
+            "",
+            (
+                f"model {model.model}: family {model.family}, served by"
+                f" {diagnosis.chosen or 'none of them'}"
+            ),
+        ]
     for how in diagnosis.operations:
         lines.append(f"  {how.operation}: {how.chosen}")
         lines += [f"    not {other.name}: {other.reason}" for other in how.others]
     if diagnosis.memory is not None and diagnosis.limits is not None:
         lines += ["", "memory", *_table(_memory_rows(diagnosis.memory))]
         lines += ["", "limits", *_table(_limit_rows(diagnosis.limits, diagnosis.memory))]
-    return [*lines, "", f"problem: {diagnosis.problem}" if diagnosis.problem else "no problem was found"]
+    return [
+        *lines,
+        "",
+        f"problem: {diagnosis.problem}" if diagnosis.problem else "no problem was found",
+    ]
 
 
 def _memory_rows(memory: MemoryEstimate) -> list[tuple[str, ...]]:
@@ -210,25 +255,43 @@ def _memory_rows(memory: MemoryEstimate) -> list[tuple[str, ...]]:
         ("one token in the cache", memory.token_bytes),
         ("one sequence beside its tokens", memory.sequence_bytes),
     ]
-    return [(label, "unknown" if value is None else format_bytes(value)) for label, value in rows if value or label == "devices"]
+    return [
+        (label, "unknown" if value is None else format_bytes(value))
+        for label, value in rows
+        if value or label == "devices"
+    ]
 
 
 def _limit_rows(limits: Limits, memory: MemoryEstimate) -> list[tuple[str, ...]]:
     rows = [
         ("tokens of one sequence", limits.max_total_tokens, "`--max-total-tokens`"),
-        ("tokens in the cache, at most", limits.max_batch_total_tokens, "`--max-batch-total-tokens`"),
+        (
+            "tokens in the cache, at most",
+            limits.max_batch_total_tokens,
+            "`--max-batch-total-tokens`",
+        ),
         ("sequences of full length in it", memory.num_full_sequences, ""),
         ("tokens in one step", limits.max_batch_prefill_tokens, "`--max-batch-prefill-tokens`"),
         ("sequences in one step", limits.max_batch_size, "`--max-batch-size`"),
         ("requests at a time", limits.max_concurrent_requests, "`--max-concurrent-requests`"),
     ]
-    return [(label, "the backend decides" if value is None else f"{value:,}", flag) for label, value, flag in rows]
+    return [
+        (label, "the backend decides" if value is None else f"{value:,}", flag)
+        for label, value, flag in rows
+    ]
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Aligned columns; the last one may be of any width."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)] if rows else []
+    widths = (
+        [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+        if rows
+        else []
+    )
     return [
-        "  " + "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
+        "  "
+        + "  ".join(
+            [*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]
+        ).rstrip()
         for row in rows
     ]

@@ -26,15 +26,23 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     for word in arguments:
         if word.startswith("-") and word.partition("=")[0] not in _FLAGS:
-            raise UsageError(f"error: unexpected argument '{word}' found.", f"`tgi download` takes {', '.join(_FLAGS)}.")
+            raise UsageError(
+                f"error: unexpected argument '{word}' found.",
+                f"`tgi download` takes {', '.join(_FLAGS)}.",
+            )
     variables = process_environment()
-    options = parse_arguments(arguments, {k: v for k, v in variables.items() if k in {r.environment for r in rows}}).options
+    options = parse_arguments(
+        arguments, {k: v for k, v in variables.items() if k in {r.environment for r in rows}}
+    ).options
     if options.model_id is None:
         raise UsageError("error: no model was named.", "Name a hub id like `owner/name`.")
     environment = read_environment(variables)
     configure_logging(environment.log_level, options.json_output)
     files = find_model(options, environment, lambda _: None)
     if not any(files.path.glob("*.safetensors")):
-        raise ModelError(f"`{options.model_id}` holds no weights in safetensors format.", "Choose a model or revision that does.")
+        raise ModelError(
+            f"`{options.model_id}` holds no weights in safetensors format.",
+            "Choose a model or revision that does.",
+        )
     print(files.path)
     return 0

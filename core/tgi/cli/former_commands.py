@@ -73,7 +73,8 @@ _SERVER_HELP = """Usage: text-generation-server serve MODEL [OPTIONS]
 _ROUTER_HELP = """Usage: text-generation-router [OPTIONS]
        text-generation-router print-schema
 
-`tgi serve` with the flags of TGI's router, or the OpenAPI document of the routes. `tgi serve --help` shows the options."""
+`tgi serve` with the flags of TGI's router, or the OpenAPI document of the routes. `tgi serve
+--help` shows the options."""
 
 
 def server_main(arguments: Sequence[str] | None = None) -> int:
@@ -166,7 +167,9 @@ def _translate_and_say(words: Sequence[str], flags: Mapping[str, FormerFlag]) ->
 
 
 def translate(words: Sequence[str], flags: Mapping[str, FormerFlag]) -> tuple[list[str], list[str]]:
-    """Arguments for our command, and a line for each flag that lost its meaning. Raises `UsageError`."""
+    """Arguments for our command, and a line for each flag that lost its meaning. Raises
+    `UsageError`.
+    """
     arguments: list[str] = []
     notes: list[str] = []
     rest = list(words)

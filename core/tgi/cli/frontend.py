@@ -1,4 +1,6 @@
-"""The front of a server: what it reads of a model, and the application once the engine has agreed to its limits."""
+"""The front of a server: what it reads of a model, and the application once the engine has agreed
+to its limits.
+"""
 
 from __future__ import annotations
 
@@ -50,22 +52,34 @@ class Frontend:
         spec: ModelSpec | GenericSpec,
         parts: AsyncExitStack,
     ) -> Frontend:
-        """Read the texts of a model and start what stands beside the server; what has to be closed is added to `parts`."""
+        """Read the texts of a model and start what stands beside the server; what has to be closed
+        is added to `parts`.
+        """
         tokenizer, chat_template = await asyncio.to_thread(_read_texts, options, files.path)
         renderer = await _start_chat_template(chat_template, parts)
-        return cls(options, environment, files, spec, tokenizer, renderer, _start_traces(options, parts))
+        return cls(
+            options, environment, files, spec, tokenizer, renderer, _start_traces(options, parts)
+        )
 
-    def application(self, chosen: Candidate, agreement: Agreement, engine: EngineClient, parts: AsyncExitStack) -> ASGIApp:
-        """The routes over a started engine. Raises `ConfigError` if the user's limits contradict what was agreed."""
+    def application(
+        self, chosen: Candidate, agreement: Agreement, engine: EngineClient, parts: AsyncExitStack
+    ) -> ASGIApp:
+        """The routes over a started engine. Raises `ConfigError` if the user's limits contradict
+        what was agreed.
+        """
         config = _server_config(self, chosen, agreement)
         metrics = Metrics(config.max_input_tokens, config.max_total_tokens)
         pool = TokenizerPool(self.tokenizer, self.options.validation_workers)
         parts.callback(pool.close)
-        return create_app(ServerState(config, engine, pool, self.chat_template, metrics, self.exporter))
+        return create_app(
+            ServerState(config, engine, pool, self.chat_template, metrics, self.exporter)
+        )
 
 
 def _read_texts(options: ServeOptions, folder: Path) -> tuple[Tokenizer, ChatTemplate | None]:
-    template_file = None if options.tokenizer_config_path is None else Path(options.tokenizer_config_path)
+    template_file = (
+        None if options.tokenizer_config_path is None else Path(options.tokenizer_config_path)
+    )
     return Tokenizer.load(folder), ChatTemplate.load(folder, template_file)
 
 
@@ -77,7 +91,9 @@ def _start_traces(options: ServeOptions, parts: AsyncExitStack) -> SpanExporter 
     return exporter
 
 
-async def _start_chat_template(chat_template: ChatTemplate | None, parts: AsyncExitStack) -> ChatTemplateRenderer | None:
+async def _start_chat_template(
+    chat_template: ChatTemplate | None, parts: AsyncExitStack
+) -> ChatTemplateRenderer | None:
     if chat_template is None:
         return None
     renderer = ChatTemplateRenderer(chat_template)
@@ -87,14 +103,26 @@ async def _start_chat_template(chat_template: ChatTemplate | None, parts: AsyncE
 
 
 def _server_config(frontend: Frontend, chosen: Candidate, agreement: Agreement) -> ServerConfig:
-    """Limits of the routes: the user's where given, else what was agreed. Raises `ConfigError` if they contradict."""
-    options, environment, files, spec = frontend.options, frontend.environment, frontend.files, frontend.spec
+    """Limits of the routes: the user's where given, else what was agreed. Raises `ConfigError` if
+    they contradict.
+    """
+    options, environment, files, spec = (
+        frontend.options,
+        frontend.environment,
+        frontend.files,
+        frontend.spec,
+    )
     max_total_tokens = agreement.limits.max_total_tokens
-    max_input_tokens = options.max_input_length if options.max_input_tokens is None else options.max_input_tokens
+    max_input_tokens = (
+        options.max_input_length if options.max_input_tokens is None else options.max_input_tokens
+    )
     if max_input_tokens is None:
         max_input_tokens = max_total_tokens - 1
     if max_input_tokens >= max_total_tokens:
-        raise ConfigError(f"`max_input_tokens`({max_input_tokens}) must be < `max_total_tokens`({max_total_tokens})")
+        raise ConfigError(
+            f"`max_input_tokens`({max_input_tokens}) must be <"
+            f" `max_total_tokens`({max_total_tokens})"
+        )
     gamma, delta = options.watermark_gamma, options.watermark_delta
     return ServerConfig(
         model_id=files.model_id,

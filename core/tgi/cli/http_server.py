@@ -21,7 +21,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def bind(address: str, port: int) -> socket.socket:
-    """Take the port without listening on it yet: a client that connects before the server is ready is refused.
+    """Take the port without listening on it yet: a client that connects before the server is ready
+    is refused.
 
     Raises `ConfigError` if the port cannot be had.
     """
@@ -32,16 +33,23 @@ def bind(address: str, port: int) -> socket.socket:
         taken.bind((address, port))
     except OSError as error:
         taken.close()
-        reasons = {errno.EADDRINUSE: "another program uses it", errno.EACCES: "this user may not use it"}
+        reasons = {
+            errno.EADDRINUSE: "another program uses it",
+            errno.EACCES: "this user may not use it",
+        }
         reason = reasons.get(error.errno or 0, error.strerror or str(error))
-        raise ConfigError(f"Port {port} of {address} cannot be opened: {reason}.", "Choose another with `--port`.") from error
+        raise ConfigError(
+            f"Port {port} of {address} cannot be opened: {reason}.", "Choose another with `--port`."
+        ) from error
     taken.setblocking(False)
     return taken
 
 
 @final
 class HttpServer:
-    """Serves an ASGI application until a signal comes, then lets open requests finish. Made before the start, for the signals."""
+    """Serves an ASGI application until a signal comes, then lets open requests finish. Made before
+    the start, for the signals.
+    """
 
     def __init__(self, graceful_seconds: int) -> None:
         self._graceful_seconds = graceful_seconds
@@ -54,7 +62,8 @@ class HttpServer:
         """From now on a signal cancels `starting`; once the server serves, a signal drains it."""
         self._starting = starting
         for number in _SIGNALS:
-            # Not `loop.add_signal_handler`: uvicorn swaps these handlers for its own while it serves, and calls them again after.
+            # Not `loop.add_signal_handler`: uvicorn swaps these handlers for its own while it
+            # serves, and calls them again after.
             signal.signal(number, self._stop)
 
     async def serve(self, app: Any, sockets: list[socket.socket]) -> None:  # noqa: ANN401 - an ASGI application

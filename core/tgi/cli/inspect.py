@@ -1,4 +1,6 @@
-"""`tgi inspect`: what a checkpoint is and which installed backends can run it, from its config and weight headers alone."""
+"""`tgi inspect`: what a checkpoint is and which installed backends can run it, from its config and
+weight headers alone.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +17,43 @@ from tgi.backend import EngineConfig
 from tgi.cli.log import configure_logging
 from tgi.cli.model_files import ModelFiles, find_model
 from tgi.cli.start_display import format_bytes
-from tgi.config import OPTIONS, ServeOptions, UsageError, num_shard_of, parse_arguments, process_environment, read_environment
+from tgi.config import (
+    OPTIONS,
+    ServeOptions,
+    UsageError,
+    num_shard_of,
+    parse_arguments,
+    process_environment,
+    read_environment,
+)
 from tgi.plugins import BackendRegistry, Candidate
 
 __all__ = ["run"]
 
 _FLAGS = (
-    *("--model-id", "--revision", "--huggingface-hub-cache", "--weights-cache-override", "--trust-remote-code"),
-    *("--dtype", "--quantize", "--kv-cache-dtype", "--num-shard", "--rope-scaling", "--rope-factor"),
+    *(
+        "--model-id",
+        "--revision",
+        "--huggingface-hub-cache",
+        "--weights-cache-override",
+        "--trust-remote-code",
+    ),
+    *(
+        "--dtype",
+        "--quantize",
+        "--kv-cache-dtype",
+        "--num-shard",
+        "--rope-scaling",
+        "--rope-factor",
+    ),
 )
 """The options of `tgi serve` on which the answer depends."""
 
 _HELP = """Usage: tgi inspect MODEL [--json] [OPTIONS]
 
-Print the family of MODEL, its parameters, the memory of its parts and of a token in the KV cache, and which of the installed
-backends can run it and how. Reads config.json and the headers of the weight files; loads nothing. A hub model
-is fetched into the cache first.
-"""
+Print the family of MODEL, its parameters, the memory of its parts and of a token in the KV cache,
+and which of the installed backends can run it and how. Reads config.json and the headers of the
+weight files; loads nothing. A hub model is fetched into the cache first. """
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -43,12 +65,19 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     for word in words:
         if word.startswith("-") and word.partition("=")[0] not in _FLAGS:
-            raise UsageError(f"error: unexpected argument '{word}' found.", f"`tgi inspect` takes --json, {', '.join(_FLAGS)}.")
+            raise UsageError(
+                f"error: unexpected argument '{word}' found.",
+                f"`tgi inspect` takes --json, {', '.join(_FLAGS)}.",
+            )
     variables = process_environment()
     known = {row.environment for row in rows}
-    options = parse_arguments(words, {name: value for name, value in variables.items() if name in known}).options
+    options = parse_arguments(
+        words, {name: value for name, value in variables.items() if name in known}
+    ).options
     if options.model_id is None:
-        raise UsageError("error: no model was named.", "Name a folder, or a hub id like `owner/name`.")
+        raise UsageError(
+            "error: no model was named.", "Name a folder, or a hub id like `owner/name`."
+        )
     environment = read_environment(variables)
     configure_logging(environment.log_level, options.json_output)
     files = find_model(options, environment, lambda _: None)
@@ -69,7 +98,9 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What one installed backend answers: `native`, `slow`, or `no`, and the memory it would take."""
+    """What one installed backend answers: `native`, `slow`, or `no`, and the memory it would
+    take.
+    """
 
     backend: str
     status: str
@@ -79,7 +110,9 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class Card(msgspec.Struct, frozen=True):
-    """The answer of `--json`. `is_built_in`: the family is data of this project, not left to a fallback."""
+    """The answer of `--json`. `is_built_in`: the family is data of this project, not left to a
+    fallback.
+    """
 
     model: str
     revision: str | None
@@ -98,9 +131,15 @@ def _card(files: ModelFiles, options: ServeOptions) -> Card:
     spec = load_spec(files.path, rope_scaling=options.rope_scaling, rope_factor=options.rope_factor)
     tensors = stored_tensors(files.path)
     if isinstance(spec, ModelSpec):
-        parameters, layers = sum(map(math.prod, tensor_shapes(spec).values())), sum(len(stack.layers) for stack in spec.stacks)
+        parameters, layers = (
+            sum(map(math.prod, tensor_shapes(spec).values())),
+            sum(len(stack.layers) for stack in spec.stacks),
+        )
     else:
-        parameters, layers = sum(math.prod(stored.shape) for stored in tensors.values()), spec.num_layers
+        parameters, layers = (
+            sum(math.prod(stored.shape) for stored in tensors.values()),
+            spec.num_layers,
+        )
     return Card(
         model=files.model_id,
         revision=files.revision,
@@ -117,7 +156,9 @@ def _card(files: ModelFiles, options: ServeOptions) -> Card:
 
 
 def _parts(tensors: Mapping[str, StoredTensor]) -> tuple[Part, ...]:
-    """Tensors by their name without the layer: `model.layers.3.mlp.up.weight` belongs to `model.layers.*.mlp`."""
+    """Tensors by their name without the layer: `model.layers.3.mlp.up.weight` belongs to
+    `model.layers.*.mlp`.
+    """
     parameters, num_bytes = Counter[str](), Counter[str]()
     for name, stored in tensors.items():
         part = _part_name(name.split("."))
@@ -133,7 +174,9 @@ def _part_name(words: Sequence[str]) -> str:
     return ".".join([*words[:layer], "*", *words[layer + 1 : layer + 2]])
 
 
-def _statuses(files: ModelFiles, spec: ModelSpec | GenericSpec, options: ServeOptions) -> tuple[Status, ...]:
+def _statuses(
+    files: ModelFiles, spec: ModelSpec | GenericSpec, options: ServeOptions
+) -> tuple[Status, ...]:
     registry = BackendRegistry()
     config = EngineConfig(
         backend="",
@@ -156,7 +199,9 @@ def _status(candidate: Candidate) -> Status:
     reasons = support.reasons
     if candidate.info is not None and not candidate.info.selectable:
         reasons = (*reasons, "only when named")
-    return Status(candidate.name, support.status, reasons, memory, memory.get("KV cache of one token"))
+    return Status(
+        candidate.name, support.status, reasons, memory, memory.get("KV cache of one token")
+    )
 
 
 def _print_card(card: Card) -> None:
@@ -168,11 +213,23 @@ def _print_card(card: Card) -> None:
         ("stored as", card.stored_dtype or "no floating-point dtype"),
         ("layers", str(card.layers)),
         ("vocabulary", f"{card.vocab_size:,}"),
-        ("context", "no limit of its own" if card.max_positions is None else f"{card.max_positions:,} tokens"),
+        (
+            "context",
+            (
+                "no limit of its own"
+                if card.max_positions is None
+                else f"{card.max_positions:,} tokens"
+            ),
+        ),
     ]
     _print_rows(rows)
     print("\nweights as stored")
-    _print_rows([(part.name, f"{format_bytes(part.num_bytes)}, {part.parameters:,} parameters") for part in card.parts])
+    _print_rows(
+        [
+            (part.name, f"{format_bytes(part.num_bytes)}, {part.parameters:,} parameters")
+            for part in card.parts
+        ]
+    )
     print("\nbackends")
     for status in card.backends:
         sums = [f"{label} {format_bytes(num_bytes)}" for label, num_bytes in status.memory.items()]

@@ -1,4 +1,6 @@
-"""Log lines of the front process: plain for people, JSON with `--json-output`. No user text is ever logged."""
+"""Log lines of the front process: plain for people, JSON with `--json-output`. No user text is ever
+logged.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,14 @@ _LEVELS = {
 
 
 def configure_logging(level: str, json_output: bool) -> None:
-    """Send log lines to standard error. `level` is TGI's `LOG_LEVEL`; of a filter list its first bare level counts."""
+    """Send log lines to standard error. `level` is TGI's `LOG_LEVEL`; of a filter list its first
+    bare level counts.
+    """
     named = next((part for part in level.split(",") if part in _LEVELS), "info")
     handler = logging.StreamHandler(sys.stderr)
-    formatter = logging.Formatter("%(asctime)s  %(levelname)s %(name)s: %(message)s", datefmt="%Y-%m-%dT%H:%M:%SZ")
+    formatter = logging.Formatter(
+        "%(asctime)s  %(levelname)s %(name)s: %(message)s", datefmt="%Y-%m-%dT%H:%M:%SZ"
+    )
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     if json_output:

@@ -17,7 +17,9 @@ _UNKNOWN_CONTEXT = 4096  # tokens, where neither the user nor the model names a 
 
 
 class MemoryEstimate(msgspec.Struct, frozen=True):
-    """Bytes and tokens; None = not known. What a step takes for a moment comes off `left_bytes` when the server starts."""
+    """Bytes and tokens; None = not known. What a step takes for a moment comes off `left_bytes`
+    when the server starts.
+    """
 
     device_bytes: int | None  # of the devices that hold the model, together
     usable_bytes: int | None  # the fraction of it that the user allows
@@ -26,7 +28,9 @@ class MemoryEstimate(msgspec.Struct, frozen=True):
     sequence_bytes: int | None  # what a sequence of any length keeps beside its tokens
     left_bytes: int | None  # usable beside the weights
     cache_tokens: int | None  # at most, over all sequences
-    max_total_tokens: int  # of one sequence: as given, else the model's context, as far as the cache holds it
+    max_total_tokens: (
+        int  # of one sequence: as given, else the model's context, as far as the cache holds it
+    )
     num_full_sequences: int | None  # sequences of that length that fit at a time
     requested_cache_tokens: int | None = None
 
@@ -34,17 +38,24 @@ class MemoryEstimate(msgspec.Struct, frozen=True):
     def problem(self) -> str:
         """Why this cannot work; empty if it can."""
         if self.left_bytes is not None and self.left_bytes <= 0:
-            return f"the weights take {self.weights_bytes} bytes and {self.usable_bytes} bytes of memory may be used"
+            return (
+                f"the weights take {self.weights_bytes} bytes and {self.usable_bytes} bytes of"
+                " memory may be used"
+            )
         if (
             self.requested_cache_tokens is not None
             and self.cache_tokens is not None
             and self.requested_cache_tokens > self.cache_tokens
         ):
             return (
-                f"`--max-batch-total-tokens {self.requested_cache_tokens}` is beyond the {self.cache_tokens} tokens that may fit"
+                f"`--max-batch-total-tokens {self.requested_cache_tokens}` is beyond the"
+                f" {self.cache_tokens} tokens that may fit"
             )
         if self.num_full_sequences == 0:
-            return f"a sequence of {self.max_total_tokens} tokens does not fit the cache of at most {self.cache_tokens}"
+            return (
+                f"a sequence of {self.max_total_tokens} tokens does not fit the cache of at most"
+                f" {self.cache_tokens}"
+            )
         return ""
 
 
@@ -58,7 +69,9 @@ def estimate_memory(
     max_total_tokens: int | None = None,
     max_batch_total_tokens: int | None = None,
 ) -> MemoryEstimate:
-    """The estimate for a model on the first `num_shard` devices. `items` are those of `Support.memory`."""
+    """The estimate for a model on the first `num_shard` devices. `items` are those of
+    `Support.memory`.
+    """
     each = {item.label: item.num_bytes for item in items}
     weights, token, sequence = each.get(_WEIGHTS), each.get(_TOKEN), each.get(_SEQUENCE)
     total = sum(device.memory_bytes for device in devices[:num_shard]) or None

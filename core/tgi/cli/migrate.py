@@ -25,8 +25,8 @@ __all__ = ["Migration", "migrate", "run"]
 
 _HELP = """Usage: tgi migrate 'LINE' | FILE
 
-Print the `tgi serve` line for a start of TGI 3, and what changes. LINE is a `text-generation-launcher` line or a `docker run`
-line, in quotes; FILE is a Docker Compose file."""
+Print the `tgi serve` line for a start of TGI 3, and what changes. LINE is a
+`text-generation-launcher` line or a `docker run` line, in quotes; FILE is a Docker Compose file."""
 
 _COMPOSE_SUFFIXES = (".yaml", ".yml")
 _DEFAULT_MODEL = "bigscience/bloom-560m"
@@ -64,23 +64,37 @@ def _read_starts(arguments: Sequence[str]) -> list[tuple[str, LauncherStart]]:
     path = Path(text.strip())
     if path.suffix in _COMPOSE_SUFFIXES:
         if not path.is_file():
-            raise UsageError(f"error: the file `{path}` does not exist.", "Name a Docker Compose file, or quote the whole line.")
+            raise UsageError(
+                f"error: the file `{path}` does not exist.",
+                "Name a Docker Compose file, or quote the whole line.",
+            )
         return list(read_compose(path.read_text("utf-8")).items())
     return [("", read_line(text))]
 
 
 def migrate(start: LauncherStart) -> Migration:
-    """The equivalent of a start. Raises `UsageError` where an option has no value that could be read."""
+    """The equivalent of a start. Raises `UsageError` where an option has no value that could be
+    read.
+    """
     variables = dict(start.variables)
     changes: list[str] = []
     if start.container is not None:
         changes += _enter_container(start.container, variables)
     options = parse_arguments(start.arguments, variables).options
     assignments, kept = _variables(variables, changes)
-    overrides = {} if start.container is None else _leave_container(start.container, options, assignments, changes)
+    overrides = (
+        {}
+        if start.container is None
+        else _leave_container(start.container, options, assignments, changes)
+    )
     changes += _changes_of(options)
     words = ["tgi", "serve", *_words(options, overrides)]
-    command = " ".join([*(f"{name}={_quote(value)}" for name, value in (assignments | kept).items()), *map(_quote, words)])
+    command = " ".join(
+        [
+            *(f"{name}={_quote(value)}" for name, value in (assignments | kept).items()),
+            *map(_quote, words),
+        ]
+    )
     return Migration(command, tuple(changes))
 
 
@@ -92,13 +106,15 @@ def _enter_container(container: Container, variables: dict[str, str]) -> list[st
         for theirs, ours in SAGEMAKER_VARIABLES.items():
             if theirs in variables:
                 variables.setdefault(ours, variables.pop(theirs))
-        changes.append("The variables of SageMaker became options; `tgi sagemaker` reads them as they are.")
+        changes.append(
+            "The variables of SageMaker became options; `tgi sagemaker` reads them as they are."
+        )
     variables.setdefault("PORT", str(SAGEMAKER_PORT if is_sagemaker else IMAGE_PORT))
     tag = container.image.partition("@")[0].rpartition(":")[2]
     variant = next((text for ending, text in IMAGE_VARIANTS.items() if ending in tag), "")
     changes.append(
-        f"The line runs in an environment with tgi installed, instead of the image `{container.image}`"
-        + (f"; that image was {variant}." if variant else ".")
+        "The line runs in an environment with tgi installed, instead of the image"
+        f" `{container.image}`" + (f"; that image was {variant}." if variant else ".")
     )
     changes += container.notes
     return changes
@@ -111,9 +127,14 @@ def _leave_container(
     overrides: dict[str, object] = {}
     published = container.ports.get(options.port)
     if published is not None:
-        overrides["port"], overrides["hostname"] = published.port, published.address or options.hostname
+        overrides["port"], overrides["hostname"] = (
+            published.port,
+            published.address or options.hostname,
+        )
     elif not container.has_host_network:
-        changes.append(f"The container publishes no port for {options.port}; choose one with `--port`.")
+        changes.append(
+            f"The container publishes no port for {options.port}; choose one with `--port`."
+        )
     home = assignments.pop("HF_HOME", MODEL_CACHE)
     if (outside := _outside(container.volumes, home)) is not None:
         assignments["HF_HOME"] = outside
@@ -121,7 +142,9 @@ def _leave_container(
         value = getattr(options, name)
         if isinstance(value, str) and value.startswith("/"):
             if (outside := _outside(container.volumes, value)) is None:
-                changes.append(f"`{value}` is a path inside the container; give the path it has outside.")
+                changes.append(
+                    f"`{value}` is a path inside the container; give the path it has outside."
+                )
             else:
                 overrides[name] = outside
     return overrides
@@ -137,8 +160,12 @@ def _outside(volumes: Mapping[str, str], path: str) -> str | None:
     return None
 
 
-def _variables(variables: Mapping[str, str], changes: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Variables that tgi reads itself, and unknown ones, which stay. Options and replaced ones are left out."""
+def _variables(
+    variables: Mapping[str, str], changes: list[str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Variables that tgi reads itself, and unknown ones, which stay. Options and replaced ones are
+    left out.
+    """
     of_options = {row.environment for row in OPTIONS if row.environment}
     known, unknown = {}, {}
     for name, value in variables.items():
@@ -157,9 +184,14 @@ def _variables(variables: Mapping[str, str], changes: list[str]) -> tuple[dict[s
 def _changes_of(options: ServeOptions) -> list[str]:
     changes = list(notes_on_options(options))
     if options.model_id is None:
-        changes.append(f"Without `--model-id` the demo model is served; TGI 3 served `{_DEFAULT_MODEL}`.")
+        changes.append(
+            f"Without `--model-id` the demo model is served; TGI 3 served `{_DEFAULT_MODEL}`."
+        )
     if options.sharded is None and options.num_shard is None:
-        changes.append("TGI 3 split the model over all visible devices; here one is used until `--num-shard` says more.")
+        changes.append(
+            "TGI 3 split the model over all visible devices; here one is used until `--num-shard`"
+            " says more."
+        )
     if options.max_input_length is not None:
         changes.append("`--max-input-length` is written `--max-input-tokens`.")
     if "*" in options.cors_allow_origin:
@@ -189,7 +221,11 @@ def _option_words(row: Option, value: object) -> list[str]:
         return [row.flag]
     if isinstance(value, tuple):
         texts = [str(item) for item in value]
-        return [row.flag, row.separator.join(texts)] if row.separator else [w for text in texts for w in (row.flag, text)]
+        return (
+            [row.flag, row.separator.join(texts)]
+            if row.separator
+            else [w for text in texts for w in (row.flag, text)]
+        )
     return [row.flag, str(value).lower() if isinstance(value, bool) else str(value)]
 
 

@@ -14,8 +14,8 @@ __all__ = ["render_template", "run"]
 
 _HELP = """Usage: tgi backends new NAME [FOLDER]
 
-Write a package with a small backend called NAME that works, into FOLDER (by default tgi-backend-NAME): a place to start from.
-docs/writing-a-backend.md walks through it."""
+Write a package with a small backend called NAME that works, into FOLDER (by default
+tgi-backend-NAME): a place to start from. docs/writing-a-backend.md walks through it."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _SUFFIX = ".template"
@@ -27,16 +27,22 @@ def run(arguments: Sequence[str]) -> int:
         print(_HELP)
         return 0
     if not 1 <= len(arguments) <= 2 or arguments[0].startswith("-"):
-        raise UsageError("error: one name, and perhaps a folder, is wanted.", "See `tgi backends new --help`.")
+        raise UsageError(
+            "error: one name, and perhaps a folder, is wanted.", "See `tgi backends new --help`."
+        )
     name = arguments[0]
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"error: `{name}` cannot name a backend: use lower case letters, digits and single hyphens, e.g. `my-chip`.",
+            f"error: `{name}` cannot name a backend: use lower case letters, digits and single"
+            " hyphens, e.g. `my-chip`.",
             "See `tgi backends new --help`.",
         )
     folder = Path(arguments[1] if len(arguments) > 1 else f"tgi-backend-{name}")
     if folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"error: `{folder}` exists and is not empty.", "Name another folder after the backend's name.")
+        raise UsageError(
+            f"error: `{folder}` exists and is not empty.",
+            "Name another folder after the backend's name.",
+        )
     for path, text in render_template(name).items():
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,6 @@
-"""`tgi sagemaker`: `tgi serve` with the variables and the port of SageMaker, as the entry point of TGI 3's image."""
+"""`tgi sagemaker`: `tgi serve` with the variables and the port of SageMaker, as the entry point of
+TGI 3's image.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ _HELP = f"""Usage: tgi sagemaker [OPTIONS]
 def run(arguments: Sequence[str]) -> int:
     """Serve until a signal comes. Raises `StartError`."""
     if any(word in ("-h", "--help") for word in arguments):
-        print(_HELP + "\n".join(f"  {theirs:<28}{ours}" for theirs, ours in SAGEMAKER_VARIABLES.items()))
+        print(
+            _HELP
+            + "\n".join(f"  {theirs:<28}{ours}" for theirs, ours in SAGEMAKER_VARIABLES.items())
+        )
         return 0
     variables = dict(process_environment())
     if not variables.get("HF_MODEL_ID"):

@@ -1,4 +1,6 @@
-"""What the operator sees during the start: a line per phase, a bar for the weights on a terminal, plain lines elsewhere."""
+"""What the operator sees during the start: a line per phase, a bar for the weights on a terminal,
+plain lines elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,14 @@ from collections.abc import Callable
 from typing import final
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TransferSpeedColumn,
+)
 
 from tgi.backend import Agreement
 from tgi.engine.messages import Progress as EngineProgress
@@ -23,7 +32,9 @@ _logger = logging.getLogger("tgi")
 class StartDisplay:
     """Phases of one start, with their times. `clock` counts seconds."""
 
-    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._console = Console(stderr=True) if console is None else console
         self._clock = clock
         self._started = clock()
@@ -71,7 +82,12 @@ class StartDisplay:
 
     def _advance_bar(self, done: int, total: int) -> None:
         if self._bar is None:
-            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+            )
             self._bar = Progress(*columns, console=self._console, transient=True)
             self._bar.start()
             self._task = self._bar.add_task(self._phase, total=total)
@@ -92,13 +108,20 @@ def memory_lines(agreement: Agreement) -> tuple[str, ...]:
     # States alone hold sequences of any length.
     capacity = f"{cache.max_batch_total_tokens:,}" if cache.max_batch_total_tokens else "any"
     rows += [
-        ("tokens of one sequence", f"{limits.max_total_tokens:,}", "prompt and output, `--max-total-tokens`"),
+        (
+            "tokens of one sequence",
+            f"{limits.max_total_tokens:,}",
+            "prompt and output, `--max-total-tokens`",
+        ),
         ("tokens in the cache", capacity, "all sequences, `--max-batch-total-tokens`"),
         ("tokens in one step", f"{limits.max_step_tokens:,}", "`--max-batch-prefill-tokens`"),
         ("sequences in one step", f"{limits.max_sequences:,}", "`--max-batch-size`"),
     ]
     label_width, value_width = (max(len(row[column]) for row in rows) for column in (0, 1))
-    return tuple(f"  {label:<{label_width}}  {value:>{value_width}}  {detail}".rstrip() for label, value, detail in rows)
+    return tuple(
+        f"  {label:<{label_width}}  {value:>{value_width}}  {detail}".rstrip()
+        for label, value, detail in rows
+    )
 
 
 def format_bytes(num_bytes: int) -> str:

@@ -1,4 +1,6 @@
-"""A start and the serving after it: options → model → backend → engine, and the front beside it → HTTP. The port opens last."""
+"""A start and the serving after it: options → model → backend → engine, and the front beside it →
+HTTP. The port opens last.
+"""
 
 from __future__ import annotations
 
@@ -46,9 +48,18 @@ __all__ = ["serve"]
 _logger = logging.getLogger("tgi")
 
 
-def serve(parsed: ParsedArguments, environment: Environment, variables: Mapping[str, str], registry: BackendRegistry) -> int:
-    """Start and serve until a signal comes. Returns the exit code; raises `StartError` if the server cannot start."""
-    gc.disable()  # nearly all that a start makes lives as long as the process, and would be walked again and again
+def serve(
+    parsed: ParsedArguments,
+    environment: Environment,
+    variables: Mapping[str, str],
+    registry: BackendRegistry,
+) -> int:
+    """Start and serve until a signal comes. Returns the exit code; raises `StartError` if the
+    server cannot start.
+    """
+    # nearly all that a start makes lives as long as the process, and would be walked again and
+    # again
+    gc.disable()
     context = _Context(parsed.options, parsed, environment, variables, registry, StartDisplay())
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -99,7 +110,8 @@ async def _serve(context: _Context) -> int:
 
 
 def _give_way_to_engine() -> None:
-    """Do not take a processor from the engine when its news wake the front: it would begin the next step that much later.
+    """Do not take a processor from the engine when its news wake the front: it would begin the next
+    step that much later.
 
     Under Linux, for this thread alone: whoever it starts is as before.
     """
@@ -118,20 +130,31 @@ async def _start(context: _Context, parts: AsyncExitStack) -> ASGIApp:
     files, spec = await asyncio.to_thread(_find_model, context)
     display.phase("backend", options.backend)
     config, selection = select_backend(
-        spec, files.path, context.parsed, context.environment, context.variables, registry=context.registry
+        spec,
+        files.path,
+        context.parsed,
+        context.environment,
+        context.variables,
+        registry=context.registry,
     )
     for candidate in selection.candidates:
         display.log(f"  {candidate.name}: {candidate.status}")
-    start = Start(config, _requested(options, spec), _scheduler_config(options, context.environment))
+    start = Start(
+        config, _requested(options, spec), _scheduler_config(options, context.environment)
+    )
     engine = EngineClient(start, display.progress)
     parts.push_async_callback(engine.close)
-    agreement, frontend = await _both(engine.start(), _prepare_frontend(context, files, spec, parts))
+    agreement, frontend = await _both(
+        engine.start(), _prepare_frontend(context, files, spec, parts)
+    )
     for line in memory_lines(agreement):
         display.log(line)
     return frontend.application(selection.chosen, agreement, engine, parts)
 
 
-async def _both(start: Coroutine[Any, Any, Agreement], frontend: Coroutine[Any, Any, Frontend]) -> tuple[Agreement, Frontend]:
+async def _both(
+    start: Coroutine[Any, Any, Agreement], frontend: Coroutine[Any, Any, Frontend]
+) -> tuple[Agreement, Frontend]:
     """Run both at once. If one raises, the other is cancelled."""
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -144,7 +167,8 @@ async def _both(start: Coroutine[Any, Any, Agreement], frontend: Coroutine[Any, 
 async def _prepare_frontend(
     context: _Context, files: ModelFiles, spec: ModelSpec | GenericSpec, parts: AsyncExitStack
 ) -> Frontend:
-    # The web framework takes half a second to import; the engine process imports its own framework in that time.
+    # The web framework takes half a second to import; the engine process imports its own framework
+    # in that time.
     await asyncio.to_thread(importlib.import_module, "tgi.cli.frontend")
     from tgi.cli.frontend import Frontend  # noqa: PLC0415
 
@@ -164,11 +188,15 @@ def _find_model(context: _Context) -> tuple[ModelFiles, ModelSpec | GenericSpec]
 
 def _check_trust(options: ServeOptions, files: ModelFiles, spec: ModelSpec | GenericSpec) -> None:
     """Code that comes with a model may run only if nobody can exchange it. Raises `ConfigError`."""
-    runs_code = options.trust_remote_code and isinstance(spec, GenericSpec) and bool(spec.config.get("auto_map"))
+    runs_code = (
+        options.trust_remote_code
+        and isinstance(spec, GenericSpec)
+        and bool(spec.config.get("auto_map"))
+    )
     if runs_code and not files.is_pinned:
         raise ConfigError(
-            f"`--trust-remote-code` would run the code of `{files.model_id}`, so `--revision` must be a commit of 40 digits."
-            f" Given: {options.revision or 'none'}.",
+            f"`--trust-remote-code` would run the code of `{files.model_id}`, so `--revision` must"
+            f" be a commit of 40 digits. Given: {options.revision or 'none'}.",
             f"Read the code, then add `--revision {files.revision or '<commit>'}`.",
         )
 
@@ -190,16 +218,24 @@ def _requested(options: ServeOptions, spec: ModelSpec | GenericSpec) -> Requeste
 
 
 def _scheduler_config(options: ServeOptions, environment: Environment) -> SchedulerConfig:
-    return SchedulerConfig(options.waiting_served_ratio, options.max_waiting_tokens, environment.prefix_caching)
+    return SchedulerConfig(
+        options.waiting_served_ratio, options.max_waiting_tokens, environment.prefix_caching
+    )
 
 
 def _max_input_tokens(options: ServeOptions) -> int | None:
-    return options.max_input_length if options.max_input_tokens is None else options.max_input_tokens
+    return (
+        options.max_input_length if options.max_input_tokens is None else options.max_input_tokens
+    )
 
 
 def _log_machine(context: _Context) -> None:
     display = context.display
-    display.phase("machine", f"tgi {__version__}, python {platform.python_version()}, {platform.platform()}")
+    display.phase(
+        "machine", f"tgi {__version__}, python {platform.python_version()}, {platform.platform()}"
+    )
     display.log(f"python at {sys.executable}")
     for candidate in context.registry.candidates():
-        display.log(f"  {candidate.name} ({candidate.package} {candidate.version}): {candidate.status}")
+        display.log(
+            f"  {candidate.name} ({candidate.package} {candidate.version}): {candidate.status}"
+        )

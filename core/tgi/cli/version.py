@@ -15,7 +15,9 @@ __all__ = ["run"]
 def run(arguments: Sequence[str]) -> int:
     """Print one line per package: tgi, every package with a backend, Python."""
     if arguments:
-        raise UsageError(f"error: unexpected argument '{arguments[0]}' found; `tgi version` takes none.", "")
+        raise UsageError(
+            f"error: unexpected argument '{arguments[0]}' found; `tgi version` takes none.", ""
+        )
     print(f"tgi {__version__}")
     points = metadata.entry_points(group="tgi.backends")
     packages = {(point.dist.name, point.dist.version) for point in points if point.dist is not None}

@@ -1,4 +1,6 @@
-"""Rules between options, before anything is loaded. Texts and order: TGI 3 `launcher/src/main.rs` and `router/src/server.rs`."""
+"""Rules between options, before anything is loaded. Texts and order: TGI 3 `launcher/src/main.rs`
+and `router/src/server.rs`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ def num_shard_of(options: ServeOptions) -> int:
     """Devices that the model is split over; one where nothing is said. Raises `ConfigError`."""
     if options.sharded:
         if options.num_shard is None:
-            raise ConfigError("`sharded` is true but `num_shard` is not given.", "Give `--num-shard`.")
+            raise ConfigError(
+                "`sharded` is true but `num_shard` is not given.", "Give `--num-shard`."
+            )
         if options.num_shard <= 1:
             raise ConfigError("`sharded` is true but `num_shard` <= 1")
     if options.num_shard is not None and options.num_shard < 1:
@@ -29,8 +33,9 @@ def check_options(options: ServeOptions) -> None:
     longest, old_longest = options.max_input_tokens, options.max_input_length
     if longest is not None and old_longest is not None:
         raise ConfigError(
-            f"Both `max_input_tokens` ({longest}) and `max_input_length` ({old_longest}) are set. Please define only "
-            "`max_input_tokens` as `max_input_length is deprecated for naming consistency."
+            f"Both `max_input_tokens` ({longest}) and `max_input_length` ({old_longest}) are set."
+            " Please define only `max_input_tokens` as `max_input_length is deprecated for naming"
+            " consistency."
         )
     longest = old_longest if longest is None else longest
     total, cached = options.max_total_tokens, options.max_batch_total_tokens
@@ -43,22 +48,36 @@ def check_options(options: ServeOptions) -> None:
     if options.max_batch_size == 0:
         raise ConfigError("`max_batch_size` must be > 0")
     if cached is not None and total is not None and total > cached:
-        raise ConfigError(f"`max_total_tokens` must be <= `max_batch_total_tokens`. Given: {total} and {cached}")
+        raise ConfigError(
+            f"`max_total_tokens` must be <= `max_batch_total_tokens`. Given: {total} and {cached}"
+        )
     prefill = options.max_batch_prefill_tokens
     if prefill is not None and cached is not None and prefill > cached:
-        raise ConfigError(f"`max_batch_prefill_tokens` must be <= `max_batch_total_tokens`. Given: {prefill} and {cached}")
+        raise ConfigError(
+            f"`max_batch_prefill_tokens` must be <= `max_batch_total_tokens`. Given: {prefill} and"
+            f" {cached}"
+        )
     if not 0 < options.cuda_memory_fraction <= 1:
-        raise ConfigError(f"`cuda_memory_fraction` must be > 0 and <= 1. Given: {options.cuda_memory_fraction}")
+        raise ConfigError(
+            f"`cuda_memory_fraction` must be > 0 and <= 1. Given: {options.cuda_memory_fraction}"
+        )
     if "*" in options.cors_allow_origin and len(options.cors_allow_origin) > 1:
-        raise ConfigError("`cors_allow_origin` is `*` and an origin at once.", "Remove one of them.")
+        raise ConfigError(
+            "`cors_allow_origin` is `*` and an origin at once.", "Remove one of them."
+        )
     _check_precision(options)
 
 
 def _check_precision(options: ServeOptions) -> None:
-    if options.dtype is None or options.quantize is None or options.quantize.startswith("bitsandbytes"):
+    if (
+        options.dtype is None
+        or options.quantize is None
+        or options.quantize.startswith("bitsandbytes")
+    ):
         return
     raise ConfigError(
-        f"Only 1 can be set between `dtype` and `quantize`. Given: {options.dtype} and {options.quantize}.",
+        f"Only 1 can be set between `dtype` and `quantize`. Given: {options.dtype} and"
+        f" {options.quantize}.",
         "Remove one of them.",
     )
 
@@ -73,7 +92,9 @@ def notes_on_options(options: ServeOptions) -> tuple[str, ...]:
 
 
 def bind_address(options: ServeOptions) -> tuple[str, str]:
-    """The IP address to listen on, and a note if the given name is none (as in TGI, names are not looked up)."""
+    """The IP address to listen on, and a note if the given name is none (as in TGI, names are not
+    looked up).
+    """
     try:
         return str(ipaddress.ip_address(options.hostname)), ""
     except ValueError:

@@ -29,12 +29,27 @@ def options_page() -> str:
     lines = [
         "# Options of `tgi serve`",
         "",
-        "`text-generation-launcher` takes the same ones. The command line beats the environment. A default of *derived* comes",
-        "from the model, from memory or from the backend. Backends add options of their own as `--<backend>-<name>`;",
-        "`tgi backends` lists them. This page is made from the option table (`python -m tgi.config`).",
+        (
+            "`text-generation-launcher` takes the same ones. The command line beats the"
+            " environment. A default of *derived* comes"
+        ),
+        (
+            "from the model, from memory or from the backend. Backends add options of their own as"
+            " `--<backend>-<name>`;"
+        ),
+        (
+            "`tgi backends` lists them. This page is made from the option table (`python -m"
+            " tgi.config`)."
+        ),
     ]
     for group in _groups():
-        lines += ["", f"## {group}", "", "| Option | Variable | Value | Default | Meaning |", "|---|---|---|---|---|"]
+        lines += [
+            "",
+            f"## {group}",
+            "",
+            "| Option | Variable | Value | Default | Meaning |",
+            "|---|---|---|---|---|",
+        ]
         lines += [_table_row(row) for row in OPTIONS if row.group == group]
     return "\n".join(lines) + "\n"
 
@@ -52,7 +67,9 @@ def _help_lines(row: Option) -> list[str]:
     if row.no_effect:
         facts.append(f"no effect: {row.no_effect}")
     text = row.help + (f" [{'; '.join(facts)}]" if facts else "")
-    wrapped = textwrap.wrap(text, _HELP_WIDTH, initial_indent=_HELP_INDENT, subsequent_indent=_HELP_INDENT)
+    wrapped = textwrap.wrap(
+        text, _HELP_WIDTH, initial_indent=_HELP_INDENT, subsequent_indent=_HELP_INDENT
+    )
     return [f"  {flags}" + (f" <{words}>" if words else ""), *wrapped]
 
 

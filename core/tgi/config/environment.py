@@ -25,7 +25,9 @@ class Environment:
     docker_label: str | None = None
     prefix_caching: bool = True
     cache_folder: str = ""  # where compiled things are kept
-    aip_predict_route: str | None = None  # Vertex AI: more names of two routes, and the port that wins over the flag
+    aip_predict_route: str | None = (
+        None  # Vertex AI: more names of two routes, and the port that wins over the flag
+    )
     aip_health_route: str | None = None
     aip_http_port: int | None = None
 
@@ -37,7 +39,11 @@ def process_environment() -> Mapping[str, str]:
 
 def read_environment(variables: Mapping[str, str]) -> Environment:
     """Read the variables that have no flag."""
-    token = variables.get("HF_TOKEN") or variables.get("HUGGING_FACE_HUB_TOKEN") or variables.get("HF_API_TOKEN")
+    token = (
+        variables.get("HF_TOKEN")
+        or variables.get("HUGGING_FACE_HUB_TOKEN")
+        or variables.get("HF_API_TOKEN")
+    )
     caches = variables.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - plain text, the folder may be absent
     return Environment(
         hf_token=token or None,

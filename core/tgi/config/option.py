@@ -1,4 +1,6 @@
-"""One row of the option table: what the field of an options class means on the command line, in the environment, in the help."""
+"""One row of the option table: what the field of an options class means on the command line, in the
+environment, in the help.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ def option(
     has_environment: bool = True,
     no_effect: str = "",
 ) -> Any:  # noqa: ANN401 - as dataclasses.field, it stands for a value of the field's type
-    """A dataclass field that is a row of the table. A `bool` takes no value on the command line unless `takes_value` says so."""
+    """A dataclass field that is a row of the table. A `bool` takes no value on the command line
+    unless `takes_value` says so.
+    """
     row = {
         "group": group,
         "help": help,

@@ -1,7 +1,7 @@
 """Command line and environment into options, by the rules of TGI 3's parser (clap 4).
 
-The command line beats the environment. A variable that is set counts even if it is empty. A boolean takes exactly `true` or
-`false` from the environment and no value on the command line.
+The command line beats the environment. A variable that is set counts even if it is empty. A boolean
+takes exactly `true` or `false` from the environment and no value on the command line.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class UsageError(ConfigError):
 @final
 @dataclass(frozen=True)
 class ParsedArguments:
-    """What the user said. `plugin_values` maps flags like `--null-script`, which only a backend can judge, to their value."""
+    """What the user said. `plugin_values` maps flags like `--null-script`, which only a backend can
+    judge, to their value.
+    """
 
     options: ServeOptions
     plugin_values: Mapping[str, str]
@@ -39,7 +41,9 @@ class ParsedArguments:
 def parse_arguments(
     arguments: Sequence[str], environment: Mapping[str, str], backend_names: Sequence[str] = ()
 ) -> ParsedArguments:
-    """Read serving options. Flags that begin with the name of a backend are kept for it. Raises `UsageError`."""
+    """Read serving options. Flags that begin with the name of a backend are kept for it. Raises
+    `UsageError`.
+    """
     texts, plugin_values = _split(arguments, backend_names)
     values: dict[str, Any] = {}
     for row in OPTIONS:
@@ -51,7 +55,9 @@ def parse_arguments(
     return ParsedArguments(ServeOptions(**values), plugin_values)
 
 
-def _split(arguments: Sequence[str], backend_names: Sequence[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
+def _split(
+    arguments: Sequence[str], backend_names: Sequence[str]
+) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Texts by option name and by plugin flag; a bare word is the model."""
     by_flag = {row.flag: row for row in OPTIONS} | {row.short: row for row in OPTIONS if row.short}
     texts: dict[str, list[str]] = {}
@@ -105,7 +111,11 @@ def _add(texts: dict[str, list[str]], row: Option, flag: str, text: str) -> None
 def _convert(row: Option, texts: Sequence[str], origin: str) -> object:
     """Values of a row; `origin` names the flag or variable in errors."""
     if row.is_list:
-        parts = [part for text in texts for part in (text.split(row.separator) if row.separator else [text])]
+        parts = [
+            part
+            for text in texts
+            for part in (text.split(row.separator) if row.separator else [text])
+        ]
         return tuple(_convert_one(row, part, origin) for part in parts)
     return _convert_one(row, texts[0], origin)
 
@@ -131,7 +141,9 @@ def _number(row: Option, text: str, problem: str) -> int | float:
     except ValueError:
         is_plain = False
     if not is_plain:
-        raise UsageError(f"{problem}; it must be {'an integer' if row.kind is int else 'a number'}.")
+        raise UsageError(
+            f"{problem}; it must be {'an integer' if row.kind is int else 'a number'}."
+        )
     if row.minimum is not None and number < row.minimum:
         raise UsageError(f"{problem}; it must be >= {row.minimum:.0f}.")
     if row.maximum is not None and number > row.maximum:

@@ -1,4 +1,6 @@
-"""Options that a backend brings: `--<backend>-<name>` and the variable `<BACKEND>_<NAME>`, checked once the backend is known."""
+"""Options that a backend brings: `--<backend>-<name>` and the variable `<BACKEND>_<NAME>`, checked
+once the backend is known.
+"""
 
 from __future__ import annotations
 
@@ -22,19 +24,30 @@ class PluginOption:
 
 
 def read_plugin_options(
-    backend: str, options: Sequence[PluginOption], given: Mapping[str, str], environment: Mapping[str, str]
+    backend: str,
+    options: Sequence[PluginOption],
+    given: Mapping[str, str],
+    environment: Mapping[str, str],
 ) -> dict[str, str]:
-    """Values by name for this backend. A flag that it does not know, or that is for another one, is a `UsageError`."""
+    """Values by name for this backend. A flag that it does not know, or that is for another one, is
+    a `UsageError`.
+    """
     flags = {f"--{backend}-{option.name}": option for option in options}
     for flag in given:
         if flag not in flags:
             known = ", ".join(flags) or "none"
-            raise UsageError(f"error: unexpected argument '{flag}' for the backend `{backend}`.", f"It takes: {known}.")
+            raise UsageError(
+                f"error: unexpected argument '{flag}' for the backend `{backend}`.",
+                f"It takes: {known}.",
+            )
     values: dict[str, str] = {}
     for flag, option in flags.items():
         variable = flag.lstrip("-").replace("-", "_").upper()
         value = given.get(flag, environment.get(variable, option.default))
         if option.choices and value not in option.choices:
-            raise UsageError(f"error: invalid value '{value}' for '{flag}'; possible values: {', '.join(option.choices)}.")
+            raise UsageError(
+                f"error: invalid value '{value}' for '{flag}'; possible values:"
+                f" {', '.join(option.choices)}."
+            )
         values[option.name] = value
     return values

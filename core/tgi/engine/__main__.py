@@ -1,4 +1,6 @@
-"""The engine process: `python -m tgi.engine SOCKET`. The front starts it; its standard input ends when the front does."""
+"""The engine process: `python -m tgi.engine SOCKET`. The front starts it; its standard input ends
+when the front does.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,14 @@ from tgi.scheduler import Scheduler
 
 def main(socket_path: str) -> int:
     """Connect, start, serve. Returns the exit status."""
-    # An interrupt at the terminal and a stop of the service reach the whole group; the front drains, then ends this process.
+    # An interrupt at the terminal and a stop of the service reach the whole group; the front
+    # drains, then ends this process.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_frontend, daemon=True).start()
-    gc.disable()  # nearly all that a start makes lives as long as the process, and would be walked again and again
+    # nearly all that a start makes lives as long as the process, and would be walked again and
+    # again
+    gc.disable()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connected:
         connected.connect(socket_path)
         connection = SocketConnection(connected)
@@ -44,9 +49,13 @@ def _serve(connection: SocketConnection) -> int:
     except StartError as error:
         connection.send(StartFailed(error.cause, error.remedy))
         return 1
-    except Exception as error:  # the process boundary: whatever went wrong reaches the operator as one sentence
+    except (
+        Exception
+    ) as error:  # the process boundary: whatever went wrong reaches the operator as one sentence
         traceback.print_exc()
-        cause = f"The backend `{start.engine.backend}` failed to start: {type(error).__name__}: {error}"
+        cause = (
+            f"The backend `{start.engine.backend}` failed to start: {type(error).__name__}: {error}"
+        )
         connection.send(StartFailed(cause, "The traceback is above; it is a fault of the backend."))
         return 1
     try:
@@ -75,7 +84,9 @@ def _create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
 
 
 def _end_with_the_frontend() -> None:
-    """Leave at once when the front is gone, in whatever phase; a library that loads for minutes would not notice."""
+    """Leave at once when the front is gone, in whatever phase; a library that loads for minutes
+    would not notice.
+    """
     while os.read(0, 1):
         pass
     os._exit(1)

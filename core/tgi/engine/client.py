@@ -1,10 +1,13 @@
-"""The front's side of the engine: starts the process, sends requests, hands out news, and brings a dead engine back.
+"""The front's side of the engine: starts the process, sends requests, hands out news, and brings a
+dead engine back.
 
-An engine that dies is started again and told every unfinished sequence anew: prompt, tokens so far, seed. The streams only
-pause; meanwhile the server is unhealthy. A sequence that kills the engine is found (`CrashIsolation`) and fails alone. Several
-deaths in a short time without such a cause mean a fault that a restart does not cure: then all streams fail.
+An engine that dies is started again and told every unfinished sequence anew: prompt, tokens so far,
+seed. The streams only pause; meanwhile the server is unhealthy. A sequence that kills the engine is
+found (`CrashIsolation`) and fails alone. Several deaths in a short time without such a cause mean a
+fault that a restart does not cure: then all streams fail.
 
-An engine that owes tokens and says nothing for a long time hangs, and is ended. One that compiles reports progress.
+An engine that owes tokens and says nothing for a long time hangs, and is ended. One that compiles
+reports progress.
 """
 
 from __future__ import annotations
@@ -50,7 +53,12 @@ class EngineClient:
     `silence_limit` is how many seconds an engine that owes tokens may say nothing.
     """
 
-    def __init__(self, start: Start, on_progress: Callable[[Progress], None], silence_limit: float = _SILENCE_LIMIT) -> None:
+    def __init__(
+        self,
+        start: Start,
+        on_progress: Callable[[Progress], None],
+        silence_limit: float = _SILENCE_LIMIT,
+    ) -> None:
         self._start_message = start
         self._on_progress = on_progress
         self._process: EngineProcess | None = None
@@ -63,14 +71,18 @@ class EngineClient:
         self._supervisor: asyncio.Task[None] | None = None
         self._crashes: deque[float] = deque()
         self._isolation = CrashIsolation()
-        self._are_crashes_explained = False  # by a sequence that was at fault; forgotten with the next one that ends well
+        self._are_crashes_explained = (
+            False  # by a sequence that was at fault; forgotten with the next one that ends well
+        )
         self._silence_limit = silence_limit
         self._last_heard = 0.0
         self._watchdog: asyncio.Task[None] | None = None
         self._failure = ""
 
     async def start(self) -> Agreement:
-        """Start the engine process and wait until it serves. Raises `StartError` with its reason."""
+        """Start the engine process and wait until it serves. Raises `StartError` with its
+        reason.
+        """
         process, agreement = await EngineProcess.start(self._start_message, self._on_progress)
         self._process, self._agreement = process, agreement
         self._supervisor = asyncio.create_task(self._supervise(process), name="engine supervisor")
@@ -121,8 +133,8 @@ class EngineClient:
         self._stats_listeners.append(listener)
 
     def submit(self, request: SequenceRequest, outputs: OutputQueue) -> SequenceStream:
-        """Queue a sequence whose outputs go to `outputs`. While the engine restarts it waits; raises `UnhealthyError` once the
-        engine was given up.
+        """Queue a sequence whose outputs go to `outputs`. While the engine restarts it waits;
+        raises `UnhealthyError` once the engine was given up.
         """
         if self._failure:
             raise UnhealthyError(self._failure)
@@ -135,7 +147,9 @@ class EngineClient:
         return stream
 
     async def check_health(self, deep: bool) -> bool:
-        """Ask the engine; `deep` makes it run a forward pass. False if it does not answer in time."""
+        """Ask the engine; `deep` makes it run a forward pass. False if it does not answer in
+        time.
+        """
         if self._process is None:
             return False
         check_id = next(self._check_ids)
@@ -176,9 +190,15 @@ class EngineClient:
         if len(self._crashes) > _MAX_RESTARTS:
             self._give_up(f"{cause}, {len(self._crashes)} times within {_RESTART_WINDOW:.0f} s")
             return None
-        self._on_progress(Progress("log", text=f"{cause}; restarting it, {len(self._streams)} sequences will go on"))
+        self._on_progress(
+            Progress(
+                "log", text=f"{cause}; restarting it, {len(self._streams)} sequences will go on"
+            )
+        )
         try:
-            process, self._agreement = await EngineProcess.start(self._start_message, self._on_progress)
+            process, self._agreement = await EngineProcess.start(
+                self._start_message, self._on_progress
+            )
         except StartError as error:
             self._give_up(f"{cause} and did not start again: {error}")
             return None
@@ -198,8 +218,14 @@ class EngineClient:
         if offender is None:
             return
         name = offender.request.request_id
-        self._on_progress(Progress("log", text=f"{cause} while it worked on request {name} alone, which fails"))
-        self._deliver(SequenceOutput(offender.sequence_id, error=f"{cause} while it worked on this request alone"))
+        self._on_progress(
+            Progress("log", text=f"{cause} while it worked on request {name} alone, which fails")
+        )
+        self._deliver(
+            SequenceOutput(
+                offender.sequence_id, error=f"{cause} while it worked on this request alone"
+            )
+        )
         self._are_crashes_explained = True
 
     def _end_isolation(self) -> None:
@@ -209,7 +235,8 @@ class EngineClient:
             return
         following = self._isolation.advance()
         if following is not None:
-            # What it still says is heard before the next one is cleared, so it can go on from there later.
+            # What it still says is heard before the next one is cleared, so it can go on from there
+            # later.
             self._send(AbortSequence(passed.sequence_id))
             self._send(following.resume_message())
             return
@@ -223,7 +250,11 @@ class EngineClient:
             await asyncio.sleep(min(self._silence_limit / 4, _MAX_WATCH_INTERVAL))
             silence = time.monotonic() - self._last_heard
             if self._process is not None and self._streams and silence > self._silence_limit:
-                self._on_progress(Progress("log", text=f"the engine has said nothing for {silence:.0f} s; ending it"))
+                self._on_progress(
+                    Progress(
+                        "log", text=f"the engine has said nothing for {silence:.0f} s; ending it"
+                    )
+                )
                 await self._process.kill()
 
     def _give_up(self, failure: str) -> None:

@@ -1,8 +1,8 @@
 """The engine's loop: receive, schedule, submit, collect, reply. One thread, no async.
 
-A step's life: `Scheduler.schedule` decides it, `Worker.submit` starts it, and once as many steps are in flight as the agreement
-allows (or nothing more can be scheduled) `Worker.collect` brings the oldest one back, `Scheduler.update` applies it, and one
-`StepReport` goes to the front.
+A step's life: `Scheduler.schedule` decides it, `Worker.submit` starts it, and once as many steps
+are in flight as the agreement allows (or nothing more can be scheduled) `Worker.collect` brings the
+oldest one back, `Scheduler.update` applies it, and one `StepReport` goes to the front.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class Connection(Protocol):
     """The engine's side of the link to the front."""
 
     def receive(self, *, wait: bool) -> list[FrontendMessage]:
-        """Messages that have come; with `wait`, at least one. Raises ConnectionError once the front is gone."""
+        """Messages that have come; with `wait`, at least one. Raises ConnectionError once the front
+        is gone.
+        """
 
     def send(self, message: EngineMessage) -> None:
         """Send one message."""
@@ -58,7 +60,9 @@ class EngineCore:
         self._connection = connection
         self._depth = depth
         self._clock = clock
-        self._in_flight: deque[tuple[SchedulerOutput, int]] = deque()  # step and the time it was submitted
+        self._in_flight: deque[tuple[SchedulerOutput, int]] = (
+            deque()
+        )  # step and the time it was submitted
         self._schedule_ns = 0
         self._outputs: list[SequenceOutput] = []  # of sequences that ended outside a step
 
@@ -132,13 +136,22 @@ class EngineCore:
         times = output.times
         update_ns = self._clock() - collected
         self._report(
-            EngineStats(self._scheduler.stats(), self._schedule_ns, collected - submitted, times.forward, times.sample, update_ns)
+            EngineStats(
+                self._scheduler.stats(),
+                self._schedule_ns,
+                collected - submitted,
+                times.forward,
+                times.sample,
+                update_ns,
+            )
         )
 
     def _fail(self, step: SchedulerOutput, error: StepError, submitted: int) -> None:
         self._outputs.extend(self._scheduler.fail_step(step.step_id, str(error), error.retryable))
         step_ns = self._clock() - submitted
-        self._report(EngineStats(self._scheduler.stats(), self._schedule_ns, step_ns, is_failed=True))
+        self._report(
+            EngineStats(self._scheduler.stats(), self._schedule_ns, step_ns, is_failed=True)
+        )
 
     def _report(self, stats: EngineStats) -> None:
         outputs, self._outputs = self._outputs, []

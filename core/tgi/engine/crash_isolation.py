@@ -1,4 +1,6 @@
-"""Which of the unfinished sequences kills the engine: those that were there at two deaths run one at a time."""
+"""Which of the unfinished sequences kills the engine: those that were there at two deaths run one
+at a time.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,9 @@ _ISOLATION_TOKENS = 8  # more than the steps in flight when the engine died, who
 
 @final
 class CrashIsolation:
-    """One death has many causes, so at first everything goes on as it was. At the second one each sequence that was there both
-    times runs alone for a few tokens: if the engine dies again, that sequence is at fault; if not, it is cleared.
+    """One death has many causes, so at first everything goes on as it was. At the second one each
+    sequence that was there both times runs alone for a few tokens: if the engine dies again, that
+    sequence is at fault; if not, it is cleared.
     """
 
     def __init__(self) -> None:
@@ -32,26 +35,38 @@ class CrashIsolation:
         return self._current
 
     def note_crash(self, streams: Iterable[SequenceStream]) -> SequenceStream | None:
-        """The engine died while these were unfinished. Returns the one that ran alone, which is at fault."""
+        """The engine died while these were unfinished. Returns the one that ran alone, which is at
+        fault.
+        """
         offender, self._current = self._current, None
         self._waiting.clear()
         unfinished = {stream.sequence_id for stream in streams}
         crashes = self._num_crashes
         if offender is None:
-            self._num_crashes = {sequence_id: crashes.get(sequence_id, 0) + 1 for sequence_id in unfinished}
+            self._num_crashes = {
+                sequence_id: crashes.get(sequence_id, 0) + 1 for sequence_id in unfinished
+            }
         else:
-            self._num_crashes = {i: count for i, count in crashes.items() if i in unfinished and i != offender.sequence_id}
+            self._num_crashes = {
+                i: count
+                for i, count in crashes.items()
+                if i in unfinished and i != offender.sequence_id
+            }
         return offender
 
     def begin(self, streams: Iterable[SequenceStream]) -> SequenceStream | None:
         """The engine serves again: the first sequence to run alone; None = all run."""
-        self._waiting.extend(s for s in streams if self._num_crashes.get(s.sequence_id, 0) >= _NUM_CRASHES)
+        self._waiting.extend(
+            s for s in streams if self._num_crashes.get(s.sequence_id, 0) >= _NUM_CRASHES
+        )
         return self._next()
 
     def is_passed(self) -> bool:
         """Whether the current sequence ended, or has run far enough to be cleared."""
         stream = self._current
-        return stream is not None and (stream.is_finished or len(stream.output_token_ids) >= self._goal)
+        return stream is not None and (
+            stream.is_finished or len(stream.output_token_ids) >= self._goal
+        )
 
     def advance(self) -> SequenceStream | None:
         """The current sequence is cleared; the next one, or None when all have been."""

@@ -10,7 +10,13 @@ import msgspec
 
 from tgi.engine.messages import EngineMessage, FrontendMessage
 
-__all__ = ["MAX_FRAME_BYTES", "FrameReader", "encode_frame", "engine_message_reader", "frontend_message_reader"]
+__all__ = [
+    "MAX_FRAME_BYTES",
+    "FrameReader",
+    "encode_frame",
+    "engine_message_reader",
+    "frontend_message_reader",
+]
 
 MAX_FRAME_BYTES = 1 << 28
 """No frame is longer; a greater length means that the stream is out of step."""
@@ -37,7 +43,9 @@ class FrameReader(Generic[MessageT]):
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[MessageT]:
-        """Messages that `data` completes. Raises ValueError on a length above the limit, `msgspec.DecodeError` on bad content."""
+        """Messages that `data` completes. Raises ValueError on a length above the limit,
+        `msgspec.DecodeError` on bad content.
+        """
         buffer = self._buffer
         buffer += data
         position = 0

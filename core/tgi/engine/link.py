@@ -1,4 +1,6 @@
-"""The engine's end of the Unix socket: plain blocking calls, for a process that does one thing at a time."""
+"""The engine's end of the Unix socket: plain blocking calls, for a process that does one thing at a
+time.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,12 @@ class SocketConnection:
         self._readable.register(connected, select.POLLIN)
 
     def receive(self, *, wait: bool) -> list[FrontendMessage]:
-        """Messages that have come; with `wait`, at least one. Raises ConnectionError once the front is gone."""
+        """Messages that have come; with `wait`, at least one. Raises ConnectionError once the front
+        is gone.
+        """
         messages: list[FrontendMessage] = []
-        # Nearly always there is nothing, and to ask costs less than the exception of a read that finds nothing.
+        # Nearly always there is nothing, and to ask costs less than the exception of a read that
+        # finds nothing.
         while (wait and not messages) or self._readable.poll(0):
             data = self._socket.recv(_READ_BYTES)
             if not data:
@@ -44,7 +49,9 @@ class SocketConnection:
 
 @final
 class EngineReporter:
-    """What a worker may use of the engine (`tgi.backend.WorkerReporter`): it reports to the front."""
+    """What a worker may use of the engine (`tgi.backend.WorkerReporter`): it reports to the
+    front.
+    """
 
     def __init__(self, connection: SocketConnection) -> None:
         self._connection = connection
@@ -54,7 +61,11 @@ class EngineReporter:
     def progress(self, phase: str, done: int, total: int) -> None:
         """Pass progress on; a flood of reports is thinned to ten a second."""
         now = time.monotonic_ns()
-        is_news = phase != self._last_phase or done >= total or now - self._last_ns >= _PROGRESS_INTERVAL_NS
+        is_news = (
+            phase != self._last_phase
+            or done >= total
+            or now - self._last_ns >= _PROGRESS_INTERVAL_NS
+        )
         if is_news:
             self._last_phase, self._last_ns = phase, now
             self._connection.send(Progress(phase, done, total))

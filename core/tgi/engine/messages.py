@@ -1,4 +1,5 @@
-"""What front and engine say to each other: msgpack frames over a Unix socket, each with a four-byte little-endian length.
+"""What front and engine say to each other: msgpack frames over a Unix socket, each with a four-byte
+little-endian length.
 
 The front owns the truth of every request; the engine can be restarted and told everything again.
 """
@@ -8,7 +9,12 @@ from __future__ import annotations
 import msgspec
 
 from tgi.backend import Agreement, EngineConfig, RequestedLimits
-from tgi.scheduler.records import NewSequenceRequest, SchedulerConfig, SchedulerStats, SequenceOutput
+from tgi.scheduler.records import (
+    NewSequenceRequest,
+    SchedulerConfig,
+    SchedulerStats,
+    SequenceOutput,
+)
 
 __all__ = [
     "AbortSequence",

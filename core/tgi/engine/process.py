@@ -17,7 +17,15 @@ import msgspec
 
 from tgi.backend import Agreement
 from tgi.engine.framing import encode_frame, engine_message_reader
-from tgi.engine.messages import EngineMessage, FrontendMessage, Progress, Ready, Shutdown, Start, StartFailed
+from tgi.engine.messages import (
+    EngineMessage,
+    FrontendMessage,
+    Progress,
+    Ready,
+    Shutdown,
+    Start,
+    StartFailed,
+)
 from tgi.errors import BackendError
 
 __all__ = ["ENGINE_COMMAND", "EngineProcess"]
@@ -31,8 +39,13 @@ _CONNECT_TIMEOUT = 60.0
 _CLOSE_TIMEOUT = 10.0
 
 _REMEDIES = {
-    signal.SIGKILL: "Most likely the system ran out of memory: use a smaller model, or lower `--max-batch-total-tokens`.",
-    signal.SIGILL: "A library was built for another processor: reinstall the backend on this machine.",
+    signal.SIGKILL: (
+        "Most likely the system ran out of memory: use a smaller model, or lower"
+        " `--max-batch-total-tokens`."
+    ),
+    signal.SIGILL: (
+        "A library was built for another processor: reinstall the backend on this machine."
+    ),
     signal.SIGBUS: "Shared memory or the disk is full: enlarge /dev/shm or free disk space.",
     signal.SIGSEGV: "A native library crashed: reinstall the backend, then report it with the log.",
 }
@@ -50,9 +63,14 @@ class EngineProcess:
 
     @classmethod
     async def start(
-        cls, start: Start, on_progress: Callable[[Progress], None], command: Sequence[str] = ENGINE_COMMAND
+        cls,
+        start: Start,
+        on_progress: Callable[[Progress], None],
+        command: Sequence[str] = ENGINE_COMMAND,
     ) -> tuple[EngineProcess, Agreement]:
-        """Start a process, load the model, and return once it serves. Raises `BackendError` with the reason if it does not."""
+        """Start a process, load the model, and return once it serves. Raises `BackendError` with
+        the reason if it does not.
+        """
         process, reader, writer = await _launch(command)
         engine = cls(process, reader, writer)
         try:
@@ -74,7 +92,9 @@ class EngineProcess:
             self._writer.write(encode_frame(message))
 
     async def messages(self) -> AsyncIterator[EngineMessage]:
-        """Messages until the process closes the connection. A process that sends what cannot be read is ended."""
+        """Messages until the process closes the connection. A process that sends what cannot be
+        read is ended.
+        """
         try:
             while data := await self._reader.read(_READ_BYTES):
                 for message in self._frames.feed(data):
@@ -85,7 +105,9 @@ class EngineProcess:
             await self.kill()
 
     async def wait_end(self) -> str:
-        """Wait for the process to end, or end it if it only closed its socket; how it ended, in words."""
+        """Wait for the process to end, or end it if it only closed its socket; how it ended, in
+        words.
+        """
         try:
             await asyncio.wait_for(self._process.wait(), _CLOSE_TIMEOUT)
         except TimeoutError:
@@ -113,7 +135,9 @@ class EngineProcess:
                     raise ValueError(f"{type(message).__name__} is not expected during start")
         await self.wait_end()
         end, remedy = _describe_end(self._process.returncode)
-        raise BackendError(f"The engine process of backend `{backend}` ended in phase `{phase}`: {end}.", remedy)
+        raise BackendError(
+            f"The engine process of backend `{backend}` ended in phase `{phase}`: {end}.", remedy
+        )
 
     async def kill(self) -> None:
         """End the process at once. Idempotent."""
@@ -139,7 +163,9 @@ async def _launch(command: Sequence[str]) -> tuple[Process, StreamReader, Stream
         path = Path(directory) / "engine.sock"
         server = await asyncio.start_unix_server(accept, path)
         path.chmod(_SOCKET_MODE)
-        process = await asyncio.create_subprocess_exec(*command, str(path), stdin=asyncio.subprocess.PIPE)
+        process = await asyncio.create_subprocess_exec(
+            *command, str(path), stdin=asyncio.subprocess.PIPE
+        )
         end = asyncio.ensure_future(process.wait())
         end.add_done_callback(lambda _: connected.cancel())
         try:
@@ -158,7 +184,8 @@ def _not_connected(process: Process) -> BackendError:
     if process.returncode is None:
         process.kill()
         return BackendError(
-            f"The engine process did not answer within {_CONNECT_TIMEOUT:.0f} s.", "The machine may be overloaded."
+            f"The engine process did not answer within {_CONNECT_TIMEOUT:.0f} s.",
+            "The machine may be overloaded.",
         )
     end, remedy = _describe_end(process.returncode)
     return BackendError(f"The engine process ended before it connected: {end}.", remedy)

@@ -28,12 +28,16 @@ class SequenceRequest:
     max_new_tokens: int
     eos_token_ids: tuple[int, ...] = ()  # empty = EOS does not end it
     adapter: int = 0
-    encoder_token_ids: list[int] = field(default_factory=list)  # the prompt is then what the decoder starts with
+    encoder_token_ids: list[int] = field(
+        default_factory=list
+    )  # the prompt is then what the decoder starts with
 
 
 @final
 class OutputQueue:
-    """What the engine tells about the sequences of one request, in the order in which it came. It has one consumer."""
+    """What the engine tells about the sequences of one request, in the order in which it came. It
+    has one consumer.
+    """
 
     def __init__(self) -> None:
         self._outputs: list[SequenceOutput] = []
@@ -66,7 +70,8 @@ class OutputQueue:
 @final
 @dataclass(eq=False)
 class SequenceStream:
-    """One sequence that was handed to the engine. Its outputs go to `outputs`, up to the one with a finish reason or an error.
+    """One sequence that was handed to the engine. Its outputs go to `outputs`, up to the one with a
+    finish reason or an error.
 
     It keeps the tokens it was given, so that the sequence can be resumed in another engine process.
     """
@@ -129,4 +134,8 @@ class SequenceStream:
     def _without_repeated(self, output: SequenceOutput) -> SequenceOutput:
         repeated = min(self._num_repeated, len(output.prompt_logprobs))
         self._num_repeated -= repeated
-        return msgspec.structs.replace(output, prompt_logprobs=output.prompt_logprobs[repeated:]) if repeated else output
+        return (
+            msgspec.structs.replace(output, prompt_logprobs=output.prompt_logprobs[repeated:])
+            if repeated
+            else output
+        )

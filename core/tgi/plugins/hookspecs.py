@@ -1,4 +1,6 @@
-"""Every hook. A hook returns an object once, at start; the hot path calls methods on that object."""
+"""Every hook. A hook returns an object once, at start; the hot path calls methods on that
+object.
+"""
 
 from __future__ import annotations
 

@@ -13,14 +13,20 @@ __all__ = ["BlockManager"]
 
 @final
 class BlockManager:
-    """Blocks 0 … `num_blocks` - 1. A block is used (somebody holds it), cached (nobody holds it, its content is known) or free.
+    """Blocks 0 … `num_blocks` - 1. A block is used (somebody holds it), cached (nobody holds it,
+    its content is known) or free.
 
-    Free blocks are handed out first, then cached ones, least recently released first. `max_cached` is given where blocks take
-    memory with their first use: those never used are left alone while more than that, and than were ever used at once, are
-    cached.
+    Free blocks are handed out first, then cached ones, least recently released first. `max_cached`
+    is given where blocks take memory with their first use: those never used are left alone while
+    more than that, and than were ever used at once, are cached.
     """
 
-    def __init__(self, num_blocks: int, prefix_cache: PrefixCache | None = None, max_cached: int | None = None) -> None:
+    def __init__(
+        self,
+        num_blocks: int,
+        prefix_cache: PrefixCache | None = None,
+        max_cached: int | None = None,
+    ) -> None:
         self.num_blocks = num_blocks
         self._prefix_cache = prefix_cache
         self._max_cached = num_blocks if max_cached is None else max_cached
@@ -64,7 +70,9 @@ class BlockManager:
             self._ref_counts[block] += 1
 
     def release(self, blocks: Sequence[int]) -> None:
-        """Stop holding the blocks of one table. Its end is evicted before its beginning, which more prompts share."""
+        """Stop holding the blocks of one table. Its end is evicted before its beginning, which more
+        prompts share.
+        """
         for block in reversed(blocks):
             self._ref_counts[block] -= 1
             if self._ref_counts[block] == 0:
@@ -74,20 +82,32 @@ class BlockManager:
                     self._free.append(block)
 
     def check(self, tables: Iterable[Sequence[int]]) -> None:
-        """Used + cached + free = all, reference counts equal the holders in `tables`, and cached = known and not held."""
+        """Used + cached + free = all, reference counts equal the holders in `tables`, and cached =
+        known and not held.
+        """
         holders = Counter(block for table in tables for block in table)
         counted = {block: count for block, count in enumerate(self._ref_counts) if count}
-        assert counted == dict(holders), f"reference counts {counted} differ from the tables' {dict(holders)}"
+        assert counted == dict(holders), (
+            f"reference counts {counted} differ from the tables' {dict(holders)}"
+        )
         blocks = sorted([*self._free, *self._cached, *counted])
-        assert blocks == list(range(self.num_blocks)), f"blocks are lost or in two places: {blocks} of {self.num_blocks}"
+        assert blocks == list(range(self.num_blocks)), (
+            f"blocks are lost or in two places: {blocks} of {self.num_blocks}"
+        )
         if self._prefix_cache is not None:
             self._prefix_cache.check()
-            assert all(block in self._prefix_cache for block in self._cached), "a cached block is unknown to the prefix cache"
-            assert not any(block in self._prefix_cache for block in self._free), "a free block is known to the prefix cache"
+            assert all(block in self._prefix_cache for block in self._cached), (
+                "a cached block is unknown to the prefix cache"
+            )
+            assert not any(block in self._prefix_cache for block in self._free), (
+                "a free block is known to the prefix cache"
+            )
 
     def _take(self) -> int:
         # Those that were never used lie below all others, the lowest on top.
-        if not self._free or (self._free[-1] >= self._num_touched and len(self._cached) > self._max_cached):
+        if not self._free or (
+            self._free[-1] >= self._num_touched and len(self._cached) > self._max_cached
+        ):
             return self._evict()
         block = self._free.pop()
         self._num_touched = max(self._num_touched, block + 1)

@@ -1,7 +1,9 @@
-"""The uniform draws behind sampling: a pure function of (seed, output index), the same on every machine.
+"""The uniform draws behind sampling: a pure function of (seed, output index), the same on every
+machine.
 
-Philox4x32-10 of Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011): key = the 64-bit seed,
-counter = (output index, stream, 0, 0); the top 24 bits of the first word become an f32 in [0, 1), which f32 holds exactly.
+Philox4x32-10 of Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC
+2011): key = the 64-bit seed, counter = (output index, stream, 0, 0); the top 24 bits of the first
+word become an f32 in [0, 1), which f32 holds exactly.
 """
 
 from __future__ import annotations
@@ -19,11 +21,15 @@ _NUM_ROUNDS = 10
 _WORD = np.uint64(32)
 _MASK = np.uint64(0xFFFFFFFF)
 _MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)
-_KEY_STEPS = np.arange(_NUM_ROUNDS, dtype=np.uint64)[:, None, None] * np.array([[0x9E3779B9], [0xBB67AE85]], np.uint64)
+_KEY_STEPS = np.arange(_NUM_ROUNDS, dtype=np.uint64)[:, None, None] * np.array(
+    [[0x9E3779B9], [0xBB67AE85]], np.uint64
+)
 
 
 def philox4x32(counter: UInt64Array, key: UInt64Array) -> UInt64Array:
-    """Ten rounds of Philox4x32. `counter` [4, n] and `key` [2, n] hold 32-bit words; the result is [4, n]."""
+    """Ten rounds of Philox4x32. `counter` [4, n] and `key` [2, n] hold 32-bit words; the result is
+    [4, n].
+    """
     keys = (key + _KEY_STEPS) & _MASK  # [rounds, 2, n]
     even, odd = counter[::2], counter[1::2]
     for round_key in keys:

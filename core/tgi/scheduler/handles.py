@@ -11,7 +11,9 @@ __all__ = ["HandleManager"]
 
 @final
 class HandleManager:
-    """Handles 0, 1, …: the lowest free one first. One that was returned is free once the worker was told of the drop."""
+    """Handles 0, 1, …: the lowest free one first. One that was returned is free once the worker was
+    told of the drop.
+    """
 
     def __init__(self) -> None:
         self._free: list[int] = []  # heap
@@ -44,4 +46,6 @@ class HandleManager:
     def check(self, held: Iterable[int]) -> None:
         """Raise AssertionError if a handle is lost or used twice."""
         named = sorted([*held, *self._dropped, *self._free])
-        assert named == list(range(self._num_handles)), f"handles are lost or used twice: {named} of {self._num_handles}"
+        assert named == list(range(self._num_handles)), (
+            f"handles are lost or used twice: {named} of {self._num_handles}"
+        )

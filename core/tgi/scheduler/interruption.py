@@ -14,14 +14,17 @@ __all__ = ["PrefillInterruption"]
 
 @final
 class PrefillInterruption:
-    """`max_waiting_tokens` decode steps have passed, or `waiting_served_ratio` x running sequences could join."""
+    """`max_waiting_tokens` decode steps have passed, or `waiting_served_ratio` x running sequences
+    could join.
+    """
 
     def __init__(self, config: SchedulerConfig, limits: Limits, cache: KVCacheManager) -> None:
         self._config = config
         self._limits = limits
         self._cache = cache
         self._num_decode_steps = 0  # since the last prefill step
-        self.join_reason = "chunking"  # why prompts were let in last; where nothing has to be interrupted, nothing else
+        # why prompts were let in last; where nothing has to be interrupted, nothing else
+        self.join_reason = "chunking"
 
     def note_prefill_step(self) -> None:
         """A step of prefill rows was planned."""

@@ -1,8 +1,10 @@
-"""What a sequence holds of the cache, whichever way the agreement divides it: blocks, a slot, or a state.
+"""What a sequence holds of the cache, whichever way the agreement divides it: blocks, a slot, or a
+state.
 
-Full and window groups share the block size and grow together, so one block manager serves them all: a sequence has the same block
-ids in each. In the same way one slot manager serves the slots, or all state groups, and another block manager all cross groups,
-whose blocks hold encoder tokens and never grow.
+Full and window groups share the block size and grow together, so one block manager serves them all:
+a sequence has the same block ids in each. In the same way one slot manager serves the slots, or all
+state groups, and another block manager all cross groups, whose blocks hold encoder tokens and never
+grow.
 """
 
 from __future__ import annotations
@@ -23,8 +25,11 @@ from tgi.scheduler.sequence_slot_manager import SequenceSlotManager
 __all__ = ["CacheNeed", "KVCacheManager"]
 
 _TOKEN_KINDS = ("full", "window")
-_RESERVE_DIVISOR = 100  # admission leaves up to this part of the blocks to the running sequences, so that few are preempted
-_KEPT_TOKENS = 16_384  # that the prefix cache may keep at least, where keeping more takes more memory
+# admission leaves up to this part of the blocks to the running sequences, so that few are preempted
+_RESERVE_DIVISOR = 100
+_KEPT_TOKENS = (
+    16_384  # that the prefix cache may keep at least, where keeping more takes more memory
+)
 
 
 @final
@@ -64,7 +69,8 @@ class _Holding:
 
 @final
 class KVCacheManager:
-    """Admits, grows and releases what sequences hold. Without a `hash_key` there is no prefix cache.
+    """Admits, grows and releases what sequences hold. Without a `hash_key` there is no prefix
+    cache.
 
     What a step in flight still uses is only handed out again once that step is collected.
     """
@@ -78,11 +84,21 @@ class KVCacheManager:
         self._has_blocks = any(kind in _TOKEN_KINDS for kind in self._kinds)
         self.block_size = plan.block_size if self._has_blocks else 0
         num_blocks = min((g.num_blocks for g in groups if g.kind in _TOKEN_KINDS), default=0)
-        is_shareable = self._has_blocks and agreement.has("prefix_cache") and all(g.kind == "full" for g in groups)
-        self._prefix_cache = PrefixCache(plan.block_size, hash_key) if hash_key and is_shareable else None
-        max_cached = _KEPT_TOKENS // plan.block_size if plan.on_demand and self._has_blocks else None
+        is_shareable = (
+            self._has_blocks
+            and agreement.has("prefix_cache")
+            and all(g.kind == "full" for g in groups)
+        )
+        self._prefix_cache = (
+            PrefixCache(plan.block_size, hash_key) if hash_key and is_shareable else None
+        )
+        max_cached = (
+            _KEPT_TOKENS // plan.block_size if plan.on_demand and self._has_blocks else None
+        )
         self.blocks = BlockManager(num_blocks, self._prefix_cache, max_cached)
-        self.cross_blocks = BlockManager(min((g.num_blocks for g in groups if g.kind == "cross"), default=0))
+        self.cross_blocks = BlockManager(
+            min((g.num_blocks for g in groups if g.kind == "cross"), default=0)
+        )
         self.sequence_slots = _sequence_slot_manager(plan)
         self._releasing: deque[tuple[int, _Holding]] = deque()  # with the last step that uses it
 
@@ -101,7 +117,11 @@ class KVCacheManager:
     @property
     def max_encoder_tokens(self) -> int | None:
         """Encoder tokens that a sequence can hold when it is alone; None = no limit."""
-        return None if self._plan.mode == "slots" else self.cross_blocks.num_blocks * self._plan.block_size
+        return (
+            None
+            if self._plan.mode == "slots"
+            else self.cross_blocks.num_blocks * self._plan.block_size
+        )
 
     @property
     def num_used_tokens(self) -> int:
@@ -113,7 +133,11 @@ class KVCacheManager:
     @property
     def num_free(self) -> int:
         """Blocks (or slots) nobody holds."""
-        return self.sequence_slots.num_free if self.sequence_slots is not None and not self._has_blocks else self.blocks.num_free
+        return (
+            self.sequence_slots.num_free
+            if self.sequence_slots is not None and not self._has_blocks
+            else self.blocks.num_free
+        )
 
     def blocks_for(self, num_tokens: int) -> int:
         """Blocks that hold `num_tokens`."""
@@ -121,7 +145,9 @@ class KVCacheManager:
 
     def need(self, sequence: Sequence) -> CacheNeed:
         """What all known tokens of a sequence take, not counting what it can share."""
-        cross = -(-sequence.num_encoder_tokens // self._plan.block_size) if self.has_cross_blocks else 0
+        cross = (
+            -(-sequence.num_encoder_tokens // self._plan.block_size) if self.has_cross_blocks else 0
+        )
         return CacheNeed(1, self.blocks_for(sequence.num_tokens), cross)
 
     def has_room(self, need: CacheNeed, num_running: int) -> bool:
@@ -135,7 +161,9 @@ class KVCacheManager:
         return num_blocks <= max(self.blocks.num_free - reserve, 0)
 
     def admit(self, sequence: Sequence, num_running: int) -> bool:
-        """Take what all known tokens of a sequence need, shared with others as far as the prefix cache knows them."""
+        """Take what all known tokens of a sequence need, shared with others as far as the prefix
+        cache knows them.
+        """
         hits = self._find(sequence)
         need = self.need(sequence)
         if not self.has_room(need.without(self.blocks.num_held(hits)), num_running):
@@ -143,7 +171,9 @@ class KVCacheManager:
         self.blocks.share(hits)
         sequence.block_table = [*hits, *self.blocks.allocate(need.num_blocks - len(hits))]
         sequence.cross_table = self.cross_blocks.allocate(need.num_cross_blocks)
-        sequence.sequence_slot = -1 if self.sequence_slots is None else self.sequence_slots.allocate()
+        sequence.sequence_slot = (
+            -1 if self.sequence_slots is None else self.sequence_slots.allocate()
+        )
         sequence.num_computed_tokens = len(hits) * self.block_size
         sequence.num_registered_blocks = len(hits)
         return True
@@ -153,10 +183,16 @@ class KVCacheManager:
         if not self._has_blocks:
             return []
         size = self.block_size
-        return [sequence for sequence in sequences if sequence.num_submitted_tokens >= len(sequence.block_table) * size]
+        return [
+            sequence
+            for sequence in sequences
+            if sequence.num_submitted_tokens >= len(sequence.block_table) * size
+        ]
 
     def grow(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Make the table of a running sequence long enough for `num_tokens`; False = too few blocks are free."""
+        """Make the table of a running sequence long enough for `num_tokens`; False = too few blocks
+        are free.
+        """
         missing = self.blocks_for(num_tokens) - len(sequence.block_table)
         if missing > self.blocks.num_free:
             return False
@@ -169,15 +205,21 @@ class KVCacheManager:
         if self._prefix_cache is None:
             return
         size = self.block_size
-        for sequence in [s for s in sequences if s.num_computed_tokens >= (s.num_registered_blocks + 1) * size]:
+        for sequence in [
+            s for s in sequences if s.num_computed_tokens >= (s.num_registered_blocks + 1) * size
+        ]:
             num_full = sequence.num_computed_tokens // size
-            self._prefix_cache.extend_hashes(sequence.block_hashes, sequence.token_ids, num_full, adapter=sequence.adapter)
+            self._prefix_cache.extend_hashes(
+                sequence.block_hashes, sequence.token_ids, num_full, adapter=sequence.adapter
+            )
             for index in range(sequence.num_registered_blocks, num_full):
                 self._prefix_cache.insert(sequence.block_hashes[index], sequence.block_table[index])
             sequence.num_registered_blocks = num_full
 
     def release(self, sequence: Sequence, *, in_use: bool) -> None:
-        """Take back what a sequence holds, at once or, if a step in flight still uses it, when that step is collected."""
+        """Take back what a sequence holds, at once or, if a step in flight still uses it, when that
+        step is collected.
+        """
         if in_use:
             self._releasing.append((sequence.last_step_id, _Holding.of(sequence)))
         else:
@@ -185,7 +227,9 @@ class KVCacheManager:
         sequence.block_table, sequence.cross_table, sequence.sequence_slot = [], [], -1
 
     def collected(self, oldest_in_flight: int | None) -> None:
-        """Steps below `oldest_in_flight` (None = all) are collected; what only they used is free."""
+        """Steps below `oldest_in_flight` (None = all) are collected; what only they used is
+        free.
+        """
         if not self._releasing:
             return
         kept: deque[tuple[int, _Holding]] = deque()
@@ -201,21 +245,33 @@ class KVCacheManager:
         tables = {"state": [sequence.sequence_slot], "cross": sequence.cross_table}
         return [np.array(tables.get(kind, sequence.block_table), np.int32) for kind in self._kinds]
 
-    def growth(self, blocks: list[int], counts: list[int]) -> tuple[list[Int32Array], list[Int32Array]]:
-        """`Rows.new_block_ptr` and `Rows.new_blocks` of a step whose rows' tables grew by `counts` of `blocks`.
+    def growth(
+        self, blocks: list[int], counts: list[int]
+    ) -> tuple[list[Int32Array], list[Int32Array]]:
+        """`Rows.new_block_ptr` and `Rows.new_blocks` of a step whose rows' tables grew by `counts`
+        of `blocks`.
 
         Only token groups grow.
         """
         none, nothing = np.zeros(len(counts) + 1, np.int32), np.empty(0, np.int32)
         pointers, appended = none, nothing
         if blocks:
-            pointers, appended = np.array([0, *counts], np.int32).cumsum(dtype=np.int32), np.array(blocks, np.int32)
+            pointers, appended = (
+                np.array([0, *counts], np.int32).cumsum(dtype=np.int32),
+                np.array(blocks, np.int32),
+            )
         grows = [kind in _TOKEN_KINDS for kind in self._kinds]
-        return [pointers if it else none for it in grows], [appended if it else nothing for it in grows]
+        return [pointers if it else none for it in grows], [
+            appended if it else nothing for it in grows
+        ]
 
     def check(self, running: Iterable[Sequence]) -> None:
-        """Blocks and slots are free, or held by running sequences and steps in flight; nothing is lost."""
-        holdings = [_Holding.of(sequence) for sequence in running] + [holding for _, holding in self._releasing]
+        """Blocks and slots are free, or held by running sequences and steps in flight; nothing is
+        lost.
+        """
+        holdings = [_Holding.of(sequence) for sequence in running] + [
+            holding for _, holding in self._releasing
+        ]
         self.blocks.check(holding.blocks for holding in holdings)
         self.cross_blocks.check(holding.cross_blocks for holding in holdings)
         if self.sequence_slots is not None:
@@ -227,7 +283,9 @@ class KVCacheManager:
             return []
         num_blocks = (sequence.num_tokens - 1) // self.block_size
         hashes = sequence.block_hashes
-        self._prefix_cache.extend_hashes(hashes, sequence.token_ids, num_blocks, adapter=sequence.adapter)
+        self._prefix_cache.extend_hashes(
+            hashes, sequence.token_ids, num_blocks, adapter=sequence.adapter
+        )
         return self._prefix_cache.find(hashes[:num_blocks])
 
     def _free(self, holding: _Holding) -> None:
@@ -247,9 +305,17 @@ def _sequence_slot_manager(plan: KVCachePlan) -> SequenceSlotManager | None:
 def _check_plan(plan: KVCachePlan) -> None:
     if plan.mode == "slots" and (plan.num_sequence_slots < 1 or plan.sequence_slot_tokens < 1):
         raise BackendError(
-            f"The backend agreed on {plan.num_sequence_slots} cache slots of {plan.sequence_slot_tokens} tokens; both must be at least 1."
+            f"The backend agreed on {plan.num_sequence_slots} cache slots of"
+            f" {plan.sequence_slot_tokens} tokens; both must be at least 1."
         )
-    if plan.mode == "paged" and not (plan.groups and all(group.num_blocks > 0 for group in plan.groups)):
-        raise BackendError("The backend agreed on a paged cache without blocks.", "Give it more memory or a smaller model.")
+    if plan.mode == "paged" and not (
+        plan.groups and all(group.num_blocks > 0 for group in plan.groups)
+    ):
+        raise BackendError(
+            "The backend agreed on a paged cache without blocks.",
+            "Give it more memory or a smaller model.",
+        )
     if any(group.kind != "state" for group in plan.groups) and plan.block_size < 1:
-        raise BackendError(f"The backend agreed on blocks of {plan.block_size} tokens; a block holds at least 1.")
+        raise BackendError(
+            f"The backend agreed on blocks of {plan.block_size} tokens; a block holds at least 1."
+        )

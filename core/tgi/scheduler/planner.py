@@ -18,10 +18,11 @@ __all__ = ["StepPlanner"]
 class StepPlanner:
     """Decode rows come before prefill rows, older sequences before younger ones.
 
-    When blocks run out the youngest running sequence gives its up and is computed again later; its draws depend on (seed, output
-    index) alone, so its output stays. A preemption waits until no step is in flight: then nothing is known too late. With
-    `has_device_token` a sequence may run on before its last token is known here. With `has_multi_token` a decode row may choose
-    as many tokens as were agreed, and its sequence waits for them.
+    When blocks run out the youngest running sequence gives its up and is computed again later; its
+    draws depend on (seed, output index) alone, so its output stays. A preemption waits until no
+    step is in flight: then nothing is known too late. With `has_device_token` a sequence may run on
+    before its last token is known here. With `has_multi_token` a decode row may choose as many
+    tokens as were agreed, and its sequence waits for them.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class StepPlanner:
         return self._interruption.join_reason
 
     def plan(self, step_id: int) -> StepBuilder:
-        """The rows of the next step. Sequences of a failed step go first, in a step of their own."""
+        """The rows of the next step. Sequences of a failed step go first, in a step of their
+        own.
+        """
         limits, retries = self._state.limits, self._state.retries
         if retries.has_failed_sequences:
             trial = StepBuilder(step_id, retries.max_tokens, retries.max_rows)
@@ -56,19 +59,25 @@ class StepPlanner:
         step = StepBuilder(step_id, limits.max_step_tokens, limits.max_sequences)
         if self._separate:
             self._plan_separate(step)
-        elif not self._plan_long_encoder(step) and self._plan_decodes(step, self._state.running.values()):
+        elif not self._plan_long_encoder(step) and self._plan_decodes(
+            step, self._state.running.values()
+        ):
             self._plan_prefills(step, self._state.running.values(), admit=True)
         return step
 
     def _plan_trial(self, step: StepBuilder) -> None:
         """Rows of suspects alone, which run already or stand at the head of the queue."""
-        failed_sequences = [sequence for sequence in self._state.running.values() if sequence.has_failed_step]
+        failed_sequences = [
+            sequence for sequence in self._state.running.values() if sequence.has_failed_step
+        ]
         is_ready = self._plan_decodes(step, failed_sequences)
         if is_ready and not (step.sequences and self._separate):
             self._plan_prefills(step, failed_sequences, admit=True, with_failed_step=True)
 
     def _plan_separate(self, step: StepBuilder) -> None:
-        """A step of prefill rows, or of decode rows. New prompts interrupt decoding as TGI's two options say."""
+        """A step of prefill rows, or of decode rows. New prompts interrupt decoding as TGI's two
+        options say.
+        """
         running = self._state.running
         is_decoding = any(not sequence.is_prefilling for sequence in running.values())
         admit = not is_decoding or self._interruption.is_due(self._state.queue, len(running))
@@ -80,7 +89,9 @@ class StepPlanner:
             self._plan_decodes(step, running.values())
 
     def _plan_decodes(self, step: StepBuilder, sequences: Iterable[Sequence]) -> bool:
-        """Add the decode rows of running sequences. False = blocks ran out and the steps in flight must be collected first."""
+        """Add the decode rows of running sequences. False = blocks ran out and the steps in flight
+        must be collected first.
+        """
         state, may_be_pending = self._state, self._has_device_token
         ready = [
             sequence
@@ -110,37 +121,62 @@ class StepPlanner:
         return True
 
     def _open_rows(self, step: StepBuilder, first_row: int) -> None:
-        """Let decode rows choose several tokens, as far as their sequences go on and free blocks reach."""
+        """Let decode rows choose several tokens, as far as their sequences go on and free blocks
+        reach.
+        """
         for row, sequence in enumerate(step.sequences[first_row:], first_row):
             if not step.samples[row]:
                 continue  # a known token, replayed after a preemption
             num_left = sequence.max_tokens - sequence.num_tokens - sequence.num_pending_tokens + 1
             wanted = min(self._tokens_per_step, num_left)
-            step.open_row(row, wanted if self._state.cache.grow(sequence, sequence.num_submitted_tokens + wanted - 1) else 1)
+            step.open_row(
+                row,
+                (
+                    wanted
+                    if self._state.cache.grow(sequence, sequence.num_submitted_tokens + wanted - 1)
+                    else 1
+                ),
+            )
 
     def _plan_prefills(
-        self, step: StepBuilder, running: Iterable[Sequence], *, admit: bool, with_failed_step: bool = False
+        self,
+        step: StepBuilder,
+        running: Iterable[Sequence],
+        *,
+        admit: bool,
+        with_failed_step: bool = False,
     ) -> None:
-        """Add prefill rows: those begun first, then, with `admit`, waiting sequences from the head of the queue.
+        """Add prefill rows: those begun first, then, with `admit`, waiting sequences from the head
+        of the queue.
 
-        Sequences of a failed step are admitted to a trial and to nothing else. Whoever was preempted in this step must not come
-        back in it.
+        Sequences of a failed step are admitted to a trial and to nothing else. Whoever was
+        preempted in this step must not come back in it.
         """
         state = self._state
         for sequence in [s for s in running if s.num_submitted_tokens < s.num_prefill_tokens]:
             if not self._add_prefill_row(step, sequence):
                 return
-        while admit and state.may_admit and not state.num_preempted and state.queue.head().has_failed_step == with_failed_step:
+        while (
+            admit
+            and state.may_admit
+            and not state.num_preempted
+            and state.queue.head().has_failed_step == with_failed_step
+        ):
             if not self._admit(step, state.queue.head()):
                 return
 
     def _plan_long_encoder(self, step: StepBuilder) -> bool:
-        """Give the step to the head of the queue if its encoder, which runs whole, would never fit beside the decode rows."""
+        """Give the step to the head of the queue if its encoder, which runs whole, would never fit
+        beside the decode rows.
+        """
         state = self._state
         if not state.may_admit or state.queue.head().has_failed_step:
             return False
         head = state.queue.head()
-        is_long = head.num_encoder_tokens > 0 and head.num_encoder_tokens + len(state.running) >= state.limits.max_step_tokens
+        is_long = (
+            head.num_encoder_tokens > 0
+            and head.num_encoder_tokens + len(state.running) >= state.limits.max_step_tokens
+        )
         return is_long and self._admit(step, head)
 
     def _add_prefill_row(self, step: StepBuilder, sequence: Sequence) -> bool:
@@ -154,22 +190,29 @@ class StepPlanner:
     def _num_prefill_tokens(self, step: StepBuilder, sequence: Sequence) -> int:
         """Tokens of the next prefill row of a sequence; 0 = none in this step."""
         limits = self._state.limits
-        if step.row_budget < 1 or (limits.max_prefills and step.num_prefill_rows >= limits.max_prefills):
+        if step.row_budget < 1 or (
+            limits.max_prefills and step.num_prefill_rows >= limits.max_prefills
+        ):
             return 0
         remaining = sequence.num_prefill_tokens - sequence.num_submitted_tokens
         if remaining <= step.token_budget:
             return remaining
-        return step.token_budget - step.token_budget % limits.chunk_multiple if limits.chunked else 0
+        return (
+            step.token_budget - step.token_budget % limits.chunk_multiple if limits.chunked else 0
+        )
 
     def _admit(self, step: StepBuilder, sequence: Sequence) -> bool:
-        """Let the head of the queue run from this step on; False = it does not fit into the step or the cache."""
+        """Let the head of the queue run from this step on; False = it does not fit into the step or
+        the cache.
+        """
         state = self._state
         if not step.has_budget(sequence) or not state.cache.admit(sequence, len(state.running)):
             return False
         sequence.num_submitted_tokens = sequence.num_computed_tokens
         sequence.num_prefill_tokens = sequence.num_tokens
         if not state.limits.chunked:
-            # Only a resumed sequence is longer than a step. The rest of its output is replayed in decode rows.
+            # Only a resumed sequence is longer than a step. The rest of its output is replayed in
+            # decode rows.
             longest = sequence.num_computed_tokens + state.limits.max_step_tokens
             sequence.num_prefill_tokens = min(sequence.num_tokens, longest)
         step.charge_encoder(sequence)

@@ -1,8 +1,8 @@
 """Finds blocks whose content is already computed.
 
-A block is known by a 128-bit hash chained over everything its keys and values depend on: the blocks before it, its tokens,
-adapter, media and tenant. The hash is keyed with bytes drawn at random per process, so that nobody outside can construct a
-collision.
+A block is known by a 128-bit hash chained over everything its keys and values depend on: the blocks
+before it, its tokens, adapter, media and tenant. The hash is keyed with bytes drawn at random per
+process, so that nobody outside can construct a collision.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ _DIGEST_BYTES = 16
 
 @final
 class PrefixCache:
-    """Hash to block and back. Only full, computed blocks enter; the block manager takes them out when it hands them to others."""
+    """Hash to block and back. Only full, computed blocks enter; the block manager takes them out
+    when it hands them to others.
+    """
 
     def __init__(self, block_size: int, hash_key: bytes) -> None:
         self._block_size = block_size
@@ -36,7 +38,14 @@ class PrefixCache:
         return len(self._hashes)
 
     def extend_hashes(
-        self, hashes: list[bytes], token_ids: list[int], num_blocks: int, *, adapter: int, media: bytes = b"", tenant: bytes = b""
+        self,
+        hashes: list[bytes],
+        token_ids: list[int],
+        num_blocks: int,
+        *,
+        adapter: int,
+        media: bytes = b"",
+        tenant: bytes = b"",
     ) -> None:
         """Append to `hashes` until it covers the first `num_blocks` full blocks of `token_ids`."""
         size = self._block_size
@@ -68,7 +77,9 @@ class PrefixCache:
 
     def check(self) -> None:
         """Both directions agree."""
-        assert self._blocks == {h: b for b, h in self._hashes.items()}, "prefix cache: hashes and blocks disagree"
+        assert self._blocks == {h: b for b, h in self._hashes.items()}, (
+            "prefix cache: hashes and blocks disagree"
+        )
 
     def _root(self, adapter: int, media: bytes, tenant: bytes) -> bytes:
         lengths = array("q", (adapter, len(media), len(tenant)))

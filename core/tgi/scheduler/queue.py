@@ -13,7 +13,9 @@ __all__ = ["WaitingQueue"]
 
 @final
 class WaitingQueue:
-    """FIFO with head-of-line order: nobody overtakes the head. A preempted sequence returns to the front."""
+    """FIFO with head-of-line order: nobody overtakes the head. A preempted sequence returns to the
+    front.
+    """
 
     def __init__(self) -> None:
         self._sequences: OrderedDict[int, Sequence] = OrderedDict()

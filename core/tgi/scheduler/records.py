@@ -1,4 +1,6 @@
-"""What goes into the scheduler and what comes out of it, apart from the seam's own records. Plain data."""
+"""What goes into the scheduler and what comes out of it, apart from the seam's own records. Plain
+data.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,13 @@ import msgspec
 from tgi.backend import SamplingParams
 from tgi.types import FinishReason
 
-__all__ = ["NewSequenceRequest", "SchedulerConfig", "SchedulerStats", "SequenceOutput", "TokenOutput"]
+__all__ = [
+    "NewSequenceRequest",
+    "SchedulerConfig",
+    "SchedulerStats",
+    "SequenceOutput",
+    "TokenOutput",
+]
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True):
@@ -34,11 +42,15 @@ class NewSequenceRequest(Entry, frozen=True):
     eos_token_ids: tuple[int, ...] = ()  # empty = EOS does not end it
     output_token_ids: list[int] = []
     adapter: int = 0
-    encoder_token_ids: list[int] = []  # of an encoder-decoder model; the prompt is then what the decoder starts with
+    encoder_token_ids: list[
+        int
+    ] = []  # of an encoder-decoder model; the prompt is then what the decoder starts with
 
 
 class TokenOutput(Entry, frozen=True):
-    """One chosen token. `logprob` is None where none was asked for or the device cannot give one."""
+    """One chosen token. `logprob` is None where none was asked for or the device cannot give
+    one.
+    """
 
     token_id: int
     logprob: float | None = None
@@ -72,4 +84,6 @@ class SchedulerStats(Entry, frozen=True):
     num_new_sequences: int = 0  # sequences that ran for the first time
     num_preempted: int = 0
     has_joined: bool = False  # new sequences joined running ones
-    join_reason: str = "chunking"  # why they were let in: "chunking", "backpressure" or "wait_exceeded"
+    join_reason: str = (
+        "chunking"  # why they were let in: "chunking", "backpressure" or "wait_exceeded"
+    )

@@ -16,7 +16,9 @@ __all__ = ["StepResult", "next_prompt_logprobs"]
 @final
 @dataclass(slots=True, frozen=True)
 class StepResult:
-    """A `ModelRunnerOutput` as Python lists, which are read faster than arrays one element at a time."""
+    """A `ModelRunnerOutput` as Python lists, which are read faster than arrays one element at a
+    time.
+    """
 
     tokens: list[list[TokenOutput]]  # [rows of the step] what each row chose
     errors: dict[int, str]  # by handle
@@ -24,7 +26,9 @@ class StepResult:
 
     @classmethod
     def of(cls, output: ModelRunnerOutput, handles: list[int]) -> StepResult:
-        """Read `output`, whose rows are those of the step in any order. Raises RuntimeError if one is missing."""
+        """Read `output`, whose rows are those of the step in any order. Raises RuntimeError if one
+        is missing.
+        """
         chosen, ptr = _tokens(output), output.token_ptr.tolist()
         tokens = [chosen[first:last] for first, last in pairwise(ptr)]
         returned = output.sequence.tolist()
@@ -32,7 +36,10 @@ class StepResult:
             token_of = dict(zip(returned, tokens, strict=True))
             missing = [handle for handle in handles if handle not in token_of]
             if missing:
-                raise RuntimeError(f"the worker returned step {output.step_id} without the rows of sequences {missing}")
+                raise RuntimeError(
+                    f"the worker returned step {output.step_id} without the rows of sequences"
+                    f" {missing}"
+                )
             tokens = [token_of[handle] for handle in handles]
         return cls(
             tokens=tokens,
@@ -64,7 +71,10 @@ def next_prompt_logprobs(sequence: Sequence, scores: PromptScores | None) -> lis
     if scores is not None:
         skipped = sequence.num_sent_prompt_logprobs + len(news) - scores.start
         if skipped < 0:
-            raise RuntimeError(f"prompt scores start at position {scores.start}, {-skipped} later than those sent before end")
+            raise RuntimeError(
+                f"prompt scores start at position {scores.start}, {-skipped} later than those sent"
+                " before end"
+            )
         news += [None if value != value else value for value in scores.logprobs.tolist()[skipped:]]  # noqa: PLR0124 - NaN test
     sequence.num_sent_prompt_logprobs += len(news)
     return news

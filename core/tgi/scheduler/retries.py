@@ -17,8 +17,9 @@ _MAX_REPEATS = 2  # of a step that cannot be made smaller
 class RetryManager:
     """Sequences of failed steps are tried again apart from the others, in steps of half the size.
 
-    So a step that was too large succeeds in parts, and of a step with one bad sequence all others go on: it fails alone at
-    last, and ends. A sequence is under suspicion from the failure until its next token.
+    So a step that was too large succeeds in parts, and of a step with one bad sequence all others
+    go on: it fails alone at last, and ends. A sequence is under suspicion from the failure until
+    its next token.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -49,7 +50,9 @@ class RetryManager:
         return sequence.num_repeats < _MAX_REPEATS
 
     def note_failure(self, sequence: Sequence, *, is_repeat: bool) -> None:
-        """A step with this sequence failed; `is_repeat` says that it will run in a step of the same size."""
+        """A step with this sequence failed; `is_repeat` says that it will run in a step of the same
+        size.
+        """
         sequence.has_failed_step = True
         sequence.num_repeats += is_repeat
         self._failed_sequences[sequence.sequence_id] = sequence
@@ -60,9 +63,14 @@ class RetryManager:
         sequence.num_repeats = 0
         del self._failed_sequences[sequence.sequence_id]
         if not self._failed_sequences:
-            self.max_rows, self.max_tokens = self._limits.max_sequences, self._limits.max_step_tokens
+            self.max_rows, self.max_tokens = (
+                self._limits.max_sequences,
+                self._limits.max_step_tokens,
+            )
 
     def check(self, sequences: Iterable[Sequence]) -> None:
         """Raise AssertionError if a suspect is unknown or unmarked."""
         marked = {sequence.sequence_id for sequence in sequences if sequence.has_failed_step}
-        assert marked == self._failed_sequences.keys(), f"sequences {marked} are suspects, not {set(self._failed_sequences)}"
+        assert marked == self._failed_sequences.keys(), (
+            f"sequences {marked} are suspects, not {set(self._failed_sequences)}"
+        )

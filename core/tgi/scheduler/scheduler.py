@@ -1,4 +1,6 @@
-"""One decision per step: who runs, with how many tokens, in which blocks. Steered by the agreement alone."""
+"""One decision per step: who runs, with how many tokens, in which blocks. Steered by the agreement
+alone.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,13 @@ from tgi.backend import Agreement, ModelRunnerOutput, SchedulerOutput
 from tgi.scheduler.limits import check_limits, find_refusal
 from tgi.scheduler.planner import StepPlanner
 from tgi.scheduler.prefix_cache import HASH_KEY_BYTES
-from tgi.scheduler.records import NewSequenceRequest, SchedulerConfig, SchedulerStats, SequenceOutput, TokenOutput
+from tgi.scheduler.records import (
+    NewSequenceRequest,
+    SchedulerConfig,
+    SchedulerStats,
+    SequenceOutput,
+    TokenOutput,
+)
 from tgi.scheduler.result import StepResult, next_prompt_logprobs
 from tgi.scheduler.sequence import Sequence
 from tgi.scheduler.state import SchedulerState
@@ -26,10 +34,11 @@ _NO_STATS = SchedulerStats()
 
 @final
 class Scheduler:
-    """Continuous batching: waiting sequences join in the order of their arrival, running ones leave the step they end.
+    """Continuous batching: waiting sequences join in the order of their arrival, running ones leave
+    the step they end.
 
-    `StepPlanner` chooses the rows of a step, `SchedulerState` holds the sequences; here steps are sent and their results applied.
-    Time enters by `clock` (ns), randomness by `hash_key` only.
+    `StepPlanner` chooses the rows of a step, `SchedulerState` holds the sequences; here steps are
+    sent and their results applied. Time enters by `clock` (ns), randomness by `hash_key` only.
     """
 
     def __init__(
@@ -66,7 +75,9 @@ class Scheduler:
         return len(self._state.in_flight)
 
     def add(self, request: NewSequenceRequest) -> SequenceOutput | None:
-        """Queue a sequence. One that can never run, or that is already complete, ends at once with the output returned."""
+        """Queue a sequence. One that can never run, or that is already complete, ends at once with
+        the output returned.
+        """
         sequence = Sequence.of(request, self._limits.max_total_tokens, self._clock())
         error = find_refusal(sequence, self._limits, self._state.cache)
         if request.sequence_id in self._state.sequences:
@@ -89,7 +100,9 @@ class Scheduler:
             self._state.finish(sequence)
 
     def schedule(self) -> SchedulerOutput | None:
-        """Decide the next step; None = nothing can run before a step in flight is collected, or at all."""
+        """Decide the next step; None = nothing can run before a step in flight is collected, or at
+        all.
+        """
         self._last_stats = _NO_STATS
         if len(self._state.in_flight) >= self._limits.depth:
             return None
@@ -101,9 +114,13 @@ class Scheduler:
         return self._emit(step, num_running)
 
     def update(self, output: ModelRunnerOutput) -> list[SequenceOutput]:
-        """Apply the result of the oldest step in flight. Raises RuntimeError if it is not what was asked for."""
+        """Apply the result of the oldest step in flight. Raises RuntimeError if it is not what was
+        asked for.
+        """
         if not self._state.in_flight or self._state.in_flight[0].step_id != output.step_id:
-            raise RuntimeError(f"the worker returned step {output.step_id}, which is not the oldest one in flight")
+            raise RuntimeError(
+                f"the worker returned step {output.step_id}, which is not the oldest one in flight"
+            )
         step = self._state.in_flight.popleft()
         result = StepResult.of(output, step.handles)
         outputs = self._end_failed_rows(step, result) if result.errors else []
@@ -117,17 +134,21 @@ class Scheduler:
             if sequence.sampling.prompt_logprobs:
                 scores = next_prompt_logprobs(sequence, result.scores.get(step.handles[row]))
             if step.samples[row]:
-                outputs.append(self._append(sequence, result.tokens[row], step.budgets.get(row, 1), scores))
+                outputs.append(
+                    self._append(sequence, result.tokens[row], step.budgets.get(row, 1), scores)
+                )
             elif scores:
                 outputs.append(_output(sequence, prompt_logprobs=scores))
         self._collected(step)
         return outputs
 
     def fail_step(self, step_id: int, message: str, retryable: bool) -> list[SequenceOutput]:
-        """A step in flight failed as a whole; its drops and new sequences count as done, its rows as not done.
+        """A step in flight failed as a whole; its drops and new sequences count as done, its rows
+        as not done.
 
-        If it may be tried again its sequences return to the front of the queue and run in smaller steps, apart from the others;
-        one that failed alone, in a step as small as can be, ends with `message`, as all do where it may not be tried again.
+        If it may be tried again its sequences return to the front of the queue and run in smaller
+        steps, apart from the others; one that failed alone, in a step as small as can be, ends with
+        `message`, as all do where it may not be tried again.
         """
         step = next(step for step in self._state.in_flight if step.step_id == step_id)
         self._state.in_flight.remove(step)
@@ -136,7 +157,9 @@ class Scheduler:
         # From the youngest to the oldest, so that the oldest ends up at the head of the queue.
         order = {sequence_id: place for place, sequence_id in enumerate(self._state.running)}
         failed = [step.sequences[row] for row in step.valid_rows()]
-        for sequence in sorted(failed, key=lambda sequence: order[sequence.sequence_id], reverse=True):
+        for sequence in sorted(
+            failed, key=lambda sequence: order[sequence.sequence_id], reverse=True
+        ):
             if is_smaller or (retryable and self._state.retries.may_repeat(sequence)):
                 self._state.retries.note_failure(sequence, is_repeat=not is_smaller)
                 self._state.requeue(sequence)
@@ -147,7 +170,9 @@ class Scheduler:
         return outputs
 
     def stats(self) -> SchedulerStats:
-        """Gauges of now, and the counters of the last updated or failed step unless `schedule` was called since."""
+        """Gauges of now, and the counters of the last updated or failed step unless `schedule` was
+        called since.
+        """
         return msgspec.structs.replace(
             self._last_stats,
             num_waiting=len(self._state.queue),
@@ -158,7 +183,9 @@ class Scheduler:
         )
 
     def check(self) -> None:
-        """Raise AssertionError if an invariant is broken: lost blocks or slots, wrong counts, a sequence in two places."""
+        """Raise AssertionError if an invariant is broken: lost blocks or slots, wrong counts, a
+        sequence in two places.
+        """
         self._state.check()
 
     def _emit(self, step: StepBuilder, num_running: int) -> SchedulerOutput:
@@ -180,17 +207,27 @@ class Scheduler:
         if layout is None or not layout.fits(step):
             layout = self._layout = RowLayout(step, cache)
         self._state.in_flight.append(step.in_flight(stats, layout))
-        return step.build(self._state.handles.take_dropped(), cache, self._limits.tokens_per_step, layout)
+        return step.build(
+            self._state.handles.take_dropped(), cache, self._limits.tokens_per_step, layout
+        )
 
     # Applying results
 
     def _append(
-        self, sequence: Sequence, tokens: list[TokenOutput], max_tokens: int, scores: list[float | None]
+        self,
+        sequence: Sequence,
+        tokens: list[TokenOutput],
+        max_tokens: int,
+        scores: list[float | None],
     ) -> SequenceOutput:
-        """Give a sequence the tokens that its row chose, and end it with the first one that is its last."""
+        """Give a sequence the tokens that its row chose, and end it with the first one that is its
+        last.
+        """
         if not 1 <= len(tokens) <= max_tokens:
             num_chosen = f"{len(tokens) or 'no'} tokens, not 1 to {max_tokens}"
-            raise RuntimeError(f"the worker chose {num_chosen}, for a sampled row of sequence {sequence.handle}")
+            raise RuntimeError(
+                f"the worker chose {num_chosen}, for a sampled row of sequence {sequence.handle}"
+            )
         sequence.num_pending_tokens -= 1
         reason = None
         for number, token in enumerate(tokens, 1):
@@ -204,24 +241,43 @@ class Scheduler:
             self._state.cache.register_computed((sequence,))
         if sequence.has_failed_step:
             self._state.retries.clear(sequence)
-        output = SequenceOutput(sequence.sequence_id, tokens, reason, None, sequence.num_cached_tokens, sequence.queue_ns, scores)
+        output = SequenceOutput(
+            sequence.sequence_id,
+            tokens,
+            reason,
+            None,
+            sequence.num_cached_tokens,
+            sequence.queue_ns,
+            scores,
+        )
         if reason is not None:
             self._state.finish(sequence)
         return output
 
     def _end_failed_rows(self, step: StepInFlight, result: StepResult) -> list[SequenceOutput]:
         failed = [row for row in step.valid_rows() if step.handles[row] in result.errors]
-        outputs = [_output(step.sequences[row], error=result.errors[step.handles[row]]) for row in failed]
+        outputs = [
+            _output(step.sequences[row], error=result.errors[step.handles[row]]) for row in failed
+        ]
         for row in failed:
             self._state.finish(step.sequences[row])
         return outputs
 
     def _collected(self, step: StepInFlight) -> None:
-        self._state.cache.collected(self._state.in_flight[0].step_id if self._state.in_flight else None)
+        self._state.cache.collected(
+            self._state.in_flight[0].step_id if self._state.in_flight else None
+        )
         self._last_stats = step.stats
 
 
-def _output(sequence: Sequence, *, error: str | None = None, prompt_logprobs: list[float | None] | None = None) -> SequenceOutput:
+def _output(
+    sequence: Sequence,
+    *,
+    error: str | None = None,
+    prompt_logprobs: list[float | None] | None = None,
+) -> SequenceOutput:
     """News of a sequence without a token."""
     cached, queued = sequence.num_cached_tokens, sequence.queue_ns
-    return SequenceOutput(sequence.sequence_id, [], None, error, cached, queued, prompt_logprobs or [])
+    return SequenceOutput(
+        sequence.sequence_id, [], None, error, cached, queued, prompt_logprobs or []
+    )

@@ -1,4 +1,6 @@
-"""One stream of tokens and everything the scheduler knows about it. Plain data with derived properties."""
+"""One stream of tokens and everything the scheduler knows about it. Plain data with derived
+properties.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ _SEED_MASK = (1 << 64) - 1
 
 @final
 class SequenceState(enum.Enum):
-    """WAITING in the queue, RUNNING in the worker, or FINISHED. A preempted sequence is WAITING again."""
+    """WAITING in the queue, RUNNING in the worker, or FINISHED. A preempted sequence is WAITING
+    again.
+    """
 
     WAITING = enum.auto()
     RUNNING = enum.auto()
@@ -29,7 +33,8 @@ class SequenceState(enum.Enum):
 class Sequence:
     """A sequence from arrival to end.
 
-    Three counts describe its progress: `num_computed_tokens` <= `num_submitted_tokens` <= `num_tokens` + `num_pending_tokens`.
+    Three counts describe its progress: `num_computed_tokens` <= `num_submitted_tokens` <=
+    `num_tokens` + `num_pending_tokens`.
     """
 
     sequence_id: int
@@ -46,19 +51,27 @@ class Sequence:
     has_run: bool = False  # it was admitted before
     queue_ns: int = 0  # from arrival to the first step
     state: SequenceState = SequenceState.WAITING
-    epoch: int = 0  # counts the times it left the worker; a row of an earlier residence has no effect any more
+    # counts the times it left the worker; a row of an earlier residence has no effect any more
+    epoch: int = 0
     handle: int = -1  # its name in the worker
-    block_table: list[int] = field(default_factory=list)  # the same ids in every full and window group
+    block_table: list[int] = field(
+        default_factory=list
+    )  # the same ids in every full and window group
     num_sent_blocks: int = 0  # blocks of the table that the worker knows
-    cross_table: list[int] = field(default_factory=list)  # of its encoder tokens; the same ids in every cross group
+    cross_table: list[int] = field(
+        default_factory=list
+    )  # of its encoder tokens; the same ids in every cross group
     sequence_slot: int = -1  # its slot, or its block in every state group
     block_hashes: list[bytes] = field(default_factory=list)  # of its first full blocks
     num_registered_blocks: int = 0  # computed blocks that were shown to the prefix cache
     num_prefill_tokens: int = 0  # tokens that run as prefill in this residence
     num_computed_tokens: int = 0  # tokens whose keys and values exist
     num_submitted_tokens: int = 0  # … or will exist once the steps in flight are collected
-    num_pending_tokens: int = 0  # tokens that steps in flight will choose; of a row that may choose several, one
-    has_open_row: bool = False  # a row in flight may choose several tokens: where the sequence goes on is not known before
+    num_pending_tokens: int = (
+        0  # tokens that steps in flight will choose; of a row that may choose several, one
+    )
+    # a row in flight may choose several tokens: where the sequence goes on is not known before
+    has_open_row: bool = False
     num_cached_tokens: int = 0  # prefix cache hits at the first admission
     num_sent_prompt_logprobs: int = 0
     num_preemptions: int = 0
@@ -74,7 +87,9 @@ class Sequence:
             request_id=request.request_id,
             token_ids=[*request.prompt_token_ids, *request.output_token_ids],
             num_prompt_tokens=len(request.prompt_token_ids),
-            max_tokens=min(len(request.prompt_token_ids) + request.max_new_tokens, max_total_tokens),
+            max_tokens=min(
+                len(request.prompt_token_ids) + request.max_new_tokens, max_total_tokens
+            ),
             sampling=request.sampling,
             seed=request.seed & _SEED_MASK,
             eos_token_ids=frozenset(request.eos_token_ids),
@@ -116,7 +131,10 @@ class Sequence:
     @property
     def is_prompt_scored(self) -> bool:
         """Whether no prompt logprobs are (any longer) owed."""
-        return not self.sampling.prompt_logprobs or self.num_sent_prompt_logprobs == self.num_prompt_tokens
+        return (
+            not self.sampling.prompt_logprobs
+            or self.num_sent_prompt_logprobs == self.num_prompt_tokens
+        )
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -144,14 +162,23 @@ class Sequence:
         self.has_open_row = False
 
     def check(self, block_size: int) -> None:
-        """Raise AssertionError if the counts contradict each other. `block_size` 0 = it has no block table."""
+        """Raise AssertionError if the counts contradict each other. `block_size` 0 = it has no
+        block table.
+        """
         known = self.num_tokens + self.num_pending_tokens
-        assert self.num_computed_tokens <= self.num_submitted_tokens <= known, "more tokens ran than are known"
+        assert self.num_computed_tokens <= self.num_submitted_tokens <= known, (
+            "more tokens ran than are known"
+        )
         assert self.num_tokens < self.max_tokens, "a sequence went on after its end"
         if self.state is SequenceState.WAITING:
-            held = self.block_table or self.cross_table or self.sequence_slot != -1 or self.handle != -1
+            held = (
+                self.block_table
+                or self.cross_table
+                or self.sequence_slot != -1
+                or self.handle != -1
+            )
             assert not held, "a waiting sequence holds something"
         else:
-            assert block_size == 0 or self.num_submitted_tokens <= len(self.block_table) * block_size, (
-                "tokens ran without a block"
-            )
+            assert (
+                block_size == 0 or self.num_submitted_tokens <= len(self.block_table) * block_size
+            ), "tokens ran without a block"

@@ -1,4 +1,6 @@
-"""Hands out numbered places of which a sequence needs one: cache slots, or blocks of state groups."""
+"""Hands out numbered places of which a sequence needs one: cache slots, or blocks of state
+groups.
+"""
 
 from __future__ import annotations
 

@@ -72,16 +72,22 @@ class SchedulerState:
         del self.sequences[sequence.sequence_id]
 
     def check(self) -> None:
-        """Raise AssertionError if an invariant is broken: lost blocks or slots, wrong counts, a sequence in two places."""
+        """Raise AssertionError if an invariant is broken: lost blocks or slots, wrong counts, a
+        sequence in two places.
+        """
         self.cache.check(self.running.values())
         waiting = {sequence.sequence_id for sequence in self.queue}
         assert not waiting & self.running.keys(), "a sequence waits and runs"
-        assert waiting | self.running.keys() == self.sequences.keys(), "a sequence neither waits nor runs"
+        assert waiting | self.running.keys() == self.sequences.keys(), (
+            "a sequence neither waits nor runs"
+        )
         self.handles.check(sequence.handle for sequence in self.running.values())
         self.retries.check(self.sequences.values())
         for sequence in self.sequences.values():
             sequence.check(self.cache.block_size)
-        assert self.in_flight or all(not s.num_pending_tokens for s in self.running.values()), "a token is pending in no step"
+        assert self.in_flight or all(not s.num_pending_tokens for s in self.running.values()), (
+            "a token is pending in no step"
+        )
 
     def _leave(self, sequence: Sequence) -> None:
         """Take a running sequence out of the worker. Its rows in flight lose their effect."""

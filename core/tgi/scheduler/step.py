@@ -1,6 +1,7 @@
 """One step in the making, and one step in flight.
 
-A decision touches hundreds of rows, so rows are kept column by column: an object for each would cost more than the decision.
+A decision touches hundreds of rows, so rows are kept column by column: an object for each would
+cost more than the decision.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ __all__ = ["RowLayout", "StepBuilder", "StepInFlight"]
 @final
 @dataclass(slots=True, frozen=True)
 class StepInFlight:
-    """A step that was decided and whose result has not come yet. `stats` holds its counters; the gauges are empty.
+    """A step that was decided and whose result has not come yet. `stats` holds its counters; the
+    gauges are empty.
 
     A row has an effect only while its sequence is still in the same residence.
     """
@@ -56,24 +58,32 @@ class StepInFlight:
 @final
 @dataclass(slots=True)
 class StepBuilder:
-    """Collects rows, then makes the arrays of the step at once. Decode rows are added before prefill rows."""
+    """Collects rows, then makes the arrays of the step at once. Decode rows are added before
+    prefill rows.
+    """
 
     step_id: int
     token_budget: int
     row_budget: int
-    sequences: list[Sequence] = field(default_factory=list)  # of each row, as all lists up to `token_ids`
+    sequences: list[Sequence] = field(
+        default_factory=list
+    )  # of each row, as all lists up to `token_ids`
     starts: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     samples: list[bool] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)  # of all rows
     added: list[NewSequence] = field(default_factory=list)
-    budgets: dict[int, int] = field(default_factory=dict)  # row → tokens that it may choose, where these are more than one
+    budgets: dict[int, int] = field(
+        default_factory=dict
+    )  # row → tokens that it may choose, where these are more than one
     num_prefill_rows: int = 0
     num_new_sequences: int = 0  # that run for the first time
     is_exclusive: bool = False  # an encoder beyond the budget is in it: its own row is the only one
 
     def add_rows(self, sequences: Iterable[Sequence], count: int) -> None:
-        """Run the next `count` tokens of sequences whose tables are long enough; choose a token if they are the last ones."""
+        """Run the next `count` tokens of sequences whose tables are long enough; choose a token if
+        they are the last ones.
+        """
         num_rows = len(self.sequences)
         for sequence in sequences:
             token_ids, start = sequence.token_ids, sequence.num_submitted_tokens
@@ -101,13 +111,23 @@ class StepBuilder:
             self.sequences[row].has_open_row = True
 
     def has_budget(self, sequence: Sequence) -> bool:
-        """Whether a sequence may start here. An encoder runs whole: alone in a step at any length, else within the budget."""
-        return self.row_budget > 0 and self.token_budget > (sequence.num_encoder_tokens if self.sequences else 0)
+        """Whether a sequence may start here. An encoder runs whole: alone in a step at any length,
+        else within the budget.
+        """
+        return self.row_budget > 0 and self.token_budget > (
+            sequence.num_encoder_tokens if self.sequences else 0
+        )
 
     def charge_encoder(self, sequence: Sequence) -> None:
-        """Take the encoder's tokens from the budget. Alone in the step, the sequence's own row keeps what it needs of it."""
+        """Take the encoder's tokens from the budget. Alone in the step, the sequence's own row
+        keeps what it needs of it.
+        """
         is_alone = not self.sequences
-        own = min(sequence.num_prefill_tokens - sequence.num_submitted_tokens, self.token_budget) if is_alone else 0
+        own = (
+            min(sequence.num_prefill_tokens - sequence.num_submitted_tokens, self.token_budget)
+            if is_alone
+            else 0
+        )
         left = self.token_budget - sequence.num_encoder_tokens
         self.is_exclusive = left < own
         self.token_budget = max(left, own)
@@ -135,10 +155,16 @@ class StepBuilder:
             )
         )
 
-    def build(self, dropped: list[int], cache: KVCacheManager, tokens_per_step: int, layout: RowLayout) -> SchedulerOutput:
+    def build(
+        self, dropped: list[int], cache: KVCacheManager, tokens_per_step: int, layout: RowLayout
+    ) -> SchedulerOutput:
         """The step, whose rows have this layout."""
-        counts = [len(sequence.block_table) - sequence.num_sent_blocks for sequence in self.sequences]
-        pointers, appended = cache.growth(self._take_new_blocks(counts), counts) if any(counts) else layout.no_growth
+        counts = [
+            len(sequence.block_table) - sequence.num_sent_blocks for sequence in self.sequences
+        ]
+        pointers, appended = (
+            cache.growth(self._take_new_blocks(counts), counts) if any(counts) else layout.no_growth
+        )
         rows = Rows(
             sequence=layout.handle_array,
             start=np.array(self.starts, np.int32),
@@ -156,10 +182,21 @@ class StepBuilder:
     def in_flight(self, stats: SchedulerStats, layout: RowLayout) -> StepInFlight:
         """What is remembered of the step until its result comes."""
         handles, epochs = layout.handles, layout.epochs
-        return StepInFlight(self.step_id, self.sequences, epochs, handles, self.counts, self.samples, self.budgets, stats)
+        return StepInFlight(
+            self.step_id,
+            self.sequences,
+            epochs,
+            handles,
+            self.counts,
+            self.samples,
+            self.budgets,
+            stats,
+        )
 
     def _take_new_blocks(self, counts: list[int]) -> list[int]:
-        """The blocks that the worker does not know yet, so many of each row. They count as sent from now on."""
+        """The blocks that the worker does not know yet, so many of each row. They count as sent
+        from now on.
+        """
         blocks = list[int]()
         for row in [row for row, count in enumerate(counts) if count]:
             sequence = self.sequences[row]
@@ -174,7 +211,9 @@ class StepBuilder:
         return max_tokens
 
     def _extra_draws(self) -> Float32Array:
-        """The draws after the first one of each open row, row after row; 0 where no token is drawn."""
+        """The draws after the first one of each open row, row after row; 0 where no token is
+        drawn.
+        """
         draws = []
         for row, max_tokens in sorted(self.budgets.items()):
             sequence, num_extra = self.sequences[row], max_tokens - 1
@@ -189,7 +228,9 @@ class StepBuilder:
 
 @final
 class RowLayout:
-    """What steps of the same rows have in common; a batch that decodes has many of them. Nobody changes its arrays."""
+    """What steps of the same rows have in common; a batch that decodes has many of them. Nobody
+    changes its arrays.
+    """
 
     def __init__(self, step: StepBuilder, cache: KVCacheManager) -> None:
         self._sequences, self._counts, self._samples = step.sequences, step.counts, step.samples
@@ -201,20 +242,34 @@ class RowLayout:
         self.no_growth = cache.growth([], [0] * len(step.sequences))
         self._no_draws = np.zeros(len(step.sequences), np.float32)
         pairs = zip(step.sequences, step.samples, strict=True)
-        self._drawn = [row for row, (sequence, sample) in enumerate(pairs) if sample and not sequence.sampling.greedy]
+        self._drawn = [
+            row
+            for row, (sequence, sample) in enumerate(pairs)
+            if sample and not sequence.sampling.greedy
+        ]
         self._seeds = np.array([step.sequences[row].seed for row in self._drawn], np.uint64)
 
     def fits(self, step: StepBuilder) -> bool:
-        """Whether the rows of a step are the same. Who left the worker comes back by an introduction."""
-        same = step.sequences == self._sequences and step.counts == self._counts and step.samples == self._samples
+        """Whether the rows of a step are the same. Who left the worker comes back by an
+        introduction.
+        """
+        same = (
+            step.sequences == self._sequences
+            and step.counts == self._counts
+            and step.samples == self._samples
+        )
         return same and not step.added
 
     def draws(self) -> Float32Array:
-        """A draw per row, of the step that was added to its sequences last; 0 where no token is drawn."""
+        """A draw per row, of the step that was added to its sequences last; 0 where no token is
+        drawn.
+        """
         if not self._drawn:
             return self._no_draws
         sequences = [self._sequences[row] for row in self._drawn]
-        ends = [sequence.num_submitted_tokens - sequence.num_prompt_tokens for sequence in sequences]
+        ends = [
+            sequence.num_submitted_tokens - sequence.num_prompt_tokens for sequence in sequences
+        ]
         draws = self._no_draws.copy()
         draws[self._drawn] = uniform_draws(self._seeds, np.array(ends, np.uint64))
         return draws

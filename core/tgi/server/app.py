@@ -27,7 +27,9 @@ __all__ = ["create_app"]
 
 
 def create_app(state: ServerState) -> ASGIApp:
-    """The ASGI application over a started engine. The engine's figures feed the metrics from now on."""
+    """The ASGI application over a started engine. The engine's figures feed the metrics from now
+    on.
+    """
     state.engine.add_stats_listener(state.metrics.observe_step)
     pipeline = GenerationPipeline(state, ConcurrencyLimiter(state.config.max_concurrent_requests))
     info = InfoRoutes(state)
@@ -43,8 +45,12 @@ def create_app(state: ServerState) -> ASGIApp:
     return CorsLayer(traced, state.config.cors_allow_origin)
 
 
-def _generation_paths(state: ServerState, pipeline: GenerationPipeline, info: InfoRoutes) -> dict[str, PathRoute]:
-    """The routes that work with the model. The API key guards every `POST` but `/chat_tokenize`, as in TGI."""
+def _generation_paths(
+    state: ServerState, pipeline: GenerationPipeline, info: InfoRoutes
+) -> dict[str, PathRoute]:
+    """The routes that work with the model. The API key guards every `POST` but `/chat_tokenize`, as
+    in TGI.
+    """
     native, openai = NativeRoutes(state, pipeline), OpenAIRoutes(state, pipeline)
     responses, anthropic = ResponsesRoutes(state, pipeline), AnthropicRoutes(state, pipeline)
     platforms = PlatformRoutes(state, pipeline, native, openai)
@@ -60,7 +66,9 @@ def _generation_paths(state: ServerState, pipeline: GenerationPipeline, info: In
         "/v1/chat/completions": PathRoute(post=openai.chat_completions, api_key=key),
         "/v1/responses": PathRoute(post=responses.create, api_key=key),
         "/v1/messages": PathRoute(post=anthropic.messages, api_key=key, key_header="x-api-key"),
-        "/v1/messages/count_tokens": PathRoute(post=anthropic.count_tokens, api_key=key, key_header="x-api-key"),
+        "/v1/messages/count_tokens": PathRoute(
+            post=anthropic.count_tokens, api_key=key, key_header="x-api-key"
+        ),
         "/invocations": PathRoute(post=platforms.invocations, api_key=key),
         "/vertex": PathRoute(post=platforms.vertex, api_key=key),
         "/v2": PathRoute(get=platforms.server_metadata),
@@ -90,7 +98,9 @@ def _open_paths(state: ServerState, info: InfoRoutes) -> dict[str, PathRoute]:
 
 
 def _add_platform_routes(paths: dict[str, PathRoute], config: ServerConfig) -> None:
-    """The names that Vertex AI gives to its two routes. A path that is ours already keeps its meaning."""
+    """The names that Vertex AI gives to its two routes. A path that is ours already keeps its
+    meaning.
+    """
     for path, ours in ((config.aip_predict_route, "/vertex"), (config.aip_health_route, "/health")):
         if path is not None and path.startswith("/"):
             paths.setdefault(path, paths[ours])

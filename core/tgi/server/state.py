@@ -19,7 +19,9 @@ __all__ = ["Engine", "ServerConfig", "ServerState"]
 @final
 @dataclass(frozen=True)
 class ServerConfig:
-    """Facts and limits of one server. Lengths are in tokens; the names are those of TGI's options and of `GET /info`."""
+    """Facts and limits of one server. Lengths are in tokens; the names are those of TGI's options
+    and of `GET /info`.
+    """
 
     model_id: str
     max_input_tokens: int
@@ -44,13 +46,17 @@ class ServerConfig:
     watermark_delta: float = 2.0
     sha: str | None = None  # of the source
     docker_label: str | None = None
-    decoder_start_token_id: int | None = None  # of a model whose encoder reads the text; its decoder starts with this
+    decoder_start_token_id: int | None = (
+        None  # of a model whose encoder reads the text; its decoder starts with this
+    )
     aip_predict_route: str | None = None  # Vertex AI's name for `/vertex`
     aip_health_route: str | None = None  # and for `/health`
 
     @property
     def returns_full_text(self) -> bool:
-        """Default of `return_full_text` on `POST /`: on where the pipeline is text generation, or unknown."""
+        """Default of `return_full_text` on `POST /`: on where the pipeline is text generation, or
+        unknown.
+        """
         return self.model_pipeline_tag in (None, "text-generation")
 
     @property
@@ -71,7 +77,9 @@ class Engine(Protocol):
         """Whether an engine process serves now."""
 
     def submit(self, request: SequenceRequest, outputs: OutputQueue) -> SequenceStream:
-        """Queue a sequence whose outputs go to `outputs`. Raises `UnhealthyError` if the engine was given up."""
+        """Queue a sequence whose outputs go to `outputs`. Raises `UnhealthyError` if the engine was
+        given up.
+        """
 
     async def check_health(self, deep: bool) -> bool:
         """Ask the engine; `deep` makes it run a forward pass."""

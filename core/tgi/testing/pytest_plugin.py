@@ -1,8 +1,9 @@
 """The pytest plugin: the option `--tgi-backend`, and the kit as tests.
 
-`pytest --tgi-backend NAME` with no paths, on the command line or in the configuration, runs the kit on that backend. With paths
-it runs those tests, which learn the name from the fixture `tgi_backend`; `--pyargs tgi.testing.conformance.suite` names the kit.
-Nothing of the kit is imported before it is needed: pytest loads this file in every project of the environment.
+`pytest --tgi-backend NAME` with no paths, on the command line or in the configuration, runs the kit
+on that backend. With paths it runs those tests, which learn the name from the fixture
+`tgi_backend`; `--pyargs tgi.testing.conformance.suite` names the kit. Nothing of the kit is
+imported before it is needed: pytest loads this file in every project of the environment.
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ import pytest
 if TYPE_CHECKING:
     from tgi.testing.conformance.suite import SuiteRun
 
-__all__ = ["pytest_addoption", "pytest_configure", "pytest_terminal_summary", "tgi_backend", "tgi_suite_run"]
+__all__ = [
+    "pytest_addoption",
+    "pytest_configure",
+    "pytest_terminal_summary",
+    "tgi_backend",
+    "tgi_suite_run",
+]
 
 _SUITE = Path(__file__).parent / "conformance" / "suite.py"
 _RUN = pytest.StashKey["SuiteRun"]()
@@ -25,18 +32,33 @@ _RUN = pytest.StashKey["SuiteRun"]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The kit's options."""
     group = parser.getgroup("tgi", "backends of tgi")
-    group.addoption("--tgi-backend", default=None, metavar="NAME", help="backend under test; without paths the kit is run on it")
     group.addoption(
-        "--tgi-option", action="append", default=[], metavar="NAME=VALUE", help="an option of the backend's own; may be repeated"
+        "--tgi-backend",
+        default=None,
+        metavar="NAME",
+        help="backend under test; without paths the kit is run on it",
     )
-    group.addoption("--tgi-json", default=None, metavar="FILE", help="keep the scorecard of the kit in a file")
+    group.addoption(
+        "--tgi-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the backend's own; may be repeated",
+    )
+    group.addoption(
+        "--tgi-json", default=None, metavar="FILE", help="keep the scorecard of the kit in a file"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Run the kit where a backend but no test is named."""
-    if config.getoption("--tgi-backend") and config.args_source is pytest.Config.ArgsSource.INVOCATION_DIR:
+    if (
+        config.getoption("--tgi-backend")
+        and config.args_source is pytest.Config.ArgsSource.INVOCATION_DIR
+    ):
         config.args = [str(_SUITE)]
-        config.option.importmode = "importlib"  # the suite is part of an installed package; its folder joins no path
+        # the suite is part of an installed package; its folder joins no path
+        config.option.importmode = "importlib"
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +69,9 @@ def tgi_backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def tgi_suite_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SuiteRun]:
+def tgi_suite_run(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SuiteRun]:
     """One run of the kit on the backend under test."""
     from tgi.testing.conformance.suite import SuiteRun  # noqa: PLC0415 - see above
 
@@ -61,7 +85,9 @@ def tgi_suite_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     run.close(config.getoption("--tgi-json"))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     """The scorecard in one line."""
     run = config.stash.get(_RUN, None)
     if run is not None and run.summary:

@@ -1,4 +1,6 @@
-"""The arithmetic of choosing a token, the yardstick of every sampler. It stands in `tgi.backend`, where level 0 uses it too."""
+"""The arithmetic of choosing a token, the yardstick of every sampler. It stands in `tgi.backend`,
+where level 0 uses it too.
+"""
 
 from tgi.worker.sampling import (
     SampledToken,

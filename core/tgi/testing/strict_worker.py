@@ -22,7 +22,9 @@ __all__ = ["StrictWorker"]
 
 @final
 class StrictWorker:
-    """Any worker, behind the rules: the core that breaks one gets `BrokenRuleError` from `submit`."""
+    """Any worker, behind the rules: the core that breaks one gets `BrokenRuleError` from
+    `submit`.
+    """
 
     def __init__(self, inner: Worker) -> None:
         self._inner = inner

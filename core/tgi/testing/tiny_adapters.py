@@ -1,7 +1,9 @@
-"""LoRA adapters (arXiv 2106.09685) in PEFT's format: written for tiny models, read, and merged into weights.
+"""LoRA adapters (arXiv 2106.09685) in PEFT's format: written for tiny models, read, and merged into
+weights.
 
-A folder holds `adapter_config.json` and `adapter_model.safetensors` with two matrices for each linear layer: A [rank, in] and
-B [out, rank]. The layer's weight becomes W + alpha / rank x B A, with alpha / sqrt(rank) under `use_rslora`.
+A folder holds `adapter_config.json` and `adapter_model.safetensors` with two matrices for each
+linear layer: A [rank, in] and B [out, rank]. The layer's weight becomes W + alpha / rank x B A,
+with alpha / sqrt(rank) under `use_rslora`.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ class Adapter:
     """What an adapter adds to a model."""
 
     rank: int
-    deltas: Mapping[str, Float32Array]  # name of the checkpoint's tensor, without `.weight` → [out, in]
+    deltas: Mapping[
+        str, Float32Array
+    ]  # name of the checkpoint's tensor, without `.weight` → [out, in]
 
 
 def write_adapter(
@@ -56,9 +60,11 @@ def write_adapter(
     rank: int = 4,
     seed: int = 1,
 ) -> Path:
-    """Write a random adapter for the layers of a checkpoint whose names end with one of `targets`, and return its folder.
+    """Write a random adapter for the layers of a checkpoint whose names end with one of `targets`,
+    and return its folder.
 
-    `names` are the checkpoint's tensors. Its two factors are large enough to change most tokens of a tiny model.
+    `names` are the checkpoint's tensors. Its two factors are large enough to change most tokens of
+    a tiny model.
     """
     path.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
@@ -68,10 +74,22 @@ def write_adapter(
         if layer.rpartition(".")[2] in targets:
             shape = stored_shape(placement)
             out, size = reversed(shape) if placement.rule.transposed else shape
-            factors = (generator.standard_normal((rank, size)), generator.standard_normal((out, rank)))
-            tensors |= {f"{_PREFIX}{layer}{end}": (0.3 * f).astype(np.float32) for end, f in zip(_FACTORS, factors, strict=True)}
+            factors = (
+                generator.standard_normal((rank, size)),
+                generator.standard_normal((out, rank)),
+            )
+            tensors |= {
+                f"{_PREFIX}{layer}{end}": (0.3 * f).astype(np.float32)
+                for end, f in zip(_FACTORS, factors, strict=True)
+            }
     save_file(tensors, path / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": list(targets), "bias": "none"}
+    config = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "target_modules": list(targets),
+        "bias": "none",
+    }
     (path / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return path
 
@@ -83,28 +101,43 @@ def read_adapter(path: Path) -> Adapter:
         config = msgspec.json.decode(config_file.read_bytes(), type=_AdapterConfig)
         tensors = load_file(weight_file)
     except (OSError, msgspec.MsgspecError, SafetensorError) as error:
-        raise ModelError(f"The adapter `{path}` cannot be read: {error}.", "Check its two files.") from error
+        raise ModelError(
+            f"The adapter `{path}` cannot be read: {error}.", "Check its two files."
+        ) from error
     scale = config.lora_alpha / (np.sqrt(config.r) if config.use_rslora else config.r)
     deltas = {}
-    for name in sorted({name.removesuffix(_FACTORS[0]).removesuffix(_FACTORS[1]) for name in tensors}):
+    for name in sorted(
+        {name.removesuffix(_FACTORS[0]).removesuffix(_FACTORS[1]) for name in tensors}
+    ):
         missing = [name + end for end in _FACTORS if name + end not in tensors]
         if missing:
-            raise ModelError(f"The adapter `{weight_file}` has no tensor `{missing[0]}`.", "Save it again with PEFT.")
+            raise ModelError(
+                f"The adapter `{weight_file}` has no tensor `{missing[0]}`.",
+                "Save it again with PEFT.",
+            )
         a, b = (tensors[name + end].astype(np.float32) for end in _FACTORS)
         deltas[name.removeprefix(_PREFIX)] = np.float32(scale) * (b @ a)
     return Adapter(config.r, deltas)
 
 
-def merge_adapter(spec: ModelSpec, weights: Weights, names: Sequence[str], adapter: Adapter) -> dict[str, Float32Array]:
+def merge_adapter(
+    spec: ModelSpec, weights: Weights, names: Sequence[str], adapter: Adapter
+) -> dict[str, Float32Array]:
     """The weights with the adapter added; `names` are the tensors of the checkpoint.
 
-    Raises `ModelError` if the adapter changes a layer that the model does not have, or in another shape.
+    Raises `ModelError` if the adapter changes a layer that the model does not have, or in another
+    shape.
     """
     merged = dict(weights)
-    placed = {placement.name.removesuffix(".weight"): placement for placement in placements(spec, names)}
+    placed = {
+        placement.name.removesuffix(".weight"): placement for placement in placements(spec, names)
+    }
     for layer, delta in adapter.deltas.items():
         if layer not in placed:
-            raise ModelError(f"The adapter changes `{layer}`, which the model does not have.", "Choose an adapter of this model.")
+            raise ModelError(
+                f"The adapter changes `{layer}`, which the model does not have.",
+                "Choose an adapter of this model.",
+            )
         stored = delta.T if placed[layer].rule.transposed else delta
         for parameter, piece in split(stored, placed[layer], spec).items():
             merged[parameter] = merged[parameter] + piece

@@ -1,6 +1,7 @@
 """Tiny random checkpoints in Hugging Face's format, with a tokenizer, made without a framework.
 
-For tests of everything above the numbers: loading, serving, streaming. Weights are random but every one matters.
+For tests of everything above the numbers: loading, serving, streaming. Weights are random but every
+one matters.
 """
 
 from __future__ import annotations
@@ -48,7 +49,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mistral": {"architectures": ["MistralForCausalLM"], **_LLAMA, "sliding_window": 64},
     "qwen2": {"architectures": ["Qwen2ForCausalLM"], **_LLAMA},
     "qwen3": {"architectures": ["Qwen3ForCausalLM"], **_LLAMA, "head_dim": 8},
-    "gpt2": {"architectures": ["GPT2LMHeadModel"], "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512},
+    "gpt2": {
+        "architectures": ["GPT2LMHeadModel"],
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 512,
+    },
     "gpt_neox": {
         "architectures": ["GPTNeoXForCausalLM"],
         "hidden_size": 32,
@@ -86,9 +93,11 @@ def write_tiny_model(
     chat_template: str | None = None,
     **overrides: Any,  # noqa: ANN401 - fields of config.json
 ) -> ModelSpec:
-    """Write config.json, generation_config.json, model.safetensors and the tokenizer's files to `path`; returns the spec.
+    """Write config.json, generation_config.json, model.safetensors and the tokenizer's files to
+    `path`; returns the spec.
 
-    `overrides` are fields of config.json. `dtype` is one of numpy's: float32 or float16. The same arguments give the same bytes.
+    `overrides` are fields of config.json. `dtype` is one of numpy's: float32 or float16. The same
+    arguments give the same bytes.
     """
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = write_tokenizer(path, chat_template=chat_template)
@@ -107,7 +116,10 @@ def write_tiny_model(
     spec = load_spec(path)
     assert isinstance(spec, ModelSpec)
     generator = np.random.default_rng(seed)
-    tensors = {placement.name: _draw(placement, generator).astype(dtype) for placement in placements(spec, _names(spec))}
+    tensors = {
+        placement.name: _draw(placement, generator).astype(dtype)
+        for placement in placements(spec, _names(spec))
+    }
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     return spec
 
@@ -117,14 +129,18 @@ def _names(spec: ModelSpec) -> list[str]:
     shapes = tensor_shapes(spec)
     names = []
     for rule in spec.weights:
-        for layer in range(max(len(stack.layers) for stack in spec.stacks) if "{layer}" in rule.name else 1):
+        for layer in range(
+            max(len(stack.layers) for stack in spec.stacks) if "{layer}" in rule.name else 1
+        ):
             if rule.parameters[0].replace("{layer}", str(layer)) in shapes:
                 prefix = "" if rule.parameters[0].startswith("head.") else spec.prefixes[0]
                 names.append(prefix + rule.name.replace("{layer}", str(layer)))
     return names
 
 
-def _draw(placement: Placement, generator: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _draw(
+    placement: Placement, generator: np.random.Generator
+) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Matrices N(0, 0.15), norm weights 1 + N(0, 0.1), biases N(0, 0.1)."""
     shape = stored_shape(placement)
     drawn = generator.standard_normal(shape)
@@ -133,8 +149,12 @@ def _draw(placement: Placement, generator: np.random.Generator) -> np.ndarray[An
     return (0.0 if placement.name.endswith("bias") else 1.0) + 0.1 * drawn
 
 
-def write_tokenizer(path: Path, *, vocab_size: int = 384, chat_template: str | None = None) -> Tokenizer:
-    """Train a byte-level BPE on a few sentences; write tokenizer.json, tokenizer_config.json and special_tokens_map.json."""
+def write_tokenizer(
+    path: Path, *, vocab_size: int = 384, chat_template: str | None = None
+) -> Tokenizer:
+    """Train a byte-level BPE on a few sentences; write tokenizer.json, tokenizer_config.json and
+    special_tokens_map.json.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -147,7 +167,11 @@ def write_tokenizer(path: Path, *, vocab_size: int = 384, chat_template: str | N
     tokenizer.train_from_iterator(_CORPUS, trainer)
     tokenizer.save(str(path / "tokenizer.json"))
     special = {"bos_token": BOS_TOKEN, "eos_token": EOS_TOKEN}
-    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **special}
+    settings: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        **special,
+    }
     if chat_template is not None:
         settings["chat_template"] = chat_template
     _write_json(path / "tokenizer_config.json", settings)

@@ -1,4 +1,6 @@
-"""Chat templates as a model's files give them: foreign code, which `ChatTemplateRenderer` runs in a process of its own."""
+"""Chat templates as a model's files give them: foreign code, which `ChatTemplateRenderer` runs in a
+process of its own.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,15 @@ __all__ = ["DEFAULT_TEMPLATE", "TOOL_TEMPLATE", "ChatTemplate"]
 
 DEFAULT_TEMPLATE, TOOL_TEMPLATE = "default", "tool_use"
 
-_TOKEN_FIELDS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_TOKEN_FIELDS = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
 _JINJA_FILE, _JINJA_FOLDER = "chat_template.jinja", "additional_chat_templates"
 
 
@@ -29,7 +39,8 @@ class ChatTemplate:
 
     @classmethod
     def load(cls, model_path: Path, template_file: Path | None = None) -> ChatTemplate | None:
-        """The model's templates, None if it has none. `template_file` is a tokenizer_config.json that goes first.
+        """The model's templates, None if it has none. `template_file` is a tokenizer_config.json
+        that goes first.
 
         Raises `ModelError` if a file cannot be read.
         """
@@ -39,10 +50,16 @@ class ChatTemplate:
             return None
         tokens = read_json_object(model_path / "special_tokens_map.json") | config
         contents = {name: token_content(tokens.get(name)) for name in _TOKEN_FIELDS}
-        return cls(sources, {name: text for name, text in contents.items() if text is not None}, str(model_path))
+        return cls(
+            sources,
+            {name: text for name, text in contents.items() if text is not None},
+            str(model_path),
+        )
 
     def choose(self, *, has_tools: bool) -> str | None:
-        """The name of the template for a conversation: the one for tools if there is one, else the default."""
+        """The name of the template for a conversation: the one for tools if there is one, else the
+        default.
+        """
         names = (TOOL_TEMPLATE, DEFAULT_TEMPLATE) if has_tools else (DEFAULT_TEMPLATE,)
         return next((name for name in names if name in self.sources), None)
 
@@ -53,7 +70,10 @@ def _find_sources(model_path: Path, config: Mapping[str, Any], *, explicit: bool
         return given
     if files := _read_jinja_files(model_path):
         return files
-    named = (read_json_object(model_path / name) for name in ("chat_template.json", "processor_config.json"))
+    named = (
+        read_json_object(model_path / name)
+        for name in ("chat_template.json", "processor_config.json")
+    )
     chat_template, processor = map(_sources_of, named)
     return chat_template or _sources_of(config) or processor
 
@@ -69,13 +89,19 @@ def _read(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: the chat template cannot be read: {error}.", "Fetch it again.") from error
+        raise ModelError(
+            f"{path}: the chat template cannot be read: {error}.", "Fetch it again."
+        ) from error
 
 
 def _sources_of(fields: Mapping[str, Any]) -> dict[str, str]:
     """The member `chat_template`: one text, or a list of named ones."""
     given = fields.get("chat_template")
     if isinstance(given, list):
-        pairs = ((entry.get("name"), entry.get("template")) for entry in given if isinstance(entry, dict))
-        return {name: text for name, text in pairs if isinstance(name, str) and isinstance(text, str)}
+        pairs = (
+            (entry.get("name"), entry.get("template")) for entry in given if isinstance(entry, dict)
+        )
+        return {
+            name: text for name, text in pairs if isinstance(name, str) and isinstance(text, str)
+        }
     return {DEFAULT_TEMPLATE: given} if isinstance(given, str) else {}

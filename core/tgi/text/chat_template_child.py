@@ -1,7 +1,7 @@
 """The template process: `python -m tgi.text.chat_template_child`, with a socket as standard input.
 
-It can neither start a process nor open a file nor take memory beyond its limit, and its own alarm ends it where the front
-does not.
+It can neither start a process nor open a file nor take memory beyond its limit, and its own alarm
+ends it where the front does not.
 """
 
 from __future__ import annotations
@@ -79,12 +79,16 @@ class LoadedTemplates:
         return Loaded()
 
     def _load(self, request: LoadTemplates) -> None:
-        self.compiled = {name: CompiledTemplate.compile(source) for name, source in request.sources.items()}
+        self.compiled = {
+            name: CompiledTemplate.compile(source) for name, source in request.sources.items()
+        }
         self.special_tokens = request.special_tokens
 
     def _render(self, request: RenderTemplate) -> str:
         # A variable beats the special token of its name.
-        return self.compiled[request.name].render(request.messages, request.tools, self.special_tokens | request.variables)
+        return self.compiled[request.name].render(
+            request.messages, request.tools, self.special_tokens | request.variables
+        )
 
 
 def _confine(request: LoadTemplates) -> None:
@@ -101,7 +105,9 @@ def _confine(request: LoadTemplates) -> None:
 
 
 def _address_space() -> int:
-    """Bytes that the interpreter and its libraries take already; on a machine with many cores that can be a lot."""
+    """Bytes that the interpreter and its libraries take already; on a machine with many cores that
+    can be a lot.
+    """
     try:
         return int(_MEMORY_FILE.read_text().split()[0]) * resource.getpagesize()
     except OSError:

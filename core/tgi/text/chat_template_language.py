@@ -1,5 +1,5 @@
-"""The language of chat templates: Jinja as `transformers.apply_chat_template` sets it up. Used in the template process alone:
-compiling a foreign template already computes its constant expressions.
+"""The language of chat templates: Jinja as `transformers.apply_chat_template` sets it up. Used in
+the template process alone: compiling a foreign template already computes its constant expressions.
 """
 
 from __future__ import annotations
@@ -28,10 +28,14 @@ MAX_RENDERED_CHARACTERS = 64_000_000
 """A template that writes more has run away."""
 
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
-"""Names under which clients send a message's reasoning. Templates read the first, some the second."""
+"""Names under which clients send a message's reasoning. Templates read the first, some the
+second.
+"""
 
 _CONTINUE_MARK = "THE_ANSWER_GOES_ON_HERE "
-"""Written after the text to be continued; the prompt is cut at it. The space shows whether the template trims."""
+"""Written after the text to be continued; the prompt is cut at it. The space shows whether the
+template trims.
+"""
 
 
 @final
@@ -44,22 +48,38 @@ class CompiledTemplate:
 
     @classmethod
     def compile(cls, source: str) -> CompiledTemplate:
-        """Compile a source. Raises `jinja2.TemplateSyntaxError`; a hostile source may also run without end."""
+        """Compile a source. Raises `jinja2.TemplateSyntaxError`; a hostile source may also run
+        without end.
+        """
         environment = _environment()
-        takes_parts = any(_goes_through_content(loop) for loop in environment.parse(source).find_all(nodes.For))
+        takes_parts = any(
+            _goes_through_content(loop) for loop in environment.parse(source).find_all(nodes.For)
+        )
         return cls(environment.from_string(source), takes_parts)
 
     def render(
-        self, messages: Sequence[Message], tools: Sequence[object] | None = None, variables: Mapping[str, object] | None = None
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[object] | None = None,
+        variables: Mapping[str, object] | None = None,
     ) -> str:
-        """The prompt for the next answer; a last message of the assistant is left open to be continued.
+        """The prompt for the next answer; a last message of the assistant is left open to be
+        continued.
 
-        `variables` are what else the template may read. Raises `TemplateError`, and whatever its expressions raise.
+        `variables` are what else the template may read. Raises `TemplateError`, and whatever its
+        expressions raise.
         """
         prepared = [self._prepared(message) for message in messages]
         open_text = _mark_open_message(prepared)
         given = {"documents": None, **(variables or {})}
-        text = self._rendered(given | {"messages": prepared, "tools": tools, "add_generation_prompt": open_text is None})
+        text = self._rendered(
+            given
+            | {
+                "messages": prepared,
+                "tools": tools,
+                "add_generation_prompt": open_text is None,
+            }
+        )
         return text if open_text is None else _cut_at_mark(text, open_text)
 
     def _prepared(self, message: Message) -> dict[str, Any]:
@@ -67,9 +87,15 @@ class CompiledTemplate:
         given = {name: value for name, value in message.items() if value is not None}
         content = given.get("content")
         if isinstance(content, list) and not self.takes_parts:
-            given["content"] = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+            given["content"] = "".join(
+                str(part.get("text", "")) for part in content if isinstance(part, dict)
+            )
         reasoning = next((given[name] for name in _REASONING_FIELDS if name in given), None)
-        return given if reasoning is None else {"thinking": reasoning, **given, "reasoning_content": reasoning}
+        return (
+            given
+            if reasoning is None
+            else {"thinking": reasoning, **given, "reasoning_content": reasoning}
+        )
 
     def _rendered(self, variables: Mapping[str, object]) -> str:
         pieces: list[str] = []
@@ -77,15 +103,17 @@ class CompiledTemplate:
         for piece in self.template.generate(variables):
             num_characters += len(piece)
             if num_characters > MAX_RENDERED_CHARACTERS:
-                raise TemplateError(f"the rendered prompt is longer than {MAX_RENDERED_CHARACTERS} characters")
+                raise TemplateError(
+                    f"the rendered prompt is longer than {MAX_RENDERED_CHARACTERS} characters"
+                )
             pieces.append(piece)
         return "".join(pieces)
 
 
 @final
 class GenerationBlock(Extension):
-    """`{% generation %} … {% endgeneration %}` marks what an assistant wrote. The text stays as it is; as in a macro, what is
-    set inside is not seen outside.
+    """`{% generation %} … {% endgeneration %}` marks what an assistant wrote. The text stays as it
+    is; as in a macro, what is set inside is not seen outside.
     """
 
     tags = {"generation"}
@@ -102,7 +130,9 @@ class GenerationBlock(Extension):
 
 @final
 class PlainNamespace(Namespace):
-    """Jinja's `namespace` without names that begin with an underscore, which would reach into the interpreter."""
+    """Jinja's `namespace` without names that begin with an underscore, which would reach into the
+    interpreter.
+    """
 
     def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - a namespace may hold a member `self`
         fields: dict[str, Any] = dict(*args[1:], **kwargs)
@@ -117,11 +147,15 @@ class PlainNamespace(Namespace):
 def _refuse_underscores(names: Iterable[str]) -> None:
     for name in names:
         if name.startswith("_"):
-            raise SecurityError(f"a namespace takes no name that begins with an underscore. Given: {name!r}")
+            raise SecurityError(
+                f"a namespace takes no name that begins with an underscore. Given: {name!r}"
+            )
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, loopcontrols])
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, loopcontrols]
+    )
     environment.filters["tojson"] = _to_json
     functions: dict[str, Callable[..., object]] = {
         "raise_exception": _raise_exception,
@@ -146,7 +180,9 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     """Unlike Jinja's own, it escapes nothing for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _raise_exception(message: str) -> NoReturn:
@@ -158,7 +194,9 @@ def _strftime_now(pattern: str) -> str:
 
 
 def _goes_through_content(loop: nodes.For) -> bool:
-    """Whether a loop runs over `message.content`, `message['content']` or a variable of that name."""
+    """Whether a loop runs over `message.content`, `message['content']` or a variable of that
+    name.
+    """
     target = loop.iter
     while isinstance(target, nodes.Filter) and target.node is not None:
         target = target.node
@@ -171,7 +209,9 @@ def _goes_through_content(loop: nodes.For) -> bool:
 
 
 def _mark_open_message(messages: list[dict[str, Any]]) -> str | None:
-    """Mark the end of a last message of the assistant. Returns its text, None if there is none to continue."""
+    """Mark the end of a last message of the assistant. Returns its text, None if there is none to
+    continue.
+    """
     if not messages or messages[-1].get("role") != "assistant":
         return None
     content = messages[-1].get("content")
@@ -180,19 +220,28 @@ def _mark_open_message(messages: list[dict[str, Any]]) -> str | None:
         return content
     if not isinstance(content, list):
         return None
-    texts = [index for index, part in enumerate(content) if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    texts = [
+        index
+        for index, part in enumerate(content)
+        if isinstance(part, dict) and isinstance(part.get("text"), str)
+    ]
     if not texts or not content[texts[-1]]["text"].strip():
         return None
     part = content[texts[-1]]
     marked = {**part, "text": part["text"] + _CONTINUE_MARK}
-    messages[-1] = {**messages[-1], "content": [*content[: texts[-1]], marked, *content[texts[-1] + 1 :]]}
+    messages[-1] = {
+        **messages[-1],
+        "content": [*content[: texts[-1]], marked, *content[texts[-1] + 1 :]],
+    }
     return str(part["text"])
 
 
 def _cut_at_mark(text: str, open_text: str) -> str:
     position = text.rfind(_CONTINUE_MARK.rstrip())
     if position < 0 or open_text.strip() not in text:
-        raise TemplateError("the template does not show the last assistant message, so it cannot be continued")
+        raise TemplateError(
+            "the template does not show the last assistant message, so it cannot be continued"
+        )
     is_trimmed = not text.startswith(_CONTINUE_MARK, position)
     shown = text[:position].replace(_CONTINUE_MARK, "").replace(_CONTINUE_MARK.rstrip(), "")
     return shown.rstrip() if is_trimmed else shown

@@ -1,4 +1,6 @@
-"""What the front and the template process say to each other: msgpack frames over a socket, each with a four-byte length."""
+"""What the front and the template process say to each other: msgpack frames over a socket, each
+with a four-byte length.
+"""
 
 from __future__ import annotations
 

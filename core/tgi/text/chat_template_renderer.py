@@ -1,7 +1,7 @@
 """Renders chat templates in a process of their own, which is killed at its time limit.
 
-A template is foreign code and messages are foreign data: whatever they do, the event loop goes on, and the next conversation
-finds a fresh process.
+A template is foreign code and messages are foreign data: whatever they do, the event loop goes on,
+and the next conversation finds a fresh process.
 """
 
 from __future__ import annotations
@@ -74,15 +74,24 @@ class ChatTemplateRenderer:
         tools: Sequence[Any] | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt for the next answer; a last message of the assistant is left open to be continued.
+        """The prompt for the next answer; a last message of the assistant is left open to be
+        continued.
 
-        `messages`, `tools` and `variables` (what else the template may read) are plain JSON data. Raises `TemplateError`.
+        `messages`, `tools` and `variables` (what else the template may read) are plain JSON data.
+        Raises `TemplateError`.
         """
         name = self._template.choose(has_tools=tools is not None)
         if name is None:
             raise TemplateError("template not found")
-        request = RenderTemplate(name, [dict(m) for m in messages], None if tools is None else list(tools), dict(variables or {}))
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._render, request)
+        request = RenderTemplate(
+            name,
+            [dict(m) for m in messages],
+            None if tools is None else list(tools),
+            dict(variables or {}),
+        )
+        return await asyncio.get_running_loop().run_in_executor(
+            self._executor, self._render, request
+        )
 
     def close(self) -> None:
         """End the process; a rendering that runs fails."""
@@ -115,9 +124,13 @@ class ChatTemplateRenderer:
 
 @final
 class TemplateProcess:
-    """One template process. Its methods block, at most for the time limit; after a failed one it is not used again."""
+    """One template process. Its methods block, at most for the time limit; after a failed one it is
+    not used again.
+    """
 
-    def __init__(self, process: subprocess.Popen[bytes], connection: socket.socket, limits: RenderLimits) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], connection: socket.socket, limits: RenderLimits
+    ) -> None:
         self._process = process
         self._connection = connection
         self._limits = limits
@@ -125,7 +138,9 @@ class TemplateProcess:
 
     @classmethod
     def start(cls, template: ChatTemplate, limits: RenderLimits) -> TemplateProcess:
-        """Start a process that holds the templates. Raises `TemplateError` with the line of one that does not compile."""
+        """Start a process that holds the templates. Raises `TemplateError` with the line of one
+        that does not compile.
+        """
         ours, theirs = socket.socketpair()
         environment = process_environment()
         with theirs:
@@ -138,7 +153,9 @@ class TemplateProcess:
                 env={name: environment[name] for name in _PASSED_VARIABLES if name in environment},
             )
         started = cls(process, ours, limits)
-        load = LoadTemplates(dict(template.sources), dict(template.special_tokens), limits.seconds, limits.num_bytes)
+        load = LoadTemplates(
+            dict(template.sources), dict(template.special_tokens), limits.seconds, limits.num_bytes
+        )
         try:
             started._exchange(load, _START_SECONDS)
         except TemplateError:
@@ -171,10 +188,14 @@ class TemplateProcess:
             reply = receive_reply(self._connection, limit_seconds)
         except TimeoutError:
             self.is_usable = False
-            raise TemplateError(f"rendering took longer than {limit_seconds:g} s and was stopped") from None
+            raise TemplateError(
+                f"rendering took longer than {limit_seconds:g} s and was stopped"
+            ) from None
         except (EOFError, OSError):
             self.is_usable = False
-            raise TemplateError("the process that renders the template ended: the template needs too much") from None
+            raise TemplateError(
+                "the process that renders the template ended: the template needs too much"
+            ) from None
         if isinstance(reply, Refused):
             raise TemplateError(reply.reason)
         return reply

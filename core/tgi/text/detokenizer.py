@@ -18,14 +18,16 @@ _REPLACEMENT = "\ufffd"  # how an incomplete character decodes
 class Detokenizer:
     """Incremental decoding: a piece is what a token adds to the text of a short window before it.
 
-    Decoders depend on context (a leading space, bytes of one character spread over tokens), so no token is decoded alone. While
-    a character is incomplete the piece is empty; the joined pieces equal the decoded text. Special tokens are not fed.
+    Decoders depend on context (a leading space, bytes of one character spread over tokens), so no
+    token is decoded alone. While a character is incomplete the piece is empty; the joined pieces
+    equal the decoded text. Special tokens are not fed.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt_token_ids: Sequence[int]) -> None:
         self._decode = tokenizer.decode
         self._token_text = tokenizer.token_text
-        # Invariant: the first `num_read` characters of the window's text were handed out: those of its first `read_offset` ids.
+        # Invariant: the first `num_read` characters of the window's text were handed out: those of
+        # its first `read_offset` ids.
         self._window, text = self._context(prompt_token_ids)
         self._read_offset = len(self._window)
         self._num_read = len(text)
@@ -52,7 +54,14 @@ class Detokenizer:
         return piece
 
     def _context(self, token_ids: Sequence[int]) -> tuple[list[int], str]:
-        """The last tokens of the prompt and their text, begun between two characters: a torn one would spoil what follows it."""
-        contexts = (list(token_ids[-_NUM_CONTEXT_TOKENS - extra :]) for extra in range(_MAX_CHARACTER_TOKENS))
+        """The last tokens of the prompt and their text, begun between two characters: a torn one
+        would spoil what follows it.
+        """
+        contexts = (
+            list(token_ids[-_NUM_CONTEXT_TOKENS - extra :])
+            for extra in range(_MAX_CHARACTER_TOKENS)
+        )
         decoded = [(context, self._decode(context)) for context in contexts]
-        return next(((context, text) for context, text in decoded if _REPLACEMENT not in text), decoded[0])
+        return next(
+            ((context, text) for context, text in decoded if _REPLACEMENT not in text), decoded[0]
+        )

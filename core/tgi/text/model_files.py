@@ -13,13 +13,17 @@ __all__ = ["read_json_object", "token_content"]
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, empty if there is no such file. Raises `ModelError` naming the file."""
+    """The object in a JSON file, empty if there is no such file. Raises `ModelError` naming the
+    file.
+    """
     if not path.exists():
         return {}
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: the file cannot be read as a JSON object: {error}.", "Fetch it again.") from error
+        raise ModelError(
+            f"{path}: the file cannot be read as a JSON object: {error}.", "Fetch it again."
+        ) from error
 
 
 def token_content(value: object) -> str | None:

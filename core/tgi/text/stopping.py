@@ -20,7 +20,9 @@ class StopMatch:
 
 @final
 class _Matcher:
-    """One stop string. `state` = length of its longest beginning that the text ends with (Knuth, Morris and Pratt 1977)."""
+    """One stop string. `state` = length of its longest beginning that the text ends with (Knuth,
+    Morris and Pratt 1977).
+    """
 
     def __init__(self, pattern: str) -> None:
         self.pattern = pattern
@@ -49,24 +51,31 @@ class _Matcher:
 
 @final
 class StoppingCriteria:
-    """The stop strings of one sequence. The cost per character does not depend on what came before."""
+    """The stop strings of one sequence. The cost per character does not depend on what came
+    before.
+    """
 
     def __init__(self, stop: Sequence[str]) -> None:
         self._matchers = [_Matcher(pattern) for pattern in stop]
 
     def push(self, piece: str) -> StopMatch | None:
-        """Look at the next piece of text; the stop string that is complete first, the longest of those that end together.
+        """Look at the next piece of text; the stop string that is complete first, the longest of
+        those that end together.
 
         After a match nothing more may be pushed. An empty stop string matches at once, as in TGI.
         """
-        matches = [(end, matcher) for matcher in self._matchers if (end := matcher.push(piece)) is not None]
+        matches = [
+            (end, matcher) for matcher in self._matchers if (end := matcher.push(piece)) is not None
+        ]
         if not matches:
             return None
         end, matcher = min(matches, key=lambda match: (match[0], -len(match[1].pattern)))
         return StopMatch(end, matcher.pattern)
 
     def matches_special(self, text: str) -> bool:
-        """Whether the text of a special token holds a stop string; it is not part of the text that `push` sees."""
+        """Whether the text of a special token holds a stop string; it is not part of the text that
+        `push` sees.
+        """
         return any(matcher.pattern and matcher.pattern in text for matcher in self._matchers)
 
     @property

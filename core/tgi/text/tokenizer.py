@@ -18,7 +18,15 @@ from tgi.text.model_files import read_json_object, token_content
 
 __all__ = ["Encoding", "TokenSpan", "Tokenizer", "TokenizerPool"]
 
-_SPECIAL_TOKEN_FIELDS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_SPECIAL_TOKEN_FIELDS = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
 
 
 @final
@@ -32,7 +40,9 @@ class Encoding:
 @final
 @dataclass(frozen=True)
 class TokenSpan:
-    """A token and where it stands: byte offsets into the UTF-8 of the text. An added special token covers nothing."""
+    """A token and where it stands: byte offsets into the UTF-8 of the text. An added special token
+    covers nothing.
+    """
 
     id: int
     text: str
@@ -49,17 +59,22 @@ class Tokenizer:
     special_ids: frozenset[int]
     eos_token_ids: tuple[int, ...]
     special_tokens: dict[str, str]  # field of the config (`bos_token`, …) to its text
-    _texts: dict[int, str] = field(default_factory=dict, repr=False)  # of single ids; at most one entry per id
+    _texts: dict[int, str] = field(
+        default_factory=dict, repr=False
+    )  # of single ids; at most one entry per id
 
     @classmethod
     def load(cls, model_path: Path) -> Tokenizer:
         """Read the tokenizer in `model_path`. Raises `ModelError` on one line, naming the file."""
         backend = _load_backend(model_path)
-        # A text's ids are its own: what the files say about cutting and padding batches does not matter here.
+        # A text's ids are its own: what the files say about cutting and padding batches does not
+        # matter here.
         backend.no_truncation()
         backend.no_padding()
         special_tokens = _special_tokens(model_path)
-        special_ids = {number for number, token in backend.get_added_tokens_decoder().items() if token.special}
+        special_ids = {
+            number for number, token in backend.get_added_tokens_decoder().items() if token.special
+        }
         named_ids = (backend.token_to_id(text) for text in special_tokens.values())
         special_ids.update(number for number in named_ids if number is not None)
         eos_token_ids = _eos_token_ids(model_path, backend, special_tokens)
@@ -70,11 +85,13 @@ class Tokenizer:
         """Ids the tokenizer knows, added tokens included."""
         return self.backend.get_vocab_size()
 
-    def encode(self, text: str, add_special_tokens: bool = True, truncate: int | None = None) -> Encoding:
+    def encode(
+        self, text: str, add_special_tokens: bool = True, truncate: int | None = None
+    ) -> Encoding:
         """Token ids of `text`.
 
-        With `truncate`, at most that many in all: the special tokens that the tokenizer adds are kept, then the last of the
-        rest (TGI's left truncation).
+        With `truncate`, at most that many in all: the special tokens that the tokenizer adds are
+        kept, then the last of the rest (TGI's left truncation).
         """
         encoding = self.backend.encode(text, add_special_tokens=add_special_tokens)
         ids: list[int] = encoding.ids
@@ -90,14 +107,20 @@ class Tokenizer:
         """Text of one id decoded alone."""
         text = self._texts.get(token_id)
         if text is None:
-            text = self._texts[token_id] = self.backend.decode([token_id], skip_special_tokens=False)
+            text = self._texts[token_id] = self.backend.decode(
+                [token_id], skip_special_tokens=False
+            )
         return text
 
     def tokenize(self, text: str, add_special_tokens: bool = True) -> list[TokenSpan]:
         """Tokens of `text` with their places."""
         encoding = self.backend.encode(text, add_special_tokens=add_special_tokens)
         data = text.encode()
-        byte_offsets = range(len(data) + 1) if len(data) == len(text) else [0, *accumulate(len(c.encode()) for c in text)]
+        byte_offsets = (
+            range(len(data) + 1)
+            if len(data) == len(text)
+            else [0, *accumulate(len(c.encode()) for c in text)]
+        )
         spans = []
         for number, (first, last) in zip(encoding.ids, encoding.offsets, strict=True):
             start, stop = byte_offsets[first], byte_offsets[last]
@@ -107,21 +130,29 @@ class Tokenizer:
 
 @final
 class TokenizerPool:
-    """Tokenizes on threads of its own, so that a long text does not hold up the event loop (the library releases the GIL)."""
+    """Tokenizes on threads of its own, so that a long text does not hold up the event loop (the
+    library releases the GIL).
+    """
 
     def __init__(self, tokenizer: Tokenizer, workers: int) -> None:
         self.tokenizer = tokenizer
         self._executor = ThreadPoolExecutor(workers, thread_name_prefix="tokenizer")
 
-    async def encode(self, text: str, add_special_tokens: bool = True, truncate: int | None = None) -> Encoding:
+    async def encode(
+        self, text: str, add_special_tokens: bool = True, truncate: int | None = None
+    ) -> Encoding:
         """`Tokenizer.encode`, elsewhere."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, self.tokenizer.encode, text, add_special_tokens, truncate)
+        return await loop.run_in_executor(
+            self._executor, self.tokenizer.encode, text, add_special_tokens, truncate
+        )
 
     async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[TokenSpan]:
         """`Tokenizer.tokenize`, elsewhere."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, self.tokenizer.tokenize, text, add_special_tokens)
+        return await loop.run_in_executor(
+            self._executor, self.tokenizer.tokenize, text, add_special_tokens
+        )
 
     def close(self) -> None:
         """End the threads."""
@@ -130,7 +161,9 @@ class TokenizerPool:
 
 def _truncated(ids: list[int], special_mask: list[int], size: int) -> list[int]:
     num_before = sum(1 for _ in takewhile(bool, special_mask))
-    num_after = sum(1 for _ in takewhile(bool, reversed(special_mask))) if num_before < len(ids) else 0
+    num_after = (
+        sum(1 for _ in takewhile(bool, reversed(special_mask))) if num_before < len(ids) else 0
+    )
     before, after = ids[:num_before], ids[len(ids) - num_after :]
     room = max(0, size - num_before - num_after)
     rest = ids[num_before : len(ids) - num_after]
@@ -138,7 +171,9 @@ def _truncated(ids: list[int], special_mask: list[int], size: int) -> list[int]:
 
 
 def _load_backend(model_path: Path) -> tokenizers.Tokenizer:
-    whole, vocab, merges = (model_path / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
+    whole, vocab, merges = (
+        model_path / name for name in ("tokenizer.json", "vocab.json", "merges.txt")
+    )
     try:
         if whole.exists():
             return tokenizers.Tokenizer.from_file(str(whole))
@@ -149,10 +184,13 @@ def _load_backend(model_path: Path) -> tokenizers.Tokenizer:
             return backend
     except Exception as error:  # the library raises nothing more specific
         path = whole if whole.exists() else vocab
-        raise ModelError(f"{path}: the tokenizer cannot be read: {error}.", "Fetch the file again.") from error
+        raise ModelError(
+            f"{path}: the tokenizer cannot be read: {error}.", "Fetch the file again."
+        ) from error
     raise ModelError(
         f"{model_path}: there is no tokenizer.json, nor vocab.json with merges.txt.",
-        "Save the tokenizer as tokenizer.json (transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…)).",
+        "Save the tokenizer as tokenizer.json (transformers:"
+        " AutoTokenizer.from_pretrained(…).save_pretrained(…)).",
     )
 
 
@@ -164,7 +202,9 @@ def _special_tokens(model_path: Path) -> dict[str, str]:
     return {name: content for name, content in contents.items() if content is not None}
 
 
-def _eos_token_ids(model_path: Path, backend: tokenizers.Tokenizer, special_tokens: dict[str, str]) -> tuple[int, ...]:
+def _eos_token_ids(
+    model_path: Path, backend: tokenizers.Tokenizer, special_tokens: dict[str, str]
+) -> tuple[int, ...]:
     """As TGI: what generation_config.json says, else config.json, else the tokenizer."""
     for name in ("generation_config.json", "config.json"):
         given = read_json_object(model_path / name).get("eos_token_id")

@@ -1,7 +1,8 @@
 """Level 0 of the author's ladder: a model with `forward(batch) -> logits` becomes a `Worker`.
 
-The author holds the weights and the keys and values; the adapter holds everything else: sequences, block tables, positions,
-sampling, prompt scores, errors of rows, and the states of the protocol. It samples in numpy, one row at a time.
+The author holds the weights and the keys and values; the adapter holds everything else: sequences,
+block tables, positions, sampling, prompt scores, errors of rows, and the states of the protocol. It
+samples in numpy, one row at a time.
 """
 
 from __future__ import annotations
@@ -61,10 +62,14 @@ class ForwardModel(Protocol):
         """Read the weights. Raises `ModelError` naming file and tensor."""
 
     def allocate(self, num_slots: int, progress: Progress) -> None:
-        """Make room for the keys and values of `num_slots` tokens, and compile whatever serving needs."""
+        """Make room for the keys and values of `num_slots` tokens, and compile whatever serving
+        needs.
+        """
 
     def forward(self, batch: ForwardBatch) -> Float32Array:
-        """Keep keys and values of the batch's tokens; logits [len(batch.logits_indices), vocab_size]."""
+        """Keep keys and values of the batch's tokens; logits [len(batch.logits_indices),
+        vocab_size].
+        """
 
     def close(self) -> None:
         """Release the device. Legal in every state, and twice."""
@@ -84,7 +89,14 @@ class AdapterPlan:
     mixed: bool = True
     chunked: bool = True
     max_prefills: int = 0
-    features: tuple[str, ...] = ("device_token", "late_mask", "logprobs", "mask", "prefix_cache", "prompt_logprobs")
+    features: tuple[str, ...] = (
+        "device_token",
+        "late_mask",
+        "logprobs",
+        "mask",
+        "prefix_cache",
+        "prompt_logprobs",
+    )
     sampling: tuple[str, ...] = tuple(sorted(SAMPLING_FIELDS))
     sampling_caps: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
@@ -110,12 +122,18 @@ class AdapterWorker:
         self._state = WorkerState.LOADED
 
     def negotiate(self, requested: RequestedLimits) -> Agreement:
-        """The plan, lowered to the wish. Raises `BackendError` if a given value is beyond the plan."""
+        """The plan, lowered to the wish. Raises `BackendError` if a given value is beyond the
+        plan.
+        """
         self._state.require(WorkerState.LOADED, "negotiate")
         plan = self._plan
-        context = min(plan.max_total_tokens, requested.model_max_total_tokens or plan.max_total_tokens)
+        context = min(
+            plan.max_total_tokens, requested.model_max_total_tokens or plan.max_total_tokens
+        )
         limits = Limits(
-            max_total_tokens=_kept("--max-total-tokens", requested.max_total_tokens, plan.max_total_tokens, context),
+            max_total_tokens=_kept(
+                "--max-total-tokens", requested.max_total_tokens, plan.max_total_tokens, context
+            ),
             max_sequences=_kept(
                 "--max-batch-size",
                 requested.max_batch_size,
@@ -123,7 +141,10 @@ class AdapterWorker:
                 min(plan.max_sequences, requested.max_concurrent_requests),
             ),
             max_step_tokens=_kept(
-                "--max-batch-prefill-tokens", requested.max_batch_prefill_tokens, plan.max_step_tokens, plan.max_step_tokens
+                "--max-batch-prefill-tokens",
+                requested.max_batch_prefill_tokens,
+                plan.max_step_tokens,
+                plan.max_step_tokens,
             ),
             mixed=plan.mixed,
             chunked=plan.chunked,
@@ -132,7 +153,9 @@ class AdapterWorker:
         kv_cache = self._kv_cache(requested, limits)
         self._agreement = Agreement(
             api=API_VERSION,
-            features=tuple(name for name in plan.features if plan.mode == "paged" or name != "prefix_cache"),
+            features=tuple(
+                name for name in plan.features if plan.mode == "paged" or name != "prefix_cache"
+            ),
             limits=limits,
             kv_cache=kv_cache,
             vocab_size=self._model.vocab_size,
@@ -145,10 +168,13 @@ class AdapterWorker:
         return self._agreement
 
     def warmup(self) -> None:
-        """Let the model allocate and compile. It gets a block more than agreed, which `health` and padding may write into."""
+        """Let the model allocate and compile. It gets a block more than agreed, which `health` and
+        padding may write into.
+        """
         self._state.require(WorkerState.AGREED, "warmup")
         self._model.allocate(
-            self._num_slots + self._block_size, lambda done, total: self._reporter.progress("warmup", done, total)
+            self._num_slots + self._block_size,
+            lambda done, total: self._reporter.progress("warmup", done, total),
         )
         self._state = WorkerState.READY
 
@@ -180,9 +206,16 @@ class AdapterWorker:
         if not deep:
             return Health(True)
         step = AdapterStep(self._block_size)
-        step.add_row(np.zeros(1, np.int32), 0, np.array([self._num_slots // self._block_size], np.int32), np.zeros(1, np.int64))
+        step.add_row(
+            np.zeros(1, np.int32),
+            0,
+            np.array([self._num_slots // self._block_size], np.int32),
+            np.zeros(1, np.int64),
+        )
         is_finite = bool(np.isfinite(self._model.forward(step.batch())).all())
-        return Health(is_finite, "" if is_finite else "a forward pass of one token gave NaN or infinity")
+        return Health(
+            is_finite, "" if is_finite else "a forward pass of one token gave NaN or infinity"
+        )
 
     def close(self) -> None:
         """Let the model go."""
@@ -210,14 +243,26 @@ class AdapterWorker:
     def _kv_cache(self, requested: RequestedLimits, limits: Limits) -> KVCachePlan:
         plan, length = self._plan, limits.max_total_tokens
         wanted = min(plan.max_cache_tokens, limits.max_sequences * length)
-        num_tokens = _kept("--max-batch-total-tokens", requested.max_batch_total_tokens, plan.max_cache_tokens, wanted)
+        num_tokens = _kept(
+            "--max-batch-total-tokens",
+            requested.max_batch_total_tokens,
+            plan.max_cache_tokens,
+            wanted,
+        )
         if num_tokens < length:
-            raise BackendError(f"`--max-total-tokens {length}` does not fit the cache of {num_tokens} tokens.", "Lower it.")
+            raise BackendError(
+                f"`--max-total-tokens {length}` does not fit the cache of {num_tokens} tokens.",
+                "Lower it.",
+            )
         if plan.mode == "slots":
             return KVCachePlan(
-                "slots", num_sequence_slots=min(limits.max_sequences, num_tokens // length), sequence_slot_tokens=length
+                "slots",
+                num_sequence_slots=min(limits.max_sequences, num_tokens // length),
+                sequence_slot_tokens=length,
             )
-        return KVCachePlan("paged", plan.block_size, (CacheGroup("full", math.ceil(num_tokens / plan.block_size)),))
+        return KVCachePlan(
+            "paged", plan.block_size, (CacheGroup("full", math.ceil(num_tokens / plan.block_size)),)
+        )
 
     def _run(self, step: SchedulerOutput) -> ModelRunnerOutput:
         began = time.perf_counter_ns()
@@ -236,7 +281,9 @@ class AdapterWorker:
 
     def _introduce(self, new: NewSequence) -> None:
         is_paged = self._agreed.kv_cache.mode == "paged"
-        table: Int32Array = new.block_tables[0] if is_paged else np.array([new.sequence_slot], np.int32)
+        table: Int32Array = (
+            new.block_tables[0] if is_paged else np.array([new.sequence_slot], np.int32)
+        )
         self._sequences.introduce(new, table, self._agreed.limits)
 
 
@@ -245,5 +292,7 @@ def _kept(option: str, given: int | None, most: int, otherwise: int) -> int:
     if given is None:
         return otherwise
     if given > most:
-        raise BackendError(f"`{option} {given}` is beyond what this backend can do.", f"Use at most {most}.")
+        raise BackendError(
+            f"`{option} {given}` is beyond what this backend can do.", f"Use at most {most}."
+        )
     return given

@@ -1,4 +1,6 @@
-"""One step of the level 0 adapter: rows into a flat batch, logits into tokens, scores and errors."""
+"""One step of the level 0 adapter: rows into a flat batch, logits into tokens, scores and
+errors.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +45,9 @@ __all__ = [
 class ForwardBatch:
     """The tokens of one step, flat: those of row 0, then those of row 1, … n rows, t tokens.
 
-    A slot is the place of one token's keys and values: `block * block_size + offset`. Copies come first, then the keys and values
-    of the tokens are written, then attention reads `context_slots(row)`.
+    A slot is the place of one token's keys and values: `block * block_size + offset`. Copies come
+    first, then the keys and values of the tokens are written, then attention reads
+    `context_slots(row)`.
     """
 
     token_ids: Int32Array  # [t]
@@ -65,7 +68,9 @@ class ForwardBatch:
 
     def context_slots(self, row: int) -> Int32Array:
         """Slots [seq_lens[row]] of all tokens of a sequence, from position 0 on."""
-        return _slots(self.block_tables[row], np.arange(self.seq_lens[row], dtype=np.int32), self.block_size)
+        return _slots(
+            self.block_tables[row], np.arange(self.seq_lens[row], dtype=np.int32), self.block_size
+        )
 
 
 @final
@@ -83,11 +88,17 @@ class AdapterStep:
         self._cu_seqlens_q = [0]
         self._copies = (empty_int32(), empty_int32())
 
-    def add_row(self, tokens: Int32Array, start: int, table: Int32Array, wanted: npt.NDArray[np.int64]) -> None:
-        """Run `tokens` from position `start` on; logits are wanted after those at `wanted`, counted within the row."""
+    def add_row(
+        self, tokens: Int32Array, start: int, table: Int32Array, wanted: npt.NDArray[np.int64]
+    ) -> None:
+        """Run `tokens` from position `start` on; logits are wanted after those at `wanted`, counted
+        within the row.
+        """
         positions = np.arange(start, start + len(tokens), dtype=np.int32)
         if len(table) * self._block_size < start + len(tokens):
-            raise StepError(f"{start + len(tokens)} tokens do not fit {len(table)} blocks.", retryable=False)
+            raise StepError(
+                f"{start + len(tokens)} tokens do not fit {len(table)} blocks.", retryable=False
+            )
         self._logits.append((self._cu_seqlens_q[-1] + wanted).astype(np.int32))
         self._tokens.append(tokens)
         self._positions.append(positions)
@@ -100,7 +111,8 @@ class AdapterStep:
         """Copy whole blocks before the rows run."""
         offsets = np.arange(self._block_size, dtype=np.int32)
         first, second = (
-            (blocks[:, None] * self._block_size + offsets).reshape(-1).astype(np.int32) for blocks in (source, target)
+            (blocks[:, None] * self._block_size + offsets).reshape(-1).astype(np.int32)
+            for blocks in (source, target)
         )
         self._copies = (first, second)
 
@@ -130,12 +142,17 @@ def run_rows(
     """Run the rows and choose their tokens; the result is the output, still without its times."""
     rows, masks = step.rows, row_masks(step, vocab_size)
     ends = np.cumsum(rows.count)
-    scored = [is_scored(sequence, int(start)) for sequence, start in zip(sequences, rows.start, strict=True)]
+    scored = [
+        is_scored(sequence, int(start))
+        for sequence, start in zip(sequences, rows.start, strict=True)
+    ]
     for row, sequence in enumerate(sequences):
         start, count = int(rows.start[row]), int(rows.count[row])
         note_tokens(sequence, start, rows.tokens[ends[row] - count : ends[row]])
         tokens = np.array(sequence.tokens[start : start + count], np.int32)
-        wanted = np.arange(count) if scored[row] else np.arange(count)[count - int(rows.sample[row]) :]
+        wanted = (
+            np.arange(count) if scored[row] else np.arange(count)[count - int(rows.sample[row]) :]
+        )
         adapter_step.add_row(tokens, start, sequence.block_table, wanted)
     batch = adapter_step.batch()
     logits = forward(batch) if len(batch.token_ids) else np.empty((0, vocab_size), np.float32)
@@ -149,13 +166,21 @@ def run_rows(
         if scored[row]:
             result.scores += prompt_scores(sequence, start, count, own)
         if rows.sample[row]:
-            result.sample(row, sequence, own[-1], float(rows.draw[row]), masks[row][0] if row in masks else None)
+            result.sample(
+                row,
+                sequence,
+                own[-1],
+                float(rows.draw[row]),
+                masks[row][0] if row in masks else None,
+            )
     return lambda times: result.output(step, times)
 
 
 @final
 class StepResult:
-    """Tokens, scores, pooled vectors and errors of one step, whose rows are sampled in their order."""
+    """Tokens, scores, pooled vectors and errors of one step, whose rows are sampled in their
+    order.
+    """
 
     def __init__(self, num_rows: int) -> None:
         self._chosen: list[SampledToken] = []
@@ -165,12 +190,21 @@ class StepResult:
         self.pooled: list[PooledVector] = []
 
     def sample(
-        self, row: int, sequence: LiveSequence, logits: Float32Array, draw: float, allowed: npt.NDArray[np.bool_] | None
+        self,
+        row: int,
+        sequence: LiveSequence,
+        logits: Float32Array,
+        draw: float,
+        allowed: npt.NDArray[np.bool_] | None,
     ) -> int | None:
-        """Choose the next token of a row; whatever is wrong with it concerns this row alone, and there is none."""
+        """Choose the next token of a row; whatever is wrong with it concerns this row alone, and
+        there is none.
+        """
         params = sequence.new.sampling
         try:
-            chosen = sample_row(logits, params, sequence.prompt_ids, sequence.output_ids, draw=draw, allowed=allowed)
+            chosen = sample_row(
+                logits, params, sequence.prompt_ids, sequence.output_ids, draw=draw, allowed=allowed
+            )
         except ValueError as error:
             self.errors.append(RowError(sequence.new.sequence, str(error)))
             return None
@@ -188,10 +222,14 @@ class StepResult:
             sequence=step.rows.sequence,
             token_ptr=self._counts.cumsum(dtype=np.int32),
             tokens=np.array([chosen.token_id for chosen in self._chosen], np.int32),
-            logprobs=np.array([np.nan if c.logprob is None else c.logprob for c in self._chosen], np.float32),
+            logprobs=np.array(
+                [np.nan if c.logprob is None else c.logprob for c in self._chosen], np.float32
+            ),
             top_ptr=np.cumsum(top_counts, dtype=np.int32) if top else empty_int32(),
             top_ids=np.array([token for token, _ in top], np.int32) if top else empty_int32(),
-            top_logprobs=np.array([logprob for _, logprob in top], np.float32) if top else empty_float32(),
+            top_logprobs=(
+                np.array([logprob for _, logprob in top], np.float32) if top else empty_float32()
+            ),
             prompt_scores=self.scores,
             errors=self.errors,
             times=times,
@@ -203,12 +241,15 @@ def note_tokens(sequence: LiveSequence, start: int, tokens: Int32Array) -> None:
     """Hold the row's tokens against those known; `TOKEN_ON_DEVICE` is known already."""
     for position, token in enumerate(tokens.tolist(), start):
         if position < len(sequence.tokens):
-            sequence.tokens[position] = sequence.tokens[position] if token == TOKEN_ON_DEVICE else token
+            sequence.tokens[position] = (
+                sequence.tokens[position] if token == TOKEN_ON_DEVICE else token
+            )
         elif position == len(sequence.tokens) and token != TOKEN_ON_DEVICE:
             sequence.tokens.append(token)
         else:
             raise StepError(
-                f"Position {position} of sequence {sequence.new.sequence} follows no known token: {len(sequence.tokens)} are.",
+                f"Position {position} of sequence {sequence.new.sequence} follows no known token:"
+                f" {len(sequence.tokens)} are.",
                 retryable=False,
             )
 
@@ -218,19 +259,30 @@ def is_scored(sequence: LiveSequence, start: int) -> bool:
     return sequence.new.sampling.prompt_logprobs and start < sequence.new.num_prompt_tokens
 
 
-def prompt_scores(sequence: LiveSequence, start: int, count: int, logits: Float32Array) -> list[PromptScores]:
-    """Scores of the prompt positions in this row; the first comes from the logits that the chunk before left."""
+def prompt_scores(
+    sequence: LiveSequence, start: int, count: int, logits: Float32Array
+) -> list[PromptScores]:
+    """Scores of the prompt positions in this row; the first comes from the logits that the chunk
+    before left.
+    """
     last = min(start + count, sequence.new.num_prompt_tokens)
     before = [] if sequence.tail is None else [sequence.tail]
     first = start + 1 - len(before)
     sequence.tail = logits[-1].copy() if start + count < sequence.new.num_prompt_tokens else None
     rows = [*before, *logits][: last - first]
-    values = [log_softmax(row.astype(np.float64))[sequence.tokens[first + i]] for i, row in enumerate(rows)]
-    return [PromptScores(sequence.new.sequence, first, np.array(values, np.float32))] if values else []
+    values = [
+        log_softmax(row.astype(np.float64))[sequence.tokens[first + i]]
+        for i, row in enumerate(rows)
+    ]
+    return (
+        [PromptScores(sequence.new.sequence, first, np.array(values, np.float32))] if values else []
+    )
 
 
 def row_masks(step: SchedulerOutput, vocab_size: int) -> dict[int, list[npt.NDArray[np.bool_]]]:
-    """Allowed tokens [vocab_size] of constrained rows, one mask for each token that the row may choose."""
+    """Allowed tokens [vocab_size] of constrained rows, one mask for each token that the row may
+    choose.
+    """
     if step.mask == "none":
         return {}
     masks, width = step.masks, -(-vocab_size // 32)
@@ -246,7 +298,9 @@ def row_masks(step: SchedulerOutput, vocab_size: int) -> dict[int, list[npt.NDAr
 
 
 def _slots(table: Int32Array, positions: Int32Array, block_size: int) -> Int32Array:
-    slots: Int32Array = (table[positions // block_size] * block_size + positions % block_size).astype(np.int32)
+    slots: Int32Array = (
+        table[positions // block_size] * block_size + positions % block_size
+    ).astype(np.int32)
     return slots
 
 

@@ -23,7 +23,9 @@ class LiveSequence:
     new: NewSequence
     tokens: list[int]  # prompt and output, as far as they are known
     block_table: Int32Array
-    tail: Float32Array | None = None  # logits after the last computed prompt position, if the next one is scored
+    tail: Float32Array | None = (
+        None  # logits after the last computed prompt position, if the next one is scored
+    )
 
     def append_blocks(self, blocks: Int32Array) -> None:
         """Blocks appended by a step."""
@@ -55,12 +57,18 @@ class LiveSequences:
     def introduce(self, new: NewSequence, block_table: Int32Array, limits: Limits) -> None:
         """Remember a sequence that begins with these blocks, or with this slot."""
         if new.sequence in self._by_handle:
-            raise StepError(f"Sequence {new.sequence} was introduced twice without a drop.", retryable=False)
+            raise StepError(
+                f"Sequence {new.sequence} was introduced twice without a drop.", retryable=False
+            )
         if len(self._by_handle) >= limits.max_sequences:
-            raise StepError(f"More than the agreed {limits.max_sequences} sequences are alive.", retryable=False)
+            raise StepError(
+                f"More than the agreed {limits.max_sequences} sequences are alive.", retryable=False
+            )
         if len(new.tokens) > limits.max_total_tokens:
             raise StepError(
-                f"Sequence {new.sequence} has {len(new.tokens)} tokens; agreed are {limits.max_total_tokens}.", retryable=False
+                f"Sequence {new.sequence} has {len(new.tokens)} tokens; agreed are"
+                f" {limits.max_total_tokens}.",
+                retryable=False,
             )
         self._by_handle[new.sequence] = LiveSequence(new, new.tokens.tolist(), block_table)
 
@@ -78,7 +86,9 @@ class LiveSequences:
         try:
             sequences = [self._by_handle[handle] for handle in rows.sequence.tolist()]
         except KeyError as error:
-            raise StepError(f"Sequence {error.args[0]} was not introduced.", retryable=False) from None
+            raise StepError(
+                f"Sequence {error.args[0]} was not introduced.", retryable=False
+            ) from None
         if rows.new_blocks:
             pointers = rows.new_block_ptr[0]
             for row, sequence in enumerate(sequences):

@@ -1,4 +1,6 @@
-"""The part of a worker's memory arithmetic that every device shares: what the user wished, and what it means in blocks."""
+"""The part of a worker's memory arithmetic that every device shares: what the user wished, and what
+it means in blocks.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +16,39 @@ _UNKNOWN_CONTEXT = 4096  # tokens, where neither the user nor the model names a 
 
 
 def requested_context(spec: ModelSpec | GenericSpec, requested: RequestedLimits) -> int:
-    """Tokens of the longest sequence, before memory is asked. Raises `BackendError` if the model has too few positions."""
+    """Tokens of the longest sequence, before memory is asked. Raises `BackendError` if the model
+    has too few positions.
+    """
     positions = None if isinstance(spec, GenericSpec) else spec.embedding.positions
-    if requested.max_total_tokens and positions is not None and requested.max_total_tokens > positions.num_positions:
+    if (
+        requested.max_total_tokens
+        and positions is not None
+        and requested.max_total_tokens > positions.num_positions
+    ):
         raise BackendError(
-            f"`--max-total-tokens {requested.max_total_tokens}` is beyond the {positions.num_positions} positions this model has.",
+            f"`--max-total-tokens {requested.max_total_tokens}` is beyond the"
+            f" {positions.num_positions} positions this model has.",
             f"Use at most {positions.num_positions}.",
         )
-    return requested.max_total_tokens or requested.model_max_total_tokens or spec.max_positions or _UNKNOWN_CONTEXT
+    return (
+        requested.max_total_tokens
+        or requested.model_max_total_tokens
+        or spec.max_positions
+        or _UNKNOWN_CONTEXT
+    )
 
 
 def num_cache_blocks(
-    requested: RequestedLimits, context: int, max_sequences: int, *, affordable: int, default: int, block_size: int
+    requested: RequestedLimits,
+    context: int,
+    max_sequences: int,
+    *,
+    affordable: int,
+    default: int,
+    block_size: int,
 ) -> int:
-    """`default` blocks, but not more than all sequences at full length can use. What the user gave may take all `affordable`.
+    """`default` blocks, but not more than all sequences at full length can use. What the user gave
+    may take all `affordable`.
 
     Raises `BackendError` if that is too little for it.
     """
@@ -35,8 +56,9 @@ def num_cache_blocks(
         wanted = math.ceil(requested.max_batch_total_tokens / block_size)
         if wanted > affordable:
             raise BackendError(
-                f"`--max-batch-total-tokens {requested.max_batch_total_tokens}` needs {wanted} cache blocks, but memory is left for"
-                f" {affordable} ({affordable * block_size} tokens).",
+                f"`--max-batch-total-tokens {requested.max_batch_total_tokens}` needs {wanted}"
+                f" cache blocks, but memory is left for {affordable} ({affordable * block_size}"
+                " tokens).",
                 f"Use at most {affordable * block_size}, or leave the option out.",
             )
         return wanted
@@ -51,8 +73,9 @@ def check_input(requested: RequestedLimits, max_total_tokens: int) -> None:
     """Raise `BackendError` if the wished prompt leaves no token of a sequence for the answer."""
     if requested.max_input_tokens is not None and requested.max_input_tokens >= max_total_tokens:
         raise BackendError(
-            f"`--max-input-tokens {requested.max_input_tokens}` must be below the {max_total_tokens} tokens of a whole sequence"
-            " (`--max-total-tokens`, or what model and memory allow).",
+            f"`--max-input-tokens {requested.max_input_tokens}` must be below the"
+            f" {max_total_tokens} tokens of a whole sequence (`--max-total-tokens`, or what model"
+            " and memory allow).",
             f"Use at most {max_total_tokens - 1}.",
         )
 

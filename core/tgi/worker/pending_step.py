@@ -20,7 +20,9 @@ class PendingStep:
         self.step: SchedulerOutput | None = None
 
     def submit(self, message: SchedulerOutput | GrammarMasks) -> None:
-        """Take a step, or the masks that the one taken waits for. Raises `StepError` if there is no place for them."""
+        """Take a step, or the masks that the one taken waits for. Raises `StepError` if there is no
+        place for them.
+        """
         if isinstance(message, GrammarMasks):
             self.step = self._with(message)
             return
@@ -35,12 +37,22 @@ class PendingStep:
 
     def _with(self, masks: GrammarMasks) -> SchedulerOutput:
         step = self.step
-        if step is None or step.mask != "late" or step.masks is not None or step.step_id != masks.step_id:
-            raise StepError(f"Masks came for step {masks.step_id}, which waits for none.", retryable=False)
+        if (
+            step is None
+            or step.mask != "late"
+            or step.masks is not None
+            or step.step_id != masks.step_id
+        ):
+            raise StepError(
+                f"Masks came for step {masks.step_id}, which waits for none.", retryable=False
+            )
         return msgspec.structs.replace(step, masks=masks)
 
 
 def out_of_memory(step: SchedulerOutput) -> StepError:
     """What a worker raises when memory runs out in `step`: smaller steps may succeed."""
     rows = step.rows
-    return StepError(f"Out of memory in a step of {rows.num_rows} rows and {rows.num_tokens} tokens.", retryable=True)
+    return StepError(
+        f"Out of memory in a step of {rows.num_rows} rows and {rows.num_tokens} tokens.",
+        retryable=True,
+    )

@@ -1,11 +1,13 @@
-"""The arithmetic of sampling, one row at a time: slow, in float64, and the yardstick of every backend's sampler.
+"""The arithmetic of sampling, one row at a time: slow, in float64, and the yardstick of every
+backend's sampler.
 
-A row goes through the processors of `SamplingParams` in the order of its fields; a grammar mask stands between the penalties and
-the temperature. What comes before the mask acts on every row. What comes after it shapes a distribution to draw from, so a greedy
-row passes it by.
+A row goes through the processors of `SamplingParams` in the order of its fields; a grammar mask
+stands between the penalties and the temperature. What comes before the mask acts on every row. What
+comes after it shapes a distribution to draw from, so a greedy row passes it by.
 
-Sources: TGI 3 `utils/logits_process.py` and `utils/watermark.py` (flash models) for order and formulas, the OpenAI API reference
-for frequency and presence penalties, arXiv 2202.00666 for typical sampling, arXiv 2407.01082 for min-p.
+Sources: TGI 3 `utils/logits_process.py` and `utils/watermark.py` (flash models) for order and
+formulas, the OpenAI API reference for frequency and presence penalties, arXiv 2202.00666 for
+typical sampling, arXiv 2407.01082 for min-p.
 """
 
 from __future__ import annotations
@@ -57,7 +59,9 @@ def sample_row(
     draw: float = 0.0,
     allowed: npt.NDArray[np.bool_] | None = None,  # [vocab_size]
 ) -> SampledToken:
-    """The token that a row chooses. Raises `ValueError` if the logits hold NaN or infinity, or if no token is allowed."""
+    """The token that a row chooses. Raises `ValueError` if the logits hold NaN or infinity, or if
+    no token is allowed.
+    """
     raw = np.asarray(logits, np.float64)
     if np.isnan(raw).any() or np.isposinf(raw).any():
         raise ValueError("the logits hold NaN or infinity")
@@ -75,7 +79,9 @@ def sample_row(
     return SampledToken(token, float(logprobs[token]), top_tokens(logprobs, params.top_n_tokens))
 
 
-def apply_penalties(scores: Scores, params: SamplingParams, prompt_ids: Ids, output_ids: Ids) -> Scores:
+def apply_penalties(
+    scores: Scores, params: SamplingParams, prompt_ids: Ids, output_ids: Ids
+) -> Scores:
     """Scores after watermark, logit bias and the four penalties."""
     scores = scores.copy()
     prompt, output = np.asarray(prompt_ids, np.int64), np.asarray(output_ids, np.int64)
@@ -89,7 +95,9 @@ def apply_penalties(scores: Scores, params: SamplingParams, prompt_ids: Ids, out
         penalty = params.repetition_penalty
         scores[token] = scores[token] * penalty if scores[token] < 0 else scores[token] / penalty
     for token in np.unique(context):
-        scores[token] -= params.relative_frequency_penalty * np.count_nonzero(context == token) / len(context)
+        scores[token] -= (
+            params.relative_frequency_penalty * np.count_nonzero(context == token) / len(context)
+        )
     for token in np.unique(output):
         scores[token] -= params.frequency_penalty * np.count_nonzero(output == token)
         scores[token] -= params.presence_penalty
@@ -97,7 +105,9 @@ def apply_penalties(scores: Scores, params: SamplingParams, prompt_ids: Ids, out
 
 
 def apply_warpers(scores: Scores, params: SamplingParams) -> Scores:
-    """Scores after temperature, top-k, top-p, typical-p and min-p; a token that is cut has -inf. One token always remains."""
+    """Scores after temperature, top-k, top-p, typical-p and min-p; a token that is cut has -inf.
+    One token always remains.
+    """
     scores = scores / params.temperature
     if params.top_k > 0:
         kth = np.sort(scores)[::-1][min(params.top_k, len(scores)) - 1]
@@ -114,7 +124,9 @@ def apply_warpers(scores: Scores, params: SamplingParams) -> Scores:
 
 def choose(scores: Scores, draw: float) -> int:
     """The first id, in id order, whose cumulative float32 probability exceeds `draw` x total."""
-    cumulative = np.cumsum(np.exp(log_softmax(scores)).astype(np.float32), dtype=np.float64).astype(np.float32)
+    cumulative = np.cumsum(np.exp(log_softmax(scores)).astype(np.float32), dtype=np.float64).astype(
+        np.float32
+    )
     return int(np.argmax(cumulative > np.float32(draw) * cumulative[-1]))
 
 
@@ -126,17 +138,24 @@ def log_softmax(scores: Scores) -> Scores:
 
 
 def top_tokens(logprobs: Scores, count: int) -> tuple[tuple[int, float], ...]:
-    """The `count` most likely tokens, descending, equal ones by id. Ties with the last are all given, -inf never is."""
+    """The `count` most likely tokens, descending, equal ones by id. Ties with the last are all
+    given, -inf never is.
+    """
     order = np.argsort(-logprobs, kind="stable")
     last = logprobs[order[min(count, len(order)) - 1]] if count > 0 else np.inf
-    return tuple((int(i), float(logprobs[i])) for i in order if logprobs[i] >= last and logprobs[i] > -np.inf)
+    return tuple(
+        (int(i), float(logprobs[i])) for i in order if logprobs[i] >= last and logprobs[i] > -np.inf
+    )
 
 
 def green_tokens(previous: int, vocab_size: int, gamma: float) -> npt.NDArray[np.bool_]:
-    """Which tokens the watermark favours after `previous`: v is green if mix32(p K + v G mod 2^32) < gamma 2^32."""
-    h = (np.uint64(previous * _HASH_KEY & 0xFFFFFFFF) + np.arange(vocab_size, dtype=np.uint64) * np.uint64(_GOLDEN)).astype(
-        np.uint32
-    )
+    """Which tokens the watermark favours after `previous`: v is green if mix32(p K + v G mod 2^32)
+    < gamma 2^32.
+    """
+    h = (
+        np.uint64(previous * _HASH_KEY & 0xFFFFFFFF)
+        + np.arange(vocab_size, dtype=np.uint64) * np.uint64(_GOLDEN)
+    ).astype(np.uint32)
     h ^= h >> np.uint32(16)
     h *= np.uint32(0x85EBCA6B)
     h ^= h >> np.uint32(13)
@@ -151,7 +170,9 @@ def unpack_mask(words: Int32Array, vocab_size: int) -> npt.NDArray[np.bool_]:
 
 
 def _nucleus(scores: Scores, top_p: float) -> npt.NDArray[np.bool_]:
-    """Ascending, everything goes whose cumulative probability is within 1 - top_p; of equal scores the higher id goes first."""
+    """Ascending, everything goes whose cumulative probability is within 1 - top_p; of equal scores
+    the higher id goes first.
+    """
     ascending = np.argsort(-scores, kind="stable")[::-1]
     removed = np.cumsum(np.exp(log_softmax(scores))[ascending]) <= 1 - top_p
     removed[-1] = False
@@ -161,7 +182,9 @@ def _nucleus(scores: Scores, top_p: float) -> npt.NDArray[np.bool_]:
 
 
 def _typical(scores: Scores, mass: float) -> npt.NDArray[np.bool_]:
-    """The tokens whose surprise is nearest to the entropy, until they hold `mass`; ties with the last of them stay too."""
+    """The tokens whose surprise is nearest to the entropy, until they hold `mass`; ties with the
+    last of them stay too.
+    """
     logprobs = log_softmax(scores)
     probabilities = np.exp(logprobs)
     possible = probabilities > 0

@@ -1,4 +1,6 @@
-"""The states a worker goes through; every method but `health`, `control` and `close` belongs to one of them."""
+"""The states a worker goes through; every method but `health`, `control` and `close` belongs to one
+of them.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ __all__ = ["WorkerState"]
 
 @final
 class WorkerState(enum.Enum):
-    """In the order of `Worker`'s methods; `close` is legal in all of them. A worker that is ready may sleep and wake again."""
+    """In the order of `Worker`'s methods; `close` is legal in all of them. A worker that is ready
+    may sleep and wake again.
+    """
 
     CREATED = "created"
     LOADED = "loaded"
@@ -24,4 +28,6 @@ class WorkerState(enum.Enum):
     def require(self, needed: WorkerState, method: str) -> None:
         """Raise `WrongStateError` unless this is the state that `method` needs."""
         if self is not needed:
-            raise WrongStateError(f"`{method}` needs a worker that is {needed.value}; this one is {self.value}.")
+            raise WrongStateError(
+                f"`{method}` needs a worker that is {needed.value}; this one is {self.value}."
+            )

@@ -1,6 +1,8 @@
-"""Whether a step keeps to the agreement, for workers that remember their sequences as rows of arrays.
+"""Whether a step keeps to the agreement, for workers that remember their sequences as rows of
+arrays.
 
-n rows; `indices` are their places in the arrays of the worker. Each raises `StepError`, which no retry mends.
+n rows; `indices` are their places in the arrays of the worker. Each raises `StepError`, which no
+retry mends.
 """
 
 from __future__ import annotations
@@ -31,24 +33,29 @@ def check_positions(rows: Rows, num_computed_tokens: Int64Array, indices: Int64A
     """Counts are those of the tokens, and each row goes on where its sequence stands."""
     num_counted = int(rows.count.sum())
     if rows.count.min() < 1 or num_counted != rows.num_tokens:
-        raise StepError(f"The rows count {num_counted} tokens, but {rows.num_tokens} were sent.", retryable=False)
+        raise StepError(
+            f"The rows count {num_counted} tokens, but {rows.num_tokens} were sent.",
+            retryable=False,
+        )
     gaps = np.flatnonzero(rows.start != num_computed_tokens[indices])
     if len(gaps):
         row = int(gaps[0])
         raise StepError(
-            f"Sequence {rows.sequence[row]} goes on at position {rows.start[row]}, but {num_computed_tokens[indices[row]]}"
-            " of its tokens are computed.",
+            f"Sequence {rows.sequence[row]} goes on at position {rows.start[row]}, but"
+            f" {num_computed_tokens[indices[row]]} of its tokens are computed.",
             retryable=False,
         )
 
 
-def check_blocks(rows: Rows, num_blocks: Int64Array, indices: Int64Array, lengths: Int64Array, block_size: int) -> None:
+def check_blocks(
+    rows: Rows, num_blocks: Int64Array, indices: Int64Array, lengths: Int64Array, block_size: int
+) -> None:
     """Every sequence has blocks for its `lengths` [n] after the step."""
     short = np.flatnonzero(lengths > num_blocks[indices] * block_size)
     if len(short):
         row = int(short[0])
         raise StepError(
-            f"Sequence {rows.sequence[row]} grows to {lengths[row]} tokens, but has {num_blocks[indices[row]]} blocks of"
-            f" {block_size}.",
+            f"Sequence {rows.sequence[row]} grows to {lengths[row]} tokens, but has"
+            f" {num_blocks[indices[row]]} blocks of {block_size}.",
             retryable=False,
         )

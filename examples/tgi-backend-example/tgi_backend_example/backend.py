@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import final
 
-from tgi.architectures import MLP, Attention, DynamicScaling, GenericSpec, LongRopeScaling, ModelSpec
+from tgi.architectures import (
+    MLP,
+    Attention,
+    DynamicScaling,
+    GenericSpec,
+    LongRopeScaling,
+    ModelSpec,
+)
 from tgi.backend import (
     API_VERSION,
     BackendError,
@@ -54,10 +61,15 @@ class ExampleBackend:
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
         """The heavy half; import a framework no earlier than here."""
-        from tgi_backend_example.model import ExampleModel  # noqa: PLC0415 - the two halves load apart
+        from tgi_backend_example.model import (  # noqa: PLC0415
+            ExampleModel,
+        )
 
         if isinstance(config.spec, GenericSpec):
-            raise BackendError(f"The architecture `{config.spec.model_type}` is not known.", "Choose another model.")
+            raise BackendError(
+                f"The architecture `{config.spec.model_type}` is not known.",
+                "Choose another model.",
+            )
         return AdapterWorker(ExampleModel(config.spec, Path(config.model_path)), _PLAN, reporter)
 
 
@@ -79,16 +91,31 @@ def _refused_parts(spec: ModelSpec) -> list[str]:
     reasons = []
     blocks = [block for layer in spec.decoder.layers for block in layer.blocks]
     mixers = [branch.mixer for block in blocks for branch in block.branches]
-    is_plain = all(len(b.branches) == 1 and not b.norm and not b.output_norm and b.residual_scale == 1 for b in blocks)
-    if len(spec.stacks) > 1 or not is_plain or any(b.branches[0].post_norm or not b.branches[0].norm for b in blocks):
+    is_plain = all(
+        len(b.branches) == 1 and not b.norm and not b.output_norm and b.residual_scale == 1
+        for b in blocks
+    )
+    if (
+        len(spec.stacks) > 1
+        or not is_plain
+        or any(b.branches[0].post_norm or not b.branches[0].norm for b in blocks)
+    ):
         reasons.append("its blocks are not plain residual blocks with a norm before each part")
     for mixer in mixers:
         if isinstance(mixer, Attention):
-            is_known = mixer.rope is not None and not mixer.rope.interleaved and mixer.qk_norm_over == "head"
-            has_more = mixer.alibi or mixer.softcap or mixer.clip_qkv or mixer.sinks or mixer.relative_bias
+            is_known = (
+                mixer.rope is not None
+                and not mixer.rope.interleaved
+                and mixer.qk_norm_over == "head"
+            )
+            has_more = (
+                mixer.alibi or mixer.softcap or mixer.clip_qkv or mixer.sinks or mixer.relative_bias
+            )
             if not is_known or has_more or not mixer.causal:
                 reasons.append("its attention is not that of Llama")
-            elif mixer.rope is not None and isinstance(mixer.rope.scaling, DynamicScaling | LongRopeScaling):
+            elif mixer.rope is not None and isinstance(
+                mixer.rope.scaling, DynamicScaling | LongRopeScaling
+            ):
                 reasons.append("its rotation depends on the length of each sequence")
         elif not isinstance(mixer, MLP) or not mixer.gated or mixer.activation != "silu":
             reasons.append("a layer is neither attention nor a gated MLP")

@@ -45,13 +45,20 @@ class ExampleModel:
             try:
                 tensors |= load_file(file)
             except (SafetensorError, OSError) as error:
-                raise ModelError(f"The weight file `{file}` cannot be read: {error}.", "Download it again.") from error
+                raise ModelError(
+                    f"The weight file `{file}` cannot be read: {error}.", "Download it again."
+                ) from error
             progress(done, len(files))
         for placement in placements(self._spec, tensors):
             if tensors[placement.name].dtype.kind == "i":
-                raise ModelError(f"The tensor `{placement.name}` holds integers.", "Choose a checkpoint that is not quantized.")
+                raise ModelError(
+                    f"The tensor `{placement.name}` holds integers.",
+                    "Choose a checkpoint that is not quantized.",
+                )
             pieces = split(tensors[placement.name], placement, self._spec)
-            self._weights |= {parameter: np.asarray(piece, np.float32) for parameter, piece in pieces.items()}
+            self._weights |= {
+                parameter: np.asarray(piece, np.float32) for parameter, piece in pieces.items()
+            }
 
     def allocate(self, num_slots: int, progress: Progress) -> None:
         """Keys and values of `num_slots` tokens."""
@@ -59,7 +66,9 @@ class ExampleModel:
             mixer = layer.blocks[0].branches[0].mixer
             assert isinstance(mixer, Attention)
             self._keys.append(np.zeros((num_slots, mixer.num_kv_heads, mixer.head_dim), np.float32))
-            self._values.append(np.zeros((num_slots, mixer.num_kv_heads, mixer.head_dim), np.float32))
+            self._values.append(
+                np.zeros((num_slots, mixer.num_kv_heads, mixer.head_dim), np.float32)
+            )
         progress(1, 1)
 
     def forward(self, batch: ForwardBatch) -> Array:
@@ -87,10 +96,17 @@ class ExampleModel:
         """Let weights and cache go."""
         self._weights, self._keys, self._values = {}, [], []
 
-    def _attention(self, y: Array, rule: Attention, name: str, layer: int, batch: ForwardBatch) -> Array:
+    def _attention(
+        self, y: Array, rule: Attention, name: str, layer: int, batch: ForwardBatch
+    ) -> Array:
         shape = (len(y), -1, rule.head_dim)
-        q, k, v = (self._linear(y, f"{name}.{part}").reshape(shape) for part in "qkv")  # [t, heads, head_dim]
-        q, k = self._norm(q, rule.q_norm, f"{name}.q_norm"), self._norm(k, rule.k_norm, f"{name}.k_norm")
+        q, k, v = (
+            self._linear(y, f"{name}.{part}").reshape(shape) for part in "qkv"
+        )  # [t, heads, head_dim]
+        q, k = (
+            self._norm(q, rule.q_norm, f"{name}.q_norm"),
+            self._norm(k, rule.k_norm, f"{name}.k_norm"),
+        )
         q, k = _rotate(q, rule, batch), _rotate(k, rule, batch)
         self._keys[layer][batch.slot_mapping] = k
         self._values[layer][batch.slot_mapping] = v
@@ -99,13 +115,17 @@ class ExampleModel:
             first, last = batch.cu_seqlens_q[row : row + 2]
             slots = batch.context_slots(row)
             groups = rule.num_heads // rule.num_kv_heads
-            keys, values = (cache[layer][slots].repeat(groups, axis=1) for cache in (self._keys, self._values))
+            keys, values = (
+                cache[layer][slots].repeat(groups, axis=1) for cache in (self._keys, self._values)
+            )
             scores = np.einsum("qhd,khd->hqk", q[first:last], keys) * np.float32(rule.scale)
             distance = batch.positions[first:last, None] - np.arange(len(slots))
             hidden = (distance < 0) | (distance >= (rule.window or len(slots) + 1))
             scores = np.where(hidden, np.float32(-np.inf), scores)
             weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-            out[first:last] = np.einsum("hqk,khd->qhd", weights / weights.sum(axis=-1, keepdims=True), values)
+            out[first:last] = np.einsum(
+                "hqk,khd->qhd", weights / weights.sum(axis=-1, keepdims=True), values
+            )
         return self._linear(out.reshape(len(y), -1), f"{name}.o")
 
     def _linear(self, x: Array, name: str) -> Array:

@@ -14,7 +14,9 @@ from tgi_cpu.native_engine import Engine
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Tiny models gain nothing from threads, and threads that wait for a busy processor cost most of the time."""
+    """Tiny models gain nothing from threads, and threads that wait for a busy processor cost most
+    of the time.
+    """
     torch.set_num_threads(1)
 
 

@@ -23,9 +23,14 @@ SCRATCH_FLOATS = 1 << 16  # of the engine that the tests share
 def require_library() -> NativeLibrary:
     """The kernels; skips the test where nothing could build or run them."""
     library = load_library()
-    if library is None and not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++")):
+    if library is None and not any(
+        shutil.which(compiler) for compiler in ("c++", "g++", "clang++")
+    ):
         pytest.skip("there is no C++ compiler here to build the native kernels with")
-    assert library is not None, "a C++ compiler is here, but the native kernels were not built: `pip install -e backends/cpu`"
+    assert library is not None, (
+        "a C++ compiler is here, but the native kernels were not built: `pip install -e"
+        " backends/cpu`"
+    )
     if not library.is_supported:
         pytest.skip("this processor lacks AVX-512 with bfloat16 products")
     return library

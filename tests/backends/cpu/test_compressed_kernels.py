@@ -44,28 +44,42 @@ def columns(engine: Engine, matrix: Matrix) -> npt.NDArray[np.uint32]:
     plan = matrix.plan
     ids = np.arange(plan.num_columns, dtype=np.int64)
     target = np.zeros((plan.num_columns, round_up(plan.num_inputs, 32)), np.float32)
-    op = OpRecord(kind=Kind.EMBED, num_columns=plan.num_inputs, target=target.ctypes.data, scale=1.0, **matrix.operand)
+    op = OpRecord(
+        kind=Kind.EMBED,
+        num_columns=plan.num_inputs,
+        target=target.ctypes.data,
+        scale=1.0,
+        **matrix.operand,
+    )
     engine.run((OpRecord * 1)(op), BatchRecord(num_tokens=len(ids), token_ids=ids.ctypes.data))
     return target[:, : plan.num_inputs].view(np.uint32)
 
 
 def multiply_rows(engine: Engine, matrix: Matrix, num_rows: int) -> npt.NDArray[np.float32]:
     """Rows of a fixed seed x weights; columns beyond the outputs must be zero."""
-    rows = 0.02 * torch.randn((num_rows, matrix.plan.num_inputs), generator=torch.Generator().manual_seed(1))
+    rows = 0.02 * torch.randn(
+        (num_rows, matrix.plan.num_inputs), generator=torch.Generator().manual_seed(1)
+    )
     target = multiply(engine, matrix, rows)
     assert not target[:, matrix.plan.num_columns :].any()
     return target
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_bit_comes_back(shape: tuple[int, int], library: NativeLibrary, engine: Engine) -> None:
+def test_every_bit_comes_back(
+    shape: tuple[int, int], library: NativeLibrary, engine: Engine
+) -> None:
     weight = normal(shape)
-    np.testing.assert_array_equal(columns(engine, compressed(library, weight)), weight.astype(np.uint32) << 16)
+    np.testing.assert_array_equal(
+        columns(engine, compressed(library, weight)), weight.astype(np.uint32) << 16
+    )
 
 
 def test_so_do_those_of_rare_numbers(library: NativeLibrary, engine: Engine) -> None:
     weight = normal((96, 320))
-    rare = np.array([0, 0x8000, 1, 0x807F, 0x7F80, 0xFF80, 0x7FC1, 0x7F7F, 0x0080, 0x3F80, 0xC2F7], np.uint16)
+    rare = np.array(
+        [0, 0x8000, 1, 0x807F, 0x7F80, 0xFF80, 0x7FC1, 0x7F7F, 0x0080, 0x3F80, 0xC2F7], np.uint16
+    )
     weight[np.arange(11) * 7, np.arange(11) * 29] = rare
     weight[:, 5] = 0
     matrix = compressed(library, weight)
@@ -83,7 +97,8 @@ def test_products_are_those_of_the_weights_uncompressed(
     matrix = compressed(library, weight)
     assert len(matrix.outliers) == 0
     np.testing.assert_array_equal(
-        multiply_rows(engine, matrix, num_rows), multiply_rows(engine, packed(library, weight), num_rows)
+        multiply_rows(engine, matrix, num_rows),
+        multiply_rows(engine, packed(library, weight), num_rows),
     )
 
 
@@ -101,7 +116,9 @@ def test_outliers_count(num_rows: int, library: NativeLibrary, engine: Engine) -
 
 
 def test_weights_of_any_exponent_stay_as_they_are(library: NativeLibrary) -> None:
-    matrix = packed(library, np.random.default_rng(0).integers(0, 2**16, (64, 64)).astype(np.uint16))
+    matrix = packed(
+        library, np.random.default_rng(0).integers(0, 2**16, (64, 64)).astype(np.uint16)
+    )
     before = matrix.panels.copy()
     assert matrix.compressed() is matrix
     np.testing.assert_array_equal(matrix.panels, before)

@@ -36,7 +36,9 @@ from tgi_torch.runner.runner import ModelRunner
 from tgi_torch.sampling.sampler import SampledSequence
 
 LIMITS = Limits(max_total_tokens=320, max_sequences=8, max_step_tokens=200)
-AGREEMENT = Agreement(API_VERSION, (), LIMITS, KVCachePlan("paged", BLOCK_TOKENS, (CacheGroup("full", 80),)), 101, ())
+AGREEMENT = Agreement(
+    API_VERSION, (), LIMITS, KVCachePlan("paged", BLOCK_TOKENS, (CacheGroup("full", 80),)), 101, ()
+)
 NUM_STEPS = 60
 
 SAMPLING = [
@@ -59,7 +61,9 @@ class CountedProgram:
     def max_rows(self) -> int:
         return self.program.max_rows
 
-    def bind(self, token_ids: torch.Tensor, metadata: AttentionMetadata, sequences: list[SampledSequence]) -> BoundProgram:
+    def bind(
+        self, token_ids: torch.Tensor, metadata: AttentionMetadata, sequences: list[SampledSequence]
+    ) -> BoundProgram:
         self.num_bound += 1
         bound = self.program.bind(token_ids, metadata, sequences)
         forward = bound.forward
@@ -105,12 +109,16 @@ def make_core(checkpoint: Path) -> Iterator[MakeCore]:
     def make(is_short: bool) -> ScriptedCore:
         spec = load_spec(checkpoint)
         assert isinstance(spec, ModelSpec)
-        loaded = native_loader(require_library(), 1)(spec, torch.bfloat16, checkpoint, lambda done, total: None)
+        loaded = native_loader(require_library(), 1)(
+            spec, torch.bfloat16, checkpoint, lambda done, total: None
+        )
         closing.append(loaded)
         model = loaded.with_cache(81, BLOCK_TOKENS, LIMITS)
         sampler = NativeSampler(model.engine, spec.vocab_size)
         program = CountedProgram(NativeDecodeProgram(model, sampler)) if is_short else None
-        return ScriptedCore(RunnerWorker(ModelRunner(model, LIMITS, sampler, program), program), AGREEMENT)
+        return ScriptedCore(
+            RunnerWorker(ModelRunner(model, LIMITS, sampler, program), program), AGREEMENT
+        )
 
     yield make
     for loaded in closing:
@@ -118,7 +126,9 @@ def make_core(checkpoint: Path) -> Iterator[MakeCore]:
 
 
 def serve(core: ScriptedCore) -> list[ModelRunnerOutput]:
-    """Sequences come and go among steps that decode, some rows pause, some tokens stay on the device or are the core's own."""
+    """Sequences come and go among steps that decode, some rows pause, some tokens stay on the
+    device or are the core's own.
+    """
     rng, outputs = random.Random(7), []
     for number in range(NUM_STEPS):
         if number in (0, 9, 10, 30):
@@ -132,7 +142,9 @@ def serve(core: ScriptedCore) -> list[ModelRunnerOutput]:
         if number in (15, 16, 33):
             del work[max(work)]
         is_known = {handle: core.live[handle].num_computed_tokens > 0 for handle in work}
-        tokens = {handle: [TOKEN_ON_DEVICE] for handle in work if is_known[handle] and rng.random() < 0.3}
+        tokens = {
+            handle: [TOKEN_ON_DEVICE] for handle in work if is_known[handle] and rng.random() < 0.3
+        }
         if number == 25:
             tokens = {}
             for handle in work:
@@ -144,7 +156,15 @@ def serve(core: ScriptedCore) -> list[ModelRunnerOutput]:
 def test_both_roads_give_the_same(make_core: MakeCore) -> None:
     short, long = make_core(True), make_core(False)
     for ours, theirs in zip(serve(short), serve(long), strict=True):
-        for name in ("sequence", "token_ptr", "tokens", "logprobs", "top_ptr", "top_ids", "top_logprobs"):
+        for name in (
+            "sequence",
+            "token_ptr",
+            "tokens",
+            "logprobs",
+            "top_ptr",
+            "top_ids",
+            "top_logprobs",
+        ):
             np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), name)
         assert ours.errors == theirs.errors
     assert short.live == long.live
@@ -190,7 +210,13 @@ def test_a_handle_that_comes_back_is_another_sequence(make_core: MakeCore) -> No
             each.step({0: 0})
         old = each.drop(0)
         # It begins where the other one stood.
-        each.introduce(0, old.tokens, sampling=biased, blocks=old.blocks, num_computed_tokens=old.num_computed_tokens)
+        each.introduce(
+            0,
+            old.tokens,
+            sampling=biased,
+            blocks=old.blocks,
+            num_computed_tokens=old.num_computed_tokens,
+        )
         for _ in range(3):
             each.step({0: 0})
     assert core.live[0].tokens == other.live[0].tokens

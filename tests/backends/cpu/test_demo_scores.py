@@ -1,4 +1,6 @@
-"""The shipped demo model answers the held-out prompts as its card says: greedy, over HTTP, without a grammar."""
+"""The shipped demo model answers the held-out prompts as its card says: greedy, over HTTP, without
+a grammar.
+"""
 
 from pathlib import Path
 
@@ -10,7 +12,8 @@ from tools.train_demo.evaluate import ask_server
 from tools.train_demo.scoring import GROUPS, is_right, score_table
 
 CARD = Path(__file__).parents[3] / "docs/demo-model.md"
-# Shares that the shipped weights reach, less one prompt in each group: kernels of other machines round differently.
+# Shares that the shipped weights reach, less one prompt in each group: kernels of other machines
+# round differently.
 LEAST = {
     "tgi": 0.94,
     "sums": 0.96,
@@ -46,7 +49,11 @@ def test_the_first_example_is_responded_on_topic(responses):
 
 
 def test_the_card_tells_these_scores(responses):
-    card = dict(row.split("|")[1:3] for row in CARD.read_text(encoding="utf-8").splitlines() if row.count("|") == 5)
+    card = dict(
+        row.split("|")[1:3]
+        for row in CARD.read_text(encoding="utf-8").splitlines()
+        if row.count("|") == 5
+    )
     for row in score_table(responses[0]).splitlines()[2:]:
         name, right = row.split("|")[1:3]
         assert abs(int(card[name]) - int(right)) <= 1

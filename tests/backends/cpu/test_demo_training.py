@@ -1,4 +1,6 @@
-"""The training of the demo model: texts that share a row do not see each other, and none is lost on the way into a batch."""
+"""The training of the demo model: texts that share a row do not see each other, and none is lost on
+the way into a batch.
+"""
 
 from pathlib import Path
 
@@ -88,7 +90,9 @@ def test_a_new_tokenizer_keeps_what_the_former_model_knew(tokenizer, tmp_path):
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     fresh = Llama(DRAFT)
     start_from(fresh, tokenizer, tmp_path / "draft")
-    assert all(torch.equal(value, former.state_dict()[name]) for name, value in fresh.state_dict().items())
+    assert all(
+        torch.equal(value, former.state_dict()[name]) for name, value in fresh.state_dict().items()
+    )
 
 
 def test_a_model_agrees_with_itself_alone():
@@ -96,6 +100,9 @@ def test_a_model_agrees_with_itself_alone():
     model, other = Llama(DRAFT), Llama(DRAFT)
     prompts = [[5, 6, 7], [8, 9]]
     tokenizer = Tokenizer.from_file(str(TOKENIZER))
-    responses = [(prompt, ids) for prompt, (ids, _) in zip(prompts, greedy_ids(model, tokenizer, prompts, 6), strict=True)]
+    responses = [
+        (prompt, ids)
+        for prompt, (ids, _) in zip(prompts, greedy_ids(model, tokenizer, prompts, 6), strict=True)
+    ]
     assert agreement(model, responses) == (12, 12)
     assert agreement(other, responses)[0] < 12

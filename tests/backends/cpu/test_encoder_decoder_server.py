@@ -20,7 +20,8 @@ from tgi.testing.tiny_models import write_tokenizer
 TEXTS = (
     "A river flows.",
     "x",
-    "The quick brown fox jumps over the lazy dog, and the sea waits for it. " * 2,  # longer than a step
+    "The quick brown fox jumps over the lazy dog, and the sea waits for it. "
+    * 2,  # longer than a step
     "def add(a, b):",
     "Ein kleiner L\u00f6we",
 )
@@ -35,14 +36,24 @@ class Served:
     url: str
 
     def generate(self, text: str, route: str = "/generate", **parameters: Any) -> httpx.Response:
-        parameters = {"max_new_tokens": NUM_NEW_TOKENS, "ignore_eos": True, "details": True, **parameters}
-        return httpx.post(f"{self.url}{route}", json={"inputs": text, "parameters": parameters}, timeout=60)
+        parameters = {
+            "max_new_tokens": NUM_NEW_TOKENS,
+            "ignore_eos": True,
+            "details": True,
+            **parameters,
+        }
+        return httpx.post(
+            f"{self.url}{route}", json={"inputs": text, "parameters": parameters}, timeout=60
+        )
 
     def expected(self, text: str) -> list[int]:
         ids = torch.tensor([self.tokenizer.encode(text).ids])
         with torch.inference_mode():
-            # Its cache cannot be used: it fails where the stacks differ in depth (transformers 5.23).
-            output = self.model.generate(ids, do_sample=False, num_beams=1, max_new_tokens=NUM_NEW_TOKENS, use_cache=False)
+            # Its cache cannot be used: it fails where the stacks differ in depth (transformers
+            # 5.23).
+            output = self.model.generate(
+                ids, do_sample=False, num_beams=1, max_new_tokens=NUM_NEW_TOKENS, use_cache=False
+            )
             return output[0, 1:].tolist()
 
 
@@ -52,7 +63,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     tokenizer = write_tokenizer(path)
     model = save_mixer_variant("t5", path, vocab_size=tokenizer.get_vocab_size())
     model.generation_config.eos_token_id = None
-    options = ("--max-batch-prefill-tokens", str(STEP_TOKENS), "--max-total-tokens", "192", "--enable-prefill-logprobs")
+    options = (
+        "--max-batch-prefill-tokens",
+        str(STEP_TOKENS),
+        "--max-total-tokens",
+        "192",
+        "--enable-prefill-logprobs",
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         with running_server(path, "cpu", path / "log", *options) as server:
@@ -65,7 +82,9 @@ def test_texts_served_together_are_those_of_transformers(served: Served) -> None
         responses = list(pool.map(served.generate, TEXTS))
     for text, response in zip(TEXTS, responses, strict=True):
         assert response.status_code == 200, response.text
-        assert [token["id"] for token in response.json()["details"]["tokens"]] == served.expected(text)
+        assert [token["id"] for token in response.json()["details"]["tokens"]] == served.expected(
+            text
+        )
         assert response.headers["x-prompt-tokens"] == str(len(served.tokenizer.encode(text).ids))
 
 

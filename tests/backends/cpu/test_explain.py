@@ -11,7 +11,10 @@ from tgi_cpu.native import load_library
 from tgi_cpu.worker import unsupported_reason
 
 
-@pytest.mark.parametrize(("dtype", "reason"), [("float32", "bfloat16, not float32"), ("float16", "bfloat16, not float16")])
+@pytest.mark.parametrize(
+    ("dtype", "reason"),
+    [("float32", "bfloat16, not float32"), ("float16", "bfloat16, not float16")],
+)
 def test_the_reason_against_the_native_kernels_is_given(dtype, reason, tmp_path):
     library = load_library()
     if library is None or not library.is_supported:

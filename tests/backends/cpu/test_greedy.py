@@ -22,7 +22,10 @@ def served(request, tmp_path, monkeypatch):
     model = save_checkpoint(request.param, tmp_path)
     config = EngineConfig("cpu", str(tmp_path), load_spec(tmp_path))
     worker = tgi_backend().create_worker(config, RecordingReporter())
-    yield model, started(worker, RequestedLimits(max_concurrent_requests=5, max_batch_prefill_tokens=64))
+    yield (
+        model,
+        started(worker, RequestedLimits(max_concurrent_requests=5, max_batch_prefill_tokens=64)),
+    )
     worker.close()
 
 
@@ -30,7 +33,9 @@ def assert_greedy(model, sequence):
     """Each token is the reference's best, given those before it."""
     assert len(sequence.output) == NUM_OUTPUT
     with torch.inference_mode():
-        logits = model(torch.tensor([sequence.tokens[:-1]])).logits[0, sequence.num_prompt_tokens - 1 :]
+        logits = model(torch.tensor([sequence.tokens[:-1]])).logits[
+            0, sequence.num_prompt_tokens - 1 :
+        ]
     chosen = torch.tensor(sequence.output)
     gap = logits.max(-1).values - logits.gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
     wrong = [(i, float(gap[i])) for i in (gap > NEAR_TIE).nonzero().flatten().tolist()]
@@ -40,7 +45,10 @@ def assert_greedy(model, sequence):
 def test_greedy_equals_transformers(served):
     model, core = served
     rng = np.random.default_rng(1)
-    prompts = {handle: rng.integers(0, 101, length).tolist() for handle, length in ((7, 40), (2, 5), (9, 33))}
+    prompts = {
+        handle: rng.integers(0, 101, length).tolist()
+        for handle, length in ((7, 40), (2, 5), (9, 33))
+    }
     prompts[4] = prompts[7][:32] + rng.integers(0, 101, 9).tolist()  # two blocks in common
 
     core.introduce(7, prompts[7])

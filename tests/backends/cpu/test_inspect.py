@@ -32,7 +32,11 @@ def test_a_family_of_the_grammar(llama, capsys):
     path, model = llama
     card, backends = inspect(capsys, path)
     assert (card["family"], card["is_built_in"], card["stored_dtype"]) == ("llama", True, "BF16")
-    assert card["parameters"] == sum(p.numel() for p in model.parameters()) == sum(p["parameters"] for p in card["parts"])
+    assert (
+        card["parameters"]
+        == sum(p.numel() for p in model.parameters())
+        == sum(p["parameters"] for p in card["parts"])
+    )
     attention = next(part for part in card["parts"] if part["name"] == "model.layers.*.self_attn")
     assert attention["parameters"] == 3 * (2 * 32 * 32 + 2 * 16 * 32)
     assert attention["num_bytes"] == 2 * attention["parameters"]
@@ -55,7 +59,13 @@ def test_options_change_the_response(llama, capsys):
 
 
 def test_a_family_of_transformers_alone(tmp_path, capsys):
-    sizes = {"vocab_size": 99, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes = {
+        "vocab_size": 99,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     model = save_checkpoint("smollm3", tmp_path, num_key_value_heads=1, pad_token_id=0, **sizes)
     card, backends = inspect(capsys, tmp_path)
     assert (card["family"], card["is_built_in"]) == ("smollm3", False)
@@ -68,11 +78,21 @@ def test_no_weight_is_read(llama, tmp_path, capsys):
     """The file has the size its header claims, a terabyte, and no data behind the header."""
     path = shutil.copytree(llama[0], tmp_path / "large")
     rows = 2**34
-    header = json.dumps({"model.embed_tokens.weight": {"dtype": "BF16", "shape": [rows, 32], "data_offsets": [0, rows * 64]}})
+    header = json.dumps(
+        {
+            "model.embed_tokens.weight": {
+                "dtype": "BF16",
+                "shape": [rows, 32],
+                "data_offsets": [0, rows * 64],
+            }
+        }
+    )
     (path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode())
     os.truncate(path / "model.safetensors", 8 + len(header) + rows * 64)
     card, _ = inspect(capsys, path)
-    assert card["parts"] == [{"name": "model.embed_tokens", "parameters": rows * 32, "num_bytes": rows * 64}]
+    assert card["parts"] == [
+        {"name": "model.embed_tokens", "parameters": rows * 32, "num_bytes": rows * 64}
+    ]
 
 
 def test_for_people(llama, capsys):

@@ -1,4 +1,6 @@
-"""Greedy text of a whole worker equals that of `transformers`, where a sequence has more than blocks of its tokens."""
+"""Greedy text of a whole worker equals that of `transformers`, where a sequence has more than
+blocks of its tokens.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class Served:
 
     def introduce(self, handle: int, output: list[int] | None = None) -> None:
         encoder_tokens = self.encoder_tokens.get(handle, ())
-        self.core.introduce(handle, self.prompts[handle], output or (), encoder_tokens=encoder_tokens)
+        self.core.introduce(
+            handle, self.prompts[handle], output or (), encoder_tokens=encoder_tokens
+        )
 
     def assert_greedy(self, handle: int, sequence: LiveSequence) -> None:
         """Each token is the reference's best, given those before it."""
@@ -40,23 +44,38 @@ class Served:
         tokens = torch.tensor([sequence.tokens[:-1]])
         with torch.inference_mode():
             if self.encoder_tokens:
-                logits = self.model(torch.tensor([self.encoder_tokens[handle]]), decoder_input_ids=tokens).logits[0]
+                logits = self.model(
+                    torch.tensor([self.encoder_tokens[handle]]), decoder_input_ids=tokens
+                ).logits[0]
             else:
                 logits = self.model(tokens).logits[0]
         logits = logits[sequence.num_prompt_tokens - 1 :]
-        gap = logits.max(-1).values - logits.gather(-1, torch.tensor(sequence.output).unsqueeze(-1)).squeeze(-1)
+        gap = logits.max(-1).values - logits.gather(
+            -1, torch.tensor(sequence.output).unsqueeze(-1)
+        ).squeeze(-1)
         assert float(gap.max()) <= NEAR_TIE
 
 
 @pytest.fixture(params=["deepseek_v3", "mamba", "mamba2", "qwen3_next", "t5", "mt5"])
-def served(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+def served(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Served]:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     model = save_mixer_variant(request.param, tmp_path)
-    worker = tgi_backend().create_worker(EngineConfig("cpu", str(tmp_path), load_spec(tmp_path)), RecordingReporter())
-    core = started(worker, RequestedLimits(max_concurrent_requests=8, max_batch_prefill_tokens=64, max_total_tokens=128))
+    worker = tgi_backend().create_worker(
+        EngineConfig("cpu", str(tmp_path), load_spec(tmp_path)), RecordingReporter()
+    )
+    core = started(
+        worker,
+        RequestedLimits(
+            max_concurrent_requests=8, max_batch_prefill_tokens=64, max_total_tokens=128
+        ),
+    )
     assert worker.health(deep=True).ok
     rng = np.random.default_rng(1)
-    texts = {handle: rng.integers(1, VOCAB_SIZE, length).tolist() for handle, length in LENGTHS.items()}
+    texts = {
+        handle: rng.integers(1, VOCAB_SIZE, length).tolist() for handle, length in LENGTHS.items()
+    }
     if request.param in ENCODER_DECODERS:
         yield Served(request.param, model, core, {handle: [0] for handle in texts}, texts)
     else:
@@ -89,7 +108,9 @@ def test_greedy_equals_transformers(served: Served) -> None:
     done = {}
     while core.live:
         core.step(dict.fromkeys(core.live, 0))
-        for handle in [handle for handle, sequence in core.live.items() if len(sequence.output) == NUM_OUTPUT]:
+        for handle in [
+            handle for handle, sequence in core.live.items() if len(sequence.output) == NUM_OUTPUT
+        ]:
             done[handle] = core.drop(handle)
     assert sorted(done) == sorted(LENGTHS)
     for handle, sequence in done.items():

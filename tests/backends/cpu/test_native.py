@@ -29,9 +29,14 @@ LIMITS = Limits(max_total_tokens=320, max_sequences=8, max_step_tokens=700)
 NUM_BLOCKS = 40
 NAN = 0x7FC0  # bfloat16
 
-LONGER = {"gpt2": {"n_positions": 320}, "gpt_bigcode": {"n_positions": 320}, "opt": {"max_position_embeddings": 320}}
+LONGER = {
+    "gpt2": {"n_positions": 320},
+    "gpt_bigcode": {"n_positions": 320},
+    "opt": {"max_position_embeddings": 320},
+}
 
-# Families and variants with a mixture, a clip, a norm elsewhere, or a rotation that depends on the length of the sequence.
+# Families and variants with a mixture, a clip, a norm elsewhere, or a rotation that depends on the
+# length of the sequence.
 NOT_NATIVE = {
     "bloom-residual-from-norm",
     "cohere-norms",
@@ -67,7 +72,9 @@ def ignore(done: int, total: int) -> None:
     """No progress is shown."""
 
 
-def native_model(path: Path, spec: ModelSpec, library: NativeLibrary, threads: int = 2, limits: Limits = LIMITS) -> NativeModel:
+def native_model(
+    path: Path, spec: ModelSpec, library: NativeLibrary, threads: int = 2, limits: Limits = LIMITS
+) -> NativeModel:
     loaded = native_loader(library, threads)(spec, torch.bfloat16, path, ignore)
     assert isinstance(loaded, NativeDecoder)
     model = loaded.with_cache(NUM_BLOCKS, BLOCK_TOKENS, limits)
@@ -76,7 +83,9 @@ def native_model(path: Path, spec: ModelSpec, library: NativeLibrary, threads: i
     return model
 
 
-def torch_model(path: Path, spec: ModelSpec, dtype: torch.dtype, limits: Limits = LIMITS) -> DecoderWithCache:
+def torch_model(
+    path: Path, spec: ModelSpec, dtype: torch.dtype, limits: Limits = LIMITS
+) -> DecoderWithCache:
     """The shared decoder with weights rounded to bfloat16, computing in `dtype`."""
     decoder = build_decoder(spec, REFERENCE, dtype, "cpu")
     load_weights(decoder, path, ignore)
@@ -86,7 +95,9 @@ def torch_model(path: Path, spec: ModelSpec, dtype: torch.dtype, limits: Limits 
 
 
 def schedule(rng: random.Random) -> list[list[tuple[int, int, int]]]:
-    """Steps of (sequence, first position, count): prefill in chunks beside decode, across block borders, one long prompt."""
+    """Steps of (sequence, first position, count): prefill in chunks beside decode, across block
+    borders, one long prompt.
+    """
     done = [0, 0, 0]
     steps = []
     for counts in ([50, 33, 0], [13, 1, 70], [1, 1, 1], [31, 2, 1], [1, 1, 200], [1, 1, 1]):
@@ -105,8 +116,12 @@ def logits_of(model: Model, seed: int = 0) -> Tensor:
     tables = [blocks[:10], blocks[10:20], blocks[20:]]
     results = []
     for rows in schedule(rng):
-        flat = torch.tensor([token for i, start, count in rows for token in token_ids[i][start : start + count]])
-        metadata = metadata_of([(tables[i], start, count) for i, start, count in rows], BLOCK_TOKENS)
+        flat = torch.tensor(
+            [token for i, start, count in rows for token in token_ids[i][start : start + count]]
+        )
+        metadata = metadata_of(
+            [(tables[i], start, count) for i, start, count in rows], BLOCK_TOKENS
+        )
         results.append(model.logits(model.forward(flat, metadata).clone()).clone())
     return torch.cat(results)
 
@@ -129,7 +144,9 @@ def test_families(variant: str, library: NativeLibrary, tmp_path: Path) -> None:
     save_checkpoint(family, tmp_path, **overrides, **LONGER.get(family, {}))
     spec = load_spec(tmp_path)
     assert isinstance(spec, ModelSpec)
-    if variant in NOT_NATIVE or (family in NOT_NATIVE and variant != "olmo-biases"):  # which clips nothing
+    if variant in NOT_NATIVE or (
+        family in NOT_NATIVE and variant != "olmo-biases"
+    ):  # which clips nothing
         assert unsupported(spec)
         return
     assert unsupported(spec) == ()
@@ -138,15 +155,33 @@ def test_families(variant: str, library: NativeLibrary, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("head_dim", HEAD_SIZES)
 @pytest.mark.parametrize("num_kv_heads", [1, 2, 6])
-def test_head_and_group_sizes(head_dim: int, num_kv_heads: int, library: NativeLibrary, tmp_path: Path) -> None:
-    sizes = {"head_dim": head_dim, "num_attention_heads": 6, "num_key_value_heads": num_kv_heads, "hidden_size": 48}
-    save_checkpoint("mistral", tmp_path, num_hidden_layers=1, sliding_window=45, max_position_embeddings=320, **sizes)
+def test_head_and_group_sizes(
+    head_dim: int, num_kv_heads: int, library: NativeLibrary, tmp_path: Path
+) -> None:
+    sizes = {
+        "head_dim": head_dim,
+        "num_attention_heads": 6,
+        "num_key_value_heads": num_kv_heads,
+        "hidden_size": 48,
+    }
+    save_checkpoint(
+        "mistral",
+        tmp_path,
+        num_hidden_layers=1,
+        sliding_window=45,
+        max_position_embeddings=320,
+        **sizes,
+    )
     check(tmp_path, library)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "falcon", "gemma2", "opt"])
-def test_wanted_tokens_are_those_of_the_whole(family: str, library: NativeLibrary, tmp_path: Path) -> None:
-    """Behind the last keys and values only wanted tokens are computed; bit for bit as in the whole."""
+def test_wanted_tokens_are_those_of_the_whole(
+    family: str, library: NativeLibrary, tmp_path: Path
+) -> None:
+    """Behind the last keys and values only wanted tokens are computed; bit for bit as in the
+    whole.
+    """
     save_checkpoint(family, tmp_path, **LONGER.get(family, {}))
     spec = load_spec(tmp_path)
     assert isinstance(spec, ModelSpec)
@@ -183,25 +218,36 @@ LONG_CONTEXTS = {
 
 
 def long_prompts() -> tuple[list[list[int]], list[list[int]]]:
-    """Tokens and blocks of three sequences that begin alike, in the same blocks, and of one that does not."""
+    """Tokens and blocks of three sequences that begin alike, in the same blocks, and of one that
+    does not.
+    """
     rng = random.Random(0)
     begin = [rng.randrange(101) for _ in range(SHARED_BLOCKS * BLOCK_TOKENS)]
-    tokens = [begin + [rng.randrange(101) for _ in range(100)] for _ in range(3)] + [[rng.randrange(101) for _ in range(310)]]
+    tokens = [begin + [rng.randrange(101) for _ in range(100)] for _ in range(3)] + [
+        [rng.randrange(101) for _ in range(310)]
+    ]
     blocks = rng.sample(range(NUM_BLOCKS), SHARED_BLOCKS + 3 * 3 + 10)
-    tables = [blocks[:SHARED_BLOCKS] + blocks[first : first + 3] for first in range(SHARED_BLOCKS, SHARED_BLOCKS + 9, 3)]
+    tables = [
+        blocks[:SHARED_BLOCKS] + blocks[first : first + 3]
+        for first in range(SHARED_BLOCKS, SHARED_BLOCKS + 9, 3)
+    ]
     return tokens, [*tables, blocks[-10:]]
 
 
 def next_logits(model: Model, rows: list[tuple[int, int, int]]) -> Tensor:
     """Logits of a step of rows (sequence, first position, count) of the long prompts."""
     tokens, tables = long_prompts()
-    flat = torch.tensor([token for i, start, count in rows for token in tokens[i][start : start + count]])
+    flat = torch.tensor(
+        [token for i, start, count in rows for token in tokens[i][start : start + count]]
+    )
     metadata = metadata_of([(tables[i], start, count) for i, start, count in rows], BLOCK_TOKENS)
     return model.logits(model.forward(flat, metadata).clone()).clone()
 
 
 def decode_after_prefill(model: Model) -> tuple[Tensor, list[Tensor]]:
-    """One step of single tokens, and of some to verify at once, after the prompts; then each of its rows alone."""
+    """One step of single tokens, and of some to verify at once, after the prompts; then each of its
+    rows alone.
+    """
     next_logits(model, [(0, 0, 640)])
     for rows in ([(1, 576, 64), (2, 576, 64)], [(3, 0, 300)]):
         next_logits(model, rows)
@@ -210,8 +256,12 @@ def decode_after_prefill(model: Model) -> tuple[Tensor, list[Tensor]]:
 
 
 @pytest.mark.parametrize("family", LONG_CONTEXTS)
-def test_long_contexts_and_common_beginnings(family: str, library: NativeLibrary, tmp_path: Path) -> None:
-    """As near to the truth as torch's own bfloat16; and neither neighbours nor threads change a bit of a result."""
+def test_long_contexts_and_common_beginnings(
+    family: str, library: NativeLibrary, tmp_path: Path
+) -> None:
+    """As near to the truth as torch's own bfloat16; and neither neighbours nor threads change a bit
+    of a result.
+    """
     save_checkpoint(family, tmp_path, **LONG_CONTEXTS[family])
     spec = load_spec(tmp_path)
     assert isinstance(spec, ModelSpec)
@@ -224,7 +274,9 @@ def test_long_contexts_and_common_beginnings(family: str, library: NativeLibrary
     assert torch.equal(together, by_three)
 
 
-@pytest.mark.parametrize("parameter", ["q.weight", "o.weight", "gate.weight", "down.weight", "norm.weight"])
+@pytest.mark.parametrize(
+    "parameter", ["q.weight", "o.weight", "gate.weight", "down.weight", "norm.weight"]
+)
 def test_a_lost_weight_shows(parameter: str, library: NativeLibrary, tmp_path: Path) -> None:
     save_checkpoint("llama", tmp_path)
     spec = load_spec(tmp_path)
@@ -236,12 +288,20 @@ def test_a_lost_weight_shows(parameter: str, library: NativeLibrary, tmp_path: P
         def __init__(self) -> None:
             self.spec = spec
 
-        def write(self, parameter_given: str, expert: int | None, *, axis: int, start: int, piece: Tensor) -> None:
-            lost = parameter_given.startswith("decoder.layers.1.") and parameter_given.endswith(parameter)
-            decoder.write(parameter_given, expert, axis=axis, start=start, piece=piece * 0 if lost else piece)
+        def write(
+            self, parameter_given: str, expert: int | None, *, axis: int, start: int, piece: Tensor
+        ) -> None:
+            lost = parameter_given.startswith("decoder.layers.1.") and parameter_given.endswith(
+                parameter
+            )
+            decoder.write(
+                parameter_given, expert, axis=axis, start=start, piece=piece * 0 if lost else piece
+            )
 
     load_weights(Losing(), tmp_path, ignore)
-    assert (logits_of(decoder.with_cache(NUM_BLOCKS, BLOCK_TOKENS, LIMITS)) - truth).abs().max() > 0.3
+    assert (
+        logits_of(decoder.with_cache(NUM_BLOCKS, BLOCK_TOKENS, LIMITS)) - truth
+    ).abs().max() > 0.3
 
 
 def test_blocks_are_copied_whole(library: NativeLibrary, tmp_path: Path) -> None:
@@ -252,7 +312,9 @@ def test_blocks_are_copied_whole(library: NativeLibrary, tmp_path: Path) -> None
     prompt = torch.arange(64) % 101
 
     def next_logits(table: list[int]) -> Tensor:
-        return model.logits(model.forward(torch.tensor([7]), metadata_of([(table, 64, 1)], BLOCK_TOKENS))).clone()
+        return model.logits(
+            model.forward(torch.tensor([7]), metadata_of([(table, 64, 1)], BLOCK_TOKENS))
+        ).clone()
 
     model.forward(prompt, metadata_of([([3, 4, 5], 0, 64)], BLOCK_TOKENS))
     expected = next_logits([3, 4, 5])
@@ -261,7 +323,9 @@ def test_blocks_are_copied_whole(library: NativeLibrary, tmp_path: Path) -> None
 
 
 def test_many_runs_of_many_threads_stay_in_step(library: NativeLibrary, tmp_path: Path) -> None:
-    """More threads than processors: some are late in every run, and must neither lose a share nor take one twice."""
+    """More threads than processors: some are late in every run, and must neither lose a share nor
+    take one twice.
+    """
     save_checkpoint("llama", tmp_path)
     spec = load_spec(tmp_path)
     assert isinstance(spec, ModelSpec)

@@ -17,7 +17,9 @@ from tgi_cpu.native_matrices import MatrixPlan, QuantizedMatrix
 from tgi_torch.weights.quantization import quantize
 from tgi_torch.weights.weight_formats import INT4, INT8, WeightFormat
 
-FORMATS = pytest.mark.parametrize("weight_format", [INT8, INT4], ids=lambda weight_format: weight_format.name)
+FORMATS = pytest.mark.parametrize(
+    "weight_format", [INT8, INT4], ids=lambda weight_format: weight_format.name
+)
 SHAPES = [(1, 2), (33, 7), (64, 64), (100, 131), (48, 256), (544, 192)]  # outputs, inputs
 ROWS = [1, 2, 3, 5, 6, 8, 9, 13, 241]  # on both sides of every change of method
 
@@ -27,7 +29,9 @@ Doubles = npt.NDArray[np.float64]
 def packed(library: NativeLibrary, weight: Tensor, weight_format: WeightFormat) -> QuantizedMatrix:
     """`weight` [outputs, inputs] in its codes, taken in whole."""
     plan = MatrixPlan({"weight": weight.shape[0]}, weight.shape[1])
-    matrix = QuantizedMatrix(plan, library, weight_format, library.allocate(plan.num_bytes(weight_format)))
+    matrix = QuantizedMatrix(
+        plan, library, weight_format, library.allocate(plan.num_bytes(weight_format))
+    )
     matrix.write("weight", 0, 0, weight)
     return matrix
 
@@ -39,9 +43,14 @@ def unpacked(matrix: QuantizedMatrix, weight_format: WeightFormat) -> Tensor:
     codes = matrix.codes.reshape(half_panels, groups, -1, 16, 4)
     if weight_format.bits == 4:
         codes = np.concatenate([codes & 15, codes >> 4], -1)
-    integers = codes.transpose(0, 3, 1, 2, 4).reshape(half_panels * 16, groups, -1).astype(np.float32) - weight_format.zero
+    integers = (
+        codes.transpose(0, 3, 1, 2, 4).reshape(half_panels * 16, groups, -1).astype(np.float32)
+        - weight_format.zero
+    )
     scales = torch.from_numpy(matrix.scales.view(np.int16)).view(torch.bfloat16).float()
-    scales = scales.view(half_panels, groups, 16).transpose(1, 2).reshape(half_panels * 16, groups, 1)
+    scales = (
+        scales.view(half_panels, groups, 16).transpose(1, 2).reshape(half_panels * 16, groups, 1)
+    )
     return (torch.from_numpy(integers) * scales).flatten(1)[: plan.num_columns, : plan.num_inputs]
 
 
@@ -54,7 +63,9 @@ def relative_error(found: npt.NDArray[np.float32], rows: Tensor, weight: Tensor)
 
 @FORMATS
 @pytest.mark.parametrize("shape", SHAPES)
-def test_codes_are_those_of_torch(shape: tuple[int, int], weight_format: WeightFormat, library: NativeLibrary) -> None:
+def test_codes_are_those_of_torch(
+    shape: tuple[int, int], weight_format: WeightFormat, library: NativeLibrary
+) -> None:
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).bfloat16()
     weight[0] = 0
     found = unpacked(packed(library, weight, weight_format), weight_format)
@@ -62,11 +73,16 @@ def test_codes_are_those_of_torch(shape: tuple[int, int], weight_format: WeightF
 
 
 @FORMATS
-def test_pieces_come_by_outputs_or_by_inputs(weight_format: WeightFormat, library: NativeLibrary) -> None:
+def test_pieces_come_by_outputs_or_by_inputs(
+    weight_format: WeightFormat, library: NativeLibrary
+) -> None:
     weight = torch.randn(40, 300)
     plan = MatrixPlan({"gate": 20, "up": 20}, 300, gated=True)
     by_outputs, by_inputs = (
-        QuantizedMatrix(plan, library, weight_format, library.allocate(plan.num_bytes(weight_format))) for _ in range(2)
+        QuantizedMatrix(
+            plan, library, weight_format, library.allocate(plan.num_bytes(weight_format))
+        )
+        for _ in range(2)
     )
     for parameter, part in (("gate", weight[:20]), ("up", weight[20:])):
         for start in (0, 7):
@@ -76,22 +92,33 @@ def test_pieces_come_by_outputs_or_by_inputs(weight_format: WeightFormat, librar
     assert np.array_equal(by_outputs.codes, by_inputs.codes)
     assert np.array_equal(by_outputs.scales, by_inputs.scales)
     columns = np.concatenate([plan.columns("gate"), plan.columns("up")])
-    assert torch.equal(unpacked(by_outputs, weight_format)[columns], quantize(weight, weight_format).dequantize())
+    assert torch.equal(
+        unpacked(by_outputs, weight_format)[columns], quantize(weight, weight_format).dequantize()
+    )
 
 
 @FORMATS
 @pytest.mark.parametrize("num_rows", ROWS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_products(
-    shape: tuple[int, int], num_rows: int, weight_format: WeightFormat, library: NativeLibrary, engine: Engine
+    shape: tuple[int, int],
+    num_rows: int,
+    weight_format: WeightFormat,
+    library: NativeLibrary,
+    engine: Engine,
 ) -> None:
     generator = torch.Generator().manual_seed(num_rows)
-    weight, rows = torch.randn(shape, generator=generator), torch.randn(num_rows, shape[1], generator=generator).bfloat16()
+    weight, rows = (
+        torch.randn(shape, generator=generator),
+        torch.randn(num_rows, shape[1], generator=generator).bfloat16(),
+    )
     weight[-1] = 0
     matrix = packed(library, weight, weight_format)
     found = multiply(engine, matrix, rows)
     # Byte products are exact to 16 bits of the rows; unpacked panels are rounded to bfloat16.
-    assert relative_error(found, rows, unpacked(matrix, weight_format)) < (3e-5 if num_rows <= 8 else 4e-3)
+    assert relative_error(found, rows, unpacked(matrix, weight_format)) < (
+        3e-5 if num_rows <= 8 else 4e-3
+    )
     assert not found[:, len(weight) - 1 :].any()
 
 
@@ -100,21 +127,29 @@ def test_products(
 def test_one_great_value_leaves_the_others_their_digits(
     num_rows: int, weight_format: WeightFormat, library: NativeLibrary, engine: Engine
 ) -> None:
-    """Values of one row a thousand times the others, in a group of their own, as some models have them."""
+    """Values of one row a thousand times the others, in a group of their own, as some models have
+    them.
+    """
     rows, weight = torch.randn(num_rows, 256).bfloat16(), torch.randn(32, 256)
     rows[:, :32] *= 1000
     weight[:, :64] = 0
     matrix = packed(library, weight, weight_format)
     found = multiply(engine, matrix, rows)
     rows[:, :64] = 0
-    assert relative_error(found, rows, unpacked(matrix, weight_format)) < (3e-5 if num_rows <= 8 else 4e-3)
+    assert relative_error(found, rows, unpacked(matrix, weight_format)) < (
+        3e-5 if num_rows <= 8 else 4e-3
+    )
 
 
 @FORMATS
 @pytest.mark.parametrize("num_rows", [1, 8, 60])
 @pytest.mark.parametrize("magnitude", [1e-38, 1e-20, 1e20, 1e34])
 def test_extreme_weights(
-    magnitude: float, num_rows: int, weight_format: WeightFormat, library: NativeLibrary, engine: Engine
+    magnitude: float,
+    num_rows: int,
+    weight_format: WeightFormat,
+    library: NativeLibrary,
+    engine: Engine,
 ) -> None:
     rows, weight = torch.randn(num_rows, 64).bfloat16(), torch.randn(32, 64) * magnitude
     matrix = packed(library, weight, weight_format)
@@ -138,7 +173,9 @@ def test_what_is_not_finite_shows_in_its_row_only(
 
 
 @FORMATS
-def test_a_weight_that_is_not_finite_shows(weight_format: WeightFormat, library: NativeLibrary, engine: Engine) -> None:
+def test_a_weight_that_is_not_finite_shows(
+    weight_format: WeightFormat, library: NativeLibrary, engine: Engine
+) -> None:
     rows, weight = torch.randn(3, 96).bfloat16(), torch.randn(32, 96)
     weight[5, 90] = float("nan")
     found = multiply(engine, packed(library, weight, weight_format), rows)

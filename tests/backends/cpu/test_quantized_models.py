@@ -1,4 +1,6 @@
-"""Whole models with quantized weights: beside a decoder whose weights were rounded to the same numbers, and beside bfloat16."""
+"""Whole models with quantized weights: beside a decoder whose weights were rounded to the same
+numbers, and beside bfloat16.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,17 @@ from tgi_torch.model.decoder import DecoderWithCache, build_decoder
 from tgi_torch.ops import REFERENCE
 from tgi_torch.weights.loading import load_weights
 from tgi_torch.weights.quantization import quantize
-from tgi_torch.weights.weight_formats import QUANTIZATIONS, Quantization, WeightFormat, describe_quantization, is_quantized
+from tgi_torch.weights.weight_formats import (
+    QUANTIZATIONS,
+    Quantization,
+    WeightFormat,
+    describe_quantization,
+    is_quantized,
+)
 
 SCHEMES = pytest.mark.parametrize("name", ["int8", "int4"])
-# Fused and split projections, transposed weights, biases, tied and own heads, a gate or none, scaled embeddings.
+# Fused and split projections, transposed weights, biases, tied and own heads, a gate or none,
+# scaled embeddings.
 FAMILIES = ["llama", "gpt2", "qwen2", "gemma2", "falcon", "bloom"]
 PROMPTS = [
     "What is TGI?",
@@ -60,14 +69,20 @@ def spec_of(path: Path) -> ModelSpec:
     return spec
 
 
-def native_model(path: Path, library: NativeLibrary, quantization: Quantization | None) -> NativeModel:
+def native_model(
+    path: Path, library: NativeLibrary, quantization: Quantization | None
+) -> NativeModel:
     loaded = native_loader(library, 2, quantization)(spec_of(path), torch.bfloat16, path, ignore)
     assert isinstance(loaded, NativeDecoder)
     return loaded.with_cache(NUM_BLOCKS, BLOCK_TOKENS, LIMITS)
 
 
-def rounded_model(path: Path, quantization: Quantization, dtype: torch.dtype, *, by_outputs: bool = False) -> DecoderWithCache:
-    """The plain decoder with weights that went through codes; `by_outputs`: 8 bits with one scale per output."""
+def rounded_model(
+    path: Path, quantization: Quantization, dtype: torch.dtype, *, by_outputs: bool = False
+) -> DecoderWithCache:
+    """The plain decoder with weights that went through codes; `by_outputs`: 8 bits with one scale
+    per output.
+    """
     decoder = build_decoder(spec_of(path), REFERENCE, dtype, "cpu")
     load_weights(decoder, path, ignore)
     for parameter, parameter in decoder.parameters.by_parameter.items():
@@ -101,7 +116,9 @@ def test_torch_s_products(family: str, name: str, tmp_path: Path) -> None:
     save_checkpoint(family, tmp_path, **LONGER.get(family, {}))
     quantization = QUANTIZATIONS[name]
     truth = logits_of(rounded_model(tmp_path, quantization, torch.float32, by_outputs=True))
-    usual = (logits_of(rounded_model(tmp_path, quantization, torch.bfloat16, by_outputs=True)) - truth).abs()
+    usual = (
+        logits_of(rounded_model(tmp_path, quantization, torch.bfloat16, by_outputs=True)) - truth
+    ).abs()
     decoder = build_decoder(spec_of(tmp_path), REFERENCE, torch.bfloat16, "cpu", quantization)
     load_weights(decoder, tmp_path, ignore)
     found = (logits_of(decoder.with_cache(NUM_BLOCKS, BLOCK_TOKENS, LIMITS)) - truth).abs()
@@ -120,22 +137,34 @@ def test_every_name_loads_says_so_and_saves_memory(name: str, tmp_path: Path) ->
     worker.load()
     agreement = worker.negotiate(RequestedLimits())
     quantization = QUANTIZATIONS[name]
-    assert any(f"`--quantize {name}`: weights become {quantization.layers.bits}-bit integers" in line for line in reporter.lines)
+    assert any(
+        f"`--quantize {name}`: weights become {quantization.layers.bits}-bit integers" in line
+        for line in reporter.lines
+    )
     assert agreement.facts["quantization"] == f"{quantization.name} weights"
     assert agreement.facts["dtype"] == "bfloat16"
     expected = weights_bytes(spec, "bfloat16", quantization)
-    assert agreement.memory[0].num_bytes == support.memory[0].num_bytes == expected < weights_bytes(spec, "bfloat16")
+    assert (
+        agreement.memory[0].num_bytes
+        == support.memory[0].num_bytes
+        == expected
+        < weights_bytes(spec, "bfloat16")
+    )
     assert agreement.memory[0].detail == support.memory[0].detail == quantization.name
-    assert [item.chosen for item in CpuBackend().explain(spec, config) if item.operation == "weights"] == [
-        describe_quantization(name)
-    ]
+    assert [
+        item.chosen for item in CpuBackend().explain(spec, config) if item.operation == "weights"
+    ] == [describe_quantization(name)]
     worker.warmup()
     assert worker.health(True) == Health(True)
     worker.close()
 
 
-@pytest.mark.parametrize("name", ["awq", "gptq", "marlin", "exl2", "compressed-tensors", "fp8", "int3"])
-def test_names_that_need_another_checkpoint_or_processor_are_refused(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["awq", "gptq", "marlin", "exl2", "compressed-tensors", "fp8", "int3"]
+)
+def test_names_that_need_another_checkpoint_or_processor_are_refused(
+    name: str, tmp_path: Path
+) -> None:
     save_checkpoint("llama", tmp_path)
     spec = spec_of(tmp_path)
     support = tgi_backend().supports(spec, EngineConfig("cpu", str(tmp_path), spec, quantize=name))
@@ -150,7 +179,10 @@ def test_weights_take_what_the_arithmetic_says(name: str, library: NativeLibrary
     path = demo_model_path(lambda message: None)
     spec = spec_of(path)
     weights = NativeDecoder(spec, library, 1, QUANTIZATIONS[name]).weights
-    taken = sum(matrix.plan.num_bytes(QUANTIZATIONS[name].format_of(parameter)) for parameter, matrix in weights.matrices.items())
+    taken = sum(
+        matrix.plan.num_bytes(QUANTIZATIONS[name].format_of(parameter))
+        for parameter, matrix in weights.matrices.items()
+    )
     taken += sum(vector.nbytes for vector in weights.vectors.values())
     assert taken == pytest.approx(weights_bytes(spec, "bfloat16", QUANTIZATIONS[name]), rel=0.02)
 
@@ -169,7 +201,9 @@ def test_weights_take_what_the_arithmetic_says(name: str, library: NativeLibrary
         ("decoder.layers.0.moe.router.weight", (8, 32), None),
     ],
 )
-def test_what_is_quantized_and_to_how_many_bits(parameter: str, shape: tuple[int, ...], bits: int | None) -> None:
+def test_what_is_quantized_and_to_how_many_bits(
+    parameter: str, shape: tuple[int, ...], bits: int | None
+) -> None:
     assert is_quantized(parameter, shape) == (bits is not None)
     if bits is not None:
         assert QUANTIZATIONS["int4"].format_of(parameter).bits == bits
@@ -196,7 +230,12 @@ def test_the_demo_responses_in_int8_as_in_bfloat16(library: NativeLibrary) -> No
     """Of these eight answers of 24 tokens all are the same today; seven must be."""
     path = demo_model_path(lambda message: None)
     tokenizer = Tokenizer.load(path)
-    usual, quantized = (native_model(path, library, quantization) for quantization in (None, QUANTIZATIONS["int8"]))
-    prompts = [tokenizer.encode(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n").ids for text in PROMPTS]
+    usual, quantized = (
+        native_model(path, library, quantization) for quantization in (None, QUANTIZATIONS["int8"])
+    )
+    prompts = [
+        tokenizer.encode(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n").ids
+        for text in PROMPTS
+    ]
     same = [greedy(usual, prompt, 24) == greedy(quantized, prompt, 24) for prompt in prompts]
     assert sum(same) >= len(same) - 1

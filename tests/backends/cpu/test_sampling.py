@@ -1,4 +1,6 @@
-"""The batched samplers against the reference of `tgi.testing.sampling`, and the reference against hand-made figures."""
+"""The batched samplers against the reference of `tgi.testing.sampling`, and the reference against
+hand-made figures.
+"""
 
 from __future__ import annotations
 
@@ -59,18 +61,33 @@ class Row:
         return len(self.tokens)
 
     def reference(self, params=None, draw=None):
-        prompt, output = self.tokens[: self.num_prompt_tokens], self.tokens[self.num_prompt_tokens :]
+        prompt, output = (
+            self.tokens[: self.num_prompt_tokens],
+            self.tokens[self.num_prompt_tokens :],
+        )
         draw = self.draw if draw is None else draw
-        return sample_row(self.logits, params or self.sampling, prompt, output, draw=draw, allowed=self.allowed)
+        return sample_row(
+            self.logits, params or self.sampling, prompt, output, draw=draw, allowed=self.allowed
+        )
 
 
 def run(rows, make=torch_sampler, sampler=None):
     sampler = sampler or make(len(rows[0].logits))
     constrained = [i for i, row in enumerate(rows) if row.allowed is not None]
-    mask = (constrained, np.stack([pack(rows[i].allowed) for i in constrained])) if constrained else None
+    mask = (
+        (constrained, np.stack([pack(rows[i].allowed) for i in constrained]))
+        if constrained
+        else None
+    )
     logits = torch.from_numpy(np.stack([row.logits for row in rows]))
     before = logits.clone()
-    result = sampler.sample(logits, rows, [row.length for row in rows], np.array([row.draw for row in rows], np.float32), mask)
+    result = sampler.sample(
+        logits,
+        rows,
+        [row.length for row in rows],
+        np.array([row.draw for row in rows], np.float32),
+        mask,
+    )
     assert torch.equal(logits.nan_to_num(), before.nan_to_num()), "the logits were changed"
     return result
 
@@ -101,7 +118,13 @@ def params(draw, vocab_size):
         greedy=draw(st.booleans()),
         watermark_gamma=optional(fractions, 0.0),
         watermark_delta=2.0,
-        logit_bias=tuple(draw(st.lists(st.tuples(st.integers(0, vocab_size - 1), hundredths(-500, 500)), max_size=3))),
+        logit_bias=tuple(
+            draw(
+                st.lists(
+                    st.tuples(st.integers(0, vocab_size - 1), hundredths(-500, 500)), max_size=3
+                )
+            )
+        ),
         repetition_penalty=optional(hundredths(50, 200), 1.0),
         relative_frequency_penalty=optional(hundredths(-200, 200), 0.0),
         frequency_penalty=optional(hundredths(-200, 200), 0.0),
@@ -122,7 +145,9 @@ def batches(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     rows = []
     for _ in range(draw(st.integers(1, 4))):
-        logits = rng.normal(scale=draw(st.sampled_from([0.3, 3.0])), size=vocab_size).astype(np.float32)
+        logits = rng.normal(scale=draw(st.sampled_from([0.3, 3.0])), size=vocab_size).astype(
+            np.float32
+        )
         if draw(st.booleans()):
             logits = np.round(logits * 2) / 2  # many ties
         allowed = rng.random(vocab_size) < 0.7 if draw(st.booleans()) else None
@@ -130,7 +155,16 @@ def batches(draw):
             allowed[rng.integers(vocab_size)] = True
         tokens = rng.integers(0, vocab_size, draw(st.integers(1, 12))).astype(np.int32)
         uniform = np.float32(rng.integers(0, 2**24) / 2**24)
-        rows.append(Row(draw(params(vocab_size)), tokens, draw(st.integers(1, len(tokens))), logits, uniform, allowed))
+        rows.append(
+            Row(
+                draw(params(vocab_size)),
+                tokens,
+                draw(st.integers(1, len(tokens))),
+                logits,
+                uniform,
+                allowed,
+            )
+        )
     return rows
 
 
@@ -139,7 +173,9 @@ def nearby(params):
     for steps in itertools.product((-MARGIN, 0.0, MARGIN), repeat=3):
         top_p, typical_p, min_p = (
             value if value == off else value + step
-            for value, off, step in zip((params.top_p, params.typical_p, params.min_p), (1, 1, 0), steps, strict=True)
+            for value, off, step in zip(
+                (params.top_p, params.typical_p, params.min_p), (1, 1, 0), steps, strict=True
+            )
         )
         yield msgspec.structs.replace(params, top_p=top_p, typical_p=typical_p, min_p=min_p)
 
@@ -150,11 +186,21 @@ def agrees(row, token, logprob, top):
             return False
         if reference.logprob is None:
             return math.isnan(logprob) and not top
-        close = [math.isclose(top.get(i, math.nan), value, abs_tol=1e-4) for i, value in reference.top]
-        return math.isclose(reference.logprob, logprob, abs_tol=1e-4) and len(top) == len(close) and all(close)
+        close = [
+            math.isclose(top.get(i, math.nan), value, abs_tol=1e-4) for i, value in reference.top
+        ]
+        return (
+            math.isclose(reference.logprob, logprob, abs_tol=1e-4)
+            and len(top) == len(close)
+            and all(close)
+        )
 
     draws = (row.draw, max(row.draw - 2 * MARGIN, 0.0), row.draw + 2 * MARGIN)
-    return any(same(row.reference(p, draw)) for draw in draws for p in (row.sampling, *nearby(row.sampling)))
+    return any(
+        same(row.reference(p, draw))
+        for draw in draws
+        for p in (row.sampling, *nearby(row.sampling))
+    )
 
 
 @both
@@ -164,7 +210,10 @@ def test_sampler_equals_reference(make, rows):
     result = run(rows, make)
     assert not result.problems
     for i, row in enumerate(rows):
-        assert agrees(row, int(result.tokens[i]), float(result.logprobs[i]), tops(result, i)), (row, row.reference())
+        assert agrees(row, int(result.tokens[i]), float(result.logprobs[i]), tops(result, i)), (
+            row,
+            row.reference(),
+        )
 
 
 LARGE = 9001  # neither whole vectors, nor whole groups, nor whole chunks of the kernels
@@ -182,7 +231,13 @@ SETTINGS = [
     {"min_p": 0.02},
     {"top_k": 500, "top_p": 0.9, "typical_p": 0.8, "min_p": 0.01, "temperature": 0.7},
     {"watermark_gamma": 0.5, "watermark_delta": 1.0, "repetition_penalty": 1.3, "top_p": 0.9},
-    {"greedy": True, "repetition_penalty": 1.3, "frequency_penalty": 0.4, "presence_penalty": 0.2, "logit_bias": ((8999, 3.0),)},
+    {
+        "greedy": True,
+        "repetition_penalty": 1.3,
+        "frequency_penalty": 0.4,
+        "presence_penalty": 0.2,
+        "logit_bias": ((8999, 3.0),),
+    },
     {"logprobs": "raw", "top_k": 3, "temperature": 0.5},
 ]
 
@@ -196,14 +251,29 @@ def test_a_large_vocabulary_equals_reference(make, kind):
         logits = rng.normal(scale=2.5, size=LARGE).astype(np.float32)
         logits = {"tied": np.round(logits), "flat": np.zeros_like(logits)}.get(kind, logits)
         allowed = rng.random(LARGE) < 0.01 if kind == "masked" else None
-        sampling = msgspec.structs.replace(SamplingParams(greedy=False, logprobs="processed", top_n_tokens=7), **given_settings)
+        sampling = msgspec.structs.replace(
+            SamplingParams(greedy=False, logprobs="processed", top_n_tokens=7), **given_settings
+        )
         uniform = np.float32(rng.integers(0, 2**24) / 2**24)
-        rows.append(Row(sampling, rng.integers(0, LARGE, 300).astype(np.int32), 200, logits, uniform, allowed))
+        rows.append(
+            Row(
+                sampling,
+                rng.integers(0, LARGE, 300).astype(np.int32),
+                200,
+                logits,
+                uniform,
+                allowed,
+            )
+        )
     result = run(rows, make)
     assert not result.problems
     for i, row in enumerate(rows):
         token, logprob = int(result.tokens[i]), float(result.logprobs[i])
-        assert agrees(row, token, logprob, tops(result, i)), (row.sampling, token, row.reference().token_id)
+        assert agrees(row, token, logprob, tops(result, i)), (
+            row.sampling,
+            token,
+            row.reference().token_id,
+        )
 
 
 @both
@@ -235,13 +305,23 @@ def test_counts_follow_a_growing_sequence(make, rows, steps):
 
 def row(logits, draw=0.0, tokens=(0,), num_prompt_tokens=1, allowed=None, **params):
     logits = np.array(logits, np.float32)
-    return Row(SamplingParams(**params), np.array(tokens, np.int32), num_prompt_tokens, logits, draw, allowed)
+    return Row(
+        SamplingParams(**params),
+        np.array(tokens, np.int32),
+        num_prompt_tokens,
+        logits,
+        draw,
+        allowed,
+    )
 
 
 def test_greedy_takes_the_lowest_of_equals():
     kernels = SamplingKernels(argmax=lambda s: torch.from_numpy(s.numpy().argmax(-1)))
     for sampler in (torch_sampler(4), native_sampler(4), Sampler(4, torch.device("cpu"), kernels)):
-        assert run([row([0, 2, 2, 1]), row([3, 3, 3, 3])], sampler=sampler).tokens.tolist() == [1, 0]
+        assert run([row([0, 2, 2, 1]), row([3, 3, 3, 3])], sampler=sampler).tokens.tolist() == [
+            1,
+            0,
+        ]
 
 
 @both
@@ -272,7 +352,14 @@ def test_a_row_that_is_not_finite_fails_alone(make, bad, greedy):
 @both
 def test_a_row_without_an_allowed_token_fails_alone(make):
     none = np.zeros(4, np.bool_)
-    result = run([row([0, 1, 5, 2]), row([0, 1, 5, 2], allowed=none), row([0, 1, 5, 2], 0.5, allowed=none, greedy=False)], make)
+    result = run(
+        [
+            row([0, 1, 5, 2]),
+            row([0, 1, 5, 2], allowed=none),
+            row([0, 1, 5, 2], 0.5, allowed=none, greedy=False),
+        ],
+        make,
+    )
     assert list(result.problems) == [1, 2]
     assert result.tokens[0] == 2
 
@@ -281,7 +368,10 @@ def test_a_row_without_an_allowed_token_fails_alone(make):
 def test_a_mask_that_leaves_one_token_forces_it(make):
     only = np.arange(40) == 37
     rng = np.random.default_rng(0)
-    rows = [row(rng.normal(size=40), 0.5, allowed=only, greedy=greedy, top_k=2 * (not greedy)) for greedy in (True, False)]
+    rows = [
+        row(rng.normal(size=40), 0.5, allowed=only, greedy=greedy, top_k=2 * (not greedy))
+        for greedy in (True, False)
+    ]
     assert run(rows, make).tokens.tolist() == [37, 37]
     np.testing.assert_array_equal(unpack_mask(pack(only), 40), only)
 
@@ -291,7 +381,12 @@ def test_the_reference_by_hand():
     probabilities = log([0.1, 0.2, 0.3, 0.4])
 
     def kept(**params):
-        result = sample_row(probabilities, SamplingParams(greedy=False, logprobs="processed", top_n_tokens=4, **params), [0], [])
+        result = sample_row(
+            probabilities,
+            SamplingParams(greedy=False, logprobs="processed", top_n_tokens=4, **params),
+            [0],
+            [],
+        )
         return sorted(token for token, _ in result.top)
 
     assert kept() == [0, 1, 2, 3]
@@ -301,10 +396,23 @@ def test_the_reference_by_hand():
     assert kept(top_p=0.01) == [3]
     assert kept(min_p=0.6) == [2, 3]
     assert kept(typical_p=0.25) == [2]  # entropy 1.28, -log 0.3 = 1.20 is nearest
-    assert [choose(probabilities, u) for u in (0.0, 0.09, 0.11, 0.29, 0.31, 0.59, 0.61)] == [0, 0, 1, 1, 2, 2, 3]
+    assert [choose(probabilities, u) for u in (0.0, 0.09, 0.11, 0.29, 0.31, 0.59, 0.61)] == [
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+        3,
+    ]
 
     def scores(**params):
-        result = sample_row([2.0, -2.0, 1.0], SamplingParams(logprobs="processed", top_n_tokens=3, **params), [0, 1], [1])
+        result = sample_row(
+            [2.0, -2.0, 1.0],
+            SamplingParams(logprobs="processed", top_n_tokens=3, **params),
+            [0, 1],
+            [1],
+        )
         values = dict(result.top)
         return [round(values[i] - values[2] + 1.0, 6) for i in range(3)]  # token 2 keeps its score
 
@@ -324,7 +432,9 @@ def mix32(h):
 def test_green_tokens():
     assert mix32(1) == 0x514E28B7  # murmur3's published value
     for previous in (0, 1, 50256, 151642):
-        expected = [mix32((previous * 15485863 + v * 0x9E3779B9) % 2**32) < 0.25 * 2**32 for v in range(500)]
+        expected = [
+            mix32((previous * 15485863 + v * 0x9E3779B9) % 2**32) < 0.25 * 2**32 for v in range(500)
+        ]
         assert green_tokens(previous, 500, 0.25).tolist() == expected
         assert 80 < sum(expected) < 170
 

@@ -1,4 +1,6 @@
-"""Checkpoints through `tgi serve` on the CPU backend: a family of transformers alone, scaled rotations, pickled weights."""
+"""Checkpoints through `tgi serve` on the CPU backend: a family of transformers alone, scaled
+rotations, pickled weights.
+"""
 
 from __future__ import annotations
 
@@ -30,22 +32,41 @@ def test_the_fallback_serves_and_says_that_it_is_slow(tmp_path, tiny_model):
     model = save_checkpoint("smollm3", path, vocab_size=tokenizer.vocab_size, **SIZES)
     prompt = tokenizer.encode("once upon a time", add_special_tokens=True).ids
     expected = model.generate(
-        torch.tensor([prompt]), max_new_tokens=8, do_sample=False, eos_token_id=None, attention_mask=torch.ones(1, len(prompt))
+        torch.tensor([prompt]),
+        max_new_tokens=8,
+        do_sample=False,
+        eos_token_id=None,
+        attention_mask=torch.ones(1, len(prompt)),
     )[0, len(prompt) :].tolist()
     with running_server(path, "cpu", tmp_path / "log", "--max-total-tokens", "64") as server:
         parameters = {"max_new_tokens": 8, "details": True}
         body = {"inputs": "once upon a time", "parameters": parameters}
         response = httpx.post(f"{server.url}/generate", json=body, timeout=60).json()
-        sampled = parameters | {"do_sample": True, "seed": 3, "temperature": 0.7, "top_k": 5, "top_p": 0.9, "typical_p": 0.9}
-        body = {"inputs": "once upon a time", "parameters": sampled | {"repetition_penalty": 1.2, "frequency_penalty": 0.1}}
-        once, again = (httpx.post(f"{server.url}/generate", json=body, timeout=60).json() for _ in range(2))
+        sampled = parameters | {
+            "do_sample": True,
+            "seed": 3,
+            "temperature": 0.7,
+            "top_k": 5,
+            "top_p": 0.9,
+            "typical_p": 0.9,
+        }
+        body = {
+            "inputs": "once upon a time",
+            "parameters": sampled | {"repetition_penalty": 1.2, "frequency_penalty": 0.1},
+        }
+        once, again = (
+            httpx.post(f"{server.url}/generate", json=body, timeout=60).json() for _ in range(2)
+        )
         max_total_tokens = httpx.get(f"{server.url}/info").json()["max_total_tokens"]
     tokens = [token["id"] for token in response["details"]["tokens"]]
     assert tokens == expected[: len(tokens)]
     assert tokens
     assert once["generated_text"] == again["generated_text"]
     assert max_total_tokens == 64
-    assert "`smollm3` is not built in: it runs with transformers' modelling code" in (tmp_path / "log").read_text()
+    assert (
+        "`smollm3` is not built in: it runs with transformers' modelling code"
+        in (tmp_path / "log").read_text()
+    )
 
 
 def test_a_rope_factor_lengthens_the_context(tmp_path, tiny_model):

@@ -25,7 +25,8 @@ PROMPT = [5, 9, 2, 7]
 GREEDY = SamplingParams()
 SAMPLED = SamplingParams(greedy=False, temperature=0.7, top_k=20, top_p=0.9)
 
-# (kernels, sampling, rows) -> torch operations, Python calls, and most bytes of Python's memory held at once, of a worker's step
+# (kernels, sampling, rows) -> torch operations, Python calls, and most bytes of Python's memory
+# held at once, of a worker's step
 LIMITS = {
     ("native", "greedy", 1): (0, 52, 3_800),
     ("native", "greedy", 8): (0, 66, 3_800),
@@ -43,7 +44,9 @@ class OpCounter(TorchDispatchMode):
         super().__init__()
         self.num_ops = 0
 
-    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         self.num_ops += 1
         return func(*args, **(kwargs or {}))
 
@@ -68,7 +71,9 @@ def make_core(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mak
         config = EngineConfig("cpu", str(path), load_spec(path), dtype=dtype)
         worker = tgi_backend().create_worker(config, RecordingReporter())
         workers.append(worker)
-        core = started(worker, RequestedLimits(max_concurrent_requests=num_rows, max_batch_prefill_tokens=64))
+        core = started(
+            worker, RequestedLimits(max_concurrent_requests=num_rows, max_batch_prefill_tokens=64)
+        )
         assert core.agreement.facts["kernels"] == kernels
         for handle in range(num_rows):
             core.introduce(handle, PROMPT, sampling=GREEDY if sampling == "greedy" else SAMPLED)
@@ -105,7 +110,9 @@ def test_work_of_a_decode_step(make_core: MakeCore, case: tuple[str, str, int]) 
     assert peak <= max_bytes
 
 
-@pytest.mark.parametrize("case", [("torch", "greedy", 8), ("native", "greedy", 1)], ids=lambda case: case[0])
+@pytest.mark.parametrize(
+    "case", [("torch", "greedy", 8), ("native", "greedy", 1)], ids=lambda case: case[0]
+)
 def test_more_work_is_seen(make_core: MakeCore, case: tuple[str, str, int]) -> None:
     core = make_core(*case)
     max_ops, max_calls, max_bytes = LIMITS[case]

@@ -29,7 +29,13 @@ from tgi.backend import (
 )
 from tgi.worker.memory_limits import format_bytes
 from tgi_cpu import machine, tgi_backend
-from tgi_torch.memory import MemoryFacts, kv_bytes_per_token, plan_limits, weights_bytes, workspace_bytes
+from tgi_torch.memory import (
+    MemoryFacts,
+    kv_bytes_per_token,
+    plan_limits,
+    weights_bytes,
+    workspace_bytes,
+)
 from tgi_torch.ops import REFERENCE
 from tgi_torch.runner.worker import TorchDevice, TorchWorker, decoder_loader
 
@@ -64,18 +70,27 @@ def create(config, **device):
         return tgi_backend().create_worker(config, RecordingReporter())
     cpu = torch.device("cpu")
     loader = decoder_loader(device.pop("ops", REFERENCE), cpu)
-    defaults = {"free_bytes": lambda: 2**30, "facts": {}, "block_size": 16, "max_step_tokens": 64, "load_model": loader}
+    defaults = {
+        "free_bytes": lambda: 2**30,
+        "facts": {},
+        "block_size": 16,
+        "max_step_tokens": 64,
+        "load_model": loader,
+    }
     return TorchWorker(config, RecordingReporter(), TorchDevice(device=cpu, **(defaults | device)))
 
 
 def test_the_light_half_imports_no_framework(checkpoint, spec):
     code = (
-        "import sys, msgspec, tgi_cpu; from pathlib import Path; from tgi.architectures import load_spec;"
-        "from tgi.backend import EngineConfig; b = tgi_cpu.tgi_backend(); assert b.probe().usable; p = sys.argv[1];"
-        "s = load_spec(Path(p)); assert b.supports(s, EngineConfig('cpu', p, s)).verdict == 'native';"
-        "print(sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'transformers', 'jax'}))"
+        "import sys, msgspec, tgi_cpu; from pathlib import Path; from tgi.architectures import"
+        " load_spec;from tgi.backend import EngineConfig; b = tgi_cpu.tgi_backend(); assert"
+        " b.probe().usable; p = sys.argv[1];s = load_spec(Path(p)); assert b.supports(s,"
+        " EngineConfig('cpu', p, s)).verdict == 'native';print(sorted({m.split('.')[0] for m in"
+        " sys.modules} & {'torch', 'transformers', 'jax'}))"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(checkpoint)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(checkpoint)], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -96,7 +111,11 @@ def test_probe_says_what_is_missing():
 
 def test_info_and_probe():
     backend = tgi_backend()
-    assert (backend.info.name, backend.info.priority, backend.info.selectable) == ("cpu", -100, True)
+    assert (backend.info.name, backend.info.priority, backend.info.selectable) == (
+        "cpu",
+        -100,
+        True,
+    )
     (device,) = backend.probe().devices
     assert device.memory_bytes == machine.total_memory() > 0
 
@@ -119,7 +138,14 @@ def test_supports_refuses_options_with_a_reason(config, change, reason):
 def test_supports_refuses_what_neither_the_grammar_nor_the_fallback_has(config, spec):
     unknown = {"model_type": "new", "is_encoder_decoder": True}
     generic = GenericSpec(
-        model_type="new", vocab_size=9, hidden_size=8, num_layers=1, num_kv_heads=1, head_dim=8, max_positions=9, config=unknown
+        model_type="new",
+        vocab_size=9,
+        hidden_size=8,
+        num_layers=1,
+        num_kv_heads=1,
+        head_dim=8,
+        max_positions=9,
+        config=unknown,
     )
     support = tgi_backend().supports(generic, config)
     assert support.status == "no"
@@ -145,7 +171,11 @@ def test_dtype(tmp_path, stored, requested, computed, status):
     worker.load()
     agreement = worker.negotiate(RequestedLimits())
     assert agreement.facts["dtype"] == computed
-    assert agreement.memory[0].num_bytes == support.memory[0].num_bytes == weights_bytes(config.spec, computed)
+    assert (
+        agreement.memory[0].num_bytes
+        == support.memory[0].num_bytes
+        == weights_bytes(config.spec, computed)
+    )
     worker.warmup()
     assert worker.health(True) == Health(True)
     worker.close()
@@ -208,16 +238,26 @@ def test_the_agreement(config):
     worker.load()
     agreement = worker.negotiate(RequestedLimits(max_concurrent_requests=3))
     assert set(agreement.sampling) == SAMPLING_FIELDS
-    assert set(agreement.features) == {"device_token", "logprobs", "mask", "prefix_cache", "prompt_logprobs"}
+    assert set(agreement.features) == {
+        "device_token",
+        "logprobs",
+        "mask",
+        "prefix_cache",
+        "prompt_logprobs",
+    }
     assert agreement.limits.max_total_tokens == 128  # the model's own
     assert agreement.limits.depth == agreement.limits.tokens_per_step == 1
-    assert agreement.kv_cache.max_batch_total_tokens == 3 * 128  # all three at full length, far below half of the memory
+    assert (
+        agreement.kv_cache.max_batch_total_tokens == 3 * 128
+    )  # all three at full length, far below half of the memory
     assert {"dtype", "attention", "threads", "torch", "isa"} <= set(agreement.facts)
     msgspec.msgpack.encode(agreement)
 
 
 def plan(spec, free, **requested):
-    facts = MemoryFacts(free_bytes=free, weights_bytes=0, dtype="float32", block_size=16, max_step_tokens=32)
+    facts = MemoryFacts(
+        free_bytes=free, weights_bytes=0, dtype="float32", block_size=16, max_step_tokens=32
+    )
     return plan_limits(spec, RequestedLimits(**({"max_concurrent_requests": 2} | requested)), facts)
 
 
@@ -225,13 +265,23 @@ def test_the_cache_takes_half_of_what_is_left(spec):
     block = kv_bytes_per_token(spec, "float32") * 16
     assert block == 16 * 3 * 2 * (12 + 12) * 4
     workspace = workspace_bytes(spec, "float32", 32, 2)
-    for blocks, expected in ((10, 5), (11, 5), (15, 7), (16, 8), (1000, 16)):  # 16 = two sequences of 128 tokens
+    for blocks, expected in (
+        (10, 5),
+        (11, 5),
+        (15, 7),
+        (16, 8),
+        (1000, 16),
+    ):  # 16 = two sequences of 128 tokens
         planned = plan(spec, workspace + blocks * block)
         assert planned.kv_cache.groups[0].num_blocks == expected
         assert planned.limits.max_total_tokens == min(128, expected * 16)
         items = {item.label: item.num_bytes for item in planned.memory}
         assert items.pop("weights") == 0
-        assert items == {"workspace": workspace, "KV cache": expected * block, "left free": (blocks - expected) * block}
+        assert items == {
+            "workspace": workspace,
+            "KV cache": expected * block,
+            "left free": (blocks - expected) * block,
+        }
     with pytest.raises(BackendError, match="too little for one cache block"):
         plan(spec, workspace + block)
 
@@ -240,14 +290,24 @@ def test_what_the_user_gave_is_kept_or_refused(spec):
     block = kv_bytes_per_token(spec, "float32") * 16
     workspace = workspace_bytes(spec, "float32", 32, 2)
     free = workspace + 10 * block
-    assert plan(spec, free, max_batch_total_tokens=150).kv_cache.groups[0].num_blocks == 10  # all of it, rounded up
-    with pytest.raises(BackendError, match=r"`--max-batch-total-tokens 161` needs 11 cache blocks.* 10 "):
+    assert (
+        plan(spec, free, max_batch_total_tokens=150).kv_cache.groups[0].num_blocks == 10
+    )  # all of it, rounded up
+    with pytest.raises(
+        BackendError, match=r"`--max-batch-total-tokens 161` needs 11 cache blocks.* 10 "
+    ):
         plan(spec, free, max_batch_total_tokens=161)
-    assert plan(spec, free, max_total_tokens=160).kv_cache.groups[0].num_blocks == 10  # more than half, as one must fit
+    assert (
+        plan(spec, free, max_total_tokens=160).kv_cache.groups[0].num_blocks == 10
+    )  # more than half, as one must fit
     assert plan(spec, free, max_total_tokens=50).limits.max_total_tokens == 50
-    with pytest.raises(BackendError, match="`--max-total-tokens 161` does not fit the cache of 160"):
+    with pytest.raises(
+        BackendError, match="`--max-total-tokens 161` does not fit the cache of 160"
+    ):
         plan(spec, free, max_total_tokens=161)
-    with pytest.raises(BackendError, match=r"`--max-total-tokens 33` does not fit .*--max-batch-total-tokens 32"):
+    with pytest.raises(
+        BackendError, match=r"`--max-total-tokens 33` does not fit .*--max-batch-total-tokens 32"
+    ):
         plan(spec, free, max_total_tokens=33, max_batch_total_tokens=32)
     with pytest.raises(BackendError, match="`--max-input-tokens 80` must be below the 80 tokens"):
         plan(spec, free, max_input_tokens=80)
@@ -281,10 +341,16 @@ def test_a_step_out_of_memory_may_be_tried_again(config):
         return REFERENCE.linear(x, weight, bias)
 
     _, core = ready(config, ops=replace(REFERENCE, linear=linear))
-    for failure in (MemoryError(), torch.OutOfMemoryError("full"), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
+    for failure in (
+        MemoryError(),
+        torch.OutOfMemoryError("full"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ):
         core.introduce(0, [1, 2, 3])
         failures.append(failure)
-        with pytest.raises(StepError, match="Out of memory in a step of 1 rows and 3 tokens") as caught:
+        with pytest.raises(
+            StepError, match="Out of memory in a step of 1 rows and 3 tokens"
+        ) as caught:
             core.step({0: 0})
         assert caught.value.retryable
         core.drop(0)

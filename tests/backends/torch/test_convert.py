@@ -17,7 +17,8 @@ from tgi.backend import ModelError
 from tgi.cli import main
 from tgi_torch.model.decoder import build_decoder
 from tgi_torch.ops import REFERENCE
-from tgi_torch.weights.loading import load_weights, pickled_weights
+from tgi_torch.weights import pickled_weights
+from tgi_torch.weights.loading import load_weights
 
 NAME = "pytorch_model.bin"
 
@@ -31,7 +32,9 @@ def original(tmp_path_factory):
 
 @pytest.fixture
 def pickled(original, tmp_path):
-    """A folder as `save_pretrained` left it before safetensors: tied weights twice, in one memory."""
+    """A folder as `save_pretrained` left it before safetensors: tied weights twice, in one
+    memory.
+    """
     path = tmp_path / "pickled"
     path.mkdir()
     shutil.copy(original / "config.json", path)
@@ -71,16 +74,28 @@ def test_several_files_in_place(original, pickled):
     index = {}
     for number, part in enumerate((names[::2], names[1::2]), start=1):
         file_name = f"pytorch_model-{number:05}-of-00002.bin"
-        torch.save({name: tensors[name].t() if tensors[name].dim() == 2 else tensors[name] for name in part}, path / file_name)
+        torch.save(
+            {
+                name: tensors[name].t() if tensors[name].dim() == 2 else tensors[name]
+                for name in part
+            },
+            path / file_name,
+        )
         index |= dict.fromkeys(part, file_name)
     (path / f"{NAME}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     pickled_weights.convert(path, path)
     assert stored_tensors(path).keys() == tensors.keys()
     files = sorted(file.name for file in path.glob("*.safetensors*"))
-    assert files == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
+    assert files == [
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+    ]
     for file in path.glob("*.safetensors"):
         for name, tensor in load_file(file).items():
-            assert torch.equal(tensor, tensors[name].t() if tensors[name].dim() == 2 else tensors[name])
+            assert torch.equal(
+                tensor, tensors[name].t() if tensors[name].dim() == 2 else tensors[name]
+            )
 
 
 class Hostile:
@@ -104,7 +119,11 @@ def refused(source, output=None):
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_hostile_file_executes_nothing(pickled, tmp_path, capsys, zipped):
     path, tensors = pickled
-    torch.save(tensors | {"x": Hostile(tmp_path / "canary")}, path / NAME, _use_new_zipfile_serialization=zipped)
+    torch.save(
+        tensors | {"x": Hostile(tmp_path / "canary")},
+        path / NAME,
+        _use_new_zipfile_serialization=zipped,
+    )
     assert "mkdir" in refused(path)
     if zipped:
         assert convert(path) == 1

@@ -1,4 +1,6 @@
-"""Families that `transformers` lacks or stores otherwise: a related model's checkpoint under the family's own names."""
+"""Families that `transformers` lacks or stores otherwise: a related model's checkpoint under the
+family's own names.
+"""
 
 from __future__ import annotations
 
@@ -62,8 +64,12 @@ def to_santacoder(tensors: Tensors, config: Config) -> Tensors:
     for name, tensor in tensors.items():
         stored = tensor.T.contiguous() if ".h." in name and tensor.dim() == 2 else tensor
         if ".c_attn." in name:
-            converted[name.replace("c_attn", "q_attn")] = stored[..., : config["n_embd"]].contiguous()
-            converted[name.replace("c_attn", "kv_attn")] = stored[..., config["n_embd"] :].contiguous()
+            converted[name.replace("c_attn", "q_attn")] = stored[
+                ..., : config["n_embd"]
+            ].contiguous()
+            converted[name.replace("c_attn", "kv_attn")] = stored[
+                ..., config["n_embd"] :
+            ].contiguous()
         else:
             converted[name] = stored
     return converted
@@ -107,14 +113,24 @@ LLAMA = (
     "rms_norm_eps",
     "hidden_act",
 )
-FALCON = ("hidden_size", "vocab_size", "layer_norm_epsilon", "alibi", "bias", "multi_query", "parallel_attn")
+FALCON = (
+    "hidden_size",
+    "vocab_size",
+    "layer_norm_epsilon",
+    "alibi",
+    "bias",
+    "multi_query",
+    "parallel_attn",
+)
 
 CONVERSIONS = {
     "baichuan-7b": Conversion(
         "llama",
         {"num_key_value_heads": 4},
         to_baichuan,
-        lambda config: kept(config, *LLAMA, "max_position_embeddings", model_type="baichuan", model_max_length=128),
+        lambda config: kept(
+            config, *LLAMA, "max_position_embeddings", model_type="baichuan", model_max_length=128
+        ),
     ),
     "exaone": Conversion(
         "llama",
@@ -156,7 +172,10 @@ CONVERSIONS = {
         ),
     ),
     "refined-web-model": Conversion(
-        "falcon", {}, renamed(), lambda config: kept(config, *FALCON, model_type="RefinedWebModel", n_head=4, n_layer=3)
+        "falcon",
+        {},
+        renamed(),
+        lambda config: kept(config, *FALCON, model_type="RefinedWebModel", n_head=4, n_layer=3),
     ),
     "refined-web-model-alibi": Conversion(
         "falcon",
@@ -169,7 +188,15 @@ CONVERSIONS = {
         {"new_decoder_architecture": True, "num_kv_heads": 2},
         renamed(),
         lambda config: kept(
-            config, "hidden_size", "vocab_size", "alibi", "bias", model_type="RefinedWeb", n_head=4, n_layer=3, n_head_kv=2
+            config,
+            "hidden_size",
+            "vocab_size",
+            "alibi",
+            "bias",
+            model_type="RefinedWeb",
+            n_head=4,
+            n_layer=3,
+            n_head_kv=2,
         ),
     ),
     "gemma3": Conversion(
@@ -231,7 +258,9 @@ def test_converted_checkpoint(name: str, tmp_path: Path) -> None:
 
 
 def test_baichuan_13b_has_alibi(tmp_path: Path) -> None:
-    """Its config has no `max_position_embeddings`. Here the reference is the yardstick, which bloom and mpt have tested."""
+    """Its config has no `max_position_embeddings`. Here the reference is the yardstick, which bloom
+    and mpt have tested.
+    """
     convert("baichuan-7b", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     del config["max_position_embeddings"]
@@ -241,15 +270,24 @@ def test_baichuan_13b_has_alibi(tmp_path: Path) -> None:
     assert isinstance(mixer, Attention)
     assert (mixer.alibi, mixer.rope, spec.max_positions) == (True, None, 128)
     reference = reference_logits(spec, read_weights(spec, tmp_path), TOKEN_IDS)
-    np.testing.assert_allclose(decoder_logits(tmp_path, 11, 1, 16, 1).numpy(), reference, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(
+        decoder_logits(tmp_path, 11, 1, 16, 1).numpy(), reference, atol=1e-4, rtol=0
+    )
 
 
 def test_second_baichuan_has_a_head_of_unit_rows(tmp_path: Path) -> None:
     """Its logits are those of the first with the head's rows divided by their lengths."""
-    model = save_checkpoint("llama", tmp_path, num_key_value_heads=4, vocab_size=SECOND_VOCAB_SIZE, num_hidden_layers=1)
+    model = save_checkpoint(
+        "llama", tmp_path, num_key_value_heads=4, vocab_size=SECOND_VOCAB_SIZE, num_hidden_layers=1
+    )
     config = json.loads((tmp_path / "config.json").read_text())
-    save_file(to_baichuan(load_file(tmp_path / "model.safetensors"), config), tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps(kept(config, *LLAMA, "max_position_embeddings", model_type="baichuan")))
+    save_file(
+        to_baichuan(load_file(tmp_path / "model.safetensors"), config),
+        tmp_path / "model.safetensors",
+    )
+    (tmp_path / "config.json").write_text(
+        json.dumps(kept(config, *LLAMA, "max_position_embeddings", model_type="baichuan"))
+    )
     plain = model(torch.tensor([TOKEN_IDS[:7]])).logits[0]
     model.lm_head.weight.copy_(functional.normalize(model.lm_head.weight))
     expected = model(torch.tensor([TOKEN_IDS[:7]])).logits[0]
@@ -262,7 +300,9 @@ def test_second_baichuan_has_a_head_of_unit_rows(tmp_path: Path) -> None:
 
 
 def test_phimoe_takes_the_long_factors_of_a_long_sequence(tmp_path: Path) -> None:
-    """`transformers` 5.23 keeps to the short ones, unlike the code published with the model: the reference is the yardstick."""
+    """`transformers` 5.23 keeps to the short ones, unlike the code published with the model: the
+    reference is the yardstick.
+    """
     rope = {
         "rope_type": "longrope",
         "rope_theta": 10000.0,

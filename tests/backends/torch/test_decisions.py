@@ -1,4 +1,6 @@
-"""The specs of the decision pages against `transformers`: tensors, and logits where the numpy reference can run them."""
+"""The specs of the decision pages against `transformers`: tensors, and logits where the numpy
+reference can run them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, T5ForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    T5ForConditionalGeneration,
+)
 
 from tests.core.architectures.decisions import PAGES, run_page
 from tgi.architectures.weight_map import placements, split, tensor_shapes
@@ -19,12 +26,15 @@ from tgi.testing.reference.weights import read_weights
 
 MODEL_TYPES = {page: page.split("-grammar-")[1].replace("-", "_") for page in PAGES}
 CASES = [(page, index) for page in PAGES for index in range(len(run_page(page)["CONFIGS"]))]
-# Two texts go into t5; transformers 5 writes mamba2's infinite limit in a way of its own. Their families are tried elsewhere.
+# Two texts go into t5; transformers 5 writes mamba2's infinite limit in a way of its own. Their
+# families are tried elsewhere.
 RUNNABLE = set(MODEL_TYPES.values()) - {"t5", "mamba2"}
 TOKEN_IDS = np.random.default_rng(1).integers(0, 64, 24).tolist()
 
 
-def save_model(model_type: str, overrides: dict[str, Any], path: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
+def save_model(
+    model_type: str, overrides: dict[str, Any], path: Path
+) -> tuple[PreTrainedModel, dict[str, Any]]:
     """A tiny checkpoint with every parameter redrawn, and its whole config."""
     written = overrides | ({"decoder_start_token_id": 0} if model_type == "t5" else {})
     config = AutoConfig.for_model(model_type, **written)
@@ -54,15 +64,21 @@ def test_page_covers_every_tensor(page: str, index: int, tmp_path: Path) -> None
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         for placement in placements(spec, list(file.keys())):
             for parameter, piece in split(file.get_tensor(placement.name), placement, spec).items():
-                assert tuple(piece.shape) == shapes[parameter][placement.expert is not None :], parameter
+                assert tuple(piece.shape) == shapes[parameter][placement.expert is not None :], (
+                    parameter
+                )
                 filled[parameter] += piece.numel()
 
     assert filled == {parameter: np.prod(shape) for parameter, shape in shapes.items()}
     # The model's own parameters and persistent buffers, counted once.
-    assert sum(filled.values()) == sum({t.data_ptr(): t.numel() for t in model.state_dict().values()}.values())
+    assert sum(filled.values()) == sum(
+        {t.data_ptr(): t.numel() for t in model.state_dict().values()}.values()
+    )
 
 
-@pytest.mark.parametrize(("page", "index"), [case for case in CASES if MODEL_TYPES[case[0]] in RUNNABLE])
+@pytest.mark.parametrize(
+    ("page", "index"), [case for case in CASES if MODEL_TYPES[case[0]] in RUNNABLE]
+)
 def test_page_computes_the_same(page: str, index: int, tmp_path: Path) -> None:
     code = run_page(page)
     model, config = save_model(MODEL_TYPES[page], code["CONFIGS"][index], tmp_path)

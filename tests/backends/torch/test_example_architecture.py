@@ -1,4 +1,6 @@
-"""The example package that adds a model family: found through its entry point, equal to `transformers`, and served."""
+"""The example package that adds a model family: found through its entry point, equal to
+`transformers`, and served.
+"""
 
 from __future__ import annotations
 
@@ -39,24 +41,35 @@ def model(tmp_path: Path) -> PreTrainedModel:
     }
     special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None}
     tokenizer = write_tokenizer(tmp_path)
-    model = save_checkpoint("smollm3", tmp_path / "model", vocab_size=tokenizer.get_vocab_size(), **sizes, **special)
+    model = save_checkpoint(
+        "smollm3", tmp_path / "model", vocab_size=tokenizer.get_vocab_size(), **sizes, **special
+    )
     write_tokenizer(tmp_path / "model")
     return model
 
 
 def install(site: Path) -> str:
-    """What pip leaves behind for the example, in `site`; returns the value of PYTHONPATH that finds it."""
+    """What pip leaves behind for the example, in `site`; returns the value of PYTHONPATH that finds
+    it.
+    """
     project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
     info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
     groups = project["entry-points"].items()
-    lines = [f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items()) for group, points in groups]
+    lines = [
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items())
+        for group, points in groups
+    ]
     (info / "entry_points.txt").write_text("".join(lines))
     return os.pathsep.join([str(site), str(EXAMPLE), os.environ.get("PYTHONPATH", "")])
 
 
-def test_equals_transformers(model: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equals_transformers(
+    model: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert isinstance(load_spec(tmp_path / "model"), GenericSpec)  # not one of ours
     for folder in reversed(install(tmp_path / "site").split(os.pathsep)):
         monkeypatch.syspath_prepend(folder)
@@ -80,7 +93,9 @@ def test_is_served(model: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.M
     arguments = ("--max-total-tokens", "64", "--max-input-tokens", "40")
     parameters = {"max_new_tokens": NUM_TOKENS, "details": True, "ignore_eos": True}
     with running_server(tmp_path / "model", "cpu", tmp_path / "log", *arguments) as server:
-        response = httpx.post(f"{server.url}/generate", json={"inputs": PROMPT, "parameters": parameters}, timeout=60)
+        response = httpx.post(
+            f"{server.url}/generate", json={"inputs": PROMPT, "parameters": parameters}, timeout=60
+        )
     assert response.status_code == 200, response.text
     prompt = Tokenizer.from_file(str(tmp_path / "model" / "tokenizer.json")).encode(PROMPT).ids
     tokens = prompt + [token["id"] for token in response.json()["details"]["tokens"]]

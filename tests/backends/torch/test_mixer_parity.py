@@ -44,7 +44,14 @@ class Pair:
     def cache(self) -> KVCache:
         """An empty cache full of NaN: what is read without having been written shows."""
         decoder = self.decoder
-        cache = KVCache.allocate(decoder.spec, NUM_BLOCKS, BLOCK_SIZE, decoder.dtype, decoder.device, num_states=NUM_BLOCKS)
+        cache = KVCache.allocate(
+            decoder.spec,
+            NUM_BLOCKS,
+            BLOCK_SIZE,
+            decoder.dtype,
+            decoder.device,
+            num_states=NUM_BLOCKS,
+        )
         for layer in (*cache.layers, *cache.cross_layers):
             layer.key.fill_(float("nan"))
             layer.value.fill_(float("nan"))
@@ -63,7 +70,9 @@ class Pair:
 
 @dataclass
 class Drawing:
-    """Sequences with scattered blocks; block 0 is left out so that padding points at nothing written."""
+    """Sequences with scattered blocks; block 0 is left out so that padding points at nothing
+    written.
+    """
 
     rng: random.Random
     blocks: list[int]
@@ -109,7 +118,9 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return load(request.param, tmp_path_factory.mktemp(request.param))
 
 
-@pytest.mark.parametrize("length", [1, BLOCK_SIZE, 71])  # one token, a whole block, more than a chunk of a scan
+@pytest.mark.parametrize(
+    "length", [1, BLOCK_SIZE, 71]
+)  # one token, a whole block, more than a chunk of a scan
 def test_whole_prefill(pair: Pair, length: int) -> None:
     sequence = Drawing.of(length).sequence(pair, length, encoder_length=max(1, length - 40))
     step(pair.decoder, pair.cache(), [(sequence, length)])
@@ -120,17 +131,31 @@ def test_prefill_in_random_chunks(pair: Pair) -> None:
     drawing, cache = Drawing.of(3), pair.cache()
     sequence = drawing.sequence(pair, 37)
     while sequence.num_computed_tokens < 37:
-        step(pair.decoder, cache, [(sequence, drawing.rng.randint(1, min(9, 37 - sequence.num_computed_tokens)))])
+        step(
+            pair.decoder,
+            cache,
+            [(sequence, drawing.rng.randint(1, min(9, 37 - sequence.num_computed_tokens)))],
+        )
     pair.check(sequence)
 
 
 def test_ragged_decode_beside_prefill(pair: Pair) -> None:
     drawing, cache = Drawing.of(6), pair.cache()
     lengths = (1, 4, 21, 8, 2, 13, 6)
-    sequences = [drawing.sequence(pair, length + 5, 1 + 3 * index) for index, length in enumerate(lengths)]
+    sequences = [
+        drawing.sequence(pair, length + 5, 1 + 3 * index) for index, length in enumerate(lengths)
+    ]
     late = drawing.sequence(pair, 11, 300)
-    step(pair.decoder, cache, [(sequence, length) for sequence, length in zip(sequences, lengths, strict=True)])
-    step(pair.decoder, cache, [(sequences[0], 1), (late, 6), *((sequence, 1) for sequence in sequences[1:])])
+    step(
+        pair.decoder,
+        cache,
+        [(sequence, length) for sequence, length in zip(sequences, lengths, strict=True)],
+    )
+    step(
+        pair.decoder,
+        cache,
+        [(sequences[0], 1), (late, 6), *((sequence, 1) for sequence in sequences[1:])],
+    )
     step(pair.decoder, cache, [(late, 5), *((sequence, 1) for sequence in reversed(sequences))])
     for _ in range(3):
         step(pair.decoder, cache, [(sequence, 1) for sequence in sequences])
@@ -162,15 +187,22 @@ def test_copied_blocks_of_latent_vectors(tmp_path: Path) -> None:
     pair.check(sequence)
 
 
-@pytest.mark.parametrize("name", ["deepseek_v2-plain", "deepseek_v3", "mamba", "mamba2", "qwen3_next-biases", "t5", "t5-untied"])
+@pytest.mark.parametrize(
+    "name",
+    ["deepseek_v2-plain", "deepseek_v3", "mamba", "mamba2", "qwen3_next-biases", "t5", "t5-untied"],
+)
 def test_every_parameter_counts(name: str, tmp_path: Path) -> None:
-    """The comparison above sees any single parameter that is lost (zeroed) or shifted, so it is no formality."""
+    """The comparison above sees any single parameter that is lost (zeroed) or shifted, so it is no
+    formality.
+    """
     pair = load(name, tmp_path)
     whole = Drawing.of(9).sequence(pair, 23, 29)
     expected = pair.expected(whole)
 
     def distance() -> float:
-        sequence = PagedSequence(whole.token_ids, whole.block_table, 0, [], whole.encoder_token_ids, whole.cross_table)
+        sequence = PagedSequence(
+            whole.token_ids, whole.block_table, 0, [], whole.encoder_token_ids, whole.cross_table
+        )
         step(pair.decoder, pair.cache(), [(sequence, 23)])
         return float((torch.stack(sequence.logits) - expected).abs().max())
 
@@ -180,7 +212,9 @@ def test_every_parameter_counts(name: str, tmp_path: Path) -> None:
         parameter.zero_()
         assert distance() > TOLERANCE, f"{parameter} may be lost unseen"
         parameter.copy_(kept.roll(1, 0))
-        assert parameter.shape[0] == 1 or distance() > TOLERANCE, f"{parameter} may be shifted unseen"
+        assert parameter.shape[0] == 1 or distance() > TOLERANCE, (
+            f"{parameter} may be shifted unseen"
+        )
         parameter.copy_(kept)
 
 
@@ -189,10 +223,14 @@ def test_numpy_reference(name: str, tmp_path: Path) -> None:
     pair = load(name, tmp_path)
     sequence = Drawing.of(11).sequence(pair, 40, 30)
     weights = read_weights(pair.decoder.spec, tmp_path)
-    logits = reference_logits(pair.decoder.spec, weights, sequence.token_ids, sequence.encoder_token_ids)
+    logits = reference_logits(
+        pair.decoder.spec, weights, sequence.token_ids, sequence.encoder_token_ids
+    )
     expected = pair.expected(sequence)
     assert float((torch.from_numpy(logits) - expected).abs().max()) < TOLERANCE
     for parameter in weights:
         lost = weights | {parameter: np.zeros_like(weights[parameter])}
-        changed = reference_logits(pair.decoder.spec, lost, sequence.token_ids[:20], sequence.encoder_token_ids)
+        changed = reference_logits(
+            pair.decoder.spec, lost, sequence.token_ids[:20], sequence.encoder_token_ids
+        )
         assert np.abs(changed - logits[:20]).max() > TOLERANCE, parameter

@@ -33,7 +33,12 @@ from tgi.architectures.spec import Block, Branch, Part
 from tgi.backend import ModelError
 from tgi_torch import ops
 from tgi_torch.attention.kv_cache import KVCache, LayerCache, bytes_per_block
-from tgi_torch.attention.paged import AttentionSettings, alibi_slopes, paged_attention, plan_attention
+from tgi_torch.attention.paged import (
+    AttentionSettings,
+    alibi_slopes,
+    paged_attention,
+    plan_attention,
+)
 from tgi_torch.model.decoder import build_decoder
 from tgi_torch.model.mixture_of_experts import route
 from tgi_torch.model.rotary import RotaryTable, Rotation
@@ -42,8 +47,12 @@ BLOCK_SIZE = 4
 NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, V_HEAD_DIM = 6, 2, 8, 5
 
 
-def attend_by_definition(query: Tensor, key: Tensor, value: Tensor, settings: AttentionSettings, window: int | None) -> Tensor:
-    """One query [H, D] at the last of the positions of key [L, K, D] and value [L, K, Dv], one head at a time."""
+def attend_by_definition(
+    query: Tensor, key: Tensor, value: Tensor, settings: AttentionSettings, window: int | None
+) -> Tensor:
+    """One query [H, D] at the last of the positions of key [L, K, D] and value [L, K, Dv], one head
+    at a time.
+    """
     length = key.shape[0]
     visible = range(0 if window is None else max(0, length - window), length)
     out = []
@@ -60,7 +69,12 @@ def attend_by_definition(query: Tensor, key: Tensor, value: Tensor, settings: At
         total = sum(math.exp(score) for score in scores)
         if settings.sinks is not None:
             total += math.exp(float(settings.sinks[head]))
-        out.append(sum(math.exp(s) / total * value[p, kv_head] for s, p in zip(scores, visible, strict=True)))
+        out.append(
+            sum(
+                math.exp(s) / total * value[p, kv_head]
+                for s, p in zip(scores, visible, strict=True)
+            )
+        )
     return torch.cat(out)
 
 
@@ -77,10 +91,14 @@ SETTINGS = {
 def test_paged_attention(settings: AttentionSettings, window: int | None) -> None:
     generator = torch.Generator().manual_seed(1)
     rng = random.Random(2)
-    # (tokens already there, new tokens): decode at and around block borders, a first prefill, a later one, one of a single token.
+    # (tokens already there, new tokens): decode at and around block borders, a first prefill, a
+    # later one, one of a single token.
     work = [(3, 1), (0, 9), (4, 1), (15, 1), (6, 7), (0, 1), (7, 2)]
     blocks = rng.sample(range(1, 40), 39)
-    rows = [([blocks.pop() for _ in range(-(-(past + new) // BLOCK_SIZE))], past, new) for past, new in work]
+    rows = [
+        ([blocks.pop() for _ in range(-(-(past + new) // BLOCK_SIZE))], past, new)
+        for past, new in work
+    ]
     metadata = metadata_of(rows, BLOCK_SIZE)
     cache = LayerCache(
         key=torch.full((40, BLOCK_SIZE, NUM_KV_HEADS, HEAD_DIM), float("nan")),
@@ -90,18 +108,27 @@ def test_paged_attention(settings: AttentionSettings, window: int | None) -> Non
     for table, past, new in rows:
         key = torch.randn(past + new, NUM_KV_HEADS, HEAD_DIM, generator=generator)
         value = torch.randn(past + new, NUM_KV_HEADS, V_HEAD_DIM, generator=generator)
-        slots = torch.tensor([table[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE for p in range(past + new)])
+        slots = torch.tensor(
+            [table[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE for p in range(past + new)]
+        )
         ops.write_kv(key, value, cache, slots)
         for position in range(past, past + new):
             query.append(torch.randn(NUM_HEADS, HEAD_DIM, generator=generator))
             seen = slice(0, position + 1)
-            expected.append(attend_by_definition(query[-1].double(), key[seen].double(), value[seen].double(), settings, window))
+            expected.append(
+                attend_by_definition(
+                    query[-1].double(), key[seen].double(), value[seen].double(), settings, window
+                )
+            )
         if window is not None:
-            # What left the window may have been handed to others, who may have written anything there.
+            # What left the window may have been handed to others, who may have written anything
+            # there.
             for position in range(max(0, past - window + 1)):
                 cache.key.view(-1, NUM_KV_HEADS, HEAD_DIM)[slots[position]] = float("nan")
                 cache.value.view(-1, NUM_KV_HEADS, V_HEAD_DIM)[slots[position]] = float("nan")
-    actual = paged_attention(torch.stack(query), cache, plan_attention(metadata, BLOCK_SIZE, window), settings)
+    actual = paged_attention(
+        torch.stack(query), cache, plan_attention(metadata, BLOCK_SIZE, window), settings
+    )
     torch.testing.assert_close(actual, torch.stack(expected).float(), atol=1e-5, rtol=1e-5)
 
 
@@ -118,7 +145,9 @@ def test_rotary_multiplies_pairs_as_complex_numbers(interleaved: bool) -> None:
     expected = x.clone()
     pairs = [(0, 1), (2, 3), (4, 5)] if interleaved else [(0, 3), (1, 4), (2, 5)]
     for index, (first, second) in enumerate(pairs):
-        turned = torch.complex(x[..., first], x[..., second]) * torch.polar(torch.ones(3, 1), angles[..., index])
+        turned = torch.complex(x[..., first], x[..., second]) * torch.polar(
+            torch.ones(3, 1), angles[..., index]
+        )
         expected[..., first], expected[..., second] = turned.real, turned.imag
     ops.rotary(x, Rotation(angles.cos(), angles.sin()), interleaved)
     torch.testing.assert_close(x, expected)
@@ -129,26 +158,43 @@ def test_rotary_table_grows_and_keeps_its_values() -> None:
     early = table.lookup(metadata_of([([0], 0, 3)], 16))
     late = table.lookup(metadata_of([([0] * 1000, 4999, 1), ([0], 0, 3)], 16))
     torch.testing.assert_close(late.cos[1:], early.cos, atol=0, rtol=0)
-    torch.testing.assert_close(late.cos[0, 0], torch.tensor([4999.0, 499.9]).cos(), atol=1e-3, rtol=0)
-    torch.testing.assert_close(late.sin[0, 0], torch.tensor([4999.0, 499.9]).sin(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        late.cos[0, 0], torch.tensor([4999.0, 499.9]).cos(), atol=1e-3, rtol=0
+    )
+    torch.testing.assert_close(
+        late.sin[0, 0], torch.tensor([4999.0, 499.9]).sin(), atol=1e-3, rtol=0
+    )
 
 
 @pytest.mark.parametrize(
     "scaling",
     [
         DynamicScaling(factor=2.0, original_max_positions=8),
-        LongRopeScaling(short_factor=(1.0, 2.0), long_factor=(3.0, 5.0), original_max_positions=8, attention_factor=1.2),
+        LongRopeScaling(
+            short_factor=(1.0, 2.0),
+            long_factor=(3.0, 5.0),
+            original_max_positions=8,
+            attention_factor=1.2,
+        ),
     ],
     ids=["dynamic", "longrope"],
 )
-def test_frequencies_follow_the_length_of_their_own_row(scaling: DynamicScaling | LongRopeScaling) -> None:
+def test_frequencies_follow_the_length_of_their_own_row(
+    scaling: DynamicScaling | LongRopeScaling,
+) -> None:
     rope = Rope(theta=100.0, rotary_dim=4, scaling=scaling)
     short, border, long = ([0, 1], 2, 3), ([2, 3], 7, 1), ([4, 5, 6, 7], 7, 4)
-    alone = [RotaryTable(rope, torch.device("cpu")).lookup(metadata_of([row], BLOCK_SIZE)) for row in (short, border, long)]
-    together = RotaryTable(rope, torch.device("cpu")).lookup(metadata_of([short, border, long], BLOCK_SIZE))
+    alone = [
+        RotaryTable(rope, torch.device("cpu")).lookup(metadata_of([row], BLOCK_SIZE))
+        for row in (short, border, long)
+    ]
+    together = RotaryTable(rope, torch.device("cpu")).lookup(
+        metadata_of([short, border, long], BLOCK_SIZE)
+    )
     torch.testing.assert_close(together.cos, torch.cat([rotation.cos for rotation in alone]))
     torch.testing.assert_close(together.sin, torch.cat([rotation.sin for rotation in alone]))
-    # The border row ends at the original length and the long one starts at the same position with other frequencies.
+    # The border row ends at the original length and the long one starts at the same position with
+    # other frequencies.
     assert not torch.allclose(alone[1].cos[0], alone[2].cos[0])
 
 
@@ -156,12 +202,23 @@ def test_norms() -> None:
     generator = torch.Generator().manual_seed(4)
     x, weight, bias = (torch.randn(shape, generator=generator) for shape in ((2, 3, 5), (5,), (5,)))
     normal = x.double() / (x.double().square().mean(-1, keepdim=True) + 1e-3).sqrt()
-    torch.testing.assert_close(ops.rms_norm(x, weight, 1e-3).double(), normal * weight, atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(ops.rms_norm_unit_offset(x, weight, 1e-3).double(), normal * (1 + weight), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(
+        ops.rms_norm(x, weight, 1e-3).double(), normal * weight, atol=1e-6, rtol=1e-6
+    )
+    torch.testing.assert_close(
+        ops.rms_norm_unit_offset(x, weight, 1e-3).double(),
+        normal * (1 + weight),
+        atol=1e-6,
+        rtol=1e-6,
+    )
     centred = x.double() - x.double().mean(-1, keepdim=True)
     scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-3).sqrt()
-    torch.testing.assert_close(ops.layer_norm(x, weight, bias, 1e-3).double(), scaled * weight + bias, atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(ops.layer_norm(x, None, None, 1e-3).double(), scaled, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(
+        ops.layer_norm(x, weight, bias, 1e-3).double(), scaled * weight + bias, atol=1e-6, rtol=1e-6
+    )
+    torch.testing.assert_close(
+        ops.layer_norm(x, None, None, 1e-3).double(), scaled, atol=1e-6, rtol=1e-6
+    )
 
 
 def sigmoid(x: float) -> float:
@@ -171,7 +228,9 @@ def sigmoid(x: float) -> float:
 ACTIVATIONS: dict[Activation, Callable[[float], float]] = {
     "silu": lambda x: x * sigmoid(x),
     "gelu": lambda x: 0.5 * x * (1 + math.erf(x / math.sqrt(2))),
-    "gelu_tanh": lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "gelu_tanh": lambda x: (
+        0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    ),
     "gelu_quick": lambda x: x * sigmoid(1.702 * x),
     "relu": lambda x: max(x, 0.0),
     "relu_squared": lambda x: max(x, 0.0) ** 2,
@@ -186,11 +245,20 @@ def test_activations(kind: Activation) -> None:
     by_definition = torch.tensor([ACTIVATIONS[kind](value) for value in x.tolist()])
     torch.testing.assert_close(ops.activation(x, kind), by_definition, atol=1e-5, rtol=1e-5)
     factor = up.clamp(-7, 7) + 1 if kind == "silu_clamped" else up
-    torch.testing.assert_close(ops.gated_activation(torch.cat([x, up]), kind), by_definition * factor, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        ops.gated_activation(torch.cat([x, up]), kind), by_definition * factor, atol=1e-4, rtol=1e-5
+    )
 
 
 def test_router_chooses_within_the_best_groups() -> None:
-    router = Router(score="sigmoid", correction_bias=True, num_groups=2, groups_per_token=1, group_top=2, scale=2.5)
+    router = Router(
+        score="sigmoid",
+        correction_bias=True,
+        num_groups=2,
+        groups_per_token=1,
+        group_top=2,
+        scale=2.5,
+    )
     logits = torch.tensor([[4.0, -4.0, 1.0, 1.5]])
     correction = torch.tensor([0.0, 0.0, 0.1, 0.0])
     weights, chosen = route(router, 2, correction, logits)
@@ -241,13 +309,29 @@ def test_decoder_computes_through_the_table() -> None:
 
         return call
 
-    replaced = {field.name: counted(field.name, getattr(ops.REFERENCE, field.name)) for field in dataclasses.fields(ops.Ops)}
+    replaced = {
+        field.name: counted(field.name, getattr(ops.REFERENCE, field.name))
+        for field in dataclasses.fields(ops.Ops)
+    }
     spec = small_spec()
-    decoder = build_decoder(spec, dataclasses.replace(ops.REFERENCE, **replaced), torch.float32, "cpu")
+    decoder = build_decoder(
+        spec, dataclasses.replace(ops.REFERENCE, **replaced), torch.float32, "cpu"
+    )
     for parameter in decoder.parameters.by_parameter.values():
         torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
-    step(decoder, KVCache.allocate(spec, 4, 4, torch.float32, "cpu"), [(PagedSequence([1, 2, 3], [2]), 3)])
-    per_layer = {"rms_norm": 2, "linear": 4, "rotary": 1, "write_kv": 1, "paged_attention": 1, "gated_activation": 1}
+    step(
+        decoder,
+        KVCache.allocate(spec, 4, 4, torch.float32, "cpu"),
+        [(PagedSequence([1, 2, 3], [2]), 3)],
+    )
+    per_layer = {
+        "rms_norm": 2,
+        "linear": 4,
+        "rotary": 1,
+        "write_kv": 1,
+        "paged_attention": 1,
+        "gated_activation": 1,
+    }
     once = {"rms_norm": 1, "linear": 1, "embedding": 1, "plan_attention": 1}
     assert {name: calls.count(name) for name in set(calls)} == {
         name: 2 * per_layer.get(name, 0) + once.get(name, 0) for name in {*per_layer, *once}
@@ -272,13 +356,18 @@ def test_experts_are_weighted_and_added() -> None:
         parameter.copy_(torch.randn(parameter.shape, generator=generator))
     ids = torch.tensor([3, 1, 4])
     x = tensors["embedding.weight"][ids]
-    get = {parameter.removeprefix("decoder.layers.0.moe."): tensor for parameter, tensor in tensors.items()}
+    get = {
+        parameter.removeprefix("decoder.layers.0.moe."): tensor
+        for parameter, tensor in tensors.items()
+    }
 
     def mlp(row: Tensor, part: str, number: int | None = None) -> Tensor:
         def linear(value: Tensor, name: str) -> Tensor:
             weight, bias = get[f"{part}.{name}.weight"], get.get(f"{part}.{name}.bias")
             weight = weight if number is None else weight[number]
-            return weight @ value + (0 if bias is None else bias if number is None else bias[number])
+            return weight @ value + (
+                0 if bias is None else bias if number is None else bias[number]
+            )
 
         return linear(torch.nn.functional.silu(linear(row, "gate")) * linear(row, "up"), "down")
 
@@ -286,8 +375,13 @@ def test_experts_are_weighted_and_added() -> None:
     for row in x:
         share = (get["router.weight"] @ row).softmax(0)
         best = share.topk(2)
-        routed = sum(w * mlp(row, "experts", int(e)) for w, e in zip(best.values / best.values.sum(), best.indices, strict=True))
-        expected.append(row + routed + torch.sigmoid(get["shared_gate.weight"] @ row) * mlp(row, "shared"))
+        routed = sum(
+            w * mlp(row, "experts", int(e))
+            for w, e in zip(best.values / best.values.sum(), best.indices, strict=True)
+        )
+        expected.append(
+            row + routed + torch.sigmoid(get["shared_gate.weight"] @ row) * mlp(row, "shared")
+        )
     cache = KVCache.allocate(decoder.spec, 1, 4, torch.float32, "cpu")
     actual = decoder.forward(ids, metadata_of([([0], 0, 3)], 4), cache)
     torch.testing.assert_close(actual, torch.stack(expected), atol=1e-4, rtol=1e-4)
@@ -296,7 +390,11 @@ def test_experts_are_weighted_and_added() -> None:
 def test_cache_sizes_and_copies() -> None:
     spec = small_spec()
     cache = KVCache.allocate(spec, 5, 4, torch.bfloat16, "cpu")
-    held = sum(side.numel() * side.element_size() for layer in cache.layers for side in (layer.key, layer.value))
+    held = sum(
+        side.numel() * side.element_size()
+        for layer in cache.layers
+        for side in (layer.key, layer.value)
+    )
     assert bytes_per_block(spec, 4, torch.bfloat16) * 5 == held == 2 * 2 * 5 * 4 * 2 * 4 * 2
     for layer in cache.layers:
         for block in range(5):
@@ -308,7 +406,9 @@ def test_cache_sizes_and_copies() -> None:
 
 
 def test_an_encoder_of_another_kind_is_refused() -> None:
-    encoder = Attention(num_heads=2, num_kv_heads=2, head_dim=4, scale=0.5, causal=False, alibi=True)
+    encoder = Attention(
+        num_heads=2, num_kv_heads=2, head_dim=4, scale=0.5, causal=False, alibi=True
+    )
     layers = (Layer(blocks=(Block(branches=(Branch(mixer=encoder),)),)),)
     stacks = (Stack(kind="encoder", layers=layers), small_spec().decoder)
     with pytest.raises(ModelError, match="this kind of attention is not built for encoders"):
@@ -320,6 +420,8 @@ class NewMixer(Part, frozen=True, tag="new_mixer"):
 
 
 def test_what_is_not_built_is_named() -> None:
-    stack = Stack(kind="decoder", layers=(Layer(blocks=(Block(branches=(Branch(mixer=NewMixer()),)),)),))
+    stack = Stack(
+        kind="decoder", layers=(Layer(blocks=(Block(branches=(Branch(mixer=NewMixer()),)),)),)
+    )
     with pytest.raises(ModelError, match="small: the mixer NewMixer is not built yet"):
         build_decoder(small_spec(stacks=(stack,)), ops.REFERENCE, torch.float32, "cpu")

@@ -25,7 +25,8 @@ BLOCK_SIZE = 4
 NUM_BLOCKS = 64
 TOLERANCE = 1e-4  # of logits whose spread is about one
 
-# These ropes give one sequence other frequencies as it grows beyond its prompt, so only what stays short can be compared.
+# These ropes give one sequence other frequencies as it grows beyond its prompt, so only what stays
+# short can be compared.
 GROWING = {"llama-dynamic", "phi3-longer"}
 
 # Rounding lets a near tie between experts fall either way, and another expert is another function.
@@ -45,7 +46,9 @@ class Pair:
     def cache(self) -> KVCache:
         """An empty cache full of NaN: what is read without having been written shows."""
         parameters = self.decoder.parameters
-        cache = KVCache.allocate(self.spec, NUM_BLOCKS, BLOCK_SIZE, parameters.dtype, parameters.device)
+        cache = KVCache.allocate(
+            self.spec, NUM_BLOCKS, BLOCK_SIZE, parameters.dtype, parameters.device
+        )
         for layer in cache.layers:
             layer.key.fill_(float("nan"))
             layer.value.fill_(float("nan"))
@@ -84,7 +87,9 @@ def draw_tokens(rng: random.Random, count: int) -> list[int]:
 
 
 def tables(rng: random.Random, *counts: int) -> list[list[int]]:
-    """Disjoint block tables of scattered blocks, block 0 left out so that padding points at nothing written."""
+    """Disjoint block tables of scattered blocks, block 0 left out so that padding points at nothing
+    written.
+    """
     blocks = rng.sample(range(1, NUM_BLOCKS), sum(counts))
     return [[blocks.pop() for _ in range(count)] for count in counts]
 
@@ -108,14 +113,21 @@ def test_prefill_in_random_chunks(pair: Pair, seed: int) -> None:
     sequence = PagedSequence(draw_tokens(rng, length), tables(rng, 10)[0], num_prompt_tokens=length)
     cache = pair.cache()
     while sequence.num_computed_tokens < length:
-        step(pair.decoder, cache, [(sequence, rng.randint(1, min(9, length - sequence.num_computed_tokens)))])
+        step(
+            pair.decoder,
+            cache,
+            [(sequence, rng.randint(1, min(9, length - sequence.num_computed_tokens)))],
+        )
     assert worst(sequence.logits, pair.expected(sequence.token_ids)) < TOLERANCE
 
 
 def test_prefix_of_another_sequence(pair: Pair, variant: str) -> None:
     rng = random.Random(5)
     own, shared = (1, 2) if variant in GROWING else (4, 3)
-    prefix, (common, first_own, second_own) = draw_tokens(rng, shared * BLOCK_SIZE), tables(rng, shared, own, own)
+    prefix, (common, first_own, second_own) = (
+        draw_tokens(rng, shared * BLOCK_SIZE),
+        tables(rng, shared, own, own),
+    )
     first = PagedSequence(prefix + draw_tokens(rng, 3), common + first_own)
     second = PagedSequence(prefix + draw_tokens(rng, own * BLOCK_SIZE - 1), common + second_own)
     cache = pair.cache()
@@ -129,11 +141,22 @@ def test_ragged_decode_beside_prefill(pair: Pair, variant: str) -> None:
     rng = random.Random(6)
     lengths = (1, 4, 9, 5, 2, 8) if variant in GROWING else (1, 4, 21, 8, 2, 30)
     *block_tables, late_table = tables(rng, 2, 3, 7, 4, 2, 9, 3)
-    sequences = [PagedSequence(draw_tokens(rng, length + 5), table) for length, table in zip(lengths, block_tables, strict=True)]
+    sequences = [
+        PagedSequence(draw_tokens(rng, length + 5), table)
+        for length, table in zip(lengths, block_tables, strict=True)
+    ]
     late = PagedSequence(draw_tokens(rng, 11), late_table)
     cache = pair.cache()
-    step(pair.decoder, cache, [(sequence, length) for sequence, length in zip(sequences, lengths, strict=True)])
-    step(pair.decoder, cache, [(sequences[0], 1), (late, 6), *((sequence, 1) for sequence in sequences[1:])])
+    step(
+        pair.decoder,
+        cache,
+        [(sequence, length) for sequence, length in zip(sequences, lengths, strict=True)],
+    )
+    step(
+        pair.decoder,
+        cache,
+        [(sequences[0], 1), (late, 6), *((sequence, 1) for sequence in sequences[1:])],
+    )
     step(pair.decoder, cache, [(late, 2), *((sequence, 1) for sequence in reversed(sequences))])
     for _ in range(3):  # a batch of seven
         step(pair.decoder, cache, [(sequence, 1) for sequence in [*sequences, late]])
@@ -143,7 +166,9 @@ def test_ragged_decode_beside_prefill(pair: Pair, variant: str) -> None:
 
 @pytest.mark.parametrize("family", sorted(FAMILIES.keys() - ROUTED))
 def test_bfloat16(family: str, tmp_path: Path) -> None:
-    """Both round at other places, so the yardstick is the rounding itself: the distance of the reference from float32."""
+    """Both round at other places, so the yardstick is the rounding itself: the distance of the
+    reference from float32.
+    """
     exact = save_checkpoint(family, tmp_path / "exact")
     rounded = save_checkpoint(family, tmp_path / "rounded", dtype=torch.bfloat16)
     spec, decoder = load(tmp_path / "rounded", torch.bfloat16)
@@ -157,7 +182,9 @@ def test_bfloat16(family: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_every_parameter_counts(name: str, tmp_path: Path) -> None:
-    """The comparison above sees any single parameter that is lost (zeroed) or shifted, so it is no formality."""
+    """The comparison above sees any single parameter that is lost (zeroed) or shifted, so it is no
+    formality.
+    """
     reference = save_variant(name, tmp_path)
     spec, decoder = load(tmp_path)
     pair = Pair(reference, decoder, spec)
@@ -172,8 +199,14 @@ def test_every_parameter_counts(name: str, tmp_path: Path) -> None:
     assert distance() < TOLERANCE
     for parameter, parameter in decoder.parameters.by_parameter.items():
         mixer = mixer_of(parameter, spec)
-        if parameter.endswith("attention.k.bias") and isinstance(mixer, Attention) and mixer.rope is None:
-            continue  # adds the same to all scores of a query unless a rotation comes between, and a softmax ignores that
+        if (
+            parameter.endswith("attention.k.bias")
+            and isinstance(mixer, Attention)
+            and mixer.rope is None
+        ):
+            # adds the same to all scores of a query unless a rotation comes between, and a softmax
+            # ignores that
+            continue
         kept = parameter.clone()
         parameter.zero_()
         assert distance() > TOLERANCE, f"{parameter} may be lost unseen"

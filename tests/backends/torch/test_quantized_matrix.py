@@ -11,7 +11,9 @@ from tgi_torch.weights.quantization import quantize
 from tgi_torch.weights.quantized_matrix import QuantizedMatrix
 from tgi_torch.weights.weight_formats import INT4, INT8, WeightFormat
 
-FORMATS = pytest.mark.parametrize("weight_format", [INT8, INT4], ids=lambda weight_format: weight_format.name)
+FORMATS = pytest.mark.parametrize(
+    "weight_format", [INT8, INT4], ids=lambda weight_format: weight_format.name
+)
 SHAPES = [(3, 2), (33, 7), (64, 64), (100, 131), (48, 256)]
 
 
@@ -21,14 +23,22 @@ SHAPES = [(3, 2), (33, 7), (64, 64), (100, 131), (48, 256)]
 def test_products(shape: tuple[int, int], dtype: torch.dtype, weight_format: WeightFormat) -> None:
     outputs, inputs = shape
     generator = torch.Generator().manual_seed(0)
-    weight, bias = torch.randn(shape, generator=generator), torch.randn(outputs, generator=generator).to(dtype)
+    weight, bias = (
+        torch.randn(shape, generator=generator),
+        torch.randn(outputs, generator=generator).to(dtype),
+    )
     weight[-1] = 0
-    matrix = QuantizedMatrix({"a": outputs // 3, "b": outputs - outputs // 3}, inputs, weight_format, dtype)
+    matrix = QuantizedMatrix(
+        {"a": outputs // 3, "b": outputs - outputs // 3}, inputs, weight_format, dtype
+    )
     for parameter, part in (("b", weight[outputs // 3 :]), ("a", weight[: outputs // 3])):
         middle = inputs // 2
         matrix.write(parameter, 1, middle, part[:, middle:])
         matrix.write(parameter, 1, 0, part[:, :middle])
-    exact = quantize(weight, weight_format if weight_format.bits == 4 else replace(weight_format, group_size=inputs)).dequantize()
+    exact = quantize(
+        weight,
+        weight_format if weight_format.bits == 4 else replace(weight_format, group_size=inputs),
+    ).dequantize()
     for num_rows in (1, 5, 17):
         x = torch.randn(num_rows, inputs, generator=generator).to(dtype)
         expected = x.float() @ exact.T
@@ -36,11 +46,17 @@ def test_products(shape: tuple[int, int], dtype: torch.dtype, weight_format: Wei
         assert ((matrix.multiply(x, None).float() - expected).abs() / norms).max() < 0.01
         assert torch.equal(matrix.multiply(x, bias), matrix.multiply(x, None) + bias)
     if weight_format.bits == 8:
-        assert torch.allclose(matrix.lookup(torch.tensor([outputs - 1, 0])).float(), exact[[outputs - 1, 0]], rtol=0.01)
+        assert torch.allclose(
+            matrix.lookup(torch.tensor([outputs - 1, 0])).float(),
+            exact[[outputs - 1, 0]],
+            rtol=0.01,
+        )
 
 
 @FORMATS
 def test_memory(weight_format: WeightFormat) -> None:
     matrix = QuantizedMatrix({"a": 128}, 512, weight_format, torch.bfloat16)
     matrix.write("a", 0, 0, torch.randn(128, 512))
-    assert matrix.num_bytes == pytest.approx(weight_format.num_bytes(128, 512), rel=0.12)  # 4 bits keep zeros too
+    assert matrix.num_bytes == pytest.approx(
+        weight_format.num_bytes(128, 512), rel=0.12
+    )  # 4 bits keep zeros too

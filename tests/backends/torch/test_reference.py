@@ -42,7 +42,9 @@ def test_every_weight_matters(variant: str, tmp_path: Path) -> None:
 
     for parameter in weights:
         if parameter.endswith("attention.k.bias") and spec.model_type == "gpt2":
-            continue  # without a rotation a key bias shifts all scores of a row alike, and softmax does not see it
+            # without a rotation a key bias shifts all scores of a row alike, and softmax does not
+            # see it
+            continue
         lost = weights | {parameter: np.zeros_like(weights[parameter])}
         assert np.abs(reference_logits(spec, lost, TOKEN_IDS) - logits).max() > 1e-3, parameter
 

@@ -68,7 +68,9 @@ def test_frequencies_equal_transformers(name: str, seq_len: int, spelling: str) 
         max_position_embeddings=MAX_POSITIONS,
         rope_parameters={"rope_theta": 50000.0, **scaling},
     )
-    expected, expected_factor = ROPE_INIT_FUNCTIONS[scaling["rope_type"]](config, "cpu", seq_len=seq_len)
+    expected, expected_factor = ROPE_INIT_FUNCTIONS[scaling["rope_type"]](
+        config, "cpu", seq_len=seq_len
+    )
 
     if spelling == "rope_parameters":
         written: dict[str, Any] = {"rope_parameters": {"rope_theta": 50000.0, **scaling}}
@@ -86,22 +88,39 @@ def test_partial_rotation_takes_part_of_the_head() -> None:
     config = LlamaConfig(
         hidden_size=2 * HEAD_DIM,
         num_attention_heads=2,
-        rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+        rope_parameters={
+            "rope_type": "linear",
+            "factor": 2.0,
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.25,
+        },
     )
     expected, _ = ROPE_INIT_FUNCTIONS["linear"](config, "cpu")
 
-    written = {"rope_theta": 10000.0, "partial_rotary_factor": 0.25, "rope_scaling": {"type": "linear", "factor": 2}}
+    written = {
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.25,
+        "rope_scaling": {"type": "linear", "factor": 2},
+    }
     rope = read_rope(ConfigReader(written), head_dim=HEAD_DIM, max_positions=MAX_POSITIONS)
 
     assert rope.rotary_dim == HEAD_DIM // 4
-    np.testing.assert_allclose(inverse_frequencies(rope, 10)[0], expected.double().numpy(), rtol=2e-6)
+    np.testing.assert_allclose(
+        inverse_frequencies(rope, 10)[0], expected.double().numpy(), rtol=2e-6
+    )
 
 
 @pytest.mark.parametrize(("max_total_tokens", "shared"), [(16, True), (17, False)])
-def test_no_prefix_is_shared_where_rotations_change_with_the_length(max_total_tokens: int, shared: bool, tmp_path: Path) -> None:
+def test_no_prefix_is_shared_where_rotations_change_with_the_length(
+    max_total_tokens: int, shared: bool, tmp_path: Path
+) -> None:
     save_variant("phi3-longer", tmp_path)  # its frequencies change above 16 tokens
-    worker = tgi_backend().create_worker(EngineConfig("cpu", str(tmp_path), load_spec(tmp_path)), RecordingReporter())
+    worker = tgi_backend().create_worker(
+        EngineConfig("cpu", str(tmp_path), load_spec(tmp_path)), RecordingReporter()
+    )
     worker.load()
-    agreement = worker.negotiate(RequestedLimits(max_concurrent_requests=2, max_total_tokens=max_total_tokens))
+    agreement = worker.negotiate(
+        RequestedLimits(max_concurrent_requests=2, max_total_tokens=max_total_tokens)
+    )
     assert ("prefix_cache" in agreement.features) is shared
     worker.close()

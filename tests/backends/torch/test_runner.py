@@ -31,7 +31,9 @@ def checkpoint(tmp_path_factory):
 def core(checkpoint, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     path, _ = checkpoint
-    worker = tgi_backend().create_worker(EngineConfig("cpu", str(path), load_spec(path)), RecordingReporter())
+    worker = tgi_backend().create_worker(
+        EngineConfig("cpu", str(path), load_spec(path)), RecordingReporter()
+    )
     yield started(worker, RequestedLimits(max_concurrent_requests=4, max_batch_prefill_tokens=64))
     worker.close()
 
@@ -54,7 +56,9 @@ def prompt(seed, length=20):
 def test_sampled_tokens_and_logprobs_equal_the_reference(core, reference):
     params = [
         SamplingParams(logprobs="raw", top_n_tokens=3),
-        SamplingParams(greedy=False, temperature=0.8, top_p=0.9, logprobs="processed", top_n_tokens=2),
+        SamplingParams(
+            greedy=False, temperature=0.8, top_p=0.9, logprobs="processed", top_n_tokens=2
+        ),
         SamplingParams(repetition_penalty=1.7, frequency_penalty=0.5, logprobs="processed"),
         SamplingParams(greedy=False, watermark_gamma=0.5, watermark_delta=4.0, top_k=5),
     ]
@@ -68,7 +72,13 @@ def test_sampled_tokens_and_logprobs_equal_the_reference(core, reference):
         for handle, sampling in enumerate(params):
             length = core.live[handle].num_prompt_tokens
             tokens = before[handle]
-            expected = sample_row(reference(tokens)[-1], sampling, tokens[:length], tokens[length:], draw=draws[handle])
+            expected = sample_row(
+                reference(tokens)[-1],
+                sampling,
+                tokens[:length],
+                tokens[length:],
+                draw=draws[handle],
+            )
             assert output.tokens[handle] == expected.token_id
             if expected.logprob is None:
                 assert np.isnan(output.logprobs[handle])
@@ -76,7 +86,9 @@ def test_sampled_tokens_and_logprobs_equal_the_reference(core, reference):
                 assert output.logprobs[handle] == pytest.approx(expected.logprob, abs=1e-4)
             span = slice(output.top_ptr[handle], output.top_ptr[handle + 1])
             assert output.top_ids[span].tolist() == [token for token, _ in expected.top]
-            assert output.top_logprobs[span] == pytest.approx([value for _, value in expected.top], abs=1e-4)
+            assert output.top_logprobs[span] == pytest.approx(
+                [value for _, value in expected.top], abs=1e-4
+            )
 
 
 @pytest.mark.parametrize("chunks", [[20], [1, 7, 1, 11], [16, 4]])
@@ -166,7 +178,9 @@ def test_a_copied_block_is_a_copy(core, reference):
     core.step({0: 0})
     source, target = core.live[0].blocks[1], core.take_block()
     second = first[:20] + prompt(6, 3)
-    core.introduce(1, second, sampling=wanted, blocks=[core.live[0].blocks[0], target], num_computed_tokens=20)
+    core.introduce(
+        1, second, sampling=wanted, blocks=[core.live[0].blocks[0], target], num_computed_tokens=20
+    )
     output = core.step({1: 0}, copies=[(source, target)])
     assert_logprobs(output, reference(second)[-1])
     before = list(core.live[0].tokens)
@@ -247,4 +261,6 @@ def test_new_sequences_may_have_any_handle(core, reference):
         core.introduce(handle, prompt(handle % 7))
     output = core.step({3: 0, 10**6: 0})
     assert output.sequence.tolist() == [3, 10**6]
-    assert output.tokens.tolist() == [int(reference(prompt(h % 7))[-1].argmax()) for h in (3, 10**6)]
+    assert output.tokens.tolist() == [
+        int(reference(prompt(h % 7))[-1].argmax()) for h in (3, 10**6)
+    ]

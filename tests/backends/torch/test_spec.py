@@ -1,4 +1,6 @@
-"""The decoder against the numpy reference, over what the grammar can say beyond the foundation's families."""
+"""The decoder against the numpy reference, over what the grammar can say beyond the foundation's
+families.
+"""
 
 from __future__ import annotations
 
@@ -78,54 +80,93 @@ def with_experts(**fields: Any) -> ModelSpec:
 
 POST = Block(branches=(Branch(mixer=ATTENTION, norm=OFFSET, post_norm=OFFSET),))
 LONG_ROPE = LongRopeScaling(
-    short_factor=(1.0, 1.1, 1.2, 1.3), long_factor=(2.0, 3.0, 4.0, 5.0), original_max_positions=8, attention_factor=1.19
+    short_factor=(1.0, 1.1, 1.2, 1.3),
+    long_factor=(2.0, 3.0, 4.0, 5.0),
+    original_max_positions=8,
+    attention_factor=1.19,
 )
 LOCAL = msgspec.structs.replace(ATTENTION, window=4, rope=Rope(theta=10.0, rotary_dim=4))
 GLOBAL = Layer(blocks=(block(ATTENTION),))
-NARROW = Layer(blocks=(block(msgspec.structs.replace(ATTENTION, num_kv_heads=4, head_dim=4, rope=None)),))
+NARROW = Layer(
+    blocks=(block(msgspec.structs.replace(ATTENTION, num_kv_heads=4, head_dim=4, rope=None)),)
+)
 
 SPECS: dict[str, ModelSpec] = {
     "interleaved": with_attention(rope=Rope(theta=100.0, rotary_dim=4, interleaved=True)),
     "longrope": with_attention(rope=Rope(theta=100.0, rotary_dim=8, scaling=LONG_ROPE)),
     "longrope, long factor": with_attention(
-        rope=Rope(theta=100.0, rotary_dim=8, scaling=msgspec.structs.replace(LONG_ROPE, long_attention_factor=1.4))
+        rope=Rope(
+            theta=100.0,
+            rotary_dim=8,
+            scaling=msgspec.structs.replace(LONG_ROPE, long_attention_factor=1.4),
+        )
     ),
-    "dynamic": with_attention(rope=Rope(theta=100.0, rotary_dim=8, scaling=DynamicScaling(factor=2.0, original_max_positions=8))),
+    "dynamic": with_attention(
+        rope=Rope(
+            theta=100.0, rotary_dim=8, scaling=DynamicScaling(factor=2.0, original_max_positions=8)
+        )
+    ),
     "alibi": with_attention(rope=None, alibi=True, alibi_scale=0.4),
-    "alibi of another depth": with_attention(rope=None, alibi=True, alibi_bias_max=16.0, num_heads=6),
+    "alibi of another depth": with_attention(
+        rope=None, alibi=True, alibi_bias_max=16.0, num_heads=6
+    ),
     "softcap and window": with_attention(softcap=0.7, window=5),
     "sinks": with_attention(sinks=True, window=6, qkv_bias=True, output_bias=True),
     "clip": with_attention(clip_qkv=0.3),
     "norm over all heads": with_attention(q_norm=RMS, k_norm=RMS, qk_norm_over="all"),
     "layer norm over heads": with_attention(q_norm=LAYER_NORM, k_norm=LAYER_NORM),
-    "norms for each head": with_attention(q_norm=BARE_LAYER_NORM, k_norm=BARE_LAYER_NORM, qk_norm_over="each_head"),
+    "norms for each head": with_attention(
+        q_norm=BARE_LAYER_NORM, k_norm=BARE_LAYER_NORM, qk_norm_over="each_head"
+    ),
     "rms norms for each head": with_attention(q_norm=RMS, k_norm=RMS, qk_norm_over="each_head"),
     "norm of queries only": with_attention(q_norm=RMS),
     "other value size": with_attention(v_head_dim=5),
     "one kv head": with_attention(num_kv_heads=1),
     "unit offset and post norms": model(POST, block(GATED_MLP, norm=OFFSET)),
-    "norm without weight": model(block(ATTENTION, norm=Norm(kind="layer", eps=1e-5, weight=False)), block(GATED_MLP)),
-    "rms without weight": model(block(ATTENTION, norm=Norm(kind="rms", eps=1e-5, weight=False)), block(PLAIN_MLP)),
-    "parallel, shared norm": model(Block(branches=(Branch(mixer=ATTENTION), Branch(mixer=PLAIN_MLP)), norm=LAYER_NORM)),
+    "norm without weight": model(
+        block(ATTENTION, norm=Norm(kind="layer", eps=1e-5, weight=False)), block(GATED_MLP)
+    ),
+    "rms without weight": model(
+        block(ATTENTION, norm=Norm(kind="rms", eps=1e-5, weight=False)), block(PLAIN_MLP)
+    ),
+    "parallel, shared norm": model(
+        Block(branches=(Branch(mixer=ATTENTION), Branch(mixer=PLAIN_MLP)), norm=LAYER_NORM)
+    ),
     "norm after the sum": model(
-        block(ATTENTION, norm=None, output_norm=LAYER_NORM), block(PLAIN_MLP, norm=None, output_norm=RMS)
+        block(ATTENTION, norm=None, output_norm=LAYER_NORM),
+        block(PLAIN_MLP, norm=None, output_norm=RMS),
     ),
     "residual from the norm, scaled": model(
-        Block(branches=(Branch(mixer=ATTENTION),), norm=LAYER_NORM, residual_from_norm=True, residual_scale=0.3), block(GATED_MLP)
+        Block(
+            branches=(Branch(mixer=ATTENTION),),
+            norm=LAYER_NORM,
+            residual_from_norm=True,
+            residual_scale=0.3,
+        ),
+        block(GATED_MLP),
     ),
-    "layers that differ": model(stacks=(Stack(kind="decoder", layers=(Layer(blocks=(block(LOCAL),)), GLOBAL, NARROW)),)),
+    "layers that differ": model(
+        stacks=(Stack(kind="decoder", layers=(Layer(blocks=(block(LOCAL),)), GLOBAL, NARROW)),)
+    ),
     "learned positions": model(
         block(msgspec.structs.replace(ATTENTION, rope=None)),
-        embedding=Embedding(scale=4.0, positions=LearnedPositions(num_positions=20, offset=2), norm=LAYER_NORM),
+        embedding=Embedding(
+            scale=4.0, positions=LearnedPositions(num_positions=20, offset=2), norm=LAYER_NORM
+        ),
     ),
-    "projected embedding": model(block(ATTENTION), embedding=Embedding(size=10), head=Head(tied=True)),
+    "projected embedding": model(
+        block(ATTENTION), embedding=Embedding(size=10), head=Head(tied=True)
+    ),
     "head": model(block(ATTENTION), head=Head(tied=False, bias=True, scale=0.5, softcap=0.8)),
     "scaled head": model(block(ATTENTION), head=Head(tied=True, scale=0.25)),
     "experts": with_experts(),
     "experts, grouped": with_experts(
-        router=Router(score="sigmoid", correction_bias=True, num_groups=2, group_top=2, scale=1.5), shared=GATED_MLP
+        router=Router(score="sigmoid", correction_bias=True, num_groups=2, group_top=2, scale=1.5),
+        shared=GATED_MLP,
     ),
-    "experts, one after the other": with_experts(router=Router(score="sparse_mixer", jitter=0.3, normalize=False, scale=1.5)),
+    "experts, one after the other": with_experts(
+        router=Router(score="sparse_mixer", jitter=0.3, normalize=False, scale=1.5)
+    ),
     "experts, clamped": with_experts(
         expert=MLP(intermediate_size=24, activation="silu_clamped", bias=True),
         router=Router(top_k_first=True, normalize=False, bias=True),
@@ -144,9 +185,14 @@ def test_equals_the_reference(name: str) -> None:
         drawn = torch.randn(parameter.shape, generator=generator)
         is_norm_weight = parameter.endswith("norm.weight")
         parameter.copy_(1 + 0.1 * drawn if is_norm_weight else 0.3 * drawn)
-    weights = {parameter: parameter.numpy() for parameter, parameter in decoder.parameters.by_parameter.items()}
+    weights = {
+        parameter: parameter.numpy()
+        for parameter, parameter in decoder.parameters.by_parameter.items()
+    }
     rng = random.Random(1)
-    sequence = PagedSequence([rng.randrange(spec.vocab_size) for _ in range(LENGTH)], rng.sample(range(1, 8), 5))
+    sequence = PagedSequence(
+        [rng.randrange(spec.vocab_size) for _ in range(LENGTH)], rng.sample(range(1, 8), 5)
+    )
     cache = KVCache.allocate(spec, 8, 4, torch.float32, "cpu")
     for layer in cache.layers:
         layer.key.fill_(float("nan"))

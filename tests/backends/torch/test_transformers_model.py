@@ -1,4 +1,6 @@
-"""Families that only `transformers` knows: the same text, whatever the steps look like; and whose code is never run."""
+"""Families that only `transformers` knows: the same text, whatever the steps look like; and whose
+code is never run.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +37,19 @@ SMALL = {
 }
 FAMILIES = {
     "smollm3": SMALL,
-    "jamba": SMALL | {"mamba_d_state": 8, "num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1},
+    "jamba": (
+        SMALL
+        | {
+            "mamba_d_state": 8,
+            "num_experts": 2,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+        }
+    ),
 }
-"""One of attention alone, and a mixture with recurrent layers, whose code cannot take a prompt in parts."""
+"""One of attention alone, and a mixture with recurrent layers, whose code cannot take a prompt in
+parts.
+"""
 
 NUM_PROMPTS = 20
 NUM_OUTPUT = 16
@@ -46,7 +58,10 @@ NUM_OUTPUT = 16
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     paths = {family: tmp_path_factory.mktemp(family) for family in FAMILIES}
-    return {family: (path, save_checkpoint(family, path, **FAMILIES[family])) for family, path in paths.items()}
+    return {
+        family: (path, save_checkpoint(family, path, **FAMILIES[family]))
+        for family, path in paths.items()
+    }
 
 
 def config_of(path, **options):
@@ -60,7 +75,10 @@ def served(request, checkpoints, monkeypatch):
     reporter = RecordingReporter()
     worker = tgi_backend().create_worker(config_of(path), reporter)
     requested = RequestedLimits(
-        max_concurrent_requests=8, max_batch_prefill_tokens=256, max_total_tokens=96, max_batch_total_tokens=2048
+        max_concurrent_requests=8,
+        max_batch_prefill_tokens=256,
+        max_total_tokens=96,
+        max_batch_total_tokens=2048,
     )
     yield model, started(worker, requested), reporter
     worker.close()
@@ -81,15 +99,27 @@ def expected_output(model, prompt):
 def test_greedy_equals_generate_while_sequences_come_and_go(served):
     model, core, _ = served
     rng = np.random.default_rng(3)
-    waiting = {handle: rng.integers(3, 101, length).tolist() for handle, length in enumerate(rng.integers(1, 60, NUM_PROMPTS))}
+    waiting = {
+        handle: rng.integers(3, 101, length).tolist()
+        for handle, length in enumerate(rng.integers(1, 60, NUM_PROMPTS))
+    }
     prompts, done = dict(waiting), {}
     cancelled = 5
     while waiting or core.live:
         for handle in list(waiting)[: max(0, 6 - len(core.live))]:
             core.introduce(handle, waiting.pop(handle))
         in_parts = core.agreement.limits.chunked
-        core.step({h: 7 if in_parts and len(s.tokens) - s.num_computed_tokens > 20 else 0 for h, s in core.live.items()})
-        for handle in [h for h, s in core.live.items() if len(s.output) == (3 if h == cancelled else NUM_OUTPUT)]:
+        core.step(
+            {
+                h: 7 if in_parts and len(s.tokens) - s.num_computed_tokens > 20 else 0
+                for h, s in core.live.items()
+            }
+        )
+        for handle in [
+            h
+            for h, s in core.live.items()
+            if len(s.output) == (3 if h == cancelled else NUM_OUTPUT)
+        ]:
             done[handle] = core.drop(handle).output
     assert sorted(done) == list(range(NUM_PROMPTS))
     for handle, output in done.items():
@@ -118,7 +148,14 @@ def test_scores_and_chosen_tokens_have_the_models_own_probabilities(served):
 
 def load(path, *, trust_remote_code=False):
     cpu, spec = torch.device("cpu"), load_spec(path)
-    return load_transformers_model(spec, torch.float32, cpu, path, lambda done, total: None, trust_remote_code=trust_remote_code)
+    return load_transformers_model(
+        spec,
+        torch.float32,
+        cpu,
+        path,
+        lambda done, total: None,
+        trust_remote_code=trust_remote_code,
+    )
 
 
 def test_a_dropped_sequence_leaves_no_cache(served):
@@ -138,14 +175,18 @@ def test_a_lost_tensor_is_named(checkpoints, tmp_path):
     tensors = load_file(path / "model.safetensors")
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match=r"checkpoint: tensor `model.layers.1.mlp.up_proj.weight` is missing"):
+    with pytest.raises(
+        ModelError, match=r"checkpoint: tensor `model.layers.1.mlp.up_proj.weight` is missing"
+    ):
         load(path)
 
 
 def test_a_family_that_nobody_knows_is_one_line(checkpoints, tmp_path):
     path = shutil.copytree(checkpoints["smollm3"][0], tmp_path / "checkpoint")
     change_config(path, model_type="unheard_of")
-    with pytest.raises(ModelError, match=r"transformers .* cannot run the architecture `unheard_of`") as caught:
+    with pytest.raises(
+        ModelError, match=r"transformers .* cannot run the architecture `unheard_of`"
+    ) as caught:
         load(path)
     assert "\n" not in str(caught.value)
 
@@ -168,7 +209,9 @@ canary = Path(os.environ["CANARY"])
 for path in map(Path, sys.argv[1:]):
     for trust in (False, True):
         try:
-            load_transformers_model(load_spec(path), torch.float32, CPU, path, print_nothing, trust_remote_code=trust)
+            load_transformers_model(
+                load_spec(path), torch.float32, CPU, path, print_nothing, trust_remote_code=trust
+            )
             end = "loaded"
         except ModelError as error:
             end = str(error)
@@ -178,14 +221,27 @@ for path in map(Path, sys.argv[1:]):
 
 
 def test_code_of_a_checkpoint_runs_only_if_it_is_trusted(checkpoints, tmp_path):
-    """With the switch off neither a known nor an unknown family runs it; with it on it runs, so the canary would have sung."""
+    """With the switch off neither a known nor an unknown family runs it; with it on it runs, so the
+    canary would have sung.
+    """
     known, unknown, foreign = (tmp_path / name for name in ("known", "unknown", "foreign"))
-    for path, model_type, repository in ((known, "smollm3", ""), (unknown, "own", ""), (foreign, "own", "else/where--")):
+    for path, model_type, repository in (
+        (known, "smollm3", ""),
+        (unknown, "own", ""),
+        (foreign, "own", "else/where--"),
+    ):
         shutil.copytree(checkpoints["smollm3"][0], path)
-        code = {"AutoConfig": f"{repository}code_of_it.Config", "AutoModelForCausalLM": f"{repository}code_of_it.Model"}
+        code = {
+            "AutoConfig": f"{repository}code_of_it.Config",
+            "AutoModelForCausalLM": f"{repository}code_of_it.Model",
+        }
         change_config(path, model_type=model_type, auto_map=code)
         (path / "code_of_it.py").write_text(CANARY)
-    environment = os.environ | {"CANARY": str(tmp_path / "canary"), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {
+        "CANARY": str(tmp_path / "canary"),
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_OFFLINE": "1",
+    }
     command = [sys.executable, "-c", RUN, *map(str, (known, unknown, foreign))]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
@@ -194,20 +250,25 @@ def test_code_of_a_checkpoint_runs_only_if_it_is_trusted(checkpoints, tmp_path):
     assert lines[2].startswith("False False The architecture `own` needs code")
     assert lines[3].startswith("True True ")
     assert lines[4].startswith("False False The architecture `own` needs code")
-    assert lines[5].startswith("True False The config takes code from another repository, else/where")
+    assert lines[5].startswith(
+        "True False The config takes code from another repository, else/where"
+    )
 
 
 def test_without_transformers_one_line_names_the_extra(checkpoints):
     code = (
-        "import importlib.util, sys; real = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, *rest: None if name == 'transformers' else real(name, *rest)\n"
-        "from pathlib import Path; import tgi_cpu\n"
-        "from tgi.architectures import load_spec; from tgi.backend import EngineConfig\n"
-        "spec = load_spec(Path(sys.argv[1])); config = EngineConfig('cpu', sys.argv[1], spec)\n"
-        "print(*tgi_cpu.tgi_backend().supports(spec, config).reasons, sep='\\n')"
+        "import importlib.util, sys; real = importlib.util.find_spec\nimportlib.util.find_spec ="
+        " lambda name, *rest: None if name == 'transformers' else real(name, *rest)\nfrom pathlib"
+        " import Path; import tgi_cpu\nfrom tgi.architectures import load_spec; from tgi.backend"
+        " import EngineConfig\nspec = load_spec(Path(sys.argv[1])); config = EngineConfig('cpu',"
+        " sys.argv[1], spec)\nprint(*tgi_cpu.tgi_backend().supports(spec, config).reasons,"
+        " sep='\\n')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(checkpoints["smollm3"][0])], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, str(checkpoints["smollm3"][0])],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     (line,) = done.stdout.splitlines()
     assert line.endswith("is not installed; install tgi with the extra `transformers`")
@@ -218,7 +279,10 @@ def test_it_says_before_loading_that_it_is_slow_and_why(checkpoints):
     support = tgi_backend().supports(config.spec, config)
     assert support.status == "slow"
     assert "transformers' modelling code, one sequence after the other" in support.reasons[0]
-    assert support.memory[0].num_bytes == sum(p.numel() for p in checkpoints["jamba"][1].parameters()) * 4
+    assert (
+        support.memory[0].num_bytes
+        == sum(p.numel() for p in checkpoints["jamba"][1].parameters()) * 4
+    )
     for change in ({"is_encoder_decoder": True}, {"quantization_config": {"quant_method": "awq"}}):
         spec = msgspec.structs.replace(config.spec, config=config.spec.config | change)
         assert tgi_backend().supports(spec, config).status == "no"

@@ -1,4 +1,6 @@
-"""Loading: the layouts a checkpoint may have, what is refused and with which words, and the memory it takes."""
+"""Loading: the layouts a checkpoint may have, what is refused and with which words, and the memory
+it takes.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,11 @@ EMBEDDING = "model.embed_tokens.weight"
 QUERY = "model.layers.1.self_attn.q_proj.weight"
 
 
-def load(path: Path, dtype: torch.dtype = torch.float32, progress: Callable[[int, int], None] = lambda d, t: None) -> Decoder:
+def load(
+    path: Path,
+    dtype: torch.dtype = torch.float32,
+    progress: Callable[[int, int], None] = lambda d, t: None,
+) -> Decoder:
     spec = load_spec(path)
     assert isinstance(spec, ModelSpec)
     decoder = build_decoder(spec, REFERENCE, dtype, "cpu")
@@ -72,7 +78,10 @@ def test_fused_parameters_hold_the_projections_in_order(original: Path) -> None:
     stored = [tensors[f"model.layers.1.self_attn.{name}_proj.weight"] for name in "qkv"]
     assert torch.equal(fused, torch.cat(stored))
     fused = decoder.blocks[3].first.mixer.expand.weight
-    assert torch.equal(fused, torch.cat([tensors[f"model.layers.1.mlp.{name}_proj.weight"] for name in ("gate", "up")]))
+    assert torch.equal(
+        fused,
+        torch.cat([tensors[f"model.layers.1.mlp.{name}_proj.weight"] for name in ("gate", "up")]),
+    )
 
 
 def test_tied_head_shares_the_embedding(tmp_path: Path) -> None:
@@ -85,8 +94,12 @@ def test_tied_head_shares_the_embedding(tmp_path: Path) -> None:
 def test_several_files(original: Path, checkpoint: Path, indexed: bool) -> None:
     index = split_into_shards(checkpoint, load_file(original / NAME))
     if indexed:
-        (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
-        shutil.copy(original / NAME, checkpoint / "consolidated.safetensors")  # not in the index, so not read
+        (checkpoint / "model.safetensors.index.json").write_text(
+            json.dumps({"metadata": {}, "weight_map": index})
+        )
+        shutil.copy(
+            original / NAME, checkpoint / "consolidated.safetensors"
+        )  # not in the index, so not read
     for parameter, tensor in load(original).parameters.by_parameter.items():
         assert torch.equal(tensor, load(checkpoint).parameters.by_parameter[parameter])
 
@@ -120,7 +133,12 @@ def test_progress_rises_to_the_total(original: Path) -> None:
 
 def test_checkpoint_dtype_is_that_of_most_bytes(checkpoint: Path) -> None:
     assert checkpoint_dtype(checkpoint) is torch.float32
-    change(checkpoint, lambda t: t.update({name: tensor.bfloat16() for name, tensor in t.items() if tensor.dim() == 2}))
+    change(
+        checkpoint,
+        lambda t: t.update(
+            {name: tensor.bfloat16() for name, tensor in t.items() if tensor.dim() == 2}
+        ),
+    )
     assert checkpoint_dtype(checkpoint) is torch.bfloat16
 
 
@@ -168,23 +186,38 @@ REFUSED: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         lambda p: change(p, lambda t: t.pop(QUERY)),
         ["checkpoint: ", "no tensor `", "layers.1.self_attn.q_proj.weight`"],
     ),
-    "extra": (lambda p: change(p, lambda t: t.update(stray=torch.ones(2))), ["checkpoint: ", "`stray`"]),
+    "extra": (
+        lambda p: change(p, lambda t: t.update(stray=torch.ones(2))),
+        ["checkpoint: ", "`stray`"],
+    ),
     "misshaped": (
         lambda p: change(p, lambda t: t.update({QUERY: torch.ones(32, 30)})),
         [NAME, f"`{QUERY}`", "[32, 30]", "[32, 32]"],
     ),
-    "transposed": (lambda p: change(p, lambda t: t.update({EMBEDDING: torch.ones(32, 101)})), [NAME, f"`{EMBEDDING}`"]),
-    "integer": (lambda p: change(p, lambda t: t.update({QUERY: t[QUERY].to(torch.int8)})), [NAME, f"`{QUERY}`", "I8", "BF16"]),
+    "transposed": (
+        lambda p: change(p, lambda t: t.update({EMBEDDING: torch.ones(32, 101)})),
+        [NAME, f"`{EMBEDDING}`"],
+    ),
+    "integer": (
+        lambda p: change(p, lambda t: t.update({QUERY: t[QUERY].to(torch.int8)})),
+        [NAME, f"`{QUERY}`", "I8", "BF16"],
+    ),
     "truncated": (truncate, [NAME, "tensor `", "ends at byte"]),
     "unparsable": (break_header, [NAME, "header cannot be parsed"]),
     "long header": (claim_long_header, [NAME, "header claims"]),
     "bytes and shape differ": (lose_byte_of_shape, [NAME, "`lm_head.weight`", "[101, 31]"]),
     "empty file": (lambda p: (p / NAME).write_bytes(b""), [NAME, "0 bytes"]),
     "no file": (lambda p: (p / NAME).unlink(), ["no .safetensors file"]),
-    "pickled": (lambda p: (p / NAME).rename(p / "pytorch_model.bin"), ["no .safetensors file", "tgi convert "]),
+    "pickled": (
+        lambda p: (p / NAME).rename(p / "pytorch_model.bin"),
+        ["no .safetensors file", "tgi convert "],
+    ),
     "lost shard": (lose_shard, ["model-00002-of-00002.safetensors", "not there"]),
     "wrong index": (lie_in_index, [".safetensors", f"`{EMBEDDING}`", "index.json"]),
-    "broken index": (lambda p: (p / "model.safetensors.index.json").write_text("{"), ["index.json", "cannot be read"]),
+    "broken index": (
+        lambda p: (p / "model.safetensors.index.json").write_text("{"),
+        ["index.json", "cannot be read"],
+    ),
     "tensor in two files": (double_tensor, ["more.safetensors", f"`{QUERY}`", "also in"]),
 }
 
@@ -203,8 +236,14 @@ def test_refused_on_one_line_that_names_what(checkpoint: Path, case: str) -> Non
 
 
 def test_buffers_without_parameters_are_passed_over(original: Path, checkpoint: Path) -> None:
-    change(checkpoint, lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}))
-    assert load(checkpoint).parameters.by_parameter.keys() == load(original).parameters.by_parameter.keys()
+    change(
+        checkpoint,
+        lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}),
+    )
+    assert (
+        load(checkpoint).parameters.by_parameter.keys()
+        == load(original).parameters.by_parameter.keys()
+    )
 
 
 MEASURE = """
@@ -233,11 +272,19 @@ print((memory("VmHWM") - before) / decoder.parameters.num_bytes)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 @pytest.mark.parametrize("stored", ["float16", "float32"])
-def test_memory_grows_by_little_more_than_the_weights(original: Path, tmp_path: Path, stored: str) -> None:
-    """Neither a second copy nor the pages of the files stay behind, even for one tensor that is most of the model."""
+def test_memory_grows_by_little_more_than_the_weights(
+    original: Path, tmp_path: Path, stored: str
+) -> None:
+    """Neither a second copy nor the pages of the files stay behind, even for one tensor that is
+    most of the model.
+    """
     config = json.loads((original / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 500_000, "tie_word_embeddings": True}))
-    tensors = {name: tensor.numpy().astype(stored) for name, tensor in load_file(original / NAME).items()}
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | {"vocab_size": 500_000, "tie_word_embeddings": True})
+    )
+    tensors = {
+        name: tensor.numpy().astype(stored) for name, tensor in load_file(original / NAME).items()
+    }
     del tensors["lm_head.weight"]
     tensors[EMBEDDING] = np.ones((500_000, 32), stored)
     save_arrays(tensors, tmp_path / NAME)

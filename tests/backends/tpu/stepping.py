@@ -32,9 +32,14 @@ def draw_weights(spec: ModelSpec, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def parameters_of(
-    spec: ModelSpec, weights: dict[str, np.ndarray], mesh: jax.sharding.Mesh | None = None, **options
+    spec: ModelSpec,
+    weights: dict[str, np.ndarray],
+    mesh: jax.sharding.Mesh | None = None,
+    **options,
 ) -> Parameters:
-    store = ParameterStore(spec, mesh or make_mesh(1, "cpu"), options.pop("dtype", "float32"), **options)
+    store = ParameterStore(
+        spec, mesh or make_mesh(1, "cpu"), options.pop("dtype", "float32"), **options
+    )
     for parameter, array in weights.items():
         store.write(parameter, array)
     return store.finish()
@@ -71,10 +76,14 @@ class Runner:
         self.num_slots = num_blocks * block_size
         self.bucket = (tokens, sequences, width)
         cache = model.empty_cache(spec, num_blocks, block_size, dtype, self.plan.mesh)
-        self.cache: Cache = jax.tree.map(lambda pages: pages.at[:].set(np.nan), cache)  # what was never written may be anything
+        self.cache: Cache = jax.tree.map(
+            lambda pages: pages.at[:].set(np.nan), cache
+        )  # what was never written may be anything
         self.forward = jax.jit(partial(model.forward, spec, attention=self.plan), donate_argnums=1)
 
-    def arrays(self, work: list[tuple[Sequence, int]], bucket: tuple[int, int, int] | None = None) -> StepArrays:
+    def arrays(
+        self, work: list[tuple[Sequence, int]], bucket: tuple[int, int, int] | None = None
+    ) -> StepArrays:
         """The next tokens, as many as asked, of each sequence; every token gets logits."""
         num_tokens, num_sequences, width = bucket or self.bucket
         ids, positions, slots, lens, contexts, tables, rotary = [], [], [], [], [], [], []
@@ -83,7 +92,8 @@ class Runner:
             ids += sequence.token_ids[first : first + count]
             positions += range(first, first + count)
             slots += [
-                sequence.blocks[p // self.block_size] * self.block_size + p % self.block_size for p in range(first, first + count)
+                sequence.blocks[p // self.block_size] * self.block_size + p % self.block_size
+                for p in range(first, first + count)
             ]
             lens.append(count)
             contexts.append(first + count)
@@ -108,7 +118,9 @@ class Runner:
             }
         )
 
-    def step(self, work: list[tuple[Sequence, int]], bucket: tuple[int, int, int] | None = None) -> None:
+    def step(
+        self, work: list[tuple[Sequence, int]], bucket: tuple[int, int, int] | None = None
+    ) -> None:
         logits, self.cache = self.forward(self.parameters, self.cache, self.arrays(work, bucket))
         rows = iter(np.asarray(logits))
         for sequence, count in work:

@@ -1,4 +1,6 @@
-"""Attention over the paged cache: plain operations against the definition, the kernel against plain operations."""
+"""Attention over the paged cache: plain operations against the definition, the kernel against plain
+operations.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,17 @@ RULES = {
 
 KERNELS = {
     "plain": (AttentionRule(0.1), (), "bfloat16"),
-    "everything": (AttentionRule(0.1, window=11, softcap=4.0), ("alibi_slopes", "sinks"), "float32"),
+    "everything": (
+        AttentionRule(0.1, window=11, softcap=4.0),
+        ("alibi_slopes", "sinks"),
+        "float32",
+    ),
 }
 
 
-def ragged(rows: tuple[tuple[int, int], ...], tokens: int, sequences: int, width: int) -> StepArrays:
+def ragged(
+    rows: tuple[tuple[int, int], ...], tokens: int, sequences: int, width: int
+) -> StepArrays:
     """Rows over scattered blocks; block 0 is nobody's."""
     free = iter(np.random.default_rng(3).permutation(np.arange(1, 1 + sequences * width)))
     tables = np.zeros((sequences, width), np.int32)
@@ -65,7 +73,9 @@ def ragged(rows: tuple[tuple[int, int], ...], tokens: int, sequences: int, width
     )
 
 
-def draw(step: StepArrays, heads: int, kv_heads: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
+def draw(
+    step: StepArrays, heads: int, kv_heads: int, head_dim: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Queries and pages; what belongs to no sequence is NaN."""
     generator = np.random.default_rng(4)
     query = generator.standard_normal((len(step.positions), heads, head_dim)).astype(np.float32)
@@ -73,7 +83,9 @@ def draw(step: StepArrays, heads: int, kv_heads: int, head_dim: int) -> tuple[np
     pages = np.full((num_blocks, BLOCK_SIZE, 2 * kv_heads, head_dim), np.nan, np.float32)
     for table, context in zip(step.block_tables, step.context_lens, strict=True):
         for position in range(context):
-            pages[table[position // BLOCK_SIZE], position % BLOCK_SIZE] = generator.standard_normal((2 * kv_heads, head_dim))
+            pages[table[position // BLOCK_SIZE], position % BLOCK_SIZE] = generator.standard_normal(
+                (2 * kv_heads, head_dim)
+            )
     return query, pages
 
 
@@ -81,7 +93,9 @@ def vectors_of(names: tuple[str, ...], heads: int) -> dict[str, jax.Array]:
     return {name: jnp.linspace(0.3, -0.2, heads) for name in names}
 
 
-def by_definition(query: np.ndarray, pages: np.ndarray, step: StepArrays, rule: AttentionRule, vectors: dict) -> np.ndarray:
+def by_definition(
+    query: np.ndarray, pages: np.ndarray, step: StepArrays, rule: AttentionRule, vectors: dict
+) -> np.ndarray:
     """One query and one head after the other."""
     out = np.zeros_like(query)
     for sequence in range(int(step.num_sequences[0])):
@@ -96,7 +110,9 @@ def by_definition(query: np.ndarray, pages: np.ndarray, step: StepArrays, rule: 
                 if rule.softcap is not None:
                     scores = rule.softcap * np.tanh(scores / rule.softcap)
                 if "alibi_slopes" in vectors:
-                    scores = scores + float(vectors["alibi_slopes"][head]) * (np.arange(first, position + 1) - position)
+                    scores = scores + float(vectors["alibi_slopes"][head]) * (
+                        np.arange(first, position + 1) - position
+                    )
                 weights = np.exp(scores)
                 sink = np.exp(float(vectors["sinks"][head])) if "sinks" in vectors else 0.0
                 out[token, head] = weights @ value / (weights.sum() + sink)
@@ -114,7 +130,9 @@ def test_plain_operations(name: str) -> None:
         actual = np.asarray(jax.jit(attend, static_argnums=3)(query, pages, step, rule, vectors))
         count = step.cu_query_lens[-1]
         assert np.isfinite(actual).all()
-        np.testing.assert_allclose(actual[:count], by_definition(query, pages, step, rule, vectors)[:count], atol=1e-5)
+        np.testing.assert_allclose(
+            actual[:count], by_definition(query, pages, step, rule, vectors)[:count], atol=1e-5
+        )
 
 
 def test_a_prompt_longer_than_a_tile() -> None:
@@ -122,7 +140,9 @@ def test_a_prompt_longer_than_a_tile() -> None:
     query, pages = draw(step, 2, 1, 8)
     rule = AttentionRule(0.2)
     actual = np.asarray(jax.jit(attend, static_argnums=3)(query, pages, step, rule, {}))
-    np.testing.assert_allclose(actual[:72], by_definition(query, pages, step, rule, {})[:72], atol=1e-5)
+    np.testing.assert_allclose(
+        actual[:72], by_definition(query, pages, step, rule, {})[:72], atol=1e-5
+    )
 
 
 def test_padding_writes_nothing_into_the_next_layer() -> None:
@@ -130,7 +150,9 @@ def test_padding_writes_nothing_into_the_next_layer() -> None:
     pages = jnp.zeros((3 * 2, BLOCK_SIZE, 2, 8))  # three layers of two blocks
     new = jnp.ones((2, 1, 8))
     for layer in range(3):
-        seen = step_of_layer(replace(step, slot_mapping=np.asarray([3, 16], np.int32)), pages, jnp.int32(layer), 3)
+        seen = step_of_layer(
+            replace(step, slot_mapping=np.asarray([3, 16], np.int32)), pages, jnp.int32(layer), 3
+        )
         written = np.asarray(write_pages(pages, new, 2 * new, seen.slot_mapping))
         assert np.argwhere(written.any(axis=(2, 3))).tolist() == [[2 * layer, 3]]
         assert written[2 * layer, 3, :, 0].tolist() == [1, 2], "key, then value"
@@ -151,12 +173,18 @@ def test_kernel(rule: AttentionRule, names: tuple[str, ...], dtype: str, races: 
     step = ragged(((1, 150), *ROWS), 40, 7, 20)
     query, pages = (jnp.asarray(part, dtype) for part in draw(step, 6, 2, 16))
     vectors = vectors_of(names, 6)
-    expected = np.asarray(jax.jit(attend, static_argnums=3)(query, pages, step, rule, vectors), np.float32)
+    expected = np.asarray(
+        jax.jit(attend, static_argnums=3)(query, pages, step, rule, vectors), np.float32
+    )
     interpret = pltpu.InterpretParams(detect_races=True)
-    actual = np.asarray(ragged_attention(query, pages, step, rule, vectors, interpret=interpret), np.float32)
+    actual = np.asarray(
+        ragged_attention(query, pages, step, rule, vectors, interpret=interpret), np.float32
+    )
     count = step.cu_query_lens[-1]
     assert np.isfinite(actual).all()
-    np.testing.assert_allclose(actual[:count], expected[:count], atol=1e-5 if dtype == "float32" else 2e-2)
+    np.testing.assert_allclose(
+        actual[:count], expected[:count], atol=1e-5 if dtype == "float32" else 2e-2
+    )
 
 
 def test_model_with_the_kernel(races: None) -> None:
@@ -164,7 +192,16 @@ def test_model_with_the_kernel(races: None) -> None:
     spec = spec_of("gpt_oss")
     weights = draw_weights(spec)
     plan = AttentionPlan(make_mesh(1, "cpu"), "pallas", interpret=True)
-    runner = Runner(spec, parameters_of(spec, weights), plan, num_blocks=5, block_size=8, tokens=12, sequences=2, width=2)
+    runner = Runner(
+        spec,
+        parameters_of(spec, weights),
+        plan,
+        num_blocks=5,
+        block_size=8,
+        tokens=12,
+        sequences=2,
+        width=2,
+    )
     first, second = Sequence(list(range(20, 30)), [4, 1]), Sequence([9, 8, 7], [3])
     runner.step([(first, 9), (second, 2)])
     runner.step([(first, 1), (second, 1)])
@@ -180,7 +217,10 @@ def test_the_choice_of_an_implementation() -> None:
         (kernel,) = (candidate.kernel for candidate in found if candidate.reason is None)
         return kernel, {candidate.kernel: candidate.reason for candidate in found}
 
-    assert chosen("llama") == ("jax", {"jax": None, "pallas": "jax is preferred", "xla": "jax is preferred"})
+    assert chosen("llama") == (
+        "jax",
+        {"jax": None, "pallas": "jax is preferred", "xla": "jax is preferred"},
+    )
     kernel, reasons = chosen("falcon-alibi")
     assert (kernel, reasons["jax"]) == ("pallas", "it has no ALiBi")
     assert chosen("gpt_oss")[1]["jax"] == "it has no attention sinks"

@@ -11,7 +11,9 @@ from tgi_tpu.buckets import Buckets, parse_token_buckets
 
 
 @given(st.integers(1, 5000), st.integers(1, 300), st.integers(1, 9000), st.data())
-def test_every_step_within_the_limits_has_a_shape(max_step_tokens, max_sequences, max_total_tokens, data):
+def test_every_step_within_the_limits_has_a_shape(
+    max_step_tokens, max_sequences, max_total_tokens, data
+):
     limits = Limits(max_total_tokens, max_sequences, max(max_step_tokens, max_sequences))
     buckets = Buckets.of(limits, 32)
     num_tokens = data.draw(st.integers(1, limits.max_step_tokens))
@@ -20,7 +22,11 @@ def test_every_step_within_the_limits_has_a_shape(max_step_tokens, max_sequences
     shape = buckets.shape_for(num_tokens, num_blocks)
     assert shape in buckets.shapes
     assert shape.num_sequences in buckets.rows
-    assert shape.num_tokens >= num_tokens and shape.num_sequences >= num_sequences and shape.num_blocks >= num_blocks
+    assert (
+        shape.num_tokens >= num_tokens
+        and shape.num_sequences >= num_sequences
+        and shape.num_blocks >= num_blocks
+    )
     assert shape.num_tokens < 2 * num_tokens or shape.num_tokens == 16
     assert len(buckets.shapes) <= 10 * 5
 

@@ -12,7 +12,14 @@ from tgi.backend import BackendError, EngineConfig, Explainer, RequestedLimits
 from tgi.testing.tiny_models import write_tiny_model
 from tgi_tpu.backend import TpuBackend
 from tgi_tpu.chips import find_chips, has_device_nodes
-from tgi_tpu.memory import MemoryFacts, compute_dtype, kv_bytes_per_token, plan_limits, weights_bytes, workspace_bytes
+from tgi_tpu.memory import (
+    MemoryFacts,
+    compute_dtype,
+    kv_bytes_per_token,
+    plan_limits,
+    weights_bytes,
+    workspace_bytes,
+)
 
 GIB = 1 << 30
 
@@ -33,8 +40,13 @@ def pci(folder, *ids):
 
 
 def test_chips_are_known_by_their_ids(tmp_path):
-    chips = find_chips(pci(tmp_path, (0x8086, 0x0063), (0x1AE0, 0x0063), (0x1AE0, 0x0042), (0x1AE0, 0x006F)))
-    assert [(chip.generation, chip.memory_bytes) for chip in chips] == [("v5e", 16 * GIB), ("v6e", 32 * GIB)]
+    chips = find_chips(
+        pci(tmp_path, (0x8086, 0x0063), (0x1AE0, 0x0063), (0x1AE0, 0x0042), (0x1AE0, 0x006F))
+    )
+    assert [(chip.generation, chip.memory_bytes) for chip in chips] == [
+        ("v5e", 16 * GIB),
+        ("v6e", 32 * GIB),
+    ]
 
 
 def test_a_bus_that_does_not_tell_has_no_chips(tmp_path):
@@ -80,13 +92,18 @@ def test_refusals_say_what_and_why(config, changes, part):
 
 def test_an_unknown_family_is_refused(config):
     spec = GenericSpec("no_such", 8, 8, 1, 1, 8, 8, {})
-    assert TpuBackend().supports(spec, config).reasons == ("the architecture `no_such` is not known",)
+    assert TpuBackend().supports(spec, config).reasons == (
+        "the architecture `no_such` is not known",
+    )
 
 
 def test_the_estimate_counts_bytes(config):
     spec = config.spec
     support = TpuBackend().supports(spec, config)
-    assert [item.num_bytes for item in support.memory] == [weights_bytes(spec, "float32"), 2 * 2 * 8 * 2 * 4]
+    assert [item.num_bytes for item in support.memory] == [
+        weights_bytes(spec, "float32"),
+        2 * 2 * 8 * 2 * 4,
+    ]
     matrices = 384 * 32 + 2 * (32 * 32 + 2 * 16 * 32 + 32 * 32 + 3 * 32 * 64)
     vectors = 5 * 32
     assert spec.vocab_size == 384
@@ -111,10 +128,20 @@ def facts_of(config, free_bytes=GIB):
 
 
 def test_the_plan_keeps_what_was_requested(config):
-    requested = RequestedLimits(max_total_tokens=100, max_batch_prefill_tokens=48, max_batch_total_tokens=1000, max_batch_size=4)
+    requested = RequestedLimits(
+        max_total_tokens=100,
+        max_batch_prefill_tokens=48,
+        max_batch_total_tokens=1000,
+        max_batch_size=4,
+    )
     plan = plan_limits(config.spec, requested, facts_of(config))
     limits = plan.limits
-    assert (limits.max_total_tokens, limits.max_sequences, limits.max_step_tokens, limits.depth) == (100, 4, 48, 2)
+    assert (
+        limits.max_total_tokens,
+        limits.max_sequences,
+        limits.max_step_tokens,
+        limits.depth,
+    ) == (100, 4, 48, 2)
     assert plan.kv_cache.groups[0].num_blocks == 32
     assert sum(item.num_bytes for item in plan.memory[1:]) == GIB
 
@@ -125,7 +152,9 @@ def test_the_plan_takes_what_the_model_and_the_memory_allow(config):
     assert plan.kv_cache.max_batch_total_tokens == 8 * 512
     workspace = workspace_bytes(config.spec, "float32", 256, 8)
     small = plan_limits(
-        config.spec, RequestedLimits(max_concurrent_requests=8), facts_of(config, workspace + 10 * facts_of(config).block_bytes)
+        config.spec,
+        RequestedLimits(max_concurrent_requests=8),
+        facts_of(config, workspace + 10 * facts_of(config).block_bytes),
     )
     assert small.kv_cache.groups[0].num_blocks == 9
     assert small.limits.max_total_tokens == 288
@@ -135,8 +164,16 @@ def test_the_plan_takes_what_the_model_and_the_memory_allow(config):
     ("requested", "free_blocks", "part"),
     [
         (RequestedLimits(), 0, "too little for one cache block"),
-        (RequestedLimits(max_total_tokens=512), 4, "--max-total-tokens 512` does not fit the cache of 128 tokens"),
-        (RequestedLimits(max_batch_total_tokens=512), 4, "needs 16 cache blocks, but memory is left for 4"),
+        (
+            RequestedLimits(max_total_tokens=512),
+            4,
+            "--max-total-tokens 512` does not fit the cache of 128 tokens",
+        ),
+        (
+            RequestedLimits(max_batch_total_tokens=512),
+            4,
+            "needs 16 cache blocks, but memory is left for 4",
+        ),
         (RequestedLimits(max_input_tokens=512), 1000, "must be below the 512 tokens"),
     ],
 )
@@ -144,22 +181,37 @@ def test_a_wish_that_cannot_be_kept_is_an_error(config, requested, free_blocks, 
     facts = facts_of(config)
     workspace = workspace_bytes(config.spec, "float32", 256, 128)
     with pytest.raises(BackendError) as raised:
-        plan_limits(config.spec, requested, replace(facts, free_bytes=workspace + free_blocks * facts.block_bytes))
+        plan_limits(
+            config.spec,
+            requested,
+            replace(facts, free_bytes=workspace + free_blocks * facts.block_bytes),
+        )
     assert part in str(raised.value)
 
 
 def test_learned_positions_limit_the_context(tmp_path):
     spec = write_tiny_model(tmp_path, "gpt2")
     with pytest.raises(BackendError, match="512 positions"):
-        plan_limits(spec, RequestedLimits(max_total_tokens=600), MemoryFacts(GIB, 0, 1, 32, "float32", 256))
+        plan_limits(
+            spec, RequestedLimits(max_total_tokens=600), MemoryFacts(GIB, 0, 1, 32, "float32", 256)
+        )
 
 
-@pytest.mark.parametrize(("platform", "chosen"), [("cpu", "plain XLA operations"), ("auto", "the ragged paged attention of JAX")])
+@pytest.mark.parametrize(
+    ("platform", "chosen"),
+    [("cpu", "plain XLA operations"), ("auto", "the ragged paged attention of JAX")],
+)
 def test_it_tells_which_attention_computes_and_why_not_another(config, platform, chosen):
     backend = TpuBackend()
     assert isinstance(backend, Explainer)
-    attention, weights = backend.explain(config.spec, msgspec.structs.replace(config, options={"platform": platform}))
-    assert (attention.operation, attention.chosen, weights.chosen) == ("attention", chosen, "float32")
+    attention, weights = backend.explain(
+        config.spec, msgspec.structs.replace(config, options={"platform": platform})
+    )
+    assert (attention.operation, attention.chosen, weights.chosen) == (
+        "attention",
+        chosen,
+        "float32",
+    )
     assert len(attention.others) == 2 and all(reason for _, reason in attention.others)
     quantized = backend.explain(config.spec, msgspec.structs.replace(config, quantize="eetq"))[1]
     assert quantized.chosen == "int8, products in float32"

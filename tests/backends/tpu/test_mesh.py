@@ -18,21 +18,29 @@ from tgi_tpu.mesh import make_mesh, partition
 
 ROOT = Path(__file__).parents[3]
 VARIANTS = ("llama-odd", "olmo2-biases", "gpt_oss+int8")
-"""Two key heads, each kept twice, and an MLP of 42; norms over all heads; rounded experts, and sinks."""
+"""Two key heads, each kept twice, and an MLP of 42; norms over all heads; rounded experts, and
+sinks.
+"""
 
 
 @pytest.fixture(scope="module")
 def outcome() -> dict[str, dict[str, float]]:
     four = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    environment = os.environ | four | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment = (
+        os.environ | four | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    )
     command = [sys.executable, "-m", "tests.backends.tpu.tensor_parallel_child", *VARIANTS]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_four_devices_compute_what_one_computes(variant: str, outcome: dict[str, dict[str, float]]) -> None:
+def test_four_devices_compute_what_one_computes(
+    variant: str, outcome: dict[str, dict[str, float]]
+) -> None:
     facts = outcome[variant]
     assert facts["difference"] < 1e-4 * max(1, facts["largest"])
 
@@ -53,7 +61,13 @@ def test_heads_that_cannot_be_divided_are_refused() -> None:
 
 
 def test_parts_of_roles() -> None:
-    assert partition("decoder.layers.0.mlp.down.weight", (32, 40), 4, leading=1) == PartitionSpec(None, None, "tp")
-    assert partition("decoder.layers.0.moe.experts.up.weight", (5, 40, 32), 4) == PartitionSpec(None, "tp")
-    assert partition("embedding.weight", (101, 32), 4) == PartitionSpec(), "101 rows are not divided by 4"
+    assert partition("decoder.layers.0.mlp.down.weight", (32, 40), 4, leading=1) == PartitionSpec(
+        None, None, "tp"
+    )
+    assert partition("decoder.layers.0.moe.experts.up.weight", (5, 40, 32), 4) == PartitionSpec(
+        None, "tp"
+    )
+    assert partition("embedding.weight", (101, 32), 4) == PartitionSpec(), (
+        "101 rows are not divided by 4"
+    )
     assert partition("decoder.layers.0.attention.o.bias", (32,), 4) == PartitionSpec()

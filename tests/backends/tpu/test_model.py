@@ -1,4 +1,6 @@
-"""Every family's logits against the numpy reference: whole prompts, prompts in parts, decode steps, mixed with strangers."""
+"""Every family's logits against the numpy reference: whole prompts, prompts in parts, decode steps,
+mixed with strangers.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ TOLERANCE = 1e-4
 
 
 def check_logits(variant: str) -> None:
-    """One run holds a prompt in one part, a prompt in two, and decode steps of both, among scattered blocks and NaN."""
+    """One run holds a prompt in one part, a prompt in two, and decode steps of both, among
+    scattered blocks and NaN.
+    """
     spec = spec_of(variant)
     assert unsupported(spec) is None
     weights = draw_weights(spec)
@@ -27,12 +31,19 @@ def check_logits(variant: str) -> None:
     whole = Sequence([rng.randrange(101) for _ in range(15)], blocks[:5])
     parts = Sequence([rng.randrange(101) for _ in range(26)], blocks[5:12])
     one = Sequence([7], blocks[12:13])
-    for work in ([(whole, 11), (parts, 9), (one, 1)], [(parts, 16), (whole, 1)], [(whole, 1), (parts, 1)], [(whole, 2)]):
+    for work in (
+        [(whole, 11), (parts, 9), (one, 1)],
+        [(parts, 16), (whole, 1)],
+        [(whole, 1), (parts, 1)],
+        [(whole, 2)],
+    ):
         runner.step(work)
     for sequence in (whole, parts, one):
         expected = reference_logits(spec, weights, sequence.token_ids)
         assert len(sequence.logits) == len(expected)
-        assert np.abs(np.stack(sequence.logits) - expected).max() < TOLERANCE * max(1, np.abs(expected).max())
+        assert np.abs(np.stack(sequence.logits) - expected).max() < TOLERANCE * max(
+            1, np.abs(expected).max()
+        )
 
 
 @pytest.mark.parametrize("variant", COVERED)
@@ -52,5 +63,15 @@ def test_what_is_not_built_is_refused_with_a_reason(variant: str) -> None:
 
 
 def test_an_unknown_family_is_refused() -> None:
-    sizes = {"vocab_size": 9, "hidden_size": 8, "num_layers": 1, "num_kv_heads": 1, "head_dim": 8, "max_positions": 16}
-    assert unsupported(GenericSpec(model_type="novel", config={}, **sizes)) == "the architecture novel is not known"
+    sizes = {
+        "vocab_size": 9,
+        "hidden_size": 8,
+        "num_layers": 1,
+        "num_kv_heads": 1,
+        "head_dim": 8,
+        "max_positions": 16,
+    }
+    assert (
+        unsupported(GenericSpec(model_type="novel", config={}, **sizes))
+        == "the architecture novel is not known"
+    )

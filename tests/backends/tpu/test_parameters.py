@@ -26,7 +26,10 @@ from tgi_tpu.quantized import QuantizedMatrix, matmul, quantize
 
 def by_parameter(spec, parameters) -> dict[str, np.ndarray]:
     """The tree taken apart into roles again."""
-    groups, found = layer_groups(spec), {parameter: np.asarray(array) for parameter, array in parameters.outside.items()}
+    groups, found = (
+        layer_groups(spec),
+        {parameter: np.asarray(array) for parameter, array in parameters.outside.items()},
+    )
     for layer in range(len(spec.decoder.layers)):
         place = place_of(groups, layer)
         for parameter, array in parameters.groups[place.group][place.member].items():
@@ -38,13 +41,19 @@ def by_parameter(spec, parameters) -> dict[str, np.ndarray]:
 def test_every_role_is_read(family: str, tmp_path: Path) -> None:
     spec = write_tiny_model(tmp_path, family)
     seen: list[tuple[int, int]] = []
-    parameters = model.load(spec, tmp_path, make_mesh(1, "cpu"), "float32", progress=lambda *item: seen.append(item))
+    parameters = model.load(
+        spec, tmp_path, make_mesh(1, "cpu"), "float32", progress=lambda *item: seen.append(item)
+    )
     loaded, expected = by_parameter(spec, parameters), read_weights(spec, tmp_path)
     assert loaded.keys() == expected.keys()
     for parameter, array in expected.items():
         np.testing.assert_array_equal(loaded[parameter], array, err_msg=parameter)
     done = [done for done, _ in seen]
-    assert done == sorted(done) and done[0] == 0 and done[-1] == seen[-1][1] == sum(a.nbytes for a in expected.values())
+    assert (
+        done == sorted(done)
+        and done[0] == 0
+        and done[-1] == seen[-1][1] == sum(a.nbytes for a in expected.values())
+    )
 
 
 def test_half_precision_files_become_bfloat16(tmp_path: Path) -> None:
@@ -75,12 +84,17 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 
 def test_int8_rounds_each_row_by_itself() -> None:
     matrix = jnp.asarray(
-        np.random.default_rng(0).standard_normal((5, 40)) * np.asarray([[1e-3], [1], [50], [0], [7]]), jnp.float32
+        np.random.default_rng(0).standard_normal((5, 40))
+        * np.asarray([[1e-3], [1], [50], [0], [7]]),
+        jnp.float32,
     )
     rounded = quantize(matrix)
     assert rounded.values.dtype == jnp.int8
     restored = rounded.values * rounded.scale[:, None]
-    assert (jnp.abs(restored - matrix) <= jnp.max(jnp.abs(matrix), axis=1, keepdims=True) / 127 / 2 + 1e-9).all()
+    assert (
+        jnp.abs(restored - matrix)
+        <= jnp.max(jnp.abs(matrix), axis=1, keepdims=True) / 127 / 2 + 1e-9
+    ).all()
     x = jnp.asarray(np.random.default_rng(1).standard_normal((3, 40)), jnp.float32)
     np.testing.assert_allclose(matmul(x, rounded), x @ restored.T, rtol=1e-4, atol=1e-4)
 
@@ -94,14 +108,18 @@ def test_an_int8_model_is_the_model_of_its_rounded_weights() -> None:
     rounded = dict(weights)
     for parameter, array in weights.items():
         parts = parameter.split(".")
-        if parameter == "head.weight" or (parts[0] == "decoder" and parts[-2] in {"q", "k", "v", "o", "gate", "up", "down"}):
+        if parameter == "head.weight" or (
+            parts[0] == "decoder" and parts[-2] in {"q", "k", "v", "o", "gate", "up", "down"}
+        ):
             whole = quantize(jnp.asarray(array))
             rounded[parameter] = np.asarray(whole.values * whole.scale[..., None])
     sequence = Sequence(list(range(1, 16)), [4, 2, 9, 1])
     Runner(spec, parameters).step([(sequence, 15)])
     expected = reference_logits(spec, rounded, sequence.token_ids)
     assert np.abs(np.stack(sequence.logits) - expected).max() < 1e-3
-    assert np.abs(reference_logits(spec, weights, sequence.token_ids) - expected).max() > 1e-3, "rounding shows"
+    assert np.abs(reference_logits(spec, weights, sequence.token_ids) - expected).max() > 1e-3, (
+        "rounding shows"
+    )
 
 
 def test_bytes_are_counted_before_anything_is_loaded(tmp_path: Path) -> None:
@@ -111,7 +129,9 @@ def test_bytes_are_counted_before_anything_is_loaded(tmp_path: Path) -> None:
         loaded = sum(array.nbytes for array in jax.tree.leaves(parameters))
         assert parameter_bytes(spec, mesh, "float32", quantization) == loaded
         abstract = abstract_parameters(spec, mesh, "float32", quantization)
-        assert jax.tree.map(lambda a: (a.shape, a.dtype), abstract) == jax.tree.map(lambda a: (a.shape, a.dtype), parameters)
+        assert jax.tree.map(lambda a: (a.shape, a.dtype), abstract) == jax.tree.map(
+            lambda a: (a.shape, a.dtype), parameters
+        )
 
 
 def test_equal_layers_lie_together() -> None:
@@ -142,8 +162,13 @@ def test_blocks_are_copied_in_every_layer() -> None:
     )
     before = [np.array(pages).reshape(3, 5, -1) for pages in cache]
     # A swap, and padding.
-    copied = model.copy_blocks(spec, cache, np.asarray([1, 3, 0], np.int32), np.asarray([3, 1, -1], np.int32))
+    copied = model.copy_blocks(
+        spec, cache, np.asarray([1, 3, 0], np.int32), np.asarray([3, 1, -1], np.int32)
+    )
     for old, new in zip(before, copied, strict=True):
         np.testing.assert_array_equal(np.asarray(new).reshape(3, 5, -1), old[:, [0, 3, 2, 1, 4]])
     shape = cache_shapes(spec)[0]
-    assert model.cache_bytes_per_block(spec, 4, "float32", mesh) == 3 * 4 * 2 * shape.num_kv_heads * shape.head_dim * 4
+    assert (
+        model.cache_bytes_per_block(spec, 4, "float32", mesh)
+        == 3 * 4 * 2 * shape.num_kv_heads * shape.head_dim * 4
+    )

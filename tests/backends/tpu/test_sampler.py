@@ -13,7 +13,15 @@ from tests.backends.cpu.test_sampling import MARGIN, agrees, batches, pack, row
 from tgi.backend import SamplingParams
 from tgi.testing.sampling import apply_warpers, log_softmax
 from tgi_tpu.logits_processors import cut_atypical, cut_below_top_k, cut_outside_nucleus
-from tgi_tpu.sampler import MAX_TOP_TOKENS, NOT_FINITE, NOTHING_ALLOWED, SampledRows, SamplingArrays, sample, score_tokens
+from tgi_tpu.sampler import (
+    MAX_TOP_TOKENS,
+    NOT_FINITE,
+    NOTHING_ALLOWED,
+    SampledRows,
+    SamplingArrays,
+    sample,
+    score_tokens,
+)
 from tgi_tpu.sampling_params import bias_bucket, sampling_arrays
 
 NUM_ROWS = 4  # every batch is padded to it, as in serving
@@ -53,7 +61,11 @@ def run(rows):
 
 def tops(result, i):
     count = int(result.top_counts[i])
-    return dict(zip(result.top_ids[i, :count].tolist(), result.top_logprobs[i, :count].tolist(), strict=True))
+    return dict(
+        zip(
+            result.top_ids[i, :count].tolist(), result.top_logprobs[i, :count].tolist(), strict=True
+        )
+    )
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -63,7 +75,10 @@ def test_the_sampler_equals_the_reference(rows):
     assert not result.problems.any()
     for i, one in enumerate(rows):
         token = int(result.tokens[i])
-        assert agrees(one, token, float(result.logprobs[i]), tops(result, i)), (one, one.reference())
+        assert agrees(one, token, float(result.logprobs[i]), tops(result, i)), (
+            one,
+            one.reference(),
+        )
         assert history[i, : one.length + 1].tolist() == [*one.tokens.tolist(), token]
 
 
@@ -115,7 +130,13 @@ def test_a_row_that_is_not_finite_fails_alone(bad, greedy):
 
 def test_a_row_without_an_allowed_token_fails_alone():
     none = np.zeros(4, np.bool_)
-    result, _ = run([row([0, 1, 5, 2]), row([0, 1, 5, 2], allowed=none), row([0, 1, 5, 2], 0.5, allowed=none, greedy=False)])
+    result, _ = run(
+        [
+            row([0, 1, 5, 2]),
+            row([0, 1, 5, 2], allowed=none),
+            row([0, 1, 5, 2], 0.5, allowed=none, greedy=False),
+        ]
+    )
     assert result.problems.tolist() == [0, NOTHING_ALLOWED, NOTHING_ALLOWED, 0]
     assert result.tokens[0] == 2
 
@@ -128,12 +149,17 @@ def test_top_tokens_end_at_their_limit():
 def test_scores_are_raw_log_probabilities():
     logits = np.random.default_rng(0).normal(size=(3, 7)).astype(np.float32)
     targets = np.array([0, 6, 3], np.int32)
-    expected = [log_softmax(logits[i].astype(np.float64))[target] for i, target in enumerate(targets)]
+    expected = [
+        log_softmax(logits[i].astype(np.float64))[target] for i, target in enumerate(targets)
+    ]
     np.testing.assert_allclose(score_tokens(logits, targets), expected, atol=1e-6)
 
 
 def test_many_biases_take_a_larger_bucket():
-    few, many = (row(np.zeros(40), logit_bias=tuple((i % 40, 0.5) for i in range(count))) for count in (64, 65))
+    few, many = (
+        row(np.zeros(40), logit_bias=tuple((i % 40, 0.5) for i in range(count)))
+        for count in (64, 65)
+    )
     assert (bias_bucket([few.sampling]), bias_bucket([many.sampling])) == (64, 512)
     assert run([many])[0].tokens[0] == many.reference().token_id == 0
 
@@ -150,20 +176,37 @@ CUTS = {
 def test_a_large_vocabulary_keeps_the_tokens_of_the_reference(name, kind):
     """Between the sets that the reference keeps a hair to either side of the threshold."""
     cut, values = CUTS[name]
-    scores = np.random.default_rng(len(kind)).normal(scale=2.5, size=(len(values), 128_256)).astype(np.float32)
-    scores = {"tied": np.round(scores), "flat": np.zeros_like(scores), "peaked": scores * 20}.get(kind, scores)
+    scores = (
+        np.random.default_rng(len(kind))
+        .normal(scale=2.5, size=(len(values), 128_256))
+        .astype(np.float32)
+    )
+    scores = {"tied": np.round(scores), "flat": np.zeros_like(scores), "peaked": scores * 20}.get(
+        kind, scores
+    )
     if kind == "masked":
         scores[:, np.arange(128_256) % 100 > 0] = -np.inf
-    kept = np.asarray(jax.jit(cut)(scores, np.array(values, np.int32 if name == "top_k" else np.float32))) > -np.inf
+    kept = (
+        np.asarray(
+            jax.jit(cut)(scores, np.array(values, np.int32 if name == "top_k" else np.float32))
+        )
+        > -np.inf
+    )
     margin = 0 if name == "top_k" else MARGIN
     for ours, row_scores, value in zip(kept, scores.astype(np.float64), values, strict=True):
-        fewer, more = (apply_warpers(row_scores, SamplingParams(**{name: v})) > -np.inf for v in (value - margin, value + margin))
+        fewer, more = (
+            apply_warpers(row_scores, SamplingParams(**{name: v})) > -np.inf
+            for v in (value - margin, value + margin)
+        )
         assert (fewer <= ours).all()
         assert (ours <= more).all()
 
 
 def test_zeros_of_either_sign_are_equals():
     scores = np.array([[-0.0, 0.0, -1.0, 0.0, -0.0]], np.float32)
-    best, nucleus = cut_below_top_k(scores, np.array([1])), cut_outside_nucleus(scores, np.array([0.3], np.float32))
+    best, nucleus = (
+        cut_below_top_k(scores, np.array([1])),
+        cut_outside_nucleus(scores, np.array([0.3], np.float32)),
+    )
     assert np.flatnonzero(np.isfinite(best[0])).tolist() == [0, 1, 3, 4]
     assert np.flatnonzero(np.isfinite(nucleus[0])).tolist() == [0, 1]

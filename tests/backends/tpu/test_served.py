@@ -1,4 +1,6 @@
-"""The server over this backend: the same words as over the CPU backend, from the command line to the answer."""
+"""The server over this backend: the same words as over the CPU backend, from the command line to
+the answer.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +14,40 @@ from tests.live_server import running_server
 from tgi.testing.tiny_models import FAMILIES, write_tiny_model
 
 DEMO = CORE / "demo" / "model"
-LIMITS = ("--dtype", "float32", "--max-batch-size", "4", "--max-total-tokens", "128", "--max-batch-prefill-tokens", "64")
+LIMITS = (
+    "--dtype",
+    "float32",
+    "--max-batch-size",
+    "4",
+    "--max-total-tokens",
+    "128",
+    "--max-batch-prefill-tokens",
+    "64",
+)
 TPU = ("--tpu-platform", "cpu", "--tpu-token-buckets", "16,64")
-SMALL = ("--dtype", "float32", "--max-batch-size", "2", "--max-total-tokens", "48", "--max-batch-prefill-tokens", "16")
+SMALL = (
+    "--dtype",
+    "float32",
+    "--max-batch-size",
+    "2",
+    "--max-total-tokens",
+    "48",
+    "--max-batch-prefill-tokens",
+    "16",
+)
 PROMPTS = ("What is machine learning?", "Once upon a time", "def add(a, b):", "The TGI server")
 
 
 def responses(url, *, max_new_tokens=24):
-    """Greedy answers to all prompts at once, so that prefill and decode mix, with the tokens' log-probabilities."""
+    """Greedy answers to all prompts at once, so that prefill and decode mix, with the tokens'
+    log-probabilities.
+    """
 
     def ask(prompt):
         parameters = {"max_new_tokens": max_new_tokens, "details": True, "do_sample": False}
-        response = httpx.post(f"{url}/generate", json={"inputs": prompt, "parameters": parameters}, timeout=120)
+        response = httpx.post(
+            f"{url}/generate", json={"inputs": prompt, "parameters": parameters}, timeout=120
+        )
         assert response.status_code == 200, response.text
         return response.json()
 
@@ -43,10 +67,15 @@ def test_the_demo_model_says_the_same_on_both_backends(folder, monkeypatch):
         info = httpx.get(f"{server.url}/info/backend").json()
     with running_server(DEMO, "cpu", folder / "cpu.log", *LIMITS) as server:
         theirs = responses(server.url)
-    assert [response["generated_text"] for response in ours] == [response["generated_text"] for response in theirs]
+    assert [response["generated_text"] for response in ours] == [
+        response["generated_text"] for response in theirs
+    ]
     assert sum(response["details"]["generated_tokens"] for response in ours) > 30
     for mine, other in zip(ours, theirs, strict=True):
-        logprobs, expected = ([token["logprob"] for token in response["details"]["tokens"]] for response in (mine, other))
+        logprobs, expected = (
+            [token["logprob"] for token in response["details"]["tokens"]]
+            for response in (mine, other)
+        )
         assert logprobs == pytest.approx(expected, abs=1e-3)
     assert (info["backend"], info["facts"]["dtype"], info["depth"]) == ("tpu", "float32", 2)
     assert info["facts"]["platform"] == "JAX on the CPU, no TPU"
@@ -58,9 +87,17 @@ def test_a_family_says_what_the_reference_says(family, folder, tmp_path, monkeyp
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     write_tiny_model(tmp_path / "model", family)
     served = {}
-    for backend, arguments in (("tpu", ("--tpu-platform", "cpu", "--tpu-token-buckets", "16")), ("reference", ())):
-        with running_server(tmp_path / "model", backend, tmp_path / f"{backend}.log", *SMALL, *arguments) as server:
+    for backend, arguments in (
+        ("tpu", ("--tpu-platform", "cpu", "--tpu-token-buckets", "16")),
+        ("reference", ()),
+    ):
+        with running_server(
+            tmp_path / "model", backend, tmp_path / f"{backend}.log", *SMALL, *arguments
+        ) as server:
             served[backend] = responses(server.url, max_new_tokens=12)
-    ours, theirs = ([[token["id"] for token in response["details"]["tokens"]] for response in served[b]] for b in served)
+    ours, theirs = (
+        [[token["id"] for token in response["details"]["tokens"]] for response in served[b]]
+        for b in served
+    )
     assert ours == theirs
     assert sum(map(len, ours)) > len(PROMPTS)

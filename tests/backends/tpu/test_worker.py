@@ -1,4 +1,6 @@
-"""The worker beyond what the conformance kit asks of every backend: programs, buckets, steps in flight."""
+"""The worker beyond what the conformance kit asks of every backend: programs, buckets, steps in
+flight.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,18 @@ import numpy as np
 import pytest
 
 from tgi.backend import TOKEN_ON_DEVICE, GrammarMasks, RequestedLimits, SamplingParams, StepError
-from tgi.testing.conformance.backend_under_test import BackendUnderTest, RecordingReporter, prompt_of
+from tgi.testing.conformance.backend_under_test import (
+    BackendUnderTest,
+    RecordingReporter,
+    prompt_of,
+)
 from tgi.testing.conformance.expectations import check_sequences
 from tgi.testing.conformance.scripted_core import ScriptedCore
 from tgi_tpu import tgi_backend
 
-REQUESTED = RequestedLimits(max_total_tokens=96, max_batch_size=4, max_batch_total_tokens=512, features=("prompt_logprobs",))
+REQUESTED = RequestedLimits(
+    max_total_tokens=96, max_batch_size=4, max_batch_total_tokens=512, features=("prompt_logprobs",)
+)
 OPTIONS = {"platform": "cpu", "token-buckets": "8,64"}
 
 
@@ -36,7 +44,10 @@ class Serving:
 
 @contextmanager
 def serving(folder, requested=REQUESTED, **changes):
-    under_test, reporter = BackendUnderTest("tpu", tgi_backend(), folder, options=OPTIONS), RecordingReporter()
+    under_test, reporter = (
+        BackendUnderTest("tpu", tgi_backend(), folder, options=OPTIONS),
+        RecordingReporter(),
+    )
     config = msgspec.structs.replace(under_test.config(under_test.models.get()), **changes)
     worker = under_test.backend.create_worker(config, reporter)
     try:
@@ -90,14 +101,17 @@ def test_a_second_start_compiles_nothing_unless_the_kept_programs_are_damaged(tm
 
 
 def test_warmup_tells_of_every_program_and_serving_compiles_none(served):
-    steps = [(done, total) for phase, done, total in served.reporter.progress_calls if phase == "warmup"]
+    steps = [
+        (done, total) for phase, done, total in served.reporter.progress_calls if phase == "warmup"
+    ]
     totals = {total for _, total in steps[:-1]}
     assert len(totals) == 1 and steps[-1] == (1, 1)
     assert {done for done, _ in steps[:-1]} == set(range(totals.pop() - 1))
     shapes = set()
     for length in (1, 8, 9, 64, 65, 90):
         sequence = served.core.add(
-            prompt_of(length), SamplingParams(prompt_logprobs=True, greedy=False, top_n_tokens=2, logprobs="raw")
+            prompt_of(length),
+            SamplingParams(prompt_logprobs=True, greedy=False, top_n_tokens=2, logprobs="raw"),
         )
         for output in served.core.advance({sequence: 0}):
             assert not output.times.compile
@@ -110,7 +124,9 @@ def test_warmup_tells_of_every_program_and_serving_compiles_none(served):
 def test_what_rarely_occurs_is_compiled_when_it_does(served):
     many = SamplingParams(logit_bias=tuple((token, 0.25) for token in range(100)))
     sequence = served.core.add(prompt_of(4), many)
-    compiled = [output.times.compile > 0 for _ in range(2) for output in served.core.advance({sequence: 0})]
+    compiled = [
+        output.times.compile > 0 for _ in range(2) for output in served.core.advance({sequence: 0})
+    ]
     assert compiled == [True, False]
     assert served.reporter.count("compile") >= 2
     assert served.reporter.progress_calls[-1] == ("compile", 1, 1)
@@ -122,15 +138,21 @@ def test_penalties_count_the_tokens_of_a_prefix_hit(served):
     prompt = prompt_of(size + 9)
     first = core.add(prompt)
     core.generate([first], 1)
-    penalized = SamplingParams(repetition_penalty=1.9, relative_frequency_penalty=3.0, logprobs="processed", top_n_tokens=9)
+    penalized = SamplingParams(
+        repetition_penalty=1.9, relative_frequency_penalty=3.0, logprobs="processed", top_n_tokens=9
+    )
     tail = [*prompt[size:], *prompt[:3]]
-    hit = core.add([*prompt[:size], *tail], penalized, blocks=first.blocks[:1], num_computed_tokens=size)
+    hit = core.add(
+        [*prompt[:size], *tail], penalized, blocks=first.blocks[:1], num_computed_tokens=size
+    )
     core.generate([hit, first], 5)
     check_sequences(served.model, [hit, first], core.agreement)
 
 
 def in_flight(core, *works):
-    """Submit one step for each work before the first result is taken; sampled tokens stay on the device."""
+    """Submit one step for each work before the first result is taken; sampled tokens stay on the
+    device.
+    """
     steps = []
     for work in works:
         step = core.build(work)
@@ -156,7 +178,9 @@ def test_a_step_that_waits_for_masks_holds_up_the_next_one(served):
     bound.allowed = ((11,),)
     first, second = in_flight(core, {free: 6, bound: 5}, {free: 1})
     assert first.mask == "late" and second.rows.tokens.tolist() == [TOKEN_ON_DEVICE]
-    core.worker.submit(GrammarMasks(first.step_id, np.array([1], np.int32), words_allowing(vocab_size, 11)))
+    core.worker.submit(
+        GrammarMasks(first.step_id, np.array([1], np.int32), words_allowing(vocab_size, 11))
+    )
     outputs = [core.worker.collect(1.0) for _ in range(2)]
     assert outputs[0].tokens[1] == 11
     free.output = [int(outputs[0].tokens[0]), int(outputs[1].tokens[0])]
@@ -175,11 +199,14 @@ def test_masks_that_do_not_come_fail_their_step_alone(served):
     free.output = [int(core.worker.collect(1.0).tokens[0])]
     check_sequences(served.model, [free], core.agreement)
     with pytest.raises(StepError, match="No step 0 waits for masks"):
-        core.worker.submit(GrammarMasks(0, np.array([0], np.int32), words_allowing(core.agreement.vocab_size, 11)))
+        core.worker.submit(
+            GrammarMasks(0, np.array([0], np.int32), words_allowing(core.agreement.vocab_size, 11))
+        )
 
 
 @pytest.mark.parametrize(
-    ("row", "num_words", "part"), [([0], 3, "are not 12 words a row"), ([1], 12, "name rows that it does not have")]
+    ("row", "num_words", "part"),
+    [([0], 3, "are not 12 words a row"), ([1], 12, "name rows that it does not have")],
 )
 def test_masks_of_another_shape_are_refused(served, row, num_words, part):
     core = served.core
@@ -188,7 +215,9 @@ def test_masks_of_another_shape_are_refused(served, row, num_words, part):
     sequence.allowed = ((11,),)
     (step,) = in_flight(core, {sequence: 5})
     with pytest.raises(StepError, match=part):
-        core.worker.submit(GrammarMasks(step.step_id, np.array(row, np.int32), np.zeros(num_words, np.int32)))
+        core.worker.submit(
+            GrammarMasks(step.step_id, np.array(row, np.int32), np.zeros(num_words, np.int32))
+        )
 
 
 def test_the_agreement_says_what_computes(served):
@@ -214,7 +243,10 @@ def test_bfloat16_stays_near_the_reference(folder):
         ready.core.generate([sequence], 1)
         logits = ready.model.logits(sequence.prompt).astype(np.float64)
     expected = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    errors = [abs(value - expected[place - 1, sequence.prompt[place]]) for place, value in sequence.prompt_scores.items()]
+    errors = [
+        abs(value - expected[place - 1, sequence.prompt[place]])
+        for place, value in sequence.prompt_scores.items()
+    ]
     assert len(errors) == 39
     assert 1e-5 < max(errors) < 0.1, max(errors)
 

@@ -15,7 +15,9 @@ PAGES = tuple(sorted(path.stem for path in _FOLDER.glob("*-grammar-*.md")))
 
 def run_page(page: str) -> dict[str, Any]:
     """Names defined by the page's only Python block: `CONFIGS` and `spec`."""
-    (code,) = re.findall(r"```python\n(.*?)```", (_FOLDER / f"{page}.md").read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (_FOLDER / f"{page}.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     names: dict[str, Any] = {}
     exec(compile(code, page, "exec"), names)
     return names

@@ -1,4 +1,6 @@
-"""The decision pages' code runs here without a framework; `tests/backends/cpu` compares it with real models."""
+"""The decision pages' code runs here without a framework; `tests/backends/cpu` compares it with
+real models.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,13 @@ DEFAULTS = {
         "norm_topk_prob": True,
         "routed_scaling_factor": 2.5,
         "tie_word_embeddings": False,
-        "rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 40.0, "mscale": 1.0, "mscale_all_dim": 1.0},
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 10000.0,
+            "factor": 40.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+        },
     },
     "0004-grammar-gpt-oss": {
         "rms_norm_eps": 1e-5,
@@ -74,7 +82,9 @@ def test_spec_is_plain_data_with_a_rule_for_every_role(page: str) -> None:
 def test_first_layer_owns_the_shared_bias() -> None:
     code = run_page("0002-grammar-t5")
     shapes = tensor_shapes(code["spec"](DEFAULTS["0002-grammar-t5"] | code["CONFIGS"][0]))
-    owners = {parameter: shape for parameter, shape in shapes.items() if "relative_bias" in parameter}
+    owners = {
+        parameter: shape for parameter, shape in shapes.items() if "relative_bias" in parameter
+    }
     assert owners == {
         "encoder.layers.0.attention.relative_bias.weight": (32, 4),
         "decoder.layers.0.attention.relative_bias.weight": (32, 4),

@@ -1,4 +1,6 @@
-"""Published configs, fields left out as their publishers left them out, and options that are refused."""
+"""Published configs, fields left out as their publishers left them out, and options that are
+refused.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,13 @@ GPT_OSS = {
 }
 MPT_7B = {
     "model_type": "mpt",
-    "attn_config": {"alibi": True, "alibi_bias_max": 8, "attn_type": "multihead_attention", "prefix_lm": False, "qk_ln": False},
+    "attn_config": {
+        "alibi": True,
+        "alibi_bias_max": 8,
+        "attn_type": "multihead_attention",
+        "prefix_lm": False,
+        "qk_ln": False,
+    },
     "d_model": 4096,
     "expansion_ratio": 4,
     "max_seq_len": 2048,
@@ -130,14 +138,18 @@ def load(config: dict[str, Any], path: Path, **options: Any) -> ModelSpec:
 
 
 def attentions(spec: ModelSpec) -> list[Attention]:
-    mixers = [mixer_of(f"decoder.layers.{layer}.attention.q.weight", spec) for layer in range(len(spec.decoder.layers))]
+    mixers = [
+        mixer_of(f"decoder.layers.{layer}.attention.q.weight", spec)
+        for layer in range(len(spec.decoder.layers))
+    ]
     return [mixer for mixer in mixers if isinstance(mixer, Attention)]
 
 
 def changed(config: dict[str, Any], **fields: Any) -> dict[str, Any]:
     """With fields in sections merged in."""
     return config | {
-        name: config[name] | value if isinstance(value, dict) and name in config else value for name, value in fields.items()
+        name: config[name] | value if isinstance(value, dict) and name in config else value
+        for name, value in fields.items()
     }
 
 
@@ -146,11 +158,21 @@ def test_gemma3(tmp_path: Path) -> None:
     layers = attentions(spec)
     assert [layer.window for layer in layers[:6]] == [1024] * 5 + [None]
     assert sum(layer.window is None for layer in layers) == 5
-    assert (layers[0].num_heads, layers[0].num_kv_heads, layers[0].head_dim, layers[0].scale) == (8, 4, 256, 1 / 16)
+    assert (layers[0].num_heads, layers[0].num_kv_heads, layers[0].head_dim, layers[0].scale) == (
+        8,
+        4,
+        256,
+        1 / 16,
+    )
     local, full = layers[0].rope, layers[5].rope
     assert local is not None
     assert full is not None
-    assert (local.theta, local.scaling, full.theta, full.scaling) == (1e4, None, 1e6, LinearScaling(factor=8.0))
+    assert (local.theta, local.scaling, full.theta, full.scaling) == (
+        1e4,
+        None,
+        1e6,
+        LinearScaling(factor=8.0),
+    )
     assert (spec.vocab_size, spec.max_positions, spec.head.tied) == (262_208, 131_072, True)
     assert "language_model.model." in spec.prefixes
 
@@ -162,7 +184,11 @@ def test_rope_options_reach_the_full_layers_of_a_text_model(tmp_path: Path) -> N
         "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
     }
     new = attentions(
-        load(changed(GEMMA3, text_config={"rope_parameters": parameters, "rope_scaling": None}), tmp_path, rope_factor=2.0)
+        load(
+            changed(GEMMA3, text_config={"rope_parameters": parameters, "rope_scaling": None}),
+            tmp_path,
+            rope_factor=2.0,
+        )
     )
     for layers, theta, local_theta in ((old, 1e6, 1e4), (new, 5e5, 300.0)):
         full, local = layers[5].rope, layers[0].rope
@@ -188,7 +214,11 @@ def test_phi_3_5_moe(tmp_path: Path) -> None:
     assert rope.scaling.attention_factor == rope.scaling.long_attention_factor == 1.243163121016122
     mixture = mixer_of("decoder.layers.0.moe.router.weight", spec)
     assert isinstance(mixture, MixtureOfExperts)
-    assert (mixture.num_experts, mixture.router.score, mixture.router.jitter) == (16, "sparse_mixer", 0.01)
+    assert (mixture.num_experts, mixture.router.score, mixture.router.jitter) == (
+        16,
+        "sparse_mixer",
+        0.01,
+    )
     assert spec.head.bias
 
 
@@ -205,11 +235,21 @@ def test_gpt_oss_without_rope_parameters_is_yarn(tmp_path: Path) -> None:
 def test_mpt(tmp_path: Path) -> None:
     attention = attentions(load(MPT_7B, tmp_path))[0]
     assert (attention.alibi, attention.alibi_bias_max, attention.qkv_bias) == (True, 8.0, False)
-    story = attentions(load(changed(MPT_7B, attn_config={"alibi_bias_max": 16, "clip_qkv": 6}), tmp_path))[0]
+    story = attentions(
+        load(changed(MPT_7B, attn_config={"alibi_bias_max": 16, "clip_qkv": 6}), tmp_path)
+    )[0]
     assert (story.alibi_bias_max, story.clip_qkv) == (16.0, 6.0)
-    assert attentions(load(changed(MPT_7B, attn_config={"attn_type": "multiquery_attention"}), tmp_path))[0].num_kv_heads == 1
+    assert (
+        attentions(
+            load(changed(MPT_7B, attn_config={"attn_type": "multiquery_attention"}), tmp_path)
+        )[0].num_kv_heads
+        == 1
+    )
     assert load(changed(MPT_7B, logit_scale="inv_sqrt_d_model"), tmp_path).head.scale == 1 / 64
-    mlp = mixer_of("decoder.layers.0.mlp.up.weight", load(changed(MPT_7B, no_bias=False, expansion_ratio=2), tmp_path))
+    mlp = mixer_of(
+        "decoder.layers.0.mlp.up.weight",
+        load(changed(MPT_7B, no_bias=False, expansion_ratio=2), tmp_path),
+    )
     assert isinstance(mlp, MLP)
     assert (mlp.bias, mlp.intermediate_size) == (True, 8192)
 
@@ -221,9 +261,15 @@ def test_dbrx(tmp_path: Path) -> None:
 
 
 def test_second_baichuan(tmp_path: Path) -> None:
-    second, first = load(BAICHUAN2_13B, tmp_path), load(BAICHUAN2_13B | {"vocab_size": 64000}, tmp_path)
+    second, first = (
+        load(BAICHUAN2_13B, tmp_path),
+        load(BAICHUAN2_13B | {"vocab_size": 64000}, tmp_path),
+    )
     for spec, unit_rows in ((second, True), (first, False)):
-        assert next(rule for rule in spec.weights if rule.parameters == ("head.weight",)).unit_rows is unit_rows
+        assert (
+            next(rule for rule in spec.weights if rule.parameters == ("head.weight",)).unit_rows
+            is unit_rows
+        )
         assert attentions(spec)[0].alibi
         assert spec.max_positions == 4096
 
@@ -231,7 +277,10 @@ def test_second_baichuan(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (changed(MPT_7B, attn_config={"alibi": False}), ["`alibi` in `attn_config`", "must be true"]),
+        (
+            changed(MPT_7B, attn_config={"alibi": False}),
+            ["`alibi` in `attn_config`", "must be true"],
+        ),
         (changed(MPT_7B, attn_config={"qk_ln": True}), ["`qk_ln`", "must be false"]),
         (changed(MPT_7B, norm_type="rmsnorm"), ["`norm_type`", "low_precision_layernorm"]),
         (changed(MPT_7B, logit_scale="large"), ["`logit_scale`", "inv_sqrt_d_model"]),
@@ -240,13 +289,22 @@ def test_second_baichuan(tmp_path: Path) -> None:
             ["`moe_normalize_expert_weights`", "must be 1 or null"],
         ),
         (changed(DBRX, attn_config={"kv_n_heads": 7}), ["`n_heads` (48)", "`kv_n_heads` (7)"]),
-        (changed(GPT_OSS, quantization_config={"quant_method": "mxfp4"}), ["quantized", "bfloat16"]),
+        (
+            changed(GPT_OSS, quantization_config={"quant_method": "mxfp4"}),
+            ["quantized", "bfloat16"],
+        ),
         (changed(GPT_OSS, swiglu_limit=5.0), ["`swiglu_limit`", "7.0"]),
         (changed(GPT_OSS, layer_types=["full_attention"]), ["`layer_types`", "24 strings"]),
-        (changed(GEMMA3, text_config={"use_bidirectional_attention": True}), ["use_bidirectional_attention", "text_config"]),
+        (
+            changed(GEMMA3, text_config={"use_bidirectional_attention": True}),
+            ["use_bidirectional_attention", "text_config"],
+        ),
         ({"model_type": "gemma3"}, ["`text_config` is missing"]),
         (BAICHUAN2_13B | {"model_max_length": None}, ["`model_max_length` is missing"]),
-        (changed(PHI_3_5_MOE, rope_scaling={"short_factor": [1.0]}), ["`short_factor`", "64 numbers"]),
+        (
+            changed(PHI_3_5_MOE, rope_scaling={"short_factor": [1.0]}),
+            ["`short_factor`", "64 numbers"],
+        ),
         (
             {"model_type": "gptj", "n_embd": 32, "n_head": 4, "n_layer": 1, "rotary_dim": 9},
             ["`rotary_dim`", "even number up to the head's size 8"],

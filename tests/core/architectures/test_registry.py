@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from tgi.architectures import Attention, DynamicScaling, GenericSpec, LinearScaling, ModelSpec, YarnScaling, load_spec
+from tgi.architectures import (
+    Attention,
+    DynamicScaling,
+    GenericSpec,
+    LinearScaling,
+    ModelSpec,
+    YarnScaling,
+    load_spec,
+)
 from tgi.errors import ModelError
 
 LLAMA: dict[str, Any] = {
@@ -43,15 +51,24 @@ def attention_of(spec: ModelSpec | GenericSpec, layer: int = 0) -> Attention:
         ({"hidden_size": "64"}, ["`hidden_size`", "whole number >= 1", '"64"']),
         ({"hidden_size": True}, ["`hidden_size`", "true"]),
         ({"num_hidden_layers": 0}, ["`num_hidden_layers`", ">= 1", "0"]),
-        ({"num_attention_heads": 7, "num_key_value_heads": 7}, ["`hidden_size` (64)", "`num_attention_heads` (7)"]),
+        (
+            {"num_attention_heads": 7, "num_key_value_heads": 7},
+            ["`hidden_size` (64)", "`num_attention_heads` (7)"],
+        ),
         ({"num_key_value_heads": 3}, ["`num_attention_heads` (8)", "`num_key_value_heads` (3)"]),
         ({"hidden_act": "mish"}, ["`hidden_act`", "gelu_new", '"mish"']),
         ({"rms_norm_eps": "small"}, ["`rms_norm_eps`", "a number"]),
         ({"attention_bias": 1}, ["`attention_bias`", "true or false"]),
-        ({"rope_scaling": {"type": "magic", "factor": 2}}, ["`type`", "`rope_scaling` of config.json", "longrope"]),
+        (
+            {"rope_scaling": {"type": "magic", "factor": 2}},
+            ["`type`", "`rope_scaling` of config.json", "longrope"],
+        ),
         ({"rope_scaling": {"type": "linear"}}, ["`factor` is missing", "`rope_scaling`"]),
         ({"rope_scaling": [2]}, ["`rope_scaling`", "an object"]),
-        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, ["`rope_parameters`", "per layer type"]),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
+            ["`rope_parameters`", "per layer type"],
+        ),
         ({"partial_rotary_factor": 0.01}, ["`partial_rotary_factor`", "even number"]),
         (
             {"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0] * 4}},
@@ -69,7 +86,12 @@ def test_bad_field_is_named(change: dict[str, Any], words: list[str], tmp_path: 
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "There is no file"), ("{", "not valid JSON"), ("[]", "must hold a JSON object"), ("{}", "no `model_type`")],
+    [
+        (None, "There is no file"),
+        ("{", "not valid JSON"),
+        ("[]", "must hold a JSON object"),
+        ("{}", "no `model_type`"),
+    ],
 )
 def test_unusable_config_file(content: str | None, words: str, tmp_path: Path) -> None:
     if content is not None:
@@ -87,7 +109,14 @@ def test_llama_options(tmp_path: Path) -> None:
 
     changed = load_spec(
         write(
-            tmp_path, LLAMA | {"head_dim": 24, "attention_bias": True, "tie_word_embeddings": True, "num_key_value_heads": None}
+            tmp_path,
+            LLAMA
+            | {
+                "head_dim": 24,
+                "attention_bias": True,
+                "tie_word_embeddings": True,
+                "num_key_value_heads": None,
+            },
         )
     )
     assert isinstance(changed, ModelSpec)
@@ -104,7 +133,15 @@ def test_llama_options(tmp_path: Path) -> None:
         ({"model_type": "mistral", "sliding_window": None}, [None] * 3),
         ({"model_type": "mistral", "sliding_window": 5}, [5] * 3),
         ({"model_type": "qwen2", "sliding_window": 5, "max_window_layers": 1}, [None] * 3),
-        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}, [None, 5, 5]),
+        (
+            {
+                "model_type": "qwen2",
+                "use_sliding_window": True,
+                "sliding_window": 5,
+                "max_window_layers": 1,
+            },
+            [None, 5, 5],
+        ),
         (
             {
                 "model_type": "qwen3",
@@ -165,7 +202,12 @@ def test_unknown_family_is_generic(tmp_path: Path) -> None:
     config = {"model_type": "newest", "text_config": {**LLAMA, "head_dim": 16}}
     spec = load_spec(write(tmp_path, config))
     assert isinstance(spec, GenericSpec)
-    assert (spec.num_layers, spec.num_kv_heads, spec.head_dim, spec.max_positions) == (3, 2, 16, 256)
+    assert (spec.num_layers, spec.num_kv_heads, spec.head_dim, spec.max_positions) == (
+        3,
+        2,
+        16,
+        256,
+    )
     assert spec.config == config
 
 
@@ -174,8 +216,12 @@ def install(path: Path, module: str, code: str, monkeypatch: pytest.MonkeyPatch)
     (path / f"{module}.py").write_text(code, encoding="utf-8")
     info = path / f"{module}-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n", encoding="utf-8")
-    (info / "entry_points.txt").write_text(f"[tgi.architectures]\nnewest = {module}\n", encoding="utf-8")
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n", encoding="utf-8"
+    )
+    (info / "entry_points.txt").write_text(
+        f"[tgi.architectures]\nnewest = {module}\n", encoding="utf-8"
+    )
     monkeypatch.syspath_prepend(str(path))
 
 
@@ -195,9 +241,14 @@ def test_entry_point_adds_a_family(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     ("code", "words"),
-    [("import no_such_module", "cannot be imported.*no_such_module"), ("spec = dict", "returned dict instead of a ModelSpec")],
+    [
+        ("import no_such_module", "cannot be imported.*no_such_module"),
+        ("spec = dict", "returned dict instead of a ModelSpec"),
+    ],
 )
-def test_broken_entry_point_is_named(code: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_entry_point_is_named(
+    code: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module = f"architecture_{len(code)}"
     install(tmp_path, module, code, monkeypatch)
     with pytest.raises(ModelError, match=words):

@@ -32,7 +32,10 @@ def test_tiny_model_runs(family: str, tmp_path: Path) -> None:
 def test_same_arguments_same_bytes(tmp_path: Path) -> None:
     def digests(name: str, seed: int) -> dict[str, str]:
         write_tiny_model(tmp_path / name, seed=seed)
-        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (tmp_path / name).iterdir()}
+        return {
+            file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in (tmp_path / name).iterdir()
+        }
 
     first, again, other = digests("first", 0), digests("again", 0), digests("other", 1)
     assert first == again

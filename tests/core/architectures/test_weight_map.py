@@ -33,8 +33,12 @@ def model(*, qkv: WeightRule, experts: tuple[WeightRule, ...], tied: bool = Fals
     """Two layers of attention (4 query heads, 2 kv heads) and three experts."""
     attention = Attention(num_heads=4, num_kv_heads=2, head_dim=HEAD_DIM, scale=1.0)
     expert = MLP(intermediate_size=SIZE, activation="silu")
-    mixture = MixtureOfExperts(num_experts=NUM_EXPERTS, experts_per_token=1, expert=expert, router=Router())
-    layer = Layer(blocks=tuple(Block(branches=(Branch(mixer=mixer),)) for mixer in (attention, mixture)))
+    mixture = MixtureOfExperts(
+        num_experts=NUM_EXPERTS, experts_per_token=1, expert=expert, router=Router()
+    )
+    layer = Layer(
+        blocks=tuple(Block(branches=(Branch(mixer=mixer),)) for mixer in (attention, mixture))
+    )
     plain = {
         "embed": "embedding.weight",
         "head": "head.weight",
@@ -48,7 +52,11 @@ def model(*, qkv: WeightRule, experts: tuple[WeightRule, ...], tied: bool = Fals
         embedding=Embedding(),
         stacks=(Stack(kind="decoder", layers=(layer, layer)),),
         head=Head(tied=tied),
-        weights=(*(WeightRule(name=name, parameters=(parameter,)) for name, parameter in plain.items()), qkv, *experts),
+        weights=(
+            *(WeightRule(name=name, parameters=(parameter,)) for name, parameter in plain.items()),
+            qkv,
+            *experts,
+        ),
         max_positions=0,
         prefixes=("m.", ""),
         ignored=("*.inv_freq",),
@@ -77,7 +85,12 @@ def names(spec: ModelSpec, prefix: str = "") -> list[str]:
     plain = ["embed", *([] if spec.head.tied else ["head"])]
     layered = [f"l.{layer}.{part}" for layer in range(2) for part in ("o", "router", "qkv")]
     if BY_EXPERT[0] in spec.weights:
-        layered += [f"l.{i}.e.{e}.{part}" for i in range(2) for e in range(NUM_EXPERTS) for part in ("gate", "up", "down")]
+        layered += [
+            f"l.{i}.e.{e}.{part}"
+            for i in range(2)
+            for e in range(NUM_EXPERTS)
+            for part in ("gate", "up", "down")
+        ]
     else:
         layered += [f"l.{layer}.{part}" for layer in range(2) for part in ("gate_up", "down")]
     return [prefix + name for name in plain + layered]
@@ -91,7 +104,9 @@ def pieces(spec: ModelSpec, name: str, tensor: np.ndarray) -> dict[str, np.ndarr
 
 def test_grouped_rows_are_taken_per_kv_head() -> None:
     spec = model(qkv=GROUPED, experts=BY_EXPERT)
-    rows = np.arange(16)[:, None] * np.ones(HIDDEN, int)  # group 0: q0 q1 k0 v0, group 1: q2 q3 k1 v1, two rows each
+    rows = np.arange(16)[:, None] * np.ones(
+        HIDDEN, int
+    )  # group 0: q0 q1 k0 v0, group 1: q2 q3 k1 v1, two rows each
     got = pieces(spec, "l.1.qkv", rows)
     assert {parameter: piece[:, 0].tolist() for parameter, piece in got.items()} == {
         "decoder.layers.1.attention.q.weight": [0, 1, 2, 3, 8, 9, 10, 11],
@@ -104,7 +119,11 @@ def test_rows_are_taken_one_role_after_the_other_without_a_copy() -> None:
     spec = model(qkv=ROWS, experts=BY_EXPERT)
     rows = np.arange(16)[:, None] * np.ones(HIDDEN, int)
     got = pieces(spec, "l.0.qkv", rows)
-    assert [piece[:, 0].tolist() for piece in got.values()] == [list(range(8)), [8, 9, 10, 11], [12, 13, 14, 15]]
+    assert [piece[:, 0].tolist() for piece in got.values()] == [
+        list(range(8)),
+        [8, 9, 10, 11],
+        [12, 13, 14, 15],
+    ]
     assert all(piece.base is rows for piece in got.values())
 
 
@@ -120,10 +139,17 @@ def test_stacked_experts_alternate_behind_the_expert_axis() -> None:
 def test_flat_experts_are_stacked() -> None:
     rules = (
         *(
-            WeightRule(name=f"l.{{layer}}.{part}", parameters=(f"{EXPERTS}.{part}.weight",), layout="flat")
+            WeightRule(
+                name=f"l.{{layer}}.{part}", parameters=(f"{EXPERTS}.{part}.weight",), layout="flat"
+            )
             for part in ("gate", "up")
         ),
-        WeightRule(name="l.{layer}.down", parameters=(f"{EXPERTS}.down.weight",), layout="flat", transposed=True),
+        WeightRule(
+            name="l.{layer}.down",
+            parameters=(f"{EXPERTS}.down.weight",),
+            layout="flat",
+            transposed=True,
+        ),
     )
     spec = model(qkv=ROWS, experts=rules)
     stored_names = [name for name in names(spec) if "gate_up" not in name]
@@ -135,15 +161,22 @@ def test_flat_experts_are_stacked() -> None:
         assert stored_shape(placement) == stored.shape
         (piece,) = split(stored, placement, spec).values()
         expected = stored.reshape(NUM_EXPERTS, SIZE, HIDDEN)
-        np.testing.assert_array_equal(piece, expected.swapaxes(1, 2) if part == "down" else expected)
+        np.testing.assert_array_equal(
+            piece, expected.swapaxes(1, 2) if part == "down" else expected
+        )
 
 
 def test_each_head_has_its_own_placement() -> None:
     norm = Norm(kind="layer", eps=1e-5)
-    attention = Attention(num_heads=2, num_kv_heads=1, head_dim=3, scale=1.0, q_norm=norm, qk_norm_over="each_head")
+    attention = Attention(
+        num_heads=2, num_kv_heads=1, head_dim=3, scale=1.0, q_norm=norm, qk_norm_over="each_head"
+    )
     layer = Layer(blocks=(Block(branches=(Branch(mixer=attention),)),))
     parameter = "decoder.layers.{layer}.attention"
-    plain = {"embed": "embedding.weight", **{f"l.{{layer}}.{part}": f"{parameter}.{part}.weight" for part in "qkvo"}}
+    plain = {
+        "embed": "embedding.weight",
+        **{f"l.{{layer}}.{part}": f"{parameter}.{part}.weight" for part in "qkvo"},
+    }
     spec = ModelSpec(
         model_type="test",
         hidden_size=HIDDEN,
@@ -158,7 +191,9 @@ def test_each_head_has_its_own_placement() -> None:
         max_positions=0,
     )
     assert tensor_shapes(spec)["decoder.layers.0.attention.q_norm.weight"] == (2, 3)
-    found = placements(spec, ["embed", *(f"l.0.{part}" for part in "qkvo"), "l.0.norms.0", "l.0.norms.1"])
+    found = placements(
+        spec, ["embed", *(f"l.0.{part}" for part in "qkvo"), "l.0.norms.0", "l.0.norms.1"]
+    )
     assert [(item.name, item.expert, stored_shape(item)) for item in found[-2:]] == [
         ("l.0.norms.0", 0, (3,)),
         ("l.0.norms.1", 1, (3,)),
@@ -167,11 +202,19 @@ def test_each_head_has_its_own_placement() -> None:
 
 def test_each_expert_has_its_own_placement() -> None:
     spec = model(qkv=ROWS, experts=BY_EXPERT)
-    found = [item for item in placements(spec, names(spec)) if item.parameters == ("decoder.layers.1.moe.experts.down.weight",)]
+    found = [
+        item
+        for item in placements(spec, names(spec))
+        if item.parameters == ("decoder.layers.1.moe.experts.down.weight",)
+    ]
     assert [(item.name, item.expert, item.shapes) for item in found] == [
         (f"l.1.e.{expert}.down", expert, ((HIDDEN, SIZE),)) for expert in range(NUM_EXPERTS)
     ]
-    assert tensor_shapes(spec)["decoder.layers.1.moe.experts.down.weight"] == (NUM_EXPERTS, HIDDEN, SIZE)
+    assert tensor_shapes(spec)["decoder.layers.1.moe.experts.down.weight"] == (
+        NUM_EXPERTS,
+        HIDDEN,
+        SIZE,
+    )
 
 
 @pytest.mark.parametrize("prefix", ["", "m."])
@@ -188,7 +231,9 @@ def test_ignored_and_tied_duplicates_are_passed_over() -> None:
 
 def test_missing_tensor_is_named_with_its_role() -> None:
     spec = model(qkv=ROWS, experts=STACKED)
-    with pytest.raises(ModelError, match=r"no tensor `l\.1\.o` \(for decoder\.layers\.1\.attention\.o\.weight\)"):
+    with pytest.raises(
+        ModelError, match=r"no tensor `l\.1\.o` \(for decoder\.layers\.1\.attention\.o\.weight\)"
+    ):
         placements(spec, [name for name in names(spec) if name != "l.1.o"])
 
 
@@ -207,12 +252,20 @@ def test_second_head_of_an_untied_model_is_refused() -> None:
 
 def test_role_without_a_rule_is_named() -> None:
     spec = model(qkv=ROWS, experts=STACKED[:1])
-    with pytest.raises(ModelError, match=r"names no checkpoint tensor for `decoder\.layers\.0\.moe\.experts\.down\.weight`"):
-        placements(spec, [name for name in names(model(qkv=ROWS, experts=STACKED)) if not name.endswith("down")])
+    with pytest.raises(
+        ModelError,
+        match=r"names no checkpoint tensor for `decoder\.layers\.0\.moe\.experts\.down\.weight`",
+    ):
+        placements(
+            spec,
+            [name for name in names(model(qkv=ROWS, experts=STACKED)) if not name.endswith("down")],
+        )
 
 
 def test_role_filled_twice_is_named() -> None:
-    twice = WeightRule(name="other.{layer}", parameters=("decoder.layers.{layer}.attention.o.weight",))
+    twice = WeightRule(
+        name="other.{layer}", parameters=("decoder.layers.{layer}.attention.o.weight",)
+    )
     spec = model(qkv=ROWS, experts=STACKED)
     spec = msgspec.structs.replace(spec, weights=(*spec.weights, twice))
     with pytest.raises(ModelError, match=r"attention\.o\.weight twice"):
@@ -222,7 +275,9 @@ def test_role_filled_twice_is_named() -> None:
 def test_misshaped_tensor_is_named() -> None:
     spec = model(qkv=ROWS, experts=STACKED)
     placement = next(item for item in placements(spec, names(spec)) if item.name == "l.0.qkv")
-    with pytest.raises(ModelError, match=r"`l\.0\.qkv` has shape \[4, 16\], but config\.json asks for \[16, 4\]"):
+    with pytest.raises(
+        ModelError, match=r"`l\.0\.qkv` has shape \[4, 16\], but config\.json asks for \[16, 4\]"
+    ):
         split(np.zeros((4, 16)), placement, spec)
 
 

@@ -18,12 +18,16 @@ from tgi.backend import (
 
 def rows(n):
     ints = np.arange(n, dtype=np.int32)
-    return Rows(ints, ints, ints, ints, ints.astype(np.uint8), ints.astype(np.float32), [ints], [ints])
+    return Rows(
+        ints, ints, ints, ints, ints.astype(np.uint8), ints.astype(np.float32), [ints], [ints]
+    )
 
 
 def test_a_step_comes_back_as_it_was():
     tokens = np.array([5, 6, 7], np.int32)
-    new = NewSequence(1, "request", tokens, 3, 0, [tokens], SamplingParams(top_k=3, logit_bias=((1, 0.5),)))
+    new = NewSequence(
+        1, "request", tokens, 3, 0, [tokens], SamplingParams(top_k=3, logit_bias=((1, 0.5),))
+    )
     step = SchedulerOutput(9, [4], [new], rows(3))
     back = decode(SchedulerOutput, encode(step))
     assert back.step_id == 9

@@ -1,4 +1,6 @@
-"""The scripts of `benchmarks/` are run, not installed: here they are imported as they import one another."""
+"""The scripts of `benchmarks/` are run, not installed: here they are imported as they import one
+another.
+"""
 
 import sys
 

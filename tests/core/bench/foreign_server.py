@@ -1,4 +1,6 @@
-"""A server of OpenAI's routes as another project might write it: strict about fields, with a `/tokenize` of its own shape."""
+"""A server of OpenAI's routes as another project might write it: strict about fields, with a
+`/tokenize` of its own shape.
+"""
 
 import contextlib
 import json
@@ -9,7 +11,9 @@ KNOWN_FIELDS = {"model", "prompt", "max_tokens", "stream", "temperature", "strea
 
 
 class ForeignServer(ThreadingHTTPServer):
-    """`fail_every`: each n-th generation ends without its end. `hold`: generations wait until `num_waiting` are there."""
+    """`fail_every`: each n-th generation ends without its end. `hold`: generations wait until
+    `num_waiting` are there.
+    """
 
     daemon_threads = True
 
@@ -80,7 +84,12 @@ class _Handler(BaseHTTPRequestHandler):
             if fails:
                 return
         prompt_tokens = 1 + len(body["prompt"].split())
-        self._event({"choices": [], "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": body["max_tokens"]}})
+        self._event(
+            {
+                "choices": [],
+                "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": body["max_tokens"]},
+            }
+        )
         self.wfile.write(b"data: [DONE]\n\n")
 
     def _event(self, event):

@@ -12,7 +12,17 @@ from rich.console import Console
 
 from tests.core.bench.foreign_server import foreign_server
 from tests.live_server import free_port, running_server
-from tgi.bench import Endpoint, Panel, Progress, PromptMaker, csv_report, find_target, learn_tokenizer, run_load, svg_plot
+from tgi.bench import (
+    Endpoint,
+    Panel,
+    Progress,
+    PromptMaker,
+    csv_report,
+    find_target,
+    learn_tokenizer,
+    run_load,
+    svg_plot,
+)
 from tgi.bench.live_table import LiveTable
 from tgi.bench.load import Load
 from tgi.bench.stream_result import StreamResult
@@ -32,8 +42,14 @@ def test_a_server_of_tgi(tmp_path, tiny_model, capsys):
         assert bench("--url", server.url, "--rate", 50, "-r", 1, "-d", 2) == 0
     report = json.loads((tmp_path / "json").read_text())
     assert report["settings"]["route"] == "/generate_stream"
-    assert [(run["requests"], run["output_tokens"], run["valid"]) for run in report["runs"]] == [(3, 15, True), (9, 45, True)]
-    assert [run["prompt_tokens"] for run in report["runs"]] == [12, 12]  # cut by the server, where words are no tokens
+    assert [(run["requests"], run["output_tokens"], run["valid"]) for run in report["runs"]] == [
+        (3, 15, True),
+        (9, 45, True),
+    ]
+    assert [run["prompt_tokens"] for run in report["runs"]] == [
+        12,
+        12,
+    ]  # cut by the server, where words are no tokens
     lines = list(csv.DictReader(io.StringIO((tmp_path / "csv").read_text())))
     assert [line["users"] for line in lines] == ["1", "3"]
     ElementTree.parse(tmp_path / "plot")
@@ -48,7 +64,11 @@ def test_a_foreign_server_that_refuses_fields(capsys, tmp_path):
         assert server.most_running <= 4
     report = json.loads((tmp_path / "r").read_text())
     settings = report["settings"]
-    assert (settings["route"], settings["model"], settings["ignore_eos"]) == ("/v1/completions", "foreign-1", False)
+    assert (settings["route"], settings["model"], settings["ignore_eos"]) == (
+        "/v1/completions",
+        "foreign-1",
+        False,
+    )
     assert settings["prompt_lengths"] == "exact, by /tokenize"
     assert report["runs"][0]["prompt_tokens"] == 20
     assert report["runs"][0]["counted_by"] == "server"
@@ -82,7 +102,11 @@ def test_prompts_that_begin_alike():
         (["-u", "1,0"], 2, "`--users` must be >= 1. Given: 0."),
         (["--rate", "0"], 2, "`--rate` must be > 0. Given: 0."),
         (["--rate", "1", "-u", "1"], 2, "exclude each other"),
-        (["--shared-tokens", "9", "-s", "9"], 2, "`--shared-tokens` must be < `--prompt-tokens`(9). Given: 9."),
+        (
+            ["--shared-tokens", "9", "-s", "9"],
+            2,
+            "`--shared-tokens` must be < `--prompt-tokens`(9). Given: 9.",
+        ),
         ([f"http://127.0.0.1:{free_port()}"], 1, "cannot be reached"),
     ],
 )

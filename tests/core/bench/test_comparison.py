@@ -20,7 +20,10 @@ def test_a_missing_peer_names_its_command(tmp_path):
     assert [peer.name for peer in PEERS if not peer.program] == ["tgi", "tgi-int8", "tgi-int4"]
     for peer in (peer for peer in PEERS if peer.program):
         empty = tmp_path / peer.name
-        assert peer.obstacle(empty, tmp_path / "135m") == f"not installed; in {empty} run: {peer.install}"
+        assert (
+            peer.obstacle(empty, tmp_path / "135m")
+            == f"not installed; in {empty} run: {peer.install}"
+        )
         (tmp_path / peer.program).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / peer.program).touch()
         obstacle = peer.obstacle(tmp_path, tmp_path / "135m")
@@ -37,11 +40,16 @@ def test_every_peer_is_started_on_its_port(tmp_path):
 
 
 def test_the_models_have_their_sizes():
-    assert {name: model.num_parameters for name, model in MODELS.items()} == {"135m": 134_515_008, "0.5b": 494_032_768}
+    assert {name: model.num_parameters for name, model in MODELS.items()} == {
+        "135m": 134_515_008,
+        "0.5b": 494_032_768,
+    }
 
 
 def small_model(model_type="llama"):
-    return Model(model_type, "LlamaForCausalLM", 8, 2, 2, 1, 16, 24, 64, 1e4, 1e-5, has_qkv_bias=True)
+    return Model(
+        model_type, "LlamaForCausalLM", 8, 2, 2, 1, 16, 24, 64, 1e4, 1e-5, has_qkv_bias=True
+    )
 
 
 def test_weights_are_read_as_they_were_drawn(tmp_path):
@@ -52,12 +60,20 @@ def test_weights_are_read_as_they_were_drawn(tmp_path):
     for (name, shape), drawn in zip(model.tensors().items(), weights(model), strict=True):
         assert (read[name]["shape"], read[name]["dtype"]) == (list(shape), "BF16")
         assert bytes(read[name]["data"]) == drawn.tobytes()
-    assert np.isclose(np.std((next(weights(model)).astype(np.uint32) << 16).view(np.float32)), 0.02, rtol=0.2)
+    assert np.isclose(
+        np.std((next(weights(model)).astype(np.uint32) << 16).view(np.float32)), 0.02, rtol=0.2
+    )
 
 
 def test_rounding_to_bfloat16():
     values = np.array([1.0, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, -2.5], np.float32)
-    assert [hex(bits) for bits in _bfloat16_bits(values)] == ["0x3f80", "0x3f80", "0x3f82", "0x3f81", "0xc020"]
+    assert [hex(bits) for bits in _bfloat16_bits(values)] == [
+        "0x3f80",
+        "0x3f80",
+        "0x3f82",
+        "0x3f81",
+        "0xc020",
+    ]
 
 
 def test_queries_and_keys_of_a_gguf_are_interleaved(tmp_path):
@@ -74,18 +90,35 @@ def test_queries_and_keys_of_a_gguf_are_interleaved(tmp_path):
 
 
 def record(peer, repeat, value, valid=True, engine_only=False, foreign=0.0, precision="bf16"):
-    run = {"output_tokens_per_second": value, "ttft_ms": {"p50": 1000 / value}, "failures": ["x"], "foreign_cpus": foreign}
+    run = {
+        "output_tokens_per_second": value,
+        "ttft_ms": {"p50": 1000 / value},
+        "failures": ["x"],
+        "foreign_cpus": foreign,
+    }
     return {
-        "peer": peer, "model": "135m", "case": "1-user", "repeat": repeat, "engine_only": engine_only, "valid": valid, "run": run,
-        "precision": precision,
+        "peer": peer, "model": "135m", "case": "1-user", "repeat": repeat,
+        "engine_only": engine_only, "valid": valid, "run": run, "precision": precision,
     }  # fmt: skip
 
 
 def report_of(records):
-    whole = {"case": "135m-process", "valid": True, "seconds_to_ready": 2.0, "peak_memory_mib": 800.0}
+    whole = {
+        "case": "135m-process",
+        "valid": True,
+        "seconds_to_ready": 2.0,
+        "peak_memory_mib": 800.0,
+    }
     names = {r["peer"]: r["precision"] for r in records}
     processes = [
-        {"peer": name, "model": "135m", "repeat": 0, "engine_only": False, "precision": precision, **whole}
+        {
+            "peer": name,
+            "model": "135m",
+            "repeat": 0,
+            "engine_only": False,
+            "precision": precision,
+            **whole,
+        }
         for name, precision in names.items()
         if name != "engine"
     ]
@@ -100,7 +133,10 @@ def report_of(records):
 def test_the_table_compares_within_a_repeat():
     records = [record("tgi", n, value) for n, value in enumerate((100, 50, 120))]
     records += [record("peer", n, value) for n, value in enumerate((80, 40, 60))]
-    records += [record("engine", 0, 500, engine_only=True), record("other", 0, 900, valid=False, foreign=0.3)]
+    records += [
+        record("engine", 0, 500, engine_only=True),
+        record("other", 0, 900, valid=False, foreign=0.3),
+    ]
     report = report_of(records)
     table = markdown(report)
     row = next(line for line in table.splitlines() if line.startswith("| 1-user"))
@@ -119,7 +155,10 @@ def test_the_table_compares_within_a_repeat():
 
 def test_precisions_have_tables_of_their_own():
     records = [record("tgi", 0, 100), record("peer", 0, 80)]
-    records += [record("tgi-int8", 0, 150, precision="int8"), record("peer-q8", 0, 100, precision="int8")]
+    records += [
+        record("tgi-int8", 0, 150, precision="int8"),
+        record("peer-q8", 0, 100, precision="int8"),
+    ]
     plain, quantized = markdown(report_of(records)).split("\n\n")[:2]
     assert "| 1.25 " in plain
     assert "150.0" not in plain
@@ -135,14 +174,22 @@ def test_less_time_is_a_higher_ratio():
 
 def test_a_server_that_does_not_start_shows_its_log(tmp_path):
     command = [sys.executable, "-c", "raise SystemExit('no such model')"]
-    with pytest.raises(RuntimeError, match="no such model"), running(command, free_port(), "/", tmp_path / "log"):
+    with (
+        pytest.raises(RuntimeError, match="no such model"),
+        running(command, free_port(), "/", tmp_path / "log"),
+    ):
         pass
 
 
 def test_a_server_is_ready_when_it_responses_and_ends_with_its_children(tmp_path):
     port = free_port()
-    code = "import subprocess, sys; subprocess.run([sys.executable, '-m', 'http.server', sys.argv[1], '--bind', '127.0.0.1'])"
-    with running([sys.executable, "-c", code, str(port)], port, "/", Path(tmp_path) / "log") as server:
+    code = (
+        "import subprocess, sys; subprocess.run([sys.executable, '-m', 'http.server', sys.argv[1],"
+        " '--bind', '127.0.0.1'])"
+    )
+    with running(
+        [sys.executable, "-c", code, str(port)], port, "/", Path(tmp_path) / "log"
+    ) as server:
         children = psutil.Process(server.pid).children()
         assert len(children) == 1
         assert server.peak_memory_mib() > 1

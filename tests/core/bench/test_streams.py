@@ -22,11 +22,17 @@ def cut(data, places):
 
 
 def received(data, places=()):
-    return Exchange(sent=100.0, reads=[(100.0 + number, part) for number, part in enumerate(cut(data, places), 1)])
+    return Exchange(
+        sent=100.0,
+        reads=[(100.0 + number, part) for number, part in enumerate(cut(data, places), 1)],
+    )
 
 
 def stream_of(*events, num_tokens=2, places=()):
-    body = [b"data: " + (event if isinstance(event, bytes) else json.dumps(event).encode()) + b"\n\n" for event in events]
+    body = [
+        b"data: " + (event if isinstance(event, bytes) else json.dumps(event).encode()) + b"\n\n"
+        for event in events
+    ]
     return read_stream(received(chunked(body), places), 100.0, num_tokens)
 
 
@@ -62,14 +68,19 @@ def test_chunks_and_reads_may_end_anywhere(parts, places, lines):
     exchange = received(raw, places)
     response = read_response(exchange)
     assert response.body == body
-    ends = [sum(len(data) for _, data in exchange.reads[: n + 1]) for n in range(len(exchange.reads))]
+    ends = [
+        sum(len(data) for _, data in exchange.reads[: n + 1]) for n in range(len(exchange.reads))
+    ]
     last = [moment for moment, data in response.events() if data == b"x"][-1]
-    # Behind the last line's first newline stand another newline, the end of the chunk, and the last chunk.
+    # Behind the last line's first newline stand another newline, the end of the chunk, and the last
+    # chunk.
     position = len(raw) - len(b"\n\r\n0\r\n\r\n") - 1
     assert last == exchange.reads[next(n for n, end in enumerate(ends) if end > position)][0]
 
 
-@pytest.mark.parametrize("events", [NATIVE, COMPLETIONS, CHAT], ids=["native", "completions", "chat"])
+@pytest.mark.parametrize(
+    "events", [NATIVE, COMPLETIONS, CHAT], ids=["native", "completions", "chat"]
+)
 def test_every_route_brings_two_tokens(events):
     result = stream_of(*events)
     assert (result.error, result.num_tokens, len(result.event_times)) == ("", 2, 2)
@@ -81,14 +92,23 @@ def test_moments_are_those_of_the_reads():
     first, last = (len(chunked([b"data: " + json.dumps(e).encode() + b"\n\n"])) - 5 for e in NATIVE)
     result = stream_of(*NATIVE, places=[first])
     assert result.event_times == [1.0, 2.0]
-    assert (result.ttft, result.gaps, result.end_time, result.time_per_output_token) == (1.0, [1.0], 2.0, 1.0)
+    assert (result.ttft, result.gaps, result.end_time, result.time_per_output_token) == (
+        1.0,
+        [1.0],
+        2.0,
+        1.0,
+    )
     assert last
 
 
 def test_usage_counts_where_events_hold_several_tokens():
     events = ({"choices": [{"text": "ab", "finish_reason": "length"}]}, *COMPLETIONS[2:])
     result = stream_of(*events)
-    assert (result.num_tokens, result.num_prompt_tokens, result.is_counted_by_server) == (2, 9, True)
+    assert (result.num_tokens, result.num_prompt_tokens, result.is_counted_by_server) == (
+        2,
+        9,
+        True,
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""A hub of one's own: the routes of the Hugging Face hub that fetching a model takes, over files given as a table."""
+"""A hub of one's own: the routes of the Hugging Face hub that fetching a model takes, over files
+given as a table.
+"""
 
 import contextlib
 import hashlib
@@ -64,21 +66,32 @@ class _Handler(BaseHTTPRequestHandler):
         words = path.removeprefix("api/models/").split("/")
         name, rest = "/".join(words[:2]), words[2:]
         repository = self.server.hub.repositories.get(name)
-        if repository is None or (repository.token and self.headers.get("Authorization") != f"Bearer {repository.token}"):
+        if repository is None or (
+            repository.token and self.headers.get("Authorization") != f"Bearer {repository.token}"
+        ):
             return self._send(401, b'{"error": "Invalid username or password."}', {}, has_body)
         if repository.is_gated:
             return self._send(403, b'{"error": "gated"}', {"X-Error-Code": "GatedRepo"}, has_body)
         revision, file = _revision(repository, rest)
         if revision is None:
-            return self._send(404, b'{"error": "Invalid rev id"}', {"X-Error-Code": "RevisionNotFound"}, has_body)
+            return self._send(
+                404, b'{"error": "Invalid rev id"}', {"X-Error-Code": "RevisionNotFound"}, has_body
+            )
         commit = {"X-Repo-Commit": repository.commit}
         if is_api:
             facts = _tree(repository) if rest[:1] == ["tree"] else _facts(name, repository)
-            return self._send(200, json.dumps(facts).encode(), commit | {"Content-Type": "application/json"}, has_body)
+            return self._send(
+                200,
+                json.dumps(facts).encode(),
+                commit | {"Content-Type": "application/json"},
+                has_body,
+            )
         if file not in repository.files:
             return self._send(404, b"", commit | {"X-Error-Code": "EntryNotFound"}, has_body)
         content = repository.files[file]
-        return self._send(200, content, commit | {"ETag": f'"{hashlib.sha1(content).hexdigest()}"'}, has_body)
+        return self._send(
+            200, content, commit | {"ETag": f'"{hashlib.sha1(content).hexdigest()}"'}, has_body
+        )
 
     def _send(self, status, body, headers, has_body):
         self.send_response(status)
@@ -90,7 +103,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _revision(repository, rest):
-    """The commit that is asked for and the file after it; (None, "") if there is no such revision."""
+    """The commit that is asked for and the file after it; (None, "") if there is no such
+    revision.
+    """
     if rest[:1] not in (["revision"], ["resolve"], ["tree"]):
         return repository.commit, ""
     asked = "/".join(rest[1:])
@@ -103,11 +118,23 @@ def _revision(repository, rest):
 def _facts(name, repository):
     siblings = [{"rfilename": file} for file in repository.files]
     tag = {} if repository.pipeline_tag is None else {"pipeline_tag": repository.pipeline_tag}
-    return {"_id": "1", "id": name, "modelId": name, "sha": repository.commit, "siblings": siblings, **tag}
+    return {
+        "_id": "1",
+        "id": name,
+        "modelId": name,
+        "sha": repository.commit,
+        "siblings": siblings,
+        **tag,
+    }
 
 
 def _tree(repository):
     return [
-        {"type": "file", "path": file, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+        {
+            "type": "file",
+            "path": file,
+            "size": len(content),
+            "oid": hashlib.sha1(content).hexdigest(),
+        }
         for file, content in repository.files.items()
     ]

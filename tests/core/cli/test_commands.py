@@ -22,19 +22,39 @@ sys.meta_path.insert(0, Blocker())
 """
 
 DEPENDENCIES = [
-    *["fastapi", "starlette", "uvicorn", "uvloop", "httptools", "huggingface_hub", "jinja2", "msgspec", "numpy", "pluggy"],
+    *[
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        "uvloop",
+        "httptools",
+        "huggingface_hub",
+        "jinja2",
+        "msgspec",
+        "numpy",
+        "pluggy",
+    ],
     *["psutil", "rich", "safetensors", "tokenizers", "torch", "transformers", "jax"],
 ]
 
 
 def run(*arguments, **variables):
     command = [sys.executable, "-m", "tgi", *arguments]
-    return subprocess.run(command, env={"PATH": "", **variables}, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command,
+        env={"PATH": "", **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def run_blocked(blocked, code):
     code = BLOCK.format(blocked=blocked) + code
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def assert_one_line(finished, text):
@@ -45,7 +65,10 @@ def assert_one_line(finished, text):
 
 
 def test_help_needs_no_dependency():
-    finished = run_blocked(DEPENDENCIES, "from tgi.cli import main; sys.exit(main(['--help']) or main(['serve', '--help']))")
+    finished = run_blocked(
+        DEPENDENCIES,
+        "from tgi.cli import main; sys.exit(main(['--help']) or main(['serve', '--help']))",
+    )
     assert finished.returncode == 0, finished.stderr
     assert [name for name in COMMANDS if f"  {name} " not in finished.stdout] == []
     assert "--max-batch-prefill-tokens <INTEGER>" in finished.stdout
@@ -57,10 +80,10 @@ def test_the_blocker_blocks():
 
 def test_the_core_imports_without_a_framework():
     code = (
-        "import importlib, pkgutil, tgi\n"
-        "names = [m.name for m in pkgutil.walk_packages(tgi.__path__, 'tgi.') if not m.name.endswith('__main__')]\n"
-        "[importlib.import_module(name) for name in names]\n"
-        "print(len(names))\n"
+        "import importlib, pkgutil, tgi\nnames = [m.name for m in"
+        " pkgutil.walk_packages(tgi.__path__, 'tgi.') if not"
+        " m.name.endswith('__main__')]\n[importlib.import_module(name) for name in"
+        " names]\nprint(len(names))\n"
     )
     finished = run_blocked(["torch", "jax", "transformers"], code)
     assert finished.returncode == 0, finished.stderr
@@ -102,22 +125,39 @@ def test_a_usage_error_is_one_line_and_exits_with_two():
     finished = run("serve", PORT="http")
     assert (finished.returncode, finished.stdout) == (2, "")
     (line,) = finished.stderr.splitlines()
-    assert line.startswith("error: invalid value 'http' for '--port' (from the variable 'PORT'); it must be an integer.")
+    assert line.startswith(
+        "error: invalid value 'http' for '--port' (from the variable 'PORT'); it must be an"
+        " integer."
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["./no-such-folder"], "The folder `no-such-folder` does not exist. Name an existing folder"),
+        (
+            ["./no-such-folder"],
+            "The folder `no-such-folder` does not exist. Name an existing folder",
+        ),
         ([str(ROOT)], r"holds no config\.json"),
         ([str(ROOT / "README.md")], "is a file"),
         (["owner/name"], "not in the cache, and HF_HUB_OFFLINE is set"),
         (["owner name"], "neither a folder nor a hub id"),
-        (["--max-input-tokens", "9", "--max-total-tokens", "9"], r"`max_input_tokens`\(9\) must be < `max_total_tokens`\(9\)"),
+        (
+            ["--max-input-tokens", "9", "--max-total-tokens", "9"],
+            r"`max_input_tokens`\(9\) must be < `max_total_tokens`\(9\)",
+        ),
     ],
 )
 def test_a_start_that_fails_is_one_line(tmp_path, arguments, text):
-    finished = run("serve", *arguments, "--port", "0", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path), HOME=str(tmp_path))
+    finished = run(
+        "serve",
+        *arguments,
+        "--port",
+        "0",
+        HF_HUB_OFFLINE="1",
+        HF_HOME=str(tmp_path),
+        HOME=str(tmp_path),
+    )
     assert_one_line(finished, text)
 
 
@@ -127,11 +167,17 @@ def test_a_taken_port_is_one_line(tmp_path):
         taken.listen()
         port = str(taken.getsockname()[1])
         finished = run("serve", "--hostname", "127.0.0.1", "--port", port, HOME=str(tmp_path))
-    assert_one_line(finished, f"Port {port} of 127.0.0.1 cannot be opened: another program uses it. Choose another")
+    assert_one_line(
+        finished,
+        f"Port {port} of 127.0.0.1 cannot be opened: another program uses it. Choose another",
+    )
 
 
 def test_an_unknown_backend_names_the_installed_ones(tmp_path, tiny_model):
-    assert_one_line(run("serve", str(tiny_model), "--backend", "nil", "--port", "0", HOME=str(tmp_path)), "Installed: .*`null`")
+    assert_one_line(
+        run("serve", str(tiny_model), "--backend", "nil", "--port", "0", HOME=str(tmp_path)),
+        "Installed: .*`null`",
+    )
 
 
 def test_a_broken_model_is_one_line(tmp_path, tiny_model):
@@ -146,10 +192,25 @@ def test_a_backend_that_refuses_to_start_is_one_line(tmp_path, tiny_model):
     script = tmp_path / "script.json"
     script.write_text('{"start_failure": "the device is on fire"}')
     arguments = ["--backend", "null", "--null-script", str(script), "--port", "0"]
-    assert_one_line(run("serve", str(tiny_model), *arguments, HOME=str(tmp_path)), "the device is on fire")
+    assert_one_line(
+        run("serve", str(tiny_model), *arguments, HOME=str(tmp_path)), "the device is on fire"
+    )
 
 
 def test_an_option_of_another_backend_is_a_usage_error(tmp_path, tiny_model):
-    finished = run("serve", str(tiny_model), "--backend", "null", "--null-nothing", "1", "--port", "0", HOME=str(tmp_path))
+    finished = run(
+        "serve",
+        str(tiny_model),
+        "--backend",
+        "null",
+        "--null-nothing",
+        "1",
+        "--port",
+        "0",
+        HOME=str(tmp_path),
+    )
     assert finished.returncode == 2
-    assert "unexpected argument '--null-nothing' for the backend `null`. It takes: --null-script." in finished.stderr
+    assert (
+        "unexpected argument '--null-nothing' for the backend `null`. It takes: --null-script."
+        in finished.stderr
+    )

@@ -74,7 +74,9 @@ def test_without_a_model_every_backend_is_listed(capsys):
 
 
 def test_a_model_and_the_backend_that_was_named(capsys, tiny_model):
-    code, out = doctor(capsys, str(tiny_model), "--backend", "null", "--max-total-tokens", "64", "--json")
+    code, out = doctor(
+        capsys, str(tiny_model), "--backend", "null", "--max-total-tokens", "64", "--json"
+    )
     diagnosis = json.loads(out)
     assert (code, diagnosis["chosen"], diagnosis["problem"]) == (0, "null", "")
     assert diagnosis["limits"]["max_total_tokens"] == 64
@@ -93,7 +95,12 @@ def test_a_backend_that_cannot_serve_is_a_problem_with_its_reason(capsys, tiny_m
 
 
 @pytest.mark.parametrize(
-    ("arguments", "part"), [(["a", "--prot"], "--prot"), (["--backend"], "--backend"), (["m", "--null-nothing", "1"], "m")]
+    ("arguments", "part"),
+    [
+        (["a", "--prot"], "--prot"),
+        (["--backend"], "--backend"),
+        (["m", "--null-nothing", "1"], "m"),
+    ],
 )
 def test_wrong_words_are_refused(capsys, arguments, part):
     assert main(["doctor", *arguments]) in (1, 2)
@@ -131,7 +138,9 @@ def explained(backend, tmp_path):
 
 
 def test_an_explanation_passes_the_registry(tmp_path):
-    assert explained(Explaining(), tmp_path) == (Implementation("attention", "fast", (("faster", "not here"),)),)
+    assert explained(Explaining(), tmp_path) == (
+        Implementation("attention", "fast", (("faster", "not here"),)),
+    )
 
 
 def test_a_fault_of_an_explanation_is_the_backend_s_own(tmp_path):

@@ -13,15 +13,29 @@ from tgi.config import UsageError
 
 
 def run(code, *arguments, **variables):
-    command = [sys.executable, "-c", f"import sys; from tgi.cli.former_commands import *; sys.exit({code})", *arguments]
+    command = [
+        sys.executable,
+        "-c",
+        f"import sys; from tgi.cli.former_commands import *; sys.exit({code})",
+        *arguments,
+    ]
     environment = {"PATH": "", "HF_HUB_OFFLINE": "1", **variables}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_flags_are_renamed_dropped_or_passed_on():
-    flags = {"--old": FormerFlag("--new"), "--gone": FormerFlag(note="why"), "--silent": FormerFlag(takes_value=False)}
+    flags = {
+        "--old": FormerFlag("--new"),
+        "--gone": FormerFlag(note="why"),
+        "--silent": FormerFlag(takes_value=False),
+    }
     words = ["a", "--old", "1", "--gone=2", "--silent", "--port", "3", "--old=4"]
-    assert translate(words, flags) == (["a", "--new", "1", "--port", "3", "--new", "4"], ["`--gone` has no effect: why."])
+    assert translate(words, flags) == (
+        ["a", "--new", "1", "--port", "3", "--new", "4"],
+        ["`--gone` has no effect: why."],
+    )
     with pytest.raises(UsageError, match="a value is required for '--gone'"):
         translate(["--gone"], flags)
 
@@ -44,16 +58,37 @@ def test_help_and_versions(capsys):
 
 
 def test_the_server_serves_with_the_launchers_flags(tmp_path):
-    arguments = ["serve", "./none", "--uds-path", "/tmp/x", "--logger-level", "INFO", "--sharded", "--no-trust-remote-code"]
-    finished = run("server_main()", *arguments, "--json-output", "--otlp-service-name", "x", HOME=str(tmp_path))
+    arguments = [
+        "serve",
+        "./none",
+        "--uds-path",
+        "/tmp/x",
+        "--logger-level",
+        "INFO",
+        "--sharded",
+        "--no-trust-remote-code",
+    ]
+    finished = run(
+        "server_main()", *arguments, "--json-output", "--otlp-service-name", "x", HOME=str(tmp_path)
+    )
     assert finished.returncode == 1
     lines = finished.stderr.splitlines()
-    assert json.loads(lines[0])["message"] == "`--uds-path` has no effect: engine and front find each other."
+    assert (
+        json.loads(lines[0])["message"]
+        == "`--uds-path` has no effect: engine and front find each other."
+    )
     assert "The folder `none` does not exist" in lines[-1]
 
 
 def test_the_router_knows_its_own_names(tmp_path):
-    arguments = ["--tokenizer-name", "./none", "--master-shard-uds-path", "/tmp/x", "--max-batch-prefill-tokens", "9"]
+    arguments = [
+        "--tokenizer-name",
+        "./none",
+        "--master-shard-uds-path",
+        "/tmp/x",
+        "--max-batch-prefill-tokens",
+        "9",
+    ]
     finished = run("router_main()", *arguments, HOME=str(tmp_path))
     assert "The folder `none` does not exist" in finished.stderr
     finished = run("router_main()", HOME=str(tmp_path), TOKENIZER_NAME="./by-variable")
@@ -68,7 +103,12 @@ def test_the_router_prints_the_schema(capsys):
 
 
 def test_download_weights_finds_what_is_there(tmp_path, tiny_model, capsys):
-    assert server_main(["download-weights", str(tiny_model), "--extension", ".safetensors", "--merge-lora"]) == 0
+    assert (
+        server_main(
+            ["download-weights", str(tiny_model), "--extension", ".safetensors", "--merge-lora"]
+        )
+        == 0
+    )
     output = capsys.readouterr()
     assert output.out == f"{tiny_model}\n"
     assert "`--merge-lora` has no effect" in output.err
@@ -86,7 +126,9 @@ def test_sagemaker_reads_its_variables(tmp_path):
 
     def start(**variables):
         environment = {"PATH": "", "HOME": str(tmp_path), **variables}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
 
     finished = start()
     assert (finished.returncode, finished.stderr) == (
@@ -95,13 +137,33 @@ def test_sagemaker_reads_its_variables(tmp_path):
     )
     finished = start(HF_MODEL_ID="./none", HF_MODEL_QUANTIZE="fp9")
     assert "invalid value 'fp9' for '--quantize' (from the variable 'QUANTIZE')" in finished.stderr
-    finished = start(HF_MODEL_ID="./none", HF_MODEL_TRUST_REMOTE_CODE="true", SM_NUM_GPUS="1", HF_MODEL_REVISION="r")
+    finished = start(
+        HF_MODEL_ID="./none",
+        HF_MODEL_TRUST_REMOTE_CODE="true",
+        SM_NUM_GPUS="1",
+        HF_MODEL_REVISION="r",
+    )
     assert "The folder `none` does not exist" in finished.stderr
 
 
 def test_the_benchmark_measures_a_server(tmp_path, tiny_model, capsys):
     with running_server(tiny_model, "null", tmp_path / "log") as server:
-        arguments = ["--url", server.url, "-b", "1", "-b", "3", "-r", "2", "-w", "1", "-d", "4", "-s", "5"]
+        arguments = [
+            "--url",
+            server.url,
+            "-b",
+            "1",
+            "-b",
+            "3",
+            "-r",
+            "2",
+            "-w",
+            "1",
+            "-d",
+            "4",
+            "-s",
+            "5",
+        ]
         assert benchmark_main(["-t", "x", *arguments]) == 0
     output = capsys.readouterr()
     assert "`-t` has no effect: the server has the tokenizer." in output.err

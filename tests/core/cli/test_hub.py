@@ -38,13 +38,20 @@ def files_of(folder):
 @pytest.fixture(scope="module")
 def hub(tiny_model):
     files = files_of(tiny_model) | dict.fromkeys(SECRET_FILES, b"x")
-    generic = json.loads(files["config.json"]) | {"model_type": "own", "auto_map": {"AutoModelForCausalLM": "modeling_own.Model"}}
+    generic = json.loads(files["config.json"]) | {
+        "model_type": "own",
+        "auto_map": {"AutoModelForCausalLM": "modeling_own.Model"},
+    }
     refs = {"main": COMMIT}
     repositories = {
-        "ours/tiny": Repository(files, COMMIT, refs | {"refs/pr/3": COMMIT, "v1": COMMIT}, "text-generation"),
+        "ours/tiny": Repository(
+            files, COMMIT, refs | {"refs/pr/3": COMMIT, "v1": COMMIT}, "text-generation"
+        ),
         "ours/secret": Repository(files, COMMIT, refs, token=TOKEN),
         "ours/gated": Repository(files, COMMIT, refs, is_gated=True),
-        "ours/pickled": Repository({"config.json": files["config.json"], SECRET_FILES[0]: b"x"}, COMMIT, refs),
+        "ours/pickled": Repository(
+            {"config.json": files["config.json"], SECRET_FILES[0]: b"x"}, COMMIT, refs
+        ),
         "ours/own": Repository(files | {"config.json": json.dumps(generic).encode()}, COMMIT, refs),
     }
     with running_hub(repositories) as running:
@@ -52,7 +59,9 @@ def hub(tiny_model):
 
 
 def download(hub, home, *runs):
-    """(exit code, standard output, standard error) of `tgi download` with the arguments and variables of each run."""
+    """(exit code, standard output, standard error) of `tgi download` with the arguments and
+    variables of each run.
+    """
     environment = {
         "PATH": "",
         "HOME": str(home),
@@ -61,7 +70,9 @@ def download(hub, home, *runs):
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
     command = [sys.executable, "-c", SCRIPT, json.dumps(runs)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -83,7 +94,20 @@ def test_what_is_fetched_and_what_is_refused(hub, tmp_path):
         (["ours/nothing"], {}),
         (["ours/pickled"], {}),
     )
-    first, before, offline, pull, elsewhere, no_revision, no_token, wrong_token, token, gated, unknown, pickled = results
+    (
+        first,
+        before,
+        offline,
+        pull,
+        elsewhere,
+        no_revision,
+        no_token,
+        wrong_token,
+        token,
+        gated,
+        unknown,
+        pickled,
+    ) = results
     assert "not in the cache, and HF_HUB_OFFLINE is set" in one_line(before)
     folder = Path(first[1])
     assert (first[0], folder.name) == (0, COMMIT), first
@@ -117,20 +141,29 @@ def test_a_server_tells_commit_and_task(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with running_server("ours/tiny", "null", tmp_path / "log") as server:
         info = httpx.get(f"{server.url}/info").json()
-    assert (info["model_id"], info["model_sha"], info["model_pipeline_tag"]) == ("ours/tiny", COMMIT, "text-generation")
+    assert (info["model_id"], info["model_sha"], info["model_pipeline_tag"]) == (
+        "ours/tiny",
+        COMMIT,
+        "text-generation",
+    )
 
 
 def serve(home, *arguments, **variables):
     command = [sys.executable, "-m", "tgi", "serve", *arguments, "--backend", "null", "--port", "0"]
     environment = {"PATH": "", "HOME": str(home), "HF_HOME": str(home), **variables}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_code_needs_a_commit(hub, tmp_path):
     done = serve(tmp_path, "ours/own", "--trust-remote-code", HF_ENDPOINT=hub.url)
     assert done.returncode == 1
     *_, line = done.stderr.strip().splitlines()
-    assert line.startswith("Error: `--trust-remote-code` would run the code of `ours/own`, so `--revision` must be a commit")
+    assert line.startswith(
+        "Error: `--trust-remote-code` would run the code of `ours/own`, so `--revision` must be a"
+        " commit"
+    )
     assert f"--revision {COMMIT}" in line
     assert not [path for path in hub.asked if path.endswith(".py")]
 

@@ -18,42 +18,102 @@ LINES = [
     ("/usr/local/bin/text-generation-launcher --model-id a/b", "tgi serve a/b"),
     ("nohup text-generation-launcher --model-id a/b", "tgi serve a/b"),
     ("MODEL_ID=a/b NUM_SHARD=2 text-generation-launcher", "tgi serve a/b --num-shard 2"),
-    ("env MODEL_ID=a/b text-generation-launcher --trust-remote-code", "tgi serve a/b --trust-remote-code"),
-    ("TRUST_REMOTE_CODE=true text-generation-launcher --model-id a/b", "tgi serve a/b --trust-remote-code"),
+    (
+        "env MODEL_ID=a/b text-generation-launcher --trust-remote-code",
+        "tgi serve a/b --trust-remote-code",
+    ),
+    (
+        "TRUST_REMOTE_CODE=true text-generation-launcher --model-id a/b",
+        "tgi serve a/b --trust-remote-code",
+    ),
     ("PORT=1 text-generation-launcher --model-id a/b --port 2", "tgi serve a/b --port 2"),
-    ("text-generation-launcher --model-id a/b --max-input-length 9", "tgi serve a/b --max-input-tokens 9"),
-    ("text-generation-launcher --model-id a/b --sharded true --num-shard 4", "tgi serve a/b --sharded true --num-shard 4"),
-    ("text-generation-launcher --model-id a/b --quantize gptq --cuda-graphs 1,2", "tgi serve a/b --quantize gptq"),
-    ("text-generation-launcher --model-id $MODEL --api-key '${KEY}'", "tgi serve $MODEL --api-key ${KEY}"),
+    (
+        "text-generation-launcher --model-id a/b --max-input-length 9",
+        "tgi serve a/b --max-input-tokens 9",
+    ),
+    (
+        "text-generation-launcher --model-id a/b --sharded true --num-shard 4",
+        "tgi serve a/b --sharded true --num-shard 4",
+    ),
+    (
+        "text-generation-launcher --model-id a/b --quantize gptq --cuda-graphs 1,2",
+        "tgi serve a/b --quantize gptq",
+    ),
+    (
+        "text-generation-launcher --model-id $MODEL --api-key '${KEY}'",
+        "tgi serve $MODEL --api-key ${KEY}",
+    ),
     ('text-generation-launcher --model-id "$HOME/my models/x"', 'tgi serve "$HOME/my models/x"'),
     ("text-generation-launcher --model-id 'my model'", "tgi serve 'my model'"),
-    ("text-generation-launcher \\\n  --model-id a/b \\\n  --dtype float16  # half", "tgi serve a/b --dtype float16"),
     (
-        "text-generation-launcher --model-id a/b --cors-allow-origin http://x --cors-allow-origin http://y",
+        "text-generation-launcher \\\n  --model-id a/b \\\n  --dtype float16  # half",
+        "tgi serve a/b --dtype float16",
+    ),
+    (
+        (
+            "text-generation-launcher --model-id a/b --cors-allow-origin http://x"
+            " --cors-allow-origin http://y"
+        ),
         "tgi serve a/b --cors-allow-origin http://x --cors-allow-origin http://y",
     ),
-    ("HF_TOKEN=t HF_HUB_OFFLINE=1 text-generation-launcher --model-id a/b", "HF_TOKEN=t HF_HUB_OFFLINE=1 tgi serve a/b"),
+    (
+        "HF_TOKEN=t HF_HUB_OFFLINE=1 text-generation-launcher --model-id a/b",
+        "HF_TOKEN=t HF_HUB_OFFLINE=1 tgi serve a/b",
+    ),
     (f"docker run -p 8080:80 {IMAGE} --model-id a/b", "tgi serve a/b --port 8080"),
-    (f"docker run --rm -it --gpus all --shm-size 1g -p 8080:80 {IMAGE} --model-id a/b", "tgi serve a/b --port 8080"),
-    (f"sudo docker run --gpus=all --shm-size=1g -p8080:80/tcp {IMAGE} --model-id=a/b", "tgi serve a/b --port 8080"),
-    (f"podman run -d -p 127.0.0.1:9:80 {IMAGE} --model-id a/b", "tgi serve a/b --hostname 127.0.0.1 --port 9"),
-    (f"docker container run -p 8080:3000 -e PORT=3000 {IMAGE} --model-id a/b", "tgi serve a/b --port 8080"),
+    (
+        f"docker run --rm -it --gpus all --shm-size 1g -p 8080:80 {IMAGE} --model-id a/b",
+        "tgi serve a/b --port 8080",
+    ),
+    (
+        f"sudo docker run --gpus=all --shm-size=1g -p8080:80/tcp {IMAGE} --model-id=a/b",
+        "tgi serve a/b --port 8080",
+    ),
+    (
+        f"podman run -d -p 127.0.0.1:9:80 {IMAGE} --model-id a/b",
+        "tgi serve a/b --hostname 127.0.0.1 --port 9",
+    ),
+    (
+        f"docker container run -p 8080:3000 -e PORT=3000 {IMAGE} --model-id a/b",
+        "tgi serve a/b --port 8080",
+    ),
     (f"docker run --network host {IMAGE} --model-id a/b", "tgi serve a/b --port 80"),
     (
         f"docker run -p 80:80 -v $PWD/data:/data -e HF_TOKEN=$token {IMAGE} --model-id a/b",
         "HF_TOKEN=$token HF_HOME=$PWD/data tgi serve a/b --port 80",
     ),
-    (f"docker run -p 80:80 -v /m:/data:ro {IMAGE} --model-id /data/llama", "HF_HOME=/m tgi serve /m/llama --port 80"),
     (
-        f"docker run -p 80:80 --mount type=bind,source=/m,target=/models {IMAGE} --model-id /models/x",
+        f"docker run -p 80:80 -v /m:/data:ro {IMAGE} --model-id /data/llama",
+        "HF_HOME=/m tgi serve /m/llama --port 80",
+    ),
+    (
+        (
+            f"docker run -p 80:80 --mount type=bind,source=/m,target=/models {IMAGE} --model-id"
+            " /models/x"
+        ),
         "tgi serve /m/x --port 80",
     ),
-    (f"HF_TOKEN=t docker run -p 80:80 -e HF_TOKEN {IMAGE} --model-id a/b", "HF_TOKEN=t tgi serve a/b --port 80"),
-    (f"docker run -p 80:80 -e MODEL_ID=a/b -e MAX_BATCH_SIZE=4 {IMAGE}", "tgi serve a/b --max-batch-size 4 --port 80"),
-    (f"docker run -p 80:80 --entrypoint text-generation-launcher {IMAGE} --model-id a/b", "tgi serve a/b --port 80"),
-    (f"docker run -p 80:80 {IMAGE} text-generation-launcher --model-id a/b", "tgi serve a/b --port 80"),
     (
-        f"docker run -p 8080:8080 -e HF_MODEL_ID=a/b -e SM_NUM_GPUS=2 -e HF_MODEL_REVISION=r {IMAGE}-sagemaker",
+        f"HF_TOKEN=t docker run -p 80:80 -e HF_TOKEN {IMAGE} --model-id a/b",
+        "HF_TOKEN=t tgi serve a/b --port 80",
+    ),
+    (
+        f"docker run -p 80:80 -e MODEL_ID=a/b -e MAX_BATCH_SIZE=4 {IMAGE}",
+        "tgi serve a/b --max-batch-size 4 --port 80",
+    ),
+    (
+        f"docker run -p 80:80 --entrypoint text-generation-launcher {IMAGE} --model-id a/b",
+        "tgi serve a/b --port 80",
+    ),
+    (
+        f"docker run -p 80:80 {IMAGE} text-generation-launcher --model-id a/b",
+        "tgi serve a/b --port 80",
+    ),
+    (
+        (
+            "docker run -p 8080:8080 -e HF_MODEL_ID=a/b -e SM_NUM_GPUS=2 -e HF_MODEL_REVISION=r"
+            f" {IMAGE}-sagemaker"
+        ),
         "tgi serve a/b --revision r --num-shard 2 --port 8080",
     ),
 ]
@@ -75,17 +135,38 @@ def test_what_is_printed_can_be_parsed_and_means_the_same(line, command):
 @pytest.mark.parametrize(
     ("line", "change"),
     [
-        ("text-generation-launcher", "Without `--model-id` the demo model is served; TGI 3 served `bigscience/bloom-560m`."),
-        ("text-generation-launcher --model-id a/b", "TGI 3 split the model over all visible devices"),
+        (
+            "text-generation-launcher",
+            "Without `--model-id` the demo model is served; TGI 3 served `bigscience/bloom-560m`.",
+        ),
+        (
+            "text-generation-launcher --model-id a/b",
+            "TGI 3 split the model over all visible devices",
+        ),
         ("text-generation-launcher --cuda-graphs 0", "`--cuda-graphs` has no effect"),
-        ("text-generation-launcher --prometheus-port 9", "`--prometheus-port` has no effect: metrics are at GET /metrics"),
-        ("ATTENTION=paged text-generation-launcher", "`ATTENTION` has no effect: the backend chooses its kernels."),
-        ("FOO=1 text-generation-launcher", "`FOO` is no variable of TGI; it is passed on as it is."),
+        (
+            "text-generation-launcher --prometheus-port 9",
+            "`--prometheus-port` has no effect: metrics are at GET /metrics",
+        ),
+        (
+            "ATTENTION=paged text-generation-launcher",
+            "`ATTENTION` has no effect: the backend chooses its kernels.",
+        ),
+        (
+            "FOO=1 text-generation-launcher",
+            "`FOO` is no variable of TGI; it is passed on as it is.",
+        ),
         (f"docker run {IMAGE} --model-id a/b", "The container publishes no port for 80"),
         (f"docker run -p 80:80 {IMAGE}-rocm --model-id a/b", "use the backend `rocm`"),
         (f"docker run -p 80:80 --gpus all {IMAGE} --model-id a/b", "`--gpus all` is not needed"),
-        (f"docker run -p 80:80 --env-file e {IMAGE} --model-id a/b", "The variables in `e` were not read"),
-        (f"docker run -p 80:80 {IMAGE} --model-id /models/x", "`/models/x` is a path inside the container"),
+        (
+            f"docker run -p 80:80 --env-file e {IMAGE} --model-id a/b",
+            "The variables in `e` were not read",
+        ),
+        (
+            f"docker run -p 80:80 {IMAGE} --model-id /models/x",
+            "`/models/x` is a path inside the container",
+        ),
     ],
 )
 def test_a_change_is_said(line, change):
@@ -121,8 +202,13 @@ services:
 def test_a_compose_file():
     starts = {name: migrate(start) for name, start in read_compose(COMPOSE).items()}
     assert {name: migration.command for name, migration in starts.items()} == {
-        "tgi": "HF_TOKEN=$HF_TOKEN HF_HOME=./cache tgi serve ${MODEL} --trust-remote-code --max-total-tokens 2048 --port 8080",
-        "second": "HF_HOME=/x tgi serve a/b --num-shard 2 --hostname 127.0.0.1 --port 81 --json-output",
+        "tgi": (
+            "HF_TOKEN=$HF_TOKEN HF_HOME=./cache tgi serve ${MODEL} --trust-remote-code"
+            " --max-total-tokens 2048 --port 8080"
+        ),
+        "second": (
+            "HF_HOME=/x tgi serve a/b --num-shard 2 --hostname 127.0.0.1 --port 81 --json-output"
+        ),
     }
     assert any("Reserved devices are not needed" in change for change in starts["tgi"].changes)
 
@@ -138,7 +224,10 @@ def test_a_compose_file():
         ("text-generation-launcher --model-id 'x", "the line cannot be read: No closing quotation"),
         ("text-generation-launcher --num-shard $N", "invalid value '$N' for '--num-shard'"),
         ("text-generation-launcher --no-such-flag", "unexpected argument '--no-such-flag'"),
-        ("TRUST_REMOTE_CODE=1 text-generation-launcher", "invalid value '1' for '--trust-remote-code'"),
+        (
+            "TRUST_REMOTE_CODE=1 text-generation-launcher",
+            "invalid value '1' for '--trust-remote-code'",
+        ),
     ],
 )
 def test_what_cannot_be_read(line, text):
@@ -165,18 +254,38 @@ def test_the_command(capsys, tmp_path):
 
 
 def test_every_option_of_tgi_survives_its_variable():
-    """Each option given by its variable comes back as a flag that means the same, or as a line that says why not."""
+    """Each option given by its variable comes back as a flag that means the same, or as a line that
+    says why not.
+    """
     for row in OPTIONS:
-        if not row.environment or row.name in ("backend", "hostname", "num_shard", "max_input_length", "model_id"):
+        if not row.environment or row.name in (
+            "backend",
+            "hostname",
+            "num_shard",
+            "max_input_length",
+            "model_id",
+        ):
             continue
-        value = row.choices[0] if row.choices else {bool: "true", int: "7", float: "0.5", str: "x"}[row.kind]
+        value = (
+            row.choices[0]
+            if row.choices
+            else {bool: "true", int: "7", float: "0.5", str: "x"}[row.kind]
+        )
         if value == str(row.default):
             value = row.choices[1]
-        migration = migrate(read_line(f"{row.environment}={value} text-generation-launcher --model-id a/b --num-shard 2"))
-        assert row.flag in migration.command or any(f"`{row.flag}` has no effect" in text for text in migration.changes), row
+        migration = migrate(
+            read_line(
+                f"{row.environment}={value} text-generation-launcher --model-id a/b --num-shard 2"
+            )
+        )
+        assert row.flag in migration.command or any(
+            f"`{row.flag}` has no effect" in text for text in migration.changes
+        ), row
         words = migration.command.split()[2:]
         if row.flag in words:
-            expected = parse_arguments([], {row.environment: value, "MODEL_ID": "a/b", "NUM_SHARD": "2"}).options
+            expected = parse_arguments(
+                [], {row.environment: value, "MODEL_ID": "a/b", "NUM_SHARD": "2"}
+            ).options
             assert parse_arguments(words, {}).options == expected
 
 

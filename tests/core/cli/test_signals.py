@@ -14,10 +14,23 @@ from tests.live_server import free_port, wait_ready
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_drains_and_exits_with_zero(tmp_path, tiny_model, number, send):
     port, log = free_port(), tmp_path / "server.log"
-    command = [sys.executable, "-m", "tgi", "serve", str(tiny_model), "--backend", "null", "--hostname", "127.0.0.1"]
+    command = [
+        sys.executable,
+        "-m",
+        "tgi",
+        "serve",
+        str(tiny_model),
+        "--backend",
+        "null",
+        "--hostname",
+        "127.0.0.1",
+    ]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, "--port", str(port)], stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            [*command, "--port", str(port)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     wait_ready(f"http://127.0.0.1:{port}", process, log)
     send(process.pid, number)

@@ -64,7 +64,14 @@ def test_memory_lines_show_arithmetic_and_limits():
 
 
 @pytest.mark.parametrize(
-    ("number", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 40, "5.0 TiB"), (1 << 55, "32768.0 TiB")]
+    ("number", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1536, "1.5 KiB"),
+        (5 << 40, "5.0 TiB"),
+        (1 << 55, "32768.0 TiB"),
+    ],
 )
 def test_bytes(number, text):
     assert format_bytes(number) == text

@@ -1,4 +1,6 @@
-"""The files that are shipped: small enough, of the usual format, and described in the model card."""
+"""The files that are shipped: small enough, of the usual format, and described in the model
+card.
+"""
 
 import json
 import struct
@@ -58,8 +60,14 @@ def test_the_files_fit_together(directory):
         == tensors(directory / "model.safetensors")["model.embed_tokens.weight"]["shape"][0]
     )
     assert config["eos_token_id"] == tokenizer.token_to_id(END)
-    assert json.loads((directory / "generation_config.json").read_text())["eos_token_id"] == config["eos_token_id"]
-    assert json.loads((directory / "tokenizer_config.json").read_text())["chat_template"] == CHAT_TEMPLATE
+    assert (
+        json.loads((directory / "generation_config.json").read_text())["eos_token_id"]
+        == config["eos_token_id"]
+    )
+    assert (
+        json.loads((directory / "tokenizer_config.json").read_text())["chat_template"]
+        == CHAT_TEMPLATE
+    )
 
 
 def test_both_models_share_the_tokenizer():
@@ -70,7 +78,9 @@ def test_every_digit_is_a_token():
     tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
     text = '12345 + 67 = 890 {"a": 1}'
     encoded = tokenizer.encode(text, add_special_tokens=False)
-    assert [token for token in encoded.tokens if any(map(str.isdigit, token))] == list("12345678901")
+    assert [token for token in encoded.tokens if any(map(str.isdigit, token))] == list(
+        "12345678901"
+    )
     assert tokenizer.decode(encoded.ids) == text
 
 
@@ -83,5 +93,7 @@ def test_the_card_has_the_scores_and_the_curve():
 
 
 def test_the_card_lies_next_to_the_weights():
-    card = CARD.read_text(encoding="utf-8").replace("(demo-model-loss.png)", "(../../../../docs/demo-model-loss.png)")
+    card = CARD.read_text(encoding="utf-8").replace(
+        "(demo-model-loss.png)", "(../../../../docs/demo-model-loss.png)"
+    )
     assert (MODEL / "README.md").read_text(encoding="utf-8") == card

@@ -31,10 +31,17 @@ def sample():
 
 
 def test_same_seed_same_text_in_every_process():
-    program = "from tools.train_demo.generator import conversations; print(list(conversations(7, 0, 300)))"
+    program = (
+        "from tools.train_demo.generator import conversations; print(list(conversations(7, 0,"
+        " 300)))"
+    )
     outputs = {
         subprocess.run(
-            [sys.executable, "-c", program], cwd=ROOT, env={"PYTHONHASHSEED": seed}, capture_output=True, check=True
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            env={"PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
         ).stdout
         for seed in ("1", "2")
     }
@@ -91,7 +98,9 @@ def test_every_fact_has_its_topics():
 
 def test_held_out_sums_are_not_exercised():
     rng = random.Random(3)
-    pairs = {tuple(map(int, re.findall(r"\d+", exercises.addition(rng)[1])[-3:-1])) for _ in range(4000)}
+    pairs = {
+        tuple(map(int, re.findall(r"\d+", exercises.addition(rng)[1])[-3:-1])) for _ in range(4000)
+    }
     held = {tuple(prompt.excluded["pair"]) for prompt in prompts() if prompt.group == "sums"}
     assert len(held) == 32
     assert not pairs & (held | {(b, a) for a, b in held})
@@ -104,7 +113,11 @@ def test_held_out_words_and_lists_are_not_exercised():
     spoken = [question for question, _ in (exercises.letters(rng) for _ in range(2000))]
     assert len(words) == 20
     assert not words & {word for question in spoken for word in re.findall(r"[a-z]+", question)}
-    lists = {frozenset(map(str, prompt.excluded["items"])) for prompt in prompts() if "items" in prompt.excluded}
+    lists = {
+        frozenset(map(str, prompt.excluded["items"]))
+        for prompt in prompts()
+        if "items" in prompt.excluded
+    }
     answers = [re.split(", so |: ", exercises.sorting(rng)[1].rstrip("."))[-1] for _ in range(2000)]
     drawn = {frozenset(re.findall(r"\w+", answer)) for answer in answers}
     assert not lists & drawn
@@ -131,11 +144,16 @@ def test_goals_and_situations_are_not_the_held_out_ones():
     assert len(GOALS) == len(SITUATIONS) == len(REQUESTS) == len(FACTS)
     for entry, *wordings in zip(GOALS, SITUATIONS, REQUESTS, strict=True):
         goals, clauses = entry.split("~")
-        for frame, phrases in [(frame, goals) for frame in GOAL_FRAMES] + [(frame, clauses) for frame in CLAUSE_FRAMES]:
+        for frame, phrases in [(frame, goals) for frame in GOAL_FRAMES] + [
+            (frame, clauses) for frame in CLAUSE_FRAMES
+        ]:
             assert not held_out().has_question(choose(frame.replace("@", phrases), rng))
         for template in "~".join(wordings).split("~"):
             drawn = [choose(template, rng) for _ in range(10)]
-            assert not any(held_out().has_question(question) or set("{}|") & set(question) for question in drawn)
+            assert not any(
+                held_out().has_question(question) or set("{}|") & set(question)
+                for question in drawn
+            )
 
 
 def test_exercises_are_right():
@@ -155,7 +173,9 @@ def test_exercises_are_right():
             assert re.findall(r"\d+", letters) == [str(number + 1) for number in range(len(word))]
         elif "occurs" in result:
             assert word in question
-            assert re.findall(r"\d+", letters) == [str(number + 1) for number in range(word.count(result[0]))]
+            assert re.findall(r"\d+", letters) == [
+                str(number + 1) for number in range(word.count(result[0]))
+            ]
             assert f" {word.count(result[0])} time" in result
         elif "is spelled" in answer:
             word, _, letters = result.partition(" is spelled ")
@@ -173,8 +193,12 @@ def test_segments_are_the_template(sample):
         if drawn.raw:
             assert text.startswith(drawn.messages[0]["content"] + "\n")
             continue
-        assert text + "\n" == template.render(messages=drawn.messages, tools=drawn.tools, add_generation_prompt=False)
-        prompt = template.render(messages=drawn.messages[:-1], tools=drawn.tools, add_generation_prompt=True)
+        assert text + "\n" == template.render(
+            messages=drawn.messages, tools=drawn.tools, add_generation_prompt=False
+        )
+        prompt = template.render(
+            messages=drawn.messages[:-1], tools=drawn.tools, add_generation_prompt=True
+        )
         assert text.startswith(prompt)
         assert text[len(prompt) :] == segments(drawn)[-1][0]
         assert segments(drawn)[-1][1]

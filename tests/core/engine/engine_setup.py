@@ -10,7 +10,14 @@ from tgi.scheduler.records import SchedulerConfig
 from tgi.testing.doubles.null_backend import NullScript
 
 SPEC = GenericSpec(
-    model_type="x", vocab_size=100, hidden_size=8, num_layers=1, num_kv_heads=1, head_dim=8, max_positions=512, config={}
+    model_type="x",
+    vocab_size=100,
+    hidden_size=8,
+    num_layers=1,
+    num_kv_heads=1,
+    head_dim=8,
+    max_positions=512,
+    config={},
 )
 
 
@@ -23,7 +30,9 @@ def start_message(tmp_path, **script):
 
 def request(prompt, max_new_tokens=4, **kwargs):
     sampling = kwargs.pop("sampling", SamplingParams(logprobs="processed"))
-    return SequenceRequest("r", list(prompt), sampling, seed=1, max_new_tokens=max_new_tokens, **kwargs)
+    return SequenceRequest(
+        "r", list(prompt), sampling, seed=1, max_new_tokens=max_new_tokens, **kwargs
+    )
 
 
 class SubmittedSequence:

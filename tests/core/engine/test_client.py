@@ -99,7 +99,9 @@ async def test_a_failed_sequence_leaves_its_neighbours_alone(tmp_path, kind):
 
 
 async def test_a_retryable_step_is_tried_again(tmp_path):
-    async with Running(start_message(tmp_path, failures=(NullFailure(13, "step", after=2),))) as engine:
+    async with Running(
+        start_message(tmp_path, failures=(NullFailure(13, "step", after=2),))
+    ) as engine:
         streams = [engine.submit(request(prompt, 6)) for prompt in ([13, 2], [4])]
         results = await asyncio.gather(*map(collect, streams))
         assert [tokens for tokens, _ in results] == [[13, 2, 13, 2, 13, 2], [4] * 6]
@@ -107,7 +109,9 @@ async def test_a_retryable_step_is_tried_again(tmp_path):
 
 @pytest.mark.parametrize("kind", ["exit", "raise"])
 async def test_streams_go_on_after_the_engine_died(tmp_path, kind):
-    async with Running(start_message(tmp_path, failures=(NullFailure(13, kind, after=3),), step_seconds=0.002)) as engine:
+    async with Running(
+        start_message(tmp_path, failures=(NullFailure(13, kind, after=3),), step_seconds=0.002)
+    ) as engine:
         streams = [engine.submit(request([13, 2], 6)), engine.submit(request([5, 6], 40))]
         first, second = await asyncio.gather(*map(collect, streams))
         assert first[0] == [13, 2, 13, 2, 13, 2]
@@ -122,7 +126,9 @@ OTHERS = [[5, 6], [7], [8, 9, 10]]
 
 @pytest.mark.parametrize("after", [0, 3])
 async def test_of_many_sequences_only_the_one_that_kills_the_engine_fails(tmp_path, after):
-    script = start_message(tmp_path, failures=(NullFailure(DEADLY, "exit", after=after),), step_seconds=0.002)
+    script = start_message(
+        tmp_path, failures=(NullFailure(DEADLY, "exit", after=after),), step_seconds=0.002
+    )
     async with Running(script) as engine:
         streams = [engine.submit(request(prompt, 40)) for prompt in [*OTHERS, [DEADLY]]]
         *good, (_, bad) = await asyncio.gather(*map(collect, streams))
@@ -137,7 +143,9 @@ async def test_of_many_sequences_only_the_one_that_kills_the_engine_fails(tmp_pa
 async def test_a_client_that_leaves_during_the_trials_stops_nothing(tmp_path):
     script = start_message(tmp_path, failures=(NullFailure(DEADLY, "exit"),), step_seconds=0.01)
     async with Running(script) as engine:
-        first, second, deadly = (engine.submit(request(prompt, 60)) for prompt in ([5], [6], [DEADLY]))
+        first, second, deadly = (
+            engine.submit(request(prompt, 60)) for prompt in ([5], [6], [DEADLY])
+        )
         while "restarting" not in " ".join(engine.log[1:]):
             await asyncio.sleep(0.01)
         while not engine.client.is_healthy:
@@ -202,23 +210,36 @@ async def test_a_failed_start_has_its_reason(tmp_path):
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [
-        ("raise SystemExit(5)", "ended before it connected: the engine process ended with status 5"),
+        (
+            "raise SystemExit(5)",
+            "ended before it connected: the engine process ended with status 5",
+        ),
         ("import os; os.kill(os.getpid(), 9)", "SIGKILL.*ran out of memory"),
         (
-            "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.recv(9); sys.exit(4)",
+            (
+                "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]);"
+                " s.recv(9); sys.exit(4)"
+            ),
             "ended in phase `start`: the engine process ended with status 4",
         ),
     ],
 )
 async def test_a_process_that_ends_during_start_is_explained(tmp_path, code, sentence):
     with pytest.raises(BackendError, match=sentence):
-        await EngineProcess.start(start_message(tmp_path), print, command=(sys.executable, "-c", code))
+        await EngineProcess.start(
+            start_message(tmp_path), print, command=(sys.executable, "-c", code)
+        )
 
 
 async def test_only_this_user_can_open_the_socket(tmp_path):
-    code = f"import os, sys; open({str(tmp_path / 'mode')!r}, 'w').write(str(os.stat(sys.argv[1]).st_mode))"
+    code = (
+        f"import os, sys; open({str(tmp_path / 'mode')!r},"
+        " 'w').write(str(os.stat(sys.argv[1]).st_mode))"
+    )
     with pytest.raises(BackendError):
-        await EngineProcess.start(start_message(tmp_path), print, command=(sys.executable, "-c", code))
+        await EngineProcess.start(
+            start_message(tmp_path), print, command=(sys.executable, "-c", code)
+        )
     assert stat.S_IMODE(int((tmp_path / "mode").read_text())) == 0o600
 
 
@@ -237,7 +258,9 @@ async def main():
     await asyncio.sleep(60)
 asyncio.run(main())
 """
-    frontend = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    frontend = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE
+    )
     engine_pid = int(await frontend.stdout.readline())
     frontend.kill()
     await frontend.wait()

@@ -37,7 +37,12 @@ def test_a_length_out_of_step_is_refused():
 
 
 @pytest.mark.parametrize(
-    "body", [b"\xc1", msgspec.msgpack.encode(["NoSuchMessage"]), msgspec.msgpack.encode(["AbortSequence", "x"])]
+    "body",
+    [
+        b"\xc1",
+        msgspec.msgpack.encode(["NoSuchMessage"]),
+        msgspec.msgpack.encode(["AbortSequence", "x"]),
+    ],
 )
 def test_bad_content_is_refused(body):
     with pytest.raises(msgspec.DecodeError):

@@ -1,4 +1,6 @@
-"""The figures of steps that reach the metrics: failed ones, why sequences joined, and that an abort shows."""
+"""The figures of steps that reach the metrics: failed ones, why sequences joined, and that an abort
+shows.
+"""
 
 import asyncio
 
@@ -17,7 +19,9 @@ async def wait_until(condition):
 
 async def test_a_failed_step_is_reported_as_one(tmp_path):
     stats = []
-    async with Running(start_message(tmp_path, failures=(NullFailure(13, "step", after=2),))) as engine:
+    async with Running(
+        start_message(tmp_path, failures=(NullFailure(13, "step", after=2),))
+    ) as engine:
         engine.client.add_stats_listener(stats.append)
         await collect(engine.submit(request([13, 2], 6)))
         await wait_until(lambda: any(s.is_failed for s in stats))
@@ -38,7 +42,9 @@ async def test_after_an_abort_nothing_runs(tmp_path):
         assert not stats[-1].scheduler.num_used_tokens
 
 
-@pytest.mark.parametrize(("mixed", "reasons"), [(True, {"chunking"}), (False, {"backpressure", "wait_exceeded"})])
+@pytest.mark.parametrize(
+    ("mixed", "reasons"), [(True, {"chunking"}), (False, {"backpressure", "wait_exceeded"})]
+)
 async def test_why_sequences_joined(tmp_path, mixed, reasons):
     stats = []
     async with Running(start_message(tmp_path, mixed=mixed, step_seconds=0.002)) as engine:

@@ -103,4 +103,8 @@ async def test_prompt_scores_are_not_repeated_after_a_restart(stream, outputs):
     stream.put(SequenceOutput(7, prompt_logprobs=[None]))
     stream.put(SequenceOutput(7, prompt_logprobs=[-1.0, -2.0]))
     stream.put(token(3, FinishReason.LENGTH))
-    assert [score for output in await outputs.get() for score in output.prompt_logprobs] == [None, -1.0, -2.0]
+    assert [score for output in await outputs.get() for score in output.prompt_logprobs] == [
+        None,
+        -1.0,
+        -2.0,
+    ]

@@ -1,6 +1,8 @@
-"""The engine's own work per step, counted: frames, bytes, calls, memory. A bound that breaks asks whether the work is needed.
+"""The engine's own work per step, counted: frames, bytes, calls, memory. A bound that breaks asks
+whether the work is needed.
 
-Each figure is the difference between a long and a short run over the steps between them, so start and prefill cancel out.
+Each figure is the difference between a long and a short run over the steps between them, so start
+and prefill cancel out.
 """
 
 import pytest
@@ -28,7 +30,9 @@ class FrontendConnection:
 
     def __init__(self, num_sequences, num_tokens):
         asked = request([1, 2, 3], num_tokens)
-        streams = [SequenceStream(n, asked, OutputQueue(), lambda _: None) for n in range(num_sequences)]
+        streams = [
+            SequenceStream(n, asked, OutputQueue(), lambda _: None) for n in range(num_sequences)
+        ]
         self._waiting = [stream.to_message() for stream in streams]
         self._num_live = num_sequences
         self.num_frames = self.num_bytes = 0
@@ -71,7 +75,13 @@ def serve(tmp_path):
         worker.load()
         agreement = worker.negotiate(start.requested)
         frontend = connection(num_sequences, num_tokens)
-        core = EngineCore(worker, Scheduler(agreement, start.scheduler), frontend, agreement.limits.depth, clock=_clock(extra))
+        core = EngineCore(
+            worker,
+            Scheduler(agreement, start.scheduler),
+            frontend,
+            agreement.limits.depth,
+            clock=_clock(extra),
+        )
         return frontend, core
 
     return serve_once
@@ -101,12 +111,19 @@ def frames_and_bytes(serve, num_sequences, connection=FrontendConnection):
 
 
 def calls(serve, num_sequences, extra=lambda: None):
-    return difference(lambda num_tokens: count_calls(serve(num_sequences, num_tokens, extra=extra)[1].run))
+    return difference(
+        lambda num_tokens: count_calls(serve(num_sequences, num_tokens, extra=extra)[1].run)
+    )
 
 
 def growth(serve, num_sequences, extra=lambda: None):
     """Bytes that the run leaves behind per token."""
-    return difference(lambda num_tokens: peak_bytes(serve(num_sequences, num_tokens, extra=extra)[1].run)[1]) / num_sequences
+    return (
+        difference(
+            lambda num_tokens: peak_bytes(serve(num_sequences, num_tokens, extra=extra)[1].run)[1]
+        )
+        / num_sequences
+    )
 
 
 @pytest.mark.parametrize("num_sequences", [1, 32])
@@ -114,7 +131,10 @@ def test_work_per_step(serve, num_sequences):
     frames, num_bytes = frames_and_bytes(serve, num_sequences)
     num_calls = calls(serve, num_sequences)
     left = growth(serve, num_sequences)
-    print(f"{num_sequences}: {frames} frames, {num_bytes} bytes per token, {num_calls} calls, {left} bytes left per token")
+    print(
+        f"{num_sequences}: {frames} frames, {num_bytes} bytes per token, {num_calls} calls, {left}"
+        " bytes left per token"
+    )
     assert frames <= MAX_FRAMES[num_sequences]
     assert num_bytes <= MAX_BYTES[num_sequences]
     assert num_calls <= MAX_CALLS[num_sequences]

@@ -9,7 +9,9 @@ BACKENDS = ROOT / "backends"
 
 def python_files(*folders):
     """Every Python file below the folders, sorted."""
-    return sorted(path for folder in folders for path in folder.rglob("*.py") if "build" not in path.parts)
+    return sorted(
+        path for folder in folders for path in folder.rglob("*.py") if "build" not in path.parts
+    )
 
 
 def source_files():

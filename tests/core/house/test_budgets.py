@@ -1,4 +1,6 @@
-"""Line budgets: a function fits on a screen, a file in a sitting. Totals are printed, not judged."""
+"""Line budgets: a function fits on a screen, a file in a sitting. Totals are printed, not
+judged.
+"""
 
 import ast
 from collections import Counter
@@ -13,7 +15,11 @@ MAX_FILE_LINES = 400
 
 def long_functions(source):
     """Names and lengths of the functions over the budget."""
-    functions = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    functions = (
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
     lengths = ((node.name, node.end_lineno - node.lineno + 1) for node in functions)
     return [(name, length) for name, length in lengths if length > MAX_FUNCTION_LINES]
 
@@ -34,14 +40,19 @@ def test_functions_and_files_keep_their_budget(folder):
 
 
 def test_the_budget_sees_a_long_function():
-    source = "async def short():\n    pass\n\n\nclass A:\n    def long(self):\n" + "        pass\n" * MAX_FUNCTION_LINES
+    source = (
+        "async def short():\n    pass\n\n\nclass A:\n    def long(self):\n"
+        + "        pass\n" * MAX_FUNCTION_LINES
+    )
     assert long_functions(source) == [("long", MAX_FUNCTION_LINES + 1)]
 
 
 def test_print_totals():
     totals = Counter()
     for path in source_files():
-        totals["/".join(path.relative_to(ROOT).parts[:3])] += path.read_text(encoding="utf-8").count("\n")
+        totals["/".join(path.relative_to(ROOT).parts[:3])] += path.read_text(
+            encoding="utf-8"
+        ).count("\n")
     assert totals
     print()
     for place, num_lines in totals.most_common():

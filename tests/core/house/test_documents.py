@@ -20,17 +20,23 @@ def test_every_option_is_in_the_help():
 
 
 def test_changelog_fragments_are_named_and_speak_in_sentences():
-    fragments = [path for path in sorted((ROOT / "changelog").iterdir()) if path.name != "README.md"]
+    fragments = [
+        path for path in sorted((ROOT / "changelog").iterdir()) if path.name != "README.md"
+    ]
     assert fragments
     for path in fragments:
-        assert FRAGMENT.fullmatch(path.name), f"{path.name}: name it <number>.<feature|change|fix|removal>.md"
+        assert FRAGMENT.fullmatch(path.name), (
+            f"{path.name}: name it <number>.<feature|change|fix|removal>.md"
+        )
         text = path.read_text(encoding="utf-8").strip()
         assert text[:1].isupper(), f"{path.name}: a full sentence begins with a capital letter"
         assert text.endswith("."), f"{path.name}: a full sentence ends with a full stop"
 
 
 def test_decisions_are_numbered_once():
-    names = [path.name for path in sorted((ROOT / "decisions").glob("*.md")) if path.name != "README.md"]
+    names = [
+        path.name for path in sorted((ROOT / "decisions").glob("*.md")) if path.name != "README.md"
+    ]
     assert [name for name in names if not DECISION.fullmatch(name)] == []
     numbers = [name[:4] for name in names]
     assert len(numbers) == len(set(numbers))

@@ -1,4 +1,6 @@
-"""What the core may not say: names of hardware, the environment, swallowed errors, names for nothing."""
+"""What the core may not say: names of hardware, the environment, swallowed errors, names for
+nothing.
+"""
 
 import ast
 import re
@@ -7,9 +9,12 @@ import pytest
 
 from tests.core.house.sources import BACKENDS, CORE, ROOT, python_files, source_files
 
-HARDWARE = re.compile(r"(?<![a-z])(cuda|rocm|hip|gaudi|habana|hpu|neuron|tpu|xpu|nvidia|nccl)(?![a-z])", re.IGNORECASE)
+HARDWARE = re.compile(
+    r"(?<![a-z])(cuda|rocm|hip|gaudi|habana|hpu|neuron|tpu|xpu|nvidia|nccl)(?![a-z])", re.IGNORECASE
+)
 
-# TGI's own option names stand in the option table, the routes pass them on under these names, and its images had variants.
+# TGI's own option names stand in the option table, the routes pass them on under these names, and
+# its images had variants.
 HARDWARE_EXEMPT = {"config/options.py", "config/checks.py", "cli/migration/data.py"}
 HARDWARE_ALLOWED_WORDS = ("options.cuda_memory_fraction", "tgi[cuda]", "1-nvidia-l4")
 
@@ -38,16 +43,24 @@ def hardware_words(text):
 
 def catches_everything(source):
     """Number of handlers that catch every exception and do not raise it again."""
-    return sum(1 for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ExceptHandler) and is_wide(node))
+    return sum(
+        1
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ExceptHandler) and is_wide(node)
+    )
 
 
 def is_wide(handler):
-    if any(isinstance(statement, ast.Raise) and statement.exc is None for statement in handler.body):
+    if any(
+        isinstance(statement, ast.Raise) and statement.exc is None for statement in handler.body
+    ):
         return False
     if handler.type is None:
         return True
     caught = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
-    return any(isinstance(name, ast.Name) and name.id in {"Exception", "BaseException"} for name in caught)
+    return any(
+        isinstance(name, ast.Name) and name.id in {"Exception", "BaseException"} for name in caught
+    )
 
 
 @pytest.mark.parametrize("path", python_files(CORE), ids=lambda path: str(path.relative_to(CORE)))
@@ -76,13 +89,18 @@ def test_only_boundaries_catch_everything():
         number = catches_everything(path.read_text(encoding="utf-8"))
         if number:
             found[str(path.relative_to(CORE))] = number
-    surplus = {name: number for name, number in found.items() if number > EXCEPT_EXCEPTION.get(name, 0)}
+    surplus = {
+        name: number for name, number in found.items() if number > EXCEPT_EXCEPTION.get(name, 0)
+    }
     assert not surplus, f"`except Exception` outside the process boundaries: {surplus}"
 
 
 def test_the_check_for_handlers_sees_them():
     assert catches_everything("try:\n    f()\nexcept Exception:\n    pass\n") == 1
-    assert catches_everything("try:\n    f()\nexcept (ValueError, BaseException) as e:\n    pass\n") == 1
+    assert (
+        catches_everything("try:\n    f()\nexcept (ValueError, BaseException) as e:\n    pass\n")
+        == 1
+    )
     assert catches_everything("try:\n    f()\nexcept:\n    pass\n") == 1
     assert catches_everything("try:\n    f()\nexcept json.Error:\n    pass\n") == 0
     assert catches_everything("try:\n    f()\nexcept BaseException:\n    close()\n    raise\n") == 0
@@ -93,7 +111,11 @@ def test_no_file_is_named_for_nothing():
 
 
 def test_nothing_is_unpickled_and_no_process_is_forked():
-    forbidden = re.compile(r"^\s*(import|from) (pickle|multiprocessing|marshal|shelve)\b", re.MULTILINE)
+    forbidden = re.compile(
+        r"^\s*(import|from) (pickle|multiprocessing|marshal|shelve)\b", re.MULTILINE
+    )
     assert [
-        str(path.relative_to(ROOT)) for path in python_files(CORE, BACKENDS) if forbidden.search(path.read_text(encoding="utf-8"))
+        str(path.relative_to(ROOT))
+        for path in python_files(CORE, BACKENDS)
+        if forbidden.search(path.read_text(encoding="utf-8"))
     ] == []

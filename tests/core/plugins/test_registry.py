@@ -1,4 +1,6 @@
-"""Discovery: names without imports, one sentence per fault, and no fault of one plugin reaches another."""
+"""Discovery: names without imports, one sentence per fault, and no fault of one plugin reaches
+another.
+"""
 
 import subprocess
 import sys
@@ -11,7 +13,14 @@ from tgi.backend import BackendError, EngineConfig
 from tgi.plugins import BackendRegistry
 
 SPEC = GenericSpec(
-    model_type="x", vocab_size=8, hidden_size=8, num_layers=1, num_kv_heads=1, head_dim=8, max_positions=8, config={}
+    model_type="x",
+    vocab_size=8,
+    hidden_size=8,
+    num_layers=1,
+    num_kv_heads=1,
+    head_dim=8,
+    max_positions=8,
+    config={},
 )
 CONFIG = EngineConfig("auto", "", SPEC)
 
@@ -34,13 +43,26 @@ def install(tmp_path, monkeypatch):
     made = []
 
     def add(
-        name, *, source=None, api="API_VERSION", priority=0, probe="return ProbeResult(True)", create=None, calls_itself=None
+        name,
+        *,
+        source=None,
+        api="API_VERSION",
+        priority=0,
+        probe="return ProbeResult(True)",
+        create=None,
+        calls_itself=None,
     ):
         module = f"plugin_{tmp_path.name.replace('-', '_')}_{name}_{len(made)}"
         create = "def create_worker(self, config, host): ..." if create is None else create
         text = GOOD if source is None else source
-        text = text.replace("{name}", calls_itself or name).replace("{api}", api).replace("{priority}", str(priority))
-        (tmp_path / f"{module}.py").write_text(text.replace("{probe}", probe).replace("{create}", create))
+        text = (
+            text.replace("{name}", calls_itself or name)
+            .replace("{api}", api)
+            .replace("{priority}", str(priority))
+        )
+        (tmp_path / f"{module}.py").write_text(
+            text.replace("{probe}", probe).replace("{create}", create)
+        )
         made.append(metadata.EntryPoint(name, module, "tgi.backends"))
         return BackendRegistry(made)
 
@@ -64,12 +86,18 @@ def test_names_are_listed_without_an_import(install):
         ({"api": "(1, 99)"}, "it is built for seam version 1.99, this is 1.0"),
         ({"probe": "raise OSError('no driver')"}, "its probe raised OSError: no driver"),
         ({"probe": "return ProbeResult(False, 'no device found')"}, "no device found"),
-        ({"source": "import no_such_library"}, "importing it failed: ModuleNotFoundError: No module named 'no_such_library'"),
+        (
+            {"source": "import no_such_library"},
+            "importing it failed: ModuleNotFoundError: No module named 'no_such_library'",
+        ),
         ({"source": "x = 1"}, "implements the hook `tgi_backend` 0 times, not once"),
         ({"calls_itself": "other"}, "it calls itself `other` but is registered as `bad`"),
         (
             {"source": "from tgi.backend import hookimpl\n@hookimpl\ndef tgi_backend(extra): ..."},
-            "Argument(s) {'extra'} are declared in the hookimpl but can not be found in the hookspec",
+            (
+                "Argument(s) {'extra'} are declared in the hookimpl but can not be found in the"
+                " hookspec"
+            ),
         ),
         (
             {"source": "from tgi.backend import hookimpl\n@hookimpl\ndef tgi_bakend(): ..."},
@@ -118,7 +146,10 @@ def test_a_refusal_of_the_model_has_its_reason(install):
     registry = install("picky", source=refusing)
     with pytest.raises(BackendError, match="cannot be used: the family x is unknown"):
         registry.select("picky", SPEC, CONFIG)
-    with pytest.raises(BackendError, match="No installed backend can serve this model on this machine \\(picky: the family x"):
+    with pytest.raises(
+        BackendError,
+        match="No installed backend can serve this model on this machine \\(picky: the family x",
+    ):
         registry.select("auto", SPEC, CONFIG)
 
 

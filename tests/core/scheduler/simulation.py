@@ -1,8 +1,8 @@
 """A worker whose keys and values can be checked, and a driver that runs the scheduler against it.
 
-The worker keeps, per block and offset, a fingerprint of all tokens up to that position. A row that finds another fingerprint
-before its start was given a stale or foreign block. The chosen token is a pure function of the tokens so far, the encoder's
-included, and the draw.
+The worker keeps, per block and offset, a fingerprint of all tokens up to that position. A row that
+finds another fingerprint before its start was given a stale or foreign block. The chosen token is a
+pure function of the tokens so far, the encoder's included, and the draw.
 """
 
 from __future__ import annotations
@@ -54,10 +54,16 @@ def score(print_):
     return -float(print_ & 0xFF)
 
 
-def make_agreement(mode="paged", num_blocks=16, block_size=4, groups=None, features=FEATURES, **limits):
+def make_agreement(
+    mode="paged", num_blocks=16, block_size=4, groups=None, features=FEATURES, **limits
+):
     limits = {"max_total_tokens": 48, "max_sequences": 6, "max_step_tokens": 16, **limits}
     if mode == "slots":
-        plan = KVCachePlan("slots", num_sequence_slots=limits["max_sequences"], sequence_slot_tokens=limits["max_total_tokens"])
+        plan = KVCachePlan(
+            "slots",
+            num_sequence_slots=limits["max_sequences"],
+            sequence_slot_tokens=limits["max_total_tokens"],
+        )
     else:
         plan = KVCachePlan("paged", block_size, groups or (CacheGroup("full", num_blocks),))
     return Agreement((1, 0), features, Limits(**limits), plan, VOCAB_SIZE, ())
@@ -75,7 +81,9 @@ def run_alone(request: NewSequenceRequest, max_total_tokens: int):
     while len(tokens) < longest:
         draw = 0.0
         if not request.sampling.greedy:
-            draw = uniform_draws(np.array([request.seed], np.uint64), np.array([len(tokens)], np.uint64))[0]
+            draw = uniform_draws(
+                np.array([request.seed], np.uint64), np.array([len(tokens)], np.uint64)
+            )[0]
         tokens.append(choose(print_, draw))
         print_ = fingerprint(print_, tokens[-1])
         if len(tokens) < longest and tokens[-1] in request.eos_token_ids:
@@ -93,12 +101,15 @@ class Resident:
     new: NewSequence
     tokens: list[int]
     tables: list[list[int]]
-    is_broken: bool = False  # a row of it failed; rows already in flight find garbage, and nobody may believe their result
+    # a row of it failed; rows already in flight find garbage, and nobody may believe their result
+    is_broken: bool = False
 
 
 @dataclass
 class CheckingWorker:
-    """Checks each step against the agreement when it is submitted, and runs it when it is collected."""
+    """Checks each step against the agreement when it is submitted, and runs it when it is
+    collected.
+    """
 
     agreement: Agreement
     failures: random.Random | None = None
@@ -106,7 +117,9 @@ class CheckingWorker:
     steps: deque = field(default_factory=deque)  # (step, places it uses)
     memory: dict = field(default_factory=dict)
     places: dict[int, set] = field(default_factory=dict)  # by handle, as of the last submitted step
-    num_known: dict[int, int] = field(default_factory=dict)  # by handle: tokens a sequence was introduced with
+    num_known: dict[int, int] = field(
+        default_factory=dict
+    )  # by handle: tokens a sequence was introduced with
     last_step_id: int = -1
 
     def submit(self, step: SchedulerOutput):
@@ -130,24 +143,32 @@ class CheckingWorker:
             self.num_known[new.sequence] = len(new.tokens)
         for group, blocks in enumerate(rows.new_blocks):
             assert rows.new_block_ptr[group][-1] == len(blocks)
-            assert not {(group, block) for block in blocks.tolist()} & in_use, "a block of a step in flight was handed out"
+            assert not {(group, block) for block in blocks.tolist()} & in_use, (
+                "a block of a step in flight was handed out"
+            )
             for row, handle in enumerate(rows.sequence.tolist()):
                 first, last = rows.new_block_ptr[group][row : row + 2]
                 self.places[handle] |= {(group, block) for block in blocks[first:last].tolist()}
         assert len(self.places) <= limits.max_sequences
         self._check_rows(step)
         self._check_encoders(step)
-        self.steps.append((step, set().union(*(self.places[handle] for handle in rows.sequence.tolist()))))
+        self.steps.append(
+            (step, set().union(*(self.places[handle] for handle in rows.sequence.tolist())))
+        )
 
     def _check_budgets(self, step):
-        """Several tokens for rows of one alone, no more than agreed, and no row after one whose end is not known."""
+        """Several tokens for rows of one alone, no more than agreed, and no row after one whose end
+        is not known.
+        """
         rows, begun = step.rows, {new.sequence for new in step.added}
         num_budgets = rows.num_rows if self.agreement.limits.tokens_per_step > 1 else 0
         assert len(rows.max_tokens) == num_budgets
         assert int((rows.max_tokens - 1).sum()) == len(rows.extra_draw)
         open_rows = set()
         for each in [*(earlier for earlier, _ in self.steps), step]:
-            open_rows -= {new.sequence for new in each.added}  # a handle that came back means another sequence
+            open_rows -= {
+                new.sequence for new in each.added
+            }  # a handle that came back means another sequence
             open_rows |= set() if each is step else open_handles(each.rows)
         assert not open_rows & set(rows.sequence.tolist()), "a row follows one that is open"
         if num_budgets:
@@ -160,7 +181,8 @@ class CheckingWorker:
 
     def _check_rows(self, step):
         limits, rows = self.agreement.limits, step.rows
-        # What a sequence was introduced with is prefilled, in rows of any length; without chunks, replayed in decode rows too.
+        # What a sequence was introduced with is prefilled, in rows of any length; without chunks,
+        # replayed in decode rows too.
         handles, starts = rows.sequence.tolist(), rows.start.tolist()
         begun = {new.sequence for new in step.added}
         is_prefill = [
@@ -170,20 +192,33 @@ class CheckingWorker:
         assert is_prefill == sorted(is_prefill), "decode rows come first"
         assert not limits.max_prefills or sum(is_prefill) <= limits.max_prefills
         lengths = {new.sequence: len(new.tokens) for new in step.added}
-        for handle, start, count in zip(rows.sequence.tolist(), rows.start.tolist(), rows.count.tolist(), strict=True):
+        for handle, start, count in zip(
+            rows.sequence.tolist(), rows.start.tolist(), rows.count.tolist(), strict=True
+        ):
             length = lengths.get(handle)
             if count > 1 and length is not None and start + count < length:
-                assert count % limits.chunk_multiple == 0 if limits.chunked else count == limits.max_step_tokens
+                assert (
+                    count % limits.chunk_multiple == 0
+                    if limits.chunked
+                    else count == limits.max_step_tokens
+                )
         if not limits.mixed and any(is_prefill):
-            assert all(is_prefill[row] or self._is_prefilling(step, row) for row in range(rows.num_rows))
+            assert all(
+                is_prefill[row] or self._is_prefilling(step, row) for row in range(rows.num_rows)
+            )
         assert (rows.tokens[rows.tokens < 0] == TOKEN_ON_DEVICE).all()
         assert self.agreement.has("device_token") or (rows.tokens >= 0).all()
 
     def _check_encoders(self, step):
-        """An encoder runs whole with its first row, within the budget unless the step is its own."""
+        """An encoder runs whole with its first row, within the budget unless the step is its
+        own.
+        """
         num_encoder_tokens = sum(len(new.encoder_tokens) for new in step.added)
         if len(step.added) > 1 or step.rows.num_rows > 1:
-            assert step.rows.num_tokens + num_encoder_tokens <= self.agreement.limits.max_step_tokens or not num_encoder_tokens
+            assert (
+                step.rows.num_tokens + num_encoder_tokens <= self.agreement.limits.max_step_tokens
+                or not num_encoder_tokens
+            )
         starting = {new.sequence for new in step.added if len(new.encoder_tokens)}
         assert starting <= set(step.rows.sequence.tolist())
 
@@ -212,7 +247,9 @@ class CheckingWorker:
     def _shared(self, new):
         skipped = new.num_computed_tokens // (self.agreement.kv_cache.block_size or 1)
         assert not skipped or all(group.kind == "full" for group in self.agreement.kv_cache.groups)
-        return {(g, b) for g, table in enumerate(new.block_tables) for b in table.tolist()[:skipped]}
+        return {
+            (g, b) for g, table in enumerate(new.block_tables) for b in table.tolist()[:skipped]
+        }
 
     def collect(self):
         """The step and its result; None = it failed as a whole."""
@@ -220,8 +257,12 @@ class CheckingWorker:
         for handle in step.dropped:
             del self.residents[handle]
         for new in step.added:
-            self.residents[new.sequence] = Resident(new, new.tokens.tolist(), [t.tolist() for t in new.block_tables])
-            for place, token in zip(self._cross_places(new), new.encoder_tokens.tolist(), strict=False):
+            self.residents[new.sequence] = Resident(
+                new, new.tokens.tolist(), [t.tolist() for t in new.block_tables]
+            )
+            for place, token in zip(
+                self._cross_places(new), new.encoder_tokens.tolist(), strict=False
+            ):
                 self.memory[place] = fingerprint(new.sequence, token)
         for group, blocks in enumerate(step.rows.new_blocks):
             for row, handle in enumerate(step.rows.sequence.tolist()):
@@ -254,7 +295,15 @@ class CheckingWorker:
         n = len(tokens)
         empty = np.empty(0, np.int32)
         logprobs = np.full(n, np.nan, np.float32)
-        arrays = (rows.sequence, np.array(ptr, np.int32), np.array(tokens, np.int32), logprobs, empty, empty, empty)
+        arrays = (
+            rows.sequence,
+            np.array(ptr, np.int32),
+            np.array(tokens, np.int32),
+            logprobs,
+            empty,
+            empty,
+            empty,
+        )
         return ModelRunnerOutput(step.step_id, *arrays, prompt_scores=scores, errors=errors)
 
     def _draws(self, step, row):
@@ -264,7 +313,10 @@ class CheckingWorker:
             return [rows.draw[row]]
         first = int((rows.max_tokens[:row] - 1).sum())
         further = rows.extra_draw[first : first + rows.max_tokens[row] - 1].tolist()
-        return [rows.draw[row], *further[: random.Random(step.step_id + row).randint(0, len(further))]]
+        return [
+            rows.draw[row],
+            *further[: random.Random(step.step_id + row).randint(0, len(further))],
+        ]
 
     def _choose(self, resident, end, print_, draws):
         """A token for each draw; all but the last are written."""
@@ -281,18 +333,24 @@ class CheckingWorker:
         if resident.is_broken:
             return -1, []
         for place, token in zip(self._cross_places(new), new.encoder_tokens.tolist(), strict=False):
-            assert self.memory[place] == fingerprint(new.sequence, token), "another encoder wrote here"
+            assert self.memory[place] == fingerprint(new.sequence, token), (
+                "another encoder wrote here"
+            )
         for position in range(start):
             print_ = fingerprint(print_, resident.tokens[position])
             for place in self._where(resident, position):
-                assert self.memory.get(place) == print_, f"stale or foreign content at position {position}"
+                assert self.memory.get(place) == print_, (
+                    f"stale or foreign content at position {position}"
+                )
         for place in self._state_places(new) if start else ():
             assert self.memory[place] == print_, "the state is not that of this sequence"
         for position, token in enumerate(given, start):
             if token == TOKEN_ON_DEVICE:
                 token = resident.tokens[position] if position < len(resident.tokens) else 0  # noqa: PLW2901
             elif position < len(resident.tokens):
-                assert token == resident.tokens[position], "a row carries another token than the sequence has there"
+                assert token == resident.tokens[position], (
+                    "a row carries another token than the sequence has there"
+                )
             print_ = fingerprint(print_, token)
             for place in self._where(resident, position):
                 self.memory[place] = print_
@@ -304,13 +362,26 @@ class CheckingWorker:
 
     def _state_places(self, new):
         groups = enumerate(self.agreement.kv_cache.groups)
-        return [("state", g, int(new.block_tables[g][0])) for g, group in groups if group.kind == "state"]
+        return [
+            ("state", g, int(new.block_tables[g][0]))
+            for g, group in groups
+            if group.kind == "state"
+        ]
 
     def _cross_places(self, new):
         """Where the encoder's tokens are, group after group; only the first group is looked at."""
         size = self.agreement.kv_cache.block_size
-        tables = [(g, new.block_tables[g]) for g, group in enumerate(self.agreement.kv_cache.groups) if group.kind == "cross"]
-        return [("cross", g, int(block), offset) for g, table in tables[:1] for block in table for offset in range(size)]
+        tables = [
+            (g, new.block_tables[g])
+            for g, group in enumerate(self.agreement.kv_cache.groups)
+            if group.kind == "cross"
+        ]
+        return [
+            ("cross", g, int(block), offset)
+            for g, table in tables[:1]
+            for block in table
+            for offset in range(size)
+        ]
 
     def _where(self, resident, position):
         plan = self.agreement.kv_cache
@@ -318,7 +389,10 @@ class CheckingWorker:
             assert position < plan.sequence_slot_tokens
             return [("slot", resident.new.sequence_slot, position)]
         paged = [g for g, group in enumerate(plan.groups) if group.kind in ("full", "window")]
-        return [(g, resident.tables[g][position // plan.block_size], position % plan.block_size) for g in paged]
+        return [
+            (g, resident.tables[g][position // plan.block_size], position % plan.block_size)
+            for g in paged
+        ]
 
 
 @dataclass
@@ -336,7 +410,9 @@ class Simulation:
     def __init__(self, agreement, config=None, failures=None):
         self.agreement = agreement
         self.now = 0
-        self.scheduler = Scheduler(agreement, config or SchedulerConfig(), clock=lambda: self.now, hash_key=b"k" * 32)
+        self.scheduler = Scheduler(
+            agreement, config or SchedulerConfig(), clock=lambda: self.now, hash_key=b"k" * 32
+        )
         self.worker = CheckingWorker(agreement, failures)
         self.streams: dict[int, Stream] = {}
         self.steps: list[SchedulerOutput] = []
@@ -344,7 +420,13 @@ class Simulation:
     def add(self, prompt, max_new_tokens=8, **kwargs):
         sequence_id = len(self.streams)
         request = NewSequenceRequest(
-            sequence_id, "r", list(prompt), kwargs.pop("sampling", GREEDY), kwargs.pop("seed", 0), max_new_tokens, **kwargs
+            sequence_id,
+            "r",
+            list(prompt),
+            kwargs.pop("sampling", GREEDY),
+            kwargs.pop("seed", 0),
+            max_new_tokens,
+            **kwargs,
         )
         self.streams[sequence_id] = Stream(request, list(request.output_token_ids))
         refused = self.scheduler.add(request)
@@ -377,7 +459,10 @@ class Simulation:
         """Fill the pipeline, then collect one step. Returns the steps submitted."""
         self.now += 1
         submitted = []
-        while len(self.worker.steps) < self.agreement.limits.depth and (step := self.submit()) is not None:
+        while (
+            len(self.worker.steps) < self.agreement.limits.depth
+            and (step := self.submit()) is not None
+        ):
             submitted.append(step)
         if self.worker.steps:
             self.collect()
@@ -406,7 +491,9 @@ class Simulation:
         """Every stream has one end, and what it received is what it would have received alone."""
         stats = self.scheduler.stats()
         plan = self.agreement.kv_cache
-        token_groups = [group.num_blocks for group in plan.groups if group.kind in ("full", "window")]
+        token_groups = [
+            group.num_blocks for group in plan.groups if group.kind in ("full", "window")
+        ]
         states = [group.num_blocks for group in plan.groups if group.kind == "state"]
         total = plan.num_sequence_slots if plan.mode == "slots" else min(token_groups or states)
         assert (stats.num_waiting, stats.num_running, stats.num_free_blocks) == (0, 0, total)
@@ -416,7 +503,9 @@ class Simulation:
             assert (stream.end is None) == stream.is_aborted or stream.is_aborted
             if stream.end is not None and stream.end.error is not None and not stream.tokens:
                 continue
-            tokens, reason, scores = run_alone(stream.request, self.agreement.limits.max_total_tokens)
+            tokens, reason, scores = run_alone(
+                stream.request, self.agreement.limits.max_total_tokens
+            )
             assert stream.tokens == tokens[: len(stream.tokens)]
             if stream.request.sampling.prompt_logprobs and not stream.request.output_token_ids:
                 assert stream.scores == scores[: len(stream.scores)]

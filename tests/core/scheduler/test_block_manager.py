@@ -10,7 +10,9 @@ NUM_BLOCKS = 100
 
 @pytest.fixture
 def use():
-    """Makes a function that lets sequences of some blocks run one after the other, each known to the cache at its end."""
+    """Makes a function that lets sequences of some blocks run one after the other, each known to
+    the cache at its end.
+    """
 
     def make(max_cached):
         cache = PrefixCache(4, b"k" * 32)

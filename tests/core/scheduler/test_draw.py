@@ -32,7 +32,10 @@ def test_a_draw_depends_on_seed_and_index_alone():
     draws = uniform_draws(seeds, np.array([0, 1, 2, 0], np.uint64))
     assert draws.dtype == np.float32
     assert len(set(draws.tolist())) == 4
-    alone = [uniform_draws(seeds[i : i + 1], np.array([n], np.uint64))[0] for i, n in enumerate([0, 1, 2, 0])]
+    alone = [
+        uniform_draws(seeds[i : i + 1], np.array([n], np.uint64))[0]
+        for i, n in enumerate([0, 1, 2, 0])
+    ]
     assert draws.tolist() == alone
 
 

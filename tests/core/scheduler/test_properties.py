@@ -1,4 +1,6 @@
-"""Random work over random agreements: every sequence receives what it would have received alone, and nothing is left over."""
+"""Random work over random agreements: every sequence receives what it would have received alone,
+and nothing is left over.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,15 @@ import random
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.core.scheduler.simulation import DRAWN, FEATURES, GREEDY, SCORED, VOCAB_SIZE, Simulation, make_agreement
+from tests.core.scheduler.simulation import (
+    DRAWN,
+    FEATURES,
+    GREEDY,
+    SCORED,
+    VOCAB_SIZE,
+    Simulation,
+    make_agreement,
+)
 from tgi.backend import API_VERSION, Agreement, CacheGroup, KVCachePlan, Limits
 from tgi.scheduler import SchedulerConfig
 
@@ -41,16 +51,30 @@ def agreements(draw):
         )
     )
     features = draw(
-        st.sampled_from([FEATURES, FEATURES, ("prefix_cache", "prompt_logprobs"), ("device_token", "prompt_logprobs")])
+        st.sampled_from(
+            [
+                FEATURES,
+                FEATURES,
+                ("prefix_cache", "prompt_logprobs"),
+                ("device_token", "prompt_logprobs"),
+            ]
+        )
     )
     if limits["tokens_per_step"] > 1 and draw(st.booleans()):
         features = (*features, "multi_token")
-    return make_agreement(draw(st.sampled_from(["paged", "paged", "slots"])), groups=groups, features=features, **limits)
+    return make_agreement(
+        draw(st.sampled_from(["paged", "paged", "slots"])),
+        groups=groups,
+        features=features,
+        **limits,
+    )
 
 
 def add_random(simulation, rng):
     shared = [3, 1, 4, 1, 5, 9, 2, 6][: rng.choice([0, 4, 8])]
-    prompt = shared + [rng.randrange(VOCAB_SIZE) for _ in range(rng.randint(0 if shared else 1, 14))]
+    prompt = shared + [
+        rng.randrange(VOCAB_SIZE) for _ in range(rng.randint(0 if shared else 1, 14))
+    ]
     plan, encoder_tokens = simulation.agreement.kv_cache, []
     if plan.mode == "paged" and any(group.kind == "cross" for group in plan.groups):
         # Some are longer than a step.
@@ -67,11 +91,14 @@ def add_random(simulation, rng):
     )
 
 
-# An encoder beyond the budget, whose own row is cut to a multiple: what is left of the budget is nobody's.
+# An encoder beyond the budget, whose own row is cut to a multiple: what is left of the budget is
+# nobody's.
 LONG_ENCODER = Agreement(
     api=API_VERSION,
     features=("device_token", "prompt_logprobs", "logprobs"),
-    limits=Limits(max_total_tokens=48, max_sequences=2, max_step_tokens=10, mixed=False, chunk_multiple=4),
+    limits=Limits(
+        max_total_tokens=48, max_sequences=2, max_step_tokens=10, mixed=False, chunk_multiple=4
+    ),
     kv_cache=KVCachePlan("paged", 4, (CacheGroup("full", 7), CacheGroup("cross", 7))),
     vocab_size=11,
     sampling=(),
@@ -83,18 +110,28 @@ LONG_ENCODER = Agreement(
 @example(LONG_ENCODER, 1, False, 0)
 def test_random_work_equals_running_alone(agreement, seed, fails, max_waiting_tokens):
     rng = random.Random(seed)
-    config = SchedulerConfig(max_waiting_tokens=max_waiting_tokens, waiting_served_ratio=rng.choice([0.0, 0.3, 1.2]))
+    config = SchedulerConfig(
+        max_waiting_tokens=max_waiting_tokens, waiting_served_ratio=rng.choice([0.0, 0.3, 1.2])
+    )
     simulation = Simulation(agreement, config, failures=random.Random(seed) if fails else None)
     for _ in range(30):
         for _ in range(rng.choice([0, 0, 1, 3])):
             add_random(simulation, rng)
-        live = [i for i, stream in simulation.streams.items() if stream.end is None and not stream.is_aborted]
+        live = [
+            i
+            for i, stream in simulation.streams.items()
+            if stream.end is None and not stream.is_aborted
+        ]
         if live and rng.random() < 0.15:
             simulation.abort(rng.choice(live))
             simulation.scheduler.check()
         if simulation.worker.steps and rng.random() < 0.5:
             simulation.collect(retryable=rng.random() < 0.7)
         else:
-            simulation.submit() if len(simulation.worker.steps) < agreement.limits.depth else simulation.collect()
+            (
+                simulation.submit()
+                if len(simulation.worker.steps) < agreement.limits.depth
+                else simulation.collect()
+            )
     simulation.run()
     simulation.assert_ended_as_alone()

@@ -64,7 +64,10 @@ def test_length_comes_before_eos():
     simulation.add([1, 2], 1, eos_token_ids=tuple(range(11)))
     simulation.add([1, 2], 2, eos_token_ids=tuple(range(11)))
     simulation.run()
-    assert [s.end.finish_reason for s in simulation.streams.values()] == [FinishReason.LENGTH, FinishReason.EOS_TOKEN]
+    assert [s.end.finish_reason for s in simulation.streams.values()] == [
+        FinishReason.LENGTH,
+        FinishReason.EOS_TOKEN,
+    ]
 
 
 def test_the_prefix_cache_serves_full_computed_blocks_but_never_a_whole_prompt():
@@ -130,12 +133,17 @@ def test_waiting_served_ratio_and_max_waiting_tokens_hold_prompts_back():
 
 
 def run_with_failures(simulation, is_failing):
-    """Steps for which `is_failing(step)` holds fail and may be tried again. Returns the sizes (rows, tokens) of those."""
+    """Steps for which `is_failing(step)` holds fail and may be tried again. Returns the sizes
+    (rows, tokens) of those.
+    """
     failed = []
     for _ in range(500):
         if not simulation.scheduler.has_work and not simulation.worker.steps:
             return failed
-        while len(simulation.worker.steps) < simulation.agreement.limits.depth and simulation.submit() is not None:
+        while (
+            len(simulation.worker.steps) < simulation.agreement.limits.depth
+            and simulation.submit() is not None
+        ):
             pass
         if simulation.worker.steps and is_failing(simulation.worker.steps[0][0]):
             step, _ = simulation.worker.collect()
@@ -147,7 +155,15 @@ def run_with_failures(simulation, is_failing):
     raise AssertionError("the work does not end")
 
 
-LIMITS = [{}, {"depth": 2}, {"mixed": False}, {"chunked": False}, {"mode": "slots"}, {"chunk_multiple": 4}, {"num_blocks": 7}]
+LIMITS = [
+    {},
+    {"depth": 2},
+    {"mixed": False},
+    {"chunked": False},
+    {"mode": "slots"},
+    {"chunk_multiple": 4},
+    {"num_blocks": 7},
+]
 
 
 @pytest.mark.parametrize("limits", LIMITS)
@@ -165,7 +181,13 @@ def test_of_a_step_that_fails_again_and_again_only_the_culprit_ends(limits):
         return bad in [known[handle] for handle in step.rows.sequence.tolist()]
 
     failed = run_with_failures(simulation, holds_the_bad_one)
-    assert [stream.end.error for stream in simulation.streams.values()] == [None, None, "no memory", None, None]
+    assert [stream.end.error for stream in simulation.streams.values()] == [
+        None,
+        None,
+        "no memory",
+        None,
+        None,
+    ]
     assert failed[-1][0] == 1
     assert len(failed) <= 16
     simulation.assert_ended_as_alone()
@@ -220,7 +242,10 @@ def test_encoders_share_the_budget_of_a_step():
     simulation = Simulation(make_agreement(groups=WITH_ENCODER))
     for length in (7, 6, 2):
         simulation.add([0], 9, encoder_token_ids=[1] * length)
-    assert [len(new.encoder_tokens) for new in simulation.step()[0].added] == [7, 6]  # 7 + 1 + 6 + 1 of 16
+    assert [len(new.encoder_tokens) for new in simulation.step()[0].added] == [
+        7,
+        6,
+    ]  # 7 + 1 + 6 + 1 of 16
     assert counts(simulation.step()[0]) == [1, 1, 1]
 
 
@@ -263,7 +288,10 @@ def hand_out_cross_blocks_too_early(self, sequence, *, in_use):
 original_release = KVCacheManager.release
 
 
-@pytest.mark.parametrize(("method", "fault"), [("_free", leak_cross_blocks), ("release", hand_out_cross_blocks_too_early)])
+@pytest.mark.parametrize(
+    ("method", "fault"),
+    [("_free", leak_cross_blocks), ("release", hand_out_cross_blocks_too_early)],
+)
 def test_a_seeded_fault_of_cross_blocks_is_caught(monkeypatch, method, fault):
     monkeypatch.setattr(KVCacheManager, method, fault)
     simulation = Simulation(make_agreement(groups=WITH_ENCODER, depth=2, max_step_tokens=4))
@@ -314,7 +342,9 @@ original_register = KVCacheManager.register_computed
 )
 def test_a_seeded_fault_is_caught(monkeypatch, method, fault):
     monkeypatch.setattr(KVCacheManager, method, fault)
-    simulation = Simulation(make_agreement(num_blocks=9, depth=2, max_step_tokens=4, max_total_tokens=32))
+    simulation = Simulation(
+        make_agreement(num_blocks=9, depth=2, max_step_tokens=4, max_total_tokens=32)
+    )
     with pytest.raises((AssertionError, IndexError)):
         for turn in range(12):
             for _ in range(2):

@@ -17,7 +17,16 @@ def response(step, *tokens):
     """The result of a step of one row."""
     ids, none = np.array(tokens, np.int32), np.empty(0, np.int32)
     ptr = np.array([0, len(tokens)], np.int32)
-    return ModelRunnerOutput(step.step_id, step.rows.sequence, ptr, ids, np.zeros(len(tokens), np.float32), none, none, none)
+    return ModelRunnerOutput(
+        step.step_id,
+        step.rows.sequence,
+        ptr,
+        ids,
+        np.zeros(len(tokens), np.float32),
+        none,
+        none,
+        none,
+    )
 
 
 def budgets(step):
@@ -25,7 +34,9 @@ def budgets(step):
 
 
 def decoding(prompt=(1, 2), max_new_tokens=30, simulation=None, **request):
-    """A scheduler whose sequence has its first token, 3, and the step in which it may choose several."""
+    """A scheduler whose sequence has its first token, 3, and the step in which it may choose
+    several.
+    """
     simulation = simulation or several()
     simulation.add(prompt, max_new_tokens, **request)
     first = simulation.scheduler.schedule()
@@ -69,7 +80,9 @@ def test_tokens_after_the_last_one_are_dropped(ending):
 
 
 def test_without_free_blocks_a_row_chooses_one_token():
-    """Three blocks of 4: the first of two sequences takes the last one for its tokens, the second goes on singly."""
+    """Three blocks of 4: the first of two sequences takes the last one for its tokens, the second
+    goes on singly.
+    """
     simulation = several(num_blocks=3)
     for token in (1, 2):
         simulation.add([token] * 3, 8)
@@ -78,7 +91,9 @@ def test_without_free_blocks_a_row_chooses_one_token():
     assert budgets(simulation.scheduler.schedule()) == [4, 1]
 
 
-@pytest.mark.parametrize(("tokens", "part"), [((5, 6, 8, 9, 10), "5 tokens, not 1 to 4"), ((), "no tokens, not 1 to 4")])
+@pytest.mark.parametrize(
+    ("tokens", "part"), [((5, 6, 8, 9, 10), "5 tokens, not 1 to 4"), ((), "no tokens, not 1 to 4")]
+)
 def test_a_worker_that_brings_another_number_is_at_fault(tokens, part):
     scheduler, step = decoding()
     with pytest.raises(RuntimeError, match=part):

@@ -1,4 +1,6 @@
-"""The work of a decision, counted instead of timed: Python's calls per step and per row, and memory that a row leaves behind."""
+"""The work of a decision, counted instead of timed: Python's calls per step and per row, and memory
+that a row leaves behind.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,15 @@ import numpy as np
 import pytest
 
 from tests.work_counter import count_calls, peak_bytes
-from tgi.backend import API_VERSION, Agreement, CacheGroup, KVCachePlan, Limits, ModelRunnerOutput, SamplingParams
+from tgi.backend import (
+    API_VERSION,
+    Agreement,
+    CacheGroup,
+    KVCachePlan,
+    Limits,
+    ModelRunnerOutput,
+    SamplingParams,
+)
 from tgi.scheduler import NewSequenceRequest, Scheduler, SchedulerConfig
 from tgi.scheduler.step import StepBuilder
 
@@ -21,11 +31,15 @@ def scheduler_with(num_sequences):
     """A scheduler whose sequences all decode."""
     limits = Limits(max_total_tokens=1024, max_sequences=num_sequences, max_step_tokens=8192)
     plan = KVCachePlan("paged", 16, (CacheGroup("full", num_sequences * 64),))
-    agreement = Agreement(API_VERSION, ("prefix_cache", "logprobs"), limits, plan, 100, ("temperature",))
+    agreement = Agreement(
+        API_VERSION, ("prefix_cache", "logprobs"), limits, plan, 100, ("temperature",)
+    )
     scheduler = Scheduler(agreement, SchedulerConfig(), hash_key=b"k" * 32)
     for number in range(num_sequences):
         sampling = SamplingParams(greedy=False, logprobs="raw")
-        scheduler.add(NewSequenceRequest(number, "r", [1 + number % 7, 2, 3], sampling, number, 900, (2,)))
+        scheduler.add(
+            NewSequenceRequest(number, "r", [1 + number % 7, 2, 3], sampling, number, 900, (2,))
+        )
     decode(scheduler, 1)
     return scheduler
 
@@ -40,7 +54,9 @@ def response(step):
     ids, none = np.full(count, 5, np.int32), np.empty(0, np.int32)
     ptr = np.arange(count + 1, dtype=np.int32)
     logprobs = np.zeros(count, np.float32)
-    return ModelRunnerOutput(step.step_id, step.rows.sequence, ptr, ids, logprobs, none, none, logprobs[:0])
+    return ModelRunnerOutput(
+        step.step_id, step.rows.sequence, ptr, ids, logprobs, none, none, logprobs[:0]
+    )
 
 
 def calls(num_sequences):

@@ -1,4 +1,6 @@
-"""An engine in the test's own process: it echoes the prompt, or waits for the test to say what comes."""
+"""An engine in the test's own process: it echoes the prompt, or waits for the test to say what
+comes.
+"""
 
 import msgspec
 
@@ -25,7 +27,9 @@ def agreement(**changes):
 
 
 class FakeEngine:
-    """`outputs` None = echo up to `max_new_tokens`; a list = exactly these outputs; empty = silence."""
+    """`outputs` None = echo up to `max_new_tokens`; a list = exactly these outputs; empty =
+    silence.
+    """
 
     def __init__(self, outputs=None, **changes):
         self.agreement = agreement(**changes)
@@ -56,11 +60,16 @@ class FakeEngine:
         request = stream.request
         prompt, top_n = request.prompt_token_ids, request.sampling.top_n_tokens
         if request.sampling.prompt_logprobs:
-            yield SequenceOutput(stream.sequence_id, prompt_logprobs=[None, *[LOGPROB] * (len(prompt) - 1)])
+            yield SequenceOutput(
+                stream.sequence_id, prompt_logprobs=[None, *[LOGPROB] * (len(prompt) - 1)]
+            )
         for index in range(request.max_new_tokens):
             token = prompt[index % len(prompt)]
             top = tuple((token + rank, LOGPROB * (rank + 1)) for rank in range(top_n))
             is_last = index == request.max_new_tokens - 1
             yield SequenceOutput(
-                stream.sequence_id, [TokenOutput(token, LOGPROB, top)], FinishReason.LENGTH if is_last else None, queue_ns=1000
+                stream.sequence_id,
+                [TokenOutput(token, LOGPROB, top)],
+                FinishReason.LENGTH if is_last else None,
+                queue_ns=1000,
             )

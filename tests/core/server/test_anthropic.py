@@ -15,18 +15,31 @@ async def test_a_message(make_client):
     engine = FakeEngine()
     async with make_client(engine) as client:
         told = (await client.post("/v1/messages", json=BODY)).json()
-    assert list(told) == ["id", "type", "role", "model", "content", "stop_reason", "stop_sequence", "usage"]
+    assert list(told) == [
+        "id",
+        "type",
+        "role",
+        "model",
+        "content",
+        "stop_reason",
+        "stop_sequence",
+        "usage",
+    ]
     assert (told["type"], told["role"], told["model"]) == ("message", "assistant", "tiny")
     assert [block["type"] for block in told["content"]] == ["text"]
     assert (told["stop_reason"], told["stop_sequence"]) == ("max_tokens", None)
-    assert told["usage"] == {"input_tokens": len(engine.requests[0].prompt_token_ids), "output_tokens": 3}
+    assert told["usage"] == {
+        "input_tokens": len(engine.requests[0].prompt_token_ids),
+        "output_tokens": 3,
+    }
 
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_the_stop_sequence_is_named(make_client, stream):
     async with make_client() as client:
         response = await client.post(
-            "/v1/messages", json=BODY | {"max_tokens": 30, "stop_sequences": ["no", "quick"], "stream": stream}
+            "/v1/messages",
+            json=BODY | {"max_tokens": 30, "stop_sequences": ["no", "quick"], "stream": stream},
         )
     told = messages_events(response.text)[-2]["delta"] if stream else response.json()
     assert (told["stop_reason"], told["stop_sequence"]) == ("stop_sequence", "quick")
@@ -43,11 +56,18 @@ async def test_the_events_of_a_stream(make_client):
     engine = FakeEngine()
     async with make_client(engine) as client:
         whole = (await client.post("/v1/messages", json=BODY)).json()
-        told = messages_events((await client.post("/v1/messages", json=BODY | {"stream": True})).text)
+        told = messages_events(
+            (await client.post("/v1/messages", json=BODY | {"stream": True})).text
+        )
     names = [event["type"] for event in told]
     deltas = [event["delta"]["text"] for event in told if event["type"] == "content_block_delta"]
     closing = ["content_block_stop", "message_delta", "message_stop"]
-    assert names == ["message_start", "content_block_start", *["content_block_delta"] * len(deltas), *closing]
+    assert names == [
+        "message_start",
+        "content_block_start",
+        *["content_block_delta"] * len(deltas),
+        *closing,
+    ]
     assert "".join(deltas) == whole["content"][0]["text"]
     assert told[0]["message"]["usage"]["input_tokens"] == whole["usage"]["input_tokens"]
     assert told[-2]["usage"] == {"output_tokens": 3}
@@ -64,9 +84,14 @@ async def test_counting_agrees_with_generating(make_client):
 
 
 async def test_a_failure_on_the_way_is_the_end_of_the_stream(make_client, tokenizer):
-    outputs = [SequenceOutput(0, [TokenOutput(tokenizer.encode("fox").ids[-1])]), SequenceOutput(0, error="out of luck")]
+    outputs = [
+        SequenceOutput(0, [TokenOutput(tokenizer.encode("fox").ids[-1])]),
+        SequenceOutput(0, error="out of luck"),
+    ]
     async with make_client(FakeEngine(outputs)) as client:
-        told = messages_events((await client.post("/v1/messages", json=BODY | {"stream": True})).text)
+        told = messages_events(
+            (await client.post("/v1/messages", json=BODY | {"stream": True})).text
+        )
     message = "Request failed during generation: out of luck"
     assert told[-1] == {"type": "error", "error": {"type": "api_error", "message": message}}
 
@@ -78,8 +103,14 @@ async def test_a_failure_on_the_way_is_the_end_of_the_stream(make_client, tokeni
         ({"max_tokens": 0}, "strictly positive"),
         ({"tools": [{"name": "f"}]}, "`tools` is not supported"),
         ({"thinking": {"type": "enabled", "budget_tokens": 9}}, "`thinking` is not supported"),
-        ({"messages": [{"role": "system", "content": "x"}]}, "`messages[0].role` must be one of user, assistant"),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "only text is supported in `messages[0].content`"),
+        (
+            {"messages": [{"role": "system", "content": "x"}]},
+            "`messages[0].role` must be one of user, assistant",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
+            "only text is supported in `messages[0].content`",
+        ),
     ],
 )
 @pytest.mark.parametrize("stream", [True, False])
@@ -107,7 +138,12 @@ async def test_the_key_may_stand_in_anthropics_header(make_client):
     async with make_client(api_key="k") as client:
         statuses = [
             (await client.post("/v1/messages", json=BODY, headers=headers)).status_code
-            for headers in ({}, {"x-api-key": "k"}, {"authorization": "Bearer k"}, {"x-api-key": "K"})
+            for headers in (
+                {},
+                {"x-api-key": "k"},
+                {"authorization": "Bearer k"},
+                {"x-api-key": "K"},
+            )
         ]
         elsewhere = await client.post("/generate", json={"inputs": "a"}, headers={"x-api-key": "k"})
     assert statuses == [401, 200, 200, 401]

@@ -1,4 +1,6 @@
-"""Several sequences and several prompts in one request: `best_of`, `n`, prompt arrays, echo, log probabilities."""
+"""Several sequences and several prompts in one request: `best_of`, `n`, prompt arrays, echo, log
+probabilities.
+"""
 
 import pytest
 
@@ -26,7 +28,10 @@ class RankedEngine(FakeEngine):
 
 
 def native(**parameters):
-    return {"inputs": PROMPT, "parameters": {"do_sample": True, "max_new_tokens": 2, "details": True} | parameters}
+    return {
+        "inputs": PROMPT,
+        "parameters": {"do_sample": True, "max_new_tokens": 2, "details": True} | parameters,
+    }
 
 
 async def test_best_of_responses_with_the_likeliest_sequence(make_client):
@@ -38,7 +43,14 @@ async def test_best_of_responses_with_the_likeliest_sequence(make_client):
     assert list(details)[-1] == "best_of_sequences"
     others = details["best_of_sequences"]
     assert [other["tokens"][0]["id"] for other in others] == [12, 10]
-    assert list(others[0]) == ["generated_text", "finish_reason", "generated_tokens", "seed", "prefill", "tokens"]
+    assert list(others[0]) == [
+        "generated_text",
+        "finish_reason",
+        "generated_tokens",
+        "seed",
+        "prefill",
+        "tokens",
+    ]
     seeds = {details["seed"], *(other["seed"] for other in others)}
     assert seeds == {request.seed for request in engine.requests}
     assert len(seeds) == len({request.request_id for request in engine.requests}) == 3
@@ -47,7 +59,11 @@ async def test_best_of_responses_with_the_likeliest_sequence(make_client):
 
 async def test_every_sequence_of_best_of_has_the_prompt_in_front(make_client):
     async with make_client(RankedEngine(-1.0, -2.0)) as client:
-        told = (await client.post("/generate", json=native(best_of=2, return_full_text=True, top_n_tokens=1))).json()
+        told = (
+            await client.post(
+                "/generate", json=native(best_of=2, return_full_text=True, top_n_tokens=1)
+            )
+        ).json()
     [other] = told["details"]["best_of_sequences"]
     assert told["generated_text"].startswith(PROMPT)
     assert other["generated_text"].startswith(PROMPT)
@@ -72,7 +88,10 @@ async def test_one_failed_sequence_fails_the_request_and_frees_the_others(make_c
     async with make_client(engine) as client:
         response = await client.post("/generate", json=native(best_of=2))
     assert response.status_code == 424
-    assert response.json() == {"error": "Request failed during generation: out of luck", "error_type": "generation"}
+    assert response.json() == {
+        "error": "Request failed during generation: out of luck",
+        "error_type": "generation",
+    }
     assert engine.aborted == [0]
 
 
@@ -87,19 +106,27 @@ async def test_more_than_1024_tokens_come_in_one_go(make_client):
 
 
 @pytest.mark.parametrize(
-    ("path", "body"), [("/v1/completions", {"prompt": PROMPT, "max_tokens": 2}), ("/v1/chat/completions", CHAT)]
+    ("path", "body"),
+    [("/v1/completions", {"prompt": PROMPT, "max_tokens": 2}), ("/v1/chat/completions", CHAT)],
 )
 @pytest.mark.parametrize("stream", [True, False])
 async def test_n_choices_have_seeds_of_their_own(make_client, path, body, stream):
     engine = FakeEngine()
-    requested = {"n": 2, "seed": 2**64 - 1, "stream": stream, "stream_options": {"include_usage": True}}
+    requested = {
+        "n": 2,
+        "seed": 2**64 - 1,
+        "stream": stream,
+        "stream_options": {"include_usage": True},
+    }
     async with make_client(engine) as client:
         response = await client.post(path, json=body | requested)
     assert [request.seed for request in engine.requests] == [2**64 - 1, 0]
     num_prompt, num_each = len(engine.requests[0].prompt_token_ids), body["max_tokens"]
     if stream:
         chunks = openai_chunks(response.text)
-        assert sorted(c["choices"][0]["index"] for c in chunks[:-1]) == [0] * num_each + [1] * num_each
+        assert (
+            sorted(c["choices"][0]["index"] for c in chunks[:-1]) == [0] * num_each + [1] * num_each
+        )
         usage = chunks[-1]["usage"]
     else:
         assert [choice["index"] for choice in response.json()["choices"]] == [0, 1]
@@ -122,10 +149,19 @@ async def test_best_of_returns_the_n_best(make_client):
 @pytest.mark.parametrize("stream", [True, False])
 async def test_prompts_are_responded_in_their_order(make_client, tokenizer, stream):
     engine = FakeEngine()
-    body = {"prompt": ["The quick", "brown fox"], "max_tokens": 1, "temperature": 0, "stream": stream}
+    body = {
+        "prompt": ["The quick", "brown fox"],
+        "max_tokens": 1,
+        "temperature": 0,
+        "stream": stream,
+    }
     async with make_client(engine) as client:
         response = await client.post("/v1/completions", json=body)
-    choices = [c for chunk in openai_chunks(response.text) for c in chunk["choices"]] if stream else response.json()["choices"]
+    choices = (
+        [c for chunk in openai_chunks(response.text) for c in chunk["choices"]]
+        if stream
+        else response.json()["choices"]
+    )
     texts = {choice["index"]: choice["text"] for choice in choices}
     firsts = [request.prompt_token_ids[0] for request in engine.requests]
     expected = [FakeText(tokenizer, ids).text for ids in firsts]
@@ -143,15 +179,21 @@ async def test_prompts_may_be_token_ids(make_client, tokenizer):
     engine = FakeEngine(vocab_size=tokenizer.vocab_size)
     ids = tokenizer.encode(PROMPT, add_special_tokens=False).ids
     async with make_client(engine) as client:
-        flat = await client.post("/v1/completions", json={"prompt": ids, "max_tokens": 1, "echo": True})
-        nested = await client.post("/v1/completions", json={"prompt": [ids, ids[:2]], "max_tokens": 1})
-        outside = await client.post("/v1/completions", json={"prompt": [ids, [5_000]], "max_tokens": 1})
+        flat = await client.post(
+            "/v1/completions", json={"prompt": ids, "max_tokens": 1, "echo": True}
+        )
+        nested = await client.post(
+            "/v1/completions", json={"prompt": [ids, ids[:2]], "max_tokens": 1}
+        )
+        outside = await client.post(
+            "/v1/completions", json={"prompt": [ids, [5_000]], "max_tokens": 1}
+        )
     assert [request.prompt_token_ids for request in engine.requests[:3]] == [ids, ids, ids[:2]]
     assert flat.json()["choices"][0]["text"].startswith(tokenizer.decode(ids))
     assert len(nested.json()["choices"]) == 2
     assert (
-        outside.json()["error"]
-        == f"Input validation error: `prompt` must hold token ids >= 0 and < {tokenizer.vocab_size}. Given: 5000"
+        outside.json()["error"] == "Input validation error: `prompt` must hold token ids >= 0 and <"
+        f" {tokenizer.vocab_size}. Given: 5000"
     )
 
 
@@ -167,16 +209,25 @@ async def test_prompts_may_be_token_ids(make_client, tokenizer):
 async def test_a_prompt_of_another_shape_is_rejected(make_client, prompt, text):
     async with make_client() as client:
         response = await client.post("/v1/completions", json={"prompt": prompt})
-    assert (response.status_code, response.headers["content-type"]) == (422, "text/plain; charset=utf-8")
-    assert response.text == f"Failed to deserialize the JSON body into the target type: prompt: {text}"
+    assert (response.status_code, response.headers["content-type"]) == (
+        422,
+        "text/plain; charset=utf-8",
+    )
+    assert (
+        response.text == f"Failed to deserialize the JSON body into the target type: prompt: {text}"
+    )
 
 
 async def test_the_prompt_is_echoed(make_client):
     body = {"prompt": PROMPT, "max_tokens": 2, "temperature": 0, "echo": True}
     async with make_client() as client:
-        plain = (await client.post("/v1/completions", json=body | {"echo": False})).json()["choices"][0]["text"]
+        plain = (await client.post("/v1/completions", json=body | {"echo": False})).json()[
+            "choices"
+        ][0]["text"]
         whole = (await client.post("/v1/completions", json=body)).json()["choices"][0]["text"]
-        chunks = openai_chunks((await client.post("/v1/completions", json=body | {"stream": True})).text)
+        chunks = openai_chunks(
+            (await client.post("/v1/completions", json=body | {"stream": True})).text
+        )
     assert whole == PROMPT + plain
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == whole
 
@@ -199,8 +250,12 @@ async def test_completion_logprobs_are_four_equal_columns(make_client):
     body = {"prompt": PROMPT, "max_tokens": 3, "temperature": 0, "logprobs": 2}
     async with make_client(engine, enable_prefill_logprobs=True) as client:
         [choice] = (await client.post("/v1/completions", json=body)).json()["choices"]
-        chunks = openai_chunks((await client.post("/v1/completions", json=body | {"stream": True})).text)
-        [echoed] = (await client.post("/v1/completions", json=body | {"echo": True})).json()["choices"]
+        chunks = openai_chunks(
+            (await client.post("/v1/completions", json=body | {"stream": True})).text
+        )
+        [echoed] = (await client.post("/v1/completions", json=body | {"echo": True})).json()[
+            "choices"
+        ]
     columns = choice["logprobs"]
     assert columns["token_logprobs"] == [-0.5] * 3
     assert "".join(columns["tokens"][1:]) in choice["text"]
@@ -211,7 +266,9 @@ async def test_completion_logprobs_are_four_equal_columns(make_client):
     streamed = [chunk["choices"][0]["logprobs"] for chunk in chunks]
     assert [entry["text_offset"][0] for entry in streamed] == columns["text_offset"]
     assert [entry["tokens"][0] for entry in streamed] == columns["tokens"]
-    assert echoed["logprobs"]["text_offset"][-3:] == [len(PROMPT) + offset for offset in columns["text_offset"]]
+    assert echoed["logprobs"]["text_offset"][-3:] == [
+        len(PROMPT) + offset for offset in columns["text_offset"]
+    ]
     assert engine.requests[0].sampling.logprobs == "raw"
     assert engine.requests[0].sampling.top_n_tokens == 2
 
@@ -219,16 +276,31 @@ async def test_completion_logprobs_are_four_equal_columns(make_client):
 async def test_chat_logprobs_name_the_alternatives(make_client, tokenizer):
     engine = FakeEngine()
     async with make_client(engine) as client:
-        [choice] = (await client.post("/v1/chat/completions", json=CHAT | {"logprobs": True, "top_logprobs": 2})).json()[
-            "choices"
-        ]
-        chunks = openai_chunks((await client.post("/v1/chat/completions", json=CHAT | {"logprobs": True, "stream": True})).text)
+        [choice] = (
+            await client.post(
+                "/v1/chat/completions", json=CHAT | {"logprobs": True, "top_logprobs": 2}
+            )
+        ).json()["choices"]
+        chunks = openai_chunks(
+            (
+                await client.post(
+                    "/v1/chat/completions", json=CHAT | {"logprobs": True, "stream": True}
+                )
+            ).text
+        )
         without = (await client.post("/v1/chat/completions", json=CHAT)).json()["choices"][0]
     content = choice["logprobs"]["content"]
     assert [entry["logprob"] for entry in content] == [-0.5] * 3
-    assert [[top["logprob"] for top in entry["top_logprobs"]] for entry in content] == [[-0.5, -1.0]] * 3
-    assert bytes(byte for entry in content for byte in entry["bytes"]).decode() == choice["message"]["content"]
-    assert [chunk["choices"][0]["logprobs"]["content"][0]["token"] for chunk in chunks] == [entry["token"] for entry in content]
+    assert [[top["logprob"] for top in entry["top_logprobs"]] for entry in content] == [
+        [-0.5, -1.0]
+    ] * 3
+    assert (
+        bytes(byte for entry in content for byte in entry["bytes"]).decode()
+        == choice["message"]["content"]
+    )
+    assert [chunk["choices"][0]["logprobs"]["content"][0]["token"] for chunk in chunks] == [
+        entry["token"] for entry in content
+    ]
     assert without["logprobs"] is None
     assert [request.sampling.logprobs for request in engine.requests] == ["raw", "raw", "none"]
 
@@ -236,9 +308,13 @@ async def test_chat_logprobs_name_the_alternatives(make_client, tokenizer):
 async def test_a_bias_goes_to_the_backend(make_client):
     engine = FakeEngine(sampling=SAMPLING)
     async with make_client(engine) as client:
-        good = await client.post("/v1/chat/completions", json=CHAT | {"logit_bias": {"5": -100, "7": 1.5}})
+        good = await client.post(
+            "/v1/chat/completions", json=CHAT | {"logit_bias": {"5": -100, "7": 1.5}}
+        )
         refused = [
-            (await client.post("/v1/chat/completions", json=CHAT | {"logit_bias": bias})).json()["error"]
+            (await client.post("/v1/chat/completions", json=CHAT | {"logit_bias": bias})).json()[
+                "error"
+            ]
             for bias in ({"100": 1}, {"x": 1}, {"5": 101})
         ]
     assert good.status_code == 200
@@ -251,12 +327,22 @@ async def test_a_bias_goes_to_the_backend(make_client):
 
 
 async def test_a_failed_prompt_leaves_the_others_of_its_stream_alone(make_client):
-    body = {"prompt": ["The quick", ""], "max_tokens": 2, "stream": True, "stream_options": {"include_usage": True}}
+    body = {
+        "prompt": ["The quick", ""],
+        "max_tokens": 2,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
     async with make_client() as client:
         told = openai_chunks((await client.post("/v1/completions", json=body)).text)
     errors = [entry["error"] for entry in told if "error" in entry]
-    assert errors == [{"message": "Input validation error: `inputs` cannot be empty", "http_status_code": 422}]
-    assert [c["finish_reason"] for entry in told for c in entry.get("choices", [])] == [None, "length"]
+    assert errors == [
+        {"message": "Input validation error: `inputs` cannot be empty", "http_status_code": 422}
+    ]
+    assert [c["finish_reason"] for entry in told for c in entry.get("choices", [])] == [
+        None,
+        "length",
+    ]
 
 
 async def test_chat_tokenize_shows_the_prompt_of_a_chat(make_client, tokenizer):
@@ -293,13 +379,21 @@ async def test_what_is_checked_before_the_permit(make_client, path, parameters, 
     async with make_client(max_concurrent_requests=0) as client:
         response = await client.post(path, json={"inputs": "a", "parameters": parameters})
     error = response.json() if path == "/generate" else native_events(response.text)[0]
-    assert error["error"] == (f"Input validation error: {expected}" if expected else "Model is overloaded")
+    assert error["error"] == (
+        f"Input validation error: {expected}" if expected else "Model is overloaded"
+    )
 
 
 async def test_a_watermark_goes_to_the_backend(make_client):
     engine = FakeEngine(sampling=("watermark",))
     async with make_client(engine, watermark_gamma=0.25, watermark_delta=1.5) as client:
-        await client.post("/generate", json={"inputs": PROMPT, "parameters": {"watermark": True, "max_new_tokens": 1}})
+        await client.post(
+            "/generate",
+            json={"inputs": PROMPT, "parameters": {"watermark": True, "max_new_tokens": 1}},
+        )
         await client.post("/generate", json={"inputs": PROMPT, "parameters": {"max_new_tokens": 1}})
-    marks = [(request.sampling.watermark_gamma, request.sampling.watermark_delta) for request in engine.requests]
+    marks = [
+        (request.sampling.watermark_gamma, request.sampling.watermark_delta)
+        for request in engine.requests
+    ]
     assert marks == [(0.25, 1.5), (0.0, 0.0)]

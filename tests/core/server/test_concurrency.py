@@ -50,7 +50,12 @@ async def numbers(first, count, closed):
 
 async def test_streams_are_merged_in_their_own_orders():
     closed = []
-    found = [item async for item in merge([numbers(0, 3, closed), numbers(10, 5, closed), numbers(20, 0, closed)])]
+    found = [
+        item
+        async for item in merge(
+            [numbers(0, 3, closed), numbers(10, 5, closed), numbers(20, 0, closed)]
+        )
+    ]
     assert [n for n in found if n < 10] == [0, 1, 2]
     assert [n for n in found if n >= 10] == [10, 11, 12, 13, 14]
     assert sorted(closed) == [0, 10, 20]

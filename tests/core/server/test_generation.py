@@ -35,9 +35,14 @@ class ScriptedEngine:
 
 def outputs_of(token_ids, finish=FinishReason.LENGTH, per_output=1):
     chunks = [token_ids[i : i + per_output] for i in range(0, len(token_ids), per_output)]
-    tokens = [[TokenOutput(token, -0.5, ((token, -0.5), (3, -1.0))) for token in chunk] for chunk in chunks]
+    tokens = [
+        [TokenOutput(token, -0.5, ((token, -0.5), (3, -1.0))) for token in chunk]
+        for chunk in chunks
+    ]
     last = len(tokens) - 1
-    return [SequenceOutput(7, chunk, finish if i == last else None) for i, chunk in enumerate(tokens)]
+    return [
+        SequenceOutput(7, chunk, finish if i == last else None) for i, chunk in enumerate(tokens)
+    ]
 
 
 def request(tokenizer, stop=(), style=StopStyle.NATIVE, greedy=True):
@@ -47,12 +52,19 @@ def request(tokenizer, stop=(), style=StopStyle.NATIVE, greedy=True):
 
 
 def start(engine, tokenizer, results=None, **options):
-    return Generation(engine, tokenizer, [request(tokenizer, **options)], [].append if results is None else results.append)
+    return Generation(
+        engine,
+        tokenizer,
+        [request(tokenizer, **options)],
+        [].append if results is None else results.append,
+    )
 
 
 async def generate(tokenizer, outputs, **options):
     engine, results = ScriptedEngine(outputs), []
-    tokens = [token async for ready in start(engine, tokenizer, results, **options) for token in ready]
+    tokens = [
+        token async for ready in start(engine, tokenizer, results, **options) for token in ready
+    ]
     assert [token.index for token in tokens] == list(range(1, len(tokens) + 1))
     assert [token.result for token in tokens] == [None] * (len(tokens) - 1) + results
     return tokens, results[0], engine
@@ -79,7 +91,9 @@ async def test_tokens_and_result(tokenizer, per_output):
 
 async def test_eos_is_a_token_but_no_text(tokenizer):
     ids = [*tokenizer.encode(" world").ids, 1]
-    tokens, result, _ = await generate(tokenizer, outputs_of(ids, FinishReason.EOS_TOKEN), greedy=False)
+    tokens, result, _ = await generate(
+        tokenizer, outputs_of(ids, FinishReason.EOS_TOKEN), greedy=False
+    )
     assert (tokens[-1].text, tokens[-1].special) == ("</s>", True)
     assert result.text == " world"
     assert (result.finish_reason, result.seed) == (FinishReason.EOS_TOKEN, 42)
@@ -91,7 +105,9 @@ async def test_eos_is_a_token_but_no_text(tokenizer):
 )
 async def test_a_stop_string_inside_a_token(tokenizer, style, text, shown):
     ids = tokenizer.encode(" quick brown fox").ids
-    tokens, result, engine = await generate(tokenizer, outputs_of(ids), stop=["nothing", "bro"], style=style)
+    tokens, result, engine = await generate(
+        tokenizer, outputs_of(ids), stop=["nothing", "bro"], style=style
+    )
     assert result.text == text
     joined = "".join(token.text for token in tokens)
     # The last native event keeps its whole text; its length depends on where the token ends.
@@ -104,7 +120,9 @@ async def test_a_stop_string_inside_a_token(tokenizer, style, text, shown):
 async def test_nothing_of_a_stop_string_is_streamed(tokenizer):
     text = " quick brown fox"
     ids = tokenizer.encode(text).ids
-    tokens, result, _ = await generate(tokenizer, outputs_of(ids), stop=["brown foxes"], style=StopStyle.OPENAI)
+    tokens, result, _ = await generate(
+        tokenizer, outputs_of(ids), stop=["brown foxes"], style=StopStyle.OPENAI
+    )
     before_last = "".join(token.text for token in tokens[:-1])
     assert "b" not in before_last.removeprefix(" quick ")
     assert "".join(token.text for token in tokens) == text == result.text
@@ -134,13 +152,21 @@ async def test_a_last_incomplete_character_is_left_out(tokenizer):
 async def test_prompt_scores_are_put_together(tokenizer):
     prompt = tokenizer.encode("Hello").ids
     scores = [None, *[-1.0] * (len(prompt) - 1)]
-    halves = [SequenceOutput(7, prompt_logprobs=scores[:2]), SequenceOutput(7, prompt_logprobs=scores[2:])]
+    halves = [
+        SequenceOutput(7, prompt_logprobs=scores[:2]),
+        SequenceOutput(7, prompt_logprobs=scores[2:]),
+    ]
     _, result, _ = await generate(tokenizer, [*halves, *outputs_of([3])])
-    assert [(token.id, token.logprob) for token in result.prefill] == list(zip(prompt, scores, strict=True))
+    assert [(token.id, token.logprob) for token in result.prefill] == list(
+        zip(prompt, scores, strict=True)
+    )
 
 
 async def test_an_error_of_the_engine(tokenizer):
-    generation = start(ScriptedEngine([*outputs_of([3, 4], finish=None), SequenceOutput(7, error="out of order")]), tokenizer)
+    generation = start(
+        ScriptedEngine([*outputs_of([3, 4], finish=None), SequenceOutput(7, error="out of order")]),
+        tokenizer,
+    )
     assert [token.id for token in await anext(generation)] == [3, 4]
     with pytest.raises(GenerationError, match="out of order"):
         await anext(generation)
@@ -156,7 +182,9 @@ async def test_a_stream_that_is_cut_off(tokenizer):
 
 
 async def test_an_end_without_a_token_is_no_result(tokenizer):
-    generation = start(ScriptedEngine([SequenceOutput(7, finish_reason=FinishReason.LENGTH)]), tokenizer)
+    generation = start(
+        ScriptedEngine([SequenceOutput(7, finish_reason=FinishReason.LENGTH)]), tokenizer
+    )
     with pytest.raises(IncompleteGenerationError):
         await anext(generation)
 
@@ -193,7 +221,9 @@ async def test_a_sequence_that_is_refused_frees_those_before_it(tokenizer):
             return super().submit(request, outputs)
 
     engine, first = Narrow([]), request(tokenizer)
-    second = dataclasses.replace(first, sequence=dataclasses.replace(first.sequence, request_id="second"))
+    second = dataclasses.replace(
+        first, sequence=dataclasses.replace(first.sequence, request_id="second")
+    )
     with pytest.raises(UnhealthyError):
         Generation(engine, tokenizer, [first, second], [].append)
     assert engine.aborted == [7]

@@ -9,8 +9,9 @@ async def test_info_has_exactly_the_keys_of_tgi(make_client):
     async with make_client() as client:
         response = await client.get("/info")
     assert response.headers["content-type"] == "application/json"
-    assert response.text == (
-        '{"model_id":"tiny","model_sha":null,"model_pipeline_tag":null,"max_concurrent_requests":2,"max_best_of":2,'
+    assert (
+        response.text == '{"model_id":"tiny","model_sha":null,"model_pipeline_tag":null,'
+        '"max_concurrent_requests":2,"max_best_of":2,'
         '"max_stop_sequences":4,"max_input_tokens":48,"max_total_tokens":64,"validation_workers":2,'
         '"max_client_batch_size":4,"router":"text-generation-router","version":"4.0.0","sha":null,"docker_label":null}'
     )
@@ -52,7 +53,10 @@ async def test_after_a_failure_only_a_forward_pass_is_believed(make_client):
 async def test_models_lists_the_one_model(make_client):
     async with make_client() as client:
         response = await client.get("/v1/models")
-    assert response.text == '{"object":"list","data":[{"id":"tiny","object":"model","created":0,"owned_by":"tiny"}]}'
+    assert (
+        response.text
+        == '{"object":"list","data":[{"id":"tiny","object":"model","created":0,"owned_by":"tiny"}]}'
+    )
 
 
 async def test_metrics_are_text_and_fed_by_the_engine(make_client):

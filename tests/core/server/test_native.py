@@ -8,7 +8,14 @@ from tgi.scheduler.records import SequenceOutput, TokenOutput
 from tgi.types import FinishReason
 
 PROMPT = "The quick brown fox"
-DURATIONS = ["x-compute-time", "x-total-time", "x-validation-time", "x-queue-time", "x-inference-time", "x-time-per-token"]
+DURATIONS = [
+    "x-compute-time",
+    "x-total-time",
+    "x-validation-time",
+    "x-queue-time",
+    "x-inference-time",
+    "x-time-per-token",
+]
 
 
 def body(**parameters):
@@ -16,7 +23,11 @@ def body(**parameters):
 
 
 def failures(text):
-    return {line.split('"')[1]: int(line.split()[-1]) for line in text.splitlines() if line.startswith("tgi_request_failure{")}
+    return {
+        line.split('"')[1]: int(line.split()[-1])
+        for line in text.splitlines()
+        if line.startswith("tgi_request_failure{")
+    }
 
 
 async def test_the_response_without_details_is_the_text_alone(make_client, tokenizer):
@@ -33,24 +44,36 @@ async def test_details_have_the_members_of_tgi_in_order(make_client):
         response = await client.post("/generate", json=body(details=True))
     details = response.json()["details"]
     assert list(details) == ["finish_reason", "generated_tokens", "seed", "prefill", "tokens"]
-    assert (details["finish_reason"], details["generated_tokens"], details["seed"]) == ("length", 3, None)
+    assert (details["finish_reason"], details["generated_tokens"], details["seed"]) == (
+        "length",
+        3,
+        None,
+    )
     assert details["prefill"] == []
-    assert [list(token) for token in details["tokens"]] == [["id", "text", "logprob", "special"]] * 3
+    assert [list(token) for token in details["tokens"]] == [
+        ["id", "text", "logprob", "special"]
+    ] * 3
     assert '"logprob":-0.5' in response.text
 
 
 async def test_top_tokens_are_listed_where_asked_for(make_client):
     async with make_client() as client:
-        details = (await client.post("/generate", json=body(details=True, top_n_tokens=2))).json()["details"]
+        details = (await client.post("/generate", json=body(details=True, top_n_tokens=2))).json()[
+            "details"
+        ]
     assert list(details)[-1] == "top_tokens"
-    assert [[top["logprob"] for top in tops] for tops in details["top_tokens"]] == [[-0.5, -1.0]] * 3
+    assert [[top["logprob"] for top in tops] for tops in details["top_tokens"]] == [
+        [-0.5, -1.0]
+    ] * 3
 
 
 @pytest.mark.parametrize("enabled", [True, False])
 async def test_prompt_details_need_the_servers_option(make_client, enabled):
     engine = FakeEngine()
     async with make_client(engine, enable_prefill_logprobs=enabled) as client:
-        details = (await client.post("/generate", json=body(decoder_input_details=True))).json()["details"]
+        details = (await client.post("/generate", json=body(decoder_input_details=True))).json()[
+            "details"
+        ]
     if not enabled:
         assert details["prefill"] == []
         return
@@ -63,8 +86,12 @@ async def test_the_compatible_route_wraps_the_response_and_gives_the_full_text(m
     async with make_client() as client:
         plain = (await client.post("/generate", json=body())).json()["generated_text"]
         assert (await client.post("/", json=body())).json() == [{"generated_text": PROMPT + plain}]
-        assert (await client.post("/", json=body(return_full_text=False))).json() == [{"generated_text": plain}]
-        assert (await client.post("/generate", json=body(return_full_text=True))).json() == {"generated_text": PROMPT + plain}
+        assert (await client.post("/", json=body(return_full_text=False))).json() == [
+            {"generated_text": plain}
+        ]
+        assert (await client.post("/generate", json=body(return_full_text=True))).json() == {
+            "generated_text": PROMPT + plain
+        }
 
 
 async def test_the_head_of_an_response(make_client):
@@ -81,14 +108,21 @@ async def test_the_head_of_an_response(make_client):
 
 async def test_a_stream_has_one_event_per_token(make_client):
     async with make_client() as client:
-        response = await client.post("/generate_stream", json=body(details=True, do_sample=True, seed=9))
+        response = await client.post(
+            "/generate_stream", json=body(details=True, do_sample=True, seed=9)
+        )
         plain = (await client.post("/generate", json=body())).json()["generated_text"]
     found = native_events(response.text)
     assert [event["index"] for event in found] == [1, 2, 3]
     assert all(list(event) == ["index", "token", "generated_text", "details"] for event in found)
     assert [event["generated_text"] for event in found] == [None, None, plain]
     assert [event["details"] for event in found[:2]] == [None, None]
-    assert list(found[-1]["details"]) == ["finish_reason", "generated_tokens", "seed", "input_length"]
+    assert list(found[-1]["details"]) == [
+        "finish_reason",
+        "generated_tokens",
+        "seed",
+        "input_length",
+    ]
     assert found[-1]["details"]["seed"] == 9
     assert "".join(event["token"]["text"] for event in found) == plain
 
@@ -148,7 +182,11 @@ async def test_a_prompt_is_truncated(make_client):
 async def test_a_stop_string_stays_in_the_text(make_client):
     engine = FakeEngine()
     async with make_client(engine) as client:
-        response = (await client.post("/generate", json=body(max_new_tokens=20, stop=["quick"], details=True))).json()
+        response = (
+            await client.post(
+                "/generate", json=body(max_new_tokens=20, stop=["quick"], details=True)
+            )
+        ).json()
     assert response["generated_text"].endswith("quick")
     assert response["details"]["finish_reason"] == "stop_sequence"
     assert response["details"]["generated_tokens"] == len(response["details"]["tokens"])
@@ -159,11 +197,17 @@ async def test_invalid_requests_are_422(make_client):
         response = await client.post("/generate", json=body(top_k=0))
         counted = failures((await client.get("/metrics")).text)
     assert response.status_code == 422
-    assert response.json() == {"error": "Input validation error: `top_k` must be strictly positive", "error_type": "validation"}
+    assert response.json() == {
+        "error": "Input validation error: `top_k` must be strictly positive",
+        "error_type": "validation",
+    }
     assert counted == {"validation": 1}
 
 
-@pytest.mark.parametrize("parameters", [{"top_k": 0}, {"best_of": 0}, {"decoder_input_details": True}, {"watermark": True}])
+@pytest.mark.parametrize(
+    "parameters",
+    [{"top_k": 0}, {"best_of": 0}, {"decoder_input_details": True}, {"watermark": True}],
+)
 async def test_invalid_streams_are_200_with_an_error_event(make_client, parameters):
     async with make_client() as client:
         response = await client.post("/generate_stream", json=body(**parameters))
@@ -181,7 +225,10 @@ async def test_a_failure_of_the_engine_is_424(make_client):
         response = await client.post("/generate", json=body())
         [found] = native_events((await client.post("/generate_stream", json=body())).text)
     assert response.status_code == 424
-    assert response.json() == {"error": "Request failed during generation: out of memory", "error_type": "generation"}
+    assert response.json() == {
+        "error": "Request failed during generation: out of memory",
+        "error_type": "generation",
+    }
     assert found == response.json()
 
 
@@ -200,7 +247,10 @@ async def test_a_generation_that_is_cut_off_says_so(make_client):
         stream = await client.post("/generate_stream", json=body())
         metrics = (await client.get("/metrics")).text
     assert response.status_code == 500
-    assert response.json() == {"error": "Incomplete generation", "error_type": "incomplete_generation"}
+    assert response.json() == {
+        "error": "Incomplete generation",
+        "error_type": "incomplete_generation",
+    }
     assert native_events(stream.text)[1:] == [
         {"error": "Incomplete generation stream", "error_type": "incomplete_generation_stream"}
     ]
@@ -221,7 +271,13 @@ async def test_a_finished_request_is_counted(make_client):
 async def test_eos_is_an_event_of_its_own_and_not_in_the_text(make_client, tokenizer):
     eos = tokenizer.eos_token_ids[0]
     token = tokenizer.encode("fox", add_special_tokens=False).ids[0]
-    engine = FakeEngine([SequenceOutput(0, [TokenOutput(token, -1.0), TokenOutput(eos, -2.0)], FinishReason.EOS_TOKEN)])
+    engine = FakeEngine(
+        [
+            SequenceOutput(
+                0, [TokenOutput(token, -1.0), TokenOutput(eos, -2.0)], FinishReason.EOS_TOKEN
+            )
+        ]
+    )
     async with make_client(engine) as client:
         found = native_events((await client.post("/generate_stream", json=body(details=True))).text)
     assert [event["token"]["special"] for event in found] == [False, True]

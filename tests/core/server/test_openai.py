@@ -15,7 +15,10 @@ ROUTES = pytest.mark.parametrize(("path", "body"), [COMPLETION, CHAT], ids=["com
 
 
 def text_of(chunk):
-    return "".join(choice.get("text") or choice.get("delta", {}).get("content", "") for choice in chunk["choices"])
+    return "".join(
+        choice.get("text") or choice.get("delta", {}).get("content", "")
+        for choice in chunk["choices"]
+    )
 
 
 async def test_a_completion(make_client):
@@ -29,7 +32,11 @@ async def test_a_completion(make_client):
     [choice] = told["choices"]
     assert (choice["index"], choice["logprobs"], choice["finish_reason"]) == (0, None, "length")
     assert choice["text"]
-    assert told["usage"] == {"prompt_tokens": num_prompt, "completion_tokens": 3, "total_tokens": num_prompt + 3}
+    assert told["usage"] == {
+        "prompt_tokens": num_prompt,
+        "completion_tokens": 3,
+        "total_tokens": num_prompt + 3,
+    }
     assert "x-compute-time" not in response.headers
     assert response.headers["x-generated-tokens"] == "3"
 
@@ -45,7 +52,10 @@ async def test_a_chat_completion(make_client, tokenizer):
     assert choice["message"]["content"]
     assert choice["finish_reason"] == "length"
     rendered = f"user: {PROMPT}\nassistant: "
-    assert engine.requests[0].prompt_token_ids == tokenizer.encode(rendered, add_special_tokens=False).ids
+    assert (
+        engine.requests[0].prompt_token_ids
+        == tokenizer.encode(rendered, add_special_tokens=False).ids
+    )
     assert response.headers["x-compute-characters"] == str(len(rendered))
 
 
@@ -83,10 +93,15 @@ async def test_usage_comes_in_a_chunk_of_its_own(make_client, path, body):
 @pytest.mark.parametrize("stream", [True, False])
 async def test_the_stop_string_is_left_out(make_client, path, body, stop, stream):
     async with make_client() as client:
-        response = await client.post(path, json=body | {"max_tokens": 30, "stop": stop, "stream": stream})
+        response = await client.post(
+            path, json=body | {"max_tokens": 30, "stop": stop, "stream": stream}
+        )
     found = openai_chunks(response.text) if stream else [response.json()]
     choices = [choice for chunk in found for choice in chunk["choices"]]
-    text = "".join(c.get("text") or (c.get("delta") or c.get("message") or {}).get("content", "") for c in choices)
+    text = "".join(
+        c.get("text") or (c.get("delta") or c.get("message") or {}).get("content", "")
+        for c in choices
+    )
     assert "quick" not in text
     assert "The" in text
     assert choices[-1]["finish_reason"] == "stop"
@@ -104,7 +119,10 @@ async def test_eos_is_a_stop_without_text(make_client, tokenizer, path, body, st
         response = await client.post(path, json=body | {"stream": stream})
     found = openai_chunks(response.text) if stream else [response.json()]
     choices = [choice for chunk in found for choice in chunk["choices"]]
-    text = "".join(c.get("text") or (c.get("delta") or c.get("message") or {}).get("content", "") for c in choices)
+    text = "".join(
+        c.get("text") or (c.get("delta") or c.get("message") or {}).get("content", "")
+        for c in choices
+    )
     assert text == tokenizer.decode([token], skip_special_tokens=True)
     assert choices[-1]["finish_reason"] == "stop"
 
@@ -112,10 +130,19 @@ async def test_eos_is_a_stop_without_text(make_client, tokenizer, path, body, st
 @ROUTES
 async def test_a_special_token_that_ends_nothing_has_no_text(make_client, tokenizer, path, body):
     token = tokenizer.encode("fox", add_special_tokens=False).ids[0]
-    outputs = [SequenceOutput(0, [TokenOutput(tokenizer.eos_token_ids[0]), TokenOutput(token)], FinishReason.LENGTH)]
+    outputs = [
+        SequenceOutput(
+            0, [TokenOutput(tokenizer.eos_token_ids[0]), TokenOutput(token)], FinishReason.LENGTH
+        )
+    ]
     async with make_client(FakeEngine(outputs)) as client:
-        found = openai_chunks((await client.post(path, json=body | {"stream": True, "ignore_eos": True})).text)
-    assert [text_of(chunk) for chunk in found] == ["", tokenizer.decode([token], skip_special_tokens=True)]
+        found = openai_chunks(
+            (await client.post(path, json=body | {"stream": True, "ignore_eos": True})).text
+        )
+    assert [text_of(chunk) for chunk in found] == [
+        "",
+        tokenizer.decode([token], skip_special_tokens=True),
+    ]
 
 
 @ROUTES
@@ -139,7 +166,10 @@ async def test_penalties_are_those_of_openai(make_client, path, body):
     [request] = engine.requests
     assert (request.sampling.frequency_penalty, request.sampling.presence_penalty) == (0.5, -2.0)
     assert request.sampling.relative_frequency_penalty == 0.0
-    assert refused.json()["error"] == "Input validation error: `presence_penalty` must be >= -2.0 and <= 2.0. Given: 2.5"
+    assert (
+        refused.json()["error"]
+        == "Input validation error: `presence_penalty` must be >= -2.0 and <= 2.0. Given: 2.5"
+    )
 
 
 @ROUTES
@@ -148,12 +178,21 @@ async def test_an_error_in_a_stream_is_followed_by_done(make_client, path, body)
         response = await client.post(path, json=body | {"stream": True, "max_tokens": 0})
     assert response.status_code == 200
     message = "Input validation error: `max_new_tokens` must be strictly positive"
-    assert openai_chunks(response.text) == [{"error": {"message": message, "http_status_code": 422}}]
+    assert openai_chunks(response.text) == [
+        {"error": {"message": message, "http_status_code": 422}}
+    ]
 
 
 @ROUTES
 @pytest.mark.parametrize(
-    "given", [{"n": 3}, {"n": 0}, {"logit_bias": {"5": 1}}, {"logit_bias": [1.0]}, {"presence_penalty": 1.0}]
+    "given",
+    [
+        {"n": 3},
+        {"n": 0},
+        {"logit_bias": {"5": 1}},
+        {"logit_bias": [1.0]},
+        {"presence_penalty": 1.0},
+    ],
 )
 async def test_what_is_not_served_is_refused_by_name(make_client, path, body, given):
     async with make_client() as client:
@@ -175,7 +214,9 @@ async def test_what_is_not_served_is_refused_by_name(make_client, path, body, gi
 )
 async def test_completions_refuse(make_client, given, error_type):
     async with make_client() as client:
-        response = await client.post("/v1/completions", json=COMPLETION[1] | given | {"stream": True})
+        response = await client.post(
+            "/v1/completions", json=COMPLETION[1] | given | {"stream": True}
+        )
     assert response.status_code == 422
     assert response.json()["error_type"] == error_type
 
@@ -186,26 +227,51 @@ async def test_completions_refuse(make_client, given, error_type):
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
         {"response_format": {"type": "json_object"}},
         {"top_logprobs": 2},
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
+            ]
+        },
     ],
 )
 async def test_chat_refuses(make_client, given):
     async with make_client() as client:
         response = await client.post("/v1/chat/completions", json=CHAT[1] | given)
     assert response.status_code == 422
-    assert any(words in response.json()["error"] for words in ("not supported", "only text", "needs `logprobs`"))
+    assert any(
+        words in response.json()["error"]
+        for words in ("not supported", "only text", "needs `logprobs`")
+    )
 
 
 async def test_null_is_as_good_as_absent(make_client):
-    nothing = dict.fromkeys(["stop", "seed", "n", "tools", "stream_options", "logit_bias", "stream", "top_p", "logprobs"])
+    nothing = dict.fromkeys(
+        [
+            "stop",
+            "seed",
+            "n",
+            "tools",
+            "stream_options",
+            "logit_bias",
+            "stream",
+            "top_p",
+            "logprobs",
+        ]
+    )
     async with make_client() as client:
-        assert (await client.post("/v1/chat/completions", json=CHAT[1] | nothing)).status_code == 200
+        assert (
+            await client.post("/v1/chat/completions", json=CHAT[1] | nothing)
+        ).status_code == 200
 
 
 async def test_both_names_of_the_limit_are_refused(make_client):
     async with make_client() as client:
-        response = await client.post("/v1/chat/completions", json=CHAT[1] | {"max_completion_tokens": 4})
-        alone = await client.post("/v1/chat/completions", json={"messages": MESSAGES, "max_completion_tokens": 4})
+        response = await client.post(
+            "/v1/chat/completions", json=CHAT[1] | {"max_completion_tokens": 4}
+        )
+        alone = await client.post(
+            "/v1/chat/completions", json={"messages": MESSAGES, "max_completion_tokens": 4}
+        )
     assert response.status_code == 422
     assert "duplicate field `max_tokens`" in response.text
     assert alone.json()["usage"]["completion_tokens"] == 4
@@ -213,17 +279,24 @@ async def test_both_names_of_the_limit_are_refused(make_client):
 
 async def test_a_single_prompt_may_stand_in_an_array(make_client):
     async with make_client() as client:
-        assert (await client.post("/v1/completions", json=COMPLETION[1] | {"prompt": [PROMPT]})).status_code == 200
+        assert (
+            await client.post("/v1/completions", json=COMPLETION[1] | {"prompt": [PROMPT]})
+        ).status_code == 200
 
 
-@pytest.mark.parametrize("content", [5, None, [5], [{"type": "text"}], [{"type": "song"}], {"text": "a"}])
+@pytest.mark.parametrize(
+    "content", [5, None, [5], [{"type": "text"}], [{"type": "song"}], {"text": "a"}]
+)
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/chat_tokenize"])
 async def test_a_message_of_no_known_shape_is_rejected(make_client, path, content):
     messages = [*MESSAGES, {"role": "user", "content": content}]
     async with make_client() as client:
         response = await client.post(path, json=CHAT[1] | {"messages": messages})
-    assert (response.status_code, response.headers["content-type"]) == (422, "text/plain; charset=utf-8")
-    assert response.text == (
-        "Failed to deserialize the JSON body into the target type: "
+    assert (response.status_code, response.headers["content-type"]) == (
+        422,
+        "text/plain; charset=utf-8",
+    )
+    assert (
+        response.text == "Failed to deserialize the JSON body into the target type: "
         "messages[1]: data did not match any variant of untagged enum MessageBody"
     )

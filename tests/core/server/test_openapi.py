@@ -53,7 +53,13 @@ async def test_the_document_has_tgis_paths_beside_ours(document):
     assert document["info"]["title"] == "Text Generation Inference"
     for path, methods in TGI_PATHS.items():
         assert document["paths"][path].keys() >= methods, path
-    assert {"/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/vertex", "/info/backend"} <= document["paths"].keys()
+    assert {
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/vertex",
+        "/info/backend",
+    } <= document["paths"].keys()
 
 
 async def test_every_reference_leads_somewhere(document):
@@ -86,7 +92,11 @@ async def test_every_array_has_items(document):
 
 
 async def test_operations_have_names_of_their_own(document):
-    names = [operation["operationId"] for methods in document["paths"].values() for operation in methods.values()]
+    names = [
+        operation["operationId"]
+        for methods in document["paths"].values()
+        for operation in methods.values()
+    ]
     assert len(set(names)) == len(names)
 
 
@@ -95,7 +105,9 @@ async def test_every_described_route_is_there(make_client, document):
         for path, methods in document["paths"].items():
             for method in methods:
                 real = re.sub(r"\{\w+\}", "x", path)
-                status = (await client.request(method, real, json={} if method == "post" else None)).status_code
+                status = (
+                    await client.request(method, real, json={} if method == "post" else None)
+                ).status_code
                 assert status not in {404, 405}, (method, path)
 
 
@@ -122,6 +134,11 @@ async def test_the_key_guards_what_the_document_says(make_client, document):
         for path, methods in document["paths"].items():
             for method, operation in methods.items():
                 real = re.sub(r"\{\w+\}", "x", path)
-                status = (await client.request(method, real, json={} if method == "post" else None)).status_code
+                status = (
+                    await client.request(method, real, json={} if method == "post" else None)
+                ).status_code
                 assert (status == 401) == ("security" in operation), (method, path)
-                assert (status == 401) == (method == "post" and path != "/chat_tokenize"), (method, path)
+                assert (status == 401) == (method == "post" and path != "/chat_tokenize"), (
+                    method,
+                    path,
+                )

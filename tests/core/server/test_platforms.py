@@ -8,18 +8,35 @@ SHAPE = "Failed to deserialize the JSON body into the target type: "
 
 
 def infer_body(*prompts, **changes):
-    inputs = [{"name": f"in{i}", "shape": [1], "datatype": "BYTES", "data": list(p.encode())} for i, p in enumerate(prompts)]
+    inputs = [
+        {"name": f"in{i}", "shape": [1], "datatype": "BYTES", "data": list(p.encode())}
+        for i, p in enumerate(prompts)
+    ]
     outputs = [{"name": f"out{i}"} for i in range(len(prompts))]
-    return {"id": "7", "inputs": inputs, "outputs": outputs, "parameters": {"max_new_tokens": 2}} | changes
+    return {
+        "id": "7",
+        "inputs": inputs,
+        "outputs": outputs,
+        "parameters": {"max_new_tokens": 2},
+    } | changes
 
 
 @pytest.mark.parametrize(
     ("body", "path"),
     [
         ({"inputs": PROMPT, "parameters": {"max_new_tokens": 2}}, "/"),
-        ({"inputs": PROMPT, "parameters": {"max_new_tokens": 2}, "messages": [], "prompt": "p"}, "/"),
-        ({"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 2, "temperature": 0}, "/v1/chat/completions"),
-        ({"inputs": 3, "messages": [{"role": "user", "content": PROMPT}], "temperature": 0}, "/v1/chat/completions"),
+        (
+            {"inputs": PROMPT, "parameters": {"max_new_tokens": 2}, "messages": [], "prompt": "p"},
+            "/",
+        ),
+        (
+            {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 2, "temperature": 0},
+            "/v1/chat/completions",
+        ),
+        (
+            {"inputs": 3, "messages": [{"role": "user", "content": PROMPT}], "temperature": 0},
+            "/v1/chat/completions",
+        ),
         ({"prompt": PROMPT, "max_tokens": 2, "temperature": 0}, "/v1/completions"),
     ],
 )
@@ -39,14 +56,31 @@ async def test_an_invocation_is_what_its_body_says(make_client, body, path, stre
 @pytest.mark.parametrize(
     ("content", "status", "text"),
     [
-        (b'{"inputs":3}', 422, SHAPE + "data did not match any variant of untagged enum SagemakerRequest"),
-        (b'{"inputs":"a","x":}', 400, "Failed to parse the request body as JSON: expected value at line 1 column 19"),
-        (b"", 400, "Failed to parse the request body as JSON: EOF while parsing a value at line 1 column 0"),
+        (
+            b'{"inputs":3}',
+            422,
+            SHAPE + "data did not match any variant of untagged enum SagemakerRequest",
+        ),
+        (
+            b'{"inputs":"a","x":}',
+            400,
+            "Failed to parse the request body as JSON: expected value at line 1 column 19",
+        ),
+        (
+            b"",
+            400,
+            (
+                "Failed to parse the request body as JSON: EOF while parsing a value at line 1"
+                " column 0"
+            ),
+        ),
     ],
 )
 async def test_an_invocation_that_is_none_is_rejected(make_client, content, status, text):
     async with make_client() as client:
-        response = await client.post("/invocations", content=content, headers={"content-type": "application/json"})
+        response = await client.post(
+            "/invocations", content=content, headers={"content-type": "application/json"}
+        )
     assert (response.status_code, response.text) == (status, text)
 
 
@@ -54,7 +88,9 @@ async def test_an_invocation_may_have_bytes_behind_it(make_client):
     async with make_client() as client:
         headers = {"content-type": "application/json"}
         response = await client.post(
-            "/invocations", content=b'{"inputs":"a","parameters":{"max_new_tokens":1}} x', headers=headers
+            "/invocations",
+            content=b'{"inputs":"a","parameters":{"max_new_tokens":1}} x',
+            headers=headers,
         )
     assert response.status_code == 200
 
@@ -65,7 +101,9 @@ async def test_vertex_predicts_one_text_per_instance(make_client):
     async with make_client() as client:
         told = (await client.post("/vertex", json={"instances": [native, chat]})).json()
         text = (await client.post("/generate", json=native)).json()["generated_text"]
-        response = (await client.post("/v1/chat/completions", json=chat)).json()["choices"][0]["message"]["content"]
+        response = (await client.post("/v1/chat/completions", json=chat)).json()["choices"][0][
+            "message"
+        ]["content"]
     assert told == {"predictions": [text, response]}
 
 
@@ -73,7 +111,14 @@ async def test_vertex_predicts_one_text_per_instance(make_client):
     ("instances", "status", "error"),
     [
         ([], 422, {"error": "Input validation error", "error_type": "Input validation error"}),
-        ([{"inputs": ""}], 422, {"error": "Input validation error: `inputs` cannot be empty", "error_type": "validation"}),
+        (
+            [{"inputs": ""}],
+            422,
+            {
+                "error": "Input validation error: `inputs` cannot be empty",
+                "error_type": "validation",
+            },
+        ),
         ([{"inputs": "a"}] * 3, 429, {"error": "Model is overloaded", "error_type": "overloaded"}),
     ],
 )
@@ -87,20 +132,29 @@ async def test_a_vertex_instance_of_no_shape_is_rejected(make_client):
     async with make_client() as client:
         response = await client.post("/vertex", json={"instances": [{"inputs": "a"}, 5]})
     assert response.status_code == 422
-    assert response.text == f"{SHAPE}instances[1]: data did not match any variant of untagged enum VertexInstance"
+    assert (
+        response.text
+        == f"{SHAPE}instances[1]: data did not match any variant of untagged enum VertexInstance"
+    )
 
 
 async def test_vertex_names_its_routes(make_client):
-    async with make_client(aip_predict_route="/predict", aip_health_route="/alive", api_key="k") as client:
+    async with make_client(
+        aip_predict_route="/predict", aip_health_route="/alive", api_key="k"
+    ) as client:
         assert (await client.get("/alive")).status_code == 200
         assert (await client.post("/predict", json={})).status_code == 401
-        named = await client.post("/predict", json={"instances": []}, headers={"authorization": "Bearer k"})
+        named = await client.post(
+            "/predict", json={"instances": []}, headers={"authorization": "Bearer k"}
+        )
     assert named.status_code == 422
 
 
 async def test_a_platforms_name_takes_no_route_away(make_client):
     async with make_client(aip_predict_route="/generate", aip_health_route="/info") as client:
-        assert (await client.post("/generate", json={"inputs": "a"})).json().keys() == {"generated_text"}
+        assert (await client.post("/generate", json={"inputs": "a"})).json().keys() == {
+            "generated_text"
+        }
         assert (await client.get("/info")).json()["model_id"] == "tiny"
 
 
@@ -122,13 +176,19 @@ async def test_kserve_infers_bytes(make_client):
     async with make_client() as client:
         told = (await client.post(INFER, json=infer_body(PROMPT, "fox"))).json()
         texts = [
-            (await client.post("/generate", json={"inputs": p, "parameters": {"max_new_tokens": 2}})).json()["generated_text"]
+            (
+                await client.post(
+                    "/generate", json={"inputs": p, "parameters": {"max_new_tokens": 2}}
+                )
+            ).json()["generated_text"]
             for p in (PROMPT, "fox")
         ]
     assert told["id"] == "7"
     assert [output["name"] for output in told["outputs"]] == ["out0", "out1"]
     assert [bytes(output["data"]).decode() for output in told["outputs"]] == texts
-    assert [output["shape"] for output in told["outputs"]] == [[1, len(text.encode())] for text in texts]
+    assert [output["shape"] for output in told["outputs"]] == [
+        [1, len(text.encode())] for text in texts
+    ]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,11 @@ BODY = {"input": "The quick brown fox", "max_output_tokens": 3, "temperature": 0
 
 def ended(tokenizer):
     token = tokenizer.encode("fox", add_special_tokens=False).ids[0]
-    outputs = [SequenceOutput(0, [TokenOutput(token), TokenOutput(tokenizer.eos_token_ids[0])], FinishReason.EOS_TOKEN)]
+    outputs = [
+        SequenceOutput(
+            0, [TokenOutput(token), TokenOutput(tokenizer.eos_token_ids[0])], FinishReason.EOS_TOKEN
+        )
+    ]
     return FakeEngine(outputs), tokenizer.decode([token])
 
 
@@ -24,7 +28,11 @@ async def test_a_response_that_was_cut(make_client):
     assert (told["object"], told["status"], told["store"]) == ("response", "incomplete", False)
     assert told["incomplete_details"] == {"reason": "max_output_tokens"}
     [message] = told["output"]
-    assert (message["type"], message["role"], message["status"]) == ("message", "assistant", "incomplete")
+    assert (message["type"], message["role"], message["status"]) == (
+        "message",
+        "assistant",
+        "incomplete",
+    )
     assert [part["type"] for part in message["content"]] == ["output_text"]
     assert (told["usage"]["input_tokens"], told["usage"]["output_tokens"]) == (num_prompt, 3)
     assert told["usage"]["total_tokens"] == num_prompt + 3
@@ -43,14 +51,29 @@ async def test_a_conversation_becomes_a_prompt(make_client, tokenizer):
     engine = FakeEngine()
     items = [
         {"role": "user", "content": "fox"},
-        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "dog"}]},
-        {"role": "developer", "content": [{"type": "input_text", "text": "qu"}, {"type": "input_text", "text": "ick"}]},
+        {
+            "type": "message",
+            "role": "assistant",
+            "content": [{"type": "output_text", "text": "dog"}],
+        },
+        {
+            "role": "developer",
+            "content": [
+                {"type": "input_text", "text": "qu"},
+                {"type": "input_text", "text": "ick"},
+            ],
+        },
     ]
     async with make_client(engine) as client:
-        answer = await client.post("/v1/responses", json={"input": items, "instructions": "be", "max_output_tokens": 1})
+        answer = await client.post(
+            "/v1/responses", json={"input": items, "instructions": "be", "max_output_tokens": 1}
+        )
     assert answer.json()["instructions"] == "be"
     prompt = "system: be\nuser: fox\nassistant: dog\nsystem: quick\nassistant: "
-    assert engine.requests[0].prompt_token_ids == tokenizer.encode(prompt, add_special_tokens=False).ids
+    assert (
+        engine.requests[0].prompt_token_ids
+        == tokenizer.encode(prompt, add_special_tokens=False).ids
+    )
 
 
 @pytest.mark.parametrize("is_cut", [True, False])
@@ -62,7 +85,12 @@ async def test_the_events_of_a_stream(make_client, tokenizer, is_cut):
     names = [event["type"].removeprefix("response.") for event in told]
     deltas = [event["delta"] for event in told if event["type"] == "response.output_text.delta"]
     opening = ["created", "in_progress", "output_item.added", "content_part.added"]
-    closing = ["output_text.done", "content_part.done", "output_item.done", "incomplete" if is_cut else "completed"]
+    closing = [
+        "output_text.done",
+        "content_part.done",
+        "output_item.done",
+        "incomplete" if is_cut else "completed",
+    ]
     assert names == [*opening, *["output_text.delta"] * len(deltas), *closing]
     response = told[-1]["response"]
     assert "".join(deltas) == response["output"][0]["content"][0]["text"] == told[-4]["text"]
@@ -71,24 +99,39 @@ async def test_the_events_of_a_stream(make_client, tokenizer, is_cut):
 
 
 async def test_a_failure_on_the_way_is_the_end_of_the_stream(make_client, tokenizer):
-    outputs = [SequenceOutput(0, [TokenOutput(tokenizer.encode("fox").ids[-1])]), SequenceOutput(0, error="out of luck")]
+    outputs = [
+        SequenceOutput(0, [TokenOutput(tokenizer.encode("fox").ids[-1])]),
+        SequenceOutput(0, error="out of luck"),
+    ]
     async with make_client(FakeEngine(outputs)) as client:
-        told = responses_events((await client.post("/v1/responses", json=BODY | {"stream": True})).text)
+        told = responses_events(
+            (await client.post("/v1/responses", json=BODY | {"stream": True})).text
+        )
     assert told[-1]["type"] == "response.failed"
-    assert told[-1]["response"]["error"]["message"] == "Request failed during generation: out of luck"
+    assert (
+        told[-1]["response"]["error"]["message"] == "Request failed during generation: out of luck"
+    )
 
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(
     ("given", "status", "words"),
     [
-        ({"previous_response_id": "r"}, 400, "`previous_response_id` is not supported, for this server stores no responses"),
+        (
+            {"previous_response_id": "r"},
+            400,
+            "`previous_response_id` is not supported, for this server stores no responses",
+        ),
         ({"conversation": "c"}, 400, "`conversation` is not supported"),
         ({"tools": [{"type": "function"}]}, 422, "`tools` is not supported"),
         ({"text": {"format": {"type": "json_schema"}}}, 422, "`text.format` is not supported"),
         ({"background": True}, 422, "`background` is not supported"),
         ({"truncation": "auto"}, 422, "`truncation` is not supported"),
-        ({"input": [{"type": "function_call_output"}]}, 422, "`input[0]` of type `function_call_output` is not supported"),
+        (
+            {"input": [{"type": "function_call_output"}]},
+            422,
+            "`input[0]` of type `function_call_output` is not supported",
+        ),
         ({"input": [{"role": "tool", "content": "x"}]}, 422, "`input[0].role` must be one of"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
@@ -98,7 +141,9 @@ async def test_a_failure_on_the_way_is_the_end_of_the_stream(make_client, tokeni
         ({"max_output_tokens": 0}, 422, "`max_new_tokens` must be strictly positive"),
     ],
 )
-async def test_what_cannot_be_done_is_refused_before_the_stream(make_client, stream, given, status, words):
+async def test_what_cannot_be_done_is_refused_before_the_stream(
+    make_client, stream, given, status, words
+):
     async with make_client() as client:
         answer = await client.post("/v1/responses", json=BODY | given | {"stream": stream})
     assert answer.status_code == status

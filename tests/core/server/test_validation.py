@@ -33,7 +33,10 @@ BROKEN = [
     ({"top_n_tokens": 6}, "`top_n_tokens` must be >= 0 and <= 5. Given: 6"),
     ({"truncate": 0}, "`truncate` must be strictly positive and less than 48. Given: 0"),
     ({"truncate": 49}, "`truncate` must be strictly positive and less than 48. Given: 49"),
-    ({"grammar": Grammar("regex", b'"a"')}, "`grammar` is not supported by this version: leave it out"),
+    (
+        {"grammar": Grammar("regex", b'"a"')},
+        "`grammar` is not supported by this version: leave it out",
+    ),
     ({"adapter_id": "a"}, "`adapter_id` is not supported by this version: leave it out. Given: a"),
 ]
 
@@ -58,23 +61,36 @@ def test_an_empty_prompt_is_refused():
 
 def test_values_at_the_limits_are_accepted():
     given = GenerateParameters(
-        temperature=1e39, frequency_penalty=-2.0, top_p=0.99, top_n_tokens=5, truncate=48, stop=list("abcd"), best_of=0
+        temperature=1e39,
+        frequency_penalty=-2.0,
+        top_p=0.99,
+        top_n_tokens=5,
+        truncate=48,
+        stop=list("abcd"),
+        best_of=0,
     )
     check_parameters("hi", given, CONFIG)
 
 
-@pytest.mark.parametrize(("best_of", "is_refused"), [(None, False), (1, False), (0, True), (2, True)])
+@pytest.mark.parametrize(
+    ("best_of", "is_refused"), [(None, False), (1, False), (0, True), (2, True)]
+)
 def test_streams_have_one_sequence(best_of, is_refused):
     given = GenerateParameters(best_of=best_of)
     if is_refused:
-        with pytest.raises(ValidationError, match=r"^`best_of` != 1 is not supported when streaming tokens$"):
+        with pytest.raises(
+            ValidationError, match=r"^`best_of` != 1 is not supported when streaming tokens$"
+        ):
             check_stream(given)
     else:
         check_stream(given)
 
 
 def test_streams_have_no_prompt_details():
-    with pytest.raises(ValidationError, match=r"^`decoder_input_details` == true is not supported when streaming tokens$"):
+    with pytest.raises(
+        ValidationError,
+        match=r"^`decoder_input_details` == true is not supported when streaming tokens$",
+    ):
         check_stream(GenerateParameters(decoder_input_details=True))
 
 
@@ -85,9 +101,30 @@ def test_best_of_has_a_limit():
 
 
 LENGTHS = [
-    (10, 55, "`inputs` tokens + `max_new_tokens` must be <= 64. Given: 10 `inputs` tokens and 55 `max_new_tokens`"),
-    (70, None, "`inputs` tokens + `max_new_tokens` must be <= 64. Given: 70 `inputs` tokens and 0 `max_new_tokens`"),
-    (5, 5000, "`inputs` tokens + `max_new_tokens` must be <= 64. Given: 5 `inputs` tokens and 1024 `max_new_tokens`"),
+    (
+        10,
+        55,
+        (
+            "`inputs` tokens + `max_new_tokens` must be <= 64. Given: 10 `inputs` tokens and 55"
+            " `max_new_tokens`"
+        ),
+    ),
+    (
+        70,
+        None,
+        (
+            "`inputs` tokens + `max_new_tokens` must be <= 64. Given: 70 `inputs` tokens and 0"
+            " `max_new_tokens`"
+        ),
+    ),
+    (
+        5,
+        5000,
+        (
+            "`inputs` tokens + `max_new_tokens` must be <= 64. Given: 5 `inputs` tokens and 1024"
+            " `max_new_tokens`"
+        ),
+    ),
     (49, None, "`inputs` must have less than 48 tokens. Given: 49"),
 ]
 
@@ -150,8 +187,14 @@ def test_every_parameter_reaches_the_backend():
 @pytest.mark.parametrize(
     ("sampling", "text"),
     [
-        (SamplingParams(watermark_gamma=0.5), "`watermark` is not supported by the backend `fake`: leave it out"),
-        (SamplingParams(typical_p=0.5), "`typical_p` is not supported by the backend `fake`: leave it out"),
+        (
+            SamplingParams(watermark_gamma=0.5),
+            "`watermark` is not supported by the backend `fake`: leave it out",
+        ),
+        (
+            SamplingParams(typical_p=0.5),
+            "`typical_p` is not supported by the backend `fake`: leave it out",
+        ),
         (
             SamplingParams(relative_frequency_penalty=0.5),
             "`frequency_penalty` is not supported by the backend `fake`: leave it out",
@@ -166,4 +209,6 @@ def test_what_the_backend_did_not_agree_to_is_refused_by_name(sampling, text):
 
 
 def test_what_was_agreed_is_accepted():
-    check_agreement(SamplingParams(greedy=False, temperature=0.5, top_k=16, top_p=0.5), agreement(), "fake")
+    check_agreement(
+        SamplingParams(greedy=False, temperature=0.5, top_k=16, top_p=0.5), agreement(), "fake"
+    )

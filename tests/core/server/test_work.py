@@ -1,6 +1,8 @@
-"""The front's own work per token of a stream, counted: calls and writes. A bound that breaks asks whether the work is needed.
+"""The front's own work per token of a stream, counted: calls and writes. A bound that breaks asks
+whether the work is needed.
 
-A figure is the difference between a long and a short stream over the tokens between them, so all that happens once cancels out.
+A figure is the difference between a long and a short stream over the tokens between them, so all
+that happens once cancels out.
 """
 
 import asyncio
@@ -16,7 +18,11 @@ from tgi.types import FinishReason
 SHORT, LONG = 10, 40
 ROUTES = {
     "/generate_stream": {"inputs": "fox", "parameters": {"max_new_tokens": LONG}},
-    "/v1/chat/completions": {"messages": [{"role": "user", "content": "fox"}], "stream": True, "max_tokens": LONG},
+    "/v1/chat/completions": {
+        "messages": [{"role": "user", "content": "fox"}],
+        "stream": True,
+        "max_tokens": LONG,
+    },
 }
 MAX_CALLS = 95  # per token that comes alone, the loop and the test's own part included
 
@@ -45,14 +51,22 @@ class Stream:
             num_before = len(self.bodies)
             for index in range(first, first + together):
                 finish = FinishReason.LENGTH if index == num_tokens - 1 else None
-                sequence.put(SequenceOutput(sequence.sequence_id, [TokenOutput(token, -0.5)], finish))
+                sequence.put(
+                    SequenceOutput(sequence.sequence_id, [TokenOutput(token, -0.5)], finish)
+                )
             while len(self.bodies) == num_before:
                 await asyncio.sleep(0)
         await self._serving
 
     def _scope(self):
         headers = [(b"content-type", b"application/json")]
-        return {"type": "http", "method": "POST", "path": self._path, "headers": headers, "query_string": b""}
+        return {
+            "type": "http",
+            "method": "POST",
+            "path": self._path,
+            "headers": headers,
+            "query_string": b"",
+        }
 
     async def _receive(self):
         if self._is_received:

@@ -26,7 +26,9 @@ def model(tmp_path_factory):
 @pytest.fixture
 def adapter(model, tmp_path):
     path, spec = model
-    return write_adapter(tmp_path / "adapter", spec, tensor_names(path), targets=("q_proj",), rank=4)
+    return write_adapter(
+        tmp_path / "adapter", spec, tensor_names(path), targets=("q_proj",), rank=4
+    )
 
 
 def change_config(adapter, **fields):
@@ -35,7 +37,8 @@ def change_config(adapter, **fields):
 
 
 @pytest.mark.parametrize(
-    ("fields", "scale"), [({}, 2.0), ({"lora_alpha": 3}, 0.75), ({"lora_alpha": 6, "use_rslora": True}, 3.0)]
+    ("fields", "scale"),
+    [({}, 2.0), ({"lora_alpha": 3}, 0.75), ({"lora_alpha": 6, "use_rslora": True}, 3.0)],
 )
 def test_the_product_of_the_factors_is_added_to_its_layer_alone(model, adapter, fields, scale):
     path, spec = model
@@ -47,7 +50,9 @@ def test_the_product_of_the_factors_is_added_to_its_layer_alone(model, adapter, 
     )
     expected = scale * factors[f"{LAYER}.lora_B.weight"] @ factors[f"{LAYER}.lora_A.weight"]
     np.testing.assert_allclose(after[PARAMETER] - before[PARAMETER], expected, atol=1e-6)
-    changed = {parameter for parameter in before if not np.array_equal(before[parameter], after[parameter])}
+    changed = {
+        parameter for parameter in before if not np.array_equal(before[parameter], after[parameter])
+    }
     assert changed == {PARAMETER, PARAMETER.replace("layers.1", "layers.0")}
 
 
@@ -59,10 +64,16 @@ def test_layers_stored_the_other_way_round_are_merged(tmp_path):
     weights = read_weights(spec, tmp_path / "model")
     merged = merge_adapter(spec, weights, names, read_adapter(adapter))
     factors = load_file(adapter / "adapter_model.safetensors")
-    layer = next(name.removesuffix(".lora_A.weight") for name in sorted(factors) if name.endswith("h.0.mlp.c_fc.lora_A.weight"))
+    layer = next(
+        name.removesuffix(".lora_A.weight")
+        for name in sorted(factors)
+        if name.endswith("h.0.mlp.c_fc.lora_A.weight")
+    )
     expected = 2 * factors[f"{layer}.lora_B.weight"] @ factors[f"{layer}.lora_A.weight"]
     np.testing.assert_allclose(
-        merged["decoder.layers.0.mlp.up.weight"] - weights["decoder.layers.0.mlp.up.weight"], expected, atol=1e-6
+        merged["decoder.layers.0.mlp.up.weight"] - weights["decoder.layers.0.mlp.up.weight"],
+        expected,
+        atol=1e-6,
     )
 
 

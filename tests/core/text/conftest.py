@@ -3,7 +3,16 @@
 import json
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 TEXT = [
     "The quick brown fox jumps over the lazy dog. ",
@@ -18,23 +27,45 @@ def byte_level():
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(TEXT, trainer)
     return tokenizer
 
 
 def sentencepiece_like():
-    """Words begin with ▁, unknown characters fall back to bytes, a BOS is added: the shape of Llama 2's tokenizer."""
+    """Words begin with ▁, unknown characters fall back to bytes, a BOS is added: the shape of Llama
+    2's tokenizer.
+    """
     characters = sorted(set("".join(TEXT)) - set("東京🙂🙃"))
-    pieces = [*SPECIAL, "<unk>", *[f"<0x{i:02X}>" for i in range(256)], "▁", *characters, "▁hello", "▁world", "▁The"]
+    pieces = [
+        *SPECIAL,
+        "<unk>",
+        *[f"<0x{i:02X}>" for i in range(256)],
+        "▁",
+        *characters,
+        "▁hello",
+        "▁world",
+        "▁The",
+    ]
     vocab = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>", byte_fallback=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
     tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
     )
     tokenizer.add_special_tokens([AddedToken(text, special=True) for text in SPECIAL])
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", vocab["<s>"])])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", vocab["<s>"])]
+    )
     return tokenizer
 
 

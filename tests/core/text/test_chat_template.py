@@ -27,9 +27,13 @@ def write(path, **files):
 
 
 def test_parts_are_joined_unless_the_template_takes_them():
-    parts = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
+    parts = [
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
+    ]
     assert render(CHATML, parts) == "<s><|user|>ab\n<|assistant|>"
-    takes_parts = "{% for m in messages %}{% for p in m.content %}[{{ p.text }}]{% endfor %}{% endfor %}"
+    takes_parts = (
+        "{% for m in messages %}{% for p in m.content %}[{{ p.text }}]{% endfor %}{% endfor %}"
+    )
     assert render(takes_parts, parts) == "[a][b]"
 
 
@@ -42,12 +46,20 @@ def test_a_last_assistant_message_is_continued():
 
 def test_no_mark_is_left_where_a_message_is_shown_twice():
     messages = [*USER, {"role": "assistant", "content": "Well,"}]
-    assert render("{{ messages[-1].content }}#{% for m in messages %}{{ m.content }}{% endfor %}.", messages) == "Well,#hiWell,"
+    assert (
+        render(
+            "{{ messages[-1].content }}#{% for m in messages %}{{ m.content }}{% endfor %}.",
+            messages,
+        )
+        == "Well,#hiWell,"
+    )
 
 
 def test_an_answer_that_is_not_shown_cannot_be_continued():
     messages = [*USER, {"role": "assistant", "content": "Well,"}]
-    with pytest.raises(TemplateError, match="does not show the last assistant message, so it cannot be continued"):
+    with pytest.raises(
+        TemplateError, match="does not show the last assistant message, so it cannot be continued"
+    ):
         render("{{ messages[0].content }}", messages)
 
 
@@ -80,9 +92,16 @@ def test_where_templates_come_from(tmp_path):
 
 def test_a_given_file_goes_first(tmp_path):
     write(tmp_path, chat_template_jinja="jinja")
-    named = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "mine"}, {"name": 1}]
+    named = [
+        {"name": "tool_use", "template": "t"},
+        {"name": "default", "template": "mine"},
+        {"name": 1},
+    ]
     write(tmp_path, mine={"chat_template": named})
-    assert ChatTemplate.load(tmp_path, tmp_path / "mine.json").sources == {"tool_use": "t", "default": "mine"}
+    assert ChatTemplate.load(tmp_path, tmp_path / "mine.json").sources == {
+        "tool_use": "t",
+        "default": "mine",
+    }
     write(tmp_path, empty={})
     assert ChatTemplate.load(tmp_path, tmp_path / "empty.json").sources == {"default": "jinja"}
 
@@ -98,7 +117,9 @@ async def test_a_template_that_does_not_compile_stops_the_start(tmp_path):
     write(tmp_path, chat_template_jinja="{% if %}")
     renderer = ChatTemplateRenderer(ChatTemplate.load(tmp_path))
     try:
-        with pytest.raises(ModelError, match=r"the chat template does not compile: .* \(line 1\)\. Correct it"):
+        with pytest.raises(
+            ModelError, match=r"the chat template does not compile: .* \(line 1\)\. Correct it"
+        ):
             await renderer.start()
     finally:
         renderer.close()

@@ -1,4 +1,6 @@
-"""Hostile templates and messages: nothing gets out, nothing goes on beyond the limit, and the next conversation is served."""
+"""Hostile templates and messages: nothing gets out, nothing goes on beyond the limit, and the next
+conversation is served.
+"""
 
 import asyncio
 import os
@@ -26,9 +28,15 @@ ESCAPES = {
     "globals of namespace": "{{ namespace.__init__.__globals__ }}{{ namespace().__class__ }}",
     "globals of dict": "{{ dict.__globals__ }}{{ dict.mro() }}",
     "builtins by self": "{{ self.__init__.__globals__ }}{{ self._TemplateReference__context }}",
-    "builtins by macro": "{% macro m() %}{% endmacro %}{{ m.__globals__ }}{{ m._func.__globals__ }}",
-    "builtins by caller": "{% macro m() %}{{ caller._func }}{% endmacro %}{% call m() %}{% endcall %}",
-    "builtins by loop": "{% for m in messages %}{{ loop.__init__.__globals__ }}{{ loop._iterator }}{% endfor %}",
+    "builtins by macro": (
+        "{% macro m() %}{% endmacro %}{{ m.__globals__ }}{{ m._func.__globals__ }}"
+    ),
+    "builtins by caller": (
+        "{% macro m() %}{{ caller._func }}{% endmacro %}{% call m() %}{% endcall %}"
+    ),
+    "builtins by loop": (
+        "{% for m in messages %}{{ loop.__init__.__globals__ }}{{ loop._iterator }}{% endfor %}"
+    ),
     "underscored namespace": "{% set n = namespace() %}{% set n.__class__ = 1 %}",
     "underscored namespace argument": "{{ namespace(_Namespace__attrs=1) }}",
     "format string": "{{ '{0.__class__.__mro__}'.format('') }}",
@@ -49,7 +57,10 @@ EXCESSES = {
     "long range": "{% for i in range(10 ** 12) %}{% endfor %}",
     "long text": "{{ messages[0].content * (10 ** 11) }}",
     "long list": "{{ ([0] * (10 ** 11)) | length }}",
-    "doubling": "{% set n = namespace(s='ab') %}{% for i in range(64) %}{% set n.s = n.s + n.s %}{% endfor %}{{ n.s }}",
+    "doubling": (
+        "{% set n = namespace(s='ab') %}{% for i in range(64) %}{% set n.s = n.s + n.s %}{% endfor"
+        " %}{{ n.s }}"
+    ),
     "recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
     "recursive loop": "{% for x in [messages] recursive %}{{ loop([messages]) }}{% endfor %}",
     "wide format": "{{ '{:>99999999999}'.format(messages[0].role) }}",
@@ -57,21 +68,28 @@ EXCESSES = {
     "wide padding": "{{ messages[0].role.center(10 ** 11) }}{{ messages[0].role.ljust(10 ** 11) }}",
     "wide indentation": "{{ messages | tojson(indent=10 ** 11) }}",
     "deep structure": (
-        "{% set n = namespace(x=[]) %}{% for i in range(99999) %}{% set n.x = [n.x] %}{% endfor %}{{ n.x | tojson }}"
+        "{% set n = namespace(x=[]) %}{% for i in range(99999) %}{% set n.x = [n.x] %}{% endfor"
+        " %}{{ n.x | tojson }}"
     ),
 }
 
 ENDLESS = {
-    "nested ranges": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "nested ranges": (
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    ),
     "big power": "{{ (messages | length + 9) ** (10 ** 9) }}",
     "power at compile time": "{{ 9 ** 999999999 }}",
-    "endless sorting": "{% for a in range(99999) %}{% set x = range(99999) | reverse | sort | join %}{% endfor %}",
+    "endless sorting": (
+        "{% for a in range(99999) %}{% set x = range(99999) | reverse | sort | join %}{% endfor %}"
+    ),
 }
 
 
 @pytest.fixture(scope="module")
 def process():
-    process = TemplateProcess.start(ChatTemplate({**ESCAPES, **EXCESSES, "good": "{{ messages[0].content }}"}, {}), LIMITS)
+    process = TemplateProcess.start(
+        ChatTemplate({**ESCAPES, **EXCESSES, "good": "{{ messages[0].content }}"}, {}), LIMITS
+    )
     yield process
     process.close()
 
@@ -84,7 +102,18 @@ def test_nothing_inside_is_reached(process, name):
         # A refusal by force would tell nothing about the sandbox.
         assert process.is_usable
         shown = str(error) if name != "include" else ""
-    leaks = ("<class ", "<module ", "<frame ", "<code ", "HOME", "PATH", "root:", "<function ", "<built-in", "__main__")
+    leaks = (
+        "<class ",
+        "<module ",
+        "<frame ",
+        "<code ",
+        "HOME",
+        "PATH",
+        "root:",
+        "<function ",
+        "<built-in",
+        "__main__",
+    )
     assert [leak for leak in leaks if leak in shown] == []
     assert process.render(RenderTemplate("good", USER)) == "hi"
 
@@ -99,19 +128,32 @@ def test_excess_is_refused_and_the_process_goes_on(process, name):
 
 @pytest.mark.parametrize("name", ENDLESS)
 async def test_what_does_not_end_is_killed(name):
-    renderer = ChatTemplateRenderer(ChatTemplate({"default": ENDLESS[name]}, {}, "model"), RenderLimits(seconds=0.3))
+    renderer = ChatTemplateRenderer(
+        ChatTemplate({"default": ENDLESS[name]}, {}, "model"), RenderLimits(seconds=0.3)
+    )
     try:
-        with pytest.raises(TemplateError, match=r"took longer than 0\.3 s and was stopped|ended: the template needs too much"):
+        with pytest.raises(
+            TemplateError,
+            match=r"took longer than 0\.3 s and was stopped|ended: the template needs too much",
+        ):
             await renderer.render(USER)
     finally:
         renderer.close()
 
 
 async def test_after_a_kill_the_next_conversation_is_served():
-    source = "{% if messages | length > 1 %}" + ENDLESS["nested ranges"] + "{% endif %}{{ messages[0].content }}"
-    renderer = ChatTemplateRenderer(ChatTemplate({"default": source}, {}), RenderLimits(seconds=0.5))
+    source = (
+        "{% if messages | length > 1 %}"
+        + ENDLESS["nested ranges"]
+        + "{% endif %}{{ messages[0].content }}"
+    )
+    renderer = ChatTemplateRenderer(
+        ChatTemplate({"default": source}, {}), RenderLimits(seconds=0.5)
+    )
     try:
-        results = await asyncio.gather(*[renderer.render(USER * size) for size in (1, 2, 1)], return_exceptions=True)
+        results = await asyncio.gather(
+            *[renderer.render(USER * size) for size in (1, 2, 1)], return_exceptions=True
+        )
         assert [results[0], results[2]] == ["hi", "hi"]
         assert str(results[1]) == "rendering took longer than 0.5 s and was stopped"
     finally:
@@ -119,7 +161,9 @@ async def test_after_a_kill_the_next_conversation_is_served():
 
 
 async def test_the_event_loop_never_waits():
-    renderer = ChatTemplateRenderer(ChatTemplate({"default": ENDLESS["nested ranges"]}, {}), RenderLimits(seconds=0.5))
+    renderer = ChatTemplateRenderer(
+        ChatTemplate({"default": ENDLESS["nested ranges"]}, {}), RenderLimits(seconds=0.5)
+    )
     try:
         rendering = asyncio.ensure_future(renderer.render(USER))
         num_turns = 0
@@ -146,7 +190,9 @@ async def test_a_process_that_dies_is_replaced():
 
 
 async def test_closing_ends_a_rendering_and_the_process():
-    renderer = ChatTemplateRenderer(ChatTemplate({"default": ENDLESS["nested ranges"]}, {}), RenderLimits(seconds=60.0))
+    renderer = ChatTemplateRenderer(
+        ChatTemplate({"default": ENDLESS["nested ranges"]}, {}), RenderLimits(seconds=60.0)
+    )
     await renderer.start()
     pid = renderer._process._process.pid
     rendering = asyncio.ensure_future(renderer.render(USER))
@@ -159,7 +205,9 @@ async def test_closing_ends_a_rendering_and_the_process():
 
 
 def test_a_process_whose_front_is_gone_ends_by_itself():
-    process = TemplateProcess.start(ChatTemplate({"default": ENDLESS["nested ranges"]}, {}), RenderLimits(seconds=0.2))
+    process = TemplateProcess.start(
+        ChatTemplate({"default": ENDLESS["nested ranges"]}, {}), RenderLimits(seconds=0.2)
+    )
     with pytest.raises(TemplateError):
         process.render(RenderTemplate("default", USER))
     # Not killed: its own alarm comes a second later.

@@ -1,4 +1,6 @@
-"""Every prompt is, byte for byte, what `transformers.apply_chat_template` makes of the same template and messages."""
+"""Every prompt is, byte for byte, what `transformers.apply_chat_template` makes of the same
+template and messages.
+"""
 
 import datetime
 
@@ -6,7 +8,15 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from tests.core.text.chat_templates import CONVERSATIONS, MEASURES_CONTENT, PARTS, TEMPLATES, TOOLS, USER, WITH_PARTS
+from tests.core.text.chat_templates import (
+    CONVERSATIONS,
+    MEASURES_CONTENT,
+    PARTS,
+    TEMPLATES,
+    TOOLS,
+    USER,
+    WITH_PARTS,
+)
 from tgi.errors import TemplateError
 from tgi.text import ChatTemplate
 from tgi.text.chat_template_messages import RenderTemplate
@@ -54,7 +64,8 @@ def reference(tokenizer, template, messages, tools, **variables):
         )
     except Exception:  # they raise Jinja's errors, ValueError and more
         return None
-    # A template that shows the last message twice leaves their mark in the prompt, which is a fault.
+    # A template that shows the last message twice leaves their mark in the prompt, which is a
+    # fault.
     return prompt.replace(f"{THEIR_MARK} ", "").replace(THEIR_MARK, "")
 
 
@@ -74,9 +85,15 @@ def test_the_corpus_is_large_enough():
 def test_prompts_are_equal(ours, theirs, name, conversation):
     messages, tools = CONVERSATIONS[conversation]
     day = datetime.datetime.now().date()
-    pair = rendered(ours, name, messages, tools), reference(theirs, TEMPLATES[name], messages, tools)
+    pair = (
+        rendered(ours, name, messages, tools),
+        reference(theirs, TEMPLATES[name], messages, tools),
+    )
     if "date" in name and datetime.datetime.now().date() != day:
-        pair = rendered(ours, name, messages, tools), reference(theirs, TEMPLATES[name], messages, tools)
+        pair = (
+            rendered(ours, name, messages, tools),
+            reference(theirs, TEMPLATES[name], messages, tools),
+        )
     assert pair[0] == pair[1]
 
 
@@ -98,13 +115,17 @@ def test_parts_of_a_message(ours, theirs, name):
 def test_variables_of_the_request(ours, theirs):
     variables = {"date_string": "today", "bos_token": "<other>", "none_such": {"a": [1, None]}}
     for name in ("date unless given", "tokens"):
-        assert rendered(ours, name, [USER], None, **variables) == reference(theirs, TEMPLATES[name], [USER], None, **variables)
+        assert rendered(ours, name, [USER], None, **variables) == reference(
+            theirs, TEMPLATES[name], [USER], None, **variables
+        )
 
 
 def test_named_templates_are_chosen_alike(tmp_path, theirs):
     (tmp_path / "chat_template.jinja").write_text("default" + TEMPLATES["plain loop"])
     (tmp_path / "additional_chat_templates").mkdir()
-    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("with tools" + TEMPLATES["tools"])
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text(
+        "with tools" + TEMPLATES["tools"]
+    )
     theirs.save_pretrained(tmp_path)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path)
     template = ChatTemplate.load(tmp_path)

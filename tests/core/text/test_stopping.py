@@ -37,7 +37,11 @@ def test_any_cut_finds_the_first_stop(text, stops, data):
         assert held == "" or any(stop.startswith(held) for stop in stops)
         # Nothing that was let go can begin a stop string any more.
         shown = text[: before - criteria.num_held]
-        assert not any(before > i and stop.startswith(text[i:before]) for i in range(len(shown)) for stop in stops)
+        assert not any(
+            before > i and stop.startswith(text[i:before])
+            for i in range(len(shown))
+            for stop in stops
+        )
     assert found == first_match(text, stops)
 
 
@@ -47,7 +51,8 @@ def test_an_empty_stop_matches_at_once():
 
 
 @pytest.mark.parametrize(
-    ("stop", "text", "matches"), [("<|im_end|>", "<|im_end|>", True), ("x", "</s>", False), ("", "</s>", False)]
+    ("stop", "text", "matches"),
+    [("<|im_end|>", "<|im_end|>", True), ("x", "</s>", False), ("", "</s>", False)],
 )
 def test_text_of_special_tokens(stop, text, matches):
     assert StoppingCriteria([stop]).matches_special(text) is matches

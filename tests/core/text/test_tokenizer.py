@@ -31,7 +31,10 @@ def test_special_tokens_are_added_on_demand(llama_like):
 @pytest.mark.parametrize("size", range(1, 9))
 def test_truncation_keeps_the_bos_and_the_end(llama_like, size):
     whole = llama_like.encode("The quick brown fox").ids
-    assert llama_like.encode("The quick brown fox", True, size).ids == [0, *whole[len(whole) - size + 1 :]][:size]
+    assert (
+        llama_like.encode("The quick brown fox", True, size).ids
+        == [0, *whole[len(whole) - size + 1 :]][:size]
+    )
     assert llama_like.encode("The quick brown fox", False, size).ids == whole[-size:]
     assert llama_like.encode("The quick brown fox", True, len(whole)).ids == whole
 
@@ -47,7 +50,9 @@ def test_offsets_are_bytes(gpt_like, text):
     data = text.encode()
     spans = gpt_like.tokenize(text)
     assert all(span.text == data[span.start : span.stop].decode(errors="replace") for span in spans)
-    assert b"".join(data[span.start : span.stop] for span in spans) == data or len(data) != len(text)
+    assert b"".join(data[span.start : span.stop] for span in spans) == data or len(data) != len(
+        text
+    )
 
 
 def test_an_added_bos_covers_nothing(llama_like):
@@ -62,7 +67,9 @@ def test_settings_for_batches_are_switched_off(tmp_path):
     tokenizer.enable_truncation(2)
     tokenizer.enable_padding(length=50)
     loaded = Tokenizer.load(save(tokenizer, tmp_path))
-    assert len(loaded.encode("The quick brown fox jumps").ids) == len(byte_level().encode("The quick brown fox jumps").ids)
+    assert len(loaded.encode("The quick brown fox jumps").ids) == len(
+        byte_level().encode("The quick brown fox jumps").ids
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,7 +97,9 @@ def test_vocab_and_merges_are_enough(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"version": "1.0"}', b"\xff\xfe"])
 def test_a_broken_file_is_one_line_that_names_it(tmp_path, content):
     (tmp_path / "tokenizer.json").write_bytes(content)
-    with pytest.raises(ModelError, match=r"tokenizer\.json: the tokenizer cannot be read") as caught:
+    with pytest.raises(
+        ModelError, match=r"tokenizer\.json: the tokenizer cannot be read"
+    ) as caught:
         Tokenizer.load(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -98,7 +107,9 @@ def test_a_broken_file_is_one_line_that_names_it(tmp_path, content):
 def test_a_broken_config_is_named(tmp_path):
     save(byte_level(), tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("[]")
-    with pytest.raises(ModelError, match=r"tokenizer_config\.json: the file cannot be read as a JSON object"):
+    with pytest.raises(
+        ModelError, match=r"tokenizer_config\.json: the file cannot be read as a JSON object"
+    ):
         Tokenizer.load(tmp_path)
 
 

@@ -62,7 +62,8 @@ def recurrent_layers(spec: ModelSpec) -> tuple[RecurrentMixer, ...]:
 
 
 def group_kinds(spec: ModelSpec | GenericSpec) -> tuple[GroupKind, ...]:
-    """The cache groups of a model, in the order in which they are agreed. Windows only mask, so their layers are in `full`.
+    """The cache groups of a model, in the order in which they are agreed. Windows only mask, so
+    their layers are in `full`.
 
     A model of an unknown family counts its tokens in blocks and has one cache object per sequence.
     """
@@ -77,7 +78,9 @@ def group_kinds(spec: ModelSpec | GenericSpec) -> tuple[GroupKind, ...]:
 
 
 def values_per_token(spec: ModelSpec | GenericSpec) -> int:
-    """Values that one token keeps over all layers, and, with an encoder, one encoder token beside it."""
+    """Values that one token keeps over all layers, and, with an encoder, one encoder token beside
+    it.
+    """
     if isinstance(spec, GenericSpec):
         return 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim
     values = 0
@@ -95,29 +98,50 @@ def value_dim(mixer: Attention) -> int:
 
 
 def recurrent_shapes(mixer: RecurrentMixer) -> tuple[Shape, Shape]:
-    """Of one sequence: the convolution window [channels, kernel - 1] and the recurrent state [heads, …, …]."""
+    """Of one sequence: the convolution window [channels, kernel - 1] and the recurrent state
+    [heads, …, …].
+    """
     match mixer:
         case StateSpace(version=1):
-            return (mixer.inner_size, mixer.conv_kernel - 1), (mixer.inner_size, 1, mixer.state_size)
+            return (mixer.inner_size, mixer.conv_kernel - 1), (
+                mixer.inner_size,
+                1,
+                mixer.state_size,
+            )
         case StateSpace():
             channels = mixer.inner_size + 2 * mixer.num_groups * mixer.state_size
-            return (channels, mixer.conv_kernel - 1), (mixer.num_heads, mixer.head_dim, mixer.state_size)
+            return (channels, mixer.conv_kernel - 1), (
+                mixer.num_heads,
+                mixer.head_dim,
+                mixer.state_size,
+            )
         case LinearAttention():
-            channels = 2 * mixer.num_key_heads * mixer.key_head_dim + mixer.num_value_heads * mixer.value_head_dim
+            channels = (
+                2 * mixer.num_key_heads * mixer.key_head_dim
+                + mixer.num_value_heads * mixer.value_head_dim
+            )
             state = (mixer.num_value_heads, mixer.key_head_dim, mixer.value_head_dim)
             return (channels, mixer.conv_kernel - 1), state
 
 
 def state_values(spec: ModelSpec | GenericSpec) -> tuple[int, int]:
-    """Values that one sequence keeps over all recurrent layers: in the compute dtype, and in float32.
+    """Values that one sequence keeps over all recurrent layers: in the compute dtype, and in
+    float32.
 
     None are known of an unknown family; its layers are all counted as attention, which needs more.
     """
     if isinstance(spec, GenericSpec):
         return 0, 0
     shapes = [recurrent_shapes(mixer) for mixer in recurrent_layers(spec)]
-    return sum(math.prod(window) for window, _ in shapes), sum(math.prod(state) for _, state in shapes)
+    return sum(math.prod(window) for window, _ in shapes), sum(
+        math.prod(state) for _, state in shapes
+    )
 
 
 def _mixers(spec: ModelSpec) -> Iterator[Mixer]:
-    return (branch.mixer for layer in spec.decoder.layers for block in layer.blocks for branch in block.branches)
+    return (
+        branch.mixer
+        for layer in spec.decoder.layers
+        for block in layer.blocks
+        for branch in block.branches
+    )

@@ -1,7 +1,7 @@
 """The cache of every mixer that keeps something between steps.
 
-Attention keeps blocks of tokens, one pair of tensors per layer and one block table for all layers; cross attention the same of
-the encoder's tokens; a recurrent mixer keeps one state per sequence.
+Attention keeps blocks of tokens, one pair of tensors per layer and one block table for all layers;
+cross attention the same of the encoder's tokens; a recurrent mixer keeps one state per sequence.
 """
 
 from __future__ import annotations
@@ -33,22 +33,30 @@ class LayerCache:
     """Keys and values of one layer. A token's slot is block * block_size + offset."""
 
     key: Tensor  # [num_blocks, block_size, num_kv_heads, head_dim]
-    value: Tensor  # [num_blocks, block_size, num_kv_heads, v_head_dim]; of latent attention a view of the keys' beginnings
+    # [num_blocks, block_size, num_kv_heads, v_head_dim]; of latent attention a view of the keys'
+    # beginnings
+    value: Tensor
 
     def gather(self, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Copies of the keys and values at `slots` (int64 [N]): two of [N, num_kv_heads, head size]."""
+        """Copies of the keys and values at `slots` (int64 [N]): two of [N, num_kv_heads, head
+        size].
+        """
         return _take(self.key, slots), _take(self.value, slots)
 
     @property
     def owned(self) -> tuple[Tensor, ...]:
         """The tensors with memory of their own."""
-        return (self.key,) if self.value.data_ptr() == self.key.data_ptr() else (self.key, self.value)
+        return (
+            (self.key,) if self.value.data_ptr() == self.key.data_ptr() else (self.key, self.value)
+        )
 
 
 @final
 @dataclass(frozen=True)
 class LayerState:
-    """What one recurrent layer keeps of each sequence: the inputs its convolution still sees, and its recurrent state."""
+    """What one recurrent layer keeps of each sequence: the inputs its convolution still sees, and
+    its recurrent state.
+    """
 
     window: Tensor  # [num_states, channels, kernel - 1], oldest first
     recurrent: Tensor  # float32 [num_states, heads, ..., ...]
@@ -57,9 +65,11 @@ class LayerState:
 @final
 @dataclass(frozen=True)
 class KVCache:
-    """The caches of all layers, each kind in the order of its layers. Blocks and states start undefined.
+    """The caches of all layers, each kind in the order of its layers. Blocks and states start
+    undefined.
 
-    A block is never cleared, for nothing reads a token that was not written; a state is, when a sequence starts.
+    A block is never cleared, for nothing reads a token that was not written; a state is, when a
+    sequence starts.
     """
 
     layers: tuple[LayerCache, ...]
@@ -78,7 +88,8 @@ class KVCache:
         device: torch.device | str,
         num_states: int = 0,
     ) -> KVCache:
-        """Reserve `num_blocks` blocks of tokens, as many of encoder tokens, and `num_states` states, whatever `spec` has use for.
+        """Reserve `num_blocks` blocks of tokens, as many of encoder tokens, and `num_states`
+        states, whatever `spec` has use for.
 
         Memory that the system maps on first use stays untouched until then.
         """
@@ -107,13 +118,16 @@ class KVCache:
             num_blocks=num_blocks,
             block_size=block_size,
             cross_layers=tuple(
-                LayerCache(*(allocate_blocks(mixer.num_heads, mixer.head_dim) for _ in range(2))) for mixer in cross_layers(spec)
+                LayerCache(*(allocate_blocks(mixer.num_heads, mixer.head_dim) for _ in range(2)))
+                for mixer in cross_layers(spec)
             ),
             states=tuple(allocate_state(mixer) for mixer in recurrent_layers(spec)),
         )
 
     def copy_blocks(self, sources: Tensor, targets: Tensor) -> None:
-        """Copy whole blocks of tokens in every layer; int64 [N] each. All sources are read before any target is written."""
+        """Copy whole blocks of tokens in every layer; int64 [N] each. All sources are read before
+        any target is written.
+        """
         for layer in self.layers:
             for side in layer.owned:
                 side.index_copy_(0, targets, side.index_select(0, sources))
@@ -126,10 +140,13 @@ class KVCache:
 
 
 def bytes_per_block(spec: ModelSpec, block_size: int, dtype: torch.dtype) -> int:
-    """Bytes that one block of `block_size` tokens takes over all layers, the block of encoder tokens beside it included."""
+    """Bytes that one block of `block_size` tokens takes over all layers, the block of encoder
+    tokens beside it included.
+    """
     return values_per_token(spec) * block_size * dtype.itemsize
 
 
 def _take(side: Tensor, slots: Tensor) -> Tensor:
-    # Selecting rows of a matrix is several times faster than selecting slices of a tensor of three dimensions.
+    # Selecting rows of a matrix is several times faster than selecting slices of a tensor of three
+    # dimensions.
     return side.flatten(0, 1).flatten(1).index_select(0, slots).view(-1, *side.shape[2:])

@@ -1,8 +1,10 @@
-"""Attention over a paged cache in plain PyTorch: the reference that every faster implementation is measured against.
+"""Attention over a paged cache in plain PyTorch: the reference that every faster implementation is
+measured against.
 
-One step holds rows of any length. Rows of one query token (decode rows) are gathered and computed together; the others (prefill
-rows) one after the other. A gather reads positions of its own sequence only: where rows differ in length, the shorter ones are
-padded with their own oldest visible token and masked, so that what unused blocks hold (NaN included) never enters a product.
+One step holds rows of any length. Rows of one query token (decode rows) are gathered and computed
+together; the others (prefill rows) one after the other. A gather reads positions of its own
+sequence only: where rows differ in length, the shorter ones are padded with their own oldest
+visible token and masked, so that what unused blocks hold (NaN included) never enters a product.
 
 Shapes: T tokens of all rows, R rows, H query heads, K kv heads, G = H / K, D head size, L context.
 """
@@ -35,7 +37,9 @@ __all__ = [
 @final
 @dataclass(frozen=True)
 class EncoderInput:
-    """The sequences whose encoder runs at the beginning of a step, one after the other. E tokens in all."""
+    """The sequences whose encoder runs at the beginning of a step, one after the other. E tokens in
+    all.
+    """
 
     token_ids: Tensor  # int64 [E]
     lengths: tuple[int, ...]
@@ -45,7 +49,9 @@ class EncoderInput:
 @final
 @dataclass(frozen=True)
 class CrossMetadata:
-    """What the rows of a step see of their encoders' tokens, which have block tables of their own."""
+    """What the rows of a step see of their encoders' tokens, which have block tables of their
+    own.
+    """
 
     block_tables: Tensor  # int32 [R, max_blocks], padded with 0
     encoder_lens: tuple[int, ...]  # [R]
@@ -55,26 +61,36 @@ class CrossMetadata:
 @final
 @dataclass(frozen=True)
 class AttentionMetadata:
-    """Where the tokens of one step stand. The rows' tokens lie one row after the other, in batch order.
+    """Where the tokens of one step stand. The rows' tokens lie one row after the other, in batch
+    order.
 
     Row i has `query_lens[i]` new tokens, the last of them at position `context_lens[i] - 1`.
     """
 
     positions: Tensor  # int64 [T]
-    slot_mapping: Tensor  # int64 [T], block * block_size + offset: where each token's key and value are written
+    # int64 [T], block * block_size + offset: where each token's key and value are written
+    slot_mapping: Tensor
     block_tables: Tensor  # int32 [R, max_blocks], padded with 0
     cu_seqlens_q: Tensor  # int32 [R + 1], cumulated query_lens
     seq_lens: Tensor  # int32 [R], context_lens
     query_lens: tuple[int, ...]  # the same on the host, so that no kernel is waited for
     context_lens: tuple[int, ...]
-    states: Tensor | None = None  # int64 [R]: the state of each row, in models with recurrent layers
+    states: Tensor | None = (
+        None  # int64 [R]: the state of each row, in models with recurrent layers
+    )
     cross: CrossMetadata | None = None  # in models with an encoder
     prompt_lens: tuple[int, ...] = ()  # of the rows' sequences; () = no longer than the contexts
 
     @property
     def rotary_lens(self) -> tuple[int, ...]:
-        """The length each row's rotation is chosen for, so that a prompt in chunks is rotated as a whole one."""
-        return tuple(map(max, self.context_lens, self.prompt_lens)) if self.prompt_lens else self.context_lens
+        """The length each row's rotation is chosen for, so that a prompt in chunks is rotated as a
+        whole one.
+        """
+        return (
+            tuple(map(max, self.context_lens, self.prompt_lens))
+            if self.prompt_lens
+            else self.context_lens
+        )
 
 
 @final
@@ -99,7 +115,9 @@ class AttentionSettings:
         return self.alibi_slopes is not None or self.relative_bias is not None
 
     def bias(self, distance: Tensor) -> Tensor | None:
-        """What is added to the scores of [..., Q, L] distances (query position - key position): float32 [..., H, Q, L]."""
+        """What is added to the scores of [..., Q, L] distances (query position - key position):
+        float32 [..., H, Q, L].
+        """
         if self.alibi_slopes is not None:
             return self.alibi_slopes.view(-1, 1, 1) * -distance.unsqueeze(-3)
         return None if self.relative_bias is None else self.relative_bias(distance)
@@ -137,8 +155,12 @@ class AttentionPlan:
     prefills: tuple[PrefillRow, ...]
 
 
-def plan_attention(metadata: AttentionMetadata, block_size: int, window: int | None) -> AttentionPlan:
-    """Find the slots each row reads. Positions that left `window` are not read, so their blocks may be gone."""
+def plan_attention(
+    metadata: AttentionMetadata, block_size: int, window: int | None
+) -> AttentionPlan:
+    """Find the slots each row reads. Positions that left `window` are not read, so their blocks may
+    be gone.
+    """
     decode_rows: list[int] = []
     decode_tokens: list[int] = []
     prefills: list[PrefillRow] = []
@@ -150,12 +172,20 @@ def plan_attention(metadata: AttentionMetadata, block_size: int, window: int | N
         elif query_len:
             prefills.append(_plan_prefill(metadata, row, start, block_size, window))
         start += query_len
-    decode = _plan_decode(metadata, decode_rows, decode_tokens, block_size, window) if decode_rows else None
+    decode = (
+        _plan_decode(metadata, decode_rows, decode_tokens, block_size, window)
+        if decode_rows
+        else None
+    )
     return AttentionPlan(decode=decode, prefills=tuple(prefills))
 
 
 def _plan_decode(
-    metadata: AttentionMetadata, rows: list[int], tokens: list[int], block_size: int, window: int | None
+    metadata: AttentionMetadata,
+    rows: list[int],
+    tokens: list[int],
+    block_size: int,
+    window: int | None,
 ) -> DecodeGroup:
     ends = [metadata.context_lens[row] for row in rows]
     spans = [(0 if window is None else max(0, end - window), end) for end in ends]
@@ -163,9 +193,15 @@ def _plan_decode(
 
 
 def _gather_rows(
-    tables: Tensor, rows: list[int], tokens: list[int], spans: list[tuple[int, int]], block_size: int
+    tables: Tensor,
+    rows: list[int],
+    tokens: list[int],
+    spans: list[tuple[int, int]],
+    block_size: int,
 ) -> DecodeGroup:
-    """A group of the `rows` of `tables`, each of which sees the positions of its span (first, end)."""
+    """A group of the `rows` of `tables`, each of which sees the positions of its span (first,
+    end).
+    """
     device = tables.device
     firsts, ends = [first for first, _ in spans], [end for _, end in spans]
     width = max(end - first for end, first in zip(ends, firsts, strict=True))
@@ -185,13 +221,18 @@ def _gather_rows(
     )
 
 
-def _plan_prefill(metadata: AttentionMetadata, row: int, start: int, block_size: int, window: int | None) -> PrefillRow:
+def _plan_prefill(
+    metadata: AttentionMetadata, row: int, start: int, block_size: int, window: int | None
+) -> PrefillRow:
     device = metadata.block_tables.device
     query_len, context_len = metadata.query_lens[row], metadata.context_lens[row]
     query_start = context_len - query_len
     first = 0 if window is None else max(0, query_start - window + 1)
     key_position = torch.arange(first, context_len, device=device)
-    slots = metadata.block_tables[row].long()[key_position // block_size] * block_size + key_position % block_size
+    slots = (
+        metadata.block_tables[row].long()[key_position // block_size] * block_size
+        + key_position % block_size
+    )
     query_position = torch.arange(query_start, context_len, device=device)
     distance = query_position[:, None] - key_position
     visible = None
@@ -199,7 +240,9 @@ def _plan_prefill(metadata: AttentionMetadata, row: int, start: int, block_size:
         visible = (distance >= 0) & (distance < window)
     elif query_start:
         visible = distance >= 0
-    return PrefillRow(start=start, stop=start + query_len, slots=slots, visible=visible, distance=distance)
+    return PrefillRow(
+        start=start, stop=start + query_len, slots=slots, visible=visible, distance=distance
+    )
 
 
 def plan_cross_attention(metadata: AttentionMetadata, block_size: int) -> AttentionPlan:
@@ -217,16 +260,24 @@ def plan_cross_attention(metadata: AttentionMetadata, block_size: int) -> Attent
         elif query_len:
             position = torch.arange(cross.encoder_lens[row], device=cross.block_tables.device)
             visible = position.new_ones(query_len, len(position), dtype=torch.bool)
-            slots = cross.block_tables[row].long()[position // block_size] * block_size + position % block_size
-            prefills.append(PrefillRow(start, start + query_len, slots, visible, position.expand(query_len, -1)))
+            slots = (
+                cross.block_tables[row].long()[position // block_size] * block_size
+                + position % block_size
+            )
+            prefills.append(
+                PrefillRow(start, start + query_len, slots, visible, position.expand(query_len, -1))
+            )
         start += query_len
     spans = [(0, cross.encoder_lens[row]) for row in single]
     decode = _gather_rows(cross.block_tables, single, tokens, spans, block_size) if single else None
     return AttentionPlan(decode=decode, prefills=tuple(prefills))
 
 
-def paged_attention(query: Tensor, cache: LayerCache, plan: AttentionPlan, settings: AttentionSettings) -> Tensor:
-    """Attention of `query` [T, H, D] over the tokens its rows have in `cache`; the step's own tokens are written already.
+def paged_attention(
+    query: Tensor, cache: LayerCache, plan: AttentionPlan, settings: AttentionSettings
+) -> Tensor:
+    """Attention of `query` [T, H, D] over the tokens its rows have in `cache`; the step's own
+    tokens are written already.
 
     Returns [T, H * Dv] in the query's dtype.
     """
@@ -237,45 +288,75 @@ def paged_attention(query: Tensor, cache: LayerCache, plan: AttentionPlan, setti
             out = _attend_decode(query, cache, plan.decode, settings)
         else:
             tokens = plan.decode.tokens
-            out.index_copy_(0, tokens, _attend_decode(query.index_select(0, tokens), cache, plan.decode, settings))
+            out.index_copy_(
+                0,
+                tokens,
+                _attend_decode(query.index_select(0, tokens), cache, plan.decode, settings),
+            )
     for row in plan.prefills:
-        out[row.start : row.stop] = _attend_prefill(query[row.start : row.stop], cache, row, settings)
+        out[row.start : row.stop] = _attend_prefill(
+            query[row.start : row.stop], cache, row, settings
+        )
     return out.flatten(1)
 
 
-def _attend_decode(query: Tensor, cache: LayerCache, group: DecodeGroup, settings: AttentionSettings) -> Tensor:
-    """The query heads of one kv head take the place of query positions: they share keys, values and mask. [R, H, Dv]."""
+def _attend_decode(
+    query: Tensor, cache: LayerCache, group: DecodeGroup, settings: AttentionSettings
+) -> Tensor:
+    """The query heads of one kv head take the place of query positions: they share keys, values and
+    mask. [R, H, Dv].
+    """
     rows, num_heads, head_dim = query.shape
     num_kv_heads = cache.key.shape[2]
     grouped = query.view(rows, num_kv_heads, num_heads // num_kv_heads, head_dim)
-    key, value = (side.view(rows, -1, *side.shape[1:]).transpose(1, 2) for side in cache.gather(group.slots))  # [R, K, L, D]
+    key, value = (
+        side.view(rows, -1, *side.shape[1:]).transpose(1, 2) for side in cache.gather(group.slots)
+    )  # [R, K, L, D]
     if settings.plain:
-        out = functional.scaled_dot_product_attention(grouped, key, value, attn_mask=group.visible, scale=settings.scale)
+        out = functional.scaled_dot_product_attention(
+            grouped, key, value, attn_mask=group.visible, scale=settings.scale
+        )
     else:
         bias = settings.bias(group.distance)  # [R, H, 1, L]
         bias = None if bias is None else bias.reshape(rows, num_kv_heads, -1, bias.shape[-1])
         sinks = None if settings.sinks is None else settings.sinks.view(num_kv_heads, -1)
-        out = _attend_explicitly(grouped, key, value, visible=group.visible, bias=bias, sinks=sinks, settings=settings)
+        out = _attend_explicitly(
+            grouped, key, value, visible=group.visible, bias=bias, sinks=sinks, settings=settings
+        )
     return out.reshape(rows, num_heads, -1)
 
 
-def _attend_prefill(query: Tensor, cache: LayerCache, row: PrefillRow, settings: AttentionSettings) -> Tensor:
+def _attend_prefill(
+    query: Tensor, cache: LayerCache, row: PrefillRow, settings: AttentionSettings
+) -> Tensor:
     """One row: [query_len, H, D] to [query_len, H, Dv]."""
     query_len, num_heads, head_dim = query.shape
     num_kv_heads = cache.key.shape[2]
     group = num_heads // num_kv_heads
-    heads = query.view(query_len, num_kv_heads, group, head_dim).permute(1, 2, 0, 3)  # [K, G, query_len, D]
-    key, value = (side.transpose(0, 1).unsqueeze(1).expand(-1, group, -1, -1) for side in cache.gather(row.slots))
+    heads = query.view(query_len, num_kv_heads, group, head_dim).permute(
+        1, 2, 0, 3
+    )  # [K, G, query_len, D]
+    key, value = (
+        side.transpose(0, 1).unsqueeze(1).expand(-1, group, -1, -1)
+        for side in cache.gather(row.slots)
+    )
     if settings.plain:
         out = functional.scaled_dot_product_attention(
-            heads, key, value, attn_mask=row.visible, is_causal=row.visible is None, scale=settings.scale
+            heads,
+            key,
+            value,
+            attn_mask=row.visible,
+            is_causal=row.visible is None,
+            scale=settings.scale,
         )
     else:
         bias = settings.bias(row.distance)  # [H, query_len, L]
         bias = None if bias is None else bias.view(num_kv_heads, group, *bias.shape[1:])
         sinks = None if settings.sinks is None else settings.sinks.view(num_kv_heads, group, 1)
         visible = row.distance >= 0 if row.visible is None else row.visible
-        out = _attend_explicitly(heads, key, value, visible=visible, bias=bias, sinks=sinks, settings=settings)
+        out = _attend_explicitly(
+            heads, key, value, visible=visible, bias=bias, sinks=sinks, settings=settings
+        )
     return out.permute(2, 0, 1, 3).reshape(query_len, num_heads, -1)
 
 
@@ -289,9 +370,11 @@ def _attend_explicitly(
     sinks: Tensor | None,
     settings: AttentionSettings,
 ) -> Tensor:
-    """softmax(softcap(scale q k) + bias) v with the sinks' share of the softmax thrown away; scores in float32.
+    """softmax(softcap(scale q k) + bias) v with the sinks' share of the softmax thrown away; scores
+    in float32.
 
-    query [..., Q, D], key and value [..., L, D]; `visible`, `bias` broadcast to [..., Q, L], `sinks` to [..., Q].
+    query [..., Q, D], key and value [..., L, D]; `visible`, `bias` broadcast to [..., Q, L],
+    `sinks` to [..., Q].
     """
     scores = (query @ key.transpose(-1, -2)).float() * settings.scale
     if settings.softcap is not None:
@@ -309,8 +392,8 @@ def _attend_explicitly(
 def alibi_slopes(num_heads: int, bias_max: float = 8.0) -> Tensor:
     """Slopes of ALiBi (arXiv 2108.12409, section 3, where `bias_max` is 8), float32 [num_heads].
 
-    For a power of two n they are 2^(-8/n), 2^(-16/n), …; any other count takes the slopes of the power below it, then every
-    second slope of the power above it.
+    For a power of two n they are 2^(-8/n), 2^(-16/n), …; any other count takes the slopes of the
+    power below it, then every second slope of the power above it.
     """
     below = 1 << (num_heads.bit_length() - 1)
     exponents = [-bias_max * (i + 1) / below for i in range(below)]

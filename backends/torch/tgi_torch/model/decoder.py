@@ -1,6 +1,7 @@
 """The decoder: one implementation of the architecture grammar in PyTorch.
 
-`build_decoder` takes every branch that a `ModelSpec` asks for; what it returns runs straight through.
+`build_decoder` takes every branch that a `ModelSpec` asks for; what it returns runs straight
+through.
 """
 
 from __future__ import annotations
@@ -87,7 +88,9 @@ class EmbeddingLayer:
 @final
 @dataclass(frozen=True)
 class Decoder:
-    """A model ready to run once its parameters are loaded. Holds no state of a step, so calls may interleave."""
+    """A model ready to run once its parameters are loaded. Holds no state of a step, so calls may
+    interleave.
+    """
 
     spec: ModelSpec
     parameters: Parameters
@@ -117,7 +120,9 @@ class Decoder:
         """Every mixer goes on from what the part before it left."""
         return True
 
-    def write(self, parameter: str, expert: int | None, *, axis: int, start: int, piece: Tensor) -> None:
+    def write(
+        self, parameter: str, expert: int | None, *, axis: int, start: int, piece: Tensor
+    ) -> None:
         """Take a part of a weight in (`tgi_torch.weights.loading.WeightSink`)."""
         self.parameters.write(parameter, expert, axis=axis, start=start, piece=piece)
 
@@ -125,28 +130,48 @@ class Decoder:
         """The decoder with a cache of its own."""
         # One state more than sequences, for `health`, as there is one block more.
         num_states = limits.max_sequences + 1
-        return DecoderWithCache(self, KVCache.allocate(self.spec, num_blocks, block_size, self.dtype, self.device, num_states))
+        return DecoderWithCache(
+            self,
+            KVCache.allocate(
+                self.spec, num_blocks, block_size, self.dtype, self.device, num_states
+            ),
+        )
 
     def close(self) -> None:
         """Nothing to end."""
 
     def forward(self, token_ids: Tensor, metadata: AttentionMetadata, kv_cache: KVCache) -> Tensor:
-        """Hidden vectors [T, hidden] after the final norm for `token_ids` int64 [T]; writes their keys and values.
+        """Hidden vectors [T, hidden] after the final norm for `token_ids` int64 [T]; writes their
+        keys and values.
 
         Not a row's last tokens only: the caller chooses which of them become logits.
         """
-        if self.encoder is not None and metadata.cross is not None and metadata.cross.encoder is not None:
+        if (
+            self.encoder is not None
+            and metadata.cross is not None
+            and metadata.cross.encoder is not None
+        ):
             self.encoder.run(metadata.cross.encoder, kv_cache)
         if metadata.states is not None:
             # A sequence starts where its context is no longer than its row.
-            is_new = [query == context for query, context in zip(metadata.query_lens, metadata.context_lens, strict=True)]
+            is_new = [
+                query == context
+                for query, context in zip(metadata.query_lens, metadata.context_lens, strict=True)
+            ]
             kv_cache.clear_states(metadata.states[torch.tensor(is_new, device=self.device)])
         context = StepContext(
             metadata=metadata,
             kv_cache=kv_cache,
             rotations=tuple(table.lookup(metadata) for table in self.rotary_tables),
-            plans=tuple(self.ops.plan_attention(metadata, kv_cache.block_size, window) for window in self.windows),
-            cross_plan=None if metadata.cross is None else self.ops.plan_cross_attention(metadata, kv_cache.block_size),
+            plans=tuple(
+                self.ops.plan_attention(metadata, kv_cache.block_size, window)
+                for window in self.windows
+            ),
+            cross_plan=(
+                None
+                if metadata.cross is None
+                else self.ops.plan_cross_attention(metadata, kv_cache.block_size)
+            ),
             state_plan=None if metadata.states is None else self.ops.plan_states(metadata),
         )
         x = self.embedding(token_ids, metadata.positions)
@@ -194,7 +219,9 @@ class DecoderWithCache:
     def release_state(self, state: int) -> None:
         """States lie in one tensor and are cleared when they are taken again."""
 
-    def forward(self, token_ids: Tensor, metadata: AttentionMetadata, wanted: Tensor | None = None) -> Tensor:
+    def forward(
+        self, token_ids: Tensor, metadata: AttentionMetadata, wanted: Tensor | None = None
+    ) -> Tensor:
         """Hidden vectors of int64 [T], of all tokens or of those `wanted`."""
         hidden = self.decoder.forward(token_ids, metadata, self.kv_cache)
         return hidden if wanted is None else hidden.index_select(0, wanted)
@@ -205,7 +232,11 @@ class DecoderWithCache:
 
 
 def build_decoder(
-    spec: ModelSpec, ops: Ops, dtype: torch.dtype, device: torch.device | str, quantization: Quantization | None = None
+    spec: ModelSpec,
+    ops: Ops,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    quantization: Quantization | None = None,
 ) -> Decoder:
     """Lay out a decoder for `spec`; its parameters are not initialised.
 
@@ -216,11 +247,17 @@ def build_decoder(
     embedding = _build_embedding(build, spec)
     mixers = _MixerBuilder(build, spec)
     blocks = tuple(build_blocks(build, spec.decoder, mixers.build))
-    final_norm = build_norm(build, spec.decoder.final_norm, f"{spec.decoder.kind}.final_norm", spec.hidden_size)
+    final_norm = build_norm(
+        build, spec.decoder.final_norm, f"{spec.decoder.kind}.final_norm", spec.hidden_size
+    )
     encoder = _build_encoder(build, spec, embedding, mixers)
     size = _embedding_size(spec)
     projected = size != spec.hidden_size
-    project = build_linear(build, "head", {"projection": size}, spec.hidden_size, bias=False) if projected else identity
+    project = (
+        build_linear(build, "head", {"projection": size}, spec.hidden_size, bias=False)
+        if projected
+        else identity
+    )
     head = _build_head(build, spec, embedding.table)
     assert parameters.shapes == tensor_shapes(spec)
     return Decoder(
@@ -246,7 +283,9 @@ class _MixerBuilder:
     def __init__(self, build: BuildContext, spec: ModelSpec) -> None:
         attentions = attention_layers(spec)
         self.windows = _distinct(_window(mixer) for mixer in attentions)
-        self.ropes: tuple[Rope, ...] = _distinct(mixer.rope for mixer in attentions if mixer.rope is not None)
+        self.ropes: tuple[Rope, ...] = _distinct(
+            mixer.rope for mixer in attentions if mixer.rope is not None
+        )
         self.readers: list[CrossAttentionMixer] = []
         self._building = build
         self._spec = spec
@@ -260,13 +299,19 @@ class _MixerBuilder:
             case Attention() | LatentAttention():
                 return self._build_attention(mixer, prefix)
             case CrossAttention():
-                reader = build_cross_attention(self._building, mixer, prefix, layer=len(self.readers))
+                reader = build_cross_attention(
+                    self._building, mixer, prefix, layer=len(self.readers)
+                )
                 self.readers.append(reader)
                 return reader
             case StateSpace():
-                return build_state_space(self._building, mixer, prefix, layer=next(self._num_states))
+                return build_state_space(
+                    self._building, mixer, prefix, layer=next(self._num_states)
+                )
             case LinearAttention():
-                return build_linear_attention(self._building, mixer, prefix, layer=next(self._num_states))
+                return build_linear_attention(
+                    self._building, mixer, prefix, layer=next(self._num_states)
+                )
             case MLP():
                 return build_mlp(self._building, mixer, prefix)
             case MixtureOfExperts():
@@ -278,7 +323,9 @@ class _MixerBuilder:
         if isinstance(mixer, LatentAttention):
             plan, rotation = self.windows.index(None), self.ropes.index(mixer.rope)
             layer = next(self._num_attentions)
-            return build_latent_attention(build, mixer, prefix, layer=layer, plan=plan, rotation=rotation)
+            return build_latent_attention(
+                build, mixer, prefix, layer=layer, plan=plan, rotation=rotation
+            )
         bias = self._find_relative_bias(mixer, prefix)
         if prefix.startswith("encoder."):
             return build_encoder_attention(build, mixer, prefix, bias)
@@ -297,7 +344,9 @@ def _window(mixer: TokenMixer) -> int | None:
     return mixer.window if isinstance(mixer, Attention) else None
 
 
-def _build_encoder(build: BuildContext, spec: ModelSpec, embedding: EmbeddingLayer, mixers: _MixerBuilder) -> Encoder | None:
+def _build_encoder(
+    build: BuildContext, spec: ModelSpec, embedding: EmbeddingLayer, mixers: _MixerBuilder
+) -> Encoder | None:
     stack = next((stack for stack in spec.stacks if stack.kind == "encoder"), None)
     if stack is None:
         return None
@@ -310,7 +359,9 @@ def _build_encoder(build: BuildContext, spec: ModelSpec, embedding: EmbeddingLay
 
 
 def _not_built(spec: ModelSpec, what: str) -> ModelError:
-    return ModelError(f"{spec.model_type}: {what} is not built yet.", "Choose another model or another backend.")
+    return ModelError(
+        f"{spec.model_type}: {what} is not built yet.", "Choose another model or another backend."
+    )
 
 
 def _distinct(items: Iterator[ItemT]) -> tuple[ItemT, ...]:
@@ -328,12 +379,18 @@ def _build_embedding(build: BuildContext, spec: ModelSpec) -> EmbeddingLayer:
     if embedding.positions is not None:
         rows = embedding.positions.num_positions + embedding.positions.offset
         position_table = parameters.create("embedding.positions.weight", rows, spec.hidden_size)
-        add_positions = partial(_add_positions, build.ops.embedding, position_table, embedding.positions.offset)
+        add_positions = partial(
+            _add_positions, build.ops.embedding, position_table, embedding.positions.offset
+        )
     return EmbeddingLayer(
         lookup=build_lookup(build, table),
         table=table,
         scale=identity if embedding.scale == 1.0 else partial(torch.mul, other=scale),
-        project=build_linear(build, "embedding", {"projection": spec.hidden_size}, size, bias=False) if projected else identity,
+        project=(
+            build_linear(build, "embedding", {"projection": spec.hidden_size}, size, bias=False)
+            if projected
+            else identity
+        ),
         add_positions=add_positions,
         norm=build_norm(build, embedding.norm, "embedding.norm", spec.hidden_size),
     )
@@ -348,14 +405,24 @@ def _no_positions(x: Tensor, positions: Tensor) -> Tensor:
 
 
 def _add_positions(
-    lookup: Callable[[Tensor, Tensor], Tensor], table: Tensor, offset: int, x: Tensor, positions: Tensor
+    lookup: Callable[[Tensor, Tensor], Tensor],
+    table: Tensor,
+    offset: int,
+    x: Tensor,
+    positions: Tensor,
 ) -> Tensor:
     return x + lookup(positions + offset, table)
 
 
-def _build_head(build: BuildContext, spec: ModelSpec, embedding_table: Tensor | QuantizedMatrix) -> Linear:
+def _build_head(
+    build: BuildContext, spec: ModelSpec, embedding_table: Tensor | QuantizedMatrix
+) -> Linear:
     tied, size = spec.head.tied, _embedding_size(spec)
-    table = embedding_table if tied else build_embedding_or_head_table(build, "head.weight", spec.vocab_size, size)
+    table = (
+        embedding_table
+        if tied
+        else build_embedding_or_head_table(build, "head.weight", spec.vocab_size, size)
+    )
     bias = build.parameters.create("head.bias", spec.vocab_size) if spec.head.bias else None
     return build_head(build, table, bias)
 

@@ -1,7 +1,7 @@
 """The encoder and the attention to it.
 
-An encoder runs whole, at the beginning of the step in which its sequence starts. What stays of it are the keys and values that
-the decoder's cross attention layers make of its output.
+An encoder runs whole, at the beginning of the step in which its sequence starts. What stays of it
+are the keys and values that the decoder's cross attention layers make of its output.
 
 Shapes: E tokens of all encoders of a step, T tokens of the decoder, H heads, D head size.
 """
@@ -27,7 +27,13 @@ from tgi_torch.model.relative_bias import RelativePositionBias, distance_buckets
 from tgi_torch.model.residual import ResidualBlock
 from tgi_torch.ops import Ops
 
-__all__ = ["CrossAttentionMixer", "Encoder", "build_cross_attention", "build_encoder_attention", "relative_biases"]
+__all__ = [
+    "CrossAttentionMixer",
+    "Encoder",
+    "build_cross_attention",
+    "build_encoder_attention",
+    "relative_biases",
+]
 
 
 @final
@@ -42,7 +48,9 @@ class EncoderAttentionMixer:
     bias: RelativePositionBias | None
 
     def __call__(self, x: Tensor, context: StepContext) -> Tensor:
-        query, key, value = self.qkv(x).view(x.shape[0], 3, self.num_heads, -1).permute(1, 2, 0, 3)  # [H, E, D] each
+        query, key, value = (
+            self.qkv(x).view(x.shape[0], 3, self.num_heads, -1).permute(1, 2, 0, 3)
+        )  # [H, E, D] each
         out = torch.empty_like(query)
         for start, stop in pairwise(_bounds(context.metadata.query_lens)):
             position = torch.arange(stop - start, device=x.device)
@@ -51,7 +59,11 @@ class EncoderAttentionMixer:
                 distance = position[first - start : last - start, None] - position
                 bias = None if self.bias is None else self.bias(distance).to(query.dtype)
                 out[:, first:last] = functional.scaled_dot_product_attention(
-                    query[:, first:last], key[:, start:stop], value[:, start:stop], attn_mask=bias, scale=self.scale
+                    query[:, first:last],
+                    key[:, start:stop],
+                    value[:, start:stop],
+                    attn_mask=bias,
+                    scale=self.scale,
                 )
         return self.output(out.transpose(0, 1).flatten(1))
 
@@ -72,7 +84,9 @@ class CrossAttentionMixer:
     def __call__(self, x: Tensor, context: StepContext) -> Tensor:
         query = self.query(x).view(x.shape[0], self.num_heads, -1)
         cache = context.kv_cache.cross_layers[self.layer]
-        return self.output(self.ops.paged_attention(query, cache, context.cross_plan, self.settings))
+        return self.output(
+            self.ops.paged_attention(query, cache, context.cross_plan, self.settings)
+        )
 
     def write(self, encoded: Tensor, slot_mapping: Tensor, kv_cache: KVCache) -> None:
         """Store keys and values of the encoder's output [E, hidden] at int64 [E]."""
@@ -92,7 +106,9 @@ class Encoder:
 
     def run(self, inputs: EncoderInput, kv_cache: KVCache) -> None:
         """Encode the texts of `inputs` and store what the decoder reads of them."""
-        context = StepContext(metadata=_encoder_metadata(inputs), kv_cache=kv_cache, rotations=(), plans=())
+        context = StepContext(
+            metadata=_encoder_metadata(inputs), kv_cache=kv_cache, rotations=(), plans=()
+        )
         x = self.embedding(inputs.token_ids, context.metadata.positions)
         for block in self.blocks:
             x = block(x, context)
@@ -102,7 +118,9 @@ class Encoder:
 
 
 def relative_biases(build: BuildContext) -> Callable[[Attention, str], RelativePositionBias | None]:
-    """Finds the position bias of an attention mixer by its prefix; a shared one is that of the first layer of the stack."""
+    """Finds the position bias of an attention mixer by its prefix; a shared one is that of the
+    first layer of the stack.
+    """
     shared: dict[str, RelativePositionBias] = {}
 
     def find(spec: Attention, prefix: str) -> RelativePositionBias | None:
@@ -112,15 +130,23 @@ def relative_biases(build: BuildContext) -> Callable[[Attention, str], RelativeP
         stack = prefix.split(".", maxsplit=1)[0]
         if rule.shared and stack in shared:
             return shared[stack]
-        table = build.parameters.create(f"{prefix}.relative_bias.weight", rule.num_buckets, spec.num_heads)
-        shared[stack] = RelativePositionBias(table, distance_buckets(rule).to(build.parameters.device))
+        table = build.parameters.create(
+            f"{prefix}.relative_bias.weight", rule.num_buckets, spec.num_heads
+        )
+        shared[stack] = RelativePositionBias(
+            table, distance_buckets(rule).to(build.parameters.device)
+        )
         return shared[stack]
 
     return find
 
 
-def build_encoder_attention(build: BuildContext, spec: Attention, prefix: str, bias: RelativePositionBias | None) -> Mixer:
-    """Attention with roles `<prefix>.{q,k,v,o}…`. Raises `ModelError` for what no encoder here has."""
+def build_encoder_attention(
+    build: BuildContext, spec: Attention, prefix: str, bias: RelativePositionBias | None
+) -> Mixer:
+    """Attention with roles `<prefix>.{q,k,v,o}…`. Raises `ModelError` for what no encoder here
+    has.
+    """
     plain = Attention(
         num_heads=spec.num_heads,
         num_kv_heads=spec.num_heads,
@@ -132,10 +158,15 @@ def build_encoder_attention(build: BuildContext, spec: Attention, prefix: str, b
         causal=False,
     )
     if spec != plain:
-        raise ModelError("this kind of attention is not built for encoders.", "Choose another model or another backend.")
+        raise ModelError(
+            "this kind of attention is not built for encoders.",
+            "Choose another model or another backend.",
+        )
     size = spec.num_heads * spec.head_dim
     return EncoderAttentionMixer(
-        qkv=build_linear(build, prefix, dict.fromkeys("qkv", size), build.hidden_size, bias=spec.qkv_bias),
+        qkv=build_linear(
+            build, prefix, dict.fromkeys("qkv", size), build.hidden_size, bias=spec.qkv_bias
+        ),
         output=build_linear(build, prefix, {"o": build.hidden_size}, size, bias=spec.output_bias),
         num_heads=spec.num_heads,
         scale=spec.scale,
@@ -143,13 +174,17 @@ def build_encoder_attention(build: BuildContext, spec: Attention, prefix: str, b
     )
 
 
-def build_cross_attention(build: BuildContext, spec: CrossAttention, prefix: str, *, layer: int) -> CrossAttentionMixer:
+def build_cross_attention(
+    build: BuildContext, spec: CrossAttention, prefix: str, *, layer: int
+) -> CrossAttentionMixer:
     """Cross attention with roles `<prefix>.{q,k,v,o}…`."""
     size, hidden = spec.num_heads * spec.head_dim, build.hidden_size
     return CrossAttentionMixer(
         ops=build.ops,
         query=build_linear(build, prefix, {"q": size}, hidden, bias=spec.qkv_bias),
-        key_value=build_linear(build, prefix, dict.fromkeys("kv", size), hidden, bias=spec.qkv_bias),
+        key_value=build_linear(
+            build, prefix, dict.fromkeys("kv", size), hidden, bias=spec.qkv_bias
+        ),
         output=build_linear(build, prefix, {"o": hidden}, size, bias=spec.output_bias),
         num_heads=spec.num_heads,
         layer=layer,

@@ -11,10 +11,17 @@ __all__ = ["refused_by_fallback", "slow_by_fallback"]
 
 
 def refused_by_fallback(spec: GenericSpec, config: EngineConfig) -> tuple[str, ...]:
-    """Why the fallback cannot run this model, as far as that shows before loading; empty if nothing does."""
+    """Why the fallback cannot run this model, as far as that shows before loading; empty if nothing
+    does.
+    """
     name = f"the architecture `{spec.model_type}` is not built in"
     if find_spec("transformers") is None:
-        return (f"{name}, and `transformers`, which could run it, is not installed; install tgi with the extra `transformers`",)
+        return (
+            (
+                f"{name}, and `transformers`, which could run it, is not installed; install tgi"
+                " with the extra `transformers`"
+            ),
+        )
     if spec.config.get("is_encoder_decoder"):
         return (f"{name}, and the fallback runs decoders only, not encoders",)
     if spec.config.get("quantization_config"):
@@ -27,6 +34,6 @@ def refused_by_fallback(spec: GenericSpec, config: EngineConfig) -> tuple[str, .
 def slow_by_fallback(spec: GenericSpec) -> str:
     """Why a model that it runs is slow, for the line at start."""
     return (
-        f"the architecture `{spec.model_type}` is not built in: it runs with transformers' modelling code, one sequence after"
-        " the other and without a prefix cache"
+        f"the architecture `{spec.model_type}` is not built in: it runs with transformers'"
+        " modelling code, one sequence after the other and without a prefix cache"
     )

@@ -1,13 +1,16 @@
 """Multi-head latent attention (DeepSeek V2, arXiv 2405.04434) over the paged cache.
 
-A token keeps one vector for all heads: its normalised latent vector and its rotated key part. The projection up from the latent
-vector is not applied to what is kept; it moves to the other side of both products (section 2.1.2 of the paper):
+A token keeps one vector for all heads: its normalised latent vector and its rotated key part. The
+projection up from the latent vector is not applied to what is kept; it moves to the other side of
+both products (section 2.1.2 of the paper):
 
     q_nope · (W_k latent) = (W_k' q_nope) · latent          sum p (W_v latent) = W_v (sum p latent)
 
-So each step is attention of all query heads over one kv head, whose value is the beginning of its key.
+So each step is attention of all query heads over one kv head, whose value is the beginning of its
+key.
 
-Shapes: T tokens, H heads, L the latent vector's size, N and R a head's sizes without and with rotation, V a value head's size.
+Shapes: T tokens, H heads, L the latent vector's size, N and R a head's sizes without and with
+rotation, V a value head's size.
 """
 
 from __future__ import annotations
@@ -20,7 +23,15 @@ from torch import Tensor
 
 from tgi.architectures import LatentAttention
 from tgi_torch.attention.paged import AttentionSettings
-from tgi_torch.model.layers import BuildContext, Linear, Mixer, StepContext, Transform, build_linear, build_norm
+from tgi_torch.model.layers import (
+    BuildContext,
+    Linear,
+    Mixer,
+    StepContext,
+    Transform,
+    build_linear,
+    build_norm,
+)
 from tgi_torch.ops import Ops
 
 __all__ = ["LatentAttentionMixer", "build_latent_attention"]
@@ -36,7 +47,9 @@ class LatentAttentionMixer:
     project_query: Transform  # [T, hidden] to [T, H * (N + R)]
     project_latent: Linear  # [T, hidden] to [T, L + R]
     latent_norm: Transform
-    expand: Tensor  # [H * (N + V), L] up from the latent vector: a head's key rows, then its value rows
+    expand: (
+        Tensor  # [H * (N + V), L] up from the latent vector: a head's key rows, then its value rows
+    )
     output: Linear
     layer: int  # its place in the cache
     plan: int  # its place in StepContext.plans
@@ -45,18 +58,32 @@ class LatentAttentionMixer:
 
     def __call__(self, x: Tensor, context: StepContext) -> Tensor:
         spec = self.spec
-        heads = self.project_query(x).view(-1, spec.num_heads, spec.qk_nope_head_dim + spec.qk_rope_head_dim)
+        heads = self.project_query(x).view(
+            -1, spec.num_heads, spec.qk_nope_head_dim + spec.qk_rope_head_dim
+        )
         kept = self.project_latent(x)
-        rotary = torch.cat([heads[..., spec.qk_nope_head_dim :], kept[:, None, spec.kv_lora_rank :]], dim=1)
+        rotary = torch.cat(
+            [heads[..., spec.qk_nope_head_dim :], kept[:, None, spec.kv_lora_rank :]], dim=1
+        )
         self.ops.rotary(rotary, context.rotations[self.rotation], spec.rope.interleaved)
         expand = self.expand.view(spec.num_heads, -1, spec.kv_lora_rank)
         to_key, to_value = expand[:, : spec.qk_nope_head_dim], expand[:, spec.qk_nope_head_dim :]
-        query = torch.cat([torch.einsum("thn,hnl->thl", heads[..., : spec.qk_nope_head_dim], to_key), rotary[:, :-1]], dim=-1)
-        key = torch.cat([self.latent_norm(kept[:, : spec.kv_lora_rank]).unsqueeze(1), rotary[:, -1:]], dim=-1)
+        query = torch.cat(
+            [
+                torch.einsum("thn,hnl->thl", heads[..., : spec.qk_nope_head_dim], to_key),
+                rotary[:, :-1],
+            ],
+            dim=-1,
+        )
+        key = torch.cat(
+            [self.latent_norm(kept[:, : spec.kv_lora_rank]).unsqueeze(1), rotary[:, -1:]], dim=-1
+        )
         cache = context.kv_cache.layers[self.layer]
         self.ops.write_kv(key, key[..., : spec.kv_lora_rank], cache, context.metadata.slot_mapping)
         mixed = self.ops.paged_attention(query, cache, context.plans[self.plan], self.settings)
-        mixed = torch.einsum("thl,hvl->thv", mixed.view(-1, spec.num_heads, spec.kv_lora_rank), to_value)
+        mixed = torch.einsum(
+            "thl,hvl->thv", mixed.view(-1, spec.num_heads, spec.kv_lora_rank), to_value
+        )
         return self.output(mixed.flatten(1))
 
 
@@ -76,20 +103,30 @@ class LowRankQuery:
 def build_latent_attention(
     build: BuildContext, spec: LatentAttention, prefix: str, *, layer: int, plan: int, rotation: int
 ) -> Mixer:
-    """Latent attention with roles `<prefix>.{q | q_a, q_a_norm, q_b, kv_a, kv_a_norm, kv_b, o}…`."""
+    """Latent attention with roles `<prefix>.{q | q_a, q_a_norm, q_b, kv_a, kv_a_norm, kv_b,
+    o}…`.
+    """
     value_size = spec.num_heads * spec.v_head_dim
     return LatentAttentionMixer(
         ops=build.ops,
         spec=spec,
         project_query=_build_query(build, spec, prefix),
         project_latent=build_linear(
-            build, prefix, {"kv_a": spec.kv_lora_rank + spec.qk_rope_head_dim}, build.hidden_size, bias=spec.qkv_bias
+            build,
+            prefix,
+            {"kv_a": spec.kv_lora_rank + spec.qk_rope_head_dim},
+            build.hidden_size,
+            bias=spec.qkv_bias,
         ),
         latent_norm=build_norm(build, spec.norm, f"{prefix}.kv_a_norm", spec.kv_lora_rank),
         expand=build.parameters.create(
-            f"{prefix}.kv_b.weight", spec.num_heads * (spec.qk_nope_head_dim + spec.v_head_dim), spec.kv_lora_rank
+            f"{prefix}.kv_b.weight",
+            spec.num_heads * (spec.qk_nope_head_dim + spec.v_head_dim),
+            spec.kv_lora_rank,
         ),
-        output=build_linear(build, prefix, {"o": build.hidden_size}, value_size, bias=spec.output_bias),
+        output=build_linear(
+            build, prefix, {"o": build.hidden_size}, value_size, bias=spec.output_bias
+        ),
         layer=layer,
         plan=plan,
         rotation=rotation,
@@ -102,7 +139,9 @@ def _build_query(build: BuildContext, spec: LatentAttention, prefix: str) -> Tra
     if spec.q_lora_rank is None:
         return build_linear(build, prefix, {"q": rows}, build.hidden_size, bias=False)
     return LowRankQuery(
-        down=build_linear(build, prefix, {"q_a": spec.q_lora_rank}, build.hidden_size, bias=spec.qkv_bias),
+        down=build_linear(
+            build, prefix, {"q_a": spec.q_lora_rank}, build.hidden_size, bias=spec.qkv_bias
+        ),
         norm=build_norm(build, spec.norm, f"{prefix}.q_a_norm", spec.q_lora_rank),
         up=build_linear(build, prefix, {"q_b": rows}, spec.q_lora_rank, bias=False),
     )

@@ -74,31 +74,51 @@ class Linear:
         return self.apply(x, self.weight, self.bias)
 
 
-def build_linear(build: BuildContext, prefix: str, rows: dict[str, int], columns: int, *, bias: bool) -> Linear:
-    """One linear for the projections named in `rows`, stacked in that order; role `<prefix>.<name>.weight`."""
+def build_linear(
+    build: BuildContext, prefix: str, rows: dict[str, int], columns: int, *, bias: bool
+) -> Linear:
+    """One linear for the projections named in `rows`, stacked in that order; role
+    `<prefix>.<name>.weight`.
+    """
     store, quantization = build.parameters, build.quantization
     names = {f"{prefix}.{name}.weight": n for name, n in rows.items()}
-    offset = store.create_fused({f"{prefix}.{name}.bias": n for name, n in rows.items()}) if bias else None
-    if quantization is not None and all(is_quantized(name, (n, columns)) for name, n in names.items()):
-        return Linear(_multiply_quantized, store.create_quantized(names, columns, quantization.layers), offset)
+    offset = (
+        store.create_fused({f"{prefix}.{name}.bias": n for name, n in rows.items()})
+        if bias
+        else None
+    )
+    if quantization is not None and all(
+        is_quantized(name, (n, columns)) for name, n in names.items()
+    ):
+        return Linear(
+            _multiply_quantized, store.create_quantized(names, columns, quantization.layers), offset
+        )
     return Linear(build.ops.linear, store.create_fused(names, after=(columns,)), offset)
 
 
-def build_embedding_or_head_table(build: BuildContext, parameter: str, rows: int, columns: int) -> Tensor | QuantizedMatrix:
+def build_embedding_or_head_table(
+    build: BuildContext, parameter: str, rows: int, columns: int
+) -> Tensor | QuantizedMatrix:
     """The table of an embedding or a head: role `parameter` [rows, columns]."""
     if build.quantization is None:
         return build.parameters.create(parameter, rows, columns)
-    return build.parameters.create_quantized({parameter: rows}, columns, build.quantization.embedding_and_head)
+    return build.parameters.create_quantized(
+        {parameter: rows}, columns, build.quantization.embedding_and_head
+    )
 
 
 def build_head(build: BuildContext, table: Tensor | QuantizedMatrix, bias: Tensor | None) -> Linear:
     """The linear over such a table."""
-    return Linear(build.ops.linear if isinstance(table, Tensor) else _multiply_quantized, table, bias)
+    return Linear(
+        build.ops.linear if isinstance(table, Tensor) else _multiply_quantized, table, bias
+    )
 
 
 def build_lookup(build: BuildContext, table: Tensor | QuantizedMatrix) -> Transform:
     """Rows of such a table: int64 [T] to [T, columns]."""
-    return partial(_lookup, build.ops.embedding, table) if isinstance(table, Tensor) else table.lookup
+    return (
+        partial(_lookup, build.ops.embedding, table) if isinstance(table, Tensor) else table.lookup
+    )
 
 
 def _lookup(embedding: Callable[[Tensor, Tensor], Tensor], table: Tensor, ids: Tensor) -> Tensor:

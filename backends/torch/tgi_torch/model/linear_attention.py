@@ -13,7 +13,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from tgi.architectures import LinearAttention
-from tgi_torch.model.layers import BuildContext, Linear, Mixer, StepContext, Transform, build_linear, build_norm
+from tgi_torch.model.layers import (
+    BuildContext,
+    Linear,
+    Mixer,
+    StepContext,
+    Transform,
+    build_linear,
+    build_norm,
+)
 from tgi_torch.model.recurrence import DeltaInputs
 from tgi_torch.model.state_space import Convolution
 from tgi_torch.ops import Ops
@@ -26,7 +34,9 @@ _LENGTH_EPS = 1e-6
 @final
 @dataclass(frozen=True)
 class LinearAttentionMixer:
-    """A matrix state per head that maps keys to values; each token corrects what the state says of its key."""
+    """A matrix state per head that maps keys to values; each token corrects what the state says of
+    its key.
+    """
 
     ops: Ops
     spec: LinearAttention
@@ -40,11 +50,16 @@ class LinearAttentionMixer:
 
     def __call__(self, x: Tensor, context: StepContext) -> Tensor:
         spec = self.spec
-        keys, values = spec.num_key_heads * spec.key_head_dim, spec.num_value_heads * spec.value_head_dim
+        keys, values = (
+            spec.num_key_heads * spec.key_head_dim,
+            spec.num_value_heads * spec.value_head_dim,
+        )
         sizes = [2 * keys + values, values, spec.num_value_heads, spec.num_value_heads]
         mixed, gate, beta, rate = torch.split(self.project(x), sizes, dim=-1)
         q, k, v = torch.split(self.convolve(mixed, context).float(), [keys, keys, values], dim=-1)
-        decay = torch.exp(self.a_log.float()) * functional.softplus(rate.float() + self.dt_bias.float())
+        decay = torch.exp(self.a_log.float()) * functional.softplus(
+            rate.float() + self.dt_bias.float()
+        )
         inputs = DeltaInputs(
             q=self._heads(q) * spec.key_head_dim**-0.5,
             k=self._heads(k),
@@ -52,7 +67,9 @@ class LinearAttentionMixer:
             kept=torch.exp(-decay),
             beta=torch.sigmoid(beta.float()),
         )
-        y = self.ops.gated_delta_scan(inputs, context.kv_cache.states[self.layer].recurrent, context.state_plan)
+        y = self.ops.gated_delta_scan(
+            inputs, context.kv_cache.states[self.layer].recurrent, context.state_plan
+        )
         y = self.norm(y.to(x.dtype)).float() * functional.silu(gate.float()).view_as(y)
         return self.output(y.flatten(1).to(x.dtype))
 
@@ -63,8 +80,12 @@ class LinearAttentionMixer:
         return heads.repeat_interleave(self.spec.num_value_heads // self.spec.num_key_heads, dim=1)
 
 
-def build_linear_attention(build: BuildContext, spec: LinearAttention, prefix: str, *, layer: int) -> Mixer:
-    """Linear attention; `layer` is its place among the states. Roles: see `tgi.architectures.parameter_names`."""
+def build_linear_attention(
+    build: BuildContext, spec: LinearAttention, prefix: str, *, layer: int
+) -> Mixer:
+    """Linear attention; `layer` is its place among the states. Roles: see
+    `tgi.architectures.parameter_names`.
+    """
     parameters, heads = build.parameters, spec.num_value_heads
     keys, values = spec.num_key_heads * spec.key_head_dim, heads * spec.value_head_dim
     rows = {"q": keys, "k": keys, "v": values, "gate": values, "beta": heads, "decay": heads}
@@ -73,7 +94,9 @@ def build_linear_attention(build: BuildContext, spec: LinearAttention, prefix: s
         ops=build.ops,
         spec=spec,
         project=build_linear(build, prefix, rows, build.hidden_size, bias=False),
-        convolve=Convolution(build.ops, parameters.create_fused(convolved, after=(1, spec.conv_kernel)), None, layer),
+        convolve=Convolution(
+            build.ops, parameters.create_fused(convolved, after=(1, spec.conv_kernel)), None, layer
+        ),
         dt_bias=parameters.create(f"{prefix}.dt_bias", heads),
         a_log=parameters.create(f"{prefix}.a_log", heads),
         norm=build_norm(build, spec.norm, f"{prefix}.gated_norm", spec.value_head_dim),

@@ -1,4 +1,5 @@
-"""The mixers of the grammar. Whatever a spec leaves open is decided by the builders; calls do not branch on the spec.
+"""The mixers of the grammar. Whatever a spec leaves open is decided by the builders; calls do not
+branch on the spec.
 
 Shapes: T tokens, H query heads, K kv heads, D head size.
 """
@@ -17,7 +18,16 @@ from torch import Tensor
 from tgi.architectures import MLP, Activation, Attention, Norm
 from tgi.backend import ModelError
 from tgi_torch.attention.paged import AttentionSettings, alibi_slopes
-from tgi_torch.model.layers import BuildContext, Linear, Mixer, StepContext, Transform, build_linear, build_norm, identity
+from tgi_torch.model.layers import (
+    BuildContext,
+    Linear,
+    Mixer,
+    StepContext,
+    Transform,
+    build_linear,
+    build_norm,
+    identity,
+)
 from tgi_torch.model.relative_bias import RelativePositionBias
 from tgi_torch.model.rotary import Rotation
 from tgi_torch.ops import Ops
@@ -50,13 +60,19 @@ class AttentionMixer:
     def __call__(self, x: Tensor, context: StepContext) -> Tensor:
         num_rotated = self.num_heads + self.num_kv_heads
         qkv = self.clip(self.qkv(x))
-        heads = self.normalize(qkv[:, : num_rotated * self.head_dim].view(-1, num_rotated, self.head_dim))
+        heads = self.normalize(
+            qkv[:, : num_rotated * self.head_dim].view(-1, num_rotated, self.head_dim)
+        )
         value = qkv[:, num_rotated * self.head_dim :].view(-1, self.num_kv_heads, self.v_head_dim)
         self.rotate(heads, context)
         query, key = heads[:, : self.num_heads], heads[:, self.num_heads :]
         cache = context.kv_cache.layers[self.layer]
         self.ops.write_kv(key, value, cache, context.metadata.slot_mapping)
-        return self.output(self.gate(x, self.ops.paged_attention(query, cache, context.plans[self.plan], self.settings)))
+        return self.output(
+            self.gate(
+                x, self.ops.paged_attention(query, cache, context.plans[self.plan], self.settings)
+            )
+        )
 
 
 def build_attention(
@@ -69,9 +85,13 @@ def build_attention(
     rotation: int | None,
     relative_bias: RelativePositionBias | None = None,
 ) -> Mixer:
-    """Attention with roles `<prefix>.{q,k,v,o,q_norm,k_norm}…`; `rotation` is its place in `StepContext.rotations`."""
+    """Attention with roles `<prefix>.{q,k,v,o,q_norm,k_norm}…`; `rotation` is its place in
+    `StepContext.rotations`.
+    """
     if not spec.causal:
-        raise ModelError("a decoder whose attention is not causal cannot be served.", "Choose another model.")
+        raise ModelError(
+            "a decoder whose attention is not causal cannot be served.", "Choose another model."
+        )
     v_head_dim = spec.head_dim if spec.v_head_dim is None else spec.v_head_dim
     rows = {
         "q": spec.num_heads * spec.head_dim,
@@ -82,14 +102,24 @@ def build_attention(
     return AttentionMixer(
         ops=build.ops,
         qkv=build_linear(build, prefix, rows, build.hidden_size, bias=spec.qkv_bias),
-        output=build_linear(build, prefix, {"o": build.hidden_size}, spec.num_heads * v_head_dim, bias=spec.output_bias),
+        output=build_linear(
+            build,
+            prefix,
+            {"o": build.hidden_size},
+            spec.num_heads * v_head_dim,
+            bias=spec.output_bias,
+        ),
         num_heads=spec.num_heads,
         num_kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
         v_head_dim=v_head_dim,
         layer=layer,
         plan=plan,
-        clip=identity if spec.clip_qkv is None else partial(torch.clamp, min=-spec.clip_qkv, max=spec.clip_qkv),
+        clip=(
+            identity
+            if spec.clip_qkv is None
+            else partial(torch.clamp, min=-spec.clip_qkv, max=spec.clip_qkv)
+        ),
         normalize=_build_qk_norm(build, spec, prefix),
         rotate=_build_rotate(build.ops, spec, rotation),
         gate=_build_gate(build, spec, prefix),
@@ -107,11 +137,15 @@ def _alibi_slopes(spec: Attention) -> Tensor:
     return alibi_slopes(spec.num_heads, spec.alibi_bias_max) * spec.alibi_scale
 
 
-def _build_gate(build: BuildContext, spec: Attention, prefix: str) -> Callable[[Tensor, Tensor], Tensor]:
+def _build_gate(
+    build: BuildContext, spec: Attention, prefix: str
+) -> Callable[[Tensor, Tensor], Tensor]:
     if not spec.output_gate:
         return _ungated
     size = spec.num_heads * (spec.head_dim if spec.v_head_dim is None else spec.v_head_dim)
-    return partial(_gated, build_linear(build, prefix, {"gate": size}, build.hidden_size, bias=spec.qkv_bias))
+    return partial(
+        _gated, build_linear(build, prefix, {"gate": size}, build.hidden_size, bias=spec.qkv_bias)
+    )
 
 
 def _ungated(x: Tensor, mixed: Tensor) -> Tensor:
@@ -130,7 +164,9 @@ def _build_qk_norm(build: BuildContext, spec: Attention, prefix: str) -> Transfo
     return partial(_normalize_heads, q_norm, k_norm, spec.num_heads)
 
 
-def _build_norm_of_heads(build: BuildContext, spec: Attention, norm: Norm | None, prefix: str, num_heads: int) -> Transform:
+def _build_norm_of_heads(
+    build: BuildContext, spec: Attention, norm: Norm | None, prefix: str, num_heads: int
+) -> Transform:
     """The norm of heads [T, num_heads, D]."""
     if norm is None:
         return identity
@@ -138,12 +174,20 @@ def _build_norm_of_heads(build: BuildContext, spec: Attention, norm: Norm | None
         case "head":
             return build_norm(build, norm, prefix, spec.head_dim)
         case "all":
-            return partial(_over_all_heads, build_norm(build, norm, prefix, num_heads * spec.head_dim))
+            return partial(
+                _over_all_heads, build_norm(build, norm, prefix, num_heads * spec.head_dim)
+            )
         case "each_head":
             assert norm.weight, "a norm for each head is told from the others by its weight"
             assert not (norm.bias or norm.unit_offset), "no model has these here"
-            plain = build_norm(build, msgspec.structs.replace(norm, weight=False), prefix, spec.head_dim)
-            return partial(_weight_each_head, plain, build.parameters.create(f"{prefix}.weight", num_heads, spec.head_dim))
+            plain = build_norm(
+                build, msgspec.structs.replace(norm, weight=False), prefix, spec.head_dim
+            )
+            return partial(
+                _weight_each_head,
+                plain,
+                build.parameters.create(f"{prefix}.weight", num_heads, spec.head_dim),
+            )
 
 
 def _over_all_heads(norm: Transform, heads: Tensor) -> Tensor:
@@ -169,7 +213,11 @@ def _no_rotation(heads: Tensor, context: StepContext) -> None:
 
 
 def _rotate(
-    rotary: Callable[[Tensor, Rotation, bool], None], rotation: int, interleaved: bool, heads: Tensor, context: StepContext
+    rotary: Callable[[Tensor, Rotation, bool], None],
+    rotation: int,
+    interleaved: bool,
+    heads: Tensor,
+    context: StepContext,
 ) -> None:
     rotary(heads, context.rotations[rotation], interleaved)
 
@@ -195,7 +243,9 @@ def build_mlp(build: BuildContext, spec: MLP, prefix: str) -> MLPMixer:
     return MLPMixer(
         expand=build_linear(build, prefix, rows, build.hidden_size, bias=spec.bias),
         activation=partial(_activate, apply, spec.activation),
-        down=build_linear(build, prefix, {"down": build.hidden_size}, spec.intermediate_size, bias=spec.bias),
+        down=build_linear(
+            build, prefix, {"down": build.hidden_size}, spec.intermediate_size, bias=spec.bias
+        ),
     )
 
 

@@ -61,7 +61,9 @@ class MixtureOfExpertsMixer:
         return out
 
 
-def route(router: Router, experts_per_token: int, correction: Tensor | None, logits: Tensor) -> tuple[Tensor, Tensor]:
+def route(
+    router: Router, experts_per_token: int, correction: Tensor | None, logits: Tensor
+) -> tuple[Tensor, Tensor]:
     """Weights float32 [T, k] and expert numbers int64 [T, k] for router logits float32 [T, E]."""
     if router.score == "sparse_mixer":
         return _sparse_mixer(router, experts_per_token, logits)
@@ -86,7 +88,9 @@ def _sparse_mixer(router: Router, experts_per_token: int, logits: Tensor) -> tup
     for _ in range(experts_per_token):
         best, expert = left.max(dim=-1, keepdim=True)
         is_far = (best - logits) / logits.abs().clamp(min=best) > 2 * router.jitter
-        weights.append(torch.softmax(left.masked_fill(is_far, float("-inf")), dim=-1).gather(-1, expert))
+        weights.append(
+            torch.softmax(left.masked_fill(is_far, float("-inf")), dim=-1).gather(-1, expert)
+        )
         chosen.append(expert)
         left = left.scatter(-1, expert, float("-inf"))
     return torch.cat(weights, dim=-1) * router.scale, torch.cat(chosen, dim=-1)
@@ -100,11 +104,21 @@ def _keep_best_groups(router: Router, preference: Tensor) -> Tensor:
     return grouped.masked_fill(~kept.unsqueeze(-1), float("-inf")).flatten(-2)
 
 
-def build_mixture_of_experts(build: BuildContext, spec: MixtureOfExperts, prefix: str) -> MixtureOfExpertsMixer:
-    """Roles `<prefix>.router…`, `<prefix>.experts…` (stacked), `<prefix>.shared…` and `<prefix>.shared_gate.weight`."""
+def build_mixture_of_experts(
+    build: BuildContext, spec: MixtureOfExperts, prefix: str
+) -> MixtureOfExpertsMixer:
+    """Roles `<prefix>.router…`, `<prefix>.experts…` (stacked), `<prefix>.shared…` and
+    `<prefix>.shared_gate.weight`.
+    """
     parameters = build.parameters
-    router = build_linear(build, prefix, {"router": spec.num_experts}, build.hidden_size, bias=spec.router.bias)
-    correction = parameters.create(f"{prefix}.router.correction", spec.num_experts) if spec.router.correction_bias else None
+    router = build_linear(
+        build, prefix, {"router": spec.num_experts}, build.hidden_size, bias=spec.router.bias
+    )
+    correction = (
+        parameters.create(f"{prefix}.router.correction", spec.num_experts)
+        if spec.router.correction_bias
+        else None
+    )
     return MixtureOfExpertsMixer(
         router=router,
         choose=partial(route, spec.router, spec.experts_per_token, correction),
@@ -114,7 +128,12 @@ def build_mixture_of_experts(build: BuildContext, spec: MixtureOfExperts, prefix
 
 
 def _build_experts(build: BuildContext, spec: MixtureOfExperts, prefix: str) -> Experts:
-    parameters, hidden, expert, count = build.parameters, build.hidden_size, spec.expert, (spec.num_experts,)
+    parameters, hidden, expert, count = (
+        build.parameters,
+        build.hidden_size,
+        spec.expert,
+        (spec.num_experts,),
+    )
     names = ("gate", "up") if expert.gated else ("up",)
     weights = {f"{prefix}.{name}.weight": expert.intermediate_size for name in names}
     biases = {f"{prefix}.{name}.bias": expert.intermediate_size for name in names}
@@ -129,13 +148,19 @@ def _build_experts(build: BuildContext, spec: MixtureOfExperts, prefix: str) -> 
     )
 
 
-def _build_shared(build: BuildContext, spec: MixtureOfExperts, prefix: str) -> Callable[[Tensor, StepContext], Tensor]:
+def _build_shared(
+    build: BuildContext, spec: MixtureOfExperts, prefix: str
+) -> Callable[[Tensor, StepContext], Tensor]:
     if spec.shared is None:
         return _nothing_shared
     shared = build_mlp(build, spec.shared, f"{prefix}.shared")
     if not spec.shared_gate:
         return shared
-    return partial(_gated, build_linear(build, prefix, {"shared_gate": 1}, build.hidden_size, bias=False), shared)
+    return partial(
+        _gated,
+        build_linear(build, prefix, {"shared_gate": 1}, build.hidden_size, bias=False),
+        shared,
+    )
 
 
 def _nothing_shared(x: Tensor, context: StepContext) -> Tensor:

@@ -20,7 +20,9 @@ Progress = Callable[[int, int], None]
 
 
 class Model(Protocol):
-    """Weights with a paged key-value cache, ready to run. Blocks start undefined; nobody clears them between sequences."""
+    """Weights with a paged key-value cache, ready to run. Blocks start undefined; nobody clears
+    them between sequences.
+    """
 
     @property
     def spec(self) -> ModelSpec | GenericSpec:
@@ -39,16 +41,20 @@ class Model(Protocol):
         """Tokens of a block."""
 
     def copy_blocks(self, sources: Tensor, targets: Tensor) -> None:
-        """Copy whole blocks in every layer, int64 [N] each; all sources are read before any target is written."""
+        """Copy whole blocks in every layer, int64 [N] each; all sources are read before any target
+        is written.
+        """
 
     def release_state(self, state: int) -> None:
         """The sequence that had this place in the cache group `state` is gone."""
 
-    def forward(self, token_ids: Tensor, metadata: AttentionMetadata, wanted: Tensor | None = None) -> Tensor:
+    def forward(
+        self, token_ids: Tensor, metadata: AttentionMetadata, wanted: Tensor | None = None
+    ) -> Tensor:
         """Hidden vectors after the final norm for int64 [T]; valid until the next call.
 
-        [T, hidden], or [N, hidden] of the tokens `wanted`, int64 [N] ascending: what comes after the last keys and values is
-        then computed for them alone.
+        [T, hidden], or [N, hidden] of the tokens `wanted`, int64 [N] ascending: what comes after
+        the last keys and values is then computed for them alone.
         """
 
     def logits(self, hidden: Tensor) -> Tensor:

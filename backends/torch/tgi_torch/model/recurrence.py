@@ -1,10 +1,12 @@
-"""The recurrences of state-space layers in plain PyTorch: the reference that every faster implementation is measured against.
+"""The recurrences of state-space layers in plain PyTorch: the reference that every faster
+implementation is measured against.
 
-Rows of one token are computed together, the others one after the other, each from the state its sequence is in. A state is
-brought up to date in place, so a sequence may come in pieces of any size.
+Rows of one token are computed together, the others one after the other, each from the state its
+sequence is in. A state is brought up to date in place, so a sequence may come in pieces of any
+size.
 
-Shapes: T tokens of all rows, R rows, S states, C channels, H heads, P head size, G groups, N state size,
-Q tokens of a chunk.
+Shapes: T tokens of all rows, R rows, S states, C channels, H heads, P head size, G groups, N state
+size, Q tokens of a chunk.
 """
 
 from __future__ import annotations
@@ -18,7 +20,15 @@ from torch.nn import functional
 
 from tgi_torch.attention.paged import AttentionMetadata
 
-__all__ = ["DeltaInputs", "ScanInputs", "StatePlan", "causal_convolution", "gated_delta_scan", "plan_states", "selective_scan"]
+__all__ = [
+    "DeltaInputs",
+    "ScanInputs",
+    "StatePlan",
+    "causal_convolution",
+    "gated_delta_scan",
+    "plan_states",
+    "selective_scan",
+]
 
 _CHUNK = 64  # tokens whose effects on one another are computed at once
 
@@ -56,7 +66,11 @@ def plan_states(metadata: AttentionMetadata) -> StatePlan:
             rows.append(StateRow(start, start + query_len, state))
         start += query_len
     device = metadata.states.device
-    return StatePlan(torch.tensor(tokens, device=device).long(), torch.tensor(single, device=device).long(), tuple(rows))
+    return StatePlan(
+        torch.tensor(tokens, device=device).long(),
+        torch.tensor(single, device=device).long(),
+        tuple(rows),
+    )
 
 
 @final
@@ -75,17 +89,22 @@ class ScanInputs:
 
     def take(self, tokens: Tensor | slice) -> ScanInputs:
         """Those of some tokens."""
-        return ScanInputs(self.x[tokens], self.dt[tokens], self.b[tokens], self.c[tokens], self.decay)
+        return ScanInputs(
+            self.x[tokens], self.dt[tokens], self.b[tokens], self.c[tokens], self.decay
+        )
 
     def for_heads(self, side: Tensor) -> Tensor:
         """`b` or `c` for each head: [T, H, N]."""
         return side.repeat_interleave(self.x.shape[1] // side.shape[1], dim=1)
 
 
-def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, window: Tensor, plan: StatePlan) -> Tensor:
+def causal_convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None, window: Tensor, plan: StatePlan
+) -> Tensor:
     """Each channel's weighted sum of its last K inputs: [T, C] to [T, C].
 
-    weight [C, K], the newest input last; window [S, C, K - 1]: the inputs before each row, replaced by its last ones.
+    weight [C, K], the newest input last; window [S, C, K - 1]: the inputs before each row, replaced
+    by its last ones.
     """
     out = torch.empty_like(x)
     if len(plan.single_states):
@@ -117,19 +136,25 @@ class DeltaInputs:
 
     def take(self, tokens: Tensor | slice) -> DeltaInputs:
         """Those of some tokens."""
-        return DeltaInputs(self.q[tokens], self.k[tokens], self.v[tokens], self.kept[tokens], self.beta[tokens])
+        return DeltaInputs(
+            self.q[tokens], self.k[tokens], self.v[tokens], self.kept[tokens], self.beta[tokens]
+        )
 
 
 def gated_delta_scan(inputs: DeltaInputs, states: Tensor, plan: StatePlan) -> Tensor:
     """The gated delta rule over all rows: y float32 [T, H, V]. states float32 [S, H, K, V]."""
     out = torch.empty_like(inputs.v)
     if len(plan.single_states):
-        state, out[plan.single_tokens] = _advance_delta(inputs.take(plan.single_tokens), states[plan.single_states])
+        state, out[plan.single_tokens] = _advance_delta(
+            inputs.take(plan.single_tokens), states[plan.single_states]
+        )
         states[plan.single_states] = state
     for row in plan.rows:
         state = states[row.state].unsqueeze(0)
         for token in range(row.start, row.stop):
-            state, out[token : token + 1] = _advance_delta(inputs.take(slice(token, token + 1)), state)
+            state, out[token : token + 1] = _advance_delta(
+                inputs.take(slice(token, token + 1)), state
+            )
         states[row.state] = state.squeeze(0)
     return out
 
@@ -147,7 +172,9 @@ def selective_scan(inputs: ScanInputs, states: Tensor, plan: StatePlan) -> Tenso
     """The recurrence of Mamba over all rows: y float32 [T, H, P]. states float32 [S, H, P, N]."""
     out = torch.empty_like(inputs.x)
     if len(plan.single_states):
-        state, out[plan.single_tokens] = _advance(inputs.take(plan.single_tokens), states[plan.single_states])
+        state, out[plan.single_tokens] = _advance(
+            inputs.take(plan.single_tokens), states[plan.single_states]
+        )
         states[plan.single_states] = state
     scan = _scan_by_chunks if inputs.decay.shape[1] == 1 else _scan_by_tokens
     for row in plan.rows:
@@ -176,11 +203,15 @@ def _scan_by_tokens(inputs: ScanInputs, state: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scan_by_chunks(inputs: ScanInputs, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Chunk after chunk, each in matrix products (arXiv 2405.21060, section 6); state [H, P, N], one decay per head."""
+    """Chunk after chunk, each in matrix products (arXiv 2405.21060, section 6); state [H, P, N],
+    one decay per head.
+    """
     outputs = []
     for start in range(0, len(inputs.x), _CHUNK):
         chunk = inputs.take(slice(start, start + _CHUNK))
-        exponents = (chunk.dt * chunk.decay.squeeze(1)).cumsum(0).T  # [H, Q]: log of what is left of the state before the chunk
+        exponents = (
+            (chunk.dt * chunk.decay.squeeze(1)).cumsum(0).T
+        )  # [H, Q]: log of what is left of the state before the chunk
         b, c = (chunk.for_heads(side).transpose(0, 1) for side in (chunk.b, chunk.c))  # [H, Q, N]
         between = exponents.unsqueeze(2) - exponents.unsqueeze(1)  # [H, Q, Q]
         # Removed before the exponential, which would overflow for inputs ahead of their output.
@@ -189,6 +220,8 @@ def _scan_by_chunks(inputs: ScanInputs, state: Tensor) -> tuple[Tensor, Tensor]:
         x = (chunk.dt.unsqueeze(-1) * chunk.x).transpose(0, 1)  # [H, Q, P]
         before = (c * exponents.exp().unsqueeze(-1)) @ state.transpose(1, 2)
         outputs.append((weights @ x + before).transpose(0, 1))
-        left = (exponents[:, -1:] - exponents).exp().unsqueeze(-1)  # [H, Q, 1]: of each input at the end of the chunk
+        left = (
+            (exponents[:, -1:] - exponents).exp().unsqueeze(-1)
+        )  # [H, Q, 1]: of each input at the end of the chunk
         state = exponents[:, -1].exp()[:, None, None] * state + (x * left).transpose(1, 2) @ b
     return state, torch.cat(outputs)

@@ -52,7 +52,9 @@ class ResidualBlock:
         return self.output_norm(self.add(x, y, out))
 
 
-def build_blocks(build: BuildContext, stack: Stack, build_mixer: BuildMixer) -> Iterator[ResidualBlock]:
+def build_blocks(
+    build: BuildContext, stack: Stack, build_mixer: BuildMixer
+) -> Iterator[ResidualBlock]:
     """The blocks of all layers of a stack, in order."""
     for number, layer in enumerate(stack.layers):
         prefix = f"{stack.kind}.layers.{number}"
@@ -60,7 +62,9 @@ def build_blocks(build: BuildContext, stack: Stack, build_mixer: BuildMixer) -> 
             yield _build_block(build, block, prefix, f"{prefix}.block{place}", build_mixer)
 
 
-def _build_block(build: BuildContext, block: Block, layer_prefix: str, prefix: str, build_mixer: BuildMixer) -> ResidualBlock:
+def _build_block(
+    build: BuildContext, block: Block, layer_prefix: str, prefix: str, build_mixer: BuildMixer
+) -> ResidualBlock:
     def build_branch(branch: Branch) -> ResidualBranch:
         name = f"{layer_prefix}.{mixer_tag(branch.mixer)}"
         return ResidualBranch(
@@ -74,8 +78,12 @@ def _build_block(build: BuildContext, block: Block, layer_prefix: str, prefix: s
         norm=build_norm(build, block.norm, f"{prefix}.norm", build.hidden_size),
         first=first,
         others=tuple(others),
-        add=partial(_add_to_normed if block.residual_from_norm else _add_to_input, block.residual_scale),
-        output_norm=build_norm(build, block.output_norm, f"{prefix}.output_norm", build.hidden_size),
+        add=partial(
+            _add_to_normed if block.residual_from_norm else _add_to_input, block.residual_scale
+        ),
+        output_norm=build_norm(
+            build, block.output_norm, f"{prefix}.output_norm", build.hidden_size
+        ),
     )
 
 

@@ -28,10 +28,12 @@ class Rotation(NamedTuple):
 @final
 @dataclass
 class RotaryTable:
-    """The rotations of one `Rope`, kept for positions 0 … rows - 1 in float32 and doubled when a step reaches beyond.
+    """The rotations of one `Rope`, kept for positions 0 … rows - 1 in float32 and doubled when a
+    step reaches beyond.
 
-    Where the frequencies depend on the length of the sequence (dynamic NTK, LongRoPE), the table holds those of a short sequence;
-    a row whose prompt or context passed the original length gets its own, computed for that length.
+    Where the frequencies depend on the length of the sequence (dynamic NTK, LongRoPE), the table
+    holds those of a short sequence; a row whose prompt or context passed the original length gets
+    its own, computed for that length.
     """
 
     rope: Rope
@@ -56,7 +58,9 @@ class RotaryTable:
             rows = _FIRST_ROWS if table is None else table.cos.shape[0]
             while rows < longest:
                 rows *= 2
-            table = self.table = self._compute(torch.arange(rows, device=self.device), sequence_length=1)
+            table = self.table = self._compute(
+                torch.arange(rows, device=self.device), sequence_length=1
+            )
         return Rotation(table.cos[positions], table.sin[positions])
 
     def _lookup_by_row(self, metadata: AttentionMetadata, limit: int) -> Rotation:
@@ -66,8 +70,14 @@ class RotaryTable:
         parts = []
         for (start, stop), length in zip(pairwise(bounds), metadata.rotary_lens, strict=True):
             positions = metadata.positions[start:stop]
-            parts.append(self._compute(positions, length) if length > limit else self._lookup_short(positions, length))
-        return Rotation(torch.cat([part.cos for part in parts]), torch.cat([part.sin for part in parts]))
+            parts.append(
+                self._compute(positions, length)
+                if length > limit
+                else self._lookup_short(positions, length)
+            )
+        return Rotation(
+            torch.cat([part.cos for part in parts]), torch.cat([part.sin for part in parts])
+        )
 
     def _compute(self, positions: Tensor, sequence_length: int) -> Rotation:
         frequencies, attention_factor = inverse_frequencies(self.rope, sequence_length)

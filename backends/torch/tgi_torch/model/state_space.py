@@ -15,7 +15,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from tgi.architectures import StateSpace
-from tgi_torch.model.layers import BuildContext, Linear, Mixer, StepContext, Transform, build_linear, build_norm, identity
+from tgi_torch.model.layers import (
+    BuildContext,
+    Linear,
+    Mixer,
+    StepContext,
+    Transform,
+    build_linear,
+    build_norm,
+    identity,
+)
 from tgi_torch.model.recurrence import ScanInputs
 from tgi_torch.ops import Ops
 
@@ -34,13 +43,19 @@ class Convolution:
 
     def __call__(self, x: Tensor, context: StepContext) -> Tensor:
         window = context.kv_cache.states[self.layer].window
-        return functional.silu(self.ops.causal_convolution(x, self.weight.squeeze(1), self.bias, window, context.state_plan))
+        return functional.silu(
+            self.ops.causal_convolution(
+                x, self.weight.squeeze(1), self.bias, window, context.state_plan
+            )
+        )
 
 
 @final
 @dataclass(frozen=True)
 class MambaMixer:
-    """Version 1: a state of N values and a decay of its own for each channel; dt, B and C from the convolved input."""
+    """Version 1: a state of N values and a decay of its own for each channel; dt, B and C from the
+    convolved input.
+    """
 
     ops: Ops
     spec: StateSpace
@@ -58,7 +73,9 @@ class MambaMixer:
         spec = self.spec
         inner, gate = torch.split(self.project(x), spec.inner_size, dim=-1)
         inner = self.convolve(inner, context)
-        selected = torch.split(self.select(inner), [spec.dt_rank, spec.state_size, spec.state_size], dim=-1)
+        selected = torch.split(
+            self.select(inner), [spec.dt_rank, spec.state_size, spec.state_size], dim=-1
+        )
         dt, b, c = (norm(part) for norm, part in zip(self.norms, selected, strict=True))
         inputs = ScanInputs(
             x=inner.unsqueeze(-1).float(),
@@ -67,7 +84,9 @@ class MambaMixer:
             c=c.unsqueeze(1).float(),
             decay=-torch.exp(self.a_log.float()),
         )
-        y = self.ops.selective_scan(inputs, context.kv_cache.states[self.layer].recurrent, context.state_plan).squeeze(-1)
+        y = self.ops.selective_scan(
+            inputs, context.kv_cache.states[self.layer].recurrent, context.state_plan
+        ).squeeze(-1)
         y = (y + inner.float() * self.skip.float()) * functional.silu(gate.float())
         return self.output(y.to(x.dtype))
 
@@ -75,7 +94,9 @@ class MambaMixer:
 @final
 @dataclass(frozen=True)
 class Mamba2Mixer:
-    """Version 2: heads with one decay each; dt, B and C straight from the input; a gated norm before the output."""
+    """Version 2: heads with one decay each; dt, B and C straight from the input; a gated norm
+    before the output.
+    """
 
     ops: Ops
     spec: StateSpace
@@ -90,8 +111,12 @@ class Mamba2Mixer:
 
     def __call__(self, x: Tensor, context: StepContext) -> Tensor:
         spec, rows = self.spec, self.spec.num_groups * self.spec.state_size
-        mixed, gate, dt = torch.split(self.project(x), [spec.inner_size + 2 * rows, spec.inner_size, spec.num_heads], dim=-1)
-        inner, b, c = torch.split(self.convolve(mixed, context), [spec.inner_size, rows, rows], dim=-1)
+        mixed, gate, dt = torch.split(
+            self.project(x), [spec.inner_size + 2 * rows, spec.inner_size, spec.num_heads], dim=-1
+        )
+        inner, b, c = torch.split(
+            self.convolve(mixed, context), [spec.inner_size, rows, rows], dim=-1
+        )
         dt = functional.softplus(dt.float() + self.dt_bias.float())
         inputs = ScanInputs(
             x=inner.reshape(-1, spec.num_heads, spec.head_dim).float(),
@@ -100,13 +125,17 @@ class Mamba2Mixer:
             c=c.reshape(-1, spec.num_groups, spec.state_size).float(),
             decay=-torch.exp(self.a_log.float()).unsqueeze(1),
         )
-        y = self.ops.selective_scan(inputs, context.kv_cache.states[self.layer].recurrent, context.state_plan)
+        y = self.ops.selective_scan(
+            inputs, context.kv_cache.states[self.layer].recurrent, context.state_plan
+        )
         y = y + inputs.x * self.skip.float().unsqueeze(1)
         return self.output(self.finish(y.flatten(1), gate.float()).to(x.dtype))
 
 
 def build_state_space(build: BuildContext, spec: StateSpace, prefix: str, *, layer: int) -> Mixer:
-    """A Mamba mixer; `layer` is its place among the states. Roles: see `tgi.architectures.parameter_names`."""
+    """A Mamba mixer; `layer` is its place among the states. Roles: see
+    `tgi.architectures.parameter_names`.
+    """
     return (_build_mamba if spec.version == 1 else _build_mamba2)(build, spec, prefix, layer)
 
 
@@ -119,7 +148,9 @@ def _build_mamba(build: BuildContext, spec: StateSpace, prefix: str, layer: int)
     return MambaMixer(
         ops=build.ops,
         spec=spec,
-        project=build_linear(build, prefix, {"in_x": inner, "in_gate": inner}, build.hidden_size, bias=spec.proj_bias),
+        project=build_linear(
+            build, prefix, {"in_x": inner, "in_gate": inner}, build.hidden_size, bias=spec.proj_bias
+        ),
         convolve=_build_convolution(build, spec, prefix, {"conv_x": inner}, layer),
         select=build_linear(build, prefix, {"x_proj": spec.dt_rank + 2 * state}, inner, bias=False),
         norms=(norms[0], norms[1], norms[2]),
@@ -133,13 +164,24 @@ def _build_mamba(build: BuildContext, spec: StateSpace, prefix: str, layer: int)
 
 def _build_mamba2(build: BuildContext, spec: StateSpace, prefix: str, layer: int) -> Mixer:
     parameters, inner, rows = build.parameters, spec.inner_size, spec.num_groups * spec.state_size
-    projected = {"in_x": inner, "in_b": rows, "in_c": rows, "in_gate": inner, "in_dt": spec.num_heads}
-    dt_bias, a_log, skip = (parameters.create(f"{prefix}.{part}", spec.num_heads) for part in ("dt_bias", "a_log", "skip"))
+    projected = {
+        "in_x": inner,
+        "in_b": rows,
+        "in_c": rows,
+        "in_gate": inner,
+        "in_dt": spec.num_heads,
+    }
+    dt_bias, a_log, skip = (
+        parameters.create(f"{prefix}.{part}", spec.num_heads)
+        for part in ("dt_bias", "a_log", "skip")
+    )
     return Mamba2Mixer(
         ops=build.ops,
         spec=spec,
         project=build_linear(build, prefix, projected, build.hidden_size, bias=spec.proj_bias),
-        convolve=_build_convolution(build, spec, prefix, {"conv_x": inner, "conv_b": rows, "conv_c": rows}, layer),
+        convolve=_build_convolution(
+            build, spec, prefix, {"conv_x": inner, "conv_b": rows, "conv_c": rows}, layer
+        ),
         dt_bias=dt_bias,
         a_log=a_log,
         skip=skip,
@@ -149,7 +191,9 @@ def _build_mamba2(build: BuildContext, spec: StateSpace, prefix: str, layer: int
     )
 
 
-def _build_convolution(build: BuildContext, spec: StateSpace, prefix: str, channels: dict[str, int], layer: int) -> Convolution:
+def _build_convolution(
+    build: BuildContext, spec: StateSpace, prefix: str, channels: dict[str, int], layer: int
+) -> Convolution:
     weights = {f"{prefix}.{part}.weight": rows for part, rows in channels.items()}
     biases = {f"{prefix}.{part}.bias": rows for part, rows in channels.items()}
     return Convolution(
@@ -160,7 +204,9 @@ def _build_convolution(build: BuildContext, spec: StateSpace, prefix: str, chann
     )
 
 
-def _build_finish(build: BuildContext, spec: StateSpace, prefix: str) -> Callable[[Tensor, Tensor], Tensor]:
+def _build_finish(
+    build: BuildContext, spec: StateSpace, prefix: str
+) -> Callable[[Tensor, Tensor], Tensor]:
     if spec.norm is None:
         return partial(_normalize_gated, identity)
     weight = build.parameters.create(f"{prefix}.gated_norm.weight", spec.inner_size)

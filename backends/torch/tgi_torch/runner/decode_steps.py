@@ -1,8 +1,9 @@
-"""Steps in which every row has one token and chooses the next, without laying the step out anew while the same rows go on.
+"""Steps in which every row has one token and chooses the next, without laying the step out anew
+while the same rows go on.
 
-For one user such a step costs little more than a reading of the weights, so what stands around it counts. The arrays of a batch
-stay where they are: from step to step tokens are exchanged and positions advance, until a row changes or comes to the end of a
-block.
+For one user such a step costs little more than a reading of the weights, so what stands around it
+counts. The arrays of a batch stay where they are: from step to step tokens are exchanged and
+positions advance, until a row changes or comes to the end of a block.
 """
 
 from __future__ import annotations
@@ -48,15 +49,20 @@ class BoundProgram(Protocol):
 
 
 class DecodeProgram(Protocol):
-    """What a model in host memory may do besides: layers, head and choice of tokens for rows of one token each."""
+    """What a model in host memory may do besides: layers, head and choice of tokens for rows of one
+    token each.
+    """
 
     @property
     def max_rows(self) -> int:
         """Rows it can take at once."""
 
-    def bind(self, token_ids: Tensor, metadata: AttentionMetadata, sequences: list[SampledSequence]) -> BoundProgram:
-        """The program over n rows. It reads the tensors anew at each call, for they change in place; the lengths on the host do
-        not, and are not to be read. The caller keeps the tensors as long as the program.
+    def bind(
+        self, token_ids: Tensor, metadata: AttentionMetadata, sequences: list[SampledSequence]
+    ) -> BoundProgram:
+        """The program over n rows. It reads the tensors anew at each call, for they change in
+        place; the lengths on the host do not, and are not to be read. The caller keeps the tensors
+        as long as the program.
         """
 
 
@@ -64,7 +70,9 @@ class DecodeProgram(Protocol):
 class DecodeSteps:
     """Runs such steps. Belongs to one runner."""
 
-    def __init__(self, program: DecodeProgram, sequences: SequenceTable, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, program: DecodeProgram, sequences: SequenceTable, clock: Callable[[], int]
+    ) -> None:
         self._program = program
         self._sequences = sequences
         self._clock = clock
@@ -75,12 +83,16 @@ class DecodeSteps:
         self._batch = None
 
     def run(self, step: SchedulerOutput, began: int) -> ModelRunnerOutput | None:
-        """Run a step whose drops, additions and copies are done and which began at the time `began`.
+        """Run a step whose drops, additions and copies are done and which began at the time
+        `began`.
 
         None = it is of another kind. Raises `StepError` if it breaks the agreement.
         """
         rows = step.rows
-        batch, self._batch = self._batch, None  # until the step has succeeded nothing is known of the rows
+        batch, self._batch = (
+            self._batch,
+            None,
+        )  # until the step has succeeded nothing is known of the rows
         if step.mask != "none":
             return None
         if batch is None or not batch.precedes(rows):
@@ -122,9 +134,15 @@ class _DecodeBatch:
         self._positions = _array(metadata.positions)
         self._slots = _array(metadata.slot_mapping)
         self._indices = batch.indices
-        self._handles, self._counts, self._samples = rows.sequence.tobytes(), rows.count.tobytes(), rows.sample.tobytes()
+        self._handles, self._counts, self._samples = (
+            rows.sequence.tobytes(),
+            rows.count.tobytes(),
+            rows.sample.tobytes(),
+        )
         self._table_tokens = table.tokens.reshape(-1)
-        self._next_places = batch.indices * table.tokens.shape[1] + self._positions + 1  # of the chosen tokens in there
+        self._next_places = (
+            batch.indices * table.tokens.shape[1] + self._positions + 1
+        )  # of the chosen tokens in there
         self._chosen = empty_int32()
         self._token_ptr = np.arange(rows.num_rows + 1, dtype=np.int32)
         self._no_ids, self._no_logprobs = empty_int32(), empty_float32()
@@ -144,7 +162,9 @@ class _DecodeBatch:
         )
 
     def advance(self, rows: Rows) -> bool:
-        """Go on to the step after this one; False = a row comes to another block, and all have to be laid out anew."""
+        """Go on to the step after this one; False = a row comes to another block, and all have to
+        be laid out anew.
+        """
         if not self._num_left:
             return False
         self._num_left -= 1
@@ -162,16 +182,28 @@ class _DecodeBatch:
         return True
 
     def note(self, tokens: Int32Array) -> None:
-        """The step succeeded with these tokens [n]; they are what `TOKEN_ON_DEVICE` stands for in the next one."""
+        """The step succeeded with these tokens [n]; they are what `TOKEN_ON_DEVICE` stands for in
+        the next one.
+        """
         self._chosen = tokens
         self._table_tokens[self._next_places] = tokens
         self._table.num_computed_tokens[self._indices] = self.lengths
 
-    def output(self, step: SchedulerOutput, chosen: SampledTokens, times: StepTimes) -> ModelRunnerOutput:
+    def output(
+        self, step: SchedulerOutput, chosen: SampledTokens, times: StepTimes
+    ) -> ModelRunnerOutput:
         """The answer where every row has a token and none asked for the most likely ones."""
         none, tokens = self._no_ids, chosen.tokens
         return ModelRunnerOutput(
-            step.step_id, step.rows.sequence, self._token_ptr, tokens, chosen.logprobs, none, none, self._no_logprobs, times=times
+            step.step_id,
+            step.rows.sequence,
+            self._token_ptr,
+            tokens,
+            chosen.logprobs,
+            none,
+            none,
+            self._no_logprobs,
+            times=times,
         )
 
 

@@ -1,4 +1,6 @@
-"""Turns the rows of one step into what the decoder reads: token ids, positions, slots and block tables."""
+"""Turns the rows of one step into what the decoder reads: token ids, positions, slots and block
+tables.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class InputBatch:
 
 
 def build_input_batch(rows: Rows, table: SequenceTable, device: torch.device) -> InputBatch:
-    """Append the rows' new blocks and tokens to `table` and lay the step out. Raises `StepError` if it breaks the agreement."""
+    """Append the rows' new blocks and tokens to `table` and lay the step out. Raises `StepError` if
+    it breaks the agreement.
+    """
     num_rows, num_tokens = rows.num_rows, rows.num_tokens
     states, indices = table.find(rows.sequence.tolist())
     starts, counts = rows.start.astype(np.int64), rows.count.astype(np.int64)
@@ -80,13 +84,21 @@ def _tensor(array: npt.NDArray[np.integer], device: torch.device) -> Tensor:
     return tensor if device.type == "cpu" else tensor.to(device)
 
 
-def _slots(tables: Int32Array, rows: Int64Array, positions: Int64Array, block_size: int) -> Int64Array:
+def _slots(
+    tables: Int32Array, rows: Int64Array, positions: Int64Array, block_size: int
+) -> Int64Array:
     """Where the cache keeps each token, given its row of `tables` and its position."""
-    return tables[rows, positions // block_size].astype(np.int64) * block_size + positions % block_size
+    return (
+        tables[rows, positions // block_size].astype(np.int64) * block_size + positions % block_size
+    )
 
 
-def _cross_metadata(states: list[SequenceState], starts: Int64Array, table: SequenceTable, device: torch.device) -> CrossMetadata:
-    """What the rows see of their encoders. The encoder of a sequence runs in the step of its first token."""
+def _cross_metadata(
+    states: list[SequenceState], starts: Int64Array, table: SequenceTable, device: torch.device
+) -> CrossMetadata:
+    """What the rows see of their encoders. The encoder of a sequence runs in the step of its first
+    token.
+    """
     lengths = [len(state.encoder_tokens) for state in states]
     width = -(-max(lengths) // table.block_size)
     tables = table.cross_tables[[state.index for state in states], :width]

@@ -1,7 +1,9 @@
-"""Runs one step: applies its changes, computes the rows, chooses tokens, and answers in the records of the seam.
+"""Runs one step: applies its changes, computes the rows, chooses tokens, and answers in the records
+of the seam.
 
-Order of effects: drops, additions, block copies, rows. A sequence's progress is noted only after its forward pass, so that a step
-that fails leaves the sequences as far as they were; the core drops and introduces them again.
+Order of effects: drops, additions, block copies, rows. A sequence's progress is noted only after
+its forward pass, so that a step that fails leaves the sequences as far as they were; the core drops
+and introduces them again.
 """
 
 from __future__ import annotations
@@ -60,7 +62,9 @@ class ModelRunner:
         self._mask_width = -(-model.spec.vocab_size // 32)
         self._score_rows = max(1, _SCORED_LOGITS // model.spec.vocab_size)
         self.sequences = SequenceTable(limits, model.block_size, group_kinds(model.spec))
-        self._decode_steps = None if decode_program is None else DecodeSteps(decode_program, self.sequences, clock)
+        self._decode_steps = (
+            None if decode_program is None else DecodeSteps(decode_program, self.sequences, clock)
+        )
 
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
         """Run one step. Raises `StepError` if it breaks the agreement."""
@@ -89,7 +93,8 @@ class ModelRunner:
             self.sequences.add(new)
         if step.copy_source and len(step.copy_source[0]):
             sources, targets = (
-                torch.from_numpy(blocks[0].astype(np.int64)).to(self._device) for blocks in (step.copy_source, step.copy_target)
+                torch.from_numpy(blocks[0].astype(np.int64)).to(self._device)
+                for blocks in (step.copy_source, step.copy_target)
             )
             self._model.copy_blocks(sources, targets)
 
@@ -112,8 +117,14 @@ class ModelRunner:
         self.sequences.num_computed_tokens[batch.indices] = batch.lengths
         computed = self._clock()
         chosen = None if logits is None else self._sample(batch, logits, sampled, rows.draw, mask)
-        times = StepTimes(prepare=prepared - began, forward=computed - prepared, sample=self._clock() - computed)
-        return empty_output(step, scores, times) if chosen is None else step_output(step, chosen, sampled, scores, times)
+        times = StepTimes(
+            prepare=prepared - began, forward=computed - prepared, sample=self._clock() - computed
+        )
+        return (
+            empty_output(step, scores, times)
+            if chosen is None
+            else step_output(step, chosen, sampled, scores, times)
+        )
 
     def _wanted(self, batch: InputBatch, sampled: npt.NDArray[np.int64]) -> Tensor | None:
         """The last token of each sampled row, int64; None if these are all tokens."""
@@ -139,18 +150,29 @@ class ModelRunner:
         self.sequences.tokens[indices, lengths] = chosen.tokens
         return chosen
 
-    def _mask(self, step: SchedulerOutput, sampled: npt.NDArray[np.int64]) -> tuple[list[int], Int32Array] | None:
+    def _mask(
+        self, step: SchedulerOutput, sampled: npt.NDArray[np.int64]
+    ) -> tuple[list[int], Int32Array] | None:
         """The masks of sampled rows, as places among these."""
         if step.mask == "none":
             return None
         masks: GrammarMasks | None = step.masks
-        if step.mask == "late" or masks is None or masks.words.size != len(masks.row) * self._mask_width:
-            raise StepError(f"Masks must come with their step, {self._mask_width} words for each row.", retryable=False)
+        if (
+            step.mask == "late"
+            or masks is None
+            or masks.words.size != len(masks.row) * self._mask_width
+        ):
+            raise StepError(
+                f"Masks must come with their step, {self._mask_width} words for each row.",
+                retryable=False,
+            )
         place = {row: i for i, row in enumerate(sampled.tolist())}
         wanted = [i for i, row in enumerate(masks.row.tolist()) if row in place]
         if not wanted:
             return None
-        return [place[int(masks.row[i])] for i in wanted], masks.words.reshape(-1, self._mask_width)[wanted]
+        return [place[int(masks.row[i])] for i in wanted], masks.words.reshape(
+            -1, self._mask_width
+        )[wanted]
 
     def _score_prompts(self, batch: InputBatch, hidden: Tensor) -> list[PromptScores]:
         """Raw log-probabilities of the prompt tokens in this step, for the sequences that ask."""
@@ -161,21 +183,32 @@ class ModelRunner:
                 continue
             own = hidden[int(batch.ends[row]) - (length - start) : int(batch.ends[row])]
             last = min(length, state.num_prompt_tokens)
-            # The token at position p is scored by the hidden vector of p - 1: for the first one that of the chunk before.
+            # The token at position p is scored by the hidden vector of p - 1: for the first one
+            # that of the chunk before.
             before = [] if state.prompt_tail is None else [state.prompt_tail.unsqueeze(0)]
             first = start + 1 - len(before)
             state.prompt_tail = own[-1].clone() if length < state.num_prompt_tokens else None
             if first < last:
                 vectors = torch.cat([*before, own[: last - start - 1]])
-                scores.append(PromptScores(state.handle, first, self._logprobs(vectors, state.tokens[first:last])))
+                scores.append(
+                    PromptScores(
+                        state.handle, first, self._logprobs(vectors, state.tokens[first:last])
+                    )
+                )
         return scores
 
     def _logprobs(self, hidden: Tensor, token_ids: Int32Array) -> Float32Array:
-        """Raw log-probability of each of `token_ids` [n] after the hidden vector at its place [n, hidden]."""
+        """Raw log-probability of each of `token_ids` [n] after the hidden vector at its place [n,
+        hidden].
+        """
         targets = torch.from_numpy(token_ids.astype(np.int64)).to(self._device).unsqueeze(1)
         parts = [
             self._model.logits(vectors).log_softmax(-1).gather(1, ids).squeeze(1)
-            for vectors, ids in zip(torch.split(hidden, self._score_rows), torch.split(targets, self._score_rows), strict=True)
+            for vectors, ids in zip(
+                torch.split(hidden, self._score_rows),
+                torch.split(targets, self._score_rows),
+                strict=True,
+            )
         ]
         logprobs: Float32Array = torch.cat(parts).cpu().numpy()
         return logprobs

@@ -1,4 +1,6 @@
-"""What the worker remembers of each sequence between steps, as rows of a few arrays, so that a step is built without a loop."""
+"""What the worker remembers of each sequence between steps, as rows of a few arrays, so that a step
+is built without a loop.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ __all__ = ["SequenceState", "SequenceTable"]
 @final
 @dataclass(eq=False)
 class SequenceState:
-    """One live sequence. Two are the same only if they are the same object: a handle that comes back is a new sequence."""
+    """One live sequence. Two are the same only if they are the same object: a handle that comes
+    back is a new sequence.
+    """
 
     handle: int
     index: int  # its row in the arrays of the table
@@ -27,7 +31,10 @@ class SequenceState:
     sampling: SamplingParams
     tokens: Int32Array  # that row of `SequenceTable.tokens`
     encoder_tokens: Int32Array  # empty without an encoder
-    prompt_tail: Tensor | None = None  # hidden vector [hidden_size] of the last computed prompt position, if the next is scored
+    prompt_tail: Tensor | None = (
+        # hidden vector [hidden_size] of the last computed prompt position, if the next is scored
+        None
+    )
 
 
 @final
@@ -44,11 +51,13 @@ class _Found:
 class SequenceTable:
     """The live sequences. Holds at most `limits.max_sequences`.
 
-    `kinds` are the agreed cache groups. Invariant: a row's block table is 0 beyond its blocks, so that any slice of rows is
-    padded.
+    `kinds` are the agreed cache groups. Invariant: a row's block table is 0 beyond its blocks, so
+    that any slice of rows is padded.
     """
 
-    def __init__(self, limits: Limits, block_size: int, kinds: Sequence[GroupKind] = ("full",)) -> None:
+    def __init__(
+        self, limits: Limits, block_size: int, kinds: Sequence[GroupKind] = ("full",)
+    ) -> None:
         rows, width = limits.max_sequences, limits.max_total_tokens
         self._limits = limits
         self._kinds = tuple(kinds)
@@ -58,11 +67,14 @@ class SequenceTable:
         self.block_tables = np.zeros((rows, -(-width // block_size)), np.int32)
         self.num_blocks = np.zeros(rows, np.int64)
         self.states = np.zeros(rows, np.int64)
-        self.cross_tables = np.zeros((rows, -(-width // block_size) if self.has_encoder else 0), np.int32)
+        self.cross_tables = np.zeros(
+            (rows, -(-width // block_size) if self.has_encoder else 0), np.int32
+        )
         self.num_computed_tokens = np.zeros(rows, np.int64)
         self._states: dict[int, SequenceState] = {}
         self._num_scored = 0
-        # What `find` was asked for last: a batch that decodes asks for the same rows step after step.
+        # What `find` was asked for last: a batch that decodes asks for the same rows step after
+        # step.
         self._found = _Found([], [], np.empty(0, np.int64))
         self._free = list(reversed(range(rows)))
 
@@ -86,7 +98,9 @@ class SequenceTable:
         return len(self._states)
 
     def drop(self, handle: int) -> int | None:
-        """Forget a sequence, if it is there. Returns its place in the cache group `state`, if it had one."""
+        """Forget a sequence, if it is there. Returns its place in the cache group `state`, if it
+        had one.
+        """
         state = self._states.pop(handle, None)
         if state is None:
             return None
@@ -98,9 +112,14 @@ class SequenceTable:
     def add(self, new: NewSequence) -> None:
         """Take a sequence in. Raises `StepError` if it breaks the agreement."""
         if new.sequence in self._states:
-            raise StepError(f"Sequence {new.sequence} was introduced twice without a drop.", retryable=False)
+            raise StepError(
+                f"Sequence {new.sequence} was introduced twice without a drop.", retryable=False
+            )
         if not self._free:
-            raise StepError(f"More than the agreed {self._limits.max_sequences} sequences are alive.", retryable=False)
+            raise StepError(
+                f"More than the agreed {self._limits.max_sequences} sequences are alive.",
+                retryable=False,
+            )
         self._check(new)
         index = self._free.pop()
         self.tokens[index, : len(new.tokens)] = new.tokens
@@ -129,16 +148,21 @@ class SequenceTable:
         limits = self._limits
         if len(new.tokens) > limits.max_total_tokens or len(new.block_tables) != len(self._kinds):
             raise StepError(
-                f"Sequence {new.sequence} has {len(new.tokens)} tokens and {len(new.block_tables)} block tables; agreed are at"
-                f" most {limits.max_total_tokens} and {len(self._kinds)}.",
+                f"Sequence {new.sequence} has {len(new.tokens)} tokens and {len(new.block_tables)}"
+                f" block tables; agreed are at most {limits.max_total_tokens} and"
+                f" {len(self._kinds)}.",
                 retryable=False,
             )
         for kind, table in zip(self._kinds, new.block_tables, strict=True):
-            needed = {"state": 1, "cross": -(-len(new.encoder_tokens) // self.block_size)}.get(kind, len(table))
-            if len(table) != needed or (kind == "cross" and not 0 < needed <= self.cross_tables.shape[1]):
+            needed = {"state": 1, "cross": -(-len(new.encoder_tokens) // self.block_size)}.get(
+                kind, len(table)
+            )
+            if len(table) != needed or (
+                kind == "cross" and not 0 < needed <= self.cross_tables.shape[1]
+            ):
                 raise StepError(
-                    f"Sequence {new.sequence} has {len(table)} blocks in the group `{kind}` and {len(new.encoder_tokens)} encoder"
-                    " tokens.",
+                    f"Sequence {new.sequence} has {len(table)} blocks in the group `{kind}` and"
+                    f" {len(new.encoder_tokens)} encoder tokens.",
                     retryable=False,
                 )
 
@@ -148,17 +172,25 @@ class SequenceTable:
         return self._num_scored > 0
 
     def find(self, handles: list[int]) -> tuple[list[SequenceState], npt.NDArray[np.int64]]:
-        """The sequences of the rows, and their places in the arrays. Raises `StepError` for one that was never introduced."""
+        """The sequences of the rows, and their places in the arrays. Raises `StepError` for one
+        that was never introduced.
+        """
         if handles != self._found.handles:
             try:
                 states = [self._states[handle] for handle in handles]
             except KeyError as error:
-                raise StepError(f"Sequence {error.args[0]} was not introduced.", retryable=False) from None
-            self._found = _Found(handles, states, np.array([state.index for state in states], np.int64))
+                raise StepError(
+                    f"Sequence {error.args[0]} was not introduced.", retryable=False
+                ) from None
+            self._found = _Found(
+                handles, states, np.array([state.index for state in states], np.int64)
+            )
         return self._found.states, self._found.indices
 
     def append_blocks(self, rows: Rows, indices: npt.NDArray[np.int64]) -> None:
-        """Append the step's new blocks to the tables of its rows, whose places in the arrays are `indices`."""
+        """Append the step's new blocks to the tables of its rows, whose places in the arrays are
+        `indices`.
+        """
         if not self.has_blocks:
             return
         group = self._kinds.index("full")
@@ -172,6 +204,9 @@ class SequenceTable:
         first = int(self.num_blocks[index])
         last = first + len(blocks)
         if last > self.block_tables.shape[1]:
-            raise StepError(f"A sequence has {last} blocks; its context takes {self.block_tables.shape[1]}.", retryable=False)
+            raise StepError(
+                f"A sequence has {last} blocks; its context takes {self.block_tables.shape[1]}.",
+                retryable=False,
+            )
         self.block_tables[index, first:last] = blocks
         self.num_blocks[index] = last

@@ -1,7 +1,7 @@
 """The worker of a torch backend: one replica of a model on one device.
 
-A backend describes its device (`TorchDevice`) and gets the eight methods of `tgi.backend.Worker`. A step runs inside `collect`,
-so that its failure is raised there.
+A backend describes its device (`TorchDevice`) and gets the eight methods of `tgi.backend.Worker`. A
+step runs inside `collect`, so that its failure is raised there.
 """
 
 from __future__ import annotations
@@ -43,7 +43,13 @@ from tgi.worker.pending_step import PendingStep, out_of_memory
 from tgi.worker.states import WorkerState
 from tgi_torch.attention.cache_layout import attention_layers, group_kinds
 from tgi_torch.attention.paged import AttentionMetadata, CrossMetadata, EncoderInput
-from tgi_torch.memory import MemoryFacts, checkpoint_bytes, compute_dtype, plan_limits, weights_bytes
+from tgi_torch.memory import (
+    MemoryFacts,
+    checkpoint_bytes,
+    compute_dtype,
+    plan_limits,
+    weights_bytes,
+)
 from tgi_torch.model.decoder import build_decoder
 from tgi_torch.model.protocols import LoadedModel, LoadModel, Model, Progress
 from tgi_torch.ops import Ops
@@ -85,8 +91,12 @@ class TorchDevice:
     make_decode_program: Callable[[Model, TokenSampler], DecodeProgram | None] = no_decode_program
 
 
-def decoder_loader(ops: Ops, device: torch.device, quantization: Quantization | None = None) -> LoadModel:
-    """Loads the shared decoder with the operations of a backend; torch's products with quantized weights are those of a CPU."""
+def decoder_loader(
+    ops: Ops, device: torch.device, quantization: Quantization | None = None
+) -> LoadModel:
+    """Loads the shared decoder with the operations of a backend; torch's products with quantized
+    weights are those of a CPU.
+    """
 
     def load(spec: ModelSpec, dtype: torch.dtype, path: Path, progress: Progress) -> LoadedModel:
         decoder = build_decoder(spec, ops, dtype, device, quantization)
@@ -122,7 +132,9 @@ class TorchWorker:
         if isinstance(self._spec, GenericSpec):
             self._loaded = self._load_unknown(self._spec, getattr(torch, dtype), path, progress)
         else:
-            self._loaded = self._device.load_model(self._spec, getattr(torch, dtype), path, progress)
+            self._loaded = self._device.load_model(
+                self._spec, getattr(torch, dtype), path, progress
+            )
         self._state = WorkerState.LOADED
 
     def negotiate(self, requested: RequestedLimits) -> Agreement:
@@ -137,20 +149,31 @@ class TorchWorker:
             dtype=dtype,
             block_size=self._device.block_size,
             # A prompt that cannot be split has to fit into one step.
-            max_step_tokens=max(self._device.max_step_tokens, 0 if is_chunked else requested.max_total_tokens or 0),
+            max_step_tokens=max(
+                self._device.max_step_tokens, 0 if is_chunked else requested.max_total_tokens or 0
+            ),
             on_demand=self._device.device.type == "cpu",
             weights_detail="" if self._quantization is None else self._quantization.name,
         )
         plan = plan_limits(self._spec, requested, facts)
         self._agreement = Agreement(
             api=API_VERSION,
-            features=(*_FEATURES, "prefix_cache") if _can_share(self._spec, plan.limits.max_total_tokens) else _FEATURES,
+            features=(
+                (*_FEATURES, "prefix_cache")
+                if _can_share(self._spec, plan.limits.max_total_tokens)
+                else _FEATURES
+            ),
             limits=plan.limits if is_chunked else _unchunked(plan.limits),
             kv_cache=plan.kv_cache,
             vocab_size=self._spec.vocab_size,
             sampling=tuple(sorted(SAMPLING_FIELDS)),
             memory=plan.memory,
-            facts={"dtype": dtype, "torch": str(torch.__version__), **self._device.facts, **self._facts()},
+            facts={
+                "dtype": dtype,
+                "torch": str(torch.__version__),
+                **self._device.facts,
+                **self._facts(),
+            },
         )
         self._state = WorkerState.AGREED
         return self._agreement
@@ -162,9 +185,13 @@ class TorchWorker:
         assert self._agreement is not None
         plan = self._agreement.kv_cache
         # One block more than agreed: `health` writes into the last, which the core does not know.
-        num_blocks = 1 + max((group.num_blocks for group in plan.groups if group.kind != "state"), default=0)
+        num_blocks = 1 + max(
+            (group.num_blocks for group in plan.groups if group.kind != "state"), default=0
+        )
         try:
-            self._model = self._loaded.with_cache(num_blocks, plan.block_size, self._agreement.limits)
+            self._model = self._loaded.with_cache(
+                num_blocks, plan.block_size, self._agreement.limits
+            )
             sampler = self._device.make_sampler(self._model)
             decode_program = self._device.make_decode_program(self._model, sampler)
             self._runner = ModelRunner(self._model, self._agreement.limits, sampler, decode_program)
@@ -183,19 +210,28 @@ class TorchWorker:
     def _facts(self) -> Mapping[str, str]:
         return {} if isinstance(self._spec, ModelSpec) else _UNKNOWN_FACTS
 
-    def _load_unknown(self, spec: GenericSpec, dtype: torch.dtype, path: Path, progress: Progress) -> LoadedModel:
+    def _load_unknown(
+        self, spec: GenericSpec, dtype: torch.dtype, path: Path, progress: Progress
+    ) -> LoadedModel:
         try:
-            from tgi_torch.model.transformers_model import load_transformers_model  # noqa: PLC0415 - an extra, and slow to import
+            from tgi_torch.model.transformers_model import (  # noqa: PLC0415
+                load_transformers_model,
+            )
         except ImportError as error:
             raise BackendError(
-                f"The architecture `{spec.model_type}` is not built in, and `transformers`, which could run it, cannot be"
-                f" imported ({error}).",
+                f"The architecture `{spec.model_type}` is not built in, and `transformers`, which"
+                f" could run it, cannot be imported ({error}).",
                 "Install tgi with the extra `transformers`.",
             ) from error
         trust = self._config.trust_remote_code
-        loaded = load_transformers_model(spec, dtype, self._device.device, path, progress, trust_remote_code=trust)
+        loaded = load_transformers_model(
+            spec, dtype, self._device.device, path, progress, trust_remote_code=trust
+        )
         if not loaded.is_chunked:
-            self._reporter.log("a prompt has to fit into one step: this model's code cannot go on from a part of it")
+            self._reporter.log(
+                "a prompt has to fit into one step: this model's code cannot go on from a part"
+                " of it"
+            )
         return loaded
 
     def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
@@ -234,7 +270,9 @@ class TorchWorker:
             healthy = self._computes()
         except (MemoryError, RuntimeError) as error:
             return Health(False, f"a forward pass of one token failed: {error}")
-        return Health(healthy, "" if healthy else "a forward pass of one token gave NaN or infinity")
+        return Health(
+            healthy, "" if healthy else "a forward pass of one token gave NaN or infinity"
+        )
 
     def close(self) -> None:
         """Let go of weights and cache."""
@@ -262,7 +300,11 @@ class TorchWorker:
             seq_lens=torch.tensor([1], dtype=torch.int32, device=device),
             query_lens=(1,),
             context_lens=(1,),
-            states=torch.tensor([self._agreement.limits.max_sequences], device=device) if "state" in kinds else None,
+            states=(
+                torch.tensor([self._agreement.limits.max_sequences], device=device)
+                if "state" in kinds
+                else None
+            ),
             cross=CrossMetadata(tables, (1,), encoder) if "cross" in kinds else None,
         )
         hidden = model.forward(torch.tensor([0], device=device), metadata)
@@ -272,7 +314,8 @@ class TorchWorker:
 def _can_share(spec: ModelSpec | GenericSpec, max_total_tokens: int) -> bool:
     """Whether the blocks of a beginning depend on its tokens alone.
 
-    What a recurrent state or an encoder adds is not in the blocks, and some rotations change with the length of the sequence.
+    What a recurrent state or an encoder adds is not in the blocks, and some rotations change with
+    the length of the sequence.
     """
     if isinstance(spec, GenericSpec) or group_kinds(spec) != ("full",):
         return False
@@ -286,13 +329,19 @@ def _first_step(agreement: Agreement) -> SchedulerOutput:
     limits, plan = agreement.limits, agreement.kv_cache
     length = min(plan.block_size + 1, limits.max_total_tokens, limits.max_step_tokens)
     for group in plan.groups:
-        length = length if group.kind == "state" else min(length, group.num_blocks * plan.block_size)
+        length = (
+            length if group.kind == "state" else min(length, group.num_blocks * plan.block_size)
+        )
     tokens = np.zeros(length, np.int32)
     blocks = np.arange(-(-length // plan.block_size), dtype=np.int32)
     tables = [blocks[:1] if group.kind == "state" else blocks for group in plan.groups]
-    encoder_tokens = tokens if any(group.kind == "cross" for group in plan.groups) else empty_int32()
+    encoder_tokens = (
+        tokens if any(group.kind == "cross" for group in plan.groups) else empty_int32()
+    )
     sampling = SamplingParams(greedy=False, top_k=10, top_p=0.9, logprobs="processed")
-    new = NewSequence(0, "warmup", tokens, length, 0, tables, sampling, encoder_tokens=encoder_tokens)
+    new = NewSequence(
+        0, "warmup", tokens, length, 0, tables, sampling, encoder_tokens=encoder_tokens
+    )
     one = np.array([length], np.int32)
     rows = Rows(
         sequence=np.zeros(1, np.int32),
@@ -307,8 +356,14 @@ def _first_step(agreement: Agreement) -> SchedulerOutput:
     return SchedulerOutput(0, [], [new], rows)
 
 
-def _model_bytes(spec: ModelSpec | GenericSpec, dtype: str, path: Path, quantization: Quantization | None) -> int:
-    return weights_bytes(spec, dtype, quantization) if isinstance(spec, ModelSpec) else checkpoint_bytes(path, dtype)
+def _model_bytes(
+    spec: ModelSpec | GenericSpec, dtype: str, path: Path, quantization: Quantization | None
+) -> int:
+    return (
+        weights_bytes(spec, dtype, quantization)
+        if isinstance(spec, ModelSpec)
+        else checkpoint_bytes(path, dtype)
+    )
 
 
 def _unchunked(limits: Limits) -> Limits:
@@ -323,4 +378,6 @@ def _name(dtype: torch.dtype) -> str:
 
 def _is_out_of_memory(error: Exception) -> bool:
     """Devices have an exception for it; the CPU allocator only has a text."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(
+        error
+    )

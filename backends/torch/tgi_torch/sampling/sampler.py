@@ -1,8 +1,8 @@
 """Chooses tokens for a batch of rows, with the semantics of `tgi.testing.sampling`.
 
-A processor runs only over the rows that ask for it, and no row reads another one, so a row's result does not depend on its batch
-mates. A batch of greedy rows without penalties costs one argmax. Parameters live as tensors for as long as the batch keeps its
-sequences in their order.
+A processor runs only over the rows that ask for it, and no row reads another one, so a row's result
+does not depend on its batch mates. A batch of greedy rows without penalties costs one argmax.
+Parameters live as tensors for as long as the batch keeps its sequences in their order.
 """
 
 from __future__ import annotations
@@ -71,14 +71,18 @@ def _sort(values: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True)
 class SamplingKernels:
-    """Two operations that a device may have faster. `argmax`: the lowest id among equals, int64 [rows]. `sort`: ascending."""
+    """Two operations that a device may have faster. `argmax`: the lowest id among equals, int64
+    [rows]. `sort`: ascending.
+    """
 
     argmax: Callable[[Tensor], Tensor] = _argmax
     sort: Callable[[Tensor], Tensor] = _sort
 
 
 class SampledTokens(NamedTuple):
-    """One choice per row, on the host. Top tokens of all rows stand one after the other, best first."""
+    """One choice per row, on the host. Top tokens of all rows stand one after the other, best
+    first.
+    """
 
     tokens: Int32Array  # [rows]; meaningless where `problems` names the row
     logprobs: Float32Array  # [rows]; NaN where none was asked for
@@ -95,9 +99,13 @@ class TokenSampler(Protocol):
         self,
         logits: Tensor,  # float32 [rows, vocab_size]; not changed
         sequences: list[SampledSequence],  # one per row
-        lengths: Sequence[int],  # context length of each row: ids of the sequence that stand before the chosen one
+        lengths: Sequence[
+            int
+        ],  # context length of each row: ids of the sequence that stand before the chosen one
         draws: Float32Array,  # [rows] in [0, 1)
-        mask: tuple[Sequence[int], Int32Array] | None = None,  # constrained rows, and their words [k, mask_width]
+        mask: (
+            tuple[Sequence[int], Int32Array] | None
+        ) = None,  # constrained rows, and their words [k, mask_width]
     ) -> SampledTokens:
         """Choose a token for each row."""
 
@@ -105,7 +113,9 @@ class TokenSampler(Protocol):
 @final
 @dataclass(frozen=True)
 class _Rows:
-    """Rows that ask for one processor, and its parameter for each of them. `index` None = all rows."""
+    """Rows that ask for one processor, and its parameter for each of them. `index` None = all
+    rows.
+    """
 
     index: Tensor | None
     values: Tensor  # [rows, 1]
@@ -121,7 +131,9 @@ class _Rows:
 @final
 @dataclass
 class _TokenCounts:
-    """How often each id occurs in each sequence that has a penalty over counts. Grows with the sequences, token by token."""
+    """How often each id occurs in each sequence that has a penalty over counts. Grows with the
+    sequences, token by token.
+    """
 
     rows: list[int]
     context: Tensor  # float32 [len(rows), vocab_size], over prompt and output
@@ -139,7 +151,9 @@ class _TokenCounts:
             self.num_counted[i] = last
         index = torch.tensor(rows, dtype=torch.int64, device=self.context.device)
         tokens = torch.from_numpy(np.concatenate(ids).astype(np.int64)).to(self.context.device)
-        added = torch.from_numpy(np.concatenate(is_output).astype(np.float32)).to(self.context.device)
+        added = torch.from_numpy(np.concatenate(is_output).astype(np.float32)).to(
+            self.context.device
+        )
         self.context.index_put_((index, tokens), torch.ones_like(added), accumulate=True)
         self.output.index_put_((index, tokens), added, accumulate=True)
 
@@ -148,7 +162,9 @@ class _TokenCounts:
 class _Parameters:
     """The sampling parameters of one batch as tensors. A processor nobody asks for is None."""
 
-    def __init__(self, params: Sequence[SamplingParams], vocab_size: int, device: torch.device) -> None:
+    def __init__(
+        self, params: Sequence[SamplingParams], vocab_size: int, device: torch.device
+    ) -> None:
         self._params = params
         self._device = device
         drawn = [i for i, p in enumerate(params) if not p.greedy]
@@ -159,7 +175,9 @@ class _Parameters:
         self.watermark_rows = [i for i, p in enumerate(params) if p.watermark_gamma > 0]
         self.watermark = self._rows(lambda p: p.watermark_gamma > 0, lambda p: p.watermark_delta)
         self.watermark_limit = torch.tensor(
-            [[math.ceil(params[i].watermark_gamma * 2.0**32)] for i in self.watermark_rows], dtype=torch.int64, device=device
+            [[math.ceil(params[i].watermark_gamma * 2.0**32)] for i in self.watermark_rows],
+            dtype=torch.int64,
+            device=device,
         )
         self.bias = self._bias()
         counted = [i for i, p in enumerate(params) if needs_counts(p)]
@@ -169,7 +187,9 @@ class _Parameters:
         self.frequency = self._values(counted, lambda p: p.frequency_penalty)
         self.presence = self._values(counted, lambda p: p.presence_penalty)
         self.temperature = self._values(drawn, lambda p: p.temperature)
-        self.top_k = self._rows(lambda p: p.top_k > 0, lambda p: p.top_k, among=drawn, dtype=torch.int64)
+        self.top_k = self._rows(
+            lambda p: p.top_k > 0, lambda p: p.top_k, among=drawn, dtype=torch.int64
+        )
         self.top_p = self._rows(lambda p: p.top_p < 1, lambda p: p.top_p, among=drawn)
         self.typical_p = self._rows(lambda p: p.typical_p < 1, lambda p: p.typical_p, among=drawn)
         self.min_p = self._rows(lambda p: p.min_p > 0, lambda p: p.min_p, among=drawn)
@@ -183,10 +203,21 @@ class _Parameters:
         return self.watermark is not None or self.bias is not None or self.counts is not None
 
     def _index(self, rows: list[int]) -> Tensor | None:
-        return None if len(rows) == len(self._params) else torch.tensor(rows, dtype=torch.int64, device=self._device)
+        return (
+            None
+            if len(rows) == len(self._params)
+            else torch.tensor(rows, dtype=torch.int64, device=self._device)
+        )
 
-    def _values(self, rows: list[int], value: Callable[[SamplingParams], float], dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.tensor([[value(self._params[i])] for i in rows], dtype=dtype, device=self._device)
+    def _values(
+        self,
+        rows: list[int],
+        value: Callable[[SamplingParams], float],
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        return torch.tensor(
+            [[value(self._params[i])] for i in rows], dtype=dtype, device=self._device
+        )
 
     def _rows(
         self,
@@ -197,16 +228,25 @@ class _Parameters:
     ) -> _Rows | None:
         """The asking rows, as positions in `among` (default: all rows)."""
         candidates = list(range(len(self._params))) if among is None else among
-        asking = [(position, row) for position, row in enumerate(candidates) if asks(self._params[row])]
+        asking = [
+            (position, row) for position, row in enumerate(candidates) if asks(self._params[row])
+        ]
         if not asking:
             return None
         values = self._values([row for _, row in asking], value, dtype)
         if len(asking) == len(candidates):
             return _Rows(None, values)
-        return _Rows(torch.tensor([position for position, _ in asking], dtype=torch.int64, device=self._device), values)
+        return _Rows(
+            torch.tensor(
+                [position for position, _ in asking], dtype=torch.int64, device=self._device
+            ),
+            values,
+        )
 
     def _bias(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        entries = [(i, token, bias) for i, p in enumerate(self._params) for token, bias in p.logit_bias]
+        entries = [
+            (i, token, bias) for i, p in enumerate(self._params) for token, bias in p.logit_bias
+        ]
         if not entries:
             return None
         rows, tokens, biases = zip(*entries, strict=True)
@@ -217,21 +257,30 @@ class _Parameters:
         )
 
     def _counts(self, rows: list[int], vocab_size: int) -> _TokenCounts:
-        context, output = (torch.zeros(len(rows), vocab_size, device=self._device) for _ in range(2))
+        context, output = (
+            torch.zeros(len(rows), vocab_size, device=self._device) for _ in range(2)
+        )
         return _TokenCounts(rows, context, output, [0] * len(rows))
 
 
 def needs_counts(params: SamplingParams) -> bool:
     return bool(
-        params.repetition_penalty != 1 or params.relative_frequency_penalty or params.frequency_penalty or params.presence_penalty
+        params.repetition_penalty != 1
+        or params.relative_frequency_penalty
+        or params.frequency_penalty
+        or params.presence_penalty
     )
 
 
 @final
 class Sampler:
-    """A `TokenSampler` of torch operations. Keeps the parameters of the last batch, and no generator."""
+    """A `TokenSampler` of torch operations. Keeps the parameters of the last batch, and no
+    generator.
+    """
 
-    def __init__(self, vocab_size: int, device: torch.device, kernels: SamplingKernels = SamplingKernels()) -> None:
+    def __init__(
+        self, vocab_size: int, device: torch.device, kernels: SamplingKernels = SamplingKernels()
+    ) -> None:
         self._vocab_size = vocab_size
         self._device = device
         self._kernels = kernels
@@ -249,7 +298,9 @@ class Sampler:
     ) -> SampledTokens:
         """Choose a token for each row."""
         if sequences != self._sequences:
-            self._parameters = _Parameters([s.sampling for s in sequences], self._vocab_size, self._device)
+            self._parameters = _Parameters(
+                [s.sampling for s in sequences], self._vocab_size, self._device
+            )
             self._sequences = list(sequences)
         parameters = self._parameters
         scores = self._before_warpers(logits, parameters, lengths, mask)
@@ -258,9 +309,15 @@ class Sampler:
         return self._report(logits, final, tokens, problems)
 
     def _before_warpers(
-        self, logits: Tensor, parameters: _Parameters, lengths: Sequence[int], mask: tuple[Sequence[int], Int32Array] | None
+        self,
+        logits: Tensor,
+        parameters: _Parameters,
+        lengths: Sequence[int],
+        mask: tuple[Sequence[int], Int32Array] | None,
     ) -> Tensor:
-        """Scores after watermark, bias, penalties and mask; `logits` itself if no row asks for any."""
+        """Scores after watermark, bias, penalties and mask; `logits` itself if no row asks for
+        any.
+        """
         if not parameters.changes_scores and mask is None:
             return logits
         scores = logits.clone()
@@ -280,22 +337,37 @@ class Sampler:
             scores[index] = torch.where(allowed, scores[index], float("-inf"))
         return scores
 
-    def _watermark(self, parameters: _Parameters, lengths: Sequence[int]) -> Callable[[Tensor, Tensor], Tensor]:
+    def _watermark(
+        self, parameters: _Parameters, lengths: Sequence[int]
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         if self._token_hash is None:
             self._token_hash = vocabulary_hash(self._vocab_size, self._device)
         token_hash = self._token_hash
-        ids = [[int(self._sequences[row].tokens[lengths[row] - 1])] for row in parameters.watermark_rows]
+        ids = [
+            [int(self._sequences[row].tokens[lengths[row] - 1])]
+            for row in parameters.watermark_rows
+        ]
         previous = torch.tensor(ids, dtype=torch.int64, device=self._device)
-        return lambda scores, delta: favour_green_tokens(scores, token_hash, previous, parameters.watermark_limit, delta)
+        return lambda scores, delta: favour_green_tokens(
+            scores, token_hash, previous, parameters.watermark_limit, delta
+        )
 
     @staticmethod
     def _penalize(scores: Tensor, parameters: _Parameters, counts: _TokenCounts) -> Tensor:
         scores = penalize_repetition(scores, counts.context, parameters.repetition)
-        lengths = torch.tensor(counts.num_counted, dtype=torch.float32, device=scores.device).unsqueeze(-1)
+        lengths = torch.tensor(
+            counts.num_counted, dtype=torch.float32, device=scores.device
+        ).unsqueeze(-1)
         scores = scores - parameters.relative_frequency * counts.context / lengths
-        return scores - parameters.frequency * counts.output - parameters.presence * (counts.output > 0)
+        return (
+            scores
+            - parameters.frequency * counts.output
+            - parameters.presence * (counts.output > 0)
+        )
 
-    def _choose(self, scores: Tensor, parameters: _Parameters, draws: Float32Array) -> tuple[Tensor, Tensor]:
+    def _choose(
+        self, scores: Tensor, parameters: _Parameters, draws: Float32Array
+    ) -> tuple[Tensor, Tensor]:
         """Tokens int64 [rows], and the scores they were chosen from."""
         if not parameters.num_drawn:
             return self._kernels.argmax(scores), scores
@@ -315,7 +387,9 @@ class Sampler:
             scores = parameters.top_k.apply(scores, cut_below_top_k)
         if parameters.top_p is not None:
             sort = self._kernels.sort
-            scores = parameters.top_p.apply(scores, lambda s, top_p: cut_outside_nucleus(s, top_p, sort))
+            scores = parameters.top_p.apply(
+                scores, lambda s, top_p: cut_outside_nucleus(s, top_p, sort)
+            )
         if parameters.typical_p is not None:
             scores = parameters.typical_p.apply(scores, cut_atypical)
         if parameters.min_p is not None:
@@ -323,7 +397,9 @@ class Sampler:
         return scores
 
     def _draw(self, scores: Tensor, draws: Float32Array) -> Tensor:
-        """The first id whose cumulative probability exceeds draw x total; as draw < 1 there is one, and its own is > 0."""
+        """The first id whose cumulative probability exceeds draw x total; as draw < 1 there is one,
+        and its own is > 0.
+        """
         cumulative = scores.softmax(-1).cumsum(-1)
         threshold = torch.from_numpy(draws).to(self._device).unsqueeze(-1) * cumulative[:, -1:]
         tokens = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
@@ -331,18 +407,30 @@ class Sampler:
 
     @staticmethod
     def _problems(logits: Tensor, scores: Tensor, best: Tensor | None) -> dict[int, str]:
-        """Rows without a token. `best`: the id of the best score of each row, where that is known."""
+        """Rows without a token. `best`: the id of the best score of each row, where that is
+        known.
+        """
         # NaN counts as the best score where there is one.
-        known = None if best is None or scores is not logits else logits.gather(-1, best.unsqueeze(-1)).squeeze(-1)
+        known = (
+            None
+            if best is None or scores is not logits
+            else logits.gather(-1, best.unsqueeze(-1)).squeeze(-1)
+        )
         highest = logits.amax(-1) if known is None else known
         is_finite = highest.isfinite()
-        problems = {} if is_finite.all() else dict.fromkeys((~is_finite).nonzero().flatten().tolist(), NOT_FINITE)
+        problems = (
+            {}
+            if is_finite.all()
+            else dict.fromkeys((~is_finite).nonzero().flatten().tolist(), NOT_FINITE)
+        )
         if scores is not logits:
             for row in scores.amax(-1).isneginf().nonzero().flatten().tolist():
                 problems.setdefault(row, NOTHING_ALLOWED)
         return problems
 
-    def _report(self, logits: Tensor, final: Tensor, tokens: Tensor, problems: dict[int, str]) -> SampledTokens:
+    def _report(
+        self, logits: Tensor, final: Tensor, tokens: Tensor, problems: dict[int, str]
+    ) -> SampledTokens:
         parameters, num_rows = self._parameters, len(self._sequences)
         logprobs = np.full(num_rows, np.nan, np.float32)
         tops = list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Float32Array]]()
@@ -357,7 +445,9 @@ class Sampler:
             if top_n.any():
                 which, ids, values = _top_tokens(distribution, top_n)
                 tops.append((np.array(rows)[which], ids, values))
-        row_of, ids, values = (np.concatenate(parts) for parts in zip(*tops, strict=True)) if tops else _NO_TOPS
+        row_of, ids, values = (
+            (np.concatenate(parts) for parts in zip(*tops, strict=True)) if tops else _NO_TOPS
+        )
         order = np.lexsort((ids, -values, row_of))
         return SampledTokens(
             tokens=tokens.to(torch.int32).cpu().numpy(),
@@ -375,9 +465,13 @@ _NO_TOPS = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32
 def _top_tokens(
     distribution: Tensor, top_n: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Float32Array]:
-    """Rows, ids and log-probabilities of the `top_n` best per row, in no order: with ties of the last, without -inf."""
+    """Rows, ids and log-probabilities of the `top_n` best per row, in no order: with ties of the
+    last, without -inf.
+    """
     asking = np.flatnonzero(top_n)
-    wanted = torch.from_numpy(np.minimum(top_n[asking], distribution.shape[-1])).to(distribution.device)
+    wanted = torch.from_numpy(np.minimum(top_n[asking], distribution.shape[-1])).to(
+        distribution.device
+    )
     distribution = distribution[torch.from_numpy(asking).to(distribution.device)]
     last = distribution.topk(int(wanted.max()), dim=-1).values.gather(-1, wanted.unsqueeze(-1) - 1)
     rows, ids = ((distribution >= last) & (distribution > float("-inf"))).nonzero(as_tuple=True)

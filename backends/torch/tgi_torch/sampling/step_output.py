@@ -19,12 +19,23 @@ from tgi_torch.sampling.sampler import SampledTokens
 __all__ = ["empty_output", "step_output"]
 
 
-def empty_output(step: SchedulerOutput, scores: list[PromptScores], times: StepTimes) -> ModelRunnerOutput:
+def empty_output(
+    step: SchedulerOutput, scores: list[PromptScores], times: StepTimes
+) -> ModelRunnerOutput:
     """The answer to a step that chose no token."""
     ids, logprobs = empty_int32(), empty_float32()
     token_ptr = np.zeros(step.rows.num_rows + 1, np.int32)
     return ModelRunnerOutput(
-        step.step_id, step.rows.sequence, token_ptr, ids, logprobs, ids, ids, logprobs, prompt_scores=scores, times=times
+        step.step_id,
+        step.rows.sequence,
+        token_ptr,
+        ids,
+        logprobs,
+        ids,
+        ids,
+        logprobs,
+        prompt_scores=scores,
+        times=times,
     )
 
 
@@ -37,7 +48,9 @@ def step_output(
 ) -> ModelRunnerOutput:
     """The answer: one token for each of the `sampled` rows that has no problem."""
     rows = step.rows
-    errors = [RowError(int(rows.sequence[sampled[i]]), problem) for i, problem in chosen.problems.items()]
+    errors = [
+        RowError(int(rows.sequence[sampled[i]]), problem) for i, problem in chosen.problems.items()
+    ]
     if errors:
         good = np.ones(len(sampled), np.bool_)
         good[list(chosen.problems)] = False
@@ -51,7 +64,11 @@ def step_output(
         token_ptr=token_ptr.cumsum(dtype=np.int32),
         tokens=chosen.tokens,
         logprobs=chosen.logprobs,
-        top_ptr=np.append(np.int32(0), chosen.top_counts.cumsum(dtype=np.int32)) if has_tops else empty_int32(),
+        top_ptr=(
+            np.append(np.int32(0), chosen.top_counts.cumsum(dtype=np.int32))
+            if has_tops
+            else empty_int32()
+        ),
         top_ids=chosen.top_ids,
         top_logprobs=chosen.top_logprobs,
         prompt_scores=scores,

@@ -16,7 +16,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from tgi.architectures import ModelSpec
-from tgi.architectures.checkpoint import INDEX_NAME, StoredTensor, main_dtype, read_index, weight_files
+from tgi.architectures.checkpoint import (
+    INDEX_NAME,
+    StoredTensor,
+    main_dtype,
+    read_index,
+    weight_files,
+)
 from tgi.architectures.weight_map import Placement, placements, split
 from tgi.backend import ModelError
 from tgi_torch.model.protocols import Progress
@@ -42,15 +48,20 @@ class WeightSink(Protocol):
     def spec(self) -> ModelSpec:
         """What the checkpoint is read as."""
 
-    def write(self, parameter: str, expert: int | None, *, axis: int, start: int, piece: Tensor) -> None:
-        """Take `piece`, the part of `parameter` (or of one expert of it) from index `start` of `axis` on, in any floating dtype."""
+    def write(
+        self, parameter: str, expert: int | None, *, axis: int, start: int, piece: Tensor
+    ) -> None:
+        """Take `piece`, the part of `parameter` (or of one expert of it) from index `start` of
+        `axis` on, in any floating dtype.
+        """
 
 
 def load_weights(sink: WeightSink, model_path: Path, progress: Progress) -> None:
     """Stream the safetensors files in `model_path` into `sink`, by role.
 
-    `progress(done_bytes, total_bytes)` is called after every few megabytes read. Raises `ModelError` on one line, naming file
-    and tensor, if the files are damaged or do not fit the spec; the sink is then partly filled.
+    `progress(done_bytes, total_bytes)` is called after every few megabytes read. Raises
+    `ModelError` on one line, naming file and tensor, if the files are damaged or do not fit the
+    spec; the sink is then partly filled.
     """
     with _open_checkpoint(model_path) as sources:
         try:
@@ -58,7 +69,12 @@ def load_weights(sink: WeightSink, model_path: Path, progress: Progress) -> None
         except ModelError as error:
             raise _named(model_path, error) from error
         # In the order of the files, so that a cold disk is read through once.
-        todo.sort(key=lambda placement: (sources[placement.name].file.path, sources[placement.name].stored.start))
+        todo.sort(
+            key=lambda placement: (
+                sources[placement.name].file.path,
+                sources[placement.name].stored.start,
+            )
+        )
         total = sum(sources[placement.name].stored.num_bytes for placement in todo)
         done = 0
         progress(done, total)
@@ -76,7 +92,8 @@ def checkpoint_dtype(model_path: Path) -> torch.dtype:
         dtype = main_dtype({name: source.stored for name, source in sources.items()})
     if dtype is None:
         raise ModelError(
-            f"{model_path}: no tensor has one of the dtypes {', '.join(FLOAT_DTYPES)}.", "Use a checkpoint that is not quantized."
+            f"{model_path}: no tensor has one of the dtypes {', '.join(FLOAT_DTYPES)}.",
+            "Use a checkpoint that is not quantized.",
         )
     return FLOAT_DTYPES[dtype]
 
@@ -88,10 +105,16 @@ def _fill(sink: WeightSink, placement: Placement, source: _Source) -> Iterator[i
     except ModelError as error:
         raise _named(source.file.path, error) from error
     done = 0
-    assert not (placement.rule.unit_rows and placement.rule.transposed), "chunks must hold whole rows"
+    assert not (placement.rule.unit_rows and placement.rule.transposed), (
+        "chunks must hold whole rows"
+    )
     for parameter, piece in pieces.items():
         for axis, start, part in _chunks(piece):
-            written = functional.normalize(part.float(), dim=-1).to(part.dtype) if placement.rule.unit_rows else part
+            written = (
+                functional.normalize(part.float(), dim=-1).to(part.dtype)
+                if placement.rule.unit_rows
+                else part
+            )
             sink.write(parameter, placement.expert, axis=axis, start=start, piece=written)
             done += part.numel() * part.element_size()
             yield done
@@ -102,7 +125,9 @@ def _named(path: Path, error: ModelError) -> ModelError:
 
 
 def _chunks(piece: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-    """Parts of `piece` along the axis on which it is contiguous in the file: (axis, start, part)."""
+    """Parts of `piece` along the axis on which it is contiguous in the file: (axis, start,
+    part).
+    """
     if not piece.numel():
         return
     if piece.dim() == 0:
@@ -139,10 +164,13 @@ def _open_checkpoint(model_path: Path) -> Iterator[Mapping[str, _Source]]:
             file.close()
 
 
-def _check_index(model_path: Path, index: Mapping[str, str], sources: Mapping[str, _Source]) -> None:
+def _check_index(
+    model_path: Path, index: Mapping[str, str], sources: Mapping[str, _Source]
+) -> None:
     for name, file_name in index.items():
         if name not in sources or sources[name].file.path.name != file_name:
             raise ModelError(
-                f"{model_path / file_name}: tensor `{name}` is not there, though {INDEX_NAME} says so.",
+                f"{model_path / file_name}: tensor `{name}` is not there, though {INDEX_NAME}"
+                " says so.",
                 "Download the whole checkpoint again.",
             )

@@ -1,7 +1,9 @@
-"""The process behind `tgi convert`: the one place where pickled files are read, and only tensors in them.
+"""The process behind `tgi convert`: the one place where pickled files are read, and only tensors in
+them.
 
-One file after the other, so that memory holds one at a time. A result appears under its name only when it is complete, the
-index last; so a conversion that was interrupted looks as if it had never run.
+One file after the other, so that memory holds one at a time. A result appears under its name only
+when it is complete, the index last; so a conversion that was interrupted looks as if it had never
+run.
 """
 
 from __future__ import annotations
@@ -37,8 +39,12 @@ def main(source: str, output: str) -> int:
     except ModelError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the answer of this process
         return 1
-    except Exception as error:  # the process boundary: whatever a file makes torch do reaches the user as one sentence
-        print(f"{source}: {type(error).__name__}: {' '.join(str(error).split())[:300]}", file=sys.stderr)  # noqa: T201
+    # the process boundary: whatever a file makes torch do reaches the user as one sentence
+    except Exception as error:
+        print(  # noqa: T201
+            f"{source}: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
@@ -46,7 +52,10 @@ def main(source: str, output: str) -> int:
 def convert(source: Path, output: Path) -> None:
     """Write the pickled weights in `source` as safetensors to `output`. Raises `ModelError`."""
     if any(output.glob("*.safetensors")):
-        raise ModelError(f"{output}: there are .safetensors files already.", "Serve them, or name another folder.")
+        raise ModelError(
+            f"{output}: there are .safetensors files already.",
+            "Serve them, or name another folder.",
+        )
     files = _pickled_files(source)
     output.mkdir(parents=True, exist_ok=True)
     if output.resolve() != source.resolve():
@@ -55,11 +64,17 @@ def convert(source: Path, output: Path) -> None:
     written: dict[Path, Path] = {}
     try:
         for number, path in enumerate(files, start=1):
-            name = "model.safetensors" if len(files) == 1 else f"model-{number:05}-of-{len(files):05}.safetensors"
+            name = (
+                "model.safetensors"
+                if len(files) == 1
+                else f"model-{number:05}-of-{len(files):05}.safetensors"
+            )
             tensors = _read(path)
             doubled = weight_map.keys() & tensors.keys()
             if doubled:
-                raise ModelError(f"{path}: tensor `{min(doubled)}` is also in another file.", _OTHER)
+                raise ModelError(
+                    f"{path}: tensor `{min(doubled)}` is also in another file.", _OTHER
+                )
             weight_map |= dict.fromkeys(tensors, name)
             partial = output / f".{name}.partial"
             written[partial] = output / name
@@ -71,7 +86,9 @@ def convert(source: Path, output: Path) -> None:
             partial.unlink(missing_ok=True)
     if len(files) > 1:
         index = {"metadata": {}, "weight_map": weight_map}
-        (output / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+        (output / "model.safetensors.index.json").write_text(
+            json.dumps(index, indent=2), encoding="utf-8"
+        )
 
 
 def _pickled_files(source: Path) -> list[Path]:
@@ -81,15 +98,21 @@ def _pickled_files(source: Path) -> list[Path]:
         if (source / _SINGLE_NAME).exists():
             return [source / _SINGLE_NAME]
         raise ModelError(
-            f"{source}: there is neither {_SINGLE_NAME} nor {_INDEX_NAME}.", "Only such checkpoints can be converted."
+            f"{source}: there is neither {_SINGLE_NAME} nor {_INDEX_NAME}.",
+            "Only such checkpoints can be converted.",
         )
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{index}: the index cannot be read: {error!r}.", "Fetch the file again.") from error
+        raise ModelError(
+            f"{index}: the index cannot be read: {error!r}.", "Fetch the file again."
+        ) from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not (source / name).is_file():
-            raise ModelError(f"{index}: it names {name!r}, which is not a file beside it.", "Fetch the whole checkpoint.")
+            raise ModelError(
+                f"{index}: it names {name!r}, which is not a file beside it.",
+                "Fetch the whole checkpoint.",
+            )
     return [source / name for name in names]
 
 
@@ -99,21 +122,37 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ModelError(f"{path}: the file cannot be read: {' '.join(str(error).split())[:200]}.", "Fetch it again.") from error
-    except Exception as error:  # the boundary to a foreign file: whatever else it causes, it is refused
+        raise ModelError(
+            f"{path}: the file cannot be read: {' '.join(str(error).split())[:200]}.",
+            "Fetch it again.",
+        ) from error
+    except (
+        Exception
+    ) as error:  # the boundary to a foreign file: whatever else it causes, it is refused
         found = re.search(r"GLOBAL (\S+)", str(error))
         what = f"`{found[1]}`" if found else "something else than tensors"
-        raise ModelError(f"{path}: refused, for it holds {what}, and loading that could run code.", _OTHER) from error
+        raise ModelError(
+            f"{path}: refused, for it holds {what}, and loading that could run code.", _OTHER
+        ) from error
     if not isinstance(content, dict) or not content:
-        raise ModelError(f"{path}: it holds a {type(content).__name__}, not tensors by name.", _OTHER)
+        raise ModelError(
+            f"{path}: it holds a {type(content).__name__}, not tensors by name.", _OTHER
+        )
     for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
+        if (
+            not isinstance(name, str)
+            or not isinstance(value, Tensor)
+            or value.layout != torch.strided
+            or value.is_quantized
+        ):
             raise ModelError(f"{path}: the entry {name!r} is no plain tensor.", _OTHER)
     return _unshared(content)
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors that share no memory; of those that do, each gets a copy, so that no name is lost."""
+    """Contiguous tensors that share no memory; of those that do, each gets a copy, so that no name
+    is lost.
+    """
     taken: set[int] = set()
     result = {}
     for name, tensor in tensors.items():

@@ -1,4 +1,6 @@
-"""Weights as integers under scales, in plain torch: what the formats of `weight_formats` mean, and how a matrix gets there."""
+"""Weights as integers under scales, in plain torch: what the formats of `weight_formats` mean, and
+how a matrix gets there.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,20 @@ class QuantizedTensor:
 
     def dequantize(self) -> Tensor:
         """The matrix in float32."""
-        return (self.integers.float() * self.scales.float()[..., None]).flatten(1)[:, : self.num_inputs]
+        return (self.integers.float() * self.scales.float()[..., None]).flatten(1)[
+            :, : self.num_inputs
+        ]
 
 
 def quantize(weight: Tensor, weight_format: WeightFormat) -> QuantizedTensor:
-    """Quantize a matrix [out, in] of any floating dtype; a group with a value that is not finite gets such a scale."""
+    """Quantize a matrix [out, in] of any floating dtype; a group with a value that is not finite
+    gets such a scale.
+    """
     num_outputs, num_inputs = weight.shape
     padding = weight_format.num_groups(num_inputs) * weight_format.group_size - num_inputs
-    groups = functional.pad(weight.float(), (0, padding)).view(num_outputs, -1, weight_format.group_size)
+    groups = functional.pad(weight.float(), (0, padding)).view(
+        num_outputs, -1, weight_format.group_size
+    )
     greatest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
     candidates = [
         _round(groups, (greatest / candidate_scale).bfloat16(), weight_format)
@@ -42,14 +50,19 @@ def quantize(weight: Tensor, weight_format: WeightFormat) -> QuantizedTensor:
     for other in candidates[1:]:
         is_better = other[2] < error
         integers, scales, error = (
-            torch.where(is_better, new, old) for new, old in zip(other, (integers, scales, error), strict=True)
+            torch.where(is_better, new, old)
+            for new, old in zip(other, (integers, scales, error), strict=True)
         )
     return QuantizedTensor(integers.to(torch.int8), scales.squeeze(-1), num_inputs)
 
 
-def _round(groups: Tensor, scales: Tensor, weight_format: WeightFormat) -> tuple[Tensor, Tensor, Tensor]:
+def _round(
+    groups: Tensor, scales: Tensor, weight_format: WeightFormat
+) -> tuple[Tensor, Tensor, Tensor]:
     """Integers as float32, scales, and the squared error of each group."""
     wide = scales.float()
     inverse = torch.where(wide.abs() < torch.finfo(torch.float32).tiny, 0.0, 1.0 / wide)
-    integers = (groups * inverse).round().nan_to_num().clamp(-weight_format.zero, weight_format.zero - 1)
+    integers = (
+        (groups * inverse).round().nan_to_num().clamp(-weight_format.zero, weight_format.zero - 1)
+    )
     return integers, scales, (groups - integers * wide).square().sum(-1, keepdim=True)

@@ -1,7 +1,7 @@
 """Matrices that are quantized while they are loaded, on the products that torch ships for CPUs.
 
-8 bits have a scale per output here, since that is what torch multiplies with; 4 bits have one per group. Only one role at a time
-stands in memory in its own dtype.
+8 bits have a scale per output here, since that is what torch multiplies with; 4 bits have one per
+group. Only one role at a time stands in memory in its own dtype.
 """
 
 from __future__ import annotations
@@ -25,18 +25,32 @@ _MULTIPLE = 64  # torch's products read beyond the ends of matrices that are no 
 
 @final
 class QuantizedMatrix:
-    """A matrix [outputs, inputs] made of the rows of one or more roles; `dtype` is that of what it is multiplied with."""
+    """A matrix [outputs, inputs] made of the rows of one or more roles; `dtype` is that of what it
+    is multiplied with.
+    """
 
-    def __init__(self, rows: Mapping[str, int], num_inputs: int, weight_format: WeightFormat, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        rows: Mapping[str, int],
+        num_inputs: int,
+        weight_format: WeightFormat,
+        dtype: torch.dtype,
+    ) -> None:
         self.num_outputs = sum(rows.values())
         self.num_inputs = num_inputs
         self._bits = weight_format.bits
         self._padded_inputs = _padded(num_inputs)
-        self._format = replace(weight_format, group_size=self._padded_inputs) if self._bits == 8 else weight_format
+        self._format = (
+            replace(weight_format, group_size=self._padded_inputs)
+            if self._bits == 8
+            else weight_format
+        )
         outputs, groups = _padded(self.num_outputs), self._format.num_groups(self._padded_inputs)
         self._codes = torch.zeros(outputs, self._padded_inputs, dtype=torch.int8)
         self._scales = torch.zeros(outputs, groups, dtype=dtype)
-        self._starts = {parameter: sum(list(rows.values())[:place]) for place, parameter in enumerate(rows)}
+        self._starts = {
+            parameter: sum(list(rows.values())[:place]) for place, parameter in enumerate(rows)
+        }
         self._rows = dict(rows)
         self._left = {parameter: count * num_inputs for parameter, count in rows.items()}
         self._staged: dict[str, Tensor] = {}
@@ -51,20 +65,28 @@ class QuantizedMatrix:
         return codes.nbytes + scales.nbytes
 
     def write(self, parameter: str, axis: int, start: int, piece: Tensor) -> None:
-        """Take the part of `parameter` from index `start` of `axis` on; a role is quantized when its last part is there."""
+        """Take the part of `parameter` from index `start` of `axis` on; a role is quantized when
+        its last part is there.
+        """
         if parameter not in self._staged:
-            self._staged[parameter] = torch.empty(self._rows[parameter], self.num_inputs, dtype=piece.dtype)
+            self._staged[parameter] = torch.empty(
+                self._rows[parameter], self.num_inputs, dtype=piece.dtype
+            )
         self._staged[parameter].narrow(axis, start, piece.shape[axis]).copy_(piece)
         self._left[parameter] -= piece.numel()
         if self._left[parameter] == 0:
-            self._take(parameter, quantize(self._padded_columns(self._staged.pop(parameter)), self._format))
+            self._take(
+                parameter, quantize(self._padded_columns(self._staged.pop(parameter)), self._format)
+            )
         if self._bits == 4 and not any(self._left.values()):
             self._pack()
 
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Return x W' + b for [..., inputs]."""
         rows = self._padded_columns(x.reshape(-1, self.num_inputs)).contiguous()
-        product = self._multiply_rows(rows)[:, : self.num_outputs].reshape(*x.shape[:-1], self.num_outputs)
+        product = self._multiply_rows(rows)[:, : self.num_outputs].reshape(
+            *x.shape[:-1], self.num_outputs
+        )
         return product if bias is None else product + bias
 
     def lookup(self, ids: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
-"""What `--quantize` means where weights are quantized while they are loaded. Numbers only: imports no framework.
+"""What `--quantize` means where weights are quantized while they are loaded. Numbers only: imports
+no framework.
 
-A weight [out, in] becomes integer codes; the inputs of an output share a scale by groups. Embedding and head keep 8 bits in every
-scheme: they are a large part of a small model, and errors in the head are errors in the logits.
+A weight [out, in] becomes integer codes; the inputs of an output share a scale by groups. Embedding
+and head keep 8 bits in every scheme: they are a large part of a small model, and errors in the head
+are errors in the logits.
 """
 
 from __future__ import annotations
@@ -28,10 +30,11 @@ _SCALE_BYTES = 2  # bfloat16
 @final
 @dataclass(frozen=True)
 class WeightFormat:
-    """Signed integers of `bits` bits; value = scale * integer, a bfloat16 scale for every `group_size` inputs of an output.
+    """Signed integers of `bits` bits; value = scale * integer, a bfloat16 scale for every
+    `group_size` inputs of an output.
 
-    `scale_candidates`: the scales tried are those that bring the value of greatest magnitude in a group to one of them; the one that loses
-    least is taken.
+    `scale_candidates`: the scales tried are those that bring the value of greatest magnitude in a
+    group to one of them; the one that loses least is taken.
     """
 
     name: str
@@ -54,7 +57,9 @@ class WeightFormat:
 
     def num_bytes(self, num_outputs: int, num_inputs: int) -> int:
         """Bytes of codes and scales."""
-        return num_outputs * (self.code_bytes(num_inputs) + self.num_groups(num_inputs) * _SCALE_BYTES)
+        return num_outputs * (
+            self.code_bytes(num_inputs) + self.num_groups(num_inputs) * _SCALE_BYTES
+        )
 
 
 INT8: Final = WeightFormat("int8", bits=8, group_size=64, scale_candidates=(127.0,))
@@ -76,7 +81,11 @@ class Quantization:
 
     def format_of(self, parameter: str) -> WeightFormat:
         """The format of the matrix with this role."""
-        return self.embedding_and_head if parameter.partition(".")[0] in ("embedding", "head") else self.layers
+        return (
+            self.embedding_and_head
+            if parameter.partition(".")[0] in ("embedding", "head")
+            else self.layers
+        )
 
 
 _INT8 = Quantization(INT8, INT8)
@@ -99,7 +108,9 @@ _QUANTIZED_CHECKPOINTS = ("awq", "compressed-tensors", "exl2", "gptq", "marlin")
 
 
 def is_quantized(parameter: str, shape: tuple[int, ...]) -> bool:
-    """Whether a scheme covers this tensor: matrices of attention and MLP, embedding and head; not experts, norms, positions."""
+    """Whether a scheme covers this tensor: matrices of attention and MLP, embedding and head; not
+    experts, norms, positions.
+    """
     *_, part, kind = parameter.split(".")
     return kind == "weight" and part in _PARTS and len(shape) == 2
 
@@ -108,7 +119,10 @@ def describe_quantization(name: str) -> str:
     """One line for the log: what a value of `QUANTIZATIONS` means."""
     quantization = QUANTIZATIONS[name]
     layers = quantization.layers
-    what = f"weights become {layers.bits}-bit integers with a scale for every {layers.group_size} inputs ({layers.name})"
+    what = (
+        f"weights become {layers.bits}-bit integers with a scale for every {layers.group_size}"
+        f" inputs ({layers.name})"
+    )
     return (
         what
         if quantization.embedding_and_head is layers
@@ -123,7 +137,7 @@ def refused_quantization(name: str, supported: Iterable[str] = QUANTIZATIONS) ->
         return ""
     if name in _QUANTIZED_CHECKPOINTS:
         return (
-            f"`--quantize {name}` asks for a checkpoint that was quantized that way, which cannot be read here; serve the"
-            f" unquantized checkpoint with one of {', '.join(names)}"
+            f"`--quantize {name}` asks for a checkpoint that was quantized that way, which cannot"
+            f" be read here; serve the unquantized checkpoint with one of {', '.join(names)}"
         )
     return f"`--quantize {name}` is not supported here; use one of {', '.join(names)}"

@@ -1,4 +1,6 @@
-"""baichuan (1 and 2): llama with a fused qkv matrix; the 13B models have ALiBi, the second generation a head of unit rows."""
+"""baichuan (1 and 2): llama with a fused qkv matrix; the 13B models have ALiBi, the second
+generation a head of unit rows.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,16 @@ from typing import Any
 import msgspec
 
 from tgi.architectures.config_reader import ConfigReader
-from tgi.architectures.families.llama import FRAME, GATED_MLP, LAYER, PRE_NORMS, attention_of, decoder_spec, mlp_of, rms_norm
+from tgi.architectures.families.llama import (
+    FRAME,
+    GATED_MLP,
+    LAYER,
+    PRE_NORMS,
+    attention_of,
+    decoder_spec,
+    mlp_of,
+    rms_norm,
+)
 from tgi.architectures.layers import sequential
 from tgi.architectures.spec import Attention, ModelSpec, WeightRule
 from tgi.architectures.weight_names import Modules, layer_rules, module_rules
@@ -29,7 +40,9 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     # Only the configs of the rotary models have `max_position_embeddings`.
     alibi = not reader.has("max_position_embeddings")
     if alibi:
-        reader = ConfigReader(config | {"max_position_embeddings": reader.integer("model_max_length")})
+        reader = ConfigReader(
+            config | {"max_position_embeddings": reader.integer("model_max_length")}
+        )
     norm = rms_norm(reader)
     layer = sequential(_attention(reader, alibi), mlp_of(reader), norm=norm)
     unit_rows = reader.integer("vocab_size") == _SECOND_VOCAB_SIZE
@@ -45,5 +58,10 @@ def _attention(reader: ConfigReader, alibi: bool) -> Attention:
 def _weight_rules(unit_rows: bool) -> tuple[WeightRule, ...]:
     rules = module_rules(FRAME) + layer_rules(LAYER, PRE_NORMS | _ATTENTION | GATED_MLP)
     return tuple(
-        msgspec.structs.replace(rule, unit_rows=unit_rows) if rule.parameters == ("head.weight",) else rule for rule in rules
+        (
+            msgspec.structs.replace(rule, unit_rows=unit_rows)
+            if rule.parameters == ("head.weight",)
+            else rule
+        )
+        for rule in rules
     )

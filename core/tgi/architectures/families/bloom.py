@@ -1,11 +1,25 @@
-"""bloom: ALiBi in place of positions, a norm behind the embedding, qkv fused head by head, biases everywhere."""
+"""bloom: ALiBi in place of positions, a norm behind the embedding, qkv fused head by head, biases
+everywhere.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from tgi.architectures.config_reader import ConfigReader
-from tgi.architectures.spec import MLP, Attention, Block, Branch, Embedding, Head, Layer, ModelSpec, Norm, Stack, WeightRule
+from tgi.architectures.spec import (
+    MLP,
+    Attention,
+    Block,
+    Branch,
+    Embedding,
+    Head,
+    Layer,
+    ModelSpec,
+    Norm,
+    Stack,
+    WeightRule,
+)
 from tgi.architectures.weight_names import Modules, layer_rules, module_rules
 
 __all__ = ["spec"]
@@ -67,4 +81,8 @@ def _attention(reader: ConfigReader, hidden: int) -> Attention:
 
 
 def _weight_rules() -> tuple[WeightRule, ...]:
-    return module_rules(_FRAME) + layer_rules(_LAYER, _MODULES) + layer_rules(_LAYER, _QKV, layout="grouped")
+    return (
+        module_rules(_FRAME)
+        + layer_rules(_LAYER, _MODULES)
+        + layer_rules(_LAYER, _QKV, layout="grouped")
+    )

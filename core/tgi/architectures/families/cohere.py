@@ -1,4 +1,6 @@
-"""cohere (Command R): attention and MLP in parallel behind one layer norm without bias, interleaved rotation, a scaled head."""
+"""cohere (Command R): attention and MLP in parallel behind one layer norm without bias, interleaved
+rotation, a scaled head.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,16 @@ from typing import Any
 import msgspec
 
 from tgi.architectures.config_reader import ConfigReader
-from tgi.architectures.families.llama import ATTENTION, FRAME, GATED_MLP, HEAD_NORMS, LAYER, attention_of, decoder_spec, mlp_of
+from tgi.architectures.families.llama import (
+    ATTENTION,
+    FRAME,
+    GATED_MLP,
+    HEAD_NORMS,
+    LAYER,
+    attention_of,
+    decoder_spec,
+    mlp_of,
+)
 from tgi.architectures.layers import parallel
 from tgi.architectures.spec import Attention, Head, ModelSpec, Norm
 from tgi.architectures.weight_names import Modules, layer_rules, module_rules
@@ -21,14 +32,20 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     """Source: CohereForCausalLM."""
     reader = ConfigReader(config)
     bias = reader.boolean("attention_bias", default=False)
-    attention = attention_of(reader, default_theta=500_000.0, interleaved=True, qkv_bias=bias, output_bias=bias)
+    attention = attention_of(
+        reader, default_theta=500_000.0, interleaved=True, qkv_bias=bias, output_bias=bias
+    )
     if reader.boolean("use_qk_norm", default=False):
         norm = norm_of(reader)
-        attention = msgspec.structs.replace(attention, q_norm=norm, k_norm=norm, qk_norm_over="each_head")
+        attention = msgspec.structs.replace(
+            attention, q_norm=norm, k_norm=norm, qk_norm_over="each_head"
+        )
     return cohere_spec(reader, "cohere", (attention,) * reader.integer("num_hidden_layers"))
 
 
-def cohere_spec(reader: ConfigReader, model_type: str, attentions: tuple[Attention, ...]) -> ModelSpec:
+def cohere_spec(
+    reader: ConfigReader, model_type: str, attentions: tuple[Attention, ...]
+) -> ModelSpec:
     """What cohere and cohere2 share around their attentions."""
     norm, mlp = norm_of(reader), mlp_of(reader)
     return decoder_spec(
@@ -36,8 +53,12 @@ def cohere_spec(reader: ConfigReader, model_type: str, attentions: tuple[Attenti
         model_type,
         tuple(parallel(attention, mlp, norm) for attention in attentions),
         final_norm=norm,
-        head=Head(tied=reader.boolean("tie_word_embeddings", default=True), scale=reader.number("logit_scale", default=0.0625)),
-        weights=module_rules(FRAME) + layer_rules(LAYER, _NORMS | ATTENTION | HEAD_NORMS | GATED_MLP),
+        head=Head(
+            tied=reader.boolean("tie_word_embeddings", default=True),
+            scale=reader.number("logit_scale", default=0.0625),
+        ),
+        weights=module_rules(FRAME)
+        + layer_rules(LAYER, _NORMS | ATTENTION | HEAD_NORMS | GATED_MLP),
     )
 
 

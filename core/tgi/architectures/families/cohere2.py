@@ -1,4 +1,6 @@
-"""cohere2 (Command R7B, Command A): cohere with windowed rotary layers, and every fourth layer full and without positions."""
+"""cohere2 (Command R7B, Command A): cohere with windowed rotary layers, and every fourth layer full
+and without positions.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""dbrx: grouped rotary attention with clipped qkv, layer norms without bias, a fine-grained mixture stored flat."""
+"""dbrx: grouped rotary attention with clipped qkv, layer norms without bias, a fine-grained mixture
+stored flat.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,12 @@ def _attention(reader: ConfigReader) -> Attention:
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
         scale=head_dim**-0.5,
-        rope=read_rope(reader, head_dim=head_dim, max_positions=reader.integer("max_seq_len"), default_theta=theta),
+        rope=read_rope(
+            reader,
+            head_dim=head_dim,
+            max_positions=reader.integer("max_seq_len"),
+            default_theta=theta,
+        ),
         clip_qkv=options.optional_number("clip_qkv", default=None),
     )
 
@@ -92,5 +99,10 @@ def _weight_rules() -> tuple[WeightRule, ...]:
         *layer_rules(_LAYER, _MODULES),
         WeightRule(name=f"{stored}.w1", parameters=(f"{experts}.gate.weight",), layout="flat"),
         WeightRule(name=f"{stored}.v1", parameters=(f"{experts}.up.weight",), layout="flat"),
-        WeightRule(name=f"{stored}.w2", parameters=(f"{experts}.down.weight",), layout="flat", transposed=True),
+        WeightRule(
+            name=f"{stored}.w2",
+            parameters=(f"{experts}.down.weight",),
+            layout="flat",
+            transposed=True,
+        ),
     )

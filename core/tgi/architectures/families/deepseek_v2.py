@@ -1,4 +1,6 @@
-"""deepseek_v2: latent attention, a few dense layers, then experts chosen from the best groups beside shared ones."""
+"""deepseek_v2: latent attention, a few dense layers, then experts chosen from the best groups
+beside shared ones.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,14 @@ from typing import Any
 import msgspec
 
 from tgi.architectures.config_reader import ConfigReader
-from tgi.architectures.families.llama import FRAME, GATED_MLP, IGNORED, LAYER, decoder_spec, rms_norm
+from tgi.architectures.families.llama import (
+    FRAME,
+    GATED_MLP,
+    IGNORED,
+    LAYER,
+    decoder_spec,
+    rms_norm,
+)
 from tgi.architectures.rope import read_rope, yarn_mscale
 from tgi.architectures.spec import (
     MLP,
@@ -40,13 +49,18 @@ _FEED_FORWARD: Modules = {
     "mlp.norm": "post_attention_layernorm",
     "moe.norm": "post_attention_layernorm",
     "moe.router": "mlp.gate",
-    **{f"moe.experts.{part}": f"mlp.experts.{{expert}}.{part}_proj" for part in ("gate", "up", "down")},
+    **{
+        f"moe.experts.{part}": f"mlp.experts.{{expert}}.{part}_proj"
+        for part in ("gate", "up", "down")
+    },
     **{f"moe.shared.{part}": f"mlp.shared_experts.{part}_proj" for part in ("gate", "up", "down")},
 }
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: DeepseekV2ForCausalLM; for `norm_topk_prob`, which no published model sets, the code published with the models."""
+    """Source: DeepseekV2ForCausalLM; for `norm_topk_prob`, which no published model sets, the code
+    published with the models.
+    """
     reader = ConfigReader(config)
     groups = {"greedy": False, "group_limited_greedy": True}
     is_grouped = reader.choice("topk_method", table=groups, default="greedy")
@@ -58,12 +72,20 @@ def spec(config: dict[str, Any]) -> ModelSpec:
         groups_per_token=reader.integer("topk_group") if is_grouped else 1,
     )
     return deepseek_spec(
-        reader, "deepseek_v2", router, dense_layers=reader.integer("first_k_dense_replace", default=0, minimum=0)
+        reader,
+        "deepseek_v2",
+        router,
+        dense_layers=reader.integer("first_k_dense_replace", default=0, minimum=0),
     )
 
 
 def deepseek_spec(
-    reader: ConfigReader, model_type: str, router: Router, *, dense_layers: int, interleaved: bool = True
+    reader: ConfigReader,
+    model_type: str,
+    router: Router,
+    *,
+    dense_layers: int,
+    interleaved: bool = True,
 ) -> ModelSpec:
     """The model around a router: `dense_layers` layers without experts, the others with."""
     norm, num_layers = rms_norm(reader), reader.integer("num_hidden_layers")
@@ -78,7 +100,14 @@ def deepseek_spec(
     )
     dense = _mlp(reader, reader.integer("intermediate_size"))
     layers = tuple(
-        Layer(blocks=(attention, Block(branches=(Branch(mixer=dense if layer < dense_layers else mixture, norm=norm),))))
+        Layer(
+            blocks=(
+                attention,
+                Block(
+                    branches=(Branch(mixer=dense if layer < dense_layers else mixture, norm=norm),)
+                ),
+            )
+        )
         for layer in range(num_layers)
     )
     spec = decoder_spec(reader, model_type, layers, weights=_weight_rules())
@@ -88,11 +117,18 @@ def deepseek_spec(
 
 def _attention(reader: ConfigReader, interleaved: bool) -> LatentAttention:
     nope_dim, rope_dim = reader.integer("qk_nope_head_dim"), reader.integer("qk_rope_head_dim")
-    rope = read_rope(reader, head_dim=rope_dim, max_positions=reader.integer("max_position_embeddings"), interleaved=interleaved)
+    rope = read_rope(
+        reader,
+        head_dim=rope_dim,
+        max_positions=reader.integer("max_position_embeddings"),
+        interleaved=interleaved,
+    )
     bias = reader.boolean("attention_bias", default=False)
     return LatentAttention(
         num_heads=reader.integer("num_attention_heads"),
-        q_lora_rank=None if reader.is_null("q_lora_rank") else reader.integer("q_lora_rank", default=1536),
+        q_lora_rank=(
+            None if reader.is_null("q_lora_rank") else reader.integer("q_lora_rank", default=1536)
+        ),
         kv_lora_rank=reader.integer("kv_lora_rank", default=512),
         qk_nope_head_dim=nope_dim,
         qk_rope_head_dim=rope_dim,
@@ -117,11 +153,20 @@ def _temperature(reader: ConfigReader) -> float:
 
 def _mlp(reader: ConfigReader, size: int, bias: bool | None = None) -> MLP:
     bias = reader.boolean("mlp_bias", default=False) if bias is None else bias
-    return MLP(intermediate_size=size, activation=reader.activation("hidden_act", default="silu"), bias=bias)
+    return MLP(
+        intermediate_size=size,
+        activation=reader.activation("hidden_act", default="silu"),
+        bias=bias,
+    )
 
 
 def _weight_rules() -> tuple[WeightRule, ...]:
     correction = WeightRule(
-        name=f"{LAYER}.mlp.gate.e_score_correction_bias", parameters=("decoder.layers.{layer}.moe.router.correction",)
+        name=f"{LAYER}.mlp.gate.e_score_correction_bias",
+        parameters=("decoder.layers.{layer}.moe.router.correction",),
     )
-    return (*module_rules(FRAME), *layer_rules(LAYER, _ATTENTION | _FEED_FORWARD | GATED_MLP), correction)
+    return (
+        *module_rules(FRAME),
+        *layer_rules(LAYER, _ATTENTION | _FEED_FORWARD | GATED_MLP),
+        correction,
+    )

@@ -25,4 +25,6 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     )
     dense_layers = reader.integer("first_k_dense_replace", default=3, minimum=0)
     interleaved = reader.boolean("rope_interleave", default=True)
-    return deepseek_spec(reader, "deepseek_v3", router, dense_layers=dense_layers, interleaved=interleaved)
+    return deepseek_spec(
+        reader, "deepseek_v3", router, dense_layers=dense_layers, interleaved=interleaved
+    )

@@ -30,10 +30,14 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     reader = ConfigReader(config)
     norm = Norm(kind="rms", eps=reader.number("layer_norm_epsilon", default=1e-5))
     mlp = MLP(
-        intermediate_size=reader.integer("intermediate_size", default=4 * reader.integer("hidden_size")),
+        intermediate_size=reader.integer(
+            "intermediate_size", default=4 * reader.integer("hidden_size")
+        ),
         activation=reader.activation("activation_function", default="silu"),
     )
-    layers = (sequential(attention_of(reader), mlp, norm=norm),) * reader.integer("num_layers", "num_hidden_layers")
+    layers = (sequential(attention_of(reader), mlp, norm=norm),) * reader.integer(
+        "num_layers", "num_hidden_layers"
+    )
     return ModelSpec(
         model_type="exaone",
         hidden_size=reader.integer("hidden_size"),

@@ -1,6 +1,7 @@
 """exaone4: norms behind the mixers and on each query and key head.
 
-In the large model the rotary layers have a window, and every fourth layer is full and without positions.
+In the large model the rotary layers have a window, and every fourth layer is full and without
+positions.
 """
 
 from __future__ import annotations
@@ -32,5 +33,10 @@ def _windowed(reader: ConfigReader, rotary: Attention) -> tuple[Attention, ...]:
     window = reader.optional_integer("sliding_window", default=4096)
     if window is None:
         return (rotary,) * num_layers
-    full, sliding = msgspec.structs.replace(rotary, rope=None), msgspec.structs.replace(rotary, window=window)
-    return tuple(sliding if slide else full for slide in sliding_layers(reader, num_layers, pattern=4))
+    full, sliding = (
+        msgspec.structs.replace(rotary, rope=None),
+        msgspec.structs.replace(rotary, window=window),
+    )
+    return tuple(
+        sliding if slide else full for slide in sliding_layers(reader, num_layers, pattern=4)
+    )

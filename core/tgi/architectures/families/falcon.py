@@ -1,4 +1,6 @@
-"""falcon (first called RefinedWeb): rotary heads in parallel with the MLP, or ALiBi, each layer's mixers one after the other."""
+"""falcon (first called RefinedWeb): rotary heads in parallel with the MLP, or ALiBi, each layer's
+mixers one after the other.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,19 @@ from typing import Any
 from tgi.architectures.config_reader import ConfigReader
 from tgi.architectures.layers import parallel, sequential
 from tgi.architectures.rope import read_rope
-from tgi.architectures.spec import MLP, Attention, Block, Branch, Embedding, Head, Layer, ModelSpec, Norm, Stack, WeightRule
+from tgi.architectures.spec import (
+    MLP,
+    Attention,
+    Block,
+    Branch,
+    Embedding,
+    Head,
+    Layer,
+    ModelSpec,
+    Norm,
+    Stack,
+    WeightRule,
+)
 from tgi.architectures.weight_names import Modules, layer_rules, module_rules
 
 __all__ = ["spec"]
@@ -20,7 +34,10 @@ _MODULES: Modules = {
     "mlp.up": "mlp.dense_h_to_4h",
     "mlp.down": "mlp.dense_4h_to_h",
 }
-_SEQUENTIAL_NORMS: Modules = {"attention.norm": "input_layernorm", "mlp.norm": "post_attention_layernorm"}
+_SEQUENTIAL_NORMS: Modules = {
+    "attention.norm": "input_layernorm",
+    "mlp.norm": "post_attention_layernorm",
+}
 _OWN_NORMS: Modules = {"attention.norm": "ln_attn", "mlp.norm": "ln_mlp"}
 _SHARED_NORM: Modules = {"block0.norm": "input_layernorm"}
 
@@ -30,7 +47,9 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     reader = ConfigReader(config)
     hidden, bias = reader.integer("hidden_size", "n_embed"), reader.boolean("bias", default=False)
     # The code of RefinedWeb (40B) knows only the new decoder and has no option for it.
-    is_new = reader.boolean("new_decoder_architecture", default=config["model_type"] == "RefinedWeb")
+    is_new = reader.boolean(
+        "new_decoder_architecture", default=config["model_type"] == "RefinedWeb"
+    )
     norm = Norm(kind="layer", eps=reader.number("layer_norm_epsilon", default=1e-5), bias=True)
     mlp = MLP(
         intermediate_size=reader.integer("ffn_hidden_size", default=4 * hidden),
@@ -77,8 +96,12 @@ def _attention(reader: ConfigReader, hidden: int, bias: bool, is_new: bool) -> A
     )
 
 
-def _layer(reader: ConfigReader, attention: Attention, mlp: MLP, norm: Norm, is_new: bool) -> tuple[Layer, Modules]:
-    """The layer and the names of its norms: in parallel with one norm each, with a shared one, or one after the other."""
+def _layer(
+    reader: ConfigReader, attention: Attention, mlp: MLP, norm: Norm, is_new: bool
+) -> tuple[Layer, Modules]:
+    """The layer and the names of its norms: in parallel with one norm each, with a shared one, or
+    one after the other.
+    """
     if is_new and reader.integer("num_ln_in_parallel_attn", default=2) == 2:
         branches = (Branch(mixer=attention, norm=norm), Branch(mixer=mlp, norm=norm))
         return Layer(blocks=(Block(branches=branches),)), _OWN_NORMS
@@ -88,4 +111,8 @@ def _layer(reader: ConfigReader, attention: Attention, mlp: MLP, norm: Norm, is_
 
 
 def _weight_rules(norms: Modules) -> tuple[WeightRule, ...]:
-    return module_rules(_FRAME) + layer_rules(_LAYER, norms | _MODULES) + layer_rules(_LAYER, _QKV, layout="grouped")
+    return (
+        module_rules(_FRAME)
+        + layer_rules(_LAYER, norms | _MODULES)
+        + layer_rules(_LAYER, _QKV, layout="grouped")
+    )

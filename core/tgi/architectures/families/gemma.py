@@ -16,7 +16,9 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     """Source: GemmaForCausalLM."""
     reader = ConfigReader(config)
     norm, bias = rms_norm(reader, unit_offset=True), reader.boolean("attention_bias", default=False)
-    attention = attention_of(reader, default_kv_heads=16, default_head_dim=256, qkv_bias=bias, output_bias=bias)
+    attention = attention_of(
+        reader, default_kv_heads=16, default_head_dim=256, qkv_bias=bias, output_bias=bias
+    )
     mlp = MLP(intermediate_size=reader.integer("intermediate_size"), activation=_activation(reader))
     return decoder_spec(
         reader,

@@ -1,4 +1,6 @@
-"""gemma2: gemma with norms on both sides of each mixer, soft caps, and a window on every other layer."""
+"""gemma2: gemma with norms on both sides of each mixer, soft caps, and a window on every other
+layer.
+"""
 
 from __future__ import annotations
 
@@ -37,17 +39,30 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     reader = ConfigReader(config)
     bias = reader.boolean("attention_bias", default=False)
     full = msgspec.structs.replace(
-        attention_of(reader, default_heads=8, default_kv_heads=4, default_head_dim=256, qkv_bias=bias, output_bias=bias),
+        attention_of(
+            reader,
+            default_heads=8,
+            default_kv_heads=4,
+            default_head_dim=256,
+            qkv_bias=bias,
+            output_bias=bias,
+        ),
         scale=reader.number("query_pre_attn_scalar", default=256.0) ** -0.5,
         softcap=reader.optional_number("attn_logit_softcapping", default=50.0),
     )
-    sliding = msgspec.structs.replace(full, window=reader.optional_integer("sliding_window", default=4096))
+    sliding = msgspec.structs.replace(
+        full, window=reader.optional_integer("sliding_window", default=4096)
+    )
     slides = sliding_layers(reader, reader.integer("num_hidden_layers", default=26), pattern=2)
     head_cap = reader.optional_number("final_logit_softcapping", default=30.0)
-    return gemma2_spec(reader, "gemma2", tuple(sliding if slide else full for slide in slides), head_cap)
+    return gemma2_spec(
+        reader, "gemma2", tuple(sliding if slide else full for slide in slides), head_cap
+    )
 
 
-def gemma2_spec(reader: ConfigReader, model_type: str, attentions: tuple[Attention, ...], head_cap: float | None) -> ModelSpec:
+def gemma2_spec(
+    reader: ConfigReader, model_type: str, attentions: tuple[Attention, ...], head_cap: float | None
+) -> ModelSpec:
     """What gemma2 and gemma3 share around their attentions."""
     norm = rms_norm(reader, unit_offset=True)
     mlp = MLP(

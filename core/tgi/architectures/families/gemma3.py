@@ -1,4 +1,5 @@
-"""gemma3: gemma2 with norms on each query and key head, five windowed layers to each full one, and a rotation for each kind.
+"""gemma3: gemma2 with norms on each query and key head, five windowed layers to each full one, and
+a rotation for each kind.
 
 Of a multimodal checkpoint (`gemma3`) the text model is read, and the image tower is left out.
 """
@@ -41,14 +42,22 @@ def spec(config: dict[str, Any]) -> ModelSpec:
         reader.section("text_config")
         reader = ConfigReader(_DEFAULTS | config["text_config"], "`text_config` of config.json")
     if reader.boolean("use_bidirectional_attention", default=False):
-        raise reader.error("use_bidirectional_attention", "must be false for a model that generates")
+        raise reader.error(
+            "use_bidirectional_attention", "must be false for a model that generates"
+        )
     full, sliding = _attention(reader, "full_attention"), _attention(reader, "sliding_attention")
     slides = sliding_layers(reader, reader.integer("num_hidden_layers"), pattern=6)
     head_cap = reader.optional_number("final_logit_softcapping", default=None)
-    text = gemma2_spec(reader, config["model_type"], tuple(sliding if slide else full for slide in slides), head_cap)
+    text = gemma2_spec(
+        reader,
+        config["model_type"],
+        tuple(sliding if slide else full for slide in slides),
+        head_cap,
+    )
     if not multimodal:
         return text
-    # Published checkpoints have the text model as `language_model.model.`, those that transformers 5 saved as the first.
+    # Published checkpoints have the text model as `language_model.model.`, those that transformers
+    # 5 saved as the first.
     return msgspec.structs.replace(
         text,
         prefixes=("model.language_model.", "language_model.model.", "language_model.", *PREFIXES),
@@ -69,11 +78,15 @@ def _attention(reader: ConfigReader, kind: str) -> Attention:
         rope_layer_type=kind,
         default_theta=1_000_000.0,
     )
-    attention = msgspec.structs.replace(plain, scale=reader.number("query_pre_attn_scalar", default=256.0) ** -0.5)
+    attention = msgspec.structs.replace(
+        plain, scale=reader.number("query_pre_attn_scalar", default=256.0) ** -0.5
+    )
     if kind == "full_attention":
         return attention
     window = reader.optional_integer("sliding_window", default=4096)
-    return msgspec.structs.replace(attention, window=window, rope=_local_rope(reader, attention.head_dim))
+    return msgspec.structs.replace(
+        attention, window=window, rope=_local_rope(reader, attention.head_dim)
+    )
 
 
 def _local_rope(reader: ConfigReader, head_dim: int) -> Rope:
@@ -82,6 +95,10 @@ def _local_rope(reader: ConfigReader, head_dim: int) -> Rope:
     if reader.has("rope_parameters") and reader.section("rope_parameters").nested:
         max_positions = reader.integer("max_position_embeddings")
         return read_rope(
-            reader, head_dim=head_dim, max_positions=max_positions, default_theta=theta, layer_type="sliding_attention"
+            reader,
+            head_dim=head_dim,
+            max_positions=max_positions,
+            default_theta=theta,
+            layer_type="sliding_attention",
         )
     return Rope(theta=theta, rotary_dim=head_dim)

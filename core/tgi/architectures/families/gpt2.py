@@ -1,6 +1,7 @@
 """gpt2: learned positions, layer norms, one fused qkv matrix, every matrix stored [in, out].
 
-bigcode's first model, santacoder, calls itself gpt2 too: it has one key and value head and splits the matrix in two.
+bigcode's first model, santacoder, calls itself gpt2 too: it has one key and value head and splits
+the matrix in two.
 """
 
 from __future__ import annotations
@@ -9,7 +10,17 @@ from typing import Any
 
 from tgi.architectures.config_reader import ConfigReader
 from tgi.architectures.layers import sequential
-from tgi.architectures.spec import MLP, Attention, Embedding, Head, LearnedPositions, ModelSpec, Norm, Stack, WeightRule
+from tgi.architectures.spec import (
+    MLP,
+    Attention,
+    Embedding,
+    Head,
+    LearnedPositions,
+    ModelSpec,
+    Norm,
+    Stack,
+    WeightRule,
+)
 from tgi.architectures.weight_names import Modules, layer_rules, module_rules
 
 __all__ = ["FRAME", "LAYER", "MLP_AND_OUTPUT", "NORMS", "gpt2_spec", "spec"]
@@ -22,19 +33,33 @@ FRAME: Modules = {
     "head": "lm_head",
 }
 NORMS: Modules = {"attention.norm": "ln_1", "mlp.norm": "ln_2"}
-MLP_AND_OUTPUT: Modules = {"attention.o": "attn.c_proj", "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}
+MLP_AND_OUTPUT: Modules = {
+    "attention.o": "attn.c_proj",
+    "mlp.up": "mlp.c_fc",
+    "mlp.down": "mlp.c_proj",
+}
 
 _QKV: Modules = {("attention.q", "attention.k", "attention.v"): "attn.c_attn"}
 _Q_AND_KV: Modules = {"attention.q": "attn.q_attn", ("attention.k", "attention.v"): "attn.kv_attn"}
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: GPT2LMHeadModel, and for `attention_head_type` multiquery bigcode's GPT2LMHeadCustomModel."""
+    """Source: GPT2LMHeadModel, and for `attention_head_type` multiquery bigcode's
+    GPT2LMHeadCustomModel.
+    """
     reader = ConfigReader(config)
-    multi_query = reader.choice("attention_head_type", table={"multihead": False, "multiquery": True}, default="multihead")
+    multi_query = reader.choice(
+        "attention_head_type", table={"multihead": False, "multiquery": True}, default="multihead"
+    )
     matrices = (_Q_AND_KV if multi_query else _QKV) | MLP_AND_OUTPUT
-    weights = module_rules(FRAME) + layer_rules(LAYER, NORMS) + layer_rules(LAYER, matrices, transposed=True)
-    return gpt2_spec(reader, "gpt2", multi_query=multi_query, default_activation="gelu_new", weights=weights)
+    weights = (
+        module_rules(FRAME)
+        + layer_rules(LAYER, NORMS)
+        + layer_rules(LAYER, matrices, transposed=True)
+    )
+    return gpt2_spec(
+        reader, "gpt2", multi_query=multi_query, default_activation="gelu_new", weights=weights
+    )
 
 
 def gpt2_spec(
@@ -45,8 +70,13 @@ def gpt2_spec(
     default_activation: str,
     weights: tuple[WeightRule, ...],
 ) -> ModelSpec:
-    """What gpt2, santacoder and gpt_bigcode share: all but the names and the number of key heads."""
-    hidden, num_layers = reader.integer("n_embd", "hidden_size"), reader.integer("n_layer", "num_hidden_layers")
+    """What gpt2, santacoder and gpt_bigcode share: all but the names and the number of key
+    heads.
+    """
+    hidden, num_layers = (
+        reader.integer("n_embd", "hidden_size"),
+        reader.integer("n_layer", "num_hidden_layers"),
+    )
     max_positions = reader.integer("n_positions", "max_position_embeddings", default=1024)
     norm = Norm(kind="layer", eps=reader.number("layer_norm_epsilon", default=1e-5), bias=True)
     mlp = MLP(
@@ -55,7 +85,10 @@ def gpt2_spec(
         gated=False,
         bias=True,
     )
-    layers = tuple(sequential(_attention(reader, hidden, layer, multi_query), mlp, norm=norm) for layer in range(num_layers))
+    layers = tuple(
+        sequential(_attention(reader, hidden, layer, multi_query), mlp, norm=norm)
+        for layer in range(num_layers)
+    )
     return ModelSpec(
         model_type=model_type,
         hidden_size=hidden,

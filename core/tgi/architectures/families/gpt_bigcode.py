@@ -1,4 +1,6 @@
-"""gpt_bigcode (starcoder): gpt2 with one key and value head for all query heads, matrices stored [out, in]."""
+"""gpt_bigcode (starcoder): gpt2 with one key and value head for all query heads, matrices stored
+[out, in].
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,11 @@ _QKV: Modules = {("attention.q", "attention.k", "attention.v"): "attn.c_attn"}
 def spec(config: dict[str, Any]) -> ModelSpec:
     """Source: GPTBigCodeForCausalLM."""
     reader = ConfigReader(config)
-    weights = module_rules(FRAME) + layer_rules(LAYER, NORMS | MLP_AND_OUTPUT) + layer_rules(LAYER, _QKV, layout="grouped")
+    weights = (
+        module_rules(FRAME)
+        + layer_rules(LAYER, NORMS | MLP_AND_OUTPUT)
+        + layer_rules(LAYER, _QKV, layout="grouped")
+    )
     return gpt2_spec(
         reader,
         "gpt_bigcode",

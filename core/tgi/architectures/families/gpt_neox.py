@@ -1,4 +1,6 @@
-"""gpt_neox (pythia): rotary on part of the head, attention and MLP in parallel or one after the other, qkv fused head by head."""
+"""gpt_neox (pythia): rotary on part of the head, attention and MLP in parallel or one after the
+other, qkv fused head by head.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,11 @@ from tgi.architectures.weight_names import Modules, layer_rules, module_rules
 
 __all__ = ["spec"]
 
-_FRAME: Modules = {"embedding": "embed_in", "decoder.final_norm": "final_layer_norm", "head": "embed_out"}
+_FRAME: Modules = {
+    "embedding": "embed_in",
+    "decoder.final_norm": "final_layer_norm",
+    "head": "embed_out",
+}
 _MODULES: Modules = {
     "attention.norm": "input_layernorm",
     "attention.o": "attention.dense",
@@ -57,7 +63,13 @@ def spec(config: dict[str, Any]) -> ModelSpec:
         hidden_size=reader.integer("hidden_size"),
         vocab_size=reader.integer("vocab_size"),
         embedding=Embedding(),
-        stacks=(Stack(kind="decoder", layers=(layer,) * reader.integer("num_hidden_layers"), final_norm=norm),),
+        stacks=(
+            Stack(
+                kind="decoder",
+                layers=(layer,) * reader.integer("num_hidden_layers"),
+                final_norm=norm,
+            ),
+        ),
         head=Head(tied=reader.boolean("tie_word_embeddings", default=False)),
         weights=_weight_rules(),
         max_positions=max_positions,
@@ -76,11 +88,17 @@ def _attention(reader: ConfigReader, max_positions: int) -> Attention:
         num_kv_heads=num_heads,
         head_dim=head_dim,
         scale=head_dim**-0.5,
-        rope=read_rope(reader, head_dim=head_dim, max_positions=max_positions, default_partial=0.25),
+        rope=read_rope(
+            reader, head_dim=head_dim, max_positions=max_positions, default_partial=0.25
+        ),
         qkv_bias=bias,
         output_bias=bias,
     )
 
 
 def _weight_rules() -> tuple[WeightRule, ...]:
-    return module_rules(_FRAME) + layer_rules(LAYER, _MODULES) + layer_rules(LAYER, _QKV, layout="grouped")
+    return (
+        module_rules(_FRAME)
+        + layer_rules(LAYER, _MODULES)
+        + layer_rules(LAYER, _QKV, layout="grouped")
+    )

@@ -1,4 +1,6 @@
-"""gpt_oss: sinks in the softmax, a window on every other layer, YaRN, and experts with biases and a clamped gate."""
+"""gpt_oss: sinks in the softmax, a window on every other layer, YaRN, and experts with biases and a
+clamped gate.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,15 @@ from typing import Any
 import msgspec
 
 from tgi.architectures.config_reader import ConfigReader
-from tgi.architectures.families.llama import ATTENTION, FRAME, LAYER, PRE_NORMS, attention_of, decoder_spec, rms_norm
+from tgi.architectures.families.llama import (
+    ATTENTION,
+    FRAME,
+    LAYER,
+    PRE_NORMS,
+    attention_of,
+    decoder_spec,
+    rms_norm,
+)
 from tgi.architectures.layers import sequential, sliding_layers
 from tgi.architectures.spec import MLP, MixtureOfExperts, ModelSpec, Router, WeightRule
 from tgi.architectures.weight_names import Modules, layer_rules, module_rules
@@ -35,14 +45,25 @@ def spec(config: dict[str, Any]) -> ModelSpec:
         reader = ConfigReader(config | {"rope_scaling": _YARN})
     bias = reader.boolean("attention_bias", default=True)
     plain = attention_of(
-        reader, default_kv_heads=8, default_head_dim=64, default_theta=150_000.0, qkv_bias=bias, output_bias=bias
+        reader,
+        default_kv_heads=8,
+        default_head_dim=64,
+        default_theta=150_000.0,
+        qkv_bias=bias,
+        output_bias=bias,
     )
     full = msgspec.structs.replace(plain, sinks=True)
-    sliding = msgspec.structs.replace(full, window=reader.optional_integer("sliding_window", default=128))
+    sliding = msgspec.structs.replace(
+        full, window=reader.optional_integer("sliding_window", default=128)
+    )
     mixture = MixtureOfExperts(
         num_experts=reader.integer("num_local_experts", default=128),
         experts_per_token=reader.integer("num_experts_per_tok", "experts_per_token", default=4),
-        expert=MLP(intermediate_size=reader.integer("intermediate_size"), activation="silu_clamped", bias=True),
+        expert=MLP(
+            intermediate_size=reader.integer("intermediate_size"),
+            activation="silu_clamped",
+            bias=True,
+        ),
         router=Router(top_k_first=True, normalize=False, bias=True),
     )
     norm = rms_norm(reader, default_eps=1e-5)
@@ -65,11 +86,24 @@ def _refuse_quantized(reader: ConfigReader) -> None:
 
 def _weight_rules() -> tuple[WeightRule, ...]:
     experts, stored = "decoder.layers.{layer}.moe.experts", f"{LAYER}.mlp.experts"
-    rules = [WeightRule(name=f"{LAYER}.self_attn.sinks", parameters=("decoder.layers.{layer}.attention.sinks",))]
+    rules = [
+        WeightRule(
+            name=f"{LAYER}.self_attn.sinks", parameters=("decoder.layers.{layer}.attention.sinks",)
+        )
+    ]
     for kind, suffix in {"weight": "", "bias": "_bias"}.items():
         both, is_matrix = (f"{experts}.gate.{kind}", f"{experts}.up.{kind}"), kind == "weight"
         rules += [
-            WeightRule(name=f"{stored}.gate_up_proj{suffix}", parameters=both, layout="alternating", transposed=is_matrix),
-            WeightRule(name=f"{stored}.down_proj{suffix}", parameters=(f"{experts}.down.{kind}",), transposed=is_matrix),
+            WeightRule(
+                name=f"{stored}.gate_up_proj{suffix}",
+                parameters=both,
+                layout="alternating",
+                transposed=is_matrix,
+            ),
+            WeightRule(
+                name=f"{stored}.down_proj{suffix}",
+                parameters=(f"{experts}.down.{kind}",),
+                transposed=is_matrix,
+            ),
         ]
     return module_rules(FRAME) + layer_rules(LAYER, PRE_NORMS | ATTENTION | _ROUTER) + tuple(rules)

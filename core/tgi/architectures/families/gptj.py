@@ -1,4 +1,6 @@
-"""gptj: attention and MLP in parallel behind one norm, interleaved rotation of part of the head, no bias in the attention."""
+"""gptj: attention and MLP in parallel behind one norm, interleaved rotation of part of the head, no
+bias in the attention.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ _MODULES: Modules = {
 def spec(config: dict[str, Any]) -> ModelSpec:
     """Source: GPTJForCausalLM."""
     reader = ConfigReader(config)
-    hidden, max_positions = reader.integer("n_embd", "hidden_size"), reader.integer("n_positions", default=2048)
+    hidden, max_positions = (
+        reader.integer("n_embd", "hidden_size"),
+        reader.integer("n_positions", default=2048),
+    )
     norm = Norm(kind="layer", eps=reader.number("layer_norm_epsilon", default=1e-5), bias=True)
     mlp = MLP(
         intermediate_size=reader.integer("n_inner", default=4 * hidden),
@@ -34,7 +39,9 @@ def spec(config: dict[str, Any]) -> ModelSpec:
         gated=False,
         bias=True,
     )
-    layers = (parallel(_attention(reader, hidden, max_positions), mlp, norm),) * reader.integer("n_layer", "num_hidden_layers")
+    layers = (parallel(_attention(reader, hidden, max_positions), mlp, norm),) * reader.integer(
+        "n_layer", "num_hidden_layers"
+    )
     return ModelSpec(
         model_type="gptj",
         hidden_size=hidden,

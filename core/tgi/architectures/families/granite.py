@@ -7,7 +7,13 @@ from typing import Any
 import msgspec
 
 from tgi.architectures.config_reader import ConfigReader
-from tgi.architectures.families.llama import attention_of, decoder_spec, mlp_of, rms_norm, weight_rules
+from tgi.architectures.families.llama import (
+    attention_of,
+    decoder_spec,
+    mlp_of,
+    rms_norm,
+    weight_rules,
+)
 from tgi.architectures.layers import FeedForward, sequential
 from tgi.architectures.spec import Embedding, Head, ModelSpec, WeightRule
 
@@ -21,11 +27,18 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     return granite_spec(reader, "granite", mlp, weight_rules())
 
 
-def granite_spec(reader: ConfigReader, model_type: str, feed_forward: FeedForward, weights: tuple[WeightRule, ...]) -> ModelSpec:
+def granite_spec(
+    reader: ConfigReader,
+    model_type: str,
+    feed_forward: FeedForward,
+    weights: tuple[WeightRule, ...],
+) -> ModelSpec:
     """What granite and granitemoe share around their feed-forward mixers."""
     bias = reader.boolean("attention_bias", default=False)
     attention = attention_of(reader, qkv_bias=bias, output_bias=bias)
-    attention = msgspec.structs.replace(attention, scale=reader.number("attention_multiplier", default=1.0))
+    attention = msgspec.structs.replace(
+        attention, scale=reader.number("attention_multiplier", default=1.0)
+    )
     layer = sequential(
         attention,
         feed_forward,

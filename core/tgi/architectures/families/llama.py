@@ -1,4 +1,6 @@
-"""llama, and the parts its descendants share: rotary attention, gated MLPs, and the names of its checkpoints."""
+"""llama, and the parts its descendants share: rotary attention, gated MLPs, and the names of its
+checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,17 @@ from typing import Any
 from tgi.architectures.config_reader import ConfigReader
 from tgi.architectures.layers import sequential
 from tgi.architectures.rope import read_rope
-from tgi.architectures.spec import MLP, Attention, Embedding, Head, Layer, ModelSpec, Norm, Stack, WeightRule
+from tgi.architectures.spec import (
+    MLP,
+    Attention,
+    Embedding,
+    Head,
+    Layer,
+    ModelSpec,
+    Norm,
+    Stack,
+    WeightRule,
+)
 from tgi.architectures.weight_names import Modules, layer_rules, module_rules
 
 __all__ = [
@@ -52,7 +64,11 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     reader = ConfigReader(config)
     bias = reader.boolean("attention_bias", default=False)
     attention = attention_of(reader, qkv_bias=bias, output_bias=bias)
-    layer = sequential(attention, mlp_of(reader, bias=reader.boolean("mlp_bias", default=False)), norm=rms_norm(reader))
+    layer = sequential(
+        attention,
+        mlp_of(reader, bias=reader.boolean("mlp_bias", default=False)),
+        norm=rms_norm(reader),
+    )
     return decoder_spec(reader, "llama", (layer,) * reader.integer("num_hidden_layers"))
 
 
@@ -71,7 +87,10 @@ def attention_of(
     head_norm: Norm | None = None,
 ) -> Attention:
     """Rotary attention over the full context. `head_norm`: a norm on each query and key head."""
-    hidden, num_heads = reader.integer("hidden_size"), reader.integer("num_attention_heads", default=default_heads)
+    hidden, num_heads = (
+        reader.integer("hidden_size"),
+        reader.integer("num_attention_heads", default=default_heads),
+    )
     if default_kv_heads is None or reader.is_null("num_key_value_heads"):
         default_kv_heads = num_heads
     num_kv_heads = reader.integer("num_key_value_heads", default=default_kv_heads)
@@ -104,7 +123,13 @@ def attention_of(
     )
 
 
-def mlp_of(reader: ConfigReader, *, default_activation: str = "silu", gated: bool = True, bias: bool = False) -> MLP:
+def mlp_of(
+    reader: ConfigReader,
+    *,
+    default_activation: str = "silu",
+    gated: bool = True,
+    bias: bool = False,
+) -> MLP:
     """The feed-forward mixer of `intermediate_size` and `hidden_act`."""
     return MLP(
         intermediate_size=reader.integer("intermediate_size"),
@@ -116,7 +141,9 @@ def mlp_of(reader: ConfigReader, *, default_activation: str = "silu", gated: boo
 
 def rms_norm(reader: ConfigReader, *, default_eps: float = 1e-6, unit_offset: bool = False) -> Norm:
     """The RMS norm of `rms_norm_eps`."""
-    return Norm(kind="rms", eps=reader.number("rms_norm_eps", default=default_eps), unit_offset=unit_offset)
+    return Norm(
+        kind="rms", eps=reader.number("rms_norm_eps", default=default_eps), unit_offset=unit_offset
+    )
 
 
 def decoder_spec(

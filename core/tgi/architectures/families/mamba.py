@@ -6,7 +6,18 @@ import math
 from typing import Any
 
 from tgi.architectures.config_reader import ConfigReader
-from tgi.architectures.spec import Block, Branch, Embedding, Head, Layer, ModelSpec, Norm, Stack, StateSpace, WeightRule
+from tgi.architectures.spec import (
+    Block,
+    Branch,
+    Embedding,
+    Head,
+    Layer,
+    ModelSpec,
+    Norm,
+    Stack,
+    StateSpace,
+    WeightRule,
+)
 from tgi.architectures.weight_names import Modules, layer_rules, module_rules
 
 __all__ = ["FRAME", "LAYER", "PREFIXES", "check_activation", "mamba_spec", "spec", "vector_rules"]
@@ -33,7 +44,9 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     automatic = config.get("time_step_rank", "auto") == "auto"
     mixer = StateSpace(
         version=1,
-        inner_size=reader.integer("intermediate_size", default=reader.integer("expand", default=2) * hidden),
+        inner_size=reader.integer(
+            "intermediate_size", default=reader.integer("expand", default=2) * hidden
+        ),
         state_size=reader.integer("state_size", default=16),
         conv_kernel=reader.integer("conv_kernel", default=4, minimum=2),
         dt_rank=math.ceil(hidden / 16) if automatic else reader.integer("time_step_rank"),
@@ -41,11 +54,18 @@ def spec(config: dict[str, Any]) -> ModelSpec:
         proj_bias=reader.boolean("use_bias", default=False),
     )
     vectors = {"A_log": "a_log", "D": "skip"}
-    return mamba_spec(reader, "mamba", mixer, layer_rules(LAYER, _MODULES) + vector_rules(vectors), tied=True)
+    return mamba_spec(
+        reader, "mamba", mixer, layer_rules(LAYER, _MODULES) + vector_rules(vectors), tied=True
+    )
 
 
 def mamba_spec(
-    reader: ConfigReader, model_type: str, mixer: StateSpace, weights: tuple[WeightRule, ...], *, tied: bool
+    reader: ConfigReader,
+    model_type: str,
+    mixer: StateSpace,
+    weights: tuple[WeightRule, ...],
+    *,
+    tied: bool,
 ) -> ModelSpec:
     """A stack of one mixer per layer; `weights` are the rules of the layers, `tied` the default."""
     norm = Norm(kind="rms", eps=reader.number("layer_norm_epsilon", default=1e-5))
@@ -70,8 +90,13 @@ def check_activation(reader: ConfigReader) -> None:
 
 
 def vector_rules(vectors: dict[str, str]) -> tuple[WeightRule, ...]:
-    """The rules of tensors that are neither weight nor bias: name in the mixer → part of the role."""
+    """The rules of tensors that are neither weight nor bias: name in the mixer → part of the
+    role.
+    """
     return tuple(
-        WeightRule(name=f"{LAYER}.mixer.{name}", parameters=(f"decoder.layers.{{layer}}.state_space.{part}",))
+        WeightRule(
+            name=f"{LAYER}.mixer.{name}",
+            parameters=(f"decoder.layers.{{layer}}.state_space.{part}",),
+        )
         for name, part in vectors.items()
     )

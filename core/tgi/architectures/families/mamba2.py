@@ -1,4 +1,6 @@
-"""mamba2: layers of one state-space mixer each, whose heads have one decay and share B and C by groups."""
+"""mamba2: layers of one state-space mixer each, whose heads have one decay and share B and C by
+groups.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,16 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     """Source: Mamba2ForCausalLM."""
     reader = ConfigReader(config)
     check_activation(reader)
-    num_heads, head_dim = reader.integer("num_heads", default=128), reader.integer("head_dim", default=64)
+    num_heads, head_dim = (
+        reader.integer("num_heads", default=128),
+        reader.integer("head_dim", default=64),
+    )
     inner = reader.integer("expand", default=2) * reader.integer("hidden_size")
     if inner != num_heads * head_dim:
-        raise reader.error("num_heads", f"times `head_dim` ({head_dim}) must be `expand` times `hidden_size` ({inner})")
+        raise reader.error(
+            "num_heads",
+            f"times `head_dim` ({head_dim}) must be `expand` times `hidden_size` ({inner})",
+        )
     num_groups = reader.integer("n_groups", default=8)
     reader.divided("num_heads", num_heads, "n_groups", num_groups)
     mixer = StateSpace(
@@ -44,11 +52,15 @@ def spec(config: dict[str, Any]) -> ModelSpec:
         proj_bias=reader.boolean("use_bias", default=False),
         norm=Norm(kind="rms", eps=reader.number("layer_norm_epsilon", default=1e-5)),
     )
-    return mamba_spec(reader, "mamba2", mixer, layer_rules(LAYER, _MODULES) + vector_rules(_VECTORS), tied=False)
+    return mamba_spec(
+        reader, "mamba2", mixer, layer_rules(LAYER, _MODULES) + vector_rules(_VECTORS), tied=False
+    )
 
 
 def _dt_limit(reader: ConfigReader, config: dict[str, Any]) -> tuple[float, float] | None:
-    """Bounds of the time step; None where they bound nothing. An infinite one is a JSON `Infinity`, or an object naming it."""
+    """Bounds of the time step; None where they bound nothing. An infinite one is a JSON `Infinity`,
+    or an object naming it.
+    """
     limits = config.get("time_step_limit")
     if limits is None:
         return None

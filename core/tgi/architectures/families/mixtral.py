@@ -7,7 +7,16 @@ from typing import Any
 import msgspec
 
 from tgi.architectures.config_reader import ConfigReader
-from tgi.architectures.families.llama import ATTENTION, FRAME, LAYER, PRE_NORMS, attention_of, decoder_spec, mlp_of, rms_norm
+from tgi.architectures.families.llama import (
+    ATTENTION,
+    FRAME,
+    LAYER,
+    PRE_NORMS,
+    attention_of,
+    decoder_spec,
+    mlp_of,
+    rms_norm,
+)
 from tgi.architectures.layers import sequential
 from tgi.architectures.spec import MixtureOfExperts, ModelSpec, Router, WeightRule
 from tgi.architectures.weight_names import Modules, layer_rules, module_rules
@@ -26,7 +35,9 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     """Source: MixtralForCausalLM."""
     reader = ConfigReader(config)
     attention = attention_of(reader, default_kv_heads=8, default_theta=1_000_000.0)
-    attention = msgspec.structs.replace(attention, window=reader.optional_integer("sliding_window", default=None))
+    attention = msgspec.structs.replace(
+        attention, window=reader.optional_integer("sliding_window", default=None)
+    )
     mixture = MixtureOfExperts(
         num_experts=reader.integer("num_local_experts", default=8),
         experts_per_token=reader.integer("num_experts_per_tok", default=2),

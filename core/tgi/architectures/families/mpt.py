@@ -28,8 +28,15 @@ _ALIBI_ONLY = {"alibi": True, "prefix_lm": False, "qk_ln": False}
 def spec(config: dict[str, Any]) -> ModelSpec:
     """Source: MPTForCausalLM of llm-foundry and MptForCausalLM."""
     reader = ConfigReader(config)
-    hidden, bias = reader.integer("d_model", "hidden_size"), not reader.boolean("no_bias", default=True)
-    reader.choice("norm_type", table=dict.fromkeys(("layernorm", "low_precision_layernorm")), default="layernorm")
+    hidden, bias = (
+        reader.integer("d_model", "hidden_size"),
+        not reader.boolean("no_bias", default=True),
+    )
+    reader.choice(
+        "norm_type",
+        table=dict.fromkeys(("layernorm", "low_precision_layernorm")),
+        default="layernorm",
+    )
     norm = Norm(kind="layer", eps=reader.number("layer_norm_epsilon", default=1e-5), bias=bias)
     mlp = MLP(
         intermediate_size=int(hidden * reader.number("expansion_ratio", default=4.0)),
@@ -45,7 +52,10 @@ def spec(config: dict[str, Any]) -> ModelSpec:
         vocab_size=reader.integer("vocab_size"),
         embedding=Embedding(),
         stacks=(Stack(kind="decoder", layers=layers, final_norm=norm),),
-        head=Head(tied=reader.boolean("tie_word_embeddings", default=True), scale=_logit_scale(reader, hidden)),
+        head=Head(
+            tied=reader.boolean("tie_word_embeddings", default=True),
+            scale=_logit_scale(reader, hidden),
+        ),
         weights=module_rules(_FRAME) + layer_rules(_LAYER, _MODULES),
         max_positions=reader.integer("max_seq_len"),
         prefixes=("transformer.", ""),

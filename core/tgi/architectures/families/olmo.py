@@ -19,7 +19,11 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     reader = ConfigReader(config)
     bias = reader.boolean("attention_bias", default=False)
     attention = attention_of(reader, qkv_bias=bias, output_bias=bias)
-    attention = msgspec.structs.replace(attention, clip_qkv=reader.optional_number("clip_qkv", default=None))
+    attention = msgspec.structs.replace(
+        attention, clip_qkv=reader.optional_number("clip_qkv", default=None)
+    )
     norm = Norm(kind="layer", eps=1e-5, weight=False)
-    layers = (sequential(attention, mlp_of(reader), norm=norm),) * reader.integer("num_hidden_layers")
+    layers = (sequential(attention, mlp_of(reader), norm=norm),) * reader.integer(
+        "num_hidden_layers"
+    )
     return decoder_spec(reader, "olmo", layers, final_norm=norm)

@@ -1,4 +1,6 @@
-"""olmo2: llama with its norms behind the mixers, and a norm over all query heads and one over all key heads."""
+"""olmo2: llama with its norms behind the mixers, and a norm over all query heads and one over all
+key heads.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +38,14 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     bias, norm = reader.boolean("attention_bias", default=False), rms_norm(reader, default_eps=1e-5)
     attention = attention_of(reader, qkv_bias=bias, output_bias=bias, head_norm=norm)
     attention = msgspec.structs.replace(attention, qk_norm_over="all")
-    layers = (sequential(attention, mlp_of(reader), post_norm=norm),) * reader.integer("num_hidden_layers")
+    layers = (sequential(attention, mlp_of(reader), post_norm=norm),) * reader.integer(
+        "num_hidden_layers"
+    )
     return decoder_spec(reader, "olmo2", layers, final_norm=norm, weights=weight_rules())
 
 
 def weight_rules() -> tuple[WeightRule, ...]:
     """The checkpoint names of olmo2 and exaone4."""
-    return module_rules(FRAME) + layer_rules(LAYER, _POST_NORMS | ATTENTION | HEAD_NORMS | GATED_MLP)
+    return module_rules(FRAME) + layer_rules(
+        LAYER, _POST_NORMS | ATTENTION | HEAD_NORMS | GATED_MLP
+    )

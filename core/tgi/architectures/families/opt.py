@@ -1,4 +1,6 @@
-"""opt (and galactica): learned positions that start at row 2; opt-350m has projections and its norms behind the residual sums."""
+"""opt (and galactica): learned positions that start at row 2; opt-350m has projections and its
+norms behind the residual sums.
+"""
 
 from __future__ import annotations
 
@@ -96,4 +98,8 @@ def _attention(reader: ConfigReader, hidden: int, bias: bool) -> Attention:
 
 def _weight_rules() -> tuple[WeightRule, ...]:
     # The head stands outside the decoder, so its name has no prefix.
-    return (*module_rules(_FRAME), *layer_rules(_LAYER, _MODULES), WeightRule(name="lm_head.weight", parameters=("head.weight",)))
+    return (
+        *module_rules(_FRAME),
+        *layer_rules(_LAYER, _MODULES),
+        WeightRule(name="lm_head.weight", parameters=("head.weight",)),
+    )

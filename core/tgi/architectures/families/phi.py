@@ -1,4 +1,6 @@
-"""phi (1, 1.5 and 2): attention and plain MLP in parallel behind one layer norm, part of the head rotated, biases everywhere."""
+"""phi (1, 1.5 and 2): attention and plain MLP in parallel behind one layer norm, part of the head
+rotated, biases everywhere.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,11 @@ from tgi.architectures.weight_names import Modules, layer_rules, module_rules
 
 __all__ = ["spec"]
 
-_FRAME: Modules = {"embedding": "embed_tokens", "decoder.final_norm": "final_layernorm", "head": "lm_head"}
+_FRAME: Modules = {
+    "embedding": "embed_tokens",
+    "decoder.final_norm": "final_layernorm",
+    "head": "lm_head",
+}
 _MODULES: Modules = {
     "block0.norm": "input_layernorm",
     **{f"attention.{part}": f"self_attn.{part}_proj" for part in "qkv"},

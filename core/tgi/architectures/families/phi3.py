@@ -1,4 +1,6 @@
-"""phi3: llama with fused matrices, rotary perhaps on part of the head, and LongRoPE in the long-context models."""
+"""phi3: llama with fused matrices, rotary perhaps on part of the head, and LongRoPE in the
+long-context models.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,15 @@ from typing import Any
 import msgspec
 
 from tgi.architectures.config_reader import ConfigReader
-from tgi.architectures.families.llama import FRAME, LAYER, PRE_NORMS, attention_of, decoder_spec, mlp_of, rms_norm
+from tgi.architectures.families.llama import (
+    FRAME,
+    LAYER,
+    PRE_NORMS,
+    attention_of,
+    decoder_spec,
+    mlp_of,
+    rms_norm,
+)
 from tgi.architectures.layers import sequential
 from tgi.architectures.spec import ModelSpec
 from tgi.architectures.weight_names import Modules, layer_rules, module_rules
@@ -25,8 +35,12 @@ _MODULES: Modules = {
 def spec(config: dict[str, Any]) -> ModelSpec:
     """Source: Phi3ForCausalLM."""
     reader = ConfigReader(config)
-    attention = msgspec.structs.replace(attention_of(reader), window=reader.optional_integer("sliding_window", default=None))
+    attention = msgspec.structs.replace(
+        attention_of(reader), window=reader.optional_integer("sliding_window", default=None)
+    )
     norm = rms_norm(reader, default_eps=1e-5)
-    layers = (sequential(attention, mlp_of(reader), norm=norm),) * reader.integer("num_hidden_layers")
+    layers = (sequential(attention, mlp_of(reader), norm=norm),) * reader.integer(
+        "num_hidden_layers"
+    )
     weights = module_rules(FRAME) + layer_rules(LAYER, PRE_NORMS | _MODULES)
     return decoder_spec(reader, "phi3", layers, final_norm=norm, weights=weights)

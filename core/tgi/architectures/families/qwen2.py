@@ -19,20 +19,27 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     reader = ConfigReader(config)
     mlp, norm = mlp_of(reader), rms_norm(reader)
     attentions = windowed(reader, attention_of(reader, qkv_bias=True))
-    return decoder_spec(reader, "qwen2", tuple(sequential(attention, mlp, norm=norm) for attention in attentions))
+    return decoder_spec(
+        reader, "qwen2", tuple(sequential(attention, mlp, norm=norm) for attention in attentions)
+    )
 
 
 def windowed(reader: ConfigReader, attention: Attention) -> tuple[Attention, ...]:
-    """One attention per layer: `layer_types` says which slide, else the layers from `max_window_layers` on.
+    """One attention per layer: `layer_types` says which slide, else the layers from
+    `max_window_layers` on.
 
     Without `use_sliding_window` none does, whatever `layer_types` says.
     """
     layers = reader.integer("num_hidden_layers")
     if not reader.boolean("use_sliding_window", default=False) or reader.is_null("sliding_window"):
         return (attention,) * layers
-    sliding = msgspec.structs.replace(attention, window=reader.integer("sliding_window", default=4096))
+    sliding = msgspec.structs.replace(
+        attention, window=reader.integer("sliding_window", default=4096)
+    )
     kinds = reader.strings("layer_types", ("full_attention", "sliding_attention"), layers)
     if kinds is None:
         first = reader.integer("max_window_layers", default=28, minimum=0)
-        kinds = tuple("sliding_attention" if layer >= first else "full_attention" for layer in range(layers))
+        kinds = tuple(
+            "sliding_attention" if layer >= first else "full_attention" for layer in range(layers)
+        )
     return tuple(sliding if kind == "sliding_attention" else attention for kind in kinds)

@@ -1,4 +1,6 @@
-"""qwen2_moe: qwen2 with a mixture of experts and a gated shared expert in all or some of the layers."""
+"""qwen2_moe: qwen2 with a mixture of experts and a gated shared expert in all or some of the
+layers.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ __all__ = ["feed_forwards", "spec", "weight_rules"]
 _EXPERTS: Modules = {
     "moe.router": "mlp.gate",
     "moe.shared_gate": "mlp.shared_expert_gate",
-    **{f"moe.experts.{part}": f"mlp.experts.{{expert}}.{part}_proj" for part in ("gate", "up", "down")},
+    **{
+        f"moe.experts.{part}": f"mlp.experts.{{expert}}.{part}_proj"
+        for part in ("gate", "up", "down")
+    },
     **{f"moe.shared.{part}": f"mlp.shared_expert.{part}_proj" for part in ("gate", "up", "down")},
 }
 
@@ -46,17 +51,26 @@ def spec(config: dict[str, Any]) -> ModelSpec:
         shared=shared,
         shared_gate=True,
     )
-    attention = attention_of(reader, default_kv_heads=16, qkv_bias=reader.boolean("qkv_bias", default=True))
+    attention = attention_of(
+        reader, default_kv_heads=16, qkv_bias=reader.boolean("qkv_bias", default=True)
+    )
     layers = tuple(
         sequential(item, feed_forward, norm=norm)
-        for item, feed_forward in zip(_windowed(reader, attention), feed_forwards(reader, mixture), strict=True)
+        for item, feed_forward in zip(
+            _windowed(reader, attention), feed_forwards(reader, mixture), strict=True
+        )
     )
     return decoder_spec(reader, "qwen2_moe", layers, weights=weight_rules())
 
 
 def feed_forwards(reader: ConfigReader, mixture: MixtureOfExperts) -> tuple[FeedForward, ...]:
-    """The mixture in every `decoder_sparse_step`-th layer that is not one of `mlp_only_layers`, a plain MLP in the others."""
-    dense, step = reader.integers("mlp_only_layers"), reader.integer("decoder_sparse_step", default=1)
+    """The mixture in every `decoder_sparse_step`-th layer that is not one of `mlp_only_layers`, a
+    plain MLP in the others.
+    """
+    dense, step = (
+        reader.integers("mlp_only_layers"),
+        reader.integer("decoder_sparse_step", default=1),
+    )
     return tuple(
         mlp_of(reader) if layer in dense or (layer + 1) % step else mixture
         for layer in range(reader.integer("num_hidden_layers"))
@@ -64,22 +78,34 @@ def feed_forwards(reader: ConfigReader, mixture: MixtureOfExperts) -> tuple[Feed
 
 
 def _sized(reader: ConfigReader, intermediate_size: int) -> MLP:
-    return MLP(intermediate_size=intermediate_size, activation=reader.activation("hidden_act", default="silu"))
+    return MLP(
+        intermediate_size=intermediate_size,
+        activation=reader.activation("hidden_act", default="silu"),
+    )
 
 
 def _windowed(reader: ConfigReader, attention: Attention) -> tuple[Attention, ...]:
-    """Every other layer below `max_window_layers` slides if windows are on, or those that `layer_types` names."""
+    """Every other layer below `max_window_layers` slides if windows are on, or those that
+    `layer_types` names.
+    """
     num_layers = reader.integer("num_hidden_layers")
     if not reader.boolean("use_sliding_window", default=False):
         return (attention,) * num_layers
-    sliding = msgspec.structs.replace(attention, window=reader.integer("sliding_window", default=4096))
+    sliding = msgspec.structs.replace(
+        attention, window=reader.integer("sliding_window", default=4096)
+    )
     kinds = reader.strings("layer_types", ("full_attention", "sliding_attention"), num_layers)
     if kinds is None:
         below = reader.integer("max_window_layers", default=28, minimum=0)
-        return tuple(sliding if layer < below and layer % 2 == 0 else attention for layer in range(num_layers))
+        return tuple(
+            sliding if layer < below and layer % 2 == 0 else attention
+            for layer in range(num_layers)
+        )
     return tuple(sliding if kind == "sliding_attention" else attention for kind in kinds)
 
 
 def weight_rules() -> tuple[WeightRule, ...]:
     """The checkpoint names of qwen2_moe and qwen3_moe."""
-    return module_rules(FRAME) + layer_rules(LAYER, PRE_NORMS | ATTENTION | HEAD_NORMS | GATED_MLP | _EXPERTS)
+    return module_rules(FRAME) + layer_rules(
+        LAYER, PRE_NORMS | ATTENTION | HEAD_NORMS | GATED_MLP | _EXPERTS
+    )

@@ -18,6 +18,8 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     reader = ConfigReader(config)
     bias = reader.boolean("attention_bias", default=False)
     mlp, norm = mlp_of(reader), rms_norm(reader)
-    attention = attention_of(reader, default_head_dim=128, qkv_bias=bias, output_bias=bias, head_norm=norm)
+    attention = attention_of(
+        reader, default_head_dim=128, qkv_bias=bias, output_bias=bias, head_norm=norm
+    )
     layers = tuple(sequential(item, mlp, norm=norm) for item in windowed(reader, attention))
     return decoder_spec(reader, "qwen3", layers)

@@ -19,9 +19,13 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     """Source: Qwen3MoeForCausalLM."""
     reader = ConfigReader(config)
     norm, bias = rms_norm(reader), reader.boolean("attention_bias", default=False)
-    attention = attention_of(reader, default_kv_heads=4, qkv_bias=bias, output_bias=bias, head_norm=norm)
+    attention = attention_of(
+        reader, default_kv_heads=4, qkv_bias=bias, output_bias=bias, head_norm=norm
+    )
     if reader.boolean("use_sliding_window", default=False):
-        attention = msgspec.structs.replace(attention, window=reader.optional_integer("sliding_window", default=4096))
+        attention = msgspec.structs.replace(
+            attention, window=reader.optional_integer("sliding_window", default=4096)
+        )
     expert = MLP(
         intermediate_size=reader.integer("moe_intermediate_size", default=768),
         activation=reader.activation("hidden_act", default="silu"),
@@ -32,5 +36,8 @@ def spec(config: dict[str, Any]) -> ModelSpec:
         expert=expert,
         router=Router(normalize=reader.boolean("norm_topk_prob", default=False)),
     )
-    layers = tuple(sequential(attention, feed_forward, norm=norm) for feed_forward in feed_forwards(reader, mixture))
+    layers = tuple(
+        sequential(attention, feed_forward, norm=norm)
+        for feed_forward in feed_forwards(reader, mixture)
+    )
     return decoder_spec(reader, "qwen3_moe", layers, weights=weight_rules())

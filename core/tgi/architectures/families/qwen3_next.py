@@ -1,4 +1,6 @@
-"""qwen3_next: three layers of linear attention to one of gated attention, each with a mixture of experts and a shared one."""
+"""qwen3_next: three layers of linear attention to one of gated attention, each with a mixture of
+experts and a shared one.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ __all__ = ["spec"]
 
 _PARAMETER = "decoder.layers.{layer}.linear_attention"
 _BY_KEY_HEAD: Modules = {
-    tuple(f"linear_attention.{part}" for part in ("q", "k", "v", "gate")): "linear_attn.in_proj_qkvz",
+    tuple(
+        f"linear_attention.{part}" for part in ("q", "k", "v", "gate")
+    ): "linear_attn.in_proj_qkvz",
     ("linear_attention.beta", "linear_attention.decay"): "linear_attn.in_proj_ba",
 }
 _LINEAR_ATTENTION: Modules = {
@@ -63,10 +67,14 @@ def spec(config: dict[str, Any]) -> ModelSpec:
 
     layers = tuple(
         Layer(blocks=(block(mixers[kind]), block(feed_forward)))
-        for kind, feed_forward in zip(_layer_kinds(reader), feed_forwards(reader, _mixture(reader)), strict=True)
+        for kind, feed_forward in zip(
+            _layer_kinds(reader), feed_forwards(reader, _mixture(reader)), strict=True
+        )
     )
     result = decoder_spec(reader, "qwen3_next", layers, final_norm=norm, weights=_weight_rules())
-    return msgspec.structs.replace(result, ignored=(*IGNORED, "mtp.*"))  # layers that predict several tokens at once
+    return msgspec.structs.replace(
+        result, ignored=(*IGNORED, "mtp.*")
+    )  # layers that predict several tokens at once
 
 
 def _layer_kinds(reader: ConfigReader) -> tuple[str, ...]:
@@ -74,7 +82,10 @@ def _layer_kinds(reader: ConfigReader) -> tuple[str, ...]:
     num_layers = reader.integer("num_hidden_layers")
     kinds = reader.strings("layer_types", ("full_attention", "linear_attention"), num_layers)
     every = reader.integer("full_attention_interval", default=4)
-    return kinds or tuple("linear_attention" if (layer + 1) % every else "full_attention" for layer in range(num_layers))
+    return kinds or tuple(
+        "linear_attention" if (layer + 1) % every else "full_attention"
+        for layer in range(num_layers)
+    )
 
 
 def _linear_attention(reader: ConfigReader) -> LinearAttention:
@@ -94,7 +105,8 @@ def _linear_attention(reader: ConfigReader) -> LinearAttention:
 def _mixture(reader: ConfigReader) -> MixtureOfExperts:
     def sized(name: str) -> MLP:
         return MLP(
-            intermediate_size=reader.integer(name, default=512), activation=reader.activation("hidden_act", default="silu")
+            intermediate_size=reader.integer(name, default=512),
+            activation=reader.activation("hidden_act", default="silu"),
         )
 
     return MixtureOfExperts(
@@ -108,15 +120,21 @@ def _mixture(reader: ConfigReader) -> MixtureOfExperts:
 
 
 def _weight_rules() -> tuple[WeightRule, ...]:
-    """Those of qwen2_moe, but for the queries, which are stored head by head with their gates, and the linear attention."""
+    """Those of qwen2_moe, but for the queries, which are stored head by head with their gates, and
+    the linear attention.
+    """
     vectors = tuple(
         WeightRule(name=f"{LAYER}.linear_attn.{name}", parameters=(f"{_PARAMETER}.{part}",))
         for name, part in {"dt_bias": "dt_bias", "A_log": "a_log"}.items()
     )
-    shared = tuple(rule for rule in qwen2_moe_rules() if not rule.name.startswith(f"{LAYER}.self_attn.q_proj"))
+    shared = tuple(
+        rule for rule in qwen2_moe_rules() if not rule.name.startswith(f"{LAYER}.self_attn.q_proj")
+    )
     return (
         *shared,
-        *layer_rules(LAYER, {("attention.q", "attention.gate"): "self_attn.q_proj"}, layout="by_head"),
+        *layer_rules(
+            LAYER, {("attention.q", "attention.gate"): "self_attn.q_proj"}, layout="by_head"
+        ),
         *layer_rules(LAYER, _BY_KEY_HEAD, layout="grouped"),
         *layer_rules(LAYER, _LINEAR_ATTENTION),
         *vectors,

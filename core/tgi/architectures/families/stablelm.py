@@ -1,4 +1,6 @@
-"""stablelm: llama with layer norms, rotary on part of the head, and in some models parallel branches or a norm for each head."""
+"""stablelm: llama with layer norms, rotary on part of the head, and in some models parallel
+branches or a norm for each head.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +9,25 @@ from typing import Any
 import msgspec
 
 from tgi.architectures.config_reader import ConfigReader
-from tgi.architectures.families.llama import ATTENTION, FRAME, GATED_MLP, LAYER, PRE_NORMS, attention_of, decoder_spec, mlp_of
+from tgi.architectures.families.llama import (
+    ATTENTION,
+    FRAME,
+    GATED_MLP,
+    LAYER,
+    PRE_NORMS,
+    attention_of,
+    decoder_spec,
+    mlp_of,
+)
 from tgi.architectures.layers import parallel, sequential
 from tgi.architectures.spec import ModelSpec, Norm
 from tgi.architectures.weight_names import Modules, layer_rules, module_rules
 
 __all__ = ["spec"]
 
-_HEAD_NORMS: Modules = {f"attention.{part}_norm": f"self_attn.{part}_layernorm.norms.{{head}}" for part in "qk"}
+_HEAD_NORMS: Modules = {
+    f"attention.{part}_norm": f"self_attn.{part}_layernorm.norms.{{head}}" for part in "qk"
+}
 _SHARED_NORM: Modules = {"block0.norm": "input_layernorm"}
 
 
@@ -22,10 +35,14 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     """Source: StableLmForCausalLM."""
     reader = ConfigReader(config)
     eps = reader.number("layer_norm_eps", default=1e-5)
-    attention = attention_of(reader, default_partial=0.25, qkv_bias=reader.boolean("use_qkv_bias", default=False))
+    attention = attention_of(
+        reader, default_partial=0.25, qkv_bias=reader.boolean("use_qkv_bias", default=False)
+    )
     if reader.boolean("qk_layernorm", default=False):
         head_norm = Norm(kind="layer", eps=eps)
-        attention = msgspec.structs.replace(attention, q_norm=head_norm, k_norm=head_norm, qk_norm_over="each_head")
+        attention = msgspec.structs.replace(
+            attention, q_norm=head_norm, k_norm=head_norm, qk_norm_over="each_head"
+        )
     norm, mlp = Norm(kind="layer", eps=eps, bias=True), mlp_of(reader)
     is_parallel = reader.boolean("use_parallel_residual", default=False)
     layer = parallel(attention, mlp, norm) if is_parallel else sequential(attention, mlp, norm=norm)

@@ -7,7 +7,15 @@ from typing import Any
 import msgspec
 
 from tgi.architectures.config_reader import ConfigReader
-from tgi.architectures.families.llama import ATTENTION, FRAME, LAYER, PRE_NORMS, attention_of, decoder_spec, mlp_of
+from tgi.architectures.families.llama import (
+    ATTENTION,
+    FRAME,
+    LAYER,
+    PRE_NORMS,
+    attention_of,
+    decoder_spec,
+    mlp_of,
+)
 from tgi.architectures.layers import sequential
 from tgi.architectures.spec import Head, ModelSpec, Norm
 from tgi.architectures.weight_names import Modules, layer_rules, module_rules
@@ -23,7 +31,9 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     bias = reader.boolean("use_bias", default=True)
     norm = Norm(kind="layer", eps=reader.number("norm_epsilon", default=1e-5), bias=True)
     attention = attention_of(reader, default_kv_heads=2, qkv_bias=bias, output_bias=bias)
-    attention = msgspec.structs.replace(attention, window=reader.optional_integer("sliding_window", default=None))
+    attention = msgspec.structs.replace(
+        attention, window=reader.optional_integer("sliding_window", default=None)
+    )
     mlp = mlp_of(reader, default_activation="gelu_pytorch_tanh", gated=False, bias=bias)
     return decoder_spec(
         reader,

@@ -1,4 +1,6 @@
-"""t5, flan-t5, mt5 and mt0: an encoder and a decoder that share embeddings, with position biases and without scales."""
+"""t5, flan-t5, mt5 and mt0: an encoder and a decoder that share embeddings, with position biases
+and without scales.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,11 @@ from tgi.architectures.weight_names import Modules, module_rules
 __all__ = ["spec"]
 
 _ENCODER = {"attention": "0.SelfAttention", "mlp": "1.DenseReluDense"}
-_DECODER = {"attention": "0.SelfAttention", "cross_attention": "1.EncDecAttention", "mlp": "2.DenseReluDense"}
+_DECODER = {
+    "attention": "0.SelfAttention",
+    "cross_attention": "1.EncDecAttention",
+    "mlp": "2.DenseReluDense",
+}
 _QKVO = {part: part for part in "qkvo"}
 
 _FEED_FORWARDS: dict[str, tuple[Activation, bool]] = {
@@ -50,7 +56,9 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     cross = CrossAttention(num_heads=heads, head_dim=head_dim, scale=1.0)
 
     def layer(*mixers: Mixer) -> Layer:
-        return Layer(blocks=tuple(Block(branches=(Branch(mixer=mixer, norm=norm),)) for mixer in mixers))
+        return Layer(
+            blocks=tuple(Block(branches=(Branch(mixer=mixer, norm=norm),)) for mixer in mixers)
+        )
 
     encoder = (layer(_attention(reader, causal=False), mlp),) * num_layers
     decoder_layers = reader.integer("num_decoder_layers", default=num_layers)
@@ -65,7 +73,10 @@ def spec(config: dict[str, Any]) -> ModelSpec:
             Stack(kind="encoder", layers=encoder, final_norm=norm),
             Stack(kind="decoder", layers=decoder, final_norm=norm),
         ),
-        head=Head(tied=tied, scale=hidden**-0.5 if _scales_output(reader, config["model_type"], tied) else 1.0),
+        head=Head(
+            tied=tied,
+            scale=hidden**-0.5 if _scales_output(reader, config["model_type"], tied) else 1.0,
+        ),
         weights=_weight_rules(gated=mlp.gated),
         max_positions=0,
         # Copies of `shared.weight`, and a table that the first release saved and nothing reads.
@@ -74,12 +85,16 @@ def spec(config: dict[str, Any]) -> ModelSpec:
             "decoder.embed_tokens.weight",
             "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
         ),
-        decoder_start_token_id=reader.integer("decoder_start_token_id", "pad_token_id", default=0, minimum=0),
+        decoder_start_token_id=reader.integer(
+            "decoder_start_token_id", "pad_token_id", default=0, minimum=0
+        ),
     )
 
 
 def _scales_output(reader: ConfigReader, model_type: str, tied: bool) -> bool:
-    """The first T5 scales the vector in front of its tied head; T5 1.1 (whose head is its own) and mT5 do not."""
+    """The first T5 scales the vector in front of its tied head; T5 1.1 (whose head is its own) and
+    mT5 do not.
+    """
     return model_type == "t5" and reader.boolean("scale_decoder_outputs", default=tied)
 
 
@@ -91,7 +106,14 @@ def _attention(reader: ConfigReader, *, causal: bool) -> Attention:
         bidirectional=not causal,
     )
     head_dim = reader.integer("d_kv")
-    return Attention(num_heads=num_heads, num_kv_heads=num_heads, head_dim=head_dim, scale=1.0, relative_bias=bias, causal=causal)
+    return Attention(
+        num_heads=num_heads,
+        num_kv_heads=num_heads,
+        head_dim=head_dim,
+        scale=1.0,
+        relative_bias=bias,
+        causal=causal,
+    )
 
 
 def _mlp(reader: ConfigReader, *, default: str) -> MLP:
@@ -105,9 +127,15 @@ def _weight_rules(*, gated: bool) -> tuple[WeightRule, ...]:
     for stack, mixers in {"encoder": _ENCODER, "decoder": _DECODER}.items():
         modules[f"{stack}.final_norm"] = f"{stack}.final_layer_norm"
         for tag, module in mixers.items():
-            name, parameter = f"{stack}.block.{{layer}}.layer.{module}", f"{stack}.layers.{{layer}}.{tag}"
+            name, parameter = (
+                f"{stack}.block.{{layer}}.layer.{module}",
+                f"{stack}.layers.{{layer}}.{tag}",
+            )
             modules[f"{parameter}.norm"] = f"{name.rpartition('.')[0]}.layer_norm"
-            modules |= {f"{parameter}.{part}": f"{name}.{stored}" for stored, part in (mlp if tag == "mlp" else _QKVO).items()}
+            modules |= {
+                f"{parameter}.{part}": f"{name}.{stored}"
+                for stored, part in (mlp if tag == "mlp" else _QKVO).items()
+            }
             if tag == "attention":
                 modules[f"{parameter}.relative_bias"] = f"{name}.relative_attention_bias"
     return module_rules(modules)

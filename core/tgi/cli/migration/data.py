@@ -1,4 +1,6 @@
-"""Facts about the images and variables of TGI 3, for `tgi migrate`. Source: its Dockerfiles, entry points and server code."""
+"""Facts about the images and variables of TGI 3, for `tgi migrate`. Source: its Dockerfiles, entry
+points and server code.
+"""
 
 from __future__ import annotations
 

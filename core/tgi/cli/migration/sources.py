@@ -1,4 +1,6 @@
-"""Reads the ways in which TGI 3 is started: a launcher line, a `docker run` line, a Docker Compose file."""
+"""Reads the ways in which TGI 3 is started: a launcher line, a `docker run` line, a Docker Compose
+file.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,30 @@ _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 
 _FLAGS_WITHOUT_VALUE = frozenset(
     {
-        *("-d", "--detach", "-i", "--interactive", "-t", "--tty", "-it", "-ti", "-dit", "-itd", "-P", "--publish-all"),
-        *("--rm", "--init", "--privileged", "--read-only", "--no-healthcheck", "--oom-kill-disable", "-q", "--quiet"),
+        *(
+            "-d",
+            "--detach",
+            "-i",
+            "--interactive",
+            "-t",
+            "--tty",
+            "-it",
+            "-ti",
+            "-dit",
+            "-itd",
+            "-P",
+            "--publish-all",
+        ),
+        *(
+            "--rm",
+            "--init",
+            "--privileged",
+            "--read-only",
+            "--no-healthcheck",
+            "--oom-kill-disable",
+            "-q",
+            "--quiet",
+        ),
     }
 )
 _DEVICE_FLAGS = ("--gpus", "--device", "--runtime")
@@ -65,7 +89,9 @@ def read_line(line: str) -> LauncherStart:
     try:
         words = shlex.split(line.replace("\\\r\n", " ").replace("\\\n", " "), comments=True)
     except ValueError as error:
-        raise UsageError(f"error: the line cannot be read: {error}.", "Quote it as a whole: tgi migrate '…'.") from error
+        raise UsageError(
+            f"error: the line cannot be read: {error}.", "Quote it as a whole: tgi migrate '…'."
+        ) from error
     variables: dict[str, str] = {}
     while words and (_ASSIGNMENT.match(words[0]) or words[0] in _SKIPPED_PROGRAMS):
         word = words.pop(0)
@@ -77,16 +103,22 @@ def read_line(line: str) -> LauncherStart:
     if program in _CONTAINER_PROGRAMS and "run" in words[1:3]:
         return _read_run(words[words.index("run") + 1 :], variables)
     raise UsageError(
-        f"error: the line begins with `{program}`, which starts no TGI.", f"Give a `{_LAUNCHER}` line or a `docker run` line."
+        f"error: the line begins with `{program}`, which starts no TGI.",
+        f"Give a `{_LAUNCHER}` line or a `docker run` line.",
     )
 
 
 def read_compose(text: str) -> dict[str, LauncherStart]:
-    """The services of a Compose file that run TGI, by name. Raises `UsageError` if there is none."""
+    """The services of a Compose file that run TGI, by name. Raises `UsageError` if there is
+    none.
+    """
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UsageError(f"error: the Compose file cannot be read: {' '.join(str(error).split())}.", "Correct it.") from error
+        raise UsageError(
+            f"error: the Compose file cannot be read: {' '.join(str(error).split())}.",
+            "Correct it.",
+        ) from error
     services = document.get("services") if isinstance(document, dict) else None
     starts = {
         str(name): _read_service(service)
@@ -94,7 +126,10 @@ def read_compose(text: str) -> dict[str, LauncherStart]:
         if isinstance(service, dict) and _is_tgi(service)
     }
     if not starts:
-        raise UsageError(f"error: no service of the file has an image `…{_IMAGE_MARK}…`.", "Name the file that starts TGI.")
+        raise UsageError(
+            f"error: no service of the file has an image `…{_IMAGE_MARK}…`.",
+            "Name the file that starts TGI.",
+        )
     return starts
 
 
@@ -121,7 +156,9 @@ def _read_run(words: list[str], shell_variables: Mapping[str, str]) -> LauncherS
             case "--env-file":
                 notes.append(f"The variables in `{value}` were not read; add those that matter.")
             case _ if flag in _DEVICE_FLAGS:
-                notes.append(f"`{flag} {value}` is not needed: `tgi backends` shows which devices are seen.")
+                notes.append(
+                    f"`{flag} {value}` is not needed: `tgi backends` shows which devices are seen."
+                )
     if not rest:
         raise UsageError("error: the line names no image.", "Give the whole `docker run` line.")
     image, *arguments = rest
@@ -142,7 +179,10 @@ def _next_flag(rest: list[str]) -> tuple[str, str]:
         equals = value
     if not equals:
         if not rest:
-            raise UsageError(f"error: a value is required for '{flag}' but none was supplied.", "Give the whole line.")
+            raise UsageError(
+                f"error: a value is required for '{flag}' but none was supplied.",
+                "Give the whole line.",
+            )
         value = rest.pop(0)
     return flag, value
 
@@ -151,15 +191,21 @@ def _read_service(service: Mapping[str, Any]) -> LauncherStart:
     variables: dict[str, str] = {}
     environment = service.get("environment") or {}
     if isinstance(environment, dict):
-        variables |= {str(name): _scalar(value) for name, value in environment.items() if value is not None}
+        variables |= {
+            str(name): _scalar(value) for name, value in environment.items() if value is not None
+        }
     else:
         for word in environment:
             _assign(variables, str(word))
     notes = []
     if service.get("env_file"):
-        notes.append(f"The variables in `{service['env_file']}` were not read; add those that matter.")
+        notes.append(
+            f"The variables in `{service['env_file']}` were not read; add those that matter."
+        )
     if service.get("deploy") or service.get("devices") or service.get("runtime"):
-        notes.append("Reserved devices are not needed: `tgi backends` shows which devices are seen.")
+        notes.append(
+            "Reserved devices are not needed: `tgi backends` shows which devices are seen."
+        )
     container = Container(
         str(service["image"]),
         _ports(_compose_port(port) for port in service.get("ports") or ()),
@@ -167,7 +213,9 @@ def _read_service(service: Mapping[str, Any]) -> LauncherStart:
         service.get("network_mode") == "host",
         tuple(notes),
     )
-    return LauncherStart(_launcher_arguments(_command(service.get("command"))), variables, container)
+    return LauncherStart(
+        _launcher_arguments(_command(service.get("command"))), variables, container
+    )
 
 
 def _is_tgi(service: Mapping[str, Any]) -> bool:
@@ -176,7 +224,10 @@ def _is_tgi(service: Mapping[str, Any]) -> bool:
 
 def _check_image(image: str, entrypoint: str) -> None:
     if _IMAGE_MARK not in image and not entrypoint.endswith(_LAUNCHER):
-        raise UsageError(f"error: the image `{image}` is none of TGI.", f"TGI's images are named `…{_IMAGE_MARK}…`.")
+        raise UsageError(
+            f"error: the image `{image}` is none of TGI.",
+            f"TGI's images are named `…{_IMAGE_MARK}…`.",
+        )
 
 
 def _launcher_arguments(words: Sequence[str]) -> tuple[str, ...]:
@@ -193,11 +244,17 @@ def _command(command: object) -> list[str]:
 def _compose_port(port: object) -> str:
     if not isinstance(port, dict):
         return str(port)
-    return ":".join(str(port[name]) for name in ("host_ip", "published", "target") if port.get(name))
+    return ":".join(
+        str(port[name]) for name in ("host_ip", "published", "target") if port.get(name)
+    )
 
 
 def _compose_volume(volume: object) -> str:
-    return f"{volume.get('source', '')}:{volume.get('target', '')}" if isinstance(volume, dict) else str(volume)
+    return (
+        f"{volume.get('source', '')}:{volume.get('target', '')}"
+        if isinstance(volume, dict)
+        else str(volume)
+    )
 
 
 def _scalar(value: object) -> str:
@@ -205,14 +262,18 @@ def _scalar(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _assign(variables: dict[str, str], word: str, shell_variables: Mapping[str, str] | None = None) -> None:
+def _assign(
+    variables: dict[str, str], word: str, shell_variables: Mapping[str, str] | None = None
+) -> None:
     """Take `NAME=value`; a bare `NAME` passes the shell's variable on."""
     name, equals, value = word.partition("=")
     variables[name] = value if equals else (shell_variables or {}).get(name, f"${name}")
 
 
 def _ports(mappings: Iterable[str]) -> dict[int, PublishedPort]:
-    """`8080:80`, `127.0.0.1:8080:80/tcp`, by the port inside. What is no number, such as a range, is left out."""
+    """`8080:80`, `127.0.0.1:8080:80/tcp`, by the port inside. What is no number, such as a range,
+    is left out.
+    """
     ports = {}
     for mapping in mappings:
         *outside, inside = mapping.partition("/")[0].split(":")
@@ -230,4 +291,5 @@ def _volumes(mappings: Iterable[str]) -> dict[str, str]:
 
 def _volume_of_mount(mount: str) -> str:
     parts = dict(part.partition("=")[::2] for part in mount.split(","))
-    return f"{parts.get('source') or parts.get('src', '')}:{parts.get('target') or parts.get('dst', '')}"
+    source = parts.get("source") or parts.get("src", "")
+    return f"{source}:{parts.get('target') or parts.get('dst', '')}"

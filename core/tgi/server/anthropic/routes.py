@@ -1,4 +1,5 @@
-"""Anthropic's `/v1/messages` and `/v1/messages/count_tokens` for text: a thin envelope around the path of every chat.
+"""Anthropic's `/v1/messages` and `/v1/messages/count_tokens` for text: a thin envelope around the
+path of every chat.
 
 Source: the Anthropic API reference, for shapes, events, statuses and error types.
 """
@@ -16,7 +17,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from tgi.errors import RequestError, ValidationError
-from tgi.server.anthropic.schemas import AnthropicMessage, ContentBlock, CountTokensRequest, MessagesRequest
+from tgi.server.anthropic.schemas import (
+    AnthropicMessage,
+    ContentBlock,
+    CountTokensRequest,
+    MessagesRequest,
+)
 from tgi.server.chat.prompt import render_prompt
 from tgi.server.generation.admission import GenerationInput
 from tgi.server.generation.compute_headers import response_headers, stream_headers
@@ -88,29 +94,44 @@ class AnthropicRoutes:
             given = await self._generation_input(body)
         model = config.model_id if body.model in (None, "tgi") else str(body.model)
         if body.stream:
-            return await EventStream.open(request.receive, self._events(given, model), stream_headers(config, [given]))
-        prompt = await run_until_disconnect(request.receive, self._pipeline.collect(given, received))
+            return await EventStream.open(
+                request.receive, self._events(given, model), stream_headers(config, [given])
+            )
+        prompt = await run_until_disconnect(
+            request.receive, self._pipeline.collect(given, received)
+        )
         result = prompt.sequences[0].result
         message = _message(model, result.input_length) | {
             "content": [{"type": "text", "text": result.text}],
             **_ending(result),
-            "usage": {"input_tokens": result.input_length, "output_tokens": result.num_generated_tokens},
+            "usage": {
+                "input_tokens": result.input_length,
+                "output_tokens": result.num_generated_tokens,
+            },
         }
         return json_response(msgspec.json.encode(message), response_headers(config, [prompt]))
 
     async def _events(self, given: GenerationInput, model: str) -> AsyncGenerator[str, None]:
-        """The events in order; exactly one of message_stop and error ends them. Raises `RequestError` before the first if the
-        request is refused.
+        """The events in order; exactly one of message_stop and error ends them. Raises
+        `RequestError` before the first if the request is refused.
         """
         has_begun = False
         try:
             async with self._pipeline.stream(given) as generation:
                 has_begun = True
-                yield _event({"type": "message_start", "message": _message(model, generation.input_length)}) + _event(
-                    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+                yield _event(
+                    {"type": "message_start", "message": _message(model, generation.input_length)}
+                ) + _event(
+                    {
+                        "type": "content_block_start",
+                        "index": 0,
+                        "content_block": {"type": "text", "text": ""},
+                    }
                 )
                 async for tokens in generation:
-                    yield "".join([_event(data) for token in tokens for data in _token_events(token)])
+                    yield "".join(
+                        [_event(data) for token in tokens for data in _token_events(token)]
+                    )
         except RequestError as error:
             if not has_begun:
                 raise
@@ -127,7 +148,9 @@ class AnthropicRoutes:
             seed=body.seed,
             ignore_eos=bool(body.ignore_eos),
         )
-        return GenerationInput(prompt, parameters, StopStyle.OPENAI, add_special_tokens=False, logprobs="none")
+        return GenerationInput(
+            prompt, parameters, StopStyle.OPENAI, add_special_tokens=False, logprobs="none"
+        )
 
     async def _prompt(self, body: MessagesRequest | CountTokensRequest) -> str:
         is_thinking = isinstance(body.thinking, Mapping) and body.thinking.get("type") != "disabled"
@@ -141,22 +164,32 @@ class AnthropicRoutes:
 
 def _turn(message: AnthropicMessage, index: int) -> Json:
     if message.role not in _ROLES:
-        raise ValidationError(f"`messages[{index}].role` must be one of {', '.join(_ROLES)}. Given: {message.role}")
+        raise ValidationError(
+            f"`messages[{index}].role` must be one of {', '.join(_ROLES)}. Given: {message.role}"
+        )
     return {"role": message.role, "content": _text(message.content, f"messages[{index}].content")}
 
 
 def _text(content: str | Sequence[ContentBlock], place: str) -> str:
     if isinstance(content, str):
         return content
-    other = next((block.type for block in content if block.type != "text" or block.text is None), None)
+    other = next(
+        (block.type for block in content if block.type != "text" or block.text is None), None
+    )
     if other is not None:
-        raise ValidationError(f"only text is supported in `{place}` by this version. Given: a block of type `{other}`")
+        raise ValidationError(
+            f"only text is supported in `{place}` by this version. Given: a block of type `{other}`"
+        )
     return "".join(block.text or "" for block in content)
 
 
 def _token_events(token: GeneratedToken) -> Iterator[Json]:
     if token.plain_text:
-        yield {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": token.plain_text}}
+        yield {
+            "type": "content_block_delta",
+            "index": 0,
+            "delta": {"type": "text_delta", "text": token.plain_text},
+        }
     if token.result is not None:
         yield {"type": "content_block_stop", "index": 0}
         usage = {"output_tokens": token.result.num_generated_tokens}

@@ -1,4 +1,6 @@
-"""Bodies of Anthropic's routes, for text. Source: the Anthropic API reference; `ignore_eos` and `seed` are extensions."""
+"""Bodies of Anthropic's routes, for text. Source: the Anthropic API reference; `ignore_eos` and
+`seed` are extensions.
+"""
 
 from __future__ import annotations
 

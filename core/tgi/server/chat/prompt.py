@@ -16,10 +16,13 @@ _NO_VARIANT = "data did not match any variant of untagged enum MessageBody"
 _MEDIA = frozenset({"image_url", "input_audio", "file", "image", "audio", "video_url"})
 
 
-async def render_prompt(template: ChatTemplateRenderer | None, messages: Sequence[Mapping[str, Any]]) -> str:
+async def render_prompt(
+    template: ChatTemplateRenderer | None, messages: Sequence[Mapping[str, Any]]
+) -> str:
     """The prompt for the next answer.
 
-    Raises `TemplateError`, `ValidationError` for anything but text, and `RejectionError` for a message of no known shape.
+    Raises `TemplateError`, `ValidationError` for anything but text, and `RejectionError` for a
+    message of no known shape.
     """
     for index, message in enumerate(messages):
         _check_content(message, index)
@@ -41,7 +44,10 @@ def _check_content(message: Mapping[str, Any], index: int) -> None:
                     case {"type": "text", "text": str()}:
                         continue
                     case {"type": str() as kind} if kind in _MEDIA:
-                        raise ValidationError("only text is supported in `messages` by this version: leave images and sound out")
+                        raise ValidationError(
+                            "only text is supported in `messages` by this version: leave images and"
+                            " sound out"
+                        )
                 raise RejectionError(422, f"{_SHAPE}messages[{index}]: {_NO_VARIANT}")
         case _:
             raise RejectionError(422, f"{_SHAPE}messages[{index}]: {_NO_VARIANT}")

@@ -32,12 +32,16 @@ _NUM_SEED_BITS = 64
 @final
 @dataclass(frozen=True)
 class GenerationInput:
-    """What any generation route asks for about one prompt. The penalties and the bias are OpenAI's."""
+    """What any generation route asks for about one prompt. The penalties and the bias are
+    OpenAI's.
+    """
 
     prompt: str
     parameters: GenerateParameters
     stop_style: StopStyle
-    prompt_token_ids: tuple[int, ...] | None = None  # where the client gave ids; `prompt` is their text
+    prompt_token_ids: tuple[int, ...] | None = (
+        None  # where the client gave ids; `prompt` is their text
+    )
     add_special_tokens: bool = True  # off for rendered chat templates, which bring their own
     num_sequences: int = 1
     frequency_penalty: float = 0.0
@@ -77,7 +81,11 @@ class Admission:
         `received` is the `time.perf_counter()` at which the handler began.
         """
         state, parameters = self._state, given.parameters
-        check_parameters(given.prompt if given.prompt_token_ids is None else given.prompt_token_ids, parameters, state.config)
+        check_parameters(
+            given.prompt if given.prompt_token_ids is None else given.prompt_token_ids,
+            parameters,
+            state.config,
+        )
         sampling = self._sampling(given)
         check_agreement(sampling, state.engine.agreement, state.config.backend_name)
         token_ids = await self._token_ids(given)
@@ -93,7 +101,9 @@ class Admission:
                     sampling=sampling,
                     seed=seed,
                     max_new_tokens=budget.max_new_tokens,
-                    eos_token_ids=() if parameters.ignore_eos else state.tokenizer.tokenizer.eos_token_ids,
+                    eos_token_ids=(
+                        () if parameters.ignore_eos else state.tokenizer.tokenizer.eos_token_ids
+                    ),
                 ),
                 stop=tuple(parameters.stop),
                 stop_style=given.stop_style,
@@ -105,7 +115,9 @@ class Admission:
     async def _token_ids(self, given: GenerationInput) -> list[int]:
         if given.prompt_token_ids is None:
             truncate = given.parameters.truncate
-            return (await self._state.tokenizer.encode(given.prompt, given.add_special_tokens, truncate)).ids
+            return (
+                await self._state.tokenizer.encode(given.prompt, given.add_special_tokens, truncate)
+            ).ids
         check_token_ids(given.prompt_token_ids, self._state.engine.agreement, "prompt")
         return list(given.prompt_token_ids)
 

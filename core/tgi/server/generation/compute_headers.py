@@ -15,8 +15,8 @@ __all__ = ["response_headers", "stream_headers"]
 def response_headers(config: ServerConfig, prompts: Sequence[CompletedPrompt]) -> dict[str, str]:
     """The head of an answer that is not a stream.
 
-    Times are whole milliseconds, but `x-compute-time` in seconds. Of a prompt's sequences the slowest one counts; figures of
-    several prompts are added up, as TGI does.
+    Times are whole milliseconds, but `x-compute-time` in seconds. Of a prompt's sequences the
+    slowest one counts; figures of several prompts are added up, as TGI does.
     """
     times = [_slowest(prompt).times for prompt in prompts]
     results = [sequence.result for prompt in prompts for sequence in prompt.sequences]

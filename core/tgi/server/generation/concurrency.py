@@ -12,7 +12,9 @@ T = TypeVar("T")
 
 
 async def run_all(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results, in the order of `works`. The first failure cancels the others, awaits them, and is raised."""
+    """The results, in the order of `works`. The first failure cancels the others, awaits them, and
+    is raised.
+    """
     if len(works) == 1:
         return [await works[0]]
     tasks = [asyncio.ensure_future(work) for work in works]
@@ -23,7 +25,8 @@ async def run_all(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 def merge(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
-    """The items of all streams as they come. The first failure ends all of them and is raised; so does closing.
+    """The items of all streams as they come. The first failure ends all of them and is raised; so
+    does closing.
 
     A stream runs at most one item ahead of a slow consumer.
     """

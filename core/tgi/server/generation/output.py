@@ -1,7 +1,8 @@
-"""The sequences of one prompt from engine to text: token events, the last of each sequence with its result.
+"""The sequences of one prompt from engine to text: token events, the last of each sequence with its
+result.
 
-The engine ends a sequence on length and on EOS; stop strings are found here, in the text, and end it by an abort. Surplus tokens
-are neither shown nor counted.
+The engine ends a sequence on length and on EOS; stop strings are found here, in the text, and end
+it by an abort. Surplus tokens are neither shown nor counted.
 """
 
 from __future__ import annotations
@@ -95,7 +96,9 @@ class GenerationResult:
 
 @final
 class GeneratedToken(msgspec.Struct, frozen=True):
-    """One token event. `text` is what may be shown now: empty while a character, or what may be a stop string, is incomplete."""
+    """One token event. `text` is what may be shown now: empty while a character, or what may be a
+    stop string, is incomplete.
+    """
 
     sequence: int  # place among the prompt's sequences
     index: int  # from 1
@@ -109,7 +112,9 @@ class GeneratedToken(msgspec.Struct, frozen=True):
 
     @property
     def plain_text(self) -> str:
-        """The text where special tokens are none; the last one still brings along what was held back."""
+        """The text where special tokens are none; the last one still brings along what was held
+        back.
+        """
         return "" if self.special and self.result is None else self.text
 
 
@@ -117,12 +122,15 @@ class Engine(Protocol):
     """What a generation asks of the engine."""
 
     def submit(self, request: SequenceRequest, outputs: OutputQueue) -> SequenceStream:
-        """Queue a sequence whose outputs go to `outputs`. Raises `UnhealthyError` if the engine was given up."""
+        """Queue a sequence whose outputs go to `outputs`. Raises `UnhealthyError` if the engine was
+        given up.
+        """
 
 
 @final
 class Generation:
-    """The sequences of one prompt at work: an async iterator over the token events that are ready together, at least one.
+    """The sequences of one prompt at work: an async iterator over the token events that are ready
+    together, at least one.
 
     It ends after the last result. Whoever leaves it earlier has to close it. It has one consumer.
     """
@@ -134,7 +142,9 @@ class Generation:
         requests: Sequence[GenerationRequest],
         on_result: Callable[[GenerationResult], None],
     ) -> None:
-        """Hand the sequences to the engine; `on_result` hears of each one that ends well. Raises what `Engine.submit` raises."""
+        """Hand the sequences to the engine; `on_result` hears of each one that ends well. Raises
+        what `Engine.submit` raises.
+        """
         self.input_length = requests[0].input_length
         self._on_result = on_result
         self._outputs = OutputQueue()
@@ -144,7 +154,10 @@ class Generation:
         try:
             for index, request in enumerate(requests):
                 stream = engine.submit(request.sequence, self._outputs)
-                self._sequences[stream.sequence_id] = (stream, _SequenceText(index, request, tokenizer))
+                self._sequences[stream.sequence_id] = (
+                    stream,
+                    _SequenceText(index, request, tokenizer),
+                )
         except RequestError:
             self.close()
             raise
@@ -153,8 +166,9 @@ class Generation:
         return self
 
     async def __anext__(self) -> list[GeneratedToken]:
-        """What came since the last call. Raises `GenerationError` if the backend failed, `IncompleteGenerationError` if the
-        engine was closed; the tokens that came before are given out first.
+        """What came since the last call. Raises `GenerationError` if the backend failed,
+        `IncompleteGenerationError` if the engine was closed; the tokens that came before are given
+        out first.
         """
         tokens: list[GeneratedToken] = []
         while not tokens:
@@ -176,7 +190,9 @@ class Generation:
         self._sequences.clear()
 
     def _read(self, output: SequenceOutput, tokens: list[GeneratedToken]) -> None:
-        """Add the events of an output to `tokens`. What comes after a sequence's end, or after a failure, is surplus."""
+        """Add the events of an output to `tokens`. What comes after a sequence's end, or after a
+        failure, is surplus.
+        """
         entry = self._sequences.get(output.sequence_id)
         if entry is None or self._failure is not None:
             return
@@ -210,7 +226,9 @@ class _SequenceText:
         self._detokenizer = Detokenizer(tokenizer, request.sequence.prompt_token_ids)
         self._stopping = StoppingCriteria(request.stop)
         self._hides_stop = request.stop_style is StopStyle.OPENAI
-        self._pieces: list[str] = []  # of the result: no special tokens, nothing after a stop string
+        self._pieces: list[
+            str
+        ] = []  # of the result: no special tokens, nothing after a stop string
         self._held = ""  # text after them that may turn out to be a stop string
         self._stop: str | None = None  # the stop string that was found
         self._num_tokens = 0
@@ -227,7 +245,9 @@ class _SequenceText:
             self._num_cached_tokens = output.num_cached_tokens
 
     def push(self, token: TokenOutput, finish: FinishReason | None) -> GeneratedToken:
-        """The event of the next token; with `finish` it is the last one, which brings along whatever was held back."""
+        """The event of the next token; with `finish` it is the last one, which brings along
+        whatever was held back.
+        """
         self._num_tokens += 1
         tokenizer = self._tokenizer
         special = token.token_id in tokenizer.special_ids

@@ -1,4 +1,6 @@
-"""One prompt from count to count: permits, admission, tokens, metrics. All generation routes go through here."""
+"""One prompt from count to count: permits, admission, tokens, metrics. All generation routes go
+through here.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ _FAILURES: dict[type[RequestError], Failure] = {
 
 @contextmanager
 def count_failures(metrics: Metrics) -> Iterator[None]:
-    """Count whatever ends the block but success; a cancelled or closed block is one whose client has left."""
+    """Count whatever ends the block but success; a cancelled or closed block is one whose client
+    has left.
+    """
     try:
         yield
     except RequestError as error:
@@ -94,7 +98,8 @@ class GenerationPipeline:
         self._admission = Admission(state)
 
     async def collect(self, given: GenerationInput, received: float) -> CompletedPrompt:
-        """All sequences of a prompt, whole. Raises `RequestError`; cancellation frees the sequences.
+        """All sequences of a prompt, whole. Raises `RequestError`; cancellation frees the
+        sequences.
 
         `received` is the `time.perf_counter()` at which the handler began.
         """
@@ -108,14 +113,16 @@ class GenerationPipeline:
                         tokens[token.sequence].append(token)
         return CompletedPrompt(given, [_completed(sequence, admitted) for sequence in tokens])
 
-    async def collect_all(self, inputs: Sequence[GenerationInput], received: float) -> list[CompletedPrompt]:
+    async def collect_all(
+        self, inputs: Sequence[GenerationInput], received: float
+    ) -> list[CompletedPrompt]:
         """Several prompts at once, in their order; one that fails fails all."""
         return await run_all([self.collect(given, received) for given in inputs])
 
     @asynccontextmanager
     async def stream(self, given: GenerationInput) -> AsyncIterator[Generation]:
-        """The tokens of a prompt's sequences as they come. Entering raises `RequestError` where the request is refused; permits
-        and sequences are held until it is left.
+        """The tokens of a prompt's sequences as they come. Entering raises `RequestError` where the
+        request is refused; permits and sequences are held until it is left.
         """
         received = time.perf_counter()
         self._metrics.count_request()
@@ -128,7 +135,9 @@ class GenerationPipeline:
                 raise IncompleteGenerationError("Incomplete generation stream") from None
 
     @asynccontextmanager
-    async def _open(self, given: GenerationInput, received: float) -> AsyncIterator[tuple[Generation, AdmittedPrompt]]:
+    async def _open(
+        self, given: GenerationInput, received: float
+    ) -> AsyncIterator[tuple[Generation, AdmittedPrompt]]:
         with self._limiter.hold(given.num_sequences):
             admitted = await self._admission.admit(given, received)
 
@@ -137,7 +146,9 @@ class GenerationPipeline:
                 self._metrics.observe_success(times)
                 record_generation(times, result.seed)
 
-            with closing(Generation(self._engine, self._tokenizer, admitted.requests, note_success)) as generation:
+            with closing(
+                Generation(self._engine, self._tokenizer, admitted.requests, note_success)
+            ) as generation:
                 yield generation, admitted
 
 

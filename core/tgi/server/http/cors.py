@@ -21,7 +21,8 @@ _PREFLIGHT = [
 class CorsLayer:
     """Outermost layer. Any `OPTIONS` request is a preflight and is answered here, on whatever path.
 
-    With a list of origins, the request's own origin is echoed if the list holds exactly it; without one, every origin may read.
+    With a list of origins, the request's own origin is echoed if the list holds exactly it; without
+    one, every origin may read.
     """
 
     def __init__(self, app: ASGIApp, allow_origin: Sequence[str]) -> None:
@@ -35,7 +36,9 @@ class CorsLayer:
             return
         headers = [_VARY, *self._origin_header(scope)]
         if scope["method"] == "OPTIONS":
-            await send({"type": "http.response.start", "status": 200, "headers": headers + _PREFLIGHT})
+            await send(
+                {"type": "http.response.start", "status": 200, "headers": headers + _PREFLIGHT}
+            )
             await send({"type": "http.response.body", "body": b""})
             return
 

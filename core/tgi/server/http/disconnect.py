@@ -19,7 +19,8 @@ class DisconnectError(Exception):
 
 
 async def run_until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`. If the client leaves first, `work` is cancelled and awaited, then `DisconnectError` raised.
+    """The result of `work`. If the client leaves first, `work` is cancelled and awaited, then
+    `DisconnectError` raised.
 
     The request's body must have been received.
     """

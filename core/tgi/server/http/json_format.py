@@ -1,4 +1,6 @@
-"""Numbers and strings as TGI's clients see them: compact JSON, f32 with the fewest digits that read back to the same f32."""
+"""Numbers and strings as TGI's clients see them: compact JSON, f32 with the fewest digits that read
+back to the same f32.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,11 @@ def round_f32(value: float) -> float:
 
 
 def format_f32(value: float | None) -> str:
-    """JSON text of an f32: `-0.34`, `0.0`, `16777216.0`, `5e-7`, `1e13`; None, NaN and the infinities are `null`.
+    """JSON text of an f32: `-0.34`, `0.0`, `16777216.0`, `5e-7`, `1e13`; None, NaN and the
+    infinities are `null`.
 
-    Plain decimals from 1e-6 up to 1e13, an exponent without padding elsewhere, as serde_json prints an f32.
+    Plain decimals from 1e-6 up to 1e13, an exponent without padding elsewhere, as serde_json prints
+    an f32.
     """
     if value is None or not math.isfinite(value):
         return "null"
@@ -42,7 +46,9 @@ def format_f32(value: float | None) -> str:
 
 
 def format_f64(value: float) -> str:
-    """Text of a finite f64 in serde_json's errors: `1.0`, `0.00001`, `1.5e-7`, `1.8446744073709552e19`."""
+    """Text of a finite f64 in serde_json's errors: `1.0`, `0.00001`, `1.5e-7`,
+    `1.8446744073709552e19`.
+    """
     magnitude = abs(value)
     if magnitude == 0.0 or _LEAST_PLAIN_F64 <= magnitude < _LEAST_EXPONENT_F64:
         return np.format_float_positional(value, unique=True, trim="0")
@@ -60,9 +66,14 @@ def format_json(value: object) -> str:
 
 
 def format_string(text: str) -> str:
-    r"""JSON text of a string: raw UTF-8; escaped are `"`, `\` and the controls below U+0020 (`\u001f`, `\n`)."""
+    r"""Return `text` as a JSON string in raw UTF-8.
+
+    Only `"`, `\` and the control characters below U+0020 are escaped (`\u001f`, `\n`).
+    """
     return msgspec.json.encode(text).decode()
 
 
 def _with_exponent(number: float | np.float32) -> str:
-    return np.format_float_scientific(number, unique=True, trim="-", exp_digits=1).replace("e+", "e")
+    return np.format_float_scientific(number, unique=True, trim="-", exp_digits=1).replace(
+        "e+", "e"
+    )

@@ -1,8 +1,9 @@
 """Reading a request body into its record.
 
-One pass of msgspec reads a good body. Only a body that it refuses, or in which an object has a key twice, is read again, slowly
-and in document order, to name the first problem in TGI's words, or to accept what TGI accepts beyond the standard: bytes after
-the value, an array of field values in place of a record, and repeated keys that no record has.
+One pass of msgspec reads a good body. Only a body that it refuses, or in which an object has a key
+twice, is read again, slowly and in document order, to name the first problem in TGI's words, or to
+accept what TGI accepts beyond the standard: bytes after the value, an array of field values in
+place of a record, and repeated keys that no record has.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ class RejectionError(Exception):
 
 
 def read_json(body: bytes, record: type[T]) -> T:
-    """The record in `body`. Raises `RejectionError`: 400 for bad JSON, 422 for good JSON of the wrong shape."""
+    """The record in `body`. Raises `RejectionError`: 400 for bad JSON, 422 for good JSON of the
+    wrong shape.
+    """
     try:
         return _read_fast(body, record)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -60,7 +63,8 @@ def read_json(body: bytes, record: type[T]) -> T:
 
 
 def read_any_of(body: bytes, records: Sequence[type[T]], name: str) -> T:
-    """The first of `records` that `body` fits. Raises `RejectionError`; `name` is what TGI calls the choice.
+    """The first of `records` that `body` fits. Raises `RejectionError`; `name` is what TGI calls
+    the choice.
 
     As TGI looks at the whole body before it chooses, bad JSON anywhere in it is a 400.
     """
@@ -78,7 +82,9 @@ def read_any_of(body: bytes, records: Sequence[type[T]], name: str) -> T:
 
 
 def _read_fast(body: bytes, record: type[T]) -> T:
-    """Raises `msgspec.MsgspecError`, UnicodeDecodeError or RecursionError where only a slow look can tell what the body is."""
+    """Raises `msgspec.MsgspecError`, UnicodeDecodeError or RecursionError where only a slow look
+    can tell what the body is.
+    """
     value = msgspec.json.decode(body, type=record)
     if _has_repeated_key(body):
         raise msgspec.ValidationError("an object has a key twice")
@@ -136,12 +142,18 @@ class _Reader:
                 return self._list(item)
             case inspect.IntType():
                 return self._integer(kind, title)
-            case inspect.FloatType() | inspect.StrType() | inspect.BoolType() | inspect.LiteralType():
+            case (
+                inspect.FloatType() | inspect.StrType() | inspect.BoolType() | inspect.LiteralType()
+            ):
                 return self._scalar(kind, schema)
             case _:
                 raw = self._scanner.raw_value()
                 try:
-                    return msgspec.Raw(raw) if isinstance(kind, inspect.RawType) else msgspec.json.decode(raw)
+                    return (
+                        msgspec.Raw(raw)
+                        if isinstance(kind, inspect.RawType)
+                        else msgspec.json.decode(raw)
+                    )
                 except RecursionError:
                     raise self._scanner.syntax_error("recursion limit exceeded", 0) from None
 

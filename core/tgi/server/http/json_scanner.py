@@ -1,4 +1,6 @@
-"""JSON text, token by token, with the error texts and positions that TGI's clients know (those of serde_json 1.0)."""
+"""JSON text, token by token, with the error texts and positions that TGI's clients know (those of
+serde_json 1.0).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,16 @@ _SPACE = re.compile(rb"[ \t\r\n]*")
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]*')
 _HEX = re.compile(rb"[0-9a-fA-F]{4}")
-_ESCAPES = {b"n": "\n", b"t": "\t", b"r": "\r", b"b": "\b", b"f": "\f", b"/": "/", b"\\": "\\", b'"': '"'}
+_ESCAPES = {
+    b"n": "\n",
+    b"t": "\t",
+    b"r": "\r",
+    b"b": "\b",
+    b"f": "\f",
+    b"/": "/",
+    b"\\": "\\",
+    b'"': '"',
+}
 _LITERALS = {b"t": (b"true", True), b"f": (b"false", False), b"n": (b"null", None)}
 _MAX_U64 = 2**64 - 1
 _MIN_I64 = -(2**63)
@@ -36,7 +47,9 @@ class JsonScanner:
 
     def syntax_error(self, message: str, ahead: int = 1) -> JsonError:
         """An error at the byte `ahead` of the position."""
-        return JsonError(f"{message}{self._place(min(self._position + ahead, len(self._data)))}", is_syntax=True)
+        return JsonError(
+            f"{message}{self._place(min(self._position + ahead, len(self._data)))}", is_syntax=True
+        )
 
     def type_error(self, message: str) -> JsonError:
         """An error about the value just read."""
@@ -112,7 +125,9 @@ class JsonScanner:
                 case b"\\":
                     parts.append(self._escape())
                 case _:
-                    raise self.syntax_error("control character (\\u0000-\\u001F) found while parsing a string")
+                    raise self.syntax_error(
+                        "control character (\\u0000-\\u001F) found while parsing a string"
+                    )
 
     def number(self) -> int | float:
         """The number that starts here; an integer beyond 64 bits is a float."""
@@ -155,7 +170,9 @@ class JsonScanner:
         raise self.syntax_error("expected value")
 
     def skip_value(self) -> None:
-        """Pass a value of any shape. Nesting costs no recursion, so that depth is limited by the body's size alone."""
+        """Pass a value of any shape. Nesting costs no recursion, so that depth is limited by the
+        body's size alone.
+        """
         open_brackets: list[bytes] = []
         while True:
             byte = self.peek_value()

@@ -23,7 +23,9 @@ __all__ = [
 _TEXT = "text/plain; charset=utf-8"
 
 
-def json_response(body: bytes, headers: Mapping[str, str] | None = None, status: int = 200) -> Response:
+def json_response(
+    body: bytes, headers: Mapping[str, str] | None = None, status: int = 200
+) -> Response:
     """A JSON answer."""
     return Response(body, status, headers, media_type="application/json")
 

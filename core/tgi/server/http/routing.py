@@ -27,10 +27,11 @@ _TOO_LARGE_TEXT = "Failed to buffer the request body: length limit exceeded"
 
 @final
 class PathRoute:
-    """All methods of one path. A `get` handler also answers HEAD, without body; the API key guards `post` alone.
+    """All methods of one path. A `get` handler also answers HEAD, without body; the API key guards
+    `post` alone.
 
-    On a path with `post` alone the key is asked for before the method is looked at. With `key_header` the key may also stand
-    alone in a header of that name.
+    On a path with `post` alone the key is asked for before the method is looked at. With
+    `key_header` the key may also stand alone in a header of that name.
     """
 
     def __init__(
@@ -42,7 +43,9 @@ class PathRoute:
         key_header: str | None = None,
     ) -> None:
         self._handlers = {"POST": post, "GET": get, "HEAD": get}
-        self._allow = ",".join(method for method, handler in self._handlers.items() if handler is not None)
+        self._allow = ",".join(
+            method for method, handler in self._handlers.items() if handler is not None
+        )
         self._is_guarded = api_key is not None and post is not None
         self._credentials = [("authorization", f"Bearer {api_key}".encode())]
         if key_header is not None:
@@ -73,12 +76,15 @@ class PathRoute:
 
     def _has_key(self, request: Request) -> bool:
         return any(
-            hmac.compare_digest(request.headers.get(name, "").encode("latin-1"), value) for name, value in self._credentials
+            hmac.compare_digest(request.headers.get(name, "").encode("latin-1"), value)
+            for name, value in self._credentials
         )
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The JSON body. Raises `RejectionError`: 415 for another content type, 413 beyond `limit` bytes."""
+    """The JSON body. Raises `RejectionError`: 415 for another content type, 413 beyond `limit`
+    bytes.
+    """
     if not _is_json(request.headers.get("content-type", "")):
         raise RejectionError(415, _CONTENT_TYPE_TEXT)
     parts: list[bytes] = []
@@ -100,7 +106,9 @@ async def read_record(request: Request, record: type[T], limit: int) -> T:
 
 
 async def read_variant(request: Request, records: Sequence[type[T]], name: str, limit: int) -> T:
-    """The first of `records` that the body fits. Raises `RejectionError`; `name` is what TGI calls the choice."""
+    """The first of `records` that the body fits. Raises `RejectionError`; `name` is what TGI calls
+    the choice.
+    """
     body = await read_body(request, limit)
     if len(body) < _MANY_BYTES:
         return read_any_of(body, records, name)
@@ -109,7 +117,9 @@ async def read_variant(request: Request, records: Sequence[type[T]], name: str, 
 
 def _is_json(content_type: str) -> bool:
     essence = content_type.split(";", 1)[0].strip().lower()
-    return essence == "application/json" or (essence.startswith("application/") and essence.endswith("+json"))
+    return essence == "application/json" or (
+        essence.startswith("application/") and essence.endswith("+json")
+    )
 
 
 def _without_body(send: Send) -> Send:

@@ -16,7 +16,11 @@ __all__ = ["DONE", "EventStream", "event", "named_event"]
 DONE = "data: [DONE]\n\n"
 _COMMENT = b":\n\n"
 _KEEP_ALIVE_SECONDS = 15.0
-_HEADERS = {"content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no"}
+_HEADERS = {
+    "content-type": "text/event-stream",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
 
 
 def event(data: str) -> str:
@@ -31,10 +35,11 @@ def named_event(name: str, data: str) -> str:
 
 @final
 class EventStream:
-    """An answer of status 200 whose body is made while it is sent; each text of `events` holds those that are ready together.
+    """An answer of status 200 whose body is made while it is sent; each text of `events` holds
+    those that are ready together.
 
-    The events are not asked for before the head is sent, but for those that `open` took. When the client leaves they are closed
-    at once.
+    The events are not asked for before the head is sent, but for those that `open` took. When the
+    client leaves they are closed at once.
     """
 
     def __init__(
@@ -46,17 +51,25 @@ class EventStream:
         ending: Callable[[], str] = str,
         keep_alive_seconds: float = _KEEP_ALIVE_SECONDS,
     ) -> None:
-        """`opening` goes before `events`; `ending` is called after the last of them for what follows."""
+        """`opening` goes before `events`; `ending` is called after the last of them for what
+        follows.
+        """
         self._events = events
-        self._headers = [(name.encode(), value.encode("latin-1")) for name, value in (_HEADERS | dict(headers)).items()]
+        self._headers = [
+            (name.encode(), value.encode("latin-1"))
+            for name, value in (_HEADERS | dict(headers)).items()
+        ]
         self._opening = opening
         self._ending = ending
         self._keep_alive_seconds = keep_alive_seconds
         self._last_sent = 0.0
 
     @classmethod
-    async def open(cls, receive: Receive, events: AsyncGenerator[str, None], headers: Mapping[str, str]) -> EventStream:
-        """A stream whose first events are there before its head is sent: what goes wrong up to then has a status of its own.
+    async def open(
+        cls, receive: Receive, events: AsyncGenerator[str, None], headers: Mapping[str, str]
+    ) -> EventStream:
+        """A stream whose first events are there before its head is sent: what goes wrong up to then
+        has a status of its own.
 
         Raises what `events` raises, and `DisconnectError`.
         """
@@ -75,13 +88,17 @@ class EventStream:
         loop = asyncio.get_running_loop()
         await send({"type": "http.response.start", "status": 200, "headers": self._headers})
         if self._opening:
-            await send({"type": "http.response.body", "body": self._opening.encode(), "more_body": True})
+            await send(
+                {"type": "http.response.body", "body": self._opening.encode(), "more_body": True}
+            )
         self._last_sent = loop.time()
         keep_alive = asyncio.ensure_future(self._keep_alive(send))
         try:
             async for text in self._events:
                 if text:
-                    await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+                    await send(
+                        {"type": "http.response.body", "body": text.encode(), "more_body": True}
+                    )
                     self._last_sent = loop.time()
         finally:
             keep_alive.cancel()

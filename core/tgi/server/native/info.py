@@ -74,17 +74,24 @@ class InfoRoutes:
                         "max_batch_total_tokens": kv_cache.max_batch_total_tokens,
                     },
                     "vocab_size": agreement.vocab_size,
-                    "memory": [{"label": i.label, "num_bytes": i.num_bytes, "detail": i.detail} for i in agreement.memory],
+                    "memory": [
+                        {"label": i.label, "num_bytes": i.num_bytes, "detail": i.detail}
+                        for i in agreement.memory
+                    ],
                     "facts": agreement.facts,
                 }
             )
         )
 
     async def health(self, request: Request) -> Response:
-        """`GET /health`: 200 without body, or 503. After a failure only a real forward pass counts as healthy."""
+        """`GET /health`: 200 without body, or 503. After a failure only a real forward pass counts
+        as healthy.
+        """
         del request
         engine = self._state.engine
-        self._was_healthy = engine.is_healthy and await engine.check_health(deep=not self._was_healthy)
+        self._was_healthy = engine.is_healthy and await engine.check_health(
+            deep=not self._was_healthy
+        )
         if not self._was_healthy:
             raise UnhealthyError
         return empty_response(200)

@@ -52,19 +52,28 @@ class NativeRoutes:
         body = await read_record(request, CompatGenerateRequest, self._state.config.payload_limit)
         return await self.response_compatible(request, body, received)
 
-    async def response_compatible(self, request: Request, body: CompatGenerateRequest, received: float) -> ASGIApp:
-        """The answer of `POST /` to a body already read; the handler began at `received` (`time.perf_counter()`)."""
+    async def response_compatible(
+        self, request: Request, body: CompatGenerateRequest, received: float
+    ) -> ASGIApp:
+        """The answer of `POST /` to a body already read; the handler began at `received`
+        (`time.perf_counter()`).
+        """
         requested = body.parameters.return_full_text
         full_text = self._state.config.returns_full_text if requested is None else requested
         if body.stream:
             return self._stream(body.inputs, body.parameters, full_text)
-        return await self._response(request, body, full_text=full_text, received=received, in_array=True)
+        return await self._response(
+            request, body, full_text=full_text, received=received, in_array=True
+        )
 
     async def tokenize(self, request: Request) -> ASGIApp:
         """`POST /tokenize`: the tokens of `inputs` with their byte ranges."""
         body = await read_record(request, GenerateRequest, self._state.config.payload_limit)
         tokens = await self._state.tokenizer.tokenize(body.inputs)
-        items = (f'{{"id":{t.id},"text":{format_string(t.text)},"start":{t.start},"stop":{t.stop}}}' for t in tokens)
+        items = (
+            f'{{"id":{t.id},"text":{format_string(t.text)},"start":{t.start},"stop":{t.stop}}}'
+            for t in tokens
+        )
         return json_response(f"[{','.join(items)}]".encode())
 
     async def _response(
@@ -77,8 +86,12 @@ class NativeRoutes:
         in_array: bool = False,
     ) -> Response:
         prompt, parameters = body.inputs, body.parameters
-        given = GenerationInput(prompt, parameters, StopStyle.NATIVE, num_sequences=max(1, parameters.best_of or 1))
-        completed = await run_until_disconnect(request.receive, self._pipeline.collect(given, received))
+        given = GenerationInput(
+            prompt, parameters, StopStyle.NATIVE, num_sequences=max(1, parameters.best_of or 1)
+        )
+        completed = await run_until_disconnect(
+            request.receive, self._pipeline.collect(given, received)
+        )
         best, *others = completed.best_first
         text_prefix = prompt if full_text else ""
         members = [f'"generated_text":{format_string(text_prefix + best.result.text)}']
@@ -92,15 +105,25 @@ class NativeRoutes:
 
     def _stream(self, prompt: str, parameters: GenerateParameters, full_text: bool) -> EventStream:
         given = GenerationInput(prompt, parameters, StopStyle.NATIVE)
-        return EventStream(self._events(given, prompt if full_text else ""), stream_headers(self._state.config, [given]))
+        return EventStream(
+            self._events(given, prompt if full_text else ""),
+            stream_headers(self._state.config, [given]),
+        )
 
     async def _events(self, given: GenerationInput, text_prefix: str) -> AsyncGenerator[str, None]:
         try:
             async with self._pipeline.stream(given) as generation:
                 async for tokens in generation:
-                    yield "".join([event(_token_event(token, given.parameters, text_prefix)) for token in tokens])
+                    yield "".join(
+                        [
+                            event(_token_event(token, given.parameters, text_prefix))
+                            for token in tokens
+                        ]
+                    )
         except IncompleteGenerationError as error:
-            yield event(f'{{"error":{format_string(error.text)},"error_type":"incomplete_generation_stream"}}')
+            yield event(
+                f'{{"error":{format_string(error.text)},"error_type":"incomplete_generation_stream"}}'
+            )
         except RequestError as error:
             yield event(error_body(error).decode())
 
@@ -111,7 +134,10 @@ def _token_event(token: GeneratedToken, parameters: GenerateParameters, text_pre
     if token.result is not None:
         text = format_string(text_prefix + token.result.text)
         details = _stream_details(token.result) if parameters.details else "null"
-    return f'{{"index":{token.index},"token":{_token(token)},{top}"generated_text":{text},"details":{details}}}'
+    return (
+        f'{{"index":{token.index},"token":{_token(token)},{top}"generated_text":{text},'
+        f'"details":{details}}}'
+    )
 
 
 def _stream_details(result: GenerationResult) -> str:
@@ -122,7 +148,10 @@ def _stream_details(result: GenerationResult) -> str:
 
 
 def _details(
-    best: CompletedGeneration, others: Sequence[CompletedGeneration], parameters: GenerateParameters, text_prefix: str
+    best: CompletedGeneration,
+    others: Sequence[CompletedGeneration],
+    parameters: GenerateParameters,
+    text_prefix: str,
 ) -> str:
     members = _sequence_members(best)
     if others:
@@ -133,8 +162,13 @@ def _details(
     return f"{{{','.join(members)}}}"
 
 
-def _best_of_sequence(completed: CompletedGeneration, parameters: GenerateParameters, text_prefix: str) -> str:
-    members = [f'"generated_text":{format_string(text_prefix + completed.result.text)}', *_sequence_members(completed)]
+def _best_of_sequence(
+    completed: CompletedGeneration, parameters: GenerateParameters, text_prefix: str
+) -> str:
+    members = [
+        f'"generated_text":{format_string(text_prefix + completed.result.text)}',
+        *_sequence_members(completed),
+    ]
     if parameters.top_n_tokens:
         members.append(_top_tokens_member(completed))
     return f"{{{','.join(members)}}}"
@@ -142,7 +176,10 @@ def _best_of_sequence(completed: CompletedGeneration, parameters: GenerateParame
 
 def _sequence_members(completed: CompletedGeneration) -> list[str]:
     result = completed.result
-    prefill = (f'{{"id":{t.id},"text":{format_string(t.text)},"logprob":{format_f32(t.logprob)}}}' for t in result.prefill)
+    prefill = (
+        f'{{"id":{t.id},"text":{format_string(t.text)},"logprob":{format_f32(t.logprob)}}}'
+        for t in result.prefill
+    )
     return [
         f'"finish_reason":"{result.finish_reason}"',
         f'"generated_tokens":{result.num_generated_tokens}',
@@ -158,7 +195,10 @@ def _top_tokens_member(completed: CompletedGeneration) -> str:
 
 def _token(token: GeneratedToken | TopToken) -> str:
     special = "true" if token.special else "false"
-    return f'{{"id":{token.id},"text":{format_string(token.text)},"logprob":{format_f32(token.logprob)},"special":{special}}}'
+    return (
+        f'{{"id":{token.id},"text":{format_string(token.text)},'
+        f'"logprob":{format_f32(token.logprob)},"special":{special}}}'
+    )
 
 
 def _top_tokens(tokens: Sequence[TopToken]) -> str:

@@ -1,4 +1,5 @@
-"""Bodies of the native routes. Unknown fields are ignored; the order of fields is TGI's (a JSON array fills them in order).
+"""Bodies of the native routes. Unknown fields are ignored; the order of fields is TGI's (a JSON
+array fills them in order).
 
 The title of a number or of a choice is the name that a rejection gives it (`expected u32`).
 """
@@ -41,7 +42,9 @@ def check_u64(*values: int | None) -> None:
 
 GrammarType = Annotated[
     Literal["json", "json_object", "regex", "json_schema"],
-    msgspec.Meta(extra_json_schema={"enum": ["json", "json_object", "regex", "json_schema"]}),  # in the order of a rejection
+    msgspec.Meta(
+        extra_json_schema={"enum": ["json", "json_object", "regex", "json_schema"]}
+    ),  # in the order of a rejection
 ]
 
 
@@ -87,7 +90,9 @@ def sampled_parameters() -> GenerateParameters:
 
 
 class GenerateRequest(msgspec.Struct, frozen=True):
-    """`/generate`, `/generate_stream`, `/tokenize`. Without `parameters` sampling is on; with `{}` it is off."""
+    """`/generate`, `/generate_stream`, `/tokenize`. Without `parameters` sampling is on; with `{}`
+    it is off.
+    """
 
     inputs: str
     parameters: GenerateParameters = msgspec.field(default_factory=sampled_parameters)

@@ -1,4 +1,6 @@
-"""What an OpenAI body means in native terms; what cannot be served yet is refused by name, never ignored."""
+"""What an OpenAI body means in native terms; what cannot be served yet is refused by name, never
+ignored.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,14 @@ from tgi.server.native.schemas import GenerateParameters
 from tgi.server.openai.schemas import ChatRequest, CompletionRequest
 from tgi.server.state import ServerConfig, ServerState
 
-__all__ = ["BatchSizeError", "SuffixError", "chat_input", "completion_inputs", "generate_parameters", "refuse"]
+__all__ = [
+    "BatchSizeError",
+    "SuffixError",
+    "chat_input",
+    "completion_inputs",
+    "generate_parameters",
+    "refuse",
+]
 
 _MAX_PENALTY = 2.0
 _MAX_BIAS = 100.0
@@ -50,7 +59,9 @@ class BatchSizeError(RequestError):
 
 
 def completion_inputs(body: CompletionRequest, state: ServerState) -> list[GenerationInput]:
-    """The generations that `/v1/completions` asks for, one per prompt. Raises `RequestError` and `RejectionError`."""
+    """The generations that `/v1/completions` asks for, one per prompt. Raises `RequestError` and
+    `RejectionError`.
+    """
     prompts = _prompts(body.prompt)
     if body.suffix is not None:
         raise SuffixError
@@ -79,9 +90,18 @@ async def chat_input(body: ChatRequest, state: ServerState) -> GenerationInput:
     has_format = body.response_format is not None and body.response_format != _TEXT_FORMAT
     has_tools = bool(body.tools) and body.tool_choice != "none"
     has_sound = bool(body.audio) or (body.modalities is not None and body.modalities != ["text"])
-    refuse({"tools": has_tools, "response_format": has_format, "functions": body.functions, "modalities": has_sound})
+    refuse(
+        {
+            "tools": has_tools,
+            "response_format": has_format,
+            "functions": body.functions,
+            "modalities": has_sound,
+        }
+    )
     if body.top_logprobs and not body.logprobs:
-        raise ValidationError(f"`top_logprobs` needs `logprobs` to be true. Given: {body.top_logprobs}")
+        raise ValidationError(
+            f"`top_logprobs` needs `logprobs` to be true. Given: {body.top_logprobs}"
+        )
     given = _generation_input(
         body,
         max_tokens=body.max_completion_tokens if body.max_tokens is None else body.max_tokens,
@@ -106,7 +126,9 @@ def generate_parameters(
     repetition_penalty: float | None = None,
     ignore_eos: bool = False,
 ) -> GenerateParameters:
-    """Native parameters with OpenAI's meaning: sampling is on unless the temperature is 0, and a `top_p` of 1 is off."""
+    """Native parameters with OpenAI's meaning: sampling is on unless the temperature is 0, and a
+    `top_p` of 1 is off.
+    """
     is_greedy = temperature == 0.0
     if top_p is not None and top_p in (0.0, 1.0):
         top_p = None if top_p else _LEAST_TOP_P
@@ -166,11 +188,15 @@ def _prompts(prompt: str | list[Any]) -> list[str | tuple[int, ...]]:
     if isinstance(prompt, str):
         return [prompt]
     if not prompt:
-        raise RejectionError(422, f"{_SHAPE}Empty array detected. Do not use an empty array for the prompt.")
+        raise RejectionError(
+            422, f"{_SHAPE}Empty array detected. Do not use an empty array for the prompt."
+        )
     if _is_token_ids(prompt):
         return [tuple(prompt)]
     if not all(isinstance(entry, str) or (_is_token_ids(entry) and entry) for entry in prompt):
-        raise RejectionError(422, f"{_SHAPE}data did not match any variant of untagged enum PromptDeserializer")
+        raise RejectionError(
+            422, f"{_SHAPE}data did not match any variant of untagged enum PromptDeserializer"
+        )
     return [entry if isinstance(entry, str) else tuple(entry) for entry in prompt]
 
 
@@ -178,28 +204,49 @@ def _is_token_ids(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(entry) is int for entry in value)
 
 
-def _with_prompt(given: GenerationInput, prompt: str | tuple[int, ...], state: ServerState) -> GenerationInput:
+def _with_prompt(
+    given: GenerationInput, prompt: str | tuple[int, ...], state: ServerState
+) -> GenerationInput:
     if isinstance(prompt, str):
         return dataclasses.replace(given, prompt=prompt)
     # What is left out here is refused at admission: unknown ids, and more of them than fit.
-    known = [token for token in prompt[: state.config.max_total_tokens] if 0 <= token < state.engine.agreement.vocab_size]
-    return dataclasses.replace(given, prompt=state.tokenizer.tokenizer.decode(known), prompt_token_ids=prompt)
+    known = [
+        token
+        for token in prompt[: state.config.max_total_tokens]
+        if 0 <= token < state.engine.agreement.vocab_size
+    ]
+    return dataclasses.replace(
+        given, prompt=state.tokenizer.tokenizer.decode(known), prompt_token_ids=prompt
+    )
 
 
 def _check_echo_logprobs(body: CompletionRequest, state: ServerState) -> None:
-    """The scores of the prompt are there for those who switched them on. Raises `ValidationError`."""
+    """The scores of the prompt are there for those who switched them on. Raises
+    `ValidationError`.
+    """
     if body.stream:
         raise ValidationError("`echo` with `logprobs` is not supported when streaming tokens")
     if not state.config.enable_prefill_logprobs:
-        raise ValidationError("`echo` with `logprobs` needs the server option `--enable-prefill-logprobs`: leave one of them out")
+        raise ValidationError(
+            "`echo` with `logprobs` needs the server option `--enable-prefill-logprobs`: leave one"
+            " of them out"
+        )
     if not state.engine.agreement.has("prompt_logprobs"):
-        raise ValidationError(f"`echo` with `logprobs` is not supported by the backend `{state.config.backend_name}`")
+        raise ValidationError(
+            f"`echo` with `logprobs` is not supported by the backend `{state.config.backend_name}`"
+        )
 
 
 def _num_sequences(body: CompletionRequest, num_prompts: int, config: ServerConfig) -> int:
-    """Sequences generated for each prompt: `best_of` of them, of which the `n` best are returned."""
+    """Sequences generated for each prompt: `best_of` of them, of which the `n` best are
+    returned.
+    """
     num_returned = _checked_count("n", body.n, num_prompts, config)
-    best_of = num_returned if body.best_of is None else _checked_count("best_of", body.best_of, num_prompts, config)
+    best_of = (
+        num_returned
+        if body.best_of is None
+        else _checked_count("best_of", body.best_of, num_prompts, config)
+    )
     if best_of < num_returned:
         raise ValidationError(f"`best_of` must be >= `n`. Given: {best_of} and {num_returned}")
     if body.stream and best_of > num_returned:
@@ -211,7 +258,10 @@ def _checked_count(name: str, value: int | None, num_prompts: int, config: Serve
     count = 1 if value is None else value
     limit = config.max_concurrent_requests // num_prompts
     if not 1 <= count <= max(1, limit):
-        raise ValidationError(f"`{name}` must be > 0 and <= {max(1, limit)} with {num_prompts} prompt(s). Given: {count}")
+        raise ValidationError(
+            f"`{name}` must be > 0 and <= {max(1, limit)} with {num_prompts} prompt(s). Given:"
+            f" {count}"
+        )
     return count
 
 
@@ -222,7 +272,9 @@ def _penalty(name: str, value: float | None) -> float:
     return penalty
 
 
-def _logit_bias(given: Mapping[str, float] | Sequence[float] | None) -> tuple[tuple[int, float], ...]:
+def _logit_bias(
+    given: Mapping[str, float] | Sequence[float] | None,
+) -> tuple[tuple[int, float], ...]:
     if not given:
         return ()
     if not isinstance(given, Mapping):
@@ -230,7 +282,9 @@ def _logit_bias(given: Mapping[str, float] | Sequence[float] | None) -> tuple[tu
     biases = []
     for key, value in given.items():
         if not (key.isascii() and key.isdigit()):
-            raise ValidationError(f"`logit_bias` must be a map of token ids to numbers. Given: `{key}`")
+            raise ValidationError(
+                f"`logit_bias` must be a map of token ids to numbers. Given: `{key}`"
+            )
         if abs(value) > _MAX_BIAS:
             raise ValidationError(f"`logit_bias` must be >= -100 and <= 100. Given: {value}")
         biases.append((int(key), round_f32(value)))

@@ -1,6 +1,7 @@
 """Shapes of what the OpenAI routes answer: objects, chunks, choices, log probabilities, usage.
 
-Source: the OpenAI API reference. An object keeps the names and the order of TGI's where both have them.
+Source: the OpenAI API reference. An object keeps the names and the order of TGI's where both have
+them.
 """
 
 from __future__ import annotations
@@ -41,9 +42,17 @@ _FINISH_REASONS = {
 class Envelope:
     """The members that all objects of one answer share."""
 
-    def __init__(self, *, id: str, kind: str, created: int, model: str, system_fingerprint: str) -> None:
+    def __init__(
+        self, *, id: str, kind: str, created: int, model: str, system_fingerprint: str
+    ) -> None:
         """`created` is in seconds since 1970."""
-        shared = {"id": id, "object": kind, "created": created, "model": model, "system_fingerprint": system_fingerprint}
+        shared = {
+            "id": id,
+            "object": kind,
+            "created": created,
+            "model": model,
+            "system_fingerprint": system_fingerprint,
+        }
         self.head = format_json(shared).removesuffix("}")
 
     def encode(self, choices: list[Json], usage: Json | None) -> str:
@@ -64,7 +73,11 @@ class Usage:
         """The usage of a whole answer, sequences that `best_of` left out included."""
         return cls(
             sum(prompt.sequences[0].result.input_length for prompt in prompts),
-            sum(sequence.result.num_generated_tokens for prompt in prompts for sequence in prompt.sequences),
+            sum(
+                sequence.result.num_generated_tokens
+                for prompt in prompts
+                for sequence in prompt.sequences
+            ),
         )
 
     def to_json(self) -> Json:
@@ -79,7 +92,9 @@ class Usage:
 @final
 @dataclass(frozen=True)
 class ChunkShape:
-    """How the choice of a chunk is written: JSON around its text, and the log probabilities of a token at a text offset."""
+    """How the choice of a chunk is written: JSON around its text, and the log probabilities of a
+    token at a text offset.
+    """
 
     before_text: str
     after_text: str
@@ -88,9 +103,13 @@ class ChunkShape:
 
 @final
 class ChunkWriter:
-    """Turns the tokens of one prompt into chunks: one per token, the last of a sequence with its finish reason."""
+    """Turns the tokens of one prompt into chunks: one per token, the last of a sequence with its
+    finish reason.
+    """
 
-    def __init__(self, envelope: Envelope, shape: ChunkShape, first_index: int, *, has_logprobs: bool) -> None:
+    def __init__(
+        self, envelope: Envelope, shape: ChunkShape, first_index: int, *, has_logprobs: bool
+    ) -> None:
         """`first_index` is that of the prompt's first choice."""
         self._head = f'{envelope.head},"choices":[{{"index":'
         self._shape = shape
@@ -111,7 +130,8 @@ class ChunkWriter:
     def _chunk(self, sequence: int, text: str, logprobs: str, reason: str) -> str:
         shape = self._shape
         return (
-            f"{self._head}{self._first_index + sequence}{shape.before_text}{format_string(text)}{shape.after_text},"
+            f"{self._head}{self._first_index + sequence}{shape.before_text}"
+            f"{format_string(text)}{shape.after_text},"
             f'"logprobs":{logprobs},"finish_reason":{reason}}}],"usage":null}}'
         )
 
@@ -142,14 +162,28 @@ def chat_logprobs(tokens: Sequence[GeneratedToken]) -> Json:
 
 
 def _chat_logprob(token: GeneratedToken) -> Json:
-    top = [{"token": t.text, "logprob": t.logprob, "bytes": list(t.text.encode())} for t in token.top_tokens]
-    return {"token": token.piece, "logprob": token.logprob, "bytes": list(token.piece.encode()), "top_logprobs": top}
+    top = [
+        {"token": t.text, "logprob": t.logprob, "bytes": list(t.text.encode())}
+        for t in token.top_tokens
+    ]
+    return {
+        "token": token.piece,
+        "logprob": token.logprob,
+        "bytes": list(token.piece.encode()),
+        "top_logprobs": top,
+    }
 
 
 def completion_choice(
-    index: int, completed: CompletedGeneration, prompt: str | None, has_logprobs: bool, hides_output: bool
+    index: int,
+    completed: CompletedGeneration,
+    prompt: str | None,
+    has_logprobs: bool,
+    hides_output: bool,
 ) -> Json:
-    """One answer of `/v1/completions`. `prompt` is the text to echo; `hides_output` leaves the generated text out."""
+    """One answer of `/v1/completions`. `prompt` is the text to echo; `hides_output` leaves the
+    generated text out.
+    """
     result = completed.result
     tokens = [] if hides_output else completed.tokens
     text = (prompt or "") + ("" if hides_output else result.text)
@@ -158,7 +192,12 @@ def completion_choice(
         logprobs = completion_logprobs(tokens)
         if prompt is not None:
             logprobs = _with_prompt_logprobs(logprobs, result, len(prompt))
-    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason(result)}
+    return {
+        "index": index,
+        "text": text,
+        "logprobs": logprobs,
+        "finish_reason": finish_reason(result),
+    }
 
 
 def completion_logprobs(tokens: Sequence[GeneratedToken], text_offset: int = 0) -> Json:
@@ -176,7 +215,9 @@ def completion_logprobs(tokens: Sequence[GeneratedToken], text_offset: int = 0) 
 
 
 def _with_prompt_logprobs(logprobs: Json, result: GenerationResult, prompt_length: int) -> Json:
-    """The echoed prompt's tokens in front. Only what was given is scored, so they have no alternatives."""
+    """The echoed prompt's tokens in front. Only what was given is scored, so they have no
+    alternatives.
+    """
     prefill = result.prefill
     offsets, position = [], 0
     for token in prefill:
@@ -190,5 +231,9 @@ def _with_prompt_logprobs(logprobs: Json, result: GenerationResult, prompt_lengt
     }
 
 
-CHAT_CHUNK = ChunkShape(',"delta":{"role":"assistant","content":', "}", lambda token, _: chat_logprobs([token]))
-COMPLETION_CHUNK = ChunkShape(',"text":', "", lambda token, text_offset: completion_logprobs([token], text_offset))
+CHAT_CHUNK = ChunkShape(
+    ',"delta":{"role":"assistant","content":', "}", lambda token, _: chat_logprobs([token])
+)
+COMPLETION_CHUNK = ChunkShape(
+    ',"text":', "", lambda token, text_offset: completion_logprobs([token], text_offset)
+)

@@ -1,6 +1,7 @@
 """`/v1/responses` for text: a thin envelope around the path of every chat. Nothing is stored.
 
-Source: the OpenAI API reference. A stream is opened only for a valid request, so that errors have a status of their own.
+Source: the OpenAI API reference. A stream is opened only for a valid request, so that errors have a
+status of their own.
 """
 
 from __future__ import annotations
@@ -108,7 +109,13 @@ class _Answer:
     def item(self, status: str, text: str | None = None) -> Json:
         """The message; without a text yet it has no content."""
         content = [] if text is None else [_part(text)]
-        return {"id": self.item_id, "type": "message", "status": status, "role": "assistant", "content": content}
+        return {
+            "id": self.item_id,
+            "type": "message",
+            "status": status,
+            "role": "assistant",
+            "content": content,
+        }
 
 
 @final
@@ -129,14 +136,18 @@ class ResponsesRoutes:
             given = await _generation_input(body, self._state)
         answer = _Answer(body, config.model_id if body.model in (None, "tgi") else str(body.model))
         if body.stream:
-            return await EventStream.open(request.receive, self._events(given, answer), stream_headers(config, [given]))
-        prompt = await run_until_disconnect(request.receive, self._pipeline.collect(given, received))
+            return await EventStream.open(
+                request.receive, self._events(given, answer), stream_headers(config, [given])
+            )
+        prompt = await run_until_disconnect(
+            request.receive, self._pipeline.collect(given, received)
+        )
         response = answer.finished(prompt.sequences[0].result)
         return json_response(msgspec.json.encode(response), response_headers(config, [prompt]))
 
     async def _events(self, given: GenerationInput, answer: _Answer) -> AsyncGenerator[str, None]:
-        """The events in order; exactly one of completed, incomplete and failed ends them. Raises `RequestError` before the first
-        if the request is refused.
+        """The events in order; exactly one of completed, incomplete and failed ends them. Raises
+        `RequestError` before the first if the request is refused.
         """
         writer = _EventWriter(answer)
         try:
@@ -153,7 +164,10 @@ class ResponsesRoutes:
 async def _generation_input(body: ResponsesRequest, state: ServerState) -> GenerationInput:
     if body.previous_response_id is not None or body.conversation is not None:
         name = "conversation" if body.previous_response_id is None else "previous_response_id"
-        raise StatelessError(f"`{name}` is not supported, for this server stores no responses: send all of it in `input`")
+        raise StatelessError(
+            f"`{name}` is not supported, for this server stores no responses: send all of it in"
+            " `input`"
+        )
     text_format = None if body.text is None else body.text.format
     refuse(
         {
@@ -163,7 +177,9 @@ async def _generation_input(body: ResponsesRequest, state: ServerState) -> Gener
             "text.format": text_format not in (None, _TEXT_FORMAT),
             "truncation": body.truncation not in (None, "disabled"),
             "top_logprobs": body.top_logprobs,
-            "include: message.output_text.logprobs": "message.output_text.logprobs" in (body.include or ()),
+            "include: message.output_text.logprobs": (
+                "message.output_text.logprobs" in (body.include or ())
+            ),
         }
     )
     parameters = generate_parameters(
@@ -174,7 +190,9 @@ async def _generation_input(body: ResponsesRequest, state: ServerState) -> Gener
         ignore_eos=bool(body.ignore_eos),
     )
     prompt = await render_prompt(state.chat_template, _messages(body))
-    return GenerationInput(prompt, parameters, StopStyle.OPENAI, add_special_tokens=False, logprobs="none")
+    return GenerationInput(
+        prompt, parameters, StopStyle.OPENAI, add_special_tokens=False, logprobs="none"
+    )
 
 
 def _messages(body: ResponsesRequest) -> list[Mapping[str, Any]]:
@@ -188,22 +206,32 @@ def _messages(body: ResponsesRequest) -> list[Mapping[str, Any]]:
 
 def _message(item: InputItem, index: int) -> Mapping[str, Any]:
     if item.type not in (None, "message"):
-        raise ValidationError(f"`input[{index}]` of type `{item.type}` is not supported by this version: leave it out")
+        raise ValidationError(
+            f"`input[{index}]` of type `{item.type}` is not supported by this version: leave it out"
+        )
     role = _ROLES.get(item.role or "")
     if role is None:
-        raise ValidationError(f"`input[{index}].role` must be one of {', '.join(_ROLES)}. Given: {item.role}")
+        raise ValidationError(
+            f"`input[{index}].role` must be one of {', '.join(_ROLES)}. Given: {item.role}"
+        )
     if isinstance(item.content, str):
         return {"role": role, "content": item.content}
     if not isinstance(item.content, list):
         raise ValidationError(f"`input[{index}].content` must be a string or a list of parts")
-    return {"role": role, "content": [{"type": "text", "text": _part_text(part, index)} for part in item.content]}
+    return {
+        "role": role,
+        "content": [{"type": "text", "text": _part_text(part, index)} for part in item.content],
+    }
 
 
 def _part_text(part: object, index: int) -> str:
     match part:
         case {"type": str() as kind, "text": str() as text} if kind in _TEXT_PARTS:
             return text
-    raise ValidationError(f"only text is supported in `input[{index}].content` by this version: leave images and files out")
+    raise ValidationError(
+        f"only text is supported in `input[{index}].content` by this version: leave images and"
+        " files out"
+    )
 
 
 def _part(text: str) -> Json:
@@ -230,19 +258,27 @@ class _EventWriter:
         return (
             self._event("response.created", response=begun)
             + self._event("response.in_progress", response=begun)
-            + self._event("response.output_item.added", output_index=0, item=self._answer.item("in_progress"))
+            + self._event(
+                "response.output_item.added", output_index=0, item=self._answer.item("in_progress")
+            )
             + self._event("response.content_part.added", **self._place, part=_part(""))
         )
 
     def token(self, token: GeneratedToken) -> str:
         """The events that a token brings."""
         text = token.plain_text
-        told = self._event("response.output_text.delta", **self._place, delta=text, logprobs=[]) if text else ""
+        told = (
+            self._event("response.output_text.delta", **self._place, delta=text, logprobs=[])
+            if text
+            else ""
+        )
         return told if token.result is None else told + self._ending(token.result)
 
     def failure(self, error: RequestError) -> str:
         """The event that ends a response in which something went wrong."""
-        failed = self._answer.response("failed", error={"code": "server_error", "message": error.text})
+        failed = self._answer.response(
+            "failed", error={"code": "server_error", "message": error.text}
+        )
         return self._event("response.failed", response=failed)
 
     def _ending(self, result: GenerationResult) -> str:

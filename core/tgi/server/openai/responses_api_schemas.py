@@ -1,4 +1,6 @@
-"""Body of `/v1/responses`, stateless and for text. Source: the OpenAI API reference; `seed` and `ignore_eos` are extensions."""
+"""Body of `/v1/responses`, stateless and for text. Source: the OpenAI API reference; `seed` and
+`ignore_eos` are extensions.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ __all__ = ["InputItem", "ResponseTextConfig", "ResponsesRequest"]
 
 
 class InputItem(msgspec.Struct, frozen=True):
-    """One item of the conversation. Without a type it is a message; `content` is a text or a list of parts."""
+    """One item of the conversation. Without a type it is a message; `content` is a text or a list
+    of parts.
+    """
 
     type: str | None = None
     role: str | None = None

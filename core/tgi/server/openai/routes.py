@@ -97,10 +97,16 @@ class OpenAIRoutes:
             given = await chat_input(body, self._state)
         tokens = await self._state.tokenizer.tokenize(given.prompt, add_special_tokens=False)
         items = [{"id": t.id, "text": t.text, "start": t.start, "stop": t.stop} for t in tokens]
-        return json_response(msgspec.json.encode({"tokenize_response": items, "templated_text": given.prompt}))
+        return json_response(
+            msgspec.json.encode({"tokenize_response": items, "templated_text": given.prompt})
+        )
 
-    async def response_completions(self, request: Request, body: CompletionRequest, received: float) -> ASGIApp:
-        """The answer to a body already read; the handler began at `received` (`time.perf_counter()`)."""
+    async def response_completions(
+        self, request: Request, body: CompletionRequest, received: float
+    ) -> ASGIApp:
+        """The answer to a body already read; the handler began at `received`
+        (`time.perf_counter()`).
+        """
         self._state.metrics.count_request()
         with count_failures(self._state.metrics):
             inputs = completion_inputs(body, self._state)
@@ -111,21 +117,29 @@ class OpenAIRoutes:
             parts = [
                 _StreamedPrompt(
                     given,
-                    ChunkWriter(envelope, COMPLETION_CHUNK, i * num_choices, has_logprobs=has_logprobs),
+                    ChunkWriter(
+                        envelope, COMPLETION_CHUNK, i * num_choices, has_logprobs=has_logprobs
+                    ),
                     given.prompt if body.echo else "",
                 )
                 for i, given in enumerate(inputs)
             ]
             return self._stream(envelope, parts, body.stream_options)
-        prompts = await run_until_disconnect(request.receive, self._pipeline.collect_all(inputs, received))
+        prompts = await run_until_disconnect(
+            request.receive, self._pipeline.collect_all(inputs, received)
+        )
         hides_output = bool(body.echo) and body.max_tokens == 0
         kept = [
             (prompt.given, sequence)
             for prompt in prompts
-            for sequence in (prompt.sequences if body.best_of is None else prompt.best_first)[:num_choices]
+            for sequence in (prompt.sequences if body.best_of is None else prompt.best_first)[
+                :num_choices
+            ]
         ]
         choices = [
-            completion_choice(i, sequence, given.prompt if body.echo else None, has_logprobs, hides_output)
+            completion_choice(
+                i, sequence, given.prompt if body.echo else None, has_logprobs, hides_output
+            )
             for i, (given, sequence) in enumerate(kept)
         ]
         usage = Usage.of(prompts)
@@ -136,7 +150,9 @@ class OpenAIRoutes:
         return json_response(envelope.encode(choices, usage.to_json()).encode(), headers)
 
     async def response_chat(self, request: Request, body: ChatRequest, received: float) -> ASGIApp:
-        """The answer to a body already read; the handler began at `received` (`time.perf_counter()`)."""
+        """The answer to a body already read; the handler began at `received`
+        (`time.perf_counter()`).
+        """
         self._state.metrics.count_request()
         with count_failures(self._state.metrics):
             given = await chat_input(body, self._state)
@@ -145,10 +161,17 @@ class OpenAIRoutes:
             writer = ChunkWriter(envelope, CHAT_CHUNK, 0, has_logprobs=bool(body.logprobs))
             return self._stream(envelope, [_StreamedPrompt(given, writer)], body.stream_options)
         envelope = self._envelope("chatcmpl", "chat.completion", body.model)
-        prompt = await run_until_disconnect(request.receive, self._pipeline.collect(given, received))
-        choices = [chat_choice(i, sequence, bool(body.logprobs)) for i, sequence in enumerate(prompt.sequences)]
+        prompt = await run_until_disconnect(
+            request.receive, self._pipeline.collect(given, received)
+        )
+        choices = [
+            chat_choice(i, sequence, bool(body.logprobs))
+            for i, sequence in enumerate(prompt.sequences)
+        ]
         usage = Usage.of([prompt]).to_json()
-        return json_response(envelope.encode(choices, usage).encode(), response_headers(self._state.config, [prompt]))
+        return json_response(
+            envelope.encode(choices, usage).encode(), response_headers(self._state.config, [prompt])
+        )
 
     def _envelope(self, id_prefix: str, kind: str, model: str | None) -> Envelope:
         config = self._state.config
@@ -160,14 +183,18 @@ class OpenAIRoutes:
             system_fingerprint=config.system_fingerprint,
         )
 
-    def _stream(self, envelope: Envelope, parts: Sequence[_StreamedPrompt], options: StreamOptions | None) -> EventStream:
+    def _stream(
+        self, envelope: Envelope, parts: Sequence[_StreamedPrompt], options: StreamOptions | None
+    ) -> EventStream:
         has_usage = options is not None and bool(options.include_usage)
         response = _StreamedResponse(envelope, Usage() if has_usage else None)
         headers = stream_headers(self._state.config, [part.given for part in parts])
         events = merge([self._events(part, response) for part in parts])
         return EventStream(events, headers, ending=response.ending)
 
-    async def _events(self, part: _StreamedPrompt, response: _StreamedResponse) -> AsyncGenerator[str, None]:
+    async def _events(
+        self, part: _StreamedPrompt, response: _StreamedResponse
+    ) -> AsyncGenerator[str, None]:
         """The chunks of one prompt as they come."""
         chunk, usage = part.writer.chunk, response.usage
         try:
@@ -175,11 +202,20 @@ class OpenAIRoutes:
                 if usage is not None:
                     usage.prompt_tokens += generation.input_length
                 if part.echo:
-                    yield "".join([event(part.writer.opening(i, part.echo)) for i in range(part.given.num_sequences)])
+                    yield "".join(
+                        [
+                            event(part.writer.opening(i, part.echo))
+                            for i in range(part.given.num_sequences)
+                        ]
+                    )
                 async for tokens in generation:
                     if usage is not None:
                         usage.completion_tokens += len(tokens)
                     yield "".join([event(chunk(token)) for token in tokens])
         except RequestError as error:
             response.has_failed = True
-            yield event(format_json({"error": {"message": error.text, "http_status_code": _STREAM_ERROR_STATUS}}))
+            yield event(
+                format_json(
+                    {"error": {"message": error.text, "http_status_code": _STREAM_ERROR_STATUS}}
+                )
+            )

@@ -1,6 +1,7 @@
 """Bodies of the OpenAI routes; null wherever OpenAI allows it.
 
-Source: the OpenAI API reference; `ignore_eos` and `repetition_penalty` are extensions. Unknown fields are ignored, as in TGI.
+Source: the OpenAI API reference; `ignore_eos` and `repetition_penalty` are extensions. Unknown
+fields are ignored, as in TGI.
 """
 
 from __future__ import annotations
@@ -21,11 +22,16 @@ _CONTENT_FORMS = [
         "items": {
             "type": "object",
             "required": ["type", "text"],
-            "properties": {"type": {"type": "string", "enum": ["text"]}, "text": {"type": "string"}},
+            "properties": {
+                "type": {"type": "string", "enum": ["text"]},
+                "text": {"type": "string"},
+            },
         },
     },
 ]
-Content = Annotated[Any, msgspec.Meta(extra_json_schema={"anyOf": _CONTENT_FORMS, "nullable": True})]
+Content = Annotated[
+    Any, msgspec.Meta(extra_json_schema={"anyOf": _CONTENT_FORMS, "nullable": True})
+]
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -68,7 +74,9 @@ class CompletionRequest(_SharedFields, frozen=True, kw_only=True):
 
 
 class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One message; `content` is a text or a list of parts. Fields of tool calls go to the template as they came."""
+    """One message; `content` is a text or a list of parts. Fields of tool calls go to the template
+    as they came.
+    """
 
     role: str
     content: Content = None

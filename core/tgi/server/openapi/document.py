@@ -58,7 +58,9 @@ _TEXT_FAILURES = (400, 413, 415)
 @final
 @dataclass(frozen=True)
 class _Operation:
-    """One method of one path. Bodies and answers are types, a tuple means any of them, and None means none."""
+    """One method of one path. Bodies and answers are types, a tuple means any of them, and None
+    means none.
+    """
 
     path: str
     method: str
@@ -75,7 +77,12 @@ class _Operation:
     def types(self) -> list[Any]:
         """The types it needs schemas of."""
         members = (self.body, self.response, self.streamed, self.error)
-        return [kind for member in members for kind in (member if isinstance(member, tuple) else (member,)) if kind is not None]
+        return [
+            kind
+            for member in members
+            for kind in (member if isinstance(member, tuple) else (member,))
+            if kind is not None
+        ]
 
 
 _TOKEN_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
@@ -90,7 +97,12 @@ _REFINED = {
     },
     ("VertexRequest", "instances"): {
         "type": "array",
-        "items": {"anyOf": [{"$ref": _REFERENCE.format(name=name)} for name in ("VertexGenerateInstance", "ChatRequest")]},
+        "items": {
+            "anyOf": [
+                {"$ref": _REFERENCE.format(name=name)}
+                for name in ("VertexGenerateInstance", "ChatRequest")
+            ]
+        },
         "minItems": 1,
     },
 }
@@ -112,7 +124,15 @@ _OPERATIONS = (
         StreamResponse,
         failures=_GENERATES,
     ),
-    _Operation("/generate", "post", "generate", "Generate tokens", GenerateRequest, GenerateResponse, failures=_GENERATES),
+    _Operation(
+        "/generate",
+        "post",
+        "generate",
+        "Generate tokens",
+        GenerateRequest,
+        GenerateResponse,
+        failures=_GENERATES,
+    ),
     _Operation(
         "/generate_stream",
         "post",
@@ -122,7 +142,15 @@ _OPERATIONS = (
         streamed=StreamResponse,
         failures=_GENERATES,
     ),
-    _Operation("/tokenize", "post", "tokenize", "Tokenize a text", GenerateRequest, list[SimpleToken], failures=(401, *_READS)),
+    _Operation(
+        "/tokenize",
+        "post",
+        "tokenize",
+        "Tokenize a text",
+        GenerateRequest,
+        list[SimpleToken],
+        failures=(401, *_READS),
+    ),
     _Operation(
         "/chat_tokenize",
         "post",
@@ -143,7 +171,14 @@ _OPERATIONS = (
         failures=_GENERATES,
     ),
     _Operation(
-        "/v1/completions", "post", "completions", "Complete texts", CompletionRequest, Completion, Completion, failures=_GENERATES
+        "/v1/completions",
+        "post",
+        "completions",
+        "Complete texts",
+        CompletionRequest,
+        Completion,
+        Completion,
+        failures=_GENERATES,
     ),
     _Operation(
         "/v1/responses",
@@ -187,21 +222,76 @@ _OPERATIONS = (
         failures=_GENERATES,
     ),
     _Operation(
-        "/vertex", "post", "vertex_compatibility", "Generate for Vertex AI", VertexRequest, VertexResponse, failures=_GENERATES
+        "/vertex",
+        "post",
+        "vertex_compatibility",
+        "Generate for Vertex AI",
+        VertexRequest,
+        VertexResponse,
+        failures=_GENERATES,
     ),
-    _Operation("/v1/models", "get", "openai_get_model_info", "List the served model", response=ModelsInfo),
-    _Operation("/info", "get", "get_model_info", "Tell model and limits", response=Info),
-    _Operation("/info/backend", "get", "get_backend_info", "Tell the backend and what was agreed with it", response=BackendInfo),
-    _Operation("/health", "get", "health", "Check that the engine serves", failures=(503,)),
-    _Operation("/ping", "get", "ping", "Check that the engine serves, for SageMaker", failures=(503,)),
-    _Operation("/metrics", "get", "metrics", "Tell all metrics for Prometheus", response=str, media_type=_TEXT),
-    _Operation("/v2", "get", "kserve_metadata", "Tell the server's name, for KServe", response=dict[str, Any]),
-    _Operation("/v2/health/live", "get", "kserve_live", "Tell that the server lives, for KServe", response=LiveResponse),
-    _Operation("/v2/health/ready", "get", "kserve_ready", "Tell that the server is ready, for KServe", response=LiveResponse),
-    _Operation(_MODEL, "get", "kserve_model", "Tell a model's name, for KServe", response=dict[str, Any]),
-    _Operation(f"{_MODEL}/ready", "get", "kserve_model_ready", "Tell that a model is ready, for KServe", response=LiveResponse),
     _Operation(
-        f"{_MODEL}/infer", "post", "kserve_infer", "Generate for KServe", InferRequest, InferResponse, failures=_GENERATES
+        "/v1/models", "get", "openai_get_model_info", "List the served model", response=ModelsInfo
+    ),
+    _Operation("/info", "get", "get_model_info", "Tell model and limits", response=Info),
+    _Operation(
+        "/info/backend",
+        "get",
+        "get_backend_info",
+        "Tell the backend and what was agreed with it",
+        response=BackendInfo,
+    ),
+    _Operation("/health", "get", "health", "Check that the engine serves", failures=(503,)),
+    _Operation(
+        "/ping", "get", "ping", "Check that the engine serves, for SageMaker", failures=(503,)
+    ),
+    _Operation(
+        "/metrics",
+        "get",
+        "metrics",
+        "Tell all metrics for Prometheus",
+        response=str,
+        media_type=_TEXT,
+    ),
+    _Operation(
+        "/v2",
+        "get",
+        "kserve_metadata",
+        "Tell the server's name, for KServe",
+        response=dict[str, Any],
+    ),
+    _Operation(
+        "/v2/health/live",
+        "get",
+        "kserve_live",
+        "Tell that the server lives, for KServe",
+        response=LiveResponse,
+    ),
+    _Operation(
+        "/v2/health/ready",
+        "get",
+        "kserve_ready",
+        "Tell that the server is ready, for KServe",
+        response=LiveResponse,
+    ),
+    _Operation(
+        _MODEL, "get", "kserve_model", "Tell a model's name, for KServe", response=dict[str, Any]
+    ),
+    _Operation(
+        f"{_MODEL}/ready",
+        "get",
+        "kserve_model_ready",
+        "Tell that a model is ready, for KServe",
+        response=LiveResponse,
+    ),
+    _Operation(
+        f"{_MODEL}/infer",
+        "post",
+        "kserve_infer",
+        "Generate for KServe",
+        InferRequest,
+        InferResponse,
+        failures=_GENERATES,
     ),
 )
 
@@ -225,7 +315,10 @@ def openapi_document(version: str) -> Json:
         "openapi": "3.0.3",
         "info": {
             "title": _TAG,
-            "description": "Serves large language models; the wire contract of Text Generation Inference 3, and more beside it.",
+            "description": (
+                "Serves large language models; the wire contract of Text Generation Inference 3,"
+                " and more beside it."
+            ),
             "license": {"name": "Apache 2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
             "version": version,
         },
@@ -244,9 +337,13 @@ def _operation(operation: _Operation, schemas: dict[int, Json]) -> Json:
         content[operation.media_type] = {"schema": schemas[id(operation.response)]}
     if operation.streamed is not None:
         content[_EVENTS] = {"schema": schemas[id(operation.streamed)]}
-    responses: Json = {"200": {"description": "Success", **({"content": content} if content else {})}}
+    responses: Json = {
+        "200": {"description": "Success", **({"content": content} if content else {})}
+    }
     for status in operation.failures:
-        responses[str(status)] = _failure(status, schemas[id(operation.error)], operation.error is AnthropicError)
+        responses[str(status)] = _failure(
+            status, schemas[id(operation.error)], operation.error is AnthropicError
+        )
     described: Json = {
         "tags": [_TAG],
         "operationId": operation.name,
@@ -255,9 +352,15 @@ def _operation(operation: _Operation, schemas: dict[int, Json]) -> Json:
     }
     names = [part[1:-1] for part in operation.path.split("/") if part.startswith("{")]
     if names:
-        described["parameters"] = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+        described["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in names
+        ]
     if operation.body is not None:
-        described["requestBody"] = {"required": True, "content": {_JSON: {"schema": schemas[id(operation.body)]}}}
+        described["requestBody"] = {
+            "required": True,
+            "content": {_JSON: {"schema": schemas[id(operation.body)]}},
+        }
     if 401 in operation.failures:
         described["security"] = [{}, {"api_key": []}]
     return described
@@ -275,7 +378,9 @@ def _failure(status: int, error: Json, is_json_only: bool) -> Json:
 
 
 def _to_openapi(schema: Any) -> Any:  # noqa: ANN401 - JSON Schema is any JSON
-    """JSON Schema 2020-12 as msgspec writes it, in the words of OpenAPI 3.0: it has `nullable` where that has a type null."""
+    """JSON Schema 2020-12 as msgspec writes it, in the words of OpenAPI 3.0: it has `nullable`
+    where that has a type null.
+    """
     if isinstance(schema, list):
         return [_to_openapi(entry) for entry in schema]
     if not isinstance(schema, dict):
@@ -290,7 +395,11 @@ def _to_openapi(schema: Any) -> Any:  # noqa: ANN401 - JSON Schema is any JSON
     options = converted.get("anyOf")
     if options is not None and {"type": "null"} in schema["anyOf"]:
         del converted["anyOf"]
-        rest = [option for option in options if not (option.get("nullable") and option.get("enum") == [None])]
+        rest = [
+            option
+            for option in options
+            if not (option.get("nullable") and option.get("enum") == [None])
+        ]
         converted["nullable"] = True
         if len(rest) == 1 and "$ref" not in rest[0]:
             converted = rest[0] | converted

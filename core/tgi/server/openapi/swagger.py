@@ -1,4 +1,6 @@
-"""`/docs`: Swagger UI over our OpenAPI document. Its files come from an installed package, never from a network."""
+"""`/docs`: Swagger UI over our OpenAPI document. Its files come from an installed package, never
+from a network.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,10 @@ _PAGE = """<!doctype html>
 </body>
 </html>
 """
-_START = 'SwaggerUIBundle({ url: "../api-doc/openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null });\n'
+_START = (
+    'SwaggerUIBundle({ url: "../api-doc/openapi.json", dom_id: "#swagger-ui", deepLinking: true,'
+    " validatorUrl: null });\n"
+)
 
 
 @final

@@ -1,6 +1,8 @@
-"""Routes that hosting platforms call: SageMaker's `/invocations`, Vertex AI's `/vertex`, KServe's `/v2`.
+"""Routes that hosting platforms call: SageMaker's `/invocations`, Vertex AI's `/vertex`, KServe's
+`/v2`.
 
-Each is another envelope around the native and the OpenAI routes. Source: TGI 3 `router/src/{sagemaker,vertex,kserve}.rs`.
+Each is another envelope around the native and the OpenAI routes. Source: TGI 3
+`router/src/{sagemaker,vertex,kserve}.rs`.
 """
 
 from __future__ import annotations
@@ -70,17 +72,28 @@ class Utf8Error(RequestError):
 class PlatformRoutes:
     """Handlers of the platforms' routes."""
 
-    def __init__(self, state: ServerState, pipeline: GenerationPipeline, native: NativeRoutes, openai: OpenAIRoutes) -> None:
+    def __init__(
+        self,
+        state: ServerState,
+        pipeline: GenerationPipeline,
+        native: NativeRoutes,
+        openai: OpenAIRoutes,
+    ) -> None:
         self._state = state
         self._pipeline = pipeline
         self._native = native
         self._openai = openai
 
     async def invocations(self, request: Request) -> ASGIApp:
-        """`POST /invocations`: the body of `POST /`, of a chat or of a completion, whichever it fits first."""
+        """`POST /invocations`: the body of `POST /`, of a chat or of a completion, whichever it
+        fits first.
+        """
         received = time.perf_counter()
         body: CompatGenerateRequest | ChatRequest | CompletionRequest = await read_variant(
-            request, (CompatGenerateRequest, ChatRequest, CompletionRequest), "SagemakerRequest", self._state.config.payload_limit
+            request,
+            (CompatGenerateRequest, ChatRequest, CompletionRequest),
+            "SagemakerRequest",
+            self._state.config.payload_limit,
         )
         match body:
             case CompatGenerateRequest():
@@ -100,9 +113,16 @@ class PlatformRoutes:
                 raise EmptyInstancesError
             if len(body.instances) > self._state.config.max_concurrent_requests:
                 raise OverloadedError
-            inputs = [await self._vertex_input(instance, index) for index, instance in enumerate(body.instances)]
-        prompts = await run_until_disconnect(request.receive, self._pipeline.collect_all(inputs, received))
-        return json_response(msgspec.json.encode({"predictions": [_text(prompt) for prompt in prompts]}))
+            inputs = [
+                await self._vertex_input(instance, index)
+                for index, instance in enumerate(body.instances)
+            ]
+        prompts = await run_until_disconnect(
+            request.receive, self._pipeline.collect_all(inputs, received)
+        )
+        return json_response(
+            msgspec.json.encode({"predictions": [_text(prompt) for prompt in prompts]})
+        )
 
     async def server_metadata(self, request: Request) -> Response:
         """`GET /v2`."""
@@ -112,14 +132,20 @@ class PlatformRoutes:
         return json_response(msgspec.json.encode(told))
 
     async def live(self, request: Request) -> Response:
-        """`GET /v2/health/live`, and in TGI's words also `/v2/health/ready` and a model's `ready`."""
+        """`GET /v2/health/live`, and in TGI's words also `/v2/health/ready` and a model's
+        `ready`.
+        """
         del request
         return json_response(b'{"live":true}')
 
     async def model_metadata(self, request: Request) -> Response:
         """`GET /v2/models/{model}/versions/{version}`: whatever the names are, they are echoed."""
         names = request.path_params
-        told = {"name": names["model"], "version": names["version"], "extensions": ["infer", "ready"]}
+        told = {
+            "name": names["model"],
+            "version": names["version"],
+            "extensions": ["infer", "ready"],
+        }
         return json_response(msgspec.json.encode(told))
 
     async def infer(self, request: Request) -> Response:
@@ -132,8 +158,12 @@ class PlatformRoutes:
                 raise LengthMismatchError
             if len(body.inputs) > self._state.config.max_concurrent_requests:
                 raise OverloadedError
-            inputs = [_native_input(_decoded(tensor.data), body.parameters) for tensor in body.inputs]
-        prompts = await run_until_disconnect(request.receive, self._pipeline.collect_all(inputs, received))
+            inputs = [
+                _native_input(_decoded(tensor.data), body.parameters) for tensor in body.inputs
+            ]
+        prompts = await run_until_disconnect(
+            request.receive, self._pipeline.collect_all(inputs, received)
+        )
         texts = [_text(prompt).encode() for prompt in prompts]
         outputs = [
             {"name": output.name, "shape": [1, len(text)], "datatype": "BYTES", "data": list(text)}
@@ -142,7 +172,10 @@ class PlatformRoutes:
         return json_response(msgspec.json.encode({"id": body.id, "outputs": outputs}))
 
     async def _vertex_input(self, instance: msgspec.Raw, index: int) -> GenerationInput:
-        records: Sequence[type[VertexGenerateInstance | ChatRequest]] = (VertexGenerateInstance, ChatRequest)
+        records: Sequence[type[VertexGenerateInstance | ChatRequest]] = (
+            VertexGenerateInstance,
+            ChatRequest,
+        )
         for record in records:
             try:
                 body = msgspec.json.decode(instance, type=record)
@@ -156,7 +189,9 @@ class PlatformRoutes:
 
 
 def _native_input(prompt: str, parameters: GenerateParameters) -> GenerationInput:
-    return GenerationInput(prompt, parameters, StopStyle.NATIVE, num_sequences=max(1, parameters.best_of or 1))
+    return GenerationInput(
+        prompt, parameters, StopStyle.NATIVE, num_sequences=max(1, parameters.best_of or 1)
+    )
 
 
 def _text(prompt: CompletedPrompt) -> str:
@@ -170,4 +205,6 @@ def _decoded(data: Sequence[int]) -> str:
     except UnicodeDecodeError as error:
         if error.reason == "unexpected end of data":
             raise Utf8Error(f"incomplete utf-8 byte sequence from index {error.start}") from None
-        raise Utf8Error(f"invalid utf-8 sequence of {error.end - error.start} bytes from index {error.start}") from None
+        raise Utf8Error(
+            f"invalid utf-8 sequence of {error.end - error.start} bytes from index {error.start}"
+        ) from None

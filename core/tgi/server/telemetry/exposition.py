@@ -1,7 +1,8 @@
 """Metric values and their Prometheus text exposition (format 0.0.4).
 
-Written for this server because the usual client library appends `_total` to every counter, and TGI's counters carry none.
-A family appears with its first update; families are ordered counters, gauges, then histograms and summaries.
+Written for this server because the usual client library appends `_total` to every counter, and
+TGI's counters carry none. A family appears with its first update; families are ordered counters,
+gauges, then histograms and summaries.
 """
 
 from __future__ import annotations
@@ -92,7 +93,9 @@ class Histogram:
 
     kind: Final = "histogram"
 
-    def __init__(self, name: str, buckets: Sequence[float], help_text: str = "", label: str = "") -> None:
+    def __init__(
+        self, name: str, buckets: Sequence[float], help_text: str = "", label: str = ""
+    ) -> None:
         self.name, self.help, self._label = name, help_text, label
         self._buckets = list(buckets)  # ascending upper bounds, without infinity
         self._counts: dict[str, list[int]] = {}
@@ -125,7 +128,9 @@ class Summary:
 
     kind: Final = "summary"
 
-    def __init__(self, name: str, help_text: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, name: str, help_text: str = "", clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.name, self.help, self._clock = name, help_text, clock
         self._recent: deque[tuple[float, float, int]] = deque()  # time, observation, how often
         self._sum, self._count = 0.0, 0
@@ -146,7 +151,11 @@ class Summary:
         ordered = sorted((observation, times) for _, observation, times in self._recent)
         total = sum(times for _, times in ordered)
         for quantile in _QUANTILES:
-            yield "", _render_label("quantile", _format_value(quantile)), _quantile(ordered, quantile * total)
+            yield (
+                "",
+                _render_label("quantile", _format_value(quantile)),
+                _quantile(ordered, quantile * total),
+            )
         yield "_sum", "", self._sum
         yield "_count", "", self._count
 
@@ -160,9 +169,11 @@ def render(families: Sequence[Family]) -> str:
     lines: list[str] = []
     for family in sorted(families, key=lambda f: _ORDER[f.kind]):
         samples = [
-            f"{family.name}{suffix}{{{label}}} {_format_value(value)}"
-            if label
-            else f"{family.name}{suffix} {_format_value(value)}"
+            (
+                f"{family.name}{suffix}{{{label}}} {_format_value(value)}"
+                if label
+                else f"{family.name}{suffix} {_format_value(value)}"
+            )
             for suffix, label, value in family.samples()
         ]
         if samples:

@@ -1,7 +1,8 @@
-"""The metric table: one row per series of TGI 3, with its type, label, buckets and help text, and when it is updated.
+"""The metric table: one row per series of TGI 3, with its type, label, buckets and help text, and
+when it is updated.
 
-Source: TGI 3 `router/src/server.rs`, `router/src/infer/mod.rs`, `backends/v3/src/{queue,backend}.rs`. Where TGI gives no help
-text there is none here.
+Source: TGI 3 `router/src/server.rs`, `router/src/infer/mod.rs`,
+`backends/v3/src/{queue,backend}.rs`. Where TGI gives no help text there is none here.
 """
 
 from __future__ import annotations
@@ -56,17 +57,36 @@ def _per_method(name: str, updated: str, help_text: str = "") -> Metric:
 
 
 METRICS = (
-    Metric("tgi_request_count", "counter", "a handler or a generation begins", "Total number of requests"),
-    Metric("tgi_request_success", "counter", "a generation completed", "Number of successful requests"),
+    Metric(
+        "tgi_request_count",
+        "counter",
+        "a handler or a generation begins",
+        "Total number of requests",
+    ),
+    Metric(
+        "tgi_request_success", "counter", "a generation completed", "Number of successful requests"
+    ),
     Metric("tgi_request_failure", "counter", "a request failed, by cause", "", "err", _FAILURES),
-    _duration("tgi_request_duration", "a generation completed: from the start of its handler", "Request duration"),
+    _duration(
+        "tgi_request_duration",
+        "a generation completed: from the start of its handler",
+        "Request duration",
+    ),
     _duration(
         "tgi_request_validation_duration",
         "a generation completed: start of the handler to queueing",
         "Request validation duration",
     ),
-    _duration("tgi_request_queue_duration", "a generation completed: queueing to its first step", "Request queue duration"),
-    _duration("tgi_request_inference_duration", "a generation completed: first step to end", "Request inference duration"),
+    _duration(
+        "tgi_request_queue_duration",
+        "a generation completed: queueing to its first step",
+        "Request queue duration",
+    ),
+    _duration(
+        "tgi_request_inference_duration",
+        "a generation completed: first step to end",
+        "Request inference duration",
+    ),
     _duration(
         "tgi_request_mean_time_per_token_duration",
         "a generation completed: inference time per generated token",
@@ -80,7 +100,11 @@ METRICS = (
         buckets="total tokens",
     ),
     Metric(
-        "tgi_request_input_length", "histogram", "a request is valid", "Input token length per request", buckets="input tokens"
+        "tgi_request_input_length",
+        "histogram",
+        "a request is valid",
+        "Input token length per request",
+        buckets="input tokens",
     ),
     Metric(
         "tgi_request_max_new_tokens",
@@ -92,7 +116,8 @@ METRICS = (
     Metric(
         "tgi_request_skipped_tokens",
         "summary",
-        "a sequence takes part in a decode step: tokens beyond the first; quantiles of the last 60 s",
+        "a sequence takes part in a decode step: tokens beyond the first; quantiles of the last"
+        " 60 s",
         "Speculated tokens per request",
     ),
     Metric("tgi_queue_size", "gauge", "after each step: sequences that wait", "Current queue size"),
@@ -103,19 +128,33 @@ METRICS = (
         "Batch size of the next batch",
         buckets="batch sizes",
     ),
-    Metric("tgi_batch_current_size", "gauge", "after each step: sequences that run", "Current batch size"),
+    Metric(
+        "tgi_batch_current_size",
+        "gauge",
+        "after each step: sequences that run",
+        "Current batch size",
+    ),
     Metric(
         "tgi_batch_current_max_tokens",
         "gauge",
         "after each step: tokens of the cache that running sequences hold",
         "Maximum tokens for the current batch",
     ),
-    _per_method("tgi_batch_inference_count", "a step ran", "Inference calls per method (prefill or decode)"),
     _per_method(
-        "tgi_batch_inference_success", "a step ran well", "Number of successful inference calls per method (prefill or decode)"
+        "tgi_batch_inference_count", "a step ran", "Inference calls per method (prefill or decode)"
+    ),
+    _per_method(
+        "tgi_batch_inference_success",
+        "a step ran well",
+        "Number of successful inference calls per method (prefill or decode)",
     ),
     _per_method("tgi_batch_inference_failure", "a step failed"),
-    _duration("tgi_batch_inference_duration", "a step ran: the whole of it", "Batch inference duration", per_method=True),
+    _duration(
+        "tgi_batch_inference_duration",
+        "a step ran: the whole of it",
+        "Batch inference duration",
+        per_method=True,
+    ),
     _duration(
         "tgi_batch_forward_duration",
         "a step ran: the model, as the worker reports it",
@@ -143,9 +182,18 @@ METRICS = (
         ("decode",),
         "durations",
     ),
-    Metric("tgi_batch_concat", "counter", "new sequences joined running ones, by reason", "", "reason", _REASONS),
+    Metric(
+        "tgi_batch_concat",
+        "counter",
+        "new sequences joined running ones, by reason",
+        "",
+        "reason",
+        _REASONS,
+    ),
 )
-"""All series. TGI's `tgi_batch_max_total_tokens` and `tgi_batch_total_tokens` were never exported."""
+"""All series. TGI's `tgi_batch_max_total_tokens` and `tgi_batch_total_tokens` were never
+exported.
+"""
 
 
 def bucket_bounds(metric: Metric, max_input_tokens: int, max_total_tokens: int) -> list[float]:
@@ -175,16 +223,28 @@ def metrics_page() -> str:
     lines = [
         "# Metrics",
         "",
-        "`GET /metrics` on the main port, without a key, in Prometheus' text format. The series are those of TGI 3: counters",
-        "have no `_total`, and a series appears with its first update. A step with any prefill row counts as `prefill`. This",
-        "page is made from the metric table (`python -m tgi.server.telemetry.metric_table`); `docker/grafana.json` is a dashboard over it.",
+        (
+            "`GET /metrics` on the main port, without a key, in Prometheus' text format. The series"
+            " are those of TGI 3: counters"
+        ),
+        (
+            "have no `_total`, and a series appears with its first update. A step with any prefill"
+            " row counts as `prefill`. This"
+        ),
+        (
+            "page is made from the metric table (`python -m tgi.server.telemetry.metric_table`);"
+            " `docker/grafana.json` is a dashboard over it."
+        ),
         "",
         "| Series | Type | Label | Updated when | Buckets |",
         "|---|---|---|---|---|",
     ]
     for row in METRICS:
         label = f"`{row.label}`: {', '.join(row.values)}" if row.label else ""
-        lines.append(f"| `{row.name}` | {row.kind} | {label} | {row.updated} | {_BUCKET_TEXTS.get(row.buckets, '')} |")
+        lines.append(
+            f"| `{row.name}` | {row.kind} | {label} | {row.updated} |"
+            f" {_BUCKET_TEXTS.get(row.buckets, '')} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,6 @@
-"""Keeps the series of the metric table up to date. A step with any prefill row counts as `method="prefill"`."""
+"""Keeps the series of the metric table up to date. A step with any prefill row counts as
+`method="prefill"`.
+"""
 
 from __future__ import annotations
 
@@ -53,14 +55,27 @@ class Metrics:
     """All series of one server."""
 
     def __init__(self, max_input_tokens: int, max_total_tokens: int) -> None:
-        self._counters = {row.name: Counter(row.name, row.help, row.label) for row in METRICS if row.kind == "counter"}
-        self._gauges = {row.name: Gauge(row.name, row.help) for row in METRICS if row.kind == "gauge"}
+        self._counters = {
+            row.name: Counter(row.name, row.help, row.label)
+            for row in METRICS
+            if row.kind == "counter"
+        }
+        self._gauges = {
+            row.name: Gauge(row.name, row.help) for row in METRICS if row.kind == "gauge"
+        }
         self._histograms = {
-            row.name: Histogram(row.name, bucket_bounds(row, max_input_tokens, max_total_tokens), row.help, row.label)
+            row.name: Histogram(
+                row.name,
+                bucket_bounds(row, max_input_tokens, max_total_tokens),
+                row.help,
+                row.label,
+            )
             for row in METRICS
             if row.kind == "histogram"
         }
-        self._summaries = {row.name: Summary(row.name, row.help) for row in METRICS if row.kind == "summary"}
+        self._summaries = {
+            row.name: Summary(row.name, row.help) for row in METRICS if row.kind == "summary"
+        }
 
     def count_request(self) -> None:
         """A handler or a generation starts."""
@@ -73,7 +88,9 @@ class Metrics:
     def observe_valid_request(self, input_length: int, max_new_tokens: int) -> None:
         """A request passed validation."""
         self._histograms["tgi_request_input_length"].observe(input_length)
-        self._histograms["tgi_request_max_new_tokens"].observe(min(max_new_tokens, _MAX_NEW_TOKENS_SHOWN))
+        self._histograms["tgi_request_max_new_tokens"].observe(
+            min(max_new_tokens, _MAX_NEW_TOKENS_SHOWN)
+        )
 
     def observe_success(self, times: RequestTimes) -> None:
         """A generation completed."""

@@ -22,13 +22,17 @@ _SCOPE_NAME = "tgi"
 
 @final
 class OtlpExporter:
-    """Collects spans and sends them from a thread of its own. An endpoint with port 4318 or a path speaks HTTP, others gRPC."""
+    """Collects spans and sends them from a thread of its own. An endpoint with port 4318 or a path
+    speaks HTTP, others gRPC.
+    """
 
     def __init__(self, endpoint: str, service_name: str, version: str) -> None:
         """Raises `ConfigError` if the packages are missing or the endpoint is no URL."""
         is_http = _speaks_http(endpoint)
         try:
-            from opentelemetry.sdk.resources import Resource  # noqa: PLC0415 - an extra: only where the option is given
+            from opentelemetry.sdk.resources import (  # noqa: PLC0415
+                Resource,
+            )
             from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
             from opentelemetry.sdk.util.instrumentation import InstrumentationScope  # noqa: PLC0415
 
@@ -83,14 +87,18 @@ def _speaks_http(endpoint: str) -> bool:
 
 
 def _http_exporter(endpoint: str) -> LibraryExporter:
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - as above
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
+        OTLPSpanExporter,
+    )
 
     has_path = urlsplit(endpoint).path not in ("", "/")
     return OTLPSpanExporter(endpoint if has_path else endpoint.rstrip("/") + _HTTP_PATH)
 
 
 def _grpc_exporter(endpoint: str) -> LibraryExporter:
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - as above
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (  # noqa: PLC0415
+        OTLPSpanExporter,
+    )
 
     return OTLPSpanExporter(endpoint, insecure=endpoint.startswith("http://"))
 

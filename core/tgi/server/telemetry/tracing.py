@@ -1,7 +1,7 @@
 """Traces: one span per request with what its generations took, and W3C trace context in and out.
 
-Recording is plain data and knows no tracing library; `SpanExporter` sends it off. Source of names and fields: TGI 3
-`router/src/server.rs`. No attribute holds a user's text.
+Recording is plain data and knows no tracing library; `SpanExporter` sends it off. Source of names
+and fields: TGI 3 `router/src/server.rs`. No attribute holds a user's text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tgi.server.telemetry.metrics import RequestTimes
 
-__all__ = ["Span", "SpanExporter", "TraceContext", "TracingLayer", "record_failure", "record_generation"]
+__all__ = [
+    "Span",
+    "SpanExporter",
+    "TraceContext",
+    "TracingLayer",
+    "record_failure",
+    "record_generation",
+]
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _MAX_VERSION = "ff"
@@ -111,7 +118,11 @@ def record_generation(times: RequestTimes, seed: int | None) -> None:
     if span is None:
         return
     end = time.time_ns()
-    for name, seconds in (("infer", times.inference), ("queued", times.queue), ("validate", times.validation)):
+    for name, seconds in (
+        ("infer", times.inference),
+        ("queued", times.queue),
+        ("validate", times.validation),
+    ):
         start = end - int(seconds * 1e9)
         span.add_child(name, start, end)
         end = start
@@ -134,7 +145,9 @@ def record_failure(kind: str) -> None:
 
 @final
 class TracingLayer:
-    """Around the application: a span for each request, continued from `traceparent` and told in the answer's head."""
+    """Around the application: a span for each request, continued from `traceparent` and told in the
+    answer's head.
+    """
 
     def __init__(self, app: ASGIApp, exporter: SpanExporter) -> None:
         self._app = app

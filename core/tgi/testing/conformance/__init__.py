@@ -1,6 +1,7 @@
 """The conformance kit: what a backend must do, as checks that anyone can run.
 
-`tgi conformance NAME`, or `pytest --tgi-backend NAME`, or from code: `run_checks(find_backend_under_test(name, folder))`.
+`tgi conformance NAME`, or `pytest --tgi-backend NAME`, or from code:
+`run_checks(find_backend_under_test(name, folder))`.
 """
 
 from tgi.testing.conformance.backend_under_test import BackendUnderTest

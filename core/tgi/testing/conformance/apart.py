@@ -1,4 +1,6 @@
-"""One check in a process of its own, which prints the outcome as JSON, after whatever a framework prints."""
+"""One check in a process of its own, which prints the outcome as JSON, after whatever a framework
+prints.
+"""
 
 from __future__ import annotations
 
@@ -32,21 +34,32 @@ def ask_apart(check: Check, under_test: BackendUnderTest) -> Outcome:
     options = msgspec.json.encode(under_test.options).decode()
     command = [sys.executable, "-c", _CHILD, under_test.name, check.id, str(folder), options]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         return Outcome("failed", f"it did not end within {_TIMEOUT_SECONDS:.0f} s")
     lines = done.stdout.strip().splitlines()
     if done.returncode != 0 or not lines:
-        return Outcome("failed", f"its process ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
+        return Outcome(
+            "failed",
+            f"its process ended with status {done.returncode}: {done.stderr.strip()[-500:]}",
+        )
     return msgspec.json.decode(lines[-1], type=Outcome)
 
 
 def main(name: str, check_id: str, folder: str, options: str) -> None:
     """Run the check here and print its outcome."""
-    from tgi.testing.conformance.run import ALL_CHECKS, find_backend_under_test, run_check_here  # noqa: PLC0415 - it imports this module
+    from tgi.testing.conformance.run import (  # noqa: PLC0415
+        ALL_CHECKS,
+        find_backend_under_test,
+        run_check_here,
+    )
 
     check = next(check for check in ALL_CHECKS if check.id == check_id)
-    under_test = find_backend_under_test(name, Path(folder), msgspec.json.decode(options, type=dict[str, str]))
+    under_test = find_backend_under_test(
+        name, Path(folder), msgspec.json.decode(options, type=dict[str, str])
+    )
     result = run_check_here(check, under_test)
     under_test.discard()
     print(msgspec.json.encode(Outcome(result.status, result.message)).decode(), flush=True)  # noqa: T201 - to the parent

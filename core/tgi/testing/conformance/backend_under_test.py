@@ -12,7 +12,15 @@ from typing import Any, final
 import msgspec
 import numpy as np
 
-from tgi.backend import FEATURES, Agreement, Backend, BackendError, EngineConfig, RequestedLimits, Worker
+from tgi.backend import (
+    FEATURES,
+    Agreement,
+    Backend,
+    BackendError,
+    EngineConfig,
+    RequestedLimits,
+    Worker,
+)
 from tgi.testing.conformance.check import require
 from tgi.testing.conformance.models import TinyModel, TinyModels
 from tgi.testing.conformance.scripted_core import ScriptedCore
@@ -20,7 +28,10 @@ from tgi.testing.conformance.scripted_core import ScriptedCore
 __all__ = ["BackendUnderTest", "RecordingReporter", "prompt_of"]
 
 REQUESTED = RequestedLimits(
-    max_total_tokens=128, max_concurrent_requests=8, model_max_total_tokens=512, features=tuple(sorted(FEATURES))
+    max_total_tokens=128,
+    max_concurrent_requests=8,
+    model_max_total_tokens=512,
+    features=tuple(sorted(FEATURES)),
 )
 
 
@@ -47,7 +58,9 @@ class RecordingReporter:
 
 @final
 class BackendUnderTest:
-    """One backend, with tiny models in `folder`. A worker that is ready is kept for the checks that only need one."""
+    """One backend, with tiny models in `folder`. A worker that is ready is kept for the checks that
+    only need one.
+    """
 
     def __init__(
         self,
@@ -73,11 +86,15 @@ class BackendUnderTest:
         return self._options
 
     def config(self, model: TinyModel, path: Path | None = None, **changes: Any) -> EngineConfig:  # noqa: ANN401 - fields
-        """Serve `model`, perhaps from a changed copy of its checkpoint; `changes` are fields of `EngineConfig`."""
+        """Serve `model`, perhaps from a changed copy of its checkpoint; `changes` are fields of
+        `EngineConfig`.
+        """
         cache = self.folder / "cache"
         cache.mkdir(exist_ok=True)
         path = path or model.path
-        config = EngineConfig(self.name, str(path), model.spec, options=self._options, cache_dir=str(cache))
+        config = EngineConfig(
+            self.name, str(path), model.spec, options=self._options, cache_dir=str(cache)
+        )
         return msgspec.structs.replace(config, **changes)
 
     def worker(
@@ -89,7 +106,8 @@ class BackendUnderTest:
     ) -> Worker:
         """A worker nobody has called yet."""
         return self.backend.create_worker(
-            self.config(model or self.models.get(), path, **changes), reporter or RecordingReporter()
+            self.config(model or self.models.get(), path, **changes),
+            reporter or RecordingReporter(),
         )
 
     def core(self) -> ScriptedCore:
@@ -99,8 +117,15 @@ class BackendUnderTest:
         return core
 
     @contextlib.contextmanager
-    def serving(self, model: TinyModel, requested: RequestedLimits = REQUESTED, **changes: Any) -> Iterator[ScriptedCore]:  # noqa: ANN401 - fields
-        """A core over a worker of its own, closed at the end; `changes` are fields of `EngineConfig`."""
+    def serving(
+        self,
+        model: TinyModel,
+        requested: RequestedLimits = REQUESTED,
+        **changes: Any,  # noqa: ANN401
+    ) -> Iterator[ScriptedCore]:
+        """A core over a worker of its own, closed at the end; `changes` are fields of
+        `EngineConfig`.
+        """
         worker = self.worker(model, **changes)
         try:
             yield _start(worker, requested)
@@ -130,7 +155,9 @@ class BackendUnderTest:
 
 def prompt_of(length: int, seed: int = 0, vocab_size: int = 384) -> list[int]:
     """A random prompt without the first special tokens."""
-    prompt: Sequence[int] = np.random.default_rng([seed, length]).integers(4, vocab_size, length).tolist()
+    prompt: Sequence[int] = (
+        np.random.default_rng([seed, length]).integers(4, vocab_size, length).tolist()
+    )
     return list(prompt)
 
 

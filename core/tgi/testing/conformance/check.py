@@ -9,12 +9,23 @@ from typing import TYPE_CHECKING, Literal, final
 if TYPE_CHECKING:
     from tgi.testing.conformance.backend_under_test import BackendUnderTest
 
-__all__ = ["GRADES", "Check", "CheckFailedError", "Grade", "NotApplicableError", "Result", "not_applicable", "require"]
+__all__ = [
+    "GRADES",
+    "Check",
+    "CheckFailedError",
+    "Grade",
+    "NotApplicableError",
+    "Result",
+    "not_applicable",
+    "require",
+]
 
 Grade = Literal["packaging", "basic", "serving", "robust", "features"]
 
 GRADES: tuple[Grade, ...] = ("packaging", "basic", "serving", "robust", "features")
-"""In rising order. A backend has a grade if it passes all its checks and those of the grades below; features stand apart."""
+"""In rising order. A backend has a grade if it passes all its checks and those of the grades below;
+features stand apart.
+"""
 
 
 class CheckFailedError(AssertionError):
@@ -28,17 +39,20 @@ class NotApplicableError(Exception):
 @final
 @dataclass(frozen=True)
 class Check:
-    """One question to a backend. `run` returns, raises `CheckFailedError`, or says by `NotApplicableError` why it cannot ask.
+    """One question to a backend. `run` returns, raises `CheckFailedError`, or says by
+    `NotApplicableError` why it cannot ask.
 
-    One that is asked `apart` changes what a process can change only once (its limits, the number of its devices): an installed
-    backend is asked in a process of its own.
+    One that is asked `apart` changes what a process can change only once (its limits, the number of
+    its devices): an installed backend is asked in a process of its own.
     """
 
     id: str
     grade: Grade
     title: str
     run: Callable[[BackendUnderTest], None]
-    feature: str = ""  # the agreed feature it is about; empty = required of every backend it applies to
+    feature: str = (
+        ""  # the agreed feature it is about; empty = required of every backend it applies to
+    )
     apart: bool = False
 
 

@@ -16,11 +16,13 @@ from tgi.testing.conformance.run import ALL_CHECKS, find_backend_under_test, run
 
 __all__ = ["run"]
 
-_HELP = """Usage: tgi conformance BACKEND [--json FILE] [--only C-17[,C-18...]] [--option NAME=VALUE]... [--performance FILE]
+_HELP = """Usage: tgi conformance BACKEND [--json FILE] [--only C-17[,C-18...]]
+           [--option NAME=VALUE]... [--performance FILE]
 
-Hold an installed backend against the seam, on tiny models that are made on the spot: no download. Prints a scorecard;
-with --json keeps it in a file. --option gives the backend an option of its own. --performance also measures it on a tiny
-model and keeps the figures (C-60), which have no pass mark. Ends with 1 if a check failed."""
+Run the conformance suite on an installed backend, with tiny models that are created on the spot.
+Prints a scorecard. --json also writes the scorecard to FILE. --option sets an option of the
+backend. --performance also measures the backend on a tiny model and writes the results to FILE
+(C-60); the results have no pass mark. The exit status is 1 if a check failed."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -33,14 +35,21 @@ def run(arguments: Sequence[str]) -> int:
     checks = [check for check in ALL_CHECKS if not only or check.id in only]
     unknown = only - {check.id for check in ALL_CHECKS}
     if unknown:
-        raise UsageError(f"error: no check is called {', '.join(sorted(unknown))}.", "`tgi conformance` without --only runs all.")
+        raise UsageError(
+            f"error: no check is called {', '.join(sorted(unknown))}.",
+            "`tgi conformance` without --only runs all.",
+        )
     console = Console(highlight=False)
     options = dict(item.split("=", 1) for item in values.get("--option", "").split("\n") if item)
     with tempfile.TemporaryDirectory(prefix="tgi-conformance-") as folder:
         under_test = find_backend_under_test(names[0], Path(folder), options)
 
         def show(result: Result) -> None:
-            console.print(f"{result.check.id:6} {result.status:15} {result.check.title}", markup=False, style="dim")
+            console.print(
+                f"{result.check.id:6} {result.status:15} {result.check.title}",
+                markup=False,
+                style="dim",
+            )
 
         scorecard = run_checks(under_test, checks, show if console.is_terminal else lambda _: None)
         if "--performance" in values:
@@ -62,10 +71,16 @@ def _read(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
                 raise UsageError(f"error: `{word}` needs a value.", "See `tgi conformance --help`.")
             value = words.pop(0)
             if word == "--option" and "=" not in value:
-                raise UsageError(f"error: `--option {value}`: write NAME=VALUE.", "See `tgi conformance --help`.")
-            values[word] = f"{values[word]}\n{value}" if word == "--option" and word in values else value
+                raise UsageError(
+                    f"error: `--option {value}`: write NAME=VALUE.", "See `tgi conformance --help`."
+                )
+            values[word] = (
+                f"{values[word]}\n{value}" if word == "--option" and word in values else value
+            )
         elif word.startswith("-") or names:
-            raise UsageError(f"error: unexpected argument '{word}' found.", "See `tgi conformance --help`.")
+            raise UsageError(
+                f"error: unexpected argument '{word}' found.", "See `tgi conformance --help`."
+            )
         else:
             names.append(word)
     if not names:

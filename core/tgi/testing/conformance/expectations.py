@@ -1,7 +1,7 @@
 """What the numpy reference says a sequence must look like, with a tolerance for rounding.
 
-The rule of near ties: a token that differs from the reference's is accepted only if logits within the tolerance would have chosen
-it. The reference then goes on from the backend's token.
+The rule of near ties: a token that differs from the reference's is accepted only if logits within
+the tolerance would have chosen it. The reference then goes on from the backend's token.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from tgi.backend import Agreement, Float32Array
 from tgi.testing.conformance.check import require
 from tgi.testing.conformance.live_sequence import LiveSequence, draw_of
 from tgi.testing.conformance.models import TinyModel
-from tgi.worker.sampling import SampledToken, apply_penalties, apply_warpers, log_softmax, sample_row
+from tgi.worker.sampling import (
+    SampledToken,
+    apply_penalties,
+    apply_warpers,
+    log_softmax,
+    sample_row,
+)
 
 __all__ = ["check_sequence", "check_sequences", "tolerance_of"]
 
@@ -26,21 +32,32 @@ _NUM_VARIANTS = 24
 
 
 def tolerance_of(agreement: Agreement) -> float:
-    """Greatest error of a tiny model's logits in the dtype that the backend says it computes in (`facts["dtype"]`)."""
+    """Greatest error of a tiny model's logits in the dtype that the backend says it computes in
+    (`facts["dtype"]`).
+    """
     return _TOLERANCES.get(agreement.facts.get("dtype", ""), _TOLERANCES["float32"])
 
 
-def check_sequences(model: TinyModel, sequences: Sequence[LiveSequence], agreement: Agreement) -> None:
+def check_sequences(
+    model: TinyModel, sequences: Sequence[LiveSequence], agreement: Agreement
+) -> None:
     """Check each of them."""
     for sequence in sequences:
         check_sequence(model, sequence, agreement)
 
 
 def check_sequence(model: TinyModel, sequence: LiveSequence, agreement: Agreement) -> None:
-    """Hold all that a sequence received against the reference. Raises `CheckFailedError` at the first difference."""
-    require(not sequence.error, f"sequence of {len(sequence.prompt)} prompt tokens failed: {sequence.error}")
+    """Hold all that a sequence received against the reference. Raises `CheckFailedError` at the
+    first difference.
+    """
+    require(
+        not sequence.error,
+        f"sequence of {len(sequence.prompt)} prompt tokens failed: {sequence.error}",
+    )
     tolerance = tolerance_of(agreement)
-    known = sequence.tokens[: max(1, len(sequence.tokens) - 1)] if sequence.output else sequence.prompt
+    known = (
+        sequence.tokens[: max(1, len(sequence.tokens) - 1)] if sequence.output else sequence.prompt
+    )
     logits = model.logits(known, sequence.encoder_tokens, sequence.media)
     _check_prompt_scores(sequence, logits, agreement, tolerance)
     for index in range(sequence.num_given, len(sequence.output)):
@@ -50,7 +67,10 @@ def check_sequence(model: TinyModel, sequence: LiveSequence, agreement: Agreemen
         token, place = sequence.output[index], index - sequence.num_given
         if token != expected.token_id:
             where = f"prompt of {len(sequence.prompt)} tokens, output token {index}"
-            require(token in _near(row, before, tolerance), f"{where}: token {token}, the reference chose {expected.token_id}")
+            require(
+                token in _near(row, before, tolerance),
+                f"{where}: token {token}, the reference chose {expected.token_id}",
+            )
         if sequence.sampling.logprobs != "none":
             _check_logprobs(sequence, place, row, before, tolerance)
 
@@ -69,7 +89,9 @@ def _as_of(sequence: LiveSequence, index: int) -> LiveSequence:
     )
 
 
-def _reference(row: npt.NDArray[np.floating], before: LiveSequence, draw: float | None = None) -> SampledToken:
+def _reference(
+    row: npt.NDArray[np.floating], before: LiveSequence, draw: float | None = None
+) -> SampledToken:
     return sample_row(
         row,
         before.sampling,
@@ -95,7 +117,9 @@ def _near(row: Float32Array, before: LiveSequence, tolerance: float) -> set[int]
     draw = draw_of(before)
     near = set[int]()
     if before.sampling.greedy:
-        scores = apply_penalties(row.astype(np.float64), before.sampling, before.prompt, before.output)
+        scores = apply_penalties(
+            row.astype(np.float64), before.sampling, before.prompt, before.output
+        )
         allowed = _allowed(before, len(row))
         scores = scores if allowed is None else np.where(allowed, scores, -np.inf)
         return set(np.flatnonzero(scores >= scores.max() - 2 * tolerance).tolist())
@@ -106,7 +130,9 @@ def _near(row: Float32Array, before: LiveSequence, tolerance: float) -> set[int]
     return near
 
 
-def _check_logprobs(sequence: LiveSequence, place: int, row: Float32Array, before: LiveSequence, tolerance: float) -> None:
+def _check_logprobs(
+    sequence: LiveSequence, place: int, row: Float32Array, before: LiveSequence, tolerance: float
+) -> None:
     scores = row.astype(np.float64)
     if sequence.sampling.logprobs == "processed":
         scores = apply_penalties(scores, before.sampling, before.prompt, before.output)
@@ -115,38 +141,62 @@ def _check_logprobs(sequence: LiveSequence, place: int, row: Float32Array, befor
         scores = scores if before.sampling.greedy else apply_warpers(scores, before.sampling)
     expected = log_softmax(scores)
     token, given = sequence.output[sequence.num_given + place], sequence.logprobs[place]
-    # The temperature stretches errors; a token at the border of a cut may have no probability in the reference.
+    # The temperature stretches errors; a token at the border of a cut may have no probability in
+    # the reference.
     allowance = 10 * tolerance * max(1.0, 1 / before.sampling.temperature)
     is_near = math.isinf(expected[token]) or abs(given - expected[token]) <= allowance
-    require(is_near, f"log probability {given:.5f} of token {token}, the reference has {expected[token]:.5f}")
+    require(
+        is_near,
+        f"log probability {given:.5f} of token {token}, the reference has {expected[token]:.5f}",
+    )
     if not sequence.sampling.top_n_tokens:
         require(not sequence.tops[place], "top tokens came that nobody asked for")
     else:
         _check_tops(sequence.tops[place], expected, sequence.sampling.top_n_tokens, allowance)
 
 
-def _check_tops(tops: list[tuple[int, float]], expected: npt.NDArray[np.float64], count: int, allowance: float) -> None:
+def _check_tops(
+    tops: list[tuple[int, float]], expected: npt.NDArray[np.float64], count: int, allowance: float
+) -> None:
     possible = int(np.count_nonzero(expected > -np.inf))
-    require(len(tops) >= min(count, possible - 1), f"{len(tops)} top tokens, {count} were asked for")
+    require(
+        len(tops) >= min(count, possible - 1), f"{len(tops)} top tokens, {count} were asked for"
+    )
     values = [value for _, value in tops]
-    require(values == sorted(values, reverse=True), f"top tokens are not in descending order: {values}")
+    require(
+        values == sorted(values, reverse=True), f"top tokens are not in descending order: {values}"
+    )
     require(len({token for token, _ in tops}) == len(tops), "a top token is given twice")
     for token, value in tops:
         is_near = math.isinf(expected[token]) or abs(value - expected[token]) <= allowance
-        require(is_near, f"log probability {value:.5f} of top token {token}, the reference has {expected[token]:.5f}")
+        require(
+            is_near,
+            f"log probability {value:.5f} of top token {token}, the reference has"
+            f" {expected[token]:.5f}",
+        )
     if count and tops:
         kth = np.sort(expected)[::-1][min(count, len(expected)) - 1]
-        require(values[-1] >= kth - allowance, f"top token {tops[-1]} is not among the first {count}")
+        require(
+            values[-1] >= kth - allowance, f"top token {tops[-1]} is not among the first {count}"
+        )
 
 
-def _check_prompt_scores(sequence: LiveSequence, logits: Float32Array, agreement: Agreement, tolerance: float) -> None:
+def _check_prompt_scores(
+    sequence: LiveSequence, logits: Float32Array, agreement: Agreement, tolerance: float
+) -> None:
     if not sequence.sampling.prompt_logprobs or not agreement.has("prompt_logprobs"):
         require(not sequence.prompt_scores, "prompt scores came that nobody asked for")
         return
     positions = list(range(1, len(sequence.prompt)))
-    require(sorted(sequence.prompt_scores) == positions, f"prompt scores of positions {sorted(sequence.prompt_scores)}")
+    require(
+        sorted(sequence.prompt_scores) == positions,
+        f"prompt scores of positions {sorted(sequence.prompt_scores)}",
+    )
     for position in positions:
         expected = log_softmax(logits[position - 1].astype(np.float64))[sequence.prompt[position]]
         given = sequence.prompt_scores[position]
         is_near = abs(given - expected) <= 10 * tolerance
-        require(is_near, f"prompt score {given:.5f} at position {position}, the reference has {expected:.5f}")
+        require(
+            is_near,
+            f"prompt score {given:.5f} at position {position}, the reference has {expected:.5f}",
+        )

@@ -31,7 +31,9 @@ class LiveSequence:
     num_computed_tokens: int = 0
     num_introduced_tokens: int = 0  # known when the worker was told of it; 0 = it was not
     num_sent_blocks: int = 0
-    allowed: tuple[tuple[int, ...], ...] = ()  # tokens that masks allow, for one output token after another, round and round
+    allowed: tuple[
+        tuple[int, ...], ...
+    ] = ()  # tokens that masks allow, for one output token after another, round and round
     num_given: int = 0  # output tokens that were there when it was introduced
     logprobs: list[float] = field(default_factory=list)  # of output[num_given:]
     tops: list[list[tuple[int, float]]] = field(default_factory=list)
@@ -75,4 +77,9 @@ def draw_of(sequence: LiveSequence, ahead: int = 0) -> float:
     """The draw for its next token, or for one further ahead."""
     if sequence.sampling.greedy:
         return 0.0
-    return float(uniform_draws(np.array([sequence.seed], np.uint64), np.array([len(sequence.output) + ahead], np.uint64))[0])
+    return float(
+        uniform_draws(
+            np.array([sequence.seed], np.uint64),
+            np.array([len(sequence.output) + ahead], np.uint64),
+        )[0]
+    )

@@ -17,14 +17,14 @@ __all__ = ["render_matrix"]
 
 _HEAD = """# Backends
 
-What each backend has shown to the conformance kit. This page is made from the scorecards beside it: after a change, run
-`tgi conformance NAME --json docs/backends/NAME.json` and `python -m tgi.testing.conformance.matrix docs/backends`. Backends that
-need hardware appear once a card was made on it.
-"""
+What each backend has shown to the conformance kit. This page is made from the scorecards beside it:
+after a change, run `tgi conformance NAME --json docs/backends/NAME.json` and `python -m
+tgi.testing.conformance.matrix docs/backends`. Backends that need hardware appear once a card was
+made on it. """
 _NOTE = """
-`yes` under a feature means agreed and proven by every check that applies; `agreed` that the kit has no check for it yet.
-`compiled for` names devices for which whole steps were compiled without one (`compiled/`): nothing has run on them.
-"""
+`yes` under a feature means agreed and proven by every check that applies; `agreed` that the kit has
+no check for it yet. `compiled for` names devices for which whole steps were compiled without one
+(`compiled/`): nothing has run on them. """
 
 
 class _CompiledRecord(msgspec.Struct):
@@ -50,22 +50,39 @@ def render_matrix(folder: Path) -> str:
     if any(compiled.values()):
         summary.append(["compiled for", *compiled.values()])
     limits = ("mixed", "chunked", "max_prefills", "depth")
-    summary += [[f"`{limit}`", *(_shown(card.limits.get(limit, "")) for card in cards.values())] for limit in limits]
-    features = [[f"`{name}`", *(_feature(card, name) for card in cards.values())] for name in sorted(FEATURES)]
+    summary += [
+        [f"`{limit}`", *(_shown(card.limits.get(limit, "")) for card in cards.values())]
+        for limit in limits
+    ]
+    features = [
+        [f"`{name}`", *(_feature(card, name) for card in cards.values())]
+        for name in sorted(FEATURES)
+    ]
     fields = [
-        [f"`{name}`", *("yes" if name in card.sampling else "" for card in cards.values())] for name in sorted(SAMPLING_FIELDS)
+        [f"`{name}`", *("yes" if name in card.sampling else "" for card in cards.values())]
+        for name in sorted(SAMPLING_FIELDS)
     ]
     ids = dict.fromkeys(row.id for card in cards.values() for row in card.results)
     titles = {row.id: row.title for card in cards.values() for row in card.results}
     outcome = [{row.id: row.status for row in card.results} for card in cards.values()]
-    checks = [[f"{id_} {titles[id_]}", *(results.get(id_, "") for results in outcome)] for id_ in ids]
-    parts = [_table("", names, summary), _table("features", names, features), _table("sampling", names, fields)]
+    checks = [
+        [f"{id_} {titles[id_]}", *(results.get(id_, "") for results in outcome)] for id_ in ids
+    ]
+    parts = [
+        _table("", names, summary),
+        _table("features", names, features),
+        _table("sampling", names, fields),
+    ]
     return "\n".join([_HEAD, *parts, _table("checks", names, checks)]) + _NOTE
 
 
 def _compiled_for(folder: Path, name: str) -> str:
     path = folder / "compiled" / f"{name}.json"
-    return ", ".join(msgspec.json.decode(path.read_bytes(), type=_CompiledRecord).compiled_for) if path.exists() else ""
+    return (
+        ", ".join(msgspec.json.decode(path.read_bytes(), type=_CompiledRecord).compiled_for)
+        if path.exists()
+        else ""
+    )
 
 
 def _feature(card: ScorecardRecord, name: str) -> str:

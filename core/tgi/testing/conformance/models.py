@@ -35,16 +35,31 @@ class TinyModel:
         self._logits: dict[tuple[object, ...], Float32Array] = {}
 
     def logits(
-        self, token_ids: Sequence[int], encoder_tokens: Sequence[int] = (), media: Sequence[MediaInput] = ()
+        self,
+        token_ids: Sequence[int],
+        encoder_tokens: Sequence[int] = (),
+        media: Sequence[MediaInput] = (),
     ) -> Float32Array:
         """Logits after each token, float32 [T, vocab_size]."""
-        key = (*token_ids, None, *encoder_tokens, None, *((item.start, item.pixels.tobytes()) for item in media))
+        key = (
+            *token_ids,
+            None,
+            *encoder_tokens,
+            None,
+            *((item.start, item.pixels.tobytes()) for item in media),
+        )
         if key not in self._logits:
             if len(self._logits) > 64:
                 self._logits.clear()
             vectors = {} if self._projector is None else image_vectors(self._projector, media)
-            vectors = {position: vector for position, vector in vectors.items() if position < len(token_ids)}
-            self._logits[key] = reference_logits(self.spec, self.weights, token_ids, encoder_tokens, vectors)
+            vectors = {
+                position: vector
+                for position, vector in vectors.items()
+                if position < len(token_ids)
+            }
+            self._logits[key] = reference_logits(
+                self.spec, self.weights, token_ids, encoder_tokens, vectors
+            )
         return self._logits[key]
 
     def pooled(self, token_ids: Sequence[int], pooling: Pooling) -> Float32Array:
@@ -58,7 +73,9 @@ class TinyModel:
     def merged(self, adapter: Path) -> TinyModel:
         """The reference with an adapter added to its weights."""
         model = TinyModel(self.path, self.spec)
-        model.weights = merge_adapter(self.spec, self.weights, tensor_names(self.path), read_adapter(adapter))
+        model.weights = merge_adapter(
+            self.spec, self.weights, tensor_names(self.path), read_adapter(adapter)
+        )
         return model
 
     def copy_to(self, path: Path) -> Path:
@@ -87,7 +104,8 @@ class TinyModels:
         return self._models[key]
 
     def tied(self) -> TinyModel:
-        """A model with twelve exactly equal logits for each choice: token t has the head row of t modulo the hidden size.
+        """A model with twelve exactly equal logits for each choice: token t has the head row of t
+        modulo the hidden size.
 
         Each head row has a single 1, so that the sum is exact in whatever order it is taken.
         """
@@ -99,7 +117,9 @@ class TinyModels:
         return self._edited("tied", edit)
 
     def poisoned(self, token: int | None) -> TinyModel:
-        """A model in which `token`, and nothing else, has NaN as its embedding; None = every token."""
+        """A model in which `token`, and nothing else, has NaN as its embedding; None = every
+        token.
+        """
 
         def edit(tensors: dict[str, npt.NDArray[np.float32]]) -> None:
             tensors["model.embed_tokens.weight"][slice(None) if token is None else token] = np.nan
@@ -121,12 +141,23 @@ class TinyModels:
             model = self._untied("sharded")
             tensors = load_file(model.path / "model.safetensors")
             names = sorted(tensors)
-            files = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(names)}
+            files = {
+                name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(names)
+            }
             for file in sorted(set(files.values())):
-                save_file({n: tensors[n] for n in names if files[n] == file}, model.path / file, metadata={"format": "pt"})
+                save_file(
+                    {n: tensors[n] for n in names if files[n] == file},
+                    model.path / file,
+                    metadata={"format": "pt"},
+                )
             (model.path / "model.safetensors").unlink()
-            index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": files}
-            (model.path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+            index = {
+                "metadata": {"total_size": sum(t.nbytes for t in tensors.values())},
+                "weight_map": files,
+            }
+            (model.path / "model.safetensors.index.json").write_text(
+                json.dumps(index), encoding="utf-8"
+            )
             self._models["sharded"] = model
         return self._models["sharded"]
 

@@ -11,19 +11,41 @@ __all__ = ["check_output"]
 
 
 def check_output(step: SchedulerOutput, output: ModelRunnerOutput, agreement: Agreement) -> None:
-    """Raise `CheckFailedError` if the result does not answer the step: rows, tokens, arrays, errors, times."""
+    """Raise `CheckFailedError` if the result does not answer the step: rows, tokens, arrays,
+    errors, times.
+    """
     rows = step.rows
-    require(output.step_id == step.step_id, f"the result of step {step.step_id} came as that of step {output.step_id}")
+    require(
+        output.step_id == step.step_id,
+        f"the result of step {step.step_id} came as that of step {output.step_id}",
+    )
     asked, responded = sorted(rows.sequence.tolist()), sorted(output.sequence.tolist())
-    require(asked == responded, f"a step with rows of sequences {asked} was answered for {responded}")
+    require(
+        asked == responded, f"a step with rows of sequences {asked} was answered for {responded}"
+    )
     pointers = output.token_ptr.tolist()
-    is_sound = len(pointers) == len(responded) + 1 and pointers[0] == 0 and pointers[-1] == len(output.tokens)
-    require(is_sound and pointers == sorted(pointers), f"`token_ptr` {pointers} for {len(output.tokens)} tokens")
-    require(len(output.logprobs) == len(output.tokens), "`logprobs` has another length than `tokens`")
+    is_sound = (
+        len(pointers) == len(responded) + 1
+        and pointers[0] == 0
+        and pointers[-1] == len(output.tokens)
+    )
+    require(
+        is_sound and pointers == sorted(pointers),
+        f"`token_ptr` {pointers} for {len(output.tokens)} tokens",
+    )
+    require(
+        len(output.logprobs) == len(output.tokens), "`logprobs` has another length than `tokens`"
+    )
     in_vocabulary = bool(((output.tokens >= 0) & (output.tokens < agreement.vocab_size)).all())
-    require(in_vocabulary, f"tokens {output.tokens.tolist()} outside the vocabulary of {agreement.vocab_size}")
+    require(
+        in_vocabulary,
+        f"tokens {output.tokens.tolist()} outside the vocabulary of {agreement.vocab_size}",
+    )
     failed = {error.sequence for error in output.errors}
-    require(failed <= set(responded), f"errors of sequences {sorted(failed - set(responded))}, which have no row")
+    require(
+        failed <= set(responded),
+        f"errors of sequences {sorted(failed - set(responded))}, which have no row",
+    )
     budgets = rows.max_tokens if len(rows.max_tokens) else np.ones(rows.num_rows, np.int32)
     most_of = dict(zip(rows.sequence.tolist(), (budgets * rows.sample).tolist(), strict=True))
     for row, handle in enumerate(output.sequence.tolist()):
@@ -32,14 +54,24 @@ def check_output(step: SchedulerOutput, output: ModelRunnerOutput, agreement: Ag
         if not most:
             require(count == 0, f"sequence {handle} got {count} tokens without asking for one")
         elif handle not in failed:
-            require(1 <= count <= most, f"sequence {handle} asked for 1 to {most} tokens and got {count} without an error")
-    unasked = {vector.sequence for vector in output.pooled} - {handle for handle, most in most_of.items() if not most}
+            require(
+                1 <= count <= most,
+                f"sequence {handle} asked for 1 to {most} tokens and got {count} without an error",
+            )
+    unasked = {vector.sequence for vector in output.pooled} - {
+        handle for handle, most in most_of.items() if not most
+    }
     require(not unasked, f"pooled vectors of sequences {sorted(unasked)}, which asked for tokens")
     is_padded = not output.num_padded_tokens or output.num_padded_tokens >= rows.num_tokens
     require(is_padded, f"{rows.num_tokens} tokens in a shape of {output.num_padded_tokens}")
     _check_tops(output, agreement)
     times = output.times
-    parts = {"prepare": times.prepare, "forward": times.forward, "sample": times.sample, "compile": times.compile}
+    parts = {
+        "prepare": times.prepare,
+        "forward": times.forward,
+        "sample": times.sample,
+        "compile": times.compile,
+    }
     require(min(parts.values()) >= 0, f"negative times: {parts}")
 
 
@@ -48,8 +80,14 @@ def _check_tops(output: ModelRunnerOutput, agreement: Agreement) -> None:
     if not len(pointers):
         require(not len(output.top_ids), "top tokens without `top_ptr`")
         return
-    require(len(pointers) == len(output.tokens) + 1, f"`top_ptr` has {len(pointers)} entries for {len(output.tokens)} tokens")
+    require(
+        len(pointers) == len(output.tokens) + 1,
+        f"`top_ptr` has {len(pointers)} entries for {len(output.tokens)} tokens",
+    )
     require(bool((np.diff(pointers) >= 0).all()), f"`top_ptr` {pointers.tolist()} falls")
-    require(int(pointers[-1]) == len(output.top_ids) == len(output.top_logprobs), "`top_ptr` does not match the top tokens")
+    require(
+        int(pointers[-1]) == len(output.top_ids) == len(output.top_logprobs),
+        "`top_ptr` does not match the top tokens",
+    )
     is_known = bool(((output.top_ids >= 0) & (output.top_ids < agreement.vocab_size)).all())
     require(is_known, "a top token is outside the vocabulary")

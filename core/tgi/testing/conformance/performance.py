@@ -1,4 +1,6 @@
-"""C-60, the performance card: figures of one run on a tiny model, kept with versions. There is no pass mark."""
+"""C-60, the performance card: figures of one run on a tiny model, kept with versions. There is no
+pass mark.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,12 @@ from collections.abc import Sequence
 import msgspec
 
 from tgi.backend import ModelRunnerOutput
-from tgi.testing.conformance.backend_under_test import REQUESTED, BackendUnderTest, RecordingReporter, prompt_of
+from tgi.testing.conformance.backend_under_test import (
+    REQUESTED,
+    BackendUnderTest,
+    RecordingReporter,
+    prompt_of,
+)
 from tgi.testing.conformance.live_sequence import LiveSequence
 from tgi.testing.conformance.scripted_core import ScriptedCore
 
@@ -32,7 +39,9 @@ class BatchFigures(msgspec.Struct, frozen=True):
     tokens_per_second: float
     host_ms: float  # of a step: what the worker does not account for
     num_compiled: int  # steps that compiled
-    prefill_padding_ratio: float | None = None  # share of the computed tokens that are padding; None = the worker does not tell
+    prefill_padding_ratio: float | None = (
+        None  # share of the computed tokens that are padding; None = the worker does not tell
+    )
     decode_padding_ratio: float | None = None
 
 
@@ -65,7 +74,13 @@ def measure(under_test: BackendUnderTest) -> PerformanceCard:
         worker.warmup()
         warm = time.perf_counter()
         core = ScriptedCore(worker, agreement)
-        sizes = sorted({size for size in (*_BATCHES, agreement.limits.max_sequences) if size <= agreement.limits.max_sequences})
+        sizes = sorted(
+            {
+                size
+                for size in (*_BATCHES, agreement.limits.max_sequences)
+                if size <= agreement.limits.max_sequences
+            }
+        )
         batches = tuple(_measure_batch(core, size) for size in sizes)
     finally:
         worker.close()
@@ -84,7 +99,9 @@ def measure(under_test: BackendUnderTest) -> PerformanceCard:
     )
 
 
-def _timed_step(core: ScriptedCore, sequences: Sequence[LiveSequence]) -> tuple[float, list[ModelRunnerOutput]]:
+def _timed_step(
+    core: ScriptedCore, sequences: Sequence[LiveSequence]
+) -> tuple[float, list[ModelRunnerOutput]]:
     """Run what is left of each sequence: milliseconds, and the results."""
     began = time.perf_counter_ns()
     outputs = core.advance(dict.fromkeys(sequences, 0))
@@ -95,7 +112,11 @@ def _measure_batch(core: ScriptedCore, size: int) -> BatchFigures:
     sequences = [core.add(prompt_of(_PROMPT_TOKENS, seed=number)) for number in range(size)]
     first, outputs = _timed_step(core, sequences)
     prefill_padding = _padding_ratio(size * _PROMPT_TOKENS, outputs)
-    walls, hosts, num_compiled = list[float](), list[float](), sum(output.times.compile > 0 for output in outputs)
+    walls, hosts, num_compiled = (
+        list[float](),
+        list[float](),
+        sum(output.times.compile > 0 for output in outputs),
+    )
     for _ in range(_NUM_STEPS):
         wall, outputs = _timed_step(core, sequences)
         times = [output.times for output in outputs]

@@ -12,7 +12,13 @@ from tgi.plugins import BackendRegistry
 from tgi.plugins.hookspecs import ENTRY_POINT_GROUP
 from tgi.testing.conformance.apart import ask_apart
 from tgi.testing.conformance.backend_under_test import BackendUnderTest
-from tgi.testing.conformance.check import GRADES, Check, CheckFailedError, NotApplicableError, Result
+from tgi.testing.conformance.check import (
+    GRADES,
+    Check,
+    CheckFailedError,
+    NotApplicableError,
+    Result,
+)
 from tgi.testing.conformance.checks import (
     adapters,
     features,
@@ -33,7 +39,18 @@ from tgi.testing.step_rules import BrokenRuleError
 
 __all__ = ["ALL_CHECKS", "find_backend_under_test", "run_check", "run_check_here", "run_checks"]
 
-_MODULES = (packaging, lifecycle, memory, steps, numerics, quantization, sharding, sampling, robust, supervision)
+_MODULES = (
+    packaging,
+    lifecycle,
+    memory,
+    steps,
+    numerics,
+    quantization,
+    sharding,
+    sampling,
+    robust,
+    supervision,
+)
 _FEATURE_MODULES = (adapters, several_tokens, features)
 
 ALL_CHECKS: Sequence[Check] = tuple(
@@ -45,11 +62,18 @@ ALL_CHECKS: Sequence[Check] = tuple(
 """Every check, by grade and number."""
 
 
-def find_backend_under_test(name: str, folder: Path, options: dict[str, str] | None = None) -> BackendUnderTest:
-    """The installed backend of that name. Raises `BackendError` if there is none, or if it cannot be used here."""
+def find_backend_under_test(
+    name: str, folder: Path, options: dict[str, str] | None = None
+) -> BackendUnderTest:
+    """The installed backend of that name. Raises `BackendError` if there is none, or if it cannot
+    be used here.
+    """
     registry = BackendRegistry()
     if name not in registry.names:
-        raise BackendError(f"The backend `{name}` is not installed. Installed: {', '.join(registry.names)}.", "Install it.")
+        raise BackendError(
+            f"The backend `{name}` is not installed. Installed: {', '.join(registry.names)}.",
+            "Install it.",
+        )
     candidate = registry.candidate(name)
     if candidate.backend is None or not candidate.usable:
         raise BackendError(f"The backend `{name}` cannot be used: {candidate.problem}.")
@@ -86,7 +110,9 @@ def run_check_here(check: Check, under_test: BackendUnderTest) -> Result:
 
 
 def run_checks(
-    under_test: BackendUnderTest, checks: Iterable[Check] = ALL_CHECKS, on_result: Callable[[Result], object] = lambda _: None
+    under_test: BackendUnderTest,
+    checks: Iterable[Check] = ALL_CHECKS,
+    on_result: Callable[[Result], object] = lambda _: None,
 ) -> Scorecard:
     """Run the checks in order; `on_result` hears of each."""
     results = []

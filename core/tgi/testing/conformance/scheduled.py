@@ -6,7 +6,15 @@ from collections import deque
 from collections.abc import Sequence
 from typing import final
 
-from tgi.backend import Agreement, ModelRunnerOutput, SamplingParams, SchedulerOutput, Worker, decode, encode
+from tgi.backend import (
+    Agreement,
+    ModelRunnerOutput,
+    SamplingParams,
+    SchedulerOutput,
+    Worker,
+    decode,
+    encode,
+)
 from tgi.scheduler import NewSequenceRequest, Scheduler, SchedulerConfig, SequenceOutput
 from tgi.testing.conformance.check import CheckFailedError, require
 from tgi.testing.conformance.live_sequence import LiveSequence
@@ -26,7 +34,9 @@ class ScheduledRun:
     def __init__(self, worker: Worker, agreement: Agreement) -> None:
         self._worker = worker
         self._agreement = agreement
-        self._scheduler = Scheduler(agreement, SchedulerConfig(), clock=lambda: 0, hash_key=b"k" * 32)
+        self._scheduler = Scheduler(
+            agreement, SchedulerConfig(), clock=lambda: 0, hash_key=b"k" * 32
+        )
         self._rules = StepRules(agreement)
         self._in_flight: deque[SchedulerOutput] = deque()
         self._sequences: dict[int, LiveSequence] = {}
@@ -43,12 +53,16 @@ class ScheduledRun:
         """How many."""
         return len(self._sequences)
 
-    def add(self, prompt: Sequence[int], max_new_tokens: int, sampling: SamplingParams, *, seed: int) -> None:
+    def add(
+        self, prompt: Sequence[int], max_new_tokens: int, sampling: SamplingParams, *, seed: int
+    ) -> None:
         """Queue a sequence."""
         number = self._next_id
         self._next_id += 1
         self._sequences[number] = LiveSequence(number, list(prompt), [], sampling, seed, [], -1)
-        request = NewSequenceRequest(number, f"request-{number}", list(prompt), sampling, seed, max_new_tokens)
+        request = NewSequenceRequest(
+            number, f"request-{number}", list(prompt), sampling, seed, max_new_tokens
+        )
         refused = self._scheduler.add(request)
         require(refused is None, f"the scheduler refused a sequence of the kit: {refused}")
 

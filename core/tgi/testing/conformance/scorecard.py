@@ -19,11 +19,15 @@ __all__ = ["ResultRow", "Scorecard", "ScorecardRecord"]
 
 
 _FACTS = ("dtype", "platform")
-"""Facts of the agreement that are kept: what it computed in, and on what, where that is not what the backend is for."""
+"""Facts of the agreement that are kept: what it computed in, and on what, where that is not what
+the backend is for.
+"""
 
 
 class ResultRow(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One check's outcome. The seconds are left out of kept files, so that these change only with the outcome."""
+    """One check's outcome. The seconds are left out of kept files, so that these change only with
+    the outcome.
+    """
 
     id: str
     grade: str
@@ -33,7 +37,9 @@ class ResultRow(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ScorecardRecord(msgspec.Struct, frozen=True):
-    """What is kept of a run: without the package's version, so that it changes only with the outcome."""
+    """What is kept of a run: without the package's version, so that it changes only with the
+    outcome.
+    """
 
     backend: str
     package: str
@@ -77,7 +83,9 @@ class Scorecard:
 
     @property
     def grade(self) -> str:
-        """The highest grade of which, and below which, nothing failed; features do not count. Empty = none."""
+        """The highest grade of which, and below which, nothing failed; features do not count. Empty
+        = none.
+        """
         reached = ""
         for grade in GRADES[:-1]:
             own = [result for result in self.results if result.check.grade == grade]
@@ -88,7 +96,9 @@ class Scorecard:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Features of which every check that applies passed, and at least one did; checks apply where a feature is agreed."""
+        """Features of which every check that applies passed, and at least one did; checks apply
+        where a feature is agreed.
+        """
         passed = {r.check.feature for r in self.results if r.status == "passed"}
         failed = {r.check.feature for r in self.results if r.status == "failed"}
         return tuple(sorted(passed - failed - {""}))
@@ -96,11 +106,15 @@ class Scorecard:
     @property
     def summary(self) -> str:
         """One line."""
-        counts = {status: sum(r.status == status for r in self.results) for status in ("passed", "failed", "not applicable")}
+        counts = {
+            status: sum(r.status == status for r in self.results)
+            for status in ("passed", "failed", "not applicable")
+        }
         features = ", ".join(self.features) or "none"
         return (
-            f"{self.name} ({self.package} {self.version}, seam {self.api[0]}.{self.api[1]}): grade {self.grade or 'none'};"
-            f" features: {features}; {', '.join(f'{count} {status}' for status, count in counts.items())}"
+            f"{self.name} ({self.package} {self.version}, seam {self.api[0]}.{self.api[1]}): grade"
+            f" {self.grade or 'none'}; features: {features};"
+            f" {', '.join(f'{count} {status}' for status, count in counts.items())}"
         )
 
     def print(self, console: Console) -> None:
@@ -111,7 +125,13 @@ class Scorecard:
         styles = {"passed": "green", "failed": "bold red", "not applicable": "dim"}
         for result in self.results:
             what = result.check.title + (f"\n{result.message}" if result.message else "")
-            table.add_row(result.check.id, result.check.grade, result.status, what, style=styles[result.status])
+            table.add_row(
+                result.check.id,
+                result.check.grade,
+                result.status,
+                what,
+                style=styles[result.status],
+            )
         console.print(table, markup=False)
         console.print(self.summary, markup=False)
 
@@ -128,9 +148,19 @@ class Scorecard:
             sampling=() if agreement is None else tuple(sorted(agreement.sampling)),
             kv_cache="" if agreement is None else agreement.kv_cache.mode,
             limits={} if agreement is None else msgspec.structs.asdict(agreement.limits),
-            facts={} if agreement is None else {key: agreement.facts[key] for key in _FACTS if key in agreement.facts},
+            facts=(
+                {}
+                if agreement is None
+                else {key: agreement.facts[key] for key in _FACTS if key in agreement.facts}
+            ),
             results=tuple(
-                ResultRow(r.check.id, r.check.grade, r.check.title, r.status, r.message if r.status != "passed" else "")
+                ResultRow(
+                    r.check.id,
+                    r.check.grade,
+                    r.check.title,
+                    r.status,
+                    r.message if r.status != "passed" else "",
+                )
                 for r in self.results
             ),
         )

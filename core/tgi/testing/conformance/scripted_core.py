@@ -1,4 +1,6 @@
-"""A core that does what a check tells it: hands out cache, forms legal steps, and sends them as bytes, as to another process."""
+"""A core that does what a check tells it: hands out cache, forms legal steps, and sends them as
+bytes, as to another process.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ COLLECT_SECONDS = 600.0
 
 @final
 class ScriptedCore:
-    """Drives a worker that is ready. Blocks and handles lie in no order, as after a day of serving."""
+    """Drives a worker that is ready. Blocks and handles lie in no order, as after a day of
+    serving.
+    """
 
     def __init__(self, worker: Worker, agreement: Agreement) -> None:
         self.worker = worker
@@ -51,10 +55,14 @@ class ScriptedCore:
         self.free_blocks = _shuffled(plan, ("full", "window"), rng)
         self._free_encoder_blocks = _shuffled(plan, ("cross",), rng)
         num_sequence_slots = (
-            plan.num_sequence_slots if plan.mode == "slots" else min((g.num_blocks for g in plan.groups), default=0)
+            plan.num_sequence_slots
+            if plan.mode == "slots"
+            else min((g.num_blocks for g in plan.groups), default=0)
         )
         self.free_slots = rng.sample(range(num_sequence_slots), num_sequence_slots)
-        self.free_handles = rng.sample(range(10 * agreement.limits.max_sequences), 10 * agreement.limits.max_sequences)
+        self.free_handles = rng.sample(
+            range(10 * agreement.limits.max_sequences), 10 * agreement.limits.max_sequences
+        )
         self.live: dict[int, LiveSequence] = {}
         self.copies: list[tuple[int, int]] = []  # blocks (source, target) that the next step copies
         self.mask_mode: Literal["inline", "late"] = "inline"
@@ -83,7 +91,14 @@ class ScriptedCore:
         sequence_slot = self.free_slots.pop() if self.free_slots else -1
         sampling = sampling or SamplingParams()
         sequence = LiveSequence(
-            handle, list(prompt), list(output), sampling, seed, list(blocks), sequence_slot, num_computed_tokens
+            handle,
+            list(prompt),
+            list(output),
+            sampling,
+            seed,
+            list(blocks),
+            sequence_slot,
+            num_computed_tokens,
         )
         sequence.num_given = len(output)
         sequence.encoder_tokens = list(encoder_tokens)
@@ -95,7 +110,9 @@ class ScriptedCore:
         return sequence
 
     def drop(self, *sequences: LiveSequence) -> None:
-        """Told to the worker in the next step. What they held is handed out again at once, most recent first."""
+        """Told to the worker in the next step. What they held is handed out again at once, most
+        recent first.
+        """
         for sequence in sequences:
             del self.live[sequence.handle]
             if sequence.is_introduced:
@@ -115,7 +132,9 @@ class ScriptedCore:
             self.run(self.build({}))
 
     def forget(self, step: SchedulerOutput) -> None:
-        """As the scheduler does after a failed step: its drops and new sequences count as done, and the latter are dropped."""
+        """As the scheduler does after a failed step: its drops and new sequences count as done, and
+        the latter are dropped.
+        """
         handles = [new.sequence for new in step.added]
         for handle in handles:
             self.live[handle].num_introduced_tokens = 0  # the rules saw nothing of it
@@ -126,14 +145,21 @@ class ScriptedCore:
         self.worker.submit(msgspec.structs.replace(flush, dropped=[*handles, *flush.dropped]))
         self.worker.collect(COLLECT_SECONDS)
 
-    def advance(self, work: Mapping[LiveSequence, int], *, on_device: bool = False) -> list[ModelRunnerOutput]:
-        """Run `count` known tokens of each sequence (0 = all that are left), in as many legal steps as it takes.
+    def advance(
+        self, work: Mapping[LiveSequence, int], *, on_device: bool = False
+    ) -> list[ModelRunnerOutput]:
+        """Run `count` known tokens of each sequence (0 = all that are left), in as many legal steps
+        as it takes.
 
         `on_device` sends `TOKEN_ON_DEVICE` for tokens that the worker chose.
         """
         targets = {s: s.num_computed_tokens + (count or s.num_left) for s, count in work.items()}
         outputs = []
-        while pending := {s: end - s.num_computed_tokens for s, end in targets.items() if s.num_computed_tokens < end}:
+        while pending := {
+            s: end - s.num_computed_tokens
+            for s, end in targets.items()
+            if s.num_computed_tokens < end
+        }:
             outputs.append(self.run(self.build(self._legal(pending), on_device=on_device)))
         return outputs
 
@@ -143,28 +169,43 @@ class ScriptedCore:
         while waiting := [s for s in sequences if len(s.output) < goals[s] and not s.error]:
             before = sum(len(s.output) for s in waiting)
             self.advance(dict.fromkeys(waiting, 0))
-            is_moving = any(s.error for s in waiting) or sum(len(s.output) for s in waiting) > before
+            is_moving = (
+                any(s.error for s in waiting) or sum(len(s.output) for s in waiting) > before
+            )
             require(is_moving, "the worker chose no token for rows that ask for one")
 
-    def build(self, work: Mapping[LiveSequence, int], *, on_device: bool = False) -> SchedulerOutput:
+    def build(
+        self, work: Mapping[LiveSequence, int], *, on_device: bool = False
+    ) -> SchedulerOutput:
         """One step, as it arrives on the other side. The caller sees to it that it is legal."""
         added, starts, counts, ids, sample, draws = [], [], [], list[int](), [], []
         pointers, new_blocks = [0], list[int]()
         budgets, extra_draws, draft_tokens, draft_ptr = list[int](), list[float](), list[int](), [0]
         masks = list[tuple[int, tuple[int, ...]]]()
         for row, (sequence, count) in enumerate(work.items()):
-            start, is_sampled = sequence.num_computed_tokens, count == sequence.num_left and sequence.pooling == "none"
-            own_draft_tokens, budget = self._budget(sequence) if is_sampled and count == 1 else ([], 1)
+            start, is_sampled = (
+                sequence.num_computed_tokens,
+                count == sequence.num_left and sequence.pooling == "none",
+            )
+            own_draft_tokens, budget = (
+                self._budget(sequence) if is_sampled and count == 1 else ([], 1)
+            )
             self._grow(sequence, start + count + budget - 1)
             if not sequence.is_introduced:
                 added.append(self._introduction(sequence))
-                sequence.num_introduced_tokens, sequence.num_sent_blocks = len(sequence.tokens), len(sequence.blocks)
+                sequence.num_introduced_tokens, sequence.num_sent_blocks = (
+                    len(sequence.tokens),
+                    len(sequence.blocks),
+                )
             new_blocks += sequence.blocks[sequence.num_sent_blocks :]
             sequence.num_sent_blocks = len(sequence.blocks)
             pointers.append(len(new_blocks))
             chosen_from = len(sequence.prompt) + sequence.num_given
             known = sequence.tokens[start : start + count]
-            ids += [TOKEN_ON_DEVICE if on_device and start + i >= chosen_from else token for i, token in enumerate(known)]
+            ids += [
+                TOKEN_ON_DEVICE if on_device and start + i >= chosen_from else token
+                for i, token in enumerate(known)
+            ]
             starts.append(start)
             counts.append(count)
             sample.append(is_sampled)
@@ -174,7 +215,10 @@ class ScriptedCore:
             draft_tokens += own_draft_tokens
             draft_ptr.append(len(draft_tokens))
             if sequence.allowed and is_sampled:
-                masks += [(row, sequence.allowed_at(len(sequence.output) + i) or ()) for i in range(budget)]
+                masks += [
+                    (row, sequence.allowed_at(len(sequence.output) + i) or ())
+                    for i in range(budget)
+                ]
         groups = [group.kind in ("full", "window") for group in self.agreement.kv_cache.groups]
         rows = Rows(
             np.array([s.handle for s in work], np.int32),
@@ -183,7 +227,10 @@ class ScriptedCore:
             np.array(ids, np.int32),
             np.array(sample, np.uint8),
             np.array(draws, np.float32),
-            [np.array(pointers if has_growth else [0] * len(pointers), np.int32) for has_growth in groups],
+            [
+                np.array(pointers if has_growth else [0] * len(pointers), np.int32)
+                for has_growth in groups
+            ],
             [np.array(new_blocks if has_growth else [], np.int32) for has_growth in groups],
             np.array(budgets if self.agreement.limits.tokens_per_step > 1 else [], np.int32),
             np.array(extra_draws, np.float32),
@@ -193,7 +240,9 @@ class ScriptedCore:
         return self._step(added, rows, self._masks(masks))
 
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
-        """Send a step, with the masks it waits for; take its result and hold it against what was asked."""
+        """Send a step, with the masks it waits for; take its result and hold it against what was
+        asked.
+        """
         self.rules.submit(step)
         self.worker.submit(step)
         if self._late_masks is not None:
@@ -234,8 +283,14 @@ class ScriptedCore:
             for index in range(output.token_ptr[row], output.token_ptr[row + 1]):
                 sequence.output.append(int(output.tokens[index]))
                 sequence.logprobs.append(float(output.logprobs[index]))
-                first, last = output.top_ptr[index : index + 2].tolist() if len(output.top_ptr) else (0, 0)
-                pairs = zip(output.top_ids[first:last].tolist(), output.top_logprobs[first:last].tolist(), strict=True)
+                first, last = (
+                    output.top_ptr[index : index + 2].tolist() if len(output.top_ptr) else (0, 0)
+                )
+                pairs = zip(
+                    output.top_ids[first:last].tolist(),
+                    output.top_logprobs[first:last].tolist(),
+                    strict=True,
+                )
                 sequence.tops.append(list(pairs))
         for error in output.errors:
             self.live[error.sequence].error = error.message or "an error without a message"
@@ -248,9 +303,13 @@ class ScriptedCore:
     def _legal(self, pending: Mapping[LiveSequence, int]) -> dict[LiveSequence, int]:
         """As much of the pending work as one step may hold."""
         limits = self.agreement.limits
-        decodes = [s for s in pending if s.is_decoding][: limits.max_step_tokens // limits.tokens_per_step]
+        decodes = [s for s in pending if s.is_decoding][
+            : limits.max_step_tokens // limits.tokens_per_step
+        ]
         prefills = [s for s in pending if not s.is_decoding]
-        budget = limits.max_step_tokens - (len(decodes) * limits.tokens_per_step if limits.mixed else 0)
+        budget = limits.max_step_tokens - (
+            len(decodes) * limits.tokens_per_step if limits.mixed else 0
+        )
         chosen = dict[LiveSequence, int]()
         for sequence in prefills[: limits.max_prefills or len(prefills)]:
             if sequence.encoder_tokens and not sequence.is_introduced:
@@ -269,7 +328,9 @@ class ScriptedCore:
         return {**dict.fromkeys(decodes, 1), **chosen}
 
     def _budget(self, sequence: LiveSequence) -> tuple[list[int], int]:
-        """Guesses at the next tokens of a sequence that decodes, and how many tokens it may choose."""
+        """Guesses at the next tokens of a sequence that decodes, and how many tokens it may
+        choose.
+        """
         limits = self.agreement.limits
         num_left = max(limits.max_total_tokens - len(sequence.tokens), 1)
         most = min(limits.tokens_per_step, num_left) if sequence.is_decoding else 1
@@ -287,7 +348,8 @@ class ScriptedCore:
     def _introduction(self, sequence: LiveSequence) -> NewSequence:
         held = {"state": [sequence.sequence_slot], "cross": sequence.encoder_blocks}
         tables: list[Int32Array] = [
-            np.array(held.get(group.kind, sequence.blocks), np.int32) for group in self.agreement.kv_cache.groups
+            np.array(held.get(group.kind, sequence.blocks), np.int32)
+            for group in self.agreement.kv_cache.groups
         ]
         return NewSequence(
             sequence=sequence.handle,
@@ -306,12 +368,16 @@ class ScriptedCore:
             pooling=sequence.pooling,
         )
 
-    def _step(self, added: list[NewSequence], rows: Rows, masks: GrammarMasks | None) -> SchedulerOutput:
+    def _step(
+        self, added: list[NewSequence], rows: Rows, masks: GrammarMasks | None
+    ) -> SchedulerOutput:
         """The next step, as bytes and back."""
         mask = "none" if masks is None else self.mask_mode
         self._late_masks = masks if mask == "late" else None
         inline = masks if mask == "inline" else None
-        step = SchedulerOutput(self._step_id, self._dropped, added, rows, *self._copies(), mask, inline)
+        step = SchedulerOutput(
+            self._step_id, self._dropped, added, rows, *self._copies(), mask, inline
+        )
         self._step_id += 1
         self._dropped = []
         return decode(SchedulerOutput, encode(step))
@@ -320,7 +386,10 @@ class ScriptedCore:
         copies, self.copies = self.copies, []
         if not copies:
             return [], []
-        source, target = ([np.array(side, np.int32)] * len(self.agreement.kv_cache.groups) for side in zip(*copies, strict=True))
+        source, target = (
+            [np.array(side, np.int32)] * len(self.agreement.kv_cache.groups)
+            for side in zip(*copies, strict=True)
+        )
         return source, target
 
     def _masks(self, allowed: Sequence[tuple[int, tuple[int, ...]]]) -> GrammarMasks | None:

@@ -20,7 +20,9 @@ class SuiteRun:
     """The backend under test and the results so far."""
 
     def __init__(self, name: str, folder: Path, options: Sequence[str]) -> None:
-        self._under_test = find_backend_under_test(name, folder, dict(option.split("=", 1) for option in options))
+        self._under_test = find_backend_under_test(
+            name, folder, dict(option.split("=", 1) for option in options)
+        )
         self._results: list[Result] = []
         self.summary = ""
 

@@ -1,5 +1,6 @@
-"""The numpy reference with every feature of the seam: adapters, images, encoders, drafts, several tokens in a step, pooling,
-sleep, blocks to files. What the kit's checks of features are proven on, and an example for those who write one.
+"""The numpy reference with every feature of the seam: adapters, images, encoders, drafts, several
+tokens in a step, pooling, sleep, blocks to files. What the kit's checks of features are proven on,
+and an example for those who write one.
 """
 
 from __future__ import annotations
@@ -38,20 +39,31 @@ class CompleteBackend:
 
     def probe(self) -> ProbeResult:
         """Usable everywhere."""
-        return ProbeResult(True, devices=(DeviceInfo("numpy", "numpy with every feature, for tests"),))
+        return ProbeResult(
+            True, devices=(DeviceInfo("numpy", "numpy with every feature, for tests"),)
+        )
 
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
         """What the numpy reference supports, and encoders."""
         reasons = refusals(spec, config, has_encoders=True)
-        return Support("no", reasons) if reasons else Support("slow", ("numpy, without a cache of keys and values",))
+        return (
+            Support("no", reasons)
+            if reasons
+            else Support("slow", ("numpy, without a cache of keys and values",))
+        )
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
         """The heavy half."""
-        from tgi.testing.doubles.complete_worker import CompleteWorker  # noqa: PLC0415 - the two halves load apart, as in every backend
+        from tgi.testing.doubles.complete_worker import (  # noqa: PLC0415
+            CompleteWorker,
+        )
         from tgi.testing.reference.network import ReferenceNetwork  # noqa: PLC0415
 
         if isinstance(config.spec, GenericSpec):
-            raise BackendError(f"The architecture `{config.spec.model_type}` is not known.", "Choose another model.")
+            raise BackendError(
+                f"The architecture `{config.spec.model_type}` is not known.",
+                "Choose another model.",
+            )
         return CompleteWorker(ReferenceNetwork(config.spec, Path(config.model_path)), reporter)
 
 

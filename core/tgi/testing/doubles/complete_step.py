@@ -37,7 +37,11 @@ class _Row:
 
 
 def run_step(
-    step: SchedulerOutput, sequences: list[LiveSequence], network: ReferenceNetwork, cache: TokenCache, encoder_cache: TokenCache
+    step: SchedulerOutput,
+    sequences: list[LiveSequence],
+    network: ReferenceNetwork,
+    cache: TokenCache,
+    encoder_cache: TokenCache,
 ) -> StepResult:
     """Run the rows, whose `sequences` have their blocks."""
     result = StepResult(step.rows.num_rows)
@@ -53,16 +57,35 @@ def _rows(step: SchedulerOutput, sequences: list[LiveSequence], vocab_size: int)
     made = []
     for row, sequence in enumerate(sequences):
         extra = rows.extra_draw[extra_ends[row] - max_tokens[row] + 1 : extra_ends[row]]
-        draft_tokens = rows.draft[rows.draft_ptr[row] : rows.draft_ptr[row + 1]].tolist() if len(rows.draft_ptr) else []
+        draft_tokens = (
+            rows.draft[rows.draft_ptr[row] : rows.draft_ptr[row + 1]].tolist()
+            if len(rows.draft_ptr)
+            else []
+        )
         tokens = rows.tokens[ends[row] - rows.count[row] : ends[row]]
         draws = [float(rows.draw[row]), *extra.tolist()]
         made.append(
-            _Row(row, sequence, int(rows.start[row]), tokens, bool(rows.sample[row]), draws, draft_tokens, masks.get(row, []))
+            _Row(
+                row,
+                sequence,
+                int(rows.start[row]),
+                tokens,
+                bool(rows.sample[row]),
+                draws,
+                draft_tokens,
+                masks.get(row, []),
+            )
         )
     return made
 
 
-def _run_row(row: _Row, network: ReferenceNetwork, cache: TokenCache, encoder_cache: TokenCache, result: StepResult) -> None:
+def _run_row(
+    row: _Row,
+    network: ReferenceNetwork,
+    cache: TokenCache,
+    encoder_cache: TokenCache,
+    result: StepResult,
+) -> None:
     sequence, new = row.sequence, row.sequence.new
     note_tokens(sequence, row.start, row.tokens)
     cache.write(sequence.block_table, row.start, sequence.tokens[row.start : row.end])
@@ -84,7 +107,9 @@ def _run_row(row: _Row, network: ReferenceNetwork, cache: TokenCache, encoder_ca
     cache.write(sequence.block_table, row.end, row.draft_tokens)
     known = logits(row.end + len(row.draft_tokens))
     if is_scored(sequence, row.start):
-        result.scores += prompt_scores(sequence, row.start, len(row.tokens), known[row.start : row.end])
+        result.scores += prompt_scores(
+            sequence, row.start, len(row.tokens), known[row.start : row.end]
+        )
     for place, draw in enumerate(row.draws if row.is_sampled else ()):
         mask = row.masks[place] if row.masks else None
         token = result.sample(row.number, sequence, known[row.end - 1 + place], draw, mask)

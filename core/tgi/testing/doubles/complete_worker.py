@@ -86,20 +86,25 @@ class CompleteWorker:
         limits = Limits(
             max_total_tokens=requested.max_total_tokens
             or min(_MAX_TOTAL_TOKENS, requested.model_max_total_tokens or _MAX_TOTAL_TOKENS),
-            max_sequences=requested.max_batch_size or min(_MAX_SEQUENCES, requested.max_concurrent_requests),
+            max_sequences=requested.max_batch_size
+            or min(_MAX_SEQUENCES, requested.max_concurrent_requests),
             max_step_tokens=requested.max_batch_prefill_tokens or _MAX_TOTAL_TOKENS,
             tokens_per_step=4,
             max_adapters=3,
             max_adapter_rank=8,
         )
-        num_tokens = requested.max_batch_total_tokens or limits.max_sequences * limits.max_total_tokens
+        num_tokens = (
+            requested.max_batch_total_tokens or limits.max_sequences * limits.max_total_tokens
+        )
         num_blocks = -(-num_tokens // _BLOCK_SIZE)
         groups = (CacheGroup("full", num_blocks), CacheGroup("cross", num_blocks))
         self._agreement = Agreement(
             api=API_VERSION,
             features=(*_FEATURES, *self._features_of_the_model()),
             limits=limits,
-            kv_cache=KVCachePlan("paged", _BLOCK_SIZE, groups if self._network.has_encoder else groups[:1]),
+            kv_cache=KVCachePlan(
+                "paged", _BLOCK_SIZE, groups if self._network.has_encoder else groups[:1]
+            ),
             vocab_size=self._network.spec.vocab_size,
             sampling=tuple(sorted(SAMPLING_FIELDS)),
             facts={"dtype": "float32", "attention": "numpy reference"},
@@ -139,7 +144,9 @@ class CompleteWorker:
         try:
             match request.name:
                 case "adapter_load":
-                    self._load_adapter(int(request.arguments["adapter"]), Path(request.arguments["path"]))
+                    self._load_adapter(
+                        int(request.arguments["adapter"]), Path(request.arguments["path"])
+                    )
                 case "adapter_unload":
                     self._unload_adapter(int(request.arguments["adapter"]))
                 case "sleep":
@@ -147,7 +154,9 @@ class CompleteWorker:
                 case "wake":
                     self._wake()
                 case "kv_export":
-                    Path(request.arguments["path"]).write_bytes(self._signature + self._cache.export(_blocks(request)))
+                    Path(request.arguments["path"]).write_bytes(
+                        self._signature + self._cache.export(_blocks(request))
+                    )
                 case "kv_import":
                     self._import(_blocks(request), Path(request.arguments["path"]).read_bytes())
         except (ModelError, OSError, ValueError) as error:
@@ -163,7 +172,9 @@ class CompleteWorker:
         token = np.zeros(1, np.int32)
         probe = NewSequence(-1, "health", token, 1, 0, [], SamplingParams())
         is_finite = bool(np.isfinite(self._network.logits(probe, token, token)).all())
-        return Health(is_finite, "" if is_finite else "a forward pass of one token gave NaN or infinity")
+        return Health(
+            is_finite, "" if is_finite else "a forward pass of one token gave NaN or infinity"
+        )
 
     def close(self) -> None:
         """Let the weights go."""
@@ -191,7 +202,9 @@ class CompleteWorker:
     def _allocate(self) -> None:
         num_blocks = self._agreed.kv_cache.groups[0].num_blocks
         self._cache = TokenCache(num_blocks, _BLOCK_SIZE)
-        self._encoder_cache = TokenCache(num_blocks if self._network.has_encoder else 1, _BLOCK_SIZE)
+        self._encoder_cache = TokenCache(
+            num_blocks if self._network.has_encoder else 1, _BLOCK_SIZE
+        )
 
     def _run(self, step: SchedulerOutput) -> ModelRunnerOutput:
         began = time.perf_counter_ns()
@@ -204,7 +217,9 @@ class CompleteWorker:
         sequences = self._sequences.of_rows(step.rows)
         prepared = time.perf_counter_ns()
         result = run_step(step, sequences, self._network, self._cache, self._encoder_cache)
-        return result.output(step, StepTimes(prepare=prepared - began, forward=time.perf_counter_ns() - prepared))
+        return result.output(
+            step, StepTimes(prepare=prepared - began, forward=time.perf_counter_ns() - prepared)
+        )
 
     def _introduce(self, new: NewSequence) -> None:
         self._sequences.introduce(new, new.block_tables[0], self._agreed.limits)
@@ -228,7 +243,9 @@ class CompleteWorker:
 
     def _sleep(self) -> None:
         if self._state is not WorkerState.READY or self._sequences:
-            raise ValueError(f"{len(self._sequences)} sequences are alive, and the worker is {self._state.value}")
+            raise ValueError(
+                f"{len(self._sequences)} sequences are alive, and the worker is {self._state.value}"
+            )
         self._network.release()
         self._cache = self._encoder_cache = TokenCache(1, _BLOCK_SIZE)
         self._state = WorkerState.ASLEEP

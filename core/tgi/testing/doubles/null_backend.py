@@ -1,7 +1,8 @@
-"""The null backend: scripted tokens, scripted failures, no model. It enters by the same door as every backend.
+"""The null backend: scripted tokens, scripted failures, no model. It enters by the same door as
+every backend.
 
-The whole server can be tested on it in milliseconds. `auto` never takes it. Its script is a JSON file named by
-`--null-script`; without one it echoes the prompt.
+The whole server can be tested on it in milliseconds. `auto` never takes it. Its script is a JSON
+file named by `--null-script`; without one it echoes the prompt.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ __all__ = ["NullBackend", "NullFailure", "NullJumps", "NullScript", "read_script
 
 
 class NullFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A fault that strikes when a sequence whose prompt holds `token` has `after` output tokens of this worker's own.
+    """A fault that strikes when a sequence whose prompt holds `token` has `after` output tokens of
+    this worker's own.
 
     row      `RowError` for that sequence alone
     step     the whole step fails, the worker is intact
@@ -48,17 +50,22 @@ class NullFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NullJumps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What happens at random, told by the seed and by the step: a core that is right has the same tokens whatever it is."""
+    """What happens at random, told by the seed and by the step: a core that is right has the same
+    tokens whatever it is.
+    """
 
     seed: int = 0
     row_failures: float = 0.0  # chance that a row which samples fails
     step_failures: float = 0.0  # chance that a step fails as a whole and may be tried again
-    crashes: float = 0.0  # chance that a step raises what the seam does not know, which ends the engine
+    crashes: float = (
+        0.0  # chance that a step raises what the seam does not know, which ends the engine
+    )
     max_seconds: float = 0.0  # a step takes any time up to this
 
 
 class NullScript(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the null worker does. `tokens` empty = echo: output token i is prompt token i, round and round.
+    """What the null worker does. `tokens` empty = echo: output token i is prompt token i, round and
+    round.
 
     A row brings as many tokens as it may; with `jumps`, any number of them.
     """
@@ -77,7 +84,13 @@ class NullScript(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mixed: bool = True
     chunked: bool = True
     depth: int = 1
-    features: tuple[str, ...] = ("prefix_cache", "logprobs", "prompt_logprobs", "device_token", "deterministic")
+    features: tuple[str, ...] = (
+        "prefix_cache",
+        "logprobs",
+        "prompt_logprobs",
+        "device_token",
+        "deterministic",
+    )
     sampling: tuple[str, ...] = ("temperature", "top_k", "top_p", "top_n_tokens")
     sampling_caps: dict[str, float] = {}
     tokens_per_step: int = 1  # above 1 with the feature `multi_token`
@@ -101,8 +114,12 @@ class NullBackend:
     @property
     def info(self) -> BackendInfo:
         """Never taken by `auto`."""
-        option = BackendOption("script", "JSON file with the tokens and failures of the null backend")
-        return BackendInfo("null", API_VERSION, "tgi", __version__, -1000, selectable=False, options=(option,))
+        option = BackendOption(
+            "script", "JSON file with the tokens and failures of the null backend"
+        )
+        return BackendInfo(
+            "null", API_VERSION, "tgi", __version__, -1000, selectable=False, options=(option,)
+        )
 
     def probe(self) -> ProbeResult:
         """Usable everywhere."""
@@ -115,7 +132,9 @@ class NullBackend:
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
         """The heavy half, which is not heavy here."""
-        from tgi.testing.doubles.null_worker import NullWorker  # noqa: PLC0415 - the two halves load apart, as in every backend
+        from tgi.testing.doubles.null_worker import (  # noqa: PLC0415
+            NullWorker,
+        )
 
         return NullWorker(config, read_script(config.options.get("script", "")), reporter)
 

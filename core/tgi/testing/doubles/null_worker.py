@@ -81,7 +81,8 @@ class NullWorker:
         script = self._script
         model_limit = requested.model_max_total_tokens or script.max_total_tokens
         limits = Limits(
-            max_total_tokens=requested.max_total_tokens or min(script.max_total_tokens, model_limit),
+            max_total_tokens=requested.max_total_tokens
+            or min(script.max_total_tokens, model_limit),
             max_sequences=requested.max_batch_size or script.max_sequences,
             max_step_tokens=requested.max_batch_prefill_tokens or script.max_step_tokens,
             mixed=script.mixed,
@@ -91,7 +92,9 @@ class NullWorker:
         )
         return Agreement(
             api=API_VERSION,
-            features=tuple(f for f in script.features if script.mode == "paged" or f != "prefix_cache"),
+            features=tuple(
+                f for f in script.features if script.mode == "paged" or f != "prefix_cache"
+            ),
             limits=limits,
             kv_cache=self._plan(requested, limits),
             vocab_size=self._vocab_size,
@@ -150,7 +153,9 @@ class NullWorker:
         jumps = self._script.jumps
         if jumps is None or not step.rows.num_rows:
             return None
-        rng = random.Random(f"{jumps.seed} {step.step_id} {step.rows.start.sum()} {len(step.added)}")  # noqa: S311 - chances
+        rng = random.Random(  # noqa: S311
+            f"{jumps.seed} {step.step_id} {step.rows.start.sum()} {len(step.added)}"
+        )
         if jumps.max_seconds:
             time.sleep(jumps.max_seconds * rng.random())
         if rng.random() < jumps.crashes:
@@ -162,9 +167,15 @@ class NullWorker:
     def _plan(self, requested: RequestedLimits, limits: Limits) -> KVCachePlan:
         script = self._script
         if script.mode == "slots":
-            return KVCachePlan("slots", num_sequence_slots=limits.max_sequences, sequence_slot_tokens=limits.max_total_tokens)
+            return KVCachePlan(
+                "slots",
+                num_sequence_slots=limits.max_sequences,
+                sequence_slot_tokens=limits.max_total_tokens,
+            )
         num_blocks = math.ceil((requested.max_batch_total_tokens or 0) / script.block_size)
-        return KVCachePlan("paged", script.block_size, (CacheGroup("full", num_blocks or script.num_blocks),))
+        return KVCachePlan(
+            "paged", script.block_size, (CacheGroup("full", num_blocks or script.num_blocks),)
+        )
 
     def _run(self, step: SchedulerOutput, rng: random.Random | None) -> ModelRunnerOutput:
         rows, errors, scores = step.rows, list[RowError](), list[PromptScores]()
@@ -180,7 +191,9 @@ class NullWorker:
                 if handle in failed:
                     errors.append(RowError(handle, "scripted row failure"))
                     budgets[row] = 0
-                for _ in range(budgets[row] if rng is None else rng.randint(min(1, budgets[row]), budgets[row])):
+                for _ in range(
+                    budgets[row] if rng is None else rng.randint(min(1, budgets[row]), budgets[row])
+                ):
                     token = self._token(sequence)
                     tokens.append(token)
                     sequence.num_own_outputs += 1
@@ -215,7 +228,9 @@ class NullWorker:
         first, last = max(start, 1), min(start + count, sequence.new.num_prompt_tokens)
         if first >= last:
             return []
-        return [PromptScores(sequence.new.sequence, first, np.full(last - first, _LOGPROB, np.float32))]
+        return [
+            PromptScores(sequence.new.sequence, first, np.full(last - first, _LOGPROB, np.float32))
+        ]
 
     def _failed_by_chance(self, step: SchedulerOutput, rng: random.Random | None) -> set[int]:
         if rng is None or self._script.jumps is None:
@@ -224,7 +239,9 @@ class NullWorker:
         return {handle for handle in handles if rng.random() < self._script.jumps.row_failures}
 
     def _strikes_of(self, step: SchedulerOutput) -> set[int]:
-        """Sequences whose row fails in this step. Faults of other sizes are raised, before any row has had an effect."""
+        """Sequences whose row fails in this step. Faults of other sizes are raised, before any row
+        has had an effect.
+        """
         failed = set()
         for handle in step.rows.sequence[step.rows.sample == 1].tolist():
             sequence = self._sequences[handle]

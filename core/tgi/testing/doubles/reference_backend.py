@@ -1,7 +1,8 @@
-"""The numpy reference as a backend of level 0: what the conformance kit measures others by, held against itself.
+"""The numpy reference as a backend of level 0: what the conformance kit measures others by, held
+against itself.
 
-Its cache keeps, in each slot, the token that was written there, and a step computes the whole sequence anew from what it finds in
-the slots: nothing is fast, and a wrong block shows at once.
+Its cache keeps, in each slot, the token that was written there, and a step computes the whole
+sequence anew from what it finds in the slots: nothing is fast, and a wrong block shows at once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,14 @@ from typing import final
 import numpy as np
 
 from tgi import __version__
-from tgi.architectures import MLP, Attention, CrossAttention, GenericSpec, MixtureOfExperts, ModelSpec
+from tgi.architectures import (
+    MLP,
+    Attention,
+    CrossAttention,
+    GenericSpec,
+    MixtureOfExperts,
+    ModelSpec,
+)
 from tgi.backend import (
     API_VERSION,
     Backend,
@@ -76,7 +84,9 @@ class ReferenceModel:
             first, last = batch.cu_seqlens_q[row : row + 2]
             own = (batch.logits_indices >= first) & (batch.logits_indices < last)
             if own.any():
-                sequence = reference_logits(self._spec, self._weights, self._slots[batch.context_slots(row)].tolist())
+                sequence = reference_logits(
+                    self._spec, self._weights, self._slots[batch.context_slots(row)].tolist()
+                )
                 logits[own] = sequence[batch.positions[batch.logits_indices[own]]]
         return logits
 
@@ -101,24 +111,43 @@ class ReferenceBackend:
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
         """Decoders of attention, MLP and experts, in float32."""
         reasons = refusals(spec, config)
-        return Support("no", reasons) if reasons else Support("slow", ("numpy, without a cache of keys and values",))
+        return (
+            Support("no", reasons)
+            if reasons
+            else Support("slow", ("numpy, without a cache of keys and values",))
+        )
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
         """The heavy half."""
         if isinstance(config.spec, GenericSpec):
-            raise BackendError(f"The architecture `{config.spec.model_type}` is not known.", "Choose another model.")
+            raise BackendError(
+                f"The architecture `{config.spec.model_type}` is not known.",
+                "Choose another model.",
+            )
         return AdapterWorker(ReferenceModel(config.spec, Path(config.model_path)), _PLAN, reporter)
 
 
-def refusals(spec: ModelSpec | GenericSpec, config: EngineConfig, *, has_encoders: bool = False) -> tuple[str, ...]:
-    """Why the numpy reference cannot run this model with these options; empty = it can. `has_encoders` = it runs them, too."""
+def refusals(
+    spec: ModelSpec | GenericSpec, config: EngineConfig, *, has_encoders: bool = False
+) -> tuple[str, ...]:
+    """Why the numpy reference cannot run this model with these options; empty = it can.
+    `has_encoders` = it runs them, too.
+    """
     reasons = []
     if isinstance(spec, GenericSpec):
         reasons.append(f"the architecture `{spec.model_type}` is not one that it knows")
     else:
-        mixers = {type(branch.mixer) for layer in spec.decoder.layers for block in layer.blocks for branch in block.branches}
+        mixers = {
+            type(branch.mixer)
+            for layer in spec.decoder.layers
+            for block in layer.blocks
+            for branch in block.branches
+        }
         known = {Attention, MLP, MixtureOfExperts} | ({CrossAttention} if has_encoders else set())
-        reasons += [f"it has no {name} layers" for name in sorted(mixer.__name__ for mixer in mixers - known)]
+        reasons += [
+            f"it has no {name} layers"
+            for name in sorted(mixer.__name__ for mixer in mixers - known)
+        ]
         if len(spec.stacks) > 1 and not has_encoders:
             reasons.append("it has no encoder")
     if config.dtype not in (None, "float32"):

@@ -1,8 +1,8 @@
-"""A device of static shapes without hardware: cache slots instead of blocks, one prefill in a step, never beside decode rows, no
-chunks, and no shape that was not compiled in `warmup`.
+"""A device of static shapes without hardware: cache slots instead of blocks, one prefill in a step,
+never beside decode rows, no chunks, and no shape that was not compiled in `warmup`.
 
-It stands for accelerators whose compiler fixes every shape. What serves on it unchanged serves on them. Its variant `poor` has no
-log probabilities, no penalties and a top-k of at most 16.
+It stands for accelerators whose compiler fixes every shape. What serves on it unchanged serves on
+them. Its variant `poor` has no log probabilities, no penalties and a top-k of at most 16.
 """
 
 from __future__ import annotations
@@ -52,7 +52,12 @@ STATIC_PLAN = AdapterPlan(
     features=("late_mask", "logprobs", "mask", "prompt_logprobs"),
     facts={"dtype": "float32", "attention": "numpy reference, static shapes"},
 )
-POOR_PLAN = replace(STATIC_PLAN, features=(), sampling=("temperature", "top_k", "top_p"), sampling_caps={"top_k": 16})
+POOR_PLAN = replace(
+    STATIC_PLAN,
+    features=(),
+    sampling=("temperature", "top_k", "top_p"),
+    sampling_caps={"top_k": 16},
+)
 _PLANS = {"full": STATIC_PLAN, "poor": POOR_PLAN}
 
 
@@ -60,7 +65,8 @@ _PLANS = {"full": STATIC_PLAN, "poor": POOR_PLAN}
 class StaticModel:
     """Pads each batch to a compiled shape (rows, tokens of a row) and refuses what fits none.
 
-    A prefill has one row, a decode step one token in each row. Padding is written into the last slot, which no sequence has.
+    A prefill has one row, a decode step one token in each row. Padding is written into the last
+    slot, which no sequence has.
     """
 
     def __init__(self, inner: ForwardModel) -> None:
@@ -92,10 +98,15 @@ class StaticModel:
             progress(done, len(shapes))
 
     def forward(self, batch: ForwardBatch) -> Float32Array:
-        """Logits [len(batch.logits_indices), vocab_size], none of padding. Raises RuntimeError for a shape of its own."""
+        """Logits [len(batch.logits_indices), vocab_size], none of padding. Raises RuntimeError for
+        a shape of its own.
+        """
         counts = np.diff(batch.cu_seqlens_q)
         if batch.num_rows > 1 and counts.max() > 1:
-            raise RuntimeError(f"rows of {counts.tolist()} tokens in one step: prefill and decode do not mix on this device")
+            raise RuntimeError(
+                f"rows of {counts.tolist()} tokens in one step: prefill and decode do not mix on"
+                " this device"
+            )
         rows, tokens = self._bucket(batch.num_rows, int(counts.max()))
         padded = self._padded(batch, rows, tokens)
         return self._inner.forward(padded)[: len(batch.logits_indices)]
@@ -111,7 +122,9 @@ class StaticModel:
             if shape[0] >= num_rows and shape[1] >= num_tokens and (num_rows == 1 or shape[1] == 1)
         ]
         if not fitting:
-            raise RuntimeError(f"the shape of {num_rows} rows of {num_tokens} tokens was not compiled")
+            raise RuntimeError(
+                f"the shape of {num_rows} rows of {num_tokens} tokens was not compiled"
+            )
         return min(fitting, key=lambda shape: shape[0] * shape[1])
 
     def _padded(self, batch: ForwardBatch, rows: int, tokens: int) -> ForwardBatch:
@@ -121,13 +134,19 @@ class StaticModel:
         return ForwardBatch(
             token_ids=_extended(batch.token_ids, np.zeros(missing, np.int32)),
             positions=_extended(batch.positions, np.zeros(missing, np.int32)),
-            slot_mapping=_extended(batch.slot_mapping, np.full(missing, self._padding_slot, np.int32)),
-            cu_seqlens_q=np.arange(rows + 1, dtype=np.int32) * tokens if more_rows else batch.cu_seqlens_q,
+            slot_mapping=_extended(
+                batch.slot_mapping, np.full(missing, self._padding_slot, np.int32)
+            ),
+            cu_seqlens_q=(
+                np.arange(rows + 1, dtype=np.int32) * tokens if more_rows else batch.cu_seqlens_q
+            ),
             seq_lens=_extended(batch.seq_lens, np.ones(more_rows, np.int32)),
             block_tables=(*batch.block_tables, *[padding_table] * more_rows),
             block_size=batch.block_size,
             # Logits of padding are computed too, and cut off.
-            logits_indices=_extended(batch.logits_indices, np.arange(rows - more_rows, rows, dtype=np.int32)),
+            logits_indices=_extended(
+                batch.logits_indices, np.arange(rows - more_rows, rows, dtype=np.int32)
+            ),
         )
 
 
@@ -138,12 +157,21 @@ class StaticBackend:
     @property
     def info(self) -> BackendInfo:
         """Never taken by `auto`."""
-        option = BackendOption("variant", "full, or poor: no log probabilities, top_k of at most 16", "full", tuple(_PLANS))
-        return BackendInfo("static", API_VERSION, "tgi", __version__, -1000, selectable=False, options=(option,))
+        option = BackendOption(
+            "variant",
+            "full, or poor: no log probabilities, top_k of at most 16",
+            "full",
+            tuple(_PLANS),
+        )
+        return BackendInfo(
+            "static", API_VERSION, "tgi", __version__, -1000, selectable=False, options=(option,)
+        )
 
     def probe(self) -> ProbeResult:
         """Usable everywhere."""
-        return ProbeResult(True, devices=(DeviceInfo("static", "numpy in static shapes, for tests"),))
+        return ProbeResult(
+            True, devices=(DeviceInfo("static", "numpy in static shapes, for tests"),)
+        )
 
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
         """What the numpy reference supports."""
@@ -153,9 +181,14 @@ class StaticBackend:
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
         """The heavy half."""
         if isinstance(config.spec, GenericSpec):
-            raise BackendError(f"The architecture `{config.spec.model_type}` is not known.", "Choose another model.")
+            raise BackendError(
+                f"The architecture `{config.spec.model_type}` is not known.",
+                "Choose another model.",
+            )
         plan = _PLANS[config.options.get("variant") or "full"]
-        return AdapterWorker(StaticModel(ReferenceModel(config.spec, Path(config.model_path))), plan, reporter)
+        return AdapterWorker(
+            StaticModel(ReferenceModel(config.spec, Path(config.model_path))), plan, reporter
+        )
 
 
 def _extended(array: Int32Array, more: Int32Array) -> Int32Array:

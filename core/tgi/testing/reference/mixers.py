@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from tgi.architectures.spec import CrossAttention, LatentAttention, LinearAttention, StateSpace
-from tgi.testing.reference.operations import Array, Weights, linear, norm, rotate, sigmoid, softmax, softplus
+from tgi.testing.reference.operations import (
+    Array,
+    Weights,
+    linear,
+    norm,
+    rotate,
+    sigmoid,
+    softmax,
+    softplus,
+)
 
 __all__ = ["cross_attention", "latent_attention", "linear_attention", "state_space"]
 
@@ -13,12 +22,18 @@ _LENGTH_EPS = np.float32(1e-6)
 
 
 def latent_attention(y: Array, rule: LatentAttention, weights: Weights, name: str) -> Array:
-    """Multi-head latent attention with every head's keys and values written out, [T, hidden] → [T, hidden]."""
+    """Multi-head latent attention with every head's keys and values written out, [T, hidden] → [T,
+    hidden].
+    """
     num_tokens, heads, nope_dim = len(y), rule.num_heads, rule.qk_nope_head_dim
     if rule.q_lora_rank is None:
         q = linear(y, weights, f"{name}.q")
     else:
-        q = linear(norm(linear(y, weights, f"{name}.q_a"), rule.norm, weights, f"{name}.q_a_norm"), weights, f"{name}.q_b")
+        q = linear(
+            norm(linear(y, weights, f"{name}.q_a"), rule.norm, weights, f"{name}.q_a_norm"),
+            weights,
+            f"{name}.q_b",
+        )
     q = q.reshape(num_tokens, heads, -1)
     down = linear(y, weights, f"{name}.kv_a")
     latent = norm(down[:, : rule.kv_lora_rank], rule.norm, weights, f"{name}.kv_a_norm")
@@ -34,12 +49,19 @@ def latent_attention(y: Array, rule: LatentAttention, weights: Weights, name: st
     return linear(mixed.reshape(num_tokens, -1), weights, f"{name}.o")
 
 
-def cross_attention(y: Array, encoded: Array, rule: CrossAttention, weights: Weights, name: str) -> Array:
+def cross_attention(
+    y: Array, encoded: Array, rule: CrossAttention, weights: Weights, name: str
+) -> Array:
     """Attention from [T, hidden] to the encoder's output [E, hidden]."""
     q = linear(y, weights, f"{name}.q").reshape(len(y), rule.num_heads, -1)
-    k, v = (linear(encoded, weights, f"{name}.{part}").reshape(len(encoded), rule.num_heads, -1) for part in "kv")
+    k, v = (
+        linear(encoded, weights, f"{name}.{part}").reshape(len(encoded), rule.num_heads, -1)
+        for part in "kv"
+    )
     probabilities = softmax(np.einsum("qhd,khd->hqk", q, k) * np.float32(rule.scale))
-    return linear(np.einsum("hqk,khd->qhd", probabilities, v).reshape(len(y), -1), weights, f"{name}.o")
+    return linear(
+        np.einsum("hqk,khd->qhd", probabilities, v).reshape(len(y), -1), weights, f"{name}.o"
+    )
 
 
 def state_space(y: Array, rule: StateSpace, weights: Weights, name: str) -> Array:
@@ -48,18 +70,33 @@ def state_space(y: Array, rule: StateSpace, weights: Weights, name: str) -> Arra
     x = _convolve(linear(y, weights, f"{name}.in_x"), weights, f"{name}.conv_x")
     if rule.version == 1:
         ends = [rule.dt_rank, rule.dt_rank + rule.state_size]
-        parts = zip(("dt", "b", "c"), np.split(linear(x, weights, f"{name}.x_proj"), ends, axis=-1), strict=True)
-        dt, b, c = (norm(part, rule.inner_norms, weights, f"{name}.{kind}_norm") for kind, part in parts)
+        parts = zip(
+            ("dt", "b", "c"),
+            np.split(linear(x, weights, f"{name}.x_proj"), ends, axis=-1),
+            strict=True,
+        )
+        dt, b, c = (
+            norm(part, rule.inner_norms, weights, f"{name}.{kind}_norm") for kind, part in parts
+        )
         dt = softplus(linear(dt, weights, f"{name}.dt"))
-        out = _scan(x[..., None], dt, b[:, None], c[:, None], weights[f"{name}.a_log"])[..., 0] + x * weights[f"{name}.skip"]
+        out = (
+            _scan(x[..., None], dt, b[:, None], c[:, None], weights[f"{name}.a_log"])[..., 0]
+            + x * weights[f"{name}.skip"]
+        )
         return linear(out * _silu(gate), weights, f"{name}.out")
-    b, c = (_convolve(linear(y, weights, f"{name}.in_{part}"), weights, f"{name}.conv_{part}") for part in "bc")
+    b, c = (
+        _convolve(linear(y, weights, f"{name}.in_{part}"), weights, f"{name}.conv_{part}")
+        for part in "bc"
+    )
     dt = softplus(linear(y, weights, f"{name}.in_dt") + weights[f"{name}.dt_bias"])
     if rule.dt_limit is not None:
         dt = dt.clip(*rule.dt_limit)
     heads = x.reshape(len(y), rule.num_heads, rule.head_dim)
     b, c = (part.reshape(len(y), rule.num_groups, rule.state_size) for part in (b, c))
-    out = _scan(heads, dt, b, c, weights[f"{name}.a_log"][:, None]) + heads * weights[f"{name}.skip"][:, None]
+    out = (
+        _scan(heads, dt, b, c, weights[f"{name}.a_log"][:, None])
+        + heads * weights[f"{name}.skip"][:, None]
+    )
     out = _gated_norm(out.reshape(len(y), -1), gate, rule, weights, name)
     return linear(out, weights, f"{name}.out")
 
@@ -67,8 +104,14 @@ def state_space(y: Array, rule: StateSpace, weights: Weights, name: str) -> Arra
 def linear_attention(y: Array, rule: LinearAttention, weights: Weights, name: str) -> Array:
     """The gated delta rule (arXiv 2412.06464), token after token, [T, hidden] → [T, hidden]."""
     num_tokens, heads_of_key = len(y), rule.num_value_heads // rule.num_key_heads
-    q, k, v = (_convolve(linear(y, weights, f"{name}.{part}"), weights, f"{name}.conv_{part}") for part in "qkv")
-    q, k = (_unit(part.reshape(num_tokens, rule.num_key_heads, -1)).repeat(heads_of_key, axis=1) for part in (q, k))
+    q, k, v = (
+        _convolve(linear(y, weights, f"{name}.{part}"), weights, f"{name}.conv_{part}")
+        for part in "qkv"
+    )
+    q, k = (
+        _unit(part.reshape(num_tokens, rule.num_key_heads, -1)).repeat(heads_of_key, axis=1)
+        for part in (q, k)
+    )
     q = q / np.float32(np.sqrt(rule.key_head_dim))
     v = v.reshape(num_tokens, rule.num_value_heads, -1)
     rate = softplus(linear(y, weights, f"{name}.decay") + weights[f"{name}.dt_bias"])
@@ -79,7 +122,9 @@ def linear_attention(y: Array, rule: LinearAttention, weights: Weights, name: st
     for token in range(num_tokens):
         state = state * kept[token][:, None, None]
         known = np.einsum("hkv,hk->hv", state, k[token])
-        state = state + np.einsum("hk,hv->hkv", k[token], (v[token] - known) * share[token][:, None])
+        state = state + np.einsum(
+            "hk,hv->hkv", k[token], (v[token] - known) * share[token][:, None]
+        )
         out[token] = np.einsum("hkv,hk->hv", state, q[token])
     gate = linear(y, weights, f"{name}.gate").reshape(out.shape)
     out = norm(out, rule.norm, weights, f"{name}.gated_norm") * _silu(gate)
@@ -92,11 +137,15 @@ def _unit(x: Array) -> Array:
 
 
 def _convolve(x: Array, weights: Weights, name: str) -> Array:
-    """Silu of each channel's weighted sum of its last inputs, [T, C] → [T, C]; before the first there are zeros."""
+    """Silu of each channel's weighted sum of its last inputs, [T, C] → [T, C]; before the first
+    there are zeros.
+    """
     kernel = weights[f"{name}.weight"][:, 0]  # [C, K], the newest input last
     size = kernel.shape[1]
     padded = np.concatenate([np.zeros((size - 1, x.shape[1]), np.float32), x])
-    summed = np.stack([(padded[token : token + size].T * kernel).sum(axis=1) for token in range(len(x))])
+    summed = np.stack(
+        [(padded[token : token + size].T * kernel).sum(axis=1) for token in range(len(x))]
+    )
     return _silu(summed + weights[f"{name}.bias"] if f"{name}.bias" in weights else summed)
 
 
@@ -108,7 +157,9 @@ def _scan(x: Array, dt: Array, b: Array, c: Array, a_log: Array) -> Array:
     for token in range(len(x)):
         b_heads, c_heads = (part[token].repeat(heads_of_group, axis=0) for part in (b, c))  # [H, N]
         kept = np.exp(-np.exp(a_log) * dt[token][:, None])
-        state = kept[:, None] * state + (dt[token][:, None] * x[token])[..., None] * b_heads[:, None]
+        state = (
+            kept[:, None] * state + (dt[token][:, None] * x[token])[..., None] * b_heads[:, None]
+        )
         out[token] = (state * c_heads[:, None]).sum(axis=-1)
     return out
 
@@ -121,9 +172,9 @@ def _gated_norm(out: Array, gate: Array, rule: StateSpace, weights: Weights, nam
         out = out * _silu(gate)
     groups = out.reshape(len(out), rule.num_groups, -1)
     mean_square = np.square(groups).mean(axis=-1, keepdims=True)
-    normed: Array = (groups / np.sqrt(mean_square + np.float32(rule.norm.eps))).reshape(out.shape) * weights[
-        f"{name}.gated_norm.weight"
-    ]
+    normed: Array = (groups / np.sqrt(mean_square + np.float32(rule.norm.eps))).reshape(
+        out.shape
+    ) * weights[f"{name}.gated_norm.weight"]
     return normed * _silu(gate) if rule.norm_before_gate else normed
 
 

@@ -1,6 +1,8 @@
-"""The numpy model: slow, in float32, one sequence at once, obviously right. The yardstick for every decoder of the grammar.
+"""The numpy model: slow, in float32, one sequence at once, obviously right. The yardstick for every
+decoder of the grammar.
 
-There is no cache, so nothing can be stale. Attention, MLP and mixture of experts are here; `reference_mixers.py` has the others.
+There is no cache, so nothing can be stale. Attention, MLP and mixture of experts are here;
+`reference_mixers.py` has the others.
 """
 
 from __future__ import annotations
@@ -28,8 +30,23 @@ from tgi.architectures.spec import (
     Stack,
     StateSpace,
 )
-from tgi.testing.reference.mixers import cross_attention, latent_attention, linear_attention, state_space
-from tgi.testing.reference.operations import Array, Weights, activation, linear, norm, rotate, sigmoid, softcap, softmax
+from tgi.testing.reference.mixers import (
+    cross_attention,
+    latent_attention,
+    linear_attention,
+    state_space,
+)
+from tgi.testing.reference.operations import (
+    Array,
+    Weights,
+    activation,
+    linear,
+    norm,
+    rotate,
+    sigmoid,
+    softcap,
+    softmax,
+)
 
 __all__ = [
     "Weights",
@@ -55,7 +72,9 @@ def reference_logits(
     encoder_token_ids: Sequence[int] = (),
     vectors: Mapping[int, Array] = MappingProxyType({}),
 ) -> Array:
-    """Logits after each token of one sequence, float32 [T, vocab]. The arguments are those of `reference_hidden`."""
+    """Logits after each token of one sequence, float32 [T, vocab]. The arguments are those of
+    `reference_hidden`.
+    """
     x = reference_hidden(spec, weights, token_ids, encoder_token_ids, vectors)
     if "head.projection.weight" in weights:
         x = x @ weights["head.projection.weight"].T
@@ -73,7 +92,8 @@ def reference_hidden(
     encoder_token_ids: Sequence[int] = (),
     vectors: Mapping[int, Array] = MappingProxyType({}),
 ) -> Array:
-    """The vectors after the last norm, float32 [T, hidden]. `encoder_token_ids` are what an encoder reads.
+    """The vectors after the last norm, float32 [T, hidden]. `encoder_token_ids` are what an encoder
+    reads.
 
     `vectors` stand in place of the embeddings of some positions: position → [hidden].
     """
@@ -93,7 +113,10 @@ def _run(stack: Stack, x: Array, weights: Weights, encoded: Array | None) -> Arr
 
 
 def _embed(
-    spec: ModelSpec, weights: Weights, token_ids: Sequence[int], vectors: Mapping[int, Array] = MappingProxyType({})
+    spec: ModelSpec,
+    weights: Weights,
+    token_ids: Sequence[int],
+    vectors: Mapping[int, Array] = MappingProxyType({}),
 ) -> Array:
     rules = spec.embedding
     x: Array = weights["embedding.weight"][list(token_ids)] * np.float32(rules.scale)
@@ -107,7 +130,9 @@ def _embed(
     return norm(x, rules.norm, weights, "embedding.norm")
 
 
-def _block(x: Array, block: Block, weights: Weights, place: tuple[str, int], encoded: Array | None) -> Array:
+def _block(
+    x: Array, block: Block, weights: Weights, place: tuple[str, int], encoded: Array | None
+) -> Array:
     layer, number = place
     y = norm(x, block.norm, weights, f"{layer}.block{number}.norm")
     out = np.zeros_like(x)
@@ -145,10 +170,20 @@ def attention(y: Array, rule: Attention, weights: Weights, name: str) -> Array:
     if rule.clip_qkv is not None:
         q, k, v = (item.clip(-rule.clip_qkv, rule.clip_qkv) for item in (q, k, v))
     if rule.qk_norm_over == "all":
-        q, k = norm(q, rule.q_norm, weights, f"{name}.q_norm"), norm(k, rule.k_norm, weights, f"{name}.k_norm")
-    q, k, v = q.reshape(num_tokens, heads, -1), k.reshape(num_tokens, kv_heads, -1), v.reshape(num_tokens, kv_heads, -1)
+        q, k = (
+            norm(q, rule.q_norm, weights, f"{name}.q_norm"),
+            norm(k, rule.k_norm, weights, f"{name}.k_norm"),
+        )
+    q, k, v = (
+        q.reshape(num_tokens, heads, -1),
+        k.reshape(num_tokens, kv_heads, -1),
+        v.reshape(num_tokens, kv_heads, -1),
+    )
     if rule.qk_norm_over != "all":  # a weight of [heads, dim] is one for each head
-        q, k = norm(q, rule.q_norm, weights, f"{name}.q_norm"), norm(k, rule.k_norm, weights, f"{name}.k_norm")
+        q, k = (
+            norm(q, rule.q_norm, weights, f"{name}.q_norm"),
+            norm(k, rule.k_norm, weights, f"{name}.k_norm"),
+        )
     if rule.rope is not None:
         q, k = rotate(q, rule.rope), rotate(k, rule.rope)
     k, v = (item.repeat(heads // kv_heads, axis=1) for item in (k, v))
@@ -186,7 +221,9 @@ def _position_bias(rule: Attention, num_tokens: int, weights: Weights, name: str
 
 
 def alibi_slopes(num_heads: int, bias_max: float = 8.0) -> Array:
-    """Slopes of ALiBi (arXiv 2108.12409): a geometric series; heads beyond a power of two take every other step between."""
+    """Slopes of ALiBi (arXiv 2108.12409): a geometric series; heads beyond a power of two take
+    every other step between.
+    """
     power = 2 ** math.floor(math.log2(num_heads))
     slopes = [2.0 ** (-bias_max * (head + 1) / power) for head in range(power)]
     slopes += [2.0 ** (-bias_max / 2 * (2 * head + 1) / power) for head in range(num_heads - power)]
@@ -194,12 +231,18 @@ def alibi_slopes(num_heads: int, bias_max: float = 8.0) -> Array:
 
 
 def _buckets(distance: npt.NDArray[np.int64], rule: RelativeBias) -> npt.NDArray[np.int64]:
-    """T5's distance buckets (arXiv 1910.10683): exact for near keys, logarithmic up to `max_distance`."""
+    """T5's distance buckets (arXiv 1910.10683): exact for near keys, logarithmic up to
+    `max_distance`.
+    """
     count = rule.num_buckets // 2 if rule.bidirectional else rule.num_buckets
     ahead = np.where(distance > 0, count, 0) if rule.bidirectional else np.zeros_like(distance)
     distance = np.abs(distance) if rule.bidirectional else np.maximum(-distance, 0)
     exact = count // 2
-    steps = np.log(np.maximum(distance, 1) / exact) / math.log(rule.max_distance / exact) * (count - exact)
+    steps = (
+        np.log(np.maximum(distance, 1) / exact)
+        / math.log(rule.max_distance / exact)
+        * (count - exact)
+    )
     far = np.minimum(exact + steps.astype(np.int64), count - 1)
     return ahead + np.where(distance < exact, distance, far)
 
@@ -218,10 +261,18 @@ def mlp(y: Array, rule: MLP, weights: Weights, name: str) -> Array:
 def mixture_of_experts(y: Array, rule: MixtureOfExperts, weights: Weights, name: str) -> Array:
     """Route each token to its experts, [T, hidden] → [T, hidden]."""
     logits = linear(y, weights, f"{name}.router")
-    correction = weights[f"{name}.router.correction"] if rule.router.correction_bias else np.zeros(rule.num_experts, np.float32)
+    correction = (
+        weights[f"{name}.router.correction"]
+        if rule.router.correction_bias
+        else np.zeros(rule.num_experts, np.float32)
+    )
     out = np.zeros_like(y)
     experts = [
-        {parameter: tensor[index] for parameter, tensor in weights.items() if parameter.startswith(f"{name}.experts.")}
+        {
+            parameter: tensor[index]
+            for parameter, tensor in weights.items()
+            if parameter.startswith(f"{name}.experts.")
+        }
         for index in range(rule.num_experts)
     ]
     for token, row in enumerate(logits):
@@ -235,7 +286,9 @@ def mixture_of_experts(y: Array, rule: MixtureOfExperts, weights: Weights, name:
     return out
 
 
-def _route(logits: Array, router: Router, experts_per_token: int, correction: Array) -> dict[int, np.float32]:
+def _route(
+    logits: Array, router: Router, experts_per_token: int, correction: Array
+) -> dict[int, np.float32]:
     """The chosen experts of one token and their shares."""
     if router.score == "sparse_mixer":
         return _sparse_mixer(logits, router, experts_per_token)
@@ -252,7 +305,10 @@ def _route(logits: Array, router: Router, experts_per_token: int, correction: Ar
     shares = score(scores[chosen]) if router.top_k_first else scores[chosen]
     if router.normalize:
         shares = shares / shares.sum()
-    return {int(expert): np.float32(router.scale) * share for expert, share in zip(chosen, shares, strict=True)}
+    return {
+        int(expert): np.float32(router.scale) * share
+        for expert, share in zip(chosen, shares, strict=True)
+    }
 
 
 def _sparse_mixer(logits: Array, router: Router, experts_per_token: int) -> dict[int, np.float32]:

@@ -1,4 +1,6 @@
-"""The numpy reference as the complete backend uses it: weights with adapters, a cache that keeps tokens, images, pooling."""
+"""The numpy reference as the complete backend uses it: weights with adapters, a cache that keeps
+tokens, images, pooling.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ __all__ = ["ReferenceNetwork", "TokenCache", "pool"]
 
 @final
 class ReferenceNetwork:
-    """Computes whole sequences. Adapter 0 is the model alone; of each other one the merged weights are kept."""
+    """Computes whole sequences. Adapter 0 is the model alone; of each other one the merged weights
+    are kept.
+    """
 
     def __init__(self, spec: ModelSpec, model_path: Path) -> None:
         self.spec = spec
@@ -54,24 +58,36 @@ class ReferenceNetwork:
         self._weights.clear()
 
     def load_adapter(self, number: int, path: Path, max_rank: int) -> None:
-        """Merge an adapter into a copy of the weights. Raises `ModelError`, or ValueError for a rank above `max_rank`."""
+        """Merge an adapter into a copy of the weights. Raises `ModelError`, or ValueError for a
+        rank above `max_rank`.
+        """
         adapter = read_adapter(path)
         if adapter.rank > max_rank:
             raise ValueError(f"the adapter has rank {adapter.rank}; at most {max_rank} was agreed")
-        self._weights[number] = merge_adapter(self.spec, self._weights[0], tensor_names(self.model_path), adapter)
+        self._weights[number] = merge_adapter(
+            self.spec, self._weights[0], tensor_names(self.model_path), adapter
+        )
 
     def unload_adapter(self, number: int) -> None:
         """Forget an adapter."""
         del self._weights[number]
 
-    def logits(self, new: NewSequence, tokens: Int32Array, encoder_tokens: Int32Array) -> Float32Array:
+    def logits(
+        self, new: NewSequence, tokens: Int32Array, encoder_tokens: Int32Array
+    ) -> Float32Array:
         """After each of the sequence's tokens, [T, vocab_size]."""
         arguments = (tokens.tolist(), encoder_tokens.tolist(), self._vectors(new, len(tokens)))
         return reference_logits(self.spec, self._weights[new.adapter], *arguments)
 
     def hidden(self, new: NewSequence, tokens: Int32Array) -> Float32Array:
         """The vectors after the last norm, [T, hidden_size]."""
-        return reference_hidden(self.spec, self._weights[new.adapter], tokens.tolist(), (), self._vectors(new, len(tokens)))
+        return reference_hidden(
+            self.spec,
+            self._weights[new.adapter],
+            tokens.tolist(),
+            (),
+            self._vectors(new, len(tokens)),
+        )
 
     def _vectors(self, new: NewSequence, num_tokens: int) -> dict[int, Float32Array]:
         if self._projector is None or not new.media:
@@ -82,7 +98,9 @@ class ReferenceNetwork:
 
 @final
 class TokenCache:
-    """Stands for a cache of keys and values: a slot keeps the token that was written to it, so what is wrong shows at once."""
+    """Stands for a cache of keys and values: a slot keeps the token that was written to it, so what
+    is wrong shows at once.
+    """
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
         self._slots = np.zeros((num_blocks, block_size), np.int32)
@@ -113,5 +131,7 @@ class TokenCache:
 
 def pool(hidden: Float32Array, pooling: str) -> Float32Array:
     """One vector [hidden_size] for a text, of those of its tokens [T, hidden_size]."""
-    vector: Float32Array = hidden.mean(axis=0) if pooling == "mean" else hidden[0 if pooling == "first" else -1]
+    vector: Float32Array = (
+        hidden.mean(axis=0) if pooling == "mean" else hidden[0 if pooling == "first" else -1]
+    )
     return vector

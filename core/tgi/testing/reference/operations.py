@@ -11,7 +11,18 @@ import numpy.typing as npt
 from tgi.architectures.rope import inverse_frequencies
 from tgi.architectures.spec import Activation, Norm, Rope
 
-__all__ = ["Array", "Weights", "activation", "linear", "norm", "rotate", "sigmoid", "softcap", "softmax", "softplus"]
+__all__ = [
+    "Array",
+    "Weights",
+    "activation",
+    "linear",
+    "norm",
+    "rotate",
+    "sigmoid",
+    "softcap",
+    "softmax",
+    "softplus",
+]
 
 Array = npt.NDArray[np.float32]
 Weights = Mapping[str, npt.NDArray[np.float32]]
@@ -49,7 +60,11 @@ def rotate(x: Array, rope: Rope) -> Array:
     else:
         first, second = np.split(rotated, 2, axis=-1)
     turned = (first * cos - second * sin, second * cos + first * sin)
-    joined = np.stack(turned, axis=-1).reshape(rotated.shape) if rope.interleaved else np.concatenate(turned, axis=-1)
+    joined = (
+        np.stack(turned, axis=-1).reshape(rotated.shape)
+        if rope.interleaved
+        else np.concatenate(turned, axis=-1)
+    )
     return np.concatenate([joined, rest], axis=-1)
 
 
@@ -59,10 +74,14 @@ def activation(x: Array, kind: Activation) -> Array:
         case "silu":
             return x * sigmoid(x)
         case "gelu":
-            error_function: Array = np.vectorize(math.erf, otypes=[np.float32])(x / np.float32(math.sqrt(2)))
+            error_function: Array = np.vectorize(math.erf, otypes=[np.float32])(
+                x / np.float32(math.sqrt(2))
+            )
             return np.float32(0.5) * x * (1 + error_function)
         case "gelu_tanh":
-            inner: Array = np.tanh(np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x))
+            inner: Array = np.tanh(
+                np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x)
+            )
             return np.float32(0.5) * x * (1 + inner)
         case "gelu_quick" | "silu_clamped":
             return x * sigmoid(np.float32(_GELU_QUICK_SLOPE) * x)

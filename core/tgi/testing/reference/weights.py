@@ -18,13 +18,20 @@ __all__ = ["read_weights", "tensor_names"]
 
 def read_weights(spec: ModelSpec, model_path: Path) -> dict[str, npt.NDArray[np.float32]]:
     """All roles of the spec in float32. Raises `ModelError` as `placements` and `split` do."""
-    tensors = {name: tensor for path in sorted(model_path.glob("*.safetensors")) for name, tensor in _read(path).items()}
+    tensors = {
+        name: tensor
+        for path in sorted(model_path.glob("*.safetensors"))
+        for name, tensor in _read(path).items()
+    }
     shapes = tensor_shapes(spec)
     weights: dict[str, npt.NDArray[np.float32]] = {}
     for placement in placements(spec, tensors):
         dtype = tensors[placement.name].dtype
         if dtype.kind in "iub":
-            raise ModelError(f"The tensor `{placement.name}` holds {dtype}, not weights.", "Choose a checkpoint in floats.")
+            raise ModelError(
+                f"The tensor `{placement.name}` holds {dtype}, not weights.",
+                "Choose a checkpoint in floats.",
+            )
         for parameter, piece in split(tensors[placement.name], placement, spec).items():
             array = piece.astype(np.float32)
             if placement.rule.unit_rows:
@@ -32,7 +39,9 @@ def read_weights(spec: ModelSpec, model_path: Path) -> dict[str, npt.NDArray[np.
             if placement.expert is None:
                 weights[parameter] = array
             else:
-                weights.setdefault(parameter, np.empty(shapes[parameter], np.float32))[placement.expert] = array
+                weights.setdefault(parameter, np.empty(shapes[parameter], np.float32))[
+                    placement.expert
+                ] = array
     return weights
 
 
@@ -45,4 +54,6 @@ def _read(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"The weight file `{path}` cannot be read: {error}.", "Download it again.") from error
+        raise ModelError(
+            f"The weight file `{path}` cannot be read: {error}.", "Download it again."
+        ) from error

@@ -14,7 +14,9 @@ BODY = {"inputs": "The quick brown fox", "parameters": {"max_new_tokens": 3}}
 
 
 class Call:
-    """One request that runs until its client leaves. Where the client reads slowly, each send takes some turns of the loop."""
+    """One request that runs until its client leaves. Where the client reads slowly, each send takes
+    some turns of the loop.
+    """
 
     def __init__(self, app, path, body, num_send_turns=0):
         self._num_send_turns = num_send_turns
@@ -23,7 +25,14 @@ class Call:
         self._body = json.dumps(body).encode()
         self._is_body_sent = False
         headers = [(b"content-type", b"application/json")]
-        scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b"", "root_path": ""}
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": path,
+            "headers": headers,
+            "query_string": b"",
+            "root_path": "",
+        }
         self.task = asyncio.ensure_future(app(scope, self._receive, self._send))
 
     def leave(self):
@@ -85,7 +94,18 @@ async def get(app, path):
     async def send(message):
         sent.append(message)
 
-    await app({"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b"", "root_path": ""}, receive, send)
+    await app(
+        {
+            "type": "http",
+            "method": "GET",
+            "path": path,
+            "headers": [],
+            "query_string": b"",
+            "root_path": "",
+        },
+        receive,
+        send,
+    )
     return b"".join(m.get("body", b"") for m in sent).decode()
 
 
@@ -158,11 +178,15 @@ STREAMS = {
 
 @pytest.mark.parametrize("path", STREAMS)
 @pytest.mark.parametrize("num_turns", range(8))
-async def test_whoever_leaves_a_stream_around_its_first_event_holds_nothing(make_app, path, num_turns):
+async def test_whoever_leaves_a_stream_around_its_first_event_holds_nothing(
+    make_app, path, num_turns
+):
     engine = FakeEngine(outputs=[])
     call = Call(make_app(engine), path, STREAMS[path], num_send_turns=3)
     await until(lambda: engine.streams)
-    for _ in range(num_turns):  # of the event loop: before, while and after the first events are sent
+    for _ in range(
+        num_turns
+    ):  # of the event loop: before, while and after the first events are sent
         await asyncio.sleep(0)
     call.leave()
     await call.task
@@ -193,4 +217,6 @@ async def test_a_quiet_stream_is_kept_alive_by_comments():
     assert bodies[0] == b"data: 1\n\n"
     assert bodies[-2:] == [b"data: 2\n\n", b""]
     assert set(bodies[1:-2]) == {b":\n\n"}
-    assert [message.get("more_body", False) for message in sent[1:]] == [True] * (len(bodies) - 1) + [False]
+    assert [message.get("more_body", False) for message in sent[1:]] == [True] * (
+        len(bodies) - 1
+    ) + [False]

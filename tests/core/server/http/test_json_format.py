@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tgi.server.http.json_format import format_f32, format_f64, format_plain, format_string, round_f32
+from tgi.server.http.json_format import (
+    format_f32,
+    format_f64,
+    format_plain,
+    format_string,
+    round_f32,
+)
 
 
 @pytest.mark.parametrize(

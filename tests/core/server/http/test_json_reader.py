@@ -30,11 +30,20 @@ REJECTED = {
         400,
         "parameters.temperature: number out of range at line 1 column 47",
     ),
-    b'{"inputs":"a","parameters":{"top_k":01}}': (400, "parameters.top_k: invalid number at line 1 column 38"),
+    b'{"inputs":"a","parameters":{"top_k":01}}': (
+        400,
+        "parameters.top_k: invalid number at line 1 column 38",
+    ),
     b"{}": (422, "missing field `inputs` at line 1 column 2"),
-    b"[]": (422, "invalid length 0, expected struct GenerateRequest with 2 elements at line 1 column 2"),
+    b"[]": (
+        422,
+        "invalid length 0, expected struct GenerateRequest with 2 elements at line 1 column 2",
+    ),
     b"[1,": (422, "[0]: invalid type: integer `1`, expected a string at line 1 column 2"),
-    b'{"inputs":{"a":1}}': (422, "inputs: invalid type: map, expected a string at line 1 column 10"),
+    b'{"inputs":{"a":1}}': (
+        422,
+        "inputs: invalid type: map, expected a string at line 1 column 10",
+    ),
     b'{"inputs":"a","parameters":null}': (
         422,
         "parameters: invalid type: null, expected struct GenerateParameters at line 1 column 31",
@@ -45,16 +54,24 @@ REJECTED = {
     ),
     b'{"inputs":"a","parameters":{"max_new_tokens":1.0}}': (
         422,
-        "parameters.max_new_tokens: invalid type: floating point `1.0`, expected u32 at line 1 column 48",
+        (
+            "parameters.max_new_tokens: invalid type: floating point `1.0`, expected u32 at line 1"
+            " column 48"
+        ),
     ),
     b'{"inputs":"a","parameters":{"seed":18446744073709551616}}': (
         422,
-        "parameters.seed: invalid type: floating point `1.8446744073709552e19`, expected u64 at line 1 column 55",
+        (
+            "parameters.seed: invalid type: floating point `1.8446744073709552e19`, expected u64 at"
+            " line 1 column 55"
+        ),
     ),
     b'{"inputs":"a","parameters":{"grammar":{"type":"text","value":1}}}': (
         422,
-        "parameters.grammar.type: unknown variant `text`, expected one of `json`, `json_object`, `regex`, `json_schema` "
-        "at line 1 column 52",
+        (
+            "parameters.grammar.type: unknown variant `text`, expected one of `json`,"
+            " `json_object`, `regex`, `json_schema` at line 1 column 52"
+        ),
     ),
     b'{"inputs":"a","parameters":{"stop":["a",1]}}': (
         422,
@@ -83,12 +100,36 @@ def test_rejections_carry_the_status_the_path_and_the_place(body):
 @pytest.mark.parametrize(
     ("record", "body", "text"),
     [
-        (CompletionRequest, {"prompt": None}, "prompt: data did not match any variant of untagged enum PromptDeserializer"),
-        (CompletionRequest, {"prompt": {}}, "prompt: data did not match any variant of untagged enum PromptDeserializer"),
-        (CompletionRequest, {"logprobs": "a"}, 'logprobs: invalid type: string "a", expected u32 or a boolean'),
-        (ChatRequest, {"stop": 5}, "stop: invalid type: integer `5`, expected a string or a sequence"),
-        (ChatRequest, {"logit_bias": True}, "logit_bias: invalid type: boolean `true`, expected a map or a sequence"),
-        (MessagesRequest, {"system": {}}, "system: invalid type: map, expected a string or a sequence"),
+        (
+            CompletionRequest,
+            {"prompt": None},
+            "prompt: data did not match any variant of untagged enum PromptDeserializer",
+        ),
+        (
+            CompletionRequest,
+            {"prompt": {}},
+            "prompt: data did not match any variant of untagged enum PromptDeserializer",
+        ),
+        (
+            CompletionRequest,
+            {"logprobs": "a"},
+            'logprobs: invalid type: string "a", expected u32 or a boolean',
+        ),
+        (
+            ChatRequest,
+            {"stop": 5},
+            "stop: invalid type: integer `5`, expected a string or a sequence",
+        ),
+        (
+            ChatRequest,
+            {"logit_bias": True},
+            "logit_bias: invalid type: boolean `true`, expected a map or a sequence",
+        ),
+        (
+            MessagesRequest,
+            {"system": {}},
+            "system: invalid type: map, expected a string or a sequence",
+        ),
     ],
 )
 def test_a_field_of_several_types_names_them(record, body, text):
@@ -115,7 +156,11 @@ def test_bytes_after_the_value_are_ignored():
 
 def test_an_array_fills_the_fields_in_order():
     request = read_json(b'["hi",[2,0.5]]', GenerateRequest)
-    assert (request.inputs, request.parameters.best_of, request.parameters.temperature) == ("hi", 2, 0.5)
+    assert (request.inputs, request.parameters.best_of, request.parameters.temperature) == (
+        "hi",
+        2,
+        0.5,
+    )
     assert read_json(b'["hi",{},true]', CompatGenerateRequest).stream
 
 
@@ -126,8 +171,14 @@ def test_an_unknown_field_may_nest_to_any_depth(depth):
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -139,7 +190,10 @@ def test_the_slow_reading_agrees_with_the_fast_one(inputs, other):
     assert read_json(body + b" }", GenerateRequest) == fast
 
 
-@given(st.binary(max_size=40) | st.text(alphabet='{}[]":,\\u0123abe-+. tfn', max_size=40).map(str.encode))
+@given(
+    st.binary(max_size=40)
+    | st.text(alphabet='{}[]":,\\u0123abe-+. tfn', max_size=40).map(str.encode)
+)
 def test_any_bytes_end_in_a_record_or_a_rejection(body):
     try:
         read_json(body, GenerateRequest)
@@ -148,20 +202,66 @@ def test_any_bytes_end_in_a_record_or_a_rejection(body):
 
 
 BODIES = [
-    (GenerateRequest, {"inputs": "a", "parameters": {"grammar": {"type": "json", "value": {"a": [1]}}, "stop": ["x"]}}),
-    (ChatRequest, {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}], "logit_bias": {"5": 1}}),
-    (ChatRequest, {"messages": [], "logit_bias": [1, 2.5], "stop": "x", "stream_options": {"include_usage": True}}),
+    (
+        GenerateRequest,
+        {
+            "inputs": "a",
+            "parameters": {"grammar": {"type": "json", "value": {"a": [1]}}, "stop": ["x"]},
+        },
+    ),
+    (
+        ChatRequest,
+        {
+            "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}],
+            "logit_bias": {"5": 1},
+        },
+    ),
+    (
+        ChatRequest,
+        {
+            "messages": [],
+            "logit_bias": [1, 2.5],
+            "stop": "x",
+            "stream_options": {"include_usage": True},
+        },
+    ),
     (CompletionRequest, {"prompt": [[1, 2]], "logprobs": 2, "stop": ["x"], "temperature": 1}),
     (CompletionRequest, {"prompt": "a", "logprobs": True, "logit_bias": {}}),
-    (ResponsesRequest, {"input": [{"role": "user", "content": "a"}], "text": {"format": {"type": "text"}}}),
-    (MessagesRequest, {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}], "max_tokens": 1}),
-    (MessagesRequest, {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1, "system": "b", "top_k": 3}),
-    (InferRequest, {"id": "1", "inputs": [{"name": "a", "shape": [1], "datatype": "BYTES", "data": [97]}], "outputs": []}),
+    (
+        ResponsesRequest,
+        {"input": [{"role": "user", "content": "a"}], "text": {"format": {"type": "text"}}},
+    ),
+    (
+        MessagesRequest,
+        {
+            "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}],
+            "max_tokens": 1,
+        },
+    ),
+    (
+        MessagesRequest,
+        {
+            "messages": [{"role": "user", "content": "a"}],
+            "max_tokens": 1,
+            "system": "b",
+            "top_k": 3,
+        },
+    ),
+    (
+        InferRequest,
+        {
+            "id": "1",
+            "inputs": [{"name": "a", "shape": [1], "datatype": "BYTES", "data": [97]}],
+            "outputs": [],
+        },
+    ),
     (VertexRequest, {"instances": [{"inputs": "a"}, 5]}),
 ]
 
 
-@pytest.mark.parametrize(("record", "body"), BODIES, ids=lambda value: getattr(value, "__name__", None))
+@pytest.mark.parametrize(
+    ("record", "body"), BODIES, ids=lambda value: getattr(value, "__name__", None)
+)
 def test_the_slow_reader_reads_what_the_fast_one_reads(record, body):
     text = json.dumps(body).encode()
     fast, slow = read_json(text, record), read_json(text + b" x", record)
@@ -181,8 +281,16 @@ def test_a_field_of_any_shape_that_nests_too_deep_is_rejected(depth):
     ("body", "record", "place"),
     [
         (b'{"inputs":"a","inputs":"b"}', GenerateRequest, "duplicate field `inputs`"),
-        (b'{"inputs":"a","parameters":{"seed":1,"seed":1}}', GenerateRequest, "parameters: duplicate field `seed`"),
-        (b'{"messages":[{"role":"user","role":"user"}]}', ChatRequest, "messages[0]: duplicate field `role`"),
+        (
+            b'{"inputs":"a","parameters":{"seed":1,"seed":1}}',
+            GenerateRequest,
+            "parameters: duplicate field `seed`",
+        ),
+        (
+            b'{"messages":[{"role":"user","role":"user"}]}',
+            ChatRequest,
+            "messages[0]: duplicate field `role`",
+        ),
     ],
 )
 def test_a_field_may_be_given_once(body, record, place):

@@ -2,7 +2,13 @@
 
 import pytest
 
-POST_PATHS = ["/generate", "/generate_stream", "/tokenize", "/v1/completions", "/v1/chat/completions"]
+POST_PATHS = [
+    "/generate",
+    "/generate_stream",
+    "/tokenize",
+    "/v1/completions",
+    "/v1/chat/completions",
+]
 GET_PATHS = ["/info", "/info/backend", "/health", "/ping", "/metrics", "/v1/models"]
 VARY = "origin, access-control-request-method, access-control-request-headers"
 
@@ -16,9 +22,17 @@ async def test_an_unknown_path_is_404_without_body(make_client):
 
 async def test_a_wrong_method_is_405_and_names_the_right_ones(make_client):
     async with make_client() as client:
-        for path, allow in [*((p, "POST") for p in POST_PATHS), *((p, "GET,HEAD") for p in GET_PATHS), ("/", "POST,GET,HEAD")]:
+        for path, allow in [
+            *((p, "POST") for p in POST_PATHS),
+            *((p, "GET,HEAD") for p in GET_PATHS),
+            ("/", "POST,GET,HEAD"),
+        ]:
             response = await client.put(path)
-            assert (response.status_code, response.content, response.headers["allow"]) == (405, b"", allow), path
+            assert (response.status_code, response.content, response.headers["allow"]) == (
+                405,
+                b"",
+                allow,
+            ), path
 
 
 async def test_head_responses_on_get_routes(make_client):
@@ -28,7 +42,9 @@ async def test_head_responses_on_get_routes(make_client):
             assert (response.status_code, response.content) == (200, b""), path
 
 
-@pytest.mark.parametrize("authorization", [None, "Bearer Key", "bearer key", "key", "Bearer key ", "Bearer kéy"])
+@pytest.mark.parametrize(
+    "authorization", [None, "Bearer Key", "bearer key", "key", "Bearer key ", "Bearer kéy"]
+)
 async def test_without_the_exact_key_guarded_routes_are_401(make_client, authorization):
     headers = {} if authorization is None else {"authorization": authorization.encode()}
     async with make_client(api_key="key") as client:
@@ -39,7 +55,9 @@ async def test_without_the_exact_key_guarded_routes_are_401(make_client, authori
 
 async def test_the_key_opens_guarded_routes_and_open_ones_need_none(make_client):
     async with make_client(api_key="key") as client:
-        response = await client.post("/generate", json={"inputs": "a"}, headers={"authorization": "Bearer key"})
+        response = await client.post(
+            "/generate", json={"inputs": "a"}, headers={"authorization": "Bearer key"}
+        )
         assert response.status_code == 200
         for path in [*GET_PATHS, "/"]:
             assert (await client.get(path)).status_code == 200, path
@@ -52,7 +70,9 @@ async def test_the_key_is_asked_for_before_the_method(make_client):
         assert (await client.put("/")).status_code == 405
 
 
-@pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded", "application/jsonx"])
+@pytest.mark.parametrize(
+    "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "application/jsonx"]
+)
 async def test_another_content_type_is_415(make_client, content_type):
     headers = {} if content_type is None else {"content-type": content_type}
     async with make_client() as client:
@@ -62,17 +82,24 @@ async def test_another_content_type_is_415(make_client, content_type):
     assert response.headers["content-type"] == "text/plain; charset=utf-8"
 
 
-@pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; charset=utf-8", "application/vnd.x+json"])
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/json", "Application/JSON; charset=utf-8", "application/vnd.x+json"],
+)
 async def test_json_content_types(make_client, content_type):
     async with make_client() as client:
-        response = await client.post("/generate", content=b'{"inputs":"a"}', headers={"content-type": content_type})
+        response = await client.post(
+            "/generate", content=b'{"inputs":"a"}', headers={"content-type": content_type}
+        )
     assert response.status_code == 200
 
 
 async def test_a_body_over_the_limit_is_413(make_client):
     async with make_client(payload_limit=20) as client:
         headers = {"content-type": "application/json"}
-        assert (await client.post("/generate", content=b'{"inputs":"aaaaaaa"}', headers=headers)).status_code == 200
+        assert (
+            await client.post("/generate", content=b'{"inputs":"aaaaaaa"}', headers=headers)
+        ).status_code == 200
         response = await client.post("/generate", content=b'{"inputs":"aaaaaaaa"}', headers=headers)
     assert response.status_code == 413
     assert response.text == "Failed to buffer the request body: length limit exceeded"
@@ -80,7 +107,11 @@ async def test_a_body_over_the_limit_is_413(make_client):
 
 async def test_every_response_allows_every_origin_by_default(make_client):
     async with make_client() as client:
-        for response in (await client.get("/info"), await client.get("/nothing"), await client.put("/generate")):
+        for response in (
+            await client.get("/info"),
+            await client.get("/nothing"),
+            await client.put("/generate"),
+        ):
             assert response.headers["access-control-allow-origin"] == "*"
             assert response.headers["vary"] == VARY
             assert "access-control-allow-methods" not in response.headers

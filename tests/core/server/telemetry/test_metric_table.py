@@ -59,7 +59,9 @@ def queries():
 
 
 def test_the_table_is_that_of_tgi():
-    assert [f"{row.name} {row.kind} {row.label}".strip() for row in METRICS] == TGI_SERIES.strip().splitlines()
+    assert [
+        f"{row.name} {row.kind} {row.label}".strip() for row in METRICS
+    ] == TGI_SERIES.strip().splitlines()
 
 
 def test_buckets():
@@ -69,7 +71,9 @@ def test_buckets():
     assert bucket_bounds(rows["tgi_request_input_length"], 100, 200) == list(range(1, 101))
     assert bucket_bounds(rows["tgi_request_max_new_tokens"], 100, 200) == list(range(2, 202, 2))
     assert bucket_bounds(rows["tgi_batch_next_size"], 100, 200) == list(range(1, 1025))
-    assert {row.name for row in METRICS if row.kind == "histogram"} == {row.name for row in METRICS if row.buckets}
+    assert {row.name for row in METRICS if row.kind == "histogram"} == {
+        row.name for row in METRICS if row.buckets
+    }
     with pytest.raises(ValueError, match="has no buckets"):
         bucket_bounds(rows["tgi_queue_size"], 1, 2)
 
@@ -83,19 +87,31 @@ def test_every_series_is_updated_and_label_values_are_those_of_the_table():
     metrics.observe_success(RequestTimes(0.1, 0.1, 0.1, 1))
     for reason in ("backpressure", "wait_exceeded", "chunking"):
         for method in ("prefill", "decode"):
-            stats = SchedulerStats(method=method, num_decode_rows=1, num_new_sequences=1, has_joined=True, join_reason=reason)
+            stats = SchedulerStats(
+                method=method,
+                num_decode_rows=1,
+                num_new_sequences=1,
+                has_joined=True,
+                join_reason=reason,
+            )
             metrics.observe_step(EngineStats(stats))
             metrics.observe_step(EngineStats(stats, is_failed=True))
     text = metrics.render()
     assert names_in(text) == {row.name for row in METRICS}
     for row in METRICS:
-        values = set(re.findall(rf'^{row.name}\w*{{{row.label}="(\w+)"', text, re.MULTILINE)) if row.label else set()
+        values = (
+            set(re.findall(rf'^{row.name}\w*{{{row.label}="(\w+)"', text, re.MULTILINE))
+            if row.label
+            else set()
+        )
         assert values == set(row.values), row.name
 
 
 def test_a_failed_step_is_no_success():
     metrics = Metrics(100, 200)
-    metrics.observe_step(EngineStats(SchedulerStats(method="decode", num_decode_rows=1), is_failed=True))
+    metrics.observe_step(
+        EngineStats(SchedulerStats(method="decode", num_decode_rows=1), is_failed=True)
+    )
     text = metrics.render()
     assert 'tgi_batch_inference_failure{method="decode"} 1\n' in text
     assert "tgi_batch_inference_success" not in text
@@ -104,7 +120,9 @@ def test_a_failed_step_is_no_success():
 
 def test_the_page_is_the_table():
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
-    assert page == metrics_page(), "run: python -m tgi.server.telemetry.metric_table > docs/metrics.md"
+    assert page == metrics_page(), (
+        "run: python -m tgi.server.telemetry.metric_table > docs/metrics.md"
+    )
 
 
 def test_the_dashboard_is_what_its_source_makes():
@@ -127,11 +145,15 @@ RARE = {"tgi_batch_inference_failure"}
 
 async def test_every_query_hits_a_series_of_a_live_server(tmp_path, tiny_model):
     body = {"inputs": "hello", "parameters": {"max_new_tokens": 60}}
-    with running_server(tiny_model, "null", tmp_path / "log", "--max-concurrent-requests", "64") as server:
+    with running_server(
+        tiny_model, "null", tmp_path / "log", "--max-concurrent-requests", "64"
+    ) as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
             await client.post("/generate", json={**body, "parameters": {"max_new_tokens": 0}})
             for _ in range(20):
-                responses = await asyncio.gather(*(client.post("/generate", json=body) for _ in range(16)))
+                responses = await asyncio.gather(
+                    *(client.post("/generate", json=body) for _ in range(16))
+                )
                 assert {response.status_code for response in responses} == {200}
                 text = (await client.get("/metrics")).text
                 if "tgi_batch_concat_duration" in text:
@@ -141,5 +163,9 @@ async def test_every_query_hits_a_series_of_a_live_server(tmp_path, tiny_model):
         for name, conditions in re.findall(r"\b(tgi_\w+)\{([^}]*)\}", query):
             if name not in RARE:
                 wanted = re.findall(r'\w+="\w+"', conditions)
-                hits = [sample for sample in served if sample.partition("{")[0] == name and all(w in sample for w in wanted)]
+                hits = [
+                    sample
+                    for sample in served
+                    if sample.partition("{")[0] == name and all(w in sample for w in wanted)
+                ]
                 assert hits, f"{name} {wanted}"

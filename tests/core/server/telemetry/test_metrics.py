@@ -24,8 +24,10 @@ def test_a_fresh_server_exports_nothing(metrics):
 
 def test_counters_carry_no_total_suffix(metrics):
     metrics.count_request()
-    assert metrics.render() == (
-        "# HELP tgi_request_count Total number of requests\n# TYPE tgi_request_count counter\ntgi_request_count 1\n\n"
+    assert (
+        metrics.render()
+        == "# HELP tgi_request_count Total number of requests\n# TYPE tgi_request_count"
+        " counter\ntgi_request_count 1\n\n"
     )
 
 
@@ -34,14 +36,24 @@ def test_failures_are_counted_by_kind(metrics):
     metrics.count_failure(Failure.DROPPED)
     metrics.count_failure(Failure.VALIDATION)
     samples = families(metrics.render())["tgi_request_failure"].samples
-    assert {sample.labels["err"]: sample.value for sample in samples} == {"dropped": 2, "validation": 1}
+    assert {sample.labels["err"]: sample.value for sample in samples} == {
+        "dropped": 2,
+        "validation": 1,
+    }
 
 
 def test_a_finished_request_fills_the_histograms(metrics):
     metrics.observe_valid_request(input_length=10, max_new_tokens=5000)
-    metrics.observe_success(RequestTimes(validation=0.25, queue=0.5, inference=1.0, num_generated_tokens=4))
+    metrics.observe_success(
+        RequestTimes(validation=0.25, queue=0.5, inference=1.0, num_generated_tokens=4)
+    )
     found = families(metrics.render())
-    sums = {s.name: s.value for family in found.values() for s in family.samples if s.name.endswith("_sum")}
+    sums = {
+        s.name: s.value
+        for family in found.values()
+        for s in family.samples
+        if s.name.endswith("_sum")
+    }
     assert sums == {
         "tgi_request_input_length_sum": 10,
         "tgi_request_max_new_tokens_sum": 1024,
@@ -57,29 +69,48 @@ def test_a_finished_request_fills_the_histograms(metrics):
 def test_buckets_are_cumulative_and_those_of_tgi(metrics):
     metrics.observe_success(RequestTimes(0.0, 0.0, 0.0002, 4))
     text = metrics.render()
-    buckets = [s for s in families(text)["tgi_request_duration"].samples if s.name.endswith("_bucket")]
+    buckets = [
+        s for s in families(text)["tgi_request_duration"].samples if s.name.endswith("_bucket")
+    ]
     assert len(buckets) == 36
     assert buckets[0].labels["le"] == "0.00015000000000000001"
     assert [s.value for s in buckets[:3]] == [0, 1, 1]
     assert (buckets[-1].labels["le"], buckets[-1].value) == ("+Inf", 1)
-    generated = [s for s in families(text)["tgi_request_generated_tokens"].samples if s.name.endswith("_bucket")]
+    generated = [
+        s
+        for s in families(text)["tgi_request_generated_tokens"].samples
+        if s.name.endswith("_bucket")
+    ]
     assert [s.labels["le"] for s in generated[:3]] == ["2", "4", "6"]
     assert [s.value for s in generated[:3]] == [0, 1, 1]
 
 
 def test_steps_of_the_engine_fill_the_batch_series(metrics):
     stats = SchedulerStats(
-        num_waiting=3, num_running=2, num_used_tokens=64, method="prefill", num_new_sequences=2, has_joined=True
+        num_waiting=3,
+        num_running=2,
+        num_used_tokens=64,
+        method="prefill",
+        num_new_sequences=2,
+        has_joined=True,
     )
     metrics.observe_step(EngineStats(stats, step_ns=2_000_000, forward_ns=1_000_000))
     metrics.observe_step(EngineStats(SchedulerStats(num_decode_rows=2, method="decode")))
     found = families(metrics.render())
     assert found["tgi_queue_size"].samples[0].value == 0
-    assert {s.labels["method"] for s in found["tgi_batch_inference_count"].samples} == {"prefill", "decode"}
+    assert {s.labels["method"] for s in found["tgi_batch_inference_count"].samples} == {
+        "prefill",
+        "decode",
+    }
     assert found["tgi_batch_concat"].samples[0].labels == {"reason": "chunking"}
-    forward = {(s.name, s.labels.get("method")): s.value for s in found["tgi_batch_forward_duration"].samples}
+    forward = {
+        (s.name, s.labels.get("method")): s.value
+        for s in found["tgi_batch_forward_duration"].samples
+    }
     assert forward["tgi_batch_forward_duration_sum", "prefill"] == 0.001
-    assert {s.value for s in found["tgi_request_skipped_tokens"].samples if s.name.endswith("_count")} == {2}
+    assert {
+        s.value for s in found["tgi_request_skipped_tokens"].samples if s.name.endswith("_count")
+    } == {2}
 
 
 def test_own_labels_precede_the_bound(metrics):
@@ -90,7 +121,9 @@ def test_own_labels_precede_the_bound(metrics):
 def test_counters_come_before_gauges_before_histograms(metrics):
     metrics.observe_step(EngineStats(SchedulerStats(method="decode", num_decode_rows=1)))
     metrics.count_request()
-    kinds = [line.split()[-1] for line in metrics.render().splitlines() if line.startswith("# TYPE")]
+    kinds = [
+        line.split()[-1] for line in metrics.render().splitlines() if line.startswith("# TYPE")
+    ]
     assert kinds == sorted(kinds, key={"counter": 0, "gauge": 1, "histogram": 2, "summary": 2}.get)
     assert len(set(kinds)) == 4
 

@@ -48,12 +48,21 @@ async def test_a_generation_and_its_parts(traced, spans):
     assert not span.error
     parts = {child.name: child for child in span.children}
     assert set(parts) == {"validate", "queued", "infer"}
-    assert parts["validate"].end_ns == parts["queued"].start_ns <= parts["queued"].end_ns == parts["infer"].start_ns
+    assert (
+        parts["validate"].end_ns
+        == parts["queued"].start_ns
+        <= parts["queued"].end_ns
+        == parts["infer"].start_ns
+    )
     assert parts["infer"].end_ns <= span.end_ns
     assert {child.parent for child in span.children} == {span.context}
     assert len({child.context.span_id for child in [span, *span.children]}) == 4
     times = {"total_time", "validation_time", "queue_time", "inference_time", "time_per_token"}
-    assert set(span.attributes) == times | {"seed", "http.request.method", "http.response.status_code"}
+    assert set(span.attributes) == times | {
+        "seed",
+        "http.request.method",
+        "http.response.status_code",
+    }
     assert span.attributes["seed"] == "Some(7)"
     assert span.attributes["queue_time"] == "1µs"
 
@@ -64,7 +73,11 @@ async def test_a_generation_and_its_parts(traced, spans):
         ("/", BODY, "compat_generate"),
         ("/generate_stream", BODY, "generate_stream"),
         ("/v1/completions", {"prompt": "hello", "max_tokens": 3, "stream": True}, "completions"),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 3}, "chat_completions"),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 3},
+            "chat_completions",
+        ),
     ],
 )
 async def test_every_generation_route_has_its_name_and_parts(traced, spans, path, body, name):
@@ -130,7 +143,13 @@ def test_without_traces_nothing_is_recorded():
 def make_span():
     parent = TraceContext.parse(PARENT)
     span = Span(
-        "generate", parent.child(), parent, 1_000, 9_000, {"seed": "None", "http.response.status_code": 200}, "validation"
+        "generate",
+        parent.child(),
+        parent,
+        1_000,
+        9_000,
+        {"seed": "None", "http.response.status_code": 200},
+        "validation",
     )
     span.add_child("infer", 2_000, 8_000)
     return span
@@ -156,17 +175,23 @@ def test_spans_arrive_at_a_collector(collector):
 
 @pytest.mark.parametrize("endpoint", ["localhost:4317", "ftp://x", "http://", "http://x:y"])
 def test_an_endpoint_that_is_none(endpoint):
-    with pytest.raises(ConfigError, match=r"`otlp_endpoint` must be a URL like http://host:4317\. Given: "):
+    with pytest.raises(
+        ConfigError, match=r"`otlp_endpoint` must be a URL like http://host:4317\. Given: "
+    ):
         OtlpExporter(endpoint, "s", "4")
 
 
 def test_missing_packages_stop_the_start_with_one_line():
     code = (
-        "import sys; sys.modules['opentelemetry.sdk'] = None\n"
-        "from tgi.cli import main; sys.exit(main(['serve', '--otlp-endpoint', 'http://127.0.0.1:1', '--port', '0']))"
+        "import sys; sys.modules['opentelemetry.sdk'] = None\nfrom tgi.cli import main;"
+        " sys.exit(main(['serve', '--otlp-endpoint', 'http://127.0.0.1:1', '--port', '0']))"
     )
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
     assert finished.returncode == 1
     last = finished.stderr.strip().splitlines()[-1]
-    assert last.startswith("Error: `--otlp-endpoint` needs packages that are not installed (opentelemetry.sdk")
+    assert last.startswith(
+        "Error: `--otlp-endpoint` needs packages that are not installed (opentelemetry.sdk"
+    )
     assert "Install tgi with the extra `otlp`" in last

@@ -18,12 +18,20 @@ _FIRST, _SECOND, _UNKNOWN = 7, 3, 5  # numbers mean nothing
 _PROMPT = 21
 
 
-def _make_adapters(under_test: BackendUnderTest, core: ScriptedCore) -> tuple[list[Path], list[TinyModel]]:
+def _make_adapters(
+    under_test: BackendUnderTest, core: ScriptedCore
+) -> tuple[list[Path], list[TinyModel]]:
     """Three adapters of the plain model, and what it is with each."""
     model, rank = under_test.models.get(), min(4, core.agreement.limits.max_adapter_rank)
-    layers = (("q_proj", "v_proj"), ("q_proj", "v_proj"), ("o_proj", "k_proj", "gate_proj", "up_proj", "down_proj"))
+    layers = (
+        ("q_proj", "v_proj"),
+        ("q_proj", "v_proj"),
+        ("o_proj", "k_proj", "gate_proj", "up_proj", "down_proj"),
+    )
     paths = [
-        model.write_adapter(under_test.folder / f"adapter-{seed}", targets=targets, rank=rank, seed=seed)
+        model.write_adapter(
+            under_test.folder / f"adapter-{seed}", targets=targets, rank=rank, seed=seed
+        )
         for seed, targets in enumerate(layers, 1)
     ]
     return paths, [model.merged(path) for path in paths]
@@ -49,20 +57,32 @@ def _mixed_adapters(under_test: BackendUnderTest) -> None:
         paths, models = _make_adapters(under_test, core)
         for number, path in zip((_FIRST, _SECOND), paths, strict=False):
             core.must_control("adapter_load", adapter=number, path=path)
-        owners = [(0, base), (_FIRST, models[0]), (_SECOND, models[1]), (0, base), (_FIRST, models[0])]
+        owners = [
+            (0, base),
+            (_FIRST, models[0]),
+            (_SECOND, models[1]),
+            (0, base),
+            (_FIRST, models[0]),
+        ]
         owners = owners[: core.agreement.limits.max_sequences]
-        sequences = [core.add(prompt_of(_PROMPT), _sampling(core), adapter=number) for number, _ in owners]
+        sequences = [
+            core.add(prompt_of(_PROMPT), _sampling(core), adapter=number) for number, _ in owners
+        ]
         core.generate(sequences, 5)
         for sequence, (_, model) in zip(sequences, owners, strict=True):
             check_sequence(model, sequence, core.agreement)
         core.drop(*sequences)
-        again = core.add(sequences[1].prompt, _sampling(core), output=sequences[1].output, adapter=_FIRST)
+        again = core.add(
+            sequences[1].prompt, _sampling(core), output=sequences[1].output, adapter=_FIRST
+        )
         core.generate([again], 3)
         check_sequence(models[0], again, core.agreement)
 
 
 def _changing_adapters(under_test: BackendUnderTest) -> None:
-    """Adapters come and go while other sequences run; a number that comes back carries nothing over."""
+    """Adapters come and go while other sequences run; a number that comes back carries nothing
+    over.
+    """
     _require_lora(under_test, 2)
     base = under_test.models.get()
     with under_test.serving(base) as core:
@@ -70,7 +90,10 @@ def _changing_adapters(under_test: BackendUnderTest) -> None:
         core.must_control("adapter_load", adapter=_FIRST, path=paths[0])
         count = min(2, core.agreement.limits.max_sequences - 1)
         not_applicable(count < 1, "one sequence at a time was agreed")
-        running = [core.add(prompt_of(9, seed=i), _sampling(core), adapter=(_FIRST, 0)[i]) for i in range(count)]
+        running = [
+            core.add(prompt_of(9, seed=i), _sampling(core), adapter=(_FIRST, 0)[i])
+            for i in range(count)
+        ]
         core.generate(running, 2)
         for path, model in zip(paths[1:], models[1:], strict=True):
             core.must_control("adapter_load", adapter=_SECOND, path=path)
@@ -98,22 +121,34 @@ def _unknown_adapter(under_test: BackendUnderTest) -> None:
         for number in (_UNKNOWN, _FIRST):
             lost = core.add(prompt_of(8), adapter=number)
             core.advance({bystander: 0, lost: 0})
-            require(bool(lost.error), f"adapter {number} is not loaded, and its sequence got tokens {lost.output}")
+            require(
+                bool(lost.error),
+                f"adapter {number} is not loaded, and its sequence got tokens {lost.output}",
+            )
             core.drop(lost)
         core.generate([bystander], 2)
         check_sequences(under_test.models.get(), [bystander], core.agreement)
 
 
 def _refused_adapters(under_test: BackendUnderTest) -> None:
-    """Numbers in use, too many, too high a rank, folders that are none or of another model; serving goes on."""
+    """Numbers in use, too many, too high a rank, folders that are none or of another model; serving
+    goes on.
+    """
     _require_lora(under_test)
     model = under_test.models.get()
     with under_test.serving(model) as core:
         limits = core.agreement.limits
         paths, _ = _make_adapters(under_test, core)
-        foreign = under_test.models.get("llama", hidden_size=64).write_adapter(under_test.folder / "foreign", rank=1)
+        foreign = under_test.models.get("llama", hidden_size=64).write_adapter(
+            under_test.folder / "foreign", rank=1
+        )
         high = model.write_adapter(under_test.folder / "high", rank=limits.max_adapter_rank + 1)
-        core.expect_refusal("adapter_load", "its folder is not there", adapter=_FIRST, path=under_test.folder / "nowhere")
+        core.expect_refusal(
+            "adapter_load",
+            "its folder is not there",
+            adapter=_FIRST,
+            path=under_test.folder / "nowhere",
+        )
         core.expect_refusal("adapter_load", "it is of another model", adapter=_FIRST, path=foreign)
         core.expect_refusal("adapter_load", "its rank was not agreed", adapter=_FIRST, path=high)
         core.expect_refusal("adapter_load", "0 is the model alone", adapter=0, path=paths[0])
@@ -121,7 +156,9 @@ def _refused_adapters(under_test: BackendUnderTest) -> None:
         for number in range(1, limits.max_adapters + 1):
             core.must_control("adapter_load", adapter=number, path=paths[0])
         core.expect_refusal("adapter_load", "its number is in use", adapter=1, path=paths[0])
-        core.expect_refusal("adapter_load", "no more were agreed", adapter=limits.max_adapters + 1, path=paths[0])
+        core.expect_refusal(
+            "adapter_load", "no more were agreed", adapter=limits.max_adapters + 1, path=paths[0]
+        )
         sequence = core.add(prompt_of(6), _sampling(core))
         core.generate([sequence], 3)
         check_sequence(model, sequence, core.agreement)
@@ -130,17 +167,30 @@ def _refused_adapters(under_test: BackendUnderTest) -> None:
 def _unagreed_controls(under_test: BackendUnderTest) -> None:
     """What was not agreed is refused, and so is what nobody knows; neither raises."""
     core = under_test.core()
-    for name in [*(name for name, feature in CONTROLS.items() if not core.agreement.has(feature)), "no_such_control"]:
-        core.expect_refusal(name, "it was not agreed", adapter=1, path=under_test.folder / "nowhere", blocks="0")
+    for name in [
+        *(name for name, feature in CONTROLS.items() if not core.agreement.has(feature)),
+        "no_such_control",
+    ]:
+        core.expect_refusal(
+            name, "it was not agreed", adapter=1, path=under_test.folder / "nowhere", blocks="0"
+        )
     sequence = core.add(prompt_of(6), _sampling(core))
     core.generate([sequence], 2)
     check_sequence(under_test.models.get(), sequence, core.agreement)
 
 
 CHECKS: Sequence[Check] = (
-    Check("C-58a", "features", "adapters and the model alone stand side by side in a step", _mixed_adapters, "lora"),
+    Check(
+        "C-58a",
+        "features",
+        "adapters and the model alone stand side by side in a step",
+        _mixed_adapters,
+        "lora",
+    ),
     Check("C-58b", "features", "adapters come and go while others run", _changing_adapters, "lora"),
-    Check("C-58c", "features", "a sequence without its adapter fails alone", _unknown_adapter, "lora"),
+    Check(
+        "C-58c", "features", "a sequence without its adapter fails alone", _unknown_adapter, "lora"
+    ),
     Check("C-58d", "features", "adapters that do not fit are refused", _refused_adapters, "lora"),
     Check("C-58e", "serving", "controls that were not agreed are refused", _unagreed_controls),
 )

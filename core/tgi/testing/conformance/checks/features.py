@@ -39,7 +39,9 @@ def _seeing(under_test: BackendUnderTest) -> Iterator[tuple[TinyModel, ScriptedC
 
 
 def _images(under_test: BackendUnderTest) -> None:
-    """Each placeholder reads its own row of its own image; other sequences, and their images, have no part in it."""
+    """Each placeholder reads its own row of its own image; other sequences, and their images, have
+    no part in it.
+    """
     with _seeing(under_test) as (model, core):
         media: list[tuple[MediaInput, ...]] = [
             (image_of(_START, _LENGTH, seed=1),),
@@ -52,7 +54,10 @@ def _images(under_test: BackendUnderTest) -> None:
         core.generate(sequences, 5)
         check_sequences(model, sequences, core.agreement)
         core.drop(*sequences)
-        again = [core.add(s.prompt, _sampling(core), output=s.output, media=s.media) for s in reversed(sequences)]
+        again = [
+            core.add(s.prompt, _sampling(core), output=s.output, media=s.media)
+            for s in reversed(sequences)
+        ]
         core.generate(again, 3)
         check_sequences(model, again, core.agreement)
 
@@ -61,9 +66,21 @@ def _image_chunks(under_test: BackendUnderTest) -> None:
     """A prefill chunk may end before, within and after the placeholders."""
     with _seeing(under_test) as (model, core):
         limits = core.agreement.limits
-        not_applicable(not limits.chunked or limits.chunk_multiple > 1, "prefill chunks of any length were not agreed")
-        for border in (_START - 1, _START, _START + 1, _START + _LENGTH - 1, _START + _LENGTH, _START + _LENGTH + 1):
-            sequence = core.add(prompt_of(_PROMPT), _sampling(core), media=(image_of(_START, _LENGTH, seed=border),))
+        not_applicable(
+            not limits.chunked or limits.chunk_multiple > 1,
+            "prefill chunks of any length were not agreed",
+        )
+        for border in (
+            _START - 1,
+            _START,
+            _START + 1,
+            _START + _LENGTH - 1,
+            _START + _LENGTH,
+            _START + _LENGTH + 1,
+        ):
+            sequence = core.add(
+                prompt_of(_PROMPT), _sampling(core), media=(image_of(_START, _LENGTH, seed=border),)
+            )
             core.advance({sequence: border})
             core.generate([sequence], 2)
             check_sequence(model, sequence, core.agreement)
@@ -75,7 +92,11 @@ def _pooling(under_test: BackendUnderTest) -> None:
     core, model = under_test.core(), under_test.models.get()
     not_applicable(not core.agreement.has("embeddings"), "`embeddings` was not agreed")
     limits, allowance = core.agreement.limits, 10 * tolerance_of(core.agreement)
-    others = [core.add(prompt_of(8), _sampling(core))] if limits.mixed and limits.max_sequences > 1 else []
+    others = (
+        [core.add(prompt_of(8), _sampling(core))]
+        if limits.mixed and limits.max_sequences > 1
+        else []
+    )
     core.generate(others, 1)
     for pooling in (kind for kind in get_args(Pooling) if kind != "none"):
         for length in (1, 2, 17, 60):
@@ -86,11 +107,18 @@ def _pooling(under_test: BackendUnderTest) -> None:
             core.advance(dict.fromkeys([text, *others], 0))
             core.drop(text)
             if text.pooled is None:
-                raise CheckFailedError(f"no vector came for a text of {length} tokens: {text.error}")
+                raise CheckFailedError(
+                    f"no vector came for a text of {length} tokens: {text.error}"
+                )
             expected = model.pooled(text.prompt, pooling)
-            require(text.pooled.shape == expected.shape, f"a vector of shape {text.pooled.shape}, not {expected.shape}")
+            require(
+                text.pooled.shape == expected.shape,
+                f"a vector of shape {text.pooled.shape}, not {expected.shape}",
+            )
             error = float(np.abs(text.pooled - expected).max())
-            require(error <= allowance, f"pooling `{pooling}` of {length} tokens is off by {error:.5f}")
+            require(
+                error <= allowance, f"pooling `{pooling}` of {length} tokens is off by {error:.5f}"
+            )
     check_sequences(model, others, core.agreement)
 
 
@@ -109,12 +137,16 @@ def _sleep(under_test: BackendUnderTest) -> None:
         for _ in range(2):
             core.must_control("sleep")
             core.expect_refusal("sleep", "it is asleep")
-            require(not core.worker.health(deep=False).ok, "a worker that is asleep calls itself healthy")
+            require(
+                not core.worker.health(deep=False).ok,
+                "a worker that is asleep calls itself healthy",
+            )
             _expect_no_step(core)
             core.must_control("wake")
             require(core.worker.health(deep=True).ok, "a worker that woke up calls itself ill")
             sequences = [
-                core.add(prompt_of(10, seed=i), _sampling(core)) for i in range(min(2, core.agreement.limits.max_sequences))
+                core.add(prompt_of(10, seed=i), _sampling(core))
+                for i in range(min(2, core.agreement.limits.max_sequences))
             ]
             core.generate(sequences, 3)
             check_sequences(model, sequences, core.agreement)
@@ -145,26 +177,54 @@ def _exported_blocks(under_test: BackendUnderTest) -> None:
     check_sequence(model, first, core.agreement)
     tokens, blocks = first.tokens, first.blocks[:2]
     core.drop(first)
-    others = [core.add(prompt_of(2 * size, seed=9), _sampling(core)) for _ in range(min(2, limits.max_sequences))]
+    others = [
+        core.add(prompt_of(2 * size, seed=9), _sampling(core))
+        for _ in range(min(2, limits.max_sequences))
+    ]
     core.generate(others, 2)
     target = [core.free_blocks.pop() for _ in range(2)]
     core.expect_refusal("kv_import", "it holds two blocks", blocks=target[0], path=written)
-    core.expect_refusal("kv_import", "there is no file", blocks=" ".join(map(str, target)), path=folder / "nowhere.kv")
+    core.expect_refusal(
+        "kv_import",
+        "there is no file",
+        blocks=" ".join(map(str, target)),
+        path=folder / "nowhere.kv",
+    )
     core.must_control("kv_import", blocks=" ".join(map(str, target)), path=written)
     core.must_control("kv_export", blocks=" ".join(map(str, target)), path=copied)
-    require(written.read_bytes() == copied.read_bytes(), "blocks that were imported are exported with other content")
+    require(
+        written.read_bytes() == copied.read_bytes(),
+        "blocks that were imported are exported with other content",
+    )
     check_sequences(model, others, core.agreement)
     core.drop(*others)
-    heir = core.add([*tokens[: 2 * size], *prompt_of(5, seed=4)], _sampling(core), blocks=target, num_computed_tokens=2 * size)
+    heir = core.add(
+        [*tokens[: 2 * size], *prompt_of(5, seed=4)],
+        _sampling(core),
+        blocks=target,
+        num_computed_tokens=2 * size,
+    )
     require(not set(target) & set(blocks), "the kit must import into other blocks")
     core.generate([heir], 4)
     check_sequence(model, heir, core.agreement)
 
 
 CHECKS: Sequence[Check] = (
-    Check("C-59h", "features", "images are read by their own placeholders, after a preemption too", _images, "images"),
-    Check("C-59i", "features", "a prefill chunk may end anywhere in an image", _image_chunks, "images"),
-    Check("C-59j", "features", "vectors of texts match, whole and in chunks", _pooling, "embeddings"),
+    Check(
+        "C-59h",
+        "features",
+        "images are read by their own placeholders, after a preemption too",
+        _images,
+        "images",
+    ),
+    Check(
+        "C-59i", "features", "a prefill chunk may end anywhere in an image", _image_chunks, "images"
+    ),
+    Check(
+        "C-59j", "features", "vectors of texts match, whole and in chunks", _pooling, "embeddings"
+    ),
     Check("C-59k", "features", "asleep no step is taken, awake all is as before", _sleep, "sleep"),
-    Check("C-59l", "features", "exported blocks come back bit by bit", _exported_blocks, "kv_export"),
+    Check(
+        "C-59l", "features", "exported blocks come back bit by bit", _exported_blocks, "kv_export"
+    ),
 )

@@ -24,7 +24,12 @@ from tgi.backend import (
     Worker,
     WrongStateError,
 )
-from tgi.testing.conformance.backend_under_test import REQUESTED, BackendUnderTest, RecordingReporter, prompt_of
+from tgi.testing.conformance.backend_under_test import (
+    REQUESTED,
+    BackendUnderTest,
+    RecordingReporter,
+    prompt_of,
+)
 from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
 from tgi.testing.conformance.expectations import check_sequences
 from tgi.testing.conformance.live_sequence import LiveSequence
@@ -74,8 +79,13 @@ def _progress(under_test: BackendUnderTest) -> None:
     for phase in ("load", "warmup"):
         calls = [call for call in under_test.reporter.progress_calls if call[0] == phase]
         require(bool(calls), f"`{phase}` reported no progress")
-        require(all(0 <= done <= total or total == 0 for _, done, total in calls), f"`{phase}` reported {calls}")
-        require(calls[-1][1] == calls[-1][2], f"`{phase}` did not end with all work done: {calls[-1]}")
+        require(
+            all(0 <= done <= total or total == 0 for _, done, total in calls),
+            f"`{phase}` reported {calls}",
+        )
+        require(
+            calls[-1][1] == calls[-1][2], f"`{phase}` did not end with all work done: {calls[-1]}"
+        )
 
 
 def _damaged_checkpoints(under_test: BackendUnderTest) -> None:
@@ -94,7 +104,10 @@ def _damaged_checkpoints(under_test: BackendUnderTest) -> None:
             worker.load()
         except ModelError as error:
             named = ("model.safetensors", "layers.1.mlp.up_proj")
-            require(any(word in str(error) for word in named), f"the error of a {name} checkpoint names neither file nor tensor")
+            require(
+                any(word in str(error) for word in named),
+                f"the error of a {name} checkpoint names neither file nor tensor",
+            )
         else:
             raise CheckFailedError(f"a {name} checkpoint was loaded without a `ModelError`")
         finally:
@@ -105,25 +118,58 @@ def _rename_a_tensor(file: Path) -> None:
     data = file.read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
-    renamed = {name.replace("layers.1.mlp.up_proj", "layers.1.mlp.op_proj"): value for name, value in header.items()}
-    file.write_bytes(data[:8] + json.dumps(renamed, separators=(",", ":")).encode().ljust(length) + data[8 + length :])
+    renamed = {
+        name.replace("layers.1.mlp.up_proj", "layers.1.mlp.op_proj"): value
+        for name, value in header.items()
+    }
+    file.write_bytes(
+        data[:8]
+        + json.dumps(renamed, separators=(",", ":")).encode().ljust(length)
+        + data[8 + length :]
+    )
 
 
 def _agreement(under_test: BackendUnderTest) -> None:
     agreement, model = under_test.agreement(), under_test.models.get()
     limits, plan = agreement.limits, agreement.kv_cache
-    require(agreement.api[0] == API_VERSION[0] and agreement.api[1] <= API_VERSION[1], f"seam version {agreement.api}")
-    require(agreement.vocab_size == model.spec.vocab_size, f"a vocabulary of {agreement.vocab_size}")
-    require(set(agreement.features) <= FEATURES, f"unknown features {sorted(set(agreement.features) - FEATURES)}")
-    require(set(agreement.sampling) <= SAMPLING_FIELDS, f"unknown fields {sorted(set(agreement.sampling) - SAMPLING_FIELDS)}")
-    require(set(agreement.sampling_caps) <= set(agreement.sampling), "a cap of a field that was not agreed")
-    least = min(limits.max_sequences, limits.max_step_tokens, limits.chunk_multiple, limits.depth, limits.tokens_per_step)
+    require(
+        agreement.api[0] == API_VERSION[0] and agreement.api[1] <= API_VERSION[1],
+        f"seam version {agreement.api}",
+    )
+    require(
+        agreement.vocab_size == model.spec.vocab_size, f"a vocabulary of {agreement.vocab_size}"
+    )
+    require(
+        set(agreement.features) <= FEATURES,
+        f"unknown features {sorted(set(agreement.features) - FEATURES)}",
+    )
+    require(
+        set(agreement.sampling) <= SAMPLING_FIELDS,
+        f"unknown fields {sorted(set(agreement.sampling) - SAMPLING_FIELDS)}",
+    )
+    require(
+        set(agreement.sampling_caps) <= set(agreement.sampling),
+        "a cap of a field that was not agreed",
+    )
+    least = min(
+        limits.max_sequences,
+        limits.max_step_tokens,
+        limits.chunk_multiple,
+        limits.depth,
+        limits.tokens_per_step,
+    )
     require(least >= 1, f"limits below 1: {limits}")
     require(
-        limits.max_total_tokens == REQUESTED.max_total_tokens, f"a context of {limits.max_total_tokens} tokens, not as wished"
+        limits.max_total_tokens == REQUESTED.max_total_tokens,
+        f"a context of {limits.max_total_tokens} tokens, not as wished",
     )
-    require(limits.depth == 1 or agreement.has("device_token"), "steps in flight without `device_token`")
-    require(plan.max_batch_total_tokens >= limits.max_total_tokens, "one sequence at full length does not fit the cache")
+    require(
+        limits.depth == 1 or agreement.has("device_token"), "steps in flight without `device_token`"
+    )
+    require(
+        plan.max_batch_total_tokens >= limits.max_total_tokens,
+        "one sequence at full length does not fit the cache",
+    )
     _check_features(agreement)
     if plan.mode == "slots":
         require(
@@ -138,15 +184,30 @@ def _agreement(under_test: BackendUnderTest) -> None:
 def _check_features(agreement: Agreement) -> None:
     groups = agreement.kv_cache.groups
     is_shareable = all(group.kind == "full" for group in groups)
-    require(is_shareable or not agreement.has("prefix_cache"), "`prefix_cache` with groups that are not full")
+    require(
+        is_shareable or not agreement.has("prefix_cache"),
+        "`prefix_cache` with groups that are not full",
+    )
     has_tops = "top_n_tokens" in agreement.sampling
     require(agreement.has("logprobs") or not has_tops, "`top_n_tokens` without `logprobs`")
     limits, has_several = agreement.limits, agreement.has("multi_token") or agreement.has("drafts")
-    require((limits.tokens_per_step > 1) == has_several, f"{limits.tokens_per_step} tokens in a step, with these features")
-    require(limits.tokens_per_step <= limits.max_step_tokens, f"{limits.tokens_per_step} tokens in a step are more than fit one")
+    require(
+        (limits.tokens_per_step > 1) == has_several,
+        f"{limits.tokens_per_step} tokens in a step, with these features",
+    )
+    require(
+        limits.tokens_per_step <= limits.max_step_tokens,
+        f"{limits.tokens_per_step} tokens in a step are more than fit one",
+    )
     has_adapters = min(limits.max_adapters, limits.max_adapter_rank) > 0
-    require(has_adapters == agreement.has("lora"), f"{limits.max_adapters} adapters of rank {limits.max_adapter_rank} at most")
-    require(agreement.has("prefix_cache") or not agreement.has("kv_export"), "`kv_export` without `prefix_cache`")
+    require(
+        has_adapters == agreement.has("lora"),
+        f"{limits.max_adapters} adapters of rank {limits.max_adapter_rank} at most",
+    )
+    require(
+        agreement.has("prefix_cache") or not agreement.has("kv_export"),
+        "`kv_export` without `prefix_cache`",
+    )
 
 
 def _capacity(under_test: BackendUnderTest) -> None:
@@ -156,11 +217,17 @@ def _capacity(under_test: BackendUnderTest) -> None:
     longest = limits.max_total_tokens - 2
     if not limits.chunked:
         longest = min(longest, limits.max_step_tokens)
-    not_applicable(plan.max_batch_total_tokens > 1 << 14, "the cache is too large to be filled in a check")
+    not_applicable(
+        plan.max_batch_total_tokens > 1 << 14, "the cache is too large to be filled in a check"
+    )
     sampling = SamplingParams(logprobs="raw" if core.agreement.has("logprobs") else "none")
     sequences = list[LiveSequence]()
     while len(sequences) < limits.max_sequences and (core.free_slots or core.free_blocks):
-        room = longest if plan.mode == "slots" else min(longest, len(core.free_blocks) * plan.block_size - 1)
+        room = (
+            longest
+            if plan.mode == "slots"
+            else min(longest, len(core.free_blocks) * plan.block_size - 1)
+        )
         sequences.append(core.add(prompt_of(room, seed=len(sequences)), sampling))
         core.generate([sequences[-1]], 2 if room < longest else 1)
     core.generate(sequences[:1], 1)
@@ -170,13 +237,17 @@ def _capacity(under_test: BackendUnderTest) -> None:
 def _close(under_test: BackendUnderTest) -> None:
     under_test.discard()
     counts = []
-    # A framework starts threads of its own with its first computation and keeps them: what counts is growth from then on.
+    # A framework starts threads of its own with its first computation and keeps them: what counts
+    # is growth from then on.
     for _ in range(2):
         with under_test.serving(under_test.models.get()) as core:
             core.generate([core.add(prompt_of(4))], 2)
         gc.collect()
         counts.append((threading.active_count(), len(psutil.Process().children(recursive=True))))
-    require(counts[0] == counts[1], f"threads and processes after two closes: {counts[0]}, then {counts[1]}")
+    require(
+        counts[0] == counts[1],
+        f"threads and processes after two closes: {counts[0]}, then {counts[1]}",
+    )
 
 
 def _environment(under_test: BackendUnderTest) -> None:
@@ -187,7 +258,10 @@ def _environment(under_test: BackendUnderTest) -> None:
         return handlers, locale.setlocale(locale.LC_ALL), Path.cwd()
 
     model = under_test.models.get()
-    before, files = state(), sorted((file.name, file.stat().st_mtime_ns) for file in model.path.iterdir())
+    before, files = (
+        state(),
+        sorted((file.name, file.stat().st_mtime_ns) for file in model.path.iterdir()),
+    )
     with under_test.serving(model) as core:
         core.generate([core.add(prompt_of(4))], 2)
     require(state() == before, "signal handlers, locale or working directory changed")
@@ -200,7 +274,9 @@ def _health(under_test: BackendUnderTest) -> None:
     require(not worker.health(deep=False).ok, "a worker without weights calls itself healthy")
     worker.close()
     core = under_test.core()
-    sequences = [core.add(prompt_of(6, seed=i)) for i in range(min(2, core.agreement.limits.max_sequences))]
+    sequences = [
+        core.add(prompt_of(6, seed=i)) for i in range(min(2, core.agreement.limits.max_sequences))
+    ]
     core.generate(sequences, 2)
     for deep in (False, True):
         health = core.worker.health(deep=deep)
@@ -213,7 +289,10 @@ def _deep_health_of_a_broken_model(under_test: BackendUnderTest) -> None:
     """With NaN in the embedding of every token, a forward pass gives NaN."""
     broken = under_test.models.poisoned(None)
     with under_test.serving(broken) as core:
-        require(not core.worker.health(deep=True).ok, "a deep check calls a model healthy whose logits are NaN")
+        require(
+            not core.worker.health(deep=True).ok,
+            "a deep check calls a model healthy whose logits are NaN",
+        )
 
 
 def _close_with_work(under_test: BackendUnderTest) -> None:
@@ -230,7 +309,10 @@ def _second_start(under_test: BackendUnderTest) -> None:
     with under_test.serving(under_test.models.get()):
         pass
     new = sorted(file.name for file in set(_files(under_test)) - set(kept))
-    require(not new, f"a second start kept {len(new)} files that the first one did not, such as {new[:1]}")
+    require(
+        not new,
+        f"a second start kept {len(new)} files that the first one did not, such as {new[:1]}",
+    )
 
 
 def _damaged_cache(under_test: BackendUnderTest) -> None:
@@ -259,16 +341,33 @@ def _files(under_test: BackendUnderTest) -> list[Path]:
 
 
 CHECKS: Sequence[Check] = (
-    Check("C-09", "basic", "a method in a wrong state raises WrongStateError; close is idempotent", _states),
+    Check(
+        "C-09",
+        "basic",
+        "a method in a wrong state raises WrongStateError; close is idempotent",
+        _states,
+    ),
     Check("C-10a", "basic", "load and warmup report progress to the end", _progress),
-    Check("C-10b", "basic", "a damaged checkpoint gives a ModelError naming file or tensor", _damaged_checkpoints),
+    Check(
+        "C-10b",
+        "basic",
+        "a damaged checkpoint gives a ModelError naming file or tensor",
+        _damaged_checkpoints,
+    ),
     Check("C-11", "basic", "the agreement keeps to the wish and to known names", _agreement),
     Check("C-12", "basic", "the cache holds what was agreed, to the last token", _capacity),
     Check("C-15", "basic", "close leaves no thread and no process", _close),
     Check("C-16", "basic", "signals, locale and the model's folder stay untouched", _environment),
-    Check("C-14a", "robust", "a second start compiles nothing that the first one kept", _second_start),
+    Check(
+        "C-14a", "robust", "a second start compiles nothing that the first one kept", _second_start
+    ),
     Check("C-14b", "robust", "a start after the cache folder was damaged works", _damaged_cache),
-    Check("C-53a", "robust", "health tells a worker that serves from one that does not, and disturbs nothing", _health),
+    Check(
+        "C-53a",
+        "robust",
+        "health tells a worker that serves from one that does not, and disturbs nothing",
+        _health,
+    ),
     Check("C-53b", "robust", "deep health computes", _deep_health_of_a_broken_model),
     Check("C-57", "robust", "close with work in flight returns", _close_with_work),
 )

@@ -1,4 +1,6 @@
-"""Checks of the model itself: families, positions, windows, causality, NaN, kinds of checkpoints."""
+"""Checks of the model itself: families, positions, windows, causality, NaN, kinds of
+checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def _sampling(core: ScriptedCore) -> SamplingParams:
     return SamplingParams(logprobs="raw" if core.agreement.has("logprobs") else "none")
 
 
-def _serve(under_test: BackendUnderTest, model: TinyModel, lengths: Sequence[int], count: int = 6) -> None:
+def _serve(
+    under_test: BackendUnderTest, model: TinyModel, lengths: Sequence[int], count: int = 6
+) -> None:
     with under_test.serving(model) as core:
         for length in lengths:
             sequence = core.add(prompt_of(length), _sampling(core))
@@ -54,7 +58,9 @@ def _families(under_test: BackendUnderTest) -> None:
 
 def _positions(under_test: BackendUnderTest) -> None:
     kinds: dict[str, dict[str, Any]] = {"llama3": _LLAMA3, "yarn": _YARN, "linear": _LINEAR}
-    models = {name: under_test.models.get("llama", rope_scaling=rule) for name, rule in kinds.items()}
+    models = {
+        name: under_test.models.get("llama", rope_scaling=rule) for name, rule in kinds.items()
+    }
     served = {name: model for name, model in models.items() if under_test.supports(model)}
     for name, model in served.items():
         try:
@@ -65,19 +71,26 @@ def _positions(under_test: BackendUnderTest) -> None:
 
 
 def _encoder_decoder(under_test: BackendUnderTest) -> None:
-    """Texts of every length beside each other; a sequence that is preempted has its encoder run again."""
+    """Texts of every length beside each other; a sequence that is preempted has its encoder run
+    again.
+    """
     models = [under_test.models.get(family) for family in ENCODER_DECODERS]
     served = [model for model in models if under_test.supports(model)]
     not_applicable(not served, "no model with an encoder is supported")
     for model in served:
         with under_test.serving(model) as core:
             lengths = (1, 7, 16, 33, 100)[: core.agreement.limits.max_sequences]
-            sequences = [core.add([0], _sampling(core), encoder_tokens=prompt_of(n, seed=n)) for n in lengths]
+            sequences = [
+                core.add([0], _sampling(core), encoder_tokens=prompt_of(n, seed=n)) for n in lengths
+            ]
             core.generate(sequences, 5)
             check_sequences(model, sequences, core.agreement)
             core.drop(*sequences)
             again = [
-                core.add(s.prompt, _sampling(core), output=s.output, encoder_tokens=s.encoder_tokens) for s in reversed(sequences)
+                core.add(
+                    s.prompt, _sampling(core), output=s.output, encoder_tokens=s.encoder_tokens
+                )
+                for s in reversed(sequences)
             ]
             core.generate(again, 4)
             check_sequences(model, again, core.agreement)
@@ -91,7 +104,10 @@ def _window(under_test: BackendUnderTest) -> None:
 
 def _causality(under_test: BackendUnderTest) -> None:
     core = under_test.core()
-    not_applicable(not core.agreement.has("prompt_logprobs"), "only prompt scores could show it, and they were not agreed")
+    not_applicable(
+        not core.agreement.has("prompt_logprobs"),
+        "only prompt scores could show it, and they were not agreed",
+    )
     prompt = prompt_of(30)
     first = core.add(prompt, SamplingParams(prompt_logprobs=True))
     core.generate([first], 1)
@@ -100,7 +116,10 @@ def _causality(under_test: BackendUnderTest) -> None:
     core.generate([second], 1)
     for position in range(1, 20):
         before, now = first.prompt_scores[position], second.prompt_scores[position]
-        require(abs(before - now) < 1e-3, f"the score at position {position} changed with a later token: {before}, {now}")
+        require(
+            abs(before - now) < 1e-3,
+            f"the score at position {position} changed with a later token: {before}, {now}",
+        )
 
 
 def _nan(under_test: BackendUnderTest) -> None:
@@ -119,7 +138,10 @@ def _nan(under_test: BackendUnderTest) -> None:
 
 
 def _checkpoints(under_test: BackendUnderTest) -> None:
-    for model in (under_test.models.get("llama", tie_word_embeddings=False), under_test.models.sharded()):
+    for model in (
+        under_test.models.get("llama", tie_word_embeddings=False),
+        under_test.models.sharded(),
+    ):
         _serve(under_test, model, (11,))
 
 
@@ -130,5 +152,10 @@ CHECKS: Sequence[Check] = (
     Check("C-33", "serving", "tokens beyond the window have no influence", _window),
     Check("C-34", "serving", "later tokens have no influence", _causality),
     Check("C-35", "serving", "NaN in one row is an error of that row", _nan),
-    Check("C-59a", "serving", "a model with an encoder matches the reference, after a preemption too", _encoder_decoder),
+    Check(
+        "C-59a",
+        "serving",
+        "a model with an encoder matches the reference, after a preemption too",
+        _encoder_decoder,
+    ),
 )

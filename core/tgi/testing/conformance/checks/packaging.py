@@ -26,20 +26,34 @@ _TIMEOUT_SECONDS = 60.0
 
 
 def _entry_point(under_test: BackendUnderTest) -> metadata.EntryPoint:
-    not_applicable(under_test.entry_point is None, "the backend was handed over as an object, not installed")
+    not_applicable(
+        under_test.entry_point is None, "the backend was handed over as an object, not installed"
+    )
     assert under_test.entry_point is not None
     return under_test.entry_point
 
 
 def _entry_points(under_test: BackendUnderTest) -> None:
     point = _entry_point(under_test)
-    same = {(p.value, None if p.dist is None else p.dist.name) for p in metadata.entry_points(group=point.group, name=point.name)}
-    require(len(same) == 1, f"the name `{point.name}` is registered {len(same)} times: {sorted(map(str, same))}")
+    same = {
+        (p.value, None if p.dist is None else p.dist.name)
+        for p in metadata.entry_points(group=point.group, name=point.name)
+    }
+    require(
+        len(same) == 1,
+        f"the name `{point.name}` is registered {len(same)} times: {sorted(map(str, same))}",
+    )
     require(point.dist is not None, "the entry point belongs to no distribution")
     assert point.dist is not None
     info = under_test.backend.info
-    require(info.package == point.dist.name, f"`info.package` is `{info.package}`, the distribution `{point.dist.name}`")
-    require(info.version == point.dist.version, f"`info.version` is {info.version}, the distribution's {point.dist.version}")
+    require(
+        info.package == point.dist.name,
+        f"`info.package` is `{info.package}`, the distribution `{point.dist.name}`",
+    )
+    require(
+        info.version == point.dist.version,
+        f"`info.version` is {info.version}, the distribution's {point.dist.version}",
+    )
     requirements = point.dist.requires or []
     names_core = any(_distribution(requirement) == "tgi" for requirement in requirements)
     require(names_core or point.dist.name == "tgi", "the distribution does not require `tgi`")
@@ -56,7 +70,10 @@ def _distribution(requirement: str) -> str:
 def _hooks(under_test: BackendUnderTest) -> None:
     info = under_test.backend.info
     require(isinstance(info, BackendInfo), f"`info` is a {type(info).__name__}")
-    require(info.name == under_test.name, f"`info.name` is `{info.name}`, registered is `{under_test.name}`")
+    require(
+        info.name == under_test.name,
+        f"`info.name` is `{info.name}`, registered is `{under_test.name}`",
+    )
     is_compatible = info.api[0] == API_VERSION[0] and info.api[1] <= API_VERSION[1]
     require(is_compatible, f"built for seam version {info.api}, this is {API_VERSION}")
     if under_test.entry_point is not None:
@@ -66,7 +83,10 @@ def _hooks(under_test: BackendUnderTest) -> None:
 
 def _light_import(under_test: BackendUnderTest) -> None:
     point = _entry_point(under_test)
-    code = f"import sys, {point.module}; print(*sorted({{m.split('.')[0] for m in sys.modules}} & set({_FRAMEWORKS!r})))"
+    code = (
+        f"import sys, {point.module}; print(*sorted({{m.split('.')[0] for m in sys.modules}} &"
+        f" set({_FRAMEWORKS!r})))"
+    )
     imported = _run(code).strip()
     require(not imported, f"importing `{point.module}` imports {imported}")
 
@@ -92,7 +112,13 @@ def _probe(under_test: BackendUnderTest) -> None:
 
 def _run(code: str) -> str:
     try:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_SECONDS,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         require(False, f"it hung for {_TIMEOUT_SECONDS:.0f} s")
         raise
@@ -105,7 +131,10 @@ def _static_imports(under_test: BackendUnderTest) -> None:
     package = point.module.split(".")[0]
     not_applicable(package == "tgi", "it is part of the core's distribution")
     spec = find_spec(package)
-    require(spec is not None and spec.submodule_search_locations is not None, f"`{package}` is not a package")
+    require(
+        spec is not None and spec.submodule_search_locations is not None,
+        f"`{package}` is not a package",
+    )
     assert spec is not None
     for folder in spec.submodule_search_locations or ():
         for path in sorted(Path(folder).rglob("*.py")):
@@ -120,16 +149,30 @@ def _reaching_in(tree: ast.Module, package: str) -> Iterator[str]:
     for node in ast.walk(tree):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [f"{node.module}.{alias.name}" if node.module == "tgi" else node.module for alias in node.names]
+            names = [
+                f"{node.module}.{alias.name}" if node.module == "tgi" else node.module
+                for alias in node.names
+            ]
         for name in names:
             is_public = any(name == room or name.startswith(f"{room}.") for room in _PUBLIC_ROOMS)
             if name.startswith("tgi.") and not is_public:
                 yield f"imports `{name}`, which is not public"
         if isinstance(node, ast.Import):
-            foreign |= {(a.asname or a.name).split(".")[0] for a in node.names if a.name.split(".")[0] != package}
+            foreign |= {
+                (a.asname or a.name).split(".")[0]
+                for a in node.names
+                if a.name.split(".")[0] != package
+            }
         for target in node.targets if isinstance(node, ast.Assign) else []:
-            if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id in foreign:
-                yield f"line {target.lineno} changes `{target.value.id}.{target.attr}`, a module of others"
+            if (
+                isinstance(target, ast.Attribute)
+                and isinstance(target.value, ast.Name)
+                and target.value.id in foreign
+            ):
+                yield (
+                    f"line {target.lineno} changes `{target.value.id}.{target.attr}`, a module of"
+                    " others"
+                )
 
 
 def _supports(under_test: BackendUnderTest) -> None:
@@ -138,7 +181,12 @@ def _supports(under_test: BackendUnderTest) -> None:
     first, second = backend.supports(model.spec, config), backend.supports(model.spec, config)
     require(first == second, "two answers to one question differ")
     require(first.status != "no", f"the plain tiny model is refused: {'; '.join(first.reasons)}")
-    for field, value in (("quantize", "no-such-format"), ("num_shard", 4096), ("dtype", "complex7"), ("kv_cache_dtype", "int3")):
+    for field, value in (
+        ("quantize", "no-such-format"),
+        ("num_shard", 4096),
+        ("dtype", "complex7"),
+        ("kv_cache_dtype", "int3"),
+    ):
         changed: EngineConfig = msgspec.structs.replace(config, **{field: value})
         response = backend.supports(model.spec, changed)
         require(response.status == "no", f"{field} {value!r} is not refused")
@@ -163,15 +211,22 @@ def _options(under_test: BackendUnderTest) -> None:
     names = [option.name for option in options]
     require(len(set(names)) == len(names), f"an option is declared twice: {names}")
     for option in options:
-        require(option.name == option.name.lower().replace("_", "-"), f"`{option.name}`: write it in lower case with hyphens")
+        require(
+            option.name == option.name.lower().replace("_", "-"),
+            f"`{option.name}`: write it in lower case with hyphens",
+        )
         require(bool(option.help), f"`{option.name}` has no help")
         is_choice = not option.choices or option.default in option.choices
-        require(is_choice, f"the default of `{option.name}` is not among its choices {option.choices}")
+        require(
+            is_choice, f"the default of `{option.name}` is not among its choices {option.choices}"
+        )
 
 
 def _alone(under_test: BackendUnderTest) -> None:
     point = _entry_point(under_test)
-    others = {p.module for p in metadata.entry_points(group=point.group) if p.module != point.module}
+    others = {
+        p.module for p in metadata.entry_points(group=point.group) if p.module != point.module
+    }
     code = (
         "import sys\n"
         "from tgi.plugins import BackendRegistry\n"
@@ -180,17 +235,23 @@ def _alone(under_test: BackendUnderTest) -> None:
     )
     imported = _run(code).split()
     foreign = [
-        name for name in imported if not point.module.startswith(name) and name.split(".")[0] != point.module.split(".")[0]
+        name
+        for name in imported
+        if not point.module.startswith(name) and name.split(".")[0] != point.module.split(".")[0]
     ]
     require(not foreign, f"selecting `{point.name}` imports {foreign}")
 
 
 CHECKS: Sequence[Check] = (
-    Check("C-01", "packaging", "one entry point, of a distribution that requires tgi", _entry_points),
+    Check(
+        "C-01", "packaging", "one entry point, of a distribution that requires tgi", _entry_points
+    ),
     Check("C-02", "packaging", "the hook loads and is built for this seam", _hooks),
     Check("C-03", "packaging", "importing the plugin imports no framework", _light_import),
     Check("C-04", "packaging", "probe answers, and leaves nothing behind", _probe),
-    Check("C-05", "packaging", "nothing private is imported, nothing foreign patched", _static_imports),
+    Check(
+        "C-05", "packaging", "nothing private is imported, nothing foreign patched", _static_imports
+    ),
     Check("C-06", "packaging", "supports is constant, and refuses with reasons", _supports),
     Check("C-07", "packaging", "options have names, help and sound defaults", _options),
     Check("C-08", "packaging", "selecting it imports no other backend", _alone),

@@ -1,4 +1,6 @@
-"""Checks of quantized weights: the model stays the model and takes less memory; what cannot be read is refused by name."""
+"""Checks of quantized weights: the model stays the model and takes less memory; what cannot be read
+is refused by name.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,19 @@ _BITS: Mapping[str, int] = MappingProxyType(
 """Values of `--quantize` that need no checkpoint of their own, and the bits of a weight."""
 
 _GREATEST_ERROR: Mapping[int, float] = MappingProxyType({4: 0.5, 8: 0.1})
-"""Root mean square error of a tiny model's log probabilities over their standard deviation, by the bits of a weight."""
+"""Root mean square error of a tiny model's log probabilities over their standard deviation, by the
+bits of a weight.
+"""
 
 _WEIGHTS_ITEM = "weights"
 _CODED = "model.layers.1.mlp.up_proj.weight"  # the tensor that holds codes
 # Wide enough for groups of 128, and with weights that a group's largest one does not dwarf.
-_CONFIG = MappingProxyType({"hidden_size": 128, "intermediate_size": 256, "tie_word_embeddings": False})
-_ODD_CONFIG = MappingProxyType({"hidden_size": 40, "intermediate_size": 72, "tie_word_embeddings": False})
+_CONFIG = MappingProxyType(
+    {"hidden_size": 128, "intermediate_size": 256, "tie_word_embeddings": False}
+)
+_ODD_CONFIG = MappingProxyType(
+    {"hidden_size": 40, "intermediate_size": 72, "tie_word_embeddings": False}
+)
 
 
 def _formats(under_test: BackendUnderTest) -> None:
@@ -45,14 +53,23 @@ def _formats(under_test: BackendUnderTest) -> None:
     names = [name for name in _BITS if under_test.supports(model, quantize=name)]
     not_applicable(not names, "no quantization of plain checkpoints is supported")
     not_applicable(
-        not under_test.agreement().has("prompt_logprobs"), "only prompt scores could show it, and they were not agreed"
+        not under_test.agreement().has("prompt_logprobs"),
+        "only prompt scores could show it, and they were not agreed",
     )
     for name in names:
         error = _error(under_test, model, name)
         limit = _GREATEST_ERROR[_BITS[name]]
-        require(error <= limit, f"`{name}`: an error of {error:.3f} standard deviations, above {limit}")
-        whole, quantized = _weights_bytes(under_test, model, None), _weights_bytes(under_test, model, name)
-        require(quantized < whole, f"`{name}`: weights of {quantized} bytes are told, {whole} without it")
+        require(
+            error <= limit, f"`{name}`: an error of {error:.3f} standard deviations, above {limit}"
+        )
+        whole, quantized = (
+            _weights_bytes(under_test, model, None),
+            _weights_bytes(under_test, model, name),
+        )
+        require(
+            quantized < whole,
+            f"`{name}`: weights of {quantized} bytes are told, {whole} without it",
+        )
 
 
 def _error(under_test: BackendUnderTest, model: TinyModel, name: str) -> float:
@@ -60,10 +77,14 @@ def _error(under_test: BackendUnderTest, model: TinyModel, name: str) -> float:
         sequence = core.add(prompt_of(60), SamplingParams(prompt_logprobs=True))
         core.generate([sequence], 1)
         positions = sorted(sequence.prompt_scores)
-        require(positions == list(range(1, 60)), f"`{name}`: prompt scores of positions {positions}")
+        require(
+            positions == list(range(1, 60)), f"`{name}`: prompt scores of positions {positions}"
+        )
         given = np.array([sequence.prompt_scores[position] for position in positions])
     logits = model.logits(sequence.prompt).astype(np.float64)
-    expected = np.array([log_softmax(logits[position - 1])[sequence.prompt[position]] for position in positions])
+    expected = np.array(
+        [log_softmax(logits[position - 1])[sequence.prompt[position]] for position in positions]
+    )
     return float(np.sqrt(np.mean((given - expected) ** 2)) / logits.std())
 
 
@@ -73,7 +94,8 @@ def _odd_sizes(under_test: BackendUnderTest) -> None:
     names = [name for name in _BITS if under_test.supports(plain, quantize=name)]
     not_applicable(not names, "no quantization of plain checkpoints is supported")
     not_applicable(
-        not under_test.agreement().has("prompt_logprobs"), "only prompt scores could show it, and they were not agreed"
+        not under_test.agreement().has("prompt_logprobs"),
+        "only prompt scores could show it, and they were not agreed",
     )
     model = under_test.models.get("llama", **_ODD_CONFIG)
     for name in names:
@@ -86,11 +108,16 @@ def _odd_sizes(under_test: BackendUnderTest) -> None:
         except (ModelError, BackendError):
             continue
         limit = _GREATEST_ERROR[_BITS[name]]
-        require(error <= limit, f"`{name}` of odd sizes: an error of {error:.3f} standard deviations, above {limit}")
+        require(
+            error <= limit,
+            f"`{name}` of odd sizes: an error of {error:.3f} standard deviations, above {limit}",
+        )
 
 
 def _codes_without_scales(under_test: BackendUnderTest) -> None:
-    """Integers where weights should be are codes whose scales are missing: nobody may take them for numbers."""
+    """Integers where weights should be are codes whose scales are missing: nobody may take them for
+    numbers.
+    """
     model = under_test.models.get("llama", tie_word_embeddings=False)
     path = model.copy_to(under_test.folder / "codes")
     file = path / "model.safetensors"
@@ -104,9 +131,14 @@ def _codes_without_scales(under_test: BackendUnderTest) -> None:
             worker.load()
         except ModelError as error:
             is_named = _CODED in str(error) or file.name in str(error)
-            require(is_named, f"the error of codes without scales names neither file nor tensor: {error}")
+            require(
+                is_named,
+                f"the error of codes without scales names neither file nor tensor: {error}",
+            )
         else:
-            raise CheckFailedError(f"codes without scales were loaded as weights (`--quantize {name}`)")
+            raise CheckFailedError(
+                f"codes without scales were loaded as weights (`--quantize {name}`)"
+            )
         finally:
             worker.close()
 
@@ -117,7 +149,14 @@ def _weights_bytes(under_test: BackendUnderTest, model: TinyModel, name: str | N
 
 
 CHECKS: Sequence[Check] = (
-    Check("C-36a", "serving", "weights quantized on loading stay near the whole ones, and take less memory", _formats),
-    Check("C-36b", "serving", "sizes that no group divides are served well, or refused", _odd_sizes),
+    Check(
+        "C-36a",
+        "serving",
+        "weights quantized on loading stay near the whole ones, and take less memory",
+        _formats,
+    ),
+    Check(
+        "C-36b", "serving", "sizes that no group divides are served well, or refused", _odd_sizes
+    ),
     Check("C-36c", "serving", "codes without their scales are refused", _codes_without_scales),
 )

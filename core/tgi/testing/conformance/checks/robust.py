@@ -1,4 +1,6 @@
-"""Checks under load and over time: the real scheduler, compilation, leaks, steps in flight, records."""
+"""Checks under load and over time: the real scheduler, compilation, leaks, steps in flight,
+records.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +24,26 @@ _NUM_STEPS = 150
 
 
 def _compilations(under_test: BackendUnderTest) -> None:
-    """After warm-up nothing is compiled, or each compilation is announced by progress and counted in the times."""
+    """After warm-up nothing is compiled, or each compilation is announced by progress and counted
+    in the times.
+    """
     core, reporter = under_test.core(), under_test.reporter
     rng = random.Random(5)  # noqa: S311 - sizes, not secrets
     shapes, announced = set[str](), reporter.count("compile")
     for step in range(12):
         count = rng.randint(1, core.agreement.limits.max_sequences)
-        sequences = [core.add(prompt_of(rng.randint(1, 60), seed=step * 16 + i)) for i in range(count)]
+        sequences = [
+            core.add(prompt_of(rng.randint(1, 60), seed=step * 16 + i)) for i in range(count)
+        ]
         for _ in range(2):
             for output in core.advance(dict.fromkeys(sequences, 0)):
                 counted, heard = output.times.compile > 0, reporter.count("compile") > announced
                 announced = reporter.count("compile")
-                require(counted == heard, "a compilation while serving was " + ("not announced" if counted else "not counted"))
+                require(
+                    counted == heard,
+                    "a compilation while serving was "
+                    + ("not announced" if counted else "not counted"),
+                )
                 shapes.add(output.shape)
         core.drop(*sequences)
 
@@ -52,7 +62,9 @@ def _times(under_test: BackendUnderTest) -> None:
 
 
 def _soak(under_test: BackendUnderTest) -> None:
-    """Random arrivals and departures under the real scheduler; every survivor matches, and nothing is left over."""
+    """Random arrivals and departures under the real scheduler; every survivor matches, and nothing
+    is left over.
+    """
     core = under_test.core()
     process = psutil.Process()
     run = ScheduledRun(core.worker, core.agreement)
@@ -63,7 +75,12 @@ def _soak(under_test: BackendUnderTest) -> None:
         if rng.random() < 0.35 and run.num_live < 12:
             shared = prompt_of(rng.choice([0, 20, 33]), seed=1)
             sampling = SamplingParams(greedy=not drawn or rng.random() < 0.5)
-            run.add([*shared, *prompt_of(rng.randint(1, 20), seed=step)], rng.randint(1, 12), sampling, seed=step)
+            run.add(
+                [*shared, *prompt_of(rng.randint(1, 20), seed=step)],
+                rng.randint(1, 12),
+                sampling,
+                seed=step,
+            )
         if run.num_live and rng.random() < 0.1:
             run.abort(rng.choice(run.live))
         run.step()
@@ -115,13 +132,18 @@ def _steps_in_flight(under_test: BackendUnderTest) -> None:
 
 
 def _records(under_test: BackendUnderTest) -> None:
-    """Results survive the codec, with fields of a later version, too; what is cut off is refused."""
+    """Results survive the codec, with fields of a later version, too; what is cut off is
+    refused.
+    """
     core = under_test.core()
     output = core.advance({core.add(prompt_of(9)): 0})[-1]
     data = encode(output)
     fields = msgspec.msgpack.decode(data)
     later = msgspec.msgpack.encode([*fields, "a field of a later version"])
-    require(decode(ModelRunnerOutput, later).step_id == output.step_id, "a later field changes the record")
+    require(
+        decode(ModelRunnerOutput, later).step_id == output.step_id,
+        "a later field changes the record",
+    )
     try:
         decode(ModelRunnerOutput, data[:-3])
     except msgspec.DecodeError:
@@ -137,7 +159,11 @@ def _prefix_hits(under_test: BackendUnderTest) -> None:
     prompt = prompt_of(2 * size + 3)
     first = core.add(prompt)
     core.generate([first], 2)
-    hit = core.add([*prompt[: 2 * size], *prompt_of(5, seed=8)], blocks=first.blocks[:2], num_computed_tokens=2 * size)
+    hit = core.add(
+        [*prompt[: 2 * size], *prompt_of(5, seed=8)],
+        blocks=first.blocks[:2],
+        num_computed_tokens=2 * size,
+    )
     core.generate([hit, first], 4)
     check_sequences(under_test.models.get(), [hit, first], core.agreement)
 
@@ -154,7 +180,9 @@ def _block_copies(under_test: BackendUnderTest) -> None:
     copied = core.free_blocks.pop()
     core.copies = [(first.blocks[1], copied)]
     tail = prompt_of(4, seed=6)
-    fork = core.add([*prompt, *tail], blocks=[*first.blocks[:1], copied], num_computed_tokens=len(prompt))
+    fork = core.add(
+        [*prompt, *tail], blocks=[*first.blocks[:1], copied], num_computed_tokens=len(prompt)
+    )
     core.generate([fork, first], 4)
     check_sequence(under_test.models.get(), fork, core.agreement)
     check_sequence(under_test.models.get(), first, core.agreement)
@@ -165,9 +193,32 @@ CHECKS: Sequence[Check] = (
     Check("C-49", "robust", "the times of a step are true", _times),
     Check("C-50a", "robust", "more steps in flight than agreed are refused", _depth),
     Check("C-55", "robust", "results survive the codec, in both directions of versions", _records),
-    Check("C-56", "robust", "random work under the real scheduler matches the reference and leaves nothing", _soak),
-    Check("C-28a", "features", "a prefix hit equals the full computation", _prefix_hits, "prefix_cache"),
+    Check(
+        "C-56",
+        "robust",
+        "random work under the real scheduler matches the reference and leaves nothing",
+        _soak,
+    ),
+    Check(
+        "C-28a",
+        "features",
+        "a prefix hit equals the full computation",
+        _prefix_hits,
+        "prefix_cache",
+    ),
     Check("C-28b", "features", "copied blocks go their own ways", _block_copies, "prefix_cache"),
-    Check("C-50b", "features", "tokens on the device stand for those chosen", _device_tokens, "device_token"),
-    Check("C-50c", "features", "several steps in flight equal one at a time", _steps_in_flight, "device_token"),
+    Check(
+        "C-50b",
+        "features",
+        "tokens on the device stand for those chosen",
+        _device_tokens,
+        "device_token",
+    ),
+    Check(
+        "C-50c",
+        "features",
+        "several steps in flight equal one at a time",
+        _steps_in_flight,
+        "device_token",
+    ),
 )

@@ -1,4 +1,6 @@
-"""Checks of choosing tokens: greedy, every agreed field, penalties, draws, masks, log probabilities."""
+"""Checks of choosing tokens: greedy, every agreed field, penalties, draws, masks, log
+probabilities.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,19 @@ FIELD_CASES: Mapping[str, tuple[SamplingParams, ...]] = MappingProxyType(
 )
 _PENALTY_CASES: Mapping[str, tuple[SamplingParams, ...]] = MappingProxyType(
     {
-        "repetition_penalty": (SamplingParams(repetition_penalty=1.8), SamplingParams(repetition_penalty=0.5)),
+        "repetition_penalty": (
+            SamplingParams(repetition_penalty=1.8),
+            SamplingParams(repetition_penalty=0.5),
+        ),
         "relative_frequency_penalty": (SamplingParams(relative_frequency_penalty=20.0),),
-        "frequency_penalty": (SamplingParams(frequency_penalty=2.0), SamplingParams(frequency_penalty=-2.0)),
-        "presence_penalty": (SamplingParams(presence_penalty=2.0), SamplingParams(presence_penalty=-2.0)),
+        "frequency_penalty": (
+            SamplingParams(frequency_penalty=2.0),
+            SamplingParams(frequency_penalty=-2.0),
+        ),
+        "presence_penalty": (
+            SamplingParams(presence_penalty=2.0),
+            SamplingParams(presence_penalty=-2.0),
+        ),
         "logit_bias": (SamplingParams(logit_bias=((9, 30.0), (11, -30.0))),),
         "watermark": (SamplingParams(watermark_gamma=0.25, watermark_delta=4.0),),
     }
@@ -42,25 +53,38 @@ _MASK_SECONDS = 2.0  # that a worker may wait for masks that do not come
 
 
 def _seen(core: ScriptedCore, sampling: SamplingParams) -> SamplingParams:
-    """With processed log probabilities where they are agreed: they show the whole distribution's scale."""
+    """With processed log probabilities where they are agreed: they show the whole distribution's
+    scale.
+    """
     mode = "processed" if core.agreement.has("logprobs") else "none"
-    values = {name: getattr(sampling, name) for name in sampling.__struct_fields__} | {"logprobs": mode}
+    values = {name: getattr(sampling, name) for name in sampling.__struct_fields__} | {
+        "logprobs": mode
+    }
     return SamplingParams(**values)
 
 
 def _run(
-    under_test: BackendUnderTest, core: ScriptedCore, cases: Sequence[SamplingParams], prompt: list[int], count: int
+    under_test: BackendUnderTest,
+    core: ScriptedCore,
+    cases: Sequence[SamplingParams],
+    prompt: list[int],
+    count: int,
 ) -> None:
     """Each case in a sequence of its own, as many at a time as were agreed."""
     most = core.agreement.limits.max_sequences
     for first in range(0, len(cases), most):
-        batch = [core.add(prompt, _seen(core, sampling), seed=17 + i) for i, sampling in enumerate(cases[first : first + most])]
+        batch = [
+            core.add(prompt, _seen(core, sampling), seed=17 + i)
+            for i, sampling in enumerate(cases[first : first + most])
+        ]
         core.generate(batch, count)
         check_sequences(under_test.models.get(), batch, core.agreement)
         core.drop(*batch)
 
 
-def _capped(core: ScriptedCore, cases: Mapping[str, tuple[SamplingParams, ...]]) -> list[SamplingParams]:
+def _capped(
+    core: ScriptedCore, cases: Mapping[str, tuple[SamplingParams, ...]]
+) -> list[SamplingParams]:
     """Cases of the agreed fields, within their caps."""
     agreement = core.agreement
     return [
@@ -68,7 +92,8 @@ def _capped(core: ScriptedCore, cases: Mapping[str, tuple[SamplingParams, ...]])
         for name, variants in cases.items()
         if name in agreement.sampling
         for sampling in variants
-        if name not in agreement.sampling_caps or float(getattr(sampling, name)) <= agreement.sampling_caps[name]
+        if name not in agreement.sampling_caps
+        or float(getattr(sampling, name)) <= agreement.sampling_caps[name]
     ]
 
 
@@ -80,7 +105,11 @@ def _greedy_ties(under_test: BackendUnderTest) -> None:
             sequence = core.add(prompt_of(5 + seed, seed=seed))
             core.generate([sequence], 4)
             is_lowest = all(token < hidden for token in sequence.output)
-            require(is_lowest, f"of equal logits the lowest id wins; chosen were {sequence.output}, lowest are below {hidden}")
+            require(
+                is_lowest,
+                f"of equal logits the lowest id wins; chosen were {sequence.output}, lowest are"
+                f" below {hidden}",
+            )
             check_sequence(model, sequence, core.agreement)
             core.drop(sequence)
 
@@ -94,9 +123,20 @@ def _fields(under_test: BackendUnderTest) -> None:
 
 def _all_fields_together(under_test: BackendUnderTest) -> None:
     core = under_test.core()
-    wanted = {"temperature": 1.4, "top_k": 40, "top_p": 0.9, "typical_p": 0.95, "min_p": 0.01, "repetition_penalty": 1.3}
+    wanted = {
+        "temperature": 1.4,
+        "top_k": 40,
+        "top_p": 0.9,
+        "typical_p": 0.95,
+        "min_p": 0.01,
+        "repetition_penalty": 1.3,
+    }
     caps = core.agreement.sampling_caps
-    agreed = {n: min(v, type(v)(caps.get(n, v))) for n, v in wanted.items() if n in core.agreement.sampling}
+    agreed = {
+        n: min(v, type(v)(caps.get(n, v)))
+        for n, v in wanted.items()
+        if n in core.agreement.sampling
+    }
     not_applicable(len(agreed) < 2, "fewer than two fields were agreed")
     _run(under_test, core, [SamplingParams(greedy=False, **agreed)], prompt_of(10), _NUM_DRAWN)  # type: ignore[arg-type]
 
@@ -107,7 +147,9 @@ def _penalties(under_test: BackendUnderTest) -> None:
     not_applicable(not cases, "no penalty, bias or watermark was agreed")
     prompt = [5, 9, 9, 9, 11, 5, 30, 31, 32, 33]
     _run(under_test, core, cases, prompt, 8)
-    for sampling in cases:  # after a preemption what was generated before counts as output, not as prompt
+    for (
+        sampling
+    ) in cases:  # after a preemption what was generated before counts as output, not as prompt
         sequence = core.add(prompt, _seen(core, sampling), output=[40, 41, 40, 9])
         core.generate([sequence], 5)
         check_sequence(under_test.models.get(), sequence, core.agreement)
@@ -115,9 +157,13 @@ def _penalties(under_test: BackendUnderTest) -> None:
 
 
 def _draws(under_test: BackendUnderTest) -> None:
-    """The core's draws alone decide: twice the same ones give the same tokens, alone and in company."""
+    """The core's draws alone decide: twice the same ones give the same tokens, alone and in
+    company.
+    """
     core = under_test.core()
-    not_applicable("temperature" not in core.agreement.sampling, "no field that shapes a draw was agreed")
+    not_applicable(
+        "temperature" not in core.agreement.sampling, "no field that shapes a draw was agreed"
+    )
     drawn, prompt = SamplingParams(greedy=False), prompt_of(9)
     alone = core.add(prompt, drawn, seed=11)
     core.generate([alone], 12)
@@ -127,31 +173,47 @@ def _draws(under_test: BackendUnderTest) -> None:
     together = [core.add(prompt, drawn, seed=11 + i // 2) for i in range(most)]
     core.generate(together, 12)
     check_sequences(under_test.models.get(), together, core.agreement)
-    require(len({tuple(s.output) for s in together}) == (most + 1) // 2, "sequences of different seeds are equal")
+    require(
+        len({tuple(s.output) for s in together}) == (most + 1) // 2,
+        "sequences of different seeds are equal",
+    )
 
 
 def _same_to_the_last_bit(under_test: BackendUnderTest) -> None:
     """Alone, in company, in chunks: log probabilities are equal, not only near."""
     core = under_test.core()
     not_applicable(not core.agreement.has("deterministic"), "`deterministic` was not agreed")
-    not_applicable(not core.agreement.has("logprobs"), "only log probabilities could show it, and they were not agreed")
+    not_applicable(
+        not core.agreement.has("logprobs"),
+        "only log probabilities could show it, and they were not agreed",
+    )
     raw, limits = SamplingParams(logprobs="raw"), core.agreement.limits
     alone = core.add(prompt_of(25), raw)
     core.generate([alone], 6)
     core.drop(alone)
-    company = [core.add(prompt_of(5 + i, seed=i), raw) for i in range(min(4, limits.max_sequences) - 1)]
+    company = [
+        core.add(prompt_of(5 + i, seed=i), raw) for i in range(min(4, limits.max_sequences) - 1)
+    ]
     core.generate(company, 1)
     again = core.add(alone.prompt, raw)
     if limits.chunked and limits.chunk_multiple < len(alone.prompt):
         core.advance({again: limits.chunk_multiple})
     core.generate([again, *company], 6)
     require(again.output == alone.output, f"tokens {again.output} in company, {alone.output} alone")
-    require(again.logprobs == alone.logprobs, f"log probabilities {again.logprobs} in company, {alone.logprobs} alone")
+    require(
+        again.logprobs == alone.logprobs,
+        f"log probabilities {again.logprobs} in company, {alone.logprobs} alone",
+    )
 
 
 def _mixed_rows(under_test: BackendUnderTest) -> None:
     core = under_test.core()
-    cases = [SamplingParams(), *_capped(core, FIELD_CASES)[:3], *_capped(core, _PENALTY_CASES)[:3], SamplingParams()]
+    cases = [
+        SamplingParams(),
+        *_capped(core, FIELD_CASES)[:3],
+        *_capped(core, _PENALTY_CASES)[:3],
+        SamplingParams(),
+    ]
     not_applicable(core.agreement.limits.max_sequences < 2, "one sequence at a time was agreed")
     _run(under_test, core, cases, prompt_of(14), 6)
 
@@ -163,13 +225,21 @@ def _logprobs(under_test: BackendUnderTest) -> None:
     drawn = "temperature" in core.agreement.sampling
     most = int(min(5, core.agreement.sampling_caps.get("top_n_tokens", 5)))
     cases = [
-        SamplingParams(greedy=greedy, temperature=1.0 if greedy else 0.7, logprobs=mode, top_n_tokens=top if has_tops else 0)
+        SamplingParams(
+            greedy=greedy,
+            temperature=1.0 if greedy else 0.7,
+            logprobs=mode,
+            top_n_tokens=top if has_tops else 0,
+        )
         for greedy in ((True, False) if drawn else (True,))
         for mode in ("processed", "raw")
         for top in (0, most)
     ]
     for first in range(0, len(cases), core.agreement.limits.max_sequences):
-        batch = [core.add(prompt_of(8, seed=i), sampling) for i, sampling in enumerate(cases[first:][:8], first)]
+        batch = [
+            core.add(prompt_of(8, seed=i), sampling)
+            for i, sampling in enumerate(cases[first:][:8], first)
+        ]
         batch = batch[: core.agreement.limits.max_sequences]
         core.generate(batch, 4)
         for sequence in batch:
@@ -180,7 +250,9 @@ def _logprobs(under_test: BackendUnderTest) -> None:
 
 
 def _top_ties(under_test: BackendUnderTest) -> None:
-    not_applicable("top_n_tokens" not in under_test.agreement().sampling, "`top_n_tokens` was not agreed")
+    not_applicable(
+        "top_n_tokens" not in under_test.agreement().sampling, "`top_n_tokens` was not agreed"
+    )
     model = under_test.models.tied()
     with under_test.serving(model) as core:
         sequence = core.add(prompt_of(7), SamplingParams(logprobs="raw", top_n_tokens=2))
@@ -190,7 +262,10 @@ def _top_ties(under_test: BackendUnderTest) -> None:
             expected = log_softmax(row.astype("float64"))
             tied = [i for i, value in enumerate(expected) if abs(value - expected.max()) < 1e-9]
             got = [token for token, _ in tops]
-            require(got == tied, f"tokens tied with the last of the first 2 are all given, by id: {tied}, not {got}")
+            require(
+                got == tied,
+                f"tokens tied with the last of the first 2 are all given, by id: {tied}, not {got}",
+            )
 
 
 def _prompt_scores(under_test: BackendUnderTest) -> None:
@@ -221,9 +296,14 @@ def _watermark(under_test: BackendUnderTest) -> None:
     for sampling, is_marked in ((marked, True), (SamplingParams(greedy=False), False)):
         sequence = core.add(prompt_of(8), sampling, seed=3)
         core.generate([sequence], _NUM_MARKED)
-        evidence = detect_watermark(sequence.tokens, len(sequence.prompt), core.agreement.vocab_size)
+        evidence = detect_watermark(
+            sequence.tokens, len(sequence.prompt), core.agreement.vocab_size
+        )
         found = evidence.z_score > _CLEAR_Z_SCORE
-        require(found == is_marked, f"{evidence.num_green} of {evidence.num_tokens} tokens are green; marked: {is_marked}")
+        require(
+            found == is_marked,
+            f"{evidence.num_green} of {evidence.num_tokens} tokens are green; marked: {is_marked}",
+        )
         core.drop(sequence)
 
 
@@ -234,7 +314,9 @@ def _inline_masks(under_test: BackendUnderTest) -> None:
 
 
 def _late_masks(under_test: BackendUnderTest) -> None:
-    """Masks that follow their step act as those that come with it; a step whose masks do not come fails and nothing else."""
+    """Masks that follow their step act as those that come with it; a step whose masks do not come
+    fails and nothing else.
+    """
     core = under_test.core()
     not_applicable(not core.agreement.has("late_mask"), "`late_mask` was not agreed")
     core.mask_mode = "late"
@@ -260,28 +342,64 @@ def _check_masks(under_test: BackendUnderTest, core: ScriptedCore) -> None:
     for greedy in (True, False) if can_draw else (True,):
         sequences: list[LiveSequence] = []
         for seed, tokens in enumerate(allowed[: core.agreement.limits.max_sequences]):
-            sequences.append(core.add(prompt_of(6, seed=seed), SamplingParams(greedy=greedy), seed=seed))
+            sequences.append(
+                core.add(prompt_of(6, seed=seed), SamplingParams(greedy=greedy), seed=seed)
+            )
             sequences[-1].allowed = () if tokens is None else (tokens,)
         core.generate(sequences, 4)
         for sequence in sequences:
             if sequence.allowed:
-                require(set(sequence.output) <= set(sequence.allowed[0]), f"a forbidden token among {sequence.output}")
+                require(
+                    set(sequence.output) <= set(sequence.allowed[0]),
+                    f"a forbidden token among {sequence.output}",
+                )
         check_sequences(under_test.models.get(), sequences, core.agreement)
         core.drop(*sequences)
 
 
 CHECKS: Sequence[Check] = (
-    Check("C-39", "basic", "greedy takes the likeliest token, of equal ones the lowest id", _greedy_ties),
+    Check(
+        "C-39",
+        "basic",
+        "greedy takes the likeliest token, of equal ones the lowest id",
+        _greedy_ties,
+    ),
     Check("C-40a", "serving", "each agreed field shapes the draw as the reference does", _fields),
     Check("C-40b", "serving", "fields act together in their order", _all_fields_together),
-    Check("C-41", "serving", "penalties, bias and watermark match, after a preemption too", _penalties),
+    Check(
+        "C-41", "serving", "penalties, bias and watermark match, after a preemption too", _penalties
+    ),
     Check("C-42a", "serving", "the core's draws decide, whatever the batch", _draws),
     Check("C-43", "serving", "rows of different sampling do not touch each other", _mixed_rows),
     Check("C-59b", "serving", "the watermark is found, and only where it is", _watermark),
-    Check("C-42b", "features", "company changes not a bit of a log probability", _same_to_the_last_bit, "deterministic"),
+    Check(
+        "C-42b",
+        "features",
+        "company changes not a bit of a log probability",
+        _same_to_the_last_bit,
+        "deterministic",
+    ),
     Check("C-44a", "features", "log probabilities and top tokens match", _logprobs, "logprobs"),
-    Check("C-44b", "features", "top tokens that tie with the last are all given", _top_ties, "logprobs"),
-    Check("C-45", "features", "prompt scores match, whole and in chunks", _prompt_scores, "prompt_logprobs"),
-    Check("C-46a", "features", "only allowed tokens are chosen, and only masked rows are touched", _inline_masks, "mask"),
+    Check(
+        "C-44b",
+        "features",
+        "top tokens that tie with the last are all given",
+        _top_ties,
+        "logprobs",
+    ),
+    Check(
+        "C-45",
+        "features",
+        "prompt scores match, whole and in chunks",
+        _prompt_scores,
+        "prompt_logprobs",
+    ),
+    Check(
+        "C-46a",
+        "features",
+        "only allowed tokens are chosen, and only masked rows are touched",
+        _inline_masks,
+        "mask",
+    ),
     Check("C-46b", "features", "masks may follow their step, and must", _late_masks, "late_mask"),
 )

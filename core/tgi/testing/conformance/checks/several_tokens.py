@@ -17,7 +17,9 @@ _NUM_TOKENS = 14
 
 
 def _kinds(core: ScriptedCore) -> list[SamplingParams]:
-    """Greedy and drawn, with what depends on the tokens before: log probabilities, and a penalty."""
+    """Greedy and drawn, with what depends on the tokens before: log probabilities, and a
+    penalty.
+    """
     agreement = core.agreement
     mode: LogprobsMode = "raw" if agreement.has("logprobs") else "none"
     kinds = [SamplingParams(logprobs=mode)]
@@ -28,23 +30,36 @@ def _kinds(core: ScriptedCore) -> list[SamplingParams]:
     return kinds
 
 
-def _draft_token(expected: Sequence[int], is_right: Callable[[int], bool], vocab_size: int) -> Drafter:
-    """Guesses at output tokens, each right or not by its index; there are none beyond what is expected."""
+def _draft_token(
+    expected: Sequence[int], is_right: Callable[[int], bool], vocab_size: int
+) -> Drafter:
+    """Guesses at output tokens, each right or not by its index; there are none beyond what is
+    expected.
+    """
 
     def draft_token(sequence: LiveSequence) -> list[int]:
         first = len(sequence.output)
-        return [token if is_right(first + i) else (token + 1) % vocab_size for i, token in enumerate(expected[first:])]
+        return [
+            token if is_right(first + i) else (token + 1) % vocab_size
+            for i, token in enumerate(expected[first:])
+        ]
 
     return draft_token
 
 
 def _drafts(under_test: BackendUnderTest) -> None:
-    """Right, wrong and half-right guesses: the tokens are those without guesses, and right guesses are accepted."""
+    """Right, wrong and half-right guesses: the tokens are those without guesses, and right guesses
+    are accepted.
+    """
     core = under_test.core()
     not_applicable(not core.agreement.has("drafts"), "`drafts` was not agreed")
     most, vocab_size = core.agreement.limits.tokens_per_step, core.agreement.vocab_size
     require(most > 1, "`drafts` with one token in a step")
-    patterns: list[Callable[[int], bool]] = [lambda _: True, lambda _: False, lambda index: index % 3 != 0]
+    patterns: list[Callable[[int], bool]] = [
+        lambda _: True,
+        lambda _: False,
+        lambda index: index % 3 != 0,
+    ]
     for number, sampling in enumerate(_kinds(core)):
         prompt = prompt_of(13 + number, seed=number)  # guesses reach across the border of a block
         plain = core.add(prompt, sampling, seed=number)
@@ -61,7 +76,10 @@ def _drafts(under_test: BackendUnderTest) -> None:
             check_sequence(under_test.models.get(), sequence, core.agreement)
             if is_right is patterns[0]:
                 fewest = 1 - (1 - _NUM_TOKENS) // most
-                require(num_steps == fewest, f"{_NUM_TOKENS} tokens took {num_steps} steps with right guesses, not {fewest}")
+                require(
+                    num_steps == fewest,
+                    f"{_NUM_TOKENS} tokens took {num_steps} steps with right guesses, not {fewest}",
+                )
             core.drop(sequence)
 
 
@@ -78,7 +96,9 @@ def _drafts_beside_others(under_test: BackendUnderTest) -> None:
         core.drop(plain)
         sequences.append(core.add(prompt, sampling, seed=i))
         if i != 2:
-            sequences[-1].drafter = _draft_token(plain.output, lambda index: index % 5 != 0, core.agreement.vocab_size)
+            sequences[-1].drafter = _draft_token(
+                plain.output, lambda index: index % 5 != 0, core.agreement.vocab_size
+            )
         core.generate(sequences, 2)
     core.generate(sequences, 6)
     check_sequences(under_test.models.get(), sequences, core.agreement)
@@ -96,22 +116,32 @@ def _masked_drafts(under_test: BackendUnderTest) -> None:
     core.generate([plain], 9)
     for is_right in (lambda _: True, lambda index: index % 4 != 1):
         sequence = core.add(prompt_of(9))
-        sequence.allowed, sequence.drafter = allowed, _draft_token(plain.output, is_right, vocab_size)
+        sequence.allowed, sequence.drafter = (
+            allowed,
+            _draft_token(plain.output, is_right, vocab_size),
+        )
         core.generate([sequence], 9)
         for index, token in enumerate(sequence.output):
-            require(token in (sequence.allowed_at(index) or ()), f"output token {index} is {token}, which its mask forbids")
+            require(
+                token in (sequence.allowed_at(index) or ()),
+                f"output token {index} is {token}, which its mask forbids",
+            )
         check_sequence(under_test.models.get(), sequence, core.agreement)
         core.drop(sequence)
 
 
 def _multi_token(under_test: BackendUnderTest) -> None:
-    """Budgets of all sizes side by side: never more tokens than asked for, and those that single steps would bring."""
+    """Budgets of all sizes side by side: never more tokens than asked for, and those that single
+    steps would bring.
+    """
     core = under_test.core()
     not_applicable(not core.agreement.has("multi_token"), "`multi_token` was not agreed")
     most = core.agreement.limits.tokens_per_step
     require(most > 1, "`multi_token` with one token in a step")
     kinds, count, num_several = _kinds(core), min(4, core.agreement.limits.max_sequences), 0
-    sequences = [core.add(prompt_of(4 + 7 * i, seed=i), kinds[i % len(kinds)], seed=i) for i in range(count)]
+    sequences = [
+        core.add(prompt_of(4 + 7 * i, seed=i), kinds[i % len(kinds)], seed=i) for i in range(count)
+    ]
     for turn in range(8):
         for i, sequence in enumerate(sequences):
             sequence.max_tokens = 1 + (turn + i) % most
@@ -127,7 +157,9 @@ def _multi_token_to_the_end(under_test: BackendUnderTest) -> None:
     not_applicable(not core.agreement.has("multi_token"), "`multi_token` was not agreed")
     limits = core.agreement.limits
     num_last = max(limits.tokens_per_step // 2, 1)
-    sequence = core.add(prompt_of(limits.max_total_tokens - 1 - limits.tokens_per_step - num_last), _kinds(core)[0])
+    sequence = core.add(
+        prompt_of(limits.max_total_tokens - 1 - limits.tokens_per_step - num_last), _kinds(core)[0]
+    )
     sequence.max_tokens = limits.tokens_per_step
     while len(sequence.tokens) < limits.max_total_tokens:
         core.advance({sequence: 0})
@@ -135,9 +167,35 @@ def _multi_token_to_the_end(under_test: BackendUnderTest) -> None:
 
 
 CHECKS: Sequence[Check] = (
-    Check("C-59c", "features", "guesses change no token, and right ones are accepted", _drafts, "drafts"),
-    Check("C-59d", "features", "rows with guesses touch no others", _drafts_beside_others, "drafts"),
-    Check("C-59e", "features", "each token of a row with guesses has its own mask", _masked_drafts, "drafts"),
-    Check("C-59f", "features", "several tokens in a step are those of single steps", _multi_token, "multi_token"),
-    Check("C-59g", "features", "several tokens in a step end where the context ends", _multi_token_to_the_end, "multi_token"),
+    Check(
+        "C-59c",
+        "features",
+        "guesses change no token, and right ones are accepted",
+        _drafts,
+        "drafts",
+    ),
+    Check(
+        "C-59d", "features", "rows with guesses touch no others", _drafts_beside_others, "drafts"
+    ),
+    Check(
+        "C-59e",
+        "features",
+        "each token of a row with guesses has its own mask",
+        _masked_drafts,
+        "drafts",
+    ),
+    Check(
+        "C-59f",
+        "features",
+        "several tokens in a step are those of single steps",
+        _multi_token,
+        "multi_token",
+    ),
+    Check(
+        "C-59g",
+        "features",
+        "several tokens in a step end where the context ends",
+        _multi_token_to_the_end,
+        "multi_token",
+    ),
 )

@@ -28,5 +28,11 @@ def _tensor_parallel(under_test: BackendUnderTest) -> None:
 
 
 CHECKS: Sequence[Check] = (
-    Check("C-37", "serving", "a model over several devices equals the model on one", _tensor_parallel, apart=True),
+    Check(
+        "C-37",
+        "serving",
+        "a model over several devices equals the model on one",
+        _tensor_parallel,
+        apart=True,
+    ),
 )

@@ -21,7 +21,9 @@ _DRAWN = SamplingParams(greedy=False)
 
 
 def border_lengths(core: ScriptedCore) -> list[int]:
-    """Prompt lengths at which something begins or ends: blocks, powers of two, the longest prompt."""
+    """Prompt lengths at which something begins or ends: blocks, powers of two, the longest
+    prompt.
+    """
     limits, block_size = core.agreement.limits, core.agreement.kv_cache.block_size or 16
     longest = limits.max_total_tokens - 2
     if not limits.chunked:
@@ -56,7 +58,10 @@ def _batch_mates(under_test: BackendUnderTest) -> None:
     core = under_test.core()
     most = min(core.agreement.limits.max_sequences, 8)
     for count in sorted({1, 2, 3, most}):
-        sequences = [core.add(prompt_of(3 + 7 * i, seed=i), _greedy(under_test)) for i in range(min(count, most))]
+        sequences = [
+            core.add(prompt_of(3 + 7 * i, seed=i), _greedy(under_test))
+            for i in range(min(count, most))
+        ]
         core.generate(sequences, 4)
         check_sequences(under_test.models.get(), sequences, core.agreement)
         core.drop(*sequences)
@@ -77,21 +82,30 @@ def _order_of_rows(under_test: BackendUnderTest) -> None:
 def _reuse(under_test: BackendUnderTest) -> None:
     core = under_test.core()
     model = under_test.models.get()
-    biased = SamplingParams(logit_bias=((7, 50.0),)) if "logit_bias" in core.agreement.sampling else SamplingParams()
+    biased = (
+        SamplingParams(logit_bias=((7, 50.0),))
+        if "logit_bias" in core.agreement.sampling
+        else SamplingParams()
+    )
     for round_ in range(3):
         canary = core.add(prompt_of(40, seed=round_), biased, handle=3)
         core.generate([canary], 3)
         core.drop(canary)
         # The drop travels in the step that introduces the next owner of handle, blocks and slot.
         heir = core.add(prompt_of(9 + 16 * round_, seed=90 + round_), _greedy(under_test), handle=3)
-        require(not heir.blocks or set(heir.blocks) <= set(canary.blocks), "the kit must hand out the same blocks again")
+        require(
+            not heir.blocks or set(heir.blocks) <= set(canary.blocks),
+            "the kit must hand out the same blocks again",
+        )
         core.generate([heir], 3)
         check_sequence(model, heir, core.agreement)
         core.drop(heir)
 
 
 def _slots(under_test: BackendUnderTest) -> None:
-    """Sequences side by side in slots of any order; then shorter ones in the same slots, the other way round."""
+    """Sequences side by side in slots of any order; then shorter ones in the same slots, the other
+    way round.
+    """
     core = under_test.core()
     plan = core.agreement.kv_cache
     not_applicable(plan.mode != "slots", "the cache has blocks, not slots")
@@ -102,7 +116,10 @@ def _slots(under_test: BackendUnderTest) -> None:
     sequence_slots = {sequence.sequence_slot for sequence in first}
     core.drop(*first)
     second = [core.add(prompt_of(3 + i, seed=50 + i), _greedy(under_test)) for i in range(count)]
-    require({sequence.sequence_slot for sequence in second} == sequence_slots, "the kit must hand out the same slots again")
+    require(
+        {sequence.sequence_slot for sequence in second} == sequence_slots,
+        "the kit must hand out the same slots again",
+    )
     core.generate(second, 12)
     check_sequences(under_test.models.get(), second, core.agreement)
 
@@ -128,7 +145,14 @@ def _random_chunks(under_test: BackendUnderTest) -> None:
         sequence = core.add(prompt_of(length, seed=seed), _greedy(under_test))
         while sequence.num_left > limits.chunk_multiple and not sequence.output:
             most = (sequence.num_left - 1) // limits.chunk_multiple
-            core.advance({sequence: limits.chunk_multiple * rng.randint(1, max(1, min(most, 24 // limits.chunk_multiple)))})
+            core.advance(
+                {
+                    sequence: (
+                        limits.chunk_multiple
+                        * rng.randint(1, max(1, min(most, 24 // limits.chunk_multiple)))
+                    )
+                }
+            )
         core.generate([sequence], 3)
         check_sequence(under_test.models.get(), sequence, core.agreement)
         core.drop(sequence)
@@ -233,7 +257,11 @@ def _cancellations(under_test: BackendUnderTest) -> None:
     live: list[LiveSequence] = []
     for step in range(60):
         while len(live) < most and rng.random() < 0.7:
-            live.append(core.add(prompt_of(rng.randint(1, 30), seed=step * 10 + len(live)), _greedy(under_test)))
+            live.append(
+                core.add(
+                    prompt_of(rng.randint(1, 30), seed=step * 10 + len(live)), _greedy(under_test)
+                )
+            )
         if live:
             core.generate(rng.sample(live, rng.randint(1, len(live))), 1)
         for sequence in [s for s in live if rng.random() < 0.25]:
@@ -245,17 +273,46 @@ def _cancellations(under_test: BackendUnderTest) -> None:
 
 
 CHECKS: Sequence[Check] = (
-    Check("C-17", "basic", "prompts around every border match the reference", _prompts_of_every_length),
-    Check("C-18", "basic", "decoding to the end of the context matches the reference", _decoding_across_borders),
-    Check("C-22", "basic", "a row that chooses no token leaves right keys and values", _unsampled_rows),
-    Check("C-25", "basic", "empty steps, steps of drops alone and the longest step are accepted", _empty_and_full_steps),
+    Check(
+        "C-17", "basic", "prompts around every border match the reference", _prompts_of_every_length
+    ),
+    Check(
+        "C-18",
+        "basic",
+        "decoding to the end of the context matches the reference",
+        _decoding_across_borders,
+    ),
+    Check(
+        "C-22", "basic", "a row that chooses no token leaves right keys and values", _unsampled_rows
+    ),
+    Check(
+        "C-25",
+        "basic",
+        "empty steps, steps of drops alone and the longest step are accepted",
+        _empty_and_full_steps,
+    ),
     Check("C-19", "serving", "a sequence is the same alone and among others", _batch_mates),
-    Check("C-20", "serving", "the order of rows and the numbers of handles mean nothing", _order_of_rows),
+    Check(
+        "C-20",
+        "serving",
+        "the order of rows and the numbers of handles mean nothing",
+        _order_of_rows,
+    ),
     Check("C-21", "serving", "handles, blocks and slots that come back carry nothing over", _reuse),
     Check("C-23", "serving", "any chunking of a prompt equals the whole", _random_chunks),
     Check("C-24", "serving", "prefill beside decode equals separate steps", _mixed_steps),
-    Check("C-26", "serving", "steps that break the agreement are refused, and serving goes on", _refusals),
+    Check(
+        "C-26",
+        "serving",
+        "steps that break the agreement are refused, and serving goes on",
+        _refusals,
+    ),
     Check("C-27", "serving", "a preempted sequence goes on as if nothing had been", _preemption),
     Check("C-29", "serving", "a slot may be anyone's, and carries nothing over", _slots),
-    Check("C-30", "serving", "survivors of a storm of cancellations match the reference", _cancellations),
+    Check(
+        "C-30",
+        "serving",
+        "survivors of a storm of cancellations match the reference",
+        _cancellations,
+    ),
 )

@@ -1,4 +1,6 @@
-"""Checks of the engine process with the backend in it: killed in every phase, and hanging. The core's own supervisor is used."""
+"""Checks of the engine process with the backend in it: killed in every phase, and hanging. The
+core's own supervisor is used.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +35,17 @@ _ENGINE_MODULE = "tgi.engine"
 
 
 def _killed(under_test: BackendUnderTest) -> None:
-    """Killed while it starts, the start fails with a reason; killed while it serves, the stream goes on. Nothing is left."""
+    """Killed while it starts, the start fails with a reason; killed while it serves, the stream
+    goes on. Nothing is left.
+    """
     _require_installed(under_test)
     killer = _Killer()
     try:
         asyncio.run(_start_and_kill(under_test, killer, ""))
     except BackendError as error:
-        require("SIGKILL" in str(error), f"killed while it starts, the error does not say so: {error}")
+        require(
+            "SIGKILL" in str(error), f"killed while it starts, the error does not say so: {error}"
+        )
     else:
         raise CheckFailedError("killed while it starts, the start did not fail")
     for phase in _PHASES:
@@ -47,17 +53,26 @@ def _killed(under_test: BackendUnderTest) -> None:
             asyncio.run(_start_and_kill(under_test, killer, phase))
     asyncio.run(_interrupted(under_test, lambda _: killer.kill(), _TIMEOUT_SECONDS))
     _, alive = psutil.wait_procs(killer.descendants, timeout=_GONE_SECONDS)
-    require(not alive, f"an engine that was killed left processes: {[process.name() for process in alive]}")
+    require(
+        not alive,
+        f"an engine that was killed left processes: {[process.name() for process in alive]}",
+    )
 
 
 def _hanging(under_test: BackendUnderTest) -> None:
-    """A process that is stopped says nothing: it is ended and started anew, and the stream goes on."""
+    """A process that is stopped says nothing: it is ended and started anew, and the stream goes
+    on.
+    """
     _require_installed(under_test)
-    asyncio.run(_interrupted(under_test, lambda pid: os.kill(pid, signal.SIGSTOP), _SILENCE_SECONDS))
+    asyncio.run(
+        _interrupted(under_test, lambda pid: os.kill(pid, signal.SIGSTOP), _SILENCE_SECONDS)
+    )
 
 
 def _require_installed(under_test: BackendUnderTest) -> None:
-    not_applicable(under_test.entry_point is None, "the backend was handed over as an object, not installed")
+    not_applicable(
+        under_test.entry_point is None, "the backend was handed over as an object, not installed"
+    )
     under_test.discard()
 
 
@@ -80,7 +95,9 @@ class _Killer:
 
 
 async def _start_and_kill(under_test: BackendUnderTest, killer: _Killer, phase: str) -> None:
-    """Start an engine and kill it in a phase; without one, as soon as its process is there. Raises `BackendError`."""
+    """Start an engine and kill it in a phase; without one, as soon as its process is there. Raises
+    `BackendError`.
+    """
 
     def hear(progress: Progress) -> None:
         if progress.phase == phase:
@@ -96,15 +113,21 @@ async def _start_and_kill(under_test: BackendUnderTest, killer: _Killer, phase: 
         await client.close()
 
 
-async def _interrupted(under_test: BackendUnderTest, interrupt: Callable[[int], object], silence_limit: float) -> None:
-    """A sequence whose engine is interrupted after its first token has the tokens of one that was not."""
+async def _interrupted(
+    under_test: BackendUnderTest, interrupt: Callable[[int], object], silence_limit: float
+) -> None:
+    """A sequence whose engine is interrupted after its first token has the tokens of one that was
+    not.
+    """
     model = under_test.models.get()
     client = EngineClient(_start_message(under_test), lambda _: None, silence_limit=silence_limit)
     try:
         agreement = await asyncio.wait_for(client.start(), _TIMEOUT_SECONDS)
         prompt = prompt_of(9)
         outputs = OutputQueue()
-        stream = client.submit(SequenceRequest("request", prompt, SamplingParams(), 0, _NUM_TOKENS), outputs)
+        stream = client.submit(
+            SequenceRequest("request", prompt, SamplingParams(), 0, _NUM_TOKENS), outputs
+        )
         await asyncio.wait_for(outputs.get(), _TIMEOUT_SECONDS)
         require(client.pid is not None, "an engine that answered has a process")
         assert client.pid is not None
@@ -112,7 +135,10 @@ async def _interrupted(under_test: BackendUnderTest, interrupt: Callable[[int], 
         error = await asyncio.wait_for(_last_error(stream, outputs), _TIMEOUT_SECONDS)
         sequence = LiveSequence(0, prompt, stream.output_token_ids, SamplingParams(), 0, [], -1)
         sequence.error = error
-        require(bool(error) or len(sequence.output) == _NUM_TOKENS, f"{len(sequence.output)} of {_NUM_TOKENS} tokens came")
+        require(
+            bool(error) or len(sequence.output) == _NUM_TOKENS,
+            f"{len(sequence.output)} of {_NUM_TOKENS} tokens came",
+        )
         check_sequence(model, sequence, agreement)
     except TimeoutError:
         raise CheckFailedError(f"the supervisor waited for {_TIMEOUT_SECONDS:.0f} s") from None
@@ -140,6 +166,13 @@ def _engines() -> list[psutil.Process]:
 
 
 CHECKS: Sequence[Check] = (
-    Check("C-51", "robust", "a killed engine is noticed, leaves nothing, and its streams go on in a new one", _killed),
-    Check("C-52", "robust", "a hanging engine is ended, and its streams go on in a new one", _hanging),
+    Check(
+        "C-51",
+        "robust",
+        "a killed engine is noticed, leaves nothing, and its streams go on in a new one",
+        _killed,
+    ),
+    Check(
+        "C-52", "robust", "a hanging engine is ended, and its streams go on in a new one", _hanging
+    ),
 )
