@@ -546,7 +546,7 @@ def leave_a_thread():
 
 
 def load_says_nothing(inner):
-    inner._host = type("Silent", (), {"progress": lambda *_: None, "log": lambda *_: None})()
+    inner._reporter = type("Silent", (), {"progress": lambda *_: None, "log": lambda *_: None})()
     inner.load()
 
 

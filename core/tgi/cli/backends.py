@@ -106,7 +106,7 @@ def backend_facts(candidate: Candidate) -> BackendFacts:
 
 def _print_table(candidates: Sequence[Candidate]) -> None:
     table = Table(box=None, pad_edge=False)
-    for heading in ("backend", "package", "version", "API", "devices", "verdict"):
+    for heading in ("backend", "package", "version", "API", "devices", "status"):
         table.add_column(heading, overflow="fold")
     for candidate in candidates:
         info, probe = candidate.info, candidate.probe

@@ -43,7 +43,7 @@ def test_a_family_of_the_grammar(llama, capsys):
     spec = load_spec(path)
     memory = tgi_backend().supports(spec, EngineConfig("cpu", str(path), spec)).memory
     assert backends["cpu"]["memory"] == {item.label: item.num_bytes for item in memory}
-    assert backends["cpu"]["verdict"] == "native"
+    assert backends["cpu"]["status"] == "native"
     assert backends["cpu"]["kv_bytes_per_token"] == 3 * 2 * 2 * 8 * 2
 
 
@@ -52,7 +52,7 @@ def test_options_change_the_response(llama, capsys):
     _, backends = inspect(capsys, path, "--dtype", "float32")
     assert backends["cpu"]["kv_bytes_per_token"] == 3 * 2 * 2 * 8 * 4
     _, backends = inspect(capsys, path, "--quantize", "awq")
-    assert backends["cpu"]["verdict"] == "no"
+    assert backends["cpu"]["status"] == "no"
     assert "--quantize awq" in backends["cpu"]["reasons"][0]
     card, _ = inspect(capsys, path, "--rope-factor", "2")
     assert card["max_positions"] == 256
@@ -70,7 +70,7 @@ def test_a_family_of_transformers_alone(tmp_path, capsys):
     card, backends = inspect(capsys, tmp_path)
     assert (card["family"], card["is_built_in"]) == ("smollm3", False)
     assert card["parameters"] == sum(p.numel() for p in model.parameters())
-    assert backends["cpu"]["verdict"] == "slow"
+    assert backends["cpu"]["status"] == "slow"
     assert "transformers" in backends["cpu"]["reasons"][0]
 
 

@@ -85,7 +85,7 @@ def test_the_light_half_imports_no_framework(checkpoint, spec):
         "import sys, msgspec, tgi_cpu; from pathlib import Path; from tgi.architectures import"
         " load_spec;from tgi.backend import EngineConfig; b = tgi_cpu.tgi_backend(); assert"
         " b.probe().usable; p = sys.argv[1];s = load_spec(Path(p)); assert b.supports(s,"
-        " EngineConfig('cpu', p, s)).verdict == 'native';print(sorted({m.split('.')[0] for m in"
+        " EngineConfig('cpu', p, s)).status == 'native';print(sorted({m.split('.')[0] for m in"
         " sys.modules} & {'torch', 'transformers', 'jax'}))"
     )
     done = subprocess.run(

@@ -207,13 +207,13 @@ def test_every_parameter_counts(name: str, tmp_path: Path) -> None:
         return float((torch.stack(sequence.logits) - expected).abs().max())
 
     assert distance() < TOLERANCE
-    for parameter, parameter in pair.decoder.parameters.by_parameter.items():
+    for name, parameter in pair.decoder.parameters.by_parameter.items():
         kept = parameter.clone()
         parameter.zero_()
-        assert distance() > TOLERANCE, f"{parameter} may be lost unseen"
+        assert distance() > TOLERANCE, f"{name} may be lost unseen"
         parameter.copy_(kept.roll(1, 0))
         assert parameter.shape[0] == 1 or distance() > TOLERANCE, (
-            f"{parameter} may be shifted unseen"
+            f"{name} may be shifted unseen"
         )
         parameter.copy_(kept)
 

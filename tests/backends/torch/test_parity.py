@@ -197,10 +197,10 @@ def test_every_parameter_counts(name: str, tmp_path: Path) -> None:
         return worst(sequence.logits, expected)
 
     assert distance() < TOLERANCE
-    for parameter, parameter in decoder.parameters.by_parameter.items():
-        mixer = mixer_of(parameter, spec)
+    for parameter_name, parameter in decoder.parameters.by_parameter.items():
+        mixer = mixer_of(parameter_name, spec)
         if (
-            parameter.endswith("attention.k.bias")
+            parameter_name.endswith("attention.k.bias")
             and isinstance(mixer, Attention)
             and mixer.rope is None
         ):
@@ -209,7 +209,7 @@ def test_every_parameter_counts(name: str, tmp_path: Path) -> None:
             continue
         kept = parameter.clone()
         parameter.zero_()
-        assert distance() > TOLERANCE, f"{parameter} may be lost unseen"
+        assert distance() > TOLERANCE, f"{parameter_name} may be lost unseen"
         parameter.copy_(kept.roll(1, 0 if len(kept) > 1 else -1))
-        assert distance() > TOLERANCE, f"{parameter} may be shifted unseen"
+        assert distance() > TOLERANCE, f"{parameter_name} may be shifted unseen"
         parameter.copy_(kept)

@@ -181,13 +181,13 @@ def test_equals_the_reference(name: str) -> None:
     spec = SPECS[name]
     decoder = build_decoder(spec, REFERENCE, torch.float32, "cpu")
     generator = torch.Generator().manual_seed(0)
-    for parameter, parameter in decoder.parameters.by_parameter.items():
+    for name, parameter in decoder.parameters.by_parameter.items():
         drawn = torch.randn(parameter.shape, generator=generator)
-        is_norm_weight = parameter.endswith("norm.weight")
+        is_norm_weight = name.endswith("norm.weight")
         parameter.copy_(1 + 0.1 * drawn if is_norm_weight else 0.3 * drawn)
     weights = {
-        parameter: parameter.numpy()
-        for parameter, parameter in decoder.parameters.by_parameter.items()
+        name: parameter.numpy()
+        for name, parameter in decoder.parameters.by_parameter.items()
     }
     rng = random.Random(1)
     sequence = PagedSequence(

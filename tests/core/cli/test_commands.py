@@ -110,7 +110,7 @@ def test_backends_lists_every_backend(capsys):
     backends = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
     null = backends["null"]
     assert null["usable"]
-    assert null["verdict"] == "usable (only when named)"
+    assert null["status"] == "usable (only when named)"
     assert null["options"][0]["flag"] == "--null-script"
     assert main(["backends"]) == 0
     assert "only when named" in " ".join(capsys.readouterr().out.split())

@@ -249,8 +249,8 @@ async def test_the_engine_ends_with_the_front(tmp_path):
 import asyncio
 from tgi.engine.client import EngineClient
 import msgspec
-from tgi.engine.messages import FrontMessage
-start = msgspec.msgpack.decode({msgspec.msgpack.encode(script)!r}, type=FrontMessage)
+from tgi.engine.messages import FrontendMessage
+start = msgspec.msgpack.decode({msgspec.msgpack.encode(script)!r}, type=FrontendMessage)
 async def main():
     client = EngineClient(start, lambda p: None)
     await client.start()

@@ -21,7 +21,7 @@ from tgi.testing.conformance.check import Check, not_applicable, require
 __all__ = ["CHECKS"]
 
 _FRAMEWORKS = ("torch", "jax", "jaxlib", "tensorflow", "transformers", "onnxruntime", "openvino")
-_PUBLIC_ROOMS = ("tgi.backend", "tgi.architectures", "tgi.testing")
+_PUBLIC_PACKAGES = ("tgi.backend", "tgi.worker", "tgi.architectures", "tgi.testing")
 _TIMEOUT_SECONDS = 60.0
 
 
@@ -154,7 +154,9 @@ def _reaching_in(tree: ast.Module, package: str) -> Iterator[str]:
                 for alias in node.names
             ]
         for name in names:
-            is_public = any(name == room or name.startswith(f"{room}.") for room in _PUBLIC_ROOMS)
+            is_public = any(
+                name == package or name.startswith(f"{package}.") for package in _PUBLIC_PACKAGES
+            )
             if name.startswith("tgi.") and not is_public:
                 yield f"imports `{name}`, which is not public"
         if isinstance(node, ast.Import):
