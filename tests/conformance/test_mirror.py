@@ -25,7 +25,8 @@ from tgi.backend import (
     SchedulerOutput,
     empty_int32,
 )
-from tgi.testing.step_rules import BrokenRuleError, StepRules
+from tgi.testing.step_limits import BrokenRuleError
+from tgi.testing.step_rules import StepRules
 from tgi.testing.tiny_images import image_of
 
 replace = msgspec.structs.replace

@@ -12,13 +12,8 @@ from torch import Tensor
 from tgi.backend import Float32Array, Int32Array, SamplingParams, empty_float32, empty_int32
 from tgi_cpu.native import SAMPLE_RESULT, SAMPLE_ROW
 from tgi_cpu.native_engine import Engine, SamplerHandle
-from tgi_torch.sampling.sampler import (
-    NOT_FINITE,
-    NOTHING_ALLOWED,
-    SampledSequence,
-    SampledTokens,
-    needs_counts,
-)
+from tgi_torch.sampling.protocols import NOT_FINITE, NOTHING_ALLOWED, SampledSequence, SampledTokens
+from tgi_torch.sampling.sampler_parameters import needs_counts
 
 __all__ = ["BoundRows", "NativeSampler"]
 

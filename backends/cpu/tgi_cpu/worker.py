@@ -17,14 +17,15 @@ from tgi.backend import EngineConfig, ModelError, Worker, WorkerReporter
 from tgi_cpu import machine
 from tgi_cpu.native import BLOCK_TOKENS, NativeLibrary, load_library
 from tgi_cpu.native_decoder import NativeDecodeProgram, NativeModel, native_loader
-from tgi_cpu.native_program import unsupported
 from tgi_cpu.native_sampler import NativeSampler
+from tgi_cpu.native_support import unsupported
 from tgi_torch.memory import compute_dtype
 from tgi_torch.model.protocols import Model
 from tgi_torch.ops import REFERENCE
 from tgi_torch.runner.decode_steps import DecodeProgram
 from tgi_torch.runner.worker import TorchDevice, TorchWorker, decoder_loader, no_decode_program
-from tgi_torch.sampling.sampler import Sampler, SamplingKernels, TokenSampler
+from tgi_torch.sampling.protocols import TokenSampler
+from tgi_torch.sampling.sampler import Sampler, SamplingKernels
 from tgi_torch.weights.loading import checkpoint_dtype
 from tgi_torch.weights.weight_formats import QUANTIZATIONS, describe_quantization
 

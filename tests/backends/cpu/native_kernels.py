@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from tgi_cpu.native import BatchRecord, NativeLibrary, OpRecord, load_library, round_up
+from tgi_cpu.native_builder import Kind, Store
 from tgi_cpu.native_engine import Engine
 from tgi_cpu.native_matrices import Matrix
-from tgi_cpu.native_program import Kind, Store
 
 __all__ = ["SCRATCH_FLOATS", "multiply", "require_library"]
 

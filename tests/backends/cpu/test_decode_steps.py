@@ -33,7 +33,7 @@ from tgi_cpu.native_sampler import NativeSampler
 from tgi_torch.attention.paged import AttentionMetadata
 from tgi_torch.runner.decode_steps import BoundProgram
 from tgi_torch.runner.runner import ModelRunner
-from tgi_torch.sampling.sampler import SampledSequence
+from tgi_torch.sampling.protocols import SampledSequence
 
 LIMITS = Limits(max_total_tokens=320, max_sequences=8, max_step_tokens=200)
 AGREEMENT = Agreement(

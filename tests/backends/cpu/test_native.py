@@ -19,7 +19,7 @@ from tgi.backend import EngineConfig, Limits
 from tgi_cpu import worker
 from tgi_cpu.native import BLOCK_TOKENS, NativeLibrary, load_library
 from tgi_cpu.native_decoder import NativeDecoder, NativeModel, native_loader
-from tgi_cpu.native_program import unsupported
+from tgi_cpu.native_support import unsupported
 from tgi_torch.model.decoder import DecoderWithCache, build_decoder
 from tgi_torch.model.protocols import Model
 from tgi_torch.ops import REFERENCE

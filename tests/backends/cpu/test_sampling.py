@@ -21,7 +21,8 @@ from tgi.testing.sampling import choose, green_tokens, sample_row, unpack_mask
 from tgi_cpu.native import load_library
 from tgi_cpu.native_engine import Engine
 from tgi_cpu.native_sampler import NativeSampler
-from tgi_torch.sampling.sampler import Sampler, SamplingKernels, TokenSampler
+from tgi_torch.sampling.protocols import TokenSampler
+from tgi_torch.sampling.sampler import Sampler, SamplingKernels
 
 torch.set_num_threads(1)
 

@@ -32,13 +32,9 @@ from tgi.architectures import (
 from tgi.architectures.spec import Block, Branch, Part
 from tgi.backend import ModelError
 from tgi_torch import ops
+from tgi_torch.attention.alibi import alibi_slopes
 from tgi_torch.attention.kv_cache import KVCache, LayerCache, bytes_per_block
-from tgi_torch.attention.paged import (
-    AttentionSettings,
-    alibi_slopes,
-    paged_attention,
-    plan_attention,
-)
+from tgi_torch.attention.paged import AttentionSettings, paged_attention, plan_attention
 from tgi_torch.model.decoder import build_decoder
 from tgi_torch.model.mixture_of_experts import route
 from tgi_torch.model.rotary import RotaryTable, Rotation

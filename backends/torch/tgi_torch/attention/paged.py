@@ -27,7 +27,6 @@ __all__ = [
     "AttentionSettings",
     "CrossMetadata",
     "EncoderInput",
-    "alibi_slopes",
     "paged_attention",
     "plan_attention",
     "plan_cross_attention",
@@ -387,15 +386,3 @@ def _attend_explicitly(
         scores = torch.cat([scores, column], dim=-1)
     weights = torch.softmax(scores, dim=-1)[..., : key.shape[-2]]
     return weights.to(value.dtype) @ value
-
-
-def alibi_slopes(num_heads: int, bias_max: float = 8.0) -> Tensor:
-    """Slopes of ALiBi (arXiv 2108.12409, section 3, where `bias_max` is 8), float32 [num_heads].
-
-    For a power of two n they are 2^(-8/n), 2^(-16/n), …; any other count takes the slopes of the
-    power below it, then every second slope of the power above it.
-    """
-    below = 1 << (num_heads.bit_length() - 1)
-    exponents = [-bias_max * (i + 1) / below for i in range(below)]
-    exponents += [-bias_max * (2 * i + 1) / (2 * below) for i in range(num_heads - below)]
-    return torch.tensor([2.0**exponent for exponent in exponents], dtype=torch.float32)

@@ -6,83 +6,42 @@ through.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar, final
+from typing import final
 
 import torch
 from torch import Tensor
 
-from tgi.architectures import (
-    MLP,
-    Attention,
-    CrossAttention,
-    LatentAttention,
-    LinearAttention,
-    MixtureOfExperts,
-    ModelSpec,
-    Rope,
-    StateSpace,
-)
+from tgi.architectures import ModelSpec
 from tgi.architectures.weight_map import tensor_shapes
-from tgi.backend import Limits, ModelError
-from tgi_torch.attention.cache_layout import TokenMixer, attention_layers
+from tgi.backend import Limits
 from tgi_torch.attention.kv_cache import KVCache
 from tgi_torch.attention.paged import AttentionMetadata
-from tgi_torch.model.encoder_decoder import (
-    CrossAttentionMixer,
-    Encoder,
-    build_cross_attention,
-    build_encoder_attention,
-    relative_biases,
+from tgi_torch.model.embedding import (
+    EmbeddingLayer,
+    build_embedding,
+    build_finish,
+    build_model_head,
+    embedding_size,
 )
-from tgi_torch.model.latent_attention import build_latent_attention
+from tgi_torch.model.encoder_decoder import Encoder
 from tgi_torch.model.layers import (
     BuildContext,
     Linear,
-    Mixer,
     StepContext,
     Transform,
-    build_embedding_or_head_table,
-    build_head,
     build_linear,
-    build_lookup,
     build_norm,
     identity,
 )
-from tgi_torch.model.linear_attention import build_linear_attention
-from tgi_torch.model.mixers import build_attention, build_mlp
-from tgi_torch.model.mixture_of_experts import build_mixture_of_experts
+from tgi_torch.model.mixer_builder import MixerBuilder
 from tgi_torch.model.residual import ResidualBlock, build_blocks
 from tgi_torch.model.rotary import RotaryTable
-from tgi_torch.model.state_space import build_state_space
 from tgi_torch.ops import Ops
 from tgi_torch.weights.parameters import Parameters
-from tgi_torch.weights.quantized_matrix import QuantizedMatrix
 from tgi_torch.weights.weight_formats import Quantization
 
 __all__ = ["Decoder", "DecoderWithCache", "build_decoder"]
-
-ItemT = TypeVar("ItemT")
-
-
-@final
-@dataclass(frozen=True)
-class EmbeddingLayer:
-    """Token ids and positions to hidden vectors."""
-
-    lookup: Transform
-    table: Tensor | QuantizedMatrix  # [vocab, size]
-    scale: Transform
-    project: Transform
-    add_positions: Callable[[Tensor, Tensor], Tensor]
-    norm: Transform
-
-    def __call__(self, token_ids: Tensor, positions: Tensor) -> Tensor:
-        x = self.project(self.scale(self.lookup(token_ids)))
-        return self.norm(self.add_positions(x, positions))
 
 
 @final
@@ -244,21 +203,21 @@ def build_decoder(
     """
     parameters = Parameters(dtype=dtype, device=torch.device(device))
     build = BuildContext(ops, parameters, spec.hidden_size, quantization)
-    embedding = _build_embedding(build, spec)
-    mixers = _MixerBuilder(build, spec)
+    embedding = build_embedding(build, spec)
+    mixers = MixerBuilder(build, spec)
     blocks = tuple(build_blocks(build, spec.decoder, mixers.build))
     final_norm = build_norm(
         build, spec.decoder.final_norm, f"{spec.decoder.kind}.final_norm", spec.hidden_size
     )
     encoder = _build_encoder(build, spec, embedding, mixers)
-    size = _embedding_size(spec)
+    size = embedding_size(spec)
     projected = size != spec.hidden_size
     project = (
         build_linear(build, "head", {"projection": size}, spec.hidden_size, bias=False)
         if projected
         else identity
     )
-    head = _build_head(build, spec, embedding.table)
+    head = build_model_head(build, spec, embedding.table)
     assert parameters.shapes == tensor_shapes(spec)
     return Decoder(
         spec=spec,
@@ -271,81 +230,13 @@ def build_decoder(
         final_norm=final_norm,
         project=project,
         head=head,
-        finish_logits=_build_finish(spec),
+        finish_logits=build_finish(spec),
         encoder=encoder,
     )
 
 
-@final
-class _MixerBuilder:
-    """Builds mixers in the order of the layers and counts their places in the caches."""
-
-    def __init__(self, build: BuildContext, spec: ModelSpec) -> None:
-        attentions = attention_layers(spec)
-        self.windows = _distinct(_window(mixer) for mixer in attentions)
-        self.ropes: tuple[Rope, ...] = _distinct(
-            mixer.rope for mixer in attentions if mixer.rope is not None
-        )
-        self.readers: list[CrossAttentionMixer] = []
-        self._building = build
-        self._spec = spec
-        self._find_relative_bias = relative_biases(build)
-        self._num_attentions = itertools.count()
-        self._num_states = itertools.count()
-
-    def build(self, mixer: object, prefix: str) -> Mixer:
-        """What computes `mixer`. Raises `ModelError` if nothing does."""
-        match mixer:
-            case Attention() | LatentAttention():
-                return self._build_attention(mixer, prefix)
-            case CrossAttention():
-                reader = build_cross_attention(
-                    self._building, mixer, prefix, layer=len(self.readers)
-                )
-                self.readers.append(reader)
-                return reader
-            case StateSpace():
-                return build_state_space(
-                    self._building, mixer, prefix, layer=next(self._num_states)
-                )
-            case LinearAttention():
-                return build_linear_attention(
-                    self._building, mixer, prefix, layer=next(self._num_states)
-                )
-            case MLP():
-                return build_mlp(self._building, mixer, prefix)
-            case MixtureOfExperts():
-                return build_mixture_of_experts(self._building, mixer, prefix)
-        raise _not_built(self._spec, f"the mixer {type(mixer).__name__}")
-
-    def _build_attention(self, mixer: TokenMixer, prefix: str) -> Mixer:
-        build = self._building
-        if isinstance(mixer, LatentAttention):
-            plan, rotation = self.windows.index(None), self.ropes.index(mixer.rope)
-            layer = next(self._num_attentions)
-            return build_latent_attention(
-                build, mixer, prefix, layer=layer, plan=plan, rotation=rotation
-            )
-        bias = self._find_relative_bias(mixer, prefix)
-        if prefix.startswith("encoder."):
-            return build_encoder_attention(build, mixer, prefix, bias)
-        return build_attention(
-            build,
-            mixer,
-            prefix,
-            layer=next(self._num_attentions),
-            plan=self.windows.index(mixer.window),
-            rotation=None if mixer.rope is None else self.ropes.index(mixer.rope),
-            relative_bias=bias,
-        )
-
-
-def _window(mixer: TokenMixer) -> int | None:
-    return mixer.window if isinstance(mixer, Attention) else None
-
-
 def _build_encoder(
-    build: BuildContext, spec: ModelSpec, embedding: EmbeddingLayer, mixers: _MixerBuilder
+    build: BuildContext, spec: ModelSpec, embedding: EmbeddingLayer, mixers: MixerBuilder
 ) -> Encoder | None:
     stack = next((stack for stack in spec.stacks if stack.kind == "encoder"), None)
     if stack is None:
@@ -356,83 +247,3 @@ def _build_encoder(
         final_norm=build_norm(build, stack.final_norm, "encoder.final_norm", spec.hidden_size),
         readers=tuple(mixers.readers),
     )
-
-
-def _not_built(spec: ModelSpec, what: str) -> ModelError:
-    return ModelError(
-        f"{spec.model_type}: {what} is not built yet.", "Choose another model or another backend."
-    )
-
-
-def _distinct(items: Iterator[ItemT]) -> tuple[ItemT, ...]:
-    return tuple(dict.fromkeys(items))
-
-
-def _build_embedding(build: BuildContext, spec: ModelSpec) -> EmbeddingLayer:
-    parameters, embedding = build.parameters, spec.embedding
-    size = _embedding_size(spec)
-    table = build_embedding_or_head_table(build, "embedding.weight", spec.vocab_size, size)
-    projected = size != spec.hidden_size
-    # Rounded to the compute dtype first, as the reference models round it.
-    scale = torch.tensor(embedding.scale, dtype=parameters.dtype).item()
-    add_positions: Callable[[Tensor, Tensor], Tensor] = _no_positions
-    if embedding.positions is not None:
-        rows = embedding.positions.num_positions + embedding.positions.offset
-        position_table = parameters.create("embedding.positions.weight", rows, spec.hidden_size)
-        add_positions = partial(
-            _add_positions, build.ops.embedding, position_table, embedding.positions.offset
-        )
-    return EmbeddingLayer(
-        lookup=build_lookup(build, table),
-        table=table,
-        scale=identity if embedding.scale == 1.0 else partial(torch.mul, other=scale),
-        project=(
-            build_linear(build, "embedding", {"projection": spec.hidden_size}, size, bias=False)
-            if projected
-            else identity
-        ),
-        add_positions=add_positions,
-        norm=build_norm(build, embedding.norm, "embedding.norm", spec.hidden_size),
-    )
-
-
-def _embedding_size(spec: ModelSpec) -> int:
-    return spec.hidden_size if spec.embedding.size is None else spec.embedding.size
-
-
-def _no_positions(x: Tensor, positions: Tensor) -> Tensor:
-    return x
-
-
-def _add_positions(
-    lookup: Callable[[Tensor, Tensor], Tensor],
-    table: Tensor,
-    offset: int,
-    x: Tensor,
-    positions: Tensor,
-) -> Tensor:
-    return x + lookup(positions + offset, table)
-
-
-def _build_head(
-    build: BuildContext, spec: ModelSpec, embedding_table: Tensor | QuantizedMatrix
-) -> Linear:
-    tied, size = spec.head.tied, _embedding_size(spec)
-    table = (
-        embedding_table
-        if tied
-        else build_embedding_or_head_table(build, "head.weight", spec.vocab_size, size)
-    )
-    bias = build.parameters.create("head.bias", spec.vocab_size) if spec.head.bias else None
-    return build_head(build, table, bias)
-
-
-def _build_finish(spec: ModelSpec) -> Transform:
-    scale, softcap = spec.head.scale, spec.head.softcap
-    if softcap is not None:
-        return partial(_scale_and_cap, scale, softcap)
-    return identity if scale == 1.0 else partial(torch.mul, other=scale)
-
-
-def _scale_and_cap(scale: float, softcap: float, logits: Tensor) -> Tensor:
-    return torch.tanh(logits * (scale / softcap)) * softcap

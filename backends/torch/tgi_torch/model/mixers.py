@@ -17,7 +17,8 @@ from torch import Tensor
 
 from tgi.architectures import MLP, Activation, Attention, Norm
 from tgi.backend import ModelError
-from tgi_torch.attention.paged import AttentionSettings, alibi_slopes
+from tgi_torch.attention.alibi import alibi_slopes
+from tgi_torch.attention.paged import AttentionSettings
 from tgi_torch.model.layers import (
     BuildContext,
     Linear,

@@ -34,7 +34,7 @@ from tgi_torch.model.protocols import Model
 from tgi_torch.runner.decode_steps import DecodeProgram, DecodeSteps
 from tgi_torch.runner.input_batch import InputBatch, build_input_batch
 from tgi_torch.runner.sequences import SequenceTable
-from tgi_torch.sampling.sampler import SampledSequence, SampledTokens, TokenSampler
+from tgi_torch.sampling.protocols import SampledSequence, SampledTokens, TokenSampler
 from tgi_torch.sampling.step_output import empty_output, step_output
 
 __all__ = ["ModelRunner"]

@@ -55,7 +55,8 @@ from tgi_torch.model.protocols import LoadedModel, LoadModel, Model, Progress
 from tgi_torch.ops import Ops
 from tgi_torch.runner.decode_steps import DecodeProgram
 from tgi_torch.runner.runner import ModelRunner
-from tgi_torch.sampling.sampler import Sampler, TokenSampler
+from tgi_torch.sampling.protocols import TokenSampler
+from tgi_torch.sampling.sampler import Sampler
 from tgi_torch.weights.loading import checkpoint_dtype, load_weights
 from tgi_torch.weights.weight_formats import QUANTIZATIONS, Quantization
 
