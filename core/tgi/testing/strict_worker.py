@@ -15,7 +15,8 @@ from tgi.backend import (
     SchedulerOutput,
     Worker,
 )
-from tgi.testing.step_rules import BrokenRuleError, StepRules
+from tgi.testing.step_limits import BrokenRuleError
+from tgi.testing.step_rules import StepRules
 
 __all__ = ["StrictWorker"]
 

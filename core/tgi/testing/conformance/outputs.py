@@ -46,6 +46,23 @@ def check_output(step: SchedulerOutput, output: ModelRunnerOutput, agreement: Ag
         failed <= set(responded),
         f"errors of sequences {sorted(failed - set(responded))}, which have no row",
     )
+    _check_counts(step, output, failed)
+    is_padded = not output.num_padded_tokens or output.num_padded_tokens >= rows.num_tokens
+    require(is_padded, f"{rows.num_tokens} tokens in a shape of {output.num_padded_tokens}")
+    _check_tops(output, agreement)
+    times = output.times
+    parts = {
+        "prepare": times.prepare,
+        "forward": times.forward,
+        "sample": times.sample,
+        "compile": times.compile,
+    }
+    require(min(parts.values()) >= 0, f"negative times: {parts}")
+
+
+def _check_counts(step: SchedulerOutput, output: ModelRunnerOutput, failed: set[int]) -> None:
+    """Each row has as many tokens as it asked for; only pooled rows have pooled vectors."""
+    rows, pointers = step.rows, output.token_ptr.tolist()
     budgets = rows.max_tokens if len(rows.max_tokens) else np.ones(rows.num_rows, np.int32)
     most_of = dict(zip(rows.sequence.tolist(), (budgets * rows.sample).tolist(), strict=True))
     for row, handle in enumerate(output.sequence.tolist()):
@@ -62,17 +79,6 @@ def check_output(step: SchedulerOutput, output: ModelRunnerOutput, agreement: Ag
         handle for handle, most in most_of.items() if not most
     }
     require(not unasked, f"pooled vectors of sequences {sorted(unasked)}, which asked for tokens")
-    is_padded = not output.num_padded_tokens or output.num_padded_tokens >= rows.num_tokens
-    require(is_padded, f"{rows.num_tokens} tokens in a shape of {output.num_padded_tokens}")
-    _check_tops(output, agreement)
-    times = output.times
-    parts = {
-        "prepare": times.prepare,
-        "forward": times.forward,
-        "sample": times.sample,
-        "compile": times.compile,
-    }
-    require(min(parts.values()) >= 0, f"negative times: {parts}")
 
 
 def _check_tops(output: ModelRunnerOutput, agreement: Agreement) -> None:

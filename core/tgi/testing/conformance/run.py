@@ -23,6 +23,8 @@ from tgi.testing.conformance.checks import (
     adapters,
     features,
     lifecycle,
+    log_probabilities,
+    masks,
     memory,
     numerics,
     packaging,
@@ -35,7 +37,7 @@ from tgi.testing.conformance.checks import (
     supervision,
 )
 from tgi.testing.conformance.scorecard import Scorecard
-from tgi.testing.step_rules import BrokenRuleError
+from tgi.testing.step_limits import BrokenRuleError
 
 __all__ = ["ALL_CHECKS", "find_backend_under_test", "run_check", "run_check_here", "run_checks"]
 
@@ -48,6 +50,8 @@ _MODULES = (
     quantization,
     sharding,
     sampling,
+    log_probabilities,
+    masks,
     robust,
     supervision,
 )

@@ -12,7 +12,6 @@ import msgspec
 import numpy as np
 
 from tgi.backend import (
-    TOKEN_ON_DEVICE,
     Agreement,
     Control,
     ControlResult,
@@ -31,8 +30,9 @@ from tgi.backend import (
     encode,
 )
 from tgi.testing.conformance.check import CheckFailedError, require
-from tgi.testing.conformance.live_sequence import LiveSequence, draw_of
+from tgi.testing.conformance.live_sequence import LiveSequence
 from tgi.testing.conformance.outputs import check_output
+from tgi.testing.conformance.step_arrays import StepArrays
 from tgi.testing.step_rules import StepRules
 
 __all__ = ["ScriptedCore"]
@@ -178,66 +178,26 @@ class ScriptedCore:
         self, work: Mapping[LiveSequence, int], *, on_device: bool = False
     ) -> SchedulerOutput:
         """One step, as it arrives on the other side. The caller sees to it that it is legal."""
-        added, starts, counts, ids, sample, draws = [], [], [], list[int](), [], []
-        pointers, new_blocks = [0], list[int]()
-        budgets, extra_draws, draft_tokens, draft_ptr = list[int](), list[float](), list[int](), [0]
-        masks = list[tuple[int, tuple[int, ...]]]()
-        for row, (sequence, count) in enumerate(work.items()):
-            start, is_sampled = (
-                sequence.num_computed_tokens,
-                count == sequence.num_left and sequence.pooling == "none",
+        added, arrays = list[NewSequence](), StepArrays()
+        for sequence, count in work.items():
+            is_sampled = count == sequence.num_left and sequence.pooling == "none"
+            draft_tokens, budget = (
+                self._budget(sequence) if is_sampled and count == 1 else (list[int](), 1)
             )
-            own_draft_tokens, budget = (
-                self._budget(sequence) if is_sampled and count == 1 else ([], 1)
-            )
-            self._grow(sequence, start + count + budget - 1)
+            self._grow(sequence, sequence.num_computed_tokens + count + budget - 1)
             if not sequence.is_introduced:
                 added.append(self._introduction(sequence))
-                sequence.num_introduced_tokens, sequence.num_sent_blocks = (
-                    len(sequence.tokens),
-                    len(sequence.blocks),
-                )
-            new_blocks += sequence.blocks[sequence.num_sent_blocks :]
-            sequence.num_sent_blocks = len(sequence.blocks)
-            pointers.append(len(new_blocks))
-            chosen_from = len(sequence.prompt) + sequence.num_given
-            known = sequence.tokens[start : start + count]
-            ids += [
-                TOKEN_ON_DEVICE if on_device and start + i >= chosen_from else token
-                for i, token in enumerate(known)
-            ]
-            starts.append(start)
-            counts.append(count)
-            sample.append(is_sampled)
-            draws.append(draw_of(sequence) if is_sampled else 0.0)
-            budgets.append(budget)
-            extra_draws += [draw_of(sequence, ahead) for ahead in range(1, budget)]
-            draft_tokens += own_draft_tokens
-            draft_ptr.append(len(draft_tokens))
-            if sequence.allowed and is_sampled:
-                masks += [
-                    (row, sequence.allowed_at(len(sequence.output) + i) or ())
-                    for i in range(budget)
-                ]
-        groups = [group.kind in ("full", "window") for group in self.agreement.kv_cache.groups]
-        rows = Rows(
-            np.array([s.handle for s in work], np.int32),
-            np.array(starts, np.int32),
-            np.array(counts, np.int32),
-            np.array(ids, np.int32),
-            np.array(sample, np.uint8),
-            np.array(draws, np.float32),
-            [
-                np.array(pointers if has_growth else [0] * len(pointers), np.int32)
-                for has_growth in groups
-            ],
-            [np.array(new_blocks if has_growth else [], np.int32) for has_growth in groups],
-            np.array(budgets if self.agreement.limits.tokens_per_step > 1 else [], np.int32),
-            np.array(extra_draws, np.float32),
-            np.array(draft_ptr if draft_tokens else [], np.int32),
-            np.array(draft_tokens, np.int32),
+                sequence.num_introduced_tokens = len(sequence.tokens)
+                sequence.num_sent_blocks = len(sequence.blocks)
+            arrays.add_row(
+                sequence, count, is_sampled=is_sampled, on_device=on_device, budget=budget
+            )
+            arrays.add_drafts(draft_tokens)
+        return self._step(
+            added,
+            arrays.rows(list(work), self.agreement),
+            arrays.masks(self._step_id, self.agreement.vocab_size),
         )
-        return self._step(added, rows, self._masks(masks))
 
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
         """Send a step, with the masks it waits for; take its result and hold it against what was
@@ -391,17 +351,6 @@ class ScriptedCore:
             for side in zip(*copies, strict=True)
         )
         return source, target
-
-    def _masks(self, allowed: Sequence[tuple[int, tuple[int, ...]]]) -> GrammarMasks | None:
-        """One mask for each (row, tokens)."""
-        if not allowed:
-            return None
-        width = -(-self.agreement.vocab_size // 32)
-        bits = np.zeros((len(allowed), width * 32), np.uint8)
-        for place, (_, tokens) in enumerate(allowed):
-            bits[place, list(tokens)] = 1
-        words = np.packbits(bits, axis=1, bitorder="little").view(np.int32).reshape(-1)
-        return GrammarMasks(self._step_id, np.array([row for row, _ in allowed], np.int32), words)
 
 
 def _shuffled(plan: KVCachePlan, kinds: tuple[str, ...], rng: random.Random) -> list[int]:

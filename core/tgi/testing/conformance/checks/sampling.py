@@ -7,14 +7,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from tgi.backend import SamplingParams, StepError
+from tgi.backend import SamplingParams
 from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
-from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
+from tgi.testing.conformance.check import Check, not_applicable, require
 from tgi.testing.conformance.expectations import check_sequence, check_sequences
-from tgi.testing.conformance.live_sequence import LiveSequence
 from tgi.testing.conformance.scripted_core import ScriptedCore
 from tgi.testing.watermark import detect_watermark
-from tgi.worker.sampling import log_softmax
 
 __all__ = ["CHECKS", "FIELD_CASES"]
 
@@ -49,7 +47,6 @@ _PENALTY_CASES: Mapping[str, tuple[SamplingParams, ...]] = MappingProxyType(
 _NUM_DRAWN = 24
 _NUM_MARKED = 80
 _CLEAR_Z_SCORE = 4.0
-_MASK_SECONDS = 2.0  # that a worker may wait for masks that do not come
 
 
 def _seen(core: ScriptedCore, sampling: SamplingParams) -> SamplingParams:
@@ -218,75 +215,6 @@ def _mixed_rows(under_test: BackendUnderTest) -> None:
     _run(under_test, core, cases, prompt_of(14), 6)
 
 
-def _logprobs(under_test: BackendUnderTest) -> None:
-    core = under_test.core()
-    not_applicable(not core.agreement.has("logprobs"), "`logprobs` was not agreed")
-    has_tops = "top_n_tokens" in core.agreement.sampling
-    drawn = "temperature" in core.agreement.sampling
-    most = int(min(5, core.agreement.sampling_caps.get("top_n_tokens", 5)))
-    cases = [
-        SamplingParams(
-            greedy=greedy,
-            temperature=1.0 if greedy else 0.7,
-            logprobs=mode,
-            top_n_tokens=top if has_tops else 0,
-        )
-        for greedy in ((True, False) if drawn else (True,))
-        for mode in ("processed", "raw")
-        for top in (0, most)
-    ]
-    for first in range(0, len(cases), core.agreement.limits.max_sequences):
-        batch = [
-            core.add(prompt_of(8, seed=i), sampling)
-            for i, sampling in enumerate(cases[first:][:8], first)
-        ]
-        batch = batch[: core.agreement.limits.max_sequences]
-        core.generate(batch, 4)
-        for sequence in batch:
-            missing = [value for value in sequence.logprobs if value != value]  # noqa: PLR0124 - NaN test
-            require(not missing, "a log probability that was agreed is missing")
-            check_sequence(under_test.models.get(), sequence, core.agreement)
-        core.drop(*batch)
-
-
-def _top_ties(under_test: BackendUnderTest) -> None:
-    not_applicable(
-        "top_n_tokens" not in under_test.agreement().sampling, "`top_n_tokens` was not agreed"
-    )
-    model = under_test.models.tied()
-    with under_test.serving(model) as core:
-        sequence = core.add(prompt_of(7), SamplingParams(logprobs="raw", top_n_tokens=2))
-        core.generate([sequence], 2)
-        for place, tops in enumerate(sequence.tops):
-            row = model.logits(sequence.tokens[:-1])[len(sequence.prompt) + place - 1]
-            expected = log_softmax(row.astype("float64"))
-            tied = [i for i, value in enumerate(expected) if abs(value - expected.max()) < 1e-9]
-            got = [token for token, _ in tops]
-            require(
-                got == tied,
-                f"tokens tied with the last of the first 2 are all given, by id: {tied}, not {got}",
-            )
-
-
-def _prompt_scores(under_test: BackendUnderTest) -> None:
-    core = under_test.core()
-    not_applicable(not core.agreement.has("prompt_logprobs"), "`prompt_logprobs` was not agreed")
-    sampling = SamplingParams(prompt_logprobs=True)
-    for length in (1, 2, 40):
-        whole = core.add(prompt_of(length), sampling)
-        core.generate([whole], 2)
-        check_sequence(under_test.models.get(), whole, core.agreement)
-        core.drop(whole)
-    if core.agreement.limits.chunked:
-        chunk = max(7, core.agreement.limits.chunk_multiple)
-        chunk -= chunk % core.agreement.limits.chunk_multiple
-        parts = core.add(prompt_of(40), sampling)
-        while parts.num_left > chunk:
-            core.advance({parts: chunk})
-        core.generate([parts], 1)
-        check_sequence(under_test.models.get(), parts, core.agreement)
-
-
 def _watermark(under_test: BackendUnderTest) -> None:
     """The detector finds the watermark in drawn text, and none where none was asked for."""
     core = under_test.core()
@@ -305,56 +233,6 @@ def _watermark(under_test: BackendUnderTest) -> None:
             f"{evidence.num_green} of {evidence.num_tokens} tokens are green; marked: {is_marked}",
         )
         core.drop(sequence)
-
-
-def _inline_masks(under_test: BackendUnderTest) -> None:
-    core = under_test.core()
-    not_applicable(not core.agreement.has("mask"), "`mask` was not agreed")
-    _check_masks(under_test, core)
-
-
-def _late_masks(under_test: BackendUnderTest) -> None:
-    """Masks that follow their step act as those that come with it; a step whose masks do not come
-    fails and nothing else.
-    """
-    core = under_test.core()
-    not_applicable(not core.agreement.has("late_mask"), "`late_mask` was not agreed")
-    core.mask_mode = "late"
-    _check_masks(under_test, core)
-    sequence = core.add(prompt_of(7))
-    sequence.allowed = ((7, 9),)
-    step = core.build({sequence: 7})
-    core.worker.submit(step)
-    try:
-        output = core.worker.collect(_MASK_SECONDS)
-    except StepError as error:
-        require(error.retryable, "a step whose masks did not come may not be tried again")
-    else:
-        raise CheckFailedError(f"a step whose masks did not come has the result {output}")
-    core.forget(step)
-    _check_masks(under_test, core)
-
-
-def _check_masks(under_test: BackendUnderTest, core: ScriptedCore) -> None:
-    vocab_size = core.agreement.vocab_size
-    allowed = [(7,), (vocab_size - 1,), tuple(range(31, 97)), tuple(range(0, vocab_size, 5)), None]
-    can_draw = "temperature" in core.agreement.sampling
-    for greedy in (True, False) if can_draw else (True,):
-        sequences: list[LiveSequence] = []
-        for seed, tokens in enumerate(allowed[: core.agreement.limits.max_sequences]):
-            sequences.append(
-                core.add(prompt_of(6, seed=seed), SamplingParams(greedy=greedy), seed=seed)
-            )
-            sequences[-1].allowed = () if tokens is None else (tokens,)
-        core.generate(sequences, 4)
-        for sequence in sequences:
-            if sequence.allowed:
-                require(
-                    set(sequence.output) <= set(sequence.allowed[0]),
-                    f"a forbidden token among {sequence.output}",
-                )
-        check_sequences(under_test.models.get(), sequences, core.agreement)
-        core.drop(*sequences)
 
 
 CHECKS: Sequence[Check] = (
@@ -379,27 +257,4 @@ CHECKS: Sequence[Check] = (
         _same_to_the_last_bit,
         "deterministic",
     ),
-    Check("C-44a", "features", "log probabilities and top tokens match", _logprobs, "logprobs"),
-    Check(
-        "C-44b",
-        "features",
-        "top tokens that tie with the last are all given",
-        _top_ties,
-        "logprobs",
-    ),
-    Check(
-        "C-45",
-        "features",
-        "prompt scores match, whole and in chunks",
-        _prompt_scores,
-        "prompt_logprobs",
-    ),
-    Check(
-        "C-46a",
-        "features",
-        "only allowed tokens are chosen, and only masked rows are touched",
-        _inline_masks,
-        "mask",
-    ),
-    Check("C-46b", "features", "masks may follow their step, and must", _late_masks, "late_mask"),
 )
