@@ -8,8 +8,10 @@ import signal
 
 import pytest
 
-from tests.conformance.faults import FAULTS, HEALTHY, FaultyBackend
-from tests.conformance.feature_faults import FEATURE_FAULTS, FaultyComplete
+from tests.conformance.faults.catalogue import FAULTS, HEALTHY
+from tests.conformance.faults.feature_wrappers import FaultyComplete
+from tests.conformance.faults.features import FEATURE_FAULTS
+from tests.conformance.faults.wrappers import FaultyBackend
 from tgi.testing.conformance import ALL_CHECKS, BackendUnderTest, run_check
 from tgi.testing.conformance.models import TinyModels
 

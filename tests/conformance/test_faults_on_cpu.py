@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests.conformance.faults import FaultyWorker
+from tests.conformance.faults.wrappers import FaultyWorker
 from tgi.testing.conformance import ALL_CHECKS, BackendUnderTest, run_check
 from tgi_cpu.backend import CpuBackend
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tests.conformance.faults import FaultyBackend, in_output, unannounced_compile
+from tests.conformance.faults.steps import unannounced_compile
+from tests.conformance.faults.wrappers import FaultyBackend, in_output
 from tgi.testing.conformance import BackendUnderTest
 from tgi.testing.conformance.performance import PerformanceCard, measure
 

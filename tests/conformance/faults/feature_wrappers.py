@@ -1,0 +1,110 @@
+"""Wrappers that give the complete backend, its worker or its network one fault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from tests.conformance.faults.wrappers import FaultyWorker
+from tgi.backend import SchedulerOutput
+from tgi.testing.doubles.complete_backend import CompleteBackend
+from tgi.testing.doubles.complete_worker import CompleteWorker
+from tgi.testing.reference.network import ReferenceNetwork
+
+struct = msgspec.structs.replace
+
+
+@dataclass
+class FaultyNetwork:
+    """`ReferenceNetwork` that sees other sequences, or whose vectors are changed."""
+
+    inner: ReferenceNetwork
+    change_new: Callable = lambda new, num_tokens: new
+    change_hidden: Callable = lambda hidden: hidden
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def logits(self, new, tokens, encoder_tokens):
+        return self.inner.logits(self.change_new(new, len(tokens)), tokens, encoder_tokens)
+
+    def hidden(self, new, tokens):
+        return self.change_hidden(self.inner.hidden(new, tokens))
+
+
+@dataclass
+class FaultyComplete:
+    """The complete backend with a fault in its worker or its network; both are made anew for each
+    worker.
+    """
+
+    worker: Callable[[], dict] = dict
+    network: Callable[[], dict] = dict
+    inner: CompleteBackend = field(default_factory=CompleteBackend)
+
+    @property
+    def info(self):
+        return self.inner.info
+
+    def probe(self):
+        return self.inner.probe()
+
+    def supports(self, spec, config):
+        return self.inner.supports(spec, config)
+
+    def create_worker(self, config, reporter):
+        network = FaultyNetwork(
+            ReferenceNetwork(config.spec, Path(config.model_path)), **self.network()
+        )
+        return FaultyWorker(CompleteWorker(network, reporter), self.worker())
+
+
+def in_steps(change):
+    """Each step is changed before the worker sees it."""
+    return FaultyComplete(
+        lambda: {
+            "submit": lambda inner, step: inner.submit(
+                change(step) if isinstance(step, SchedulerOutput) else step
+            )
+        }
+    )
+
+
+def in_added(change):
+    """Each sequence is introduced otherwise."""
+    return in_steps(lambda step: struct(step, added=[change(new) for new in step.added]))
+
+
+def in_rows(change):
+    """Each step's rows are changed."""
+    return in_steps(lambda step: struct(step, rows=change(step.rows)))
+
+
+def in_output(change):
+    """Each result is changed; `change(output, step)`."""
+
+    def worker():
+        steps = []
+
+        def submit(inner, step):
+            inner.submit(step)
+            steps.append(step)
+
+        return {
+            "submit": submit,
+            "collect": lambda inner, timeout: change(inner.collect(timeout), steps.pop(0)),
+        }
+
+    return FaultyComplete(worker)
+
+
+def in_control(change):
+    """`change(inner, request)` answers in place of the worker."""
+    return FaultyComplete(lambda: {"control": change})
+
+
+def in_network(**changes):
+    return FaultyComplete(network=lambda: {name: make() for name, make in changes.items()})
