@@ -6,30 +6,17 @@ from __future__ import annotations
 
 import random
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.core.scheduler.simulation import GREEDY, SCORED, Simulation, make_agreement
+from tests.conformance.step_builders import FIRST, PROMPT, new, replace, rows, second, send, step
+from tests.core.scheduler.simulation import SCORED, Simulation, make_agreement
 from tests.core.scheduler.test_properties import add_random, agreements
-from tgi.backend import (
-    SAMPLING_FIELDS,
-    CacheGroup,
-    GrammarMasks,
-    ModelRunnerOutput,
-    NewSequence,
-    Rows,
-    SamplingParams,
-    SchedulerOutput,
-    empty_int32,
-)
+from tgi.backend import SAMPLING_FIELDS, CacheGroup, GrammarMasks, SamplingParams, empty_int32
 from tgi.testing.step_limits import BrokenRuleError
 from tgi.testing.step_rules import StepRules
-from tgi.testing.tiny_images import image_of
-
-replace = msgspec.structs.replace
 
 
 class RuledWorker:
@@ -81,44 +68,6 @@ def test_the_scheduler_keeps_the_agreement(agreement, seed, fails):
     simulation.run()
     simulation.assert_ended_as_alone()
     assert simulation.worker.rules.num_residents == 0
-
-
-def new(handle=0, tokens=(1, 2, 3, 4, 5), blocks=(0, 1), **changes):
-    fields = {
-        "num_prompt_tokens": len(tokens),
-        "num_computed_tokens": 0,
-        "sampling": GREEDY,
-    } | changes
-    return NewSequence(
-        handle, "r", np.array(tokens, np.int32), block_tables=[np.array(blocks, np.int32)], **fields
-    )
-
-
-def rows(*work, sample=1, blocks=()):
-    """`work`: (handle, start, tokens)."""
-    n = len(work)
-    return Rows(
-        sequence=np.array([handle for handle, _, _ in work], np.int32),
-        start=np.array([start for _, start, _ in work], np.int32),
-        count=np.array([len(tokens) for _, _, tokens in work], np.int32),
-        tokens=np.array([token for _, _, tokens in work for token in tokens], np.int32),
-        sample=np.full(n, sample, np.uint8),
-        draw=np.zeros(n, np.float32),
-        new_block_ptr=[np.array([0] * n + [len(blocks)], np.int32)],
-        new_blocks=[np.array(blocks, np.int32)],
-    )
-
-
-PROMPT = (0, 0, [1, 2, 3, 4, 5])
-FIRST = SchedulerOutput(0, [], [new()], rows(PROMPT))
-
-
-def step(work, added=(), dropped=(), step_id=1, **changes):
-    return SchedulerOutput(step_id, list(dropped), list(added), work, **changes)
-
-
-def second(work, **changes):
-    return [FIRST, step(work, **changes)]
 
 
 OTHER = (1, 0, [1, 2, 3, 4, 5])
@@ -175,12 +124,6 @@ BROKEN = {
 }
 
 
-def send(rules, steps):
-    for item in steps:
-        rules.submit(item)
-        rules.collect()
-
-
 def test_a_core_that_keeps_the_rules_passes():
     rules = StepRules(make_agreement())
     send(rules, second(rows((0, 5, [-1]))))
@@ -230,145 +173,6 @@ def test_rules_of_special_agreements():
             StepRules(capped),
             [step(rows(PROMPT), added=[new(sampling=SamplingParams(greedy=False, top_k=17))])],
         )
-
-
-SEVERAL = make_agreement(
-    features=("multi_token", "drafts", "mask", "images", "embeddings"), tokens_per_step=3
-)
-
-
-def one_each(work):
-    """Rows of a step under an agreement of several tokens, each of which may choose one."""
-    return replace(work, max_tokens=np.ones(work.num_rows, np.int32))
-
-
-def several(max_tokens=3, draft_tokens=(), num_draws=None, start=5, token=7, blocks=(), **changes):
-    """One decode row that may choose several tokens."""
-    num_draws = max_tokens - 1 if num_draws is None else num_draws
-    return replace(
-        rows((0, start, [token]), blocks=blocks),
-        max_tokens=np.array([max_tokens], np.int32),
-        extra_draw=np.zeros(num_draws, np.float32),
-        draft_ptr=np.array([0, len(draft_tokens)] if draft_tokens else [], np.int32),
-        draft=np.array(draft_tokens, np.int32),
-        **changes,
-    )
-
-
-BEGUN = replace(FIRST, rows=one_each(FIRST.rows))
-MASK_WORDS = np.array([1, 1, 1], np.int32)
-BROKEN_SEVERAL = {
-    "more than agreed": ([BEGUN, step(several(4))], "agreed are 3"),
-    "a draw too few": ([BEGUN, step(several(num_draws=1))], "1 draws for"),
-    "a row after one whose end is not known": (
-        [BEGUN, "collect 1", step(several()), step(several(start=6), step_id=2)],
-        "not known",
-    ),
-    "the first row": (
-        [step(replace(several(start=0, token=1)), added=[new(tokens=[1], blocks=[0])])],
-        "first row",
-    ),
-    "a row of several": (
-        [
-            replace(
-                BEGUN, rows=replace(rows(PROMPT), max_tokens=np.array([2]), extra_draw=np.zeros(1))
-            )
-        ],
-        "of 5",
-    ),
-    "a row that chooses none": (
-        [BEGUN, step(several(sample=np.zeros(1, np.uint8)))],
-        "several tokens for a row",
-    ),
-    "a guess too few": ([BEGUN, step(several(draft_tokens=[1]))], "1 guesses for 3"),
-    "a guess beyond the vocabulary": ([BEGUN, step(several(draft_tokens=[1, 11]))], "vocabulary"),
-    "beyond the blocks": (
-        [BEGUN, "collect 1", step(several()), "collect 2", step(several(start=7), step_id=2)],
-        "9|10 tokens in 2",
-    ),
-    "one mask for three tokens": (
-        [
-            BEGUN,
-            step(
-                several(),
-                mask="inline",
-                masks=GrammarMasks(1, np.array([0], np.int32), MASK_WORDS[:1]),
-            ),
-        ],
-        "1 masks for a row of 3",
-    ),
-    "a token of a pooled sequence": ([replace(BEGUN, added=[new(pooling="last")])], "pooled"),
-    "images that overlap": (
-        [replace(BEGUN, added=[new(media=[image_of(0, 3), image_of(2, 2)])])],
-        "overlap",
-    ),
-    "an image beyond the prompt": (
-        [replace(BEGUN, added=[new(media=[image_of(3, 3)])])],
-        "overlap or leave",
-    ),
-}
-
-
-def response(step_id, *counts):
-    """The result of a step of sequence 0, 1 …, each of which got so many tokens."""
-    handles, ptr = np.arange(len(counts), dtype=np.int32), np.cumsum([0, *counts], dtype=np.int32)
-    tokens, none = np.full(sum(counts), 3, np.int32), empty_int32()
-    return ModelRunnerOutput(
-        step_id,
-        handles,
-        ptr,
-        tokens,
-        tokens.astype(np.float32),
-        none,
-        none,
-        none.astype(np.float32),
-    )
-
-
-@pytest.mark.parametrize("case", BROKEN_SEVERAL)
-def test_a_broken_rule_of_several_tokens_is_named(case):
-    steps, part = BROKEN_SEVERAL[case]
-    rules = StepRules(replace(SEVERAL, limits=replace(SEVERAL.limits, depth=2)))
-    for item in steps[:-1]:
-        (
-            rules.submit(item)
-            if isinstance(item, SchedulerOutput)
-            else rules.collect(response(0, int(item[-1])))
-        )
-    with pytest.raises(BrokenRuleError, match=part):
-        rules.submit(steps[-1])
-
-
-def test_a_sequence_goes_on_where_its_row_of_several_tokens_ended():
-    for count in (1, 2, 3):
-        rules = StepRules(SEVERAL)
-        for item, num_tokens in ((BEGUN, 1), (step(several(draft_tokens=[4, 5])), count)):
-            rules.submit(item)
-            rules.collect(response(item.step_id, num_tokens))
-        rules.submit(step(several(max_tokens=2, start=5 + count, token=3, blocks=[2]), step_id=2))
-        rules.collect()
-        wrong = StepRules(SEVERAL)
-        for item, num_tokens in ((BEGUN, 1), (step(several()), count)):
-            wrong.submit(item)
-            wrong.collect(response(item.step_id, num_tokens))
-        with pytest.raises(BrokenRuleError, match="goes on at"):
-            wrong.submit(step(several(start=6 + count, token=3, blocks=[2]), step_id=2))
-
-
-def test_several_tokens_need_their_features():
-    with pytest.raises(BrokenRuleError, match="without guesses were not agreed"):
-        send(StepRules(replace(SEVERAL, features=("drafts",))), [BEGUN, step(several())])
-    with pytest.raises(BrokenRuleError, match="drafts were not agreed"):
-        send(
-            StepRules(replace(SEVERAL, features=("multi_token",))),
-            [BEGUN, step(several(draft_tokens=[1, 2]))],
-        )
-    with pytest.raises(BrokenRuleError, match="against the agreement"):
-        send(StepRules(make_agreement()), [BEGUN])
-    with pytest.raises(BrokenRuleError, match="images were not agreed"):
-        send(StepRules(make_agreement()), [replace(FIRST, added=[new(media=[image_of(0, 2)])])])
-    with pytest.raises(BrokenRuleError, match="pooling was not agreed"):
-        send(StepRules(make_agreement()), [replace(FIRST, added=[new(pooling="last")])])
 
 
 def masks(step_id=1, row=(0,), words=(1,)):
