@@ -180,7 +180,7 @@ def test_weights_take_what_the_arithmetic_says(name: str, library: NativeLibrary
     spec = spec_of(path)
     weights = NativeDecoder(spec, library, 1, QUANTIZATIONS[name]).weights
     taken = sum(
-        matrix.plan.num_bytes(QUANTIZATIONS[name].format_of(name))
+        matrix.plan.num_bytes(QUANTIZATIONS[name].format_of(parameter))
         for parameter, matrix in weights.matrices.items()
     )
     taken += sum(vector.nbytes for vector in weights.vectors.values())
@@ -206,8 +206,8 @@ def test_what_is_quantized_and_to_how_many_bits(
 ) -> None:
     assert is_quantized(parameter, shape) == (bits is not None)
     if bits is not None:
-        assert QUANTIZATIONS["int4"].format_of(name).bits == bits
-        assert QUANTIZATIONS["int8"].format_of(name).bits == 8
+        assert QUANTIZATIONS["int4"].format_of(parameter).bits == bits
+        assert QUANTIZATIONS["int8"].format_of(parameter).bits == 8
 
 
 def test_odd_sizes_are_counted_whole() -> None:

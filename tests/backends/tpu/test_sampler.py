@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from tests.backends.cpu.test_sampling import MARGIN, agrees, batches, pack, row
+from tests.backends.sampler_batches import MARGIN, agrees, batches, make_row, pack
 from tgi.backend import SamplingParams
 from tgi.testing.sampling import apply_warpers, log_softmax
 from tgi_tpu.logits_processors import cut_atypical, cut_below_top_k, cut_outside_nucleus
@@ -94,16 +94,16 @@ def test_a_row_does_not_depend_on_its_batch_mates(rows):
 
 
 def test_greedy_takes_the_lowest_of_equals():
-    assert run([row([0, 2, 2, 1]), row([3, 3, 3, 3])])[0].tokens[:2].tolist() == [1, 0]
+    assert run([make_row([0, 2, 2, 1]), make_row([3, 3, 3, 3])])[0].tokens[:2].tolist() == [1, 0]
 
 
 def test_draws_at_the_ends():
     last = np.nextafter(np.float32(1), np.float32(0))
     rows = [
-        row([1, 1, 1, 1], 0.0, greedy=False),
-        row([1, 1, 1, 1], last, greedy=False),
-        row([-9e9, 1, 1, -9e9], last, greedy=False),
-        row([-np.inf, 1, 1, -np.inf], 0.0, greedy=False),
+        make_row([1, 1, 1, 1], 0.0, greedy=False),
+        make_row([1, 1, 1, 1], last, greedy=False),
+        make_row([-9e9, 1, 1, -9e9], last, greedy=False),
+        make_row([-np.inf, 1, 1, -np.inf], 0.0, greedy=False),
     ]
     assert run(rows)[0].tokens.tolist() == [0, 3, 2, 1]
 
@@ -112,7 +112,7 @@ def test_draws_spread_evenly_over_the_allowed_tokens():
     vocab_size = 4001
     allowed = np.arange(vocab_size) % 2 == 0
     draws = np.linspace(0, 1, 64, endpoint=False, dtype=np.float32)
-    rows = [row(np.zeros(vocab_size), draw, allowed=allowed, greedy=False) for draw in draws]
+    rows = [make_row(np.zeros(vocab_size), draw, allowed=allowed, greedy=False) for draw in draws]
     for first in range(0, len(rows), NUM_ROWS):
         tokens = run(rows[first : first + NUM_ROWS])[0].tokens
         assert not (tokens % 2).any()
@@ -122,8 +122,8 @@ def test_draws_spread_evenly_over_the_allowed_tokens():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("greedy", [True, False])
 def test_a_row_that_is_not_finite_fails_alone(bad, greedy):
-    good = row([0, 1, 5, 2], 0.3, greedy=greedy, logprobs="processed", top_n_tokens=2)
-    result, _ = run([good, row([0, bad, 1, 2], 0.3, greedy=greedy, logprobs="raw"), good])
+    good = make_row([0, 1, 5, 2], 0.3, greedy=greedy, logprobs="processed", top_n_tokens=2)
+    result, _ = run([good, make_row([0, bad, 1, 2], 0.3, greedy=greedy, logprobs="raw"), good])
     assert result.problems.tolist() == [0, NOT_FINITE, 0, 0]
     assert result.tokens[0] == result.tokens[2] == good.reference().token_id
 
@@ -132,9 +132,9 @@ def test_a_row_without_an_allowed_token_fails_alone():
     none = np.zeros(4, np.bool_)
     result, _ = run(
         [
-            row([0, 1, 5, 2]),
-            row([0, 1, 5, 2], allowed=none),
-            row([0, 1, 5, 2], 0.5, allowed=none, greedy=False),
+            make_row([0, 1, 5, 2]),
+            make_row([0, 1, 5, 2], allowed=none),
+            make_row([0, 1, 5, 2], 0.5, allowed=none, greedy=False),
         ]
     )
     assert result.problems.tolist() == [0, NOTHING_ALLOWED, NOTHING_ALLOWED, 0]
@@ -142,7 +142,7 @@ def test_a_row_without_an_allowed_token_fails_alone():
 
 
 def test_top_tokens_end_at_their_limit():
-    result, _ = run([row(np.zeros(4001), logprobs="raw", top_n_tokens=1)])
+    result, _ = run([make_row(np.zeros(4001), logprobs="raw", top_n_tokens=1)])
     assert list(tops(result, 0)) == list(range(MAX_TOP_TOKENS))
 
 
@@ -157,7 +157,7 @@ def test_scores_are_raw_log_probabilities():
 
 def test_many_biases_take_a_larger_bucket():
     few, many = (
-        row(np.zeros(40), logit_bias=tuple((i % 40, 0.5) for i in range(count)))
+        make_row(np.zeros(40), logit_bias=tuple((i % 40, 0.5) for i in range(count)))
         for count in (64, 65)
     )
     assert (bias_bucket([few.sampling]), bias_bucket([many.sampling])) == (64, 512)
