@@ -1,4 +1,6 @@
-"""Specs of published configs, which omit the same fields as their publishers, and rejected options."""
+"""Specs of published configs, and rejected options. The configs omit the fields that their
+publishers omitted.
+"""
 
 from __future__ import annotations
 
@@ -144,9 +146,7 @@ def attentions(spec: ModelSpec) -> list[Attention]:
 
 
 def changed(config: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    """Return a copy of `config` with `fields` set. A field that is a dict is merged into the section
-    with that name.
-    """
+    """Return a copy of `config` with `fields` set. Dicts are merged into the existing sections."""
     return config | {
         name: config[name] | value if isinstance(value, dict) and name in config else value
         for name, value in fields.items()
