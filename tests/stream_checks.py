@@ -1,4 +1,4 @@
-"""Checks for every event stream: framing, order of the events, and exactly one final event."""
+"""Checks that apply to every event stream: framing, order of events, exactly one final event."""
 
 import json
 
@@ -27,8 +27,8 @@ def events(text):
 
 
 def native_events(text):
-    """Check a native stream and return its parsed events: one event per token with indices from 1,
-    the last of which contains the generated text, or an error as the last event.
+    """Check a native stream and return its parsed events. Each event contains one token, and their
+    indices count from 1. The last event also contains the generated text, or it is an error.
     """
     found = events(text)
     assert all(name is None for name, _ in found)
@@ -65,7 +65,7 @@ def openai_chunks(text):
 
 
 def responses_events(text):
-    """Check a stream of the Responses API and return its parsed events: sequence numbers start at
+    """Check a stream of the Responses API and return its parsed events. Sequence numbers start at
     0, and only the last event is a terminal event.
     """
     found = [(name, json.loads(data)) for name, data in events(text)]
@@ -77,8 +77,8 @@ def responses_events(text):
 
 
 def messages_events(text):
-    """Check an Anthropic stream and return its parsed events: one `message_start` at the beginning
-    and one `message_stop` or `error` at the end.
+    """Check an Anthropic stream and return its parsed events. It begins with its only
+    `message_start` and ends with its only `message_stop` or `error`.
     """
     found = [(name, json.loads(data)) for name, data in events(text)]
     assert all(name == data["type"] for name, data in found)

@@ -5,7 +5,8 @@ compiler's memory analysis.
 
 libtpu contains the compiler for the chips and runs without a chip. Each case is a model of a
 published size on eight chips. A step consists of two programs, the forward pass and the sampler,
-which are compiled as a worker compiles them. For each case the tool checks five conditions:
+which are compiled as a worker compiles them. The tool checks five conditions for the forward pass,
+and the last of them for the sampler:
 
 * attention runs in a custom kernel;
 * the chips exchange partial sums;
