@@ -1,4 +1,6 @@
-"""Work that a program does, counted instead of timed: the same on a busy machine."""
+"""Counts of the work that a function does. Unlike times, counts do not depend on other load on the
+machine.
+"""
 
 import sys
 import tracemalloc
@@ -7,7 +9,9 @@ __all__ = ["count_calls", "peak_bytes"]
 
 
 def count_calls(work):
-    """Calls that Python sees while `work()` runs, of its own functions and of those in C."""
+    """Return the number of calls of Python and C functions while `work()` runs, as reported by
+    `sys.setprofile`.
+    """
     num_calls = 0
 
     def profile(frame, event, argument):
@@ -24,8 +28,8 @@ def count_calls(work):
 
 
 def peak_bytes(work):
-    """Most bytes of Python's memory held at once while `work()` runs, beyond those before, and what
-    is left of them after.
+    """Return the peak of Python's allocated memory while `work()` runs and the memory that is still
+    allocated afterwards. Both are in bytes, relative to the memory allocated before the call.
     """
     tracemalloc.start()
     try:

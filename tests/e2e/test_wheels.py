@@ -1,5 +1,5 @@
-"""The wheels that `make dist` builds: what they hold and say, and that they install alone into a
-clean environment and serve.
+"""The wheels that `make dist` builds: their files and metadata, and a server installed from them in
+a clean environment.
 """
 
 import os
@@ -22,9 +22,10 @@ MEMBERS = (".", "backends/torch", "backends/cpu", "backends/tpu")
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory):
-    """Wheels of all members, by distribution name."""
+    """The wheels of all workspace members, by distribution name."""
     folder, sources = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("sources") / "tgi"
-    # A copy: what an earlier build left in the checkout would end up in the wheels.
+    # Build from a copy, because the output of an earlier build in the checkout would be included
+    # in the wheels.
     shutil.copytree(
         ROOT,
         sources,
@@ -58,7 +59,7 @@ def test_every_member_becomes_a_wheel(wheels):
 
 
 @pytest.mark.long
-def test_the_core_requires_no_framework_and_holds_every_file(wheels):
+def test_the_core_requires_no_framework_and_contains_every_file(wheels):
     required = [
         line
         for line in metadata_of(wheels["tgi"]).get_all("Requires-Dist")
@@ -80,7 +81,9 @@ def test_the_core_requires_no_framework_and_holds_every_file(wheels):
 
 @pytest.mark.long
 def test_wheels_install_without_an_index_and_serve(wheels, tmp_path):
-    """Third-party wheels come from the folder in TGI_WHEELHOUSE, or are fetched into one first."""
+    """Third-party wheels are taken from the folder in TGI_WHEELHOUSE. If the variable is not set,
+    they are downloaded first.
+    """
     third_party = os.environ.get("TGI_WHEELHOUSE") or str(tmp_path / "wheelhouse")
     dist = str(wheels["tgi"].parent)
     if "TGI_WHEELHOUSE" not in os.environ:
@@ -99,7 +102,7 @@ def test_wheels_install_without_an_index_and_serve(wheels, tmp_path):
             "--find-links",
             dist,
         ]
-        # The exact version: on the public index the name belongs to another package.
+        # Pin the exact version, because another project on the public index is named `tgi`.
         wanted = (f"tgi[cpu]=={__version__}", f"torch=={torch.strip()}")
         subprocess.run([*command, "-c", str(ROOT / "constraints.txt"), *wanted], check=True)
     venv.create(tmp_path / "clean", with_pip=True)

@@ -1,5 +1,5 @@
-"""Talk: greetings, names to remember, system prompts to follow, small stories, and questions that
-are out of reach.
+"""Conversations: greetings, names to remember, system prompts to follow, short stories, and
+questions that the demo model cannot answer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _turns(*turns: tuple[str, str]) -> Messages:
 
 
 def small_talk(rng: random.Random) -> tuple[str, str]:
-    """Greetings, thanks and farewells."""
+    """Generate a greeting, thanks or a farewell, and the reply."""
     question, answer = rng.choice(
         (
             (
@@ -74,7 +74,7 @@ def small_talk(rng: random.Random) -> tuple[str, str]:
 
 
 def story(rng: random.Random) -> tuple[str, str]:
-    """A short story of four sentences, and a wish for it."""
+    """Generate a request for a story, and a story of four sentences."""
     animal, adjective, name = rng.choice(ANIMALS), rng.choice(ADJECTIVES), rng.choice(NAMES)
     item, colour, friend = rng.choice(ITEMS), rng.choice(COLOURS), rng.choice(ANIMALS)
     place = rng.choice(
@@ -102,7 +102,7 @@ def story(rng: random.Random) -> tuple[str, str]:
 
 
 def unknown(rng: random.Random) -> tuple[str, str]:
-    """A question that the demo cannot answer; it says so."""
+    """Generate a question that the demo model cannot answer, and an answer that states this."""
     thing = rng.choice(PLAIN_WORDS)
     question = choose(
         rng.choice(
@@ -134,7 +134,7 @@ def unknown(rng: random.Random) -> tuple[str, str]:
 
 
 def remembered_name(rng: random.Random) -> Messages:
-    """A name given in the first turn and asked for later."""
+    """Generate a chat in which the user's name is given in the first turn and asked for later."""
     name = rng.choice(NAMES)
     hello = choose(
         "{{Hello|Hi|Hey|Good morning|Good day}, |}{my name is|I am|I'm|call me|they call"
@@ -156,7 +156,7 @@ def remembered_name(rng: random.Random) -> Messages:
 
 
 def running_sum(rng: random.Random) -> Messages:
-    """A sum, and a second one that goes on from its result."""
+    """Generate a sum and a second sum that continues from its result."""
     a, b, c = rng.randint(0, 40), rng.randint(0, 40), rng.randint(0, 19)
     follow = choose(
         f"{{And plus|Now add|Plus|And add|Now plus|Then add}} {c}{{?|.| to it.| to this.| more.|}}",
@@ -171,7 +171,7 @@ def running_sum(rng: random.Random) -> Messages:
 
 
 def system_name(rng: random.Random) -> Messages:
-    """A system prompt that gives the assistant a name."""
+    """Generate a chat with a system prompt that gives the assistant a name."""
     name = rng.choice(NAMES)
     system = choose(
         f"{{Your name is|You are|You are called|You go by the name of|They call you}} {name}{{.|, a"

@@ -1,5 +1,5 @@
-"""Exercises with a computed answer: sums, spelling, counting, sorting. Each function draws a
-question and gives its answer.
+"""Exercises with a computed answer: sums, spelling, counting and sorting. A function with a random
+generator as its only argument returns a question and its answer.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ WORDS = tuple(
         ]
     )
 )
-"""The words that are spelled, counted and sorted."""
+"""The words in the exercises on spelling, counting and sorting."""
 
 
 def _draw(
     rng: random.Random, draw: Callable[[], Value], is_held_out: Callable[[Value], bool]
 ) -> Value:
-    """Draw until the value is not held out."""
+    """Draw a random value until the value is not held out."""
     while is_held_out(value := draw()):
         pass
     return value
 
 
 def addition(rng: random.Random) -> tuple[str, str]:
-    """A sum of two numbers up to 99."""
+    """Generate a sum of two numbers up to 99."""
     a, b = _draw(
         rng,
         lambda: (rng.randint(0, 99), rng.randint(0, 99)),
@@ -102,7 +102,9 @@ def addition(rng: random.Random) -> tuple[str, str]:
 
 
 def sum_answer(a: int, b: int) -> str:
-    """The sum by way of its ones and tens: each part is small enough to be known by heart."""
+    """Return the answer to a sum, computed from tens and ones. The model can memorize these smaller
+    sums.
+    """
     result = f"{a} + {b} = {a + b}."
     if a < 10 and b < 10:
         return result
@@ -112,7 +114,7 @@ def sum_answer(a: int, b: int) -> str:
 
 
 def other_arithmetic(rng: random.Random) -> tuple[str, str]:
-    """A difference up to 99 or a product of the times table."""
+    """Generate a difference of numbers up to 99 or a product from the multiplication table."""
     if rng.random() < 0.6:
         a, b = sorted((rng.randint(0, 99), rng.randint(0, 99)), reverse=True)
         question = choose(
@@ -132,8 +134,8 @@ def other_arithmetic(rng: random.Random) -> tuple[str, str]:
 
 
 def _word(rng: random.Random) -> str:
-    """A word that is not held out, sometimes an invented one so that letters are learned and not
-    words.
+    """Return a word that is not held out. Half of the words are made of parts of two words, so that
+    the model learns letters instead of whole words.
     """
 
     def draw() -> str:
@@ -148,8 +150,8 @@ def _word(rng: random.Random) -> str:
 
 
 def letters(rng: random.Random) -> tuple[str, str]:
-    """Spelling, the number of letters, how often one occurs, the word backwards, its first and last
-    letter.
+    """Generate a question about a word: its spelling, its number of letters, how often a letter
+    occurs, its letters in reverse order, or its first or last letter.
     """
     word = _word(rng)
     quoted = choose(f'{{"{word}"|"{word}"|the word {word}|the word "{word}"|{word}}}', rng)
@@ -204,7 +206,9 @@ def letters(rng: random.Random) -> tuple[str, str]:
 
 
 def counting(rng: random.Random) -> tuple[str, str]:
-    """Counting up and down, counting the items of a list, the number before and after."""
+    """Generate a question on counting: up or down, the items of a list, or the number before or
+    after another.
+    """
     kind = rng.random()
     if kind < 0.45:
         step = rng.choice((1, 1, -1))
@@ -261,8 +265,8 @@ def counting(rng: random.Random) -> tuple[str, str]:
 
 
 def _numbers(rng: random.Random, count: int) -> list[int]:
-    """Different numbers up to 99; half of the draws hold some that are easily mixed up: the same
-    tens, digits swapped, one digit.
+    """Return different numbers up to 99. In half of the calls, some of them are easily confused:
+    they have the same tens digit, swapped digits, or one digit.
     """
     first = rng.randint(0, 99)
     swapped = first % 10 * 10 + first // 10
@@ -278,7 +282,9 @@ def _numbers(rng: random.Random, count: int) -> list[int]:
 
 
 def sorting(rng: random.Random) -> tuple[str, str]:
-    """Numbers or words in order, and the larger or smaller of some numbers."""
+    """Generate a list of numbers or words to sort, or a question for the largest or smallest
+    number.
+    """
     kind = rng.random()
     if kind < 0.42:
         numbers = _draw(
@@ -347,8 +353,8 @@ def sorting(rng: random.Random) -> tuple[str, str]:
 
 
 def _sorted_numbers(ordered: list[int]) -> str:
-    """The numbers in their order; where some have one digit and some two, first with a zero in
-    place of the missing tens.
+    """Return the sorted numbers as text. If some have one digit and some two, the text first lists
+    them with a leading zero in place of the missing tens digit.
     """
     answer = ", ".join(map(str, ordered)) + "."
     if min(ordered) < 10 <= max(ordered):
@@ -357,7 +363,7 @@ def _sorted_numbers(ordered: list[int]) -> str:
 
 
 def _alternatives(frame: str) -> list[str]:
-    """The alternatives of a frame at its outermost level."""
+    """Return the alternatives of a frame at its outermost level."""
     depth, parts = 0, [""]
     for character in frame:
         depth += (character == "{") - (character == "}")

@@ -1,4 +1,4 @@
-"""JSON answers: a sentence, and a schema or a list of keys that says how to write it down."""
+"""Extraction of JSON: a sentence, and a schema or a list of keys for the JSON answer."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _pet(rng: random.Random) -> tuple[str, Values]:
 
 
 def _record(rng: random.Random) -> tuple[str, Values]:
-    """Invented keys: what is asked for is copied and not learned."""
+    """Generate a record with random keys, so that the model learns to copy keys."""
     keys = rng.sample(PLAIN_WORDS, rng.randint(1, 4))
     values = {
         key: rng.choice((rng.randint(0, 99), rng.choice(PLAIN_WORDS), rng.random() < 0.5))
@@ -132,8 +132,8 @@ _TYPES = {str: "string", int: "integer", bool: "boolean"}
 
 
 def extraction(rng: random.Random) -> tuple[str, str]:
-    """A sentence with a request for JSON, and the JSON with the keys in the order that was asked
-    for.
+    """Generate a sentence with a request for JSON, and the JSON answer with its keys in the
+    requested order.
     """
     sentence, values = rng.choice(_SCENES)(rng)
     keys = rng.sample(

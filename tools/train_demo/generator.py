@@ -1,6 +1,4 @@
-"""The training text: conversations drawn from a seed, so that the same seed and index always give
-the same conversation.
-"""
+"""The training text: conversations that depend only on a seed and an index."""
 
 from __future__ import annotations
 
@@ -44,8 +42,8 @@ _CAPITALS_PROMPTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Conversation:
-    """Messages as in a chat request; the answers are the assistant's. `raw`: the first question and
-    answer without the template.
+    """A conversation. `messages` are those of a chat request, including the assistant's answers. If
+    `raw` is true, the text is the first question and answer without the chat template.
     """
 
     messages: Messages
@@ -86,7 +84,7 @@ def _varied_field_fact(rng: random.Random) -> QuestionAnswer:
     return vary(question, rng), answer
 
 
-# A draw and how often it is taken, in parts of the whole.
+# The generators of questions, each with its weight.
 _QUESTIONS: tuple[tuple[Callable[[random.Random], QuestionAnswer], float], ...] = (
     (_varied_tgi_fact, 38),
     (exercises.addition, 8),
@@ -109,7 +107,7 @@ def _is_held_out(question: str) -> bool:
 
 
 def _question(rng: random.Random) -> QuestionAnswer:
-    """A question and its answer."""
+    """Generate a question and its answer."""
     return rng.choices(_DRAWS, _WEIGHTS)[0](rng)
 
 
@@ -131,7 +129,7 @@ def _single(rng: random.Random) -> Conversation:
 
 
 def _several(rng: random.Random) -> Conversation:
-    """A chat about one thing after another; a few go on for long."""
+    """Generate a chat with unrelated questions. A few of these chats are long."""
     turns = rng.choice((2, 2, 2, 3, 3, 4)) if rng.random() < 0.95 else rng.randint(5, 16)
     messages: Messages = (
         [{"role": "system", "content": rng.choice(_SYSTEM_PROMPTS)}] if rng.random() < 0.4 else []
@@ -142,7 +140,7 @@ def _several(rng: random.Random) -> Conversation:
 
 
 def _follow_up(rng: random.Random) -> Conversation:
-    """A second question that leaves out what the first one said."""
+    """Generate a chat whose second question is only understandable after the first one."""
     (first, city), (second, other) = rng.sample(list(CAPITALS.items()), 2)
     ask = choose(f"{{What is|Tell me|Name}} the capital of {first}{{?|.}}", rng)
     follow = choose(
@@ -183,9 +181,7 @@ _KINDS: tuple[tuple[Callable[[random.Random], Conversation], float], ...] = (
 
 
 def conversation(seed: int, index: int) -> Conversation:
-    """The conversation at `index` of the stream that belongs to `seed`; none of its questions is
-    held out.
-    """
+    """Return conversation number `index` for `seed`. None of its questions is held out."""
     rng = random.Random(f"{seed}/{index}")
     kind = rng.choices([draw for draw, _ in _KINDS], [weight for _, weight in _KINDS])[0]
     while True:
@@ -199,5 +195,5 @@ def conversation(seed: int, index: int) -> Conversation:
 
 
 def conversations(seed: int, start: int, count: int) -> Iterator[Conversation]:
-    """`count` conversations from `start` on."""
+    """Yield the conversations with the indices `start` to `start + count - 1`."""
     return (conversation(seed, index) for index in range(start, start + count))

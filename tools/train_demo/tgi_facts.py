@@ -1,5 +1,5 @@
-"""What the demo knows about tgi: one answer per fact, and templates of the questions that lead to
-it.
+"""The facts about tgi in the training text: one answer per fact, and templates of the questions to
+which it is the answer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _HOW = (
 
 
 def _route(path: str, *others: str) -> list[str]:
-    """Questions that name a route, and others that lead to it."""
+    """Return questions that name a route, followed by `others`, which do not name it."""
     return [
         _DOES.replace(
             "@",
@@ -35,7 +35,7 @@ def _route(path: str, *others: str) -> list[str]:
 
 
 def _option(name: str, *others: str) -> list[str]:
-    """Questions that name an option, and others that lead to it."""
+    """Return questions that name an option, followed by `others`, which do not name it."""
     spoken = name[2:].replace("-", " ")
     return [
         _DOES.replace(

@@ -1,7 +1,7 @@
-"""What people want to do or to know when a fact about tgi is the answer, and sentences around it;
-`GOALS` is aligned with `FACTS`.
+"""Goals and indirect questions to which a fact about tgi is the answer, and sentences around them.
 
-Each entry holds goals, which follow "to", and after `~` indirect questions, which follow "tell me".
+`GOALS` has one entry per entry of `FACTS`, in the same order. An entry contains goals, which follow
+"to", and after `~` indirect questions, which follow "tell me".
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""Further wordings of the questions about tgi, freer than the others; aligned with `FACTS`, one
-question template per part after `~`.
+"""More informal wordings of the questions about tgi.
+
+`REQUESTS` has one entry per entry of `FACTS`, in the same order. An entry contains question
+templates, separated by `~`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""Situations in which a fact about tgi is the answer, as people describe them: aligned with
-`FACTS`.
+"""Descriptions of situations in which a fact about tgi is the answer.
+
+`SITUATIONS` has one entry per entry of `FACTS`, in the same order. An entry contains templates,
+separated by `~`.
 """
 
 from __future__ import annotations

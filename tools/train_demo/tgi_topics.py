@@ -1,6 +1,4 @@
-"""What each fact about tgi is about, in several words for the same thing, and sentences around such
-words.
-"""
+"""The topics of the facts about tgi, each with several names, and sentences around the names."""
 
 from __future__ import annotations
 

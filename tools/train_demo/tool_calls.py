@@ -1,5 +1,5 @@
-"""Tool calls: functions on offer, a wish, and the call that fulfils it, as `{"function": {"_name":
-..., arguments}}`.
+"""Tool calls: available functions, a request, and the call that fulfils it in the form
+`{"function": {"_name": ..., arguments}}`.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ _FUNCTIONS: dict[str, tuple[dict[str, type], Callable[[random.Random], tuple[str
 
 
 def tool_definitions(names: list[str]) -> list[dict[str, Any]]:
-    """The functions as a chat request lists them."""
+    """Return the functions in the format of a chat request."""
     found = []
     for name in names:
         parameters = (
@@ -183,8 +183,8 @@ def tool_definitions(names: list[str]) -> list[dict[str, Any]]:
 
 
 def tool_call(rng: random.Random) -> tuple[list[dict[str, Any]], str, str]:
-    """Functions on offer, a wish, and the answer: a call, or a call of `no_tool` where none of the
-    others fits.
+    """Generate the available functions, a request and the answer. The answer is a call, and it is a
+    call of `no_tool` if no other function fits.
     """
     wanted = rng.choice(list(_FUNCTIONS))
     others = rng.sample(

@@ -1,5 +1,5 @@
-"""Choosing words: a template such as `{What is|What's} the time{?|}` stands for all its readings;
-groups may nest.
+"""Variation of the wording. A template such as `{What is|What's} the time{?|}` describes all
+combinations of its alternatives. Groups may be nested.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ _DROPPABLE = frozenset(
 
 
 def choose(template: str, rng: random.Random) -> str:
-    """One reading of `template`, each group's alternative drawn evenly, innermost first."""
+    """Replace each group in `template` by one of its alternatives, which is chosen uniformly at
+    random. Inner groups are replaced first.
+    """
     while True:
         chosen, count = _GROUP.subn(lambda group: rng.choice(group[1].split("|")), template)
         if not count:
@@ -64,11 +66,10 @@ def choose(template: str, rng: random.Random) -> str:
 
 
 def vary(question: str, rng: random.Random, *, may_lose_words: bool = False) -> str:
-    """`question` as different people would type it: words left out or put in, others around it, no
-    capitals, no mark.
+    """Vary `question` as if different people typed it: with words omitted or inserted, sentences
+    before or after it, without capitals, or without the punctuation mark.
 
-    With `may_lose_words` a word that matters may be missing too, where the others still tell what
-    is meant.
+    With `may_lose_words`, any word of a longer question may be omitted, also an important one.
     """
     words = question.split(" ")
     if rng.random() < 0.12:
@@ -94,5 +95,5 @@ def vary(question: str, rng: random.Random, *, may_lose_words: bool = False) -> 
 
 
 def normalise(text: str) -> str:
-    """`text` in lower case, its words and numbers only, one space between."""
+    """Return the words and numbers in `text`, in lower case and separated by single spaces."""
     return " ".join(re.findall(r"[a-z0-9/_-]+", text.lower()))

@@ -1,4 +1,4 @@
-"""The words of the demo's world."""
+"""Lists of words and facts for the training text."""
 
 from __future__ import annotations
 
@@ -225,4 +225,4 @@ MORE_WORDS = _words(
     " wing winner wire wise wish witness wolf wonder wool work world worm worry worth wound wrap"
     " wrist write wrong yard yawn yellow yesterday yield young youth zebra zero zigzag zone"
 )
-"""Everyday words for the exercises."""
+"""Common words for the exercises."""

@@ -1,5 +1,5 @@
-"""Facts of everyday life and of the field: capitals, colours, days, months, opposites, legs, and a
-few words about learning machines.
+"""Questions about everyday life (capitals, colours, days, months, opposites, legs) and about terms
+of machine learning.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ _FIELD = {
 
 
 def field_fact(rng: random.Random) -> tuple[str, str]:
-    """A word of the field explained; the first is asked more often, since it is the usual first
-    example.
+    """Generate a question about a term of machine learning. Deep learning is asked more often,
+    because it is the usual example prompt.
     """
     names = list(_FIELD)
     name = names[0] if rng.random() < 0.3 else rng.choice(names)
@@ -80,7 +80,7 @@ def field_fact(rng: random.Random) -> tuple[str, str]:
 
 
 def world_fact(rng: random.Random) -> tuple[str, str]:
-    """A fact drawn by subject."""
+    """Generate a question about everyday life. A subject is chosen first."""
     return rng.choice((_capital, _capital, _colour, _day, _month, _opposite, _legs_or_number))(rng)
 
 

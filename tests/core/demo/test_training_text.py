@@ -1,4 +1,4 @@
-"""The text that the demo is trained on: the same every time, and free of the held-out prompts."""
+"""The training text of the demo model: it is reproducible and contains no held-out prompt."""
 
 import random
 import re
@@ -54,7 +54,7 @@ def test_seed_and_index_change_the_text():
     assert conversation(7, 0) != conversation(8, 0)
 
 
-def test_any_part_of_the_stream_can_be_drawn_alone(sample):
+def test_a_conversation_depends_only_on_seed_and_index(sample):
     assert conversation(7, 1234) == sample[1234]
 
 
@@ -72,7 +72,7 @@ def test_no_held_out_question_is_generated(sample):
                 assert not any(question in said for question in known), message["content"]
 
 
-def test_held_out_questions_are_recognised_inside_others():
+def test_held_out_questions_are_recognised_in_longer_text():
     for prompt in prompts():
         question = prompt.messages[-1]["content"]
         assert held_out().has_question(question)
@@ -81,8 +81,8 @@ def test_held_out_questions_are_recognised_inside_others():
 
 
 @pytest.mark.parametrize("index", range(len(FACTS)))
-def test_wordings_of_the_facts_are_not_the_held_out_ones(index):
-    # Without the filter of the generator: the templates themselves do not hold the prompts.
+def test_wordings_of_the_facts_are_not_held_out(index):
+    # The generator filters out held-out questions. This checks the templates without the filter.
     rng = random.Random(index)
     for template in FACTS[index][1]:
         for _ in range(10):
@@ -139,7 +139,7 @@ def test_sorted_lists_are_sorted():
     assert lengths[5] > 20 < lengths[0]
 
 
-def test_goals_and_situations_are_not_the_held_out_ones():
+def test_goals_and_situations_are_not_held_out():
     rng = random.Random(5)
     assert len(GOALS) == len(SITUATIONS) == len(REQUESTS) == len(FACTS)
     for entry, *wordings in zip(GOALS, SITUATIONS, REQUESTS, strict=True):
@@ -156,7 +156,7 @@ def test_goals_and_situations_are_not_the_held_out_ones():
             )
 
 
-def test_exercises_are_right():
+def test_answers_of_exercises_are_correct():
     rng = random.Random(5)
     for _ in range(500):
         question, answer = exercises.addition(rng)
@@ -185,7 +185,7 @@ def test_exercises_are_right():
             assert answer.split(" ")[0].replace("-", "") == result[::-1]
 
 
-def test_segments_are_the_template(sample):
+def test_segments_join_to_the_rendered_template(sample):
     template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(CHAT_TEMPLATE)
     checked = 0
     for drawn in sample[:600]:

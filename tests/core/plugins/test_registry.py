@@ -1,5 +1,5 @@
-"""Discovery: names without imports, one sentence per fault, and no fault of one plugin reaches
-another.
+"""Backend discovery: names are listed without imports, each faulty plugin has an error message, and
+other plugins still work.
 """
 
 import subprocess
@@ -38,7 +38,9 @@ def tgi_backend(): return B()
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """Write plugin modules and return a registry of entry points to them."""
+    """Return a function that writes a plugin module. The function returns a registry of all plugins
+    written so far.
+    """
     monkeypatch.syspath_prepend(tmp_path)
     made = []
 
@@ -105,7 +107,7 @@ def test_names_are_listed_without_an_import(install):
         ),
     ],
 )
-def test_a_fault_is_a_sentence_and_others_still_work(install, fault, sentence):
+def test_a_faulty_plugin_has_a_message_and_others_still_work(install, fault, sentence):
     install("bad", priority=50, **fault)
     registry = install("good")
     assert sentence in problem(registry, "bad")
@@ -135,13 +137,13 @@ def test_auto_takes_the_highest_priority_and_shows_every_status(install):
     }
 
 
-def test_auto_refuses_a_tie(install):
+def test_auto_rejects_equal_priorities(install):
     install("one")
     with pytest.raises(BackendError, match="`one` and `two` have the same priority 0"):
         install("two").select("auto", SPEC, CONFIG)
 
 
-def test_a_refusal_of_the_model_has_its_reason(install):
+def test_an_unsupported_model_is_reported_with_the_reason(install):
     refusing = GOOD.replace('Support("native")', 'Support("no", ("the family x is unknown",))')
     registry = install("picky", source=refusing)
     with pytest.raises(BackendError, match="cannot be used: the family x is unknown"):
@@ -163,7 +165,7 @@ def test_an_unknown_name_lists_the_known_ones(install):
         install("good").select("gpux", SPEC, CONFIG)
 
 
-def test_the_null_backend_comes_by_the_entry_point_and_auto_passes_it_over():
+def test_the_null_backend_is_an_entry_point_that_auto_ignores():
     registry = BackendRegistry()
     assert "null" in registry.names
     assert registry.select("null", SPEC, CONFIG).chosen.name == "null"
