@@ -36,8 +36,8 @@ from tgi_torch.runner.worker import decoder_loader
 from tgi_torch.weights.weight_formats import QUANTIZATIONS
 from tools.train_demo.chat_format import segments
 from tools.train_demo.evaluate import render
-from tools.train_demo.generator import conversations
 from tools.train_demo.held_out import prompts
+from tools.train_demo.text.generator import conversations
 
 _PRECISIONS = ("float32", "bfloat16", "int8", "int4")
 _SEED = 2026  # Differs from the seed of the training.

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from tools.train_demo.chat_format import segments
-from tools.train_demo.generator import conversations
+from tools.train_demo.text.generator import conversations
 
 __all__ = ["Batch", "pool_batches"]
 

@@ -4,7 +4,7 @@ segments on which the model is trained.
 
 from __future__ import annotations
 
-from tools.train_demo.generator import Conversation
+from tools.train_demo.text.generator import Conversation
 
 __all__ = ["CHAT_TEMPLATE", "END", "PAD", "SPECIAL_TOKENS", "START", "segments"]
 

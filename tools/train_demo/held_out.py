@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tools.train_demo.wording import normalise
+from tools.train_demo.text.wording import normalise
 
 __all__ = ["HeldOut", "Prompt", "held_out", "prompts"]
 

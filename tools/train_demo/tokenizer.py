@@ -12,9 +12,9 @@ import re
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tools.train_demo.chat_format import SPECIAL_TOKENS, segments
-from tools.train_demo.exercises import WORDS
-from tools.train_demo.generator import conversations
-from tools.train_demo.tgi_facts import FACTS
+from tools.train_demo.text.exercises import WORDS
+from tools.train_demo.text.generator import conversations
+from tools.train_demo.text.tgi_facts import FACTS
 
 __all__ = ["train_tokenizer"]
 
@@ -63,8 +63,8 @@ def _words_in_pieces() -> frozenset[str]:
     """Return the words of the exercises that do not occur in the facts about tgi."""
     known = {
         word
-        for answer, templates in FACTS
-        for text in (answer, *templates)
+        for fact in FACTS
+        for text in (fact.answer, *fact.questions)
         for word in re.findall("[a-z]+", text.lower())
     }
     return frozenset(WORDS) - known

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 from tools.train_demo.batches import LENGTHS, pool_batches
 from tools.train_demo.chat_format import segments
 from tools.train_demo.generation import agreement, greedy_ids
-from tools.train_demo.generator import conversations
 from tools.train_demo.model import DRAFT, Llama
+from tools.train_demo.text.generator import conversations
 from tools.train_demo.train import Run, start_from
 
 TOKENIZER = Path(__file__).parents[3] / "core/tgi/demo/model/tokenizer.json"

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from tools.train_demo.held_out import held_out
-from tools.train_demo.wording import choose
-from tools.train_demo.words import (
+from tools.train_demo.text.wording import choose
+from tools.train_demo.text.words import (
     ADJECTIVES,
     ANIMALS,
     COLOURS,
@@ -306,34 +306,40 @@ def sorting(rng: random.Random) -> tuple[str, str]:
         return choose(frame.replace("@", listed), rng), _sorted_numbers(
             sorted(numbers, reverse=descending)
         )
-    if kind < 0.76:
-        pool = rng.choice((FRUITS, ITEMS, ANIMALS, PLAIN_WORDS, NAMES, WORDS, WORDS))
+    return _sorted_words(rng) if kind < 0.76 else _extreme(rng)
 
-        def draw() -> list[str]:
-            words = rng.sample(pool, 12)
-            by_letter = {word[0]: word for word in words}
-            return rng.sample(
-                list(by_letter.values()), min(len(by_letter), rng.choice((2, 3, 3, 4)))
-            )
 
-        words = _draw(rng, draw, held_out().has_items)
-        frame = rng.choice(
+def _sorted_words(rng: random.Random) -> tuple[str, str]:
+    """Return a question for words in alphabetical order, and its answer."""
+    pool = rng.choice((FRUITS, ITEMS, ANIMALS, PLAIN_WORDS, NAMES, WORDS, WORDS))
+
+    def draw() -> list[str]:
+        words = rng.sample(pool, 12)
+        by_letter = {word[0]: word for word in words}
+        return rng.sample(list(by_letter.values()), min(len(by_letter), rng.choice((2, 3, 3, 4))))
+
+    words = _draw(rng, draw, held_out().has_items)
+    frame = rng.choice(
+        (
             (
-                (
-                    "{Sort|Order|Please sort|Can you sort|Arrange}{| the words| these words|"
-                    " these}{| alphabetically| by the alphabet| in alphabetical order}: @{.|}"
-                ),
-                (
-                    "Put {these words|the words|these|them} in {alphabetical order|order|the right"
-                    " order}: @{.|}"
-                ),
-            )
+                "{Sort|Order|Please sort|Can you sort|Arrange}{| the words| these words|"
+                " these}{| alphabetically| by the alphabet| in alphabetical order}: @{.|}"
+            ),
+            (
+                "Put {these words|the words|these|them} in {alphabetical order|order|the right"
+                " order}: @{.|}"
+            ),
         )
-        ordered = sorted(words)
-        return (
-            choose(frame.replace("@", ", ".join(words)), rng),
-            f"{', '.join(word[0] for word in ordered)}: {', '.join(ordered)}.",
-        )
+    )
+    ordered = sorted(words)
+    return (
+        choose(frame.replace("@", ", ".join(words)), rng),
+        f"{', '.join(word[0] for word in ordered)}: {', '.join(ordered)}.",
+    )
+
+
+def _extreme(rng: random.Random) -> tuple[str, str]:
+    """Return a question for the larger or smaller of some numbers, and its answer."""
     numbers = _draw(rng, lambda: _numbers(rng, rng.choice((2, 2, 3))), held_out().has_items)
     largest = rng.random() < 0.5
     word = "{largest|biggest|greatest|highest}" if largest else "{smallest|lowest|least}"

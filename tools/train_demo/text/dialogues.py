@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import random
 
-from tools.train_demo.exercises import sum_answer
-from tools.train_demo.wording import choose
-from tools.train_demo.words import ADJECTIVES, ANIMALS, COLOURS, ITEMS, NAMES, PLAIN_WORDS
+from tools.train_demo.text.exercises import sum_answer
+from tools.train_demo.text.wording import choose
+from tools.train_demo.text.words import ADJECTIVES, ANIMALS, COLOURS, ITEMS, NAMES, PLAIN_WORDS
 
 __all__ = [
     "Messages",

@@ -9,8 +9,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from tools.train_demo.wording import choose
-from tools.train_demo.words import ARTISTS, CAPITALS, DAYS, ITEMS, NAMES, PLAIN_WORDS, ROOMS
+from tools.train_demo.text.wording import choose
+from tools.train_demo.text.words import ARTISTS, CAPITALS, DAYS, ITEMS, NAMES, PLAIN_WORDS, ROOMS
 
 __all__ = ["NO_TOOL", "tool_call", "tool_definitions"]
 

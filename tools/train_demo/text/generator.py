@@ -7,16 +7,13 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tools.train_demo import dialogues, exercises, extraction, tool_calls, world
-from tools.train_demo.dialogues import Messages
 from tools.train_demo.held_out import held_out
-from tools.train_demo.tgi_facts import FACTS
-from tools.train_demo.tgi_goals import CLAUSE_FRAMES, GOAL_FRAMES, GOALS
-from tools.train_demo.tgi_requests import REQUESTS
-from tools.train_demo.tgi_situations import SITUATIONS
-from tools.train_demo.tgi_topics import FRAMES, TOPICS
-from tools.train_demo.wording import choose, vary
-from tools.train_demo.words import CAPITALS
+from tools.train_demo.text import dialogues, exercises, extraction, tool_calls, world
+from tools.train_demo.text.dialogues import Messages
+from tools.train_demo.text.tgi_facts import FACTS
+from tools.train_demo.text.tgi_frames import CLAUSE_FRAMES, GOAL_FRAMES, TOPIC_FRAMES
+from tools.train_demo.text.wording import choose, vary
+from tools.train_demo.text.words import CAPITALS
 
 __all__ = ["Conversation", "conversation", "conversations"]
 
@@ -52,26 +49,25 @@ class Conversation:
 
 
 def _varied_tgi_fact(rng: random.Random) -> QuestionAnswer:
-    index = rng.randrange(len(FACTS))
-    answer, templates = FACTS[index]
+    fact = FACTS[rng.randrange(len(FACTS))]
     kind = rng.random()
     if kind < 0.2:
-        template = rng.choice(templates)
+        template = rng.choice(fact.questions)
     elif kind < 0.32:
-        template = rng.choice(FRAMES).replace("@", TOPICS[index])
+        template = rng.choice(TOPIC_FRAMES).replace("@", fact.topic)
     elif kind < 0.52:
-        template = rng.choice(SITUATIONS[index].split("~"))
+        template = rng.choice(fact.situations)
     elif kind < 0.75:
-        template = rng.choice(REQUESTS[index].split("~"))
+        template = rng.choice(fact.requests)
     else:
-        goals, clauses = GOALS[index].split("~")
+        goals, clauses = fact.goals, fact.clauses
         template = (
             rng.choice(GOAL_FRAMES).replace("@", goals)
             if rng.random() < goals.count("|") / (goals + clauses).count("|")
             else rng.choice(CLAUSE_FRAMES).replace("@", clauses)
         )
     question = choose(template, rng)
-    return vary(question[0].upper() + question[1:], rng, may_lose_words=True), answer
+    return vary(question[0].upper() + question[1:], rng, may_lose_words=True), fact.answer
 
 
 def _varied_world_fact(rng: random.Random) -> QuestionAnswer:

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import random
 
-from tools.train_demo.wording import choose
-from tools.train_demo.words import CAPITALS, COLOURED, DAYS, LEGS, MONTHS, OPPOSITES
+from tools.train_demo.text.wording import choose
+from tools.train_demo.text.words import CAPITALS, COLOURED, DAYS, LEGS, MONTHS, OPPOSITES
 
 __all__ = ["DEEP_LEARNING", "field_fact", "world_fact"]
 

@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from tools.train_demo.wording import choose
-from tools.train_demo.words import (
+from tools.train_demo.text.wording import choose
+from tools.train_demo.text.words import (
     ANIMALS,
     CAPITALS,
     COLOURS,
