@@ -247,7 +247,7 @@ class _BoundProgram:
 
 
 def _batch_record(token_ids: Tensor, metadata: AttentionMetadata) -> BatchRecord:
-    """Build the record of a step with the addresses of its tensors, which the caller keeps alive."""
+    """Build the record of a step from its tensors, which the caller must keep alive."""
     return BatchRecord(
         num_tokens=len(token_ids),
         num_rows=len(metadata.query_lens),
