@@ -89,7 +89,7 @@ def test_bad_field_is_named(change: dict[str, Any], words: list[str], tmp_path: 
     [
         (None, "There is no file"),
         ("{", "not valid JSON"),
-        ("[]", "must hold a JSON object"),
+        ("[]", "must contain a JSON object"),
         ("{}", "no `model_type`"),
     ],
 )
