@@ -1,8 +1,7 @@
-"""The native kernels: the library, its records, and memory fit for it.
+"""The library of native kernels, its records and its memory.
 
-The library is built when the package is installed and a compiler is there; without it everything
-works, slower. The records mirror `native/program.h`; their sizes are compared when the library is
-loaded.
+The library is built at installation if a compiler is available. Without it the backend works, but
+more slowly. The records mirror `native/program.h`, and loading compares their sizes.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ _LIBRARY_GLOB = "_native*.so"
 
 
 class AttentionRecord(Structure):
-    """`tgi::AttentionLayer`."""
+    """Mirrors `tgi::AttentionLayer`."""
 
     _fields_ = (
         ("num_heads", c_int32),
@@ -67,7 +66,7 @@ class AttentionRecord(Structure):
 
 
 class QuantizedRecord(Structure):
-    """`tgi::QuantizedWeight`."""
+    """Mirrors `tgi::QuantizedWeight`."""
 
     _fields_ = (
         ("codes", c_void_p),
@@ -78,7 +77,7 @@ class QuantizedRecord(Structure):
 
 
 class CompressedRecord(Structure):
-    """`tgi::CompressedWeight`."""
+    """Mirrors `tgi::CompressedWeight`."""
 
     _fields_ = (
         ("panels", c_void_p),
@@ -88,7 +87,7 @@ class CompressedRecord(Structure):
 
 
 class OpRecord(Structure):
-    """`tgi::Op`."""
+    """Mirrors `tgi::Op`."""
 
     _fields_ = (
         ("kind", c_int32),
@@ -113,7 +112,7 @@ class OpRecord(Structure):
 
 
 class BatchRecord(Structure):
-    """`tgi::Batch`."""
+    """Mirrors `tgi::Batch`."""
 
     _fields_ = (
         ("num_tokens", c_int64),
@@ -129,7 +128,7 @@ class BatchRecord(Structure):
 
 
 OUTLIER = np.dtype([("input", np.int32), ("column", np.uint16), ("value", np.uint16)])
-"""`tgi::Outlier`."""
+"""Mirrors `tgi::Outlier`."""
 
 SAMPLE_ROW = np.dtype(
     [
@@ -160,18 +159,18 @@ SAMPLE_ROW = np.dtype(
     ],
     align=True,
 )
-"""`tgi::SampleRow`; pointers are numbers."""
+"""Mirrors `tgi::SampleRow`. Pointers are stored as unsigned integers."""
 
 SAMPLE_RESULT = np.dtype(
     [("token", np.int32), ("problem", np.int32), ("logprob", np.float32), ("num_tops", np.int32)],
     align=True,
 )
-"""`tgi::SampleResult`."""
+"""Mirrors `tgi::SampleResult`."""
 
 TOP_TOKEN = np.dtype([("logprob", np.float32), ("id", np.int32)], align=True)
-"""`tgi::TopToken`."""
+"""Mirrors `tgi::TopToken`."""
 
-# In the order of `tgi_record_size`.
+# In the order in which `tgi_record_size` numbers the records.
 _RECORD_BYTES = (
     *(
         ctypes.sizeof(record)
@@ -182,17 +181,17 @@ _RECORD_BYTES = (
 
 
 def round_up(value: int, multiple: int) -> int:
-    """The least multiple that is not below `value`."""
+    """The smallest multiple of `multiple` that is not less than `value`."""
     return -(-value // multiple) * multiple
 
 
 @final
 @dataclass(frozen=True)
 class NativeLibrary:
-    """The loaded library. Its functions release the interpreter lock while they run."""
+    """The loaded library. Its functions release the Python interpreter lock while they run."""
 
-    functions: Any  # ctypes types its functions at run time
-    num_threads: int = field(default_factory=machine.num_threads)  # that prepare weights
+    functions: Any  # ctypes functions have no static types
+    num_threads: int = field(default_factory=machine.num_threads)  # for preparing weights
 
     @property
     def is_supported(self) -> bool:
@@ -200,10 +199,10 @@ class NativeLibrary:
         return bool(self.functions.tgi_supported())
 
     def allocate(self, num_bytes: int) -> npt.NDArray[np.uint8]:
-        """Zeroed bytes in large pages, aligned to them; pages are taken on first use."""
+        """Allocate zeroed bytes, aligned to huge pages. A page takes memory from its first use."""
         size = round_up(max(num_bytes, 1), _HUGE_PAGE)
-        # Private: systems that keep large pages for programs' own memory would make shared ones
-        # small, whatever is advised.
+        # The mapping is private, because systems that allow huge pages only for private memory
+        # would use small pages for a shared mapping, even after `madvise`.
         pages = np.frombuffer(
             mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8
         )
@@ -213,11 +212,11 @@ class NativeLibrary:
         return aligned[:num_bytes]
 
     def scratch_floats(self, layer: AttentionRecord) -> int:
-        """Floats of working memory that a thread needs for this attention layer."""
+        """Number of floats of scratch memory that a thread needs for this attention layer."""
         return int(self.functions.tgi_scratch_floats(ctypes.byref(layer)))
 
     def quantized_scratch_floats(self, weight: QuantizedRecord, num_inputs: int) -> int:
-        """Floats of working memory that a thread needs for a product with this weight."""
+        """Number of floats of scratch memory that a thread needs to multiply by this weight."""
         return int(self.functions.tgi_quantized_scratch_floats(ctypes.byref(weight), num_inputs))
 
     def quantize(
@@ -231,8 +230,8 @@ class NativeLibrary:
         first_input: int = 0,
         gate_half: int = -1,
     ) -> None:
-        """Put a contiguous piece [rows, inputs] of a weight into its codes and scales (see
-        `tgi_quantize`).
+        """Quantize a contiguous piece [rows, inputs] of a weight into the codes and scales of
+        `target`. See `tgi_quantize`.
         """
         address, row_bytes, inputs = piece.ctypes.data, piece.strides[0], piece.shape[1]
         levels = (c_float * len(scale_candidates))(*scale_candidates)
@@ -256,8 +255,8 @@ class NativeLibrary:
         first_input: int = 0,
         gate_half: int = -1,
     ) -> None:
-        """Put a contiguous bf16 piece [rows, inputs] of a weight into its panels (see
-        `tgi_pack`).
+        """Pack a contiguous bf16 piece [rows, inputs] of a weight into the panels of `target`. See
+        `tgi_pack`.
         """
         address, row_bytes, inputs = piece.ctypes.data, piece.strides[0], piece.shape[1]
         panels = target.ctypes.data
@@ -271,8 +270,9 @@ class NativeLibrary:
         self._share_rows(len(piece), pack_rows)
 
     def _share_rows(self, num_rows: int, work: Callable[[int, int], None]) -> None:
-        """Call `work(first, last)` over all rows, at once in several threads; parts begin with a
-        panel.
+        """Divide the rows among threads and call `work(first, last)` for each part.
+
+        Each part begins at a panel.
         """
         share = round_up(-(-num_rows // self.num_threads), PANEL_COLUMNS)
         parts = [(first, min(first + share, num_rows)) for first in range(0, num_rows, share)]
@@ -283,20 +283,20 @@ class NativeLibrary:
             list(threads.map(work, *zip(*parts, strict=True)))
 
     def compressed_panel_bytes(self, num_inputs: int) -> int:
-        """Bytes of a compressed panel."""
+        """Size in bytes of a compressed panel."""
         return int(self.functions.tgi_compressed_panel_bytes(num_inputs))
 
     def compressed_scratch_floats(self, num_inputs: int) -> int:
-        """Floats of working memory that a thread needs for a product with a compressed weight."""
+        """Number of floats of scratch memory that a thread needs for a compressed weight."""
         return int(self.functions.tgi_compressed_scratch_floats(num_inputs))
 
     def compress(
         self, panels: npt.NDArray[np.uint16], num_inputs: int
     ) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int32]] | None:
-        """Compress bf16 panels in the place where they stand; outliers (`OUTLIER`) and where those
-        of each panel begin.
+        """Compress bf16 panels in place. Returns the outliers (`OUTLIER`) and int32 [panels + 1],
+        the index of each panel's first outlier.
 
-        None, and the panels as they were, if that would save too little.
+        Returns None and leaves the panels unchanged if compression would save too little.
         """
         num_panels = panels.size // (round_up(num_inputs, 2) * PANEL_COLUMNS)
         first_exponents = np.empty(num_panels, np.uint8)
@@ -318,8 +318,8 @@ class NativeLibrary:
         return outliers, starts
 
     def release(self, memory: npt.NDArray[np.uint8]) -> None:
-        """Give the whole large pages of `memory`, a part of what `allocate` returned, back to the
-        system. They read as zero.
+        """Release the whole huge pages in `memory`, which is part of an `allocate` result, to the
+        system. They then read as zero.
         """
         start = -memory.ctypes.data % _HUGE_PAGE
         size = (memory.size - start) // _HUGE_PAGE * _HUGE_PAGE
@@ -328,7 +328,7 @@ class NativeLibrary:
 
 
 def load_library(folder: Path | None = None) -> NativeLibrary | None:
-    """The library beside this module (or in `folder`), or None if it was not built."""
+    """Load the library from this module's folder, or `folder`. Returns None if it was not built."""
     paths = sorted((folder or Path(__file__).parent).glob(_LIBRARY_GLOB))
     if not paths:
         return None

@@ -1,9 +1,8 @@
-"""Attention over the paged cache in plain XLA operations: runs on every platform, and is what the
-kernels are checked against.
+"""Attention over the paged cache in plain XLA operations, the reference for the kernels.
 
-Shapes: T tokens, S sequences, P blocks per sequence, B tokens of a block, H query heads, K key and
-value heads, D head size. A page array holds the blocks of one or several layers, [blocks, B, 2 K,
-D]; heads alternate key, value, key, value.
+It runs on every platform. Shapes: T tokens, S sequences, P blocks per sequence, B tokens of a
+block, H query heads, K key and value heads, D head size. A page array contains the blocks of one or
+several layers, [blocks, B, 2 K, D], in which heads alternate key, value, key, value.
 """
 
 from __future__ import annotations
@@ -28,34 +27,35 @@ __all__ = [
 ]
 
 Vectors = Mapping[str, jax.Array]
-"""What a layer has per query head, float32 [H]: `alibi_slopes`, `sinks` or nothing."""
+"""Float32 [H] values per query head of a layer: `alibi_slopes`, `sinks` or none."""
 
 _TILE = 32
-"""Queries of one sequence that are scored together."""
+"""Number of queries of one sequence that are scored together."""
 
 _HIDDEN = -1e30
-"""Score of a key that a query does not see. Finite, so that a row that sees none is zero, not
-NaN.
+"""Score of a key that a query does not attend to.
+
+It is finite, so that a row that attends to no key gives zero instead of NaN.
 """
 
 
 @final
 @dataclass(frozen=True)
 class AttentionRule:
-    """What a layer's scores are made of, as far as it is known when the model is compiled."""
+    """The parameters of a layer's attention that are known at compile time."""
 
     scale: float
-    window: int | None = None  # counts the token itself
+    window: int | None = None  # in tokens, including the query's own
     softcap: float | None = None
 
 
 def step_of_layer(
     step: StepArrays, pages: jax.Array, layer: jax.Array, num_layers: int
 ) -> StepArrays:
-    """The step as layer number `layer` of the `num_layers` in `pages` sees it: its blocks lie
-    behind those of earlier layers.
+    """The step with slots and blocks of layer `layer` of the `num_layers` in `pages`.
 
-    A slot that is dropped lies behind all layers, not in the next one.
+    The blocks of a layer follow those of earlier layers. A slot that must not be written is mapped
+    behind all layers, so that it is not in the next layer.
     """
     num_blocks, block_size = pages.shape[0] // num_layers, pages.shape[1]
     num_slots = num_blocks * block_size
@@ -68,7 +68,7 @@ def step_of_layer(
 def write_pages(
     pages: jax.Array, key: jax.Array, value: jax.Array, slot_mapping: jax.Array
 ) -> jax.Array:
-    """The pages with key and value [T, K, D] in their slots."""
+    """Return the pages with key and value [T, K, D] in their slots."""
     num_tokens, num_heads, head_dim = key.shape
     both = (
         jnp.stack([key, value], axis=2)
@@ -80,7 +80,7 @@ def write_pages(
 
 
 def sequence_of_token(step: StepArrays) -> jax.Array:
-    """The sequence of each token, int32 [T]; padding belongs to the last one."""
+    """The sequence of each token, int32 [T]. Padding belongs to the last sequence."""
     tokens = jnp.arange(step.token_ids.shape[0], dtype=jnp.int32)
     return jnp.minimum(
         jnp.searchsorted(step.cu_query_lens[1:], tokens, side="right"),
@@ -95,16 +95,16 @@ def attend(
     rule: AttentionRule,
     vectors: Vectors,
 ) -> jax.Array:
-    """What the queries [T, H, D] see of the cache, [T, H, D].
+    """Attention of queries [T, H, D] over the cache. Returns [T, H, D].
 
-    Where there are no more tokens than sequences each token gathers its own keys; else tiles of one
-    sequence share them. Blocks that no sequence uses, and the free end of a sequence's last one,
-    may hold anything, NaN included.
+    If there are at most as many tokens as sequences, each token gathers its own keys. Otherwise
+    tiles of queries of one sequence share them. Blocks that no sequence uses and unused slots of a
+    sequence's last block may contain anything, even NaN.
     """
     num_tokens, num_sequences = query.shape[0], step.context_lens.shape[0]
 
     def tile(sequence: jax.Array, queries: jax.Array, positions: jax.Array) -> jax.Array:
-        """Queries [Q, H, D] at positions [Q] of one sequence."""
+        """Attention of queries [Q, H, D] at positions [Q] of one sequence."""
         blocks, context_len = step.block_tables[sequence], step.context_lens[sequence]
         return _attend_tile(
             queries, positions, pages[blocks], context_len, rule=rule, vectors=vectors
@@ -115,8 +115,8 @@ def attend(
             :, 0
         ]
     size = min(_TILE, num_tokens)
-    # The last tile of a sequence runs into the next one, whose own tiles come later and have the
-    # last word.
+    # The last tile of a sequence overlaps the next sequence, whose own tiles come later and
+    # overwrite the overlap.
     padded_query = jnp.pad(query, ((0, size), (0, 0), (0, 0)))
     padded_positions = jnp.pad(step.positions, (0, size))
 
@@ -151,12 +151,12 @@ def _attend_tile(
     rule: AttentionRule,
     vectors: Vectors,
 ) -> jax.Array:
-    """Queries [Q, H, D] over the blocks [P, B, 2 K, D] of their sequence: [Q, H, D]."""
+    """Attention of queries [Q, H, D] over the blocks [P, B, 2 K, D] of their sequence."""
     num_queries, num_heads, head_dim = query.shape
     num_kv_heads = blocks.shape[2] // 2
     keys_and_values = blocks.reshape(-1, num_kv_heads, 2, head_dim)
     key_positions = jnp.arange(keys_and_values.shape[0], dtype=jnp.int32)
-    # What was never written may be NaN, and zero times NaN is NaN.
+    # Slots that were never written may contain NaN, and zero times NaN is NaN.
     is_written = (key_positions < context_len)[:, None, None, None]
     keys_and_values = jnp.where(is_written, keys_and_values, 0)
     key, value = keys_and_values[:, :, 0], keys_and_values[:, :, 1]
@@ -183,7 +183,7 @@ def _attend_tile(
 
 
 def _softmax(scores: jax.Array, sinks: jax.Array | None) -> jax.Array:
-    """Over the last axis of [H, Q, N]; a head's sink takes its share and gives nothing."""
+    """Softmax over the last axis of [H, Q, N]. A head's sink adds to the denominator only."""
     largest = jnp.max(scores, axis=-1, keepdims=True)
     if sinks is not None:
         largest = jnp.maximum(largest, sinks[:, None, None])

@@ -1,4 +1,4 @@
-"""Which implementation of attention runs, and why not the others."""
+"""Chooses the implementation of attention, and gives the reasons against the others."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 AttentionKernel = Literal["jax", "pallas", "xla"]
-"""`jax`: the ragged paged attention that JAX ships; `pallas`: the kernel of this package; `xla`:
-plain operations.
+"""`jax` is the ragged paged attention of JAX, `pallas` is this package's kernel, and `xla` is plain
+operations.
 """
 
 QKV = tuple[jax.Array, jax.Array, jax.Array]
@@ -41,13 +41,13 @@ QKV = tuple[jax.Array, jax.Array, jax.Array]
 _QUERIES_PER_BLOCK = 32
 _KEYS_PER_BLOCK = 128
 _VMEM_BYTES = 64 << 20
-"""Of fast memory that JAX's kernel may use; every TPU from v4 on has more."""
+"""Fast memory that JAX's kernel may use. Every TPU since v4 has more."""
 
 
 @final
 @dataclass(frozen=True)
 class Candidate:
-    """One implementation, and why it is not chosen; None = it is."""
+    """One implementation, and the reason why it was not chosen. None if it was chosen."""
 
     kernel: AttentionKernel
     reason: str | None
@@ -56,21 +56,20 @@ class Candidate:
 @final
 @dataclass(frozen=True)
 class AttentionPlan:
-    """The chosen implementation. Hashable: a compiled model is made for it."""
+    """The chosen implementation. Hashable, because a model is compiled for it."""
 
     mesh: Mesh
     kernel: AttentionKernel = "xla"
-    interpret: bool = False  # run a Pallas kernel step by step, as a TPU would, on another platform
+    interpret: bool = False  # emulate the Pallas kernel on another platform than a TPU
     candidates: tuple[Candidate, ...] = ()
 
 
 def attention_candidates(
     spec: ModelSpec, tp_size: int, *, platform: str, dtype: DTypeLike, block_size: int
 ) -> tuple[Candidate, ...]:
-    """Every implementation for `spec` on `tp_size` devices of `platform` (`cpu`, `tpu`); exactly
-    one is chosen.
+    """List all implementations for `spec` on `tp_size` devices of `platform` (`cpu`, `tpu`).
 
-    The first of `AttentionKernel` that can run every layer is.
+    Exactly one is chosen: the first in the order of `AttentionKernel` that supports every layer.
     """
     mixers = dict.fromkeys(
         mixer for layer in spec.decoder.layers if (mixer := attention_of(layer)) is not None
@@ -94,7 +93,7 @@ def attention_candidates(
 def choose_attention(
     spec: ModelSpec, mesh: Mesh, *, platform: str, dtype: DTypeLike, block_size: int
 ) -> AttentionPlan:
-    """The plan with the one of `attention_candidates` that is chosen."""
+    """Build the plan with the implementation that `attention_candidates` chooses."""
     candidates = attention_candidates(
         spec, mesh.size, platform=platform, dtype=dtype, block_size=block_size
     )
@@ -107,11 +106,10 @@ def _first(reasons: Iterable[str | None]) -> str | None:
 
 
 def _reason_against_jax(mixer: Attention, tp_size: int, dtype: DTypeLike) -> str | None:
-    """Why JAX's kernel cannot compute a layer."""
+    """The reason why JAX's kernel cannot compute a layer. None if it can."""
     heads = mixer.num_kv_heads * kv_repeats(mixer, tp_size) // tp_size
-    packed = (
-        2 * heads * jnp.dtype(dtype).itemsize / 4
-    )  # 32-bit rows of a token's heads on one device
+    # 32-bit rows of a token's heads on one device.
+    packed = 2 * heads * jnp.dtype(dtype).itemsize / 4
     if mixer.alibi or mixer.sinks:
         return f"it has no {'ALiBi' if mixer.alibi else 'attention sinks'}"
     if packed not in (1, 2, 4) and packed % 8:
@@ -120,11 +118,11 @@ def _reason_against_jax(mixer: Attention, tp_size: int, dtype: DTypeLike) -> str
 
 
 def _reason_against_pallas(block_size: int, dtype: DTypeLike) -> str | None:
-    """Why the kernel of this package cannot run."""
+    """The reason why the kernel of this package cannot run. None if it can."""
     if jnp.dtype(dtype) not in (jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)):
-        return f"it reads float32 and bfloat16, and the cache is {jnp.dtype(dtype).name}"
+        return f"it supports float32 and bfloat16, and the cache is {jnp.dtype(dtype).name}"
     if block_size % 8:
-        return f"its blocks hold a multiple of 8 tokens, and these hold {block_size}"
+        return f"its blocks contain a multiple of 8 tokens, and these contain {block_size}"
     return None
 
 
@@ -137,17 +135,16 @@ def write_and_attend(
     rule: AttentionRule,
     vectors: Vectors,
 ) -> tuple[jax.Array, jax.Array]:
-    """Write key and value into the pages, then attend with the query: (what it sees [T, H, D], the
-    pages).
+    """Write keys and values to the pages, then compute attention of the queries.
 
-    Every device does so for its own heads.
+    Every device does this for its own heads. Returns the outputs [T, H, D] and the pages.
     """
 
     def on_device(
         qkv: QKV, pages: jax.Array, step: StepArrays, vectors: Vectors
     ) -> tuple[jax.Array, jax.Array]:
         head_dim = qkv[0].shape[-1]
-        # Zeros add nothing to a score, and zeros come out where the values end.
+        # Zeros add nothing to a score, and the padding of the values becomes zeros of the output.
         query, key, value = (
             jnp.pad(part, ((0, 0), (0, 0), (0, pages.shape[-1] - head_dim))) for part in qkv
         )

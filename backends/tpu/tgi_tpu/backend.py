@@ -1,4 +1,7 @@
-"""The light half of the TPU backend: says what this machine can run, without importing JAX."""
+"""The `Backend` class of the TPU backend. It reports which models this machine can run.
+
+Only `create_worker` and `explain` import JAX.
+"""
 
 from __future__ import annotations
 
@@ -39,35 +42,35 @@ __all__ = ["TpuBackend"]
 
 _VERSION = "4.0.0.dev0"
 _PRIORITY = 100
-_MAX_CPU_SHARDS = 8  # of JAX's CPU platform: one host of chips
+_MAX_CPU_SHARDS = 8  # on JAX's CPU platform, as many as one host has chips
 _KERNELS = {
     "jax": "the ragged paged attention of JAX",
-    "pallas": "a Pallas kernel of this package",
+    "pallas": "the Pallas kernel of this backend",
     "xla": "plain XLA operations",
 }
 _OPTIONS = (
     BackendOption(
         "platform",
         "JAX platform to compute on: `auto` needs a TPU chip, `cpu` runs the same programs slowly"
-        " anywhere",
+        " on any machine",
         default="auto",
         choices=("auto", "cpu"),
     ),
     BackendOption(
         "token-buckets",
-        "Numbers of tokens that steps are padded to, each compiled before serving, e.g."
-        " 16,128,1024; default: powers of two from 16 to the largest step",
+        "Numbers of tokens to which steps are padded, each compiled at startup, e.g. 16,128,1024;"
+        " default: powers of two from 16 to the largest step",
     ),
 )
 
 
 @final
 class TpuBackend:
-    """Runs on TPU chips; where it is told to, on JAX's CPU platform."""
+    """Backend that runs on TPU chips, or on JAX's CPU platform if requested."""
 
     @property
     def info(self) -> BackendInfo:
-        """Never taken by `auto` on a machine without a chip."""
+        """Name, version and priority. `auto` does not select it on a machine without a chip."""
         has_chips = bool(find_chips())
         return BackendInfo(
             "tpu",
@@ -80,8 +83,9 @@ class TpuBackend:
         )
 
     def probe(self) -> ProbeResult:
-        """Usable if JAX is installed; it is looked for, not imported. Without a chip, `supports`
-        asks for the CPU platform.
+        """Usable if JAX is installed. Looks for JAX without importing it.
+
+        Without a chip, `supports` accepts only the CPU platform.
         """
         if find_spec("jax") is None:
             return ProbeResult(
@@ -95,8 +99,8 @@ class TpuBackend:
             )
         if not has_device_nodes():
             reason = (
-                "the TPU chips have no device nodes here; in a container pass on /dev/accel* or"
-                " /dev/vfio"
+                "the TPU chips have no device nodes; in a container, pass /dev/accel* or /dev/vfio"
+                " to it"
             )
             return ProbeResult(False, reason)
         if find_spec("libtpu") is None:
@@ -111,7 +115,10 @@ class TpuBackend:
         return ProbeResult(True, devices=tuple(devices))
 
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
-        """No, with every reason, or native, with an estimate of the memory."""
+        """Report whether the model is unsupported (with all reasons) or native.
+
+        For a supported model the result contains a memory estimate.
+        """
         reasons = _refused_options(config)
         if not isinstance(spec, ModelSpec):
             return Support("no", (f"the architecture `{spec.model_type}` is not known", *reasons))
@@ -133,8 +140,9 @@ class TpuBackend:
     def explain(
         self, spec: ModelSpec | GenericSpec, config: EngineConfig
     ) -> tuple[Implementation, ...]:
-        """Which attention kernel and which weights compute, and why not others. Imports JAX, and
-        leaves the chips alone.
+        """Report the attention kernel, the weight format, and why alternatives were rejected.
+
+        Imports JAX, but does not use the chips.
         """
         if not isinstance(spec, ModelSpec):
             return ()
@@ -149,15 +157,15 @@ class TpuBackend:
         )
         (chosen,) = (candidate.kernel for candidate in candidates if candidate.reason is None)
         others = tuple((_KERNELS[c.kernel], c.reason) for c in candidates if c.reason is not None)
-        whole = () if config.quantize else (("int8", "`--quantize eetq` was not asked for"),)
+        whole = () if config.quantize else (("int8", "`--quantize eetq` was not set"),)
         weights = Implementation(
             "weights", f"int8, products in {dtype}" if config.quantize else dtype, whole
         )
         return (Implementation("attention", _KERNELS[chosen], others), weights)
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
-        """The heavy half: imports JAX."""
-        from tgi_tpu.worker import TpuWorker  # noqa: PLC0415 - the two halves load apart
+        """Create the worker. Imports JAX."""
+        from tgi_tpu.worker import TpuWorker  # noqa: PLC0415 - only the worker imports JAX
 
         return TpuWorker(config, reporter)
 
@@ -175,7 +183,7 @@ def _refused_options(config: EngineConfig) -> tuple[str, ...]:
         )
     if config.num_shard > (_MAX_CPU_SHARDS if platform == "cpu" else max(num_devices, 1)):
         there = (
-            f"JAX's CPU platform stands in for at most {_MAX_CPU_SHARDS}"
+            f"JAX's CPU platform emulates at most {_MAX_CPU_SHARDS}"
             if platform == "cpu"
             else f"there are {num_devices}"
         )
@@ -196,8 +204,9 @@ def _refused_options(config: EngineConfig) -> tuple[str, ...]:
 
 
 def _stored_dtype(model_path: Path) -> str | None:
-    """The dtype of most of the weights, for the estimate alone: a damaged file is `Worker.load`'s
-    to name.
+    """The dtype of most of the weights, used only for the estimate.
+
+    None if a file is damaged: `Worker.load` reports such a file.
     """
     try:
         return main_dtype(stored_tensors(model_path))

@@ -1,8 +1,9 @@
-"""How roles are fitted to the devices: what does not divide is padded with zeros or kept more than
-once; results stay the same.
+"""Fits parameters to the devices by padding or repeating them. Results do not change.
 
-A TPU keeps the last axis of an array in registers of 128 lanes. An array whose last axis fills them
-only in part may be laid out another way than a program wants it, and is then copied in every step.
+Sizes that the devices do not divide are padded with zeros, and heads are repeated if there are
+fewer than devices. A TPU stores the last axis of an array in registers of 128 lanes. If the last
+axis fills its registers only partly, the layout of the array may differ from the layout that a
+program needs. The array is then copied in every step.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ Array = npt.NDArray[Any]
 
 
 def padded(size: int, multiple: int) -> int:
-    """The smallest multiple of `multiple` that is not below `size`."""
+    """The smallest multiple of `multiple` that is not less than `size`."""
     return -(-size // multiple) * multiple
 
 
 def padded_head_dim(head_dim: int, mesh: Mesh) -> int:
-    """Values of a head in the cache, the padding included."""
+    """Number of values of a head in the cache, including padding."""
     return padded(head_dim, _lanes(mesh))
 
 
@@ -41,7 +42,7 @@ def _lanes(mesh: Mesh) -> int:
 def fitted_shape(
     parameter: str, shape: tuple[int, ...], spec: ModelSpec, mesh: Mesh
 ) -> tuple[int, ...]:
-    """The shape of a role of `shape` once it is fitted to the mesh."""
+    """The shape of a parameter after `fit`."""
     mixer = _with_kv_heads(parameter, spec)
     if mixer is not None:
         return (shape[0] * kv_repeats(mixer, mesh.size), *shape[1:])
@@ -54,7 +55,7 @@ def fitted_shape(
 
 
 def fit(parameter: str, piece: Array, spec: ModelSpec, mesh: Mesh) -> Array:
-    """A role, or one expert's part of it, fitted to the mesh."""
+    """Fit a parameter, or one expert's part of it, to the mesh."""
     mixer = _with_kv_heads(parameter, spec)
     if mixer is not None and kv_repeats(mixer, mesh.size) > 1:
         by_head = piece.reshape(mixer.num_kv_heads, -1, *piece.shape[1:])
@@ -69,7 +70,7 @@ def fit(parameter: str, piece: Array, spec: ModelSpec, mesh: Mesh) -> Array:
 
 
 def _with_kv_heads(parameter: str, spec: ModelSpec) -> Attention | None:
-    """The attention whose key and value heads are rows of `parameter`."""
+    """The attention mixer whose key or value heads are rows of `parameter`, or None."""
     mixer, part = mixer_of(parameter, spec), parameter.split(".")[-2]
     if not isinstance(mixer, Attention):
         return None
@@ -78,8 +79,9 @@ def _with_kv_heads(parameter: str, spec: ModelSpec) -> Attention | None:
 
 
 def _intermediate_axis(parameter: str, spec: ModelSpec) -> int | None:
-    """The axis, from the end, of an MLP's intermediate values. Zeros there become zeros again, by
-    every activation.
+    """The axis of an MLP's intermediate values, counted from the end, or None.
+
+    Every activation function maps padding zeros on this axis to zeros.
     """
     if not isinstance(mixer_of(parameter, spec), MLP | MixtureOfExperts):
         return None

@@ -1,4 +1,4 @@
-"""Equal layers are compiled once: a decoder's layers as groups in which a short pattern repeats."""
+"""Divides a decoder's layers into groups of a repeated pattern, which is compiled only once."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = [
 ]
 
 _MAX_PERIOD = 12
-"""Longest pattern that is looked for; gemma3 repeats after 6 layers."""
+"""Maximum length of a pattern. gemma3 repeats every 6 layers."""
 
 
 @final
 @dataclass(frozen=True)
 class LayerGroup:
-    """Layers `first` … : the layers of `pattern`, one after the other, `repeats` times."""
+    """The layers from `first` on: the layers of `pattern`, repeated `repeats` times."""
 
     first: int
     pattern: tuple[Layer, ...]
@@ -33,14 +33,14 @@ class LayerGroup:
 
     @property
     def stop(self) -> int:
-        """The layer after the last one."""
+        """The index after the last layer."""
         return self.first + len(self.pattern) * self.repeats
 
 
 @final
 @dataclass(frozen=True)
 class LayerPlace:
-    """Where a layer's parameters lie: row `repeat` of member `member` of group `group`."""
+    """The place of a layer's parameters: row `repeat` of member `member` of group `group`."""
 
     group: int
     member: int
@@ -50,7 +50,7 @@ class LayerPlace:
 @final
 @dataclass(frozen=True)
 class CacheShape:
-    """Attention layers whose keys and values have one shape share one array."""
+    """Attention layers whose keys and values have the same shape. They share one array."""
 
     num_kv_heads: int
     head_dim: int
@@ -59,7 +59,7 @@ class CacheShape:
 
 @lru_cache(maxsize=16)
 def layer_groups(spec: ModelSpec) -> tuple[LayerGroup, ...]:
-    """The decoder's layers as groups, from the first on the longest repetition at each place."""
+    """Divide the decoder's layers into groups. Each group is as long as possible."""
     layers = spec.decoder.layers
     groups: list[LayerGroup] = []
     while (first := groups[-1].stop if groups else 0) < len(layers):
@@ -69,8 +69,9 @@ def layer_groups(spec: ModelSpec) -> tuple[LayerGroup, ...]:
 
 
 def _longest_repetition(layers: tuple[Layer, ...]) -> tuple[int, int]:
-    """(period, repeats) of the pattern at the beginning that covers most; the shorter one of
-    equals.
+    """(period, repeats) of the pattern at the beginning that covers the most layers.
+
+    Of patterns that cover the same number of layers, the shortest.
     """
     best = (1, 1)
     for period in range(1, min(_MAX_PERIOD, len(layers)) + 1):
@@ -83,7 +84,7 @@ def _longest_repetition(layers: tuple[Layer, ...]) -> tuple[int, int]:
 
 
 def place_of(groups: tuple[LayerGroup, ...], layer: int) -> LayerPlace:
-    """Where the parameters of a layer lie."""
+    """The place of a layer's parameters."""
     for index, group in enumerate(groups):
         if layer < group.stop:
             repeat, member = divmod(layer - group.first, len(group.pattern))
@@ -92,7 +93,7 @@ def place_of(groups: tuple[LayerGroup, ...], layer: int) -> LayerPlace:
 
 
 def attention_of(layer: Layer) -> Attention | None:
-    """The self attention of a layer, if it has one; a layer has at most one."""
+    """The self-attention of a layer, or None. A layer has at most one."""
     mixers = (branch.mixer for block in layer.blocks for branch in block.branches)
     return next((mixer for mixer in mixers if isinstance(mixer, Attention)), None)
 

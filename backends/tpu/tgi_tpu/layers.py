@@ -1,6 +1,6 @@
-"""The parts of a layer that need no cache: norms, linear maps, rotations, MLPs.
+"""The parts of a layer that need no cache: norms, linear layers, rotary embedding, MLPs.
 
-Shapes: T tokens, H heads, D head size. `weights` are one layer's, by role without
+Shapes: T tokens, H heads, D head size. `weights` are those of one layer, by parameter name without
 `{stack}.layers.{i}.`.
 """
 
@@ -33,25 +33,26 @@ Rotation = tuple[jax.Array, jax.Array]
 """Cosines and sines, float32 [T, rotary_dim / 2]."""
 
 _GELU_QUICK_SLOPE = 1.702
-_CLAMP_LIMIT = 7.0  # gpt_oss clamps gate and up at this before `silu_clamped`
+_CLAMP_LIMIT = 7.0  # gpt_oss clamps gate and up to this before `silu_clamped`
 
 
 def vector(weights: Weights, parameter: str) -> jax.Array:
-    """A parameter that is never quantized."""
+    """Return a parameter that is never quantized."""
     weight = weights[parameter]
     assert not isinstance(weight, QuantizedMatrix), parameter
     return weight
 
 
 def linear(x: jax.Array, weights: Weights, name: str) -> jax.Array:
-    """X W' + b, where the module has a bias: [T, in] to [T, out]."""
+    """Compute x W' + b, [T, in] to [T, out]. b is omitted if the layer has no bias."""
     y = matmul(x, weights[f"{name}.weight"])
     return y + vector(weights, f"{name}.bias").astype(y.dtype) if f"{name}.bias" in weights else y
 
 
 def norm(x: jax.Array, rule: Norm | None, weights: Weights, name: str) -> jax.Array:
-    """RMS norm or layer norm over the last dimension, computed in float32; the identity without a
-    rule.
+    """Apply RMS norm or layer norm over the last dimension, computed in float32.
+
+    Returns x if there is no rule.
     """
     if rule is None:
         return x
@@ -67,13 +68,15 @@ def norm(x: jax.Array, rule: Norm | None, weights: Weights, name: str) -> jax.Ar
 
 
 def softcap(x: jax.Array, cap: float | None) -> jax.Array:
-    """Cap * tanh(x / cap); the identity without a cap."""
+    """Compute cap * tanh(x / cap). Returns x if there is no cap."""
     return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 def rotation(rope: Rope, positions: jax.Array, lengths: jax.Array) -> Rotation:
-    """The rotation of tokens at `positions` int32 [T] in sequences of `lengths` int32 [T]
-    tokens.
+    """Compute the rotation of each token.
+
+    `positions` is int32 [T]. `lengths` int32 [T] is the length of each token's sequence, on which
+    the frequencies of some ropes depend.
     """
     match rope.scaling:
         case DynamicScaling() as scaling:
@@ -92,8 +95,9 @@ def rotation(rope: Rope, positions: jax.Array, lengths: jax.Array) -> Rotation:
 
 
 def _dynamic_frequencies(rope: Rope, scaling: DynamicScaling, lengths: jax.Array) -> jax.Array:
-    """NTK scaling token by token, float32 [T, rotary_dim / 2]; the base grows with a sequence
-    beyond the original length.
+    """The frequencies of dynamic NTK scaling per token, float32 [T, rotary_dim / 2].
+
+    The base grows with the length of a sequence that is longer than the original length.
     """
     stretch = (
         jnp.maximum(lengths, scaling.original_max_positions).astype(jnp.float32)
@@ -108,7 +112,7 @@ def _dynamic_frequencies(rope: Rope, scaling: DynamicScaling, lengths: jax.Array
 
 
 def rotate(x: jax.Array, rope: Rope, turn: Rotation) -> jax.Array:
-    """Rotate the first `rotary_dim` of each head: [T, H, D]."""
+    """Rotate the first `rotary_dim` values of each head in x [T, H, D]."""
     cos, sin = (part[:, None, :] for part in turn)
     rotated, rest = x[..., : rope.rotary_dim].astype(jnp.float32), x[..., rope.rotary_dim :]
     if rope.interleaved:
@@ -141,7 +145,7 @@ def _activate(x: jax.Array, kind: Activation) -> jax.Array:
 
 
 def mlp(x: jax.Array, rule: MLP, weights: Weights, name: str) -> jax.Array:
-    """The feed-forward mixer, [T, hidden] to [T, hidden]."""
+    """Apply the feed-forward mixer, [T, hidden] to [T, hidden]."""
     up = linear(x, weights, f"{name}.up")
     if not rule.gated:
         return linear(_activate(up, rule.activation), weights, f"{name}.down")

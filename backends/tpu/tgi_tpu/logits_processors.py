@@ -1,10 +1,9 @@
-"""What changes scores before a token is chosen: pure functions over rows, compiled as parts of the
-sampler.
+"""Logits processors: pure functions over rows, compiled as parts of the sampler.
 
-Scores are float32 [R, V], parameters [R] with one value per row, and every function returns new
-scores in which a token that is cut has -inf. Each is the batched form of the function in
-`tgi.testing.sampling` that names its formula and source, up to rounding; its parameter's neutral
-value leaves a row as it is.
+Scores are float32 [R, V], and parameters are [R] with one value per row. Every function returns new
+scores, in which a token that is cut has -inf. Each function is the batched form of a function in
+`tgi.testing.sampling`, which states the formula and its source. Results are equal up to rounding.
+The neutral value of a parameter leaves a row unchanged.
 """
 
 from __future__ import annotations
@@ -31,8 +30,9 @@ _CUT = -jnp.inf
 def favour_green_tokens(
     scores: jax.Array, previous: jax.Array, last_green: jax.Array, delta: jax.Array
 ) -> jax.Array:
-    """Add `delta` to the tokens that are green after `previous` (int32): those whose hash is at
-    most `last_green` (uint32).
+    """Add `delta` to the tokens that are green after `previous` (int32).
+
+    A token is green if its hash is at most `last_green` (uint32).
     """
     tokens = jnp.arange(scores.shape[1], dtype=jnp.uint32)
     h = previous.astype(jnp.uint32)[:, None] * jnp.uint32(_HASH_KEY) + tokens * jnp.uint32(_GOLDEN)
@@ -43,11 +43,11 @@ def favour_green_tokens(
 
 
 def count_tokens(history: jax.Array, is_counted: jax.Array, vocab_size: int) -> jax.Array:
-    """How often each id stands at the counted places (bool [R, L]) of `history` (int32 [R, L]):
-    float32 [R, V].
+    """Count each id of `history` (int32 [R, L]) at the places that `is_counted` marks.
 
-    Row by row, because XLA sorts what it scatters on a TPU, and a sort over all rows takes ten
-    times as long to compile.
+    `is_counted` is bool [R, L]. Returns float32 [R, V]. The rows are processed one by one, because
+    XLA sorts scattered indices on a TPU, and a sort over all rows takes ten times as long to
+    compile.
     """
     ids = jnp.where(is_counted, history, vocab_size)  # beyond the vocabulary, so it is dropped
     counts: jax.Array = jax.lax.map(
@@ -67,7 +67,7 @@ def penalize(
     frequency: jax.Array,
     presence: jax.Array,
 ) -> jax.Array:
-    """The four penalties, in the order of `SamplingParams`. Neutral: 1, 0, 0, 0."""
+    """Apply the four penalties in the order of `SamplingParams`. Neutral: 1, 0, 0, 0."""
     repetition = repetition[:, None]
     penalized = jnp.where(scores < 0, scores * repetition, scores / repetition)
     scores = jnp.where(context > 0, penalized, scores)
@@ -76,25 +76,26 @@ def penalize(
 
 
 def allowed_tokens(words: jax.Array, vocab_size: int) -> jax.Array:
-    """Packed words int32 [R, W], lowest id in the lowest bit, as bool [R, V]. Neutral: all bits
-    set.
+    """Unpack words int32 [R, W], lowest id in the lowest bit, to bool [R, V].
+
+    Neutral: all bits set.
     """
     bits = words[:, :, None] >> jnp.arange(32, dtype=jnp.int32)
     return (bits & 1).reshape(words.shape[0], -1)[:, :vocab_size].astype(bool)
 
 
 def cut_below_top_k(scores: jax.Array, top_k: jax.Array) -> jax.Array:
-    """Keep the `top_k` (int32) best tokens and the ties with the last of them. Neutral: 0."""
+    """Keep the `top_k` (int32) best tokens and all that tie with the last of them. Neutral: 0."""
     keys = _ordered_keys(scores)
     wanted = jnp.where(top_k > 0, top_k.astype(jnp.float32), jnp.inf)
     return jnp.where(keys >= _key_reaching(wanted, keys, jnp.ones_like(scores)), scores, _CUT)
 
 
 def cut_outside_nucleus(scores: jax.Array, top_p: jax.Array) -> jax.Array:
-    """Keep each token unless those before it hold `top_p` already; of equal scores the lower ids
-    come first. Neutral: 1.
+    """Keep each token unless the tokens before it already have a total probability of `top_p`.
 
-    This is TGI's rule, ascending and cutting what is within 1 - top_p, read from the other end.
+    Tokens are ordered by score, and those with equal scores by id. This is equivalent to TGI's
+    rule, which cuts in ascending order the tokens within 1 - top_p. Neutral: 1.
     """
     keys, probabilities = _ordered_keys(scores), jax.nn.softmax(scores, axis=-1)
     wanted = jnp.where(top_p < 1, top_p, jnp.inf)
@@ -110,17 +111,15 @@ def cut_outside_nucleus(scores: jax.Array, top_p: jax.Array) -> jax.Array:
 
 
 def cut_atypical(scores: jax.Array, typical_p: jax.Array) -> jax.Array:
-    """Keep the tokens whose surprise is nearest to the entropy until they hold `typical_p`, and
-    ties with the last one.
+    """Keep the tokens whose surprisal is nearest to the entropy, and ties with the last of them.
 
-    Neutral: 1.
+    Tokens are kept until their total probability is `typical_p`. Neutral: 1.
     """
     logprobs = jax.nn.log_softmax(scores, axis=-1)
     probabilities = jnp.exp(logprobs)
     terms = jnp.where(probabilities > 0, probabilities * logprobs, 0)
-    keys = _ordered_keys(
-        -jnp.abs(logprobs - jnp.sum(terms, axis=-1, keepdims=True))
-    )  # the most typical first
+    # The most typical token has the greatest key.
+    keys = _ordered_keys(-jnp.abs(logprobs - jnp.sum(terms, axis=-1, keepdims=True)))
     wanted = jnp.where(typical_p < 1, typical_p, jnp.inf)
     return jnp.where(keys >= _key_reaching(wanted, keys, probabilities), scores, _CUT)
 
@@ -133,13 +132,13 @@ def cut_below_min_p(scores: jax.Array, min_p: jax.Array) -> jax.Array:
 
 
 def _key_reaching(wanted: jax.Array, keys: jax.Array, weights: jax.Array) -> jax.Array:
-    """The greatest key, int32 [R, 1], such that its tokens and those of greater keys weigh `wanted`
-    together.
+    """The greatest key, int32 [R, 1], at which the weights of greater or equal keys reach `wanted`.
 
-    Where all tokens weigh less, the lowest key. `wanted` is float32 [R] and above 0, `keys` int32
-    [R, V], `weights` float32 [R, V] and not negative. A sort would tell as well, but compiling one
-    for a large vocabulary takes minutes. Bisection is exact after 32 rounds at most: a round adds
-    the same places in the same order, so what weighs enough at one key does so at every lower one.
+    If the weights of all tokens do not reach it, the lowest key. `wanted` is float32 [R] and
+    positive. `keys` is int32 [R, V], `weights` is float32 [R, V] and not negative. A sort would
+    also find the key, but compiling one for a large vocabulary takes minutes. Bisection needs at
+    most 32 rounds. It is exact: all rounds add in the same order, so a sum that is large enough at
+    one key is large enough at every lower key.
     """
 
     def is_open(bounds: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -148,9 +147,8 @@ def _key_reaching(wanted: jax.Array, keys: jax.Array, weights: jax.Array) -> jax
 
     def halve(bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         lowest, highest = bounds
-        middle = (lowest | highest) - (
-            (lowest ^ highest) >> 1
-        )  # their mean, rounded up; their sum could overflow
+        # The mean, rounded up. Adding the bounds could overflow.
+        middle = (lowest | highest) - ((lowest ^ highest) >> 1)
         reaches = (
             jnp.sum(jnp.where(keys >= middle, weights, 0), axis=-1, keepdims=True)
             >= wanted[:, None]
@@ -163,8 +161,7 @@ def _key_reaching(wanted: jax.Array, keys: jax.Array, weights: jax.Array) -> jax
 
 
 def _ordered_keys(values: jax.Array) -> jax.Array:
-    """Float32 as int32 in the same order, equal ones (both zeros) as equals."""
+    """Map float32 to int32 with the same order. Both zeros map to the same key."""
     bits = jax.lax.bitcast_convert_type(jnp.where(values == 0, 0, values), jnp.int32)
-    return jnp.where(
-        bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits
-    )  # of negative floats the greater ones have the lower bits
+    # The bits of negative floats are in descending order.
+    return jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)

@@ -1,4 +1,4 @@
-"""Mixtures of experts: the router, and the experts one after the other.
+"""A mixture of experts: the router, and experts that are computed one after the other.
 
 Shapes: T tokens, E experts, L layers whose experts are stacked.
 """
@@ -21,7 +21,7 @@ _DOWN_BIAS = f"{_EXPERTS}down.bias"
 
 
 def is_of_experts(parameter: str) -> bool:
-    """Whether a layer's role is stacked over experts."""
+    """Whether a layer's parameter is stacked over experts."""
     return parameter.startswith(_EXPERTS)
 
 
@@ -36,8 +36,9 @@ def mixture_of_experts(
 ) -> jax.Array:
     """Route each token to its experts: [T, hidden] to [T, hidden].
 
-    `experts` holds the roles of the experts as they lie in the parameters, [L, E, ...], so that the
-    weights of an expert that no token chose are never read. `layer` is this layer's place there.
+    `experts` contains the experts' parameters of several layers, [L, E, ...]. They are not sliced
+    in advance, so that the weights of an expert that no token chose are never read. `layer` is the
+    index of this layer.
     """
     logits = linear(x, weights, "moe.router").astype(jnp.float32)
     correction = (
@@ -66,8 +67,9 @@ def _sum_of_experts(
     *,
     mesh: Mesh,
 ) -> jax.Array:
-    """The experts' outputs times their shares [T, E], float32 [T, hidden]. The devices exchange
-    their sums once, at the end.
+    """The experts' outputs, weighted with their shares [T, E], float32 [T, hidden].
+
+    The devices exchange their sums once, at the end.
     """
     matrices = {
         parameter: weight for parameter, weight in experts.items() if parameter != _DOWN_BIAS
@@ -104,8 +106,9 @@ def _sum_of_experts(
 def _partial_sum(
     rule: MixtureOfExperts, x: jax.Array, shares: jax.Array, layer: jax.Array, experts: Weights
 ) -> jax.Array:
-    """One device's part of the experts that any token chose, over all tokens: float32 [T,
-    hidden].
+    """One device's part of the experts that any token chose, over all tokens.
+
+    float32 [T, hidden].
     """
 
     def add_expert(number: jax.Array, total: jax.Array) -> jax.Array:
@@ -129,25 +132,28 @@ def _partial_sum(
 
 
 def _flat(stacked: jax.Array) -> jax.Array:
-    """[L, E, ...] as [L * E, ...], so that one step into it is all that is copied."""
+    """View [L, E, ...] as [L * E, ...], so that one index copies only one expert."""
     return stacked.reshape(-1, *stacked.shape[2:])
 
 
 def _partition(parameter: str, weight: Weight, tp_size: int) -> PartitionSpec | QuantizedMatrix:
-    """How an expert's role [L, E, ...] is cut; of a rounded one, its values and its scale, which
-    has no last axis.
+    """How an expert's parameter [L, E, ...] is divided among the devices.
+
+    A quantized parameter has a division of its values and one of its scale, which lacks the last
+    axis.
     """
     if not isinstance(weight, QuantizedMatrix):
         return partition(parameter, weight.shape[1:], tp_size, leading=1)
     cut = partition(parameter, weight.values.shape[1:], tp_size, leading=1)
-    return QuantizedMatrix(cut, PartitionSpec(*cut[: weight.scale.ndim]))  # type: ignore[arg-type] # as a prefix of the tree
+    return QuantizedMatrix(cut, PartitionSpec(*cut[: weight.scale.ndim]))  # type: ignore[arg-type] # specs instead of arrays
 
 
 def _route(
     logits: jax.Array, router: Router, experts_per_token: int, correction: jax.Array | None
 ) -> jax.Array:
-    """Each token's share of each expert, 0 for those not chosen: float32 [T, E] of logits [T,
-    E].
+    """Each token's share of each expert, 0 for experts that were not chosen.
+
+    Returns float32 [T, E] for logits [T, E].
     """
     if router.score == "sparse_mixer":
         return _sparse_mixer(logits, router, experts_per_token)
@@ -168,7 +174,7 @@ def _route(
 
 
 def _within_best_groups(choice: jax.Array, router: Router) -> jax.Array:
-    """Minus infinity for experts outside the best groups."""
+    """Replace the scores of experts outside the best groups by minus infinity."""
     groups = choice.reshape(len(choice), router.num_groups, -1)
     best = jnp.sum(jax.lax.top_k(groups, router.group_top)[0], axis=-1)
     _, kept = jax.lax.top_k(best, router.groups_per_token)

@@ -1,5 +1,4 @@
-"""The decoder: one implementation of the architecture grammar in JAX, as plain functions over a
-tree of arrays.
+"""The decoder of a `ModelSpec` in JAX, as pure functions over a tree of arrays.
 
 Shapes: T tokens, R rows with logits, H query heads, K key and value heads, D head size.
 """
@@ -41,7 +40,7 @@ __all__ = [
 @final
 @dataclass(frozen=True)
 class _Context:
-    """What the layers of one step share."""
+    """Data that all layers share during one step."""
 
     spec: ModelSpec
     step: StepArrays
@@ -52,22 +51,22 @@ class _Context:
 @final
 @dataclass(frozen=True)
 class _CachePlace:
-    """Where a layer's keys and values lie."""
+    """Where a layer's keys and values are stored."""
 
-    array: int  # of the cache
-    layer: jax.Array  # its number among the layers of that array
+    array: int  # index in the cache
+    layer: jax.Array  # index among the layers of that array
     num_layers: int
 
 
 @final
 @dataclass(frozen=True)
 class _LayerInputs:
-    """What is one layer's own."""
+    """The arguments of one layer."""
 
-    weights: Weights  # by role without `decoder.layers.{i}.`
+    weights: Weights  # by parameter name without `decoder.layers.{i}.`
     place: _CachePlace | None
-    experts: Weights  # those of the layer's likes in the group
-    repeat: jax.Array  # the layer's number among them
+    experts: Weights  # stacked over the repeats of the layer's group
+    repeat: jax.Array  # index of the layer among these repeats
 
 
 def forward(
@@ -78,11 +77,11 @@ def forward(
     *,
     attention: AttentionPlan,
 ) -> tuple[jax.Array, Cache]:
-    """Logits float32 [R, vocab] after the tokens `step.logit_indices`, and the cache with this
-    step's tokens.
+    """Run the model on a step.
 
-    Pure. `spec` and `attention` are hashable, to be static where this is compiled; the cache is
-    worth donating.
+    Returns logits float32 [R, vocab] after the tokens `step.logit_indices`, and the cache with the
+    keys and values of this step. The function is pure. For compilation, `spec` and `attention` are
+    hashable and can be static arguments, and the cache should be donated.
     """
     x, cache = hidden_states(spec, parameters, cache, step, attention=attention)
     return logits(spec, parameters, x[step.logit_indices], attention=attention), cache
@@ -96,8 +95,10 @@ def hidden_states(
     *,
     attention: AttentionPlan,
 ) -> tuple[jax.Array, Cache]:
-    """Hidden vectors [T, hidden] after the last layer, not normed yet, and the cache with this
-    step's tokens.
+    """Run the layers on a step.
+
+    Returns hidden vectors [T, hidden] before the final norm, and the cache with the keys and values
+    of this step.
     """
     lengths = step.rotary_lens[sequence_of_token(step)]
     mixers = [mixer for layer in spec.decoder.layers if (mixer := attention_of(layer)) is not None]
@@ -113,7 +114,7 @@ def hidden_states(
 def logits(
     spec: ModelSpec, parameters: Parameters, hidden: jax.Array, *, attention: AttentionPlan
 ) -> jax.Array:
-    """Logits float32 [N, vocab] of hidden vectors [N, hidden], whole on every device."""
+    """Compute logits float32 [N, vocab] of hidden vectors [N, hidden], complete on every device."""
     weights = parameters.outside
     x = norm(hidden, spec.decoder.final_norm, weights, "decoder.final_norm")
     if "head.projection.weight" in weights:
@@ -132,7 +133,7 @@ def _embed(spec: ModelSpec, weights: Weights, step: StepArrays) -> jax.Array:
     rules, table = spec.embedding, vector(weights, "embedding.weight")
     x = table[step.token_ids]
     if rules.scale != 1.0:
-        # Rounded to the compute dtype first, as the reference models round it.
+        # Rounded to the compute dtype first, as in the reference models.
         x = x * jnp.asarray(rules.scale, table.dtype)
     if "embedding.projection.weight" in weights:
         x = linear(x, weights, "embedding.projection")
@@ -147,8 +148,8 @@ def _embed(spec: ModelSpec, weights: Weights, step: StepArrays) -> jax.Array:
 def _run_group(
     context: _Context, group: LayerGroup, members: tuple[Weights, ...], x: jax.Array, cache: Cache
 ) -> tuple[jax.Array, Cache]:
-    """All layers of a group over x [T, hidden]."""
-    # Experts stay whole: what a loop takes its turns from is copied out for each of them.
+    """Run all layers of a group on x [T, hidden]."""
+    # Experts are not inputs of the loop, because `scan` copies the slice of every iteration.
     experts = [
         {parameter: weight for parameter, weight in weights.items() if is_of_experts(parameter)}
         for weights in members
@@ -180,12 +181,11 @@ def _run_group(
 def _place(
     spec: ModelSpec, group: LayerGroup, member: int, repeat: jax.Array
 ) -> _CachePlace | None:
-    """Where a layer of a group keeps its keys and values; None if it has no attention."""
+    """The place of a layer's keys and values. None if the layer has no attention."""
     first = group.first + member
     for array, shape in enumerate(cache_shapes(spec)):
         if first in shape.layers:
-            # Layers of a pattern that share the array, so that the next repeat lies that many
-            # places on.
+            # Number of layers of one pattern in this array, which is the distance between repeats.
             stride = sum(0 <= layer - group.first < len(group.pattern) for layer in shape.layers)
             return _CachePlace(
                 array, shape.layers.index(first) + repeat * stride, len(shape.layers)
@@ -196,7 +196,7 @@ def _place(
 def _block(
     context: _Context, here: _LayerInputs, block: Block, number: int, flow: tuple[jax.Array, Cache]
 ) -> tuple[jax.Array, Cache]:
-    """One residual step."""
+    """Run one residual block."""
     x, cache = flow
     y = norm(x, block.norm, here.weights, f"block{number}.norm")
     out = jnp.zeros_like(x)
@@ -210,7 +210,7 @@ def _block(
 def _branch(
     context: _Context, here: _LayerInputs, branch: Branch, y: jax.Array, cache: Cache
 ) -> tuple[jax.Array, Cache]:
-    """One mixer between its norms."""
+    """Run one mixer with its norms."""
     mixer, name, weights = branch.mixer, mixer_tag(branch.mixer), here.weights
     y = norm(y, branch.norm, weights, f"{name}.norm")
     match mixer:
@@ -223,14 +223,14 @@ def _branch(
                 y, mixer, weights, here.experts, here.repeat, mesh=context.plan.mesh
             )
         case _:
-            raise NotImplementedError(name)  # `coverage.unsupported` said so
+            raise NotImplementedError(name)  # `coverage.unsupported` rejects such models
     return norm(y, branch.post_norm, weights, f"{name}.post_norm"), cache
 
 
 def _attention(
     context: _Context, here: _LayerInputs, mixer: Attention, y: jax.Array, cache: Cache
 ) -> tuple[jax.Array, Cache]:
-    """Self attention of y [T, hidden]; its keys and values go into the cache."""
+    """Run self-attention on y [T, hidden] and store its keys and values in the cache."""
     weights, place = here.weights, here.place
     assert place is not None, "a layer with attention has a place in the cache"
     qkv = _heads(context, mixer, weights, y)
@@ -256,7 +256,7 @@ def _attention(
 def _heads(
     context: _Context, mixer: Attention, weights: Weights, y: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Query [T, H, D], key and value [T, K, D], normalized and rotated."""
+    """Compute query [T, H, D], key and value [T, K, D], with norms and rotary embedding applied."""
     q, k, v = (linear(y, weights, f"attention.{part}") for part in "qkv")
     if mixer.clip_qkv is not None:
         q, k, v = (jnp.clip(part, -mixer.clip_qkv, mixer.clip_qkv) for part in (q, k, v))
@@ -267,7 +267,7 @@ def _heads(
             norm(k, mixer.k_norm, weights, "attention.k_norm"),
         )
     q, k, v = (part.reshape(len(y), -1, mixer.head_dim) for part in (q, k, v))
-    if not over_all:  # a weight [H, D] is one for each head
+    if not over_all:  # a weight [H, D] applies to each head separately
         q, k = (
             norm(q, mixer.q_norm, weights, "attention.q_norm"),
             norm(k, mixer.k_norm, weights, "attention.k_norm"),
@@ -279,8 +279,10 @@ def _heads(
 
 
 def _alibi_slopes(mixer: Attention) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    """Slopes of ALiBi (arXiv 2108.12409), [H]: a geometric series; heads beyond a power of two take
-    every other step between.
+    """Slopes of ALiBi (arXiv 2108.12409), float32 [H].
+
+    They form a geometric series for the greatest power of two that is at most H. The other heads
+    have every second slope of the series for twice as many heads.
     """
     power = 2 ** math.floor(math.log2(mixer.num_heads))
     exponents = [(head + 1) / power for head in range(power)]

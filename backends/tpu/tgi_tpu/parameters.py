@@ -1,7 +1,7 @@
-"""The model's parameters as a tree of arrays, each laid over the mesh, filled tensor by tensor from
-the checkpoint.
+"""The model's parameters as a tree of arrays on the mesh, filled from the checkpoint.
 
-Host memory holds one tensor of the file at a time, device memory that tensor beside the parameters.
+The checkpoint is read one tensor at a time. Host memory contains one tensor of the file, and device
+memory contains that tensor and the parameters.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ LeafT = TypeVar("LeafT")
 
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int], None]
-"""(bytes done, bytes in all)."""
+"""(bytes done, total bytes)."""
 
 Quantization = Literal["int8"]
-"""Weight-only: the matrices of the layers' mixers, and an untied head, as int8."""
+"""Weight-only quantization: the matrices of the layers' mixers and an untied head become int8."""
 
 _QUANTIZED_PARTS = frozenset({"q", "k", "v", "o", "gate", "up", "down"})
 _LAYERS = "decoder.layers."
@@ -57,55 +57,56 @@ _LAYERS = "decoder.layers."
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Parameters:
-    """Roles to arrays. Those of the layers are stacked over the repeats of their group, and lack
-    `decoder.layers.{i}.`.
+    """Parameter names to arrays.
+
+    The parameters of the layers are stacked over the repeats of their group, as [repeats, ...].
+    Their names lack `decoder.layers.{i}.`.
     """
 
     outside: dict[str, Weight]
-    groups: tuple[
-        tuple[dict[str, Weight], ...], ...
-    ]  # by group and by member of its pattern; [repeats, ...]
+    # By group and by member of the group's pattern.
+    groups: tuple[tuple[dict[str, Weight], ...], ...]
 
 
 @final
 @dataclass(frozen=True)
 class _Leaf:
-    """One array of the tree before it is made. It may hold a role of several layers."""
+    """Describes one array of the tree. The array may contain a parameter of many layers."""
 
     shape: tuple[int, ...]
-    dtype: jnp.dtype[Any]  # int8 = a `QuantizedMatrix`
+    dtype: jnp.dtype[Any]  # int8 means a `QuantizedMatrix`
     mesh: Mesh
     cut: PartitionSpec
 
     @property
     def is_quantized(self) -> bool:
-        """Whether it has a scale."""
+        """Whether the array has a scale."""
         return bool(self.dtype == jnp.int8)
 
     @property
     def format(self) -> Format:
-        """Where and how its values lie."""
+        """The layout and sharding of the values."""
         return row_major(self.mesh, self.cut, len(self.shape))
 
     @property
     def scale_format(self) -> Format:
-        """Where and how the scale of a quantized one lies; it has no last axis."""
+        """The layout and sharding of the scale, which lacks the last axis."""
         return row_major(
             self.mesh, PartitionSpec(*self.cut[: len(self.shape) - 1]), len(self.shape) - 1
         )
 
     @property
     def formats(self) -> Format | QuantizedMatrix:
-        """Of the whole array, as JAX takes it for a tree."""
+        """The formats of values and scale, as a tree for JAX."""
         if not self.is_quantized:
             return self.format
-        return QuantizedMatrix(self.format, self.scale_format)  # type: ignore[arg-type] # stand for arrays
+        return QuantizedMatrix(self.format, self.scale_format)  # type: ignore[arg-type] # formats instead of arrays
 
 
 def _leaves(
     spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantization: Quantization | None
 ) -> dict[str, _Leaf]:
-    """Every array of the tree, by the first role in it."""
+    """Describe every array of the tree, by the first parameter in it."""
     groups = layer_groups(spec)
     leaves = {}
     for parameter, shape in tensor_shapes(spec).items():
@@ -130,7 +131,7 @@ def _layer(parameter: str) -> int:
 
 
 def _locate(parameter: str, spec: ModelSpec) -> tuple[str, tuple[int, ...]]:
-    """The first role of the array that a role lies in, and its place there."""
+    """The first parameter of the array that contains `parameter`, and the index in the array."""
     if not parameter.startswith(_LAYERS):
         return parameter, ()
     groups, layer = layer_groups(spec), _layer(parameter)
@@ -149,7 +150,7 @@ def _is_quantized(parameter: str) -> bool:
 def _tree(
     spec: ModelSpec, leaves: Mapping[str, LeafT]
 ) -> tuple[dict[str, LeafT], tuple[tuple[dict[str, LeafT], ...], ...]]:
-    """The fields of `Parameters`."""
+    """Build the fields of `Parameters`."""
 
     def member(first: int) -> dict[str, LeafT]:
         prefix = f"{_LAYERS}{first}."
@@ -172,11 +173,12 @@ def _tree(
 def abstract_parameters(
     spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantization: Quantization | None = None
 ) -> Parameters:
-    """The tree with `jax.ShapeDtypeStruct`s for arrays: to compile for devices that are not there,
-    or to count bytes.
+    """The tree with `jax.ShapeDtypeStruct` in place of arrays.
+
+    With it one can compile for devices that this machine does not have, or count bytes.
     """
 
-    def abstract(leaf: _Leaf) -> Any:  # noqa: ANN401 - stands for an array
+    def abstract(leaf: _Leaf) -> Any:  # noqa: ANN401 - used in place of an array
         values = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.format)
         if not leaf.is_quantized:
             return values
@@ -192,7 +194,7 @@ def abstract_parameters(
 def parameter_bytes(
     spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantization: Quantization | None = None
 ) -> int:
-    """Bytes of the parameters on one device."""
+    """Size in bytes of the parameters on one device."""
     arrays = jax.tree.leaves(abstract_parameters(spec, mesh, dtype, quantization))
     return sum(
         int(np.prod(array.sharding.shard_shape(array.shape))) * array.dtype.itemsize
@@ -202,7 +204,7 @@ def parameter_bytes(
 
 @final
 class ParameterStore:
-    """Arrays that are filled role by role; each is made when its first role comes."""
+    """Arrays that are filled parameter by parameter. Each is created at its first `write`."""
 
     def __init__(
         self,
@@ -217,7 +219,7 @@ class ParameterStore:
         self._arrays: dict[str, Weight] = {}
 
     def write(self, parameter: str, piece: Array, expert: int | None = None) -> None:
-        """Take `parameter`, or one expert's slice of it, in any floating-point dtype."""
+        """Store `parameter`, or one expert's slice of it, in any floating-point dtype."""
         key, index = _locate(parameter, self._spec)
         leaf = self._leaves[key]
         piece = fit(parameter, piece, self._spec, self._mesh)
@@ -229,22 +231,23 @@ class ParameterStore:
             self._arrays[key] = _program(quantize, leaf)(whole) if leaf.is_quantized else whole
             return
         index = index if expert is None else (*index, expert)
-        # The axes of the piece are the last ones of the array.
+        # The axes of the piece are the last axes of the array.
         cut = [*leaf.cut, *[None] * len(leaf.shape)][len(index) : len(leaf.shape)]
         on_device = jax.device_put(piece, NamedSharding(self._mesh, PartitionSpec(*cut)))
         array = self._arrays.pop(key) if key in self._arrays else _maker(leaf)()
         self._arrays[key] = _program(_insert, leaf)(array, on_device, np.asarray(index, np.int32))
 
     def finish(self) -> Parameters:
-        """The tree, once every role was written."""
-        assert self._arrays.keys() == self._leaves.keys(), "a role was not written"
+        """Return the tree. All parameters must have been written."""
+        assert self._arrays.keys() == self._leaves.keys(), "a parameter was not written"
         return Parameters(*_tree(self._spec, self._arrays))
 
 
 @lru_cache(maxsize=256)
 def _program(function: Callable[..., Weight], leaf: _Leaf) -> Callable[..., Weight]:
-    """`function` compiled to give an array as `leaf` says; `_insert` uses up the array it is
-    given.
+    """Compile `function` so that its result has the format of `leaf`.
+
+    `_insert` donates the array that it is given.
     """
     return jax.jit(
         function, out_shardings=leaf.formats, donate_argnums=(0,) if function is _insert else ()
@@ -253,7 +256,7 @@ def _program(function: Callable[..., Weight], leaf: _Leaf) -> Callable[..., Weig
 
 @lru_cache(maxsize=256)
 def _maker(leaf: _Leaf) -> Callable[[], Weight]:
-    """What makes the array, of zeros."""
+    """Compile a function that creates the array, filled with zeros."""
     return jax.jit(partial(_zeros, leaf), out_shardings=leaf.formats)
 
 
@@ -267,7 +270,7 @@ def _zeros(leaf: _Leaf) -> Weight:
 
 
 def _insert(array: Weight, piece: jax.Array, index: jax.Array) -> Weight:
-    """`array` with `piece` at `index` of its first axes."""
+    """Return `array` with `piece` at `index` of its first axes."""
     taken = quantize(piece) if isinstance(array, QuantizedMatrix) else piece
     filled: Weight = jax.tree.map(partial(_insert_one, index), array, taken)
     return filled
@@ -292,15 +295,15 @@ def load(
 ) -> Parameters:
     """Read the safetensors files in `model_path` onto the mesh.
 
-    `progress(done_bytes, total_bytes)` is called after every tensor. Raises `ModelError` on one
-    line, naming file and tensor, if the files are damaged or do not fit the spec.
+    `progress(done_bytes, total_bytes)` is called after every tensor. Raises `ModelError` with one
+    line that names file and tensor, if the files are damaged or do not match the spec.
     """
     tensors = map_checkpoint(model_path)
     try:
         todo = placements(spec, tensors.keys())
     except ModelError as error:
         raise _named(model_path, error) from error
-    # In the order of the files, so that a cold disk is read through once.
+    # In the order of the files, so that a disk is read sequentially.
     todo.sort(
         key=lambda placement: (tensors[placement.name].path, tensors[placement.name].stored.start)
     )
@@ -317,7 +320,7 @@ def load(
 def _take(
     store: ParameterStore, placement: Placement, tensor: MappedTensor, spec: ModelSpec
 ) -> None:
-    """One stored tensor into its roles."""
+    """Write one stored tensor to its parameters."""
     try:
         pieces = split(tensor.view(), placement, spec)
     except ModelError as error:

@@ -1,4 +1,4 @@
-"""Matrices of whole numbers: int8 with one scale per output row (weight-only quantization)."""
+"""Matrices in int8 with one scale per output row (weight-only quantization)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LARGEST = 127.0
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class QuantizedMatrix:
-    """`values` times `scale`, row by row: int8 [..., out, in] and float32 [..., out]."""
+    """`values` times `scale` for each row: int8 [..., out, in] and float32 [..., out]."""
 
     values: jax.Array
     scale: jax.Array
@@ -28,8 +28,9 @@ Weight = jax.Array | QuantizedMatrix
 
 @jax.jit
 def quantize(matrix: jax.Array) -> QuantizedMatrix:
-    """Round [..., out, in] to int8: the largest magnitude of a row becomes 127. A row of zeros
-    keeps the scale 1.
+    """Round [..., out, in] to int8, so that the greatest magnitude in a row becomes 127.
+
+    The scale of a row of zeros is 1.
     """
     exact = matrix.astype(jnp.float32)
     largest = jnp.max(jnp.abs(exact), axis=-1)
@@ -38,13 +39,13 @@ def quantize(matrix: jax.Array) -> QuantizedMatrix:
 
 
 def matmul(x: jax.Array, weight: Weight) -> jax.Array:
-    """X W' for x [T, in] and a weight [out, in]: [T, out] in the dtype of x, summed in float32."""
+    """Multiply x [T, in] by W', where W is [out, in]: [T, out] in x's dtype, summed in float32."""
     contracted = (((x.ndim - 1,), (1,)), ((), ()))
-    # A matrix unit would round float32 factors to bfloat16.
+    # By default a matrix unit rounds float32 factors to bfloat16.
     precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     if isinstance(weight, QuantizedMatrix):
-        # Whole numbers up to 127 are exact in every dtype; they are converted on their way into the
-        # matrix unit.
+        # Integers up to 127 are exact in every dtype. They are converted when they are loaded into
+        # the matrix unit.
         values = weight.values.astype(x.dtype)
         product = jax.lax.dot_general(
             x, values, contracted, precision=precision, preferred_element_type=jnp.float32

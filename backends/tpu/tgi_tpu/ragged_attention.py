@@ -1,10 +1,10 @@
-"""Ragged paged attention as one Pallas kernel for TPUs: prompts, parts of prompts and decode rows
-in one launch.
+"""Ragged paged attention as one Pallas kernel for TPUs.
 
-The grid walks over tiles of queries. A tile belongs to one or more sequences; for each of them the
-kernel walks over groups of its cache blocks, copying the next group into fast memory while it
-scores the present one, and keeps a running softmax (arXiv 2205.14135). Rows of other sequences in
-the tile are masked, so that a tile of decode rows serves many sequences.
+One launch computes prompts, prefill chunks and decode rows. The grid iterates over tiles of
+queries. A tile contains queries of one or more sequences. For each of these sequences the kernel
+iterates over groups of cache blocks. It copies the next group to fast memory while it scores the
+current one, and keeps a running softmax (arXiv 2205.14135). Queries of the tile that belong to
+other sequences are masked, so that a tile of decode rows can contain many sequences.
 
 Shapes: T tokens, H query heads in K groups of G, D head size, S sequences, P blocks per sequence, B
 tokens of a block.
@@ -30,23 +30,23 @@ from tgi_tpu.step_arrays import StepArrays
 __all__ = ["ragged_attention"]
 
 Ref = Any
-"""A reference to memory inside a kernel; Pallas gives its own types no public names."""
+"""A reference to memory inside a kernel. Pallas has no public names for its own types."""
 
 _HIDDEN = -1e30
 _TINY = 1e-30
 _ROWS = 128
-"""Rows of a score matrix that are aimed at: the height of a matrix unit."""
+"""Target number of rows of a score matrix, the height of a matrix unit."""
 _KEYS = 128
-"""Keys of a group, at least: the width of a vector register."""
+"""Minimum number of keys of a group, the width of a vector register."""
 
 
 @final
 @dataclass(frozen=True)
 class _Tiling:
-    """Sizes that the kernel is compiled for."""
+    """The sizes for which the kernel is compiled."""
 
     tokens: int  # queries of a tile
-    blocks: int  # of a group
+    blocks: int  # blocks of a group
     block_size: int
     group_size: int  # query heads that share a key head
     num_kv_heads: int
@@ -56,12 +56,12 @@ class _Tiling:
 
     @property
     def keys(self) -> int:
-        """Of a group of blocks."""
+        """Number of keys in a group of blocks."""
         return self.blocks * self.block_size
 
     @property
     def rows(self) -> int:
-        """Of a tile, for one key head."""
+        """Number of rows of a tile, for one key head."""
         return self.tokens * self.group_size
 
 
@@ -74,8 +74,9 @@ def ragged_attention(
     *,
     interpret: Any = False,  # noqa: ANN401 - a bool or `pltpu.InterpretParams`
 ) -> jax.Array:
-    """What the queries [T, H, D] see of the pages [blocks, B, 2 K, D], [T, H, D]:
-    `tgi_tpu.attention.attend` as a kernel.
+    """Attention of queries [T, H, D] over pages [blocks, B, 2 K, D]. Returns [T, H, D].
+
+    `tgi_tpu.attention.attend` is the reference for this kernel.
     """
     num_tokens, num_heads, head_dim = query.shape
     num_kv_heads, block_size = pages.shape[2] // 2, pages.shape[1]
@@ -107,8 +108,8 @@ def ragged_attention(
         first_sequence,
         step.num_sequences,
     )
-    # A row's token within its tile, once for all tiles: a kernel divides vectors of integers
-    # slowly.
+    # The token of each row within its tile, computed once for all tiles, because integer division
+    # of vectors is slow in a kernel.
     row_tokens = jnp.arange(tiling.rows, dtype=jnp.int32)[:, None] // group_size
     by_row = [
         jnp.tile(vectors[name].reshape(num_kv_heads, 1, group_size), (1, tile, 1)).reshape(
@@ -165,21 +166,21 @@ def _grid_spec(
 @final
 @dataclass(frozen=True)
 class _Walk:
-    """The groups of blocks that one tile of queries reads, sequence by sequence."""
+    """Iterates over the groups of blocks that one tile of queries reads, sequence by sequence."""
 
     tiling: _Tiling
     rule: AttentionRule
     tile_start: jax.Array
-    cu_query_lens: Mapping[Any, jax.Array]  # references, read one number at a time
+    cu_query_lens: Mapping[Any, jax.Array]  # a reference, from which one number is read at a time
     context_lens: Mapping[Any, jax.Array]
 
     def first_position(self, sequence: jax.Array) -> jax.Array:
-        """Of the sequence's first query in the tile."""
+        """The position of the sequence's first query in the tile."""
         start, stop = self.cu_query_lens[sequence], self.cu_query_lens[sequence + 1]
         return self.context_lens[sequence] - (stop - jnp.maximum(start, self.tile_start))
 
     def first_group(self, sequence: jax.Array) -> jax.Array:
-        """The first group that a query of the tile sees."""
+        """The first group that a query of the tile attends to."""
         if self.rule.window is None:
             group: jax.Array = jnp.int32(0)
             return group
@@ -187,7 +188,7 @@ class _Walk:
         return jax.lax.div(first_seen, jnp.int32(self.tiling.keys))
 
     def last_group(self, sequence: jax.Array) -> jax.Array:
-        """The group of the last query in the tile."""
+        """The last group, which contains the position of the sequence's last query in the tile."""
         stop = self.cu_query_lens[sequence + 1]
         beyond = jnp.maximum(stop - (self.tile_start + self.tiling.tokens), 0)
         last_position = jnp.maximum(self.context_lens[sequence] - beyond - 1, 0)
@@ -196,14 +197,14 @@ class _Walk:
     def next(
         self, sequence: jax.Array, group: jax.Array, num_sequences: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """(sequence, group) after this one; the sequence may lie outside the tile."""
+        """The (sequence, group) after this one. The sequence may be outside the tile."""
         is_last = group >= self.last_group(sequence)
         following = jnp.where(is_last, sequence + 1, sequence)
         inside = jnp.minimum(following, num_sequences - 1)
         return following, jnp.where(is_last, self.first_group(inside), group + 1)
 
     def contains(self, sequence: jax.Array, num_sequences: jax.Array) -> jax.Array:
-        """Whether the tile has queries of it."""
+        """Whether the tile contains queries of the sequence."""
         inside = jnp.minimum(sequence, num_sequences - 1)
         return (sequence < num_sequences) & (
             self.cu_query_lens[inside] < self.tile_start + self.tiling.tokens
@@ -211,7 +212,7 @@ class _Walk:
 
 
 def _kernel(tiling: _Tiling, rule: AttentionRule, *refs: Ref) -> None:
-    """One tile of queries. The references are those of `_grid_spec`, in its order."""
+    """Compute one tile of queries. The references are those of `_grid_spec`, in its order."""
     (
         cu_query_lens,
         context_lens,
@@ -234,7 +235,7 @@ def _kernel(tiling: _Tiling, rule: AttentionRule, *refs: Ref) -> None:
     def copies(
         sequence: jax.Array, group: jax.Array, slot: jax.Array
     ) -> list[tuple[jax.Array, Any]]:
-        """(whether it is needed, the copy) of each block of a group."""
+        """For each block of a group, whether it is needed, and its copy operation."""
         num_blocks = pl.cdiv(context_lens[sequence], tiling.block_size)
         found = []
         for i in range(tiling.blocks):
@@ -282,22 +283,22 @@ def _kernel(tiling: _Tiling, rule: AttentionRule, *refs: Ref) -> None:
 
     begin = (first, walk.first_group(inside), jnp.int32(0))
     jax.lax.while_loop(lambda state: walk.contains(state[0], num_sequences), visit, begin)
-    # Padding saw nothing; its total is 0.
+    # A padding row attends to no key, so its total is 0.
     out[...] = (weighted[...] / jnp.maximum(total[...], _TINY)).astype(out.dtype)
 
 
 @final
 @dataclass(frozen=True)
 class _Masks:
-    """What the rows of a tile have to do with the keys of a group."""
+    """How the rows of a tile relate to the keys of a group."""
 
     is_seen: jax.Array  # bool [rows, keys]
-    distance: jax.Array  # int32 [rows, keys], position of the query less that of the key
+    distance: jax.Array  # int32 [rows, keys], position of the query minus position of the key
     is_written: jax.Array  # bool [keys, 1]
 
 
 def _masks(walk: _Walk, sequence: jax.Array, group: jax.Array, row_tokens: jax.Array) -> _Masks:
-    """For one sequence; its rows are those that see anything."""
+    """Compute the masks for one sequence. Rows of other sequences see no key."""
     tiling, window = walk.tiling, walk.rule.window
     start, stop = walk.cu_query_lens[sequence], walk.cu_query_lens[sequence + 1]
     context_len = walk.context_lens[sequence]
@@ -317,13 +318,13 @@ def _masks(walk: _Walk, sequence: jax.Array, group: jax.Array, row_tokens: jax.A
 def _head_of(
     buffers: Ref, slot: jax.Array, head: int, tiling: _Tiling
 ) -> tuple[jax.Array, jax.Array]:
-    """Key and value [keys, D] of one head out of a buffer [2, blocks, B, 2 K, D]."""
+    """Read key and value [keys, D] of one head from a buffer [2, blocks, B, 2 K, D]."""
     shape = (tiling.keys, tiling.head_dim)
     if jnp.dtype(buffers.dtype).itemsize == 4:
         return buffers[slot, :, :, 2 * head, :].reshape(shape), buffers[
             slot, :, :, 2 * head + 1, :
         ].reshape(shape)
-    # Key and value of a head are the two halves of one 32-bit register row.
+    # Key and value of a head are the two halves of a 32-bit register row.
     packed = pltpu.bitcast(
         buffers[slot].reshape(tiling.keys, 2 * tiling.num_kv_heads, tiling.head_dim), jnp.uint32
     )[:, head, :]
@@ -335,7 +336,7 @@ def _head_of(
 def _scores(
     rule: AttentionRule, query: jax.Array, key: jax.Array, masks: _Masks, slopes: jax.Array | None
 ) -> jax.Array:
-    """Scores float32 [rows, keys] of one head."""
+    """Compute the scores float32 [rows, keys] of one head."""
     product = _dot(query, key, contracting=1)
     scores = softcap(product * rule.scale, rule.softcap)
     if slopes is not None:
@@ -346,24 +347,25 @@ def _scores(
 def _accumulate(
     scores: jax.Array, value: jax.Array, masks: _Masks, state: tuple[Ref, Ref, Ref]
 ) -> None:
-    """Take a group of keys into the running softmax of one head's rows: (largest score, sum,
-    weighted values).
+    """Add a group of keys to the running softmax of one head's rows.
+
+    `state` consists of the greatest score, the sum and the weighted values.
     """
     largest, total, weighted = state
     before = largest[...]
     after = jnp.maximum(before, jnp.max(scores, axis=-1, keepdims=True))
-    # Where a row saw nothing so far, `after` is the score of a hidden key.
+    # If a row has seen no key so far, `after` is the score of a hidden key.
     shares = jnp.where(masks.is_seen, jnp.exp(scores - after), 0.0)
     decay = jnp.exp(before - after)
     largest[...] = after
     total[...] = total[...] * decay + jnp.sum(shares, axis=-1, keepdims=True)
-    # What was never written may be NaN, and zero times NaN is NaN.
+    # Slots that were never written may contain NaN, and zero times NaN is NaN.
     clean = jnp.where(masks.is_written, value, jnp.zeros_like(value))
     weighted[...] = weighted[...] * decay + _dot(shares.astype(value.dtype), clean, contracting=0)
 
 
 def _dot(left: jax.Array, right: jax.Array, *, contracting: int) -> jax.Array:
-    """Left [M, N] times right over its axis `contracting`, summed in float32."""
+    """Multiply left [M, N] by right over right's axis `contracting`, summed in float32."""
     precision = jax.lax.Precision.HIGHEST if left.dtype == jnp.float32 else None
     dimensions = (((1,), (contracting,)), ((), ()))
     return jax.lax.dot_general(

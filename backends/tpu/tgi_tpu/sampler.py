@@ -1,8 +1,8 @@
-"""Chooses one token per row, on the device, with the semantics of `tgi.testing.sampling`.
+"""Samples one token per row on the device, with the semantics of `tgi.testing.sampling`.
 
-One program serves every mix of parameters: what no row of a batch asks for is skipped while it
-runs, so that greedy rows cost one argmax. No row reads another one, so a row's result does not
-depend on its batch mates. R rows, V tokens in the vocabulary.
+One program handles every mix of parameters. A processor that no row needs is skipped at run time,
+so that greedy rows cost one argmax. No row reads data of another row, so a row's result does not
+depend on the other rows of the batch. R rows, V tokens in the vocabulary.
 """
 
 from __future__ import annotations
@@ -40,25 +40,26 @@ __all__ = [
 ]
 
 MAX_TOP_TOKENS = 64
-"""Top tokens of one row, those that tie with the last wanted one included."""
+"""Maximum number of top tokens of a row, including those that tie with the last one."""
 
 NO_LOGPROBS, PROCESSED_LOGPROBS, RAW_LOGPROBS = 0, 1, 2
 """Values of `SamplingArrays.logprobs`."""
 
 NOT_FINITE, NOTHING_ALLOWED = 1, 2
-"""Values of `SampledTokens.problems`; 0 = none."""
+"""Values of `SampledTokens.problems`. 0 means that there is no problem."""
 
 
 @final
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SampledRows:
-    """The rows of one step that choose a token. Padding has the last row of the history and length
-    0.
+    """The rows of one step that sample a token.
+
+    Padding has the last row of the history and length 0.
     """
 
     history_rows: jax.Array  # int32 [R]
-    lengths: jax.Array  # int32 [R], prompt and output ids before the chosen one
+    lengths: jax.Array  # int32 [R], number of prompt and output ids before the sampled one
     num_prompt_tokens: jax.Array  # int32 [R]
     draws: jax.Array  # float32 [R], in [0, 1)
 
@@ -67,13 +68,14 @@ class SampledRows:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SamplingArrays:
-    """`SamplingParams` of the rows, [R] each, neutral for padding. Logit biases of all rows stand
-    one after the other, [E].
+    """The `SamplingParams` of the rows, [R] each, with neutral values as padding.
+
+    The logit biases of all rows are concatenated to [E]. Arrays are float32 unless stated.
     """
 
     greedy: jax.Array  # bool
     watermark_last_green: jax.Array  # uint32, ceil(gamma * 2^32) - 1
-    watermark_delta: jax.Array  # 0 = no watermark; this and all below float32 unless said
+    watermark_delta: jax.Array  # 0 = no watermark
     repetition_penalty: jax.Array
     relative_frequency_penalty: jax.Array
     frequency_penalty: jax.Array
@@ -94,12 +96,14 @@ class SamplingArrays:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SampledTokens:
-    """One choice per row. Of the top tokens the first `top_counts` are meant, best first, equal
-    ones by id.
+    """One sampled token per row.
+
+    The first `top_counts` of a row's top tokens are valid. They are ordered by probability, then by
+    id.
     """
 
-    tokens: jax.Array  # int32 [R]; meaningless where there is a problem
-    logprobs: jax.Array  # float32 [R]; NaN where none was asked for
+    tokens: jax.Array  # int32 [R]; undefined if there is a problem
+    logprobs: jax.Array  # float32 [R]; NaN if not requested
     problems: jax.Array  # int32 [R]
     top_counts: jax.Array  # int32 [R]
     top_ids: jax.Array  # int32 [R, K]
@@ -108,18 +112,18 @@ class SampledTokens:
 
 def sample(
     logits: jax.Array,  # float32 [R, V]
-    history: jax.Array,  # int32 [H, L], the ids of every live sequence
+    history: jax.Array,  # int32 [H, L], the token ids of all live sequences
     rows: SampledRows,
     parameters: SamplingArrays,
-    mask_words: jax.Array,  # int32 [R, W], the allowed tokens in bits
+    mask_words: jax.Array,  # int32 [R, W], the allowed tokens as bits
 ) -> tuple[SampledTokens, jax.Array]:
-    """Choose a token for each row and write it into the history: (the choices, history)."""
+    """Sample a token for each row and write it to the history. Returns tokens and history."""
     scores = _before_warpers(logits, history, rows, parameters, mask_words)
     drawn = ~parameters.greedy
     scores_drawn = _if_any(drawn, lambda: _warp(scores, parameters), scores)
     tokens = _if_any(drawn, lambda: _draw(scores_drawn, rows.draws), jnp.zeros_like(rows.lengths))
     tokens = jnp.where(drawn, tokens, jnp.argmax(scores, axis=-1).astype(jnp.int32))
-    highest = jnp.max(logits, axis=-1)  # NaN if any entry is
+    highest = jnp.max(logits, axis=-1)  # NaN if any logit is NaN
     is_empty = jnp.max(scores, axis=-1) == -jnp.inf
     problems = jnp.where(
         ~jnp.isfinite(highest), NOT_FINITE, jnp.where(is_empty, NOTHING_ALLOWED, 0)
@@ -130,14 +134,15 @@ def sample(
 
 
 def score_tokens(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Raw log-probability float32 [R] of `targets` (int32 [R])."""
+    """Raw log probability float32 [R] of `targets` (int32 [R])."""
     chosen = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
     return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
 def _if_any(asks: jax.Array, process: Callable[[], jax.Array], otherwise: jax.Array) -> jax.Array:
-    """What `process` gives if any row asks for it; both branches have the same shape, and one of
-    them runs.
+    """The result of `process` if any row asks for it, else `otherwise`. Only one is computed.
+
+    Both have the same shape.
     """
     chosen: jax.Array = jax.lax.cond(jnp.any(asks), process, lambda: otherwise)
     return chosen
@@ -150,7 +155,7 @@ def _before_warpers(
     parameters: SamplingArrays,
     mask_words: jax.Array,
 ) -> jax.Array:
-    """Scores after watermark, bias, penalties and mask: what acts on every row."""
+    """Compute the scores after watermark, bias, penalties and mask."""
     p, vocab_size = parameters, logits.shape[1]
     previous = history[rows.history_rows, jnp.maximum(rows.lengths - 1, 0)]
     scores = _if_any(
@@ -207,10 +212,10 @@ def _warp(scores: jax.Array, p: SamplingArrays) -> jax.Array:
 
 
 def _draw(scores: jax.Array, draws: jax.Array) -> jax.Array:
-    """The first possible id whose cumulative probability exceeds draw x total; int32 [R].
+    """The first possible id whose cumulative probability exceeds draw x total, int32 [R].
 
-    The sums are made in parallel and may fall by a rounding error, so a token that was cut is left
-    out by name, and where the draw reaches the total the last possible token is taken.
+    The sums are computed in parallel and may decrease by a rounding error. Therefore tokens that
+    were cut are excluded explicitly. If no sum exceeds the draw, the last possible token is chosen.
     """
     probabilities = jax.nn.softmax(scores, axis=-1)
     cumulative = jnp.cumsum(probabilities, axis=-1)

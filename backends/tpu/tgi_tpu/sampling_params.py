@@ -1,4 +1,4 @@
-"""`SamplingParams` of a batch as arrays for the sampler."""
+"""Converts the `SamplingParams` of a batch to arrays for the sampler."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NEUTRAL = SamplingParams()
 
 
 def needs_history(params: SamplingParams) -> bool:
-    """Whether the choice depends on earlier ids than the last one."""
+    """Whether sampling depends on other token ids than the last one."""
     return bool(
         params.repetition_penalty != 1
         or params.relative_frequency_penalty
@@ -31,7 +31,7 @@ def needs_history(params: SamplingParams) -> bool:
 
 
 def bias_bucket(params: Sequence[SamplingParams]) -> int:
-    """Places for the logit biases of a batch: 64, or 64 times a power of 8."""
+    """Padded number of logit biases in a batch: 64, or 64 times a power of 8."""
     size, needed = _BIAS_BUCKETS_FROM, sum(len(p.logit_bias) for p in params)
     while size < needed:
         size *= _BIAS_FACTOR
@@ -39,7 +39,7 @@ def bias_bucket(params: Sequence[SamplingParams]) -> int:
 
 
 def sampling_arrays(params: Sequence[SamplingParams], num_rows: int) -> dict[str, npt.NDArray[Any]]:
-    """The fields of `SamplingArrays` for `params`, padded to `num_rows` with neutral rows."""
+    """Build the fields of `SamplingArrays`, padded to `num_rows` with neutral rows."""
     rows = [*params, *[_NEUTRAL] * (num_rows - len(params))]
     biases = [(row, token, bias) for row, p in enumerate(params) for token, bias in p.logit_bias]
     biases += [(num_rows, 0, 0.0)] * (bias_bucket(params) - len(biases))
@@ -70,5 +70,5 @@ def sampling_arrays(params: Sequence[SamplingParams], num_rows: int) -> dict[str
 
 
 def _last_green(gamma: float) -> int:
-    """The greatest hash that is green: those below gamma * 2^32 are."""
+    """The greatest green hash. Hashes below gamma * 2^32 are green."""
     return min(max(0, math.ceil(gamma * 2.0**32) - 1), 2**32 - 1)

@@ -142,8 +142,8 @@ def test_a_hostile_file_executes_nothing(pickled, tmp_path, capsys, zipped):
     ("content", "words"),
     [
         ([torch.ones(2)], "a list, not tensors by name"),
-        ({"model": {"weight": torch.ones(2)}}, "the entry 'model' is no plain tensor"),
-        ({"weight": torch.eye(2).to_sparse()}, "the entry 'weight' is no plain tensor"),
+        ({"model": {"weight": torch.ones(2)}}, "the entry 'model' is not a plain tensor"),
+        ({"weight": torch.eye(2).to_sparse()}, "the entry 'weight' is not a plain tensor"),
         ({}, "a dict, not tensors by name"),
     ],
 )
@@ -158,7 +158,7 @@ def test_damaged_and_missing_files_are_refused(tmp_path):
     assert NAME in refused(tmp_path)
     for name in ("../x.bin", "gone.bin"):
         (tmp_path / f"{NAME}.index.json").write_text(json.dumps({"weight_map": {"weight": name}}))
-        assert "not a file beside it" in refused(tmp_path)
+        assert "not a file in the same folder" in refused(tmp_path)
 
 
 def test_nothing_is_written_over(original, pickled):

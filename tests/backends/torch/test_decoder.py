@@ -165,7 +165,7 @@ def test_an_encoder_of_another_kind_is_refused() -> None:
     )
     layers = (Layer(blocks=(Block(branches=(Branch(mixer=encoder),)),)),)
     stacks = (Stack(kind="encoder", layers=layers), small_spec().decoder)
-    with pytest.raises(ModelError, match="this kind of attention is not built for encoders"):
+    with pytest.raises(ModelError, match="this kind of attention is not implemented for encoders"):
         build_decoder(small_spec(stacks=stacks), ops.REFERENCE, torch.float32, "cpu")
 
 

@@ -44,10 +44,10 @@ COVERED = (
 OTHERS = tuple(sorted(set(VARIANTS) - set(COVERED)))
 
 REFUSED = {
-    "deepseek_v2": "latent attention is not built for this backend",
-    "mamba2": "state space is not built for this backend",
-    "qwen3_next": "linear attention is not built for this backend",
-    "t5": "a model with an encoder is not built for this backend",
+    "deepseek_v2": "latent attention is not supported by this backend",
+    "mamba2": "state space is not supported by this backend",
+    "qwen3_next": "linear attention is not supported by this backend",
+    "t5": "a model with an encoder is not supported by this backend",
 }
 """Variants of `tests.backends.mixer_checkpoints` and why they do not run."""
 

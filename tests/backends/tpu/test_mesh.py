@@ -56,7 +56,7 @@ def test_heads_that_cannot_be_divided_are_refused() -> None:
     llama = spec_of("llama")
     assert unsharded(llama, 2) is None and unsharded(llama, 4) is None
     assert unsharded(llama, 3) == "4 query heads cannot be divided among 3 devices"
-    with pytest.raises(BackendError, match="64 shards were asked for, but JAX sees"):
+    with pytest.raises(BackendError, match="64 shards were requested, but JAX finds"):
         make_mesh(64, "cpu")
 
 

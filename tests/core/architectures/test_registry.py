@@ -89,7 +89,7 @@ def test_wrong_field_is_reported(change: dict[str, Any], words: list[str], tmp_p
     [
         (None, "There is no file"),
         ("{", "not valid JSON"),
-        ("[]", "must hold a JSON object"),
+        ("[]", "must contain a JSON object"),
         ("{}", "no `model_type`"),
     ],
 )

@@ -255,7 +255,7 @@ def test_parameter_without_a_rule_is_reported() -> None:
     spec = model(qkv=ROWS, experts=STACKED[:1])
     with pytest.raises(
         ModelError,
-        match=r"names no checkpoint tensor for `decoder\.layers\.0\.moe\.experts\.down\.weight`",
+        match=r"has no checkpoint tensor for `decoder\.layers\.0\.moe\.experts\.down\.weight`",
     ):
         placements(
             spec,
@@ -277,7 +277,7 @@ def test_tensor_of_the_wrong_shape_is_reported() -> None:
     spec = model(qkv=ROWS, experts=STACKED)
     placement = next(item for item in placements(spec, names(spec)) if item.name == "l.0.qkv")
     with pytest.raises(
-        ModelError, match=r"`l\.0\.qkv` has shape \[4, 16\], but config\.json asks for \[16, 4\]"
+        ModelError, match=r"`l\.0\.qkv` has shape \[4, 16\], but config\.json requires \[16, 4\]"
     ):
         split(np.zeros((4, 16)), placement, spec)
 

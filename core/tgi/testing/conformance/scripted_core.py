@@ -1,5 +1,6 @@
-"""A core that does what a check tells it: hands out cache, forms legal steps, and sends them as
-bytes, as to another process.
+"""A core that is controlled by a check.
+
+It allocates the cache, builds legal steps, and sends them encoded as bytes, as to another process.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ COLLECT_SECONDS = 600.0
 
 @final
 class ScriptedCore:
-    """Drives a worker that is ready. Blocks and handles lie in no order, as after a day of
-    serving.
+    """Drives a ready worker.
+
+    Free blocks and handles are in random order, as after a long time of serving.
     """
 
     def __init__(self, worker: Worker, agreement: Agreement) -> None:
@@ -51,7 +53,7 @@ class ScriptedCore:
         self.agreement = agreement
         self.rules = StepRules(agreement)
         plan = agreement.kv_cache
-        rng = random.Random(0)  # noqa: S311 - an order, not a secret
+        rng = random.Random(0)  # noqa: S311 - for a random order, not for a secret
         self.free_blocks = _shuffled(plan, ("full", "window"), rng)
         self._free_encoder_blocks = _shuffled(plan, ("cross",), rng)
         num_sequence_slots = (
@@ -85,7 +87,7 @@ class ScriptedCore:
         media: Sequence[MediaInput] = (),
         pooling: Pooling = "none",
     ) -> LiveSequence:
-        """A sequence of the next step in which it has a row. With `blocks` it begins with these."""
+        """Add a sequence. It is introduced with its first row. `blocks` are its first blocks."""
         handle = self.free_handles[-1] if handle is None else handle
         self.free_handles.remove(handle)
         sequence_slot = self.free_slots.pop() if self.free_slots else -1
@@ -110,8 +112,9 @@ class ScriptedCore:
         return sequence
 
     def drop(self, *sequences: LiveSequence) -> None:
-        """Told to the worker in the next step. What they held is handed out again at once, most
-        recent first.
+        """Drop sequences. The next step tells the worker.
+
+        Their handles, blocks and slots are free at once, and the most recent are reused first.
         """
         for sequence in sequences:
             del self.live[sequence.handle]
@@ -125,19 +128,20 @@ class ScriptedCore:
             self.free_handles.append(sequence.handle)
 
     def clear(self) -> None:
-        """Drop everything, and say so."""
+        """Drop all sequences in a step of its own."""
         self.mask_mode = "inline"
         self.drop(*list(self.live.values()))
         if self._dropped:
             self.run(self.build({}))
 
     def forget(self, step: SchedulerOutput) -> None:
-        """As the scheduler does after a failed step: its drops and new sequences count as done, and
-        the latter are dropped.
+        """Treat a step as failed, as the scheduler does.
+
+        Its drops and additions count as done, and the added sequences are dropped.
         """
         handles = [new.sequence for new in step.added]
         for handle in handles:
-            self.live[handle].num_introduced_tokens = 0  # the rules saw nothing of it
+            self.live[handle].num_introduced_tokens = 0  # `rules` did not see the failed step
             self.drop(self.live[handle])
         flush = self.build({})
         self.rules.submit(msgspec.structs.replace(flush, dropped=[*step.dropped, *flush.dropped]))
@@ -148,10 +152,10 @@ class ScriptedCore:
     def advance(
         self, work: Mapping[LiveSequence, int], *, on_device: bool = False
     ) -> list[ModelRunnerOutput]:
-        """Run `count` known tokens of each sequence (0 = all that are left), in as many legal steps
-        as it takes.
+        """Compute `count` known tokens of each sequence, in as many legal steps as necessary.
 
-        `on_device` sends `TOKEN_ON_DEVICE` for tokens that the worker chose.
+        A count of 0 means all known tokens. `on_device` sends `TOKEN_ON_DEVICE` in place of tokens
+        that the worker sampled.
         """
         targets = {s: s.num_computed_tokens + (count or s.num_left) for s, count in work.items()}
         outputs = []
@@ -164,7 +168,7 @@ class ScriptedCore:
         return outputs
 
     def generate(self, sequences: Sequence[LiveSequence], count: int) -> None:
-        """Let each sequence have `count` more tokens."""
+        """Generate `count` more tokens of each sequence."""
         goals = {s: len(s.output) + count for s in sequences}
         while waiting := [s for s in sequences if len(s.output) < goals[s] and not s.error]:
             before = sum(len(s.output) for s in waiting)
@@ -172,12 +176,12 @@ class ScriptedCore:
             is_moving = (
                 any(s.error for s in waiting) or sum(len(s.output) for s in waiting) > before
             )
-            require(is_moving, "the worker chose no token for rows that ask for one")
+            require(is_moving, "the worker sampled no token for rows that request one")
 
     def build(
         self, work: Mapping[LiveSequence, int], *, on_device: bool = False
     ) -> SchedulerOutput:
-        """One step, as it arrives on the other side. The caller sees to it that it is legal."""
+        """Build one step, encoded and decoded. The caller must ensure that it is legal."""
         added, arrays = list[NewSequence](), StepArrays()
         for sequence, count in work.items():
             is_sampled = count == sequence.num_left and sequence.pooling == "none"
@@ -200,9 +204,7 @@ class ScriptedCore:
         )
 
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
-        """Send a step, with the masks it waits for; take its result and hold it against what was
-        asked.
-        """
+        """Submit a step, and late masks if any. Collects the result and checks it."""
         self.rules.submit(step)
         self.worker.submit(step)
         if self._late_masks is not None:
@@ -212,27 +214,27 @@ class ScriptedCore:
         output = self.worker.collect(COLLECT_SECONDS)
         self.rules.collect(output)
         if output is None:
-            raise CheckFailedError(f"no result came within {COLLECT_SECONDS:.0f} s")
+            raise CheckFailedError(f"no result within {COLLECT_SECONDS:.0f} s")
         output = decode(ModelRunnerOutput, encode(output))
         check_output(step, output, self.agreement)
         self._apply(step, output)
         return output
 
     def control(self, name: str, **arguments: object) -> ControlResult:
-        """Ask for something outside the steps."""
+        """Send a control request."""
         request = Control(name, {key: str(value) for key, value in arguments.items()})
         return self.worker.control(decode(Control, encode(request)))
 
     def must_control(self, name: str, **arguments: object) -> None:
-        """The same, and it must be done."""
+        """Send a control request that must succeed."""
         result = self.control(name, **arguments)
-        require(result.ok, f"`{name}` was refused: {result.message}")
+        require(result.ok, f"`{name}` was rejected: {result.message}")
 
     def expect_refusal(self, name: str, why: str, **arguments: object) -> None:
-        """The same, and it must be refused with a reason."""
+        """Send a control request that must be rejected with a reason."""
         result = self.control(name, **arguments)
-        require(not result.ok, f"`{name}` was done although {why}")
-        require(bool(result.message), f"`{name}` was refused without a reason")
+        require(not result.ok, f"`{name}` succeeded although {why}")
+        require(bool(result.message), f"`{name}` was rejected without a reason")
 
     def _apply(self, step: SchedulerOutput, output: ModelRunnerOutput) -> None:
         counts = dict(zip(step.rows.sequence.tolist(), step.rows.count.tolist(), strict=True))
@@ -261,7 +263,7 @@ class ScriptedCore:
             self.live[vector.sequence].pooled = vector.values
 
     def _legal(self, pending: Mapping[LiveSequence, int]) -> dict[LiveSequence, int]:
-        """As much of the pending work as one step may hold."""
+        """As much of the pending work as one step may contain."""
         limits = self.agreement.limits
         decodes = [s for s in pending if s.is_decoding][
             : limits.max_step_tokens // limits.tokens_per_step
@@ -273,7 +275,7 @@ class ScriptedCore:
         chosen = dict[LiveSequence, int]()
         for sequence in prefills[: limits.max_prefills or len(prefills)]:
             if sequence.encoder_tokens and not sequence.is_introduced:
-                # An encoder runs whole; alone in its step it may be of any length.
+                # An encoder's input is not divided. Alone in its step it may have any length.
                 return {sequence: min(pending[sequence], limits.max_step_tokens)}
             count = min(pending[sequence], budget)
             if count < pending[sequence]:
@@ -288,9 +290,7 @@ class ScriptedCore:
         return {**dict.fromkeys(decodes, 1), **chosen}
 
     def _budget(self, sequence: LiveSequence) -> tuple[list[int], int]:
-        """Guesses at the next tokens of a sequence that decodes, and how many tokens it may
-        choose.
-        """
+        """Draft tokens for a decoding sequence, and the number of tokens that it may sample."""
         limits = self.agreement.limits
         num_left = max(limits.max_total_tokens - len(sequence.tokens), 1)
         most = min(limits.tokens_per_step, num_left) if sequence.is_decoding else 1
@@ -331,7 +331,7 @@ class ScriptedCore:
     def _step(
         self, added: list[NewSequence], rows: Rows, masks: GrammarMasks | None
     ) -> SchedulerOutput:
-        """The next step, as bytes and back."""
+        """Build the next step, encode it and decode it."""
         mask = "none" if masks is None else self.mask_mode
         self._late_masks = masks if mask == "late" else None
         inline = masks if mask == "inline" else None
@@ -354,6 +354,6 @@ class ScriptedCore:
 
 
 def _shuffled(plan: KVCachePlan, kinds: tuple[str, ...], rng: random.Random) -> list[int]:
-    """The blocks that groups of these kinds share, in no order."""
+    """The blocks that groups of these kinds share, in random order."""
     num_blocks = min((group.num_blocks for group in plan.groups if group.kind in kinds), default=0)
     return rng.sample(range(num_blocks), num_blocks)

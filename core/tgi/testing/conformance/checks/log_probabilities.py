@@ -15,7 +15,7 @@ __all__ = ["CHECKS"]
 
 def _logprobs(under_test: BackendUnderTest) -> None:
     core = under_test.core()
-    not_applicable(not core.agreement.has("logprobs"), "`logprobs` was not agreed")
+    not_applicable(not core.agreement.has("logprobs"), "`logprobs` was not negotiated")
     has_tops = "top_n_tokens" in core.agreement.sampling
     drawn = "temperature" in core.agreement.sampling
     most = int(min(5, core.agreement.sampling_caps.get("top_n_tokens", 5)))
@@ -39,14 +39,14 @@ def _logprobs(under_test: BackendUnderTest) -> None:
         core.generate(batch, 4)
         for sequence in batch:
             missing = [value for value in sequence.logprobs if value != value]  # noqa: PLR0124 - NaN test
-            require(not missing, "a log probability that was agreed is missing")
+            require(not missing, "a requested log probability is missing")
             check_sequence(under_test.models.get(), sequence, core.agreement)
         core.drop(*batch)
 
 
 def _top_ties(under_test: BackendUnderTest) -> None:
     not_applicable(
-        "top_n_tokens" not in under_test.agreement().sampling, "`top_n_tokens` was not agreed"
+        "top_n_tokens" not in under_test.agreement().sampling, "`top_n_tokens` was not negotiated"
     )
     model = under_test.models.tied()
     with under_test.serving(model) as core:
@@ -59,13 +59,15 @@ def _top_ties(under_test: BackendUnderTest) -> None:
             got = [token for token, _ in tops]
             require(
                 got == tied,
-                f"tokens tied with the last of the first 2 are all given, by id: {tied}, not {got}",
+                f"all tokens that tie with the last one are returned, by id: {tied}, not {got}",
             )
 
 
 def _prompt_scores(under_test: BackendUnderTest) -> None:
     core = under_test.core()
-    not_applicable(not core.agreement.has("prompt_logprobs"), "`prompt_logprobs` was not agreed")
+    not_applicable(
+        not core.agreement.has("prompt_logprobs"), "`prompt_logprobs` was not negotiated"
+    )
     sampling = SamplingParams(prompt_logprobs=True)
     for length in (1, 2, 40):
         whole = core.add(prompt_of(length), sampling)
@@ -87,14 +89,14 @@ CHECKS: Sequence[Check] = (
     Check(
         "C-44b",
         "features",
-        "top tokens that tie with the last are all given",
+        "all top tokens that tie with the last are returned",
         _top_ties,
         "logprobs",
     ),
     Check(
         "C-45",
         "features",
-        "prompt scores match, whole and in chunks",
+        "prompt scores match, for whole prompts and chunks",
         _prompt_scores,
         "prompt_logprobs",
     ),

@@ -13,21 +13,19 @@ from tgi.testing.conformance.scripted_core import ScriptedCore
 
 __all__ = ["CHECKS"]
 
-_MASK_SECONDS = 2.0  # that a worker may wait for masks that do not come
+_MASK_SECONDS = 2.0  # maximum time that a worker may wait for masks that are not submitted
 
 
 def _inline_masks(under_test: BackendUnderTest) -> None:
     core = under_test.core()
-    not_applicable(not core.agreement.has("mask"), "`mask` was not agreed")
+    not_applicable(not core.agreement.has("mask"), "`mask` was not negotiated")
     _check_masks(under_test, core)
 
 
 def _late_masks(under_test: BackendUnderTest) -> None:
-    """Masks that follow their step act as those that come with it; a step whose masks do not come
-    fails and nothing else.
-    """
+    """Late masks act like inline masks. If they are missing, only their step fails."""
     core = under_test.core()
-    not_applicable(not core.agreement.has("late_mask"), "`late_mask` was not agreed")
+    not_applicable(not core.agreement.has("late_mask"), "`late_mask` was not negotiated")
     core.mask_mode = "late"
     _check_masks(under_test, core)
     sequence = core.add(prompt_of(7))
@@ -37,9 +35,9 @@ def _late_masks(under_test: BackendUnderTest) -> None:
     try:
         output = core.worker.collect(_MASK_SECONDS)
     except StepError as error:
-        require(error.retryable, "a step whose masks did not come may not be tried again")
+        require(error.retryable, "a step whose masks are missing may not be retried")
     else:
-        raise CheckFailedError(f"a step whose masks did not come has the result {output}")
+        raise CheckFailedError(f"a step whose masks are missing has the result {output}")
     core.forget(step)
     _check_masks(under_test, core)
 
@@ -70,9 +68,15 @@ CHECKS: Sequence[Check] = (
     Check(
         "C-46a",
         "features",
-        "only allowed tokens are chosen, and only masked rows are touched",
+        "masked rows sample only allowed tokens, and other rows are unaffected",
         _inline_masks,
         "mask",
     ),
-    Check("C-46b", "features", "masks may follow their step, and must", _late_masks, "late_mask"),
+    Check(
+        "C-46b",
+        "features",
+        "late masks work, and a step whose masks are missing fails",
+        _late_masks,
+        "late_mask",
+    ),
 )

@@ -1,6 +1,4 @@
-"""Checks of choosing tokens: greedy, every agreed field, penalties, draws, masks, log
-probabilities.
-"""
+"""Checks of sampling: greedy, sampling fields, penalties, draws, masks and log probabilities."""
 
 from __future__ import annotations
 
@@ -50,9 +48,7 @@ _CLEAR_Z_SCORE = 4.0
 
 
 def _seen(core: ScriptedCore, sampling: SamplingParams) -> SamplingParams:
-    """With processed log probabilities where they are agreed: they show the whole distribution's
-    scale.
-    """
+    """Add processed log probabilities if negotiated, since they show the whole distribution."""
     mode = "processed" if core.agreement.has("logprobs") else "none"
     values = {name: getattr(sampling, name) for name in sampling.__struct_fields__} | {
         "logprobs": mode
@@ -67,7 +63,7 @@ def _run(
     prompt: list[int],
     count: int,
 ) -> None:
-    """Each case in a sequence of its own, as many at a time as were agreed."""
+    """Run each case in its own sequence, as many at a time as negotiated."""
     most = core.agreement.limits.max_sequences
     for first in range(0, len(cases), most):
         batch = [
@@ -82,7 +78,7 @@ def _run(
 def _capped(
     core: ScriptedCore, cases: Mapping[str, tuple[SamplingParams, ...]]
 ) -> list[SamplingParams]:
-    """Cases of the agreed fields, within their caps."""
+    """The cases for negotiated fields, within their limits."""
     agreement = core.agreement
     return [
         sampling
@@ -104,8 +100,8 @@ def _greedy_ties(under_test: BackendUnderTest) -> None:
             is_lowest = all(token < hidden for token in sequence.output)
             require(
                 is_lowest,
-                f"of equal logits the lowest id wins; chosen were {sequence.output}, lowest are"
-                f" below {hidden}",
+                f"of equal logits the lowest id must be chosen; {sequence.output} were chosen, the"
+                f" lowest ids are below {hidden}",
             )
             check_sequence(model, sequence, core.agreement)
             core.drop(sequence)
@@ -114,7 +110,7 @@ def _greedy_ties(under_test: BackendUnderTest) -> None:
 def _fields(under_test: BackendUnderTest) -> None:
     core = under_test.core()
     cases = _capped(core, FIELD_CASES)
-    not_applicable(not cases, "no field that shapes a draw was agreed")
+    not_applicable(not cases, "no sampling field for drawn tokens was negotiated")
     _run(under_test, core, cases, prompt_of(12), _NUM_DRAWN)
 
 
@@ -134,14 +130,14 @@ def _all_fields_together(under_test: BackendUnderTest) -> None:
         for n, v in wanted.items()
         if n in core.agreement.sampling
     }
-    not_applicable(len(agreed) < 2, "fewer than two fields were agreed")
+    not_applicable(len(agreed) < 2, "fewer than two sampling fields were negotiated")
     _run(under_test, core, [SamplingParams(greedy=False, **agreed)], prompt_of(10), _NUM_DRAWN)  # type: ignore[arg-type]
 
 
 def _penalties(under_test: BackendUnderTest) -> None:
     core = under_test.core()
     cases = _capped(core, _PENALTY_CASES)
-    not_applicable(not cases, "no penalty, bias or watermark was agreed")
+    not_applicable(not cases, "no penalty, bias or watermark was negotiated")
     prompt = [5, 9, 9, 9, 11, 5, 30, 31, 32, 33]
     _run(under_test, core, cases, prompt, 8)
     for (
@@ -154,12 +150,11 @@ def _penalties(under_test: BackendUnderTest) -> None:
 
 
 def _draws(under_test: BackendUnderTest) -> None:
-    """The core's draws alone decide: twice the same ones give the same tokens, alone and in
-    company.
-    """
+    """Only the draws of the core matter: the same draws give the same tokens in any batch."""
     core = under_test.core()
     not_applicable(
-        "temperature" not in core.agreement.sampling, "no field that shapes a draw was agreed"
+        "temperature" not in core.agreement.sampling,
+        "no sampling field for drawn tokens was negotiated",
     )
     drawn, prompt = SamplingParams(greedy=False), prompt_of(9)
     alone = core.add(prompt, drawn, seed=11)
@@ -172,17 +167,17 @@ def _draws(under_test: BackendUnderTest) -> None:
     check_sequences(under_test.models.get(), together, core.agreement)
     require(
         len({tuple(s.output) for s in together}) == (most + 1) // 2,
-        "sequences of different seeds are equal",
+        "sequences with different seeds are equal",
     )
 
 
 def _same_to_the_last_bit(under_test: BackendUnderTest) -> None:
-    """Alone, in company, in chunks: log probabilities are equal, not only near."""
+    """Log probabilities are bit-identical alone, in a batch and in chunks."""
     core = under_test.core()
-    not_applicable(not core.agreement.has("deterministic"), "`deterministic` was not agreed")
+    not_applicable(not core.agreement.has("deterministic"), "`deterministic` was not negotiated")
     not_applicable(
         not core.agreement.has("logprobs"),
-        "only log probabilities could show it, and they were not agreed",
+        "the check needs log probabilities, which were not negotiated",
     )
     raw, limits = SamplingParams(logprobs="raw"), core.agreement.limits
     alone = core.add(prompt_of(25), raw)
@@ -196,10 +191,10 @@ def _same_to_the_last_bit(under_test: BackendUnderTest) -> None:
     if limits.chunked and limits.chunk_multiple < len(alone.prompt):
         core.advance({again: limits.chunk_multiple})
     core.generate([again, *company], 6)
-    require(again.output == alone.output, f"tokens {again.output} in company, {alone.output} alone")
+    require(again.output == alone.output, f"tokens {again.output} in a batch, {alone.output} alone")
     require(
         again.logprobs == alone.logprobs,
-        f"log probabilities {again.logprobs} in company, {alone.logprobs} alone",
+        f"log probabilities {again.logprobs} in a batch, {alone.logprobs} alone",
     )
 
 
@@ -211,15 +206,17 @@ def _mixed_rows(under_test: BackendUnderTest) -> None:
         *_capped(core, _PENALTY_CASES)[:3],
         SamplingParams(),
     ]
-    not_applicable(core.agreement.limits.max_sequences < 2, "one sequence at a time was agreed")
+    not_applicable(
+        core.agreement.limits.max_sequences < 2, "only one concurrent sequence was negotiated"
+    )
     _run(under_test, core, cases, prompt_of(14), 6)
 
 
 def _watermark(under_test: BackendUnderTest) -> None:
-    """The detector finds the watermark in drawn text, and none where none was asked for."""
+    """The detector finds the watermark in drawn text, and none without a watermark."""
     core = under_test.core()
-    not_applicable("watermark" not in core.agreement.sampling, "`watermark` was not agreed")
-    not_applicable("temperature" not in core.agreement.sampling, "drawing was not agreed")
+    not_applicable("watermark" not in core.agreement.sampling, "`watermark` was not negotiated")
+    not_applicable("temperature" not in core.agreement.sampling, "drawing was not negotiated")
     marked = SamplingParams(greedy=False, watermark_gamma=0.5, watermark_delta=6.0)
     for sampling, is_marked in ((marked, True), (SamplingParams(greedy=False), False)):
         sequence = core.add(prompt_of(8), sampling, seed=3)
@@ -239,21 +236,23 @@ CHECKS: Sequence[Check] = (
     Check(
         "C-39",
         "basic",
-        "greedy takes the likeliest token, of equal ones the lowest id",
+        "greedy sampling chooses the most likely token, of equal ones the lowest id",
         _greedy_ties,
     ),
-    Check("C-40a", "serving", "each agreed field shapes the draw as the reference does", _fields),
-    Check("C-40b", "serving", "fields act together in their order", _all_fields_together),
+    Check("C-40a", "serving", "each negotiated sampling field acts as in the reference", _fields),
+    Check("C-40b", "serving", "sampling fields act together in their order", _all_fields_together),
     Check(
-        "C-41", "serving", "penalties, bias and watermark match, after a preemption too", _penalties
+        "C-41", "serving", "penalties, bias and watermark match, even after preemption", _penalties
     ),
-    Check("C-42a", "serving", "the core's draws decide, whatever the batch", _draws),
-    Check("C-43", "serving", "rows of different sampling do not touch each other", _mixed_rows),
-    Check("C-59b", "serving", "the watermark is found, and only where it is", _watermark),
+    Check("C-42a", "serving", "only the draws determine sampled tokens, in any batch", _draws),
+    Check(
+        "C-43", "serving", "rows with different sampling parameters are independent", _mixed_rows
+    ),
+    Check("C-59b", "serving", "the watermark is detected only where it was requested", _watermark),
     Check(
         "C-42b",
         "features",
-        "company changes not a bit of a log probability",
+        "log probabilities are bit-identical in any batch",
         _same_to_the_last_bit,
         "deterministic",
     ),
