@@ -27,11 +27,12 @@ from roofline import Roofline, measure
 
 from tgi.architectures import ModelSpec, load_spec
 from tgi_cpu import machine
-from tgi_cpu.native import BLOCK_TOKENS, BatchRecord, NativeLibrary, OpRecord, load_library
+from tgi_cpu.native import NativeLibrary, load_library
 from tgi_cpu.native_builder import Kind
 from tgi_cpu.native_cache import NativeCache
 from tgi_cpu.native_engine import Engine
 from tgi_cpu.native_program import NativeProgram, build_program
+from tgi_cpu.native_records import BLOCK_TOKENS, BatchRecord, OpRecord
 from tgi_cpu.native_weights import NativeWeights
 
 _MAX_STEP_TOKENS = 1024

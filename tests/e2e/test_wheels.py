@@ -80,6 +80,17 @@ def test_the_core_requires_no_framework_and_contains_every_file(wheels):
 
 
 @pytest.mark.long
+def download_wheels(dist, folder):
+    """Download the wheels of the package in `dist` and of all its requirements."""
+    torch = subprocess.check_output(
+        [sys.executable, "-c", "import torch; print(torch.__version__.split('+')[0])"], text=True
+    )
+    command = [sys.executable, "-m", "pip", "download", "-q", "-d", folder, "--find-links", dist]
+    # Pin the exact version, because another project on the public index is named `tgi`.
+    wanted = (f"tgi[cpu]=={__version__}", f"torch=={torch.strip()}")
+    subprocess.run([*command, "-c", str(ROOT / "constraints.txt"), *wanted], check=True)
+
+
 def test_wheels_install_without_an_index_and_serve(wheels, tmp_path):
     """Third-party wheels are taken from the folder in TGI_WHEELHOUSE. If the variable is not set,
     they are downloaded first.
@@ -87,24 +98,7 @@ def test_wheels_install_without_an_index_and_serve(wheels, tmp_path):
     third_party = os.environ.get("TGI_WHEELHOUSE") or str(tmp_path / "wheelhouse")
     dist = str(wheels["tgi"].parent)
     if "TGI_WHEELHOUSE" not in os.environ:
-        torch = subprocess.check_output(
-            [sys.executable, "-c", "import torch; print(torch.__version__.split('+')[0])"],
-            text=True,
-        )
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "-q",
-            "-d",
-            third_party,
-            "--find-links",
-            dist,
-        ]
-        # Pin the exact version, because another project on the public index is named `tgi`.
-        wanted = (f"tgi[cpu]=={__version__}", f"torch=={torch.strip()}")
-        subprocess.run([*command, "-c", str(ROOT / "constraints.txt"), *wanted], check=True)
+        download_wheels(dist, third_party)
     venv.create(tmp_path / "clean", with_pip=True)
     python = str(tmp_path / "clean" / "bin" / "python")
     install = [

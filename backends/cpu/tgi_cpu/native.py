@@ -1,7 +1,7 @@
-"""The library of native kernels, its records and its memory.
+"""The library of native kernels and its memory.
 
 The library is built at installation if a compiler is available. Without it the backend works, but
-more slowly. The records mirror `native/program.h`, and loading compares their sizes.
+more slowly. Loading compares the sizes of the records on both sides.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ctypes
 import mmap
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from ctypes import c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -19,170 +19,19 @@ import numpy as np
 import numpy.typing as npt
 
 from tgi_cpu import machine
+from tgi_cpu.native_records import (
+    OUTLIER,
+    PANEL_COLUMNS,
+    RECORD_BYTES,
+    AttentionRecord,
+    QuantizedRecord,
+    round_up,
+)
 
-__all__ = [
-    "SAMPLE_RESULT",
-    "SAMPLE_ROW",
-    "TOP_TOKEN",
-    "AttentionRecord",
-    "BatchRecord",
-    "CompressedRecord",
-    "NativeLibrary",
-    "OpRecord",
-    "QuantizedRecord",
-    "load_library",
-    "round_up",
-]
+__all__ = ["NativeLibrary", "load_library"]
 
-PANEL_COLUMNS = 32
-BLOCK_TOKENS = 32
 _HUGE_PAGE = 2 << 20
 _LIBRARY_GLOB = "_native*.so"
-
-
-class AttentionRecord(Structure):
-    """Mirrors `tgi::AttentionLayer`."""
-
-    _fields_ = (
-        ("num_heads", c_int32),
-        ("num_kv_heads", c_int32),
-        ("head_dim", c_int32),
-        ("rotary_dim", c_int32),
-        ("interleaved", c_int32),
-        ("window", c_int32),
-        ("qk_norm_kind", c_int32),
-        ("scale", c_float),
-        ("softcap", c_float),
-        ("qk_norm_epsilon", c_float),
-        ("q_norm", c_void_p),
-        ("k_norm", c_void_p),
-        ("slopes", c_void_p),
-        ("sinks", c_void_p),
-        ("cosines", c_void_p),
-        ("sines", c_void_p),
-        ("keys", c_void_p),
-        ("values", c_void_p),
-    )
-
-
-class QuantizedRecord(Structure):
-    """Mirrors `tgi::QuantizedWeight`."""
-
-    _fields_ = (
-        ("codes", c_void_p),
-        ("scales", c_void_p),
-        ("bits", c_int32),
-        ("group_size", c_int32),
-    )
-
-
-class CompressedRecord(Structure):
-    """Mirrors `tgi::CompressedWeight`."""
-
-    _fields_ = (
-        ("panels", c_void_p),
-        ("outliers", c_void_p),
-        ("outlier_starts", c_void_p),
-    )
-
-
-class OpRecord(Structure):
-    """Mirrors `tgi::Op`."""
-
-    _fields_ = (
-        ("kind", c_int32),
-        ("store", c_int32),
-        ("activation", c_int32),
-        ("norm_kind", c_int32),
-        ("num_columns", c_int64),
-        ("num_inputs", c_int64),
-        ("weight", c_void_p),
-        ("bias", c_void_p),
-        ("source", c_void_p),
-        ("target", c_void_p),
-        ("attention", POINTER(AttentionRecord)),
-        ("positions", c_void_p),
-        ("scale", c_float),
-        ("epsilon", c_float),
-        ("position_offset", c_int32),
-        ("target_is_float", c_int32),
-        ("quantized", POINTER(QuantizedRecord)),
-        ("compressed", POINTER(CompressedRecord)),
-    )
-
-
-class BatchRecord(Structure):
-    """Mirrors `tgi::Batch`."""
-
-    _fields_ = (
-        ("num_tokens", c_int64),
-        ("num_rows", c_int64),
-        ("max_blocks", c_int64),
-        ("token_ids", c_void_p),
-        ("positions", c_void_p),
-        ("slots", c_void_p),
-        ("query_starts", c_void_p),
-        ("context_lens", c_void_p),
-        ("block_tables", c_void_p),
-    )
-
-
-OUTLIER = np.dtype([("input", np.int32), ("column", np.uint16), ("value", np.uint16)])
-"""Mirrors `tgi::Outlier`."""
-
-SAMPLE_ROW = np.dtype(
-    [
-        ("watermark_delta", np.float64),
-        ("watermark_limit", np.uint64),
-        ("bias_ids", np.uint64),
-        ("biases", np.uint64),
-        ("num_biases", np.int64),
-        ("context", np.uint64),
-        ("context_length", np.int64),
-        ("num_prompt_tokens", np.int64),
-        ("repetition_penalty", np.float64),
-        ("relative_frequency_penalty", np.float64),
-        ("frequency_penalty", np.float64),
-        ("presence_penalty", np.float64),
-        ("mask", np.uint64),
-        ("temperature", np.float64),
-        ("top_k", np.int64),
-        ("top_p", np.float64),
-        ("typical_p", np.float64),
-        ("min_p", np.float64),
-        ("draw", np.float32),
-        ("greedy", np.int32),
-        ("has_penalties", np.int32),
-        ("logprobs", np.int32),
-        ("top_n", np.int32),
-        ("unused", np.int32),
-    ],
-    align=True,
-)
-"""Mirrors `tgi::SampleRow`. Pointers are stored as unsigned integers."""
-
-SAMPLE_RESULT = np.dtype(
-    [("token", np.int32), ("problem", np.int32), ("logprob", np.float32), ("num_tops", np.int32)],
-    align=True,
-)
-"""Mirrors `tgi::SampleResult`."""
-
-TOP_TOKEN = np.dtype([("logprob", np.float32), ("id", np.int32)], align=True)
-"""Mirrors `tgi::TopToken`."""
-
-# In the order in which `tgi_record_size` numbers the records.
-_RECORD_BYTES = (
-    *(
-        ctypes.sizeof(record)
-        for record in (OpRecord, BatchRecord, AttentionRecord, QuantizedRecord, CompressedRecord)
-    ),
-    *(record.itemsize for record in (SAMPLE_ROW, SAMPLE_RESULT, TOP_TOKEN)),
-)
-
-
-def round_up(value: int, multiple: int) -> int:
-    """The smallest multiple of `multiple` that is not less than `value`."""
-    return -(-value // multiple) * multiple
 
 
 @final
@@ -333,6 +182,19 @@ def load_library(folder: Path | None = None) -> NativeLibrary | None:
     if not paths:
         return None
     functions: Any = ctypes.CDLL(str(paths[0]))
+    _declare_functions(functions)
+    for number, expected in enumerate(RECORD_BYTES):
+        found = functions.tgi_record_size(number)
+        if expected != found:
+            raise ImportError(
+                f"{paths[0].name}: record {number} has {found} bytes there and {expected} here;"
+                " build it again"
+            )
+    return NativeLibrary(functions)
+
+
+def _declare_functions(functions: Any) -> None:  # noqa: ANN401 - ctypes types them at run time
+    """Declare the signature of every function of the library."""
     _declare(functions.tgi_supported, c_int32)
     _declare(functions.tgi_record_size, c_int64, c_int32)
     _declare(functions.tgi_scratch_floats, c_int64, c_void_p)
@@ -385,14 +247,6 @@ def load_library(folder: Path | None = None) -> NativeLibrary | None:
         c_void_p,
     )
     _declare(functions.tgi_sampler_tops, None, c_void_p, c_int64, c_void_p)
-    for number, expected in enumerate(_RECORD_BYTES):
-        found = functions.tgi_record_size(number)
-        if expected != found:
-            raise ImportError(
-                f"{paths[0].name}: record {number} has {found} bytes there and {expected} here;"
-                " build it again"
-            )
-    return NativeLibrary(functions)
 
 
 def _declare(function: Any, result: Any, *arguments: Callable[..., object]) -> None:  # noqa: ANN401 - ctypes' own types

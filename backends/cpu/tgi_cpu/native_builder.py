@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from tgi.architectures import Attention, ModelSpec, Norm, Rope
 from tgi.architectures.rope import inverse_frequencies
-from tgi_cpu.native import PANEL_COLUMNS, AttentionRecord, NativeLibrary, OpRecord, round_up
+from tgi_cpu.native import NativeLibrary
 from tgi_cpu.native_cache import NativeCache
+from tgi_cpu.native_records import PANEL_COLUMNS, AttentionRecord, OpRecord, round_up
 from tgi_cpu.native_support import ACTIVATIONS
 from tgi_cpu.native_weights import Float32Array, NativeWeights
 from tgi_torch.attention.alibi import alibi_slopes

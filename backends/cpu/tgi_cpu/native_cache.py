@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tgi.architectures import Attention, ModelSpec
-from tgi_cpu.native import BLOCK_TOKENS, PANEL_COLUMNS, NativeLibrary, round_up
+from tgi_cpu.native import NativeLibrary
+from tgi_cpu.native_records import BLOCK_TOKENS, PANEL_COLUMNS, round_up
 
 __all__ = ["NativeCache"]
 

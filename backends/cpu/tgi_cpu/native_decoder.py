@@ -14,11 +14,12 @@ from torch import Tensor
 
 from tgi.architectures import ModelSpec
 from tgi.backend import Limits
-from tgi_cpu.native import BLOCK_TOKENS, BatchRecord, NativeLibrary, OpRecord
+from tgi_cpu.native import NativeLibrary
 from tgi_cpu.native_builder import Kind
 from tgi_cpu.native_cache import NativeCache
 from tgi_cpu.native_engine import Engine
 from tgi_cpu.native_program import NativeProgram, build_program
+from tgi_cpu.native_records import BLOCK_TOKENS, BatchRecord, OpRecord
 from tgi_cpu.native_sampler import BoundRows, NativeSampler
 from tgi_cpu.native_weights import NativeWeights
 from tgi_torch.attention.paged import AttentionMetadata

@@ -11,7 +11,8 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
-from tgi_cpu.native import TOP_TOKEN, BatchRecord, NativeLibrary, OpRecord
+from tgi_cpu.native import NativeLibrary
+from tgi_cpu.native_records import TOP_TOKEN, BatchRecord, OpRecord
 
 __all__ = ["Engine", "SamplerHandle"]
 

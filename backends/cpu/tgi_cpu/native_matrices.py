@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tgi_cpu.native import PANEL_COLUMNS, CompressedRecord, NativeLibrary, QuantizedRecord, round_up
+from tgi_cpu.native import NativeLibrary
+from tgi_cpu.native_records import PANEL_COLUMNS, CompressedRecord, QuantizedRecord, round_up
 from tgi_torch.weights.weight_formats import WeightFormat
 
 __all__ = ["CompressedMatrix", "Matrix", "MatrixPlan", "PackedMatrix", "QuantizedMatrix"]

@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from tgi.architectures import MLP, Attention, Block, Branch, ModelSpec
 from tgi.architectures.parameter_names import mixer_tag
-from tgi_cpu.native import NativeLibrary, OpRecord
+from tgi_cpu.native import NativeLibrary
 from tgi_cpu.native_builder import Array, Kind, ProgramBuilder, Store
 from tgi_cpu.native_cache import NativeCache
+from tgi_cpu.native_records import OpRecord
 from tgi_cpu.native_weights import Float32Array, NativeWeights
 
 __all__ = ["NativeProgram", "build_program"]

@@ -17,8 +17,9 @@ from torch import Tensor
 from tgi.architectures import MLP, Attention, ModelSpec
 from tgi.architectures.parameter_names import mixer_tag
 from tgi.architectures.weight_map import tensor_shapes
-from tgi_cpu.native import NativeLibrary, round_up
+from tgi_cpu.native import NativeLibrary
 from tgi_cpu.native_matrices import Matrix, MatrixPlan, PackedMatrix, QuantizedMatrix
+from tgi_cpu.native_records import round_up
 from tgi_torch.weights.weight_formats import Quantization
 
 __all__ = ["Float32Array", "NativeWeights", "plan_matrices"]

@@ -15,8 +15,9 @@ from torch import Tensor
 from tgi.architectures import ModelSpec
 from tgi.backend import EngineConfig, ModelError, Worker, WorkerReporter
 from tgi_cpu import machine
-from tgi_cpu.native import BLOCK_TOKENS, NativeLibrary, load_library
+from tgi_cpu.native import NativeLibrary, load_library
 from tgi_cpu.native_decoder import NativeDecodeProgram, NativeModel, native_loader
+from tgi_cpu.native_records import BLOCK_TOKENS
 from tgi_cpu.native_sampler import NativeSampler
 from tgi_cpu.native_support import unsupported
 from tgi_torch.memory import compute_dtype

@@ -79,19 +79,8 @@ def ragged_attention(
     `tgi_tpu.attention.attend` is the reference for this kernel.
     """
     num_tokens, num_heads, head_dim = query.shape
-    num_kv_heads, block_size = pages.shape[2] // 2, pages.shape[1]
-    group_size = num_heads // num_kv_heads
-    tile = min(num_tokens, max(8, _ROWS // group_size))
-    tiling = _Tiling(
-        tokens=tile,
-        blocks=min(step.block_tables.shape[1], max(1, _KEYS // block_size)),
-        block_size=block_size,
-        group_size=group_size,
-        num_kv_heads=num_kv_heads,
-        head_dim=head_dim,
-        has_slopes="alibi_slopes" in vectors,
-        has_sinks="sinks" in vectors,
-    )
+    tiling = _tiling_of(query, pages, step, vectors)
+    tile, num_kv_heads, group_size = tiling.tokens, tiling.num_kv_heads, tiling.group_size
     num_tiles = math.ceil(num_tokens / tile)
     padded = jnp.pad(query, ((0, num_tiles * tile - num_tokens), (0, 0), (0, 0)))
     by_head = jnp.moveaxis(padded.reshape(-1, num_kv_heads, group_size, head_dim), 1, 0).reshape(
@@ -126,6 +115,22 @@ def ragged_attention(
     )(*scalars, by_head, row_tokens, *by_row, pages)
     by_token = jnp.moveaxis(out.reshape(num_kv_heads, -1, group_size, head_dim), 0, 1)
     return by_token.reshape(-1, num_heads, head_dim)[:num_tokens]
+
+
+def _tiling_of(query: jax.Array, pages: jax.Array, step: StepArrays, vectors: Vectors) -> _Tiling:
+    num_tokens, num_heads, head_dim = query.shape
+    num_kv_heads, block_size = pages.shape[2] // 2, pages.shape[1]
+    group_size = num_heads // num_kv_heads
+    return _Tiling(
+        tokens=min(num_tokens, max(8, _ROWS // group_size)),
+        blocks=min(step.block_tables.shape[1], max(1, _KEYS // block_size)),
+        block_size=block_size,
+        group_size=group_size,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        has_slopes="alibi_slopes" in vectors,
+        has_sinks="sinks" in vectors,
+    )
 
 
 def _present(tiling: _Tiling) -> list[str]:
@@ -211,6 +216,43 @@ class _Walk:
         )
 
 
+@final
+@dataclass(frozen=True)
+class _BlockCopies:
+    """The asynchronous copies that bring the blocks of a group into one of two buffers (`slot`)."""
+
+    tiling: _Tiling
+    context_lens: Ref
+    block_tables: Ref
+    pages: Ref
+    buffers: Ref
+    semaphores: Ref
+
+    def start(self, sequence: jax.Array, group: jax.Array, slot: jax.Array) -> None:
+        """Start the copies of the blocks that contain tokens."""
+        for is_needed, copy in self._of(sequence, group, slot):
+            pl.when(is_needed)(copy.start)
+
+    def wait(self, sequence: jax.Array, group: jax.Array, slot: jax.Array) -> None:
+        """Wait for the copies that `start` started."""
+        for is_needed, copy in self._of(sequence, group, slot):
+            pl.when(is_needed)(copy.wait)
+
+    def _of(
+        self, sequence: jax.Array, group: jax.Array, slot: jax.Array
+    ) -> list[tuple[jax.Array, Any]]:
+        """For each block of a group, whether it is needed, and its copy operation."""
+        num_blocks = pl.cdiv(self.context_lens[sequence], self.tiling.block_size)
+        last_column = self.block_tables.shape[1] - 1
+        found = []
+        for i in range(self.tiling.blocks):
+            block = group * self.tiling.blocks + i
+            source = self.pages.at[self.block_tables[sequence, jnp.minimum(block, last_column)]]
+            copy = pltpu.make_async_copy(source, self.buffers.at[slot, i], self.semaphores.at[slot])
+            found.append((block < num_blocks, copy))
+        return found
+
+
 def _kernel(tiling: _Tiling, rule: AttentionRule, *refs: Ref) -> None:
     """Compute one tile of queries. The references are those of `_grid_spec`, in its order."""
     (
@@ -226,32 +268,12 @@ def _kernel(tiling: _Tiling, rule: AttentionRule, *refs: Ref) -> None:
     *by_row, pages, out, buffers, semaphores, largest, total, weighted = rest
     number, num_sequences = pl.program_id(0), num_sequences_ref[0]
     walk = _Walk(tiling, rule, number * tiling.tokens, cu_query_lens, context_lens)
+    copies = _BlockCopies(tiling, context_lens, block_tables, pages, buffers, semaphores)
     slopes = by_row[0] if tiling.has_slopes else None
     sinks = by_row[-1] if tiling.has_sinks else None
     weighted[...] = jnp.zeros(weighted.shape, jnp.float32)
     largest[...] = jnp.full(largest.shape, _HIDDEN, jnp.float32) if sinks is None else sinks[...]
     total[...] = jnp.full(total.shape, 0.0 if sinks is None else 1.0, jnp.float32)
-
-    def copies(
-        sequence: jax.Array, group: jax.Array, slot: jax.Array
-    ) -> list[tuple[jax.Array, Any]]:
-        """For each block of a group, whether it is needed, and its copy operation."""
-        num_blocks = pl.cdiv(context_lens[sequence], tiling.block_size)
-        found = []
-        for i in range(tiling.blocks):
-            block = group * tiling.blocks + i
-            source = pages.at[block_tables[sequence, jnp.minimum(block, block_tables.shape[1] - 1)]]
-            found.append(
-                (
-                    block < num_blocks,
-                    pltpu.make_async_copy(source, buffers.at[slot, i], semaphores.at[slot]),
-                )
-            )
-        return found
-
-    def start(sequence: jax.Array, group: jax.Array, slot: jax.Array) -> None:
-        for is_needed, copy in copies(sequence, group, slot):
-            pl.when(is_needed)(copy.start)
 
     def visit(
         state: tuple[jax.Array, jax.Array, jax.Array],
@@ -261,10 +283,9 @@ def _kernel(tiling: _Tiling, rule: AttentionRule, *refs: Ref) -> None:
 
         @pl.when(walk.contains(next_sequence, num_sequences))
         def _() -> None:
-            start(next_sequence, next_group, 1 - slot)
+            copies.start(next_sequence, next_group, 1 - slot)
 
-        for is_needed, copy in copies(sequence, group, slot):
-            pl.when(is_needed)(copy.wait)
+        copies.wait(sequence, group, slot)
         masks = _masks(walk, sequence, group, row_tokens[...])
         for head in range(tiling.num_kv_heads):
             key, value = _head_of(buffers, slot, head, tiling)
@@ -279,7 +300,7 @@ def _kernel(tiling: _Tiling, rule: AttentionRule, *refs: Ref) -> None:
 
     @pl.when(walk.contains(first, num_sequences))
     def _() -> None:
-        start(first, walk.first_group(inside), jnp.int32(0))
+        copies.start(first, walk.first_group(inside), jnp.int32(0))
 
     begin = (first, walk.first_group(inside), jnp.int32(0))
     jax.lax.while_loop(lambda state: walk.contains(state[0], num_sequences), visit, begin)

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tgi_cpu.native import BatchRecord, NativeLibrary, OpRecord, load_library, round_up
+from tgi_cpu.native import NativeLibrary, load_library
 from tgi_cpu.native_builder import Kind, Store
 from tgi_cpu.native_engine import Engine
 from tgi_cpu.native_matrices import Matrix
+from tgi_cpu.native_records import BatchRecord, OpRecord, round_up
 
 __all__ = ["SCRATCH_FLOATS", "multiply", "require_library"]
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from tests.backends.cpu.native_kernels import multiply
-from tgi_cpu.native import BatchRecord, NativeLibrary, OpRecord, round_up
+from tgi_cpu.native import NativeLibrary
 from tgi_cpu.native_builder import Kind
 from tgi_cpu.native_engine import Engine
 from tgi_cpu.native_matrices import CompressedMatrix, Matrix, MatrixPlan, PackedMatrix
+from tgi_cpu.native_records import BatchRecord, OpRecord, round_up
 
 SHAPES = [(1, 40), (33, 7), (64, 64), (100, 131), (48, 258), (544, 192)]  # outputs, inputs
 ROWS = [1, 2, 5, 12, 13, 31, 48, 49, 241]  # on both sides of every change of method

@@ -27,8 +27,8 @@ from tgi.backend import (
     SchedulerOutput,
     StepError,
 )
-from tgi_cpu.native import BLOCK_TOKENS
 from tgi_cpu.native_decoder import NativeDecodeProgram, native_loader
+from tgi_cpu.native_records import BLOCK_TOKENS
 from tgi_cpu.native_sampler import NativeSampler
 from tgi_torch.attention.paged import AttentionMetadata
 from tgi_torch.runner.decode_steps import BoundProgram

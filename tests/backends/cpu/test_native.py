@@ -17,8 +17,9 @@ from tests.backends.scripted_core import RecordingReporter
 from tgi.architectures import ModelSpec, load_spec
 from tgi.backend import EngineConfig, Limits
 from tgi_cpu import worker
-from tgi_cpu.native import BLOCK_TOKENS, NativeLibrary, load_library
+from tgi_cpu.native import NativeLibrary, load_library
 from tgi_cpu.native_decoder import NativeDecoder, NativeModel, native_loader
+from tgi_cpu.native_records import BLOCK_TOKENS
 from tgi_cpu.native_support import unsupported
 from tgi_torch.model.decoder import DecoderWithCache, build_decoder
 from tgi_torch.model.protocols import Model

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tgi_cpu.native import SAMPLE_RESULT, SAMPLE_ROW, NativeLibrary, load_library
+from tgi_cpu.native import NativeLibrary, load_library
 from tgi_cpu.native_engine import Engine
+from tgi_cpu.native_records import SAMPLE_RESULT, SAMPLE_ROW
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from tests.backends.cpu.native_kernels import multiply
-from tgi_cpu.native import NativeLibrary, QuantizedRecord
+from tgi_cpu.native import NativeLibrary
 from tgi_cpu.native_engine import Engine
 from tgi_cpu.native_matrices import MatrixPlan, QuantizedMatrix
+from tgi_cpu.native_records import QuantizedRecord
 from tgi_torch.weights.quantization import quantize
 from tgi_torch.weights.weight_formats import INT4, INT8, WeightFormat
 

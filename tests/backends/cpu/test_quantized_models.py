@@ -21,8 +21,9 @@ from tgi.backend import EngineConfig, Health, RequestedLimits
 from tgi.demo import demo_model_path
 from tgi.text import Tokenizer
 from tgi_cpu import CpuBackend, tgi_backend
-from tgi_cpu.native import BLOCK_TOKENS, NativeLibrary
+from tgi_cpu.native import NativeLibrary
 from tgi_cpu.native_decoder import NativeDecoder, NativeModel, native_loader
+from tgi_cpu.native_records import BLOCK_TOKENS
 from tgi_torch.memory import weights_bytes
 from tgi_torch.model.decoder import DecoderWithCache, build_decoder
 from tgi_torch.ops import REFERENCE
