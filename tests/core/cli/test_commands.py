@@ -211,6 +211,6 @@ def test_an_option_of_another_backend_is_a_usage_error(tmp_path, tiny_model):
     )
     assert finished.returncode == 2
     assert (
-        "unexpected argument '--null-nothing' for the backend `null`. It takes: --null-script."
-        in finished.stderr
+        "unexpected argument '--null-nothing' for the backend `null`. The options of"
+        " this backend are: --null-script." in finished.stderr
     )

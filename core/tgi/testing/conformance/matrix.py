@@ -1,4 +1,4 @@
-"""The support matrix: what the kept scorecards of a folder say, side by side.
+"""The support matrix: one table with all scorecards of a folder.
 
 `python -m tgi.testing.conformance.matrix FOLDER` writes it to `FOLDER/README.md`.
 """
@@ -17,24 +17,29 @@ __all__ = ["render_matrix"]
 
 _HEAD = """# Backends
 
-What each backend has shown to the conformance kit. This page is made from the scorecards beside it:
-after a change, run `tgi conformance NAME --json docs/backends/NAME.json` and `python -m
-tgi.testing.conformance.matrix docs/backends`. Backends that need hardware appear once a card was
-made on it. """
-_NOTE = """
-`yes` under a feature means agreed and proven by every check that applies; `agreed` that the kit has
-no check for it yet. `compiled for` names devices for which whole steps were compiled without one
-(`compiled/`): nothing has run on them. """
+This page shows the results of the conformance suite for each backend. It is generated from the
+scorecards in this folder. After a change, run these commands:
+
+    tgi conformance NAME --json docs/backends/NAME.json
+    python -m tgi.testing.conformance.matrix docs/backends
+
+A backend that needs hardware is listed after its scorecard has been created on that hardware.
+
+* `grade`: the highest conformance level that the backend reached.
+* `yes` for a feature: the backend negotiated the feature, and all checks of the feature passed.
+* `agreed` for a feature: the backend negotiated the feature, and the suite has no check for it yet.
+* `compiled for`: whole steps were compiled for these devices (see `compiled/`). They were not run.
+"""
 
 
 class _CompiledRecord(msgspec.Struct):
-    """What is kept of compiling for devices that are not there, `compiled/<backend>.json`."""
+    """The part of `compiled/<backend>.json` that the matrix shows."""
 
     compiled_for: list[str]
 
 
 def render_matrix(folder: Path) -> str:
-    """The page for the scorecards (`*.json`) in `folder`."""
+    """The page in Markdown for all scorecards (`*.json`) in `folder`."""
     cards = {
         path.stem: msgspec.json.decode(path.read_bytes(), type=ScorecardRecord)
         for path in sorted(folder.glob("*.json"), key=lambda path: path.stem)
@@ -73,7 +78,7 @@ def render_matrix(folder: Path) -> str:
         _table("features", names, features),
         _table("sampling", names, fields),
     ]
-    return "\n".join([_HEAD, *parts, _table("checks", names, checks)]) + _NOTE
+    return "\n".join([_HEAD, *parts, _table("checks", names, checks)])
 
 
 def _compiled_for(folder: Path, name: str) -> str:
