@@ -101,7 +101,7 @@ def test_prompts_that_begin_alike():
         (["-d", "0"], 2, "`--output-tokens` must be >= 1. Given: 0."),
         (["-u", "1,0"], 2, "`--users` must be >= 1. Given: 0."),
         (["--rate", "0"], 2, "`--rate` must be > 0. Given: 0."),
-        (["--rate", "1", "-u", "1"], 2, "exclude each other"),
+        (["--rate", "1", "-u", "1"], 2, "cannot be combined"),
         (
             ["--shared-tokens", "9", "-s", "9"],
             2,

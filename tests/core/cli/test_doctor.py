@@ -85,7 +85,7 @@ def test_a_model_and_the_backend_that_was_named(capsys, tiny_model):
     code, out = doctor(capsys, str(tiny_model), "--backend", "null")
     assert code == 0
     assert "served by null" in out
-    assert "no problem was found" in out
+    assert "no problem found" in out
 
 
 def test_a_backend_that_cannot_serve_is_a_problem_with_its_reason(capsys, tiny_model):

@@ -207,7 +207,7 @@ METRICS = (
 
 
 def bucket_bounds(metric: Metric, max_input_tokens: int, max_total_tokens: int) -> list[float]:
-    """The upper bounds of a histogram's buckets, without infinity. Raises `ValueError` if the metric
+    """Upper bounds of a histogram's buckets, without infinity. Raises `ValueError` if the metric
     is not a histogram.
     """
     match metric.buckets:
