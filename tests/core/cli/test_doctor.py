@@ -145,7 +145,7 @@ def test_an_explanation_passes_the_registry(tmp_path):
 
 def test_a_fault_of_an_explanation_is_the_backend_s_own(tmp_path):
     (told,) = explained(Explaining(RuntimeError("no driver")), tmp_path)
-    assert told.chosen == "it does not say: RuntimeError: no driver"
+    assert told.chosen == "`explain` failed: RuntimeError: no driver"
 
 
 def test_the_help_lists_it(capsys):

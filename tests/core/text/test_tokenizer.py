@@ -114,7 +114,8 @@ def test_a_broken_config_is_named(tmp_path):
 
 
 def test_a_missing_tokenizer_says_what_is_needed(tmp_path):
-    with pytest.raises(ModelError, match=r"no tokenizer\.json, nor vocab\.json with merges\.txt"):
+    message = r"neither tokenizer\.json nor vocab\.json with merges\.txt"
+    with pytest.raises(ModelError, match=message):
         Tokenizer.load(tmp_path)
 
 
