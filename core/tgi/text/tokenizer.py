@@ -163,9 +163,9 @@ def _truncated(ids: list[int], special_mask: list[int], size: int) -> list[int]:
         sum(1 for _ in takewhile(bool, reversed(special_mask))) if num_before < len(ids) else 0
     )
     before, after = ids[:num_before], ids[len(ids) - num_after :]
-    room = max(0, size - num_before - num_after)
+    num_kept = max(0, size - num_before - num_after)
     rest = ids[num_before : len(ids) - num_after]
-    return [*before, *(rest[-room:] if room else ()), *after][:size]
+    return [*before, *(rest[-num_kept:] if num_kept else ()), *after][:size]
 
 
 def _load_backend(model_path: Path) -> tokenizers.Tokenizer:
