@@ -1,6 +1,4 @@
-"""The front of a server: what it reads of a model, and the application once the engine has agreed
-to its limits.
-"""
+"""The front end: its model files, and the HTTP application over a started engine."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ __all__ = ["Frontend"]
 @final
 @dataclass(frozen=True)
 class Frontend:
-    """Everything of the front that does not wait for the engine."""
+    """The parts of the front end that can be prepared before the engine is ready."""
 
     options: ServeOptions
     environment: Environment
@@ -52,8 +50,8 @@ class Frontend:
         spec: ModelSpec | GenericSpec,
         parts: AsyncExitStack,
     ) -> Frontend:
-        """Read the texts of a model and start what stands beside the server; what has to be closed
-        is added to `parts`.
+        """Read the tokenizer and the chat template, and start the template process and the trace
+        exporter. Callbacks that close them are added to `parts`.
         """
         tokenizer, chat_template = await asyncio.to_thread(_read_texts, options, files.path)
         renderer = await _start_chat_template(chat_template, parts)
@@ -64,8 +62,8 @@ class Frontend:
     def application(
         self, chosen: Candidate, agreement: Agreement, engine: EngineClient, parts: AsyncExitStack
     ) -> ASGIApp:
-        """The routes over a started engine. Raises `ConfigError` if the user's limits contradict
-        what was agreed.
+        """Create the HTTP application for a started engine. Raises `ConfigError` if the user's
+        limits contradict the negotiated limits.
         """
         config = _server_config(self, chosen, agreement)
         metrics = Metrics(config.max_input_tokens, config.max_total_tokens)
@@ -103,8 +101,8 @@ async def _start_chat_template(
 
 
 def _server_config(frontend: Frontend, chosen: Candidate, agreement: Agreement) -> ServerConfig:
-    """Limits of the routes: the user's where given, else what was agreed. Raises `ConfigError` if
-    they contradict.
+    """The settings of the routes. Limits that the user did not give are the negotiated limits.
+    Raises `ConfigError` if the limits contradict each other.
     """
     options, environment, files, spec = (
         frontend.options,
@@ -154,7 +152,7 @@ def _server_config(frontend: Frontend, chosen: Candidate, agreement: Agreement) 
 
 
 def _compute_type(options: ServeOptions, chosen: Candidate) -> str:
-    """TGI's form, e.g. `1-nvidia-l4`: the number of devices and the name of the first one."""
+    """The number of devices and the name of the first device in TGI's form, e.g. `1-nvidia-l4`."""
     devices = () if chosen.probe is None else chosen.probe.devices
     label = devices[0].label if devices else chosen.name
     return f"{num_shard_of(options)}-{'-'.join(label.lower().split())}"

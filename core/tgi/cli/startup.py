@@ -1,5 +1,7 @@
-"""A start and the serving after it: options → model → backend → engine, and the front beside it →
-HTTP. The port opens last.
+"""Start the server and serve until a signal.
+
+The order is: options, model, backend, engine process, HTTP. The front end is prepared while the
+engine process starts. The port is opened last.
 """
 
 from __future__ import annotations
@@ -54,11 +56,11 @@ def serve(
     variables: Mapping[str, str],
     registry: BackendRegistry,
 ) -> int:
-    """Start and serve until a signal comes. Returns the exit code; raises `StartError` if the
-    server cannot start.
+    """Start the server and serve until the process receives a signal. Returns the exit code. Raises
+    `StartError` if the server cannot start.
     """
-    # nearly all that a start makes lives as long as the process, and would be walked again and
-    # again
+    # Nearly all objects of the startup live as long as the process. The garbage collector would
+    # visit them repeatedly.
     gc.disable()
     context = _Context(parsed.options, parsed, environment, variables, registry, StartDisplay())
     try:
@@ -71,7 +73,7 @@ def serve(
 @final
 @dataclass(frozen=True)
 class _Context:
-    """What the user said and what is installed."""
+    """The options, the environment and the installed backends."""
 
     options: ServeOptions
     parsed: ParsedArguments
@@ -110,18 +112,20 @@ async def _serve(context: _Context) -> int:
 
 
 def _give_way_to_engine() -> None:
-    """Do not take a processor from the engine when its news wake the front: it would begin the next
-    step that much later.
+    """On Linux, let messages of the engine wake this thread without preempting the engine process.
 
-    Under Linux, for this thread alone: whoever it starts is as before.
+    Otherwise the engine would start its next step later. New threads and child processes are not
+    affected.
     """
     if sys.platform == "linux":
-        with suppress(OSError):  # a container may forbid it
+        with suppress(OSError):  # the system call may be forbidden in a container
             os.sched_setscheduler(0, os.SCHED_BATCH | os.SCHED_RESET_ON_FORK, os.sched_param(0))
 
 
 async def _start(context: _Context, parts: AsyncExitStack) -> ASGIApp:
-    """Everything up to the open port. What has to be closed is added to `parts`."""
+    """Start all parts and return the HTTP application. Callbacks that close the parts are added to
+    `parts`.
+    """
     options, display = context.options, context.display
     for note in notes_on_options(options):
         display.log(note)
@@ -155,7 +159,7 @@ async def _start(context: _Context, parts: AsyncExitStack) -> ASGIApp:
 async def _both(
     start: Coroutine[Any, Any, Agreement], frontend: Coroutine[Any, Any, Frontend]
 ) -> tuple[Agreement, Frontend]:
-    """Run both at once. If one raises, the other is cancelled."""
+    """Await both coroutines concurrently. If one raises, the other is cancelled."""
     try:
         async with asyncio.TaskGroup() as tasks:
             started, prepared = tasks.create_task(start), tasks.create_task(frontend)
@@ -167,13 +171,13 @@ async def _both(
 async def _prepare_frontend(
     context: _Context, files: ModelFiles, spec: ModelSpec | GenericSpec, parts: AsyncExitStack
 ) -> Frontend:
-    # The web framework takes half a second to import; the engine process imports its own framework
-    # in that time.
+    # Importing the web framework takes half a second. The engine process imports its own framework
+    # at the same time.
     await asyncio.to_thread(importlib.import_module, "tgi.cli.frontend")
     from tgi.cli.frontend import Frontend  # noqa: PLC0415
 
     frontend = await Frontend.prepare(context.options, context.environment, files, spec, parts)
-    gc.collect()  # here, while the engine takes longer
+    gc.collect()  # costs no time here, because the engine needs longer
     return frontend
 
 
@@ -187,7 +191,9 @@ def _find_model(context: _Context) -> tuple[ModelFiles, ModelSpec | GenericSpec]
 
 
 def _check_trust(options: ServeOptions, files: ModelFiles, spec: ModelSpec | GenericSpec) -> None:
-    """Code that comes with a model may run only if nobody can exchange it. Raises `ConfigError`."""
+    """Check that code from a model repository cannot change: it requires a commit as revision.
+    Raises `ConfigError`.
+    """
     runs_code = (
         options.trust_remote_code
         and isinstance(spec, GenericSpec)
@@ -195,8 +201,8 @@ def _check_trust(options: ServeOptions, files: ModelFiles, spec: ModelSpec | Gen
     )
     if runs_code and not files.is_pinned:
         raise ConfigError(
-            f"`--trust-remote-code` would run the code of `{files.model_id}`, so `--revision` must"
-            f" be a commit of 40 digits. Given: {options.revision or 'none'}.",
+            f"`--trust-remote-code` runs the code of `{files.model_id}`. It requires `--revision`"
+            f" with a commit of 40 digits. Given: {options.revision or 'none'}.",
             f"Read the code, then add `--revision {files.revision or '<commit>'}`.",
         )
 

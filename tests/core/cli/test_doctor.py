@@ -85,7 +85,7 @@ def test_a_model_and_a_named_backend(capsys, tiny_model):
     code, out = doctor(capsys, str(tiny_model), "--backend", "null")
     assert code == 0
     assert "served by null" in out
-    assert "no problem was found" in out
+    assert "no problem found" in out
 
 
 def test_a_backend_that_cannot_serve_is_a_problem_with_its_reason(capsys, tiny_model):
@@ -145,7 +145,7 @@ def test_the_registry_returns_the_explanation(tmp_path):
 
 def test_an_error_in_an_explanation_is_reported_as_text(tmp_path):
     (told,) = explained(Explaining(RuntimeError("no driver")), tmp_path)
-    assert told.chosen == "it does not say: RuntimeError: no driver"
+    assert told.chosen == "`explain` failed: RuntimeError: no driver"
 
 
 def test_the_help_lists_doctor(capsys):

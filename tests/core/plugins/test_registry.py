@@ -83,17 +83,20 @@ def test_names_are_listed_without_an_import(install):
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
-        ({"create": "pass"}, "it lacks `create_worker` of `tgi.backend.Backend`"),
-        ({"api": "(2, 0)"}, "it is built for seam version 2.0, this is 1.0"),
-        ({"api": "(1, 99)"}, "it is built for seam version 1.99, this is 1.0"),
-        ({"probe": "raise OSError('no driver')"}, "its probe raised OSError: no driver"),
+        ({"create": "pass"}, "its backend has no `create_worker` (see `tgi.backend.Backend`)"),
+        ({"api": "(2, 0)"}, "it was built for version 2.0 of the backend interface"),
+        (
+            {"api": "(1, 99)"},
+            "it was built for version 1.99 of the backend interface, but tgi has version 1.0",
+        ),
+        ({"probe": "raise OSError('no driver')"}, "its `probe` raised OSError: no driver"),
         ({"probe": "return ProbeResult(False, 'no device found')"}, "no device found"),
         (
             {"source": "import no_such_library"},
-            "importing it failed: ModuleNotFoundError: No module named 'no_such_library'",
+            "the import failed: ModuleNotFoundError: No module named 'no_such_library'",
         ),
-        ({"source": "x = 1"}, "implements the hook `tgi_backend` 0 times, not once"),
-        ({"calls_itself": "other"}, "it calls itself `other` but is registered as `bad`"),
+        ({"source": "x = 1"}, "implements the hook `tgi_backend` 0 times instead of once"),
+        ({"calls_itself": "other"}, "its name is `other` but it is registered as `bad`"),
         (
             {"source": "from tgi.backend import hookimpl\n@hookimpl\ndef tgi_backend(extra): ..."},
             (
