@@ -1,4 +1,4 @@
-"""`/v1/messages` and its token count: shapes, events, statuses."""
+"""`/v1/messages` and its token count: schemas, events and statuses."""
 
 import pytest
 
@@ -35,7 +35,7 @@ async def test_a_message(make_client):
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_the_stop_sequence_is_named(make_client, stream):
+async def test_the_stop_sequence_is_reported(make_client, stream):
     async with make_client() as client:
         response = await client.post(
             "/v1/messages",
@@ -73,7 +73,7 @@ async def test_the_events_of_a_stream(make_client):
     assert told[-2]["usage"] == {"output_tokens": 3}
 
 
-async def test_counting_agrees_with_generating(make_client):
+async def test_the_token_count_equals_the_usage_of_a_generation(make_client):
     body = {"messages": MESSAGES, "system": [{"type": "text", "text": "be brief"}]}
     engine = FakeEngine()
     async with make_client(engine) as client:
@@ -83,7 +83,7 @@ async def test_counting_agrees_with_generating(make_client):
     assert counted == {"input_tokens": used["input_tokens"]}
 
 
-async def test_a_failure_on_the_way_is_the_end_of_the_stream(make_client, tokenizer):
+async def test_a_failure_during_generation_ends_the_stream(make_client, tokenizer):
     outputs = [
         SequenceOutput(0, [TokenOutput(tokenizer.encode("fox").ids[-1])]),
         SequenceOutput(0, error="out of luck"),
@@ -114,7 +114,9 @@ async def test_a_failure_on_the_way_is_the_end_of_the_stream(make_client, tokeni
     ],
 )
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_bad_request_is_told_in_anthropics_words(make_client, given, words, stream):
+async def test_an_invalid_request_is_an_error_in_anthropics_format(
+    make_client, given, words, stream
+):
     async with make_client() as client:
         response = await client.post("/v1/messages", json=BODY | given | {"stream": stream})
     assert response.status_code == 400
@@ -123,7 +125,7 @@ async def test_a_bad_request_is_told_in_anthropics_words(make_client, given, wor
     assert words in told["error"]["message"]
 
 
-async def test_other_statuses_are_anthropics_too(make_client):
+async def test_other_errors_are_in_anthropics_format(make_client):
     async with make_client(max_concurrent_requests=0) as client:
         overloaded = await client.post("/v1/messages", json=BODY)
     async with make_client(payload_limit=10) as client:
@@ -134,7 +136,7 @@ async def test_other_statuses_are_anthropics_too(make_client):
     assert (large.status_code, large.json()["error"]["type"]) == (413, "request_too_large")
 
 
-async def test_the_key_may_stand_in_anthropics_header(make_client):
+async def test_the_key_is_accepted_in_anthropics_header(make_client):
     async with make_client(api_key="k") as client:
         statuses = [
             (await client.post("/v1/messages", json=BODY, headers=headers)).status_code

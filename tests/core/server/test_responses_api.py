@@ -1,4 +1,4 @@
-"""`/v1/responses`: shapes, events, and clear refusals."""
+"""`/v1/responses`: schemas, events, and errors for unsupported fields."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def ended(tokenizer):
     return FakeEngine(outputs), tokenizer.decode([token])
 
 
-async def test_a_response_that_was_cut(make_client):
+async def test_a_response_that_reaches_the_length_limit(make_client):
     engine = FakeEngine()
     async with make_client(engine) as client:
         answer = await client.post("/v1/responses", json=BODY)
@@ -39,7 +39,7 @@ async def test_a_response_that_was_cut(make_client):
     assert answer.headers["x-generated-tokens"] == "3"
 
 
-async def test_a_response_that_is_complete(make_client, tokenizer):
+async def test_a_complete_response(make_client, tokenizer):
     engine, text = ended(tokenizer)
     async with make_client(engine) as client:
         told = (await client.post("/v1/responses", json=BODY)).json()
@@ -98,7 +98,7 @@ async def test_the_events_of_a_stream(make_client, tokenizer, is_cut):
     assert told[-2]["item"] == response["output"][0]
 
 
-async def test_a_failure_on_the_way_is_the_end_of_the_stream(make_client, tokenizer):
+async def test_a_failure_during_generation_ends_the_stream(make_client, tokenizer):
     outputs = [
         SequenceOutput(0, [TokenOutput(tokenizer.encode("fox").ids[-1])]),
         SequenceOutput(0, error="out of luck"),
@@ -141,7 +141,7 @@ async def test_a_failure_on_the_way_is_the_end_of_the_stream(make_client, tokeni
         ({"max_output_tokens": 0}, 422, "`max_new_tokens` must be strictly positive"),
     ],
 )
-async def test_what_cannot_be_done_is_refused_before_the_stream(
+async def test_unsupported_fields_are_rejected_before_the_stream(
     make_client, stream, given, status, words
 ):
     async with make_client() as client:

@@ -1,4 +1,4 @@
-"""TGI's rules, in TGI's words."""
+"""TGI's validation rules and error messages."""
 
 import pytest
 
@@ -42,19 +42,19 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("given", "text"), BROKEN, ids=lambda value: str(value)[:40])
-def test_a_broken_rule_is_named(given, text):
+def test_a_violated_rule_is_reported(given, text):
     with pytest.raises(ValidationError) as caught:
         check_parameters("hi", GenerateParameters(**given), CONFIG)
     assert str(caught.value) == text
     assert caught.value.text == "Input validation error: " + text
 
 
-def test_the_first_broken_rule_is_named():
+def test_the_first_violated_rule_is_reported():
     with pytest.raises(ValidationError, match="temperature"):
         check_parameters("", GenerateParameters(temperature=0.0, top_k=0), CONFIG)
 
 
-def test_an_empty_prompt_is_refused():
+def test_an_empty_prompt_is_rejected():
     with pytest.raises(ValidationError, match=r"^`inputs` cannot be empty$"):
         check_parameters("", GenerateParameters(), CONFIG)
 
@@ -136,7 +136,7 @@ def test_lengths_have_limits(num_tokens, max_new_tokens, text):
     assert str(caught.value) == text
 
 
-def test_the_context_ends_what_was_not_limited():
+def test_the_default_length_limit_is_the_rest_of_the_context():
     assert check_lengths(10, GenerateParameters(), CONFIG).max_new_tokens == 54
     assert check_lengths(48, GenerateParameters(max_new_tokens=16), CONFIG).max_new_tokens == 16
 
@@ -154,7 +154,7 @@ def test_the_context_ends_what_was_not_limited():
         ({"seed": 3, "repetition_penalty": 1.2}, False),
     ],
 )
-def test_what_turns_sampling_on(given, expected):
+def test_the_parameters_that_enable_sampling(given, expected):
     assert is_sampling(GenerateParameters(**given)) is expected
 
 
@@ -202,13 +202,13 @@ def test_every_parameter_reaches_the_backend():
         (SamplingParams(top_k=17), "`top_k` must be <= 16 with the backend `fake`. Given: 17"),
     ],
 )
-def test_what_the_backend_did_not_agree_to_is_refused_by_name(sampling, text):
+def test_an_unsupported_parameter_is_rejected_by_name(sampling, text):
     with pytest.raises(ValidationError) as caught:
         check_agreement(sampling, agreement(), "fake")
     assert str(caught.value) == text
 
 
-def test_what_was_agreed_is_accepted():
+def test_supported_parameters_are_accepted():
     check_agreement(
         SamplingParams(greedy=False, temperature=0.5, top_k=16, top_p=0.5), agreement(), "fake"
     )
