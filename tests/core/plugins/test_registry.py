@@ -125,7 +125,7 @@ def test_a_name_registered_twice(install):
     assert registry.select("auto", SPEC, CONFIG).chosen.name == "good"
 
 
-def test_auto_takes_the_highest_priority_and_shows_every_status(install):
+def test_auto_selects_the_highest_priority_and_shows_every_status(install):
     install("slow", priority=-100)
     install("absent", priority=50, probe="return ProbeResult(False, 'no device')")
     selection = install("fast", priority=10).select("auto", SPEC, CONFIG)

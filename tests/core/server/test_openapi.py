@@ -48,7 +48,7 @@ async def document(make_client):
     return response.json()
 
 
-async def test_the_document_has_tgis_paths_beside_ours(document):
+async def test_the_document_contains_tgis_paths_and_ours(document):
     assert document["openapi"] == "3.0.3"
     assert document["info"]["title"] == "Text Generation Inference"
     for path, methods in TGI_PATHS.items():
