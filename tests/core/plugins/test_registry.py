@@ -144,8 +144,8 @@ def test_auto_rejects_equal_priorities(install):
 
 
 def test_an_unsupported_model_is_reported_with_the_reason(install):
-    refusing = GOOD.replace('Support("native")', 'Support("no", ("the family x is unknown",))')
-    registry = install("picky", source=refusing)
+    unsupporting = GOOD.replace('Support("native")', 'Support("no", ("the family x is unknown",))')
+    registry = install("picky", source=unsupporting)
     with pytest.raises(BackendError, match="cannot be used: the family x is unknown"):
         registry.select("picky", SPEC, CONFIG)
     with pytest.raises(

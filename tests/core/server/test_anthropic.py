@@ -14,8 +14,8 @@ BODY = {"model": "tgi", "messages": MESSAGES, "max_tokens": 3, "temperature": 0}
 async def test_a_message(make_client):
     engine = FakeEngine()
     async with make_client(engine) as client:
-        told = (await client.post("/v1/messages", json=BODY)).json()
-    assert list(told) == [
+        parsed = (await client.post("/v1/messages", json=BODY)).json()
+    assert list(parsed) == [
         "id",
         "type",
         "role",
@@ -25,10 +25,10 @@ async def test_a_message(make_client):
         "stop_sequence",
         "usage",
     ]
-    assert (told["type"], told["role"], told["model"]) == ("message", "assistant", "tiny")
-    assert [block["type"] for block in told["content"]] == ["text"]
-    assert (told["stop_reason"], told["stop_sequence"]) == ("max_tokens", None)
-    assert told["usage"] == {
+    assert (parsed["type"], parsed["role"], parsed["model"]) == ("message", "assistant", "tiny")
+    assert [block["type"] for block in parsed["content"]] == ["text"]
+    assert (parsed["stop_reason"], parsed["stop_sequence"]) == ("max_tokens", None)
+    assert parsed["usage"] == {
         "input_tokens": len(engine.requests[0].prompt_token_ids),
         "output_tokens": 3,
     }
@@ -41,26 +41,29 @@ async def test_the_stop_sequence_is_reported(make_client, stream):
             "/v1/messages",
             json=BODY | {"max_tokens": 30, "stop_sequences": ["no", "quick"], "stream": stream},
         )
-    told = messages_events(response.text)[-2]["delta"] if stream else response.json()
-    assert (told["stop_reason"], told["stop_sequence"]) == ("stop_sequence", "quick")
+    parsed = messages_events(response.text)[-2]["delta"] if stream else response.json()
+    assert (parsed["stop_reason"], parsed["stop_sequence"]) == ("stop_sequence", "quick")
 
 
 async def test_eos_ends_the_turn(make_client, tokenizer):
     outputs = [SequenceOutput(0, [TokenOutput(tokenizer.eos_token_ids[0])], FinishReason.EOS_TOKEN)]
     async with make_client(FakeEngine(outputs)) as client:
-        told = (await client.post("/v1/messages", json=BODY)).json()
-    assert (told["stop_reason"], told["content"]) == ("end_turn", [{"type": "text", "text": ""}])
+        parsed = (await client.post("/v1/messages", json=BODY)).json()
+    assert (parsed["stop_reason"], parsed["content"]) == (
+        "end_turn",
+        [{"type": "text", "text": ""}],
+    )
 
 
 async def test_the_events_of_a_stream(make_client):
     engine = FakeEngine()
     async with make_client(engine) as client:
         whole = (await client.post("/v1/messages", json=BODY)).json()
-        told = messages_events(
+        parsed = messages_events(
             (await client.post("/v1/messages", json=BODY | {"stream": True})).text
         )
-    names = [event["type"] for event in told]
-    deltas = [event["delta"]["text"] for event in told if event["type"] == "content_block_delta"]
+    names = [event["type"] for event in parsed]
+    deltas = [event["delta"]["text"] for event in parsed if event["type"] == "content_block_delta"]
     closing = ["content_block_stop", "message_delta", "message_stop"]
     assert names == [
         "message_start",
@@ -69,8 +72,8 @@ async def test_the_events_of_a_stream(make_client):
         *closing,
     ]
     assert "".join(deltas) == whole["content"][0]["text"]
-    assert told[0]["message"]["usage"]["input_tokens"] == whole["usage"]["input_tokens"]
-    assert told[-2]["usage"] == {"output_tokens": 3}
+    assert parsed[0]["message"]["usage"]["input_tokens"] == whole["usage"]["input_tokens"]
+    assert parsed[-2]["usage"] == {"output_tokens": 3}
 
 
 async def test_the_token_count_equals_the_usage_of_a_generation(make_client):
@@ -89,11 +92,11 @@ async def test_a_failure_during_generation_ends_the_stream(make_client, tokenize
         SequenceOutput(0, error="out of luck"),
     ]
     async with make_client(FakeEngine(outputs)) as client:
-        told = messages_events(
+        parsed = messages_events(
             (await client.post("/v1/messages", json=BODY | {"stream": True})).text
         )
     message = "Request failed during generation: out of luck"
-    assert told[-1] == {"type": "error", "error": {"type": "api_error", "message": message}}
+    assert parsed[-1] == {"type": "error", "error": {"type": "api_error", "message": message}}
 
 
 @pytest.mark.parametrize(
@@ -120,9 +123,9 @@ async def test_an_invalid_request_is_an_error_in_anthropics_format(
     async with make_client() as client:
         response = await client.post("/v1/messages", json=BODY | given | {"stream": stream})
     assert response.status_code == 400
-    told = response.json()
-    assert (told["type"], told["error"]["type"]) == ("error", "invalid_request_error")
-    assert words in told["error"]["message"]
+    parsed = response.json()
+    assert (parsed["type"], parsed["error"]["type"]) == ("error", "invalid_request_error")
+    assert words in parsed["error"]["message"]
 
 
 async def test_other_errors_are_in_anthropics_format(make_client):

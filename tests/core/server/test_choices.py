@@ -59,15 +59,15 @@ async def test_best_of_returns_the_most_likely_sequence(make_client):
 
 async def test_every_sequence_of_best_of_starts_with_the_prompt(make_client):
     async with make_client(RankedEngine(-1.0, -2.0)) as client:
-        told = (
+        parsed = (
             await client.post(
                 "/generate", json=native(best_of=2, return_full_text=True, top_n_tokens=1)
             )
         ).json()
-    [other] = told["details"]["best_of_sequences"]
-    assert told["generated_text"].startswith(PROMPT)
+    [other] = parsed["details"]["best_of_sequences"]
+    assert parsed["generated_text"].startswith(PROMPT)
     assert other["generated_text"].startswith(PROMPT)
-    assert len(other["top_tokens"]) == len(told["details"]["top_tokens"]) == 2
+    assert len(other["top_tokens"]) == len(parsed["details"]["top_tokens"]) == 2
 
 
 async def test_every_sequence_takes_a_concurrency_slot(make_client):
@@ -139,10 +139,10 @@ async def test_best_of_returns_the_n_best(make_client):
     engine = RankedEngine(-3.0, -1.0, -2.0)
     async with make_client(engine, max_concurrent_requests=3) as client:
         body = {"prompt": PROMPT, "max_tokens": 2, "n": 2, "best_of": 3}
-        told = (await client.post("/v1/completions", json=body)).json()
-    assert [choice["index"] for choice in told["choices"]] == [0, 1]
-    assert [choice["logprobs"] for choice in told["choices"]] == [None, None]
-    assert told["usage"]["completion_tokens"] == 6
+        parsed = (await client.post("/v1/completions", json=body)).json()
+    assert [choice["index"] for choice in parsed["choices"]] == [0, 1]
+    assert [choice["logprobs"] for choice in parsed["choices"]] == [None, None]
+    assert parsed["usage"]["completion_tokens"] == 6
     assert engine.requests[0].sampling.logprobs == "raw"
 
 
@@ -236,13 +236,13 @@ async def test_a_prompt_can_be_scored_without_generation(make_client):
     engine = FakeEngine()
     body = {"prompt": PROMPT, "max_tokens": 0, "temperature": 0, "echo": True, "logprobs": 1}
     async with make_client(engine, enable_prefill_logprobs=True) as client:
-        told = (await client.post("/v1/completions", json=body)).json()
-    [choice] = told["choices"]
+        parsed = (await client.post("/v1/completions", json=body)).json()
+    [choice] = parsed["choices"]
     num_prompt = len(engine.requests[0].prompt_token_ids)
     assert choice["text"] == PROMPT
     assert choice["logprobs"]["token_logprobs"] == [None, *[-0.5] * (num_prompt - 1)]
     assert {len(column) for column in choice["logprobs"].values()} == {num_prompt}
-    assert told["usage"]["completion_tokens"] == 0
+    assert parsed["usage"]["completion_tokens"] == 0
 
 
 async def test_completion_logprobs_are_four_lists_of_equal_length(make_client):
@@ -311,7 +311,7 @@ async def test_a_bias_is_passed_to_the_backend(make_client):
         good = await client.post(
             "/v1/chat/completions", json=CHAT | {"logit_bias": {"5": -100, "7": 1.5}}
         )
-        refused = [
+        rejected = [
             (await client.post("/v1/chat/completions", json=CHAT | {"logit_bias": bias})).json()[
                 "error"
             ]
@@ -319,7 +319,7 @@ async def test_a_bias_is_passed_to_the_backend(make_client):
         ]
     assert good.status_code == 200
     assert engine.requests[0].sampling.logit_bias == ((5, -100.0), (7, 1.5))
-    assert [text.removeprefix("Input validation error: ") for text in refused] == [
+    assert [text.removeprefix("Input validation error: ") for text in rejected] == [
         "`logit_bias` must hold token ids >= 0 and < 100. Given: 100",
         "`logit_bias` must be a map of token ids to numbers. Given: `x`",
         "`logit_bias` must be >= -100 and <= 100. Given: 101.0",
@@ -334,12 +334,12 @@ async def test_a_failed_prompt_does_not_affect_the_others_in_its_stream(make_cli
         "stream_options": {"include_usage": True},
     }
     async with make_client() as client:
-        told = openai_chunks((await client.post("/v1/completions", json=body)).text)
-    errors = [entry["error"] for entry in told if "error" in entry]
+        parsed = openai_chunks((await client.post("/v1/completions", json=body)).text)
+    errors = [entry["error"] for entry in parsed if "error" in entry]
     assert errors == [
         {"message": "Input validation error: `inputs` cannot be empty", "http_status_code": 422}
     ]
-    assert [c["finish_reason"] for entry in told for c in entry.get("choices", [])] == [
+    assert [c["finish_reason"] for entry in parsed for c in entry.get("choices", [])] == [
         None,
         "length",
     ]
@@ -347,12 +347,14 @@ async def test_a_failed_prompt_does_not_affect_the_others_in_its_stream(make_cli
 
 async def test_chat_tokenize_shows_the_prompt_of_a_chat(make_client, tokenizer):
     async with make_client(api_key="k") as client:
-        told = (await client.post("/chat_tokenize", json=CHAT)).json()
-    assert list(told) == ["tokenize_response", "templated_text"]
-    assert told["templated_text"] == f"user: {PROMPT}\nassistant: "
-    ids = tokenizer.encode(told["templated_text"], add_special_tokens=False).ids
-    assert [token["id"] for token in told["tokenize_response"]] == ids
-    assert "".join(token["text"] for token in told["tokenize_response"]) == told["templated_text"]
+        parsed = (await client.post("/chat_tokenize", json=CHAT)).json()
+    assert list(parsed) == ["tokenize_response", "templated_text"]
+    assert parsed["templated_text"] == f"user: {PROMPT}\nassistant: "
+    ids = tokenizer.encode(parsed["templated_text"], add_special_tokens=False).ids
+    assert [token["id"] for token in parsed["tokenize_response"]] == ids
+    assert (
+        "".join(token["text"] for token in parsed["tokenize_response"]) == parsed["templated_text"]
+    )
 
 
 @pytest.mark.parametrize(

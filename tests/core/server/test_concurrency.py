@@ -117,5 +117,5 @@ async def test_a_client_disconnect_aborts_every_sequence(make_app, tokenizer, nu
 async def test_sequences_of_one_stream_end_one_by_one(make_client):
     async with make_client(max_concurrent_requests=8) as client:
         body = {"prompt": ["a", "b"], "n": 4, "max_tokens": 2, "stream": True}
-        told = openai_chunks((await client.post("/v1/completions", json=body)).text)
-    assert sorted({chunk["choices"][0]["index"] for chunk in told}) == list(range(8))
+        parsed = openai_chunks((await client.post("/v1/completions", json=body)).text)
+    assert sorted({chunk["choices"][0]["index"] for chunk in parsed}) == list(range(8))

@@ -19,11 +19,11 @@ async def test_info_has_exactly_the_keys_of_tgi(make_client):
 
 async def test_backend_info_reports_the_negotiated_limits(make_client):
     async with make_client() as client:
-        told = (await client.get("/info/backend")).json()
-    assert told["backend"] == "fake"
-    assert told["sampling_caps"] == {"top_k": 16}
-    assert told["kv_cache"] == {"mode": "paged", "block_size": 16, "max_batch_total_tokens": 1024}
-    assert told["facts"] == {"dtype": "float32"}
+        parsed = (await client.get("/info/backend")).json()
+    assert parsed["backend"] == "fake"
+    assert parsed["sampling_caps"] == {"top_k": 16}
+    assert parsed["kv_cache"] == {"mode": "paged", "block_size": 16, "max_batch_total_tokens": 1024}
+    assert parsed["facts"] == {"dtype": "float32"}
 
 
 async def test_health_is_an_empty_200_or_a_503(make_client):

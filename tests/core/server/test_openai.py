@@ -25,14 +25,14 @@ async def test_a_completion(make_client):
     engine = FakeEngine()
     async with make_client(engine) as client:
         response = await client.post(COMPLETION[0], json=COMPLETION[1])
-    told, num_prompt = response.json(), len(engine.requests[0].prompt_token_ids)
-    assert told["object"] == "text_completion"
-    assert told["model"] == "tiny"
-    assert told["system_fingerprint"] == "4.0.0-native"
-    [choice] = told["choices"]
+    parsed, num_prompt = response.json(), len(engine.requests[0].prompt_token_ids)
+    assert parsed["object"] == "text_completion"
+    assert parsed["model"] == "tiny"
+    assert parsed["system_fingerprint"] == "4.0.0-native"
+    [choice] = parsed["choices"]
     assert (choice["index"], choice["logprobs"], choice["finish_reason"]) == (0, None, "length")
     assert choice["text"]
-    assert told["usage"] == {
+    assert parsed["usage"] == {
         "prompt_tokens": num_prompt,
         "completion_tokens": 3,
         "total_tokens": num_prompt + 3,
@@ -45,9 +45,9 @@ async def test_a_chat_completion(make_client, tokenizer):
     engine = FakeEngine()
     async with make_client(engine) as client:
         response = await client.post(CHAT[0], json=CHAT[1])
-    told = response.json()
-    assert told["object"] == "chat.completion"
-    [choice] = told["choices"]
+    parsed = response.json()
+    assert parsed["object"] == "chat.completion"
+    [choice] = parsed["choices"]
     assert choice["message"]["role"] == "assistant"
     assert choice["message"]["content"]
     assert choice["finish_reason"] == "length"
@@ -162,12 +162,12 @@ async def test_penalties_have_openais_meaning(make_client, path, body):
     engine = FakeEngine(sampling=("frequency_penalty", "presence_penalty"))
     async with make_client(engine) as client:
         await client.post(path, json=body | {"frequency_penalty": 0.5, "presence_penalty": -2})
-        refused = await client.post(path, json=body | {"presence_penalty": 2.5})
+        rejected = await client.post(path, json=body | {"presence_penalty": 2.5})
     [request] = engine.requests
     assert (request.sampling.frequency_penalty, request.sampling.presence_penalty) == (0.5, -2.0)
     assert request.sampling.relative_frequency_penalty == 0.0
     assert (
-        refused.json()["error"]
+        rejected.json()["error"]
         == "Input validation error: `presence_penalty` must be >= -2.0 and <= 2.0. Given: 2.5"
     )
 

@@ -99,12 +99,12 @@ async def test_vertex_predicts_one_text_per_instance(make_client):
     native = {"inputs": PROMPT, "parameters": {"max_new_tokens": 2}}
     chat = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 2, "temperature": 0}
     async with make_client() as client:
-        told = (await client.post("/vertex", json={"instances": [native, chat]})).json()
+        parsed = (await client.post("/vertex", json={"instances": [native, chat]})).json()
         text = (await client.post("/generate", json=native)).json()["generated_text"]
         response = (await client.post("/v1/chat/completions", json=chat)).json()["choices"][0][
             "message"
         ]["content"]
-    assert told == {"predictions": [text, response]}
+    assert parsed == {"predictions": [text, response]}
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ async def test_kserve_metadata(make_client):
 
 async def test_kserve_infers_bytes(make_client):
     async with make_client() as client:
-        told = (await client.post(INFER, json=infer_body(PROMPT, "fox"))).json()
+        parsed = (await client.post(INFER, json=infer_body(PROMPT, "fox"))).json()
         texts = [
             (
                 await client.post(
@@ -183,10 +183,10 @@ async def test_kserve_infers_bytes(make_client):
             ).json()["generated_text"]
             for p in (PROMPT, "fox")
         ]
-    assert told["id"] == "7"
-    assert [output["name"] for output in told["outputs"]] == ["out0", "out1"]
-    assert [bytes(output["data"]).decode() for output in told["outputs"]] == texts
-    assert [output["shape"] for output in told["outputs"]] == [
+    assert parsed["id"] == "7"
+    assert [output["name"] for output in parsed["outputs"]] == ["out0", "out1"]
+    assert [bytes(output["data"]).decode() for output in parsed["outputs"]] == texts
+    assert [output["shape"] for output in parsed["outputs"]] == [
         [1, len(text.encode())] for text in texts
     ]
 
