@@ -85,8 +85,7 @@ async def test_a_failing_source_ends_a_merged_stream():
 @pytest.mark.parametrize("num_prompts", [1, 2])
 async def test_a_client_disconnect_aborts_every_sequence(make_app, tokenizer, num_prompts):
     token = tokenizer.encode("fox").ids[-1]
-    # Each sequence generates one token and does not end.
-    engine = FakeEngine([SequenceOutput(0, [TokenOutput(token)])])
+    engine = FakeEngine([SequenceOutput(0, [TokenOutput(token)])])  # one token each, then silence
     app = make_app(engine, max_concurrent_requests=4)
     body = f'{{"prompt":{["a"] * num_prompts},"n":2,"stream":true}}'.replace("'", '"').encode()
     received = [{"type": "http.request", "body": body}]

@@ -136,7 +136,7 @@ def test_lengths_have_limits(num_tokens, max_new_tokens, text):
     assert str(caught.value) == text
 
 
-def test_the_default_length_limit_is_the_rest_of_the_context():
+def test_the_context_ends_what_was_not_limited():
     assert check_lengths(10, GenerateParameters(), CONFIG).max_new_tokens == 54
     assert check_lengths(48, GenerateParameters(max_new_tokens=16), CONFIG).max_new_tokens == 16
 
@@ -154,7 +154,7 @@ def test_the_default_length_limit_is_the_rest_of_the_context():
         ({"seed": 3, "repetition_penalty": 1.2}, False),
     ],
 )
-def test_the_parameters_that_enable_sampling(given, expected):
+def test_what_turns_sampling_on(given, expected):
     assert is_sampling(GenerateParameters(**given)) is expected
 
 
@@ -202,13 +202,13 @@ def test_every_parameter_reaches_the_backend():
         (SamplingParams(top_k=17), "`top_k` must be <= 16 with the backend `fake`. Given: 17"),
     ],
 )
-def test_an_unsupported_parameter_is_rejected_by_name(sampling, text):
+def test_what_the_backend_did_not_agree_to_is_refused_by_name(sampling, text):
     with pytest.raises(ValidationError) as caught:
         check_agreement(sampling, agreement(), "fake")
     assert str(caught.value) == text
 
 
-def test_supported_parameters_are_accepted():
+def test_what_was_agreed_is_accepted():
     check_agreement(
         SamplingParams(greedy=False, temperature=0.5, top_k=16, top_p=0.5), agreement(), "fake"
     )

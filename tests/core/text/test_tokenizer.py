@@ -113,7 +113,7 @@ def test_an_invalid_config_is_reported(tmp_path):
         Tokenizer.load(tmp_path)
 
 
-def test_a_missing_tokenizer_reports_the_required_files(tmp_path):
+def test_a_missing_tokenizer_says_what_is_needed(tmp_path):
     with pytest.raises(ModelError, match=r"no tokenizer\.json, nor vocab\.json with merges\.txt"):
         Tokenizer.load(tmp_path)
 
