@@ -67,7 +67,7 @@ def _run(size: int, num_steps: int, depth: int, *, greedy: bool) -> Iterator[tup
     scheduler = Scheduler(_agreement(size, depth), SchedulerConfig(), hash_key=b"k" * 32)
     sampling = SamplingParams(greedy=greedy, logprobs="raw")
     for number in range(size):
-        # The sequences have different lengths, so that they end in different steps.
+        # Their lengths differ, so that their ends are spread over the steps.
         scheduler.add(_request(number, sampling, _NEW_TOKENS - number * _NEW_TOKENS // (2 * size)))
     number, in_flight = size, deque[SchedulerOutput]()
     for index in range(num_steps + 2):

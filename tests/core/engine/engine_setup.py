@@ -1,4 +1,4 @@
-"""A start message for the null backend."""
+"""Requests and start messages for engine tests with the null backend."""
 
 import msgspec
 
@@ -36,7 +36,7 @@ def request(prompt, max_new_tokens=4, **kwargs):
 
 
 class SubmittedSequence:
-    """A sequence in an engine, and its outputs one by one."""
+    """A sequence that is submitted to an engine. Iteration yields its outputs one by one."""
 
     def __init__(self, client, request):
         self._outputs = OutputQueue()

@@ -128,7 +128,7 @@ def test_a_name_registered_twice(install):
     assert registry.select("auto", SPEC, CONFIG).chosen.name == "good"
 
 
-def test_auto_takes_the_highest_priority_and_shows_every_status(install):
+def test_auto_selects_the_highest_priority_and_shows_every_status(install):
     install("slow", priority=-100)
     install("absent", priority=50, probe="return ProbeResult(False, 'no device')")
     selection = install("fast", priority=10).select("auto", SPEC, CONFIG)
@@ -147,8 +147,8 @@ def test_auto_rejects_equal_priorities(install):
 
 
 def test_an_unsupported_model_is_reported_with_the_reason(install):
-    refusing = GOOD.replace('Support("native")', 'Support("no", ("the family x is unknown",))')
-    registry = install("picky", source=refusing)
+    unsupporting = GOOD.replace('Support("native")', 'Support("no", ("the family x is unknown",))')
+    registry = install("picky", source=unsupporting)
     with pytest.raises(BackendError, match="cannot be used: the family x is unknown"):
         registry.select("picky", SPEC, CONFIG)
     with pytest.raises(
