@@ -210,7 +210,10 @@ class KVCacheManager:
         ]:
             num_full = sequence.num_computed_tokens // size
             self._prefix_cache.extend_hashes(
-                sequence.block_hashes, sequence.token_ids, num_full, adapter=sequence.adapter
+                sequence.block_hashes,
+                sequence.token_ids,
+                num_full,
+                adapter=sequence.request.adapter,
             )
             for index in range(sequence.num_registered_blocks, num_full):
                 self._prefix_cache.insert(sequence.block_hashes[index], sequence.block_table[index])
@@ -284,7 +287,7 @@ class KVCacheManager:
         num_blocks = (sequence.num_tokens - 1) // self.block_size
         hashes = sequence.block_hashes
         self._prefix_cache.extend_hashes(
-            hashes, sequence.token_ids, num_blocks, adapter=sequence.adapter
+            hashes, sequence.token_ids, num_blocks, adapter=sequence.request.adapter
         )
         return self._prefix_cache.find(hashes[:num_blocks])
 

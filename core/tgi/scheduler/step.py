@@ -134,26 +134,8 @@ class StepBuilder:
 
     def introduce(self, sequence: Sequence, cache: KVCacheManager) -> None:
         """Tell the worker everything about a sequence, before its first row."""
-        sampling = sequence.sampling
-        if sampling.prompt_logprobs and sequence.is_prompt_scored:
-            sampling = msgspec.structs.replace(sampling, prompt_logprobs=False)
-        tables = cache.tables(sequence)
+        self.added.append(_new_sequence(sequence, cache.tables(sequence)))
         sequence.num_sent_blocks = len(sequence.block_table)
-        self.added.append(
-            NewSequence(
-                sequence=sequence.handle,
-                request_id=sequence.request_id,
-                tokens=np.array(sequence.token_ids, np.int32),
-                num_prompt_tokens=sequence.num_prompt_tokens,
-                num_computed_tokens=sequence.num_computed_tokens,
-                block_tables=tables,
-                sampling=sampling,
-                sequence_slot=-1 if tables else sequence.sequence_slot,
-                max_total_tokens=sequence.max_tokens,
-                adapter=sequence.adapter,
-                encoder_tokens=np.array(sequence.encoder_token_ids, np.int32),
-            )
-        )
 
     def build(
         self, dropped: list[int], cache: KVCacheManager, tokens_per_step: int, layout: RowLayout
@@ -217,13 +199,36 @@ class StepBuilder:
         draws = []
         for row, max_tokens in sorted(self.budgets.items()):
             sequence, num_extra = self.sequences[row], max_tokens - 1
-            if sequence.sampling.greedy:
+            if sequence.request.sampling.greedy:
                 draws.append(np.zeros(num_extra, np.float32))
                 continue
             first = sequence.num_submitted_tokens - sequence.num_prompt_tokens + 1
             indices = np.arange(first, first + num_extra, dtype=np.uint64)
             draws.append(uniform_draws(np.full(num_extra, sequence.seed, np.uint64), indices))
         return np.concatenate(draws)
+
+
+def _new_sequence(sequence: Sequence, tables: list[Int32Array]) -> NewSequence:
+    """The record that introduces a running sequence to the worker. `tables` has one block table per
+    cache group.
+    """
+    request = sequence.request
+    sampling = request.sampling
+    if sampling.prompt_logprobs and sequence.is_prompt_scored:
+        sampling = msgspec.structs.replace(sampling, prompt_logprobs=False)
+    return NewSequence(
+        sequence=sequence.handle,
+        request_id=request.request_id,
+        tokens=np.array(sequence.token_ids, np.int32),
+        num_prompt_tokens=sequence.num_prompt_tokens,
+        num_computed_tokens=sequence.num_computed_tokens,
+        block_tables=tables,
+        sampling=sampling,
+        sequence_slot=-1 if tables else sequence.sequence_slot,
+        max_total_tokens=sequence.max_tokens,
+        adapter=request.adapter,
+        encoder_tokens=np.array(request.encoder_token_ids, np.int32),
+    )
 
 
 @final
@@ -245,7 +250,7 @@ class RowLayout:
         self._drawn = [
             row
             for row, (sequence, sample) in enumerate(pairs)
-            if sample and not sequence.sampling.greedy
+            if sample and not sequence.request.sampling.greedy
         ]
         self._seeds = np.array([step.sequences[row].seed for row in self._drawn], np.uint64)
 

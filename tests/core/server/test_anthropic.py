@@ -4,7 +4,7 @@ import pytest
 
 from tests.core.server.fake_engine import FakeEngine
 from tests.stream_checks import messages_events
-from tgi.scheduler.records import SequenceOutput, TokenOutput
+from tgi.scheduler.records import SequenceOutput
 from tgi.types import FinishReason
 
 MESSAGES = [{"role": "user", "content": "The quick brown fox"}]
@@ -46,7 +46,7 @@ async def test_the_stop_sequence_is_named(make_client, stream):
 
 
 async def test_eos_ends_the_turn(make_client, tokenizer):
-    outputs = [SequenceOutput(0, [TokenOutput(tokenizer.eos_token_ids[0])], FinishReason.EOS_TOKEN)]
+    outputs = [SequenceOutput(0, [tokenizer.eos_token_ids[0]], FinishReason.EOS_TOKEN)]
     async with make_client(FakeEngine(outputs)) as client:
         told = (await client.post("/v1/messages", json=BODY)).json()
     assert (told["stop_reason"], told["content"]) == ("end_turn", [{"type": "text", "text": ""}])
@@ -85,7 +85,7 @@ async def test_counting_agrees_with_generating(make_client):
 
 async def test_a_failure_on_the_way_is_the_end_of_the_stream(make_client, tokenizer):
     outputs = [
-        SequenceOutput(0, [TokenOutput(tokenizer.encode("fox").ids[-1])]),
+        SequenceOutput(0, [tokenizer.encode("fox").ids[-1]]),
         SequenceOutput(0, error="out of luck"),
     ]
     async with make_client(FakeEngine(outputs)) as client:

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tests.core.server.fake_engine import FakeEngine
-from tgi.server.generation.concurrency_limiter import ConcurrencyLimiter
+from tgi.server.generation.concurrency import ConcurrencyLimiter
 from tgi.server.http.disconnect import DisconnectError, run_until_disconnect
 from tgi.server.http.sse import EventStream
 
