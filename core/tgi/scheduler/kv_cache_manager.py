@@ -17,8 +17,7 @@ from typing import final
 import numpy as np
 
 from tgi.backend import Agreement, BackendError, Int32Array, KVCachePlan
-from tgi.scheduler.block_manager import BlockManager
-from tgi.scheduler.prefix_cache import PrefixCache
+from tgi.scheduler.block_manager import BlockManager, PrefixCache
 from tgi.scheduler.sequence import Sequence
 from tgi.scheduler.sequence_slot_manager import SequenceSlotManager
 

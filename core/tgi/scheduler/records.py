@@ -47,11 +47,6 @@ class Request(Entry, frozen=True):
     # decoder's tokens.
     encoder_token_ids: list[int] = []
 
-    @property
-    def input_length(self) -> int:
-        """Number of tokens of the client's text."""
-        return len(self.encoder_token_ids) or len(self.prompt_token_ids)
-
 
 class SequenceOutput(Entry, frozen=True):
     """New output of one sequence. None follows after a `finish_reason` or an `error`.

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tgi.backend import SamplingParams
-from tgi.engine.framing import MAX_FRAME_BYTES, encode_frame, frontend_message_reader
+from tgi.engine.link import MAX_FRAME_BYTES, encode_frame, frontend_message_reader
 from tgi.engine.messages import AbortSequence, AddSequence, CheckHealth, Shutdown
 from tgi.scheduler import Request
 

@@ -78,6 +78,8 @@ class GeneratedSequence:
     ) -> None:
         """`index` is the sequence's place among those of the prompt."""
         self.stop: str | None = None  # the stop string that ended it
+        # Number of tokens of the client's text.
+        self.input_length = len(request.encoder_token_ids) or len(request.prompt_token_ids)
         self.num_generated_tokens = 0
         self.num_cached_tokens = 0  # prompt tokens taken from the prefix cache
         self.tokens: list[GeneratedToken] = []  # filled in where the response is not streamed
@@ -86,8 +88,8 @@ class GeneratedSequence:
         self._request = request
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer, request.prompt_token_ids)
-        self._stopping = StoppingCriteria(text_request.parameters.stop)
-        self._has_stop = bool(text_request.parameters.stop)
+        stop = text_request.parameters.stop
+        self._stopping = StoppingCriteria(stop) if stop else None
         self._hides_stop = text_request.stop_style is StopStyle.OPENAI
         self._pieces: list[str] = []  # no special tokens, no text after a stop string
         self._held = ""  # text after the pieces that may become a stop string
@@ -107,11 +109,6 @@ class GeneratedSequence:
     def text(self) -> str:
         """The text, without special tokens."""
         return "".join(self._pieces)
-
-    @property
-    def input_length(self) -> int:
-        """Number of tokens of the client's text."""
-        return self._request.input_length
 
     @property
     def seed(self) -> int | None:
@@ -158,7 +155,7 @@ class GeneratedSequence:
         special = token_id in tokenizer.special_ids
         if special:
             piece = shown = tokenizer.token_text(token_id)
-            if finish is None and self._stopping.matches_special(piece):
+            if finish is None and self._stopping and self._stopping.matches_special(piece):
                 finish = FinishReason.STOP_SEQUENCE
         else:
             piece = self._detokenizer.push(token_id)
@@ -187,7 +184,7 @@ class GeneratedSequence:
 
     def _add(self, piece: str) -> str:
         """Add a piece of text. Returns the text that may be shown now."""
-        if not self._has_stop:
+        if self._stopping is None:
             self._pieces.append(piece)
             return piece
         match = self._stopping.push(piece)
@@ -242,19 +239,20 @@ class Generation:
         """Submit the requests to the engine. `on_result` is called with each sequence that ends
         well. Raises what `Engine.submit` raises.
         """
-        self.input_length = requests[0].input_length
         self._on_result = on_result
         self._outputs = OutputQueue()
         self._failure: RequestError | None = None
         # Invariant: by the engine's ids, the sequences that have not ended.
         self._sequences: dict[int, tuple[SequenceStream, GeneratedSequence]] = {}
+        sequences = [
+            GeneratedSequence(index, text_request, request, tokenizer, validation_seconds)
+            for index, request in enumerate(requests)
+        ]
+        self.input_length = sequences[0].input_length
         try:
-            for index, request in enumerate(requests):
+            for request, sequence in zip(requests, sequences, strict=True):
                 stream = engine.submit(request, self._outputs)
-                self._sequences[stream.sequence_id] = (
-                    stream,
-                    GeneratedSequence(index, text_request, request, tokenizer, validation_seconds),
-                )
+                self._sequences[stream.sequence_id] = (stream, sequence)
         except RequestError:
             self.close()
             raise

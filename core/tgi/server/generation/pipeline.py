@@ -27,9 +27,8 @@ from tgi.server.generation.concurrency import ConcurrencyLimiter, run_all
 from tgi.server.generation.output import GeneratedSequence, GeneratedToken, Generation
 from tgi.server.generation.parameters import TextRequest
 from tgi.server.generation.validation import BEST_OF_RULES, STREAM_RULES, Admission
-from tgi.server.http.disconnect import run_until_disconnect
 from tgi.server.http.json_format import format_plain
-from tgi.server.http.routing import read_record, read_variant
+from tgi.server.http.routing import read_record, read_variant, run_until_disconnect
 from tgi.server.state import ServerConfig, ServerState
 from tgi.server.telemetry.metrics import Failure
 from tgi.server.telemetry.tracing import record_failure, record_generation
