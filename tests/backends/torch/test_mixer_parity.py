@@ -212,9 +212,7 @@ def test_every_parameter_counts(name: str, tmp_path: Path) -> None:
         parameter.zero_()
         assert distance() > TOLERANCE, f"{name} may be lost unseen"
         parameter.copy_(kept.roll(1, 0))
-        assert parameter.shape[0] == 1 or distance() > TOLERANCE, (
-            f"{name} may be shifted unseen"
-        )
+        assert parameter.shape[0] == 1 or distance() > TOLERANCE, f"{name} may be shifted unseen"
         parameter.copy_(kept)
 
 

@@ -186,8 +186,7 @@ def test_equals_the_reference(name: str) -> None:
         is_norm_weight = name.endswith("norm.weight")
         parameter.copy_(1 + 0.1 * drawn if is_norm_weight else 0.3 * drawn)
     weights = {
-        name: parameter.numpy()
-        for name, parameter in decoder.parameters.by_parameter.items()
+        name: parameter.numpy() for name, parameter in decoder.parameters.by_parameter.items()
     }
     rng = random.Random(1)
     sequence = PagedSequence(
