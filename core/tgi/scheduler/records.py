@@ -46,6 +46,7 @@ class Request(Entry, frozen=True):
     # Tokens that the encoder of an encoder-decoder model reads. The prompt is then the start of the
     # decoder's tokens.
     encoder_token_ids: list[int] = []
+    cache_salt: str = ""  # sequences with different salts share no blocks of the prefix cache
 
 
 class SequenceOutput(Entry, frozen=True):

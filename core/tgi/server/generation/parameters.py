@@ -18,6 +18,7 @@ from tgi.server.http.json_format import round_f32
 __all__ = [
     "F32",
     "I32",
+    "MAX_SALT_LENGTH",
     "U32",
     "U64",
     "ExtensionFields",
@@ -31,6 +32,9 @@ __all__ = [
     "generate_parameters",
 ]
 
+MAX_SALT_LENGTH = 256
+"""Maximum number of characters of `cache_salt`."""
+
 _MAX_U64 = 2**64 - 1  # above msgspec's own bounds, which are those of an i64
 _PROCESSED_LOGPROBS = SamplingParams(logprobs="processed")  # as TGI's
 _LEAST_TOP_P = 1e-9  # the meaning of OpenAI's 0: only the most likely token
@@ -40,6 +44,9 @@ U64 = Annotated[int, msgspec.Meta(ge=0, title="u64")]
 Usize = Annotated[int, msgspec.Meta(ge=0, title="usize")]
 I32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1, title="i32")]
 F32 = Annotated[float, msgspec.Meta(title="f32")]
+CacheSalt = Annotated[
+    str, msgspec.Meta(extra_json_schema={"minLength": 1, "maxLength": MAX_SALT_LENGTH})
+]
 
 
 def check_u64(*values: int | None) -> None:
@@ -64,7 +71,9 @@ class Grammar(msgspec.Struct, frozen=True):
 
 
 class GenerateParameters(msgspec.Struct, frozen=True):
-    """How to generate. `ignore_eos` is an extension of ours, the other fields are TGI's."""
+    """How to generate. `ignore_eos` and `cache_salt` are extensions of ours, the other fields are
+    TGI's.
+    """
 
     best_of: Usize | None = None
     temperature: F32 | None = None
@@ -86,6 +95,7 @@ class GenerateParameters(msgspec.Struct, frozen=True):
     grammar: Grammar | None = None
     adapter_id: str | None = None
     ignore_eos: bool = False
+    cache_salt: CacheSalt | None = None  # requests with different salts share no cached blocks
 
     def __post_init__(self) -> None:
         """Complete the integer bounds."""
@@ -105,6 +115,7 @@ class ExtensionFields(msgspec.Struct, frozen=True, kw_only=True):
     """Base of the `/v1` bodies: parameters that are extensions of ours on each of these routes."""
 
     ignore_eos: bool | None = False
+    cache_salt: CacheSalt | None = None
 
 
 def generate_parameters(
@@ -136,6 +147,7 @@ def generate_parameters(
         seed=seed,
         top_n_tokens=top_n_tokens,
         ignore_eos=bool(extensions.ignore_eos),
+        cache_salt=extensions.cache_salt,
     )
 
 

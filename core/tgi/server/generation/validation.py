@@ -18,7 +18,7 @@ import msgspec
 from tgi.backend import Agreement, SamplingParams
 from tgi.errors import ValidationError
 from tgi.scheduler import Request
-from tgi.server.generation.parameters import GenerateParameters, TextRequest
+from tgi.server.generation.parameters import MAX_SALT_LENGTH, GenerateParameters, TextRequest
 from tgi.server.http.json_format import round_f32
 from tgi.server.state import ServerConfig, ServerState
 
@@ -123,6 +123,7 @@ class Admission:
             seed=secrets.randbits(_NUM_SEED_BITS) if parameters.seed is None else parameters.seed,
             max_new_tokens=candidate.max_new_tokens,
             eos_token_ids=eos_token_ids,
+            cache_salt=parameters.cache_salt or "",
         )
         return _fan_out(first, request)
 
@@ -267,6 +268,14 @@ def _adapter_id(candidate: Candidate) -> None:
         )
 
 
+def _cache_salt(candidate: Candidate) -> None:
+    salt = candidate.parameters.cache_salt
+    if salt is not None and not 1 <= len(salt) <= MAX_SALT_LENGTH:
+        raise ValidationError(
+            f"`cache_salt` must have 1 to {MAX_SALT_LENGTH} characters. Given: {len(salt)}"
+        )
+
+
 def _logit_bias_ids(candidate: Candidate) -> None:
     ids = (token for token, _ in candidate.request.sampling.logit_bias)
     _check_token_ids(ids, candidate.agreement, "logit_bias")
@@ -358,6 +367,7 @@ PARAMETER_RULES: RuleSet = (
     _truncate,
     _grammar,
     _adapter_id,
+    _cache_salt,
     _logit_bias_ids,
     _logit_bias_agreement,
     _sampling_agreement,
