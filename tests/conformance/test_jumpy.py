@@ -23,8 +23,8 @@ from tgi.backend import EngineConfig, RequestedLimits, SamplingParams
 from tgi.engine.client import EngineClient
 from tgi.engine.core import EngineCore
 from tgi.engine.messages import AbortSequence, Shutdown
-from tgi.engine.stream import OutputQueue, SequenceRequest, SequenceStream
-from tgi.scheduler import Scheduler, SchedulerConfig
+from tgi.engine.stream import OutputQueue, SequenceStream
+from tgi.scheduler import Request, Scheduler, SchedulerConfig
 from tgi.testing.conformance.backend_under_test import RecordingReporter
 from tgi.testing.doubles.null_backend import NullJumps, NullScript
 from tgi.testing.doubles.null_worker import NullWorker
@@ -84,7 +84,7 @@ class Frontend:
     def _send_new(self):
         number = len(self.streams)
         prompt = [self.rng.choice([EOS, *range(10, 60)]) for _ in range(self.rng.randint(1, 24))]
-        sequence = SequenceRequest(
+        sequence = Request(
             f"r{number}", prompt, SamplingParams(), 0, self.rng.randint(1, 30), (EOS,)
         )
         self.streams.append(SequenceStream(number, sequence, OutputQueue(), self._abort))
@@ -163,7 +163,7 @@ def test_rows_bring_several_tokens_and_engines_die():
 
     class CountingFrontend(Frontend):
         def send(self, report):
-            seen.update(len(output.tokens) for output in report.outputs)
+            seen.update(len(output.token_ids) for output in report.outputs)
             super().send(report)
 
     frontend = CountingFrontend(random.Random(1), num_sequences=60)
@@ -204,7 +204,7 @@ async def test_streams_of_several_tokens_survive_a_kill(tmp_path):
 
         async def read(number):
             async for output in streams[number]:
-                tokens[number] += [token.token_id for token in output.tokens]
+                tokens[number] += output.token_ids
 
         readers = [asyncio.create_task(read(number)) for number in range(len(streams))]
         while max(map(len, tokens)) < 8:

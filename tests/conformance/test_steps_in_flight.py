@@ -17,7 +17,7 @@ from tgi.architectures import GenericSpec
 from tgi.backend import EngineConfig, RequestedLimits, SamplingParams
 from tgi.engine.core import EngineCore
 from tgi.engine.messages import AbortSequence, AddSequence, Shutdown
-from tgi.scheduler import NewSequenceRequest, Scheduler, SchedulerConfig
+from tgi.scheduler import Request, Scheduler, SchedulerConfig
 from tgi.testing.conformance.backend_under_test import RecordingReporter
 from tgi.testing.doubles.null_backend import NullScript
 from tgi.testing.doubles.null_worker import NullWorker
@@ -123,7 +123,7 @@ class Clients:
             if number in self.left:
                 continue
             assert number not in self.ended, "news after the end"
-            self.tokens.setdefault(number, []).extend(token.token_id for token in output.tokens)
+            self.tokens.setdefault(number, []).extend(output.token_ids)
             if output.finish_reason is not None or output.error is not None:
                 self.ended[number] = output.error or output.finish_reason.value
                 self._send()
@@ -141,10 +141,8 @@ class Clients:
         # step is collected.
         rng = random.Random(number)
         prompt = [rng.choice([EOS, *range(10, 60)]) for _ in range(rng.randint(5, 30))]
-        request = NewSequenceRequest(
-            number, f"r{number}", prompt, SamplingParams(), 0, rng.randint(20, 60), (EOS,)
-        )
-        self.outbox.append(AddSequence(request))
+        request = Request(f"r{number}", prompt, SamplingParams(), 0, rng.randint(20, 60), (EOS,))
+        self.outbox.append(AddSequence(number, request))
 
 
 def serve(depth, **script):

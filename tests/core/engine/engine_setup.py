@@ -5,8 +5,8 @@ import msgspec
 from tgi.architectures import GenericSpec
 from tgi.backend import EngineConfig, RequestedLimits, SamplingParams
 from tgi.engine.messages import Start
-from tgi.engine.stream import OutputQueue, SequenceRequest
-from tgi.scheduler.records import SchedulerConfig
+from tgi.engine.stream import OutputQueue
+from tgi.scheduler.records import Request, SchedulerConfig
 from tgi.testing.doubles.null_backend import NullScript
 
 SPEC = GenericSpec(
@@ -30,9 +30,7 @@ def start_message(tmp_path, **script):
 
 def request(prompt, max_new_tokens=4, **kwargs):
     sampling = kwargs.pop("sampling", SamplingParams(logprobs="processed"))
-    return SequenceRequest(
-        "r", list(prompt), sampling, seed=1, max_new_tokens=max_new_tokens, **kwargs
-    )
+    return Request("r", list(prompt), sampling, seed=1, max_new_tokens=max_new_tokens, **kwargs)
 
 
 class SubmittedSequence:

@@ -45,7 +45,7 @@ class Running:
 async def collect(stream):
     tokens, last = [], None
     async for output in stream:
-        tokens += [token.token_id for token in output.tokens]
+        tokens += output.token_ids
         last = output
     return tokens, last
 
@@ -55,10 +55,10 @@ async def test_tokens_logprobs_and_finish(tmp_path):
         sampling = SamplingParams(logprobs="processed", top_n_tokens=2)
         stream = engine.submit(request([5, 6, 7], sampling=sampling))
         outputs = [output async for output in stream]
-        assert [t.token_id for o in outputs for t in o.tokens] == [5, 6, 7, 5]
+        assert [token for o in outputs for token in o.token_ids] == [5, 6, 7, 5]
         assert outputs[-1].finish_reason == FinishReason.LENGTH
-        assert outputs[0].tokens[0].logprob == -0.5
-        assert outputs[0].tokens[0].top == ((5, -0.5), (6, -1.0))
+        assert outputs[0].logprobs == [-0.5]
+        assert outputs[0].top == [((5, -0.5), (6, -1.0))]
         assert engine.client.num_unfinished == 0
         assert await engine.client.check_health(deep=True)
         assert [m.phase for m in engine.progress] == ["load", "warmup"]

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tgi.backend import SamplingParams
-from tgi.engine.framing import MAX_FRAME_BYTES, encode_frame, frontend_message_reader
+from tgi.engine.link import MAX_FRAME_BYTES, encode_frame, frontend_message_reader
 from tgi.engine.messages import AbortSequence, AddSequence, CheckHealth, Shutdown
-from tgi.scheduler import NewSequenceRequest
+from tgi.scheduler import Request
 
 MESSAGES = [
-    AddSequence(NewSequenceRequest(1, "r", [1, 2, 3], SamplingParams(), 2**64 - 1, 5, (0,))),
+    AddSequence(1, Request("r", [1, 2, 3], SamplingParams(), 2**64 - 1, 5, (0,)), [7]),
     AbortSequence(1),
     CheckHealth(4, deep=True),
     Shutdown(),

@@ -10,7 +10,7 @@ import pytest
 from tests.core.engine.engine_setup import request, start_message
 from tests.work_counter import count_calls, peak_bytes
 from tgi.engine.core import EngineCore
-from tgi.engine.framing import encode_frame
+from tgi.engine.link import encode_frame
 from tgi.engine.messages import AddSequence, Shutdown, StepReport
 from tgi.engine.stream import OutputQueue, SequenceStream
 from tgi.scheduler import Scheduler

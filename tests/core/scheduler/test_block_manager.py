@@ -2,8 +2,7 @@
 
 import pytest
 
-from tgi.scheduler.block_manager import BlockManager
-from tgi.scheduler.prefix_cache import PrefixCache
+from tgi.scheduler.block_manager import BlockManager, PrefixCache
 
 NUM_BLOCKS = 100
 

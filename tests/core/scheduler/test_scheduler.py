@@ -82,6 +82,15 @@ def test_the_prefix_cache_returns_full_blocks_but_never_a_whole_prompt():
     simulation.assert_ended_as_alone()
 
 
+def test_sequences_with_different_salts_share_no_blocks():
+    simulation = Simulation(make_agreement())
+    for salt in ("a", "b", "", "a", "b", ""):
+        simulation.add([1] * 8, 1, cache_salt=salt)
+        simulation.run()
+    assert [s.end.num_cached_tokens for s in simulation.streams.values()] == [0, 0, 0, 4, 4, 4]
+    simulation.assert_ended_as_alone()
+
+
 def test_the_prefix_cache_can_be_disabled():
     simulation = Simulation(make_agreement(), SchedulerConfig(prefix_cache=False))
     for _ in range(2):

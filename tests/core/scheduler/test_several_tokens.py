@@ -57,7 +57,7 @@ def test_a_sequence_continues_after_the_last_generated_token():
     scheduler, step = decoding()
     assert scheduler.schedule() is None
     [news] = scheduler.update(response(step, 5, 6, 8))
-    assert [token.token_id for token in news.tokens] == [5, 6, 8]
+    assert news.token_ids == [5, 6, 8]
     following = scheduler.schedule()
     assert (following.rows.start.tolist(), following.rows.tokens.tolist()) == ([5], [8])
     scheduler.check()
@@ -76,7 +76,7 @@ def test_tokens_after_the_last_one_are_dropped(ending):
     scheduler, step = decoding(**ending)
     tokens = (5, 6, 8, 9)[: budgets(step)[0]]
     [news] = scheduler.update(response(step, *tokens))
-    assert [token.token_id for token in news.tokens] == [5, 6]
+    assert news.token_ids == [5, 6]
     assert news.finish_reason is not None
     assert scheduler.schedule().dropped == step.rows.sequence.tolist()
 

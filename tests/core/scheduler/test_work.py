@@ -17,7 +17,7 @@ from tgi.backend import (
     ModelRunnerOutput,
     SamplingParams,
 )
-from tgi.scheduler import NewSequenceRequest, Scheduler, SchedulerConfig
+from tgi.scheduler import Request, Scheduler, SchedulerConfig
 from tgi.scheduler.step import StepBuilder
 
 FEW, MANY = 32, 256
@@ -37,9 +37,7 @@ def scheduler_with(num_sequences):
     scheduler = Scheduler(agreement, SchedulerConfig(), hash_key=b"k" * 32)
     for number in range(num_sequences):
         sampling = SamplingParams(greedy=False, logprobs="raw")
-        scheduler.add(
-            NewSequenceRequest(number, "r", [1 + number % 7, 2, 3], sampling, number, 900, (2,))
-        )
+        scheduler.add(number, Request("r", [1 + number % 7, 2, 3], sampling, number, 900, (2,)))
     decode(scheduler, 1)
     return scheduler
 

@@ -3,8 +3,8 @@
 import msgspec
 
 from tgi.backend import API_VERSION, Agreement, CacheGroup, KVCachePlan, Limits
-from tgi.engine.stream import SequenceRequest, SequenceStream
-from tgi.scheduler.records import SequenceOutput, TokenOutput
+from tgi.engine.stream import SequenceStream
+from tgi.scheduler.records import Request, SequenceOutput
 from tgi.types import FinishReason
 
 LOGPROB = -0.5
@@ -34,7 +34,7 @@ class FakeEngine:
         self.agreement = agreement(**changes)
         self.is_healthy = True
         self.outputs = outputs
-        self.requests: list[SequenceRequest] = []
+        self.requests: list[Request] = []
         self.streams: list[SequenceStream] = []
         self.aborted: list[int] = []
         self.listeners = []
@@ -68,7 +68,9 @@ class FakeEngine:
             is_last = index == request.max_new_tokens - 1
             yield SequenceOutput(
                 stream.sequence_id,
-                [TokenOutput(token, LOGPROB, top)],
+                [token],
                 FinishReason.LENGTH if is_last else None,
                 queue_ns=1000,
+                logprobs=[LOGPROB],
+                top=[top],
             )

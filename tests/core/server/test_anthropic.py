@@ -4,7 +4,7 @@ import pytest
 
 from tests.core.server.fake_engine import FakeEngine
 from tests.stream_checks import messages_events
-from tgi.scheduler.records import SequenceOutput, TokenOutput
+from tgi.scheduler.records import SequenceOutput
 from tgi.types import FinishReason
 
 MESSAGES = [{"role": "user", "content": "The quick brown fox"}]
@@ -46,7 +46,7 @@ async def test_the_stop_sequence_is_reported(make_client, stream):
 
 
 async def test_eos_ends_the_turn(make_client, tokenizer):
-    outputs = [SequenceOutput(0, [TokenOutput(tokenizer.eos_token_ids[0])], FinishReason.EOS_TOKEN)]
+    outputs = [SequenceOutput(0, [tokenizer.eos_token_ids[0]], FinishReason.EOS_TOKEN)]
     async with make_client(FakeEngine(outputs)) as client:
         parsed = (await client.post("/v1/messages", json=BODY)).json()
     assert (parsed["stop_reason"], parsed["content"]) == (
@@ -88,7 +88,7 @@ async def test_the_token_count_equals_the_usage_of_a_generation(make_client):
 
 async def test_a_failure_during_generation_ends_the_stream(make_client, tokenizer):
     outputs = [
-        SequenceOutput(0, [TokenOutput(tokenizer.encode("fox").ids[-1])]),
+        SequenceOutput(0, [tokenizer.encode("fox").ids[-1]]),
         SequenceOutput(0, error="out of luck"),
     ]
     async with make_client(FakeEngine(outputs)) as client:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.core.server.fake_engine import FakeEngine, agreement
 from tests.stream_checks import native_events, openai_chunks
-from tgi.scheduler.records import SequenceOutput, TokenOutput
+from tgi.scheduler.records import SequenceOutput
 from tgi.types import FinishReason
 
 PROMPT = "The quick brown fox"
@@ -23,8 +23,12 @@ class RankedEngine(FakeEngine):
 
     def _echo(self, stream):
         logprob = self.logprobs[stream.sequence_id]
-        token = TokenOutput(10 + stream.sequence_id, logprob)
-        yield SequenceOutput(stream.sequence_id, [token] * 2, FinishReason.LENGTH)
+        yield SequenceOutput(
+            stream.sequence_id,
+            [10 + stream.sequence_id] * 2,
+            FinishReason.LENGTH,
+            logprobs=[logprob] * 2,
+        )
 
 
 def native(**parameters):

@@ -1,16 +1,17 @@
 """The text of a sequence whose tokens come from a scripted engine."""
 
 import asyncio
-import dataclasses
 
+import msgspec
 import pytest
 
 from tests.core.text.conftest import byte_level, save
 from tgi.backend import SamplingParams
-from tgi.engine.stream import SequenceRequest, SequenceStream
+from tgi.engine.stream import SequenceStream
 from tgi.errors import GenerationError, IncompleteGenerationError, UnhealthyError
-from tgi.scheduler import SequenceOutput, TokenOutput
-from tgi.server.generation.output import Generation, GenerationRequest, StopStyle
+from tgi.scheduler import Request, SequenceOutput
+from tgi.server.generation.output import Generation
+from tgi.server.generation.parameters import GenerateParameters, StopStyle, TextRequest
 from tgi.text import Tokenizer
 from tgi.types import FinishReason
 
@@ -35,27 +36,34 @@ class ScriptedEngine:
 
 def outputs_of(token_ids, finish=FinishReason.LENGTH, per_output=1):
     chunks = [token_ids[i : i + per_output] for i in range(0, len(token_ids), per_output)]
-    tokens = [
-        [TokenOutput(token, -0.5, ((token, -0.5), (3, -1.0))) for token in chunk]
-        for chunk in chunks
-    ]
-    last = len(tokens) - 1
+    last = len(chunks) - 1
     return [
-        SequenceOutput(7, chunk, finish if i == last else None) for i, chunk in enumerate(tokens)
+        SequenceOutput(
+            7,
+            chunk,
+            finish if i == last else None,
+            logprobs=[-0.5] * len(chunk),
+            top=[((token, -0.5), (3, -1.0)) for token in chunk],
+        )
+        for i, chunk in enumerate(chunks)
     ]
 
 
-def request(tokenizer, stop=(), style=StopStyle.NATIVE, greedy=True):
+def request(tokenizer, greedy=True):
     prompt = tokenizer.encode("Hello").ids
-    sequence = SequenceRequest("r", prompt, SamplingParams(greedy=greedy), 42, 100, (1,))
-    return GenerationRequest(sequence, tuple(stop), style)
+    return Request("r", prompt, SamplingParams(greedy=greedy), 42, 100, (1,))
 
 
-def start(engine, tokenizer, results=None, **options):
+def text_request(stop=(), style=StopStyle.NATIVE):
+    return TextRequest("Hello", GenerateParameters(stop=list(stop)), style)
+
+
+def start(engine, tokenizer, results=None, greedy=True, **options):
     return Generation(
         engine,
         tokenizer,
-        [request(tokenizer, **options)],
+        text_request(**options),
+        [request(tokenizer, greedy)],
         [].append if results is None else results.append,
     )
 
@@ -221,9 +229,7 @@ async def test_a_rejected_sequence_aborts_the_previous_ones(tokenizer):
             return super().submit(request, outputs)
 
     engine, first = Narrow([]), request(tokenizer)
-    second = dataclasses.replace(
-        first, sequence=dataclasses.replace(first.sequence, request_id="second")
-    )
+    second = msgspec.structs.replace(first, request_id="second")
     with pytest.raises(UnhealthyError):
-        Generation(engine, tokenizer, [first, second], [].append)
+        Generation(engine, tokenizer, text_request(), [first, second], [].append)
     assert engine.aborted == [7]

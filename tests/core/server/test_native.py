@@ -4,7 +4,7 @@ import pytest
 
 from tests.core.server.fake_engine import FakeEngine
 from tests.stream_checks import native_events
-from tgi.scheduler.records import SequenceOutput, TokenOutput
+from tgi.scheduler.records import SequenceOutput
 from tgi.types import FinishReason
 
 PROMPT = "The quick brown fox"
@@ -242,7 +242,7 @@ class CutOffEngine(FakeEngine):
 
 
 async def test_a_generation_that_is_cut_off_says_so(make_client):
-    async with make_client(CutOffEngine([SequenceOutput(0, [TokenOutput(5)])])) as client:
+    async with make_client(CutOffEngine([SequenceOutput(0, [5])])) as client:
         response = await client.post("/generate", json=body())
         stream = await client.post("/generate_stream", json=body())
         metrics = (await client.get("/metrics")).text
@@ -272,11 +272,7 @@ async def test_eos_is_a_separate_event_and_not_in_the_text(make_client, tokenize
     eos = tokenizer.eos_token_ids[0]
     token = tokenizer.encode("fox", add_special_tokens=False).ids[0]
     engine = FakeEngine(
-        [
-            SequenceOutput(
-                0, [TokenOutput(token, -1.0), TokenOutput(eos, -2.0)], FinishReason.EOS_TOKEN
-            )
-        ]
+        [SequenceOutput(0, [token, eos], FinishReason.EOS_TOKEN, logprobs=[-1.0, -2.0])]
     )
     async with make_client(engine) as client:
         found = native_events((await client.post("/generate_stream", json=body(details=True))).text)

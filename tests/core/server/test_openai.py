@@ -4,7 +4,7 @@ import pytest
 
 from tests.core.server.fake_engine import FakeEngine
 from tests.stream_checks import openai_chunks
-from tgi.scheduler.records import SequenceOutput, TokenOutput
+from tgi.scheduler.records import SequenceOutput
 from tgi.types import FinishReason
 
 PROMPT = "The quick brown fox"
@@ -112,8 +112,8 @@ async def test_the_text_excludes_the_stop_string(make_client, path, body, stop, 
 async def test_eos_is_a_stop_without_text(make_client, tokenizer, path, body, stream):
     token = tokenizer.encode("fox", add_special_tokens=False).ids[0]
     outputs = [
-        SequenceOutput(0, [TokenOutput(token)]),
-        SequenceOutput(0, [TokenOutput(tokenizer.eos_token_ids[0])], FinishReason.EOS_TOKEN),
+        SequenceOutput(0, [token]),
+        SequenceOutput(0, [tokenizer.eos_token_ids[0]], FinishReason.EOS_TOKEN),
     ]
     async with make_client(FakeEngine(outputs)) as client:
         response = await client.post(path, json=body | {"stream": stream})
@@ -130,11 +130,7 @@ async def test_eos_is_a_stop_without_text(make_client, tokenizer, path, body, st
 @ROUTES
 async def test_a_special_token_that_is_no_end_has_no_text(make_client, tokenizer, path, body):
     token = tokenizer.encode("fox", add_special_tokens=False).ids[0]
-    outputs = [
-        SequenceOutput(
-            0, [TokenOutput(tokenizer.eos_token_ids[0]), TokenOutput(token)], FinishReason.LENGTH
-        )
-    ]
+    outputs = [SequenceOutput(0, [tokenizer.eos_token_ids[0], token], FinishReason.LENGTH)]
     async with make_client(FakeEngine(outputs)) as client:
         found = openai_chunks(
             (await client.post(path, json=body | {"stream": True, "ignore_eos": True})).text

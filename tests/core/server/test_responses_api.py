@@ -4,7 +4,7 @@ import pytest
 
 from tests.core.server.fake_engine import FakeEngine
 from tests.stream_checks import responses_events
-from tgi.scheduler.records import SequenceOutput, TokenOutput
+from tgi.scheduler.records import SequenceOutput
 from tgi.types import FinishReason
 
 BODY = {"input": "The quick brown fox", "max_output_tokens": 3, "temperature": 0}
@@ -12,11 +12,7 @@ BODY = {"input": "The quick brown fox", "max_output_tokens": 3, "temperature": 0
 
 def ended(tokenizer):
     token = tokenizer.encode("fox", add_special_tokens=False).ids[0]
-    outputs = [
-        SequenceOutput(
-            0, [TokenOutput(token), TokenOutput(tokenizer.eos_token_ids[0])], FinishReason.EOS_TOKEN
-        )
-    ]
+    outputs = [SequenceOutput(0, [token, tokenizer.eos_token_ids[0]], FinishReason.EOS_TOKEN)]
     return FakeEngine(outputs), tokenizer.decode([token])
 
 
@@ -104,7 +100,7 @@ async def test_the_events_of_a_stream(make_client, tokenizer, is_cut):
 
 async def test_a_failure_during_generation_ends_the_stream(make_client, tokenizer):
     outputs = [
-        SequenceOutput(0, [TokenOutput(tokenizer.encode("fox").ids[-1])]),
+        SequenceOutput(0, [tokenizer.encode("fox").ids[-1]]),
         SequenceOutput(0, error="out of luck"),
     ]
     async with make_client(FakeEngine(outputs)) as client:

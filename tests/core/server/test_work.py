@@ -12,7 +12,7 @@ import pytest
 
 from tests.core.server.fake_engine import FakeEngine
 from tests.work_counter import count_calls
-from tgi.scheduler.records import SequenceOutput, TokenOutput
+from tgi.scheduler.records import SequenceOutput
 from tgi.types import FinishReason
 
 SHORT, LONG = 10, 40
@@ -54,9 +54,7 @@ class Stream:
             num_before = len(self.bodies)
             for index in range(first, first + together):
                 finish = FinishReason.LENGTH if index == num_tokens - 1 else None
-                sequence.put(
-                    SequenceOutput(sequence.sequence_id, [TokenOutput(token, -0.5)], finish)
-                )
+                sequence.put(SequenceOutput(sequence.sequence_id, [token], finish, logprobs=[-0.5]))
             while len(self.bodies) == num_before:
                 await asyncio.sleep(0)
         await self._serving

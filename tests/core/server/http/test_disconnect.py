@@ -8,8 +8,8 @@ import json
 import pytest
 
 from tests.core.server.fake_engine import FakeEngine
-from tgi.server.generation.concurrency_limiter import ConcurrencyLimiter
-from tgi.server.http.disconnect import DisconnectError, run_until_disconnect
+from tgi.server.generation.concurrency import ConcurrencyLimiter
+from tgi.server.http.routing import DisconnectError, run_until_disconnect
 from tgi.server.http.sse import EventStream
 
 BODY = {"inputs": "The quick brown fox", "parameters": {"max_new_tokens": 3}}
