@@ -157,7 +157,7 @@ def test_rules_for_special_limits():
     two = [step(rows((0, 0, [1]), (1, 0, [1])), added=[new(0, [1], [0]), new(1, [1], [3])])]
     with pytest.raises(BrokenRuleError, match="2 prefill rows"):
         send(StepRules(make_agreement(max_prefills=1)), two)
-    with pytest.raises(BrokenRuleError, match="not agreed"):
+    with pytest.raises(BrokenRuleError, match="not negotiated"):
         send(StepRules(make_agreement(features=())), second(rows((0, 5, [-1]))))
     with pytest.raises(BrokenRuleError, match="steps are in flight"):
         _ = [

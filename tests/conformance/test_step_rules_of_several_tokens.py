@@ -38,7 +38,7 @@ def several(max_tokens=3, draft_tokens=(), num_draws=None, start=5, token=7, blo
 BEGUN = replace(FIRST, rows=one_each(FIRST.rows))
 MASK_WORDS = np.array([1, 1, 1], np.int32)
 BROKEN_SEVERAL = {
-    "more than negotiated": ([BEGUN, step(several(4))], "agreed are 3"),
+    "more than negotiated": ([BEGUN, step(several(4))], "the maximum is 3"),
     "a draw too few": ([BEGUN, step(several(num_draws=1))], "1 draws for"),
     "a row after one of unknown length": (
         [BEGUN, "collect 1", step(several()), step(several(start=6), step_id=2)],
@@ -60,7 +60,7 @@ BROKEN_SEVERAL = {
         [BEGUN, step(several(sample=np.zeros(1, np.uint8)))],
         "several tokens for a row",
     ),
-    "a draft token too few": ([BEGUN, step(several(draft_tokens=[1]))], "1 guesses for 3"),
+    "a draft token too few": ([BEGUN, step(several(draft_tokens=[1]))], "1 draft tokens for 3"),
     "a draft token beyond the vocabulary": (
         [BEGUN, step(several(draft_tokens=[1, 11]))],
         "vocabulary",
@@ -139,16 +139,16 @@ def test_a_sequence_continues_after_its_row_of_several_tokens():
 
 
 def test_several_tokens_need_their_features():
-    with pytest.raises(BrokenRuleError, match="without guesses were not agreed"):
+    with pytest.raises(BrokenRuleError, match="without draft tokens were not negotiated"):
         send(StepRules(replace(SEVERAL, features=("drafts",))), [BEGUN, step(several())])
-    with pytest.raises(BrokenRuleError, match="drafts were not agreed"):
+    with pytest.raises(BrokenRuleError, match="drafts were not negotiated"):
         send(
             StepRules(replace(SEVERAL, features=("multi_token",))),
             [BEGUN, step(several(draft_tokens=[1, 2]))],
         )
-    with pytest.raises(BrokenRuleError, match="against the agreement"):
+    with pytest.raises(BrokenRuleError, match="does not match the negotiated limits"):
         send(StepRules(make_agreement()), [BEGUN])
-    with pytest.raises(BrokenRuleError, match="images were not agreed"):
+    with pytest.raises(BrokenRuleError, match="images were not negotiated"):
         send(StepRules(make_agreement()), [replace(FIRST, added=[new(media=[image_of(0, 2)])])])
-    with pytest.raises(BrokenRuleError, match="pooling was not agreed"):
+    with pytest.raises(BrokenRuleError, match="pooling was not negotiated"):
         send(StepRules(make_agreement()), [replace(FIRST, added=[new(pooling="last")])])

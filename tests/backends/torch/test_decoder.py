@@ -177,5 +177,5 @@ def test_an_unsupported_mixer_is_named() -> None:
     stack = Stack(
         kind="decoder", layers=(Layer(blocks=(Block(branches=(Branch(mixer=NewMixer()),)),)),)
     )
-    with pytest.raises(ModelError, match="small: the mixer NewMixer is not built yet"):
+    with pytest.raises(ModelError, match="small: the mixer NewMixer is not supported yet"):
         build_decoder(small_spec(stacks=(stack,)), ops.REFERENCE, torch.float32, "cpu")
