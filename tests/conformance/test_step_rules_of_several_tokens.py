@@ -134,7 +134,7 @@ def test_a_sequence_continues_after_its_row_of_several_tokens():
         for item, num_tokens in ((BEGUN, 1), (step(several()), count)):
             wrong.submit(item)
             wrong.collect(response(item.step_id, num_tokens))
-        with pytest.raises(BrokenRuleError, match="goes on at"):
+        with pytest.raises(BrokenRuleError, match="continues at"):
             wrong.submit(step(several(start=6 + count, token=3, blocks=[2]), step_id=2))
 
 

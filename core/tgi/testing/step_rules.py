@@ -271,7 +271,7 @@ class StepRules:
             f"a row of sequence {handle} follows one of several tokens, whose end is not known",
         )
         require_rule(
-            start == resident.end, f"sequence {handle} goes on at {start}, not at {resident.end}"
+            start == resident.end, f"sequence {handle} continues at {start}, not at {resident.end}"
         )
         require_rule(count > 0, f"an empty row of sequence {handle}")
         end = start + count
