@@ -144,8 +144,8 @@ def test_the_registry_returns_the_explanation(tmp_path):
 
 
 def test_an_error_in_an_explanation_is_reported_as_text(tmp_path):
-    (told,) = explained(Explaining(RuntimeError("no driver")), tmp_path)
-    assert told.chosen == "`explain` failed: RuntimeError: no driver"
+    (implementation,) = explained(Explaining(RuntimeError("no driver")), tmp_path)
+    assert implementation.chosen == "`explain` failed: RuntimeError: no driver"
 
 
 def test_the_help_lists_doctor(capsys):

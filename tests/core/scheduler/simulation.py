@@ -1,4 +1,4 @@
-"""A driver that runs the scheduler against `CheckingWorker`."""
+"""A driver that runs the scheduler with `CheckingWorker`."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Stream:
 
 
 class Simulation:
-    """A scheduler, a worker, and what the front would have received."""
+    """A scheduler, a worker, and the streams that the front end would receive."""
 
     def __init__(self, agreement, config=None, failures=None):
         self.agreement = agreement
@@ -137,7 +137,7 @@ class Simulation:
         if self.worker.steps:
             self.collect()
         else:
-            assert not self.scheduler.has_work, "work is left but nothing can run"
+            assert not self.scheduler.has_work, "unfinished sequences cannot run"
         return submitted
 
     def run(self, limit=3000):
@@ -145,7 +145,7 @@ class Simulation:
             if not self.scheduler.has_work and not self.worker.steps:
                 return
             self.step()
-        raise AssertionError("the work does not end")
+        raise AssertionError("the sequences do not end")
 
     def _receive(self, outputs):
         for output in outputs:
@@ -158,7 +158,9 @@ class Simulation:
                 stream.end = output
 
     def assert_ended_as_alone(self):
-        """Every stream has one end, and what it received is what it would have received alone."""
+        """Check that all resources are free, and that every stream has ended with the same output
+        as if its request had run alone.
+        """
         stats = self.scheduler.stats()
         plan = self.agreement.kv_cache
         token_groups = [

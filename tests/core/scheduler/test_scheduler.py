@@ -161,7 +161,7 @@ def run_with_failures(simulation, is_failing):
             simulation.scheduler.check()
         else:
             simulation.collect()
-    raise AssertionError("the work does not end")
+    raise AssertionError("the sequences do not end")
 
 
 LIMITS = [
