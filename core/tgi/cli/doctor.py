@@ -15,11 +15,8 @@ import msgspec
 from tgi import __version__
 from tgi.architectures import load_spec
 from tgi.backend import EngineConfig, Implementation
-from tgi.cli.backend_choice import engine_config, select_backend, with_plugin_options
 from tgi.cli.backends import BackendFacts, backend_facts
 from tgi.cli.log import configure_logging
-from tgi.cli.memory_estimate import MemoryEstimate, estimate_memory
-from tgi.cli.model_files import find_model
 from tgi.cli.start_display import format_bytes
 from tgi.config import (
     ParsedArguments,
@@ -29,6 +26,9 @@ from tgi.config import (
     read_environment,
 )
 from tgi.errors import BackendError
+from tgi.models import find_model
+from tgi.models.backend_choice import engine_config, select_backend, with_plugin_options
+from tgi.models.memory_estimate import MemoryEstimate, estimate_memory
 from tgi.plugins import AUTO, BackendRegistry, Candidate
 
 __all__ = ["Diagnosis", "Operation", "OtherWay", "run"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tgi.cli.log import configure_logging
-from tgi.cli.model_files import find_model
 from tgi.config import OPTIONS, UsageError, parse_arguments, process_environment, read_environment
 from tgi.errors import ModelError
+from tgi.models import find_model
 
 __all__ = ["run"]
 

@@ -13,10 +13,10 @@ from starlette.types import ASGIApp
 from tgi import __version__
 from tgi.architectures import GenericSpec, ModelSpec
 from tgi.backend import Agreement
-from tgi.cli.model_files import ModelFiles
 from tgi.config import Environment, ServeOptions, num_shard_of
 from tgi.engine.client import EngineClient
 from tgi.errors import ConfigError
+from tgi.models import ModelFiles
 from tgi.plugins import Candidate
 from tgi.server.app import create_app
 from tgi.server.state import ServerConfig, ServerState

@@ -23,9 +23,7 @@ import uvloop
 from tgi import __version__
 from tgi.architectures import GenericSpec, ModelSpec, load_spec
 from tgi.backend import Agreement, RequestedLimits
-from tgi.cli.backend_choice import select_backend
 from tgi.cli.http_server import HttpServer, bind
-from tgi.cli.model_files import ModelFiles, find_model
 from tgi.cli.start_display import StartDisplay, memory_lines
 from tgi.config import (
     Environment,
@@ -37,6 +35,8 @@ from tgi.config import (
 from tgi.engine.client import EngineClient
 from tgi.engine.messages import Start
 from tgi.errors import ConfigError
+from tgi.models import ModelFiles, find_model
+from tgi.models.backend_choice import select_backend
 from tgi.plugins import BackendRegistry
 from tgi.scheduler.records import SchedulerConfig
 
