@@ -17,7 +17,13 @@ from tgi.config import (
     process_environment,
     read_environment,
 )
-from tgi.models import ModelCard, find_model, inspect_model
+from tgi.models import (
+    ModelCard,
+    describe_model,
+    find_model,
+    inspect_model,
+    installed_formats,
+)
 from tgi.plugins import BackendRegistry
 
 __all__ = ["run"]
@@ -72,8 +78,10 @@ def run(arguments: Sequence[str]) -> int:
         )
     environment = read_environment(variables)
     configure_logging(environment.log_level, options.json_output)
-    files = find_model(options, environment, lambda _: None)
-    card = inspect_model(files, options, BackendRegistry())
+    registry = BackendRegistry()
+    readable = installed_formats(registry)
+    source = find_model(options, environment, readable, lambda _: None)
+    card = inspect_model(describe_model(source, options, environment, readable), options, registry)
     if "--json" in arguments:
         print(msgspec.json.format(msgspec.json.encode(card), indent=2).decode())
     else:
@@ -86,7 +94,8 @@ def _print_card(card: ModelCard) -> None:
     rows = [
         ("model", card.model if card.revision is None else f"{card.model} at {card.revision}"),
         ("family", f"{card.family} ({origin})"),
-        ("parameters", f"{card.parameters:,}"),
+        ("format", card.format),
+        ("parameters", "unknown" if card.parameters is None else f"{card.parameters:,}"),
         ("stored as", card.stored_dtype or "no floating-point dtype"),
         ("layers", str(card.layers)),
         ("vocabulary", f"{card.vocab_size:,}"),
@@ -100,7 +109,8 @@ def _print_card(card: ModelCard) -> None:
         ),
     ]
     _print_rows(rows)
-    print("\nweights as stored")
+    if card.parts:
+        print("\nweights as stored")
     _print_rows(
         [
             (part.name, f"{format_bytes(part.num_bytes)}, {part.parameters:,} parameters")
@@ -114,6 +124,6 @@ def _print_card(card: ModelCard) -> None:
 
 
 def _print_rows(rows: Sequence[tuple[str, str]]) -> None:
-    width = max(len(label) for label, _ in rows)
+    width = max((len(label) for label, _ in rows), default=0)
     for label, value in rows:
         print(f"  {label:<{width}}  {value}")

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from tgi.architectures import GenericSpec, ModelSpec, load_spec
+from tgi.architectures import ModelSpec
 from tgi.architectures.checkpoint import StoredTensor, main_dtype, stored_tensors
 from tgi.architectures.weight_map import tensor_shapes
-from tgi.backend import EngineConfig
+from tgi.backend import SAFETENSORS, EngineConfig
 from tgi.config import ServeOptions, num_shard_of
-from tgi.models.hub import ModelFiles
+from tgi.models.source import Model
 from tgi.plugins import BackendRegistry, Candidate
 
 __all__ = ["BackendStatus", "ModelCard", "Part", "inspect_model"]
@@ -42,40 +42,40 @@ class BackendStatus(msgspec.Struct, frozen=True):
 
 
 class ModelCard(msgspec.Struct, frozen=True):
-    """The answer of `--json`. `is_built_in`: the family is data of this project, not left to a
-    fallback.
+    """A description of a model. `is_built_in`: the family is data of this project, not left to a
+    fallback. `parameters` and `parts` are read from the headers of safetensors files; in other
+    formats there are no parts, and `parameters` is None if only these headers give the number.
     """
 
     model: str
     revision: str | None
     family: str
     is_built_in: bool
-    parameters: int
+    parameters: int | None
     stored_dtype: str | None
     max_positions: int | None
     vocab_size: int
     layers: int
     parts: tuple[Part, ...]
     backends: tuple[BackendStatus, ...]
+    format: str = SAFETENSORS.name
 
 
-def inspect_model(files: ModelFiles, options: ServeOptions, registry: BackendRegistry) -> ModelCard:
+def inspect_model(model: Model, options: ServeOptions, registry: BackendRegistry) -> ModelCard:
     """Describe the model and ask every installed backend about it. Raises `ModelError`."""
-    spec = load_spec(files.path, rope_scaling=options.rope_scaling, rope_factor=options.rope_factor)
-    tensors = stored_tensors(files.path)
+    source, spec = model.source, model.spec
+    is_safetensors = source.model_format.name == SAFETENSORS.name
+    tensors = stored_tensors(source.path) if is_safetensors else {}
+    parameters: int | None
     if isinstance(spec, ModelSpec):
-        parameters, layers = (
-            sum(map(math.prod, tensor_shapes(spec).values())),
-            sum(len(stack.layers) for stack in spec.stacks),
-        )
+        parameters = sum(map(math.prod, tensor_shapes(spec).values()))
+        layers = sum(len(stack.layers) for stack in spec.stacks)
     else:
-        parameters, layers = (
-            sum(math.prod(stored.shape) for stored in tensors.values()),
-            spec.num_layers,
-        )
+        parameters = sum(math.prod(stored.shape) for stored in tensors.values()) or None
+        layers = spec.num_layers
     return ModelCard(
-        model=files.model_id,
-        revision=files.revision,
+        model=source.model_id,
+        revision=source.revision,
         family=spec.model_type,
         is_built_in=isinstance(spec, ModelSpec),
         parameters=parameters,
@@ -84,7 +84,8 @@ def inspect_model(files: ModelFiles, options: ServeOptions, registry: BackendReg
         vocab_size=spec.vocab_size,
         layers=layers,
         parts=_parts(tensors),
-        backends=_statuses(files, spec, options, registry),
+        backends=_statuses(model, options, registry),
+        format=source.model_format.name,
     )
 
 
@@ -108,22 +109,20 @@ def _part_name(words: Sequence[str]) -> str:
 
 
 def _statuses(
-    files: ModelFiles,
-    spec: ModelSpec | GenericSpec,
-    options: ServeOptions,
-    registry: BackendRegistry,
+    model: Model, options: ServeOptions, registry: BackendRegistry
 ) -> tuple[BackendStatus, ...]:
     config = EngineConfig(
         backend="",
-        model_path=str(files.path),
-        spec=spec,
+        model_path=str(model.source.path),
+        spec=model.spec,
         dtype=options.dtype,
         quantize=options.quantize,
         kv_cache_dtype=options.kv_cache_dtype,
         num_shard=num_shard_of(options),
         trust_remote_code=options.trust_remote_code,
+        model_format=model.source.model_format.name,
     )
-    return tuple(_status(registry.supported(name, spec, config)) for name in registry.names)
+    return tuple(_status(registry.supported(name, model.spec, config)) for name in registry.names)
 
 
 def _status(candidate: Candidate) -> BackendStatus:
