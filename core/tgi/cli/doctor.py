@@ -13,13 +13,9 @@ from typing import final
 import msgspec
 
 from tgi import __version__
-from tgi.architectures import load_spec
 from tgi.backend import EngineConfig, Implementation
-from tgi.cli.backend_choice import engine_config, select_backend, with_plugin_options
 from tgi.cli.backends import BackendFacts, backend_facts
 from tgi.cli.log import configure_logging
-from tgi.cli.memory_estimate import MemoryEstimate, estimate_memory
-from tgi.cli.model_files import find_model
 from tgi.cli.start_display import format_bytes
 from tgi.config import (
     ParsedArguments,
@@ -29,6 +25,17 @@ from tgi.config import (
     read_environment,
 )
 from tgi.errors import BackendError
+from tgi.models import (
+    MemoryEstimate,
+    ModelSource,
+    describe_model,
+    engine_config,
+    estimate_memory,
+    find_model,
+    installed_formats,
+    select_backend,
+    with_plugin_options,
+)
 from tgi.plugins import AUTO, BackendRegistry, Candidate
 
 __all__ = ["Diagnosis", "Operation", "OtherWay", "run"]
@@ -83,8 +90,9 @@ class ModelFacts(msgspec.Struct, frozen=True):
 
     model: str
     revision: str | None
-    family: str
+    family: str | None  # None = no backend could describe the model
     max_positions: int | None
+    format: str
 
 
 class OtherWay(msgspec.Struct, frozen=True):
@@ -167,17 +175,24 @@ def _diagnose(question: _Question) -> Diagnosis:
 def _diagnose_model(question: _Question) -> Diagnosis:
     options, registry = question.options, question.registry
     environment = read_environment(question.variables)
-    files = find_model(options, environment, lambda _: None)
-    spec = load_spec(files.path, rope_scaling=options.rope_scaling, rope_factor=options.rope_factor)
-    base = engine_config(spec, files.path, question.parsed, environment)
+    readable = installed_formats(registry, options.backend)
+    source = find_model(options, environment, readable, lambda _: None)
+    try:
+        model = describe_model(source, options, environment, readable)
+    except BackendError as error:
+        return _undescribed(question, source, str(error))
+    spec, form = model.spec, source.model_format.name
+    base = engine_config(model, question.parsed, environment)
     facts = tuple(backend_facts(_asked(question, name, base)) for name in registry.names)
-    model = ModelFacts(files.model_id, files.revision, spec.model_type, spec.max_positions or None)
+    told = ModelFacts(
+        source.model_id, source.revision, spec.model_type, spec.max_positions or None, form
+    )
     try:
         config, selection = select_backend(
-            spec, files.path, question.parsed, environment, question.variables, registry=registry
+            model, question.parsed, environment, question.variables, registry=registry
         )
     except BackendError as error:
-        return Diagnosis(_machine(), facts, str(error), model)
+        return Diagnosis(_machine(), facts, str(error), told)
     chosen = selection.chosen
     memory = _estimate(chosen, config, options)
     limits = Limits(
@@ -189,8 +204,18 @@ def _diagnose_model(question: _Question) -> Diagnosis:
     )
     operations = tuple(map(Operation.of, registry.explain(chosen, config)))
     return Diagnosis(
-        _machine(), facts, memory.problem, model, chosen.name, operations, memory, limits
+        _machine(), facts, memory.problem, told, chosen.name, operations, memory, limits
     )
+
+
+def _undescribed(question: _Question, source: ModelSource, problem: str) -> Diagnosis:
+    """The diagnosis of a model that no installed backend can describe."""
+    registry, form = question.registry, source.model_format.name
+    facts = tuple(
+        backend_facts(registry.candidate_for_format(name, form)) for name in registry.names
+    )
+    model = ModelFacts(source.model_id, source.revision, None, None, form)
+    return Diagnosis(_machine(), facts, problem, model)
 
 
 def _asked(question: _Question, name: str, config: EngineConfig) -> Candidate:
@@ -237,7 +262,8 @@ def _lines(diagnosis: Diagnosis) -> list[str]:
         lines += [
             "",
             (
-                f"model {model.model}: family {model.family}, served by"
+                f"model {model.model}: family {model.family or 'unknown'}, format"
+                f" {model.format}, served by"
                 f" {diagnosis.chosen or 'no installed backend'}"
             ),
         ]

@@ -11,12 +11,12 @@ from typing import final
 from starlette.types import ASGIApp
 
 from tgi import __version__
-from tgi.architectures import GenericSpec, ModelSpec
+from tgi.architectures import ModelSpec
 from tgi.backend import Agreement
-from tgi.cli.model_files import ModelFiles
 from tgi.config import Environment, ServeOptions, num_shard_of
 from tgi.engine.client import EngineClient
 from tgi.errors import ConfigError
+from tgi.models import Model, find_tokenizer
 from tgi.plugins import Candidate
 from tgi.server.app import create_app
 from tgi.server.state import ServerConfig, ServerState
@@ -35,8 +35,7 @@ class Frontend:
 
     options: ServeOptions
     environment: Environment
-    files: ModelFiles
-    spec: ModelSpec | GenericSpec
+    model: Model
     tokenizer: Tokenizer
     chat_template: ChatTemplateRenderer | None
     exporter: SpanExporter | None
@@ -46,18 +45,15 @@ class Frontend:
         cls,
         options: ServeOptions,
         environment: Environment,
-        files: ModelFiles,
-        spec: ModelSpec | GenericSpec,
+        model: Model,
         parts: AsyncExitStack,
     ) -> Frontend:
         """Read the tokenizer and the chat template, and start the template process and the trace
         exporter. Callbacks that close them are added to `parts`.
         """
-        tokenizer, chat_template = await asyncio.to_thread(_read_texts, options, files.path)
+        tokenizer, chat_template = await asyncio.to_thread(_read_texts, options, model)
         renderer = await _start_chat_template(chat_template, parts)
-        return cls(
-            options, environment, files, spec, tokenizer, renderer, _start_traces(options, parts)
-        )
+        return cls(options, environment, model, tokenizer, renderer, _start_traces(options, parts))
 
     def application(
         self, chosen: Candidate, agreement: Agreement, engine: EngineClient, parts: AsyncExitStack
@@ -74,10 +70,11 @@ class Frontend:
         )
 
 
-def _read_texts(options: ServeOptions, folder: Path) -> tuple[Tokenizer, ChatTemplate | None]:
+def _read_texts(options: ServeOptions, model: Model) -> tuple[Tokenizer, ChatTemplate | None]:
     template_file = (
         None if options.tokenizer_config_path is None else Path(options.tokenizer_config_path)
     )
+    folder = find_tokenizer(model)
     return Tokenizer.load(folder), ChatTemplate.load(folder, template_file)
 
 
@@ -104,12 +101,8 @@ def _server_config(frontend: Frontend, chosen: Candidate, agreement: Agreement) 
     """The settings of the routes. Limits that the user did not give are the negotiated limits.
     Raises `ConfigError` if the limits contradict each other.
     """
-    options, environment, files, spec = (
-        frontend.options,
-        frontend.environment,
-        frontend.files,
-        frontend.spec,
-    )
+    options, environment = frontend.options, frontend.environment
+    source, spec = frontend.model.source, frontend.model.spec
     max_total_tokens = agreement.limits.max_total_tokens
     max_input_tokens = (
         options.max_input_length if options.max_input_tokens is None else options.max_input_tokens
@@ -123,9 +116,9 @@ def _server_config(frontend: Frontend, chosen: Candidate, agreement: Agreement) 
         )
     gamma, delta = options.watermark_gamma, options.watermark_delta
     return ServerConfig(
-        model_id=files.model_id,
-        model_sha=files.revision,
-        model_pipeline_tag=files.pipeline_tag,
+        model_id=source.model_id,
+        model_sha=source.revision,
+        model_pipeline_tag=source.pipeline_tag,
         max_input_tokens=max_input_tokens,
         max_total_tokens=max_total_tokens,
         backend_name=chosen.name,

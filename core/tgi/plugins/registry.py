@@ -21,10 +21,13 @@ from tgi.backend import (
     EngineConfig,
     Explainer,
     Implementation,
+    ModelDescription,
+    ModelReader,
     ProbeResult,
     Support,
 )
 from tgi.plugins import hookspecs
+from tgi.plugins.boundary import call_plugin
 
 __all__ = ["AUTO", "BackendRegistry", "Candidate", "Selection"]
 
@@ -53,6 +56,15 @@ class Candidate:
     def usable(self) -> bool:
         """Whether the backend can be used, apart from its priority."""
         return not self.problem
+
+    @property
+    def priority(self) -> int:
+        """The priority for `auto`; 0 if the backend could not be loaded."""
+        return 0 if self.info is None else self.info.priority
+
+    def reads(self, model_format: str) -> bool:
+        """Whether the backend reads models in the format with this name."""
+        return self.info is not None and self.info.model_files.reads(model_format)
 
     @property
     def status(self) -> str:
@@ -95,6 +107,7 @@ class BackendRegistry:
         # and package are the same backend.
         unique = {(point.name, point.value, _package(point)[0]): point for point in found}
         self._entry_points = sorted(unique.values(), key=lambda point: point.name)
+        self._candidates: dict[str, Candidate] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -106,7 +119,14 @@ class BackendRegistry:
         return tuple(self.candidate(name) for name in self.names)
 
     def candidate(self, name: str) -> Candidate:
-        """Load and probe the backend called `name`. If this fails, the candidate has a problem."""
+        """Load and probe the backend called `name`, once. If this fails, the candidate has a
+        problem.
+        """
+        if name not in self._candidates:
+            self._candidates[name] = self._new_candidate(name)
+        return self._candidates[name]
+
+    def _new_candidate(self, name: str) -> Candidate:
         points = [point for point in self._entry_points if point.name == name]
         package, version = _package(points[0])
         candidate = Candidate(name, package, version)
@@ -128,7 +148,58 @@ class BackendRegistry:
         self, name: str, spec: ModelSpec | GenericSpec, config: EngineConfig
     ) -> Candidate:
         """Load and probe the backend called `name`, and call its `supports` for this model."""
-        return _supported(self.candidate(name), spec, config)
+        return _supported(self.candidate_for_format(name, config.model_format), spec, config)
+
+    def readers(self, model_format: str) -> tuple[str, ...]:
+        """Names of the installed backends that read models in this format; loads each backend."""
+        return tuple(c.name for c in self.candidates() if c.reads(model_format))
+
+    def usable(self, name: str, model_format: str | None = None) -> tuple[Candidate, ...]:
+        """The backends that may serve a model on this machine, preferred first: the named one, or
+        for `auto` every usable and selectable one by descending priority. With `model_format`, only
+        those that read models in this format. Raises `BackendError` if there is none.
+        """
+        self._require(name)
+        if name != AUTO:
+            return (_usable(self._candidate(name, model_format)),)
+        candidates = tuple(self._candidate(each, model_format) for each in self.names)
+        usable = [c for c in candidates if c.usable and c.info is not None and c.info.selectable]
+        if usable:
+            return tuple(sorted(usable, key=lambda candidate: -candidate.priority))
+        if model_format is not None and not self.readers(model_format):
+            raise BackendError(
+                f"No installed backend reads models in the format `{model_format}`.",
+                "Name a model in another format, or install a backend that reads this one.",
+            )
+        raise _none_usable(candidates)
+
+    def candidate_for_format(self, name: str, model_format: str) -> Candidate:
+        """The backend of that name, rejected with a reason if it does not read models in this
+        format.
+        """
+        candidate = self.candidate(name)
+        if not candidate.usable or candidate.info is None or candidate.reads(model_format):
+            return candidate
+        own = ", ".join(f"`{own.name}`" for own in candidate.info.model_files.formats)
+        readers = " or ".join(f"`{reader}`" for reader in self.readers(model_format))
+        who = f"the installed backend {readers} reads" if readers else "no installed backend reads"
+        reason = f"it reads models in the format {own}, not in `{model_format}`, which {who}"
+        return replace(candidate, support=Support("no", (reason,)), problem=reason)
+
+    def describe_model(
+        self, candidate: Candidate, model_path: str, model_format: str, cache_dir: str
+    ) -> ModelDescription | None:
+        """The description by a backend that reads the format; None if the backend gives none.
+        Raises `ModelError` or `BackendError`.
+        """
+        backend: object = candidate.backend
+        if not isinstance(backend, ModelReader) or not candidate.reads(model_format):
+            return None
+        return call_plugin(
+            candidate.name,
+            f"describe `{model_path}`",
+            lambda: backend.describe_model(model_path, model_format, cache_dir),
+        )
 
     @staticmethod
     def explain(candidate: Candidate, config: EngineConfig) -> tuple[Implementation, ...]:
@@ -150,21 +221,16 @@ class BackendRegistry:
         be named. Raises `BackendError` with the reason if no backend, or the named backend, can be
         used.
         """
-        if not self.names:
-            raise BackendError(
-                "No backend is installed.", 'Install one, for example: pip install "tgi[cpu]".'
-            )
+        self._require(name)
         if name != AUTO:
-            return self._select_named(name, spec, config)
-        candidates = tuple(_supported(candidate, spec, config) for candidate in self.candidates())
+            candidate = _usable(self.supported(name, spec, config))
+            return Selection(candidate, (candidate,))
+        candidates = tuple(self.supported(each, spec, config) for each in self.names)
         usable = [c for c in candidates if c.usable and c.info is not None and c.info.selectable]
         if not usable:
-            statuses = "; ".join(f"{c.name}: {c.status}" for c in candidates)
-            raise BackendError(
-                f"No installed backend can serve this model on this machine ({statuses})."
-            )
-        best = max(c.info.priority for c in usable if c.info is not None)
-        first = [c for c in usable if c.info is not None and c.info.priority == best]
+            raise _none_usable(candidates)
+        best = max(candidate.priority for candidate in usable)
+        first = [candidate for candidate in usable if candidate.priority == best]
         if len(first) > 1:
             tied = " and ".join(f"`{c.name}`" for c in first)
             raise BackendError(
@@ -173,21 +239,36 @@ class BackendRegistry:
             )
         return Selection(first[0], candidates)
 
-    def _select_named(
-        self, name: str, spec: ModelSpec | GenericSpec, config: EngineConfig
-    ) -> Selection:
-        if name not in self.names:
+    def _candidate(self, name: str, model_format: str | None) -> Candidate:
+        if model_format is None:
+            return self.candidate(name)
+        return self.candidate_for_format(name, model_format)
+
+    def _require(self, name: str) -> None:
+        """Raise `BackendError` if no backend is installed, or not the named one."""
+        if not self.names:
+            raise BackendError(
+                "No backend is installed.", 'Install one, for example: pip install "tgi[cpu]".'
+            )
+        if name != AUTO and name not in self.names:
             raise BackendError(
                 f"The backend `{name}` is not installed. Installed:"
                 f" {', '.join(f'`{n}`' for n in self.names)}.",
                 f'Install it, for example: pip install "tgi[{name}]".',
             )
-        candidate = self.supported(name, spec, config)
-        if not candidate.usable:
-            raise BackendError(
-                f"The backend `{name}` cannot be used: {candidate.problem.rstrip('.')}."
-            )
-        return Selection(candidate, (candidate,))
+
+
+def _usable(candidate: Candidate) -> Candidate:
+    if not candidate.usable:
+        raise BackendError(
+            f"The backend `{candidate.name}` cannot be used: {candidate.problem.rstrip('.')}."
+        )
+    return candidate
+
+
+def _none_usable(candidates: Iterable[Candidate]) -> BackendError:
+    statuses = "; ".join(f"{c.name}: {c.status}" for c in candidates)
+    return BackendError(f"No installed backend can serve this model on this machine ({statuses}).")
 
 
 def _load(point: metadata.EntryPoint) -> Backend:

@@ -9,7 +9,7 @@ import pytest
 from tests.core.engine.engine_setup import start_message
 from tgi.backend import BackendInfo, DeviceInfo, Implementation, MemoryItem, ProbeResult, Support
 from tgi.cli import main
-from tgi.cli.memory_estimate import estimate_memory
+from tgi.models.memory_estimate import estimate_memory
 from tgi.plugins import BackendRegistry, Candidate
 
 GIB = 1 << 30
