@@ -97,8 +97,8 @@ class FaultyWorker:
     def submit(self, step):
         return self._call("submit", step)
 
-    def collect(self, timeout):
-        return self._call("collect", timeout)
+    def collect(self):
+        return self._call("collect")
 
     def control(self, request):
         return self._call("control", request)
@@ -201,8 +201,8 @@ def in_output(change):
             inner.submit(step)
             steps.append(step)
 
-        def collect(inner, timeout):
-            output = inner.collect(timeout)
+        def collect(inner):
+            output = inner.collect()
             return output if output is None else change(output, steps.pop(0))
 
         return {"submit": submit, "collect": collect}
@@ -517,11 +517,11 @@ def forgets_outstanding(inner, step):
 def breaks_after_refusal():
     state = {"broken": False}
 
-    def collect(inner, timeout):
+    def collect(inner):
         if state["broken"]:
             raise StepError("gone", retryable=False)
         try:
-            return inner.collect(timeout)
+            return inner.collect()
         except StepError:
             state["broken"] = True
             raise
@@ -546,7 +546,7 @@ def leave_a_thread():
 
 
 def load_says_nothing(inner):
-    inner._host = type("Silent", (), {"progress": lambda *_: None, "log": lambda *_: None})()
+    inner._reporter = type("Silent", (), {"progress": lambda *_: None, "log": lambda *_: None})()
     inner.load()
 
 
@@ -587,10 +587,10 @@ def half_the_slots():
     )
 
 
-def lost_device(inner, timeout):
+def lost_device(inner):
     """Each step needs memory; without any the device is lost."""
     try:
-        output = inner.collect(timeout)
+        output = inner.collect()
         np.empty(1 << 30, np.uint8)
     except (StepError, MemoryError) as error:
         raise StepError("lost", retryable=False) from error

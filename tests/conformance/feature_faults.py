@@ -96,7 +96,7 @@ def in_output(change):
 
         return {
             "submit": submit,
-            "collect": lambda inner, timeout: change(inner.collect(timeout), steps.pop(0)),
+            "collect": lambda inner: change(inner.collect(), steps.pop(0)),
         }
 
     return FaultyComplete(worker)
@@ -353,9 +353,9 @@ def stale_export():
     """The content of the blocks before the last step."""
     before = []
 
-    def collect(inner, timeout):
+    def collect(inner):
         before[:] = [inner._cache._slots.copy()]
-        return inner.collect(timeout)
+        return inner.collect()
 
     def control(inner, request):
         if request.name != "kv_export" or not before:

@@ -105,7 +105,7 @@ def test_the_example_passes_the_kit(example, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    assert "example (tgi-backend-example 0.1.0, seam 1.0): grade robust;" in done.stdout
+    assert "example (tgi-backend-example 0.1.0, seam 2.0): grade robust;" in done.stdout
     results = {row["id"]: row["status"] for row in json.loads(card.read_text())["results"]}
     assert {id_ for id_, status in results.items() if status == "not applicable"} == {
         *("C-13", "C-14a", "C-14b", "C-29", "C-36a", "C-36b", "C-37", "C-42b", "C-50c"),

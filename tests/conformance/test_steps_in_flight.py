@@ -66,9 +66,9 @@ class Device:
         self.num_steps += step.rows.num_rows > 0
         self.ends.append(self.free_at)
 
-    def collect(self, timeout):
+    def collect(self):
         self.clock.now = max(self.clock.now, self.ends.pop(0))
-        return self.inner.collect(timeout)
+        return self.inner.collect()
 
     @property
     def idle_share(self):

@@ -158,13 +158,12 @@ class TpuWorker:
         else:
             self._runner.submit(step)
 
-    def collect(self, timeout: float) -> ModelRunnerOutput | None:
+    def collect(self) -> ModelRunnerOutput | None:
         """Wait for the oldest step, however long it takes; None if there is none.
 
         Raises `StepError` at once if it lacks its masks: the thread that waits here is the one that
         would bring them.
         """
-        del timeout
         self._state.require(WorkerState.READY, "collect")
         assert self._runner is not None
         return self._runner.collect()

@@ -34,8 +34,10 @@ __all__ = [
     "Support",
 ]
 
-API_VERSION = (1, 0)
-"""Version of the seam. A plugin loads if its major equals ours and its minor is not above ours."""
+API_VERSION = (2, 0)
+"""Version of the backend interface. A plugin loads if its major version equals ours and its minor
+version is not above ours.
+"""
 
 FEATURES = frozenset(
     {

@@ -56,8 +56,9 @@ class Worker(Protocol):
     def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
         """Start a step; at most `Limits.depth` are outstanding. Late masks follow their step."""
 
-    def collect(self, timeout: float) -> ModelRunnerOutput | None:
-        """Result of the oldest outstanding step, or None after `timeout` seconds.
+    def collect(self) -> ModelRunnerOutput | None:
+        """Wait for the oldest outstanding step and return its result; None if no step is
+        outstanding.
 
         Raises `StepError` if the step failed as a whole.
         """

@@ -54,11 +54,11 @@ class StrictWorker:
             self._rules.submit_masks(step)
         self._inner.submit(step)
 
-    def collect(self, timeout: float) -> ModelRunnerOutput | None:
+    def collect(self) -> ModelRunnerOutput | None:
         """As the inner worker; a step that fails is done, too."""
         output = None
         try:
-            output = self._inner.collect(timeout)
+            output = self._inner.collect()
         finally:
             if self._rules is not None:
                 self._rules.collect(output)

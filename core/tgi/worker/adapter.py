@@ -183,9 +183,8 @@ class AdapterWorker:
         self._state.require(WorkerState.READY, "submit")
         self._outstanding.submit(step)
 
-    def collect(self, timeout: float) -> ModelRunnerOutput | None:
+    def collect(self) -> ModelRunnerOutput | None:
         """Run the outstanding step to its end, however long it takes; None if there is none."""
-        del timeout
         self._state.require(WorkerState.READY, "collect")
         step = self._outstanding.take()
         if step is None:

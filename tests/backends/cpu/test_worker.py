@@ -85,7 +85,7 @@ def test_the_light_half_imports_no_framework(checkpoint, spec):
         "import sys, msgspec, tgi_cpu; from pathlib import Path; from tgi.architectures import"
         " load_spec;from tgi.backend import EngineConfig; b = tgi_cpu.tgi_backend(); assert"
         " b.probe().usable; p = sys.argv[1];s = load_spec(Path(p)); assert b.supports(s,"
-        " EngineConfig('cpu', p, s)).verdict == 'native';print(sorted({m.split('.')[0] for m in"
+        " EngineConfig('cpu', p, s)).status == 'native';print(sorted({m.split('.')[0] for m in"
         " sys.modules} & {'torch', 'transformers', 'jax'}))"
     )
     done = subprocess.run(
@@ -194,7 +194,7 @@ def test_states(config):
             "negotiate": lambda: worker.negotiate(RequestedLimits()),
             "warmup": worker.warmup,
             "submit": lambda: worker.submit(step),
-            "collect": lambda: worker.collect(0.0),
+            "collect": worker.collect,
         }
 
     def only(*allowed):
@@ -211,7 +211,7 @@ def test_states(config):
     only("warmup")
     assert worker.health(False) == worker.health(True) == Health(True)
     assert only("submit", "collect")[1].token_ptr.tolist() == [0]
-    assert worker.collect(0.0) is None
+    assert worker.collect() is None
     worker.close()
     worker.close()
     only()
@@ -397,7 +397,7 @@ def test_what_was_not_agreed_is_refused(config):
     worker.submit(core.build({}, {}))
     with pytest.raises(StepError, match="One step in flight"):
         worker.submit(core.build({}, {}))
-    assert worker.collect(0.0).step_id == 1
+    assert worker.collect().step_id == 1
     assert not worker.control(Control("adapter_load")).ok
 
 

@@ -181,7 +181,7 @@ def test_a_step_that_waits_for_masks_holds_up_the_next_one(served):
     core.worker.submit(
         GrammarMasks(first.step_id, np.array([1], np.int32), words_allowing(vocab_size, 11))
     )
-    outputs = [core.worker.collect(1.0) for _ in range(2)]
+    outputs = [core.worker.collect() for _ in range(2)]
     assert outputs[0].tokens[1] == 11
     free.output = [int(outputs[0].tokens[0]), int(outputs[1].tokens[0])]
     check_sequences(served.model, [free], core.agreement)
@@ -194,9 +194,9 @@ def test_masks_that_do_not_come_fail_their_step_alone(served):
     bound.allowed = ((11,),)
     in_flight(core, {bound: 5}, {free: 6})
     with pytest.raises(StepError, match="masks of step 0 did not come") as raised:
-        core.worker.collect(1.0)
+        core.worker.collect()
     assert raised.value.retryable
-    free.output = [int(core.worker.collect(1.0).tokens[0])]
+    free.output = [int(core.worker.collect().tokens[0])]
     check_sequences(served.model, [free], core.agreement)
     with pytest.raises(StepError, match="No step 0 waits for masks"):
         core.worker.submit(

@@ -82,8 +82,8 @@ def test_names_are_listed_without_an_import(install):
     ("fault", "sentence"),
     [
         ({"create": "pass"}, "it lacks `create_worker` of `tgi.backend.Backend`"),
-        ({"api": "(2, 0)"}, "it is built for seam version 2.0, this is 1.0"),
-        ({"api": "(1, 99)"}, "it is built for seam version 1.99, this is 1.0"),
+        ({"api": "(1, 0)"}, "it is built for seam version 1.0, this is 2.0"),
+        ({"api": "(2, 99)"}, "it is built for seam version 2.99, this is 2.0"),
         ({"probe": "raise OSError('no driver')"}, "its probe raised OSError: no driver"),
         ({"probe": "return ProbeResult(False, 'no device found')"}, "no device found"),
         (

@@ -241,9 +241,8 @@ class TorchWorker:
             raise StepError("Late masks were not agreed.", retryable=False)
         self._outstanding.submit(step)
 
-    def collect(self, timeout: float) -> ModelRunnerOutput | None:
+    def collect(self) -> ModelRunnerOutput | None:
         """Run the outstanding step to its end, however long it takes; None if there is none."""
-        del timeout
         self._state.require(WorkerState.READY, "collect")
         assert self._runner is not None
         step = self._outstanding.take()

@@ -20,11 +20,13 @@ _HEAD = """# Backends
 What each backend has shown to the conformance kit. This page is made from the scorecards beside it:
 after a change, run `tgi conformance NAME --json docs/backends/NAME.json` and `python -m
 tgi.testing.conformance.matrix docs/backends`. Backends that need hardware appear once a card was
-made on it. """
+made on it.
+"""
 _NOTE = """
 `yes` under a feature means agreed and proven by every check that applies; `agreed` that the kit has
 no check for it yet. `compiled for` names devices for which whole steps were compiled without one
-(`compiled/`): nothing has run on them. """
+(`compiled/`): nothing has run on them.
+"""
 
 
 class _CompiledRecord(msgspec.Struct):

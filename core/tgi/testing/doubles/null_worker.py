@@ -113,9 +113,8 @@ class NullWorker:
         if isinstance(step, SchedulerOutput):
             self._steps.append(step)
 
-    def collect(self, timeout: float) -> ModelRunnerOutput | None:
+    def collect(self) -> ModelRunnerOutput | None:
         """Result of the oldest step."""
-        del timeout
         step = self._steps.popleft()
         for sequence in step.dropped:
             del self._sequences[sequence]

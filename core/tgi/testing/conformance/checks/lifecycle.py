@@ -44,7 +44,7 @@ def _states(under_test: BackendUnderTest) -> None:
         "negotiate": lambda worker: worker.negotiate(REQUESTED),
         "warmup": lambda worker: worker.warmup(),
         "submit": lambda worker: worker.submit(_empty_step(under_test)),
-        "collect": lambda worker: worker.collect(0.1),
+        "collect": lambda worker: worker.collect(),
     }
     order = ["load", "negotiate", "warmup"]
     for done in range(len(order) + 1):

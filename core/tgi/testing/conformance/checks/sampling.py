@@ -49,7 +49,6 @@ _PENALTY_CASES: Mapping[str, tuple[SamplingParams, ...]] = MappingProxyType(
 _NUM_DRAWN = 24
 _NUM_MARKED = 80
 _CLEAR_Z_SCORE = 4.0
-_MASK_SECONDS = 2.0  # that a worker may wait for masks that do not come
 
 
 def _seen(core: ScriptedCore, sampling: SamplingParams) -> SamplingParams:
@@ -326,7 +325,7 @@ def _late_masks(under_test: BackendUnderTest) -> None:
     step = core.build({sequence: 7})
     core.worker.submit(step)
     try:
-        output = core.worker.collect(_MASK_SECONDS)
+        output = core.worker.collect()
     except StepError as error:
         require(error.retryable, "a step whose masks did not come may not be tried again")
     else:
