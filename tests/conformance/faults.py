@@ -31,7 +31,8 @@ from tgi.backend import (
     empty_int32,
 )
 from tgi.testing.doubles.reference_backend import ReferenceBackend, ReferenceModel
-from tgi.worker.adapter import AdapterPlan, AdapterWorker
+from tgi.worker.adapter import AdapterPlan, adapter_worker
+from tgi.worker.step_worker import StepWorker
 
 struct = msgspec.structs.replace
 DEVICE_BYTES = 1 << 30
@@ -74,7 +75,7 @@ class FaultyWorker:
     *arguments)`.
     """
 
-    inner: AdapterWorker
+    inner: StepWorker
     changes: dict[str, Callable] = field(default_factory=dict)
 
     def _call(self, name, *arguments):
@@ -142,7 +143,9 @@ class FaultyBackend:
             return self.change_for(config).create_worker(config, reporter)
         reference = ReferenceModel(self.change_spec(config.spec), Path(config.model_path))
         model = FaultyModel(reference, **self.model())
-        return FaultyWorker(AdapterWorker(model, self.plan, self.reporter(reporter)), self.worker())
+        return FaultyWorker(
+            adapter_worker(model, self.plan, self.reporter(reporter)), self.worker()
+        )
 
 
 def attention(**changes):
@@ -480,7 +483,7 @@ def always_healthy(inner, deep):
 
 def disturbing_health(inner, deep):
     if deep and inner.health(False).ok:
-        inner._model.inner._slots[:] = 7
+        inner._part._model.inner._slots[:] = 7
     return inner.health(False)
 
 
@@ -502,15 +505,19 @@ def unknown_feature(inner, requested):
     return struct(agreement, features=(*agreement.features, "telepathy"))
 
 
+def every_feature_it_has(inner, requested):
+    return inner.negotiate(struct(requested, features=PLAN.features))
+
+
 def accepts_more_sequences(inner, step):
-    inner._agreement = struct(
-        inner._agreement, limits=struct(inner._agreement.limits, max_sequences=1 << 20)
+    inner._part._agreement = struct(
+        inner._part._agreement, limits=struct(inner._part._agreement.limits, max_sequences=1 << 20)
     )
     inner.submit(step)
 
 
 def forgets_outstanding(inner, step):
-    inner._outstanding.take()
+    inner._pending.take()
     inner.submit(step)
 
 
@@ -558,7 +565,7 @@ def swallow_model_errors(inner):
 
 
 def write_beside_the_model(inner):
-    (Path(inner._model.inner._path) / "cache.bin").write_bytes(b"1")
+    (Path(inner._part._model.inner._path) / "cache.bin").write_bytes(b"1")
     inner.load()
 
 
@@ -576,7 +583,7 @@ def late_masks_not_awaited(inner, step):
 
 
 def late_masks_of_the_next_row(inner, step):
-    if isinstance(step, GrammarMasks) and inner._outstanding.step.rows.num_rows > 1:
+    if isinstance(step, GrammarMasks) and inner._pending._steps[0].rows.num_rows > 1:
         step = struct(step, row=np.roll(step.row, 1))
     inner.submit(step)
 
@@ -694,7 +701,7 @@ def quantized_in_whole_groups():
 
 def codes_are_numbers(inner):
     """Integers in the checkpoint are taken as they are."""
-    path = Path(inner._model.inner._path) / "model.safetensors"
+    path = Path(inner._part._model.inner._path) / "model.safetensors"
     tensors = load_file(path)
     save_file(
         {name: tensor.astype(np.float32) for name, tensor in tensors.items()},
@@ -893,6 +900,7 @@ FAULTS = {
     "more than wished": (in_worker(negotiate=more_than_requested), "C-11"),
     "vocabulary rounded up": (in_worker(negotiate=vocabulary_rounded_up), "C-11"),
     "unknown feature": (in_worker(negotiate=unknown_feature), "C-11"),
+    "features that were not requested": (in_worker(negotiate=every_feature_it_has), "C-11b"),
     "more sequences than agreed accepted": (in_worker(submit=accepts_more_sequences), "C-26"),
     "does not recover from a refusal": (FaultyBackend(worker=breaks_after_refusal), "C-26"),
     "depth not enforced": (in_worker(submit=forgets_outstanding), "C-50a"),

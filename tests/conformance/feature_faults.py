@@ -12,8 +12,9 @@ import numpy as np
 from tests.conformance.faults import FaultyWorker
 from tgi.backend import ControlResult, PooledVector, SchedulerOutput, WrongStateError
 from tgi.testing.doubles.complete_backend import CompleteBackend
-from tgi.testing.doubles.complete_worker import CompleteWorker
+from tgi.testing.doubles.complete_part import CompletePart
 from tgi.testing.reference.network import ReferenceNetwork
+from tgi.worker.step_worker import StepWorker
 
 struct = msgspec.structs.replace
 
@@ -60,7 +61,7 @@ class FaultyComplete:
         network = FaultyNetwork(
             ReferenceNetwork(config.spec, Path(config.model_path)), **self.network()
         )
-        return FaultyWorker(CompleteWorker(network, reporter), self.worker())
+        return FaultyWorker(StepWorker(CompletePart(network), reporter), self.worker())
 
 
 def in_steps(change):
@@ -121,14 +122,14 @@ def adapter_of_the_first(step):
 def base_is_changed(inner, request):
     result = inner.control(request)
     if request.name == "adapter_load" and result.ok:
-        weights = inner._network.inner._weights
+        weights = inner._part._network.inner._weights
         weights[0] = weights[int(request.arguments["adapter"])]
     return result
 
 
 def adapters_stay(inner, request):
     """What was loaded once stays under its number, whatever is said later."""
-    known = inner._network.adapters
+    known = inner._part._network.adapters
     if request.name == "adapter_unload" or int(request.arguments.get("adapter", 0)) in known:
         return ControlResult(True)
     return inner.control(request)
@@ -149,10 +150,10 @@ def anything_goes(inner, request):
 
 
 def any_rank(inner, request):
-    agreed = inner._agreement
-    inner._agreement = struct(agreed, limits=struct(agreed.limits, max_adapter_rank=99))
+    agreed = inner._part._agreement
+    inner._part._agreement = struct(agreed, limits=struct(agreed.limits, max_adapter_rank=99))
     result = inner.control(request)
-    inner._agreement = agreed
+    inner._part._agreement = agreed
     return result
 
 
@@ -328,7 +329,7 @@ def vector_of_each_chunk(output, step):
 def wakes_empty(inner, request):
     result = inner.control(request)
     if request.name == "wake" and result.ok:
-        weights = inner._network.inner._weights
+        weights = inner._part._network.inner._weights
         weights[0] = {parameter: np.zeros_like(array) for parameter, array in weights[0].items()}
     return result
 
@@ -345,7 +346,7 @@ def steps_asleep():
 
 def sleeps_at_once(inner, request):
     if request.name == "sleep":
-        inner._sequences.clear()
+        inner._part._sequences.clear()
     return inner.control(request)
 
 
@@ -354,15 +355,15 @@ def stale_export():
     before = []
 
     def collect(inner):
-        before[:] = [inner._cache._slots.copy()]
+        before[:] = [inner._part._cache._slots.copy()]
         return inner.collect()
 
     def control(inner, request):
         if request.name != "kv_export" or not before:
             return inner.control(request)
-        now, inner._cache._slots = inner._cache._slots, before[0]
+        now, inner._part._cache._slots = inner._part._cache._slots, before[0]
         result = inner.control(request)
-        inner._cache._slots = now
+        inner._part._cache._slots = now
         return result
 
     return {"collect": collect, "control": control}
@@ -373,9 +374,9 @@ def import_of_one_block(inner, request):
     if request.name != "kv_import":
         return inner.control(request)
     last = int(request.arguments["blocks"].split()[-1])
-    before = inner._cache._slots[last].copy()
+    before = inner._part._cache._slots[last].copy()
     result = inner.control(request)
-    inner._cache._slots[last] = before
+    inner._part._cache._slots[last] = before
     return result
 
 

@@ -154,7 +154,9 @@ def serve(depth, **script):
         NullWorker(EngineConfig("null", str(Path()), SPEC), script, RecordingReporter())
     )
     worker.load()
-    agreement = worker.negotiate(RequestedLimits(max_concurrent_requests=NUM_LIVE))
+    agreement = worker.negotiate(
+        RequestedLimits(max_concurrent_requests=NUM_LIVE, features=NullScript().features)
+    )
     worker.warmup()
     device, clients = Device(worker, clock), Clients(clock)
     scheduler = ChargedScheduler(Scheduler(agreement, SchedulerConfig(), clock, b"k" * 32), clock)

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from tgi.architectures import ModelSpec
 from tgi.backend import Limits
+from tgi.worker.parts import Progress
 from tgi_cpu.native import BLOCK_TOKENS, BatchRecord, NativeLibrary, OpRecord
 from tgi_cpu.native_engine import Engine
 from tgi_cpu.native_program import Kind, NativeCache, NativeProgram, build_program
 from tgi_cpu.native_sampler import BoundRows, NativeSampler
 from tgi_cpu.native_weights import NativeWeights
 from tgi_torch.attention.paged import AttentionMetadata
-from tgi_torch.model.protocols import LoadModel, Progress
+from tgi_torch.model.protocols import LoadModel
 from tgi_torch.runner.decode_steps import BoundProgram
 from tgi_torch.sampling.sampler import SampledSequence
 from tgi_torch.weights.loading import load_weights

@@ -157,9 +157,9 @@ class TpuBackend:
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
         """The heavy half: imports JAX."""
-        from tgi_tpu.worker import TpuWorker  # noqa: PLC0415 - the two halves load apart
+        from tgi_tpu.worker import tpu_worker  # noqa: PLC0415 - the two halves load apart
 
-        return TpuWorker(config, reporter)
+        return tpu_worker(config, reporter)
 
 
 def _refused_options(config: EngineConfig) -> tuple[str, ...]:

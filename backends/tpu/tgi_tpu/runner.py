@@ -25,9 +25,9 @@ from tgi.backend import (
     ModelRunnerOutput,
     NewSequence,
     SchedulerOutput,
-    StepError,
     StepTimes,
 )
+from tgi.worker.masks import check_masks, missing_masks
 from tgi.worker.step_checks import check_size
 from tgi_tpu.buckets import Buckets, StepShape
 from tgi_tpu.cache import Cache
@@ -111,15 +111,10 @@ class ModelRunner:
         self._in_flight: deque[_StepInFlight] = deque()
         self._last_ready = 0  # when the last result came
 
-    def submit(self, step: SchedulerOutput) -> None:
-        """Start a step. Raises `StepError` if it breaks the agreement; its drops and additions are
-        done all the same.
+    def enqueue(self, step: SchedulerOutput) -> None:
+        """Start a step. Raises `StepError` if it breaks the negotiated limits; its drops and
+        additions are done all the same.
         """
-        if len(self._in_flight) >= self._limits.depth:
-            raise StepError(
-                f"{self._limits.depth} steps in flight were agreed, and as many are.",
-                retryable=False,
-            )
         began = self._clock()
         for handle in step.dropped:
             self._sequences.drop(handle)
@@ -129,7 +124,9 @@ class ModelRunner:
         batch = None
         if step.rows.num_rows:
             batch = build_input_batch(step.rows, self._sequences, self._buckets, self._num_slots)
-        mask = self._checked(step, step.masks) if step.mask == "inline" else None
+        mask = None
+        if step.mask == "inline":
+            mask = check_masks(step, step.masks, self._loaded.spec.vocab_size)
         in_flight = _StepInFlight(step, np.flatnonzero(step.rows.sample), batch, mask)
         if batch is not None:
             self._sequences.num_computed_tokens[batch.indices] = batch.lengths
@@ -137,27 +134,20 @@ class ModelRunner:
         self._in_flight.append(in_flight)
         self._dispatch()
 
-    def submit_masks(self, masks: GrammarMasks) -> None:
-        """The masks that a step waits for. Raises `StepError` if none does."""
-        waiting = next(
-            (f for f in self._in_flight if f.step.step_id == masks.step_id and f.waits_for_masks),
-            None,
-        )
-        if waiting is None:
-            raise StepError(f"No step {masks.step_id} waits for masks.", retryable=False)
-        waiting.mask = self._checked(waiting.step, masks)
+    def enqueue_masks(self, masks: GrammarMasks) -> None:
+        """Continue the step that waits for these masks."""
+        waiting = next(f for f in self._in_flight if f.step.step_id == masks.step_id)
+        waiting.mask = masks
         self._dispatch()
 
-    def collect(self) -> ModelRunnerOutput | None:
-        """Wait for the oldest step in flight; None if there is none. Raises `StepError` if its
-        masks did not come.
+    def finish(self, step: SchedulerOutput) -> ModelRunnerOutput:
+        """Wait for the oldest step in flight, which is `step`. Raises `StepError` if its masks did
+        not come.
         """
-        if not self._in_flight:
-            return None
         first = self._in_flight.popleft()
         if not first.is_complete:
             self._dispatch()  # those that it held up
-            raise StepError(f"The masks of step {first.step.step_id} did not come.", retryable=True)
+            raise missing_masks(step)
         jax.block_until_ready(
             first.logits
         )  # of a step that chose nothing; else the tokens say when it is done
@@ -238,22 +228,6 @@ class ModelRunner:
                 padded(targets[first : first + COPIES], COPIES, -1),
             )
             self._cache = self._programs.block_copier()(self._cache, *self._put(pair))
-
-    def _checked(self, step: SchedulerOutput, masks: GrammarMasks | None) -> GrammarMasks:
-        if masks is None or masks.words.size != len(masks.row) * self._mask_width:
-            raise StepError(
-                f"The masks of step {step.step_id} are not {self._mask_width} words a row.",
-                retryable=False,
-            )
-        if (
-            len(masks.row)
-            and not 0 <= int(masks.row.min()) <= int(masks.row.max()) < step.rows.num_rows
-        ):
-            raise StepError(
-                f"The masks of step {step.step_id} name rows that it does not have.",
-                retryable=False,
-            )
-        return masks
 
     def _mask_words(self, in_flight: _StepInFlight, num_rows: int) -> jax.Array:
         """Allowed tokens of the sampled rows, int32 [num_rows, mask_width]."""

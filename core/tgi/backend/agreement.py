@@ -58,8 +58,8 @@ FEATURES = frozenset(
         "kv_export",
     }
 )
-"""Names a backend may agree on. Behaviour outside the agreed features never appears on either
-side.
+"""Names a backend may agree on, as far as they are in `RequestedLimits.features`. Behaviour outside
+the agreed features never appears on either side.
 """
 
 CONTROLS: Mapping[str, str] = MappingProxyType(

@@ -46,8 +46,8 @@ class Worker(Protocol):
         """Read the weights onto the device. Raises `ModelError` naming file and tensor."""
 
     def negotiate(self, requested: RequestedLimits) -> Agreement:
-        """Answer the wish once, after `load`. Allocates no cache. Raises `BackendError` if a given
-        value cannot be kept.
+        """Return the limits of this worker, once, after `load`. Allocates no cache. The features
+        are among the requested ones. Raises `BackendError` if a requested value cannot be kept.
         """
 
     def warmup(self) -> None:

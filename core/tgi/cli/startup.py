@@ -202,7 +202,7 @@ def _check_trust(options: ServeOptions, files: ModelFiles, spec: ModelSpec | Gen
 
 
 def _requested(options: ServeOptions, spec: ModelSpec | GenericSpec) -> RequestedLimits:
-    features = ["prefix_cache", "mask", "device_token", "logprobs"]
+    features = ["device_token", "logprobs", "mask", "multi_token", "prefix_cache"]
     if options.enable_prefill_logprobs:
         features.append("prompt_logprobs")
     return RequestedLimits(

@@ -14,6 +14,7 @@ from tests.backends.checkpoints import save_checkpoint
 from tests.backends.scripted_core import RecordingReporter, ScriptedCore
 from tgi.architectures import GenericSpec, load_spec
 from tgi.backend import (
+    FEATURES,
     SAMPLING_FIELDS,
     BackendError,
     Control,
@@ -37,7 +38,7 @@ from tgi_torch.memory import (
     workspace_bytes,
 )
 from tgi_torch.ops import REFERENCE
-from tgi_torch.runner.worker import TorchDevice, TorchWorker, decoder_loader
+from tgi_torch.runner.worker import TorchDevice, decoder_loader, torch_worker
 
 METHODS = ("load", "negotiate", "warmup", "submit", "collect", "control", "health", "close")
 KIB = 1024
@@ -77,7 +78,7 @@ def create(config, **device):
         "max_step_tokens": 64,
         "load_model": loader,
     }
-    return TorchWorker(config, RecordingReporter(), TorchDevice(device=cpu, **(defaults | device)))
+    return torch_worker(config, RecordingReporter(), TorchDevice(device=cpu, **(defaults | device)))
 
 
 def test_the_light_half_imports_no_framework(checkpoint, spec):
@@ -236,7 +237,9 @@ def test_load_reports_progress_and_names_a_damaged_file(config, tmp_path):
 def test_the_agreement(config):
     worker = create(config)
     worker.load()
-    agreement = worker.negotiate(RequestedLimits(max_concurrent_requests=3))
+    agreement = worker.negotiate(
+        RequestedLimits(max_concurrent_requests=3, features=tuple(FEATURES))
+    )
     assert set(agreement.sampling) == SAMPLING_FIELDS
     assert set(agreement.features) == {
         "device_token",

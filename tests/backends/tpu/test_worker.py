@@ -13,7 +13,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from tgi.backend import TOKEN_ON_DEVICE, GrammarMasks, RequestedLimits, SamplingParams, StepError
+from tgi.backend import (
+    FEATURES,
+    TOKEN_ON_DEVICE,
+    GrammarMasks,
+    RequestedLimits,
+    SamplingParams,
+    StepError,
+)
 from tgi.testing.conformance.backend_under_test import (
     BackendUnderTest,
     RecordingReporter,
@@ -24,7 +31,10 @@ from tgi.testing.conformance.scripted_core import ScriptedCore
 from tgi_tpu import tgi_backend
 
 REQUESTED = RequestedLimits(
-    max_total_tokens=96, max_batch_size=4, max_batch_total_tokens=512, features=("prompt_logprobs",)
+    max_total_tokens=96,
+    max_batch_size=4,
+    max_batch_total_tokens=512,
+    features=tuple(sorted(FEATURES)),
 )
 OPTIONS = {"platform": "cpu", "token-buckets": "8,64"}
 

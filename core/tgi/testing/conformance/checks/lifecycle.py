@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import psutil  # type: ignore[import-untyped]
 
 from tgi.backend import (
@@ -179,6 +180,27 @@ def _agreement(under_test: BackendUnderTest) -> None:
         require(not agreement.has("prefix_cache"), "`prefix_cache` in slots mode")
     else:
         require(plan.block_size >= 1 and bool(plan.groups), "a paged cache without blocks")
+
+
+def _requested_features(under_test: BackendUnderTest) -> None:
+    """The agreed features are the requested ones that the backend has, whatever is requested."""
+    offered = set(under_test.agreement().features)
+    some = {"device_token", "logprobs", "prefix_cache"}
+    for names in (set[str](), some, set(FEATURES) - some):
+        requested = msgspec.structs.replace(REQUESTED, features=tuple(sorted(names)))
+        worker = under_test.worker()
+        worker.load()
+        agreement = worker.negotiate(requested)
+        worker.close()
+        agreed = set(agreement.features)
+        require(agreed <= names, f"the features {sorted(agreed - names)} were not requested")
+        missing = (offered & names) - agreed - {"kv_export"}
+        require(not missing, f"the features {sorted(missing)} are agreed only with others")
+        _check_features(agreement)
+        require(
+            agreement.limits.depth == 1 or agreement.has("device_token"),
+            "steps in flight without `device_token`",
+        )
 
 
 def _check_features(agreement: Agreement) -> None:
@@ -355,6 +377,7 @@ CHECKS: Sequence[Check] = (
         _damaged_checkpoints,
     ),
     Check("C-11", "basic", "the agreement keeps to the wish and to known names", _agreement),
+    Check("C-11b", "basic", "only requested features are agreed", _requested_features),
     Check("C-12", "basic", "the cache holds what was agreed, to the last token", _capacity),
     Check("C-15", "basic", "close leaves no thread and no process", _close),
     Check("C-16", "basic", "signals, locale and the model's folder stay untouched", _environment),
