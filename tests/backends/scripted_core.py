@@ -153,7 +153,7 @@ class ScriptedCore:
     def run(self, step) -> ModelRunnerOutput:
         """Run a step."""
         self.worker.submit(step)
-        output = self.worker.collect(1.0)
+        output = self.worker.collect()
         for row, handle in enumerate(output.sequence.tolist()):
             sequence = self.live[handle]
             sequence.num_computed_tokens += self._counts[row]

@@ -107,7 +107,7 @@ def test_the_example_passes_the_suite(example, tmp_path):
     )
     assert done.returncode == 0, done.stdout
     assert (
-        "example (tgi-backend-example 0.1.0, interface 1.0): conformance level robust;"
+        "example (tgi-backend-example 0.1.0, interface 2.0): conformance level robust;"
         in done.stdout
     )
     results = {row["id"]: row["status"] for row in json.loads(card.read_text())["results"]}

@@ -101,7 +101,7 @@ def serve(frontend, script):
             )
         )
         worker.load()
-        agreement = worker.negotiate(RequestedLimits(max_concurrent_requests=8))
+        agreement = worker.negotiate(RequestedLimits(max_concurrent_requests=8, features=FEATURES))
         worker.warmup()
         scheduler = Scheduler(agreement, SchedulerConfig(), hash_key=b"k" * 32)
         frontend.resume()

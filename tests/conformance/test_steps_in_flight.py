@@ -65,9 +65,9 @@ class Device:
         self.num_steps += step.rows.num_rows > 0
         self.ends.append(self.free_at)
 
-    def collect(self, timeout):
+    def collect(self):
         self.clock.now = max(self.clock.now, self.ends.pop(0))
-        return self.inner.collect(timeout)
+        return self.inner.collect()
 
     @property
     def idle_share(self):
@@ -152,7 +152,9 @@ def serve(depth, **script):
         NullWorker(EngineConfig("null", str(Path()), SPEC), script, RecordingReporter())
     )
     worker.load()
-    agreement = worker.negotiate(RequestedLimits(max_concurrent_requests=NUM_LIVE))
+    agreement = worker.negotiate(
+        RequestedLimits(max_concurrent_requests=NUM_LIVE, features=NullScript().features)
+    )
     worker.warmup()
     device, clients = Device(worker, clock), Clients(clock)
     scheduler = ChargedScheduler(Scheduler(agreement, SchedulerConfig(), clock, b"k" * 32), clock)

@@ -51,10 +51,9 @@ FAULTS = {
     ),
     "another output after a restart": (
         (
-            "import os; worker._model._spec = struct(worker._model._spec,"
-            " head=struct(worker._model._spec.head, scale=-1.0)) if os.path.exists(config.cache_dir"
-            " + '/second') else open(config.cache_dir + '/second', 'w').close() or"
-            " worker._model._spec"
+            "import os; model = worker._part._model; model._spec = struct(model._spec,"
+            " head=struct(model._spec.head, scale=-1.0)) if os.path.exists(config.cache_dir"
+            " + '/second') else open(config.cache_dir + '/second', 'w').close() or model._spec"
         ),
         {"C-52": "the reference chose"},
     ),

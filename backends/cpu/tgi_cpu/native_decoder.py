@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tgi.architectures import ModelSpec
 from tgi.backend import Limits
+from tgi.worker.parts import Progress
 from tgi_cpu.native import NativeLibrary
 from tgi_cpu.native_builder import Kind
 from tgi_cpu.native_cache import NativeCache
@@ -23,7 +24,7 @@ from tgi_cpu.native_records import BLOCK_TOKENS, BatchRecord, OpRecord
 from tgi_cpu.native_sampler import BoundRows, NativeSampler
 from tgi_cpu.native_weights import NativeWeights
 from tgi_torch.attention.paged import AttentionMetadata
-from tgi_torch.model.protocols import LoadModel, Progress
+from tgi_torch.model.protocols import LoadModel
 from tgi_torch.runner.decode_steps import BoundProgram
 from tgi_torch.sampling.protocols import SampledSequence
 from tgi_torch.weights.loading import load_weights

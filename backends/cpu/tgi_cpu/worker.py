@@ -24,7 +24,7 @@ from tgi_torch.memory import compute_dtype
 from tgi_torch.model.protocols import Model
 from tgi_torch.ops import REFERENCE
 from tgi_torch.runner.decode_steps import DecodeProgram
-from tgi_torch.runner.worker import TorchDevice, TorchWorker, decoder_loader, no_decode_program
+from tgi_torch.runner.worker import TorchDevice, decoder_loader, no_decode_program, torch_worker
 from tgi_torch.sampling.protocols import TokenSampler
 from tgi_torch.sampling.sampler import Sampler, SamplingKernels
 from tgi_torch.weights.loading import checkpoint_dtype
@@ -78,7 +78,7 @@ def create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
         make_sampler=make_sampler,
         make_decode_program=make_decode_program,
     )
-    return TorchWorker(config, reporter, device)
+    return torch_worker(config, reporter, device)
 
 
 def unsupported_reason(config: EngineConfig, library: NativeLibrary | None) -> str:

@@ -165,9 +165,9 @@ class TpuBackend:
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
         """Create the worker. Imports JAX."""
-        from tgi_tpu.worker import TpuWorker  # noqa: PLC0415 - only the worker imports JAX
+        from tgi_tpu.worker import tpu_worker  # noqa: PLC0415 - only the worker imports JAX
 
-        return TpuWorker(config, reporter)
+        return tpu_worker(config, reporter)
 
 
 def _refused_options(config: EngineConfig) -> tuple[str, ...]:

@@ -26,9 +26,9 @@ from tgi.backend import (
     ModelRunnerOutput,
     NewSequence,
     SchedulerOutput,
-    StepError,
     StepTimes,
 )
+from tgi.worker.masks import check_masks, missing_masks
 from tgi.worker.step_checks import check_size
 from tgi_tpu.buckets import Buckets, StepShape
 from tgi_tpu.cache import Cache
@@ -111,17 +111,12 @@ class ModelRunner:
         self._in_flight: deque[_StepInFlight] = deque()
         self._last_ready = 0  # time at which the last result was ready
 
-    def submit(self, step: SchedulerOutput) -> None:
+    def enqueue(self, step: SchedulerOutput) -> None:
         """Start a step.
 
         Raises `StepError` if it violates the negotiated limits. Its drops and additions take effect
         even then.
         """
-        if len(self._in_flight) >= self._limits.depth:
-            raise StepError(
-                f"The negotiated {self._limits.depth} steps are already in flight.",
-                retryable=False,
-            )
         began = self._clock()
         for handle in step.dropped:
             self._sequences.drop(handle)
@@ -131,7 +126,9 @@ class ModelRunner:
         batch = None
         if step.rows.num_rows:
             batch = build_input_batch(step.rows, self._sequences, self._buckets, self._num_slots)
-        mask = self._checked(step, step.masks) if step.mask == "inline" else None
+        mask = None
+        if step.mask == "inline":
+            mask = check_masks(step, step.masks, self._loaded.spec.vocab_size)
         in_flight = _StepInFlight(step, np.flatnonzero(step.rows.sample), batch, mask)
         if batch is not None:
             self._sequences.num_computed_tokens[batch.indices] = batch.lengths
@@ -139,28 +136,21 @@ class ModelRunner:
         self._in_flight.append(in_flight)
         self._dispatch()
 
-    def submit_masks(self, masks: GrammarMasks) -> None:
-        """Set the masks that a step waits for. Raises `StepError` if no step waits for them."""
-        waiting = next(
-            (f for f in self._in_flight if f.step.step_id == masks.step_id and f.waits_for_masks),
-            None,
-        )
-        if waiting is None:
-            raise StepError(f"No step {masks.step_id} waits for masks.", retryable=False)
-        waiting.mask = self._checked(waiting.step, masks)
+    def enqueue_masks(self, masks: GrammarMasks) -> None:
+        """Continue the step that waits for these masks."""
+        waiting = next(f for f in self._in_flight if f.step.step_id == masks.step_id)
+        waiting.mask = masks
         self._dispatch()
 
-    def collect(self) -> ModelRunnerOutput | None:
-        """Wait for the oldest step in flight and return its result. None if there is none.
+    def finish(self, step: SchedulerOutput) -> ModelRunnerOutput:
+        """Wait for `step`, the oldest step in flight, and return its result.
 
         Raises `StepError` if its masks were not submitted.
         """
-        if not self._in_flight:
-            return None
         first = self._in_flight.popleft()
         if not first.is_complete:
             self._dispatch()  # the later steps no longer wait for it
-            raise StepError(f"The masks of step {first.step.step_id} did not come.", retryable=True)
+            raise missing_masks(step)
         # For a step that samples nothing. Otherwise reading the tokens waits for the step.
         jax.block_until_ready(first.logits)
         tokens, logprobs = jax.device_get(
@@ -241,22 +231,6 @@ class ModelRunner:
                 padded(targets[first : first + COPIES], COPIES, -1),
             )
             self._cache = self._programs.block_copier()(self._cache, *self._put(pair))
-
-    def _checked(self, step: SchedulerOutput, masks: GrammarMasks | None) -> GrammarMasks:
-        if masks is None or masks.words.size != len(masks.row) * self._mask_width:
-            raise StepError(
-                f"The masks of step {step.step_id} are not {self._mask_width} words a row.",
-                retryable=False,
-            )
-        if (
-            len(masks.row)
-            and not 0 <= int(masks.row.min()) <= int(masks.row.max()) < step.rows.num_rows
-        ):
-            raise StepError(
-                f"The masks of step {step.step_id} name rows that it does not have.",
-                retryable=False,
-            )
-        return masks
 
     def _mask_words(self, in_flight: _StepInFlight, num_rows: int) -> jax.Array:
         """The allowed tokens of the sampled rows as bits, int32 [num_rows, mask_width]."""

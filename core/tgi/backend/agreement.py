@@ -35,8 +35,10 @@ __all__ = [
     "Support",
 ]
 
-API_VERSION = (1, 0)
-"""Version of the seam. A plugin loads if its major equals ours and its minor is not above ours."""
+API_VERSION = (2, 0)
+"""Version of the backend interface. A plugin loads if its major version equals ours and its minor
+version is not above ours.
+"""
 
 FEATURES = frozenset(
     {
@@ -57,8 +59,8 @@ FEATURES = frozenset(
         "kv_export",
     }
 )
-"""Names a backend may agree on. Behaviour outside the agreed features never appears on either
-side.
+"""Names a backend may agree on, as far as they are in `RequestedLimits.features`. Behaviour outside
+the agreed features never appears on either side.
 """
 
 CONTROLS: Mapping[str, str] = MappingProxyType(

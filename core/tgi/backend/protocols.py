@@ -47,8 +47,8 @@ class Worker(Protocol):
         """Read the weights onto the device. Raises `ModelError` naming file and tensor."""
 
     def negotiate(self, requested: RequestedLimits) -> Agreement:
-        """Answer the wish once, after `load`. Allocates no cache. Raises `BackendError` if a given
-        value cannot be kept.
+        """Return the limits of this worker, once, after `load`. Allocates no cache. The features
+        are among the requested ones. Raises `BackendError` if a requested value cannot be kept.
         """
 
     def warmup(self) -> None:
@@ -57,8 +57,9 @@ class Worker(Protocol):
     def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
         """Start a step; at most `Limits.depth` are outstanding. Late masks follow their step."""
 
-    def collect(self, timeout: float) -> ModelRunnerOutput | None:
-        """Result of the oldest outstanding step, or None after `timeout` seconds.
+    def collect(self) -> ModelRunnerOutput | None:
+        """Wait for the oldest outstanding step and return its result; None if no step is
+        outstanding.
 
         Raises `StepError` if the step failed as a whole.
         """

@@ -206,7 +206,7 @@ def _check_trust(options: ServeOptions, model: Model) -> None:
 
 
 def _requested(options: ServeOptions, model: Model) -> RequestedLimits:
-    features = ["prefix_cache", "mask", "device_token", "logprobs"]
+    features = ["device_token", "logprobs", "mask", "multi_token", "prefix_cache"]
     if options.enable_prefill_logprobs:
         features.append("prompt_logprobs")
     return RequestedLimits(

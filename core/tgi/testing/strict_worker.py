@@ -56,11 +56,11 @@ class StrictWorker:
             self._rules.submit_masks(step)
         self._inner.submit(step)
 
-    def collect(self, timeout: float) -> ModelRunnerOutput | None:
+    def collect(self) -> ModelRunnerOutput | None:
         """Call the inner worker. A failed step is also removed from the steps in flight."""
         output = None
         try:
-            output = self._inner.collect(timeout)
+            output = self._inner.collect()
         finally:
             if self._rules is not None:
                 self._rules.collect(output)

@@ -24,7 +24,7 @@ from tgi.backend import (
     Worker,
     WorkerReporter,
 )
-from tgi.worker.adapter import AdapterPlan, AdapterWorker
+from tgi.worker.adapter import AdapterPlan, adapter_worker
 
 __all__ = ["ExampleBackend"]
 
@@ -70,7 +70,7 @@ class ExampleBackend:
                 f"The architecture `{config.spec.model_type}` is not known to this backend.",
                 "Choose another model.",
             )
-        return AdapterWorker(ExampleModel(config.spec, Path(config.model_path)), _PLAN, reporter)
+        return adapter_worker(ExampleModel(config.spec, Path(config.model_path)), _PLAN, reporter)
 
 
 def _refused_options(config: EngineConfig) -> list[str]:

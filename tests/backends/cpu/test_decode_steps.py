@@ -87,8 +87,7 @@ class RunnerWorker:
     def submit(self, step: SchedulerOutput) -> None:
         self.outstanding.append(step)
 
-    def collect(self, timeout: float) -> ModelRunnerOutput:
-        del timeout
+    def collect(self) -> ModelRunnerOutput:
         return self.runner.run(self.outstanding.pop())
 
 

@@ -14,6 +14,7 @@ from tests.backends.checkpoints import save_checkpoint
 from tests.backends.scripted_core import RecordingReporter, ScriptedCore
 from tgi.architectures import GenericSpec, load_spec
 from tgi.backend import (
+    FEATURES,
     SAMPLING_FIELDS,
     Control,
     EngineConfig,
@@ -29,7 +30,7 @@ from tgi.backend import (
 from tgi_cpu import machine, tgi_backend
 from tgi_torch.memory import weights_bytes
 from tgi_torch.ops import REFERENCE
-from tgi_torch.runner.worker import TorchDevice, TorchWorker, decoder_loader
+from tgi_torch.runner.worker import TorchDevice, decoder_loader, torch_worker
 
 METHODS = ("load", "negotiate", "warmup", "submit", "collect", "control", "health", "close")
 KIB = 1024
@@ -69,7 +70,7 @@ def create(config, **device):
         "max_step_tokens": 64,
         "load_model": loader,
     }
-    return TorchWorker(config, RecordingReporter(), TorchDevice(device=cpu, **(defaults | device)))
+    return torch_worker(config, RecordingReporter(), TorchDevice(device=cpu, **(defaults | device)))
 
 
 def test_the_backend_class_imports_no_framework(checkpoint, spec):
@@ -186,7 +187,7 @@ def test_states(config):
             "negotiate": lambda: worker.negotiate(RequestedLimits()),
             "warmup": worker.warmup,
             "submit": lambda: worker.submit(step),
-            "collect": lambda: worker.collect(0.0),
+            "collect": worker.collect,
         }
 
     def only(*allowed):
@@ -203,7 +204,7 @@ def test_states(config):
     only("warmup")
     assert worker.health(False) == worker.health(True) == Health(True)
     assert only("submit", "collect")[1].token_ptr.tolist() == [0]
-    assert worker.collect(0.0) is None
+    assert worker.collect() is None
     worker.close()
     worker.close()
     only()
@@ -228,7 +229,9 @@ def test_load_reports_progress_and_names_a_damaged_file(config, tmp_path):
 def test_negotiated_limits(config):
     worker = create(config)
     worker.load()
-    agreement = worker.negotiate(RequestedLimits(max_concurrent_requests=3))
+    agreement = worker.negotiate(
+        RequestedLimits(max_concurrent_requests=3, features=tuple(FEATURES))
+    )
     assert set(agreement.sampling) == SAMPLING_FIELDS
     assert set(agreement.features) == {
         "device_token",
@@ -318,7 +321,7 @@ def test_steps_beyond_negotiated_limits_are_rejected(config):
     worker.submit(core.build({}, {}))
     with pytest.raises(StepError, match="One step in flight"):
         worker.submit(core.build({}, {}))
-    assert worker.collect(0.0).step_id == 1
+    assert worker.collect().step_id == 1
     assert not worker.control(Control("adapter_load")).ok
 
 

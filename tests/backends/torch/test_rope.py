@@ -120,7 +120,11 @@ def test_no_prefix_cache_if_frequencies_depend_on_the_length(
     )
     worker.load()
     agreement = worker.negotiate(
-        RequestedLimits(max_concurrent_requests=2, max_total_tokens=max_total_tokens)
+        RequestedLimits(
+            max_concurrent_requests=2,
+            max_total_tokens=max_total_tokens,
+            features=("prefix_cache",),
+        )
     )
     assert ("prefix_cache" in agreement.features) is shared
     worker.close()

@@ -161,7 +161,7 @@ def load(path, *, trust_remote_code=False):
 
 def test_a_dropped_sequence_leaves_no_cache(served):
     _, core, _ = served
-    model = core.worker._model
+    model = core.worker._part._model
     core.introduce(1, [5, 6, 7])
     core.introduce(2, [8, 9])
     core.step({1: 0, 2: 0})

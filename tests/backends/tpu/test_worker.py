@@ -14,7 +14,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from tgi.backend import TOKEN_ON_DEVICE, GrammarMasks, RequestedLimits, SamplingParams, StepError
+from tgi.backend import (
+    FEATURES,
+    TOKEN_ON_DEVICE,
+    GrammarMasks,
+    RequestedLimits,
+    SamplingParams,
+    StepError,
+)
 from tgi.testing.conformance.backend_under_test import (
     BackendUnderTest,
     RecordingReporter,
@@ -25,7 +32,10 @@ from tgi.testing.conformance.scripted_core import ScriptedCore
 from tgi_tpu import tgi_backend
 
 REQUESTED = RequestedLimits(
-    max_total_tokens=96, max_batch_size=4, max_batch_total_tokens=512, features=("prompt_logprobs",)
+    max_total_tokens=96,
+    max_batch_size=4,
+    max_batch_total_tokens=512,
+    features=tuple(sorted(FEATURES)),
 )
 OPTIONS = {"platform": "cpu", "token-buckets": "8,64"}
 
@@ -183,7 +193,7 @@ def test_a_step_that_waits_for_masks_delays_the_next_one(served):
     core.worker.submit(
         GrammarMasks(first.step_id, np.array([1], np.int32), words_allowing(vocab_size, 11))
     )
-    outputs = [core.worker.collect(1.0) for _ in range(2)]
+    outputs = [core.worker.collect() for _ in range(2)]
     assert outputs[0].tokens[1] == 11
     free.output = [int(outputs[0].tokens[0]), int(outputs[1].tokens[0])]
     check_sequences(served.model, [free], core.agreement)
@@ -196,9 +206,9 @@ def test_missing_masks_fail_only_their_step(served):
     bound.allowed = ((11,),)
     in_flight(core, {bound: 5}, {free: 6})
     with pytest.raises(StepError, match="masks of step 0 did not come") as raised:
-        core.worker.collect(1.0)
+        core.worker.collect()
     assert raised.value.retryable
-    free.output = [int(core.worker.collect(1.0).tokens[0])]
+    free.output = [int(core.worker.collect().tokens[0])]
     check_sequences(served.model, [free], core.agreement)
     with pytest.raises(StepError, match="No step 0 waits for masks"):
         core.worker.submit(

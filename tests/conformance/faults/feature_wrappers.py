@@ -11,8 +11,9 @@ import msgspec
 from tests.conformance.faults.wrappers import FaultyWorker
 from tgi.backend import SchedulerOutput
 from tgi.testing.doubles.complete_backend import CompleteBackend
-from tgi.testing.doubles.complete_worker import CompleteWorker
+from tgi.testing.doubles.complete_part import CompletePart
 from tgi.testing.reference.network import ReferenceNetwork
+from tgi.worker.step_worker import StepWorker
 
 struct = msgspec.structs.replace
 
@@ -60,7 +61,7 @@ class FaultyComplete:
         network = FaultyNetwork(
             ReferenceNetwork(config.spec, Path(config.model_path)), **self.network()
         )
-        return FaultyWorker(CompleteWorker(network, reporter), self.worker())
+        return FaultyWorker(StepWorker(CompletePart(network), reporter), self.worker())
 
 
 def in_steps(change):
@@ -96,7 +97,7 @@ def in_output(change):
 
         return {
             "submit": submit,
-            "collect": lambda inner, timeout: change(inner.collect(timeout), steps.pop(0)),
+            "collect": lambda inner: change(inner.collect(), steps.pop(0)),
         }
 
     return FaultyComplete(worker)

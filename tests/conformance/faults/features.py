@@ -26,14 +26,14 @@ def adapter_of_the_first(step):
 def base_is_changed(inner, request):
     result = inner.control(request)
     if request.name == "adapter_load" and result.ok:
-        weights = inner._network.inner._weights
+        weights = inner._part._network.inner._weights
         weights[0] = weights[int(request.arguments["adapter"])]
     return result
 
 
 def adapters_stay(inner, request):
     """The first adapter with a number stays loaded, even after it is unloaded or replaced."""
-    known = inner._network.adapters
+    known = inner._part._network.adapters
     if request.name == "adapter_unload" or int(request.arguments.get("adapter", 0)) in known:
         return ControlResult(True)
     return inner.control(request)
@@ -54,10 +54,10 @@ def anything_goes(inner, request):
 
 
 def any_rank(inner, request):
-    agreed = inner._agreement
-    inner._agreement = struct(agreed, limits=struct(agreed.limits, max_adapter_rank=99))
+    agreed = inner._part._agreement
+    inner._part._agreement = struct(agreed, limits=struct(agreed.limits, max_adapter_rank=99))
     result = inner.control(request)
-    inner._agreement = agreed
+    inner._part._agreement = agreed
     return result
 
 
@@ -233,7 +233,7 @@ def vector_of_each_chunk(output, step):
 def wakes_empty(inner, request):
     result = inner.control(request)
     if request.name == "wake" and result.ok:
-        weights = inner._network.inner._weights
+        weights = inner._part._network.inner._weights
         weights[0] = {parameter: np.zeros_like(array) for parameter, array in weights[0].items()}
     return result
 
@@ -250,7 +250,7 @@ def steps_asleep():
 
 def sleeps_at_once(inner, request):
     if request.name == "sleep":
-        inner._sequences.clear()
+        inner._part._sequences.clear()
     return inner.control(request)
 
 
@@ -258,16 +258,16 @@ def stale_export():
     """Export the blocks without the last step."""
     before = []
 
-    def collect(inner, timeout):
-        before[:] = [inner._cache._slots.copy()]
-        return inner.collect(timeout)
+    def collect(inner):
+        before[:] = [inner._part._cache._slots.copy()]
+        return inner.collect()
 
     def control(inner, request):
         if request.name != "kv_export" or not before:
             return inner.control(request)
-        now, inner._cache._slots = inner._cache._slots, before[0]
+        now, inner._part._cache._slots = inner._part._cache._slots, before[0]
         result = inner.control(request)
-        inner._cache._slots = now
+        inner._part._cache._slots = now
         return result
 
     return {"collect": collect, "control": control}
@@ -278,9 +278,9 @@ def import_of_one_block(inner, request):
     if request.name != "kv_import":
         return inner.control(request)
     last = int(request.arguments["blocks"].split()[-1])
-    before = inner._cache._slots[last].copy()
+    before = inner._part._cache._slots[last].copy()
     result = inner.control(request)
-    inner._cache._slots[last] = before
+    inner._part._cache._slots[last] = before
     return result
 
 

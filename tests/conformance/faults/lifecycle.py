@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.conformance.faults.wrappers import struct
+from tests.conformance.faults.wrappers import PLAN, struct
 from tgi.backend import GrammarMasks, Health, ModelError, StepError, WrongStateError
 
 
@@ -28,7 +28,7 @@ def always_healthy(inner, deep):
 
 def disturbing_health(inner, deep):
     if deep and inner.health(False).ok:
-        inner._model.inner._slots[:] = 7
+        inner._part._model.inner._slots[:] = 7
     return inner.health(False)
 
 
@@ -50,26 +50,30 @@ def unknown_feature(inner, requested):
     return struct(agreement, features=(*agreement.features, "telepathy"))
 
 
+def every_supported_feature(inner, requested):
+    return inner.negotiate(struct(requested, features=PLAN.features))
+
+
 def accepts_more_sequences(inner, step):
-    inner._agreement = struct(
-        inner._agreement, limits=struct(inner._agreement.limits, max_sequences=1 << 20)
+    inner._part._agreement = struct(
+        inner._part._agreement, limits=struct(inner._part._agreement.limits, max_sequences=1 << 20)
     )
     inner.submit(step)
 
 
 def forgets_outstanding(inner, step):
-    inner._outstanding.take()
+    inner._pending.take()
     inner.submit(step)
 
 
 def breaks_after_refusal():
     state = {"broken": False}
 
-    def collect(inner, timeout):
+    def collect(inner):
         if state["broken"]:
             raise StepError("gone", retryable=False)
         try:
-            return inner.collect(timeout)
+            return inner.collect()
         except StepError:
             state["broken"] = True
             raise
@@ -106,7 +110,7 @@ def swallow_model_errors(inner):
 
 
 def write_beside_the_model(inner):
-    (Path(inner._model.inner._path) / "cache.bin").write_bytes(b"1")
+    (Path(inner._part._model.inner._path) / "cache.bin").write_bytes(b"1")
     inner.load()
 
 
@@ -121,15 +125,15 @@ def late_masks_not_awaited(inner, step):
 
 
 def late_masks_of_the_next_row(inner, step):
-    if isinstance(step, GrammarMasks) and inner._outstanding.step.rows.num_rows > 1:
+    if isinstance(step, GrammarMasks) and inner._pending._steps[0].rows.num_rows > 1:
         step = struct(step, row=np.roll(step.row, 1))
     inner.submit(step)
 
 
-def lost_device(inner, timeout):
+def lost_device(inner):
     """Each step needs memory. If there is none, the device is lost."""
     try:
-        output = inner.collect(timeout)
+        output = inner.collect()
         np.empty(1 << 30, np.uint8)
     except (StepError, MemoryError) as error:
         raise StepError("lost", retryable=False) from error

@@ -107,7 +107,7 @@ def quantized_in_whole_groups():
 
 def codes_are_numbers(inner):
     """Integers in the checkpoint are used as weights."""
-    path = Path(inner._model.inner._path) / "model.safetensors"
+    path = Path(inner._part._model.inner._path) / "model.safetensors"
     tensors = load_file(path)
     save_file(
         {name: tensor.astype(np.float32) for name, tensor in tensors.items()},

@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 
 from tgi.testing.doubles.reference_backend import ReferenceBackend, ReferenceModel
-from tgi.worker.adapter import AdapterPlan, AdapterWorker
+from tgi.worker.adapter import AdapterPlan, adapter_worker
+from tgi.worker.step_worker import StepWorker
 
 struct = msgspec.structs.replace
 DEVICE_BYTES = 1 << 30
@@ -50,7 +51,7 @@ class FaultyModel:
 class FaultyWorker:
     """A worker with changed methods: `changes` maps a method to `change(inner, *arguments)`."""
 
-    inner: AdapterWorker
+    inner: StepWorker
     changes: dict[str, Callable] = field(default_factory=dict)
 
     def _call(self, name, *arguments):
@@ -73,8 +74,8 @@ class FaultyWorker:
     def submit(self, step):
         return self._call("submit", step)
 
-    def collect(self, timeout):
-        return self._call("collect", timeout)
+    def collect(self):
+        return self._call("collect")
 
     def control(self, request):
         return self._call("control", request)
@@ -117,7 +118,9 @@ class FaultyBackend:
             return self.change_for(config).create_worker(config, reporter)
         reference = ReferenceModel(self.change_spec(config.spec), Path(config.model_path))
         model = FaultyModel(reference, **self.model())
-        return FaultyWorker(AdapterWorker(model, self.plan, self.reporter(reporter)), self.worker())
+        return FaultyWorker(
+            adapter_worker(model, self.plan, self.reporter(reporter)), self.worker()
+        )
 
 
 def attention(**changes):
@@ -177,8 +180,8 @@ def in_output(change):
             inner.submit(step)
             steps.append(step)
 
-        def collect(inner, timeout):
-            output = inner.collect(timeout)
+        def collect(inner):
+            output = inner.collect()
             return output if output is None else change(output, steps.pop(0))
 
         return {"submit": submit, "collect": collect}

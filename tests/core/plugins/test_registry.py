@@ -84,10 +84,10 @@ def test_names_are_listed_without_an_import(install):
     ("fault", "sentence"),
     [
         ({"create": "pass"}, "its backend has no `create_worker` (see `tgi.backend.Backend`)"),
-        ({"api": "(2, 0)"}, "it was built for version 2.0 of the backend interface"),
+        ({"api": "(1, 0)"}, "it was built for version 1.0 of the backend interface"),
         (
-            {"api": "(1, 99)"},
-            "it was built for version 1.99 of the backend interface, but tgi has version 1.0",
+            {"api": "(2, 99)"},
+            "it was built for version 2.99 of the backend interface, but tgi has version 2.0",
         ),
         ({"probe": "raise OSError('no driver')"}, "its `probe` raised OSError: no driver"),
         ({"probe": "return ProbeResult(False, 'no device found')"}, "no device found"),

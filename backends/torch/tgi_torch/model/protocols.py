@@ -11,12 +11,10 @@ from torch import Tensor
 
 from tgi.architectures import GenericSpec, ModelSpec
 from tgi.backend import Limits
+from tgi.worker.parts import Progress
 from tgi_torch.attention.paged import AttentionMetadata
 
-__all__ = ["LoadModel", "LoadedModel", "Model", "Progress"]
-
-Progress = Callable[[int, int], None]
-"""(bytes done, total bytes)"""
+__all__ = ["LoadModel", "LoadedModel", "Model"]
 
 
 class Model(Protocol):

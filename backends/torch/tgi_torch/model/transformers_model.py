@@ -24,8 +24,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from tgi.architectures import GenericSpec
 from tgi.backend import Limits, ModelError
+from tgi.worker.parts import Progress
 from tgi_torch.attention.paged import AttentionMetadata
-from tgi_torch.model.protocols import Progress
 
 __all__ = ["TransformersModel", "load_transformers_model"]
 

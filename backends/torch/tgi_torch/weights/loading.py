@@ -25,7 +25,7 @@ from tgi.architectures.checkpoint import (
 )
 from tgi.architectures.weight_map import Placement, placements, split
 from tgi.backend import ModelError
-from tgi_torch.model.protocols import Progress
+from tgi.worker.parts import Progress
 from tgi_torch.weights.safetensors_file import FLOAT_DTYPES, SafetensorsFile
 
 __all__ = ["WeightSink", "checkpoint_dtype", "load_weights"]

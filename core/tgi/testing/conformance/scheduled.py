@@ -19,7 +19,6 @@ from tgi.scheduler import Request, Scheduler, SchedulerConfig, SequenceOutput
 from tgi.testing.conformance.check import CheckFailedError, require
 from tgi.testing.conformance.live_sequence import LiveSequence
 from tgi.testing.conformance.outputs import check_output
-from tgi.testing.conformance.scripted_core import COLLECT_SECONDS
 from tgi.testing.step_rules import StepRules
 
 __all__ = ["ScheduledRun"]
@@ -93,10 +92,10 @@ class ScheduledRun:
 
     def _collect(self) -> None:
         step = self._in_flight.popleft()
-        output = self._worker.collect(COLLECT_SECONDS)
+        output = self._worker.collect()
         self._rules.collect(output)
         if output is None:
-            raise CheckFailedError(f"no result within {COLLECT_SECONDS:.0f} s")
+            raise CheckFailedError("`collect` returned no result for a step in flight")
         output = decode(ModelRunnerOutput, encode(output))
         check_output(step, output, self._agreement)
         for news in self._scheduler.update(output):

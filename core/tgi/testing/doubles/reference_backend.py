@@ -37,7 +37,7 @@ from tgi.backend import (
 )
 from tgi.testing.reference.model import Weights, reference_logits
 from tgi.testing.reference.weights import read_weights
-from tgi.worker.adapter import AdapterPlan, AdapterWorker, ForwardBatch, Progress
+from tgi.worker.adapter import AdapterPlan, ForwardBatch, Progress, adapter_worker
 
 __all__ = ["ReferenceBackend", "ReferenceModel", "refusals", "tgi_backend"]
 
@@ -124,7 +124,7 @@ class ReferenceBackend:
                 f"The architecture `{config.spec.model_type}` is not known.",
                 "Choose another model.",
             )
-        return AdapterWorker(ReferenceModel(config.spec, Path(config.model_path)), _PLAN, reporter)
+        return adapter_worker(ReferenceModel(config.spec, Path(config.model_path)), _PLAN, reporter)
 
 
 def refusals(

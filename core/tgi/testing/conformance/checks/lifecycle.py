@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import psutil  # type: ignore[import-untyped]
 
 from tgi.backend import (
@@ -44,7 +45,7 @@ def _states(under_test: BackendUnderTest) -> None:
         "negotiate": lambda worker: worker.negotiate(REQUESTED),
         "warmup": lambda worker: worker.warmup(),
         "submit": lambda worker: worker.submit(_empty_step(under_test)),
-        "collect": lambda worker: worker.collect(0.1),
+        "collect": lambda worker: worker.collect(),
     }
     order = ["load", "negotiate", "warmup"]
     for done in range(len(order) + 1):
@@ -179,6 +180,27 @@ def _agreement(under_test: BackendUnderTest) -> None:
         require(not agreement.has("prefix_cache"), "`prefix_cache` in slots mode")
     else:
         require(plan.block_size >= 1 and bool(plan.groups), "a paged cache without blocks")
+
+
+def _requested_features(under_test: BackendUnderTest) -> None:
+    """The agreed features are the requested ones that the backend has, whatever is requested."""
+    offered = set(under_test.agreement().features)
+    some = {"device_token", "logprobs", "prefix_cache"}
+    for names in (set[str](), some, set(FEATURES) - some):
+        requested = msgspec.structs.replace(REQUESTED, features=tuple(sorted(names)))
+        worker = under_test.worker()
+        worker.load()
+        agreement = worker.negotiate(requested)
+        worker.close()
+        agreed = set(agreement.features)
+        require(agreed <= names, f"the features {sorted(agreed - names)} were not requested")
+        missing = (offered & names) - agreed - {"kv_export"}
+        require(not missing, f"the features {sorted(missing)} are agreed only with others")
+        _check_features(agreement)
+        require(
+            agreement.limits.depth == 1 or agreement.has("device_token"),
+            "steps in flight without `device_token`",
+        )
 
 
 def _check_features(agreement: Agreement) -> None:
@@ -360,6 +382,7 @@ CHECKS: Sequence[Check] = (
         "the negotiated limits respect the requested limits and known names",
         _agreement,
     ),
+    Check("C-11b", "basic", "only requested features are negotiated", _requested_features),
     Check("C-12", "basic", "the cache has the negotiated capacity, to the last token", _capacity),
     Check("C-15", "basic", "close ends all threads and processes", _close),
     Check("C-16", "basic", "signals, locale and the model folder are not changed", _environment),

@@ -33,7 +33,7 @@ def _late_masks(under_test: BackendUnderTest) -> None:
     step = core.build({sequence: 7})
     core.worker.submit(step)
     try:
-        output = core.worker.collect(_MASK_SECONDS)
+        output = core.worker.collect()
     except StepError as error:
         require(error.retryable, "a step whose masks are missing may not be retried")
     else:

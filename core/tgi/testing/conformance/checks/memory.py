@@ -14,7 +14,6 @@ from tgi.backend import BackendError, RequestedLimits, SamplingParams, StepError
 from tgi.testing.conformance.backend_under_test import REQUESTED, BackendUnderTest, prompt_of
 from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
 from tgi.testing.conformance.expectations import check_sequences
-from tgi.testing.conformance.scripted_core import COLLECT_SECONDS
 
 __all__ = ["CHECKS"]
 
@@ -100,7 +99,7 @@ def _exhaustion(under_test: BackendUnderTest) -> None:
         try:
             with _no_more_memory():
                 core.worker.submit(step)
-                core.worker.collect(COLLECT_SECONDS)
+                core.worker.collect()
         except StepError as error:
             require(error.retryable, f"a step without memory may not be retried: {error}")
         core.forget(step)

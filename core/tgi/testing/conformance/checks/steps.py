@@ -201,7 +201,7 @@ def _refusals(under_test: BackendUnderTest) -> None:
         step = build(core)
         try:
             core.worker.submit(step)
-            core.worker.collect(60.0)
+            core.worker.collect()
         except StepError:
             pass
         else:

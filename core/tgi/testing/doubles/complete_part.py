@@ -1,4 +1,4 @@
-"""The worker of the complete backend."""
+"""The part of the worker that the complete backends have of their own."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ import numpy as np
 
 from tgi.backend import (
     API_VERSION,
-    CONTROLS,
     SAMPLING_FIELDS,
     Agreement,
     CacheGroup,
     Control,
     ControlResult,
-    GrammarMasks,
-    Health,
     KVCachePlan,
     Limits,
     ModelError,
@@ -29,16 +26,14 @@ from tgi.backend import (
     SamplingParams,
     SchedulerOutput,
     StepTimes,
-    WorkerReporter,
 )
 from tgi.testing.doubles.complete_step import run_step
 from tgi.testing.reference.network import ReferenceNetwork, TokenCache
 from tgi.worker.live_sequences import LiveSequences
-from tgi.worker.pending_step import PendingStep, out_of_memory
-from tgi.worker.states import WorkerState
+from tgi.worker.parts import Progress
 from tgi.worker.step_checks import check_size
 
-__all__ = ["CompleteWorker"]
+__all__ = ["CompletePart"]
 
 _BLOCK_SIZE = 16
 _MAX_TOTAL_TOKENS = 1024
@@ -59,30 +54,24 @@ _FEATURES = (
 
 
 @final
-class CompleteWorker:
-    """The eight methods over a `ReferenceNetwork`. A step runs inside `collect`."""
+class CompletePart:
+    """The `WorkerPart` over a `ReferenceNetwork`."""
 
-    def __init__(self, network: ReferenceNetwork, reporter: WorkerReporter) -> None:
+    def __init__(self, network: ReferenceNetwork) -> None:
         self._network = network
-        self._reporter = reporter
-        self._state = WorkerState.CREATED
         self._agreement: Agreement | None = None
         self._cache = TokenCache(1, _BLOCK_SIZE)
         self._encoder_cache = TokenCache(1, _BLOCK_SIZE)
         self._sequences = LiveSequences()
-        self._outstanding = PendingStep()
         self._adapter_paths: dict[int, Path] = {}
 
-    def load(self) -> None:
+    def load(self, progress: Progress) -> None:
         """Read the weights."""
-        self._state.require(WorkerState.CREATED, "load")
         self._network.load()
-        self._reporter.progress("load", 1, 1)
-        self._state = WorkerState.LOADED
+        progress(1, 1)
 
-    def negotiate(self, requested: RequestedLimits) -> Agreement:
-        """Every feature that the model has."""
-        self._state.require(WorkerState.LOADED, "negotiate")
+    def plan(self, requested: RequestedLimits) -> Agreement:
+        """Return every feature that the model has."""
         limits = Limits(
             max_total_tokens=requested.max_total_tokens
             or min(_MAX_TOTAL_TOKENS, requested.model_max_total_tokens or _MAX_TOTAL_TOKENS),
@@ -98,7 +87,7 @@ class CompleteWorker:
         )
         num_blocks = -(-num_tokens // _BLOCK_SIZE)
         groups = (CacheGroup("full", num_blocks), CacheGroup("cross", num_blocks))
-        self._agreement = Agreement(
+        return Agreement(
             api=API_VERSION,
             features=(*_FEATURES, *self._features_of_the_model()),
             limits=limits,
@@ -109,38 +98,42 @@ class CompleteWorker:
             sampling=tuple(sorted(SAMPLING_FIELDS)),
             facts={"dtype": "float32", "attention": "numpy reference"},
         )
-        self._state = WorkerState.AGREED
-        return self._agreement
 
-    def warmup(self) -> None:
-        """Make room."""
-        self._state.require(WorkerState.AGREED, "warmup")
+    def prepare(self, agreement: Agreement, progress: Progress) -> None:
+        """Allocate the cache."""
+        del progress
+        self._agreement = agreement
         self._allocate()
-        self._reporter.progress("warmup", 1, 1)
-        self._state = WorkerState.READY
 
-    def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
-        """Take the step that the next `collect` runs, or the masks that it waits for."""
-        self._state.require(WorkerState.READY, "submit")
-        self._outstanding.submit(step)
+    def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
+        """Run the step."""
+        began = time.perf_counter_ns()
+        check_size(step.rows, self._agreed.limits)
+        self._sequences.drop(step.dropped)
+        for new in step.added:
+            self._introduce(new)
+        if step.copy_source:
+            self._cache.copy(step.copy_source[0], step.copy_target[0])
+        sequences = self._sequences.of_rows(step.rows)
+        prepared = time.perf_counter_ns()
+        result = run_step(step, sequences, self._network, self._cache, self._encoder_cache)
+        return result.output(
+            step, StepTimes(prepare=prepared - began, forward=time.perf_counter_ns() - prepared)
+        )
 
-    def collect(self, timeout: float) -> ModelRunnerOutput | None:
-        """Run the outstanding step to its end; None if there is none."""
-        del timeout
-        self._state.require(WorkerState.READY, "collect")
-        step = self._outstanding.take()
-        if step is None:
-            return None
-        try:
-            return self._run(step)
-        except MemoryError as error:
-            raise out_of_memory(step) from error
+    def probe(self) -> bool:
+        """Compute one token of a sequence that has no blocks."""
+        token = np.zeros(1, np.int32)
+        probe = NewSequence(-1, "health", token, 1, 0, [], SamplingParams())
+        return bool(np.isfinite(self._network.logits(probe, token, token)).all())
+
+    def close(self) -> None:
+        """Release the weights."""
+        self._network.release()
+        self._sequences.clear()
 
     def control(self, request: Control) -> ControlResult:
         """Adapters, sleep, blocks to and from files."""
-        feature = CONTROLS.get(request.name)
-        if feature is None or self._agreement is None or not self._agreement.has(feature):
-            return ControlResult(False, f"`{request.name}` was not agreed")
         try:
             match request.name:
                 case "adapter_load":
@@ -162,26 +155,6 @@ class CompleteWorker:
         except (ModelError, OSError, ValueError) as error:
             return ControlResult(False, str(error))
         return ControlResult(True)
-
-    def health(self, deep: bool) -> Health:
-        """Whether the worker can serve; `deep` computes one token."""
-        if self._state is not WorkerState.READY:
-            return Health(False, f"the worker is {self._state.value}")
-        if not deep:
-            return Health(True)
-        token = np.zeros(1, np.int32)
-        probe = NewSequence(-1, "health", token, 1, 0, [], SamplingParams())
-        is_finite = bool(np.isfinite(self._network.logits(probe, token, token)).all())
-        return Health(
-            is_finite, "" if is_finite else "a forward pass of one token gave NaN or infinity"
-        )
-
-    def close(self) -> None:
-        """Let the weights go."""
-        self._network.release()
-        self._sequences.clear()
-        self._outstanding.take()
-        self._state = WorkerState.CLOSED
 
     @property
     def _agreed(self) -> Agreement:
@@ -206,21 +179,6 @@ class CompleteWorker:
             num_blocks if self._network.has_encoder else 1, _BLOCK_SIZE
         )
 
-    def _run(self, step: SchedulerOutput) -> ModelRunnerOutput:
-        began = time.perf_counter_ns()
-        check_size(step.rows, self._agreed.limits)
-        self._sequences.drop(step.dropped)
-        for new in step.added:
-            self._introduce(new)
-        if step.copy_source:
-            self._cache.copy(step.copy_source[0], step.copy_target[0])
-        sequences = self._sequences.of_rows(step.rows)
-        prepared = time.perf_counter_ns()
-        result = run_step(step, sequences, self._network, self._cache, self._encoder_cache)
-        return result.output(
-            step, StepTimes(prepare=prepared - began, forward=time.perf_counter_ns() - prepared)
-        )
-
     def _introduce(self, new: NewSequence) -> None:
         self._sequences.introduce(new, new.block_tables[0], self._agreed.limits)
         if self._network.has_encoder:
@@ -242,22 +200,16 @@ class CompleteWorker:
         del self._adapter_paths[number]
 
     def _sleep(self) -> None:
-        if self._state is not WorkerState.READY or self._sequences:
-            raise ValueError(
-                f"{len(self._sequences)} sequences are alive, and the worker is {self._state.value}"
-            )
+        if self._sequences:
+            raise ValueError(f"{len(self._sequences)} sequences are alive")
         self._network.release()
         self._cache = self._encoder_cache = TokenCache(1, _BLOCK_SIZE)
-        self._state = WorkerState.ASLEEP
 
     def _wake(self) -> None:
-        if self._state is not WorkerState.ASLEEP:
-            raise ValueError(f"the worker is {self._state.value}")
         self._network.load()
         for number, path in self._adapter_paths.items():
             self._network.load_adapter(number, path, self._agreed.limits.max_adapter_rank)
         self._allocate()
-        self._state = WorkerState.READY
 
     def _import(self, blocks: list[int], data: bytes) -> None:
         signature, content = data[: len(self._signature)], data[len(self._signature) :]
