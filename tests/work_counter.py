@@ -5,7 +5,7 @@ machine.
 import sys
 import tracemalloc
 
-__all__ = ["count_calls", "peak_bytes"]
+__all__ = ["calls_of", "count_calls", "peak_bytes"]
 
 
 def count_calls(work):
@@ -17,6 +17,30 @@ def count_calls(work):
     def profile(frame, event, argument):
         nonlocal num_calls
         num_calls += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return num_calls
+
+
+def calls_of(work, names):
+    """Calls of the functions in `names` (module or class, and name) while `work()` runs."""
+    num_calls = 0
+
+    def profile(frame, event, argument):
+        nonlocal num_calls
+        if event == "call":
+            code = frame.f_code
+            name = f"{frame.f_globals['__name__']}.{code.co_qualname}"
+        elif event == "c_call":
+            name = f"{argument.__module__}.{argument.__qualname__}"
+        else:
+            return
+        num_calls += name in names
 
     before = sys.getprofile()
     sys.setprofile(profile)
