@@ -7,7 +7,7 @@ runs are interleaved and repeated, and the report contains medians, ranges and r
 Missing models are created. For a server that is not installed, the command that installs it is
 printed. Each repeat starts every server again, in another order. If other programs used too much
 processor time during a case, the case is measured again. The results are written to
-`benchmarks/results/` as JSON and SVG. With all cases a comparison takes hours.
+`benchmarks/results/` as JSON and SVG. A complete comparison takes a long time.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from tgi.backend import (
     SamplingParams,
     SchedulerOutput,
 )
-from tgi.scheduler import NewSequenceRequest, Scheduler, SchedulerConfig
+from tgi.scheduler import Request, Scheduler, SchedulerConfig
 
 _PROMPT_TOKENS = 64
 _NEW_TOKENS = 256
@@ -67,8 +67,10 @@ def _run(size: int, num_steps: int, depth: int, *, greedy: bool) -> Iterator[tup
     scheduler = Scheduler(_agreement(size, depth), SchedulerConfig(), hash_key=b"k" * 32)
     sampling = SamplingParams(greedy=greedy, logprobs="raw")
     for number in range(size):
-        # The sequences have different lengths, so that they end in different steps.
-        scheduler.add(_request(number, sampling, _NEW_TOKENS - number * _NEW_TOKENS // (2 * size)))
+        # Their lengths differ, so that their ends are spread over the steps.
+        scheduler.add(
+            number, _request(number, sampling, _NEW_TOKENS - number * _NEW_TOKENS // (2 * size))
+        )
     number, in_flight = size, deque[SchedulerOutput]()
     for index in range(num_steps + 2):
         before = time.perf_counter_ns()
@@ -81,7 +83,7 @@ def _run(size: int, num_steps: int, depth: int, *, greedy: bool) -> Iterator[tup
         updated = time.perf_counter_ns()
         for item in news:
             if item.finish_reason is not None:
-                scheduler.add(_request(number, sampling, _NEW_TOKENS))
+                scheduler.add(number, _request(number, sampling, _NEW_TOKENS))
                 number += 1
         if index > 1:
             yield scheduled - before, updated - responded
@@ -100,11 +102,9 @@ def _agreement(size: int, depth: int) -> Agreement:
     )
 
 
-def _request(number: int, sampling: SamplingParams, max_new_tokens: int) -> NewSequenceRequest:
+def _request(number: int, sampling: SamplingParams, max_new_tokens: int) -> Request:
     prompt = np.random.default_rng(number).integers(3, _VOCAB_SIZE, _PROMPT_TOKENS).tolist()
-    return NewSequenceRequest(
-        number, f"request-{number}", prompt, sampling, number, max_new_tokens, (2,)
-    )
+    return Request(f"request-{number}", prompt, sampling, number, max_new_tokens, (2,))
 
 
 def _response(step: SchedulerOutput) -> ModelRunnerOutput:

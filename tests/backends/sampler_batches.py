@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tgi.backend import SamplingParams
 from tgi.testing.sampling import sample_row
 
-MARGIN = 1e-6  # float32 against float64 may differ this close to a threshold
+MARGIN = 1e-6  # within this distance of a threshold, float32 and float64 may differ
 
 
 @dataclass(eq=False)
@@ -117,7 +117,7 @@ def batches(draw):
 
 
 def nearby(params):
-    """The same parameters a hair to either side of every threshold."""
+    """The same parameters with every threshold slightly decreased or increased."""
     for steps in itertools.product((-MARGIN, 0.0, MARGIN), repeat=3):
         top_p, typical_p, min_p = (
             value if value == off else value + step

@@ -23,7 +23,7 @@ def new(handle=0, tokens=(1, 2, 3, 4, 5), blocks=(0, 1), **changes):
 
 
 def rows(*work, sample=1, blocks=()):
-    """`work`: (handle, start, tokens)."""
+    """Build rows from `work`, which is (handle, start, tokens)."""
     n = len(work)
     return Rows(
         sequence=np.array([handle for handle, _, _ in work], np.int32),

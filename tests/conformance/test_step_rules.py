@@ -1,6 +1,4 @@
-"""The mirror of the kit: the real scheduler keeps its side of any agreement, and a core that does
-not is caught.
-"""
+"""The real scheduler respects all negotiated limits, and a core that does not is detected."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from tgi.testing.step_rules import StepRules
 
 
 class RuledWorker:
-    """The simulation's worker behind the rules."""
+    """The worker of the simulation, with `StepRules` in front of it."""
 
     def __init__(self, inner):
         self._inner = inner
@@ -46,7 +44,7 @@ class RuledWorker:
 
 @settings(max_examples=60, deadline=None)
 @given(agreements(), st.integers(0, 2**32), st.booleans())
-def test_the_scheduler_keeps_the_agreement(agreement, seed, fails):
+def test_the_scheduler_respects_negotiated_limits(agreement, seed, fails):
     rng = random.Random(seed)
     simulation = Simulation(agreement, failures=random.Random(seed) if fails else None)
     simulation.worker = RuledWorker(simulation.worker)
@@ -84,7 +82,7 @@ BROKEN = {
     ],
     "handle in use": second(rows(PROMPT), added=[new(blocks=[4, 5])]),
     "unknown handle": second(rows((3, 5, [7]))),
-    "drop of nobody": second(rows(), dropped=[3]),
+    "drop of an unknown handle": second(rows(), dropped=[3]),
     "gap in positions": second(rows((0, 6, [7]))),
     "row repeated": second(rows((0, 4, [5]))),
     "block of another": second(rows(OTHER), added=[new(1, blocks=[1, 2])]),
@@ -104,16 +102,16 @@ BROKEN = {
     "scored prompt with hits": [
         step(rows((0, 4, [5])), added=[new(num_computed_tokens=4, sampling=SCORED)])
     ],
-    "a known token chosen again": [step(rows((0, 0, [1, 2, 3, 4])), added=[new()])],
+    "a known token sampled again": [step(rows((0, 0, [1, 2, 3, 4])), added=[new()])],
     "adapter unagreed": [step(rows(PROMPT), added=[new(adapter=1)])],
-    "masked row unagreed": [step(rows(PROMPT), added=[new(is_masked=True)])],
-    "sampling field unagreed": [
+    "masked row not negotiated": [step(rows(PROMPT), added=[new(is_masked=True)])],
+    "sampling field not negotiated": [
         step(rows(PROMPT), added=[new(sampling=SamplingParams(greedy=False, min_p=0.1))])
     ],
     "watermark unagreed": [
         step(rows(PROMPT), added=[new(sampling=SamplingParams(watermark_gamma=0.5))])
     ],
-    "copy of a block that is not there": second(
+    "copy of a block that does not exist": second(
         rows((0, 5, [7])), copy_source=[np.array([16])], copy_target=[np.array([9])]
     ),
     "copy without a target": second(
@@ -140,7 +138,7 @@ def test_a_broken_rule_is_named(case):
         send(StepRules(make_agreement()), BROKEN[case])
 
 
-def test_rules_of_special_agreements():
+def test_rules_for_special_limits():
     scored, chunk = (
         step(rows((0, 0, [1, 2]), sample=0), added=[new()]),
         make_agreement(chunked=False),
@@ -159,7 +157,7 @@ def test_rules_of_special_agreements():
     two = [step(rows((0, 0, [1]), (1, 0, [1])), added=[new(0, [1], [0]), new(1, [1], [3])])]
     with pytest.raises(BrokenRuleError, match="2 prefill rows"):
         send(StepRules(make_agreement(max_prefills=1)), two)
-    with pytest.raises(BrokenRuleError, match="not agreed"):
+    with pytest.raises(BrokenRuleError, match="not negotiated"):
         send(StepRules(make_agreement(features=())), second(rows((0, 5, [-1]))))
     with pytest.raises(BrokenRuleError, match="steps are in flight"):
         _ = [
@@ -200,7 +198,7 @@ def test_late_masks_follow_their_step():
         (None, "before its masks"),
     ],
 )
-def test_late_masks_that_do_not_fit_are_refused(news, part):
+def test_invalid_late_masks_are_rejected(news, part):
     rules = masked_step()
     with pytest.raises(BrokenRuleError, match=part):
         rules.collect() if news is None else rules.submit_masks(news)
@@ -223,7 +221,7 @@ def encoder_step(added, *work):
 
 
 def test_the_encoder_budget():
-    """16 tokens in a step: an encoder beyond them runs with its own row and nothing else."""
+    """16 tokens per step: an encoder with more tokens runs with its own row only."""
     agreement = make_agreement(groups=WITH_ENCODER)
     send(StepRules(agreement), [encoder_step([encoded(0, 30)], (0, 0, [1]))])
     both = [encoded(0, 7), encoded(1, 7, block=2)]
@@ -237,7 +235,7 @@ def test_the_encoder_budget():
         send(StepRules(agreement), [encoder_step([encoded(0, 7, num_blocks=1)], (0, 0, [1]))])
 
 
-def test_blocks_of_a_step_in_flight_are_not_handed_out():
+def test_blocks_of_a_step_in_flight_are_not_reused():
     rules = StepRules(make_agreement(depth=2))
     rules.submit(FIRST)
     reused = step(rows((1, 0, [1])), added=[new(1, [1], [0])], dropped=[0])

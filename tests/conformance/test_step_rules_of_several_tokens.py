@@ -18,12 +18,12 @@ SEVERAL = make_agreement(
 
 
 def one_each(work):
-    """Rows of a step under an agreement of several tokens, each of which may choose one."""
+    """Build rows for limits of several tokens, each of which may sample one."""
     return replace(work, max_tokens=np.ones(work.num_rows, np.int32))
 
 
 def several(max_tokens=3, draft_tokens=(), num_draws=None, start=5, token=7, blocks=(), **changes):
-    """One decode row that may choose several tokens."""
+    """Build one decode row that may sample several tokens."""
     num_draws = max_tokens - 1 if num_draws is None else num_draws
     return replace(
         rows((0, start, [token]), blocks=blocks),
@@ -38,9 +38,9 @@ def several(max_tokens=3, draft_tokens=(), num_draws=None, start=5, token=7, blo
 BEGUN = replace(FIRST, rows=one_each(FIRST.rows))
 MASK_WORDS = np.array([1, 1, 1], np.int32)
 BROKEN_SEVERAL = {
-    "more than agreed": ([BEGUN, step(several(4))], "agreed are 3"),
+    "more than negotiated": ([BEGUN, step(several(4))], "the maximum is 3"),
     "a draw too few": ([BEGUN, step(several(num_draws=1))], "1 draws for"),
-    "a row after one whose end is not known": (
+    "a row after one of unknown length": (
         [BEGUN, "collect 1", step(several()), step(several(start=6), step_id=2)],
         "not known",
     ),
@@ -56,12 +56,15 @@ BROKEN_SEVERAL = {
         ],
         "of 5",
     ),
-    "a row that chooses none": (
+    "a row that samples none": (
         [BEGUN, step(several(sample=np.zeros(1, np.uint8)))],
         "several tokens for a row",
     ),
-    "a guess too few": ([BEGUN, step(several(draft_tokens=[1]))], "1 guesses for 3"),
-    "a guess beyond the vocabulary": ([BEGUN, step(several(draft_tokens=[1, 11]))], "vocabulary"),
+    "a draft token too few": ([BEGUN, step(several(draft_tokens=[1]))], "1 draft tokens for 3"),
+    "a draft token beyond the vocabulary": (
+        [BEGUN, step(several(draft_tokens=[1, 11]))],
+        "vocabulary",
+    ),
     "beyond the blocks": (
         [BEGUN, "collect 1", step(several()), "collect 2", step(several(start=7), step_id=2)],
         "9|10 tokens in 2",
@@ -90,7 +93,7 @@ BROKEN_SEVERAL = {
 
 
 def response(step_id, *counts):
-    """The result of a step of sequence 0, 1 …, each of which got so many tokens."""
+    """Build the result of a step with the given number of tokens for sequences 0, 1 …"""
     handles, ptr = np.arange(len(counts), dtype=np.int32), np.cumsum([0, *counts], dtype=np.int32)
     tokens, none = np.full(sum(counts), 3, np.int32), empty_int32()
     return ModelRunnerOutput(
@@ -119,7 +122,7 @@ def test_a_broken_rule_of_several_tokens_is_named(case):
         rules.submit(steps[-1])
 
 
-def test_a_sequence_goes_on_where_its_row_of_several_tokens_ended():
+def test_a_sequence_continues_after_its_row_of_several_tokens():
     for count in (1, 2, 3):
         rules = StepRules(SEVERAL)
         for item, num_tokens in ((BEGUN, 1), (step(several(draft_tokens=[4, 5])), count)):
@@ -131,21 +134,21 @@ def test_a_sequence_goes_on_where_its_row_of_several_tokens_ended():
         for item, num_tokens in ((BEGUN, 1), (step(several()), count)):
             wrong.submit(item)
             wrong.collect(response(item.step_id, num_tokens))
-        with pytest.raises(BrokenRuleError, match="goes on at"):
+        with pytest.raises(BrokenRuleError, match="continues at"):
             wrong.submit(step(several(start=6 + count, token=3, blocks=[2]), step_id=2))
 
 
 def test_several_tokens_need_their_features():
-    with pytest.raises(BrokenRuleError, match="without guesses were not agreed"):
+    with pytest.raises(BrokenRuleError, match="without draft tokens were not negotiated"):
         send(StepRules(replace(SEVERAL, features=("drafts",))), [BEGUN, step(several())])
-    with pytest.raises(BrokenRuleError, match="drafts were not agreed"):
+    with pytest.raises(BrokenRuleError, match="drafts were not negotiated"):
         send(
             StepRules(replace(SEVERAL, features=("multi_token",))),
             [BEGUN, step(several(draft_tokens=[1, 2]))],
         )
-    with pytest.raises(BrokenRuleError, match="against the agreement"):
+    with pytest.raises(BrokenRuleError, match="does not match the negotiated limits"):
         send(StepRules(make_agreement()), [BEGUN])
-    with pytest.raises(BrokenRuleError, match="images were not agreed"):
+    with pytest.raises(BrokenRuleError, match="images were not negotiated"):
         send(StepRules(make_agreement()), [replace(FIRST, added=[new(media=[image_of(0, 2)])])])
-    with pytest.raises(BrokenRuleError, match="pooling was not agreed"):
+    with pytest.raises(BrokenRuleError, match="pooling was not negotiated"):
         send(StepRules(make_agreement()), [replace(FIRST, added=[new(pooling="last")])])

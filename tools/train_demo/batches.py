@@ -21,7 +21,7 @@ __all__ = ["Batch", "pool_batches"]
 
 LENGTHS = (96, 256, 768)
 """The row lengths in tokens. Most conversations fit into the shortest length, in which attention
-takes the least time. Longer conversations than the longest row are truncated.
+takes the least time. Conversations that do not fit into the longest row are truncated.
 """
 IGNORED = -100
 

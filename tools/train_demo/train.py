@@ -116,8 +116,9 @@ class Run:
 
 
 def start_from(model: Llama, tokenizer: Tokenizer, directory: Path) -> None:
-    """Copy the weights of the run in `directory` into `model`. The tokenizers may differ. The
-    embedding of a token that the other tokenizer lacks is the mean of its pieces there.
+    """Copy the weights of the run in `directory` into `model`. The tokenizers may differ. If the
+    other tokenizer lacks a token, the token's embedding is the mean of the embeddings of the pieces
+    into which the other tokenizer splits it.
     """
     weights = torch.load(directory / "checkpoint.pt", weights_only=True)["model"]
     former = Tokenizer.from_file(str(directory.parent / "tokenizer.json"))
@@ -167,8 +168,8 @@ def _optimizers(model: Llama) -> list[torch.optim.Optimizer]:
 def train(
     run: Run, tokenizer: Tokenizer, directory: Path, budget: float, batch_tokens: int
 ) -> None:
-    """Train for `budget` seconds, including the time before the last restore, or until SIGINT or
-    SIGTERM. In both cases the state is saved.
+    """Train until the total training time is `budget` seconds, or until SIGINT or SIGTERM. In both
+    cases the state is saved.
     """
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -3,8 +3,8 @@
 // The queries of a prompt are divided into tiles. A row with few queries is divided into segments
 // of its keys, so that there is work for all threads. Rows that begin with the same blocks read
 // these segments together. If the result of a query consists of several pieces, the thread that
-// completes the last piece merges them. The beginnings of the segments depend only on the row, so
-// other rows in the batch and the number of threads do not change a result.
+// completes the last piece merges them. Where segments begin depends only on the row. So other rows
+// in the batch and the number of threads do not change a result.
 #pragma once
 
 #include <atomic>
@@ -40,8 +40,8 @@ class AttentionPlan {
   float* partial(int64_t record, int64_t head) const {
     return partials_.get() + (record * num_heads_ + head) * partial_floats_;
   }
-  // Whether all pieces of this token and kv head are complete, the caller's being the last. Counts
-  // the caller's piece, and resets the count after the last piece for the next layer.
+  // Counts a completed piece of this token and kv head. Returns true if it was the last one, and
+  // then resets the count for the next layer.
   bool is_last(int64_t token, int64_t kv_head) const;
   int32_t first_record(int64_t token) const { return first_record_[static_cast<size_t>(token)]; }
   // The next record of the same token, or -1.

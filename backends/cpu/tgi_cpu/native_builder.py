@@ -1,4 +1,4 @@
-"""The buffers and operations of a native program while it is built."""
+"""Allocates the buffers and builds the operations of a native program."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Array = npt.NDArray[Any]
 
 
 class Kind(IntEnum):
-    """`tgi::Kind`."""
+    """Mirrors `tgi::Kind`."""
 
     EMBED = 0
     NORM = 1
@@ -35,7 +35,7 @@ class Kind(IntEnum):
 
 
 class Store(IntEnum):
-    """`tgi::Store`."""
+    """Mirrors `tgi::Store`."""
 
     FLOAT = 0
     ACCUMULATE = 1
@@ -49,6 +49,8 @@ _NORM_KINDS = {"rms": 1, "layer": 2}
 @final
 @dataclass
 class ProgramBuilder:
+    """Builds the operations of a program in order, and allocates the buffers that they use."""
+
     spec: ModelSpec
     weights: NativeWeights
     native: NativeLibrary
@@ -65,7 +67,10 @@ class ProgramBuilder:
     def buffer(
         self, name: str, columns: int, *, floats: bool = False, rows: int | None = None
     ) -> Array:
-        """Activations [tokens, columns padded]; the same name and width give the same memory."""
+        """Return the activations [tokens, padded columns] with this name and width.
+
+        Two calls with the same name and width return the same memory.
+        """
         width = round_up(columns, PANEL_COLUMNS)
         key = f"{name} {width}"
         if key not in self.buffers:
@@ -77,7 +82,7 @@ class ProgramBuilder:
         return self.buffers[key]
 
     def used_by(self, *parts: list[OpRecord]) -> list[Array]:
-        """The buffers that operations of all of these parts read or write."""
+        """The buffers that are read or written in every one of these parts."""
         used = [{address for op in part for address in (op.source, op.target)} for part in parts]
         return [
             buffer
@@ -86,7 +91,7 @@ class ProgramBuilder:
         ]
 
     def pointer(self, array: Array | None) -> int | None:
-        """Address of `array`, which stays alive as long as the program."""
+        """The address of `array`. Keeps the array alive as long as the program."""
         if array is None:
             return None
         self.keep_alive.append(array)
@@ -107,7 +112,7 @@ class ProgramBuilder:
         scale: float = 1.0,
         activation: str | None = None,
     ) -> None:
-        """Append a product: store(scale * (source x weight + bias)) goes to `target`."""
+        """Append a product: stores scale * (source x weight + bias) in `target` as `store` says."""
         matrix = self.weights.matrices[name]
         self.scratch_floats = max(self.scratch_floats, matrix.scratch_floats)
         self.add(
@@ -124,8 +129,8 @@ class ProgramBuilder:
         )
 
     def norm(self, parameter: str, norm: Norm | None, source: Array, target: Array) -> None:
-        """Append a norm of the hidden size."""
-        assert norm is not None, "a branch reads a normed input"
+        """Append a norm over the hidden size."""
+        assert norm is not None, "a branch must have a norm before it"
         self.add(
             Kind.NORM,
             norm_kind=_NORM_KINDS[norm.kind],
@@ -139,12 +144,12 @@ class ProgramBuilder:
         )
 
     def norm_weight(self, parameter: str, norm: Norm) -> Float32Array | None:
-        """The factor of a norm, the offset of one included."""
+        """The weight of a norm. Includes the unit offset, if there is one."""
         weight = self.weights.vectors.get(f"{parameter}.weight")
         return weight + np.float32(1) if weight is not None and norm.unit_offset else weight
 
     def rotation(self, rope: Rope) -> tuple[Float32Array, Float32Array]:
-        """Cosines and sines [positions, rotary_dim / 2]."""
+        """The cosines and sines of a rope, float32 [positions, rotary_dim / 2]."""
         if rope not in self._rotations:
             frequencies, factor = inverse_frequencies(rope, self.max_positions)
             angles = np.outer(
@@ -157,7 +162,7 @@ class ProgramBuilder:
         return self._rotations[rope]
 
     def attention(self, mixer: Attention, prefix: str) -> AttentionRecord:
-        """The record of the next attention layer."""
+        """Build the record of the next attention layer."""
         layer, self._num_attentions = self._num_attentions, self._num_attentions + 1
         cosines, sines = (None, None) if mixer.rope is None else self.rotation(mixer.rope)
         q_norm, k_norm = mixer.q_norm, mixer.k_norm

@@ -18,8 +18,9 @@ __all__ = ["NativeCache"]
 @final
 @dataclass(frozen=True)
 class NativeCache:
-    """The key-value cache in the kernels' layout: per layer [blocks][kv heads][what a block holds
-    of a head].
+    """The key-value cache in the kernels' layout.
+
+    Each layer has [blocks, values of a block], in which the values are ordered by kv head.
     """
 
     keys: tuple[npt.NDArray[np.uint16], ...]
@@ -29,7 +30,7 @@ class NativeCache:
 
     @classmethod
     def allocate(cls, spec: ModelSpec, num_blocks: int, library: NativeLibrary) -> NativeCache:
-        """Reserve `num_blocks` blocks; pages are taken on first use."""
+        """Allocate `num_blocks` blocks. A page takes memory from its first use."""
 
         def reserve(per_block: int) -> npt.NDArray[np.uint16]:
             return (
@@ -49,7 +50,7 @@ class NativeCache:
         return cls(keys, tuple(map(reserve, sizes)), num_blocks)
 
     def copy_blocks(self, sources: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> None:
-        """Copy whole blocks in every layer; all sources are read before any target is written."""
+        """Copy whole blocks in every layer. All sources are read before any target is written."""
         for side in (*self.keys, *self.values):
             side[targets] = side[sources]
 

@@ -1,7 +1,7 @@
-"""From a `ModelSpec` to the list of operations that the native kernels run.
+"""Builds the list of operations that the native kernels run for a `ModelSpec`.
 
-Every branch is taken here; what comes out runs straight through. One program computes hidden
-vectors, one the logits.
+All decisions that depend on the spec are made here, so a program has no branches. One program
+computes hidden vectors, and another one computes logits.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ __all__ = ["NativeProgram", "build_program"]
 @final
 @dataclass
 class NativeProgram:
-    """Operations and everything they point to."""
+    """Operations and all data to which they point."""
 
     hidden_ops: ctypes.Array[OpRecord]
-    num_caching_ops: int  # the first of these, up to the last that writes keys and values
-    carried: list[Array]  # activations that the others read: [max tokens, columns padded] each
+    num_caching_ops: int  # the hidden_ops up to the last one that writes keys and values
+    carried: list[Array]  # activations that later operations read: [max tokens, padded columns]
     logits_ops: ctypes.Array[OpRecord]
-    hidden: Float32Array  # [max tokens, hidden padded]: after the final norm
-    head_input: npt.NDArray[np.uint16]  # [max rows, hidden padded], bf16
-    logits: Float32Array  # [max rows, vocab padded]
-    scratch_floats: int  # working memory of a thread
+    hidden: Float32Array  # [max tokens, padded hidden size], after the final norm
+    head_input: npt.NDArray[np.uint16]  # [max rows, padded hidden size], bf16
+    logits: Float32Array  # [max rows, padded vocab size]
+    scratch_floats: int  # floats of scratch memory per thread
     keep_alive: list[object]
 
 
@@ -50,8 +50,10 @@ def build_program(
     max_positions: int,
     max_rows: int,
 ) -> NativeProgram:
-    """Lay out buffers and operations for steps of `max_tokens` tokens at positions below
-    `max_positions`.
+    """Allocate buffers and build operations for steps within the limits.
+
+    A step has at most `max_tokens` tokens at positions below `max_positions`, and at most
+    `max_rows` rows with logits.
     """
     builder = ProgramBuilder(spec, weights, library, cache, max_tokens, max_positions)
     hidden = builder.buffer("residual", spec.hidden_size, floats=True)
@@ -113,8 +115,10 @@ def _embed(builder: ProgramBuilder, hidden: Array) -> None:
 def _block(
     builder: ProgramBuilder, block: Block, layer_prefix: str, prefix: str, hidden: Array
 ) -> None:
-    """All norms come before the first mixer adds to the residual: the branches read the same
-    input.
+    """Add a residual block.
+
+    All norms come before the first mixer, because all branches read the same input and mixers
+    change the residual.
     """
     size = builder.spec.hidden_size
     shared = builder.buffer("normed", size)

@@ -1,4 +1,4 @@
-"""Whether the native kernels can run a model."""
+"""Which models the native kernels support."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ACTIVATIONS = {"silu": 1, "gelu": 2, "gelu_tanh": 3, "relu": 4}
 
 
 def unsupported(spec: ModelSpec) -> tuple[str, ...]:
-    """What in `spec` the native kernels do not do; empty if they run it whole."""
+    """The parts of `spec` that the native kernels do not support. Empty if they support all."""
     return tuple(dict.fromkeys(_unsupported(spec)))
 
 

@@ -96,7 +96,7 @@ def unsupported_reason(config: EngineConfig, library: NativeLibrary | None) -> s
     dtype = compute_dtype(config.dtype, stored, QUANTIZATIONS.get(config.quantize or ""))
     if dtype != "bfloat16":
         return f"they compute in bfloat16, not {dtype}"
-    return ", ".join(f"{what} is not built there" for what in unsupported(config.spec))
+    return ", ".join(f"{what} is not supported" for what in unsupported(config.spec))
 
 
 def _native_sampler(model: Model) -> TokenSampler:

@@ -60,8 +60,8 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 def placements(spec: ModelSpec, names: Collection[str]) -> list[Placement]:
     """Resolve the rules of the spec with the tensor names of a checkpoint.
 
-    Raises `ModelError` if a tensor is missing, if there is another tensor that is not listed in
-    `ignored`, or if a parameter is filled by no rule or by two rules.
+    Raises `ModelError` if a tensor is missing, if the checkpoint contains an unknown tensor that
+    `ignored` does not list, or if a parameter is filled by no rule or by two rules.
     """
     shapes = tensor_shapes(spec)
     available = frozenset(names)

@@ -29,7 +29,14 @@ from tgi.backend.agreement import (
 )
 from tgi.backend.codec import decode, encode
 from tgi.backend.errors import BackendError, ModelError, StepError, WrongStateError
-from tgi.backend.protocols import Backend, Explainer, Worker, WorkerReporter
+from tgi.backend.model_files import (
+    GGUF,
+    SAFETENSORS,
+    ModelDescription,
+    ModelFilesWanted,
+    ModelFormat,
+)
+from tgi.backend.protocols import Backend, Explainer, ModelReader, Worker, WorkerReporter
 from tgi.backend.records import (
     TOKEN_ON_DEVICE,
     Float32Array,
@@ -60,6 +67,8 @@ __all__ = [
     "API_VERSION",
     "CONTROLS",
     "FEATURES",
+    "GGUF",
+    "SAFETENSORS",
     "SAMPLING_FIELDS",
     "TOKEN_ON_DEVICE",
     "Agreement",
@@ -83,7 +92,11 @@ __all__ = [
     "LogprobsMode",
     "MediaInput",
     "MemoryItem",
+    "ModelDescription",
     "ModelError",
+    "ModelFilesWanted",
+    "ModelFormat",
+    "ModelReader",
     "ModelRunnerOutput",
     "NewSequence",
     "PooledVector",

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from tgi.architectures import GenericSpec, ModelSpec
+from tgi.backend.model_files import SAFETENSORS, ModelFilesWanted
 from tgi.backend.records import Record
 
 __all__ = [
@@ -110,6 +111,8 @@ class BackendInfo(Record, frozen=True):
     priority: int = 0
     selectable: bool = True  # False = never taken by `auto`
     options: tuple[BackendOption, ...] = ()
+    # known before a model is fetched; a model in another format is rejected without a question
+    model_files: ModelFilesWanted = ModelFilesWanted()
 
 
 class DeviceInfo(Record, frozen=True):
@@ -158,7 +161,7 @@ class EngineConfig(Record, frozen=True):
     """
 
     backend: str
-    model_path: str  # a local directory
+    model_path: str  # a folder, or the file of a single-file format
     spec: ModelSpec | GenericSpec
     dtype: str | None = None  # float32, float16 or bfloat16
     quantize: str | None = None
@@ -168,6 +171,7 @@ class EngineConfig(Record, frozen=True):
     trust_remote_code: bool = False
     options: dict[str, str] = {}  # the plugin's own
     cache_dir: str = ""
+    model_format: str = SAFETENSORS.name  # one of `ModelFilesWanted.formats`
 
 
 class RequestedLimits(Record, frozen=True):

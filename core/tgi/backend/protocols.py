@@ -17,9 +17,10 @@ from tgi.backend.agreement import (
     RequestedLimits,
     Support,
 )
+from tgi.backend.model_files import ModelDescription
 from tgi.backend.records import GrammarMasks, ModelRunnerOutput, SchedulerOutput
 
-__all__ = ["Backend", "Explainer", "Worker", "WorkerReporter"]
+__all__ = ["Backend", "Explainer", "ModelReader", "Worker", "WorkerReporter"]
 
 
 class WorkerReporter(Protocol):
@@ -101,4 +102,23 @@ class Explainer(Protocol):
     ) -> tuple[Implementation, ...]:
         """One entry per operation that can be computed in several ways. Loads no weights; may
         import the framework.
+        """
+
+
+@runtime_checkable
+class ModelReader(Protocol):
+    """An optional method of a backend: it describes models in a format that the core does not read.
+
+    The core reads `config.json` in the model's folder. It calls this method only if that file is
+    missing, which is usual for formats in which one file is a complete model.
+    """
+
+    def describe_model(
+        self, model_path: str, model_format: str, cache_dir: str
+    ) -> ModelDescription:
+        """Describe the model in the file or folder `model_path`. Loads no weights.
+
+        `model_format` is the name of one of the backend's formats. If the tokenizer is inside the
+        model file, write it to a folder below `cache_dir` and return that folder. Raises
+        `ModelError` that names the file.
         """

@@ -1,4 +1,4 @@
-"""The option table as text: `--help` and the page `docs/options.md`."""
+"""Render the option table as text: the help text and the page `docs/options.md`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HELP_INDENT = " " * 10
 
 
 def options_help() -> str:
-    """All options by group, for a terminal."""
+    """All options by group, as text for a terminal."""
     lines: list[str] = []
     for group in _groups():
         lines += ["", f"{group}:"]
@@ -25,22 +25,17 @@ def options_help() -> str:
 
 
 def options_page() -> str:
-    """The reference page, in Markdown. A test compares it with the file."""
+    """The reference page `docs/options.md` in Markdown. A test compares it with the file."""
     lines = [
         "# Options of `tgi serve`",
         "",
-        (
-            "`text-generation-launcher` takes the same ones. The command line beats the"
-            " environment. A default of *derived* comes"
-        ),
-        (
-            "from the model, from memory or from the backend. Backends add options of their own as"
-            " `--<backend>-<name>`;"
-        ),
-        (
-            "`tgi backends` lists them. This page is made from the option table (`python -m"
-            " tgi.config`)."
-        ),
+        "This page is generated from the option table: `python -m tgi.config > docs/options.md`.",
+        "",
+        "`text-generation-launcher` accepts the same options. The command line takes precedence",
+        "over the environment. *Derived* means that the default depends on the model, the",
+        "available memory or the backend.",
+        "",
+        "Backends have additional options, `--<backend>-<name>`. `tgi backends` lists them.",
     ]
     for group in _groups():
         lines += [
@@ -80,5 +75,7 @@ def _table_row(row: Option) -> str:
     default = "" if row.default in ((), False) else f"`{row.default}`"
     if row.default is None:
         default = "" if row.kind is str else "derived"
-    help_text = row.help + (f" No effect: {row.no_effect}." if row.no_effect else "")
+    help_text = row.help + (
+        f" This option has no effect: {row.no_effect}." if row.no_effect else ""
+    )
     return f"| {flags} | {variable} | {value} | {default} | {help_text} |"

@@ -33,9 +33,9 @@ from tgi.engine.messages import (
     StepReport,
 )
 from tgi.engine.process import EngineProcess
-from tgi.engine.stream import OutputQueue, SequenceRequest, SequenceStream
+from tgi.engine.stream import OutputQueue, SequenceStream
 from tgi.errors import StartError, UnhealthyError
-from tgi.scheduler import SequenceOutput
+from tgi.scheduler import Request, SequenceOutput
 
 __all__ = ["EngineClient"]
 
@@ -132,7 +132,7 @@ class EngineClient:
         """Call `listener` with the figures of every step."""
         self._stats_listeners.append(listener)
 
-    def submit(self, request: SequenceRequest, outputs: OutputQueue) -> SequenceStream:
+    def submit(self, request: Request, outputs: OutputQueue) -> SequenceStream:
         """Queue a sequence whose outputs go to `outputs`. While the engine restarts it waits;
         raises `UnhealthyError` once the engine was given up.
         """

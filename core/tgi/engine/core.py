@@ -80,7 +80,9 @@ class EngineCore:
     def _handle(self, message: FrontendMessage) -> bool:
         match message:
             case AddSequence():
-                refused = self._scheduler.add(message.request)
+                refused = self._scheduler.add(
+                    message.sequence_id, message.request, message.output_token_ids
+                )
                 if refused is not None:
                     self._outputs.append(refused)
             case AbortSequence():

@@ -26,19 +26,14 @@ class CrashIsolation:
     def __init__(self) -> None:
         self._num_crashes: dict[int, int] = {}  # by sequence id
         self._waiting: deque[SequenceStream] = deque()
-        self._current: SequenceStream | None = None
+        self.current: SequenceStream | None = None  # the sequence that runs alone
         self._goal = 0  # output tokens that clear the current one
-
-    @property
-    def current(self) -> SequenceStream | None:
-        """The sequence that runs alone."""
-        return self._current
 
     def note_crash(self, streams: Iterable[SequenceStream]) -> SequenceStream | None:
         """The engine died while these were unfinished. Returns the one that ran alone, which is at
         fault.
         """
-        offender, self._current = self._current, None
+        offender, self.current = self.current, None
         self._waiting.clear()
         unfinished = {stream.sequence_id for stream in streams}
         crashes = self._num_crashes
@@ -63,22 +58,22 @@ class CrashIsolation:
 
     def is_passed(self) -> bool:
         """Whether the current sequence ended, or has run far enough to be cleared."""
-        stream = self._current
+        stream = self.current
         return stream is not None and (
             stream.is_finished or len(stream.output_token_ids) >= self._goal
         )
 
     def advance(self) -> SequenceStream | None:
         """The current sequence is cleared; the next one, or None when all have been."""
-        if self._current is not None:
-            self._num_crashes.pop(self._current.sequence_id, None)
+        if self.current is not None:
+            self._num_crashes.pop(self.current.sequence_id, None)
         return self._next()
 
     def _next(self) -> SequenceStream | None:
-        self._current = None
-        while self._waiting and self._current is None:
+        self.current = None
+        while self._waiting and self.current is None:
             stream = self._waiting.popleft()
-            self._current = None if stream.is_finished else stream
-        if self._current is not None:
-            self._goal = len(self._current.output_token_ids) + _ISOLATION_TOKENS
-        return self._current
+            self.current = None if stream.is_finished else stream
+        if self.current is not None:
+            self._goal = len(self.current.output_token_ids) + _ISOLATION_TOKENS
+        return self.current

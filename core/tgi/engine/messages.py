@@ -10,7 +10,7 @@ import msgspec
 
 from tgi.backend import Agreement, EngineConfig, RequestedLimits
 from tgi.scheduler.records import (
-    NewSequenceRequest,
+    Request,
     SchedulerConfig,
     SchedulerStats,
     SequenceOutput,
@@ -46,9 +46,11 @@ class Start(Message, frozen=True):
 
 
 class AddSequence(Message, frozen=True):
-    """Queue a sequence; with output tokens it resumes where an earlier engine stopped."""
+    """Queue a sequence. It continues after `output_token_ids`, which an earlier engine chose."""
 
-    request: NewSequenceRequest
+    sequence_id: int
+    request: Request
+    output_token_ids: list[int] = []
 
 
 class AbortSequence(Message, frozen=True):

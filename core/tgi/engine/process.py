@@ -16,7 +16,7 @@ from typing import final
 import msgspec
 
 from tgi.backend import Agreement
-from tgi.engine.framing import encode_frame, engine_message_reader
+from tgi.engine.link import encode_frame, engine_message_reader
 from tgi.engine.messages import (
     EngineMessage,
     FrontendMessage,

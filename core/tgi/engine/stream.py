@@ -9,28 +9,10 @@ from typing import final
 
 import msgspec
 
-from tgi.backend import SamplingParams
 from tgi.engine.messages import AddSequence
-from tgi.scheduler import NewSequenceRequest, SequenceOutput
+from tgi.scheduler import Request, SequenceOutput
 
-__all__ = ["OutputQueue", "SequenceRequest", "SequenceStream"]
-
-
-@final
-@dataclass(frozen=True)
-class SequenceRequest:
-    """All that is needed to generate a sequence, and to generate it again."""
-
-    request_id: str  # for logs
-    prompt_token_ids: list[int]
-    sampling: SamplingParams
-    seed: int
-    max_new_tokens: int
-    eos_token_ids: tuple[int, ...] = ()  # empty = EOS does not end it
-    adapter: int = 0
-    encoder_token_ids: list[int] = field(
-        default_factory=list
-    )  # the prompt is then what the decoder starts with
+__all__ = ["OutputQueue", "SequenceStream"]
 
 
 @final
@@ -77,7 +59,7 @@ class SequenceStream:
     """
 
     sequence_id: int
-    request: SequenceRequest
+    request: Request
     outputs: OutputQueue
     on_abort: Callable[[int], None]
     output_token_ids: list[int] = field(default_factory=list)
@@ -86,22 +68,8 @@ class SequenceStream:
     _num_repeated: int = 0  # prompt scores still to come a second time
 
     def to_message(self) -> AddSequence:
-        """The message that starts this sequence, or goes on where it stands."""
-        request = self.request
-        return AddSequence(
-            NewSequenceRequest(
-                sequence_id=self.sequence_id,
-                request_id=request.request_id,
-                prompt_token_ids=request.prompt_token_ids,
-                sampling=request.sampling,
-                seed=request.seed,
-                max_new_tokens=request.max_new_tokens,
-                eos_token_ids=request.eos_token_ids,
-                output_token_ids=self.output_token_ids,
-                adapter=request.adapter,
-                encoder_token_ids=request.encoder_token_ids,
-            )
-        )
+        """The message that starts this sequence, or continues it after its tokens so far."""
+        return AddSequence(self.sequence_id, self.request, self.output_token_ids)
 
     def resume_message(self) -> AddSequence:
         """The same for another engine, which scores an unfinished prompt from its start."""
@@ -112,8 +80,7 @@ class SequenceStream:
         """Add news; after the end it is dropped."""
         if self.is_finished:
             return
-        for token in output.tokens:
-            self.output_token_ids.append(token.token_id)
+        self.output_token_ids += output.token_ids
         if output.prompt_logprobs:
             output = self._without_repeated(output)
             self.num_prompt_logprobs += len(output.prompt_logprobs)

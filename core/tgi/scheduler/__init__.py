@@ -1,19 +1,17 @@
 """Decides each step: who runs, with how many tokens, in which blocks."""
 
 from tgi.scheduler.records import (
-    NewSequenceRequest,
+    Request,
     SchedulerConfig,
     SchedulerStats,
     SequenceOutput,
-    TokenOutput,
 )
 from tgi.scheduler.scheduler import Scheduler
 
 __all__ = [
-    "NewSequenceRequest",
+    "Request",
     "Scheduler",
     "SchedulerConfig",
     "SchedulerStats",
     "SequenceOutput",
-    "TokenOutput",
 ]

@@ -17,8 +17,7 @@ from typing import final
 import numpy as np
 
 from tgi.backend import Agreement, BackendError, Int32Array, KVCachePlan
-from tgi.scheduler.block_manager import BlockManager
-from tgi.scheduler.prefix_cache import PrefixCache
+from tgi.scheduler.block_manager import BlockManager, PrefixCache
 from tgi.scheduler.sequence import Sequence
 from tgi.scheduler.sequence_slot_manager import SequenceSlotManager
 
@@ -209,9 +208,7 @@ class KVCacheManager:
             s for s in sequences if s.num_computed_tokens >= (s.num_registered_blocks + 1) * size
         ]:
             num_full = sequence.num_computed_tokens // size
-            self._prefix_cache.extend_hashes(
-                sequence.block_hashes, sequence.token_ids, num_full, adapter=sequence.adapter
-            )
+            _extend_hashes(self._prefix_cache, sequence, num_full)
             for index in range(sequence.num_registered_blocks, num_full):
                 self._prefix_cache.insert(sequence.block_hashes[index], sequence.block_table[index])
             sequence.num_registered_blocks = num_full
@@ -283,9 +280,7 @@ class KVCacheManager:
             return []
         num_blocks = (sequence.num_tokens - 1) // self.block_size
         hashes = sequence.block_hashes
-        self._prefix_cache.extend_hashes(
-            hashes, sequence.token_ids, num_blocks, adapter=sequence.adapter
-        )
+        _extend_hashes(self._prefix_cache, sequence, num_blocks)
         return self._prefix_cache.find(hashes[:num_blocks])
 
     def _free(self, holding: _Holding) -> None:
@@ -293,6 +288,18 @@ class KVCacheManager:
         self.cross_blocks.release(holding.cross_blocks)
         if self.sequence_slots is not None:
             self.sequence_slots.release(holding.sequence_slot)
+
+
+def _extend_hashes(cache: PrefixCache, sequence: Sequence, num_blocks: int) -> None:
+    """Make the hashes of a sequence cover its first `num_blocks` blocks."""
+    request = sequence.request
+    cache.extend_hashes(
+        sequence.block_hashes,
+        sequence.token_ids,
+        num_blocks,
+        adapter=request.adapter,
+        tenant=request.cache_salt.encode(),
+    )
 
 
 def _sequence_slot_manager(plan: KVCachePlan) -> SequenceSlotManager | None:

@@ -1,5 +1,5 @@
-"""What goes into the scheduler and what comes out of it, apart from the seam's own records. Plain
-data.
+"""The request of a sequence, the output that the engine returns for it, and the scheduler's options
+and counters. Plain data.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from tgi.backend import SamplingParams
 from tgi.types import FinishReason
 
 __all__ = [
-    "NewSequenceRequest",
+    "Request",
     "SchedulerConfig",
     "SchedulerStats",
     "SequenceOutput",
-    "TokenOutput",
 ]
 
 
@@ -30,43 +29,41 @@ class SchedulerConfig(Entry, frozen=True):
     prefix_cache: bool = True
 
 
-class NewSequenceRequest(Entry, frozen=True):
-    """A sequence to run. With `output_token_ids` it resumes where an earlier engine stopped."""
+class Request(Entry, frozen=True):
+    """A validated request for one sequence of tokens: everything that is needed to generate it, and
+    to generate it again after an engine restart.
 
-    sequence_id: int
+    Admission builds it, the engine's client sends it whole, and the scheduler keeps it.
+    """
+
     request_id: str  # for logs
     prompt_token_ids: list[int]
     sampling: SamplingParams
-    seed: int  # 64 bits; negative values are taken modulo 2 to the 64
-    max_new_tokens: int  # output tokens in all, those of `output_token_ids` included
-    eos_token_ids: tuple[int, ...] = ()  # empty = EOS does not end it
-    output_token_ids: list[int] = []
+    seed: int  # 64 bits; a negative value counts modulo 2 to the 64
+    max_new_tokens: int
+    eos_token_ids: tuple[int, ...] = ()  # empty = the sequence does not end on EOS
     adapter: int = 0
-    encoder_token_ids: list[
-        int
-    ] = []  # of an encoder-decoder model; the prompt is then what the decoder starts with
-
-
-class TokenOutput(Entry, frozen=True):
-    """One chosen token. `logprob` is None where none was asked for or the device cannot give
-    one.
-    """
-
-    token_id: int
-    logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
+    # Tokens that the encoder of an encoder-decoder model reads. The prompt is then the start of the
+    # decoder's tokens.
+    encoder_token_ids: list[int] = []
+    cache_salt: str = ""  # sequences with different salts share no blocks of the prefix cache
 
 
 class SequenceOutput(Entry, frozen=True):
-    """News of one sequence. After `finish_reason` or `error` nothing follows."""
+    """New output of one sequence. None follows after a `finish_reason` or an `error`.
+
+    `logprobs` and `top` have one entry per token, or none if no token has one.
+    """
 
     sequence_id: int
-    tokens: list[TokenOutput] = []
+    token_ids: list[int] = []
     finish_reason: FinishReason | None = None
     error: str | None = None
     num_cached_tokens: int = 0
-    queue_ns: int = 0  # from arrival in the engine to the first step; set once it ran
+    queue_ns: int = 0  # from the arrival in the engine to the first step; set once it ran
     prompt_logprobs: list[float | None] = []  # of the next prompt positions; position 0 is None
+    logprobs: list[float | None] = []  # None where the device cannot give one
+    top: list[tuple[tuple[int, float], ...]] = []  # (id, log-probability), the best first
 
 
 class SchedulerStats(Entry, frozen=True):

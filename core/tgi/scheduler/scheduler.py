@@ -6,26 +6,31 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import final
 
 import msgspec
 
-from tgi.backend import Agreement, ModelRunnerOutput, SchedulerOutput
-from tgi.scheduler.limits import check_limits, find_refusal
+from tgi.backend import Agreement, BackendError, Limits, ModelRunnerOutput, SchedulerOutput
+from tgi.scheduler.block_manager import HASH_KEY_BYTES
+from tgi.scheduler.kv_cache_manager import KVCacheManager
 from tgi.scheduler.planner import StepPlanner
-from tgi.scheduler.prefix_cache import HASH_KEY_BYTES
 from tgi.scheduler.records import (
-    NewSequenceRequest,
+    Request,
     SchedulerConfig,
     SchedulerStats,
     SequenceOutput,
-    TokenOutput,
 )
-from tgi.scheduler.result import StepResult, next_prompt_logprobs
 from tgi.scheduler.sequence import Sequence
 from tgi.scheduler.state import SchedulerState
-from tgi.scheduler.step import RowLayout, StepBuilder, StepInFlight
+from tgi.scheduler.step import (
+    ChosenTokens,
+    RowLayout,
+    StepBuilder,
+    StepInFlight,
+    StepResult,
+    next_prompt_logprobs,
+)
 
 __all__ = ["Scheduler"]
 
@@ -48,7 +53,7 @@ class Scheduler:
         clock: Callable[[], int] = time.monotonic_ns,
         hash_key: bytes | None = None,
     ) -> None:
-        check_limits(agreement.limits)
+        _check_limits(agreement.limits)
         key = (hash_key or secrets.token_bytes(HASH_KEY_BYTES)) if config.prefix_cache else None
         self._limits = agreement.limits
         self._clock = clock
@@ -74,22 +79,27 @@ class Scheduler:
         """Steps decided and not yet updated or failed."""
         return len(self._state.in_flight)
 
-    def add(self, request: NewSequenceRequest) -> SequenceOutput | None:
-        """Queue a sequence. One that can never run, or that is already complete, ends at once with
-        the output returned.
+    def add(
+        self, sequence_id: int, request: Request, output_token_ids: Iterable[int] = ()
+    ) -> SequenceOutput | None:
+        """Queue a sequence, which continues after `output_token_ids` if an earlier engine chose
+        some. A sequence that can never run, or that is already complete, ends at once with the
+        output returned.
         """
-        sequence = Sequence.of(request, self._limits.max_total_tokens, self._clock())
-        error = find_refusal(sequence, self._limits, self._state.cache)
-        if request.sequence_id in self._state.sequences:
-            error = f"Sequence {request.sequence_id} is already being worked on"
+        sequence = Sequence.of(
+            sequence_id, request, output_token_ids, self._limits.max_total_tokens, self._clock()
+        )
+        error = _find_refusal(sequence, self._limits, self._state.cache)
+        if sequence_id in self._state.sequences:
+            error = f"Sequence {sequence_id} is already being worked on"
         if error is not None:
-            return SequenceOutput(request.sequence_id, error=error)
-        if request.output_token_ids:
+            return SequenceOutput(sequence_id, error=error)
+        if sequence.num_output_tokens:
             # The first output token comes after the whole prompt was scored.
             sequence.num_sent_prompt_logprobs = sequence.num_prompt_tokens
             reason = sequence.finish_reason
             if reason is not None:
-                return SequenceOutput(request.sequence_id, finish_reason=reason)
+                return SequenceOutput(sequence_id, finish_reason=reason)
         self._state.add(sequence)
         return None
 
@@ -122,7 +132,7 @@ class Scheduler:
                 f"the worker returned step {output.step_id}, which is not the oldest one in flight"
             )
         step = self._state.in_flight.popleft()
-        result = StepResult.of(output, step.handles)
+        result = StepResult(output, step.handles)
         outputs = self._end_failed_rows(step, result) if result.errors else []
         valid, sequences = step.valid_rows(), step.sequences
         for row in valid:
@@ -131,7 +141,7 @@ class Scheduler:
         for row in valid:
             sequence = sequences[row]
             scores: list[float | None] = []
-            if sequence.sampling.prompt_logprobs:
+            if sequence.request.sampling.prompt_logprobs:
                 scores = next_prompt_logprobs(sequence, result.scores.get(step.handles[row]))
             if step.samples[row]:
                 outputs.append(
@@ -216,39 +226,42 @@ class Scheduler:
     def _append(
         self,
         sequence: Sequence,
-        tokens: list[TokenOutput],
+        tokens: ChosenTokens,
         max_tokens: int,
         scores: list[float | None],
     ) -> SequenceOutput:
         """Give a sequence the tokens that its row chose, and end it with the first one that is its
         last.
         """
-        if not 1 <= len(tokens) <= max_tokens:
-            num_chosen = f"{len(tokens) or 'no'} tokens, not 1 to {max_tokens}"
+        token_ids, logprobs, top = tokens
+        if not 1 <= len(token_ids) <= max_tokens:
+            num_chosen = f"{len(token_ids) or 'no'} tokens, not 1 to {max_tokens}"
             raise RuntimeError(
                 f"the worker chose {num_chosen}, for a sampled row of sequence {sequence.handle}"
             )
         sequence.num_pending_tokens -= 1
         reason = None
-        for number, token in enumerate(tokens, 1):
-            sequence.token_ids.append(token.token_id)
+        for number, token_id in enumerate(token_ids, 1):
+            sequence.token_ids.append(token_id)
             reason = sequence.finish_reason
             if reason is not None:
-                tokens = tokens[:number]
+                token_ids, logprobs, top = token_ids[:number], logprobs[:number], top[:number]
                 break
         if max_tokens > 1:
-            sequence.close_row(len(tokens))
+            sequence.close_row(len(token_ids))
             self._state.cache.register_computed((sequence,))
         if sequence.has_failed_step:
             self._state.retries.clear(sequence)
         output = SequenceOutput(
             sequence.sequence_id,
-            tokens,
+            token_ids,
             reason,
             None,
             sequence.num_cached_tokens,
             sequence.queue_ns,
             scores,
+            logprobs,
+            top,
         )
         if reason is not None:
             self._state.finish(sequence)
@@ -280,4 +293,68 @@ def _output(
     cached, queued = sequence.num_cached_tokens, sequence.queue_ns
     return SequenceOutput(
         sequence.sequence_id, [], None, error, cached, queued, prompt_logprobs or []
+    )
+
+
+def _check_limits(limits: Limits) -> None:
+    """Raise `BackendError` if under these limits nothing could ever run."""
+    if (
+        min(limits.max_sequences, limits.max_step_tokens, limits.depth, limits.chunk_multiple) < 1
+        or limits.max_total_tokens < 2
+    ):
+        raise BackendError(f"The backend agreed on limits that let nothing run: {limits}.")
+    if limits.chunked and limits.max_step_tokens < limits.chunk_multiple:
+        raise BackendError(
+            f"The backend agreed on steps of {limits.max_step_tokens} tokens, but on prefill chunks"
+            f" of {limits.chunk_multiple}."
+        )
+
+
+def _find_refusal(sequence: Sequence, limits: Limits, cache: KVCacheManager) -> str | None:
+    """Why a sequence can never run, or None."""
+    num_prompt = sequence.num_prompt_tokens
+    if num_prompt == 0:
+        return "The prompt has no tokens; it needs at least 1"
+    if num_prompt >= sequence.max_tokens:
+        limit = f"at most {limits.max_total_tokens} tokens in all (`max_total_tokens`)"
+        return (
+            f"The prompt has {num_prompt} tokens and leaves no room for a new one: {limit}, at"
+            " least 1 of them new"
+        )
+    if not limits.chunked and num_prompt > limits.max_step_tokens:
+        return (
+            f"The prompt has {num_prompt} tokens; this backend runs a prompt in one step of at most"
+            f" {limits.max_step_tokens}"
+        )
+    encoder_refusal = _find_encoder_refusal(sequence, limits, cache)
+    if encoder_refusal is not None:
+        return encoder_refusal
+    capacity = cache.max_sequence_tokens
+    held = sequence.max_tokens - 1  # the last token is chosen, but never run
+    if capacity is not None and held > capacity:
+        return (
+            f"The sequence may need a cache of {held} tokens; there is room for {capacity}: ask for"
+            " fewer new tokens"
+        )
+    return None
+
+
+def _find_encoder_refusal(sequence: Sequence, limits: Limits, cache: KVCacheManager) -> str | None:
+    count, capacity = sequence.num_encoder_tokens, cache.max_encoder_tokens
+    if count == 0:
+        return (
+            "The sequence has no encoder tokens; this model needs at least 1"
+            if cache.has_cross_blocks
+            else None
+        )
+    if capacity == 0:
+        return (
+            f"The sequence has {count} encoder tokens, but this model has no encoder: send a prompt"
+            " alone"
+        )
+    limit = limits.max_total_tokens if capacity is None else min(capacity, limits.max_total_tokens)
+    return (
+        f"The sequence has {count} encoder tokens; there is room for {limit}"
+        if count > limit
+        else None
     )

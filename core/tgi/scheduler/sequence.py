@@ -5,11 +5,11 @@ properties.
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import final
 
-from tgi.backend import SamplingParams
-from tgi.scheduler.records import NewSequenceRequest
+from tgi.scheduler.records import Request
 from tgi.types import FinishReason
 
 __all__ = ["Sequence", "SequenceState"]
@@ -38,16 +38,11 @@ class Sequence:
     """
 
     sequence_id: int
-    request_id: str
+    request: Request
     token_ids: list[int]  # prompt, then output
     num_prompt_tokens: int
     max_tokens: int  # it ends when prompt and output are this long
-    sampling: SamplingParams
-    seed: int
-    eos_token_ids: frozenset[int]
-    adapter: int
     arrival_ns: int
-    encoder_token_ids: list[int] = field(default_factory=list)
     has_run: bool = False  # it was admitted before
     queue_ns: int = 0  # from arrival to the first step
     state: SequenceState = SequenceState.WAITING
@@ -80,23 +75,29 @@ class Sequence:
     last_step_id: int = -1  # latest step with a row of it
 
     @classmethod
-    def of(cls, request: NewSequenceRequest, max_total_tokens: int, arrival_ns: int) -> Sequence:
-        """A sequence that begins to wait."""
+    def of(
+        cls,
+        sequence_id: int,
+        request: Request,
+        output_token_ids: Iterable[int],
+        max_total_tokens: int,
+        arrival_ns: int,
+    ) -> Sequence:
+        """Create a waiting sequence. `output_token_ids` are those that an earlier engine chose."""
+        num_prompt_tokens = len(request.prompt_token_ids)
         return cls(
-            sequence_id=request.sequence_id,
-            request_id=request.request_id,
-            token_ids=[*request.prompt_token_ids, *request.output_token_ids],
-            num_prompt_tokens=len(request.prompt_token_ids),
-            max_tokens=min(
-                len(request.prompt_token_ids) + request.max_new_tokens, max_total_tokens
-            ),
-            sampling=request.sampling,
-            seed=request.seed & _SEED_MASK,
-            eos_token_ids=frozenset(request.eos_token_ids),
-            adapter=request.adapter,
+            sequence_id=sequence_id,
+            request=request,
+            token_ids=[*request.prompt_token_ids, *output_token_ids],
+            num_prompt_tokens=num_prompt_tokens,
+            max_tokens=min(num_prompt_tokens + request.max_new_tokens, max_total_tokens),
             arrival_ns=arrival_ns,
-            encoder_token_ids=request.encoder_token_ids,
         )
+
+    @property
+    def seed(self) -> int:
+        """The seed of its draws, 0 to 2**64 - 1."""
+        return self.request.seed & _SEED_MASK
 
     @property
     def num_tokens(self) -> int:
@@ -121,7 +122,7 @@ class Sequence:
     @property
     def num_encoder_tokens(self) -> int:
         """Tokens that its encoder reads, whole, in the step in which it starts."""
-        return len(self.encoder_token_ids)
+        return len(self.request.encoder_token_ids)
 
     @property
     def is_prefilling(self) -> bool:
@@ -132,7 +133,7 @@ class Sequence:
     def is_prompt_scored(self) -> bool:
         """Whether no prompt logprobs are (any longer) owed."""
         return (
-            not self.sampling.prompt_logprobs
+            not self.request.sampling.prompt_logprobs
             or self.num_sent_prompt_logprobs == self.num_prompt_tokens
         )
 
@@ -141,7 +142,7 @@ class Sequence:
         """Why the last token ends it: its length first, then EOS; None = it goes on."""
         if len(self.token_ids) >= self.max_tokens:
             return FinishReason.LENGTH
-        if self.token_ids[-1] in self.eos_token_ids:
+        if self.token_ids[-1] in self.request.eos_token_ids:
             return FinishReason.EOS_TOKEN
         return None
 

@@ -1,19 +1,162 @@
-"""Who waits, who runs, and what they hold: what planning and applying results share."""
+"""The sequences that wait and run, their names in the worker, and those of failed steps: the state
+that planning and applying results share.
+"""
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
 from typing import final
 
-from tgi.backend import Agreement
-from tgi.scheduler.handles import HandleManager
+from tgi.backend import Agreement, Limits
 from tgi.scheduler.kv_cache_manager import KVCacheManager
-from tgi.scheduler.queue import WaitingQueue
-from tgi.scheduler.retries import RetryManager
 from tgi.scheduler.sequence import Sequence, SequenceState
 from tgi.scheduler.step import StepInFlight
 
-__all__ = ["SchedulerState"]
+__all__ = ["HandleManager", "RetryManager", "SchedulerState", "WaitingQueue"]
+
+_MAX_REPEATS = 2  # of a step that cannot be made smaller
+
+
+@final
+class WaitingQueue:
+    """FIFO with head-of-line order: nobody overtakes the head. A preempted sequence returns to the
+    front.
+    """
+
+    def __init__(self) -> None:
+        self._sequences: OrderedDict[int, Sequence] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Waiting sequences."""
+        return len(self._sequences)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        """From the head to the tail."""
+        return iter(self._sequences.values())
+
+    def head(self) -> Sequence:
+        """The next one to be admitted."""
+        return next(iter(self._sequences.values()))
+
+    def append(self, sequence: Sequence) -> None:
+        """Queue a new sequence."""
+        self._sequences[sequence.sequence_id] = sequence
+
+    def prepend(self, sequence: Sequence) -> None:
+        """Queue a sequence before all others."""
+        self._sequences[sequence.sequence_id] = sequence
+        self._sequences.move_to_end(sequence.sequence_id, last=False)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take a sequence out."""
+        del self._sequences[sequence.sequence_id]
+
+
+@final
+class HandleManager:
+    """Handles 0, 1, …: the lowest free one first. One that was returned is free once the worker was
+    told of the drop.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[int] = []  # heap
+        self._dropped: list[int] = []
+        self._num_handles = 0
+
+    @property
+    def has_dropped(self) -> bool:
+        """Whether the worker has yet to hear of a drop."""
+        return bool(self._dropped)
+
+    def take(self) -> int:
+        """A handle that the worker does not know."""
+        if self._free:
+            return heapq.heappop(self._free)
+        self._num_handles += 1
+        return self._num_handles - 1
+
+    def drop(self, handle: int) -> None:
+        """Its sequence left; the next step says so."""
+        self._dropped.append(handle)
+
+    def take_dropped(self) -> list[int]:
+        """What the next step drops."""
+        dropped, self._dropped = self._dropped, []
+        for handle in dropped:
+            heapq.heappush(self._free, handle)
+        return dropped
+
+    def check(self, held: Iterable[int]) -> None:
+        """Raise AssertionError if a handle is lost or used twice."""
+        named = sorted([*held, *self._dropped, *self._free])
+        assert named == list(range(self._num_handles)), (
+            f"handles are lost or used twice: {named} of {self._num_handles}"
+        )
+
+
+@final
+class RetryManager:
+    """Sequences of failed steps are tried again apart from the others, in steps of half the size.
+
+    So a step that was too large succeeds in parts, and of a step with one bad sequence all others
+    go on: it fails alone at last, and ends. A sequence is under suspicion from the failure until
+    its next token.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._failed_sequences: dict[int, Sequence] = {}  # by id
+        self.max_rows = limits.max_sequences  # of the steps in which they are tried again
+        self.max_tokens = limits.max_step_tokens
+
+    @property
+    def has_failed_sequences(self) -> bool:
+        """Whether sequences wait for a trial, or for its result."""
+        return bool(self._failed_sequences)
+
+    def shrink(self, num_rows: int, num_tokens: int) -> bool:
+        """A step of that size failed: make the next trial smaller. False = it cannot be."""
+        multiple = self._limits.chunk_multiple
+        if num_rows > 1:
+            self.max_rows = min(self.max_rows, num_rows // 2)
+        elif self._limits.chunked and num_tokens > multiple:
+            self.max_rows = 1
+            self.max_tokens = min(self.max_tokens, max(num_tokens // 2 // multiple, 1) * multiple)
+        else:
+            return False
+        return True
+
+    def may_repeat(self, sequence: Sequence) -> bool:
+        """Whether a sequence may be tried again that failed in a step as small as can be."""
+        return sequence.num_repeats < _MAX_REPEATS
+
+    def note_failure(self, sequence: Sequence, *, is_repeat: bool) -> None:
+        """A step with this sequence failed; `is_repeat` says that it will run in a step of the same
+        size.
+        """
+        sequence.has_failed_step = True
+        sequence.num_repeats += is_repeat
+        self._failed_sequences[sequence.sequence_id] = sequence
+
+    def clear(self, sequence: Sequence) -> None:
+        """It has a token, or it ended. After the last one, steps are as large as agreed again."""
+        sequence.has_failed_step = False
+        sequence.num_repeats = 0
+        del self._failed_sequences[sequence.sequence_id]
+        if not self._failed_sequences:
+            self.max_rows, self.max_tokens = (
+                self._limits.max_sequences,
+                self._limits.max_step_tokens,
+            )
+
+    def check(self, sequences: Iterable[Sequence]) -> None:
+        """Raise AssertionError if a suspect is unknown or unmarked."""
+        marked = {sequence.sequence_id for sequence in sequences if sequence.has_failed_step}
+        assert marked == self._failed_sequences.keys(), (
+            f"sequences {marked} are suspects, not {set(self._failed_sequences)}"
+        )
 
 
 @final

@@ -1,4 +1,4 @@
-"""One step in the making, and one step in flight.
+"""One step while it is built, one step in flight, and the result of a step.
 
 A decision touches hundreds of rows, so rows are kept column by column: an object for each would
 cost more than the decision.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import final
 
 import msgspec
@@ -17,7 +18,9 @@ from tgi.backend import (
     TOKEN_ON_DEVICE,
     Float32Array,
     Int32Array,
+    ModelRunnerOutput,
     NewSequence,
+    PromptScores,
     Rows,
     SchedulerOutput,
     empty_float32,
@@ -28,7 +31,20 @@ from tgi.scheduler.kv_cache_manager import KVCacheManager
 from tgi.scheduler.records import SchedulerStats
 from tgi.scheduler.sequence import Sequence
 
-__all__ = ["RowLayout", "StepBuilder", "StepInFlight"]
+__all__ = [
+    "ChosenTokens",
+    "RowLayout",
+    "StepBuilder",
+    "StepInFlight",
+    "StepResult",
+    "next_prompt_logprobs",
+]
+
+TopTokens = tuple[tuple[int, float], ...]
+ChosenTokens = tuple[list[int], list[float | None], list[TopTokens]]
+"""The tokens that one row chose: ids, log probabilities, and top tokens (empty if none were asked
+for), as `SequenceOutput` has them.
+"""
 
 
 @final
@@ -134,26 +150,8 @@ class StepBuilder:
 
     def introduce(self, sequence: Sequence, cache: KVCacheManager) -> None:
         """Tell the worker everything about a sequence, before its first row."""
-        sampling = sequence.sampling
-        if sampling.prompt_logprobs and sequence.is_prompt_scored:
-            sampling = msgspec.structs.replace(sampling, prompt_logprobs=False)
-        tables = cache.tables(sequence)
+        self.added.append(_new_sequence(sequence, cache.tables(sequence)))
         sequence.num_sent_blocks = len(sequence.block_table)
-        self.added.append(
-            NewSequence(
-                sequence=sequence.handle,
-                request_id=sequence.request_id,
-                tokens=np.array(sequence.token_ids, np.int32),
-                num_prompt_tokens=sequence.num_prompt_tokens,
-                num_computed_tokens=sequence.num_computed_tokens,
-                block_tables=tables,
-                sampling=sampling,
-                sequence_slot=-1 if tables else sequence.sequence_slot,
-                max_total_tokens=sequence.max_tokens,
-                adapter=sequence.adapter,
-                encoder_tokens=np.array(sequence.encoder_token_ids, np.int32),
-            )
-        )
 
     def build(
         self, dropped: list[int], cache: KVCacheManager, tokens_per_step: int, layout: RowLayout
@@ -217,13 +215,36 @@ class StepBuilder:
         draws = []
         for row, max_tokens in sorted(self.budgets.items()):
             sequence, num_extra = self.sequences[row], max_tokens - 1
-            if sequence.sampling.greedy:
+            if sequence.request.sampling.greedy:
                 draws.append(np.zeros(num_extra, np.float32))
                 continue
             first = sequence.num_submitted_tokens - sequence.num_prompt_tokens + 1
             indices = np.arange(first, first + num_extra, dtype=np.uint64)
             draws.append(uniform_draws(np.full(num_extra, sequence.seed, np.uint64), indices))
         return np.concatenate(draws)
+
+
+def _new_sequence(sequence: Sequence, tables: list[Int32Array]) -> NewSequence:
+    """The record that introduces a running sequence to the worker. `tables` has one block table per
+    cache group.
+    """
+    request = sequence.request
+    sampling = request.sampling
+    if sampling.prompt_logprobs and sequence.is_prompt_scored:
+        sampling = msgspec.structs.replace(sampling, prompt_logprobs=False)
+    return NewSequence(
+        sequence=sequence.handle,
+        request_id=request.request_id,
+        tokens=np.array(sequence.token_ids, np.int32),
+        num_prompt_tokens=sequence.num_prompt_tokens,
+        num_computed_tokens=sequence.num_computed_tokens,
+        block_tables=tables,
+        sampling=sampling,
+        sequence_slot=-1 if tables else sequence.sequence_slot,
+        max_total_tokens=sequence.max_tokens,
+        adapter=request.adapter,
+        encoder_tokens=np.array(request.encoder_token_ids, np.int32),
+    )
 
 
 @final
@@ -245,7 +266,7 @@ class RowLayout:
         self._drawn = [
             row
             for row, (sequence, sample) in enumerate(pairs)
-            if sample and not sequence.sampling.greedy
+            if sample and not sequence.request.sampling.greedy
         ]
         self._seeds = np.array([step.sequences[row].seed for row in self._drawn], np.uint64)
 
@@ -273,3 +294,70 @@ class RowLayout:
         draws = self._no_draws.copy()
         draws[self._drawn] = uniform_draws(self._seeds, np.array(ends, np.uint64))
         return draws
+
+
+@final
+class StepResult:
+    """The rows of a `ModelRunnerOutput` in the order of the step. Reading one element of a Python
+    list is faster than of an array, so the arrays are converted once.
+    """
+
+    def __init__(self, output: ModelRunnerOutput, handles: list[int]) -> None:
+        """Read `output`, whose rows are those of the step in any order. Raises RuntimeError if one
+        is missing.
+        """
+        ids, logprobs, top = _all_tokens(output)
+        self.tokens: list[ChosenTokens] = [  # of each row
+            (ids[first:last], logprobs[first:last], top[first:last])
+            for first, last in _token_ranges(output, handles)
+        ]
+        self.errors = {error.sequence: error.message for error in output.errors}  # by handle
+        self.scores = {scores.sequence: scores for scores in output.prompt_scores}  # by handle
+
+
+def _token_ranges(output: ModelRunnerOutput, handles: list[int]) -> list[tuple[int, int]]:
+    """The first token of each row and the one after its last."""
+    ranges = list(pairwise(output.token_ptr.tolist()))
+    returned = output.sequence.tolist()
+    if returned == handles:
+        return ranges
+    range_of = dict(zip(returned, ranges, strict=True))
+    missing = [handle for handle in handles if handle not in range_of]
+    if missing:
+        raise RuntimeError(
+            f"the worker returned step {output.step_id} without the rows of sequences {missing}"
+        )
+    return [range_of[handle] for handle in handles]
+
+
+def _all_tokens(output: ModelRunnerOutput) -> ChosenTokens:
+    """The tokens of all rows. A log probability that is NaN becomes None."""
+    ids = output.tokens.tolist()
+    logprobs = [value if value == value else None for value in output.logprobs.tolist()]  # noqa: PLR0124 - NaN test
+    ptr = output.top_ptr.tolist()
+    if not ptr:
+        return ids, logprobs, []
+    top = list(zip(output.top_ids.tolist(), output.top_logprobs.tolist(), strict=True))
+    return ids, logprobs, [tuple(top[first:last]) for first, last in pairwise(ptr)]
+
+
+def next_prompt_logprobs(sequence: Sequence, scores: PromptScores | None) -> list[float | None]:
+    """The prompt log probabilities in `scores` that follow those already sent. They count as sent
+    from now on.
+
+    Position 0 has none and goes out first. Positions scored again after a preemption are left out.
+    """
+    if sequence.is_prompt_scored or (scores is None and sequence.num_prompt_tokens > 1):
+        return []
+    new_scores: list[float | None] = [] if sequence.num_sent_prompt_logprobs else [None]
+    if scores is not None:
+        skipped = sequence.num_sent_prompt_logprobs + len(new_scores) - scores.start
+        if skipped < 0:
+            raise RuntimeError(
+                f"prompt scores start at position {scores.start}, {-skipped} later than those sent"
+                " before end"
+            )
+        values = scores.logprobs.tolist()[skipped:]
+        new_scores += [value if value == value else None for value in values]  # noqa: PLR0124 - NaN test
+    sequence.num_sent_prompt_logprobs += len(new_scores)
+    return new_scores

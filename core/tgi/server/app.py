@@ -9,7 +9,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from tgi.server.anthropic.routes import AnthropicRoutes
-from tgi.server.generation.concurrency_limiter import ConcurrencyLimiter
+from tgi.server.generation.concurrency import ConcurrencyLimiter
 from tgi.server.generation.pipeline import GenerationPipeline
 from tgi.server.http.cors import CorsLayer
 from tgi.server.http.responses import empty_response

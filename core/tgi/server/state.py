@@ -8,7 +8,8 @@ from typing import Protocol, final
 
 from tgi.backend import Agreement
 from tgi.engine.messages import EngineStats
-from tgi.engine.stream import OutputQueue, SequenceRequest, SequenceStream
+from tgi.engine.stream import OutputQueue, SequenceStream
+from tgi.scheduler import Request
 from tgi.server.telemetry.metrics import Metrics
 from tgi.server.telemetry.tracing import SpanExporter
 from tgi.text import ChatTemplateRenderer, TokenizerPool
@@ -66,7 +67,7 @@ class ServerConfig:
 
 
 class Engine(Protocol):
-    """What the routes ask of the engine."""
+    """The part of the engine's client that the routes and generations use."""
 
     @property
     def agreement(self) -> Agreement:
@@ -76,7 +77,7 @@ class Engine(Protocol):
     def is_healthy(self) -> bool:
         """Whether an engine process serves now."""
 
-    def submit(self, request: SequenceRequest, outputs: OutputQueue) -> SequenceStream:
+    def submit(self, request: Request, outputs: OutputQueue) -> SequenceStream:
         """Queue a sequence whose outputs go to `outputs`. Raises `UnhealthyError` if the engine was
         given up.
         """

@@ -1,4 +1,4 @@
-"""The rules of a step that follow from the negotiated limits and the step alone."""
+"""The rules for a step that depend only on the negotiated limits and the step itself."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 Place = tuple[int, int]
-"""(cache group, block), or (-1, slot)."""
+"""(cache group, block), or (-1, sequence slot)."""
 
 _DEFAULTS = SamplingParams()
 _ATTRIBUTES = {
@@ -40,11 +40,11 @@ _ATTRIBUTES = {
 
 
 class BrokenRuleError(AssertionError):
-    """The core sent what it may not send."""
+    """The core violated a rule."""
 
 
 def max_tokens_of(rows: Rows) -> Int32Array:
-    """Tokens that each row may choose, [n]."""
+    """The maximum number of tokens that each row may sample, int32 [rows]."""
     return (
         rows.max_tokens
         if len(rows.max_tokens) == rows.num_rows
@@ -53,20 +53,22 @@ def max_tokens_of(rows: Rows) -> Int32Array:
 
 
 def require_rule(holds: bool | np.bool_, message: str) -> None:
-    """Raise `BrokenRuleError` unless the rule holds."""
+    """Raise `BrokenRuleError` unless `holds`."""
     if not holds:
-        raise BrokenRuleError(f"The core broke the agreement: {message}.")
+        raise BrokenRuleError(f"The core violated a rule: {message}.")
 
 
 def check_budgets(agreement: Agreement, step: SchedulerOutput) -> None:
-    """Several tokens for rows that may choose them, with a draw for each, and guesses at all
-    but the last.
+    """Check rows that may sample several tokens.
+
+    Only decode rows may, with one draw for each token. If a row has draft tokens, it has one for
+    each of its tokens except the last.
     """
     rows, most = step.rows, agreement.limits.tokens_per_step
     max_tokens = max_tokens_of(rows)
     require_rule(
         bool(((max_tokens >= 1) & (max_tokens <= most)).all()),
-        f"rows of {max_tokens.tolist()} tokens; agreed are {most}",
+        f"rows of {max_tokens.tolist()} tokens; the maximum is {most}",
     )
     require_rule(
         len(rows.extra_draw) == int((max_tokens - 1).sum()),
@@ -81,12 +83,12 @@ def check_budgets(agreement: Agreement, step: SchedulerOutput) -> None:
     )
     require_rule(
         len(num_draft_tokens) == rows.num_rows and int(num_draft_tokens.sum()) == len(rows.draft),
-        "`draft_ptr` does not fit",
+        "`draft_ptr` does not match the rows",
     )
-    require_rule(not len(rows.draft) or agreement.has("drafts"), "drafts were not agreed")
+    require_rule(not len(rows.draft) or agreement.has("drafts"), "drafts were not negotiated")
     require_rule(
         bool(((rows.draft >= 0) & (rows.draft < agreement.vocab_size)).all()),
-        "a guess is not in the vocabulary",
+        "a draft token is not in the vocabulary",
     )
     for row in np.flatnonzero((max_tokens > 1) | (num_draft_tokens > 0)).tolist():
         require_rule(
@@ -100,17 +102,19 @@ def check_budgets(agreement: Agreement, step: SchedulerOutput) -> None:
         is_guessed = num_draft_tokens[row] == max_tokens[row] - 1
         require_rule(
             is_guessed or not num_draft_tokens[row],
-            f"{num_draft_tokens[row]} guesses for {max_tokens[row]} tokens",
+            f"{num_draft_tokens[row]} draft tokens for {max_tokens[row]} tokens",
         )
         require_rule(
             bool(num_draft_tokens[row]) or agreement.has("multi_token"),
-            "several tokens without guesses were not agreed",
+            "several tokens without draft tokens were not negotiated",
         )
 
 
 def check_words(agreement: Agreement, masks: GrammarMasks, max_tokens: Int32Array) -> None:
-    """The masks cover the vocabulary, name rows of the step in ascending order, and are as many per
-    row as the row may choose tokens (`max_tokens`, [rows]).
+    """Check that the masks match the vocabulary and the rows of the step.
+
+    Rows must be in ascending order. Each masked row needs as many masks as it may sample tokens
+    (`max_tokens`, [rows]).
     """
     width = -(-agreement.vocab_size // 32)
     require_rule(masks.words.size == len(masks.row) * width, f"masks are not {width} words a row")
@@ -127,8 +131,10 @@ def check_words(agreement: Agreement, masks: GrammarMasks, max_tokens: Int32Arra
 
 
 def check_encoders(agreement: Agreement, step: SchedulerOutput) -> None:
-    """An encoder runs whole in the step of its sequence's first row: within the budget, or with
-    that row alone.
+    """Check the encoders of a step.
+
+    An encoder runs in the step with the first row of its sequence. Its tokens must be within the
+    step's budget, unless that row is the only one.
     """
     num_tokens = sum(len(new.encoder_tokens) for new in step.added)
     if not num_tokens:
@@ -152,7 +158,7 @@ def check_copies(agreement: Agreement, step: SchedulerOutput) -> None:
     )
     require_rule(
         not step.copy_source or agreement.has("prefix_cache"),
-        "copies of blocks were not agreed",
+        "copies of blocks were not negotiated",
     )
     for group, (sources, targets) in enumerate(
         zip(step.copy_source, step.copy_target, strict=True)
@@ -169,37 +175,37 @@ def check_copies(agreement: Agreement, step: SchedulerOutput) -> None:
 
 
 def check_sampling(agreement: Agreement, new: NewSequence) -> None:
-    """A sequence asks only for negotiated features and sampling fields, within their caps."""
+    """Check that a sequence requests only negotiated features and sampling fields."""
     sampling = new.sampling
     require_rule(
         sampling.logprobs == "none" or agreement.has("logprobs"),
-        "log probabilities were not agreed",
+        "log probabilities were not negotiated",
     )
     require_rule(
         not sampling.prompt_logprobs or agreement.has("prompt_logprobs"),
-        "prompt scores were not agreed",
+        "prompt scores were not negotiated",
     )
-    require_rule(not new.adapter or agreement.has("lora"), "adapters were not agreed")
+    require_rule(not new.adapter or agreement.has("lora"), "adapters were not negotiated")
     require_rule(
         not new.is_masked or agreement.has("mask") or agreement.has("late_mask"),
-        "masks were not agreed",
+        "masks were not negotiated",
     )
-    require_rule(new.pooling == "none" or agreement.has("embeddings"), "pooling was not agreed")
+    require_rule(new.pooling == "none" or agreement.has("embeddings"), "pooling was not negotiated")
     require_rule(
         new.pooling == "none" or not new.num_computed_tokens,
-        "a pooled sequence takes no prefix hits",
+        "a pooled sequence must not use prefix hits",
     )
     for field, attribute in _ATTRIBUTES.items():
         is_default = getattr(sampling, attribute) == getattr(_DEFAULTS, attribute)
-        require_rule(is_default or field in agreement.sampling, f"`{field}` was not agreed")
+        require_rule(is_default or field in agreement.sampling, f"`{field}` was not negotiated")
     for name, cap in agreement.sampling_caps.items():
         value = float(getattr(sampling, name))
-        require_rule(value <= cap, f"{name} {value} is above the agreed {cap}")
+        require_rule(value <= cap, f"{name} {value} is above the negotiated {cap}")
 
 
 def check_media(agreement: Agreement, new: NewSequence) -> None:
-    """Placeholders of media are inside the prompt and do not overlap."""
-    require_rule(not new.media or agreement.has("images"), "images were not agreed")
+    """Check that the placeholders of media are inside the prompt and do not overlap."""
+    require_rule(not new.media or agreement.has("images"), "images were not negotiated")
     end = 0
     for item in sorted(new.media, key=lambda item: item.start):
         is_inside = end <= item.start < item.start + item.length <= new.num_prompt_tokens
@@ -211,8 +217,9 @@ def check_media(agreement: Agreement, new: NewSequence) -> None:
 
 
 def named_blocks(agreement: Agreement, group: int, blocks: list[int]) -> set[Place]:
-    """The blocks as places of cache group `group`, after checking that each exists and none is
-    named twice.
+    """Return the blocks as places in cache group `group`.
+
+    Checks that every block exists and that none is named twice.
     """
     num_blocks = agreement.kv_cache.groups[group].num_blocks
     require_rule(
@@ -223,12 +230,13 @@ def named_blocks(agreement: Agreement, group: int, blocks: list[int]) -> set[Pla
 
 
 def check_order(agreement: Agreement, kinds: list[bool]) -> None:
-    """`kinds` says per row whether the row is a prefill: the order and the number of prefills are
-    as negotiated.
+    """Check the order of rows and the number of prefills.
+
+    `kinds` contains for each row whether it is a prefill.
     """
     limits = agreement.limits
     if limits.decode_rows_first:
-        require_rule(kinds == sorted(kinds), "a prefill row stands before a decode row")
+        require_rule(kinds == sorted(kinds), "a prefill row comes before a decode row")
     require_rule(
         not limits.max_prefills or sum(kinds) <= limits.max_prefills,
         f"{sum(kinds)} prefill rows",

@@ -1,8 +1,8 @@
-"""The core's side of the agreement, as executable rules: the mirror of the conformance kit.
+"""The core's obligations as executable rules, the counterpart of the conformance suite.
 
-`StepRules` follows a stream of steps and raises `BrokenRuleError` for the first one that asks for
-more than was agreed, hands out what somebody still has, or contradicts what was said before. It
-needs no model.
+`StepRules` follows a stream of steps. It raises `BrokenRuleError` for the first step that exceeds
+the negotiated limits, assigns blocks that are in use, or contradicts earlier steps. It needs no
+model.
 """
 
 from __future__ import annotations
@@ -45,32 +45,34 @@ _TOKEN_KINDS = ("full", "window")
 @final
 @dataclass(eq=False)
 class _Resident:
-    """A sequence the worker was told of."""
+    """A sequence that was introduced to the worker."""
 
     new: NewSequence
     end: int  # position after its last submitted token
-    known: int  # tokens the worker can know by then: those sent, and those it was asked to choose
+    known: int  # tokens that the worker can know by then: sent, or requested from it
     owned: set[Place]
     shared: set[Place]
     num_blocks: list[int]  # per group
     is_prefilling: bool = True
-    is_open: bool = False  # a row in flight may choose several tokens
+    is_open: bool = False  # a row in flight may sample several tokens
 
 
 @final
 @dataclass(frozen=True)
 class _InFlight:
-    """A step that was sent."""
+    """A step that was submitted."""
 
     step_id: int
-    places: set[Place]  # that it touches
-    opened: dict[int, _Resident]  # by handle: sequences with a row that may choose several tokens
+    places: set[Place]  # that the step reads or writes
+    opened: dict[int, _Resident]  # by handle: sequences with a row that may sample several tokens
 
 
 @final
 class StepRules:
-    """Call `submit` with each step as it is sent and `collect` when the oldest one is done, with
-    its result if it has one.
+    """Checks a stream of steps.
+
+    Call `submit` with each step, and `collect` when the oldest step is done, with its result if
+    there is one.
     """
 
     def __init__(self, agreement: Agreement) -> None:
@@ -78,17 +80,16 @@ class StepRules:
         self._residents: dict[int, _Resident] = {}
         self._last_step_id = -1
         self._in_flight: deque[_InFlight] = deque()
-        self._unmasked: dict[
-            int, Int32Array
-        ] = {}  # steps whose masks have yet to come → tokens that their rows may choose
+        # Step ids whose masks are not submitted yet → maximum tokens of their rows.
+        self._unmasked: dict[int, Int32Array] = {}
 
     @property
     def num_residents(self) -> int:
-        """Sequences the worker would know."""
+        """Number of sequences that the worker knows."""
         return len(self._residents)
 
     def submit(self, step: SchedulerOutput) -> None:
-        """Raise `BrokenRuleError` if the step breaks a rule."""
+        """Raise `BrokenRuleError` if the step violates a rule."""
         require_rule(
             step.step_id > self._last_step_id,
             f"step {step.step_id} follows step {self._last_step_id}",
@@ -124,13 +125,14 @@ class StepRules:
         check_words(self._agreement, masks, self._unmasked.pop(masks.step_id))
 
     def collect(self, output: ModelRunnerOutput | None = None) -> None:
-        """The oldest step is done. Without its result nobody knows where its rows of several tokens
-        ended.
+        """Remove the oldest step.
+
+        Without its result, the ends of its rows with several tokens remain unknown.
         """
         oldest = self._in_flight.popleft()
         require_rule(
             oldest.step_id not in self._unmasked,
-            f"the result of step {oldest.step_id} was asked for before its masks were sent",
+            f"the result of step {oldest.step_id} was requested before its masks were sent",
         )
         if output is None:
             return
@@ -171,17 +173,18 @@ class StepRules:
         require_rule(bool(((rows.draw >= 0) & (rows.draw < 1)).all()), "a draw outside [0, 1)")
         require_rule(
             len(rows.max_tokens) == (rows.num_rows if limits.tokens_per_step > 1 else 0),
-            "`max_tokens` against the agreement",
+            "`max_tokens` does not match the negotiated limits",
         )
 
     def _check_masks(self, step: SchedulerOutput) -> None:
         feature = {"none": None, "inline": "mask", "late": "late_mask"}[step.mask]
         require_rule(
-            feature is None or self._agreement.has(feature), f"a mask ({step.mask}) was not agreed"
+            feature is None or self._agreement.has(feature),
+            f"a mask ({step.mask}) was not negotiated",
         )
         require_rule(
             (step.masks is not None) == (step.mask == "inline"),
-            f"a step with `mask` {step.mask} and masks to match",
+            f"a step with `mask` {step.mask} and masks that do not match",
         )
         if step.masks is not None:
             check_words(self._agreement, step.masks, max_tokens_of(step.rows))
@@ -205,18 +208,18 @@ class StepRules:
         )
         require_rule(
             not new.num_computed_tokens or self._agreement.has("prefix_cache"),
-            "a prefix hit was not agreed",
+            "a prefix hit was not negotiated",
         )
         require_rule(
             new.num_computed_tokens == 0 or not new.sampling.prompt_logprobs,
-            "a prompt to score takes no prefix hits",
+            "a scored prompt must not use prefix hits",
         )
         check_sampling(self._agreement, new)
         check_media(self._agreement, new)
         if plan.mode == "slots":
             require_rule(
                 0 <= new.sequence_slot < plan.num_sequence_slots and not new.block_tables,
-                f"slot {new.sequence_slot} of {plan.num_sequence_slots}",
+                f"sequence slot {new.sequence_slot} of {plan.num_sequence_slots}",
             )
             owned, shared = {(-1, new.sequence_slot)}, set[Place]()
         else:
@@ -245,9 +248,7 @@ class StepRules:
         )
 
     def _claim(self, places: set[Place]) -> None:
-        """Nobody alive has them to write into, nobody reads them, no step in flight touches
-        them.
-        """
+        """Require that no sequence owns or reads these places, and no step in flight uses them."""
         if not places:
             return
         held = set().union(
@@ -258,7 +259,7 @@ class StepRules:
         require_rule(not places & in_use, f"{sorted(places & in_use)} are used by a step in flight")
 
     def _check_row(self, rows: Rows, row: int) -> bool:
-        """Whether the row is a prefill."""
+        """Check a row. Returns whether it is a prefill."""
         limits = self._agreement.limits
         handle, start, count = int(rows.sequence[row]), int(rows.start[row]), int(rows.count[row])
         require_rule(
@@ -270,7 +271,7 @@ class StepRules:
             f"a row of sequence {handle} follows one of several tokens, whose end is not known",
         )
         require_rule(
-            start == resident.end, f"sequence {handle} goes on at {start}, not at {resident.end}"
+            start == resident.end, f"sequence {handle} continues at {start}, not at {resident.end}"
         )
         require_rule(count > 0, f"an empty row of sequence {handle}")
         end = start + count
@@ -278,11 +279,11 @@ class StepRules:
         require_rule(max_end <= limits.max_total_tokens, f"sequence {handle} gets {max_end} tokens")
         is_prefill = resident.is_prefilling
         if is_prefill and end < len(resident.new.tokens):
-            is_whole = (
-                count == limits.max_step_tokens
-            )  # a resumed sequence that is longer than a step
+            # A resumed sequence may be longer than a step.
+            is_whole = count == limits.max_step_tokens
             require_rule(
-                limits.chunked or is_whole, f"a prefill chunk of {count} tokens was not agreed"
+                limits.chunked or is_whole,
+                f"a prefill chunk of {count} tokens was not negotiated",
             )
             require_rule(
                 not limits.chunked or count % limits.chunk_multiple == 0,
@@ -307,11 +308,11 @@ class StepRules:
         for position, token in enumerate(tokens, start):
             if token == TOKEN_ON_DEVICE:
                 require_rule(
-                    self._agreement.has("device_token"), "a token on the device was not agreed"
+                    self._agreement.has("device_token"), "a token on the device was not negotiated"
                 )
                 require_rule(
                     position >= len(resident.new.tokens),
-                    "a token that was sent stands for one on the device",
+                    "a placeholder for a token that was sent",
                 )
             else:
                 require_rule(
@@ -325,7 +326,7 @@ class StepRules:
                 )
             require_rule(
                 position < resident.known,
-                f"position {position} follows a token that was never chosen",
+                f"position {position} follows a token that was never sampled",
             )
 
     def _grow(self, rows: Rows, row: int, resident: _Resident, end: int) -> None:
@@ -333,7 +334,7 @@ class StepRules:
         if plan.mode == "slots":
             require_rule(
                 end <= plan.sequence_slot_tokens,
-                f"{end} tokens in a slot of {plan.sequence_slot_tokens}",
+                f"{end} tokens in a sequence slot of {plan.sequence_slot_tokens}",
             )
             return
         for number, group in enumerate(plan.groups):

@@ -1,5 +1,6 @@
-"""The batched samplers against the reference of `tgi.testing.sampling`, and the reference against
-hand-made figures.
+"""The batched samplers compared with the reference in `tgi.testing.sampling`.
+
+The reference itself is compared with results calculated by hand.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def torch_sampler(vocab_size: int) -> TokenSampler:
 def native_threads() -> Engine:
     library = load_library()
     if library is None or not library.is_supported:
-        pytest.skip("the native kernels do not run here")
+        pytest.skip("the native kernels do not run on this machine")
     return Engine(library, num_threads=2, max_ops=1, scratch_floats=16)
 
 
@@ -78,7 +79,7 @@ def test_sampler_equals_reference(make, rows):
         )
 
 
-LARGE = 9001  # neither whole vectors, nor whole groups, nor whole chunks of the kernels
+LARGE = 9001  # not a multiple of the kernels' vectors, groups or chunks
 
 SETTINGS = [
     {},
@@ -141,7 +142,7 @@ def test_a_large_vocabulary_equals_reference(make, kind):
 @both
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(batches())
-def test_a_row_does_not_depend_on_its_batch_mates(make, rows):
+def test_a_row_does_not_depend_on_other_rows(make, rows):
     together = run(rows, make)
     for i, row in enumerate(rows):
         alone = run([row], make)
@@ -154,7 +155,7 @@ def test_a_row_does_not_depend_on_its_batch_mates(make, rows):
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(batches(), st.integers(1, 5))
 def test_counts_follow_a_growing_sequence(make, rows, steps):
-    """A sampler that saw every step gives what a new one gives that sees only the last."""
+    """A sampler that saw every step and a new one that sees only the last give the same result."""
     sampler = make(len(rows[0].logits))
     for _ in range(steps):
         kept = run(rows, sampler=sampler)
@@ -177,7 +178,7 @@ def test_greedy_takes_the_lowest_of_equals():
 
 
 @both
-def test_draws_at_the_ends(make):
+def test_draws_at_the_limits(make):
     last = np.nextafter(np.float32(1), np.float32(0))
     rows = [
         make_row([1, 1, 1, 1], 0.0, greedy=False),
@@ -228,7 +229,7 @@ def test_a_mask_that_leaves_one_token_forces_it(make):
     np.testing.assert_array_equal(unpack_mask(pack(only), 40), only)
 
 
-def test_the_reference_by_hand():
+def test_the_reference_against_results_by_hand():
     log = np.log
     probabilities = log([0.1, 0.2, 0.3, 0.4])
 
@@ -282,7 +283,7 @@ def mix32(h):
 
 
 def test_green_tokens():
-    assert mix32(1) == 0x514E28B7  # murmur3's published value
+    assert mix32(1) == 0x514E28B7  # the published value of MurmurHash3
     for previous in (0, 1, 50256, 151642):
         expected = [
             mix32((previous * 15485863 + v * 0x9E3779B9) % 2**32) < 0.25 * 2**32 for v in range(500)
@@ -292,7 +293,7 @@ def test_green_tokens():
 
 
 @both
-def test_top_tokens_keep_ties_and_leave_out_what_is_cut(make):
+def test_top_tokens_include_ties_but_no_cut_tokens(make):
     result = run(
         [
             make_row([1, 3, 2, 2, 0], logprobs="raw", top_n_tokens=2),

@@ -1,4 +1,4 @@
-"""The CPU backend's light half, and the life of its worker from `load` to `close`."""
+"""The CPU backend's `Backend` class, and the life cycle of its worker from `load` to `close`."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def create(config, **device):
     return TorchWorker(config, RecordingReporter(), TorchDevice(device=cpu, **(defaults | device)))
 
 
-def test_the_light_half_imports_no_framework(checkpoint, spec):
+def test_the_backend_class_imports_no_framework(checkpoint, spec):
     code = (
         "import sys, msgspec, tgi_cpu; from pathlib import Path; from tgi.architectures import"
         " load_spec;from tgi.backend import EngineConfig; b = tgi_cpu.tgi_backend(); assert"
@@ -86,7 +86,7 @@ def test_the_light_half_imports_no_framework(checkpoint, spec):
     assert done.stdout.strip() == "[]"
 
 
-def test_probe_says_what_is_missing():
+def test_probe_reports_missing_packages():
     code = (
         "import sys; from importlib.machinery import PathFinder\n"
         "class Hide:\n"
@@ -121,13 +121,13 @@ def test_info_and_probe():
         ({"dtype": "int8"}, "--dtype int8"),
     ],
 )
-def test_supports_refuses_options_with_a_reason(config, change, reason):
+def test_supports_rejects_options_with_a_reason(config, change, reason):
     support = tgi_backend().supports(config.spec, msgspec.structs.replace(config, **change))
     assert support.status == "no"
     assert any(reason in text for text in support.reasons)
 
 
-def test_supports_refuses_what_neither_the_grammar_nor_the_fallback_has(config, spec):
+def test_supports_rejects_models_that_nothing_can_run(config, spec):
     unknown = {"model_type": "new", "is_encoder_decoder": True}
     generic = GenericSpec(
         model_type="new",
@@ -225,7 +225,7 @@ def test_load_reports_progress_and_names_a_damaged_file(config, tmp_path):
         damaged.load()
 
 
-def test_the_agreement(config):
+def test_negotiated_limits(config):
     worker = create(config)
     worker.load()
     agreement = worker.negotiate(RequestedLimits(max_concurrent_requests=3))
@@ -239,9 +239,8 @@ def test_the_agreement(config):
     }
     assert agreement.limits.max_total_tokens == 128  # the model's own
     assert agreement.limits.depth == agreement.limits.tokens_per_step == 1
-    assert (
-        agreement.kv_cache.max_batch_total_tokens == 3 * 128
-    )  # all three at full length, far below half of the memory
+    # All three sequences have the maximum length, which is far below half of the memory.
+    assert agreement.kv_cache.max_batch_total_tokens == 3 * 128
     assert {"dtype", "attention", "threads", "torch", "isa"} <= set(agreement.facts)
     msgspec.msgpack.encode(agreement)
 
@@ -254,7 +253,7 @@ def ready(config, **device):
     return worker, core
 
 
-def test_a_step_out_of_memory_may_be_tried_again(config):
+def test_a_step_out_of_memory_may_be_retried(config):
     failures = []
 
     def linear(x, weight, bias):
@@ -278,12 +277,12 @@ def test_a_step_out_of_memory_may_be_tried_again(config):
         core.drop(0)
     core.introduce(0, [1, 2, 3])
     assert len(core.step({0: 0}).tokens) == 1
-    failures.append(RuntimeError("a fault of another kind"))
+    failures.append(RuntimeError("another kind of error"))
     with pytest.raises(RuntimeError, match="another kind"):
         core.step({0: 0})
 
 
-def test_deep_health_computes_and_disturbs_nobody(config):
+def test_deep_health_runs_the_model_without_side_effects(config):
     faults = []
 
     def norm(x, weight, eps):
@@ -312,7 +311,7 @@ def test_deep_health_computes_and_disturbs_nobody(config):
     assert worker.health(False).ok
 
 
-def test_what_was_not_agreed_is_refused(config):
+def test_steps_beyond_negotiated_limits_are_rejected(config):
     worker, core = ready(config)
     with pytest.raises(StepError, match="Late masks"):
         worker.submit(GrammarMasks(1, empty_int32(), empty_int32()))

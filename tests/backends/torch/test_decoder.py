@@ -53,7 +53,7 @@ def small_spec(**fields: Any) -> ModelSpec:
 
 
 def test_decoder_computes_through_the_table() -> None:
-    """Whatever a backend replaces is what runs."""
+    """The decoder runs every operation that a backend replaces."""
     calls: list[str] = []
 
     def counted(name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
@@ -159,7 +159,7 @@ def test_cache_sizes_and_copies() -> None:
         assert layer.value[:, 0, 0, 0].tolist() == [10, 11, 11, 13, 12]
 
 
-def test_an_encoder_of_another_kind_is_refused() -> None:
+def test_unsupported_encoder_attention_is_rejected() -> None:
     encoder = Attention(
         num_heads=2, num_kv_heads=2, head_dim=4, scale=0.5, causal=False, alibi=True
     )
@@ -170,12 +170,12 @@ def test_an_encoder_of_another_kind_is_refused() -> None:
 
 
 class NewMixer(Part, frozen=True, tag="new_mixer"):
-    """What a newer core may know and this library does not."""
+    """A mixer that a later core may have and this library does not support."""
 
 
-def test_what_is_not_built_is_named() -> None:
+def test_an_unsupported_mixer_is_named() -> None:
     stack = Stack(
         kind="decoder", layers=(Layer(blocks=(Block(branches=(Branch(mixer=NewMixer()),)),)),)
     )
-    with pytest.raises(ModelError, match="small: the mixer NewMixer is not built yet"):
+    with pytest.raises(ModelError, match="small: the mixer NewMixer is not supported yet"):
         build_decoder(small_spec(stacks=(stack,)), ops.REFERENCE, torch.float32, "cpu")

@@ -25,17 +25,12 @@ def plan(spec, free, **requested):
     return plan_limits(spec, RequestedLimits(**({"max_concurrent_requests": 2} | requested)), facts)
 
 
-def test_the_cache_takes_half_of_what_is_left(spec):
+def test_the_cache_takes_half_of_the_free_memory(spec):
     block = kv_bytes_per_token(spec, "float32") * 16
     assert block == 16 * 3 * 2 * (12 + 12) * 4
     workspace = workspace_bytes(spec, "float32", 32, 2)
-    for blocks, expected in (
-        (10, 5),
-        (11, 5),
-        (15, 7),
-        (16, 8),
-        (1000, 16),
-    ):  # 16 = two sequences of 128 tokens
+    # 16 blocks are two sequences of 128 tokens.
+    for blocks, expected in ((10, 5), (11, 5), (15, 7), (16, 8), (1000, 16)):
         planned = plan(spec, workspace + blocks * block)
         assert planned.kv_cache.groups[0].num_blocks == expected
         assert planned.limits.max_total_tokens == min(128, expected * 16)
@@ -50,20 +45,18 @@ def test_the_cache_takes_half_of_what_is_left(spec):
         plan(spec, workspace + block)
 
 
-def test_what_the_user_gave_is_kept_or_refused(spec):
+def test_user_limits_are_kept_or_rejected(spec):
     block = kv_bytes_per_token(spec, "float32") * 16
     workspace = workspace_bytes(spec, "float32", 32, 2)
     free = workspace + 10 * block
-    assert (
-        plan(spec, free, max_batch_total_tokens=150).kv_cache.groups[0].num_blocks == 10
-    )  # all of it, rounded up
+    # All of the memory, rounded up to blocks.
+    assert plan(spec, free, max_batch_total_tokens=150).kv_cache.groups[0].num_blocks == 10
     with pytest.raises(
         BackendError, match=r"`--max-batch-total-tokens 161` needs 11 cache blocks.* 10 "
     ):
         plan(spec, free, max_batch_total_tokens=161)
-    assert (
-        plan(spec, free, max_total_tokens=160).kv_cache.groups[0].num_blocks == 10
-    )  # more than half, as one must fit
+    # More than half of the memory, because one sequence must fit.
+    assert plan(spec, free, max_total_tokens=160).kv_cache.groups[0].num_blocks == 10
     assert plan(spec, free, max_total_tokens=50).limits.max_total_tokens == 50
     with pytest.raises(
         BackendError, match="`--max-total-tokens 161` does not fit the cache of 160"

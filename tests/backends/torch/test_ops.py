@@ -1,4 +1,4 @@
-"""Each operation of the table against its definition, written out in float64."""
+"""Each operation of the table compared with its definition in float64."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, V_HEAD_DIM = 6, 2, 8, 5
 def attend_by_definition(
     query: Tensor, key: Tensor, value: Tensor, settings: AttentionSettings, window: int | None
 ) -> Tensor:
-    """One query [H, D] at the last of the positions of key [L, K, D] and value [L, K, Dv], one head
-    at a time.
+    """Attention of one query [H, D] at the last position of key [L, K, D] and value [L, K, Dv].
+
+    Computes one head at a time.
     """
     length = key.shape[0]
     visible = range(0 if window is None else max(0, length - window), length)
@@ -67,8 +68,8 @@ SETTINGS = {
 def test_paged_attention(settings: AttentionSettings, window: int | None) -> None:
     generator = torch.Generator().manual_seed(1)
     rng = random.Random(2)
-    # (tokens already there, new tokens): decode at and around block borders, a first prefill, a
-    # later one, one of a single token.
+    # (computed tokens, new tokens): decode rows near block boundaries, a first and a later prefill
+    # chunk, and a prefill of a single token.
     work = [(3, 1), (0, 9), (4, 1), (15, 1), (6, 7), (0, 1), (7, 2)]
     blocks = rng.sample(range(1, 40), 39)
     rows = [
@@ -97,8 +98,7 @@ def test_paged_attention(settings: AttentionSettings, window: int | None) -> Non
                 )
             )
         if window is not None:
-            # What left the window may have been handed to others, who may have written anything
-            # there.
+            # Blocks outside the window may belong to other sequences and contain anything.
             for position in range(max(0, past - window + 1)):
                 cache.key.view(-1, NUM_KV_HEADS, HEAD_DIM)[slots[position]] = float("nan")
                 cache.value.view(-1, NUM_KV_HEADS, V_HEAD_DIM)[slots[position]] = float("nan")
@@ -155,7 +155,7 @@ def test_rotary_table_grows_and_keeps_its_values() -> None:
     ],
     ids=["dynamic", "longrope"],
 )
-def test_frequencies_follow_the_length_of_their_own_row(
+def test_frequencies_depend_on_the_length_of_the_row(
     scaling: DynamicScaling | LongRopeScaling,
 ) -> None:
     rope = Rope(theta=100.0, rotary_dim=4, scaling=scaling)
@@ -169,8 +169,8 @@ def test_frequencies_follow_the_length_of_their_own_row(
     )
     torch.testing.assert_close(together.cos, torch.cat([rotation.cos for rotation in alone]))
     torch.testing.assert_close(together.sin, torch.cat([rotation.sin for rotation in alone]))
-    # The border row ends at the original length and the long one starts at the same position with
-    # other frequencies.
+    # The second row ends at the original length. The third has other frequencies at the same
+    # positions.
     assert not torch.allclose(alone[1].cos[0], alone[2].cos[0])
 
 
@@ -238,7 +238,7 @@ def test_router_chooses_within_the_best_groups() -> None:
     logits = torch.tensor([[4.0, -4.0, 1.0, 1.5]])
     correction = torch.tensor([0.0, 0.0, 0.1, 0.0])
     weights, chosen = route(router, 2, correction, logits)
-    # Group 0 holds the best single expert, group 1 the best pair.
+    # Group 0 contains the best single expert, group 1 the best pair.
     assert sorted(chosen[0].tolist()) == [2, 3]
     scores = {expert: sigmoid(float(logits[0, expert])) for expert in (2, 3)}
     expected = [2.5 * scores[expert] / sum(scores.values()) for expert in chosen[0].tolist()]

@@ -1,5 +1,6 @@
-"""Runs models on one device and on four in a process that has four, and prints how far they are
-apart, as JSON.
+"""Runs models on one device and on four devices, and prints their differences as JSON.
+
+The process must have four devices.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tgi_tpu.weights.parameters import Quantization
 def run(
     variant: str, num_shard: int, quantization: Quantization | None
 ) -> tuple[np.ndarray, dict[str, object]]:
-    """Logits of two sequences in parts, and what the devices hold and exchange."""
+    """Logits of two sequences in chunks, and facts about the memory and exchange of the devices."""
     spec, mesh = spec_of(variant), make_mesh(num_shard, "cpu")
     parameters = parameters_of(spec, draw_weights(spec), mesh, quantization=quantization)
     runner = Runner(spec, parameters, AttentionPlan(mesh), num_blocks=12)

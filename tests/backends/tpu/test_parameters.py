@@ -1,4 +1,4 @@
-"""Loading: tensor by tensor from the files, whole and rounded to int8."""
+"""Loading of weights, tensor by tensor, in full precision and quantized to int8."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tgi_tpu.weights.quantized import QuantizedMatrix, matmul, quantize
 
 
 def by_parameter(spec, parameters) -> dict[str, np.ndarray]:
-    """The tree taken apart into roles again."""
+    """Split the tree into parameters by name."""
     groups, found = (
         layer_groups(spec),
         {parameter: np.asarray(array) for parameter, array in parameters.outside.items()},
@@ -38,7 +38,7 @@ def by_parameter(spec, parameters) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
-def test_every_role_is_read(family: str, tmp_path: Path) -> None:
+def test_every_parameter_is_read(family: str, tmp_path: Path) -> None:
     spec = write_tiny_model(tmp_path, family)
     seen: list[tuple[int, int]] = []
     parameters = decoder.load(
@@ -82,7 +82,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         decoder.load(spec, tmp_path, make_mesh(1, "cpu"), "float32")
 
 
-def test_int8_rounds_each_row_by_itself() -> None:
+def test_int8_quantizes_each_row_separately() -> None:
     matrix = jnp.asarray(
         np.random.default_rng(0).standard_normal((5, 40))
         * np.asarray([[1e-3], [1], [50], [0], [7]]),
@@ -99,7 +99,7 @@ def test_int8_rounds_each_row_by_itself() -> None:
     np.testing.assert_allclose(matmul(x, rounded), x @ restored.T, rtol=1e-4, atol=1e-4)
 
 
-def test_an_int8_model_is_the_model_of_its_rounded_weights() -> None:
+def test_an_int8_model_equals_the_model_with_its_rounded_weights() -> None:
     spec = spec_of("mixtral")
     weights = draw_weights(spec)
     parameters = parameters_of(spec, weights, quantization="int8")
@@ -122,7 +122,7 @@ def test_an_int8_model_is_the_model_of_its_rounded_weights() -> None:
     )
 
 
-def test_bytes_are_counted_before_anything_is_loaded(tmp_path: Path) -> None:
+def test_bytes_are_calculated_before_loading(tmp_path: Path) -> None:
     spec, mesh = write_tiny_model(tmp_path), make_mesh(1, "cpu")
     for quantization in (None, "int8"):
         parameters = decoder.load(spec, tmp_path, mesh, "float32", quantization=quantization)
@@ -134,8 +134,8 @@ def test_bytes_are_counted_before_anything_is_loaded(tmp_path: Path) -> None:
         )
 
 
-def test_equal_layers_lie_together() -> None:
-    """Equal layers repeat one, alternating windows repeat two; what differs stands alone."""
+def test_equal_layers_form_groups() -> None:
+    """Equal layers repeat one layer, alternating windows repeat two. Others are groups of one."""
     layers = dict(zip("ab", spec_of("gemma2").decoder.layers[:2], strict=True))
 
     def sizes(names: str) -> list[tuple[int, int]]:
@@ -161,7 +161,7 @@ def test_blocks_are_copied_in_every_layer() -> None:
         decoder.empty_cache(spec, 5, 4, "float32", mesh),
     )
     before = [np.array(pages).reshape(3, 5, -1) for pages in cache]
-    # A swap, and padding.
+    # Swaps two blocks. The last pair is padding.
     copied = decoder.copy_blocks(
         spec, cache, np.asarray([1, 3, 0], np.int32), np.asarray([3, 1, -1], np.int32)
     )

@@ -1,4 +1,4 @@
-"""The compiled sampler against the reference of `tgi.testing.sampling`."""
+"""The compiled sampler compared with the reference in `tgi.testing.sampling`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tgi_tpu.sampling.sampler import (
     score_tokens,
 )
 
-NUM_ROWS = 4  # every batch is padded to it, as in serving
+NUM_ROWS = 4  # every batch is padded to this, as in serving
 HISTORY = 32
 
 
@@ -40,7 +40,7 @@ def padded(values, filler=0, dtype=np.int32):
 
 
 def run(rows):
-    """Sampled tokens of the rows on the host, and the history afterwards."""
+    """Sample tokens for the rows. Returns them on the host, and the updated history."""
     vocab_size = len(rows[0].logits)
     logits = np.zeros((NUM_ROWS, vocab_size), np.float32)
     history = np.zeros((NUM_ROWS + 1, HISTORY), np.int32)
@@ -84,7 +84,7 @@ def test_the_sampler_equals_the_reference(rows):
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(batches())
-def test_a_row_does_not_depend_on_its_batch_mates(rows):
+def test_a_row_does_not_depend_on_other_rows(rows):
     together, _ = run(rows)
     for i, one in enumerate(rows):
         alone, _ = run([one])
@@ -97,7 +97,7 @@ def test_greedy_takes_the_lowest_of_equals():
     assert run([make_row([0, 2, 2, 1]), make_row([3, 3, 3, 3])])[0].tokens[:2].tolist() == [1, 0]
 
 
-def test_draws_at_the_ends():
+def test_draws_at_the_limits():
     last = np.nextafter(np.float32(1), np.float32(0))
     rows = [
         make_row([1, 1, 1, 1], 0.0, greedy=False),
@@ -141,7 +141,7 @@ def test_a_row_without_an_allowed_token_fails_alone():
     assert result.tokens[0] == 2
 
 
-def test_top_tokens_end_at_their_limit():
+def test_top_tokens_have_a_maximum():
     result, _ = run([make_row(np.zeros(4001), logprobs="raw", top_n_tokens=1)])
     assert list(tops(result, 0)) == list(range(MAX_TOP_TOKENS))
 
@@ -155,7 +155,7 @@ def test_scores_are_raw_log_probabilities():
     np.testing.assert_allclose(score_tokens(logits, targets), expected, atol=1e-6)
 
 
-def test_many_biases_take_a_larger_bucket():
+def test_many_biases_use_a_larger_bucket():
     few, many = (
         make_row(np.zeros(40), logit_bias=tuple((i % 40, 0.5) for i in range(count)))
         for count in (64, 65)
@@ -174,7 +174,7 @@ CUTS = {
 @pytest.mark.parametrize("kind", ["spread", "tied", "flat", "masked", "peaked"])
 @pytest.mark.parametrize("name", CUTS)
 def test_a_large_vocabulary_keeps_the_tokens_of_the_reference(name, kind):
-    """Between the sets that the reference keeps a hair to either side of the threshold."""
+    """The result is between the reference's results for slightly lower and higher thresholds."""
     cut, values = CUTS[name]
     scores = (
         np.random.default_rng(len(kind))
@@ -202,7 +202,7 @@ def test_a_large_vocabulary_keeps_the_tokens_of_the_reference(name, kind):
         assert (ours <= more).all()
 
 
-def test_zeros_of_either_sign_are_equals():
+def test_zeros_of_either_sign_are_equal():
     scores = np.array([[-0.0, 0.0, -1.0, 0.0, -0.0]], np.float32)
     best, nucleus = (
         cut_below_top_k(scores, np.array([1])),

@@ -1,5 +1,6 @@
-"""The worker beyond what the conformance kit asks of every backend: programs, buckets, steps in
-flight.
+"""Properties of the worker that the conformance suite does not check.
+
+These are programs, buckets and steps in flight.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ OPTIONS = {"platform": "cpu", "token-buckets": "8,64"}
 
 @dataclass
 class Serving:
-    """A worker that is ready, and what it told the host."""
+    """A ready worker, and its reports."""
 
     under_test: BackendUnderTest
     core: ScriptedCore
@@ -61,7 +62,7 @@ def serving(folder, requested=REQUESTED, **changes):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Compiled programs are kept in it, so that each test but the first starts fast."""
+    """A shared cache of compiled programs, so that only the first test compiles them."""
     return tmp_path_factory.mktemp("tpu")
 
 
@@ -73,7 +74,7 @@ def served(folder):
 
 @contextmanager
 def compilations():
-    """What JAX looks for among the kept programs, and does not find."""
+    """The programs that JAX looks for in its cache and does not find."""
     events = []
     listener = lambda name, **_: events.append(name.rpartition("/")[2])  # noqa: E731
     jax.monitoring.register_event_listener(listener)
@@ -83,7 +84,7 @@ def compilations():
         jax.monitoring.unregister_event_listener(listener)
 
 
-def test_a_second_start_compiles_nothing_unless_the_kept_programs_are_damaged(tmp_path):
+def test_a_second_startup_compiles_only_damaged_programs(tmp_path):
     counts, lines = [], []
     for start in ("first", "second", "damaged"):
         if start == "damaged":
@@ -100,7 +101,7 @@ def test_a_second_start_compiles_nothing_unless_the_kept_programs_are_damaged(tm
     assert damaged[0] > 5 and lines[2] > 5
 
 
-def test_warmup_tells_of_every_program_and_serving_compiles_none(served):
+def test_warmup_reports_every_program_and_serving_compiles_none(served):
     steps = [
         (done, total) for phase, done, total in served.reporter.progress_calls if phase == "warmup"
     ]
@@ -121,7 +122,7 @@ def test_warmup_tells_of_every_program_and_serving_compiles_none(served):
     assert not served.reporter.count("compile")
 
 
-def test_what_rarely_occurs_is_compiled_when_it_does(served):
+def test_rare_programs_are_compiled_at_their_first_use(served):
     many = SamplingParams(logit_bias=tuple((token, 0.25) for token in range(100)))
     sequence = served.core.add(prompt_of(4), many)
     compiled = [
@@ -150,8 +151,9 @@ def test_penalties_count_the_tokens_of_a_prefix_hit(served):
 
 
 def in_flight(core, *works):
-    """Submit one step for each work before the first result is taken; sampled tokens stay on the
-    device.
+    """Submit one step for each item of `works` before the first result is collected.
+
+    Sampled tokens stay on the device.
     """
     steps = []
     for work in works:
@@ -170,8 +172,8 @@ def words_allowing(vocab_size, *tokens):
     return np.packbits(bits, bitorder="little").view(np.int32)
 
 
-def test_a_step_that_waits_for_masks_holds_up_the_next_one(served):
-    """The next step's token is one that the waiting step has yet to choose."""
+def test_a_step_that_waits_for_masks_delays_the_next_one(served):
+    """The input token of the next step is one that the waiting step has not sampled yet."""
     core, vocab_size = served.core, served.core.agreement.vocab_size
     core.mask_mode = "late"
     free, bound = core.add(prompt_of(6, seed=1)), core.add(prompt_of(5, seed=2))
@@ -187,7 +189,7 @@ def test_a_step_that_waits_for_masks_holds_up_the_next_one(served):
     check_sequences(served.model, [free], core.agreement)
 
 
-def test_masks_that_do_not_come_fail_their_step_alone(served):
+def test_missing_masks_fail_only_their_step(served):
     core = served.core
     core.mask_mode = "late"
     bound, free = core.add(prompt_of(5, seed=2)), core.add(prompt_of(6, seed=1))
@@ -208,7 +210,7 @@ def test_masks_that_do_not_come_fail_their_step_alone(served):
     ("row", "num_words", "part"),
     [([0], 3, "are not 12 words a row"), ([1], 12, "name rows that it does not have")],
 )
-def test_masks_of_another_shape_are_refused(served, row, num_words, part):
+def test_masks_of_another_shape_are_rejected(served, row, num_words, part):
     core = served.core
     core.mask_mode = "late"
     sequence = core.add(prompt_of(5))
@@ -220,7 +222,7 @@ def test_masks_of_another_shape_are_refused(served, row, num_words, part):
         )
 
 
-def test_the_agreement_says_what_computes(served):
+def test_facts_name_platform_and_kernels(served):
     facts = served.core.agreement.facts
     assert (facts["platform"], facts["dtype"], facts["attention"], facts["num_devices"]) == (
         "JAX on the CPU, no TPU",
@@ -231,13 +233,13 @@ def test_the_agreement_says_what_computes(served):
     assert served.core.agreement.sampling_caps == {"top_n_tokens": 32}
 
 
-def test_prompt_scores_are_agreed_only_where_they_are_requested(folder):
+def test_prompt_scores_are_negotiated_only_if_requested(folder):
     with serving(folder, msgspec.structs.replace(REQUESTED, features=())) as ready:
         assert not ready.core.agreement.has("prompt_logprobs")
 
 
 def test_bfloat16_stays_near_the_reference(folder):
-    """On a prompt the log-probabilities stay within a tenth of those of float32."""
+    """On a prompt the log probabilities differ by at most 0.1 from those of float32."""
     with serving(folder, dtype="bfloat16") as ready:
         sequence = ready.core.add(prompt_of(40), SamplingParams(prompt_logprobs=True))
         ready.core.generate([sequence], 1)
@@ -251,7 +253,7 @@ def test_bfloat16_stays_near_the_reference(folder):
     assert 1e-5 < max(errors) < 0.1, max(errors)
 
 
-def test_close_lets_go_of_weights_and_cache(folder):
+def test_close_releases_weights_and_cache(folder):
     gc.collect()
     before = len(jax.live_arrays())
     with serving(folder) as ready:

@@ -1,6 +1,4 @@
-"""Backends with one fault each. The model's and the worker's faults are wrapped around the numpy
-reference.
-"""
+"""Backends with one fault each, most of them wrapped around the numpy reference."""
 
 from __future__ import annotations
 
@@ -114,37 +112,37 @@ HEALTHY = {
     "C-36b": quantized(),
     "C-37": sharded(),
 }
-"""Check → the backend without a fault, where the plain reference cannot undergo it."""
+"""Check → a backend without a fault, for checks that do not apply to the plain reference."""
 
 FAULTS = {
-    # what is kept for the next start
-    "compiles at every start": (keeping(lambda: f"program-{time.monotonic_ns()}"), "C-14a"),
-    "believes a damaged cache": (believing_its_cache(), "C-14b"),
+    # files for the next startup
+    "compiles at every startup": (keeping(lambda: f"program-{time.monotonic_ns()}"), "C-14a"),
+    "trusts a damaged cache": (believing_its_cache(), "C-14b"),
     # memory, quantization, shards
-    "agrees beyond the fraction": (
+    "negotiates more than the fraction": (
         with_memory(lambda: {"negotiate": agrees_beyond_the_fraction}),
         "C-13",
     ),
-    "agrees to any cache": (with_memory(lambda: {"negotiate": agrees_to_any_cache}), "C-13"),
-    "takes more than agreed": (with_memory(lambda: {"health": takes_more_than_agreed}), "C-13"),
-    "takes memory of the host": (
+    "negotiates any cache size": (with_memory(lambda: {"negotiate": agrees_to_any_cache}), "C-13"),
+    "uses more than negotiated": (with_memory(lambda: {"health": takes_more_than_agreed}), "C-13"),
+    "uses memory of the host": (
         with_memory(model=lambda: {"change_batch": take_host_memory([])}),
         "C-13",
     ),
     "lost after a step without memory": (in_worker(collect=lost_device), "C-54"),
     "two sequences in a slot": (replace(in_steps(half_the_slots), plan=SLOTS), "C-29"),
-    "quantized beyond recognition": (quantized(halved), "C-36a"),
-    "quantized, yet as large": (quantized(told_bytes=1000), "C-36a"),
-    "quantized in whole groups alone": (quantized_in_whole_groups(), "C-36b"),
+    "quantized with large errors": (quantized(halved), "C-36a"),
+    "quantized but not smaller": (quantized(told_bytes=1000), "C-36a"),
+    "quantized only in whole groups": (quantized_in_whole_groups(), "C-36b"),
     "codes taken for weights": (in_worker(load=codes_are_numbers), "C-36c"),
-    "half of the vocabulary from one device": (sharded(second_half_missing), "C-37"),
+    "half of the vocabulary is lost": (sharded(second_half_missing), "C-37"),
     # masks
     "late masks ignored": (in_worker(submit=late_masks_not_awaited), "C-46b"),
     "late masks of the next row": (in_worker(submit=late_masks_of_the_next_row), "C-46b"),
-    "watermark of nobody": (in_sampling(sampling(watermark_gamma=lambda _: 0.0)), "C-59b"),
+    "no watermark in drawn text": (in_sampling(sampling(watermark_gamma=lambda _: 0.0)), "C-59b"),
     # model
     "wrong rope": (FaultyBackend(attention(rope=lambda rope: struct(rope, theta=1e6))), "C-17"),
-    "rope of neighbours": (
+    "rope of adjacent pairs": (
         FaultyBackend(attention(rope=lambda rope: struct(rope, interleaved=True))),
         "C-31",
     ),
@@ -158,11 +156,11 @@ FAULTS = {
     ),
     "no causality": (FaultyBackend(attention(causal=lambda _: False)), "C-34"),
     "block off by one": (in_model(off_by_one_block), "C-17"),
-    "chunk border loses a token": (in_model(chunk_border_lost), "C-23"),
-    "unsampled rows leave nothing": (in_model(chunk_border_lost), "C-22"),
+    "chunk boundary loses a token": (in_model(chunk_border_lost), "C-23"),
+    "unsampled rows store nothing": (in_model(chunk_border_lost), "C-22"),
     "rows mixed up": (in_model(None, rows_mixed_up), "C-19"),
     "NaN spreads": (in_model(None, nan_spreads), "C-35"),
-    "one block fewer than agreed": (in_model(last_slot_lost), "C-12"),
+    "one block fewer than negotiated": (in_model(last_slot_lost), "C-12"),
     "close leaves a thread": (in_model(on_close=leave_a_thread), "C-15"),
     # steps
     "lost drop": (in_steps(lost_drops), "C-21"),
@@ -198,7 +196,7 @@ FAULTS = {
         "C-41",
     ),
     "watermark ignored": (in_sampling(sampling(watermark_gamma=lambda _: 0.0)), "C-41"),
-    "raw and processed exchanged": (
+    "raw and processed swapped": (
         in_sampling(
             sampling(logprobs=lambda m: {"raw": "processed", "processed": "raw"}.get(m, m))
         ),
@@ -214,7 +212,7 @@ FAULTS = {
     "prompt scores rolled": (in_output(scores_rolled), "C-45"),
     "ties of top tokens cut": (in_output(cut_ties), "C-44b"),
     "tie takes the highest id": (in_output(tie_takes_the_highest), "C-39"),
-    "compile not announced": (in_output(unannounced_compile), "C-47"),
+    "compilation not reported": (in_output(unannounced_compile), "C-47"),
     "times longer than the clock": (in_output(boasted_times), "C-49"),
     "a row is missing": (in_output(missing_row), "C-19"),
     "an error of one row fails all": (in_output(error_for_everybody), "C-35"),
@@ -227,26 +225,26 @@ FAULTS = {
         "C-53b",
     ),
     "deep health disturbs": (in_worker(health=disturbing_health), "C-53a"),
-    "more than wished": (in_worker(negotiate=more_than_requested), "C-11"),
+    "more than requested": (in_worker(negotiate=more_than_requested), "C-11"),
     "vocabulary rounded up": (in_worker(negotiate=vocabulary_rounded_up), "C-11"),
     "unknown feature": (in_worker(negotiate=unknown_feature), "C-11"),
-    "more sequences than agreed accepted": (in_worker(submit=accepts_more_sequences), "C-26"),
-    "does not recover from a refusal": (FaultyBackend(worker=breaks_after_refusal), "C-26"),
+    "more sequences than negotiated accepted": (in_worker(submit=accepts_more_sequences), "C-26"),
+    "does not recover from a rejected step": (FaultyBackend(worker=breaks_after_refusal), "C-26"),
     "depth not enforced": (in_worker(submit=forgets_outstanding), "C-50a"),
     "progress not reported": (in_worker(load=load_says_nothing), "C-10a"),
     "error names nothing": (in_worker(load=swallow_model_errors), "C-10b"),
-    "writes beside the model": (in_worker(load=write_beside_the_model), "C-16"),
+    "writes to the model folder": (in_worker(load=write_beside_the_model), "C-16"),
     "changes signal handlers": (in_worker(load=change_signals), "C-16"),
-    # light half
+    # `Backend` class
     "other name": (FaultyBackend(light={"info": lambda info: struct(info, name="other")}), "C-02"),
-    "future seam": (FaultyBackend(light={"info": lambda info: struct(info, api=(1, 99))}), "C-02"),
+    "future API": (FaultyBackend(light={"info": lambda info: struct(info, api=(1, 99))}), "C-02"),
     "supports everything": (
         FaultyBackend(light={"supports": lambda *_: Support("native")}),
         "C-06",
     ),
-    "refuses without a reason": (
+    "rejects without a reason": (
         FaultyBackend(light={"supports": lambda *_: Support("no")}),
         "C-06",
     ),
 }
-"""Fault → the backend that has it, and the check that must catch it."""
+"""Fault → the backend with the fault, and the check that must detect it."""

@@ -19,7 +19,7 @@ struct = msgspec.structs.replace
 
 @dataclass
 class FaultyNetwork:
-    """`ReferenceNetwork` that sees other sequences, or whose vectors are changed."""
+    """`ReferenceNetwork` with changed sequences or changed vectors."""
 
     inner: ReferenceNetwork
     change_new: Callable = lambda new, num_tokens: new
@@ -37,8 +37,9 @@ class FaultyNetwork:
 
 @dataclass
 class FaultyComplete:
-    """The complete backend with a fault in its worker or its network; both are made anew for each
-    worker.
+    """The complete backend with a fault in its worker or network.
+
+    Both are created again for each worker.
     """
 
     worker: Callable[[], dict] = dict
@@ -63,7 +64,7 @@ class FaultyComplete:
 
 
 def in_steps(change):
-    """Each step is changed before the worker sees it."""
+    """Change each step before the worker gets it."""
     return FaultyComplete(
         lambda: {
             "submit": lambda inner, step: inner.submit(
@@ -74,17 +75,17 @@ def in_steps(change):
 
 
 def in_added(change):
-    """Each sequence is introduced otherwise."""
+    """Change each new sequence."""
     return in_steps(lambda step: struct(step, added=[change(new) for new in step.added]))
 
 
 def in_rows(change):
-    """Each step's rows are changed."""
+    """Change the rows of each step."""
     return in_steps(lambda step: struct(step, rows=change(step.rows)))
 
 
 def in_output(change):
-    """Each result is changed; `change(output, step)`."""
+    """Change each result with `change(output, step)`."""
 
     def worker():
         steps = []
@@ -102,7 +103,7 @@ def in_output(change):
 
 
 def in_control(change):
-    """`change(inner, request)` answers in place of the worker."""
+    """`change(inner, request)` responds in place of the worker."""
     return FaultyComplete(lambda: {"control": change})
 
 

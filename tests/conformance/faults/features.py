@@ -32,7 +32,7 @@ def base_is_changed(inner, request):
 
 
 def adapters_stay(inner, request):
-    """What was loaded once stays under its number, whatever is said later."""
+    """The first adapter with a number stays loaded, even after it is unloaded or replaced."""
     known = inner._network.adapters
     if request.name == "adapter_unload" or int(request.arguments.get("adapter", 0)) in known:
         return ControlResult(True)
@@ -40,7 +40,7 @@ def adapters_stay(inner, request):
 
 
 def unknown_is_base():
-    """Loaded are 0 and 1 … n; whatever else is asked for gets the model alone."""
+    """Only 0 and 1 to n are loaded. Sequences with another adapter get the model itself."""
     return in_added(lambda new: struct(new, adapter=0) if new.adapter == 5 else new)
 
 
@@ -68,7 +68,7 @@ def unknown_controls_raise(inner, request):
 
 
 def agreeing(change):
-    """The agreement is another one."""
+    """Change the negotiated limits."""
     return FaultyComplete(
         lambda: {"negotiate": lambda inner, requested: change(inner.negotiate(requested))}
     )
@@ -91,7 +91,7 @@ def without_text_when_resumed(new):
 
 
 def rounded_by_batch(output, step):
-    """The more rows, the more is lost."""
+    """The rounding error grows with the number of rows."""
     return struct(output, logprobs=output.logprobs - np.float32(1e-6 * step.rows.num_rows))
 
 
@@ -99,7 +99,7 @@ def rounded_by_batch(output, step):
 
 
 def draft_tokens_believed(output, step):
-    """Every guess is taken for the token."""
+    """Every draft token is accepted."""
     rows = step.rows
     if not len(rows.draft):
         return output
@@ -130,7 +130,7 @@ def no_draft_tokens(rows):
 
 
 def likeliest_draft_tokens(rows):
-    """Guesses are held against the likeliest token, not against the draw."""
+    """Draft tokens are compared with the most likely token, not with the drawn one."""
     return struct(rows, extra_draw=np.zeros_like(rows.extra_draw))
 
 
@@ -147,7 +147,7 @@ def one_mask_for_a_row(step):
 
 
 def one_token_more(output, step):
-    """The last row brings a token more than it was asked for."""
+    """The last row returns one token more than requested."""
     if not len(step.rows.max_tokens) or not len(output.tokens):
         return output
     ptr = output.token_ptr.copy()
@@ -162,7 +162,7 @@ def one_token_more(output, step):
 
 
 def budget_ignored(step):
-    """Every row that decodes brings as many tokens as were agreed."""
+    """Every decode row samples as many tokens as negotiated."""
     rows = step.rows
     most = np.where((rows.count == 1) & (rows.start > 0) & (rows.sample == 1), 4, 1).astype(
         np.int32
@@ -189,7 +189,7 @@ def blind_when_resumed(new):
 
 
 def image_begins_again():
-    """After a chunk border within an image, its first row is read once more."""
+    """After a chunk boundary within an image, its first row is used again."""
     borders = {}
 
     def change(new, num_tokens):
@@ -220,7 +220,7 @@ def without_the_first(hidden):
 
 
 def vector_of_each_chunk(output, step):
-    """A vector comes with every row of a text."""
+    """Every row of a text returns a vector."""
     if output.pooled or not (step.rows.sample == 0).any():
         return output
     handle = int(step.rows.sequence[np.flatnonzero(step.rows.sample == 0)[0]])
@@ -255,7 +255,7 @@ def sleeps_at_once(inner, request):
 
 
 def stale_export():
-    """The content of the blocks before the last step."""
+    """Export the blocks without the last step."""
     before = []
 
     def collect(inner, timeout):
@@ -274,7 +274,7 @@ def stale_export():
 
 
 def import_of_one_block(inner, request):
-    """All blocks but the last are filled."""
+    """Import all blocks except the last."""
     if request.name != "kv_import":
         return inner.control(request)
     last = int(request.arguments["blocks"].split()[-1])
@@ -291,48 +291,48 @@ def imports_anything(inner, request):
 
 FEATURE_FAULTS = {
     # adapters
-    "the first one's adapter for all": (in_steps(adapter_of_the_first), "C-58a"),
+    "the first sequence's adapter for all": (in_steps(adapter_of_the_first), "C-58a"),
     "an adapter changes the model": (in_control(base_is_changed), "C-58a"),
     "no adapter after a preemption": (in_added(resumed_without_adapter), "C-58a"),
     "an unloaded adapter stays": (in_control(adapters_stay), "C-58b"),
-    "an unknown adapter is none": (unknown_is_base(), "C-58c"),
-    "every adapter is welcome": (in_control(anything_goes), "C-58d"),
-    "every rank is welcome": (in_control(any_rank), "C-58d"),
+    "an unknown adapter is ignored": (unknown_is_base(), "C-58c"),
+    "every adapter is accepted": (in_control(anything_goes), "C-58d"),
+    "every rank is accepted": (in_control(any_rank), "C-58d"),
     "an unknown control raises": (in_control(unknown_controls_raise), "C-58e"),
-    # agreements that contradict themselves
+    # contradictory limits
     "several tokens without a feature": (without("drafts", "multi_token"), "C-11"),
     "adapters without the feature": (without("lora"), "C-11"),
-    "exported blocks that nobody can share": (without("prefix_cache"), "C-11"),
+    "exported blocks without a prefix cache": (without("prefix_cache"), "C-11"),
     # encoders
     "no text for the encoder after a preemption": (in_added(without_text_when_resumed), "C-59a"),
     "rounding that depends on the batch": (in_output(rounded_by_batch), "C-42b"),
     # several tokens
-    "every guess is believed": (in_output(draft_tokens_believed), "C-59c"),
-    "guesses held against the likeliest": (in_rows(likeliest_draft_tokens), "C-59c"),
-    "no guess is accepted": (in_rows(no_draft_tokens), "C-59c"),
+    "every draft token is accepted": (in_output(draft_tokens_believed), "C-59c"),
+    "draft tokens compared with the most likely": (in_rows(likeliest_draft_tokens), "C-59c"),
+    "no draft token is accepted": (in_rows(no_draft_tokens), "C-59c"),
     "further draws of another token": (in_rows(draws_rolled), "C-59d"),
     "one mask for all tokens of a row": (in_steps(one_mask_for_a_row), "C-59e"),
     "one draw for all tokens of a row": (in_rows(likeliest_draft_tokens), "C-59f"),
-    "a token more than asked for": (in_output(one_token_more), "C-59f"),
+    "a token more than requested": (in_output(one_token_more), "C-59f"),
     "never several tokens": (in_rows(no_draft_tokens), "C-59f"),
-    "a budget that nobody reads": (in_steps(budget_ignored), "C-59g"),
+    "an ignored token budget": (in_steps(budget_ignored), "C-59g"),
     # images and pooling
-    "the first one's image for all": (in_steps(images_of_the_first), "C-59h"),
+    "the first sequence's image for all": (in_steps(images_of_the_first), "C-59h"),
     "images one position later": (in_added(one_position_later), "C-59h"),
-    "blind after a preemption": (in_added(blind_when_resumed), "C-59h"),
+    "no image after a preemption": (in_added(blind_when_resumed), "C-59h"),
     "an image begins again after a chunk": (in_network(change_new=image_begins_again), "C-59i"),
     "the vector of the wrong token": (in_added(first_and_last_exchanged), "C-59j"),
-    "the first token has no part in a vector": (
+    "the first token is not pooled": (
         in_network(change_hidden=lambda: without_the_first),
         "C-59j",
     ),
     "a vector for every chunk": (in_output(vector_of_each_chunk), "C-59j"),
     # sleep and blocks
-    "wakes up with nothing": (in_control(wakes_empty), "C-59k"),
-    "takes steps asleep": (FaultyComplete(steps_asleep), "C-59k"),
+    "has no cache after wake": (in_control(wakes_empty), "C-59k"),
+    "accepts steps while sleeping": (FaultyComplete(steps_asleep), "C-59k"),
     "sleeps while sequences are alive": (in_control(sleeps_at_once), "C-59k"),
-    "exports what was there a step before": (FaultyComplete(stale_export), "C-59l"),
-    "leaves the last block as it was": (in_control(import_of_one_block), "C-59l"),
-    "imports whatever comes": (in_control(imports_anything), "C-59l"),
+    "exports blocks without the last step": (FaultyComplete(stale_export), "C-59l"),
+    "does not import the last block": (in_control(import_of_one_block), "C-59l"),
+    "imports invalid files": (in_control(imports_anything), "C-59l"),
 }
-"""Fault → the backend that has it, and the check that must catch it."""
+"""Fault → the backend with the fault, and the check that must detect it."""

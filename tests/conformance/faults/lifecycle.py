@@ -127,7 +127,7 @@ def late_masks_of_the_next_row(inner, step):
 
 
 def lost_device(inner, timeout):
-    """Each step needs memory; without any the device is lost."""
+    """Each step needs memory. If there is none, the device is lost."""
     try:
         output = inner.collect(timeout)
         np.empty(1 << 30, np.uint8)

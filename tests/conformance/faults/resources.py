@@ -17,9 +17,7 @@ def probe_with_memory():
 
 
 def with_memory(worker=dict, model=dict):
-    """On a device of 1 GiB whose cache takes 1 KiB a token, and which keeps to the fraction of
-    it.
-    """
+    """On a device of 1 GiB whose cache takes 1 KiB per token, and which respects the fraction."""
 
     def supports(spec, config):
         return struct(
@@ -30,7 +28,7 @@ def with_memory(worker=dict, model=dict):
     def negotiate(fraction):
         def change(inner, requested):
             if (requested.max_batch_total_tokens or 0) * 1024 > fraction * DEVICE_BYTES:
-                raise BackendError("no memory for it")
+                raise BackendError("too little memory")
             return inner.negotiate(requested)
 
         return change
@@ -57,7 +55,7 @@ def takes_more_than_agreed(inner, deep):
 
 
 def take_host_memory(kept):
-    """64 MiB that nobody agreed to."""
+    """Allocate 64 MiB that were not negotiated."""
 
     def change(batch):
         kept.append(np.ones(1 << 23))
@@ -67,7 +65,7 @@ def take_host_memory(kept):
 
 
 def quantized(change_logits=lambda logits, batch: logits, told_bytes=400):
-    """The reference, which calls itself int8."""
+    """The reference, which claims to be int8."""
 
     def supports(spec, config):
         known = config.quantize in (None, "int8")
@@ -93,12 +91,12 @@ def halved(logits, batch):
 
 
 def without_the_last_group(logits, batch):
-    """What is left of a model whose sizes are no multiples of 64: its last columns are nobody's."""
+    """The result of a model whose sizes are not multiples of 64 if its last columns are lost."""
     return logits - 3 * np.sin(np.arange(logits.shape[1], dtype=np.float32))
 
 
 def quantized_in_whole_groups():
-    """The same, wrong for models whose sizes no group divides."""
+    """As `quantized`, but wrong for models whose sizes are not divisible by groups."""
 
     def for_config(config):
         is_odd = config.spec.hidden_size % 64 > 0 and config.quantize is not None
@@ -108,7 +106,7 @@ def quantized_in_whole_groups():
 
 
 def codes_are_numbers(inner):
-    """Integers in the checkpoint are taken as they are."""
+    """Integers in the checkpoint are used as weights."""
     path = Path(inner._model.inner._path) / "model.safetensors"
     tensors = load_file(path)
     save_file(
@@ -120,7 +118,7 @@ def codes_are_numbers(inner):
 
 
 def sharded(change_logits=lambda logits, batch: logits):
-    """The reference, which calls itself sharded over two devices."""
+    """The reference, which claims to be sharded over two devices."""
 
     def one_shard(config):
         return struct(config, num_shard=1) if config.num_shard == 2 else config
@@ -136,15 +134,13 @@ def sharded(change_logits=lambda logits, batch: logits):
 
 
 def second_half_missing(logits, batch):
-    """The vocabulary's second half comes from another device, and does not."""
+    """The second half of the vocabulary, which the other device computes, is lost."""
     logits[:, logits.shape[1] // 2 :] = logits.min()
     return logits
 
 
 def keeping(name):
-    """The reference, which keeps a program called `name()` in the cache folder, and reads it where
-    it is there.
-    """
+    """The reference with a cache folder: it stores a program `name()` and reads it if present."""
 
     def for_config(config):
         path = Path(config.cache_dir) / name()
@@ -166,7 +162,7 @@ def believing_its_cache():
 
         def warmup(inner):
             if path.exists() and path.read_bytes() != PROGRAM:
-                raise ValueError("this is no program")
+                raise ValueError("this is not a program")
             path.write_bytes(PROGRAM)
             inner.warmup()
 

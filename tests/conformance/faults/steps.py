@@ -11,9 +11,7 @@ from tgi.backend import RowError, StepTimes, empty_int32
 
 
 def off_by_one_block(batch):
-    """The first token of every block but the first goes where the last one of the block before
-    is.
-    """
+    """The first token of each later block is stored in the last place of the block before it."""
     slots = batch.slot_mapping.copy()
     is_border = (batch.positions % batch.block_size == 0) & (batch.positions > 0)
     slots[is_border] = slots[is_border] - 1
@@ -21,7 +19,7 @@ def off_by_one_block(batch):
 
 
 def chunk_border_lost(batch):
-    """The last token of a row that wants no logits is not written."""
+    """The last token of a row without logits is not written."""
     ends = batch.cu_seqlens_q[1:] - 1
     unwanted = ends[~np.isin(ends, batch.logits_indices)]
     kept = np.setdiff1d(np.arange(len(batch.token_ids)), unwanted)
@@ -40,9 +38,7 @@ def nan_spreads(logits, batch):
 
 
 def last_slot_lost(batch):
-    """The highest block is written into the one before, as if one block fewer had been
-    allocated.
-    """
+    """The highest block is written to the one before, as if one block less were allocated."""
     highest = 8 * 128 - batch.block_size
     return replace(
         batch,
@@ -67,7 +63,7 @@ def leaked_sampling():
     first = {}
 
     def change(step):
-        """Who gets a handle that was used before gets its sampling, too."""
+        """A sequence with a reused handle gets the sampling parameters of the previous one."""
         return struct(
             step,
             added=[
@@ -93,9 +89,7 @@ def constant_draw():
 
 
 def draw_by_row():
-    """Draws move one row on: what a generator of the backend's own, shared by the batch, would
-    do.
-    """
+    """Draws move by one row, as if the batch shared a random generator of the backend."""
     return lambda step: struct(step, rows=struct(step.rows, draw=np.roll(step.rows.draw, 1)))
 
 
@@ -118,9 +112,7 @@ def copies_ignored():
 
 
 def hits_ignored():
-    """Blocks of a prefix hit are taken for the sequence's own and begin with zeros: as if they were
-    never read.
-    """
+    """The blocks of a prefix hit are not read: the sequence begins with zeros."""
     return lambda step: struct(
         step,
         added=[
@@ -192,7 +184,7 @@ def scores_rolled(output, step):
 
 
 def cut_ties(output, step):
-    """No more top tokens than were asked for."""
+    """Return no more top tokens than requested."""
     if not len(output.top_ptr):
         return output
     kept = [
@@ -207,7 +199,7 @@ def cut_ties(output, step):
 
 
 def tie_takes_the_highest(output, step):
-    """Of the kit's tied tokens the highest."""
+    """Choose the highest of the suite's tied tokens."""
     return struct(output, tokens=(output.tokens % 32 + 352).astype(np.int32))
 
 

@@ -21,7 +21,7 @@ PLAN = AdapterPlan(
 
 @dataclass
 class FaultyModel:
-    """`ReferenceModel` with its batch or its logits changed."""
+    """`ReferenceModel` with a changed batch or changed logits."""
 
     inner: ReferenceModel
     change_batch: Callable = lambda batch: batch
@@ -48,9 +48,7 @@ class FaultyModel:
 
 @dataclass
 class FaultyWorker:
-    """A worker whose calls can be changed one by one: `changes` maps a method to `change(inner,
-    *arguments)`.
-    """
+    """A worker with changed methods: `changes` maps a method to `change(inner, *arguments)`."""
 
     inner: AdapterWorker
     changes: dict[str, Callable] = field(default_factory=dict)
@@ -90,7 +88,7 @@ class FaultyWorker:
 
 @dataclass
 class FaultyBackend:
-    """The reference, with a fault in the model, in the worker or in the light half."""
+    """The reference with a fault in the model, the worker or the `Backend` class."""
 
     change_spec: Callable = lambda spec: spec
     model: Callable[[], dict] = dict
@@ -98,10 +96,9 @@ class FaultyBackend:
     light: dict = field(default_factory=dict)
     reporter: Callable = lambda reporter: reporter
     plan: AdapterPlan = PLAN
-    change_config: Callable = lambda config: (
-        config
-    )  # what the reference is asked whether it supports
-    change_for: Callable | None = None  # the backend that makes the worker, by its config
+    # Changes the config for which the reference is asked whether it supports it.
+    change_config: Callable = lambda config: config
+    change_for: Callable | None = None  # returns the backend that makes the worker, by config
 
     @property
     def info(self):
@@ -124,7 +121,7 @@ class FaultyBackend:
 
 
 def attention(**changes):
-    """The spec with every attention changed; a callable is given the old value."""
+    """Change the fields of every attention in the spec. A callable gets the old value."""
 
     def change(spec):
         stack = spec.stacks[0]
@@ -158,8 +155,9 @@ def in_model(change_batch=None, change_logits=None, **more):
 
 
 def in_steps(change):
-    """Each step is changed before the worker sees it; `change` is made anew for each worker and may
-    remember.
+    """Change each step before the worker gets it.
+
+    `change` is created again for each worker and may keep state.
     """
 
     def worker():
@@ -170,7 +168,7 @@ def in_steps(change):
 
 
 def in_output(change):
-    """Each result is changed; `change(output, step)`."""
+    """Change each result with `change(output, step)`."""
 
     def worker():
         steps = []
@@ -189,7 +187,7 @@ def in_output(change):
 
 
 def in_sampling(change):
-    """Each sequence is introduced with other sampling parameters."""
+    """Introduce each sequence with other sampling parameters."""
 
     def change_step(step):
         return struct(

@@ -1,4 +1,4 @@
-"""Puts `benchmarks/` on the import path. Its scripts are not installed, and import each other as
+"""Adds `benchmarks/` to the import path. Its scripts are not installed, and import each other as
 top-level modules.
 """
 

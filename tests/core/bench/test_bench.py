@@ -95,11 +95,11 @@ def test_prompts_with_a_shared_prefix():
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["here"], 2, "'here' is no address like http://127.0.0.1:3000"),
+        (["here"], 2, "'here' is not an address such as http://127.0.0.1:3000"),
         (["-d", "0"], 2, "`--output-tokens` must be >= 1. Given: 0."),
         (["-u", "1,0"], 2, "`--users` must be >= 1. Given: 0."),
         (["--rate", "0"], 2, "`--rate` must be > 0. Given: 0."),
-        (["--rate", "1", "-u", "1"], 2, "exclude each other"),
+        (["--rate", "1", "-u", "1"], 2, "cannot be combined"),
         (
             ["--shared-tokens", "9", "-s", "9"],
             2,

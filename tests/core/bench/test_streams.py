@@ -114,7 +114,7 @@ def test_usage_is_the_count_if_events_contain_several_tokens():
 @pytest.mark.parametrize(
     ("events", "message"),
     [
-        ((), "a stream without a token"),
+        ((), "the stream contains no token"),
         (NATIVE[:1], "after 1 tokens without a finish reason"),
         ((NATIVE[0], {"error": "out of memory", "error_type": "generation"}), "out of memory"),
         ((b"{broken",), "JSONDecodeError"),
@@ -147,5 +147,5 @@ def test_addresses():
     assert Endpoint.parse("https://h").port == 443
     assert b"POST /base/x HTTP/1.1\r\nHost: h:1\r\n" in endpoint.request("POST", "/x", {})
     for wrong in ("h:1", "ftp://h", "http://"):
-        with pytest.raises(ValueError, match="is no address like"):
+        with pytest.raises(ValueError, match="is not an address such as"):
             Endpoint.parse(wrong)

@@ -169,7 +169,7 @@ def test_a_taken_port_is_one_line(tmp_path):
         finished = run("serve", "--hostname", "127.0.0.1", "--port", port, HOME=str(tmp_path))
     assert_one_line(
         finished,
-        f"Port {port} of 127.0.0.1 cannot be opened: another program uses it. Choose another",
+        f"Port {port} of 127.0.0.1 cannot be opened: another program uses the port. Choose",
     )
 
 
@@ -211,6 +211,6 @@ def test_an_option_of_another_backend_is_a_usage_error(tmp_path, tiny_model):
     )
     assert finished.returncode == 2
     assert (
-        "unexpected argument '--null-nothing' for the backend `null`. It takes: --null-script."
-        in finished.stderr
+        "unexpected argument '--null-nothing' for the backend `null`. The options of"
+        " this backend are: --null-script." in finished.stderr
     )

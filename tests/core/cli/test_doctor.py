@@ -9,7 +9,7 @@ import pytest
 from tests.core.engine.engine_setup import start_message
 from tgi.backend import BackendInfo, DeviceInfo, Implementation, MemoryItem, ProbeResult, Support
 from tgi.cli import main
-from tgi.cli.memory_estimate import estimate_memory
+from tgi.models.memory_estimate import estimate_memory
 from tgi.plugins import BackendRegistry, Candidate
 
 GIB = 1 << 30
@@ -85,7 +85,7 @@ def test_a_model_and_a_named_backend(capsys, tiny_model):
     code, out = doctor(capsys, str(tiny_model), "--backend", "null")
     assert code == 0
     assert "served by null" in out
-    assert "no problem was found" in out
+    assert "no problem found" in out
 
 
 def test_a_backend_that_cannot_serve_is_a_problem_with_its_reason(capsys, tiny_model):
@@ -144,8 +144,8 @@ def test_the_registry_returns_the_explanation(tmp_path):
 
 
 def test_an_error_in_an_explanation_is_reported_as_text(tmp_path):
-    (told,) = explained(Explaining(RuntimeError("no driver")), tmp_path)
-    assert told.chosen == "it does not say: RuntimeError: no driver"
+    (implementation,) = explained(Explaining(RuntimeError("no driver")), tmp_path)
+    assert implementation.chosen == "`explain` failed: RuntimeError: no driver"
 
 
 def test_the_help_lists_doctor(capsys):

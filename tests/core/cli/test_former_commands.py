@@ -75,7 +75,7 @@ def test_the_server_command_accepts_the_launchers_flags(tmp_path):
     lines = finished.stderr.splitlines()
     assert (
         json.loads(lines[0])["message"]
-        == "`--uds-path` has no effect: engine and front find each other."
+        == "`--uds-path` has no effect: the server chooses its sockets itself."
     )
     assert "The folder `none` does not exist" in lines[-1]
 

@@ -163,7 +163,7 @@ def test_remote_code_requires_a_commit(hub, tmp_path):
     assert done.returncode == 1
     *_, line = done.stderr.strip().splitlines()
     assert line.startswith(
-        "Error: `--trust-remote-code` would run the code of `ours/own`, so `--revision` must be a"
+        "Error: `--trust-remote-code` runs the code of `ours/own`. It requires `--revision` with a"
         " commit"
     )
     assert f"--revision {COMMIT}" in line

@@ -137,7 +137,7 @@ def test_the_printed_command_can_be_parsed_and_means_the_same(line, command):
     [
         (
             "text-generation-launcher",
-            "Without `--model-id` the demo model is served; TGI 3 served `bigscience/bloom-560m`.",
+            "The default model is the demo model. In TGI 3 it was `bigscience/bloom-560m`.",
         ),
         (
             "text-generation-launcher --model-id a/b",
@@ -150,11 +150,11 @@ def test_the_printed_command_can_be_parsed_and_means_the_same(line, command):
         ),
         (
             "ATTENTION=paged text-generation-launcher",
-            "`ATTENTION` has no effect: the backend chooses its kernels.",
+            "`ATTENTION` has no effect: the backend selects its kernels.",
         ),
         (
             "FOO=1 text-generation-launcher",
-            "`FOO` is no variable of TGI; it is passed on as it is.",
+            "`FOO` is not a variable of TGI. It is passed on unchanged.",
         ),
         (f"docker run {IMAGE} --model-id a/b", "The container publishes no port for 80"),
         (f"docker run -p 80:80 {IMAGE}-rocm --model-id a/b", "use the backend `rocm`"),
@@ -216,12 +216,15 @@ def test_a_compose_file():
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("vllm serve x", "the line begins with `vllm`, which starts no TGI"),
+        ("vllm serve x", "the command begins with `vllm`, which does not start TGI"),
         ("", "begins with ``"),
-        ("docker run nginx", "the image `nginx` is none of TGI"),
-        ("docker run -p 80:80", "names no image"),
+        ("docker run nginx", "the image `nginx` is not an image of TGI"),
+        ("docker run -p 80:80", "contains no image"),
         ("docker run -p", "a value is required for '-p'"),
-        ("text-generation-launcher --model-id 'x", "the line cannot be read: No closing quotation"),
+        (
+            "text-generation-launcher --model-id 'x",
+            "the command cannot be parsed: No closing quotation",
+        ),
         ("text-generation-launcher --num-shard $N", "invalid value '$N' for '--num-shard'"),
         ("text-generation-launcher --no-such-flag", "unexpected argument '--no-such-flag'"),
         (

@@ -1,12 +1,12 @@
-"""A start message for the null backend."""
+"""Requests and start messages for engine tests with the null backend."""
 
 import msgspec
 
 from tgi.architectures import GenericSpec
 from tgi.backend import EngineConfig, RequestedLimits, SamplingParams
 from tgi.engine.messages import Start
-from tgi.engine.stream import OutputQueue, SequenceRequest
-from tgi.scheduler.records import SchedulerConfig
+from tgi.engine.stream import OutputQueue
+from tgi.scheduler.records import Request, SchedulerConfig
 from tgi.testing.doubles.null_backend import NullScript
 
 SPEC = GenericSpec(
@@ -30,13 +30,11 @@ def start_message(tmp_path, **script):
 
 def request(prompt, max_new_tokens=4, **kwargs):
     sampling = kwargs.pop("sampling", SamplingParams(logprobs="processed"))
-    return SequenceRequest(
-        "r", list(prompt), sampling, seed=1, max_new_tokens=max_new_tokens, **kwargs
-    )
+    return Request("r", list(prompt), sampling, seed=1, max_new_tokens=max_new_tokens, **kwargs)
 
 
 class SubmittedSequence:
-    """A sequence in an engine, and its outputs one by one."""
+    """A sequence that is submitted to an engine. Iteration yields its outputs one by one."""
 
     def __init__(self, client, request):
         self._outputs = OutputQueue()

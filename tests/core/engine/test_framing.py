@@ -1,4 +1,4 @@
-"""Frames come out whole, however the bytes are cut."""
+"""The reader returns complete messages, regardless of how the bytes are split."""
 
 import struct
 
@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tgi.backend import SamplingParams
-from tgi.engine.framing import MAX_FRAME_BYTES, encode_frame, frontend_message_reader
+from tgi.engine.link import MAX_FRAME_BYTES, encode_frame, frontend_message_reader
 from tgi.engine.messages import AbortSequence, AddSequence, CheckHealth, Shutdown
-from tgi.scheduler import NewSequenceRequest
+from tgi.scheduler import Request
 
 MESSAGES = [
-    AddSequence(NewSequenceRequest(1, "r", [1, 2, 3], SamplingParams(), 2**64 - 1, 5, (0,))),
+    AddSequence(1, Request("r", [1, 2, 3], SamplingParams(), 2**64 - 1, 5, (0,)), [7]),
     AbortSequence(1),
     CheckHealth(4, deep=True),
     Shutdown(),
@@ -21,7 +21,7 @@ MESSAGES = [
 
 
 @given(st.lists(st.sampled_from(MESSAGES), max_size=6), st.data())
-def test_any_cut_gives_the_same_messages(messages, data):
+def test_any_split_yields_the_same_messages(messages, data):
     stream = b"".join(map(encode_frame, messages))
     reader, received, position = frontend_message_reader(), [], 0
     while position < len(stream):
@@ -31,7 +31,7 @@ def test_any_cut_gives_the_same_messages(messages, data):
     assert received == messages
 
 
-def test_a_length_out_of_step_is_refused():
+def test_a_length_above_the_limit_is_rejected():
     with pytest.raises(ValueError, match="exceeds"):
         list(frontend_message_reader().feed(struct.pack("<I", MAX_FRAME_BYTES + 1)))
 
@@ -44,6 +44,6 @@ def test_a_length_out_of_step_is_refused():
         msgspec.msgpack.encode(["AbortSequence", "x"]),
     ],
 )
-def test_bad_content_is_refused(body):
+def test_invalid_content_is_rejected(body):
     with pytest.raises(msgspec.DecodeError):
         list(frontend_message_reader().feed(struct.pack("<I", len(body)) + body))

@@ -1,15 +1,15 @@
-"""A stream hands out its news in order, ends once, and aborts once."""
+"""A stream returns its outputs in order, ends once, and aborts once."""
 
 import asyncio
 
 import pytest
 
 from tgi.backend import SamplingParams
-from tgi.engine.stream import OutputQueue, SequenceRequest, SequenceStream
-from tgi.scheduler import SequenceOutput, TokenOutput
+from tgi.engine.stream import OutputQueue, SequenceStream
+from tgi.scheduler import Request, SequenceOutput
 from tgi.types import FinishReason
 
-REQUEST = SequenceRequest("r", [1, 2], SamplingParams(), seed=3, max_new_tokens=4)
+REQUEST = Request("r", [1, 2], SamplingParams(), seed=3, max_new_tokens=4)
 
 
 @pytest.fixture
@@ -28,14 +28,14 @@ def stream(outputs, aborted):
 
 
 def token(value, finish=None):
-    return SequenceOutput(7, [TokenOutput(value)], finish)
+    return SequenceOutput(7, [value], finish)
 
 
 def ids(outputs):
-    return [token.token_id for output in outputs for token in output.tokens]
+    return [token_id for output in outputs for token_id in output.token_ids]
 
 
-async def test_news_before_and_after_the_wait(stream, outputs):
+async def test_outputs_before_and_after_the_wait(stream, outputs):
     stream.put(token(1))
     assert ids(await outputs.get()) == [1]
     waiting = asyncio.ensure_future(outputs.get())
@@ -48,11 +48,11 @@ async def test_news_before_and_after_the_wait(stream, outputs):
 async def test_sequences_of_one_request_share_a_queue(stream, outputs, aborted):
     other = SequenceStream(8, REQUEST, outputs, aborted.append)
     stream.put(token(1))
-    other.put(SequenceOutput(8, [TokenOutput(2)]))
+    other.put(SequenceOutput(8, [2]))
     assert [output.sequence_id for output in await outputs.get()] == [7, 8]
 
 
-async def test_a_wait_that_was_cancelled_loses_nothing(stream, outputs):
+async def test_a_cancelled_wait_loses_no_output(stream, outputs):
     waiting = asyncio.ensure_future(outputs.get())
     await asyncio.sleep(0)
     waiting.cancel()
@@ -88,13 +88,13 @@ async def test_a_sequence_that_is_cut_off_ends_the_wait(stream, outputs, aborted
     assert aborted == [7]
 
 
-async def test_a_resumed_sequence_knows_its_tokens(stream):
+async def test_a_resumed_sequence_contains_its_tokens(stream):
     stream.put(token(5))
     stream.put(token(6))
-    message = stream.to_message().request
+    message = stream.to_message()
     assert message.output_token_ids == [5, 6]
-    assert message.prompt_token_ids == [1, 2]
-    assert message.seed == 3
+    assert message.request.prompt_token_ids == [1, 2]
+    assert message.request.seed == 3
 
 
 async def test_prompt_scores_are_not_repeated_after_a_restart(stream, outputs):

@@ -83,17 +83,20 @@ def test_names_are_listed_without_an_import(install):
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
-        ({"create": "pass"}, "it lacks `create_worker` of `tgi.backend.Backend`"),
-        ({"api": "(2, 0)"}, "it is built for seam version 2.0, this is 1.0"),
-        ({"api": "(1, 99)"}, "it is built for seam version 1.99, this is 1.0"),
-        ({"probe": "raise OSError('no driver')"}, "its probe raised OSError: no driver"),
+        ({"create": "pass"}, "its backend has no `create_worker` (see `tgi.backend.Backend`)"),
+        ({"api": "(2, 0)"}, "it was built for version 2.0 of the backend interface"),
+        (
+            {"api": "(1, 99)"},
+            "it was built for version 1.99 of the backend interface, but tgi has version 1.0",
+        ),
+        ({"probe": "raise OSError('no driver')"}, "its `probe` raised OSError: no driver"),
         ({"probe": "return ProbeResult(False, 'no device found')"}, "no device found"),
         (
             {"source": "import no_such_library"},
-            "importing it failed: ModuleNotFoundError: No module named 'no_such_library'",
+            "the import failed: ModuleNotFoundError: No module named 'no_such_library'",
         ),
-        ({"source": "x = 1"}, "implements the hook `tgi_backend` 0 times, not once"),
-        ({"calls_itself": "other"}, "it calls itself `other` but is registered as `bad`"),
+        ({"source": "x = 1"}, "implements the hook `tgi_backend` 0 times instead of once"),
+        ({"calls_itself": "other"}, "its name is `other` but it is registered as `bad`"),
         (
             {"source": "from tgi.backend import hookimpl\n@hookimpl\ndef tgi_backend(extra): ..."},
             (
@@ -125,7 +128,7 @@ def test_a_name_registered_twice(install):
     assert registry.select("auto", SPEC, CONFIG).chosen.name == "good"
 
 
-def test_auto_takes_the_highest_priority_and_shows_every_status(install):
+def test_auto_selects_the_highest_priority_and_shows_every_status(install):
     install("slow", priority=-100)
     install("absent", priority=50, probe="return ProbeResult(False, 'no device')")
     selection = install("fast", priority=10).select("auto", SPEC, CONFIG)
@@ -144,8 +147,8 @@ def test_auto_rejects_equal_priorities(install):
 
 
 def test_an_unsupported_model_is_reported_with_the_reason(install):
-    refusing = GOOD.replace('Support("native")', 'Support("no", ("the family x is unknown",))')
-    registry = install("picky", source=refusing)
+    unsupporting = GOOD.replace('Support("native")', 'Support("no", ("the family x is unknown",))')
+    registry = install("picky", source=unsupporting)
     with pytest.raises(BackendError, match="cannot be used: the family x is unknown"):
         registry.select("picky", SPEC, CONFIG)
     with pytest.raises(

@@ -1,8 +1,9 @@
-"""A worker whose keys and values can be checked.
+"""A worker that detects errors in the block tables and rows of the scheduler.
 
-The worker keeps, per block and offset, a fingerprint of all tokens up to that position. A row that
-finds another fingerprint before its start was given a stale or foreign block. The chosen token is a
-pure function of the tokens so far, the encoder's included, and the draw.
+Instead of keys and values, the worker stores a fingerprint of all tokens up to a position, per
+block and offset. If a row finds another fingerprint before its start, the scheduler assigned a
+block with outdated contents or a block of another sequence. The generated token is a pure function
+of the preceding tokens, the encoder tokens and the random draw.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def fingerprint(before, token):
 
 
 def start_print(adapter, encoder_tokens):
-    """The fingerprint before the first token."""
+    """Return the fingerprint before the first token."""
     return fingerprint(adapter, tuple(encoder_tokens)) if len(encoder_tokens) else adapter
 
 
@@ -44,34 +45,38 @@ def score(print_):
 
 
 def open_handles(rows):
-    """Handles of the rows that may choose several tokens."""
+    """Return the handles of the rows that may generate several tokens."""
     return set(rows.sequence[rows.max_tokens > 1].tolist()) if len(rows.max_tokens) else set()
 
 
 @dataclass
 class Resident:
+    """A sequence in the worker, with its tokens and its block tables by group."""
+
     new: NewSequence
     tokens: list[int]
     tables: list[list[int]]
-    # a row of it failed; rows already in flight find garbage, and nobody may believe their result
+    # True after a row of the sequence failed. Rows that are already in flight then read invalid
+    # contents, and their results must not be used.
     is_broken: bool = False
 
 
 @dataclass
 class CheckingWorker:
-    """Checks each step against the agreement when it is submitted, and runs it when it is
-    collected.
+    """A worker that checks each step against the negotiated limits when the step is submitted, and
+    runs the step when it is collected. `failures` determines which steps and rows fail.
     """
 
     agreement: Agreement
     failures: random.Random | None = None
     residents: dict[int, Resident] = field(default_factory=dict)
-    steps: deque = field(default_factory=deque)  # (step, places it uses)
+    # Pairs (step, blocks and slots that the step uses).
+    steps: deque = field(default_factory=deque)
     memory: dict = field(default_factory=dict)
-    places: dict[int, set] = field(default_factory=dict)  # by handle, as of the last submitted step
-    num_known: dict[int, int] = field(
-        default_factory=dict
-    )  # by handle: tokens a sequence was introduced with
+    # The blocks and slots of each sequence by handle, as of the last submitted step.
+    places: dict[int, set] = field(default_factory=dict)
+    # The number of tokens with which each sequence was added, by handle.
+    num_known: dict[int, int] = field(default_factory=dict)
     last_step_id: int = -1
 
     def submit(self, step: SchedulerOutput):
@@ -90,13 +95,13 @@ class CheckingWorker:
             assert new.sequence not in self.places, "a handle was reused before it was dropped"
             assert new.sequence not in step.dropped
             fresh = self._places(new)
-            assert not fresh & in_use, "a block or slot of a step in flight was handed out"
+            assert not fresh & in_use, "a block or slot of a step in flight was allocated again"
             self.places[new.sequence] = fresh | self._shared(new)
             self.num_known[new.sequence] = len(new.tokens)
         for group, blocks in enumerate(rows.new_blocks):
             assert rows.new_block_ptr[group][-1] == len(blocks)
             assert not {(group, block) for block in blocks.tolist()} & in_use, (
-                "a block of a step in flight was handed out"
+                "a block of a step in flight was allocated again"
             )
             for row, handle in enumerate(rows.sequence.tolist()):
                 first, last = rows.new_block_ptr[group][row : row + 2]
@@ -109,8 +114,9 @@ class CheckingWorker:
         )
 
     def _check_budgets(self, step):
-        """Several tokens for rows of one alone, no more than agreed, and no row after one whose end
-        is not known.
+        """Check the token budgets. Only a row with one input token may generate several tokens, at
+        most the negotiated number. After such a row, no row of the same sequence may be submitted
+        until the result is collected.
         """
         rows, begun = step.rows, {new.sequence for new in step.added}
         num_budgets = rows.num_rows if self.agreement.limits.tokens_per_step > 1 else 0
@@ -118,11 +124,12 @@ class CheckingWorker:
         assert int((rows.max_tokens - 1).sum()) == len(rows.extra_draw)
         open_rows = set()
         for each in [*(earlier for earlier, _ in self.steps), step]:
-            open_rows -= {
-                new.sequence for new in each.added
-            }  # a handle that came back means another sequence
+            # A handle that is added again belongs to another sequence.
+            open_rows -= {new.sequence for new in each.added}
             open_rows |= set() if each is step else open_handles(each.rows)
-        assert not open_rows & set(rows.sequence.tolist()), "a row follows one that is open"
+        assert not open_rows & set(rows.sequence.tolist()), (
+            "a row follows a row of several tokens that is not collected"
+        )
         if num_budgets:
             assert (rows.max_tokens >= 1).all()
             assert (rows.max_tokens <= self.agreement.limits.tokens_per_step).all()
@@ -133,15 +140,15 @@ class CheckingWorker:
 
     def _check_rows(self, step):
         limits, rows = self.agreement.limits, step.rows
-        # What a sequence was introduced with is prefilled, in rows of any length; without chunks,
-        # replayed in decode rows too.
+        # The tokens with which a sequence was added are prefilled in rows of any length. Without
+        # chunked prefill, they may also be recomputed in decode rows.
         handles, starts = rows.sequence.tolist(), rows.start.tolist()
         begun = {new.sequence for new in step.added}
         is_prefill = [
             start < self.num_known[handle] if limits.chunked else handle in begun
             for handle, start in zip(handles, starts, strict=True)
         ]
-        assert is_prefill == sorted(is_prefill), "decode rows come first"
+        assert is_prefill == sorted(is_prefill), "a decode row follows a prefill row"
         assert not limits.max_prefills or sum(is_prefill) <= limits.max_prefills
         lengths = {new.sequence: len(new.tokens) for new in step.added}
         for handle, start, count in zip(
@@ -162,8 +169,8 @@ class CheckingWorker:
         assert self.agreement.has("device_token") or (rows.tokens >= 0).all()
 
     def _check_encoders(self, step):
-        """An encoder runs whole with its first row, within the budget unless the step is its
-        own.
+        """Check the encoders. All encoder tokens of a sequence are processed in the step of its
+        first row. They must fit into the token budget unless the step contains only this sequence.
         """
         num_encoder_tokens = sum(len(new.encoder_tokens) for new in step.added)
         if len(step.added) > 1 or step.rows.num_rows > 1:
@@ -204,7 +211,7 @@ class CheckingWorker:
         }
 
     def collect(self):
-        """The step and its result; None = it failed as a whole."""
+        """Return the oldest step and its result, or None instead of a result if the step failed."""
         step, _ = self.steps.popleft()
         for handle in step.dropped:
             del self.residents[handle]
@@ -259,7 +266,9 @@ class CheckingWorker:
         return ModelRunnerOutput(step.step_id, *arrays, prompt_scores=scores, errors=errors)
 
     def _draws(self, step, row):
-        """As many as it will choose tokens: any number within the budget."""
+        """Return the draws for the tokens that a row generates. Their number is random within the
+        row's token budget.
+        """
         rows = step.rows
         if not len(rows.max_tokens):
             return [rows.draw[row]]
@@ -271,7 +280,9 @@ class CheckingWorker:
         ]
 
     def _choose(self, resident, end, print_, draws):
-        """A token for each draw; all but the last are written."""
+        """Generate one token for each draw. All tokens except the last one are also written to the
+        cache.
+        """
         del resident.tokens[end:]
         for draw in draws:
             if len(resident.tokens) > end:
@@ -286,22 +297,22 @@ class CheckingWorker:
             return -1, []
         for place, token in zip(self._cross_places(new), new.encoder_tokens.tolist(), strict=False):
             assert self.memory[place] == fingerprint(new.sequence, token), (
-                "another encoder wrote here"
+                "the encoder of another sequence overwrote a block"
             )
         for position in range(start):
             print_ = fingerprint(print_, resident.tokens[position])
             for place in self._where(resident, position):
                 assert self.memory.get(place) == print_, (
-                    f"stale or foreign content at position {position}"
+                    f"outdated contents or those of another sequence at position {position}"
                 )
         for place in self._state_places(new) if start else ():
-            assert self.memory[place] == print_, "the state is not that of this sequence"
+            assert self.memory[place] == print_, "the state belongs to another sequence"
         for position, token in enumerate(given, start):
             if token == TOKEN_ON_DEVICE:
                 token = resident.tokens[position] if position < len(resident.tokens) else 0  # noqa: PLW2901
             elif position < len(resident.tokens):
                 assert token == resident.tokens[position], (
-                    "a row carries another token than the sequence has there"
+                    "a row contains another token than the sequence has at this position"
                 )
             print_ = fingerprint(print_, token)
             for place in self._where(resident, position):
@@ -321,7 +332,9 @@ class CheckingWorker:
         ]
 
     def _cross_places(self, new):
-        """Where the encoder's tokens are, group after group; only the first group is looked at."""
+        """Return the places of the encoder tokens in the first cross-attention group. The other
+        cross-attention groups are not checked.
+        """
         size = self.agreement.kv_cache.block_size
         tables = [
             (g, new.block_tables[g])

@@ -1,4 +1,4 @@
-"""A driver that runs the scheduler against `CheckingWorker`."""
+"""A driver that runs the scheduler with `CheckingWorker`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.core.scheduler.checking_worker import (
     start_print,
 )
 from tgi.backend import Agreement, CacheGroup, KVCachePlan, Limits, SamplingParams, SchedulerOutput
-from tgi.scheduler import NewSequenceRequest, Scheduler, SchedulerConfig, SequenceOutput
+from tgi.scheduler import Request, Scheduler, SchedulerConfig, SequenceOutput
 from tgi.scheduler.draw import uniform_draws
 from tgi.types import FinishReason
 
@@ -40,14 +40,16 @@ def make_agreement(
     return Agreement((1, 0), features, Limits(**limits), plan, VOCAB_SIZE, ())
 
 
-def run_alone(request: NewSequenceRequest, max_total_tokens: int):
-    """Output tokens, finish reason and prompt scores of a request without any scheduler."""
+def run_alone(request: Request, resumed: list[int], max_total_tokens: int):
+    """Output tokens, finish reason and prompt scores of a request without any scheduler; `resumed`
+    are the output tokens of an earlier engine.
+    """
     print_, scores = start_print(request.adapter, request.encoder_token_ids), []
-    for token in [*request.prompt_token_ids, *request.output_token_ids]:
+    for token in [*request.prompt_token_ids, *resumed]:
         print_ = fingerprint(print_, token)
         if len(scores) < len(request.prompt_token_ids):
             scores.append(score(print_) if scores else None)
-    tokens = list(request.output_token_ids)
+    tokens = list(resumed)
     longest = min(request.max_new_tokens, max_total_tokens - len(request.prompt_token_ids))
     while len(tokens) < longest:
         draw = 0.0
@@ -64,7 +66,8 @@ def run_alone(request: NewSequenceRequest, max_total_tokens: int):
 
 @dataclass
 class Stream:
-    request: NewSequenceRequest
+    request: Request
+    resumed: list[int]
     tokens: list[int] = field(default_factory=list)
     scores: list = field(default_factory=list)
     end: SequenceOutput | None = None
@@ -72,7 +75,7 @@ class Stream:
 
 
 class Simulation:
-    """A scheduler, a worker, and what the front would have received."""
+    """A scheduler, a worker, and the streams that the front end would receive."""
 
     def __init__(self, agreement, config=None, failures=None):
         self.agreement = agreement
@@ -86,8 +89,8 @@ class Simulation:
 
     def add(self, prompt, max_new_tokens=8, **kwargs):
         sequence_id = len(self.streams)
-        request = NewSequenceRequest(
-            sequence_id,
+        resumed = kwargs.pop("output_token_ids", [])
+        request = Request(
             "r",
             list(prompt),
             kwargs.pop("sampling", GREEDY),
@@ -95,8 +98,8 @@ class Simulation:
             max_new_tokens,
             **kwargs,
         )
-        self.streams[sequence_id] = Stream(request, list(request.output_token_ids))
-        refused = self.scheduler.add(request)
+        self.streams[sequence_id] = Stream(request, resumed, list(resumed))
+        refused = self.scheduler.add(sequence_id, request, resumed)
         if refused is not None:
             self._receive([refused])
         return sequence_id
@@ -134,7 +137,7 @@ class Simulation:
         if self.worker.steps:
             self.collect()
         else:
-            assert not self.scheduler.has_work, "work is left but nothing can run"
+            assert not self.scheduler.has_work, "unfinished sequences cannot run"
         return submitted
 
     def run(self, limit=3000):
@@ -142,20 +145,22 @@ class Simulation:
             if not self.scheduler.has_work and not self.worker.steps:
                 return
             self.step()
-        raise AssertionError("the work does not end")
+        raise AssertionError("the sequences do not end")
 
     def _receive(self, outputs):
         for output in outputs:
             stream = self.streams[output.sequence_id]
             assert not stream.is_aborted, "news of an aborted sequence"
             assert stream.end is None, "news after the end"
-            stream.tokens += [token.token_id for token in output.tokens]
+            stream.tokens += output.token_ids
             stream.scores += output.prompt_logprobs
             if output.finish_reason is not None or output.error is not None:
                 stream.end = output
 
     def assert_ended_as_alone(self):
-        """Every stream has one end, and what it received is what it would have received alone."""
+        """Check that all resources are free, and that every stream has ended with the same output
+        as if its request had run alone.
+        """
         stats = self.scheduler.stats()
         plan = self.agreement.kv_cache
         token_groups = [
@@ -171,12 +176,12 @@ class Simulation:
             if stream.end is not None and stream.end.error is not None and not stream.tokens:
                 continue
             tokens, reason, scores = run_alone(
-                stream.request, self.agreement.limits.max_total_tokens
+                stream.request, stream.resumed, self.agreement.limits.max_total_tokens
             )
             assert stream.tokens == tokens[: len(stream.tokens)]
-            if stream.request.sampling.prompt_logprobs and not stream.request.output_token_ids:
+            if stream.request.sampling.prompt_logprobs and not stream.resumed:
                 assert stream.scores == scores[: len(stream.scores)]
             if stream.end is not None and stream.end.error is None:
                 assert (stream.tokens, stream.end.finish_reason) == (tokens, reason)
-                if stream.request.sampling.prompt_logprobs and not stream.request.output_token_ids:
+                if stream.request.sampling.prompt_logprobs and not stream.resumed:
                     assert stream.scores == scores

@@ -1,12 +1,10 @@
-"""An engine in the test's own process: it echoes the prompt, or waits for the test to say what
-comes.
-"""
+"""An engine in the test process, which echoes the prompt or returns scripted outputs."""
 
 import msgspec
 
 from tgi.backend import API_VERSION, Agreement, CacheGroup, KVCachePlan, Limits
-from tgi.engine.stream import SequenceRequest, SequenceStream
-from tgi.scheduler.records import SequenceOutput, TokenOutput
+from tgi.engine.stream import SequenceStream
+from tgi.scheduler.records import Request, SequenceOutput
 from tgi.types import FinishReason
 
 LOGPROB = -0.5
@@ -27,15 +25,16 @@ def agreement(**changes):
 
 
 class FakeEngine:
-    """`outputs` None = echo up to `max_new_tokens`; a list = exactly these outputs; empty =
-    silence.
+    """An engine client without an engine. If `outputs` is None, each sequence repeats its prompt
+    for `max_new_tokens` tokens. If it is a list, each sequence returns these outputs. If the list
+    is empty, the test puts outputs into `streams`.
     """
 
     def __init__(self, outputs=None, **changes):
         self.agreement = agreement(**changes)
         self.is_healthy = True
         self.outputs = outputs
-        self.requests: list[SequenceRequest] = []
+        self.requests: list[Request] = []
         self.streams: list[SequenceStream] = []
         self.aborted: list[int] = []
         self.listeners = []
@@ -69,7 +68,9 @@ class FakeEngine:
             is_last = index == request.max_new_tokens - 1
             yield SequenceOutput(
                 stream.sequence_id,
-                [TokenOutput(token, LOGPROB, top)],
+                [token],
                 FinishReason.LENGTH if is_last else None,
                 queue_ns=1000,
+                logprobs=[LOGPROB],
+                top=[top],
             )

@@ -1,4 +1,4 @@
-"""TGI's rules, in TGI's words."""
+"""TGI's validation rules and error messages."""
 
 import pytest
 
@@ -6,16 +6,38 @@ from tests.core.server.conftest import CONFIG
 from tests.core.server.fake_engine import agreement
 from tgi.backend import SamplingParams
 from tgi.errors import ValidationError
-from tgi.server.generation.validation import (
-    check_agreement,
-    check_best_of,
-    check_lengths,
-    check_parameters,
-    check_stream,
-    is_sampling,
-    sampling_params,
+from tgi.server.generation.parameters import (
+    GenerateParameters,
+    Grammar,
+    StopStyle,
+    TextRequest,
 )
-from tgi.server.native.schemas import GenerateParameters, Grammar
+from tgi.server.generation.validation import (
+    BEST_OF_RULES,
+    LENGTH_RULES,
+    PARAMETER_RULES,
+    STREAM_RULES,
+    Candidate,
+    check,
+)
+
+
+def candidate(parameters, prompt="hi", num_tokens=0, **changes):
+    request = TextRequest(prompt, parameters, StopStyle.NATIVE)
+    return Candidate(request, CONFIG, agreement(**changes), (1,) * num_tokens)
+
+
+def check_parameters(prompt, parameters):
+    everything = (*agreement().sampling, "watermark", "repetition_penalty", "typical_p")
+    everything += ("relative_frequency_penalty",)
+    check(PARAMETER_RULES, candidate(parameters, prompt, sampling=everything))
+
+
+def check_lengths(num_tokens, parameters):
+    checked = candidate(parameters, num_tokens=num_tokens)
+    check(LENGTH_RULES, checked)
+    return checked
+
 
 BROKEN = [
     ({"best_of": 2}, "you must use sampling when `best_of` is > 1"),
@@ -42,21 +64,44 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("given", "text"), BROKEN, ids=lambda value: str(value)[:40])
-def test_a_broken_rule_is_named(given, text):
+def test_a_violated_rule_is_reported(given, text):
     with pytest.raises(ValidationError) as caught:
-        check_parameters("hi", GenerateParameters(**given), CONFIG)
+        check_parameters("hi", GenerateParameters(**given))
     assert str(caught.value) == text
     assert caught.value.text == "Input validation error: " + text
 
 
-def test_the_first_broken_rule_is_named():
+def test_the_first_violated_rule_is_reported():
     with pytest.raises(ValidationError, match="temperature"):
-        check_parameters("", GenerateParameters(temperature=0.0, top_k=0), CONFIG)
+        check_parameters("", GenerateParameters(temperature=0.0, top_k=0))
 
 
-def test_an_empty_prompt_is_refused():
+def test_rules_are_applied_in_the_order_of_tgi():
+    in_order = {
+        "temperature": (0.0, "temperature"),
+        "repetition_penalty": (0.0, "repetition_penalty"),
+        "frequency_penalty": (3.0, "frequency_penalty"),
+        "top_p": (1.0, "top_p"),
+        "typical_p": (1.0, "typical_p"),
+        "top_k": (0, "top_k"),
+        "max_new_tokens": (0, "max_new_tokens"),
+        "stop": (list("abcde"), "stop"),
+        "top_n_tokens": (6, "top_n_tokens"),
+        "truncate": (0, "truncate"),
+        "grammar": (Grammar("regex", b'"a"'), "grammar"),
+        "adapter_id": ("a", "adapter_id"),
+    }
+    broken = {name: value for name, (value, _) in in_order.items()}
+    for name, (_, text) in in_order.items():
+        with pytest.raises(ValidationError, match=rf"`{text}`"):
+            check_parameters("hi", GenerateParameters(**broken))
+        del broken[name]
+    check_parameters("hi", GenerateParameters(**broken))
+
+
+def test_an_empty_prompt_is_rejected():
     with pytest.raises(ValidationError, match=r"^`inputs` cannot be empty$"):
-        check_parameters("", GenerateParameters(), CONFIG)
+        check_parameters("", GenerateParameters())
 
 
 def test_values_at_the_limits_are_accepted():
@@ -69,7 +114,7 @@ def test_values_at_the_limits_are_accepted():
         stop=list("abcd"),
         best_of=0,
     )
-    check_parameters("hi", given, CONFIG)
+    check_parameters("hi", given)
 
 
 @pytest.mark.parametrize(
@@ -81,9 +126,9 @@ def test_streams_have_one_sequence(best_of, is_refused):
         with pytest.raises(
             ValidationError, match=r"^`best_of` != 1 is not supported when streaming tokens$"
         ):
-            check_stream(given)
+            check(STREAM_RULES, candidate(given))
     else:
-        check_stream(given)
+        check(STREAM_RULES, candidate(given))
 
 
 def test_streams_have_no_prompt_details():
@@ -91,13 +136,13 @@ def test_streams_have_no_prompt_details():
         ValidationError,
         match=r"^`decoder_input_details` == true is not supported when streaming tokens$",
     ):
-        check_stream(GenerateParameters(decoder_input_details=True))
+        check(STREAM_RULES, candidate(GenerateParameters(decoder_input_details=True)))
 
 
 def test_best_of_has_a_limit():
     with pytest.raises(ValidationError, match=r"^`best_of` must be > 0 and <= 2. Given: 3$"):
-        check_best_of(GenerateParameters(best_of=3), CONFIG)
-    check_best_of(GenerateParameters(best_of=0), CONFIG)
+        check(BEST_OF_RULES, candidate(GenerateParameters(best_of=3)))
+    check(BEST_OF_RULES, candidate(GenerateParameters(best_of=0)))
 
 
 LENGTHS = [
@@ -132,13 +177,13 @@ LENGTHS = [
 @pytest.mark.parametrize(("num_tokens", "max_new_tokens", "text"), LENGTHS)
 def test_lengths_have_limits(num_tokens, max_new_tokens, text):
     with pytest.raises(ValidationError) as caught:
-        check_lengths(num_tokens, GenerateParameters(max_new_tokens=max_new_tokens), CONFIG)
+        check_lengths(num_tokens, GenerateParameters(max_new_tokens=max_new_tokens))
     assert str(caught.value) == text
 
 
 def test_the_context_ends_what_was_not_limited():
-    assert check_lengths(10, GenerateParameters(), CONFIG).max_new_tokens == 54
-    assert check_lengths(48, GenerateParameters(max_new_tokens=16), CONFIG).max_new_tokens == 16
+    assert check_lengths(10, GenerateParameters()).max_new_tokens == 54
+    assert check_lengths(48, GenerateParameters(max_new_tokens=16)).max_new_tokens == 16
 
 
 @pytest.mark.parametrize(
@@ -155,7 +200,7 @@ def test_the_context_ends_what_was_not_limited():
     ],
 )
 def test_what_turns_sampling_on(given, expected):
-    assert is_sampling(GenerateParameters(**given)) is expected
+    assert GenerateParameters(**given).is_sampling is expected
 
 
 def test_every_parameter_reaches_the_backend():
@@ -169,7 +214,7 @@ def test_every_parameter_reaches_the_backend():
         watermark=True,
         top_n_tokens=2,
     )
-    assert sampling_params(given, CONFIG, agreement()) == SamplingParams(
+    assert candidate(given).sampling == SamplingParams(
         greedy=False,
         watermark_gamma=0.5,
         watermark_delta=2.0,
@@ -185,30 +230,28 @@ def test_every_parameter_reaches_the_backend():
 
 
 @pytest.mark.parametrize(
-    ("sampling", "text"),
+    ("parameters", "text"),
     [
         (
-            SamplingParams(watermark_gamma=0.5),
+            GenerateParameters(watermark=True),
             "`watermark` is not supported by the backend `fake`: leave it out",
         ),
         (
-            SamplingParams(typical_p=0.5),
+            GenerateParameters(typical_p=0.5),
             "`typical_p` is not supported by the backend `fake`: leave it out",
         ),
         (
-            SamplingParams(relative_frequency_penalty=0.5),
+            GenerateParameters(frequency_penalty=0.5),
             "`frequency_penalty` is not supported by the backend `fake`: leave it out",
         ),
-        (SamplingParams(top_k=17), "`top_k` must be <= 16 with the backend `fake`. Given: 17"),
+        (GenerateParameters(top_k=17), "`top_k` must be <= 16 with the backend `fake`. Given: 17"),
     ],
 )
-def test_what_the_backend_did_not_agree_to_is_refused_by_name(sampling, text):
+def test_what_the_backend_did_not_agree_to_is_refused_by_name(parameters, text):
     with pytest.raises(ValidationError) as caught:
-        check_agreement(sampling, agreement(), "fake")
+        check(PARAMETER_RULES, candidate(parameters))
     assert str(caught.value) == text
 
 
 def test_what_was_agreed_is_accepted():
-    check_agreement(
-        SamplingParams(greedy=False, temperature=0.5, top_k=16, top_p=0.5), agreement(), "fake"
-    )
+    check(PARAMETER_RULES, candidate(GenerateParameters(temperature=0.5, top_k=16, top_p=0.5)))

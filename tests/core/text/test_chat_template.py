@@ -118,7 +118,7 @@ async def test_a_template_that_does_not_compile_fails_at_startup(tmp_path):
     renderer = ChatTemplateRenderer(ChatTemplate.load(tmp_path))
     try:
         with pytest.raises(
-            ModelError, match=r"the chat template does not compile: .* \(line 1\)\. Correct it"
+            ModelError, match=r"the chat template does not compile: .* \(line 1\)\. Correct the"
         ):
             await renderer.start()
     finally:

@@ -114,7 +114,8 @@ def test_an_invalid_config_is_reported(tmp_path):
 
 
 def test_a_missing_tokenizer_reports_the_required_files(tmp_path):
-    with pytest.raises(ModelError, match=r"no tokenizer\.json, nor vocab\.json with merges\.txt"):
+    message = r"neither tokenizer\.json nor vocab\.json with merges\.txt"
+    with pytest.raises(ModelError, match=message):
         Tokenizer.load(tmp_path)
 
 

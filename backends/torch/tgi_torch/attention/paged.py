@@ -300,9 +300,10 @@ def _attend_decode(
     rows, num_heads, head_dim = query.shape
     num_kv_heads = cache.key.shape[2]
     grouped = query.view(rows, num_kv_heads, num_heads // num_kv_heads, head_dim)
+    # [R, K, L, D] each.
     key, value = (
         side.view(rows, -1, *side.shape[1:]).transpose(1, 2) for side in cache.gather(group.slots)
-    )  # [R, K, L, D]
+    )
     if settings.plain:
         out = functional.scaled_dot_product_attention(
             grouped, key, value, attn_mask=group.visible, scale=settings.scale

@@ -1,7 +1,6 @@
-"""The decoder: one implementation of the architecture grammar in PyTorch.
+"""The decoder of a `ModelSpec` in PyTorch.
 
-`build_decoder` takes every branch that a `ModelSpec` asks for; what it returns runs straight
-through.
+`build_decoder` makes all decisions that depend on the spec, so calls of the decoder do not branch.
 """
 
 from __future__ import annotations
@@ -47,8 +46,9 @@ __all__ = ["Decoder", "DecoderWithCache", "build_decoder"]
 @final
 @dataclass(frozen=True)
 class Decoder:
-    """A model ready to run once its parameters are loaded. Holds no state of a step, so calls may
-    interleave.
+    """A model that is ready to run after its parameters were loaded.
+
+    It has no state of a step, so calls may be interleaved.
     """
 
     spec: ModelSpec
@@ -59,35 +59,35 @@ class Decoder:
     embedding: EmbeddingLayer
     blocks: tuple[ResidualBlock, ...]
     final_norm: Transform
-    project: Transform  # to the size of the head's columns
+    project: Transform  # to the size of the head's inputs
     head: Linear
     finish_logits: Transform
     encoder: Encoder | None = None
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of parameters and cache."""
+        """The dtype of parameters and cache."""
         return self.parameters.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return self.parameters.device
 
     @property
     def is_chunked(self) -> bool:
-        """Every mixer goes on from what the part before it left."""
+        """True: every mixer continues from the cache or state of the previous chunk."""
         return True
 
     def write(
         self, parameter: str, expert: int | None, *, axis: int, start: int, piece: Tensor
     ) -> None:
-        """Take a part of a weight in (`tgi_torch.weights.loading.WeightSink`)."""
+        """Store a part of a weight, as in `tgi_torch.weights.loading.WeightSink`."""
         self.parameters.write(parameter, expert, axis=axis, start=start, piece=piece)
 
     def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> DecoderWithCache:
-        """The decoder with a cache of its own."""
-        # One state more than sequences, for `health`, as there is one block more.
+        """Allocate a cache and return the decoder with it."""
+        # `health` needs one state more than there are sequences, and one block more.
         num_states = limits.max_sequences + 1
         return DecoderWithCache(
             self,
@@ -97,13 +97,13 @@ class Decoder:
         )
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Do nothing: there are no threads or files to close."""
 
     def forward(self, token_ids: Tensor, metadata: AttentionMetadata, kv_cache: KVCache) -> Tensor:
-        """Hidden vectors [T, hidden] after the final norm for `token_ids` int64 [T]; writes their
-        keys and values.
+        """Compute the hidden vectors [T, hidden] after the final norm for `token_ids` int64 [T].
 
-        Not a row's last tokens only: the caller chooses which of them become logits.
+        Writes the keys and values of all tokens. The result contains all tokens. The caller chooses
+        those for which it needs logits.
         """
         if (
             self.encoder is not None
@@ -112,7 +112,7 @@ class Decoder:
         ):
             self.encoder.run(metadata.cross.encoder, kv_cache)
         if metadata.states is not None:
-            # A sequence starts where its context is no longer than its row.
+            # A sequence starts if its context is not longer than its row.
             is_new = [
                 query == context
                 for query, context in zip(metadata.query_lens, metadata.context_lens, strict=True)
@@ -139,54 +139,54 @@ class Decoder:
         return self.final_norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits float32 [N, vocab] of hidden vectors [N, hidden]."""
+        """Compute logits float32 [N, vocab] of hidden vectors [N, hidden]."""
         return self.finish_logits(self.head(self.project(hidden)).float())
 
 
 @final
 @dataclass(frozen=True)
 class DecoderWithCache:
-    """`tgi_torch.model.protocols.Model` over a decoder and a cache."""
+    """A `tgi_torch.model.protocols.Model` that consists of a decoder and a cache."""
 
     decoder: Decoder
     kv_cache: KVCache
 
     @property
     def spec(self) -> ModelSpec:
-        """What the decoder was built from."""
+        """The specification of the decoder."""
         return self.decoder.spec
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return self.decoder.device
 
     @property
     def num_blocks(self) -> int:
-        """Blocks of the cache."""
+        """Number of blocks in the cache."""
         return self.kv_cache.num_blocks
 
     @property
     def block_size(self) -> int:
-        """Tokens of a block."""
+        """Number of tokens in a block."""
         return self.kv_cache.block_size
 
     def copy_blocks(self, sources: Tensor, targets: Tensor) -> None:
-        """Copy whole blocks in every layer."""
+        """Copy whole blocks in every layer. `sources` and `targets` are int64 [N]."""
         self.kv_cache.copy_blocks(sources, targets)
 
     def release_state(self, state: int) -> None:
-        """States lie in one tensor and are cleared when they are taken again."""
+        """Do nothing: a state is cleared when the next sequence starts with it."""
 
     def forward(
         self, token_ids: Tensor, metadata: AttentionMetadata, wanted: Tensor | None = None
     ) -> Tensor:
-        """Hidden vectors of int64 [T], of all tokens or of those `wanted`."""
+        """Compute the hidden vectors of int64 [T], or only those with the indices `wanted`."""
         hidden = self.decoder.forward(token_ids, metadata, self.kv_cache)
         return hidden if wanted is None else hidden.index_select(0, wanted)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits float32 [N, vocab] of [N, hidden]."""
+        """Compute logits float32 [N, vocab] of hidden vectors [N, hidden]."""
         return self.decoder.logits(hidden)
 
 
@@ -197,9 +197,9 @@ def build_decoder(
     device: torch.device | str,
     quantization: Quantization | None = None,
 ) -> Decoder:
-    """Lay out a decoder for `spec`; its parameters are not initialised.
+    """Build a decoder for `spec`. Its parameters are not initialised.
 
-    Raises `ModelError` if the spec asks for something that is not built yet.
+    Raises `ModelError` if the spec needs a mixer that is not supported.
     """
     parameters = Parameters(dtype=dtype, device=torch.device(device))
     build = BuildContext(ops, parameters, spec.hidden_size, quantization)

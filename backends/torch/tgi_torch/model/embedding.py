@@ -1,4 +1,4 @@
-"""The embedding, the head and the arithmetic around them."""
+"""The embedding and the head, with their scaling and norms."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = [
 @final
 @dataclass(frozen=True)
 class EmbeddingLayer:
-    """Token ids and positions to hidden vectors."""
+    """Maps token ids and positions to hidden vectors."""
 
     lookup: Transform
     table: Tensor | QuantizedMatrix  # [vocab, size]
@@ -51,11 +51,12 @@ class EmbeddingLayer:
 
 
 def build_embedding(build: BuildContext, spec: ModelSpec) -> EmbeddingLayer:
+    """Build the embedding with its optional scale, projection, position table and norm."""
     parameters, embedding = build.parameters, spec.embedding
     size = embedding_size(spec)
     table = build_embedding_or_head_table(build, "embedding.weight", spec.vocab_size, size)
     projected = size != spec.hidden_size
-    # Rounded to the compute dtype first, as the reference models round it.
+    # Rounded to the compute dtype first, as in the reference models.
     scale = torch.tensor(embedding.scale, dtype=parameters.dtype).item()
     add_positions: Callable[[Tensor, Tensor], Tensor] = _no_positions
     if embedding.positions is not None:
@@ -79,6 +80,7 @@ def build_embedding(build: BuildContext, spec: ModelSpec) -> EmbeddingLayer:
 
 
 def embedding_size(spec: ModelSpec) -> int:
+    """The size of a token vector before the projection to the hidden size."""
     return spec.hidden_size if spec.embedding.size is None else spec.embedding.size
 
 
@@ -99,6 +101,7 @@ def _add_positions(
 def build_model_head(
     build: BuildContext, spec: ModelSpec, embedding_table: Tensor | QuantizedMatrix
 ) -> Linear:
+    """Build the head. A tied head uses `embedding_table`."""
     tied, size = spec.head.tied, embedding_size(spec)
     table = (
         embedding_table
@@ -110,6 +113,7 @@ def build_model_head(
 
 
 def build_finish(spec: ModelSpec) -> Transform:
+    """Build the function that scales and caps the logits."""
     scale, softcap = spec.head.scale, spec.head.softcap
     if softcap is not None:
         return partial(_scale_and_cap, scale, softcap)

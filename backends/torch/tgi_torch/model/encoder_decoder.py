@@ -48,9 +48,8 @@ class EncoderAttentionMixer:
     bias: RelativePositionBias | None
 
     def __call__(self, x: Tensor, context: StepContext) -> Tensor:
-        query, key, value = (
-            self.qkv(x).view(x.shape[0], 3, self.num_heads, -1).permute(1, 2, 0, 3)
-        )  # [H, E, D] each
+        # [H, E, D] each.
+        query, key, value = self.qkv(x).view(x.shape[0], 3, self.num_heads, -1).permute(1, 2, 0, 3)
         out = torch.empty_like(query)
         for start, stop in pairwise(_bounds(context.metadata.query_lens)):
             position = torch.arange(stop - start, device=x.device)

@@ -1,4 +1,4 @@
-"""Builds the mixer that a layer of the spec describes."""
+"""Builds the mixers that the layers of a spec describe."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ItemT = TypeVar("ItemT")
 
 @final
 class MixerBuilder:
-    """Builds mixers in the order of the layers and counts their places in the caches."""
+    """Builds mixers in the order of the layers and assigns the indices of their caches."""
 
     def __init__(self, build: BuildContext, spec: ModelSpec) -> None:
         attentions = attention_layers(spec)
@@ -55,7 +55,7 @@ class MixerBuilder:
         self._num_states = itertools.count()
 
     def build(self, mixer: object, prefix: str) -> Mixer:
-        """What computes `mixer`. Raises `ModelError` if nothing does."""
+        """Build the mixer that computes `mixer`. Raises `ModelError` if it is not supported."""
         match mixer:
             case Attention() | LatentAttention():
                 return self._build_attention(mixer, prefix)
@@ -107,7 +107,8 @@ def _window(mixer: TokenMixer) -> int | None:
 
 def _not_built(spec: ModelSpec, what: str) -> ModelError:
     return ModelError(
-        f"{spec.model_type}: {what} is not built yet.", "Choose another model or another backend."
+        f"{spec.model_type}: {what} is not supported yet.",
+        "Choose another model or another backend.",
     )
 
 

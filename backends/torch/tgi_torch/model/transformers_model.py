@@ -229,7 +229,7 @@ class TransformersModel:
         """The largest difference from the logits of the whole model, if `tokens` come in chunks.
 
         `size` is the number of tokens in a chunk. The difference is divided by the standard
-        deviation of the logits. Infinite if the model cannot run this way.
+        deviation of the logits. The result is infinite if the model cannot run this way.
         """
         cache = self._new_cache()
         try:

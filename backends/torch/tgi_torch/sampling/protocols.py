@@ -1,4 +1,4 @@
-"""The interface of a token sampler: its operands, its result and its errors."""
+"""The interface of a token sampler: its arguments, its result and its errors."""
 
 from __future__ import annotations
 
@@ -16,47 +16,45 @@ NOT_FINITE = "the model computed NaN or infinite logits for this sequence"
 
 
 class SampledSequence(Protocol):
-    """What the sampler reads of a sequence. Compared by identity."""
+    """The data of a sequence that the sampler reads. Sequences are compared by identity."""
 
     @property
     def sampling(self) -> SamplingParams:
-        """How to choose."""
+        """The sampling parameters."""
 
     @property
     def tokens(self) -> Int32Array:
-        """Buffer of prompt and output ids; those below the context length of the step are valid."""
+        """Prompt and output ids. Only those below the step's context length are valid."""
 
     @property
     def num_prompt_tokens(self) -> int:
-        """Where the output ids begin."""
+        """Number of prompt ids, which are followed by the output ids."""
 
 
 class SampledTokens(NamedTuple):
-    """One choice per row, on the host. Top tokens of all rows stand one after the other, best
-    first.
+    """One sampled token per row, on the host.
+
+    The top tokens of all rows are concatenated. Those of a row are ordered by probability.
     """
 
-    tokens: Int32Array  # [rows]; meaningless where `problems` names the row
-    logprobs: Float32Array  # [rows]; NaN where none was asked for
+    tokens: Int32Array  # [rows]; undefined for the rows in `problems`
+    logprobs: Float32Array  # [rows]; NaN if not requested
     top_counts: Int32Array  # [rows]
     top_ids: Int32Array  # [sum(top_counts)]
     top_logprobs: Float32Array
-    problems: dict[int, str]  # row -> why it has no token
+    problems: dict[int, str]  # row → the reason why it has no token
 
 
 class TokenSampler(Protocol):
-    """Chooses one token per row. Belongs to one runner; the core sends the draws."""
+    """Samples one token per row. Each runner has its own sampler. Draws come from the core."""
 
     def sample(
         self,
         logits: Tensor,  # float32 [rows, vocab_size]; not changed
         sequences: list[SampledSequence],  # one per row
-        lengths: Sequence[
-            int
-        ],  # context length of each row: ids of the sequence that stand before the chosen one
+        lengths: Sequence[int],  # [rows], number of ids before the sampled one
         draws: Float32Array,  # [rows] in [0, 1)
-        mask: (
-            tuple[Sequence[int], Int32Array] | None
-        ) = None,  # constrained rows, and their words [k, mask_width]
+        # Constrained rows, and their allowed tokens as bits [k, mask_width].
+        mask: tuple[Sequence[int], Int32Array] | None = None,
     ) -> SampledTokens:
-        """Choose a token for each row."""
+        """Sample a token for each row."""

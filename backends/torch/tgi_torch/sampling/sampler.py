@@ -1,8 +1,8 @@
-"""Chooses tokens for a batch of rows, with the semantics of `tgi.testing.sampling`.
+"""Samples tokens for a batch of rows, with the semantics of `tgi.testing.sampling`.
 
-A processor runs only over the rows that ask for it, and no row reads another one, so a row's result
-does not depend on its batch mates. A batch of greedy rows without penalties costs one argmax.
-Parameters live as tensors for as long as the batch keeps its sequences in their order.
+A processor runs only on the rows that need it. No row reads data of another row, so a row's result
+does not depend on other rows. A batch of greedy rows without penalties costs one argmax. The
+parameters are kept as tensors until a step has other sequences.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ def _sort(values: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True)
 class SamplingKernels:
-    """Two operations that a device may have faster. `argmax`: the lowest id among equals, int64
-    [rows]. `sort`: ascending.
+    """Two operations that a device may replace by faster ones.
+
+    `argmax` returns the lowest id with the maximum score, int64 [rows]. `sort` is ascending.
     """
 
     argmax: Callable[[Tensor], Tensor] = _argmax
@@ -54,8 +55,9 @@ class SamplingKernels:
 
 @final
 class Sampler:
-    """A `TokenSampler` of torch operations. Keeps the parameters of the last batch, and no
-    generator.
+    """A `TokenSampler` that uses torch operations.
+
+    It keeps the parameters of the last batch. It has no random generator.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class Sampler:
         draws: Float32Array,
         mask: tuple[Sequence[int], Int32Array] | None = None,
     ) -> SampledTokens:
-        """Choose a token for each row."""
+        """Sample a token for each row, as described in `TokenSampler`."""
         if sequences != self._sequences:
             self._parameters = BatchParameters(
                 [s.sampling for s in sequences], self._vocab_size, self._device
@@ -95,8 +97,9 @@ class Sampler:
         lengths: Sequence[int],
         mask: tuple[Sequence[int], Int32Array] | None,
     ) -> Tensor:
-        """Scores after watermark, bias, penalties and mask; `logits` itself if no row asks for
-        any.
+        """Compute the scores after watermark, bias, penalties and mask.
+
+        Returns `logits` itself if no row needs any of these.
         """
         if not parameters.changes_scores and mask is None:
             return logits
@@ -148,7 +151,7 @@ class Sampler:
     def _choose(
         self, scores: Tensor, parameters: BatchParameters, draws: Float32Array
     ) -> tuple[Tensor, Tensor]:
-        """Tokens int64 [rows], and the scores they were chosen from."""
+        """Choose tokens int64 [rows]. Returns them and the scores that they were chosen from."""
         if not parameters.num_drawn:
             return self._kernels.argmax(scores), scores
         drawn = draws[parameters.drawn_rows]
@@ -177,20 +180,22 @@ class Sampler:
         return scores
 
     def _draw(self, scores: Tensor, draws: Float32Array) -> Tensor:
-        """The first id whose cumulative probability exceeds draw x total; as draw < 1 there is one,
-        and its own is > 0.
+        """The first id whose cumulative probability exceeds draw x total.
+
+        Because draw < 1, there is such an id, and its own probability is positive.
         """
         cumulative = scores.softmax(-1).cumsum(-1)
         threshold = torch.from_numpy(draws).to(self._device).unsqueeze(-1) * cumulative[:, -1:]
         tokens = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
-        return tokens.clamp(max=self._vocab_size - 1)  # only a row of NaN ends past the last id
+        return tokens.clamp(max=self._vocab_size - 1)  # the index is too high only in a row of NaN
 
     @staticmethod
     def _problems(logits: Tensor, scores: Tensor, best: Tensor | None) -> dict[int, str]:
-        """Rows without a token. `best`: the id of the best score of each row, where that is
-        known.
+        """Find the rows without a token, and the reasons.
+
+        `best` contains the id of each row's best score, or is None if it is not known.
         """
-        # NaN counts as the best score where there is one.
+        # In a row with NaN, NaN is the best score.
         known = (
             None
             if best is None or scores is not logits
@@ -245,8 +250,9 @@ _NO_TOPS = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32
 def _top_tokens(
     distribution: Tensor, top_n: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Float32Array]:
-    """Rows, ids and log-probabilities of the `top_n` best per row, in no order: with ties of the
-    last, without -inf.
+    """The `top_n` best tokens per row with ties of the last, but without tokens that were cut.
+
+    Returns rows, ids and log probabilities, in any order.
     """
     asking = np.flatnonzero(top_n)
     wanted = torch.from_numpy(np.minimum(top_n[asking], distribution.shape[-1])).to(

@@ -21,15 +21,16 @@ __all__ = ["BatchParameters", "TokenCounts", "needs_counts"]
 @final
 @dataclass(frozen=True)
 class _Rows:
-    """Rows that ask for one processor, and its parameter for each of them. `index` None = all
-    rows.
+    """The rows that need one processor, and its parameter for each of them.
+
+    `index` is None if all rows need it.
     """
 
     index: Tensor | None
     values: Tensor  # [rows, 1]
 
     def apply(self, scores: Tensor, process: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """Scores with the asking rows replaced; may write into `scores`."""
+        """Process the scores of these rows. May write to `scores`."""
         if self.index is None:
             return process(scores, self.values)
         scores[self.index] = process(scores[self.index], self.values)
@@ -39,17 +40,18 @@ class _Rows:
 @final
 @dataclass
 class TokenCounts:
-    """How often each id occurs in each sequence that has a penalty over counts. Grows with the
-    sequences, token by token.
+    """How often each id occurs, for each sequence whose penalties depend on counts.
+
+    The counts are updated with the new tokens of each step.
     """
 
     rows: list[int]
-    context: Tensor  # float32 [len(rows), vocab_size], over prompt and output
-    output: Tensor  # the same, over output alone
+    context: Tensor  # float32 [len(rows), vocab_size], counts in prompt and output
+    output: Tensor  # float32 [len(rows), vocab_size], counts in the output
     num_counted: list[int] = field(default_factory=list)
 
     def update(self, sequences: Sequence[SampledSequence], lengths: Sequence[int]) -> None:
-        """Count what came since the last call."""
+        """Count the tokens that were added since the last call."""
         rows, ids, is_output = list[int](), list[Int32Array](), list[npt.NDArray[np.bool_]]()
         for i, row in enumerate(self.rows):
             first, last = self.num_counted[i], lengths[row]
@@ -68,7 +70,7 @@ class TokenCounts:
 
 @final
 class BatchParameters:
-    """The sampling parameters of one batch as tensors. A processor nobody asks for is None."""
+    """The sampling parameters of one batch as tensors. A processor that no row needs is None."""
 
     def __init__(
         self, params: Sequence[SamplingParams], vocab_size: int, device: torch.device
@@ -107,7 +109,7 @@ class BatchParameters:
 
     @property
     def changes_scores(self) -> bool:
-        """Whether anything but a mask acts before the choice of a greedy row."""
+        """Whether a processor other than a mask changes the scores of greedy rows."""
         return self.watermark is not None or self.bias is not None or self.counts is not None
 
     def _index(self, rows: list[int]) -> Tensor | None:
@@ -134,7 +136,7 @@ class BatchParameters:
         among: list[int] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> _Rows | None:
-        """The asking rows, as positions in `among` (default: all rows)."""
+        """Select the rows for which `asks` is true, as indices in `among` (default: all rows)."""
         candidates = list(range(len(self._params))) if among is None else among
         asking = [
             (position, row) for position, row in enumerate(candidates) if asks(self._params[row])
@@ -172,6 +174,7 @@ class BatchParameters:
 
 
 def needs_counts(params: SamplingParams) -> bool:
+    """Whether the penalties depend on how often tokens occurred."""
     return bool(
         params.repetition_penalty != 1
         or params.relative_frequency_penalty

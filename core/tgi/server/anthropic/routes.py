@@ -7,15 +7,15 @@ Source: the Anthropic API reference, for shapes, events, statuses and error type
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any, final
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from tgi.backend import SamplingParams
 from tgi.errors import RequestError, ValidationError
 from tgi.server.anthropic.schemas import (
     AnthropicMessage,
@@ -24,17 +24,14 @@ from tgi.server.anthropic.schemas import (
     MessagesRequest,
 )
 from tgi.server.chat.prompt import render_prompt
-from tgi.server.generation.admission import GenerationInput
-from tgi.server.generation.compute_headers import response_headers, stream_headers
-from tgi.server.generation.output import GeneratedToken, GenerationResult, StopStyle
-from tgi.server.generation.pipeline import GenerationPipeline, count_failures
-from tgi.server.http.disconnect import run_until_disconnect
+from tgi.server.generation.output import GeneratedSequence, GeneratedToken
+from tgi.server.generation.parameters import StopStyle, TextRequest, generate_parameters
+from tgi.server.generation.pipeline import GenerationPipeline, response_headers, stream_headers
 from tgi.server.http.json_format import format_json
 from tgi.server.http.json_reader import RejectionError
 from tgi.server.http.responses import error_headers, json_response
-from tgi.server.http.routing import read_record
 from tgi.server.http.sse import EventStream, named_event
-from tgi.server.openai.requests import generate_parameters, refuse
+from tgi.server.openai.requests import refuse
 from tgi.server.state import ServerState
 from tgi.types import FinishReason
 
@@ -68,39 +65,34 @@ class AnthropicRoutes:
         self._state = state
         self._pipeline = pipeline
 
-    async def messages(self, request: Request) -> ASGIApp:
+    async def messages(self, http_request: HttpRequest) -> ASGIApp:
         """`POST /v1/messages`."""
         try:
-            return await self._create(request)
+            return await self._create(http_request)
         except (RequestError, RejectionError) as error:
             return _error_response(error)
 
-    async def count_tokens(self, request: Request) -> ASGIApp:
+    async def count_tokens(self, http_request: HttpRequest) -> ASGIApp:
         """`POST /v1/messages/count_tokens`: the input tokens that the same messages will have."""
         try:
-            body = await read_record(request, CountTokensRequest, self._state.config.payload_limit)
+            _, body = await self._pipeline.read(http_request, CountTokensRequest)
             prompt = await self._prompt(body)
             encoding = await self._state.tokenizer.encode(prompt, add_special_tokens=False)
         except (RequestError, RejectionError) as error:
             return _error_response(error)
         return json_response(msgspec.json.encode({"input_tokens": len(encoding.ids)}))
 
-    async def _create(self, request: Request) -> ASGIApp:
-        received = time.perf_counter()
+    async def _create(self, http_request: HttpRequest) -> ASGIApp:
         config = self._state.config
-        body = await read_record(request, MessagesRequest, config.payload_limit)
-        self._state.metrics.count_request()
-        with count_failures(self._state.metrics):
-            given = await self._generation_input(body)
-        model = config.model_id if body.model in (None, "tgi") else str(body.model)
+        call, body = await self._pipeline.read(http_request, MessagesRequest)
+        with self._pipeline.counted():
+            request = await self._text_request(body)
+        model = self._pipeline.model_name(body.model)
         if body.stream:
             return await EventStream.open(
-                request.receive, self._events(given, model), stream_headers(config, [given])
+                call.receive, self._events(request, model), stream_headers(config, [request])
             )
-        prompt = await run_until_disconnect(
-            request.receive, self._pipeline.collect(given, received)
-        )
-        result = prompt.sequences[0].result
+        [result] = sequences = await self._pipeline.collect(call, request)
         message = _message(model, result.input_length) | {
             "content": [{"type": "text", "text": result.text}],
             **_ending(result),
@@ -109,15 +101,16 @@ class AnthropicRoutes:
                 "output_tokens": result.num_generated_tokens,
             },
         }
-        return json_response(msgspec.json.encode(message), response_headers(config, [prompt]))
+        headers = response_headers(config, [request], [sequences])
+        return json_response(msgspec.json.encode(message), headers)
 
-    async def _events(self, given: GenerationInput, model: str) -> AsyncGenerator[str, None]:
+    async def _events(self, request: TextRequest, model: str) -> AsyncGenerator[str, None]:
         """The events in order; exactly one of message_stop and error ends them. Raises
         `RequestError` before the first if the request is refused.
         """
         has_begun = False
         try:
-            async with self._pipeline.stream(given) as generation:
+            async with self._pipeline.stream(request) as generation:
                 has_begun = True
                 yield _event(
                     {"type": "message_start", "message": _message(model, generation.input_length)}
@@ -137,19 +130,23 @@ class AnthropicRoutes:
                 raise
             yield _event(_error_body(error))
 
-    async def _generation_input(self, body: MessagesRequest) -> GenerationInput:
+    async def _text_request(self, body: MessagesRequest) -> TextRequest:
         prompt = await self._prompt(body)
         parameters = generate_parameters(
+            body,
             temperature=body.temperature,
             top_p=body.top_p,
             top_k=body.top_k,
             max_new_tokens=body.max_tokens,
             stop=body.stop_sequences or (),
             seed=body.seed,
-            ignore_eos=bool(body.ignore_eos),
         )
-        return GenerationInput(
-            prompt, parameters, StopStyle.OPENAI, add_special_tokens=False, logprobs="none"
+        return TextRequest(
+            prompt,
+            parameters,
+            StopStyle.OPENAI,
+            add_special_tokens=False,
+            sampling=SamplingParams(),
         )
 
     async def _prompt(self, body: MessagesRequest | CountTokensRequest) -> str:
@@ -215,7 +212,7 @@ def _message(model: str, input_length: int) -> Json:
     }
 
 
-def _ending(result: GenerationResult) -> Json:
+def _ending(result: GeneratedSequence) -> Json:
     return {"stop_reason": _STOP_REASONS[result.finish_reason], "stop_sequence": result.stop}
 
 

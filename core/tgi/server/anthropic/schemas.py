@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from tgi.server.native.schemas import F32, I32, U32, U64, check_u64
+from tgi.server.generation.parameters import F32, I32, U32, U64, ExtensionFields, check_u64
 
 __all__ = ["AnthropicMessage", "ContentBlock", "CountTokensRequest", "MessagesRequest"]
 
@@ -42,7 +42,7 @@ class CountTokensRequest(msgspec.Struct, frozen=True, kw_only=True):
     thinking: Any = None
 
 
-class MessagesRequest(msgspec.Struct, frozen=True, kw_only=True):
+class MessagesRequest(ExtensionFields, frozen=True, kw_only=True):
     """`/v1/messages`."""
 
     messages: list[AnthropicMessage]
@@ -55,7 +55,6 @@ class MessagesRequest(msgspec.Struct, frozen=True, kw_only=True):
     top_p: F32 | None = None
     top_k: I32 | None = None
     seed: U64 | None = None
-    ignore_eos: bool | None = False
     # Refused, unless null or without effect:
     tools: list[Any] | None = None
     thinking: Any = None

@@ -1,5 +1,5 @@
-"""One prompt from count to count: permits, admission, tokens, metrics. All generation routes go
-through here.
+"""One request of a generation route from its body to its results: concurrency slots, admission,
+tokens, metrics and response headers. All generation routes go through here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,11 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
-from typing import final
+from typing import TypeVar, final
+
+import msgspec
+from starlette.requests import Request as HttpRequest
+from starlette.types import Receive
 
 from tgi.errors import (
     GenerationError,
@@ -19,15 +23,25 @@ from tgi.errors import (
     TemplateError,
     UnhealthyError,
 )
-from tgi.server.generation.admission import Admission, AdmittedPrompt, GenerationInput
-from tgi.server.generation.concurrency import run_all
-from tgi.server.generation.concurrency_limiter import ConcurrencyLimiter
-from tgi.server.generation.output import GeneratedToken, Generation, GenerationResult
-from tgi.server.state import ServerState
-from tgi.server.telemetry.metrics import Failure, Metrics, RequestTimes
+from tgi.server.generation.concurrency import ConcurrencyLimiter, run_all
+from tgi.server.generation.output import GeneratedSequence, GeneratedToken, Generation
+from tgi.server.generation.parameters import TextRequest
+from tgi.server.generation.validation import BEST_OF_RULES, STREAM_RULES, Admission
+from tgi.server.http.json_format import format_plain
+from tgi.server.http.routing import read_record, read_variant, run_until_disconnect
+from tgi.server.state import ServerConfig, ServerState
+from tgi.server.telemetry.metrics import Failure
 from tgi.server.telemetry.tracing import record_failure, record_generation
 
-__all__ = ["CompletedGeneration", "CompletedPrompt", "GenerationPipeline", "count_failures"]
+__all__ = [
+    "GenerationPipeline",
+    "HttpCall",
+    "best_first",
+    "response_headers",
+    "stream_headers",
+]
+
+BodyT = TypeVar("BodyT")
 
 _FAILURES: dict[type[RequestError], Failure] = {
     OverloadedError: Failure.OVERLOADED,
@@ -38,131 +52,187 @@ _FAILURES: dict[type[RequestError], Failure] = {
 }
 
 
-@contextmanager
-def count_failures(metrics: Metrics) -> Iterator[None]:
-    """Count whatever ends the block but success; a cancelled or closed block is one whose client
-    has left.
+@final
+@dataclass(frozen=True)
+class HttpCall:
+    """The HTTP side of one request: when its handler began (`time.perf_counter()`), and how the
+    server notices that the client has left.
     """
-    try:
-        yield
-    except RequestError as error:
-        failure = _FAILURES.get(type(error), Failure.VALIDATION)
-        metrics.count_failure(failure)
-        record_failure(failure)
-        raise
-    except (asyncio.CancelledError, GeneratorExit):
-        metrics.count_failure(Failure.DROPPED)
-        record_failure(Failure.DROPPED)
-        raise
 
-
-@final
-@dataclass(frozen=True)
-class CompletedGeneration:
-    """A result and the durations it took."""
-
-    tokens: list[GeneratedToken]
-    result: GenerationResult
-    times: RequestTimes
-
-    @property
-    def mean_logprob(self) -> float:
-        """How likely its tokens are; the measure of `best_of`."""
-        logprobs = [token.logprob for token in self.tokens if token.logprob is not None]
-        return sum(logprobs) / len(logprobs) if logprobs else 0.0
-
-
-@final
-@dataclass(frozen=True)
-class CompletedPrompt:
-    """Everything that was generated for one prompt."""
-
-    given: GenerationInput
-    sequences: list[CompletedGeneration]  # in the order of their seeds
-
-    @property
-    def best_first(self) -> list[CompletedGeneration]:
-        """The sequences, the most likely one first; equally likely ones keep their order."""
-        return sorted(self.sequences, key=lambda sequence: -sequence.mean_logprob)
+    received: float
+    receive: Receive
 
 
 @final
 class GenerationPipeline:
-    """Runs generations against the permits of one server."""
+    """Runs generations within the concurrency limit of one server."""
 
     def __init__(self, state: ServerState, limiter: ConcurrencyLimiter) -> None:
+        self._config = state.config
         self._engine = state.engine
         self._tokenizer = state.tokenizer.tokenizer
         self._metrics = state.metrics
         self._limiter = limiter
         self._admission = Admission(state)
 
-    async def collect(self, given: GenerationInput, received: float) -> CompletedPrompt:
-        """All sequences of a prompt, whole. Raises `RequestError`; cancellation frees the
-        sequences.
+    async def read(self, http_request: HttpRequest, record: type[BodyT]) -> tuple[HttpCall, BodyT]:
+        """Read the body of a request as `record`. Raises `RejectionError`."""
+        call = HttpCall(time.perf_counter(), http_request.receive)
+        return call, await read_record(http_request, record, self._config.payload_limit)
 
-        `received` is the `time.perf_counter()` at which the handler began.
+    async def read_variant(
+        self, http_request: HttpRequest, records: Sequence[type[BodyT]], name: str
+    ) -> tuple[HttpCall, BodyT]:
+        """Read the body as the first of `records` that it fits. Raises `RejectionError`; `name` is
+        TGI's name of the choice.
         """
+        call = HttpCall(time.perf_counter(), http_request.receive)
+        body = await read_variant(http_request, records, name, self._config.payload_limit)
+        return call, body
+
+    def model_name(self, requested: str | None) -> str:
+        """The model name in a response: the one that the client sent, unless it sent none."""
+        return self._config.model_id if requested in (None, "tgi") else str(requested)
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count a request, and its failure if the block raises."""
         self._metrics.count_request()
-        self._admission.check_best_of(given.parameters)
-        tokens: list[list[GeneratedToken]] = [[] for _ in range(given.num_sequences)]
-        with count_failures(self._metrics):
-            async with self._open(given, received) as (generation, admitted):
-                async for ready in generation:
-                    for token in ready:
-                        tokens[token.sequence].append(token)
-        return CompletedPrompt(given, [_completed(sequence, admitted) for sequence in tokens])
+        with self._count_failures():
+            yield
+
+    async def collect(self, call: HttpCall, request: TextRequest) -> list[GeneratedSequence]:
+        """All sequences of a prompt, complete and in the order of their seeds. Raises
+        `RequestError`, and `DisconnectError` if the client leaves; both abort the sequences.
+        """
+        [sequences] = await self.collect_all(call, [request])
+        return sequences
 
     async def collect_all(
-        self, inputs: Sequence[GenerationInput], received: float
-    ) -> list[CompletedPrompt]:
-        """Several prompts at once, in their order; one that fails fails all."""
-        return await run_all([self.collect(given, received) for given in inputs])
+        self, call: HttpCall, requests: Sequence[TextRequest]
+    ) -> list[list[GeneratedSequence]]:
+        """The sequences of several prompts, in their order. If one prompt fails, all fail."""
+        works = [self._collect(call, request) for request in requests]
+        return await run_until_disconnect(call.receive, run_all(works))
 
     @asynccontextmanager
-    async def stream(self, given: GenerationInput) -> AsyncIterator[Generation]:
-        """The tokens of a prompt's sequences as they come. Entering raises `RequestError` where the
-        request is refused; permits and sequences are held until it is left.
+    async def stream(self, request: TextRequest) -> AsyncIterator[Generation]:
+        """The tokens of a prompt's sequences as they come. Entering raises `RequestError` if the
+        request is rejected. Concurrency slots and sequences are held until the block is left.
         """
         received = time.perf_counter()
-        self._metrics.count_request()
-        with count_failures(self._metrics):
-            self._admission.check_stream(given.parameters)
+        with self.counted():
+            self._admission.check(STREAM_RULES, request)
             try:
-                async with self._open(given, received) as (generation, _):
+                async with self._open(request, received) as generation:
                     yield generation
             except IncompleteGenerationError:
                 raise IncompleteGenerationError("Incomplete generation stream") from None
 
+    async def _collect(self, call: HttpCall, request: TextRequest) -> list[GeneratedSequence]:
+        self._metrics.count_request()
+        self._admission.check(BEST_OF_RULES, request)
+        tokens: list[list[GeneratedToken]] = [[] for _ in range(request.num_sequences)]
+        with self._count_failures():
+            async with self._open(request, call.received) as generation:
+                async for ready in generation:
+                    for token in ready:
+                        tokens[token.sequence].append(token)
+        return [_with_tokens(sequence_tokens) for sequence_tokens in tokens]
+
     @asynccontextmanager
-    async def _open(
-        self, given: GenerationInput, received: float
-    ) -> AsyncIterator[tuple[Generation, AdmittedPrompt]]:
-        with self._limiter.hold(given.num_sequences):
-            admitted = await self._admission.admit(given, received)
-
-            def note_success(result: GenerationResult) -> None:
-                times = _times(result, admitted)
-                self._metrics.observe_success(times)
-                record_generation(times, result.seed)
-
+    async def _open(self, request: TextRequest, received: float) -> AsyncIterator[Generation]:
+        with self._limiter.hold(request.num_sequences):
+            admitted = await self._admission.admit(request)
+            seconds = time.perf_counter() - received
             with closing(
-                Generation(self._engine, self._tokenizer, admitted.requests, note_success)
+                Generation(
+                    self._engine,
+                    self._tokenizer,
+                    request,
+                    admitted,
+                    self._note_success,
+                    validation_seconds=seconds,
+                )
             ) as generation:
-                yield generation, admitted
+                yield generation
+
+    def _note_success(self, sequence: GeneratedSequence) -> None:
+        times = sequence.times
+        self._metrics.observe_success(times)
+        record_generation(times, sequence.seed)
+
+    @contextmanager
+    def _count_failures(self) -> Iterator[None]:
+        """Count the failure that ends the block. A cancelled or closed block is one whose client
+        has left.
+        """
+        try:
+            yield
+        except RequestError as error:
+            self._count_failure(_FAILURES.get(type(error), Failure.VALIDATION))
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            self._count_failure(Failure.DROPPED)
+            raise
+
+    def _count_failure(self, failure: Failure) -> None:
+        self._metrics.count_failure(failure)
+        record_failure(failure)
 
 
-def _completed(tokens: list[GeneratedToken], admitted: AdmittedPrompt) -> CompletedGeneration:
-    result = tokens[-1].result
-    if result is None:
-        raise AssertionError("a sequence that ended has a result")
-    return CompletedGeneration(tokens, result, _times(result, admitted))
+def best_first(sequences: Sequence[GeneratedSequence]) -> list[GeneratedSequence]:
+    """The sequences by descending likelihood. Equally likely ones keep their order."""
+    return sorted(sequences, key=lambda sequence: -sequence.mean_logprob)
 
 
-def _times(result: GenerationResult, admitted: AdmittedPrompt) -> RequestTimes:
-    return RequestTimes(
-        validation=admitted.validation_seconds,
-        queue=result.queue_seconds,
-        inference=result.inference_seconds,
-        num_generated_tokens=result.num_generated_tokens,
+def response_headers(
+    config: ServerConfig,
+    requests: Sequence[TextRequest],
+    results: Sequence[Sequence[GeneratedSequence]],
+) -> dict[str, str]:
+    """TGI's headers of a response that is not streamed. `results` has the sequences of each
+    request.
+
+    Times are whole milliseconds, but `x-compute-time` is in seconds. The slowest sequence of a
+    prompt counts; values of several prompts are summed, as in TGI.
+    """
+    times = [
+        max(sequences, key=lambda sequence: sequence.times.total).times for sequences in results
+    ]
+    num_generated_tokens = sum(
+        sequence.num_generated_tokens for sequences in results for sequence in sequences
     )
+    return {
+        "x-compute-type": config.compute_type,
+        "x-compute-time": format_plain(sum(t.total for t in times)),
+        "x-compute-characters": str(sum(len(request.prompt) for request in requests)),
+        "x-total-time": _milliseconds(sum(t.total for t in times)),
+        "x-validation-time": _milliseconds(sum(t.validation for t in times)),
+        "x-queue-time": _milliseconds(sum(t.queue for t in times)),
+        "x-inference-time": _milliseconds(sum(t.inference for t in times)),
+        "x-time-per-token": _milliseconds(sum(t.per_token for t in times)),
+        "x-prompt-tokens": str(sum(sequences[0].input_length for sequences in results)),
+        "x-generated-tokens": str(num_generated_tokens),
+    }
+
+
+def stream_headers(config: ServerConfig, requests: Sequence[TextRequest]) -> dict[str, str]:
+    """TGI's headers of a stream, which are sent before it has a result."""
+    num_characters = sum(len(request.prompt) for request in requests)
+    return {"x-compute-type": config.compute_type, "x-compute-characters": str(num_characters)}
+
+
+def _with_tokens(tokens: list[GeneratedToken]) -> GeneratedSequence:
+    """The complete sequence of these tokens, with its `tokens` filled in."""
+    last = tokens[-1]
+    sequence = last.result
+    if sequence is None:
+        raise AssertionError("a generation ended before one of its sequences")
+    # The last token drops its reference to the sequence, so that the two form no cycle.
+    sequence.tokens = [*tokens[:-1], msgspec.structs.replace(last, result=None)]
+    return sequence
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(int(seconds * 1000))

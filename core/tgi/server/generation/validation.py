@@ -1,209 +1,294 @@
-"""The rules a request must keep, in TGI's order and words.
+"""The rules that a request must keep, in TGI's order and words, and the `Request` of one that keeps
+them.
 
-Source: TGI 3 `router/src/validation.rs`. After TGI's own rules come ours: what the backend did not
-agree to, and what this server does not do yet, is refused by name and never ignored.
+Source of the rules: TGI 3 `router/src/validation.rs`. After TGI's own rules come ours: a parameter
+that the backend did not agree to, or that this server does not support yet, is rejected by name and
+never ignored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import final
+
+import msgspec
 
 from tgi.backend import Agreement, SamplingParams
 from tgi.errors import ValidationError
+from tgi.scheduler import Request
+from tgi.server.generation.parameters import MAX_SALT_LENGTH, GenerateParameters, TextRequest
 from tgi.server.http.json_format import round_f32
-from tgi.server.native.schemas import GenerateParameters
-from tgi.server.state import ServerConfig
+from tgi.server.state import ServerConfig, ServerState
 
 __all__ = [
-    "TokenBudget",
-    "check_agreement",
-    "check_best_of",
-    "check_lengths",
-    "check_parameters",
-    "check_stream",
-    "check_token_ids",
-    "is_sampling",
-    "sampling_params",
+    "BEST_OF_RULES",
+    "LENGTH_RULES",
+    "PARAMETER_RULES",
+    "STREAM_RULES",
+    "Admission",
+    "Candidate",
+    "check",
 ]
 
 _CLIPPED_NEW_TOKENS = 1024
 _MAX_FREQUENCY_PENALTY = 2.0
+_NUM_SEED_BITS = 64
 
 
 @final
 @dataclass(frozen=True)
-class TokenBudget:
-    """Tokens of a valid request."""
+class Candidate:
+    """The input of the rules: a request, the limits of the server and those of the backend."""
 
-    input_length: int
-    max_new_tokens: int
+    request: TextRequest
+    config: ServerConfig
+    agreement: Agreement
+    token_ids: tuple[
+        int, ...
+    ] = ()  # of the prompt, truncated; known to the rules `LENGTH_RULES` only
+
+    @property
+    def parameters(self) -> GenerateParameters:
+        """The parameters of the request."""
+        return self.request.parameters
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens that may be generated: `max_new_tokens`, or until the context is full."""
+        free = max(0, self.config.max_total_tokens - len(self.token_ids))
+        requested = self.parameters.max_new_tokens
+        return free if requested is None else min(requested, free)
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """The sampling that the parameters ask for."""
+        parameters, config, agreement = self.parameters, self.config, self.agreement
+        base = self.request.sampling
+        has_prompt_logprobs = (
+            parameters.decoder_input_details
+            and config.enable_prefill_logprobs
+            and agreement.has("prompt_logprobs")
+        )
+        return msgspec.structs.replace(
+            base,
+            greedy=not parameters.is_sampling,
+            watermark_gamma=config.watermark_gamma if parameters.watermark else 0.0,
+            watermark_delta=config.watermark_delta if parameters.watermark else 0.0,
+            repetition_penalty=_f32(parameters.repetition_penalty, 1.0),
+            relative_frequency_penalty=_f32(parameters.frequency_penalty, 0.0),
+            temperature=_f32(parameters.temperature, 1.0),
+            top_k=parameters.top_k or 0,
+            top_p=_f32(parameters.top_p, 1.0),
+            typical_p=_f32(parameters.typical_p, 1.0),
+            logprobs=base.logprobs if agreement.has("logprobs") else "none",
+            top_n_tokens=parameters.top_n_tokens or 0,
+            prompt_logprobs=base.prompt_logprobs or has_prompt_logprobs,
+        )
 
 
-def check_stream(parameters: GenerateParameters) -> None:
-    """What no stream can do. Raises `ValidationError`."""
-    if parameters.best_of not in (None, 1):
+@final
+class Admission:
+    """Validates requests, tokenizes them and chooses their seeds."""
+
+    def __init__(self, state: ServerState) -> None:
+        self._config = state.config
+        self._engine = state.engine
+        self._pool = state.tokenizer
+        self._metrics = state.metrics
+
+    def check(self, rules: RuleSet, request: TextRequest) -> None:
+        """Apply rules that need no tokens. Raises `ValidationError` for the first broken one."""
+        check(rules, self._candidate(request))
+
+    async def admit(self, request: TextRequest) -> list[Request]:
+        """The validated requests of its sequences; they differ in id and seed only.
+
+        Raises `ValidationError` for the first broken rule.
+        """
+        candidate = self._candidate(request)
+        check(PARAMETER_RULES, candidate)
+        token_ids = await self._token_ids(request)
+        candidate = replace(candidate, token_ids=tuple(token_ids))
+        check(LENGTH_RULES, candidate)
+        self._metrics.observe_valid_request(len(token_ids), candidate.max_new_tokens)
+        parameters, start = request.parameters, self._config.decoder_start_token_id
+        eos_token_ids = () if parameters.ignore_eos else self._pool.tokenizer.eos_token_ids
+        first = Request(
+            request_id=secrets.token_hex(8),
+            prompt_token_ids=token_ids if start is None else [start],
+            encoder_token_ids=[] if start is None else token_ids,
+            sampling=candidate.sampling,
+            seed=secrets.randbits(_NUM_SEED_BITS) if parameters.seed is None else parameters.seed,
+            max_new_tokens=candidate.max_new_tokens,
+            eos_token_ids=eos_token_ids,
+            cache_salt=parameters.cache_salt or "",
+        )
+        return _fan_out(first, request)
+
+    def _candidate(self, request: TextRequest) -> Candidate:
+        return Candidate(request, self._config, self._engine.agreement)
+
+    async def _token_ids(self, request: TextRequest) -> list[int]:
+        if request.prompt_token_ids is not None:
+            return list(request.prompt_token_ids)
+        truncate = request.parameters.truncate
+        return (await self._pool.encode(request.prompt, request.add_special_tokens, truncate)).ids
+
+
+def _fan_out(first: Request, request: TextRequest) -> list[Request]:
+    """One request per sequence. A seed that the client gave determines the seeds of all of them."""
+    count, seed = request.num_sequences, request.parameters.seed
+    if count == 1:
+        return [first]
+    return [
+        msgspec.structs.replace(
+            first,
+            request_id=f"{first.request_id}-{index}",
+            seed=(
+                secrets.randbits(_NUM_SEED_BITS)
+                if seed is None
+                else (seed + index) % (1 << _NUM_SEED_BITS)
+            ),
+        )
+        for index in range(count)
+    ]
+
+
+def check(rules: RuleSet, candidate: Candidate) -> None:
+    """Apply the rules in their order. Raises `ValidationError` for the first broken one."""
+    for rule in rules:
+        rule(candidate)
+
+
+def _stream(candidate: Candidate) -> None:
+    if candidate.parameters.best_of not in (None, 1):
         raise ValidationError("`best_of` != 1 is not supported when streaming tokens")
-    if parameters.decoder_input_details:
+    if candidate.parameters.decoder_input_details:
         raise ValidationError(
             "`decoder_input_details` == true is not supported when streaming tokens"
         )
 
 
-def check_best_of(parameters: GenerateParameters, config: ServerConfig) -> None:
-    """Limits of `best_of`, looked at before a permit is taken. Raises `ValidationError`."""
-    if parameters.best_of is None or parameters.best_of <= 1:
+def _best_of_limit(candidate: Candidate) -> None:
+    best_of, limit = candidate.parameters.best_of, candidate.config.max_best_of
+    if best_of is None or best_of <= 1:
         return
-    if config.max_best_of == 1:
+    if limit == 1:
         raise ValidationError("`best_of` != 1 is not allowed for this endpoint")
-    if parameters.best_of > config.max_best_of:
-        raise ValidationError(
-            f"`best_of` must be > 0 and <= {config.max_best_of}. Given: {parameters.best_of}"
-        )
+    if best_of > limit:
+        raise ValidationError(f"`best_of` must be > 0 and <= {limit}. Given: {best_of}")
 
 
-def check_parameters(
-    inputs: str | Sequence[int], parameters: GenerateParameters, config: ServerConfig
-) -> None:
-    """Rules that need no tokenizer; `inputs` is a text or its token ids. Raises `ValidationError`
-    for the first one broken.
-    """
-    best_of = parameters.best_of or 1
-    if best_of > 1 and not is_sampling(parameters) and parameters.temperature is None:
+def _best_of_sampling(candidate: Candidate) -> None:
+    parameters = candidate.parameters
+    has_several = (parameters.best_of or 1) > 1
+    if has_several and not parameters.is_sampling and parameters.temperature is None:
         raise ValidationError("you must use sampling when `best_of` is > 1")
-    _check_numbers(parameters)
-    if len(parameters.stop) > config.max_stop_sequences:
-        raise ValidationError(
-            f"`stop` supports up to {config.max_stop_sequences} stop sequences. Given:"
-            f" {len(parameters.stop)}"
-        )
-    if parameters.seed is not None and best_of > 1:
-        raise ValidationError("`seed` must not be set when `best_of` > 1")
-    if (parameters.top_n_tokens or 0) > config.max_top_n_tokens:
-        raise ValidationError(
-            f"`top_n_tokens` must be >= 0 and <= {config.max_top_n_tokens}. Given:"
-            f" {parameters.top_n_tokens}"
-        )
-    if not inputs:
-        raise ValidationError("`inputs` cannot be empty")
-    if parameters.truncate is not None and not 0 < parameters.truncate <= config.max_input_tokens:
-        raise ValidationError(
-            f"`truncate` must be strictly positive and less than {config.max_input_tokens}. Given:"
-            f" {parameters.truncate}"
-        )
-    _check_unsupported(parameters, config)
 
 
-def _check_numbers(parameters: GenerateParameters) -> None:
-    temperature, top_k = parameters.temperature, parameters.top_k
-    if temperature is not None and round_f32(temperature) <= 0:
+def _temperature(candidate: Candidate) -> None:
+    if _f32(candidate.parameters.temperature, 1.0) <= 0:
         raise ValidationError("`temperature` must be strictly positive")
-    if parameters.repetition_penalty is not None and round_f32(parameters.repetition_penalty) <= 0:
+
+
+def _repetition_penalty(candidate: Candidate) -> None:
+    if _f32(candidate.parameters.repetition_penalty, 1.0) <= 0:
         raise ValidationError("`repetition_penalty` must be strictly positive")
-    if (
-        parameters.frequency_penalty is not None
-        and abs(round_f32(parameters.frequency_penalty)) > _MAX_FREQUENCY_PENALTY
-    ):
+
+
+def _frequency_penalty(candidate: Candidate) -> None:
+    if abs(_f32(candidate.parameters.frequency_penalty, 0.0)) > _MAX_FREQUENCY_PENALTY:
         raise ValidationError("`frequency_penalty` must be >= -2.0 and <= 2.0")
-    for name, share in (("top_p", parameters.top_p), ("typical_p", parameters.typical_p)):
-        if share is not None and not 0 < round_f32(share) < 1:
+
+
+def _probability_masses(candidate: Candidate) -> None:
+    parameters = candidate.parameters
+    for name, mass in (("top_p", parameters.top_p), ("typical_p", parameters.typical_p)):
+        if mass is not None and not 0 < round_f32(mass) < 1:
             raise ValidationError(f"`{name}` must be > 0.0 and < 1.0")
+
+
+def _top_k(candidate: Candidate) -> None:
+    top_k = candidate.parameters.top_k
     if top_k is not None and top_k <= 0:
         raise ValidationError("`top_k` must be strictly positive")
-    if parameters.max_new_tokens == 0:
+
+
+def _max_new_tokens(candidate: Candidate) -> None:
+    if candidate.parameters.max_new_tokens == 0:
         raise ValidationError("`max_new_tokens` must be strictly positive")
 
 
-def _check_unsupported(parameters: GenerateParameters, config: ServerConfig) -> None:
-    if parameters.grammar is not None:
-        if config.disable_grammar_support:
-            raise ValidationError("grammar is not supported")
-        raise ValidationError("`grammar` is not supported by this version: leave it out")
-    if parameters.adapter_id is not None:
+def _num_stop_sequences(candidate: Candidate) -> None:
+    count, limit = len(candidate.parameters.stop), candidate.config.max_stop_sequences
+    if count > limit:
+        raise ValidationError(f"`stop` supports up to {limit} stop sequences. Given: {count}")
+
+
+def _seed_of_best_of(candidate: Candidate) -> None:
+    if candidate.parameters.seed is not None and (candidate.parameters.best_of or 1) > 1:
+        raise ValidationError("`seed` must not be set when `best_of` > 1")
+
+
+def _top_n_tokens(candidate: Candidate) -> None:
+    count, limit = candidate.parameters.top_n_tokens, candidate.config.max_top_n_tokens
+    if (count or 0) > limit:
+        raise ValidationError(f"`top_n_tokens` must be >= 0 and <= {limit}. Given: {count}")
+
+
+def _inputs(candidate: Candidate) -> None:
+    request = candidate.request
+    if not (request.prompt if request.prompt_token_ids is None else request.prompt_token_ids):
+        raise ValidationError("`inputs` cannot be empty")
+
+
+def _truncate(candidate: Candidate) -> None:
+    truncate, limit = candidate.parameters.truncate, candidate.config.max_input_tokens
+    if truncate is not None and not 0 < truncate <= limit:
         raise ValidationError(
-            "`adapter_id` is not supported by this version: leave it out. Given:"
-            f" {parameters.adapter_id}"
+            f"`truncate` must be strictly positive and less than {limit}. Given: {truncate}"
         )
 
 
-def check_lengths(
-    num_tokens: int, parameters: GenerateParameters, config: ServerConfig
-) -> TokenBudget:
-    """Rules about tokens; `num_tokens` counts the prompt after truncation. Raises
-    `ValidationError`.
+def _grammar(candidate: Candidate) -> None:
+    if candidate.parameters.grammar is None:
+        return
+    if candidate.config.disable_grammar_support:
+        raise ValidationError("grammar is not supported")
+    raise ValidationError("`grammar` is not supported by this version: leave it out")
 
-    The rule looks at no more than 1,024 new tokens; what is generated ends at exactly
-    `max_new_tokens`, or where the context is full.
-    """
-    room = max(0, config.max_total_tokens - num_tokens)
-    clipped = min(
-        room if parameters.max_new_tokens is None else parameters.max_new_tokens,
-        _CLIPPED_NEW_TOKENS,
-    )
-    if num_tokens + clipped > config.max_total_tokens:
+
+def _adapter_id(candidate: Candidate) -> None:
+    adapter_id = candidate.parameters.adapter_id
+    if adapter_id is not None:
         raise ValidationError(
-            f"`inputs` tokens + `max_new_tokens` must be <= {config.max_total_tokens}. "
-            f"Given: {num_tokens} `inputs` tokens and {clipped} `max_new_tokens`"
+            f"`adapter_id` is not supported by this version: leave it out. Given: {adapter_id}"
         )
-    if num_tokens > config.max_input_tokens:
+
+
+def _cache_salt(candidate: Candidate) -> None:
+    salt = candidate.parameters.cache_salt
+    if salt is not None and not 1 <= len(salt) <= MAX_SALT_LENGTH:
         raise ValidationError(
-            f"`inputs` must have less than {config.max_input_tokens} tokens. Given: {num_tokens}"
+            f"`cache_salt` must have 1 to {MAX_SALT_LENGTH} characters. Given: {len(salt)}"
         )
-    wanted = room if parameters.max_new_tokens is None else parameters.max_new_tokens
-    return TokenBudget(num_tokens, min(wanted, room))
 
 
-def check_token_ids(token_ids: Iterable[int], agreement: Agreement, field: str) -> None:
-    """Every id must be one of the model's. Raises `ValidationError` naming the field and the id."""
-    limit = agreement.vocab_size
-    outside = next((token for token in token_ids if not 0 <= token < limit), None)
-    if outside is not None:
-        raise ValidationError(f"`{field}` must hold token ids >= 0 and < {limit}. Given: {outside}")
+def _logit_bias_ids(candidate: Candidate) -> None:
+    ids = (token for token, _ in candidate.request.sampling.logit_bias)
+    _check_token_ids(ids, candidate.agreement, "logit_bias")
 
 
-def is_sampling(parameters: GenerateParameters) -> bool:
-    """Whether tokens are drawn rather than the likeliest taken: `do_sample`, or a parameter that
-    only matters to a draw.
-    """
-    return (
-        parameters.do_sample
-        or _f32(parameters.temperature, 1.0) != 1.0
-        or parameters.top_k is not None
-        or parameters.top_p is not None
-        or parameters.typical_p is not None
-    )
+def _logit_bias_agreement(candidate: Candidate) -> None:
+    if candidate.request.sampling.logit_bias and "logit_bias" not in candidate.agreement.sampling:
+        raise _unsupported("logit_bias", candidate)
 
 
-def sampling_params(
-    parameters: GenerateParameters, config: ServerConfig, agreement: Agreement
-) -> SamplingParams:
-    """The sampling that valid parameters ask for. Log probabilities are of the processed
-    distribution, as TGI's are.
-    """
-    greedy = not is_sampling(parameters)
-    return SamplingParams(
-        greedy=greedy,
-        watermark_gamma=config.watermark_gamma if parameters.watermark else 0.0,
-        watermark_delta=config.watermark_delta if parameters.watermark else 0.0,
-        repetition_penalty=_f32(parameters.repetition_penalty, 1.0),
-        relative_frequency_penalty=_f32(parameters.frequency_penalty, 0.0),
-        temperature=_f32(parameters.temperature, 1.0),
-        top_k=parameters.top_k or 0,
-        top_p=_f32(parameters.top_p, 1.0),
-        typical_p=_f32(parameters.typical_p, 1.0),
-        logprobs="processed" if agreement.has("logprobs") else "none",
-        top_n_tokens=parameters.top_n_tokens or 0,
-        prompt_logprobs=parameters.decoder_input_details
-        and config.enable_prefill_logprobs
-        and agreement.has("prompt_logprobs"),
-    )
-
-
-def check_agreement(sampling: SamplingParams, agreement: Agreement, backend_name: str) -> None:
-    """Refuse what the backend did not agree to. Raises `ValidationError` naming parameter, backend
-    and cap.
-    """
+def _sampling_agreement(candidate: Candidate) -> None:
+    """Reject a parameter that the backend did not agree to, naming parameter, backend and cap."""
+    sampling, agreement = candidate.sampling, candidate.agreement
     used = {
         "watermark": ("watermark", sampling.watermark_gamma, 0.0),
         "repetition_penalty": ("repetition_penalty", sampling.repetition_penalty, 1.0),
@@ -220,23 +305,93 @@ def check_agreement(sampling: SamplingParams, agreement: Agreement, backend_name
         "typical_p": ("typical_p", sampling.typical_p, 1.0),
         "top_n_tokens": ("top_n_tokens", sampling.top_n_tokens, 0),
     }
-    if sampling.logit_bias and "logit_bias" not in agreement.sampling:
-        raise ValidationError(
-            f"`logit_bias` is not supported by the backend `{backend_name}`: leave it out"
-        )
     for field, (parameter, value, default) in used.items():
         if value == default:
             continue
         if field not in agreement.sampling:
-            raise ValidationError(
-                f"`{parameter}` is not supported by the backend `{backend_name}`: leave it out"
-            )
+            raise _unsupported(parameter, candidate)
         cap = agreement.sampling_caps.get(field)
         if cap is not None and value > cap:
             raise ValidationError(
-                f"`{parameter}` must be <= {cap:g} with the backend `{backend_name}`. Given:"
-                f" {value}"
+                f"`{parameter}` must be <= {cap:g} with the backend"
+                f" `{candidate.config.backend_name}`. Given: {value}"
             )
+
+
+def _prompt_token_ids(candidate: Candidate) -> None:
+    _check_token_ids(candidate.request.prompt_token_ids or (), candidate.agreement, "prompt")
+
+
+def _total_tokens(candidate: Candidate) -> None:
+    """Limit prompt and new tokens together. As in TGI, at most 1,024 new tokens are counted; more
+    than that may be generated.
+    """
+    num_tokens, limit = len(candidate.token_ids), candidate.config.max_total_tokens
+    requested = candidate.parameters.max_new_tokens
+    new_tokens = min(
+        max(0, limit - num_tokens) if requested is None else requested, _CLIPPED_NEW_TOKENS
+    )
+    if num_tokens + new_tokens > limit:
+        raise ValidationError(
+            f"`inputs` tokens + `max_new_tokens` must be <= {limit}. "
+            f"Given: {num_tokens} `inputs` tokens and {new_tokens} `max_new_tokens`"
+        )
+
+
+def _input_tokens(candidate: Candidate) -> None:
+    num_tokens, limit = len(candidate.token_ids), candidate.config.max_input_tokens
+    if num_tokens > limit:
+        raise ValidationError(f"`inputs` must have less than {limit} tokens. Given: {num_tokens}")
+
+
+RuleSet = tuple[Callable[[Candidate], None], ...]
+
+STREAM_RULES: RuleSet = (_stream,)
+"""Rules of a stream, applied before a concurrency slot is taken."""
+
+BEST_OF_RULES: RuleSet = (_best_of_limit,)
+"""Rules of a response that is not streamed, applied before a concurrency slot is taken."""
+
+PARAMETER_RULES: RuleSet = (
+    _best_of_sampling,
+    _temperature,
+    _repetition_penalty,
+    _frequency_penalty,
+    _probability_masses,
+    _top_k,
+    _max_new_tokens,
+    _num_stop_sequences,
+    _seed_of_best_of,
+    _top_n_tokens,
+    _inputs,
+    _truncate,
+    _grammar,
+    _adapter_id,
+    _cache_salt,
+    _logit_bias_ids,
+    _logit_bias_agreement,
+    _sampling_agreement,
+    _prompt_token_ids,
+)
+"""Rules that need no tokenizer."""
+
+LENGTH_RULES: RuleSet = (_total_tokens, _input_tokens)
+"""Rules about the number of tokens."""
+
+
+def _check_token_ids(token_ids: Iterable[int], agreement: Agreement, field: str) -> None:
+    """Every id must be one of the model's. Raises `ValidationError` naming the field and the id."""
+    limit = agreement.vocab_size
+    outside = next((token for token in token_ids if not 0 <= token < limit), None)
+    if outside is not None:
+        raise ValidationError(f"`{field}` must hold token ids >= 0 and < {limit}. Given: {outside}")
+
+
+def _unsupported(parameter: str, candidate: Candidate) -> ValidationError:
+    backend = candidate.config.backend_name
+    return ValidationError(
+        f"`{parameter}` is not supported by the backend `{backend}`: leave it out"
+    )
 
 
 def _f32(value: float | None, default: float) -> float:

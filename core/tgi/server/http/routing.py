@@ -1,21 +1,28 @@
-"""From a path and a method to a handler: methods, API key, body, errors."""
+"""From a path and a method to a handler: methods, API key, body, errors, and clients that leave."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar, final
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar, final
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tgi.errors import RequestError
-from tgi.server.http.disconnect import DisconnectError
 from tgi.server.http.json_reader import RejectionError, read_any_of, read_json
 from tgi.server.http.responses import empty_response, error_response, rejection_response
 
-__all__ = ["Handler", "PathRoute", "read_body", "read_record", "read_variant"]
+__all__ = [
+    "DisconnectError",
+    "Handler",
+    "PathRoute",
+    "read_body",
+    "read_record",
+    "read_variant",
+    "run_until_disconnect",
+]
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[ASGIApp]]
@@ -23,6 +30,11 @@ Handler = Callable[[Request], Awaitable[ASGIApp]]
 _MANY_BYTES = 1 << 16
 _CONTENT_TYPE_TEXT = "Expected request with `Content-Type: application/json`"
 _TOO_LARGE_TEXT = "Failed to buffer the request body: length limit exceeded"
+
+
+@final
+class DisconnectError(Exception):
+    """The client left before its answer was complete."""
 
 
 @final
@@ -113,6 +125,30 @@ async def read_variant(request: Request, records: Sequence[type[T]], name: str, 
     if len(body) < _MANY_BYTES:
         return read_any_of(body, records, name)
     return await asyncio.to_thread(read_any_of, body, records, name)
+
+
+async def run_until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`. If the client leaves first, `work` is cancelled and awaited, then
+    `DisconnectError` raised.
+
+    The request's body must have been received.
+    """
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_wait_disconnect(receive))
+    try:
+        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise DisconnectError
+    finally:
+        task.cancel()
+        watch.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
+
+
+async def _wait_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _is_json(content_type: str) -> bool:

@@ -9,7 +9,7 @@ from typing import final
 
 from starlette.types import Receive, Scope, Send
 
-from tgi.server.http.disconnect import DisconnectError, run_until_disconnect
+from tgi.server.http.routing import DisconnectError, run_until_disconnect
 
 __all__ = ["DONE", "EventStream", "event", "named_event"]
 

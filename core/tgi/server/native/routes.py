@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import final
 
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from tgi.errors import IncompleteGenerationError, RequestError
-from tgi.server.generation.admission import GenerationInput
-from tgi.server.generation.compute_headers import response_headers, stream_headers
-from tgi.server.generation.output import GeneratedToken, GenerationResult, StopStyle, TopToken
-from tgi.server.generation.pipeline import CompletedGeneration, CompletedPrompt, GenerationPipeline
-from tgi.server.http.disconnect import run_until_disconnect
+from tgi.server.generation.output import GeneratedSequence, GeneratedToken, ScoredToken
+from tgi.server.generation.parameters import GenerateParameters, StopStyle, TextRequest
+from tgi.server.generation.pipeline import (
+    GenerationPipeline,
+    HttpCall,
+    best_first,
+    response_headers,
+    stream_headers,
+)
 from tgi.server.http.json_format import format_f32, format_string
 from tgi.server.http.responses import error_body, json_response
-from tgi.server.http.routing import read_record
 from tgi.server.http.sse import EventStream, event
-from tgi.server.native.schemas import CompatGenerateRequest, GenerateParameters, GenerateRequest
+from tgi.server.native.schemas import CompatGenerateRequest, GenerateRequest
 from tgi.server.state import ServerState
 
-__all__ = ["NativeRoutes"]
+__all__ = ["NativeRoutes", "native_request"]
 
 
 @final
@@ -34,41 +36,32 @@ class NativeRoutes:
         self._state = state
         self._pipeline = pipeline
 
-    async def generate(self, request: Request) -> ASGIApp:
+    async def generate(self, http_request: HttpRequest) -> ASGIApp:
         """`POST /generate`."""
-        received = time.perf_counter()
-        body = await read_record(request, GenerateRequest, self._state.config.payload_limit)
-        full_text = bool(body.parameters.return_full_text)
-        return await self._response(request, body, full_text=full_text, received=received)
+        call, body = await self._pipeline.read(http_request, GenerateRequest)
+        return await self._response(call, body, full_text=bool(body.parameters.return_full_text))
 
-    async def generate_stream(self, request: Request) -> ASGIApp:
+    async def generate_stream(self, http_request: HttpRequest) -> ASGIApp:
         """`POST /generate_stream`."""
-        body = await read_record(request, GenerateRequest, self._state.config.payload_limit)
+        _, body = await self._pipeline.read(http_request, GenerateRequest)
         return self._stream(body.inputs, body.parameters, bool(body.parameters.return_full_text))
 
-    async def generate_compatible(self, request: Request) -> ASGIApp:
-        """`POST /`: the answer in an array, or the same stream as `/generate_stream`."""
-        received = time.perf_counter()
-        body = await read_record(request, CompatGenerateRequest, self._state.config.payload_limit)
-        return await self.response_compatible(request, body, received)
+    async def generate_compatible(self, http_request: HttpRequest) -> ASGIApp:
+        """`POST /`: the response in an array, or the same stream as `/generate_stream`."""
+        call, body = await self._pipeline.read(http_request, CompatGenerateRequest)
+        return await self.response_compatible(call, body)
 
-    async def response_compatible(
-        self, request: Request, body: CompatGenerateRequest, received: float
-    ) -> ASGIApp:
-        """The answer of `POST /` to a body already read; the handler began at `received`
-        (`time.perf_counter()`).
-        """
+    async def response_compatible(self, call: HttpCall, body: CompatGenerateRequest) -> ASGIApp:
+        """The response of `POST /` to a body that was read already."""
         requested = body.parameters.return_full_text
         full_text = self._state.config.returns_full_text if requested is None else requested
         if body.stream:
             return self._stream(body.inputs, body.parameters, full_text)
-        return await self._response(
-            request, body, full_text=full_text, received=received, in_array=True
-        )
+        return await self._response(call, body, full_text=full_text, in_array=True)
 
-    async def tokenize(self, request: Request) -> ASGIApp:
+    async def tokenize(self, http_request: HttpRequest) -> ASGIApp:
         """`POST /tokenize`: the tokens of `inputs` with their byte ranges."""
-        body = await read_record(request, GenerateRequest, self._state.config.payload_limit)
+        _, body = await self._pipeline.read(http_request, GenerateRequest)
         tokens = await self._state.tokenizer.tokenize(body.inputs)
         items = (
             f'{{"id":{t.id},"text":{format_string(t.text)},"start":{t.start},"stop":{t.stop}}}'
@@ -78,47 +71,39 @@ class NativeRoutes:
 
     async def _response(
         self,
-        request: Request,
+        call: HttpCall,
         body: GenerateRequest | CompatGenerateRequest,
         *,
         full_text: bool,
-        received: float,
         in_array: bool = False,
     ) -> Response:
-        prompt, parameters = body.inputs, body.parameters
-        given = GenerationInput(
-            prompt, parameters, StopStyle.NATIVE, num_sequences=max(1, parameters.best_of or 1)
-        )
-        completed = await run_until_disconnect(
-            request.receive, self._pipeline.collect(given, received)
-        )
-        best, *others = completed.best_first
-        text_prefix = prompt if full_text else ""
-        members = [f'"generated_text":{format_string(text_prefix + best.result.text)}']
+        parameters = body.parameters
+        request = native_request(body.inputs, parameters)
+        best, *others = best_first(await self._pipeline.collect(call, request))
+        text_prefix = request.prompt if full_text else ""
+        members = [f'"generated_text":{format_string(text_prefix + best.text)}']
         if parameters.details or parameters.decoder_input_details:
             members.append(f'"details":{_details(best, others, parameters, text_prefix)}')
         response = f"{{{','.join(members)}}}"
         if in_array:
             response = f"[{response}]"
-        headers = response_headers(self._state.config, [CompletedPrompt(given, [best])])
+        headers = response_headers(self._state.config, [request], [[best]])
         return json_response(response.encode(), headers)
 
     def _stream(self, prompt: str, parameters: GenerateParameters, full_text: bool) -> EventStream:
-        given = GenerationInput(prompt, parameters, StopStyle.NATIVE)
+        request = TextRequest(prompt, parameters, StopStyle.NATIVE)
         return EventStream(
-            self._events(given, prompt if full_text else ""),
-            stream_headers(self._state.config, [given]),
+            self._events(request, prompt if full_text else ""),
+            stream_headers(self._state.config, [request]),
         )
 
-    async def _events(self, given: GenerationInput, text_prefix: str) -> AsyncGenerator[str, None]:
+    async def _events(self, request: TextRequest, text_prefix: str) -> AsyncGenerator[str, None]:
+        parameters = request.parameters
         try:
-            async with self._pipeline.stream(given) as generation:
+            async with self._pipeline.stream(request) as generation:
                 async for tokens in generation:
                     yield "".join(
-                        [
-                            event(_token_event(token, given.parameters, text_prefix))
-                            for token in tokens
-                        ]
+                        [event(_token_event(token, parameters, text_prefix)) for token in tokens]
                     )
         except IncompleteGenerationError as error:
             yield event(
@@ -126,6 +111,13 @@ class NativeRoutes:
             )
         except RequestError as error:
             yield event(error_body(error).decode())
+
+
+def native_request(prompt: str, parameters: GenerateParameters) -> TextRequest:
+    """The request of a native body whose response is not streamed."""
+    return TextRequest(
+        prompt, parameters, StopStyle.NATIVE, num_sequences=max(1, parameters.best_of or 1)
+    )
 
 
 def _token_event(token: GeneratedToken, parameters: GenerateParameters, text_prefix: str) -> str:
@@ -140,7 +132,7 @@ def _token_event(token: GeneratedToken, parameters: GenerateParameters, text_pre
     )
 
 
-def _stream_details(result: GenerationResult) -> str:
+def _stream_details(result: GeneratedSequence) -> str:
     return (
         f'{{"finish_reason":"{result.finish_reason}","generated_tokens":{result.num_generated_tokens},'
         f'"seed":{_seed(result)},"input_length":{result.input_length}}}'
@@ -148,8 +140,8 @@ def _stream_details(result: GenerationResult) -> str:
 
 
 def _details(
-    best: CompletedGeneration,
-    others: Sequence[CompletedGeneration],
+    best: GeneratedSequence,
+    others: Sequence[GeneratedSequence],
     parameters: GenerateParameters,
     text_prefix: str,
 ) -> str:
@@ -163,37 +155,36 @@ def _details(
 
 
 def _best_of_sequence(
-    completed: CompletedGeneration, parameters: GenerateParameters, text_prefix: str
+    sequence: GeneratedSequence, parameters: GenerateParameters, text_prefix: str
 ) -> str:
     members = [
-        f'"generated_text":{format_string(text_prefix + completed.result.text)}',
-        *_sequence_members(completed),
+        f'"generated_text":{format_string(text_prefix + sequence.text)}',
+        *_sequence_members(sequence),
     ]
     if parameters.top_n_tokens:
-        members.append(_top_tokens_member(completed))
+        members.append(_top_tokens_member(sequence))
     return f"{{{','.join(members)}}}"
 
 
-def _sequence_members(completed: CompletedGeneration) -> list[str]:
-    result = completed.result
+def _sequence_members(sequence: GeneratedSequence) -> list[str]:
     prefill = (
         f'{{"id":{t.id},"text":{format_string(t.text)},"logprob":{format_f32(t.logprob)}}}'
-        for t in result.prefill
+        for t in sequence.prefill
     )
     return [
-        f'"finish_reason":"{result.finish_reason}"',
-        f'"generated_tokens":{result.num_generated_tokens}',
-        f'"seed":{_seed(result)}',
+        f'"finish_reason":"{sequence.finish_reason}"',
+        f'"generated_tokens":{sequence.num_generated_tokens}',
+        f'"seed":{_seed(sequence)}',
         f'"prefill":[{",".join(prefill)}]',
-        f'"tokens":[{",".join(map(_token, completed.tokens))}]',
+        f'"tokens":[{",".join(map(_token, sequence.tokens))}]',
     ]
 
 
-def _top_tokens_member(completed: CompletedGeneration) -> str:
-    return f'"top_tokens":[{",".join(_top_tokens(token.top_tokens) for token in completed.tokens)}]'
+def _top_tokens_member(sequence: GeneratedSequence) -> str:
+    return f'"top_tokens":[{",".join(_top_tokens(token.top_tokens) for token in sequence.tokens)}]'
 
 
-def _token(token: GeneratedToken | TopToken) -> str:
+def _token(token: GeneratedToken | ScoredToken) -> str:
     special = "true" if token.special else "false"
     return (
         f'{{"id":{token.id},"text":{format_string(token.text)},'
@@ -201,9 +192,9 @@ def _token(token: GeneratedToken | TopToken) -> str:
     )
 
 
-def _top_tokens(tokens: Sequence[TopToken]) -> str:
+def _top_tokens(tokens: Sequence[ScoredToken]) -> str:
     return f"[{','.join(map(_token, tokens))}]"
 
 
-def _seed(result: GenerationResult) -> str:
-    return "null" if result.seed is None else str(result.seed)
+def _seed(sequence: GeneratedSequence) -> str:
+    return "null" if sequence.seed is None else str(sequence.seed)

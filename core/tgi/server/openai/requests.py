@@ -10,28 +10,25 @@ from typing import Any, TypeGuard, final
 
 import msgspec
 
+from tgi.backend import SamplingParams
 from tgi.errors import RequestError, ValidationError
 from tgi.server.chat.prompt import render_prompt
-from tgi.server.generation.admission import GenerationInput
-from tgi.server.generation.output import StopStyle
+from tgi.server.generation.parameters import StopStyle, TextRequest, generate_parameters
 from tgi.server.http.json_format import round_f32
 from tgi.server.http.json_reader import RejectionError
-from tgi.server.native.schemas import GenerateParameters
 from tgi.server.openai.schemas import ChatRequest, CompletionRequest
 from tgi.server.state import ServerConfig, ServerState
 
 __all__ = [
     "BatchSizeError",
     "SuffixError",
-    "chat_input",
-    "completion_inputs",
-    "generate_parameters",
+    "chat_request",
+    "completion_requests",
     "refuse",
 ]
 
 _MAX_PENALTY = 2.0
 _MAX_BIAS = 100.0
-_LEAST_TOP_P = 1e-9  # what OpenAI's 0 means: the likeliest token alone
 _TEXT_FORMAT = {"type": "text"}
 _SHAPE = "Failed to deserialize the JSON body into the target type: prompt: "
 
@@ -58,8 +55,8 @@ class BatchSizeError(RequestError):
         super().__init__(f"Number of prompts exceeds the maximum allowed batch size of {limit}")
 
 
-def completion_inputs(body: CompletionRequest, state: ServerState) -> list[GenerationInput]:
-    """The generations that `/v1/completions` asks for, one per prompt. Raises `RequestError` and
+def completion_requests(body: CompletionRequest, state: ServerState) -> list[TextRequest]:
+    """The requests that `/v1/completions` asks for, one per prompt. Raises `RequestError` and
     `RejectionError`.
     """
     prompts = _prompts(body.prompt)
@@ -74,19 +71,19 @@ def completion_inputs(body: CompletionRequest, state: ServerState) -> list[Gener
     max_tokens = body.max_tokens
     if body.echo and max_tokens == 0 and not body.stream:
         max_tokens = 1  # no step ends without a token; the answer leaves it out
-    given = _generation_input(
+    request = _text_request(
         body,
         max_tokens=max_tokens,
         num_sequences=num_sequences,
         has_logprobs=has_logprobs or num_sequences > (body.n or 1),
         top_logprobs=int(body.logprobs or 0) if has_logprobs else None,
+        has_prompt_logprobs=bool(body.echo) and has_logprobs,
     )
-    given = dataclasses.replace(given, has_prompt_logprobs=bool(body.echo) and has_logprobs)
-    return [_with_prompt(given, prompt, state) for prompt in prompts]
+    return [_with_prompt(request, prompt, state) for prompt in prompts]
 
 
-async def chat_input(body: ChatRequest, state: ServerState) -> GenerationInput:
-    """The generation that `/v1/chat/completions` asks for. Raises `RequestError`."""
+async def chat_request(body: ChatRequest, state: ServerState) -> TextRequest:
+    """The request that `/v1/chat/completions` asks for. Raises `RequestError`."""
     has_format = body.response_format is not None and body.response_format != _TEXT_FORMAT
     has_tools = bool(body.tools) and body.tool_choice != "none"
     has_sound = bool(body.audio) or (body.modalities is not None and body.modalities != ["text"])
@@ -102,7 +99,7 @@ async def chat_input(body: ChatRequest, state: ServerState) -> GenerationInput:
         raise ValidationError(
             f"`top_logprobs` needs `logprobs` to be true. Given: {body.top_logprobs}"
         )
-    given = _generation_input(
+    request = _text_request(
         body,
         max_tokens=body.max_completion_tokens if body.max_tokens is None else body.max_tokens,
         num_sequences=_checked_count("n", body.n, 1, state.config),
@@ -111,58 +108,28 @@ async def chat_input(body: ChatRequest, state: ServerState) -> GenerationInput:
     )
     messages = [msgspec.to_builtins(message) for message in body.messages]
     prompt = await render_prompt(state.chat_template, messages)
-    return dataclasses.replace(given, prompt=prompt, add_special_tokens=False)
+    return dataclasses.replace(request, prompt=prompt, add_special_tokens=False)
 
 
-def generate_parameters(
-    *,
-    temperature: float | None,
-    top_p: float | None,
-    max_new_tokens: int | None,
-    stop: Sequence[str] = (),
-    seed: int | None = None,
-    top_k: int | None = None,
-    top_n_tokens: int | None = None,
-    repetition_penalty: float | None = None,
-    ignore_eos: bool = False,
-) -> GenerateParameters:
-    """Native parameters with OpenAI's meaning: sampling is on unless the temperature is 0, and a
-    `top_p` of 1 is off.
-    """
-    is_greedy = temperature == 0.0
-    if top_p is not None and top_p in (0.0, 1.0):
-        top_p = None if top_p else _LEAST_TOP_P
-    return GenerateParameters(
-        do_sample=not is_greedy,
-        temperature=None if is_greedy else temperature,
-        top_k=None if is_greedy else top_k,
-        top_p=None if is_greedy else top_p,
-        repetition_penalty=repetition_penalty,
-        max_new_tokens=max_new_tokens,
-        stop=list(stop),
-        seed=seed,
-        top_n_tokens=top_n_tokens,
-        ignore_eos=ignore_eos,
-    )
-
-
-def refuse(given: Mapping[str, object]) -> None:
-    """Refuse the first field that has a value. Raises `ValidationError`."""
-    for name, value in given.items():
+def refuse(fields: Mapping[str, object]) -> None:
+    """Reject the first field that has a value. Raises `ValidationError`."""
+    for name, value in fields.items():
         if value:
             raise ValidationError(f"`{name}` is not supported by this version: leave it out")
 
 
-def _generation_input(
+def _text_request(
     body: CompletionRequest | ChatRequest,
     *,
     max_tokens: int | None,
     num_sequences: int,
     has_logprobs: bool,
     top_logprobs: int | None,
-) -> GenerationInput:
-    """All but the prompt."""
+    has_prompt_logprobs: bool = False,
+) -> TextRequest:
+    """The request without its prompt."""
     parameters = generate_parameters(
+        body,
         temperature=body.temperature,
         top_p=body.top_p,
         max_new_tokens=max_tokens,
@@ -170,17 +137,16 @@ def _generation_input(
         seed=body.seed,
         top_n_tokens=top_logprobs,
         repetition_penalty=body.repetition_penalty,
-        ignore_eos=bool(body.ignore_eos),
     )
-    return GenerationInput(
-        "",
-        parameters,
-        StopStyle.OPENAI,
-        num_sequences=num_sequences,
+    sampling = SamplingParams(
         frequency_penalty=_penalty("frequency_penalty", body.frequency_penalty),
         presence_penalty=_penalty("presence_penalty", body.presence_penalty),
         logit_bias=_logit_bias(body.logit_bias),
         logprobs="raw" if has_logprobs else "none",
+        prompt_logprobs=has_prompt_logprobs,
+    )
+    return TextRequest(
+        "", parameters, StopStyle.OPENAI, num_sequences=num_sequences, sampling=sampling
     )
 
 
@@ -205,10 +171,10 @@ def _is_token_ids(value: object) -> TypeGuard[list[int]]:
 
 
 def _with_prompt(
-    given: GenerationInput, prompt: str | tuple[int, ...], state: ServerState
-) -> GenerationInput:
+    request: TextRequest, prompt: str | tuple[int, ...], state: ServerState
+) -> TextRequest:
     if isinstance(prompt, str):
-        return dataclasses.replace(given, prompt=prompt)
+        return dataclasses.replace(request, prompt=prompt)
     # What is left out here is refused at admission: unknown ids, and more of them than fit.
     known = [
         token
@@ -216,7 +182,7 @@ def _with_prompt(
         if 0 <= token < state.engine.agreement.vocab_size
     ]
     return dataclasses.replace(
-        given, prompt=state.tokenizer.tokenizer.decode(known), prompt_token_ids=prompt
+        request, prompt=state.tokenizer.tokenizer.decode(known), prompt_token_ids=prompt
     )
 
 
@@ -273,14 +239,14 @@ def _penalty(name: str, value: float | None) -> float:
 
 
 def _logit_bias(
-    given: Mapping[str, float] | Sequence[float] | None,
+    requested: Mapping[str, float] | Sequence[float] | None,
 ) -> tuple[tuple[int, float], ...]:
-    if not given:
+    if not requested:
         return ()
-    if not isinstance(given, Mapping):
+    if not isinstance(requested, Mapping):
         raise ValidationError("`logit_bias` must be a map of token ids to numbers. Given: an array")
     biases = []
-    for key, value in given.items():
+    for key, value in requested.items():
         if not (key.isascii() and key.isdigit()):
             raise ValidationError(
                 f"`logit_bias` must be a map of token ids to numbers. Given: `{key}`"

@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from tgi.server.generation.output import GeneratedToken, GenerationResult
-from tgi.server.generation.pipeline import CompletedGeneration, CompletedPrompt
+from tgi.server.generation.output import GeneratedSequence, GeneratedToken
 from tgi.server.http.json_format import format_json, format_string
 from tgi.types import FinishReason
 
@@ -69,15 +68,13 @@ class Usage:
     completion_tokens: int = 0
 
     @classmethod
-    def of(cls, prompts: Sequence[CompletedPrompt]) -> Usage:
-        """The usage of a whole answer, sequences that `best_of` left out included."""
+    def of(cls, results: Sequence[Sequence[GeneratedSequence]]) -> Usage:
+        """The usage of a whole response, from the sequences of each prompt. Sequences that
+        `best_of` left out count too.
+        """
         return cls(
-            sum(prompt.sequences[0].result.input_length for prompt in prompts),
-            sum(
-                sequence.result.num_generated_tokens
-                for prompt in prompts
-                for sequence in prompt.sequences
-            ),
+            sum(sequences[0].input_length for sequences in results),
+            sum(sequence.num_generated_tokens for sequences in results for sequence in sequences),
         )
 
     def to_json(self) -> Json:
@@ -141,18 +138,18 @@ class ChunkWriter:
         return format_json(self._shape.logprobs(token, offset))
 
 
-def finish_reason(result: GenerationResult) -> str:
-    """OpenAI's word for why a sequence ended."""
-    return _FINISH_REASONS[result.finish_reason]
+def finish_reason(sequence: GeneratedSequence) -> str:
+    """OpenAI's name of the reason why a sequence ended."""
+    return _FINISH_REASONS[sequence.finish_reason]
 
 
-def chat_choice(index: int, completed: CompletedGeneration, has_logprobs: bool) -> Json:
-    """One answer of a chat."""
+def chat_choice(index: int, sequence: GeneratedSequence, has_logprobs: bool) -> Json:
+    """One choice of a chat."""
     return {
         "index": index,
-        "message": {"role": "assistant", "content": completed.result.text, "refusal": None},
-        "logprobs": chat_logprobs(completed.tokens) if has_logprobs else None,
-        "finish_reason": finish_reason(completed.result),
+        "message": {"role": "assistant", "content": sequence.text, "refusal": None},
+        "logprobs": chat_logprobs(sequence.tokens) if has_logprobs else None,
+        "finish_reason": finish_reason(sequence),
     }
 
 
@@ -176,7 +173,7 @@ def _chat_logprob(token: GeneratedToken) -> Json:
 
 def completion_choice(
     index: int,
-    completed: CompletedGeneration,
+    sequence: GeneratedSequence,
     prompt: str | None,
     has_logprobs: bool,
     hides_output: bool,
@@ -184,19 +181,18 @@ def completion_choice(
     """One answer of `/v1/completions`. `prompt` is the text to echo; `hides_output` leaves the
     generated text out.
     """
-    result = completed.result
-    tokens = [] if hides_output else completed.tokens
-    text = (prompt or "") + ("" if hides_output else result.text)
+    tokens = [] if hides_output else sequence.tokens
+    text = (prompt or "") + ("" if hides_output else sequence.text)
     logprobs = None
     if has_logprobs:
         logprobs = completion_logprobs(tokens)
         if prompt is not None:
-            logprobs = _with_prompt_logprobs(logprobs, result, len(prompt))
+            logprobs = _with_prompt_logprobs(logprobs, sequence, len(prompt))
     return {
         "index": index,
         "text": text,
         "logprobs": logprobs,
-        "finish_reason": finish_reason(result),
+        "finish_reason": finish_reason(sequence),
     }
 
 
@@ -214,11 +210,11 @@ def completion_logprobs(tokens: Sequence[GeneratedToken], text_offset: int = 0) 
     }
 
 
-def _with_prompt_logprobs(logprobs: Json, result: GenerationResult, prompt_length: int) -> Json:
+def _with_prompt_logprobs(logprobs: Json, sequence: GeneratedSequence, prompt_length: int) -> Json:
     """The echoed prompt's tokens in front. Only what was given is scored, so they have no
     alternatives.
     """
-    prefill = result.prefill
+    prefill = sequence.prefill
     offsets, position = [], 0
     for token in prefill:
         offsets.append(min(position, prompt_length))

@@ -13,21 +13,19 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp
 
+from tgi.backend import SamplingParams
 from tgi.errors import RequestError, ValidationError
 from tgi.server.chat.prompt import render_prompt
-from tgi.server.generation.admission import GenerationInput
-from tgi.server.generation.compute_headers import response_headers, stream_headers
-from tgi.server.generation.output import GeneratedToken, GenerationResult, StopStyle
-from tgi.server.generation.pipeline import GenerationPipeline, count_failures
-from tgi.server.http.disconnect import run_until_disconnect
+from tgi.server.generation.output import GeneratedSequence, GeneratedToken
+from tgi.server.generation.parameters import StopStyle, TextRequest, generate_parameters
+from tgi.server.generation.pipeline import GenerationPipeline, response_headers, stream_headers
 from tgi.server.http.json_format import format_json
 from tgi.server.http.responses import json_response
-from tgi.server.http.routing import read_record
 from tgi.server.http.sse import EventStream, named_event
-from tgi.server.openai.requests import generate_parameters, refuse
+from tgi.server.openai.requests import refuse
 from tgi.server.openai.responses_api_schemas import InputItem, ResponsesRequest
 from tgi.server.state import ServerState
 from tgi.types import FinishReason
@@ -89,7 +87,7 @@ class _Answer:
             "usage": None,
         } | changes
 
-    def finished(self, result: GenerationResult) -> Json:
+    def finished(self, result: GeneratedSequence) -> Json:
         """The response at its end."""
         is_cut = result.finish_reason is FinishReason.LENGTH
         status = "incomplete" if is_cut else "completed"
@@ -126,32 +124,28 @@ class ResponsesRoutes:
         self._state = state
         self._pipeline = pipeline
 
-    async def create(self, request: Request) -> ASGIApp:
+    async def create(self, http_request: HttpRequest) -> ASGIApp:
         """`POST /v1/responses`."""
-        received = time.perf_counter()
         config = self._state.config
-        body = await read_record(request, ResponsesRequest, config.payload_limit)
-        self._state.metrics.count_request()
-        with count_failures(self._state.metrics):
-            given = await _generation_input(body, self._state)
-        answer = _Answer(body, config.model_id if body.model in (None, "tgi") else str(body.model))
+        call, body = await self._pipeline.read(http_request, ResponsesRequest)
+        with self._pipeline.counted():
+            request = await _text_request(body, self._state)
+        answer = _Answer(body, self._pipeline.model_name(body.model))
         if body.stream:
             return await EventStream.open(
-                request.receive, self._events(given, answer), stream_headers(config, [given])
+                call.receive, self._events(request, answer), stream_headers(config, [request])
             )
-        prompt = await run_until_disconnect(
-            request.receive, self._pipeline.collect(given, received)
-        )
-        response = answer.finished(prompt.sequences[0].result)
-        return json_response(msgspec.json.encode(response), response_headers(config, [prompt]))
+        sequences = await self._pipeline.collect(call, request)
+        response = msgspec.json.encode(answer.finished(sequences[0]))
+        return json_response(response, response_headers(config, [request], [sequences]))
 
-    async def _events(self, given: GenerationInput, answer: _Answer) -> AsyncGenerator[str, None]:
+    async def _events(self, request: TextRequest, answer: _Answer) -> AsyncGenerator[str, None]:
         """The events in order; exactly one of completed, incomplete and failed ends them. Raises
         `RequestError` before the first if the request is refused.
         """
         writer = _EventWriter(answer)
         try:
-            async with self._pipeline.stream(given) as generation:
+            async with self._pipeline.stream(request) as generation:
                 yield writer.opening()
                 async for tokens in generation:
                     yield "".join([writer.token(token) for token in tokens])
@@ -161,7 +155,7 @@ class ResponsesRoutes:
             yield writer.failure(error)
 
 
-async def _generation_input(body: ResponsesRequest, state: ServerState) -> GenerationInput:
+async def _text_request(body: ResponsesRequest, state: ServerState) -> TextRequest:
     if body.previous_response_id is not None or body.conversation is not None:
         name = "conversation" if body.previous_response_id is None else "previous_response_id"
         raise StatelessError(
@@ -183,15 +177,15 @@ async def _generation_input(body: ResponsesRequest, state: ServerState) -> Gener
         }
     )
     parameters = generate_parameters(
+        body,
         temperature=body.temperature,
         top_p=body.top_p,
         max_new_tokens=body.max_output_tokens,
         seed=body.seed,
-        ignore_eos=bool(body.ignore_eos),
     )
     prompt = await render_prompt(state.chat_template, _messages(body))
-    return GenerationInput(
-        prompt, parameters, StopStyle.OPENAI, add_special_tokens=False, logprobs="none"
+    return TextRequest(
+        prompt, parameters, StopStyle.OPENAI, add_special_tokens=False, sampling=SamplingParams()
     )
 
 
@@ -281,7 +275,7 @@ class _EventWriter:
         )
         return self._event("response.failed", response=failed)
 
-    def _ending(self, result: GenerationResult) -> str:
+    def _ending(self, result: GeneratedSequence) -> str:
         finished = self._answer.finished(result)
         [message] = finished["output"]
         return (

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from tgi.server.native.schemas import F32, U32, U64, check_u64
+from tgi.server.generation.parameters import F32, U32, U64, ExtensionFields, check_u64
 
 __all__ = ["InputItem", "ResponseTextConfig", "ResponsesRequest"]
 
@@ -29,7 +29,7 @@ class ResponseTextConfig(msgspec.Struct, frozen=True):
     format: Any = None
 
 
-class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True):
+class ResponsesRequest(ExtensionFields, frozen=True, kw_only=True):
     """`/v1/responses`."""
 
     input: str | list[InputItem]
@@ -42,7 +42,6 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True):
     text: ResponseTextConfig | None = None
     metadata: dict[str, str] | None = None
     seed: U64 | None = None
-    ignore_eos: bool | None = False
     store: bool | None = None  # without effect: the answer says that nothing is stored
     # Refused, unless null or without effect:
     previous_response_id: str | None = None

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from tgi.server.native.schemas import F32, U32, U64, check_u64
+from tgi.server.generation.parameters import F32, U32, U64, ExtensionFields, check_u64
 
 __all__ = ["ChatMessage", "ChatRequest", "CompletionRequest", "StreamOptions"]
 
@@ -40,8 +40,8 @@ class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = False
 
 
-class _SharedFields(msgspec.Struct, frozen=True, kw_only=True):
-    """What both routes take."""
+class _SharedFields(ExtensionFields, frozen=True, kw_only=True):
+    """The fields of both routes."""
 
     model: str | None = None
     max_tokens: U32 | None = None
@@ -56,7 +56,6 @@ class _SharedFields(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     repetition_penalty: F32 | None = None
-    ignore_eos: bool | None = False
 
 
 class CompletionRequest(_SharedFields, frozen=True, kw_only=True):

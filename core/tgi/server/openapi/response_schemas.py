@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from tgi.server.native.schemas import F32, U32, U64, Usize
+from tgi.server.generation.parameters import F32, U32, U64, Usize
 
 __all__ = [
     "AnthropicError",

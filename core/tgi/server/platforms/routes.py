@@ -7,26 +7,23 @@ Each is another envelope around the native and the OpenAI routes. Source: TGI 3
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import final
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from tgi.errors import OverloadedError, RequestError
-from tgi.server.generation.admission import GenerationInput
-from tgi.server.generation.output import StopStyle
-from tgi.server.generation.pipeline import CompletedPrompt, GenerationPipeline, count_failures
-from tgi.server.http.disconnect import run_until_disconnect
+from tgi.server.generation.output import GeneratedSequence
+from tgi.server.generation.parameters import GenerateParameters, TextRequest
+from tgi.server.generation.pipeline import GenerationPipeline, best_first
 from tgi.server.http.json_reader import RejectionError
 from tgi.server.http.responses import json_response
-from tgi.server.http.routing import read_record, read_variant
-from tgi.server.native.routes import NativeRoutes
-from tgi.server.native.schemas import CompatGenerateRequest, GenerateParameters
-from tgi.server.openai.requests import chat_input
+from tgi.server.native.routes import NativeRoutes, native_request
+from tgi.server.native.schemas import CompatGenerateRequest
+from tgi.server.openai.requests import chat_request
 from tgi.server.openai.routes import OpenAIRoutes
 from tgi.server.openai.schemas import ChatRequest, CompletionRequest
 from tgi.server.platforms.schemas import InferRequest, VertexGenerateInstance, VertexRequest
@@ -84,63 +81,56 @@ class PlatformRoutes:
         self._native = native
         self._openai = openai
 
-    async def invocations(self, request: Request) -> ASGIApp:
+    async def invocations(self, http_request: HttpRequest) -> ASGIApp:
         """`POST /invocations`: the body of `POST /`, of a chat or of a completion, whichever it
         fits first.
         """
-        received = time.perf_counter()
-        body: CompatGenerateRequest | ChatRequest | CompletionRequest = await read_variant(
-            request,
-            (CompatGenerateRequest, ChatRequest, CompletionRequest),
-            "SagemakerRequest",
-            self._state.config.payload_limit,
+        variants: Sequence[type[CompatGenerateRequest | ChatRequest | CompletionRequest]] = (
+            CompatGenerateRequest,
+            ChatRequest,
+            CompletionRequest,
         )
+        call, body = await self._pipeline.read_variant(http_request, variants, "SagemakerRequest")
         match body:
             case CompatGenerateRequest():
-                return await self._native.response_compatible(request, body, received)
+                return await self._native.response_compatible(call, body)
             case ChatRequest():
-                return await self._openai.response_chat(request, body, received)
+                return await self._openai.response_chat(call, body)
             case CompletionRequest():
-                return await self._openai.response_completions(request, body, received)
+                return await self._openai.response_completions(call, body)
 
-    async def vertex(self, request: Request) -> ASGIApp:
+    async def vertex(self, http_request: HttpRequest) -> ASGIApp:
         """`POST /vertex`: one text per instance; an instance is a native request or a chat."""
-        received = time.perf_counter()
-        body = await read_record(request, VertexRequest, self._state.config.payload_limit)
-        self._state.metrics.count_request()
-        with count_failures(self._state.metrics):
+        call, body = await self._pipeline.read(http_request, VertexRequest)
+        with self._pipeline.counted():
             if not body.instances:
                 raise EmptyInstancesError
             if len(body.instances) > self._state.config.max_concurrent_requests:
                 raise OverloadedError
-            inputs = [
-                await self._vertex_input(instance, index)
+            requests = [
+                await self._vertex_request(instance, index)
                 for index, instance in enumerate(body.instances)
             ]
-        prompts = await run_until_disconnect(
-            request.receive, self._pipeline.collect_all(inputs, received)
-        )
-        return json_response(
-            msgspec.json.encode({"predictions": [_text(prompt) for prompt in prompts]})
-        )
+        texts = _texts(requests, await self._pipeline.collect_all(call, requests))
+        return json_response(msgspec.json.encode({"predictions": texts}))
 
-    async def server_metadata(self, request: Request) -> Response:
+    async def server_metadata(self, http_request: HttpRequest) -> Response:
         """`GET /v2`."""
-        del request
+        del http_request
         extensions = ["health", "models", "metrics"]
         told = {"name": _NAME, "version": self._state.config.version, "extensions": extensions}
         return json_response(msgspec.json.encode(told))
 
-    async def live(self, request: Request) -> Response:
+    async def live(self, http_request: HttpRequest) -> Response:
         """`GET /v2/health/live`, and in TGI's words also `/v2/health/ready` and a model's
         `ready`.
         """
-        del request
+        del http_request
         return json_response(b'{"live":true}')
 
-    async def model_metadata(self, request: Request) -> Response:
+    async def model_metadata(self, http_request: HttpRequest) -> Response:
         """`GET /v2/models/{model}/versions/{version}`: whatever the names are, they are echoed."""
-        names = request.path_params
+        names = http_request.path_params
         told = {
             "name": names["model"],
             "version": names["version"],
@@ -148,30 +138,25 @@ class PlatformRoutes:
         }
         return json_response(msgspec.json.encode(told))
 
-    async def infer(self, request: Request) -> Response:
+    async def infer(self, http_request: HttpRequest) -> Response:
         """`POST /v2/models/{model}/versions/{version}/infer`: texts as arrays of bytes."""
-        received = time.perf_counter()
-        body = await read_record(request, InferRequest, self._state.config.payload_limit)
-        self._state.metrics.count_request()
-        with count_failures(self._state.metrics):
+        call, body = await self._pipeline.read(http_request, InferRequest)
+        with self._pipeline.counted():
             if len(body.inputs) != len(body.outputs):
                 raise LengthMismatchError
             if len(body.inputs) > self._state.config.max_concurrent_requests:
                 raise OverloadedError
-            inputs = [
-                _native_input(_decoded(tensor.data), body.parameters) for tensor in body.inputs
+            requests = [
+                native_request(_decoded(tensor.data), body.parameters) for tensor in body.inputs
             ]
-        prompts = await run_until_disconnect(
-            request.receive, self._pipeline.collect_all(inputs, received)
-        )
-        texts = [_text(prompt).encode() for prompt in prompts]
+        texts = _texts(requests, await self._pipeline.collect_all(call, requests))
         outputs = [
-            {"name": output.name, "shape": [1, len(text)], "datatype": "BYTES", "data": list(text)}
-            for output, text in zip(body.outputs, texts, strict=True)
+            {"name": output.name, "shape": [1, len(data)], "datatype": "BYTES", "data": list(data)}
+            for output, data in zip(body.outputs, map(str.encode, texts), strict=True)
         ]
         return json_response(msgspec.json.encode({"id": body.id, "outputs": outputs}))
 
-    async def _vertex_input(self, instance: msgspec.Raw, index: int) -> GenerationInput:
+    async def _vertex_request(self, instance: msgspec.Raw, index: int) -> TextRequest:
         records: Sequence[type[VertexGenerateInstance | ChatRequest]] = (
             VertexGenerateInstance,
             ChatRequest,
@@ -182,21 +167,23 @@ class PlatformRoutes:
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 continue
             if isinstance(body, ChatRequest):
-                return await chat_input(body, self._state)
-            return _native_input(body.inputs, body.parameters or GenerateParameters(do_sample=True))
+                return await chat_request(body, self._state)
+            return native_request(
+                body.inputs, body.parameters or GenerateParameters(do_sample=True)
+            )
         variant = "data did not match any variant of untagged enum VertexInstance"
         raise RejectionError(422, f"{_VERTEX_SHAPE}instances[{index}]: {variant}")
 
 
-def _native_input(prompt: str, parameters: GenerateParameters) -> GenerationInput:
-    return GenerationInput(
-        prompt, parameters, StopStyle.NATIVE, num_sequences=max(1, parameters.best_of or 1)
-    )
-
-
-def _text(prompt: CompletedPrompt) -> str:
-    text = prompt.best_first[0].result.text
-    return prompt.given.prompt + text if prompt.given.parameters.return_full_text else text
+def _texts(
+    requests: Sequence[TextRequest], results: Sequence[Sequence[GeneratedSequence]]
+) -> list[str]:
+    """The best text of each request, after its prompt if the parameters ask for it."""
+    return [
+        (request.prompt if request.parameters.return_full_text else "")
+        + best_first(sequences)[0].text
+        for request, sequences in zip(requests, results, strict=True)
+    ]
 
 
 def _decoded(data: Sequence[int]) -> str:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import msgspec
 
-from tgi.server.native.schemas import GenerateParameters, Usize, sampled_parameters
+from tgi.server.generation.parameters import GenerateParameters, Usize
+from tgi.server.native.schemas import sampled_parameters
 
 __all__ = ["InferInput", "InferOutput", "InferRequest", "VertexGenerateInstance", "VertexRequest"]
 

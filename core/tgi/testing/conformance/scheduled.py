@@ -15,7 +15,7 @@ from tgi.backend import (
     decode,
     encode,
 )
-from tgi.scheduler import NewSequenceRequest, Scheduler, SchedulerConfig, SequenceOutput
+from tgi.scheduler import Request, Scheduler, SchedulerConfig, SequenceOutput
 from tgi.testing.conformance.check import CheckFailedError, require
 from tgi.testing.conformance.live_sequence import LiveSequence
 from tgi.testing.conformance.outputs import check_output
@@ -60,10 +60,8 @@ class ScheduledRun:
         number = self._next_id
         self._next_id += 1
         self._sequences[number] = LiveSequence(number, list(prompt), [], sampling, seed, [], -1)
-        request = NewSequenceRequest(
-            number, f"request-{number}", list(prompt), sampling, seed, max_new_tokens
-        )
-        refused = self._scheduler.add(request)
+        request = Request(f"request-{number}", list(prompt), sampling, seed, max_new_tokens)
+        refused = self._scheduler.add(number, request)
         require(refused is None, f"the scheduler rejected a sequence of the suite: {refused}")
 
     def abort(self, number: int) -> None:
@@ -106,7 +104,7 @@ class ScheduledRun:
 
     def _receive(self, news: SequenceOutput) -> None:
         sequence = self._sequences[news.sequence_id]
-        sequence.output += [token.token_id for token in news.tokens]
+        sequence.output += news.token_ids
         sequence.error = news.error or ""
         if news.finish_reason is not None or news.error is not None:
             self.ended.append(self._sequences.pop(news.sequence_id))

@@ -128,7 +128,7 @@ class ScriptedCore:
             self.free_handles.append(sequence.handle)
 
     def clear(self) -> None:
-        """Drop all sequences in a step of its own."""
+        """Drop all sequences in a separate step."""
         self.mask_mode = "inline"
         self.drop(*list(self.live.values()))
         if self._dropped:

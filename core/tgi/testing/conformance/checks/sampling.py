@@ -140,9 +140,8 @@ def _penalties(under_test: BackendUnderTest) -> None:
     not_applicable(not cases, "no penalty, bias or watermark was negotiated")
     prompt = [5, 9, 9, 9, 11, 5, 30, 31, 32, 33]
     _run(under_test, core, cases, prompt, 8)
-    for (
-        sampling
-    ) in cases:  # after a preemption what was generated before counts as output, not as prompt
+    for sampling in cases:
+        # After a preemption, earlier generated tokens still count as output, not as prompt.
         sequence = core.add(prompt, _seen(core, sampling), output=[40, 41, 40, 9])
         core.generate([sequence], 5)
         check_sequence(under_test.models.get(), sequence, core.agreement)

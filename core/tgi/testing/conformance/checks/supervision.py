@@ -17,8 +17,8 @@ import psutil  # type: ignore[import-untyped]
 from tgi.backend import BackendError, SamplingParams
 from tgi.engine.client import EngineClient
 from tgi.engine.messages import Progress, Start
-from tgi.engine.stream import OutputQueue, SequenceRequest, SequenceStream
-from tgi.scheduler import SchedulerConfig
+from tgi.engine.stream import OutputQueue, SequenceStream
+from tgi.scheduler import Request, SchedulerConfig
 from tgi.testing.conformance.backend_under_test import REQUESTED, BackendUnderTest, prompt_of
 from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
 from tgi.testing.conformance.expectations import check_sequence
@@ -125,7 +125,7 @@ async def _interrupted(
         prompt = prompt_of(9)
         outputs = OutputQueue()
         stream = client.submit(
-            SequenceRequest("request", prompt, SamplingParams(), 0, _NUM_TOKENS), outputs
+            Request("request", prompt, SamplingParams(), 0, _NUM_TOKENS), outputs
         )
         await asyncio.wait_for(outputs.get(), _TIMEOUT_SECONDS)
         require(client.pid is not None, "an engine that returned output has a process")

@@ -1,32 +1,26 @@
-"""From the options to the backend that serves, and the orders it gets."""
+"""From the options and the model to the backend that serves, and to its configuration."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import msgspec
 
-from tgi.architectures import GenericSpec, ModelSpec
 from tgi.backend import EngineConfig
 from tgi.config import Environment, ParsedArguments, PluginOption, num_shard_of, read_plugin_options
+from tgi.models.source import Model
 from tgi.plugins import AUTO, BackendRegistry, Candidate, Selection
 
 __all__ = ["engine_config", "select_backend", "with_plugin_options"]
 
 
-def engine_config(
-    spec: ModelSpec | GenericSpec,
-    model_path: Path,
-    parsed: ParsedArguments,
-    environment: Environment,
-) -> EngineConfig:
-    """The engine's orders before a backend is chosen."""
+def engine_config(model: Model, parsed: ParsedArguments, environment: Environment) -> EngineConfig:
+    """The configuration of the engine before a backend is chosen."""
     options = parsed.options
     return EngineConfig(
         backend=options.backend,
-        model_path=str(model_path),
-        spec=spec,
+        model_path=str(model.source.path),
+        spec=model.spec,
         dtype=options.dtype,
         quantize=options.quantize,
         kv_cache_dtype=options.kv_cache_dtype,
@@ -34,29 +28,29 @@ def engine_config(
         memory_fraction=options.cuda_memory_fraction,
         trust_remote_code=options.trust_remote_code,
         cache_dir=environment.cache_folder,
+        model_format=model.source.model_format.name,
     )
 
 
 def select_backend(
-    spec: ModelSpec | GenericSpec,
-    model_path: Path,
+    model: Model,
     parsed: ParsedArguments,
     environment: Environment,
     variables: Mapping[str, str],
     *,
     registry: BackendRegistry,
 ) -> tuple[EngineConfig, Selection]:
-    """The backend, and the engine's orders that name it. With `auto` a backend answers before it
-    sees options of its own.
+    """The backend, and the configuration that names it. With `auto`, a backend answers before it
+    sees its own options.
 
     Raises `BackendError`, and `UsageError` for a wrong option of the backend's own.
     """
-    config = engine_config(spec, model_path, parsed, environment)
+    config = engine_config(model, parsed, environment)
     name = parsed.options.backend
     if name != AUTO and name in registry.names:
         config = with_plugin_options(config, registry.candidate(name), parsed, variables)
-        return config, registry.select(name, spec, config)
-    selection = registry.select(name, spec, config)
+        return config, registry.select(name, model.spec, config)
+    selection = registry.select(name, model.spec, config)
     return with_plugin_options(config, selection.chosen, parsed, variables), selection
 
 
@@ -66,7 +60,7 @@ def with_plugin_options(
     parsed: ParsedArguments,
     variables: Mapping[str, str],
 ) -> EngineConfig:
-    """The orders for this candidate, with what the user said of its own options. Raises
+    """The configuration for this candidate, with the values of its own options. Raises
     `UsageError`.
     """
     declared = () if candidate.info is None else candidate.info.options
