@@ -41,14 +41,14 @@ from jax.sharding import Mesh
 from jax.stages import Compiled
 
 from tgi.architectures import ModelSpec, load_spec
-from tgi_tpu.attention_plan import choose_attention
-from tgi_tpu.cache import abstract_cache
+from tgi_tpu.attention.cache import abstract_cache
+from tgi_tpu.attention.plan import choose_attention
 from tgi_tpu.mesh import mesh_of, replicated
-from tgi_tpu.parameters import abstract_parameters
 from tgi_tpu.programs import forward
-from tgi_tpu.sampler import SampledRows, SamplingArrays, sample
-from tgi_tpu.sampling_params import sampling_arrays
+from tgi_tpu.sampling.parameters import sampling_arrays
+from tgi_tpu.sampling.sampler import SampledRows, SamplingArrays, sample
 from tgi_tpu.step_arrays import StepArrays
+from tgi_tpu.weights.parameters import abstract_parameters
 
 OUTCOME = Path(__file__).parents[1] / "docs" / "backends" / "compiled" / "tpu.json"
 BLOCK_SIZE = 32

@@ -146,7 +146,7 @@ class TpuBackend:
         """
         if not isinstance(spec, ModelSpec):
             return ()
-        from tgi_tpu.attention_plan import (  # noqa: PLC0415
+        from tgi_tpu.attention.plan import (  # noqa: PLC0415
             attention_candidates,
         )
 

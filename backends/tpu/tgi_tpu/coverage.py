@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tgi.architectures import MLP, Attention, GenericSpec, MixtureOfExperts, ModelSpec
 from tgi.architectures.parameter_names import mixer_tag
-from tgi_tpu.layer_groups import attention_of
+from tgi_tpu.model.layer_groups import attention_of
 
 __all__ = ["kv_repeats", "unsharded", "unsupported"]
 

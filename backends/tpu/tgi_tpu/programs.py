@@ -27,15 +27,15 @@ from jax.stages import Compiled, Lowered
 
 from tgi.architectures import ModelSpec
 from tgi.backend import TOKEN_ON_DEVICE, WorkerReporter
-from tgi_tpu import model
-from tgi_tpu.attention_plan import AttentionPlan
+from tgi_tpu.attention.cache import Cache
+from tgi_tpu.attention.plan import AttentionPlan
 from tgi_tpu.buckets import Buckets, StepShape
-from tgi_tpu.cache import Cache
 from tgi_tpu.input_batch import health_arrays
-from tgi_tpu.parameters import Parameters
-from tgi_tpu.sampler import SampledRows, SamplingArrays, sample, score_tokens
-from tgi_tpu.sampling_params import sampling_arrays
+from tgi_tpu.model import decoder
+from tgi_tpu.sampling.parameters import sampling_arrays
+from tgi_tpu.sampling.sampler import SampledRows, SamplingArrays, sample, score_tokens
 from tgi_tpu.step_arrays import StepArrays
+from tgi_tpu.weights.parameters import Parameters
 
 __all__ = ["COPIES", "LoadedModel", "Programs", "keep_programs_in", "warnings_logged"]
 
@@ -103,10 +103,10 @@ def forward(  # noqa: PLR0917 - a compiled program has positional arguments
     known = history[history_rows, step.positions]
     token_ids = jnp.where(step.token_ids == TOKEN_ON_DEVICE, known, step.token_ids)
     history = history.at[history_rows, step.positions].set(token_ids)
-    hidden, cache = model.hidden_states(
+    hidden, cache = decoder.hidden_states(
         spec, parameters, cache, replace(step, token_ids=token_ids), attention=plan
     )
-    logits = model.logits(spec, parameters, hidden[step.logit_indices], attention=plan)
+    logits = decoder.logits(spec, parameters, hidden[step.logit_indices], attention=plan)
     return logits, hidden, cache, history
 
 
@@ -119,7 +119,7 @@ def score(  # noqa: PLR0917 - as above
     targets: jax.Array,  # int32 [R]
 ) -> jax.Array:
     """Raw log probabilities float32 [R] of the ids `targets` [R] after tokens `indices` [R]."""
-    return score_tokens(model.logits(spec, parameters, hidden[indices], attention=plan), targets)
+    return score_tokens(decoder.logits(spec, parameters, hidden[indices], attention=plan), targets)
 
 
 def write_history(history: jax.Array, row: jax.Array, tokens: jax.Array) -> jax.Array:
@@ -260,7 +260,7 @@ class Programs:
 
     def _lower_block_copier(self) -> Lowered:
         blocks = self._array((COPIES,), jnp.int32)
-        return model.copy_blocks.lower(self._loaded.spec, self._cache, blocks, blocks)
+        return decoder.copy_blocks.lower(self._loaded.spec, self._cache, blocks, blocks)
 
     def _logits(self, num_rows: int) -> Any:  # noqa: ANN401 - JAX types an abstract array as Any where it takes arrays
         return self._array((num_rows, self._loaded.spec.vocab_size), jnp.float32)

@@ -30,12 +30,12 @@ from tgi.backend import (
 )
 from tgi.worker.masks import check_masks, missing_masks
 from tgi.worker.step_checks import check_size
+from tgi_tpu.attention.cache import Cache
 from tgi_tpu.buckets import Buckets, StepShape
-from tgi_tpu.cache import Cache
 from tgi_tpu.input_batch import InputBatch, build_input_batch, health_arrays, padded
 from tgi_tpu.programs import COPIES, LoadedModel, Programs
-from tgi_tpu.sampler import SampledRows, SampledTokens, SamplingArrays
-from tgi_tpu.sampling_params import needs_history, sampling_arrays
+from tgi_tpu.sampling.parameters import needs_history, sampling_arrays
+from tgi_tpu.sampling.sampler import SampledRows, SampledTokens, SamplingArrays
 from tgi_tpu.sequences import Int64Array, SequenceState, SequenceTable
 from tgi_tpu.step_arrays import StepArrays
 from tgi_tpu.step_output import PendingScores, step_output

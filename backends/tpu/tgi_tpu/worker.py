@@ -31,17 +31,17 @@ from tgi.backend import (
 from tgi.worker.memory_errors import cache_out_of_memory
 from tgi.worker.parts import Progress
 from tgi.worker.step_worker import StepWorker
-from tgi_tpu import model
-from tgi_tpu.attention_plan import choose_attention
+from tgi_tpu.attention.plan import choose_attention
 from tgi_tpu.buckets import Buckets, parse_token_buckets
-from tgi_tpu.layer_groups import attention_of
 from tgi_tpu.memory import BLOCK_SIZE, MemoryFacts, compute_dtype, plan_limits
 from tgi_tpu.mesh import make_mesh
-from tgi_tpu.parameters import Quantization, parameter_bytes
+from tgi_tpu.model import decoder
+from tgi_tpu.model.layer_groups import attention_of
 from tgi_tpu.programs import LoadedModel, Programs, keep_programs_in, warnings_logged
 from tgi_tpu.runner import ModelRunner
-from tgi_tpu.sampler import MAX_TOP_TOKENS
+from tgi_tpu.sampling.sampler import MAX_TOP_TOKENS
 from tgi_tpu.sequences import SequenceTable
+from tgi_tpu.weights.parameters import Quantization, parameter_bytes
 
 __all__ = ["TpuPart", "tpu_worker"]
 
@@ -81,7 +81,7 @@ class TpuPart:
         platform = _prepared_platform(config.options.get("platform", "auto"), config.num_shard)
         mesh = make_mesh(config.num_shard, platform)
         with warnings_logged(self._reporter):
-            parameters = model.load(
+            parameters = decoder.load(
                 self._spec,
                 path,
                 mesh,
@@ -102,7 +102,7 @@ class TpuPart:
         facts = MemoryFacts(
             free_bytes=_free_bytes(mesh, self._config.memory_fraction),
             weights_bytes=parameter_bytes(self._spec, mesh, dtype, self._quantization),
-            block_bytes=model.cache_bytes_per_block(self._spec, BLOCK_SIZE, dtype, mesh),
+            block_bytes=decoder.cache_bytes_per_block(self._spec, BLOCK_SIZE, dtype, mesh),
             block_size=BLOCK_SIZE,
             dtype=dtype,
             default_step_tokens=max(buckets, default=_MAX_STEP_TOKENS),
@@ -179,7 +179,7 @@ class TpuPart:
     def _prepared_runner(self, loaded: LoadedModel, agreement: Agreement) -> ModelRunner:
         limits, num_blocks = agreement.limits, agreement.kv_cache.groups[0].num_blocks
         buckets = Buckets.of(limits, BLOCK_SIZE, self._token_buckets)
-        cache = model.empty_cache(
+        cache = decoder.empty_cache(
             self._spec, num_blocks + 1, BLOCK_SIZE, loaded.dtype, loaded.plan.mesh
         )
         history = jnp.zeros(

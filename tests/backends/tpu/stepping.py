@@ -10,12 +10,12 @@ import numpy as np
 
 from tgi.architectures import ModelSpec
 from tgi.architectures.weight_map import tensor_shapes
-from tgi_tpu import model
-from tgi_tpu.attention_plan import AttentionPlan
-from tgi_tpu.cache import Cache
+from tgi_tpu.attention.cache import Cache
+from tgi_tpu.attention.plan import AttentionPlan
 from tgi_tpu.mesh import make_mesh
-from tgi_tpu.parameters import Parameters, ParameterStore
+from tgi_tpu.model import decoder
 from tgi_tpu.step_arrays import StepArrays
+from tgi_tpu.weights.parameters import Parameters, ParameterStore
 
 __all__ = ["Runner", "Sequence", "draw_weights", "parameters_of"]
 
@@ -75,10 +75,12 @@ class Runner:
         self.parameters, self.block_size = parameters, block_size
         self.num_slots = num_blocks * block_size
         self.bucket = (tokens, sequences, width)
-        cache = model.empty_cache(spec, num_blocks, block_size, dtype, self.plan.mesh)
+        cache = decoder.empty_cache(spec, num_blocks, block_size, dtype, self.plan.mesh)
         # Slots that were never written may contain anything.
         self.cache: Cache = jax.tree.map(lambda pages: pages.at[:].set(np.nan), cache)
-        self.forward = jax.jit(partial(model.forward, spec, attention=self.plan), donate_argnums=1)
+        self.forward = jax.jit(
+            partial(decoder.forward, spec, attention=self.plan), donate_argnums=1
+        )
 
     def arrays(
         self, work: list[tuple[Sequence, int]], bucket: tuple[int, int, int] | None = None

@@ -13,9 +13,9 @@ import numpy as np
 
 from tests.backends.tpu.specs import spec_of
 from tests.backends.tpu.stepping import Runner, Sequence, draw_weights, parameters_of
-from tgi_tpu.attention_plan import AttentionPlan
+from tgi_tpu.attention.plan import AttentionPlan
 from tgi_tpu.mesh import make_mesh
-from tgi_tpu.parameters import Quantization
+from tgi_tpu.weights.parameters import Quantization
 
 
 def run(

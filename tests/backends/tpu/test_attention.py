@@ -18,10 +18,10 @@ from jax.experimental.pallas import tpu as pltpu
 from tests.backends.tpu.specs import spec_of
 from tests.backends.tpu.stepping import Runner, Sequence, draw_weights, parameters_of
 from tgi.testing.reference.model import reference_logits
-from tgi_tpu.attention import AttentionRule, attend, step_of_layer, write_pages
-from tgi_tpu.attention_plan import AttentionPlan, attention_candidates
+from tgi_tpu.attention.paged import AttentionRule, attend, step_of_layer, write_pages
+from tgi_tpu.attention.plan import AttentionPlan, attention_candidates
+from tgi_tpu.attention.ragged import ragged_attention
 from tgi_tpu.mesh import make_mesh
-from tgi_tpu.ragged_attention import ragged_attention
 from tgi_tpu.step_arrays import StepArrays
 
 BLOCK_SIZE = 8

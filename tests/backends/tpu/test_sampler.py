@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from tests.backends.sampler_batches import MARGIN, agrees, batches, make_row, pack
 from tgi.backend import SamplingParams
 from tgi.testing.sampling import apply_warpers, log_softmax
-from tgi_tpu.logits_processors import cut_atypical, cut_below_top_k, cut_outside_nucleus
-from tgi_tpu.sampler import (
+from tgi_tpu.sampling.logits_processors import cut_atypical, cut_below_top_k, cut_outside_nucleus
+from tgi_tpu.sampling.parameters import bias_bucket, sampling_arrays
+from tgi_tpu.sampling.sampler import (
     MAX_TOP_TOKENS,
     NOT_FINITE,
     NOTHING_ALLOWED,
@@ -22,7 +23,6 @@ from tgi_tpu.sampler import (
     sample,
     score_tokens,
 )
-from tgi_tpu.sampling_params import bias_bucket, sampling_arrays
 
 NUM_ROWS = 4  # every batch is padded to this, as in serving
 HISTORY = 32

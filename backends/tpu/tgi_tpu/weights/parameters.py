@@ -24,11 +24,11 @@ from jax.typing import DTypeLike
 from tgi.architectures import ModelSpec
 from tgi.architectures.weight_map import Placement, placements, split, tensor_shapes
 from tgi.backend import ModelError
-from tgi_tpu.fitting import fit, fitted_shape
-from tgi_tpu.layer_groups import layer_groups, place_of
 from tgi_tpu.mesh import partition, row_major
-from tgi_tpu.quantized import QuantizedMatrix, Weight, quantize
+from tgi_tpu.model.layer_groups import layer_groups, place_of
 from tgi_tpu.safetensors_reader import MappedTensor, map_checkpoint
+from tgi_tpu.weights.fitting import fit, fitted_shape
+from tgi_tpu.weights.quantized import QuantizedMatrix, Weight, quantize
 
 __all__ = [
     "ParameterStore",

@@ -15,16 +15,26 @@ import numpy as np
 
 from tgi.architectures import MLP, Attention, Block, Branch, MixtureOfExperts, ModelSpec, Rope
 from tgi.architectures.parameter_names import mixer_tag
-from tgi_tpu.attention import AttentionRule, sequence_of_token, step_of_layer
-from tgi_tpu.attention_plan import AttentionPlan, write_and_attend
-from tgi_tpu.cache import Cache, cache_bytes_per_block, copy_blocks, empty_cache
-from tgi_tpu.layer_groups import LayerGroup, attention_of, cache_shapes, layer_groups
-from tgi_tpu.layers import Rotation, Weights, linear, mlp, norm, rotate, rotation, softcap, vector
+from tgi_tpu.attention.cache import Cache, cache_bytes_per_block, copy_blocks, empty_cache
+from tgi_tpu.attention.paged import AttentionRule, sequence_of_token, step_of_layer
+from tgi_tpu.attention.plan import AttentionPlan, write_and_attend
 from tgi_tpu.mesh import replicated
-from tgi_tpu.mixture_of_experts import is_of_experts, mixture_of_experts
-from tgi_tpu.parameters import Parameters, load
-from tgi_tpu.quantized import matmul
+from tgi_tpu.model.layer_groups import LayerGroup, attention_of, cache_shapes, layer_groups
+from tgi_tpu.model.layers import (
+    Rotation,
+    Weights,
+    linear,
+    mlp,
+    norm,
+    rotate,
+    rotation,
+    softcap,
+    vector,
+)
+from tgi_tpu.model.mixture_of_experts import is_of_experts, mixture_of_experts
 from tgi_tpu.step_arrays import StepArrays
+from tgi_tpu.weights.parameters import Parameters, load
+from tgi_tpu.weights.quantized import matmul
 
 __all__ = [
     "cache_bytes_per_block",

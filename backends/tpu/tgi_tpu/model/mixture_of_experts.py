@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from tgi.architectures import MixtureOfExperts, Router
-from tgi_tpu.layers import Weights, linear, mlp, vector
 from tgi_tpu.mesh import AXIS, partition
-from tgi_tpu.quantized import QuantizedMatrix, Weight
+from tgi_tpu.model.layers import Weights, linear, mlp, vector
+from tgi_tpu.weights.quantized import QuantizedMatrix, Weight
 
 __all__ = ["is_of_experts", "mixture_of_experts"]
 

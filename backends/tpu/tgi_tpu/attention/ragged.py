@@ -23,8 +23,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from tgi_tpu.attention import AttentionRule, Vectors
-from tgi_tpu.layers import softcap
+from tgi_tpu.attention.paged import AttentionRule, Vectors
+from tgi_tpu.model.layers import softcap
 from tgi_tpu.step_arrays import StepArrays
 
 __all__ = ["ragged_attention"]
@@ -76,7 +76,7 @@ def ragged_attention(
 ) -> jax.Array:
     """Attention of queries [T, H, D] over pages [blocks, B, 2 K, D]. Returns [T, H, D].
 
-    `tgi_tpu.attention.attend` is the reference for this kernel.
+    `tgi_tpu.attention.paged.attend` is the reference for this kernel.
     """
     num_tokens, num_heads, head_dim = query.shape
     tiling = _tiling_of(query, pages, step, vectors)

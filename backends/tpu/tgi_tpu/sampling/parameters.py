@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tgi.backend import SamplingParams
-from tgi_tpu.sampler import NO_LOGPROBS, PROCESSED_LOGPROBS, RAW_LOGPROBS
+from tgi_tpu.sampling.sampler import NO_LOGPROBS, PROCESSED_LOGPROBS, RAW_LOGPROBS
 
 __all__ = ["bias_bucket", "needs_history", "sampling_arrays"]
 

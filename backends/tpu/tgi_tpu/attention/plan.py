@@ -14,11 +14,11 @@ from jax.sharding import Mesh, PartitionSpec
 from jax.typing import DTypeLike
 
 from tgi.architectures import Attention, ModelSpec
-from tgi_tpu.attention import AttentionRule, Vectors, attend, write_pages
+from tgi_tpu.attention.paged import AttentionRule, Vectors, attend, write_pages
+from tgi_tpu.attention.ragged import ragged_attention
 from tgi_tpu.coverage import kv_repeats
-from tgi_tpu.layer_groups import attention_of
 from tgi_tpu.mesh import AXIS
-from tgi_tpu.ragged_attention import ragged_attention
+from tgi_tpu.model.layer_groups import attention_of
 from tgi_tpu.step_arrays import StepArrays
 
 __all__ = [

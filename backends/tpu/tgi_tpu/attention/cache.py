@@ -18,9 +18,9 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from tgi.architectures import ModelSpec
-from tgi_tpu.fitting import padded_head_dim
-from tgi_tpu.layer_groups import CacheShape, cache_shapes
 from tgi_tpu.mesh import AXIS, sharding
+from tgi_tpu.model.layer_groups import CacheShape, cache_shapes
+from tgi_tpu.weights.fitting import padded_head_dim
 
 __all__ = ["Cache", "abstract_cache", "cache_bytes_per_block", "copy_blocks", "empty_cache"]
 

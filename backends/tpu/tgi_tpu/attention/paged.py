@@ -14,7 +14,7 @@ from typing import final
 import jax
 import jax.numpy as jnp
 
-from tgi_tpu.layers import softcap
+from tgi_tpu.model.layers import softcap
 from tgi_tpu.step_arrays import StepArrays
 
 __all__ = [

@@ -14,7 +14,7 @@ from typing import final
 import jax
 import jax.numpy as jnp
 
-from tgi_tpu.logits_processors import (
+from tgi_tpu.sampling.logits_processors import (
     allowed_tokens,
     count_tokens,
     cut_atypical,

@@ -14,7 +14,7 @@ import numpy as np
 
 from tgi.architectures import MLP, Activation, DynamicScaling, LongRopeScaling, Norm, Rope
 from tgi.architectures.rope import inverse_frequencies
-from tgi_tpu.quantized import QuantizedMatrix, Weight, matmul
+from tgi_tpu.weights.quantized import QuantizedMatrix, Weight, matmul
 
 __all__ = [
     "Rotation",
