@@ -25,6 +25,8 @@ from tgi.backend import (
     Support,
     Worker,
     WorkerReporter,
+    reject_option,
+    reject_quantize,
 )
 from tgi_cpu import machine
 from tgi_torch.memory import (
@@ -39,11 +41,11 @@ from tgi_torch.model.fallback import refused_by_fallback, slow_by_fallback
 from tgi_torch.weights.weight_formats import (
     QUANTIZATIONS,
     describe_quantization,
-    refused_quantization,
 )
 
 __all__ = ["CpuBackend"]
 
+_NAME = "cpu"
 _VERSION = "4.0.0.dev0"
 _PRIORITY = -100  # lower than the priority of every accelerator
 _SPIN_COUNT = "10000"  # about 20 us, the typical pause between two operations of one step
@@ -57,7 +59,7 @@ class CpuBackend:
     @property
     def info(self) -> BackendInfo:
         """Name, version and priority. `auto` selects this backend if no faster one is usable."""
-        return BackendInfo("cpu", API_VERSION, "tgi-cpu", _VERSION, _PRIORITY)
+        return BackendInfo(_NAME, API_VERSION, "tgi-cpu", _VERSION, _PRIORITY)
 
     def probe(self) -> ProbeResult:
         """Usable if torch is installed. Looks for torch without importing it."""
@@ -157,20 +159,21 @@ class CpuBackend:
 def _refused_options(spec: ModelSpec | GenericSpec, config: EngineConfig) -> tuple[str, ...]:
     refused = []
     if config.dtype is not None and config.dtype not in DTYPE_BYTES:
-        refused.append(f"`--dtype {config.dtype}` is not one of {', '.join(sorted(DTYPE_BYTES))}")
+        remedy = f"use one of {', '.join(sorted(DTYPE_BYTES))}"
+        refused.append(reject_option(_NAME, "dtype", config.dtype, remedy))
     if config.quantize is not None:
-        refused.extend(filter(None, [refused_quantization(config.quantize)]))
+        if config.quantize not in QUANTIZATIONS:
+            refused.append(reject_quantize(_NAME, config.quantize, QUANTIZATIONS))
         if isinstance(spec, GenericSpec):
-            refused.append(
-                f"`--quantize {config.quantize}` needs an architecture that is built in; leave"
-                " it out"
-            )
+            remedy = "it quantizes only architectures that are built in: leave it out"
+            refused.append(reject_option(_NAME, "quantize", config.quantize, remedy))
     if config.kv_cache_dtype is not None:
         refused.append(
-            f"`--kv-cache-dtype {config.kv_cache_dtype}` is not supported here; leave it out"
+            reject_option(_NAME, "kv_cache_dtype", config.kv_cache_dtype, "leave it out")
         )
     if config.num_shard > 1:
-        refused.append(f"`--num-shard {config.num_shard}`: this backend has one device; use 1")
+        remedy = "it has one device: use `--num-shard 1`"
+        refused.append(reject_option(_NAME, "num_shard", config.num_shard, remedy))
     return tuple(refused)
 
 

@@ -28,11 +28,16 @@ from tgi_torch.runner.worker import TorchDevice, decoder_loader, no_decode_progr
 from tgi_torch.sampling.protocols import TokenSampler
 from tgi_torch.sampling.sampler import Sampler, SamplingKernels
 from tgi_torch.weights.loading import checkpoint_dtype
-from tgi_torch.weights.weight_formats import QUANTIZATIONS, describe_quantization
+from tgi_torch.weights.weight_formats import (
+    QUANTIZATIONS,
+    Quantization,
+    describe_quantization,
+)
 
 __all__ = ["create_worker", "unsupported_reason"]
 
 _DEVICE = torch.device("cpu")
+_BYTE_BITS = 8
 # Blocks are gathered by index, so small blocks cost nothing, and more of a common prefix is shared.
 _TORCH_BLOCK_TOKENS = 16
 # Matrix products reach their full throughput at about 500 rows. More rows only delay the sequences
@@ -72,6 +77,7 @@ def create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
             "attention": f"paged, {kernels}",
             "threads": str(threads),
             "quantization": "none" if quantization is None else f"{quantization.name} weights",
+            **({} if quantization is None else {"weight scales": _scales(quantization, kernels)}),
             "isa": " ".join(machine.instruction_sets()) or "unknown",
         },
         load_model=load_model,
@@ -79,6 +85,14 @@ def create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
         make_decode_program=make_decode_program,
     )
     return torch_worker(config, reporter, device)
+
+
+def _scales(quantization: Quantization, kernels: str) -> str:
+    """The weights of a layer that share a scale, for `GET /info/backend`."""
+    layers = quantization.layers
+    if kernels == "torch" and layers.bits == _BYTE_BITS:
+        return "one per output"  # torch's kernel requires this
+    return f"one per {layers.group_size} inputs of an output"
 
 
 def unsupported_reason(config: EngineConfig, library: NativeLibrary | None) -> str:

@@ -25,6 +25,8 @@ from tgi.backend import (
     Support,
     Worker,
     WorkerReporter,
+    reject_option,
+    reject_quantize,
 )
 from tgi_tpu.buckets import parse_token_buckets
 from tgi_tpu.chips import find_chips, has_device_nodes
@@ -40,6 +42,7 @@ from tgi_tpu.memory import (
 
 __all__ = ["TpuBackend"]
 
+_NAME = "tpu"
 _VERSION = "4.0.0.dev0"
 _PRIORITY = 100
 _MAX_CPU_SHARDS = 8  # on JAX's CPU platform, as many as one host has chips
@@ -73,7 +76,7 @@ class TpuBackend:
         """Name, version and priority. `auto` does not select it on a machine without a chip."""
         has_chips = bool(find_chips())
         return BackendInfo(
-            "tpu",
+            _NAME,
             API_VERSION,
             "tgi-tpu",
             _VERSION,
@@ -122,8 +125,7 @@ class TpuBackend:
         reasons = _refused_options(config)
         if not isinstance(spec, ModelSpec):
             return Support("no", (f"the architecture `{spec.model_type}` is not known", *reasons))
-        missing = unsupported(spec) or unsharded(spec, config.num_shard)
-        reasons = (*((missing,) if missing else ()), *reasons)
+        reasons = (*_missing_parts(spec, config.num_shard), *reasons)
         if reasons:
             return Support("no", reasons)
         dtype = compute_dtype(config.dtype, _stored_dtype(Path(config.model_path)))
@@ -157,7 +159,7 @@ class TpuBackend:
         )
         (chosen,) = (candidate.kernel for candidate in candidates if candidate.reason is None)
         others = tuple((_KERNELS[c.kernel], c.reason) for c in candidates if c.reason is not None)
-        whole = () if config.quantize else (("int8", "`--quantize eetq` was not set"),)
+        whole = () if config.quantize else (("int8", "`--quantize int8` was not set"),)
         weights = Implementation(
             "weights", f"int8, products in {dtype}" if config.quantize else dtype, whole
         )
@@ -168,6 +170,18 @@ class TpuBackend:
         from tgi_tpu.worker import tpu_worker  # noqa: PLC0415 - only the worker imports JAX
 
         return tpu_worker(config, reporter)
+
+
+def _missing_parts(spec: ModelSpec, num_shard: int) -> tuple[str, ...]:
+    """The reason why this model, divided among `num_shard` chips, cannot run. Empty if it can."""
+    missing = unsupported(spec)
+    if missing:
+        return (missing,)
+    undivided = unsharded(spec, num_shard)
+    if undivided:
+        remedy = f"{undivided}: use another number"
+        return (reject_option(_NAME, "num_shard", num_shard, remedy),)
+    return ()
 
 
 def _refused_options(config: EngineConfig) -> tuple[str, ...]:
@@ -182,19 +196,20 @@ def _refused_options(config: EngineConfig) -> tuple[str, ...]:
             " platform"
         )
     if config.num_shard > (_MAX_CPU_SHARDS if platform == "cpu" else max(num_devices, 1)):
-        there = (
-            f"JAX's CPU platform emulates at most {_MAX_CPU_SHARDS}"
+        remedy = (
+            f"JAX's CPU platform emulates at most {_MAX_CPU_SHARDS} devices"
             if platform == "cpu"
-            else f"there are {num_devices}"
+            else f"there are {num_devices} TPU devices"
         )
-        refused.append(f"`--num-shard {config.num_shard}` needs as many TPU devices; {there}")
+        refused.append(reject_option(_NAME, "num_shard", config.num_shard, remedy))
     if config.dtype is not None and config.dtype not in DTYPE_BYTES:
-        refused.append(f"`--dtype {config.dtype}` is not one of {', '.join(sorted(DTYPE_BYTES))}")
+        remedy = f"use one of {', '.join(sorted(DTYPE_BYTES))}"
+        refused.append(reject_option(_NAME, "dtype", config.dtype, remedy))
     if config.quantize is not None and config.quantize not in INT8_NAMES:
-        refused.append(f"`--quantize {config.quantize}` is not one of {', '.join(INT8_NAMES)}")
+        refused.append(reject_quantize(_NAME, config.quantize, INT8_NAMES))
     if config.kv_cache_dtype is not None:
         refused.append(
-            f"`--kv-cache-dtype {config.kv_cache_dtype}` is not supported here; leave it out"
+            reject_option(_NAME, "kv_cache_dtype", config.kv_cache_dtype, "leave it out")
         )
     try:
         parse_token_buckets(config.options.get("token-buckets", ""))

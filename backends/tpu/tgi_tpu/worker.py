@@ -225,6 +225,7 @@ class TpuPart:
             "quantization": (
                 "none" if self._quantization is None else f"{self._quantization} weights"
             ),
+            **({} if self._quantization is None else {"weight scales": "one per output"}),
             **{
                 f"attention not by {c.kernel}": c.reason
                 for c in plan.candidates

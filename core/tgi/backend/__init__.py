@@ -28,6 +28,12 @@ from tgi.backend.agreement import (
     Support,
 )
 from tgi.backend.codec import decode, encode
+from tgi.backend.core_options import (
+    QUANTIZATION_MEANINGS,
+    QuantizationMeaning,
+    reject_option,
+    reject_quantize,
+)
 from tgi.backend.errors import BackendError, ModelError, StepError, WrongStateError
 from tgi.backend.model_files import (
     GGUF,
@@ -68,6 +74,7 @@ __all__ = [
     "CONTROLS",
     "FEATURES",
     "GGUF",
+    "QUANTIZATION_MEANINGS",
     "SAFETENSORS",
     "SAMPLING_FIELDS",
     "TOKEN_ON_DEVICE",
@@ -103,6 +110,7 @@ __all__ = [
     "Pooling",
     "ProbeResult",
     "PromptScores",
+    "QuantizationMeaning",
     "Record",
     "RequestedLimits",
     "RowError",
@@ -121,4 +129,6 @@ __all__ = [
     "empty_int32",
     "encode",
     "hookimpl",
+    "reject_option",
+    "reject_quantize",
 ]

@@ -6,6 +6,7 @@ import textwrap
 
 from tgi.config.option import Option
 from tgi.config.options import OPTIONS
+from tgi.config.quantization import QUANTIZATION_MEANINGS
 
 __all__ = ["options_help", "options_page"]
 
@@ -46,7 +47,26 @@ def options_page() -> str:
             "|---|---|---|---|---|",
         ]
         lines += [_table_row(row) for row in OPTIONS if row.group == group]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_quantization_lines()]) + "\n"
+
+
+def _quantization_lines() -> list[str]:
+    """The section on the values of `--quantize`."""
+    return [
+        "",
+        "## Values of `--quantize`",
+        "",
+        "A value has the same meaning on every backend that supports it. A backend that does not",
+        "support the value ends startup with an error message that contains the meaning.",
+        "",
+        "| Value | The server | Bits per weight | Scales |",
+        "|---|---|---|---|",
+        *(
+            f"| `{name}` | {meaning.text} | {meaning.weight_bits or 'as stored'} |"
+            f" {meaning.granularity} |"
+            for name, meaning in QUANTIZATION_MEANINGS.items()
+        ),
+    ]
 
 
 def _groups() -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import final
 
 from tgi.config.option import Option, option, option_rows
+from tgi.config.quantization import QUANTIZATION_MEANINGS
 
 __all__ = ["OPTIONS", "ServeOptions"]
 
@@ -21,21 +22,6 @@ _U32 = 2**32 - 1
 _NOT_YET = "this version does not implement it yet"
 _NO_SOCKETS = "each backend starts and connects its own ranks"
 
-_QUANTIZE = (
-    "awq",
-    "compressed-tensors",
-    "eetq",
-    "exl2",
-    "gptq",
-    "marlin",
-    "bitsandbytes",
-    "bitsandbytes-nf4",
-    "bitsandbytes-fp4",
-    "fp8",
-    "int8",
-    "int4",
-)
-
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +31,7 @@ class ServeOptions:
     model_id: str | None = option(
         None,
         _MODEL,
-        "Model to serve: a local folder or a hub id. The default is the demo model.",
+        "Model to serve: a local folder, a model file or a hub id. The default is the demo model.",
     )
     revision: str | None = option(None, _MODEL, "Branch, tag or commit of the model on the hub.")
     tokenizer_config_path: str | None = option(
@@ -68,7 +54,7 @@ class ServeOptions:
         _MODEL,
         "Quantization of the weights: that of the checkpoint, or one that is applied"
         " while the weights are loaded.",
-        choices=_QUANTIZE,
+        choices=tuple(QUANTIZATION_MEANINGS),
     )
     speculate: int | None = option(
         None, _MODEL, "Number of draft tokens per step.", minimum=0, no_effect=_NOT_YET

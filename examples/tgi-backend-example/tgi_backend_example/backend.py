@@ -23,11 +23,14 @@ from tgi.backend import (
     Support,
     Worker,
     WorkerReporter,
+    reject_option,
+    reject_quantize,
 )
 from tgi.worker.adapter import AdapterPlan, adapter_worker
 
 __all__ = ["ExampleBackend"]
 
+_NAME = "example"
 _PLAN = AdapterPlan(
     max_total_tokens=4096,
     max_sequences=32,
@@ -46,7 +49,7 @@ class ExampleBackend:
         """Name, package, version and priority of the backend. Because the priority is below 0,
         `--backend auto` selects this backend only if no other backend is usable.
         """
-        return BackendInfo("example", API_VERSION, "tgi-backend-example", "0.1.0", priority=-500)
+        return BackendInfo(_NAME, API_VERSION, "tgi-backend-example", "0.1.0", priority=-500)
 
     def probe(self) -> ProbeResult:
         """Look for the device here, without starting it."""
@@ -76,13 +79,15 @@ class ExampleBackend:
 def _refused_options(config: EngineConfig) -> list[str]:
     refused = []
     if config.dtype not in (None, "float32"):
-        refused.append(f"`--dtype {config.dtype}`: the backend computes in float32")
+        refused.append(reject_option(_NAME, "dtype", config.dtype, "use float32"))
     if config.quantize is not None:
-        refused.append(f"`--quantize {config.quantize}` is not supported")
+        refused.append(reject_quantize(_NAME, config.quantize))
     if config.kv_cache_dtype is not None:
-        refused.append(f"`--kv-cache-dtype {config.kv_cache_dtype}` is not supported")
+        refused.append(
+            reject_option(_NAME, "kv_cache_dtype", config.kv_cache_dtype, "leave it out")
+        )
     if config.num_shard > 1:
-        refused.append(f"`--num-shard {config.num_shard}`: the backend has one device")
+        refused.append(reject_option(_NAME, "num_shard", config.num_shard, "use `--num-shard 1`"))
     return refused
 
 

@@ -145,6 +145,9 @@ def test_every_name_is_logged_and_saves_memory(name: str, tmp_path: Path) -> Non
         for line in reporter.lines
     )
     assert agreement.facts["quantization"] == f"{quantization.name} weights"
+    by_group = f"one per {quantization.layers.group_size} inputs of an output"
+    is_by_output = agreement.facts["kernels"] == "torch" and quantization.layers.bits == 8
+    assert agreement.facts["weight scales"] == ("one per output" if is_by_output else by_group)
     assert agreement.facts["dtype"] == "bfloat16"
     expected = weights_bytes(spec, "bfloat16", quantization)
     assert (

@@ -80,6 +80,7 @@ def test_without_a_chip_the_cpu_platform_must_be_requested(config):
         ({"num_shard": 8}, "4 query heads cannot be divided"),
         ({"dtype": "float16"}, "bfloat16, float32"),
         ({"quantize": "gptq"}, "bitsandbytes, eetq"),
+        ({"quantize": "int4"}, "rounds the weights to 4-bit integers"),
         ({"kv_cache_dtype": "fp8_e4m3fn"}, "--kv-cache-dtype"),
         ({"options": {"platform": "cpu", "token-buckets": "x"}}, "positive numbers"),
     ],

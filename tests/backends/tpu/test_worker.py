@@ -272,3 +272,12 @@ def test_close_releases_weights_and_cache(folder):
     del ready
     gc.collect()
     assert len(jax.live_arrays()) == before
+
+
+def test_the_scheme_of_int8_is_a_fact(tmp_path):
+    with serving(tmp_path, quantize="int8") as served:
+        facts = served.core.agreement.facts
+        assert (facts["quantization"], facts["weight scales"]) == ("int8 weights", "one per output")
+        served.core.generate([served.core.add(prompt_of(9), SamplingParams())], 3)
+    with serving(tmp_path) as served:
+        assert "weight scales" not in served.core.agreement.facts

@@ -7,7 +7,7 @@ errors in the head are errors in the logits. Imports no framework.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, final
@@ -20,7 +20,6 @@ __all__ = [
     "WeightFormat",
     "describe_quantization",
     "is_quantized",
-    "refused_quantization",
 ]
 
 _SCALE_BYTES = 2  # bfloat16
@@ -103,7 +102,6 @@ QUANTIZATIONS: Mapping[str, Quantization] = MappingProxyType(
 """The values of `--quantize` for an unquantized checkpoint. Some are aliases of the same format."""
 
 _PARTS = frozenset({"q", "k", "v", "o", "gate", "up", "down", "embedding", "head"})
-_QUANTIZED_CHECKPOINTS = ("awq", "compressed-tensors", "exl2", "gptq", "marlin")
 
 
 def is_quantized(parameter: str, shape: tuple[int, ...]) -> bool:
@@ -129,16 +127,3 @@ def describe_quantization(name: str) -> str:
         if quantization.embedding_and_head is layers
         else f"{what}, embedding and head {quantization.embedding_and_head.bits}-bit integers"
     )
-
-
-def refused_quantization(name: str, supported: Iterable[str] = QUANTIZATIONS) -> str:
-    """The reason why a value of `--quantize` cannot be used, with advice. Empty if it can be."""
-    names = tuple(supported)
-    if name in names:
-        return ""
-    if name in _QUANTIZED_CHECKPOINTS:
-        return (
-            f"`--quantize {name}` requires a checkpoint that was quantized this way, which is not"
-            f" supported here; serve the unquantized checkpoint with one of {', '.join(names)}"
-        )
-    return f"`--quantize {name}` is not supported here; use one of {', '.join(names)}"

@@ -46,7 +46,7 @@ class CompleteBackend:
 
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
         """What the numpy reference supports, and encoders."""
-        reasons = refusals(spec, config, has_encoders=True)
+        reasons = refusals(spec, config, backend=self.info.name, has_encoders=True)
         return (
             Support("no", reasons)
             if reasons

@@ -175,7 +175,7 @@ class StaticBackend:
 
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
         """What the numpy reference supports."""
-        reasons = refusals(spec, config)
+        reasons = refusals(spec, config, backend=self.info.name)
         return Support("no", reasons) if reasons else Support("slow", ("numpy, for tests",))
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from tgi.backend import BackendError, ModelError, SamplingParams
+from tgi.backend import QUANTIZATION_MEANINGS, BackendError, ModelError, SamplingParams
 from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
 from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
 from tgi.testing.conformance.models import TinyModel
@@ -18,16 +18,12 @@ __all__ = ["CHECKS"]
 
 _BITS: Mapping[str, int] = MappingProxyType(
     {
-        "bitsandbytes": 8,
-        "bitsandbytes-fp4": 4,
-        "bitsandbytes-nf4": 4,
-        "eetq": 8,
-        "fp8": 8,
-        "int4": 4,
-        "int8": 8,
+        name: meaning.weight_bits
+        for name, meaning in sorted(QUANTIZATION_MEANINGS.items())
+        if meaning.weight_bits is not None and not meaning.reads_checkpoint
     }
 )
-"""Values of `--quantize` for unquantized checkpoints, and the number of bits per weight."""
+"""Values of `--quantize` that quantize an unquantized checkpoint, and the bits of a weight."""
 
 _GREATEST_ERROR: Mapping[int, float] = MappingProxyType({4: 0.5, 8: 0.1})
 """Number of bits per weight → maximum error of a tiny model's log probabilities.
