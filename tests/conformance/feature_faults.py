@@ -10,7 +10,13 @@ import msgspec
 import numpy as np
 
 from tests.conformance.faults import FaultyWorker
-from tgi.backend import ControlResult, PooledVector, SchedulerOutput, WrongStateError
+from tgi.backend import (
+    ControlResult,
+    PooledVector,
+    SchedulerOutput,
+    UnloadAdapter,
+    WrongStateError,
+)
 from tgi.testing.doubles.complete_backend import CompleteBackend
 from tgi.testing.doubles.complete_worker import CompleteWorker
 from tgi.testing.reference.network import ReferenceNetwork
@@ -122,14 +128,14 @@ def base_is_changed(inner, request):
     result = inner.control(request)
     if request.name == "adapter_load" and result.ok:
         weights = inner._network.inner._weights
-        weights[0] = weights[int(request.arguments["adapter"])]
+        weights[0] = weights[request.number]
     return result
 
 
 def adapters_stay(inner, request):
     """What was loaded once stays under its number, whatever is said later."""
     known = inner._network.adapters
-    if request.name == "adapter_unload" or int(request.arguments.get("adapter", 0)) in known:
+    if isinstance(request, UnloadAdapter) or getattr(request, "number", 0) in known:
         return ControlResult(True)
     return inner.control(request)
 
@@ -372,7 +378,7 @@ def import_of_one_block(inner, request):
     """All blocks but the last are filled."""
     if request.name != "kv_import":
         return inner.control(request)
-    last = int(request.arguments["blocks"].split()[-1])
+    last = request.blocks[-1]
     before = inner._cache._slots[last].copy()
     result = inner.control(request)
     inner._cache._slots[last] = before

@@ -20,14 +20,13 @@ from tgi.backend.agreement import (
     SAMPLING_FIELDS,
     Agreement,
     CacheGroup,
-    Control,
-    ControlResult,
     Health,
     KVCachePlan,
     Limits,
     MemoryItem,
     RequestedLimits,
 )
+from tgi.backend.control import Control, ControlResult
 from tgi.backend.errors import BackendError
 from tgi.backend.protocols import WorkerReporter
 from tgi.backend.records import (

@@ -16,10 +16,10 @@ from tgi.architectures import GenericSpec, load_spec
 from tgi.backend import (
     SAMPLING_FIELDS,
     BackendError,
-    Control,
     EngineConfig,
     GrammarMasks,
     Health,
+    LoadAdapter,
     ModelError,
     RequestedLimits,
     StepError,
@@ -398,7 +398,7 @@ def test_what_was_not_agreed_is_refused(config):
     with pytest.raises(StepError, match="One step in flight"):
         worker.submit(core.build({}, {}))
     assert worker.collect(0.0).step_id == 1
-    assert not worker.control(Control("adapter_load")).ok
+    assert not worker.control(LoadAdapter(1, "nowhere")).ok
 
 
 def test_instruction_sets(tmp_path):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Literal, final
+from typing import Literal, cast, final
 
 import msgspec
 import numpy as np
@@ -15,6 +15,7 @@ from tgi.backend import (
     TOKEN_ON_DEVICE,
     Agreement,
     Control,
+    ControlRecord,
     ControlResult,
     GrammarMasks,
     Int32Array,
@@ -258,21 +259,20 @@ class ScriptedCore:
         self._apply(step, output)
         return output
 
-    def control(self, name: str, **arguments: object) -> ControlResult:
-        """Ask for something outside the steps."""
-        request = Control(name, {key: str(value) for key, value in arguments.items()})
-        return self.worker.control(decode(Control, encode(request)))
+    def control(self, request: ControlRecord) -> ControlResult:
+        """Send a control request, which may be of a kind that the worker does not know."""
+        return self.worker.control(cast(Control, decode(type(request), encode(request))))
 
-    def must_control(self, name: str, **arguments: object) -> None:
-        """The same, and it must be done."""
-        result = self.control(name, **arguments)
-        require(result.ok, f"`{name}` was refused: {result.message}")
+    def must_control(self, request: Control) -> None:
+        """Send a control request that must be carried out."""
+        result = self.control(request)
+        require(result.ok, f"`{request.name}` was refused: {result.message}")
 
-    def expect_refusal(self, name: str, why: str, **arguments: object) -> None:
-        """The same, and it must be refused with a reason."""
-        result = self.control(name, **arguments)
-        require(not result.ok, f"`{name}` was done although {why}")
-        require(bool(result.message), f"`{name}` was refused without a reason")
+    def expect_refusal(self, request: ControlRecord, why: str) -> None:
+        """Send a control request that must be refused with a reason."""
+        result = self.control(request)
+        require(not result.ok, f"`{request.name}` was done although {why}")
+        require(bool(result.message), f"`{request.name}` was refused without a reason")
 
     def _apply(self, step: SchedulerOutput, output: ModelRunnerOutput) -> None:
         counts = dict(zip(step.rows.sequence.tolist(), step.rows.count.tolist(), strict=True))
