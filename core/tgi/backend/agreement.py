@@ -4,8 +4,6 @@ step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Literal
 
 from tgi.architectures import GenericSpec, ModelSpec
@@ -14,15 +12,12 @@ from tgi.backend.records import Record
 
 __all__ = [
     "API_VERSION",
-    "CONTROLS",
     "FEATURES",
     "SAMPLING_FIELDS",
     "Agreement",
     "BackendInfo",
     "BackendOption",
     "CacheGroup",
-    "Control",
-    "ControlResult",
     "DeviceInfo",
     "EngineConfig",
     "Health",
@@ -62,18 +57,6 @@ FEATURES = frozenset(
 """Names a backend may agree on, as far as they are in `RequestedLimits.features`. Behaviour outside
 the agreed features never appears on either side.
 """
-
-CONTROLS: Mapping[str, str] = MappingProxyType(
-    {
-        "adapter_load": "lora",
-        "adapter_unload": "lora",
-        "sleep": "sleep",
-        "wake": "sleep",
-        "kv_export": "kv_export",
-        "kv_import": "kv_export",
-    }
-)
-"""Name of a `Control` → the feature that allows it."""
 
 SAMPLING_FIELDS = frozenset(
     {
@@ -259,40 +242,6 @@ class Agreement(Record, frozen=True):
     def has(self, feature: str) -> bool:
         """Whether `feature` was agreed."""
         return feature in self.features
-
-
-class Control(Record, frozen=True):
-    """A rare request outside the steps: none is in flight. What cannot be done is answered with
-    `ok` False and leaves no trace.
-
-    adapter_load    `adapter`: a number above 0 that is free, `path`: a folder in PEFT's format
-                    (`adapter_config.json` and `adapter_model.safetensors` with LoRA pairs).
-                    Sequences may be alive. Refused: a number in use, more than
-                    `Limits.max_adapters`, a rank above `Limits.max_adapter_rank`, a folder that
-                    does not fit the model.
-    adapter_unload  `adapter`. No sequence with it is alive.
-    sleep           No sequence is alive. Device memory is given back, keys and values are gone (the
-                    core forgets its prefix cache); until `wake` no step is accepted and `health` is
-                    not ok.
-    wake            The agreement holds again.
-    kv_export       `blocks`: ids separated by spaces, `path`: a file below
-                    `EngineConfig.cache_dir`, written in the backend's own format. The content of
-                    the blocks in every cache group. Only with `prefix_cache`.
-    kv_import       The same arguments: as many blocks as were exported are filled from the file,
-                    bit by bit. Refused: a file of another model, another agreement, another number
-                    of blocks.
-    """
-
-    name: str
-    arguments: dict[str, str] = {}
-
-
-class ControlResult(Record, frozen=True):
-    """Its answer."""
-
-    ok: bool
-    message: str = ""  # why not
-    values: dict[str, str] = {}
 
 
 class Health(Record, frozen=True):

@@ -8,8 +8,6 @@ from tgi.architectures import GenericSpec, ModelSpec
 from tgi.backend.agreement import (
     Agreement,
     BackendInfo,
-    Control,
-    ControlResult,
     EngineConfig,
     Health,
     Implementation,
@@ -17,6 +15,7 @@ from tgi.backend.agreement import (
     RequestedLimits,
     Support,
 )
+from tgi.backend.control import Control, ControlResult
 from tgi.backend.model_files import ModelDescription
 from tgi.backend.records import GrammarMasks, ModelRunnerOutput, SchedulerOutput
 
@@ -65,8 +64,8 @@ class Worker(Protocol):
         """
 
     def control(self, request: Control) -> ControlResult:
-        """Adapters, sleep, blocks to and from files: by agreed feature only (`CONTROLS`); refused,
-        not raised, otherwise.
+        """Load adapters, sleep, write blocks to files. No step is outstanding. A request whose
+        feature was not negotiated, or that cannot be carried out, is refused and not raised.
         """
 
     def health(self, deep: bool) -> Health:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-from tgi.backend.agreement import Agreement, Control, ControlResult, RequestedLimits
+from tgi.backend.agreement import Agreement, RequestedLimits
+from tgi.backend.control import Control, ControlResult
 from tgi.backend.records import GrammarMasks, ModelRunnerOutput, SchedulerOutput
 
 __all__ = ["ControlledPart", "MeasuredPart", "OverlappedPart", "Progress", "WorkerPart"]

@@ -7,14 +7,8 @@ from functools import partial
 from types import MappingProxyType
 from typing import final
 
-from tgi.backend.agreement import (
-    CONTROLS,
-    Agreement,
-    Control,
-    ControlResult,
-    Health,
-    RequestedLimits,
-)
+from tgi.backend.agreement import Agreement, Health, RequestedLimits
+from tgi.backend.control import CONTROLS, Control, ControlResult
 from tgi.backend.errors import StepError
 from tgi.backend.protocols import WorkerReporter
 from tgi.backend.records import GrammarMasks, ModelRunnerOutput, SchedulerOutput
@@ -105,11 +99,11 @@ class StepWorker:
 
     def control(self, request: Control) -> ControlResult:
         """Let the part carry out a request whose feature was negotiated. Any other request is
-        refused.
+        rejected.
         """
         feature, agreement = CONTROLS.get(request.name), self._agreement
         if self._controlled is None or agreement is None or feature not in agreement.features:
-            return ControlResult(False, f"`{request.name}` was not agreed")
+            return ControlResult(False, f"`{request.name}` was not negotiated")
         needed, following = _TRANSITIONS.get(request.name, (self._state, self._state))
         if self._state is not needed:
             return ControlResult(False, f"the worker is {self._state.value}")

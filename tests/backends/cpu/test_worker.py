@@ -16,10 +16,10 @@ from tgi.architectures import GenericSpec, load_spec
 from tgi.backend import (
     FEATURES,
     SAMPLING_FIELDS,
-    Control,
     EngineConfig,
     GrammarMasks,
     Health,
+    LoadAdapter,
     ModelError,
     RequestedLimits,
     StepError,
@@ -322,7 +322,7 @@ def test_steps_beyond_negotiated_limits_are_rejected(config):
     with pytest.raises(StepError, match="One step in flight"):
         worker.submit(core.build({}, {}))
     assert worker.collect().step_id == 1
-    assert not worker.control(Control("adapter_load")).ok
+    assert not worker.control(LoadAdapter(1, "nowhere")).ok
 
 
 def test_instruction_sets(tmp_path):

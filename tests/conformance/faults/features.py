@@ -14,7 +14,7 @@ from tests.conformance.faults.feature_wrappers import (
     in_steps,
     struct,
 )
-from tgi.backend import ControlResult, PooledVector, WrongStateError
+from tgi.backend import ControlResult, PooledVector, UnloadAdapter, WrongStateError
 
 # Adapters
 
@@ -27,14 +27,14 @@ def base_is_changed(inner, request):
     result = inner.control(request)
     if request.name == "adapter_load" and result.ok:
         weights = inner._part._network.inner._weights
-        weights[0] = weights[int(request.arguments["adapter"])]
+        weights[0] = weights[request.number]
     return result
 
 
 def adapters_stay(inner, request):
     """The first adapter with a number stays loaded, even after it is unloaded or replaced."""
     known = inner._part._network.adapters
-    if request.name == "adapter_unload" or int(request.arguments.get("adapter", 0)) in known:
+    if isinstance(request, UnloadAdapter) or getattr(request, "number", 0) in known:
         return ControlResult(True)
     return inner.control(request)
 
@@ -277,7 +277,7 @@ def import_of_one_block(inner, request):
     """Import all blocks except the last."""
     if request.name != "kv_import":
         return inner.control(request)
-    last = int(request.arguments["blocks"].split()[-1])
+    last = request.blocks[-1]
     before = inner._part._cache._slots[last].copy()
     result = inner.control(request)
     inner._part._cache._slots[last] = before

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Literal, final
+from typing import Literal, cast, final
 
 import msgspec
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from tgi.backend import (
     Agreement,
     Control,
+    ControlRecord,
     ControlResult,
     GrammarMasks,
     Int32Array,
@@ -218,21 +219,20 @@ class ScriptedCore:
         self._apply(step, output)
         return output
 
-    def control(self, name: str, **arguments: object) -> ControlResult:
-        """Send a control request."""
-        request = Control(name, {key: str(value) for key, value in arguments.items()})
-        return self.worker.control(decode(Control, encode(request)))
+    def control(self, request: ControlRecord) -> ControlResult:
+        """Send a control request, which may be of a kind that the worker does not know."""
+        return self.worker.control(cast(Control, decode(type(request), encode(request))))
 
-    def must_control(self, name: str, **arguments: object) -> None:
+    def must_control(self, request: Control) -> None:
         """Send a control request that must succeed."""
-        result = self.control(name, **arguments)
-        require(result.ok, f"`{name}` was rejected: {result.message}")
+        result = self.control(request)
+        require(result.ok, f"`{request.name}` was rejected: {result.message}")
 
-    def expect_refusal(self, name: str, why: str, **arguments: object) -> None:
+    def expect_refusal(self, request: ControlRecord, why: str) -> None:
         """Send a control request that must be rejected with a reason."""
-        result = self.control(name, **arguments)
-        require(not result.ok, f"`{name}` succeeded although {why}")
-        require(bool(result.message), f"`{name}` was rejected without a reason")
+        result = self.control(request)
+        require(not result.ok, f"`{request.name}` succeeded although {why}")
+        require(bool(result.message), f"`{request.name}` was rejected without a reason")
 
     def _apply(self, step: SchedulerOutput, output: ModelRunnerOutput) -> None:
         counts = dict(zip(step.rows.sequence.tolist(), step.rows.count.tolist(), strict=True))

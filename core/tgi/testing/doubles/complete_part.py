@@ -17,15 +17,21 @@ from tgi.backend import (
     CacheGroup,
     Control,
     ControlResult,
+    ExportBlocks,
+    ImportBlocks,
     KVCachePlan,
     Limits,
+    LoadAdapter,
     ModelError,
     ModelRunnerOutput,
     NewSequence,
     RequestedLimits,
     SamplingParams,
     SchedulerOutput,
+    Sleep,
     StepTimes,
+    UnloadAdapter,
+    Wake,
 )
 from tgi.testing.doubles.complete_step import run_step
 from tgi.testing.reference.network import ReferenceNetwork, TokenCache
@@ -135,23 +141,19 @@ class CompletePart:
     def control(self, request: Control) -> ControlResult:
         """Adapters, sleep, blocks to and from files."""
         try:
-            match request.name:
-                case "adapter_load":
-                    self._load_adapter(
-                        int(request.arguments["adapter"]), Path(request.arguments["path"])
-                    )
-                case "adapter_unload":
-                    self._unload_adapter(int(request.arguments["adapter"]))
-                case "sleep":
+            match request:
+                case LoadAdapter(number, path):
+                    self._load_adapter(number, Path(path))
+                case UnloadAdapter(number):
+                    self._unload_adapter(number)
+                case Sleep():
                     self._sleep()
-                case "wake":
+                case Wake():
                     self._wake()
-                case "kv_export":
-                    Path(request.arguments["path"]).write_bytes(
-                        self._signature + self._cache.export(_blocks(request))
-                    )
-                case "kv_import":
-                    self._import(_blocks(request), Path(request.arguments["path"]).read_bytes())
+                case ExportBlocks(blocks, path):
+                    Path(path).write_bytes(self._signature + self._cache.export(list(blocks)))
+                case ImportBlocks(blocks, path):
+                    self._import(list(blocks), Path(path).read_bytes())
         except (ModelError, OSError, ValueError) as error:
             return ControlResult(False, str(error))
         return ControlResult(True)
@@ -216,7 +218,3 @@ class CompletePart:
         if signature != self._signature:
             raise ValueError("the file is of another model or another agreement")
         self._cache.restore(blocks, content)
-
-
-def _blocks(request: Control) -> list[int]:
-    return [int(block) for block in request.arguments["blocks"].split()]

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
-from tgi.backend import CONTROLS, SamplingParams
+from tgi.backend import (
+    ControlRecord,
+    ExportBlocks,
+    ImportBlocks,
+    LoadAdapter,
+    SamplingParams,
+    Sleep,
+    UnloadAdapter,
+    Wake,
+)
 from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
 from tgi.testing.conformance.check import Check, not_applicable, require
 from tgi.testing.conformance.expectations import check_sequence, check_sequences
@@ -16,6 +26,13 @@ __all__ = ["CHECKS"]
 
 _FIRST, _SECOND, _UNKNOWN = 7, 3, 5  # adapter numbers may have any order
 _PROMPT = 21
+
+
+class _NoSuchControl(ControlRecord, frozen=True):
+    """A request of a later version of the backend interface."""
+
+    name: ClassVar[str] = "no_such_control"
+    feature: ClassVar[str] = "no_such_feature"
 
 
 def _make_adapters(
@@ -56,7 +73,7 @@ def _mixed_adapters(under_test: BackendUnderTest) -> None:
     with under_test.serving(base) as core:
         paths, models = _make_adapters(under_test, core)
         for number, path in zip((_FIRST, _SECOND), paths, strict=False):
-            core.must_control("adapter_load", adapter=number, path=path)
+            core.must_control(LoadAdapter(number, str(path)))
         owners = [
             (0, base),
             (_FIRST, models[0]),
@@ -88,7 +105,7 @@ def _changing_adapters(under_test: BackendUnderTest) -> None:
     base = under_test.models.get()
     with under_test.serving(base) as core:
         paths, models = _make_adapters(under_test, core)
-        core.must_control("adapter_load", adapter=_FIRST, path=paths[0])
+        core.must_control(LoadAdapter(_FIRST, str(paths[0])))
         count = min(2, core.agreement.limits.max_sequences - 1)
         not_applicable(count < 1, "only one concurrent sequence was negotiated")
         running = [
@@ -97,13 +114,13 @@ def _changing_adapters(under_test: BackendUnderTest) -> None:
         ]
         core.generate(running, 2)
         for path, model in zip(paths[1:], models[1:], strict=True):
-            core.must_control("adapter_load", adapter=_SECOND, path=path)
+            core.must_control(LoadAdapter(_SECOND, str(path)))
             guest = core.add(prompt_of(_PROMPT), _sampling(core), adapter=_SECOND)
             core.generate([guest, *running], 3)
             check_sequence(model, guest, core.agreement)
             core.drop(guest)
             core.run(core.build({}))
-            core.must_control("adapter_unload", adapter=_SECOND)
+            core.must_control(UnloadAdapter(_SECOND))
             core.generate(running, 2)
         for sequence, model in zip(running, (models[0], base), strict=False):
             check_sequence(model, sequence, core.agreement)
@@ -117,8 +134,8 @@ def _unknown_adapter(under_test: BackendUnderTest) -> None:
             core.agreement.limits.max_sequences < 2, "only one concurrent sequence was negotiated"
         )
         paths, _ = _make_adapters(under_test, core)
-        core.must_control("adapter_load", adapter=_FIRST, path=paths[0])
-        core.must_control("adapter_unload", adapter=_FIRST)
+        core.must_control(LoadAdapter(_FIRST, str(paths[0])))
+        core.must_control(UnloadAdapter(_FIRST))
         bystander = core.add(prompt_of(6), _sampling(core))
         core.generate([bystander], 1)
         for number in (_UNKNOWN, _FIRST):
@@ -144,27 +161,16 @@ def _refused_adapters(under_test: BackendUnderTest) -> None:
             under_test.folder / "foreign", rank=1
         )
         high = model.write_adapter(under_test.folder / "high", rank=limits.max_adapter_rank + 1)
-        core.expect_refusal(
-            "adapter_load",
-            "its folder does not exist",
-            adapter=_FIRST,
-            path=under_test.folder / "nowhere",
-        )
-        core.expect_refusal("adapter_load", "it is for another model", adapter=_FIRST, path=foreign)
-        core.expect_refusal(
-            "adapter_load", "its rank was not negotiated", adapter=_FIRST, path=high
-        )
-        core.expect_refusal("adapter_load", "0 is the model itself", adapter=0, path=paths[0])
-        core.expect_refusal("adapter_unload", "it is not loaded", adapter=_UNKNOWN)
+        nowhere, good = str(under_test.folder / "nowhere"), str(paths[0])
+        core.expect_refusal(LoadAdapter(_FIRST, nowhere), "its folder does not exist")
+        core.expect_refusal(LoadAdapter(_FIRST, str(foreign)), "it is for another model")
+        core.expect_refusal(LoadAdapter(_FIRST, str(high)), "its rank was not negotiated")
+        core.expect_refusal(LoadAdapter(0, good), "0 is the model itself")
+        core.expect_refusal(UnloadAdapter(_UNKNOWN), "it is not loaded")
         for number in range(1, limits.max_adapters + 1):
-            core.must_control("adapter_load", adapter=number, path=paths[0])
-        core.expect_refusal("adapter_load", "its number is in use", adapter=1, path=paths[0])
-        core.expect_refusal(
-            "adapter_load",
-            "no more were negotiated",
-            adapter=limits.max_adapters + 1,
-            path=paths[0],
-        )
+            core.must_control(LoadAdapter(number, good))
+        core.expect_refusal(LoadAdapter(1, good), "its number is in use")
+        core.expect_refusal(LoadAdapter(limits.max_adapters + 1, good), "no more were negotiated")
         sequence = core.add(prompt_of(6), _sampling(core))
         core.generate([sequence], 3)
         check_sequence(model, sequence, core.agreement)
@@ -173,13 +179,18 @@ def _refused_adapters(under_test: BackendUnderTest) -> None:
 def _unagreed_controls(under_test: BackendUnderTest) -> None:
     """Controls that were not negotiated or are unknown are rejected. None of them raises."""
     core = under_test.core()
-    for name in [
-        *(name for name, feature in CONTROLS.items() if not core.agreement.has(feature)),
-        "no_such_control",
-    ]:
-        core.expect_refusal(
-            name, "it was not negotiated", adapter=1, path=under_test.folder / "nowhere", blocks="0"
-        )
+    nowhere = str(under_test.folder / "nowhere")
+    for request in (
+        LoadAdapter(1, nowhere),
+        UnloadAdapter(1),
+        Sleep(),
+        Wake(),
+        ExportBlocks((0,), nowhere),
+        ImportBlocks((0,), nowhere),
+        _NoSuchControl(),
+    ):
+        if not core.agreement.has(request.feature):
+            core.expect_refusal(request, "it was not negotiated")
     sequence = core.add(prompt_of(6), _sampling(core))
     core.generate([sequence], 2)
     check_sequence(under_test.models.get(), sequence, core.agreement)

@@ -8,7 +8,16 @@ from typing import get_args
 
 import numpy as np
 
-from tgi.backend import MediaInput, Pooling, SamplingParams, WrongStateError
+from tgi.backend import (
+    ExportBlocks,
+    ImportBlocks,
+    MediaInput,
+    Pooling,
+    SamplingParams,
+    Sleep,
+    Wake,
+    WrongStateError,
+)
 from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
 from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
 from tgi.testing.conformance.expectations import check_sequence, check_sequences, tolerance_of
@@ -125,22 +134,22 @@ def _sleep(under_test: BackendUnderTest) -> None:
     not_applicable(not under_test.agreement().has("sleep"), "`sleep` was not negotiated")
     model = under_test.models.get()
     with under_test.serving(model) as core:
-        core.expect_refusal("wake", "it is awake")
+        core.expect_refusal(Wake(), "it is awake")
         sequence = core.add(prompt_of(10), _sampling(core))
         core.generate([sequence], 2)
-        core.expect_refusal("sleep", "a sequence is alive")
+        core.expect_refusal(Sleep(), "a sequence is alive")
         core.generate([sequence], 2)
         check_sequence(model, sequence, core.agreement)
         core.clear()
         for _ in range(2):
-            core.must_control("sleep")
-            core.expect_refusal("sleep", "it is asleep")
+            core.must_control(Sleep())
+            core.expect_refusal(Sleep(), "it is asleep")
             require(
                 not core.worker.health(deep=False).ok,
                 "a sleeping worker reports that it is healthy",
             )
             _expect_no_step(core)
-            core.must_control("wake")
+            core.must_control(Wake())
             require(core.worker.health(deep=True).ok, "a worker reports unhealthy after wake")
             sequences = [
                 core.add(prompt_of(10, seed=i), _sampling(core))
@@ -149,7 +158,7 @@ def _sleep(under_test: BackendUnderTest) -> None:
             core.generate(sequences, 3)
             check_sequences(model, sequences, core.agreement)
             core.clear()
-        core.must_control("sleep")
+        core.must_control(Sleep())
 
 
 def _expect_no_step(core: ScriptedCore) -> None:
@@ -170,7 +179,7 @@ def _exported_blocks(under_test: BackendUnderTest) -> None:
     first = core.add(prompt_of(2 * size - 3), _sampling(core))
     core.generate([first], 4)  # the last of them completes the second block
     written, copied = (folder / name for name in ("written.kv", "copied.kv"))
-    core.must_control("kv_export", blocks=" ".join(map(str, first.blocks[:2])), path=written)
+    core.must_control(ExportBlocks(tuple(first.blocks[:2]), str(written)))
     core.generate([first], 2)
     check_sequence(model, first, core.agreement)
     tokens, blocks = first.tokens, first.blocks[:2]
@@ -181,15 +190,11 @@ def _exported_blocks(under_test: BackendUnderTest) -> None:
     ]
     core.generate(others, 2)
     target = [core.free_blocks.pop() for _ in range(2)]
-    core.expect_refusal("kv_import", "it contains two blocks", blocks=target[0], path=written)
-    core.expect_refusal(
-        "kv_import",
-        "the file does not exist",
-        blocks=" ".join(map(str, target)),
-        path=folder / "nowhere.kv",
-    )
-    core.must_control("kv_import", blocks=" ".join(map(str, target)), path=written)
-    core.must_control("kv_export", blocks=" ".join(map(str, target)), path=copied)
+    both, nowhere = tuple(target), str(folder / "nowhere.kv")
+    core.expect_refusal(ImportBlocks(both[:1], str(written)), "it contains two blocks")
+    core.expect_refusal(ImportBlocks(both, nowhere), "the file does not exist")
+    core.must_control(ImportBlocks(both, str(written)))
+    core.must_control(ExportBlocks(both, str(copied)))
     require(
         written.read_bytes() == copied.read_bytes(),
         "blocks that were imported are exported with other content",
