@@ -25,7 +25,7 @@ from tgi.engine.messages import AbortSequence, Shutdown
 from tgi.engine.stream import OutputQueue, SequenceStream
 from tgi.scheduler import Request, Scheduler, SchedulerConfig
 from tgi.testing.conformance.backend_under_test import RecordingReporter
-from tgi.testing.doubles.null_backend import NullJumps, NullScript
+from tgi.testing.doubles.null_script import NullJumps, NullScript
 from tgi.testing.doubles.null_worker import NullWorker
 from tgi.testing.strict_worker import StrictWorker
 from tgi.types import FinishReason

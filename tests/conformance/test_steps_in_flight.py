@@ -18,7 +18,7 @@ from tgi.engine.core import EngineCore
 from tgi.engine.messages import AbortSequence, AddSequence, Shutdown
 from tgi.scheduler import Request, Scheduler, SchedulerConfig
 from tgi.testing.conformance.backend_under_test import RecordingReporter
-from tgi.testing.doubles.null_backend import NullScript
+from tgi.testing.doubles.null_script import NullScript
 from tgi.testing.doubles.null_worker import NullWorker
 from tgi.testing.strict_worker import StrictWorker
 

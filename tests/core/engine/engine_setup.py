@@ -7,7 +7,7 @@ from tgi.backend import FEATURES, EngineConfig, RequestedLimits, SamplingParams
 from tgi.engine.messages import Start
 from tgi.engine.stream import OutputQueue
 from tgi.scheduler.records import Request, SchedulerConfig
-from tgi.testing.doubles.null_backend import NullScript
+from tgi.testing.doubles.null_script import NullScript
 
 SPEC = GenericSpec(
     model_type="x",

@@ -14,7 +14,7 @@ from tgi.backend import BackendError, SamplingParams
 from tgi.engine.client import EngineClient
 from tgi.engine.process import EngineProcess
 from tgi.errors import UnhealthyError
-from tgi.testing.doubles.null_backend import NullFailure
+from tgi.testing.doubles.null_script import NullFailure
 from tgi.types import FinishReason
 
 from .engine_setup import SubmittedSequence, request, start_message

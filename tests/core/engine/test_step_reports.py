@@ -6,7 +6,7 @@ import pytest
 
 from tests.core.engine.engine_setup import request, start_message
 from tests.core.engine.test_client import Running, collect
-from tgi.testing.doubles.null_backend import NullFailure
+from tgi.testing.doubles.null_script import NullFailure
 
 
 async def wait_until(condition):

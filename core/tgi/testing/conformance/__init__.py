@@ -6,7 +6,8 @@ Use `tgi conformance NAME`, `pytest --tgi-backend NAME`, or from code
 
 from tgi.testing.conformance.backend_under_test import BackendUnderTest
 from tgi.testing.conformance.check import GRADES, Check, Result
-from tgi.testing.conformance.run import ALL_CHECKS, find_backend_under_test, run_check, run_checks
+from tgi.testing.conformance.in_process import ALL_CHECKS, find_backend_under_test
+from tgi.testing.conformance.run import run_check, run_checks
 from tgi.testing.conformance.scorecard import Scorecard, ScorecardRecord
 
 __all__ = [

@@ -11,6 +11,7 @@ import msgspec
 
 from tgi.testing.conformance.backend_under_test import BackendUnderTest
 from tgi.testing.conformance.check import Check
+from tgi.testing.conformance.in_process import ALL_CHECKS, find_backend_under_test, run_check_here
 
 __all__ = ["Outcome", "ask_apart", "main"]
 
@@ -48,12 +49,6 @@ def ask_apart(check: Check, under_test: BackendUnderTest) -> Outcome:
 
 def main(name: str, check_id: str, folder: str, options: str) -> None:
     """Run the check in this process and print its result."""
-    from tgi.testing.conformance.run import (  # noqa: PLC0415
-        ALL_CHECKS,
-        find_backend_under_test,
-        run_check_here,
-    )
-
     check = next(check for check in ALL_CHECKS if check.id == check_id)
     under_test = find_backend_under_test(
         name, Path(folder), msgspec.json.decode(options, type=dict[str, str])

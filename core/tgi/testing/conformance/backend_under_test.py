@@ -21,8 +21,8 @@ from tgi.backend import (
     RequestedLimits,
     Worker,
 )
-from tgi.testing.conformance.check import require
 from tgi.testing.conformance.models import TinyModel, TinyModels
+from tgi.testing.conformance.require import require
 from tgi.testing.conformance.scripted_core import ScriptedCore
 
 __all__ = ["BackendUnderTest", "RecordingReporter", "prompt_of"]

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, final
+from typing import Literal, final
 
-if TYPE_CHECKING:
-    from tgi.testing.conformance.backend_under_test import BackendUnderTest
+from tgi.testing.conformance.backend_under_test import BackendUnderTest
 
-__all__ = [
-    "GRADES",
-    "Check",
-    "CheckFailedError",
-    "Grade",
-    "NotApplicableError",
-    "Result",
-    "not_applicable",
-    "require",
-]
+__all__ = ["GRADES", "Check", "Grade", "Result"]
 
 Grade = Literal["packaging", "basic", "serving", "robust", "features"]
 
@@ -28,14 +18,6 @@ GRADES: tuple[Grade, ...] = ("packaging", "basic", "serving", "robust", "feature
 A backend has a level if it passes all checks of this and the lower levels. `features` does not
 count.
 """
-
-
-class CheckFailedError(AssertionError):
-    """The backend violates a requirement of the backend interface."""
-
-
-class NotApplicableError(Exception):
-    """The backend did not negotiate the feature or limit that the check is about."""
 
 
 @final
@@ -65,15 +47,3 @@ class Result:
     status: Literal["passed", "failed", "not applicable"]
     message: str = ""
     seconds: float = 0.0
-
-
-def require(holds: bool, message: str) -> None:
-    """Raise `CheckFailedError` unless `holds`."""
-    if not holds:
-        raise CheckFailedError(message)
-
-
-def not_applicable(when: bool, reason: str) -> None:
-    """Raise `NotApplicableError` if `when`."""
-    if when:
-        raise NotApplicableError(reason)

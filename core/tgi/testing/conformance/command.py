@@ -11,8 +11,9 @@ from rich.console import Console
 
 from tgi.config import UsageError
 from tgi.testing.conformance.check import Result
+from tgi.testing.conformance.in_process import ALL_CHECKS, find_backend_under_test
 from tgi.testing.conformance.performance import measure
-from tgi.testing.conformance.run import ALL_CHECKS, find_backend_under_test, run_checks
+from tgi.testing.conformance.run import run_checks
 
 __all__ = ["run"]
 

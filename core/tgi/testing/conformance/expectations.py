@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tgi.backend import Agreement, Float32Array
-from tgi.testing.conformance.check import require
 from tgi.testing.conformance.live_sequence import LiveSequence, draw_of
 from tgi.testing.conformance.models import TinyModel
+from tgi.testing.conformance.require import require
 from tgi.worker.sampling import (
     SampledToken,
     apply_penalties,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tgi.backend import Agreement, ModelRunnerOutput, SchedulerOutput
-from tgi.testing.conformance.check import require
+from tgi.testing.conformance.require import require
 
 __all__ = ["check_output"]
 

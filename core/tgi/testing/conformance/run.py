@@ -3,87 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from importlib import metadata
-from pathlib import Path
+from collections.abc import Callable, Iterable
 
-from tgi.errors import BackendError, TgiError
-from tgi.plugins import BackendRegistry
-from tgi.plugins.hookspecs import ENTRY_POINT_GROUP
 from tgi.testing.conformance.apart import ask_apart
 from tgi.testing.conformance.backend_under_test import BackendUnderTest
-from tgi.testing.conformance.check import (
-    GRADES,
-    Check,
-    CheckFailedError,
-    NotApplicableError,
-    Result,
-)
-from tgi.testing.conformance.checks import (
-    adapters,
-    features,
-    lifecycle,
-    log_probabilities,
-    masks,
-    memory,
-    numerics,
-    packaging,
-    quantization,
-    robust,
-    sampling,
-    several_tokens,
-    sharding,
-    steps,
-    supervision,
-)
+from tgi.testing.conformance.check import Check, Result
+from tgi.testing.conformance.in_process import ALL_CHECKS, run_check_here
 from tgi.testing.conformance.scorecard import Scorecard
-from tgi.testing.step_limits import BrokenRuleError
 
-__all__ = ["ALL_CHECKS", "find_backend_under_test", "run_check", "run_check_here", "run_checks"]
-
-_MODULES = (
-    packaging,
-    lifecycle,
-    memory,
-    steps,
-    numerics,
-    quantization,
-    sharding,
-    sampling,
-    log_probabilities,
-    masks,
-    robust,
-    supervision,
-)
-_FEATURE_MODULES = (adapters, several_tokens, features)
-
-ALL_CHECKS: Sequence[Check] = tuple(
-    sorted(
-        (check for module in _MODULES + _FEATURE_MODULES for check in module.CHECKS),
-        key=lambda check: (GRADES.index(check.grade), int(check.id[2:4]), check.id),
-    )
-)
-"""All checks, ordered by conformance level and number."""
-
-
-def find_backend_under_test(
-    name: str, folder: Path, options: dict[str, str] | None = None
-) -> BackendUnderTest:
-    """Find the installed backend with this name.
-
-    Raises `BackendError` if there is none, or if it cannot be used on this machine.
-    """
-    registry = BackendRegistry()
-    if name not in registry.names:
-        raise BackendError(
-            f"The backend `{name}` is not installed. Installed: {', '.join(registry.names)}.",
-            "Install it.",
-        )
-    candidate = registry.candidate(name)
-    if candidate.backend is None or not candidate.usable:
-        raise BackendError(f"The backend `{name}` cannot be used: {candidate.problem}.")
-    point = next(iter(metadata.entry_points(group=ENTRY_POINT_GROUP, name=name)))
-    return BackendUnderTest(name, candidate.backend, folder, entry_point=point, options=options)
+__all__ = ["run_check", "run_checks"]
 
 
 def run_check(check: Check, under_test: BackendUnderTest) -> Result:
@@ -93,25 +21,6 @@ def run_check(check: Check, under_test: BackendUnderTest) -> Result:
     began = time.monotonic()
     outcome = ask_apart(check, under_test)
     return Result(check, outcome.status, outcome.message, time.monotonic() - began)
-
-
-def run_check_here(check: Check, under_test: BackendUnderTest) -> Result:
-    """Run one check in this process."""
-    began = time.monotonic()
-    try:
-        check.run(under_test)
-    except NotApplicableError as reason:
-        return Result(check, "not applicable", str(reason), time.monotonic() - began)
-    except BrokenRuleError:
-        raise  # an error of the suite, not of the backend
-    except (CheckFailedError, TgiError) as error:
-        message = str(error)
-    except Exception as error:  # the boundary to a backend, whose errors are results
-        message = f"{type(error).__name__}: {error}"
-    else:
-        return Result(check, "passed", "", time.monotonic() - began)
-    under_test.discard()
-    return Result(check, "failed", message, time.monotonic() - began)
 
 
 def run_checks(

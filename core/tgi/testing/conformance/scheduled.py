@@ -16,9 +16,9 @@ from tgi.backend import (
     encode,
 )
 from tgi.scheduler import Request, Scheduler, SchedulerConfig, SequenceOutput
-from tgi.testing.conformance.check import CheckFailedError, require
 from tgi.testing.conformance.live_sequence import LiveSequence
 from tgi.testing.conformance.outputs import check_output
+from tgi.testing.conformance.require import CheckFailedError, require
 from tgi.testing.step_rules import StepRules
 
 __all__ = ["ScheduledRun"]

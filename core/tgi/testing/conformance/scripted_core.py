@@ -31,9 +31,9 @@ from tgi.backend import (
     decode,
     encode,
 )
-from tgi.testing.conformance.check import CheckFailedError, require
 from tgi.testing.conformance.live_sequence import LiveSequence
 from tgi.testing.conformance.outputs import check_output
+from tgi.testing.conformance.require import CheckFailedError, require
 from tgi.testing.conformance.step_arrays import StepArrays
 from tgi.testing.step_rules import StepRules
 

@@ -9,7 +9,8 @@ from typing import final
 import pytest
 
 from tgi.testing.conformance.check import Check, Result
-from tgi.testing.conformance.run import ALL_CHECKS, find_backend_under_test, run_check
+from tgi.testing.conformance.in_process import ALL_CHECKS, find_backend_under_test
+from tgi.testing.conformance.run import run_check
 from tgi.testing.conformance.scorecard import Scorecard
 
 __all__ = ["SuiteRun", "test_conformance"]

@@ -36,7 +36,7 @@ from tgi.backend import (
     StepTimes,
     WorkerReporter,
 )
-from tgi.testing.doubles.null_backend import NullFailure, NullScript
+from tgi.testing.doubles.null_script import NullFailure, NullScript
 from tgi.worker.negotiation import with_requested_features
 
 __all__ = ["NullWorker"]

@@ -19,9 +19,10 @@ from tgi.backend import (
     WrongStateError,
 )
 from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
-from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
+from tgi.testing.conformance.check import Check
 from tgi.testing.conformance.expectations import check_sequence, check_sequences, tolerance_of
 from tgi.testing.conformance.models import TinyModel
+from tgi.testing.conformance.require import CheckFailedError, not_applicable, require
 from tgi.testing.conformance.scripted_core import ScriptedCore
 from tgi.testing.tiny_images import image_of
 

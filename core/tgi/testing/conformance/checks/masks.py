@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from tgi.backend import SamplingParams, StepError
 from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
-from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
+from tgi.testing.conformance.check import Check
 from tgi.testing.conformance.expectations import check_sequences
 from tgi.testing.conformance.live_sequence import LiveSequence
+from tgi.testing.conformance.require import CheckFailedError, not_applicable, require
 from tgi.testing.conformance.scripted_core import ScriptedCore
 
 __all__ = ["CHECKS"]

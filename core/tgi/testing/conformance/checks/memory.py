@@ -12,8 +12,9 @@ import psutil  # type: ignore[import-untyped]
 
 from tgi.backend import BackendError, RequestedLimits, SamplingParams, StepError
 from tgi.testing.conformance.backend_under_test import REQUESTED, BackendUnderTest, prompt_of
-from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
+from tgi.testing.conformance.check import Check
 from tgi.testing.conformance.expectations import check_sequences
+from tgi.testing.conformance.require import CheckFailedError, not_applicable, require
 
 __all__ = ["CHECKS"]
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from tgi.backend import SamplingParams
 from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
-from tgi.testing.conformance.check import Check, not_applicable, require
+from tgi.testing.conformance.check import Check
 from tgi.testing.conformance.expectations import check_sequence, check_sequences
 from tgi.testing.conformance.models import TinyModel
+from tgi.testing.conformance.require import not_applicable, require
 from tgi.testing.conformance.scripted_core import ScriptedCore
 from tgi.testing.tiny_models import ENCODER_DECODERS, FAMILIES
 

@@ -16,7 +16,8 @@ from tgi.architectures import GenericSpec
 from tgi.backend import API_VERSION, BackendInfo, EngineConfig
 from tgi.plugins import BackendRegistry
 from tgi.testing.conformance.backend_under_test import BackendUnderTest
-from tgi.testing.conformance.check import Check, not_applicable, require
+from tgi.testing.conformance.check import Check
+from tgi.testing.conformance.require import not_applicable, require
 
 __all__ = ["CHECKS"]
 

@@ -10,8 +10,9 @@ from safetensors.numpy import load_file, save_file
 
 from tgi.backend import QUANTIZATION_MEANINGS, BackendError, ModelError, SamplingParams
 from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
-from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
+from tgi.testing.conformance.check import Check
 from tgi.testing.conformance.models import TinyModel
+from tgi.testing.conformance.require import CheckFailedError, not_applicable, require
 from tgi.worker.sampling import log_softmax
 
 __all__ = ["CHECKS"]

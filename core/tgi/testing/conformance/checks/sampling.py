@@ -7,8 +7,9 @@ from types import MappingProxyType
 
 from tgi.backend import SamplingParams
 from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
-from tgi.testing.conformance.check import Check, not_applicable, require
+from tgi.testing.conformance.check import Check
 from tgi.testing.conformance.expectations import check_sequence, check_sequences
+from tgi.testing.conformance.require import not_applicable, require
 from tgi.testing.conformance.scripted_core import ScriptedCore
 from tgi.testing.watermark import detect_watermark
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 from tgi.backend import LogprobsMode, SamplingParams
 from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
-from tgi.testing.conformance.check import Check, not_applicable, require
+from tgi.testing.conformance.check import Check
 from tgi.testing.conformance.expectations import check_sequence, check_sequences
 from tgi.testing.conformance.live_sequence import Drafter, LiveSequence
+from tgi.testing.conformance.require import not_applicable, require
 from tgi.testing.conformance.scripted_core import ScriptedCore
 
 __all__ = ["CHECKS"]

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from tgi.backend import SamplingParams
 from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
-from tgi.testing.conformance.check import Check, not_applicable
+from tgi.testing.conformance.check import Check
 from tgi.testing.conformance.expectations import check_sequences
+from tgi.testing.conformance.require import not_applicable
 
 __all__ = ["CHECKS"]
 

@@ -20,9 +20,10 @@ from tgi.engine.messages import Progress, Start
 from tgi.engine.stream import OutputQueue, SequenceStream
 from tgi.scheduler import Request, SchedulerConfig
 from tgi.testing.conformance.backend_under_test import REQUESTED, BackendUnderTest, prompt_of
-from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
+from tgi.testing.conformance.check import Check
 from tgi.testing.conformance.expectations import check_sequence
 from tgi.testing.conformance.live_sequence import LiveSequence
+from tgi.testing.conformance.require import CheckFailedError, not_applicable, require
 
 __all__ = ["CHECKS"]
 

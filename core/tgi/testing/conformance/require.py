@@ -1,0 +1,25 @@
+"""How a check ends early: it fails, or it does not apply."""
+
+from __future__ import annotations
+
+__all__ = ["CheckFailedError", "NotApplicableError", "not_applicable", "require"]
+
+
+class CheckFailedError(AssertionError):
+    """The backend violates a requirement of the backend interface."""
+
+
+class NotApplicableError(Exception):
+    """The backend did not negotiate the feature or limit that the check is about."""
+
+
+def require(holds: bool, message: str) -> None:
+    """Raise `CheckFailedError` unless `holds`."""
+    if not holds:
+        raise CheckFailedError(message)
+
+
+def not_applicable(when: bool, reason: str) -> None:
+    """Raise `NotApplicableError` if `when`."""
+    if when:
+        raise NotApplicableError(reason)
