@@ -1,19 +1,33 @@
-"""The error tree. Each error knows the HTTP status and the `error_type` it is rendered with.
+"""The tree of all errors that this project raises on purpose. A repository test compares the tree
+with the code.
 
 TgiError
-├── StartError               the server cannot start: one line with cause and remedy, exit code 1
-│   ├── ConfigError          an option is wrong
-│   ├── ModelError           the checkpoint, its config or its tokenizer is unusable
-│   └── BackendError         a backend is missing, broken, or cannot run this model here
-└── RequestError             one request fails; the server goes on
-    ├── ValidationError      422 `validation`
-    ├── TemplateError        422 `template_error`
-    ├── OverloadedError      429 `overloaded`
-    ├── GenerationError      424 `generation`
-    ├── IncompleteGenerationError   500 `incomplete_generation`
-    └── UnhealthyError       503 `healthcheck`
+├── StartError                      the server cannot start; one line, exit code 1
+│   ├── ConfigError                 an option is wrong
+│   │   └── UsageError              the command line cannot be parsed; exit code 2
+│   ├── ModelError                  the checkpoint, its config or its tokenizer cannot be used
+│   └── BackendError                a backend is missing, broken, or cannot run this model here
+├── RequestError                    one request fails; the server continues
+│   ├── ValidationError             422 `validation`
+│   ├── TemplateError               422 `template_error`
+│   ├── OverloadedError             429 `overloaded`
+│   ├── GenerationError             424 `generation`
+│   ├── IncompleteGenerationError   500 `incomplete_generation`
+│   ├── UnhealthyError              503 `healthcheck`
+│   ├── SuffixError                 422 `suffix not supported`
+│   ├── BatchSizeError              422 `batch size exceeded`
+│   ├── StatelessError              400 `invalid_request_error`
+│   ├── EmptyInstancesError         422 `Input validation error`
+│   ├── LengthMismatchError         422 `length mismatch`
+│   └── Utf8Error                   422 `utf8`
+├── RejectionError                  a body cannot be read as a request; the response is plain text
+├── DisconnectError                 the client disconnected before the response was complete
+├── StepError                       a step of the worker failed as a whole
+└── WrongStateError                 a worker method was called in the wrong state
 
-Source of statuses and types: TGI 3 `router/src/server.rs`, `router/src/infer/mod.rs`.
+The errors that several parts raise are in this module. The others are beside the code that raises
+them. `status` and `error_type` of a `RequestError` are part of the response. Their source is TGI 3,
+`router/src/server.rs` and `router/src/infer/mod.rs`.
 """
 
 from __future__ import annotations
@@ -37,14 +51,14 @@ __all__ = [
 
 
 class TgiError(Exception):
-    """Root of every error this project raises on purpose."""
+    """The root of the error tree."""
 
 
 class StartError(TgiError):
     """The server cannot start.
 
-    `cause` says what is wrong, `remedy` what to do; both are shown on one line, without a
-    traceback.
+    `cause` says what is wrong, and `remedy` what the user can do. Both are printed on one line,
+    without a traceback.
     """
 
     def __init__(self, cause: str, remedy: str = "") -> None:
@@ -54,7 +68,7 @@ class StartError(TgiError):
 
 
 class ConfigError(StartError):
-    """An option has a wrong value, or two options contradict each other."""
+    """An option has an invalid value, or two options contradict each other."""
 
 
 class ModelError(StartError):
@@ -66,23 +80,22 @@ class BackendError(StartError):
 
 
 class RequestError(TgiError):
-    """One request fails. The rendered text is `prefix` + the message."""
+    """One request fails. The text in the response is `prefix` followed by the message."""
 
     status: ClassVar[int] = 500
     error_type: ClassVar[str] = "generation"
     prefix: ClassVar[str] = ""
-    retry_after: ClassVar[int | None] = (
-        None  # s until the same request may succeed, told as `Retry-After`; None = never
-    )
+    # Seconds until the same request may succeed, sent as `Retry-After`. None: no such header.
+    retry_after: ClassVar[int | None] = None
 
     @property
     def text(self) -> str:
-        """The text shown to the client."""
+        """The text in the response."""
         return f"{self.prefix}{self}"
 
 
 class ValidationError(RequestError):
-    """The request breaks a rule of `tgi.server.generation.validation`."""
+    """The request violates a rule of `tgi.server.generation.validation`."""
 
     status = 422
     error_type = "validation"
@@ -90,7 +103,7 @@ class ValidationError(RequestError):
 
 
 class TemplateError(RequestError):
-    """The chat template is missing or refuses the messages."""
+    """The chat template is missing or rejects the messages."""
 
     status = 422
     error_type = "template_error"
@@ -98,7 +111,7 @@ class TemplateError(RequestError):
 
 
 class OverloadedError(RequestError):
-    """No permit is left."""
+    """All concurrency slots are in use."""
 
     status = 429
     error_type = "overloaded"
@@ -109,7 +122,7 @@ class OverloadedError(RequestError):
 
 
 class GenerationError(RequestError):
-    """The backend failed while it worked on this request."""
+    """The backend failed during this request."""
 
     status = 424
     error_type = "generation"
@@ -127,11 +140,11 @@ class IncompleteGenerationError(RequestError):
 
 
 class UnhealthyError(RequestError):
-    """The engine is not able to serve."""
+    """The engine cannot process requests."""
 
     status = 503
     error_type = "healthcheck"
-    retry_after = 5  # an engine that died is being started again
+    retry_after = 5  # a crashed engine is being restarted
 
     def __init__(self, message: str = "unhealthy") -> None:
         super().__init__(message)

@@ -1,27 +1,39 @@
-"""Calls into a plugin, whose faults must not end the core."""
+"""Calls into a plugin, whose errors must not end the core."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from tgi.backend import BackendError
 from tgi.errors import StartError
 
-__all__ = ["call_plugin"]
+__all__ = ["call_plugin", "result_or"]
 
 ResultT = TypeVar("ResultT")
+
+
+def result_or(call: Callable[[], ResultT], explain: Callable[[Exception], ResultT]) -> ResultT:
+    """Return the result of `call`. If it raises, return the result of `explain` for the error.
+
+    This is the only place that catches every exception of a plugin.
+    """
+    try:
+        return call()
+    except Exception as error:  # the boundary to a plugin: it can raise any exception
+        return explain(error)
 
 
 def call_plugin(backend: str, action: str, call: Callable[[], ResultT]) -> ResultT:
     """The result of `call`. A `StartError` passes unchanged; every other exception becomes a
     `BackendError` that names the backend and the action.
     """
-    try:
-        return call()
-    except StartError:
-        raise
-    except Exception as error:  # the boundary to a plugin
+
+    def explain(error: Exception) -> NoReturn:
+        if isinstance(error, StartError):
+            raise error
         raise BackendError(
             f"The backend `{backend}` failed to {action}: {type(error).__name__}: {error}."
         ) from error
+
+    return result_or(call, explain)

@@ -27,7 +27,7 @@ from tgi.backend import (
     Support,
 )
 from tgi.plugins import hookspecs
-from tgi.plugins.boundary import call_plugin
+from tgi.plugins.boundary import call_plugin, result_or
 
 __all__ = ["AUTO", "BackendRegistry", "Candidate", "Selection"]
 
@@ -136,13 +136,12 @@ class BackendRegistry:
                 candidate,
                 problem=f"the name is registered twice, by {owners}; uninstall one package",
             )
-        try:
+
+        def load() -> Candidate:
             backend = _load(points[0])
             return _probed(replace(candidate, backend=backend, info=backend.info), backend)
-        except BackendError as error:
-            return replace(candidate, problem=str(error))
-        except Exception as error:  # the boundary to a plugin: it can raise any exception
-            return replace(candidate, problem=f"the import failed: {type(error).__name__}: {error}")
+
+        return result_or(load, lambda error: replace(candidate, problem=_load_problem(error)))
 
     def supported(
         self, name: str, spec: ModelSpec | GenericSpec, config: EngineConfig
@@ -209,10 +208,10 @@ class BackendRegistry:
         backend: object = candidate.backend
         if not candidate.usable or not isinstance(backend, Explainer):
             return ()
-        try:
-            return backend.explain(config.spec, config)
-        except Exception as error:  # the boundary to a plugin
-            return (Implementation("all", f"`explain` failed: {type(error).__name__}: {error}"),)
+        return result_or(
+            lambda: backend.explain(config.spec, config),
+            lambda error: (Implementation("all", f"`explain` failed: {_named(error)}"),),
+        )
 
     def select(self, name: str, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Selection:
         """Select the backend for this model.
@@ -289,6 +288,15 @@ def _load(point: metadata.EntryPoint) -> Backend:
     return _checked(point.name, backends[0])
 
 
+def _load_problem(error: Exception) -> str:
+    """The problem of a plugin that could not be loaded."""
+    return str(error) if isinstance(error, BackendError) else f"the import failed: {_named(error)}"
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
 def _package(point: metadata.EntryPoint) -> tuple[str, str]:
     return ("?", "?") if point.dist is None else (point.dist.name, point.dist.version)
 
@@ -315,32 +323,31 @@ def _checked(name: str, backend: Backend) -> Backend:
 
 
 def _probed(candidate: Candidate, backend: Backend) -> Candidate:
-    try:
-        probe = backend.probe()
-    except Exception as error:  # the boundary to a plugin
-        return replace(candidate, problem=f"its `probe` raised {type(error).__name__}: {error}")
-    return replace(
-        candidate,
-        probe=probe,
-        problem=""
-        if probe.usable
-        else probe.reason or "the backend is not usable and gave no reason",
+    return result_or(
+        lambda: _with_probe(candidate, backend.probe()),
+        lambda error: replace(candidate, problem=f"its `probe` raised {_named(error)}"),
     )
+
+
+def _with_probe(candidate: Candidate, probe: ProbeResult) -> Candidate:
+    reason = probe.reason or "the backend is not usable and gave no reason"
+    return replace(candidate, probe=probe, problem="" if probe.usable else reason)
 
 
 def _supported(
     candidate: Candidate, spec: ModelSpec | GenericSpec, config: EngineConfig
 ) -> Candidate:
-    if not candidate.usable or candidate.backend is None:
+    backend = candidate.backend
+    if not candidate.usable or backend is None:
         return candidate
-    try:
-        support = candidate.backend.supports(spec, config)
-    except Exception as error:  # the boundary to a plugin
-        return replace(candidate, problem=f"its `supports` raised {type(error).__name__}: {error}")
+    return result_or(
+        lambda: _with_support(candidate, backend.supports(spec, config)),
+        lambda error: replace(candidate, problem=f"its `supports` raised {_named(error)}"),
+    )
+
+
+def _with_support(candidate: Candidate, support: Support) -> Candidate:
     if support.status != "no":
         return replace(candidate, support=support)
-    return replace(
-        candidate,
-        support=support,
-        problem="; ".join(support.reasons) or "it rejects this model and gave no reason",
-    )
+    reason = "; ".join(support.reasons) or "it rejects this model and gave no reason"
+    return replace(candidate, support=support, problem=reason)

@@ -6,12 +6,28 @@ ROOT = Path(__file__).parents[3]
 CORE = ROOT / "core" / "tgi"
 BACKENDS = ROOT / "backends"
 
+# Folders that tools write, at any depth.
+GENERATED = {"build", "dist"}
+
+
+def files(pattern, *folders):
+    """Return the files in the folders and their subfolders that match, sorted by path. Hidden and
+    generated folders are left out.
+    """
+    return sorted(
+        path
+        for folder in folders
+        for path in folder.rglob(pattern)
+        if not any(
+            part in GENERATED or part.startswith(".") or part.endswith(".egg-info")
+            for part in path.relative_to(ROOT).parts
+        )
+    )
+
 
 def python_files(*folders):
     """Return all Python files in the folders and their subfolders, sorted by path."""
-    return sorted(
-        path for folder in folders for path in folder.rglob("*.py") if "build" not in path.parts
-    )
+    return files("*.py", *folders)
 
 
 def source_files():

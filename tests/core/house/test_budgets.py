@@ -1,16 +1,34 @@
-"""Line budgets: a function fits on a screen, a file in a sitting. Totals are printed, not
-judged.
+"""The limits on the size of functions, files, folders and lines. They hold in the whole repository:
+packages, tests, tools, benchmarks and examples. Totals are printed and not limited.
 """
 
 import ast
+import re
 from collections import Counter
 
-import pytest
-
-from tests.core.house.sources import ROOT, python_files, source_files
+from tests.core.house.sources import ROOT, files, python_files, source_files
 
 MAX_FUNCTION_LINES = 60
 MAX_FILE_LINES = 400
+MAX_FOLDER_FILES = 20
+MAX_COLUMNS = 100
+
+# A folder of independent entries, one model family per file.
+FOLDERS_WITHOUT_LIMIT = {"core/tgi/architectures/families"}
+
+# The results of finished runs are not edited.
+RESULTS = "benchmarks/results/"
+
+CODE = ("*.py", "*.cpp", "*.h")
+TABLE_ROW = re.compile(r"^\s*\|")
+# An instruction to a tool has to follow the code on the same line.
+PRAGMA = re.compile(r"\s*# (noqa|type: ignore|fmt: ).*$")
+# A link cannot be wrapped, and neither can a word that is longer than the line.
+UNBREAKABLE = re.compile(r"\]\([^)]*$|\]\(\S+\)|https?://|^\s*\S+$")
+
+
+def name_of(path):
+    return path.relative_to(ROOT).as_posix()
 
 
 def long_functions(source):
@@ -24,19 +42,68 @@ def long_functions(source):
     return [(name, length) for name, length in lengths if length > MAX_FUNCTION_LINES]
 
 
-@pytest.mark.parametrize("folder", ["core/tgi", "backends", "benchmarks"])
-def test_functions_and_files_keep_their_budget(folder):
-    over = []
-    for path in python_files(ROOT / folder):
-        source = path.read_text(encoding="utf-8")
-        num_lines = source.count("\n")
-        if num_lines > MAX_FILE_LINES:
-            over.append(f"{path.relative_to(ROOT)} has {num_lines} lines, at most {MAX_FILE_LINES}")
-        over += [
-            f"{path.relative_to(ROOT)}: {name} has {length} lines, at most {MAX_FUNCTION_LINES}"
-            for name, length in long_functions(source)
-        ]
+def long_prose_lines(text):
+    """Return the numbers of the lines of a Markdown text that exceed the limit. Tables, code blocks
+    and lines with a link may be longer.
+    """
+    found, in_code = [], False
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.lstrip().startswith("```"):
+            in_code = not in_code
+        is_prose = not in_code and not TABLE_ROW.match(line) and not UNBREAKABLE.search(line)
+        if is_prose and len(line) > MAX_COLUMNS:
+            found.append(number)
+    return found
+
+
+def test_no_function_is_too_long():
+    over = [
+        f"{name_of(path)}: {name} has {length} lines, at most {MAX_FUNCTION_LINES}"
+        for path in python_files(ROOT)
+        for name, length in long_functions(path.read_text(encoding="utf-8"))
+    ]
     assert not over, "\n".join(over)
+
+
+def test_no_file_is_too_long():
+    lengths = (
+        (path, path.read_text(encoding="utf-8").count("\n"))
+        for pattern in CODE
+        for path in files(pattern, ROOT)
+    )
+    over = [
+        f"{name_of(path)} has {length} lines, at most {MAX_FILE_LINES}"
+        for path, length in lengths
+        if length > MAX_FILE_LINES
+    ]
+    assert not over, "\n".join(over)
+
+
+def test_no_folder_has_too_many_files():
+    counts = Counter(name_of(path.parent) for path in python_files(ROOT))
+    over = {folder for folder, count in counts.items() if count > MAX_FOLDER_FILES}
+    assert over == FOLDERS_WITHOUT_LIMIT, f"more than {MAX_FOLDER_FILES} Python files"
+
+
+def test_no_line_of_code_is_too_long():
+    over = [
+        f"{name_of(path)}:{number}"
+        for pattern in CODE
+        for path in files(pattern, ROOT)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if len(PRAGMA.sub("", line)) > MAX_COLUMNS
+    ]
+    assert not over, f"lines over {MAX_COLUMNS} columns: {over}"
+
+
+def test_no_line_of_prose_is_too_long():
+    over = [
+        f"{name_of(path)}:{number}"
+        for path in files("*.md", ROOT)
+        if not name_of(path).startswith(RESULTS)
+        for number in long_prose_lines(path.read_text(encoding="utf-8"))
+    ]
+    assert not over, f"lines over {MAX_COLUMNS} columns: {over}"
 
 
 def test_a_long_function_exceeds_the_limit():
@@ -45,6 +112,12 @@ def test_a_long_function_exceeds_the_limit():
         + "        pass\n" * MAX_FUNCTION_LINES
     )
     assert long_functions(source) == [("long", MAX_FUNCTION_LINES + 1)]
+
+
+def test_a_long_line_of_prose_exceeds_the_limit():
+    long = "word " * 30
+    assert long_prose_lines(f"{long}\n| {long} |\n```\n{long}\n```\n{long}") == [1, 6]
+    assert long_prose_lines(f"{long} [a page](docs/page.md)\n{'w' * 120}") == []
 
 
 def test_print_totals():

@@ -12,9 +12,9 @@ import re
 import shutil
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -28,24 +28,35 @@ _SINGLE_NAME = "pytorch_model.bin"
 _INDEX_NAME = "pytorch_model.bin.index.json"
 _COPIED = ("*.json", "*.jinja", "*.model", "*.txt")
 _METADATA = {"format": "pt"}
+ResultT = TypeVar("ResultT")
+
 _OTHER = "Download the checkpoint in safetensors format from a source that you trust."
 
 
 def main(source: str, output: str) -> int:
     """Convert. On failure, print one line with the reason to the standard error."""
+
+    def explain(error: Exception) -> ModelError:
+        text = " ".join(str(error).split())[:300]
+        return ModelError(f"{source}: {type(error).__name__}: {text}")
+
     try:
-        convert(Path(source), Path(output))
+        _call(lambda: convert(Path(source), Path(output)), explain)
     except ModelError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the result of this process
         return 1
-    # The process boundary: any error that a file causes in torch becomes one sentence for the user.
-    except Exception as error:
-        print(  # noqa: T201
-            f"{source}: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
-            file=sys.stderr,
-        )
-        return 1
     return 0
+
+
+def _call(call: Callable[[], ResultT], explain: Callable[[Exception], ModelError]) -> ResultT:
+    """Return the result of `call`. A `ModelError` passes, any other error becomes one."""
+    try:
+        return call()
+    except ModelError:
+        raise
+    # The boundary to foreign files: they can cause any error in torch.
+    except Exception as error:
+        raise explain(error) from error
 
 
 def convert(source: Path, output: Path) -> None:
@@ -118,21 +129,21 @@ def _pickled_files(source: Path) -> list[Path]:
 def _read(path: Path) -> Mapping[str, Tensor]:
     """Read the tensors of one file. Each has memory of its own."""
     is_zip = zipfile.is_zipfile(path)  # the format of torch since 1.6; older files cannot be mapped
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ModelError(
-            f"{path}: the file cannot be read: {' '.join(str(error).split())[:200]}.",
-            "Download it again.",
-        ) from error
-    # The boundary to a foreign file: any other error that the file causes rejects the file.
-    except Exception as error:
+
+    def explain(error: Exception) -> ModelError:
+        if isinstance(error, RuntimeError | EOFError | OSError | ValueError):
+            text = " ".join(str(error).split())[:200]
+            return ModelError(f"{path}: the file cannot be read: {text}.", "Download it again.")
         found = re.search(r"GLOBAL (\S+)", str(error))
         what = f"`{found[1]}`" if found else "objects other than tensors"
-        raise ModelError(
+        return ModelError(
             f"{path}: rejected, because it contains {what}, and loading that could run code.",
             _OTHER,
-        ) from error
+        )
+
+    content: Any = _call(
+        lambda: torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip), explain
+    )
     if not isinstance(content, dict) or not content:
         raise ModelError(
             f"{path}: it contains a {type(content).__name__}, not tensors by name.", _OTHER

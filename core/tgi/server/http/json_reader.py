@@ -16,6 +16,7 @@ from typing import Any, TypeVar, final
 import msgspec
 from msgspec import inspect
 
+from tgi.errors import TgiError
 from tgi.server.http.json_format import format_f64, format_string
 from tgi.server.http.json_scanner import JsonError, JsonScanner
 from tgi.server.http.repeated_keys import has_repeated_field
@@ -44,8 +45,8 @@ _NAMES: dict[type[inspect.Type], str] = {
 
 
 @final
-class RejectionError(Exception):
-    """A body that is no request: answered in plain text."""
+class RejectionError(TgiError):
+    """The body cannot be read as a request. The response is plain text."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, final
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tgi.errors import RequestError
+from tgi.errors import RequestError, TgiError
 from tgi.server.http.json_reader import RejectionError, read_any_of, read_json
 from tgi.server.http.responses import empty_response, error_response, rejection_response
 
@@ -33,8 +33,8 @@ _TOO_LARGE_TEXT = "Failed to buffer the request body: length limit exceeded"
 
 
 @final
-class DisconnectError(Exception):
-    """The client left before its answer was complete."""
+class DisconnectError(TgiError):
+    """The client disconnected before the response was complete."""
 
 
 @final
