@@ -28,11 +28,12 @@ from tgi.backend import (
     reject_option,
     reject_quantize,
 )
-from tgi_tpu.buckets import parse_token_buckets
+from tgi.worker.buckets import parse_token_buckets
 from tgi_tpu.chips import find_chips, has_device_nodes
 from tgi_tpu.coverage import unsharded, unsupported
 from tgi_tpu.memory import (
     BLOCK_SIZE,
+    BUCKETS_OPTION,
     DTYPE_BYTES,
     INT8_NAMES,
     compute_dtype,
@@ -212,7 +213,7 @@ def _refused_options(config: EngineConfig) -> tuple[str, ...]:
             reject_option(_NAME, "kv_cache_dtype", config.kv_cache_dtype, "leave it out")
         )
     try:
-        parse_token_buckets(config.options.get("token-buckets", ""))
+        parse_token_buckets(config.options.get("token-buckets", ""), BUCKETS_OPTION)
     except BackendError as error:
         refused.append(str(error).rstrip("."))
     return tuple(refused)
