@@ -1,11 +1,11 @@
-"""The error tree. Each error knows the HTTP status and the `error_type` it is rendered with.
+"""The error tree. Each request error defines the HTTP status and `error_type` of its response.
 
 TgiError
-├── StartError               the server cannot start: one line with cause and remedy, exit code 1
-│   ├── ConfigError          an option is wrong
+├── StartError               the server cannot start; exit code 1
+│   ├── ConfigError          an option is invalid
 │   ├── ModelError           the checkpoint, its config or its tokenizer is unusable
 │   └── BackendError         a backend is missing, broken, or cannot run this model here
-└── RequestError             one request fails; the server goes on
+└── RequestError             one request fails; the server continues
     ├── ValidationError      422 `validation`
     ├── TemplateError        422 `template_error`
     ├── OverloadedError      429 `overloaded`
@@ -13,7 +13,7 @@ TgiError
     ├── IncompleteGenerationError   500 `incomplete_generation`
     └── UnhealthyError       503 `healthcheck`
 
-Source of statuses and types: TGI 3 `router/src/server.rs`, `router/src/infer/mod.rs`.
+The statuses and types are those of TGI 3 (`router/src/server.rs`, `router/src/infer/mod.rs`).
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ __all__ = [
 
 
 class TgiError(Exception):
-    """Root of every error this project raises on purpose."""
+    """Base class of all errors of this project."""
 
 
 class StartError(TgiError):
     """The server cannot start.
 
-    `cause` says what is wrong, `remedy` what to do; both are shown on one line, without a
-    traceback.
+    `cause` describes the problem and `remedy` the action that solves it. Both are printed on one
+    line without a traceback.
     """
 
     def __init__(self, cause: str, remedy: str = "") -> None:
@@ -54,7 +54,7 @@ class StartError(TgiError):
 
 
 class ConfigError(StartError):
-    """An option has a wrong value, or two options contradict each other."""
+    """An option has an invalid value, or two options contradict each other."""
 
 
 class ModelError(StartError):
@@ -66,23 +66,22 @@ class BackendError(StartError):
 
 
 class RequestError(TgiError):
-    """One request fails. The rendered text is `prefix` + the message."""
+    """One request fails. The response contains `prefix` followed by the message."""
 
     status: ClassVar[int] = 500
     error_type: ClassVar[str] = "generation"
     prefix: ClassVar[str] = ""
-    retry_after: ClassVar[int | None] = (
-        None  # s until the same request may succeed, told as `Retry-After`; None = never
-    )
+    # Value of the header `Retry-After` in seconds. None if a retry cannot succeed.
+    retry_after: ClassVar[int | None] = None
 
     @property
     def text(self) -> str:
-        """The text shown to the client."""
+        """The error message in the response."""
         return f"{self.prefix}{self}"
 
 
 class ValidationError(RequestError):
-    """The request breaks a rule of `tgi.server.generation.validation`."""
+    """The request violates a validation rule (`tgi.server.generation.validation`)."""
 
     status = 422
     error_type = "validation"
@@ -90,7 +89,7 @@ class ValidationError(RequestError):
 
 
 class TemplateError(RequestError):
-    """The chat template is missing or refuses the messages."""
+    """The model has no chat template, or the template rejects the messages."""
 
     status = 422
     error_type = "template_error"
@@ -98,7 +97,7 @@ class TemplateError(RequestError):
 
 
 class OverloadedError(RequestError):
-    """No permit is left."""
+    """No concurrency slot is free."""
 
     status = 429
     error_type = "overloaded"
@@ -109,7 +108,7 @@ class OverloadedError(RequestError):
 
 
 class GenerationError(RequestError):
-    """The backend failed while it worked on this request."""
+    """The backend reported an error while it ran this request."""
 
     status = 424
     error_type = "generation"
@@ -127,11 +126,11 @@ class IncompleteGenerationError(RequestError):
 
 
 class UnhealthyError(RequestError):
-    """The engine is not able to serve."""
+    """The engine cannot accept requests."""
 
     status = 503
     error_type = "healthcheck"
-    retry_after = 5  # an engine that died is being started again
+    retry_after = 5  # A crashed engine process may have been restarted by then.
 
     def __init__(self, message: str = "unhealthy") -> None:
         super().__init__(message)

@@ -276,8 +276,8 @@ class Generation:
         """Wait for token events and return all that are available.
 
         Raises `GenerationError` if the backend failed, and `IncompleteGenerationError` if the
-        engine was closed or a sequence ended without a token. Events before the failure are returned
-        first.
+        engine was closed or a sequence ended without a token. Events that precede the failure are
+        returned first.
         """
         tokens: list[GeneratedToken] = []
         while not tokens:
