@@ -121,7 +121,7 @@ async def test_a_failure_during_generation_ends_the_stream(make_client, tokenize
         (
             {"previous_response_id": "r"},
             400,
-            "`previous_response_id` is not supported, for this server stores no responses",
+            "`previous_response_id` is not supported, because this server does not store responses",
         ),
         ({"conversation": "c"}, 400, "`conversation` is not supported"),
         ({"tools": [{"type": "function"}]}, 422, "`tools` is not supported"),

@@ -32,7 +32,9 @@ async def render_prompt(
 
 
 def _check_content(message: Mapping[str, Any], index: int) -> None:
-    """Check that the content is a text or a list of text parts. The assistant may omit it."""
+    """Check that the content is a text or a list of text parts. A message of the assistant, or one
+    with tool calls, may have no content.
+    """
     match message.get("content"):
         case str():
             return
@@ -45,8 +47,8 @@ def _check_content(message: Mapping[str, Any], index: int) -> None:
                         continue
                     case {"type": str() as kind} if kind in _MEDIA:
                         raise ValidationError(
-                            "only text is supported in `messages` by this version: leave images and"
-                            " sound out"
+                            "only text is supported in `messages` by this version: remove images"
+                            " and audio"
                         )
                 raise RejectionError(422, f"{_SHAPE}messages[{index}]: {_NO_VARIANT}")
         case _:
