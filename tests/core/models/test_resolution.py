@@ -171,7 +171,7 @@ def test_a_folder_in_place_of_the_model(single_file, with_reader, tmp_path):
     source = find("owner/name", readable, weights_cache_override=str(single_file.parent))
     assert (source.model_id, source.path) == ("owner/name", single_file)
     (tmp_path / "config.json").touch()
-    with pytest.raises(ModelError, match=r"`--weights-cache-override` holds no \*\.safetensors"):
+    with pytest.raises(ModelError, match=r"`--weights-cache-override` contains no \*\.safetensors"):
         find("owner/name", readable, weights_cache_override=str(tmp_path))
 
 
