@@ -71,7 +71,7 @@ class RequestError(TgiError):
     status: ClassVar[int] = 500
     error_type: ClassVar[str] = "generation"
     prefix: ClassVar[str] = ""
-    # Value of the header `Retry-After` in seconds. None if a retry cannot succeed.
+    # Value of the response header `Retry-After` in seconds. None if the header is omitted.
     retry_after: ClassVar[int | None] = None
 
     @property

@@ -43,8 +43,8 @@ class ReadableFormats:
         return tuple(_by_name(form for wanted in self._wanted for form in wanted.formats))
 
     def patterns(self, model_format: ModelFormat) -> tuple[str, ...]:
-        """File name patterns of the files other than weights that are required by the first
-        candidate that supports the format.
+        """File name patterns of all required files except the weights. They are defined by the
+        first candidate that supports the format.
         """
         wanted = (w for w in self._wanted if w.reads(model_format.name))
         return next(wanted, ModelFilesWanted()).patterns

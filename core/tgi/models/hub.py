@@ -1,6 +1,4 @@
-"""Downloads a model from the hub to the hub's cache. Only files that a backend requires are
-downloaded.
-"""
+"""Downloads the required files of a model from the hub to the hub's cache."""
 
 from __future__ import annotations
 
@@ -117,8 +115,8 @@ def _choose_files(model: HubModel, listing: _Listing | None, readable: ReadableF
 def _list_files(
     model: HubModel, options: ServeOptions, environment: Environment
 ) -> _Listing | None:
-    """List the files of the repository. Returns None if the hub does not respond. The download then
-    reports the error.
+    """List the files of the repository. Returns None if the hub does not return them. The
+    download then reports the error.
     """
     if environment.hf_hub_offline:
         return None

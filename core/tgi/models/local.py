@@ -18,7 +18,7 @@ _MAX_LISTED = 8  # maximum number of file names in an error message
 @final
 @dataclass(frozen=True)
 class FolderNames:
-    """How error messages name a folder, and what they advise if it contains no model."""
+    """The name of a folder in error messages, and the remedy if it contains no model."""
 
     folder: str  # for example: The folder `models/a`
     remedy: str

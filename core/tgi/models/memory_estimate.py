@@ -30,8 +30,8 @@ class MemoryEstimate(msgspec.Struct, frozen=True):
     sequence_bytes: int | None  # size of the state of a sequence that is independent of its length
     left_bytes: int | None  # `usable_bytes` minus `weights_bytes`
     cache_tokens: int | None  # maximum number of tokens in the KV cache, over all sequences
-    # Maximum length of a sequence: the requested length, or else the context length of the model,
-    # limited by `cache_tokens`.
+    # Maximum length of a sequence: the requested length if there is one. Otherwise, the smaller of
+    # the model's context length and `cache_tokens`.
     max_total_tokens: int
     num_full_sequences: int | None  # number of sequences of that length that fit into the cache
     requested_cache_tokens: int | None = None  # `--max-batch-total-tokens`

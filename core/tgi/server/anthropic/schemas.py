@@ -25,8 +25,8 @@ class ContentBlock(msgspec.Struct, frozen=True):
 
 
 class AnthropicMessage(msgspec.Struct, frozen=True):
-    """One message of the conversation. If the last message is one of the assistant, the model
-    continues it.
+    """One message of the conversation. If the role of the last message is `assistant`, the
+    model continues that message.
     """
 
     role: Role

@@ -67,8 +67,8 @@ class GeneratedToken(msgspec.Struct, frozen=True):
 
 @final
 class GeneratedSequence:
-    """One sequence and its text so far. The sequence is complete after the event whose `result` it
-    is.
+    """One sequence and its text so far. A complete sequence is the `result` of its last token
+    event.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class GeneratedSequence:
         `validation_seconds` is the time from the start of the handler to this call.
         """
         self.stop: str | None = None  # the stop string that ended the sequence
-        # Number of tokens of the client's prompt. An encoder reads the prompt if the model has one.
+        # Number of tokens of the client's prompt. In an encoder-decoder model the encoder reads it.
         self.input_length = len(request.encoder_token_ids) or len(request.prompt_token_ids)
         self.num_generated_tokens = 0
         self.num_cached_tokens = 0  # number of prompt tokens found in the prefix cache
@@ -276,8 +276,8 @@ class Generation:
         """Wait for token events and return all that are available.
 
         Raises `GenerationError` if the backend failed, and `IncompleteGenerationError` if the
-        engine was closed or a sequence ended without a token. Events that precede the failure are
-        returned first.
+        engine was closed or the last output of a sequence has no token. Events that precede the
+        failure are returned first.
         """
         tokens: list[GeneratedToken] = []
         while not tokens:

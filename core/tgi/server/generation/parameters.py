@@ -103,7 +103,7 @@ class GenerateParameters(msgspec.Struct, frozen=True):
     @property
     def is_sampling(self) -> bool:
         """Whether tokens are sampled. If not, decoding is greedy. Sampling is enabled by
-        `do_sample`, and by a parameter that affects only sampling.
+        `do_sample`, `top_k`, `top_p`, `typical_p`, and by a `temperature` other than 1.
         """
         has_temperature = self.temperature is not None and round_f32(self.temperature) != 1.0
         others = (self.top_k, self.top_p, self.typical_p)
@@ -154,7 +154,7 @@ class StopStyle(enum.Enum):
     """Whether a response contains the stop string that ended it."""
 
     # The text ends directly after the stop string. The last token event contains the whole text of
-    # its token, even if it exceeds the stop string.
+    # its token, even if the token continues after the stop string.
     NATIVE = "native"
     # The text ends directly before the stop string. No part of the stop string is streamed.
     OPENAI = "openai"
@@ -163,10 +163,10 @@ class StopStyle(enum.Enum):
 @final
 @dataclass(frozen=True)
 class TextRequest:
-    """One prompt and its parameters, as a route passes them on before validation.
+    """One prompt and its parameters, before validation.
 
-    Admission creates one `Request` for each sequence. Settings of the text, such as stop strings,
-    are only in this record, because only the front end needs them.
+    Admission creates one `Request` for each sequence. Text settings, such as stop strings, are not
+    sent to the engine, because only the front end needs them.
     """
 
     prompt: str

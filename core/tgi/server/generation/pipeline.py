@@ -102,7 +102,7 @@ class GenerationPipeline:
             yield
 
     async def collect(self, call: HttpCall, request: TextRequest) -> list[GeneratedSequence]:
-        """Generate all sequences of a prompt. Returns them in the order of their seeds.
+        """Generate all sequences of a prompt. Returns them in the order of their indices.
 
         Raises `RequestError`, or `DisconnectError` if the client disconnects. In both cases the
         sequences are aborted.

@@ -2,7 +2,7 @@
 
 The rules of TGI 3 (`router/src/validation.rs`) are applied in TGI's order and have TGI's error
 messages. Rules of this project follow: they reject each parameter that the backend or this version
-does not support. The error message names the parameter. No parameter is ignored.
+does not support. The error message names the parameter. An unsupported parameter is never ignored.
 """
 
 from __future__ import annotations

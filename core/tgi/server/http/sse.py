@@ -1,4 +1,4 @@
-"""Server-sent events. An event has one `data:` line. A comment follows 15 s without an event."""
+"""Server-sent events: one `data:` line per event, and a comment after 15 s without an event."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class EventStream:
     async def open(
         cls, receive: Receive, events: AsyncGenerator[str, None], headers: Mapping[str, str]
     ) -> EventStream:
-        """Create a stream after the first item of `events` is available. An error before that item
+        """Wait for the first item of `events`, then create the stream. An error before that item
         can therefore be returned with its own status.
 
         Raises the exceptions of `events`, and `DisconnectError` if the client disconnects.

@@ -114,7 +114,7 @@ async def chat_request(body: ChatRequest, state: ServerState) -> TextRequest:
 
 
 def reject_unsupported(fields: Mapping[str, object]) -> None:
-    """Raise `ValidationError` for the first field whose value is not false or empty."""
+    """Raise `ValidationError` for the first field whose value is truthy."""
     for name, value in fields.items():
         if value:
             raise ValidationError(f"`{name}` is not supported by this version: leave it out")
@@ -206,8 +206,8 @@ def _check_echo_logprobs(body: CompletionRequest, state: ServerState) -> None:
 
 
 def _num_sequences(body: CompletionRequest, num_prompts: int, config: ServerConfig) -> int:
-    """The number of sequences to generate per prompt. It is `best_of`, of which the best `n` are
-    returned, or else `n`. Raises `ValidationError` for an invalid number.
+    """The number of sequences to generate per prompt: `best_of` if the client sent it, otherwise
+    `n`. The best `n` are returned. Raises `ValidationError` for an invalid number.
     """
     num_returned = _checked_count("n", body.n, num_prompts, config)
     best_of = (

@@ -129,7 +129,9 @@ class PlatformRoutes:
         return json_response(b'{"live":true}')
 
     async def model_metadata(self, http_request: HttpRequest) -> Response:
-        """`GET /v2/models/{model}/versions/{version}`: returns any name and version unchanged."""
+        """`GET /v2/models/{model}/versions/{version}`. The response contains the name and the
+        version of the path, even if the server has no such model.
+        """
         names = http_request.path_params
         metadata = {
             "name": names["model"],

@@ -138,7 +138,7 @@ class Summary:
         self._sum, self._count = 0.0, 0
 
     def observe(self, observation: float, times: int = 1) -> None:
-        """Add an observation `times` times."""
+        """Add `times` equal observations."""
         now = self._clock()
         self._recent.append((now, observation, times))
         self._sum += observation * times

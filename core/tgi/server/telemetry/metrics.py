@@ -35,7 +35,7 @@ class RequestTimes:
     """Durations of one completed generation, in seconds."""
 
     validation: float  # from the start of the handler until the request is queued
-    queue: float  # until the first step
+    queue: float  # from the queueing of the request to its first step
     inference: float  # from the first step to the end
     num_generated_tokens: int
 
