@@ -1,7 +1,8 @@
-"""`/v1/responses` for text: a thin envelope around the path of every chat. Nothing is stored.
+"""OpenAI's `/v1/responses`, for text. Responses are not stored.
 
-Source: the OpenAI API reference. A stream is opened only for a valid request, so that errors have a
-status of their own.
+The route uses the same chat template and generation pipeline as the other chat routes. The schemas
+are those of the OpenAI API reference. A stream begins only after the request has been validated, so
+that an invalid request is rejected with its own status.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tgi.server.generation.pipeline import GenerationPipeline, response_headers,
 from tgi.server.http.json_format import format_json
 from tgi.server.http.responses import json_response
 from tgi.server.http.sse import EventStream, named_event
-from tgi.server.openai.requests import refuse
+from tgi.server.openai.requests import reject_unsupported
 from tgi.server.openai.responses_api_schemas import InputItem, ResponsesRequest
 from tgi.server.state import ServerState
 from tgi.types import FinishReason
@@ -41,7 +42,7 @@ _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "develop
 
 @final
 class StatelessError(RequestError):
-    """400: the request counts on something stored."""
+    """Error 400 for a request that refers to stored responses."""
 
     status = 400
     error_type = "invalid_request_error"
@@ -49,8 +50,8 @@ class StatelessError(RequestError):
 
 @final
 @dataclass(frozen=True)
-class _Answer:
-    """What all events of one response share."""
+class _ResponseBuilder:
+    """Builds the response object. All events of one response share its ids and its model."""
 
     body: ResponsesRequest
     model: str
@@ -59,7 +60,7 @@ class _Answer:
     created_at: int = field(default_factory=lambda: int(time.time()))
 
     def response(self, status: str, **changes: object) -> Json:
-        """The response object in some state."""
+        """The response object with this status. `changes` replace members of the default object."""
         body = self.body
         return {
             "id": self.response_id,
@@ -88,7 +89,7 @@ class _Answer:
         } | changes
 
     def finished(self, result: GeneratedSequence) -> Json:
-        """The response at its end."""
+        """The response object after the end of the generation."""
         is_cut = result.finish_reason is FinishReason.LENGTH
         status = "incomplete" if is_cut else "completed"
         return self.response(
@@ -105,7 +106,7 @@ class _Answer:
         )
 
     def item(self, status: str, text: str | None = None) -> Json:
-        """The message; without a text yet it has no content."""
+        """The message of the response. Its content is empty if `text` is None."""
         content = [] if text is None else [_part(text)]
         return {
             "id": self.item_id,
@@ -130,20 +131,23 @@ class ResponsesRoutes:
         call, body = await self._pipeline.read(http_request, ResponsesRequest)
         with self._pipeline.counted():
             request = await _text_request(body, self._state)
-        answer = _Answer(body, self._pipeline.model_name(body.model))
+        builder = _ResponseBuilder(body, self._pipeline.model_name(body.model))
         if body.stream:
             return await EventStream.open(
-                call.receive, self._events(request, answer), stream_headers(config, [request])
+                call.receive, self._events(request, builder), stream_headers(config, [request])
             )
         sequences = await self._pipeline.collect(call, request)
-        response = msgspec.json.encode(answer.finished(sequences[0]))
+        response = msgspec.json.encode(builder.finished(sequences[0]))
         return json_response(response, response_headers(config, [request], [sequences]))
 
-    async def _events(self, request: TextRequest, answer: _Answer) -> AsyncGenerator[str, None]:
-        """The events in order; exactly one of completed, incomplete and failed ends them. Raises
-        `RequestError` before the first if the request is refused.
+    async def _events(
+        self, request: TextRequest, builder: _ResponseBuilder
+    ) -> AsyncGenerator[str, None]:
+        """Yield the events of a stream. The last event is one of `response.completed`,
+        `response.incomplete` and `response.failed`. Raises `RequestError` before the first event if
+        the request is rejected.
         """
-        writer = _EventWriter(answer)
+        writer = _EventWriter(builder)
         try:
             async with self._pipeline.stream(request) as generation:
                 yield writer.opening()
@@ -159,11 +163,11 @@ async def _text_request(body: ResponsesRequest, state: ServerState) -> TextReque
     if body.previous_response_id is not None or body.conversation is not None:
         name = "conversation" if body.previous_response_id is None else "previous_response_id"
         raise StatelessError(
-            f"`{name}` is not supported, for this server stores no responses: send all of it in"
-            " `input`"
+            f"`{name}` is not supported, because this server does not store responses: send the"
+            " whole conversation in `input`"
         )
     text_format = None if body.text is None else body.text.format
-    refuse(
+    reject_unsupported(
         {
             "prompt": body.prompt,
             "background": body.background,
@@ -223,8 +227,8 @@ def _part_text(part: object, index: int) -> str:
         case {"type": str() as kind, "text": str() as text} if kind in _TEXT_PARTS:
             return text
     raise ValidationError(
-        f"only text is supported in `input[{index}].content` by this version: leave images and"
-        " files out"
+        f"only text is supported in `input[{index}].content` by this version: remove images and"
+        " files"
     )
 
 
@@ -236,47 +240,47 @@ def _part(text: str) -> Json:
 class _EventWriter:
     """Writes and numbers the events of one response."""
 
-    def __init__(self, answer: _Answer) -> None:
-        self._answer = answer
-        self._place = {"item_id": answer.item_id, "output_index": 0, "content_index": 0}
+    def __init__(self, builder: _ResponseBuilder) -> None:
+        self._builder = builder
+        self._place = {"item_id": builder.item_id, "output_index": 0, "content_index": 0}
         self._next_number = 0
 
     @property
     def has_begun(self) -> bool:
-        """Whether there was an event."""
+        """Whether an event has been written."""
         return self._next_number > 0
 
     def opening(self) -> str:
         """The events before the first token."""
-        begun = self._answer.response("in_progress")
+        begun = self._builder.response("in_progress")
         return (
             self._event("response.created", response=begun)
             + self._event("response.in_progress", response=begun)
             + self._event(
-                "response.output_item.added", output_index=0, item=self._answer.item("in_progress")
+                "response.output_item.added", output_index=0, item=self._builder.item("in_progress")
             )
             + self._event("response.content_part.added", **self._place, part=_part(""))
         )
 
     def token(self, token: GeneratedToken) -> str:
-        """The events that a token brings."""
+        """The events of a token."""
         text = token.plain_text
-        told = (
+        delta = (
             self._event("response.output_text.delta", **self._place, delta=text, logprobs=[])
             if text
             else ""
         )
-        return told if token.result is None else told + self._ending(token.result)
+        return delta if token.result is None else delta + self._ending(token.result)
 
     def failure(self, error: RequestError) -> str:
-        """The event that ends a response in which something went wrong."""
-        failed = self._answer.response(
+        """The last event of a response that failed."""
+        failed = self._builder.response(
             "failed", error={"code": "server_error", "message": error.text}
         )
         return self._event("response.failed", response=failed)
 
     def _ending(self, result: GeneratedSequence) -> str:
-        finished = self._answer.finished(result)
+        finished = self._builder.finished(result)
         [message] = finished["output"]
         return (
             self._event("response.output_text.done", **self._place, text=result.text, logprobs=[])
