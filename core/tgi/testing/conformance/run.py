@@ -34,6 +34,7 @@ from tgi.testing.conformance.checks import (
     several_tokens,
     sharding,
     steps,
+    steps_in_flight,
     supervision,
 )
 from tgi.testing.conformance.scorecard import Scorecard
@@ -55,7 +56,7 @@ _MODULES = (
     robust,
     supervision,
 )
-_FEATURE_MODULES = (adapters, several_tokens, features)
+_FEATURE_MODULES = (adapters, several_tokens, steps_in_flight, features)
 
 ALL_CHECKS: Sequence[Check] = tuple(
     sorted(
