@@ -35,6 +35,7 @@ class SequenceState:
     # if the next prompt position is scored, what its score needs of the last computed one: the
     # hidden vector or the logits, in the worker's own array type
     prompt_tail: Any = None
+    has_failed: bool = False  # a step with a row of it failed; it will be dropped
 
     @property
     def prompt(self) -> Int32Array:
@@ -186,6 +187,18 @@ class SequenceTable:
     def has_scored_prompts(self) -> bool:
         """Whether a live sequence asks for the log-probabilities of its prompt."""
         return self._num_scored > 0
+
+    def mark_failed(self, rows: Rows) -> None:
+        """Note that a step with these rows failed while later steps are in flight.
+
+        The later rows of these sequences have no effect. They are laid out as if the failed rows
+        had been computed, so that they fail no other row of their step.
+        """
+        for handle, end in zip(rows.sequence.tolist(), rows.start + rows.count, strict=True):
+            state = self._states.get(handle)
+            if state is not None:
+                state.has_failed = True
+                self.num_computed_tokens[state.index] = end
 
     def find(self, handles: list[int]) -> tuple[list[SequenceState], Int64Array]:
         """The sequences of the rows, and their rows in the arrays. Raises `StepError` for a handle

@@ -29,6 +29,7 @@ from tgi.backend import (
     SamplingParams,
     SchedulerOutput,
     Sleep,
+    StepError,
     StepTimes,
     UnloadAdapter,
     Wake,
@@ -127,7 +128,11 @@ class CompletePart:
         if step.copy_source:
             self._cache.copy(step.copy_source[0], step.copy_target[0])
         prepared = time.perf_counter_ns()
-        result = run_step(step, self._table, self._network, self._cache, self._encoder_cache)
+        try:
+            result = run_step(step, self._table, self._network, self._cache, self._encoder_cache)
+        except (StepError, MemoryError):
+            self._table.mark_failed(step.rows)
+            raise
         times = StepTimes(prepare=prepared - began, forward=time.perf_counter_ns() - prepared)
         return result.output(step, times)
 

@@ -101,6 +101,10 @@ def _run_row(
 ) -> int:
     """Run one row. Returns the number of tokens that it chose."""
     state, new = row.state, row.state.new
+    if state.has_failed:
+        message = "a step before, with a row of this sequence, failed"
+        result.errors.append(RowError(new.sequence, message))
+        return 0
     cache.write(row.block_table, row.start, row.tokens)
     if new.adapter not in network.adapters:
         result.errors.append(RowError(new.sequence, f"the adapter {new.adapter} is not loaded"))
