@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tgi.backend import TOKEN_ON_DEVICE, Int32Array, Rows
-from tgi.worker.step_checks import check_blocks, check_positions
+from tgi.worker.step_checks import check_blocks, check_positions, check_token_ids
 from tgi_torch.attention.paged import AttentionMetadata, CrossMetadata, EncoderInput
 from tgi_torch.runner.sequences import SequenceState, SequenceTable
 
@@ -57,6 +57,7 @@ def build_input_batch(rows: Rows, table: SequenceTable, device: torch.device) ->
     unknown = token_ids == TOKEN_ON_DEVICE
     if unknown.any():
         token_ids[unknown] = table.tokens[token_indices[unknown], positions[unknown]]
+    check_token_ids(token_ids, table.vocab_size)
     table.tokens[token_indices, positions] = token_ids
     block_size = table.block_size
     slots = _slots(table.block_tables, token_indices, positions, block_size)
@@ -109,6 +110,7 @@ def _cross_metadata(
         rows = np.repeat(np.array([state.index for state in starting]), counts)
         positions = np.concatenate([np.arange(count) for count in counts])
         token_ids = np.concatenate([state.encoder_tokens for state in starting]).astype(np.int64)
+        check_token_ids(token_ids, table.vocab_size)
         slots = _slots(table.cross_tables, rows, positions, table.block_size)
         encoder = EncoderInput(_tensor(token_ids, device), tuple(counts), _tensor(slots, device))
     return CrossMetadata(_tensor(tables, device), tuple(lengths), encoder)

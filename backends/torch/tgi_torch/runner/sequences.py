@@ -51,17 +51,23 @@ class _Found:
 class SequenceTable:
     """The live sequences. Holds at most `limits.max_sequences`.
 
-    `kinds` are the agreed cache groups. Invariant: a row's block table is 0 beyond its blocks, so
-    that any slice of rows is padded.
+    `vocab_size` is the number of token ids that a sequence may contain. `kinds` are the agreed
+    cache groups. Invariant: a row's block table is 0 beyond its blocks, so that any slice of rows
+    is padded.
     """
 
     def __init__(
-        self, limits: Limits, block_size: int, kinds: Sequence[GroupKind] = ("full",)
+        self,
+        limits: Limits,
+        block_size: int,
+        vocab_size: int,
+        kinds: Sequence[GroupKind] = ("full",),
     ) -> None:
         rows, width = limits.max_sequences, limits.max_total_tokens
         self._limits = limits
         self._kinds = tuple(kinds)
         self.block_size = block_size
+        self.vocab_size = vocab_size
         # One place more than the context: the token that ends it is chosen, but never fed back.
         self.tokens = np.zeros((rows, width + 1), np.int32)
         self.block_tables = np.zeros((rows, -(-width // block_size)), np.int32)
