@@ -13,7 +13,6 @@ import msgspec
 
 from tgi.backend import Agreement, BackendError, Limits, ModelRunnerOutput, SchedulerOutput
 from tgi.scheduler.block_manager import HASH_KEY_BYTES
-from tgi.scheduler.kv_cache_manager import KVCacheManager
 from tgi.scheduler.planner import StepPlanner
 from tgi.scheduler.records import (
     Request,
@@ -21,6 +20,7 @@ from tgi.scheduler.records import (
     SchedulerStats,
     SequenceOutput,
 )
+from tgi.scheduler.refusal import find_refusal
 from tgi.scheduler.sequence import Sequence
 from tgi.scheduler.state import SchedulerState
 from tgi.scheduler.step import (
@@ -56,6 +56,7 @@ class Scheduler:
         _check_limits(agreement.limits)
         key = (hash_key or secrets.token_bytes(HASH_KEY_BYTES)) if config.prefix_cache else None
         self._limits = agreement.limits
+        self._agreement = agreement
         self._clock = clock
         self._state = SchedulerState(agreement, key)
         self._planner = StepPlanner(
@@ -89,7 +90,7 @@ class Scheduler:
         sequence = Sequence.of(
             sequence_id, request, output_token_ids, self._limits.max_total_tokens, self._clock()
         )
-        error = _find_refusal(sequence, self._limits, self._state.cache)
+        error = find_refusal(sequence, self._agreement, self._state.cache)
         if sequence_id in self._state.sequences:
             error = f"Sequence {sequence_id} is already being worked on"
         if error is not None:
@@ -308,53 +309,3 @@ def _check_limits(limits: Limits) -> None:
             f"The backend agreed on steps of {limits.max_step_tokens} tokens, but on prefill chunks"
             f" of {limits.chunk_multiple}."
         )
-
-
-def _find_refusal(sequence: Sequence, limits: Limits, cache: KVCacheManager) -> str | None:
-    """Why a sequence can never run, or None."""
-    num_prompt = sequence.num_prompt_tokens
-    if num_prompt == 0:
-        return "The prompt has no tokens; it needs at least 1"
-    if num_prompt >= sequence.max_tokens:
-        limit = f"at most {limits.max_total_tokens} tokens in all (`max_total_tokens`)"
-        return (
-            f"The prompt has {num_prompt} tokens and leaves no room for a new one: {limit}, at"
-            " least 1 of them new"
-        )
-    if not limits.chunked and num_prompt > limits.max_step_tokens:
-        return (
-            f"The prompt has {num_prompt} tokens; this backend runs a prompt in one step of at most"
-            f" {limits.max_step_tokens}"
-        )
-    encoder_refusal = _find_encoder_refusal(sequence, limits, cache)
-    if encoder_refusal is not None:
-        return encoder_refusal
-    capacity = cache.max_sequence_tokens
-    held = sequence.max_tokens - 1  # the last token is chosen, but never run
-    if capacity is not None and held > capacity:
-        return (
-            f"The sequence may need a cache of {held} tokens; there is room for {capacity}: ask for"
-            " fewer new tokens"
-        )
-    return None
-
-
-def _find_encoder_refusal(sequence: Sequence, limits: Limits, cache: KVCacheManager) -> str | None:
-    count, capacity = sequence.num_encoder_tokens, cache.max_encoder_tokens
-    if count == 0:
-        return (
-            "The sequence has no encoder tokens; this model needs at least 1"
-            if cache.has_cross_blocks
-            else None
-        )
-    if capacity == 0:
-        return (
-            f"The sequence has {count} encoder tokens, but this model has no encoder: send a prompt"
-            " alone"
-        )
-    limit = limits.max_total_tokens if capacity is None else min(capacity, limits.max_total_tokens)
-    return (
-        f"The sequence has {count} encoder tokens; there is room for {limit}"
-        if count > limit
-        else None
-    )

@@ -83,6 +83,18 @@ class Tokenizer:
         """The number of ids of the tokenizer, including added tokens."""
         return self.backend.get_vocab_size()
 
+    def tokens_from(self, first_id: int) -> list[tuple[int, str]]:
+        """The tokens with an id of at least `first_id`, by id.
+
+        Empty without a look at each token if the number of tokens and the ids of the added tokens
+        are below `first_id`.
+        """
+        added = self.backend.get_added_tokens_decoder()
+        if self.vocab_size <= first_id and max(added, default=0) < first_id:
+            return []
+        vocabulary = self.backend.get_vocab(with_added_tokens=True)
+        return sorted((number, text) for text, number in vocabulary.items() if number >= first_id)
+
     def encode(
         self, text: str, add_special_tokens: bool = True, truncate: int | None = None
     ) -> Encoding:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from tests.core.scheduler.simulation import SCORED, Simulation, make_agreement
-from tgi.backend import CacheGroup
-from tgi.scheduler import SchedulerConfig
+from tgi.backend import CacheGroup, SamplingParams
+from tgi.scheduler import Request, Scheduler, SchedulerConfig
 from tgi.scheduler.kv_cache_manager import KVCacheManager
 from tgi.types import FinishReason
 
@@ -57,6 +58,19 @@ def test_a_request_that_can_never_run_is_rejected_immediately(prompt, limits, pa
     simulation.add(prompt, 8)
     assert part in simulation.streams[0].end.error
     assert not simulation.scheduler.has_work
+
+
+@pytest.mark.parametrize("token", [-1, 100, 5_000_000])
+@pytest.mark.parametrize("place", ["prompt", "output of an earlier engine", "encoder"])
+def test_a_token_id_that_the_model_does_not_have_never_reaches_the_worker(token, place):
+    scheduler = Scheduler(make_agreement(), SchedulerConfig())
+    request = Request("r", [1, token] if place == "prompt" else [1, 99], SamplingParams(), 0, 8)
+    if place == "encoder":
+        request = msgspec.structs.replace(request, encoder_token_ids=[1, token])
+    output_token_ids = [token] if place.startswith("output") else []
+    refused = scheduler.add(1, request, output_token_ids)
+    assert refused.error == f"The sequence contains token id {token}, the model has 100 token ids"
+    assert not scheduler.has_work
 
 
 def test_the_length_limit_has_priority_over_eos():

@@ -240,6 +240,7 @@ async def test_a_bias_is_passed_to_the_backend(make_client):
         good = await client.post(
             "/v1/chat/completions", json=CHAT | {"logit_bias": {"5": -100, "7": 1.5}}
         )
+    async with make_client(FakeEngine(sampling=SAMPLING, vocab_size=100)) as client:
         rejected = [
             (await client.post("/v1/chat/completions", json=CHAT | {"logit_bias": bias})).json()[
                 "error"
