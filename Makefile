@@ -10,7 +10,7 @@ PORT ?= 3000
 ARGS ?=
 BENCH_ARGS ?=
 
-MEMBERS := backends/torch backends/cpu backends/tpu
+MEMBERS := $(patsubst %/pyproject.toml,%,$(sort $(wildcard backends/*/pyproject.toml)))
 BIN := .venv/bin
 IS_SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3 python python3.13 python3.12 python3.11; do \

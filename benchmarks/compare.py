@@ -1,12 +1,13 @@
-"""Compare this server with every installed peer: the same load, in turns, repeated; medians,
-spreads, ratios.
+"""Compare this server with every other server that is installed. All servers get the same load. The
+runs are interleaved and repeated, and the report contains medians, ranges and ratios.
 
     python benchmarks/compare.py --environments FOLDER --models FOLDER [--peers tgi llama.cpp]
     [--cases 1-user] [--repeats 3]
 
-Missing models are made; missing peers are named with the command that installs them. Each repeat
-starts every server anew, in another order. A case that something else disturbed is measured again.
-Writes JSON and a picture into `benchmarks/results/`. Takes long.
+Missing models are created. For a server that is not installed, the command that installs it is
+printed. Each repeat starts every server again, in another order. If other programs used too much
+processor time during a case, the case is measured again. The results are written to
+`benchmarks/results/` as JSON and SVG. A complete comparison takes a long time.
 """
 
 from __future__ import annotations
@@ -33,14 +34,16 @@ from server_process import RunningServer, free_port, running
 from tgi.bench import Endpoint, RunSummary, Session, Workload, find_target, learn_tokenizer
 
 _RESULTS = Path(__file__).parent / "results"
-_MAX_TRIES = 3  # of a case that others disturb
-_ROUTES = ("/v1/completions", "/v1/chat/completions")  # the same route for all that have it
+# A case is measured at most this many times if other programs use the processors.
+_MAX_TRIES = 3
+# The first of these routes that a server has is measured.
+_ROUTES = ("/v1/completions", "/v1/chat/completions")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One load. `figure` is what the table shows: `tok/s`, more is better, or `TTFT`, less is
-    better.
+    """One load. `figure` is the quantity in the table: `tok/s` (higher is better) or `TTFT` (lower
+    is better).
     """
 
     name: str
@@ -65,7 +68,9 @@ CASES = (
 
 
 def main() -> int:
-    """Measure, print, write. 1 if no server could be measured or a run was not valid."""
+    """Measure all cases, then print and write the report. Returns the exit code: 1 if no server
+    could be measured or a run was invalid.
+    """
     given = _parse()
     cases = [case for case in CASES if case.name in given.cases]
     chosen = [peer for peer in PEERS if peer.name in given.peers]
@@ -105,13 +110,13 @@ def _parse() -> argparse.Namespace:
         "--environments",
         type=Path,
         default=Path("build/peers"),
-        help="where peers are installed (%(default)s)",
+        help="folder in which the other servers are installed (default: %(default)s)",
     )
     parser.add_argument(
         "--models",
         type=Path,
         default=Path("build/models"),
-        help="where models are made (%(default)s)",
+        help="folder in which the models are created (default: %(default)s)",
     )
     parser.add_argument("--peers", nargs="+", choices=names, default=names)
     parser.add_argument(
@@ -123,12 +128,12 @@ def _parse() -> argparse.Namespace:
         "--max-foreign",
         type=float,
         default=0.1,
-        help="processors that others may use (%(default)s)",
+        help="number of processors that other programs may use during a run (default: %(default)s)",
     )
     parser.add_argument(
         "--name",
         default=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
-        help="of the files (today)",
+        help="name of the result files (default: the date of today)",
     )
     given = parser.parse_args()
     given.environments, given.models = given.environments.resolve(), given.models.resolve()
@@ -144,7 +149,7 @@ def _installed(
         if not obstacle:
             ready.append(peer)
         elif is_first:
-            print(f"{peer.name} is left out: {obstacle}", file=sys.stderr)
+            print(f"{peer.name} is skipped: {obstacle}", file=sys.stderr)
     return ready
 
 
@@ -181,7 +186,7 @@ def _measure(
                     "peak_memory_mib": server.peak_memory_mib(),
                 }
         except RuntimeError as error:
-            print(f"{peer.name} is left out: {error}", file=sys.stderr)
+            print(f"{peer.name} is skipped: {error}", file=sys.stderr)
             return []
     return [*records, identity | {"case": f"{model}-process", "valid": True, **whole}]
 
@@ -189,8 +194,8 @@ def _measure(
 def _run(
     server: RunningServer, model: str, case: Case, seed: int, max_foreign: float
 ) -> RunSummary:
-    """The least disturbed of at most `_MAX_TRIES`. Each begins with a request that fills what the
-    cache can share.
+    """Measure a case up to `_MAX_TRIES` times. Returns the run during which other programs used the
+    least processor time. Each run is preceded by one request that fills the prefix cache.
     """
     workload = Workload(case.prompt_tokens, case.output_tokens, case.shared_tokens)
     best: RunSummary | None = None

@@ -1,4 +1,4 @@
-"""The records of a comparison as a table and a picture."""
+"""The report of a comparison: tables in Markdown and a plot in SVG."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from tgi.bench import Panel, svg_plot
 
 __all__ = ["markdown", "plot"]
 
-_OURS = "tgi"  # and with a dash, in another precision
-_PLAIN = "bf16"  # the limits are those of its bytes
+# The name of our server. In another precision the name continues with a dash, as in `tgi-int8`.
+_OURS = "tgi"
+# The precision for which the limits are computed.
+_PLAIN = "bf16"
 _NONE = "-"
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """A table for each precision of the weights, then what holds for all.
+    """Return one table for each precision of the weights, followed by remarks.
 
-    A row per figure: the median of each server with its lowest and highest, ours beside the best
-    HTTP peer and the limit. A ratio above 1 is better than the peer. It is the median over the
-    repeats of the ratio within one repeat.
+    A row contains the median, minimum and maximum of each server, the ratio of our server to the
+    best other HTTP server, and our share of the hardware limit. Above 1, the ratio means that our
+    server is better. It is the median, over the repeats, of the ratio within one repeat.
     """
     lines = [line for precision in _precisions(report) for line in (*_table(report, precision), "")]
     environment = report["environment"]
@@ -31,7 +33,7 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(
         [
             *lines,
-            f"{where}. {versions}. Medians, with the lowest and the highest.",
+            f"{where}. {versions}. Each cell is a median with the minimum and maximum.",
             *_remarks(report),
         ]
     )
@@ -64,7 +66,7 @@ def _table(report: dict[str, Any], precision: str) -> Iterator[str]:
 
 
 def plot(report: dict[str, Any]) -> str:
-    """Throughput and latency per case, a line per server."""
+    """Return an SVG plot of throughput and latency per case, with one line per server."""
     peers = _peers(report)
     panels = []
     for title, figure in (
@@ -89,7 +91,9 @@ def _peers(report: dict[str, Any]) -> list[str]:
 
 
 def _figures(report: dict[str, Any]) -> Iterator[tuple[str, bool, float]]:
-    """Name, whether less is better, and the limit (0: none)."""
+    """Yield (name, whether lower is better, hardware limit) for each row. A limit of 0 means that
+    there is none.
+    """
     limits = report["environment"]["limits"]
     for case in report["cases"]:
         is_time = case["figure"] == "TTFT"
@@ -109,7 +113,7 @@ def _figures(report: dict[str, Any]) -> Iterator[tuple[str, bool, float]]:
 
 
 def _values(report: dict[str, Any], name: str, peer: str) -> dict[int, float]:
-    """Repeat -> value, of valid runs."""
+    """Map each repeat to its value. Invalid runs are left out."""
     case, figure = name.split(" ")
     if figure in ("tok/s", "TTFT"):
         return _run_values(report, case, peer, figure)
@@ -139,7 +143,9 @@ def _cell(values: list[float]) -> str:
 def _ratio(
     report: dict[str, Any], values: dict[str, dict[int, float]], *, less_is_better: bool
 ) -> str:
-    """An engine behind a server of ours is not a peer here."""
+    """Return the median ratio of our server to the best other server. Engines without a server of
+    their own are left out.
+    """
     engines = {record["peer"] for record in report["records"] if record["engine_only"]}
     rivals = {
         peer: found for peer, found in values.items() if peer not in engines and not _is_ours(peer)
@@ -174,8 +180,9 @@ def _remarks(report: dict[str, Any]) -> list[str]:
     ]
     most = max((r["run"]["foreign_cpus"] for r in runs), default=0.0)
     engines = sorted({record["peer"] for record in report["records"] if record["engine_only"]})
-    remarks = [f"Others used at most {most:.2f} processors during a run."]
+    remarks = [f"Other programs used at most {most:.2f} processors during a run."]
     remarks += [
-        f"{name} is an engine without a server; it ran behind a thin one." for name in engines
+        f"{name} is an engine without a server. It ran behind a minimal server of ours."
+        for name in engines
     ]
     return remarks + [f"Invalid and left out: {line}." for line in invalid]

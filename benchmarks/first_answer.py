@@ -1,10 +1,10 @@
-"""Measure the seconds from typing `tgi serve` to the first answer of the demo model.
+"""Measure the seconds from the start of `tgi serve` to the first response of the demo model.
 
     python benchmarks/first_answer.py [--repeats 5] [-- OPTIONS OF tgi serve]
 
-Each start is a fresh process of the installed command; the clock runs until the whole answer of
-/generate was read. The first start is counted like the others: where the files have not been read
-yet it shows what the disk costs.
+Each repeat runs the installed command in a new process and stops the clock when the whole response
+of /generate has been read. The first repeat is included. It is slower if the files are not yet in
+the page cache.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ PROMPT = "What is Deep Learning?"
 
 
 def main() -> None:
-    """Start, ask, stop, as often as wanted; print each time and the median."""
+    """Start the server, send one request and stop the server, `--repeats` times. Prints each time
+    and the median.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -36,7 +38,7 @@ def main() -> None:
         ready, responded, text = first_response(arguments.options)
         totals.append(responded)
         print(
-            f"start {number}: ready after {ready:.2f} s, answered after {responded:.2f} s:"
+            f"start {number}: ready after {ready:.2f} s, response after {responded:.2f} s:"
             f" {text!r}",
             flush=True,
         )
@@ -44,7 +46,9 @@ def main() -> None:
 
 
 def first_response(options: list[str]) -> tuple[float, float, str]:
-    """Seconds to ready, seconds to the end of the first answer, and the answer."""
+    """Return the seconds until the server was ready, the seconds until the end of the first
+    response, and the generated text.
+    """
     port = free_port()
     command = [
         str(Path(sys.executable).with_name("tgi")),

@@ -1,14 +1,16 @@
-"""Measure the front's own cost: server-sent events per second over the null backend, beside a bare
-Starlette endpoint.
+"""Measure the overhead of the front end: server-sent events per second with the null backend,
+compared with a bare Starlette endpoint.
 
     python benchmarks/front_end.py [--streams 32] [--tokens 2000] [--rounds 5] [--step-ms 5]
 
-Both send the same bytes through the same uvicorn; the bare one lets its streams take turns after
-each event, ours writes together what is ready together. They are measured in turns, and a share is
-the median of those within a round. By wall time our engine and the client share the processors with
-the front; the processor time of the front alone stands beside. With `--step-ms` the engine takes
-its time, as a model does, and so does the bare endpoint between two events; then the processor time
-alone compares.
+Both servers send the same bytes with the same uvicorn. The bare endpoint switches to another stream
+after each event. Our front end writes all events that are ready in one call. The two servers are
+measured in interleaved rounds, and a share is the median over the rounds of the ratio within a
+round. Our engine and the client run on the same processors as the front end, and this reduces our
+rate by wall time. The processor time of the front-end process is therefore printed too. With
+`--step-ms` each step of the engine lasts at least this long, like a step of a real model, and the
+bare endpoint waits as long between two events. In that case only the processor times are
+comparable.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ from starlette.routing import Route
 
 from tgi.testing.tiny_models import write_tiny_model
 
-_ROUTES = {  # greedy, both
+# Both requests use greedy decoding.
+_ROUTES = {
     "/generate_stream": {"inputs": "hello world", "parameters": {}},
     "/v1/chat/completions": {
         "messages": [{"role": "user", "content": "hello"}],
@@ -56,7 +59,7 @@ _START_SECONDS = 120.0
 
 
 def main() -> int:
-    """Run both, print the table."""
+    """Measure both servers and print a table."""
     if sys.argv[1:2] == ["--bare"]:
         _serve_bare(Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))
         return 0
@@ -67,7 +70,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
-        "--step-ms", type=float, default=0.0, help="least duration of a step of the engine"
+        "--step-ms", type=float, default=0.0, help="minimum duration of an engine step"
     )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -112,7 +115,7 @@ def _compare(folder: Path, route: str, body: dict[str, object], given: argparse.
             [__file__, "--bare", str(recorded), str(bare_port), str(given.step_ms / 1e3)], bare_port
         ) as bare_pid:
             rounds: dict[str, list[Round]] = {"tgi": [], "bare": []}
-            # In turns, so that whatever else the machine does falls on both.
+            # The rounds are interleaved, so that other load on the machine affects both servers.
             for _ in range(given.rounds + 1):
                 rounds["tgi"].append(_measure(pid, port, route, body, given.streams))
                 rounds["bare"].append(_measure(bare_pid, bare_port, route, body, given.streams))
@@ -135,7 +138,7 @@ class Round(NamedTuple):
     """One round of all streams."""
 
     rate: float  # events per second
-    cost: float  # processor seconds of the front per event
+    cost: float  # processor seconds of the front-end process per event
     bundle: float  # events per write
 
 
@@ -150,7 +153,7 @@ def _measure(pid: int, port: int, route: str, body: dict[str, object], num_strea
 
 
 def _read_all(port: int, route: str, body: dict[str, object], num_streams: int) -> list[bytes]:
-    """Whole answers of streams that run side by side, as they came over the wire."""
+    """Run concurrent streams and return their responses as received, with headers."""
 
     async def read() -> list[bytes]:
         loop = asyncio.get_running_loop()
@@ -166,8 +169,8 @@ def _read_all(port: int, route: str, body: dict[str, object], num_streams: int) 
 
 @final
 class _Client(asyncio.Protocol):
-    """Sends one request and keeps what comes back: as little work as can be, for it runs on the
-    processors that are measured.
+    """Sends one request and stores the response. It does nothing else, because it runs on the same
+    processors as the servers that are measured.
     """
 
     def __init__(self, request: bytes, response: asyncio.Future[bytes]) -> None:
@@ -196,7 +199,7 @@ def _request(route: str, body: dict[str, object]) -> bytes:
 
 
 def _events(response: bytes) -> list[bytes]:
-    """The events of an answer, without the frames of the chunked encoding."""
+    """Return the events of a response, without the frames of the chunked encoding."""
     status, _, chunked = response.partition(b"\r\n\r\n")
     if b" 200 " not in status[:20]:
         raise RuntimeError(response[:500].decode(errors="replace"))
@@ -209,8 +212,8 @@ def _serve_bare(recorded: Path, port: int, pause: float) -> None:
     async def send_all() -> AsyncGenerator[bytes, None]:
         for event in events:
             yield event
-            # Tokens come one step at a time; without this all events of a stream would leave in one
-            # system call.
+            # An engine produces one token per step. Without this pause, all events of a stream
+            # would be sent in one system call.
             await asyncio.sleep(pause)
 
     async def response(request: Request) -> StreamingResponse:
@@ -230,7 +233,7 @@ def _serve_bare(recorded: Path, port: int, pause: float) -> None:
 
 @contextlib.contextmanager
 def _running(arguments: list[str], port: int) -> Iterator[int]:
-    """Run a server; yields its process id once the port is open."""
+    """Run a server. Yields its process id when the port is open."""
     with subprocess.Popen([sys.executable, *arguments], stderr=subprocess.DEVNULL) as process:
         try:
             end = time.monotonic() + _START_SECONDS

@@ -1,6 +1,7 @@
-"""The models of `models.py` as GGUF, version 3, the format of llama.cpp.
+"""Writes the models of `models.py` as GGUF files, version 3, for llama.cpp.
 
-Source: ggml's `docs/gguf.md` and the names and orders that llama.cpp expects of each architecture.
+Sources: ggml's `docs/gguf.md`, and the tensor names and row orders that llama.cpp expects for each
+architecture.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from models import Bits, Model, weights
 
 _ALIGNMENT = 32
 _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
-_F32, _BF16 = 0, 30  # types of tensors
-_MOSTLY_BF16 = 32  # type of a file
-_NORMAL, _CONTROL = 1, 3  # types of tokens
-_PERMUTED = ("llama",)  # their rotary embedding turns neighbours, not halves
+_F32, _BF16 = 0, 30  # tensor types
+_MOSTLY_BF16 = 32  # file type
+_NORMAL, _CONTROL = 1, 3  # token types
+# Architectures for which llama.cpp rotates adjacent pairs of elements instead of the two halves.
+_PERMUTED = ("llama",)
 
 _NAMES = {
     "model.embed_tokens": "token_embd",
@@ -38,8 +40,8 @@ _NAMES = {
 
 
 def write_gguf(path: Path, model: Model) -> None:
-    """Write `path`/model.gguf from the tokenizer in `path` and the weights of `model`, unless it is
-    there.
+    """Write `path`/model.gguf from the tokenizer in `path` and the weights of `model`, unless the
+    file exists.
     """
     target = path / "model.gguf"
     if target.is_file():
@@ -117,7 +119,7 @@ def _tensor(name: str, content: Bits, model: Model) -> bytes:
 
 
 def _interleaved(content: Bits, head_dim: int) -> Bits:
-    """Rows of each head in the order 0, half, 1, half + 1, and so on."""
+    """Return the rows of each head in the order 0, half, 1, half + 1, and so on."""
     halves: npt.NDArray[np.uint16] = content.reshape(-1, 2, head_dim // 2, content.shape[1])
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(content.shape)
 

@@ -1,12 +1,13 @@
-"""Where a step of the native CPU kernels spends its time, beside what the machine allows.
+"""Measure the time of each operation in a step of the native CPU kernels, and compare it with the
+limits of the machine.
 
     python benchmarks/kernels.py FOLDER
 
-FOLDER holds a `config.json`; weights are random, their values do not matter here. Each case runs
-whole, then once more for each group of equal operations, all layers of it one after the other, so
-that weights come from memory as they do in a step. The best of the repeats counts: others on the
-machine can only slow one down. One thread alone is measured by its processor time, which does not
-count how long others kept it waiting.
+FOLDER contains a `config.json`. The weights are random, because the time does not depend on their
+values. Each case first runs as a whole step, and then each group of equal operations runs alone. A
+group contains the operation of every layer, so that weights are read from memory as in a step. The
+fastest repeat is reported, because other programs can only increase the time. With one thread, its
+processor time is reported, which excludes the time during which the thread was descheduled.
 """
 
 from __future__ import annotations
@@ -26,9 +27,12 @@ from roofline import Roofline, measure
 
 from tgi.architectures import ModelSpec, load_spec
 from tgi_cpu import machine
-from tgi_cpu.native import BLOCK_TOKENS, BatchRecord, NativeLibrary, OpRecord, load_library
+from tgi_cpu.native import NativeLibrary, load_library
+from tgi_cpu.native_builder import Kind
+from tgi_cpu.native_cache import NativeCache
 from tgi_cpu.native_engine import Engine
-from tgi_cpu.native_program import Kind, NativeCache, NativeProgram, build_program
+from tgi_cpu.native_program import NativeProgram, build_program
+from tgi_cpu.native_records import BLOCK_TOKENS, BatchRecord, OpRecord
 from tgi_cpu.native_weights import NativeWeights
 
 _MAX_STEP_TOKENS = 1024
@@ -37,9 +41,9 @@ _MAX_ROWS = 64
 
 @dataclass(frozen=True)
 class Case:
-    """One step: per row, how many tokens it computes and how long its context then is.
+    """One step. A row is the number of tokens to compute and the context length after the step.
 
-    `shared` tokens at the beginning lie in the same blocks for all rows.
+    The first `shared` tokens of all rows are stored in the same blocks.
     """
 
     name: str
@@ -48,17 +52,17 @@ class Case:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the step."""
+        """Number of tokens in the step."""
         return sum(count for count, _ in self.rows)
 
     @property
     def num_pairs(self) -> int:
-        """Pairs of a query and a key it sees."""
+        """Number of (query, key) pairs in attention, with the causal mask applied."""
         return sum(count * context - count * (count - 1) // 2 for count, context in self.rows)
 
     @property
     def num_keys(self) -> int:
-        """Keys read at least once."""
+        """Number of distinct keys that the step reads."""
         return self.shared + sum(context - self.shared for _, context in self.rows)
 
 
@@ -76,7 +80,7 @@ CASES = (
 
 
 class Model:
-    """A program with random weights and room for every case."""
+    """A program with random weights and a cache that is large enough for every case."""
 
     def __init__(
         self, spec: ModelSpec, library: NativeLibrary, threads: int, *, is_compressed: bool
@@ -117,7 +121,7 @@ class Model:
         )
 
     def groups(self) -> dict[str, list[OpRecord]]:
-        """Equal operations of all layers, in program order."""
+        """Return the operations of all layers, grouped by kind and shape, in program order."""
         groups: dict[str, list[OpRecord]] = {}
         for op in self.program.hidden_ops:
             shape = f" {op.num_inputs} to {op.num_columns}" if op.kind == Kind.LINEAR else ""
@@ -130,7 +134,7 @@ class Model:
 
 
 class Batch:
-    """The arrays of a case, each row in blocks of its own."""
+    """The input arrays of a case. Apart from the shared blocks, each row has its own blocks."""
 
     def __init__(self, case: Case) -> None:
         tables = [-(-context // BLOCK_TOKENS) for _, context in case.rows]
@@ -168,7 +172,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Measured:
-    """One line of the report. Zero where a quantity does not apply."""
+    """One line of the report. A quantity that does not apply is 0."""
 
     name: str
     seconds: float
@@ -177,7 +181,9 @@ class Measured:
 
 
 def measure_case(model: Model, case: Case, repeats: int, group: str) -> Iterator[Measured]:
-    """The whole step, its groups, and the head over its rows."""
+    """Measure the whole step, each of its groups, and the output head over the last token of each
+    row.
+    """
     batch = Batch(case)
     seconds_of = functools.partial(best, repeats=repeats, one_thread=model.threads == 1)
     every = list(model.program.hidden_ops)
@@ -202,7 +208,9 @@ def measure_case(model: Model, case: Case, repeats: int, group: str) -> Iterator
 
 
 def work_of(ops: list[OpRecord], case: Case) -> tuple[float, float]:
-    """Products and sums, and bytes that must come from memory, of matrix products and attention."""
+    """Return the floating-point operations of matrix products or attention, and the bytes that they
+    must read from memory. Returns zeros for other operations.
+    """
     if ops[0].kind == Kind.LINEAR:
         return sum(2.0 * case.num_tokens * op.num_inputs * op.num_columns for op in ops), sum(
             map(_weight_bytes, ops)
@@ -217,7 +225,7 @@ def work_of(ops: list[OpRecord], case: Case) -> tuple[float, float]:
 
 
 def best(work: Callable[[], object], repeats: int, *, one_thread: bool) -> float:
-    """Seconds of the fastest run."""
+    """Return the seconds of the fastest run."""
     clock = time.thread_time if one_thread else time.perf_counter
     times = []
     for _ in range(repeats):
@@ -228,7 +236,7 @@ def best(work: Callable[[], object], repeats: int, *, one_thread: bool) -> float
 
 
 def line_of(measured: Measured, whole: float, limits: Roofline) -> str:
-    """Time, share of the step, and rates as fractions of the machine's."""
+    """Format the time, the share of the step, and the rates with their share of the limits."""
     text = f"  {measured.name:<26}{1e3 * measured.seconds:9.3f} ms{measured.seconds / whole:7.1%}"
     if measured.flops:
         rate = measured.flops / measured.seconds
@@ -250,7 +258,7 @@ def _address(array: npt.NDArray[np.int64] | npt.NDArray[np.int32]) -> ctypes.c_v
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure all cases and print the report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -258,23 +266,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=machine.num_threads())
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument(
-        "--library", type=Path, help="folder of another build of the kernels, to compare"
+        "--library", type=Path, help="folder of another build of the kernels, for comparison"
     )
     parser.add_argument(
-        "--uncompressed", action="store_true", help="weights in 16 bits instead of 12"
+        "--uncompressed", action="store_true", help="use 16-bit weights instead of 12-bit weights"
     )
-    parser.add_argument("--case", default="", help="only cases whose name contains this")
+    parser.add_argument("--case", default="", help="only cases whose names contain this")
     parser.add_argument(
-        "--group", default="", help="only groups of operations whose name contains this"
+        "--group", default="", help="only groups of operations whose names contain this"
     )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     spec, library = load_spec(options.folder), load_library(options.library)
     if not isinstance(spec, ModelSpec) or library is None or not library.is_supported:
-        raise SystemExit(f"{options.folder}: the native kernels do not run this model here")
+        raise SystemExit(f"{options.folder}: the native kernels cannot run this model here")
     limits = measure(options.threads)
     read, products = limits.read_bytes_per_second / 1e9, limits.flops_per_second / 1e9
-    print(f"machine: reads {read:.1f} GB/s, {products:.0f} GFLOP/s of bf16 products")
+    print(f"machine: reads {read:.1f} GB/s, computes {products:.0f} GFLOP/s in bf16")
     model = Model(spec, library, options.threads, is_compressed=not options.uncompressed)
     for case in CASES:
         if options.case not in case.name:

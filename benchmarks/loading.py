@@ -1,9 +1,9 @@
-"""Measure by how much loading a checkpoint lets the memory of the engine's process grow, beside the
+"""Measure the growth of the engine process while it loads a checkpoint, and compare it with the
 size of the weights.
 
     python benchmarks/loading.py FOLDER [--precision bfloat16|float32|int8|int4]
 
-Each measurement runs in a process of its own: a peak cannot be reset.
+Each measurement runs in a new process, because the peak memory of a process cannot be reset.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ print(peak() - before, weights_bytes(spec, dtype, QUANTIZATIONS.get(quantize)))
 
 
 def measure(path: Path, precision: str) -> dict[str, object]:
-    """Growth of the peak, the weights' size and their ratio."""
+    """Return the growth of the peak memory, the size of the weights, and their ratio."""
     output = subprocess.check_output(
         [sys.executable, "-c", _MEASURE, str(path), precision], text=True
     )

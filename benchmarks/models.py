@@ -1,10 +1,11 @@
-"""Make checkpoints with random weights and a tokenizer, for benchmarks without a model hub.
+"""Create checkpoints with random weights and a tokenizer, for benchmarks without a model hub.
 
     python benchmarks/models.py FOLDER [--only 135m|0.5b] [--gguf]
 
-`135m` has the shape of SmolLM2-135M (Llama), `0.5b` that of Qwen2.5-0.5B (Qwen2); both are bfloat16
-with tied embeddings. Weights are N(0, 0.02), norms 1, biases 0, always the same. Speed does not
-depend on what a model knows. `--gguf` writes them for llama.cpp too.
+`135m` has the dimensions of SmolLM2-135M (Llama), `0.5b` those of Qwen2.5-0.5B (Qwen2). Both are
+bfloat16 with tied embeddings. Weights are drawn from N(0, 0.02) with a fixed seed, norms are 1 and
+biases are 0. Random weights are sufficient, because speed does not depend on their values. With
+`--gguf` the models are also written for llama.cpp.
 """
 
 from __future__ import annotations
@@ -32,14 +33,15 @@ _CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content"
     " }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-_TRAINED_TOKENS = 16_384  # the rest of the vocabulary are words that no text has
+# The tokenizer is trained for this many tokens. The rest of the vocabulary are unused words.
+_TRAINED_TOKENS = 16_384
 _CORPUS_BYTES = 4_000_000
-_ONE = 0x3F80  # in bfloat16
+_ONE = 0x3F80  # The bits of 1.0 in bfloat16.
 
 
 @dataclass(frozen=True)
 class Model:
-    """The shape of a decoder in the names of `config.json`."""
+    """The dimensions of a decoder. The fields are named as in `config.json`."""
 
     model_type: str
     architecture: str
@@ -56,16 +58,16 @@ class Model:
 
     @property
     def head_dim(self) -> int:
-        """Of queries, keys and values."""
+        """Size of one head of the queries, keys and values."""
         return self.hidden_size // self.num_attention_heads
 
     @property
     def kv_size(self) -> int:
-        """Of the keys of a token."""
+        """Size of the keys of one token, over all heads."""
         return self.num_key_value_heads * self.head_dim
 
     def tensors(self) -> dict[str, Shape]:
-        """Name and shape of every weight, [out, in]."""
+        """Return the shape of every tensor by name. Matrices are (out, in)."""
         hidden, inner = self.hidden_size, self.intermediate_size
         shapes: dict[str, Shape] = {
             "model.embed_tokens.weight": (self.vocab_size, hidden),
@@ -96,11 +98,11 @@ class Model:
 
     @property
     def num_parameters(self) -> int:
-        """Tied ones once."""
+        """Number of parameters. Tied parameters are counted once."""
         return sum(int(np.prod(shape)) for shape in self.tensors().values())
 
     def config(self) -> dict[str, object]:
-        """`config.json`."""
+        """Return the contents of `config.json`."""
         names = [
             name
             for name in self.__dataclass_fields__
@@ -138,7 +140,7 @@ MODELS = {
 
 
 def write_model(path: Path, model: Model) -> None:
-    """Write config, weights and tokenizer to `path`, unless they are there."""
+    """Write config, weights and tokenizer to `path`, unless the weights exist."""
     if (path / "model.safetensors").is_file():
         return
     path.mkdir(parents=True, exist_ok=True)
@@ -151,8 +153,8 @@ def write_model(path: Path, model: Model) -> None:
 
 
 def weights(model: Model) -> Iterator[Bits]:
-    """bfloat16 bits of the tensors in their order; a generator, since together they fill the memory
-    of a small machine.
+    """Yield the bfloat16 bits of each tensor in the order of `Model.tensors`. This is a generator,
+    because all tensors together may not fit in memory.
     """
     for number, (name, shape) in enumerate(model.tensors().items()):
         if "norm" in name:
@@ -165,14 +167,14 @@ def weights(model: Model) -> Iterator[Bits]:
 
 
 def _bfloat16_bits(values: npt.NDArray[np.float32]) -> Bits:
-    """The upper half of each float32, rounded to the nearest, to even between two."""
+    """Return the upper half of each float32, rounded to nearest, ties to even."""
     bits = values.view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 def write_safetensors(path: Path, shapes: dict[str, Shape], contents: Iterator[Bits]) -> None:
-    """The format: length of the header, header, tensors. It appears under its name when it is
-    whole.
+    """Write a safetensors file: the header's length, the header and the tensors. The file gets its
+    final name after it is complete.
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     position = 0
@@ -191,8 +193,8 @@ def write_safetensors(path: Path, shapes: dict[str, Shape], contents: Iterator[B
 
 
 def _write_tokenizer(path: Path, model: Model) -> None:
-    """Byte-level BPE over the sources of Python's library, where the words of the benchmark's
-    prompts are single tokens.
+    """Train a byte-level BPE tokenizer on the source files of Python's standard library. The words
+    of the benchmark prompts become single tokens.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -236,17 +238,17 @@ def _write_json(path: Path, value: object) -> None:
 
 
 def main() -> int:
-    """Write the models that are asked for."""
+    """Write the requested models."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", choices=MODELS)
-    parser.add_argument("--gguf", action="store_true", help="write model.gguf too")
+    parser.add_argument("--gguf", action="store_true", help="also write model.gguf")
     given = parser.parse_args()
     writers: list[Callable[[Path, Model], None]] = [write_model]
     if given.gguf:
-        from gguf_file import write_gguf  # noqa: PLC0415 - it imports this module
+        from gguf_file import write_gguf  # noqa: PLC0415 - gguf_file imports this module
 
         writers.append(write_gguf)
     for name, model in MODELS.items():

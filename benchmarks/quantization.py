@@ -1,10 +1,11 @@
-"""What quantized weights cost in accuracy: the demo model in every precision of the CPU backend,
-beside float32.
+"""Measure the accuracy of quantized weights: the demo model in every precision of the CPU backend,
+compared with float32.
 
     python benchmarks/quantization.py [--conversations 400] [--prompts 206] [--kernels native|torch]
 
-Perplexity is that of the answers in conversations that the demo was not trained on, from the
-generator of its training text. Greedy answers are those to the prompts it is scored with.
+Perplexity is computed over the answers in conversations from the generator of the training text,
+with another seed than in training. Greedy answers are generated for the held-out prompts with which
+the demo model is scored.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from tgi_torch.runner.worker import decoder_loader
 from tgi_torch.weights.weight_formats import QUANTIZATIONS
 from tools.train_demo.chat_format import segments
 from tools.train_demo.evaluate import render
-from tools.train_demo.generator import conversations
 from tools.train_demo.held_out import prompts
+from tools.train_demo.text.generator import conversations
 
 _PRECISIONS = ("float32", "bfloat16", "int8", "int4")
-_SEED = 20_26  # not that of the training
+_SEED = 2026  # Differs from the seed of the training.
 _LIMITS = Limits(max_total_tokens=1024, max_sequences=1, max_step_tokens=1024)
 _BLOCK_TOKENS = 32
 _NUM_BLOCKS = _LIMITS.max_total_tokens // _BLOCK_TOKENS
@@ -52,13 +53,15 @@ class Score:
 
     num_tokens: int = 0
     loss: float = 0.0
-    squared_error: float = 0.0  # of the logits, beside float32
-    squared_size: float = 0.0  # of float32's logits around their mean
-    same_choice: int = 0
+    squared_error: float = 0.0  # Of the logits, compared with float32.
+    squared_size: float = 0.0  # Of the float32 logits minus their mean.
+    same_choice: int = 0  # Positions at which the most likely token is that of float32.
     responses: list[list[int]] = field(default_factory=list)
 
     def add(self, logits: Tensor, exact: Tensor, targets: Tensor) -> None:
-        """Logits float32 [T, vocab] of the positions before `targets` int64 [T]."""
+        """Add the answer tokens `targets`, int64 (T). `logits` and `exact` are the logits from
+        which they are predicted, float32 (T, vocab), in this precision and in float32.
+        """
         self.num_tokens += len(targets)
         self.loss += torch.nn.functional.cross_entropy(logits, targets, reduction="sum").item()
         self.squared_error += (logits - exact).square().sum().item()
@@ -67,7 +70,7 @@ class Score:
 
 
 def main() -> None:
-    """Measure, and print a table in Markdown."""
+    """Measure all precisions and print a table in Markdown."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -100,9 +103,7 @@ def _load(spec: ModelSpec, path: Path, precision: str, kernels: str) -> Model:
     load: LoadModel = decoder_loader(REFERENCE, torch.device("cpu"), quantization)
     if kernels == "native" and precision != "float32":
         if library is None or not library.is_supported:
-            sys.exit(
-                "The native kernels are not here; measure torch's products with `--kernels torch`."
-            )
+            sys.exit("The native kernels are not available here. Use `--kernels torch` instead.")
         load = native_loader(library, torch.get_num_threads(), quantization)
     return load(spec, dtype, path, lambda done, total: None).with_cache(
         _NUM_BLOCKS, _BLOCK_TOKENS, _LIMITS
@@ -110,7 +111,9 @@ def _load(spec: ModelSpec, path: Path, precision: str, kernels: str) -> Model:
 
 
 def _conversations(tokenizer: Tokenizer, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Tokens int64 [T] of each, and whether the model is to write them, bool [T]."""
+    """Yield the tokens of each conversation, int64 (T), and whether each token belongs to an
+    answer, bool (T).
+    """
     for conversation in conversations(_SEED, 0, count):
         parts = [
             (tokenizer.encode(text, add_special_tokens=False).ids, is_target)
@@ -125,7 +128,7 @@ def _conversations(tokenizer: Tokenizer, count: int) -> Iterator[tuple[Tensor, T
 
 
 def _forward(model: Model, tokens: Tensor, start: int) -> Tensor:
-    """Logits float32 [T, vocab] of the one sequence's tokens at positions from `start` on."""
+    """Run the model on tokens at the positions from `start`. Returns logits, float32 (T, vocab)."""
     positions = torch.arange(start, start + len(tokens))
     metadata = AttentionMetadata(
         positions=positions,
@@ -151,7 +154,7 @@ def _greedy(model: Model, ids: list[int], end_ids: tuple[int, ...]) -> list[int]
 def _print_table(spec: ModelSpec, scores: dict[str, Score]) -> None:
     exact, usual = scores["float32"], scores["bfloat16"]
     print(
-        "| weights | size | perplexity | error of the logits | same first choice | same greedy"
+        "| weights | size | perplexity | error of the logits | same most likely token | same greedy"
         " answer as bfloat16 |"
     )
     print("|---|--:|--:|--:|--:|--:|")
@@ -168,8 +171,8 @@ def _print_table(spec: ModelSpec, scores: dict[str, Score]) -> None:
             f" {len(usual.responses)} |"
         )
     print(
-        f"\n{exact.num_tokens} tokens of answers; the error is the root of the mean square, beside"
-        " that of float32's logits."
+        f"\nMeasured over {exact.num_tokens} answer tokens. The error is the root mean square"
+        " error, relative to the standard deviation of the float32 logits."
     )
 
 

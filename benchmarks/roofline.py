@@ -1,4 +1,4 @@
-"""What the machine allows: bytes read per second, and the speeds that follow from it."""
+"""The limits of the machine: memory bandwidth, compute throughput, and the resulting speeds."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_BYTES = 512 << 20  # far more than any cache
+_BYTES = 512 << 20  # Larger than the processor caches.
 _ROUNDS = 7
 _GEMM = (2048, 2048, 2048)
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """Best of several tries; 0 where it could not be measured."""
+    """The best of several measurements. A rate that could not be measured is 0."""
 
     read_bytes_per_second: float
     flops_per_second: float
 
     def decode_limit(self, num_parameters: int) -> float:
-        """Tokens per second of one user: every weight, two bytes, is read once per token."""
+        """Return the maximum tokens per second of one user. Every weight of two bytes is read once
+        per token.
+        """
         return self.read_bytes_per_second / (2 * num_parameters)
 
     def prefill_limit_ms(self, num_parameters: int, num_tokens: int) -> float:
-        """Least time to first token of a prompt: a product and a sum per weight and token,
-        attention not counted.
+        """Return the minimum time to first token of a prompt in milliseconds, with one multiply-add
+        per weight and token. Attention is not counted. Returns 0 if compute throughput is unknown.
         """
         if not self.flops_per_second:
             return 0.0
@@ -34,7 +36,7 @@ class Roofline:
 
 
 def measure(threads: int) -> Roofline:
-    """On `threads` threads; takes some seconds."""
+    """Measure with `threads` threads. This takes some seconds."""
     return Roofline(_read_rate(threads), _product_rate(threads))
 
 
@@ -47,7 +49,7 @@ def _read_rate(threads: int) -> float:
 
 def _product_rate(threads: int) -> float:
     try:
-        import torch  # noqa: PLC0415 - the peers can be compared without it
+        import torch  # noqa: PLC0415 - servers can be compared without torch
     except ImportError:
         return 0.0
     torch.set_num_threads(threads)

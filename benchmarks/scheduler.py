@@ -1,11 +1,11 @@
-"""Measure what the scheduler costs a step: deciding it and applying its result, with a worker that
-answers at once.
+"""Measure the overhead of the scheduler per step: `schedule` and `update`, with results that are
+available immediately.
 
     python benchmarks/scheduler.py [--sequences 8,64,256] [--steps 400] [--depth 1] [--greedy]
 
-All sequences decode; each that ends is followed by another, so that some steps hold prefill rows
-too. The median is printed with the 90th percentile: other programs on the machine only ever add
-time.
+All sequences are decoding. When a sequence ends, another is added, so that some steps also contain
+prefill rows. The median and the 90th percentile are printed. The median is less affected by other
+programs, which can only increase the time.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _MS = 1e6
 
 
 def main() -> int:
-    """Run each size, print the table."""
+    """Measure each number of sequences and print a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -63,7 +63,7 @@ def main() -> int:
 
 
 def _run(size: int, num_steps: int, depth: int, *, greedy: bool) -> Iterator[tuple[int, int]]:
-    """Nanoseconds of `schedule` and of `update` for each of `num_steps` steps."""
+    """Yield the nanoseconds of `schedule` and of `update` for each of `num_steps` steps."""
     scheduler = Scheduler(_agreement(size, depth), SchedulerConfig(), hash_key=b"k" * 32)
     sampling = SamplingParams(greedy=greedy, logprobs="raw")
     for number in range(size):
@@ -108,7 +108,7 @@ def _request(number: int, sampling: SamplingParams, max_new_tokens: int) -> Requ
 
 
 def _response(step: SchedulerOutput) -> ModelRunnerOutput:
-    """A token for each sampled row."""
+    """Return a result with one token for each sampled row."""
     rows = step.rows
     num_tokens = int(rows.sample.sum())
     return ModelRunnerOutput(

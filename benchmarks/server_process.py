@@ -1,4 +1,4 @@
-"""A server as a process group: start to ready, memory, end."""
+"""Runs a server in its own process group, and measures its startup time and memory."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class RunningServer:
-    """Its address, its first process, and how long it took to be ready."""
+    """The address of a server, its first process, and the seconds until it was ready."""
 
     url: str
     pid: int
     seconds_to_ready: float
 
     def peak_memory_mib(self) -> float:
-        """Sum of the peaks of all its processes; pages that two share count twice. 0 where the
-        system does not say.
+        """Return the sum of the peak resident memory of all processes of the server. Shared pages
+        are counted once per process. Returns 0 if the system does not report peaks.
         """
         return sum(_peak_kib(process.pid) for process in trees([self.pid])) / 1024
 
 
 def free_port() -> int:
-    """A port nobody uses now."""
+    """Return a port that is not in use at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -53,8 +53,8 @@ def running(
     log: Path,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[RunningServer]:
-    """Start it, wait until `ready_path` answers 200, end it with all its children. Raises
-    RuntimeError with the log's end.
+    """Start a server and wait until `ready_path` returns 200. Afterwards, stop the server and its
+    children. Raises `RuntimeError` with the end of the log if the server does not become ready.
     """
     began = time.perf_counter()
     url = f"http://127.0.0.1:{port}"
@@ -67,7 +67,7 @@ def running(
             start_new_session=True,
         )
     try:
-        while not _responses(url + ready_path):
+        while not _is_ready(url + ready_path):
             if process.poll() is not None or time.perf_counter() - began > _START_SECONDS:
                 tail = log.read_text(errors="replace")[-1500:]
                 raise RuntimeError(
@@ -79,7 +79,7 @@ def running(
         _end(process)
 
 
-def _responses(url: str) -> bool:
+def _is_ready(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=5) as response:
             return bool(response.status == 200)
@@ -88,7 +88,7 @@ def _responses(url: str) -> bool:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the group to end, then make it."""
+    """Send SIGTERM to the process group, and SIGKILL if processes are left after `_END_SECONDS`."""
     members = trees([process.pid])
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):

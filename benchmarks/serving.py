@@ -1,8 +1,10 @@
-"""Measure this server: start it on a model and run `tgi bench` against it.
+"""Measure our server: start it and run `tgi bench` against it.
 
 python benchmarks/serving.py                                        # the demo model
-python benchmarks/serving.py --model FOLDER --users 1,8,32          # a model
-python benchmarks/serving.py --serve-args "--dtype float32" -d 128  # the rest goes to `tgi bench`
+python benchmarks/serving.py --model FOLDER --users 1,8,32          # another model
+python benchmarks/serving.py --serve-args "--dtype float32" -d 128  # -d is an option of `tgi bench`
+
+Options that are not listed below are passed to `tgi bench`.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ _ROUTES = ("/generate_stream",)
 
 
 def main() -> int:
-    """Start, measure, end. 1 if a run was not valid."""
+    """Start the server, run the benchmark and stop the server. Returns 1 if a run was invalid."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="", help="folder or name; default the demo")
+    parser.add_argument("--model", default="", help="folder or hub id (default: the demo model)")
     parser.add_argument(
-        "--serve-args", default="", help="more options of the server, separated by spaces"
+        "--serve-args", default="", help="additional options of the server, separated by spaces"
     )
     parser.add_argument("--routes", nargs="+", default=_ROUTES)
     given, rest = parser.parse_known_args()

@@ -1,5 +1,5 @@
-"""The Grafana dashboard: `python docker/dashboard.py > docker/grafana.json`. A test holds its
-queries against the table.
+"""Generates the Grafana dashboard: `python docker/dashboard.py > docker/grafana.json`. A test
+compares its queries with the metric table.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ _QUANTILES = (0.5, 0.9, 0.99)
 
 
 def quantile(of: float, series: str, extra: str = "") -> str:
-    """A quantile of a histogram over the last minutes."""
+    """Return the query for a quantile of a histogram."""
     labels = f"{_FILTER},{extra}" if extra else _FILTER
     rate_of_buckets = f"rate({series}_bucket{{{labels}}}[$__rate_interval])"
     return f"histogram_quantile({of}, sum by (le) ({rate_of_buckets}))"
 
 
 def quantiles(series: str, extra: str = "") -> dict[str, str]:
-    """Legend → query."""
+    """Return the queries for the usual quantiles by legend."""
     return {f"p{of * 100:.0f}": quantile(of, series, extra) for of in _QUANTILES}
 
 
 def rate(series: str, extra: str = "", by: str = "") -> str:
-    """Increase per second."""
+    """Return the query for the increase of a counter per second."""
     labels = f"{_FILTER},{extra}" if extra else _FILTER
     grouping = f" by ({by})" if by else ""
     return f"sum{grouping} (rate({series}{{{labels}}}[$__rate_interval]))"
 
 
 def gauge(series: str, of: str = "sum") -> str:
-    """A gauge over all chosen servers."""
+    """Return the query for a gauge, aggregated over all selected servers."""
     return f"{of} ({series}{{{_FILTER}}})"
 
 
@@ -77,7 +77,7 @@ ROWS: dict[str, list[tuple[str, str, str, dict[str, str]]]] = {
             "Requests per second",
             "timeseries",
             "reqps",
-            {"began": rate("tgi_request_count"), "succeeded": rate("tgi_request_success")},
+            {"started": rate("tgi_request_count"), "succeeded": rate("tgi_request_success")},
         ),
         (
             "Failures per second",
@@ -97,7 +97,7 @@ ROWS: dict[str, list[tuple[str, str, str, dict[str, str]]]] = {
         ),
         ("Prompt tokens", "timeseries", "short", quantiles("tgi_request_input_length")),
         ("Generated tokens", "timeseries", "short", quantiles("tgi_request_generated_tokens")),
-        ("Tokens asked for", "timeseries", "short", quantiles("tgi_request_max_new_tokens")),
+        ("Requested tokens", "timeseries", "short", quantiles("tgi_request_max_new_tokens")),
     ],
     "Batches": [
         ("Queue", "timeseries", "short", {"waiting": gauge("tgi_queue_size")}),
@@ -111,17 +111,17 @@ ROWS: dict[str, list[tuple[str, str, str, dict[str, str]]]] = {
             "Tokens in the cache",
             "timeseries",
             "short",
-            {"held": gauge("tgi_batch_current_max_tokens", "avg")},
+            {"used": gauge("tgi_batch_current_max_tokens", "avg")},
         ),
         ("New sequences per step", "timeseries", "short", quantiles("tgi_batch_next_size")),
         (
-            "Joins per second",
+            "Steps that new sequences join, per second",
             "timeseries",
             "ops",
             {"{{reason}}": rate("tgi_batch_concat", by="reason")},
         ),
         (
-            "Speculated tokens per step",
+            "Speculative tokens per step",
             "timeseries",
             "short",
             {
@@ -137,7 +137,7 @@ ROWS: dict[str, list[tuple[str, str, str, dict[str, str]]]] = {
             "ops",
             {
                 "{{method}}": rate("tgi_batch_inference_count", by="method"),
-                "well, {{method}}": rate("tgi_batch_inference_success", by="method"),
+                "succeeded, {{method}}": rate("tgi_batch_inference_success", by="method"),
                 "failed, {{method}}": rate("tgi_batch_inference_failure", by="method"),
             },
         ),
@@ -145,30 +145,30 @@ ROWS: dict[str, list[tuple[str, str, str, dict[str, str]]]] = {
         ("Decode step", "timeseries", "s", quantiles("tgi_batch_inference_duration", _DECODE)),
         ("Model, decode", "timeseries", "s", quantiles("tgi_batch_forward_duration", _DECODE)),
         (
-            "Choosing tokens, decode",
+            "Sampling, decode",
             "timeseries",
             "s",
             quantiles("tgi_batch_decode_duration", _DECODE),
         ),
         (
-            "Applying the result, decode",
+            "Processing of the result, decode",
             "timeseries",
             "s",
             quantiles("tgi_batch_filter_duration", _DECODE),
         ),
         (
-            "Deciding a step that others join",
+            "Scheduling of a step that new sequences join",
             "timeseries",
             "s",
             quantiles("tgi_batch_concat_duration", _DECODE),
         ),
     ],
 }
-"""Row → title, kind, unit, and legend → query of its panels."""
+"""The panels of each row: title, kind, unit, and queries by legend."""
 
 
 def dashboard() -> dict[str, Any]:
-    """The whole document."""
+    """Return the dashboard as a JSON document."""
     panels: list[Panel] = []
     y = 0
     for title, contents in ROWS.items():

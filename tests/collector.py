@@ -1,4 +1,4 @@
-"""A collector of traces in the test's own process: OTLP over gRPC and over HTTP."""
+"""Trace collectors that run in the test process and receive OTLP over gRPC or over HTTP."""
 
 import contextlib
 import threading
@@ -15,18 +15,18 @@ METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
 
 class Received:
-    """What has come in."""
+    """The export requests that a collector received, and the collector's URL."""
 
     def __init__(self):
         self.bodies: list[bytes] = []
         self.url = ""
 
     def spans(self):
-        """All spans, as the protocol's messages."""
+        """Return all spans as protobuf messages."""
         return [span for _, span in self._pairs()]
 
     def services(self):
-        """Names of the services that sent them."""
+        """Return the names of the services that sent the spans."""
         resources = [resource for resource, _ in self._pairs()]
         return {
             a.value.string_value for r in resources for a in r.attributes if a.key == "service.name"
@@ -41,7 +41,7 @@ class Received:
 
 @contextlib.contextmanager
 def grpc_collector():
-    """Yields what a collector on a free port receives over gRPC."""
+    """Run a gRPC collector on a free port. Yields its `Received`."""
     received = Received()
 
     def export(request, context):
@@ -69,7 +69,7 @@ def grpc_collector():
 
 @contextlib.contextmanager
 def http_collector():
-    """The same over HTTP."""
+    """Run an HTTP collector on a free port. Yields its `Received`."""
     received = Received()
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,5 +1,5 @@
-"""Options and fixtures of all tests. Tests over HTTP take their backend from `--tgi-backend`, an
-option of the kit's plugin.
+"""Fixtures for all tests. Tests over HTTP use the backend that the option `--tgi-backend` of our
+pytest plugin names.
 """
 
 import pytest
@@ -15,7 +15,7 @@ CHAT_TEMPLATE = (
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
-    """A random checkpoint of the Llama family with tokenizer and chat template."""
+    """A Llama checkpoint with random weights, a tokenizer and a chat template."""
     path = tmp_path_factory.mktemp("models") / "tiny"
     write_tiny_model(path, chat_template=CHAT_TEMPLATE)
     return path
@@ -23,7 +23,7 @@ def tiny_model(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def live_server(tmp_path_factory, tiny_model, tgi_backend):
-    """One server for all tests that need no options of their own."""
+    """The server that is shared by all tests that need no special options."""
     log = tmp_path_factory.mktemp("live") / "server.log"
     with running_server(tiny_model, tgi_backend, log) as server:
         yield server

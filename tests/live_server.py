@@ -1,4 +1,4 @@
-"""A server started the way users start it, for tests that speak to it over a socket."""
+"""Servers started with `tgi serve`, for tests that send requests over a socket."""
 
 import contextlib
 import socket
@@ -15,14 +15,14 @@ READY_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class LiveServer:
-    """Where it listens and which backend serves."""
+    """The URL, the backend and the process id of a running server."""
 
     url: str
     backend: str
     pid: int
 
     def count_failures(self, kind: str) -> int:
-        """The value of `tgi_request_failure` with this label."""
+        """Return the value of the metric `tgi_request_failure` with the label `err="KIND"`."""
         mark = f'tgi_request_failure{{err="{kind}"}} '
         text = httpx.get(f"{self.url}/metrics").text
         return next(
@@ -31,7 +31,7 @@ class LiveServer:
 
 
 def free_port() -> int:
-    """A port nobody uses now."""
+    """Return a port that is not in use at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -39,7 +39,9 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running_server(model: Path, backend: str, log: Path, *arguments: str):
-    """Serve `model`; yields a `LiveServer` once it is ready, ends it after."""
+    """Start a server for `model`. Yields a `LiveServer` when the server is ready, and terminates
+    the server afterwards.
+    """
     port = free_port()
     command = [sys.executable, "-m", "tgi", "serve", "--model-id", str(model), "--backend", backend]
     command += ["--hostname", "127.0.0.1", "--port", str(port), *arguments]
@@ -60,14 +62,14 @@ def running_server(model: Path, backend: str, log: Path, *arguments: str):
 
 
 def wait_ready(url: str, process: subprocess.Popen, log: Path) -> None:
-    """Wait for `GET /health` to be 200. Raises `RuntimeError` with the server's log if it ends or
-    takes too long.
+    """Wait until `GET /health` returns 200. Raises `RuntimeError` with the server's log if the
+    server exits or is not ready within `READY_SECONDS`.
     """
     end = time.monotonic() + READY_SECONDS
     while time.monotonic() < end:
         if process.poll() is not None:
             raise RuntimeError(
-                f"the server ended with status {process.returncode}:\n{log.read_text()}"
+                f"the server exited with status {process.returncode}:\n{log.read_text()}"
             )
         try:
             if httpx.get(f"{url}/health", timeout=5).status_code == 200:

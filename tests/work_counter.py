@@ -1,13 +1,17 @@
-"""Work that a program does, counted instead of timed: the same on a busy machine."""
+"""Counts of the work that a function does. Unlike times, counts do not depend on other load on the
+machine.
+"""
 
 import sys
 import tracemalloc
 
-__all__ = ["count_calls", "peak_bytes"]
+__all__ = ["calls_of", "count_calls", "peak_bytes"]
 
 
 def count_calls(work):
-    """Calls that Python sees while `work()` runs, of its own functions and of those in C."""
+    """Return the number of calls of Python and C functions while `work()` runs, as reported by
+    `sys.setprofile`.
+    """
     num_calls = 0
 
     def profile(frame, event, argument):
@@ -23,9 +27,33 @@ def count_calls(work):
     return num_calls
 
 
+def calls_of(work, names):
+    """Calls of the functions in `names` (module or class, and name) while `work()` runs."""
+    num_calls = 0
+
+    def profile(frame, event, argument):
+        nonlocal num_calls
+        if event == "call":
+            code = frame.f_code
+            name = f"{frame.f_globals['__name__']}.{code.co_qualname}"
+        elif event == "c_call":
+            name = f"{argument.__module__}.{argument.__qualname__}"
+        else:
+            return
+        num_calls += name in names
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return num_calls
+
+
 def peak_bytes(work):
-    """Most bytes of Python's memory held at once while `work()` runs, beyond those before, and what
-    is left of them after.
+    """Return the peak of Python's allocated memory while `work()` runs and the memory that is still
+    allocated afterwards. Both are in bytes, relative to the memory allocated before the call.
     """
     tracemalloc.start()
     try:

@@ -1,14 +1,21 @@
-"""Compiles whole steps of the TPU backend for chips that are not there, and writes what the
-compiler says of them.
+"""Compiles whole steps of the TPU backend for TPU chips on a machine without a TPU, and records the
+compiler's memory analysis.
 
     make check-tpu
 
-libtpu holds the compiler of the chips and needs none of them. Each case is a model of a published
-size on eight chips. A step is two programs, the forward pass and the sampler, compiled as a worker
-compiles them. What must hold: a kernel attends, the chips exchange sums, the cache is updated in
-place, nothing large is copied, and everything fits into a chip's memory. The outcome goes to
-`docs/backends/compiled/tpu.json`, a chip into its `compiled_for` once every case was compiled for
-it.
+libtpu contains the compiler for the chips and runs without a chip. Each case is a model of a
+published size on eight chips. A step consists of two programs, the forward pass and the sampler,
+which are compiled as a worker compiles them. The tool checks five conditions for the forward pass,
+and the last of them for the sampler:
+
+* attention runs in a custom kernel;
+* the chips exchange partial sums;
+* the cache is updated in place;
+* no large array is copied;
+* the program fits into the memory of a chip.
+
+The results are written to `docs/backends/compiled/tpu.json`. A chip is added to `compiled_for` when
+every case has been compiled for it.
 """
 
 from __future__ import annotations
@@ -34,14 +41,14 @@ from jax.sharding import Mesh
 from jax.stages import Compiled
 
 from tgi.architectures import ModelSpec, load_spec
-from tgi_tpu.attention_plan import choose_attention
-from tgi_tpu.cache import abstract_cache
+from tgi_tpu.attention.cache import abstract_cache
+from tgi_tpu.attention.plan import choose_attention
 from tgi_tpu.mesh import mesh_of, replicated
-from tgi_tpu.parameters import abstract_parameters
 from tgi_tpu.programs import forward
-from tgi_tpu.sampler import SampledRows, SamplingArrays, sample
-from tgi_tpu.sampling_params import sampling_arrays
+from tgi_tpu.sampling.parameters import sampling_arrays
+from tgi_tpu.sampling.sampler import SampledRows, SamplingArrays, sample
 from tgi_tpu.step_arrays import StepArrays
+from tgi_tpu.weights.parameters import abstract_parameters
 
 OUTCOME = Path(__file__).parents[1] / "docs" / "backends" / "compiled" / "tpu.json"
 BLOCK_SIZE = 32
@@ -49,14 +56,14 @@ BLOCK_SIZE = 32
 SAMPLED_ROWS, VOCABULARY = 64, 128256
 SAMPLER = f"sampler, {SAMPLED_ROWS} rows of {VOCABULARY}"
 MAX_COPY = 64 << 20
-ITEM_BYTES = {"bf16": 2, "s8": 1, "u8": 1, "pred": 1}  # others: 4
+ITEM_BYTES = {"bf16": 2, "s8": 1, "u8": 1, "pred": 1}  # All other types are counted as 4 bytes.
 
 
 class Chip(NamedTuple):
-    """A kind of TPU."""
+    """A type of TPU chip."""
 
-    topology: str  # of eight of them
-    memory: int  # bytes that a program may use, as the compiler says
+    topology: str  # The name of a topology of eight chips.
+    memory: int  # The bytes of memory that the compiler allows a program to use.
 
 
 CHIPS = {"v5e": Chip("v5e:2x4", int(15.75 * 2**30)), "v6e": Chip("v6e:2x4", int(31.25 * 2**30))}
@@ -120,12 +127,12 @@ _GPT_OSS_20B = {
 
 @dataclass(frozen=True)
 class Case:
-    """A model and a step of it."""
+    """A model and the sizes of a step."""
 
     name: str
     config: dict[str, Any]
-    quantization: Any  # None or int8
-    num_blocks: int  # of the cache
+    quantization: Any  # None or "int8".
+    num_blocks: int  # Number of blocks in the cache.
     tokens: int
     sequences: int
     blocks_per_sequence: int
@@ -140,13 +147,13 @@ CASES = (
 )
 
 
-def abstract(mesh: Mesh, *shape: int, dtype: Any = jnp.int32) -> Any:  # noqa: ANN401 - stands for an array
-    """An array that is the same on every chip."""
+def abstract(mesh: Mesh, *shape: int, dtype: Any = jnp.int32) -> Any:  # noqa: ANN401 - an abstract array
+    """Return an abstract array that is replicated on every chip."""
     return jax.ShapeDtypeStruct(shape, dtype, sharding=replicated(mesh))
 
 
 def forward_inputs(case: Case, spec: ModelSpec, mesh: Mesh) -> tuple[Any, ...]:
-    """The arguments of `forward` behind the plan, as shapes."""
+    """Return the arguments of `forward` after `spec` and `plan`, as abstract arrays."""
     array, tokens, rows = partial(abstract, mesh), case.tokens, case.sequences
     step = StepArrays(
         token_ids=array(tokens),
@@ -171,7 +178,7 @@ def forward_inputs(case: Case, spec: ModelSpec, mesh: Mesh) -> tuple[Any, ...]:
 
 
 def sampler_inputs(mesh: Mesh) -> tuple[Any, ...]:
-    """The arguments of `sample`, as shapes."""
+    """Return the arguments of `sample`, as abstract arrays."""
     array, rows = partial(abstract, mesh), SAMPLED_ROWS
     neutral = sampling_arrays([], rows)
     parameters = SamplingArrays(
@@ -200,19 +207,19 @@ def compiled(
 
 
 def compile_case(case: Case, chip: str, mesh: Mesh) -> dict[str, Any]:
-    """Compile the forward pass of one case; raises `AssertionError`, or what the compiler
-    raises.
+    """Compile the forward pass of one case. Raises `AssertionError` if a condition is not met, or
+    the compiler's error.
     """
     spec = spec_of(case.config)
     plan = choose_attention(spec, mesh, platform="tpu", dtype=jnp.bfloat16, block_size=BLOCK_SIZE)
     inputs = forward_inputs(case, spec, mesh)
     program = compiled(partial(forward, spec, plan), (1, 2), inputs, mesh)
     text, alias = program.as_text(), program.memory_analysis().alias_size_in_bytes
-    assert "tpu_custom_call" in text, "no kernel attends"
-    assert "all-reduce" in text, "the chips do not exchange sums"
+    assert "tpu_custom_call" in text, "attention does not run in a custom kernel"
+    assert "all-reduce" in text, "the chips do not exchange partial sums"
     assert alias >= sum(
         math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in inputs[1]
-    ), "the cache is copied"
+    ), "the cache is not updated in place"
     assert (copied := largest_copy(text)) <= MAX_COPY, (
         f"{copied} bytes are copied from one layout to another in every step"
     )
@@ -220,7 +227,7 @@ def compile_case(case: Case, chip: str, mesh: Mesh) -> dict[str, Any]:
 
 
 def largest_copy(text: str) -> int:
-    """Bytes of the largest array that a program copies outside its fused operations."""
+    """Return the bytes of the largest array that a program copies outside fused operations."""
     fused = set(re.findall(r" fusion\(.* calls=%([\w.\-]+)", text))
     largest, computation = 0, ""
     for line in text.splitlines():
@@ -234,14 +241,14 @@ def largest_copy(text: str) -> int:
 
 
 def compile_sampler(chip: str, mesh: Mesh) -> dict[str, Any]:
-    """Compile the sampler."""
+    """Compile the sampler. Raises `AssertionError` if it does not fit into the memory of a chip."""
     program = compiled(sample, (1,), sampler_inputs(mesh), mesh)
     return {"case": SAMPLER, "chip": chip, **memory_of(program, chip)}
 
 
 def memory_of(program: Compiled, chip: str) -> dict[str, int]:
-    """What a program needs of a chip's memory, in MiB. Raises `AssertionError` if that is more than
-    there is.
+    """Return the memory that a program uses on a chip, in MiB. Raises `AssertionError` if the
+    program uses more memory than the chip has.
     """
     report, memory = program.memory_analysis(), CHIPS[chip].memory
     used = (
@@ -250,7 +257,7 @@ def memory_of(program: Compiled, chip: str) -> dict[str, int]:
         + report.temp_size_in_bytes
         - report.alias_size_in_bytes
     )
-    assert used <= memory, f"{used} bytes are used, a chip has {memory}"
+    assert used <= memory, f"the program uses {used} bytes, but a chip has {memory}"
     sizes = {
         "arguments": report.argument_size_in_bytes,
         "temporary": report.temp_size_in_bytes,
@@ -261,9 +268,7 @@ def memory_of(program: Compiled, chip: str) -> dict[str, int]:
 
 
 def keep(result: dict[str, Any]) -> None:
-    """Put a result into the kept outcome, in the place of an earlier one of the same case and
-    chip.
-    """
+    """Add a result to the results file. It replaces an earlier result of the same case and chip."""
     kept = json.loads(OUTCOME.read_text(encoding="utf-8"))["results"] if OUTCOME.exists() else []
     results = {(item["chip"], item["case"]): item for item in [*kept, result]}
     names = [*(case.name for case in CASES), SAMPLER]
@@ -285,7 +290,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--chip", choices=tuple(CHIPS), action="append", help="default: all")
-    parser.add_argument("--case", default="", help="only cases whose name contains this")
+    parser.add_argument("--case", default="", help="only cases whose names contain this")
     arguments = parser.parse_args()
     compilers: dict[str, Callable[[str, Mesh], dict[str, Any]]] = {
         case.name: partial(compile_case, case) for case in CASES
@@ -298,9 +303,10 @@ def main() -> int:
         if arguments.case in name
     ]
     if len(todo) == len(CHIPS) * len(compilers):
-        OUTCOME.unlink(missing_ok=True)  # a whole run tells of this code alone
+        # After a complete run, the file contains only results of the current code.
+        OUTCOME.unlink(missing_ok=True)
     for number, (chip, name) in enumerate(todo, 1):
-        print(f"[{number}/{len(todo)}] {name}, for {chip} ", end="", flush=True)
+        print(f"[{number}/{len(todo)}] {name} for {chip} ", end="", flush=True)
         began = time.perf_counter()
         topology = topologies.get_topology_desc(platform="tpu", topology_name=CHIPS[chip].topology)
         result = compilers[name](chip, mesh_of(topology.devices))

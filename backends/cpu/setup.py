@@ -1,5 +1,6 @@
-"""Builds the native kernels where a C++ compiler is; without one the package installs without them
-and says so at start.
+"""Builds the native kernels if a C++ compiler is available.
+
+Without a compiler the package is installed without them, and the worker reports this at startup.
 """
 
 from pathlib import Path
@@ -16,8 +17,8 @@ setup(
             sources=sorted(map(str, _FOLDER.glob("*.cpp"))),
             depends=sorted(map(str, _FOLDER.glob("*.h"))),
             language="c++",
-            # The instruction set is chosen in the sources, per file, and at run time: never by the
-            # machine that builds.
+            # Each source file chooses its own instruction set, and the right code is selected at
+            # run time. The build machine's processor must not influence the result.
             extra_compile_args=[
                 "-std=c++20",
                 "-O3",

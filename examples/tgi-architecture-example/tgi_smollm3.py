@@ -1,4 +1,4 @@
-"""smollm3: llama without positions in every fourth layer."""
+"""The family smollm3: Llama, but every fourth layer has no rotary embedding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["spec"]
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: SmolLM3ForCausalLM."""
+    """The model spec for a parsed `config.json`. Source: `SmolLM3ForCausalLM` of transformers."""
     reader = ConfigReader(config)
     bias, norm = reader.boolean("attention_bias", default=False), rms_norm(reader)
     rotary = attention_of(reader, default_kv_heads=4, qkv_bias=bias, output_bias=bias)
@@ -29,7 +29,9 @@ def spec(config: dict[str, Any]) -> ModelSpec:
 
 
 def _attentions(reader: ConfigReader, rotary: Attention) -> tuple[Attention, ...]:
-    """`no_rope_layers` has a 1 for each layer that rotates (sic), a 0 for each that does not."""
+    """The attention of each layer. In spite of its name, `no_rope_layers` contains 1 for a layer
+    with rotary embedding and 0 for a layer without.
+    """
     if reader.boolean("use_sliding_window", default=False):
         raise reader.error("use_sliding_window", "must be false")
     num_layers, interval = (

@@ -1,7 +1,7 @@
 """Tiny checkpoints of every family, written by `transformers`, in which every parameter matters.
 
-Freshly initialised models hide faults: their norms are ones, their biases zeros and their attention
-nearly uniform. Here each parameter is drawn anew, so that a lost, swapped or misplaced one changes
+Newly initialised models hide faults: their norms are 1, their biases are 0 and their attention is
+nearly uniform. Here each parameter is drawn again, so that a lost, swapped or misplaced one changes
 the logits.
 """
 
@@ -44,7 +44,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     **DECODERS,
 }
-"""The families with a small config each; the defaults of `transformers` fill the rest."""
+"""A small config of each family. Other fields have the defaults of `transformers`."""
 
 
 def _rope(rope_type: str, **parameters: float) -> dict[str, Any]:
@@ -92,20 +92,20 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     **DECODER_VARIANTS,
 }
-"""Named variants: the family and what differs from its small config. Together they take every
-branch of the families.
+"""Named variants: the family, and the changes of its small config. Together they cover every branch
+of the families.
 """
 
 
 def save_checkpoint(
     family: str, path: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, **overrides: Any
 ) -> PreTrainedModel:
-    """Write a checkpoint of `family` to `path`; returns the model it holds, in `dtype`.
+    """Write a checkpoint of `family` to `path` and return its model in `dtype`.
 
     Matrices are drawn from N(0, 0.15), norm weights from 1 + N(0, 0.1), biases from N(0, 0.1).
     """
     config = AutoConfig.for_model(family, **(FAMILIES.get(family, {}) | overrides))
-    # Falcon's eager attention adds ALiBi twice (transformers 5.23).
+    # Falcon's eager attention adds ALiBi twice in transformers 5.23.
     attention = "sdpa" if family == "falcon" else "eager"
     model = AutoModelForCausalLM.from_config(
         config, attn_implementation=attention, dtype=torch.float32
@@ -126,6 +126,6 @@ def save_checkpoint(
 def save_variant(
     name: str, path: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> PreTrainedModel:
-    """`save_checkpoint` of one of `VARIANTS`."""
+    """Call `save_checkpoint` with one of `VARIANTS`."""
     family, overrides = VARIANTS[name]
     return save_checkpoint(family, path, seed=seed, dtype=dtype, **overrides)

@@ -1,5 +1,6 @@
-"""Tiny configs of the decoder families of attention, MLP and mixture, and variants that take their
-branches.
+"""Tiny configs of the decoder families with attention, MLP and mixture of experts.
+
+Their variants cover every branch of the families.
 """
 
 from __future__ import annotations

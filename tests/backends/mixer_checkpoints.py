@@ -1,5 +1,6 @@
-"""Tiny checkpoints of the families whose mixers are not all plain attention, MLP or mixture, every
-parameter redrawn.
+"""Tiny checkpoints of families with other mixers than plain attention, MLP and mixture of experts.
+
+Every parameter is drawn again.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ _T5 = {
     "num_heads": 4,
     "decoder_start_token_id": 0,
 }
-# Few buckets over short distances, so that a short text reaches the last one.
+# Few buckets for short distances, so that a short text uses the last one.
 _NEAR = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 12}
 
 _QWEN3_NEXT = {
@@ -78,8 +79,8 @@ _QWEN3_NEXT = {
     "max_position_embeddings": 128,
     "mlp_only_layers": [1],
     "layer_types": ["linear_attention", "full_attention", "linear_attention"],
-    # A head whose query meets no key it has seen gives almost zero; with the usual 1e-6 its norm
-    # would blow up mere rounding.
+    # If the query of a head matches no earlier key, the head's output is almost zero. With the
+    # usual 1e-6, its norm would amplify mere rounding errors.
     "rms_norm_eps": 1e-3,
 }
 
@@ -132,7 +133,7 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
         _QWEN3_NEXT | {"attention_bias": True, "norm_topk_prob": False},
     ),
 }
-"""Named variants: the family and its small config; the defaults of `transformers` fill the rest."""
+"""Named variants: the family and its small config. Others have the defaults of `transformers`."""
 
 ENCODER_DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "t5": ("t5", _T5 | _NEAR),
@@ -147,7 +148,7 @@ VARIANTS = DECODERS | ENCODER_DECODERS
 def save_mixer_variant(
     name: str, path: Path, *, seed: int = 0, vocab_size: int = VOCAB_SIZE
 ) -> PreTrainedModel:
-    """Write one of `VARIANTS` in float32 to `path`; returns the model it holds.
+    """Write one of `VARIANTS` in float32 to `path` and return its model.
 
     Matrices are drawn from N(0, 0.15), the kernels of convolutions from N(0, 0.5), norm weights
     from 1 + N(0, 0.1), biases from N(0, 0.1).
@@ -160,8 +161,8 @@ def save_mixer_variant(
     ).eval()
     is_untied = overrides.get("tie_word_embeddings") is False
     if name in ENCODER_DECODERS and is_untied:
-        # A new model of `transformers` ties the head whatever its config says; published ones have
-        # a head of their own.
+        # A new model of `transformers` ties the head even if its config disagrees. Published models
+        # have an untied head.
         model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -174,7 +175,7 @@ def save_mixer_variant(
                     and key.endswith("norm.weight")
                     and "linear_attn" not in key
                 ):
-                    tensor.sub_(1.0)  # stored minus one
+                    tensor.sub_(1.0)  # stored minus 1
     model.save_pretrained(path)
     if is_untied:
         file = path / "config.json"

@@ -1,4 +1,4 @@
-"""A small stand-in for a runner: rows of tokens in, the decoder's batch out."""
+"""A small substitute for a runner: builds the decoder's batch from rows of tokens."""
 
 from __future__ import annotations
 
@@ -16,26 +16,25 @@ __all__ = ["PagedSequence", "cross_metadata", "metadata_of", "step"]
 
 @dataclass
 class PagedSequence:
-    """One sequence with its blocks, wherever they lie."""
+    """One sequence and its blocks, which may be anywhere in the cache."""
 
     token_ids: list[int]
     block_table: list[int]
     num_computed_tokens: int = 0
-    logits: list[Tensor] = field(
-        default_factory=list
-    )  # float32 [vocab] of each position computed so far
+    # float32 [vocab] for each computed position.
+    logits: list[Tensor] = field(default_factory=list)
     encoder_token_ids: list[int] = field(default_factory=list)
     cross_table: list[int] = field(default_factory=list)  # blocks of the encoder's tokens
-    num_prompt_tokens: int = 0  # 0 = unknown
+    num_prompt_tokens: int = 0  # 0 if unknown
 
     @property
     def state(self) -> int:
-        """Its recurrent state: nobody else has its last block."""
+        """The index of its recurrent state: its last block, which no other sequence has."""
         return self.block_table[-1]
 
 
 def metadata_of(rows: list[tuple[list[int], int, int]], block_size: int) -> AttentionMetadata:
-    """Metadata for rows of (block table, first position, number of new tokens)."""
+    """Build the metadata for rows of (block table, first position, number of new tokens)."""
     positions = [torch.arange(first, first + count) for _, first, count in rows]
     slots = [
         torch.tensor(table)[position // block_size] * block_size + position % block_size
@@ -58,8 +57,9 @@ def metadata_of(rows: list[tuple[list[int], int, int]], block_size: int) -> Atte
 
 
 def step(decoder: Decoder, cache: KVCache, work: list[tuple[PagedSequence, int]]) -> None:
-    """Run the next tokens, as many as asked, of each sequence in one batch and keep their
-    logits.
+    """Run the next tokens of each sequence in one batch and store their logits.
+
+    `work` contains each sequence with its number of tokens.
     """
     rows = [(sequence.block_table, sequence.num_computed_tokens, count) for sequence, count in work]
     token_ids = [
@@ -83,7 +83,7 @@ def step(decoder: Decoder, cache: KVCache, work: list[tuple[PagedSequence, int]]
 
 
 def cross_metadata(sequences: list[PagedSequence], block_size: int) -> CrossMetadata:
-    """What the rows see of their encoders, and the encoders of those that start."""
+    """The encoder tokens that the rows attend to, and the inputs of encoders that start."""
     width = max(len(sequence.cross_table) for sequence in sequences)
     starting = [sequence for sequence in sequences if not sequence.num_computed_tokens]
     slots = []

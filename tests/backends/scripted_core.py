@@ -1,5 +1,6 @@
-"""A core that does what a test tells it: it hands out blocks and sends steps over the seam, encoded
-as for another process.
+"""A core that is controlled by a test.
+
+It allocates blocks and sends steps to the worker, encoded as for another process.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ __all__ = ["LiveSequence", "RecordingReporter", "ScriptedCore", "started"]
 
 @dataclass
 class RecordingReporter:
-    """Keeps what a worker reports."""
+    """Records the reports of a worker."""
 
     phases: list[tuple[str, int, int]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
@@ -42,7 +43,7 @@ class RecordingReporter:
 
 @dataclass
 class LiveSequence:
-    """What the core knows of one sequence."""
+    """The state of one sequence in the core."""
 
     tokens: list[int]
     num_prompt_tokens: int
@@ -57,7 +58,7 @@ class LiveSequence:
 
 
 def started(worker: Worker, requested: RequestedLimits) -> ScriptedCore:
-    """Bring a worker up and drive it."""
+    """Start a worker and return a core for it."""
     worker.load()
     agreement = worker.negotiate(requested)
     worker.warmup()
@@ -65,7 +66,7 @@ def started(worker: Worker, requested: RequestedLimits) -> ScriptedCore:
 
 
 class ScriptedCore:
-    """One call of `step` is one step. Blocks lie in no order, as after a day of serving."""
+    """Each call of `step` is one step. Free blocks are in random order."""
 
     def __init__(self, worker: Worker, agreement: Agreement) -> None:
         self.worker = worker
@@ -105,8 +106,9 @@ class ScriptedCore:
         num_computed_tokens=None,
         encoder_tokens=(),
     ):
-        """A new sequence; with `blocks` it begins with these, which hold its first
-        `num_computed_tokens` (default: all).
+        """Add a sequence to the next step.
+
+        `blocks` are its first blocks, which contain its first `num_computed_tokens` (default: all).
         """
         tokens = [*prompt, *output]
         computed = (
@@ -133,11 +135,11 @@ class ScriptedCore:
         )
 
     def take_block(self):
-        """A block nobody has."""
+        """Take a free block."""
         return self._free.pop()
 
     def drop(self, handle):
-        """Its blocks are not handed out again: others may share them."""
+        """Drop a sequence. Its blocks are not reused, because other sequences may share them."""
         self._dropped.append(handle)
         gone = self.live.pop(handle)
         if gone.state >= 0:
@@ -145,15 +147,13 @@ class ScriptedCore:
         return gone
 
     def step(self, work, draws=None, masks=None, tokens=None, copies=None) -> ModelRunnerOutput:
-        """Run `count` tokens of each sequence in `work` (handle -> count, 0 = all that are
-        left).
-        """
+        """Run a step. `work` is handle -> number of tokens; 0 means all known tokens."""
         return self.run(self.build(work, draws or {}, masks, tokens or {}, copies))
 
     def run(self, step) -> ModelRunnerOutput:
-        """Run the step that was built last."""
+        """Run a step."""
         self.worker.submit(step)
-        output = self.worker.collect(1.0)
+        output = self.worker.collect()
         for row, handle in enumerate(output.sequence.tolist()):
             sequence = self.live[handle]
             sequence.num_computed_tokens += self._counts[row]
@@ -163,7 +163,7 @@ class ScriptedCore:
         return output
 
     def build(self, work, draws, masks=None, tokens=None, copies=None) -> SchedulerOutput:
-        """The step, as it arrives on the other side."""
+        """Build a step, encoded and decoded."""
         starts, counts, ids, sample, pointers, blocks = [], [], [], [], [0], []
         for handle, wanted in work.items():
             sequence = self.live[handle]

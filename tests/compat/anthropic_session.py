@@ -1,5 +1,5 @@
-"""What users of the `anthropic` package do. Run by the interpreter of its own environment: `python
-… URL KEY`.
+"""A session with the `anthropic` client package. The interpreter of the client environment runs
+this file: `python … URL KEY`.
 """
 
 import asyncio
@@ -8,11 +8,7 @@ import sys
 import anthropic
 
 MESSAGES = [{"role": "user", "content": "The quick brown fox"}]
-GREEDY = {
-    "model": "tgi",
-    "messages": MESSAGES,
-    "extra_body": {"temperature": 0},
-}  # the client has no name for it
+GREEDY = {"model": "tgi", "messages": MESSAGES, "extra_body": {"temperature": 0}}
 
 
 def check_messages(client: anthropic.Anthropic) -> None:

@@ -1,5 +1,5 @@
-"""What users of `langchain-huggingface` do. Run by the interpreter of its own environment: `python
-… URL`.
+"""A session with the `langchain-huggingface` client package. The interpreter of the client
+environment runs this file: `python … URL`.
 """
 
 import sys
@@ -36,7 +36,7 @@ def check_errors(url: str) -> None:
     except ValidationError as error:
         assert "must be <=" in str(error), error
     else:
-        raise AssertionError("a prompt that cannot fit was accepted")
+        raise AssertionError("a request for too many tokens was accepted")
 
 
 def main() -> None:

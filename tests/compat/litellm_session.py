@@ -1,11 +1,14 @@
-"""What users of `litellm` do. Run by the interpreter of its own environment: `python … URL`."""
+"""A session with the `litellm` client package. The interpreter of the client environment runs this
+file: `python … URL`.
+"""
 
 import os
 import sys
 
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # no request to anywhere else
+# litellm reads this variable at import. With it, litellm does not fetch its price list.
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
-import litellm  # after the variable, which it reads
+import litellm
 
 MESSAGES = [{"role": "user", "content": "The quick brown fox"}]
 
@@ -29,7 +32,7 @@ def check(model: str, **where: str) -> None:
         litellm.completion(**options | {"max_tokens": 0})
     except (litellm.BadRequestError, litellm.UnprocessableEntityError):
         return
-    raise AssertionError(f"{model}: no tokens were accepted")
+    raise AssertionError(f"{model}: `max_tokens` 0 was accepted")
 
 
 def main() -> None:

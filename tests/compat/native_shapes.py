@@ -1,6 +1,4 @@
-"""TGI 3's shapes of the native answers, as strict types: no key more, none less, and in TGI's
-order.
-"""
+"""TGI 3's schemas of the native responses as strict types: exactly these keys, in TGI's order."""
 
 from typing import Annotated, Literal
 
@@ -11,7 +9,7 @@ U64 = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Shape(msgspec.Struct, forbid_unknown_fields=True):
-    """Base: every field without a default must be there."""
+    """Base class of the schemas. A field without a default is required."""
 
 
 class Token(Shape):
@@ -122,12 +120,12 @@ class Predictions(Shape):
 
 
 def check(body: bytes, shape: type) -> object:
-    """The answer, if it has the shape. Raises `msgspec.ValidationError`, or AssertionError where
-    keys stand in another order.
+    """Return the decoded response if `body` matches the schema `shape`. Raises
+    `msgspec.ValidationError` if it does not, or `AssertionError` if the keys are in another order.
     """
     value = msgspec.json.decode(body, type=shape)
-    told = msgspec.json.decode(body)
-    assert _keys(msgspec.to_builtins(value)) == _keys(told), body
+    untyped = msgspec.json.decode(body)
+    assert _keys(msgspec.to_builtins(value)) == _keys(untyped), body
     return value
 
 

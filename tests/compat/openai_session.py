@@ -1,5 +1,5 @@
-"""What users of the `openai` package do. Run by the interpreter of its own environment: `python …
-URL KEY`.
+"""A session with the `openai` client package. The interpreter of the client environment runs this
+file: `python … URL KEY`.
 """
 
 import asyncio
@@ -51,9 +51,8 @@ def check_chat(client: openai.OpenAI) -> None:
     assert chunks[-1].usage.completion_tokens == 4, chunks
     with client.chat.completions.stream(messages=MESSAGES, max_tokens=4, **GREEDY) as stream:
         stream.until_done()
-        snapshot = (
-            stream.current_completion_snapshot
-        )  # the final one is refused by the client itself after `length`
+        # `get_final_completion` raises an error if the finish reason is `length`.
+        snapshot = stream.current_completion_snapshot
     assert snapshot.choices[0].message.content == streamed, snapshot
 
 
@@ -86,7 +85,7 @@ def check_responses(client: openai.OpenAI) -> None:
 
 
 def check_errors(client: openai.OpenAI) -> None:
-    refusals = [
+    rejected_calls = [
         (
             openai.UnprocessableEntityError,
             lambda: client.chat.completions.create(messages=MESSAGES, temperature=-1, model="m"),
@@ -108,7 +107,7 @@ def check_errors(client: openai.OpenAI) -> None:
         ),
         (openai.NotFoundError, lambda: client.embeddings.create(input="a", model="m")),
     ]
-    for kind, call in refusals:
+    for kind, call in rejected_calls:
         try:
             call()
         except kind:

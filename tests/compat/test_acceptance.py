@@ -1,5 +1,5 @@
-"""What a user of TGI 3 can touch without grammar, tools, adapters, images or speculation: one
-request for each, and its sign.
+"""Each feature of TGI 3's HTTP interface, except grammars, tools, adapters, images and speculative
+decoding: requests that use the feature, and a check of its visible effect.
 """
 
 import json
@@ -90,7 +90,7 @@ def top_tokens(client):
 
 
 def seeds(client):
-    warm = {
+    sampling = {
         "do_sample": True,
         "temperature": 0.9,
         "top_k": 50,
@@ -98,7 +98,7 @@ def seeds(client):
         "typical_p": 0.95,
         "max_new_tokens": 16,
     }
-    first, again, other = (generate(client, **warm, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (generate(client, **sampling, seed=seed) for seed in (1, 1, 2))
     assert first["details"]["seed"] == 1
     assert first["generated_text"] == again["generated_text"] != other["generated_text"]
 
@@ -240,7 +240,7 @@ def preflight(client):
     assert (response.status_code, response.headers["access-control-allow-origin"]) == (200, "*")
 
 
-def refusals(client):
+def rejected_bodies(client):
     json_type = {"content-type": "application/json"}
     assert client.post("/generate", content=b"{", headers=json_type).status_code == 400
     assert client.post("/generate", content=b'{"inputs": 1}', headers=json_type).status_code == 422
@@ -283,7 +283,7 @@ def chat_logprobs(client):
 
 def chat_parameters(client):
     assert chat(client, max_tokens=None, max_completion_tokens=2)["usage"]["completion_tokens"] == 2
-    drawn = {
+    sampling = {
         "temperature": 0.9,
         "top_p": 0.9,
         "seed": 3,
@@ -291,16 +291,16 @@ def chat_parameters(client):
         "presence_penalty": 0.5,
         "max_tokens": 12,
     }
-    first, again = (chat(client, **drawn)["choices"][0]["message"]["content"] for _ in range(2))
+    first, again = (chat(client, **sampling)["choices"][0]["message"]["content"] for _ in range(2))
     assert first == again
     continued = [*MESSAGES, {"role": "assistant", "content": "Once"}]
     found = client.post("/chat_tokenize", json={"model": "tgi", "messages": continued}).json()
     assert found["templated_text"].endswith("Once")
-    refused = client.post(
+    rejected = client.post(
         "/v1/chat/completions",
         json={"model": "tgi", "messages": MESSAGES, "presence_penalty": -2.5},
     )
-    assert refused.status_code == 422
+    assert rejected.status_code == 422
 
 
 def completions(client):
@@ -309,8 +309,8 @@ def completions(client):
     assert [
         choice["index"] for choice in complete(client, prompt=["a", "b", "c"]).json()["choices"]
     ] == [0, 1, 2]
-    for refused in ({"prompt": ["a"] * 5}, {"suffix": "x"}, {"prompt": []}):
-        assert complete(client, **refused).status_code == 422
+    for rejected in ({"prompt": ["a"] * 5}, {"suffix": "x"}, {"prompt": []}):
+        assert complete(client, **rejected).status_code == 422
     body = {"model": "tgi", "prompt": ["a", "b"], "max_tokens": 3, "stream": True}
     assert {
         choice["index"]
@@ -323,7 +323,7 @@ FEATURES: list[Callable[[httpx.Client], None]] = [
     text_only, details, prefill_details, top_tokens, seeds, greedy_by_default,
     sampled_without_parameters, penalties, stop_sequences, truncate, full_text, best_of, stream,
     error_in_a_stream, stream_headers, root_route, invocations, vertex_and_kserve, information,
-    tokens, timing_headers, preflight, refusals, chat_response, chat_stream, chat_logprobs,
+    tokens, timing_headers, preflight, rejected_bodies, chat_response, chat_stream, chat_logprobs,
     chat_parameters, completions,
 ]  # fmt: skip
 

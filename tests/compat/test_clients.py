@@ -1,7 +1,7 @@
-"""Client libraries against the running server.
+"""Client libraries against a running server.
 
-Some need other versions of what we use, so all of them live in an environment of their own,
-`.venv-clients`, and a test runs a session of each there.
+Some client libraries require other versions of our dependencies. All of them are therefore
+installed in a separate environment, `.venv-clients`, and a test runs one session per library there.
 """
 
 import subprocess
@@ -19,8 +19,7 @@ SECONDS = 120
 
 def run_session(name, *arguments):
     assert PYTHON.is_file(), (
-        "the environment of the clients is missing: run `make .venv-clients/installed`, or `make"
-        " test`"
+        "the client environment does not exist: run `make .venv-clients/installed` or `make test`"
     )
     command = [PYTHON, SESSIONS / f"{name}_session.py", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
@@ -30,7 +29,7 @@ def run_session(name, *arguments):
 
 @pytest.fixture(scope="module")
 def guarded_server(tmp_path_factory, tiny_model, tgi_backend):
-    """It asks for a key, which every client brings in its own way."""
+    """A server that requires an API key. Each client library sends the key in its own header."""
     log = tmp_path_factory.mktemp("guarded") / "server.log"
     with running_server(tiny_model, tgi_backend, log, "--api-key", "secret") as server:
         yield server

@@ -1,4 +1,4 @@
-"""`huggingface_hub.InferenceClient` against the running server."""
+"""`huggingface_hub.InferenceClient` against a running server."""
 
 import pytest
 from huggingface_hub import InferenceClient
@@ -11,11 +11,10 @@ def client(live_server):
     return InferenceClient(live_server.url)
 
 
-def test_text_generation_gives_a_text(client):
+def test_text_generation_returns_text(client):
     plain = client.text_generation(PROMPT, max_new_tokens=5, return_full_text=False)
-    with_prompt = client.text_generation(
-        PROMPT, max_new_tokens=5
-    )  # TGI's default on `POST /` for a local model
+    # On `POST /` with a local model, TGI returns the full text by default.
+    with_prompt = client.text_generation(PROMPT, max_new_tokens=5)
     assert plain
     assert with_prompt == PROMPT + plain
 
@@ -30,7 +29,7 @@ def test_details_count_the_tokens(client):
     assert all(token.logprob is not None for token in response.details.tokens)
 
 
-def test_a_stream_gives_the_same_text(client):
+def test_a_stream_returns_the_same_text(client):
     text = client.text_generation(PROMPT, max_new_tokens=8, return_full_text=False)
     assert "".join(client.text_generation(PROMPT, max_new_tokens=8, stream=True)) == text
 
@@ -57,7 +56,7 @@ def test_chat_completion(client):
     assert response.usage.completion_tokens == 4
 
 
-def test_a_chat_stream_ends_with_its_reason(client):
+def test_a_chat_stream_ends_with_its_finish_reason(client):
     chunks = list(
         client.chat_completion([{"role": "user", "content": "Hello"}], max_tokens=4, stream=True)
     )

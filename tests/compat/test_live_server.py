@@ -1,5 +1,5 @@
-"""The server over a real socket: leaving clients, permits, bad bodies, oversized bodies, bytes on
-the wire.
+"""The server over a real socket: client disconnects, concurrency slots, invalid and oversized
+bodies, and the bytes of a stream.
 """
 
 import json
@@ -33,7 +33,9 @@ def assert_serves(server):
 
 @pytest.fixture(scope="module")
 def narrow_server(tmp_path_factory, tiny_model, tgi_backend):
-    """One request at a time; steps are slow enough to be interrupted."""
+    """A server that runs one request at a time, with steps slow enough that a client can disconnect
+    during a request.
+    """
     folder = tmp_path_factory.mktemp("narrow")
     arguments = ["--max-concurrent-requests", "1"]
     if tgi_backend == "null":
@@ -64,19 +66,20 @@ LONG = {
         ("/v1/messages", LONG | {"max_tokens": 400}, "event: message_start"),
     ],
 )
-def test_a_client_that_leaves_a_stream_frees_its_permit(narrow_server, path, body, first_line):
+def test_a_disconnect_during_a_stream_frees_the_slot(narrow_server, path, body, first_line):
     dropped = narrow_server.count_failures("dropped")
     with httpx.stream("POST", f"{narrow_server.url}{path}", json=body) as stream:
-        lines = stream.iter_lines()  # kept: the connection ends with it
+        # The connection closes when this iterator is deleted, so it needs a name.
+        lines = stream.iter_lines()
         assert next(lines).startswith(first_line)
-        refused = httpx.post(f"{narrow_server.url}/generate", json=STREAM)
-        assert refused.status_code == 429
-        assert refused.json() == {"error": "Model is overloaded", "error_type": "overloaded"}
+        rejected = httpx.post(f"{narrow_server.url}/generate", json=STREAM)
+        assert rejected.status_code == 429
+        assert rejected.json() == {"error": "Model is overloaded", "error_type": "overloaded"}
     wait_until(lambda: narrow_server.count_failures("dropped") == dropped + 1)
     assert_serves(narrow_server)
 
 
-def test_a_client_that_leaves_an_response_frees_its_permit(narrow_server):
+def test_a_disconnect_before_a_response_frees_the_slot(narrow_server):
     dropped = narrow_server.count_failures("dropped")
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{narrow_server.url}/generate", json=STREAM, timeout=0.3)
@@ -111,7 +114,7 @@ def test_a_client_that_leaves_an_response_frees_its_permit(narrow_server):
         (b'{"inputs":3,"prompt":3,"messages":3,"input":3,"instances":3,"id":3}', 422),
     ],
 )
-def test_bad_bodies_are_refused_and_the_server_stays_up(live_server, path, body, status):
+def test_invalid_bodies_are_rejected_and_the_server_stays_up(live_server, path, body, status):
     response = httpx.post(
         f"{live_server.url}{path}", content=body, headers={"content-type": "application/json"}
     )
@@ -121,7 +124,7 @@ def test_bad_bodies_are_refused_and_the_server_stays_up(live_server, path, body,
 
 
 @pytest.mark.parametrize("num_bytes", [2_000_001, 20_000_000])
-def test_an_oversized_body_is_refused(live_server, num_bytes):
+def test_an_oversized_body_is_rejected(live_server, num_bytes):
     body = b'{"inputs":"' + b"a" * num_bytes + b'"}'
     try:
         response = httpx.post(
@@ -129,7 +132,7 @@ def test_an_oversized_body_is_refused(live_server, num_bytes):
             content=body,
             headers={"content-type": "application/json"},
         )
-    except httpx.WriteError:  # the server may close before it was told everything
+    except httpx.WriteError:  # The server may close the connection before it reads the whole body.
         pass
     else:
         assert response.status_code == 413
@@ -148,6 +151,6 @@ def test_the_bytes_of_a_stream(live_server):
     assert len(events) == 3
 
 
-def test_head_responses_without_body(live_server):
+def test_head_returns_no_body(live_server):
     response = httpx.head(f"{live_server.url}/info")
     assert (response.status_code, response.content) == (200, b"")

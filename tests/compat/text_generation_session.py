@@ -1,5 +1,5 @@
-"""What users of the `text-generation` package do. Run by the interpreter of its own environment:
-`python … URL`.
+"""A session with the `text-generation` client package. The interpreter of the client environment
+runs this file: `python … URL`.
 """
 
 import asyncio
@@ -42,12 +42,12 @@ def check_errors(url: str) -> None:
             error
         ), error
     else:
-        raise AssertionError("a prompt that cannot fit was accepted")
+        raise AssertionError("a request for too many tokens was accepted")
 
 
 async def check_async_client(url: str) -> None:
-    # Its chat stream reads no server's chunks, TGI's included: its pydantic model requires
-    # `tool_calls` in every delta.
+    # `chat(stream=True)` is not tested: the client requires `tool_calls` in every delta, so it
+    # cannot parse the chunks of any server, not even TGI's.
     client = AsyncClient(url)
     response = await client.generate(PROMPT, max_new_tokens=5)
     events = [event async for event in client.generate_stream(PROMPT, max_new_tokens=5)]

@@ -1,5 +1,6 @@
-"""The third party: a package installed beside the core passes the kit and serves; the tutorial is
-run as it stands.
+"""The example backend, a package outside the core, passes the conformance suite and serves.
+
+The commands of the tutorial are executed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ MAX_LINES = 300
 
 
 def install(source, site):
-    """Install a package beside everything else, without touching what is installed."""
+    """Install a package into a folder, without changing the environment."""
     command = [
         sys.executable,
         "-m",
@@ -52,7 +53,7 @@ def environment(site):
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory):
-    """The example, copied and installed: (source, site)."""
+    """A copy of the example, installed: (source, site)."""
     folder = tmp_path_factory.mktemp("example")
     source = folder / "source"
     shutil.copytree(
@@ -81,7 +82,7 @@ def test_the_example_is_small():
     assert lines < MAX_LINES
 
 
-def test_the_example_passes_the_kit(example, tmp_path):
+def test_the_example_passes_the_suite(example, tmp_path):
     source, site = example
     card = tmp_path / "card.json"
     command = [
@@ -105,7 +106,10 @@ def test_the_example_passes_the_kit(example, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    assert "example (tgi-backend-example 0.1.0, seam 1.0): grade robust;" in done.stdout
+    assert (
+        "example (tgi-backend-example 0.1.0, interface 2.0): conformance level robust;"
+        in done.stdout
+    )
     results = {row["id"]: row["status"] for row in json.loads(card.read_text())["results"]}
     assert {id_ for id_, status in results.items() if status == "not applicable"} == {
         *("C-13", "C-14a", "C-14b", "C-29", "C-36a", "C-36b", "C-37", "C-42b", "C-50c"),
@@ -144,7 +148,7 @@ def test_a_new_backend_carries_its_name(name):
 
 
 @pytest.mark.parametrize("arguments", [["My_Chip"], ["a--b"], [], ["--json"], ["a", "b", "c"]])
-def test_a_bad_name_is_refused(arguments, tmp_path):
+def test_a_bad_name_is_rejected(arguments, tmp_path):
     command = [sys.executable, "-m", "tgi", "backends", "new", *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -152,7 +156,7 @@ def test_a_bad_name_is_refused(arguments, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_written_over(tmp_path):
+def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "there.txt").write_text("mine")
     command = [sys.executable, "-m", "tgi", "backends", "new", "a", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -167,7 +171,7 @@ def blocks(kind):
     )
 
 
-def test_the_code_of_the_tutorial_is_that_of_the_package():
+def test_the_code_in_the_tutorial_is_that_of_the_package():
     source = "\n".join(render_template("my-chip").values())
     assert blocks("python")
     assert [block for block in blocks("python") if block not in source] == []
@@ -191,4 +195,4 @@ def test_the_commands_of_the_tutorial(tmp_path):
                 assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
                 outputs[line] = done.stdout
     assert re.search(r"my-chip +tgi-backend-my-chip .* usable", outputs["tgi backends"])
-    assert "grade robust" in outputs["tgi conformance my-chip"]
+    assert "conformance level robust" in outputs["tgi conformance my-chip"]

@@ -1,6 +1,4 @@
-"""The kit proves itself: it passes the reference, and catches each seeded fault by the check named
-for it.
-"""
+"""Tests of the conformance suite: the reference passes, and each fault is detected by its check."""
 
 from __future__ import annotations
 
@@ -8,8 +6,10 @@ import signal
 
 import pytest
 
-from tests.conformance.faults import FAULTS, HEALTHY, FaultyBackend
-from tests.conformance.feature_faults import FEATURE_FAULTS, FaultyComplete
+from tests.conformance.faults.catalogue import FAULTS, HEALTHY
+from tests.conformance.faults.feature_wrappers import FaultyComplete
+from tests.conformance.faults.features import FEATURE_FAULTS
+from tests.conformance.faults.wrappers import FaultyBackend
 from tgi.testing.conformance import ALL_CHECKS, BackendUnderTest, run_check
 from tgi.testing.conformance.models import TinyModels
 
@@ -25,7 +25,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture
 def make_backend_under_test(tmp_path, models):
-    """A subject that shares its tiny models with the other tests."""
+    """A backend under test that shares its tiny models with the other tests."""
     subjects = []
 
     def make(backend):
@@ -50,9 +50,9 @@ def test_without_a_fault_the_check_passes(check_id, make_backend_under_test):
 
 
 @pytest.mark.parametrize("fault", ALL_FAULTS)
-def test_a_fault_is_caught(fault, make_backend_under_test, models):
+def test_a_fault_is_detected(fault, make_backend_under_test, models):
     backend, check_id = ALL_FAULTS[fault]
     result = run_check(CHECKS[check_id], make_backend_under_test(backend))
     (models.get().path / "cache.bin").unlink(missing_ok=True)
-    assert result.status == "failed", f"{check_id} did not see it"
+    assert result.status == "failed", f"{check_id} did not detect it"
     assert result.message

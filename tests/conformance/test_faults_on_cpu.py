@@ -1,4 +1,4 @@
-"""Faults of what the numpy reference does not have, seeded into the CPU backend."""
+"""Faults that the numpy reference cannot have, inserted into the CPU backend."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests.conformance.faults import FaultyWorker
+from tests.conformance.faults.wrappers import FaultyWorker
 from tgi.testing.conformance import ALL_CHECKS, BackendUnderTest, run_check
 from tgi_cpu.backend import CpuBackend
 
@@ -19,7 +19,7 @@ struct = msgspec.structs.replace
 
 @dataclass
 class FaultyCpu:
-    """The CPU backend, each of whose steps is changed on its way in."""
+    """The CPU backend with a change of every submitted step."""
 
     change: Any = None
     inner: Any = field(default_factory=CpuBackend)
@@ -76,6 +76,6 @@ def test_without_a_fault_the_check_passes(check_id, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_caught(fault, tmp_path, monkeypatch):
+def test_a_fault_is_detected(fault, tmp_path, monkeypatch):
     change, check_id = FAULTS[fault]
     assert ask(check_id, change, tmp_path, monkeypatch).status == "failed"

@@ -1,8 +1,7 @@
-"""A worker that jumps: any number of tokens in a step, three steps in flight, rows and steps that
-fail, engines that die.
+"""A worker with random behaviour: it samples any number of tokens per step, and may fail or crash.
 
-Its tokens echo the prompt, so every stream can be foretold; what the worker does may only cut one
-short by an error of its own.
+Three steps are in flight, and rows, steps and engines fail at random. The tokens repeat the prompt,
+so every stream is predictable. A stream may only end early, with an error.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ MAX_CRASHES = 50
 
 
 def echo(prompt, max_new_tokens):
-    """The whole output of a request, and why it ends."""
+    """The whole output of a request, and its finish reason."""
     tokens = [prompt[i % len(prompt)] for i in range(max_new_tokens)]
     if EOS in tokens[:-1]:
         return tokens[: tokens.index(EOS) + 1], FinishReason.EOS_TOKEN
@@ -46,9 +45,7 @@ def echo(prompt, max_new_tokens):
 
 @dataclass
 class Frontend:
-    """Sends sequences, some of which are aborted, and keeps every stream, as the client of an
-    engine does.
-    """
+    """Sends and aborts sequences, and records every stream, as an engine's client does."""
 
     rng: random.Random
     num_sequences: int
@@ -58,7 +55,7 @@ class Frontend:
     aborted: set[int] = field(default_factory=set)
 
     def resume(self):
-        """A new engine is told every unfinished sequence anew."""
+        """Send every unfinished sequence to a new engine."""
         self.outbox = [stream.resume_message() for stream in self.streams if not stream.is_finished]
 
     def receive(self, *, wait):
@@ -76,7 +73,7 @@ class Frontend:
             stream = self.streams[output.sequence_id]
             if output.sequence_id in self.aborted:
                 continue
-            assert not stream.is_finished, "news after the end"
+            assert not stream.is_finished, "there is output after the end"
             stream.put(output)
             if stream.is_finished:
                 self.ends[output.sequence_id] = output.error or output.finish_reason
@@ -96,7 +93,7 @@ class Frontend:
 
 
 def serve(frontend, script):
-    """Engines one after the other, until the work is done; returns how many died."""
+    """Run one engine after the other until all work is done. Returns the number of crashes."""
     for crashes in range(MAX_CRASHES):
         worker = StrictWorker(
             NullWorker(
@@ -104,14 +101,14 @@ def serve(frontend, script):
             )
         )
         worker.load()
-        agreement = worker.negotiate(RequestedLimits(max_concurrent_requests=8))
+        agreement = worker.negotiate(RequestedLimits(max_concurrent_requests=8, features=FEATURES))
         worker.warmup()
         scheduler = Scheduler(agreement, SchedulerConfig(), hash_key=b"k" * 32)
         frontend.resume()
         try:
             EngineCore(worker, scheduler, frontend, agreement.limits.depth).run()
         except RuntimeError as error:
-            assert str(error) == "random death", "any other error is one of the core"
+            assert str(error) == "random death", "any other error is an error of the core"
         else:
             scheduler.check()
             return crashes
@@ -127,7 +124,7 @@ def serve(frontend, script):
     st.sampled_from([0.0, 0.03]),
     st.booleans(),
 )
-def test_every_stream_is_right_whatever_the_worker_does(
+def test_every_stream_is_right_with_a_random_worker(
     seed, tokens_per_step, depth, num_blocks, chance, chunked
 ):
     def script(crashes):
@@ -157,8 +154,8 @@ def test_every_stream_is_right_whatever_the_worker_does(
             assert (stream.output_token_ids, frontend.ends[number]) == (tokens, reason)
 
 
-def test_rows_bring_several_tokens_and_engines_die():
-    """What the property above leans on: the jumps happen."""
+def test_rows_sample_several_tokens_and_engines_crash():
+    """The events that the property test depends on do occur."""
     seen = Counter()
 
     class CountingFrontend(Frontend):
@@ -184,8 +181,9 @@ def test_rows_bring_several_tokens_and_engines_die():
 
 
 async def test_streams_of_several_tokens_survive_a_kill(tmp_path):
-    """The real client: engines are killed in mid-stream while rows bring several tokens, three
-    steps in flight.
+    """With the real client, engines are killed in the middle of streams.
+
+    Rows sample several tokens, and three steps are in flight.
     """
     script = {
         "depth": 3,

@@ -1,23 +1,24 @@
-"""The performance card: what it counts, and that it holds no verdict."""
+"""The performance card: its counts, and that it has no pass mark."""
 
 from __future__ import annotations
 
 import msgspec
 import pytest
 
-from tests.conformance.faults import FaultyBackend, in_output, unannounced_compile
+from tests.conformance.faults.steps import unannounced_compile
+from tests.conformance.faults.wrappers import FaultyBackend, in_output
 from tgi.testing.conformance import BackendUnderTest
 from tgi.testing.conformance.performance import PerformanceCard, measure
 
 
 def padded(output, step):
-    """Steps run in shapes of 96 tokens for a prompt of 60, and of twice the rows for decoding."""
+    """Run steps in shapes of 96 tokens for a prompt of 60, and of twice the rows for decoding."""
     num_tokens = step.rows.num_tokens
     shape = 0 if not num_tokens else 96 * num_tokens // 60 if step.added else 2 * num_tokens
     return msgspec.structs.replace(output, num_padded_tokens=shape)
 
 
-def test_the_share_of_padding_is_told(tmp_path):
+def test_the_share_of_padding_is_reported(tmp_path):
     card = measure(BackendUnderTest("reference", in_output(padded), tmp_path))
     assert [figures.prefill_padding_ratio for figures in card.batches] == [pytest.approx(0.375)] * 2
     assert [figures.decode_padding_ratio for figures in card.batches] == [pytest.approx(0.5)] * 2

@@ -1,6 +1,4 @@
-"""The kit on the backends of this repository; what it finds is what the committed scorecards
-say.
-"""
+"""The conformance suite on the backends of this repository gives the committed scorecards."""
 
 from __future__ import annotations
 
@@ -42,17 +40,15 @@ def test_the_scorecard_is_the_committed_one(name, card, options, tmp_path, monke
     )
 
 
-def test_the_matrix_is_made_from_the_scorecards():
+def test_the_matrix_is_generated_from_the_scorecards():
     page = (CARDS / "README.md").read_text(encoding="utf-8")
     assert page == render_matrix(CARDS), (
         "run: python -m tgi.testing.conformance.matrix docs/backends"
     )
 
 
-def test_every_feature_of_the_seam_has_a_check():
-    """But `profile`, which is for tools of the device: nothing of it can be told apart from
-    outside.
-    """
+def test_every_feature_has_a_check():
+    """All features except `profile`, whose effects only tools of the device can see."""
     assert {check.feature for check in ALL_CHECKS} - {""} == FEATURES - {"profile"}
 
 
@@ -72,7 +68,7 @@ def test_checks_are_numbered_once_and_graded():
         (("failed", "passed", "passed", "passed", "passed"), ""),
     ],
 )
-def test_a_grade_needs_all_below_it(statuses, grade):
+def test_a_level_requires_all_lower_levels(statuses, grade):
     checks = [Check(f"C-0{i}", name, "", lambda _: None) for i, name in enumerate(GRADES)]
     results = [Result(check, status) for check, status in zip(checks, statuses, strict=True)]
     assert Scorecard("a", "p", "1", (1, 0), None, results).grade == grade

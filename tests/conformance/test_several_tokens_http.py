@@ -1,6 +1,4 @@
-"""Serving on a worker whose steps bring several tokens: nobody outside can tell it from one that
-brings one.
-"""
+"""Serving with a worker that samples several tokens per step gives the same responses."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ PROMPT = "The quick brown fox"
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory, tiny_model):
-    """(one token in a step, several)."""
+    """Servers with (one token per step, several tokens per step)."""
     folder = tmp_path_factory.mktemp("several")
     with (
         running_server(tiny_model, "reference", folder / "one.log") as one,
@@ -44,7 +42,7 @@ def decode_steps(server):
     return int(found[1]) if found else 0
 
 
-def test_steps_bring_several_tokens(servers):
+def test_steps_sample_several_tokens(servers):
     before = [decode_steps(server) for server in servers]
     for server in servers:
         generate(server, max_new_tokens=21)
@@ -74,7 +72,7 @@ def test_responses_are_equal(servers, parameters):
 
 def test_tokens_after_a_stop_string_are_neither_shown_nor_counted(servers):
     whole = generate(servers[0], max_new_tokens=16)
-    for place in range(3, 7):  # a stop at each place of a row of four tokens
+    for place in range(3, 7):  # a stop string at each place in a row of four tokens
         text = whole["details"]["tokens"][place]["text"]
         one, several = (generate(server, max_new_tokens=16, stop=[text]) for server in servers)
         assert one["details"]["finish_reason"] == "stop_sequence"

@@ -1,5 +1,6 @@
-"""Serving on a device of static shapes: every test of the live server, unchanged, and what a poorer
-device cannot do.
+"""Serving on a device with static shapes.
+
+All tests of the live server run unchanged. Others test a device with fewer features.
 """
 
 from __future__ import annotations
@@ -50,14 +51,14 @@ def post(server, path="/generate", /, **body):
         ({"top_n_tokens": 2}, ("`top_n_tokens`", "`static`")),
     ],
 )
-def test_what_was_not_agreed_is_refused_by_name(poor_server, parameters, words):
+def test_features_that_were_not_negotiated_are_rejected(poor_server, parameters, words):
     response = post(poor_server, **PROMPT, parameters=parameters | {"max_new_tokens": 3})
     assert response.status_code == 422
     assert response.json()["error_type"] == "validation"
     assert [word for word in words if word not in response.json()["error"]] == []
 
 
-def test_what_was_agreed_is_served_with_null_for_log_probabilities(poor_server):
+def test_log_probabilities_are_null_if_not_negotiated(poor_server):
     parameters = {
         "max_new_tokens": 4,
         "top_k": 16,
@@ -73,7 +74,7 @@ def test_what_was_agreed_is_served_with_null_for_log_probabilities(poor_server):
     assert [token["logprob"] for token in tokens] == [None] * 4
 
 
-def test_openai_routes_give_null_for_log_probabilities(poor_server):
+def test_openai_routes_return_null_for_log_probabilities(poor_server):
     body = {
         "model": "tgi",
         "messages": [{"role": "user", "content": "Hello"}],
@@ -89,13 +90,13 @@ def test_openai_routes_give_null_for_log_probabilities(poor_server):
     assert response.json()["usage"]["completion_tokens"] == 3
 
 
-def test_the_full_variant_gives_them(live_server):
+def test_the_full_variant_returns_log_probabilities(live_server):
     response = post(live_server, **PROMPT, parameters={"max_new_tokens": 2, "details": True})
     assert all(token["logprob"] < 0 for token in response.json()["details"]["tokens"])
 
 
-def test_requests_beyond_the_slots_wait_their_turn(live_server):
-    """More clients than slots, each served alone in its prefill step."""
+def test_requests_beyond_the_slots_wait(live_server):
+    """There are more clients than slots. Each sequence is alone in its prefill step."""
     with httpx.Client(timeout=120) as client, ThreadPoolExecutor(12) as pool:
         bodies = [
             {"inputs": "fox " * (i + 1), "parameters": {"max_new_tokens": 8, "ignore_eos": True}}

@@ -1,8 +1,7 @@
-"""Steps in flight under a virtual clock that charges the host: a second one hides the host's work
-from the device.
+"""Steps in flight under a virtual clock: a second step hides the host's work from the device.
 
-Time is counted, never measured: 1 ms for a decision of the scheduler, 0.05 ms for a message, 5 ms
-for a step of the device.
+Time is simulated, not measured: 1 ms for a decision of the scheduler, 0.05 ms for a message, and
+5 ms for a step of the device.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class Clock:
 
 
 class Device:
-    """A worker whose steps take time, one after the other, while the host goes on."""
+    """A worker whose steps take time one after the other, while the host continues."""
 
     def __init__(self, inner, clock):
         self.inner = inner
@@ -66,9 +65,9 @@ class Device:
         self.num_steps += step.rows.num_rows > 0
         self.ends.append(self.free_at)
 
-    def collect(self, timeout):
+    def collect(self):
         self.clock.now = max(self.clock.now, self.ends.pop(0))
-        return self.inner.collect(timeout)
+        return self.inner.collect()
 
     @property
     def idle_share(self):
@@ -76,7 +75,7 @@ class Device:
 
 
 class ChargedScheduler:
-    """The scheduler, whose decisions cost the host time."""
+    """The scheduler, with simulated time for its decisions."""
 
     def __init__(self, inner, clock):
         self.inner = inner
@@ -92,8 +91,9 @@ class ChargedScheduler:
 
 @dataclass
 class Clients:
-    """As many clients as run at a time: each sends its next sequence when it has the last one
-    whole. Some leave early.
+    """A constant number of clients. Each sends a sequence when its previous one has ended.
+
+    Some abort their sequences.
     """
 
     clock: Clock
@@ -122,7 +122,7 @@ class Clients:
             number = output.sequence_id
             if number in self.left:
                 continue
-            assert number not in self.ended, "news after the end"
+            assert number not in self.ended, "there is output after the end"
             self.tokens.setdefault(number, []).extend(output.token_ids)
             if output.finish_reason is not None or output.error is not None:
                 self.ended[number] = output.error or output.finish_reason.value
@@ -137,7 +137,7 @@ class Clients:
             return
         number = self.num_sent
         self.num_sent += 1
-        # The null backend echoes the prompt: where it holds EOS, the stop is seen only when the
+        # The null backend repeats the prompt. If it contains EOS, the stop is known only when the
         # step is collected.
         rng = random.Random(number)
         prompt = [rng.choice([EOS, *range(10, 60)]) for _ in range(rng.randint(5, 30))]
@@ -152,7 +152,9 @@ def serve(depth, **script):
         NullWorker(EngineConfig("null", str(Path()), SPEC), script, RecordingReporter())
     )
     worker.load()
-    agreement = worker.negotiate(RequestedLimits(max_concurrent_requests=NUM_LIVE))
+    agreement = worker.negotiate(
+        RequestedLimits(max_concurrent_requests=NUM_LIVE, features=NullScript().features)
+    )
     worker.warmup()
     device, clients = Device(worker, clock), Clients(clock)
     scheduler = ChargedScheduler(Scheduler(agreement, SchedulerConfig(), clock, b"k" * 32), clock)
@@ -181,9 +183,7 @@ def test_two_steps_in_flight_keep_the_device_busy(two):
 
 
 def test_a_stop_found_late_loses_and_adds_no_token(one, two):
-    """Ended sequences have the same tokens and reasons, though with two steps the token after EOS
-    was computed.
-    """
+    """Sequences have the same tokens and finish reasons, although tokens after EOS are computed."""
     both = one[1].ended.keys() & two[1].ended.keys()
     assert len(both) > NUM_SEQUENCES * 0.8
     assert {one[1].ended[i] for i in both} == {"length", "eos_token"}
@@ -193,8 +193,8 @@ def test_a_stop_found_late_loses_and_adds_no_token(one, two):
 
 
 @pytest.mark.parametrize("depth", [2, 3])
-def test_preemption_stays_right_with_steps_in_flight(one, depth):
-    """Blocks for a fifth of the sequences: they are preempted and computed again."""
+def test_preemption_with_steps_in_flight(one, depth):
+    """There are blocks for a fifth of the sequences, so they are preempted and computed again."""
     _, clients = serve(depth, num_blocks=400)
     assert clients.num_preempted
     for number in clients.ended.keys() & one[1].ended.keys():

@@ -1,4 +1,4 @@
-"""The checks of killed and hanging engines, which need a backend that is installed."""
+"""The checks of killed and hanging engines, which need an installed backend."""
 
 from __future__ import annotations
 
@@ -49,12 +49,11 @@ FAULTS = {
         ),
         {"C-51": "left processes: "},
     ),
-    "another answer after a restart": (
+    "another output after a restart": (
         (
-            "import os; worker._model._spec = struct(worker._model._spec,"
-            " head=struct(worker._model._spec.head, scale=-1.0)) if os.path.exists(config.cache_dir"
-            " + '/second') else open(config.cache_dir + '/second', 'w').close() or"
-            " worker._model._spec"
+            "import os; model = worker._part._model; model._spec = struct(model._spec,"
+            " head=struct(model._spec.head, scale=-1.0)) if os.path.exists(config.cache_dir"
+            " + '/second') else open(config.cache_dir + '/second', 'w').close() or model._spec"
         ),
         {"C-52": "the reference chose"},
     ),
@@ -63,7 +62,7 @@ FAULTS = {
 
 @pytest.fixture
 def install(tmp_path):
-    """Put a package with that fault beside everything else."""
+    """Install a package with the fault."""
 
     def put(fault):
         (tmp_path / "tgi_faulty.py").write_text(BACKEND.replace("{fault}", fault))
@@ -77,7 +76,7 @@ def install(tmp_path):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_a_killed_or_hanging_engine_does_is_seen(fault, install):
+def test_faults_of_killed_or_hanging_engines_are_detected(fault, install):
     code, expected = FAULTS[fault]
     command = [sys.executable, "-m", "tgi", "conformance", "faulty", "--only", ",".join(expected)]
     done = subprocess.run(command, env=install(code), capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The option table and the rules by which it is read."""
+"""The option table, and the parsing of flags and environment variables."""
 
 import pytest
 
@@ -17,9 +17,10 @@ from tgi.config import (
 )
 from tgi.errors import ConfigError
 
-# Option, default: TGI 3's launcher, `text-generation-launcher --help`.
+# The options of TGI 3 and their defaults, from `text-generation-launcher --help`.
 TGI_OPTIONS = {
-    "model-id": None,  # TGI: bigscience/bloom-560m; without a model the demo is served
+    # TGI's default is bigscience/bloom-560m. Our default is the demo model.
+    "model-id": None,
     "revision": None,
     "validation-workers": 2,
     "sharded": None,
@@ -80,7 +81,7 @@ def parse(*arguments, **variables):
     return parse_arguments(arguments, variables, ["null"]).options
 
 
-def test_every_option_of_tgi_is_there_and_one_of_ours():
+def test_the_options_are_those_of_tgi_and_one_of_ours():
     assert {row.flag.removeprefix("--"): row.default for row in OPTIONS} == {
         **TGI_OPTIONS,
         "backend": "auto",
@@ -88,14 +89,14 @@ def test_every_option_of_tgi_is_there_and_one_of_ours():
     assert parse() == ServeOptions()
 
 
-def test_variables_have_tgis_names():
+def test_environment_variables_have_tgis_names():
     by_flag = {row.flag: row.environment for row in OPTIONS}
     assert by_flag["--max-batch-prefill-tokens"] == "MAX_BATCH_PREFILL_TOKENS"
     assert by_flag["--env"] == ""
     assert parse(ENV="true").env is False
 
 
-def test_the_command_line_beats_the_environment():
+def test_the_command_line_has_priority_over_the_environment():
     assert parse("--port", "81", PORT="80").port == 81
     assert parse(PORT="80").port == 80
 
@@ -107,7 +108,7 @@ def test_spellings_of_a_value(words):
     assert parse(*words).port == 81
 
 
-def test_a_bare_word_is_the_model():
+def test_a_positional_argument_is_the_model():
     assert parse("owner/name", "--port", "1").model_id == "owner/name"
 
 
@@ -138,7 +139,7 @@ def test_values_have_their_types():
     assert (options.env, options.api_key) == (True, "")
 
 
-def test_an_empty_variable_counts_as_given():
+def test_an_empty_variable_counts_as_set():
     assert parse(API_KEY="").api_key == ""
     with pytest.raises(
         UsageError, match=r"invalid value '' for '--port' \(from the variable 'PORT'\)"
@@ -147,7 +148,7 @@ def test_an_empty_variable_counts_as_given():
 
 
 @pytest.mark.parametrize("value", ["1", "True", "yes", "", "on"])
-def test_a_boolean_variable_takes_only_true_or_false(value):
+def test_a_boolean_variable_accepts_only_true_or_false(value):
     assert parse(JSON_OUTPUT="true").json_output
     assert not parse(JSON_OUTPUT="false").json_output
     with pytest.raises(UsageError, match="possible values: true, false"):
@@ -176,7 +177,7 @@ def test_a_boolean_variable_takes_only_true_or_false(value):
         (["--cuda-graphs", "1,,2"], "invalid value '' for '--cuda-graphs'"),
     ],
 )
-def test_usage_errors_say_what_is_wrong(words, text):
+def test_usage_errors_have_a_clear_message(words, text):
     with pytest.raises(UsageError, match=text):
         parse(*words)
 
@@ -212,7 +213,7 @@ def test_usage_errors_say_what_is_wrong(words, text):
             "Only 1 can be set between `dtype` and `quantize`",
         ),
         ({"cuda_memory_fraction": float("nan")}, "`cuda_memory_fraction` must be > 0 and <= 1"),
-        ({"cors_allow_origin": ("*", "a")}, "`cors_allow_origin` is `\\*` and an origin"),
+        ({"cors_allow_origin": ("*", "a")}, "`cors_allow_origin` contains both `\\*` and an"),
     ],
 )
 def test_contradictions(values, text):
@@ -220,7 +221,7 @@ def test_contradictions(values, text):
         check_options(ServeOptions(**values))
 
 
-def test_options_that_agree_pass():
+def test_consistent_options_are_accepted():
     check_options(
         ServeOptions(
             max_input_tokens=8,
@@ -235,7 +236,7 @@ def test_options_that_agree_pass():
     assert num_shard_of(ServeOptions()) == 1
 
 
-def test_an_option_without_effect_says_so_once_it_is_set():
+def test_an_option_without_effect_is_reported_if_it_is_set():
     assert notes_on_options(ServeOptions()) == ()
     (note,) = notes_on_options(ServeOptions(prometheus_port=9001))
     assert (
@@ -243,7 +244,7 @@ def test_an_option_without_effect_says_so_once_it_is_set():
     )
 
 
-def test_only_addresses_are_listened_on():
+def test_a_hostname_that_is_no_address_becomes_any_address():
     assert bind_address(ServeOptions(hostname="::1")) == ("::1", "")
     assert bind_address(ServeOptions(hostname="b2f1c0")) == (
         "0.0.0.0",
@@ -286,7 +287,7 @@ def test_variables_without_a_flag():
 @pytest.mark.parametrize(
     ("text", "port"), [("8080", 8080), ("", None), ("x", None), ("70000", None), ("-1", None)]
 )
-def test_vertex_ai_names_the_port(text, port):
+def test_vertex_ai_variables(text, port):
     environment = read_environment(
         {"AIP_HTTP_PORT": text, "AIP_PREDICT_ROUTE": "/p", "AIP_HEALTH_ROUTE": ""}
     )

@@ -1,5 +1,5 @@
-"""Many streams at once on a real model: none fails, each has its tokens, and nothing is left
-over.
+"""Many concurrent streams on a real model: none fails, each returns all its tokens, and the batch
+and the queue are empty afterwards.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ NUM_TOKENS = 24
 
 
 async def stream(client, number):
-    """Tokens of one stream, with a prompt of its own length."""
+    """Send one streaming request, whose prompt length depends on `number`. Returns its events."""
     parameters = {
         "max_new_tokens": NUM_TOKENS,
         "ignore_eos": True,
@@ -42,7 +42,7 @@ def server(tiny_model, tmp_path):
         yield server
 
 
-async def test_concurrent_streams_end_whole(server):
+async def test_concurrent_streams_are_complete(server):
     async with httpx.AsyncClient(
         base_url=server.url, timeout=120, limits=httpx.Limits(max_connections=64)
     ) as client:
@@ -60,7 +60,7 @@ async def test_concurrent_streams_end_whole(server):
         assert after["tgi_queue_size"] == 0
         assert after["tgi_request_success"] >= NUM_STREAMS
         assert not [name for name in after if name.startswith("tgi_request_failure")]
-        # The same prompt and seed give the same text among many as alone.
+        # The same prompt and seed yield the same tokens alone as in a batch with other sequences.
         alone = await stream(client, 5)
         assert [event["token"]["id"] for event in alone] == [
             event["token"]["id"] for event in results[5]

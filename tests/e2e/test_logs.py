@@ -1,4 +1,4 @@
-"""JSON logs, traces over gRPC from a whole server, and no word of a user in either."""
+"""JSON logs and gRPC traces of a running server. Neither contains any text from a user."""
 
 import json
 
@@ -12,7 +12,7 @@ CANARY = "canary-7f3a"
 
 
 def requests():
-    """Requests that carry the canary everywhere a user can write, good and bad ones."""
+    """Valid and invalid requests that contain the canary in every field that accepts free text."""
     message = {"role": "user", "content": CANARY}
     short = {"max_new_tokens": 2}
     yield "/generate", {"inputs": CANARY, "parameters": short}
@@ -43,7 +43,7 @@ def requests():
 
 @pytest.fixture(scope="module")
 def log_and_spans(tmp_path_factory, tiny_model):
-    """The log and the spans of a server that got all requests, at the most talkative level."""
+    """The log and the spans of a server after all requests, at log level `trace`."""
     log = tmp_path_factory.mktemp("logs") / "log"
     with pytest.MonkeyPatch.context() as patch, grpc_collector() as received:
         patch.setenv("LOG_LEVEL", "trace")
@@ -83,7 +83,7 @@ def test_no_user_text_is_logged(log_and_spans):
     assert CANARY not in log_and_spans[0]
 
 
-def test_no_user_text_is_in_a_span(log_and_spans):
+def test_no_span_contains_user_text(log_and_spans):
     received = log_and_spans[1]
     names = {span.name for span in received.spans()}
     assert {

@@ -1,4 +1,4 @@
-"""The README's first screen, run as it is written, on a port of its own."""
+"""The commands at the start of the README, run as written except for the port."""
 
 import json
 import os
@@ -20,8 +20,11 @@ def blocks(language):
 
 
 def served_command(line, port):
-    """What make would run for this line, with this interpreter in place of the one in .venv."""
-    # Under `make test` this would be a make within make, which inherits flags and says more.
+    """Return the command that make would run for this line, with this Python interpreter instead of
+    the one in .venv.
+    """
+    # Under `make test` the variables MAKE* are set. They would pass on flags to this make and
+    # change its output.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     shown = subprocess.run(
         [
@@ -42,7 +45,7 @@ def served_command(line, port):
     return [sys.executable, "-m", "tgi", *arguments]
 
 
-def test_the_first_screen_works(tmp_path):
+def test_the_first_commands_work(tmp_path):
     run_block, curl_block = blocks("sh")[:2]
     (response_block,) = blocks("json")
     assert run_block.strip() == "make serve PORT=3000"
@@ -68,7 +71,7 @@ def test_the_first_screen_works(tmp_path):
         process.wait(30)
     assert response.status_code == 200
     assert response.json().keys() == json.loads(response_block).keys()
-    # Word for word it may differ by the last bit of another processor's arithmetic.
+    # The text may differ in some words, because rounding depends on the processor.
     assert "machine learning" in json.loads(response_block)["generated_text"]
     assert "learning" in response.json()["generated_text"]
     text = log.read_text()

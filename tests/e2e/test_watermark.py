@@ -1,5 +1,5 @@
-"""The watermark from end to end: a real model writes it when asked to, and the detector tells the
-texts apart.
+"""The watermark end to end: a real model adds it on request, and the detector separates texts with
+a watermark from texts without.
 """
 
 import httpx
@@ -12,8 +12,10 @@ from tgi.testing.watermark import detect_watermark
 PROMPT = "How are you today?"
 NUM_TOKENS = 100
 SEEDS = (1, 2, 3)
-CHANCE = 4  # standard deviations
-DELTA = "8.0"  # strong, so that a short text shows it
+# A text has a watermark if its z-score is above this number of standard deviations.
+THRESHOLD = 4
+# A large value, so that the detector finds the watermark in a short text.
+DELTA = "8.0"
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,9 @@ def url(tmp_path_factory):
 
 
 def z_score(url, seed, **requested):
-    """How far above chance the share of preferred tokens lies in one generated text."""
+    """Generate one text. Returns the z-score of its share of preferred tokens: the number of
+    standard deviations above the share expected by chance.
+    """
     sampling = {
         "do_sample": True,
         "temperature": 1.5,
@@ -44,7 +48,7 @@ def z_score(url, seed, **requested):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_watermark_is_found_where_it_was_asked_for_and_nowhere_else(url, seed):
+def test_a_watermark_is_found_if_and_only_if_it_was_requested(url, seed):
     marked, plain = z_score(url, seed, watermark=True), z_score(url, seed)
     print(f"{marked:.1f} with a watermark, {plain:.1f} without")
-    assert marked > CHANCE > abs(plain)
+    assert marked > THRESHOLD > abs(plain)

@@ -1,5 +1,5 @@
-"""The wheels that `make dist` builds: what they hold and say, and that they install alone into a
-clean environment and serve.
+"""The wheels that `make dist` builds: their files and metadata, and a server installed from them in
+a clean environment.
 """
 
 import os
@@ -13,24 +13,26 @@ from email.parser import Parser
 import httpx
 import pytest
 
+from tests.core.house.members import members_of
 from tests.core.house.sources import CORE, ROOT
 from tests.live_server import free_port, wait_ready
 from tgi import __version__
 
-MEMBERS = (".", "backends/torch", "backends/cpu", "backends/tpu")
+MEMBERS = members_of(ROOT)
 
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory):
-    """Wheels of all members, by distribution name."""
+    """The wheels of all workspace members, by distribution name."""
     folder, sources = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("sources") / "tgi"
-    # A copy: what an earlier build left in the checkout would end up in the wheels.
+    # Build from a copy, because the output of an earlier build in the checkout would be included
+    # in the wheels.
     shutil.copytree(
         ROOT,
         sources,
         ignore=shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__"),
     )
-    for member in MEMBERS:
+    for member in (".", *(member.folder for member in MEMBERS)):
         command = [
             sys.executable,
             "-m",
@@ -52,13 +54,13 @@ def metadata_of(wheel):
 
 @pytest.mark.long
 def test_every_member_becomes_a_wheel(wheels):
-    assert sorted(wheels) == ["tgi", "tgi_cpu", "tgi_torch", "tgi_tpu"]
+    assert sorted(wheels) == sorted(["tgi", *(member.package for member in MEMBERS)])
     assert {metadata_of(wheel)["Version"] for wheel in wheels.values()} == {"4.0.0.dev0"}
     assert {metadata_of(wheel)["License-Expression"] for wheel in wheels.values()} == {"Apache-2.0"}
 
 
 @pytest.mark.long
-def test_the_core_requires_no_framework_and_holds_every_file(wheels):
+def test_the_core_requires_no_framework_and_contains_every_file(wheels):
     required = [
         line
         for line in metadata_of(wheels["tgi"]).get_all("Requires-Dist")
@@ -79,29 +81,25 @@ def test_the_core_requires_no_framework_and_holds_every_file(wheels):
 
 
 @pytest.mark.long
+def download_wheels(dist, folder):
+    """Download the wheels of the package in `dist` and of all its requirements."""
+    torch = subprocess.check_output(
+        [sys.executable, "-c", "import torch; print(torch.__version__.split('+')[0])"], text=True
+    )
+    command = [sys.executable, "-m", "pip", "download", "-q", "-d", folder, "--find-links", dist]
+    # Pin the exact version, because another project on the public index is named `tgi`.
+    wanted = (f"tgi[cpu]=={__version__}", f"torch=={torch.strip()}")
+    subprocess.run([*command, "-c", str(ROOT / "constraints.txt"), *wanted], check=True)
+
+
 def test_wheels_install_without_an_index_and_serve(wheels, tmp_path):
-    """Third-party wheels come from the folder in TGI_WHEELHOUSE, or are fetched into one first."""
+    """Third-party wheels are taken from the folder in TGI_WHEELHOUSE. If the variable is not set,
+    they are downloaded first.
+    """
     third_party = os.environ.get("TGI_WHEELHOUSE") or str(tmp_path / "wheelhouse")
     dist = str(wheels["tgi"].parent)
     if "TGI_WHEELHOUSE" not in os.environ:
-        torch = subprocess.check_output(
-            [sys.executable, "-c", "import torch; print(torch.__version__.split('+')[0])"],
-            text=True,
-        )
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "-q",
-            "-d",
-            third_party,
-            "--find-links",
-            dist,
-        ]
-        # The exact version: on the public index the name belongs to another package.
-        wanted = (f"tgi[cpu]=={__version__}", f"torch=={torch.strip()}")
-        subprocess.run([*command, "-c", str(ROOT / "constraints.txt"), *wanted], check=True)
+        download_wheels(dist, third_party)
     venv.create(tmp_path / "clean", with_pip=True)
     python = str(tmp_path / "clean" / "bin" / "python")
     install = [

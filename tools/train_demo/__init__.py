@@ -1,3 +1,4 @@
-"""Training of the demo model: text, tokenizer, model, loop, export and evaluation. See
-docs/demo-model.md.
+"""Training of the demo model: training text, tokenizer, model, training loop, export, evaluation.
+
+See docs/demo-model.md.
 """

@@ -1,5 +1,5 @@
-"""Batches of tokens: conversations packed into rows of a few fixed lengths, so that each length is
-compiled once.
+"""Batches of tokens: conversations are packed into rows of a few fixed lengths, so that the model
+is compiled once per length.
 """
 
 from __future__ import annotations
@@ -15,40 +15,40 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from tools.train_demo.chat_format import segments
-from tools.train_demo.generator import conversations
+from tools.train_demo.text.generator import conversations
 
 __all__ = ["Batch", "pool_batches"]
 
 LENGTHS = (96, 256, 768)
-"""Tokens of a row. Most conversations fit into the shortest, where attention costs least; what fits
-into none is cut.
+"""The row lengths in tokens. Most conversations fit into the shortest length, in which attention
+takes the least time. Conversations that do not fit into the longest row are truncated.
 """
 IGNORED = -100
 
 Row = list[tuple[list[int], list[int]]]
-"""The conversations of a row, each as its tokens and targets."""
+"""The conversations of a row, each as a pair of tokens and targets."""
 
 
 class Batch(NamedTuple):
-    """Arrays [rows, length] of int64."""
+    """The arrays of a training step, each int64 (rows, length)."""
 
     tokens: Tensor
     targets: Tensor
-    """The next token, or -100 where nothing is learned."""
+    """The next token, or -100 if the position has no loss."""
     documents: Tensor
-    """Which conversation of its row a token belongs to; -1 behind the last."""
+    """The number of the conversation in its row to which a token belongs, or -1 for padding."""
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of conversations, without the padding."""
+        """Number of tokens without padding."""
         return int((self.documents >= 0).sum())
 
 
 def pool_batches(
     tokenizer: Tokenizer, seed: int, pool: int, pool_size: int, batch_tokens: int
 ) -> Iterator[Batch]:
-    """The batches of one pool of conversations, in an order that the seed fixes; each has
-    `batch_tokens` places.
+    """Yield the batches of one pool of conversations, each with `batch_tokens` tokens including
+    padding. Their order depends only on the seed and the pool.
     """
     drawn = [
         segments(conversation) for conversation in conversations(seed, pool * pool_size, pool_size)
@@ -81,8 +81,8 @@ def pool_batches(
 
 
 def _packed(found: Row) -> dict[int, list[Row]]:
-    """Rows by their length: the longest conversations first, each into the row with the least room
-    that suffices.
+    """Return packed rows by length. Conversations are placed from the longest to the shortest, each
+    into the row with the least free space that is sufficient (best fit).
     """
     rows: dict[int, list[Row]] = {length: [] for length in LENGTHS}
     by_room: list[list[Row]] = [[] for _ in range(LENGTHS[-1])]

@@ -1,10 +1,10 @@
-"""The text of a conversation: the chat template, and the same text in segments that are trained on
-or not.
+"""The text of a conversation: the chat template, and the same text in segments with a flag for the
+segments on which the model is trained.
 """
 
 from __future__ import annotations
 
-from tools.train_demo.generator import Conversation
+from tools.train_demo.text.generator import Conversation
 
 __all__ = ["CHAT_TEMPLATE", "END", "PAD", "SPECIAL_TOKENS", "START", "segments"]
 
@@ -13,7 +13,7 @@ START = "<|im_start|>"
 END = "<|im_end|>"
 SPECIAL_TOKENS = (PAD, START, END)
 
-# Tools are shown as signatures, which are shorter than their schemas: get_weather(city: string).
+# Tools are written as signatures such as get_weather(city: string), because schemas are longer.
 CHAT_TEMPLATE = """\
 {%- if tools -%}
 {{ '<|im_start|>tools' }}
@@ -43,9 +43,10 @@ CHAT_TEMPLATE = """\
 
 
 def segments(conversation: Conversation) -> list[tuple[str, bool]]:
-    """The conversation's text in order; true marks what the model is to write itself.
+    """Return the text of a conversation in segments, each with True if the model has to generate
+    it.
 
-    A raw conversation ends with the same token as a turn, so that one end token serves all.
+    A raw conversation ends with the same end token as a turn, so that there is only one end token.
     """
     if conversation.raw:
         question, answer = (message["content"] for message in conversation.messages)

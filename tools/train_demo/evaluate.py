@@ -1,16 +1,14 @@
-"""Ask the held-out prompts greedily and print the table of scores.
+"""Generate answers to the held-out prompts with greedy decoding and print the table of scores.
 
     python -m tools.train_demo.evaluate --url http://localhost:3000
-        over the HTTP API of a running server
+        uses the HTTP API of a running server
     python -m tools.train_demo.evaluate --checkpoint build/train_demo/main
-        in this process, while training goes on
+        runs a checkpoint in this process, also during training
     python -m tools.train_demo.evaluate --url http://localhost:3000 --draft build/train_demo/draft
-                                                                               how often a draft
-                                                                               guesses the server's
-                                                                               next token
+        prints how many of the server's tokens the draft model predicts
 
-Wrong answers are listed below the table. With --card the table takes the place of the one in the
-model card and in its copy beside the weights.
+Wrong answers are listed below the table. With --card the table replaces the table in the model card
+and in the copy of the card next to the weights.
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ RAW_PROMPT = "What is Deep Learning?"
 
 
 def render(prompt: Prompt) -> str:
-    """The prompt's text through the chat template."""
+    """Return the text of a prompt, rendered with the chat template."""
     template = jinja2.Environment(
         trim_blocks=True, lstrip_blocks=True, autoescape=False
     ).from_string(CHAT_TEMPLATE)
@@ -51,7 +49,9 @@ def render(prompt: Prompt) -> str:
 
 
 def ask_checkpoint(directory: Path) -> tuple[list[Answer], str]:
-    """Answers of a checkpoint in training, and its raw continuation of the first example."""
+    """Return the answers of a training checkpoint, and its continuation of `RAW_PROMPT` without the
+    chat template.
+    """
     model, tokenizer = _load(directory)
     texts = [render(prompt) for prompt in prompts()]
     *written, raw = greedy(model, tokenizer, [*texts, RAW_PROMPT], MAX_NEW_TOKENS)
@@ -61,8 +61,8 @@ def ask_checkpoint(directory: Path) -> tuple[list[Answer], str]:
 
 
 def _load(directory: Path) -> tuple[Llama, Tokenizer]:
-    """The model of a training directory, rounded to bf16 as it is exported, and the tokenizer
-    beside it.
+    """Return the model in a training directory, rounded to bf16 as in the export, and its
+    tokenizer.
     """
     saved = torch.load(directory / "checkpoint.pt", weights_only=True)["model"]
     model = Llama(MAIN if saved["model.norm.weight"].numel() == MAIN.hidden_size else DRAFT)
@@ -71,8 +71,9 @@ def _load(directory: Path) -> tuple[Llama, Tokenizer]:
 
 
 def ask_server(url: str) -> tuple[list[Answer], str]:
-    """Answers of a running server: tool prompts raw through /generate, so that no grammar helps;
-    all others through chat.
+    """Return the answers of a running server, and its continuation of `RAW_PROMPT`. Prompts with
+    tools are sent to /generate, so that no grammar constrains the answer. All others are sent to
+    /v1/chat/completions.
     """
     post = _poster(url)
     with ThreadPoolExecutor(8) as pool:
@@ -84,7 +85,9 @@ def ask_server(url: str) -> tuple[list[Answer], str]:
 
 
 def ask_draft(url: str, directory: Path) -> tuple[int, int]:
-    """Of how many tokens in the server's answers the draft in `directory` guesses how many."""
+    """Return how many tokens of the server's answers the draft model in `directory` predicts, and
+    the number of all tokens.
+    """
     post = _poster(url)
     draft, tokenizer = _load(directory)
     parameters = {"max_new_tokens": MAX_NEW_TOKENS, "details": True}
@@ -124,7 +127,7 @@ def _poster(url: str) -> Callable[[str, dict[str, Any]], Any]:
 
 
 def write_into_card(table: str) -> None:
-    """Replace the card's table of scores, and the copy of the card."""
+    """Replace the table of scores in the model card and in its copy."""
     card = CARD.read_text(encoding="utf-8")
     before, head, rest = card.partition("| Held-out prompts |")
     assert head, f"no table of scores in {CARD}"
@@ -138,7 +141,7 @@ def write_into_card(table: str) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -152,7 +155,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     if arguments.draft and not arguments.url:
-        parser.error("--draft needs --url: the answers come from a running server")
+        parser.error("--draft requires --url, because a running server generates the answers")
     if arguments.draft:
         hits, total = ask_draft(arguments.url, arguments.draft)
         print(f"{hits} of {total} tokens: {100 * hits / total:.1f} %")

@@ -1,8 +1,8 @@
-"""Write a trained model as a checkpoint in Hugging Face's format, and the picture of its loss.
+"""Write a trained model as a checkpoint in Hugging Face's format, and a plot of its loss.
 
-python -m tools.train_demo.export build/train_demo/main core/tgi/demo/model --curve
-docs/demo-model-loss.png python -m tools.train_demo.export build/train_demo/draft
-core/tgi/demo/draft --draft
+python -m tools.train_demo.export --curve docs/demo-model-loss.png
+    build/train_demo/main core/tgi/demo/model
+python -m tools.train_demo.export --draft build/train_demo/draft core/tgi/demo/draft
 """
 
 from __future__ import annotations
@@ -58,17 +58,17 @@ def export(source: Path, target: Path, is_draft: bool) -> None:
 
 
 def draw_curve(sources: Sequence[Path], picture: Path) -> None:
-    """Draw the loss over the tokens seen, single steps pale and their running mean dark; each run
-    goes on where the last one ended.
+    """Plot the loss over the number of training tokens: single steps in a pale colour and their
+    running mean in a dark one. Each run in `sources` continues the previous run.
     """
-    import matplotlib.pyplot as plt  # noqa: PLC0415 - needed for the picture alone
+    import matplotlib.pyplot as plt  # noqa: PLC0415 - needed only for the plot
 
     rows: list[dict[str, float]] = []
     for source in sources:
         before = rows[-1]["tokens"] if rows else 0
         lines = map(json.loads, (source / "loss.jsonl").read_text(encoding="utf-8").splitlines())
-        # Steps after the last checkpoint of an interrupted run were taken again; the later ones
-        # count.
+        # After an interruption, the steps since the last checkpoint are in the log twice. The later
+        # entry is used.
         rows += [
             {**row, "tokens": before + row["tokens"]}
             for row in {line["step"]: line for line in lines}.values()
@@ -94,16 +94,16 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", type=Path, help="a directory of tools.train_demo.train")
     parser.add_argument("target", type=Path, help="the directory to write")
     parser.add_argument("--draft", action="store_true")
-    parser.add_argument("--curve", type=Path, help="file for the picture of the loss")
+    parser.add_argument("--curve", type=Path, help="file for the plot of the loss")
     parser.add_argument(
-        "--former", type=Path, help="the run whose weights this one began with, for the picture"
+        "--former", type=Path, help="the run with whose weights this run started, for the plot"
     )
     arguments = parser.parse_args()
     export(arguments.source, arguments.target, arguments.draft)

@@ -1,6 +1,4 @@
-"""Greedy text from a model in training, without a server: every step runs the whole sequence
-again.
-"""
+"""Greedy decoding with a model in training, without a server and without a KV cache."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ ROWS = 32
 def greedy(
     model: Llama, tokenizer: Tokenizer, texts: Sequence[str], max_new_tokens: int
 ) -> list[tuple[str, bool]]:
-    """The continuation of each text, and whether it ended by itself."""
+    """Return the continuation of each text, and whether it ended with the end token."""
     prompts = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
     return [
         (tokenizer.decode(ids), is_ended)
@@ -34,7 +32,9 @@ def greedy(
 def greedy_ids(
     model: Llama, tokenizer: Tokenizer, prompts: Sequence[list[int]], max_new_tokens: int
 ) -> list[tuple[list[int], bool]]:
-    """The same in tokens; the end token is left out. Prompts of similar length run together."""
+    """Return the tokens of each continuation without the end token, and whether it ended with the
+    end token. Prompts of similar length are batched.
+    """
     end = tokenizer.token_to_id(END)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     found: list[tuple[list[int], bool]] = [([], False)] * len(prompts)
@@ -60,11 +60,11 @@ def greedy_ids(
 
 @torch.inference_mode()
 def agreement(draft: Llama, answers: Sequence[tuple[list[int], list[int]]]) -> tuple[int, int]:
-    """How many tokens of another model's greedy answers the draft would have guessed, and of how
-    many.
+    """Return how many tokens of another model's greedy answers the draft model predicts, and the
+    number of all tokens.
 
-    `answers` are pairs of prompt and answer. The draft sees the answer itself up to each token, as
-    in speculative decoding.
+    `answers` are pairs (prompt, answer). The draft model predicts each token from the prompt and
+    the preceding tokens of the answer, as in speculative decoding.
     """
     hits = total = 0
     for prompt, answer in answers:
@@ -76,7 +76,7 @@ def agreement(draft: Llama, answers: Sequence[tuple[list[int], list[int]]]) -> t
 
 
 def _next_tokens(model: Llama, rows: list[list[int]]) -> Tensor:
-    """The most likely next token of each row [rows]."""
+    """Return the most likely next token of each row, (rows)."""
     last = torch.tensor([len(row) - 1 for row in rows])
     padded = torch.zeros(len(rows), int(last.max()) + 1, dtype=torch.long)
     for index, row in enumerate(rows):

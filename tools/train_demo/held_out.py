@@ -1,8 +1,8 @@
-"""The prompts that are kept out of training, written by hand, and the rules that keep them out.
+"""The held-out prompts, which are written by hand, and the rules that exclude them from training.
 
-A line of `held_out.jsonl` has a `group`, the `messages`, and what a right answer shows: regular
-expressions in `expect`, a JSON `schema`, or a tool `call`. Sums, words, lists and spans are kept
-out by value as well, whatever the question around them.
+A line of `held_out.jsonl` contains a `group`, the `messages`, and the expectation of the answer:
+regular expressions in `expect`, a JSON `schema`, or a tool `call`. Sums, words, lists, spans and
+numbers are also excluded by value, in any question.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tools.train_demo.wording import normalise
+from tools.train_demo.text.wording import normalise
 
 __all__ = ["HeldOut", "Prompt", "held_out", "prompts"]
 
@@ -23,7 +23,7 @@ PATH = Path(__file__).with_name("held_out.jsonl")
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """One line of the file."""
+    """One line of the file. `excluded` contains the values that are excluded from training."""
 
     group: str
     messages: list[dict[str, str]]
@@ -37,12 +37,12 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """Everything the generator must not produce. Questions are normalised; lists are compared
-    without their order.
+    """The questions and values that the generator must not produce. Questions are normalised, and
+    lists are compared without regard to order.
     """
 
     questions: dict[str, tuple[str, ...]]
-    """Every question, under the one of its words that the fewest others hold."""
+    """The questions, indexed by that word of each question which occurs in the fewest questions."""
     pairs: frozenset[tuple[int, int]]
     words: frozenset[str]
     items: frozenset[tuple[str, ...]]
@@ -50,7 +50,7 @@ class HeldOut:
     numbers: frozenset[tuple[str, int]]
 
     def has_question(self, text: str) -> bool:
-        """Whether a held-out question occurs in `text`, as a whole or as a part."""
+        """Return whether `text` contains a held-out question."""
         question = f" {normalise(text)} "
         return any(
             f" {known} " in question
@@ -59,17 +59,17 @@ class HeldOut:
         )
 
     def has_pair(self, a: int, b: int) -> bool:
-        """Whether a + b or b + a is asked for."""
+        """Return whether a prompt asks for a + b or b + a."""
         return (a, b) in self.pairs or (b, a) in self.pairs
 
     def has_items(self, items: list[Any]) -> bool:
-        """Whether a list of these items is asked for, in any order."""
+        """Return whether a prompt contains a list of these items in any order."""
         return tuple(sorted(map(str, items))) in self.items
 
 
 @functools.cache
 def prompts() -> tuple[Prompt, ...]:
-    """The file's prompts in order."""
+    """Return the prompts in the order of the file."""
     known = {field.name for field in dataclasses.fields(Prompt)}
     found = []
     for line in PATH.read_text(encoding="utf-8").splitlines():
@@ -81,7 +81,7 @@ def prompts() -> tuple[Prompt, ...]:
 
 @functools.cache
 def held_out() -> HeldOut:
-    """The rules, collected from the file."""
+    """Return the exclusion rules for all prompts in the file."""
     rows = prompts()
     return HeldOut(
         questions=_by_rarest_word([normalise(row.messages[-1]["content"]) for row in rows]),

@@ -1,6 +1,4 @@
-"""A Llama decoder in plain torch, small enough to read. Tensor names are those of the Hugging Face
-checkpoint.
-"""
+"""A Llama decoder in plain torch. The tensor names are those of the Hugging Face checkpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ __all__ = ["DRAFT", "MAIN", "Llama", "Shape"]
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """The sizes of a model."""
+    """The dimensions of a model."""
 
     vocab_size: int
     hidden_size: int
@@ -30,7 +28,7 @@ class Shape:
     rms_norm_eps: float = 1e-5
 
     def config(self, end: int, pad: int) -> dict[str, Any]:
-        """config.json of the checkpoint."""
+        """Return the contents of the checkpoint's config.json."""
         return {
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
@@ -73,8 +71,8 @@ class _Attention(nn.Module):
         self.o_proj = nn.Linear(shape.num_heads * shape.head_dim, shape.hidden_size, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        # Written out: over these short rows the fused operation's backward pass takes longer on a
-        # CPU than all the rest.
+        # Attention is computed explicitly. On a CPU and with these short rows, the backward pass of
+        # the fused operation takes longer than the rest of the step.
         batch, length, _ = x.shape
         q = self.q_proj(x).view(batch, length, self.num_heads, self.head_dim).transpose(1, 2)
         k = self.k_proj(x).view(batch, length, self.num_kv_heads, self.head_dim).transpose(1, 2)
@@ -119,8 +117,8 @@ class _Body(nn.Module):
 
 
 class Llama(nn.Module):
-    """Tokens [batch, length] to final hidden vectors [batch, length, hidden]; the head is the
-    embedding.
+    """Maps tokens (batch, length) to the final hidden vectors (batch, length, hidden). The output
+    head and the embedding share their weights.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -141,10 +139,11 @@ class Llama(nn.Module):
         self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
-        """`documents` [batch, length] tells apart the texts that share a row: a token sees the
-        earlier ones of its own text.
+        """Run the decoder. `documents` (batch, length) are the numbers of the texts in a row. A
+        token attends only to itself and earlier tokens of the same text.
 
-        Rotary positions are relative, so every text of a row is computed as if it began at zero.
+        Positions count from the start of the row. Because rotary positions are relative, each text
+        has the same result as at the start of a row.
         """
         length = tokens.shape[1]
         mask = torch.ones(length, length, dtype=torch.bool).tril()
@@ -157,7 +156,7 @@ class Llama(nn.Module):
         return self.model.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden vectors [..., hidden] to logits [..., vocab]."""
+        """Return the logits (..., vocab) for hidden vectors (..., hidden)."""
         return functional.linear(hidden, self.model.embed_tokens.weight)
 
 

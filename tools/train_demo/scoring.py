@@ -1,4 +1,4 @@
-"""Whether an answer to a held-out prompt is right, and the table of scores."""
+"""Checks of the answers to held-out prompts, and the table of scores."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GROUPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What the model wrote to a prompt, and whether it ended by itself."""
+    """The model's answer to a prompt, and whether it ended with the end token."""
 
     prompt: Prompt
     text: str
@@ -36,7 +36,7 @@ class Answer:
 
 
 def is_right(answer: Answer) -> bool:
-    """Whether the answer shows what its prompt expects."""
+    """Return whether the answer meets the expectation of its prompt."""
     prompt = answer.prompt
     if prompt.schema is not None:
         return is_valid_json(answer.text, prompt.schema)
@@ -46,13 +46,13 @@ def is_right(answer: Answer) -> bool:
 
 
 def has_right_values(answer: Answer) -> bool:
-    """Whether a JSON answer also holds the values of the sentence, letter by letter."""
+    """Return whether a JSON answer also contains exactly the values in the sentence."""
     return is_right(answer) and json.loads(answer.text) == answer.prompt.values
 
 
 def is_valid_json(text: str, schema: dict[str, Any]) -> bool:
-    """Whether `text` is an object with the schema's required keys, its types, and no other key if
-    it forbids them.
+    """Return whether `text` is a JSON object with the required keys and the types of the schema,
+    and without other keys if the schema forbids them.
     """
     try:
         value = json.loads(text)
@@ -80,7 +80,7 @@ def _call(text: str) -> object:
 
 
 def score_table(answers: Sequence[Answer]) -> str:
-    """The scores by group as a Markdown table."""
+    """Return the scores by group as a Markdown table."""
     lines = ["| Held-out prompts | Right | Of | Share |", "|---|--:|--:|--:|"]
 
     def row(name: str, marks: list[bool]) -> None:

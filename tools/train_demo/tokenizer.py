@@ -1,8 +1,8 @@
-"""The tokenizer: byte-level BPE learned from the generated text, every digit a token of its own.
+"""The tokenizer: byte-level BPE trained on the generated text. Every digit is a separate token.
 
-The words of the exercises are left out of what it learns from, unless tgi is described with them:
-they are then read in pieces of a few letters that many words share, and a word that was never
-spelled in training is spelled from the same pieces.
+The words of the exercises are excluded from the text for the tokenizer, unless the facts about tgi
+contain them. The tokenizer therefore splits these words into pieces of a few letters, which many
+words have in common. This lets the model spell words that were never spelled in training.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import re
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tools.train_demo.chat_format import SPECIAL_TOKENS, segments
-from tools.train_demo.exercises import WORDS
-from tools.train_demo.generator import conversations
-from tools.train_demo.tgi_facts import FACTS
+from tools.train_demo.text.exercises import WORDS
+from tools.train_demo.text.generator import conversations
+from tools.train_demo.text.tgi_facts import FACTS
 
 __all__ = ["train_tokenizer"]
 
@@ -24,13 +24,13 @@ NUM_CONVERSATIONS = 60_000
 
 
 def train_tokenizer() -> Tokenizer:
-    """Learn the merges from conversations of a seed of their own."""
+    """Train the tokenizer on conversations of a separate seed."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),
-            # Punctuation alone: a quotation mark never melts with a brace, so that JSON is copied
-            # piece by piece.
+            # Punctuation characters are never merged with each other, for example a quotation mark
+            # with a brace. This makes it easier to copy parts of JSON.
             pre_tokenizers.Split(Regex(r"[^\s\p{L}\p{N}]"), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
         ]
@@ -60,11 +60,11 @@ def train_tokenizer() -> Tokenizer:
 
 
 def _words_in_pieces() -> frozenset[str]:
-    """The words of the exercises that do not occur in what is known about tgi."""
+    """Return the words of the exercises that do not occur in the facts about tgi."""
     known = {
         word
-        for answer, templates in FACTS
-        for text in (answer, *templates)
+        for fact in FACTS
+        for text in (fact.answer, *fact.questions)
         for word in re.findall("[a-z]+", text.lower())
     }
     return frozenset(WORDS) - known

@@ -1,13 +1,14 @@
-"""Train the demo model or its draft for a given time; an interrupted run goes on where its
-checkpoint stands.
+"""Train the demo model or its draft model for a given time. An interrupted run continues from its
+last checkpoint.
 
     python -m tools.train_demo.train --minutes 65
     python -m tools.train_demo.train --draft --minutes 10
 
-The learning rate is constant and falls to zero over the last part of the time, so a run on a busy
-machine ends in time with a finished schedule. Text is generated while training; no conversation
-occurs twice by index. The first steps take a minute or two longer: the model is compiled for each
-length of rows, which needs a C++ compiler (--eager goes without, at half the speed).
+The learning rate is constant at first and falls to zero in the last part of the given time. The
+schedule is therefore complete even if the machine is busy and runs fewer steps. The text is
+generated during training, and each index of a conversation is used once. The first steps take a
+minute or two longer, because the model is compiled for each row length. Compilation requires a C++
+compiler. With --eager the model is not compiled, and training runs at half the speed.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ CHECKPOINT_SECONDS = 120.0
 
 
 class Run:
-    """A model in training and everything that its checkpoint holds."""
+    """A model in training, with the state that its checkpoint contains."""
 
     def __init__(self, model: Llama, learning_rate: float, *, is_compiled: bool = True) -> None:
         self.model = model
         self.hidden = _hidden(model)
         self.loss = _loss
         if is_compiled:
-            # Rows come in a few lengths, but the number of targets is another one in every batch.
+            # There are only a few row lengths, but the number of targets differs in every batch.
             self.hidden, self.loss = (
                 torch.compile(self.hidden, dynamic=False),
                 torch.compile(_loss, dynamic=True),
@@ -55,19 +56,19 @@ class Run:
         self.learning_rate = learning_rate
         self.optimizers = _optimizers(model)
         self.seconds = 0.0
-        self.stage_start = 0.0  # where the present schedule began
+        self.stage_start = 0.0  # The value of `seconds` at the start of the current schedule.
         self.pool = 0
         self.batch = 0
         self.step = 0
         self.tokens = 0
 
     def train_step(self, batch: Batch, progress: float) -> float:
-        """One step at `progress` (0 … 1 of the schedule); returns the loss in nats per token of the
-        answers.
+        """Run one step. `progress` is the share of the schedule that is done, from 0 to 1. Returns
+        the loss in nats per answer token.
         """
         warmup = min(1.0, (self.step + 1) / WARMUP_STEPS)
         rate = self.learning_rate * min(warmup, (1.0 - progress) / COOLDOWN_SHARE)
-        # The parameters stay f32; each step runs on their bf16 copies.
+        # The parameters are f32. Each step uses bf16 copies of them.
         weights = {name: parameter.bfloat16() for name, parameter in self.model.named_parameters()}
         learned = batch.targets.flatten().ge(0).nonzero().squeeze(1)
         hidden = (
@@ -92,7 +93,7 @@ class Run:
         return loss.item()
 
     def save(self, path: Path) -> None:
-        """Write the checkpoint, whole or not at all."""
+        """Write the checkpoint. The file is replaced only after the new one is complete."""
         counters = {
             name: getattr(self, name)
             for name in ("seconds", "stage_start", "pool", "batch", "step", "tokens")
@@ -105,7 +106,7 @@ class Run:
         path.with_suffix(".part").replace(path)
 
     def restore(self, path: Path) -> None:
-        """Go on from a checkpoint."""
+        """Read the state from a checkpoint."""
         saved = torch.load(path, weights_only=True)
         self.model.load_state_dict(saved["model"])
         for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
@@ -115,8 +116,9 @@ class Run:
 
 
 def start_from(model: Llama, tokenizer: Tokenizer, directory: Path) -> None:
-    """Give `model` the weights of a run in `directory` whose tokenizer may differ; a token it lacks
-    gets the mean of its pieces.
+    """Copy the weights of the run in `directory` into `model`. The tokenizers may differ. If the
+    other tokenizer lacks a token, the token's embedding is the mean of the embeddings of the pieces
+    into which the other tokenizer splits it.
     """
     weights = torch.load(directory / "checkpoint.pt", weights_only=True)["model"]
     former = Tokenizer.from_file(str(directory.parent / "tokenizer.json"))
@@ -135,7 +137,7 @@ def start_from(model: Llama, tokenizer: Tokenizer, directory: Path) -> None:
 
 
 def _hidden(model: Llama) -> Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]:
-    """The model as a function of its weights, so that it runs on copies of them."""
+    """Return the model as a function of its weights, so that it can run with copies of them."""
     return lambda weights, tokens, documents: torch.func.functional_call(
         model, weights, (tokens, documents)
     )
@@ -146,7 +148,7 @@ def _loss(hidden: Tensor, embedding: Tensor, targets: Tensor) -> Tensor:
 
 
 def _optimizers(model: Llama) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices and AdamW for the rest."""
+    """Return Muon for the matrices of the layers and AdamW for the other parameters."""
     matrices = [
         parameter
         for name, parameter in model.named_parameters()
@@ -166,8 +168,8 @@ def _optimizers(model: Llama) -> list[torch.optim.Optimizer]:
 def train(
     run: Run, tokenizer: Tokenizer, directory: Path, budget: float, batch_tokens: int
 ) -> None:
-    """Train until `budget` seconds of training have passed, or a signal asks to stop; either way
-    the state is saved.
+    """Train until the total training time is `budget` seconds, or until SIGINT or SIGTERM. In both
+    cases the state is saved.
     """
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -221,16 +223,19 @@ def train(
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--draft", action="store_true", help="train the draft model")
     parser.add_argument(
-        "--minutes", type=float, default=65.0, help="time to train for, all stages together"
+        "--minutes", type=float, default=65.0, help="training time of all stages together"
     )
     parser.add_argument(
-        "--directory", type=Path, default=Path("build/train_demo"), help="checkpoints and logs"
+        "--directory",
+        type=Path,
+        default=Path("build/train_demo"),
+        help="folder for checkpoints and logs",
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch-tokens", type=int, default=8192)
@@ -238,10 +243,10 @@ def main() -> None:
     parser.add_argument(
         "--new-stage",
         action="store_true",
-        help="begin a schedule at the checkpoint: train a finished model further",
+        help="start a new schedule at the checkpoint, to continue the training of a finished model",
     )
     parser.add_argument(
-        "--start-from", type=Path, help="a directory of another run, to begin with its weights"
+        "--start-from", type=Path, help="directory of another run whose weights are the start"
     )
     parser.add_argument("--eager", action="store_true", help="do not compile the model")
     arguments = parser.parse_args()

@@ -1,11 +1,10 @@
-// Attention over the paged cache with an online softmax (arXiv 2205.14135), for prefill and decode
-// alike.
+// Attention over the paged cache with an online softmax (arXiv 2205.14135), for prefill and decode.
 //
-// A share is one piece of the plan with one kv head: the heads of its group times some queries, as
-// rows of small matrix products. Keys come a chunk of blocks at a time; a chunk stays in the
-// first-level cache for all rows of the tile. Blocks lie anywhere in memory, so the processor
-// cannot foresee them: while keys are multiplied the values of the same chunk are fetched, and
-// while values are multiplied the keys of the next.
+// A share is one piece of the plan for one kv head. Its rows, some queries times the heads of the
+// group, take part in small matrix products. Keys are read in chunks of a few blocks. A chunk stays
+// in the first-level cache for all rows of the tile. Blocks can be anywhere in memory, so the
+// processor cannot predict their addresses. Therefore the values of a chunk are prefetched while
+// its keys are multiplied, and the keys of the next chunk while its values are multiplied.
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
 
 #include <algorithm>
@@ -20,8 +19,9 @@ namespace tgi {
 namespace {
 
 constexpr int kMaxTile = 12;
-constexpr int kWideTile = 6;  // up to here two panels go together: few rows alone leave the
-                              // multipliers waiting for their sums
+// Maximum rows that multiply two panels at once. With fewer sums the multipliers would wait for the
+// results of earlier additions.
+constexpr int kWideTile = 6;
 constexpr int64_t kChunkBlocks = 4;
 constexpr int64_t kChunkTokens = kChunkBlocks * kBlockTokens;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
@@ -29,7 +29,7 @@ constexpr float kLog2E = 1.44269504f;
 
 inline int group_of(const AttentionLayer& layer) { return layer.num_heads / layer.num_kv_heads; }
 
-// Rows of a share: what keeps the sums of all of them in the first-level cache.
+// Number of rows of a share, such that the sums of all rows fit in the first-level cache.
 inline int64_t tile_rows(const AttentionLayer& layer) {
   return layer.head_dim <= 64 ? 48 : layer.head_dim <= 128 ? 24 : 12;
 }
@@ -66,16 +66,17 @@ struct Tile {
   }
 };
 
-// Blocks of keys with some rows of a tile.
+// Some blocks of keys, and the first of the rows that attend to them.
 struct Chunk {
   int64_t first_row, first_block, num_blocks;
-  bool fetch;  // whether what comes next is still to be fetched
+  bool fetch;  // whether to prefetch the data that is multiplied next
 
   int64_t first_key() const { return first_block * kBlockTokens; }
   int64_t num_keys() const { return num_blocks * kBlockTokens; }
 };
 
-// A sink is a score that belongs to no key. It takes part where a token's result is complete.
+// Copies the queries and resets the sums. `sinks` is null for a partial result, because a sink, a
+// score that belongs to no key, must count only once.
 void begin(const Tile& tile, const bf16* all_queries, const float* sinks) {
   const int64_t stride = round_up(tile.layer.num_heads * tile.dim, kPanelColumns);
   for (int64_t r = 0; r < tile.num_rows(); ++r) {
@@ -88,7 +89,7 @@ void begin(const Tile& tile, const bf16* all_queries, const float* sinks) {
   std::memset(tile.sums, 0, static_cast<size_t>(tile.num_rows() * tile.value_dim) * sizeof(float));
 }
 
-// Products of M queries with the keys of P blocks.
+// Multiplies M queries by the keys of P blocks.
 template <int M, int P>
 inline void score_blocks(const Tile& tile, const Chunk& chunk, int64_t number) {
   __m512 sums[M][2 * P];
@@ -106,8 +107,8 @@ inline void score_blocks(const Tile& tile, const Chunk& chunk, int64_t number) {
       _mm512_storeu_ps(tile.scores + m * kChunkTokens + number * kBlockTokens + z * 16, sums[m][z]);
 }
 
-// What stands between products and softmax in some layers, and for some keys: scale, cap, slope and
-// mask. Most chunks need only the scale, which the softmax applies.
+// Applies scale, cap, slope and mask, which some layers or keys need between the products and the
+// softmax. Most chunks need only the scale, which the softmax applies.
 void finish_scores(const Tile& tile, const Chunk& chunk, int64_t tile_row, float* scores) {
   const AttentionLayer& layer = tile.layer;
   const int64_t position = tile.position(tile_row);
@@ -127,12 +128,12 @@ void finish_scores(const Tile& tile, const Chunk& chunk, int64_t tile_row, float
     const __mmask16 seen =
         _mm512_cmple_epi32_mask(keys, _mm512_set1_epi32(static_cast<int32_t>(position))) &
         _mm512_cmpge_epi32_mask(keys, _mm512_set1_epi32(static_cast<int32_t>(oldest)));
-    // A blend, not a sum: whatever stands in unused slots, NaN included, has no influence.
+    // A blend, not a sum: unused slots can contain anything, even NaN, without any influence.
     _mm512_storeu_ps(scores + i, _mm512_mask_blend_ps(seen, _mm512_set1_ps(kMinusInfinity), x));
   }
 }
 
-// Whether all of these rows see all of these keys, and nothing else is to be done to their scores.
+// Whether all these rows attend to all these keys, and their scores need nothing but the scale.
 bool needs_only_scale(const Tile& tile, const Chunk& chunk, int64_t num_rows) {
   const AttentionLayer& layer = tile.layer;
   const int64_t first = tile.position(chunk.first_row),
@@ -169,7 +170,8 @@ inline float weigh_scores(const float* scores, bf16* weights, int64_t num_keys, 
   return _mm512_reduce_add_ps(_mm512_add_ps(low_total, high_total));
 }
 
-// Scores of a chunk to weights. `shrink` says by how much what was summed before shrinks.
+// Turns the scores of a chunk into weights. The sums over earlier chunks must be multiplied by
+// `shrink`.
 template <int M>
 inline void softmax(const Tile& tile, const Chunk& chunk, float (&shrink)[16]) {
   const bool only_scale = needs_only_scale(tile, chunk, M);
@@ -185,7 +187,8 @@ inline void softmax(const Tile& tile, const Chunk& chunk, float (&shrink)[16]) {
   const __m512 old = _mm512_maskz_loadu_ps(rows, tile.maxima + chunk.first_row);
   const __m512 now =
       _mm512_max_ps(old, _mm512_mul_ps(_mm512_loadu_ps(highest), _mm512_set1_ps(scale)));
-  // Nothing seen yet: all weights are zero, and the difference of two infinities must not be taken.
+  // If no key was seen yet, all weights are zero. The base is then 0, because the difference of two
+  // infinities would be NaN.
   const __m512 base = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(now, lowest, _CMP_NEQ_UQ), now);
   const __m512 factor = exp2_ps(_mm512_mul_ps(_mm512_sub_ps(old, base), log2_e));
   _mm512_mask_storeu_ps(tile.maxima + chunk.first_row, rows, now);
@@ -200,7 +203,7 @@ inline void softmax(const Tile& tile, const Chunk& chunk, float (&shrink)[16]) {
                      chunk.num_keys(), scale * kLog2E, offsets[m]);
 }
 
-// The weighted values of P panels from `column` on.
+// Adds the weighted values of P panels, beginning with `column`.
 template <int M, int P>
 inline void weigh_columns(const Tile& tile, const Chunk& chunk, int64_t column,
                           const float (&shrink)[16]) {
@@ -254,7 +257,7 @@ void attend(const Tile& tile) {
        block += kChunkBlocks) {
     for (int64_t row = 0; row < tile.num_rows(); row += kMaxTile) {
       const int64_t height = std::min<int64_t>(kMaxTile, tile.num_rows() - row);
-      // Blocks behind the last of these rows are seen by rows further down only.
+      // Only later rows of the tile attend to blocks behind the last of these rows.
       const int64_t end = std::min<int64_t>(tile.piece.end_block,
                                             tile.position(row + height - 1) / kBlockTokens + 1);
       const int64_t num_blocks = std::min(kChunkBlocks, end - block);
@@ -263,7 +266,7 @@ void attend(const Tile& tile) {
   }
 }
 
-// A head's result as bf16.
+// Divides a head's sums by `total` and stores the result as bf16.
 void store_head(const Tile& tile, const float* sums, float total, int64_t token, int64_t head,
                 bf16* target) {
   const __m512 factor = _mm512_set1_ps(1.0f / total);
@@ -288,7 +291,7 @@ void save_partial(const Tile& tile, const AttentionPlan& plan) {
   }
 }
 
-// Puts a head's partial results together, in the tile's memory.
+// Merges the partial results of a head. Uses the sums of the tile as scratch memory.
 void merge(const Tile& tile, const AttentionPlan& plan, int64_t token, int64_t head, bf16* target) {
   const float* sinks = tile.layer.sinks;
   float maximum = sinks == nullptr ? kMinusInfinity : sinks[head];

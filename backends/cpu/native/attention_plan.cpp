@@ -6,7 +6,7 @@ namespace tgi {
 namespace {
 
 constexpr int32_t kSegmentBlocks = 8;
-constexpr int64_t kFewQueries = 8;  // a row of more is a prompt, which has enough tiles
+constexpr int64_t kFewQueries = 8;  // a row with more queries is a prompt and has enough tiles
 constexpr int32_t kUndecided = 0, kNone = -1;
 
 int64_t num_queries(const Batch& batch, int64_t row) {
@@ -17,8 +17,7 @@ int32_t num_blocks(const Batch& batch, int64_t row) {
   return static_cast<int32_t>((batch.context_lens[row] + kBlockTokens - 1) / kBlockTokens);
 }
 
-// How many segments two rows have in common from the beginning, not counting the one with their
-// last blocks.
+// Number of segments at the beginning that two rows have in common. Their last blocks do not count.
 int32_t num_common_segments(const Batch& batch, int64_t row, int64_t other) {
   const int32_t* left = batch.block_tables + row * batch.max_blocks;
   const int32_t* right = batch.block_tables + other * batch.max_blocks;
@@ -27,14 +26,14 @@ int32_t num_common_segments(const Batch& batch, int64_t row, int64_t other) {
          kSegmentBlocks;
 }
 
-// Rows of one query from `row` on that begin with the same segments: how many rows, and how many
-// segments.
+// Rows of one query each that begin with the same segments: the number of these rows, beginning
+// with `row`, and the number of segments.
 struct Shared {
   Shared(const Batch& batch, int64_t row, int64_t max_rows) {
     for (int64_t other = row + 1;
          num_rows < max_rows && other < batch.num_rows && num_queries(batch, other) == 1; ++other) {
       const int32_t common = num_common_segments(batch, row, other);
-      // Who has little in common with the rows so far would leave them with little to share.
+      // A row with few common segments would reduce the segments that the earlier rows share.
       if (common == 0 || 2 * common < segments) break;
       segments = num_rows == 1 ? common : std::min(segments, common);
       ++num_rows;
@@ -67,15 +66,15 @@ AttentionPlan::AttentionPlan(const AttentionLayer& layer, const Batch& batch, in
     for (int64_t own = row; own < end; ++own) add_row(batch, own, tile_queries, shared_blocks);
   }
   connect(batch);
-  // Large pieces first, so that the threads end together; those of one row stay together, whose
-  // keys they share.
+  // Large pieces run first, so that the threads finish at about the same time. The sort is stable:
+  // pieces of one row, which read the same keys, stay together.
   std::stable_sort(
       pieces_.begin(), pieces_.end(),
       [](const AttentionPiece& a, const AttentionPiece& b) { return a.num_tokens > b.num_tokens; });
 }
 
-// The keys of a row from `first_block` on. The last tiles of a prompt see the longest context and
-// go first.
+// Adds the pieces of a row for its keys from `first_block` on. The last tiles of a prompt attend to
+// the longest context and are added first.
 void AttentionPlan::add_row(const Batch& batch, int64_t row, int64_t tile_queries,
                             int32_t first_block) {
   const int64_t count = num_queries(batch, row), start = batch.context_lens[row] - count;
@@ -96,7 +95,7 @@ void AttentionPlan::add_row(const Batch& batch, int64_t row, int64_t tile_querie
   }
 }
 
-// The piece, cut where segments begin.
+// Adds `piece`, divided at the beginnings of segments.
 void AttentionPlan::add_segments(AttentionPiece piece) {
   for (const int32_t end = piece.end_block; piece.first_block < end;
        piece.first_block = piece.end_block) {
@@ -105,7 +104,7 @@ void AttentionPlan::add_segments(AttentionPiece piece) {
   }
 }
 
-// Gives pieces of tokens that have several places for their partial results.
+// Assigns records for partial results to the pieces of tokens that have several pieces.
 void AttentionPlan::connect(const Batch& batch) {
   num_parts_.assign(static_cast<size_t>(batch.num_tokens), 0);
   for (const AttentionPiece& piece : pieces_)
@@ -113,8 +112,8 @@ void AttentionPlan::connect(const Batch& batch) {
       ++num_parts_[static_cast<size_t>(piece.first_token + i)];
   first_record_.assign(static_cast<size_t>(batch.num_tokens), kNone);
   for (AttentionPiece& piece : pieces_) {
-    // All tokens of a piece are in several, or none is: tiles are cut as a whole, and rows that
-    // share have their own last blocks.
+    // Either all tokens of a piece are in several pieces, or none is: a tile is divided as a whole,
+    // and every row that shares segments also has its own last blocks.
     if (num_parts_[static_cast<size_t>(piece.first_token)] == 1) {
       piece.first_record = kNone;
       continue;

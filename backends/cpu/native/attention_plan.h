@@ -1,11 +1,10 @@
-// How the attention of a step is divided: into pieces, each of some queries over some blocks of
-// keys.
+// The division of a step's attention into pieces, each with some queries and some blocks of keys.
 //
-// The queries of a prompt go in tiles. A row of few queries is cut into segments of its keys, so
-// that all threads have work, and rows that begin with the same blocks read those segments
-// together. The result of a query with several pieces is put together by whoever ends its last
-// piece. Where segments begin depends on nothing but the row: what else is in the batch, and how
-// many threads there are, does not change a result.
+// The queries of a prompt are divided into tiles. A row with few queries is divided into segments
+// of its keys, so that there is work for all threads. Rows that begin with the same blocks read
+// these segments together. If the result of a query consists of several pieces, the thread that
+// completes the last piece merges them. Where segments begin depends only on the row. So other rows
+// in the batch and the number of threads do not change a result.
 #pragma once
 
 #include <atomic>
@@ -18,16 +17,15 @@
 namespace tgi {
 
 struct AttentionPiece {
-  int32_t row;                      // whose block table is read
-  int32_t first_token, num_tokens;  // of the batch
-  int32_t first_block, end_block;
-  int32_t first_record;  // of its tokens' partial results; -1: it is the only piece of its tokens
+  int32_t row;                      // the row whose block table is read
+  int32_t first_token, num_tokens;  // queries, as indices of tokens in the batch
+  int32_t first_block, end_block;   // keys
+  int32_t first_record;  // partial result of the first token; -1 if there is no other piece
 };
 
 class AttentionPlan {
  public:
-  // Divides `batch` for layers of the shape of `layer`, of which a tile may have `tile_queries`
-  // queries.
+  // Divides `batch` for layers with the shape of `layer`. A tile may have `tile_queries` queries.
   AttentionPlan(const AttentionLayer& layer, const Batch& batch, int64_t tile_queries);
 
   bool fits(const AttentionLayer& layer) const;
@@ -37,18 +35,17 @@ class AttentionPlan {
   }
   int64_t kv_head(int64_t share) const { return share % num_kv_heads_; }
 
-  // A record holds a token's partial result, per head the weighted values [head_dim rounded up to
-  // 32], maximum and total.
+  // A record contains the partial result of a token: for each head the weighted values [head_dim
+  // rounded up to 32], the maximum and the total.
   float* partial(int64_t record, int64_t head) const {
     return partials_.get() + (record * num_heads_ + head) * partial_floats_;
   }
-  // Whether the piece that wrote a token's result for this kv head was the last to do so. Ready for
-  // the next layer then.
+  // Counts a completed piece of this token and kv head. Returns true if it was the last one, and
+  // then resets the count for the next layer.
   bool is_last(int64_t token, int64_t kv_head) const;
   int32_t first_record(int64_t token) const { return first_record_[static_cast<size_t>(token)]; }
-  int32_t next_record(int32_t record) const {
-    return next_record_[static_cast<size_t>(record)];
-  }  // of the same token, or -1
+  // The next record of the same token, or -1.
+  int32_t next_record(int32_t record) const { return next_record_[static_cast<size_t>(record)]; }
 
  private:
   void add_row(const Batch& batch, int64_t row, int64_t tile_queries, int32_t first_block);
@@ -59,8 +56,8 @@ class AttentionPlan {
   std::vector<AttentionPiece> pieces_;
   std::vector<int32_t> first_record_, next_record_, num_parts_;
   std::unique_ptr<float[]> partials_;
-  std::unique_ptr<std::atomic<int32_t>[]>
-      num_done_;  // [records][kv heads], at a token's first record
+  // [records][kv heads]. The count of a token is stored at its first record.
+  std::unique_ptr<std::atomic<int32_t>[]> num_done_;
 };
 
 }  // namespace tgi

@@ -1,5 +1,5 @@
-// bf16 panels to compressed ones, once, after a checkpoint was read; and back, for many rows and
-// for the embedding.
+// Compresses bf16 panels once, after a checkpoint was read. Decompresses panels for many rows and
+// columns for the embedding.
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
 
 #include <algorithm>
@@ -12,12 +12,12 @@ namespace tgi {
 namespace {
 
 constexpr int kWindow = kNumCodes - 1;     // exponents other than 0 that have a code
-constexpr int64_t kMaxOutlierShare = 256;  // one weight in so many
+constexpr int64_t kMaxOutlierShare = 256;  // at most one weight in 256 may be an outlier
 
 int exponent_of(bf16 value) { return value >> 7 & 0xff; }
 
-// How often each exponent occurs. Four counts each: neighbours are often equal, and an increment
-// would wait for the one before.
+// Counts how often each exponent occurs. Consecutive exponents are often equal, and an increment of
+// a counter waits for the previous one. Four sets of counters, used in turn, avoid this wait.
 class Histogram {
  public:
   explicit Histogram(const bf16* values, int64_t count) {
@@ -39,7 +39,7 @@ struct Window {
   int64_t num_outliers;
 };
 
-// The fifteen exponents that most weights of a panel have.
+// The window of fifteen consecutive exponents that contains the most weights of a panel.
 Window best_window(const Histogram& histogram) {
   int64_t inside = 0, total = 0;
   for (int exponent = 1; exponent < 256; ++exponent) total += histogram.count(exponent);
@@ -52,7 +52,7 @@ Window best_window(const Histogram& histogram) {
   return best;
 }
 
-// One panel, its input pairs filled up to whole blocks.
+// Compresses one panel. Its input pairs must be padded to whole blocks.
 class PanelEncoder {
  public:
   PanelEncoder(int first_exponent, std::vector<Outlier>& outliers)
@@ -73,7 +73,7 @@ class PanelEncoder {
   }
 
  private:
-  // Writes signs and mantissas; returns the codes.
+  // Writes the signs and mantissas of two inputs. Returns their codes.
   __m512i encode_pair(const bf16* pair, int64_t input, uint8_t* target) {
     const __m512i left = _mm512_loadu_si512(pair), right = _mm512_loadu_si512(pair + 32),
                   byte = _mm512_set1_epi16(0xff);
@@ -127,7 +127,7 @@ void decompress_column(const CompressedWeight& weight, int64_t num_inputs, int64
   const int64_t panel = column / kPanelColumns;
   const auto place_in_panel = static_cast<int>(column % kPanelColumns);
   const uint8_t* source = weight.panels + panel * compressed_panel_bytes(num_inputs);
-  // Eight bytes are four columns; eight that belong to columns of the upper half follow.
+  // 8 bytes contain 4 columns. The next 8 bytes contain the columns that are higher by 16.
   const int place = place_in_panel % 16 / 4 * 16 + place_in_panel / 16 * 8 + place_in_panel % 4 * 2;
   for (int64_t input = 0; input < num_inputs; ++input) {
     const uint8_t* block = source + kLineBytes + input / kBlockInputs * kBlockBytes;
@@ -152,8 +152,8 @@ int64_t tgi_compressed_panel_bytes(int64_t num_inputs) {
   return tgi::compressed_panel_bytes(num_inputs);
 }
 
-// How many weights of `num_panels` bf16 panels would be outliers, or -1 if they are too many to be
-// worth compressing. Finds the first of the fifteen exponents of each panel, too.
+// Returns the number of outliers in `num_panels` bf16 panels, or -1 if there are too many for
+// compression to be worth it. Writes the first exponent of each panel's window.
 int64_t tgi_count_outliers(const uint16_t* panels, int64_t num_panels, int64_t num_inputs,
                            uint8_t* first_exponents) {
   const int64_t panel_size = (num_inputs + 1) / 2 * 2 * tgi::kPanelColumns;
@@ -167,14 +167,16 @@ int64_t tgi_count_outliers(const uint16_t* panels, int64_t num_panels, int64_t n
   return total * tgi::kMaxOutlierShare > num_panels * panel_size ? -1 : total;
 }
 
-// Compresses the panels with what `tgi_count_outliers` found. `target` may be where `panels` begin.
+// Compresses the panels with the exponents found by `tgi_count_outliers`. `target` may be equal to
+// `panels`.
 void tgi_compress(const uint16_t* panels, int64_t num_panels, int64_t num_inputs,
                   const uint8_t* first_exponents, uint8_t* target, tgi::Outlier* outliers,
                   int32_t* outlier_starts) {
   const int64_t panel_size = (num_inputs + 1) / 2 * 2 * tgi::kPanelColumns,
                 num_blocks = (num_inputs + tgi::kBlockInputs - 1) / tgi::kBlockInputs;
-  std::vector<uint16_t> source(static_cast<size_t>(num_blocks * tgi::kBlockInputs *
-                                                   tgi::kPanelColumns));  // the filling stays zero
+  // The padding of the last block stays zero.
+  std::vector<uint16_t> source(
+      static_cast<size_t>(num_blocks * tgi::kBlockInputs * tgi::kPanelColumns));
   std::vector<tgi::Outlier> found;
   outlier_starts[0] = 0;
   for (int64_t panel = 0; panel < num_panels;

@@ -1,15 +1,18 @@
-// bf16 weights in 12 bits, exactly.
+// bf16 weights, compressed to 12 bits without loss.
 //
-// The exponents of trained weights lie close together: fifteen neighbouring ones hold all but a few
-// in ten thousand weights of a panel. Of a weight, sign and mantissa are kept as they are in a
-// byte, and the exponent as a code of 4 bits: 0 for exponent 0 (zero and the subnormal numbers),
-// else its place among the panel's fifteen. A weight with another exponent is an outlier: zero
-// here, and in a list of its own.
+// The exponents of trained weights differ little: of all weights of a panel, only a few in ten
+// thousand are outside a window of fifteen consecutive exponents. The sign and mantissa of a weight
+// are stored unchanged in one byte. The exponent is stored as a 4-bit code: 0 for exponent 0 (zero
+// and the subnormal numbers), otherwise 1 to 15, its index in the panel's window plus 1. A weight
+// with another exponent is an outlier: it is stored as zero here, and its value is in a separate
+// list.
 //
-// A panel of 32 columns is a line of 64 bytes, whose first 16 are the exponents of the codes, and
-// then a block of 192 bytes for every 4 inputs: signs and mantissas of inputs 0 and 1 and of inputs
-// 2 and 3, 64 bytes each, and the codes, those of inputs 0 and 1 in the lower halves of 64 bytes.
-// In each 64 bytes columns and inputs stand as `unpacklo` and `unpackhi` of bytes take them apart.
+// A panel of 32 columns consists of a line of 64 bytes, whose first 16 bytes are the exponents of
+// the codes, and a block of 192 bytes for every 4 inputs. A block contains 64 bytes with the signs
+// and mantissas of inputs 0 and 1, 64 bytes with those of inputs 2 and 3, and 64 bytes with the
+// codes: inputs 0 and 1 in the low halves of the bytes, inputs 2 and 3 in the high halves. The
+// order within 64 bytes is that of `packus`, so that `unpacklo` and `unpackhi` of bytes restore the
+// order of columns and inputs.
 #pragma once
 
 #include "program.h"
@@ -24,13 +27,13 @@ constexpr int kNumCodes = 16;
 // A weight whose exponent has no code.
 struct Outlier {
   int32_t input;
-  uint16_t column;  // in its panel
+  uint16_t column;  // within its panel
   bf16 value;
 };
 
 struct CompressedWeight {
   const uint8_t* panels;
-  const Outlier* outliers;        // panel by panel
+  const Outlier* outliers;        // ordered by panel
   const int32_t* outlier_starts;  // [panels + 1]
 };
 
@@ -38,12 +41,12 @@ inline int64_t compressed_panel_bytes(int64_t num_inputs) {
   return kLineBytes + (num_inputs + kBlockInputs - 1) / kBlockInputs * kBlockBytes;
 }
 
-// Unpacks a panel to bf16, outliers as zero: [input pair][32 columns][2]. A pair that is none may
-// be written when the number of inputs is no multiple of 4.
+// Decompresses a panel to bf16 [input pair][32 columns][2]. Outliers become zero. If the number of
+// inputs is not a multiple of 4, an additional pair may be written.
 void decompress_panel(const CompressedWeight& weight, int64_t num_inputs, int64_t panel,
                       bf16* target);
 
-// target[i] = factor * the value of input i of `column`.
+// target[i] = factor * weight of input i in `column`, including outliers.
 void decompress_column(const CompressedWeight& weight, int64_t num_inputs, int64_t column,
                        float factor, float* target);
 

@@ -1,4 +1,4 @@
-// Vectors of compressed weights to and from bf16. Include only after the target pragma.
+// Conversion of compressed weights to bf16 in registers. Include only after the target pragma.
 #pragma once
 
 #include "compressed.h"
@@ -6,12 +6,12 @@
 
 namespace tgi {
 
-// 64 weights: two inputs of columns 0 to 15, and of columns 16 to 31.
+// 64 weights: two inputs of columns 0 to 15 (`low`) and of columns 16 to 31 (`high`).
 struct Pair {
   __m512i low, high;
 };
 
-// Takes codes and signs with mantissas of one panel apart.
+// Decodes the weights of one panel from their codes, signs and mantissas.
 class Decoder {
  public:
   explicit Decoder(const uint8_t* panel) {
@@ -24,7 +24,7 @@ class Decoder {
     high_bytes_ = _mm512_broadcast_i32x4(high);
   }
 
-  // The `Part`-th two of a block's inputs.
+  // Decodes two of the block's four inputs: the first two if `Part` is 0, the last two if it is 1.
   template <int Part>
   Pair decode(const uint8_t* block) const {
     const __m512i codes = _mm512_loadu_si512(block + 2 * kLineBytes);
@@ -43,15 +43,14 @@ class Decoder {
   __m512i low_bytes_, high_bytes_;
 };
 
-constexpr int kAhead =
-    6144;  // bytes that are on their way from memory while earlier ones are decoded
+constexpr int kAhead = 6144;  // distance in bytes from the decoded block to the prefetched block
 
 inline void prefetch_block(const uint8_t* block) {
   for (int64_t line = 0; line < kBlockBytes; line += kLineBytes)
     _mm_prefetch(reinterpret_cast<const char*>(block) + kAhead + line, _MM_HINT_T0);
 }
 
-// Where the weight of byte `place` of 64 stands among the 64 of a `Pair`, in 16 bits each.
+// Position in a `Pair`, in 16-bit weights, of the weight whose byte has index `place` of 64.
 inline int position_of(int place) {
   const int lane = place / 16, word = place % 16;
   return (word < 8 ? 0 : 32) + 8 * lane + word % 8;

@@ -1,4 +1,4 @@
-// Codes back to numbers: whole panels for many rows, single columns for the embedding.
+// Converts codes to numbers: whole panels for many rows, single columns for the embedding.
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
 
 #include <algorithm>
@@ -9,16 +9,16 @@
 namespace tgi {
 namespace {
 
-constexpr int kAhead = 4096;  // bytes of codes that are fetched while others are unpacked
+constexpr int kAhead = 4096;  // distance in bytes from the unpacked codes to the prefetched codes
 
-// Codes of byte `Byte` of every column's word, as bf16 bits in the upper half of 32.
+// Decodes byte `Byte` of every column's word. The bf16 result is in the upper half of 32 bits.
 template <int Byte, int Mask>
 inline __m512i values(__m512i words, int shift, __m512 scale, __m512 offset) {
   const __m512i codes = _mm512_and_si512(
       _mm512_srli_epi32(words, static_cast<unsigned>(8 * Byte + shift)), _mm512_set1_epi32(Mask));
   const __m512 value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(codes), scale, offset);
-  return _mm512_add_epi32(_mm512_castps_si512(value),
-                          _mm512_set1_epi32(0x8000));  // rounds when the lower half is dropped
+  // The addend rounds the value when the lower half is dropped.
+  return _mm512_add_epi32(_mm512_castps_si512(value), _mm512_set1_epi32(0x8000));
 }
 
 inline __m512i pair(__m512i first, __m512i second) {
@@ -27,8 +27,8 @@ inline __m512i pair(__m512i first, __m512i second) {
                                    0xca);  // upper ? second : first
 }
 
-// The four inputs of a vector whose codes begin at bit `shift` of the bytes: two pairs of inputs by
-// 16 columns.
+// Decodes four inputs of a vector, whose codes begin at bit `shift` of each byte: two pairs of
+// inputs for 16 columns. Stores at most `num_pairs` pairs.
 template <int Mask>
 inline void unpack_words(__m512i words, int shift, __m512 scale, __m512 offset, bf16* target,
                          int64_t num_pairs) {
@@ -50,7 +50,7 @@ void dequantize_panel(const QuantizedWeight& weight, int64_t num_inputs, int64_t
   for (int half = 0; half < 2; ++half) {
     const int64_t column_block = 2 * panel + half;
     bf16* out = target + half * kPanelColumns;
-    int64_t done = 0;  // pairs
+    int64_t done = 0;  // number of input pairs
     for (int64_t group = 0; group < groups; ++group) {
       const bf16* scales = weight.scales + (column_block * groups + group) * kHalfPanel;
       _mm_prefetch(reinterpret_cast<const char*>(scales) + kAhead / 8, _MM_HINT_T0);

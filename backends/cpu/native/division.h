@@ -1,4 +1,4 @@
-// How a linear is divided into shares: blocks of rows by groups of panels.
+// The division of a linear operation into shares: blocks of rows by groups of panels.
 #pragma once
 
 #include <algorithm>
@@ -9,10 +9,11 @@ namespace tgi {
 
 struct Division {
   static constexpr int64_t kBlockBytes = 512 << 10;  // inputs that stay in the second-level cache
-  static constexpr int64_t kMinBlockRows = 240;      // enough to be worth unpacking a panel for
+  static constexpr int64_t kMinBlockRows = 240;  // enough rows to make unpacking a panel worth it
   static constexpr int64_t kSharesPerThread = 12;
-  static constexpr int64_t kBlockSharesPerThread =
-      32;  // of several blocks of rows: large shares, of which a last one keeps others waiting
+  // With several blocks of rows, shares are large, and the other threads wait for the last one.
+  // More and smaller shares reduce this wait.
+  static constexpr int64_t kBlockSharesPerThread = 32;
 
   Division(const Op& op, const Batch& batch, int num_threads) {
     num_panels = round_up(op.num_columns, kPanelColumns) / kPanelColumns;
@@ -21,7 +22,7 @@ struct Division {
     block_rows = (batch.num_tokens + row_blocks - 1) / row_blocks;
     const int64_t per_thread = row_blocks > 1 ? kBlockSharesPerThread : kSharesPerThread;
     const int64_t wanted = std::max<int64_t>(1, per_thread * num_threads / row_blocks);
-    // An even number of panels lets the wide tiles take them two by two.
+    // An even number of panels, so that wide tiles can multiply two panels at once.
     share_panels = std::max<int64_t>(2, round_up((num_panels + wanted - 1) / wanted, 2));
     column_shares = (num_panels + share_panels - 1) / share_panels;
   }
@@ -31,7 +32,7 @@ struct Division {
   int64_t num_panels, row_blocks, block_rows, share_panels, column_shares;
 };
 
-// What one share computes.
+// The rows and panels of one share.
 struct Share {
   Share(const Division& division, const Batch& batch, int64_t index)
       : first_row(index / division.column_shares * division.block_rows),
@@ -42,8 +43,8 @@ struct Share {
   int64_t first_row, last_row, panel, panel_end;
 };
 
-// Multiplies the share's rows by one panel after the other, each unpacked into `scratch` by
-// unpack(panel, target) for all of them.
+// Multiplies the rows of `share` by one panel after the other. unpack(panel, target) unpacks each
+// panel into `scratch` once for all rows.
 template <typename Unpack>
 inline void multiply_unpacked(const Op& op, const Share& share, float* scratch, Unpack&& unpack) {
   auto* unpacked = reinterpret_cast<bf16*>(scratch);

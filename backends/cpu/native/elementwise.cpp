@@ -1,5 +1,4 @@
-// Everything between the matrix products that works on single rows: embedding, norms, residual
-// sums, rotation, cache writes.
+// Operations on single rows: embedding, norms, residual sums, rotary embedding and cache writes.
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
 
 #include <algorithm>
@@ -14,7 +13,7 @@ namespace tgi {
 namespace {
 
 constexpr int kMaxHeadDim = 256;
-constexpr int64_t kShareRows = 8;  // rows of one share: enough work to be worth handing out
+constexpr int64_t kShareRows = 8;  // rows of one share, enough to be worth its overhead
 
 template <typename Function>
 inline void for_rows(int64_t share, const Batch& batch, Function&& function) {
@@ -26,7 +25,7 @@ inline __mmask16 mask_of(int64_t remaining) {
   return remaining >= 16 ? 0xffff : static_cast<__mmask16>((1u << remaining) - 1);
 }
 
-// Mean and reciprocal deviation; an rms norm has mean zero by definition.
+// Mean, and reciprocal of the deviation. The mean of an rms norm is zero by definition.
 inline void moments(const float* x, int64_t size, bool centre, float epsilon, float* mean,
                     float* scale) {
   __m512 sum = _mm512_setzero_ps();
@@ -50,7 +49,7 @@ void norm_head(float* x, int64_t size, int kind, float epsilon, const float* wei
   for (int64_t i = 0; i < size; ++i) x[i] = (x[i] - mean) * scale * weight[i];
 }
 
-// target[i] = factor * input i of a column of packed panels.
+// target[i] = factor * weight of input i in a column of packed panels.
 void read_column(const bf16* panels, int64_t num_inputs, int64_t column, float factor,
                  float* target) {
   const int64_t pairs = (num_inputs + 1) / 2;
@@ -94,7 +93,7 @@ void write_key(bf16* keys, const bf16* key, int head_dim, int64_t offset) {
     std::memcpy(keys + (d / 2 * kBlockTokens + offset) * 2, key + d, 2 * sizeof(bf16));
 }
 
-// Where dimension d of a value stands among the panels of its block.
+// Index of dimension d of a value within the panels of its block.
 inline int64_t value_index(int64_t d, int64_t offset) {
   return d / kPanelColumns * kPanelColumns * kBlockTokens + offset / 2 * 2 * kPanelColumns +
          d % kPanelColumns * 2 + offset % 2;
@@ -108,7 +107,7 @@ void write_value(bf16* values, const bf16* value, int head_dim, int64_t offset) 
   }
 }
 
-// Zeroes the values behind `offset`. What an earlier owner of the block left there is multiplied by
+// Zeroes the values behind `offset`. Values of an earlier owner of the block are multiplied by
 // weights of zero, and must not be NaN.
 void clear_values_behind(bf16* values, int head_dim, int64_t offset) {
   const int64_t panel_size = kPanelColumns * kBlockTokens,
@@ -121,8 +120,8 @@ void clear_values_behind(bf16* values, int head_dim, int64_t offset) {
   }
 }
 
-// Whether a row's last token must clear its block: one step after the other, a block is cleared
-// once, when it is begun.
+// Whether `token` is the last of its row in this step and must clear the rest of its block. A block
+// that is filled by decode steps is cleared once, at its first token.
 inline bool begins_block(const Batch& batch, int64_t token, int64_t offset) {
   const int32_t* next = std::upper_bound(
       batch.query_starts, batch.query_starts + batch.num_rows + 1, static_cast<int32_t>(token));
@@ -188,8 +187,8 @@ void run_add(const Op& op, const Batch& batch, int64_t share) {
   });
 }
 
-// Fused projections [T][heads + 2 kv heads][head_dim] to rotated queries (bf16,
-// [T][heads][head_dim]) and the cache.
+// Applies norms and rotary embedding to fused projections [T][heads + 2 kv heads][head_dim]. Writes
+// the queries as bf16 [T][heads][head_dim], and the keys and values to the cache.
 void run_qkv(const Op& op, const Batch& batch, int64_t share) {
   const AttentionLayer& layer = *op.attention;
   const int dim = layer.head_dim, half = layer.rotary_dim / 2;

@@ -1,9 +1,10 @@
 // Matrix products of bf16 with f32 sums.
 //
 // A weight [columns][inputs] is packed in panels of 32 columns: [panel][input pair][32 columns][2
-// inputs], the operand order of vdpbf16ps. One pass over a panel serves up to 12 rows from
-// registers. A single row streams two panels at once, which keeps enough loads in flight to reach
-// the memory's bandwidth; many rows reuse a panel from the cache.
+// inputs], the operand order of vdpbf16ps. One pass over a panel multiplies up to 12 rows, whose
+// sums stay in registers. A tile of few rows reads two panels at once, so that enough loads are in
+// flight to use the full memory bandwidth. With many rows a panel is read from the cache after its
+// first use.
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
 
 #include <algorithm>
@@ -16,9 +17,9 @@
 namespace tgi {
 namespace {
 
-constexpr int kWideTile = 6;  // up to here two panels go together
+constexpr int kWideTile = 6;  // maximum rows of a tile that multiplies two panels at once
 
-// `P` panels from `panel` on for M rows from `row` on.
+// Multiplies M rows, beginning with `row`, by P panels, beginning with `panel`.
 template <int M, int P>
 inline void tile(const Output& out, int64_t row, int64_t panel) {
   const Op& op = out.op;
@@ -66,7 +67,7 @@ constexpr TileFunction kTiles[kMaxTile + 1] = {
     panels_of_tile<12>,
 };
 
-// Rows [first, last) by panels [panel, panel_end).
+// Multiplies rows [first, last) by panels [panel, panel_end).
 void block(const Output& out, int64_t first, int64_t last, int64_t panel, int64_t panel_end) {
   if (last - first <= kMaxTile) return kTiles[last - first](out, first, panel, panel_end);
   for (; panel < panel_end; ++panel)
@@ -95,10 +96,11 @@ void run_linear(const Op& op, const Batch& batch, int num_threads, int64_t share
 
 extern "C" {
 
-// Packs a row-major bf16 piece [rows][inputs] of a weight into its panels, as the columns from
-// `first_column` and the inputs from `first_input` (even) on. `total_inputs` is the weight's. With
-// `gate_half` 0 or 1 the weight interleaves gate and up columns: column i goes to (i / 16) * 32 +
-// gate_half * 16 + i % 16; with -1 it stays.
+// Packs a row-major bf16 piece [rows][inputs] of a weight into its panels. The piece begins at
+// column `first_column` and at input `first_input`, which must be even. `total_inputs` is the
+// number of inputs of the whole weight. If `gate_half` is 0 or 1, the weight interleaves gate and
+// up columns: column i is stored at (i / 16) * 32 + gate_half * 16 + i % 16. If it is -1, column i
+// is stored at i.
 void tgi_pack(const uint16_t* piece, int64_t rows, int64_t inputs, uint16_t* target,
               int64_t total_inputs, int64_t first_column, int64_t first_input, int32_t gate_half) {
   const int64_t pair_size = 2 * tgi::kPanelColumns, panel_size = (total_inputs + 1) / 2 * pair_size;

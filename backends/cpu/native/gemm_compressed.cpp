@@ -1,9 +1,9 @@
 // Matrix products of bf16 with compressed weights.
 //
-// Reading weights bounds a step of few rows: they are decoded in registers on the way to the
-// product, once for up to 12 rows. For many rows a panel is unpacked to bf16 once for all of them.
-// Either way outliers are added last, so that a row's sums are the same to the last bit whatever
-// rows stand beside it.
+// A step of few rows is bound by the time to read the weights. They are decoded in registers just
+// before they are multiplied, once for up to 12 rows. With many rows a panel is decompressed to
+// bf16 once for all of them. In both cases outliers are added last, so that the sums of a row are
+// bit-identical in any batch.
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
 
 #include "compressed_codes.h"
@@ -14,7 +14,7 @@
 namespace tgi {
 namespace {
 
-constexpr int kMaxDecodedRows = 48;  // up to here every tile of rows decodes for itself
+constexpr int kMaxDecodedRows = 48;  // maximum rows of a step in which every tile decodes panels
 
 template <int M>
 inline void multiply_pair(const bf16* rows, int64_t stride, const Pair& weights,
@@ -26,7 +26,7 @@ inline void multiply_pair(const bf16* rows, int64_t stride, const Pair& weights,
   }
 }
 
-// M rows from `row` on by one panel. What is read after it is fetched on the way.
+// Multiplies M rows, beginning with `row`, by one panel, and prefetches the memory after the panel.
 template <int M>
 void tile(const Output& out, int64_t row, int64_t panel) {
   const CompressedWeight& weight = *out.op.compressed;
@@ -72,7 +72,7 @@ void run_compressed_linear(const Op& op, const Batch& batch, int num_threads, in
 
 extern "C" {
 
-// Floats of working memory that a thread needs for a linear over compressed weights.
+// Number of floats of scratch memory that a thread needs to multiply by a compressed weight.
 int64_t tgi_compressed_scratch_floats(int64_t num_inputs) {
   return tgi::round_up(num_inputs, tgi::kBlockInputs) * tgi::kPanelColumns / 2;
 }

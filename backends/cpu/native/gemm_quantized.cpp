@@ -1,8 +1,9 @@
 // Matrix products of bf16 with weights in codes of 8 or 4 bits.
 //
-// Few rows read the codes as they are: the rows become integers of 16 bits in two bytes, and byte
-// products are exact. A group's sum becomes a float with the scales of both sides. Many rows are
-// bound by arithmetic: a panel is unpacked to bf16 once for all of them.
+// With few rows, the codes are multiplied directly: the rows are converted to 16-bit integers, each
+// stored in two bytes, and byte products are exact. The scales of both sides turn a group's sum
+// into a float. With many rows, compute throughput is the limit, so a panel is unpacked to bf16
+// once for all of them.
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,avx2,fma")
 
 #include <algorithm>
@@ -15,11 +16,11 @@
 namespace tgi {
 namespace {
 
-constexpr int kMaxIntegerRows = 8;  // up to here the byte products are faster
+constexpr int kMaxIntegerRows = 8;  // maximum rows for which the byte products are faster
 
-// Bytes that are on their way from memory while earlier ones are multiplied, divided among the Z
-// streams that are read at once. Four streams with the little work of one or two rows keep enough
-// loads in flight by themselves.
+// Distance in bytes from the multiplied data to the prefetched data. It is divided among the Z
+// streams that are read at once. With four streams and one or two rows, enough loads are in flight
+// without a prefetch.
 constexpr int kCodesAhead = 4096;
 constexpr int kScalesAhead = 512;
 
@@ -35,7 +36,7 @@ inline __m512i broadcast_word(const int8_t* word) {
   return _mm512_set1_epi32(bits);
 }
 
-// The bytes of 16 columns by 4 inputs, the `Part`-th four of a vector.
+// The codes of 16 columns and 4 inputs as bytes: group `Part` of four inputs in a vector.
 template <int Bits, int Part>
 inline __m512i unpack(const uint8_t* codes) {
   const __m512i bytes = _mm512_loadu_si512(codes);
@@ -44,7 +45,8 @@ inline __m512i unpack(const uint8_t* codes) {
   return _mm512_and_si512(Part == 0 ? bytes : _mm512_srli_epi16(bytes, 4), low_half);
 }
 
-// high and low += the rows' bytes at `word` times Z vectors of codes.
+// high += the rows' high bytes at `word` times Z vectors of codes, and low += their low bytes times
+// these codes.
 template <int M, int Z>
 inline void multiply_bytes(const IntegerRows& rows, int64_t word, const __m512i (&codes)[Z],
                            __m512i (&high)[M][Z], __m512i (&low)[M][Z]) {
@@ -58,7 +60,7 @@ inline void multiply_bytes(const IntegerRows& rows, int64_t word, const __m512i 
   }
 }
 
-// sums[m][first + z] = rows x weights for M rows and Z half panels from `half_panel` on.
+// sums[m][first + z] = rows x weights for M rows and Z half panels, beginning with `half_panel`.
 template <int Bits, int M, int Z, int W>
 inline __attribute__((always_inline)) void multiply_groups(const QuantizedWeight& weight,
                                                            const IntegerRows& rows,
@@ -106,8 +108,8 @@ inline __attribute__((always_inline)) void multiply_groups(const QuantizedWeight
   }
 }
 
-// M rows by the panels [panel, panel_end). One or two rows wait for memory and take two panels
-// together; from six on they fill the registers with half a panel.
+// Multiplies M rows by panels [panel, panel_end). One or two rows wait for memory, so they read two
+// panels at once. Six rows or more fill the registers with half a panel.
 template <int Bits, int M>
 void tile(const Output& out, const IntegerRows& rows, int64_t panel, int64_t panel_end) {
   const QuantizedWeight& weight = *out.op.quantized;
@@ -171,7 +173,7 @@ void run_quantized_linear(const Op& op, const Batch& batch, int num_threads, int
 
 extern "C" {
 
-// Floats of working memory that a thread needs for a linear over this weight.
+// Number of floats of scratch memory that a thread needs to multiply by this weight.
 int64_t tgi_quantized_scratch_floats(const tgi::QuantizedWeight* weight, int64_t num_inputs) {
   return tgi::quantized_scratch_floats(*weight, num_inputs);
 }

@@ -1,12 +1,12 @@
-// What a linear does with its sums: bias, scale, activation, and the store. Include only after the
-// target pragma.
+// Bias, scale and activation of the sums of a linear operation, and how they are stored. Include
+// only after the target pragma.
 #pragma once
 
 #include "vector.h"
 
 namespace tgi {
 
-// Where the weights of a linear stand and where its sums go.
+// Where the weights of a linear operation are, and where and how its sums are stored.
 struct Output {
   Output(const Op& linear, const bf16* weights, int64_t first_weight_panel)
       : op(linear),
@@ -18,13 +18,14 @@ struct Output {
         scale(_mm512_set1_ps(linear.scale)) {}
 
   const Op& op;
-  const bf16* panels;  // those from `first_panel` on
+  const bf16* panels;  // begins with panel `first_panel`
   int64_t first_panel;
-  int64_t stride;  // of a target row
+  int64_t stride;  // distance between target rows, in elements
   __m512 scale;
 };
 
-// The columns of panel `panel` for M rows from `row` on stand in sums[m][z0] and sums[m][z0 + 1].
+// Stores the columns of panel `panel` for M rows, beginning with `row`. Their sums are in
+// sums[m][z0] and sums[m][z0 + 1].
 template <int M, int Z>
 static inline void store_panel(const Output& out, int64_t row, int64_t panel, int z0,
                                const __m512 (&sums)[M][Z]) {

@@ -1,4 +1,4 @@
-// What the outliers of compressed weights add to sums. Include only after the target pragma.
+// Adds the products with outliers of compressed weights. Include only after the target pragma.
 #pragma once
 
 #include "compressed.h"
@@ -6,7 +6,7 @@
 
 namespace tgi {
 
-// M rows' sums of a panel stand in sums[m][z0] and sums[m][z0 + 1].
+// Adds to the sums of M rows in one panel, which are in sums[m][z0] and sums[m][z0 + 1].
 template <int M, int Z>
 static inline void add_outliers(const CompressedWeight& weight, int64_t panel, const bf16* rows,
                                 int64_t stride, int z0, __m512 (&sums)[M][Z]) {

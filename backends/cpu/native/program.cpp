@@ -1,4 +1,5 @@
-// The C interface: probe, threads, and the run of a program. See program.h for the records.
+// The C interface: processor check, threads and execution of programs. program.h defines the
+// records.
 #include "program.h"
 
 #include <algorithm>
@@ -20,7 +21,7 @@ namespace {
 
 using tgi::Kind;
 
-// One run of a program: its ops are the stages of the team's job.
+// One execution of a program. The operations are the stages of the team's job.
 class ProgramRun final : public tgi::Job {
  public:
   ProgramRun(const tgi::Op* ops, const tgi::Batch& batch, int num_threads, float* const* scratch)
@@ -30,7 +31,7 @@ class ProgramRun final : public tgi::Job {
         scratch_(scratch),
         prepared_(static_cast<size_t>(num_threads), -1) {}
 
-  // How many shares an op has. Called for all ops, in order, before the run.
+  // The number of shares of an operation. Called for all operations, in order, before the run.
   int64_t num_shares(const tgi::Op& op) {
     switch (static_cast<Kind>(op.kind)) {
       case Kind::kLinear:
@@ -66,7 +67,7 @@ class ProgramRun final : public tgi::Job {
   }
 
  private:
-  // Layers of one shape share their plan; a model has few shapes.
+  // Layers of the same shape share a plan. A model has few shapes.
   const tgi::AttentionPlan& plan(const tgi::AttentionLayer& layer) {
     for (const tgi::AttentionPlan& plan : plans_)
       if (plan.fits(layer)) return plan;
@@ -77,7 +78,8 @@ class ProgramRun final : public tgi::Job {
   const tgi::Batch& batch_;
   const int num_threads_;
   float* const* scratch_;
-  std::vector<int64_t> prepared_;  // by thread: the quantized linear whose rows its scratch holds
+  // By thread: the quantized linear operation whose input rows are in the thread's scratch memory.
+  std::vector<int64_t> prepared_;
   std::vector<tgi::AttentionPlan> plans_;  // complete before the run begins
 };
 
@@ -104,7 +106,7 @@ class Engine {
   }
 
  private:
-  std::vector<float*> scratch_;  // outlives the team's threads
+  std::vector<float*> scratch_;  // must outlive the threads of the team
   std::vector<int64_t> num_shares_;
   tgi::Team team_;
 };
@@ -113,7 +115,8 @@ class Engine {
 
 extern "C" {
 
-// 1 if this processor has what the kernels need (AVX-512 with bf16 and byte products), else 0.
+// Returns 1 if this processor has the required instructions (AVX-512 with bf16 and byte products),
+// otherwise 0.
 int32_t tgi_supported() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
@@ -125,7 +128,7 @@ int32_t tgi_supported() {
 #endif
 }
 
-// Sizes of the records, so that the caller can check that it describes the same ones.
+// Returns the size of a record in bytes. The caller compares it with its own definition.
 int64_t tgi_record_size(int32_t record) {
   const int64_t sizes[] = {sizeof(tgi::Op),
                            sizeof(tgi::Batch),
@@ -142,7 +145,7 @@ int64_t tgi_scratch_floats(const tgi::AttentionLayer* layer) {
   return tgi::attention_scratch_floats(*layer);
 }
 
-// Threads and working memory for programs of up to `max_ops` operations.
+// Creates the threads and scratch memory for programs of at most `max_ops` operations.
 void* tgi_engine_create(int32_t num_threads, int64_t max_ops, int64_t scratch_floats) {
   return new Engine(num_threads, max_ops, scratch_floats);
 }
@@ -153,7 +156,7 @@ void tgi_run(void* engine, const tgi::Op* ops, int64_t num_ops, const tgi::Batch
   static_cast<Engine*>(engine)->run(ops, num_ops, *batch);
 }
 
-// Rounds rows of f32 to bf16; strides in elements.
+// Rounds rows of f32 to bf16. Strides are in elements.
 void tgi_round_rows(const float* source, int64_t source_stride, int64_t num_rows,
                     int64_t num_columns, tgi::bf16* target, int64_t target_stride) {
   for (int64_t row = 0; row < num_rows; ++row)
@@ -166,15 +169,15 @@ void* tgi_sampler_create(int64_t vocab_size, int32_t num_threads) {
 
 void tgi_sampler_destroy(void* sampler) { delete static_cast<tgi::Sampler*>(sampler); }
 
-// One result for each row of logits f32 [num_rows, vocab_size], whose rows are `stride` apart, by
-// the threads of `engine`.
+// Samples one token per row with the threads of `engine`. `logits` is f32 [num_rows, vocab_size],
+// and its rows are `stride` floats apart.
 void tgi_sample(void* engine, void* sampler, const float* logits, int64_t stride,
                 const tgi::SampleRow* rows, int64_t num_rows, tgi::SampleResult* results) {
   static_cast<tgi::Sampler*>(sampler)->sample(static_cast<Engine*>(engine)->team(), logits, stride,
                                               rows, num_rows, results);
 }
 
-// Writes the most likely tokens of the last call, of all its rows one after the other.
+// Writes the most likely tokens that the last call found, row after row.
 void tgi_sampler_tops(const void* sampler, int64_t num_rows, tgi::TopToken* tops) {
   for (int64_t row = 0; row < num_rows; ++row) {
     const auto& own = static_cast<const tgi::Sampler*>(sampler)->tops(row);
@@ -182,7 +185,7 @@ void tgi_sampler_tops(const void* sampler, int64_t num_rows, tgi::TopToken* tops
   }
 }
 
-// Gives pages back; they read as zero afterwards.
+// Releases pages to the system. They read as zero afterwards.
 void tgi_release(void* memory, int64_t bytes) {
 #if defined(__linux__)
   madvise(memory, static_cast<size_t>(bytes), MADV_DONTNEED);
@@ -192,8 +195,8 @@ void tgi_release(void* memory, int64_t bytes) {
 #endif
 }
 
-// Asks for large pages: panels are streamed whole, and small pages would spend the bandwidth on
-// address translation.
+// Requests huge pages. Panels are read from beginning to end, and with small pages address
+// translation would reduce the memory bandwidth.
 void tgi_advise_huge(void* memory, int64_t bytes) {
 #if defined(__linux__)
   madvise(memory, static_cast<size_t>(bytes), MADV_HUGEPAGE);

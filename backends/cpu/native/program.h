@@ -1,8 +1,8 @@
-// A model as a flat list of operations over prepared memory, run by a pool of threads.
+// A model as a flat list of operations over prepared memory, executed by a thread pool.
 //
-// The caller owns all memory. Activations are row-major, one row per token, with a row stride
-// rounded up to 32 columns whose padding is zero. Matrix weights are packed in panels of 32 columns
-// (see gemm.cpp). bf16 travels as its 16 bits.
+// The caller owns all memory. Activations are row-major with one row per token. Row strides are
+// rounded up to 32 columns, and the padding is zero. Matrix weights are packed in panels of 32
+// columns (see gemm.cpp). A bf16 value is stored as its 16 bits.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@ enum class Kind : int32_t {
   kAdd = 5
 };
 
-// What a linear does with its sums.
+// The way in which a linear operation stores its sums.
 enum class Store : int32_t {
   kFloat = 0,       // target f32 = sum
   kAccumulate = 1,  // target f32 += scale * sum
@@ -37,7 +37,7 @@ enum class Store : int32_t {
 
 enum class Activation : int32_t { kNone = 0, kSilu = 1, kGelu = 2, kGeluTanh = 3, kRelu = 4 };
 
-// Constant facts of one attention layer.
+// Constants of one attention layer.
 struct AttentionLayer {
   int32_t num_heads, num_kv_heads, head_dim, rotary_dim;
   int32_t interleaved, window;  // window 0 = none
@@ -53,10 +53,10 @@ struct AttentionLayer {
   bf16* values;  // [blocks][kv heads][panels of 32 dims][16 token pairs][32 dims][2]
 };
 
-// A weight in codes of 8 or 4 bits; see quantized.h.
+// A weight in codes of 8 or 4 bits. See quantized.h.
 struct QuantizedWeight;
 
-// A weight without loss in 12 bits; see compressed.h.
+// A bf16 weight compressed to 12 bits without loss. See compressed.h.
 struct CompressedWeight;
 
 struct Op {
@@ -74,7 +74,7 @@ struct Op {
   const CompressedWeight* compressed;  // instead of `weight`, or null
 };
 
-// One step. T tokens of R rows, concatenated.
+// One step: T tokens of R sequences, concatenated.
 struct Batch {
   int64_t num_tokens, num_rows, max_blocks;
   const int64_t* token_ids;     // [T]
@@ -87,31 +87,32 @@ struct Batch {
 
 class AttentionPlan;  // attention_plan.h
 
-// Each op is divided into shares that any thread may take; `num_…_shares` says into how many.
+// Each operation is divided into shares, and any thread may run any share. The functions
+// `num_…_shares` return the number of shares.
 int64_t num_row_shares(const Batch& batch);
 void run_embed(const Op& op, const Batch& batch, int64_t share);
 void run_norm(const Op& op, const Batch& batch, int64_t share);
 void run_qkv(const Op& op, const Batch& batch, int64_t share);
 void run_add(const Op& op, const Batch& batch, int64_t share);
 
-// The nearest bf16 of each number.
+// Rounds each number to the nearest bf16.
 void round_row(const float* source, int64_t size, bf16* target);
 
-int64_t num_linear_shares(const Op& op, const Batch& batch,
-                          int num_threads);  // whatever the weight is like
+// The number of shares does not depend on the weight's format.
+int64_t num_linear_shares(const Op& op, const Batch& batch, int num_threads);
 void run_linear(const Op& op, const Batch& batch, int num_threads, int64_t share);
-// Rows [first_row, last_row) times the panels [panel, panel_end) of a linear; their weights stand
-// at `panels` in bf16, but outliers.
+// Multiplies rows [first_row, last_row) by panels [panel, panel_end) of a linear operation. The
+// bf16 weights of these panels are at `panels`, in which outliers are zero.
 void multiply_rows(const Op& op, const bf16* panels, int64_t first_row, int64_t last_row,
                    int64_t panel, int64_t panel_end);
 
-// The same for a quantized weight. Every thread calls `prepare` with its own scratch before its
-// first share.
+// The same for a quantized weight. Every thread calls `prepare_quantized_linear` with its own
+// scratch memory before its first share.
 void prepare_quantized_linear(const Op& op, const Batch& batch, float* scratch);
 void run_quantized_linear(const Op& op, const Batch& batch, int num_threads, int64_t share,
                           float* scratch);
 
-// The same for a compressed one, which needs no preparation.
+// The same for a compressed weight, which needs no preparation.
 void run_compressed_linear(const Op& op, const Batch& batch, int num_threads, int64_t share,
                            float* scratch);
 

@@ -1,4 +1,4 @@
-// Numbers to codes, once, while a checkpoint is read.
+// Quantizes weights once, while a checkpoint is read.
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
 
 #include <algorithm>
@@ -13,8 +13,8 @@ namespace {
 
 constexpr int64_t kMaxGroup = 128;
 
-// Integers nearest to values / scale, within [-zero, zero - 1]; returns the sum of the squared
-// errors.
+// Rounds values / scale to the nearest integers within [-zero, zero - 1]. Returns the sum of the
+// squared errors.
 float round_to_integers(const float* values, int64_t count, float scale, int zero,
                         int32_t* integers) {
   const float inverse = std::fabs(scale) < FLT_MIN ? 0.0f : 1.0f / scale;
@@ -35,13 +35,13 @@ float greatest_magnitude(const float* values, int64_t count) {
   float greatest = 0.0f;
   for (int64_t i = 0; i < count; ++i) {
     if (!(std::fabs(values[i]) <= std::fabs(greatest))) greatest = values[i];
-    if (greatest != greatest) break;  // NaN stays
+    if (greatest != greatest) break;  // no later value may replace NaN
   }
   return greatest;
 }
 
-// Chooses, among the scales that bring the greatest value to one of the anchors, the one that loses
-// least.
+// Chooses the scale with the smallest error. The candidates are the scales that map the value with
+// the greatest magnitude to one of the anchors.
 bf16 quantize_group(const float* values, int64_t count, int zero, const float* anchors,
                     int64_t num_anchors, int32_t* integers) {
   const float greatest = greatest_magnitude(values, count);
@@ -59,7 +59,7 @@ bf16 quantize_group(const float* values, int64_t count, int zero, const float* a
   return best_scale;
 }
 
-// Puts the integers of one column's group into its bytes of the group's vectors.
+// Writes the integers of one column and group to the column's bytes in the group's vectors.
 void store_codes(const int32_t* integers, const QuantizedWeight& weight, uint8_t* codes) {
   const int zero = weight.zero();
   for (int64_t vector = 0; vector < weight.group_vectors(); ++vector, codes += kVectorBytes) {
@@ -76,9 +76,9 @@ void store_codes(const int32_t* integers, const QuantizedWeight& weight, uint8_t
 
 extern "C" {
 
-// Quantizes a row-major f32 piece [rows][inputs] of a weight, as the columns from `first_column`
-// and the inputs from `first_input` (a multiple of the group size) on. `total_inputs` is the
-// weight's; `gate_half` is that of `tgi_pack`.
+// Quantizes a row-major f32 piece [rows][inputs] of a weight. The piece begins at column
+// `first_column` and at input `first_input`, a multiple of the group size. `total_inputs` is the
+// number of inputs of the whole weight. `gate_half` has the same meaning as in `tgi_pack`.
 void tgi_quantize(const float* piece, int64_t rows, int64_t inputs,
                   const tgi::QuantizedWeight* target, int64_t total_inputs, int64_t first_column,
                   int64_t first_input, int32_t gate_half, const float* anchors,

@@ -1,9 +1,10 @@
-// Weights in codes of 8 or 4 bits. The inputs of a column share a scale by groups: value = scale *
-// (code - zero).
+// Weights in codes of 8 or 4 bits. The inputs of a column are divided into groups, each with a
+// scale: value = scale * (code - zero).
 //
-// Columns stand in half panels of 16. The codes of a group form vectors of 64 bytes, 4 bytes per
-// column: 4 inputs of 8 bits, or 8 of 4 bits with inputs 0 to 3 in the low halves of the bytes and
-// inputs 4 to 7 in the high ones. Groups are whole: inputs that are none have the code zero.
+// Columns are stored in half panels of 16. The codes of a group are vectors of 64 bytes, 4 bytes
+// per column. These contain 4 inputs of 8 bits, or 8 inputs of 4 bits: inputs 0 to 3 in the low
+// halves of the bytes, and inputs 4 to 7 in the high halves. The last group is padded with codes
+// for zero.
 #pragma once
 
 #include "program.h"
@@ -25,29 +26,29 @@ struct QuantizedWeight {
   int32_t zero() const { return 1 << (bits - 1); }
 };
 
-// Activations of a step as integers of 16 bits in two signed bytes: value = scale * (256 * high +
-// low), a scale per row and group.
+// Activations of a step as 16-bit integers in two signed bytes: value = scale * (256 * high + low).
+// Each row and group has its own scale.
 struct IntegerRows {
-  // Lays the parts of `num_rows` rows out in `scratch`.
+  // Assigns parts of `scratch` to the scales, offsets and bytes of `num_rows` rows.
   IntegerRows(float* scratch, const QuantizedWeight& weight, int64_t num_inputs, int64_t num_rows);
   static int64_t scratch_floats(const QuantizedWeight& weight, int64_t num_inputs,
                                 int64_t num_rows);
 
   int64_t num_groups, row_bytes;
   float* scales;     // [rows][groups]
-  int32_t* offsets;  // [rows][groups], -zero times the group's sum
+  int32_t* offsets;  // [rows][groups], -zero times the sum of the group's integers
   int8_t* bytes;     // [rows][inputs / 4][high, low][4]
 };
 
-// Writes rows 0 to `num_rows` of bf16 activations, row-major with `stride`.
+// Quantizes the first `num_rows` rows of bf16 activations, which are `stride` elements apart.
 void quantize_rows(const bf16* rows, int64_t stride, int64_t num_rows, int32_t zero,
                    int64_t group_size, const IntegerRows& target);
 
-// Unpacks a panel to bf16: [input pair][32 columns][2]. A pair that is none is not written.
+// Unpacks a panel to bf16 [input pair][32 columns][2]. Pairs behind the last input are not written.
 void dequantize_panel(const QuantizedWeight& weight, int64_t num_inputs, int64_t panel,
                       bf16* target);
 
-// target[i] = factor * the value of input i of `column`.
+// target[i] = factor * weight of input i in `column`.
 void dequantize_column(const QuantizedWeight& weight, int64_t num_inputs, int64_t column,
                        float factor, float* target);
 

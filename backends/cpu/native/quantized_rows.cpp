@@ -1,5 +1,5 @@
-// Activations as integers of 16 bits: finer than the bfloat16 they come in, unless one of a group
-// is 256 times its neighbours.
+// Quantizes activations to 16-bit integers. These are more precise than the bfloat16 activations,
+// unless a group contains a value that is 256 times as large as the others.
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
 
 #include "quantized.h"
@@ -8,23 +8,23 @@
 namespace tgi {
 namespace {
 
-constexpr float kMaxInteger =
-    32512.0f;  // its high byte still fits when the low one is rounded away
-constexpr float kMinMagnitude = 1e-30f;  // a group below is zero
+// Rounding the low byte away may increase the high byte, which must still fit in a signed byte.
+constexpr float kMaxInteger = 32512.0f;
+constexpr float kMinMagnitude = 1e-30f;  // a group whose values are all smaller becomes zero
 
 struct GroupScale {
   float scale, inverse;
 };
 
-// Not finite if a value of the group is not: what is computed with it is then not finite either.
+// Not finite if a value of the group is not finite, so that the results are not finite either.
 GroupScale group_scale(const bf16* values, int64_t count) {
   __m512i greatest = _mm512_setzero_si512();
   for (int64_t i = 0; i < count; i += 16) {
     const auto mask = static_cast<__mmask16>(count - i >= 16 ? 0xffff : (1u << (count - i)) - 1);
     const __m512i bits =
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, values + i)), 17);
-    greatest =
-        _mm512_max_epu32(greatest, bits);  // without the sign, as an integer: NaN is above infinity
+    // The magnitude is compared as an integer, in which NaN is greater than infinity.
+    greatest = _mm512_max_epu32(greatest, bits);
   }
   const uint32_t bits = _mm512_reduce_max_epu32(greatest) >> 1;
   float magnitude;
@@ -33,8 +33,8 @@ GroupScale group_scale(const bf16* values, int64_t count) {
   return {magnitude / kMaxInteger, kMaxInteger / magnitude};
 }
 
-// Returns the sum of the integers. `words` takes a high and a low word of 4 bytes for every 4
-// values.
+// Writes a word of 4 high bytes and a word of 4 low bytes to `words` for every 4 values. Returns
+// the sum of the integers.
 int32_t quantize_group(const bf16* values, int64_t count, int64_t group_size, float inverse,
                        int8_t* words) {
   __m512i sum = _mm512_setzero_si512();

@@ -1,4 +1,4 @@
-// What the head reads: hidden vectors, rounded.
+// Rounds hidden vectors to bf16, the input of the head.
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
 
 #include "vector.h"

@@ -1,4 +1,5 @@
-// One row at a time: scores from logits, then the choice, then what it says of it. See sampler.h.
+// Samples one row at a time: computes scores from logits, chooses a token, and then computes the
+// requested log probabilities. See sampler.h.
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")
 
 #include "sampler.h"
@@ -12,8 +13,8 @@ namespace {
 
 constexpr uint32_t kHashKey = 15485863, kGolden = 0x9E3779B9;
 
-// The hash of token v after `previous` is mix32(previous * kHashKey + v * kGolden), mix32 being
-// murmur3's.
+// The hash of token v after `previous` is mix32(previous * kHashKey + v * kGolden), where mix32 is
+// the finalizer of MurmurHash3.
 void favour_green_tokens(float* scores, int64_t size, uint32_t previous, uint64_t limit,
                          float delta) {
   const __m512i lane_hash =
@@ -45,7 +46,7 @@ void penalize(float* scores, const SampleRow& row, SampleScratch& scratch) {
   }
   for (int64_t i = 0; i < row.context_length; ++i) {
     const int32_t id = row.context[i];
-    if (counts[id] == 0) continue;  // done at its first place
+    if (counts[id] == 0) continue;  // an earlier occurrence was already penalized
     double score = static_cast<double>(scores[id]);
     score = score < 0 ? score * row.repetition_penalty : score / row.repetition_penalty;
     score -= row.relative_frequency_penalty * counts[id] / static_cast<double>(row.context_length);
@@ -64,7 +65,7 @@ void forbid(float* scores, int64_t size, const uint32_t* mask) {
   }
 }
 
-// The scores after watermark, bias, penalties and mask: `logits` itself if the row asks for none.
+// The scores after watermark, bias, penalties and mask, or `logits` itself if the row uses none.
 const float* processed(const float* logits, int64_t size, const SampleRow& row,
                        SampleScratch& scratch) {
   if (row.watermark_limit == 0 && row.num_biases == 0 && !row.has_penalties && row.mask == nullptr)
@@ -82,8 +83,8 @@ const float* processed(const float* logits, int64_t size, const SampleRow& row,
   return scores;
 }
 
-// The `count` best of x and those equal to the last of them, best first, equal ones by id; never
-// what is cut.
+// Appends the `count` best of x and any that are equal to the last of them, ordered by score and
+// then by id. Scores that were cut are never listed.
 template <typename Id, typename LogProbability>
 void list_tops(const float* x, int64_t size, int64_t count, SampleScratch& scratch, Id id,
                LogProbability logprob, std::vector<TopToken>& tops) {
@@ -159,8 +160,8 @@ SampleResult sample_row(const float* logits, int64_t size, const SampleRow& row,
 }  // namespace
 
 SampleScratch::SampleScratch(int64_t vocab_size) {
-  const auto size = static_cast<size_t>(round_up(vocab_size, 16)) +
-                    16;  // whole vectors are written behind the last kept
+  // Whole vectors are stored, even behind the last kept element.
+  const auto size = static_cast<size_t>(round_up(vocab_size, 16)) + 16;
   for (auto* floats : {&scores, &kept_scores, &weights, &keys}) floats->resize(size);
   for (auto* integers : {&kept_ids, &context_counts, &output_counts}) integers->resize(size);
   maxima.resize(size / kGroup + 1);
@@ -177,7 +178,7 @@ void Sampler::sample(Team& team, const float* logits, int64_t stride, const Samp
   results_ = results;
   if (tops_.size() < static_cast<size_t>(num_rows)) tops_.resize(static_cast<size_t>(num_rows));
   for (auto& tops : tops_) tops.clear();
-  if (num_rows == 1) return run_share(0, 0, 0);  // sooner done than handed out
+  if (num_rows == 1) return run_share(0, 0, 0);  // faster than waking the other threads
   team.run(*this, 1, &num_rows);
 }
 

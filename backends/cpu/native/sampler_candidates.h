@@ -1,5 +1,5 @@
-// The tokens a row may still choose, and the cuts that make them fewer. Include only after the
-// target pragma.
+// The tokens that a row may still choose, and the processors that reduce them. Include only after
+// the target pragma.
 #pragma once
 
 #include <algorithm>
@@ -10,20 +10,21 @@
 
 namespace tgi {
 
-// What stays of a row: the keys above `key`, and the first `num_ties` of those equal to it.
+// The candidates to keep: those with a key above `key`, and the first `num_ties` with exactly
+// `key`.
 struct Cut {
   float key;
   int64_t num_ties;
 };
 
-// Where the best keys first hold `target` of the weights, best first and equal ones in their order.
-// Weights fall about e-fold with each `spread` that a key lies below the best.
+// Finds the cut at which the total weight of the best keys first reaches `target`. Equal keys are
+// taken in their order. Lowering the key by `spread` divides a weight by about e.
 static inline Cut heaviest(const float* keys, const float* weights, int64_t size, double target,
                            float spread, SampleScratch& scratch) {
   constexpr int64_t kFewEnough = 256;
-  constexpr int kMaxRounds = 24;  // only keys that are nearly all alike are still many then
+  constexpr int kMaxRounds = 24;  // after these, many keys are left only if almost all are equal
   const float best = maximum_of(keys, size);
-  // Invariant: keys from `high` on hold less than the target, keys from `low` on hold it.
+  // Invariant: keys >= `high` weigh less than the target in total, keys >= `low` at least as much.
   float high = std::nextafter(best, std::numeric_limits<float>::infinity()),
         low = best - 40 * spread;
   double above = 0;
@@ -63,8 +64,9 @@ static inline Cut heaviest(const float* keys, const float* weights, int64_t size
   return cut;
 }
 
-// The `count`-th best score of x, 1 <= count <= size; kCut if fewer are above it. Of `count` groups
-// each has a score as high as the lowest of their maxima, so the groups below that need no look.
+// The `count`-th best score of x, 1 <= count <= size, or kCut if fewer scores are above kCut. The
+// `count` groups with the highest maxima contain `count` scores that are at least the lowest of
+// these maxima. Groups with a lower maximum need not be read.
 static inline float kth_best(const float* x, int64_t size, int64_t count, SampleScratch& scratch) {
   std::vector<float>& selected = scratch.selected;
   const int64_t num_groups = (size + kGroup - 1) / kGroup;
@@ -90,15 +92,15 @@ static inline float kth_best(const float* x, int64_t size, int64_t count, Sample
   return selected[static_cast<size_t>(count - 1)];
 }
 
-// Scores in the order of ids, all of the vocabulary at first, with weights e^((score - peak) /
-// temperature).
+// The scores in the order of token ids, at first of the whole vocabulary. Their weights are
+// e^((score - peak) / temperature).
 class Candidates {
  public:
   Candidates(const float* scores, int64_t size, float peak, float temperature,
              SampleScratch& scratch)
       : scores_(scores), size_(size), peak_(peak), temperature_(temperature), scratch_(scratch) {}
 
-  // Before the weights are made. Needs the maxima of the scores.
+  // Must be called before `make_weights`. Needs the maxima of the scores.
   void keep_top_k(int64_t top_k) {
     if (top_k >= size_) return;
     const float least = kth_best(scores_, size_, top_k, scratch_);
@@ -118,8 +120,8 @@ class Candidates {
   void keep_typical(double typical_p) {
     float *keys = scratch_.keys.data(), *weights = scratch_.weights.data();
     for (int64_t i = 0; i < size_; ++i) keys[i] = (scores_[i] - peak_) / temperature_;
-    // A token's surprise is a constant minus its key, and the entropy is the mean surprise: the
-    // constant drops out of the distance.
+    // The surprisal of a token is a constant minus its key, and the entropy is the mean surprisal.
+    // The constant cancels in their difference.
     const auto mean = static_cast<float>(weighted_mean(keys, weights, size_, total_));
     for (int64_t i = 0; i < size_; ++i) keys[i] = -std::fabs(keys[i] - mean);
     const Cut cut = heaviest(keys, weights, size_, typical_p * total_, 1.0f, scratch_);
@@ -150,7 +152,8 @@ class Candidates {
   }
 
  private:
-  // Keeps what `cut` says of `keys`; with `weights` these too, and their sum.
+  // Keeps the candidates that `cut` selects by `keys`. If `weights` is not null, also keeps their
+  // weights and computes the sum of these.
   void keep(const float* keys, Cut cut, float* weights) {
     float* scores = scratch_.kept_scores.data();
     int32_t* ids = scratch_.kept_ids.data();
@@ -166,7 +169,7 @@ class Candidates {
            ties != 0 && cut.num_ties > 0; ties &= ties - 1, --cut.num_ties)
         kept |= static_cast<__mmask16>(ties & -ties);
       if (kept == 0) continue;
-      // Whole vectors are read before they are written, and no place is written before it was read.
+      // Each vector is read before it is overwritten, and stores never reach unread elements.
       const __m512i id =
           is_whole_ ? _mm512_add_epi32(_mm512_set1_epi32(static_cast<int32_t>(i)), lane_ids)
                     : _mm512_maskz_loadu_epi32(lanes, ids + i);

@@ -11,8 +11,8 @@
 namespace tgi {
 
 constexpr float kCut = -std::numeric_limits<float>::infinity();
-constexpr int64_t kGroup = 64;    // scores that share a maximum
-constexpr int64_t kChunk = 1024;  // floats summed as floats before they join a double
+constexpr int64_t kGroup = 64;    // scores per group maximum
+constexpr int64_t kChunk = 1024;  // floats that are summed in float before the sum becomes a double
 
 static inline __mmask16 lanes_of(int64_t remaining) {
   return remaining >= 16 ? 0xffff : static_cast<__mmask16>((1u << remaining) - 1);
@@ -22,7 +22,8 @@ static inline __m512 load_scores(const float* x, int64_t remaining) {
   return _mm512_mask_loadu_ps(_mm512_set1_ps(kCut), lanes_of(remaining), x);
 }
 
-// The maximum of each group of kGroup scores; returns the maximum of all, NaN if any score is NaN.
+// Computes the maximum of each group of kGroup scores. Returns the maximum of all, or NaN if any
+// score is NaN.
 static inline float group_maxima(const float* x, int64_t size, float* maxima) {
   __mmask16 unordered = 0;
   float peak = kCut;
@@ -47,7 +48,7 @@ static inline float maximum_of(const float* x, int64_t size) {
   return _mm512_reduce_max_ps(highest);
 }
 
-// The lowest index of the score `peak`, given the maxima of the groups.
+// The lowest index whose score is `peak`, given the maxima of the groups.
 static inline int64_t first_index(const float* x, int64_t size, const float* maxima, float peak) {
   int64_t i = 0;
   while (maxima[i / kGroup] != peak) i += kGroup;
@@ -55,7 +56,7 @@ static inline int64_t first_index(const float* x, int64_t size, const float* max
   return i;
 }
 
-// Calls visit(first, last) for each chunk of [0, size) and adds up what it returns.
+// Calls visit(first, last) for each chunk of [0, size). Returns the sum of the results.
 template <typename Visit>
 static inline double sum_chunks(int64_t size, Visit&& visit) {
   double sum = 0;
@@ -64,8 +65,8 @@ static inline double sum_chunks(int64_t size, Visit&& visit) {
   return sum;
 }
 
-// weights[i] = e^((x[i] - peak) / temperature), 0 for a score that is cut; returns their sum. Null
-// = only the sum.
+// weights[i] = e^((x[i] - peak) / temperature), or 0 for a score that was cut. Returns the sum. If
+// `weights` is null, only the sum is computed.
 static inline double weigh(const float* x, int64_t size, float peak, float temperature,
                            float* weights) {
   const __m512 highest = _mm512_set1_ps(peak), divisor = _mm512_set1_ps(temperature),
@@ -75,7 +76,7 @@ static inline double weigh(const float* x, int64_t size, float peak, float tempe
     for (int64_t i = first; i < last; i += 16) {
       const __m512 v = load_scores(x + i, last - i);
       const __m512 exponent = _mm512_div_ps(_mm512_sub_ps(v, highest), divisor);
-      // What e^x does not hold anyway; a cut score is among it.
+      // Weights that e^x cannot represent are zero. This includes scores that were cut.
       const __mmask16 held = _mm512_cmp_ps_mask(v, cut, _CMP_GT_OQ) &
                              _mm512_cmp_ps_mask(exponent, _mm512_set1_ps(-87.0f), _CMP_GT_OQ);
       const __m512 weight = _mm512_maskz_mov_ps(held, exp_ps(exponent));
@@ -95,7 +96,7 @@ static inline double sum_of(const float* weights, int64_t size) {
   });
 }
 
-// The mass of the keys from `bound` on, and how many they are.
+// The total weight of the keys that are at least `bound`. Writes their number to `count`.
 static inline double mass_from(const float* keys, const float* weights, int64_t size, float bound,
                                int64_t* count) {
   const __m512 least = _mm512_set1_ps(bound);
@@ -115,8 +116,8 @@ static inline double mass_from(const float* keys, const float* weights, int64_t 
   return mass;
 }
 
-// The mean of x[i] over the weights, whose sum is `total`; where there is no weight x may be
-// infinite.
+// The mean of x[i], weighted by weights[i], whose sum is `total`. x[i] may be infinite where the
+// weight is zero.
 static inline double weighted_mean(const float* x, const float* weights, int64_t size,
                                    double total) {
   const double sum = sum_chunks(size, [&](int64_t first, int64_t last) {
@@ -131,10 +132,10 @@ static inline double weighted_mean(const float* x, const float* weights, int64_t
   return sum / total;
 }
 
-// The first index whose cumulative weight exceeds `target`; the last with a weight if rounding
-// leaves none.
+// The first index whose cumulative weight exceeds `target`. If there is none because of rounding,
+// the last index with a positive weight.
 static inline int64_t first_beyond(const float* weights, int64_t size, double target) {
-  constexpr double kSlack = 1 + 1e-6;  // sums in another order differ in their last digits
+  constexpr double kSlack = 1 + 1e-6;  // sums in different orders differ in their last digits
   double before = 0;
   for (int64_t first = 0; first < size; first += kChunk) {
     const int64_t last = std::min(first + kChunk, size);

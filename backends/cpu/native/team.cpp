@@ -7,14 +7,15 @@ namespace tgi {
 namespace {
 
 constexpr int kSpins = 2000;  // about 20 microseconds of pause instructions
-// From one step to the next passes less than that, and who sleeps comes some 50 microseconds late.
+// The time between two steps is shorter than this, and a sleeping thread needs about 50
+// microseconds to wake up.
 constexpr auto kYieldTime = std::chrono::microseconds(1000);
-// A yield that takes longer gave the core to somebody who needs it: waiting on would only take
-// turns with them.
+// If a yield takes longer than this, another thread used the core. This thread then sleeps, because
+// otherwise the two would keep interrupting each other.
 constexpr auto kSharedYield = std::chrono::microseconds(20);
 
-// What is taken of a stage, in one word: how many shares of each half, and of which round: a late
-// thread takes no share of another.
+// The shares of a stage that are taken, in one word: the number taken of each half, and the round.
+// The round keeps a late thread from taking a share of a later round.
 struct Taken {
   static constexpr int kCountBits = 22, kRoundBits = 20;
 
@@ -34,7 +35,7 @@ inline void pause() {
 #endif
 }
 
-// Waits until word satisfies `reached`; whoever brings that about notifies.
+// Waits until `reached(word)` is true. The thread that makes it true must notify `word`.
 template <typename Reached>
 void wait_until(const std::atomic<uint32_t>& word, Reached reached) {
   for (int spin = 0; spin < kSpins; ++spin) {

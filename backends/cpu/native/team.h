@@ -1,11 +1,12 @@
-// Threads that run one job together: stages in order, each stage's shares by whoever comes.
+// A thread pool that runs one job at a time. The stages of a job run in order, and any thread may
+// run any share of a stage.
 //
-// A stage is over when its shares are done, not when all threads have arrived: a thread that the
-// system has put aside between two shares holds up nobody, and catches up later. Even threads begin
-// with the first half of the shares and odd ones with the second, each in order, so that a thread
-// reads on in memory where it is; who is done helps in the other half. Waiting spins for a short
-// while, then offers the core, then sleeps: after about a step's pause, or as soon as somebody took
-// the core.
+// A stage ends when its shares are done, not when all threads have arrived. So a thread that the
+// system descheduled between two shares delays no other thread, and catches up later. Threads with
+// an even number begin with the first half of the shares and the others with the second half, each
+// in order, so that a thread reads consecutive memory. A thread whose half is done takes shares of
+// the other half. A waiting thread spins for a short time, then yields its core, and then sleeps:
+// after about the time between two steps, or as soon as another thread took the core.
 #pragma once
 
 #include <atomic>
@@ -16,8 +17,8 @@
 
 namespace tgi {
 
-// What a job's threads call. Shares of one stage may run at the same time; a stage begins after all
-// of the one before.
+// The interface that the threads call. Shares of one stage may run at the same time. A stage begins
+// after all shares of the previous stage are done.
 class Job {
  public:
   virtual ~Job() = default;
@@ -33,13 +34,13 @@ class Team {
 
   int size() const { return size_; }
 
-  // Runs `num_stages` stages of `job`, stage i in num_shares[i] shares; the caller is thread 0.
-  // Returns when all are done.
+  // Runs `num_stages` stages of `job`, stage i in num_shares[i] shares. The caller is thread 0.
+  // Returns when all shares are done.
   void run(Job& job, int64_t num_stages, const int64_t* num_shares);
 
  private:
   struct alignas(64) Stage {
-    std::atomic<uint64_t> taken{0};  // `Taken`
+    std::atomic<uint64_t> taken{0};  // see `Taken`
     std::atomic<uint32_t> num_shares{0};
     std::atomic<uint32_t> done{0};
   };
@@ -51,7 +52,8 @@ class Team {
   const int size_;
   const int64_t max_stages_;
   std::unique_ptr<Stage[]> stages_;
-  // Read by others than thread 0 only while they hold a share, which keeps the round from ending.
+  // Threads other than 0 read `job_` only while they run a share, which keeps the round from
+  // ending.
   std::atomic<Job*> job_{nullptr};
   std::atomic<int64_t> num_stages_{0};
   alignas(64) std::atomic<uint32_t> round_{0};

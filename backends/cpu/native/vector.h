@@ -1,4 +1,4 @@
-// Small vector functions over AVX-512, shared by the kernels. Include only after the target pragma.
+// Vector functions over AVX-512 that several kernels use. Include only after the target pragma.
 #pragma once
 
 #include <immintrin.h>
@@ -9,7 +9,7 @@
 
 namespace tgi {
 
-// e^x to about 2 ulp; 0 below -87, finite above 88.
+// e^x to about 2 ulp. x is limited to [-87.33, 88.37], so that the result is positive and finite.
 static inline __m512 exp_ps(__m512 x) {
   x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-87.33f)), _mm512_set1_ps(88.37f));
   const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
@@ -26,7 +26,8 @@ static inline __m512 exp_ps(__m512 x) {
   return _mm512_scalef_ps(p, n);
 }
 
-// 2^x to 3e-6 of its value: enough for what is rounded to bf16. 0 for minus infinity.
+// 2^x with a relative error of 3e-6, enough for results that are rounded to bf16. 0 for minus
+// infinity.
 static inline __m512 exp2_ps(__m512 x) {
   const __m512 fraction = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
   __m512 p = _mm512_set1_ps(1.34266844e-2f);
@@ -47,7 +48,7 @@ static inline __m512 tanh_ps(__m512 x) {
   return _mm512_fmsub_ps(two, sigmoid_ps(_mm512_mul_ps(two, x)), _mm512_set1_ps(1.0f));
 }
 
-// erf by Abramowitz and Stegun 7.1.26; absolute error below 2e-7.
+// erf, approximated as in Abramowitz and Stegun 7.1.26. The absolute error is below 2e-7.
 static inline __m512 erf_ps(__m512 x) {
   const __m512 sign =
       _mm512_castsi512_ps(_mm512_and_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(INT32_MIN)));
@@ -106,7 +107,7 @@ static inline float to_float(bf16 value) {
   return both.number;
 }
 
-// Round to nearest even; NaN stays NaN.
+// Rounds to the nearest bf16, ties to even. NaN stays NaN.
 static inline bf16 to_bf16(float value) {
   union {
     float number;
@@ -122,8 +123,8 @@ static inline __m512 broadcast_pair(const bf16* pair) {
   return _mm512_castsi512_ps(_mm512_set1_epi32(bits));
 }
 
-// sums[m] += a[m] x b for M rows and Z vectors of 16 columns, two vectors to a panel. What will be
-// multiplied next lies at `next`, panel for panel, and is fetched meanwhile (null = nothing).
+// sums[m] += a[m] x b for M rows and Z vectors of 16 columns, two vectors per panel. Meanwhile
+// prefetches the data at `next`, one address per panel. Null prefetches nothing.
 template <int M, int Z>
 static inline void multiply(const bf16* a, int64_t a_stride, const bf16* const (&b)[Z / 2],
                             int64_t pairs, __m512 (&sums)[M][Z], const bf16* const (&next)[Z / 2]) {

@@ -1,4 +1,4 @@
-"""The embedded CPU backend of tgi. Importing it imports no framework."""
+"""The built-in CPU backend of tgi. Importing this package does not import torch."""
 
 from tgi.backend import Backend, hookimpl
 from tgi_cpu.backend import CpuBackend
@@ -8,5 +8,5 @@ __all__ = ["CpuBackend", "tgi_backend"]
 
 @hookimpl
 def tgi_backend() -> Backend:
-    """The CPU backend."""
+    """Return the CPU backend."""
     return CpuBackend()

@@ -1,4 +1,7 @@
-"""The light half of the CPU backend: says what this machine can run, without importing torch."""
+"""The `Backend` class of the CPU backend. It reports which models this machine can run.
+
+Only `create_worker` and `explain` import torch.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,8 @@ from tgi.backend import (
     Support,
     Worker,
     WorkerReporter,
+    reject_option,
+    reject_quantize,
 )
 from tgi_cpu import machine
 from tgi_torch.memory import (
@@ -36,28 +41,28 @@ from tgi_torch.model.fallback import refused_by_fallback, slow_by_fallback
 from tgi_torch.weights.weight_formats import (
     QUANTIZATIONS,
     describe_quantization,
-    refused_quantization,
 )
 
 __all__ = ["CpuBackend"]
 
+_NAME = "cpu"
 _VERSION = "4.0.0.dev0"
-_PRIORITY = -100  # every accelerator goes first
-_SPIN_COUNT = "10000"  # some 20 us: about the pause between two operations of one step
+_PRIORITY = -100  # lower than the priority of every accelerator
+_SPIN_COUNT = "10000"  # about 20 us, the typical pause between two operations of one step
 _STORED_DTYPES = {"F16": "float16", "BF16": "bfloat16"}
 
 
 @final
 class CpuBackend:
-    """Runs on every machine that has torch."""
+    """Backend that runs on the CPU of any machine on which torch is installed."""
 
     @property
     def info(self) -> BackendInfo:
-        """Taken by `auto` where nothing faster is usable."""
-        return BackendInfo("cpu", API_VERSION, "tgi-cpu", _VERSION, _PRIORITY)
+        """Name, version and priority. `auto` selects this backend if no faster one is usable."""
+        return BackendInfo(_NAME, API_VERSION, "tgi-cpu", _VERSION, _PRIORITY)
 
     def probe(self) -> ProbeResult:
-        """Usable if torch is installed; it is looked for, not imported."""
+        """Usable if torch is installed. Looks for torch without importing it."""
         if find_spec("torch") is None:
             return ProbeResult(
                 False,
@@ -67,7 +72,10 @@ class CpuBackend:
         return ProbeResult(True, devices=(DeviceInfo("cpu", label, machine.total_memory()),))
 
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
-        """No, with every reason, or native or slow, with an estimate of the memory."""
+        """Report whether the model is unsupported (with all reasons), native or slow.
+
+        For a supported model the result contains a memory estimate.
+        """
         refused = () if isinstance(spec, ModelSpec) else refused_by_fallback(spec, config)
         reasons = (*refused, *_refused_options(spec, config))
         if reasons:
@@ -97,14 +105,18 @@ class CpuBackend:
     def explain(
         self, spec: ModelSpec | GenericSpec, config: EngineConfig
     ) -> tuple[Implementation, ...]:
-        """Which kernels run the layers, and why not the faster ones. Imports torch."""
+        """Report the kernels that run the layers and why each faster one was rejected.
+
+        Imports torch.
+        """
         if isinstance(spec, GenericSpec):
             return (
                 Implementation(
                     "layers", "transformers", (("native kernels", "the architecture is not known"),)
                 ),
             )
-        from tgi_cpu.native import load_library  # noqa: PLC0415 - the two halves load apart
+        # Only the `Worker` class and its modules may import torch.
+        from tgi_cpu.native import load_library  # noqa: PLC0415 - see above
         from tgi_cpu.worker import unsupported_reason  # noqa: PLC0415
 
         weights = (
@@ -133,12 +145,13 @@ class CpuBackend:
         )
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
-        """The heavy half: imports torch."""
-        # A thread that waits for the next operation spins. Where a processor is shared, it spins on
-        # the time of the thread it waits for, and steps take ten times as long; so it soon sleeps.
-        # Read when torch loads its OpenMP runtime.
+        """Create the worker. Imports torch."""
+        # An OpenMP thread spins while it waits for the next operation. If several threads share a
+        # processor, a spinning thread takes time from the thread it waits for, which makes steps
+        # ten times as long. Threads therefore sleep after a short spin. torch reads this variable
+        # when it loads its OpenMP runtime.
         os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
-        from tgi_cpu.worker import create_worker  # noqa: PLC0415 - the two halves load apart
+        from tgi_cpu.worker import create_worker  # noqa: PLC0415 - only the worker imports torch
 
         return create_worker(config, reporter)
 
@@ -146,25 +159,29 @@ class CpuBackend:
 def _refused_options(spec: ModelSpec | GenericSpec, config: EngineConfig) -> tuple[str, ...]:
     refused = []
     if config.dtype is not None and config.dtype not in DTYPE_BYTES:
-        refused.append(f"`--dtype {config.dtype}` is not one of {', '.join(sorted(DTYPE_BYTES))}")
+        remedy = f"use one of {', '.join(sorted(DTYPE_BYTES))}"
+        refused.append(reject_option(_NAME, "dtype", config.dtype, remedy))
     if config.quantize is not None:
-        refused.extend(filter(None, [refused_quantization(config.quantize)]))
+        if config.quantize not in QUANTIZATIONS:
+            refused.append(reject_quantize(_NAME, config.quantize, QUANTIZATIONS))
         if isinstance(spec, GenericSpec):
-            refused.append(
-                f"`--quantize {config.quantize}` needs an architecture that is built in; leave"
-                " it out"
-            )
+            remedy = "it quantizes only architectures that are built in: leave it out"
+            refused.append(reject_option(_NAME, "quantize", config.quantize, remedy))
     if config.kv_cache_dtype is not None:
         refused.append(
-            f"`--kv-cache-dtype {config.kv_cache_dtype}` is not supported here; leave it out"
+            reject_option(_NAME, "kv_cache_dtype", config.kv_cache_dtype, "leave it out")
         )
     if config.num_shard > 1:
-        refused.append(f"`--num-shard {config.num_shard}`: this backend has one device; use 1")
+        remedy = "it has one device: use `--num-shard 1`"
+        refused.append(reject_option(_NAME, "num_shard", config.num_shard, remedy))
     return tuple(refused)
 
 
 def _checkpoint_bytes(model_path: Path, dtype: str) -> int:
-    """For the estimate alone: a damaged file is `Worker.load`'s to name."""
+    """Bytes of the checkpoint's weights in `dtype`, used only for the estimate.
+
+    Returns 0 if a file is damaged: `Worker.load` reports such a file.
+    """
     try:
         return checkpoint_bytes(model_path, dtype)
     except ModelError:
@@ -172,7 +189,7 @@ def _checkpoint_bytes(model_path: Path, dtype: str) -> int:
 
 
 def _stored_dtype(model_path: Path) -> str:
-    """The dtype of most of the weights, for the estimate alone."""
+    """The dtype of most of the weights, used only for the estimate."""
     try:
         stored = main_dtype(stored_tensors(model_path))
     except ModelError:

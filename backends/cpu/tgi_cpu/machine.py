@@ -1,5 +1,6 @@
-"""What this machine offers: instruction sets, threads, memory. Reads the operating system; imports
-no framework.
+"""Reads this machine's instruction sets, processors and memory from the operating system.
+
+Imports no framework.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ _ISA_FLAGS = (
 
 
 def instruction_sets(cpuinfo: Path = _CPUINFO) -> tuple[str, ...]:
-    """The vector instruction sets that matter here, as Linux names them; empty where the system
-    does not tell.
+    """The supported vector instruction sets that matter here, under their Linux names.
+
+    Empty if the system does not report them.
     """
     try:
         lines = cpuinfo.read_text(errors="replace").splitlines()
@@ -43,7 +45,9 @@ def instruction_sets(cpuinfo: Path = _CPUINFO) -> tuple[str, ...]:
 
 
 def num_threads(cgroups: Path = _CGROUPS) -> int:
-    """Threads to compute with: `OMP_NUM_THREADS` where it is a number, else the processors this
+    """Number of threads to compute with.
+
+    `OMP_NUM_THREADS` if it is a positive number, otherwise the number of processors that this
     process may use.
     """
     requested = os.environ.get("OMP_NUM_THREADS", "")
@@ -56,22 +60,20 @@ def num_threads(cgroups: Path = _CGROUPS) -> int:
 
 
 def total_memory(cgroups: Path = _CGROUPS) -> int:
-    """Bytes of memory that processes here may take together: the machine's, or the container's
-    where that is less.
-    """
+    """Total memory in bytes: the machine's, or the container's limit if that is lower."""
     return min(
         [int(psutil.virtual_memory().total), *(limit for limit, _ in _memory_limits(cgroups))]
     )
 
 
 def free_memory(cgroups: Path = _CGROUPS) -> int:
-    """Bytes this process may still take before the machine or a container around it runs out."""
+    """Bytes that this process can allocate before the machine or its container runs out."""
     spare = (limit - used for limit, used in _memory_limits(cgroups))
     return max(0, min([int(psutil.virtual_memory().available), *spare]))
 
 
 def _own_cgroups(root: Path) -> Iterator[Path]:
-    """The cgroup (version 2) of this process and those around it."""
+    """Folders of this process's version 2 cgroup and of the cgroups that contain it."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -84,8 +86,9 @@ def _own_cgroups(root: Path) -> Iterator[Path]:
 
 
 def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
-    """Limit and use in bytes of every cgroup that limits memory. File pages the kernel can drop do
-    not count as use.
+    """Limit and usage in bytes of every cgroup that limits memory.
+
+    File pages that the kernel can drop do not count as usage.
     """
     for group in _own_cgroups(root):
         try:
@@ -100,7 +103,7 @@ def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
 
 
 def _processor_quotas(root: Path) -> Iterator[float]:
-    """Processors' worth of time that every cgroup with a quota grants."""
+    """Processor quota of every cgroup that has one, as a number of processors."""
     for group in _own_cgroups(root):
         try:
             quota, period = (group / "cpu.max").read_text().split()

@@ -1,8 +1,7 @@
-"""The native kernels: the library, its records, and memory fit for it.
+"""The library of native kernels and its memory.
 
-The library is built when the package is installed and a compiler is there; without it everything
-works, slower. The records mirror `native/program.h`; their sizes are compared when the library is
-loaded.
+The library is built at installation if a compiler is available. Without it the backend works, but
+more slowly. Loading compares the sizes of the records on both sides.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import ctypes
 import mmap
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+from ctypes import c_float, c_int32, c_int64, c_void_p
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -20,179 +19,28 @@ import numpy as np
 import numpy.typing as npt
 
 from tgi_cpu import machine
+from tgi_cpu.native_records import (
+    OUTLIER,
+    PANEL_COLUMNS,
+    RECORD_BYTES,
+    AttentionRecord,
+    QuantizedRecord,
+    round_up,
+)
 
-__all__ = [
-    "SAMPLE_RESULT",
-    "SAMPLE_ROW",
-    "TOP_TOKEN",
-    "AttentionRecord",
-    "BatchRecord",
-    "CompressedRecord",
-    "NativeLibrary",
-    "OpRecord",
-    "QuantizedRecord",
-    "load_library",
-    "round_up",
-]
+__all__ = ["NativeLibrary", "load_library"]
 
-PANEL_COLUMNS = 32
-BLOCK_TOKENS = 32
 _HUGE_PAGE = 2 << 20
 _LIBRARY_GLOB = "_native*.so"
-
-
-class AttentionRecord(Structure):
-    """`tgi::AttentionLayer`."""
-
-    _fields_ = (
-        ("num_heads", c_int32),
-        ("num_kv_heads", c_int32),
-        ("head_dim", c_int32),
-        ("rotary_dim", c_int32),
-        ("interleaved", c_int32),
-        ("window", c_int32),
-        ("qk_norm_kind", c_int32),
-        ("scale", c_float),
-        ("softcap", c_float),
-        ("qk_norm_epsilon", c_float),
-        ("q_norm", c_void_p),
-        ("k_norm", c_void_p),
-        ("slopes", c_void_p),
-        ("sinks", c_void_p),
-        ("cosines", c_void_p),
-        ("sines", c_void_p),
-        ("keys", c_void_p),
-        ("values", c_void_p),
-    )
-
-
-class QuantizedRecord(Structure):
-    """`tgi::QuantizedWeight`."""
-
-    _fields_ = (
-        ("codes", c_void_p),
-        ("scales", c_void_p),
-        ("bits", c_int32),
-        ("group_size", c_int32),
-    )
-
-
-class CompressedRecord(Structure):
-    """`tgi::CompressedWeight`."""
-
-    _fields_ = (
-        ("panels", c_void_p),
-        ("outliers", c_void_p),
-        ("outlier_starts", c_void_p),
-    )
-
-
-class OpRecord(Structure):
-    """`tgi::Op`."""
-
-    _fields_ = (
-        ("kind", c_int32),
-        ("store", c_int32),
-        ("activation", c_int32),
-        ("norm_kind", c_int32),
-        ("num_columns", c_int64),
-        ("num_inputs", c_int64),
-        ("weight", c_void_p),
-        ("bias", c_void_p),
-        ("source", c_void_p),
-        ("target", c_void_p),
-        ("attention", POINTER(AttentionRecord)),
-        ("positions", c_void_p),
-        ("scale", c_float),
-        ("epsilon", c_float),
-        ("position_offset", c_int32),
-        ("target_is_float", c_int32),
-        ("quantized", POINTER(QuantizedRecord)),
-        ("compressed", POINTER(CompressedRecord)),
-    )
-
-
-class BatchRecord(Structure):
-    """`tgi::Batch`."""
-
-    _fields_ = (
-        ("num_tokens", c_int64),
-        ("num_rows", c_int64),
-        ("max_blocks", c_int64),
-        ("token_ids", c_void_p),
-        ("positions", c_void_p),
-        ("slots", c_void_p),
-        ("query_starts", c_void_p),
-        ("context_lens", c_void_p),
-        ("block_tables", c_void_p),
-    )
-
-
-OUTLIER = np.dtype([("input", np.int32), ("column", np.uint16), ("value", np.uint16)])
-"""`tgi::Outlier`."""
-
-SAMPLE_ROW = np.dtype(
-    [
-        ("watermark_delta", np.float64),
-        ("watermark_limit", np.uint64),
-        ("bias_ids", np.uint64),
-        ("biases", np.uint64),
-        ("num_biases", np.int64),
-        ("context", np.uint64),
-        ("context_length", np.int64),
-        ("num_prompt_tokens", np.int64),
-        ("repetition_penalty", np.float64),
-        ("relative_frequency_penalty", np.float64),
-        ("frequency_penalty", np.float64),
-        ("presence_penalty", np.float64),
-        ("mask", np.uint64),
-        ("temperature", np.float64),
-        ("top_k", np.int64),
-        ("top_p", np.float64),
-        ("typical_p", np.float64),
-        ("min_p", np.float64),
-        ("draw", np.float32),
-        ("greedy", np.int32),
-        ("has_penalties", np.int32),
-        ("logprobs", np.int32),
-        ("top_n", np.int32),
-        ("unused", np.int32),
-    ],
-    align=True,
-)
-"""`tgi::SampleRow`; pointers are numbers."""
-
-SAMPLE_RESULT = np.dtype(
-    [("token", np.int32), ("problem", np.int32), ("logprob", np.float32), ("num_tops", np.int32)],
-    align=True,
-)
-"""`tgi::SampleResult`."""
-
-TOP_TOKEN = np.dtype([("logprob", np.float32), ("id", np.int32)], align=True)
-"""`tgi::TopToken`."""
-
-# In the order of `tgi_record_size`.
-_RECORD_BYTES = (
-    *(
-        ctypes.sizeof(record)
-        for record in (OpRecord, BatchRecord, AttentionRecord, QuantizedRecord, CompressedRecord)
-    ),
-    *(record.itemsize for record in (SAMPLE_ROW, SAMPLE_RESULT, TOP_TOKEN)),
-)
-
-
-def round_up(value: int, multiple: int) -> int:
-    """The least multiple that is not below `value`."""
-    return -(-value // multiple) * multiple
 
 
 @final
 @dataclass(frozen=True)
 class NativeLibrary:
-    """The loaded library. Its functions release the interpreter lock while they run."""
+    """The loaded library. Its functions release the Python interpreter lock while they run."""
 
-    functions: Any  # ctypes types its functions at run time
-    num_threads: int = field(default_factory=machine.num_threads)  # that prepare weights
+    functions: Any  # ctypes functions have no static types
+    num_threads: int = field(default_factory=machine.num_threads)  # for preparing weights
 
     @property
     def is_supported(self) -> bool:
@@ -200,10 +48,10 @@ class NativeLibrary:
         return bool(self.functions.tgi_supported())
 
     def allocate(self, num_bytes: int) -> npt.NDArray[np.uint8]:
-        """Zeroed bytes in large pages, aligned to them; pages are taken on first use."""
+        """Allocate zeroed bytes, aligned to huge pages. A page takes memory from its first use."""
         size = round_up(max(num_bytes, 1), _HUGE_PAGE)
-        # Private: systems that keep large pages for programs' own memory would make shared ones
-        # small, whatever is advised.
+        # The mapping is private, because systems that allow huge pages only for private memory
+        # would use small pages for a shared mapping, even after `madvise`.
         pages = np.frombuffer(
             mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8
         )
@@ -213,11 +61,11 @@ class NativeLibrary:
         return aligned[:num_bytes]
 
     def scratch_floats(self, layer: AttentionRecord) -> int:
-        """Floats of working memory that a thread needs for this attention layer."""
+        """Number of floats of scratch memory that a thread needs for this attention layer."""
         return int(self.functions.tgi_scratch_floats(ctypes.byref(layer)))
 
     def quantized_scratch_floats(self, weight: QuantizedRecord, num_inputs: int) -> int:
-        """Floats of working memory that a thread needs for a product with this weight."""
+        """Number of floats of scratch memory that a thread needs to multiply by this weight."""
         return int(self.functions.tgi_quantized_scratch_floats(ctypes.byref(weight), num_inputs))
 
     def quantize(
@@ -231,8 +79,8 @@ class NativeLibrary:
         first_input: int = 0,
         gate_half: int = -1,
     ) -> None:
-        """Put a contiguous piece [rows, inputs] of a weight into its codes and scales (see
-        `tgi_quantize`).
+        """Quantize a contiguous piece [rows, inputs] of a weight into the codes and scales of
+        `target`. See `tgi_quantize`.
         """
         address, row_bytes, inputs = piece.ctypes.data, piece.strides[0], piece.shape[1]
         levels = (c_float * len(scale_candidates))(*scale_candidates)
@@ -256,8 +104,8 @@ class NativeLibrary:
         first_input: int = 0,
         gate_half: int = -1,
     ) -> None:
-        """Put a contiguous bf16 piece [rows, inputs] of a weight into its panels (see
-        `tgi_pack`).
+        """Pack a contiguous bf16 piece [rows, inputs] of a weight into the panels of `target`. See
+        `tgi_pack`.
         """
         address, row_bytes, inputs = piece.ctypes.data, piece.strides[0], piece.shape[1]
         panels = target.ctypes.data
@@ -271,8 +119,9 @@ class NativeLibrary:
         self._share_rows(len(piece), pack_rows)
 
     def _share_rows(self, num_rows: int, work: Callable[[int, int], None]) -> None:
-        """Call `work(first, last)` over all rows, at once in several threads; parts begin with a
-        panel.
+        """Divide the rows among threads and call `work(first, last)` for each part.
+
+        Each part begins at a panel.
         """
         share = round_up(-(-num_rows // self.num_threads), PANEL_COLUMNS)
         parts = [(first, min(first + share, num_rows)) for first in range(0, num_rows, share)]
@@ -283,20 +132,20 @@ class NativeLibrary:
             list(threads.map(work, *zip(*parts, strict=True)))
 
     def compressed_panel_bytes(self, num_inputs: int) -> int:
-        """Bytes of a compressed panel."""
+        """Size in bytes of a compressed panel."""
         return int(self.functions.tgi_compressed_panel_bytes(num_inputs))
 
     def compressed_scratch_floats(self, num_inputs: int) -> int:
-        """Floats of working memory that a thread needs for a product with a compressed weight."""
+        """Number of floats of scratch memory that a thread needs for a compressed weight."""
         return int(self.functions.tgi_compressed_scratch_floats(num_inputs))
 
     def compress(
         self, panels: npt.NDArray[np.uint16], num_inputs: int
     ) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int32]] | None:
-        """Compress bf16 panels in the place where they stand; outliers (`OUTLIER`) and where those
-        of each panel begin.
+        """Compress bf16 panels in place. Returns the outliers (`OUTLIER`) and int32 [panels + 1],
+        the index of each panel's first outlier.
 
-        None, and the panels as they were, if that would save too little.
+        Returns None and leaves the panels unchanged if compression would save too little.
         """
         num_panels = panels.size // (round_up(num_inputs, 2) * PANEL_COLUMNS)
         first_exponents = np.empty(num_panels, np.uint8)
@@ -318,8 +167,8 @@ class NativeLibrary:
         return outliers, starts
 
     def release(self, memory: npt.NDArray[np.uint8]) -> None:
-        """Give the whole large pages of `memory`, a part of what `allocate` returned, back to the
-        system. They read as zero.
+        """Release the whole huge pages in `memory`, which is part of an `allocate` result, to the
+        system. They then read as zero.
         """
         start = -memory.ctypes.data % _HUGE_PAGE
         size = (memory.size - start) // _HUGE_PAGE * _HUGE_PAGE
@@ -328,11 +177,24 @@ class NativeLibrary:
 
 
 def load_library(folder: Path | None = None) -> NativeLibrary | None:
-    """The library beside this module (or in `folder`), or None if it was not built."""
+    """Load the library from this module's folder, or `folder`. Returns None if it was not built."""
     paths = sorted((folder or Path(__file__).parent).glob(_LIBRARY_GLOB))
     if not paths:
         return None
     functions: Any = ctypes.CDLL(str(paths[0]))
+    _declare_functions(functions)
+    for number, expected in enumerate(RECORD_BYTES):
+        found = functions.tgi_record_size(number)
+        if expected != found:
+            raise ImportError(
+                f"{paths[0].name}: record {number} has {found} bytes there and {expected} here;"
+                " build it again"
+            )
+    return NativeLibrary(functions)
+
+
+def _declare_functions(functions: Any) -> None:  # noqa: ANN401 - ctypes types them at run time
+    """Declare the signature of every function of the library."""
     _declare(functions.tgi_supported, c_int32)
     _declare(functions.tgi_record_size, c_int64, c_int32)
     _declare(functions.tgi_scratch_floats, c_int64, c_void_p)
@@ -385,14 +247,6 @@ def load_library(folder: Path | None = None) -> NativeLibrary | None:
         c_void_p,
     )
     _declare(functions.tgi_sampler_tops, None, c_void_p, c_int64, c_void_p)
-    for number, expected in enumerate(_RECORD_BYTES):
-        found = functions.tgi_record_size(number)
-        if expected != found:
-            raise ImportError(
-                f"{paths[0].name}: record {number} has {found} bytes there and {expected} here;"
-                " build it again"
-            )
-    return NativeLibrary(functions)
 
 
 def _declare(function: Any, result: Any, *arguments: Callable[..., object]) -> None:  # noqa: ANN401 - ctypes' own types

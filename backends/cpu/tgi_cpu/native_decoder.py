@@ -1,4 +1,4 @@
-"""A decoder that runs as one call into the native kernels per step."""
+"""A decoder that runs each step in one or two calls of the native kernels."""
 
 from __future__ import annotations
 
@@ -14,28 +14,33 @@ from torch import Tensor
 
 from tgi.architectures import ModelSpec
 from tgi.backend import Limits
-from tgi_cpu.native import BLOCK_TOKENS, BatchRecord, NativeLibrary, OpRecord
+from tgi.worker.parts import Progress
+from tgi_cpu.native import NativeLibrary
+from tgi_cpu.native_builder import Kind
+from tgi_cpu.native_cache import NativeCache
 from tgi_cpu.native_engine import Engine
-from tgi_cpu.native_program import Kind, NativeCache, NativeProgram, build_program
+from tgi_cpu.native_program import NativeProgram, build_program
+from tgi_cpu.native_records import BLOCK_TOKENS, BatchRecord, OpRecord
 from tgi_cpu.native_sampler import BoundRows, NativeSampler
 from tgi_cpu.native_weights import NativeWeights
 from tgi_torch.attention.paged import AttentionMetadata
-from tgi_torch.model.protocols import LoadModel, Progress
+from tgi_torch.model.protocols import LoadModel
 from tgi_torch.runner.decode_steps import BoundProgram
-from tgi_torch.sampling.sampler import SampledSequence
+from tgi_torch.sampling.protocols import SampledSequence
 from tgi_torch.weights.loading import load_weights
 from tgi_torch.weights.weight_formats import Quantization
 
 __all__ = ["NativeDecodeProgram", "NativeDecoder", "NativeModel", "native_loader"]
 
-_MAX_LOGITS_ROWS = 64  # rows of one pass through the head; more rows go in several
+_MAX_LOGITS_ROWS = 64  # maximum rows of one pass through the head; more rows take several passes
 _DEVICE = torch.device("cpu")
 
 
 @final
 class NativeDecoder:
-    """Packed weights, before the cache: `tgi_torch.model.protocols.LoadedModel` and
-    `tgi_torch.weights.loading.WeightSink`.
+    """The packed weights of a model, before the cache is allocated.
+
+    Implements `tgi_torch.model.protocols.LoadedModel` and `tgi_torch.weights.loading.WeightSink`.
     """
 
     def __init__(
@@ -53,23 +58,23 @@ class NativeDecoder:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and cache; the residual is float32."""
+        """The dtype of weights and cache. The residual is float32."""
         return torch.bfloat16
 
     @property
     def is_chunked(self) -> bool:
-        """Attention goes on from what is in the cache."""
+        """True: attention also reads the keys and values of earlier prefill chunks."""
         return True
 
     def write(
         self, parameter: str, expert: int | None, *, axis: int, start: int, piece: Tensor
     ) -> None:
-        """Pack a part of a weight."""
+        """Pack `piece`, the part of `parameter` that begins at index `start` of `axis`."""
         assert expert is None, f"{parameter}: the kernels know no experts"
         self.weights.write(parameter, axis, start, piece)
 
     def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> NativeModel:
-        """Cache, buffers and threads for steps within `limits`."""
+        """Allocate the cache, buffers and threads for steps within `limits`."""
         assert block_size == BLOCK_TOKENS, (
             f"the kernels keep {BLOCK_TOKENS} tokens in a block, not {block_size}"
         )
@@ -88,14 +93,17 @@ class NativeDecoder:
         return NativeModel(self.spec, cache, program, self._engine)
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         if self._engine is not None:
             self._engine.close()
 
 
 @final
 class NativeModel:
-    """bf16 weights and cache, f32 residual. Results are views of its own buffers."""
+    """A model with bfloat16 weights and cache and a float32 residual.
+
+    Results are views of the model's own buffers: the next call overwrites them.
+    """
 
     def __init__(
         self, spec: ModelSpec, cache: NativeCache, program: NativeProgram, engine: Engine
@@ -115,31 +123,33 @@ class NativeModel:
 
     @property
     def device(self) -> torch.device:
-        """The processor."""
+        """The CPU."""
         return _DEVICE
 
     @property
     def num_blocks(self) -> int:
-        """Blocks of the cache."""
+        """Number of blocks in the cache."""
         return self._cache.num_blocks
 
     @property
     def block_size(self) -> int:
-        """Tokens of a block."""
+        """Number of tokens in a block."""
         return self._cache.block_size
 
     def copy_blocks(self, sources: Tensor, targets: Tensor) -> None:
-        """Copy whole blocks in every layer, int64 [N] each."""
+        """Copy whole blocks in every layer. `sources` and `targets` are int64 [N]."""
         self._cache.copy_blocks(sources.numpy(), targets.numpy())
 
     def release_state(self, state: int) -> None:
-        """The kernels run no model that has states."""
+        """Does nothing: the native kernels run no model that has a recurrent state."""
 
     def forward(
         self, token_ids: Tensor, metadata: AttentionMetadata, wanted: Tensor | None = None
     ) -> Tensor:
-        """Hidden vectors float32 after the final norm for int64 [T], of all or of those `wanted`;
-        writes all keys and values.
+        """Compute the hidden vectors after the final norm of the int64 tokens [T].
+
+        Writes the keys and values of all tokens to the cache. Returns float32 [T, hidden], or only
+        the rows with the indices `wanted`.
         """
         if wanted is None:
             self.engine.run(self._program.hidden_ops, _batch_record(token_ids, metadata))
@@ -149,7 +159,10 @@ class NativeModel:
         return self._hidden[: len(wanted)]
 
     def _finish(self, wanted: npt.NDArray[np.int64], metadata: AttentionMetadata) -> None:
-        """What comes after the last keys and values, as a batch of rows of one token each."""
+        """Run the operations after the last write to the cache, for the `wanted` tokens only.
+
+        Each of these tokens becomes a row of its own.
+        """
         if not len(wanted):
             return
         for buffer in self._program.carried:
@@ -175,7 +188,7 @@ class NativeModel:
         self.engine.run(self._remaining_ops, batch)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits float32 [N, vocab] of hidden vectors [N, hidden]."""
+        """Compute the logits float32 [N, vocab] of hidden vectors [N, hidden]."""
         if len(hidden) > _MAX_LOGITS_ROWS:
             return torch.cat(
                 [self.logits(part).clone() for part in torch.split(hidden, _MAX_LOGITS_ROWS)]
@@ -193,14 +206,15 @@ class NativeModel:
 
     @property
     def max_decode_rows(self) -> int:
-        """Rows of a step that `bind_decode` takes; 0 = none."""
+        """Maximum number of rows that `bind_decode` accepts. 0 if the model does not support it."""
         return _MAX_LOGITS_ROWS if self._decode_ops and self.spec.head.softcap is None else 0
 
     def bind_decode(
         self, token_ids: Tensor, metadata: AttentionMetadata
     ) -> tuple[Callable[[], object], Tensor]:
-        """Layers and head as one call, for rows of one token each, and the logits float32 [n,
-        vocab] it fills.
+        """Return a call that runs the layers and the head, and the logits that it writes.
+
+        Each of the n rows must contain one token. The logits are float32 [n, vocab].
         """
         return (
             self.engine.bind(self._decode_ops, _batch_record(token_ids, metadata)),
@@ -210,7 +224,7 @@ class NativeModel:
 
 @final
 class NativeDecodeProgram:
-    """A `tgi_torch.runner.decode_steps.DecodeProgram`: two native calls a step."""
+    """A `tgi_torch.runner.decode_steps.DecodeProgram` that makes two native calls per step."""
 
     def __init__(self, model: NativeModel, sampler: NativeSampler) -> None:
         self._model = model
@@ -218,13 +232,13 @@ class NativeDecodeProgram:
 
     @property
     def max_rows(self) -> int:
-        """Rows it can take at once."""
+        """Maximum number of rows of a step."""
         return self._model.max_decode_rows
 
     def bind(
         self, token_ids: Tensor, metadata: AttentionMetadata, sequences: list[SampledSequence]
     ) -> BoundProgram:
-        """The program over these tensors."""
+        """Create a program that reads these tensors each time it runs."""
         forward, logits = self._model.bind_decode(token_ids, metadata)
         return _BoundProgram(forward, self._sampler.bind(logits, sequences))
 
@@ -237,7 +251,7 @@ class _BoundProgram:
 
 
 def _batch_record(token_ids: Tensor, metadata: AttentionMetadata) -> BatchRecord:
-    """The addresses of a step's tensors, which the caller keeps."""
+    """Build the record of a step from its tensors, which the caller must keep alive."""
     return BatchRecord(
         num_tokens=len(token_ids),
         num_rows=len(metadata.query_lens),
@@ -252,10 +266,10 @@ def _batch_record(token_ids: Tensor, metadata: AttentionMetadata) -> BatchRecord
 
 
 def _decode_ops(program: NativeProgram) -> ctypes.Array[OpRecord]:
-    """Layers and head as one program for rows that are all sampled: the final norm writes what the
-    head reads.
+    """Build one program of the layers and the head for steps that sample every row.
 
-    Empty where no norm comes last.
+    In this program the final norm writes directly to the input of the head. The program is empty
+    if the last operation of the layers is not a norm.
     """
     norm = OpRecord.from_buffer_copy(program.hidden_ops[-1])
     if norm.kind != Kind.NORM or norm.target != program.hidden.ctypes.data:
@@ -268,8 +282,9 @@ def _decode_ops(program: NativeProgram) -> ctypes.Array[OpRecord]:
 def native_loader(
     library: NativeLibrary, num_threads: int, quantization: Quantization | None = None
 ) -> LoadModel:
-    """Loads a checkpoint into the native kernels, in bfloat16 or quantized; the spec must be one
-    they run whole.
+    """Create a function that loads a checkpoint into the native kernels, optionally quantized.
+
+    The kernels must support the whole spec.
     """
 
     def load(spec: ModelSpec, dtype: torch.dtype, path: Path, progress: Progress) -> NativeDecoder:

@@ -1,4 +1,4 @@
-"""The native threads, and what runs in them: programs and the choice of tokens."""
+"""The thread pool of the native kernels, which runs programs and samples tokens."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
-from tgi_cpu.native import TOP_TOKEN, BatchRecord, NativeLibrary, OpRecord
+from tgi_cpu.native import NativeLibrary
+from tgi_cpu.native_records import TOP_TOKEN, BatchRecord, OpRecord
 
 __all__ = ["Engine", "SamplerHandle"]
 
 
 @final
 class Engine:
-    """Threads that run programs, with their working memory."""
+    """A pool of native threads that runs programs. Owns their scratch memory."""
 
     def __init__(
         self, library: NativeLibrary, num_threads: int, max_ops: int, scratch_floats: int
@@ -32,7 +33,7 @@ class Engine:
         self._functions.tgi_run(self._handle, program, len(program), ctypes.byref(batch))
 
     def bind(self, program: ctypes.Array[OpRecord], batch: BatchRecord) -> Callable[[], object]:
-        """`run` with these arguments. What they point to may change from call to call."""
+        """Return a call of `run` with these arguments. Memory they point to may change."""
         return partial(
             self._functions.tgi_run, self._handle, program, len(program), ctypes.pointer(batch)
         )
@@ -44,8 +45,10 @@ class Engine:
         target: npt.NDArray[np.uint16],
         shape: tuple[int, int],
     ) -> None:
-        """Round [rows, columns] floats at the address `source` into the rows of `target`; the
-        stride counts floats.
+        """Round a float32 [rows, columns] matrix to bfloat16 and store it in the rows of `target`.
+
+        `source` is the address of the matrix. `source_stride` is the distance between its rows, in
+        floats.
         """
         rows, columns = shape
         self._functions.tgi_round_rows(
@@ -53,11 +56,11 @@ class Engine:
         )
 
     def sampler(self, vocab_size: int) -> SamplerHandle:
-        """A sampler that runs in these threads."""
+        """Create a sampler that runs in the threads of this engine."""
         return SamplerHandle(self._functions, self._handle, vocab_size, self.num_threads)
 
     def close(self) -> None:
-        """End the threads. Idempotent."""
+        """Stop the threads. May be called more than once."""
         if self._handle is not None:
             self._functions.tgi_engine_destroy(self._handle)
             self._handle = None
@@ -65,7 +68,7 @@ class Engine:
 
 @final
 class SamplerHandle:
-    """Working memory of the native sampler. Usable until its engine is closed."""
+    """The native sampler with its working memory. Unusable after its engine is closed."""
 
     def __init__(self, functions: Any, engine: int, vocab_size: int, num_threads: int) -> None:  # noqa: ANN401 - as above
         self._functions = functions
@@ -76,8 +79,9 @@ class SamplerHandle:
     def bind(
         self, logits: int, stride: int, rows: npt.NDArray[np.void], results: npt.NDArray[np.void]
     ) -> Callable[[], object]:
-        """`sample` with these arguments. What they point to may change from call to call; the
-        caller keeps it.
+        """Return a call of `sample` with these arguments.
+
+        The memory they point to may change between calls. The caller must keep it alive.
         """
         function, handles = self._functions.tgi_sample, (self._engine, self._handle)
         return partial(
@@ -87,14 +91,17 @@ class SamplerHandle:
     def sample(
         self, logits: int, stride: int, rows: npt.NDArray[np.void], results: npt.NDArray[np.void]
     ) -> None:
-        """One result (`SAMPLE_RESULT`) for each of `rows` (`SAMPLE_ROW`) of the float32 logits at
-        that address.
+        """Sample one token per row and write it to `results` (`SAMPLE_RESULT`).
+
+        `logits` is the address of float32 [rows, vocab_size] whose rows are `stride` floats apart.
+        `rows` (`SAMPLE_ROW`) contains the sampling parameters of each row.
         """
         self.bind(logits, stride, rows, results)()
 
     def tops(self, num_rows: int, count: int) -> npt.NDArray[np.void]:
-        """The `count` most likely tokens (`TOP_TOKEN`) that the last call found for its rows, one
-        row after the other.
+        """The most likely tokens (`TOP_TOKEN` [count]) that the last call found, row after row.
+
+        `count` is the total over all rows.
         """
         tops = np.zeros(count, TOP_TOKEN)
         self._functions.tgi_sampler_tops(self._handle, num_rows, tops.ctypes.data)

@@ -1,5 +1,7 @@
-"""Matrices as the native kernels read them: bfloat16 in panels, the same without loss in 12 bits,
-or quantized.
+"""Weight matrices in the layouts that the native kernels read.
+
+The layouts are bfloat16 panels, the same values compressed to 12 bits without loss, and quantized
+codes.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tgi_cpu.native import PANEL_COLUMNS, CompressedRecord, NativeLibrary, QuantizedRecord, round_up
+from tgi_cpu.native import NativeLibrary
+from tgi_cpu.native_records import PANEL_COLUMNS, CompressedRecord, QuantizedRecord, round_up
 from tgi_torch.weights.weight_formats import WeightFormat
 
 __all__ = ["CompressedMatrix", "Matrix", "MatrixPlan", "PackedMatrix", "QuantizedMatrix"]
@@ -25,8 +28,10 @@ _HALF_PANEL = PANEL_COLUMNS // 2
 @final
 @dataclass(frozen=True)
 class MatrixPlan:
-    """A weight made of the rows of one or more roles. `gated`: gate and up take turns, half a panel
-    each.
+    """The layout of a matrix that contains the rows of one or more parameters.
+
+    If `gated`, each panel contains columns of the gate in its first half and columns of the up
+    projection in its second half.
     """
 
     parameter_rows: Mapping[str, int]
@@ -35,34 +40,35 @@ class MatrixPlan:
 
     @property
     def num_columns(self) -> int:
-        """Columns, those that pad a gate included."""
+        """Number of columns, including the padding of gate and up projection."""
         if self.gated:
             return 2 * round_up(max(self.parameter_rows.values()), _HALF_PANEL)
         return sum(self.parameter_rows.values())
 
     @property
     def padded_columns(self) -> int:
-        """Columns of whole panels."""
+        """Number of columns, rounded up to whole panels."""
         return round_up(self.num_columns, PANEL_COLUMNS)
 
     def num_bytes(self, weight_format: WeightFormat | None) -> int:
-        """Memory of the panels, in bfloat16 or in `weight_format`."""
+        """Size of the panels in bytes, in bfloat16 or in `weight_format`."""
         if weight_format is None:
             return 2 * self.padded_columns * round_up(self.num_inputs, 2)
         return weight_format.num_bytes(self.padded_columns, self.num_inputs)
 
     def first_column(self, parameter: str) -> int:
-        """The packed column of the first row of `parameter`; where it is gated, counted in its own
-        half panels.
+        """The packed column of the first row of `parameter`.
+
+        In a gated matrix, only the columns of this parameter's own half panels are counted.
         """
         return 0 if self.gated else int(self.columns(parameter)[0])
 
     def gate_half(self, parameter: str) -> int:
-        """Which half of a panel `parameter` fills; -1 where panels are not shared."""
+        """Which half of each panel contains `parameter`: 0 or 1, or -1 if not gated."""
         return list(self.parameter_rows).index(parameter) if self.gated else -1
 
     def columns(self, parameter: str) -> npt.NDArray[np.int64]:
-        """The packed column of each row of `parameter`."""
+        """The packed column of each row of `parameter`, as int64 [rows]."""
         rows = np.arange(self.parameter_rows[parameter])
         names = list(self.parameter_rows)
         if self.gated:
@@ -75,29 +81,29 @@ class MatrixPlan:
 
 
 class Matrix(Protocol):
-    """A weight in memory that outlives it."""
+    """A weight matrix. The memory of its values is owned by `NativeWeights`."""
 
     @property
     def plan(self) -> MatrixPlan:
-        """Its roles and its size."""
+        """The parameters and the size of the matrix."""
 
     @property
     def operand(self) -> dict[str, object]:
-        """The fields of an operation that point to it; valid as long as the matrix lives."""
+        """The fields of an `OpRecord` that point to the matrix. Valid while the matrix exists."""
 
     @property
     def scratch_floats(self) -> int:
-        """Working memory that a thread needs for a product."""
+        """Number of floats of scratch memory that a thread needs to multiply by the matrix."""
 
     @property
     def num_bytes(self) -> int:
-        """Memory it takes."""
+        """Size of the matrix in bytes."""
 
 
 @final
 @dataclass(frozen=True)
 class PackedMatrix:
-    """A plan and its bfloat16 panels."""
+    """A weight matrix in bfloat16 panels."""
 
     plan: MatrixPlan
     library: NativeLibrary
@@ -105,22 +111,23 @@ class PackedMatrix:
 
     @property
     def operand(self) -> dict[str, object]:
-        """The panels."""
+        """The `OpRecord` field with the address of the panels."""
         return {"weight": self.panels.ctypes.data}
 
     @property
     def scratch_floats(self) -> int:
-        """None."""
+        """Always 0: bfloat16 panels are multiplied without scratch memory."""
         return 0
 
     @property
     def num_bytes(self) -> int:
-        """Of the panels."""
+        """Size of the panels in bytes."""
         return self.panels.nbytes
 
     def compressed(self) -> PackedMatrix | CompressedMatrix:
-        """The same weights in 12 bits, at the beginning of the memory where they stood; itself if
-        that would save too little.
+        """The same weights in 12 bits each, stored at the beginning of the same memory.
+
+        Returns the matrix itself if compression would save too little.
         """
         found = self.library.compress(self.panels, self.plan.num_inputs)
         return (
@@ -130,12 +137,12 @@ class PackedMatrix:
         )
 
     def moved(self, memory: npt.NDArray[np.uint8]) -> PackedMatrix:
-        """The same matrix, moved into `memory`, which may overlap where it stood."""
+        """Copy the matrix into `memory`, which may overlap its present memory."""
         ctypes.memmove(memory.ctypes.data, self.panels.ctypes.data, self.num_bytes)
         return PackedMatrix(self.plan, self.library, memory[: self.num_bytes].view(np.uint16))
 
     def write(self, parameter: str, axis: int, start: int, piece: Tensor) -> None:
-        """Take the part of `parameter` from index `start` of `axis` on."""
+        """Store `piece`, the part of `parameter` that begins at index `start` of `axis`."""
         self.library.pack(
             piece.to(torch.bfloat16).contiguous().view(torch.int16).numpy().view(np.uint16),
             self.panels,
@@ -148,11 +155,11 @@ class PackedMatrix:
 
 @final
 class CompressedMatrix:
-    """A plan and its bfloat16 panels without loss in 12 bits a weight (`native/compressed.h`).
+    """A weight matrix of bfloat16 values, compressed to 12 bits each without loss.
 
-    After Zhang et al., "70% Size, 100% Accuracy" (DFloat11), arXiv:2504.11651: the exponents of
-    weights hold little information. Here codes have one length, so that they are decoded in
-    registers.
+    See `native/compressed.h`. The idea follows Zhang et al., "70% Size, 100% Accuracy" (DFloat11),
+    arXiv:2504.11651: the exponents of weights contain little information. All codes here have the
+    same length, so that they can be decoded in registers.
     """
 
     def __init__(
@@ -178,21 +185,21 @@ class CompressedMatrix:
 
     @property
     def operand(self) -> dict[str, object]:
-        """Panels and outliers."""
+        """The `OpRecord` field that points to the panels and outliers."""
         return {"compressed": ctypes.pointer(self._record)}
 
     @property
     def scratch_floats(self) -> int:
-        """A panel unpacked."""
+        """Number of floats that one decompressed panel takes."""
         return self._library.compressed_scratch_floats(self.plan.num_inputs)
 
     @property
     def num_bytes(self) -> int:
-        """Of the panels; outliers are few."""
+        """Size of the panels in bytes. Outliers are not counted because there are few."""
         return self.panels.nbytes
 
     def moved(self, memory: npt.NDArray[np.uint8]) -> CompressedMatrix:
-        """The same matrix, moved into `memory`, which may overlap where it stood."""
+        """Copy the matrix into `memory`, which may overlap its present memory."""
         ctypes.memmove(memory.ctypes.data, self.panels.ctypes.data, self.num_bytes)
         return CompressedMatrix(
             self.plan, self._library, memory, self.outliers, self.outlier_starts
@@ -201,8 +208,9 @@ class CompressedMatrix:
 
 @final
 class QuantizedMatrix:
-    """A plan with codes and scales: they are made piece by piece, so the matrix never stands in
-    memory in another dtype.
+    """A weight matrix of integer codes and scales.
+
+    It is quantized piece by piece, so the whole matrix is never in memory in another dtype.
     """
 
     def __init__(
@@ -226,22 +234,23 @@ class QuantizedMatrix:
 
     @property
     def operand(self) -> dict[str, object]:
-        """Codes and scales."""
+        """The `OpRecord` field that points to the codes and scales."""
         return {"quantized": ctypes.pointer(self._record)}
 
     @property
     def scratch_floats(self) -> int:
-        """Rows as integers, or a panel unpacked."""
+        """Number of floats for the quantized input rows, or for one unpacked panel."""
         return self._library.quantized_scratch_floats(self._record, self.plan.num_inputs)
 
     @property
     def num_bytes(self) -> int:
-        """Of codes and scales."""
+        """Size of the codes and scales in bytes."""
         return self.codes.nbytes + self.scales.nbytes
 
     def write(self, parameter: str, axis: int, start: int, piece: Tensor) -> None:
-        """Quantize the part of `parameter` from index `start` of `axis` on. Along the inputs, parts
-        begin with a group.
+        """Quantize `piece`, the part of `parameter` that begins at index `start` of `axis`.
+
+        On the input axis, `start` must be the beginning of a group.
         """
         first_input = start if axis == 1 else 0
         assert first_input % self._format.group_size == 0, (

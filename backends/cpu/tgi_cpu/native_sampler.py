@@ -1,4 +1,4 @@
-"""Chooses tokens in one native call per step, with the semantics of `tgi.worker.sampling`."""
+"""Samples the tokens of a step in one native call. `tgi.worker.sampling` defines the semantics."""
 
 from __future__ import annotations
 
@@ -10,15 +10,10 @@ import numpy as np
 from torch import Tensor
 
 from tgi.backend import Float32Array, Int32Array, SamplingParams, empty_float32, empty_int32
-from tgi_cpu.native import SAMPLE_RESULT, SAMPLE_ROW
 from tgi_cpu.native_engine import Engine, SamplerHandle
-from tgi_torch.sampling.sampler import (
-    NOT_FINITE,
-    NOTHING_ALLOWED,
-    SampledSequence,
-    SampledTokens,
-    needs_counts,
-)
+from tgi_cpu.native_records import SAMPLE_RESULT, SAMPLE_ROW
+from tgi_torch.sampling.protocols import NOT_FINITE, NOTHING_ALLOWED, SampledSequence, SampledTokens
+from tgi_torch.sampling.sampler_parameters import needs_counts
 
 __all__ = ["BoundRows", "NativeSampler"]
 
@@ -31,8 +26,9 @@ _NO_IDS, _NO_LOGPROBS = empty_int32(), empty_float32()
 
 @final
 class NativeSampler:
-    """A `TokenSampler` over logits in the kernels' memory. Parameters stay as records while the
-    batch keeps its sequences.
+    """A `TokenSampler` over logits that the native kernels computed.
+
+    Keeps the records of the sampling parameters until a step has other sequences.
     """
 
     def __init__(self, engine: Engine, vocab_size: int) -> None:
@@ -47,7 +43,7 @@ class NativeSampler:
         draws: Float32Array,
         mask: tuple[Sequence[int], Int32Array] | None = None,
     ) -> SampledTokens:
-        """Choose a token for each row."""
+        """Sample one token per row. `mask` contains rows and the allowed tokens of each as bits."""
         rows = self._rows
         if rows is None or not rows.are_of(sequences, logits):
             rows = self._rows = self.bind(logits, sequences)
@@ -57,27 +53,25 @@ class NativeSampler:
         try:
             return rows.sample(lengths, draws)
         finally:
-            rows.unmask()  # the words live as long as the step
+            rows.unmask()  # the mask words are only valid during this step
 
     def bind(self, logits: Tensor, sequences: list[SampledSequence]) -> BoundRows:
-        """The choice for these sequences from logits that are computed anew for each call, at the
-        same place.
-        """
+        """Create the records of these sequences for repeated sampling from one logits buffer."""
         return BoundRows(logits, sequences, self._sampler)
 
 
 @final
 class BoundRows:
-    """The records of some sequences, and what was found for them at last. n rows."""
+    """The native records of n sequences: their sampling parameters and the last results."""
 
     def __init__(
         self, logits: Tensor, sequences: list[SampledSequence], sampler: SamplerHandle
     ) -> None:
         params = [sequence.sampling for sequence in sequences]
-        self._logits = logits  # which keeps its memory
+        self._logits = logits  # keeps the memory of the logits alive
         self._sequences = list(sequences)
         self._sampler = sampler
-        self._biases = [_bias_arrays(p) for p in params]  # what the records point to
+        self._biases = [_bias_arrays(p) for p in params]  # the records point to these arrays
         self._rows = rows = np.zeros(len(params), SAMPLE_ROW)
         records = [_record(p, biases) for p, biases in zip(params, self._biases, strict=True)]
         for name in records[0] if records else ():
@@ -97,24 +91,27 @@ class BoundRows:
         self._run = sampler.bind(logits.data_ptr(), logits.stride(0), rows, results)
 
     def are_of(self, sequences: list[SampledSequence], logits: Tensor) -> bool:
-        """Whether these are the rows of `sequences` with logits at that place."""
+        """Whether the records are for these sequences and this logits buffer."""
         own = self._logits
         is_same = logits.data_ptr() == own.data_ptr() and logits.stride(0) == own.stride(0)
         return is_same and sequences == self._sequences
 
     def mask(self, rows: Sequence[int], words: Int32Array) -> None:
-        """Constrain `rows` by `words` [k, mask_width], which the caller keeps, until `unmask`."""
+        """Constrain `rows` by the bits in `words` [k, mask_width] until `unmask` is called.
+
+        The caller must keep `words` alive.
+        """
         self._rows["mask"][rows] = words.ctypes.data + np.arange(len(rows)) * words.strides[0]
 
     def unmask(self) -> None:
-        """Constrain no row."""
+        """Remove the constraints of all rows."""
         self._rows["mask"] = 0
 
     def sample(self, lengths: Sequence[int] | Int32Array, draws: Float32Array) -> SampledTokens:
-        """Choose a token for each row, as `TokenSampler.sample`."""
+        """Sample one token per row, as `TokenSampler.sample` does."""
         if self._has_draws:
             self._draws[:] = draws
-        for row in self._with_context:  # they read the ids before them
+        for row in self._with_context:  # sampling these rows needs the preceding token ids
             self._rows["context"][row] = self._sequences[row].tokens.ctypes.data
             self._rows["context_length"][row] = lengths[row]
         self._run()
@@ -135,7 +132,7 @@ def _bias_arrays(params: SamplingParams) -> tuple[Int32Array, Float32Array]:
 
 
 def _record(params: SamplingParams, biases: tuple[Int32Array, Float32Array]) -> dict[str, float]:
-    """The fields of `tgi::SampleRow` that last as long as the sequence."""
+    """The fields of `tgi::SampleRow` that stay the same for the life of the sequence."""
     return {
         "watermark_delta": params.watermark_delta,
         "watermark_limit": math.ceil(params.watermark_gamma * 2.0**32),

@@ -1,7 +1,7 @@
-"""A model's weights as the native kernels read them: matrices packed in panels or quantized,
-everything else in float32.
+"""A model's weights in the native layouts: matrices packed or quantized, the rest in float32.
 
-Every role has its place before a byte is read, so that a checkpoint streams straight into it.
+All memory is assigned before loading begins, so that each piece of the checkpoint is stored in its
+final place when it is read.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ from torch import Tensor
 from tgi.architectures import MLP, Attention, ModelSpec
 from tgi.architectures.parameter_names import mixer_tag
 from tgi.architectures.weight_map import tensor_shapes
-from tgi_cpu.native import NativeLibrary, round_up
+from tgi_cpu.native import NativeLibrary
 from tgi_cpu.native_matrices import Matrix, MatrixPlan, PackedMatrix, QuantizedMatrix
+from tgi_cpu.native_records import round_up
 from tgi_torch.weights.weight_formats import Quantization
 
 __all__ = ["Float32Array", "NativeWeights", "plan_matrices"]
 
-_ALIGNMENT = 64  # bytes of a vector
+_ALIGNMENT = 64  # bytes, the size of a vector register
 
 Float32Array = npt.NDArray[np.float32]
 
 
 def plan_matrices(spec: ModelSpec) -> dict[str, MatrixPlan]:
-    """The matrices of a decoder of attention and MLP mixers, by the prefix of their roles and what
-    they do.
+    """The matrices of a decoder that consists of attention and MLP mixers.
+
+    A key is the name of the mixer's parameters without the last parts, followed by the matrix's
+    own name, for example `decoder.layers.0.attention.qkv`.
     """
     hidden = spec.hidden_size
     plans = {"embedding": MatrixPlan({"embedding.weight": spec.vocab_size}, hidden)}
@@ -59,8 +62,9 @@ def plan_matrices(spec: ModelSpec) -> dict[str, MatrixPlan]:
 
 @final
 class NativeWeights:
-    """All parameters of a model, filled piece by piece by role; matrices in bfloat16, or as
-    `quantization` says.
+    """All parameters of a model, filled piece by piece.
+
+    Matrices are stored in bfloat16 or in the formats of `quantization`.
     """
 
     def __init__(
@@ -97,8 +101,9 @@ class NativeWeights:
         }
 
     def write(self, parameter: str, axis: int, start: int, piece: Tensor) -> None:
-        """Take `piece`, the part of `parameter` from index `start` of `axis` on, in any floating
-        dtype.
+        """Store `piece`, the part of `parameter` that begins at index `start` of `axis`.
+
+        `piece` may have any floating-point dtype.
         """
         if parameter in self._matrix_of:
             self._matrix_of[parameter].write(parameter, axis, start, piece)
@@ -111,11 +116,10 @@ class NativeWeights:
         part[...] = piece.float().numpy()
 
     def compress(self) -> None:
-        """Put bfloat16 matrices into 12 bits a weight, where they stand, and give the rest of the
-        memory back.
+        """Compress bfloat16 matrices to 12 bits per weight in place and release the freed memory.
 
-        Call it once, after the last `write`; quantized matrices stay as they are. No weight changes
-        by a bit.
+        Call this once, after the last `write`. The compression is lossless. Quantized matrices
+        stay unchanged.
         """
         if not self._packed:
             return
@@ -135,8 +139,9 @@ class NativeWeights:
         self.matrices = compressed
 
     def bias(self, matrix: Matrix) -> Float32Array | None:
-        """The matrix's bias in the order of its columns, padded to whole panels; None if its roles
-        have none.
+        """The bias in the order of the matrix's columns, float32, padded to whole panels.
+
+        Returns None if none of the matrix's parameters has a bias.
         """
         plan = matrix.plan
         values = {

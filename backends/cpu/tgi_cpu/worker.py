@@ -1,7 +1,7 @@
-"""The heavy half of the CPU backend: torch's shared worker over this machine's processors.
+"""Creates the worker of the CPU backend: the shared torch worker, running on this machine's CPUs.
 
-Where the native kernels run the whole model, they do; else the shared decoder runs in torch, and a
-line at start says why.
+If the native kernels support the whole model, they run it. Otherwise the shared decoder runs in
+torch operations, and the log reports the reason at startup.
 """
 
 from __future__ import annotations
@@ -15,31 +15,38 @@ from torch import Tensor
 from tgi.architectures import ModelSpec
 from tgi.backend import EngineConfig, ModelError, Worker, WorkerReporter
 from tgi_cpu import machine
-from tgi_cpu.native import BLOCK_TOKENS, NativeLibrary, load_library
+from tgi_cpu.native import NativeLibrary, load_library
 from tgi_cpu.native_decoder import NativeDecodeProgram, NativeModel, native_loader
-from tgi_cpu.native_program import unsupported
+from tgi_cpu.native_records import BLOCK_TOKENS
 from tgi_cpu.native_sampler import NativeSampler
+from tgi_cpu.native_support import unsupported
 from tgi_torch.memory import compute_dtype
 from tgi_torch.model.protocols import Model
 from tgi_torch.ops import REFERENCE
 from tgi_torch.runner.decode_steps import DecodeProgram
-from tgi_torch.runner.worker import TorchDevice, TorchWorker, decoder_loader, no_decode_program
-from tgi_torch.sampling.sampler import Sampler, SamplingKernels, TokenSampler
+from tgi_torch.runner.worker import TorchDevice, decoder_loader, no_decode_program, torch_worker
+from tgi_torch.sampling.protocols import TokenSampler
+from tgi_torch.sampling.sampler import Sampler, SamplingKernels
 from tgi_torch.weights.loading import checkpoint_dtype
-from tgi_torch.weights.weight_formats import QUANTIZATIONS, describe_quantization
+from tgi_torch.weights.weight_formats import (
+    QUANTIZATIONS,
+    Quantization,
+    describe_quantization,
+)
 
 __all__ = ["create_worker", "unsupported_reason"]
 
 _DEVICE = torch.device("cpu")
-_TORCH_BLOCK_TOKENS = (
-    16  # blocks are gathered by index, so small ones cost nothing and share more of a common prompt
-)
-# matrix products are at full rate from some 500 rows on; more only makes running streams wait
+_BYTE_BITS = 8
+# Blocks are gathered by index, so small blocks cost nothing, and more of a common prefix is shared.
+_TORCH_BLOCK_TOKENS = 16
+# Matrix products reach their full throughput at about 500 rows. More rows only delay the sequences
+# that are decoding.
 _MAX_STEP_TOKENS = 1024
 
 
 def create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
-    """A worker that computes on all processors this process may use."""
+    """Create a worker that computes on all processors this process may use."""
     threads = machine.num_threads()
     torch.set_num_threads(threads)
     library = load_library()
@@ -70,17 +77,26 @@ def create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
             "attention": f"paged, {kernels}",
             "threads": str(threads),
             "quantization": "none" if quantization is None else f"{quantization.name} weights",
+            **({} if quantization is None else {"weight scales": _scales(quantization, kernels)}),
             "isa": " ".join(machine.instruction_sets()) or "unknown",
         },
         load_model=load_model,
         make_sampler=make_sampler,
         make_decode_program=make_decode_program,
     )
-    return TorchWorker(config, reporter, device)
+    return torch_worker(config, reporter, device)
+
+
+def _scales(quantization: Quantization, kernels: str) -> str:
+    """The weights of a layer that share a scale, for `GET /info/backend`."""
+    layers = quantization.layers
+    if kernels == "torch" and layers.bits == _BYTE_BITS:
+        return "one per output"  # torch's kernel requires this
+    return f"one per {layers.group_size} inputs of an output"
 
 
 def unsupported_reason(config: EngineConfig, library: NativeLibrary | None) -> str:
-    """Why the native kernels do not run this model; empty if they do."""
+    """Why the native kernels cannot run this model. Empty if they can."""
     if library is None:
         return "they were not built; install a C++ compiler and reinstall tgi-cpu"
     if not library.is_supported:
@@ -90,11 +106,11 @@ def unsupported_reason(config: EngineConfig, library: NativeLibrary | None) -> s
     try:
         stored = str(checkpoint_dtype(Path(config.model_path))).removeprefix("torch.")
     except ModelError:
-        return ""  # loading says it better
+        return ""  # loading the checkpoint reports this error with more detail
     dtype = compute_dtype(config.dtype, stored, QUANTIZATIONS.get(config.quantize or ""))
     if dtype != "bfloat16":
         return f"they compute in bfloat16, not {dtype}"
-    return ", ".join(f"{what} is not built there" for what in unsupported(config.spec))
+    return ", ".join(f"{what} is not supported" for what in unsupported(config.spec))
 
 
 def _native_sampler(model: Model) -> TokenSampler:
@@ -113,12 +129,10 @@ def _torch_sampler(model: Model) -> TokenSampler:
 
 
 def _argmax(scores: Tensor) -> Tensor:
-    """Numpy finds the first maximum with vector instructions, some ten times faster than torch."""
+    """Index of the first maximum of each row. numpy is about ten times as fast as torch here."""
     return torch.from_numpy(scores.numpy().argmax(-1))
 
 
 def _sort(values: Tensor) -> Tensor:
-    """By numpy, which sorts values alone with vector instructions, some thirty times faster than
-    torch.
-    """
+    """Sort along the last axis. For values alone, numpy is about thirty times as fast as torch."""
     return torch.from_numpy(np.sort(values.numpy(), -1))

@@ -1,5 +1,6 @@
-"""`tgi convert`: pickled weights become safetensors. Unpickling happens in a process of its own,
-and only of tensors.
+"""`tgi convert`: converts pickled weights to safetensors.
+
+Files are unpickled in a separate process, and only if they contain tensors alone.
 """
 
 from __future__ import annotations
@@ -15,21 +16,20 @@ __all__ = ["run"]
 
 _HELP = """Usage: tgi convert SOURCE [OUTPUT]
 
-Write the weights of the folder SOURCE (pytorch_model.bin, or the files of its index) as safetensors
-into the folder OUTPUT, beside copies of config and tokenizer; without OUTPUT into SOURCE. Only
-tensors are unpickled, in a process of its own; a file that holds anything else is refused. A hub
-model is fetched first: hf download OWNER/NAME --local-dir SOURCE"""
+Read the weights in the folder SOURCE (pytorch_model.bin, or the files of its index) and write them
+as safetensors to the folder OUTPUT, with copies of config and tokenizer. Without OUTPUT, write to
+SOURCE. Only tensors are unpickled, in a separate process, and a file that contains anything else is
+rejected. Download a hub model first: hf download OWNER/NAME --local-dir SOURCE"""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Convert, then print the folder. Returns 2 for wrong arguments; raises `ModelError`."""
+    """Convert, then print the output folder. Returns 2 for wrong arguments. Raises `ModelError`."""
     if any(word in ("-h", "--help") for word in arguments):
         print(_HELP)
         return 0
     if not 1 <= len(arguments) <= 2 or any(word.startswith("-") for word in arguments):
         print(
-            "error: `tgi convert` takes a folder and perhaps another one. See `tgi convert"
-            " --help`.",
+            "error: `tgi convert` takes one or two folders. See `tgi convert --help`.",
             file=sys.stderr,
         )
         return 2
@@ -38,9 +38,10 @@ def run(arguments: Sequence[str]) -> int:
     if not source.is_dir():
         raise ModelError(
             f"The folder `{source}` does not exist.",
-            "Name the folder that holds config.json and the weights.",
+            "Name the folder that contains config.json and the weights.",
         )
-    # Isolated: neither the current folder nor variables decide which modules the process imports.
+    # -I isolates the process: the current folder and the environment have no influence on which
+    # modules it imports.
     command = [
         sys.executable,
         "-I",

@@ -1,8 +1,7 @@
-"""Every operation of the decoder by name, each with a reference in plain PyTorch.
+"""The operations of the decoder, each with a reference implementation in plain PyTorch.
 
-The decoder calls operations through a table. A backend that does one better passes its own:
+The decoder calls operations through a table. A backend replaces entries with its own functions:
 `dataclasses.replace(REFERENCE, rms_norm=my_rms_norm)`.
-
 Shapes: T tokens, H heads, D head size.
 """
 
@@ -57,8 +56,9 @@ _QUICK_GELU_RATE = 1.702
 @final
 @dataclass(frozen=True)
 class Ops:
-    """The operations. An implementation may write into a tensor it is given only where that is
-    said.
+    """The table of operations.
+
+    An operation may write to its arguments only if this is stated here.
     """
 
     linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -68,16 +68,16 @@ class Ops:
     """(ids int64 [T], table [rows, size]) -> [T, size]"""
 
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
-    """(x [..., n], weight [n], eps) -> like x; the mean is taken in float32"""
+    """(x [..., n], weight [n], eps) -> like x; the mean is computed in float32"""
 
     rms_norm_unit_offset: Callable[[Tensor, Tensor, float], Tensor]
-    """The same with 1 + weight."""
+    """The same, with 1 + weight instead of weight."""
 
     layer_norm: Callable[[Tensor, Tensor | None, Tensor | None, float], Tensor]
     """(x [..., n], weight [n], bias [n], eps) -> like x"""
 
     rotary: Callable[[Tensor, Rotation, bool], None]
-    """(x [T, H, D], rotation, interleaved): rotates the first rotary_dim of each head of x in
+    """(x [T, H, D], rotation, interleaved): rotates the first rotary_dim values of each head in
     place
     """
 
@@ -85,39 +85,39 @@ class Ops:
     """(x, kind) -> like x"""
 
     gated_activation: Callable[[Tensor, Activation], Tensor]
-    """(gate and up side by side [..., 2 n], kind) -> activation(gate) * up [..., n]"""
+    """(gate and up concatenated [..., 2 n], kind) -> activation(gate) * up [..., n]"""
 
     write_kv: Callable[[Tensor, Tensor, LayerCache, Tensor], None]
     """(key [T, K, D], value [T, K, Dv], cache, slot_mapping int64 [T]): writes into the cache"""
 
     plan_attention: Callable[[AttentionMetadata, int, int | None], Any]
-    """(metadata, block_size, window) -> whatever `paged_attention` wants to know; once per step and
+    """(metadata, block_size, window) -> the plan of `paged_attention`; called once per step and
     window
     """
 
     paged_attention: Callable[[Tensor, LayerCache, Any, AttentionSettings], Tensor]
-    """(query [T, H, D], cache, plan, settings) -> [T, H * Dv]; this step's keys and values are in
-    the cache already
+    """(query [T, H, D], cache, plan, settings) -> [T, H * Dv]; the cache must contain the keys and
+    values of this step
     """
 
     plan_cross_attention: Callable[[AttentionMetadata, int], Any]
-    """(metadata, block_size) -> the plan of `paged_attention` over the encoder's tokens; once per
-    step
+    """(metadata, block_size) -> the plan of `paged_attention` over the encoder's tokens; called
+    once per step
     """
 
     plan_states: Callable[[AttentionMetadata], Any]
-    """metadata -> whatever the two operations below want to know; once per step"""
+    """metadata -> the plan of the three operations below; called once per step"""
 
     causal_convolution: Callable[[Tensor, Tensor, Tensor | None, Tensor, Any], Tensor]
-    """(x [T, C], weight [C, kernel], bias [C], window [S, C, kernel - 1], plan) -> [T, C]; moves
-    the rows' windows on
+    """(x [T, C], weight [C, kernel], bias [C], window [S, C, kernel - 1], plan) -> [T, C]; updates
+    the windows of the rows
     """
 
     selective_scan: Callable[[ScanInputs, Tensor, Any], Tensor]
-    """(inputs, states [S, H, P, N], plan) -> float32 [T, H, P]; moves the rows' states on"""
+    """(inputs, states [S, H, P, N], plan) -> float32 [T, H, P]; updates the states of the rows"""
 
     gated_delta_scan: Callable[[DeltaInputs, Tensor, Any], Tensor]
-    """(inputs, states [S, H, K, V], plan) -> float32 [T, H, V]; moves the rows' states on"""
+    """(inputs, states [S, H, K, V], plan) -> float32 [T, H, V]; updates the states of the rows"""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -126,17 +126,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def embedding(ids: Tensor, table: Tensor) -> Tensor:
-    """Rows of `table`."""
+    """Look up the rows `ids` of `table`."""
     return table.index_select(0, ids)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Normalised in float32, rounded to x's dtype, then weighted (as Llama does)."""
+    """Normalise in float32, round to x's dtype, then multiply by the weight (as Llama does)."""
     return weight * _divided_by_rms(x, eps).to(x.dtype)
 
 
 def rms_norm_unit_offset(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Normalised and weighted in float32, then rounded (as Gemma does)."""
+    """Normalise and multiply by the weight in float32, then round (as Gemma does)."""
     return (_divided_by_rms(x, eps) * (1.0 + weight.float())).to(x.dtype)
 
 
@@ -146,12 +146,15 @@ def _divided_by_rms(x: Tensor, eps: float) -> Tensor:
 
 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """Layer normalisation over the last dimension."""
+    """Normalise over the last dimension."""
     return functional.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
 
 def rotary(x: Tensor, rotation: Rotation, interleaved: bool) -> None:
-    """Rotate pairs (neighbours if `interleaved`, else one from each half) in float32, in place."""
+    """Rotate pairs of values in float32, in place.
+
+    Pairs are adjacent values if `interleaved`, otherwise one value from each half.
+    """
     cos, sin = rotation
     half = cos.shape[-1]
     if interleaved:
@@ -182,12 +185,12 @@ _ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = MappingProxyType
 
 
 def activation(x: Tensor, kind: Activation) -> Tensor:
-    """The activation named `kind`."""
+    """Apply the activation function named `kind`."""
     return _ACTIVATIONS[kind](x)
 
 
 def gated_activation(x: Tensor, kind: Activation) -> Tensor:
-    """activation(gate) * up; the clamped kind also clamps `up` and adds one to it (gpt_oss)."""
+    """activation(gate) * up. `silu_clamped` also clamps `up` and adds 1 to it, as in gpt_oss."""
     gate, up = x.chunk(2, dim=-1)
     if kind == "silu_clamped":
         up = up.clamp(-_CLAMP_LIMIT, _CLAMP_LIMIT) + 1.0
@@ -195,7 +198,7 @@ def gated_activation(x: Tensor, kind: Activation) -> Tensor:
 
 
 def write_kv(key: Tensor, value: Tensor, cache: LayerCache, slot_mapping: Tensor) -> None:
-    """Store this step's keys and values at their slots."""
+    """Store the keys and values of this step in their slots."""
     cache.key.flatten(0, 1).index_copy_(0, slot_mapping, key.to(cache.key.dtype))
     cache.value.flatten(0, 1).index_copy_(0, slot_mapping, value.to(cache.value.dtype))
 
@@ -218,4 +221,4 @@ REFERENCE = Ops(
     selective_scan=selective_scan,
     gated_delta_scan=gated_delta_scan,
 )
-"""Plain PyTorch, right on every device."""
+"""Plain PyTorch, which is correct on every device."""

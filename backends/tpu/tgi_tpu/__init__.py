@@ -1,4 +1,4 @@
-"""The TPU backend of tgi, in JAX. Importing it imports no framework."""
+"""The TPU backend of tgi, written in JAX. Importing this package does not import JAX."""
 
 from tgi.backend import Backend, hookimpl
 from tgi_tpu.backend import TpuBackend
@@ -8,5 +8,5 @@ __all__ = ["TpuBackend", "tgi_backend"]
 
 @hookimpl
 def tgi_backend() -> Backend:
-    """The TPU backend."""
+    """Return the TPU backend."""
     return TpuBackend()

@@ -1,4 +1,7 @@
-"""The light half of the TPU backend: says what this machine can run, without importing JAX."""
+"""The `Backend` class of the TPU backend. It reports which models this machine can run.
+
+Only `create_worker` and `explain` import JAX.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,8 @@ from tgi.backend import (
     Support,
     Worker,
     WorkerReporter,
+    reject_option,
+    reject_quantize,
 )
 from tgi_tpu.buckets import parse_token_buckets
 from tgi_tpu.chips import find_chips, has_device_nodes
@@ -37,40 +42,41 @@ from tgi_tpu.memory import (
 
 __all__ = ["TpuBackend"]
 
+_NAME = "tpu"
 _VERSION = "4.0.0.dev0"
 _PRIORITY = 100
-_MAX_CPU_SHARDS = 8  # of JAX's CPU platform: one host of chips
+_MAX_CPU_SHARDS = 8  # on JAX's CPU platform, as many as one host has chips
 _KERNELS = {
     "jax": "the ragged paged attention of JAX",
-    "pallas": "a Pallas kernel of this package",
+    "pallas": "the Pallas kernel of this backend",
     "xla": "plain XLA operations",
 }
 _OPTIONS = (
     BackendOption(
         "platform",
         "JAX platform to compute on: `auto` needs a TPU chip, `cpu` runs the same programs slowly"
-        " anywhere",
+        " on any machine",
         default="auto",
         choices=("auto", "cpu"),
     ),
     BackendOption(
         "token-buckets",
-        "Numbers of tokens that steps are padded to, each compiled before serving, e.g."
-        " 16,128,1024; default: powers of two from 16 to the largest step",
+        "Numbers of tokens to which steps are padded, each compiled at startup, e.g. 16,128,1024;"
+        " default: powers of two from 16 to the largest step",
     ),
 )
 
 
 @final
 class TpuBackend:
-    """Runs on TPU chips; where it is told to, on JAX's CPU platform."""
+    """Backend that runs on TPU chips, or on JAX's CPU platform if requested."""
 
     @property
     def info(self) -> BackendInfo:
-        """Never taken by `auto` on a machine without a chip."""
+        """Name, version and priority. `auto` does not select it on a machine without a chip."""
         has_chips = bool(find_chips())
         return BackendInfo(
-            "tpu",
+            _NAME,
             API_VERSION,
             "tgi-tpu",
             _VERSION,
@@ -80,8 +86,9 @@ class TpuBackend:
         )
 
     def probe(self) -> ProbeResult:
-        """Usable if JAX is installed; it is looked for, not imported. Without a chip, `supports`
-        asks for the CPU platform.
+        """Usable if JAX is installed. Looks for JAX without importing it.
+
+        Without a chip, `supports` accepts only the CPU platform.
         """
         if find_spec("jax") is None:
             return ProbeResult(
@@ -95,8 +102,8 @@ class TpuBackend:
             )
         if not has_device_nodes():
             reason = (
-                "the TPU chips have no device nodes here; in a container pass on /dev/accel* or"
-                " /dev/vfio"
+                "the TPU chips have no device nodes; in a container, pass /dev/accel* or /dev/vfio"
+                " to it"
             )
             return ProbeResult(False, reason)
         if find_spec("libtpu") is None:
@@ -111,12 +118,14 @@ class TpuBackend:
         return ProbeResult(True, devices=tuple(devices))
 
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
-        """No, with every reason, or native, with an estimate of the memory."""
+        """Report whether the model is unsupported (with all reasons) or native.
+
+        For a supported model the result contains a memory estimate.
+        """
         reasons = _refused_options(config)
         if not isinstance(spec, ModelSpec):
             return Support("no", (f"the architecture `{spec.model_type}` is not known", *reasons))
-        missing = unsupported(spec) or unsharded(spec, config.num_shard)
-        reasons = (*((missing,) if missing else ()), *reasons)
+        reasons = (*_missing_parts(spec, config.num_shard), *reasons)
         if reasons:
             return Support("no", reasons)
         dtype = compute_dtype(config.dtype, _stored_dtype(Path(config.model_path)))
@@ -133,12 +142,13 @@ class TpuBackend:
     def explain(
         self, spec: ModelSpec | GenericSpec, config: EngineConfig
     ) -> tuple[Implementation, ...]:
-        """Which attention kernel and which weights compute, and why not others. Imports JAX, and
-        leaves the chips alone.
+        """Report the attention kernel, the weight format, and why alternatives were rejected.
+
+        Imports JAX, but does not use the chips.
         """
         if not isinstance(spec, ModelSpec):
             return ()
-        from tgi_tpu.attention_plan import (  # noqa: PLC0415
+        from tgi_tpu.attention.plan import (  # noqa: PLC0415
             attention_candidates,
         )
 
@@ -149,17 +159,29 @@ class TpuBackend:
         )
         (chosen,) = (candidate.kernel for candidate in candidates if candidate.reason is None)
         others = tuple((_KERNELS[c.kernel], c.reason) for c in candidates if c.reason is not None)
-        whole = () if config.quantize else (("int8", "`--quantize eetq` was not asked for"),)
+        whole = () if config.quantize else (("int8", "`--quantize int8` was not set"),)
         weights = Implementation(
             "weights", f"int8, products in {dtype}" if config.quantize else dtype, whole
         )
         return (Implementation("attention", _KERNELS[chosen], others), weights)
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
-        """The heavy half: imports JAX."""
-        from tgi_tpu.worker import TpuWorker  # noqa: PLC0415 - the two halves load apart
+        """Create the worker. Imports JAX."""
+        from tgi_tpu.worker import tpu_worker  # noqa: PLC0415 - only the worker imports JAX
 
-        return TpuWorker(config, reporter)
+        return tpu_worker(config, reporter)
+
+
+def _missing_parts(spec: ModelSpec, num_shard: int) -> tuple[str, ...]:
+    """The reason why this model, divided among `num_shard` chips, cannot run. Empty if it can."""
+    missing = unsupported(spec)
+    if missing:
+        return (missing,)
+    undivided = unsharded(spec, num_shard)
+    if undivided:
+        remedy = f"{undivided}: use another number"
+        return (reject_option(_NAME, "num_shard", num_shard, remedy),)
+    return ()
 
 
 def _refused_options(config: EngineConfig) -> tuple[str, ...]:
@@ -174,19 +196,20 @@ def _refused_options(config: EngineConfig) -> tuple[str, ...]:
             " platform"
         )
     if config.num_shard > (_MAX_CPU_SHARDS if platform == "cpu" else max(num_devices, 1)):
-        there = (
-            f"JAX's CPU platform stands in for at most {_MAX_CPU_SHARDS}"
+        remedy = (
+            f"JAX's CPU platform emulates at most {_MAX_CPU_SHARDS} devices"
             if platform == "cpu"
-            else f"there are {num_devices}"
+            else f"there are {num_devices} TPU devices"
         )
-        refused.append(f"`--num-shard {config.num_shard}` needs as many TPU devices; {there}")
+        refused.append(reject_option(_NAME, "num_shard", config.num_shard, remedy))
     if config.dtype is not None and config.dtype not in DTYPE_BYTES:
-        refused.append(f"`--dtype {config.dtype}` is not one of {', '.join(sorted(DTYPE_BYTES))}")
+        remedy = f"use one of {', '.join(sorted(DTYPE_BYTES))}"
+        refused.append(reject_option(_NAME, "dtype", config.dtype, remedy))
     if config.quantize is not None and config.quantize not in INT8_NAMES:
-        refused.append(f"`--quantize {config.quantize}` is not one of {', '.join(INT8_NAMES)}")
+        refused.append(reject_quantize(_NAME, config.quantize, INT8_NAMES))
     if config.kv_cache_dtype is not None:
         refused.append(
-            f"`--kv-cache-dtype {config.kv_cache_dtype}` is not supported here; leave it out"
+            reject_option(_NAME, "kv_cache_dtype", config.kv_cache_dtype, "leave it out")
         )
     try:
         parse_token_buckets(config.options.get("token-buckets", ""))
@@ -196,8 +219,9 @@ def _refused_options(config: EngineConfig) -> tuple[str, ...]:
 
 
 def _stored_dtype(model_path: Path) -> str | None:
-    """The dtype of most of the weights, for the estimate alone: a damaged file is `Worker.load`'s
-    to name.
+    """The dtype of most of the weights, used only for the estimate.
+
+    None if a file is damaged: `Worker.load` reports such a file.
     """
     try:
         return main_dtype(stored_tensors(model_path))

@@ -1,7 +1,7 @@
-"""Which TPU chips this machine has, read from the operating system: no driver, no framework.
+"""Finds the TPU chips of this machine through the operating system, without driver or framework.
 
-A chip is a PCI device of Google's vendor id; its driver shows it as `/dev/accel<N>` (v4 and older)
-or `/dev/vfio/<N>` (newer). That `libtpu` is installed says nothing: it installs anywhere.
+A chip is a PCI device with Google's vendor id. The driver creates `/dev/accel<N>` (v4 and older) or
+`/dev/vfio/<N>` (newer). The presence of `libtpu` proves nothing, since it installs on any machine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DEV = Path("/dev")
 @final
 @dataclass(frozen=True)
 class Chip:
-    """One chip. To JAX some are two devices, which share its memory."""
+    """One chip. JAX treats some chips as two devices that share its memory."""
 
     generation: str
     memory_bytes: int
@@ -32,7 +32,7 @@ class Chip:
 
 _CHIPS: Mapping[int, Chip] = MappingProxyType(
     {
-        0x0027: Chip("v2/v3", 0, 2),  # two generations under one id, of different memory
+        0x0027: Chip("v2/v3", 0, 2),  # two generations with different memory share one id
         0x005E: Chip("v4", 32 * _GIB),
         0x0062: Chip("v5p", 95 * _GIB),
         0x0063: Chip("v5e", 16 * _GIB),
@@ -44,9 +44,7 @@ _CHIPS: Mapping[int, Chip] = MappingProxyType(
 
 
 def find_chips(pci_devices: Path = _PCI_DEVICES) -> tuple[Chip, ...]:
-    """The chips on the PCI bus, in its order; empty where there are none or the system does not
-    tell.
-    """
+    """The chips on the PCI bus, in bus order. Empty if there are none or the bus cannot be read."""
     if not pci_devices.is_dir():
         return ()
     ids = [
@@ -57,13 +55,13 @@ def find_chips(pci_devices: Path = _PCI_DEVICES) -> tuple[Chip, ...]:
 
 
 def has_device_nodes(dev: Path = _DEV) -> bool:
-    """Whether a driver shows chips to this process; in a container they have to be passed on."""
+    """Whether this process can see device nodes of chips. Containers must be given access."""
     numbered = [node for pattern in ("accel[0-9]*", "vfio/[0-9]*") for node in dev.glob(pattern)]
     return bool(numbered)
 
 
 def _hex(path: Path) -> int:
-    """What a file of sysfs says; -1 where it cannot be read."""
+    """The hexadecimal number in a file of sysfs, or -1 if it cannot be read."""
     try:
         return int(path.read_text().strip(), 16)
     except (OSError, ValueError):

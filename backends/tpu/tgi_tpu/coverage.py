@@ -1,50 +1,49 @@
-"""What of the architecture grammar this backend can run, and on how many devices. Imports no
-framework.
-"""
+"""Which models this backend can run, and on how many devices. Imports no framework."""
 
 from __future__ import annotations
 
 from tgi.architectures import MLP, Attention, GenericSpec, MixtureOfExperts, ModelSpec
 from tgi.architectures.parameter_names import mixer_tag
-from tgi_tpu.layer_groups import attention_of
+from tgi_tpu.model.layer_groups import attention_of
 
 __all__ = ["kv_repeats", "unsharded", "unsupported"]
 
 
 def unsupported(spec: ModelSpec | GenericSpec) -> str | None:
-    """What of a model is not built here; None if it can run."""
+    """The reason why a model cannot run. None if it can."""
     if isinstance(spec, GenericSpec):
         return f"the architecture {spec.model_type} is not known"
     if len(spec.stacks) > 1:
-        return "a model with an encoder is not built for this backend"
+        return "a model with an encoder is not supported by this backend"
     for layer in spec.decoder.layers:
         for mixer in (branch.mixer for block in layer.blocks for branch in block.branches):
             if not isinstance(mixer, Attention | MLP | MixtureOfExperts):
-                return f"{mixer_tag(mixer).replace('_', ' ')} is not built for this backend"
+                return f"{mixer_tag(mixer).replace('_', ' ')} is not supported by this backend"
             if isinstance(mixer, Attention) and mixer.v_head_dim not in (None, mixer.head_dim):
                 return (
-                    "attention with values of another size than its keys is not built for this"
-                    " backend"
+                    "attention whose values have a different size than its keys is not supported by"
+                    " this backend"
                 )
             if isinstance(mixer, Attention) and (
                 mixer.relative_bias is not None or not mixer.causal
             ):
                 return (
-                    "attention with a relative bias or without a causal mask is not built for this"
-                    " backend"
+                    "attention with a relative bias or without a causal mask is not supported by"
+                    " this backend"
                 )
     return None
 
 
 def kv_repeats(mixer: Attention, tp_size: int) -> int:
-    """How many devices hold a copy of each key and value head: more than one where there are fewer
-    heads than devices.
+    """Number of devices that have a copy of each key and value head.
+
+    It is more than 1 if there are fewer heads than devices.
     """
     return max(1, tp_size // mixer.num_kv_heads)
 
 
 def unsharded(spec: ModelSpec, tp_size: int) -> str | None:
-    """Why the heads of a model cannot be divided among `tp_size` devices; None if they can."""
+    """The reason why heads cannot be divided among `tp_size` devices. None if they can."""
     for layer in spec.decoder.layers:
         mixer = attention_of(layer)
         if mixer is None:

@@ -33,7 +33,7 @@ __all__ = [
 DTYPE_BYTES: Mapping[str, int] = MappingProxyType({"bfloat16": 2, "float32": 4})
 """The dtypes `--dtype` may name here, and the bytes of one value. The chips have no float16."""
 
-INT8_NAMES = ("bitsandbytes", "eetq")
+INT8_NAMES = ("bitsandbytes", "eetq", "int8")
 """What `--quantize` may name: weights of 8 bits with a scale per output, quantized while they are
 loaded.
 """

@@ -1,4 +1,4 @@
-"""Tensor parallelism over one axis of devices: which part of a parameter each device holds."""
+"""Tensor parallelism over one axis of devices: which part of a parameter each device has."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from tgi.backend import BackendError
 __all__ = ["AXIS", "make_mesh", "mesh_of", "partition", "replicated", "row_major", "sharding"]
 
 AXIS = "tp"
-"""The mesh's one axis."""
+"""The only axis of the mesh."""
 
 
 def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
-    """A mesh over all of `devices`, in their order."""
+    """Create a mesh of all `devices`, in their order."""
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def make_mesh(num_shard: int, platform: str) -> Mesh:
-    """A mesh over the first `num_shard` devices of a platform (`cpu`, `tpu`). Raises `BackendError`
-    if there are fewer.
+    """Create a mesh of the first `num_shard` devices of a platform (`cpu`, `tpu`).
+
+    Raises `BackendError` if there are fewer.
     """
     devices = jax.devices(platform)
     if len(devices) < num_shard:
         raise BackendError(
-            f"{num_shard} shards were asked for, but JAX sees {len(devices)} {platform} devices.",
+            f"{num_shard} shards were requested, but JAX finds {len(devices)} {platform} devices.",
             f"Set --num-shard to {len(devices)} or less.",
         )
     return mesh_of(devices[:num_shard])
@@ -39,10 +40,10 @@ def make_mesh(num_shard: int, platform: str) -> Mesh:
 def partition(
     parameter: str, shape: Sequence[int], tp_size: int, leading: int = 0
 ) -> PartitionSpec:
-    """How a parameter of `parameter` and `shape` is cut, behind `leading` axes in front of it that
-    are not.
+    """How `parameter` with this `shape` is divided among the devices.
 
-    A size that the devices do not divide is not cut: every device then holds all of it.
+    The array has `leading` additional axes in front, which are not divided. If the number of
+    devices does not divide the size, every device has the whole parameter.
     """
     axis = shard_axis(parameter)
     if axis is None or shape[axis] % tp_size:
@@ -51,19 +52,19 @@ def partition(
 
 
 def sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
-    """A sharding over `mesh`; an axis is `AXIS` or None."""
+    """Create a sharding over `mesh`. Each axis is `AXIS` or None."""
     return NamedSharding(mesh, PartitionSpec(*axes))
 
 
 def row_major(mesh: Mesh, cut: PartitionSpec, num_axes: int) -> Format:
-    """Cut so, and laid out with the last axis innermost.
+    """A format with the division `cut` and the last axis innermost.
 
-    Left to itself the compiler chooses the layout of a program's inputs by how little it has to pad
-    them, and copies in every step what it then wants otherwise.
+    Otherwise the compiler chooses the layouts of a program's inputs to minimize padding. If the
+    program then needs another layout, it copies the input in every step.
     """
     return Format(Layout(tuple(range(num_axes))), NamedSharding(mesh, cut))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """All of it on every device."""
+    """A sharding in which every device has the whole array."""
     return sharding(mesh)

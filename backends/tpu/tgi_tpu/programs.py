@@ -1,8 +1,8 @@
-"""The programs of one model: what is compiled, for which shapes, and when.
+"""The compiled programs of a model, by name and shape.
 
-Everything is compiled ahead of time, in `warmup`; a program called with another shape raises. Only
-batches with many logit biases need more, which is compiled when the first one comes, and announced.
-Compiled programs outlive the process in the folder that the host gives.
+`warmup` compiles all programs ahead of time. A program raises if it is called with another shape.
+Only batches with many logit biases need another program. It is compiled for the first such batch,
+and reported as progress. Compiled programs are cached in a folder that the engine provides.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from jax.stages import Compiled, Lowered
 
 from tgi.architectures import ModelSpec
 from tgi.backend import TOKEN_ON_DEVICE, WorkerReporter
-from tgi_tpu import model
-from tgi_tpu.attention_plan import AttentionPlan
+from tgi_tpu.attention.cache import Cache
+from tgi_tpu.attention.plan import AttentionPlan
 from tgi_tpu.buckets import Buckets, StepShape
-from tgi_tpu.cache import Cache
 from tgi_tpu.input_batch import health_arrays
-from tgi_tpu.parameters import Parameters
-from tgi_tpu.sampler import SampledRows, SamplingArrays, sample, score_tokens
-from tgi_tpu.sampling_params import sampling_arrays
+from tgi_tpu.model import decoder
+from tgi_tpu.sampling.parameters import sampling_arrays
+from tgi_tpu.sampling.sampler import SampledRows, SamplingArrays, sample, score_tokens
 from tgi_tpu.step_arrays import StepArrays
+from tgi_tpu.weights.parameters import Parameters
 
 __all__ = ["COPIES", "LoadedModel", "Programs", "keep_programs_in", "warnings_logged"]
 
 COPIES = 16
-"""Blocks copied by one call."""
+"""Number of blocks that one call copies."""
 
-_TICK_SECONDS = 2.0  # between two signs of life while the compiler works
+_TICK_SECONDS = 2.0  # interval of progress reports while the compiler runs
 
 Key = tuple[str | int, ...]
 
@@ -55,20 +55,21 @@ class LoadedModel:
     spec: ModelSpec
     parameters: Parameters
     plan: AttentionPlan
-    dtype: str  # that it computes in
+    dtype: str  # the compute dtype
 
     @property
     def replicated(self) -> NamedSharding:
-        """The same on every device, as everything but parameters and cache is."""
+        """A sharding in which every device has the whole array. Not for parameters and cache."""
         return NamedSharding(self.plan.mesh, PartitionSpec())
 
 
 def keep_programs_in(folder: Path) -> None:
-    """Let JAX keep compiled programs in `folder`, of this process from now on. A file that it
-    cannot read is made again.
+    """Cache this process's compiled programs in `folder` from now on.
+
+    A file that JAX cannot read is replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    compilation_cache.reset_cache()  # forgets the folder of an earlier worker
+    compilation_cache.reset_cache()  # an earlier worker may have set another folder
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -76,9 +77,7 @@ def keep_programs_in(folder: Path) -> None:
 
 @contextmanager
 def warnings_logged(reporter: WorkerReporter) -> Iterator[None]:
-    """Tell the operator what JAX warns of meanwhile: a kept program that is damaged, or a folder
-    that cannot be written.
-    """
+    """Log the warnings of JAX, for example about a damaged file of a cached program."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -88,7 +87,7 @@ def warnings_logged(reporter: WorkerReporter) -> Iterator[None]:
                 reporter.log(f"while compiling: {str(warning.message).splitlines()[0]}")
 
 
-def forward(  # noqa: PLR0917 - a compiled program takes its arguments in order
+def forward(  # noqa: PLR0917 - a compiled program has positional arguments
     spec: ModelSpec,
     plan: AttentionPlan,
     parameters: Parameters,
@@ -97,17 +96,17 @@ def forward(  # noqa: PLR0917 - a compiled program takes its arguments in order
     history_rows: jax.Array,  # int32 [T]
     step: StepArrays,
 ) -> tuple[jax.Array, jax.Array, Cache, jax.Array]:
-    """Logits float32 [R, V] on every device, hidden vectors [T, H], cache and history.
+    """Compute logits float32 [R, V] on every device, hidden vectors [T, H], cache and history.
 
-    Tokens on the device are read from the history.
+    The ids of tokens that are only on the device are read from the history.
     """
     known = history[history_rows, step.positions]
     token_ids = jnp.where(step.token_ids == TOKEN_ON_DEVICE, known, step.token_ids)
     history = history.at[history_rows, step.positions].set(token_ids)
-    hidden, cache = model.hidden_states(
+    hidden, cache = decoder.hidden_states(
         spec, parameters, cache, replace(step, token_ids=token_ids), attention=plan
     )
-    logits = model.logits(spec, parameters, hidden[step.logit_indices], attention=plan)
+    logits = decoder.logits(spec, parameters, hidden[step.logit_indices], attention=plan)
     return logits, hidden, cache, history
 
 
@@ -119,14 +118,12 @@ def score(  # noqa: PLR0917 - as above
     indices: jax.Array,  # int32 [R]
     targets: jax.Array,  # int32 [R]
 ) -> jax.Array:
-    """Raw log-probability float32 [R] of the ids `targets` [R] after the tokens `indices` [R] of a
-    step.
-    """
-    return score_tokens(model.logits(spec, parameters, hidden[indices], attention=plan), targets)
+    """Raw log probabilities float32 [R] of the ids `targets` [R] after tokens `indices` [R]."""
+    return score_tokens(decoder.logits(spec, parameters, hidden[indices], attention=plan), targets)
 
 
 def write_history(history: jax.Array, row: jax.Array, tokens: jax.Array) -> jax.Array:
-    """The history with `tokens` int32 [L] as row `row`."""
+    """Return the history with `tokens` int32 [L] as row `row`."""
     return history.at[row].set(tokens)
 
 
@@ -152,7 +149,7 @@ class Programs:
         self._sample = jax.jit(sample, donate_argnums=1, out_shardings=whole)
         self._score = jax.jit(partial(score, loaded.spec, loaded.plan), out_shardings=whole)
         self._write_history = jax.jit(write_history, donate_argnums=0, out_shardings=whole)
-        self.compile_ns = 0  # spent while serving
+        self.compile_ns = 0  # time spent compiling after startup
 
     def forward(self, shape: StepShape) -> Compiled:
         """(parameters, cache, history, history rows, step) -> (logits, hidden, cache, history)."""
@@ -167,8 +164,9 @@ class Programs:
         )
 
     def scorer(self, shape: StepShape) -> Compiled:
-        """(parameters, hidden, indices, targets) -> log-probabilities, for as many tokens as the
-        shape has sequences.
+        """(parameters, hidden, indices, targets) -> log probabilities.
+
+        One call scores as many tokens as the shape has sequences.
         """
         return self._get(("score", shape.num_tokens), partial(self._lower_scorer, shape))
 
@@ -181,7 +179,7 @@ class Programs:
         return self._get(("copy",), self._lower_block_copier)
 
     def compile_all(self, buckets: Buckets, *, scores_prompts: bool) -> None:
-        """Compile what serving needs, with progress."""
+        """Compile all programs that serving needs, and report progress."""
         wanted = list(self._wanted(buckets, scores_prompts))
         for done, (key, lower) in enumerate(wanted):
             self._reporter.progress("warmup", done, len(wanted) + 1)
@@ -218,7 +216,7 @@ class Programs:
         return self._compiled[key]
 
     def _compile(self, lower: Callable[[], Lowered], report: Callable[[], None]) -> Compiled:
-        """Compile in a thread, so that the operator hears of it however long it takes."""
+        """Compile in a thread, so that progress is reported even if compilation takes long."""
         with warnings_logged(self._reporter), ThreadPoolExecutor(1) as compiler:
             lowered = lower()
             compiled: Future[Compiled] = compiler.submit(lowered.compile)
@@ -262,7 +260,7 @@ class Programs:
 
     def _lower_block_copier(self) -> Lowered:
         blocks = self._array((COPIES,), jnp.int32)
-        return model.copy_blocks.lower(self._loaded.spec, self._cache, blocks, blocks)
+        return decoder.copy_blocks.lower(self._loaded.spec, self._cache, blocks, blocks)
 
     def _logits(self, num_rows: int) -> Any:  # noqa: ANN401 - JAX types an abstract array as Any where it takes arrays
         return self._array((num_rows, self._loaded.spec.vocab_size), jnp.float32)
@@ -276,5 +274,5 @@ def _like(array: jax.Array) -> Any:  # noqa: ANN401
 
 
 def _laid_out_like(array: jax.Array) -> Any:  # noqa: ANN401
-    """`_like`, with the layout that the parameters were given."""
+    """As `_like`, with the layout of the parameter."""
     return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.format)  # type: ignore[attr-defined] # JAX's stub lacks it

@@ -1,10 +1,11 @@
-"""Runs steps on the device: several in flight, each started by `submit` and answered by `collect`,
-in order.
+"""Runs steps on the device. Several steps may be in flight.
 
-Nothing here waits for the device before `collect`: programs are dispatched one after the other, and
-what one leaves behind (cache, history, logits) the next one takes. Only a step whose masks are
-still to come holds up those after it: their tokens may be the ones it has not chosen yet. Order of
-effects: drops, additions, block copies, rows.
+`submit` starts a step, and `collect` returns the result of the oldest step.
+
+Only `collect` waits for the device. Programs are dispatched one after the other, and each uses the
+cache, history and logits that the previous one produced. A step that waits for its grammar masks
+delays all later steps, because their input tokens may be the ones it has not sampled yet. The
+effects of a step happen in this order: drops, additions, block copies, rows.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from tgi.backend import (
     ModelRunnerOutput,
     NewSequence,
     SchedulerOutput,
-    StepError,
     StepTimes,
 )
+from tgi.worker.masks import check_masks, missing_masks
 from tgi.worker.step_checks import check_size
+from tgi_tpu.attention.cache import Cache
 from tgi_tpu.buckets import Buckets, StepShape
-from tgi_tpu.cache import Cache
 from tgi_tpu.input_batch import InputBatch, build_input_batch, health_arrays, padded
 from tgi_tpu.programs import COPIES, LoadedModel, Programs
-from tgi_tpu.sampler import SampledRows, SampledTokens, SamplingArrays
-from tgi_tpu.sampling_params import needs_history, sampling_arrays
+from tgi_tpu.sampling.parameters import needs_history, sampling_arrays
+from tgi_tpu.sampling.sampler import SampledRows, SampledTokens, SamplingArrays
 from tgi_tpu.sequences import Int64Array, SequenceState, SequenceTable
 from tgi_tpu.step_arrays import StepArrays
 from tgi_tpu.step_output import PendingScores, step_output
@@ -45,11 +46,11 @@ __all__ = ["ModelRunner"]
 @final
 @dataclass(eq=False)
 class _StepInFlight:
-    """A step on its way. Its arrays are on the device, or will be."""
+    """A submitted step. Its arrays may still be in computation on the device."""
 
     step: SchedulerOutput
-    sampled: Int64Array  # rows of the step that choose a token
-    batch: InputBatch | None  # None = no rows
+    sampled: Int64Array  # indices of the rows that sample a token
+    batch: InputBatch | None  # None if the step has no rows
     mask: GrammarMasks | None
     logits: jax.Array | None = None
     tokens: SampledTokens | None = None
@@ -61,18 +62,18 @@ class _StepInFlight:
 
     @property
     def waits_for_masks(self) -> bool:
-        """Whether nothing can be chosen yet."""
+        """Whether sampling must wait for grammar masks."""
         return self.step.mask == "late" and self.mask is None
 
     @property
     def is_complete(self) -> bool:
-        """Whether the device has all its work."""
+        """Whether all programs of the step have been dispatched."""
         return self.is_started and (self.tokens is not None or not len(self.sampled))
 
 
 @final
 class ModelRunner:
-    """Owns cache, history and the sequences' state. One thread calls it."""
+    """Owns cache, history and the state of the sequences. Must be called from one thread."""
 
     def __init__(
         self,
@@ -81,10 +82,10 @@ class ModelRunner:
         *,
         buckets: Buckets,
         limits: Limits,
-        # of one block more than agreed: `computes` writes into the last, which the core does not
-        # know
+        # One block more than negotiated: `computes` writes to the last block, which the core does
+        # not know.
         cache: Cache,
-        # int32 [limits.max_sequences + 1, limits.max_total_tokens + 1]; padding has the last row
+        # int32 [limits.max_sequences + 1, limits.max_total_tokens + 1]. Padding uses the last row.
         history: jax.Array,
         table: SequenceTable,
         num_blocks: int,
@@ -105,21 +106,17 @@ class ModelRunner:
             for rows in buckets.rows
         }
         self._sampled_states: list[SequenceState] = []
-        self._sampling: tuple[int, SamplingArrays] | None = (
-            None  # rows, and parameters of `_sampled_states`
-        )
+        # Number of rows, and parameters of `_sampled_states`.
+        self._sampling: tuple[int, SamplingArrays] | None = None
         self._in_flight: deque[_StepInFlight] = deque()
-        self._last_ready = 0  # when the last result came
+        self._last_ready = 0  # time at which the last result was ready
 
-    def submit(self, step: SchedulerOutput) -> None:
-        """Start a step. Raises `StepError` if it breaks the agreement; its drops and additions are
-        done all the same.
+    def enqueue(self, step: SchedulerOutput) -> None:
+        """Start a step.
+
+        Raises `StepError` if it violates the negotiated limits. Its drops and additions take effect
+        even then.
         """
-        if len(self._in_flight) >= self._limits.depth:
-            raise StepError(
-                f"{self._limits.depth} steps in flight were agreed, and as many are.",
-                retryable=False,
-            )
         began = self._clock()
         for handle in step.dropped:
             self._sequences.drop(handle)
@@ -129,7 +126,9 @@ class ModelRunner:
         batch = None
         if step.rows.num_rows:
             batch = build_input_batch(step.rows, self._sequences, self._buckets, self._num_slots)
-        mask = self._checked(step, step.masks) if step.mask == "inline" else None
+        mask = None
+        if step.mask == "inline":
+            mask = check_masks(step, step.masks, self._loaded.spec.vocab_size)
         in_flight = _StepInFlight(step, np.flatnonzero(step.rows.sample), batch, mask)
         if batch is not None:
             self._sequences.num_computed_tokens[batch.indices] = batch.lengths
@@ -137,34 +136,27 @@ class ModelRunner:
         self._in_flight.append(in_flight)
         self._dispatch()
 
-    def submit_masks(self, masks: GrammarMasks) -> None:
-        """The masks that a step waits for. Raises `StepError` if none does."""
-        waiting = next(
-            (f for f in self._in_flight if f.step.step_id == masks.step_id and f.waits_for_masks),
-            None,
-        )
-        if waiting is None:
-            raise StepError(f"No step {masks.step_id} waits for masks.", retryable=False)
-        waiting.mask = self._checked(waiting.step, masks)
+    def enqueue_masks(self, masks: GrammarMasks) -> None:
+        """Continue the step that waits for these masks."""
+        waiting = next(f for f in self._in_flight if f.step.step_id == masks.step_id)
+        waiting.mask = masks
         self._dispatch()
 
-    def collect(self) -> ModelRunnerOutput | None:
-        """Wait for the oldest step in flight; None if there is none. Raises `StepError` if its
-        masks did not come.
+    def finish(self, step: SchedulerOutput) -> ModelRunnerOutput:
+        """Wait for `step`, the oldest step in flight, and return its result.
+
+        Raises `StepError` if its masks were not submitted.
         """
-        if not self._in_flight:
-            return None
         first = self._in_flight.popleft()
         if not first.is_complete:
-            self._dispatch()  # those that it held up
-            raise StepError(f"The masks of step {first.step.step_id} did not come.", retryable=True)
-        jax.block_until_ready(
-            first.logits
-        )  # of a step that chose nothing; else the tokens say when it is done
+            self._dispatch()  # the later steps no longer wait for it
+            raise missing_masks(step)
+        # For a step that samples nothing. Otherwise reading the tokens waits for the step.
+        jax.block_until_ready(first.logits)
         tokens, logprobs = jax.device_get(
             (first.tokens, None if first.scores is None else first.scores.logprobs)
         )
-        # The device works on one step after the other.
+        # The device runs one step after the other.
         began, self._last_ready = max(first.dispatched_at, self._last_ready), self._clock()
         times = StepTimes(
             prepare=first.prepare_ns, forward=self._last_ready - began, compile=first.compile_ns
@@ -176,7 +168,7 @@ class ModelRunner:
         )
 
     def computes(self) -> bool:
-        """Whether one token, in a block of its own, gets finite logits."""
+        """Whether a step of one token, in a block of its own, computes finite logits."""
         shape = self._buckets.shapes[0]
         arrays = health_arrays(shape, self._num_blocks, self._sequences.block_size)
         logits, _ = self._forward(
@@ -192,7 +184,7 @@ class ModelRunner:
         return jax.device_put(arrays, self._loaded.replicated)
 
     def _dispatch(self) -> None:
-        """Give the device what can be given, in order."""
+        """Dispatch all programs that are ready, in order."""
         for in_flight in [waiting for waiting in self._in_flight if not waiting.is_complete]:
             began, compiled = self._clock(), self._programs.compile_ns
             if not in_flight.is_started:
@@ -207,7 +199,7 @@ class ModelRunner:
                 break
 
     def _start(self, in_flight: _StepInFlight) -> None:
-        """Everything before tokens are chosen."""
+        """Dispatch the part of a step before sampling."""
         step, batch = in_flight.step, in_flight.batch
         self._write_history(step.added)
         self._copy_blocks(step)
@@ -217,8 +209,9 @@ class ModelRunner:
         in_flight.is_started = True
 
     def _write_history(self, added: Sequence[NewSequence]) -> None:
-        """The ids of prefix hits, where they will be counted; all other ids come with the rows that
-        compute them.
+        """Write the token ids of prefix cache hits, if penalties will count them.
+
+        All other ids are written when their rows are computed.
         """
         for new in added:
             if new.num_computed_tokens and needs_history(new.sampling):
@@ -239,24 +232,8 @@ class ModelRunner:
             )
             self._cache = self._programs.block_copier()(self._cache, *self._put(pair))
 
-    def _checked(self, step: SchedulerOutput, masks: GrammarMasks | None) -> GrammarMasks:
-        if masks is None or masks.words.size != len(masks.row) * self._mask_width:
-            raise StepError(
-                f"The masks of step {step.step_id} are not {self._mask_width} words a row.",
-                retryable=False,
-            )
-        if (
-            len(masks.row)
-            and not 0 <= int(masks.row.min()) <= int(masks.row.max()) < step.rows.num_rows
-        ):
-            raise StepError(
-                f"The masks of step {step.step_id} name rows that it does not have.",
-                retryable=False,
-            )
-        return masks
-
     def _mask_words(self, in_flight: _StepInFlight, num_rows: int) -> jax.Array:
-        """Allowed tokens of the sampled rows, int32 [num_rows, mask_width]."""
+        """The allowed tokens of the sampled rows as bits, int32 [num_rows, mask_width]."""
         masks = in_flight.mask
         if masks is None:
             return self._no_mask[num_rows]
@@ -270,7 +247,7 @@ class ModelRunner:
     def _forward(
         self, shape: StepShape, arrays: dict[str, Int32Array], history_rows: Int32Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Logits [R, V] and hidden vectors [T, H] of a step."""
+        """Compute logits [R, V] and hidden vectors [T, H] of a step."""
         step, rows = self._put((arrays, history_rows))
         program = self._programs.forward(shape)
         logits, hidden, self._cache, self._history = program(
@@ -279,10 +256,10 @@ class ModelRunner:
         return logits, hidden
 
     def _score_prompts(self, batch: InputBatch, hidden: jax.Array) -> PendingScores | None:
-        """Score the prompt tokens after the rows' positions, as many at a time as a step has rows
-        with logits.
+        """Score the prompt tokens after the positions of the rows.
 
-        So memory holds no more logits for a scored prompt than for any other step.
+        Each call scores at most as many tokens as a step has rows with logits. So scoring a prompt
+        needs no more memory for logits than any other step.
         """
         scores = PendingScores.of(batch)
         if scores is None:
@@ -298,9 +275,7 @@ class ModelRunner:
         return scores
 
     def _sample(self, in_flight: _StepInFlight) -> None:
-        """Choose the tokens of a step whose logits are on their way, and send them to the host as
-        soon as they are there.
-        """
+        """Sample the tokens of a step, and copy them to the host as soon as they are computed."""
         batch, sampled = in_flight.batch, in_flight.sampled
         assert batch is not None
         num_rows = batch.shape.num_sequences
@@ -329,7 +304,7 @@ class ModelRunner:
             array.copy_to_host_async()
 
     def _sampling_arrays(self, states: list[SequenceState], num_rows: int) -> SamplingArrays:
-        """On the device, for as long as the batch keeps its sequences in their order."""
+        """The sampling parameters on the device. Kept until a step has other sequences."""
         if (
             self._sampling is None
             or self._sampling[0] != num_rows

@@ -1,4 +1,4 @@
-"""One step as arrays of fixed shapes: what the compiled model reads."""
+"""The inputs of the compiled model for one step, as arrays of fixed shapes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 __all__ = ["StepArrays"]
 
 
-# The cache is opaque to whoever runs the model: `model.empty_cache` makes it, `model.forward` and
+# The cache is opaque to callers: `model.empty_cache` creates it, and `model.forward` and
 # `model.copy_blocks` return it.
 
 
@@ -18,23 +18,25 @@ __all__ = ["StepArrays"]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class StepArrays:
-    """A step padded to a bucket: T tokens, S sequences, P blocks per sequence, R rows with logits.
-    Every array is int32.
+    """A step padded to a bucket. Every array is int32.
 
-    The tokens of a sequence lie side by side, sequence after sequence; padding comes last in every
-    array. `slot_mapping` counts slots of one layer (block * block_size + offset); the number of
-    slots, or more, means that nothing is written, and padding has it. What padding holds in the
-    other arrays does not matter, except that `cu_query_lens` repeats its last sum there and that
-    ids stay inside their tables.
+    The bucket has T tokens, S sequences, P blocks per sequence and R rows with logits. The tokens
+    of a sequence are consecutive, and padding comes last in every array.
+
+    `slot_mapping` contains slots of one layer (block * block_size + offset). A value that is not
+    less than the number of slots means that nothing is written. Padding must have such a value.
+    `cu_query_lens` repeats its last sum as padding. In the other arrays padding may have any value,
+    but ids must be inside their tables.
     """
 
     token_ids: jax.Array  # [T]
-    positions: jax.Array  # [T], within its sequence
-    slot_mapping: jax.Array  # [T], where a token's key and value go
-    cu_query_lens: jax.Array  # [S + 1], sums of the sequences' tokens in this step, from 0
-    context_lens: jax.Array  # [S], keys of a sequence, those of this step included
+    positions: jax.Array  # [T], within the token's sequence
+    slot_mapping: jax.Array  # [T], slots of the tokens' keys and values
+    cu_query_lens: jax.Array  # [S + 1], cumulative numbers of tokens in this step, beginning with 0
+    context_lens: jax.Array  # [S], number of keys, including those of this step
     block_tables: jax.Array  # [S, P]
-    num_sequences: jax.Array  # [1], sequences that are not padding
-    logit_indices: jax.Array  # [R], the token after which logits are wanted
-    # [S], prompt or context, whichever is longer; dynamic NTK and LongRoPE choose frequencies by it
+    num_sequences: jax.Array  # [1], without padding
+    logit_indices: jax.Array  # [R], the tokens after which logits are needed
+    # [S], the greater of prompt and context length. Dynamic NTK and LongRoPE choose frequencies by
+    # it.
     rotary_lens: jax.Array

@@ -23,7 +23,7 @@ from tgi.backend import (
 )
 from tgi_tpu.buckets import StepShape
 from tgi_tpu.input_batch import InputBatch
-from tgi_tpu.sampler import NOT_FINITE, NOTHING_ALLOWED, SampledTokens
+from tgi_tpu.sampling.sampler import NOT_FINITE, NOTHING_ALLOWED, SampledTokens
 from tgi_tpu.sequences import Int64Array
 
 __all__ = ["PendingScores", "step_output"]

@@ -5,7 +5,6 @@ several.
 from __future__ import annotations
 
 import contextlib
-from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -22,40 +21,44 @@ from tgi.backend import (
     SAMPLING_FIELDS,
     Agreement,
     BackendError,
-    Control,
-    ControlResult,
     EngineConfig,
     GrammarMasks,
-    Health,
     ModelRunnerOutput,
     RequestedLimits,
     SchedulerOutput,
     WorkerReporter,
 )
-from tgi.worker.states import WorkerState
-from tgi_tpu import model
-from tgi_tpu.attention_plan import choose_attention
+from tgi.worker.memory_errors import cache_out_of_memory
+from tgi.worker.parts import Progress
+from tgi.worker.step_worker import StepWorker
+from tgi_tpu.attention.plan import choose_attention
 from tgi_tpu.buckets import Buckets, parse_token_buckets
-from tgi_tpu.layer_groups import attention_of
 from tgi_tpu.memory import BLOCK_SIZE, MemoryFacts, compute_dtype, plan_limits
 from tgi_tpu.mesh import make_mesh
-from tgi_tpu.parameters import Quantization, parameter_bytes
+from tgi_tpu.model import decoder
+from tgi_tpu.model.layer_groups import attention_of
 from tgi_tpu.programs import LoadedModel, Programs, keep_programs_in, warnings_logged
 from tgi_tpu.runner import ModelRunner
-from tgi_tpu.sampler import MAX_TOP_TOKENS
+from tgi_tpu.sampling.sampler import MAX_TOP_TOKENS
 from tgi_tpu.sequences import SequenceTable
+from tgi_tpu.weights.parameters import Quantization, parameter_bytes
 
-__all__ = ["TpuWorker"]
+__all__ = ["TpuPart", "tpu_worker"]
 
 _MAX_STEP_TOKENS = 1024  # where nothing else says: matrix products are at full rate by then
 _MAX_TOP_N = MAX_TOP_TOKENS // 2  # the other half is for ties
-_FEATURES = ("device_token", "late_mask", "logprobs", "mask")
+_FEATURES = ("device_token", "late_mask", "logprobs", "mask", "prompt_logprobs")
 _PLATFORMS = {"cpu": "JAX on the CPU, no TPU"}
 
 
+def tpu_worker(config: EngineConfig, reporter: WorkerReporter) -> StepWorker:
+    """Build a worker of one replica. Raises `BackendError` if the architecture is not known."""
+    return StepWorker(TpuPart(config, reporter), reporter)
+
+
 @final
-class TpuWorker:
-    """The eight methods over parameters, cache, programs and runner."""
+class TpuPart:
+    """The `WorkerPart` over parameters, cache, programs and runner. Steps start in `submit`."""
 
     def __init__(self, config: EngineConfig, reporter: WorkerReporter) -> None:
         if not isinstance(config.spec, ModelSpec):
@@ -66,14 +69,11 @@ class TpuWorker:
         self._spec = config.spec
         self._config = config
         self._reporter = reporter
-        self._state = WorkerState.CREATED
         self._loaded: LoadedModel | None = None
-        self._agreement: Agreement | None = None
         self._runner: ModelRunner | None = None
 
-    def load(self) -> None:
+    def load(self, progress: Progress) -> None:
         """Read the weights onto the chips. Raises `ModelError` naming file and tensor."""
-        self._state.require(WorkerState.CREATED, "load")
         config, path = self._config, Path(self._config.model_path)
         dtype = compute_dtype(config.dtype, main_dtype(stored_tensors(path)))
         if config.cache_dir:
@@ -81,30 +81,28 @@ class TpuWorker:
         platform = _prepared_platform(config.options.get("platform", "auto"), config.num_shard)
         mesh = make_mesh(config.num_shard, platform)
         with warnings_logged(self._reporter):
-            parameters = model.load(
+            parameters = decoder.load(
                 self._spec,
                 path,
                 mesh,
                 dtype,
                 quantization=self._quantization,
-                progress=partial(self._reporter.progress, "load"),
+                progress=progress,
             )
         plan = choose_attention(
             self._spec, mesh, platform=platform, dtype=dtype, block_size=BLOCK_SIZE
         )
         self._loaded = LoadedModel(self._spec, parameters, plan, dtype)
-        self._state = WorkerState.LOADED
 
-    def negotiate(self, requested: RequestedLimits) -> Agreement:
-        """Keep what the user gave, derive the rest from the memory left. Allocates nothing."""
-        self._state.require(WorkerState.LOADED, "negotiate")
+    def plan(self, requested: RequestedLimits) -> Agreement:
+        """Keep the requested limits and derive the others from the memory that is left."""
         assert self._loaded is not None
         mesh, dtype = self._loaded.plan.mesh, self._loaded.dtype
         buckets = self._token_buckets
         facts = MemoryFacts(
             free_bytes=_free_bytes(mesh, self._config.memory_fraction),
             weights_bytes=parameter_bytes(self._spec, mesh, dtype, self._quantization),
-            block_bytes=model.cache_bytes_per_block(self._spec, BLOCK_SIZE, dtype, mesh),
+            block_bytes=decoder.cache_bytes_per_block(self._spec, BLOCK_SIZE, dtype, mesh),
             block_size=BLOCK_SIZE,
             dtype=dtype,
             default_step_tokens=max(buckets, default=_MAX_STEP_TOKENS),
@@ -113,11 +111,10 @@ class TpuWorker:
         Buckets.of(
             plan.limits, BLOCK_SIZE, buckets
         )  # the user's buckets hold every step, or the start fails here
-        scored = ("prompt_logprobs",) if "prompt_logprobs" in requested.features else ()
         shared = ("prefix_cache",) if _can_share(self._spec, plan.limits.max_total_tokens) else ()
-        self._agreement = Agreement(
+        return Agreement(
             api=API_VERSION,
-            features=(*_FEATURES, *shared, *scored),
+            features=(*_FEATURES, *shared),
             limits=plan.limits,
             kv_cache=plan.kv_cache,
             vocab_size=self._spec.vocab_size,
@@ -126,76 +123,63 @@ class TpuWorker:
             memory=plan.memory,
             facts=self._facts(),
         )
-        self._state = WorkerState.AGREED
-        return self._agreement
 
-    def warmup(self) -> None:
+    def prepare(self, agreement: Agreement, progress: Progress) -> None:
         """Allocate the cache, compile every program, and run one."""
-        self._state.require(WorkerState.AGREED, "warmup")
+        del progress  # compiling is reported as a phase of its own
         assert self._loaded is not None
-        assert self._agreement is not None
         try:
             with warnings_logged(self._reporter):
-                self._runner = self._prepared_runner(self._loaded, self._agreement)
+                self._runner = self._prepared_runner(self._loaded, agreement)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
             if "RESOURCE_EXHAUSTED" not in str(error) and not isinstance(error, MemoryError):
                 raise
-            raise BackendError(
-                f"Memory ran out while a cache of {self._agreement.kv_cache.max_batch_total_tokens}"
-                " tokens was set up.",
+            raise cache_out_of_memory(
+                agreement,
                 "Lower `--max-batch-total-tokens` or `--max-batch-prefill-tokens`, or use more"
                 " chips (`--num-shard`).",
             ) from error
-        self._reporter.progress("warmup", 1, 1)
-        self._state = WorkerState.READY
 
-    def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
-        """Start a step on the device. Raises `StepError` if it breaks the agreement."""
-        self._state.require(WorkerState.READY, "submit")
-        assert self._runner is not None
-        if isinstance(step, GrammarMasks):
-            self._runner.submit_masks(step)
-        else:
-            self._runner.submit(step)
+    def enqueue(self, step: SchedulerOutput) -> None:
+        """Start the step on the device. Raises `StepError` if it breaks the negotiated limits."""
+        self._ready_runner.enqueue(step)
 
-    def collect(self, timeout: float) -> ModelRunnerOutput | None:
-        """Wait for the oldest step, however long it takes; None if there is none.
+    def enqueue_masks(self, masks: GrammarMasks) -> None:
+        """Let the step that waits for these masks choose its tokens."""
+        self._ready_runner.enqueue_masks(masks)
 
-        Raises `StepError` at once if it lacks its masks: the thread that waits here is the one that
-        would bring them.
+    def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
+        """Wait for the oldest step.
+
+        Raises `StepError` at once if its masks are missing: the thread that waits here is the one
+        that would bring them.
         """
-        del timeout
-        self._state.require(WorkerState.READY, "collect")
-        assert self._runner is not None
-        return self._runner.collect()
+        return self._ready_runner.finish(step)
 
-    def control(self, request: Control) -> ControlResult:
-        """Nothing of the kind was agreed."""
-        return ControlResult(False, f"`{request.name}` was not agreed")
+    def probe(self) -> bool:
+        """Compute one token in the block that no sequence has."""
+        return self._ready_runner.computes()
 
-    def health(self, deep: bool) -> Health:
-        """Whether the worker can serve; `deep` computes one token in a block of its own."""
-        if self._state is not WorkerState.READY or self._runner is None or self._loaded is None:
-            return Health(False, f"the worker is {self._state.value}")
-        memory_bytes = _taken_bytes(self._loaded.plan.mesh)
-        if not deep:
-            return Health(True, memory_bytes=memory_bytes)
-        try:
-            healthy = self._runner.computes()
-        except (MemoryError, jax.errors.JaxRuntimeError) as error:
-            return Health(False, f"a forward pass of one token failed: {error}")
-        message = "" if healthy else "a forward pass of one token gave NaN or infinity"
-        return Health(healthy, message, memory_bytes)
+    def peak_memory_bytes(self) -> int:
+        """Maximum memory that the devices have used together; 0 on the CPU platform, which does
+        not report it.
+        """
+        return 0 if self._loaded is None else _used_bytes(self._loaded.plan.mesh)
 
     def close(self) -> None:
-        """Let go of weights, cache and programs."""
+        """Release weights, cache and programs."""
         self._loaded = self._runner = None
-        self._state = WorkerState.CLOSED
+
+    @property
+    def _ready_runner(self) -> ModelRunner:
+        if self._runner is None:
+            raise AssertionError("`prepare` makes the runner before the first step")
+        return self._runner
 
     def _prepared_runner(self, loaded: LoadedModel, agreement: Agreement) -> ModelRunner:
         limits, num_blocks = agreement.limits, agreement.kv_cache.groups[0].num_blocks
         buckets = Buckets.of(limits, BLOCK_SIZE, self._token_buckets)
-        cache = model.empty_cache(
+        cache = decoder.empty_cache(
             self._spec, num_blocks + 1, BLOCK_SIZE, loaded.dtype, loaded.plan.mesh
         )
         history = jnp.zeros(
@@ -241,6 +225,7 @@ class TpuWorker:
             "quantization": (
                 "none" if self._quantization is None else f"{self._quantization} weights"
             ),
+            **({} if self._quantization is None else {"weight scales": "one per output"}),
             **{
                 f"attention not by {c.kernel}": c.reason
                 for c in plan.candidates
@@ -275,10 +260,7 @@ def _free_bytes(mesh: Mesh, fraction: float) -> int:
     return max(0, int(stats["bytes_limit"] * fraction) - int(stats["bytes_in_use"]))
 
 
-def _taken_bytes(mesh: Mesh) -> int:
-    """Most memory that the devices have held together; 0 on the CPU platform, which does not
-    tell.
-    """
+def _used_bytes(mesh: Mesh) -> int:
     stats = [device.memory_stats() or {} for device in mesh.devices.flat]
     return sum(int(each.get("peak_bytes_in_use", 0)) for each in stats)
 

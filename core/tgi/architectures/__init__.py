@@ -1,4 +1,4 @@
-"""Model families as data: a Hugging Face `config.json` becomes a `ModelSpec`."""
+"""Model architectures as data: reads a Hugging Face `config.json` into a `ModelSpec`."""
 
 from tgi.architectures.registry import load_spec
 from tgi.architectures.spec import (

@@ -1,6 +1,4 @@
-"""What the weight files of a checkpoint say of themselves: their names and headers, never their
-data.
-
+"""Reads the names and headers of a checkpoint's safetensors files, without their data.
 Format: 8 bytes little-endian header length, a JSON object name -> {dtype, shape, data_offsets},
 then the data (https://github.com/huggingface/safetensors, "Format").
 """
@@ -31,12 +29,12 @@ __all__ = [
 ]
 
 FLOAT_BYTES: Mapping[str, int] = MappingProxyType({"F64": 8, "F32": 4, "F16": 2, "BF16": 2})
-"""Stored dtypes that a parameter can be read from, with the bytes of a value."""
+"""Stored dtypes from which a parameter can be read, and the size of a value in bytes."""
 
 INDEX_NAME = "model.safetensors.index.json"
 _SINGLE_NAME = "model.safetensors"
 _PICKLED = ("*.bin", "*.pt", "*.pth")
-_DOWNLOAD_AGAIN = "The file is damaged or was not downloaded completely: fetch it again."
+_DOWNLOAD_AGAIN = "The file is damaged or was not downloaded completely: download it again."
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
@@ -54,18 +52,20 @@ class _Entry(msgspec.Struct):
 @final
 @dataclass(frozen=True)
 class StoredTensor:
-    """What the header says of one tensor."""
+    """The header entry of one tensor."""
 
     name: str
-    dtype: str  # as the format spells it, e.g. BF16
+    dtype: str  # under its name in the format, for example BF16
     shape: tuple[int, ...]
-    start: int  # of its bytes in the file
+    start: int  # offset of its data in the file, in bytes
     num_bytes: int
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of one file by name. Raises `ModelError` naming file and tensor if the header
-    does not fit the file's size.
+    """Read the tensors of one file by name.
+
+    Raises `ModelError` with the names of file and tensor if the header does not match the file's
+    size.
     """
     try:
         with path.open("rb") as file:
@@ -125,7 +125,7 @@ def _checked(
 
 
 def read_index(model_path: Path) -> Mapping[str, str]:
-    """Tensor name to file name; empty if the checkpoint has no index."""
+    """Read the index: tensor name to file name. Empty if the checkpoint has no index."""
     path = model_path / INDEX_NAME
     if not path.exists():
         return {}
@@ -133,13 +133,14 @@ def read_index(model_path: Path) -> Mapping[str, str]:
         return msgspec.json.decode(path.read_bytes(), type=_Index).weight_map
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ModelError(
-            f"{path}: the index cannot be read: {error}.", "Fetch the file again."
+            f"{path}: the index cannot be read: {error}.", "Download the file again."
         ) from error
 
 
 def weight_files(model_path: Path, index: Mapping[str, str]) -> list[Path]:
-    """The safetensors files of a checkpoint with this index. Raises `ModelError` if there is none,
-    or one is missing.
+    """The paths of a checkpoint's safetensors files.
+
+    Raises `ModelError` if there are none, or if a file of the index is missing.
     """
     if index:
         paths = sorted({model_path / name for name in index.values()})
@@ -156,19 +157,19 @@ def weight_files(model_path: Path, index: Mapping[str, str]) -> list[Path]:
             )
         raise ModelError(
             f"{model_path}: there is no .safetensors file.",
-            "Choose a checkpoint that has one, or fetch its other weights and run `tgi convert`.",
+            "Choose a checkpoint that has one, or download other weights and run `tgi convert`.",
         )
     for path in paths:
         if not path.exists():
             raise ModelError(
-                f"{path}: {INDEX_NAME} names this file, but it is not there.",
+                f"{path}: {INDEX_NAME} names this file, but it is missing.",
                 "Download the whole checkpoint.",
             )
     return paths
 
 
 def stored_tensors(model_path: Path) -> dict[str, StoredTensor]:
-    """All tensors of a checkpoint by name, from the headers alone. Raises `ModelError`."""
+    """Read all tensors of a checkpoint by name, from the headers alone. Raises `ModelError`."""
     tensors: dict[str, StoredTensor] = {}
     for path in weight_files(model_path, read_index(model_path)):
         tensors |= read_header(path)
@@ -176,8 +177,9 @@ def stored_tensors(model_path: Path) -> dict[str, StoredTensor]:
 
 
 def main_dtype(tensors: Mapping[str, StoredTensor]) -> str | None:
-    """The floating-point dtype that most bytes have, by its name in the format; None if there is no
-    such tensor.
+    """The floating-point dtype of most bytes, under its name in the format.
+
+    None if no tensor has a floating-point dtype.
     """
     num_bytes: Counter[str] = Counter()
     for stored in tensors.values():

@@ -1,6 +1,4 @@
-"""Reading a Hugging Face `config.json` with clear errors: a family never touches the raw
-dictionary.
-"""
+"""Reads a Hugging Face `config.json`, with typed access and error messages for the families."""
 
 from __future__ import annotations
 
@@ -32,12 +30,13 @@ _ACTIVATIONS: Mapping[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
 }
-"""Names of `transformers.activations`."""
+"""Activation names of `transformers.activations`."""
 
 
 def read_config(model_path: Path) -> dict[str, Any]:
-    """The object in `model_path`/config.json. Raises `ModelError` if it is missing, unreadable, or
-    without `model_type`.
+    """Read the object in `model_path`/config.json.
+
+    Raises `ModelError` if the file is missing, unreadable, or has no `model_type`.
     """
     path = model_path / "config.json"
     try:
@@ -54,7 +53,7 @@ def read_config(model_path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(config, dict):
         raise ModelError(
-            f"{path} must hold a JSON object. Given: {type(config).__name__}.", _REMEDY
+            f"{path} must contain a JSON object. Given: {type(config).__name__}.", _REMEDY
         )
     if not isinstance(config.get("model_type"), str):
         raise ModelError(f"{path} has no `model_type`, so the architecture is unknown.", _REMEDY)
@@ -63,11 +62,11 @@ def read_config(model_path: Path) -> dict[str, Any]:
 
 @final
 class ConfigReader:
-    """Typed access to a config. A field that is absent or null takes the default; without a default
-    that is an error.
+    """Typed access to a config.
 
-    Several names are aliases; the first that is present counts. Every method raises `ModelError`
-    naming the field and its value.
+    A field that is absent or null gets the default value. It is an error if there is no default.
+    Several names are aliases, of which the first that is present is used. Every method raises
+    `ModelError` with the field's name and value.
     """
 
     def __init__(self, config: Mapping[str, Any], where: str = "config.json") -> None:
@@ -75,7 +74,7 @@ class ConfigReader:
         self._where = where
 
     def integer(self, *names: str, default: int | None = None, minimum: int = 1) -> int:
-        """A whole number, at least `minimum`."""
+        """An integer that is at least `minimum`."""
         name, value = self._value(names, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
             raise self.error(name, f"must be a whole number >= {minimum}")
@@ -93,13 +92,13 @@ class ConfigReader:
         return float(value)
 
     def optional_integer(self, name: str, default: int | None, minimum: int = 1) -> int | None:
-        """A whole number that null switches off; an absent one takes the default."""
+        """An integer. Null means None, and an absent field gets the default."""
         if self.is_null(name) or (default is None and not self.has(name)):
             return None
         return self.integer(name, default=default, minimum=minimum)
 
     def optional_number(self, name: str, default: float | None) -> float | None:
-        """A finite number that null switches off; an absent one takes the default."""
+        """A finite number. Null means None, and an absent field gets the default."""
         if self.is_null(name) or (default is None and not self.has(name)):
             return None
         return self.number(name, default=default)
@@ -114,7 +113,7 @@ class ConfigReader:
     def choice(
         self, *names: str, table: Mapping[str, ValueT], default: str | None = None
     ) -> ValueT:
-        """The table's entry for a string."""
+        """The entry of `table` for the field's string."""
         name, value = self._value(names, default)
         if not isinstance(value, str) or value not in table:
             raise self.error(name, f"must be one of {', '.join(table)}")
@@ -132,7 +131,7 @@ class ConfigReader:
         return tuple(float(item) for item in value)
 
     def integers(self, name: str) -> tuple[int, ...]:
-        """A list of whole numbers; empty if absent."""
+        """A list of integers. Empty if absent."""
         value = self._config[name] if self.has(name) else []
         if not isinstance(value, list) or not all(
             isinstance(item, int) and not isinstance(item, bool) for item in value
@@ -156,25 +155,23 @@ class ConfigReader:
         return tuple(value)
 
     def activation(self, *names: str, default: str) -> Activation:
-        """An activation by its name in `transformers`."""
+        """An activation, given by its name in `transformers`."""
         return self.choice(*names, table=_ACTIVATIONS, default=default)
 
     def has(self, name: str) -> bool:
-        """The field is present and not null."""
+        """Whether the field is present and not null."""
         return self._config.get(name) is not None
 
     def is_null(self, name: str) -> bool:
-        """The field is present and null: switched off, where an absent one would take its
-        default.
-        """
+        """Whether the field is present and null. An absent field gets its default instead."""
         return name in self._config and self._config[name] is None
 
     def is_string(self, name: str) -> bool:
-        """The field is present and a string."""
+        """Whether the field is present and a string."""
         return isinstance(self._config.get(name), str)
 
     def section(self, name: str) -> ConfigReader:
-        """The object in a field."""
+        """A reader for the object in a field."""
         _, value = self._value((name,), None)
         if not isinstance(value, dict):
             raise self.error(name, "must be an object")
@@ -182,11 +179,11 @@ class ConfigReader:
 
     @property
     def nested(self) -> tuple[str, ...]:
-        """Names of the fields that hold objects."""
+        """Names of the fields that contain objects."""
         return tuple(name for name, value in self._config.items() if isinstance(value, dict))
 
     def divided(self, dividend: str, value: int, divisor: str, by: int) -> int:
-        """The quotient value / by, which must be exact; the names are for the error."""
+        """The quotient value / by, which must be an integer. The names are for the error."""
         if value % by != 0:
             raise ModelError(
                 f"`{dividend}` ({value}) in {self._where} must be divisible by `{divisor}` ({by}).",
@@ -195,7 +192,7 @@ class ConfigReader:
         return value // by
 
     def error(self, name: str, rule: str) -> ModelError:
-        """The error for a field that breaks a rule."""
+        """Create the error for a field that violates a rule."""
         given = json.dumps(self._config.get(name), default=repr)
         shown = given if len(given) <= 200 else given[:200] + "…"
         return ModelError(f"`{name}` in {self._where} {rule}. Given: {shown}.", _REMEDY)

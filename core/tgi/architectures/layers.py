@@ -1,4 +1,4 @@
-"""Shapes of layers that many families share, and which layers slide."""
+"""Layers that many families have in common, and which layers have a sliding window."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ def sequential(
     post_norm: Norm | None = None,
     residual_scale: float = 1.0,
 ) -> Layer:
-    """Attention, then the feed-forward mixer, each a residual step with norms before and after
-    it.
+    """A layer of attention, then the feed-forward mixer, in one residual block each.
+
+    Each mixer has a norm before it and one after it, as given.
     """
 
     def block(mixer: Attention | FeedForward) -> Block:
@@ -32,16 +33,17 @@ def sequential(
 
 
 def parallel(attention: Attention, feed_forward: FeedForward, norm: Norm) -> Layer:
-    """One residual step: both mixers read the same normed vector."""
+    """A layer of one residual block, in which both mixers read the same normalised vector."""
     return Layer(
         blocks=(Block(branches=(Branch(mixer=attention), Branch(mixer=feed_forward)), norm=norm),)
     )
 
 
 def sliding_layers(reader: ConfigReader, num_layers: int, *, pattern: int) -> tuple[bool, ...]:
-    """Whether each layer has a window: as `layer_types` says, else all but every `pattern`-th.
+    """Whether each layer has a window.
 
-    A config's own `sliding_window_pattern` takes the place of `pattern`.
+    `layer_types` of the config decides. Without it, every `pattern`-th layer has no window. The
+    config's `sliding_window_pattern` replaces `pattern`.
     """
     kinds = reader.strings("layer_types", ("full_attention", "sliding_attention"), num_layers)
     if kinds is not None:

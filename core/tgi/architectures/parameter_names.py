@@ -1,8 +1,8 @@
-"""The tensors a model owns: their roles (names) and shapes, from the spec alone.
+"""The names and shapes of a model's parameters, derived from its spec.
 
-A role is `embedding.…`, `{stack}.layers.{i}.{mixer}.…`, `{stack}.layers.{i}.block{b}.…`,
-`{stack}.final_norm.…` or `head.…`. Matrices are stored [out, in], as `x @ W.T` wants them; a
-mixture's experts are stacked in front, [E, out, in].
+A parameter name is `embedding.…`, `{stack}.layers.{i}.{mixer}.…`, `{stack}.layers.{i}.block{b}.…`,
+`{stack}.final_norm.…` or `head.…`. Matrices are stored as [out, in], for `x @ W.T`. The experts of
+a mixture are stacked to [E, out, in].
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _ROW_PARTS = frozenset({"o", "down", "out", "x_proj"})
 
 
 def mixer_tag(mixer: Mixer) -> str:
-    """The word that stands for a mixer in its roles, for example `attention`."""
+    """The name of a mixer in its parameter names, for example `attention`."""
     tag = mixer.__struct_config__.tag
     assert isinstance(tag, str)
     return tag
@@ -212,7 +212,7 @@ def _mixer(mixer: Mixer, hidden: int, layer: int) -> Tensors:
 
 
 def layer_parameters(stack: Stack, layer: int, hidden: int) -> dict[str, Shape]:
-    """Roles and shapes of one layer, without the `{stack}.layers.{i}.` in front."""
+    """Parameter names and shapes of one layer. The names lack `{stack}.layers.{i}.`."""
     shapes: dict[str, Shape] = {}
     for index, block in enumerate(stack.layers[layer].blocks):
         shapes.update(_norm(f"block{index}.norm", block.norm, hidden))
@@ -232,7 +232,7 @@ def layer_parameters(stack: Stack, layer: int, hidden: int) -> dict[str, Shape]:
 
 
 def tensor_shapes(spec: ModelSpec) -> dict[str, Shape]:
-    """Every role of the model with its shape. A tied head has no weight of its own."""
+    """All parameter names of the model with their shapes. A tied head has no weight of its own."""
     hidden, embedding = spec.hidden_size, spec.embedding
     size = hidden if embedding.size is None else embedding.size
     shapes: dict[str, Shape] = {"embedding.weight": (spec.vocab_size, size)}
@@ -260,7 +260,7 @@ def tensor_shapes(spec: ModelSpec) -> dict[str, Shape]:
 
 
 def mixer_of(parameter: str, spec: ModelSpec) -> Mixer | None:
-    """The mixer that owns a role, or None for a tensor outside the mixers."""
+    """The mixer that owns a parameter. None for a parameter outside the mixers."""
     parts = parameter.split(".")
     if len(parts) < 4 or parts[1] != "layers":
         return None
@@ -272,8 +272,9 @@ def mixer_of(parameter: str, spec: ModelSpec) -> Mixer | None:
 
 
 def shard_axis(parameter: str) -> int | None:
-    """The axis tensor parallelism cuts a role along: output rows, input columns, or None for a copy
-    on every rank.
+    """The axis along which tensor parallelism divides a parameter: output rows or input columns.
+
+    None means that every rank has a copy.
     """
     parts = parameter.split(".")
     if parts[0] in {"embedding", "head"}:

@@ -1,6 +1,4 @@
-"""How a model knows positions: the grammar's words for rotations, learned tables and biases by
-distance.
-"""
+"""How a model encodes positions: rotary embedding, learned tables, and biases by distance."""
 
 from __future__ import annotations
 
@@ -21,24 +19,24 @@ __all__ = [
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of the grammar's words."""
+    """Base class of all records that describe an architecture."""
 
 
 class LinearScaling(Part, frozen=True, tag="linear"):
-    """Positions divided by `factor`."""
+    """Divides positions by `factor`."""
 
     factor: float
 
 
 class DynamicScaling(Part, frozen=True, tag="dynamic"):
-    """NTK scaling; the base grows once a sequence is longer than `original_max_positions`."""
+    """NTK scaling. The base grows when a sequence is longer than `original_max_positions`."""
 
     factor: float
     original_max_positions: int
 
 
 class Llama3Scaling(Part, frozen=True, tag="llama3"):
-    """Low frequencies divided by `factor`, high ones kept, a smooth blend between (Llama 3.1)."""
+    """Divides low frequencies by `factor`, keeps high ones, and blends between them (Llama 3.1)."""
 
     factor: float
     low_freq_factor: float
@@ -47,7 +45,7 @@ class Llama3Scaling(Part, frozen=True, tag="llama3"):
 
 
 class YarnScaling(Part, frozen=True, tag="yarn"):
-    """YaRN (arXiv 2309.00071). `attention_factor` multiplies cos and sin."""
+    """YaRN (arXiv 2309.00071). `attention_factor` is a factor of cos and sin."""
 
     factor: float
     original_max_positions: int
@@ -58,11 +56,10 @@ class YarnScaling(Part, frozen=True, tag="yarn"):
 
 
 class LongRopeScaling(Part, frozen=True, tag="longrope"):
-    """LongRoPE (arXiv 2402.13753): one factor per frequency, a set for short and a set for long
-    contexts.
+    """LongRoPE (arXiv 2402.13753). Short and long contexts each have one factor per frequency.
 
-    `attention_factor` multiplies cos and sin, and in a long context `long_attention_factor` does if
-    there is one.
+    `attention_factor` is a factor of cos and sin. In a long context, `long_attention_factor` is
+    used instead if it is set.
     """
 
     short_factor: tuple[float, ...]
@@ -76,8 +73,10 @@ RopeScaling = LinearScaling | DynamicScaling | Llama3Scaling | YarnScaling | Lon
 
 
 class Rope(Part, frozen=True):
-    """Rotary embedding of the first `rotary_dim` of a head. `interleaved`: pairs are neighbours
-    (GPT-J), else halves (NeoX).
+    """Rotary embedding of the first `rotary_dim` values of a head.
+
+    The pairs are adjacent values if `interleaved` (GPT-J), otherwise one value from each half
+    (NeoX).
     """
 
     theta: float
@@ -87,8 +86,9 @@ class Rope(Part, frozen=True):
 
 
 class RelativeBias(Part, frozen=True):
-    """T5's learned bias per head and distance bucket. `shared`: only the first layer owns the
-    table.
+    """T5's learned bias per head and distance bucket.
+
+    If `shared`, only the first layer of a stack has the table.
     """
 
     num_buckets: int
@@ -98,8 +98,9 @@ class RelativeBias(Part, frozen=True):
 
 
 class LearnedPositions(Part, frozen=True):
-    """A table of `num_positions` + `offset` vectors added to the embedding; row = position +
-    `offset`.
+    """A table of `num_positions` + `offset` vectors that are added to the embedding.
+
+    The row of a token is its position + `offset`.
     """
 
     num_positions: int

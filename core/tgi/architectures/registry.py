@@ -1,6 +1,4 @@
-"""From a model folder to its spec: our own families through a closed table, others' through entry
-points.
-"""
+"""Finds the spec of a model folder: built-in families in a table, others through entry points."""
 
 from __future__ import annotations
 
@@ -19,8 +17,8 @@ from tgi.errors import ModelError
 __all__ = ["ENTRY_POINT_GROUP", "FAMILIES", "load_spec"]
 
 ENTRY_POINT_GROUP = "tgi.architectures"
-"""Name = `model_type`; value = a module with `spec(config: dict) -> ModelSpec`. Imported when a
-config asks for it.
+"""An entry point is named after its `model_type` and refers to a module that defines
+`spec(config: dict) -> ModelSpec`. The module is imported when a config has this `model_type`.
 """
 
 FAMILIES = {
@@ -69,17 +67,17 @@ FAMILIES = {
     "starcoder2": "starcoder2",
     "t5": "t5",
 }
-"""`model_type` → the file here that reads it. Types that differ in nothing share a file."""
+"""`model_type` → the module in `families` that reads it. Identical architectures share a module."""
 
 
 def load_spec(
     model_path: Path, *, rope_scaling: str | None = None, rope_factor: float | None = None
 ) -> ModelSpec | GenericSpec:
-    """Read `model_path`/config.json into a spec; an unknown `model_type` gives a `GenericSpec`.
+    """Read `model_path`/config.json. An unknown `model_type` gives a `GenericSpec`.
 
-    `rope_scaling` (`linear` or `dynamic`) and `rope_factor` are TGI's options: they replace the
-    config's scaling, and the model's context grows by the factor. A factor alone means linear; a
-    kind alone means a factor of one. Raises `ModelError`.
+    `rope_scaling` (`linear` or `dynamic`) and `rope_factor` are options of TGI. They replace the
+    scaling in the config, and multiply the model's context length by the factor. A factor alone
+    means linear scaling. A kind of scaling alone means a factor of 1. Raises `ModelError`.
     """
     config = read_config(model_path)
     if rope_scaling is None and rope_factor is None:
@@ -147,8 +145,9 @@ def _with_rope_scaling(config: dict[str, Any], scaling: str, factor: float) -> d
 
 
 def _replace_rope(config: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
-    """The config with other rope parameters; where each layer type has its own, those of full
-    attention are replaced.
+    """Return the config with other rope parameters.
+
+    If each layer type has its own parameters, those of full attention are replaced.
     """
 
     def kept(written: dict[str, Any]) -> dict[str, Any]:

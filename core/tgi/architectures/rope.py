@@ -1,4 +1,4 @@
-"""Rotary embedding: from a config to a `Rope`, and from a `Rope` to its frequencies.
+"""Rotary embedding: reads a `Rope` from a config, and computes its frequencies.
 
 Formulas: RoFormer (arXiv 2104.09864), YaRN (arXiv 2309.00071), LongRoPE (arXiv 2402.13753), Llama
 3.1's model card.
@@ -47,11 +47,11 @@ def read_rope(
     default_partial: float = 1.0,
     layer_type: str | None = None,
 ) -> Rope:
-    """The rotary embedding of a config.
+    """Read the rotary embedding of a config.
 
-    Both spellings are read: `rope_parameters` (transformers 5, with `rope_theta` inside) and
-    `rope_theta` beside `rope_scaling`. `layer_type` picks a set of `rope_parameters` that has one
-    for each.
+    Both spellings are read: `rope_parameters` (transformers 5, with `rope_theta` inside), and
+    `rope_theta` with `rope_scaling`. If `rope_parameters` has one set of parameters per layer type,
+    `layer_type` selects the set.
     """
     section = next((name for name in ("rope_scaling", "rope_parameters") if config.has(name)), None)
     scaling = ConfigReader({}) if section is None else config.section(section)
@@ -140,12 +140,12 @@ def _yarn_attention_factor(scaling: ConfigReader, factor: float) -> float:
 
 
 def yarn_mscale(factor: float, mscale: float) -> float:
-    """YaRN's temperature of the attention logits for an extension by `factor`."""
+    """YaRN's factor for the attention logits if the context is extended by `factor`."""
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
 def original_length(rope: Rope) -> int | None:
-    """The length of a sequence above which the frequencies change; None = never."""
+    """The sequence length above which the frequencies change. None if they never change."""
     return (
         rope.scaling.original_max_positions
         if isinstance(rope.scaling, DynamicScaling | LongRopeScaling)
@@ -154,11 +154,10 @@ def original_length(rope: Rope) -> int | None:
 
 
 def inverse_frequencies(rope: Rope, seq_len: int) -> tuple[FloatArray, float]:
-    """Angle per position of each rotated pair, float64 [rotary_dim / 2], and the factor on cos and
-    sin.
+    """Compute the frequencies and the factor of cos and sin.
 
-    `seq_len` is the length of the sequence that is being run; only dynamic and longrope depend on
-    it.
+    The frequencies are the angle per position of each rotated pair, float64 [rotary_dim / 2].
+    `seq_len` is the length of the running sequence. Only dynamic and longrope scaling depend on it.
     """
     exponents = np.arange(0, rope.rotary_dim, 2, dtype=np.float64) / rope.rotary_dim
     plain = rope.theta**-exponents
@@ -184,9 +183,8 @@ def _dynamic_base(rope: Rope, scaling: DynamicScaling, seq_len: int) -> float:
 
 
 def _llama3(plain: FloatArray, scaling: Llama3Scaling) -> FloatArray:
-    turns = (
-        scaling.original_max_positions * plain / (2 * math.pi)
-    )  # rotations over the original context
+    # Number of rotations over the original context.
+    turns = scaling.original_max_positions * plain / (2 * math.pi)
     kept: FloatArray = (turns - scaling.low_freq_factor) / (
         scaling.high_freq_factor - scaling.low_freq_factor
     )
@@ -209,7 +207,7 @@ def _longrope(
 
 def _yarn(plain: FloatArray, rope: Rope, scaling: YarnScaling) -> FloatArray:
     def pair_with(turns: float) -> float:
-        """The (fractional) pair that rotates `turns` times over the original context."""
+        """The (fractional) pair index that rotates `turns` times over the original context."""
         context = scaling.original_max_positions / (turns * 2 * math.pi)
         return rope.rotary_dim * math.log(context) / (2 * math.log(rope.theta))
 

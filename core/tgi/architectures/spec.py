@@ -1,18 +1,18 @@
-"""The grammar in which every model family is written: plain data, no forward code.
+"""The records with which every architecture is described. They are plain data without model code.
 
-A model is a list of **stacks** (`decoder`, or `encoder` then `decoder`); a stack is a list of
-**layers**; a layer is an ordered list of residual **blocks**; a block is one or more **branches**
-that read the same input (two for a parallel residual); a branch is one **mixer** with the norms
-before and after it:
+A model is a list of **stacks** (`decoder`, or `encoder` then `decoder`). A stack is a list of
+**layers**. A layer is an ordered list of residual **blocks**. A block consists of **branches** that
+read the same input. There is one branch, or two for a parallel residual. A branch is one **mixer**
+with the norms before and after it:
 
-    y      = norm(x) if the block has one, else x
+    y      = norm(x) if the block has a norm, else x
     out    = sum over branches of post_norm(mixer(norm(y)))
     x      = (y if residual_from_norm else x) + residual_scale * out
-    x      = output_norm(x) if the block has one
+    x      = output_norm(x) if the block has an output norm
 
-A mixer names its cache. Beside the stacks stand the embedding and head rules and the **weight
-map**: which checkpoint tensor fills which role, a tensor's name in the model
-(`tgi.architectures.parameter_names`). A decoder branches on this data only while it builds.
+A mixer names the kind of cache that it needs. A model also has rules for embedding and head, and a
+**weight map**, which assigns checkpoint tensors to the parameters of the model
+(`tgi.architectures.parameter_names`). Backends branch on this data only while they build a model.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ __all__ = [
 Activation = Literal[
     "silu", "gelu", "gelu_tanh", "gelu_quick", "relu", "relu_squared", "silu_clamped"
 ]
-"""`gelu` is exact (erf), `gelu_tanh` its tanh form, `gelu_quick` x*sigmoid(1.702x), `silu_clamped`
-gpt_oss's clamped gate.
+"""`gelu` is the exact function (erf), `gelu_tanh` its tanh approximation, `gelu_quick` is
+x*sigmoid(1.702x), and `silu_clamped` is the clamped gate of gpt_oss.
 """
 
 CacheKind = Literal["none", "full", "window", "state", "cross"]
@@ -78,7 +78,7 @@ WeightLayout = Literal["rows", "grouped", "by_head", "alternating", "flat"]
 
 
 class Norm(Part, frozen=True):
-    """A norm over the last dimension. `unit_offset`: the weight is stored minus one (gemma)."""
+    """A norm over the last dimension. If `unit_offset`, the weight is stored minus 1 (gemma)."""
 
     kind: Literal["rms", "layer"]
     eps: float
@@ -88,39 +88,38 @@ class Norm(Part, frozen=True):
 
 
 class Attention(Part, frozen=True, tag="attention"):
-    """Self attention over the cache. `window` counts the token itself: a query at p sees p - window
-    + 1 … p.
+    """Self-attention over the cache.
+
+    `window` includes the token itself: a query at p attends to positions p - window + 1 to p.
     """
 
     num_heads: int
     num_kv_heads: int
     head_dim: int
     scale: float
-    v_head_dim: int | None = None  # None = head_dim
+    v_head_dim: int | None = None  # None means head_dim
     rope: Rope | None = None
     alibi: bool = False
-    alibi_scale: float = 1.0  # on the slopes; falcon also multiplies its ALiBi by `scale`
-    alibi_bias_max: float = 8.0  # the slopes go down to 2^-max (mpt)
+    alibi_scale: float = 1.0  # factor of the slopes; in falcon it is equal to `scale`
+    alibi_bias_max: float = 8.0  # the smallest slope is 2^-alibi_bias_max (mpt)
     window: int | None = None
     softcap: float | None = None
     qkv_bias: bool = False
     output_bias: bool = False
-    q_norm: Norm | None = None  # before the rotation
+    q_norm: Norm | None = None  # applied before the rotary embedding
     k_norm: Norm | None = None
-    qk_norm_over: Literal["head", "each_head", "all"] = (
-        "head"  # each_head: every head has weights of its own
-    )
+    # each_head: a norm over each head, in which every head has its own weights
+    qk_norm_over: Literal["head", "each_head", "all"] = "head"
     clip_qkv: float | None = None
-    sinks: bool = False  # one learned logit per head joins the softmax
+    sinks: bool = False  # each head has a learned logit that takes part in the softmax
     relative_bias: RelativeBias | None = None
     causal: bool = True
-    output_gate: bool = (
-        False  # the heads' outputs times a sigmoid of a projection of the input (qwen3_next)
-    )
+    # The heads' outputs are multiplied by a sigmoid of a projection of the input (qwen3_next).
+    output_gate: bool = False
 
     @property
     def cache(self) -> CacheKind:
-        """Encoder attention caches nothing."""
+        """Attention of an encoder needs no cache."""
         if not self.causal:
             return "none"
         return "full" if self.window is None else "window"
@@ -137,36 +136,39 @@ class CrossAttention(Part, frozen=True, tag="cross_attention"):
 
     @property
     def cache(self) -> CacheKind:
-        """Keys and values of the encoder output, written once."""
+        """Keys and values of the encoder's output, which are written once."""
         return "cross"
 
 
 class LatentAttention(Part, frozen=True, tag="latent_attention"):
-    """Multi-head latent attention (DeepSeek V2): keys and values are kept as one low-rank vector
-    per token.
+    """Multi-head latent attention (DeepSeek V2).
+
+    Keys and values are cached as one low-rank vector per token.
     """
 
     num_heads: int
-    q_lora_rank: int | None  # None = a plain query projection
+    q_lora_rank: int | None  # None means a plain query projection
     kv_lora_rank: int
     qk_nope_head_dim: int
     qk_rope_head_dim: int
     v_head_dim: int
     scale: float
     rope: Rope
-    norm: Norm  # of the two low-rank vectors
-    qkv_bias: bool = False  # on the projections down to the low ranks
+    norm: Norm  # for each of the two low-rank vectors
+    qkv_bias: bool = False  # of the projections down to the low ranks
     output_bias: bool = False
 
     @property
     def cache(self) -> CacheKind:
-        """kv_lora_rank + qk_rope_head_dim values per token."""
+        """A vector of kv_lora_rank + qk_rope_head_dim values per token."""
         return "full"
 
 
 class StateSpace(Part, frozen=True, tag="state_space"):
-    """A Mamba mixer. Version 1 has a state per channel and `dt_rank`; version 2 has heads and
-    groups and a gated norm.
+    """A Mamba mixer.
+
+    Version 1 has a state for each channel, and `dt_rank`. Version 2 has heads, groups and a gated
+    norm.
     """
 
     version: Literal[1, 2]
@@ -180,9 +182,9 @@ class StateSpace(Part, frozen=True, tag="state_space"):
     dt_limit: tuple[float, float] | None = None
     conv_bias: bool = True
     proj_bias: bool = False
-    norm: Norm | None = None  # of each group's share of the inner vector, after the gate
+    norm: Norm | None = None  # over each group of the inner vector, after the gate
     norm_before_gate: bool = False
-    inner_norms: Norm | None = None  # on dt, B and C (falcon_mamba, jamba)
+    inner_norms: Norm | None = None  # for dt, B and C (falcon_mamba, jamba)
 
     @property
     def cache(self) -> CacheKind:
@@ -191,7 +193,7 @@ class StateSpace(Part, frozen=True, tag="state_space"):
 
 
 class LinearAttention(Part, frozen=True, tag="linear_attention"):
-    """Gated delta rule (qwen3_next)."""
+    """Linear attention with the gated delta rule (qwen3_next)."""
 
     num_key_heads: int
     num_value_heads: int
@@ -202,7 +204,7 @@ class LinearAttention(Part, frozen=True, tag="linear_attention"):
 
     @property
     def cache(self) -> CacheKind:
-        """A convolution window and a matrix state per sequence."""
+        """A convolution window and a state matrix per sequence."""
         return "state"
 
 
@@ -216,26 +218,27 @@ class MLP(Part, frozen=True, tag="mlp"):
 
     @property
     def cache(self) -> CacheKind:
-        """Stateless."""
+        """No cache."""
         return "none"
 
 
 class Router(Part, frozen=True):
     """How experts are chosen and weighted.
 
-    `score` is applied to the router's logits; `top_k_first` applies it to the chosen logits only
-    (gpt_oss, mixtral's equal form). With groups, only the best `groups_per_token` groups take part;
-    a group's score is the sum of its best `group_top` experts. `sparse_mixer` (arXiv 2409.12136,
-    phimoe) picks the experts one after the other; the weight of each is its softmax among those of
-    the remaining logits whose relative distance to the best is at most 2 * `jitter`.
+    `score` is applied to the router's logits. With `top_k_first` it is applied only to the logits
+    of the chosen experts (gpt_oss, and in an equivalent form mixtral). With groups, experts are
+    chosen from the best `groups_per_token` groups. The score of a group is the sum of its best
+    `group_top` experts. `sparse_mixer` (arXiv 2409.12136, phimoe) chooses one expert after the
+    other. The weight of each is its softmax among those remaining logits whose relative distance
+    to the best is at most 2 * `jitter`.
     """
 
     score: Literal["softmax", "sigmoid", "sparse_mixer"] = "softmax"
     top_k_first: bool = False
-    normalize: bool = True  # chosen weights sum to one
+    normalize: bool = True  # the weights of the chosen experts sum to 1
     scale: float = 1.0
     bias: bool = False
-    correction_bias: bool = False  # added for choosing, not for weighting
+    correction_bias: bool = False  # added when experts are chosen, but not to their weights
     num_groups: int = 1
     groups_per_token: int = 1
     group_top: int = 1
@@ -243,8 +246,9 @@ class Router(Part, frozen=True):
 
 
 class MixtureOfExperts(Part, frozen=True, tag="moe"):
-    """`experts_per_token` of `num_experts` MLPs of one shape, and perhaps one that every token
-    takes.
+    """A mixture of `num_experts` MLPs of the same shape, of which each token uses some.
+
+    `shared` is an additional MLP that every token uses.
     """
 
     num_experts: int
@@ -252,11 +256,11 @@ class MixtureOfExperts(Part, frozen=True, tag="moe"):
     expert: MLP
     router: Router
     shared: MLP | None = None
-    shared_gate: bool = False  # a sigmoid gate on the shared expert (qwen2_moe)
+    shared_gate: bool = False  # a sigmoid gate for the shared expert (qwen2_moe)
 
     @property
     def cache(self) -> CacheKind:
-        """Stateless."""
+        """No cache."""
         return "none"
 
 
@@ -280,7 +284,7 @@ class Branch(Part, frozen=True):
 
 
 class Block(Part, frozen=True):
-    """One residual step. `norm` is shared by the branches; a branch may have its own instead."""
+    """One addition to the residual. `norm` is shared by the branches, which may also have norms."""
 
     branches: tuple[Branch, ...]
     norm: Norm | None = None
@@ -290,9 +294,7 @@ class Block(Part, frozen=True):
 
 
 class Layer(Part, frozen=True):
-    """Blocks in order. Within a layer each kind of mixer occurs at most once, so that its tag names
-    its tensors.
-    """
+    """Blocks in order. A layer has at most one mixer of each kind, whose tag names its tensors."""
 
     blocks: tuple[Block, ...]
 
@@ -306,8 +308,10 @@ class Stack(Part, frozen=True):
 
 
 class Embedding(Part, frozen=True):
-    """Token vectors. A `size` other than the hidden size means a projection after them and before
-    the head (opt-350m).
+    """Token vectors.
+
+    If `size` is not the hidden size, there is a projection after them and one before the head
+    (opt-350m).
     """
 
     scale: float = 1.0
@@ -317,7 +321,7 @@ class Embedding(Part, frozen=True):
 
 
 class Head(Part, frozen=True):
-    """Hidden vector to logits: softcap(scale * (W x + b))."""
+    """Maps hidden vectors to logits: softcap(scale * (W x + b))."""
 
     tied: bool
     bias: bool = False
@@ -326,19 +330,19 @@ class Head(Part, frozen=True):
 
 
 class WeightRule(Part, frozen=True):
-    """One kind of checkpoint tensor.
+    """How one kind of checkpoint tensor maps to parameters.
 
-    `name` may hold `{layer}` and `{expert}` or `{head}`; `parameters` hold `{layer}` where the name
-    does. Several roles mean a fused tensor:
-      rows         the roles' rows one after the other
-      grouped      per kv group: its query heads, then its key head, then its value head
+    `name` may contain `{layer}` and either `{expert}` or `{head}`. `parameters` contain `{layer}`
+    if the name does. Several parameters mean a fused tensor with this `layout`:
+      rows         the parameters' rows, one parameter after the other
+      grouped      for each kv group its query heads, then its key head, then its value head
                    (falcon, gpt_neox, bloom)
-      by_head      per query head: its rows of each role (qwen3_next)
-      alternating  rows of the roles in turn, one by one (gpt_oss)
-    and one role of all experts may be stored as
-      flat         [E * rows, …], the experts one after the other (dbrx)
-    `transposed`: stored as [in, out]. `unit_rows`: a loader divides each row by its length
-    (baichuan 2's head). A rule whose roles a layer does not have is passed over.
+      by_head      for each query head its rows of each parameter (qwen3_next)
+      alternating  single rows of each parameter in turn (gpt_oss)
+    A parameter of all experts may also be stored as
+      flat         [E * rows, …], one expert after the other (dbrx)
+    `transposed` means stored as [in, out]. `unit_rows` means that the loader divides each row by
+    its length (baichuan 2's head). A rule is ignored in layers that do not have its parameters.
     """
 
     name: str
@@ -358,22 +362,22 @@ class ModelSpec(Part, frozen=True, tag="model"):
     stacks: tuple[Stack, ...]
     head: Head
     weights: tuple[WeightRule, ...]
-    max_positions: int  # 0 = no limit of the model's own
-    prefixes: tuple[str, ...] = (
-        "",
-    )  # a checkpoint's names may start with one of these before a rule's name
-    ignored: tuple[str, ...] = ()  # fnmatch patterns of checkpoint tensors that carry no parameter
+    max_positions: int  # 0 means that the model itself has no limit
+    # A tensor name in the checkpoint may be a rule's name with one of these prefixes.
+    prefixes: tuple[str, ...] = ("",)
+    ignored: tuple[str, ...] = ()  # fnmatch patterns of checkpoint tensors that are not parameters
     decoder_start_token_id: int | None = None
 
     @property
     def decoder(self) -> Stack:
-        """The stack that generates."""
+        """The stack that generates tokens."""
         return next(stack for stack in self.stacks if stack.kind == "decoder")
 
 
 class GenericSpec(Part, frozen=True, tag="generic"):
-    """A family this project does not know: sizes for the memory arithmetic, and the raw config for
-    a fallback runner.
+    """A model of an unknown architecture.
+
+    It contains sizes for the memory estimate, and the whole config for a fallback.
     """
 
     model_type: str

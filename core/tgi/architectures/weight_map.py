@@ -1,8 +1,8 @@
-"""Which checkpoint tensor fills which role, and how it is taken apart.
+"""Maps checkpoint tensors to parameters and splits fused tensors.
 
-A loader asks `placements` once, then calls `split` on each tensor it reads and copies the pieces
-where they belong. The pieces are made with what numpy arrays and torch tensors share (reshape,
-slicing, swapaxes), so every loader uses the same code.
+A loader calls `placements` once. It then calls `split` on each tensor that it reads, and copies the
+pieces to their parameters. `split` only uses operations that numpy arrays and torch tensors have in
+common (reshape, slicing, swapaxes), so every loader uses the same code.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Shape = tuple[int, ...]
 
 
 class _Array(Protocol):
-    """What numpy arrays and torch tensors share, as far as it is needed here."""
+    """The operations of numpy arrays and torch tensors that are used here."""
 
     @property
     def shape(self) -> Shape: ...
@@ -39,10 +39,10 @@ class _Array(Protocol):
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
-    """One checkpoint tensor and the roles it fills.
+    """One checkpoint tensor and its parameters.
 
-    `shapes` are those of the pieces. With `expert`, a piece is that expert's (or head's) slice of a
-    role stacked [E, …].
+    `shapes` are the shapes of the pieces. If `expert` is set, a piece is the slice of that expert
+    (or head) in a parameter that is stacked to [E, …].
     """
 
     name: str
@@ -53,15 +53,15 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_stacked(self) -> bool:
-        """The tensor holds all experts, so its rows are on axis 1."""
+        """Whether the tensor contains all experts, so that its rows are on axis 1."""
         return self.expert is None and ".experts." in self.parameters[0]
 
 
 def placements(spec: ModelSpec, names: Collection[str]) -> list[Placement]:
-    """Resolve the spec's rules against the tensor names of a checkpoint.
+    """Resolve the rules of the spec with the tensor names of a checkpoint.
 
-    Raises `ModelError` if a tensor is missing, if one is left over that the spec does not list as
-    `ignored`, or if a role is filled by no rule or by two.
+    Raises `ModelError` if a tensor is missing, if the checkpoint contains an unknown tensor that
+    `ignored` does not list, or if a parameter is filled by no rule or by two rules.
     """
     shapes = tensor_shapes(spec)
     available = frozenset(names)
@@ -74,14 +74,14 @@ def placements(spec: ModelSpec, names: Collection[str]) -> list[Placement]:
                 raise ModelError(
                     f"The checkpoint has no tensor `{placement.name}` (for"
                     f" {', '.join(placement.parameters)}).",
-                    "Check that all weight files are there and that they belong to this"
+                    "Check that all weight files are present and that they belong to this"
                     " config.json.",
                 )
             for parameter in placement.parameters:
                 if (parameter, placement.expert) in filled:
                     raise ModelError(
-                        f"The architecture {spec.model_type} fills {parameter} twice: from `{name}`"
-                        " too."
+                        f"The architecture {spec.model_type} fills {parameter} twice, the second"
+                        f" time from `{name}`."
                     )
                 filled[parameter, placement.expert] = name
             resolved.append(msgspec.structs.replace(placement, name=name))
@@ -91,7 +91,7 @@ def placements(spec: ModelSpec, names: Collection[str]) -> list[Placement]:
 
 
 def _candidates(rule: WeightRule, spec: ModelSpec, shapes: dict[str, Shape]) -> Iterator[Placement]:
-    """The rule for each layer and expert that has its roles; names still without a prefix."""
+    """Apply a rule to each layer and expert with its parameters. The names have no prefix yet."""
     layered = any("{layer}" in parameter for parameter in rule.parameters)
     kind = rule.parameters[0].split(".")[0]
     layers = (
@@ -108,8 +108,8 @@ def _candidates(rule: WeightRule, spec: ModelSpec, shapes: dict[str, Shape]) -> 
             continue
         if not all(owned):
             raise ModelError(
-                f"The architecture {spec.model_type} maps `{rule.name}` to roles of which layer"
-                f" {layer} has only some."
+                f"The architecture {spec.model_type} maps `{rule.name}` to parameters of which"
+                f" layer {layer} has only some."
             )
         name = rule.name.replace("{layer}", str(layer))
         index = next((index for index in ("{expert}", "{head}") if index in name), None)
@@ -140,7 +140,7 @@ def _check_filled(spec: ModelSpec, shapes: dict[str, Shape], filled: set[str]) -
     empty = [parameter for parameter in shapes if parameter not in filled]
     if empty:
         raise ModelError(
-            f"The architecture {spec.model_type} names no checkpoint tensor for {_some(empty)}."
+            f"The architecture {spec.model_type} has no checkpoint tensor for {_some(empty)}."
         )
 
 
@@ -158,8 +158,8 @@ def _check_left_over(spec: ModelSpec, left_over: frozenset[str]) -> None:
     )
     if unknown:
         raise ModelError(
-            f"The checkpoint holds tensors that a {spec.model_type} model of this config.json does"
-            f" not have: {_some(unknown)}.",
+            f"The checkpoint contains tensors that a {spec.model_type} model with this config.json"
+            f" does not have: {_some(unknown)}.",
             "Check `model_type` and the bias and tie options in config.json.",
         )
 
@@ -170,7 +170,7 @@ def _some(names: list[str], limit: int = 3) -> str:
 
 
 def stored_shape(placement: Placement) -> Shape:
-    """The shape the checkpoint's tensor must have."""
+    """The shape that the checkpoint's tensor must have."""
     axis = int(placement.is_stacked)
     first = placement.shapes[0]
     rows = sum(shape[axis] for shape in placement.shapes)
@@ -181,16 +181,16 @@ def stored_shape(placement: Placement) -> Shape:
 
 
 def split(tensor: TensorT, placement: Placement, spec: ModelSpec) -> dict[str, TensorT]:
-    """Take a checkpoint tensor apart into its roles' pieces, in the orientation of `tensor_shapes`.
+    """Split a checkpoint tensor into the pieces of its parameters, oriented as in `tensor_shapes`.
 
-    The pieces are views where the library can make views. Raises `ModelError` naming the tensor if
-    its shape is wrong.
+    The pieces are views if the library can create views. Raises `ModelError` with the tensor's name
+    if its shape is wrong.
     """
     whole = cast(_Array, tensor)
     expected = stored_shape(placement)
     if tuple(whole.shape) != expected:
         raise ModelError(
-            f"The tensor `{placement.name}` has shape {list(whole.shape)}, but config.json asks for"
+            f"The tensor `{placement.name}` has shape {list(whole.shape)}, but config.json requires"
             f" {list(expected)}.",
             "The weight files and config.json do not belong together.",
         )
@@ -230,7 +230,7 @@ def _rows(whole: _Array, rows: slice, placement: Placement) -> _Array:
 
 
 def _split_grouped(whole: _Array, placement: Placement, num_groups: int) -> list[_Array]:
-    """Each group holds an equal share of every role's rows, one role after the other."""
+    """Split a tensor in which each group contains an equal share of every parameter's rows."""
     trailing = placement.shapes[0][1:]
     by_group = whole.reshape((num_groups, -1, *trailing))
     pieces, start = [], 0

@@ -1,4 +1,4 @@
-"""Weight rules from tables of names: a module's weight and bias go by the module's name."""
+"""Builds weight rules from tables of module names."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from tgi.architectures.spec import WeightLayout, WeightRule
 __all__ = ["Modules", "layer_rules", "module_rules"]
 
 Modules = dict[str | tuple[str, ...], str]
-"""Role of a module, or the roles fused into it → its name in the checkpoint."""
+"""A module's parameter name without `.weight`, or those fused into it → its checkpoint name."""
 
 
 def module_rules(
     modules: Modules, *, layout: WeightLayout = "rows", transposed: bool = False
 ) -> tuple[WeightRule, ...]:
-    """The rules for weights and biases; a bias that the model does not have is passed over.
-    `transposed` is for weights only.
+    """Build the rules for weights and biases.
+
+    A rule for a bias is ignored if the model has no such bias. `transposed` applies to weights
+    only.
     """
     return tuple(
         WeightRule(
@@ -34,10 +36,10 @@ def module_rules(
 def layer_rules(
     layer: str, modules: Modules, *, layout: WeightLayout = "rows", transposed: bool = False
 ) -> tuple[WeightRule, ...]:
-    """The same for the modules of every decoder layer; `layer` (for example `layers.{layer}`)
-    stands before their names.
+    """Build the rules for the modules of every decoder layer.
 
-    A layer passes over the modules it does not have, so one table serves layers that differ.
+    `layer`, for example `layers.{layer}`, is the prefix of their names. A rule is ignored in layers
+    without its module, so one table is sufficient for layers that differ.
     """
     in_layers: Modules = {}
     for parameters, name in modules.items():

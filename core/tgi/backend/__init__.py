@@ -37,8 +37,21 @@ from tgi.backend.control import (
     UnloadAdapter,
     Wake,
 )
+from tgi.backend.core_options import (
+    QUANTIZATION_MEANINGS,
+    QuantizationMeaning,
+    reject_option,
+    reject_quantize,
+)
 from tgi.backend.errors import BackendError, ModelError, StepError, WrongStateError
-from tgi.backend.protocols import Backend, Explainer, Worker, WorkerReporter
+from tgi.backend.model_files import (
+    GGUF,
+    SAFETENSORS,
+    ModelDescription,
+    ModelFilesWanted,
+    ModelFormat,
+)
+from tgi.backend.protocols import Backend, Explainer, ModelReader, Worker, WorkerReporter
 from tgi.backend.records import (
     TOKEN_ON_DEVICE,
     Float32Array,
@@ -69,6 +82,9 @@ __all__ = [
     "API_VERSION",
     "CONTROLS",
     "FEATURES",
+    "GGUF",
+    "QUANTIZATION_MEANINGS",
+    "SAFETENSORS",
     "SAMPLING_FIELDS",
     "TOKEN_ON_DEVICE",
     "Agreement",
@@ -96,13 +112,18 @@ __all__ = [
     "LogprobsMode",
     "MediaInput",
     "MemoryItem",
+    "ModelDescription",
     "ModelError",
+    "ModelFilesWanted",
+    "ModelFormat",
+    "ModelReader",
     "ModelRunnerOutput",
     "NewSequence",
     "PooledVector",
     "Pooling",
     "ProbeResult",
     "PromptScores",
+    "QuantizationMeaning",
     "Record",
     "RequestedLimits",
     "RowError",
@@ -124,4 +145,6 @@ __all__ = [
     "empty_int32",
     "encode",
     "hookimpl",
+    "reject_option",
+    "reject_quantize",
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Literal
 
 from tgi.architectures import GenericSpec, ModelSpec
+from tgi.backend.model_files import SAFETENSORS, ModelFilesWanted
 from tgi.backend.records import Record
 
 __all__ = [
@@ -29,8 +30,10 @@ __all__ = [
     "Support",
 ]
 
-API_VERSION = (1, 0)
-"""Version of the seam. A plugin loads if its major equals ours and its minor is not above ours."""
+API_VERSION = (2, 0)
+"""Version of the backend interface. A plugin loads if its major version equals ours and its minor
+version is not above ours.
+"""
 
 FEATURES = frozenset(
     {
@@ -51,8 +54,8 @@ FEATURES = frozenset(
         "kv_export",
     }
 )
-"""Names a backend may agree on. Behaviour outside the agreed features never appears on either
-side.
+"""Names a backend may agree on, as far as they are in `RequestedLimits.features`. Behaviour outside
+the agreed features never appears on either side.
 """
 
 SAMPLING_FIELDS = frozenset(
@@ -93,6 +96,8 @@ class BackendInfo(Record, frozen=True):
     priority: int = 0
     selectable: bool = True  # False = never taken by `auto`
     options: tuple[BackendOption, ...] = ()
+    # known before a model is fetched; a model in another format is rejected without a question
+    model_files: ModelFilesWanted = ModelFilesWanted()
 
 
 class DeviceInfo(Record, frozen=True):
@@ -141,7 +146,7 @@ class EngineConfig(Record, frozen=True):
     """
 
     backend: str
-    model_path: str  # a local directory
+    model_path: str  # a folder, or the file of a single-file format
     spec: ModelSpec | GenericSpec
     dtype: str | None = None  # float32, float16 or bfloat16
     quantize: str | None = None
@@ -151,6 +156,7 @@ class EngineConfig(Record, frozen=True):
     trust_remote_code: bool = False
     options: dict[str, str] = {}  # the plugin's own
     cache_dir: str = ""
+    model_format: str = SAFETENSORS.name  # one of `ModelFilesWanted.formats`
 
 
 class RequestedLimits(Record, frozen=True):

@@ -16,9 +16,10 @@ from tgi.backend.agreement import (
     Support,
 )
 from tgi.backend.control import Control, ControlResult
+from tgi.backend.model_files import ModelDescription
 from tgi.backend.records import GrammarMasks, ModelRunnerOutput, SchedulerOutput
 
-__all__ = ["Backend", "Explainer", "Worker", "WorkerReporter"]
+__all__ = ["Backend", "Explainer", "ModelReader", "Worker", "WorkerReporter"]
 
 
 class WorkerReporter(Protocol):
@@ -45,8 +46,8 @@ class Worker(Protocol):
         """Read the weights onto the device. Raises `ModelError` naming file and tensor."""
 
     def negotiate(self, requested: RequestedLimits) -> Agreement:
-        """Answer the wish once, after `load`. Allocates no cache. Raises `BackendError` if a given
-        value cannot be kept.
+        """Return the limits of this worker, once, after `load`. Allocates no cache. The features
+        are among the requested ones. Raises `BackendError` if a requested value cannot be kept.
         """
 
     def warmup(self) -> None:
@@ -55,8 +56,9 @@ class Worker(Protocol):
     def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
         """Start a step; at most `Limits.depth` are outstanding. Late masks follow their step."""
 
-    def collect(self, timeout: float) -> ModelRunnerOutput | None:
-        """Result of the oldest outstanding step, or None after `timeout` seconds.
+    def collect(self) -> ModelRunnerOutput | None:
+        """Wait for the oldest outstanding step and return its result; None if no step is
+        outstanding.
 
         Raises `StepError` if the step failed as a whole.
         """
@@ -100,4 +102,23 @@ class Explainer(Protocol):
     ) -> tuple[Implementation, ...]:
         """One entry per operation that can be computed in several ways. Loads no weights; may
         import the framework.
+        """
+
+
+@runtime_checkable
+class ModelReader(Protocol):
+    """An optional method of a backend: it describes models in a format that the core does not read.
+
+    The core reads `config.json` in the model's folder. It calls this method only if that file is
+    missing, which is usual for formats in which one file is a complete model.
+    """
+
+    def describe_model(
+        self, model_path: str, model_format: str, cache_dir: str
+    ) -> ModelDescription:
+        """Describe the model in the file or folder `model_path`. Loads no weights.
+
+        `model_format` is the name of one of the backend's formats. If the tokenizer is inside the
+        model file, write it to a folder below `cache_dir` and return that folder. Raises
+        `ModelError` that names the file.
         """

@@ -1,6 +1,4 @@
-"""Measures any server with a streaming route of TGI or OpenAI: loads, latencies, throughput,
-reports.
-"""
+"""Measure the latency and throughput of a server with a streaming route of TGI or OpenAI."""
 
 from tgi.bench.http_exchange import Endpoint
 from tgi.bench.load import Load, Progress, run_load

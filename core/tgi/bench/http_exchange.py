@@ -1,7 +1,7 @@
-"""One HTTP/1.1 exchange over a connection of its own, with the moment of every read.
+"""One HTTP/1.1 exchange over a new connection, with the time of each read.
 
-The client shares the processor with the server it measures: while bytes arrive it only keeps them.
-They are read afterwards.
+The client shares the CPU with the server that it measures. During the measurement it therefore only
+stores the received bytes. They are parsed afterwards.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PORTS = {"http": 80, "https": 443}
 @final
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a server listens. `base` stands before every path; `headers` are sent with every
+    """The address of a server. `base` is the prefix of all paths. `headers` are sent with each
     request.
     """
 
@@ -37,11 +37,11 @@ class Endpoint:
 
     @staticmethod
     def parse(url: str, headers: Mapping[str, str] | None = None) -> Endpoint:
-        """From `http://host[:port][/base]` or `https://…`. Raises ValueError with what is wrong."""
+        """Parse `http://host[:port][/base]` or `https://…`. Raises ValueError if it is invalid."""
         parts = urlsplit(url)
         if parts.scheme not in _PORTS or not parts.hostname:
-            raise ValueError(f"'{url}' is no address like http://127.0.0.1:3000")
-        # People paste the base address of OpenAI clients, which ends with the version.
+            raise ValueError(f"'{url}' is not an address such as http://127.0.0.1:3000")
+        # The base address of OpenAI clients ends with the version, which is part of our routes.
         base = parts.path.rstrip("/").removesuffix("/v1")
         port = parts.port or _PORTS[parts.scheme]
         return Endpoint(parts.hostname, port, base, parts.scheme == "https", dict(headers or {}))
@@ -63,7 +63,7 @@ class Endpoint:
 @final
 @dataclass
 class Exchange:
-    """What one connection brought. Moments are of `time.perf_counter`."""
+    """The received bytes of one connection, with their times from `time.perf_counter`."""
 
     sent: float = 0.0
     reads: list[tuple[float, bytes]] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Exchange:
 
 @final
 class _Collector(asyncio.Protocol):
-    """Sends a request once connected; keeps what comes until the server closes."""
+    """Sends a request and stores all received bytes until the server closes the connection."""
 
     def __init__(self, request: bytes, on_events: Callable[[int], None] | None) -> None:
         self.result = Exchange()
@@ -100,10 +100,10 @@ class _Collector(asyncio.Protocol):
 async def exchange(
     endpoint: Endpoint, request: bytes, limit: float, on_events: Callable[[int], None] | None = None
 ) -> Exchange:
-    """Send `request` and keep the answer. `on_events` hears the number of events of each read,
-    roughly.
+    """Send `request` and return the received bytes. `on_events` is called for each read with the
+    approximate number of events in it.
 
-    Raises OSError if the connection fails, TimeoutError after `limit` seconds.
+    Raises OSError if the connection fails, and TimeoutError after `limit` seconds.
     """
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(limit):
@@ -121,24 +121,24 @@ async def exchange(
 @final
 @dataclass(frozen=True)
 class Response:
-    """An answer without its frames, which still knows when each part of it came."""
+    """A parsed response with the time at which each byte of the body was received."""
 
     status: int
     headers: Mapping[str, str]  # names in lower case
     body: bytes
-    _starts: list[int]  # of the pieces of the body, in the body
-    _offsets: list[int]  # of the same pieces, among the bytes received
-    _ends: list[int]  # of the reads, among the bytes received
-    _moments: list[float]  # of the reads
+    _starts: list[int]  # position of each chunk in the body
+    _offsets: list[int]  # position of each chunk in the received bytes
+    _ends: list[int]  # end of each read in the received bytes
+    _moments: list[float]  # time of each read
 
     def moment(self, position: int) -> float:
-        """When the byte at this position of the body came."""
+        """The time at which the byte at this position of the body was received."""
         piece = bisect_right(self._starts, position) - 1
         received = self._offsets[piece] + position - self._starts[piece]
         return self._moments[bisect_left(self._ends, received + 1)]
 
     def events(self) -> Iterator[tuple[float, bytes]]:
-        """The data of each server-sent event, and when its line was complete."""
+        """The data of each server-sent event, and the time at which its line was complete."""
         position = 0
         for line in self.body.splitlines(keepends=True):
             position += len(line)
@@ -147,11 +147,11 @@ class Response:
 
 
 def read_response(received: Exchange) -> Response:
-    """Take an answer apart. Raises ValueError where it breaks off or is not HTTP/1."""
+    """Parse a response. Raises ValueError if it is incomplete or not HTTP/1."""
     raw = b"".join(data for _, data in received.reads)
     head, mark, _ = raw.partition(b"\r\n\r\n")
     if not mark or not head.startswith(b"HTTP/1."):
-        raise ValueError("the server closed the connection without an HTTP answer")
+        raise ValueError("the server closed the connection without an HTTP response")
     status, *lines = head.decode("latin-1").split("\r\n")
     headers = {
         name.strip().lower(): value.strip()
@@ -173,16 +173,16 @@ def read_response(received: Exchange) -> Response:
 
 
 def _chunks(raw: bytes, position: int) -> Iterator[tuple[int, int]]:
-    """Begin and end of each chunk of a chunked body."""
+    """The start and end of each chunk of a chunked body."""
     while True:
         line_end = raw.find(b"\r\n", position)
         if line_end < 0:
-            raise ValueError("the answer breaks off")
+            raise ValueError("the response is incomplete")
         size = int(raw[position:line_end].partition(b";")[0], 16)
         if not size:
             return
         begin = line_end + 2
         position = begin + size + 2
         if position > len(raw):
-            raise ValueError("the answer breaks off")
+            raise ValueError("the response is incomplete")
         yield begin, begin + size

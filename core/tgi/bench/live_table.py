@@ -1,4 +1,4 @@
-"""The ladder in the terminal while it runs."""
+"""The table of results in a terminal during the measurement."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ _BAR_WIDTH = 40
 
 @final
 class LiveTable:
-    """A row per finished run, a bar for the one that runs. Draws only when told to: the terminal
-    shares the processor.
+    """A table with one row per finished run, and a progress bar for the current run.
+
+    The table is drawn only on request, because drawing takes CPU time from the server.
     """
 
     def __init__(self, title: str, console: Console | None = None) -> None:
@@ -47,7 +48,7 @@ class LiveTable:
         self._live.__exit__(kind, error, traceback)
 
     def watch(self, label: str, num_requests: int) -> Callable[[Progress], None]:
-        """Draws the progress of a run."""
+        """Return a function that draws the progress of a run."""
 
         def show(progress: Progress) -> None:
             seconds = max(time.perf_counter() - progress.began, 1e-9)
@@ -63,7 +64,7 @@ class LiveTable:
         return show
 
     def add(self, run: RunSummary) -> None:
-        """A run has ended."""
+        """Add the row of a finished run."""
         self._runs.append(run)
         self._draw(None)
 

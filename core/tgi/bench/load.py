@@ -1,5 +1,5 @@
-"""A load: users who each send one request after another, or requests that arrive at a rate whatever
-the server does.
+"""Closed-loop loads (users who each send one request after another) and open-loop loads (requests
+at a rate that does not depend on the server).
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ __all__ = ["Load", "Progress", "run_load"]
 @final
 @dataclass(frozen=True)
 class Load:
-    """`num_users` requests at a time, or with `rate` as many as arrive (requests per second,
-    exponential gaps).
+    """One load. Without `rate`, `num_users` requests run concurrently. With `rate`, requests are
+    sent at this rate in requests per second, with exponentially distributed intervals.
     """
 
     num_users: int
     num_requests: int
     num_output_tokens: int
     rate: float | None = None
-    truncate: int | None = None  # prompt tokens, on the native route
-    limit_seconds: float = 600.0  # of one request
+    truncate: int | None = None  # maximum prompt tokens; for the native route
+    limit_seconds: float = 600.0  # timeout of one request
 
     @property
     def label(self) -> str:
-        """`8` users, `2.5/s`."""
+        """The number of users, for example `8`, or the rate, for example `2.5/s`."""
         return str(self.num_users) if self.rate is None else f"{self.rate:g}/s"
 
 
 @final
 @dataclass
 class Progress:
-    """What a run has done so far; a display reads it meanwhile."""
+    """The progress of a run. It is displayed during the run."""
 
     num_done: int = 0
     num_failed: int = 0
@@ -50,7 +50,7 @@ class Progress:
     began: float = field(default_factory=time.perf_counter)
 
     def count_events(self, number: int) -> None:
-        """Events that came together."""
+        """Add `number` received events."""
         self.num_events += number
 
 
@@ -58,16 +58,16 @@ class Progress:
 @dataclass(frozen=True)
 class _Sent:
     received: Exchange | None
-    due: float | None  # when the request had to be sent, where the load sets the pace
+    due: float | None  # time at which an open-loop request was due
     error: str = ""
 
 
 async def run_load(
     target: Target, load: Load, prompts: Sequence[str], seed: int, progress: Progress
 ) -> tuple[list[StreamResult], float]:
-    """Send a request per prompt. Results, in no order, and the seconds that all took.
+    """Send one request per prompt. Returns the results in any order, and the total time in seconds.
 
-    Nothing that came is read before the last stream has ended.
+    The received bytes are parsed after the last stream has ended.
     """
     requests = deque(
         target.request(prompt, load.num_output_tokens, load.truncate) for prompt in prompts
@@ -97,8 +97,8 @@ async def _run_users(
 async def _run_rate(
     target: Target, load: Load, requests: deque[bytes], gaps: Iterator[float], progress: Progress
 ) -> list[_Sent]:
-    """Latencies count from the moment a request was due, so that a stall of the server counts for
-    all who came meanwhile.
+    """Send requests at a rate. The latency of a request includes the time since it was due, so that
+    a stalled server affects all requests that were due meanwhile.
     """
     due = time.perf_counter()
     tasks = []
@@ -110,8 +110,8 @@ async def _run_rate(
 
 
 def _gaps(rate: float, seed: int) -> Iterator[float]:
-    """Seconds between arrivals that know nothing of each other."""
-    rng = random.Random(seed)  # noqa: S311 - a schedule, not a secret
+    """Intervals in seconds between independent arrivals."""
+    rng = random.Random(seed)  # noqa: S311 - not a secret
     while True:
         yield rng.expovariate(rate)
 
@@ -125,7 +125,7 @@ async def _send(
         )
     except TimeoutError:
         progress.num_failed += 1
-        return _Sent(None, due, f"no end within {load.limit_seconds:g} s")
+        return _Sent(None, due, f"not finished within {load.limit_seconds:g} s")
     except OSError as error:
         progress.num_failed += 1
         return _Sent(None, due, f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""What else used the processors during a run: such work spoils figures unseen."""
+"""Measure the CPU time of other processes during a run, because it distorts the results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import final
 from urllib.parse import urlsplit
 
-import psutil  # type: ignore[import-untyped] # it ships no types
+import psutil  # type: ignore[import-untyped] # the package has no type annotations
 
 __all__ = ["CpuMeter", "listeners", "trees"]
 
@@ -16,8 +16,8 @@ _LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 @final
 class CpuMeter:
-    """Processor seconds that nobody of `own()` used, since it was made. `own` names processes anew
-    each time.
+    """Measures the CPU time of all processes that are not in `own()`, since its creation. `own` is
+    called again for each measurement.
     """
 
     def __init__(self, own: Callable[[], Iterable[psutil.Process]]) -> None:
@@ -29,14 +29,14 @@ class CpuMeter:
         )
 
     def foreign_cpus(self) -> float:
-        """Processors that others used, on average."""
+        """The average number of CPU cores that other processes used."""
         elapsed = max(time.perf_counter() - self._began, 1e-9)
         foreign = (_busy_seconds() - self._busy) - (_used_seconds(self._own()) - self._used)
         return max(0.0, foreign) / elapsed
 
 
 def trees(pids: Iterable[int]) -> list[psutil.Process]:
-    """The processes and all below them, each once; those that are gone are left out."""
+    """The processes and all their descendants, without duplicates. Ended processes are left out."""
     found: dict[int, psutil.Process] = {}
     for pid in pids:
         try:
@@ -48,8 +48,8 @@ def trees(pids: Iterable[int]) -> list[psutil.Process]:
 
 
 def listeners(url: str) -> list[int]:
-    """Processes that listen on the port of `url`, if it is on this machine; none where the system
-    does not say.
+    """The processes that listen on the port of `url`. Empty if the host is another machine or if
+    the system does not allow the query.
     """
     parts = urlsplit(url)
     port = parts.port
@@ -67,13 +67,13 @@ def listeners(url: str) -> list[int]:
 
 
 def _busy_seconds() -> float:
-    """Processor seconds of the whole machine, waits and idling left out."""
+    """CPU time of the whole machine in seconds, without idle and I/O wait time."""
     times = psutil.cpu_times()
     return float(times.user + times.system + getattr(times, "nice", 0.0))
 
 
 def _used_seconds(processes: Iterable[psutil.Process]) -> float:
-    """Processor seconds of the processes and of their children that have ended."""
+    """CPU time of the processes and of their ended children in seconds."""
     seconds = 0.0
     for process in processes:
         try:

@@ -1,4 +1,4 @@
-"""Lines over a ladder as SVG, without a library for it."""
+"""Line charts in SVG, without a plotting library."""
 
 from __future__ import annotations
 
@@ -11,16 +11,10 @@ from typing import final
 
 __all__ = ["Panel", "svg_plot"]
 
-_WIDTH, _HEIGHT = 480, 300  # of a panel
+_WIDTH, _HEIGHT = 480, 300  # of one panel, in pixels
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 40, 44
-_COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#56b4e9",
-    "#e69f00",
-)  # told apart by the colour-blind too
+# These colours can be distinguished with colour blindness.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 _GRID_LINES = 5
 _LEGEND_STEP = 16
 
@@ -28,7 +22,7 @@ _LEGEND_STEP = 16
 @final
 @dataclass(frozen=True)
 class Panel:
-    """One diagram: a line per name over `places`. A missing value is a gap in the line."""
+    """One chart with one line per name. `places` are the labels of the x axis. None is a gap."""
 
     title: str
     places: Sequence[str]
@@ -37,7 +31,7 @@ class Panel:
 
 
 def svg_plot(title: str, panels: Sequence[Panel]) -> str:
-    """Panels side by side."""
+    """An SVG image with the panels side by side."""
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
     height = _HEIGHT + 28 + _LEGEND_STEP * len(names)
     width = _WIDTH * len(panels)
@@ -113,7 +107,7 @@ def _y(value: float, top: float) -> float:
 
 
 def _round_up(value: float) -> float:
-    """To 1, 2, 2.5 or 5 times a power of ten."""
+    """Round up to 1, 2, 2.5 or 5 times a power of ten."""
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))

@@ -1,4 +1,4 @@
-"""Prompts of a wanted length. Their words are random, so that no prefix cache knows them."""
+"""Prompts of a given length. Their words are random, so that no prefix cache contains them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _TEXT = (
 WORDS = tuple(_TEXT.split())
 _REPEATS = 8
 _MIN_EXACT_WORDS = 16
-_PROBED_WORDS = 32  # two requests each
+_PROBED_WORDS = 32  # with two requests per word
 _NOT_FOUND = -1
 
 
 @final
 @dataclass(frozen=True)
 class PromptMaker:
-    """`overhead` are the tokens that a prompt has beside its words, such as BOS."""
+    """Creates prompts. `overhead` is the number of additional tokens per prompt, such as BOS."""
 
     words: tuple[str, ...] = WORDS
     tokens_per_word: float = 1.0
@@ -36,14 +36,17 @@ class PromptMaker:
     is_exact: bool = False  # each word is one token of the server's tokenizer
 
     def prompt(self, rng: random.Random, num_tokens: int, shared: str = "") -> str:
-        """A text of about `num_tokens` tokens that begins with `shared`, a text from here."""
+        """A text of about `num_tokens` tokens. It begins with `shared`, another prompt of this
+        object.
+        """
         num_words = max(1, round((num_tokens - self.overhead) / self.tokens_per_word))
         given = shared.split()
         return " ".join([*given, *rng.choices(self.words, k=max(0, num_words - len(given)))])
 
 
 async def learn_tokenizer(endpoint: Endpoint, model: str) -> PromptMaker:
-    """Ask `/tokenize` how words become tokens. Without such a route a word counts as a token.
+    """Find words that are single tokens by requests to `/tokenize`. If the server has no such
+    route, each word counts as one token.
 
     Raises OSError or TimeoutError.
     """
@@ -54,8 +57,8 @@ async def learn_tokenizer(endpoint: Endpoint, model: str) -> PromptMaker:
     shortest = min(alone.values())
     singles = []
     for word, few in alone.items():
-        # One token at the beginning of a prompt, where no space stands before it, and one behind
-        # it.
+        # The word is one token at the start of a prompt (without a space before the word), and one
+        # token after a space.
         if (
             few == shortest
             and await _count(endpoint, model, " ".join([word] * (1 + _REPEATS))) == few + _REPEATS
@@ -67,7 +70,7 @@ async def learn_tokenizer(endpoint: Endpoint, model: str) -> PromptMaker:
 
 
 async def _count(endpoint: Endpoint, model: str, text: str) -> int:
-    """Tokens of a text, in the shape of whichever server it is: TGI, llama.cpp, vLLM."""
+    """The number of tokens of a text. Tries the request schemas of TGI, llama.cpp and vLLM."""
     bodies: tuple[dict[str, Any], ...] = (
         {"inputs": text},
         {"content": text, "add_special": True},
@@ -81,7 +84,7 @@ async def _count(endpoint: Endpoint, model: str, text: str) -> int:
     return _NOT_FOUND
 
 
-def _counted(response: Any) -> int:  # noqa: ANN401 - JSON of a foreign server
+def _counted(response: Any) -> int:  # noqa: ANN401 - JSON of any server
     if isinstance(response, list):
         return len(response)
     if isinstance(response, dict):

@@ -1,4 +1,4 @@
-"""Runs as tables, JSON and CSV."""
+"""Results of runs as tables, JSON and CSV."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ COLUMNS = (
     "users", "tok/s", "req/s", "TTFT p50", "p95", "p99", "inter-token p50", "p95", "p99", "failed",
     "foreign CPUs",
 )  # fmt: skip
-"""Heads of the table. Times in ms."""
+"""The headings of the table. Times are in ms."""
 
 _SPREADS = ("ttft_ms", "inter_token_ms", "time_per_output_token_ms", "latency_ms")
 
 
 def cells(run: RunSummary) -> list[str]:
-    """A row of the table."""
+    """The cells of one row of the table."""
     return [
         run.label,
         f"{run.output_tokens_per_second:.1f}",
@@ -44,7 +44,7 @@ def _times(times: Spread | None, digits: int) -> list[str]:
 
 
 def markdown_table(runs: Sequence[RunSummary]) -> str:
-    """The table in Markdown."""
+    """The table in Markdown, with one row per run."""
     lines = [list(COLUMNS), *map(cells, runs)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
     lines.insert(1, ["-" * (width - 1) + ":" for width in widths])
@@ -55,7 +55,7 @@ def markdown_table(runs: Sequence[RunSummary]) -> str:
 
 
 def json_report(runs: Sequence[RunSummary], settings: Mapping[str, Any]) -> bytes:
-    """Everything, in lines of two-space indents."""
+    """All settings and results as indented JSON."""
     return (
         msgspec.json.format(
             msgspec.json.encode({"settings": dict(settings), "runs": list(runs)}), indent=2
@@ -65,7 +65,7 @@ def json_report(runs: Sequence[RunSummary], settings: Mapping[str, Any]) -> byte
 
 
 def csv_report(runs: Sequence[RunSummary]) -> str:
-    """One line per run; the percentiles of a time stand in columns of their own."""
+    """One line per run. Each percentile has its own column."""
     lines = [_flat(run) for run in runs]
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(lines[0]) if lines else [], lineterminator="\n")

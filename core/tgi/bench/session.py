@@ -1,4 +1,4 @@
-"""A ladder of runs against one server."""
+"""A series of runs against one server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
-import psutil  # type: ignore[import-untyped] # it ships no types
+import psutil  # type: ignore[import-untyped] # the package has no type annotations
 import uvloop
 
 from tgi.bench.load import Load, Progress, run_load
@@ -26,7 +26,7 @@ _POLL_SECONDS = 0.5
 @final
 @dataclass(frozen=True)
 class Workload:
-    """Lengths of the requests. With `num_shared_tokens` all prompts begin alike."""
+    """The lengths of the requests in tokens. All prompts share a prefix of `num_shared_tokens`."""
 
     num_prompt_tokens: int
     num_output_tokens: int
@@ -35,8 +35,8 @@ class Workload:
 
 @final
 class Session:
-    """Runs loads one after the other. No two prompts of a session are alike, nor those of two
-    seeds.
+    """Runs loads one after another. All prompts of a session are different. Sessions with different
+    seeds have different prompts.
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class Session:
         seed: int,
         server_pids: Sequence[int] = (),
     ) -> None:
-        """`server_pids` are processes whose work, with that of their children, is the server's."""
+        """`server_pids` are the processes of the server, without their children."""
         self._target = target
         self._maker = maker
         self._workload = workload
-        self._rng = random.Random(seed)  # noqa: S311 - prompts, not secrets
+        self._rng = random.Random(seed)  # noqa: S311 - not a secret
         self._own = [os.getpid(), *server_pids]
         self._shared = (
             maker.prompt(self._rng, workload.num_shared_tokens)
@@ -66,9 +66,9 @@ class Session:
         rate: float | None = None,
         watch: Callable[[Progress], None] | None = None,
     ) -> RunSummary:
-        """One run. `watch` is called twice a second meanwhile."""
+        """Run one load. `watch` is called twice per second during the run."""
         workload, maker = self._workload, self._maker
-        # Where words are not tokens, the native route cuts a longer prompt to the wanted length.
+        # If words are not single tokens, the native route truncates a longer prompt to the length.
         is_cut = (
             self._target.route == NATIVE and not maker.is_exact and not workload.num_shared_tokens
         )

@@ -1,6 +1,4 @@
-"""What one streamed generation brought: tokens, moments, or why it failed. Reads the events of all
-routes.
-"""
+"""Parse the stream of one generation into tokens, times and errors, for all routes."""
 
 from __future__ import annotations
 
@@ -16,50 +14,47 @@ __all__ = ["StreamResult", "read_stream"]
 
 _DONE = b"[DONE]"
 _MAX_ERROR_CHARS = 300
-_TEXT_FIELDS = (
-    "content",
-    "reasoning_content",
-    "reasoning",
-)  # of a chat delta, as servers name them
+# Fields of a chat delta that contain text. Servers use different names.
+_TEXT_FIELDS = ("content", "reasoning_content", "reasoning")
 
 
 @final
 @dataclass
 class StreamResult:
-    """Times are in seconds since the request began: since it was sent, or since it was due where
-    the load sets the pace.
+    """The result of one request. Times are in seconds since the request was sent (closed-loop load)
+    or was due (open-loop load).
     """
 
     event_times: list[float] = field(default_factory=list)  # one entry per event with text
     end_time: float = 0.0
     num_tokens: int = 0
-    num_prompt_tokens: int | None = None  # as the server says
+    num_prompt_tokens: int | None = None  # as reported by the server
     finish_reason: str = ""
-    is_counted_by_server: bool = False  # else a token is an event
+    is_counted_by_server: bool = False  # False: each event counts as one token
     request_id: str = ""
     error: str = ""
 
     @property
     def ttft(self) -> float:
-        """Time to first token."""
+        """The time to first token."""
         return self.event_times[0]
 
     @property
     def gaps(self) -> list[float]:
-        """Times between two events."""
+        """The times between consecutive events."""
         return [late - early for early, late in pairwise(self.event_times)]
 
     @property
     def time_per_output_token(self) -> float | None:
-        """Mean over the tokens after the first; None with one token."""
+        """The mean time per token after the first token. None if there is only one token."""
         if self.num_tokens <= 1:
             return None
         return (self.event_times[-1] - self.event_times[0]) / (self.num_tokens - 1)
 
 
 def read_stream(received: Exchange, began: float, num_tokens: int) -> StreamResult:
-    """Read a stream of which `num_tokens` tokens were asked. One that an EOS token ended earlier is
-    no failure.
+    """Parse the stream of a request for `num_tokens` tokens. Fewer tokens are not an error if the
+    stream ended with an end-of-sequence token.
     """
     result = StreamResult()
     try:
@@ -73,7 +68,7 @@ def read_stream(received: Exchange, began: float, num_tokens: int) -> StreamResu
             if data != _DONE:
                 _take_event(json.loads(data), moment - began, result)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        # Also events of another shape than any that is known.
+        # The last three errors are raised by events with an unknown schema.
         result.error = f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARS]
         return result
     result.end_time = received.reads[-1][0] - began
@@ -85,7 +80,7 @@ def read_stream(received: Exchange, began: float, num_tokens: int) -> StreamResu
 
 def _fault(result: StreamResult, num_tokens: int) -> str:
     if not result.event_times or not result.num_tokens:
-        return "a stream without a token"
+        return "the stream contains no token"
     if not result.finish_reason:
         return f"the stream ends after {result.num_tokens} tokens without a finish reason"
     if (
@@ -121,8 +116,8 @@ def _take_openai_event(event: Mapping[str, Any], moment: float, result: StreamRe
         result.finish_reason = choice.get("finish_reason") or result.finish_reason
         delta = choice.get("delta")
         if delta is None:
-            # A completion's event without text is a token whose text is not complete yet, unless it
-            # only says the end.
+            # A completion event without text is a token with an incomplete character, unless the
+            # event only contains the finish reason.
             has_token = bool(choice.get("text")) or not choice.get("finish_reason")
         else:
             has_token = any(delta.get(name) for name in _TEXT_FIELDS)

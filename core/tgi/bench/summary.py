@@ -1,4 +1,4 @@
-"""The figures of one run."""
+"""The results of one run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_SHOWN_FAILURES = 5
 @final
 @dataclass(frozen=True)
 class Spread:
-    """Mean and percentiles, in ms."""
+    """Mean and percentiles in ms."""
 
     mean: float
     p50: float
@@ -30,8 +30,9 @@ class Spread:
 @final
 @dataclass(frozen=True)
 class RunSummary:
-    """A run with a failed request is not valid: a server that refuses work looks fast. Times in ms,
-    rates per second.
+    """The results of one run. Times are in ms, rates per second.
+
+    A run with a failed request is invalid, because a server that rejects requests seems to be fast.
     """
 
     label: str
@@ -43,9 +44,9 @@ class RunSummary:
     failures: list[str]  # the first few
     seconds: float
     output_tokens: int
-    prompt_tokens: float | None  # mean, as the server counts
-    ended_early: int  # streams that an EOS token ended
-    counted_by: str  # `server`, or `events` where it reports no counts
+    prompt_tokens: float | None  # mean, as reported by the server
+    ended_early: int  # streams that ended with an end-of-sequence token
+    counted_by: str  # `server`, or `events` if the server reports no token counts
     output_tokens_per_second: float
     requests_per_second: float
     ttft_ms: Spread | None
@@ -59,7 +60,7 @@ class RunSummary:
 def summarize(
     load: Load, results: Sequence[StreamResult], foreign_cpus: float, seconds: float
 ) -> RunSummary:
-    """Figures over all streams of a run of `seconds`; rates count good streams only."""
+    """Summarize all streams of a run that took `seconds`. Rates include successful streams only."""
     good = [result for result in results if not result.error]
     failures = [result.error for result in results if result.error]
     num_tokens = sum(result.num_tokens for result in good)
@@ -91,7 +92,7 @@ def summarize(
 
 
 def spread(seconds: Sequence[float]) -> Spread | None:
-    """Of times in seconds; None without any. Percentiles are interpolated."""
+    """Mean and interpolated percentiles of times in seconds. None if there are no times."""
     if not seconds:
         return None
     ordered = sorted(seconds)

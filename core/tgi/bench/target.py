@@ -1,4 +1,4 @@
-"""The route of a server that is measured, and the requests it takes."""
+"""The measured route of a server, and its requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ROUTES", "Target", "ask", "find_target"]
 
 NATIVE, COMPLETIONS, CHAT = "/generate_stream", "/v1/completions", "/v1/chat/completions"
 ROUTES = (NATIVE, COMPLETIONS, CHAT)
-"""Routes that can be measured, in the order in which they are tried."""
+"""All routes that can be measured, in the order in which they are tried."""
 
 _NO_MODEL = "tgi"
 _ISOLATION_TOKENS = 2
@@ -26,7 +26,7 @@ _REFUSED = ("status 400", "status 422")
 @final
 @dataclass(frozen=True)
 class Target:
-    """How a request is spelled for one server. Servers that refuse a field get none."""
+    """Builds requests for one server. Fields that the server rejects are left out."""
 
     endpoint: Endpoint
     route: str
@@ -36,8 +36,8 @@ class Target:
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
     def request(self, prompt: str, num_tokens: int, truncate: int | None = None) -> bytes:
-        """A streamed request for `num_tokens` tokens. `truncate` is the native route's limit of
-        prompt tokens.
+        """The bytes of a streaming request for `num_tokens` tokens. `truncate` is the maximum
+        number of prompt tokens; it is for the native route.
         """
         if self.route == NATIVE:
             parameters: dict[str, Any] = {
@@ -72,7 +72,7 @@ class Target:
     async def stream(
         self, prompt: str, num_tokens: int, limit: float = _ISOLATION_SECONDS
     ) -> StreamResult:
-        """One generation. Raises OSError or TimeoutError."""
+        """Send one request and parse its stream. Raises OSError or TimeoutError."""
         received = await exchange(self.endpoint, self.request(prompt, num_tokens), limit)
         return read_stream(received, received.sent, num_tokens)
 
@@ -83,10 +83,10 @@ async def find_target(
     sampling: Mapping[str, Any] | None = None,
     model: str = "",
 ) -> Target:
-    """The first route that streams, with the fields the server takes. Raises `ConfigError` if there
-    is none.
+    """Find the first route that streams, and the fields that the server accepts. Raises
+    `ConfigError` if there is no such route.
 
-    `model` is the name in the requests; default the first that the server lists.
+    `model` is the name in the requests. The default is the first model that the server lists.
     """
     url = (
         f"{'https' if endpoint.is_tls else 'http'}://{endpoint.host}:{endpoint.port}{endpoint.base}"
@@ -107,15 +107,17 @@ async def find_target(
     except (OSError, TimeoutError) as error:
         reason = str(error) or type(error).__name__
         raise ConfigError(
-            f"The server at {url} cannot be reached: {reason}.", "Start it, or give its address."
+            f"The server at {url} cannot be reached: {reason}.",
+            "Start the server, or give its address.",
         ) from error
     raise ConfigError(
-        f"The server at {url} gave no stream: {'; '.join(errors)}.", "Name a route with `--route`."
+        f"The server at {url} has no streaming route: {'; '.join(errors)}.",
+        "Choose a route with `--route`.",
     )
 
 
 async def _fit(target: Target) -> tuple[Target, str]:
-    """The target without the fields that its server refuses, and the error that is left."""
+    """The target without the fields that the server rejects, and the remaining error or empty."""
     error = ""
     for candidate in (
         target,
@@ -135,8 +137,8 @@ async def _first_model(endpoint: Endpoint) -> str:
 
 
 async def ask(endpoint: Endpoint, method: str, path: str, body: object = None) -> tuple[int, Any]:
-    """Status and JSON of a route; None where the body is not JSON, status 0 where there is no HTTP
-    answer.
+    """The status and the JSON body of a route. The body is None if it is not JSON. The status is 0
+    if there is no HTTP response.
 
     Raises OSError or TimeoutError.
     """

@@ -1,5 +1,5 @@
-"""The commands. One file per command; a command's file is imported when it runs, so that `tgi
---help` needs nothing installed.
+"""The commands of `tgi`. Each command has its own module. The module is imported when the command
+runs, so that `tgi --help` imports no dependencies.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ __all__ = ["COMMANDS", "ENTRY_POINT_GROUP", "launcher_main", "main", "run_comman
 
 COMMANDS = {
     "serve": "Serve a model over HTTP.",
-    "download": "Fetch a model into the cache.",
-    "inspect": "Show what a model is, its memory, and which backends can run it.",
+    "download": "Download a model into the cache.",
+    "inspect": "Show the family, the memory and the possible backends of a model.",
     "bench": "Measure a running server.",
-    "migrate": "Show what a start of TGI 3 looks like here.",
-    "sagemaker": "Serve as SageMaker asks: its variables, port 8080.",
-    "backends": "List the installed backends and whether they can be used here.",
-    "doctor": "Say what would serve a model here, how, and why not otherwise.",
-    "conformance": "Hold an installed backend against the seam.",
+    "migrate": "Convert a TGI 3 command into a `tgi serve` command.",
+    "sagemaker": "Serve with the variables and the port of SageMaker.",
+    "backends": "List the installed backends and whether they can be used on this machine.",
+    "doctor": "Report which backend would serve a model on this machine, and why.",
+    "conformance": "Run the conformance suite on an installed backend.",
     "version": "Print the versions of tgi and its backends.",
 }
-"""Command → what it does. The module of the same name here has `run(arguments) -> exit code`."""
+"""Command → description. The module of each command has `run(arguments) -> exit code`."""
 
 ENTRY_POINT_GROUP = "tgi.commands"
-"""Where a package adds a command that needs more than the core has: name = the command, value = a
-module like those here.
+"""Entry point group with which other packages add commands. The name is the command, the value is a
+module with the function `run`.
 """
 
 _USAGE_EXIT_CODE = 2
@@ -40,8 +40,8 @@ _INTERRUPT_EXIT_CODE = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command `tgi`. Returns its exit code: 0 done, 1 it cannot start, 2 the arguments are
-    wrong.
+    """Run the command `tgi`. Returns the exit code: 0 for success, 1 if the command failed, 2 for
+    invalid arguments.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def launcher_main(arguments: Sequence[str] | None = None) -> int:
-    """The command `text-generation-launcher`: `tgi serve` under TGI's name."""
+    """Run `text-generation-launcher`, an alias of `tgi serve`. Returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in ("-V", "--version"):
         print(f"text-generation-launcher {__version__}")
@@ -72,7 +72,7 @@ def launcher_main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """The exit code of a command; where it raises `StartError`, one line says why."""
+    """Run a command and return its exit code. If it raises `StartError`, print the message."""
     try:
         return command()
     except StartError as error:
@@ -90,7 +90,7 @@ def _run(name: str, words: Sequence[str]) -> int:
 
 
 def _added_commands() -> Mapping[str, metadata.EntryPoint]:
-    """Commands of other packages by name; nothing is imported."""
+    """The commands of other packages by name. Imports nothing."""
     return {point.name: point for point in metadata.entry_points(group=ENTRY_POINT_GROUP)}
 
 
@@ -99,7 +99,8 @@ def _load(point: metadata.EntryPoint) -> Any:  # noqa: ANN401 - a module
         return point.load()
     except (ImportError, AttributeError) as error:
         raise StartError(
-            f"The command `{point.name}` of {_package(point)} cannot be imported: {error}."
+            f"The command `{point.name}` of the package {_package(point)} cannot be imported:"
+            f" {error}."
         ) from error
 
 

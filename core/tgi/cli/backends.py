@@ -1,4 +1,4 @@
-"""`tgi backends`: every installed backend, and whether it can be used on this machine."""
+"""`tgi backends`: list all installed backends and whether they can be used on this machine."""
 
 from __future__ import annotations
 
@@ -17,13 +17,18 @@ __all__ = ["BackendFacts", "OptionFacts", "backend_facts", "run"]
 _HELP = """Usage: tgi backends [--json]
        tgi backends new NAME [FOLDER]
 
-List every installed backend: its version, the version of the seam it was built for, whether it can
-be used on this machine and if not why, and the options it adds to `tgi serve`. `new` writes a
-package with a backend of your own."""
+List the installed backends. For each backend, print its version, the version of the backend
+interface for which it was built, and whether it can be used on this machine. If it cannot be used,
+print the reason. Also print the options that backends add to `tgi serve`.
+
+`new` creates a package with a backend, as a starting point for your own.
+
+Options:
+  --json  Print JSON."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print the table, or JSON with `--json`; `new` writes a package."""
+    """Print the table, or JSON with `--json`. `new` creates a package. Returns the exit code."""
     if arguments[:1] == ["new"]:
         return new_backend.run(arguments[1:])
     if any(word in ("-h", "--help") for word in arguments):
@@ -32,7 +37,8 @@ def run(arguments: Sequence[str]) -> int:
     unknown = [word for word in arguments if word != "--json"]
     if unknown:
         raise UsageError(
-            f"error: unexpected argument '{unknown[0]}' found.", "`tgi backends` takes `--json`."
+            f"error: unexpected argument '{unknown[0]}' found.",
+            "The only option of `tgi backends` is `--json`.",
         )
     candidates = BackendRegistry().candidates()
     if arguments:
@@ -61,8 +67,8 @@ class OptionFacts(msgspec.Struct, frozen=True):
 
 
 class BackendFacts(msgspec.Struct, frozen=True):
-    """One backend in the answer of `--json`. `support`, `reasons` and `memory` are its answer to a
-    model, where one was named.
+    """One backend in the output of `--json`. `support`, `reasons` and `memory` are its result for a
+    model, if a model was given.
     """
 
     name: str
@@ -70,7 +76,7 @@ class BackendFacts(msgspec.Struct, frozen=True):
     version: str
     api: str | None
     priority: int | None
-    selectable: bool | None  # whether `auto` may take it
+    selectable: bool | None  # whether `--backend auto` may select it
     usable: bool
     status: str
     devices: tuple[Mapping[str, object], ...]  # fields of `DeviceInfo`
@@ -81,7 +87,7 @@ class BackendFacts(msgspec.Struct, frozen=True):
 
 
 def backend_facts(candidate: Candidate) -> BackendFacts:
-    """What is known of a candidate."""
+    """The output for one candidate."""
     info, probe, support = candidate.info, candidate.probe, candidate.support
     options = () if info is None else info.options
     return BackendFacts(

@@ -1,4 +1,4 @@
-"""`tgi bench`: latencies and throughput of a running server over a ladder of users or of rates."""
+"""`tgi bench`: measure the latency and throughput of a running server at several loads."""
 
 from __future__ import annotations
 
@@ -47,14 +47,15 @@ _SAMPLING = {
     "top_n_tokens": int,
 }
 _NATIVE_ONLY = ("typical_p", "top_n_tokens", "do_sample", "watermark")
-_DESCRIPTION = """Measure a running server with a streaming route of TGI or OpenAI: time to first
-token, inter-token latency and throughput, over a ladder of users who each send one request after
-another. A run with a failed request is invalid, and the exit code is then 1."""
+_DESCRIPTION = """Measure the time to first token, the inter-token latency and the throughput of a
+running server. The server must have a streaming route of TGI or OpenAI. By default the load is a
+concurrency sweep: in each run, a number of users each send one request after another. A run with a
+failed request is invalid, and the exit code is then 1."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Measure, show, write the reports. 1 if a run was not valid. Raises `ConfigError` if the
-    server cannot be measured.
+    """Measure, print the results and write the reports. Returns 1 if a run was invalid. Raises
+    `ConfigError` if the server cannot be measured.
     """
     given = _parser().parse_args(list(arguments))
     url = given.url if given.address is None else given.address
@@ -78,19 +79,27 @@ def run(arguments: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("tgi bench", description=_DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("address", nargs="?", metavar="URL", help=f"address of the server ({_URL})")
+    parser.add_argument(
+        "address", nargs="?", metavar="URL", help=f"address of the server (default: {_URL})"
+    )
     parser.add_argument("--url", default=_URL, help=argparse.SUPPRESS)
     parser.add_argument(
-        "--route", choices=ROUTES, help="route to measure; default the first of these that streams"
+        "--route", choices=ROUTES, help="route to measure (default: the first that streams)"
     )
     parser.add_argument(
         "--model",
         default="",
-        help="name of the model in the requests; default the first that the server lists",
+        help="name of the model in the requests (default: the first model that the server lists)",
     )
-    parser.add_argument("--api-key", help="sent as `Authorization: Bearer`")
-    load = parser.add_argument_group("load")
-    load.add_argument(
+    parser.add_argument("--api-key", help="API key, sent as `Authorization: Bearer`")
+    _add_load(parser.add_argument_group("load"))
+    _add_sampling(parser.add_argument_group("sampling (default: greedy)"))
+    _add_output(parser.add_argument_group("output"))
+    return parser
+
+
+def _add_load(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "-u",
         "-b",
         "--users",
@@ -98,64 +107,54 @@ def _parser() -> argparse.ArgumentParser:
         type=_counts,
         action="extend",
         metavar="N",
-        help="1,2,4,8,16,32; repeatable",
+        help="numbers of users, separated by commas; can be repeated (default: 1,2,4,8,16,32)",
     )
-    load.add_argument(
+    group.add_argument(
         "--rate",
         type=float,
         action="append",
         default=[],
-        help="requests per second that arrive, instead of users; repeatable",
+        help="requests per second; replaces the users by an open-loop load; can be repeated",
     )
-    load.add_argument(
-        "-r",
-        "--rounds",
-        "--runs",
-        type=int,
-        default=3,
-        help="requests per user, or per 1/s (%(default)s)",
-    )
-    load.add_argument(
-        "-w", "--warmups", type=int, default=1, help="requests before the first run (%(default)s)"
-    )
-    load.add_argument(
-        "-s", "--prompt-tokens", "--sequence-length", type=int, default=128, help="(%(default)s)"
-    )
-    load.add_argument(
-        "-d", "--output-tokens", "--decode-length", type=int, default=64, help="(%(default)s)"
-    )
-    load.add_argument(
-        "--shared-tokens",
-        type=int,
-        default=0,
-        help="tokens that all prompts begin with (%(default)s)",
-    )
-    load.add_argument("--seed", type=int, default=0, help="of the prompts (%(default)s)")
-    sampling = parser.add_argument_group("sampling; default greedy")
-    for name, kind in _SAMPLING.items():
-        sampling.add_argument(
-            f"--{name.replace('_', '-')}", type=kind, help=f"`{name}` of the requests"
+    for flags, default, meaning in (
+        (("-r", "--rounds", "--runs"), 3, "requests per user, or seconds with `--rate`"),
+        (("-w", "--warmups"), 1, "requests before the first run"),
+        (("-s", "--prompt-tokens", "--sequence-length"), 128, "prompt tokens per request"),
+        (("-d", "--output-tokens", "--decode-length"), 64, "output tokens per request"),
+        (("--shared-tokens",), 0, "length of the prefix that all prompts share, in tokens"),
+        (("--seed",), 0, "seed of the prompts"),
+    ):
+        group.add_argument(
+            *flags, type=int, default=default, help=f"{meaning} (default: %(default)s)"
         )
-    sampling.add_argument(
-        "--do-sample",
-        action="store_true",
-        help="TGI's route: sample instead of taking the likeliest token",
+
+
+def _add_sampling(group: argparse._ArgumentGroup) -> None:
+    for name, kind in _SAMPLING.items():
+        group.add_argument(
+            f"--{name.replace('_', '-')}", type=kind, help=f"value of `{name}` in the requests"
+        )
+    group.add_argument(
+        "--do-sample", action="store_true", help="sample tokens; for TGI's route only"
     )
-    sampling.add_argument("--watermark", action="store_true", help="TGI's route: mark the text")
-    output = parser.add_argument_group("output")
-    output.add_argument("--json", metavar="FILE", help="write all figures")
-    output.add_argument("--csv", metavar="FILE", help="write a line per run")
-    output.add_argument("--plot", metavar="FILE", help="write a picture (SVG)")
-    output.add_argument(
+    group.add_argument(
+        "--watermark", action="store_true", help="watermark the text; for TGI's route only"
+    )
+
+
+def _add_output(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--json", metavar="FILE", help="write all results to FILE")
+    group.add_argument("--csv", metavar="FILE", help="write one line per run to FILE")
+    group.add_argument("--plot", metavar="FILE", help="write a diagram (SVG) to FILE")
+    group.add_argument(
         "--no-tui",
         action="store_true",
-        help="print a table in Markdown at the end, as without a terminal",
+        help="print a Markdown table at the end instead of a live table",
     )
-    return parser
 
 
 def _counts(text: str) -> list[int]:
-    """`1,2,4`. The name stands in argparse's message."""
+    """Parse numbers such as `1,2,4`. The name of this function occurs in argparse's messages."""
     return [int(part) for part in text.split(",")]
 
 
@@ -177,8 +176,8 @@ def _check(given: argparse.Namespace, url: str) -> None:
         raise UsageError(f"error: `--rate` must be > 0. Given: {min(given.rate):g}.")
     if given.rate and given.users:
         raise UsageError(
-            "error: `--users` and `--rate` exclude each other: users wait for their answers, a rate"
-            " does not."
+            "error: `--users` and `--rate` cannot be combined: a closed-loop load has users, an"
+            " open-loop load has a rate."
         )
     if given.shared_tokens >= given.prompt_tokens:
         raise UsageError(

@@ -1,5 +1,6 @@
-"""`tgi conformance`: hold a backend against the seam. The kit stands above the commands and is
-found by its name.
+"""`tgi conformance`: run the conformance suite on a backend.
+
+The suite is in a higher layer than the commands, so it is imported by name.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ __all__ = ["run"]
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the kit's command."""
+    """Run the command of the conformance suite. Returns the exit code."""
     command = importlib.import_module("tgi.testing.conformance.command")
     code: int = command.run(arguments)
     return code

@@ -13,13 +13,9 @@ from typing import final
 import msgspec
 
 from tgi import __version__
-from tgi.architectures import load_spec
 from tgi.backend import EngineConfig, Implementation
-from tgi.cli.backend_choice import engine_config, select_backend, with_plugin_options
 from tgi.cli.backends import BackendFacts, backend_facts
 from tgi.cli.log import configure_logging
-from tgi.cli.memory_estimate import MemoryEstimate, estimate_memory
-from tgi.cli.model_files import find_model
 from tgi.cli.start_display import format_bytes
 from tgi.config import (
     ParsedArguments,
@@ -29,22 +25,41 @@ from tgi.config import (
     read_environment,
 )
 from tgi.errors import BackendError
+from tgi.models import (
+    MemoryEstimate,
+    ModelSource,
+    describe_model,
+    engine_config,
+    estimate_memory,
+    find_model,
+    installed_formats,
+    select_backend,
+    with_plugin_options,
+)
 from tgi.plugins import AUTO, BackendRegistry, Candidate
 
 __all__ = ["Diagnosis", "Operation", "OtherWay", "run"]
 
 _HELP = """Usage: tgi doctor [MODEL] [--json] [OPTIONS]
 
-Say which backends are installed, whether each can be used here and if not why. With MODEL also
-which of them would serve it with these OPTIONS (those of `tgi serve`), how it would compute each
-operation and why not otherwise, and what the memory allows. Reads config.json and the headers of
-the weight files; loads nothing. A hub model is fetched into the cache first.
+List the installed backends and report whether each can be used on this machine.
 
-Ends with 0 if the model (or, without one, any model) can be served, with 1 if not."""
+With MODEL, also report:
+  * which backend would serve the model with the given options of `tgi serve`;
+  * how the backend would compute each operation, and why each alternative was rejected;
+  * how much memory the model needs and which limits the memory allows.
+
+The command reads config.json and the headers of the weight files. It does not load the weights. A
+model from the hub is downloaded into the cache first. --json prints JSON.
+
+The exit code is 0 if the model can be served, and 1 if not. Without MODEL it is 0 if a backend can
+be used."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print the diagnosis. Raises `ModelError`, and `UsageError` for a wrong option."""
+    """Print the diagnosis. Returns the exit code. Raises `ModelError`, and `UsageError` for an
+    invalid option.
+    """
     words = [word for word in arguments if word != "--json"]
     if any(word in ("-h", "--help") for word in words):
         print(_HELP)
@@ -62,7 +77,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """Where the question is asked."""
+    """The machine and the software on it."""
 
     tgi: str
     python: str
@@ -71,23 +86,24 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 class ModelFacts(msgspec.Struct, frozen=True):
-    """What is to be served."""
+    """The model that was named."""
 
     model: str
     revision: str | None
-    family: str
+    family: str | None  # None = no backend could describe the model
     max_positions: int | None
+    format: str
 
 
 class OtherWay(msgspec.Struct, frozen=True):
-    """An implementation that was not chosen."""
+    """An implementation that was rejected, and the reason."""
 
     name: str
     reason: str
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """How the chosen backend computes something."""
+    """How the selected backend computes an operation."""
 
     operation: str
     chosen: str
@@ -95,27 +111,27 @@ class Operation(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, how: Implementation) -> Operation:
-        """As the backend says it."""
+        """Convert a record of the backend interface."""
         return cls(
             how.operation, how.chosen, tuple(OtherWay(name, reason) for name, reason in how.others)
         )
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What the server will hold requests to, as far as it is known before the start; None = the
-    backend decides.
+    """The limits of the server as far as they are known before startup. None = decided by the
+    backend.
     """
 
     max_total_tokens: int
-    max_batch_total_tokens: int | None  # at most
+    max_batch_total_tokens: int | None  # upper bound
     max_batch_prefill_tokens: int | None
     max_batch_size: int | None
     max_concurrent_requests: int
 
 
 class Diagnosis(msgspec.Struct, frozen=True):
-    """The answer of `--json`. Everything after `backends` is about one model; `problem` is empty if
-    it can be served.
+    """The output of `--json`. The fields after `problem` describe the model. `problem` is empty if
+    the model can be served.
     """
 
     machine: Machine
@@ -131,7 +147,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
 @final
 @dataclass(frozen=True)
 class _Question:
-    """What the user said and what is installed."""
+    """The arguments, the environment variables and the installed backends."""
 
     parsed: ParsedArguments
     variables: Mapping[str, str]
@@ -139,7 +155,7 @@ class _Question:
 
     @property
     def options(self) -> ServeOptions:
-        """The options."""
+        """The parsed options."""
         return self.parsed.options
 
 
@@ -152,24 +168,31 @@ def _diagnose(question: _Question) -> Diagnosis:
         return _diagnose_model(question)
     candidates = question.registry.candidates()
     is_served = any(c.usable and c.info is not None and c.info.selectable for c in candidates)
-    problem = "" if is_served else "No installed backend can be used on this machine."
+    problem = "" if is_served else "None of the installed backends can be used on this machine."
     return Diagnosis(_machine(), tuple(map(backend_facts, candidates)), problem)
 
 
 def _diagnose_model(question: _Question) -> Diagnosis:
     options, registry = question.options, question.registry
     environment = read_environment(question.variables)
-    files = find_model(options, environment, lambda _: None)
-    spec = load_spec(files.path, rope_scaling=options.rope_scaling, rope_factor=options.rope_factor)
-    base = engine_config(spec, files.path, question.parsed, environment)
+    readable = installed_formats(registry, options.backend)
+    source = find_model(options, environment, readable, lambda _: None)
+    try:
+        model = describe_model(source, options, environment, readable)
+    except BackendError as error:
+        return _undescribed(question, source, str(error))
+    spec, form = model.spec, source.model_format.name
+    base = engine_config(model, question.parsed, environment)
     facts = tuple(backend_facts(_asked(question, name, base)) for name in registry.names)
-    model = ModelFacts(files.model_id, files.revision, spec.model_type, spec.max_positions or None)
+    told = ModelFacts(
+        source.model_id, source.revision, spec.model_type, spec.max_positions or None, form
+    )
     try:
         config, selection = select_backend(
-            spec, files.path, question.parsed, environment, question.variables, registry=registry
+            model, question.parsed, environment, question.variables, registry=registry
         )
     except BackendError as error:
-        return Diagnosis(_machine(), facts, str(error), model)
+        return Diagnosis(_machine(), facts, str(error), told)
     chosen = selection.chosen
     memory = _estimate(chosen, config, options)
     limits = Limits(
@@ -181,13 +204,23 @@ def _diagnose_model(question: _Question) -> Diagnosis:
     )
     operations = tuple(map(Operation.of, registry.explain(chosen, config)))
     return Diagnosis(
-        _machine(), facts, memory.problem, model, chosen.name, operations, memory, limits
+        _machine(), facts, memory.problem, told, chosen.name, operations, memory, limits
     )
 
 
+def _undescribed(question: _Question, source: ModelSource, problem: str) -> Diagnosis:
+    """The diagnosis of a model that no installed backend can describe."""
+    registry, form = question.registry, source.model_format.name
+    facts = tuple(
+        backend_facts(registry.candidate_for_format(name, form)) for name in registry.names
+    )
+    model = ModelFacts(source.model_id, source.revision, None, None, form)
+    return Diagnosis(_machine(), facts, problem, model)
+
+
 def _asked(question: _Question, name: str, config: EngineConfig) -> Candidate:
-    """The backend of that name and its answer; the one that the user named hears its own
-    options.
+    """The backend called `name` and its result of `supports`. If the user named this backend, the
+    result depends on the backend's own options.
     """
     if name == question.options.backend != AUTO:
         config = with_plugin_options(
@@ -229,31 +262,32 @@ def _lines(diagnosis: Diagnosis) -> list[str]:
         lines += [
             "",
             (
-                f"model {model.model}: family {model.family}, served by"
-                f" {diagnosis.chosen or 'none of them'}"
+                f"model {model.model}: family {model.family or 'unknown'}, format"
+                f" {model.format}, served by"
+                f" {diagnosis.chosen or 'no installed backend'}"
             ),
         ]
     for how in diagnosis.operations:
         lines.append(f"  {how.operation}: {how.chosen}")
-        lines += [f"    not {other.name}: {other.reason}" for other in how.others]
+        lines += [f"    rejected {other.name}: {other.reason}" for other in how.others]
     if diagnosis.memory is not None and diagnosis.limits is not None:
         lines += ["", "memory", *_table(_memory_rows(diagnosis.memory))]
         lines += ["", "limits", *_table(_limit_rows(diagnosis.limits, diagnosis.memory))]
     return [
         *lines,
         "",
-        f"problem: {diagnosis.problem}" if diagnosis.problem else "no problem was found",
+        f"problem: {diagnosis.problem}" if diagnosis.problem else "no problem found",
     ]
 
 
 def _memory_rows(memory: MemoryEstimate) -> list[tuple[str, ...]]:
     rows = [
         ("devices", memory.device_bytes),
-        ("of it may be used", memory.usable_bytes),
+        ("usable by the server", memory.usable_bytes),
         ("weights", memory.weights_bytes),
-        ("left beside the weights", memory.left_bytes),
-        ("one token in the cache", memory.token_bytes),
-        ("one sequence beside its tokens", memory.sequence_bytes),
+        ("left for the cache", memory.left_bytes),
+        ("cache per token", memory.token_bytes),
+        ("state per sequence", memory.sequence_bytes),
     ]
     return [
         (label, "unknown" if value is None else format_bytes(value))
@@ -264,25 +298,25 @@ def _memory_rows(memory: MemoryEstimate) -> list[tuple[str, ...]]:
 
 def _limit_rows(limits: Limits, memory: MemoryEstimate) -> list[tuple[str, ...]]:
     rows = [
-        ("tokens of one sequence", limits.max_total_tokens, "`--max-total-tokens`"),
+        ("tokens per sequence", limits.max_total_tokens, "`--max-total-tokens`"),
         (
-            "tokens in the cache, at most",
+            "tokens in the cache (upper bound)",
             limits.max_batch_total_tokens,
             "`--max-batch-total-tokens`",
         ),
-        ("sequences of full length in it", memory.num_full_sequences, ""),
-        ("tokens in one step", limits.max_batch_prefill_tokens, "`--max-batch-prefill-tokens`"),
-        ("sequences in one step", limits.max_batch_size, "`--max-batch-size`"),
-        ("requests at a time", limits.max_concurrent_requests, "`--max-concurrent-requests`"),
+        ("sequences of full length in the cache", memory.num_full_sequences, ""),
+        ("tokens per step", limits.max_batch_prefill_tokens, "`--max-batch-prefill-tokens`"),
+        ("sequences per step", limits.max_batch_size, "`--max-batch-size`"),
+        ("concurrent requests", limits.max_concurrent_requests, "`--max-concurrent-requests`"),
     ]
     return [
-        (label, "the backend decides" if value is None else f"{value:,}", flag)
+        (label, "decided by the backend" if value is None else f"{value:,}", flag)
         for label, value, flag in rows
     ]
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Aligned columns; the last one may be of any width."""
+    """The rows with aligned columns. The last column is not padded."""
     widths = (
         [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
         if rows

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tgi.cli.log import configure_logging
-from tgi.cli.model_files import find_model
 from tgi.config import OPTIONS, UsageError, parse_arguments, process_environment, read_environment
-from tgi.errors import ModelError
+from tgi.models import check_weights, find_model, installed_formats
+from tgi.plugins import BackendRegistry
 
 __all__ = ["run"]
 
-_FLAGS = ("--model-id", "--revision", "--huggingface-hub-cache", "--json-output")
+_FLAGS = ("--model-id", "--revision", "--huggingface-hub-cache", "--backend", "--json-output")
 _HELP = """Usage: tgi download MODEL [OPTIONS]
 
-Fetch MODEL, a hub id, into the cache and print its folder. HF_TOKEN opens private models.
+Fetch MODEL, a hub id, into the cache and print its folder, or the path of its file if one file is
+the model. The files are those that the installed backend of the highest priority reads, or the
+backend named by --backend. HF_TOKEN gives access to private models.
 """
 
 
@@ -38,11 +40,8 @@ def run(arguments: Sequence[str]) -> int:
         raise UsageError("error: no model was named.", "Name a hub id like `owner/name`.")
     environment = read_environment(variables)
     configure_logging(environment.log_level, options.json_output)
-    files = find_model(options, environment, lambda _: None)
-    if not any(files.path.glob("*.safetensors")):
-        raise ModelError(
-            f"`{options.model_id}` holds no weights in safetensors format.",
-            "Choose a model or revision that does.",
-        )
-    print(files.path)
+    readable = installed_formats(BackendRegistry(), options.backend)
+    source = find_model(options, environment, readable, lambda _: None)
+    check_weights(source, readable)
+    print(source.path)
     return 0

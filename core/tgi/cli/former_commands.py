@@ -1,6 +1,7 @@
-"""TGI 3's other commands as doors to ours: `text-generation-server`, `-router` and `-benchmark`.
+"""Aliases for TGI 3's other commands: `text-generation-server`, `-router` and `-benchmark`.
 
-A flag that means something else here, or nothing, is accepted; one line says what replaces it.
+Flags that have no effect are accepted. A line on standard error gives the reason or the
+replacement.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ __all__ = ["benchmark_main", "router_main", "server_main"]
 @final
 @dataclass(frozen=True)
 class FormerFlag:
-    """What a flag of a former command became: another flag, or nothing and a line why."""
+    """A flag of a TGI 3 command: the flag that replaces it, or a note why it has no effect."""
 
     replacement: str = ""
     note: str = ""
     takes_value: bool = True
 
 
-_SOCKET = FormerFlag(note="engine and front find each other")
-_LEVEL = FormerFlag(note="set LOG_LEVEL")
-_NO_CONVERSION = "weights are read from safetensors only; `tgi convert` makes them"
+_SOCKET = FormerFlag(note="the server chooses its sockets itself")
+_LEVEL = FormerFlag(note="set the variable LOG_LEVEL instead")
+_NO_CONVERSION = "weights are read from safetensors files only, which `tgi convert` creates"
 
 _SERVE_FLAGS = {
     "--uds-path": _SOCKET,
     "--logger-level": _LEVEL,
-    "--sharded": FormerFlag(note="`--num-shard` says it", takes_value=False),
+    "--sharded": FormerFlag(note="use `--num-shard`", takes_value=False),
     "--no-sharded": FormerFlag(takes_value=False),
     "--no-trust-remote-code": FormerFlag(takes_value=False),
     "--no-json-output": FormerFlag(takes_value=False),
@@ -45,7 +46,7 @@ _DOWNLOAD_FLAGS = {
     "--auto-convert": FormerFlag(note=_NO_CONVERSION, takes_value=False),
     "--no-auto-convert": FormerFlag(takes_value=False),
     "--logger-level": _LEVEL,
-    "--trust-remote-code": FormerFlag(note="code is never fetched", takes_value=False),
+    "--trust-remote-code": FormerFlag(note="code is never downloaded", takes_value=False),
     "--no-trust-remote-code": FormerFlag(takes_value=False),
     "--no-json-output": FormerFlag(takes_value=False),
     "--merge-lora": FormerFlag(note="adapters are not merged", takes_value=False),
@@ -61,24 +62,25 @@ _BENCHMARK_FLAGS = {
     "-t": FormerFlag(note="the server has the tokenizer"),
     "--tokenizer-name": FormerFlag(note="the server has the tokenizer"),
     "--revision": FormerFlag(note="the server has the tokenizer"),
-    "-m": FormerFlag(note="give `--url`"),
-    "--master-shard-uds-path": FormerFlag(note="give `--url`"),
+    "-m": FormerFlag(note="use `--url`"),
+    "--master-shard-uds-path": FormerFlag(note="use `--url`"),
 }
 _BENCHMARK_DEFAULTS = ("--prompt-tokens", "10", "--output-tokens", "8", "--rounds", "10")
 
 _SERVER_HELP = """Usage: text-generation-server serve MODEL [OPTIONS]
        text-generation-server download-weights MODEL [OPTIONS]
 
-`serve` is `tgi serve`, which needs no other process; `download-weights` is `tgi download`."""
+`serve` is an alias of `tgi serve`. It starts the complete server, without a separate router.
+`download-weights` is an alias of `tgi download`."""
 _ROUTER_HELP = """Usage: text-generation-router [OPTIONS]
        text-generation-router print-schema
 
-`tgi serve` with the flags of TGI's router, or the OpenAPI document of the routes. `tgi serve
---help` shows the options."""
+Run `tgi serve` with the options of TGI's router. `tgi serve --help` shows the options.
+`print-schema` prints the OpenAPI document of the routes."""
 
 
 def server_main(arguments: Sequence[str] | None = None) -> int:
-    """The command `text-generation-server`. Returns the exit code."""
+    """Run the command `text-generation-server`. Returns the exit code."""
     words = _words(arguments)
     match words[:1]:
         case ["serve"]:
@@ -91,7 +93,7 @@ def server_main(arguments: Sequence[str] | None = None) -> int:
 
 
 def router_main(arguments: Sequence[str] | None = None) -> int:
-    """The command `text-generation-router`. Returns the exit code."""
+    """Run the command `text-generation-router`. Returns the exit code."""
     words = _words(arguments)
     if words[:1] == ["print-schema"]:
         return run_command(_print_schema)
@@ -101,7 +103,7 @@ def router_main(arguments: Sequence[str] | None = None) -> int:
 
 
 def benchmark_main(arguments: Sequence[str] | None = None) -> int:
-    """The command `text-generation-benchmark`. Returns the exit code."""
+    """Run the command `text-generation-benchmark`. Returns the exit code."""
     return run_command(lambda: _bench(_words(arguments)))
 
 
@@ -121,7 +123,7 @@ def _other(name: str, words: Sequence[str], help_text: str) -> int:
 
 
 def _serve(words: Sequence[str], flags: Mapping[str, FormerFlag]) -> int:
-    from tgi.cli import serve  # noqa: PLC0415 - a command's file is imported when it runs
+    from tgi.cli import serve  # noqa: PLC0415 - the module is imported when the command runs
 
     if any(word in ("-h", "--help") for word in words):
         return serve.run(["--help"])
@@ -155,7 +157,7 @@ def _print_schema() -> int:
 def _refuse_quantize() -> int:
     raise UsageError(
         "error: `quantize` is not part of this version.",
-        "Serve a checkpoint that is quantized, or choose `--quantize` at the start.",
+        "Use the option `--quantize` of `tgi serve`, which quantizes the weights at startup.",
     )
 
 
@@ -167,8 +169,8 @@ def _translate_and_say(words: Sequence[str], flags: Mapping[str, FormerFlag]) ->
 
 
 def translate(words: Sequence[str], flags: Mapping[str, FormerFlag]) -> tuple[list[str], list[str]]:
-    """Arguments for our command, and a line for each flag that lost its meaning. Raises
-    `UsageError`.
+    """Translate the arguments of a TGI 3 command. Returns the arguments for our command, and a line
+    for each flag that has no effect. Raises `UsageError`.
     """
     arguments: list[str] = []
     notes: list[str] = []

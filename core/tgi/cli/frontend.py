@@ -1,6 +1,4 @@
-"""The front of a server: what it reads of a model, and the application once the engine has agreed
-to its limits.
-"""
+"""The front end: its model files, and the HTTP application over a started engine."""
 
 from __future__ import annotations
 
@@ -13,12 +11,12 @@ from typing import final
 from starlette.types import ASGIApp
 
 from tgi import __version__
-from tgi.architectures import GenericSpec, ModelSpec
+from tgi.architectures import ModelSpec
 from tgi.backend import Agreement
-from tgi.cli.model_files import ModelFiles
 from tgi.config import Environment, ServeOptions, num_shard_of
 from tgi.engine.client import EngineClient
 from tgi.errors import ConfigError
+from tgi.models import Model, find_tokenizer
 from tgi.plugins import Candidate
 from tgi.server.app import create_app
 from tgi.server.state import ServerConfig, ServerState
@@ -33,12 +31,11 @@ __all__ = ["Frontend"]
 @final
 @dataclass(frozen=True)
 class Frontend:
-    """Everything of the front that does not wait for the engine."""
+    """The parts of the front end that can be prepared before the engine is ready."""
 
     options: ServeOptions
     environment: Environment
-    files: ModelFiles
-    spec: ModelSpec | GenericSpec
+    model: Model
     tokenizer: Tokenizer
     chat_template: ChatTemplateRenderer | None
     exporter: SpanExporter | None
@@ -48,24 +45,21 @@ class Frontend:
         cls,
         options: ServeOptions,
         environment: Environment,
-        files: ModelFiles,
-        spec: ModelSpec | GenericSpec,
+        model: Model,
         parts: AsyncExitStack,
     ) -> Frontend:
-        """Read the texts of a model and start what stands beside the server; what has to be closed
-        is added to `parts`.
+        """Read the tokenizer and the chat template, and start the template process and the trace
+        exporter. Callbacks that close them are added to `parts`.
         """
-        tokenizer, chat_template = await asyncio.to_thread(_read_texts, options, files.path)
+        tokenizer, chat_template = await asyncio.to_thread(_read_texts, options, model)
         renderer = await _start_chat_template(chat_template, parts)
-        return cls(
-            options, environment, files, spec, tokenizer, renderer, _start_traces(options, parts)
-        )
+        return cls(options, environment, model, tokenizer, renderer, _start_traces(options, parts))
 
     def application(
         self, chosen: Candidate, agreement: Agreement, engine: EngineClient, parts: AsyncExitStack
     ) -> ASGIApp:
-        """The routes over a started engine. Raises `ConfigError` if the user's limits contradict
-        what was agreed.
+        """Create the HTTP application for a started engine. Raises `ConfigError` if the user's
+        limits contradict the negotiated limits.
         """
         config = _server_config(self, chosen, agreement)
         metrics = Metrics(config.max_input_tokens, config.max_total_tokens)
@@ -76,10 +70,11 @@ class Frontend:
         )
 
 
-def _read_texts(options: ServeOptions, folder: Path) -> tuple[Tokenizer, ChatTemplate | None]:
+def _read_texts(options: ServeOptions, model: Model) -> tuple[Tokenizer, ChatTemplate | None]:
     template_file = (
         None if options.tokenizer_config_path is None else Path(options.tokenizer_config_path)
     )
+    folder = find_tokenizer(model)
     return Tokenizer.load(folder), ChatTemplate.load(folder, template_file)
 
 
@@ -103,15 +98,11 @@ async def _start_chat_template(
 
 
 def _server_config(frontend: Frontend, chosen: Candidate, agreement: Agreement) -> ServerConfig:
-    """Limits of the routes: the user's where given, else what was agreed. Raises `ConfigError` if
-    they contradict.
+    """The settings of the routes. Limits that the user did not give are the negotiated limits.
+    Raises `ConfigError` if the limits contradict each other.
     """
-    options, environment, files, spec = (
-        frontend.options,
-        frontend.environment,
-        frontend.files,
-        frontend.spec,
-    )
+    options, environment = frontend.options, frontend.environment
+    source, spec = frontend.model.source, frontend.model.spec
     max_total_tokens = agreement.limits.max_total_tokens
     max_input_tokens = (
         options.max_input_length if options.max_input_tokens is None else options.max_input_tokens
@@ -125,9 +116,9 @@ def _server_config(frontend: Frontend, chosen: Candidate, agreement: Agreement) 
         )
     gamma, delta = options.watermark_gamma, options.watermark_delta
     return ServerConfig(
-        model_id=files.model_id,
-        model_sha=files.revision,
-        model_pipeline_tag=files.pipeline_tag,
+        model_id=source.model_id,
+        model_sha=source.revision,
+        model_pipeline_tag=source.pipeline_tag,
         max_input_tokens=max_input_tokens,
         max_total_tokens=max_total_tokens,
         backend_name=chosen.name,
@@ -154,7 +145,7 @@ def _server_config(frontend: Frontend, chosen: Candidate, agreement: Agreement) 
 
 
 def _compute_type(options: ServeOptions, chosen: Candidate) -> str:
-    """TGI's form, e.g. `1-nvidia-l4`: the number of devices and the name of the first one."""
+    """The number of devices and the name of the first device in TGI's form, e.g. `1-nvidia-l4`."""
     devices = () if chosen.probe is None else chosen.probe.devices
     label = devices[0].label if devices else chosen.name
     return f"{num_shard_of(options)}-{'-'.join(label.lower().split())}"

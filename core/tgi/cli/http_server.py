@@ -1,4 +1,4 @@
-"""The listening socket, uvicorn, and the signals that end them."""
+"""The socket, the HTTP server (uvicorn) and the signals that stop them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def bind(address: str, port: int) -> socket.socket:
-    """Take the port without listening on it yet: a client that connects before the server is ready
-    is refused.
+    """Bind a socket to the port without listening. Clients that connect before the server is ready
+    are therefore refused.
 
-    Raises `ConfigError` if the port cannot be had.
+    Raises `ConfigError` if the port cannot be opened.
     """
     family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
     taken = socket.socket(family, socket.SOCK_STREAM)
@@ -34,12 +34,13 @@ def bind(address: str, port: int) -> socket.socket:
     except OSError as error:
         taken.close()
         reasons = {
-            errno.EADDRINUSE: "another program uses it",
-            errno.EACCES: "this user may not use it",
+            errno.EADDRINUSE: "another program uses the port",
+            errno.EACCES: "this user has no permission to use the port",
         }
         reason = reasons.get(error.errno or 0, error.strerror or str(error))
         raise ConfigError(
-            f"Port {port} of {address} cannot be opened: {reason}.", "Choose another with `--port`."
+            f"Port {port} of {address} cannot be opened: {reason}.",
+            "Choose another port with `--port`.",
         ) from error
     taken.setblocking(False)
     return taken
@@ -47,8 +48,10 @@ def bind(address: str, port: int) -> socket.socket:
 
 @final
 class HttpServer:
-    """Serves an ASGI application until a signal comes, then lets open requests finish. Made before
-    the start, for the signals.
+    """Serves an ASGI application until the process receives a signal. Open requests may then
+    finish.
+
+    The object is created before startup, because it also handles signals during startup.
     """
 
     def __init__(self, graceful_seconds: int) -> None:
@@ -59,15 +62,17 @@ class HttpServer:
         self.is_stopping = False
 
     def watch_signals(self, starting: asyncio.Task[Any]) -> None:
-        """From now on a signal cancels `starting`; once the server serves, a signal drains it."""
+        """Handle signals. During startup a signal cancels `starting`. Later it shuts the server
+        down.
+        """
         self._starting = starting
         for number in _SIGNALS:
-            # Not `loop.add_signal_handler`: uvicorn swaps these handlers for its own while it
-            # serves, and calls them again after.
+            # `loop.add_signal_handler` cannot be used: uvicorn replaces the handlers that are set
+            # with `signal.signal` while it serves, and calls them again afterwards.
             signal.signal(number, self._stop)
 
     async def serve(self, app: Any, sockets: list[socket.socket]) -> None:  # noqa: ANN401 - an ASGI application
-        """Serve until a signal, then drain: at most `graceful_seconds` for open requests."""
+        """Serve until a signal. Open requests then have at most `graceful_seconds` to finish."""
         config = uvicorn.Config(
             app,
             loop="none",

@@ -4,29 +4,27 @@ weight headers alone.
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
-from tgi.architectures import GenericSpec, ModelSpec, load_spec
-from tgi.architectures.checkpoint import StoredTensor, main_dtype, stored_tensors
-from tgi.architectures.weight_map import tensor_shapes
-from tgi.backend import EngineConfig
 from tgi.cli.log import configure_logging
-from tgi.cli.model_files import ModelFiles, find_model
 from tgi.cli.start_display import format_bytes
 from tgi.config import (
     OPTIONS,
-    ServeOptions,
     UsageError,
-    num_shard_of,
     parse_arguments,
     process_environment,
     read_environment,
 )
-from tgi.plugins import BackendRegistry, Candidate
+from tgi.models import (
+    ModelCard,
+    describe_model,
+    find_model,
+    inspect_model,
+    installed_formats,
+)
+from tgi.plugins import BackendRegistry
 
 __all__ = ["run"]
 
@@ -80,8 +78,10 @@ def run(arguments: Sequence[str]) -> int:
         )
     environment = read_environment(variables)
     configure_logging(environment.log_level, options.json_output)
-    files = find_model(options, environment, lambda _: None)
-    card = _card(files, options)
+    registry = BackendRegistry()
+    readable = installed_formats(registry)
+    source = find_model(options, environment, readable, lambda _: None)
+    card = inspect_model(describe_model(source, options, environment, readable), options, registry)
     if "--json" in arguments:
         print(msgspec.json.format(msgspec.json.encode(card), indent=2).decode())
     else:
@@ -89,127 +89,13 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-class Part(msgspec.Struct, frozen=True):
-    """Weights of one part of the model, as they are stored."""
-
-    name: str
-    parameters: int
-    num_bytes: int
-
-
-class Status(msgspec.Struct, frozen=True):
-    """What one installed backend answers: `native`, `slow`, or `no`, and the memory it would
-    take.
-    """
-
-    backend: str
-    status: str
-    reasons: tuple[str, ...]
-    memory: Mapping[str, int]  # bytes
-    kv_bytes_per_token: int | None
-
-
-class Card(msgspec.Struct, frozen=True):
-    """The answer of `--json`. `is_built_in`: the family is data of this project, not left to a
-    fallback.
-    """
-
-    model: str
-    revision: str | None
-    family: str
-    is_built_in: bool
-    parameters: int
-    stored_dtype: str | None
-    max_positions: int | None
-    vocab_size: int
-    layers: int
-    parts: tuple[Part, ...]
-    backends: tuple[Status, ...]
-
-
-def _card(files: ModelFiles, options: ServeOptions) -> Card:
-    spec = load_spec(files.path, rope_scaling=options.rope_scaling, rope_factor=options.rope_factor)
-    tensors = stored_tensors(files.path)
-    if isinstance(spec, ModelSpec):
-        parameters, layers = (
-            sum(map(math.prod, tensor_shapes(spec).values())),
-            sum(len(stack.layers) for stack in spec.stacks),
-        )
-    else:
-        parameters, layers = (
-            sum(math.prod(stored.shape) for stored in tensors.values()),
-            spec.num_layers,
-        )
-    return Card(
-        model=files.model_id,
-        revision=files.revision,
-        family=spec.model_type,
-        is_built_in=isinstance(spec, ModelSpec),
-        parameters=parameters,
-        stored_dtype=main_dtype(tensors),
-        max_positions=spec.max_positions or None,
-        vocab_size=spec.vocab_size,
-        layers=layers,
-        parts=_parts(tensors),
-        backends=_statuses(files, spec, options),
-    )
-
-
-def _parts(tensors: Mapping[str, StoredTensor]) -> tuple[Part, ...]:
-    """Tensors by their name without the layer: `model.layers.3.mlp.up.weight` belongs to
-    `model.layers.*.mlp`.
-    """
-    parameters, num_bytes = Counter[str](), Counter[str]()
-    for name, stored in tensors.items():
-        part = _part_name(name.split("."))
-        parameters[part] += math.prod(stored.shape)
-        num_bytes[part] += stored.num_bytes
-    return tuple(Part(name, parameters[name], num_bytes[name]) for name in parameters)
-
-
-def _part_name(words: Sequence[str]) -> str:
-    layer = next((place for place, word in enumerate(words) if word.isdigit()), None)
-    if layer is None:
-        return ".".join(words[:-1] or words)
-    return ".".join([*words[:layer], "*", *words[layer + 1 : layer + 2]])
-
-
-def _statuses(
-    files: ModelFiles, spec: ModelSpec | GenericSpec, options: ServeOptions
-) -> tuple[Status, ...]:
-    registry = BackendRegistry()
-    config = EngineConfig(
-        backend="",
-        model_path=str(files.path),
-        spec=spec,
-        dtype=options.dtype,
-        quantize=options.quantize,
-        kv_cache_dtype=options.kv_cache_dtype,
-        num_shard=num_shard_of(options),
-        trust_remote_code=options.trust_remote_code,
-    )
-    return tuple(_status(registry.supported(name, spec, config)) for name in registry.names)
-
-
-def _status(candidate: Candidate) -> Status:
-    support = candidate.support
-    if support is None or not candidate.usable:
-        return Status(candidate.name, "no", (candidate.problem,), {}, None)
-    memory = {item.label: item.num_bytes for item in support.memory}
-    reasons = support.reasons
-    if candidate.info is not None and not candidate.info.selectable:
-        reasons = (*reasons, "only when named")
-    return Status(
-        candidate.name, support.status, reasons, memory, memory.get("KV cache of one token")
-    )
-
-
-def _print_card(card: Card) -> None:
+def _print_card(card: ModelCard) -> None:
     origin = "built in" if card.is_built_in else "not built in"
     rows = [
         ("model", card.model if card.revision is None else f"{card.model} at {card.revision}"),
         ("family", f"{card.family} ({origin})"),
-        ("parameters", f"{card.parameters:,}"),
+        ("format", card.format),
+        ("parameters", "unknown" if card.parameters is None else f"{card.parameters:,}"),
         ("stored as", card.stored_dtype or "no floating-point dtype"),
         ("layers", str(card.layers)),
         ("vocabulary", f"{card.vocab_size:,}"),
@@ -223,7 +109,8 @@ def _print_card(card: Card) -> None:
         ),
     ]
     _print_rows(rows)
-    print("\nweights as stored")
+    if card.parts:
+        print("\nweights as stored")
     _print_rows(
         [
             (part.name, f"{format_bytes(part.num_bytes)}, {part.parameters:,} parameters")
@@ -237,6 +124,6 @@ def _print_card(card: Card) -> None:
 
 
 def _print_rows(rows: Sequence[tuple[str, str]]) -> None:
-    width = max(len(label) for label, _ in rows)
+    width = max((len(label) for label, _ in rows), default=0)
     for label, value in rows:
         print(f"  {label:<{width}}  {value}")

@@ -1,4 +1,4 @@
-"""Log lines of the front process: plain for people, JSON with `--json-output`. No user text is ever
+"""Log lines of the HTTP process: plain text, or JSON with `--json-output`. Text of users is never
 logged.
 """
 
@@ -23,8 +23,10 @@ _LEVELS = {
 
 
 def configure_logging(level: str, json_output: bool) -> None:
-    """Send log lines to standard error. `level` is TGI's `LOG_LEVEL`; of a filter list its first
-    bare level counts.
+    """Write log lines to standard error.
+
+    `level` is TGI's `LOG_LEVEL`. If it is a list of filters, the first entry without a target is
+    used.
     """
     named = next((part for part in level.split(",") if part in _LEVELS), "info")
     handler = logging.StreamHandler(sys.stderr)
@@ -38,12 +40,12 @@ def configure_logging(level: str, json_output: bool) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[named])
-    for chatty in ("uvicorn.error", "uvicorn.access", "httpx", "httpx2", "filelock", "asyncio"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for verbose in ("uvicorn.error", "uvicorn.access", "httpx", "httpx2", "filelock", "asyncio"):
+        logging.getLogger(verbose).setLevel(logging.WARNING)
 
 
 def _format_json(record: logging.LogRecord) -> str:
-    """One flat JSON object, with the fields of TGI's router."""
+    """One JSON object without nesting, with the fields of TGI's router."""
     moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
     fields = {
         "timestamp": f"{moment}.{int(record.msecs) * 1000:06d}Z",

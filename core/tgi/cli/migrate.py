@@ -1,4 +1,4 @@
-"""`tgi migrate`: what a start of TGI 3 looks like here, and what changes."""
+"""`tgi migrate`: convert a TGI 3 command into a `tgi serve` command and list the differences."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ __all__ = ["Migration", "migrate", "run"]
 
 _HELP = """Usage: tgi migrate 'LINE' | FILE
 
-Print the `tgi serve` line for a start of TGI 3, and what changes. LINE is a
-`text-generation-launcher` line or a `docker run` line, in quotes; FILE is a Docker Compose file."""
+Convert a TGI 3 command into a `tgi serve` command. Print the command and the differences that
+affect it.
+
+LINE is a `text-generation-launcher` or `docker run` command in quotes. FILE is a Docker Compose
+file."""
 
 _COMPOSE_SUFFIXES = (".yaml", ".yml")
 _DEFAULT_MODEL = "bigscience/bloom-560m"
@@ -36,14 +39,14 @@ _SHELL_VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 @final
 @dataclass(frozen=True)
 class Migration:
-    """The line to run instead, and one sentence per change."""
+    """The `tgi serve` command, and one sentence per change."""
 
     command: str
     changes: tuple[str, ...]
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print the equivalent of what was given."""
+    """Print the equivalent command and the changes. Returns the exit code."""
     if not arguments or any(word in ("-h", "--help") for word in arguments[:1]):
         print(_HELP)
         return 0
@@ -57,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _read_starts(arguments: Sequence[str]) -> list[tuple[str, LauncherStart]]:
-    """The starts with their names; a line has none."""
+    """The TGI 3 commands by service name. The name of a command line is empty."""
     if len(arguments) > 1:
         return [("", read_line(shlex.join(arguments)))]
     (text,) = arguments
@@ -66,16 +69,14 @@ def _read_starts(arguments: Sequence[str]) -> list[tuple[str, LauncherStart]]:
         if not path.is_file():
             raise UsageError(
                 f"error: the file `{path}` does not exist.",
-                "Name a Docker Compose file, or quote the whole line.",
+                "Give the name of a Docker Compose file, or quote the whole command.",
             )
         return list(read_compose(path.read_text("utf-8")).items())
     return [("", read_line(text))]
 
 
 def migrate(start: LauncherStart) -> Migration:
-    """The equivalent of a start. Raises `UsageError` where an option has no value that could be
-    read.
-    """
+    """Convert one TGI 3 command. Raises `UsageError` if an option is invalid."""
     variables = dict(start.variables)
     changes: list[str] = []
     if start.container is not None:
@@ -99,7 +100,7 @@ def migrate(start: LauncherStart) -> Migration:
 
 
 def _enter_container(container: Container, variables: dict[str, str]) -> list[str]:
-    """Add what the image itself sets. Returns what changes."""
+    """Add the variables that the image sets. Returns the changes."""
     changes = []
     is_sagemaker = "HF_MODEL_ID" in variables and "MODEL_ID" not in variables
     if is_sagemaker:
@@ -107,14 +108,15 @@ def _enter_container(container: Container, variables: dict[str, str]) -> list[st
             if theirs in variables:
                 variables.setdefault(ours, variables.pop(theirs))
         changes.append(
-            "The variables of SageMaker became options; `tgi sagemaker` reads them as they are."
+            "The variables of SageMaker are converted to options. `tgi sagemaker` also accepts the"
+            " variables."
         )
     variables.setdefault("PORT", str(SAGEMAKER_PORT if is_sagemaker else IMAGE_PORT))
     tag = container.image.partition("@")[0].rpartition(":")[2]
     variant = next((text for ending, text in IMAGE_VARIANTS.items() if ending in tag), "")
     changes.append(
-        "The line runs in an environment with tgi installed, instead of the image"
-        f" `{container.image}`" + (f"; that image was {variant}." if variant else ".")
+        "Run the command in an environment with tgi installed. It replaces the image"
+        f" `{container.image}`" + (f" ({variant})." if variant else ".")
     )
     changes += container.notes
     return changes
@@ -123,7 +125,7 @@ def _enter_container(container: Container, variables: dict[str, str]) -> list[st
 def _leave_container(
     container: Container, options: ServeOptions, assignments: dict[str, str], changes: list[str]
 ) -> dict[str, object]:
-    """Ports and paths as they are outside of the container: options that replace those inside."""
+    """The options whose ports and paths are different outside of the container."""
     overrides: dict[str, object] = {}
     published = container.ports.get(options.port)
     if published is not None:
@@ -133,7 +135,7 @@ def _leave_container(
         )
     elif not container.has_host_network:
         changes.append(
-            f"The container publishes no port for {options.port}; choose one with `--port`."
+            f"The container publishes no port for {options.port}. Choose a port with `--port`."
         )
     home = assignments.pop("HF_HOME", MODEL_CACHE)
     if (outside := _outside(container.volumes, home)) is not None:
@@ -143,7 +145,7 @@ def _leave_container(
         if isinstance(value, str) and value.startswith("/"):
             if (outside := _outside(container.volumes, value)) is None:
                 changes.append(
-                    f"`{value}` is a path inside the container; give the path it has outside."
+                    f"`{value}` is a path inside the container. Replace it with the path outside."
                 )
             else:
                 overrides[name] = outside
@@ -151,7 +153,7 @@ def _leave_container(
 
 
 def _outside(volumes: Mapping[str, str], path: str) -> str | None:
-    """A path inside a container as its host sees it, None if it is on no volume."""
+    """The path outside of the container for a path inside, or None if the path is on no volume."""
     inside = PurePosixPath(path)
     for mount, source in volumes.items():
         if inside.is_relative_to(mount):
@@ -163,8 +165,8 @@ def _outside(volumes: Mapping[str, str], path: str) -> str | None:
 def _variables(
     variables: Mapping[str, str], changes: list[str]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Variables that tgi reads itself, and unknown ones, which stay. Options and replaced ones are
-    left out.
+    """The variables that tgi reads, and the unknown variables. Variables that set options and
+    variables without effect are left out. Adds to `changes`.
     """
     of_options = {row.environment for row in OPTIONS if row.environment}
     known, unknown = {}, {}
@@ -177,30 +179,27 @@ def _variables(
             known[name] = value
         else:
             unknown[name] = value
-            changes.append(f"`{name}` is no variable of TGI; it is passed on as it is.")
+            changes.append(f"`{name}` is not a variable of TGI. It is passed on unchanged.")
     return known, unknown
 
 
 def _changes_of(options: ServeOptions) -> list[str]:
     changes = list(notes_on_options(options))
     if options.model_id is None:
-        changes.append(
-            f"Without `--model-id` the demo model is served; TGI 3 served `{_DEFAULT_MODEL}`."
-        )
+        changes.append(f"The default model is the demo model. In TGI 3 it was `{_DEFAULT_MODEL}`.")
     if options.sharded is None and options.num_shard is None:
         changes.append(
-            "TGI 3 split the model over all visible devices; here one is used until `--num-shard`"
-            " says more."
+            "TGI 3 split the model over all visible devices. The default of `--num-shard` is now 1."
         )
     if options.max_input_length is not None:
-        changes.append("`--max-input-length` is written `--max-input-tokens`.")
+        changes.append("`--max-input-length` is now called `--max-input-tokens`.")
     if "*" in options.cors_allow_origin:
-        changes.append("`--cors-allow-origin '*'` works; it ended TGI 3.")
+        changes.append("`--cors-allow-origin '*'` allows all origins. TGI 3 failed at startup.")
     return changes
 
 
 def _words(options: ServeOptions, overrides: Mapping[str, object]) -> list[str]:
-    """The options that differ from their defaults, as words; the model comes first."""
+    """The options that differ from their defaults, as command line words. The model is first."""
     words: list[str] = []
     values = {row.name: overrides.get(row.name, getattr(options, row.name)) for row in OPTIONS}
     if values["max_input_length"] is not None:
@@ -230,7 +229,7 @@ def _option_words(row: Option, value: object) -> list[str]:
 
 
 def _quote(word: str) -> str:
-    """For a shell, which still has to replace its variables."""
+    """Quote a word for a shell so that the shell still replaces variables in the word."""
     if not _SHELL_VARIABLE.search(word):
         return shlex.quote(word)
     if re.fullmatch(r"[\w@%+=:,./${}-]+", word):

@@ -1,4 +1,4 @@
-"""`tgi backends new NAME`: a package with a backend of level 0 that works, to start from."""
+"""`tgi backends new NAME`: create a package with a working backend as a starting point."""
 
 from __future__ import annotations
 
@@ -14,34 +14,37 @@ __all__ = ["render_template", "run"]
 
 _HELP = """Usage: tgi backends new NAME [FOLDER]
 
-Write a package with a small backend called NAME that works, into FOLDER (by default
-tgi-backend-NAME): a place to start from. docs/writing-a-backend.md walks through it."""
+Create a package with a small working backend in FOLDER, as a starting point for your own backend.
+FOLDER is tgi-backend-NAME by default. docs/writing-a-backend.md explains the package.
+
+NAME consists of lower case letters, digits and single hyphens, for example my-chip."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _SUFFIX = ".template"
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Write the package; never over something that is there."""
+    """Create the package. Existing files are never overwritten. Returns the exit code."""
     if any(word in ("-h", "--help") for word in arguments):
         print(_HELP)
         return 0
     if not 1 <= len(arguments) <= 2 or arguments[0].startswith("-"):
         raise UsageError(
-            "error: one name, and perhaps a folder, is wanted.", "See `tgi backends new --help`."
+            "error: the command requires a name, and optionally a folder.",
+            "See `tgi backends new --help`.",
         )
     name = arguments[0]
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"error: `{name}` cannot name a backend: use lower case letters, digits and single"
-            " hyphens, e.g. `my-chip`.",
+            f"error: `{name}` is not a valid name for a backend. Use lower case letters, digits and"
+            " single hyphens, for example `my-chip`.",
             "See `tgi backends new --help`.",
         )
     folder = Path(arguments[1] if len(arguments) > 1 else f"tgi-backend-{name}")
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(
-            f"error: `{folder}` exists and is not empty.",
-            "Name another folder after the backend's name.",
+            f"error: the folder `{folder}` is not empty.",
+            "Give another folder as the second argument.",
         )
     for path, text in render_template(name).items():
         file = folder / path
@@ -53,7 +56,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def render_template(name: str) -> Mapping[str, str]:
-    """Path → text of every file of a new backend's package."""
+    """The files of the package for a backend called `name`: path → text."""
     module = f"tgi_backend_{name.replace('-', '_')}"
     title = "".join(part.capitalize() for part in name.split("-"))
     root = files("tgi.cli") / "backend_template"

@@ -1,5 +1,5 @@
-"""`tgi sagemaker`: `tgi serve` with the variables and the port of SageMaker, as the entry point of
-TGI 3's image.
+"""`tgi sagemaker`: run `tgi serve` with the variables and the port of SageMaker, like the entry
+point of TGI 3's image.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ __all__ = ["run"]
 
 _HELP = f"""Usage: tgi sagemaker [OPTIONS]
 
-`tgi serve` on port {SAGEMAKER_PORT} with these variables; the options are those of `tgi serve`:
+Run `tgi serve` on port {SAGEMAKER_PORT}. The options are those of `tgi serve`. The variables of
+SageMaker set these variables of `tgi serve`:
 """
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Serve until a signal comes. Raises `StartError`."""
+    """Serve until the process receives a signal. Returns the exit code. Raises `StartError`."""
     if any(word in ("-h", "--help") for word in arguments):
         print(
             _HELP

@@ -1,5 +1,6 @@
-"""`tgi serve`: read and check the options, then start. Nothing heavy is imported before they are
-right.
+"""`tgi serve`: parse and check the options, then start the server.
+
+Large packages are imported only after the options have been checked.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ __all__ = ["run", "start"]
 
 _USAGE = """Usage: tgi serve [MODEL] [OPTIONS]
 
-Serve MODEL, a local folder or a hub id, over HTTP. Without one the demo model is served. The
-variable beside an option sets it too; the command line beats it. Backends have options of their
-own: `tgi backends`."""
+Serve a model over HTTP. MODEL is a local folder or a hub id. The default is the demo model.
+
+Each option can also be set with the environment variable in brackets. The command line takes
+precedence. `tgi backends` lists the additional options of backends."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Serve until a signal comes. Returns the exit code; raises `StartError` if the server cannot
-    start.
+    """Serve until the process receives a signal. Returns the exit code. Raises `StartError` if the
+    server cannot start.
     """
     if any(word in ("-h", "--help") for word in arguments):
         print(_USAGE + "\n" + options_help())
@@ -36,10 +38,11 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def start(arguments: Sequence[str], variables: Mapping[str, str], notes: Sequence[str] = ()) -> int:
-    """Serve with these arguments and variables; `notes` are logged first. Otherwise as `run`."""
-    from tgi.plugins import (  # noqa: PLC0415
-        BackendRegistry,
-    )
+    """Serve with these arguments and environment variables. The lines of `notes` are logged first.
+
+    Returns and raises like `run`.
+    """
+    from tgi.plugins import BackendRegistry  # noqa: PLC0415 - see the module's docstring
 
     registry = BackendRegistry()
     parsed = parse_arguments(arguments, variables, registry.names)
@@ -48,6 +51,6 @@ def start(arguments: Sequence[str], variables: Mapping[str, str], notes: Sequenc
     configure_logging(environment.log_level, parsed.options.json_output)
     for note in notes:
         logging.getLogger("tgi").info(note)
-    from tgi.cli.startup import serve  # noqa: PLC0415 - the web framework takes a second to import
+    from tgi.cli.startup import serve  # noqa: PLC0415 - importing the web framework takes a second
 
     return serve(parsed, environment, variables, registry)

@@ -1,6 +1,4 @@
-"""What the operator sees during the start: a line per phase, a bar for the weights on a terminal,
-plain lines elsewhere.
-"""
+"""Progress of the startup: a line per phase, and a progress bar if the output is a terminal."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ _logger = logging.getLogger("tgi")
 
 @final
 class StartDisplay:
-    """Phases of one start, with their times. `clock` counts seconds."""
+    """Displays the phases of one startup. `clock` returns a time in seconds."""
 
     def __init__(
         self, console: Console | None = None, clock: Callable[[], float] = time.monotonic
@@ -44,17 +42,17 @@ class StartDisplay:
         self._task = TaskID(0)
 
     def phase(self, name: str, detail: str = "") -> None:
-        """A phase begins."""
+        """Start a phase and log its name."""
         self._close_bar()
         self._phase = name
         self._line(f"{name}: {detail}" if detail else name)
 
     def log(self, message: str) -> None:
-        """A line of the phase."""
+        """Log a line of the current phase."""
         self._line(message)
 
     def progress(self, message: EngineProgress) -> None:
-        """News from the engine process."""
+        """Display a progress message from the engine process."""
         if message.phase == "log":
             self._line(message.text)
             return
@@ -68,12 +66,12 @@ class StartDisplay:
             self._line(f"{message.phase}: {100 * message.done // message.total} %")
 
     def ready(self, address: str) -> None:
-        """The server serves. The last line is the one that TGI's users and scripts wait for."""
+        """Log that the server is ready. Scripts for TGI wait for the last line, `Connected`."""
         self.phase("ready", f"{address} after {self._clock() - self._started:.1f} s")
         self._line("Connected")
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Remove the progress bar from the terminal."""
         self._close_bar()
 
     def _line(self, text: str) -> None:
@@ -102,20 +100,20 @@ class StartDisplay:
 
 
 def memory_lines(agreement: Agreement) -> tuple[str, ...]:
-    """The memory arithmetic and the limits that follow from it, as aligned lines."""
+    """The memory estimate and the resulting limits, as aligned lines."""
     limits, cache = agreement.limits, agreement.kv_cache
     rows = [(item.label, format_bytes(item.num_bytes), item.detail) for item in agreement.memory]
-    # States alone hold sequences of any length.
+    # A cache without keys and values (0 tokens) has no limit on the number of tokens.
     capacity = f"{cache.max_batch_total_tokens:,}" if cache.max_batch_total_tokens else "any"
     rows += [
         (
-            "tokens of one sequence",
+            "tokens per sequence",
             f"{limits.max_total_tokens:,}",
             "prompt and output, `--max-total-tokens`",
         ),
         ("tokens in the cache", capacity, "all sequences, `--max-batch-total-tokens`"),
-        ("tokens in one step", f"{limits.max_step_tokens:,}", "`--max-batch-prefill-tokens`"),
-        ("sequences in one step", f"{limits.max_sequences:,}", "`--max-batch-size`"),
+        ("tokens per step", f"{limits.max_step_tokens:,}", "`--max-batch-prefill-tokens`"),
+        ("sequences per step", f"{limits.max_sequences:,}", "`--max-batch-size`"),
     ]
     label_width, value_width = (max(len(row[column]) for row in rows) for column in (0, 1))
     return tuple(
@@ -125,7 +123,7 @@ def memory_lines(agreement: Agreement) -> tuple[str, ...]:
 
 
 def format_bytes(num_bytes: int) -> str:
-    """In the largest binary unit that leaves at least 1."""
+    """The size in the largest binary unit in which it is at least 1, for example `1.5 GiB`."""
     size, units = float(num_bytes), ["B", "KiB", "MiB", "GiB", "TiB"]
     while abs(size) >= 1024 and len(units) > 1:
         size, units = size / 1024, units[1:]

@@ -1,5 +1,7 @@
-"""A start and the serving after it: options → model → backend → engine, and the front beside it →
-HTTP. The port opens last.
+"""Start the server and serve until a signal.
+
+The order is: options, model, backend, engine process, HTTP. The front end is prepared while the
+engine process starts. The port is opened last.
 """
 
 from __future__ import annotations
@@ -19,11 +21,9 @@ from typing import TYPE_CHECKING, Any, final
 import uvloop
 
 from tgi import __version__
-from tgi.architectures import GenericSpec, ModelSpec, load_spec
+from tgi.architectures import GenericSpec
 from tgi.backend import Agreement, RequestedLimits
-from tgi.cli.backend_choice import select_backend
 from tgi.cli.http_server import HttpServer, bind
-from tgi.cli.model_files import ModelFiles, find_model
 from tgi.cli.start_display import StartDisplay, memory_lines
 from tgi.config import (
     Environment,
@@ -35,6 +35,7 @@ from tgi.config import (
 from tgi.engine.client import EngineClient
 from tgi.engine.messages import Start
 from tgi.errors import ConfigError
+from tgi.models import Model, describe_model, find_model, select_backend, usable_formats
 from tgi.plugins import BackendRegistry
 from tgi.scheduler.records import SchedulerConfig
 
@@ -54,11 +55,11 @@ def serve(
     variables: Mapping[str, str],
     registry: BackendRegistry,
 ) -> int:
-    """Start and serve until a signal comes. Returns the exit code; raises `StartError` if the
-    server cannot start.
+    """Start the server and serve until the process receives a signal. Returns the exit code. Raises
+    `StartError` if the server cannot start.
     """
-    # nearly all that a start makes lives as long as the process, and would be walked again and
-    # again
+    # Nearly all objects of the startup live as long as the process. The garbage collector would
+    # visit them repeatedly.
     gc.disable()
     context = _Context(parsed.options, parsed, environment, variables, registry, StartDisplay())
     try:
@@ -71,7 +72,7 @@ def serve(
 @final
 @dataclass(frozen=True)
 class _Context:
-    """What the user said and what is installed."""
+    """The options, the environment and the installed backends."""
 
     options: ServeOptions
     parsed: ParsedArguments
@@ -110,28 +111,29 @@ async def _serve(context: _Context) -> int:
 
 
 def _give_way_to_engine() -> None:
-    """Do not take a processor from the engine when its news wake the front: it would begin the next
-    step that much later.
+    """On Linux, let messages of the engine wake this thread without preempting the engine process.
 
-    Under Linux, for this thread alone: whoever it starts is as before.
+    Otherwise the engine would start its next step later. New threads and child processes are not
+    affected.
     """
     if sys.platform == "linux":
-        with suppress(OSError):  # a container may forbid it
+        with suppress(OSError):  # the system call may be forbidden in a container
             os.sched_setscheduler(0, os.SCHED_BATCH | os.SCHED_RESET_ON_FORK, os.sched_param(0))
 
 
 async def _start(context: _Context, parts: AsyncExitStack) -> ASGIApp:
-    """Everything up to the open port. What has to be closed is added to `parts`."""
+    """Start all parts and return the HTTP application. Callbacks that close the parts are added to
+    `parts`.
+    """
     options, display = context.options, context.display
     for note in notes_on_options(options):
         display.log(note)
     if options.env:
         _log_machine(context)
-    files, spec = await asyncio.to_thread(_find_model, context)
+    model = await asyncio.to_thread(_find_model, context)
     display.phase("backend", options.backend)
     config, selection = select_backend(
-        spec,
-        files.path,
+        model,
         context.parsed,
         context.environment,
         context.variables,
@@ -140,13 +142,11 @@ async def _start(context: _Context, parts: AsyncExitStack) -> ASGIApp:
     for candidate in selection.candidates:
         display.log(f"  {candidate.name}: {candidate.status}")
     start = Start(
-        config, _requested(options, spec), _scheduler_config(options, context.environment)
+        config, _requested(options, model), _scheduler_config(options, context.environment)
     )
     engine = EngineClient(start, display.progress)
     parts.push_async_callback(engine.close)
-    agreement, frontend = await _both(
-        engine.start(), _prepare_frontend(context, files, spec, parts)
-    )
+    agreement, frontend = await _both(engine.start(), _prepare_frontend(context, model, parts))
     for line in memory_lines(agreement):
         display.log(line)
     return frontend.application(selection.chosen, agreement, engine, parts)
@@ -155,7 +155,7 @@ async def _start(context: _Context, parts: AsyncExitStack) -> ASGIApp:
 async def _both(
     start: Coroutine[Any, Any, Agreement], frontend: Coroutine[Any, Any, Frontend]
 ) -> tuple[Agreement, Frontend]:
-    """Run both at once. If one raises, the other is cancelled."""
+    """Await both coroutines concurrently. If one raises, the other is cancelled."""
     try:
         async with asyncio.TaskGroup() as tasks:
             started, prepared = tasks.create_task(start), tasks.create_task(frontend)
@@ -164,45 +164,49 @@ async def _both(
     return started.result(), prepared.result()
 
 
-async def _prepare_frontend(
-    context: _Context, files: ModelFiles, spec: ModelSpec | GenericSpec, parts: AsyncExitStack
-) -> Frontend:
-    # The web framework takes half a second to import; the engine process imports its own framework
-    # in that time.
+async def _prepare_frontend(context: _Context, model: Model, parts: AsyncExitStack) -> Frontend:
+    # Importing the web framework takes half a second. The engine process imports its own framework
+    # at the same time.
     await asyncio.to_thread(importlib.import_module, "tgi.cli.frontend")
     from tgi.cli.frontend import Frontend  # noqa: PLC0415
 
-    frontend = await Frontend.prepare(context.options, context.environment, files, spec, parts)
-    gc.collect()  # here, while the engine takes longer
+    frontend = await Frontend.prepare(context.options, context.environment, model, parts)
+    gc.collect()  # costs no time here, because the engine needs longer
     return frontend
 
 
-def _find_model(context: _Context) -> tuple[ModelFiles, ModelSpec | GenericSpec]:
-    options, display = context.options, context.display
+def _find_model(context: _Context) -> Model:
+    """The model to serve. The backends are asked first which files they need."""
+    options, environment, display = context.options, context.environment, context.display
     display.phase("model", options.model_id or "demo")
-    files = find_model(options, context.environment, display.log)
-    spec = load_spec(files.path, rope_scaling=options.rope_scaling, rope_factor=options.rope_factor)
-    _check_trust(options, files, spec)
-    return files, spec
+    readable = usable_formats(context.registry, options.backend)
+    source = find_model(options, environment, readable, display.log)
+    context.registry.usable(options.backend, source.model_format.name)
+    model = describe_model(source, options, environment, readable)
+    _check_trust(options, model)
+    return model
 
 
-def _check_trust(options: ServeOptions, files: ModelFiles, spec: ModelSpec | GenericSpec) -> None:
-    """Code that comes with a model may run only if nobody can exchange it. Raises `ConfigError`."""
+def _check_trust(options: ServeOptions, model: Model) -> None:
+    """Check that code from a model repository cannot change: it requires a commit as revision.
+    Raises `ConfigError`.
+    """
     runs_code = (
         options.trust_remote_code
-        and isinstance(spec, GenericSpec)
-        and bool(spec.config.get("auto_map"))
+        and isinstance(model.spec, GenericSpec)
+        and bool(model.spec.config.get("auto_map"))
     )
-    if runs_code and not files.is_pinned:
+    source = model.source
+    if runs_code and not source.is_pinned:
         raise ConfigError(
-            f"`--trust-remote-code` would run the code of `{files.model_id}`, so `--revision` must"
-            f" be a commit of 40 digits. Given: {options.revision or 'none'}.",
-            f"Read the code, then add `--revision {files.revision or '<commit>'}`.",
+            f"`--trust-remote-code` runs the code of `{source.model_id}`. It requires `--revision`"
+            f" with a commit of 40 digits. Given: {options.revision or 'none'}.",
+            f"Read the code, then add `--revision {source.revision or '<commit>'}`.",
         )
 
 
-def _requested(options: ServeOptions, spec: ModelSpec | GenericSpec) -> RequestedLimits:
-    features = ["prefix_cache", "mask", "device_token", "logprobs"]
+def _requested(options: ServeOptions, model: Model) -> RequestedLimits:
+    features = ["device_token", "logprobs", "mask", "multi_token", "prefix_cache"]
     if options.enable_prefill_logprobs:
         features.append("prompt_logprobs")
     return RequestedLimits(
@@ -212,7 +216,7 @@ def _requested(options: ServeOptions, spec: ModelSpec | GenericSpec) -> Requeste
         max_batch_total_tokens=options.max_batch_total_tokens,
         max_batch_size=options.max_batch_size,
         max_concurrent_requests=options.max_concurrent_requests,
-        model_max_total_tokens=spec.max_positions,
+        model_max_total_tokens=model.spec.max_positions,
         features=tuple(features),
     )
 

@@ -1,4 +1,4 @@
-"""`tgi version`: what is installed, without importing a backend."""
+"""`tgi version`: print the versions of the installed packages without importing a backend."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ __all__ = ["run"]
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print one line per package: tgi, every package with a backend, Python."""
+    """Print a line for tgi, each package with a backend, and Python. Returns the exit code."""
     if arguments:
         raise UsageError(
-            f"error: unexpected argument '{arguments[0]}' found; `tgi version` takes none.", ""
+            f"error: unexpected argument '{arguments[0]}' found; `tgi version` takes no arguments.",
+            "",
         )
     print(f"tgi {__version__}")
     points = metadata.entry_points(group="tgi.backends")

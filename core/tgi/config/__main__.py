@@ -1,4 +1,4 @@
-"""Print the option reference: `python -m tgi.config > docs/options.md`."""
+"""Print the reference of all options: `python -m tgi.config > docs/options.md`."""
 
 import sys
 

@@ -1,5 +1,5 @@
-"""Rules between options, before anything is loaded. Texts and order: TGI 3 `launcher/src/main.rs`
-and `router/src/server.rs`.
+"""Checks of the options before anything is loaded. The messages and their order are those of TGI 3,
+`launcher/src/main.rs` and `router/src/server.rs`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["bind_address", "check_options", "notes_on_options", "num_shard_of"]
 
 
 def num_shard_of(options: ServeOptions) -> int:
-    """Devices that the model is split over; one where nothing is said. Raises `ConfigError`."""
+    """The number of devices over which the model is split (default: 1). Raises `ConfigError`."""
     if options.sharded:
         if options.num_shard is None:
             raise ConfigError(
@@ -27,7 +27,7 @@ def num_shard_of(options: ServeOptions) -> int:
 
 
 def check_options(options: ServeOptions) -> None:
-    """Hold the options against each other. Raises `ConfigError`."""
+    """Check each option and all combinations. Raises `ConfigError` for the first fault."""
     if num_shard_of(options) > 1 and options.quantize == "exl2":
         raise ConfigError("Sharding is currently not supported with `exl2` quantization")
     longest, old_longest = options.max_input_tokens, options.max_input_length
@@ -63,7 +63,7 @@ def check_options(options: ServeOptions) -> None:
         )
     if "*" in options.cors_allow_origin and len(options.cors_allow_origin) > 1:
         raise ConfigError(
-            "`cors_allow_origin` is `*` and an origin at once.", "Remove one of them."
+            "`cors_allow_origin` contains both `*` and an origin.", "Remove one of them."
         )
     _check_precision(options)
 
@@ -83,7 +83,7 @@ def _check_precision(options: ServeOptions) -> None:
 
 
 def notes_on_options(options: ServeOptions) -> tuple[str, ...]:
-    """One line for each option that was given a value which changes nothing."""
+    """One line for each option that has no effect and was given a value other than its default."""
     return tuple(
         f"`{row.flag}` has no effect: {row.no_effect}."
         for row in OPTIONS
@@ -92,8 +92,9 @@ def notes_on_options(options: ServeOptions) -> tuple[str, ...]:
 
 
 def bind_address(options: ServeOptions) -> tuple[str, str]:
-    """The IP address to listen on, and a note if the given name is none (as in TGI, names are not
-    looked up).
+    """The IP address to listen on, and a log line if the given host is not an IP address.
+
+    As in TGI, host names are not resolved: the address is then 0.0.0.0.
     """
     try:
         return str(ipaddress.ip_address(options.hostname)), ""

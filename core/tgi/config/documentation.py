@@ -1,4 +1,4 @@
-"""The option table as text: `--help` and the page `docs/options.md`."""
+"""Render the option table as text: the help text and the page `docs/options.md`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import textwrap
 
 from tgi.config.option import Option
 from tgi.config.options import OPTIONS
+from tgi.config.quantization import QUANTIZATION_MEANINGS
 
 __all__ = ["options_help", "options_page"]
 
@@ -14,7 +15,7 @@ _HELP_INDENT = " " * 10
 
 
 def options_help() -> str:
-    """All options by group, for a terminal."""
+    """All options by group, as text for a terminal."""
     lines: list[str] = []
     for group in _groups():
         lines += ["", f"{group}:"]
@@ -25,22 +26,17 @@ def options_help() -> str:
 
 
 def options_page() -> str:
-    """The reference page, in Markdown. A test compares it with the file."""
+    """The reference page `docs/options.md` in Markdown. A test compares it with the file."""
     lines = [
         "# Options of `tgi serve`",
         "",
-        (
-            "`text-generation-launcher` takes the same ones. The command line beats the"
-            " environment. A default of *derived* comes"
-        ),
-        (
-            "from the model, from memory or from the backend. Backends add options of their own as"
-            " `--<backend>-<name>`;"
-        ),
-        (
-            "`tgi backends` lists them. This page is made from the option table (`python -m"
-            " tgi.config`)."
-        ),
+        "This page is generated from the option table: `python -m tgi.config > docs/options.md`.",
+        "",
+        "`text-generation-launcher` accepts the same options. The command line takes precedence",
+        "over the environment. *Derived* means that the default depends on the model, the",
+        "available memory or the backend.",
+        "",
+        "Backends have additional options, `--<backend>-<name>`. `tgi backends` lists them.",
     ]
     for group in _groups():
         lines += [
@@ -51,7 +47,26 @@ def options_page() -> str:
             "|---|---|---|---|---|",
         ]
         lines += [_table_row(row) for row in OPTIONS if row.group == group]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_quantization_lines()]) + "\n"
+
+
+def _quantization_lines() -> list[str]:
+    """The section on the values of `--quantize`."""
+    return [
+        "",
+        "## Values of `--quantize`",
+        "",
+        "A value has the same meaning on every backend that supports it. A backend that does not",
+        "support the value ends startup with an error message that contains the meaning.",
+        "",
+        "| Value | The server | Bits per weight | Scales |",
+        "|---|---|---|---|",
+        *(
+            f"| `{name}` | {meaning.text} | {meaning.weight_bits or 'as stored'} |"
+            f" {meaning.granularity} |"
+            for name, meaning in QUANTIZATION_MEANINGS.items()
+        ),
+    ]
 
 
 def _groups() -> tuple[str, ...]:
@@ -80,5 +95,7 @@ def _table_row(row: Option) -> str:
     default = "" if row.default in ((), False) else f"`{row.default}`"
     if row.default is None:
         default = "" if row.kind is str else "derived"
-    help_text = row.help + (f" No effect: {row.no_effect}." if row.no_effect else "")
+    help_text = row.help + (
+        f" This option has no effect: {row.no_effect}." if row.no_effect else ""
+    )
     return f"| {flags} | {variable} | {value} | {default} | {help_text} |"

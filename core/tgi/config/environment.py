@@ -1,4 +1,4 @@
-"""Variables without a flag. This package alone reads the environment."""
+"""Environment variables that have no command line option."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 @final
 @dataclass(frozen=True)
 class Environment:
-    """Facts that TGI 3 reads from the environment alone."""
+    """Settings that TGI 3 reads from the environment only."""
 
     hf_token: str | None = None
     hf_hub_offline: bool = False
@@ -24,10 +24,9 @@ class Environment:
     log_level: str = "info"
     docker_label: str | None = None
     prefix_caching: bool = True
-    cache_folder: str = ""  # where compiled things are kept
-    aip_predict_route: str | None = (
-        None  # Vertex AI: more names of two routes, and the port that wins over the flag
-    )
+    cache_folder: str = ""  # for compiled programs
+    # Vertex AI: additional paths of two routes, and a port that takes precedence over `--port`.
+    aip_predict_route: str | None = None
     aip_health_route: str | None = None
     aip_http_port: int | None = None
 
@@ -38,13 +37,13 @@ def process_environment() -> Mapping[str, str]:
 
 
 def read_environment(variables: Mapping[str, str]) -> Environment:
-    """Read the variables that have no flag."""
+    """Read the settings from `variables`."""
     token = (
         variables.get("HF_TOKEN")
         or variables.get("HUGGING_FACE_HUB_TOKEN")
         or variables.get("HF_API_TOKEN")
     )
-    caches = variables.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - plain text, the folder may be absent
+    caches = variables.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - a string; the folder need not exist
     return Environment(
         hf_token=token or None,
         hf_hub_offline=variables.get("HF_HUB_OFFLINE", "").lower() in _TRUE,
@@ -60,5 +59,5 @@ def read_environment(variables: Mapping[str, str]) -> Environment:
 
 
 def _port(text: str) -> int | None:
-    """A port number; as in TGI, what is none has no effect."""
+    """The port number in `text`, or None. As in TGI, an invalid value has no effect."""
     return int(text) if text.isascii() and text.isdigit() and int(text) <= _MAX_PORT else None

@@ -1,6 +1,4 @@
-"""One row of the option table: what the field of an options class means on the command line, in the
-environment, in the help.
-"""
+"""Describe the fields of an options class: their flags, environment variables and help texts."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ _METADATA_KEY = "option"
 @final
 @dataclass(frozen=True)
 class Option:
-    """A row. `name` is the field; flag and environment variable follow from it, as in TGI 3."""
+    """One option. The flag and the environment variable are derived from `name`, as in TGI 3."""
 
     name: str
     group: str
@@ -29,25 +27,25 @@ class Option:
     minimum: float | None = None
     maximum: float | None = None
     short: str = ""
-    is_list: bool = False  # of `kind`
-    separator: str = ""  # of a list in one value; empty = the flag is repeated
+    is_list: bool = False  # the value is a list of `kind`
+    separator: str = ""  # between the items of a list; empty = the flag is repeated for each item
     takes_value: bool = True
     has_environment: bool = True
-    no_effect: str = ""  # why a value changes nothing; said once at start
+    no_effect: str = ""  # why the option has no effect; logged at startup if it was given
 
     @property
     def flag(self) -> str:
-        """Long form, e.g. `--model-id`."""
+        """The long form of the flag, for example `--model-id`."""
         return "--" + self.name.replace("_", "-")
 
     @property
     def environment(self) -> str:
-        """Variable that sets it, e.g. `MODEL_ID`; empty if there is none."""
+        """The environment variable, for example `MODEL_ID`. Empty if the option has none."""
         return self.name.upper() if self.has_environment else ""
 
     @property
     def value_words(self) -> str:
-        """What a value looks like, for the help; empty for a flag without one."""
+        """The form of a value in the help text. Empty if the flag takes no value."""
         if not self.takes_value:
             return ""
         if self.choices:
@@ -69,9 +67,10 @@ def option(
     takes_value: bool | None = None,
     has_environment: bool = True,
     no_effect: str = "",
-) -> Any:  # noqa: ANN401 - as dataclasses.field, it stands for a value of the field's type
-    """A dataclass field that is a row of the table. A `bool` takes no value on the command line
-    unless `takes_value` says so.
+) -> Any:  # noqa: ANN401 - as in dataclasses.field
+    """A dataclass field with the description of an option.
+
+    A `bool` takes no value on the command line, unless `takes_value` is True.
     """
     row = {
         "group": group,
@@ -89,7 +88,7 @@ def option(
 
 
 def option_rows(options_class: type) -> tuple[Option, ...]:
-    """The rows of an options class, in the order of its fields."""
+    """The options of an options class, in the order of its fields."""
     hints = typing.get_type_hints(options_class)
     return tuple(_row(field, hints[field.name]) for field in dataclasses.fields(options_class))
 

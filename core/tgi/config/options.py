@@ -1,9 +1,8 @@
-"""The closed table of serving options: every launcher option of TGI 3 under its name, and the few
-that are ours.
+"""The table of serving options: all launcher options of TGI 3 under their names, and a few of ours.
 
-A field is a row; flag and environment variable follow from its name. Where the default is None the
-value is derived: from the model, from memory, or by the backend. Source: TGI 3
-`launcher/src/main.rs`. A new row needs a decision record.
+Each field is an option. The flag and the environment variable are derived from the name of the
+field. If the default is None, the value is derived from the model, from the available memory or by
+the backend. Source: TGI 3 `launcher/src/main.rs`. A new option needs a page in `decisions/`.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from typing import final
 
 from tgi.config.option import Option, option, option_rows
+from tgi.config.quantization import QUANTIZATION_MEANINGS
 
 __all__ = ["OPTIONS", "ServeOptions"]
 
@@ -20,22 +20,7 @@ _SCHEDULING, _SERVER, _LOGS = "Scheduling", "Server", "Logs and telemetry"
 
 _U32 = 2**32 - 1
 _NOT_YET = "this version does not implement it yet"
-_NO_SOCKETS = "backends start and reach their own ranks"
-
-_QUANTIZE = (
-    "awq",
-    "compressed-tensors",
-    "eetq",
-    "exl2",
-    "gptq",
-    "marlin",
-    "bitsandbytes",
-    "bitsandbytes-nf4",
-    "bitsandbytes-fp4",
-    "fp8",
-    "int8",
-    "int4",
-)
+_NO_SOCKETS = "each backend starts and connects its own ranks"
 
 
 @final
@@ -46,70 +31,90 @@ class ServeOptions:
     model_id: str | None = option(
         None,
         _MODEL,
-        "Model to serve: a local directory or a hub id. Without one the demo is served.",
+        "Model to serve: a local folder, a model file or a hub id. The default is the demo model.",
     )
     revision: str | None = option(None, _MODEL, "Branch, tag or commit of the model on the hub.")
     tokenizer_config_path: str | None = option(
-        None, _MODEL, "A tokenizer_config.json whose chat template replaces the model's."
+        None,
+        _MODEL,
+        "Path of a tokenizer_config.json. Its chat template replaces that of the model.",
     )
-    huggingface_hub_cache: str | None = option(None, _MODEL, "Folder that holds downloaded models.")
+    huggingface_hub_cache: str | None = option(None, _MODEL, "Folder for downloaded models.")
     weights_cache_override: str | None = option(
-        None, _MODEL, "Folder that holds the model; nothing is fetched then."
+        None, _MODEL, "Folder that contains the complete model. Nothing is downloaded."
     )
     trust_remote_code: bool = option(
-        False, _MODEL, "Allow code that a model repository brings. Only with models you trust."
+        False,
+        _MODEL,
+        "Allow the server to run code from the model repository. Use this option only"
+        " with models that you trust.",
     )
     quantize: str | None = option(
         None,
         _MODEL,
-        "Quantization of the weights: a checkpoint's own, or one made while loading.",
-        choices=_QUANTIZE,
+        "Quantization of the weights: that of the checkpoint, or one that is applied"
+        " while the weights are loaded.",
+        choices=tuple(QUANTIZATION_MEANINGS),
     )
     speculate: int | None = option(
-        None, _MODEL, "Tokens guessed ahead per step.", minimum=0, no_effect=_NOT_YET
+        None, _MODEL, "Number of draft tokens per step.", minimum=0, no_effect=_NOT_YET
     )
     dtype: str | None = option(
-        None, _MODEL, "Precision of the weights in use.", choices=("float16", "bfloat16", "float32")
+        None, _MODEL, "Data type of the weights.", choices=("float16", "bfloat16", "float32")
     )
     kv_cache_dtype: str | None = option(
-        None, _MODEL, "Precision of the KV cache.", choices=("fp8_e4m3fn", "fp8_e5m2")
+        None, _MODEL, "Data type of the KV cache.", choices=("fp8_e4m3fn", "fp8_e5m2")
     )
     rope_scaling: str | None = option(
-        None, _MODEL, "Rotary scaling in place of the model's.", choices=("linear", "dynamic")
+        None,
+        _MODEL,
+        "Rotary scaling method. It replaces the method of the model.",
+        choices=("linear", "dynamic"),
     )
     rope_factor: float | None = option(
-        None, _MODEL, "Factor of `--rope-scaling`; alone it means linear scaling."
+        None,
+        _MODEL,
+        "Factor for `--rope-scaling`. Without `--rope-scaling`, the scaling is linear.",
     )
     lora_adapters: str | None = option(
-        None, _MODEL, "Adapters: comma list of id, id@revision or name=/path.", no_effect=_NOT_YET
+        None,
+        _MODEL,
+        "Adapters to load: a comma-separated list of id, id@revision or name=/path.",
+        no_effect=_NOT_YET,
     )
 
     backend: str = option(
-        "auto", _HARDWARE, "Backend to use; `auto` takes the usable one of highest priority."
+        "auto",
+        _HARDWARE,
+        "Backend to use. `auto` selects the usable backend with the highest priority.",
     )
     sharded: bool | None = option(
-        None, _HARDWARE, "Whether to split the model over devices.", takes_value=True
+        None, _HARDWARE, "Whether to split the model over several devices.", takes_value=True
     )
-    num_shard: int | None = option(None, _HARDWARE, "Devices to split the model over.", minimum=0)
+    num_shard: int | None = option(
+        None, _HARDWARE, "Number of devices over which the model is split.", minimum=0
+    )
     cuda_graphs: tuple[int, ...] | None = option(
         None,
         _HARDWARE,
-        "Batch sizes to record graphs for; 0 = none.",
+        "Batch sizes for which graphs are captured. 0 disables graphs.",
         separator=",",
         minimum=0,
         no_effect=_NOT_YET,
     )
-    cuda_memory_fraction: float = option(1.0, _HARDWARE, "Share of the device's memory to use.")
+    cuda_memory_fraction: float = option(
+        1.0, _HARDWARE, "Fraction of the device memory that the server may use."
+    )
     disable_custom_kernels: bool = option(
         False,
         _HARDWARE,
-        "Run some models on plain operations.",
-        no_effect="there are no such kernels",
+        "Run some models without custom kernels.",
+        no_effect="the server has no such kernels",
     )
     shard_uds_path: str = option(
         "/tmp/text-generation-server",  # noqa: S108
         _HARDWARE,
-        "Socket path of shards.",
+        "Socket path of the shards.",
         no_effect=_NO_SOCKETS,
     )
     master_addr: str = option(
@@ -120,84 +125,109 @@ class ServeOptions:
     )
 
     max_concurrent_requests: int = option(
-        128, _LIMITS, "Requests at a time; more get status 429.", minimum=0
+        128,
+        _LIMITS,
+        "Maximum number of concurrent requests. Further requests fail with status 429.",
+        minimum=0,
     )
-    max_best_of: int = option(2, _LIMITS, "Greatest `best_of`.", minimum=0)
-    max_stop_sequences: int = option(4, _LIMITS, "Most stop sequences of a request.", minimum=0)
-    max_top_n_tokens: int = option(5, _LIMITS, "Greatest `top_n_tokens`.", minimum=0, maximum=_U32)
+    max_best_of: int = option(2, _LIMITS, "Maximum `best_of`.", minimum=0)
+    max_stop_sequences: int = option(
+        4, _LIMITS, "Maximum number of stop sequences per request.", minimum=0
+    )
+    max_top_n_tokens: int = option(5, _LIMITS, "Maximum `top_n_tokens`.", minimum=0, maximum=_U32)
     max_input_tokens: int | None = option(
-        None, _LIMITS, "Longest prompt; default `--max-total-tokens` - 1.", minimum=0
+        None,
+        _LIMITS,
+        "Maximum number of prompt tokens per sequence. The default is `--max-total-tokens` - 1.",
+        minimum=0,
     )
     max_input_length: int | None = option(
         None, _LIMITS, "Old name of `--max-input-tokens`.", minimum=0
     )
     max_total_tokens: int | None = option(
-        None, _LIMITS, "Longest prompt and output together.", minimum=0
+        None, _LIMITS, "Maximum number of prompt and output tokens per sequence.", minimum=0
     )
     max_client_batch_size: int = option(
-        4, _LIMITS, "Most prompts in one completions request.", minimum=0
+        4, _LIMITS, "Maximum number of prompts per completions request.", minimum=0
     )
-    payload_limit: int = option(2_000_000, _LIMITS, "Largest request body in bytes.", minimum=0)
+    payload_limit: int = option(
+        2_000_000, _LIMITS, "Maximum size of a request body in bytes.", minimum=0
+    )
     enable_prefill_logprobs: bool = option(
-        False, _LIMITS, "Allow log probabilities of prompt tokens."
+        False, _LIMITS, "Allow requests for the log probabilities of prompt tokens."
     )
-    disable_grammar_support: bool = option(False, _LIMITS, "Refuse grammars.")
+    disable_grammar_support: bool = option(False, _LIMITS, "Reject requests with a grammar.")
 
     waiting_served_ratio: float = option(
-        0.3, _SCHEDULING, "Waiting over running requests at which decoding pauses for a prefill."
+        0.3,
+        _SCHEDULING,
+        "Ratio of waiting to running requests at which decoding pauses for a prefill.",
     )
     max_waiting_tokens: int = option(
-        20, _SCHEDULING, "Decode steps after which waiting requests come first.", minimum=0
+        20,
+        _SCHEDULING,
+        "Number of decode steps after which decoding pauses for waiting requests.",
+        minimum=0,
     )
     max_batch_prefill_tokens: int | None = option(
-        None, _SCHEDULING, "Most prompt tokens in one step.", minimum=0, maximum=_U32
+        None, _SCHEDULING, "Maximum number of prompt tokens per step.", minimum=0, maximum=_U32
     )
     max_batch_total_tokens: int | None = option(
-        None, _SCHEDULING, "Most tokens in the KV cache.", minimum=0, maximum=_U32
+        None, _SCHEDULING, "Maximum number of tokens in the KV cache.", minimum=0, maximum=_U32
     )
-    max_batch_size: int | None = option(None, _SCHEDULING, "Most sequences in one step.", minimum=0)
-    validation_workers: int = option(2, _SCHEDULING, "Tokenizer threads.", minimum=0)
+    max_batch_size: int | None = option(
+        None, _SCHEDULING, "Maximum number of sequences per step.", minimum=0
+    )
+    validation_workers: int = option(2, _SCHEDULING, "Number of tokenizer threads.", minimum=0)
     watermark_gamma: float | None = option(
-        None, _SCHEDULING, "Share of tokens that a watermark favours."
+        None, _SCHEDULING, "Fraction of the tokens that a watermark favours."
     )
-    watermark_delta: float | None = option(None, _SCHEDULING, "How much a watermark favours them.")
+    watermark_delta: float | None = option(
+        None, _SCHEDULING, "Value that a watermark adds to the logits of the favoured tokens."
+    )
 
     hostname: str = option("0.0.0.0", _SERVER, "IP address to listen on.")  # noqa: S104 - TGI's default; containers need it
     port: int = option(3000, _SERVER, "Port to listen on.", short="-p", minimum=0, maximum=65535)
     prometheus_port: int = option(
         9000,
         _SERVER,
-        "Port of metrics.",
+        "Port for metrics.",
         minimum=0,
         maximum=65535,
         no_effect="metrics are at GET /metrics of the main port",
     )
     cors_allow_origin: tuple[str, ...] = option(
-        (), _SERVER, "Origin that browsers may call from; repeatable; default all."
+        (),
+        _SERVER,
+        "Origin from which browsers may call the API. Can be repeated. The default is all origins.",
     )
-    api_key: str | None = option(None, _SERVER, "Key that requests must bear.")
+    api_key: str | None = option(None, _SERVER, "API key that requests must contain.")
     graceful_termination_timeout: int = option(
-        90, _SERVER, "Seconds that open requests get after SIGTERM.", short="-g", minimum=0
+        90,
+        _SERVER,
+        "Time in seconds that open requests have to finish after SIGTERM.",
+        short="-g",
+        minimum=0,
     )
     ngrok: bool = option(
-        False, _SERVER, "Open an ngrok tunnel.", no_effect="run ngrok beside the server"
+        False, _SERVER, "Open an ngrok tunnel.", no_effect="run ngrok as a separate program"
     )
     ngrok_authtoken: str | None = option(
-        None, _SERVER, "Token of the tunnel.", no_effect="run ngrok beside the server"
+        None, _SERVER, "Token of the ngrok tunnel.", no_effect="run ngrok as a separate program"
     )
     ngrok_edge: str | None = option(
-        None, _SERVER, "Edge of the tunnel.", no_effect="run ngrok beside the server"
+        None, _SERVER, "Edge of the ngrok tunnel.", no_effect="run ngrok as a separate program"
     )
 
-    json_output: bool = option(False, _LOGS, "Log JSON lines.")
+    json_output: bool = option(False, _LOGS, "Write log lines as JSON.")
     otlp_endpoint: str | None = option(
         None,
         _LOGS,
-        "Where to send traces over OTLP: a URL; gRPC, or HTTP with port 4318 or a path. Needs the"
-        " extra `otlp`.",
+        "URL to which traces are sent with OTLP. The protocol is gRPC, or HTTP if the URL"
+        " has port 4318 or a path. Requires the extra `otlp`.",
     )
     otlp_service_name: str = option(
-        "text-generation-inference.router", _LOGS, "Name of this service in traces."
+        "text-generation-inference.router", _LOGS, "Service name in traces."
     )
     usage_stats: str = option(
         "on",
@@ -209,11 +239,11 @@ class ServeOptions:
     env: bool = option(
         False,
         _LOGS,
-        "Print versions and the machine, then start.",
+        "Log the versions and the machine at startup.",
         short="-e",
         has_environment=False,
     )
 
 
 OPTIONS: tuple[Option, ...] = option_rows(ServeOptions)
-"""The rows, in the order of the help."""
+"""All options, in the order of the help text."""

@@ -1,7 +1,8 @@
-"""Command line and environment into options, by the rules of TGI 3's parser (clap 4).
+"""Parse the command line and the environment by the rules of TGI 3's parser (clap 4).
 
-The command line beats the environment. A variable that is set counts even if it is empty. A boolean
-takes exactly `true` or `false` from the environment and no value on the command line.
+The command line takes precedence over the environment. A variable that is set is used even if it is
+empty. In the environment, the value of a flag is exactly `true` or `false`. On the command line, a
+flag takes no value.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _BOOLEANS = {"true": True, "false": False}
 
 @final
 class UsageError(ConfigError):
-    """The command line or a variable cannot be read; exit code 2."""
+    """The command line or an environment variable is invalid. The exit code is 2."""
 
     def __init__(self, cause: str, remedy: str = "For more information, try '--help'.") -> None:
         super().__init__(cause, remedy)
@@ -30,8 +31,8 @@ class UsageError(ConfigError):
 @final
 @dataclass(frozen=True)
 class ParsedArguments:
-    """What the user said. `plugin_values` maps flags like `--null-script`, which only a backend can
-    judge, to their value.
+    """The options that the user gave. `plugin_values` maps the flags of backends, for example
+    `--null-script`, to their values. The backend checks these values later.
     """
 
     options: ServeOptions
@@ -41,8 +42,8 @@ class ParsedArguments:
 def parse_arguments(
     arguments: Sequence[str], environment: Mapping[str, str], backend_names: Sequence[str] = ()
 ) -> ParsedArguments:
-    """Read serving options. Flags that begin with the name of a backend are kept for it. Raises
-    `UsageError`.
+    """Parse the options of `tgi serve`. Flags that begin with the name of a backend are returned as
+    `plugin_values`. Raises `UsageError`.
     """
     texts, plugin_values = _split(arguments, backend_names)
     values: dict[str, Any] = {}
@@ -58,7 +59,9 @@ def parse_arguments(
 def _split(
     arguments: Sequence[str], backend_names: Sequence[str]
 ) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Texts by option name and by plugin flag; a bare word is the model."""
+    """Split the words into values by option name and values by backend flag. A word without a flag
+    is the model.
+    """
     by_flag = {row.flag: row for row in OPTIONS} | {row.short: row for row in OPTIONS if row.short}
     texts: dict[str, list[str]] = {}
     plugin_values: dict[str, str] = {}
@@ -74,7 +77,9 @@ def _split(
             if row.takes_value:
                 _add(texts, row, flag, _value(flag, value, rest))
             elif value is not None:
-                raise UsageError(f"error: unexpected value '{value}' for '{flag}'; it takes none.")
+                raise UsageError(
+                    f"error: unexpected value '{value}' for '{flag}'; this flag takes no value."
+                )
             else:
                 _add(texts, row, flag, "true")
         elif any(flag.startswith(f"--{name}-") for name in backend_names):
@@ -85,7 +90,7 @@ def _split(
 
 
 def _flag_and_value(word: str) -> tuple[str, str | None]:
-    """`--port=80`, `-p=80` and `-p80` carry their value; `--port` and `-p` do not."""
+    """The flag, and the value that is attached to it (`--port=80`, `-p=80`, `-p80`) or None."""
     if word.startswith("--"):
         flag, equals, value = word.partition("=")
         return flag, value if equals else None
@@ -109,7 +114,7 @@ def _add(texts: dict[str, list[str]], row: Option, flag: str, text: str) -> None
 
 
 def _convert(row: Option, texts: Sequence[str], origin: str) -> object:
-    """Values of a row; `origin` names the flag or variable in errors."""
+    """The value of an option. `origin` is the flag or the variable in error messages."""
     if row.is_list:
         parts = [
             part

@@ -1,5 +1,5 @@
-"""Options that a backend brings: `--<backend>-<name>` and the variable `<BACKEND>_<NAME>`, checked
-once the backend is known.
+"""The options of a backend: the flag `--<backend>-<name>` and the variable `<BACKEND>_<NAME>`. They
+are checked after the backend has been selected.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["PluginOption", "read_plugin_options"]
 @final
 @dataclass(frozen=True)
 class PluginOption:
-    """An option as its backend declares it."""
+    """An option that a backend declares."""
 
     name: str
     default: str = ""
@@ -29,8 +29,8 @@ def read_plugin_options(
     given: Mapping[str, str],
     environment: Mapping[str, str],
 ) -> dict[str, str]:
-    """Values by name for this backend. A flag that it does not know, or that is for another one, is
-    a `UsageError`.
+    """The values of the backend's options by name. Raises `UsageError` for a flag that this backend
+    does not have.
     """
     flags = {f"--{backend}-{option.name}": option for option in options}
     for flag in given:
@@ -38,7 +38,7 @@ def read_plugin_options(
             known = ", ".join(flags) or "none"
             raise UsageError(
                 f"error: unexpected argument '{flag}' for the backend `{backend}`.",
-                f"It takes: {known}.",
+                f"The options of this backend are: {known}.",
             )
     values: dict[str, str] = {}
     for flag, option in flags.items():

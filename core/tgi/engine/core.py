@@ -31,8 +31,6 @@ from tgi.scheduler import Scheduler, SequenceOutput
 
 __all__ = ["Connection", "EngineCore"]
 
-_COLLECT_TIMEOUT = 3600.0
-
 
 class Connection(Protocol):
     """The engine's side of the link to the front."""
@@ -150,7 +148,7 @@ class EngineCore:
     def _collect(self) -> None:
         step, submitted = self._in_flight.popleft()
         try:
-            output = self._worker.collect(_COLLECT_TIMEOUT)
+            output = self._worker.collect()
         except StepError as error:
             self._fail(step, error, submitted)
             return

@@ -1,4 +1,4 @@
-"""Finding backends among the installed packages."""
+"""Find and select the backends of the installed packages."""
 
 from tgi.plugins.registry import AUTO, BackendRegistry, Candidate, Selection
 

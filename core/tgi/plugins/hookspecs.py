@@ -1,5 +1,5 @@
-"""Every hook. A hook returns an object once, at start; the hot path calls methods on that
-object.
+"""All hooks. A hook is called once at startup and returns an object. No hook is called per request
+or per step.
 """
 
 from __future__ import annotations
@@ -18,4 +18,4 @@ hookspec = pluggy.HookspecMarker(PROJECT)
 
 @hookspec
 def tgi_backend() -> Backend:  # type: ignore[empty-body]
-    """Return the backend of this plugin. Import no framework on the way."""
+    """Return the backend of this plugin. The hook must not import a framework."""

@@ -1,8 +1,6 @@
-"""The backends that are installed: listed without importing them, loaded one by one, chosen by name
-or by priority.
+"""Find the installed backends, load them, and select one by name or by priority.
 
-One broken plugin never keeps another from working: whatever is wrong with it becomes a sentence in
-its `Candidate`.
+A broken plugin does not affect other plugins: its error becomes the `problem` of its `Candidate`.
 """
 
 from __future__ import annotations
@@ -23,10 +21,13 @@ from tgi.backend import (
     EngineConfig,
     Explainer,
     Implementation,
+    ModelDescription,
+    ModelReader,
     ProbeResult,
     Support,
 )
 from tgi.plugins import hookspecs
+from tgi.plugins.boundary import call_plugin
 
 __all__ = ["AUTO", "BackendRegistry", "Candidate", "Selection"]
 
@@ -38,8 +39,8 @@ _METHODS = ("probe", "supports", "create_worker")
 @final
 @dataclass(frozen=True)
 class Candidate:
-    """One entry point and what became of it. `problem` is empty where the backend can be used on
-    this machine.
+    """One entry point, with its backend and its results. `problem` is empty if the backend can be
+    used on this machine.
     """
 
     name: str
@@ -53,12 +54,21 @@ class Candidate:
 
     @property
     def usable(self) -> bool:
-        """Whether `auto` may take it, priority aside."""
+        """Whether the backend can be used, apart from its priority."""
         return not self.problem
 
     @property
+    def priority(self) -> int:
+        """The priority for `auto`; 0 if the backend could not be loaded."""
+        return 0 if self.info is None else self.info.priority
+
+    def reads(self, model_format: str) -> bool:
+        """Whether the backend reads models in the format with this name."""
+        return self.info is not None and self.info.model_files.reads(model_format)
+
+    @property
     def status(self) -> str:
-        """One line for the operator."""
+        """The status of the backend, as one line for the operator."""
         if self.problem:
             return self.problem
         words = [] if self.support is None else [self.support.status, *self.support.reasons]
@@ -70,14 +80,14 @@ class Candidate:
 @final
 @dataclass(frozen=True)
 class Selection:
-    """The chosen backend and every candidate that was looked at."""
+    """The selected backend, and all candidates that were considered."""
 
     chosen: Candidate
     candidates: tuple[Candidate, ...]
 
     @property
     def backend(self) -> Backend:
-        """The chosen backend."""
+        """The selected backend."""
         if self.chosen.backend is None:
             raise AssertionError("a usable candidate has a backend")
         return self.chosen.backend
@@ -85,7 +95,7 @@ class Selection:
 
 @final
 class BackendRegistry:
-    """Backends by the name of their entry point in the group `tgi.backends`."""
+    """The installed backends, by the name of their entry point in the group `tgi.backends`."""
 
     def __init__(self, entry_points: Iterable[metadata.EntryPoint] | None = None) -> None:
         found = (
@@ -93,22 +103,30 @@ class BackendRegistry:
             if entry_points is None
             else entry_points
         )
-        # An editable install may list one entry point twice; the same value of the same package is
-        # one backend.
+        # An editable install may list an entry point twice. Entry points with the same name, value
+        # and package are the same backend.
         unique = {(point.name, point.value, _package(point)[0]): point for point in found}
         self._entry_points = sorted(unique.values(), key=lambda point: point.name)
+        self._candidates: dict[str, Candidate] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the installed backends; nothing is imported."""
+        """The names of the installed backends. Imports nothing."""
         return tuple(dict.fromkeys(point.name for point in self._entry_points))
 
     def candidates(self) -> tuple[Candidate, ...]:
-        """Every installed backend, loaded and probed."""
+        """All installed backends, loaded and probed."""
         return tuple(self.candidate(name) for name in self.names)
 
     def candidate(self, name: str) -> Candidate:
-        """The backend of that name, loaded and probed; its problem if it cannot be."""
+        """Load and probe the backend called `name`, once. If this fails, the candidate has a
+        problem.
+        """
+        if name not in self._candidates:
+            self._candidates[name] = self._new_candidate(name)
+        return self._candidates[name]
+
+    def _new_candidate(self, name: str) -> Candidate:
         points = [point for point in self._entry_points if point.name == name]
         package, version = _package(points[0])
         candidate = Candidate(name, package, version)
@@ -116,84 +134,146 @@ class BackendRegistry:
             owners = " and ".join(sorted({_package(point)[0] for point in points}))
             return replace(
                 candidate,
-                problem=f"the name is registered twice, by {owners}; uninstall one of them",
+                problem=f"the name is registered twice, by {owners}; uninstall one package",
             )
         try:
             backend = _load(points[0])
             return _probed(replace(candidate, backend=backend, info=backend.info), backend)
         except BackendError as error:
             return replace(candidate, problem=str(error))
-        except Exception as error:  # the boundary to a plugin: its faults are its own
-            return replace(
-                candidate, problem=f"importing it failed: {type(error).__name__}: {error}"
-            )
+        except Exception as error:  # the boundary to a plugin: it can raise any exception
+            return replace(candidate, problem=f"the import failed: {type(error).__name__}: {error}")
 
     def supported(
         self, name: str, spec: ModelSpec | GenericSpec, config: EngineConfig
     ) -> Candidate:
-        """The backend of that name, loaded, probed, and asked whether it can run this model."""
-        return _supported(self.candidate(name), spec, config)
+        """Load and probe the backend called `name`, and call its `supports` for this model."""
+        return _supported(self.candidate_for_format(name, config.model_format), spec, config)
+
+    def readers(self, model_format: str) -> tuple[str, ...]:
+        """Names of the installed backends that read models in this format; loads each backend."""
+        return tuple(c.name for c in self.candidates() if c.reads(model_format))
+
+    def usable(self, name: str, model_format: str | None = None) -> tuple[Candidate, ...]:
+        """The backends that may serve a model on this machine, preferred first: the named one, or
+        for `auto` every usable and selectable one by descending priority. With `model_format`, only
+        those that read models in this format. Raises `BackendError` if there is none.
+        """
+        self._require(name)
+        if name != AUTO:
+            return (_usable(self._candidate(name, model_format)),)
+        candidates = tuple(self._candidate(each, model_format) for each in self.names)
+        usable = [c for c in candidates if c.usable and c.info is not None and c.info.selectable]
+        if usable:
+            return tuple(sorted(usable, key=lambda candidate: -candidate.priority))
+        if model_format is not None and not self.readers(model_format):
+            raise BackendError(
+                f"No installed backend reads models in the format `{model_format}`.",
+                "Name a model in another format, or install a backend that reads this one.",
+            )
+        raise _none_usable(candidates)
+
+    def candidate_for_format(self, name: str, model_format: str) -> Candidate:
+        """The backend of that name, rejected with a reason if it does not read models in this
+        format.
+        """
+        candidate = self.candidate(name)
+        if not candidate.usable or candidate.info is None or candidate.reads(model_format):
+            return candidate
+        own = ", ".join(f"`{own.name}`" for own in candidate.info.model_files.formats)
+        readers = " or ".join(f"`{reader}`" for reader in self.readers(model_format))
+        who = f"the installed backend {readers} reads" if readers else "no installed backend reads"
+        reason = f"it reads models in the format {own}, not in `{model_format}`, which {who}"
+        return replace(candidate, support=Support("no", (reason,)), problem=reason)
+
+    def describe_model(
+        self, candidate: Candidate, model_path: str, model_format: str, cache_dir: str
+    ) -> ModelDescription | None:
+        """The description by a backend that reads the format; None if the backend gives none.
+        Raises `ModelError` or `BackendError`.
+        """
+        backend: object = candidate.backend
+        if not isinstance(backend, ModelReader) or not candidate.reads(model_format):
+            return None
+        return call_plugin(
+            candidate.name,
+            f"describe `{model_path}`",
+            lambda: backend.describe_model(model_path, model_format, cache_dir),
+        )
 
     @staticmethod
     def explain(candidate: Candidate, config: EngineConfig) -> tuple[Implementation, ...]:
-        """How a usable candidate would compute the model of `config`; empty if it does not tell."""
+        """How a usable candidate would compute the model of `config`. Empty if the backend has no
+        `explain`.
+        """
         backend: object = candidate.backend
         if not candidate.usable or not isinstance(backend, Explainer):
             return ()
         try:
             return backend.explain(config.spec, config)
         except Exception as error:  # the boundary to a plugin
-            return (Implementation("all", f"it does not say: {type(error).__name__}: {error}"),)
+            return (Implementation("all", f"`explain` failed: {type(error).__name__}: {error}"),)
 
     def select(self, name: str, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Selection:
-        """The backend to use for this model.
+        """Select the backend for this model.
 
-        A named backend that cannot be used is an error with its reason. `auto` takes the usable one
-        of highest priority; backends that only act when named are passed over. Raises
-        `BackendError`.
+        `auto` selects the usable backend with the highest priority. It ignores backends that must
+        be named. Raises `BackendError` with the reason if no backend, or the named backend, can be
+        used.
         """
-        if not self.names:
-            raise BackendError(
-                "No backend is installed.", 'Install one, e.g. pip install "tgi[cpu]".'
-            )
+        self._require(name)
         if name != AUTO:
-            return self._select_named(name, spec, config)
-        candidates = tuple(_supported(candidate, spec, config) for candidate in self.candidates())
+            candidate = _usable(self.supported(name, spec, config))
+            return Selection(candidate, (candidate,))
+        candidates = tuple(self.supported(each, spec, config) for each in self.names)
         usable = [c for c in candidates if c.usable and c.info is not None and c.info.selectable]
         if not usable:
-            statuses = "; ".join(f"{c.name}: {c.status}" for c in candidates)
-            raise BackendError(
-                f"No installed backend can serve this model on this machine ({statuses})."
-            )
-        best = max(c.info.priority for c in usable if c.info is not None)
-        first = [c for c in usable if c.info is not None and c.info.priority == best]
+            raise _none_usable(candidates)
+        best = max(candidate.priority for candidate in usable)
+        first = [candidate for candidate in usable if candidate.priority == best]
         if len(first) > 1:
             tied = " and ".join(f"`{c.name}`" for c in first)
             raise BackendError(
-                f"The backends {tied} have the same priority {best}.", "Name one with `--backend`."
+                f"The backends {tied} have the same priority {best}.",
+                "Select one with `--backend`.",
             )
         return Selection(first[0], candidates)
 
-    def _select_named(
-        self, name: str, spec: ModelSpec | GenericSpec, config: EngineConfig
-    ) -> Selection:
-        if name not in self.names:
+    def _candidate(self, name: str, model_format: str | None) -> Candidate:
+        if model_format is None:
+            return self.candidate(name)
+        return self.candidate_for_format(name, model_format)
+
+    def _require(self, name: str) -> None:
+        """Raise `BackendError` if no backend is installed, or not the named one."""
+        if not self.names:
+            raise BackendError(
+                "No backend is installed.", 'Install one, for example: pip install "tgi[cpu]".'
+            )
+        if name != AUTO and name not in self.names:
             raise BackendError(
                 f"The backend `{name}` is not installed. Installed:"
                 f" {', '.join(f'`{n}`' for n in self.names)}.",
-                f'Install it, e.g. pip install "tgi[{name}]".',
+                f'Install it, for example: pip install "tgi[{name}]".',
             )
-        candidate = self.supported(name, spec, config)
-        if not candidate.usable:
-            raise BackendError(
-                f"The backend `{name}` cannot be used: {candidate.problem.rstrip('.')}."
-            )
-        return Selection(candidate, (candidate,))
+
+
+def _usable(candidate: Candidate) -> Candidate:
+    if not candidate.usable:
+        raise BackendError(
+            f"The backend `{candidate.name}` cannot be used: {candidate.problem.rstrip('.')}."
+        )
+    return candidate
+
+
+def _none_usable(candidates: Iterable[Candidate]) -> BackendError:
+    statuses = "; ".join(f"{c.name}: {c.status}" for c in candidates)
+    return BackendError(f"No installed backend can serve this model on this machine ({statuses}).")
 
 
 def _load(point: metadata.EntryPoint) -> Backend:
-    """Import a plugin and ask it for its backend. It has a manager of its own, so that its faults
-    stay its own.
+    """Import a plugin and call its hook. Each plugin has a separate plugin manager, so that its
+    errors do not affect other plugins.
     """
     module = point.load()
     manager = pluggy.PluginManager(hookspecs.PROJECT)
@@ -203,8 +283,8 @@ def _load(point: metadata.EntryPoint) -> Backend:
     backends = manager.hook.tgi_backend()
     if len(backends) != 1:
         raise BackendError(
-            f"its module {point.value} implements the hook `tgi_backend` {len(backends)} times, not"
-            " once"
+            f"its module {point.value} implements the hook `tgi_backend` {len(backends)} times"
+            " instead of once"
         )
     return _checked(point.name, backends[0])
 
@@ -214,22 +294,22 @@ def _package(point: metadata.EntryPoint) -> tuple[str, str]:
 
 
 def _checked(name: str, backend: Backend) -> Backend:
-    """Hold a plugin's object against the protocol before anything else of it is called."""
+    """Check that the plugin's object implements `Backend`. Raises `BackendError`."""
     missing = [method for method in _METHODS if not callable(getattr(backend, method, None))]
     info = getattr(backend, "info", None)
     if missing or info is None:
         names = ", ".join(f"`{m}`" for m in (*missing, *([] if info is not None else ["info"])))
-        raise BackendError(f"it lacks {names} of `tgi.backend.Backend`")
+        raise BackendError(f"its backend has no {names} (see `tgi.backend.Backend`)")
     if not isinstance(info, BackendInfo):
         raise BackendError(f"its `info` is a {type(info).__name__}, not a `BackendInfo`")
     if info.name != name:
-        raise BackendError(f"it calls itself `{info.name}` but is registered as `{name}`")
+        raise BackendError(f"its name is `{info.name}` but it is registered as `{name}`")
     major, minor = info.api
     if major != API_VERSION[0] or minor > API_VERSION[1]:
         ours = ".".join(map(str, API_VERSION))
         raise BackendError(
-            f"it is built for seam version {major}.{minor}, this is {ours}; install a matching"
-            f" {info.package}"
+            f"it was built for version {major}.{minor} of the backend interface, but tgi has"
+            f" version {ours}; install a matching version of {info.package}"
         )
     return backend
 
@@ -237,14 +317,14 @@ def _checked(name: str, backend: Backend) -> Backend:
 def _probed(candidate: Candidate, backend: Backend) -> Candidate:
     try:
         probe = backend.probe()
-    except (
-        Exception
-    ) as error:  # the boundary to a plugin: a probe must not raise, and says so if it does
-        return replace(candidate, problem=f"its probe raised {type(error).__name__}: {error}")
+    except Exception as error:  # the boundary to a plugin
+        return replace(candidate, problem=f"its `probe` raised {type(error).__name__}: {error}")
     return replace(
         candidate,
         probe=probe,
-        problem="" if probe.usable else probe.reason or "not usable, without a reason",
+        problem=""
+        if probe.usable
+        else probe.reason or "the backend is not usable and gave no reason",
     )
 
 
@@ -256,13 +336,11 @@ def _supported(
     try:
         support = candidate.backend.supports(spec, config)
     except Exception as error:  # the boundary to a plugin
-        return replace(
-            candidate, problem=f"its answer to this model raised {type(error).__name__}: {error}"
-        )
+        return replace(candidate, problem=f"its `supports` raised {type(error).__name__}: {error}")
     if support.status != "no":
         return replace(candidate, support=support)
     return replace(
         candidate,
         support=support,
-        problem="; ".join(support.reasons) or "it refuses this model without a reason",
+        problem="; ".join(support.reasons) or "it rejects this model and gave no reason",
     )

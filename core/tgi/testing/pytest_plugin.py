@@ -1,9 +1,9 @@
-"""The pytest plugin: the option `--tgi-backend`, and the kit as tests.
+"""The pytest plugin, with the option `--tgi-backend` and the conformance suite as tests.
 
-`pytest --tgi-backend NAME` with no paths, on the command line or in the configuration, runs the kit
-on that backend. With paths it runs those tests, which learn the name from the fixture
-`tgi_backend`; `--pyargs tgi.testing.conformance.suite` names the kit. Nothing of the kit is
-imported before it is needed: pytest loads this file in every project of the environment.
+`pytest --tgi-backend NAME` runs the suite on that backend if no paths are given on the command line
+or in the configuration. With paths, pytest runs those tests, which get the name from the fixture
+`tgi_backend`. The suite itself is `--pyargs tgi.testing.conformance.suite`. The suite is imported
+only when needed, because pytest loads this file in every project of the environment.
 """
 
 from __future__ import annotations
@@ -30,40 +30,40 @@ _RUN = pytest.StashKey["SuiteRun"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The kit's options."""
+    """Add the options of the conformance suite."""
     group = parser.getgroup("tgi", "backends of tgi")
     group.addoption(
         "--tgi-backend",
         default=None,
         metavar="NAME",
-        help="backend under test; without paths the kit is run on it",
+        help="backend under test; without paths, the conformance suite runs on it",
     )
     group.addoption(
         "--tgi-option",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="an option of the backend's own; may be repeated",
+        help="an option of the backend; may be repeated",
     )
     group.addoption(
-        "--tgi-json", default=None, metavar="FILE", help="keep the scorecard of the kit in a file"
+        "--tgi-json", default=None, metavar="FILE", help="write the suite's scorecard to FILE"
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Run the kit where a backend but no test is named."""
+    """Run the suite if a backend but no test is named."""
     if (
         config.getoption("--tgi-backend")
         and config.args_source is pytest.Config.ArgsSource.INVOCATION_DIR
     ):
         config.args = [str(_SUITE)]
-        # the suite is part of an installed package; its folder joins no path
+        # The suite is part of an installed package, so its folder must not be added to sys.path.
         config.option.importmode = "importlib"
 
 
 @pytest.fixture(scope="session")
 def tgi_backend(request: pytest.FixtureRequest) -> str:
-    """Name of the backend under test; `null` if none is named."""
+    """The name of the backend under test, or `null` if none is named."""
     name: str | None = request.config.getoption("--tgi-backend")
     return name or "null"
 
@@ -72,7 +72,7 @@ def tgi_backend(request: pytest.FixtureRequest) -> str:
 def tgi_suite_run(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SuiteRun]:
-    """One run of the kit on the backend under test."""
+    """One run of the suite on the backend under test."""
     from tgi.testing.conformance.suite import SuiteRun  # noqa: PLC0415 - see above
 
     config = request.config
@@ -88,7 +88,7 @@ def tgi_suite_run(
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """The scorecard in one line."""
+    """Print the scorecard in one line."""
     run = config.stash.get(_RUN, None)
     if run is not None and run.summary:
         terminalreporter.write_sep("=", "conformance")

@@ -1,5 +1,6 @@
-"""The arithmetic of choosing a token, the yardstick of every sampler. It stands in `tgi.backend`,
-where level 0 uses it too.
+"""The reference for every sampler: how a token is chosen from logits.
+
+The functions are defined in `tgi.worker.sampling`, which the adapter interface also uses.
 """
 
 from tgi.worker.sampling import (

@@ -1,4 +1,4 @@
-"""A worker that stands behind the rules of the core's side."""
+"""A worker that checks the steps of the core."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from tgi.backend import (
     SchedulerOutput,
     Worker,
 )
-from tgi.testing.step_rules import BrokenRuleError, StepRules
+from tgi.testing.step_limits import BrokenRuleError
+from tgi.testing.step_rules import StepRules
 
 __all__ = ["StrictWorker"]
 
 
 @final
 class StrictWorker:
-    """Any worker, behind the rules: the core that breaks one gets `BrokenRuleError` from
-    `submit`.
+    """Any worker, with `StepRules` for its steps.
+
+    `submit` raises `BrokenRuleError` if the core violates a rule.
     """
 
     def __init__(self, inner: Worker) -> None:
@@ -31,47 +33,47 @@ class StrictWorker:
         self._rules: StepRules | None = None
 
     def load(self) -> None:
-        """As the inner worker."""
+        """Call the inner worker."""
         self._inner.load()
 
     def negotiate(self, requested: RequestedLimits) -> Agreement:
-        """As the inner worker; its answer becomes the rules."""
+        """Call the inner worker. The rules depend on the negotiated limits."""
         agreement = self._inner.negotiate(requested)
         self._rules = StepRules(agreement)
         return agreement
 
     def warmup(self) -> None:
-        """As the inner worker."""
+        """Call the inner worker."""
         self._inner.warmup()
 
     def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
-        """Check, then pass on. Raises `BrokenRuleError`."""
+        """Check the step, then submit it. Raises `BrokenRuleError`."""
         if self._rules is None:
-            raise BrokenRuleError("The core sent a step before the agreement.")
+            raise BrokenRuleError("The core sent a step before the negotiation.")
         if isinstance(step, SchedulerOutput):
             self._rules.submit(step)
         else:
             self._rules.submit_masks(step)
         self._inner.submit(step)
 
-    def collect(self, timeout: float) -> ModelRunnerOutput | None:
-        """As the inner worker; a step that fails is done, too."""
+    def collect(self) -> ModelRunnerOutput | None:
+        """Call the inner worker. A failed step is also removed from the steps in flight."""
         output = None
         try:
-            output = self._inner.collect(timeout)
+            output = self._inner.collect()
         finally:
             if self._rules is not None:
                 self._rules.collect(output)
         return output
 
     def control(self, request: Control) -> ControlResult:
-        """As the inner worker."""
+        """Call the inner worker."""
         return self._inner.control(request)
 
     def health(self, deep: bool) -> Health:
-        """As the inner worker."""
+        """Call the inner worker."""
         return self._inner.health(deep)
 
     def close(self) -> None:
-        """As the inner worker."""
+        """Call the inner worker."""
         self._inner.close()

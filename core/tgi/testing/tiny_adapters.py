@@ -1,9 +1,8 @@
-"""LoRA adapters (arXiv 2106.09685) in PEFT's format: written for tiny models, read, and merged into
-weights.
+"""LoRA adapters (arXiv 2106.09685) in PEFT's format, for tiny models: written, read and merged.
 
-A folder holds `adapter_config.json` and `adapter_model.safetensors` with two matrices for each
-linear layer: A [rank, in] and B [out, rank]. The layer's weight becomes W + alpha / rank x B A,
-with alpha / sqrt(rank) under `use_rslora`.
+A folder contains `adapter_config.json` and `adapter_model.safetensors` with two matrices for each
+linear layer: A [rank, in] and B [out, rank]. The layer's weight becomes W + alpha / rank x B A.
+With `use_rslora` the factor is alpha / sqrt(rank).
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ Float32Array = npt.NDArray[np.float32]
 
 
 class _AdapterConfig(msgspec.Struct, frozen=True):
-    """The fields of `adapter_config.json` that change the arithmetic."""
+    """The fields of `adapter_config.json` that affect the result."""
 
     r: int
     lora_alpha: float
@@ -43,12 +42,11 @@ class _AdapterConfig(msgspec.Struct, frozen=True):
 @final
 @dataclass(frozen=True)
 class Adapter:
-    """What an adapter adds to a model."""
+    """The changes that an adapter makes to a model."""
 
     rank: int
-    deltas: Mapping[
-        str, Float32Array
-    ]  # name of the checkpoint's tensor, without `.weight` → [out, in]
+    # Name of the checkpoint's tensor, without `.weight` → [out, in].
+    deltas: Mapping[str, Float32Array]
 
 
 def write_adapter(
@@ -60,11 +58,10 @@ def write_adapter(
     rank: int = 4,
     seed: int = 1,
 ) -> Path:
-    """Write a random adapter for the layers of a checkpoint whose names end with one of `targets`,
-    and return its folder.
+    """Write a random adapter for the layers whose names end with one of `targets`.
 
-    `names` are the checkpoint's tensors. Its two factors are large enough to change most tokens of
-    a tiny model.
+    `names` are the checkpoint's tensors. The factors are large enough to change most tokens of a
+    tiny model. Returns the adapter's folder.
     """
     path.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
@@ -95,7 +92,7 @@ def write_adapter(
 
 
 def read_adapter(path: Path) -> Adapter:
-    """Read an adapter's folder. Raises `ModelError` naming the file or the tensor that is wrong."""
+    """Read an adapter's folder. Raises `ModelError` with the name of the wrong file or tensor."""
     config_file, weight_file = path / "adapter_config.json", path / "adapter_model.safetensors"
     try:
         config = msgspec.json.decode(config_file.read_bytes(), type=_AdapterConfig)
@@ -123,10 +120,10 @@ def read_adapter(path: Path) -> Adapter:
 def merge_adapter(
     spec: ModelSpec, weights: Weights, names: Sequence[str], adapter: Adapter
 ) -> dict[str, Float32Array]:
-    """The weights with the adapter added; `names` are the tensors of the checkpoint.
+    """Return the weights with the adapter added. `names` are the tensors of the checkpoint.
 
-    Raises `ModelError` if the adapter changes a layer that the model does not have, or in another
-    shape.
+    Raises `ModelError` if the model does not have a layer that the adapter changes, or if its shape
+    differs.
     """
     merged = dict(weights)
     placed = {
@@ -136,7 +133,7 @@ def merge_adapter(
         if layer not in placed:
             raise ModelError(
                 f"The adapter changes `{layer}`, which the model does not have.",
-                "Choose an adapter of this model.",
+                "Choose an adapter for this model.",
             )
         stored = delta.T if placed[layer].rule.transposed else delta
         for parameter, piece in split(stored, placed[layer], spec).items():

@@ -1,7 +1,8 @@
-"""The smallest model that sees: a tiny decoder with one matrix that turns pixels into embeddings.
+"""A tiny model that accepts images: a tiny decoder with a matrix from pixels to embeddings.
 
-An image is [length, patch_size] numbers; placeholder i is read as row i times the matrix. The
-matrix lies beside the decoder's checkpoint, in a folder that loaders of the decoder do not look at.
+An image is [length, patch_size] numbers. Row i times the matrix replaces the embedding of
+placeholder i. The matrix is stored in a subfolder of the checkpoint that loaders of the decoder do
+not read.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _FILE = Path("image_projector", "model.safetensors")
 
 
 def write_projector(model_path: Path, hidden_size: int, seed: int = 0) -> None:
-    """Give the model in `model_path` a random matrix [PATCH_SIZE, hidden_size]."""
+    """Write a random matrix [PATCH_SIZE, hidden_size] for the model in `model_path`."""
     file = model_path / _FILE
     file.parent.mkdir(exist_ok=True)
     matrix = (
@@ -32,7 +33,7 @@ def write_projector(model_path: Path, hidden_size: int, seed: int = 0) -> None:
 
 
 def read_projector(model_path: Path) -> Float32Array | None:
-    """The matrix, or None where the model is blind."""
+    """Read the matrix. None if the model does not accept images."""
     file = model_path / _FILE
     matrix: npt.NDArray[np.float32] | None = (
         load_file(file)["projector.weight"] if file.exists() else None
@@ -41,7 +42,7 @@ def read_projector(model_path: Path) -> Float32Array | None:
 
 
 def image_of(start: int, length: int, seed: int = 0) -> MediaInput:
-    """A random image for `length` placeholders from position `start` on."""
+    """A random image for `length` placeholders, beginning at position `start`."""
     pixels = (
         np.random.default_rng([seed, length])
         .standard_normal((length, PATCH_SIZE))
@@ -51,7 +52,7 @@ def image_of(start: int, length: int, seed: int = 0) -> MediaInput:
 
 
 def image_vectors(projector: Float32Array, media: Sequence[MediaInput]) -> dict[int, Float32Array]:
-    """What the model reads at the placeholders: position → [hidden_size]."""
+    """The embeddings of the placeholders: position → [hidden_size]."""
     return {
         item.start + place: vector
         for item in media

@@ -1,7 +1,7 @@
-"""Tiny random checkpoints in Hugging Face's format, with a tokenizer, made without a framework.
+"""Tiny random checkpoints in Hugging Face's format with a tokenizer, created without a framework.
 
-For tests of everything above the numbers: loading, serving, streaming. Weights are random but every
-one matters.
+They are for tests of loading, serving and streaming. The weights are random, but large enough that
+every one affects the output.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
 }
-"""`model_type` → its small config: decoders."""
+"""`model_type` → a small config. Decoders only."""
 
 ENCODER_DECODERS: dict[str, dict[str, Any]] = {
     "t5": {
@@ -81,7 +81,7 @@ ENCODER_DECODERS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
 }
-"""The same for models with an encoder."""
+"""`model_type` → a small config. Models with an encoder."""
 
 
 def write_tiny_model(
@@ -93,11 +93,11 @@ def write_tiny_model(
     chat_template: str | None = None,
     **overrides: Any,  # noqa: ANN401 - fields of config.json
 ) -> ModelSpec:
-    """Write config.json, generation_config.json, model.safetensors and the tokenizer's files to
-    `path`; returns the spec.
+    """Write the files of a checkpoint to `path` and return its spec.
 
-    `overrides` are fields of config.json. `dtype` is one of numpy's: float32 or float16. The same
-    arguments give the same bytes.
+    The files are config.json, generation_config.json, model.safetensors and those of the tokenizer.
+    `overrides` are fields of config.json. `dtype` is the numpy name float32 or float16. The same
+    arguments always give the same bytes.
     """
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = write_tokenizer(path, chat_template=chat_template)
@@ -125,7 +125,7 @@ def write_tiny_model(
 
 
 def _names(spec: ModelSpec) -> list[str]:
-    """The checkpoint names of a spec without experts, with its first prefix where one fits."""
+    """The checkpoint names of a spec without experts, with its first prefix if one applies."""
     shapes = tensor_shapes(spec)
     names = []
     for rule in spec.weights:
@@ -141,7 +141,7 @@ def _names(spec: ModelSpec) -> list[str]:
 def _draw(
     placement: Placement, generator: np.random.Generator
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Matrices N(0, 0.15), norm weights 1 + N(0, 0.1), biases N(0, 0.1)."""
+    """Draw matrices from N(0, 0.15), norm weights from 1 + N(0, 0.1) and biases from N(0, 0.1)."""
     shape = stored_shape(placement)
     drawn = generator.standard_normal(shape)
     if len(shape) > 1:
@@ -152,8 +152,9 @@ def _draw(
 def write_tokenizer(
     path: Path, *, vocab_size: int = 384, chat_template: str | None = None
 ) -> Tokenizer:
-    """Train a byte-level BPE on a few sentences; write tokenizer.json, tokenizer_config.json and
-    special_tokens_map.json.
+    """Train a byte-level BPE tokenizer on a few sentences and write its files.
+
+    These are tokenizer.json, tokenizer_config.json and special_tokens_map.json.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

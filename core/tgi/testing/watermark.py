@@ -1,7 +1,6 @@
-"""Finds the watermark of a text: tokens that a watermarked text prefers turn up more often than
-chance allows.
+"""Detects the watermark of a text: preferred tokens occur more often than by chance.
 
-Source of the test: Kirchenbauer et al., "A Watermark for Large Language Models" (arXiv 2301.10226),
+The test is from Kirchenbauer et al., "A Watermark for Large Language Models" (arXiv 2301.10226),
 section 2.
 """
 
@@ -20,7 +19,7 @@ __all__ = ["WatermarkEvidence", "detect_watermark"]
 @final
 @dataclass(frozen=True)
 class WatermarkEvidence:
-    """Tokens looked at, and those of them that a watermark prefers."""
+    """Number of tokens examined, and number of those that a watermark prefers (green tokens)."""
 
     num_tokens: int
     num_green: int
@@ -28,13 +27,14 @@ class WatermarkEvidence:
 
     @property
     def green_share(self) -> float:
-        """Share of preferred tokens; about gamma in a text without watermark."""
+        """Share of green tokens, which is about gamma in a text without watermark."""
         return self.num_green / self.num_tokens
 
     @property
     def z_score(self) -> float:
-        """Standard deviations above what chance gives. Above 4, chance is out of the question (one
-        in 30,000).
+        """Number of standard deviations above the expected count of green tokens.
+
+        A text without watermark exceeds 4 with a probability of about 1 in 30,000.
         """
         expected = self.gamma * self.num_tokens
         return (self.num_green - expected) / math.sqrt(expected * (1 - self.gamma))
@@ -43,10 +43,10 @@ class WatermarkEvidence:
 def detect_watermark(
     token_ids: Sequence[int], num_prompt_tokens: int, vocab_size: int, gamma: float = 0.5
 ) -> WatermarkEvidence:
-    """Look at the output of `token_ids` = prompt + output; `vocab_size` is the model's, `gamma` the
-    server's.
+    """Count the green tokens in the output part of `token_ids`, which are prompt and output.
 
-    Raises `ValueError` without a prompt or without output, for then no token has one before it.
+    `vocab_size` is that of the model, and `gamma` is that of the server. Raises `ValueError` if the
+    prompt or the output is empty.
     """
     if not 0 < num_prompt_tokens < len(token_ids):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Text to tokens and back: tokenizer, chat template, incremental detokenizer, stop strings."""
+"""Tokenizer, chat templates, incremental detokenizer and stop strings."""
 
 from tgi.text.chat_template import ChatTemplate
 from tgi.text.chat_template_renderer import ChatTemplateRenderer

@@ -1,5 +1,5 @@
-"""Chat templates as a model's files give them: foreign code, which `ChatTemplateRenderer` runs in a
-process of its own.
+"""Read the chat templates from a model's files. `ChatTemplateRenderer` runs them in a separate
+process, because they are untrusted code.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _JINJA_FILE, _JINJA_FOLDER = "chat_template.jinja", "additional_chat_templates"
 @final
 @dataclass(frozen=True)
 class ChatTemplate:
-    """The sources of a model's templates by name, and the special tokens they may write."""
+    """The sources of a model's templates by name, and the special tokens that they may use."""
 
     sources: Mapping[str, str]
     special_tokens: Mapping[str, str]
-    origin: str = ""  # the folder they come from, for errors
+    origin: str = ""  # the folder of the model, for error messages
 
     @classmethod
     def load(cls, model_path: Path, template_file: Path | None = None) -> ChatTemplate | None:
-        """The model's templates, None if it has none. `template_file` is a tokenizer_config.json
-        that goes first.
+        """Read the model's templates. Returns None if there are none. `template_file` is a
+        tokenizer_config.json that takes precedence over the model's files.
 
         Raises `ModelError` if a file cannot be read.
         """
@@ -57,15 +57,15 @@ class ChatTemplate:
         )
 
     def choose(self, *, has_tools: bool) -> str | None:
-        """The name of the template for a conversation: the one for tools if there is one, else the
-        default.
+        """The name of the template for a conversation, or None if there is none. With tools it is
+        the template for tools if there is one.
         """
         names = (TOOL_TEMPLATE, DEFAULT_TEMPLATE) if has_tools else (DEFAULT_TEMPLATE,)
         return next((name for name in names if name in self.sources), None)
 
 
 def _find_sources(model_path: Path, config: Mapping[str, Any], *, explicit: bool) -> dict[str, str]:
-    """The first place that holds a template wins."""
+    """The sources by name. The first file that contains a template is used."""
     if explicit and (given := _sources_of(config)):
         return given
     if files := _read_jinja_files(model_path):
@@ -79,7 +79,7 @@ def _find_sources(model_path: Path, config: Mapping[str, Any], *, explicit: bool
 
 
 def _read_jinja_files(model_path: Path) -> dict[str, str]:
-    """`chat_template.jinja`, and beside it one file per further name."""
+    """The sources from `chat_template.jinja` and from the folder of additional templates."""
     files = {DEFAULT_TEMPLATE: model_path / _JINJA_FILE}
     files |= {path.stem: path for path in sorted((model_path / _JINJA_FOLDER).glob("*.jinja"))}
     return {name: _read(path) for name, path in files.items() if path.exists()}
@@ -90,12 +90,12 @@ def _read(path: Path) -> str:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(
-            f"{path}: the chat template cannot be read: {error}.", "Fetch it again."
+            f"{path}: the chat template cannot be read: {error}.", "Download the file again."
         ) from error
 
 
 def _sources_of(fields: Mapping[str, Any]) -> dict[str, str]:
-    """The member `chat_template`: one text, or a list of named ones."""
+    """The sources in the field `chat_template`: one text, or a list of named texts."""
     given = fields.get("chat_template")
     if isinstance(given, list):
         pairs = (

@@ -1,7 +1,7 @@
 """The template process: `python -m tgi.text.chat_template_child`, with a socket as standard input.
 
-It can neither start a process nor open a file nor take memory beyond its limit, and its own alarm
-ends it where the front does not.
+The process cannot start processes, write files or exceed its memory limit. A timer ends the process
+if the front end does not.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ from tgi.text.chat_template_messages import (
 __all__ = ["main"]
 
 _MEMORY_FILE = Path("/proc/self/statm")
-_GRACE_SECONDS = 1.0  # the front notices first; its answer says what happened
+# The front end stops the process first, because its error message is more specific.
+_GRACE_SECONDS = 1.0
 
 
 def main() -> int:
-    """Serve until the front closes the socket."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; the front decides
+    """Process requests until the front end closes the socket. Returns the exit code."""
+    # A terminal sends SIGINT to all processes. The front end handles the signal.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = socket.socket(fileno=sys.stdin.fileno())
     templates = LoadedTemplates()
     with contextlib.suppress(EOFError, OSError):
@@ -58,14 +60,14 @@ def main() -> int:
 @final
 @dataclass
 class LoadedTemplates:
-    """The compiled templates of one model; none before the first message."""
+    """The compiled templates of one model. Empty before the first message."""
 
     compiled: dict[str, CompiledTemplate] = field(default_factory=dict)
     special_tokens: dict[str, str] = field(default_factory=dict)
     limit_seconds: float = 0.0
 
     def response(self, request: TemplateRequest) -> TemplateReply:
-        """Do what the front asks."""
+        """Process one request of the front end."""
         try:
             if isinstance(request, RenderTemplate):
                 return Rendered(self._render(request))
@@ -74,7 +76,7 @@ class LoadedTemplates:
             return Refused(f"{error.message} (line {error.lineno})")
         except MemoryError:
             return Refused("the template needs more memory than it may take")
-        except Exception as error:  # a template may raise anything, and the front shall hear it
+        except Exception as error:  # a template can raise any exception
             return Refused(f"{error}" or type(error).__name__)
         return Loaded()
 
@@ -85,15 +87,15 @@ class LoadedTemplates:
         self.special_tokens = request.special_tokens
 
     def _render(self, request: RenderTemplate) -> str:
-        # A variable beats the special token of its name.
+        # A variable takes precedence over a special token with the same name.
         return self.compiled[request.name].render(
             request.messages, request.tools, self.special_tokens | request.variables
         )
 
 
 def _confine(request: LoadTemplates) -> None:
-    """Everything is imported by now; what a template still needs is memory and time."""
-    time.tzset()  # reads the time zone, for `strftime_now`
+    """Set the limits of the process. All modules have been imported before."""
+    time.tzset()  # `strftime_now` needs the time zone, and files cannot be read later
     limits = {
         resource.RLIMIT_AS: _address_space() + request.limit_bytes,
         resource.RLIMIT_CORE: 0,
@@ -105,8 +107,8 @@ def _confine(request: LoadTemplates) -> None:
 
 
 def _address_space() -> int:
-    """Bytes that the interpreter and its libraries take already; on a machine with many cores that
-    can be a lot.
+    """The address space in bytes that the interpreter and its libraries use. On a machine with many
+    cores it can be large. 0 if it is unknown.
     """
     try:
         return int(_MEMORY_FILE.read_text().split()[0]) * resource.getpagesize()

@@ -1,5 +1,7 @@
-"""The language of chat templates: Jinja as `transformers.apply_chat_template` sets it up. Used in
-the template process alone: compiling a foreign template already computes its constant expressions.
+"""The language of chat templates: Jinja with the settings of `transformers.apply_chat_template`.
+
+Only the template process uses this module, because compiling an untrusted template already
+evaluates its constant expressions.
 """
 
 from __future__ import annotations
@@ -25,31 +27,31 @@ __all__ = ["MAX_RENDERED_CHARACTERS", "CompiledTemplate", "Message"]
 Message = Mapping[str, Any]
 
 MAX_RENDERED_CHARACTERS = 64_000_000
-"""A template that writes more has run away."""
+"""Maximum length of a rendered prompt in characters. A template that exceeds it is stopped."""
 
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
-"""Names under which clients send a message's reasoning. Templates read the first, some the
-second.
+"""Fields in which clients send the reasoning of a message. Most templates read the first field,
+some the second.
 """
 
 _CONTINUE_MARK = "THE_ANSWER_GOES_ON_HERE "
-"""Written after the text to be continued; the prompt is cut at it. The space shows whether the
-template trims.
+"""A mark that is appended to the text to continue. The rendered prompt is cut at the mark. The
+space shows whether the template strips whitespace.
 """
 
 
 @final
 @dataclass(frozen=True)
 class CompiledTemplate:
-    """A template ready to render."""
+    """A compiled template."""
 
     template: jinja2.Template
-    takes_parts: bool  # it goes through the parts of a message's content itself
+    takes_parts: bool  # the template iterates over the parts of a message's content
 
     @classmethod
     def compile(cls, source: str) -> CompiledTemplate:
-        """Compile a source. Raises `jinja2.TemplateSyntaxError`; a hostile source may also run
-        without end.
+        """Compile a source. Raises `jinja2.TemplateSyntaxError`. A malicious source may never
+        finish.
         """
         environment = _environment()
         takes_parts = any(
@@ -63,11 +65,11 @@ class CompiledTemplate:
         tools: Sequence[object] | None = None,
         variables: Mapping[str, object] | None = None,
     ) -> str:
-        """The prompt for the next answer; a last message of the assistant is left open to be
-        continued.
+        """Render the prompt for the next message of the assistant. If the last message is from the
+        assistant, the prompt ends with it, so that the model continues the message.
 
-        `variables` are what else the template may read. Raises `TemplateError`, and whatever its
-        expressions raise.
+        `variables` are additional variables of the template. Raises `TemplateError`, and any
+        exception that the template's expressions raise.
         """
         prepared = [self._prepared(message) for message in messages]
         open_text = _mark_open_message(prepared)
@@ -83,7 +85,9 @@ class CompiledTemplate:
         return text if open_text is None else _cut_at_mark(text, open_text)
 
     def _prepared(self, message: Message) -> dict[str, Any]:
-        """A message as templates expect it: no member is null, reasoning has its usual names."""
+        """The message in the form that templates expect: without null fields, and with the usual
+        names for the reasoning.
+        """
         given = {name: value for name, value in message.items() if value is not None}
         content = given.get("content")
         if isinstance(content, list) and not self.takes_parts:
@@ -112,14 +116,15 @@ class CompiledTemplate:
 
 @final
 class GenerationBlock(Extension):
-    """`{% generation %} … {% endgeneration %}` marks what an assistant wrote. The text stays as it
-    is; as in a macro, what is set inside is not seen outside.
+    """The block `{% generation %} … {% endgeneration %}`, which marks text of the assistant.
+
+    The text is rendered unchanged. Variables that are set inside are not visible outside.
     """
 
     tags = {"generation"}
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """A call block around the body."""
+        """Parse the block into a call block around its body."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
@@ -130,11 +135,11 @@ class GenerationBlock(Extension):
 
 @final
 class PlainNamespace(Namespace):
-    """Jinja's `namespace` without names that begin with an underscore, which would reach into the
-    interpreter.
+    """Jinja's `namespace` without names that begin with an underscore. Such names would give access
+    to the interpreter.
     """
 
-    def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - a namespace may hold a member `self`
+    def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - a namespace may contain the name `self`
         fields: dict[str, Any] = dict(*args[1:], **kwargs)
         _refuse_underscores(fields)
         Namespace.__init__(args[0], fields)
@@ -168,7 +173,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 def _dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:  # noqa: ANN401 - any value of a template
-    """`dict` as a function: the class has attributes to climb on."""
+    """`dict` as a function, because attributes of the class give access to the interpreter."""
     return dict(*args, **kwargs)
 
 
@@ -179,7 +184,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Unlike Jinja's own, it escapes nothing for HTML."""
+    """The filter `tojson`. Unlike Jinja's filter, it does not escape HTML characters."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
@@ -194,7 +199,7 @@ def _strftime_now(pattern: str) -> str:
 
 
 def _goes_through_content(loop: nodes.For) -> bool:
-    """Whether a loop runs over `message.content`, `message['content']` or a variable of that
+    """Whether a loop iterates over `message.content`, `message['content']` or a variable with this
     name.
     """
     target = loop.iter
@@ -209,8 +214,8 @@ def _goes_through_content(loop: nodes.For) -> bool:
 
 
 def _mark_open_message(messages: list[dict[str, Any]]) -> str | None:
-    """Mark the end of a last message of the assistant. Returns its text, None if there is none to
-    continue.
+    """Append the mark to the last message if it is from the assistant. Returns the text of the
+    message, or None if there is no message to continue.
     """
     if not messages or messages[-1].get("role") != "assistant":
         return None

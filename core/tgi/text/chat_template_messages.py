@@ -1,5 +1,5 @@
-"""What the front and the template process say to each other: msgpack frames over a socket, each
-with a four-byte length.
+"""Messages between the front end and the template process: msgpack frames over a socket, each with
+a four-byte length.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ _READ_BYTES = 1 << 16
 
 
 class Frame(msgspec.Struct, array_like=True, frozen=True, tag=True):
-    """Base of the messages; the tag is the class name."""
+    """The base class of the messages. The tag is the class name."""
 
 
 class LoadTemplates(Frame, frozen=True):
-    """First frame: compile these sources. The limits hold for the whole life of the process."""
+    """The first message: compile these sources. The limits apply until the process ends."""
 
     sources: dict[str, str]
     special_tokens: dict[str, str]
-    limit_seconds: float  # for one frame
-    limit_bytes: int  # of address space, beside what the process takes at its start
+    limit_seconds: float  # per request
+    limit_bytes: int  # of address space, in addition to the address space at the start
 
 
 class RenderTemplate(Frame, frozen=True):
-    """Render the template of this name."""
+    """Render the template called `name`."""
 
     name: str
     messages: list[dict[str, Any]]
@@ -50,17 +50,17 @@ class RenderTemplate(Frame, frozen=True):
 
 
 class Loaded(Frame, frozen=True):
-    """The sources compile."""
+    """All sources have been compiled."""
 
 
 class Rendered(Frame, frozen=True):
-    """The prompt."""
+    """The rendered prompt."""
 
     text: str
 
 
 class Refused(Frame, frozen=True):
-    """A source does not compile, or a template refuses what it was given."""
+    """A source does not compile, or rendering failed."""
 
     reason: str
 
@@ -73,18 +73,18 @@ _REPLIES: msgspec.msgpack.Decoder[TemplateReply] = msgspec.msgpack.Decoder(Templ
 
 
 def send_frame(connection: socket.socket, message: Frame) -> None:
-    """Send one message. Raises OSError, TimeoutError included."""
+    """Send one message. Raises OSError or TimeoutError."""
     body = msgspec.msgpack.encode(message)
     connection.sendall(len(body).to_bytes(_LENGTH_BYTES, "little") + body)
 
 
 def receive_request(connection: socket.socket) -> TemplateRequest:
-    """The next request. Raises EOFError if the front is gone."""
+    """Receive the next request. Raises EOFError if the front end has closed the socket."""
     return _REQUESTS.decode(_receive_body(connection, None))
 
 
 def receive_reply(connection: socket.socket, limit_seconds: float) -> TemplateReply:
-    """The reply. Raises EOFError if the process is gone, TimeoutError at the limit."""
+    """Receive the reply. Raises EOFError if the process has ended, or TimeoutError at the limit."""
     return _REPLIES.decode(_receive_body(connection, time.monotonic() + limit_seconds))
 
 

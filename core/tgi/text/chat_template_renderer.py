@@ -1,7 +1,7 @@
-"""Renders chat templates in a process of their own, which is killed at its time limit.
+"""Render chat templates in a separate process, which is killed at a time limit.
 
-A template is foreign code and messages are foreign data: whatever they do, the event loop goes on,
-and the next conversation finds a fresh process.
+Templates are untrusted code and messages are untrusted data. They cannot block the event loop.
+After a failure, a new process is started for the next conversation.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from tgi.text.chat_template_messages import (
 __all__ = ["ChatTemplateRenderer", "RenderLimits", "TemplateProcess"]
 
 _COMMAND = (sys.executable, "-m", "tgi.text.chat_template_child")
-_START_SECONDS = 60.0  # imports on a busy machine
+_START_SECONDS = 60.0  # the imports are slow on a busy machine
 _PASSED_VARIABLES = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
-"""A template has no business with any other variable, such as a key."""
+"""Environment variables of the template process. It must not have others, for example API keys."""
 
 
 @final
 @dataclass(frozen=True)
 class RenderLimits:
-    """What one rendering may take."""
+    """Limits of one rendering."""
 
     seconds: float = 5.0
-    num_bytes: int = 1 << 30  # of address space, beside the interpreter and its libraries
+    num_bytes: int = 1 << 30  # address space, in addition to the interpreter and its libraries
 
 
 @final
 class ChatTemplateRenderer:
-    """The templates of one model and the process that renders them, one conversation at a time."""
+    """The templates of one model, and the process that renders one conversation at a time."""
 
     def __init__(self, template: ChatTemplate, limits: RenderLimits = RenderLimits()) -> None:
         self._template = template
@@ -59,13 +59,13 @@ class ChatTemplateRenderer:
         self._is_closed = False
 
     async def start(self) -> None:
-        """Start the process and compile. Raises `ModelError` if a template does not compile."""
+        """Start the process and compile the templates. Raises `ModelError` if that fails."""
         try:
             await asyncio.get_running_loop().run_in_executor(self._executor, self._started)
         except TemplateError as error:
             raise ModelError(
                 f"{self._template.origin}: the chat template does not compile: {error}.",
-                "Correct it, or name another with `--tokenizer-config-path`.",
+                "Correct the template, or choose another with `--tokenizer-config-path`.",
             ) from error
 
     async def render(
@@ -74,10 +74,10 @@ class ChatTemplateRenderer:
         tools: Sequence[Any] | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt for the next answer; a last message of the assistant is left open to be
-        continued.
+        """Render the prompt for the next message of the assistant. If the last message is from the
+        assistant, the prompt ends with it, so that the model continues the message.
 
-        `messages`, `tools` and `variables` (what else the template may read) are plain JSON data.
+        `messages`, `tools` and `variables` (additional variables of the template) are JSON data.
         Raises `TemplateError`.
         """
         name = self._template.choose(has_tools=tools is not None)
@@ -94,7 +94,7 @@ class ChatTemplateRenderer:
         )
 
     def close(self) -> None:
-        """End the process; a rendering that runs fails."""
+        """End the process. A rendering in progress fails."""
         self._is_closed = True
         if self._process is not None:
             self._process.kill()
@@ -117,15 +117,15 @@ class ChatTemplateRenderer:
                 process.close()
                 self._process = None
                 if not self._is_closed:
-                    # The next conversation does not wait for the start.
+                    # Start the next process now, so that the next conversation need not wait.
                     with contextlib.suppress(TemplateError):
                         self._started()
 
 
 @final
 class TemplateProcess:
-    """One template process. Its methods block, at most for the time limit; after a failed one it is
-    not used again.
+    """One template process. Its methods block, at most until the time limit. After a failure the
+    process is not used again.
     """
 
     def __init__(
@@ -138,8 +138,8 @@ class TemplateProcess:
 
     @classmethod
     def start(cls, template: ChatTemplate, limits: RenderLimits) -> TemplateProcess:
-        """Start a process that holds the templates. Raises `TemplateError` with the line of one
-        that does not compile.
+        """Start a process and compile the templates in it. Raises `TemplateError` with the line if
+        a template does not compile.
         """
         ours, theirs = socket.socketpair()
         environment = process_environment()
@@ -164,18 +164,18 @@ class TemplateProcess:
         return started
 
     def render(self, request: RenderTemplate) -> str:
-        """The prompt. Raises `TemplateError`."""
+        """Render the prompt. Raises `TemplateError`."""
         reply = self._exchange(request, self._limits.seconds)
         if not isinstance(reply, Rendered):
-            raise AssertionError(f"{type(reply).__name__} is no answer to a rendering")
+            raise AssertionError(f"{type(reply).__name__} is not a reply to a rendering")
         return reply.text
 
     def kill(self) -> None:
-        """End the process at once; a method that waits for it fails."""
+        """Kill the process. A method that waits for the process fails."""
         self._process.kill()
 
     def close(self) -> None:
-        """Kill the process and free what it holds."""
+        """Kill the process and close its socket."""
         self.is_usable = False
         self._process.kill()
         self._process.wait()

@@ -1,4 +1,4 @@
-"""Stop strings: found as soon as they are complete, wherever token borders lie."""
+"""Find stop strings as soon as they are complete, independent of token boundaries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["StopMatch", "StoppingCriteria"]
 @final
 @dataclass(frozen=True)
 class StopMatch:
-    """A complete stop string: it ends `end` characters into the piece that completed it."""
+    """A complete stop string. `end` is the position of its end in the last piece, in characters."""
 
     end: int
     stop: str
@@ -20,8 +20,8 @@ class StopMatch:
 
 @final
 class _Matcher:
-    """One stop string. `state` = length of its longest beginning that the text ends with (Knuth,
-    Morris and Pratt 1977).
+    """Finds one stop string (Knuth, Morris and Pratt 1977). `state` is the length of its longest
+    prefix that is a suffix of the text.
     """
 
     def __init__(self, pattern: str) -> None:
@@ -36,7 +36,7 @@ class _Matcher:
             self._fallback[i] = length
 
     def push(self, piece: str) -> int | None:
-        """Where in `piece` the pattern ends, if it does."""
+        """The position in `piece` at which the stop string ends, or None."""
         if not self.pattern:
             return len(piece)
         for i, character in enumerate(piece):
@@ -51,18 +51,18 @@ class _Matcher:
 
 @final
 class StoppingCriteria:
-    """The stop strings of one sequence. The cost per character does not depend on what came
-    before.
+    """The stop strings of one sequence. The cost per character does not depend on the text before
+    it.
     """
 
     def __init__(self, stop: Sequence[str]) -> None:
         self._matchers = [_Matcher(pattern) for pattern in stop]
 
     def push(self, piece: str) -> StopMatch | None:
-        """Look at the next piece of text; the stop string that is complete first, the longest of
-        those that end together.
+        """Add the next piece of text. Returns the stop string that is complete first, or None. If
+        several end at the same position, the longest is returned.
 
-        After a match nothing more may be pushed. An empty stop string matches at once, as in TGI.
+        No text may be pushed after a match. As in TGI, an empty stop string matches immediately.
         """
         matches = [
             (end, matcher) for matcher in self._matchers if (end := matcher.push(piece)) is not None
@@ -73,12 +73,10 @@ class StoppingCriteria:
         return StopMatch(end, matcher.pattern)
 
     def matches_special(self, text: str) -> bool:
-        """Whether the text of a special token holds a stop string; it is not part of the text that
-        `push` sees.
-        """
+        """Whether the text of a special token contains a stop string. This text is not pushed."""
         return any(matcher.pattern and matcher.pattern in text for matcher in self._matchers)
 
     @property
     def num_held(self) -> int:
-        """Characters at the end of the text that a stop string may yet claim."""
+        """Number of characters at the end of the text that may be the start of a stop string."""
         return max((matcher.state for matcher in self._matchers), default=0)

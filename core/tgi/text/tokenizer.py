@@ -1,4 +1,4 @@
-"""Text to token ids and back, by the model's own tokenizer."""
+"""Convert text to token ids and back with the model's tokenizer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SPECIAL_TOKEN_FIELDS = (
 @final
 @dataclass(frozen=True)
 class Encoding:
-    """Token ids of a text."""
+    """The token ids of a text."""
 
     ids: list[int]
 
@@ -40,8 +40,8 @@ class Encoding:
 @final
 @dataclass(frozen=True)
 class TokenSpan:
-    """A token and where it stands: byte offsets into the UTF-8 of the text. An added special token
-    covers nothing.
+    """A token and its position: byte offsets in the UTF-8 encoding of the text. The range of a
+    special token that the tokenizer added is empty.
     """
 
     id: int
@@ -53,22 +53,20 @@ class TokenSpan:
 @final
 @dataclass(frozen=True)
 class Tokenizer:
-    """One model's tokenizer. Safe to use from several threads."""
+    """The tokenizer of a model. It can be used from several threads."""
 
     backend: tokenizers.Tokenizer
     special_ids: frozenset[int]
     eos_token_ids: tuple[int, ...]
-    special_tokens: dict[str, str]  # field of the config (`bos_token`, …) to its text
-    _texts: dict[int, str] = field(
-        default_factory=dict, repr=False
-    )  # of single ids; at most one entry per id
+    special_tokens: dict[str, str]  # field of the config (`bos_token`, …) → text
+    # The texts of single ids, at most one entry per id.
+    _texts: dict[int, str] = field(default_factory=dict, repr=False)
 
     @classmethod
     def load(cls, model_path: Path) -> Tokenizer:
-        """Read the tokenizer in `model_path`. Raises `ModelError` on one line, naming the file."""
+        """Read the tokenizer of the model. Raises `ModelError` with the name of the file."""
         backend = _load_backend(model_path)
-        # A text's ids are its own: what the files say about cutting and padding batches does not
-        # matter here.
+        # The files may enable truncation and padding for batches, which would change the ids.
         backend.no_truncation()
         backend.no_padding()
         special_tokens = _special_tokens(model_path)
@@ -82,16 +80,16 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Ids the tokenizer knows, added tokens included."""
+        """The number of ids of the tokenizer, including added tokens."""
         return self.backend.get_vocab_size()
 
     def encode(
         self, text: str, add_special_tokens: bool = True, truncate: int | None = None
     ) -> Encoding:
-        """Token ids of `text`.
+        """The token ids of `text`.
 
-        With `truncate`, at most that many in all: the special tokens that the tokenizer adds are
-        kept, then the last of the rest (TGI's left truncation).
+        `truncate` is the maximum number of ids. The special tokens that the tokenizer adds are
+        kept, and then the last of the other ids (TGI's left truncation).
         """
         encoding = self.backend.encode(text, add_special_tokens=add_special_tokens)
         ids: list[int] = encoding.ids
@@ -100,11 +98,11 @@ class Tokenizer:
         return Encoding(ids)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        """Text of `ids`; ids that the tokenizer does not know have none."""
+        """The text of `ids`. Ids that are unknown to the tokenizer have no text."""
         return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def token_text(self, token_id: int) -> str:
-        """Text of one id decoded alone."""
+        """The text of one id, decoded without context."""
         text = self._texts.get(token_id)
         if text is None:
             text = self._texts[token_id] = self.backend.decode(
@@ -113,7 +111,7 @@ class Tokenizer:
         return text
 
     def tokenize(self, text: str, add_special_tokens: bool = True) -> list[TokenSpan]:
-        """Tokens of `text` with their places."""
+        """The tokens of `text` with their positions."""
         encoding = self.backend.encode(text, add_special_tokens=add_special_tokens)
         data = text.encode()
         byte_offsets = (
@@ -130,8 +128,8 @@ class Tokenizer:
 
 @final
 class TokenizerPool:
-    """Tokenizes on threads of its own, so that a long text does not hold up the event loop (the
-    library releases the GIL).
+    """Runs the tokenizer in threads, so that a long text does not block the event loop. The library
+    releases the GIL.
     """
 
     def __init__(self, tokenizer: Tokenizer, workers: int) -> None:
@@ -141,21 +139,21 @@ class TokenizerPool:
     async def encode(
         self, text: str, add_special_tokens: bool = True, truncate: int | None = None
     ) -> Encoding:
-        """`Tokenizer.encode`, elsewhere."""
+        """Run `Tokenizer.encode` in a thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
             self._executor, self.tokenizer.encode, text, add_special_tokens, truncate
         )
 
     async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[TokenSpan]:
-        """`Tokenizer.tokenize`, elsewhere."""
+        """Run `Tokenizer.tokenize` in a thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
             self._executor, self.tokenizer.tokenize, text, add_special_tokens
         )
 
     def close(self) -> None:
-        """End the threads."""
+        """Stop the threads."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
@@ -165,9 +163,9 @@ def _truncated(ids: list[int], special_mask: list[int], size: int) -> list[int]:
         sum(1 for _ in takewhile(bool, reversed(special_mask))) if num_before < len(ids) else 0
     )
     before, after = ids[:num_before], ids[len(ids) - num_after :]
-    room = max(0, size - num_before - num_after)
+    num_kept = max(0, size - num_before - num_after)
     rest = ids[num_before : len(ids) - num_after]
-    return [*before, *(rest[-room:] if room else ()), *after][:size]
+    return [*before, *(rest[-num_kept:] if num_kept else ()), *after][:size]
 
 
 def _load_backend(model_path: Path) -> tokenizers.Tokenizer:
@@ -182,13 +180,13 @@ def _load_backend(model_path: Path) -> tokenizers.Tokenizer:
             backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
             backend.decoder = decoders.ByteLevel()
             return backend
-    except Exception as error:  # the library raises nothing more specific
+    except Exception as error:  # the library raises plain exceptions for broken files
         path = whole if whole.exists() else vocab
         raise ModelError(
-            f"{path}: the tokenizer cannot be read: {error}.", "Fetch the file again."
+            f"{path}: the tokenizer cannot be read: {error}.", "Download the file again."
         ) from error
     raise ModelError(
-        f"{model_path}: there is no tokenizer.json, nor vocab.json with merges.txt.",
+        f"{model_path}: the folder contains neither tokenizer.json nor vocab.json with merges.txt.",
         "Save the tokenizer as tokenizer.json (transformers:"
         " AutoTokenizer.from_pretrained(…).save_pretrained(…)).",
     )
@@ -205,7 +203,9 @@ def _special_tokens(model_path: Path) -> dict[str, str]:
 def _eos_token_ids(
     model_path: Path, backend: tokenizers.Tokenizer, special_tokens: dict[str, str]
 ) -> tuple[int, ...]:
-    """As TGI: what generation_config.json says, else config.json, else the tokenizer."""
+    """The end-of-sequence ids. As in TGI, generation_config.json takes precedence over config.json,
+    and config.json over the tokenizer.
+    """
     for name in ("generation_config.json", "config.json"):
         given = read_json_object(model_path / name).get("eos_token_id")
         numbers = given if isinstance(given, list) else [given]

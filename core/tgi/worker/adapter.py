@@ -1,15 +1,13 @@
-"""Level 0 of the author's ladder: a model with `forward(batch) -> logits` becomes a `Worker`.
+"""The adapter interface: a model with `forward(batch) -> logits` becomes a `Worker`.
 
-The author holds the weights and the keys and values; the adapter holds everything else: sequences,
-block tables, positions, sampling, prompt scores, errors of rows, and the states of the protocol. It
-samples in numpy, one row at a time.
+The model owns the weights and the keys and values. The adapter does everything else: sequences,
+block tables, positions, sampling, prompt scores and errors of rows.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, final
 
@@ -20,18 +18,15 @@ from tgi.backend.agreement import (
     SAMPLING_FIELDS,
     Agreement,
     CacheGroup,
-    Health,
     KVCachePlan,
     Limits,
     MemoryItem,
     RequestedLimits,
 )
-from tgi.backend.control import Control, ControlResult
 from tgi.backend.errors import BackendError
 from tgi.backend.protocols import WorkerReporter
 from tgi.backend.records import (
     Float32Array,
-    GrammarMasks,
     Int32Array,
     ModelRunnerOutput,
     NewSequence,
@@ -40,14 +35,18 @@ from tgi.backend.records import (
 )
 from tgi.worker.adapter_step import AdapterStep, ForwardBatch, run_rows
 from tgi.worker.live_sequences import LiveSequences
-from tgi.worker.pending_step import PendingStep, out_of_memory
-from tgi.worker.states import WorkerState
+from tgi.worker.parts import Progress
 from tgi.worker.step_checks import check_size
+from tgi.worker.step_worker import StepWorker
 
-__all__ = ["AdapterPlan", "AdapterWorker", "ForwardBatch", "ForwardModel"]
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total), at least every 5 s."""
+__all__ = [
+    "AdapterPart",
+    "AdapterPlan",
+    "ForwardBatch",
+    "ForwardModel",
+    "Progress",
+    "adapter_worker",
+]
 
 
 class ForwardModel(Protocol):
@@ -77,7 +76,7 @@ class ForwardModel(Protocol):
 @final
 @dataclass(frozen=True)
 class AdapterPlan:
-    """What the author's device can do; `AdapterWorker` agrees on it, lowered to the user's wish."""
+    """What the author's device can do; the limits are lowered to the requested ones."""
 
     max_total_tokens: int  # greatest context of one sequence
     max_sequences: int
@@ -102,29 +101,23 @@ class AdapterPlan:
 
 
 @final
-class AdapterWorker:
-    """The eight methods of `Worker` over a `ForwardModel`. A step runs inside `collect`."""
+class AdapterPart:
+    """The `WorkerPart` over a `ForwardModel`. Samples in numpy, one row at a time."""
 
-    def __init__(self, model: ForwardModel, plan: AdapterPlan, reporter: WorkerReporter) -> None:
+    def __init__(self, model: ForwardModel, plan: AdapterPlan) -> None:
         self._model = model
         self._plan = plan
-        self._reporter = reporter
-        self._state = WorkerState.CREATED
         self._agreement: Agreement | None = None
         self._sequences = LiveSequences()
-        self._outstanding = PendingStep()
 
-    def load(self) -> None:
+    def load(self, progress: Progress) -> None:
         """Read the weights."""
-        self._state.require(WorkerState.CREATED, "load")
-        self._model.load(lambda done, total: self._reporter.progress("load", done, total))
-        self._state = WorkerState.LOADED
+        self._model.load(progress)
 
-    def negotiate(self, requested: RequestedLimits) -> Agreement:
-        """The plan, lowered to the wish. Raises `BackendError` if a given value is beyond the
-        plan.
+    def plan(self, requested: RequestedLimits) -> Agreement:
+        """Return the limits of the plan, lowered to the requested ones. Raises `BackendError` if a
+        requested value exceeds the plan.
         """
-        self._state.require(WorkerState.LOADED, "negotiate")
         plan = self._plan
         context = min(
             plan.max_total_tokens, requested.model_max_total_tokens or plan.max_total_tokens
@@ -150,7 +143,7 @@ class AdapterWorker:
             max_prefills=plan.max_prefills,
         )
         kv_cache = self._kv_cache(requested, limits)
-        self._agreement = Agreement(
+        return Agreement(
             api=API_VERSION,
             features=tuple(
                 name for name in plan.features if plan.mode == "paged" or name != "prefix_cache"
@@ -163,47 +156,32 @@ class AdapterWorker:
             memory=(MemoryItem("KV cache", 0, f"{kv_cache.max_batch_total_tokens} tokens"),),
             facts=plan.facts,
         )
-        self._state = WorkerState.AGREED
-        return self._agreement
 
-    def warmup(self) -> None:
-        """Let the model allocate and compile. It gets a block more than agreed, which `health` and
-        padding may write into.
+    def prepare(self, agreement: Agreement, progress: Progress) -> None:
+        """Let the model allocate and compile. It gets one block more than negotiated, for `probe`
+        and for padding.
         """
-        self._state.require(WorkerState.AGREED, "warmup")
-        self._model.allocate(
-            self._num_slots + self._block_size,
-            lambda done, total: self._reporter.progress("warmup", done, total),
-        )
-        self._state = WorkerState.READY
+        self._agreement = agreement
+        self._model.allocate(self._num_slots + self._block_size, progress)
 
-    def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
-        """Take the step that the next `collect` runs, or the masks that it waits for."""
-        self._state.require(WorkerState.READY, "submit")
-        self._outstanding.submit(step)
+    def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
+        """Run the step."""
+        began = time.perf_counter_ns()
+        check_size(step.rows, self._agreed.limits)
+        self._sequences.drop(step.dropped)
+        for new in step.added:
+            self._introduce(new)
+        adapter_step = AdapterStep(self._block_size)
+        if step.copy_source:
+            adapter_step.copy_blocks(step.copy_source[0], step.copy_target[0])
+        rows = self._sequences.of_rows(step.rows)
+        prepared = time.perf_counter_ns()
+        output = run_rows(step, rows, adapter_step, self._model.forward, self._agreed.vocab_size)
+        times = StepTimes(prepare=prepared - began, forward=time.perf_counter_ns() - prepared)
+        return output(times)
 
-    def collect(self, timeout: float) -> ModelRunnerOutput | None:
-        """Run the outstanding step to its end, however long it takes; None if there is none."""
-        del timeout
-        self._state.require(WorkerState.READY, "collect")
-        step = self._outstanding.take()
-        if step is None:
-            return None
-        try:
-            return self._run(step)
-        except MemoryError as error:
-            raise out_of_memory(step) from error
-
-    def control(self, request: Control) -> ControlResult:
-        """Nothing of the kind was agreed."""
-        return ControlResult(False, f"`{request.name}` was not agreed")
-
-    def health(self, deep: bool) -> Health:
-        """Whether the worker can serve; `deep` computes one token in the block that nobody has."""
-        if self._state is not WorkerState.READY:
-            return Health(False, f"the worker is {self._state.value}")
-        if not deep:
-            return Health(True)
+    def probe(self) -> bool:
+        """Compute one token in the block that no sequence has."""
         step = AdapterStep(self._block_size)
         step.add_row(
             np.zeros(1, np.int32),
@@ -211,17 +189,12 @@ class AdapterWorker:
             np.array([self._num_slots // self._block_size], np.int32),
             np.zeros(1, np.int64),
         )
-        is_finite = bool(np.isfinite(self._model.forward(step.batch())).all())
-        return Health(
-            is_finite, "" if is_finite else "a forward pass of one token gave NaN or infinity"
-        )
+        return bool(np.isfinite(self._model.forward(step.batch())).all())
 
     def close(self) -> None:
-        """Let the model go."""
+        """Release the model."""
         self._model.close()
         self._sequences.clear()
-        self._outstanding.take()
-        self._state = WorkerState.CLOSED
 
     @property
     def _agreed(self) -> Agreement:
@@ -263,27 +236,17 @@ class AdapterWorker:
             "paged", plan.block_size, (CacheGroup("full", math.ceil(num_tokens / plan.block_size)),)
         )
 
-    def _run(self, step: SchedulerOutput) -> ModelRunnerOutput:
-        began = time.perf_counter_ns()
-        check_size(step.rows, self._agreed.limits)
-        self._sequences.drop(step.dropped)
-        for new in step.added:
-            self._introduce(new)
-        adapter_step = AdapterStep(self._block_size)
-        if step.copy_source:
-            adapter_step.copy_blocks(step.copy_source[0], step.copy_target[0])
-        rows = self._sequences.of_rows(step.rows)
-        prepared = time.perf_counter_ns()
-        output = run_rows(step, rows, adapter_step, self._model.forward, self._agreed.vocab_size)
-        times = StepTimes(prepare=prepared - began, forward=time.perf_counter_ns() - prepared)
-        return output(times)
-
     def _introduce(self, new: NewSequence) -> None:
         is_paged = self._agreed.kv_cache.mode == "paged"
         table: Int32Array = (
             new.block_tables[0] if is_paged else np.array([new.sequence_slot], np.int32)
         )
         self._sequences.introduce(new, table, self._agreed.limits)
+
+
+def adapter_worker(model: ForwardModel, plan: AdapterPlan, reporter: WorkerReporter) -> StepWorker:
+    """Build a worker over a `ForwardModel`."""
+    return StepWorker(AdapterPart(model, plan), reporter)
 
 
 def _kept(option: str, given: int | None, most: int, otherwise: int) -> int:

@@ -26,6 +26,7 @@ from tgi.backend.records import (
     empty_int32,
 )
 from tgi.worker.live_sequences import LiveSequence
+from tgi.worker.masks import mask_words
 from tgi.worker.sampling import SampledToken, log_softmax, sample_row, unpack_mask
 
 __all__ = [
@@ -283,17 +284,12 @@ def row_masks(step: SchedulerOutput, vocab_size: int) -> dict[int, list[npt.NDAr
     """Allowed tokens [vocab_size] of constrained rows, one mask for each token that the row may
     choose.
     """
-    if step.mask == "none":
-        return {}
-    masks, width = step.masks, -(-vocab_size // 32)
-    if step.mask == "late" and masks is None:
-        raise StepError(f"The masks of step {step.step_id} did not come.", retryable=True)
-    if masks is None or masks.words.size != len(masks.row) * width:
-        raise StepError(f"Masks must have {width} words for each row.", retryable=False)
-    words = masks.words.reshape(-1, width)
     allowed: dict[int, list[npt.NDArray[np.bool_]]] = {}
-    for row, mask in zip(masks.row.tolist(), words, strict=True):
-        allowed.setdefault(row, []).append(unpack_mask(np.ascontiguousarray(mask), vocab_size))
+    masks = mask_words(step, vocab_size)
+    if masks is not None:
+        for row, words in zip(masks[0].tolist(), masks[1], strict=True):
+            mask = unpack_mask(np.ascontiguousarray(words), vocab_size)
+            allowed.setdefault(row, []).append(mask)
     return allowed
 
 

@@ -1,4 +1,4 @@
-"""The kit holds the backend against the seam: `pytest --tgi-backend example`."""
+"""Run the conformance suite on this backend: `pytest --tgi-backend example`."""
 
 from tgi.testing.conformance.suite import test_conformance
 

@@ -1,4 +1,4 @@
-"""The example backend. The core imports this module; it must stay light."""
+"""The example backend. The core imports this module, so it must not import a framework."""
 
 from tgi.backend import Backend, hookimpl
 from tgi_backend_example.backend import ExampleBackend

@@ -1,4 +1,4 @@
-"""The light half: says what can run, without importing the model."""
+"""The `Backend` class. It decides which models can run and imports no framework."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ from tgi.backend import (
     Support,
     Worker,
     WorkerReporter,
+    reject_option,
+    reject_quantize,
 )
-from tgi.worker.adapter import AdapterPlan, AdapterWorker
+from tgi.worker.adapter import AdapterPlan, adapter_worker
 
 __all__ = ["ExampleBackend"]
 
+_NAME = "example"
 _PLAN = AdapterPlan(
     max_total_tokens=4096,
     max_sequences=32,
@@ -39,55 +42,57 @@ _PLAN = AdapterPlan(
 
 @final
 class ExampleBackend:
-    """Llama, mistral, qwen2 and qwen3 in numpy."""
+    """Runs the families Llama, Mistral, Qwen2 and Qwen3 in numpy."""
 
     @property
     def info(self) -> BackendInfo:
-        """Below 0: `auto` takes it only where nothing else is usable."""
-        return BackendInfo("example", API_VERSION, "tgi-backend-example", "0.1.0", priority=-500)
+        """Name, package, version and priority of the backend. Because the priority is below 0,
+        `--backend auto` selects this backend only if no other backend is usable.
+        """
+        return BackendInfo(_NAME, API_VERSION, "tgi-backend-example", "0.1.0", priority=-500)
 
     def probe(self) -> ProbeResult:
         """Look for the device here, without starting it."""
         return ProbeResult(True, devices=(DeviceInfo("example", "numpy"),))
 
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
-        """No, with every reason, or yes."""
+        """Whether the backend can run the model with these options, and every reason if not."""
         reasons = _refused_options(config)
         if isinstance(spec, GenericSpec):
-            reasons.append(f"the architecture `{spec.model_type}` is not one that it knows")
+            reasons.append(f"the architecture `{spec.model_type}` is not known to this backend")
         else:
             reasons += _refused_parts(spec)
         return Support("no", tuple(reasons)) if reasons else Support("native", ("numpy is slow",))
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
-        """The heavy half; import a framework no earlier than here."""
-        from tgi_backend_example.model import (  # noqa: PLC0415
-            ExampleModel,
-        )
+        """Create the worker. Import a framework in this method and not earlier."""
+        from tgi_backend_example.model import ExampleModel  # noqa: PLC0415
 
         if isinstance(config.spec, GenericSpec):
             raise BackendError(
-                f"The architecture `{config.spec.model_type}` is not known.",
+                f"The architecture `{config.spec.model_type}` is not known to this backend.",
                 "Choose another model.",
             )
-        return AdapterWorker(ExampleModel(config.spec, Path(config.model_path)), _PLAN, reporter)
+        return adapter_worker(ExampleModel(config.spec, Path(config.model_path)), _PLAN, reporter)
 
 
 def _refused_options(config: EngineConfig) -> list[str]:
     refused = []
     if config.dtype not in (None, "float32"):
-        refused.append(f"`--dtype {config.dtype}`: it computes in float32")
+        refused.append(reject_option(_NAME, "dtype", config.dtype, "use float32"))
     if config.quantize is not None:
-        refused.append(f"`--quantize {config.quantize}` is not supported")
+        refused.append(reject_quantize(_NAME, config.quantize))
     if config.kv_cache_dtype is not None:
-        refused.append(f"`--kv-cache-dtype {config.kv_cache_dtype}` is not supported")
+        refused.append(
+            reject_option(_NAME, "kv_cache_dtype", config.kv_cache_dtype, "leave it out")
+        )
     if config.num_shard > 1:
-        refused.append(f"`--num-shard {config.num_shard}`: there is one device")
+        refused.append(reject_option(_NAME, "num_shard", config.num_shard, "use `--num-shard 1`"))
     return refused
 
 
 def _refused_parts(spec: ModelSpec) -> list[str]:
-    """What of this model the decoder in `model.py` does not compute."""
+    """Reasons why the decoder in `model.py` cannot run this model. Empty if it can."""
     reasons = []
     blocks = [block for layer in spec.decoder.layers for block in layer.blocks]
     mixers = [branch.mixer for block in blocks for branch in block.branches]
@@ -100,7 +105,9 @@ def _refused_parts(spec: ModelSpec) -> list[str]:
         or not is_plain
         or any(b.branches[0].post_norm or not b.branches[0].norm for b in blocks)
     ):
-        reasons.append("its blocks are not plain residual blocks with a norm before each part")
+        reasons.append(
+            "its blocks are not plain residual blocks with a norm before each attention and MLP"
+        )
     for mixer in mixers:
         if isinstance(mixer, Attention):
             is_known = (
@@ -112,16 +119,16 @@ def _refused_parts(spec: ModelSpec) -> list[str]:
                 mixer.alibi or mixer.softcap or mixer.clip_qkv or mixer.sinks or mixer.relative_bias
             )
             if not is_known or has_more or not mixer.causal:
-                reasons.append("its attention is not that of Llama")
+                reasons.append("its attention differs from that of Llama")
             elif mixer.rope is not None and isinstance(
                 mixer.rope.scaling, DynamicScaling | LongRopeScaling
             ):
-                reasons.append("its rotation depends on the length of each sequence")
+                reasons.append("its rotary embedding depends on the length of each sequence")
         elif not isinstance(mixer, MLP) or not mixer.gated or mixer.activation != "silu":
             reasons.append("a layer is neither attention nor a gated MLP")
     embedding, head = spec.embedding, spec.head
     if embedding.positions or embedding.norm or embedding.size or embedding.scale != 1:
-        reasons.append("its embedding is more than a table")
+        reasons.append("its embedding is not a plain lookup table")
     if head.bias or head.softcap or head.scale != 1 or spec.decoder.final_norm is None:
-        reasons.append("its head is not a plain matrix behind a norm")
+        reasons.append("its output head is not a plain matrix after a norm")
     return sorted(set(reasons))

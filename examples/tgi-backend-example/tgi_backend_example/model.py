@@ -1,4 +1,4 @@
-"""The heavy half: a decoder in numpy that keeps its own keys and values."""
+"""A decoder in numpy. It stores the keys and values of all sequences."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ Array = npt.NDArray[np.float32]
 
 @final
 class ExampleModel:
-    """A `tgi.worker.adapter.ForwardModel`. Weights are stored by role, matrices as [out, in]."""
+    """A `tgi.worker.adapter.ForwardModel`.
+
+    Weights are stored under their parameter names. Matrices have the shape [out, in].
+    """
 
     def __init__(self, spec: ModelSpec, model_path: Path) -> None:
         self._spec = spec
@@ -34,11 +37,13 @@ class ExampleModel:
 
     @property
     def vocab_size(self) -> int:
-        """Logits per token."""
+        """Number of logits per token."""
         return self._spec.vocab_size
 
     def load(self, progress: Progress) -> None:
-        """Read every safetensors file of the model."""
+        """Read all safetensors files of the model. Raises `ModelError` with the name of a file or
+        tensor that cannot be used.
+        """
         tensors: dict[str, Array] = {}
         files = sorted(self._path.glob("*.safetensors"))
         for done, file in enumerate(files, 1):
@@ -52,7 +57,7 @@ class ExampleModel:
         for placement in placements(self._spec, tensors):
             if tensors[placement.name].dtype.kind == "i":
                 raise ModelError(
-                    f"The tensor `{placement.name}` holds integers.",
+                    f"The tensor `{placement.name}` contains integers.",
                     "Choose a checkpoint that is not quantized.",
                 )
             pieces = split(tensors[placement.name], placement, self._spec)
@@ -61,7 +66,7 @@ class ExampleModel:
             }
 
     def allocate(self, num_slots: int, progress: Progress) -> None:
-        """Keys and values of `num_slots` tokens."""
+        """Allocate memory for the keys and values of `num_slots` tokens."""
         for layer in self._spec.decoder.layers:
             mixer = layer.blocks[0].branches[0].mixer
             assert isinstance(mixer, Attention)
@@ -72,7 +77,7 @@ class ExampleModel:
         progress(1, 1)
 
     def forward(self, batch: ForwardBatch) -> Array:
-        """Logits [len(batch.logits_indices), vocab_size] after the tokens that ask for them."""
+        """Store keys and values, and return the logits [len(batch.logits_indices), vocab_size]."""
         for cache in (*self._keys, *self._values):
             cache[batch.copy_target] = cache[batch.copy_source]
         x = self._weights["embedding.weight"][batch.token_ids]  # [t, hidden]
@@ -93,20 +98,17 @@ class ExampleModel:
         return logits
 
     def close(self) -> None:
-        """Let weights and cache go."""
+        """Release the weights and the cache."""
         self._weights, self._keys, self._values = {}, [], []
 
     def _attention(
         self, y: Array, rule: Attention, name: str, layer: int, batch: ForwardBatch
     ) -> Array:
         shape = (len(y), -1, rule.head_dim)
-        q, k, v = (
-            self._linear(y, f"{name}.{part}").reshape(shape) for part in "qkv"
-        )  # [t, heads, head_dim]
-        q, k = (
-            self._norm(q, rule.q_norm, f"{name}.q_norm"),
-            self._norm(k, rule.k_norm, f"{name}.k_norm"),
-        )
+        # Each of q, k and v is [t, heads, head_dim].
+        q, k, v = (self._linear(y, f"{name}.{part}").reshape(shape) for part in "qkv")
+        q = self._norm(q, rule.q_norm, f"{name}.q_norm")
+        k = self._norm(k, rule.k_norm, f"{name}.k_norm")
         q, k = _rotate(q, rule, batch), _rotate(k, rule, batch)
         self._keys[layer][batch.slot_mapping] = k
         self._values[layer][batch.slot_mapping] = v
@@ -133,7 +135,7 @@ class ExampleModel:
         return y + self._weights[f"{name}.bias"] if f"{name}.bias" in self._weights else y
 
     def _norm(self, x: Array, rule: Norm | None, name: str) -> Array:
-        """RMS norm over the last dimension; the identity without a rule."""
+        """Apply the RMS norm over the last dimension. Return `x` unchanged if `rule` is None."""
         if rule is None:
             return x
         y: Array = x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + np.float32(rule.eps))
@@ -141,7 +143,7 @@ class ExampleModel:
 
 
 def _rotate(x: Array, rule: Attention, batch: ForwardBatch) -> Array:
-    """Rotary embedding of [t, heads, head_dim], each token at its position."""
+    """Apply the rotary embedding to `x` [t, heads, head_dim], for each token at its position."""
     assert rule.rope is not None
     frequencies, factor = inverse_frequencies(rule.rope, int(batch.seq_lens.max()))
     angles = batch.positions[:, None, None] * frequencies

@@ -1,4 +1,4 @@
-"""What every test of the torch code and of the native kernels needs."""
+"""Fixtures for the tests of the torch code and of the native kernels."""
 
 from __future__ import annotations
 
@@ -14,21 +14,19 @@ from tgi_cpu.native_engine import Engine
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Tiny models gain nothing from threads, and threads that wait for a busy processor cost most
-    of the time.
-    """
+    """Use one thread. Tiny models gain nothing from more, and waiting threads cost much time."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
 def library() -> NativeLibrary:
-    """The native kernels; skips the test where they cannot run."""
+    """The native kernels. Skips the test if they cannot run."""
     return require_library()
 
 
 @pytest.fixture(scope="module")
 def engine(library: NativeLibrary) -> Iterator[Engine]:
-    """Two threads with room for small matrices."""
+    """An engine with two threads and scratch memory for small matrices."""
     engine = Engine(library, 2, 4, SCRATCH_FLOATS)
     yield engine
     engine.close()

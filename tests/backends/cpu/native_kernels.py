@@ -1,4 +1,4 @@
-"""What the tests of the native kernels share."""
+"""Helpers for the tests of the native kernels."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from tgi_cpu.native import BatchRecord, NativeLibrary, OpRecord, load_library, round_up
+from tgi_cpu.native import NativeLibrary, load_library
+from tgi_cpu.native_builder import Kind, Store
 from tgi_cpu.native_engine import Engine
 from tgi_cpu.native_matrices import Matrix
-from tgi_cpu.native_program import Kind, Store
+from tgi_cpu.native_records import BatchRecord, OpRecord, round_up
 
 __all__ = ["SCRATCH_FLOATS", "multiply", "require_library"]
 
-SCRATCH_FLOATS = 1 << 16  # of the engine that the tests share
+SCRATCH_FLOATS = 1 << 16  # of the engine fixture
 
 
 def require_library() -> NativeLibrary:
-    """The kernels; skips the test where nothing could build or run them."""
+    """Load the kernels. Skips the test if this machine cannot build or run them."""
     library = load_library()
     if library is None and not any(
         shutil.which(compiler) for compiler in ("c++", "g++", "clang++")
     ):
-        pytest.skip("there is no C++ compiler here to build the native kernels with")
+        pytest.skip("there is no C++ compiler to build the native kernels")
     assert library is not None, (
-        "a C++ compiler is here, but the native kernels were not built: `pip install -e"
+        "there is a C++ compiler, but the native kernels were not built: `pip install -e"
         " backends/cpu`"
     )
     if not library.is_supported:
@@ -37,7 +38,7 @@ def require_library() -> NativeLibrary:
 
 
 def multiply(engine: Engine, matrix: Matrix, rows: Tensor) -> npt.NDArray[np.float32]:
-    """rows x weights by the kernels, float32 [T, outputs padded], for bfloat16 rows [T, inputs]."""
+    """Multiply bfloat16 rows [T, inputs] by the weights: float32 [T, padded outputs]."""
     plan = matrix.plan
     source = np.zeros((len(rows), round_up(plan.num_inputs, 32)), np.uint16)
     source[:, : plan.num_inputs] = rows.bfloat16().view(torch.int16).numpy().view(np.uint16)

@@ -1,4 +1,4 @@
-"""Weights in 12 bits: every bit comes back, and products are those of the weights uncompressed."""
+"""12-bit weights: compression is lossless, and products equal those of uncompressed weights."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import pytest
 import torch
 
 from tests.backends.cpu.native_kernels import multiply
-from tgi_cpu.native import BatchRecord, NativeLibrary, OpRecord, round_up
+from tgi_cpu.native import NativeLibrary
+from tgi_cpu.native_builder import Kind
 from tgi_cpu.native_engine import Engine
 from tgi_cpu.native_matrices import CompressedMatrix, Matrix, MatrixPlan, PackedMatrix
-from tgi_cpu.native_program import Kind
+from tgi_cpu.native_records import BatchRecord, OpRecord, round_up
 
 SHAPES = [(1, 40), (33, 7), (64, 64), (100, 131), (48, 258), (544, 192)]  # outputs, inputs
-ROWS = [1, 2, 5, 12, 13, 31, 48, 49, 241]  # on both sides of every change of method
+ROWS = [1, 2, 5, 12, 13, 31, 48, 49, 241]  # on both sides of every change of algorithm
 
 Bits = npt.NDArray[np.uint16]
 
 
 def packed(library: NativeLibrary, weight: Bits) -> PackedMatrix:
-    """bf16 bits [outputs, inputs] in panels."""
+    """Pack bf16 bits [outputs, inputs] in panels."""
     plan = MatrixPlan({"weight": weight.shape[0]}, weight.shape[1])
     matrix = PackedMatrix(plan, library, library.allocate(plan.num_bytes(None)).view(np.uint16))
     matrix.write("weight", 0, 0, torch.from_numpy(weight.view(np.int16)).view(torch.bfloat16))
@@ -40,7 +41,7 @@ def normal(shape: tuple[int, int], seed: int = 0) -> Bits:
 
 
 def columns(engine: Engine, matrix: Matrix) -> npt.NDArray[np.uint32]:
-    """The bits of the matrix in float32 [outputs, inputs], read as an embedding is."""
+    """The bits of the matrix in float32 [outputs, inputs], read by the embedding operation."""
     plan = matrix.plan
     ids = np.arange(plan.num_columns, dtype=np.int64)
     target = np.zeros((plan.num_columns, round_up(plan.num_inputs, 32)), np.float32)
@@ -56,7 +57,7 @@ def columns(engine: Engine, matrix: Matrix) -> npt.NDArray[np.uint32]:
 
 
 def multiply_rows(engine: Engine, matrix: Matrix, num_rows: int) -> npt.NDArray[np.float32]:
-    """Rows of a fixed seed x weights; columns beyond the outputs must be zero."""
+    """Multiply rows with a fixed seed by the weights. Columns beyond the outputs must be zero."""
     rows = 0.02 * torch.randn(
         (num_rows, matrix.plan.num_inputs), generator=torch.Generator().manual_seed(1)
     )
@@ -66,7 +67,7 @@ def multiply_rows(engine: Engine, matrix: Matrix, num_rows: int) -> npt.NDArray[
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_bit_comes_back(
+def test_compression_is_lossless(
     shape: tuple[int, int], library: NativeLibrary, engine: Engine
 ) -> None:
     weight = normal(shape)
@@ -75,7 +76,7 @@ def test_every_bit_comes_back(
     )
 
 
-def test_so_do_those_of_rare_numbers(library: NativeLibrary, engine: Engine) -> None:
+def test_compression_of_rare_values_is_lossless(library: NativeLibrary, engine: Engine) -> None:
     weight = normal((96, 320))
     rare = np.array(
         [0, 0x8000, 1, 0x807F, 0x7F80, 0xFF80, 0x7FC1, 0x7F7F, 0x0080, 0x3F80, 0xC2F7], np.uint16
@@ -89,11 +90,11 @@ def test_so_do_those_of_rare_numbers(library: NativeLibrary, engine: Engine) -> 
 
 @pytest.mark.parametrize("num_rows", ROWS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_products_are_those_of_the_weights_uncompressed(
+def test_products_equal_those_of_uncompressed_weights(
     shape: tuple[int, int], num_rows: int, library: NativeLibrary, engine: Engine
 ) -> None:
     weight = normal(shape)
-    weight[(weight & 0x7FFF) < 0x3880] = 0x3C00  # none is small enough for an outlier
+    weight[(weight & 0x7FFF) < 0x3880] = 0x3C00  # no value is so small that it is an outlier
     matrix = compressed(library, weight)
     assert len(matrix.outliers) == 0
     np.testing.assert_array_equal(
@@ -105,13 +106,13 @@ def test_products_are_those_of_the_weights_uncompressed(
 @pytest.mark.parametrize("num_rows", ROWS)
 def test_outliers_count(num_rows: int, library: NativeLibrary, engine: Engine) -> None:
     weight = normal((96, 320))
-    weight[np.arange(90), np.arange(90) * 3] = 0x4380  # 256: whatever misses one is far off
+    weight[np.arange(90), np.arange(90) * 3] = 0x4380  # 256: a missing outlier is a large error
     matrix = compressed(library, weight)
     assert len(matrix.outliers) >= 90
     expected = multiply_rows(engine, packed(library, weight), num_rows)
     found = multiply_rows(engine, matrix, num_rows)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    # Rows are drawn one after the other: the first ones are the same, and so are their results.
+    # Rows are drawn one after the other, so the first rows and their results must be equal.
     np.testing.assert_array_equal(found[:5], multiply_rows(engine, matrix, 5)[:num_rows])
 
 
@@ -124,7 +125,7 @@ def test_weights_of_any_exponent_stay_as_they_are(library: NativeLibrary) -> Non
     np.testing.assert_array_equal(matrix.panels, before)
 
 
-def test_what_is_saved(library: NativeLibrary) -> None:
+def test_size_of_compressed_matrices(library: NativeLibrary) -> None:
     plain, matrix = packed(library, normal((544, 576))), compressed(library, normal((544, 576)))
     assert matrix.num_bytes / plain.num_bytes == pytest.approx(0.75, abs=0.002)
     assert len(matrix.outliers) < 544 * 576 / 2000

@@ -1,4 +1,4 @@
-"""Steps that only decode, on their short road, against the same steps on the road of all others."""
+"""Decode-only steps on their short code path, compared with the same steps on the general one."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from tgi.backend import (
     SchedulerOutput,
     StepError,
 )
-from tgi_cpu.native import BLOCK_TOKENS
 from tgi_cpu.native_decoder import NativeDecodeProgram, native_loader
+from tgi_cpu.native_records import BLOCK_TOKENS
 from tgi_cpu.native_sampler import NativeSampler
 from tgi_torch.attention.paged import AttentionMetadata
 from tgi_torch.runner.decode_steps import BoundProgram
 from tgi_torch.runner.runner import ModelRunner
-from tgi_torch.sampling.sampler import SampledSequence
+from tgi_torch.sampling.protocols import SampledSequence
 
 LIMITS = Limits(max_total_tokens=320, max_sequences=8, max_step_tokens=200)
 AGREEMENT = Agreement(
@@ -51,7 +51,7 @@ SAMPLING = [
 
 @dataclass
 class CountedProgram:
-    """Counts what the short road does."""
+    """Counts the uses of the short code path."""
 
     program: NativeDecodeProgram
     num_bound: int = 0
@@ -78,7 +78,7 @@ class CountedProgram:
 
 @dataclass
 class RunnerWorker:
-    """As much of a worker as the scripted core needs."""
+    """The part of a worker that the scripted core needs."""
 
     runner: ModelRunner
     program: CountedProgram | None
@@ -87,8 +87,7 @@ class RunnerWorker:
     def submit(self, step: SchedulerOutput) -> None:
         self.outstanding.append(step)
 
-    def collect(self, timeout: float) -> ModelRunnerOutput:
-        del timeout
+    def collect(self) -> ModelRunnerOutput:
         return self.runner.run(self.outstanding.pop())
 
 
@@ -126,8 +125,9 @@ def make_core(checkpoint: Path) -> Iterator[MakeCore]:
 
 
 def serve(core: ScriptedCore) -> list[ModelRunnerOutput]:
-    """Sequences come and go among steps that decode, some rows pause, some tokens stay on the
-    device or are the core's own.
+    """Run sequences that are added and dropped between decode-only steps.
+
+    Some rows pause, and some tokens stay on the device or come from the core.
     """
     rng, outputs = random.Random(7), []
     for number in range(NUM_STEPS):
@@ -153,7 +153,7 @@ def serve(core: ScriptedCore) -> list[ModelRunnerOutput]:
     return outputs
 
 
-def test_both_roads_give_the_same(make_core: MakeCore) -> None:
+def test_both_code_paths_give_the_same(make_core: MakeCore) -> None:
     short, long = make_core(True), make_core(False)
     for ours, theirs in zip(serve(short), serve(long), strict=True):
         for name in (
@@ -173,16 +173,16 @@ def test_both_roads_give_the_same(make_core: MakeCore) -> None:
     assert program.num_bound < program.num_steps / 2
 
 
-def test_rows_that_go_on_are_laid_out_once_per_block(make_core: MakeCore) -> None:
+def test_continuing_rows_are_bound_once_per_block(make_core: MakeCore) -> None:
     core = make_core(True)
     core.introduce(0, [1, 2, 3])
     for _ in range(1 + 3 * BLOCK_TOKENS):
         core.step({0: 0})
     assert core.worker.program.num_steps == 3 * BLOCK_TOKENS
-    assert core.worker.program.num_bound == 4  # after the prompt, and at three borders
+    assert core.worker.program.num_bound == 4  # after the prompt, and at three block boundaries
 
 
-def test_a_broken_agreement_is_seen(make_core: MakeCore) -> None:
+def test_an_invalid_step_is_rejected(make_core: MakeCore) -> None:
     core = make_core(True)
     core.introduce(0, [1, 2, 3])
     for _ in range(3):
@@ -201,7 +201,7 @@ def test_a_broken_agreement_is_seen(make_core: MakeCore) -> None:
             core.step({0: 0})
 
 
-def test_a_handle_that_comes_back_is_another_sequence(make_core: MakeCore) -> None:
+def test_a_reused_handle_is_another_sequence(make_core: MakeCore) -> None:
     core, other = make_core(True), make_core(False)
     biased = SamplingParams(logit_bias=((77, 100.0),))
     for each in (core, other):
@@ -209,7 +209,7 @@ def test_a_handle_that_comes_back_is_another_sequence(make_core: MakeCore) -> No
         for _ in range(4):
             each.step({0: 0})
         old = each.drop(0)
-        # It begins where the other one stood.
+        # It begins at the position of the dropped sequence.
         each.introduce(
             0,
             old.tokens,

@@ -1,5 +1,6 @@
-"""The shipped demo model answers the held-out prompts as its card says: greedy, over HTTP, without
-a grammar.
+"""The demo model answers held-out prompts as well as its model card states.
+
+The answers are greedy, over HTTP, and without a grammar.
 """
 
 from pathlib import Path
@@ -12,8 +13,8 @@ from tools.train_demo.evaluate import ask_server
 from tools.train_demo.scoring import GROUPS, is_right, score_table
 
 CARD = Path(__file__).parents[3] / "docs/demo-model.md"
-# Shares that the shipped weights reach, less one prompt in each group: kernels of other machines
-# round differently.
+# Scores of the published weights, less one prompt in each group, because the kernels of other
+# machines round differently.
 LEAST = {
     "tgi": 0.94,
     "sums": 0.96,
@@ -40,7 +41,7 @@ def test_share_of_right_responses(responses, group):
     assert sum(marks) >= LEAST[group] * len(marks)
 
 
-def test_responses_end_by_themselves(responses):
+def test_responses_end_with_an_eos_token(responses):
     assert sum(response.is_ended for response in responses[0]) >= 0.95 * len(responses[0])
 
 
@@ -48,7 +49,7 @@ def test_the_first_example_is_responded_on_topic(responses):
     assert "neural network" in responses[1]
 
 
-def test_the_card_tells_these_scores(responses):
+def test_the_model_card_states_these_scores(responses):
     card = dict(
         row.split("|")[1:3]
         for row in CARD.read_text(encoding="utf-8").splitlines()

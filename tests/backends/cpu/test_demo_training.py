@@ -1,6 +1,4 @@
-"""The training of the demo model: texts that share a row do not see each other, and none is lost on
-the way into a batch.
-"""
+"""The training of the demo model: texts that share a row are independent, and no text is lost."""
 
 from pathlib import Path
 
@@ -11,8 +9,8 @@ from tokenizers import Tokenizer
 from tools.train_demo.batches import LENGTHS, pool_batches
 from tools.train_demo.chat_format import segments
 from tools.train_demo.generation import agreement, greedy_ids
-from tools.train_demo.generator import conversations
 from tools.train_demo.model import DRAFT, Llama
+from tools.train_demo.text.generator import conversations
 from tools.train_demo.train import Run, start_from
 
 TOKENIZER = Path(__file__).parents[3] / "core/tgi/demo/model/tokenizer.json"
@@ -30,7 +28,7 @@ def batches(tokenizer):
 
 
 def documents(batch):
-    """Tokens and targets of each conversation in a batch."""
+    """The tokens and targets of each conversation in a batch."""
     for row in range(len(batch.tokens)):
         for number in range(int(batch.documents[row].max()) + 1):
             places = batch.documents[row] == number
@@ -70,7 +68,7 @@ def test_texts_of_a_row_are_computed_as_if_alone(batches):
     torch.testing.assert_close(packed, alone, rtol=1e-4, atol=1e-4)
 
 
-def test_a_run_goes_on_where_it_was_saved(batches, tmp_path):
+def test_training_continues_from_a_saved_state(batches, tmp_path):
     torch.manual_seed(0)
     first = Run(Llama(DRAFT), 3e-3, is_compiled=False)
     losses = [first.train_step(batches[0], 0.5) for _ in range(3)]
@@ -82,7 +80,7 @@ def test_a_run_goes_on_where_it_was_saved(batches, tmp_path):
     assert second.train_step(batches[1], 0.5) == first.train_step(batches[1], 0.5)
 
 
-def test_a_new_tokenizer_keeps_what_the_former_model_knew(tokenizer, tmp_path):
+def test_a_new_tokenizer_keeps_the_knowledge_of_the_old_model(tokenizer, tmp_path):
     torch.manual_seed(0)
     former = Llama(DRAFT)
     (tmp_path / "draft").mkdir()

@@ -1,4 +1,4 @@
-"""A t5 served over HTTP, from its text to greedy tokens."""
+"""A t5 model served over HTTP, from the input text to greedy tokens."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tgi.testing.tiny_models import write_tokenizer
 TEXTS = (
     "A river flows.",
     "x",
-    "The quick brown fox jumps over the lazy dog, and the sea waits for it. "
-    * 2,  # longer than a step
+    # Longer than a step.
+    "The quick brown fox jumps over the lazy dog, and the sea waits for it. " * 2,
     "def add(a, b):",
     "Ein kleiner L\u00f6we",
 )
@@ -49,8 +49,7 @@ class Served:
     def expected(self, text: str) -> list[int]:
         ids = torch.tensor([self.tokenizer.encode(text).ids])
         with torch.inference_mode():
-            # Its cache cannot be used: it fails where the stacks differ in depth (transformers
-            # 5.23).
+            # The cache of transformers 5.23 fails if the stacks differ in depth.
             output = self.model.generate(
                 ids, do_sample=False, num_beams=1, max_new_tokens=NUM_NEW_TOKENS, use_cache=False
             )
@@ -76,7 +75,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             yield Served(model, tokenizer, server.url)
 
 
-def test_texts_served_together_are_those_of_transformers(served: Served) -> None:
+def test_texts_served_together_equal_those_of_transformers(served: Served) -> None:
     assert max(len(served.tokenizer.encode(text).ids) for text in TEXTS) > STEP_TOKENS
     with ThreadPoolExecutor(len(TEXTS)) as pool:
         responses = list(pool.map(served.generate, TEXTS))
@@ -88,7 +87,7 @@ def test_texts_served_together_are_those_of_transformers(served: Served) -> None
         assert response.headers["x-prompt-tokens"] == str(len(served.tokenizer.encode(text).ids))
 
 
-def test_the_prefill_is_what_the_decoder_starts_with(served: Served) -> None:
+def test_the_prefill_contains_the_start_token_of_the_decoder(served: Served) -> None:
     details = served.generate(TEXTS[0], decoder_input_details=True).json()["details"]
     assert details["prefill"] == [{"id": 0, "text": "<s>", "logprob": None}]
 

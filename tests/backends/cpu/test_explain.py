@@ -1,4 +1,4 @@
-"""What the CPU backend says of its ways to compute a model."""
+"""`explain` of the CPU backend reports how it computes a model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_reason_against_the_native_kernels_is_given(dtype, reason, tmp_path)
     assert reason in why
 
 
-def test_what_is_said_is_what_runs(tmp_path):
+def test_the_reported_implementation_is_used(tmp_path):
     spec = write_tiny_model(tmp_path)
     config = EngineConfig("cpu", str(tmp_path), spec, dtype="bfloat16")
     backend = CpuBackend()

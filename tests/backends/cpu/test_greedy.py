@@ -1,4 +1,4 @@
-"""Greedy text of a whole worker equals that of `transformers`, whatever the steps look like."""
+"""Greedy text of a whole worker equals that of `transformers`, for different kinds of steps."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tgi.architectures import load_spec
 from tgi.backend import EngineConfig, RequestedLimits
 from tgi_cpu import tgi_backend
 
-NEAR_TIE = 1e-4  # logits this close may be ordered either way
+NEAR_TIE = 1e-4  # logits that differ less than this may be in either order
 NUM_OUTPUT = 32
 
 
 @pytest.fixture(params=FAMILIES)
 def served(request, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # spinning threads do no good on so small a model
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # more threads do not help with such a small model
     model = save_checkpoint(request.param, tmp_path)
     config = EngineConfig("cpu", str(tmp_path), load_spec(tmp_path))
     worker = tgi_backend().create_worker(config, RecordingReporter())
@@ -30,7 +30,7 @@ def served(request, tmp_path, monkeypatch):
 
 
 def assert_greedy(model, sequence):
-    """Each token is the reference's best, given those before it."""
+    """Assert that each token is the reference's best, given the tokens before it."""
     assert len(sequence.output) == NUM_OUTPUT
     with torch.inference_mode():
         logits = model(torch.tensor([sequence.tokens[:-1]])).logits[
@@ -52,7 +52,7 @@ def test_greedy_equals_transformers(served):
     prompts[4] = prompts[7][:32] + rng.integers(0, 101, 9).tolist()  # two blocks in common
 
     core.introduce(7, prompts[7])
-    core.step({7: 7})  # a prompt in chunks that respect no border
+    core.step({7: 7})  # a prompt in chunks that ignore block boundaries
     core.introduce(2, prompts[2])
     core.step({7: 16, 2: 0})
     core.step({2: 0, 7: 17})  # mixed, in another order
@@ -63,7 +63,7 @@ def test_greedy_equals_transformers(served):
     for _ in range(20):
         core.step(dict.fromkeys((2, 9, 4, 7), 0))
 
-    gone = core.drop(9)  # preempted, and computed again in full with what it had generated
+    gone = core.drop(9)  # preempted, then computed again including its output
     core.step(dict.fromkeys((4, 2, 7), 0))
     core.introduce(9, prompts[9], gone.output)
     core.step({4: 0, 9: 21, 2: 0})
@@ -73,7 +73,7 @@ def test_greedy_equals_transformers(served):
     while core.live:
         core.step(dict.fromkeys(core.live, 0))
         for handle in [h for h, s in core.live.items() if len(s.output) == NUM_OUTPUT]:
-            done[handle] = core.drop(handle)  # 7 leaves while 4 still reads its blocks
+            done[handle] = core.drop(handle)  # 7 ends while 4 still reads its blocks
     assert sorted(done) == [2, 4, 7, 9]
     for sequence in done.values():
         assert_greedy(model, sequence)

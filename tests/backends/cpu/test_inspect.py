@@ -1,4 +1,4 @@
-"""`tgi inspect`: what it prints is what the loader would find, and no weight is read for it."""
+"""`tgi inspect` prints the same facts that the loader finds, without reading any weight."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def llama(tmp_path_factory):
     return path, save_checkpoint("llama", path, dtype=torch.bfloat16)
 
 
-def test_a_family_of_the_grammar(llama, capsys):
+def test_a_built_in_family(llama, capsys):
     path, model = llama
     card, backends = inspect(capsys, path)
     assert (card["family"], card["is_built_in"], card["stored_dtype"]) == ("llama", True, "BF16")
@@ -58,7 +58,7 @@ def test_options_change_the_response(llama, capsys):
     assert card["max_positions"] == 256
 
 
-def test_a_family_of_transformers_alone(tmp_path, capsys):
+def test_a_family_that_only_transformers_knows(tmp_path, capsys):
     sizes = {
         "vocab_size": 99,
         "hidden_size": 16,
@@ -75,7 +75,7 @@ def test_a_family_of_transformers_alone(tmp_path, capsys):
 
 
 def test_no_weight_is_read(llama, tmp_path, capsys):
-    """The file has the size its header claims, a terabyte, and no data behind the header."""
+    """The file has the size that its header states, a terabyte, and no data after the header."""
     path = shutil.copytree(llama[0], tmp_path / "large")
     rows = 2**34
     header = json.dumps(
@@ -95,14 +95,14 @@ def test_no_weight_is_read(llama, tmp_path, capsys):
     ]
 
 
-def test_for_people(llama, capsys):
+def test_output_as_text(llama, capsys):
     assert main(["inspect", str(llama[0])]) == 0
     out = capsys.readouterr().out
     assert "llama (built in)" in out
     assert "KV cache of one token 192 B" in out
 
 
-def test_what_it_cannot_read_is_one_line(llama, tmp_path, capsys):
+def test_an_unreadable_model_gives_one_line(llama, tmp_path, capsys):
     path = shutil.copytree(llama[0], tmp_path / "pickled")
     (path / "model.safetensors").rename(path / "pytorch_model.bin")
     assert main(["inspect", str(path)]) == 1

@@ -1,5 +1,6 @@
-"""Greedy text of a whole worker equals that of `transformers`, where a sequence has more than
-blocks of its tokens.
+"""Greedy text of a whole worker equals that of `transformers`, for sequences with other caches.
+
+These sequences have a recurrent state or encoder tokens in addition to their blocks.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tgi.architectures import load_spec
 from tgi.backend import BackendError, EngineConfig, RequestedLimits
 from tgi_cpu import tgi_backend
 
-NEAR_TIE = 1e-4  # logits this close may be ordered either way
+NEAR_TIE = 1e-4  # logits that differ less than this may be in either order
 NUM_OUTPUT = 32
 LENGTHS = {7: 40, 2: 5, 9: 33, 4: 1, 5: 17, 6: 9, 8: 26}
 
@@ -39,7 +40,7 @@ class Served:
         )
 
     def assert_greedy(self, handle: int, sequence: LiveSequence) -> None:
-        """Each token is the reference's best, given those before it."""
+        """Assert that each token is the reference's best, given the tokens before it."""
         assert len(sequence.output) == NUM_OUTPUT
         tokens = torch.tensor([sequence.tokens[:-1]])
         with torch.inference_mode():
@@ -97,9 +98,9 @@ def test_greedy_equals_transformers(served: Served) -> None:
         served.introduce(handle)
     core.step({2: 0, 9: 0, 5: 0, 6: 0, 8: 0})
     for _ in range(8):
-        core.step(dict.fromkeys((2, 9, 4, 7, 5, 8, 6), 0))  # seven sequences of seven lengths
+        core.step(dict.fromkeys((2, 9, 4, 7, 5, 8, 6), 0))  # seven sequences of different lengths
 
-    gone = core.drop(9)  # preempted, and computed again in full with what it had generated
+    gone = core.drop(9)  # preempted, then computed again including its output
     core.step(dict.fromkeys((4, 2, 7), 0))
     served.introduce(9, gone.output)
     core.step({4: 0, 9: 3, 2: 0})
@@ -117,7 +118,7 @@ def test_greedy_equals_transformers(served: Served) -> None:
         served.assert_greedy(handle, sequence)
 
 
-def test_what_is_agreed(served: Served) -> None:
+def test_negotiated_limits(served: Served) -> None:
     agreement = served.core.agreement
     kinds = {
         "deepseek_v3": ["full"],
@@ -128,13 +129,13 @@ def test_what_is_agreed(served: Served) -> None:
         "mt5": ["full", "cross"],
     }
     assert [group.kind for group in agreement.kv_cache.groups] == kinds[served.family]
-    # Blocks alone say all of a beginning only where there is nothing but blocks.
+    # Blocks describe a prefix completely only if a sequence has no other cache.
     assert agreement.has("prefix_cache") == (served.family == "deepseek_v3")
     assert agreement.limits.max_sequences == 8
     assert agreement.limits.max_total_tokens == 128
 
 
-def test_states_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_too_little_memory_for_states_is_rejected(tmp_path: Path) -> None:
     save_mixer_variant("mamba2", tmp_path)
     config = EngineConfig("cpu", str(tmp_path), load_spec(tmp_path), memory_fraction=1e-9)
     worker = tgi_backend().create_worker(config, RecordingReporter())

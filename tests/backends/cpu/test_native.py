@@ -1,4 +1,7 @@
-"""The native kernels against the shared decoder in float32 and bfloat16, in a cache full of NaN."""
+"""The native kernels, compared with the shared decoder in float32 and bfloat16.
+
+The cache is full of NaN before it is written.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,10 @@ from tests.backends.scripted_core import RecordingReporter
 from tgi.architectures import ModelSpec, load_spec
 from tgi.backend import EngineConfig, Limits
 from tgi_cpu import worker
-from tgi_cpu.native import BLOCK_TOKENS, NativeLibrary, load_library
+from tgi_cpu.native import NativeLibrary, load_library
 from tgi_cpu.native_decoder import NativeDecoder, NativeModel, native_loader
-from tgi_cpu.native_program import unsupported
+from tgi_cpu.native_records import BLOCK_TOKENS
+from tgi_cpu.native_support import unsupported
 from tgi_torch.model.decoder import DecoderWithCache, build_decoder
 from tgi_torch.model.protocols import Model
 from tgi_torch.ops import REFERENCE
@@ -35,8 +39,8 @@ LONGER = {
     "opt": {"max_position_embeddings": 320},
 }
 
-# Families and variants with a mixture, a clip, a norm elsewhere, or a rotation that depends on the
-# length of the sequence.
+# Families and variants with a mixture, clipping, a norm in another place, or a rotary embedding
+# that depends on the length of the sequence.
 NOT_NATIVE = {
     "bloom-residual-from-norm",
     "cohere-norms",
@@ -69,7 +73,7 @@ def without_gradients() -> Iterator[None]:
 
 
 def ignore(done: int, total: int) -> None:
-    """No progress is shown."""
+    """Ignore the progress."""
 
 
 def native_model(
@@ -95,8 +99,9 @@ def torch_model(
 
 
 def schedule(rng: random.Random) -> list[list[tuple[int, int, int]]]:
-    """Steps of (sequence, first position, count): prefill in chunks beside decode, across block
-    borders, one long prompt.
+    """Draw steps of (sequence, first position, count).
+
+    They contain prefill chunks, decode rows, block boundaries and one long prompt.
     """
     done = [0, 0, 0]
     steps = []
@@ -109,7 +114,7 @@ def schedule(rng: random.Random) -> list[list[tuple[int, int, int]]]:
 
 
 def logits_of(model: Model, seed: int = 0) -> Tensor:
-    """Logits of all positions of the schedule, one after the other."""
+    """Compute the logits of all positions of the schedule, in order."""
     rng = random.Random(seed)
     token_ids = [[rng.randrange(101) for _ in range(320)] for _ in range(3)]
     blocks = rng.sample(range(NUM_BLOCKS), 30)
@@ -127,7 +132,7 @@ def logits_of(model: Model, seed: int = 0) -> Tensor:
 
 
 def check(path: Path, library: NativeLibrary) -> None:
-    """The native result is about as near to the truth as torch's own bfloat16."""
+    """Assert that the native error is similar to that of torch in bfloat16."""
     spec = load_spec(path)
     assert isinstance(spec, ModelSpec)
     truth = logits_of(torch_model(path, spec, torch.float32))
@@ -140,13 +145,12 @@ def check(path: Path, library: NativeLibrary) -> None:
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
 def test_families(variant: str, library: NativeLibrary, tmp_path: Path) -> None:
     family, overrides = VARIANTS[variant]
-    # Learned positions must reach as far as the schedule.
+    # The table of learned positions must be long enough for the schedule.
     save_checkpoint(family, tmp_path, **overrides, **LONGER.get(family, {}))
     spec = load_spec(tmp_path)
     assert isinstance(spec, ModelSpec)
-    if variant in NOT_NATIVE or (
-        family in NOT_NATIVE and variant != "olmo-biases"
-    ):  # which clips nothing
+    # The variant olmo-biases does not clip.
+    if variant in NOT_NATIVE or (family in NOT_NATIVE and variant != "olmo-biases"):
         assert unsupported(spec)
         return
     assert unsupported(spec) == ()
@@ -176,12 +180,10 @@ def test_head_and_group_sizes(
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "falcon", "gemma2", "opt"])
-def test_wanted_tokens_are_those_of_the_whole(
+def test_wanted_tokens_equal_those_of_the_whole_batch(
     family: str, library: NativeLibrary, tmp_path: Path
 ) -> None:
-    """Behind the last keys and values only wanted tokens are computed; bit for bit as in the
-    whole.
-    """
+    """After the last cache write only wanted tokens are computed, with bit-identical results."""
     save_checkpoint(family, tmp_path, **LONGER.get(family, {}))
     spec = load_spec(tmp_path)
     assert isinstance(spec, ModelSpec)
@@ -207,7 +209,7 @@ def test_one_thread_and_three_compute_the_same(library: NativeLibrary, tmp_path:
 
 
 LONG = Limits(max_total_tokens=700, max_sequences=8, max_step_tokens=700)
-SHARED_BLOCKS = 18  # two segments of keys, and a part of a third
+SHARED_BLOCKS = 18  # two segments of keys, and part of a third
 
 LONG_CONTEXTS = {
     "llama": {"max_position_embeddings": 700},
@@ -218,8 +220,9 @@ LONG_CONTEXTS = {
 
 
 def long_prompts() -> tuple[list[list[int]], list[list[int]]]:
-    """Tokens and blocks of three sequences that begin alike, in the same blocks, and of one that
-    does not.
+    """Tokens and blocks of four sequences.
+
+    Three begin with the same tokens in the same blocks. The fourth begins differently.
     """
     rng = random.Random(0)
     begin = [rng.randrange(101) for _ in range(SHARED_BLOCKS * BLOCK_TOKENS)]
@@ -235,7 +238,7 @@ def long_prompts() -> tuple[list[list[int]], list[list[int]]]:
 
 
 def next_logits(model: Model, rows: list[tuple[int, int, int]]) -> Tensor:
-    """Logits of a step of rows (sequence, first position, count) of the long prompts."""
+    """Compute the logits of a step with rows (sequence, first position, count)."""
     tokens, tables = long_prompts()
     flat = torch.tensor(
         [token for i, start, count in rows for token in tokens[i][start : start + count]]
@@ -245,8 +248,9 @@ def next_logits(model: Model, rows: list[tuple[int, int, int]]) -> Tensor:
 
 
 def decode_after_prefill(model: Model) -> tuple[Tensor, list[Tensor]]:
-    """One step of single tokens, and of some to verify at once, after the prompts; then each of its
-    rows alone.
+    """Run a step of single tokens and of several tokens to verify, after the prompts.
+
+    Then run each of its rows alone.
     """
     next_logits(model, [(0, 0, 640)])
     for rows in ([(1, 576, 64), (2, 576, 64)], [(3, 0, 300)]):
@@ -256,11 +260,12 @@ def decode_after_prefill(model: Model) -> tuple[Tensor, list[Tensor]]:
 
 
 @pytest.mark.parametrize("family", LONG_CONTEXTS)
-def test_long_contexts_and_common_beginnings(
+def test_long_contexts_and_common_prefixes(
     family: str, library: NativeLibrary, tmp_path: Path
 ) -> None:
-    """As near to the truth as torch's own bfloat16; and neither neighbours nor threads change a bit
-    of a result.
+    """The error is similar to that of torch in bfloat16.
+
+    Other rows and the number of threads do not change a bit of a result.
     """
     save_checkpoint(family, tmp_path, **LONG_CONTEXTS[family])
     spec = load_spec(tmp_path)
@@ -277,7 +282,7 @@ def test_long_contexts_and_common_beginnings(
 @pytest.mark.parametrize(
     "parameter", ["q.weight", "o.weight", "gate.weight", "down.weight", "norm.weight"]
 )
-def test_a_lost_weight_shows(parameter: str, library: NativeLibrary, tmp_path: Path) -> None:
+def test_a_lost_weight_is_detected(parameter: str, library: NativeLibrary, tmp_path: Path) -> None:
     save_checkpoint("llama", tmp_path)
     spec = load_spec(tmp_path)
     assert isinstance(spec, ModelSpec)
@@ -322,9 +327,10 @@ def test_blocks_are_copied_whole(library: NativeLibrary, tmp_path: Path) -> None
     assert torch.equal(next_logits([8, 9, 10]), expected)
 
 
-def test_many_runs_of_many_threads_stay_in_step(library: NativeLibrary, tmp_path: Path) -> None:
-    """More threads than processors: some are late in every run, and must neither lose a share nor
-    take one twice.
+def test_many_runs_with_many_threads(library: NativeLibrary, tmp_path: Path) -> None:
+    """With more threads than processors, some threads are late in every run.
+
+    They must neither lose a share nor take one twice.
     """
     save_checkpoint("llama", tmp_path)
     spec = load_spec(tmp_path)
@@ -337,7 +343,7 @@ def test_many_runs_of_many_threads_stay_in_step(library: NativeLibrary, tmp_path
 
 
 def test_packing_any_shape(library: NativeLibrary) -> None:
-    """Each column stands at its panel; pieces may come by columns or by inputs."""
+    """Each column is stored in its panel. Pieces may be divided by columns or by inputs."""
     rng = np.random.default_rng(0)
     for columns, inputs in ((1, 2), (33, 7), (64, 10), (100, 31)):
         weight = rng.integers(0, 2**16, (columns, inputs), dtype=np.uint16)
@@ -350,14 +356,14 @@ def test_packing_any_shape(library: NativeLibrary) -> None:
         np.testing.assert_array_equal(unpacked, weight)
 
 
-def test_without_the_library_a_line_says_so(tmp_path: Path) -> None:
+def test_a_missing_library_is_reported(tmp_path: Path) -> None:
     assert load_library(tmp_path) is None
     save_checkpoint("llama", tmp_path)
     config = EngineConfig("cpu", str(tmp_path), load_spec(tmp_path))
     assert "install a C++ compiler" in worker.unsupported_reason(config, None)
 
 
-def test_float32_runs_in_torch_and_a_line_says_why(library: NativeLibrary, tmp_path: Path) -> None:
+def test_float32_runs_in_torch_with_a_reason(library: NativeLibrary, tmp_path: Path) -> None:
     save_checkpoint("llama", tmp_path)
     reporter = RecordingReporter()
     config = EngineConfig("cpu", str(tmp_path), load_spec(tmp_path), dtype="float32")

@@ -1,4 +1,4 @@
-"""The kernels' threads and memory, as the operating system sees them."""
+"""The kernels' threads and memory, observed through the operating system."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tgi_cpu.native import SAMPLE_RESULT, SAMPLE_ROW, NativeLibrary, load_library
+from tgi_cpu.native import NativeLibrary, load_library
 from tgi_cpu.native_engine import Engine
+from tgi_cpu.native_records import SAMPLE_RESULT, SAMPLE_ROW
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -23,7 +24,7 @@ NUM_ROWS, VOCAB_SIZE = 8, 1000
 def library() -> NativeLibrary:
     library = load_library()
     if library is None or not library.is_supported:
-        pytest.skip("the native kernels do not run here")
+        pytest.skip("the native kernels do not run on this machine")
     return library
 
 
@@ -44,7 +45,7 @@ def threads() -> set[str]:
 
 
 def sleeping_switches(tasks: set[str]) -> dict[str, str]:
-    """How often each thread gave its core away, once all of them sleep."""
+    """The number of voluntary context switches of each thread, once all of them sleep."""
     while any(not status(task)["State"].startswith("S") for task in tasks):
         time.sleep(0.01)
     return {task: status(task)["voluntary_ctxt_switches"] for task in tasks}
@@ -60,18 +61,18 @@ def test_threads_sleep_until_there_is_work(library: NativeLibrary) -> None:
     time.sleep(0.1)
     assert sleeping_switches(own) == settled
     sample(engine)
-    assert sleeping_switches(own) != settled, "work wakes them"
+    assert sleeping_switches(own) != settled, "the threads must wake up for work"
     engine.close()
     assert threads() == before
 
 
-def test_results_are_those_of_their_rows(engine: Engine) -> None:
+def test_results_are_in_the_order_of_rows(engine: Engine) -> None:
     for _ in range(50):
         assert sample(engine).tolist() == list(range(NUM_ROWS))
 
 
 def sample(engine: Engine) -> np.ndarray:
-    """Tokens of rows whose best id is the number of the row."""
+    """Sample rows whose best token id is the index of the row."""
     rows, results = np.zeros(NUM_ROWS, SAMPLE_ROW), np.zeros(NUM_ROWS, SAMPLE_RESULT)
     rows["greedy"] = 1
     logits = np.zeros((NUM_ROWS, VOCAB_SIZE), np.float32)
@@ -81,7 +82,7 @@ def sample(engine: Engine) -> np.ndarray:
 
 
 def test_memory_is_private(library: NativeLibrary) -> None:
-    """Only private memory has large pages without a setting of the whole system."""
+    """Only private memory gets huge pages without a change of system settings."""
     before = shared_bytes()
     memory = library.allocate(8 << 20)
     memory[:] = 1

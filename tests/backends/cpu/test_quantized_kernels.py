@@ -1,4 +1,4 @@
-"""Products with quantized weights against float64, and codes against plain torch."""
+"""Products with quantized weights compared with float64, and codes compared with plain torch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from tests.backends.cpu.native_kernels import multiply
-from tgi_cpu.native import NativeLibrary, QuantizedRecord
+from tgi_cpu.native import NativeLibrary
 from tgi_cpu.native_engine import Engine
 from tgi_cpu.native_matrices import MatrixPlan, QuantizedMatrix
+from tgi_cpu.native_records import QuantizedRecord
 from tgi_torch.weights.quantization import quantize
 from tgi_torch.weights.weight_formats import INT4, INT8, WeightFormat
 
@@ -21,13 +22,13 @@ FORMATS = pytest.mark.parametrize(
     "weight_format", [INT8, INT4], ids=lambda weight_format: weight_format.name
 )
 SHAPES = [(1, 2), (33, 7), (64, 64), (100, 131), (48, 256), (544, 192)]  # outputs, inputs
-ROWS = [1, 2, 3, 5, 6, 8, 9, 13, 241]  # on both sides of every change of method
+ROWS = [1, 2, 3, 5, 6, 8, 9, 13, 241]  # on both sides of every change of algorithm
 
 Doubles = npt.NDArray[np.float64]
 
 
 def packed(library: NativeLibrary, weight: Tensor, weight_format: WeightFormat) -> QuantizedMatrix:
-    """`weight` [outputs, inputs] in its codes, taken in whole."""
+    """Quantize `weight` [outputs, inputs] in one piece."""
     plan = MatrixPlan({"weight": weight.shape[0]}, weight.shape[1])
     matrix = QuantizedMatrix(
         plan, library, weight_format, library.allocate(plan.num_bytes(weight_format))
@@ -37,7 +38,7 @@ def packed(library: NativeLibrary, weight: Tensor, weight_format: WeightFormat) 
 
 
 def unpacked(matrix: QuantizedMatrix, weight_format: WeightFormat) -> Tensor:
-    """The numbers behind the codes, float32 [outputs, inputs]."""
+    """Dequantize the matrix to float32 [outputs, inputs]."""
     plan = matrix.plan
     half_panels, groups = plan.padded_columns // 16, weight_format.num_groups(plan.num_inputs)
     codes = matrix.codes.reshape(half_panels, groups, -1, 16, 4)
@@ -55,7 +56,7 @@ def unpacked(matrix: QuantizedMatrix, weight_format: WeightFormat) -> Tensor:
 
 
 def relative_error(found: npt.NDArray[np.float32], rows: Tensor, weight: Tensor) -> float:
-    """Greatest error over the norms of what was multiplied."""
+    """The greatest error, divided by the norms of the factors."""
     exact = rows.double().numpy() @ weight.double().numpy().T
     norms = rows.double().norm(dim=1).numpy()[:, None] * weight.double().norm(dim=1).numpy()[None]
     return float((np.abs(found[:, : len(weight)] - exact) / (norms + 1e-300)).max())
@@ -63,7 +64,7 @@ def relative_error(found: npt.NDArray[np.float32], rows: Tensor, weight: Tensor)
 
 @FORMATS
 @pytest.mark.parametrize("shape", SHAPES)
-def test_codes_are_those_of_torch(
+def test_codes_equal_those_of_torch(
     shape: tuple[int, int], weight_format: WeightFormat, library: NativeLibrary
 ) -> None:
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).bfloat16()
@@ -73,7 +74,7 @@ def test_codes_are_those_of_torch(
 
 
 @FORMATS
-def test_pieces_come_by_outputs_or_by_inputs(
+def test_pieces_may_be_divided_by_outputs_or_inputs(
     weight_format: WeightFormat, library: NativeLibrary
 ) -> None:
     weight = torch.randn(40, 300)
@@ -115,7 +116,7 @@ def test_products(
     weight[-1] = 0
     matrix = packed(library, weight, weight_format)
     found = multiply(engine, matrix, rows)
-    # Byte products are exact to 16 bits of the rows; unpacked panels are rounded to bfloat16.
+    # Byte products are exact for 16-bit rows. Unpacked panels are rounded to bfloat16.
     assert relative_error(found, rows, unpacked(matrix, weight_format)) < (
         3e-5 if num_rows <= 8 else 4e-3
     )
@@ -124,11 +125,12 @@ def test_products(
 
 @FORMATS
 @pytest.mark.parametrize("num_rows", [1, 8, 60])
-def test_one_great_value_leaves_the_others_their_digits(
+def test_one_large_value_does_not_affect_other_groups(
     num_rows: int, weight_format: WeightFormat, library: NativeLibrary, engine: Engine
 ) -> None:
-    """Values of one row a thousand times the others, in a group of their own, as some models have
-    them.
+    """As in some models, values of one row are a thousand times as large as the others.
+
+    They are in a group of their own.
     """
     rows, weight = torch.randn(num_rows, 256).bfloat16(), torch.randn(32, 256)
     rows[:, :32] *= 1000
@@ -162,7 +164,7 @@ def test_extreme_weights(
 @FORMATS
 @pytest.mark.parametrize("num_rows", [2, 60])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_shows_in_its_row_only(
+def test_a_non_finite_value_affects_only_its_row(
     value: float, num_rows: int, weight_format: WeightFormat, library: NativeLibrary, engine: Engine
 ) -> None:
     rows, weight = torch.randn(num_rows, 96).bfloat16(), torch.randn(32, 96)
@@ -173,7 +175,7 @@ def test_what_is_not_finite_shows_in_its_row_only(
 
 
 @FORMATS
-def test_a_weight_that_is_not_finite_shows(
+def test_a_non_finite_weight_is_visible(
     weight_format: WeightFormat, library: NativeLibrary, engine: Engine
 ) -> None:
     rows, weight = torch.randn(3, 96).bfloat16(), torch.randn(32, 96)
@@ -183,5 +185,5 @@ def test_a_weight_that_is_not_finite_shows(
     assert np.isfinite(np.delete(found, 5, 1)).all()
 
 
-def test_records_have_the_library_s_sizes(library: NativeLibrary) -> None:
+def test_records_have_the_sizes_of_the_library(library: NativeLibrary) -> None:
     assert library.functions.tgi_record_size(3) == ctypes.sizeof(QuantizedRecord)

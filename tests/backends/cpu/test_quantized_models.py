@@ -1,5 +1,6 @@
-"""Whole models with quantized weights: beside a decoder whose weights were rounded to the same
-numbers, and beside bfloat16.
+"""Whole models with quantized weights.
+
+They are compared with a decoder whose weights were rounded to the same values, and with bfloat16.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from tgi.backend import EngineConfig, Health, RequestedLimits
 from tgi.demo import demo_model_path
 from tgi.text import Tokenizer
 from tgi_cpu import CpuBackend, tgi_backend
-from tgi_cpu.native import BLOCK_TOKENS, NativeLibrary
+from tgi_cpu.native import NativeLibrary
 from tgi_cpu.native_decoder import NativeDecoder, NativeModel, native_loader
+from tgi_cpu.native_records import BLOCK_TOKENS
 from tgi_torch.memory import weights_bytes
 from tgi_torch.model.decoder import DecoderWithCache, build_decoder
 from tgi_torch.ops import REFERENCE
@@ -37,8 +39,8 @@ from tgi_torch.weights.weight_formats import (
 )
 
 SCHEMES = pytest.mark.parametrize("name", ["int8", "int4"])
-# Fused and split projections, transposed weights, biases, tied and own heads, a gate or none,
-# scaled embeddings.
+# Fused and split projections, transposed weights, biases, tied and untied heads, gated and ungated
+# MLPs, and scaled embeddings.
 FAMILIES = ["llama", "gpt2", "qwen2", "gemma2", "falcon", "bloom"]
 PROMPTS = [
     "What is TGI?",
@@ -80,8 +82,9 @@ def native_model(
 def rounded_model(
     path: Path, quantization: Quantization, dtype: torch.dtype, *, by_outputs: bool = False
 ) -> DecoderWithCache:
-    """The plain decoder with weights that went through codes; `by_outputs`: 8 bits with one scale
-    per output.
+    """The plain decoder with weights that were quantized and dequantized.
+
+    `by_outputs` uses 8 bits with one scale per output.
     """
     decoder = build_decoder(spec_of(path), REFERENCE, dtype, "cpu")
     load_weights(decoder, path, ignore)
@@ -99,7 +102,7 @@ def rounded_model(
 @SCHEMES
 @pytest.mark.parametrize("family", FAMILIES)
 def test_native_kernels(family: str, name: str, library: NativeLibrary, tmp_path: Path) -> None:
-    """About as near to float32 with the same numbers as torch's bfloat16 is."""
+    """The error is similar to that of torch's bfloat16 with the same weights."""
     save_checkpoint(family, tmp_path, **LONGER.get(family, {}))
     quantization = QUANTIZATIONS[name]
     truth = logits_of(rounded_model(tmp_path, quantization, torch.float32))
@@ -111,8 +114,8 @@ def test_native_kernels(family: str, name: str, library: NativeLibrary, tmp_path
 
 @SCHEMES
 @pytest.mark.parametrize("family", [*FAMILIES, "mixtral", "opt"])
-def test_torch_s_products(family: str, name: str, tmp_path: Path) -> None:
-    """The fallback, from any mixer; experts stay as they are."""
+def test_products_of_torch(family: str, name: str, tmp_path: Path) -> None:
+    """The path without native kernels supports any mixer. Experts are not quantized."""
     save_checkpoint(family, tmp_path, **LONGER.get(family, {}))
     quantization = QUANTIZATIONS[name]
     truth = logits_of(rounded_model(tmp_path, quantization, torch.float32, by_outputs=True))
@@ -127,7 +130,7 @@ def test_torch_s_products(family: str, name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", QUANTIZATIONS)
-def test_every_name_loads_says_so_and_saves_memory(name: str, tmp_path: Path) -> None:
+def test_every_name_is_logged_and_saves_memory(name: str, tmp_path: Path) -> None:
     save_checkpoint("llama", tmp_path, dtype=torch.float32, hidden_size=64)
     spec, reporter = spec_of(tmp_path), RecordingReporter()
     config = EngineConfig("cpu", str(tmp_path), spec, quantize=name)
@@ -142,6 +145,9 @@ def test_every_name_loads_says_so_and_saves_memory(name: str, tmp_path: Path) ->
         for line in reporter.lines
     )
     assert agreement.facts["quantization"] == f"{quantization.name} weights"
+    by_group = f"one per {quantization.layers.group_size} inputs of an output"
+    is_by_output = agreement.facts["kernels"] == "torch" and quantization.layers.bits == 8
+    assert agreement.facts["weight scales"] == ("one per output" if is_by_output else by_group)
     assert agreement.facts["dtype"] == "bfloat16"
     expected = weights_bytes(spec, "bfloat16", quantization)
     assert (
@@ -162,9 +168,7 @@ def test_every_name_loads_says_so_and_saves_memory(name: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     "name", ["awq", "gptq", "marlin", "exl2", "compressed-tensors", "fp8", "int3"]
 )
-def test_names_that_need_another_checkpoint_or_processor_are_refused(
-    name: str, tmp_path: Path
-) -> None:
+def test_unsupported_names_are_rejected(name: str, tmp_path: Path) -> None:
     save_checkpoint("llama", tmp_path)
     spec = spec_of(tmp_path)
     support = tgi_backend().supports(spec, EngineConfig("cpu", str(tmp_path), spec, quantize=name))
@@ -174,13 +178,13 @@ def test_names_that_need_another_checkpoint_or_processor_are_refused(
 
 
 @SCHEMES
-def test_weights_take_what_the_arithmetic_says(name: str, library: NativeLibrary) -> None:
-    """For sizes of real models, where padding is nothing."""
+def test_weights_take_the_estimated_memory(name: str, library: NativeLibrary) -> None:
+    """For the sizes of real models, in which padding is negligible."""
     path = demo_model_path(lambda message: None)
     spec = spec_of(path)
     weights = NativeDecoder(spec, library, 1, QUANTIZATIONS[name]).weights
     taken = sum(
-        matrix.plan.num_bytes(QUANTIZATIONS[name].format_of(name))
+        matrix.plan.num_bytes(QUANTIZATIONS[name].format_of(parameter))
         for parameter, matrix in weights.matrices.items()
     )
     taken += sum(vector.nbytes for vector in weights.vectors.values())
@@ -201,22 +205,20 @@ def test_weights_take_what_the_arithmetic_says(name: str, library: NativeLibrary
         ("decoder.layers.0.moe.router.weight", (8, 32), None),
     ],
 )
-def test_what_is_quantized_and_to_how_many_bits(
-    parameter: str, shape: tuple[int, ...], bits: int | None
-) -> None:
+def test_format_of_each_parameter(parameter: str, shape: tuple[int, ...], bits: int | None) -> None:
     assert is_quantized(parameter, shape) == (bits is not None)
     if bits is not None:
-        assert QUANTIZATIONS["int4"].format_of(name).bits == bits
-        assert QUANTIZATIONS["int8"].format_of(name).bits == 8
+        assert QUANTIZATIONS["int4"].format_of(parameter).bits == bits
+        assert QUANTIZATIONS["int8"].format_of(parameter).bits == 8
 
 
-def test_odd_sizes_are_counted_whole() -> None:
+def test_odd_sizes_are_rounded_up() -> None:
     assert WeightFormat("int4", 4, 32, (-8.0,)).num_bytes(3, 33) == 3 * (2 * 16 + 2 * 2)
     assert WeightFormat("int8", 8, 64, (127.0,)).num_bytes(1, 64) == 64 + 2
 
 
 def greedy(model: NativeModel, prompt: list[int], count: int) -> list[int]:
-    """The next `count` tokens."""
+    """Generate the next `count` tokens."""
     tokens, done = list(prompt), 0
     for _ in range(count):
         new = torch.tensor(tokens[done:])
@@ -226,8 +228,8 @@ def greedy(model: NativeModel, prompt: list[int], count: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
-def test_the_demo_responses_in_int8_as_in_bfloat16(library: NativeLibrary) -> None:
-    """Of these eight answers of 24 tokens all are the same today; seven must be."""
+def test_demo_responses_in_int8_equal_those_in_bfloat16(library: NativeLibrary) -> None:
+    """At least seven of eight answers of 24 tokens must be equal."""
     path = demo_model_path(lambda message: None)
     tokenizer = Tokenizer.load(path)
     usual, quantized = (

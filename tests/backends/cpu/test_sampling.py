@@ -1,13 +1,11 @@
-"""The batched samplers against the reference of `tgi.testing.sampling`, and the reference against
-hand-made figures.
+"""The batched samplers compared with the reference in `tgi.testing.sampling`.
+
+The reference itself is compared with results calculated by hand.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
-import math
-from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -16,16 +14,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.backends.sampler_batches import Row, agrees, batches, make_row, pack, tops
 from tgi.backend import SamplingParams
 from tgi.testing.sampling import choose, green_tokens, sample_row, unpack_mask
 from tgi_cpu.native import load_library
 from tgi_cpu.native_engine import Engine
 from tgi_cpu.native_sampler import NativeSampler
-from tgi_torch.sampling.sampler import Sampler, SamplingKernels, TokenSampler
+from tgi_torch.sampling.protocols import TokenSampler
+from tgi_torch.sampling.sampler import Sampler, SamplingKernels
 
 torch.set_num_threads(1)
-
-MARGIN = 1e-6  # float32 against float64 may differ this close to a threshold
 
 
 def torch_sampler(vocab_size: int) -> TokenSampler:
@@ -36,7 +34,7 @@ def torch_sampler(vocab_size: int) -> TokenSampler:
 def native_threads() -> Engine:
     library = load_library()
     if library is None or not library.is_supported:
-        pytest.skip("the native kernels do not run here")
+        pytest.skip("the native kernels do not run on this machine")
     return Engine(library, num_threads=2, max_ops=1, scratch_floats=16)
 
 
@@ -45,30 +43,6 @@ def native_sampler(vocab_size: int) -> TokenSampler:
 
 
 both = pytest.mark.parametrize("make", [torch_sampler, native_sampler], ids=["torch", "native"])
-
-
-@dataclass(eq=False)
-class Row:
-    sampling: SamplingParams
-    tokens: np.ndarray
-    num_prompt_tokens: int
-    logits: np.ndarray
-    draw: float = 0.0
-    allowed: np.ndarray | None = None
-
-    @property
-    def length(self):
-        return len(self.tokens)
-
-    def reference(self, params=None, draw=None):
-        prompt, output = (
-            self.tokens[: self.num_prompt_tokens],
-            self.tokens[self.num_prompt_tokens :],
-        )
-        draw = self.draw if draw is None else draw
-        return sample_row(
-            self.logits, params or self.sampling, prompt, output, draw=draw, allowed=self.allowed
-        )
 
 
 def run(rows, make=torch_sampler, sampler=None):
@@ -92,117 +66,6 @@ def run(rows, make=torch_sampler, sampler=None):
     return result
 
 
-def pack(allowed):
-    padded = np.zeros(-(-len(allowed) // 32) * 32, np.bool_)
-    padded[: len(allowed)] = allowed
-    return np.packbits(padded, bitorder="little").view(np.int32)
-
-
-def tops(result, row):
-    stop = int(result.top_counts[: row + 1].sum())
-    span = slice(stop - int(result.top_counts[row]), stop)
-    return dict(zip(result.top_ids[span].tolist(), result.top_logprobs[span].tolist(), strict=True))
-
-
-def hundredths(low, high):
-    return st.integers(low, high).map(lambda n: n / 100)
-
-
-fractions = hundredths(5, 95)
-
-
-@st.composite
-def params(draw, vocab_size):
-    optional = lambda values, off: draw(st.one_of(st.just(off), values))  # noqa: E731
-    return SamplingParams(
-        greedy=draw(st.booleans()),
-        watermark_gamma=optional(fractions, 0.0),
-        watermark_delta=2.0,
-        logit_bias=tuple(
-            draw(
-                st.lists(
-                    st.tuples(st.integers(0, vocab_size - 1), hundredths(-500, 500)), max_size=3
-                )
-            )
-        ),
-        repetition_penalty=optional(hundredths(50, 200), 1.0),
-        relative_frequency_penalty=optional(hundredths(-200, 200), 0.0),
-        frequency_penalty=optional(hundredths(-200, 200), 0.0),
-        presence_penalty=optional(hundredths(-200, 200), 0.0),
-        temperature=optional(hundredths(25, 200), 1.0),
-        top_k=optional(st.integers(1, vocab_size + 3), 0),
-        top_p=optional(fractions, 1.0),
-        typical_p=optional(fractions, 1.0),
-        min_p=optional(fractions, 0.0),
-        logprobs=draw(st.sampled_from(["none", "processed", "raw"])),
-        top_n_tokens=draw(st.integers(0, vocab_size + 2)),
-    )
-
-
-@st.composite
-def batches(draw):
-    vocab_size = draw(st.sampled_from([3, 31, 40]))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    rows = []
-    for _ in range(draw(st.integers(1, 4))):
-        logits = rng.normal(scale=draw(st.sampled_from([0.3, 3.0])), size=vocab_size).astype(
-            np.float32
-        )
-        if draw(st.booleans()):
-            logits = np.round(logits * 2) / 2  # many ties
-        allowed = rng.random(vocab_size) < 0.7 if draw(st.booleans()) else None
-        if allowed is not None:
-            allowed[rng.integers(vocab_size)] = True
-        tokens = rng.integers(0, vocab_size, draw(st.integers(1, 12))).astype(np.int32)
-        uniform = np.float32(rng.integers(0, 2**24) / 2**24)
-        rows.append(
-            Row(
-                draw(params(vocab_size)),
-                tokens,
-                draw(st.integers(1, len(tokens))),
-                logits,
-                uniform,
-                allowed,
-            )
-        )
-    return rows
-
-
-def nearby(params):
-    """The same parameters a hair to either side of every threshold."""
-    for steps in itertools.product((-MARGIN, 0.0, MARGIN), repeat=3):
-        top_p, typical_p, min_p = (
-            value if value == off else value + step
-            for value, off, step in zip(
-                (params.top_p, params.typical_p, params.min_p), (1, 1, 0), steps, strict=True
-            )
-        )
-        yield msgspec.structs.replace(params, top_p=top_p, typical_p=typical_p, min_p=min_p)
-
-
-def agrees(row, token, logprob, top):
-    def same(reference):
-        if reference.token_id != token:
-            return False
-        if reference.logprob is None:
-            return math.isnan(logprob) and not top
-        close = [
-            math.isclose(top.get(i, math.nan), value, abs_tol=1e-4) for i, value in reference.top
-        ]
-        return (
-            math.isclose(reference.logprob, logprob, abs_tol=1e-4)
-            and len(top) == len(close)
-            and all(close)
-        )
-
-    draws = (row.draw, max(row.draw - 2 * MARGIN, 0.0), row.draw + 2 * MARGIN)
-    return any(
-        same(row.reference(p, draw))
-        for draw in draws
-        for p in (row.sampling, *nearby(row.sampling))
-    )
-
-
 @both
 @settings(max_examples=250, deadline=None, derandomize=True)
 @given(batches())
@@ -216,7 +79,7 @@ def test_sampler_equals_reference(make, rows):
         )
 
 
-LARGE = 9001  # neither whole vectors, nor whole groups, nor whole chunks of the kernels
+LARGE = 9001  # not a multiple of the kernels' vectors, groups or chunks
 
 SETTINGS = [
     {},
@@ -279,7 +142,7 @@ def test_a_large_vocabulary_equals_reference(make, kind):
 @both
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(batches())
-def test_a_row_does_not_depend_on_its_batch_mates(make, rows):
+def test_a_row_does_not_depend_on_other_rows(make, rows):
     together = run(rows, make)
     for i, row in enumerate(rows):
         alone = run([row], make)
@@ -292,7 +155,7 @@ def test_a_row_does_not_depend_on_its_batch_mates(make, rows):
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(batches(), st.integers(1, 5))
 def test_counts_follow_a_growing_sequence(make, rows, steps):
-    """A sampler that saw every step gives what a new one gives that sees only the last."""
+    """A sampler that saw every step and a new one that sees only the last give the same result."""
     sampler = make(len(rows[0].logits))
     for _ in range(steps):
         kept = run(rows, sampler=sampler)
@@ -303,50 +166,40 @@ def test_counts_follow_a_growing_sequence(make, rows, steps):
     np.testing.assert_allclose(kept.logprobs, fresh.logprobs)
 
 
-def row(logits, draw=0.0, tokens=(0,), num_prompt_tokens=1, allowed=None, **params):
-    logits = np.array(logits, np.float32)
-    return Row(
-        SamplingParams(**params),
-        np.array(tokens, np.int32),
-        num_prompt_tokens,
-        logits,
-        draw,
-        allowed,
-    )
-
-
 def test_greedy_takes_the_lowest_of_equals():
     kernels = SamplingKernels(argmax=lambda s: torch.from_numpy(s.numpy().argmax(-1)))
     for sampler in (torch_sampler(4), native_sampler(4), Sampler(4, torch.device("cpu"), kernels)):
-        assert run([row([0, 2, 2, 1]), row([3, 3, 3, 3])], sampler=sampler).tokens.tolist() == [
+        assert run(
+            [make_row([0, 2, 2, 1]), make_row([3, 3, 3, 3])], sampler=sampler
+        ).tokens.tolist() == [
             1,
             0,
         ]
 
 
 @both
-def test_draws_at_the_ends(make):
+def test_draws_at_the_limits(make):
     last = np.nextafter(np.float32(1), np.float32(0))
     rows = [
-        row([1, 1, 1, 1], 0.0, greedy=False),
-        row([1, 1, 1, 1], last, greedy=False),
-        row([-9e9, 1, 1, -9e9], last, greedy=False),
+        make_row([1, 1, 1, 1], 0.0, greedy=False),
+        make_row([1, 1, 1, 1], last, greedy=False),
+        make_row([-9e9, 1, 1, -9e9], last, greedy=False),
     ]
     assert run(rows, make).tokens.tolist() == [0, 3, 2]
-    assert run([row([-np.inf, 1, 1, -np.inf], 0.0, greedy=False)], make).tokens.tolist() == [1]
+    assert run([make_row([-np.inf, 1, 1, -np.inf], 0.0, greedy=False)], make).tokens.tolist() == [1]
 
 
 @both
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("greedy", [True, False])
 def test_a_row_that_is_not_finite_fails_alone(make, bad, greedy):
-    good = row([0, 1, 5, 2], 0.3, greedy=greedy, logprobs="processed", top_n_tokens=2)
-    result = run([good, row([0, bad, 1, 2], 0.3, greedy=greedy, logprobs="raw"), good], make)
+    good = make_row([0, 1, 5, 2], 0.3, greedy=greedy, logprobs="processed", top_n_tokens=2)
+    result = run([good, make_row([0, bad, 1, 2], 0.3, greedy=greedy, logprobs="raw"), good], make)
     assert list(result.problems) == [1]
     assert "NaN or infinite" in result.problems[1]
     assert result.tokens[0] == result.tokens[2] == good.reference().token_id
     with pytest.raises(ValueError, match="NaN"):
-        row([0, bad, 1, 2]).reference()
+        make_row([0, bad, 1, 2]).reference()
 
 
 @both
@@ -354,9 +207,9 @@ def test_a_row_without_an_allowed_token_fails_alone(make):
     none = np.zeros(4, np.bool_)
     result = run(
         [
-            row([0, 1, 5, 2]),
-            row([0, 1, 5, 2], allowed=none),
-            row([0, 1, 5, 2], 0.5, allowed=none, greedy=False),
+            make_row([0, 1, 5, 2]),
+            make_row([0, 1, 5, 2], allowed=none),
+            make_row([0, 1, 5, 2], 0.5, allowed=none, greedy=False),
         ],
         make,
     )
@@ -369,14 +222,14 @@ def test_a_mask_that_leaves_one_token_forces_it(make):
     only = np.arange(40) == 37
     rng = np.random.default_rng(0)
     rows = [
-        row(rng.normal(size=40), 0.5, allowed=only, greedy=greedy, top_k=2 * (not greedy))
+        make_row(rng.normal(size=40), 0.5, allowed=only, greedy=greedy, top_k=2 * (not greedy))
         for greedy in (True, False)
     ]
     assert run(rows, make).tokens.tolist() == [37, 37]
     np.testing.assert_array_equal(unpack_mask(pack(only), 40), only)
 
 
-def test_the_reference_by_hand():
+def test_the_reference_against_results_by_hand():
     log = np.log
     probabilities = log([0.1, 0.2, 0.3, 0.4])
 
@@ -430,7 +283,7 @@ def mix32(h):
 
 
 def test_green_tokens():
-    assert mix32(1) == 0x514E28B7  # murmur3's published value
+    assert mix32(1) == 0x514E28B7  # the published value of MurmurHash3
     for previous in (0, 1, 50256, 151642):
         expected = [
             mix32((previous * 15485863 + v * 0x9E3779B9) % 2**32) < 0.25 * 2**32 for v in range(500)
@@ -440,11 +293,13 @@ def test_green_tokens():
 
 
 @both
-def test_top_tokens_keep_ties_and_leave_out_what_is_cut(make):
+def test_top_tokens_include_ties_but_no_cut_tokens(make):
     result = run(
         [
-            row([1, 3, 2, 2, 0], logprobs="raw", top_n_tokens=2),
-            row([1, 3, 2, 2, 0], 0.1, greedy=False, top_k=1, logprobs="processed", top_n_tokens=3),
+            make_row([1, 3, 2, 2, 0], logprobs="raw", top_n_tokens=2),
+            make_row(
+                [1, 3, 2, 2, 0], 0.1, greedy=False, top_k=1, logprobs="processed", top_n_tokens=3
+            ),
         ],
         make,
     )

@@ -1,5 +1,6 @@
-"""Checkpoints through `tgi serve` on the CPU backend: a family of transformers alone, scaled
-rotations, pickled weights.
+"""Checkpoints served with `tgi serve` on the CPU backend.
+
+These are a family that only transformers knows, scaled rope, and pickled weights.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SIZES = {
 }
 
 
-def test_the_fallback_serves_and_says_that_it_is_slow(tmp_path, tiny_model):
+def test_the_fallback_serves_and_logs_that_it_is_slow(tmp_path, tiny_model):
     path = shutil.copytree(tiny_model, tmp_path / "model")
     tokenizer = Tokenizer.load(tiny_model)
     model = save_checkpoint("smollm3", path, vocab_size=tokenizer.vocab_size, **SIZES)
@@ -75,7 +76,7 @@ def test_a_rope_factor_lengthens_the_context(tmp_path, tiny_model):
         assert httpx.get(f"{server.url}/info").json()["max_total_tokens"] == 768
 
 
-def test_pickled_weights_name_the_command(tmp_path, tiny_model):
+def test_pickled_weights_give_an_error_with_the_command(tmp_path, tiny_model):
     path = shutil.copytree(tiny_model, tmp_path / "model")
     for file in path.glob("*.safetensors"):
         file.rename(path / "pytorch_model.bin")

@@ -1,6 +1,6 @@
-"""The work of one decode step on the CPU backend, counted: torch operations, Python calls, memory.
+"""The work of one decode step on the CPU backend: torch operations, Python calls and memory.
 
-What the kernels compute is not counted; what stands around them is what a small model waits for.
+The work inside kernels is not counted. Work around them determines the speed of small models.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ PROMPT = [5, 9, 2, 7]
 GREEDY = SamplingParams()
 SAMPLED = SamplingParams(greedy=False, temperature=0.7, top_k=20, top_p=0.9)
 
-# (kernels, sampling, rows) -> torch operations, Python calls, and most bytes of Python's memory
-# held at once, of a worker's step
+# (kernels, sampling, rows) -> torch operations, Python calls, and peak bytes of Python's memory, in
+# a step of the worker
 LIMITS = {
     ("native", "greedy", 1): (0, 52, 3_800),
     ("native", "greedy", 8): (0, 66, 3_800),
@@ -66,7 +66,7 @@ def make_core(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mak
     def make(kernels: str, sampling: str, num_rows: int, path: Path = checkpoint) -> ScriptedCore:
         library = load_library()
         if kernels == "native" and (library is None or not library.is_supported):
-            pytest.skip("the native kernels do not run here")
+            pytest.skip("the native kernels do not run on this machine")
         dtype = "bfloat16" if kernels == "native" else "float32"
         config = EngineConfig("cpu", str(path), load_spec(path), dtype=dtype)
         worker = tgi_backend().create_worker(config, RecordingReporter())
@@ -77,7 +77,7 @@ def make_core(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mak
         assert core.agreement.facts["kernels"] == kernels
         for handle in range(num_rows):
             core.introduce(handle, PROMPT, sampling=GREEDY if sampling == "greedy" else SAMPLED)
-        for _ in range(3):  # prefill, then what is made with the first decode
+        for _ in range(3):  # the prefill, then objects that the first decode step creates
             core.step(dict.fromkeys(range(num_rows), 0), dict.fromkeys(range(num_rows), 0.5))
         return core
 
@@ -87,7 +87,7 @@ def make_core(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mak
 
 
 def decode(core: ScriptedCore) -> Callable[[], object]:
-    """The worker's part of the next step."""
+    """Return a call of the worker's part in the next step."""
     step = core.build(dict.fromkeys(core.live, 0), dict.fromkeys(core.live, 0.5))
     return lambda: core.run(step)
 
@@ -113,7 +113,7 @@ def test_work_of_a_decode_step(make_core: MakeCore, case: tuple[str, str, int]) 
 @pytest.mark.parametrize(
     "case", [("torch", "greedy", 8), ("native", "greedy", 1)], ids=lambda case: case[0]
 )
-def test_more_work_is_seen(make_core: MakeCore, case: tuple[str, str, int]) -> None:
+def test_more_work_is_detected(make_core: MakeCore, case: tuple[str, str, int]) -> None:
     core = make_core(*case)
     max_ops, max_calls, max_bytes = LIMITS[case]
     assert count_ops(both(decode(core), lambda: [torch.zeros(1) + 1 for _ in range(10)])) > max_ops

@@ -1,4 +1,4 @@
-"""The CPU backend's light half, and the life of its worker from `load` to `close`."""
+"""The CPU backend's `Backend` class, and the life cycle of its worker from `load` to `close`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.backends.checkpoints import save_checkpoint
 from tests.backends.scripted_core import RecordingReporter, ScriptedCore
 from tgi.architectures import GenericSpec, load_spec
 from tgi.backend import (
+    FEATURES,
     SAMPLING_FIELDS,
-    BackendError,
     EngineConfig,
     GrammarMasks,
     Health,
@@ -27,17 +27,10 @@ from tgi.backend import (
     WrongStateError,
     empty_int32,
 )
-from tgi.worker.memory_limits import format_bytes
 from tgi_cpu import machine, tgi_backend
-from tgi_torch.memory import (
-    MemoryFacts,
-    kv_bytes_per_token,
-    plan_limits,
-    weights_bytes,
-    workspace_bytes,
-)
+from tgi_torch.memory import weights_bytes
 from tgi_torch.ops import REFERENCE
-from tgi_torch.runner.worker import TorchDevice, TorchWorker, decoder_loader
+from tgi_torch.runner.worker import TorchDevice, decoder_loader, torch_worker
 
 METHODS = ("load", "negotiate", "warmup", "submit", "collect", "control", "health", "close")
 KIB = 1024
@@ -77,10 +70,10 @@ def create(config, **device):
         "max_step_tokens": 64,
         "load_model": loader,
     }
-    return TorchWorker(config, RecordingReporter(), TorchDevice(device=cpu, **(defaults | device)))
+    return torch_worker(config, RecordingReporter(), TorchDevice(device=cpu, **(defaults | device)))
 
 
-def test_the_light_half_imports_no_framework(checkpoint, spec):
+def test_the_backend_class_imports_no_framework(checkpoint, spec):
     code = (
         "import sys, msgspec, tgi_cpu; from pathlib import Path; from tgi.architectures import"
         " load_spec;from tgi.backend import EngineConfig; b = tgi_cpu.tgi_backend(); assert"
@@ -94,7 +87,7 @@ def test_the_light_half_imports_no_framework(checkpoint, spec):
     assert done.stdout.strip() == "[]"
 
 
-def test_probe_says_what_is_missing():
+def test_probe_reports_missing_packages():
     code = (
         "import sys; from importlib.machinery import PathFinder\n"
         "class Hide:\n"
@@ -129,13 +122,13 @@ def test_info_and_probe():
         ({"dtype": "int8"}, "--dtype int8"),
     ],
 )
-def test_supports_refuses_options_with_a_reason(config, change, reason):
+def test_supports_rejects_options_with_a_reason(config, change, reason):
     support = tgi_backend().supports(config.spec, msgspec.structs.replace(config, **change))
     assert support.status == "no"
     assert any(reason in text for text in support.reasons)
 
 
-def test_supports_refuses_what_neither_the_grammar_nor_the_fallback_has(config, spec):
+def test_supports_rejects_models_that_nothing_can_run(config, spec):
     unknown = {"model_type": "new", "is_encoder_decoder": True}
     generic = GenericSpec(
         model_type="new",
@@ -194,7 +187,7 @@ def test_states(config):
             "negotiate": lambda: worker.negotiate(RequestedLimits()),
             "warmup": worker.warmup,
             "submit": lambda: worker.submit(step),
-            "collect": lambda: worker.collect(0.0),
+            "collect": worker.collect,
         }
 
     def only(*allowed):
@@ -211,7 +204,7 @@ def test_states(config):
     only("warmup")
     assert worker.health(False) == worker.health(True) == Health(True)
     assert only("submit", "collect")[1].token_ptr.tolist() == [0]
-    assert worker.collect(0.0) is None
+    assert worker.collect() is None
     worker.close()
     worker.close()
     only()
@@ -233,10 +226,12 @@ def test_load_reports_progress_and_names_a_damaged_file(config, tmp_path):
         damaged.load()
 
 
-def test_the_agreement(config):
+def test_negotiated_limits(config):
     worker = create(config)
     worker.load()
-    agreement = worker.negotiate(RequestedLimits(max_concurrent_requests=3))
+    agreement = worker.negotiate(
+        RequestedLimits(max_concurrent_requests=3, features=tuple(FEATURES))
+    )
     assert set(agreement.sampling) == SAMPLING_FIELDS
     assert set(agreement.features) == {
         "device_token",
@@ -247,81 +242,10 @@ def test_the_agreement(config):
     }
     assert agreement.limits.max_total_tokens == 128  # the model's own
     assert agreement.limits.depth == agreement.limits.tokens_per_step == 1
-    assert (
-        agreement.kv_cache.max_batch_total_tokens == 3 * 128
-    )  # all three at full length, far below half of the memory
+    # All three sequences have the maximum length, which is far below half of the memory.
+    assert agreement.kv_cache.max_batch_total_tokens == 3 * 128
     assert {"dtype", "attention", "threads", "torch", "isa"} <= set(agreement.facts)
     msgspec.msgpack.encode(agreement)
-
-
-def plan(spec, free, **requested):
-    facts = MemoryFacts(
-        free_bytes=free, weights_bytes=0, dtype="float32", block_size=16, max_step_tokens=32
-    )
-    return plan_limits(spec, RequestedLimits(**({"max_concurrent_requests": 2} | requested)), facts)
-
-
-def test_the_cache_takes_half_of_what_is_left(spec):
-    block = kv_bytes_per_token(spec, "float32") * 16
-    assert block == 16 * 3 * 2 * (12 + 12) * 4
-    workspace = workspace_bytes(spec, "float32", 32, 2)
-    for blocks, expected in (
-        (10, 5),
-        (11, 5),
-        (15, 7),
-        (16, 8),
-        (1000, 16),
-    ):  # 16 = two sequences of 128 tokens
-        planned = plan(spec, workspace + blocks * block)
-        assert planned.kv_cache.groups[0].num_blocks == expected
-        assert planned.limits.max_total_tokens == min(128, expected * 16)
-        items = {item.label: item.num_bytes for item in planned.memory}
-        assert items.pop("weights") == 0
-        assert items == {
-            "workspace": workspace,
-            "KV cache": expected * block,
-            "left free": (blocks - expected) * block,
-        }
-    with pytest.raises(BackendError, match="too little for one cache block"):
-        plan(spec, workspace + block)
-
-
-def test_what_the_user_gave_is_kept_or_refused(spec):
-    block = kv_bytes_per_token(spec, "float32") * 16
-    workspace = workspace_bytes(spec, "float32", 32, 2)
-    free = workspace + 10 * block
-    assert (
-        plan(spec, free, max_batch_total_tokens=150).kv_cache.groups[0].num_blocks == 10
-    )  # all of it, rounded up
-    with pytest.raises(
-        BackendError, match=r"`--max-batch-total-tokens 161` needs 11 cache blocks.* 10 "
-    ):
-        plan(spec, free, max_batch_total_tokens=161)
-    assert (
-        plan(spec, free, max_total_tokens=160).kv_cache.groups[0].num_blocks == 10
-    )  # more than half, as one must fit
-    assert plan(spec, free, max_total_tokens=50).limits.max_total_tokens == 50
-    with pytest.raises(
-        BackendError, match="`--max-total-tokens 161` does not fit the cache of 160"
-    ):
-        plan(spec, free, max_total_tokens=161)
-    with pytest.raises(
-        BackendError, match=r"`--max-total-tokens 33` does not fit .*--max-batch-total-tokens 32"
-    ):
-        plan(spec, free, max_total_tokens=33, max_batch_total_tokens=32)
-    with pytest.raises(BackendError, match="`--max-input-tokens 80` must be below the 80 tokens"):
-        plan(spec, free, max_input_tokens=80)
-    assert plan(spec, free, max_input_tokens=79).limits.max_total_tokens == 80
-    assert plan(spec, free, max_batch_prefill_tokens=7).limits.max_step_tokens == 7
-    assert plan(spec, free, model_max_total_tokens=60).limits.max_total_tokens == 60
-    generous = plan(spec, 2**30, max_batch_size=50, max_concurrent_requests=9).limits
-    assert (generous.max_sequences, generous.max_step_tokens) == (50, 50)
-
-
-def test_learned_positions_are_a_hard_limit(tmp_path):
-    save_checkpoint("gpt2", tmp_path)
-    with pytest.raises(BackendError, match="beyond the 128 positions"):
-        plan(load_spec(tmp_path), 2**30, max_total_tokens=129)
 
 
 def ready(config, **device):
@@ -332,7 +256,7 @@ def ready(config, **device):
     return worker, core
 
 
-def test_a_step_out_of_memory_may_be_tried_again(config):
+def test_a_step_out_of_memory_may_be_retried(config):
     failures = []
 
     def linear(x, weight, bias):
@@ -356,12 +280,12 @@ def test_a_step_out_of_memory_may_be_tried_again(config):
         core.drop(0)
     core.introduce(0, [1, 2, 3])
     assert len(core.step({0: 0}).tokens) == 1
-    failures.append(RuntimeError("a fault of another kind"))
+    failures.append(RuntimeError("another kind of error"))
     with pytest.raises(RuntimeError, match="another kind"):
         core.step({0: 0})
 
 
-def test_deep_health_computes_and_disturbs_nobody(config):
+def test_deep_health_runs_the_model_without_side_effects(config):
     faults = []
 
     def norm(x, weight, eps):
@@ -390,14 +314,14 @@ def test_deep_health_computes_and_disturbs_nobody(config):
     assert worker.health(False).ok
 
 
-def test_what_was_not_agreed_is_refused(config):
+def test_steps_beyond_negotiated_limits_are_rejected(config):
     worker, core = ready(config)
     with pytest.raises(StepError, match="Late masks"):
         worker.submit(GrammarMasks(1, empty_int32(), empty_int32()))
     worker.submit(core.build({}, {}))
     with pytest.raises(StepError, match="One step in flight"):
         worker.submit(core.build({}, {}))
-    assert worker.collect(0.0).step_id == 1
+    assert worker.collect().step_id == 1
     assert not worker.control(LoadAdapter(1, "nowhere")).ok
 
 
@@ -424,7 +348,3 @@ def test_a_container_limits_memory_and_threads(tmp_path, monkeypatch):
     assert machine.num_threads(tmp_path) == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert machine.num_threads(tmp_path) == 3
-
-
-def test_bytes_are_readable():
-    assert (format_bytes(512 * 2**20), format_bytes(3 * 2**29)) == ("512 MiB", "1.50 GiB")

@@ -1,4 +1,4 @@
-"""`tgi convert`: the same tensors in another format, and nothing of a hostile file is executed."""
+"""`tgi convert` keeps all tensors, and does not execute code in a hostile file."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ def original(tmp_path_factory):
 
 @pytest.fixture
 def pickled(original, tmp_path):
-    """A folder as `save_pretrained` left it before safetensors: tied weights twice, in one
-    memory.
+    """A folder as `save_pretrained` wrote it before safetensors.
+
+    It contains tied weights twice, with shared memory.
     """
     path = tmp_path / "pickled"
     path.mkdir()
@@ -109,7 +110,7 @@ class Hostile:
 
 
 def refused(source, output=None):
-    """The line that says why, without the process around it."""
+    """The error message of a conversion in this process."""
     with pytest.raises(ModelError) as caught:
         pickled_weights.convert(source, source if output is None else output)
     assert "\n" not in str(caught.value)
@@ -135,39 +136,39 @@ def test_a_hostile_file_executes_nothing(pickled, tmp_path, capsys, zipped):
     assert not (tmp_path / "canary").exists()
     assert not list(path.glob("*safetensors*"))
     torch.load(path / NAME, weights_only=False)
-    assert (tmp_path / "canary").exists()  # the canary does sing where it is let out
+    assert (tmp_path / "canary").exists()  # an unrestricted load does execute the code
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         ([torch.ones(2)], "a list, not tensors by name"),
-        ({"model": {"weight": torch.ones(2)}}, "the entry 'model' is no plain tensor"),
-        ({"weight": torch.eye(2).to_sparse()}, "the entry 'weight' is no plain tensor"),
+        ({"model": {"weight": torch.ones(2)}}, "the entry 'model' is not a plain tensor"),
+        ({"weight": torch.eye(2).to_sparse()}, "the entry 'weight' is not a plain tensor"),
         ({}, "a dict, not tensors by name"),
     ],
 )
-def test_what_is_no_checkpoint_is_refused(tmp_path, content, words):
+def test_files_without_tensors_are_rejected(tmp_path, content, words):
     torch.save(content, tmp_path / NAME)
     assert words in refused(tmp_path)
 
 
-def test_damaged_and_missing_files_are_refused(tmp_path):
+def test_damaged_and_missing_files_are_rejected(tmp_path):
     assert "neither pytorch_model.bin nor" in refused(tmp_path)
     (tmp_path / NAME).write_bytes(b"no weights at all")
     assert NAME in refused(tmp_path)
     for name in ("../x.bin", "gone.bin"):
         (tmp_path / f"{NAME}.index.json").write_text(json.dumps({"weight_map": {"weight": name}}))
-        assert "not a file beside it" in refused(tmp_path)
+        assert "not a file in the same folder" in refused(tmp_path)
 
 
-def test_nothing_is_written_over(original, pickled):
+def test_nothing_is_overwritten(original, pickled):
     path, tensors = pickled
     torch.save(tensors, path / NAME)
     assert "there are .safetensors files already" in refused(path, original)
 
 
-def test_wrong_words_and_help(capsys):
+def test_wrong_arguments_and_help(capsys):
     assert convert() == 2
     assert convert("--fast", "x") == 2
     assert convert("no/such/folder") == 1

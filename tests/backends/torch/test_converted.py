@@ -1,5 +1,6 @@
-"""Families that `transformers` lacks or stores otherwise: a related model's checkpoint under the
-family's own names.
+"""Families that `transformers` lacks or stores differently.
+
+The checkpoint of a related model is converted to the family's own tensor names.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from tgi_torch.weights.loading import load_weights
 TOKEN_IDS = np.random.default_rng(3).integers(0, 101, 29).tolist()
 Tensors = dict[str, Tensor]
 Config = dict[str, Any]
-SECOND_VOCAB_SIZE = 125_696  # what tells the second baichuan from the first
+SECOND_VOCAB_SIZE = 125_696  # only this distinguishes the second baichuan from the first
 
 
 def renamed(*pairs: tuple[str, str]) -> Callable[[Tensors, Config], Tensors]:
-    """Tensors under other names: every `pair` replaces a part of the name."""
+    """Return a conversion that renames tensors: every pair replaces a part of the name."""
 
     def convert(tensors: Tensors, config: Config) -> Tensors:
         def rename(name: str) -> str:
@@ -49,7 +50,7 @@ def renamed(*pairs: tuple[str, str]) -> Callable[[Tensors, Config], Tensors]:
 
 
 def to_baichuan(tensors: Tensors, config: Config) -> Tensors:
-    """llama with q, k and v in one matrix."""
+    """Convert llama: q, k and v become one matrix."""
     converted = dict(tensors)
     for layer in range(config["num_hidden_layers"]):
         prefix = f"model.layers.{layer}.self_attn."
@@ -59,7 +60,7 @@ def to_baichuan(tensors: Tensors, config: Config) -> Tensors:
 
 
 def to_santacoder(tensors: Tensors, config: Config) -> Tensors:
-    """gpt_bigcode with the fused matrix in two parts, and every matrix stored [in, out]."""
+    """Convert gpt_bigcode: the fused matrix is split in two, and matrices become [in, out]."""
     converted = {}
     for name, tensor in tensors.items():
         stored = tensor.T.contiguous() if ".h." in name and tensor.dim() == 2 else tensor
@@ -91,7 +92,7 @@ to_exaone = renamed(
 
 @dataclass(frozen=True)
 class Conversion:
-    """From a checkpoint that `transformers` writes to one of the family."""
+    """How to convert a checkpoint of `transformers` to one of the family."""
 
     family: str
     overrides: Config
@@ -100,7 +101,7 @@ class Conversion:
 
 
 def kept(config: Config, *names: str, **changes: Any) -> Config:
-    """Fields as the published configs have them, and no others."""
+    """The fields that published configs have, and no others."""
     return {name: config[name] for name in names} | changes
 
 
@@ -213,7 +214,7 @@ CONVERSIONS = {
 
 
 def convert(name: str, path: Path) -> Tensor:
-    """Write the checkpoint of a conversion; returns the logits [T, vocab] that it must give."""
+    """Write the converted checkpoint. Returns the logits [T, vocab] that it must have."""
     conversion = CONVERSIONS[name]
     model = save_checkpoint(conversion.family, path, **conversion.overrides)
     config = json.loads((path / "config.json").read_text())
@@ -224,7 +225,7 @@ def convert(name: str, path: Path) -> Tensor:
 
 
 def decoder_logits(path: Path, *counts: int) -> Tensor:
-    """Logits of the decoder when the tokens come in steps of so many."""
+    """Compute the decoder's logits in steps of the given numbers of tokens."""
     spec = loaded_spec(path)
     decoder = build_decoder(spec, REFERENCE, torch.float32, "cpu")
     load_weights(decoder, path, lambda done, total: None)
@@ -258,8 +259,9 @@ def test_converted_checkpoint(name: str, tmp_path: Path) -> None:
 
 
 def test_baichuan_13b_has_alibi(tmp_path: Path) -> None:
-    """Its config has no `max_position_embeddings`. Here the reference is the yardstick, which bloom
-    and mpt have tested.
+    """The config of the 13B model has no `max_position_embeddings`.
+
+    The numpy reference is used, which other tests compare with bloom and mpt.
     """
     convert("baichuan-7b", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -275,8 +277,8 @@ def test_baichuan_13b_has_alibi(tmp_path: Path) -> None:
     )
 
 
-def test_second_baichuan_has_a_head_of_unit_rows(tmp_path: Path) -> None:
-    """Its logits are those of the first with the head's rows divided by their lengths."""
+def test_second_baichuan_has_a_head_with_normalised_rows(tmp_path: Path) -> None:
+    """The logits equal those of the first baichuan with normalised head rows."""
     model = save_checkpoint(
         "llama", tmp_path, num_key_value_heads=4, vocab_size=SECOND_VOCAB_SIZE, num_hidden_layers=1
     )
@@ -299,9 +301,10 @@ def test_second_baichuan_has_a_head_of_unit_rows(tmp_path: Path) -> None:
     np.testing.assert_allclose(reference, expected.numpy(), atol=1e-4, rtol=0)
 
 
-def test_phimoe_takes_the_long_factors_of_a_long_sequence(tmp_path: Path) -> None:
-    """`transformers` 5.23 keeps to the short ones, unlike the code published with the model: the
-    reference is the yardstick.
+def test_phimoe_uses_the_long_factors_for_a_long_sequence(tmp_path: Path) -> None:
+    """Compared with the numpy reference.
+
+    `transformers` 5.23 uses the short factors, unlike the code published with the model.
     """
     rope = {
         "rope_type": "longrope",

@@ -1,5 +1,6 @@
-"""The specs of the decision pages against `transformers`: tensors, and logits where the numpy
-reference can run them.
+"""The specs in the decision pages, compared with `transformers`.
+
+All tensors are compared, and logits if the numpy reference can compute them.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from tgi.testing.reference.weights import read_weights
 
 MODEL_TYPES = {page: page.split("-grammar-")[1].replace("-", "_") for page in PAGES}
 CASES = [(page, index) for page in PAGES for index in range(len(run_page(page)["CONFIGS"]))]
-# Two texts go into t5; transformers 5 writes mamba2's infinite limit in a way of its own. Their
-# families are tried elsewhere.
+# t5 has two input texts, and transformers 5 writes mamba2's infinite limit in its own way. Other
+# tests cover these families.
 RUNNABLE = set(MODEL_TYPES.values()) - {"t5", "mamba2"}
 TOKEN_IDS = np.random.default_rng(1).integers(0, 64, 24).tolist()
 
@@ -35,13 +36,13 @@ TOKEN_IDS = np.random.default_rng(1).integers(0, 64, 24).tolist()
 def save_model(
     model_type: str, overrides: dict[str, Any], path: Path
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """A tiny checkpoint with every parameter redrawn, and its whole config."""
+    """Write a tiny checkpoint with newly drawn parameters. Returns the model and its config."""
     written = overrides | ({"decoder_start_token_id": 0} if model_type == "t5" else {})
     config = AutoConfig.for_model(model_type, **written)
     if model_type == "t5":
         model: PreTrainedModel = T5ForConditionalGeneration(config)
     else:
-        # Falcon's eager attention adds ALiBi twice (transformers 5.23); gpt_oss has no sdpa.
+        # Falcon's eager attention adds ALiBi twice in transformers 5.23. gpt_oss has no sdpa.
         attention = "sdpa" if model_type == "falcon" else "eager"
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     generator = torch.Generator().manual_seed(0)
@@ -70,7 +71,7 @@ def test_page_covers_every_tensor(page: str, index: int, tmp_path: Path) -> None
                 filled[parameter] += piece.numel()
 
     assert filled == {parameter: np.prod(shape) for parameter, shape in shapes.items()}
-    # The model's own parameters and persistent buffers, counted once.
+    # The model's own parameters and persistent buffers, each counted once.
     assert sum(filled.values()) == sum(
         {t.data_ptr(): t.numel() for t in model.state_dict().values()}.values()
     )

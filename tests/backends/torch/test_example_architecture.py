@@ -1,5 +1,6 @@
-"""The example package that adds a model family: found through its entry point, equal to
-`transformers`, and served.
+"""The example package that adds a model family.
+
+It is found through its entry point, equals `transformers`, and can be served.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ NUM_TOKENS = 16
 
 @pytest.fixture
 def model(tmp_path: Path) -> PreTrainedModel:
-    """A tiny checkpoint in `tmp_path`/model."""
+    """Write a tiny checkpoint to `tmp_path`/model."""
     sizes = {
         "hidden_size": 32,
         "intermediate_size": 40,
@@ -49,9 +50,7 @@ def model(tmp_path: Path) -> PreTrainedModel:
 
 
 def install(site: Path) -> str:
-    """What pip leaves behind for the example, in `site`; returns the value of PYTHONPATH that finds
-    it.
-    """
+    """Write the example's metadata to `site`, as pip does. Returns the PYTHONPATH to find it."""
     project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
     info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
     info.mkdir(parents=True)
@@ -70,7 +69,7 @@ def install(site: Path) -> str:
 def test_equals_transformers(
     model: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert isinstance(load_spec(tmp_path / "model"), GenericSpec)  # not one of ours
+    assert isinstance(load_spec(tmp_path / "model"), GenericSpec)  # not a built-in family
     for folder in reversed(install(tmp_path / "site").split(os.pathsep)):
         monkeypatch.syspath_prepend(folder)
 

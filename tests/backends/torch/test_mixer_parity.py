@@ -1,4 +1,4 @@
-"""Latent attention, state spaces and encoder-decoder models against `transformers`."""
+"""Latent attention, state-space and encoder-decoder models compared with `transformers`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tgi_torch.weights.loading import load_weights
 
 BLOCK_SIZE = 4
 NUM_BLOCKS = 128
-TOLERANCE = 1e-4  # of logits whose spread is about one
+TOLERANCE = 1e-4  # of logits whose standard deviation is about 1
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Pair:
     decoder: Decoder
 
     def expected(self, sequence: PagedSequence) -> Tensor:
-        """Logits [T, vocab]."""
+        """Compute the logits of `transformers`, [T, vocab]."""
         tokens = torch.tensor([sequence.token_ids])
         if self.decoder.encoder is None:
             return self.reference(tokens).logits[0].float()
@@ -42,7 +42,7 @@ class Pair:
         return self.reference(input_ids=encoder_tokens, decoder_input_ids=tokens).logits[0].float()
 
     def cache(self) -> KVCache:
-        """An empty cache full of NaN: what is read without having been written shows."""
+        """An empty cache full of NaN, so that reading an unwritten place is detected."""
         decoder = self.decoder
         cache = KVCache.allocate(
             decoder.spec,
@@ -70,8 +70,9 @@ class Pair:
 
 @dataclass
 class Drawing:
-    """Sequences with scattered blocks; block 0 is left out so that padding points at nothing
-    written.
+    """Draws sequences with scattered blocks.
+
+    Block 0 is not used, so that padding points to a block that was never written.
     """
 
     rng: random.Random
@@ -118,9 +119,8 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return load(request.param, tmp_path_factory.mktemp(request.param))
 
 
-@pytest.mark.parametrize(
-    "length", [1, BLOCK_SIZE, 71]
-)  # one token, a whole block, more than a chunk of a scan
+# One token, a whole block, and more tokens than a chunk of a scan.
+@pytest.mark.parametrize("length", [1, BLOCK_SIZE, 71])
 def test_whole_prefill(pair: Pair, length: int) -> None:
     sequence = Drawing.of(length).sequence(pair, length, encoder_length=max(1, length - 40))
     step(pair.decoder, pair.cache(), [(sequence, length)])
@@ -139,7 +139,7 @@ def test_prefill_in_random_chunks(pair: Pair) -> None:
     pair.check(sequence)
 
 
-def test_ragged_decode_beside_prefill(pair: Pair) -> None:
+def test_mixed_steps_of_different_lengths(pair: Pair) -> None:
     drawing, cache = Drawing.of(6), pair.cache()
     lengths = (1, 4, 21, 8, 2, 13, 6)
     sequences = [
@@ -175,7 +175,7 @@ def test_prefix_of_another_sequence(name: str, tmp_path: Path) -> None:
 
 
 def test_copied_blocks_of_latent_vectors(tmp_path: Path) -> None:
-    """The copies go in a chain: a block that is written is read before."""
+    """The copies form a chain: a block that is written was read before."""
     pair, drawing = load("deepseek_v3", tmp_path), Drawing.of(7)
     sequence, cache = drawing.sequence(pair, 12), pair.cache()
     step(pair.decoder, cache, [(sequence, 8)])
@@ -192,9 +192,7 @@ def test_copied_blocks_of_latent_vectors(tmp_path: Path) -> None:
     ["deepseek_v2-plain", "deepseek_v3", "mamba", "mamba2", "qwen3_next-biases", "t5", "t5-untied"],
 )
 def test_every_parameter_counts(name: str, tmp_path: Path) -> None:
-    """The comparison above sees any single parameter that is lost (zeroed) or shifted, so it is no
-    formality.
-    """
+    """The comparison detects any single parameter that is lost (zeroed) or shifted."""
     pair = load(name, tmp_path)
     whole = Drawing.of(9).sequence(pair, 23, 29)
     expected = pair.expected(whole)
@@ -210,9 +208,11 @@ def test_every_parameter_counts(name: str, tmp_path: Path) -> None:
     for name, parameter in pair.decoder.parameters.by_parameter.items():
         kept = parameter.clone()
         parameter.zero_()
-        assert distance() > TOLERANCE, f"{name} may be lost unseen"
+        assert distance() > TOLERANCE, f"the loss of {name} is not detected"
         parameter.copy_(kept.roll(1, 0))
-        assert parameter.shape[0] == 1 or distance() > TOLERANCE, f"{name} may be shifted unseen"
+        assert parameter.shape[0] == 1 or distance() > TOLERANCE, (
+            f"a shift of {name} is not detected"
+        )
         parameter.copy_(kept)
 
 

@@ -1,45 +1,21 @@
-"""Each operation of the table against its definition, written out in float64."""
+"""Each operation of the table compared with its definition in float64."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import random
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.backends.paged_batch import PagedSequence, metadata_of, step
-from tgi.architectures import (
-    MLP,
-    Activation,
-    Attention,
-    DynamicScaling,
-    Embedding,
-    Head,
-    Layer,
-    LongRopeScaling,
-    MixtureOfExperts,
-    ModelSpec,
-    Norm,
-    Rope,
-    Router,
-    Stack,
-)
-from tgi.architectures.spec import Block, Branch, Part
-from tgi.backend import ModelError
+from tests.backends.paged_batch import metadata_of
+from tgi.architectures import Activation, DynamicScaling, LongRopeScaling, Rope, Router
 from tgi_torch import ops
-from tgi_torch.attention.kv_cache import KVCache, LayerCache, bytes_per_block
-from tgi_torch.attention.paged import (
-    AttentionSettings,
-    alibi_slopes,
-    paged_attention,
-    plan_attention,
-)
-from tgi_torch.model.decoder import build_decoder
+from tgi_torch.attention.alibi import alibi_slopes
+from tgi_torch.attention.kv_cache import LayerCache
+from tgi_torch.attention.paged import AttentionSettings, paged_attention, plan_attention
 from tgi_torch.model.mixture_of_experts import route
 from tgi_torch.model.rotary import RotaryTable, Rotation
 
@@ -50,8 +26,9 @@ NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, V_HEAD_DIM = 6, 2, 8, 5
 def attend_by_definition(
     query: Tensor, key: Tensor, value: Tensor, settings: AttentionSettings, window: int | None
 ) -> Tensor:
-    """One query [H, D] at the last of the positions of key [L, K, D] and value [L, K, Dv], one head
-    at a time.
+    """Attention of one query [H, D] at the last position of key [L, K, D] and value [L, K, Dv].
+
+    Computes one head at a time.
     """
     length = key.shape[0]
     visible = range(0 if window is None else max(0, length - window), length)
@@ -91,8 +68,8 @@ SETTINGS = {
 def test_paged_attention(settings: AttentionSettings, window: int | None) -> None:
     generator = torch.Generator().manual_seed(1)
     rng = random.Random(2)
-    # (tokens already there, new tokens): decode at and around block borders, a first prefill, a
-    # later one, one of a single token.
+    # (computed tokens, new tokens): decode rows near block boundaries, a first and a later prefill
+    # chunk, and a prefill of a single token.
     work = [(3, 1), (0, 9), (4, 1), (15, 1), (6, 7), (0, 1), (7, 2)]
     blocks = rng.sample(range(1, 40), 39)
     rows = [
@@ -121,8 +98,7 @@ def test_paged_attention(settings: AttentionSettings, window: int | None) -> Non
                 )
             )
         if window is not None:
-            # What left the window may have been handed to others, who may have written anything
-            # there.
+            # Blocks outside the window may belong to other sequences and contain anything.
             for position in range(max(0, past - window + 1)):
                 cache.key.view(-1, NUM_KV_HEADS, HEAD_DIM)[slots[position]] = float("nan")
                 cache.value.view(-1, NUM_KV_HEADS, V_HEAD_DIM)[slots[position]] = float("nan")
@@ -179,7 +155,7 @@ def test_rotary_table_grows_and_keeps_its_values() -> None:
     ],
     ids=["dynamic", "longrope"],
 )
-def test_frequencies_follow_the_length_of_their_own_row(
+def test_frequencies_depend_on_the_length_of_the_row(
     scaling: DynamicScaling | LongRopeScaling,
 ) -> None:
     rope = Rope(theta=100.0, rotary_dim=4, scaling=scaling)
@@ -193,8 +169,8 @@ def test_frequencies_follow_the_length_of_their_own_row(
     )
     torch.testing.assert_close(together.cos, torch.cat([rotation.cos for rotation in alone]))
     torch.testing.assert_close(together.sin, torch.cat([rotation.sin for rotation in alone]))
-    # The border row ends at the original length and the long one starts at the same position with
-    # other frequencies.
+    # The second row ends at the original length. The third has other frequencies at the same
+    # positions.
     assert not torch.allclose(alone[1].cos[0], alone[2].cos[0])
 
 
@@ -262,7 +238,7 @@ def test_router_chooses_within_the_best_groups() -> None:
     logits = torch.tensor([[4.0, -4.0, 1.0, 1.5]])
     correction = torch.tensor([0.0, 0.0, 0.1, 0.0])
     weights, chosen = route(router, 2, correction, logits)
-    # Group 0 holds the best single expert, group 1 the best pair.
+    # Group 0 contains the best single expert, group 1 the best pair.
     assert sorted(chosen[0].tolist()) == [2, 3]
     scores = {expert: sigmoid(float(logits[0, expert])) for expert in (2, 3)}
     expected = [2.5 * scores[expert] / sum(scores.values()) for expert in chosen[0].tolist()]
@@ -275,153 +251,3 @@ def test_router_top_k_first_equals_normalized_softmax() -> None:
     after, chosen_after = route(Router(normalize=True), 3, None, logits)
     assert torch.equal(chosen_before, chosen_after)
     torch.testing.assert_close(before, after)
-
-
-def small_spec(**fields: Any) -> ModelSpec:
-    norm = Norm(kind="rms", eps=1e-5)
-    rope = Rope(theta=100.0, rotary_dim=4)
-    attention = Attention(num_heads=4, num_kv_heads=2, head_dim=4, scale=0.5, rope=rope)
-    blocks = (
-        Block(branches=(Branch(mixer=attention, norm=norm),)),
-        Block(branches=(Branch(mixer=MLP(intermediate_size=12, activation="silu"), norm=norm),)),
-    )
-    defaults = {
-        "model_type": "small",
-        "hidden_size": 8,
-        "vocab_size": 11,
-        "embedding": Embedding(),
-        "stacks": (Stack(kind="decoder", layers=(Layer(blocks=blocks),) * 2, final_norm=norm),),
-        "head": Head(tied=True),
-        "weights": (),
-        "max_positions": 64,
-    }
-    return ModelSpec(**(defaults | fields))
-
-
-def test_decoder_computes_through_the_table() -> None:
-    """Whatever a backend replaces is what runs."""
-    calls: list[str] = []
-
-    def counted(name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            calls.append(name)
-            return operation(*arguments)
-
-        return call
-
-    replaced = {
-        field.name: counted(field.name, getattr(ops.REFERENCE, field.name))
-        for field in dataclasses.fields(ops.Ops)
-    }
-    spec = small_spec()
-    decoder = build_decoder(
-        spec, dataclasses.replace(ops.REFERENCE, **replaced), torch.float32, "cpu"
-    )
-    for parameter in decoder.parameters.by_parameter.values():
-        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
-    step(
-        decoder,
-        KVCache.allocate(spec, 4, 4, torch.float32, "cpu"),
-        [(PagedSequence([1, 2, 3], [2]), 3)],
-    )
-    per_layer = {
-        "rms_norm": 2,
-        "linear": 4,
-        "rotary": 1,
-        "write_kv": 1,
-        "paged_attention": 1,
-        "gated_activation": 1,
-    }
-    once = {"rms_norm": 1, "linear": 1, "embedding": 1, "plan_attention": 1}
-    assert {name: calls.count(name) for name in set(calls)} == {
-        name: 2 * per_layer.get(name, 0) + once.get(name, 0) for name in {*per_layer, *once}
-    }
-
-
-def test_experts_are_weighted_and_added() -> None:
-    expert = MLP(intermediate_size=6, activation="silu", bias=True)
-    moe = MixtureOfExperts(
-        num_experts=4,
-        experts_per_token=2,
-        expert=expert,
-        router=Router(),
-        shared=MLP(intermediate_size=3, activation="silu"),
-        shared_gate=True,
-    )
-    stack = Stack(kind="decoder", layers=(Layer(blocks=(Block(branches=(Branch(mixer=moe),)),)),))
-    decoder = build_decoder(small_spec(stacks=(stack,)), ops.REFERENCE, torch.float32, "cpu")
-    generator = torch.Generator().manual_seed(6)
-    tensors = decoder.parameters.by_parameter
-    for parameter in tensors.values():
-        parameter.copy_(torch.randn(parameter.shape, generator=generator))
-    ids = torch.tensor([3, 1, 4])
-    x = tensors["embedding.weight"][ids]
-    get = {
-        parameter.removeprefix("decoder.layers.0.moe."): tensor
-        for parameter, tensor in tensors.items()
-    }
-
-    def mlp(row: Tensor, part: str, number: int | None = None) -> Tensor:
-        def linear(value: Tensor, name: str) -> Tensor:
-            weight, bias = get[f"{part}.{name}.weight"], get.get(f"{part}.{name}.bias")
-            weight = weight if number is None else weight[number]
-            return weight @ value + (
-                0 if bias is None else bias if number is None else bias[number]
-            )
-
-        return linear(torch.nn.functional.silu(linear(row, "gate")) * linear(row, "up"), "down")
-
-    expected = []
-    for row in x:
-        share = (get["router.weight"] @ row).softmax(0)
-        best = share.topk(2)
-        routed = sum(
-            w * mlp(row, "experts", int(e))
-            for w, e in zip(best.values / best.values.sum(), best.indices, strict=True)
-        )
-        expected.append(
-            row + routed + torch.sigmoid(get["shared_gate.weight"] @ row) * mlp(row, "shared")
-        )
-    cache = KVCache.allocate(decoder.spec, 1, 4, torch.float32, "cpu")
-    actual = decoder.forward(ids, metadata_of([([0], 0, 3)], 4), cache)
-    torch.testing.assert_close(actual, torch.stack(expected), atol=1e-4, rtol=1e-4)
-
-
-def test_cache_sizes_and_copies() -> None:
-    spec = small_spec()
-    cache = KVCache.allocate(spec, 5, 4, torch.bfloat16, "cpu")
-    held = sum(
-        side.numel() * side.element_size()
-        for layer in cache.layers
-        for side in (layer.key, layer.value)
-    )
-    assert bytes_per_block(spec, 4, torch.bfloat16) * 5 == held == 2 * 2 * 5 * 4 * 2 * 4 * 2
-    for layer in cache.layers:
-        for block in range(5):
-            layer.key[block], layer.value[block] = block, 10 + block
-    cache.copy_blocks(torch.tensor([1, 2]), torch.tensor([2, 4]))
-    for layer in cache.layers:
-        assert layer.key[:, 0, 0, 0].tolist() == [0, 1, 1, 3, 2]
-        assert layer.value[:, 0, 0, 0].tolist() == [10, 11, 11, 13, 12]
-
-
-def test_an_encoder_of_another_kind_is_refused() -> None:
-    encoder = Attention(
-        num_heads=2, num_kv_heads=2, head_dim=4, scale=0.5, causal=False, alibi=True
-    )
-    layers = (Layer(blocks=(Block(branches=(Branch(mixer=encoder),)),)),)
-    stacks = (Stack(kind="encoder", layers=layers), small_spec().decoder)
-    with pytest.raises(ModelError, match="this kind of attention is not built for encoders"):
-        build_decoder(small_spec(stacks=stacks), ops.REFERENCE, torch.float32, "cpu")
-
-
-class NewMixer(Part, frozen=True, tag="new_mixer"):
-    """What a newer core may know and this library does not."""
-
-
-def test_what_is_not_built_is_named() -> None:
-    stack = Stack(
-        kind="decoder", layers=(Layer(blocks=(Block(branches=(Branch(mixer=NewMixer()),)),)),)
-    )
-    with pytest.raises(ModelError, match="small: the mixer NewMixer is not built yet"):
-        build_decoder(small_spec(stacks=(stack,)), ops.REFERENCE, torch.float32, "cpu")

@@ -1,4 +1,4 @@
-"""The decoder against `transformers`, over every branch of the families."""
+"""The decoder compared with `transformers`, for every branch of the families."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from tgi_torch.weights.loading import load_weights
 
 BLOCK_SIZE = 4
 NUM_BLOCKS = 64
-TOLERANCE = 1e-4  # of logits whose spread is about one
+TOLERANCE = 1e-4  # of logits whose standard deviation is about 1
 
-# These ropes give one sequence other frequencies as it grows beyond its prompt, so only what stays
-# short can be compared.
+# With these ropes the frequencies of a sequence change when it grows beyond its prompt, so only
+# short sequences can be compared.
 GROWING = {"llama-dynamic", "phi3-longer"}
 
-# Rounding lets a near tie between experts fall either way, and another expert is another function.
+# Rounding may change the chosen expert in a near tie, and another expert gives other logits.
 ROUTED = {"dbrx", "gpt_oss", "granitemoe", "mixtral", "phimoe", "qwen2_moe", "qwen3_moe"}
 
 
@@ -40,11 +40,11 @@ class Pair:
     spec: ModelSpec
 
     def expected(self, token_ids: list[int]) -> Tensor:
-        """Logits [T, vocab]."""
+        """Compute the logits of `transformers`, [T, vocab]."""
         return self.reference(torch.tensor([token_ids])).logits[0].float()
 
     def cache(self) -> KVCache:
-        """An empty cache full of NaN: what is read without having been written shows."""
+        """An empty cache full of NaN, so that reading an unwritten place is detected."""
         parameters = self.decoder.parameters
         cache = KVCache.allocate(
             self.spec, NUM_BLOCKS, BLOCK_SIZE, parameters.dtype, parameters.device
@@ -87,8 +87,9 @@ def draw_tokens(rng: random.Random, count: int) -> list[int]:
 
 
 def tables(rng: random.Random, *counts: int) -> list[list[int]]:
-    """Disjoint block tables of scattered blocks, block 0 left out so that padding points at nothing
-    written.
+    """Disjoint tables of scattered blocks.
+
+    Block 0 is not used, so that padding points to a block that was never written.
     """
     blocks = rng.sample(range(1, NUM_BLOCKS), sum(counts))
     return [[blocks.pop() for _ in range(count)] for count in counts]
@@ -137,7 +138,7 @@ def test_prefix_of_another_sequence(pair: Pair, variant: str) -> None:
     assert worst(second.logits, pair.expected(second.token_ids)[len(prefix) :]) < TOLERANCE
 
 
-def test_ragged_decode_beside_prefill(pair: Pair, variant: str) -> None:
+def test_mixed_steps_of_different_lengths(pair: Pair, variant: str) -> None:
     rng = random.Random(6)
     lengths = (1, 4, 9, 5, 2, 8) if variant in GROWING else (1, 4, 21, 8, 2, 30)
     *block_tables, late_table = tables(rng, 2, 3, 7, 4, 2, 9, 3)
@@ -166,8 +167,9 @@ def test_ragged_decode_beside_prefill(pair: Pair, variant: str) -> None:
 
 @pytest.mark.parametrize("family", sorted(FAMILIES.keys() - ROUTED))
 def test_bfloat16(family: str, tmp_path: Path) -> None:
-    """Both round at other places, so the yardstick is the rounding itself: the distance of the
-    reference from float32.
+    """The allowed error is the reference's own rounding error, its distance from float32.
+
+    The two implementations round in different places.
     """
     exact = save_checkpoint(family, tmp_path / "exact")
     rounded = save_checkpoint(family, tmp_path / "rounded", dtype=torch.bfloat16)
@@ -182,9 +184,7 @@ def test_bfloat16(family: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_every_parameter_counts(name: str, tmp_path: Path) -> None:
-    """The comparison above sees any single parameter that is lost (zeroed) or shifted, so it is no
-    formality.
-    """
+    """The comparison detects any single parameter that is lost (zeroed) or shifted."""
     reference = save_variant(name, tmp_path)
     spec, decoder = load(tmp_path)
     pair = Pair(reference, decoder, spec)
@@ -204,12 +204,12 @@ def test_every_parameter_counts(name: str, tmp_path: Path) -> None:
             and isinstance(mixer, Attention)
             and mixer.rope is None
         ):
-            # adds the same to all scores of a query unless a rotation comes between, and a softmax
-            # ignores that
+            # A key bias adds the same to all scores of a query unless keys are rotated, and a
+            # softmax ignores that.
             continue
         kept = parameter.clone()
         parameter.zero_()
-        assert distance() > TOLERANCE, f"{parameter_name} may be lost unseen"
+        assert distance() > TOLERANCE, f"the loss of {parameter_name} is not detected"
         parameter.copy_(kept.roll(1, 0 if len(kept) > 1 else -1))
-        assert distance() > TOLERANCE, f"{parameter_name} may be shifted unseen"
+        assert distance() > TOLERANCE, f"a shift of {parameter_name} is not detected"
         parameter.copy_(kept)

@@ -1,4 +1,4 @@
-"""Matrices on torch's own products, of every size and from pieces of any axis."""
+"""Matrices multiplied by torch's kernels, for many sizes and for pieces along both axes."""
 
 from __future__ import annotations
 
@@ -57,6 +57,5 @@ def test_products(shape: tuple[int, int], dtype: torch.dtype, weight_format: Wei
 def test_memory(weight_format: WeightFormat) -> None:
     matrix = QuantizedMatrix({"a": 128}, 512, weight_format, torch.bfloat16)
     matrix.write("a", 0, 0, torch.randn(128, 512))
-    assert matrix.num_bytes == pytest.approx(
-        weight_format.num_bytes(128, 512), rel=0.12
-    )  # 4 bits keep zeros too
+    # torch's 4-bit format also stores zeros.
+    assert matrix.num_bytes == pytest.approx(weight_format.num_bytes(128, 512), rel=0.12)

@@ -1,4 +1,4 @@
-"""The numpy reference against `transformers`, every parameter redrawn."""
+"""The numpy reference compared with `transformers`. Every parameter is drawn again."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def test_every_weight_matters(variant: str, tmp_path: Path) -> None:
 
     for parameter in weights:
         if parameter.endswith("attention.k.bias") and spec.model_type == "gpt2":
-            # without a rotation a key bias shifts all scores of a row alike, and softmax does not
-            # see it
+            # Without rotary embedding, a key bias shifts all scores of a row equally, which a
+            # softmax ignores.
             continue
         lost = weights | {parameter: np.zeros_like(weights[parameter])}
         assert np.abs(reference_logits(spec, lost, TOKEN_IDS) - logits).max() > 1e-3, parameter

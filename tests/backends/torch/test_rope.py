@@ -1,4 +1,4 @@
-"""Rotary frequencies against `transformers`' own functions."""
+"""Rotary frequencies compared with those of `transformers`."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_frequencies_equal_transformers(name: str, seq_len: int, spelling: str) 
     assert factor == pytest.approx(expected_factor)
 
 
-def test_partial_rotation_takes_part_of_the_head() -> None:
+def test_partial_rotary_embedding_rotates_part_of_the_head() -> None:
     config = LlamaConfig(
         hidden_size=2 * HEAD_DIM,
         num_attention_heads=2,
@@ -111,7 +111,7 @@ def test_partial_rotation_takes_part_of_the_head() -> None:
 
 
 @pytest.mark.parametrize(("max_total_tokens", "shared"), [(16, True), (17, False)])
-def test_no_prefix_is_shared_where_rotations_change_with_the_length(
+def test_no_prefix_cache_if_frequencies_depend_on_the_length(
     max_total_tokens: int, shared: bool, tmp_path: Path
 ) -> None:
     save_variant("phi3-longer", tmp_path)  # its frequencies change above 16 tokens
@@ -120,7 +120,11 @@ def test_no_prefix_is_shared_where_rotations_change_with_the_length(
     )
     worker.load()
     agreement = worker.negotiate(
-        RequestedLimits(max_concurrent_requests=2, max_total_tokens=max_total_tokens)
+        RequestedLimits(
+            max_concurrent_requests=2,
+            max_total_tokens=max_total_tokens,
+            features=("prefix_cache",),
+        )
     )
     assert ("prefix_cache" in agreement.features) is shared
     worker.close()

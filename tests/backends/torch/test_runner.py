@@ -1,4 +1,4 @@
-"""What a step does, through the worker of the CPU backend and a tiny model."""
+"""The effects of a step, on the worker of the CPU backend with a tiny model."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_prompt_scores_cover_every_position_once(core, reference, chunks):
             assert part.sequence == 0
             for i, value in enumerate(part.logprobs):
                 assert scores.setdefault(part.start + i, value) is value
-    assert core.step({0: 0, 1: 0}).prompt_scores == []  # what was generated is no prompt
+    assert core.step({0: 0, 1: 0}).prompt_scores == []  # output tokens are not part of the prompt
     expected = torch.from_numpy(reference(ids)).log_softmax(-1)
     assert sorted(scores) == list(range(1, 20))
     for position, value in scores.items():
@@ -131,7 +131,7 @@ def test_the_token_on_the_device(core):
     assert len(set(core.live[0].output)) > 3
 
 
-def test_masks_hold_for_their_rows_only(core):
+def test_masks_affect_only_their_rows(core):
     for handle in (0, 1, 2):
         core.introduce(handle, prompt(handle))
     free = core.step({0: 0, 1: 0, 2: 8}).tokens.tolist()
@@ -164,7 +164,7 @@ def test_a_sequence_that_is_not_finite_fails_alone(core, reference):
     assert output.top_ptr.tolist() == [0, 1, 2]
     assert output.tokens.tolist() == [int(reference(prompt(h))[-1].argmax()) for h in (0, 2)]
     np.testing.assert_array_equal(output.top_ids, output.tokens)
-    # Its blocks are full of NaN; the next sequence that gets one must not notice.
+    # Its blocks are full of NaN, which must not affect the next sequence with one of them.
     block = core.live[1].blocks[0]
     core.drop(1)
     core.introduce(3, prompt(9, 5), blocks=[block], num_computed_tokens=0)
@@ -184,7 +184,7 @@ def test_a_copied_block_is_a_copy(core, reference):
     output = core.step({1: 0}, copies=[(source, target)])
     assert_logprobs(output, reference(second)[-1])
     before = list(core.live[0].tokens)
-    output = core.step({0: 0})  # what the copy took in has not reached its source
+    output = core.step({0: 0})  # tokens written to the copy are not in its source
     assert_logprobs(output, reference(before)[-1])
 
 
@@ -194,7 +194,7 @@ def assert_logprobs(output, logits):
     np.testing.assert_allclose(given, torch.from_numpy(logits).log_softmax(-1), atol=1e-4)
 
 
-def test_penalties_count_what_a_prefix_hit_did_not_compute(core, reference):
+def test_penalties_count_tokens_of_a_prefix_hit(core, reference):
     sampling = SamplingParams(repetition_penalty=5.0, logprobs="processed", top_n_tokens=VOCAB_SIZE)
     core.introduce(0, prompt(0))
     core.step({0: 0})
@@ -219,7 +219,7 @@ def refuse(core, match, **change):
     assert not caught.value.retryable
 
 
-def test_what_breaks_the_agreement_is_refused_and_leaves_the_worker_intact(core, reference):
+def test_invalid_steps_are_rejected_and_leave_the_worker_intact(core, reference):
     core.introduce(0, prompt(0))
     refuse(core, "65 tokens; agreed are at most 4 and 64", work={0: 0}, tokens={0: prompt(1, 65)})
     core.drop(0)
@@ -249,7 +249,7 @@ def test_what_breaks_the_agreement_is_refused_and_leaves_the_worker_intact(core,
 
 def test_blocks_must_hold_the_tokens(core):
     core.introduce(0, prompt(0))
-    core.live[0].blocks = [0, 1]  # the worker was told of none
+    core.live[0].blocks = [0, 1]  # the worker was not told of these blocks
     refuse(core, "has 0 blocks", work={0: 0})
     with pytest.raises(StepError, match="blocks"):
         core.introduce(1, prompt(1), blocks=list(range(9)), num_computed_tokens=0)

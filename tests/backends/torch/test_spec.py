@@ -1,6 +1,4 @@
-"""The decoder against the numpy reference, over what the grammar can say beyond the foundation's
-families.
-"""
+"""The decoder compared with the numpy reference, for specs that no supported family uses."""
 
 from __future__ import annotations
 
@@ -50,12 +48,12 @@ EXPERTS = MixtureOfExperts(num_experts=4, experts_per_token=2, expert=GATED_MLP,
 
 
 def block(*mixers: Mixer, norm: Norm | None = RMS, **fields: Any) -> Block:
-    """A block whose branches share the input; `fields` go to the block."""
+    """Build a block whose branches share the input. `fields` are those of `Block`."""
     return Block(branches=tuple(Branch(mixer=mixer, norm=norm) for mixer in mixers), **fields)
 
 
 def model(*blocks: Block, **fields: Any) -> ModelSpec:
-    """Two equal layers of `blocks`."""
+    """Build a model with two equal layers of `blocks`."""
     stack = Stack(kind="decoder", layers=(Layer(blocks=blocks),) * 2, final_norm=RMS)
     defaults: dict[str, Any] = {
         "model_type": "test",

@@ -1,5 +1,6 @@
-"""Families that only `transformers` knows: the same text, whatever the steps look like; and whose
-code is never run.
+"""Families that only `transformers` knows.
+
+Their text is the same for all kinds of steps, and untrusted code is never run.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ FAMILIES = {
         }
     ),
 }
-"""One of attention alone, and a mixture with recurrent layers, whose code cannot take a prompt in
-parts.
+"""A family with attention only, and one with recurrent layers whose code cannot process a prompt in
+chunks.
 """
 
 NUM_PROMPTS = 20
@@ -96,7 +97,7 @@ def expected_output(model, prompt):
     return chosen[0, len(prompt) :].tolist()
 
 
-def test_greedy_equals_generate_while_sequences_come_and_go(served):
+def test_greedy_equals_generate_while_sequences_are_added_and_dropped(served):
     model, core, _ = served
     rng = np.random.default_rng(3)
     waiting = {
@@ -126,7 +127,7 @@ def test_greedy_equals_generate_while_sequences_come_and_go(served):
         assert output == expected_output(model, prompts[handle])[: len(output)], handle
 
 
-def test_agrees_on_what_holds(served):
+def test_negotiated_limits(served):
     _, core, reporter = served
     agreement = core.agreement
     assert not agreement.has("prefix_cache")
@@ -135,7 +136,7 @@ def test_agrees_on_what_holds(served):
     assert core.worker.health(deep=True).ok
 
 
-def test_scores_and_chosen_tokens_have_the_models_own_probabilities(served):
+def test_scores_and_logprobs_equal_those_of_the_model(served):
     model, core, _ = served
     prompt = [5, 9, 3, 22, 17]
     core.introduce(1, prompt, sampling=SamplingParams(logprobs="raw", prompt_logprobs=True))
@@ -160,7 +161,7 @@ def load(path, *, trust_remote_code=False):
 
 def test_a_dropped_sequence_leaves_no_cache(served):
     _, core, _ = served
-    model = core.worker._model
+    model = core.worker._part._model
     core.introduce(1, [5, 6, 7])
     core.introduce(2, [8, 9])
     core.step({1: 0, 2: 0})
@@ -181,7 +182,7 @@ def test_a_lost_tensor_is_named(checkpoints, tmp_path):
         load(path)
 
 
-def test_a_family_that_nobody_knows_is_one_line(checkpoints, tmp_path):
+def test_an_unknown_family_gives_one_line(checkpoints, tmp_path):
     path = shutil.copytree(checkpoints["smollm3"][0], tmp_path / "checkpoint")
     change_config(path, model_type="unheard_of")
     with pytest.raises(
@@ -221,9 +222,7 @@ for path in map(Path, sys.argv[1:]):
 
 
 def test_code_of_a_checkpoint_runs_only_if_it_is_trusted(checkpoints, tmp_path):
-    """With the switch off neither a known nor an unknown family runs it; with it on it runs, so the
-    canary would have sung.
-    """
+    """Without the option no code runs. With the option the canary file proves that it runs."""
     known, unknown, foreign = (tmp_path / name for name in ("known", "unknown", "foreign"))
     for path, model_type, repository in (
         (known, "smollm3", ""),
@@ -255,7 +254,7 @@ def test_code_of_a_checkpoint_runs_only_if_it_is_trusted(checkpoints, tmp_path):
     )
 
 
-def test_without_transformers_one_line_names_the_extra(checkpoints):
+def test_without_transformers_the_error_names_the_extra(checkpoints):
     code = (
         "import importlib.util, sys; real = importlib.util.find_spec\nimportlib.util.find_spec ="
         " lambda name, *rest: None if name == 'transformers' else real(name, *rest)\nfrom pathlib"
@@ -274,7 +273,7 @@ def test_without_transformers_one_line_names_the_extra(checkpoints):
     assert line.endswith("is not installed; install tgi with the extra `transformers`")
 
 
-def test_it_says_before_loading_that_it_is_slow_and_why(checkpoints):
+def test_support_reports_before_loading_that_the_model_is_slow(checkpoints):
     config = config_of(checkpoints["jamba"][0])
     support = tgi_backend().supports(config.spec, config)
     assert support.status == "slow"

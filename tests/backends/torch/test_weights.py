@@ -1,6 +1,4 @@
-"""Loading: the layouts a checkpoint may have, what is refused and with which words, and the memory
-it takes.
-"""
+"""Loading of weights: layouts of checkpoints, error messages, and memory."""
 
 from __future__ import annotations
 
@@ -43,7 +41,7 @@ def load(
 
 
 def split_into_shards(path: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
-    """Two files in place of one; returns the index."""
+    """Split the weights into two files. Returns the index."""
     (path / NAME).unlink()
     names = sorted(tensors)
     index = {}
@@ -72,7 +70,7 @@ def change(path: Path, edit: Callable[[dict[str, Tensor]], object]) -> None:
     save_file(tensors, path / NAME, {"format": "pt"})
 
 
-def test_fused_parameters_hold_the_projections_in_order(original: Path) -> None:
+def test_fused_parameters_contain_the_projections_in_order(original: Path) -> None:
     tensors, decoder = load_file(original / NAME), load(original)
     fused = decoder.blocks[2].first.mixer.qkv.weight
     stored = [tensors[f"model.layers.1.self_attn.{name}_proj.weight"] for name in "qkv"]
@@ -97,14 +95,13 @@ def test_several_files(original: Path, checkpoint: Path, indexed: bool) -> None:
         (checkpoint / "model.safetensors.index.json").write_text(
             json.dumps({"metadata": {}, "weight_map": index})
         )
-        shutil.copy(
-            original / NAME, checkpoint / "consolidated.safetensors"
-        )  # not in the index, so not read
+        # Not in the index, so it is not read.
+        shutil.copy(original / NAME, checkpoint / "consolidated.safetensors")
     for parameter, tensor in load(original).parameters.by_parameter.items():
         assert torch.equal(tensor, load(checkpoint).parameters.by_parameter[parameter])
 
 
-def test_casts_on_the_way(original: Path) -> None:
+def test_weights_are_cast_while_loading(original: Path) -> None:
     exact, rounded = load(original), load(original, torch.bfloat16)
     for parameter, tensor in exact.parameters.by_parameter.items():
         assert torch.equal(tensor.bfloat16(), rounded.parameters.by_parameter[parameter])
@@ -223,7 +220,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], list[str]]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused_on_one_line_that_names_what(checkpoint: Path, case: str) -> None:
+def test_damaged_checkpoints_give_one_line_with_names(checkpoint: Path, case: str) -> None:
     damage, words = REFUSED[case]
     damage(checkpoint)
     with pytest.raises(ModelError) as caught:
@@ -235,7 +232,7 @@ def test_refused_on_one_line_that_names_what(checkpoint: Path, case: str) -> Non
         assert word in text
 
 
-def test_buffers_without_parameters_are_passed_over(original: Path, checkpoint: Path) -> None:
+def test_buffers_without_parameters_are_ignored(original: Path, checkpoint: Path) -> None:
     change(
         checkpoint,
         lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}),
@@ -262,7 +259,7 @@ def memory(field):
 path, dtype = Path(sys.argv[1]), getattr(torch, sys.argv[2])
 torch.set_num_threads(1)
 spec = load_spec(path)
-torch.ones(9, dtype=torch.float16).float()  # the code of a conversion is no weight
+torch.ones(9, dtype=torch.float16).float()  # loads the code of a conversion, which is no weight
 before = memory("VmRSS")
 decoder = build_decoder(spec, REFERENCE, dtype, "cpu")
 load_weights(decoder, path, lambda done, total: None)
@@ -270,14 +267,12 @@ print((memory("VmHWM") - before) / decoder.parameters.num_bytes)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
 @pytest.mark.parametrize("stored", ["float16", "float32"])
 def test_memory_grows_by_little_more_than_the_weights(
     original: Path, tmp_path: Path, stored: str
 ) -> None:
-    """Neither a second copy nor the pages of the files stay behind, even for one tensor that is
-    most of the model.
-    """
+    """No second copy and no pages of the files stay in memory, even for one large tensor."""
     config = json.loads((original / "config.json").read_text())
     (tmp_path / "config.json").write_text(
         json.dumps(config | {"vocab_size": 500_000, "tie_word_embeddings": True})

@@ -1,4 +1,4 @@
-"""What every test of the TPU backend needs."""
+"""Fixtures for the tests of the TPU backend."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_quickly() -> Iterator[None]:
-    """Tiny models compile for seconds and run for milliseconds: XLA need not work hard on them."""
+    """Reduce XLA's optimization. Tiny models compile for seconds and run for milliseconds."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

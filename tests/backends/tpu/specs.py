@@ -1,4 +1,4 @@
-"""Specs of tiny models by the names of `tests.backends.checkpoints`, from the config alone."""
+"""Specs of tiny models from their configs, by the names in `tests.backends.checkpoints`."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ COVERED = (
     "qwen3",
     "stablelm-norms",
 )
-"""Variants that together take every branch of the model."""
+"""Variants that together cover every branch of the model."""
 
 OTHERS = tuple(sorted(set(VARIANTS) - set(COVERED)))
 
 REFUSED = {
-    "deepseek_v2": "latent attention is not built for this backend",
-    "mamba2": "state space is not built for this backend",
-    "qwen3_next": "linear attention is not built for this backend",
-    "t5": "a model with an encoder is not built for this backend",
+    "deepseek_v2": "latent attention is not supported by this backend",
+    "mamba2": "state space is not supported by this backend",
+    "qwen3_next": "linear attention is not supported by this backend",
+    "t5": "a model with an encoder is not supported by this backend",
 }
-"""Variants of `tests.backends.mixer_checkpoints` and why they do not run."""
+"""Variants of `tests.backends.mixer_checkpoints`, with the reason why they are not supported."""
 
 _ODD = {"llama-odd": ("llama", {"intermediate_size": 42})}
-"""Sizes that four devices do not divide."""
+"""Sizes that are not divisible by four devices."""
 
 
 @cache
 def spec_of(variant: str) -> ModelSpec:
-    """The spec of a variant, cached because `transformers` takes its time."""
+    """The spec of a variant, cached because `transformers` is slow."""
     if variant in VARIANTS or variant in _ODD:
         family, overrides = (VARIANTS | _ODD)[variant]
         config = FAMILIES[family] | overrides

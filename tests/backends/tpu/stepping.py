@@ -1,4 +1,4 @@
-"""A small stand-in for a runner: rows of tokens in, padded arrays and logits out."""
+"""A small substitute for a runner: builds padded arrays from rows of tokens, and runs them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 
 from tgi.architectures import ModelSpec
 from tgi.architectures.weight_map import tensor_shapes
-from tgi_tpu import model
-from tgi_tpu.attention_plan import AttentionPlan
-from tgi_tpu.cache import Cache
+from tgi_tpu.attention.cache import Cache
+from tgi_tpu.attention.plan import AttentionPlan
 from tgi_tpu.mesh import make_mesh
-from tgi_tpu.parameters import Parameters, ParameterStore
+from tgi_tpu.model import decoder
 from tgi_tpu.step_arrays import StepArrays
+from tgi_tpu.weights.parameters import Parameters, ParameterStore
 
 __all__ = ["Runner", "Sequence", "draw_weights", "parameters_of"]
 
 
 def draw_weights(spec: ModelSpec, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random parameters by role, every one of which matters."""
+    """Draw random parameters by name, every one of which affects the logits."""
     generator = np.random.default_rng(seed)
     weights = {}
     for parameter, shape in tensor_shapes(spec).items():
@@ -47,7 +47,7 @@ def parameters_of(
 
 @dataclass
 class Sequence:
-    """One sequence with its blocks, wherever they lie."""
+    """One sequence and its blocks, which may be anywhere in the cache."""
 
     token_ids: list[int]
     blocks: list[int]
@@ -75,16 +75,17 @@ class Runner:
         self.parameters, self.block_size = parameters, block_size
         self.num_slots = num_blocks * block_size
         self.bucket = (tokens, sequences, width)
-        cache = model.empty_cache(spec, num_blocks, block_size, dtype, self.plan.mesh)
-        self.cache: Cache = jax.tree.map(
-            lambda pages: pages.at[:].set(np.nan), cache
-        )  # what was never written may be anything
-        self.forward = jax.jit(partial(model.forward, spec, attention=self.plan), donate_argnums=1)
+        cache = decoder.empty_cache(spec, num_blocks, block_size, dtype, self.plan.mesh)
+        # Slots that were never written may contain anything.
+        self.cache: Cache = jax.tree.map(lambda pages: pages.at[:].set(np.nan), cache)
+        self.forward = jax.jit(
+            partial(decoder.forward, spec, attention=self.plan), donate_argnums=1
+        )
 
     def arrays(
         self, work: list[tuple[Sequence, int]], bucket: tuple[int, int, int] | None = None
     ) -> StepArrays:
-        """The next tokens, as many as asked, of each sequence; every token gets logits."""
+        """Build the arrays for the next tokens of each sequence. Every token gets logits."""
         num_tokens, num_sequences, width = bucket or self.bucket
         ids, positions, slots, lens, contexts, tables, rotary = [], [], [], [], [], [], []
         for sequence, count in work:

@@ -1,5 +1,6 @@
-"""Runs models on one device and on four in a process that has four, and prints how far they are
-apart, as JSON.
+"""Runs models on one device and on four devices, and prints their differences as JSON.
+
+The process must have four devices.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ import numpy as np
 
 from tests.backends.tpu.specs import spec_of
 from tests.backends.tpu.stepping import Runner, Sequence, draw_weights, parameters_of
-from tgi_tpu.attention_plan import AttentionPlan
+from tgi_tpu.attention.plan import AttentionPlan
 from tgi_tpu.mesh import make_mesh
-from tgi_tpu.parameters import Quantization
+from tgi_tpu.weights.parameters import Quantization
 
 
 def run(
     variant: str, num_shard: int, quantization: Quantization | None
 ) -> tuple[np.ndarray, dict[str, object]]:
-    """Logits of two sequences in parts, and what the devices hold and exchange."""
+    """Logits of two sequences in chunks, and facts about the memory and exchange of the devices."""
     spec, mesh = spec_of(variant), make_mesh(num_shard, "cpu")
     parameters = parameters_of(spec, draw_weights(spec), mesh, quantization=quantization)
     runner = Runner(spec, parameters, AttentionPlan(mesh), num_blocks=12)

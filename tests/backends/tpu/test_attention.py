@@ -1,5 +1,6 @@
-"""Attention over the paged cache: plain operations against the definition, the kernel against plain
-operations.
+"""Attention over the paged cache.
+
+The plain operations are compared with the definition, and the kernel with the plain operations.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from jax.experimental.pallas import tpu as pltpu
 from tests.backends.tpu.specs import spec_of
 from tests.backends.tpu.stepping import Runner, Sequence, draw_weights, parameters_of
 from tgi.testing.reference.model import reference_logits
-from tgi_tpu.attention import AttentionRule, attend, step_of_layer, write_pages
-from tgi_tpu.attention_plan import AttentionPlan, attention_candidates
+from tgi_tpu.attention.paged import AttentionRule, attend, step_of_layer, write_pages
+from tgi_tpu.attention.plan import AttentionPlan, attention_candidates
+from tgi_tpu.attention.ragged import ragged_attention
 from tgi_tpu.mesh import make_mesh
-from tgi_tpu.ragged_attention import ragged_attention
 from tgi_tpu.step_arrays import StepArrays
 
 BLOCK_SIZE = 8
 ROWS = ((1, 29), (1, 5), (9, 9), (3, 20), (1, 1))
-"""(new tokens, context) of each sequence: decode rows, a whole prompt, a part of one."""
+"""(new tokens, context) of each sequence: decode rows, a whole prompt and a prefill chunk."""
 RULES = {
     "plain": (AttentionRule(0.1), ()),
     "window": (AttentionRule(0.1, window=6, softcap=4.0), ()),
@@ -46,7 +47,7 @@ KERNELS = {
 def ragged(
     rows: tuple[tuple[int, int], ...], tokens: int, sequences: int, width: int
 ) -> StepArrays:
-    """Rows over scattered blocks; block 0 is nobody's."""
+    """Build rows with scattered blocks. No row uses block 0."""
     free = iter(np.random.default_rng(3).permutation(np.arange(1, 1 + sequences * width)))
     tables = np.zeros((sequences, width), np.int32)
     positions: list[int] = []
@@ -76,7 +77,7 @@ def ragged(
 def draw(
     step: StepArrays, heads: int, kv_heads: int, head_dim: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Queries and pages; what belongs to no sequence is NaN."""
+    """Draw queries and pages. Slots that belong to no sequence are NaN."""
     generator = np.random.default_rng(4)
     query = generator.standard_normal((len(step.positions), heads, head_dim)).astype(np.float32)
     num_blocks = 1 + step.block_tables.size
@@ -96,7 +97,7 @@ def vectors_of(names: tuple[str, ...], heads: int) -> dict[str, jax.Array]:
 def by_definition(
     query: np.ndarray, pages: np.ndarray, step: StepArrays, rule: AttentionRule, vectors: dict
 ) -> np.ndarray:
-    """One query and one head after the other."""
+    """Compute one query and one head after the other."""
     out = np.zeros_like(query)
     for sequence in range(int(step.num_sequences[0])):
         slots = pages[step.block_tables[sequence]].reshape(-1, *pages.shape[2:])
@@ -121,7 +122,7 @@ def by_definition(
 
 @pytest.mark.parametrize("name", RULES)
 def test_plain_operations(name: str) -> None:
-    """Tiles of one sequence, and where every sequence has one token, keys by token."""
+    """Tiles of one sequence, or single tokens if every sequence has one token."""
     rule, names = RULES[name]
     for rows, tokens in ((ROWS, 40), (tuple((1, context) for _, context in ROWS), 6)):
         step = ragged(rows, tokens, 6, 4)
@@ -160,16 +161,16 @@ def test_padding_writes_nothing_into_the_next_layer() -> None:
 
 @pytest.fixture
 def races() -> Iterator[None]:
-    """Fails if two steps of the interpreted kernel touch the same memory unordered."""
+    """Fails if two steps of the interpreted kernel access the same memory without order."""
     pltpu.reset_tpu_interpret_mode_state()
     yield
-    assert interpreter.races is not None, "the interpreter looked for races"
+    assert interpreter.races is not None, "the interpreter must look for races"
     assert not interpreter.races.races_found
 
 
 @pytest.mark.parametrize(("rule", "names", "dtype"), KERNELS.values(), ids=list(KERNELS))
 def test_kernel(rule: AttentionRule, names: tuple[str, ...], dtype: str, races: None) -> None:
-    """As a TPU would run it: copies take their time, and memory holds NaN before it is written."""
+    """Emulates a TPU: copies are asynchronous, and memory is NaN before it is written."""
     step = ragged(((1, 150), *ROWS), 40, 7, 20)
     query, pages = (jnp.asarray(part, dtype) for part in draw(step, 6, 2, 16))
     vectors = vectors_of(names, 6)
@@ -188,7 +189,7 @@ def test_kernel(rule: AttentionRule, names: tuple[str, ...], dtype: str, races: 
 
 
 def test_model_with_the_kernel(races: None) -> None:
-    """Two layers of one array: each finds its own blocks."""
+    """Two layers share one array, and each reads its own blocks."""
     spec = spec_of("gpt_oss")
     weights = draw_weights(spec)
     plan = AttentionPlan(make_mesh(1, "cpu"), "pallas", interpret=True)

@@ -38,7 +38,7 @@ def test_a_serving_configuration_has_few_shapes():
     assert buckets.rows == (16, 32, 64, 128)
 
 
-def test_sizes_of_the_user():
+def test_bucket_sizes_from_the_option():
     limits = Limits(max_total_tokens=64, max_sequences=8, max_step_tokens=100)
     assert Buckets.of(limits, 32, parse_token_buckets("128, 8")).tokens == (8, 128)
     assert parse_token_buckets(" ") == ()

@@ -1,4 +1,4 @@
-"""The conformance kit on JAX's CPU platform; what it finds is what the committed scorecard says."""
+"""The conformance suite on JAX's CPU platform equals the committed scorecard."""
 
 from __future__ import annotations
 

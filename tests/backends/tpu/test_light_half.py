@@ -1,4 +1,4 @@
-"""What the backend says before JAX is imported: chips, refusals, memory."""
+"""The `Backend` class, which does not import JAX: chips, rejected options, memory."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_chips_are_known_by_their_ids(tmp_path):
     ]
 
 
-def test_a_bus_that_does_not_tell_has_no_chips(tmp_path):
+def test_an_unreadable_bus_has_no_chips(tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "vendor").write_text("what?")
     assert find_chips(tmp_path) == find_chips(tmp_path / "none") == ()
@@ -58,13 +58,13 @@ def test_a_bus_that_does_not_tell_has_no_chips(tmp_path):
 @pytest.mark.parametrize("node", ["accel0", "vfio/3"])
 def test_device_nodes(node, tmp_path):
     (tmp_path / "vfio").mkdir()
-    (tmp_path / "vfio" / "vfio").touch()  # the driver's own node is no chip
+    (tmp_path / "vfio" / "vfio").touch()  # the node of the driver, not of a chip
     assert not has_device_nodes(tmp_path)
     (tmp_path / node).touch()
     assert has_device_nodes(tmp_path)
 
 
-def test_without_a_chip_it_serves_only_when_named_and_told_so(config):
+def test_without_a_chip_the_cpu_platform_must_be_requested(config):
     backend = TpuBackend()
     assert not backend.info.selectable
     assert backend.probe().usable
@@ -80,17 +80,18 @@ def test_without_a_chip_it_serves_only_when_named_and_told_so(config):
         ({"num_shard": 8}, "4 query heads cannot be divided"),
         ({"dtype": "float16"}, "bfloat16, float32"),
         ({"quantize": "gptq"}, "bitsandbytes, eetq"),
+        ({"quantize": "int4"}, "rounds the weights to 4-bit integers"),
         ({"kv_cache_dtype": "fp8_e4m3fn"}, "--kv-cache-dtype"),
         ({"options": {"platform": "cpu", "token-buckets": "x"}}, "positive numbers"),
     ],
 )
-def test_refusals_say_what_and_why(config, changes, part):
+def test_rejections_have_reasons(config, changes, part):
     support = TpuBackend().supports(config.spec, msgspec.structs.replace(config, **changes))
     assert support.status == "no"
     assert any(part in reason for reason in support.reasons), support.reasons
 
 
-def test_an_unknown_family_is_refused(config):
+def test_an_unknown_family_is_rejected(config):
     spec = GenericSpec("no_such", 8, 8, 1, 1, 8, 8, {})
     assert TpuBackend().supports(spec, config).reasons == (
         "the architecture `no_such` is not known",
@@ -146,7 +147,7 @@ def test_the_plan_keeps_what_was_requested(config):
     assert sum(item.num_bytes for item in plan.memory[1:]) == GIB
 
 
-def test_the_plan_takes_what_the_model_and_the_memory_allow(config):
+def test_the_plan_uses_the_limits_of_model_and_memory(config):
     plan = plan_limits(config.spec, RequestedLimits(max_concurrent_requests=8), facts_of(config))
     assert plan.limits.max_total_tokens == 512
     assert plan.kv_cache.max_batch_total_tokens == 8 * 512
@@ -177,7 +178,7 @@ def test_the_plan_takes_what_the_model_and_the_memory_allow(config):
         (RequestedLimits(max_input_tokens=512), 1000, "must be below the 512 tokens"),
     ],
 )
-def test_a_wish_that_cannot_be_kept_is_an_error(config, requested, free_blocks, part):
+def test_impossible_requests_are_errors(config, requested, free_blocks, part):
     facts = facts_of(config)
     workspace = workspace_bytes(config.spec, "float32", 256, 128)
     with pytest.raises(BackendError) as raised:
@@ -201,7 +202,7 @@ def test_learned_positions_limit_the_context(tmp_path):
     ("platform", "chosen"),
     [("cpu", "plain XLA operations"), ("auto", "the ragged paged attention of JAX")],
 )
-def test_it_tells_which_attention_computes_and_why_not_another(config, platform, chosen):
+def test_explain_reports_the_attention_kernel_and_reasons(config, platform, chosen):
     backend = TpuBackend()
     assert isinstance(backend, Explainer)
     attention, weights = backend.explain(

@@ -1,4 +1,4 @@
-"""Tensor parallelism: four devices compute what one computes."""
+"""Tensor parallelism: four devices compute the same as one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tgi_tpu.mesh import make_mesh, partition
 
 ROOT = Path(__file__).parents[3]
 VARIANTS = ("llama-odd", "olmo2-biases", "gpt_oss+int8")
-"""Two key heads, each kept twice, and an MLP of 42; norms over all heads; rounded experts, and
+"""Two key heads, each stored twice, and an MLP of 42; norms over all heads; quantized experts, and
 sinks.
 """
 
@@ -38,29 +38,29 @@ def outcome() -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_four_devices_compute_what_one_computes(
+def test_four_devices_compute_the_same_as_one(
     variant: str, outcome: dict[str, dict[str, float]]
 ) -> None:
     facts = outcome[variant]
     assert facts["difference"] < 1e-4 * max(1, facts["largest"])
 
 
-def test_each_device_holds_its_share(outcome: dict[str, dict[str, float]]) -> None:
+def test_each_device_has_its_share(outcome: dict[str, dict[str, float]]) -> None:
     assert outcome["llama-odd"]["all_reduces"]
     assert outcome["llama-odd"]["cache"] == 2, "one key and one value head"
     # The embedding of 101 tokens cannot be divided.
     assert outcome["llama-odd"]["held"] < 0.55
 
 
-def test_heads_that_cannot_be_divided_are_refused() -> None:
+def test_heads_that_cannot_be_divided_are_rejected() -> None:
     llama = spec_of("llama")
     assert unsharded(llama, 2) is None and unsharded(llama, 4) is None
     assert unsharded(llama, 3) == "4 query heads cannot be divided among 3 devices"
-    with pytest.raises(BackendError, match="64 shards were asked for, but JAX sees"):
+    with pytest.raises(BackendError, match="64 shards were requested, but JAX finds"):
         make_mesh(64, "cpu")
 
 
-def test_parts_of_roles() -> None:
+def test_partition_of_parameters() -> None:
     assert partition("decoder.layers.0.mlp.down.weight", (32, 40), 4, leading=1) == PartitionSpec(
         None, None, "tp"
     )

@@ -1,5 +1,6 @@
-"""Every family's logits against the numpy reference: whole prompts, prompts in parts, decode steps,
-mixed with strangers.
+"""The logits of every family compared with the numpy reference.
+
+Steps contain whole prompts, prefill chunks and decode rows of several sequences.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ TOLERANCE = 1e-4
 
 
 def check_logits(variant: str) -> None:
-    """One run holds a prompt in one part, a prompt in two, and decode steps of both, among
-    scattered blocks and NaN.
+    """Run a prompt in one step, a prompt in two chunks, and decode steps of both.
+
+    Their blocks are scattered, and the rest of the cache is NaN.
     """
     spec = spec_of(variant)
     assert unsupported(spec) is None
@@ -58,11 +60,11 @@ def test_logits_of_the_other_variants(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", REFUSED)
-def test_what_is_not_built_is_refused_with_a_reason(variant: str) -> None:
+def test_unsupported_models_are_rejected_with_a_reason(variant: str) -> None:
     assert unsupported(spec_of(variant)) == REFUSED[variant]
 
 
-def test_an_unknown_family_is_refused() -> None:
+def test_an_unknown_family_is_rejected() -> None:
     sizes = {
         "vocab_size": 9,
         "hidden_size": 8,

@@ -1,4 +1,4 @@
-"""Loading: tensor by tensor from the files, whole and rounded to int8."""
+"""Loading of weights, tensor by tensor, in full precision and quantized to int8."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tgi.backend import ModelError
 from tgi.testing.reference.model import reference_logits
 from tgi.testing.reference.weights import read_weights
 from tgi.testing.tiny_models import write_tiny_model
-from tgi_tpu import model
-from tgi_tpu.layer_groups import cache_shapes, layer_groups, place_of
 from tgi_tpu.mesh import make_mesh
-from tgi_tpu.parameters import abstract_parameters, parameter_bytes
-from tgi_tpu.quantized import QuantizedMatrix, matmul, quantize
+from tgi_tpu.model import decoder
+from tgi_tpu.model.layer_groups import cache_shapes, layer_groups, place_of
+from tgi_tpu.weights.parameters import abstract_parameters, parameter_bytes
+from tgi_tpu.weights.quantized import QuantizedMatrix, matmul, quantize
 
 
 def by_parameter(spec, parameters) -> dict[str, np.ndarray]:
-    """The tree taken apart into roles again."""
+    """Split the tree into parameters by name."""
     groups, found = (
         layer_groups(spec),
         {parameter: np.asarray(array) for parameter, array in parameters.outside.items()},
@@ -38,10 +38,10 @@ def by_parameter(spec, parameters) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
-def test_every_role_is_read(family: str, tmp_path: Path) -> None:
+def test_every_parameter_is_read(family: str, tmp_path: Path) -> None:
     spec = write_tiny_model(tmp_path, family)
     seen: list[tuple[int, int]] = []
-    parameters = model.load(
+    parameters = decoder.load(
         spec, tmp_path, make_mesh(1, "cpu"), "float32", progress=lambda *item: seen.append(item)
     )
     loaded, expected = by_parameter(spec, parameters), read_weights(spec, tmp_path)
@@ -58,7 +58,7 @@ def test_every_role_is_read(family: str, tmp_path: Path) -> None:
 
 def test_half_precision_files_become_bfloat16(tmp_path: Path) -> None:
     spec = write_tiny_model(tmp_path, dtype="float16")
-    parameters = model.load(spec, tmp_path, make_mesh(1, "cpu"), "bfloat16")
+    parameters = decoder.load(spec, tmp_path, make_mesh(1, "cpu"), "bfloat16")
     expected = read_weights(spec, tmp_path)["decoder.layers.1.mlp.up.weight"]
     loaded = parameters.groups[0][0]["mlp.up.weight"][1]
     assert loaded.dtype == jnp.bfloat16
@@ -72,17 +72,17 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     name = next(name for name in tensors if name.endswith("up_proj.weight"))
     save_file(tensors | {name: tensors[name][:-1]}, file)
     with pytest.raises(ModelError, match=rf"model\.safetensors.*`{name}`.*shape"):
-        model.load(spec, tmp_path, make_mesh(1, "cpu"), "float32")
+        decoder.load(spec, tmp_path, make_mesh(1, "cpu"), "float32")
     del tensors[name]
     save_file(tensors, file)
     with pytest.raises(ModelError, match=rf"{tmp_path}.*no tensor `{name.removeprefix('model.')}`"):
-        model.load(spec, tmp_path, make_mesh(1, "cpu"), "float32")
+        decoder.load(spec, tmp_path, make_mesh(1, "cpu"), "float32")
     save_file(tensors | {name: np.zeros((64, 32), np.int8)}, file)
     with pytest.raises(ModelError, match=rf"`{name}` has the dtype I8"):
-        model.load(spec, tmp_path, make_mesh(1, "cpu"), "float32")
+        decoder.load(spec, tmp_path, make_mesh(1, "cpu"), "float32")
 
 
-def test_int8_rounds_each_row_by_itself() -> None:
+def test_int8_quantizes_each_row_separately() -> None:
     matrix = jnp.asarray(
         np.random.default_rng(0).standard_normal((5, 40))
         * np.asarray([[1e-3], [1], [50], [0], [7]]),
@@ -99,7 +99,7 @@ def test_int8_rounds_each_row_by_itself() -> None:
     np.testing.assert_allclose(matmul(x, rounded), x @ restored.T, rtol=1e-4, atol=1e-4)
 
 
-def test_an_int8_model_is_the_model_of_its_rounded_weights() -> None:
+def test_an_int8_model_equals_the_model_with_its_rounded_weights() -> None:
     spec = spec_of("mixtral")
     weights = draw_weights(spec)
     parameters = parameters_of(spec, weights, quantization="int8")
@@ -122,10 +122,10 @@ def test_an_int8_model_is_the_model_of_its_rounded_weights() -> None:
     )
 
 
-def test_bytes_are_counted_before_anything_is_loaded(tmp_path: Path) -> None:
+def test_bytes_are_calculated_before_loading(tmp_path: Path) -> None:
     spec, mesh = write_tiny_model(tmp_path), make_mesh(1, "cpu")
     for quantization in (None, "int8"):
-        parameters = model.load(spec, tmp_path, mesh, "float32", quantization=quantization)
+        parameters = decoder.load(spec, tmp_path, mesh, "float32", quantization=quantization)
         loaded = sum(array.nbytes for array in jax.tree.leaves(parameters))
         assert parameter_bytes(spec, mesh, "float32", quantization) == loaded
         abstract = abstract_parameters(spec, mesh, "float32", quantization)
@@ -134,8 +134,8 @@ def test_bytes_are_counted_before_anything_is_loaded(tmp_path: Path) -> None:
         )
 
 
-def test_equal_layers_lie_together() -> None:
-    """Equal layers repeat one, alternating windows repeat two; what differs stands alone."""
+def test_equal_layers_form_groups() -> None:
+    """Equal layers repeat one layer, alternating windows repeat two. Others are groups of one."""
     layers = dict(zip("ab", spec_of("gemma2").decoder.layers[:2], strict=True))
 
     def sizes(names: str) -> list[tuple[int, int]]:
@@ -158,17 +158,17 @@ def test_blocks_are_copied_in_every_layer() -> None:
     mesh = make_mesh(1, "cpu")
     cache = jax.tree.map(
         lambda pages: jnp.arange(pages.size, dtype=jnp.float32).reshape(pages.shape),
-        model.empty_cache(spec, 5, 4, "float32", mesh),
+        decoder.empty_cache(spec, 5, 4, "float32", mesh),
     )
     before = [np.array(pages).reshape(3, 5, -1) for pages in cache]
-    # A swap, and padding.
-    copied = model.copy_blocks(
+    # Swaps two blocks. The last pair is padding.
+    copied = decoder.copy_blocks(
         spec, cache, np.asarray([1, 3, 0], np.int32), np.asarray([3, 1, -1], np.int32)
     )
     for old, new in zip(before, copied, strict=True):
         np.testing.assert_array_equal(np.asarray(new).reshape(3, 5, -1), old[:, [0, 3, 2, 1, 4]])
     shape = cache_shapes(spec)[0]
     assert (
-        model.cache_bytes_per_block(spec, 4, "float32", mesh)
+        decoder.cache_bytes_per_block(spec, 4, "float32", mesh)
         == 3 * 4 * 2 * shape.num_kv_heads * shape.head_dim * 4
     )

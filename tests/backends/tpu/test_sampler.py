@@ -1,4 +1,4 @@
-"""The compiled sampler against the reference of `tgi.testing.sampling`."""
+"""The compiled sampler compared with the reference in `tgi.testing.sampling`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from tests.backends.cpu.test_sampling import MARGIN, agrees, batches, pack, row
+from tests.backends.sampler_batches import MARGIN, agrees, batches, make_row, pack
 from tgi.backend import SamplingParams
 from tgi.testing.sampling import apply_warpers, log_softmax
-from tgi_tpu.logits_processors import cut_atypical, cut_below_top_k, cut_outside_nucleus
-from tgi_tpu.sampler import (
+from tgi_tpu.sampling.logits_processors import cut_atypical, cut_below_top_k, cut_outside_nucleus
+from tgi_tpu.sampling.parameters import bias_bucket, sampling_arrays
+from tgi_tpu.sampling.sampler import (
     MAX_TOP_TOKENS,
     NOT_FINITE,
     NOTHING_ALLOWED,
@@ -22,9 +23,8 @@ from tgi_tpu.sampler import (
     sample,
     score_tokens,
 )
-from tgi_tpu.sampling_params import bias_bucket, sampling_arrays
 
-NUM_ROWS = 4  # every batch is padded to it, as in serving
+NUM_ROWS = 4  # every batch is padded to this, as in serving
 HISTORY = 32
 
 
@@ -40,7 +40,7 @@ def padded(values, filler=0, dtype=np.int32):
 
 
 def run(rows):
-    """Sampled tokens of the rows on the host, and the history afterwards."""
+    """Sample tokens for the rows. Returns them on the host, and the updated history."""
     vocab_size = len(rows[0].logits)
     logits = np.zeros((NUM_ROWS, vocab_size), np.float32)
     history = np.zeros((NUM_ROWS + 1, HISTORY), np.int32)
@@ -84,7 +84,7 @@ def test_the_sampler_equals_the_reference(rows):
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(batches())
-def test_a_row_does_not_depend_on_its_batch_mates(rows):
+def test_a_row_does_not_depend_on_other_rows(rows):
     together, _ = run(rows)
     for i, one in enumerate(rows):
         alone, _ = run([one])
@@ -94,16 +94,16 @@ def test_a_row_does_not_depend_on_its_batch_mates(rows):
 
 
 def test_greedy_takes_the_lowest_of_equals():
-    assert run([row([0, 2, 2, 1]), row([3, 3, 3, 3])])[0].tokens[:2].tolist() == [1, 0]
+    assert run([make_row([0, 2, 2, 1]), make_row([3, 3, 3, 3])])[0].tokens[:2].tolist() == [1, 0]
 
 
-def test_draws_at_the_ends():
+def test_draws_at_the_limits():
     last = np.nextafter(np.float32(1), np.float32(0))
     rows = [
-        row([1, 1, 1, 1], 0.0, greedy=False),
-        row([1, 1, 1, 1], last, greedy=False),
-        row([-9e9, 1, 1, -9e9], last, greedy=False),
-        row([-np.inf, 1, 1, -np.inf], 0.0, greedy=False),
+        make_row([1, 1, 1, 1], 0.0, greedy=False),
+        make_row([1, 1, 1, 1], last, greedy=False),
+        make_row([-9e9, 1, 1, -9e9], last, greedy=False),
+        make_row([-np.inf, 1, 1, -np.inf], 0.0, greedy=False),
     ]
     assert run(rows)[0].tokens.tolist() == [0, 3, 2, 1]
 
@@ -112,7 +112,7 @@ def test_draws_spread_evenly_over_the_allowed_tokens():
     vocab_size = 4001
     allowed = np.arange(vocab_size) % 2 == 0
     draws = np.linspace(0, 1, 64, endpoint=False, dtype=np.float32)
-    rows = [row(np.zeros(vocab_size), draw, allowed=allowed, greedy=False) for draw in draws]
+    rows = [make_row(np.zeros(vocab_size), draw, allowed=allowed, greedy=False) for draw in draws]
     for first in range(0, len(rows), NUM_ROWS):
         tokens = run(rows[first : first + NUM_ROWS])[0].tokens
         assert not (tokens % 2).any()
@@ -122,8 +122,8 @@ def test_draws_spread_evenly_over_the_allowed_tokens():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("greedy", [True, False])
 def test_a_row_that_is_not_finite_fails_alone(bad, greedy):
-    good = row([0, 1, 5, 2], 0.3, greedy=greedy, logprobs="processed", top_n_tokens=2)
-    result, _ = run([good, row([0, bad, 1, 2], 0.3, greedy=greedy, logprobs="raw"), good])
+    good = make_row([0, 1, 5, 2], 0.3, greedy=greedy, logprobs="processed", top_n_tokens=2)
+    result, _ = run([good, make_row([0, bad, 1, 2], 0.3, greedy=greedy, logprobs="raw"), good])
     assert result.problems.tolist() == [0, NOT_FINITE, 0, 0]
     assert result.tokens[0] == result.tokens[2] == good.reference().token_id
 
@@ -132,17 +132,17 @@ def test_a_row_without_an_allowed_token_fails_alone():
     none = np.zeros(4, np.bool_)
     result, _ = run(
         [
-            row([0, 1, 5, 2]),
-            row([0, 1, 5, 2], allowed=none),
-            row([0, 1, 5, 2], 0.5, allowed=none, greedy=False),
+            make_row([0, 1, 5, 2]),
+            make_row([0, 1, 5, 2], allowed=none),
+            make_row([0, 1, 5, 2], 0.5, allowed=none, greedy=False),
         ]
     )
     assert result.problems.tolist() == [0, NOTHING_ALLOWED, NOTHING_ALLOWED, 0]
     assert result.tokens[0] == 2
 
 
-def test_top_tokens_end_at_their_limit():
-    result, _ = run([row(np.zeros(4001), logprobs="raw", top_n_tokens=1)])
+def test_top_tokens_have_a_maximum():
+    result, _ = run([make_row(np.zeros(4001), logprobs="raw", top_n_tokens=1)])
     assert list(tops(result, 0)) == list(range(MAX_TOP_TOKENS))
 
 
@@ -155,9 +155,9 @@ def test_scores_are_raw_log_probabilities():
     np.testing.assert_allclose(score_tokens(logits, targets), expected, atol=1e-6)
 
 
-def test_many_biases_take_a_larger_bucket():
+def test_many_biases_use_a_larger_bucket():
     few, many = (
-        row(np.zeros(40), logit_bias=tuple((i % 40, 0.5) for i in range(count)))
+        make_row(np.zeros(40), logit_bias=tuple((i % 40, 0.5) for i in range(count)))
         for count in (64, 65)
     )
     assert (bias_bucket([few.sampling]), bias_bucket([many.sampling])) == (64, 512)
@@ -174,7 +174,7 @@ CUTS = {
 @pytest.mark.parametrize("kind", ["spread", "tied", "flat", "masked", "peaked"])
 @pytest.mark.parametrize("name", CUTS)
 def test_a_large_vocabulary_keeps_the_tokens_of_the_reference(name, kind):
-    """Between the sets that the reference keeps a hair to either side of the threshold."""
+    """The result is between the reference's results for slightly lower and higher thresholds."""
     cut, values = CUTS[name]
     scores = (
         np.random.default_rng(len(kind))
@@ -202,7 +202,7 @@ def test_a_large_vocabulary_keeps_the_tokens_of_the_reference(name, kind):
         assert (ours <= more).all()
 
 
-def test_zeros_of_either_sign_are_equals():
+def test_zeros_of_either_sign_are_equal():
     scores = np.array([[-0.0, 0.0, -1.0, 0.0, -0.0]], np.float32)
     best, nucleus = (
         cut_below_top_k(scores, np.array([1])),

@@ -1,6 +1,4 @@
-"""The server over this backend: the same words as over the CPU backend, from the command line to
-the answer.
-"""
+"""The server on this backend gives the same text as on the CPU backend."""
 
 from __future__ import annotations
 
@@ -39,9 +37,7 @@ PROMPTS = ("What is machine learning?", "Once upon a time", "def add(a, b):", "T
 
 
 def responses(url, *, max_new_tokens=24):
-    """Greedy answers to all prompts at once, so that prefill and decode mix, with the tokens'
-    log-probabilities.
-    """
+    """Greedy answers to concurrent requests, so that steps are mixed, with log probabilities."""
 
     def ask(prompt):
         parameters = {"max_new_tokens": max_new_tokens, "details": True, "do_sample": False}
@@ -60,7 +56,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("served")
 
 
-def test_the_demo_model_says_the_same_on_both_backends(folder, monkeypatch):
+def test_the_demo_model_gives_the_same_text_on_both_backends(folder, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     with running_server(DEMO, "tpu", folder / "tpu.log", *LIMITS, *TPU) as server:
         ours = responses(server.url)
@@ -79,11 +75,11 @@ def test_the_demo_model_says_the_same_on_both_backends(folder, monkeypatch):
         assert logprobs == pytest.approx(expected, abs=1e-3)
     assert (info["backend"], info["facts"]["dtype"], info["depth"]) == ("tpu", "float32", 2)
     assert info["facts"]["platform"] == "JAX on the CPU, no TPU"
-    assert any((folder / "tgi" / "tpu").iterdir())  # where the next start finds its programs
+    assert any((folder / "tgi" / "tpu").iterdir())  # the next startup finds its programs here
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_a_family_says_what_the_reference_says(family, folder, tmp_path, monkeypatch):
+def test_a_family_gives_the_text_of_the_reference(family, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     write_tiny_model(tmp_path / "model", family)
     served = {}

@@ -1,5 +1,6 @@
-"""The worker beyond what the conformance kit asks of every backend: programs, buckets, steps in
-flight.
+"""Properties of the worker that the conformance suite does not check.
+
+These are programs, buckets and steps in flight.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from tgi.backend import TOKEN_ON_DEVICE, GrammarMasks, RequestedLimits, SamplingParams, StepError
+from tgi.backend import (
+    FEATURES,
+    TOKEN_ON_DEVICE,
+    GrammarMasks,
+    RequestedLimits,
+    SamplingParams,
+    StepError,
+)
 from tgi.testing.conformance.backend_under_test import (
     BackendUnderTest,
     RecordingReporter,
@@ -24,14 +32,17 @@ from tgi.testing.conformance.scripted_core import ScriptedCore
 from tgi_tpu import tgi_backend
 
 REQUESTED = RequestedLimits(
-    max_total_tokens=96, max_batch_size=4, max_batch_total_tokens=512, features=("prompt_logprobs",)
+    max_total_tokens=96,
+    max_batch_size=4,
+    max_batch_total_tokens=512,
+    features=tuple(sorted(FEATURES)),
 )
 OPTIONS = {"platform": "cpu", "token-buckets": "8,64"}
 
 
 @dataclass
 class Serving:
-    """A worker that is ready, and what it told the host."""
+    """A ready worker, and its reports."""
 
     under_test: BackendUnderTest
     core: ScriptedCore
@@ -61,7 +72,7 @@ def serving(folder, requested=REQUESTED, **changes):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Compiled programs are kept in it, so that each test but the first starts fast."""
+    """A shared cache of compiled programs, so that only the first test compiles them."""
     return tmp_path_factory.mktemp("tpu")
 
 
@@ -73,7 +84,7 @@ def served(folder):
 
 @contextmanager
 def compilations():
-    """What JAX looks for among the kept programs, and does not find."""
+    """The programs that JAX looks for in its cache and does not find."""
     events = []
     listener = lambda name, **_: events.append(name.rpartition("/")[2])  # noqa: E731
     jax.monitoring.register_event_listener(listener)
@@ -83,7 +94,7 @@ def compilations():
         jax.monitoring.unregister_event_listener(listener)
 
 
-def test_a_second_start_compiles_nothing_unless_the_kept_programs_are_damaged(tmp_path):
+def test_a_second_startup_compiles_only_damaged_programs(tmp_path):
     counts, lines = [], []
     for start in ("first", "second", "damaged"):
         if start == "damaged":
@@ -100,7 +111,7 @@ def test_a_second_start_compiles_nothing_unless_the_kept_programs_are_damaged(tm
     assert damaged[0] > 5 and lines[2] > 5
 
 
-def test_warmup_tells_of_every_program_and_serving_compiles_none(served):
+def test_warmup_reports_every_program_and_serving_compiles_none(served):
     steps = [
         (done, total) for phase, done, total in served.reporter.progress_calls if phase == "warmup"
     ]
@@ -121,7 +132,7 @@ def test_warmup_tells_of_every_program_and_serving_compiles_none(served):
     assert not served.reporter.count("compile")
 
 
-def test_what_rarely_occurs_is_compiled_when_it_does(served):
+def test_rare_programs_are_compiled_at_their_first_use(served):
     many = SamplingParams(logit_bias=tuple((token, 0.25) for token in range(100)))
     sequence = served.core.add(prompt_of(4), many)
     compiled = [
@@ -150,8 +161,9 @@ def test_penalties_count_the_tokens_of_a_prefix_hit(served):
 
 
 def in_flight(core, *works):
-    """Submit one step for each work before the first result is taken; sampled tokens stay on the
-    device.
+    """Submit one step for each item of `works` before the first result is collected.
+
+    Sampled tokens stay on the device.
     """
     steps = []
     for work in works:
@@ -170,8 +182,8 @@ def words_allowing(vocab_size, *tokens):
     return np.packbits(bits, bitorder="little").view(np.int32)
 
 
-def test_a_step_that_waits_for_masks_holds_up_the_next_one(served):
-    """The next step's token is one that the waiting step has yet to choose."""
+def test_a_step_that_waits_for_masks_delays_the_next_one(served):
+    """The input token of the next step is one that the waiting step has not sampled yet."""
     core, vocab_size = served.core, served.core.agreement.vocab_size
     core.mask_mode = "late"
     free, bound = core.add(prompt_of(6, seed=1)), core.add(prompt_of(5, seed=2))
@@ -181,22 +193,22 @@ def test_a_step_that_waits_for_masks_holds_up_the_next_one(served):
     core.worker.submit(
         GrammarMasks(first.step_id, np.array([1], np.int32), words_allowing(vocab_size, 11))
     )
-    outputs = [core.worker.collect(1.0) for _ in range(2)]
+    outputs = [core.worker.collect() for _ in range(2)]
     assert outputs[0].tokens[1] == 11
     free.output = [int(outputs[0].tokens[0]), int(outputs[1].tokens[0])]
     check_sequences(served.model, [free], core.agreement)
 
 
-def test_masks_that_do_not_come_fail_their_step_alone(served):
+def test_missing_masks_fail_only_their_step(served):
     core = served.core
     core.mask_mode = "late"
     bound, free = core.add(prompt_of(5, seed=2)), core.add(prompt_of(6, seed=1))
     bound.allowed = ((11,),)
     in_flight(core, {bound: 5}, {free: 6})
     with pytest.raises(StepError, match="masks of step 0 did not come") as raised:
-        core.worker.collect(1.0)
+        core.worker.collect()
     assert raised.value.retryable
-    free.output = [int(core.worker.collect(1.0).tokens[0])]
+    free.output = [int(core.worker.collect().tokens[0])]
     check_sequences(served.model, [free], core.agreement)
     with pytest.raises(StepError, match="No step 0 waits for masks"):
         core.worker.submit(
@@ -208,7 +220,7 @@ def test_masks_that_do_not_come_fail_their_step_alone(served):
     ("row", "num_words", "part"),
     [([0], 3, "are not 12 words a row"), ([1], 12, "name rows that it does not have")],
 )
-def test_masks_of_another_shape_are_refused(served, row, num_words, part):
+def test_masks_of_another_shape_are_rejected(served, row, num_words, part):
     core = served.core
     core.mask_mode = "late"
     sequence = core.add(prompt_of(5))
@@ -220,7 +232,7 @@ def test_masks_of_another_shape_are_refused(served, row, num_words, part):
         )
 
 
-def test_the_agreement_says_what_computes(served):
+def test_facts_name_platform_and_kernels(served):
     facts = served.core.agreement.facts
     assert (facts["platform"], facts["dtype"], facts["attention"], facts["num_devices"]) == (
         "JAX on the CPU, no TPU",
@@ -231,13 +243,13 @@ def test_the_agreement_says_what_computes(served):
     assert served.core.agreement.sampling_caps == {"top_n_tokens": 32}
 
 
-def test_prompt_scores_are_agreed_only_where_they_are_requested(folder):
+def test_prompt_scores_are_negotiated_only_if_requested(folder):
     with serving(folder, msgspec.structs.replace(REQUESTED, features=())) as ready:
         assert not ready.core.agreement.has("prompt_logprobs")
 
 
 def test_bfloat16_stays_near_the_reference(folder):
-    """On a prompt the log-probabilities stay within a tenth of those of float32."""
+    """On a prompt the log probabilities differ by at most 0.1 from those of float32."""
     with serving(folder, dtype="bfloat16") as ready:
         sequence = ready.core.add(prompt_of(40), SamplingParams(prompt_logprobs=True))
         ready.core.generate([sequence], 1)
@@ -251,7 +263,7 @@ def test_bfloat16_stays_near_the_reference(folder):
     assert 1e-5 < max(errors) < 0.1, max(errors)
 
 
-def test_close_lets_go_of_weights_and_cache(folder):
+def test_close_releases_weights_and_cache(folder):
     gc.collect()
     before = len(jax.live_arrays())
     with serving(folder) as ready:
@@ -260,3 +272,12 @@ def test_close_lets_go_of_weights_and_cache(folder):
     del ready
     gc.collect()
     assert len(jax.live_arrays()) == before
+
+
+def test_the_scheme_of_int8_is_a_fact(tmp_path):
+    with serving(tmp_path, quantize="int8") as served:
+        facts = served.core.agreement.facts
+        assert (facts["quantization"], facts["weight scales"]) == ("int8 weights", "one per output")
+        served.core.generate([served.core.add(prompt_of(9), SamplingParams())], 3)
+    with serving(tmp_path) as served:
+        assert "weight scales" not in served.core.agreement.facts

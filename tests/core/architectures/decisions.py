@@ -1,4 +1,4 @@
-"""The executable code of a decision page."""
+"""Runs the Python code in a decision page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ PAGES = tuple(sorted(path.stem for path in _FOLDER.glob("*-grammar-*.md")))
 
 
 def run_page(page: str) -> dict[str, Any]:
-    """Names defined by the page's only Python block: `CONFIGS` and `spec`."""
+    """Run the only Python block of the page. Returns the names that the block defines, including
+    `CONFIGS` and `spec`.
+    """
     (code,) = re.findall(
         r"```python\n(.*?)```", (_FOLDER / f"{page}.md").read_text(encoding="utf-8"), re.DOTALL
     )

@@ -1,4 +1,4 @@
-"""The decision pages' code runs here without a framework; `tests/backends/cpu` compares it with
+"""The code in the decision pages runs without a framework. `tests/backends/cpu` compares it with
 real models.
 """
 
@@ -13,7 +13,7 @@ from tests.core.architectures.decisions import PAGES, run_page
 from tgi.architectures import ModelSpec
 from tgi.architectures.parameter_names import tensor_shapes
 
-# What `transformers` puts into a config that does not say otherwise.
+# The default values that `transformers` adds to a config.
 DEFAULTS = {
     "0002-grammar-t5": {
         "layer_norm_epsilon": 1e-6,
@@ -61,12 +61,12 @@ DEFAULTS = {
 }
 
 
-def test_every_page_is_tried() -> None:
+def test_every_page_is_tested() -> None:
     assert set(PAGES) == set(DEFAULTS)
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_spec_is_plain_data_with_a_rule_for_every_role(page: str) -> None:
+def test_spec_is_plain_data_with_a_rule_for_every_parameter(page: str) -> None:
     code = run_page(page)
     for config in code["CONFIGS"]:
         spec = code["spec"](DEFAULTS[page] | config)
@@ -91,9 +91,10 @@ def test_first_layer_owns_the_shared_bias() -> None:
     }
 
 
-def test_yarn_temperature_enters_the_scale() -> None:
+def test_yarn_temperature_is_part_of_the_scale() -> None:
     code = run_page("0003-grammar-deepseek-v3")
     spec = code["spec"](DEFAULTS["0003-grammar-deepseek-v3"] | code["CONFIGS"][0])
     mixer = spec.decoder.layers[0].blocks[0].branches[0].mixer
-    assert mixer.scale == pytest.approx(12**-0.5 * 1.3688879454113936**2)  # 0.1 ln 40 + 1
+    # 0.1 * ln(40) + 1 = 1.3688879454113936
+    assert mixer.scale == pytest.approx(12**-0.5 * 1.3688879454113936**2)
     assert mixer.rope.scaling.attention_factor == pytest.approx(1.0)

@@ -1,5 +1,5 @@
-"""Published configs, fields left out as their publishers left them out, and options that are
-refused.
+"""Specs of published configs, and rejected options. The configs omit the fields that their
+publishers omitted.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def attentions(spec: ModelSpec) -> list[Attention]:
 
 
 def changed(config: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    """With fields in sections merged in."""
+    """Return a copy of `config` with `fields` set. Dicts are merged into the existing sections."""
     return config | {
         name: config[name] | value if isinstance(value, dict) and name in config else value
         for name, value in fields.items()
@@ -311,7 +311,9 @@ def test_second_baichuan(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_refused_option_is_named(config: dict[str, Any], words: list[str], tmp_path: Path) -> None:
+def test_invalid_option_is_reported(
+    config: dict[str, Any], words: list[str], tmp_path: Path
+) -> None:
     with pytest.raises(ModelError) as caught:
         load(config, tmp_path)
     for word in words:
@@ -319,8 +321,8 @@ def test_refused_option_is_named(config: dict[str, Any], words: list[str], tmp_p
     assert "\n" not in str(caught.value)
 
 
-def test_every_family_says_what_is_missing(tmp_path: Path) -> None:
-    """No family answers an empty config with anything but a sentence."""
+def test_every_family_reports_a_missing_field(tmp_path: Path) -> None:
+    """An empty config is a `ModelError` with a message for every family."""
     for model_type in FAMILIES:
         with pytest.raises(ModelError, match="is missing"):
             load({"model_type": model_type}, tmp_path)

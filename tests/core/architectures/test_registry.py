@@ -1,4 +1,4 @@
-"""From config.json to a spec: what is read, and what is refused with which words."""
+"""From config.json to a spec: the fields that are read, and the messages of rejected configs."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def attention_of(spec: ModelSpec | GenericSpec, layer: int = 0) -> Attention:
         ),
     ],
 )
-def test_bad_field_is_named(change: dict[str, Any], words: list[str], tmp_path: Path) -> None:
+def test_wrong_field_is_reported(change: dict[str, Any], words: list[str], tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         load_spec(write(tmp_path, LLAMA | change))
     for word in words:
@@ -89,7 +89,7 @@ def test_bad_field_is_named(change: dict[str, Any], words: list[str], tmp_path: 
     [
         (None, "There is no file"),
         ("{", "not valid JSON"),
-        ("[]", "must hold a JSON object"),
+        ("[]", "must contain a JSON object"),
         ("{}", "no `model_type`"),
     ],
 )
@@ -191,7 +191,7 @@ def test_rope_options_replace_the_configs(tmp_path: Path) -> None:
         load_spec(path, rope_scaling="yarn")
 
 
-def test_rope_options_need_a_rotary_model(tmp_path: Path) -> None:
+def test_rope_options_require_a_rotary_model(tmp_path: Path) -> None:
     path = write(tmp_path, {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 4})
     assert isinstance(load_spec(path), ModelSpec)
     with pytest.raises(ModelError, match="no rotary embedding"):
@@ -212,7 +212,9 @@ def test_unknown_family_is_generic(tmp_path: Path) -> None:
 
 
 def install(path: Path, module: str, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package that registers an architecture, as an installed one would look on the path."""
+    """Write a package that registers an architecture, and put it on the import path as if it were
+    installed.
+    """
     (path / f"{module}.py").write_text(code, encoding="utf-8")
     info = path / f"{module}-1.0.dist-info"
     info.mkdir()
@@ -246,7 +248,7 @@ def test_entry_point_adds_a_family(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("spec = dict", "returned dict instead of a ModelSpec"),
     ],
 )
-def test_broken_entry_point_is_named(
+def test_faulty_entry_point_is_reported(
     code: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = f"architecture_{len(code)}"

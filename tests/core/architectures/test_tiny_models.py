@@ -1,4 +1,6 @@
-"""Tiny checkpoints: readable by our own loader, equal for equal arguments, able to speak."""
+"""Tiny checkpoints: our loader reads them, they are reproducible, and their logits are finite and
+differ between positions.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ def test_tiny_model_runs(family: str, tmp_path: Path) -> None:
     assert len(set(logits.argmax(axis=-1).tolist())) > 1
 
 
-def test_same_arguments_same_bytes(tmp_path: Path) -> None:
+def test_the_same_arguments_write_the_same_bytes(tmp_path: Path) -> None:
     def digests(name: str, seed: int) -> dict[str, str]:
         write_tiny_model(tmp_path / name, seed=seed)
         return {

@@ -1,4 +1,4 @@
-"""Checkpoint tensors to roles: layouts, prefixes, and what is refused."""
+"""The map from checkpoint tensors to parameters: layouts, prefixes and rejected checkpoints."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ EXPERTS = "decoder.layers.{layer}.moe.experts"
 
 
 def model(*, qkv: WeightRule, experts: tuple[WeightRule, ...], tied: bool = False) -> ModelSpec:
-    """Two layers of attention (4 query heads, 2 kv heads) and three experts."""
+    """Return a spec with two layers, each with attention (4 query heads, 2 KV heads) and three
+    experts.
+    """
     attention = Attention(num_heads=4, num_kv_heads=2, head_dim=HEAD_DIM, scale=1.0)
     expert = MLP(intermediate_size=SIZE, activation="silu")
     mixture = MixtureOfExperts(
@@ -81,7 +83,7 @@ STACKED = (
 
 
 def names(spec: ModelSpec, prefix: str = "") -> list[str]:
-    """Every name a complete checkpoint of `spec` has."""
+    """Return the names of all tensors in a complete checkpoint of `spec`."""
     plain = ["embed", *([] if spec.head.tied else ["head"])]
     layered = [f"l.{layer}.{part}" for layer in range(2) for part in ("o", "router", "qkv")]
     if BY_EXPERT[0] in spec.weights:
@@ -102,11 +104,10 @@ def pieces(spec: ModelSpec, name: str, tensor: np.ndarray) -> dict[str, np.ndarr
     return split(tensor, placement, spec)
 
 
-def test_grouped_rows_are_taken_per_kv_head() -> None:
+def test_grouped_rows_are_split_per_kv_head() -> None:
     spec = model(qkv=GROUPED, experts=BY_EXPERT)
-    rows = np.arange(16)[:, None] * np.ones(
-        HIDDEN, int
-    )  # group 0: q0 q1 k0 v0, group 1: q2 q3 k1 v1, two rows each
+    # Each head has two rows. The order of the heads is q0 q1 k0 v0 (group 0) q2 q3 k1 v1 (group 1).
+    rows = np.arange(16)[:, None] * np.ones(HIDDEN, int)
     got = pieces(spec, "l.1.qkv", rows)
     assert {parameter: piece[:, 0].tolist() for parameter, piece in got.items()} == {
         "decoder.layers.1.attention.q.weight": [0, 1, 2, 3, 8, 9, 10, 11],
@@ -115,7 +116,7 @@ def test_grouped_rows_are_taken_per_kv_head() -> None:
     }
 
 
-def test_rows_are_taken_one_role_after_the_other_without_a_copy() -> None:
+def test_rows_are_split_by_parameter_without_a_copy() -> None:
     spec = model(qkv=ROWS, experts=BY_EXPERT)
     rows = np.arange(16)[:, None] * np.ones(HIDDEN, int)
     got = pieces(spec, "l.0.qkv", rows)
@@ -127,7 +128,7 @@ def test_rows_are_taken_one_role_after_the_other_without_a_copy() -> None:
     assert all(piece.base is rows for piece in got.values())
 
 
-def test_stacked_experts_alternate_behind_the_expert_axis() -> None:
+def test_rows_of_stacked_experts_alternate_after_the_expert_axis() -> None:
     spec = model(qkv=ROWS, experts=STACKED)
     columns = np.arange(2 * SIZE) * np.ones((NUM_EXPERTS, HIDDEN, 1), int)
     gate, up = pieces(spec, "l.0.gate_up", columns).values()
@@ -223,13 +224,13 @@ def test_prefixes(prefix: str) -> None:
     assert {item.name for item in placements(spec, names(spec, prefix))} == set(names(spec, prefix))
 
 
-def test_ignored_and_tied_duplicates_are_passed_over() -> None:
+def test_ignored_and_tied_tensors_are_skipped() -> None:
     spec = model(qkv=ROWS, experts=STACKED, tied=True)
     found = placements(spec, [*names(spec), "l.0.rotary.inv_freq", "head"])
     assert {item.name for item in found} == set(names(spec))
 
 
-def test_missing_tensor_is_named_with_its_role() -> None:
+def test_missing_tensor_is_reported_with_its_parameter() -> None:
     spec = model(qkv=ROWS, experts=STACKED)
     with pytest.raises(
         ModelError, match=r"no tensor `l\.1\.o` \(for decoder\.layers\.1\.attention\.o\.weight\)"
@@ -237,24 +238,24 @@ def test_missing_tensor_is_named_with_its_role() -> None:
         placements(spec, [name for name in names(spec) if name != "l.1.o"])
 
 
-def test_extra_tensors_are_named() -> None:
+def test_extra_tensors_are_reported() -> None:
     spec = model(qkv=ROWS, experts=STACKED)
     extra = [f"l.0.extra.{index}" for index in range(5)]
     with pytest.raises(ModelError, match=r"`l\.0\.extra\.0`, .* and 2 more"):
         placements(spec, [*names(spec), *extra])
 
 
-def test_second_head_of_an_untied_model_is_refused() -> None:
+def test_second_head_of_an_untied_model_is_rejected() -> None:
     spec = model(qkv=ROWS, experts=STACKED)
     with pytest.raises(ModelError, match=r"does not have: `head`"):
         placements(spec, [*names(spec), "m.head"])
 
 
-def test_role_without_a_rule_is_named() -> None:
+def test_parameter_without_a_rule_is_reported() -> None:
     spec = model(qkv=ROWS, experts=STACKED[:1])
     with pytest.raises(
         ModelError,
-        match=r"names no checkpoint tensor for `decoder\.layers\.0\.moe\.experts\.down\.weight`",
+        match=r"has no checkpoint tensor for `decoder\.layers\.0\.moe\.experts\.down\.weight`",
     ):
         placements(
             spec,
@@ -262,7 +263,7 @@ def test_role_without_a_rule_is_named() -> None:
         )
 
 
-def test_role_filled_twice_is_named() -> None:
+def test_parameter_filled_twice_is_reported() -> None:
     twice = WeightRule(
         name="other.{layer}", parameters=("decoder.layers.{layer}.attention.o.weight",)
     )
@@ -272,11 +273,11 @@ def test_role_filled_twice_is_named() -> None:
         placements(spec, [*names(spec), "other.0", "other.1"])
 
 
-def test_misshaped_tensor_is_named() -> None:
+def test_tensor_of_the_wrong_shape_is_reported() -> None:
     spec = model(qkv=ROWS, experts=STACKED)
     placement = next(item for item in placements(spec, names(spec)) if item.name == "l.0.qkv")
     with pytest.raises(
-        ModelError, match=r"`l\.0\.qkv` has shape \[4, 16\], but config\.json asks for \[16, 4\]"
+        ModelError, match=r"`l\.0\.qkv` has shape \[4, 16\], but config\.json requires \[16, 4\]"
     ):
         split(np.zeros((4, 16)), placement, spec)
 

@@ -1,4 +1,4 @@
-"""Records survive the trip to bytes and back, and old and new ones understand each other."""
+"""Encoding and decoding of records, also between an older and a newer version of a record."""
 
 import msgspec
 import numpy as np
@@ -23,7 +23,7 @@ def rows(n):
     )
 
 
-def test_a_step_comes_back_as_it_was():
+def test_a_step_is_equal_after_encoding_and_decoding():
     tokens = np.array([5, 6, 7], np.int32)
     new = NewSequence(
         1, "request", tokens, 3, 0, [tokens], SamplingParams(top_k=3, logit_bias=((1, 0.5),))
@@ -50,14 +50,14 @@ def test_records_are_append_only():
     assert decode(Newer, encode(RowError(1, "m"))) == Newer(1, "m", "none")
 
 
-def test_objects_of_other_kinds_do_not_cross():
+def test_objects_of_other_types_are_rejected():
     with pytest.raises(TypeError, match="float64 do not cross the seam"):
         encode(Rows(*[np.zeros(1)] * 6, [], []))
     with pytest.raises(TypeError, match="object does not cross"):
         encode([object()])
 
 
-def test_damaged_bytes_are_refused():
+def test_invalid_bytes_are_rejected():
     data = bytearray(encode(rows(2)))
     with pytest.raises(msgspec.DecodeError):
         decode(Rows, bytes(data[:-3]))

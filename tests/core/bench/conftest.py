@@ -1,5 +1,5 @@
-"""The scripts of `benchmarks/` are run, not installed: here they are imported as they import one
-another.
+"""Adds `benchmarks/` to the import path. Its scripts are not installed, and import each other as
+top-level modules.
 """
 
 import sys

@@ -1,5 +1,5 @@
-"""A server of OpenAI's routes as another project might write it: strict about fields, with a
-`/tokenize` of its own shape.
+"""A server with OpenAI's routes, as another project might write it. It rejects unknown fields, and
+its `/tokenize` has another schema than ours.
 """
 
 import contextlib
@@ -11,8 +11,8 @@ KNOWN_FIELDS = {"model", "prompt", "max_tokens", "stream", "temperature", "strea
 
 
 class ForeignServer(ThreadingHTTPServer):
-    """`fail_every`: each n-th generation ends without its end. `hold`: generations wait until
-    `num_waiting` are there.
+    """If `fail_every` is n, each n-th stream stops before its finish reason. If `hold` is n,
+    generations for prompts of two or more words block until n of them are waiting.
     """
 
     daemon_threads = True
@@ -32,6 +32,7 @@ class ForeignServer(ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def foreign_server(**arguments):
+    """Run a `ForeignServer` in a thread."""
     with ForeignServer(**arguments) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

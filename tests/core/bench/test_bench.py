@@ -1,4 +1,4 @@
-"""`tgi bench` against servers of several kinds; its loads, lengths, reports."""
+"""`tgi bench` against our server and a foreign one: loads, prompt lengths and reports."""
 
 import asyncio
 import csv
@@ -46,10 +46,8 @@ def test_a_server_of_tgi(tmp_path, tiny_model, capsys):
         (3, 15, True),
         (9, 45, True),
     ]
-    assert [run["prompt_tokens"] for run in report["runs"]] == [
-        12,
-        12,
-    ]  # cut by the server, where words are no tokens
+    # The server truncates the prompts to this length, since a word is not always one token.
+    assert [run["prompt_tokens"] for run in report["runs"]] == [12, 12]
     lines = list(csv.DictReader(io.StringIO((tmp_path / "csv").read_text())))
     assert [line["users"] for line in lines] == ["1", "3"]
     ElementTree.parse(tmp_path / "plot")
@@ -58,7 +56,7 @@ def test_a_server_of_tgi(tmp_path, tiny_model, capsys):
     assert rows[-1].split("|")[1].strip() == "50/s"
 
 
-def test_a_foreign_server_that_refuses_fields(capsys, tmp_path):
+def test_a_foreign_server_that_rejects_unknown_fields(capsys, tmp_path):
     with foreign_server() as server:
         assert bench(server.url, "-u", 4, "-r", 2, "-d", 3, "-s", 20, "--json", tmp_path / "r") == 0
         assert server.most_running <= 4
@@ -85,7 +83,7 @@ def test_a_failed_request_makes_a_run_invalid(capsys):
     assert "after 1 tokens without a finish reason" in shown.err
 
 
-def test_prompts_that_begin_alike():
+def test_prompts_with_a_shared_prefix():
     with foreign_server() as server:
         assert bench(server.url, "-u", 2, "-r", 2, "-s", 40, "--shared-tokens", 30, "-d", 2) == 0
     measured = [prompt.split() for prompt in server.prompts[-4:]]
@@ -97,11 +95,11 @@ def test_prompts_that_begin_alike():
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["here"], 2, "'here' is no address like http://127.0.0.1:3000"),
+        (["here"], 2, "'here' is not an address such as http://127.0.0.1:3000"),
         (["-d", "0"], 2, "`--output-tokens` must be >= 1. Given: 0."),
         (["-u", "1,0"], 2, "`--users` must be >= 1. Given: 0."),
         (["--rate", "0"], 2, "`--rate` must be > 0. Given: 0."),
-        (["--rate", "1", "-u", "1"], 2, "exclude each other"),
+        (["--rate", "1", "-u", "1"], 2, "cannot be combined"),
         (
             ["--shared-tokens", "9", "-s", "9"],
             2,
@@ -110,7 +108,7 @@ def test_prompts_that_begin_alike():
         ([f"http://127.0.0.1:{free_port()}"], 1, "cannot be reached"),
     ],
 )
-def test_wrong_arguments(arguments, status, message, capsys):
+def test_invalid_arguments(arguments, status, message, capsys):
     assert bench(*arguments) == status
     assert message in capsys.readouterr().err
 
@@ -121,7 +119,7 @@ def test_a_server_without_a_stream(capsys):
     assert "/generate_stream: status 404" in capsys.readouterr().err
 
 
-def test_requests_at_a_rate_do_not_wait_for_responses():
+def test_open_loop_requests_do_not_wait_for_responses():
     with foreign_server(hold=3) as server:
 
         async def run():
@@ -130,11 +128,11 @@ def test_requests_at_a_rate_do_not_wait_for_responses():
             return await run_load(target, load, ["a b", "c d", "e f"], 0, Progress())
 
         results, _ = asyncio.run(run())
-    # The server answers none before all three are there.
+    # The server sends no response until it has received all three requests.
     assert [result.error for result in results] == [""] * 3
 
 
-def test_users_wait_for_their_responses():
+def test_closed_loop_users_wait_for_their_responses():
     with foreign_server() as server:
 
         async def run():
@@ -161,7 +159,7 @@ def test_percentiles():
     assert spread([]) is None
 
 
-def test_a_run_without_a_good_stream_has_no_times(capsys):
+def test_a_run_without_a_successful_stream_has_no_times(capsys):
     run = summarize(Load(1, 2, 3), [StreamResult(error="no")] * 2, 0.0, 1.0)
     assert (run.valid, run.ttft_ms, run.output_tokens_per_second) == (False, None, 0)
     assert "ttft_p50_ms" in csv_report([run])

@@ -1,4 +1,4 @@
-"""What stands in `benchmarks/`: the peers, the models, and the table of a comparison."""
+"""The scripts in `benchmarks/`: the other servers, the models, and the table of a comparison."""
 
 import struct
 import sys
@@ -16,7 +16,7 @@ from peers import PEERS, Start
 from server_process import free_port, running
 
 
-def test_a_missing_peer_names_its_command(tmp_path):
+def test_a_missing_peer_reports_its_install_command(tmp_path):
     assert [peer.name for peer in PEERS if not peer.program] == ["tgi", "tgi-int8", "tgi-int4"]
     for peer in (peer for peer in PEERS if peer.program):
         empty = tmp_path / peer.name
@@ -52,7 +52,7 @@ def small_model(model_type="llama"):
     )
 
 
-def test_weights_are_read_as_they_were_drawn(tmp_path):
+def test_weights_are_read_as_they_were_generated(tmp_path):
     model = small_model()
     write_safetensors(tmp_path / "w", model.tensors(), weights(model))
     read = dict(safetensors.deserialize((tmp_path / "w").read_bytes()))
@@ -145,7 +145,8 @@ def test_the_table_compares_within_a_repeat():
     found = dict(zip(head, cells, strict=True))
     assert found["tgi"] == "100.0 (50.0 to 120.0)"
     assert found["other"] == "-"
-    # 100/80, 50/40, 120/60: the engine and the invalid run do not count.
+    # The ratios are 100/80, 50/40 and 120/60, with median 1.25. The engine without a server and
+    # the invalid run are left out.
     assert found["ours / best HTTP peer"] == "1.25"
     assert found["share of the limit"] == "50%"
     assert "Invalid and left out: other 1-user: ['x']." in table
@@ -153,7 +154,7 @@ def test_the_table_compares_within_a_repeat():
     ElementTree.fromstring(plot(report))
 
 
-def test_precisions_have_tables_of_their_own():
+def test_each_precision_has_its_own_table():
     records = [record("tgi", 0, 100), record("peer", 0, 80)]
     records += [
         record("tgi-int8", 0, 150, precision="int8"),
@@ -164,7 +165,7 @@ def test_precisions_have_tables_of_their_own():
     assert "150.0" not in plain
     assert "| 1.50 " in quantized
     assert "80.0" not in quantized
-    assert "%" not in quantized  # the limits are those of unquantized weights
+    assert "%" not in quantized  # The limits are computed for unquantized weights only.
 
 
 def test_less_time_is_a_higher_ratio():
@@ -181,7 +182,7 @@ def test_a_server_that_does_not_start_shows_its_log(tmp_path):
         pass
 
 
-def test_a_server_is_ready_when_it_responses_and_ends_with_its_children(tmp_path):
+def test_a_server_is_ready_when_it_responds_and_stops_with_its_children(tmp_path):
     port = free_port()
     code = (
         "import subprocess, sys; subprocess.run([sys.executable, '-m', 'http.server', sys.argv[1],"

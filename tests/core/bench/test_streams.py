@@ -1,4 +1,4 @@
-"""Answers are read as they came: frames, events, moments, tokens, faults."""
+"""Parsing of recorded responses: frames, events, times, tokens and errors."""
 
 import json
 
@@ -72,8 +72,8 @@ def test_chunks_and_reads_may_end_anywhere(parts, places, lines):
         sum(len(data) for _, data in exchange.reads[: n + 1]) for n in range(len(exchange.reads))
     ]
     last = [moment for moment, data in response.events() if data == b"x"][-1]
-    # Behind the last line's first newline stand another newline, the end of the chunk, and the last
-    # chunk.
+    # The first newline after the last event is followed by another newline, the end of the chunk
+    # and the last chunk.
     position = len(raw) - len(b"\n\r\n0\r\n\r\n") - 1
     assert last == exchange.reads[next(n for n, end in enumerate(ends) if end > position)][0]
 
@@ -81,14 +81,14 @@ def test_chunks_and_reads_may_end_anywhere(parts, places, lines):
 @pytest.mark.parametrize(
     "events", [NATIVE, COMPLETIONS, CHAT], ids=["native", "completions", "chat"]
 )
-def test_every_route_brings_two_tokens(events):
+def test_the_two_tokens_of_every_route_are_counted(events):
     result = stream_of(*events)
     assert (result.error, result.num_tokens, len(result.event_times)) == ("", 2, 2)
     assert result.finish_reason == "length"
     assert result.request_id == "r7"
 
 
-def test_moments_are_those_of_the_reads():
+def test_times_are_those_of_the_reads():
     first, last = (len(chunked([b"data: " + json.dumps(e).encode() + b"\n\n"])) - 5 for e in NATIVE)
     result = stream_of(*NATIVE, places=[first])
     assert result.event_times == [1.0, 2.0]
@@ -101,7 +101,7 @@ def test_moments_are_those_of_the_reads():
     assert last
 
 
-def test_usage_counts_where_events_hold_several_tokens():
+def test_usage_is_the_count_if_events_contain_several_tokens():
     events = ({"choices": [{"text": "ab", "finish_reason": "length"}]}, *COMPLETIONS[2:])
     result = stream_of(*events)
     assert (result.num_tokens, result.num_prompt_tokens, result.is_counted_by_server) == (
@@ -114,29 +114,29 @@ def test_usage_counts_where_events_hold_several_tokens():
 @pytest.mark.parametrize(
     ("events", "message"),
     [
-        ((), "a stream without a token"),
+        ((), "the stream contains no token"),
         (NATIVE[:1], "after 1 tokens without a finish reason"),
         ((NATIVE[0], {"error": "out of memory", "error_type": "generation"}), "out of memory"),
         ((b"{broken",), "JSONDecodeError"),
         ((b"[1]",), "AttributeError"),
     ],
 )
-def test_faults_are_named(events, message):
+def test_errors_are_reported(events, message):
     assert message in stream_of(*events).error
 
 
-def test_a_wrong_number_of_tokens_is_a_fault_unless_the_model_ended():
+def test_a_wrong_number_of_tokens_is_an_error_unless_the_model_ended():
     assert "2 tokens instead of 5" in stream_of(*NATIVE, num_tokens=5).error
     assert stream_of(token("a"), token("b", "eos_token"), num_tokens=5).error == ""
 
 
 @pytest.mark.parametrize("size", [0, 30, len(HEAD) + 4])
-def test_an_response_that_breaks_off_is_a_fault(size):
+def test_an_incomplete_response_is_an_error(size):
     raw = chunked([b"data: " + json.dumps(event).encode() + b"\n\n" for event in NATIVE])
     assert "ValueError" in read_stream(received(raw[:size]) if size else Exchange(), 0.0, 2).error
 
 
-def test_a_status_is_a_fault_with_its_text():
+def test_an_error_status_is_reported_with_its_text():
     raw = b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 4\r\n\r\nbusy"
     assert read_stream(received(raw), 0.0, 2).error == "status 429: busy"
 
@@ -147,5 +147,5 @@ def test_addresses():
     assert Endpoint.parse("https://h").port == 443
     assert b"POST /base/x HTTP/1.1\r\nHost: h:1\r\n" in endpoint.request("POST", "/x", {})
     for wrong in ("h:1", "ftp://h", "http://"):
-        with pytest.raises(ValueError, match="is no address like"):
+        with pytest.raises(ValueError, match="is not an address such as"):
             Endpoint.parse(wrong)

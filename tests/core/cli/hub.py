@@ -1,5 +1,5 @@
-"""A hub of one's own: the routes of the Hugging Face hub that fetching a model takes, over files
-given as a table.
+"""A local Hugging Face hub for tests: the routes that a model download uses, with files from a
+table.
 """
 
 import contextlib
@@ -13,19 +13,22 @@ from urllib.parse import unquote
 
 @dataclass
 class Repository:
-    """`files`: name → bytes, at `commit`; `refs`: branch, tag or refs/pr/N → commit."""
+    """A model repository. `files` maps names to contents at `commit`, and `refs` maps the names of
+    branches, tags and pull requests (refs/pr/N) to commits. If `token` is set, only requests with
+    this token may read the repository.
+    """
 
     files: dict[str, bytes]
     commit: str
     refs: dict[str, str]
     pipeline_tag: str | None = None
-    token: str | None = None  # who may read it; None = everybody
+    token: str | None = None
     is_gated: bool = False
 
 
 @dataclass
 class Hub:
-    """Repositories by name, and the paths that were asked for."""
+    """The URL of the server, its repositories by name, and the paths that were requested."""
 
     url: str
     repositories: dict[str, Repository]
@@ -34,7 +37,7 @@ class Hub:
 
 @contextlib.contextmanager
 def running_hub(repositories: dict[str, Repository]):
-    """Serve `repositories` on a free port; yields the `Hub`."""
+    """Serve `repositories` on a free port. Yields the `Hub`."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.hub = Hub(f"http://127.0.0.1:{server.server_address[1]}", repositories)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -103,9 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _revision(repository, rest):
-    """The commit that is asked for and the file after it; (None, "") if there is no such
-    revision.
-    """
+    """Return the requested commit and file name, or (None, "") if the revision does not exist."""
     if rest[:1] not in (["revision"], ["resolve"], ["tree"]):
         return repository.commit, ""
     asked = "/".join(rest[1:])

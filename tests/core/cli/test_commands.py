@@ -1,4 +1,4 @@
-"""Commands from outside: exit codes, and one line where something is wrong."""
+"""Commands run as processes: exit codes, and one-line error messages."""
 
 import json
 import re
@@ -74,7 +74,7 @@ def test_help_needs_no_dependency():
     assert "--max-batch-prefill-tokens <INTEGER>" in finished.stdout
 
 
-def test_the_blocker_blocks():
+def test_a_blocked_import_fails():
     assert "blocked" in run_blocked(["rich"], "import rich").stderr
 
 
@@ -98,7 +98,7 @@ def test_commands_that_need_no_server(capsys):
     assert capsys.readouterr().out.count("4.0.0") >= 4
 
 
-def test_wrong_words_exit_with_two(capsys):
+def test_unknown_arguments_exit_with_two(capsys):
     assert main(["sevre"]) == 2
     assert main(["version", "x"]) == 2
     assert main(["backends", "x"]) == 2
@@ -116,7 +116,7 @@ def test_backends_lists_every_backend(capsys):
     assert "only when named" in " ".join(capsys.readouterr().out.split())
 
 
-def test_serve_help_shows_the_table(capsys):
+def test_serve_help_lists_the_options(capsys):
     assert launcher_main(["--help"]) == 0
     assert "--max-batch-prefill-tokens <INTEGER>" in capsys.readouterr().out
 
@@ -169,7 +169,7 @@ def test_a_taken_port_is_one_line(tmp_path):
         finished = run("serve", "--hostname", "127.0.0.1", "--port", port, HOME=str(tmp_path))
     assert_one_line(
         finished,
-        f"Port {port} of 127.0.0.1 cannot be opened: another program uses it. Choose another",
+        f"Port {port} of 127.0.0.1 cannot be opened: another program uses the port. Choose",
     )
 
 
@@ -188,7 +188,7 @@ def test_a_broken_model_is_one_line(tmp_path, tiny_model):
     assert_one_line(finished, r"tokenizer\.json")
 
 
-def test_a_backend_that_refuses_to_start_is_one_line(tmp_path, tiny_model):
+def test_a_backend_that_fails_to_start_is_one_line(tmp_path, tiny_model):
     script = tmp_path / "script.json"
     script.write_text('{"start_failure": "the device is on fire"}')
     arguments = ["--backend", "null", "--null-script", str(script), "--port", "0"]
@@ -211,6 +211,6 @@ def test_an_option_of_another_backend_is_a_usage_error(tmp_path, tiny_model):
     )
     assert finished.returncode == 2
     assert (
-        "unexpected argument '--null-nothing' for the backend `null`. It takes: --null-script."
-        in finished.stderr
+        "unexpected argument '--null-nothing' for the backend `null`. The options of"
+        " this backend are: --null-script." in finished.stderr
     )

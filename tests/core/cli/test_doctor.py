@@ -1,4 +1,4 @@
-"""`tgi doctor`: what would serve a model, how, and what the memory allows."""
+"""`tgi doctor`: which backend would serve a model, how, and which limits fit the memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.core.engine.engine_setup import start_message
 from tgi.backend import BackendInfo, DeviceInfo, Implementation, MemoryItem, ProbeResult, Support
 from tgi.cli import main
-from tgi.cli.memory_estimate import estimate_memory
+from tgi.models.memory_estimate import estimate_memory
 from tgi.plugins import BackendRegistry, Candidate
 
 GIB = 1 << 30
@@ -25,18 +25,18 @@ def estimate(count=1, items=ITEMS, **changes):
     return estimate_memory(devices(count), items, **settings)
 
 
-def test_what_is_left_beside_the_weights_holds_the_cache():
+def test_memory_not_used_by_weights_is_available_to_the_cache():
     memory = estimate()
     assert (memory.left_bytes, memory.cache_tokens, memory.num_full_sequences) == (2 * GIB, 2048, 2)
     assert memory.problem == ""
 
 
-def test_a_fraction_and_shards_change_the_sum():
+def test_memory_fraction_and_shards_change_the_available_memory():
     assert estimate(memory_fraction=0.875).cache_tokens == 1024
     assert estimate(count=4, num_shard=2).device_bytes == 16 * GIB
 
 
-def test_the_context_shrinks_to_the_cache_unless_it_was_given():
+def test_the_context_length_is_reduced_to_fit_the_cache_unless_it_is_set():
     assert estimate(model_max_tokens=100_000).max_total_tokens == 2048
     given = estimate(max_total_tokens=4096)
     assert given.problem == "a sequence of 4096 tokens does not fit the cache of at most 2048"
@@ -49,11 +49,11 @@ def test_the_context_shrinks_to_the_cache_unless_it_was_given():
         ({"max_batch_total_tokens": 4096}, "`--max-batch-total-tokens 4096` is beyond the 2048"),
     ],
 )
-def test_what_does_not_fit_is_a_problem(changes, part):
+def test_a_lack_of_memory_is_a_problem(changes, part):
     assert part in estimate(**changes).problem
 
 
-def test_what_nobody_tells_is_unknown_and_no_problem():
+def test_unknown_memory_is_not_a_problem():
     memory = estimate_memory((), (), num_shard=1, memory_fraction=1.0, model_max_tokens=0)
     assert (memory.device_bytes, memory.cache_tokens, memory.max_total_tokens) == (None, None, 4096)
     assert memory.problem == ""
@@ -73,7 +73,7 @@ def test_without_a_model_every_backend_is_listed(capsys):
     assert diagnosis["model"] is None
 
 
-def test_a_model_and_the_backend_that_was_named(capsys, tiny_model):
+def test_a_model_and_a_named_backend(capsys, tiny_model):
     code, out = doctor(
         capsys, str(tiny_model), "--backend", "null", "--max-total-tokens", "64", "--json"
     )
@@ -85,13 +85,16 @@ def test_a_model_and_the_backend_that_was_named(capsys, tiny_model):
     code, out = doctor(capsys, str(tiny_model), "--backend", "null")
     assert code == 0
     assert "served by null" in out
-    assert "no problem was found" in out
+    assert "no problem found" in out
 
 
 def test_a_backend_that_cannot_serve_is_a_problem_with_its_reason(capsys, tiny_model):
     code, out = doctor(capsys, str(tiny_model), "--backend", "static", "--quantize", "awq")
     assert code == 1
-    assert "problem: The backend `static` cannot be used: `--quantize awq` is not supported." in out
+    assert (
+        "problem: The backend `static` cannot be used: `--quantize awq` reads checkpoints that were"
+        " quantized with AWQ, which the backend `static` cannot do; leave it out."
+    ) in out
 
 
 @pytest.mark.parametrize(
@@ -102,13 +105,13 @@ def test_a_backend_that_cannot_serve_is_a_problem_with_its_reason(capsys, tiny_m
         (["m", "--null-nothing", "1"], "m"),
     ],
 )
-def test_wrong_words_are_refused(capsys, arguments, part):
+def test_unknown_arguments_are_rejected(capsys, arguments, part):
     assert main(["doctor", *arguments]) in (1, 2)
     assert part in capsys.readouterr().err
 
 
 class Explaining:
-    """A backend that says how it computes."""
+    """A backend that returns an explanation, or raises `error` if it is set."""
 
     def __init__(self, error=None):
         self.error = error
@@ -137,17 +140,17 @@ def explained(backend, tmp_path):
     return BackendRegistry.explain(candidate, start_message(tmp_path).engine)
 
 
-def test_an_explanation_passes_the_registry(tmp_path):
+def test_the_registry_returns_the_explanation(tmp_path):
     assert explained(Explaining(), tmp_path) == (
         Implementation("attention", "fast", (("faster", "not here"),)),
     )
 
 
-def test_a_fault_of_an_explanation_is_the_backend_s_own(tmp_path):
-    (told,) = explained(Explaining(RuntimeError("no driver")), tmp_path)
-    assert told.chosen == "it does not say: RuntimeError: no driver"
+def test_an_error_in_an_explanation_is_reported_as_text(tmp_path):
+    (implementation,) = explained(Explaining(RuntimeError("no driver")), tmp_path)
+    assert implementation.chosen == "`explain` failed: RuntimeError: no driver"
 
 
-def test_the_help_lists_it(capsys):
+def test_the_help_lists_doctor(capsys):
     assert main([]) == 0
     assert "doctor" in capsys.readouterr().out

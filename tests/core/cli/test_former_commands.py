@@ -1,4 +1,4 @@
-"""TGI 3's other commands still start what they started."""
+"""TGI 3's other commands have the same effect as before."""
 
 import json
 import subprocess
@@ -57,7 +57,7 @@ def test_help_and_versions(capsys):
     assert ended.value.code == 0
 
 
-def test_the_server_serves_with_the_launchers_flags(tmp_path):
+def test_the_server_command_accepts_the_launchers_flags(tmp_path):
     arguments = [
         "serve",
         "./none",
@@ -75,12 +75,12 @@ def test_the_server_serves_with_the_launchers_flags(tmp_path):
     lines = finished.stderr.splitlines()
     assert (
         json.loads(lines[0])["message"]
-        == "`--uds-path` has no effect: engine and front find each other."
+        == "`--uds-path` has no effect: the server chooses its sockets itself."
     )
     assert "The folder `none` does not exist" in lines[-1]
 
 
-def test_the_router_knows_its_own_names(tmp_path):
+def test_the_router_command_accepts_its_own_names(tmp_path):
     arguments = [
         "--tokenizer-name",
         "./none",
@@ -102,7 +102,7 @@ def test_the_router_prints_the_schema(capsys):
     assert "/generate_stream" in document["paths"]
 
 
-def test_download_weights_finds_what_is_there(tmp_path, tiny_model, capsys):
+def test_download_weights_finds_a_local_model(tmp_path, tiny_model, capsys):
     assert (
         server_main(
             ["download-weights", str(tiny_model), "--extension", ".safetensors", "--merge-lora"]
@@ -174,7 +174,7 @@ def test_the_benchmark_measures_a_server(tmp_path, tiny_model, capsys):
     assert "cannot be reached" in capsys.readouterr().err
 
 
-def test_every_flag_table_has_words():
+def test_no_flag_has_both_a_note_and_a_replacement():
     tables = [value for name, value in vars(former_commands).items() if name.endswith("_FLAGS")]
     assert len(tables) == 4
     for table in tables:

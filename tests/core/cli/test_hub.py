@@ -1,4 +1,4 @@
-"""Hub ids: revision, token, cache and offline start, against a hub of the test's own."""
+"""Hub ids with revision, token, cache and offline startup, against a local hub."""
 
 import json
 import subprocess
@@ -28,7 +28,9 @@ for arguments, variables in json.loads(sys.argv[1]):
         code = main(["download", *arguments])
     print(json.dumps([code, out.getvalue().strip(), err.getvalue().strip()]))
 """
-"""Several downloads in one process: importing the hub's client takes longer than all of them."""
+"""Runs several downloads in one process, because importing the hub client takes longer than all
+of the downloads.
+"""
 
 
 def files_of(folder):
@@ -59,8 +61,8 @@ def hub(tiny_model):
 
 
 def download(hub, home, *runs):
-    """(exit code, standard output, standard error) of `tgi download` with the arguments and
-    variables of each run.
+    """Run `tgi download` once for each pair (arguments, environment variables). Returns a list of
+    [exit code, standard output, standard error].
     """
     environment = {
         "PATH": "",
@@ -76,7 +78,7 @@ def download(hub, home, *runs):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_what_is_fetched_and_what_is_refused(hub, tmp_path):
+def test_downloads_and_rejected_downloads(hub, tmp_path):
     other = str(tmp_path / "other")
     results = download(
         hub,
@@ -136,7 +138,7 @@ def one_line(result):
     return lines[0]
 
 
-def test_a_server_tells_commit_and_task(hub, tmp_path, monkeypatch):
+def test_a_server_reports_commit_and_task(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with running_server("ours/tiny", "null", tmp_path / "log") as server:
@@ -156,19 +158,19 @@ def serve(home, *arguments, **variables):
     )
 
 
-def test_code_needs_a_commit(hub, tmp_path):
+def test_remote_code_requires_a_commit(hub, tmp_path):
     done = serve(tmp_path, "ours/own", "--trust-remote-code", HF_ENDPOINT=hub.url)
     assert done.returncode == 1
     *_, line = done.stderr.strip().splitlines()
     assert line.startswith(
-        "Error: `--trust-remote-code` would run the code of `ours/own`, so `--revision` must be a"
+        "Error: `--trust-remote-code` runs the code of `ours/own`. It requires `--revision` with a"
         " commit"
     )
     assert f"--revision {COMMIT}" in line
     assert not [path for path in hub.asked if path.endswith(".py")]
 
 
-def test_a_folder_may_stand_for_the_model(tmp_path, tiny_model, monkeypatch):
+def test_a_folder_can_override_the_hub_model(tmp_path, tiny_model, monkeypatch):
     monkeypatch.setenv("WEIGHTS_CACHE_OVERRIDE", str(tiny_model))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with running_server("ours/tiny", "null", tmp_path / "log") as server:

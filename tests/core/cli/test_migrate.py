@@ -1,4 +1,4 @@
-"""Starts of TGI 3, as its users write them, become starts of ours."""
+"""Command lines and Compose files for TGI 3 are translated to our command line."""
 
 import re
 
@@ -125,7 +125,7 @@ def test_a_line(line, command):
 
 
 @pytest.mark.parametrize(("line", "command"), LINES)
-def test_what_is_printed_can_be_parsed_and_means_the_same(line, command):
+def test_the_printed_command_can_be_parsed_and_means_the_same(line, command):
     del line
     if "$" not in command:
         start = read_line(command.replace("tgi serve", "text-generation-launcher"))
@@ -137,7 +137,7 @@ def test_what_is_printed_can_be_parsed_and_means_the_same(line, command):
     [
         (
             "text-generation-launcher",
-            "Without `--model-id` the demo model is served; TGI 3 served `bigscience/bloom-560m`.",
+            "The default model is the demo model. In TGI 3 it was `bigscience/bloom-560m`.",
         ),
         (
             "text-generation-launcher --model-id a/b",
@@ -150,11 +150,11 @@ def test_what_is_printed_can_be_parsed_and_means_the_same(line, command):
         ),
         (
             "ATTENTION=paged text-generation-launcher",
-            "`ATTENTION` has no effect: the backend chooses its kernels.",
+            "`ATTENTION` has no effect: the backend selects its kernels.",
         ),
         (
             "FOO=1 text-generation-launcher",
-            "`FOO` is no variable of TGI; it is passed on as it is.",
+            "`FOO` is not a variable of TGI. It is passed on unchanged.",
         ),
         (f"docker run {IMAGE} --model-id a/b", "The container publishes no port for 80"),
         (f"docker run -p 80:80 {IMAGE}-rocm --model-id a/b", "use the backend `rocm`"),
@@ -169,11 +169,11 @@ def test_what_is_printed_can_be_parsed_and_means_the_same(line, command):
         ),
     ],
 )
-def test_a_change_is_said(line, change):
+def test_a_change_is_reported(line, change):
     assert [text for text in migrate(read_line(line)).changes if change in text]
 
 
-def test_a_variable_that_is_kept_is_not_spoken_of():
+def test_a_kept_variable_is_not_reported():
     start = read_line("LOG_LEVEL=debug text-generation-launcher --model-id a/b --num-shard 1")
     assert migrate(start).changes == ()
 
@@ -216,12 +216,15 @@ def test_a_compose_file():
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("vllm serve x", "the line begins with `vllm`, which starts no TGI"),
+        ("vllm serve x", "the command begins with `vllm`, which does not start TGI"),
         ("", "begins with ``"),
-        ("docker run nginx", "the image `nginx` is none of TGI"),
-        ("docker run -p 80:80", "names no image"),
+        ("docker run nginx", "the image `nginx` is not an image of TGI"),
+        ("docker run -p 80:80", "contains no image"),
         ("docker run -p", "a value is required for '-p'"),
-        ("text-generation-launcher --model-id 'x", "the line cannot be read: No closing quotation"),
+        (
+            "text-generation-launcher --model-id 'x",
+            "the command cannot be parsed: No closing quotation",
+        ),
         ("text-generation-launcher --num-shard $N", "invalid value '$N' for '--num-shard'"),
         ("text-generation-launcher --no-such-flag", "unexpected argument '--no-such-flag'"),
         (
@@ -230,7 +233,7 @@ def test_a_compose_file():
         ),
     ],
 )
-def test_what_cannot_be_read(line, text):
+def test_invalid_lines(line, text):
     with pytest.raises(UsageError, match=f".*{re.escape(text)}"):
         migrate(read_line(line))
 
@@ -254,8 +257,8 @@ def test_the_command(capsys, tmp_path):
 
 
 def test_every_option_of_tgi_survives_its_variable():
-    """Each option given by its variable comes back as a flag that means the same, or as a line that
-    says why not.
+    """Each option that is set by its environment variable becomes a flag with the same meaning, or
+    a message that explains why it has no effect.
     """
     for row in OPTIONS:
         if not row.environment or row.name in (

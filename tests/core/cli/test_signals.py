@@ -1,4 +1,4 @@
-"""A signal ends the server with exit code 0, whether it starts or serves."""
+"""A signal stops a running server with exit code 0."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What a start shows."""
+"""The output during startup."""
 
 import io
 import logging
@@ -25,7 +25,7 @@ def lines(caplog):
     return lambda: caplog.messages
 
 
-def test_plain_lines_come_by_phase_and_at_most_every_five_seconds(lines):
+def test_a_plain_line_is_printed_per_phase_and_at_most_every_five_seconds(lines):
     clock, display_console = Clock(), Console(file=io.StringIO())
     display = StartDisplay(display_console, clock)
     display.phase("model", "m")
@@ -54,7 +54,7 @@ def test_a_terminal_gets_a_bar(lines):
     assert lines() == ["load"]
 
 
-def test_memory_lines_show_arithmetic_and_limits():
+def test_memory_lines_show_the_memory_items_and_limits():
     plan = KVCachePlan("paged", 16, (CacheGroup("full", 1000),))
     memory = (MemoryItem("weights", 3 << 20, "bfloat16"),)
     limits = Limits(max_total_tokens=2048, max_sequences=8, max_step_tokens=512)

@@ -1,6 +1,4 @@
-"""The files that are shipped: small enough, of the usual format, and described in the model
-card.
-"""
+"""The files of the demo model: size, format and model card."""
 
 import json
 import struct
@@ -22,7 +20,7 @@ LIMITS = {MODEL: 6_000_000, DRAFT: 1_000_000}
 
 
 def tensors(path):
-    """The header of a safetensors file."""
+    """Return the header of a safetensors file without its metadata."""
     with path.open("rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(size))
@@ -50,7 +48,7 @@ def test_size(directory):
 
 
 @pytest.mark.parametrize("directory", [MODEL, DRAFT], ids=["main", "draft"])
-def test_the_files_fit_together(directory):
+def test_the_files_are_consistent(directory):
     spec = load_spec(directory)
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     config = json.loads((directory / "config.json").read_text())
@@ -84,7 +82,7 @@ def test_every_digit_is_a_token():
     assert tokenizer.decode(encoded.ids) == text
 
 
-def test_the_card_has_the_scores_and_the_curve():
+def test_the_card_contains_the_scores_and_the_loss_curve():
     card = CARD.read_text(encoding="utf-8")
     for description in GROUPS.values():
         assert f"| {description} |" in card
@@ -92,7 +90,7 @@ def test_the_card_has_the_scores_and_the_curve():
     assert (CARD.parent / "demo-model-loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_card_lies_next_to_the_weights():
+def test_the_model_folder_contains_the_card():
     card = CARD.read_text(encoding="utf-8").replace(
         "(demo-model-loss.png)", "(../../../../docs/demo-model-loss.png)"
     )

@@ -1,4 +1,4 @@
-"""The text that the demo is trained on: the same every time, and free of the held-out prompts."""
+"""The training text of the demo model: it is reproducible and contains no held-out prompt."""
 
 import random
 import re
@@ -10,16 +10,13 @@ from pathlib import Path
 import jinja2
 import pytest
 
-from tools.train_demo import exercises
 from tools.train_demo.chat_format import CHAT_TEMPLATE, segments
-from tools.train_demo.generator import conversation, conversations
 from tools.train_demo.held_out import held_out, prompts
-from tools.train_demo.tgi_facts import FACTS
-from tools.train_demo.tgi_goals import CLAUSE_FRAMES, GOAL_FRAMES, GOALS
-from tools.train_demo.tgi_requests import REQUESTS
-from tools.train_demo.tgi_situations import SITUATIONS
-from tools.train_demo.tgi_topics import FRAMES, TOPICS
-from tools.train_demo.wording import choose, normalise
+from tools.train_demo.text import exercises
+from tools.train_demo.text.generator import conversation, conversations
+from tools.train_demo.text.tgi_facts import FACTS
+from tools.train_demo.text.tgi_frames import CLAUSE_FRAMES, GOAL_FRAMES, TOPIC_FRAMES
+from tools.train_demo.text.wording import choose, normalise
 
 ROOT = Path(__file__).parents[3]
 SAMPLE = 4000
@@ -32,7 +29,7 @@ def sample():
 
 def test_same_seed_same_text_in_every_process():
     program = (
-        "from tools.train_demo.generator import conversations; print(list(conversations(7, 0,"
+        "from tools.train_demo.text.generator import conversations; print(list(conversations(7, 0,"
         " 300)))"
     )
     outputs = {
@@ -54,7 +51,7 @@ def test_seed_and_index_change_the_text():
     assert conversation(7, 0) != conversation(8, 0)
 
 
-def test_any_part_of_the_stream_can_be_drawn_alone(sample):
+def test_a_conversation_depends_only_on_seed_and_index(sample):
     assert conversation(7, 1234) == sample[1234]
 
 
@@ -72,7 +69,7 @@ def test_no_held_out_question_is_generated(sample):
                 assert not any(question in said for question in known), message["content"]
 
 
-def test_held_out_questions_are_recognised_inside_others():
+def test_held_out_questions_are_recognised_in_longer_text():
     for prompt in prompts():
         question = prompt.messages[-1]["content"]
         assert held_out().has_question(question)
@@ -81,19 +78,20 @@ def test_held_out_questions_are_recognised_inside_others():
 
 
 @pytest.mark.parametrize("index", range(len(FACTS)))
-def test_wordings_of_the_facts_are_not_the_held_out_ones(index):
-    # Without the filter of the generator: the templates themselves do not hold the prompts.
+def test_wordings_of_the_facts_are_not_held_out(index):
+    # The generator filters out held-out questions. This checks the templates without the filter.
     rng = random.Random(index)
-    for template in FACTS[index][1]:
+    for template in FACTS[index].questions:
         for _ in range(10):
             assert not held_out().has_question(choose(template, rng))
-    for frame in FRAMES:
+    for frame in TOPIC_FRAMES:
         for _ in range(10):
-            assert not held_out().has_question(choose(frame.replace("@", TOPICS[index]), rng))
+            assert not held_out().has_question(choose(frame.replace("@", FACTS[index].topic), rng))
 
 
 def test_every_fact_has_its_topics():
-    assert len(TOPICS) == len(FACTS) > 60
+    assert len(FACTS) > 60
+    assert all(fact.topic for fact in FACTS)
 
 
 def test_held_out_sums_are_not_exercised():
@@ -139,16 +137,16 @@ def test_sorted_lists_are_sorted():
     assert lengths[5] > 20 < lengths[0]
 
 
-def test_goals_and_situations_are_not_the_held_out_ones():
+def test_goals_and_situations_are_not_held_out():
     rng = random.Random(5)
-    assert len(GOALS) == len(SITUATIONS) == len(REQUESTS) == len(FACTS)
-    for entry, *wordings in zip(GOALS, SITUATIONS, REQUESTS, strict=True):
-        goals, clauses = entry.split("~")
-        for frame, phrases in [(frame, goals) for frame in GOAL_FRAMES] + [
-            (frame, clauses) for frame in CLAUSE_FRAMES
+    for fact in FACTS:
+        assert fact.situations
+        assert fact.requests
+        for frame, phrases in [(frame, fact.goals) for frame in GOAL_FRAMES] + [
+            (frame, fact.clauses) for frame in CLAUSE_FRAMES
         ]:
             assert not held_out().has_question(choose(frame.replace("@", phrases), rng))
-        for template in "~".join(wordings).split("~"):
+        for template in (*fact.situations, *fact.requests):
             drawn = [choose(template, rng) for _ in range(10)]
             assert not any(
                 held_out().has_question(question) or set("{}|") & set(question)
@@ -156,7 +154,7 @@ def test_goals_and_situations_are_not_the_held_out_ones():
             )
 
 
-def test_exercises_are_right():
+def test_answers_of_exercises_are_correct():
     rng = random.Random(5)
     for _ in range(500):
         question, answer = exercises.addition(rng)
@@ -185,7 +183,7 @@ def test_exercises_are_right():
             assert answer.split(" ")[0].replace("-", "") == result[::-1]
 
 
-def test_segments_are_the_template(sample):
+def test_segments_join_to_the_rendered_template(sample):
     template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(CHAT_TEMPLATE)
     checked = 0
     for drawn in sample[:600]:

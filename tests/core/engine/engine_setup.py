@@ -1,9 +1,9 @@
-"""A start message for the null backend."""
+"""Requests and start messages for engine tests with the null backend."""
 
 import msgspec
 
 from tgi.architectures import GenericSpec
-from tgi.backend import EngineConfig, RequestedLimits, SamplingParams
+from tgi.backend import FEATURES, EngineConfig, RequestedLimits, SamplingParams
 from tgi.engine.messages import Start
 from tgi.engine.stream import OutputQueue
 from tgi.scheduler.records import Request, SchedulerConfig
@@ -25,7 +25,7 @@ def start_message(tmp_path, **script):
     path = tmp_path / "script.json"
     path.write_bytes(msgspec.json.encode(NullScript(**script)))
     config = EngineConfig("null", "", SPEC, options={"script": str(path)})
-    return Start(config, RequestedLimits(), SchedulerConfig())
+    return Start(config, RequestedLimits(features=tuple(sorted(FEATURES))), SchedulerConfig())
 
 
 def request(prompt, max_new_tokens=4, **kwargs):
@@ -34,7 +34,7 @@ def request(prompt, max_new_tokens=4, **kwargs):
 
 
 class SubmittedSequence:
-    """A sequence in an engine, and its outputs one by one."""
+    """A sequence that is submitted to an engine. Iteration yields its outputs one by one."""
 
     def __init__(self, client, request):
         self._outputs = OutputQueue()

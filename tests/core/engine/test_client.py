@@ -1,4 +1,4 @@
-"""The client against real engine processes on the null backend."""
+"""The engine client with real engine processes that run the null backend."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ from .engine_setup import SubmittedSequence, request, start_message
 
 
 class Running:
-    """An engine client as a context, with what it reported."""
+    """A context manager that runs an engine client and collects its progress messages."""
 
     def __init__(self, start, **settings):
         self.progress = []
@@ -85,7 +85,7 @@ async def test_an_abort_frees_everything(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["row", "broken"])
-async def test_a_failed_sequence_leaves_its_neighbours_alone(tmp_path, kind):
+async def test_a_failed_sequence_does_not_affect_the_others(tmp_path, kind):
     script = start_message(tmp_path, failures=(NullFailure(13, kind, after=2),))
     async with Running(script) as engine:
         good, bad = engine.submit(request([1, 2], 6)), engine.submit(request([13], 6))
@@ -98,7 +98,7 @@ async def test_a_failed_sequence_leaves_its_neighbours_alone(tmp_path, kind):
         assert tokens == [3, 3]
 
 
-async def test_a_retryable_step_is_tried_again(tmp_path):
+async def test_a_retryable_step_is_retried(tmp_path):
     async with Running(
         start_message(tmp_path, failures=(NullFailure(13, "step", after=2),))
     ) as engine:
@@ -108,7 +108,7 @@ async def test_a_retryable_step_is_tried_again(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["exit", "raise"])
-async def test_streams_go_on_after_the_engine_died(tmp_path, kind):
+async def test_streams_continue_after_an_engine_crash(tmp_path, kind):
     async with Running(
         start_message(tmp_path, failures=(NullFailure(13, kind, after=3),), step_seconds=0.002)
     ) as engine:
@@ -120,31 +120,31 @@ async def test_streams_go_on_after_the_engine_died(tmp_path, kind):
         assert ["restarting it" in line for line in engine.log] == [True]
 
 
-DEADLY = 13
+CRASHING = 13
 OTHERS = [[5, 6], [7], [8, 9, 10]]
 
 
 @pytest.mark.parametrize("after", [0, 3])
-async def test_of_many_sequences_only_the_one_that_kills_the_engine_fails(tmp_path, after):
+async def test_only_the_sequence_that_crashes_the_engine_fails(tmp_path, after):
     script = start_message(
-        tmp_path, failures=(NullFailure(DEADLY, "exit", after=after),), step_seconds=0.002
+        tmp_path, failures=(NullFailure(CRASHING, "exit", after=after),), step_seconds=0.002
     )
     async with Running(script) as engine:
-        streams = [engine.submit(request(prompt, 40)) for prompt in [*OTHERS, [DEADLY]]]
+        streams = [engine.submit(request(prompt, 40)) for prompt in [*OTHERS, [CRASHING]]]
         *good, (_, bad) = await asyncio.gather(*map(collect, streams))
         assert "status 3 while it worked on this request alone" in bad.error
         assert [tokens for tokens, _ in good] == [(prompt * 40)[:40] for prompt in OTHERS]
         assert engine.client.is_healthy
-        again = await collect(engine.submit(request([DEADLY], 40)))
+        again = await collect(engine.submit(request([CRASHING], 40)))
         assert "alone" in again[1].error
         assert (await collect(engine.submit(request([5], 3))))[0] == [5, 5, 5]
 
 
-async def test_a_client_that_leaves_during_the_trials_stops_nothing(tmp_path):
-    script = start_message(tmp_path, failures=(NullFailure(DEADLY, "exit"),), step_seconds=0.01)
+async def test_a_client_disconnect_during_crash_isolation_does_not_affect_others(tmp_path):
+    script = start_message(tmp_path, failures=(NullFailure(CRASHING, "exit"),), step_seconds=0.01)
     async with Running(script) as engine:
-        first, second, deadly = (
-            engine.submit(request(prompt, 60)) for prompt in ([5], [6], [DEADLY])
+        first, second, crashing = (
+            engine.submit(request(prompt, 60)) for prompt in ([5], [6], [CRASHING])
         )
         while "restarting" not in " ".join(engine.log[1:]):
             await asyncio.sleep(0.01)
@@ -152,15 +152,15 @@ async def test_a_client_that_leaves_during_the_trials_stops_nothing(tmp_path):
             await asyncio.sleep(0.01)
         first.abort()
         late = engine.submit(request([7], 3))
-        assert "alone" in (await collect(deadly))[1].error
+        assert "alone" in (await collect(crashing))[1].error
         assert len((await collect(second))[0]) == 60
         assert (await collect(late))[0] == [7, 7, 7]
 
 
-async def test_an_engine_that_dies_whatever_it_does_is_given_up(tmp_path):
-    script = start_message(tmp_path, failures=(NullFailure(DEADLY, "exit", after=0),))
+async def test_an_engine_that_always_crashes_is_not_restarted(tmp_path):
+    script = start_message(tmp_path, failures=(NullFailure(CRASHING, "exit", after=0),))
     async with Running(script) as engine:
-        streams = [engine.submit(request([DEADLY, n], 3)) for n in range(3)]
+        streams = [engine.submit(request([CRASHING, n], 3)) for n in range(3)]
         ends = [last for _, last in await asyncio.gather(*map(collect, streams))]
         assert "alone" in ends[0].error
         assert "the engine process ended with status 3, 4 times within 300 s" in ends[2].error
@@ -170,7 +170,7 @@ async def test_an_engine_that_dies_whatever_it_does_is_given_up(tmp_path):
             engine.submit(request([1]))
 
 
-async def test_an_engine_that_hangs_is_ended(tmp_path):
+async def test_an_engine_that_hangs_is_restarted(tmp_path):
     script = start_message(tmp_path, step_seconds=0.01)
     async with Running(script, silence_limit=0.5) as engine:
         stream = engine.submit(request([5, 6], 30))
@@ -182,7 +182,7 @@ async def test_an_engine_that_hangs_is_ended(tmp_path):
         assert any("said nothing" in line for line in engine.log)
 
 
-async def test_an_engine_that_compiles_or_has_nothing_to_do_is_let_be(tmp_path):
+async def test_an_engine_that_compiles_or_is_idle_is_not_restarted(tmp_path):
     async with Running(start_message(tmp_path, compile_seconds=1.5), silence_limit=0.5) as engine:
         pid = engine.client.pid
         await asyncio.sleep(0.8)
@@ -192,7 +192,7 @@ async def test_an_engine_that_compiles_or_has_nothing_to_do_is_let_be(tmp_path):
         assert "compile" in [message.phase for message in engine.progress]
 
 
-async def test_a_kill_is_noticed_and_repaired(tmp_path):
+async def test_a_killed_engine_is_restarted(tmp_path):
     async with Running(start_message(tmp_path, step_seconds=0.01)) as engine:
         stream = engine.submit(request([5, 6], 30))
         await anext(stream)
@@ -202,7 +202,7 @@ async def test_a_kill_is_noticed_and_repaired(tmp_path):
         assert [5, *tokens] == [5, 6] * 15
 
 
-async def test_a_failed_start_has_its_reason(tmp_path):
+async def test_a_failed_start_reports_the_reason(tmp_path):
     with pytest.raises(BackendError, match="no such chip"):
         await EngineClient(start_message(tmp_path, start_failure="no such chip"), print).start()
 
@@ -224,7 +224,7 @@ async def test_a_failed_start_has_its_reason(tmp_path):
         ),
     ],
 )
-async def test_a_process_that_ends_during_start_is_explained(tmp_path, code, sentence):
+async def test_a_process_that_exits_during_startup_is_explained(tmp_path, code, sentence):
     with pytest.raises(BackendError, match=sentence):
         await EngineProcess.start(
             start_message(tmp_path), print, command=(sys.executable, "-c", code)
@@ -243,7 +243,7 @@ async def test_only_this_user_can_open_the_socket(tmp_path):
     assert stat.S_IMODE(int((tmp_path / "mode").read_text())) == 0o600
 
 
-async def test_the_engine_ends_with_the_front(tmp_path):
+async def test_the_engine_exits_with_the_front_end(tmp_path):
     script = start_message(tmp_path)
     code = f"""
 import asyncio

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tgi.backend import (
+    FEATURES,
     ControlResult,
     EngineConfig,
     ExportBlocks,
@@ -52,7 +53,9 @@ class RecordingWorker:
         config = EngineConfig("null", str(Path()), SPEC)
         self._inner = StrictWorker(NullWorker(config, script, RecordingReporter()))
         self._inner.load()
-        self.agreement = self._inner.negotiate(RequestedLimits(max_concurrent_requests=8))
+        self.agreement = self._inner.negotiate(
+            RequestedLimits(max_concurrent_requests=8, features=tuple(sorted(FEATURES)))
+        )
         self._inner.warmup()
         self.num_outstanding = 0
         self.max_outstanding = 0
@@ -67,9 +70,9 @@ class RecordingWorker:
         self.alive |= {new.sequence for new in step.added}
         self._inner.submit(step)
 
-    def collect(self, timeout):
+    def collect(self):
         self.num_outstanding -= 1
-        return self._inner.collect(timeout)
+        return self._inner.collect()
 
     def control(self, control):
         self.controls.append((control, self.num_outstanding, len(self.alive)))
@@ -249,7 +252,7 @@ def adapters(model, tmp_path_factory):
 @pytest.fixture
 def complete_start(model):
     config = EngineConfig("complete", str(model.path), model.spec)
-    return Start(config, RequestedLimits(), SchedulerConfig())
+    return Start(config, RequestedLimits(features=tuple(sorted(FEATURES))), SchedulerConfig())
 
 
 PROMPT = list(range(10, 60))

@@ -1,4 +1,4 @@
-"""Frames come out whole, however the bytes are cut."""
+"""The reader returns complete messages, regardless of how the bytes are split."""
 
 import struct
 
@@ -21,7 +21,7 @@ MESSAGES = [
 
 
 @given(st.lists(st.sampled_from(MESSAGES), max_size=6), st.data())
-def test_any_cut_gives_the_same_messages(messages, data):
+def test_any_split_yields_the_same_messages(messages, data):
     stream = b"".join(map(encode_frame, messages))
     reader, received, position = frontend_message_reader(), [], 0
     while position < len(stream):
@@ -31,7 +31,7 @@ def test_any_cut_gives_the_same_messages(messages, data):
     assert received == messages
 
 
-def test_a_length_out_of_step_is_refused():
+def test_a_length_above_the_limit_is_rejected():
     with pytest.raises(ValueError, match="exceeds"):
         list(frontend_message_reader().feed(struct.pack("<I", MAX_FRAME_BYTES + 1)))
 
@@ -44,6 +44,6 @@ def test_a_length_out_of_step_is_refused():
         msgspec.msgpack.encode(["AbortSequence", "x"]),
     ],
 )
-def test_bad_content_is_refused(body):
+def test_invalid_content_is_rejected(body):
     with pytest.raises(msgspec.DecodeError):
         list(frontend_message_reader().feed(struct.pack("<I", len(body)) + body))

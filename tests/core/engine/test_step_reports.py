@@ -1,6 +1,4 @@
-"""The figures of steps that reach the metrics: failed ones, why sequences joined, and that an abort
-shows.
-"""
+"""The step statistics for the metrics: failed steps, reasons for joining, and aborts."""
 
 import asyncio
 
@@ -17,7 +15,7 @@ async def wait_until(condition):
             await asyncio.sleep(0.01)
 
 
-async def test_a_failed_step_is_reported_as_one(tmp_path):
+async def test_a_failed_step_is_reported_as_failed(tmp_path):
     stats = []
     async with Running(
         start_message(tmp_path, failures=(NullFailure(13, "step", after=2),))
@@ -45,7 +43,7 @@ async def test_after_an_abort_nothing_runs(tmp_path):
 @pytest.mark.parametrize(
     ("mixed", "reasons"), [(True, {"chunking"}), (False, {"backpressure", "wait_exceeded"})]
 )
-async def test_why_sequences_joined(tmp_path, mixed, reasons):
+async def test_the_reason_for_joining(tmp_path, mixed, reasons):
     stats = []
     async with Running(start_message(tmp_path, mixed=mixed, step_seconds=0.002)) as engine:
         engine.client.add_stats_listener(stats.append)

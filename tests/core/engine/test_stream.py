@@ -1,4 +1,4 @@
-"""A stream hands out its news in order, ends once, and aborts once."""
+"""A stream returns its outputs in order, ends once, and aborts once."""
 
 import asyncio
 
@@ -35,7 +35,7 @@ def ids(outputs):
     return [token_id for output in outputs for token_id in output.token_ids]
 
 
-async def test_news_before_and_after_the_wait(stream, outputs):
+async def test_outputs_before_and_after_the_wait(stream, outputs):
     stream.put(token(1))
     assert ids(await outputs.get()) == [1]
     waiting = asyncio.ensure_future(outputs.get())
@@ -52,7 +52,7 @@ async def test_sequences_of_one_request_share_a_queue(stream, outputs, aborted):
     assert [output.sequence_id for output in await outputs.get()] == [7, 8]
 
 
-async def test_a_wait_that_was_cancelled_loses_nothing(stream, outputs):
+async def test_a_cancelled_wait_loses_no_output(stream, outputs):
     waiting = asyncio.ensure_future(outputs.get())
     await asyncio.sleep(0)
     waiting.cancel()
@@ -88,7 +88,7 @@ async def test_a_sequence_that_is_cut_off_ends_the_wait(stream, outputs, aborted
     assert aborted == [7]
 
 
-async def test_a_resumed_sequence_knows_its_tokens(stream):
+async def test_a_resumed_sequence_contains_its_tokens(stream):
     stream.put(token(5))
     stream.put(token(6))
     message = stream.to_message()

@@ -1,8 +1,8 @@
-"""The engine's own work per step, counted: frames, bytes, calls, memory. A bound that breaks asks
-whether the work is needed.
+"""The number of frames, bytes and calls, and the memory that the engine uses per step. If a limit
+is exceeded, check whether the additional work is necessary.
 
-Each figure is the difference between a long and a short run over the steps between them, so start
-and prefill cancel out.
+A value per step is the difference between a long and a short run, divided by the difference in
+steps. The work for startup and prefill therefore cancels out.
 """
 
 import pytest
@@ -19,14 +19,17 @@ from tgi.testing.doubles.null_backend import tgi_backend
 SHORT, LONG = 20, 60
 NUM_STEPS = LONG - SHORT
 
+# The limits by number of sequences.
 MAX_FRAMES = {1: 1, 32: 1}  # per step
 MAX_BYTES = {1: 80, 32: 28}  # per token
 MAX_CALLS = {1: 182, 32: 1190}  # per step
-MAX_GROWTH_BYTES = 16  # per token: what the prefix cache remembers
+MAX_GROWTH_BYTES = 16  # per token, for the entries of the prefix cache
 
 
 class FrontendConnection:
-    """A front that asks for `num_sequences` at once and leaves when they have ended."""
+    """A front end that submits `num_sequences` sequences at once and shuts down the engine when
+    they have ended.
+    """
 
     def __init__(self, num_sequences, num_tokens):
         asked = request([1, 2, 3], num_tokens)
@@ -52,7 +55,7 @@ class FrontendConnection:
 
 
 class ChattyConnection(FrontendConnection):
-    """A seeded fault: a frame per sequence instead of one per step."""
+    """A seeded fault: the engine sends a frame per sequence instead of one per step."""
 
     def send(self, message):
         for output in message.outputs:
@@ -117,7 +120,7 @@ def calls(serve, num_sequences, extra=lambda: None):
 
 
 def growth(serve, num_sequences, extra=lambda: None):
-    """Bytes that the run leaves behind per token."""
+    """Return the bytes per token that are still allocated after the run."""
     return (
         difference(
             lambda num_tokens: peak_bytes(serve(num_sequences, num_tokens, extra=extra)[1].run)[1]
@@ -141,16 +144,16 @@ def test_work_per_step(serve, num_sequences):
     assert left <= MAX_GROWTH_BYTES
 
 
-def test_more_frames_are_seen(serve):
+def test_additional_frames_exceed_the_limit(serve):
     frames, num_bytes = frames_and_bytes(serve, 32, ChattyConnection)
     assert frames == 32
     assert num_bytes > MAX_BYTES[32]
 
 
-def test_more_calls_are_seen(serve):
+def test_additional_calls_exceed_the_limit(serve):
     assert calls(serve, 1, extra=lambda: [abs(n) for n in range(10)]) > MAX_CALLS[1]
 
 
-def test_memory_that_stays_is_seen(serve):
+def test_additional_memory_exceeds_the_limit(serve):
     kept = []
     assert growth(serve, 1, extra=lambda: kept.append(bytearray(100))) > MAX_GROWTH_BYTES

@@ -1,4 +1,4 @@
-"""Where the sources of the repository are."""
+"""The folders and files with the sources of the repository."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ BACKENDS = ROOT / "backends"
 
 
 def python_files(*folders):
-    """Every Python file below the folders, sorted."""
+    """Return all Python files in the folders and their subfolders, sorted by path."""
     return sorted(
         path for folder in folders for path in folder.rglob("*.py") if "build" not in path.parts
     )
 
 
 def source_files():
-    """The Python files that are installed."""
+    """Return the Python files that are part of the installed packages."""
     return python_files(CORE, *(folder for folder in BACKENDS.glob("*/tgi_*") if folder.is_dir()))

@@ -14,7 +14,7 @@ MAX_FILE_LINES = 400
 
 
 def long_functions(source):
-    """Names and lengths of the functions over the budget."""
+    """Return the names and lengths of the functions that exceed the limit."""
     functions = (
         node
         for node in ast.walk(ast.parse(source))
@@ -39,7 +39,7 @@ def test_functions_and_files_keep_their_budget(folder):
     assert not over, "\n".join(over)
 
 
-def test_the_budget_sees_a_long_function():
+def test_a_long_function_exceeds_the_limit():
     source = (
         "async def short():\n    pass\n\n\nclass A:\n    def long(self):\n"
         + "        pass\n" * MAX_FUNCTION_LINES

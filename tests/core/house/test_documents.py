@@ -9,7 +9,7 @@ FRAGMENT = re.compile(r"\d+\.(feature|change|fix|removal)\.md")
 DECISION = re.compile(r"\d{4}-[a-z0-9-]+\.md")
 
 
-def test_the_option_page_is_the_table():
+def test_the_option_page_equals_the_table():
     page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
     assert page == options_page(), "run: python -m tgi.config > docs/options.md"
 
@@ -42,7 +42,7 @@ def test_decisions_are_numbered_once():
     assert len(numbers) == len(set(numbers))
 
 
-def test_the_repository_names_no_machine():
+def test_the_documents_contain_no_path_of_a_machine():
     for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"):
         text = (ROOT / name).read_text(encoding="utf-8")
         assert not re.search(r"(?<![\w.])/(work|home|root)/", text), name

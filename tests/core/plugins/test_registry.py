@@ -1,5 +1,5 @@
-"""Discovery: names without imports, one sentence per fault, and no fault of one plugin reaches
-another.
+"""Backend discovery: names are listed without imports, each faulty plugin has an error message, and
+other plugins still work.
 """
 
 import subprocess
@@ -38,7 +38,9 @@ def tgi_backend(): return B()
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """Write plugin modules and return a registry of entry points to them."""
+    """Return a function that writes a plugin module. The function returns a registry of all plugins
+    written so far.
+    """
     monkeypatch.syspath_prepend(tmp_path)
     made = []
 
@@ -81,17 +83,20 @@ def test_names_are_listed_without_an_import(install):
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
-        ({"create": "pass"}, "it lacks `create_worker` of `tgi.backend.Backend`"),
-        ({"api": "(2, 0)"}, "it is built for seam version 2.0, this is 1.0"),
-        ({"api": "(1, 99)"}, "it is built for seam version 1.99, this is 1.0"),
-        ({"probe": "raise OSError('no driver')"}, "its probe raised OSError: no driver"),
+        ({"create": "pass"}, "its backend has no `create_worker` (see `tgi.backend.Backend`)"),
+        ({"api": "(1, 0)"}, "it was built for version 1.0 of the backend interface"),
+        (
+            {"api": "(2, 99)"},
+            "it was built for version 2.99 of the backend interface, but tgi has version 2.0",
+        ),
+        ({"probe": "raise OSError('no driver')"}, "its `probe` raised OSError: no driver"),
         ({"probe": "return ProbeResult(False, 'no device found')"}, "no device found"),
         (
             {"source": "import no_such_library"},
-            "importing it failed: ModuleNotFoundError: No module named 'no_such_library'",
+            "the import failed: ModuleNotFoundError: No module named 'no_such_library'",
         ),
-        ({"source": "x = 1"}, "implements the hook `tgi_backend` 0 times, not once"),
-        ({"calls_itself": "other"}, "it calls itself `other` but is registered as `bad`"),
+        ({"source": "x = 1"}, "implements the hook `tgi_backend` 0 times instead of once"),
+        ({"calls_itself": "other"}, "its name is `other` but it is registered as `bad`"),
         (
             {"source": "from tgi.backend import hookimpl\n@hookimpl\ndef tgi_backend(extra): ..."},
             (
@@ -105,7 +110,7 @@ def test_names_are_listed_without_an_import(install):
         ),
     ],
 )
-def test_a_fault_is_a_sentence_and_others_still_work(install, fault, sentence):
+def test_a_faulty_plugin_has_a_message_and_others_still_work(install, fault, sentence):
     install("bad", priority=50, **fault)
     registry = install("good")
     assert sentence in problem(registry, "bad")
@@ -123,7 +128,7 @@ def test_a_name_registered_twice(install):
     assert registry.select("auto", SPEC, CONFIG).chosen.name == "good"
 
 
-def test_auto_takes_the_highest_priority_and_shows_every_status(install):
+def test_auto_selects_the_highest_priority_and_shows_every_status(install):
     install("slow", priority=-100)
     install("absent", priority=50, probe="return ProbeResult(False, 'no device')")
     selection = install("fast", priority=10).select("auto", SPEC, CONFIG)
@@ -135,15 +140,15 @@ def test_auto_takes_the_highest_priority_and_shows_every_status(install):
     }
 
 
-def test_auto_refuses_a_tie(install):
+def test_auto_rejects_equal_priorities(install):
     install("one")
     with pytest.raises(BackendError, match="`one` and `two` have the same priority 0"):
         install("two").select("auto", SPEC, CONFIG)
 
 
-def test_a_refusal_of_the_model_has_its_reason(install):
-    refusing = GOOD.replace('Support("native")', 'Support("no", ("the family x is unknown",))')
-    registry = install("picky", source=refusing)
+def test_an_unsupported_model_is_reported_with_the_reason(install):
+    unsupporting = GOOD.replace('Support("native")', 'Support("no", ("the family x is unknown",))')
+    registry = install("picky", source=unsupporting)
     with pytest.raises(BackendError, match="cannot be used: the family x is unknown"):
         registry.select("picky", SPEC, CONFIG)
     with pytest.raises(
@@ -163,7 +168,7 @@ def test_an_unknown_name_lists_the_known_ones(install):
         install("good").select("gpux", SPEC, CONFIG)
 
 
-def test_the_null_backend_comes_by_the_entry_point_and_auto_passes_it_over():
+def test_the_null_backend_is_an_entry_point_that_auto_ignores():
     registry = BackendRegistry()
     assert "null" in registry.names
     assert registry.select("null", SPEC, CONFIG).chosen.name == "null"

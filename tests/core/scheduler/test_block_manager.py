@@ -1,4 +1,4 @@
-"""Which blocks are handed out where memory is taken with the first use."""
+"""The choice of free blocks, with and without a limit on the number of cached blocks."""
 
 import pytest
 
@@ -9,8 +9,9 @@ NUM_BLOCKS = 100
 
 @pytest.fixture
 def use():
-    """Makes a function that lets sequences of some blocks run one after the other, each known to
-    the cache at its end.
+    """Return a function that builds a block manager and returns a function `run`. `run` allocates
+    blocks for sequences, inserts them into the prefix cache, releases them, and returns all blocks
+    that were used.
     """
 
     def make(max_cached):
@@ -35,22 +36,22 @@ def use():
     return make
 
 
-def test_blocks_are_used_again_rather_than_ever_more_of_them(use):
+def test_with_a_limit_blocks_are_reused_before_new_ones(use):
     run = use(max_cached=10)
-    assert len(set(run(200, 3))) == 13  # ten that are cached, and three in use
+    assert len(set(run(200, 3))) == 13  # Ten cached blocks, and three in use.
 
 
-def test_all_are_used_where_they_cost_nothing(use):
+def test_without_a_limit_all_blocks_are_used(use):
     assert len(set(use(max_cached=None)(200, 3))) == NUM_BLOCKS
 
 
-def test_as_many_stay_cached_as_were_used_at_once(use):
+def test_as_many_blocks_stay_cached_as_were_in_use_at_once(use):
     run = use(max_cached=10)
     assert len(set(run(10, 3, at_once=10))) == 30
     assert len(set(run(200, 3))) == 33
 
 
-def test_the_last_blocks_are_handed_out_when_they_are_needed(use):
+def test_the_last_blocks_are_allocated_when_necessary(use):
     assert len(set(use(max_cached=10)(33, 3, at_once=33))) == 99
 
 

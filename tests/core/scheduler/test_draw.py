@@ -1,4 +1,4 @@
-"""The draws against the published vectors of Philox4x32-10 (Random123, `kat_vectors`)."""
+"""Random draws, compared with the published vectors of Philox4x32-10 (Random123, `kat_vectors`)."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ ONES = 0xFFFFFFFF
         ),
     ],
 )
-def test_philox_known_responses(counter, key, expected):
+def test_philox_known_answers(counter, key, expected):
     words = philox4x32(np.array([counter, counter], np.uint64).T, np.array([key, key], np.uint64).T)
     assert words.T.tolist() == [expected, expected]
 
 
-def test_a_draw_depends_on_seed_and_index_alone():
+def test_a_draw_depends_only_on_seed_and_index():
     seeds = np.array([5, 2**63 + 9, 5, 2**32 + 5], np.uint64)
     draws = uniform_draws(seeds, np.array([0, 1, 2, 0], np.uint64))
     assert draws.dtype == np.float32

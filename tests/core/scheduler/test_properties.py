@@ -1,5 +1,5 @@
-"""Random work over random agreements: every sequence receives what it would have received alone,
-and nothing is left over.
+"""Random requests with random negotiated limits: every sequence has the same output as if it ran
+alone, and all resources are free at the end.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def add_random(simulation, rng):
     ]
     plan, encoder_tokens = simulation.agreement.kv_cache, []
     if plan.mode == "paged" and any(group.kind == "cross" for group in plan.groups):
-        # Some are longer than a step.
+        # Some of the encoder inputs are longer than a step.
         encoder_tokens = [rng.randrange(VOCAB_SIZE) for _ in range(rng.choice([1, 4, 7, 15, 30]))]
     simulation.add(
         prompt,
@@ -91,8 +91,8 @@ def add_random(simulation, rng):
     )
 
 
-# An encoder beyond the budget, whose own row is cut to a multiple: what is left of the budget is
-# nobody's.
+# The encoder input is longer than the token budget, and the row of its sequence is rounded to a
+# chunk multiple. The rest of the budget must not be used by other rows.
 LONG_ENCODER = Agreement(
     api=API_VERSION,
     features=("device_token", "prompt_logprobs", "logprobs"),

@@ -1,4 +1,4 @@
-"""The rules of the scheduler, one by one."""
+"""One test for each rule of the scheduler."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def counts(step):
     return step.rows.count.tolist()
 
 
-def test_a_new_sequence_joins_the_next_step_behind_the_decode_rows():
+def test_a_new_sequence_joins_the_next_step_after_the_decode_rows():
     simulation = Simulation(make_agreement())
     simulation.add([1, 2, 3])
     assert [counts(step) for step in simulation.step()] == [[3]]
@@ -52,14 +52,14 @@ def test_the_head_of_the_queue_is_not_overtaken():
         ([1] * 14, {"num_blocks": 4}, "room for 16"),
     ],
 )
-def test_what_can_never_run_is_refused_at_once(prompt, limits, part):
+def test_a_request_that_can_never_run_is_rejected_immediately(prompt, limits, part):
     simulation = Simulation(make_agreement(**limits))
     simulation.add(prompt, 8)
     assert part in simulation.streams[0].end.error
     assert not simulation.scheduler.has_work
 
 
-def test_length_comes_before_eos():
+def test_the_length_limit_has_priority_over_eos():
     simulation = Simulation(make_agreement())
     simulation.add([1, 2], 1, eos_token_ids=tuple(range(11)))
     simulation.add([1, 2], 2, eos_token_ids=tuple(range(11)))
@@ -70,7 +70,7 @@ def test_length_comes_before_eos():
     ]
 
 
-def test_the_prefix_cache_serves_full_computed_blocks_but_never_a_whole_prompt():
+def test_the_prefix_cache_returns_full_blocks_but_never_a_whole_prompt():
     simulation = Simulation(make_agreement())
     for _ in range(2):
         simulation.add([1] * 8, 1)
@@ -108,7 +108,7 @@ def test_a_sequence_without_its_adapter_is_refused():
     assert simulation.streams[sequence_id].end.error == "Adapter 9 is not loaded"
 
 
-def test_the_prefix_cache_can_be_switched_off():
+def test_the_prefix_cache_can_be_disabled():
     simulation = Simulation(make_agreement(), SchedulerConfig(prefix_cache=False))
     for _ in range(2):
         simulation.add([1] * 8, 1)
@@ -117,7 +117,7 @@ def test_the_prefix_cache_can_be_switched_off():
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_the_youngest_sequence_is_preempted_and_goes_on_unchanged(depth):
+def test_the_sequence_admitted_last_is_preempted_and_its_output_is_unchanged(depth):
     simulation = Simulation(make_agreement(num_blocks=6, depth=depth))
     simulation.add([1] * 8, 16)
     simulation.add([2] * 8, 16)
@@ -139,7 +139,7 @@ def test_with_two_steps_in_flight_a_surplus_token_is_discarded():
     simulation.assert_ended_as_alone()
 
 
-def test_a_lone_drop_is_flushed():
+def test_a_step_without_rows_transmits_a_drop():
     simulation = Simulation(make_agreement())
     simulation.add([1], 1)
     simulation.run()
@@ -147,7 +147,7 @@ def test_a_lone_drop_is_flushed():
     assert simulation.steps[-1].rows.num_rows == 0
 
 
-def test_waiting_served_ratio_and_max_waiting_tokens_hold_prompts_back():
+def test_waiting_served_ratio_and_max_waiting_tokens_delay_prefills():
     config = SchedulerConfig(waiting_served_ratio=1.0, max_waiting_tokens=4)
     simulation = Simulation(make_agreement(mixed=False), config)
     for _ in range(2):
@@ -159,8 +159,8 @@ def test_waiting_served_ratio_and_max_waiting_tokens_hold_prompts_back():
 
 
 def run_with_failures(simulation, is_failing):
-    """Steps for which `is_failing(step)` holds fail and may be tried again. Returns the sizes
-    (rows, tokens) of those.
+    """Run the simulation. Steps for which `is_failing(step)` is true fail and are retryable.
+    Returns the sizes (rows, tokens) of the failed steps.
     """
     failed = []
     for _ in range(500):
@@ -178,7 +178,7 @@ def run_with_failures(simulation, is_failing):
             simulation.scheduler.check()
         else:
             simulation.collect()
-    raise AssertionError("the work does not end")
+    raise AssertionError("the sequences do not end")
 
 
 LIMITS = [
@@ -193,20 +193,20 @@ LIMITS = [
 
 
 @pytest.mark.parametrize("limits", LIMITS)
-def test_of_a_step_that_fails_again_and_again_only_the_culprit_ends(limits):
+def test_if_a_step_fails_repeatedly_only_the_failing_sequence_ends(limits):
     simulation = Simulation(make_agreement(**limits))
     bad = 9
     for first in (1, 2, bad, 4, 5):
         simulation.add([first, 2, 3, 4, 5], 6)
 
-    def holds_the_bad_one(step):
+    def contains_the_failing_sequence(step):
         residents = simulation.worker.residents
         known = {handle: resident.tokens[0] for handle, resident in residents.items()} | {
             new.sequence: int(new.tokens[0]) for new in step.added
         }
         return bad in [known[handle] for handle in step.rows.sequence.tolist()]
 
-    failed = run_with_failures(simulation, holds_the_bad_one)
+    failed = run_with_failures(simulation, contains_the_failing_sequence)
     assert [stream.end.error for stream in simulation.streams.values()] == [
         None,
         None,
@@ -220,7 +220,7 @@ def test_of_a_step_that_fails_again_and_again_only_the_culprit_ends(limits):
 
 
 @pytest.mark.parametrize("limits", LIMITS)
-def test_a_step_that_is_too_large_succeeds_in_parts(limits):
+def test_a_step_that_is_too_large_is_split(limits):
     simulation = Simulation(make_agreement(**limits))
     for first in range(5):
         simulation.add([first, 2, 3, 4, 5, 6], 3)
@@ -238,7 +238,7 @@ def test_a_long_prompt_that_fails_alone_runs_in_shorter_chunks():
     simulation.assert_ended_as_alone()
 
 
-def test_a_step_as_small_as_can_be_is_tried_again_a_bounded_number_of_times():
+def test_a_minimum_size_step_is_retried_a_limited_number_of_times():
     simulation = Simulation(make_agreement())
     simulation.add([1, 2])
     failed = run_with_failures(simulation, lambda step: step.rows.num_rows > 0)
@@ -249,8 +249,8 @@ def test_a_step_as_small_as_can_be_is_tried_again_a_bounded_number_of_times():
 WITH_ENCODER = (CacheGroup("full", 16), CacheGroup("cross", 10))
 
 
-def test_a_long_encoder_runs_whole_and_alone():
-    simulation = Simulation(make_agreement(groups=WITH_ENCODER))  # 16 tokens in a step
+def test_a_long_encoder_runs_alone_in_one_step():
+    simulation = Simulation(make_agreement(groups=WITH_ENCODER))  # The token budget is 16.
     simulation.add([0], 9, encoder_token_ids=[1, 2, 3])
     (step,) = simulation.step()
     assert [table.tolist() for table in step.added[0].block_tables] == [[0], [0]]
@@ -258,7 +258,8 @@ def test_a_long_encoder_runs_whole_and_alone():
     simulation.add([0], 9, encoder_token_ids=[4] * 30)
     simulation.add([0], 9, encoder_token_ids=[5] * 3)
     (step,) = simulation.step()
-    assert (counts(step), len(step.added[0].encoder_tokens)) == ([1], 30)  # the running one waits
+    # The first sequence does not run in this step.
+    assert (counts(step), len(step.added[0].encoder_tokens)) == ([1], 30)
     assert counts(simulation.step()[0]) == [1, 1, 1]
     simulation.run()
     simulation.assert_ended_as_alone()
@@ -268,15 +269,13 @@ def test_encoders_share_the_budget_of_a_step():
     simulation = Simulation(make_agreement(groups=WITH_ENCODER))
     for length in (7, 6, 2):
         simulation.add([0], 9, encoder_token_ids=[1] * length)
-    assert [len(new.encoder_tokens) for new in simulation.step()[0].added] == [
-        7,
-        6,
-    ]  # 7 + 1 + 6 + 1 of 16
+    # These two use 7 + 1 + 6 + 1 tokens of the budget of 16.
+    assert [len(new.encoder_tokens) for new in simulation.step()[0].added] == [7, 6]
     assert counts(simulation.step()[0]) == [1, 1, 1]
 
 
 def test_an_encoder_waits_for_its_blocks():
-    simulation = Simulation(make_agreement(groups=WITH_ENCODER))  # 10 blocks of 4
+    simulation = Simulation(make_agreement(groups=WITH_ENCODER))  # 10 cross blocks of 4 tokens.
     for _ in range(2):
         simulation.add([0], 3, encoder_token_ids=[1] * 24)
     assert [len(step.added) for _ in range(3) for step in simulation.step()] == [1, 0, 0]
@@ -294,7 +293,7 @@ def test_an_encoder_waits_for_its_blocks():
         ((CacheGroup("full", 16),), [1], "has no encoder"),
     ],
 )
-def test_encoder_tokens_that_can_never_run_are_refused(groups, encoder_tokens, part):
+def test_encoder_tokens_that_can_never_run_are_rejected(groups, encoder_tokens, part):
     simulation = Simulation(make_agreement(groups=groups))
     simulation.add([0], 8, encoder_token_ids=encoder_tokens)
     assert part in simulation.streams[0].end.error
@@ -377,6 +376,6 @@ def test_a_seeded_fault_is_caught(monkeypatch, method, fault):
                 simulation.add([1] * 20, 4, eos_token_ids=(7, 3, 5))
             simulation.step()
             if turn % 3 == 1:
-                simulation.abort(turn // 3)  # the first one in the middle of its prompt
+                simulation.abort(turn // 3)  # The first aborted sequence is in prefill.
         simulation.run()
         simulation.assert_ended_as_alone()

@@ -1,4 +1,6 @@
-"""Rows that may choose several tokens: how many, when, and what becomes of too many."""
+"""Rows that may generate several tokens in a step: how many, when, and the handling of surplus
+tokens.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ def several(tokens_per_step=4, features=(*FEATURES, "multi_token"), **changes):
 
 
 def response(step, *tokens):
-    """The result of a step of one row."""
+    """Return the result of a step with one row."""
     ids, none = np.array(tokens, np.int32), np.empty(0, np.int32)
     ptr = np.array([0, len(tokens)], np.int32)
     return ModelRunnerOutput(
@@ -34,8 +36,8 @@ def budgets(step):
 
 
 def decoding(prompt=(1, 2), max_new_tokens=30, simulation=None, **request):
-    """A scheduler whose sequence has its first token, 3, and the step in which it may choose
-    several.
+    """Return a scheduler with one sequence that has generated its first token, 3, and the next
+    step, in which the sequence may generate several tokens.
     """
     simulation = simulation or several()
     simulation.add(prompt, max_new_tokens, **request)
@@ -45,13 +47,13 @@ def decoding(prompt=(1, 2), max_new_tokens=30, simulation=None, **request):
     return simulation.scheduler, simulation.scheduler.schedule()
 
 
-def test_a_decode_row_may_choose_as_many_tokens_as_were_agreed_or_are_left():
+def test_a_decode_row_may_generate_the_negotiated_or_remaining_number_of_tokens():
     assert budgets(decoding()[1]) == [4]
     assert budgets(decoding(max_new_tokens=3)[1]) == [2]
     assert budgets(decoding(simulation=several(features=(*FEATURES, "drafts")))[1]) == [1]
 
 
-def test_a_sequence_goes_on_after_the_last_token_that_came():
+def test_a_sequence_continues_after_the_last_generated_token():
     scheduler, step = decoding()
     assert scheduler.schedule() is None
     [news] = scheduler.update(response(step, 5, 6, 8))
@@ -61,7 +63,7 @@ def test_a_sequence_goes_on_after_the_last_token_that_came():
     scheduler.check()
 
 
-def test_nothing_follows_a_row_of_several_tokens_before_it_is_collected():
+def test_no_row_follows_a_row_of_several_tokens_before_it_is_collected():
     simulation = several(depth=3)
     simulation.add([1, 2], 30)
     steps = [simulation.scheduler.schedule() for _ in range(3)]
@@ -79,9 +81,9 @@ def test_tokens_after_the_last_one_are_dropped(ending):
     assert scheduler.schedule().dropped == step.rows.sequence.tolist()
 
 
-def test_without_free_blocks_a_row_chooses_one_token():
-    """Three blocks of 4: the first of two sequences takes the last one for its tokens, the second
-    goes on singly.
+def test_without_free_blocks_a_row_generates_one_token():
+    """There are three blocks of four tokens and two sequences. The first sequence needs the last
+    free block for its tokens, so the second may generate only one token.
     """
     simulation = several(num_blocks=3)
     for token in (1, 2):
@@ -94,7 +96,7 @@ def test_without_free_blocks_a_row_chooses_one_token():
 @pytest.mark.parametrize(
     ("tokens", "part"), [((5, 6, 8, 9, 10), "5 tokens, not 1 to 4"), ((), "no tokens, not 1 to 4")]
 )
-def test_a_worker_that_brings_another_number_is_at_fault(tokens, part):
+def test_a_worker_that_returns_another_number_is_an_error(tokens, part):
     scheduler, step = decoding()
     with pytest.raises(RuntimeError, match=part):
         scheduler.update(response(step, *tokens))

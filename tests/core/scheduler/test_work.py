@@ -1,5 +1,5 @@
-"""The work of a decision, counted instead of timed: Python's calls per step and per row, and memory
-that a row leaves behind.
+"""The work of the scheduler, counted instead of timed: calls per step and per row, and the memory
+that a row leaves allocated.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_BYTES_PER_ROW = 40
 
 
 def scheduler_with(num_sequences):
-    """A scheduler whose sequences all decode."""
+    """Return a scheduler with `num_sequences` sequences, which are all decoding."""
     limits = Limits(max_total_tokens=1024, max_sequences=num_sequences, max_step_tokens=8192)
     plan = KVCachePlan("paged", 16, (CacheGroup("full", num_sequences * 64),))
     agreement = Agreement(
@@ -75,7 +75,9 @@ def test_calls_of_a_step():
 
 
 def test_memory_of_a_step():
-    """What stays of a row is its token, and now and then a block of the prefix cache."""
+    """The memory that a row leaves allocated is its token, and sometimes a block of the prefix
+    cache.
+    """
     scheduler = scheduler_with(MANY)
     decode(scheduler, NUM_STEPS)
     left = peak_bytes(lambda: decode(scheduler, NUM_STEPS))[1] / (NUM_STEPS * MANY)
@@ -83,7 +85,7 @@ def test_memory_of_a_step():
     assert left <= MAX_BYTES_PER_ROW
 
 
-def test_rows_added_one_by_one_are_seen(monkeypatch):
+def test_adding_rows_one_by_one_exceeds_the_limit(monkeypatch):
     def one_by_one(self, sequences, count):
         for sequence in sequences:
             original(self, [sequence], count)
@@ -94,7 +96,7 @@ def test_rows_added_one_by_one_are_seen(monkeypatch):
     assert calls_per_row() > MAX_CALLS_PER_ROW
 
 
-def test_memory_that_stays_is_seen(monkeypatch):
+def test_additional_memory_exceeds_the_limit(monkeypatch):
     kept = []
 
     def keeping(self, sequences, count):

@@ -1,4 +1,4 @@
-"""The application in the test's own process, over an engine that the test scripts."""
+"""Fixtures that run the application in the test process with a scripted engine."""
 
 import dataclasses
 
@@ -36,7 +36,7 @@ def chat_template(tiny_model):
 
 @pytest.fixture
 def make_app(tokenizer, chat_template):
-    """Builds an application: `make_app(engine, option=value, …)`."""
+    """Return a function that builds an application: `make_app(engine, option=value, …)`."""
     pools = []
 
     def make(engine=None, **changes):
@@ -53,7 +53,9 @@ def make_app(tokenizer, chat_template):
 
 @pytest.fixture
 def make_client(make_app):
-    """Builds an HTTP client of an application: `make_client(engine, option=value, …)`."""
+    """Return a function that builds an application and a client for it. Its arguments are those of
+    `make_app`.
+    """
 
     def make(engine=None, **changes):
         transport = httpx.ASGITransport(make_app(engine, **changes))

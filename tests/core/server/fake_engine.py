@@ -1,6 +1,4 @@
-"""An engine in the test's own process: it echoes the prompt, or waits for the test to say what
-comes.
-"""
+"""An engine in the test process, which echoes the prompt or returns scripted outputs."""
 
 import msgspec
 
@@ -27,8 +25,9 @@ def agreement(**changes):
 
 
 class FakeEngine:
-    """`outputs` None = echo up to `max_new_tokens`; a list = exactly these outputs; empty =
-    silence.
+    """An engine client without an engine. If `outputs` is None, each sequence repeats its prompt
+    for `max_new_tokens` tokens. If it is a list, each sequence returns these outputs. If the list
+    is empty, the test puts outputs into `streams`.
     """
 
     def __init__(self, outputs=None, **changes):

@@ -1,4 +1,4 @@
-"""`/v1/messages` and its token count: shapes, events, statuses."""
+"""`/v1/messages` and its token count: schemas, events and statuses."""
 
 import pytest
 
@@ -14,8 +14,8 @@ BODY = {"model": "tgi", "messages": MESSAGES, "max_tokens": 3, "temperature": 0}
 async def test_a_message(make_client):
     engine = FakeEngine()
     async with make_client(engine) as client:
-        told = (await client.post("/v1/messages", json=BODY)).json()
-    assert list(told) == [
+        parsed = (await client.post("/v1/messages", json=BODY)).json()
+    assert list(parsed) == [
         "id",
         "type",
         "role",
@@ -25,42 +25,45 @@ async def test_a_message(make_client):
         "stop_sequence",
         "usage",
     ]
-    assert (told["type"], told["role"], told["model"]) == ("message", "assistant", "tiny")
-    assert [block["type"] for block in told["content"]] == ["text"]
-    assert (told["stop_reason"], told["stop_sequence"]) == ("max_tokens", None)
-    assert told["usage"] == {
+    assert (parsed["type"], parsed["role"], parsed["model"]) == ("message", "assistant", "tiny")
+    assert [block["type"] for block in parsed["content"]] == ["text"]
+    assert (parsed["stop_reason"], parsed["stop_sequence"]) == ("max_tokens", None)
+    assert parsed["usage"] == {
         "input_tokens": len(engine.requests[0].prompt_token_ids),
         "output_tokens": 3,
     }
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_the_stop_sequence_is_named(make_client, stream):
+async def test_the_stop_sequence_is_reported(make_client, stream):
     async with make_client() as client:
         response = await client.post(
             "/v1/messages",
             json=BODY | {"max_tokens": 30, "stop_sequences": ["no", "quick"], "stream": stream},
         )
-    told = messages_events(response.text)[-2]["delta"] if stream else response.json()
-    assert (told["stop_reason"], told["stop_sequence"]) == ("stop_sequence", "quick")
+    parsed = messages_events(response.text)[-2]["delta"] if stream else response.json()
+    assert (parsed["stop_reason"], parsed["stop_sequence"]) == ("stop_sequence", "quick")
 
 
 async def test_eos_ends_the_turn(make_client, tokenizer):
     outputs = [SequenceOutput(0, [tokenizer.eos_token_ids[0]], FinishReason.EOS_TOKEN)]
     async with make_client(FakeEngine(outputs)) as client:
-        told = (await client.post("/v1/messages", json=BODY)).json()
-    assert (told["stop_reason"], told["content"]) == ("end_turn", [{"type": "text", "text": ""}])
+        parsed = (await client.post("/v1/messages", json=BODY)).json()
+    assert (parsed["stop_reason"], parsed["content"]) == (
+        "end_turn",
+        [{"type": "text", "text": ""}],
+    )
 
 
 async def test_the_events_of_a_stream(make_client):
     engine = FakeEngine()
     async with make_client(engine) as client:
         whole = (await client.post("/v1/messages", json=BODY)).json()
-        told = messages_events(
+        parsed = messages_events(
             (await client.post("/v1/messages", json=BODY | {"stream": True})).text
         )
-    names = [event["type"] for event in told]
-    deltas = [event["delta"]["text"] for event in told if event["type"] == "content_block_delta"]
+    names = [event["type"] for event in parsed]
+    deltas = [event["delta"]["text"] for event in parsed if event["type"] == "content_block_delta"]
     closing = ["content_block_stop", "message_delta", "message_stop"]
     assert names == [
         "message_start",
@@ -69,11 +72,11 @@ async def test_the_events_of_a_stream(make_client):
         *closing,
     ]
     assert "".join(deltas) == whole["content"][0]["text"]
-    assert told[0]["message"]["usage"]["input_tokens"] == whole["usage"]["input_tokens"]
-    assert told[-2]["usage"] == {"output_tokens": 3}
+    assert parsed[0]["message"]["usage"]["input_tokens"] == whole["usage"]["input_tokens"]
+    assert parsed[-2]["usage"] == {"output_tokens": 3}
 
 
-async def test_counting_agrees_with_generating(make_client):
+async def test_the_token_count_equals_the_usage_of_a_generation(make_client):
     body = {"messages": MESSAGES, "system": [{"type": "text", "text": "be brief"}]}
     engine = FakeEngine()
     async with make_client(engine) as client:
@@ -83,17 +86,17 @@ async def test_counting_agrees_with_generating(make_client):
     assert counted == {"input_tokens": used["input_tokens"]}
 
 
-async def test_a_failure_on_the_way_is_the_end_of_the_stream(make_client, tokenizer):
+async def test_a_failure_during_generation_ends_the_stream(make_client, tokenizer):
     outputs = [
         SequenceOutput(0, [tokenizer.encode("fox").ids[-1]]),
         SequenceOutput(0, error="out of luck"),
     ]
     async with make_client(FakeEngine(outputs)) as client:
-        told = messages_events(
+        parsed = messages_events(
             (await client.post("/v1/messages", json=BODY | {"stream": True})).text
         )
     message = "Request failed during generation: out of luck"
-    assert told[-1] == {"type": "error", "error": {"type": "api_error", "message": message}}
+    assert parsed[-1] == {"type": "error", "error": {"type": "api_error", "message": message}}
 
 
 @pytest.mark.parametrize(
@@ -114,16 +117,18 @@ async def test_a_failure_on_the_way_is_the_end_of_the_stream(make_client, tokeni
     ],
 )
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_bad_request_is_told_in_anthropics_words(make_client, given, words, stream):
+async def test_an_invalid_request_is_an_error_in_anthropics_format(
+    make_client, given, words, stream
+):
     async with make_client() as client:
         response = await client.post("/v1/messages", json=BODY | given | {"stream": stream})
     assert response.status_code == 400
-    told = response.json()
-    assert (told["type"], told["error"]["type"]) == ("error", "invalid_request_error")
-    assert words in told["error"]["message"]
+    parsed = response.json()
+    assert (parsed["type"], parsed["error"]["type"]) == ("error", "invalid_request_error")
+    assert words in parsed["error"]["message"]
 
 
-async def test_other_statuses_are_anthropics_too(make_client):
+async def test_other_errors_are_in_anthropics_format(make_client):
     async with make_client(max_concurrent_requests=0) as client:
         overloaded = await client.post("/v1/messages", json=BODY)
     async with make_client(payload_limit=10) as client:
@@ -134,7 +139,7 @@ async def test_other_statuses_are_anthropics_too(make_client):
     assert (large.status_code, large.json()["error"]["type"]) == (413, "request_too_large")
 
 
-async def test_the_key_may_stand_in_anthropics_header(make_client):
+async def test_the_key_is_accepted_in_anthropics_header(make_client):
     async with make_client(api_key="k") as client:
         statuses = [
             (await client.post("/v1/messages", json=BODY, headers=headers)).status_code

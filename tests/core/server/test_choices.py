@@ -1,4 +1,4 @@
-"""Several sequences and several prompts in one request: `best_of`, `n`, prompt arrays, echo, log
+"""Several sequences and several prompts in one request: `best_of`, `n`, prompt arrays, echo and log
 probabilities.
 """
 
@@ -15,7 +15,7 @@ CHAT = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 3}
 
 
 class RankedEngine(FakeEngine):
-    """Sequence i gives token 10 + i, with the i-th of the log probabilities given."""
+    """An engine whose sequence i generates the token 10 + i with log probability `logprobs[i]`."""
 
     def __init__(self, *logprobs):
         super().__init__(sampling=SAMPLING)
@@ -38,7 +38,7 @@ def native(**parameters):
     }
 
 
-async def test_best_of_responses_with_the_likeliest_sequence(make_client):
+async def test_best_of_returns_the_most_likely_sequence(make_client):
     engine = RankedEngine(-2.0, -0.5, -1.0)
     async with make_client(engine, max_best_of=3, max_concurrent_requests=3) as client:
         response = await client.post("/generate", json=native(best_of=3))
@@ -61,20 +61,20 @@ async def test_best_of_responses_with_the_likeliest_sequence(make_client):
     assert response.headers["x-generated-tokens"] == "2"
 
 
-async def test_every_sequence_of_best_of_has_the_prompt_in_front(make_client):
+async def test_every_sequence_of_best_of_starts_with_the_prompt(make_client):
     async with make_client(RankedEngine(-1.0, -2.0)) as client:
-        told = (
+        parsed = (
             await client.post(
                 "/generate", json=native(best_of=2, return_full_text=True, top_n_tokens=1)
             )
         ).json()
-    [other] = told["details"]["best_of_sequences"]
-    assert told["generated_text"].startswith(PROMPT)
+    [other] = parsed["details"]["best_of_sequences"]
+    assert parsed["generated_text"].startswith(PROMPT)
     assert other["generated_text"].startswith(PROMPT)
-    assert len(other["top_tokens"]) == len(told["details"]["top_tokens"]) == 2
+    assert len(other["top_tokens"]) == len(parsed["details"]["top_tokens"]) == 2
 
 
-async def test_every_sequence_needs_a_permit(make_client):
+async def test_every_sequence_takes_a_concurrency_slot(make_client):
     async with make_client(RankedEngine(-1.0, -2.0), max_concurrent_requests=1) as client:
         response = await client.post("/generate", json=native(best_of=2))
         alone = await client.post("/generate", json=native(best_of=1))
@@ -82,7 +82,7 @@ async def test_every_sequence_needs_a_permit(make_client):
     assert alone.status_code == 200
 
 
-async def test_one_failed_sequence_fails_the_request_and_frees_the_others(make_client):
+async def test_one_failed_sequence_fails_the_request_and_aborts_the_others(make_client):
     class HalfFailing(FakeEngine):
         def _echo(self, stream):
             if stream.sequence_id == 1:
@@ -99,7 +99,7 @@ async def test_one_failed_sequence_fails_the_request_and_frees_the_others(make_c
     assert engine.aborted == [0]
 
 
-async def test_more_than_1024_tokens_come_in_one_go(make_client):
+async def test_more_than_1024_tokens_are_one_request_to_the_engine(make_client):
     limits = {"max_total_tokens": 4096, "max_input_tokens": 100}
     engine = FakeEngine()
     async with make_client(engine, **limits) as client:
@@ -114,7 +114,7 @@ async def test_more_than_1024_tokens_come_in_one_go(make_client):
     [("/v1/completions", {"prompt": PROMPT, "max_tokens": 2}), ("/v1/chat/completions", CHAT)],
 )
 @pytest.mark.parametrize("stream", [True, False])
-async def test_n_choices_have_seeds_of_their_own(make_client, path, body, stream):
+async def test_n_choices_have_different_seeds(make_client, path, body, stream):
     engine = FakeEngine()
     requested = {
         "n": 2,
@@ -143,15 +143,15 @@ async def test_best_of_returns_the_n_best(make_client):
     engine = RankedEngine(-3.0, -1.0, -2.0)
     async with make_client(engine, max_concurrent_requests=3) as client:
         body = {"prompt": PROMPT, "max_tokens": 2, "n": 2, "best_of": 3}
-        told = (await client.post("/v1/completions", json=body)).json()
-    assert [choice["index"] for choice in told["choices"]] == [0, 1]
-    assert [choice["logprobs"] for choice in told["choices"]] == [None, None]
-    assert told["usage"]["completion_tokens"] == 6
+        parsed = (await client.post("/v1/completions", json=body)).json()
+    assert [choice["index"] for choice in parsed["choices"]] == [0, 1]
+    assert [choice["logprobs"] for choice in parsed["choices"]] == [None, None]
+    assert parsed["usage"]["completion_tokens"] == 6
     assert engine.requests[0].sampling.logprobs == "raw"
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_prompts_are_responded_in_their_order(make_client, tokenizer, stream):
+async def test_choices_are_in_the_order_of_the_prompts(make_client, tokenizer, stream):
     engine = FakeEngine()
     body = {
         "prompt": ["The quick", "brown fox"],
@@ -210,7 +210,7 @@ async def test_prompts_may_be_token_ids(make_client, tokenizer):
         ([True], "data did not match any variant of untagged enum PromptDeserializer"),
     ],
 )
-async def test_a_prompt_of_another_shape_is_rejected(make_client, prompt, text):
+async def test_a_prompt_of_another_type_is_rejected(make_client, prompt, text):
     async with make_client() as client:
         response = await client.post("/v1/completions", json={"prompt": prompt})
     assert (response.status_code, response.headers["content-type"]) == (
@@ -236,20 +236,20 @@ async def test_the_prompt_is_echoed(make_client):
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == whole
 
 
-async def test_a_prompt_can_be_scored_alone(make_client):
+async def test_a_prompt_can_be_scored_without_generation(make_client):
     engine = FakeEngine()
     body = {"prompt": PROMPT, "max_tokens": 0, "temperature": 0, "echo": True, "logprobs": 1}
     async with make_client(engine, enable_prefill_logprobs=True) as client:
-        told = (await client.post("/v1/completions", json=body)).json()
-    [choice] = told["choices"]
+        parsed = (await client.post("/v1/completions", json=body)).json()
+    [choice] = parsed["choices"]
     num_prompt = len(engine.requests[0].prompt_token_ids)
     assert choice["text"] == PROMPT
     assert choice["logprobs"]["token_logprobs"] == [None, *[-0.5] * (num_prompt - 1)]
     assert {len(column) for column in choice["logprobs"].values()} == {num_prompt}
-    assert told["usage"]["completion_tokens"] == 0
+    assert parsed["usage"]["completion_tokens"] == 0
 
 
-async def test_completion_logprobs_are_four_equal_columns(make_client):
+async def test_completion_logprobs_are_four_lists_of_equal_length(make_client):
     engine = FakeEngine()
     body = {"prompt": PROMPT, "max_tokens": 3, "temperature": 0, "logprobs": 2}
     async with make_client(engine, enable_prefill_logprobs=True) as client:
@@ -277,7 +277,7 @@ async def test_completion_logprobs_are_four_equal_columns(make_client):
     assert engine.requests[0].sampling.top_n_tokens == 2
 
 
-async def test_chat_logprobs_name_the_alternatives(make_client, tokenizer):
+async def test_chat_logprobs_list_the_alternatives(make_client, tokenizer):
     engine = FakeEngine()
     async with make_client(engine) as client:
         [choice] = (
@@ -309,13 +309,13 @@ async def test_chat_logprobs_name_the_alternatives(make_client, tokenizer):
     assert [request.sampling.logprobs for request in engine.requests] == ["raw", "raw", "none"]
 
 
-async def test_a_bias_goes_to_the_backend(make_client):
+async def test_a_bias_is_passed_to_the_backend(make_client):
     engine = FakeEngine(sampling=SAMPLING)
     async with make_client(engine) as client:
         good = await client.post(
             "/v1/chat/completions", json=CHAT | {"logit_bias": {"5": -100, "7": 1.5}}
         )
-        refused = [
+        rejected = [
             (await client.post("/v1/chat/completions", json=CHAT | {"logit_bias": bias})).json()[
                 "error"
             ]
@@ -323,14 +323,14 @@ async def test_a_bias_goes_to_the_backend(make_client):
         ]
     assert good.status_code == 200
     assert engine.requests[0].sampling.logit_bias == ((5, -100.0), (7, 1.5))
-    assert [text.removeprefix("Input validation error: ") for text in refused] == [
+    assert [text.removeprefix("Input validation error: ") for text in rejected] == [
         "`logit_bias` must hold token ids >= 0 and < 100. Given: 100",
         "`logit_bias` must be a map of token ids to numbers. Given: `x`",
         "`logit_bias` must be >= -100 and <= 100. Given: 101.0",
     ]
 
 
-async def test_a_failed_prompt_leaves_the_others_of_its_stream_alone(make_client):
+async def test_a_failed_prompt_does_not_affect_the_others_in_its_stream(make_client):
     body = {
         "prompt": ["The quick", ""],
         "max_tokens": 2,
@@ -338,12 +338,12 @@ async def test_a_failed_prompt_leaves_the_others_of_its_stream_alone(make_client
         "stream_options": {"include_usage": True},
     }
     async with make_client() as client:
-        told = openai_chunks((await client.post("/v1/completions", json=body)).text)
-    errors = [entry["error"] for entry in told if "error" in entry]
+        parsed = openai_chunks((await client.post("/v1/completions", json=body)).text)
+    errors = [entry["error"] for entry in parsed if "error" in entry]
     assert errors == [
         {"message": "Input validation error: `inputs` cannot be empty", "http_status_code": 422}
     ]
-    assert [c["finish_reason"] for entry in told for c in entry.get("choices", [])] == [
+    assert [c["finish_reason"] for entry in parsed for c in entry.get("choices", [])] == [
         None,
         "length",
     ]
@@ -351,21 +351,23 @@ async def test_a_failed_prompt_leaves_the_others_of_its_stream_alone(make_client
 
 async def test_chat_tokenize_shows_the_prompt_of_a_chat(make_client, tokenizer):
     async with make_client(api_key="k") as client:
-        told = (await client.post("/chat_tokenize", json=CHAT)).json()
-    assert list(told) == ["tokenize_response", "templated_text"]
-    assert told["templated_text"] == f"user: {PROMPT}\nassistant: "
-    ids = tokenizer.encode(told["templated_text"], add_special_tokens=False).ids
-    assert [token["id"] for token in told["tokenize_response"]] == ids
-    assert "".join(token["text"] for token in told["tokenize_response"]) == told["templated_text"]
+        parsed = (await client.post("/chat_tokenize", json=CHAT)).json()
+    assert list(parsed) == ["tokenize_response", "templated_text"]
+    assert parsed["templated_text"] == f"user: {PROMPT}\nassistant: "
+    ids = tokenizer.encode(parsed["templated_text"], add_special_tokens=False).ids
+    assert [token["id"] for token in parsed["tokenize_response"]] == ids
+    assert (
+        "".join(token["text"] for token in parsed["tokenize_response"]) == parsed["templated_text"]
+    )
 
 
 @pytest.mark.parametrize(
     ("path", "parameters", "expected"),
     [
-        # Limits of best_of come before the permit, all other rules after it.
+        # The limits of best_of are checked before a slot is acquired, all other rules after it.
         ("/generate", {"best_of": 3, "temperature": 0}, "`best_of` must be > 0 and <= 2. Given: 3"),
         ("/generate", {"temperature": 0}, None),
-        # A stream's own rules come before the permit, and best_of before the prompt's scores.
+        # The rules for streams are checked before a slot is acquired, and best_of is checked first.
         (
             "/generate_stream",
             {"best_of": 0, "decoder_input_details": True},
@@ -379,7 +381,7 @@ async def test_chat_tokenize_shows_the_prompt_of_a_chat(make_client, tokenizer):
         ("/generate_stream", {"temperature": 0}, None),
     ],
 )
-async def test_what_is_checked_before_the_permit(make_client, path, parameters, expected):
+async def test_rules_checked_before_a_slot_is_acquired(make_client, path, parameters, expected):
     async with make_client(max_concurrent_requests=0) as client:
         response = await client.post(path, json={"inputs": "a", "parameters": parameters})
     error = response.json() if path == "/generate" else native_events(response.text)[0]
@@ -388,7 +390,7 @@ async def test_what_is_checked_before_the_permit(make_client, path, parameters, 
     )
 
 
-async def test_a_watermark_goes_to_the_backend(make_client):
+async def test_a_watermark_is_passed_to_the_backend(make_client):
     engine = FakeEngine(sampling=("watermark",))
     async with make_client(engine, watermark_gamma=0.25, watermark_delta=1.5) as client:
         await client.post(

@@ -1,4 +1,4 @@
-"""Several works at once: order, first failure, cancellation, nothing left over."""
+"""Concurrent tasks and merged streams: order, first failure, cancellation and cleanup."""
 
 import asyncio
 
@@ -48,7 +48,7 @@ async def numbers(first, count, closed):
         closed.append(first)
 
 
-async def test_streams_are_merged_in_their_own_orders():
+async def test_merged_streams_keep_the_order_of_each_stream():
     closed = []
     found = [
         item
@@ -61,7 +61,7 @@ async def test_streams_are_merged_in_their_own_orders():
     assert sorted(closed) == [0, 10, 20]
 
 
-async def test_closing_a_merged_stream_closes_its_parts():
+async def test_closing_a_merged_stream_closes_its_sources():
     closed = []
     merged = merge([numbers(0, 100, closed), numbers(200, 100, closed)])
     assert await anext(merged) in {0, 200}
@@ -69,7 +69,7 @@ async def test_closing_a_merged_stream_closes_its_parts():
     assert sorted(closed) == [0, 200]
 
 
-async def test_a_failing_part_ends_a_merged_stream():
+async def test_a_failing_source_ends_a_merged_stream():
     closed = []
 
     async def failing():
@@ -83,7 +83,7 @@ async def test_a_failing_part_ends_a_merged_stream():
 
 
 @pytest.mark.parametrize("num_prompts", [1, 2])
-async def test_a_client_that_leaves_frees_every_sequence(make_app, tokenizer, num_prompts):
+async def test_a_client_disconnect_aborts_every_sequence(make_app, tokenizer, num_prompts):
     token = tokenizer.encode("fox").ids[-1]
     engine = FakeEngine([SequenceOutput(0, [token])])  # one token each, then silence
     app = make_app(engine, max_concurrent_requests=4)
@@ -116,5 +116,5 @@ async def test_a_client_that_leaves_frees_every_sequence(make_app, tokenizer, nu
 async def test_sequences_of_one_stream_end_one_by_one(make_client):
     async with make_client(max_concurrent_requests=8) as client:
         body = {"prompt": ["a", "b"], "n": 4, "max_tokens": 2, "stream": True}
-        told = openai_chunks((await client.post("/v1/completions", json=body)).text)
-    assert sorted({chunk["choices"][0]["index"] for chunk in told}) == list(range(8))
+        parsed = openai_chunks((await client.post("/v1/completions", json=body)).text)
+    assert sorted({chunk["choices"][0]["index"] for chunk in parsed}) == list(range(8))

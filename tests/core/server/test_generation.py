@@ -1,4 +1,4 @@
-"""One sequence from engine to text, over an engine that the test scripts."""
+"""The text of a sequence whose tokens come from a scripted engine."""
 
 import asyncio
 
@@ -97,7 +97,7 @@ async def test_tokens_and_result(tokenizer, per_output):
     assert engine.aborted == []
 
 
-async def test_eos_is_a_token_but_no_text(tokenizer):
+async def test_eos_is_a_token_without_text(tokenizer):
     ids = [*tokenizer.encode(" world").ids, 1]
     tokens, result, _ = await generate(
         tokenizer, outputs_of(ids, FinishReason.EOS_TOKEN), greedy=False
@@ -118,14 +118,14 @@ async def test_a_stop_string_inside_a_token(tokenizer, style, text, shown):
     )
     assert result.text == text
     joined = "".join(token.text for token in tokens)
-    # The last native event keeps its whole text; its length depends on where the token ends.
+    # The last native event contains the whole text of its token, also after the stop string.
     assert shown.startswith(joined) if style is StopStyle.NATIVE else joined == shown
     assert result.finish_reason == FinishReason.STOP_SEQUENCE
     assert result.num_generated_tokens == len(tokens) < len(ids)
     assert engine.stream.is_finished
 
 
-async def test_nothing_of_a_stop_string_is_streamed(tokenizer):
+async def test_a_possible_start_of_a_stop_string_is_held_back(tokenizer):
     text = " quick brown fox"
     ids = tokenizer.encode(text).ids
     tokens, result, _ = await generate(
@@ -144,12 +144,12 @@ async def test_the_text_of_a_special_token_can_stop(tokenizer):
     assert result.finish_reason == FinishReason.STOP_SEQUENCE
 
 
-async def test_the_length_limit_comes_before_a_stop_string_of_a_special_token(tokenizer):
+async def test_the_length_limit_has_priority_over_a_special_token_as_stop_string(tokenizer):
     _, result, _ = await generate(tokenizer, outputs_of([2]), stop=["<|im_end|>"])
     assert result.finish_reason == FinishReason.LENGTH
 
 
-async def test_a_last_incomplete_character_is_left_out(tokenizer):
+async def test_an_incomplete_last_character_is_omitted(tokenizer):
     ids = tokenizer.encode(" a🙂").ids[:-1]
     for style in StopStyle:
         tokens, result, _ = await generate(tokenizer, outputs_of(ids), style=style)
@@ -157,7 +157,7 @@ async def test_a_last_incomplete_character_is_left_out(tokenizer):
         assert "".join(token.text for token in tokens) == " a"
 
 
-async def test_prompt_scores_are_put_together(tokenizer):
+async def test_partial_prompt_scores_are_joined(tokenizer):
     prompt = tokenizer.encode("Hello").ids
     scores = [None, *[-1.0] * (len(prompt) - 1)]
     halves = [
@@ -189,7 +189,7 @@ async def test_a_stream_that_is_cut_off(tokenizer):
         await anext(generation)
 
 
-async def test_an_end_without_a_token_is_no_result(tokenizer):
+async def test_an_end_without_a_token_is_an_error(tokenizer):
     generation = start(
         ScriptedEngine([SequenceOutput(7, finish_reason=FinishReason.LENGTH)]), tokenizer
     )
@@ -197,7 +197,7 @@ async def test_an_end_without_a_token_is_no_result(tokenizer):
         await anext(generation)
 
 
-async def test_tokens_that_wait_come_together(tokenizer):
+async def test_available_tokens_are_returned_together(tokenizer):
     engine = ScriptedEngine(outputs_of([3, 4], finish=None))
     generation = start(engine, tokenizer)
     assert [token.id for token in await anext(generation)] == [3, 4]
@@ -209,7 +209,7 @@ async def test_tokens_that_wait_come_together(tokenizer):
     assert await anext(generation, None) is None
 
 
-async def test_who_leaves_frees_the_sequences_that_have_not_ended(tokenizer):
+async def test_close_aborts_the_sequences_that_have_not_ended(tokenizer):
     engine = ScriptedEngine(outputs_of([3], finish=None))
     generation = start(engine, tokenizer)
     await anext(generation)
@@ -221,7 +221,7 @@ async def test_who_leaves_frees_the_sequences_that_have_not_ended(tokenizer):
     assert engine.aborted == []
 
 
-async def test_a_sequence_that_is_refused_frees_those_before_it(tokenizer):
+async def test_a_rejected_sequence_aborts_the_previous_ones(tokenizer):
     class Narrow(ScriptedEngine):
         def submit(self, request, outputs):
             if request.request_id == "second":

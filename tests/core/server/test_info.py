@@ -1,4 +1,4 @@
-"""What the server tells about itself."""
+"""The routes that report the state of the server: info, health, models and metrics."""
 
 from tests.core.server.fake_engine import FakeEngine
 from tgi.engine.messages import EngineStats
@@ -17,13 +17,13 @@ async def test_info_has_exactly_the_keys_of_tgi(make_client):
     )
 
 
-async def test_the_backend_tells_what_was_agreed(make_client):
+async def test_backend_info_reports_the_negotiated_limits(make_client):
     async with make_client() as client:
-        told = (await client.get("/info/backend")).json()
-    assert told["backend"] == "fake"
-    assert told["sampling_caps"] == {"top_k": 16}
-    assert told["kv_cache"] == {"mode": "paged", "block_size": 16, "max_batch_total_tokens": 1024}
-    assert told["facts"] == {"dtype": "float32"}
+        parsed = (await client.get("/info/backend")).json()
+    assert parsed["backend"] == "fake"
+    assert parsed["sampling_caps"] == {"top_k": 16}
+    assert parsed["kv_cache"] == {"mode": "paged", "block_size": 16, "max_batch_total_tokens": 1024}
+    assert parsed["facts"] == {"dtype": "float32"}
 
 
 async def test_health_is_an_empty_200_or_a_503(make_client):
@@ -38,7 +38,7 @@ async def test_health_is_an_empty_200_or_a_503(make_client):
     assert response.json() == {"error": "unhealthy", "error_type": "healthcheck"}
 
 
-async def test_after_a_failure_only_a_forward_pass_is_believed(make_client):
+async def test_after_a_failure_the_next_health_check_runs_a_forward_pass(make_client):
     engine = FakeEngine()
     async with make_client(engine) as client:
         await client.get("/health")
@@ -59,7 +59,7 @@ async def test_models_lists_the_one_model(make_client):
     )
 
 
-async def test_metrics_are_text_and_fed_by_the_engine(make_client):
+async def test_metrics_are_text_and_contain_the_engine_stats(make_client):
     engine = FakeEngine()
     async with make_client(engine) as client:
         fresh = await client.get("/metrics")

@@ -1,4 +1,4 @@
-"""`/generate`, `/generate_stream`, `POST /`, `/tokenize`: bytes, headers, errors, seeds."""
+"""`/generate`, `/generate_stream`, `POST /` and `/tokenize`: bytes, headers, errors and seeds."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def failures(text):
     }
 
 
-async def test_the_response_without_details_is_the_text_alone(make_client, tokenizer):
+async def test_the_response_without_details_contains_only_the_text(make_client, tokenizer):
     async with make_client() as client:
         response = await client.post("/generate", json=body())
     ids = tokenizer.encode(PROMPT, add_special_tokens=True).ids
@@ -56,7 +56,7 @@ async def test_details_have_the_members_of_tgi_in_order(make_client):
     assert '"logprob":-0.5' in response.text
 
 
-async def test_top_tokens_are_listed_where_asked_for(make_client):
+async def test_top_tokens_are_listed_on_request(make_client):
     async with make_client() as client:
         details = (await client.post("/generate", json=body(details=True, top_n_tokens=2))).json()[
             "details"
@@ -68,7 +68,7 @@ async def test_top_tokens_are_listed_where_asked_for(make_client):
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-async def test_prompt_details_need_the_servers_option(make_client, enabled):
+async def test_prompt_details_require_a_server_option(make_client, enabled):
     engine = FakeEngine()
     async with make_client(engine, enable_prefill_logprobs=enabled) as client:
         details = (await client.post("/generate", json=body(decoder_input_details=True))).json()[
@@ -82,7 +82,7 @@ async def test_prompt_details_need_the_servers_option(make_client, enabled):
     assert all(list(entry) == ["id", "text", "logprob"] for entry in details["prefill"])
 
 
-async def test_the_compatible_route_wraps_the_response_and_gives_the_full_text(make_client):
+async def test_the_root_route_returns_a_list_with_the_full_text(make_client):
     async with make_client() as client:
         plain = (await client.post("/generate", json=body())).json()["generated_text"]
         assert (await client.post("/", json=body())).json() == [{"generated_text": PROMPT + plain}]
@@ -94,7 +94,7 @@ async def test_the_compatible_route_wraps_the_response_and_gives_the_full_text(m
         }
 
 
-async def test_the_head_of_an_response(make_client):
+async def test_the_headers_of_a_response(make_client):
     engine = FakeEngine()
     async with make_client(engine) as client:
         headers = (await client.post("/generate", json=body())).headers
@@ -127,7 +127,7 @@ async def test_a_stream_has_one_event_per_token(make_client):
     assert "".join(event["token"]["text"] for event in found) == plain
 
 
-async def test_the_head_of_a_stream(make_client):
+async def test_the_headers_of_a_stream(make_client):
     async with make_client() as client:
         headers = (await client.post("/generate_stream", json=body())).headers
     assert headers["content-type"] == "text/event-stream"
@@ -138,13 +138,13 @@ async def test_the_head_of_a_stream(make_client):
     assert "x-compute-time" not in headers
 
 
-async def test_the_compatible_route_streams(make_client):
+async def test_the_root_route_streams(make_client):
     async with make_client() as client:
         found = native_events((await client.post("/", json=body() | {"stream": True})).text)
     assert found[-1]["generated_text"].startswith(PROMPT)
 
 
-async def test_a_seed_is_told_only_where_it_was_used(make_client):
+async def test_a_seed_is_reported_only_if_it_was_used(make_client):
     engine = FakeEngine()
     async with make_client(engine) as client:
         greedy = (await client.post("/generate", json=body(details=True, seed=5))).json()
@@ -163,7 +163,7 @@ async def test_absent_parameters_sample(make_client):
     assert [request.sampling.greedy for request in engine.requests] == [False, True]
 
 
-async def test_eos_ends_a_sequence_unless_it_is_to_be_ignored(make_client, tokenizer):
+async def test_eos_ends_a_sequence_unless_it_is_ignored(make_client, tokenizer):
     engine = FakeEngine()
     async with make_client(engine) as client:
         await client.post("/generate", json=body())
@@ -179,7 +179,7 @@ async def test_a_prompt_is_truncated(make_client):
     assert len(engine.requests[0].prompt_token_ids) == 2
 
 
-async def test_a_stop_string_stays_in_the_text(make_client):
+async def test_the_text_includes_the_stop_string(make_client):
     engine = FakeEngine()
     async with make_client(engine) as client:
         response = (
@@ -233,7 +233,7 @@ async def test_a_failure_of_the_engine_is_424(make_client):
 
 
 class CutOffEngine(FakeEngine):
-    """An engine that goes away after one token."""
+    """An engine that disconnects after one token."""
 
     def submit(self, request, outputs):
         stream = super().submit(request, outputs)
@@ -268,7 +268,7 @@ async def test_a_finished_request_is_counted(make_client):
     assert failures(text) == {}
 
 
-async def test_eos_is_an_event_of_its_own_and_not_in_the_text(make_client, tokenizer):
+async def test_eos_is_a_separate_event_and_not_in_the_text(make_client, tokenizer):
     eos = tokenizer.eos_token_ids[0]
     token = tokenizer.encode("fox", add_special_tokens=False).ids[0]
     engine = FakeEngine(
@@ -281,7 +281,7 @@ async def test_eos_is_an_event_of_its_own_and_not_in_the_text(make_client, token
     assert found[-1]["details"]["finish_reason"] == "eos_token"
 
 
-async def test_tokenize_gives_byte_ranges(make_client):
+async def test_tokenize_returns_byte_ranges(make_client):
     async with make_client() as client:
         response = await client.post("/tokenize", json={"inputs": "Löwe läuft"})
         metrics = await client.get("/metrics")

@@ -1,4 +1,4 @@
-"""`/v1/completions` and `/v1/chat/completions`: OpenAI's shapes, TGI's errors."""
+"""`/v1/completions` and `/v1/chat/completions`: OpenAI's schemas and TGI's errors."""
 
 import pytest
 
@@ -25,14 +25,14 @@ async def test_a_completion(make_client):
     engine = FakeEngine()
     async with make_client(engine) as client:
         response = await client.post(COMPLETION[0], json=COMPLETION[1])
-    told, num_prompt = response.json(), len(engine.requests[0].prompt_token_ids)
-    assert told["object"] == "text_completion"
-    assert told["model"] == "tiny"
-    assert told["system_fingerprint"] == "4.0.0-native"
-    [choice] = told["choices"]
+    parsed, num_prompt = response.json(), len(engine.requests[0].prompt_token_ids)
+    assert parsed["object"] == "text_completion"
+    assert parsed["model"] == "tiny"
+    assert parsed["system_fingerprint"] == "4.0.0-native"
+    [choice] = parsed["choices"]
     assert (choice["index"], choice["logprobs"], choice["finish_reason"]) == (0, None, "length")
     assert choice["text"]
-    assert told["usage"] == {
+    assert parsed["usage"] == {
         "prompt_tokens": num_prompt,
         "completion_tokens": 3,
         "total_tokens": num_prompt + 3,
@@ -45,9 +45,9 @@ async def test_a_chat_completion(make_client, tokenizer):
     engine = FakeEngine()
     async with make_client(engine) as client:
         response = await client.post(CHAT[0], json=CHAT[1])
-    told = response.json()
-    assert told["object"] == "chat.completion"
-    [choice] = told["choices"]
+    parsed = response.json()
+    assert parsed["object"] == "chat.completion"
+    [choice] = parsed["choices"]
     assert choice["message"]["role"] == "assistant"
     assert choice["message"]["content"]
     assert choice["finish_reason"] == "length"
@@ -80,7 +80,7 @@ async def test_a_stream_has_a_chunk_per_token_and_ends(make_client, path, body):
 
 
 @ROUTES
-async def test_usage_comes_in_a_chunk_of_its_own(make_client, path, body):
+async def test_usage_is_a_separate_chunk(make_client, path, body):
     async with make_client() as client:
         requested = {"stream": True, "stream_options": {"include_usage": True}}
         found = openai_chunks((await client.post(path, json=body | requested)).text)
@@ -91,7 +91,7 @@ async def test_usage_comes_in_a_chunk_of_its_own(make_client, path, body):
 @ROUTES
 @pytest.mark.parametrize("stop", ["quick", ["quick", "nothing"]])
 @pytest.mark.parametrize("stream", [True, False])
-async def test_the_stop_string_is_left_out(make_client, path, body, stop, stream):
+async def test_the_text_excludes_the_stop_string(make_client, path, body, stop, stream):
     async with make_client() as client:
         response = await client.post(
             path, json=body | {"max_tokens": 30, "stop": stop, "stream": stream}
@@ -128,7 +128,7 @@ async def test_eos_is_a_stop_without_text(make_client, tokenizer, path, body, st
 
 
 @ROUTES
-async def test_a_special_token_that_ends_nothing_has_no_text(make_client, tokenizer, path, body):
+async def test_a_special_token_that_is_no_end_has_no_text(make_client, tokenizer, path, body):
     token = tokenizer.encode("fox", add_special_tokens=False).ids[0]
     outputs = [SequenceOutput(0, [tokenizer.eos_token_ids[0], token], FinishReason.LENGTH)]
     async with make_client(FakeEngine(outputs)) as client:
@@ -154,16 +154,16 @@ async def test_sampling_is_on_unless_the_temperature_is_zero(make_client, path, 
 
 
 @ROUTES
-async def test_penalties_are_those_of_openai(make_client, path, body):
+async def test_penalties_have_openais_meaning(make_client, path, body):
     engine = FakeEngine(sampling=("frequency_penalty", "presence_penalty"))
     async with make_client(engine) as client:
         await client.post(path, json=body | {"frequency_penalty": 0.5, "presence_penalty": -2})
-        refused = await client.post(path, json=body | {"presence_penalty": 2.5})
+        rejected = await client.post(path, json=body | {"presence_penalty": 2.5})
     [request] = engine.requests
     assert (request.sampling.frequency_penalty, request.sampling.presence_penalty) == (0.5, -2.0)
     assert request.sampling.relative_frequency_penalty == 0.0
     assert (
-        refused.json()["error"]
+        rejected.json()["error"]
         == "Input validation error: `presence_penalty` must be >= -2.0 and <= 2.0. Given: 2.5"
     )
 
@@ -190,7 +190,7 @@ async def test_an_error_in_a_stream_is_followed_by_done(make_client, path, body)
         {"presence_penalty": 1.0},
     ],
 )
-async def test_what_is_not_served_is_refused_by_name(make_client, path, body, given):
+async def test_an_unsupported_field_is_rejected_by_name(make_client, path, body, given):
     async with make_client() as client:
         response = await client.post(path, json=body | given)
     assert response.status_code == 422
@@ -208,7 +208,7 @@ async def test_what_is_not_served_is_refused_by_name(make_client, path, body, gi
         ({"best_of": 1, "n": 2}, "validation"),
     ],
 )
-async def test_completions_refuse(make_client, given, error_type):
+async def test_completions_reject(make_client, given, error_type):
     async with make_client() as client:
         response = await client.post(
             "/v1/completions", json=COMPLETION[1] | given | {"stream": True}
@@ -230,7 +230,7 @@ async def test_completions_refuse(make_client, given, error_type):
         },
     ],
 )
-async def test_chat_refuses(make_client, given):
+async def test_chat_rejects(make_client, given):
     async with make_client() as client:
         response = await client.post("/v1/chat/completions", json=CHAT[1] | given)
     assert response.status_code == 422
@@ -240,7 +240,7 @@ async def test_chat_refuses(make_client, given):
     )
 
 
-async def test_null_is_as_good_as_absent(make_client):
+async def test_null_means_absent(make_client):
     nothing = dict.fromkeys(
         [
             "stop",
@@ -260,7 +260,7 @@ async def test_null_is_as_good_as_absent(make_client):
         ).status_code == 200
 
 
-async def test_both_names_of_the_limit_are_refused(make_client):
+async def test_both_names_of_the_limit_together_are_rejected(make_client):
     async with make_client() as client:
         response = await client.post(
             "/v1/chat/completions", json=CHAT[1] | {"max_completion_tokens": 4}
@@ -273,7 +273,7 @@ async def test_both_names_of_the_limit_are_refused(make_client):
     assert alone.json()["usage"]["completion_tokens"] == 4
 
 
-async def test_a_single_prompt_may_stand_in_an_array(make_client):
+async def test_an_array_may_contain_a_single_prompt(make_client):
     async with make_client() as client:
         assert (
             await client.post("/v1/completions", json=COMPLETION[1] | {"prompt": [PROMPT]})
@@ -284,7 +284,7 @@ async def test_a_single_prompt_may_stand_in_an_array(make_client):
     "content", [5, None, [5], [{"type": "text"}], [{"type": "song"}], {"text": "a"}]
 )
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/chat_tokenize"])
-async def test_a_message_of_no_known_shape_is_rejected(make_client, path, content):
+async def test_a_message_of_an_unknown_type_is_rejected(make_client, path, content):
     messages = [*MESSAGES, {"role": "user", "content": content}]
     async with make_client() as client:
         response = await client.post(path, json=CHAT[1] | {"messages": messages})

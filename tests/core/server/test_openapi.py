@@ -1,4 +1,4 @@
-"""The API's own description, and the page that shows it."""
+"""The OpenAPI document, and the page that displays it."""
 
 import re
 
@@ -48,7 +48,7 @@ async def document(make_client):
     return response.json()
 
 
-async def test_the_document_has_tgis_paths_beside_ours(document):
+async def test_the_document_contains_tgis_paths_and_ours(document):
     assert document["openapi"] == "3.0.3"
     assert document["info"]["title"] == "Text Generation Inference"
     for path, methods in TGI_PATHS.items():
@@ -62,13 +62,13 @@ async def test_the_document_has_tgis_paths_beside_ours(document):
     } <= document["paths"].keys()
 
 
-async def test_every_reference_leads_somewhere(document):
+async def test_every_reference_has_a_target(document):
     found = {reference.removeprefix("#/components/schemas/") for reference in references(document)}
     assert "GenerateParameters" in found
     assert found <= document["components"]["schemas"].keys()
 
 
-async def test_no_word_is_of_a_later_openapi(document):
+async def test_no_keyword_of_a_later_openapi_version_is_used(document):
     for key, value in keywords(document["paths"] | document["components"]["schemas"]):
         assert key not in {"const", "$defs", "prefixItems"}
         assert not (key == "type" and value == "null")
@@ -91,7 +91,7 @@ async def test_every_array_has_items(document):
     assert all("items" in schema for schema in arrays)
 
 
-async def test_operations_have_names_of_their_own(document):
+async def test_operations_have_unique_names(document):
     names = [
         operation["operationId"]
         for methods in document["paths"].values()
@@ -100,7 +100,7 @@ async def test_operations_have_names_of_their_own(document):
     assert len(set(names)) == len(names)
 
 
-async def test_every_described_route_is_there(make_client, document):
+async def test_every_documented_route_exists(make_client, document):
     async with make_client() as client:
         for path, methods in document["paths"].items():
             for method in methods:
@@ -111,7 +111,7 @@ async def test_every_described_route_is_there(make_client, document):
                 assert status not in {404, 405}, (method, path)
 
 
-async def test_the_page_needs_nothing_from_elsewhere(make_client):
+async def test_the_page_loads_nothing_from_other_servers(make_client):
     async with make_client() as client:
         moved = await client.get("/docs")
         page = await client.get("/docs/")
@@ -129,7 +129,7 @@ async def test_the_page_needs_nothing_from_elsewhere(make_client):
     assert missing.status_code == 404
 
 
-async def test_the_key_guards_what_the_document_says(make_client, document):
+async def test_the_key_protects_the_documented_routes(make_client, document):
     async with make_client(api_key="k") as client:
         for path, methods in document["paths"].items():
             for method, operation in methods.items():

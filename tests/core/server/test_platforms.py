@@ -1,4 +1,4 @@
-"""`/invocations`, `/vertex`, `/v2`, and the names that Vertex AI gives."""
+"""`/invocations`, `/vertex`, `/v2`, and the routes that Vertex AI configures."""
 
 import pytest
 
@@ -41,7 +41,7 @@ def infer_body(*prompts, **changes):
     ],
 )
 @pytest.mark.parametrize("stream", [True, False])
-async def test_an_invocation_is_what_its_body_says(make_client, body, path, stream):
+async def test_the_body_determines_the_kind_of_an_invocation(make_client, body, path, stream):
     async with make_client() as client:
         invoked = await client.post("/invocations", json=body | {"stream": stream})
         direct = await client.post(path, json=body | {"stream": stream})
@@ -76,7 +76,7 @@ async def test_an_invocation_is_what_its_body_says(make_client, body, path, stre
         ),
     ],
 )
-async def test_an_invocation_that_is_none_is_rejected(make_client, content, status, text):
+async def test_an_invalid_invocation_is_rejected(make_client, content, status, text):
     async with make_client() as client:
         response = await client.post(
             "/invocations", content=content, headers={"content-type": "application/json"}
@@ -84,7 +84,7 @@ async def test_an_invocation_that_is_none_is_rejected(make_client, content, stat
     assert (response.status_code, response.text) == (status, text)
 
 
-async def test_an_invocation_may_have_bytes_behind_it(make_client):
+async def test_bytes_after_an_invocation_are_ignored(make_client):
     async with make_client() as client:
         headers = {"content-type": "application/json"}
         response = await client.post(
@@ -99,12 +99,12 @@ async def test_vertex_predicts_one_text_per_instance(make_client):
     native = {"inputs": PROMPT, "parameters": {"max_new_tokens": 2}}
     chat = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 2, "temperature": 0}
     async with make_client() as client:
-        told = (await client.post("/vertex", json={"instances": [native, chat]})).json()
+        parsed = (await client.post("/vertex", json={"instances": [native, chat]})).json()
         text = (await client.post("/generate", json=native)).json()["generated_text"]
         response = (await client.post("/v1/chat/completions", json=chat)).json()["choices"][0][
             "message"
         ]["content"]
-    assert told == {"predictions": [text, response]}
+    assert parsed == {"predictions": [text, response]}
 
 
 @pytest.mark.parametrize(
@@ -122,13 +122,13 @@ async def test_vertex_predicts_one_text_per_instance(make_client):
         ([{"inputs": "a"}] * 3, 429, {"error": "Model is overloaded", "error_type": "overloaded"}),
     ],
 )
-async def test_vertex_says_what_is_wrong(make_client, instances, status, error):
+async def test_vertex_reports_errors(make_client, instances, status, error):
     async with make_client() as client:
         response = await client.post("/vertex", json={"instances": instances})
     assert (response.status_code, response.json()) == (status, error)
 
 
-async def test_a_vertex_instance_of_no_shape_is_rejected(make_client):
+async def test_a_vertex_instance_of_an_unknown_type_is_rejected(make_client):
     async with make_client() as client:
         response = await client.post("/vertex", json={"instances": [{"inputs": "a"}, 5]})
     assert response.status_code == 422
@@ -138,7 +138,7 @@ async def test_a_vertex_instance_of_no_shape_is_rejected(make_client):
     )
 
 
-async def test_vertex_names_its_routes(make_client):
+async def test_vertex_configures_its_routes(make_client):
     async with make_client(
         aip_predict_route="/predict", aip_health_route="/alive", api_key="k"
     ) as client:
@@ -150,7 +150,7 @@ async def test_vertex_names_its_routes(make_client):
     assert named.status_code == 422
 
 
-async def test_a_platforms_name_takes_no_route_away(make_client):
+async def test_a_configured_route_does_not_replace_another_route(make_client):
     async with make_client(aip_predict_route="/generate", aip_health_route="/info") as client:
         assert (await client.post("/generate", json={"inputs": "a"})).json().keys() == {
             "generated_text"
@@ -174,7 +174,7 @@ async def test_kserve_metadata(make_client):
 
 async def test_kserve_infers_bytes(make_client):
     async with make_client() as client:
-        told = (await client.post(INFER, json=infer_body(PROMPT, "fox"))).json()
+        parsed = (await client.post(INFER, json=infer_body(PROMPT, "fox"))).json()
         texts = [
             (
                 await client.post(
@@ -183,10 +183,10 @@ async def test_kserve_infers_bytes(make_client):
             ).json()["generated_text"]
             for p in (PROMPT, "fox")
         ]
-    assert told["id"] == "7"
-    assert [output["name"] for output in told["outputs"]] == ["out0", "out1"]
-    assert [bytes(output["data"]).decode() for output in told["outputs"]] == texts
-    assert [output["shape"] for output in told["outputs"]] == [
+    assert parsed["id"] == "7"
+    assert [output["name"] for output in parsed["outputs"]] == ["out0", "out1"]
+    assert [bytes(output["data"]).decode() for output in parsed["outputs"]] == texts
+    assert [output["shape"] for output in parsed["outputs"]] == [
         [1, len(text.encode())] for text in texts
     ]
 
@@ -199,7 +199,7 @@ async def test_kserve_infers_bytes(make_client):
         (b"ab\xe2\x82", "incomplete utf-8 byte sequence from index 2"),
     ],
 )
-async def test_kserve_says_where_bytes_are_no_text(make_client, data, text):
+async def test_kserve_reports_the_position_of_invalid_utf8(make_client, data, text):
     given = [{"name": "i", "shape": [1], "datatype": "BYTES", "data": list(data)}]
     async with make_client() as client:
         response = await client.post(INFER, json=infer_body(PROMPT, inputs=given))
@@ -214,7 +214,7 @@ async def test_kserve_says_where_bytes_are_no_text(make_client, data, text):
         ({"parameters": {"temperature": 0}}, "validation"),
     ],
 )
-async def test_kserve_says_what_is_wrong(make_client, changes, error_type):
+async def test_kserve_reports_errors(make_client, changes, error_type):
     async with make_client() as client:
         response = await client.post(INFER, json=infer_body(PROMPT, **changes))
     assert response.status_code == 422

@@ -1,4 +1,4 @@
-"""`/v1/responses`: shapes, events, and clear refusals."""
+"""`/v1/responses`: schemas, events, and errors for unsupported fields."""
 
 import pytest
 
@@ -16,31 +16,35 @@ def ended(tokenizer):
     return FakeEngine(outputs), tokenizer.decode([token])
 
 
-async def test_a_response_that_was_cut(make_client):
+async def test_a_response_that_reaches_the_length_limit(make_client):
     engine = FakeEngine()
     async with make_client(engine) as client:
         answer = await client.post("/v1/responses", json=BODY)
-    told, num_prompt = answer.json(), len(engine.requests[0].prompt_token_ids)
-    assert (told["object"], told["status"], told["store"]) == ("response", "incomplete", False)
-    assert told["incomplete_details"] == {"reason": "max_output_tokens"}
-    [message] = told["output"]
+    parsed, num_prompt = answer.json(), len(engine.requests[0].prompt_token_ids)
+    assert (parsed["object"], parsed["status"], parsed["store"]) == (
+        "response",
+        "incomplete",
+        False,
+    )
+    assert parsed["incomplete_details"] == {"reason": "max_output_tokens"}
+    [message] = parsed["output"]
     assert (message["type"], message["role"], message["status"]) == (
         "message",
         "assistant",
         "incomplete",
     )
     assert [part["type"] for part in message["content"]] == ["output_text"]
-    assert (told["usage"]["input_tokens"], told["usage"]["output_tokens"]) == (num_prompt, 3)
-    assert told["usage"]["total_tokens"] == num_prompt + 3
+    assert (parsed["usage"]["input_tokens"], parsed["usage"]["output_tokens"]) == (num_prompt, 3)
+    assert parsed["usage"]["total_tokens"] == num_prompt + 3
     assert answer.headers["x-generated-tokens"] == "3"
 
 
-async def test_a_response_that_is_complete(make_client, tokenizer):
+async def test_a_complete_response(make_client, tokenizer):
     engine, text = ended(tokenizer)
     async with make_client(engine) as client:
-        told = (await client.post("/v1/responses", json=BODY)).json()
-    assert (told["status"], told["incomplete_details"]) == ("completed", None)
-    assert told["output"][0]["content"][0]["text"] == text
+        parsed = (await client.post("/v1/responses", json=BODY)).json()
+    assert (parsed["status"], parsed["incomplete_details"]) == ("completed", None)
+    assert parsed["output"][0]["content"][0]["text"] == text
 
 
 async def test_a_conversation_becomes_a_prompt(make_client, tokenizer):
@@ -77,9 +81,9 @@ async def test_the_events_of_a_stream(make_client, tokenizer, is_cut):
     engine = FakeEngine() if is_cut else ended(tokenizer)[0]
     async with make_client(engine) as client:
         answer = await client.post("/v1/responses", json=BODY | {"stream": True})
-    told = responses_events(answer.text)
-    names = [event["type"].removeprefix("response.") for event in told]
-    deltas = [event["delta"] for event in told if event["type"] == "response.output_text.delta"]
+    parsed = responses_events(answer.text)
+    names = [event["type"].removeprefix("response.") for event in parsed]
+    deltas = [event["delta"] for event in parsed if event["type"] == "response.output_text.delta"]
     opening = ["created", "in_progress", "output_item.added", "content_part.added"]
     closing = [
         "output_text.done",
@@ -88,24 +92,25 @@ async def test_the_events_of_a_stream(make_client, tokenizer, is_cut):
         "incomplete" if is_cut else "completed",
     ]
     assert names == [*opening, *["output_text.delta"] * len(deltas), *closing]
-    response = told[-1]["response"]
-    assert "".join(deltas) == response["output"][0]["content"][0]["text"] == told[-4]["text"]
-    assert {response["id"], told[0]["response"]["id"]} == {response["id"]}
-    assert told[-2]["item"] == response["output"][0]
+    response = parsed[-1]["response"]
+    assert "".join(deltas) == response["output"][0]["content"][0]["text"] == parsed[-4]["text"]
+    assert {response["id"], parsed[0]["response"]["id"]} == {response["id"]}
+    assert parsed[-2]["item"] == response["output"][0]
 
 
-async def test_a_failure_on_the_way_is_the_end_of_the_stream(make_client, tokenizer):
+async def test_a_failure_during_generation_ends_the_stream(make_client, tokenizer):
     outputs = [
         SequenceOutput(0, [tokenizer.encode("fox").ids[-1]]),
         SequenceOutput(0, error="out of luck"),
     ]
     async with make_client(FakeEngine(outputs)) as client:
-        told = responses_events(
+        parsed = responses_events(
             (await client.post("/v1/responses", json=BODY | {"stream": True})).text
         )
-    assert told[-1]["type"] == "response.failed"
+    assert parsed[-1]["type"] == "response.failed"
     assert (
-        told[-1]["response"]["error"]["message"] == "Request failed during generation: out of luck"
+        parsed[-1]["response"]["error"]["message"]
+        == "Request failed during generation: out of luck"
     )
 
 
@@ -137,7 +142,7 @@ async def test_a_failure_on_the_way_is_the_end_of_the_stream(make_client, tokeni
         ({"max_output_tokens": 0}, 422, "`max_new_tokens` must be strictly positive"),
     ],
 )
-async def test_what_cannot_be_done_is_refused_before_the_stream(
+async def test_unsupported_fields_are_rejected_before_the_stream(
     make_client, stream, given, status, words
 ):
     async with make_client() as client:
@@ -156,6 +161,6 @@ async def test_harmless_fields_are_accepted(make_client):
         "metadata": {"a": "b"},
     }
     async with make_client() as client:
-        told = (await client.post("/v1/responses", json=BODY | harmless)).json()
-    assert told["metadata"] == {"a": "b"}
-    assert told["store"] is False
+        parsed = (await client.post("/v1/responses", json=BODY | harmless)).json()
+    assert parsed["metadata"] == {"a": "b"}
+    assert parsed["store"] is False

@@ -1,4 +1,4 @@
-"""TGI's rules, in TGI's words."""
+"""TGI's validation rules and error messages."""
 
 import pytest
 
@@ -64,14 +64,14 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("given", "text"), BROKEN, ids=lambda value: str(value)[:40])
-def test_a_broken_rule_is_named(given, text):
+def test_a_violated_rule_is_reported(given, text):
     with pytest.raises(ValidationError) as caught:
         check_parameters("hi", GenerateParameters(**given))
     assert str(caught.value) == text
     assert caught.value.text == "Input validation error: " + text
 
 
-def test_the_first_broken_rule_is_named():
+def test_the_first_violated_rule_is_reported():
     with pytest.raises(ValidationError, match="temperature"):
         check_parameters("", GenerateParameters(temperature=0.0, top_k=0))
 
@@ -99,7 +99,7 @@ def test_rules_are_applied_in_the_order_of_tgi():
     check_parameters("hi", GenerateParameters(**broken))
 
 
-def test_an_empty_prompt_is_refused():
+def test_an_empty_prompt_is_rejected():
     with pytest.raises(ValidationError, match=r"^`inputs` cannot be empty$"):
         check_parameters("", GenerateParameters())
 

@@ -1,8 +1,8 @@
-"""The front's own work per token of a stream, counted: calls and writes. A bound that breaks asks
-whether the work is needed.
+"""The number of calls and writes that the front end makes per token of a stream. If a limit is
+exceeded, check whether the additional work is necessary.
 
-A figure is the difference between a long and a short stream over the tokens between them, so all
-that happens once cancels out.
+A count per token is the difference between a long and a short stream, divided by the difference in
+tokens. Work that is done once per stream therefore cancels out.
 """
 
 import asyncio
@@ -24,11 +24,12 @@ ROUTES = {
         "max_tokens": LONG,
     },
 }
-MAX_CALLS = 95  # per token that comes alone, the loop and the test's own part included
+# Calls per token if each token is sent alone, including those of the event loop and of this test.
+MAX_CALLS = 95
 
 
 class Stream:
-    """One streaming request to the application; the test feeds its engine."""
+    """A streaming request to the application. The test supplies the tokens of its engine."""
 
     def __init__(self, app, engine, path, extra=lambda: None):
         self.bodies = []
@@ -36,7 +37,7 @@ class Stream:
         self._app, self._engine, self._path, self._extra = app, engine, path, extra
 
     async def begin(self):
-        """Send the request; returns once the engine has it."""
+        """Send the request. Returns when the engine has received it."""
         self._serving = asyncio.ensure_future(self._app(self._scope(), self._receive, self._send))
         while not self._engine.streams:
             await asyncio.sleep(0.001)
@@ -44,7 +45,9 @@ class Stream:
             await asyncio.sleep(0)
 
     async def feed(self, num_tokens, together):
-        """Give tokens, `together` at a time, each lot once the one before has been written."""
+        """Supply tokens in groups of `together`. The next group follows when the previous one has
+        been written.
+        """
         [sequence] = self._engine.streams
         token = sequence.request.prompt_token_ids[-1]
         for first in range(0, num_tokens, together):
@@ -93,7 +96,7 @@ def serve(make_app):
 
 
 def calls_per_token(serve, path, extra=lambda: None):
-    serve(path, SHORT)  # what is made once and kept
+    serve(path, SHORT)  # Fill the caches.
     return (serve(path, LONG, extra=extra)[0] - serve(path, SHORT, extra=extra)[0]) / (LONG - SHORT)
 
 
@@ -105,12 +108,12 @@ def test_calls_per_token(serve, path):
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_more_calls_are_seen(serve, path):
+def test_additional_calls_exceed_the_limit(serve, path):
     assert calls_per_token(serve, path, extra=lambda: [abs(n) for n in range(20)]) > MAX_CALLS
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_tokens_that_are_ready_together_are_written_together(serve, path):
+def test_available_tokens_are_sent_in_one_write(serve, path):
     apart, together = serve(path, LONG)[1], serve(path, LONG, together=LONG)[1]
     assert [body.count(b"data: {") for body in apart if b"{" in body] == [1] * LONG
     assert [body.count(b"data: {") for body in together if b"{" in body] == [LONG]

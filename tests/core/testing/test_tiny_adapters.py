@@ -1,4 +1,4 @@
-"""Adapters in PEFT's format: the arithmetic, and what is wrong with a folder."""
+"""Adapters in PEFT's format: the merged weights, and errors in a folder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def change_config(adapter, **fields):
     ("fields", "scale"),
     [({}, 2.0), ({"lora_alpha": 3}, 0.75), ({"lora_alpha": 6, "use_rslora": True}, 3.0)],
 )
-def test_the_product_of_the_factors_is_added_to_its_layer_alone(model, adapter, fields, scale):
+def test_the_product_of_the_factors_is_added_only_to_its_layers(model, adapter, fields, scale):
     path, spec = model
     change_config(adapter, **fields)
     factors = load_file(adapter / "adapter_model.safetensors")
@@ -56,8 +56,8 @@ def test_the_product_of_the_factors_is_added_to_its_layer_alone(model, adapter, 
     assert changed == {PARAMETER, PARAMETER.replace("layers.1", "layers.0")}
 
 
-def test_layers_stored_the_other_way_round_are_merged(tmp_path):
-    """GPT-2 keeps its matrices as [in, out]; the factors do not."""
+def test_transposed_layers_are_merged(tmp_path):
+    """GPT-2 stores its matrices as (in, out). The product of the factors is (out, in)."""
     spec = write_tiny_model(tmp_path / "model", "gpt2")
     names = tensor_names(tmp_path / "model")
     adapter = write_adapter(tmp_path / "adapter", spec, names, targets=("c_fc",), rank=2)
@@ -77,13 +77,13 @@ def test_layers_stored_the_other_way_round_are_merged(tmp_path):
     )
 
 
-def test_a_folder_without_its_files_is_named(adapter):
+def test_a_missing_file_is_reported(adapter):
     (adapter / "adapter_config.json").unlink()
     with pytest.raises(ModelError, match=r"adapter_config\.json"):
         read_adapter(adapter)
 
 
-def test_a_missing_factor_is_named(adapter):
+def test_a_missing_factor_is_reported(adapter):
     file = adapter / "adapter_model.safetensors"
     tensors = load_file(file)
     del tensors[f"{LAYER}.lora_B.weight"]
@@ -92,7 +92,7 @@ def test_a_missing_factor_is_named(adapter):
         read_adapter(adapter)
 
 
-def test_an_adapter_of_another_model_is_refused(adapter, tmp_path):
+def test_an_adapter_for_another_model_is_rejected(adapter, tmp_path):
     spec = write_tiny_model(tmp_path / "other", "gpt2")
     names = tensor_names(tmp_path / "other")
     with pytest.raises(ModelError, match="q_proj"):

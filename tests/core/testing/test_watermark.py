@@ -1,4 +1,4 @@
-"""The watermark of the sampling reference is found, and none is found where there is none."""
+"""The detector finds the watermark of the sampling reference, and none in a text without it."""
 
 import numpy as np
 import pytest
@@ -29,12 +29,12 @@ def test_a_watermark_is_found(gamma):
     assert evidence.z_score > 4
 
 
-def test_a_text_without_watermark_shows_none():
+def test_no_watermark_is_found_in_a_plain_text():
     evidence = detect_watermark(generate(0.0, 0.0), len(PROMPT), VOCAB_SIZE)
     assert abs(evidence.z_score) < 4
 
 
-def test_another_share_finds_less():
+def test_no_watermark_is_found_in_shifted_tokens():
     token_ids = generate(0.25, 2.0)
     right = detect_watermark(token_ids, len(PROMPT), VOCAB_SIZE, 0.25)
     shifted = detect_watermark([token + 1 for token in token_ids], len(PROMPT), VOCAB_SIZE, 0.25)
@@ -42,6 +42,6 @@ def test_another_share_finds_less():
 
 
 @pytest.mark.parametrize("num_prompt_tokens", [0, 2, 3])
-def test_a_pair_of_tokens_is_needed(num_prompt_tokens):
+def test_a_prompt_and_an_output_are_required(num_prompt_tokens):
     with pytest.raises(ValueError, match="a prompt and an output are needed"):
         detect_watermark(PROMPT, num_prompt_tokens, VOCAB_SIZE)

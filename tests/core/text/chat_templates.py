@@ -1,5 +1,5 @@
-"""Templates and conversations for the comparison with transformers. Each template shows one habit
-of real ones.
+"""Templates and conversations for the comparison with transformers. Each template uses one feature
+that published templates use.
 """
 
 USER = {"role": "user", "content": "What is 2 < 3 & 'x'? "}
@@ -240,4 +240,6 @@ TEMPLATES = {
 WITH_PARTS = ["content that may be parts", "content filtered for text"]
 
 MEASURES_CONTENT = "filters"
-"""While a message is continued its text carries a mark, whose length this template shows."""
+"""The name of a template that prints the length of a message. To continue a message, the renderer
+adds a marker to its text, so that this template prints a different length.
+"""

@@ -1,4 +1,4 @@
-"""Tokenizers of the two common kinds, trained on the spot."""
+"""Tokenizers of the two common kinds, trained when the tests run."""
 
 import json
 
@@ -35,8 +35,8 @@ def byte_level():
 
 
 def sentencepiece_like():
-    """Words begin with ▁, unknown characters fall back to bytes, a BOS is added: the shape of Llama
-    2's tokenizer.
+    """A tokenizer like that of Llama 2: words begin with ▁, unknown characters become byte tokens,
+    and a BOS token is added.
     """
     characters = sorted(set("".join(TEXT)) - set("東京🙂🙃"))
     pieces = [

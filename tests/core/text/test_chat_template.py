@@ -1,4 +1,4 @@
-"""Templates: where they come from, and what happens when they refuse."""
+"""Chat templates: the files they are read from, continued messages, and errors."""
 
 import json
 
@@ -26,7 +26,7 @@ def write(path, **files):
     return path
 
 
-def test_parts_are_joined_unless_the_template_takes_them():
+def test_parts_are_joined_unless_the_template_accepts_parts():
     parts = [
         {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
     ]
@@ -44,7 +44,7 @@ def test_a_last_assistant_message_is_continued():
     assert render(trimmed, messages) == "[hi][Well,"
 
 
-def test_no_mark_is_left_where_a_message_is_shown_twice():
+def test_no_marker_is_left_if_a_message_is_shown_twice():
     messages = [*USER, {"role": "assistant", "content": "Well,"}]
     assert (
         render(
@@ -55,7 +55,7 @@ def test_no_mark_is_left_where_a_message_is_shown_twice():
     )
 
 
-def test_an_answer_that_is_not_shown_cannot_be_continued():
+def test_a_message_that_is_not_shown_cannot_be_continued():
     messages = [*USER, {"role": "assistant", "content": "Well,"}]
     with pytest.raises(
         TemplateError, match="does not show the last assistant message, so it cannot be continued"
@@ -63,18 +63,18 @@ def test_an_answer_that_is_not_shown_cannot_be_continued():
         render("{{ messages[0].content }}", messages)
 
 
-def test_a_blank_answer_is_not_continued():
+def test_a_blank_message_is_not_continued():
     messages = [*USER, {"role": "assistant", "content": " "}]
     assert render(CHATML, messages) == "<s><|user|>hi\n<|assistant|> \n<|assistant|>"
 
 
-def test_output_without_end_is_stopped():
+def test_output_above_the_length_limit_is_an_error():
     wide = "{% set x = 'a' * 99999 %}{% for i in range(9999) %}{{ x }}{% endfor %}"
     with pytest.raises(TemplateError, match="longer than 64000000 characters"):
         render(wide)
 
 
-def test_where_templates_come_from(tmp_path):
+def test_the_order_of_template_files(tmp_path):
     def default():
         return ChatTemplate.load(tmp_path).sources["default"]
 
@@ -90,7 +90,7 @@ def test_where_templates_come_from(tmp_path):
     assert default() == "jinja"
 
 
-def test_a_given_file_goes_first(tmp_path):
+def test_a_template_file_option_has_priority(tmp_path):
     write(tmp_path, chat_template_jinja="jinja")
     named = [
         {"name": "tool_use", "template": "t"},
@@ -113,19 +113,19 @@ def test_the_template_for_tools():
     assert ChatTemplate({"rag": "r"}, {}).choose(has_tools=False) is None
 
 
-async def test_a_template_that_does_not_compile_stops_the_start(tmp_path):
+async def test_a_template_that_does_not_compile_fails_at_startup(tmp_path):
     write(tmp_path, chat_template_jinja="{% if %}")
     renderer = ChatTemplateRenderer(ChatTemplate.load(tmp_path))
     try:
         with pytest.raises(
-            ModelError, match=r"the chat template does not compile: .* \(line 1\)\. Correct it"
+            ModelError, match=r"the chat template does not compile: .* \(line 1\)\. Correct the"
         ):
             await renderer.start()
     finally:
         renderer.close()
 
 
-async def test_no_default_template_is_no_template():
+async def test_without_a_default_template_there_is_no_template():
     renderer = ChatTemplateRenderer(ChatTemplate({"rag": "x"}, {}))
     with pytest.raises(TemplateError, match=r"^template not found$"):
         await renderer.render(USER)

@@ -1,5 +1,5 @@
-"""Hostile templates and messages: nothing gets out, nothing goes on beyond the limit, and the next
-conversation is served.
+"""Malicious templates and messages: none escapes from the sandbox or exceeds the limits, and the
+next conversation is rendered.
 """
 
 import asyncio
@@ -95,11 +95,12 @@ def process():
 
 
 @pytest.mark.parametrize("name", ESCAPES)
-def test_nothing_inside_is_reached(process, name):
+def test_no_template_reaches_python_internals(process, name):
     try:
         shown = process.render(RenderTemplate(name, USER))
     except TemplateError as error:
-        # A refusal by force would tell nothing about the sandbox.
+        # If the process had been stopped by a limit, the test would prove nothing about the
+        # sandbox.
         assert process.is_usable
         shown = str(error) if name != "include" else ""
     leaks = (
@@ -119,7 +120,7 @@ def test_nothing_inside_is_reached(process, name):
 
 
 @pytest.mark.parametrize("name", EXCESSES)
-def test_excess_is_refused_and_the_process_goes_on(process, name):
+def test_an_excess_is_an_error_and_the_process_continues(process, name):
     with pytest.raises(TemplateError):
         process.render(RenderTemplate(name, USER))
     assert process.is_usable
@@ -127,7 +128,7 @@ def test_excess_is_refused_and_the_process_goes_on(process, name):
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-async def test_what_does_not_end_is_killed(name):
+async def test_an_endless_template_is_killed(name):
     renderer = ChatTemplateRenderer(
         ChatTemplate({"default": ENDLESS[name]}, {}, "model"), RenderLimits(seconds=0.3)
     )
@@ -141,7 +142,7 @@ async def test_what_does_not_end_is_killed(name):
         renderer.close()
 
 
-async def test_after_a_kill_the_next_conversation_is_served():
+async def test_after_a_kill_the_next_conversation_is_rendered():
     source = (
         "{% if messages | length > 1 %}"
         + ENDLESS["nested ranges"]
@@ -160,7 +161,7 @@ async def test_after_a_kill_the_next_conversation_is_served():
         renderer.close()
 
 
-async def test_the_event_loop_never_waits():
+async def test_rendering_does_not_block_the_event_loop():
     renderer = ChatTemplateRenderer(
         ChatTemplate({"default": ENDLESS["nested ranges"]}, {}), RenderLimits(seconds=0.5)
     )
@@ -177,7 +178,7 @@ async def test_the_event_loop_never_waits():
         renderer.close()
 
 
-async def test_a_process_that_dies_is_replaced():
+async def test_a_crashed_process_is_replaced():
     renderer = ChatTemplateRenderer(ChatTemplate({"default": "{{ messages[0].content }}"}, {}))
     try:
         await renderer.start()
@@ -189,7 +190,7 @@ async def test_a_process_that_dies_is_replaced():
         renderer.close()
 
 
-async def test_closing_ends_a_rendering_and_the_process():
+async def test_close_stops_the_rendering_and_the_process():
     renderer = ChatTemplateRenderer(
         ChatTemplate({"default": ENDLESS["nested ranges"]}, {}), RenderLimits(seconds=60.0)
     )
@@ -204,18 +205,18 @@ async def test_closing_ends_a_rendering_and_the_process():
         os.kill(pid, 0)
 
 
-def test_a_process_whose_front_is_gone_ends_by_itself():
+def test_an_orphaned_process_exits():
     process = TemplateProcess.start(
         ChatTemplate({"default": ENDLESS["nested ranges"]}, {}), RenderLimits(seconds=0.2)
     )
     with pytest.raises(TemplateError):
         process.render(RenderTemplate("default", USER))
-    # Not killed: its own alarm comes a second later.
+    # Nothing kills the process here. It sets an alarm that ends it one second after the limit.
     assert process._process.wait(timeout=30) != 0
     process.close()
 
 
-def test_the_process_has_no_keys(monkeypatch):
+def test_the_process_environment_has_no_keys(monkeypatch):
     monkeypatch.setenv("API_KEY", "secret")
     process = TemplateProcess.start(ChatTemplate({"default": "x"}, {}), LIMITS)
     try:
@@ -225,6 +226,6 @@ def test_the_process_has_no_keys(monkeypatch):
         process.close()
 
 
-def test_a_long_conversation_passes(process):
+def test_a_long_conversation_is_rendered(process):
     messages = USER + [{"role": "user", "content": "x" * 1000}] * 2000
     assert process.render(RenderTemplate("good", messages)) == "hi"

@@ -1,5 +1,5 @@
-"""Every prompt is, byte for byte, what `transformers.apply_chat_template` makes of the same
-template and messages.
+"""Every prompt equals the result of `transformers.apply_chat_template` for the same template and
+messages, byte for byte.
 """
 
 import datetime
@@ -38,19 +38,19 @@ def ours():
     process.close()
 
 
-THEIR_MARK = "CONTINUE_FINAL_MESSAGE_TAG"
+TRANSFORMERS_MARKER = "CONTINUE_FINAL_MESSAGE_TAG"
 
 
 def cases():
     for name, source in TEMPLATES.items():
         for conversation in CONVERSATIONS:
-            # They continue a message only where the source holds the word `content`.
+            # transformers continues a message only if the template contains the word `content`.
             if conversation != "continued" or ("content" in source and name != MEASURES_CONTENT):
                 yield pytest.param(name, conversation, id=f"{name}-{conversation}")
 
 
 def reference(tokenizer, template, messages, tools, **variables):
-    """Their prompt, or None where they refuse."""
+    """Return the prompt from transformers, or None if it raises an error."""
     continues = bool(messages) and messages[-1]["role"] == "assistant"
     try:
         prompt = tokenizer.apply_chat_template(
@@ -62,18 +62,18 @@ def reference(tokenizer, template, messages, tools, **variables):
             continue_final_message=continues,
             **variables,
         )
-    except Exception:  # they raise Jinja's errors, ValueError and more
+    except Exception:  # transformers raises Jinja's errors, ValueError and others.
         return None
-    # A template that shows the last message twice leaves their mark in the prompt, which is a
-    # fault.
-    return prompt.replace(f"{THEIR_MARK} ", "").replace(THEIR_MARK, "")
+    # transformers removes its marker only once. If a template shows the last message twice, the
+    # prompt still contains the marker, which is a bug.
+    return prompt.replace(f"{TRANSFORMERS_MARKER} ", "").replace(TRANSFORMERS_MARKER, "")
 
 
 def rendered(process, name, messages, tools, **variables):
     try:
         return process.render(RenderTemplate(name, messages, tools, variables))
     except TemplateError:
-        assert process.is_usable, "refused by force, not by the language"
+        assert process.is_usable, "a limit stopped the process"
         return None
 
 
@@ -98,9 +98,9 @@ def test_prompts_are_equal(ours, theirs, name, conversation):
 
 
 def test_most_of_the_corpus_renders(ours):
-    """Two that refuse are equal too; there must be few."""
-    refused = {name for name in TEMPLATES if rendered(ours, name, [USER], None) is None}
-    assert refused == {"namespace underscore", "undefined attribute", "wrong types"}
+    """Two errors also count as equal prompts, so only few templates may fail."""
+    failed = {name for name in TEMPLATES if rendered(ours, name, [USER], None) is None}
+    assert failed == {"namespace underscore", "undefined attribute", "wrong types"}
 
 
 @pytest.mark.parametrize("name", WITH_PARTS)
@@ -120,7 +120,7 @@ def test_variables_of_the_request(ours, theirs):
         )
 
 
-def test_named_templates_are_chosen_alike(tmp_path, theirs):
+def test_the_same_named_template_is_chosen(tmp_path, theirs):
     (tmp_path / "chat_template.jinja").write_text("default" + TEMPLATES["plain loop"])
     (tmp_path / "additional_chat_templates").mkdir()
     (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text(

@@ -1,4 +1,6 @@
-"""Pieces joined are the text, and no piece shows half a character."""
+"""The pieces of the detokenizer join to the decoded text, and no piece contains an incomplete
+character.
+"""
 
 import pytest
 from hypothesis import given, settings
@@ -20,29 +22,29 @@ def pieces(tokenizer, prompt, output):
 
 @settings(max_examples=150, deadline=None)
 @given(prompt=st.text(max_size=12), output=st.text(max_size=40))
-def test_joined_pieces_are_the_text(tokenizer, prompt, output):
+def test_pieces_join_to_the_text(tokenizer, prompt, output):
     before = tokenizer.encode(prompt).ids
     whole = tokenizer.encode(prompt + output, False).ids
     after = whole[len(tokenizer.encode(prompt, False).ids) :]
-    given = tokenizer.decode([*before, *after])
-    if "\ufffd" in given:  # the cut between prompt and output fell into a character
+    decoded = tokenizer.decode([*before, *after])
+    if "\ufffd" in decoded:  # The output starts in the middle of a character.
         return
-    assert tokenizer.decode(before) + "".join(pieces(tokenizer, before, after)) == given
+    assert tokenizer.decode(before) + "".join(pieces(tokenizer, before, after)) == decoded
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.data())
-def test_any_ids_give_the_decoded_text(tokenizer, data):
+def test_pieces_of_random_ids_join_to_the_decoded_text(tokenizer, data):
     ordinary = sorted(set(range(tokenizer.vocab_size)) - tokenizer.special_ids)
     output = data.draw(st.lists(st.sampled_from(ordinary), max_size=30))
     context = tokenizer.encode("hello").ids
     decoded = tokenizer.decode([*context, *output])
     joined = tokenizer.decode(context) + "".join(pieces(tokenizer, context, output))
-    # Bytes that are no character decode differently together than apart.
+    # Invalid UTF-8 bytes decode to different text together than one by one.
     assert joined == decoded or "\ufffd" in decoded
 
 
-def test_a_character_over_several_tokens_comes_whole(tokenizer):
+def test_a_character_of_several_tokens_is_one_piece(tokenizer):
     output = tokenizer.encode("🙂", False).ids
     assert len(output) > 1
     shown = pieces(tokenizer, tokenizer.encode("The").ids, output)
@@ -57,7 +59,7 @@ def test_the_space_before_a_word_is_kept(tokenizer):
     assert "".join(pieces(tokenizer, context, output)) == " world"
 
 
-def test_a_last_incomplete_character_is_left_out_and_nothing_else(tokenizer):
+def test_only_an_incomplete_last_character_is_omitted(tokenizer):
     output = tokenizer.encode("ab🙂", False).ids[:-1]
     text = "".join(pieces(tokenizer, tokenizer.encode("The").ids, output))
     assert text.strip() == "ab"

@@ -1,4 +1,4 @@
-"""Stop strings against a search in the whole text."""
+"""Incremental search for stop strings, compared with a search in the whole text."""
 
 import pytest
 from hypothesis import given
@@ -19,13 +19,15 @@ def cut(text, data):
 
 
 def first_match(text, stops):
-    """(end, length) of the stop string complete first, the longest if several end there."""
+    """Return (end, -length) of the stop string that ends first, and the longest if several end at
+    the same place.
+    """
     ends = [(text.index(stop) + len(stop), -len(stop)) for stop in stops if stop in text]
     return min(ends) if ends else None
 
 
 @given(letters, stops, st.data())
-def test_any_cut_finds_the_first_stop(text, stops, data):
+def test_the_first_stop_is_found_for_any_pieces(text, stops, data):
     criteria, before, found = StoppingCriteria(stops), 0, None
     for piece in cut(text, data):
         match = criteria.push(piece)
@@ -35,7 +37,7 @@ def test_any_cut_finds_the_first_stop(text, stops, data):
         before += len(piece)
         held = text[before - criteria.num_held : before]
         assert held == "" or any(stop.startswith(held) for stop in stops)
-        # Nothing that was let go can begin a stop string any more.
+        # No stop string can begin in the text that has been released.
         shown = text[: before - criteria.num_held]
         assert not any(
             before > i and stop.startswith(text[i:before])

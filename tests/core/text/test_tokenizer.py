@@ -1,4 +1,4 @@
-"""Ids, offsets, truncation, special tokens, and files that are not what they should be."""
+"""The tokenizer: ids, offsets, truncation, special tokens and invalid files."""
 
 import asyncio
 
@@ -55,14 +55,14 @@ def test_offsets_are_bytes(gpt_like, text):
     )
 
 
-def test_an_added_bos_covers_nothing(llama_like):
+def test_an_added_bos_has_an_empty_span(llama_like):
     first, second, *_ = llama_like.tokenize("hé")
     assert (first.id, first.text, first.start, first.stop) == (0, "", 0, 0)
     assert second.start == 0
     assert llama_like.tokenize("hé")[-1].stop == 3
 
 
-def test_settings_for_batches_are_switched_off(tmp_path):
+def test_truncation_and_padding_settings_are_disabled(tmp_path):
     tokenizer = byte_level()
     tokenizer.enable_truncation(2)
     tokenizer.enable_padding(length=50)
@@ -83,11 +83,11 @@ def test_settings_for_batches_are_switched_off(tmp_path):
         ({"tokenizer_config": {}, "special_tokens_map": {"eos_token": "<|im_end|>"}}, (2,)),
     ],
 )
-def test_where_eos_comes_from(tmp_path, files, expected):
+def test_sources_of_the_eos_ids(tmp_path, files, expected):
     assert Tokenizer.load(save(byte_level(), tmp_path, **files)).eos_token_ids == expected
 
 
-def test_vocab_and_merges_are_enough(tmp_path):
+def test_vocab_and_merges_are_sufficient(tmp_path):
     byte_level().model.save(str(tmp_path))
     loaded = Tokenizer.load(tmp_path)
     text = "Hello world 🙂"
@@ -95,7 +95,7 @@ def test_vocab_and_merges_are_enough(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"version": "1.0"}', b"\xff\xfe"])
-def test_a_broken_file_is_one_line_that_names_it(tmp_path, content):
+def test_an_invalid_file_is_a_one_line_error(tmp_path, content):
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(
         ModelError, match=r"tokenizer\.json: the tokenizer cannot be read"
@@ -104,7 +104,7 @@ def test_a_broken_file_is_one_line_that_names_it(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
-def test_a_broken_config_is_named(tmp_path):
+def test_an_invalid_config_is_reported(tmp_path):
     save(byte_level(), tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("[]")
     with pytest.raises(
@@ -113,12 +113,13 @@ def test_a_broken_config_is_named(tmp_path):
         Tokenizer.load(tmp_path)
 
 
-def test_a_missing_tokenizer_says_what_is_needed(tmp_path):
-    with pytest.raises(ModelError, match=r"no tokenizer\.json, nor vocab\.json with merges\.txt"):
+def test_a_missing_tokenizer_reports_the_required_files(tmp_path):
+    message = r"neither tokenizer\.json nor vocab\.json with merges\.txt"
+    with pytest.raises(ModelError, match=message):
         Tokenizer.load(tmp_path)
 
 
-async def test_a_pool_gives_the_same_ids(llama_like):
+async def test_a_pool_returns_the_same_ids(llama_like):
     pool = TokenizerPool(llama_like, 2)
     try:
         texts = ["hello world", "The fox", "🙂"] * 5

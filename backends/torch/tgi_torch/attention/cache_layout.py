@@ -1,4 +1,7 @@
-"""What each mixer of a model keeps between steps, as sizes. Numbers only: imports no framework."""
+"""The sizes of the caches and states that a model's mixers keep between steps.
+
+Imports no framework.
+"""
 
 from __future__ import annotations
 
@@ -33,26 +36,26 @@ __all__ = [
 ]
 
 TokenMixer = Attention | LatentAttention
-"""Keeps something of every token."""
+"""Mixers that keep some values for every token."""
 
 RecurrentMixer = StateSpace | LinearAttention
-"""Keeps one state per sequence, whatever its length."""
+"""Mixers that keep one state of constant size per sequence."""
 
 GroupKind = Literal["full", "state", "cross"]
 
 ENCODER_QUERY_CHUNK = 256
-"""Queries whose scores over a whole encoder text exist at once."""
+"""Number of queries whose scores over a whole encoder text are in memory at once."""
 
 Shape = tuple[int, ...]
 
 
 def attention_layers(spec: ModelSpec) -> tuple[TokenMixer, ...]:
-    """The decoder's self attention mixers in order."""
+    """The decoder's self-attention mixers in order."""
     return tuple(mixer for mixer in _mixers(spec) if isinstance(mixer, TokenMixer))
 
 
 def cross_layers(spec: ModelSpec) -> tuple[CrossAttention, ...]:
-    """The decoder's cross attention mixers in order."""
+    """The decoder's cross-attention mixers in order."""
     return tuple(mixer for mixer in _mixers(spec) if isinstance(mixer, CrossAttention))
 
 
@@ -62,10 +65,10 @@ def recurrent_layers(spec: ModelSpec) -> tuple[RecurrentMixer, ...]:
 
 
 def group_kinds(spec: ModelSpec | GenericSpec) -> tuple[GroupKind, ...]:
-    """The cache groups of a model, in the order in which they are agreed. Windows only mask, so
-    their layers are in `full`.
+    """The cache groups of a model, in the order in which they are negotiated.
 
-    A model of an unknown family counts its tokens in blocks and has one cache object per sequence.
+    Layers with a window belong to `full`, because a window only masks keys. A model of an unknown
+    architecture counts its tokens in blocks and has one cache object per sequence.
     """
     if isinstance(spec, GenericSpec):
         return ("full", "state")
@@ -78,8 +81,9 @@ def group_kinds(spec: ModelSpec | GenericSpec) -> tuple[GroupKind, ...]:
 
 
 def values_per_token(spec: ModelSpec | GenericSpec) -> int:
-    """Values that one token keeps over all layers, and, with an encoder, one encoder token beside
-    it.
+    """Number of values that one token keeps over all layers.
+
+    Includes one token of the encoder, if the model has an encoder.
     """
     if isinstance(spec, GenericSpec):
         return 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim
@@ -93,13 +97,14 @@ def values_per_token(spec: ModelSpec | GenericSpec) -> int:
 
 
 def value_dim(mixer: Attention) -> int:
-    """Size of a value head."""
+    """The size of a value head."""
     return mixer.head_dim if mixer.v_head_dim is None else mixer.v_head_dim
 
 
 def recurrent_shapes(mixer: RecurrentMixer) -> tuple[Shape, Shape]:
-    """Of one sequence: the convolution window [channels, kernel - 1] and the recurrent state
-    [heads, …, …].
+    """The shapes of one sequence's convolution window and recurrent state.
+
+    These are [channels, kernel - 1] and [heads, …, …].
     """
     match mixer:
         case StateSpace(version=1):
@@ -125,10 +130,10 @@ def recurrent_shapes(mixer: RecurrentMixer) -> tuple[Shape, Shape]:
 
 
 def state_values(spec: ModelSpec | GenericSpec) -> tuple[int, int]:
-    """Values that one sequence keeps over all recurrent layers: in the compute dtype, and in
-    float32.
+    """Number of values that one sequence keeps over all recurrent layers.
 
-    None are known of an unknown family; its layers are all counted as attention, which needs more.
+    Returns the numbers in the compute dtype and in float32. Both are 0 for an unknown architecture,
+    whose layers are all counted as attention layers. These need more memory.
     """
     if isinstance(spec, GenericSpec):
         return 0, 0

@@ -1,7 +1,8 @@
-"""The cache of every mixer that keeps something between steps.
+"""The cache of every mixer that keeps data between steps.
 
-Attention keeps blocks of tokens, one pair of tensors per layer and one block table for all layers;
-cross attention the same of the encoder's tokens; a recurrent mixer keeps one state per sequence.
+Attention keeps blocks of tokens: a pair of tensors per layer, and one block table for all layers.
+Cross-attention keeps the same for the encoder's tokens. A recurrent mixer keeps one state per
+sequence.
 """
 
 from __future__ import annotations
@@ -30,22 +31,23 @@ __all__ = ["KVCache", "LayerCache", "LayerState", "bytes_per_block"]
 @final
 @dataclass(frozen=True)
 class LayerCache:
-    """Keys and values of one layer. A token's slot is block * block_size + offset."""
+    """Keys and values of one layer. The slot of a token is block * block_size + offset."""
 
     key: Tensor  # [num_blocks, block_size, num_kv_heads, head_dim]
-    # [num_blocks, block_size, num_kv_heads, v_head_dim]; of latent attention a view of the keys'
-    # beginnings
+    # [num_blocks, block_size, num_kv_heads, v_head_dim]. In latent attention the values are a view
+    # of the first part of the keys.
     value: Tensor
 
     def gather(self, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Copies of the keys and values at `slots` (int64 [N]): two of [N, num_kv_heads, head
-        size].
+        """Copy the keys and values at `slots` (int64 [N]).
+
+        Returns two tensors [N, num_kv_heads, head size].
         """
         return _take(self.key, slots), _take(self.value, slots)
 
     @property
     def owned(self) -> tuple[Tensor, ...]:
-        """The tensors with memory of their own."""
+        """The tensors that have memory of their own."""
         return (
             (self.key,) if self.value.data_ptr() == self.key.data_ptr() else (self.key, self.value)
         )
@@ -54,8 +56,9 @@ class LayerCache:
 @final
 @dataclass(frozen=True)
 class LayerState:
-    """What one recurrent layer keeps of each sequence: the inputs its convolution still sees, and
-    its recurrent state.
+    """The state of one recurrent layer for all sequences.
+
+    It consists of the last inputs of the convolution and the recurrent state.
     """
 
     window: Tensor  # [num_states, channels, kernel - 1], oldest first
@@ -65,21 +68,20 @@ class LayerState:
 @final
 @dataclass(frozen=True)
 class KVCache:
-    """The caches of all layers, each kind in the order of its layers. Blocks and states start
-    undefined.
+    """The caches of all layers, each kind in the order of its layers.
 
-    A block is never cleared, for nothing reads a token that was not written; a state is, when a
-    sequence starts.
+    Blocks and states are uninitialised. A block is never cleared, because no operation reads the
+    place of a token that was not written. A state is cleared when its sequence starts.
     """
 
     layers: tuple[LayerCache, ...]
     num_blocks: int
     block_size: int  # tokens
-    cross_layers: tuple[LayerCache, ...] = ()  # as many blocks, of the encoder's tokens
+    cross_layers: tuple[LayerCache, ...] = ()  # the same number of blocks, for encoder tokens
     states: tuple[LayerState, ...] = ()
 
     @classmethod
-    def allocate(  # noqa: PLR0917 - sizes, then where they lie
+    def allocate(  # noqa: PLR0917 - sizes, then dtype and device
         cls,
         spec: ModelSpec,
         num_blocks: int,
@@ -88,10 +90,11 @@ class KVCache:
         device: torch.device | str,
         num_states: int = 0,
     ) -> KVCache:
-        """Reserve `num_blocks` blocks of tokens, as many of encoder tokens, and `num_states`
-        states, whatever `spec` has use for.
+        """Allocate the tensors that `spec` needs.
 
-        Memory that the system maps on first use stays untouched until then.
+        These are `num_blocks` blocks of tokens, as many blocks of encoder tokens, and `num_states`
+        states. The memory is not touched, so a system that maps memory on first use does not map
+        it yet.
         """
 
         def allocate_blocks(num_heads: int, size: int) -> Tensor:
@@ -125,28 +128,30 @@ class KVCache:
         )
 
     def copy_blocks(self, sources: Tensor, targets: Tensor) -> None:
-        """Copy whole blocks of tokens in every layer; int64 [N] each. All sources are read before
-        any target is written.
+        """Copy whole blocks of tokens in every layer. `sources` and `targets` are int64 [N].
+
+        All sources are read before any target is written.
         """
         for layer in self.layers:
             for side in layer.owned:
                 side.index_copy_(0, targets, side.index_select(0, sources))
 
     def clear_states(self, states: Tensor) -> None:
-        """Make `states` (int64 [N]) those of sequences that have seen nothing."""
+        """Reset `states` (int64 [N]) to the beginning of a sequence."""
         for layer in self.states:
             layer.window.index_fill_(0, states, 0)
             layer.recurrent.index_fill_(0, states, 0)
 
 
 def bytes_per_block(spec: ModelSpec, block_size: int, dtype: torch.dtype) -> int:
-    """Bytes that one block of `block_size` tokens takes over all layers, the block of encoder
-    tokens beside it included.
+    """Size in bytes of one block of `block_size` tokens over all layers.
+
+    Includes the block of encoder tokens, if the model has an encoder.
     """
     return values_per_token(spec) * block_size * dtype.itemsize
 
 
 def _take(side: Tensor, slots: Tensor) -> Tensor:
-    # Selecting rows of a matrix is several times faster than selecting slices of a tensor of three
+    # Selecting rows of a matrix is several times as fast as selecting slices of a tensor with three
     # dimensions.
     return side.flatten(0, 1).flatten(1).index_select(0, slots).view(-1, *side.shape[2:])

@@ -1,10 +1,9 @@
-"""Attention over a paged cache in plain PyTorch: the reference that every faster implementation is
-measured against.
+"""Attention over a paged cache in plain PyTorch, the reference for faster implementations.
 
-One step holds rows of any length. Rows of one query token (decode rows) are gathered and computed
-together; the others (prefill rows) one after the other. A gather reads positions of its own
-sequence only: where rows differ in length, the shorter ones are padded with their own oldest
-visible token and masked, so that what unused blocks hold (NaN included) never enters a product.
+A step contains rows of any length. Rows of one query token (decode rows) are computed together,
+the others (prefill rows) one after the other. A gather reads only positions of the row's own
+sequence: shorter rows are padded with their own oldest visible token and masked. So the contents of
+unused blocks, even NaN, never enter a product.
 
 Shapes: T tokens of all rows, R rows, H query heads, K kv heads, G = H / K, D head size, L context.
 """
@@ -27,7 +26,6 @@ __all__ = [
     "AttentionSettings",
     "CrossMetadata",
     "EncoderInput",
-    "alibi_slopes",
     "paged_attention",
     "plan_attention",
     "plan_cross_attention",
@@ -37,21 +35,17 @@ __all__ = [
 @final
 @dataclass(frozen=True)
 class EncoderInput:
-    """The sequences whose encoder runs at the beginning of a step, one after the other. E tokens in
-    all.
-    """
+    """The sequences whose encoder runs at the beginning of a step, E tokens in total."""
 
     token_ids: Tensor  # int64 [E]
     lengths: tuple[int, ...]
-    slot_mapping: Tensor  # int64 [E]: where the cross keys and values of each token are written
+    slot_mapping: Tensor  # int64 [E]: the slot of each token's cross-attention key and value
 
 
 @final
 @dataclass(frozen=True)
 class CrossMetadata:
-    """What the rows of a step see of their encoders' tokens, which have block tables of their
-    own.
-    """
+    """The encoder tokens that the rows of a step attend to. They have their own block tables."""
 
     block_tables: Tensor  # int32 [R, max_blocks], padded with 0
     encoder_lens: tuple[int, ...]  # [R]
@@ -61,30 +55,27 @@ class CrossMetadata:
 @final
 @dataclass(frozen=True)
 class AttentionMetadata:
-    """Where the tokens of one step stand. The rows' tokens lie one row after the other, in batch
-    order.
+    """The positions and cache slots of a step's tokens, concatenated row after row in batch order.
 
     Row i has `query_lens[i]` new tokens, the last of them at position `context_lens[i] - 1`.
     """
 
     positions: Tensor  # int64 [T]
-    # int64 [T], block * block_size + offset: where each token's key and value are written
-    slot_mapping: Tensor
+    slot_mapping: Tensor  # int64 [T], block * block_size + offset of each token's key and value
     block_tables: Tensor  # int32 [R, max_blocks], padded with 0
-    cu_seqlens_q: Tensor  # int32 [R + 1], cumulated query_lens
+    cu_seqlens_q: Tensor  # int32 [R + 1], cumulative sums of query_lens
     seq_lens: Tensor  # int32 [R], context_lens
-    query_lens: tuple[int, ...]  # the same on the host, so that no kernel is waited for
+    query_lens: tuple[int, ...]  # on the host, so that reading them waits for no kernel
     context_lens: tuple[int, ...]
-    states: Tensor | None = (
-        None  # int64 [R]: the state of each row, in models with recurrent layers
-    )
+    states: Tensor | None = None  # int64 [R], the rows' states, in models with recurrent layers
     cross: CrossMetadata | None = None  # in models with an encoder
-    prompt_lens: tuple[int, ...] = ()  # of the rows' sequences; () = no longer than the contexts
+    prompt_lens: tuple[int, ...] = ()  # of the rows' sequences; () if no longer than the contexts
 
     @property
     def rotary_lens(self) -> tuple[int, ...]:
-        """The length each row's rotation is chosen for, so that a prompt in chunks is rotated as a
-        whole one.
+        """The length for which each row's rotation is chosen.
+
+        It includes the whole prompt, so that prefill chunks get the rotation of the whole prompt.
         """
         return (
             tuple(map(max, self.context_lens, self.prompt_lens))
@@ -96,7 +87,7 @@ class AttentionMetadata:
 @final
 @dataclass(frozen=True)
 class AttentionSettings:
-    """What one attention layer asks for beyond its operands."""
+    """The parameters of one attention layer."""
 
     scale: float
     softcap: float | None = None
@@ -106,17 +97,18 @@ class AttentionSettings:
 
     @property
     def plain(self) -> bool:
-        """Whether a fused softmax(q k) v is all that is needed."""
+        """Whether softmax(scale q k) v is sufficient, so that a fused kernel can be used."""
         return self.softcap is None and self.sinks is None and not self.has_bias
 
     @property
     def has_bias(self) -> bool:
-        """Whether scores depend on the distance of query and key."""
+        """Whether scores depend on the distance between query and key."""
         return self.alibi_slopes is not None or self.relative_bias is not None
 
     def bias(self, distance: Tensor) -> Tensor | None:
-        """What is added to the scores of [..., Q, L] distances (query position - key position):
-        float32 [..., H, Q, L].
+        """The addend of the scores for [..., Q, L] distances (query position - key position).
+
+        float32 [..., H, Q, L], or None if there is none.
         """
         if self.alibi_slopes is not None:
             return self.alibi_slopes.view(-1, 1, 1) * -distance.unsqueeze(-3)
@@ -128,7 +120,7 @@ class AttentionSettings:
 class DecodeGroup:
     """All rows of one query token."""
 
-    tokens: Tensor  # int64 [R], their places in the step
+    tokens: Tensor  # int64 [R], their token indices in the step
     slots: Tensor  # int64 [R * L]
     visible: Tensor  # bool [R, 1, 1, L]
     distance: Tensor  # int64 [R, 1, L], query position - key position
@@ -139,17 +131,17 @@ class DecodeGroup:
 class PrefillRow:
     """A row of several query tokens."""
 
-    start: int  # its tokens are start … stop - 1 of the step
+    start: int  # its tokens are those from start to stop - 1 in the step
     stop: int
     slots: Tensor  # int64 [L]
-    visible: Tensor | None  # bool [query_len, L]; None = plainly causal and square
+    visible: Tensor | None  # bool [query_len, L]; None if the mask is causal and square
     distance: Tensor  # int64 [query_len, L], query position - key position
 
 
 @final
 @dataclass(frozen=True)
 class AttentionPlan:
-    """What the reference derives from the metadata once per step for all layers of one window."""
+    """Data derived from the metadata once per step, for all layers with the same window."""
 
     decode: DecodeGroup | None
     prefills: tuple[PrefillRow, ...]
@@ -158,8 +150,9 @@ class AttentionPlan:
 def plan_attention(
     metadata: AttentionMetadata, block_size: int, window: int | None
 ) -> AttentionPlan:
-    """Find the slots each row reads. Positions that left `window` are not read, so their blocks may
-    be gone.
+    """Find the slots that each row reads.
+
+    Positions outside `window` are not read, so their blocks may already be free.
     """
     decode_rows: list[int] = []
     decode_tokens: list[int] = []
@@ -199,9 +192,7 @@ def _gather_rows(
     spans: list[tuple[int, int]],
     block_size: int,
 ) -> DecodeGroup:
-    """A group of the `rows` of `tables`, each of which sees the positions of its span (first,
-    end).
-    """
+    """Build a group of `rows` of `tables`, each of which attends to its span (first, end)."""
     device = tables.device
     firsts, ends = [first for first, _ in spans], [end for _, end in spans]
     width = max(end - first for end, first in zip(ends, firsts, strict=True))
@@ -246,7 +237,7 @@ def _plan_prefill(
 
 
 def plan_cross_attention(metadata: AttentionMetadata, block_size: int) -> AttentionPlan:
-    """The same over the encoders' tokens: every query token of a row sees all of them."""
+    """As `plan_attention`, for encoder tokens. Every query of a row attends to all of them."""
     cross = metadata.cross
     assert cross is not None
     single: list[int] = []
@@ -276,10 +267,9 @@ def plan_cross_attention(metadata: AttentionMetadata, block_size: int) -> Attent
 def paged_attention(
     query: Tensor, cache: LayerCache, plan: AttentionPlan, settings: AttentionSettings
 ) -> Tensor:
-    """Attention of `query` [T, H, D] over the tokens its rows have in `cache`; the step's own
-    tokens are written already.
+    """Attention of `query` [T, H, D] over the tokens of each row in `cache`.
 
-    Returns [T, H * Dv] in the query's dtype.
+    The keys and values of this step must be in the cache. Returns [T, H * Dv] in the query's dtype.
     """
     num_tokens, num_heads, _ = query.shape
     out = query.new_empty(num_tokens, num_heads, cache.value.shape[-1])
@@ -303,15 +293,17 @@ def paged_attention(
 def _attend_decode(
     query: Tensor, cache: LayerCache, group: DecodeGroup, settings: AttentionSettings
 ) -> Tensor:
-    """The query heads of one kv head take the place of query positions: they share keys, values and
-    mask. [R, H, Dv].
+    """Compute the decode rows [R, H, D] to [R, H, Dv].
+
+    The query heads of one kv head share keys, values and mask, so they form the query dimension.
     """
     rows, num_heads, head_dim = query.shape
     num_kv_heads = cache.key.shape[2]
     grouped = query.view(rows, num_kv_heads, num_heads // num_kv_heads, head_dim)
+    # [R, K, L, D] each.
     key, value = (
         side.view(rows, -1, *side.shape[1:]).transpose(1, 2) for side in cache.gather(group.slots)
-    )  # [R, K, L, D]
+    )
     if settings.plain:
         out = functional.scaled_dot_product_attention(
             grouped, key, value, attn_mask=group.visible, scale=settings.scale
@@ -329,13 +321,12 @@ def _attend_decode(
 def _attend_prefill(
     query: Tensor, cache: LayerCache, row: PrefillRow, settings: AttentionSettings
 ) -> Tensor:
-    """One row: [query_len, H, D] to [query_len, H, Dv]."""
+    """Compute one prefill row [query_len, H, D] to [query_len, H, Dv]."""
     query_len, num_heads, head_dim = query.shape
     num_kv_heads = cache.key.shape[2]
     group = num_heads // num_kv_heads
-    heads = query.view(query_len, num_kv_heads, group, head_dim).permute(
-        1, 2, 0, 3
-    )  # [K, G, query_len, D]
+    # [K, G, query_len, D]
+    heads = query.view(query_len, num_kv_heads, group, head_dim).permute(1, 2, 0, 3)
     key, value = (
         side.transpose(0, 1).unsqueeze(1).expand(-1, group, -1, -1)
         for side in cache.gather(row.slots)
@@ -370,11 +361,10 @@ def _attend_explicitly(
     sinks: Tensor | None,
     settings: AttentionSettings,
 ) -> Tensor:
-    """softmax(softcap(scale q k) + bias) v with the sinks' share of the softmax thrown away; scores
-    in float32.
+    """softmax(softcap(scale q k) + bias) v, with scores in float32.
 
-    query [..., Q, D], key and value [..., L, D]; `visible`, `bias` broadcast to [..., Q, L],
-    `sinks` to [..., Q].
+    Sinks take part in the softmax, and their weights are then dropped. query is [..., Q, D], key
+    and value [..., L, D]. `visible` and `bias` broadcast to [..., Q, L], `sinks` to [..., Q].
     """
     scores = (query @ key.transpose(-1, -2)).float() * settings.scale
     if settings.softcap is not None:
@@ -387,15 +377,3 @@ def _attend_explicitly(
         scores = torch.cat([scores, column], dim=-1)
     weights = torch.softmax(scores, dim=-1)[..., : key.shape[-2]]
     return weights.to(value.dtype) @ value
-
-
-def alibi_slopes(num_heads: int, bias_max: float = 8.0) -> Tensor:
-    """Slopes of ALiBi (arXiv 2108.12409, section 3, where `bias_max` is 8), float32 [num_heads].
-
-    For a power of two n they are 2^(-8/n), 2^(-16/n), …; any other count takes the slopes of the
-    power below it, then every second slope of the power above it.
-    """
-    below = 1 << (num_heads.bit_length() - 1)
-    exponents = [-bias_max * (i + 1) / below for i in range(below)]
-    exponents += [-bias_max * (2 * i + 1) / (2 * below) for i in range(num_heads - below)]
-    return torch.tensor([2.0**exponent for exponent in exponents], dtype=torch.float32)

@@ -1,7 +1,7 @@
-"""The encoder and the attention to it.
+"""The encoder, and the decoder's cross-attention to the encoder's output.
 
-An encoder runs whole, at the beginning of the step in which its sequence starts. What stays of it
-are the keys and values that the decoder's cross attention layers make of its output.
+The encoder processes the whole input of a sequence at the beginning of the sequence's first step.
+Only the keys and values that the cross-attention layers compute from its output are kept.
 
 Shapes: E tokens of all encoders of a step, T tokens of the decoder, H heads, D head size.
 """
@@ -39,7 +39,7 @@ __all__ = [
 @final
 @dataclass(frozen=True)
 class EncoderAttentionMixer:
-    """Self attention in both directions over each text, nothing of which is kept."""
+    """Bidirectional self-attention over each input text. It keeps no cache."""
 
     qkv: Linear  # rows: query heads, key heads, value heads
     output: Linear
@@ -48,9 +48,8 @@ class EncoderAttentionMixer:
     bias: RelativePositionBias | None
 
     def __call__(self, x: Tensor, context: StepContext) -> Tensor:
-        query, key, value = (
-            self.qkv(x).view(x.shape[0], 3, self.num_heads, -1).permute(1, 2, 0, 3)
-        )  # [H, E, D] each
+        # [H, E, D] each.
+        query, key, value = self.qkv(x).view(x.shape[0], 3, self.num_heads, -1).permute(1, 2, 0, 3)
         out = torch.empty_like(query)
         for start, stop in pairwise(_bounds(context.metadata.query_lens)):
             position = torch.arange(stop - start, device=x.device)
@@ -71,14 +70,14 @@ class EncoderAttentionMixer:
 @final
 @dataclass(frozen=True)
 class CrossAttentionMixer:
-    """Attention to the encoder's output, whose keys and values are in a cache of their own."""
+    """Attention to the encoder's output, whose keys and values have a cache of their own."""
 
     ops: Ops
     query: Linear
     key_value: Linear  # rows: key heads, value heads
     output: Linear
     num_heads: int
-    layer: int  # its place among the cross caches
+    layer: int  # index of the layer's cross-attention cache
     settings: AttentionSettings
 
     def __call__(self, x: Tensor, context: StepContext) -> Tensor:
@@ -89,7 +88,7 @@ class CrossAttentionMixer:
         )
 
     def write(self, encoded: Tensor, slot_mapping: Tensor, kv_cache: KVCache) -> None:
-        """Store keys and values of the encoder's output [E, hidden] at int64 [E]."""
+        """Store the keys and values of the encoder's output [E, hidden] at int64 [E] slots."""
         key, value = self.key_value(encoded).view(encoded.shape[0], 2, self.num_heads, -1).unbind(1)
         self.ops.write_kv(key, value, kv_cache.cross_layers[self.layer], slot_mapping)
 
@@ -97,7 +96,7 @@ class CrossAttentionMixer:
 @final
 @dataclass(frozen=True)
 class Encoder:
-    """Texts to keys and values for the decoder."""
+    """Turns input texts into keys and values for the decoder."""
 
     embedding: Callable[[Tensor, Tensor], Tensor]
     blocks: tuple[ResidualBlock, ...]
@@ -105,7 +104,7 @@ class Encoder:
     readers: tuple[CrossAttentionMixer, ...]
 
     def run(self, inputs: EncoderInput, kv_cache: KVCache) -> None:
-        """Encode the texts of `inputs` and store what the decoder reads of them."""
+        """Encode the texts of `inputs` and store the keys and values of the decoder's layers."""
         context = StepContext(
             metadata=_encoder_metadata(inputs), kv_cache=kv_cache, rotations=(), plans=()
         )
@@ -118,8 +117,9 @@ class Encoder:
 
 
 def relative_biases(build: BuildContext) -> Callable[[Attention, str], RelativePositionBias | None]:
-    """Finds the position bias of an attention mixer by its prefix; a shared one is that of the
-    first layer of the stack.
+    """Return a function that finds the position bias of an attention mixer by its prefix.
+
+    A shared bias is that of the first layer in the stack.
     """
     shared: dict[str, RelativePositionBias] = {}
 
@@ -144,8 +144,9 @@ def relative_biases(build: BuildContext) -> Callable[[Attention, str], RelativeP
 def build_encoder_attention(
     build: BuildContext, spec: Attention, prefix: str, bias: RelativePositionBias | None
 ) -> Mixer:
-    """Attention with roles `<prefix>.{q,k,v,o}…`. Raises `ModelError` for what no encoder here
-    has.
+    """Build attention with the parameters `<prefix>.{q,k,v,o}…`.
+
+    Raises `ModelError` for a kind of attention that is not implemented for encoders.
     """
     plain = Attention(
         num_heads=spec.num_heads,
@@ -159,7 +160,7 @@ def build_encoder_attention(
     )
     if spec != plain:
         raise ModelError(
-            "this kind of attention is not built for encoders.",
+            "this kind of attention is not implemented for encoders.",
             "Choose another model or another backend.",
         )
     size = spec.num_heads * spec.head_dim
@@ -177,7 +178,7 @@ def build_encoder_attention(
 def build_cross_attention(
     build: BuildContext, spec: CrossAttention, prefix: str, *, layer: int
 ) -> CrossAttentionMixer:
-    """Cross attention with roles `<prefix>.{q,k,v,o}…`."""
+    """Build cross-attention with the parameters `<prefix>.{q,k,v,o}…`."""
     size, hidden = spec.num_heads * spec.head_dim, build.hidden_size
     return CrossAttentionMixer(
         ops=build.ops,
@@ -193,7 +194,7 @@ def build_cross_attention(
 
 
 def _encoder_metadata(inputs: EncoderInput) -> AttentionMetadata:
-    """Positions and lengths; there are no blocks."""
+    """Positions and lengths of the encoder's tokens. There are no blocks."""
     device = inputs.token_ids.device
     bounds = torch.tensor(_bounds(inputs.lengths), dtype=torch.int32, device=device)
     return AttentionMetadata(

@@ -1,4 +1,7 @@
-"""What a light half says of a family that only `transformers` may know. Imports no framework."""
+"""Which models of unknown architectures the `transformers` fallback supports.
+
+A backend calls these functions before it imports torch, so this module imports no framework.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ __all__ = ["refused_by_fallback", "slow_by_fallback"]
 
 
 def refused_by_fallback(spec: GenericSpec, config: EngineConfig) -> tuple[str, ...]:
-    """Why the fallback cannot run this model, as far as that shows before loading; empty if nothing
-    does.
+    """Reasons why the fallback cannot run this model, as far as they are known before loading.
+
+    Empty if there are none.
     """
     name = f"the architecture `{spec.model_type}` is not built in"
     if find_spec("transformers") is None:
@@ -32,7 +36,7 @@ def refused_by_fallback(spec: GenericSpec, config: EngineConfig) -> tuple[str, .
 
 
 def slow_by_fallback(spec: GenericSpec) -> str:
-    """Why a model that it runs is slow, for the line at start."""
+    """The reason why a model is slow in the fallback, for the log at startup."""
     return (
         f"the architecture `{spec.model_type}` is not built in: it runs with transformers'"
         " modelling code, one sequence after the other and without a prefix cache"

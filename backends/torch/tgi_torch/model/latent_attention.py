@@ -1,13 +1,13 @@
 """Multi-head latent attention (DeepSeek V2, arXiv 2405.04434) over the paged cache.
 
-A token keeps one vector for all heads: its normalised latent vector and its rotated key part. The
-projection up from the latent vector is not applied to what is kept; it moves to the other side of
-both products (section 2.1.2 of the paper):
+The cache contains one vector per token for all heads: the normalised latent vector, followed by the
+rotated part of the key. The up-projection is not applied to the cached vectors. It is moved to the
+other operand of both products (section 2.1.2 of the paper):
 
     q_nope · (W_k latent) = (W_k' q_nope) · latent          sum p (W_v latent) = W_v (sum p latent)
 
-So each step is attention of all query heads over one kv head, whose value is the beginning of its
-key.
+So each step computes attention of all query heads over a single kv head, whose value is the first
+part of its key.
 
 Shapes: T tokens, H heads, L the latent vector's size, N and R a head's sizes without and with
 rotation, V a value head's size.
@@ -40,20 +40,19 @@ __all__ = ["LatentAttentionMixer", "build_latent_attention"]
 @final
 @dataclass(frozen=True)
 class LatentAttentionMixer:
-    """Latent attention. Heads of keys and values are never built."""
+    """Latent attention. The keys and values of the individual heads are never built."""
 
     ops: Ops
     spec: LatentAttention
     project_query: Transform  # [T, hidden] to [T, H * (N + R)]
     project_latent: Linear  # [T, hidden] to [T, L + R]
     latent_norm: Transform
-    expand: (
-        Tensor  # [H * (N + V), L] up from the latent vector: a head's key rows, then its value rows
-    )
+    # [H * (N + V), L], the up-projection: for each head its key rows, then its value rows
+    expand: Tensor
     output: Linear
-    layer: int  # its place in the cache
-    plan: int  # its place in StepContext.plans
-    rotation: int  # its place in StepContext.rotations
+    layer: int  # index of the layer's cache
+    plan: int  # index in StepContext.plans
+    rotation: int  # index in StepContext.rotations
     settings: AttentionSettings
 
     def __call__(self, x: Tensor, context: StepContext) -> Tensor:
@@ -90,7 +89,7 @@ class LatentAttentionMixer:
 @final
 @dataclass(frozen=True)
 class LowRankQuery:
-    """up(norm(down(x)))."""
+    """The query projection up(norm(down(x)))."""
 
     down: Linear
     norm: Transform
@@ -103,8 +102,9 @@ class LowRankQuery:
 def build_latent_attention(
     build: BuildContext, spec: LatentAttention, prefix: str, *, layer: int, plan: int, rotation: int
 ) -> Mixer:
-    """Latent attention with roles `<prefix>.{q | q_a, q_a_norm, q_b, kv_a, kv_a_norm, kv_b,
-    o}…`.
+    """Build latent attention.
+
+    Its parameters are `<prefix>.{q | q_a, q_a_norm, q_b, kv_a, kv_a_norm, kv_b, o}…`.
     """
     value_size = spec.num_heads * spec.v_head_dim
     return LatentAttentionMixer(

@@ -1,4 +1,4 @@
-"""The parts that mixers and the decoder are put together from."""
+"""The components from which mixers and the decoder are built."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ Transform = Callable[[Tensor], Tensor]
 
 
 class StepContext(NamedTuple):
-    """What the layers share during one step."""
+    """Data that all layers share during one step."""
 
     metadata: AttentionMetadata
     kv_cache: KVCache
     rotations: tuple[Rotation, ...]  # one per distinct rope of the model
     plans: tuple[Any, ...]  # one per distinct window, made by `Ops.plan_attention`
-    cross_plan: Any = None  # of models with an encoder, made by `Ops.plan_cross_attention`
-    state_plan: Any = None  # of models with recurrent layers, made by `Ops.plan_states`
+    cross_plan: Any = None  # in models with an encoder, made by `Ops.plan_cross_attention`
+    state_plan: Any = None  # in models with recurrent layers, made by `Ops.plan_states`
 
 
 Mixer = Callable[[Tensor, StepContext], Tensor]
 
 
 class BuildContext(NamedTuple):
-    """What every builder needs."""
+    """The arguments that every builder needs."""
 
     ops: Ops
     parameters: Parameters
@@ -64,10 +64,10 @@ class BuildContext(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Linear:
-    """x W' + b."""
+    """A linear layer, x W' + b."""
 
     apply: Callable[[Tensor, Any, Tensor | None], Tensor]
-    weight: Tensor | QuantizedMatrix  # [out, in], as `apply` wants it
+    weight: Tensor | QuantizedMatrix  # [out, in], in the form that `apply` requires
     bias: Tensor | None  # [out]
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -77,8 +77,10 @@ class Linear:
 def build_linear(
     build: BuildContext, prefix: str, rows: dict[str, int], columns: int, *, bias: bool
 ) -> Linear:
-    """One linear for the projections named in `rows`, stacked in that order; role
-    `<prefix>.<name>.weight`.
+    """Build one linear layer for the projections named in `rows`, stacked in that order.
+
+    The values of `rows` are output sizes. The parameters are `<prefix>.<name>.weight`, and
+    `<prefix>.<name>.bias` if `bias`.
     """
     store, quantization = build.parameters, build.quantization
     names = {f"{prefix}.{name}.weight": n for name, n in rows.items()}
@@ -99,7 +101,7 @@ def build_linear(
 def build_embedding_or_head_table(
     build: BuildContext, parameter: str, rows: int, columns: int
 ) -> Tensor | QuantizedMatrix:
-    """The table of an embedding or a head: role `parameter` [rows, columns]."""
+    """Create the table [rows, columns] of an embedding or a head as `parameter`."""
     if build.quantization is None:
         return build.parameters.create(parameter, rows, columns)
     return build.parameters.create_quantized(
@@ -108,14 +110,14 @@ def build_embedding_or_head_table(
 
 
 def build_head(build: BuildContext, table: Tensor | QuantizedMatrix, bias: Tensor | None) -> Linear:
-    """The linear over such a table."""
+    """Build the linear layer over the table of a head."""
     return Linear(
         build.ops.linear if isinstance(table, Tensor) else _multiply_quantized, table, bias
     )
 
 
 def build_lookup(build: BuildContext, table: Tensor | QuantizedMatrix) -> Transform:
-    """Rows of such a table: int64 [T] to [T, columns]."""
+    """Build the lookup of embedding rows: int64 [T] to [T, columns]."""
     return (
         partial(_lookup, build.ops.embedding, table) if isinstance(table, Tensor) else table.lookup
     )
@@ -132,7 +134,7 @@ def _multiply_quantized(x: Tensor, weight: QuantizedMatrix, bias: Tensor | None)
 @final
 @dataclass(frozen=True)
 class LayerNorm:
-    """Layer normalisation."""
+    """Layer normalisation over the last dimension."""
 
     apply: Callable[[Tensor, Tensor | None, Tensor | None, float], Tensor]
     weight: Tensor | None  # [size]
@@ -146,7 +148,7 @@ class LayerNorm:
 @final
 @dataclass(frozen=True)
 class RMSNorm:
-    """Root mean square normalisation."""
+    """Root mean square normalisation over the last dimension."""
 
     apply: Callable[[Tensor, Tensor, float], Tensor]
     weight: Tensor  # [size]
@@ -157,12 +159,15 @@ class RMSNorm:
 
 
 def identity(x: Tensor) -> Tensor:
-    """What stands where an optional part is absent."""
+    """Return `x`. Replaces an optional part that the model does not have."""
     return x
 
 
 def build_norm(build: BuildContext, norm: Norm | None, prefix: str, size: int) -> Transform:
-    """The norm with its own parameters `<prefix>.weight` and `<prefix>.bias`."""
+    """Build a norm with the parameters `<prefix>.weight` and `<prefix>.bias`.
+
+    Returns `identity` if `norm` is None.
+    """
     if norm is None:
         return identity
     ops, parameters = build.ops, build.parameters

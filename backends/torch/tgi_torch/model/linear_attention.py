@@ -34,19 +34,20 @@ _LENGTH_EPS = 1e-6
 @final
 @dataclass(frozen=True)
 class LinearAttentionMixer:
-    """A matrix state per head that maps keys to values; each token corrects what the state says of
-    its key.
+    """Linear attention with one state matrix per head, which maps keys to values.
+
+    Each token corrects the value that the state returns for the token's key.
     """
 
     ops: Ops
     spec: LinearAttention
     project: Linear  # rows: query heads, key heads, value heads, gate, beta, decay
-    convolve: Convolution  # of the first three
+    convolve: Convolution  # for the first three
     dt_bias: Tensor  # [H]
     a_log: Tensor  # [H]
-    norm: Transform  # of each head's output, before the gate
+    norm: Transform  # for each head's output, before the gate
     output: Linear
-    layer: int  # its place among the states
+    layer: int  # index of the layer's state
 
     def __call__(self, x: Tensor, context: StepContext) -> Tensor:
         spec = self.spec
@@ -74,7 +75,7 @@ class LinearAttentionMixer:
         return self.output(y.flatten(1).to(x.dtype))
 
     def _heads(self, side: Tensor) -> Tensor:
-        """Queries or keys of length one, for each value head: [T, H, K]."""
+        """Queries or keys, scaled to length one and repeated for the value heads: [T, H, K]."""
         heads = side.reshape(-1, self.spec.num_key_heads, self.spec.key_head_dim)
         heads = heads * torch.rsqrt(heads.square().sum(-1, keepdim=True) + _LENGTH_EPS)
         return heads.repeat_interleave(self.spec.num_value_heads // self.spec.num_key_heads, dim=1)
@@ -83,8 +84,9 @@ class LinearAttentionMixer:
 def build_linear_attention(
     build: BuildContext, spec: LinearAttention, prefix: str, *, layer: int
 ) -> Mixer:
-    """Linear attention; `layer` is its place among the states. Roles: see
-    `tgi.architectures.parameter_names`.
+    """Build linear attention. `layer` is the index of its state.
+
+    `tgi.architectures.parameter_names` lists its parameters.
     """
     parameters, heads = build.parameters, spec.num_value_heads
     keys, values = spec.num_key_heads * spec.key_head_dim, heads * spec.value_head_dim

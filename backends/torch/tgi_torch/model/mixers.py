@@ -1,5 +1,6 @@
-"""The mixers of the grammar. Whatever a spec leaves open is decided by the builders; calls do not
-branch on the spec.
+"""The attention and MLP mixers of a `ModelSpec`.
+
+The builders make every choice that depends on the spec. Calls do not branch on the spec.
 
 Shapes: T tokens, H query heads, K kv heads, D head size.
 """
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from tgi.architectures import MLP, Activation, Attention, Norm
 from tgi.backend import ModelError
-from tgi_torch.attention.paged import AttentionSettings, alibi_slopes
+from tgi_torch.attention.alibi import alibi_slopes
+from tgi_torch.attention.paged import AttentionSettings
 from tgi_torch.model.layers import (
     BuildContext,
     Linear,
@@ -40,7 +42,7 @@ Rotate = Callable[[Tensor, StepContext], None]
 @final
 @dataclass(frozen=True)
 class AttentionMixer:
-    """Self attention over the paged cache."""
+    """Self-attention over the paged cache."""
 
     ops: Ops
     qkv: Linear  # rows: query heads, key heads, value heads
@@ -49,12 +51,12 @@ class AttentionMixer:
     num_kv_heads: int
     head_dim: int
     v_head_dim: int
-    layer: int  # its place in the cache
-    plan: int  # its place in StepContext.plans
+    layer: int  # index of the layer's cache
+    plan: int  # index in StepContext.plans
     clip: Transform
-    normalize: Transform  # of the query and key heads [T, H + K, D]
-    rotate: Rotate  # likewise, in place
-    gate: Callable[[Tensor, Tensor], Tensor]  # (x, the heads' outputs) to like the latter
+    normalize: Transform  # for the query and key heads [T, H + K, D]
+    rotate: Rotate  # for the same heads, in place
+    gate: Callable[[Tensor, Tensor], Tensor]  # (x, outputs of the heads) to gated outputs
     settings: AttentionSettings
 
     def __call__(self, x: Tensor, context: StepContext) -> Tensor:
@@ -85,8 +87,10 @@ def build_attention(
     rotation: int | None,
     relative_bias: RelativePositionBias | None = None,
 ) -> Mixer:
-    """Attention with roles `<prefix>.{q,k,v,o,q_norm,k_norm}…`; `rotation` is its place in
-    `StepContext.rotations`.
+    """Build attention with the parameters `<prefix>.{q,k,v,o,q_norm,k_norm}…`.
+
+    `rotation` is the index in `StepContext.rotations`. Raises `ModelError` if the attention is not
+    causal.
     """
     if not spec.causal:
         raise ModelError(
@@ -167,7 +171,7 @@ def _build_qk_norm(build: BuildContext, spec: Attention, prefix: str) -> Transfo
 def _build_norm_of_heads(
     build: BuildContext, spec: Attention, norm: Norm | None, prefix: str, num_heads: int
 ) -> Transform:
-    """The norm of heads [T, num_heads, D]."""
+    """Build the norm of heads [T, num_heads, D]."""
     if norm is None:
         return identity
     match spec.qk_norm_over:
@@ -178,8 +182,8 @@ def _build_norm_of_heads(
                 _over_all_heads, build_norm(build, norm, prefix, num_heads * spec.head_dim)
             )
         case "each_head":
-            assert norm.weight, "a norm for each head is told from the others by its weight"
-            assert not (norm.bias or norm.unit_offset), "no model has these here"
+            assert norm.weight, "without weights, a norm for each head is the norm over a head"
+            assert not (norm.bias or norm.unit_offset), "not supported in a norm for each head"
             plain = build_norm(
                 build, msgspec.structs.replace(norm, weight=False), prefix, spec.head_dim
             )
@@ -209,7 +213,7 @@ def _build_rotate(ops: Ops, spec: Attention, rotation: int | None) -> Rotate:
 
 
 def _no_rotation(heads: Tensor, context: StepContext) -> None:
-    """Positions reach the model another way."""
+    """Do nothing, for models that use no rotary embedding."""
 
 
 def _rotate(
@@ -225,7 +229,7 @@ def _rotate(
 @final
 @dataclass(frozen=True)
 class MLPMixer:
-    """down(activation(expand(x))); a gated one expands to gate and up in one product."""
+    """down(activation(expand(x))). If gated, `expand` computes gate and up in one product."""
 
     expand: Linear
     activation: Transform
@@ -236,7 +240,7 @@ class MLPMixer:
 
 
 def build_mlp(build: BuildContext, spec: MLP, prefix: str) -> MLPMixer:
-    """A feed-forward layer with roles `<prefix>.{gate,up,down}…`."""
+    """Build a feed-forward layer with the parameters `<prefix>.{gate,up,down}…`."""
     names = ("gate", "up") if spec.gated else ("up",)
     rows = dict.fromkeys(names, spec.intermediate_size)
     apply = build.ops.gated_activation if spec.gated else build.ops.activation

@@ -1,4 +1,4 @@
-"""Mixture of experts, one expert after the other.
+"""A mixture of experts that computes one expert after the other.
 
 Shapes: T tokens, E experts, k experts per token, n the experts' inner size, h the hidden size.
 """
@@ -23,7 +23,7 @@ __all__ = ["MixtureOfExpertsMixer", "build_mixture_of_experts", "route"]
 @final
 @dataclass(frozen=True)
 class Experts:
-    """The weights of all experts, stacked."""
+    """The stacked weights of all experts."""
 
     expand: Tensor  # [E, 2 n, h] gate over up, or [E, n, h]
     expand_bias: Tensor | None  # [E, 2 n] or [E, n]
@@ -34,7 +34,7 @@ class Experts:
     linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
     def __call__(self, x: Tensor, expert: int) -> Tensor:
-        """One expert's output [T', h] for x [T', h]."""
+        """Compute the output [T', h] of one expert for x [T', h]."""
         expand_bias = None if self.expand_bias is None else self.expand_bias[expert]
         down_bias = None if self.down_bias is None else self.down_bias[expert]
         inner = self.activation(self.linear(x, self.expand[expert], expand_bias), self.kind)
@@ -44,7 +44,7 @@ class Experts:
 @final
 @dataclass(frozen=True)
 class MixtureOfExpertsMixer:
-    """Each token through its chosen experts, their outputs weighted and added."""
+    """Runs each token through its chosen experts and adds their weighted outputs."""
 
     router: Linear
     choose: Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -64,7 +64,10 @@ class MixtureOfExpertsMixer:
 def route(
     router: Router, experts_per_token: int, correction: Tensor | None, logits: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Weights float32 [T, k] and expert numbers int64 [T, k] for router logits float32 [T, E]."""
+    """Choose the experts of each token from router logits float32 [T, E].
+
+    Returns weights float32 [T, k] and expert indices int64 [T, k].
+    """
     if router.score == "sparse_mixer":
         return _sparse_mixer(router, experts_per_token, logits)
     score = partial(torch.softmax, dim=-1) if router.score == "softmax" else torch.sigmoid
@@ -107,7 +110,9 @@ def _keep_best_groups(router: Router, preference: Tensor) -> Tensor:
 def build_mixture_of_experts(
     build: BuildContext, spec: MixtureOfExperts, prefix: str
 ) -> MixtureOfExpertsMixer:
-    """Roles `<prefix>.router…`, `<prefix>.experts…` (stacked), `<prefix>.shared…` and
+    """Build a mixture of experts.
+
+    Its parameters are `<prefix>.router…`, `<prefix>.experts…` (stacked), `<prefix>.shared…` and
     `<prefix>.shared_gate.weight`.
     """
     parameters = build.parameters

@@ -1,4 +1,4 @@
-"""What the worker and the runner ask of a model, so that a backend may bring one of its own."""
+"""The interface of a model to worker and runner. A backend may implement its own model."""
 
 from __future__ import annotations
 
@@ -11,75 +11,79 @@ from torch import Tensor
 
 from tgi.architectures import GenericSpec, ModelSpec
 from tgi.backend import Limits
+from tgi.worker.parts import Progress
 from tgi_torch.attention.paged import AttentionMetadata
 
-__all__ = ["LoadModel", "LoadedModel", "Model", "Progress"]
-
-Progress = Callable[[int, int], None]
-"""(bytes done, bytes in all)"""
+__all__ = ["LoadModel", "LoadedModel", "Model"]
 
 
 class Model(Protocol):
-    """Weights with a paged key-value cache, ready to run. Blocks start undefined; nobody clears
-    them between sequences.
+    """Weights with a paged key-value cache, ready to run.
+
+    Blocks are uninitialised, and they are not cleared between sequences.
     """
 
     @property
     def spec(self) -> ModelSpec | GenericSpec:
-        """What it was built from."""
+        """The specification that the model was built from."""
 
     @property
     def device(self) -> torch.device:
-        """Where inputs and outputs lie."""
+        """The device of inputs and outputs."""
 
     @property
     def num_blocks(self) -> int:
-        """Blocks of the cache."""
+        """Number of blocks in the cache."""
 
     @property
     def block_size(self) -> int:
-        """Tokens of a block."""
+        """Number of tokens in a block."""
 
     def copy_blocks(self, sources: Tensor, targets: Tensor) -> None:
-        """Copy whole blocks in every layer, int64 [N] each; all sources are read before any target
-        is written.
+        """Copy whole blocks in every layer. `sources` and `targets` are int64 [N].
+
+        All sources are read before any target is written.
         """
 
     def release_state(self, state: int) -> None:
-        """The sequence that had this place in the cache group `state` is gone."""
+        """Called when the sequence that had the place `state` in cache group `state` has ended."""
 
     def forward(
         self, token_ids: Tensor, metadata: AttentionMetadata, wanted: Tensor | None = None
     ) -> Tensor:
-        """Hidden vectors after the final norm for int64 [T]; valid until the next call.
+        """Compute the hidden vectors after the final norm for int64 [T].
 
-        [T, hidden], or [N, hidden] of the tokens `wanted`, int64 [N] ascending: what comes after
-        the last keys and values is then computed for them alone.
+        Returns [T, hidden], or [N, hidden] for the tokens `wanted`, int64 [N] ascending. In that
+        case the operations after the last cache write run for these tokens only. The result is
+        valid until the next call.
         """
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits float32 [N, vocab] of hidden vectors [N, hidden]; valid until the next call."""
+        """Compute logits float32 [N, vocab] of hidden vectors [N, hidden].
+
+        The result is valid until the next call.
+        """
 
 
 class LoadedModel(Protocol):
-    """Weights in memory, before it is known how much is left for a cache."""
+    """Weights in memory, before the size of the cache is known."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and cache."""
+        """The dtype of weights and cache."""
 
     @property
     def is_chunked(self) -> bool:
-        """Whether a prompt may be computed in parts."""
+        """Whether a prompt may be computed in chunks."""
 
     def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> Model:
-        """Reserve a cache, and whatever else steps within `limits` need.
+        """Reserve a cache and all other memory that steps within `limits` need.
 
         Raises MemoryError or RuntimeError if memory runs out.
         """
 
     def close(self) -> None:
-        """Let go of threads and memory of its own. Idempotent."""
+        """Release the model's own threads and memory. May be called more than once."""
 
 
 LoadModel = Callable[[ModelSpec, torch.dtype, Path, Progress], LoadedModel]

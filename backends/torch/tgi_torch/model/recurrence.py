@@ -1,9 +1,8 @@
-"""The recurrences of state-space layers in plain PyTorch: the reference that every faster
-implementation is measured against.
+"""The recurrences of state-space layers in plain PyTorch, the reference for faster implementations.
 
-Rows of one token are computed together, the others one after the other, each from the state its
-sequence is in. A state is brought up to date in place, so a sequence may come in pieces of any
-size.
+Rows of one token are computed together, the others one after the other. Each row continues from the
+state of its sequence and updates it in place, so the tokens of a sequence may be divided among
+steps in any way.
 
 Shapes: T tokens of all rows, R rows, S states, C channels, H heads, P head size, G groups, N state
 size, Q tokens of a chunk.
@@ -30,13 +29,13 @@ __all__ = [
     "selective_scan",
 ]
 
-_CHUNK = 64  # tokens whose effects on one another are computed at once
+_CHUNK = 64  # number of tokens whose effects on one another are computed in one matrix product
 
 
 @final
 @dataclass(frozen=True)
 class StateRow:
-    """A row of several tokens: `start` … `stop` - 1 of the step."""
+    """A row of several tokens: those from `start` to `stop` - 1 in the step."""
 
     start: int
     stop: int
@@ -46,15 +45,15 @@ class StateRow:
 @final
 @dataclass(frozen=True)
 class StatePlan:
-    """Which state each row of a step goes on from."""
+    """The state from which each row of a step continues."""
 
-    single_tokens: Tensor  # int64: places of the rows of one token
-    single_states: Tensor  # int64: their states
-    rows: tuple[StateRow, ...]  # the others
+    single_tokens: Tensor  # int64, token indices of the rows of one token
+    single_states: Tensor  # int64, the states of these rows
+    rows: tuple[StateRow, ...]  # the other rows
 
 
 def plan_states(metadata: AttentionMetadata) -> StatePlan:
-    """Sort the rows of a step. Raises AssertionError if they have no states."""
+    """Group the rows of a step by their length. Raises AssertionError if they have no states."""
     assert metadata.states is not None
     tokens, single, rows = list[int](), list[int](), list[StateRow]()
     start = 0
@@ -76,25 +75,25 @@ def plan_states(metadata: AttentionMetadata) -> StatePlan:
 @final
 @dataclass(frozen=True)
 class ScanInputs:
-    """The operands of the recurrence, token by token but for `decay`, all in float32.
+    """The operands of the recurrence, all in float32. All except `decay` are per token.
 
     state = exp(dt * decay) * state + dt * x b        y = state c
     """
 
     x: Tensor  # [T, H, P]
     dt: Tensor  # [T, H]
-    b: Tensor  # [T, G, N]; a group serves H / G heads
+    b: Tensor  # [T, G, N]; each group is used by H / G heads
     c: Tensor  # [T, G, N]
     decay: Tensor  # [H, N], or [H, 1] where all values of a head's state share one (Mamba 2)
 
     def take(self, tokens: Tensor | slice) -> ScanInputs:
-        """Those of some tokens."""
+        """The operands of some tokens."""
         return ScanInputs(
             self.x[tokens], self.dt[tokens], self.b[tokens], self.c[tokens], self.decay
         )
 
     def for_heads(self, side: Tensor) -> Tensor:
-        """`b` or `c` for each head: [T, H, N]."""
+        """`b` or `c`, repeated for each head: [T, H, N]."""
         return side.repeat_interleave(self.x.shape[1] // side.shape[1], dim=1)
 
 
@@ -103,8 +102,8 @@ def causal_convolution(
 ) -> Tensor:
     """Each channel's weighted sum of its last K inputs: [T, C] to [T, C].
 
-    weight [C, K], the newest input last; window [S, C, K - 1]: the inputs before each row, replaced
-    by its last ones.
+    `weight` is [C, K], the newest input last. `window` [S, C, K - 1] contains the inputs before
+    each row and is updated to the row's last inputs.
     """
     out = torch.empty_like(x)
     if len(plan.single_states):
@@ -123,7 +122,7 @@ def causal_convolution(
 @final
 @dataclass(frozen=True)
 class DeltaInputs:
-    """The operands of the gated delta rule (arXiv 2412.06464), token by token, all in float32.
+    """The operands of the gated delta rule (arXiv 2412.06464) per token, all in float32.
 
     state = kept * state;  state = state + k (beta * (v - k state))';  y = q state
     """
@@ -135,14 +134,17 @@ class DeltaInputs:
     beta: Tensor  # [T, H]
 
     def take(self, tokens: Tensor | slice) -> DeltaInputs:
-        """Those of some tokens."""
+        """The operands of some tokens."""
         return DeltaInputs(
             self.q[tokens], self.k[tokens], self.v[tokens], self.kept[tokens], self.beta[tokens]
         )
 
 
 def gated_delta_scan(inputs: DeltaInputs, states: Tensor, plan: StatePlan) -> Tensor:
-    """The gated delta rule over all rows: y float32 [T, H, V]. states float32 [S, H, K, V]."""
+    """Apply the gated delta rule to all rows and update `states` float32 [S, H, K, V].
+
+    Returns y float32 [T, H, V].
+    """
     out = torch.empty_like(inputs.v)
     if len(plan.single_states):
         state, out[plan.single_tokens] = _advance_delta(
@@ -160,7 +162,7 @@ def gated_delta_scan(inputs: DeltaInputs, states: Tensor, plan: StatePlan) -> Te
 
 
 def _advance_delta(inputs: DeltaInputs, state: Tensor) -> tuple[Tensor, Tensor]:
-    """One token of each of R sequences; state [R, H, K, V]."""
+    """Compute one token of each of R sequences. `state` is [R, H, K, V]."""
     state = state * inputs.kept[..., None, None]
     known = (inputs.k.unsqueeze(2) @ state).squeeze(2)  # [R, H, V]
     change = inputs.beta.unsqueeze(-1) * (inputs.v - known)
@@ -169,7 +171,10 @@ def _advance_delta(inputs: DeltaInputs, state: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def selective_scan(inputs: ScanInputs, states: Tensor, plan: StatePlan) -> Tensor:
-    """The recurrence of Mamba over all rows: y float32 [T, H, P]. states float32 [S, H, P, N]."""
+    """Apply the recurrence of Mamba to all rows and update `states` float32 [S, H, P, N].
+
+    Returns y float32 [T, H, P].
+    """
     out = torch.empty_like(inputs.x)
     if len(plan.single_states):
         state, out[plan.single_tokens] = _advance(
@@ -185,7 +190,7 @@ def selective_scan(inputs: ScanInputs, states: Tensor, plan: StatePlan) -> Tenso
 
 
 def _advance(inputs: ScanInputs, state: Tensor) -> tuple[Tensor, Tensor]:
-    """One token of each of R sequences; state [R, H, P, N]."""
+    """Compute one token of each of R sequences. `state` is [R, H, P, N]."""
     b, c = inputs.for_heads(inputs.b), inputs.for_heads(inputs.c)
     kept = torch.exp(inputs.dt.unsqueeze(-1) * inputs.decay).unsqueeze(2)  # [R, H, 1, N]
     state = kept * state + (inputs.dt.unsqueeze(-1) * inputs.x).unsqueeze(-1) * b.unsqueeze(2)
@@ -193,7 +198,7 @@ def _advance(inputs: ScanInputs, state: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scan_by_tokens(inputs: ScanInputs, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Token after token; state [H, P, N]."""
+    """Compute one token after the other. `state` is [H, P, N]."""
     outputs = []
     state = state.unsqueeze(0)
     for token in range(len(inputs.x)):
@@ -203,25 +208,24 @@ def _scan_by_tokens(inputs: ScanInputs, state: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scan_by_chunks(inputs: ScanInputs, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Chunk after chunk, each in matrix products (arXiv 2405.21060, section 6); state [H, P, N],
-    one decay per head.
+    """Compute one chunk after the other in matrix products (arXiv 2405.21060, section 6).
+
+    `state` is [H, P, N]. Requires one decay per head.
     """
     outputs = []
     for start in range(0, len(inputs.x), _CHUNK):
         chunk = inputs.take(slice(start, start + _CHUNK))
-        exponents = (
-            (chunk.dt * chunk.decay.squeeze(1)).cumsum(0).T
-        )  # [H, Q]: log of what is left of the state before the chunk
+        # [H, Q]: logarithm of the share of the state before the chunk that is left at each token.
+        exponents = (chunk.dt * chunk.decay.squeeze(1)).cumsum(0).T
         b, c = (chunk.for_heads(side).transpose(0, 1) for side in (chunk.b, chunk.c))  # [H, Q, N]
         between = exponents.unsqueeze(2) - exponents.unsqueeze(1)  # [H, Q, Q]
-        # Removed before the exponential, which would overflow for inputs ahead of their output.
+        # Inputs after their output are masked before the exponential, which would overflow.
         ahead = torch.ones_like(between[0], dtype=torch.bool).triu(1)
         weights = (c @ b.transpose(1, 2)) * between.masked_fill(ahead, float("-inf")).exp()
         x = (chunk.dt.unsqueeze(-1) * chunk.x).transpose(0, 1)  # [H, Q, P]
         before = (c * exponents.exp().unsqueeze(-1)) @ state.transpose(1, 2)
         outputs.append((weights @ x + before).transpose(0, 1))
-        left = (
-            (exponents[:, -1:] - exponents).exp().unsqueeze(-1)
-        )  # [H, Q, 1]: of each input at the end of the chunk
+        # [H, Q, 1]: share of each input that is left at the end of the chunk.
+        left = (exponents[:, -1:] - exponents).exp().unsqueeze(-1)
         state = exponents[:, -1].exp()[:, None, None] * state + (x * left).transpose(1, 2) @ b
     return state, torch.cat(outputs)

@@ -1,5 +1,6 @@
-"""T5's position bias: a learned value per head and distance bucket (arXiv 1910.10683, section
-2.1).
+"""The relative position bias of T5: a learned value for each head and distance bucket.
+
+See arXiv 1910.10683, section 2.1.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ __all__ = ["RelativePositionBias", "distance_buckets"]
 @final
 @dataclass(frozen=True)
 class RelativePositionBias:
-    """The bias of any distance."""
+    """The bias as a function of the distance between query and key."""
 
     table: Tensor  # [num_buckets, H]
-    # int64 [2 * max_distance + 1]: the bucket of each distance from -max_distance on; beyond,
-    # nothing changes
+    # int64 [2 * max_distance + 1]: the bucket of each distance, beginning with -max_distance.
+    # Greater distances have the bucket of the nearest one here.
     buckets: Tensor
 
     def __call__(self, distance: Tensor) -> Tensor:
-        """Bias float32 [..., H, Q, L] of the distances int64 [..., Q, L], query position - key
-        position.
+        """Look up the bias for distances int64 [..., Q, L] (query position - key position).
+
+        Returns float32 [..., H, Q, L].
         """
         reach = len(self.buckets) // 2
         bias = self.table[self.buckets[distance.clamp(-reach, reach) + reach]]
@@ -36,11 +38,11 @@ class RelativePositionBias:
 
 
 def distance_buckets(rule: RelativeBias) -> Tensor:
-    """The bucket of each distance -max_distance … max_distance (query position - key position),
-    int64.
+    """The bucket of each distance from -max_distance to max_distance, int64.
 
-    Near distances have a bucket each, farther ones share in logarithmic steps. In both directions,
-    keys ahead have the upper half of the buckets; else they share the bucket of distance 0.
+    A distance is query position - key position. Small distances have a bucket each. Larger
+    distances share buckets, whose sizes grow logarithmically. If `rule` is bidirectional, keys
+    after the query use the upper half of the buckets. Otherwise they use the bucket of distance 0.
     """
     distance = torch.arange(-rule.max_distance, rule.max_distance + 1)
     count = rule.num_buckets // 2 if rule.bidirectional else rule.num_buckets
@@ -49,7 +51,8 @@ def distance_buckets(rule: RelativeBias) -> Tensor:
     )
     distance = distance.abs() if rule.bidirectional else distance.clamp(min=0)
     exact = count // 2
-    # In float32, as the models were trained: an edge of a bucket may lie on either side.
+    # Computed in float32, as in training: with another precision a distance at the edge of a bucket
+    # could be in the next one.
     share = torch.log(distance.clamp(min=1).float() / exact) / math.log(rule.max_distance / exact)
     far = (exact + (share * (count - exact)).long()).clamp(max=count - 1)
     return offset + torch.where(distance < exact, distance, far)

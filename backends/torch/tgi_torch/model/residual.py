@@ -1,4 +1,4 @@
-"""Residual blocks: mixers with the norms around them, and how their output joins the residual."""
+"""Residual blocks: mixers with their norms, whose output is added to the residual."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tgi_torch.model.layers import BuildContext, Mixer, StepContext, Transform, 
 __all__ = ["BuildMixer", "ResidualBlock", "ResidualBranch", "build_blocks"]
 
 BuildMixer = Callable[[object, str], Mixer]
-"""(mixer of the grammar, the prefix of its roles) -> what computes it"""
+"""(mixer of the spec, prefix of its parameters) -> the mixer that computes it"""
 
 
 @final
@@ -36,12 +36,12 @@ class ResidualBranch:
 @final
 @dataclass(frozen=True)
 class ResidualBlock:
-    """One residual step; its branches read the same input."""
+    """One addition to the residual. All branches read the same input."""
 
     norm: Transform
     first: ResidualBranch
     others: tuple[ResidualBranch, ...]
-    add: Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, y, out): x before the norm, y after it
+    add: Callable[[Tensor, Tensor, Tensor], Tensor]  # of (x before the norm, y after it, output)
     output_norm: Transform
 
     def __call__(self, x: Tensor, context: StepContext) -> Tensor:
@@ -55,7 +55,7 @@ class ResidualBlock:
 def build_blocks(
     build: BuildContext, stack: Stack, build_mixer: BuildMixer
 ) -> Iterator[ResidualBlock]:
-    """The blocks of all layers of a stack, in order."""
+    """Build the blocks of all layers of a stack, in order."""
     for number, layer in enumerate(stack.layers):
         prefix = f"{stack.kind}.layers.{number}"
         for place, block in enumerate(layer.blocks):

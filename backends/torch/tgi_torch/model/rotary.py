@@ -19,7 +19,7 @@ _FIRST_ROWS = 2048
 
 
 class Rotation(NamedTuple):
-    """Cosine and sine per token, float32 [T, 1, rotary_dim / 2]: they broadcast over heads."""
+    """Cosine and sine per token, float32 [T, 1, rotary_dim / 2], to broadcast over heads."""
 
     cos: Tensor
     sin: Tensor
@@ -28,12 +28,12 @@ class Rotation(NamedTuple):
 @final
 @dataclass
 class RotaryTable:
-    """The rotations of one `Rope`, kept for positions 0 … rows - 1 in float32 and doubled when a
-    step reaches beyond.
+    """The rotations of one `Rope`, cached in float32 for positions 0 to rows - 1.
 
-    Where the frequencies depend on the length of the sequence (dynamic NTK, LongRoPE), the table
-    holds those of a short sequence; a row whose prompt or context passed the original length gets
-    its own, computed for that length.
+    The table is doubled when a step needs more positions. In some ropes (dynamic NTK, LongRoPE) the
+    frequencies depend on the length of the sequence. The table then contains the frequencies of
+    short sequences. If the prompt or context of a row is longer than the original length, the
+    rotation of that row is computed for its own length.
     """
 
     rope: Rope
@@ -41,7 +41,7 @@ class RotaryTable:
     table: Rotation | None = None
 
     def lookup(self, metadata: AttentionMetadata) -> Rotation:
-        """The rotation of every token of the step."""
+        """Look up the rotation of every token of the step."""
         limit = self.original_length
         if limit is not None and max(metadata.rotary_lens, default=0) > limit:
             return self._lookup_by_row(metadata, limit)
@@ -49,7 +49,7 @@ class RotaryTable:
 
     @property
     def original_length(self) -> int | None:
-        """`original_length` of the rope."""
+        """The rope's original length in tokens, or None if its frequencies are constant."""
         return original_length(self.rope)
 
     def _lookup_short(self, positions: Tensor, longest: int) -> Rotation:

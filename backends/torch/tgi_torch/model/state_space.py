@@ -34,12 +34,12 @@ __all__ = ["Convolution", "Mamba2Mixer", "MambaMixer", "build_state_space"]
 @final
 @dataclass(frozen=True)
 class Convolution:
-    """silu of a causal convolution per channel."""
+    """A causal convolution per channel, followed by silu."""
 
     ops: Ops
     weight: Tensor  # [channels, 1, kernel]
     bias: Tensor | None
-    layer: int  # its place among the states
+    layer: int  # index of the layer's state
 
     def __call__(self, x: Tensor, context: StepContext) -> Tensor:
         window = context.kv_cache.states[self.layer].window
@@ -53,8 +53,9 @@ class Convolution:
 @final
 @dataclass(frozen=True)
 class MambaMixer:
-    """Version 1: a state of N values and a decay of its own for each channel; dt, B and C from the
-    convolved input.
+    """Mamba, version 1. Each channel has a state of N values with decays of their own.
+
+    dt, B and C are computed from the convolved input.
     """
 
     ops: Ops
@@ -62,7 +63,7 @@ class MambaMixer:
     project: Linear  # rows: inner vector, gate
     convolve: Convolution
     select: Linear  # rows: dt's low rank, B, C
-    norms: tuple[Transform, Transform, Transform]  # of these three
+    norms: tuple[Transform, Transform, Transform]  # for these three
     expand_dt: Linear
     a_log: Tensor  # [C, N]
     skip: Tensor  # [C]
@@ -94,14 +95,15 @@ class MambaMixer:
 @final
 @dataclass(frozen=True)
 class Mamba2Mixer:
-    """Version 2: heads with one decay each; dt, B and C straight from the input; a gated norm
-    before the output.
+    """Mamba, version 2. Each head has one decay, and a gated norm precedes the output.
+
+    dt, B and C are computed directly from the input.
     """
 
     ops: Ops
     spec: StateSpace
     project: Linear  # rows: inner vector, B, C, gate, dt
-    convolve: Convolution  # of inner vector, B and C
+    convolve: Convolution  # for inner vector, B and C
     dt_bias: Tensor  # [H]
     a_log: Tensor  # [H]
     skip: Tensor  # [H]
@@ -133,8 +135,9 @@ class Mamba2Mixer:
 
 
 def build_state_space(build: BuildContext, spec: StateSpace, prefix: str, *, layer: int) -> Mixer:
-    """A Mamba mixer; `layer` is its place among the states. Roles: see
-    `tgi.architectures.parameter_names`.
+    """Build a Mamba mixer. `layer` is the index of its state.
+
+    `tgi.architectures.parameter_names` lists its parameters.
     """
     return (_build_mamba if spec.version == 1 else _build_mamba2)(build, spec, prefix, layer)
 
@@ -223,7 +226,7 @@ def _gate_normalized(normalize: Transform, y: Tensor, gate: Tensor) -> Tensor:
 
 
 def _normalize_groups(weight: Tensor, eps: float, num_groups: int, y: Tensor) -> Tensor:
-    """RMS norm of each group's share of y float32 [T, C]."""
+    """Apply the RMS norm to each group of channels separately. y is float32 [T, C]."""
     grouped = y.view(y.shape[0], num_groups, -1)
     normed: Tensor = grouped * torch.rsqrt(grouped.square().mean(-1, keepdim=True) + eps)
     return normed.flatten(1) * weight.float()

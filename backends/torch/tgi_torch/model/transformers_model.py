@@ -1,11 +1,10 @@
-"""The fallback: a family that the grammar does not have runs with the modelling code of
-`transformers`.
+"""The fallback for models that `ModelSpec` cannot describe. It runs the code of `transformers`.
 
-It keeps one cache object of that library per sequence and computes the rows of a step one after the
-other, so it is slow, but right for every model whose `generate` is: attention of any kind,
-recurrent layers, and mixtures of both. Scheduling, sampling and the memory arithmetic are those of
-every model. Blocks only count memory; a sequence's place in the cache group `state` names its cache
-object.
+The fallback keeps one cache object of `transformers` per sequence and computes the rows of a step
+one after the other. It is therefore slow, but correct for every model whose `generate` is correct,
+with any kind of attention or recurrent layer. Scheduling, sampling and memory calculation are the
+same as for other models. Blocks of the cache only account for memory. The place of a sequence in
+the cache group `state` identifies its cache object.
 """
 
 from __future__ import annotations
@@ -25,13 +24,15 @@ from transformers.utils.logging import disable_progress_bar
 
 from tgi.architectures import GenericSpec
 from tgi.backend import Limits, ModelError
+from tgi.worker.parts import Progress
 from tgi_torch.attention.paged import AttentionMetadata
-from tgi_torch.model.protocols import Progress
 
 __all__ = ["TransformersModel", "load_transformers_model"]
 
 _CHECK_TOKENS = 6
-_MAX_DEVIATION = 0.05  # of the logits' spread: rounding stays far below, a lost state far above
+# As a fraction of the logits' standard deviation. Rounding errors are far below this limit, and the
+# error of a lost state is far above it.
+_MAX_DEVIATION = 0.05
 
 
 def load_transformers_model(
@@ -43,8 +44,9 @@ def load_transformers_model(
     *,
     trust_remote_code: bool,
 ) -> TransformersModel:
-    """Build and check the model in `path`. Code of the checkpoint runs only with
-    `trust_remote_code`. Raises `ModelError`.
+    """Build and check the model in `path`.
+
+    Code that comes with the checkpoint runs only with `trust_remote_code`. Raises `ModelError`.
     """
     progress(0, 1)
     disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -89,10 +91,10 @@ def load_transformers_model(
 
 @final
 class TransformersModel:
-    """`tgi_torch.model.protocols.LoadedModel` and, once the cache is sized,
-    `tgi_torch.model.protocols.Model`.
+    """A `tgi_torch.model.protocols.LoadedModel`, and after `with_cache` also a `Model`.
 
-    `is_chunked` tells whether a prompt may be computed in parts; it was tried with this very model.
+    `is_chunked` is true if a prompt may be computed in chunks. The constructor finds this out by
+    running the model.
     """
 
     def __init__(self, spec: GenericSpec, model: PreTrainedModel) -> None:
@@ -106,53 +108,55 @@ class TransformersModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and cache."""
+        """The dtype of weights and cache."""
         return self._model.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self._model.device
 
     @property
     def num_sequences(self) -> int:
-        """Sequences whose cache is held."""
+        """Number of sequences that have a cache object."""
         return len(self._caches)
 
     @property
     def num_blocks(self) -> int:
-        """Blocks that count the memory of the sequences."""
+        """Number of blocks, which only account for memory."""
         return self._num_blocks
 
     @property
     def block_size(self) -> int:
-        """Tokens of a block."""
+        """Number of tokens in a block."""
         return self._block_size
 
     def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> TransformersModel:
-        """Nothing is reserved: the caches grow with their sequences, within the blocks these were
-        given.
+        """Set the number and size of the blocks.
+
+        No memory is reserved. The cache objects grow with their sequences, within their blocks.
         """
         del limits
         self._num_blocks, self._block_size = num_blocks, block_size
         return self
 
     def close(self) -> None:
-        """Let go of the sequences' caches."""
+        """Release the cache objects of all sequences."""
         self._caches.clear()
 
     def copy_blocks(self, sources: Tensor, targets: Tensor) -> None:
-        """Blocks hold nothing that could be copied; no feature that needs it is agreed."""
+        """Do nothing: blocks contain no data. Features that copy blocks are not negotiated."""
 
     def release_state(self, state: int) -> None:
-        """The sequence of `state` is gone, and with it its cache."""
+        """Release the cache object of the sequence that used `state`."""
         self._caches.pop(state, None)
 
     def forward(
         self, token_ids: Tensor, metadata: AttentionMetadata, wanted: Tensor | None = None
     ) -> Tensor:
-        """Hidden vectors after the final norm for int64 [T], row by row, of all tokens or of those
-        `wanted`.
+        """Compute the hidden vectors after the final norm for int64 [T], row by row.
+
+        Returns [T, hidden], or only the rows with the indices `wanted`.
         """
         assert metadata.states is not None
         rows = zip(
@@ -171,8 +175,9 @@ class TransformersModel:
         return hidden if wanted is None else hidden.index_select(0, wanted)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits float32 [N, vocab] of hidden vectors [N, hidden], with whatever the model does to
-        them at the end.
+        """Compute the logits float32 [N, vocab] of hidden vectors [N, hidden].
+
+        Includes the model's own scaling or capping of logits.
         """
         logits: Tensor = self._model(inputs_embeds=hidden.unsqueeze(0), use_cache=False).logits
         return logits[0].float()
@@ -186,7 +191,7 @@ class TransformersModel:
         return hidden[0]
 
     def _split_and_check(self) -> tuple[torch.nn.Module, bool]:
-        """Take the body out of the model, and hold the parts against the whole."""
+        """Separate the body from the model, and compare the two parts with the whole model."""
         model, tokens = (
             self._model,
             torch.arange(_CHECK_TOKENS, device=self._model.device) % self.spec.vocab_size,
@@ -221,8 +226,10 @@ class TransformersModel:
         return body, in_chunks <= _MAX_DEVIATION
 
     def _deviation(self, tokens: Tensor, expected: Tensor, size: int) -> float:
-        """Largest difference to the whole, over the spread of the logits, if `tokens` come in parts
-        of `size`.
+        """The largest difference from the logits of the whole model, if `tokens` come in chunks.
+
+        `size` is the number of tokens in a chunk. The difference is divided by the standard
+        deviation of the logits. The result is infinite if the model cannot run this way.
         """
         cache = self._new_cache()
         try:
@@ -242,8 +249,9 @@ class TransformersModel:
 
 @final
 class _Replay(torch.nn.Module):
-    """Stands where the body was and hands on the hidden vectors it is given, so that the model
-    computes its head alone.
+    """Replaces the body and returns the hidden vectors that it is given.
+
+    With it the model computes only its head.
     """
 
     def __init__(self, output_type: type[ModelOutput]) -> None:
@@ -251,12 +259,12 @@ class _Replay(torch.nn.Module):
         self._output_type = output_type
 
     def forward(self, *_: object, inputs_embeds: Tensor, **__: object) -> ModelOutput:
-        """The output of the body's own type."""
+        """Return `inputs_embeds` in the output type of the body."""
         return self._output_type(last_hidden_state=inputs_embeds)
 
 
 def _check_code_is_local(spec: GenericSpec) -> None:
-    """Code of another repository has no pinned revision."""
+    """Raise `ModelError` if the code is in another repository, since that has no fixed revision."""
     entries = spec.config.get("auto_map")
     values = (
         itertools.chain.from_iterable(v if isinstance(v, list) else [v] for v in entries.values())
@@ -268,16 +276,17 @@ def _check_code_is_local(spec: GenericSpec) -> None:
     )
     if elsewhere:
         raise ModelError(
-            f"The config takes code from another repository, {', '.join(elsewhere)}, whose revision"
-            " nobody pinned.",
-            "Copy the code beside the weights and remove the repository's name from `auto_map`.",
+            f"The config takes code from another repository, {', '.join(elsewhere)}, which has no"
+            " fixed revision.",
+            "Copy the code to the folder of the weights and remove the repository's name from"
+            " `auto_map`.",
         )
 
 
 def _check_weights(path: Path, report: Mapping[str, Any]) -> None:
     for key, problem in (
         ("missing_keys", "is missing"),
-        ("mismatched_keys", "has another shape than the config asks for"),
+        ("mismatched_keys", "has a different shape than the config requires"),
     ):
         names = sorted(
             str(item[0] if isinstance(item, tuple) else item) for item in report.get(key, ())
@@ -286,7 +295,7 @@ def _check_weights(path: Path, report: Mapping[str, Any]) -> None:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
             raise ModelError(
                 f"{path}: tensor `{names[0]}` {problem}{more}.",
-                "Check that config.json and weights belong together.",
+                "Check that config.json belongs to these weights.",
             )
 
 

@@ -30,7 +30,7 @@ from tgi.backend import (
 from tgi_torch.attention.paged import AttentionMetadata
 from tgi_torch.runner.input_batch import build_input_batch
 from tgi_torch.runner.sequences import SequenceTable
-from tgi_torch.sampling.sampler import SampledSequence, SampledTokens
+from tgi_torch.sampling.protocols import SampledSequence, SampledTokens
 from tgi_torch.sampling.step_output import step_output
 
 __all__ = ["BoundProgram", "DecodeProgram", "DecodeSteps"]

@@ -19,22 +19,21 @@ from torch import Tensor
 
 from tgi.backend import (
     Float32Array,
-    GrammarMasks,
     Int32Array,
     Limits,
     ModelRunnerOutput,
     PromptScores,
     SchedulerOutput,
-    StepError,
     StepTimes,
 )
+from tgi.worker.masks import mask_words
 from tgi.worker.step_checks import check_size
 from tgi_torch.attention.cache_layout import group_kinds
 from tgi_torch.model.protocols import Model
 from tgi_torch.runner.decode_steps import DecodeProgram, DecodeSteps
 from tgi_torch.runner.input_batch import InputBatch, build_input_batch
 from tgi_torch.runner.sequences import SequenceTable
-from tgi_torch.sampling.sampler import SampledSequence, SampledTokens, TokenSampler
+from tgi_torch.sampling.protocols import SampledSequence, SampledTokens, TokenSampler
 from tgi_torch.sampling.step_output import empty_output, step_output
 
 __all__ = ["ModelRunner"]
@@ -59,7 +58,7 @@ class ModelRunner:
         self._sampler = sampler
         self._device = model.device
         self._clock = clock
-        self._mask_width = -(-model.spec.vocab_size // 32)
+        self._vocab_size = model.spec.vocab_size
         self._score_rows = max(1, _SCORED_LOGITS // model.spec.vocab_size)
         self.sequences = SequenceTable(limits, model.block_size, group_kinds(model.spec))
         self._decode_steps = (
@@ -154,25 +153,15 @@ class ModelRunner:
         self, step: SchedulerOutput, sampled: npt.NDArray[np.int64]
     ) -> tuple[list[int], Int32Array] | None:
         """The masks of sampled rows, as places among these."""
-        if step.mask == "none":
+        masks = mask_words(step, self._vocab_size)
+        if masks is None:
             return None
-        masks: GrammarMasks | None = step.masks
-        if (
-            step.mask == "late"
-            or masks is None
-            or masks.words.size != len(masks.row) * self._mask_width
-        ):
-            raise StepError(
-                f"Masks must come with their step, {self._mask_width} words for each row.",
-                retryable=False,
-            )
+        rows, words = masks
         place = {row: i for i, row in enumerate(sampled.tolist())}
-        wanted = [i for i, row in enumerate(masks.row.tolist()) if row in place]
+        wanted = [i for i, row in enumerate(rows.tolist()) if row in place]
         if not wanted:
             return None
-        return [place[int(masks.row[i])] for i in wanted], masks.words.reshape(
-            -1, self._mask_width
-        )[wanted]
+        return [place[int(rows[i])] for i in wanted], words[wanted]
 
     def _score_prompts(self, batch: InputBatch, hidden: Tensor) -> list[PromptScores]:
         """Raw log-probabilities of the prompt tokens in this step, for the sequences that ask."""

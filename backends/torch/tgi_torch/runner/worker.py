@@ -1,14 +1,12 @@
 """The worker of a torch backend: one replica of a model on one device.
 
-A backend describes its device (`TorchDevice`) and gets the eight methods of `tgi.backend.Worker`. A
-step runs inside `collect`, so that its failure is raised there.
+A backend describes its device (`TorchDevice`) and gets the part of a worker that runs on it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -23,11 +21,7 @@ from tgi.backend import (
     SAMPLING_FIELDS,
     Agreement,
     BackendError,
-    Control,
-    ControlResult,
     EngineConfig,
-    GrammarMasks,
-    Health,
     Limits,
     ModelRunnerOutput,
     NewSequence,
@@ -35,12 +29,12 @@ from tgi.backend import (
     Rows,
     SamplingParams,
     SchedulerOutput,
-    StepError,
     WorkerReporter,
     empty_int32,
 )
-from tgi.worker.pending_step import PendingStep, out_of_memory
-from tgi.worker.states import WorkerState
+from tgi.worker.memory_errors import cache_out_of_memory
+from tgi.worker.parts import Progress
+from tgi.worker.step_worker import StepWorker
 from tgi_torch.attention.cache_layout import attention_layers, group_kinds
 from tgi_torch.attention.paged import AttentionMetadata, CrossMetadata, EncoderInput
 from tgi_torch.memory import (
@@ -51,15 +45,23 @@ from tgi_torch.memory import (
     weights_bytes,
 )
 from tgi_torch.model.decoder import build_decoder
-from tgi_torch.model.protocols import LoadedModel, LoadModel, Model, Progress
+from tgi_torch.model.protocols import LoadedModel, LoadModel, Model
 from tgi_torch.ops import Ops
 from tgi_torch.runner.decode_steps import DecodeProgram
 from tgi_torch.runner.runner import ModelRunner
-from tgi_torch.sampling.sampler import Sampler, TokenSampler
+from tgi_torch.sampling.protocols import TokenSampler
+from tgi_torch.sampling.sampler import Sampler
 from tgi_torch.weights.loading import checkpoint_dtype, load_weights
 from tgi_torch.weights.weight_formats import QUANTIZATIONS, Quantization
 
-__all__ = ["TorchDevice", "TorchWorker", "decoder_loader", "no_decode_program", "torch_sampler"]
+__all__ = [
+    "TorchDevice",
+    "TorchPart",
+    "decoder_loader",
+    "no_decode_program",
+    "torch_sampler",
+    "torch_worker",
+]
 
 _FEATURES = ("device_token", "logprobs", "mask", "prompt_logprobs")
 _UNKNOWN_FACTS = {"kernels": "transformers", "attention": "transformers"}
@@ -106,40 +108,39 @@ def decoder_loader(
     return load
 
 
+def torch_worker(config: EngineConfig, reporter: WorkerReporter, device: TorchDevice) -> StepWorker:
+    """Build a worker of one replica on one device."""
+    return StepWorker(TorchPart(config, reporter, device), reporter)
+
+
 @final
-class TorchWorker:
-    """The eight methods over decoder, cache, sampler and runner."""
+class TorchPart:
+    """The `WorkerPart` over model, cache, sampler and runner."""
 
     def __init__(self, config: EngineConfig, reporter: WorkerReporter, device: TorchDevice) -> None:
         self._spec = config.spec
         self._config = config
         self._reporter = reporter
         self._device = device
-        self._state = WorkerState.CREATED
         self._loaded: LoadedModel | None = None
         self._agreement: Agreement | None = None
         self._model: Model | None = None
         self._runner: ModelRunner | None = None
-        self._outstanding = PendingStep()
         self._quantization = None if config.quantize is None else QUANTIZATIONS[config.quantize]
 
-    def load(self) -> None:
+    def load(self, progress: Progress) -> None:
         """Read the weights. Raises `ModelError` naming file and tensor."""
-        self._state.require(WorkerState.CREATED, "load")
         path = Path(self._config.model_path)
         dtype = compute_dtype(self._config.dtype, _name(checkpoint_dtype(path)), self._quantization)
-        progress = partial(self._reporter.progress, "load")
         if isinstance(self._spec, GenericSpec):
             self._loaded = self._load_unknown(self._spec, getattr(torch, dtype), path, progress)
         else:
             self._loaded = self._device.load_model(
                 self._spec, getattr(torch, dtype), path, progress
             )
-        self._state = WorkerState.LOADED
 
-    def negotiate(self, requested: RequestedLimits) -> Agreement:
-        """Keep what the user gave, derive the rest from the memory left. Allocates nothing."""
-        self._state.require(WorkerState.LOADED, "negotiate")
+    def plan(self, requested: RequestedLimits) -> Agreement:
+        """Keep the requested limits and derive the others from the memory that is left."""
         assert self._loaded is not None
         dtype, path = _name(self._loaded.dtype), Path(self._config.model_path)
         is_chunked = self._loaded.is_chunked
@@ -156,7 +157,7 @@ class TorchWorker:
             weights_detail="" if self._quantization is None else self._quantization.name,
         )
         plan = plan_limits(self._spec, requested, facts)
-        self._agreement = Agreement(
+        return Agreement(
             api=API_VERSION,
             features=(
                 (*_FEATURES, "prefix_cache")
@@ -175,37 +176,45 @@ class TorchWorker:
                 **self._facts(),
             },
         )
-        self._state = WorkerState.AGREED
-        return self._agreement
 
-    def warmup(self) -> None:
+    def prepare(self, agreement: Agreement, progress: Progress) -> None:
         """Reserve the cache and run a small step, as serving will."""
-        self._state.require(WorkerState.AGREED, "warmup")
+        del progress
         assert self._loaded is not None
-        assert self._agreement is not None
-        plan = self._agreement.kv_cache
-        # One block more than agreed: `health` writes into the last, which the core does not know.
+        self._agreement = agreement
+        plan = agreement.kv_cache
+        # One block more than negotiated: `probe` writes into the last, which the core does not know
         num_blocks = 1 + max(
             (group.num_blocks for group in plan.groups if group.kind != "state"), default=0
         )
         try:
-            self._model = self._loaded.with_cache(
-                num_blocks, plan.block_size, self._agreement.limits
-            )
+            self._model = self._loaded.with_cache(num_blocks, plan.block_size, agreement.limits)
             sampler = self._device.make_sampler(self._model)
             decode_program = self._device.make_decode_program(self._model, sampler)
-            self._runner = ModelRunner(self._model, self._agreement.limits, sampler, decode_program)
-            self._runner.run(_first_step(self._agreement))
+            self._runner = ModelRunner(self._model, agreement.limits, sampler, decode_program)
+            self._runner.run(_first_step(agreement))
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-            raise BackendError(
-                f"Memory ran out while a cache of {plan.max_batch_total_tokens} tokens was set up.",
-                "Lower `--max-batch-total-tokens` or `--max-total-tokens`.",
-            ) from error
+            remedy = "Lower `--max-batch-total-tokens` or `--max-total-tokens`."
+            raise cache_out_of_memory(agreement, remedy) from error
         self._runner.drop(0)
-        self._reporter.progress("warmup", 1, 1)
-        self._state = WorkerState.READY
+
+    def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
+        """Run the step."""
+        assert self._runner is not None
+        try:
+            return self._runner.run(step)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise MemoryError(str(error)) from error
+
+    def close(self) -> None:
+        """Release weights and cache."""
+        if self._loaded is not None:
+            self._loaded.close()
+        self._loaded = self._model = self._runner = None
 
     def _facts(self) -> Mapping[str, str]:
         return {} if isinstance(self._spec, ModelSpec) else _UNKNOWN_FACTS
@@ -234,56 +243,9 @@ class TorchWorker:
             )
         return loaded
 
-    def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
-        """Take the step that the next `collect` runs."""
-        self._state.require(WorkerState.READY, "submit")
-        if isinstance(step, GrammarMasks):
-            raise StepError("Late masks were not agreed.", retryable=False)
-        self._outstanding.submit(step)
-
-    def collect(self, timeout: float) -> ModelRunnerOutput | None:
-        """Run the outstanding step to its end, however long it takes; None if there is none."""
-        del timeout
-        self._state.require(WorkerState.READY, "collect")
-        assert self._runner is not None
-        step = self._outstanding.take()
-        if step is None:
-            return None
-        try:
-            return self._runner.run(step)
-        except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            raise out_of_memory(step) from error
-
-    def control(self, request: Control) -> ControlResult:
-        """Nothing of the kind was agreed."""
-        return ControlResult(False, f"`{request.name}` was not agreed")
-
-    def health(self, deep: bool) -> Health:
-        """Whether the worker can serve; `deep` computes one token in a block of its own."""
-        if self._state is not WorkerState.READY:
-            return Health(False, f"the worker is {self._state.value}")
-        if not deep:
-            return Health(True)
-        try:
-            healthy = self._computes()
-        except (MemoryError, RuntimeError) as error:
-            return Health(False, f"a forward pass of one token failed: {error}")
-        return Health(
-            healthy, "" if healthy else "a forward pass of one token gave NaN or infinity"
-        )
-
-    def close(self) -> None:
-        """Let go of weights and cache."""
-        if self._loaded is not None:
-            self._loaded.close()
-        self._loaded = self._model = self._runner = None
-        self._outstanding.take()
-        self._state = WorkerState.CLOSED
-
     @torch.inference_mode()
-    def _computes(self) -> bool:
+    def probe(self) -> bool:
+        """Compute one token in the block that no sequence has."""
         model, device = self._model, self._device.device
         assert model is not None
         assert self._agreement is not None

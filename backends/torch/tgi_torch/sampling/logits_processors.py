@@ -1,8 +1,9 @@
-"""What changes scores before a token is chosen: pure functions over a batch of rows.
+"""Logits processors: pure functions that change the scores of a batch before tokens are chosen.
 
-Every function takes scores of shape [rows, vocab_size] (float32) and one parameter per row of shape
-[rows, 1], and returns new scores. A token that is cut gets -inf. Each is the batched form of the
-function in `tgi.testing.sampling` that names its formula and source, up to float32 rounding.
+Every function takes scores float32 [rows, vocab_size] and one parameter per row of shape [rows, 1],
+and returns new scores. The score of a token that is cut becomes -inf. Each function is the batched
+form of a function in `tgi.testing.sampling`, which states the formula and its source. Results are
+equal up to float32 rounding.
 """
 
 from __future__ import annotations
@@ -30,16 +31,18 @@ _CUT = float("-inf")
 
 
 def penalize_repetition(scores: Tensor, counts: Tensor, penalty: Tensor) -> Tensor:
-    """Push every token with a count above 0 away from being chosen: negative scores x penalty,
-    others / penalty.
+    """Make every token with a count above 0 less likely.
+
+    Negative scores are multiplied by `penalty`, others are divided by it.
     """
     penalized = torch.where(scores < 0, scores * penalty, scores / penalty)
     return torch.where(counts > 0, penalized, scores)
 
 
 def vocabulary_hash(vocab_size: int, device: torch.device) -> Tensor:
-    """The part of the watermark's hash that depends on the token alone: int64 [vocab_size], values
-    below 2^32.
+    """The part of the watermark's hash that depends only on the token.
+
+    int64 [vocab_size], values below 2^32.
     """
     return torch.arange(vocab_size, dtype=torch.int64, device=device) * _GOLDEN & _MASK32
 
@@ -47,12 +50,12 @@ def vocabulary_hash(vocab_size: int, device: torch.device) -> Tensor:
 def favour_green_tokens(
     scores: Tensor, token_hash: Tensor, previous: Tensor, limit: Tensor, delta: Tensor
 ) -> Tensor:
-    """Add `delta` to the tokens that are green after `previous` (int64 [rows, 1]); `limit` =
-    ceil(gamma x 2^32), int64.
+    """Add `delta` to the tokens that are green after `previous` (int64 [rows, 1]).
+
+    `limit` is ceil(gamma x 2^32), int64.
     """
-    h = (
-        previous * _HASH_KEY + token_hash
-    ) & _MASK32  # products wrap modulo 2^64, which leaves the low 32 bits right
+    # Products wrap modulo 2^64, which does not change the low 32 bits.
+    h = (previous * _HASH_KEY + token_hash) & _MASK32
     h = (h ^ (h >> 16)) * 0x85EBCA6B & _MASK32
     h = (h ^ (h >> 13)) * 0xC2B2AE35 & _MASK32
     h ^= h >> 16
@@ -60,29 +63,30 @@ def favour_green_tokens(
 
 
 def allowed_tokens(words: Tensor, vocab_size: int) -> Tensor:
-    """Packed words int32 [rows, mask_width], lowest id in the lowest bit -> bool [rows,
-    vocab_size].
+    """Unpack words int32 [rows, mask_width], lowest id in the lowest bit.
+
+    Returns bool [rows, vocab_size].
     """
     bits = words.unsqueeze(-1) >> torch.arange(32, dtype=torch.int32, device=words.device)
     return (bits & 1).reshape(len(words), -1)[:, :vocab_size].bool()
 
 
 def cut_below_top_k(scores: Tensor, top_k: Tensor) -> Tensor:
-    """Keep the `top_k` (int64) best and the ties with the last of them."""
+    """Keep the `top_k` (int64) best tokens and all that tie with the last of them."""
     num_wanted = top_k.clamp(max=scores.shape[-1])
     best = scores.topk(int(num_wanted.max()), dim=-1).values
     return torch.where(scores < best.gather(-1, num_wanted - 1), _CUT, scores)
 
 
 def cut_outside_nucleus(scores: Tensor, top_p: Tensor, sort: Callable[[Tensor], Tensor]) -> Tensor:
-    """Keep each token unless those before it hold `top_p` already; of equal scores the lower ids
-    come first.
+    """Keep each token unless the tokens before it already have a total probability of `top_p`.
 
-    This is TGI's rule read from the other end: ascending, cut what is cumulatively within 1 -
-    top_p. Only values are sorted, so that the order in which a device's sort leaves ties has no
-    influence; all else is looked up in the sorted values.
+    Tokens are ordered by score, and those with equal scores by id. This is equivalent to TGI's
+    rule, which cuts in ascending order the tokens whose cumulative probability is at most 1 -
+    top_p. Only values are sorted, because devices order equal values differently. The rest is
+    computed by looking up scores in the sorted values.
     """
-    descending = sort(scores.neg())  # negated, so that ascending is best first
+    descending = sort(scores.neg())  # negated, so that ascending order begins with the best score
     mass = descending.neg().softmax(-1).cumsum(-1)
     num_kept = (torch.searchsorted(mass, top_p) + 1).clamp_(max=scores.shape[-1])
     last = descending.gather(-1, num_kept - 1)
@@ -95,18 +99,18 @@ def cut_outside_nucleus(scores: Tensor, top_p: Tensor, sort: Callable[[Tensor], 
 
 
 def _cut_highest_ids(scores: Tensor, rows: Tensor, value: Tensor, count: Tensor) -> None:
-    """In each of `rows` cut the `count` highest ids among those that score `value`; in place."""
+    """In each of `rows` cut the `count` highest ids whose score is `value`, in place."""
     row, token = (scores[rows] == value).nonzero(as_tuple=True)
-    num_left = torch.searchsorted(row, row, right=True) - torch.arange(
-        len(row), device=row.device
-    )  # itself included
+    # Number of such tokens in the row from this one on.
+    num_left = torch.searchsorted(row, row, right=True) - torch.arange(len(row), device=row.device)
     cut = num_left <= count.squeeze(-1)[row]
     scores[rows[row[cut]], token[cut]] = _CUT
 
 
 def cut_atypical(scores: Tensor, typical_p: Tensor) -> Tensor:
-    """Keep the tokens whose surprise is nearest to the entropy until they hold `typical_p`, and
-    ties with the last of them.
+    """Keep the tokens whose surprisal is nearest to the entropy, and ties with the last of them.
+
+    Tokens are kept until their total probability is `typical_p`.
     """
     logprobs = scores.log_softmax(-1)
     probabilities = logprobs.exp()

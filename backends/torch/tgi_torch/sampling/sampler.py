@@ -1,23 +1,22 @@
-"""Chooses tokens for a batch of rows, with the semantics of `tgi.testing.sampling`.
+"""Samples tokens for a batch of rows, with the semantics of `tgi.testing.sampling`.
 
-A processor runs only over the rows that ask for it, and no row reads another one, so a row's result
-does not depend on its batch mates. A batch of greedy rows without penalties costs one argmax.
-Parameters live as tensors for as long as the batch keeps its sequences in their order.
+A processor runs only on the rows that need it. No row reads data of another row, so a row's result
+does not depend on other rows. A batch of greedy rows without penalties costs one argmax. The
+parameters are kept as tensors until a step has other sequences.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, final
+from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tgi.backend import Float32Array, Int32Array, SamplingParams
+from tgi.backend import Float32Array, Int32Array
 from tgi_torch.sampling.logits_processors import (
     allowed_tokens,
     cut_atypical,
@@ -28,36 +27,10 @@ from tgi_torch.sampling.logits_processors import (
     penalize_repetition,
     vocabulary_hash,
 )
+from tgi_torch.sampling.protocols import NOT_FINITE, NOTHING_ALLOWED, SampledSequence, SampledTokens
+from tgi_torch.sampling.sampler_parameters import BatchParameters, TokenCounts
 
-__all__ = [
-    "NOTHING_ALLOWED",
-    "NOT_FINITE",
-    "SampledSequence",
-    "SampledTokens",
-    "Sampler",
-    "SamplingKernels",
-    "TokenSampler",
-    "needs_counts",
-]
-
-NOTHING_ALLOWED = "the grammar or the logit bias allows no token here"
-NOT_FINITE = "the model computed NaN or infinite logits for this sequence"
-
-
-class SampledSequence(Protocol):
-    """What the sampler reads of a sequence. Compared by identity."""
-
-    @property
-    def sampling(self) -> SamplingParams:
-        """How to choose."""
-
-    @property
-    def tokens(self) -> Int32Array:
-        """Buffer of prompt and output ids; those below the context length of the step are valid."""
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        """Where the output ids begin."""
+__all__ = ["Sampler", "SamplingKernels"]
 
 
 def _argmax(scores: Tensor) -> Tensor:
@@ -71,211 +44,20 @@ def _sort(values: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True)
 class SamplingKernels:
-    """Two operations that a device may have faster. `argmax`: the lowest id among equals, int64
-    [rows]. `sort`: ascending.
+    """Two operations that a device may replace by faster ones.
+
+    `argmax` returns the lowest id with the maximum score, int64 [rows]. `sort` is ascending.
     """
 
     argmax: Callable[[Tensor], Tensor] = _argmax
     sort: Callable[[Tensor], Tensor] = _sort
 
 
-class SampledTokens(NamedTuple):
-    """One choice per row, on the host. Top tokens of all rows stand one after the other, best
-    first.
-    """
-
-    tokens: Int32Array  # [rows]; meaningless where `problems` names the row
-    logprobs: Float32Array  # [rows]; NaN where none was asked for
-    top_counts: Int32Array  # [rows]
-    top_ids: Int32Array  # [sum(top_counts)]
-    top_logprobs: Float32Array
-    problems: dict[int, str]  # row -> why it has no token
-
-
-class TokenSampler(Protocol):
-    """Chooses one token per row. Belongs to one runner; the core sends the draws."""
-
-    def sample(
-        self,
-        logits: Tensor,  # float32 [rows, vocab_size]; not changed
-        sequences: list[SampledSequence],  # one per row
-        lengths: Sequence[
-            int
-        ],  # context length of each row: ids of the sequence that stand before the chosen one
-        draws: Float32Array,  # [rows] in [0, 1)
-        mask: (
-            tuple[Sequence[int], Int32Array] | None
-        ) = None,  # constrained rows, and their words [k, mask_width]
-    ) -> SampledTokens:
-        """Choose a token for each row."""
-
-
-@final
-@dataclass(frozen=True)
-class _Rows:
-    """Rows that ask for one processor, and its parameter for each of them. `index` None = all
-    rows.
-    """
-
-    index: Tensor | None
-    values: Tensor  # [rows, 1]
-
-    def apply(self, scores: Tensor, process: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """Scores with the asking rows replaced; may write into `scores`."""
-        if self.index is None:
-            return process(scores, self.values)
-        scores[self.index] = process(scores[self.index], self.values)
-        return scores
-
-
-@final
-@dataclass
-class _TokenCounts:
-    """How often each id occurs in each sequence that has a penalty over counts. Grows with the
-    sequences, token by token.
-    """
-
-    rows: list[int]
-    context: Tensor  # float32 [len(rows), vocab_size], over prompt and output
-    output: Tensor  # the same, over output alone
-    num_counted: list[int] = field(default_factory=list)
-
-    def update(self, sequences: Sequence[SampledSequence], lengths: Sequence[int]) -> None:
-        """Count what came since the last call."""
-        rows, ids, is_output = list[int](), list[Int32Array](), list[npt.NDArray[np.bool_]]()
-        for i, row in enumerate(self.rows):
-            first, last = self.num_counted[i], lengths[row]
-            ids.append(sequences[row].tokens[first:last])
-            is_output.append(np.arange(first, last) >= sequences[row].num_prompt_tokens)
-            rows.extend([i] * (last - first))
-            self.num_counted[i] = last
-        index = torch.tensor(rows, dtype=torch.int64, device=self.context.device)
-        tokens = torch.from_numpy(np.concatenate(ids).astype(np.int64)).to(self.context.device)
-        added = torch.from_numpy(np.concatenate(is_output).astype(np.float32)).to(
-            self.context.device
-        )
-        self.context.index_put_((index, tokens), torch.ones_like(added), accumulate=True)
-        self.output.index_put_((index, tokens), added, accumulate=True)
-
-
-@final
-class _Parameters:
-    """The sampling parameters of one batch as tensors. A processor nobody asks for is None."""
-
-    def __init__(
-        self, params: Sequence[SamplingParams], vocab_size: int, device: torch.device
-    ) -> None:
-        self._params = params
-        self._device = device
-        drawn = [i for i, p in enumerate(params) if not p.greedy]
-        self.greedy = self._index([i for i, p in enumerate(params) if p.greedy])
-        self.drawn = self._index(drawn)
-        self.num_drawn = len(drawn)
-        self.drawn_rows = np.array(drawn, np.int64)
-        self.watermark_rows = [i for i, p in enumerate(params) if p.watermark_gamma > 0]
-        self.watermark = self._rows(lambda p: p.watermark_gamma > 0, lambda p: p.watermark_delta)
-        self.watermark_limit = torch.tensor(
-            [[math.ceil(params[i].watermark_gamma * 2.0**32)] for i in self.watermark_rows],
-            dtype=torch.int64,
-            device=device,
-        )
-        self.bias = self._bias()
-        counted = [i for i, p in enumerate(params) if needs_counts(p)]
-        self.counts = self._counts(counted, vocab_size) if counted else None
-        self.repetition = self._values(counted, lambda p: p.repetition_penalty)
-        self.relative_frequency = self._values(counted, lambda p: p.relative_frequency_penalty)
-        self.frequency = self._values(counted, lambda p: p.frequency_penalty)
-        self.presence = self._values(counted, lambda p: p.presence_penalty)
-        self.temperature = self._values(drawn, lambda p: p.temperature)
-        self.top_k = self._rows(
-            lambda p: p.top_k > 0, lambda p: p.top_k, among=drawn, dtype=torch.int64
-        )
-        self.top_p = self._rows(lambda p: p.top_p < 1, lambda p: p.top_p, among=drawn)
-        self.typical_p = self._rows(lambda p: p.typical_p < 1, lambda p: p.typical_p, among=drawn)
-        self.min_p = self._rows(lambda p: p.min_p > 0, lambda p: p.min_p, among=drawn)
-        self.raw = [i for i, p in enumerate(params) if p.logprobs == "raw"]
-        self.processed = [i for i, p in enumerate(params) if p.logprobs == "processed"]
-        self.top_n = np.array([p.top_n_tokens for p in params], np.int64)
-
-    @property
-    def changes_scores(self) -> bool:
-        """Whether anything but a mask acts before the choice of a greedy row."""
-        return self.watermark is not None or self.bias is not None or self.counts is not None
-
-    def _index(self, rows: list[int]) -> Tensor | None:
-        return (
-            None
-            if len(rows) == len(self._params)
-            else torch.tensor(rows, dtype=torch.int64, device=self._device)
-        )
-
-    def _values(
-        self,
-        rows: list[int],
-        value: Callable[[SamplingParams], float],
-        dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
-        return torch.tensor(
-            [[value(self._params[i])] for i in rows], dtype=dtype, device=self._device
-        )
-
-    def _rows(
-        self,
-        asks: Callable[[SamplingParams], bool],
-        value: Callable[[SamplingParams], float],
-        among: list[int] | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> _Rows | None:
-        """The asking rows, as positions in `among` (default: all rows)."""
-        candidates = list(range(len(self._params))) if among is None else among
-        asking = [
-            (position, row) for position, row in enumerate(candidates) if asks(self._params[row])
-        ]
-        if not asking:
-            return None
-        values = self._values([row for _, row in asking], value, dtype)
-        if len(asking) == len(candidates):
-            return _Rows(None, values)
-        return _Rows(
-            torch.tensor(
-                [position for position, _ in asking], dtype=torch.int64, device=self._device
-            ),
-            values,
-        )
-
-    def _bias(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        entries = [
-            (i, token, bias) for i, p in enumerate(self._params) for token, bias in p.logit_bias
-        ]
-        if not entries:
-            return None
-        rows, tokens, biases = zip(*entries, strict=True)
-        return (
-            torch.tensor(rows, device=self._device),
-            torch.tensor(tokens, device=self._device),
-            torch.tensor(biases, dtype=torch.float32, device=self._device),
-        )
-
-    def _counts(self, rows: list[int], vocab_size: int) -> _TokenCounts:
-        context, output = (
-            torch.zeros(len(rows), vocab_size, device=self._device) for _ in range(2)
-        )
-        return _TokenCounts(rows, context, output, [0] * len(rows))
-
-
-def needs_counts(params: SamplingParams) -> bool:
-    return bool(
-        params.repetition_penalty != 1
-        or params.relative_frequency_penalty
-        or params.frequency_penalty
-        or params.presence_penalty
-    )
-
-
 @final
 class Sampler:
-    """A `TokenSampler` of torch operations. Keeps the parameters of the last batch, and no
-    generator.
+    """A `TokenSampler` that uses torch operations.
+
+    It keeps the parameters of the last batch. It has no random generator.
     """
 
     def __init__(
@@ -286,7 +68,7 @@ class Sampler:
         self._kernels = kernels
         self._token_hash: Tensor | None = None
         self._sequences: list[SampledSequence] = []
-        self._parameters = _Parameters([], vocab_size, device)
+        self._parameters = BatchParameters([], vocab_size, device)
 
     def sample(
         self,
@@ -296,9 +78,9 @@ class Sampler:
         draws: Float32Array,
         mask: tuple[Sequence[int], Int32Array] | None = None,
     ) -> SampledTokens:
-        """Choose a token for each row."""
+        """Sample a token for each row, as described in `TokenSampler`."""
         if sequences != self._sequences:
-            self._parameters = _Parameters(
+            self._parameters = BatchParameters(
                 [s.sampling for s in sequences], self._vocab_size, self._device
             )
             self._sequences = list(sequences)
@@ -311,12 +93,13 @@ class Sampler:
     def _before_warpers(
         self,
         logits: Tensor,
-        parameters: _Parameters,
+        parameters: BatchParameters,
         lengths: Sequence[int],
         mask: tuple[Sequence[int], Int32Array] | None,
     ) -> Tensor:
-        """Scores after watermark, bias, penalties and mask; `logits` itself if no row asks for
-        any.
+        """Compute the scores after watermark, bias, penalties and mask.
+
+        Returns `logits` itself if no row needs any of these.
         """
         if not parameters.changes_scores and mask is None:
             return logits
@@ -338,7 +121,7 @@ class Sampler:
         return scores
 
     def _watermark(
-        self, parameters: _Parameters, lengths: Sequence[int]
+        self, parameters: BatchParameters, lengths: Sequence[int]
     ) -> Callable[[Tensor, Tensor], Tensor]:
         if self._token_hash is None:
             self._token_hash = vocabulary_hash(self._vocab_size, self._device)
@@ -353,7 +136,7 @@ class Sampler:
         )
 
     @staticmethod
-    def _penalize(scores: Tensor, parameters: _Parameters, counts: _TokenCounts) -> Tensor:
+    def _penalize(scores: Tensor, parameters: BatchParameters, counts: TokenCounts) -> Tensor:
         scores = penalize_repetition(scores, counts.context, parameters.repetition)
         lengths = torch.tensor(
             counts.num_counted, dtype=torch.float32, device=scores.device
@@ -366,9 +149,9 @@ class Sampler:
         )
 
     def _choose(
-        self, scores: Tensor, parameters: _Parameters, draws: Float32Array
+        self, scores: Tensor, parameters: BatchParameters, draws: Float32Array
     ) -> tuple[Tensor, Tensor]:
-        """Tokens int64 [rows], and the scores they were chosen from."""
+        """Choose tokens int64 [rows]. Returns them and the scores that they were chosen from."""
         if not parameters.num_drawn:
             return self._kernels.argmax(scores), scores
         drawn = draws[parameters.drawn_rows]
@@ -382,7 +165,7 @@ class Sampler:
         tokens[parameters.drawn] = self._draw(warped, drawn)
         return tokens, scores.index_copy(0, parameters.drawn, warped)
 
-    def _warp(self, scores: Tensor, parameters: _Parameters) -> Tensor:
+    def _warp(self, scores: Tensor, parameters: BatchParameters) -> Tensor:
         if parameters.top_k is not None:
             scores = parameters.top_k.apply(scores, cut_below_top_k)
         if parameters.top_p is not None:
@@ -397,20 +180,22 @@ class Sampler:
         return scores
 
     def _draw(self, scores: Tensor, draws: Float32Array) -> Tensor:
-        """The first id whose cumulative probability exceeds draw x total; as draw < 1 there is one,
-        and its own is > 0.
+        """The first id whose cumulative probability exceeds draw x total.
+
+        Because draw < 1, there is such an id, and its own probability is positive.
         """
         cumulative = scores.softmax(-1).cumsum(-1)
         threshold = torch.from_numpy(draws).to(self._device).unsqueeze(-1) * cumulative[:, -1:]
         tokens = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
-        return tokens.clamp(max=self._vocab_size - 1)  # only a row of NaN ends past the last id
+        return tokens.clamp(max=self._vocab_size - 1)  # the index is too high only in a row of NaN
 
     @staticmethod
     def _problems(logits: Tensor, scores: Tensor, best: Tensor | None) -> dict[int, str]:
-        """Rows without a token. `best`: the id of the best score of each row, where that is
-        known.
+        """Find the rows without a token, and the reasons.
+
+        `best` contains the id of each row's best score, or is None if it is not known.
         """
-        # NaN counts as the best score where there is one.
+        # In a row with NaN, NaN is the best score.
         known = (
             None
             if best is None or scores is not logits
@@ -465,8 +250,9 @@ _NO_TOPS = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32
 def _top_tokens(
     distribution: Tensor, top_n: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Float32Array]:
-    """Rows, ids and log-probabilities of the `top_n` best per row, in no order: with ties of the
-    last, without -inf.
+    """The `top_n` best tokens per row with ties of the last, but without tokens that were cut.
+
+    Returns rows, ids and log probabilities, in any order.
     """
     asking = np.flatnonzero(top_n)
     wanted = torch.from_numpy(np.minimum(top_n[asking], distribution.shape[-1])).to(

@@ -14,7 +14,7 @@ from tgi.backend import (
     empty_float32,
     empty_int32,
 )
-from tgi_torch.sampling.sampler import SampledTokens
+from tgi_torch.sampling.protocols import SampledTokens
 
 __all__ = ["empty_output", "step_output"]
 

@@ -1,6 +1,6 @@
-"""Loading a checkpoint: tensor by tensor from the mapped files straight into the parameters.
+"""Loading a checkpoint: copies one tensor after the other from the mapped files to the parameters.
 
-Beside the parameters, memory holds about `_CHUNK_BYTES` of the file at any time.
+Apart from the parameters, at most about `_CHUNK_BYTES` of the files are in memory at any time.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from tgi.architectures.checkpoint import (
 )
 from tgi.architectures.weight_map import Placement, placements, split
 from tgi.backend import ModelError
-from tgi_torch.model.protocols import Progress
+from tgi.worker.parts import Progress
 from tgi_torch.weights.safetensors_file import FLOAT_DTYPES, SafetensorsFile
 
 __all__ = ["WeightSink", "checkpoint_dtype", "load_weights"]
 
 _CHUNK_BYTES = 4 << 20
-_CHUNK_MULTIPLE = 128  # rows or inputs: kernels keep inputs in pairs, and quantized ones in groups
+_CHUNK_MULTIPLE = 128  # rows or inputs: kernels store inputs in pairs, or in groups if quantized
 
 
 @final
@@ -42,33 +42,35 @@ class _Source:
 
 
 class WeightSink(Protocol):
-    """Takes weights in as they are read."""
+    """Stores weights as they are read."""
 
     @property
     def spec(self) -> ModelSpec:
-        """What the checkpoint is read as."""
+        """The specification according to which the checkpoint is read."""
 
     def write(
         self, parameter: str, expert: int | None, *, axis: int, start: int, piece: Tensor
     ) -> None:
-        """Take `piece`, the part of `parameter` (or of one expert of it) from index `start` of
-        `axis` on, in any floating dtype.
+        """Store `piece`, the part of `parameter` that begins at index `start` of `axis`.
+
+        `piece` may have any floating-point dtype. If `expert` is not None, it belongs to that
+        expert of the parameter.
         """
 
 
 def load_weights(sink: WeightSink, model_path: Path, progress: Progress) -> None:
-    """Stream the safetensors files in `model_path` into `sink`, by role.
+    """Read the safetensors files in `model_path` and write them to `sink` by parameter name.
 
-    `progress(done_bytes, total_bytes)` is called after every few megabytes read. Raises
-    `ModelError` on one line, naming file and tensor, if the files are damaged or do not fit the
-    spec; the sink is then partly filled.
+    `progress(done_bytes, total_bytes)` is called every few megabytes. Raises `ModelError` with one
+    line that names file and tensor, if the files are damaged or do not match the spec. The sink is
+    then partly filled.
     """
     with _open_checkpoint(model_path) as sources:
         try:
             todo = placements(sink.spec, sources.keys())
         except ModelError as error:
             raise _named(model_path, error) from error
-        # In the order of the files, so that a cold disk is read through once.
+        # In the order of the files, so that a disk is read sequentially.
         todo.sort(
             key=lambda placement: (
                 sources[placement.name].file.path,
@@ -87,7 +89,7 @@ def load_weights(sink: WeightSink, model_path: Path, progress: Progress) -> None
 
 
 def checkpoint_dtype(model_path: Path) -> torch.dtype:
-    """The floating-point dtype that most bytes of the checkpoint have."""
+    """The floating-point dtype of most bytes of the checkpoint. Raises `ModelError` if none."""
     with _open_checkpoint(model_path) as sources:
         dtype = main_dtype({name: source.stored for name, source in sources.items()})
     if dtype is None:
@@ -99,14 +101,14 @@ def checkpoint_dtype(model_path: Path) -> torch.dtype:
 
 
 def _fill(sink: WeightSink, placement: Placement, source: _Source) -> Iterator[int]:
-    """Copy one stored tensor into its roles; yields the bytes of it that are done."""
+    """Copy one stored tensor to its parameters. Yields the number of bytes copied so far."""
     try:
         pieces = split(source.file.view(source.stored), placement, sink.spec)
     except ModelError as error:
         raise _named(source.file.path, error) from error
     done = 0
     assert not (placement.rule.unit_rows and placement.rule.transposed), (
-        "chunks must hold whole rows"
+        "chunks must contain whole rows"
     )
     for parameter, piece in pieces.items():
         for axis, start, part in _chunks(piece):
@@ -125,8 +127,9 @@ def _named(path: Path, error: ModelError) -> ModelError:
 
 
 def _chunks(piece: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-    """Parts of `piece` along the axis on which it is contiguous in the file: (axis, start,
-    part).
+    """Split `piece` along the axis on which it is contiguous in the file.
+
+    Yields (axis, start, part).
     """
     if not piece.numel():
         return
@@ -142,7 +145,7 @@ def _chunks(piece: Tensor) -> Iterator[tuple[int, int, Tensor]]:
 
 @contextmanager
 def _open_checkpoint(model_path: Path) -> Iterator[Mapping[str, _Source]]:
-    """All tensors of the checkpoint by name."""
+    """Open all files of the checkpoint. Yields their tensors by name."""
     files: list[SafetensorsFile] = []
     try:
         sources: dict[str, _Source] = {}
@@ -154,7 +157,7 @@ def _open_checkpoint(model_path: Path) -> Iterator[Mapping[str, _Source]]:
                 if name in sources:
                     raise ModelError(
                         f"{path}: tensor `{name}` is also in {sources[name].file.path.name}.",
-                        "Keep the files of one checkpoint in the folder.",
+                        "Keep only the files of one checkpoint in the folder.",
                     )
                 sources[name] = _Source(file, stored)
         _check_index(model_path, index, sources)
@@ -170,7 +173,7 @@ def _check_index(
     for name, file_name in index.items():
         if name not in sources or sources[name].file.path.name != file_name:
             raise ModelError(
-                f"{model_path / file_name}: tensor `{name}` is not there, though {INDEX_NAME}"
-                " says so.",
+                f"{model_path / file_name}: tensor `{name}` is missing, although {INDEX_NAME}"
+                " lists it.",
                 "Download the whole checkpoint again.",
             )

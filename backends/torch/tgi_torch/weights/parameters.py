@@ -1,4 +1,4 @@
-"""The tensors of a model by role, and how they are laid out in memory."""
+"""The tensors of a model by parameter name, and their layout in memory."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = ["Parameters"]
 @final
 @dataclass
 class Parameters:
-    """Allocates tensors, uninitialised, and remembers which role each one, or each part of a fused
-    one, fills.
+    """Allocates uninitialised tensors and records the parameter name of each.
 
-    Invariant: the tensors in `by_parameter` do not overlap.
+    A fused tensor has one parameter name for each of its parts. Invariant: the tensors in
+    `by_parameter` do not overlap.
     """
 
     dtype: torch.dtype
     device: torch.device
     by_parameter: dict[str, Tensor] = field(default_factory=dict)
-    quantized: dict[str, QuantizedMatrix] = field(default_factory=dict)  # by role, as above
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of all roles
+    quantized: dict[str, QuantizedMatrix] = field(default_factory=dict)  # by parameter name
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of all parameters
 
     def create(self, parameter: str, *shape: int) -> Tensor:
-        """One tensor of its own."""
+        """Create a tensor that is one parameter."""
         tensor = self._allocate(shape)
         self._register(parameter, tensor)
         return tensor
@@ -39,8 +39,9 @@ class Parameters:
     def create_fused(
         self, rows: Mapping[str, int], *, before: tuple[int, ...] = (), after: tuple[int, ...] = ()
     ) -> Tensor:
-        """One tensor [*before, sum of rows, *after] whose parts along the rows fill the roles in
-        order.
+        """Create one tensor [*before, sum of rows, *after].
+
+        Its parts along the rows are the parameters named in `rows`, in order.
         """
         fused = self._allocate((*before, sum(rows.values()), *after))
         for parameter, part in zip(
@@ -52,7 +53,7 @@ class Parameters:
     def create_quantized(
         self, rows: Mapping[str, int], columns: int, weight_format: WeightFormat
     ) -> QuantizedMatrix:
-        """One matrix [sum of rows, columns] whose rows fill the roles in order."""
+        """Create one matrix [sum of rows, columns] that consists of the parameters in `rows`."""
         matrix = QuantizedMatrix(rows, columns, weight_format, self.dtype)
         for parameter, count in rows.items():
             self._name(parameter, (count, columns))
@@ -62,8 +63,9 @@ class Parameters:
     def write(
         self, parameter: str, expert: int | None, *, axis: int, start: int, piece: Tensor
     ) -> None:
-        """Copy `piece`, the part of `parameter` from index `start` of `axis` on, into place,
-        converting its dtype.
+        """Copy `piece` to its place and convert its dtype.
+
+        `piece` is the part of `parameter` that begins at index `start` of `axis`.
         """
         if parameter in self.quantized:
             self.quantized[parameter].write(parameter, axis, start, piece)
@@ -76,7 +78,7 @@ class Parameters:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of all tensors."""
+        """Size in bytes of all tensors."""
         plain = sum(tensor.numel() * tensor.element_size() for tensor in self.by_parameter.values())
         return plain + sum(
             {id(matrix): matrix.num_bytes for matrix in self.quantized.values()}.values()

@@ -1,9 +1,8 @@
-"""The process behind `tgi convert`: the one place where pickled files are read, and only tensors in
-them.
+"""The process behind `tgi convert`, the only place in which pickled files are read.
 
-One file after the other, so that memory holds one at a time. A result appears under its name only
-when it is complete, the index last; so a conversion that was interrupted looks as if it had never
-run.
+Only tensors are unpickled. Files are converted one after the other, so that only one is in memory.
+The results are renamed to their final names when all are complete, and the index is written last.
+So after an interrupted conversion the output folder contains no incomplete checkpoint.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ _SINGLE_NAME = "pytorch_model.bin"
 _INDEX_NAME = "pytorch_model.bin.index.json"
 _COPIED = ("*.json", "*.jinja", "*.model", "*.txt")
 _METADATA = {"format": "pt"}
-_OTHER = "Fetch the checkpoint from somewhere you trust, in safetensors format."
+_OTHER = "Download the checkpoint in safetensors format from a source that you trust."
 
 
 def main(source: str, output: str) -> int:
-    """Convert; on failure one line on the standard error says why."""
+    """Convert. On failure, print one line with the reason to the standard error."""
     try:
         convert(Path(source), Path(output))
     except ModelError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - the answer of this process
+        print(error, file=sys.stderr)  # noqa: T201 - the result of this process
         return 1
-    # the process boundary: whatever a file makes torch do reaches the user as one sentence
+    # The process boundary: any error that a file causes in torch becomes one sentence for the user.
     except Exception as error:
         print(  # noqa: T201
             f"{source}: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
@@ -92,7 +91,7 @@ def convert(source: Path, output: Path) -> None:
 
 
 def _pickled_files(source: Path) -> list[Path]:
-    """The files of the index, or the single one."""
+    """The paths of the files in the index, or of the single file if there is no index."""
     index = source / _INDEX_NAME
     if not index.exists():
         if (source / _SINGLE_NAME).exists():
@@ -105,38 +104,38 @@ def _pickled_files(source: Path) -> list[Path]:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
-            f"{index}: the index cannot be read: {error!r}.", "Fetch the file again."
+            f"{index}: the index cannot be read: {error!r}.", "Download the file again."
         ) from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not (source / name).is_file():
             raise ModelError(
-                f"{index}: it names {name!r}, which is not a file beside it.",
-                "Fetch the whole checkpoint.",
+                f"{index}: it names {name!r}, which is not a file in the same folder.",
+                "Download the whole checkpoint.",
             )
     return [source / name for name in names]
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
-    """The tensors of one file, each with memory of its own."""
-    is_zip = zipfile.is_zipfile(path)  # the format of torch since 1.6; only it can be mapped
+    """Read the tensors of one file. Each has memory of its own."""
+    is_zip = zipfile.is_zipfile(path)  # the format of torch since 1.6; older files cannot be mapped
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise ModelError(
             f"{path}: the file cannot be read: {' '.join(str(error).split())[:200]}.",
-            "Fetch it again.",
+            "Download it again.",
         ) from error
-    except (
-        Exception
-    ) as error:  # the boundary to a foreign file: whatever else it causes, it is refused
+    # The boundary to a foreign file: any other error that the file causes rejects the file.
+    except Exception as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"`{found[1]}`" if found else "something else than tensors"
+        what = f"`{found[1]}`" if found else "objects other than tensors"
         raise ModelError(
-            f"{path}: refused, for it holds {what}, and loading that could run code.", _OTHER
+            f"{path}: rejected, because it contains {what}, and loading that could run code.",
+            _OTHER,
         ) from error
     if not isinstance(content, dict) or not content:
         raise ModelError(
-            f"{path}: it holds a {type(content).__name__}, not tensors by name.", _OTHER
+            f"{path}: it contains a {type(content).__name__}, not tensors by name.", _OTHER
         )
     for name, value in content.items():
         if (
@@ -145,13 +144,14 @@ def _read(path: Path) -> Mapping[str, Tensor]:
             or value.layout != torch.strided
             or value.is_quantized
         ):
-            raise ModelError(f"{path}: the entry {name!r} is no plain tensor.", _OTHER)
+            raise ModelError(f"{path}: the entry {name!r} is not a plain tensor.", _OTHER)
     return _unshared(content)
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous tensors that share no memory; of those that do, each gets a copy, so that no name
-    is lost.
+    """Make all tensors contiguous and independent.
+
+    A tensor that shares memory with an earlier one is copied, so that no name is lost.
     """
     taken: set[int] = set()
     result = {}

@@ -1,6 +1,4 @@
-"""Weights as integers under scales, in plain torch: what the formats of `weight_formats` mean, and
-how a matrix gets there.
-"""
+"""Quantization of a matrix to a format of `weight_formats`, in plain torch."""
 
 from __future__ import annotations
 
@@ -19,22 +17,23 @@ __all__ = ["QuantizedTensor", "quantize"]
 @final
 @dataclass(frozen=True)
 class QuantizedTensor:
-    """A matrix [out, in] as integers; padding of the last group is zero."""
+    """A matrix [out, in] as integers and scales. The padding of the last group is zero."""
 
     integers: Tensor  # int8 [out, groups, group_size]
     scales: Tensor  # bfloat16 [out, groups]
     num_inputs: int
 
     def dequantize(self) -> Tensor:
-        """The matrix in float32."""
+        """The matrix as float32 [out, in]."""
         return (self.integers.float() * self.scales.float()[..., None]).flatten(1)[
             :, : self.num_inputs
         ]
 
 
 def quantize(weight: Tensor, weight_format: WeightFormat) -> QuantizedTensor:
-    """Quantize a matrix [out, in] of any floating dtype; a group with a value that is not finite
-    gets such a scale.
+    """Quantize a matrix [out, in] of any floating-point dtype.
+
+    If a group contains a value that is not finite, its scale is not finite.
     """
     num_outputs, num_inputs = weight.shape
     padding = weight_format.num_groups(num_inputs) * weight_format.group_size - num_inputs
@@ -59,7 +58,7 @@ def quantize(weight: Tensor, weight_format: WeightFormat) -> QuantizedTensor:
 def _round(
     groups: Tensor, scales: Tensor, weight_format: WeightFormat
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Integers as float32, scales, and the squared error of each group."""
+    """Returns the integers as float32, the scales, and the squared error of each group."""
     wide = scales.float()
     inverse = torch.where(wide.abs() < torch.finfo(torch.float32).tiny, 0.0, 1.0 / wide)
     integers = (

@@ -1,7 +1,7 @@
-"""Matrices that are quantized while they are loaded, on the products that torch ships for CPUs.
+"""Matrices that are quantized while they are loaded, multiplied by torch's own CPU kernels.
 
-8 bits have a scale per output here, since that is what torch multiplies with; 4 bits have one per
-group. Only one role at a time stands in memory in its own dtype.
+With 8 bits there is one scale per output, because torch's kernel requires that. With 4 bits there
+is one scale per group. Only one parameter at a time is in memory in its original dtype.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from tgi_torch.weights.weight_formats import WeightFormat
 
 __all__ = ["QuantizedMatrix"]
 
-_MAX_BYTE_ROWS = 16  # more are faster with the matrix as it was
-_MULTIPLE = 64  # torch's products read beyond the ends of matrices that are no multiple
+_MAX_BYTE_ROWS = 16  # with more rows, multiplying by the dequantized matrix is faster
+_MULTIPLE = 64  # torch's kernels read beyond the end of a matrix if its size is not a multiple
 
 
 @final
 class QuantizedMatrix:
-    """A matrix [outputs, inputs] made of the rows of one or more roles; `dtype` is that of what it
-    is multiplied with.
+    """A matrix [outputs, inputs] that consists of the rows of one or more parameters.
+
+    `dtype` is the dtype of the activations and scales.
     """
 
     def __init__(
@@ -59,14 +60,15 @@ class QuantizedMatrix:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of codes and scales."""
+        """Size in bytes of codes and scales."""
         codes = self._codes if self._packed is None else self._packed
         scales = self._scales if self._scales_and_zeros is None else self._scales_and_zeros
         return codes.nbytes + scales.nbytes
 
     def write(self, parameter: str, axis: int, start: int, piece: Tensor) -> None:
-        """Take the part of `parameter` from index `start` of `axis` on; a role is quantized when
-        its last part is there.
+        """Store `piece`, the part of `parameter` that begins at index `start` of `axis`.
+
+        A parameter is quantized when its last part has been stored.
         """
         if parameter not in self._staged:
             self._staged[parameter] = torch.empty(
@@ -82,7 +84,7 @@ class QuantizedMatrix:
             self._pack()
 
     def multiply(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """Return x W' + b for [..., inputs]."""
+        """Return x W' + b for x [..., inputs]."""
         rows = self._padded_columns(x.reshape(-1, self.num_inputs)).contiguous()
         product = self._multiply_rows(rows)[:, : self.num_outputs].reshape(
             *x.shape[:-1], self.num_outputs
@@ -90,7 +92,7 @@ class QuantizedMatrix:
         return product if bias is None else product + bias
 
     def lookup(self, ids: Tensor) -> Tensor:
-        """Rows [T, inputs] of a matrix of 8 bits for int64 [T]."""
+        """Look up the rows [T, inputs] of an 8-bit matrix for int64 [T]."""
         assert self._bits == 8, "rows of packed codes cannot be read"
         codes = self._codes.index_select(0, ids)[:, : self.num_inputs]
         return codes.to(self._scales.dtype) * self._scales.index_select(0, ids)

@@ -1,1 +1,1 @@
-"""One module per model family, each of which reads a Hugging Face config into a `ModelSpec`."""
+"""One module per model family. Each reads a Hugging Face config into a `ModelSpec`."""

@@ -1,5 +1,6 @@
-"""baichuan (1 and 2): llama with a fused qkv matrix; the 13B models have ALiBi, the second
-generation a head of unit rows.
+"""baichuan (1 and 2): llama with a fused qkv matrix.
+
+The 13B models have ALiBi. In the second generation the rows of the head are normalised.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tgi.architectures.weight_names import Modules, layer_rules, module_rules
 __all__ = ["spec"]
 
 _SECOND_VOCAB_SIZE = 125_696
-"""Nothing else in the configs tells the generations apart."""
+"""The only value by which the configs of the two generations differ."""
 
 _ATTENTION: Modules = {
     ("attention.q", "attention.k", "attention.v"): "self_attn.W_pack",
@@ -35,9 +36,9 @@ _ATTENTION: Modules = {
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: modeling_baichuan.py of Baichuan-7B, Baichuan-13B, Baichuan2-7B and Baichuan2-13B."""
+    """Build the spec of the code in Baichuan-7B, Baichuan-13B, Baichuan2-7B and Baichuan2-13B."""
     reader = ConfigReader(config)
-    # Only the configs of the rotary models have `max_position_embeddings`.
+    # Only the configs of the models with rotary embedding have `max_position_embeddings`.
     alibi = not reader.has("max_position_embeddings")
     if alibi:
         reader = ConfigReader(

@@ -1,6 +1,4 @@
-"""bloom: ALiBi in place of positions, a norm behind the embedding, qkv fused head by head, biases
-everywhere.
-"""
+"""bloom: ALiBi, a norm after the embedding, qkv fused by head, and biases everywhere."""
 
 from __future__ import annotations
 
@@ -42,7 +40,7 @@ _QKV: Modules = {("attention.q", "attention.k", "attention.v"): "self_attention.
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: BloomForCausalLM."""
+    """Build the spec of BloomForCausalLM from its config."""
     reader = ConfigReader(config)
     hidden = reader.integer("n_embed", "hidden_size")
     norm = Norm(kind="layer", eps=reader.number("layer_norm_epsilon", default=1e-5), bias=True)

@@ -1,5 +1,6 @@
-"""cohere (Command R): attention and MLP in parallel behind one layer norm without bias, interleaved
-rotation, a scaled head.
+"""cohere (Command R): attention and MLP in parallel after one layer norm without bias.
+
+The rotary embedding is interleaved, and the logits are scaled.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _NORMS: Modules = {"block0.norm": "input_layernorm"}
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: CohereForCausalLM."""
+    """Build the spec of CohereForCausalLM from its config."""
     reader = ConfigReader(config)
     bias = reader.boolean("attention_bias", default=False)
     attention = attention_of(
@@ -46,7 +47,7 @@ def spec(config: dict[str, Any]) -> ModelSpec:
 def cohere_spec(
     reader: ConfigReader, model_type: str, attentions: tuple[Attention, ...]
 ) -> ModelSpec:
-    """What cohere and cohere2 share around their attentions."""
+    """Build the parts that cohere and cohere2 have in common."""
     norm, mlp = norm_of(reader), mlp_of(reader)
     return decoder_spec(
         reader,
@@ -63,5 +64,5 @@ def cohere_spec(
 
 
 def norm_of(reader: ConfigReader) -> Norm:
-    """A layer norm with weight and without bias."""
+    """A layer norm with weight but without bias."""
     return Norm(kind="layer", eps=reader.number("layer_norm_eps", default=1e-5))

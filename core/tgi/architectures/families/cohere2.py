@@ -1,5 +1,6 @@
-"""cohere2 (Command R7B, Command A): cohere with windowed rotary layers, and every fourth layer full
-and without positions.
+"""cohere2 (Command R7B, Command A): cohere with sliding windows.
+
+Every fourth layer attends to the full context and has no rotary embedding.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ __all__ = ["spec"]
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: Cohere2ForCausalLM."""
+    """Build the spec of Cohere2ForCausalLM from its config."""
     reader = ConfigReader(config)
     bias = reader.boolean("attention_bias", default=False)
     rotary = attention_of(reader, interleaved=True, qkv_bias=bias, output_bias=bias)

@@ -1,5 +1,6 @@
-"""dbrx: grouped rotary attention with clipped qkv, layer norms without bias, a fine-grained mixture
-stored flat.
+"""dbrx: rotary attention with clipped qkv, layer norms without bias, and a mixture of experts.
+
+The weights of all experts are stored in one flat tensor.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _MODULES: Modules = {
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: DbrxForCausalLM."""
+    """Build the spec of DbrxForCausalLM from its config."""
     reader = ConfigReader(config)
     norm = Norm(kind="layer", eps=1e-5)
     layer = sequential(_attention(reader), _mixture(reader.section("ffn_config")), norm=norm)

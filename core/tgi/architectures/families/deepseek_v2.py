@@ -1,5 +1,6 @@
-"""deepseek_v2: latent attention, a few dense layers, then experts chosen from the best groups
-beside shared ones.
+"""deepseek_v2: latent attention, a few dense layers, then a mixture of experts.
+
+Experts are chosen from the best groups, in addition to shared experts.
 """
 
 from __future__ import annotations
@@ -58,8 +59,9 @@ _FEED_FORWARD: Modules = {
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: DeepseekV2ForCausalLM; for `norm_topk_prob`, which no published model sets, the code
-    published with the models.
+    """Build the spec of DeepseekV2ForCausalLM from its config.
+
+    `norm_topk_prob`, which no published model sets, follows the code published with the models.
     """
     reader = ConfigReader(config)
     groups = {"greedy": False, "group_limited_greedy": True}
@@ -87,7 +89,7 @@ def deepseek_spec(
     dense_layers: int,
     interleaved: bool = True,
 ) -> ModelSpec:
-    """The model around a router: `dense_layers` layers without experts, the others with."""
+    """Build a model with this router. Its first `dense_layers` layers have no experts."""
     norm, num_layers = rms_norm(reader), reader.integer("num_hidden_layers")
     attention = Block(branches=(Branch(mixer=_attention(reader, interleaved), norm=norm),))
     size = reader.integer("moe_intermediate_size")
@@ -111,7 +113,7 @@ def deepseek_spec(
         for layer in range(num_layers)
     )
     spec = decoder_spec(reader, model_type, layers, weights=_weight_rules())
-    # The layers after the last one predict several tokens at once.
+    # The layers after the last one serve multi-token prediction.
     return msgspec.structs.replace(spec, ignored=(*IGNORED, f"model.layers.{num_layers}.*"))
 
 
@@ -135,14 +137,14 @@ def _attention(reader: ConfigReader, interleaved: bool) -> LatentAttention:
         v_head_dim=reader.integer("v_head_dim"),
         scale=(nope_dim + rope_dim) ** -0.5 * _temperature(reader) ** 2,
         rope=rope,
-        norm=Norm(kind="rms", eps=1e-6),  # whatever the config says
+        norm=Norm(kind="rms", eps=1e-6),  # the code ignores the value in the config
         qkv_bias=bias,
         output_bias=bias,
     )
 
 
 def _temperature(reader: ConfigReader) -> float:
-    """YaRN's temperature for all dimensions; what remains of it is on the rotated ones."""
+    """YaRN's factor for all dimensions. The rope contains its factor for the rotated ones."""
     name = next((name for name in ("rope_scaling", "rope_parameters") if reader.has(name)), None)
     if name is None:
         return 1.0

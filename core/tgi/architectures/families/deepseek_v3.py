@@ -1,4 +1,4 @@
-"""deepseek_v3: deepseek_v2 with sigmoid scores and a correction that only chooses."""
+"""deepseek_v3: deepseek_v2 with sigmoid scores, and a correction that only affects the choice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["spec"]
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: DeepseekV3ForCausalLM."""
+    """Build the spec of DeepseekV3ForCausalLM from its config."""
     reader = ConfigReader(config)
     router = Router(
         score="sigmoid",

@@ -1,4 +1,4 @@
-"""exaone (3.0 and 3.5): llama under other names."""
+"""exaone (3.0 and 3.5): llama with other names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MODULES: Modules = {
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: modeling_exaone.py of EXAONE-3.0-7.8B-Instruct."""
+    """Build the spec of modeling_exaone.py in EXAONE-3.0-7.8B-Instruct."""
     reader = ConfigReader(config)
     norm = Norm(kind="rms", eps=reader.number("layer_norm_epsilon", default=1e-5))
     mlp = MLP(

@@ -1,7 +1,7 @@
-"""exaone4: norms behind the mixers and on each query and key head.
+"""exaone4: norms after the mixers, and on each query and key head.
 
-In the large model the rotary layers have a window, and every fourth layer is full and without
-positions.
+In the large model the rotary layers have a window. Every fourth layer attends to the full context
+and has no rotary embedding.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["spec"]
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: Exaone4ForCausalLM."""
+    """Build the spec of Exaone4ForCausalLM from its config."""
     reader = ConfigReader(config)
     norm, mlp = rms_norm(reader, default_eps=1e-5), mlp_of(reader)
     attention = attention_of(reader, head_norm=norm)

@@ -1,5 +1,6 @@
-"""falcon (first called RefinedWeb): rotary heads in parallel with the MLP, or ALiBi, each layer's
-mixers one after the other.
+"""falcon (first named RefinedWeb): rotary attention in parallel with the MLP.
+
+The falcon-rw models have ALiBi, and their two mixers are sequential.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ _SHARED_NORM: Modules = {"block0.norm": "input_layernorm"}
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: FalconForCausalLM, and modelling_RW.py of the first falcon-7b and falcon-40b."""
+    """Build the spec of FalconForCausalLM, or modelling_RW.py of the first falcon-7b and -40b."""
     reader = ConfigReader(config)
     hidden, bias = reader.integer("hidden_size", "n_embed"), reader.boolean("bias", default=False)
-    # The code of RefinedWeb (40B) knows only the new decoder and has no option for it.
+    # The code of RefinedWeb (40B) has only the new decoder, and no option for it.
     is_new = reader.boolean(
         "new_decoder_architecture", default=config["model_type"] == "RefinedWeb"
     )
@@ -99,8 +100,9 @@ def _attention(reader: ConfigReader, hidden: int, bias: bool, is_new: bool) -> A
 def _layer(
     reader: ConfigReader, attention: Attention, mlp: MLP, norm: Norm, is_new: bool
 ) -> tuple[Layer, Modules]:
-    """The layer and the names of its norms: in parallel with one norm each, with a shared one, or
-    one after the other.
+    """The layer and the names of its norms.
+
+    Parallel mixers have one norm each or share one. Sequential mixers have one norm each.
     """
     if is_new and reader.integer("num_ln_in_parallel_attn", default=2) == 2:
         branches = (Branch(mixer=attention, norm=norm), Branch(mixer=mlp, norm=norm))

@@ -1,4 +1,4 @@
-"""gemma: llama with wide heads, norms whose weight is stored minus one, and scaled embeddings."""
+"""gemma: llama with wide heads, norms whose weight is stored minus 1, and scaled embeddings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["embedding_of", "spec"]
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: GemmaForCausalLM."""
+    """Build the spec of GemmaForCausalLM from its config."""
     reader = ConfigReader(config)
     norm, bias = rms_norm(reader, unit_offset=True), reader.boolean("attention_bias", default=False)
     attention = attention_of(
@@ -31,11 +31,11 @@ def spec(config: dict[str, Any]) -> ModelSpec:
 
 
 def embedding_of(reader: ConfigReader) -> Embedding:
-    """Token vectors times the root of the hidden size."""
+    """Token vectors, multiplied by the square root of the hidden size."""
     return Embedding(scale=float(reader.integer("hidden_size") ** 0.5))
 
 
 def _activation(reader: ConfigReader) -> Activation:
-    """The first release's configs say `gelu` where the models were trained with its tanh form."""
+    """Configs of the first release contain `gelu`, but the models were trained with `gelu_tanh`."""
     activation = reader.activation("hidden_act", "hidden_activation", default="gelu_pytorch_tanh")
     return "gelu_tanh" if activation == "gelu" else activation

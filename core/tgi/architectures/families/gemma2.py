@@ -1,5 +1,6 @@
-"""gemma2: gemma with norms on both sides of each mixer, soft caps, and a window on every other
-layer.
+"""gemma2: gemma with norms before and after each mixer, and soft caps.
+
+Every other layer has a window.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _NORMS: Modules = {
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: Gemma2ForCausalLM."""
+    """Build the spec of Gemma2ForCausalLM from its config."""
     reader = ConfigReader(config)
     bias = reader.boolean("attention_bias", default=False)
     full = msgspec.structs.replace(
@@ -63,7 +64,7 @@ def spec(config: dict[str, Any]) -> ModelSpec:
 def gemma2_spec(
     reader: ConfigReader, model_type: str, attentions: tuple[Attention, ...], head_cap: float | None
 ) -> ModelSpec:
-    """What gemma2 and gemma3 share around their attentions."""
+    """Build the parts that gemma2 and gemma3 have in common."""
     norm = rms_norm(reader, unit_offset=True)
     mlp = MLP(
         intermediate_size=reader.integer("intermediate_size", default=9216),
@@ -81,5 +82,5 @@ def gemma2_spec(
 
 
 def weight_rules() -> tuple[WeightRule, ...]:
-    """The checkpoint names of gemma2 and gemma3."""
+    """The weight rules of gemma2 and gemma3."""
     return module_rules(FRAME) + layer_rules(LAYER, _NORMS | ATTENTION | HEAD_NORMS | GATED_MLP)

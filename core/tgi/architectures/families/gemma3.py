@@ -1,7 +1,7 @@
-"""gemma3: gemma2 with norms on each query and key head, five windowed layers to each full one, and
-a rotation for each kind.
+"""gemma3: gemma2 with norms on each query and key head.
 
-Of a multimodal checkpoint (`gemma3`) the text model is read, and the image tower is left out.
+One in six layers has no window. Layers with and without a window have different rotary embeddings.
+Only the text model of a multimodal checkpoint (`gemma3`) is read.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _DEFAULTS = {
     "head_dim": 256,
     "max_position_embeddings": 131_072,
 }
-"""Published multimodal configs leave out what equals the defaults of Gemma3TextConfig."""
+"""Defaults of Gemma3TextConfig, which published multimodal configs omit."""
 
 _IMAGE_TENSORS = ("*vision_tower.*", "*multi_modal_projector.*")
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: Gemma3ForCausalLM, and Gemma3ForConditionalGeneration without images."""
+    """Build the spec of Gemma3ForCausalLM, or Gemma3ForConditionalGeneration without images."""
     multimodal = config["model_type"] == "gemma3"
     reader = ConfigReader(config)
     if multimodal:
@@ -56,8 +56,8 @@ def spec(config: dict[str, Any]) -> ModelSpec:
     )
     if not multimodal:
         return text
-    # Published checkpoints have the text model as `language_model.model.`, those that transformers
-    # 5 saved as the first.
+    # Published checkpoints name the text model `language_model.model.`. Checkpoints that
+    # transformers 5 saved have the first prefix.
     return msgspec.structs.replace(
         text,
         prefixes=("model.language_model.", "language_model.model.", "language_model.", *PREFIXES),
@@ -90,7 +90,7 @@ def _attention(reader: ConfigReader, kind: str) -> Attention:
 
 
 def _local_rope(reader: ConfigReader, head_dim: int) -> Rope:
-    """Windowed layers have a rotation of their own, which the model's scaling leaves alone."""
+    """Layers with a window have their own rotary embedding, without the model's scaling."""
     theta = reader.number("rope_local_base_freq", default=10_000.0)
     if reader.has("rope_parameters") and reader.section("rope_parameters").nested:
         max_positions = reader.integer("max_position_embeddings")

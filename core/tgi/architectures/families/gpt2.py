@@ -1,7 +1,7 @@
-"""gpt2: learned positions, layer norms, one fused qkv matrix, every matrix stored [in, out].
+"""gpt2: learned positions, layer norms, a fused qkv matrix. Every matrix is stored as [in, out].
 
-bigcode's first model, santacoder, calls itself gpt2 too: it has one key and value head and splits
-the matrix in two.
+bigcode's first model, santacoder, also has the type gpt2. It has one key and value head and two
+matrices in place of the fused one.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ _Q_AND_KV: Modules = {"attention.q": "attn.q_attn", ("attention.k", "attention.v
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: GPT2LMHeadModel, and for `attention_head_type` multiquery bigcode's
-    GPT2LMHeadCustomModel.
+    """Build the spec of GPT2LMHeadModel from its config.
+
+    If `attention_head_type` is multiquery, it is that of bigcode's GPT2LMHeadCustomModel.
     """
     reader = ConfigReader(config)
     multi_query = reader.choice(
@@ -70,8 +71,9 @@ def gpt2_spec(
     default_activation: str,
     weights: tuple[WeightRule, ...],
 ) -> ModelSpec:
-    """What gpt2, santacoder and gpt_bigcode share: all but the names and the number of key
-    heads.
+    """Build the parts that gpt2, santacoder and gpt_bigcode have in common.
+
+    They differ in the tensor names and the number of key heads.
     """
     hidden, num_layers = (
         reader.integer("n_embd", "hidden_size"),

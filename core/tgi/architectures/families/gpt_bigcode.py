@@ -1,6 +1,4 @@
-"""gpt_bigcode (starcoder): gpt2 with one key and value head for all query heads, matrices stored
-[out, in].
-"""
+"""gpt_bigcode (starcoder): gpt2 with one key and value head. Matrices are stored as [out, in]."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ _QKV: Modules = {("attention.q", "attention.k", "attention.v"): "attn.c_attn"}
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: GPTBigCodeForCausalLM."""
+    """Build the spec of GPTBigCodeForCausalLM from its config."""
     reader = ConfigReader(config)
     weights = (
         module_rules(FRAME)

@@ -1,5 +1,6 @@
-"""gpt_neox (pythia): rotary on part of the head, attention and MLP in parallel or one after the
-other, qkv fused head by head.
+"""gpt_neox (pythia): rotary embedding of part of each head, and qkv fused by head.
+
+Attention and MLP are parallel or sequential.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _QKV: Modules = {("attention.q", "attention.k", "attention.v"): "attention.query
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: GPTNeoXForCausalLM."""
+    """Build the spec of GPTNeoXForCausalLM from its config."""
     reader = ConfigReader(config)
     max_positions = reader.integer("max_position_embeddings", default=2048)
     norm = Norm(kind="layer", eps=reader.number("layer_norm_eps", default=1e-5), bias=True)

@@ -1,5 +1,6 @@
-"""gpt_oss: sinks in the softmax, a window on every other layer, YaRN, and experts with biases and a
-clamped gate.
+"""gpt_oss: attention sinks, a window in every other layer, YaRN, and a mixture of experts.
+
+The experts have biases and a clamped gate.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ _YARN = {
     "truncate": False,
     "original_max_position_embeddings": 4096,
 }
-"""The rotation of a config that names none."""
+"""The rope parameters of a config that has none."""
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: GptOssForCausalLM, with experts in a floating-point dtype."""
+    """Build the spec of GptOssForCausalLM from its config. Experts must not be quantized."""
     reader = ConfigReader(config)
     _refuse_quantized(reader)
     if not (reader.has("rope_parameters") or reader.has("rope_scaling")):
@@ -75,7 +76,7 @@ def spec(config: dict[str, Any]) -> ModelSpec:
 def _refuse_quantized(reader: ConfigReader) -> None:
     if reader.has("quantization_config"):
         raise ModelError(
-            "The experts of this gpt_oss checkpoint are quantized, which cannot be read yet.",
+            "The experts of this gpt_oss checkpoint are quantized, which is not supported yet.",
             "Choose a checkpoint with bfloat16 experts.",
         )
     if reader.number("swiglu_limit", default=7.0) != 7.0:

@@ -1,5 +1,6 @@
-"""gptj: attention and MLP in parallel behind one norm, interleaved rotation of part of the head, no
-bias in the attention.
+"""gptj: attention and MLP in parallel after one norm. The attention has no biases.
+
+The rotary embedding is interleaved and rotates part of each head.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _MODULES: Modules = {
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: GPTJForCausalLM."""
+    """Build the spec of GPTJForCausalLM from its config."""
     reader = ConfigReader(config)
     hidden, max_positions = (
         reader.integer("n_embd", "hidden_size"),

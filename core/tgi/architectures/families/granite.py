@@ -1,4 +1,4 @@
-"""granite: llama with factors on embedding, scores, residual steps and logits."""
+"""granite: llama with factors for embedding, attention scores, residual and logits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["granite_spec", "spec"]
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: GraniteForCausalLM."""
+    """Build the spec of GraniteForCausalLM from its config."""
     reader = ConfigReader(config)
     mlp = mlp_of(reader, bias=reader.boolean("mlp_bias", default=False))
     return granite_spec(reader, "granite", mlp, weight_rules())
@@ -33,7 +33,7 @@ def granite_spec(
     feed_forward: FeedForward,
     weights: tuple[WeightRule, ...],
 ) -> ModelSpec:
-    """What granite and granitemoe share around their feed-forward mixers."""
+    """Build the parts that granite and granitemoe have in common."""
     bias = reader.boolean("attention_bias", default=False)
     attention = attention_of(reader, qkv_bias=bias, output_bias=bias)
     attention = msgspec.structs.replace(

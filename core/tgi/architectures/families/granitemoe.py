@@ -1,4 +1,4 @@
-"""granitemoe: granite with a mixture of experts whose softmax is over the chosen ones."""
+"""granitemoe: granite with a mixture of experts. The softmax is over the chosen experts only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EXPERTS: Modules = {
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: GraniteMoeForCausalLM."""
+    """Build the spec of GraniteMoeForCausalLM from its config."""
     reader = ConfigReader(config)
     mixture = MixtureOfExperts(
         num_experts=reader.integer("num_local_experts", default=8),

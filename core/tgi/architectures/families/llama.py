@@ -1,6 +1,4 @@
-"""llama, and the parts its descendants share: rotary attention, gated MLPs, and the names of its
-checkpoints.
-"""
+"""llama, and the parts that many families share: attention, MLP, norms and checkpoint names."""
 
 from __future__ import annotations
 
@@ -40,13 +38,13 @@ __all__ = [
 ]
 
 PREFIXES = ("model.", "")
-"""`model.` is there unless the checkpoint was saved from the model without its head."""
+"""Names have the prefix `model.` unless the checkpoint was saved from a model without a head."""
 
 IGNORED = ("*.rotary_emb.inv_freq",)
-"""Old checkpoints carry the rotary frequencies as a buffer."""
+"""Old checkpoints contain the rotary frequencies as a buffer."""
 
 LAYER = "layers.{layer}"
-"""Where a layer's tensors are found."""
+"""The prefix of the names of a layer's tensors."""
 
 FRAME: Modules = {"embedding": "embed_tokens", "decoder.final_norm": "norm", "head": "lm_head"}
 ATTENTION: Modules = {f"attention.{part}": f"self_attn.{part}_proj" for part in "qkvo"}
@@ -60,7 +58,7 @@ PRE_NORMS: Modules = {
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: LlamaForCausalLM."""
+    """Build the spec of LlamaForCausalLM from its config."""
     reader = ConfigReader(config)
     bias = reader.boolean("attention_bias", default=False)
     attention = attention_of(reader, qkv_bias=bias, output_bias=bias)
@@ -86,7 +84,7 @@ def attention_of(
     output_bias: bool = False,
     head_norm: Norm | None = None,
 ) -> Attention:
-    """Rotary attention over the full context. `head_norm`: a norm on each query and key head."""
+    """Rotary attention over the full context. `head_norm` is applied to each query and key head."""
     hidden, num_heads = (
         reader.integer("hidden_size"),
         reader.integer("num_attention_heads", default=default_heads),
@@ -130,7 +128,7 @@ def mlp_of(
     gated: bool = True,
     bias: bool = False,
 ) -> MLP:
-    """The feed-forward mixer of `intermediate_size` and `hidden_act`."""
+    """The MLP with the config's `intermediate_size` and `hidden_act`."""
     return MLP(
         intermediate_size=reader.integer("intermediate_size"),
         activation=reader.activation("hidden_act", default=default_activation),
@@ -140,7 +138,7 @@ def mlp_of(
 
 
 def rms_norm(reader: ConfigReader, *, default_eps: float = 1e-6, unit_offset: bool = False) -> Norm:
-    """The RMS norm of `rms_norm_eps`."""
+    """The RMS norm with the config's `rms_norm_eps`."""
     return Norm(
         kind="rms", eps=reader.number("rms_norm_eps", default=default_eps), unit_offset=unit_offset
     )
@@ -156,7 +154,7 @@ def decoder_spec(
     head: Head | None = None,
     weights: tuple[WeightRule, ...] | None = None,
 ) -> ModelSpec:
-    """A decoder whose config has llama's field names; what is not given is as in llama."""
+    """Build a decoder whose config has llama's field names. The default of each part is llama's."""
     return ModelSpec(
         model_type=model_type,
         hidden_size=reader.integer("hidden_size"),
@@ -172,5 +170,5 @@ def decoder_spec(
 
 
 def weight_rules() -> tuple[WeightRule, ...]:
-    """The checkpoint names of llama, and of the families that call everything as llama does."""
+    """The weight rules of llama and of families with the same tensor names."""
     return module_rules(FRAME) + layer_rules(LAYER, PRE_NORMS | ATTENTION | HEAD_NORMS | GATED_MLP)

@@ -1,4 +1,4 @@
-"""mamba: layers of one state-space mixer each, with a decay and a state for every channel."""
+"""mamba: one state-space mixer per layer. Each channel has its own decays and state."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _MODULES: Modules = {
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: MambaForCausalLM."""
+    """Build the spec of MambaForCausalLM from its config."""
     reader = ConfigReader(config)
     check_activation(reader)
     hidden = reader.integer("hidden_size")
@@ -67,7 +67,10 @@ def mamba_spec(
     *,
     tied: bool,
 ) -> ModelSpec:
-    """A stack of one mixer per layer; `weights` are the rules of the layers, `tied` the default."""
+    """Build a stack with one mixer per layer.
+
+    `weights` are the rules of the layers. `tied` is the default for a tied head.
+    """
     norm = Norm(kind="rms", eps=reader.number("layer_norm_epsilon", default=1e-5))
     layer = Layer(blocks=(Block(branches=(Branch(mixer=mixer, norm=norm),)),))
     layers = (layer,) * reader.integer("num_hidden_layers")
@@ -85,13 +88,14 @@ def mamba_spec(
 
 
 def check_activation(reader: ConfigReader) -> None:
-    """The mixer's activation is silu. Raises `ModelError` for another."""
+    """Raise `ModelError` unless the mixer's activation is silu."""
     reader.choice("hidden_act", table={"silu": None, "swish": None}, default="silu")
 
 
 def vector_rules(vectors: dict[str, str]) -> tuple[WeightRule, ...]:
-    """The rules of tensors that are neither weight nor bias: name in the mixer → part of the
-    role.
+    """Build the rules of tensors that are neither weight nor bias.
+
+    `vectors` maps a tensor's name in the mixer to the last part of its parameter name.
     """
     return tuple(
         WeightRule(

@@ -1,6 +1,4 @@
-"""mamba2: layers of one state-space mixer each, whose heads have one decay and share B and C by
-groups.
-"""
+"""mamba2: one state-space mixer per layer. Each head has one decay, and groups share B and C."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ _VECTORS = {"A_log": "a_log", "D": "skip", "dt_bias": "dt_bias"}
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: Mamba2ForCausalLM."""
+    """Build the spec of Mamba2ForCausalLM from its config."""
     reader = ConfigReader(config)
     check_activation(reader)
     num_heads, head_dim = (
@@ -58,8 +56,9 @@ def spec(config: dict[str, Any]) -> ModelSpec:
 
 
 def _dt_limit(reader: ConfigReader, config: dict[str, Any]) -> tuple[float, float] | None:
-    """Bounds of the time step; None where they bound nothing. An infinite one is a JSON `Infinity`,
-    or an object naming it.
+    """The bounds of the time step. None if they have no effect.
+
+    A config contains infinity as the JSON value `Infinity` or as `{"__float__": "Infinity"}`.
     """
     limits = config.get("time_step_limit")
     if limits is None:

@@ -1,4 +1,4 @@
-"""mistral: llama with a sliding window on every layer."""
+"""mistral: llama with a sliding window in every layer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ __all__ = ["spec"]
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: MistralForCausalLM. An absent `sliding_window` means 4096, a null one none."""
+    """Build the spec of MistralForCausalLM from its config.
+
+    An absent `sliding_window` means 4096, and null means no window.
+    """
     reader = ConfigReader(config)
     window = reader.optional_integer("sliding_window", default=4096)
     attention = msgspec.structs.replace(attention_of(reader, default_kv_heads=8), window=window)

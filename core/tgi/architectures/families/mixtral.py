@@ -32,7 +32,7 @@ _EXPERTS: Modules = {
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: MixtralForCausalLM."""
+    """Build the spec of MixtralForCausalLM from its config."""
     reader = ConfigReader(config)
     attention = attention_of(reader, default_kv_heads=8, default_theta=1_000_000.0)
     attention = msgspec.structs.replace(
@@ -50,5 +50,5 @@ def spec(config: dict[str, Any]) -> ModelSpec:
 
 
 def weight_rules() -> tuple[WeightRule, ...]:
-    """The checkpoint names of mixtral and phimoe."""
+    """The weight rules of mixtral and phimoe."""
     return module_rules(FRAME) + layer_rules(LAYER, PRE_NORMS | ATTENTION | _EXPERTS)

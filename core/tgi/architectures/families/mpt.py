@@ -1,4 +1,4 @@
-"""mpt: ALiBi, layer norms, one fused qkv matrix, and in most models no bias anywhere."""
+"""mpt: ALiBi, layer norms, and a fused qkv matrix. Most models have no biases."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _MODULES: Modules = {
     "mlp.down": "ffn.down_proj",
 }
 _ALIBI_ONLY = {"alibi": True, "prefix_lm": False, "qk_ln": False}
-"""Options of `attn_config` that no published checkpoint of this layout sets otherwise."""
+"""Options of `attn_config` that have this value in all published checkpoints of this layout."""
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: MPTForCausalLM of llm-foundry and MptForCausalLM."""
+    """Build the spec of llm-foundry's MPTForCausalLM, or MptForCausalLM of transformers."""
     reader = ConfigReader(config)
     hidden, bias = (
         reader.integer("d_model", "hidden_size"),

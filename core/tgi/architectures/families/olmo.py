@@ -1,4 +1,4 @@
-"""olmo: llama with layer norms that have no weights, and clipped queries, keys and values."""
+"""olmo: llama with layer norms without weights, and clipped queries, keys and values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["spec"]
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: OlmoForCausalLM."""
+    """Build the spec of OlmoForCausalLM from its config."""
     reader = ConfigReader(config)
     bias = reader.boolean("attention_bias", default=False)
     attention = attention_of(reader, qkv_bias=bias, output_bias=bias)

@@ -1,5 +1,6 @@
-"""olmo2: llama with its norms behind the mixers, and a norm over all query heads and one over all
-key heads.
+"""olmo2: llama with norms after the mixers.
+
+There is one norm over all query heads, and one over all key heads.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _POST_NORMS: Modules = {
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: Olmo2ForCausalLM."""
+    """Build the spec of Olmo2ForCausalLM from its config."""
     reader = ConfigReader(config)
     bias, norm = reader.boolean("attention_bias", default=False), rms_norm(reader, default_eps=1e-5)
     attention = attention_of(reader, qkv_bias=bias, output_bias=bias, head_norm=norm)
@@ -45,7 +46,7 @@ def spec(config: dict[str, Any]) -> ModelSpec:
 
 
 def weight_rules() -> tuple[WeightRule, ...]:
-    """The checkpoint names of olmo2 and exaone4."""
+    """The weight rules of olmo2 and exaone4."""
     return module_rules(FRAME) + layer_rules(
         LAYER, _POST_NORMS | ATTENTION | HEAD_NORMS | GATED_MLP
     )

@@ -1,5 +1,6 @@
-"""opt (and galactica): learned positions that start at row 2; opt-350m has projections and its
-norms behind the residual sums.
+"""opt (and galactica): learned positions that begin at row 2.
+
+opt-350m has projections for its smaller embedding, and norms after the residual sums.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _MODULES: Modules = {
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: OPTForCausalLM."""
+    """Build the spec of OPTForCausalLM from its config."""
     reader = ConfigReader(config)
     hidden, bias = reader.integer("hidden_size"), reader.boolean("enable_bias", default=True)
     affine = reader.boolean("layer_norm_elementwise_affine", default=True)
@@ -97,7 +98,7 @@ def _attention(reader: ConfigReader, hidden: int, bias: bool) -> Attention:
 
 
 def _weight_rules() -> tuple[WeightRule, ...]:
-    # The head stands outside the decoder, so its name has no prefix.
+    # The head is outside the decoder, so its name has no prefix.
     return (
         *module_rules(_FRAME),
         *layer_rules(_LAYER, _MODULES),

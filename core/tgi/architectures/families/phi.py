@@ -1,5 +1,6 @@
-"""phi (1, 1.5 and 2): attention and plain MLP in parallel behind one layer norm, part of the head
-rotated, biases everywhere.
+"""phi (1, 1.5 and 2): attention and a plain MLP in parallel after one layer norm.
+
+Part of each head is rotated, and there are biases everywhere.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _MODULES: Modules = {
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: PhiForCausalLM."""
+    """Build the spec of PhiForCausalLM from its config."""
     reader = ConfigReader(config)
     norm = Norm(kind="layer", eps=reader.number("layer_norm_eps", default=1e-5), bias=True)
     attention = attention_of(

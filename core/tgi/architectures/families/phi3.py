@@ -1,5 +1,6 @@
-"""phi3: llama with fused matrices, rotary perhaps on part of the head, and LongRoPE in the
-long-context models.
+"""phi3: llama with fused matrices. Long-context models have LongRoPE.
+
+In some models the rotary embedding rotates part of each head.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _MODULES: Modules = {
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: Phi3ForCausalLM."""
+    """Build the spec of Phi3ForCausalLM from its config."""
     reader = ConfigReader(config)
     attention = msgspec.structs.replace(
         attention_of(reader), window=reader.optional_integer("sliding_window", default=None)

@@ -1,6 +1,4 @@
-"""phimoe: mixtral with layer norms, biases, LongRoPE and a router that picks its experts one after
-the other.
-"""
+"""phimoe: mixtral with layer norms, biases and LongRoPE. Experts are chosen one by one."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ __all__ = ["spec"]
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: PhimoeForCausalLM."""
+    """Build the spec of PhimoeForCausalLM from its config."""
     reader = ConfigReader(config)
     bias = reader.boolean("attention_bias", default=False)
     attention = attention_of(

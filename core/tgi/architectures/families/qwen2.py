@@ -1,4 +1,4 @@
-"""qwen2: llama with query, key and value biases, and a window on the upper layers if asked for."""
+"""qwen2: llama with query, key and value biases. The upper layers may have a window."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["spec", "windowed"]
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: Qwen2ForCausalLM."""
+    """Build the spec of Qwen2ForCausalLM from its config."""
     reader = ConfigReader(config)
     mlp, norm = mlp_of(reader), rms_norm(reader)
     attentions = windowed(reader, attention_of(reader, qkv_bias=True))
@@ -25,10 +25,9 @@ def spec(config: dict[str, Any]) -> ModelSpec:
 
 
 def windowed(reader: ConfigReader, attention: Attention) -> tuple[Attention, ...]:
-    """One attention per layer: `layer_types` says which slide, else the layers from
-    `max_window_layers` on.
+    """One attention per layer, with a window in some layers if `use_sliding_window` is set.
 
-    Without `use_sliding_window` none does, whatever `layer_types` says.
+    These are the layers that `layer_types` names, otherwise the layers from `max_window_layers` on.
     """
     layers = reader.integer("num_hidden_layers")
     if not reader.boolean("use_sliding_window", default=False) or reader.is_null("sliding_window"):

@@ -1,6 +1,4 @@
-"""qwen2_moe: qwen2 with a mixture of experts and a gated shared expert in all or some of the
-layers.
-"""
+"""qwen2_moe: qwen2 with a mixture of experts and a gated shared expert in all or some layers."""
 
 from __future__ import annotations
 
@@ -39,7 +37,7 @@ _EXPERTS: Modules = {
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: Qwen2MoeForCausalLM."""
+    """Build the spec of Qwen2MoeForCausalLM from its config."""
     reader = ConfigReader(config)
     norm = rms_norm(reader)
     shared = _sized(reader, reader.integer("shared_expert_intermediate_size", default=5632))
@@ -64,8 +62,10 @@ def spec(config: dict[str, Any]) -> ModelSpec:
 
 
 def feed_forwards(reader: ConfigReader, mixture: MixtureOfExperts) -> tuple[FeedForward, ...]:
-    """The mixture in every `decoder_sparse_step`-th layer that is not one of `mlp_only_layers`, a
-    plain MLP in the others.
+    """The feed-forward mixer of each layer.
+
+    Every `decoder_sparse_step`-th layer that is not in `mlp_only_layers` has the mixture. The
+    others have a plain MLP.
     """
     dense, step = (
         reader.integers("mlp_only_layers"),
@@ -85,8 +85,10 @@ def _sized(reader: ConfigReader, intermediate_size: int) -> MLP:
 
 
 def _windowed(reader: ConfigReader, attention: Attention) -> tuple[Attention, ...]:
-    """Every other layer below `max_window_layers` slides if windows are on, or those that
-    `layer_types` names.
+    """One attention per layer, with a window in some layers if windows are enabled.
+
+    These are the layers that `layer_types` names, otherwise every other layer below
+    `max_window_layers`.
     """
     num_layers = reader.integer("num_hidden_layers")
     if not reader.boolean("use_sliding_window", default=False):
@@ -105,7 +107,7 @@ def _windowed(reader: ConfigReader, attention: Attention) -> tuple[Attention, ..
 
 
 def weight_rules() -> tuple[WeightRule, ...]:
-    """The checkpoint names of qwen2_moe and qwen3_moe."""
+    """The weight rules of qwen2_moe and qwen3_moe."""
     return module_rules(FRAME) + layer_rules(
         LAYER, PRE_NORMS | ATTENTION | HEAD_NORMS | GATED_MLP | _EXPERTS
     )

@@ -14,7 +14,7 @@ __all__ = ["spec"]
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: Qwen3ForCausalLM."""
+    """Build the spec of Qwen3ForCausalLM from its config."""
     reader = ConfigReader(config)
     bias = reader.boolean("attention_bias", default=False)
     mlp, norm = mlp_of(reader), rms_norm(reader)

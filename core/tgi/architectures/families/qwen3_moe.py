@@ -1,4 +1,4 @@
-"""qwen3_moe: qwen3 with a mixture of experts in all or some of the layers."""
+"""qwen3_moe: qwen3 with a mixture of experts in all or some layers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["spec"]
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: Qwen3MoeForCausalLM."""
+    """Build the spec of Qwen3MoeForCausalLM from its config."""
     reader = ConfigReader(config)
     norm, bias = rms_norm(reader), reader.boolean("attention_bias", default=False)
     attention = attention_of(

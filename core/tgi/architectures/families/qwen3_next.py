@@ -1,5 +1,6 @@
-"""qwen3_next: three layers of linear attention to one of gated attention, each with a mixture of
-experts and a shared one.
+"""qwen3_next: three layers of linear attention for each layer of gated attention.
+
+Each layer has a mixture of experts with a shared expert.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _LINEAR_ATTENTION: Modules = {
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: Qwen3NextForCausalLM."""
+    """Build the spec of Qwen3NextForCausalLM from its config."""
     reader = ConfigReader(config)
     norm, bias = rms_norm(reader, unit_offset=True), reader.boolean("attention_bias", default=False)
     attention = attention_of(
@@ -72,13 +73,15 @@ def spec(config: dict[str, Any]) -> ModelSpec:
         )
     )
     result = decoder_spec(reader, "qwen3_next", layers, final_norm=norm, weights=_weight_rules())
-    return msgspec.structs.replace(
-        result, ignored=(*IGNORED, "mtp.*")
-    )  # layers that predict several tokens at once
+    # The tensors `mtp.*` are layers for multi-token prediction.
+    return msgspec.structs.replace(result, ignored=(*IGNORED, "mtp.*"))
 
 
 def _layer_kinds(reader: ConfigReader) -> tuple[str, ...]:
-    """As `layer_types` says, else full attention in every `full_attention_interval`-th layer."""
+    """The kind of each layer, from `layer_types` if present.
+
+    Otherwise every `full_attention_interval`-th layer has full attention.
+    """
     num_layers = reader.integer("num_hidden_layers")
     kinds = reader.strings("layer_types", ("full_attention", "linear_attention"), num_layers)
     every = reader.integer("full_attention_interval", default=4)
@@ -120,8 +123,9 @@ def _mixture(reader: ConfigReader) -> MixtureOfExperts:
 
 
 def _weight_rules() -> tuple[WeightRule, ...]:
-    """Those of qwen2_moe, but for the queries, which are stored head by head with their gates, and
-    the linear attention.
+    """The rules of qwen2_moe, changed for the queries, and those of the linear attention.
+
+    The rows of each query head are followed by the rows of its gate.
     """
     vectors = tuple(
         WeightRule(name=f"{LAYER}.linear_attn.{name}", parameters=(f"{_PARAMETER}.{part}",))

@@ -1,5 +1,6 @@
-"""stablelm: llama with layer norms, rotary on part of the head, and in some models parallel
-branches or a norm for each head.
+"""stablelm: llama with layer norms and rotary embedding of part of each head.
+
+Some models have parallel branches, or a norm for each head.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _SHARED_NORM: Modules = {"block0.norm": "input_layernorm"}
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: StableLmForCausalLM."""
+    """Build the spec of StableLmForCausalLM from its config."""
     reader = ConfigReader(config)
     eps = reader.number("layer_norm_eps", default=1e-5)
     attention = attention_of(

@@ -1,4 +1,4 @@
-"""starcoder2: grouped rotary attention with a window, layer norms, a plain MLP, biases."""
+"""starcoder2: rotary attention with a window, layer norms, a plain MLP, and biases."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MLP: Modules = {"mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: Starcoder2ForCausalLM."""
+    """Build the spec of Starcoder2ForCausalLM from its config."""
     reader = ConfigReader(config)
     bias = reader.boolean("use_bias", default=True)
     norm = Norm(kind="layer", eps=reader.number("norm_epsilon", default=1e-5), bias=True)

@@ -1,5 +1,6 @@
-"""t5, flan-t5, mt5 and mt0: an encoder and a decoder that share embeddings, with position biases
-and without scales.
+"""t5, flan-t5, mt5 and mt0: an encoder and a decoder that share their embedding.
+
+Both have position biases, and their attention scores are not scaled.
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ _FEED_FORWARDS: dict[str, tuple[Activation, bool]] = {
     "gated-relu": ("relu", True),
     "gated-silu": ("silu", True),
 }
-"""`feed_forward_proj` → activation, and whether it gates."""
+"""`feed_forward_proj` → activation, and whether the MLP is gated."""
 
 
 def spec(config: dict[str, Any]) -> ModelSpec:
-    """Source: T5ForConditionalGeneration, MT5ForConditionalGeneration."""
+    """Build the spec of T5ForConditionalGeneration or MT5ForConditionalGeneration."""
     reader = ConfigReader(config)
     hidden, num_layers = reader.integer("d_model"), reader.integer("num_layers")
     norm = Norm(kind="rms", eps=reader.number("layer_norm_epsilon", default=1e-6))
@@ -79,7 +80,7 @@ def spec(config: dict[str, Any]) -> ModelSpec:
         ),
         weights=_weight_rules(gated=mlp.gated),
         max_positions=0,
-        # Copies of `shared.weight`, and a table that the first release saved and nothing reads.
+        # Copies of `shared.weight`, and a table that the first release saved but does not use.
         ignored=(
             "encoder.embed_tokens.weight",
             "decoder.embed_tokens.weight",
@@ -92,8 +93,10 @@ def spec(config: dict[str, Any]) -> ModelSpec:
 
 
 def _scales_output(reader: ConfigReader, model_type: str, tied: bool) -> bool:
-    """The first T5 scales the vector in front of its tied head; T5 1.1 (whose head is its own) and
-    mT5 do not.
+    """Whether the input of the head is scaled.
+
+    The first T5 models, whose head is tied, scale it. T5 1.1, whose head is not tied, and mT5 do
+    not.
     """
     return model_type == "t5" and reader.boolean("scale_decoder_outputs", default=tied)
 

@@ -1,1 +1,1 @@
-"""TGI 3 launcher lines, `docker run` lines and Compose files as options of this server."""
+"""Parse TGI 3 commands (launcher, `docker run`, Docker Compose) for `tgi migrate`."""

@@ -1,5 +1,5 @@
-"""Facts about the images and variables of TGI 3, for `tgi migrate`. Source: its Dockerfiles, entry
-points and server code.
+"""Tables of the images and environment variables of TGI 3, for `tgi migrate`. Source: TGI's
+Dockerfiles, entry points and server code.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = [
 IMAGE_PORT = 80
 SAGEMAKER_PORT = 8080
 MODEL_CACHE = "/data"
-"""`HF_HOME` inside the images."""
+"""The value of `HF_HOME` in the images."""
 
 SAGEMAKER_VARIABLES = {
     "HF_MODEL_ID": "MODEL_ID",
@@ -33,10 +33,10 @@ IMAGE_VARIANTS = {
     "rocm": "for AMD GPUs: use the backend `rocm`",
     "gaudi": "for Gaudi: use the backend `gaudi`",
     "neuron": "for Trainium and Inferentia: use the backend `neuron`",
-    "trtllm": "TensorRT-LLM: the backend `cuda` reads the model itself, no engine is built",
-    "llamacpp": "llama.cpp: use `tgi[cpu]` with the model in safetensors format",
+    "trtllm": "for TensorRT-LLM: use the backend `cuda` with the original model",
+    "llamacpp": "for llama.cpp: use `tgi[cpu]` with the model in safetensors format",
 }
-"""Part of an image's tag → what it was."""
+"""Part of the tag of an image → its hardware and the replacement."""
 
 KEPT_VARIABLES = frozenset(
     {
@@ -65,10 +65,10 @@ KEPT_VARIABLES = frozenset(
         "no_proxy",
     }
 )
-"""Variables that mean the same here, or that libraries read."""
+"""Variables that have the same meaning in tgi, or that libraries read."""
 
-_CHOSEN_BY_BACKEND = "the backend chooses its kernels"
-_TUNED_BY_BACKEND = "the backend tunes itself while it warms up"
+_CHOSEN_BY_BACKEND = "the backend selects its kernels"
+_TUNED_BY_BACKEND = "the backend tunes its kernels during warm-up"
 
 REPLACED_VARIABLES = {
     "ATTENTION": _CHOSEN_BY_BACKEND,
@@ -84,17 +84,17 @@ REPLACED_VARIABLES = {
     "PYTORCH_TUNABLEOP_TUNING": _TUNED_BY_BACKEND,
     "PYTORCH_TUNABLEOP_SEQLENS": _TUNED_BY_BACKEND,
     "PYTORCH_TUNABLEOP_TUNING_AFTER_WARMUP": _TUNED_BY_BACKEND,
-    "PREFILL_CHUNKING": "prompts are computed in chunks wherever the backend can",
+    "PREFILL_CHUNKING": "prompts are split into chunks if the backend supports it",
     "REQUEST_LOGPROBS": "use `--enable-prefill-logprobs`",
     "TGI_WIGGLE_ROOM": "use `--cuda-memory-fraction`",
     "XPU_MEMORY_FRACTION": "use `--cuda-memory-fraction`",
     "MAX_IMAGE_FETCH_SIZE": "images are not accepted yet",
-    "HF_HUB_USER_AGENT_ORIGIN": "usage statistics do not exist",
-    "HF_KERNELS_CACHE": "no kernels are fetched",
-    "LOG_COLORIZE": "log lines have no colour",
+    "HF_HUB_USER_AGENT_ORIGIN": "the server collects no usage statistics",
+    "HF_KERNELS_CACHE": "no kernels are downloaded",
+    "LOG_COLORIZE": "log lines are never coloured",
     "LOG_FORMAT": "use `--json-output`",
-    "RANK": "the backend starts its ranks",
+    "RANK": "each backend starts its own ranks",
     "WORLD_SIZE": "use `--num-shard`",
-    "SAFETENSORS_FAST_GPU": "weights are read by the backend",
+    "SAFETENSORS_FAST_GPU": "the backend decides how weights are read",
 }
-"""Variables that change nothing here → what replaces them."""
+"""Variables that have no effect in tgi → the reason or the replacement."""

@@ -1,6 +1,4 @@
-"""Reads the ways in which TGI 3 is started: a launcher line, a `docker run` line, a Docker Compose
-file.
-"""
+"""Parse TGI 3 commands: launcher commands, `docker run` commands and Docker Compose files."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
-import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
+import yaml  # type: ignore[import-untyped]  # the type stubs are in a separate package
 
 from tgi.config import UsageError
 
@@ -56,20 +54,20 @@ _DEVICE_FLAGS = ("--gpus", "--device", "--runtime")
 @final
 @dataclass(frozen=True)
 class PublishedPort:
-    """A container's port as the host publishes it."""
+    """The port on the host to which a port of a container is published."""
 
     port: int
-    address: str = ""  # empty = every address
+    address: str = ""  # empty = all addresses
 
 
 @final
 @dataclass(frozen=True)
 class Container:
-    """What a start says about the container around it."""
+    """The container in which a command runs."""
 
     image: str
-    ports: Mapping[int, PublishedPort] = field(default_factory=dict)  # by the port inside
-    volumes: Mapping[str, str] = field(default_factory=dict)  # by the path inside
+    ports: Mapping[int, PublishedPort] = field(default_factory=dict)  # port inside → host
+    volumes: Mapping[str, str] = field(default_factory=dict)  # path inside → outside
     has_host_network: bool = False
     notes: tuple[str, ...] = ()
 
@@ -77,7 +75,7 @@ class Container:
 @final
 @dataclass(frozen=True)
 class LauncherStart:
-    """Arguments and variables of the launcher, and the container it runs in."""
+    """Arguments and environment variables of the launcher, and its container if there is one."""
 
     arguments: tuple[str, ...]
     variables: Mapping[str, str]
@@ -85,12 +83,13 @@ class LauncherStart:
 
 
 def read_line(line: str) -> LauncherStart:
-    """A line as one types it into a shell. Raises `UsageError` if it starts no TGI."""
+    """Parse a shell command. Raises `UsageError` if the command does not start TGI."""
     try:
         words = shlex.split(line.replace("\\\r\n", " ").replace("\\\n", " "), comments=True)
     except ValueError as error:
         raise UsageError(
-            f"error: the line cannot be read: {error}.", "Quote it as a whole: tgi migrate '…'."
+            f"error: the command cannot be parsed: {error}.",
+            "Quote the whole command: tgi migrate '…'.",
         ) from error
     variables: dict[str, str] = {}
     while words and (_ASSIGNMENT.match(words[0]) or words[0] in _SKIPPED_PROGRAMS):
@@ -103,21 +102,21 @@ def read_line(line: str) -> LauncherStart:
     if program in _CONTAINER_PROGRAMS and "run" in words[1:3]:
         return _read_run(words[words.index("run") + 1 :], variables)
     raise UsageError(
-        f"error: the line begins with `{program}`, which starts no TGI.",
-        f"Give a `{_LAUNCHER}` line or a `docker run` line.",
+        f"error: the command begins with `{program}`, which does not start TGI.",
+        f"Give a `{_LAUNCHER}` or `docker run` command.",
     )
 
 
 def read_compose(text: str) -> dict[str, LauncherStart]:
-    """The services of a Compose file that run TGI, by name. Raises `UsageError` if there is
+    """The services of a Docker Compose file that run TGI, by name. Raises `UsageError` if there are
     none.
     """
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UsageError(
-            f"error: the Compose file cannot be read: {' '.join(str(error).split())}.",
-            "Correct it.",
+            f"error: the Compose file is not valid YAML: {' '.join(str(error).split())}.",
+            "Correct the file.",
         ) from error
     services = document.get("services") if isinstance(document, dict) else None
     starts = {
@@ -127,8 +126,8 @@ def read_compose(text: str) -> dict[str, LauncherStart]:
     }
     if not starts:
         raise UsageError(
-            f"error: no service of the file has an image `…{_IMAGE_MARK}…`.",
-            "Name the file that starts TGI.",
+            f"error: no service in the Compose file has an image `…{_IMAGE_MARK}…`.",
+            "Give the Compose file that starts TGI.",
         )
     return starts
 
@@ -154,13 +153,17 @@ def _read_run(words: list[str], shell_variables: Mapping[str, str]) -> LauncherS
             case "--entrypoint":
                 entrypoint = value
             case "--env-file":
-                notes.append(f"The variables in `{value}` were not read; add those that matter.")
+                notes.append(
+                    f"The variables in `{value}` were not read. Add the required variables."
+                )
             case _ if flag in _DEVICE_FLAGS:
                 notes.append(
-                    f"`{flag} {value}` is not needed: `tgi backends` shows which devices are seen."
+                    f"`{flag} {value}` is not needed. `tgi backends` lists the visible devices."
                 )
     if not rest:
-        raise UsageError("error: the line names no image.", "Give the whole `docker run` line.")
+        raise UsageError(
+            "error: the command contains no image.", "Give the whole `docker run` command."
+        )
     image, *arguments = rest
     _check_image(image, entrypoint)
     container = Container(image, _ports(ports), _volumes(volumes), has_host_network, tuple(notes))
@@ -168,7 +171,7 @@ def _read_run(words: list[str], shell_variables: Mapping[str, str]) -> LauncherS
 
 
 def _next_flag(rest: list[str]) -> tuple[str, str]:
-    """Take a flag and its value, if it has one, from the front."""
+    """Remove the first flag from `rest`. Returns the flag and its value, or an empty value."""
     word = rest.pop(0)
     if word in _FLAGS_WITHOUT_VALUE:
         return word, ""
@@ -181,7 +184,7 @@ def _next_flag(rest: list[str]) -> tuple[str, str]:
         if not rest:
             raise UsageError(
                 f"error: a value is required for '{flag}' but none was supplied.",
-                "Give the whole line.",
+                "Give the whole command.",
             )
         value = rest.pop(0)
     return flag, value
@@ -200,12 +203,10 @@ def _read_service(service: Mapping[str, Any]) -> LauncherStart:
     notes = []
     if service.get("env_file"):
         notes.append(
-            f"The variables in `{service['env_file']}` were not read; add those that matter."
+            f"The variables in `{service['env_file']}` were not read. Add the required variables."
         )
     if service.get("deploy") or service.get("devices") or service.get("runtime"):
-        notes.append(
-            "Reserved devices are not needed: `tgi backends` shows which devices are seen."
-        )
+        notes.append("Reserved devices are not needed. `tgi backends` lists the visible devices.")
     container = Container(
         str(service["image"]),
         _ports(_compose_port(port) for port in service.get("ports") or ()),
@@ -225,13 +226,13 @@ def _is_tgi(service: Mapping[str, Any]) -> bool:
 def _check_image(image: str, entrypoint: str) -> None:
     if _IMAGE_MARK not in image and not entrypoint.endswith(_LAUNCHER):
         raise UsageError(
-            f"error: the image `{image}` is none of TGI.",
-            f"TGI's images are named `…{_IMAGE_MARK}…`.",
+            f"error: the image `{image}` is not an image of TGI.",
+            f"The names of TGI's images contain `{_IMAGE_MARK}`.",
         )
 
 
 def _launcher_arguments(words: Sequence[str]) -> tuple[str, ...]:
-    """The words after an image: some repeat the program."""
+    """The launcher's arguments. `words` follow the image; the first may be the launcher itself."""
     return tuple(words[1:] if words and words[0].endswith(_LAUNCHER) else words)
 
 
@@ -258,21 +259,21 @@ def _compose_volume(volume: object) -> str:
 
 
 def _scalar(value: object) -> str:
-    """A value of YAML as the launcher reads it."""
+    """A YAML value as the text that the launcher receives."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _assign(
     variables: dict[str, str], word: str, shell_variables: Mapping[str, str] | None = None
 ) -> None:
-    """Take `NAME=value`; a bare `NAME` passes the shell's variable on."""
+    """Add the variable of `NAME=value`. `NAME` without a value refers to the shell's variable."""
     name, equals, value = word.partition("=")
     variables[name] = value if equals else (shell_variables or {}).get(name, f"${name}")
 
 
 def _ports(mappings: Iterable[str]) -> dict[int, PublishedPort]:
-    """`8080:80`, `127.0.0.1:8080:80/tcp`, by the port inside. What is no number, such as a range,
-    is left out.
+    """Port mappings such as `8080:80` and `127.0.0.1:8080:80/tcp`, by the port inside. Port ranges
+    are left out.
     """
     ports = {}
     for mapping in mappings:
@@ -284,7 +285,7 @@ def _ports(mappings: Iterable[str]) -> dict[int, PublishedPort]:
 
 
 def _volumes(mappings: Iterable[str]) -> dict[str, str]:
-    """`/outside:/inside:ro`, by the path inside."""
+    """Volume mappings such as `/outside:/inside:ro`: path inside → path outside."""
     pairs = (mapping.split(":") for mapping in mappings)
     return {parts[1]: parts[0] for parts in pairs if len(parts) > 1}
 

@@ -1,15 +1,15 @@
 """Reading a request body into its record.
 
-One pass of msgspec reads a good body. Only a body that it refuses, or in which an object has a key
-twice, is read again, slowly and in document order, to name the first problem in TGI's words, or to
-accept what TGI accepts beyond the standard: bytes after the value, an array of field values in
-place of a record, and repeated keys that no record has.
+msgspec decodes a valid body in one pass, and `repeated_keys` then checks without a second parse
+that no field was given twice. Every other body is read again by a slower reader in document order.
+The slower reader reports the first error in TGI's words, or accepts bodies that TGI accepts beyond
+the JSON standard: bytes after the value, an array of field values in place of a record, and
+repeated keys that are not fields of a record.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, final
 
@@ -18,6 +18,7 @@ from msgspec import inspect
 
 from tgi.server.http.json_format import format_f64, format_string
 from tgi.server.http.json_scanner import JsonError, JsonScanner
+from tgi.server.http.repeated_keys import has_repeated_field
 
 __all__ = ["RejectionError", "read_any_of", "read_json"]
 
@@ -82,27 +83,13 @@ def read_any_of(body: bytes, records: Sequence[type[T]], name: str) -> T:
 
 
 def _read_fast(body: bytes, record: type[T]) -> T:
-    """Raises `msgspec.MsgspecError`, UnicodeDecodeError or RecursionError where only a slow look
-    can tell what the body is.
+    """Raises `msgspec.MsgspecError`, UnicodeDecodeError or RecursionError if the slow reader has to
+    decide about `body`.
     """
     value = msgspec.json.decode(body, type=record)
-    if _has_repeated_key(body):
+    if has_repeated_field(body, value, record):
         raise msgspec.ValidationError("an object has a key twice")
     return value
-
-
-def _has_repeated_key(body: bytes) -> bool:
-    found = False
-
-    def look(pairs: list[tuple[str, object]]) -> None:
-        nonlocal found
-        found = found or len({key for key, _ in pairs}) < len(pairs)
-
-    try:
-        json.loads(body, object_pairs_hook=look)
-    except ValueError:  # a number longer than Python reads
-        return False
-    return found
 
 
 def _read_slowly(body: bytes, record: type[T]) -> T:

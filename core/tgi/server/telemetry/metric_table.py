@@ -1,8 +1,7 @@
-"""The metric table: one row per series of TGI 3, with its type, label, buckets and help text, and
-when it is updated.
+"""The table of all metrics of TGI 3, with their types, labels, buckets and help texts.
 
 Source: TGI 3 `router/src/server.rs`, `router/src/infer/mod.rs`,
-`backends/v3/src/{queue,backend}.rs`. Where TGI gives no help text there is none here.
+`backends/v3/src/{queue,backend}.rs`. If TGI has no help text for a series, neither have we.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _MAX_BATCH_BUCKET = 1024
 _NUM_LINEAR_BUCKETS = 100
 
 _BUCKET_TEXTS = {
-    "durations": f"{_NUM_DURATION_BUCKETS} bounds from 0.00015 s, each 1.5 times the last",
+    "durations": f"{_NUM_DURATION_BUCKETS} bounds from 0.00015 s, each 1.5 times the previous one",
     "input tokens": f"{_NUM_LINEAR_BUCKETS} equal steps up to `--max-input-tokens`",
     "total tokens": f"{_NUM_LINEAR_BUCKETS} equal steps up to `--max-total-tokens`",
     "batch sizes": f"1 to {_MAX_BATCH_BUCKET}",
@@ -31,14 +30,14 @@ _BUCKET_TEXTS = {
 @final
 @dataclass(frozen=True)
 class Metric:
-    """A row. Durations are in seconds."""
+    """One series. Durations are in seconds."""
 
     name: str
     kind: Kind
-    updated: str  # when, for the reference page
+    updated: str  # when the series is updated and with what value, for the reference page
     help: str = ""
     label: str = ""
-    values: tuple[str, ...] = ()  # of the label
+    values: tuple[str, ...] = ()  # all values of the label
     buckets: Buckets = ""
 
 
@@ -60,123 +59,136 @@ METRICS = (
     Metric(
         "tgi_request_count",
         "counter",
-        "a handler or a generation begins",
+        "a handler or a generation starts",
         "Total number of requests",
     ),
     Metric(
-        "tgi_request_success", "counter", "a generation completed", "Number of successful requests"
+        "tgi_request_success", "counter", "a generation completes", "Number of successful requests"
     ),
-    Metric("tgi_request_failure", "counter", "a request failed, by cause", "", "err", _FAILURES),
+    Metric(
+        "tgi_request_failure",
+        "counter",
+        "a request fails; the label is the cause",
+        "",
+        "err",
+        _FAILURES,
+    ),
     _duration(
         "tgi_request_duration",
-        "a generation completed: from the start of its handler",
+        "a generation completes; time since the start of its handler",
         "Request duration",
     ),
     _duration(
         "tgi_request_validation_duration",
-        "a generation completed: start of the handler to queueing",
+        "a generation completes; time from the start of its handler until it was queued",
         "Request validation duration",
     ),
     _duration(
         "tgi_request_queue_duration",
-        "a generation completed: queueing to its first step",
+        "a generation completes; time from queueing until its first step",
         "Request queue duration",
     ),
     _duration(
         "tgi_request_inference_duration",
-        "a generation completed: first step to end",
+        "a generation completes; time from its first step until its end",
         "Request inference duration",
     ),
     _duration(
         "tgi_request_mean_time_per_token_duration",
-        "a generation completed: inference time per generated token",
+        "a generation completes; inference time per generated token",
         "Mean time per token per request",
     ),
     Metric(
         "tgi_request_generated_tokens",
         "histogram",
-        "a generation completed",
+        "a generation completes",
         "Generated tokens per request",
         buckets="total tokens",
     ),
     Metric(
         "tgi_request_input_length",
         "histogram",
-        "a request is valid",
+        "a request has been validated",
         "Input token length per request",
         buckets="input tokens",
     ),
     Metric(
         "tgi_request_max_new_tokens",
         "histogram",
-        "a request is valid; at most 1024 is shown",
+        "a request has been validated; values above 1024 are recorded as 1024",
         "Maximum new tokens per request",
         buckets="total tokens",
     ),
     Metric(
         "tgi_request_skipped_tokens",
         "summary",
-        "a sequence takes part in a decode step: tokens beyond the first; quantiles of the last"
-        " 60 s",
+        "a decode step has run; additional tokens per sequence, as quantiles of the last 60 s",
         "Speculated tokens per request",
     ),
-    Metric("tgi_queue_size", "gauge", "after each step: sequences that wait", "Current queue size"),
+    Metric(
+        "tgi_queue_size",
+        "gauge",
+        "a step has ended, or the engine is idle; number of waiting sequences",
+        "Current queue size",
+    ),
     Metric(
         "tgi_batch_next_size",
         "histogram",
-        "sequences run for the first time: how many",
+        "sequences run for the first time; number of these sequences",
         "Batch size of the next batch",
         buckets="batch sizes",
     ),
     Metric(
         "tgi_batch_current_size",
         "gauge",
-        "after each step: sequences that run",
+        "a step has ended, or the engine is idle; number of running sequences",
         "Current batch size",
     ),
     Metric(
         "tgi_batch_current_max_tokens",
         "gauge",
-        "after each step: tokens of the cache that running sequences hold",
+        "a step has ended, or the engine is idle; number of cache tokens in use by sequences",
         "Maximum tokens for the current batch",
     ),
     _per_method(
-        "tgi_batch_inference_count", "a step ran", "Inference calls per method (prefill or decode)"
+        "tgi_batch_inference_count",
+        "a step has ended, with or without an error",
+        "Inference calls per method (prefill or decode)",
     ),
     _per_method(
         "tgi_batch_inference_success",
-        "a step ran well",
+        "a step has run",
         "Number of successful inference calls per method (prefill or decode)",
     ),
-    _per_method("tgi_batch_inference_failure", "a step failed"),
+    _per_method("tgi_batch_inference_failure", "a step has failed"),
     _duration(
         "tgi_batch_inference_duration",
-        "a step ran: the whole of it",
+        "a step has run; duration of the whole step",
         "Batch inference duration",
         per_method=True,
     ),
     _duration(
         "tgi_batch_forward_duration",
-        "a step ran: the model, as the worker reports it",
+        "a step has run; duration of the forward pass, as reported by the worker",
         "Batch forward duration per method (prefill or decode)",
         per_method=True,
     ),
     _duration(
         "tgi_batch_decode_duration",
-        "a step ran: choosing tokens, as the worker reports it",
+        "a step has run; duration of sampling, as reported by the worker",
         "Time spent decoding a batch per method (prefill or decode)",
         per_method=True,
     ),
     _duration(
         "tgi_batch_filter_duration",
-        "a step ran: applying its result to the sequences",
+        "a step has run; time to apply its result to the sequences",
         "Time spent filtering batches and sending generated tokens per method (prefill or decode)",
         per_method=True,
     ),
     Metric(
         "tgi_batch_concat_duration",
         "histogram",
-        "new sequences joined running ones: deciding the step",
+        "new sequences join running sequences; time to decide the step",
         "",
         "method",
         ("decode",),
@@ -185,19 +197,19 @@ METRICS = (
     Metric(
         "tgi_batch_concat",
         "counter",
-        "new sequences joined running ones, by reason",
+        "new sequences join running sequences; the label is the reason",
         "",
         "reason",
         _REASONS,
     ),
 )
-"""All series. TGI's `tgi_batch_max_total_tokens` and `tgi_batch_total_tokens` were never
-exported.
-"""
+"""All series. TGI never exported `tgi_batch_max_total_tokens` and `tgi_batch_total_tokens`."""
 
 
 def bucket_bounds(metric: Metric, max_input_tokens: int, max_total_tokens: int) -> list[float]:
-    """Upper bounds of a histogram's buckets, without infinity."""
+    """Upper bounds of a histogram's buckets, without infinity. Raises `ValueError` if the metric
+    is not a histogram.
+    """
     match metric.buckets:
         case "durations":
             bounds, bound = [], 0.0001
@@ -219,24 +231,21 @@ def _linear(limit: int) -> list[float]:
 
 
 def metrics_page() -> str:
-    """The reference page, in Markdown. A test compares it with the file."""
+    """The reference page `docs/metrics.md` in Markdown. A test compares it with the file."""
     lines = [
         "# Metrics",
         "",
-        (
-            "`GET /metrics` on the main port, without a key, in Prometheus' text format. The series"
-            " are those of TGI 3: counters"
-        ),
-        (
-            "have no `_total`, and a series appears with its first update. A step with any prefill"
-            " row counts as `prefill`. This"
-        ),
-        (
-            "page is made from the metric table (`python -m tgi.server.telemetry.metric_table`);"
-            " `docker/grafana.json` is a dashboard over it."
-        ),
+        "This page is generated from the metric table:",
+        "`python -m tgi.server.telemetry.metric_table > docs/metrics.md`.",
         "",
-        "| Series | Type | Label | Updated when | Buckets |",
+        "`GET /metrics` on the main port returns the metrics in the text format of Prometheus. It",
+        "requires no API key. `docker/grafana.json` is a Grafana dashboard with these metrics.",
+        "",
+        "The series are those of TGI 3. Counters have no suffix `_total`. A series appears after",
+        "its first update. A step that contains a prefill row is counted as `prefill`. Durations",
+        "are in seconds.",
+        "",
+        "| Series | Type | Label | Updated when; value | Buckets |",
         "|---|---|---|---|---|",
     ]
     for row in METRICS:

@@ -1,6 +1,6 @@
-"""The conformance kit: what a backend must do, as checks that anyone can run.
+"""The conformance suite: checks of the requirements on a backend, which anyone can run.
 
-`tgi conformance NAME`, or `pytest --tgi-backend NAME`, or from code:
+Use `tgi conformance NAME`, `pytest --tgi-backend NAME`, or from code
 `run_checks(find_backend_under_test(name, folder))`.
 """
 

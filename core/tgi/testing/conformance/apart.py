@@ -1,6 +1,4 @@
-"""One check in a process of its own, which prints the outcome as JSON, after whatever a framework
-prints.
-"""
+"""Runs one check in a separate process, which prints the result as its last line, in JSON."""
 
 from __future__ import annotations
 
@@ -21,14 +19,14 @@ _CHILD = "import sys; from tgi.testing.conformance.apart import main; main(*sys.
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How the check ended there."""
+    """The result of the check in the other process."""
 
     status: Literal["passed", "failed", "not applicable"]
     message: str
 
 
 def ask_apart(check: Check, under_test: BackendUnderTest) -> Outcome:
-    """Ask an installed backend. A process that dies or hangs is a failure, too."""
+    """Run a check of an installed backend. It fails if its process crashes or hangs."""
     folder = under_test.folder / f"apart-{check.id}"
     folder.mkdir(exist_ok=True)
     options = msgspec.json.encode(under_test.options).decode()
@@ -38,18 +36,18 @@ def ask_apart(check: Check, under_test: BackendUnderTest) -> Outcome:
             command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        return Outcome("failed", f"it did not end within {_TIMEOUT_SECONDS:.0f} s")
+        return Outcome("failed", f"the check did not end within {_TIMEOUT_SECONDS:.0f} s")
     lines = done.stdout.strip().splitlines()
     if done.returncode != 0 or not lines:
         return Outcome(
             "failed",
-            f"its process ended with status {done.returncode}: {done.stderr.strip()[-500:]}",
+            f"the process ended with status {done.returncode}: {done.stderr.strip()[-500:]}",
         )
     return msgspec.json.decode(lines[-1], type=Outcome)
 
 
 def main(name: str, check_id: str, folder: str, options: str) -> None:
-    """Run the check here and print its outcome."""
+    """Run the check in this process and print its result."""
     from tgi.testing.conformance.run import (  # noqa: PLC0415
         ALL_CHECKS,
         find_backend_under_test,

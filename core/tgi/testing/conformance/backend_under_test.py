@@ -1,4 +1,4 @@
-"""The backend under test: the models it gets, the workers it makes, and the wish it is asked."""
+"""The backend under test, with its models, its workers and the limits requested from it."""
 
 from __future__ import annotations
 
@@ -38,28 +38,29 @@ REQUESTED = RequestedLimits(
 @final
 @dataclass
 class RecordingReporter:
-    """Keeps what a worker reports."""
+    """Records the reports of a worker."""
 
     progress_calls: list[tuple[str, int, int]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
 
     def progress(self, phase: str, done: int, total: int) -> None:
-        """Keep a report."""
+        """Record a progress report."""
         self.progress_calls.append((phase, done, total))
 
     def log(self, message: str) -> None:
-        """Keep a line."""
+        """Record a line of the log."""
         self.lines.append(message)
 
     def count(self, phase: str) -> int:
-        """Reports of a phase."""
+        """The number of progress reports of a phase."""
         return sum(reported == phase for reported, _, _ in self.progress_calls)
 
 
 @final
 class BackendUnderTest:
-    """One backend, with tiny models in `folder`. A worker that is ready is kept for the checks that
-    only need one.
+    """One backend, with tiny models in `folder`.
+
+    Checks that only need a ready worker share one.
     """
 
     def __init__(
@@ -76,18 +77,19 @@ class BackendUnderTest:
         self.folder = folder
         self.entry_point = entry_point
         self.models = TinyModels(folder)
-        self.reporter = RecordingReporter()  # of the worker that is kept
+        self.reporter = RecordingReporter()  # of the shared worker
         self._options = options or {}
         self._core: ScriptedCore | None = None
 
     @property
     def options(self) -> dict[str, str]:
-        """Options of the backend's own."""
+        """The options of the backend."""
         return self._options
 
     def config(self, model: TinyModel, path: Path | None = None, **changes: Any) -> EngineConfig:  # noqa: ANN401 - fields
-        """Serve `model`, perhaps from a changed copy of its checkpoint; `changes` are fields of
-        `EngineConfig`.
+        """Build the config to serve `model`, optionally from a changed copy of its checkpoint.
+
+        `changes` are fields of `EngineConfig`.
         """
         cache = self.folder / "cache"
         cache.mkdir(exist_ok=True)
@@ -104,14 +106,14 @@ class BackendUnderTest:
         path: Path | None = None,
         **changes: Any,  # noqa: ANN401 - fields of `EngineConfig`
     ) -> Worker:
-        """A worker nobody has called yet."""
+        """Create a worker. No method of it has been called."""
         return self.backend.create_worker(
             self.config(model or self.models.get(), path, **changes),
             reporter or RecordingReporter(),
         )
 
     def core(self) -> ScriptedCore:
-        """A core over the worker that is kept, which serves the plain model; nothing runs on it."""
+        """Return a core with the shared worker for the plain model. It has no sequences."""
         core = self._kept()
         core.clear()
         return core
@@ -123,8 +125,9 @@ class BackendUnderTest:
         requested: RequestedLimits = REQUESTED,
         **changes: Any,  # noqa: ANN401
     ) -> Iterator[ScriptedCore]:
-        """A core over a worker of its own, closed at the end; `changes` are fields of
-        `EngineConfig`.
+        """Return a core with a worker of its own, which is closed at the end.
+
+        `changes` are fields of `EngineConfig`.
         """
         worker = self.worker(model, **changes)
         try:
@@ -133,15 +136,15 @@ class BackendUnderTest:
             worker.close()
 
     def agreement(self) -> Agreement:
-        """What the backend agreed to for the plain model."""
+        """The limits that the backend negotiated for the plain model."""
         return self._kept().agreement
 
     def supports(self, model: TinyModel, **changes: Any) -> bool:  # noqa: ANN401 - fields of `EngineConfig`
-        """Whether the backend says that it can run the model so."""
+        """Whether the backend reports that it can run the model with these changes."""
         return self.backend.supports(model.spec, self.config(model, **changes)).status != "no"
 
     def discard(self) -> None:
-        """Close the worker that is kept; a check that failed may have left it anywhere."""
+        """Close the shared worker, whose state is unknown after a failed check."""
         core, self._core = self._core, None
         if core is not None:
             core.worker.close()
@@ -154,7 +157,7 @@ class BackendUnderTest:
 
 
 def prompt_of(length: int, seed: int = 0, vocab_size: int = 384) -> list[int]:
-    """A random prompt without the first special tokens."""
+    """A random prompt without special tokens."""
     prompt: Sequence[int] = (
         np.random.default_rng([seed, length]).integers(4, vocab_size, length).tolist()
     )

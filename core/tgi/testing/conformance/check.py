@@ -1,4 +1,4 @@
-"""What a check is, and how it ends."""
+"""A check, and its result."""
 
 from __future__ import annotations
 
@@ -23,43 +23,43 @@ __all__ = [
 Grade = Literal["packaging", "basic", "serving", "robust", "features"]
 
 GRADES: tuple[Grade, ...] = ("packaging", "basic", "serving", "robust", "features")
-"""In rising order. A backend has a grade if it passes all its checks and those of the grades below;
-features stand apart.
+"""The conformance levels in ascending order.
+
+A backend has a level if it passes all checks of this and the lower levels. `features` does not
+count.
 """
 
 
 class CheckFailedError(AssertionError):
-    """The backend does not do what the seam asks."""
+    """The backend violates a requirement of the backend interface."""
 
 
 class NotApplicableError(Exception):
-    """The backend did not agree to what this check is about."""
+    """The backend did not negotiate the feature or limit that the check is about."""
 
 
 @final
 @dataclass(frozen=True)
 class Check:
-    """One question to a backend. `run` returns, raises `CheckFailedError`, or says by
-    `NotApplicableError` why it cannot ask.
+    """One requirement on a backend.
 
-    One that is asked `apart` changes what a process can change only once (its limits, the number of
-    its devices): an installed backend is asked in a process of its own.
+    `run` returns, raises `CheckFailedError`, or raises `NotApplicableError` with the reason why the
+    requirement does not apply. If `apart`, the check changes process-wide state (its limits, or the
+    number of its devices). It then runs in a separate process if the backend is installed.
     """
 
     id: str
     grade: Grade
     title: str
     run: Callable[[BackendUnderTest], None]
-    feature: str = (
-        ""  # the agreed feature it is about; empty = required of every backend it applies to
-    )
+    feature: str = ""  # the negotiated feature; empty if every backend must pass the check
     apart: bool = False
 
 
 @final
 @dataclass(frozen=True)
 class Result:
-    """How a check ended. `message` says what failed, or why it does not apply."""
+    """The result of a check. `message` is the failure, or the reason why it does not apply."""
 
     check: Check
     status: Literal["passed", "failed", "not applicable"]

@@ -26,9 +26,9 @@ backend. --performance also measures the backend on a tiny model and writes the 
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the checks on the named backend and print its scorecard."""
+    """Run the checks on a backend and print its scorecard. Returns the exit status."""
     if not arguments or any(word in ("-h", "--help") for word in arguments):
-        print(_HELP)  # noqa: T201 - a command prints
+        print(_HELP)  # noqa: T201 - output of a command
         return 0
     names, values = _read(arguments)
     only = set(values.get("--only", "").split(",")) - {""}
@@ -36,8 +36,8 @@ def run(arguments: Sequence[str]) -> int:
     unknown = only - {check.id for check in ALL_CHECKS}
     if unknown:
         raise UsageError(
-            f"error: no check is called {', '.join(sorted(unknown))}.",
-            "`tgi conformance` without --only runs all.",
+            f"error: there is no check {', '.join(sorted(unknown))}.",
+            "`tgi conformance` without --only runs all checks.",
         )
     console = Console(highlight=False)
     options = dict(item.split("=", 1) for item in values.get("--option", "").split("\n") if item)
@@ -62,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _read(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Names and options; a repeated option's values stand on lines of their own."""
+    """Parse names and options. The values of a repeated option are joined by newlines."""
     names, values, words = list[str](), dict[str, str](), list(arguments)
     while words:
         word = words.pop(0)

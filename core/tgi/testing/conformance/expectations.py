@@ -1,7 +1,7 @@
-"""What the numpy reference says a sequence must look like, with a tolerance for rounding.
+"""Compares sequences with the numpy reference, with a tolerance for rounding.
 
-The rule of near ties: a token that differs from the reference's is accepted only if logits within
-the tolerance would have chosen it. The reference then goes on from the backend's token.
+Near ties: a token other than the reference's is accepted only if logits within the tolerance would
+have led to it. The reference then continues from the backend's token.
 """
 
 from __future__ import annotations
@@ -32,23 +32,22 @@ _NUM_VARIANTS = 24
 
 
 def tolerance_of(agreement: Agreement) -> float:
-    """Greatest error of a tiny model's logits in the dtype that the backend says it computes in
-    (`facts["dtype"]`).
-    """
+    """The maximum error of a tiny model's logits in the backend's dtype (`facts["dtype"]`)."""
     return _TOLERANCES.get(agreement.facts.get("dtype", ""), _TOLERANCES["float32"])
 
 
 def check_sequences(
     model: TinyModel, sequences: Sequence[LiveSequence], agreement: Agreement
 ) -> None:
-    """Check each of them."""
+    """Check each sequence."""
     for sequence in sequences:
         check_sequence(model, sequence, agreement)
 
 
 def check_sequence(model: TinyModel, sequence: LiveSequence, agreement: Agreement) -> None:
-    """Hold all that a sequence received against the reference. Raises `CheckFailedError` at the
-    first difference.
+    """Compare everything that a sequence received with the reference.
+
+    Raises `CheckFailedError` at the first difference.
     """
     require(
         not sequence.error,
@@ -76,7 +75,7 @@ def check_sequence(model: TinyModel, sequence: LiveSequence, agreement: Agreemen
 
 
 def _as_of(sequence: LiveSequence, index: int) -> LiveSequence:
-    """The sequence before its output token `index` was chosen."""
+    """The sequence before its output token `index` was sampled."""
     return LiveSequence(
         sequence.handle,
         sequence.prompt,
@@ -112,7 +111,7 @@ def _allowed(sequence: LiveSequence, vocab_size: int) -> npt.NDArray[np.bool_] |
 
 
 def _near(row: Float32Array, before: LiveSequence, tolerance: float) -> set[int]:
-    """Tokens that logits within the tolerance choose."""
+    """The tokens that logits within the tolerance lead to."""
     noise = np.random.default_rng(0)
     draw = draw_of(before)
     near = set[int]()
@@ -141,7 +140,7 @@ def _check_logprobs(
         scores = scores if before.sampling.greedy else apply_warpers(scores, before.sampling)
     expected = log_softmax(scores)
     token, given = sequence.output[sequence.num_given + place], sequence.logprobs[place]
-    # The temperature stretches errors; a token at the border of a cut may have no probability in
+    # A low temperature amplifies errors. A token at the edge of a cut may have no probability in
     # the reference.
     allowance = 10 * tolerance * max(1.0, 1 / before.sampling.temperature)
     is_near = math.isinf(expected[token]) or abs(given - expected[token]) <= allowance
@@ -150,7 +149,7 @@ def _check_logprobs(
         f"log probability {given:.5f} of token {token}, the reference has {expected[token]:.5f}",
     )
     if not sequence.sampling.top_n_tokens:
-        require(not sequence.tops[place], "top tokens came that nobody asked for")
+        require(not sequence.tops[place], "there are top tokens that were not requested")
     else:
         _check_tops(sequence.tops[place], expected, sequence.sampling.top_n_tokens, allowance)
 
@@ -160,7 +159,7 @@ def _check_tops(
 ) -> None:
     possible = int(np.count_nonzero(expected > -np.inf))
     require(
-        len(tops) >= min(count, possible - 1), f"{len(tops)} top tokens, {count} were asked for"
+        len(tops) >= min(count, possible - 1), f"{len(tops)} top tokens, {count} were requested"
     )
     values = [value for _, value in tops]
     require(
@@ -185,7 +184,7 @@ def _check_prompt_scores(
     sequence: LiveSequence, logits: Float32Array, agreement: Agreement, tolerance: float
 ) -> None:
     if not sequence.sampling.prompt_logprobs or not agreement.has("prompt_logprobs"):
-        require(not sequence.prompt_scores, "prompt scores came that nobody asked for")
+        require(not sequence.prompt_scores, "there are prompt scores that were not requested")
         return
     positions = list(range(1, len(sequence.prompt)))
     require(

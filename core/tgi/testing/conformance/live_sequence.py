@@ -1,4 +1,4 @@
-"""What the scripted core knows of a sequence."""
+"""The scripted core's record of a sequence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Drafter: TypeAlias = "Callable[[LiveSequence], list[int]]"
 @final
 @dataclass(eq=False)
 class LiveSequence:
-    """What the core knows of one sequence."""
+    """The state of one sequence in the scripted core."""
 
     handle: int
     prompt: list[int]
@@ -29,52 +29,51 @@ class LiveSequence:
     blocks: list[int]
     sequence_slot: int
     num_computed_tokens: int = 0
-    num_introduced_tokens: int = 0  # known when the worker was told of it; 0 = it was not
+    num_introduced_tokens: int = 0  # tokens sent when it was introduced to the worker; 0 = not yet
     num_sent_blocks: int = 0
-    allowed: tuple[
-        tuple[int, ...], ...
-    ] = ()  # tokens that masks allow, for one output token after another, round and round
-    num_given: int = 0  # output tokens that were there when it was introduced
+    # Tokens that masks allow, for consecutive output tokens. The entries are used cyclically.
+    allowed: tuple[tuple[int, ...], ...] = ()
+    num_given: int = 0  # output tokens that existed when it was introduced
     logprobs: list[float] = field(default_factory=list)  # of output[num_given:]
     tops: list[list[tuple[int, float]]] = field(default_factory=list)
     prompt_scores: dict[int, float] = field(default_factory=dict)  # by position
     error: str = ""
     encoder_tokens: list[int] = field(default_factory=list)
-    encoder_blocks: list[int] = field(default_factory=list)  # of the cross groups
+    encoder_blocks: list[int] = field(default_factory=list)  # in the cross groups
     adapter: int = 0
     media: tuple[MediaInput, ...] = ()
     pooling: Pooling = "none"
     pooled: Float32Array | None = None
-    max_tokens: int = 1  # that a decode row may choose
-    drafter: Drafter | None = None  # guesses at the next tokens of decode rows
+    max_tokens: int = 1  # that a decode row may sample
+    drafter: Drafter | None = None  # proposes draft tokens for decode rows
 
     @property
     def tokens(self) -> list[int]:
-        """Prompt and output."""
+        """Prompt and output tokens."""
         return self.prompt + self.output
 
     @property
     def is_introduced(self) -> bool:
-        """Whether the worker was told of it."""
+        """Whether the sequence was sent to the worker."""
         return self.num_introduced_tokens > 0
 
     @property
     def is_decoding(self) -> bool:
-        """Whether all that it was introduced with has run."""
+        """Whether all tokens with which it was introduced have been computed."""
         return self.is_introduced and self.num_computed_tokens >= self.num_introduced_tokens
 
     def allowed_at(self, index: int) -> tuple[int, ...] | None:
-        """What masks allow for its output token `index`; None = there is no mask."""
+        """The tokens that the mask for output token `index` allows. None if there is no mask."""
         return self.allowed[index % len(self.allowed)] if self.allowed else None
 
     @property
     def num_left(self) -> int:
-        """Known tokens that have not run."""
+        """Number of known tokens that have not been computed."""
         return len(self.prompt) + len(self.output) - self.num_computed_tokens
 
 
 def draw_of(sequence: LiveSequence, ahead: int = 0) -> float:
-    """The draw for its next token, or for one further ahead."""
+    """The draw for the sequence's next token, or for one that is `ahead` tokens later."""
     if sequence.sampling.greedy:
         return 0.0
     return float(

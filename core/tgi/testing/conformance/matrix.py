@@ -1,4 +1,4 @@
-"""The support matrix: what the kept scorecards of a folder say, side by side.
+"""The support matrix: a table of all scorecards in a folder.
 
 `python -m tgi.testing.conformance.matrix FOLDER` writes it to `FOLDER/README.md`.
 """
@@ -17,30 +17,32 @@ __all__ = ["render_matrix"]
 
 _HEAD = """# Backends
 
-What each backend has shown to the conformance kit. This page is made from the scorecards beside it:
-after a change, run `tgi conformance NAME --json docs/backends/NAME.json` and `python -m
-tgi.testing.conformance.matrix docs/backends`. Backends that need hardware appear once a card was
-made on it. """
+The results of each backend in the conformance suite. This page is generated from the scorecards in
+this folder. To update it, run `tgi conformance NAME --json docs/backends/NAME.json` and
+`python -m tgi.testing.conformance.matrix docs/backends`. A backend that needs hardware is listed
+after its scorecard was created on that hardware.
+"""
 _NOTE = """
-`yes` under a feature means agreed and proven by every check that applies; `agreed` that the kit has
-no check for it yet. `compiled for` names devices for which whole steps were compiled without one
-(`compiled/`): nothing has run on them. """
+`yes` for a feature means that it was negotiated and that all applicable checks passed. `negotiated`
+means that the suite has no check for it yet. `compiled for` lists devices for which whole steps
+were compiled on a machine without such a device (`compiled/`). Nothing has run on them.
+"""
 
 
 class _CompiledRecord(msgspec.Struct):
-    """What is kept of compiling for devices that are not there, `compiled/<backend>.json`."""
+    """The record of compiling for devices that the machine does not have."""
 
     compiled_for: list[str]
 
 
 def render_matrix(folder: Path) -> str:
-    """The page for the scorecards (`*.json`) in `folder`."""
+    """Render the page for the scorecards (`*.json`) in `folder`."""
     cards = {
         path.stem: msgspec.json.decode(path.read_bytes(), type=ScorecardRecord)
         for path in sorted(folder.glob("*.json"), key=lambda path: path.stem)
     }
     names = list(cards)
-    summary = [["grade", *(card.grade or "none" for card in cards.values())]]
+    summary = [["conformance level", *(card.grade or "none" for card in cards.values())]]
     summary.append(["package", *(card.package for card in cards.values())])
     summary.append(["cache", *(card.kv_cache for card in cards.values())])
     summary.append(["dtype", *(card.facts.get("dtype", "") for card in cards.values())])
@@ -88,7 +90,7 @@ def _compiled_for(folder: Path, name: str) -> str:
 def _feature(card: ScorecardRecord, name: str) -> str:
     if name in card.features:
         return "yes"
-    return "agreed" if name in card.agreed else ""
+    return "negotiated" if name in card.agreed else ""
 
 
 def _shown(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Tiny checkpoints with their numpy reference, made once per kind."""
+"""Tiny checkpoints with their numpy reference. Each kind is created once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["TinyModel", "TinyModels"]
 
 @final
 class TinyModel:
-    """A checkpoint and what its logits must be."""
+    """A checkpoint and its numpy reference."""
 
     def __init__(self, path: Path, spec: ModelSpec) -> None:
         self.path = path
@@ -40,7 +40,7 @@ class TinyModel:
         encoder_tokens: Sequence[int] = (),
         media: Sequence[MediaInput] = (),
     ) -> Float32Array:
-        """Logits after each token, float32 [T, vocab_size]."""
+        """Compute the logits after each token, float32 [T, vocab_size]."""
         key = (
             *token_ids,
             None,
@@ -63,15 +63,15 @@ class TinyModel:
         return self._logits[key]
 
     def pooled(self, token_ids: Sequence[int], pooling: Pooling) -> Float32Array:
-        """The vector of a text, float32 [hidden_size]."""
+        """Compute the pooled vector of a text, float32 [hidden_size]."""
         return pool(reference_hidden(self.spec, self.weights, token_ids), pooling)
 
     def write_adapter(self, path: Path, **options: Any) -> Path:  # noqa: ANN401 - those of `tiny_adapters.write_adapter`
-        """Write a random adapter of this model and return its folder."""
+        """Write a random adapter for this model and return its folder."""
         return write_adapter(path, self.spec, tensor_names(self.path), **options)
 
     def merged(self, adapter: Path) -> TinyModel:
-        """The reference with an adapter added to its weights."""
+        """Return a reference whose weights include the adapter."""
         model = TinyModel(self.path, self.spec)
         model.weights = merge_adapter(
             self.spec, self.weights, tensor_names(self.path), read_adapter(adapter)
@@ -79,7 +79,7 @@ class TinyModel:
         return model
 
     def copy_to(self, path: Path) -> Path:
-        """A copy of the checkpoint that a check may damage."""
+        """Copy the checkpoint, so that a check may damage the copy."""
         path.mkdir(parents=True, exist_ok=True)
         for file in self.path.iterdir():
             if file.is_file():
@@ -89,7 +89,7 @@ class TinyModel:
 
 @final
 class TinyModels:
-    """Tiny models by what is particular about them."""
+    """Tiny models for the different purposes of the checks."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -104,10 +104,10 @@ class TinyModels:
         return self._models[key]
 
     def tied(self) -> TinyModel:
-        """A model with twelve exactly equal logits for each choice: token t has the head row of t
-        modulo the hidden size.
+        """A model in which every token has at least eleven others with exactly the same logit.
 
-        Each head row has a single 1, so that the sum is exact in whatever order it is taken.
+        The head row of token t is that of t modulo the hidden size. Each head row contains a single
+        1, so that the sum is exact in any order.
         """
 
         def edit(tensors: dict[str, npt.NDArray[np.float32]]) -> None:
@@ -117,9 +117,7 @@ class TinyModels:
         return self._edited("tied", edit)
 
     def poisoned(self, token: int | None) -> TinyModel:
-        """A model in which `token`, and nothing else, has NaN as its embedding; None = every
-        token.
-        """
+        """A model in which only the embedding of `token` is NaN. None means every token's."""
 
         def edit(tensors: dict[str, npt.NDArray[np.float32]]) -> None:
             tensors["model.embed_tokens.weight"][slice(None) if token is None else token] = np.nan
@@ -127,7 +125,7 @@ class TinyModels:
         return self._edited(f"poisoned-{token}", edit)
 
     def with_images(self) -> tuple[TinyModel, ...]:
-        """Models that see."""
+        """The models that accept images."""
         if "seeing" not in self._models:
             path = self._folder / "seeing"
             spec = write_tiny_model(path, "llama")
@@ -136,7 +134,7 @@ class TinyModels:
         return (self._models["seeing"],)
 
     def sharded(self) -> TinyModel:
-        """A model in two weight files with an index."""
+        """A model whose weights are in two files with an index."""
         if "sharded" not in self._models:
             model = self._untied("sharded")
             tensors = load_file(model.path / "model.safetensors")

@@ -1,4 +1,4 @@
-"""What holds for the result of every step, whatever the step was."""
+"""Requirements on the result of every step."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ __all__ = ["check_output"]
 
 
 def check_output(step: SchedulerOutput, output: ModelRunnerOutput, agreement: Agreement) -> None:
-    """Raise `CheckFailedError` if the result does not answer the step: rows, tokens, arrays,
-    errors, times.
+    """Raise `CheckFailedError` if the result does not match the step.
+
+    Checks rows, tokens, arrays, errors and times.
     """
     rows = step.rows
     require(
         output.step_id == step.step_id,
-        f"the result of step {step.step_id} came as that of step {output.step_id}",
+        f"the result of step {step.step_id} has the id of step {output.step_id}",
     )
     asked, responded = sorted(rows.sequence.tolist()), sorted(output.sequence.tolist())
     require(
-        asked == responded, f"a step with rows of sequences {asked} was answered for {responded}"
+        asked == responded, f"a step with rows of sequences {asked} has results for {responded}"
     )
     pointers = output.token_ptr.tolist()
     is_sound = (
@@ -33,35 +34,18 @@ def check_output(step: SchedulerOutput, output: ModelRunnerOutput, agreement: Ag
         is_sound and pointers == sorted(pointers),
         f"`token_ptr` {pointers} for {len(output.tokens)} tokens",
     )
-    require(
-        len(output.logprobs) == len(output.tokens), "`logprobs` has another length than `tokens`"
-    )
+    require(len(output.logprobs) == len(output.tokens), "`logprobs` and `tokens` differ in length")
     in_vocabulary = bool(((output.tokens >= 0) & (output.tokens < agreement.vocab_size)).all())
     require(
         in_vocabulary,
-        f"tokens {output.tokens.tolist()} outside the vocabulary of {agreement.vocab_size}",
+        f"tokens {output.tokens.tolist()} are outside the vocabulary of {agreement.vocab_size}",
     )
     failed = {error.sequence for error in output.errors}
     require(
         failed <= set(responded),
         f"errors of sequences {sorted(failed - set(responded))}, which have no row",
     )
-    budgets = rows.max_tokens if len(rows.max_tokens) else np.ones(rows.num_rows, np.int32)
-    most_of = dict(zip(rows.sequence.tolist(), (budgets * rows.sample).tolist(), strict=True))
-    for row, handle in enumerate(output.sequence.tolist()):
-        count = pointers[row + 1] - pointers[row]
-        most = most_of[handle]
-        if not most:
-            require(count == 0, f"sequence {handle} got {count} tokens without asking for one")
-        elif handle not in failed:
-            require(
-                1 <= count <= most,
-                f"sequence {handle} asked for 1 to {most} tokens and got {count} without an error",
-            )
-    unasked = {vector.sequence for vector in output.pooled} - {
-        handle for handle, most in most_of.items() if not most
-    }
-    require(not unasked, f"pooled vectors of sequences {sorted(unasked)}, which asked for tokens")
+    _check_counts(step, output, failed)
     is_padded = not output.num_padded_tokens or output.num_padded_tokens >= rows.num_tokens
     require(is_padded, f"{rows.num_tokens} tokens in a shape of {output.num_padded_tokens}")
     _check_tops(output, agreement)
@@ -75,6 +59,27 @@ def check_output(step: SchedulerOutput, output: ModelRunnerOutput, agreement: Ag
     require(min(parts.values()) >= 0, f"negative times: {parts}")
 
 
+def _check_counts(step: SchedulerOutput, output: ModelRunnerOutput, failed: set[int]) -> None:
+    """Each row has as many tokens as it asked for; only pooled rows have pooled vectors."""
+    rows, pointers = step.rows, output.token_ptr.tolist()
+    budgets = rows.max_tokens if len(rows.max_tokens) else np.ones(rows.num_rows, np.int32)
+    most_of = dict(zip(rows.sequence.tolist(), (budgets * rows.sample).tolist(), strict=True))
+    for row, handle in enumerate(output.sequence.tolist()):
+        count = pointers[row + 1] - pointers[row]
+        most = most_of[handle]
+        if not most:
+            require(count == 0, f"sequence {handle} got {count} tokens without requesting any")
+        elif handle not in failed:
+            require(
+                1 <= count <= most,
+                f"sequence {handle} requested 1 to {most} tokens and got {count} without an error",
+            )
+    unasked = {vector.sequence for vector in output.pooled} - {
+        handle for handle, most in most_of.items() if not most
+    }
+    require(not unasked, f"pooled vectors of sequences {sorted(unasked)}, which requested tokens")
+
+
 def _check_tops(output: ModelRunnerOutput, agreement: Agreement) -> None:
     pointers = output.top_ptr
     if not len(pointers):
@@ -84,7 +89,7 @@ def _check_tops(output: ModelRunnerOutput, agreement: Agreement) -> None:
         len(pointers) == len(output.tokens) + 1,
         f"`top_ptr` has {len(pointers)} entries for {len(output.tokens)} tokens",
     )
-    require(bool((np.diff(pointers) >= 0).all()), f"`top_ptr` {pointers.tolist()} falls")
+    require(bool((np.diff(pointers) >= 0).all()), f"`top_ptr` {pointers.tolist()} decreases")
     require(
         int(pointers[-1]) == len(output.top_ids) == len(output.top_logprobs),
         "`top_ptr` does not match the top tokens",

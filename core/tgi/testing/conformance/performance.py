@@ -1,6 +1,4 @@
-"""C-60, the performance card: figures of one run on a tiny model, kept with versions. There is no
-pass mark.
-"""
+"""C-60, the performance card: measurements of one run on a tiny model. There is no pass mark."""
 
 from __future__ import annotations
 
@@ -25,28 +23,27 @@ __all__ = ["BatchFigures", "PerformanceCard", "measure"]
 
 _PROMPT_TOKENS = 60
 _NUM_STEPS = 24
-_BATCHES = (1, 8)  # and as many as were agreed
+_BATCHES = (1, 8)  # in addition to the negotiated maximum
 _MS = 1e-6
-"""Of a nanosecond."""
+"""Milliseconds per nanosecond."""
 
 
 class BatchFigures(msgspec.Struct, frozen=True):
-    """Decoding with this many sequences, one step at a time; medians over the steps."""
+    """Decoding with this many sequences, one step at a time. Times are medians over the steps."""
 
     num_sequences: int
-    first_token_ms: float  # until every sequence has its first token
+    first_token_ms: float  # time until every sequence has its first token
     step_ms: float
     tokens_per_second: float
-    host_ms: float  # of a step: what the worker does not account for
-    num_compiled: int  # steps that compiled
-    prefill_padding_ratio: float | None = (
-        None  # share of the computed tokens that are padding; None = the worker does not tell
-    )
+    host_ms: float  # part of a step that is not in the worker's own times
+    num_compiled: int  # number of steps that compiled
+    # Share of the computed tokens that are padding. None if the worker does not report it.
+    prefill_padding_ratio: float | None = None
     decode_padding_ratio: float | None = None
 
 
 class PerformanceCard(msgspec.Struct, frozen=True):
-    """What is kept of a measurement, to be compared with others of the same machine."""
+    """The record of a measurement, to compare with others on the same machine."""
 
     backend: str
     package: str
@@ -56,12 +53,12 @@ class PerformanceCard(msgspec.Struct, frozen=True):
     facts: dict[str, str]
     load_seconds: float
     warmup_seconds: float
-    num_warmup_reports: int  # of a compilation
+    num_warmup_reports: int  # progress reports of compilations
     batches: tuple[BatchFigures, ...]
 
 
 def measure(under_test: BackendUnderTest) -> PerformanceCard:
-    """Start a worker on the tiny model and decode with batches of several sizes."""
+    """Start a worker with the tiny model and decode batches of several sizes."""
     under_test.discard()
     reporter = RecordingReporter()
     worker = under_test.worker(reporter=reporter)
@@ -102,7 +99,7 @@ def measure(under_test: BackendUnderTest) -> PerformanceCard:
 def _timed_step(
     core: ScriptedCore, sequences: Sequence[LiveSequence]
 ) -> tuple[float, list[ModelRunnerOutput]]:
-    """Run what is left of each sequence: milliseconds, and the results."""
+    """Run all known tokens of each sequence. Returns the time in milliseconds, and the results."""
     began = time.perf_counter_ns()
     outputs = core.advance(dict.fromkeys(sequences, 0))
     return (time.perf_counter_ns() - began) * _MS, outputs
@@ -139,6 +136,6 @@ def _measure_batch(core: ScriptedCore, size: int) -> BatchFigures:
 
 
 def _padding_ratio(num_tokens: int, outputs: Sequence[ModelRunnerOutput]) -> float | None:
-    """Share of padding in the shapes that these steps ran for `num_tokens`."""
+    """The share of padding in the shapes that these steps ran for `num_tokens` tokens."""
     padded = [output.num_padded_tokens for output in outputs]
     return 1 - num_tokens / sum(padded) if padded and all(padded) else None

@@ -23,6 +23,8 @@ from tgi.testing.conformance.checks import (
     adapters,
     features,
     lifecycle,
+    log_probabilities,
+    masks,
     memory,
     numerics,
     packaging,
@@ -35,7 +37,7 @@ from tgi.testing.conformance.checks import (
     supervision,
 )
 from tgi.testing.conformance.scorecard import Scorecard
-from tgi.testing.step_rules import BrokenRuleError
+from tgi.testing.step_limits import BrokenRuleError
 
 __all__ = ["ALL_CHECKS", "find_backend_under_test", "run_check", "run_check_here", "run_checks"]
 
@@ -48,6 +50,8 @@ _MODULES = (
     quantization,
     sharding,
     sampling,
+    log_probabilities,
+    masks,
     robust,
     supervision,
 )
@@ -59,14 +63,15 @@ ALL_CHECKS: Sequence[Check] = tuple(
         key=lambda check: (GRADES.index(check.grade), int(check.id[2:4]), check.id),
     )
 )
-"""Every check, by grade and number."""
+"""All checks, ordered by conformance level and number."""
 
 
 def find_backend_under_test(
     name: str, folder: Path, options: dict[str, str] | None = None
 ) -> BackendUnderTest:
-    """The installed backend of that name. Raises `BackendError` if there is none, or if it cannot
-    be used here.
+    """Find the installed backend with this name.
+
+    Raises `BackendError` if there is none, or if it cannot be used on this machine.
     """
     registry = BackendRegistry()
     if name not in registry.names:
@@ -82,7 +87,7 @@ def find_backend_under_test(
 
 
 def run_check(check: Check, under_test: BackendUnderTest) -> Result:
-    """Run one check. Whatever the backend raises becomes its result."""
+    """Run one check. Any error that the backend raises becomes its result."""
     if not check.apart or under_test.entry_point is None:
         return run_check_here(check, under_test)
     began = time.monotonic()
@@ -91,17 +96,17 @@ def run_check(check: Check, under_test: BackendUnderTest) -> Result:
 
 
 def run_check_here(check: Check, under_test: BackendUnderTest) -> Result:
-    """The same, in this process."""
+    """Run one check in this process."""
     began = time.monotonic()
     try:
         check.run(under_test)
     except NotApplicableError as reason:
         return Result(check, "not applicable", str(reason), time.monotonic() - began)
     except BrokenRuleError:
-        raise  # a fault of the kit, not of the backend
+        raise  # an error of the suite, not of the backend
     except (CheckFailedError, TgiError) as error:
         message = str(error)
-    except Exception as error:  # the boundary to a backend: its faults are what the kit looks for
+    except Exception as error:  # the boundary to a backend, whose errors are results
         message = f"{type(error).__name__}: {error}"
     else:
         return Result(check, "passed", "", time.monotonic() - began)
@@ -114,7 +119,7 @@ def run_checks(
     checks: Iterable[Check] = ALL_CHECKS,
     on_result: Callable[[Result], object] = lambda _: None,
 ) -> Scorecard:
-    """Run the checks in order; `on_result` hears of each."""
+    """Run the checks in order. `on_result` is called with each result."""
     results = []
     for check in checks:
         results.append(run_check(check, under_test))

@@ -1,4 +1,4 @@
-"""The real scheduler over a worker, and what each sequence received."""
+"""Runs the real scheduler on a worker and records the output of each sequence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from tgi.scheduler import Request, Scheduler, SchedulerConfig, SequenceOutput
 from tgi.testing.conformance.check import CheckFailedError, require
 from tgi.testing.conformance.live_sequence import LiveSequence
 from tgi.testing.conformance.outputs import check_output
-from tgi.testing.conformance.scripted_core import COLLECT_SECONDS
 from tgi.testing.step_rules import StepRules
 
 __all__ = ["ScheduledRun"]
@@ -29,7 +28,7 @@ _MAX_STEPS = 10_000
 
 @final
 class ScheduledRun:
-    """Sequences in, tokens out, by the steps that serving would make."""
+    """Generates sequences with the steps that serving would make."""
 
     def __init__(self, worker: Worker, agreement: Agreement) -> None:
         self._worker = worker
@@ -45,12 +44,12 @@ class ScheduledRun:
 
     @property
     def live(self) -> list[int]:
-        """Sequences that have not ended."""
+        """The ids of sequences that have not ended."""
         return list(self._sequences)
 
     @property
     def num_live(self) -> int:
-        """How many."""
+        """The number of sequences that have not ended."""
         return len(self._sequences)
 
     def add(
@@ -62,15 +61,15 @@ class ScheduledRun:
         self._sequences[number] = LiveSequence(number, list(prompt), [], sampling, seed, [], -1)
         request = Request(f"request-{number}", list(prompt), sampling, seed, max_new_tokens)
         refused = self._scheduler.add(number, request)
-        require(refused is None, f"the scheduler refused a sequence of the kit: {refused}")
+        require(refused is None, f"the scheduler rejected a sequence of the suite: {refused}")
 
     def abort(self, number: int) -> None:
-        """Its client left."""
+        """Abort a sequence, as if its client had disconnected."""
         self._scheduler.abort(number)
         del self._sequences[number]
 
     def step(self) -> None:
-        """Fill the pipeline and take one result."""
+        """Submit steps up to the negotiated depth, then collect one result."""
         while len(self._in_flight) < self._agreement.limits.depth:
             step = self._scheduler.schedule()
             if step is None:
@@ -83,20 +82,20 @@ class ScheduledRun:
             self._collect()
 
     def finish(self) -> None:
-        """Until nothing is left."""
+        """Run until all sequences have ended."""
         for _ in range(_MAX_STEPS):
             if not self._scheduler.has_work and not self._in_flight:
                 self._scheduler.check()
                 return
             self.step()
-        raise CheckFailedError("the work does not end")
+        raise CheckFailedError(f"the work did not end within {_MAX_STEPS} steps")
 
     def _collect(self) -> None:
         step = self._in_flight.popleft()
-        output = self._worker.collect(COLLECT_SECONDS)
+        output = self._worker.collect()
         self._rules.collect(output)
         if output is None:
-            raise CheckFailedError(f"no result came within {COLLECT_SECONDS:.0f} s")
+            raise CheckFailedError("`collect` returned no result for a step in flight")
         output = decode(ModelRunnerOutput, encode(output))
         check_output(step, output, self._agreement)
         for news in self._scheduler.update(output):

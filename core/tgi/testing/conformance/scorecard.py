@@ -1,4 +1,4 @@
-"""The outcome for one backend: a table to read, JSON and Markdown to keep."""
+"""The scorecard of one backend, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -19,15 +19,13 @@ __all__ = ["ResultRow", "Scorecard", "ScorecardRecord"]
 
 
 _FACTS = ("dtype", "platform")
-"""Facts of the agreement that are kept: what it computed in, and on what, where that is not what
-the backend is for.
+"""Facts of the negotiation that the record contains: the dtype, and the platform if it is not the
+one that the backend is made for.
 """
 
 
 class ResultRow(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One check's outcome. The seconds are left out of kept files, so that these change only with
-    the outcome.
-    """
+    """One check's result. It omits the duration, so that the record depends only on the results."""
 
     id: str
     grade: str
@@ -37,16 +35,14 @@ class ResultRow(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ScorecardRecord(msgspec.Struct, frozen=True):
-    """What is kept of a run: without the package's version, so that it changes only with the
-    outcome.
-    """
+    """The record of a run. It omits the package version, so that it depends only on the results."""
 
     backend: str
     package: str
     api: str
-    grade: str  # highest one reached; empty = none
-    agreed: tuple[str, ...]  # features
-    features: tuple[str, ...]  # of these, those whose every check that applies passed
+    grade: str  # highest conformance level reached; empty if none
+    agreed: tuple[str, ...]  # negotiated features
+    features: tuple[str, ...]  # negotiated features for which all applicable checks passed
     sampling: tuple[str, ...]
     kv_cache: str
     limits: dict[str, int | bool]
@@ -57,7 +53,7 @@ class ScorecardRecord(msgspec.Struct, frozen=True):
 @final
 @dataclass(frozen=True)
 class Scorecard:
-    """Results of the checks, and what the backend agreed to (None where it does not start)."""
+    """The results of the checks, and the negotiated limits (None if the worker does not start)."""
 
     name: str
     package: str
@@ -68,7 +64,7 @@ class Scorecard:
 
     @classmethod
     def of(cls, under_test: BackendUnderTest, results: Sequence[Result]) -> Scorecard:
-        """The card of a run that just ended."""
+        """Build the scorecard of a run."""
         info = under_test.backend.info
         try:
             agreement = under_test.agreement()
@@ -83,8 +79,9 @@ class Scorecard:
 
     @property
     def grade(self) -> str:
-        """The highest grade of which, and below which, nothing failed; features do not count. Empty
-        = none.
+        """The highest conformance level without a failed check in it or below it.
+
+        Features do not count. Empty if there is none.
         """
         reached = ""
         for grade in GRADES[:-1]:
@@ -96,8 +93,9 @@ class Scorecard:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Features of which every check that applies passed, and at least one did; checks apply
-        where a feature is agreed.
+        """Features for which all applicable checks passed, and at least one did.
+
+        A check applies if its feature was negotiated.
         """
         passed = {r.check.feature for r in self.results if r.status == "passed"}
         failed = {r.check.feature for r in self.results if r.status == "failed"}
@@ -105,22 +103,22 @@ class Scorecard:
 
     @property
     def summary(self) -> str:
-        """One line."""
+        """The result in one line."""
         counts = {
             status: sum(r.status == status for r in self.results)
             for status in ("passed", "failed", "not applicable")
         }
         features = ", ".join(self.features) or "none"
         return (
-            f"{self.name} ({self.package} {self.version}, seam {self.api[0]}.{self.api[1]}): grade"
-            f" {self.grade or 'none'}; features: {features};"
+            f"{self.name} ({self.package} {self.version}, interface {self.api[0]}.{self.api[1]}):"
+            f" conformance level {self.grade or 'none'}; features: {features};"
             f" {', '.join(f'{count} {status}' for status, count in counts.items())}"
         )
 
     def print(self, console: Console) -> None:
-        """The table and the summary."""
+        """Print the table and the summary."""
         table = Table(box=None, pad_edge=False)
-        for heading in ("check", "grade", "result", "what"):
+        for heading in ("check", "level", "result", "requirement"):
             table.add_column(heading, overflow="fold")
         styles = {"passed": "green", "failed": "bold red", "not applicable": "dim"}
         for result in self.results:
@@ -136,7 +134,7 @@ class Scorecard:
         console.print(self.summary, markup=False)
 
     def record(self) -> ScorecardRecord:
-        """As it is kept."""
+        """The record to be stored."""
         agreement = self.agreement
         return ScorecardRecord(
             backend=self.name,
@@ -166,5 +164,5 @@ class Scorecard:
         )
 
     def to_json(self) -> str:
-        """The record, indented."""
+        """The record as indented JSON."""
         return msgspec.json.format(msgspec.json.encode(self.record()), indent=2).decode() + "\n"

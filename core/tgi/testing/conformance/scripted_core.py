@@ -1,5 +1,6 @@
-"""A core that does what a check tells it: hands out cache, forms legal steps, and sends them as
-bytes, as to another process.
+"""A core that is controlled by a check.
+
+It allocates the cache, builds legal steps, and sends them encoded as bytes, as to another process.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import msgspec
 import numpy as np
 
 from tgi.backend import (
-    TOKEN_ON_DEVICE,
     Agreement,
     Control,
     ControlRecord,
@@ -32,19 +32,19 @@ from tgi.backend import (
     encode,
 )
 from tgi.testing.conformance.check import CheckFailedError, require
-from tgi.testing.conformance.live_sequence import LiveSequence, draw_of
+from tgi.testing.conformance.live_sequence import LiveSequence
 from tgi.testing.conformance.outputs import check_output
+from tgi.testing.conformance.step_arrays import StepArrays
 from tgi.testing.step_rules import StepRules
 
 __all__ = ["ScriptedCore"]
 
-COLLECT_SECONDS = 600.0
-
 
 @final
 class ScriptedCore:
-    """Drives a worker that is ready. Blocks and handles lie in no order, as after a day of
-    serving.
+    """Drives a ready worker.
+
+    Free blocks and handles are in random order, as after a long time of serving.
     """
 
     def __init__(self, worker: Worker, agreement: Agreement) -> None:
@@ -52,7 +52,7 @@ class ScriptedCore:
         self.agreement = agreement
         self.rules = StepRules(agreement)
         plan = agreement.kv_cache
-        rng = random.Random(0)  # noqa: S311 - an order, not a secret
+        rng = random.Random(0)  # noqa: S311 - for a random order, not for a secret
         self.free_blocks = _shuffled(plan, ("full", "window"), rng)
         self._free_encoder_blocks = _shuffled(plan, ("cross",), rng)
         num_sequence_slots = (
@@ -86,7 +86,7 @@ class ScriptedCore:
         media: Sequence[MediaInput] = (),
         pooling: Pooling = "none",
     ) -> LiveSequence:
-        """A sequence of the next step in which it has a row. With `blocks` it begins with these."""
+        """Add a sequence. It is introduced with its first row. `blocks` are its first blocks."""
         handle = self.free_handles[-1] if handle is None else handle
         self.free_handles.remove(handle)
         sequence_slot = self.free_slots.pop() if self.free_slots else -1
@@ -111,8 +111,9 @@ class ScriptedCore:
         return sequence
 
     def drop(self, *sequences: LiveSequence) -> None:
-        """Told to the worker in the next step. What they held is handed out again at once, most
-        recent first.
+        """Drop sequences. The next step tells the worker.
+
+        Their handles, blocks and slots are free at once, and the most recent are reused first.
         """
         for sequence in sequences:
             del self.live[sequence.handle]
@@ -126,33 +127,34 @@ class ScriptedCore:
             self.free_handles.append(sequence.handle)
 
     def clear(self) -> None:
-        """Drop everything, and say so."""
+        """Drop all sequences in a separate step."""
         self.mask_mode = "inline"
         self.drop(*list(self.live.values()))
         if self._dropped:
             self.run(self.build({}))
 
     def forget(self, step: SchedulerOutput) -> None:
-        """As the scheduler does after a failed step: its drops and new sequences count as done, and
-        the latter are dropped.
+        """Treat a step as failed, as the scheduler does.
+
+        Its drops and additions count as done, and the added sequences are dropped.
         """
         handles = [new.sequence for new in step.added]
         for handle in handles:
-            self.live[handle].num_introduced_tokens = 0  # the rules saw nothing of it
+            self.live[handle].num_introduced_tokens = 0  # `rules` did not see the failed step
             self.drop(self.live[handle])
         flush = self.build({})
         self.rules.submit(msgspec.structs.replace(flush, dropped=[*step.dropped, *flush.dropped]))
         self.rules.collect()
         self.worker.submit(msgspec.structs.replace(flush, dropped=[*handles, *flush.dropped]))
-        self.worker.collect(COLLECT_SECONDS)
+        self.worker.collect()
 
     def advance(
         self, work: Mapping[LiveSequence, int], *, on_device: bool = False
     ) -> list[ModelRunnerOutput]:
-        """Run `count` known tokens of each sequence (0 = all that are left), in as many legal steps
-        as it takes.
+        """Compute `count` known tokens of each sequence, in as many legal steps as necessary.
 
-        `on_device` sends `TOKEN_ON_DEVICE` for tokens that the worker chose.
+        A count of 0 means all known tokens. `on_device` sends `TOKEN_ON_DEVICE` in place of tokens
+        that the worker sampled.
         """
         targets = {s: s.num_computed_tokens + (count or s.num_left) for s, count in work.items()}
         outputs = []
@@ -165,7 +167,7 @@ class ScriptedCore:
         return outputs
 
     def generate(self, sequences: Sequence[LiveSequence], count: int) -> None:
-        """Let each sequence have `count` more tokens."""
+        """Generate `count` more tokens of each sequence."""
         goals = {s: len(s.output) + count for s in sequences}
         while waiting := [s for s in sequences if len(s.output) < goals[s] and not s.error]:
             before = sum(len(s.output) for s in waiting)
@@ -173,87 +175,45 @@ class ScriptedCore:
             is_moving = (
                 any(s.error for s in waiting) or sum(len(s.output) for s in waiting) > before
             )
-            require(is_moving, "the worker chose no token for rows that ask for one")
+            require(is_moving, "the worker sampled no token for rows that request one")
 
     def build(
         self, work: Mapping[LiveSequence, int], *, on_device: bool = False
     ) -> SchedulerOutput:
-        """One step, as it arrives on the other side. The caller sees to it that it is legal."""
-        added, starts, counts, ids, sample, draws = [], [], [], list[int](), [], []
-        pointers, new_blocks = [0], list[int]()
-        budgets, extra_draws, draft_tokens, draft_ptr = list[int](), list[float](), list[int](), [0]
-        masks = list[tuple[int, tuple[int, ...]]]()
-        for row, (sequence, count) in enumerate(work.items()):
-            start, is_sampled = (
-                sequence.num_computed_tokens,
-                count == sequence.num_left and sequence.pooling == "none",
+        """Build one step, encoded and decoded. The caller must ensure that it is legal."""
+        added, arrays = list[NewSequence](), StepArrays()
+        for sequence, count in work.items():
+            is_sampled = count == sequence.num_left and sequence.pooling == "none"
+            draft_tokens, budget = (
+                self._budget(sequence) if is_sampled and count == 1 else (list[int](), 1)
             )
-            own_draft_tokens, budget = (
-                self._budget(sequence) if is_sampled and count == 1 else ([], 1)
-            )
-            self._grow(sequence, start + count + budget - 1)
+            self._grow(sequence, sequence.num_computed_tokens + count + budget - 1)
             if not sequence.is_introduced:
                 added.append(self._introduction(sequence))
-                sequence.num_introduced_tokens, sequence.num_sent_blocks = (
-                    len(sequence.tokens),
-                    len(sequence.blocks),
-                )
-            new_blocks += sequence.blocks[sequence.num_sent_blocks :]
-            sequence.num_sent_blocks = len(sequence.blocks)
-            pointers.append(len(new_blocks))
-            chosen_from = len(sequence.prompt) + sequence.num_given
-            known = sequence.tokens[start : start + count]
-            ids += [
-                TOKEN_ON_DEVICE if on_device and start + i >= chosen_from else token
-                for i, token in enumerate(known)
-            ]
-            starts.append(start)
-            counts.append(count)
-            sample.append(is_sampled)
-            draws.append(draw_of(sequence) if is_sampled else 0.0)
-            budgets.append(budget)
-            extra_draws += [draw_of(sequence, ahead) for ahead in range(1, budget)]
-            draft_tokens += own_draft_tokens
-            draft_ptr.append(len(draft_tokens))
-            if sequence.allowed and is_sampled:
-                masks += [
-                    (row, sequence.allowed_at(len(sequence.output) + i) or ())
-                    for i in range(budget)
-                ]
-        groups = [group.kind in ("full", "window") for group in self.agreement.kv_cache.groups]
-        rows = Rows(
-            np.array([s.handle for s in work], np.int32),
-            np.array(starts, np.int32),
-            np.array(counts, np.int32),
-            np.array(ids, np.int32),
-            np.array(sample, np.uint8),
-            np.array(draws, np.float32),
-            [
-                np.array(pointers if has_growth else [0] * len(pointers), np.int32)
-                for has_growth in groups
-            ],
-            [np.array(new_blocks if has_growth else [], np.int32) for has_growth in groups],
-            np.array(budgets if self.agreement.limits.tokens_per_step > 1 else [], np.int32),
-            np.array(extra_draws, np.float32),
-            np.array(draft_ptr if draft_tokens else [], np.int32),
-            np.array(draft_tokens, np.int32),
+                sequence.num_introduced_tokens = len(sequence.tokens)
+                sequence.num_sent_blocks = len(sequence.blocks)
+            arrays.add_row(
+                sequence, count, is_sampled=is_sampled, on_device=on_device, budget=budget
+            )
+            arrays.add_drafts(draft_tokens)
+        return self._step(
+            added,
+            arrays.rows(list(work), self.agreement),
+            arrays.masks(self._step_id, self.agreement.vocab_size),
         )
-        return self._step(added, rows, self._masks(masks))
 
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
-        """Send a step, with the masks it waits for; take its result and hold it against what was
-        asked.
-        """
+        """Submit a step, and late masks if any. Collects the result and checks it."""
         self.rules.submit(step)
         self.worker.submit(step)
         if self._late_masks is not None:
             masks = decode(GrammarMasks, encode(self._late_masks))
             self.rules.submit_masks(masks)
             self.worker.submit(masks)
-        output = self.worker.collect(COLLECT_SECONDS)
+        output = self.worker.collect()
         self.rules.collect(output)
         if output is None:
-            raise CheckFailedError(f"no result came within {COLLECT_SECONDS:.0f} s")
+            raise CheckFailedError("`collect` returned no result for a step in flight")
         output = decode(ModelRunnerOutput, encode(output))
         check_output(step, output, self.agreement)
         self._apply(step, output)
@@ -264,15 +224,15 @@ class ScriptedCore:
         return self.worker.control(cast(Control, decode(type(request), encode(request))))
 
     def must_control(self, request: Control) -> None:
-        """Send a control request that must be carried out."""
+        """Send a control request that must succeed."""
         result = self.control(request)
-        require(result.ok, f"`{request.name}` was refused: {result.message}")
+        require(result.ok, f"`{request.name}` was rejected: {result.message}")
 
     def expect_refusal(self, request: ControlRecord, why: str) -> None:
-        """Send a control request that must be refused with a reason."""
+        """Send a control request that must be rejected with a reason."""
         result = self.control(request)
-        require(not result.ok, f"`{request.name}` was done although {why}")
-        require(bool(result.message), f"`{request.name}` was refused without a reason")
+        require(not result.ok, f"`{request.name}` succeeded although {why}")
+        require(bool(result.message), f"`{request.name}` was rejected without a reason")
 
     def _apply(self, step: SchedulerOutput, output: ModelRunnerOutput) -> None:
         counts = dict(zip(step.rows.sequence.tolist(), step.rows.count.tolist(), strict=True))
@@ -301,7 +261,7 @@ class ScriptedCore:
             self.live[vector.sequence].pooled = vector.values
 
     def _legal(self, pending: Mapping[LiveSequence, int]) -> dict[LiveSequence, int]:
-        """As much of the pending work as one step may hold."""
+        """As much of the pending work as one step may contain."""
         limits = self.agreement.limits
         decodes = [s for s in pending if s.is_decoding][
             : limits.max_step_tokens // limits.tokens_per_step
@@ -313,7 +273,7 @@ class ScriptedCore:
         chosen = dict[LiveSequence, int]()
         for sequence in prefills[: limits.max_prefills or len(prefills)]:
             if sequence.encoder_tokens and not sequence.is_introduced:
-                # An encoder runs whole; alone in its step it may be of any length.
+                # An encoder's input is not divided. Alone in its step it may have any length.
                 return {sequence: min(pending[sequence], limits.max_step_tokens)}
             count = min(pending[sequence], budget)
             if count < pending[sequence]:
@@ -328,9 +288,7 @@ class ScriptedCore:
         return {**dict.fromkeys(decodes, 1), **chosen}
 
     def _budget(self, sequence: LiveSequence) -> tuple[list[int], int]:
-        """Guesses at the next tokens of a sequence that decodes, and how many tokens it may
-        choose.
-        """
+        """Draft tokens for a decoding sequence, and the number of tokens that it may sample."""
         limits = self.agreement.limits
         num_left = max(limits.max_total_tokens - len(sequence.tokens), 1)
         most = min(limits.tokens_per_step, num_left) if sequence.is_decoding else 1
@@ -371,7 +329,7 @@ class ScriptedCore:
     def _step(
         self, added: list[NewSequence], rows: Rows, masks: GrammarMasks | None
     ) -> SchedulerOutput:
-        """The next step, as bytes and back."""
+        """Build the next step, encode it and decode it."""
         mask = "none" if masks is None else self.mask_mode
         self._late_masks = masks if mask == "late" else None
         inline = masks if mask == "inline" else None
@@ -392,19 +350,8 @@ class ScriptedCore:
         )
         return source, target
 
-    def _masks(self, allowed: Sequence[tuple[int, tuple[int, ...]]]) -> GrammarMasks | None:
-        """One mask for each (row, tokens)."""
-        if not allowed:
-            return None
-        width = -(-self.agreement.vocab_size // 32)
-        bits = np.zeros((len(allowed), width * 32), np.uint8)
-        for place, (_, tokens) in enumerate(allowed):
-            bits[place, list(tokens)] = 1
-        words = np.packbits(bits, axis=1, bitorder="little").view(np.int32).reshape(-1)
-        return GrammarMasks(self._step_id, np.array([row for row, _ in allowed], np.int32), words)
-
 
 def _shuffled(plan: KVCachePlan, kinds: tuple[str, ...], rng: random.Random) -> list[int]:
-    """The blocks that groups of these kinds share, in no order."""
+    """The blocks that groups of these kinds share, in random order."""
     num_blocks = min((group.num_blocks for group in plan.groups if group.kind in kinds), default=0)
     return rng.sample(range(num_blocks), num_blocks)

@@ -1,4 +1,4 @@
-"""The kit as pytest tests: one per check. `tgi.testing.pytest_plugin` collects this file."""
+"""The conformance suite as pytest tests, one per check. `pytest_plugin` collects this file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["SuiteRun", "test_conformance"]
 
 @final
 class SuiteRun:
-    """The backend under test and the results so far."""
+    """The backend under test, and the results so far."""
 
     def __init__(self, name: str, folder: Path, options: Sequence[str]) -> None:
         self._under_test = find_backend_under_test(
@@ -27,12 +27,12 @@ class SuiteRun:
         self.summary = ""
 
     def run(self, check: Check) -> Result:
-        """Run one check and keep its result."""
+        """Run one check and record its result."""
         self._results.append(run_check(check, self._under_test))
         return self._results[-1]
 
     def close(self, json_path: str | None) -> None:
-        """Sum up, and let the backend go."""
+        """Build the scorecard and close the backend."""
         scorecard = Scorecard.of(self._under_test, self._results)
         self._under_test.discard()
         self.summary = scorecard.summary
@@ -42,7 +42,7 @@ class SuiteRun:
 
 @pytest.mark.parametrize("check", ALL_CHECKS, ids=lambda check: check.id)
 def test_conformance(check: Check, tgi_suite_run: SuiteRun) -> None:
-    """The backend does what the check asks."""
+    """The backend meets the requirement of the check."""
     result = tgi_suite_run.run(check)
     if result.status == "not applicable":
         pytest.skip(f"{check.title}: {result.message}")

@@ -24,6 +24,7 @@ from tgi.backend import (
     hookimpl,
 )
 from tgi.testing.doubles.reference_backend import refusals
+from tgi.worker.step_worker import StepWorker
 
 __all__ = ["CompleteBackend", "tgi_backend"]
 
@@ -45,7 +46,7 @@ class CompleteBackend:
 
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
         """What the numpy reference supports, and encoders."""
-        reasons = refusals(spec, config, has_encoders=True)
+        reasons = refusals(spec, config, backend=self.info.name, has_encoders=True)
         return (
             Support("no", reasons)
             if reasons
@@ -54,9 +55,7 @@ class CompleteBackend:
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
         """The heavy half."""
-        from tgi.testing.doubles.complete_worker import (  # noqa: PLC0415
-            CompleteWorker,
-        )
+        from tgi.testing.doubles.complete_part import CompletePart  # noqa: PLC0415
         from tgi.testing.reference.network import ReferenceNetwork  # noqa: PLC0415
 
         if isinstance(config.spec, GenericSpec):
@@ -64,7 +63,9 @@ class CompleteBackend:
                 f"The architecture `{config.spec.model_type}` is not known.",
                 "Choose another model.",
             )
-        return CompleteWorker(ReferenceNetwork(config.spec, Path(config.model_path)), reporter)
+        return StepWorker(
+            CompletePart(ReferenceNetwork(config.spec, Path(config.model_path))), reporter
+        )
 
 
 @hookimpl

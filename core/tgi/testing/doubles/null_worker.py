@@ -37,6 +37,7 @@ from tgi.backend import (
     WorkerReporter,
 )
 from tgi.testing.doubles.null_backend import NullFailure, NullScript
+from tgi.worker.negotiation import with_requested_features
 
 __all__ = ["NullWorker"]
 
@@ -90,7 +91,7 @@ class NullWorker:
             depth=script.depth,
             tokens_per_step=script.tokens_per_step,
         )
-        return Agreement(
+        agreement = Agreement(
             api=API_VERSION,
             features=tuple(
                 f for f in script.features if script.mode == "paged" or f != "prefix_cache"
@@ -103,6 +104,7 @@ class NullWorker:
             memory=(MemoryItem("weights", 0, "none"), MemoryItem("KV cache", 0, "none")),
             facts={"dtype": "none", "attention": "none"},
         )
+        return with_requested_features(agreement, requested)
 
     def warmup(self) -> None:
         """Nothing to warm."""
@@ -113,9 +115,8 @@ class NullWorker:
         if isinstance(step, SchedulerOutput):
             self._steps.append(step)
 
-    def collect(self, timeout: float) -> ModelRunnerOutput | None:
+    def collect(self) -> ModelRunnerOutput | None:
         """Result of the oldest step."""
-        del timeout
         step = self._steps.popleft()
         for sequence in step.dropped:
             del self._sequences[sequence]

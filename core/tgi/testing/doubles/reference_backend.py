@@ -34,10 +34,12 @@ from tgi.backend import (
     Worker,
     WorkerReporter,
     hookimpl,
+    reject_option,
+    reject_quantize,
 )
 from tgi.testing.reference.model import Weights, reference_logits
 from tgi.testing.reference.weights import read_weights
-from tgi.worker.adapter import AdapterPlan, AdapterWorker, ForwardBatch, Progress
+from tgi.worker.adapter import AdapterPlan, ForwardBatch, Progress, adapter_worker
 
 __all__ = ["ReferenceBackend", "ReferenceModel", "refusals", "tgi_backend"]
 
@@ -110,7 +112,7 @@ class ReferenceBackend:
 
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
         """Decoders of attention, MLP and experts, in float32."""
-        reasons = refusals(spec, config)
+        reasons = refusals(spec, config, backend=self.info.name)
         return (
             Support("no", reasons)
             if reasons
@@ -124,14 +126,18 @@ class ReferenceBackend:
                 f"The architecture `{config.spec.model_type}` is not known.",
                 "Choose another model.",
             )
-        return AdapterWorker(ReferenceModel(config.spec, Path(config.model_path)), _PLAN, reporter)
+        return adapter_worker(ReferenceModel(config.spec, Path(config.model_path)), _PLAN, reporter)
 
 
 def refusals(
-    spec: ModelSpec | GenericSpec, config: EngineConfig, *, has_encoders: bool = False
+    spec: ModelSpec | GenericSpec,
+    config: EngineConfig,
+    *,
+    backend: str,
+    has_encoders: bool = False,
 ) -> tuple[str, ...]:
-    """Why the numpy reference cannot run this model with these options; empty = it can.
-    `has_encoders` = it runs them, too.
+    """The reasons why the numpy reference, as the backend of this name, cannot run this model with
+    these options; empty = it can. `has_encoders`: it also runs encoders.
     """
     reasons = []
     if isinstance(spec, GenericSpec):
@@ -151,13 +157,15 @@ def refusals(
         if len(spec.stacks) > 1 and not has_encoders:
             reasons.append("it has no encoder")
     if config.dtype not in (None, "float32"):
-        reasons.append(f"`--dtype {config.dtype}`: it computes in float32")
+        reasons.append(reject_option(backend, "dtype", config.dtype, "use float32"))
     if config.quantize is not None:
-        reasons.append(f"`--quantize {config.quantize}` is not supported")
+        reasons.append(reject_quantize(backend, config.quantize))
     if config.kv_cache_dtype is not None:
-        reasons.append(f"`--kv-cache-dtype {config.kv_cache_dtype}` is not supported")
+        reasons.append(
+            reject_option(backend, "kv_cache_dtype", config.kv_cache_dtype, "leave it out")
+        )
     if config.num_shard > 1:
-        reasons.append(f"`--num-shard {config.num_shard}`: there is one device")
+        reasons.append(reject_option(backend, "num_shard", config.num_shard, "use `--num-shard 1`"))
     return tuple(reasons)
 
 

@@ -32,7 +32,7 @@ from tgi.backend import (
     hookimpl,
 )
 from tgi.testing.doubles.reference_backend import ReferenceModel, refusals
-from tgi.worker.adapter import AdapterPlan, AdapterWorker, ForwardBatch, ForwardModel, Progress
+from tgi.worker.adapter import AdapterPlan, ForwardBatch, ForwardModel, Progress, adapter_worker
 
 __all__ = ["POOR_PLAN", "STATIC_PLAN", "StaticBackend", "StaticModel", "tgi_backend"]
 
@@ -175,7 +175,7 @@ class StaticBackend:
 
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
         """What the numpy reference supports."""
-        reasons = refusals(spec, config)
+        reasons = refusals(spec, config, backend=self.info.name)
         return Support("no", reasons) if reasons else Support("slow", ("numpy, for tests",))
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
@@ -186,7 +186,7 @@ class StaticBackend:
                 "Choose another model.",
             )
         plan = _PLANS[config.options.get("variant") or "full"]
-        return AdapterWorker(
+        return adapter_worker(
             StaticModel(ReferenceModel(config.spec, Path(config.model_path))), plan, reporter
         )
 

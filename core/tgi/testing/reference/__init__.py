@@ -1,1 +1,1 @@
-"""A slow and simple implementation of every model spec in numpy, for comparison."""
+"""A slow and simple implementation of every model spec in numpy, as a reference for tests."""

@@ -1,4 +1,4 @@
-"""The mixers of the numpy reference beside attention, MLP and mixture."""
+"""The mixers of the numpy reference other than attention, MLP and mixture of experts."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ _LENGTH_EPS = np.float32(1e-6)
 
 
 def latent_attention(y: Array, rule: LatentAttention, weights: Weights, name: str) -> Array:
-    """Multi-head latent attention with every head's keys and values written out, [T, hidden] → [T,
-    hidden].
+    """Multi-head latent attention, [T, hidden] → [T, hidden].
+
+    The keys and values of every head are computed explicitly.
     """
     num_tokens, heads, nope_dim = len(y), rule.num_heads, rule.qk_nope_head_dim
     if rule.q_lora_rank is None:
@@ -65,7 +66,7 @@ def cross_attention(
 
 
 def state_space(y: Array, rule: StateSpace, weights: Weights, name: str) -> Array:
-    """A Mamba mixer of either version, token after token, [T, hidden] → [T, hidden]."""
+    """A Mamba mixer of either version, one token after the other, [T, hidden] → [T, hidden]."""
     gate = linear(y, weights, f"{name}.in_gate")
     x = _convolve(linear(y, weights, f"{name}.in_x"), weights, f"{name}.conv_x")
     if rule.version == 1:
@@ -102,7 +103,7 @@ def state_space(y: Array, rule: StateSpace, weights: Weights, name: str) -> Arra
 
 
 def linear_attention(y: Array, rule: LinearAttention, weights: Weights, name: str) -> Array:
-    """The gated delta rule (arXiv 2412.06464), token after token, [T, hidden] → [T, hidden]."""
+    """The gated delta rule (arXiv 2412.06464), token by token, [T, hidden] → [T, hidden]."""
     num_tokens, heads_of_key = len(y), rule.num_value_heads // rule.num_key_heads
     q, k, v = (
         _convolve(linear(y, weights, f"{name}.{part}"), weights, f"{name}.conv_{part}")
@@ -137,8 +138,9 @@ def _unit(x: Array) -> Array:
 
 
 def _convolve(x: Array, weights: Weights, name: str) -> Array:
-    """Silu of each channel's weighted sum of its last inputs, [T, C] → [T, C]; before the first
-    there are zeros.
+    """Silu of each channel's weighted sum of its last inputs, [T, C] → [T, C].
+
+    Inputs before the first token are zero.
     """
     kernel = weights[f"{name}.weight"][:, 0]  # [C, K], the newest input last
     size = kernel.shape[1]
@@ -165,7 +167,7 @@ def _scan(x: Array, dt: Array, b: Array, c: Array, a_log: Array) -> Array:
 
 
 def _gated_norm(out: Array, gate: Array, rule: StateSpace, weights: Weights, name: str) -> Array:
-    """The norm of each group's share, after the gate or before it."""
+    """Apply the norm to each group of `out`, before or after the gate."""
     if rule.norm is None:
         return out * _silu(gate)
     if not rule.norm_before_gate:

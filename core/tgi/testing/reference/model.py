@@ -1,8 +1,7 @@
-"""The numpy model: slow, in float32, one sequence at once, obviously right. The yardstick for every
-decoder of the grammar.
+"""The numpy model in float32, the reference for every decoder.
 
-There is no cache, so nothing can be stale. Attention, MLP and mixture of experts are here;
-`reference_mixers.py` has the others.
+It is slow and simple. It processes one sequence at a time without a cache, so no cached data can be
+stale. Attention, MLP and mixture of experts are in this module, other mixers in `mixers.py`.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ __all__ = [
 ]
 
 _CLAMP_LIMIT = 7.0
-"""gpt_oss clamps gate and up at this before `silu_clamped`."""
+"""gpt_oss clamps gate and up to this before `silu_clamped`."""
 
 
 def reference_logits(
@@ -72,8 +71,9 @@ def reference_logits(
     encoder_token_ids: Sequence[int] = (),
     vectors: Mapping[int, Array] = MappingProxyType({}),
 ) -> Array:
-    """Logits after each token of one sequence, float32 [T, vocab]. The arguments are those of
-    `reference_hidden`.
+    """Compute the logits after each token of one sequence, float32 [T, vocab].
+
+    The arguments are those of `reference_hidden`.
     """
     x = reference_hidden(spec, weights, token_ids, encoder_token_ids, vectors)
     if "head.projection.weight" in weights:
@@ -92,10 +92,10 @@ def reference_hidden(
     encoder_token_ids: Sequence[int] = (),
     vectors: Mapping[int, Array] = MappingProxyType({}),
 ) -> Array:
-    """The vectors after the last norm, float32 [T, hidden]. `encoder_token_ids` are what an encoder
-    reads.
+    """Compute the hidden vectors after the final norm, float32 [T, hidden].
 
-    `vectors` stand in place of the embeddings of some positions: position → [hidden].
+    `encoder_token_ids` are the input of the encoder. `vectors` (position → [hidden]) replace the
+    embeddings of some positions.
     """
     encoded = None
     for stack in spec.stacks:
@@ -105,7 +105,7 @@ def reference_hidden(
 
 
 def _run(stack: Stack, x: Array, weights: Weights, encoded: Array | None) -> Array:
-    """All layers of a stack; `encoded` [E, hidden] is the encoder's output."""
+    """Run all layers of a stack. `encoded` [E, hidden] is the encoder's output."""
     for index, layer in enumerate(stack.layers):
         for number, block in enumerate(layer.blocks):
             x = _block(x, block, weights, (f"{stack.kind}.layers.{index}", number), encoded)
@@ -164,7 +164,7 @@ def _branch(y: Array, branch: Branch, weights: Weights, name: str, encoded: Arra
 
 
 def attention(y: Array, rule: Attention, weights: Weights, name: str) -> Array:
-    """Self attention of a whole sequence: [T, hidden] → [T, hidden]."""
+    """Self-attention over a whole sequence: [T, hidden] → [T, hidden]."""
     num_tokens, heads, kv_heads = len(y), rule.num_heads, rule.num_kv_heads
     q, k, v = (linear(y, weights, f"{name}.{part}") for part in "qkv")
     if rule.clip_qkv is not None:
@@ -179,7 +179,7 @@ def attention(y: Array, rule: Attention, weights: Weights, name: str) -> Array:
         k.reshape(num_tokens, kv_heads, -1),
         v.reshape(num_tokens, kv_heads, -1),
     )
-    if rule.qk_norm_over != "all":  # a weight of [heads, dim] is one for each head
+    if rule.qk_norm_over != "all":  # a weight [heads, dim] applies to each head separately
         q, k = (
             norm(q, rule.q_norm, weights, f"{name}.q_norm"),
             norm(k, rule.k_norm, weights, f"{name}.k_norm"),
@@ -207,7 +207,7 @@ def attention(y: Array, rule: Attention, weights: Weights, name: str) -> Array:
 
 
 def _position_bias(rule: Attention, num_tokens: int, weights: Weights, name: str) -> Array:
-    """What is added to the scores by distance, [heads or 1, T, T]."""
+    """The addend of the scores that depends on the distance, [heads or 1, T, T]."""
     keys, queries = np.arange(num_tokens)[None, :], np.arange(num_tokens)[:, None]
     if rule.alibi:
         slopes = alibi_slopes(rule.num_heads, rule.alibi_bias_max) * np.float32(rule.alibi_scale)
@@ -221,8 +221,10 @@ def _position_bias(rule: Attention, num_tokens: int, weights: Weights, name: str
 
 
 def alibi_slopes(num_heads: int, bias_max: float = 8.0) -> Array:
-    """Slopes of ALiBi (arXiv 2108.12409): a geometric series; heads beyond a power of two take
-    every other step between.
+    """Slopes of ALiBi (arXiv 2108.12409), float32 [num_heads].
+
+    They form a geometric series for the greatest power of two that is at most `num_heads`. The
+    other heads have every second slope of the series for twice as many heads.
     """
     power = 2 ** math.floor(math.log2(num_heads))
     slopes = [2.0 ** (-bias_max * (head + 1) / power) for head in range(power)]
@@ -231,8 +233,10 @@ def alibi_slopes(num_heads: int, bias_max: float = 8.0) -> Array:
 
 
 def _buckets(distance: npt.NDArray[np.int64], rule: RelativeBias) -> npt.NDArray[np.int64]:
-    """T5's distance buckets (arXiv 1910.10683): exact for near keys, logarithmic up to
-    `max_distance`.
+    """The distance buckets of T5 (arXiv 1910.10683).
+
+    Near keys have a bucket for each distance. The sizes of the other buckets grow logarithmically
+    up to `max_distance`.
     """
     count = rule.num_buckets // 2 if rule.bidirectional else rule.num_buckets
     ahead = np.where(distance > 0, count, 0) if rule.bidirectional else np.zeros_like(distance)
@@ -248,7 +252,7 @@ def _buckets(distance: npt.NDArray[np.int64], rule: RelativeBias) -> npt.NDArray
 
 
 def mlp(y: Array, rule: MLP, weights: Weights, name: str) -> Array:
-    """The feed-forward mixer, [T, hidden] → [T, hidden]."""
+    """Apply the feed-forward mixer, [T, hidden] → [T, hidden]."""
     up = linear(y, weights, f"{name}.up")
     if not rule.gated:
         return linear(activation(up, rule.activation), weights, f"{name}.down")
@@ -289,7 +293,7 @@ def mixture_of_experts(y: Array, rule: MixtureOfExperts, weights: Weights, name:
 def _route(
     logits: Array, router: Router, experts_per_token: int, correction: Array
 ) -> dict[int, np.float32]:
-    """The chosen experts of one token and their shares."""
+    """The chosen experts of one token with their shares."""
     if router.score == "sparse_mixer":
         return _sparse_mixer(logits, router, experts_per_token)
     score = softmax if router.score == "softmax" else sigmoid

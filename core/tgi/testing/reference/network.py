@@ -1,6 +1,4 @@
-"""The numpy reference as the complete backend uses it: weights with adapters, a cache that keeps
-tokens, images, pooling.
-"""
+"""The numpy reference for the complete backend: adapters, images, pooling and a token cache."""
 
 from __future__ import annotations
 
@@ -22,8 +20,10 @@ __all__ = ["ReferenceNetwork", "TokenCache", "pool"]
 
 @final
 class ReferenceNetwork:
-    """Computes whole sequences. Adapter 0 is the model alone; of each other one the merged weights
-    are kept.
+    """Computes whole sequences.
+
+    The weights of each loaded adapter are stored merged with the model's. Adapter 0 is the model
+    itself.
     """
 
     def __init__(self, spec: ModelSpec, model_path: Path) -> None:
@@ -35,12 +35,12 @@ class ReferenceNetwork:
 
     @property
     def adapters(self) -> frozenset[int]:
-        """Numbers of the loaded adapters, and 0."""
+        """Numbers of the loaded adapters, including 0."""
         return frozenset(self._weights)
 
     @property
     def has_images(self) -> bool:
-        """Whether the model sees."""
+        """Whether the model accepts images."""
         return self._projector is not None
 
     @property
@@ -54,33 +54,34 @@ class ReferenceNetwork:
         self._projector = read_projector(self.model_path)
 
     def release(self) -> None:
-        """Let go of the weights, those with adapters too."""
+        """Release all weights, including those with adapters."""
         self._weights.clear()
 
     def load_adapter(self, number: int, path: Path, max_rank: int) -> None:
-        """Merge an adapter into a copy of the weights. Raises `ModelError`, or ValueError for a
-        rank above `max_rank`.
+        """Merge an adapter into a copy of the weights.
+
+        Raises `ModelError`, or ValueError if its rank is greater than `max_rank`.
         """
         adapter = read_adapter(path)
         if adapter.rank > max_rank:
-            raise ValueError(f"the adapter has rank {adapter.rank}; at most {max_rank} was agreed")
+            raise ValueError(f"the adapter has rank {adapter.rank}; the maximum is {max_rank}")
         self._weights[number] = merge_adapter(
             self.spec, self._weights[0], tensor_names(self.model_path), adapter
         )
 
     def unload_adapter(self, number: int) -> None:
-        """Forget an adapter."""
+        """Release the weights of an adapter."""
         del self._weights[number]
 
     def logits(
         self, new: NewSequence, tokens: Int32Array, encoder_tokens: Int32Array
     ) -> Float32Array:
-        """After each of the sequence's tokens, [T, vocab_size]."""
+        """The logits after each of the sequence's tokens, [T, vocab_size]."""
         arguments = (tokens.tolist(), encoder_tokens.tolist(), self._vectors(new, len(tokens)))
         return reference_logits(self.spec, self._weights[new.adapter], *arguments)
 
     def hidden(self, new: NewSequence, tokens: Int32Array) -> Float32Array:
-        """The vectors after the last norm, [T, hidden_size]."""
+        """The hidden vectors after the final norm, [T, hidden_size]."""
         return reference_hidden(
             self.spec,
             self._weights[new.adapter],
@@ -98,21 +99,23 @@ class ReferenceNetwork:
 
 @final
 class TokenCache:
-    """Stands for a cache of keys and values: a slot keeps the token that was written to it, so what
-    is wrong shows at once.
+    """A cache that stores tokens instead of keys and values.
+
+    Each slot contains the token that was written to it. So a wrong cache access changes the input
+    tokens and becomes visible.
     """
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
         self._slots = np.zeros((num_blocks, block_size), np.int32)
 
     def write(self, table: Int32Array, start: int, tokens: Sequence[int] | Int32Array) -> None:
-        """Put the tokens of a sequence from position `start` on into the blocks of its table."""
+        """Write tokens of a sequence, beginning at position `start`, to the blocks of its table."""
         positions = np.arange(start, start + len(tokens))
         size = self._slots.shape[1]
         self._slots[table[positions // size], positions % size] = tokens
 
     def read(self, table: Int32Array, num_tokens: int) -> Int32Array:
-        """The first tokens of a sequence."""
+        """Read the first `num_tokens` tokens of a sequence."""
         found: Int32Array = self._slots[table].reshape(-1)[:num_tokens]
         return found
 
@@ -121,16 +124,16 @@ class TokenCache:
         self._slots[target] = self._slots[source]
 
     def export(self, blocks: Sequence[int]) -> bytes:
-        """The content of some blocks."""
+        """Return the content of some blocks as bytes."""
         return self._slots[list(blocks)].astype("<i4").tobytes()
 
     def restore(self, blocks: Sequence[int], data: bytes) -> None:
-        """Fill as many blocks as were exported. Raises ValueError for another number."""
+        """Fill blocks with exported content. Raises ValueError if the number of blocks differs."""
         self._slots[list(blocks)] = np.frombuffer(data, "<i4").reshape(len(blocks), -1)
 
 
 def pool(hidden: Float32Array, pooling: str) -> Float32Array:
-    """One vector [hidden_size] for a text, of those of its tokens [T, hidden_size]."""
+    """Pool the hidden vectors of a text [T, hidden_size] to one vector [hidden_size]."""
     vector: Float32Array = (
         hidden.mean(axis=0) if pooling == "mean" else hidden[0 if pooling == "first" else -1]
     )

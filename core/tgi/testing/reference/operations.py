@@ -1,4 +1,4 @@
-"""The arithmetic that the mixers of the numpy reference share, in float32."""
+"""The float32 operations that the mixers of the numpy reference have in common."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ __all__ = [
 
 Array = npt.NDArray[np.float32]
 Weights = Mapping[str, npt.NDArray[np.float32]]
-"""Role → array, as `tgi.architectures.weight_map.tensor_shapes` shapes them."""
+"""Parameter name → array, with the shapes of `tgi.architectures.weight_map.tensor_shapes`."""
 
 _GELU_QUICK_SLOPE = 1.702
 
 
 def linear(x: Array, weights: Weights, name: str) -> Array:
-    """X W' + b, where the module has a bias."""
+    """Compute x W' + b. b is omitted if the layer has no bias."""
     y: Array = x @ weights[f"{name}.weight"].T
     return y + weights[f"{name}.bias"] if f"{name}.bias" in weights else y
 
 
 def norm(x: Array, rule: Norm | None, weights: Weights, name: str) -> Array:
-    """RMS norm or layer norm over the last dimension; the identity without a rule."""
+    """Apply RMS norm or layer norm over the last dimension. Returns x if there is no rule."""
     if rule is None:
         return x
     if rule.kind == "layer":
@@ -50,7 +50,7 @@ def norm(x: Array, rule: Norm | None, weights: Weights, name: str) -> Array:
 
 
 def rotate(x: Array, rope: Rope) -> Array:
-    """Rotate [T, heads, dim] at positions 0 … T - 1, for a sequence of T tokens."""
+    """Rotate x [T, heads, dim] at positions 0 to T - 1, in a sequence of T tokens."""
     frequencies, factor = inverse_frequencies(rope, len(x))
     angles = np.arange(len(x))[:, None, None] * frequencies
     cos, sin = (np.float32(factor) * f(angles).astype(np.float32) for f in (np.cos, np.sin))
@@ -69,7 +69,7 @@ def rotate(x: Array, rope: Rope) -> Array:
 
 
 def activation(x: Array, kind: Activation) -> Array:
-    """An activation by its name in the grammar; for `silu_clamped` the gate is clamped already."""
+    """Apply an activation by its name in `spec`. For `silu_clamped` x must be clamped already."""
     match kind:
         case "silu":
             return x * sigmoid(x)
@@ -99,14 +99,14 @@ def sigmoid(x: Array) -> Array:
 
 
 def softmax(scores: Array) -> Array:
-    """Over the last axis."""
+    """Compute the softmax over the last axis."""
     exponentials: Array = np.exp(scores - scores.max(axis=-1, keepdims=True))
     total: Array = exponentials.sum(axis=-1, keepdims=True)
     return exponentials / total
 
 
 def softcap(x: Array, cap: float | None) -> Array:
-    """Cap * tanh(x / cap); the identity without a cap."""
+    """Compute cap * tanh(x / cap). Returns x if there is no cap."""
     return x if cap is None else np.float32(cap) * np.tanh(x / np.float32(cap))
 
 

@@ -1,4 +1,4 @@
-"""Reading a safetensors checkpoint into numpy arrays by role, for the numpy reference."""
+"""Reads a safetensors checkpoint into numpy arrays by parameter name, for the numpy reference."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["read_weights", "tensor_names"]
 
 
 def read_weights(spec: ModelSpec, model_path: Path) -> dict[str, npt.NDArray[np.float32]]:
-    """All roles of the spec in float32. Raises `ModelError` as `placements` and `split` do."""
+    """Read all parameters in float32. Raises `ModelError` as `placements` and `split` do."""
     tensors = {
         name: tensor
         for path in sorted(model_path.glob("*.safetensors"))
@@ -29,8 +29,8 @@ def read_weights(spec: ModelSpec, model_path: Path) -> dict[str, npt.NDArray[np.
         dtype = tensors[placement.name].dtype
         if dtype.kind in "iub":
             raise ModelError(
-                f"The tensor `{placement.name}` holds {dtype}, not weights.",
-                "Choose a checkpoint in floats.",
+                f"The tensor `{placement.name}` contains {dtype}, not weights.",
+                "Choose a checkpoint with floating-point weights.",
             )
         for parameter, piece in split(tensors[placement.name], placement, spec).items():
             array = piece.astype(np.float32)
@@ -46,7 +46,7 @@ def read_weights(spec: ModelSpec, model_path: Path) -> dict[str, npt.NDArray[np.
 
 
 def tensor_names(model_path: Path) -> list[str]:
-    """Names of the checkpoint's tensors, over all its files. Raises `ModelError`."""
+    """The names of the checkpoint's tensors in all its files. Raises `ModelError`."""
     return sorted(name for path in model_path.glob("*.safetensors") for name in _read(path))
 
 

@@ -1,4 +1,6 @@
-"""Clients that leave, permits, quiet streams. The application is driven by hand, event by event."""
+"""Client disconnects, concurrency slots and idle streams. The tests call the application directly
+with ASGI events.
+"""
 
 import asyncio
 import json
@@ -14,8 +16,8 @@ BODY = {"inputs": "The quick brown fox", "parameters": {"max_new_tokens": 3}}
 
 
 class Call:
-    """One request that runs until its client leaves. Where the client reads slowly, each send takes
-    some turns of the loop.
+    """A request that runs until it ends or its client disconnects. Each send takes `num_send_turns`
+    turns of the event loop, as with a slow client.
     """
 
     def __init__(self, app, path, body, num_send_turns=0):
@@ -62,7 +64,7 @@ async def until(condition):
 
 
 @pytest.mark.parametrize("path", ["/generate", "/generate_stream", "/v1/completions"])
-async def test_a_client_that_leaves_aborts_its_sequence(make_app, path):
+async def test_a_disconnect_aborts_the_sequence(make_app, path):
     engine = FakeEngine(outputs=[])
     app = make_app(engine)
     call = Call(app, path, BODY | {"prompt": "The"})
@@ -74,7 +76,7 @@ async def test_a_client_that_leaves_aborts_its_sequence(make_app, path):
     assert not any("error" in str(message) for message in call.sent)
 
 
-async def test_leaving_is_counted_as_dropped(make_app):
+async def test_a_disconnect_is_counted_as_dropped(make_app):
     engine = FakeEngine(outputs=[])
     app = make_app(engine)
     for path in ("/generate", "/generate_stream"):
@@ -109,19 +111,19 @@ async def get(app, path):
     return b"".join(m.get("body", b"") for m in sent).decode()
 
 
-async def test_permits_are_counted_and_given_back(make_app):
+async def test_slots_are_limited_and_released(make_app):
     engine = FakeEngine(outputs=[])
     app = make_app(engine, max_concurrent_requests=2)
     held = [Call(app, "/generate", BODY), Call(app, "/generate_stream", BODY)]
     await until(lambda: len(engine.streams) == 2)
-    refused = Call(app, "/generate", BODY)
-    await refused.task
-    assert refused.sent[0]["status"] == 429
-    assert json.loads(refused.text) == {"error": "Model is overloaded", "error_type": "overloaded"}
-    refused = Call(app, "/generate_stream", BODY)
-    await refused.task
-    assert refused.sent[0]["status"] == 200
-    assert refused.text == 'data: {"error":"Model is overloaded","error_type":"overloaded"}\n\n'
+    rejected = Call(app, "/generate", BODY)
+    await rejected.task
+    assert rejected.sent[0]["status"] == 429
+    assert json.loads(rejected.text) == {"error": "Model is overloaded", "error_type": "overloaded"}
+    rejected = Call(app, "/generate_stream", BODY)
+    await rejected.task
+    assert rejected.sent[0]["status"] == 200
+    assert rejected.text == 'data: {"error":"Model is overloaded","error_type":"overloaded"}\n\n'
     for call in held:
         call.leave()
         await call.task
@@ -133,7 +135,7 @@ async def test_permits_are_counted_and_given_back(make_app):
         assert "overloaded" not in call.text
 
 
-async def test_invalid_requests_give_their_permit_back(make_app):
+async def test_invalid_requests_release_their_slot(make_app):
     app = make_app(max_concurrent_requests=1)
     for path in ("/generate", "/generate_stream") * 2:
         call = Call(app, path, {"inputs": ""})
@@ -141,7 +143,7 @@ async def test_invalid_requests_give_their_permit_back(make_app):
         assert "`inputs` cannot be empty" in call.text
 
 
-def test_a_permit_is_given_back_after_an_error():
+def test_a_slot_is_released_after_an_error():
     limiter = ConcurrencyLimiter(1)
     with pytest.raises(ZeroDivisionError), limiter.hold():
         assert limiter.num_free == 0
@@ -149,7 +151,7 @@ def test_a_permit_is_given_back_after_an_error():
     assert limiter.num_free == 1
 
 
-async def test_work_is_cancelled_and_awaited_before_the_disconnect_is_told():
+async def test_work_is_cancelled_and_awaited_before_the_disconnect_error():
     ended = []
 
     async def work():
@@ -178,22 +180,19 @@ STREAMS = {
 
 @pytest.mark.parametrize("path", STREAMS)
 @pytest.mark.parametrize("num_turns", range(8))
-async def test_whoever_leaves_a_stream_around_its_first_event_holds_nothing(
-    make_app, path, num_turns
-):
+async def test_a_disconnect_around_the_first_event_aborts_the_sequence(make_app, path, num_turns):
     engine = FakeEngine(outputs=[])
     call = Call(make_app(engine), path, STREAMS[path], num_send_turns=3)
     await until(lambda: engine.streams)
-    for _ in range(
-        num_turns
-    ):  # of the event loop: before, while and after the first events are sent
+    # The disconnect happens before, during or after the first events, depending on `num_turns`.
+    for _ in range(num_turns):
         await asyncio.sleep(0)
     call.leave()
     await call.task
     assert engine.aborted == [0]
 
 
-async def test_a_quiet_stream_is_kept_alive_by_comments():
+async def test_comments_keep_an_idle_stream_alive():
     sent = []
     enough = asyncio.Event()
 

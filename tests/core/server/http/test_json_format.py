@@ -1,4 +1,4 @@
-"""Numbers and strings on the wire."""
+"""The JSON format of numbers and strings."""
 
 import json
 
@@ -35,12 +35,12 @@ from tgi.server.http.json_format import (
         (float("-inf"), "null"),
     ],
 )
-def test_f32_is_printed_as_serde_does(value, text):
+def test_f32_is_formatted_as_by_serde(value, text):
     assert format_f32(value) == text
 
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))
-def test_f32_reads_back_to_the_same_number(value):
+def test_formatted_f32_parses_to_the_same_number(value):
     text = format_f32(value)
     assert np.float32(json.loads(text)) == np.float32(value)
     assert "." in text or "e" in text
@@ -59,11 +59,11 @@ def test_f32_reads_back_to_the_same_number(value):
         (2.0**64, "1.8446744073709552e19"),
     ],
 )
-def test_f64_is_printed_as_serde_does(value, text):
+def test_f64_is_formatted_as_by_serde(value, text):
     assert format_f64(value) == text
 
 
-def test_f32_beyond_its_range_is_infinite():
+def test_f32_out_of_range_is_infinite():
     assert round_f32(1e39) == float("inf")
     assert round_f32(0.1) == float(np.float32(0.1))
 

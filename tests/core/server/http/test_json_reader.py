@@ -1,4 +1,4 @@
-"""Bodies that are refused, in TGI's words, and bodies that TGI accepts beyond the JSON standard."""
+"""Rejected bodies with TGI's error messages, and invalid JSON that TGI accepts."""
 
 import json
 
@@ -89,7 +89,7 @@ REJECTED = {
 
 
 @pytest.mark.parametrize("body", REJECTED)
-def test_rejections_carry_the_status_the_path_and_the_place(body):
+def test_rejections_contain_status_path_and_position(body):
     status, text = REJECTED[body]
     with pytest.raises(RejectionError) as caught:
         read_json(body, GenerateRequest)
@@ -132,20 +132,20 @@ def test_rejections_carry_the_status_the_path_and_the_place(body):
         ),
     ],
 )
-def test_a_field_of_several_types_names_them(record, body, text):
+def test_an_error_in_a_field_of_several_types_lists_them(record, body, text):
     with pytest.raises(RejectionError) as caught:
         read_json(json.dumps(body).encode(), record)
     assert caught.value.text.startswith(f"{SHAPE}{text} at line 1")
 
 
-def test_a_seed_beyond_64_bits_is_refused_and_the_greatest_is_taken():
+def test_a_seed_above_64_bits_is_rejected_and_the_maximum_is_accepted():
     body = '{{"inputs":"a","parameters":{{"seed":{}}}}}'
     assert read_json(body.format(2**64 - 1).encode(), GenerateRequest).parameters.seed == 2**64 - 1
     with pytest.raises(RejectionError, match="expected u64"):
         read_json(body.format(2**64).encode(), GenerateRequest)
 
 
-def test_absent_parameters_sample_and_empty_ones_do_not():
+def test_absent_parameters_enable_sampling_and_empty_ones_do_not():
     assert read_json(b'{"inputs":"a"}', GenerateRequest).parameters.do_sample
     assert not read_json(b'{"inputs":"a","parameters":{}}', GenerateRequest).parameters.do_sample
 
@@ -165,7 +165,7 @@ def test_an_array_fills_the_fields_in_order():
 
 
 @pytest.mark.parametrize("depth", [1000, 100_000])
-def test_an_unknown_field_may_nest_to_any_depth(depth):
+def test_an_unknown_field_may_be_nested_to_any_depth(depth):
     body = b'{"inputs":"a","other":' + b"[" * depth + b"]" * depth + b"}"
     assert read_json(body, GenerateRequest).inputs == "a"
 
@@ -184,7 +184,7 @@ JSON = st.recursive(
 
 
 @given(inputs=st.text(), other=JSON)
-def test_the_slow_reading_agrees_with_the_fast_one(inputs, other):
+def test_the_slow_reader_returns_the_same_record_as_the_fast_one(inputs, other):
     body = json.dumps({"other": other, "inputs": inputs}).encode("utf-8", "surrogatepass")
     fast = read_json(body, GenerateRequest)
     assert read_json(body + b" }", GenerateRequest) == fast
@@ -194,7 +194,7 @@ def test_the_slow_reading_agrees_with_the_fast_one(inputs, other):
     st.binary(max_size=40)
     | st.text(alphabet='{}[]":,\\u0123abe-+. tfn', max_size=40).map(str.encode)
 )
-def test_any_bytes_end_in_a_record_or_a_rejection(body):
+def test_any_bytes_are_a_record_or_a_rejection(body):
     try:
         read_json(body, GenerateRequest)
     except RejectionError as error:
@@ -262,7 +262,7 @@ BODIES = [
 @pytest.mark.parametrize(
     ("record", "body"), BODIES, ids=lambda value: getattr(value, "__name__", None)
 )
-def test_the_slow_reader_reads_what_the_fast_one_reads(record, body):
+def test_the_slow_reader_accepts_the_bodies_of_the_fast_one(record, body):
     text = json.dumps(body).encode()
     fast, slow = read_json(text, record), read_json(text + b" x", record)
     assert msgspec.json.encode(fast) == msgspec.json.encode(slow)
@@ -270,7 +270,7 @@ def test_the_slow_reader_reads_what_the_fast_one_reads(record, body):
 
 
 @pytest.mark.parametrize("depth", [2_000, 200_000])
-def test_a_field_of_any_shape_that_nests_too_deep_is_rejected(depth):
+def test_a_field_of_any_type_that_is_nested_too_deeply_is_rejected(depth):
     nested = b"[" * depth + b"]" * depth
     with pytest.raises(RejectionError, match="recursion limit exceeded") as caught:
         read_json(b'{"messages":[{"role":"user","content":' + nested + b"}]}", ChatRequest)
@@ -293,12 +293,12 @@ def test_a_field_of_any_shape_that_nests_too_deep_is_rejected(depth):
         ),
     ],
 )
-def test_a_field_may_be_given_once(body, record, place):
+def test_a_duplicate_field_is_rejected(body, record, place):
     with pytest.raises(RejectionError) as rejected:
         read_json(body, record)
     assert rejected.value.status == 422
     assert f"{place} at line 1" in rejected.value.text
 
 
-def test_keys_that_no_record_has_may_be_repeated():
+def test_unknown_keys_may_be_duplicated():
     assert read_json(b'{"inputs":"a","x":1,"x":{"inputs":2}}', GenerateRequest).inputs == "a"

@@ -1,4 +1,4 @@
-"""Paths, methods, key, content type, body limit, origins."""
+"""Routing: paths, methods, API key, content type, body limit and allowed origins."""
 
 import pytest
 
@@ -20,7 +20,7 @@ async def test_an_unknown_path_is_404_without_body(make_client):
             assert (response.status_code, response.content) == (404, b"")
 
 
-async def test_a_wrong_method_is_405_and_names_the_right_ones(make_client):
+async def test_a_wrong_method_is_405_and_lists_the_allowed_ones(make_client):
     async with make_client() as client:
         for path, allow in [
             *((p, "POST") for p in POST_PATHS),
@@ -35,7 +35,7 @@ async def test_a_wrong_method_is_405_and_names_the_right_ones(make_client):
             ), path
 
 
-async def test_head_responses_on_get_routes(make_client):
+async def test_get_routes_accept_head(make_client):
     async with make_client() as client:
         for path in [*GET_PATHS, "/"]:
             response = await client.head(path)
@@ -45,7 +45,7 @@ async def test_head_responses_on_get_routes(make_client):
 @pytest.mark.parametrize(
     "authorization", [None, "Bearer Key", "bearer key", "key", "Bearer key ", "Bearer kéy"]
 )
-async def test_without_the_exact_key_guarded_routes_are_401(make_client, authorization):
+async def test_without_the_exact_key_protected_routes_are_401(make_client, authorization):
     headers = {} if authorization is None else {"authorization": authorization.encode()}
     async with make_client(api_key="key") as client:
         for path in [*POST_PATHS, "/"]:
@@ -53,7 +53,7 @@ async def test_without_the_exact_key_guarded_routes_are_401(make_client, authori
             assert (response.status_code, response.content) == (401, b""), path
 
 
-async def test_the_key_opens_guarded_routes_and_open_ones_need_none(make_client):
+async def test_the_key_gives_access_and_open_routes_need_no_key(make_client):
     async with make_client(api_key="key") as client:
         response = await client.post(
             "/generate", json={"inputs": "a"}, headers={"authorization": "Bearer key"}
@@ -63,7 +63,7 @@ async def test_the_key_opens_guarded_routes_and_open_ones_need_none(make_client)
             assert (await client.get(path)).status_code == 200, path
 
 
-async def test_the_key_is_asked_for_before_the_method(make_client):
+async def test_the_key_is_checked_before_the_method(make_client):
     async with make_client(api_key="key") as client:
         response = await client.get("/generate")
         assert (response.status_code, response.headers["allow"]) == (401, "POST")

@@ -1,4 +1,6 @@
-"""The metric table is TGI's; the page, the dashboard and a live server agree with it."""
+"""The metric table contains TGI's metrics, and the page, the dashboard and a running server agree
+with the table.
+"""
 
 import asyncio
 import json
@@ -15,7 +17,7 @@ from tgi.scheduler.records import SchedulerStats
 from tgi.server.telemetry.metric_table import METRICS, bucket_bounds, metrics_page
 from tgi.server.telemetry.metrics import Failure, Metrics, RequestTimes
 
-# Written down from TGI 3's sources, apart from the table: name, type, label.
+# The name, type and label of each metric, copied from TGI 3's sources independently of our table.
 TGI_SERIES = """
 tgi_request_count counter
 tgi_request_success counter
@@ -47,7 +49,9 @@ SUFFIX = re.compile(r"_(bucket|sum|count)$")
 
 
 def names_in(text):
-    """Series in a query or an exposition, without the suffixes of histograms and summaries."""
+    """Return the names of the metrics in a query or an exposition, without the suffixes of
+    histograms and summaries.
+    """
     table = {row.name for row in METRICS}
     found = re.findall(r"\btgi_\w+", text)
     return {name if name in table else SUFFIX.sub("", name) for name in found}
@@ -58,7 +62,7 @@ def queries():
     return [target["expr"] for panel in document["panels"] for target in panel.get("targets", ())]
 
 
-def test_the_table_is_that_of_tgi():
+def test_the_table_equals_that_of_tgi():
     assert [
         f"{row.name} {row.kind} {row.label}".strip() for row in METRICS
     ] == TGI_SERIES.strip().splitlines()
@@ -78,7 +82,7 @@ def test_buckets():
         bucket_bounds(rows["tgi_queue_size"], 1, 2)
 
 
-def test_every_series_is_updated_and_label_values_are_those_of_the_table():
+def test_every_metric_is_updated_and_label_values_are_those_of_the_table():
     metrics = Metrics(100, 200)
     metrics.count_request()
     for failure in Failure:
@@ -107,7 +111,7 @@ def test_every_series_is_updated_and_label_values_are_those_of_the_table():
         assert values == set(row.values), row.name
 
 
-def test_a_failed_step_is_no_success():
+def test_a_failed_step_is_not_counted_as_a_success():
     metrics = Metrics(100, 200)
     metrics.observe_step(
         EngineStats(SchedulerStats(method="decode", num_decode_rows=1), is_failed=True)
@@ -118,20 +122,20 @@ def test_a_failed_step_is_no_success():
     assert "tgi_batch_forward_duration" not in text
 
 
-def test_the_page_is_the_table():
+def test_the_page_equals_the_table():
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     assert page == metrics_page(), (
         "run: python -m tgi.server.telemetry.metric_table > docs/metrics.md"
     )
 
 
-def test_the_dashboard_is_what_its_source_makes():
+def test_the_dashboard_is_generated_from_its_source():
     made = runpy.run_path(str(ROOT / "docker" / "dashboard.py"))["dashboard"]()
     text = (ROOT / "docker" / "grafana.json").read_text()
     assert json.loads(text) == made, "run: python docker/dashboard.py > docker/grafana.json"
 
 
-def test_every_series_has_a_panel_and_every_panel_a_series():
+def test_every_metric_has_a_panel_and_every_panel_a_metric():
     assert names_in(" ".join(queries())) == {row.name for row in METRICS}
     values = {row.name: row.values for row in METRICS}
     for query in queries():
@@ -139,11 +143,11 @@ def test_every_series_has_a_panel_and_every_panel_a_series():
             assert set(re.findall(r'\w+="(\w+)"', conditions)) <= set(values.get(name, ())), query
 
 
-# A step fails, or a sequence joins others, only now and then; the counters are tested above.
+# This counter has no value on a server without failed steps. It is tested above.
 RARE = {"tgi_batch_inference_failure"}
 
 
-async def test_every_query_hits_a_series_of_a_live_server(tmp_path, tiny_model):
+async def test_every_query_matches_a_metric_of_a_running_server(tmp_path, tiny_model):
     body = {"inputs": "hello", "parameters": {"max_new_tokens": 60}}
     with running_server(
         tiny_model, "null", tmp_path / "log", "--max-concurrent-requests", "64"

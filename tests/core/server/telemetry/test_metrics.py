@@ -1,4 +1,4 @@
-"""The exposition is what Prometheus reads, with TGI's names."""
+"""The exposition in Prometheus' text format, with TGI's names."""
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -42,7 +42,7 @@ def test_failures_are_counted_by_kind(metrics):
     }
 
 
-def test_a_finished_request_fills_the_histograms(metrics):
+def test_a_finished_request_updates_the_histograms(metrics):
     metrics.observe_valid_request(input_length=10, max_new_tokens=5000)
     metrics.observe_success(
         RequestTimes(validation=0.25, queue=0.5, inference=1.0, num_generated_tokens=4)
@@ -85,7 +85,7 @@ def test_buckets_are_cumulative_and_those_of_tgi(metrics):
     assert [s.value for s in generated[:3]] == [0, 1, 1]
 
 
-def test_steps_of_the_engine_fill_the_batch_series(metrics):
+def test_engine_steps_update_the_batch_metrics(metrics):
     stats = SchedulerStats(
         num_waiting=3,
         num_running=2,
@@ -113,7 +113,7 @@ def test_steps_of_the_engine_fill_the_batch_series(metrics):
     } == {2}
 
 
-def test_own_labels_precede_the_bound(metrics):
+def test_labels_precede_the_bucket_bound(metrics):
     metrics.observe_step(EngineStats(SchedulerStats(method="decode")))
     assert 'tgi_batch_forward_duration_bucket{method="decode",le="+Inf"} 1\n' in metrics.render()
 

@@ -1,4 +1,6 @@
-"""Spans of requests, the trace context in and out, and both ways of OTLP."""
+"""Spans of requests, the trace context of requests and responses, and export by OTLP over gRPC and
+HTTP.
+"""
 
 import subprocess
 import sys
@@ -37,7 +39,7 @@ def traced(make_app, spans):
     return make
 
 
-async def test_a_generation_and_its_parts(traced, spans):
+async def test_a_generation_span_and_its_children(traced, spans):
     async with traced() as client:
         response = await client.post("/generate", json=BODY, headers={"traceparent": PARENT})
     (span,) = spans
@@ -80,14 +82,16 @@ async def test_a_generation_and_its_parts(traced, spans):
         ),
     ],
 )
-async def test_every_generation_route_has_its_name_and_parts(traced, spans, path, body, name):
+async def test_every_generation_route_has_a_named_span_with_children(
+    traced, spans, path, body, name
+):
     async with traced() as client:
         assert (await client.post(path, json=body)).status_code == 200
     (span,) = spans
     assert (span.name, span.parent, len(span.children)) == (name, None, 3)
 
 
-async def test_every_sequence_has_its_parts(traced, spans):
+async def test_every_sequence_has_child_spans(traced, spans):
     async with traced(max_concurrent_requests=9) as client:
         body = {"prompt": ["hello", "world"], "max_tokens": 3}
         assert (await client.post("/v1/completions", json=body)).status_code == 200
@@ -128,11 +132,11 @@ async def test_other_routes(traced, spans):
         PARENT[:-1],
     ],
 )
-def test_a_bad_header_is_no_parent(header):
+def test_an_invalid_header_is_no_parent(header):
     assert TraceContext.parse(header) is None
 
 
-def test_a_header_of_a_later_version_is_read():
+def test_a_header_of_a_later_version_is_accepted():
     assert TraceContext.parse(PARENT.replace("00-", "01-", 1) + "-more").header == PARENT
 
 
@@ -174,14 +178,14 @@ def test_spans_arrive_at_a_collector(collector):
 
 
 @pytest.mark.parametrize("endpoint", ["localhost:4317", "ftp://x", "http://", "http://x:y"])
-def test_an_endpoint_that_is_none(endpoint):
+def test_an_invalid_endpoint(endpoint):
     with pytest.raises(
         ConfigError, match=r"`otlp_endpoint` must be a URL like http://host:4317\. Given: "
     ):
         OtlpExporter(endpoint, "s", "4")
 
 
-def test_missing_packages_stop_the_start_with_one_line():
+def test_missing_packages_are_a_one_line_error_at_startup():
     code = (
         "import sys; sys.modules['opentelemetry.sdk'] = None\nfrom tgi.cli import main;"
         " sys.exit(main(['serve', '--otlp-endpoint', 'http://127.0.0.1:1', '--port', '0']))"

@@ -1,4 +1,4 @@
-"""Checks of LoRA adapters: what they change, who is touched, and what is refused."""
+"""Checks of LoRA adapters: their effect, other sequences, and rejected requests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tgi.testing.conformance.scripted_core import ScriptedCore
 
 __all__ = ["CHECKS"]
 
-_FIRST, _SECOND, _UNKNOWN = 7, 3, 5  # numbers mean nothing
+_FIRST, _SECOND, _UNKNOWN = 7, 3, 5  # adapter numbers may have any order
 _PROMPT = 21
 
 
@@ -38,7 +38,7 @@ class _NoSuchControl(ControlRecord, frozen=True):
 def _make_adapters(
     under_test: BackendUnderTest, core: ScriptedCore
 ) -> tuple[list[Path], list[TinyModel]]:
-    """Three adapters of the plain model, and what it is with each."""
+    """Three adapters for the plain model, and the reference model of each."""
     model, rank = under_test.models.get(), min(4, core.agreement.limits.max_adapter_rank)
     layers = (
         ("q_proj", "v_proj"),
@@ -60,14 +60,14 @@ def _sampling(core: ScriptedCore) -> SamplingParams:
 
 def _require_lora(under_test: BackendUnderTest, num_adapters: int = 1) -> None:
     agreement = under_test.agreement()
-    not_applicable(not agreement.has("lora"), "`lora` was not agreed")
+    not_applicable(not agreement.has("lora"), "`lora` was not negotiated")
     most = agreement.limits.max_adapters
-    require(min(most, agreement.limits.max_adapter_rank) >= 1, "`lora` without room for an adapter")
-    not_applicable(most < num_adapters, f"{most} adapters at a time were agreed")
+    require(min(most, agreement.limits.max_adapter_rank) >= 1, "`lora` with a maximum of 0")
+    not_applicable(most < num_adapters, f"{most} concurrent adapters were negotiated")
 
 
 def _mixed_adapters(under_test: BackendUnderTest) -> None:
-    """The same prompt with one adapter, with another and with none, in one step."""
+    """One step runs the same prompt with one adapter, with another and with none."""
     _require_lora(under_test, 2)
     base = under_test.models.get()
     with under_test.serving(base) as core:
@@ -97,8 +97,9 @@ def _mixed_adapters(under_test: BackendUnderTest) -> None:
 
 
 def _changing_adapters(under_test: BackendUnderTest) -> None:
-    """Adapters come and go while other sequences run; a number that comes back carries nothing
-    over.
+    """Adapters are loaded and unloaded while other sequences run.
+
+    A reused adapter number contains no old weights.
     """
     _require_lora(under_test, 2)
     base = under_test.models.get()
@@ -106,7 +107,7 @@ def _changing_adapters(under_test: BackendUnderTest) -> None:
         paths, models = _make_adapters(under_test, core)
         core.must_control(LoadAdapter(_FIRST, str(paths[0])))
         count = min(2, core.agreement.limits.max_sequences - 1)
-        not_applicable(count < 1, "one sequence at a time was agreed")
+        not_applicable(count < 1, "only one concurrent sequence was negotiated")
         running = [
             core.add(prompt_of(9, seed=i), _sampling(core), adapter=(_FIRST, 0)[i])
             for i in range(count)
@@ -126,10 +127,12 @@ def _changing_adapters(under_test: BackendUnderTest) -> None:
 
 
 def _unknown_adapter(under_test: BackendUnderTest) -> None:
-    """A sequence whose adapter was never loaded, or is not any more, fails alone."""
+    """A sequence fails alone if its adapter was never loaded, or is no longer loaded."""
     _require_lora(under_test)
     with under_test.serving(under_test.models.get()) as core:
-        not_applicable(core.agreement.limits.max_sequences < 2, "one sequence at a time was agreed")
+        not_applicable(
+            core.agreement.limits.max_sequences < 2, "only one concurrent sequence was negotiated"
+        )
         paths, _ = _make_adapters(under_test, core)
         core.must_control(LoadAdapter(_FIRST, str(paths[0])))
         core.must_control(UnloadAdapter(_FIRST))
@@ -140,7 +143,7 @@ def _unknown_adapter(under_test: BackendUnderTest) -> None:
             core.advance({bystander: 0, lost: 0})
             require(
                 bool(lost.error),
-                f"adapter {number} is not loaded, and its sequence got tokens {lost.output}",
+                f"adapter {number} is not loaded, but its sequence got tokens {lost.output}",
             )
             core.drop(lost)
         core.generate([bystander], 2)
@@ -148,9 +151,7 @@ def _unknown_adapter(under_test: BackendUnderTest) -> None:
 
 
 def _refused_adapters(under_test: BackendUnderTest) -> None:
-    """Numbers in use, too many, too high a rank, folders that are none or of another model; serving
-    goes on.
-    """
+    """Used numbers, too many adapters, too high a rank and wrong folders are rejected."""
     _require_lora(under_test)
     model = under_test.models.get()
     with under_test.serving(model) as core:
@@ -161,22 +162,22 @@ def _refused_adapters(under_test: BackendUnderTest) -> None:
         )
         high = model.write_adapter(under_test.folder / "high", rank=limits.max_adapter_rank + 1)
         nowhere, good = str(under_test.folder / "nowhere"), str(paths[0])
-        core.expect_refusal(LoadAdapter(_FIRST, nowhere), "its folder is not there")
-        core.expect_refusal(LoadAdapter(_FIRST, str(foreign)), "it is of another model")
-        core.expect_refusal(LoadAdapter(_FIRST, str(high)), "its rank was not agreed")
-        core.expect_refusal(LoadAdapter(0, good), "0 is the model alone")
+        core.expect_refusal(LoadAdapter(_FIRST, nowhere), "its folder does not exist")
+        core.expect_refusal(LoadAdapter(_FIRST, str(foreign)), "it is for another model")
+        core.expect_refusal(LoadAdapter(_FIRST, str(high)), "its rank was not negotiated")
+        core.expect_refusal(LoadAdapter(0, good), "0 is the model itself")
         core.expect_refusal(UnloadAdapter(_UNKNOWN), "it is not loaded")
         for number in range(1, limits.max_adapters + 1):
             core.must_control(LoadAdapter(number, good))
         core.expect_refusal(LoadAdapter(1, good), "its number is in use")
-        core.expect_refusal(LoadAdapter(limits.max_adapters + 1, good), "no more were agreed")
+        core.expect_refusal(LoadAdapter(limits.max_adapters + 1, good), "no more were negotiated")
         sequence = core.add(prompt_of(6), _sampling(core))
         core.generate([sequence], 3)
         check_sequence(model, sequence, core.agreement)
 
 
 def _unagreed_controls(under_test: BackendUnderTest) -> None:
-    """What was not agreed is refused, and so is what nobody knows; neither raises."""
+    """Controls that were not negotiated or are unknown are rejected. None of them raises."""
     core = under_test.core()
     nowhere = str(under_test.folder / "nowhere")
     for request in (
@@ -189,7 +190,7 @@ def _unagreed_controls(under_test: BackendUnderTest) -> None:
         _NoSuchControl(),
     ):
         if not core.agreement.has(request.feature):
-            core.expect_refusal(request, "it was not agreed")
+            core.expect_refusal(request, "it was not negotiated")
     sequence = core.add(prompt_of(6), _sampling(core))
     core.generate([sequence], 2)
     check_sequence(under_test.models.get(), sequence, core.agreement)
@@ -199,14 +200,24 @@ CHECKS: Sequence[Check] = (
     Check(
         "C-58a",
         "features",
-        "adapters and the model alone stand side by side in a step",
+        "one step may use several adapters and none",
         _mixed_adapters,
         "lora",
     ),
-    Check("C-58b", "features", "adapters come and go while others run", _changing_adapters, "lora"),
     Check(
-        "C-58c", "features", "a sequence without its adapter fails alone", _unknown_adapter, "lora"
+        "C-58b",
+        "features",
+        "adapters are loaded and unloaded while other sequences run",
+        _changing_adapters,
+        "lora",
     ),
-    Check("C-58d", "features", "adapters that do not fit are refused", _refused_adapters, "lora"),
-    Check("C-58e", "serving", "controls that were not agreed are refused", _unagreed_controls),
+    Check(
+        "C-58c",
+        "features",
+        "a sequence whose adapter is not loaded fails without other effects",
+        _unknown_adapter,
+        "lora",
+    ),
+    Check("C-58d", "features", "unsuitable adapters are rejected", _refused_adapters, "lora"),
+    Check("C-58e", "serving", "controls that were not negotiated are rejected", _unagreed_controls),
 )

@@ -1,4 +1,4 @@
-"""Checks of images, pooling, sleep, and blocks that go to files."""
+"""Checks of images, pooling, sleep, and the export of blocks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _sampling(core: ScriptedCore) -> SamplingParams:
 
 @contextlib.contextmanager
 def _seeing(under_test: BackendUnderTest) -> Iterator[tuple[TinyModel, ScriptedCore]]:
-    """A model that sees, served."""
+    """Serve a model that accepts images."""
     for model in under_test.models.with_images():
         if not under_test.supports(model):
             continue
@@ -44,13 +44,11 @@ def _seeing(under_test: BackendUnderTest) -> Iterator[tuple[TinyModel, ScriptedC
             if core.agreement.has("images"):
                 yield model, core
                 return
-    not_applicable(True, "`images` was agreed for no model of the kit")
+    not_applicable(True, "`images` was negotiated for no model of the suite")
 
 
 def _images(under_test: BackendUnderTest) -> None:
-    """Each placeholder reads its own row of its own image; other sequences, and their images, have
-    no part in it.
-    """
+    """Each placeholder uses its own row of its own image, in a batch with other sequences."""
     with _seeing(under_test) as (model, core):
         media: list[tuple[MediaInput, ...]] = [
             (image_of(_START, _LENGTH, seed=1),),
@@ -77,7 +75,7 @@ def _image_chunks(under_test: BackendUnderTest) -> None:
         limits = core.agreement.limits
         not_applicable(
             not limits.chunked or limits.chunk_multiple > 1,
-            "prefill chunks of any length were not agreed",
+            "prefill chunks of any length were not negotiated",
         )
         for border in (
             _START - 1,
@@ -97,9 +95,9 @@ def _image_chunks(under_test: BackendUnderTest) -> None:
 
 
 def _pooling(under_test: BackendUnderTest) -> None:
-    """Vectors of texts of many lengths, whole and in chunks, beside a sequence that generates."""
+    """Pool texts of many lengths, whole and in chunks, in a batch with a generating sequence."""
     core, model = under_test.core(), under_test.models.get()
-    not_applicable(not core.agreement.has("embeddings"), "`embeddings` was not agreed")
+    not_applicable(not core.agreement.has("embeddings"), "`embeddings` was not negotiated")
     limits, allowance = core.agreement.limits, 10 * tolerance_of(core.agreement)
     others = (
         [core.add(prompt_of(8), _sampling(core))]
@@ -112,12 +110,12 @@ def _pooling(under_test: BackendUnderTest) -> None:
             text = core.add(prompt_of(length, seed=length), pooling=pooling)
             if length > 2 * limits.chunk_multiple and limits.chunked:
                 core.advance({text: limits.chunk_multiple})
-                require(text.pooled is None, "a vector came before the text had ended")
+                require(text.pooled is None, "there is a vector before the end of the text")
             core.advance(dict.fromkeys([text, *others], 0))
             core.drop(text)
             if text.pooled is None:
                 raise CheckFailedError(
-                    f"no vector came for a text of {length} tokens: {text.error}"
+                    f"there is no vector for a text of {length} tokens: {text.error}"
                 )
             expected = model.pooled(text.prompt, pooling)
             require(
@@ -132,8 +130,8 @@ def _pooling(under_test: BackendUnderTest) -> None:
 
 
 def _sleep(under_test: BackendUnderTest) -> None:
-    """Asleep it takes no step; awake it is what it was. With sequences alive it stays awake."""
-    not_applicable(not under_test.agreement().has("sleep"), "`sleep` was not agreed")
+    """A sleeping worker rejects steps, and wake restores it. Sleep with sequences is rejected."""
+    not_applicable(not under_test.agreement().has("sleep"), "`sleep` was not negotiated")
     model = under_test.models.get()
     with under_test.serving(model) as core:
         core.expect_refusal(Wake(), "it is awake")
@@ -148,11 +146,11 @@ def _sleep(under_test: BackendUnderTest) -> None:
             core.expect_refusal(Sleep(), "it is asleep")
             require(
                 not core.worker.health(deep=False).ok,
-                "a worker that is asleep calls itself healthy",
+                "a sleeping worker reports that it is healthy",
             )
             _expect_no_step(core)
             core.must_control(Wake())
-            require(core.worker.health(deep=True).ok, "a worker that woke up calls itself ill")
+            require(core.worker.health(deep=True).ok, "a worker reports unhealthy after wake")
             sequences = [
                 core.add(prompt_of(10, seed=i), _sampling(core))
                 for i in range(min(2, core.agreement.limits.max_sequences))
@@ -168,16 +166,16 @@ def _expect_no_step(core: ScriptedCore) -> None:
         core.worker.submit(core.build({}))
     except WrongStateError:
         return
-    raise CheckFailedError("a worker that is asleep took a step")
+    raise CheckFailedError("a sleeping worker accepted a step")
 
 
 def _exported_blocks(under_test: BackendUnderTest) -> None:
-    """Blocks go to a file while their sequence runs, and come back into others, bit by bit."""
+    """Export blocks of a running sequence to a file, and import them into other blocks."""
     core, model = under_test.core(), under_test.models.get()
-    not_applicable(not core.agreement.has("kv_export"), "`kv_export` was not agreed")
+    not_applicable(not core.agreement.has("kv_export"), "`kv_export` was not negotiated")
     size, folder = core.agreement.kv_cache.block_size, under_test.folder / "cache"
     limits = core.agreement.limits
-    not_applicable(limits.max_total_tokens < 2 * size + 8, "the context has no two blocks")
+    not_applicable(limits.max_total_tokens < 2 * size + 8, "the context is shorter than two blocks")
     first = core.add(prompt_of(2 * size - 3), _sampling(core))
     core.generate([first], 4)  # the last of them completes the second block
     written, copied = (folder / name for name in ("written.kv", "copied.kv"))
@@ -193,8 +191,8 @@ def _exported_blocks(under_test: BackendUnderTest) -> None:
     core.generate(others, 2)
     target = [core.free_blocks.pop() for _ in range(2)]
     both, nowhere = tuple(target), str(folder / "nowhere.kv")
-    core.expect_refusal(ImportBlocks(both[:1], str(written)), "it holds two blocks")
-    core.expect_refusal(ImportBlocks(both, nowhere), "there is no file")
+    core.expect_refusal(ImportBlocks(both[:1], str(written)), "it contains two blocks")
+    core.expect_refusal(ImportBlocks(both, nowhere), "the file does not exist")
     core.must_control(ImportBlocks(both, str(written)))
     core.must_control(ExportBlocks(both, str(copied)))
     require(
@@ -209,7 +207,7 @@ def _exported_blocks(under_test: BackendUnderTest) -> None:
         blocks=target,
         num_computed_tokens=2 * size,
     )
-    require(not set(target) & set(blocks), "the kit must import into other blocks")
+    require(not set(target) & set(blocks), "the suite must import into other blocks")
     core.generate([heir], 4)
     check_sequence(model, heir, core.agreement)
 
@@ -218,7 +216,7 @@ CHECKS: Sequence[Check] = (
     Check(
         "C-59h",
         "features",
-        "images are read by their own placeholders, after a preemption too",
+        "each image is used at its own placeholders, even after preemption",
         _images,
         "images",
     ),
@@ -226,10 +224,24 @@ CHECKS: Sequence[Check] = (
         "C-59i", "features", "a prefill chunk may end anywhere in an image", _image_chunks, "images"
     ),
     Check(
-        "C-59j", "features", "vectors of texts match, whole and in chunks", _pooling, "embeddings"
+        "C-59j",
+        "features",
+        "pooled vectors match, for whole prompts and chunks",
+        _pooling,
+        "embeddings",
     ),
-    Check("C-59k", "features", "asleep no step is taken, awake all is as before", _sleep, "sleep"),
     Check(
-        "C-59l", "features", "exported blocks come back bit by bit", _exported_blocks, "kv_export"
+        "C-59k",
+        "features",
+        "a sleeping worker rejects steps, and wake restores it",
+        _sleep,
+        "sleep",
+    ),
+    Check(
+        "C-59l",
+        "features",
+        "exported blocks are imported bit by bit",
+        _exported_blocks,
+        "kv_export",
     ),
 )

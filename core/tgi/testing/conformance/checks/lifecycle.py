@@ -1,4 +1,4 @@
-"""Checks of a worker's life: states, loading, the agreement, capacity, closing."""
+"""Checks of a worker's life cycle: states, loading, negotiation, capacity, closing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import psutil  # type: ignore[import-untyped]
 
 from tgi.backend import (
@@ -44,7 +45,7 @@ def _states(under_test: BackendUnderTest) -> None:
         "negotiate": lambda worker: worker.negotiate(REQUESTED),
         "warmup": lambda worker: worker.warmup(),
         "submit": lambda worker: worker.submit(_empty_step(under_test)),
-        "collect": lambda worker: worker.collect(0.1),
+        "collect": lambda worker: worker.collect(),
     }
     order = ["load", "negotiate", "warmup"]
     for done in range(len(order) + 1):
@@ -58,7 +59,7 @@ def _states(under_test: BackendUnderTest) -> None:
     worker.close()
     for name, call in calls.items():
         _expect_wrong_state(f"{name} after close", partial(call, worker))
-    require(not worker.health(deep=False).ok, "a closed worker calls itself healthy")
+    require(not worker.health(deep=False).ok, "a closed worker reports that it is healthy")
 
 
 def _expect_wrong_state(name: str, call: Callable[[], object]) -> None:
@@ -134,7 +135,7 @@ def _agreement(under_test: BackendUnderTest) -> None:
     limits, plan = agreement.limits, agreement.kv_cache
     require(
         agreement.api[0] == API_VERSION[0] and agreement.api[1] <= API_VERSION[1],
-        f"seam version {agreement.api}",
+        f"interface version {agreement.api}",
     )
     require(
         agreement.vocab_size == model.spec.vocab_size, f"a vocabulary of {agreement.vocab_size}"
@@ -149,7 +150,7 @@ def _agreement(under_test: BackendUnderTest) -> None:
     )
     require(
         set(agreement.sampling_caps) <= set(agreement.sampling),
-        "a cap of a field that was not agreed",
+        "a limit for a field that was not negotiated",
     )
     least = min(
         limits.max_sequences,
@@ -161,14 +162,14 @@ def _agreement(under_test: BackendUnderTest) -> None:
     require(least >= 1, f"limits below 1: {limits}")
     require(
         limits.max_total_tokens == REQUESTED.max_total_tokens,
-        f"a context of {limits.max_total_tokens} tokens, not as wished",
+        f"a context of {limits.max_total_tokens} tokens, which differs from the requested one",
     )
     require(
         limits.depth == 1 or agreement.has("device_token"), "steps in flight without `device_token`"
     )
     require(
         plan.max_batch_total_tokens >= limits.max_total_tokens,
-        "one sequence at full length does not fit the cache",
+        "one sequence of maximum length does not fit in the cache",
     )
     _check_features(agreement)
     if plan.mode == "slots":
@@ -179,6 +180,27 @@ def _agreement(under_test: BackendUnderTest) -> None:
         require(not agreement.has("prefix_cache"), "`prefix_cache` in slots mode")
     else:
         require(plan.block_size >= 1 and bool(plan.groups), "a paged cache without blocks")
+
+
+def _requested_features(under_test: BackendUnderTest) -> None:
+    """The agreed features are the requested ones that the backend has, whatever is requested."""
+    offered = set(under_test.agreement().features)
+    some = {"device_token", "logprobs", "prefix_cache"}
+    for names in (set[str](), some, set(FEATURES) - some):
+        requested = msgspec.structs.replace(REQUESTED, features=tuple(sorted(names)))
+        worker = under_test.worker()
+        worker.load()
+        agreement = worker.negotiate(requested)
+        worker.close()
+        agreed = set(agreement.features)
+        require(agreed <= names, f"the features {sorted(agreed - names)} were not requested")
+        missing = (offered & names) - agreed - {"kv_export"}
+        require(not missing, f"the features {sorted(missing)} are agreed only with others")
+        _check_features(agreement)
+        require(
+            agreement.limits.depth == 1 or agreement.has("device_token"),
+            "steps in flight without `device_token`",
+        )
 
 
 def _check_features(agreement: Agreement) -> None:
@@ -193,16 +215,16 @@ def _check_features(agreement: Agreement) -> None:
     limits, has_several = agreement.limits, agreement.has("multi_token") or agreement.has("drafts")
     require(
         (limits.tokens_per_step > 1) == has_several,
-        f"{limits.tokens_per_step} tokens in a step, with these features",
+        f"{limits.tokens_per_step} tokens per step, with these features",
     )
     require(
         limits.tokens_per_step <= limits.max_step_tokens,
-        f"{limits.tokens_per_step} tokens in a step are more than fit one",
+        f"{limits.tokens_per_step} tokens per step are more than a step can have",
     )
     has_adapters = min(limits.max_adapters, limits.max_adapter_rank) > 0
     require(
         has_adapters == agreement.has("lora"),
-        f"{limits.max_adapters} adapters of rank {limits.max_adapter_rank} at most",
+        f"at most {limits.max_adapters} adapters of rank {limits.max_adapter_rank}",
     )
     require(
         agreement.has("prefix_cache") or not agreement.has("kv_export"),
@@ -211,14 +233,14 @@ def _check_features(agreement: Agreement) -> None:
 
 
 def _capacity(under_test: BackendUnderTest) -> None:
-    """Every place in the cache is used to its last token."""
+    """Fill every place in the cache to its last token."""
     core = under_test.core()
     plan, limits = core.agreement.kv_cache, core.agreement.limits
     longest = limits.max_total_tokens - 2
     if not limits.chunked:
         longest = min(longest, limits.max_step_tokens)
     not_applicable(
-        plan.max_batch_total_tokens > 1 << 14, "the cache is too large to be filled in a check"
+        plan.max_batch_total_tokens > 1 << 14, "the cache is too large to be filled by a check"
     )
     sampling = SamplingParams(logprobs="raw" if core.agreement.has("logprobs") else "none")
     sequences = list[LiveSequence]()
@@ -237,8 +259,8 @@ def _capacity(under_test: BackendUnderTest) -> None:
 def _close(under_test: BackendUnderTest) -> None:
     under_test.discard()
     counts = []
-    # A framework starts threads of its own with its first computation and keeps them: what counts
-    # is growth from then on.
+    # A framework starts threads with its first computation and keeps them. So only growth after
+    # that counts.
     for _ in range(2):
         with under_test.serving(under_test.models.get()) as core:
             core.generate([core.add(prompt_of(4))], 2)
@@ -266,12 +288,12 @@ def _environment(under_test: BackendUnderTest) -> None:
         core.generate([core.add(prompt_of(4))], 2)
     require(state() == before, "signal handlers, locale or working directory changed")
     now = sorted((file.name, file.stat().st_mtime_ns) for file in model.path.iterdir())
-    require(now == files, "the worker wrote into the folder of the model")
+    require(now == files, "the worker wrote to the folder of the model")
 
 
 def _health(under_test: BackendUnderTest) -> None:
     worker = under_test.worker()
-    require(not worker.health(deep=False).ok, "a worker without weights calls itself healthy")
+    require(not worker.health(deep=False).ok, "a worker without weights reports healthy")
     worker.close()
     core = under_test.core()
     sequences = [
@@ -280,18 +302,18 @@ def _health(under_test: BackendUnderTest) -> None:
     core.generate(sequences, 2)
     for deep in (False, True):
         health = core.worker.health(deep=deep)
-        require(health.ok, f"a worker that serves calls itself ill: {health.message}")
+        require(health.ok, f"a worker that serves reports unhealthy: {health.message}")
         core.generate(sequences, 1)
     check_sequences(under_test.models.get(), sequences, core.agreement)
 
 
 def _deep_health_of_a_broken_model(under_test: BackendUnderTest) -> None:
-    """With NaN in the embedding of every token, a forward pass gives NaN."""
+    """With NaN in the embedding of every token, a forward pass computes NaN."""
     broken = under_test.models.poisoned(None)
     with under_test.serving(broken) as core:
         require(
             not core.worker.health(deep=True).ok,
-            "a deep check calls a model healthy whose logits are NaN",
+            "a deep check reports a model healthy whose logits are NaN",
         )
 
 
@@ -304,14 +326,14 @@ def _close_with_work(under_test: BackendUnderTest) -> None:
 
 
 def _second_start(under_test: BackendUnderTest) -> None:
-    """What a start compiles it keeps, so that the next one finds all of it: nothing new appears."""
+    """Compiled programs are cached, so that the second startup adds no file to the cache."""
     kept = _kept_files(under_test)
     with under_test.serving(under_test.models.get()):
         pass
     new = sorted(file.name for file in set(_files(under_test)) - set(kept))
     require(
         not new,
-        f"a second start kept {len(new)} files that the first one did not, such as {new[:1]}",
+        f"a second startup stored {len(new)} files that the first one did not, such as {new[:1]}",
     )
 
 
@@ -327,12 +349,12 @@ def _damaged_cache(under_test: BackendUnderTest) -> None:
 
 
 def _kept_files(under_test: BackendUnderTest) -> list[Path]:
-    """What a start leaves in `cache_dir`."""
+    """The files that a startup leaves in `cache_dir`."""
     under_test.discard()
     with under_test.serving(under_test.models.get()):
         pass
     files = _files(under_test)
-    not_applicable(not files, "the backend keeps nothing in `cache_dir`")
+    not_applicable(not files, "the backend stores no files in `cache_dir`")
     return files
 
 
@@ -344,30 +366,34 @@ CHECKS: Sequence[Check] = (
     Check(
         "C-09",
         "basic",
-        "a method in a wrong state raises WrongStateError; close is idempotent",
+        "a method in a wrong state raises WrongStateError; close may be repeated",
         _states,
     ),
-    Check("C-10a", "basic", "load and warmup report progress to the end", _progress),
+    Check("C-10a", "basic", "load and warmup report progress until they are complete", _progress),
     Check(
         "C-10b",
         "basic",
-        "a damaged checkpoint gives a ModelError naming file or tensor",
+        "a damaged checkpoint raises a ModelError with the file or tensor",
         _damaged_checkpoints,
     ),
-    Check("C-11", "basic", "the agreement keeps to the wish and to known names", _agreement),
-    Check("C-12", "basic", "the cache holds what was agreed, to the last token", _capacity),
-    Check("C-15", "basic", "close leaves no thread and no process", _close),
-    Check("C-16", "basic", "signals, locale and the model's folder stay untouched", _environment),
     Check(
-        "C-14a", "robust", "a second start compiles nothing that the first one kept", _second_start
+        "C-11",
+        "basic",
+        "the negotiated limits respect the requested limits and known names",
+        _agreement,
     ),
-    Check("C-14b", "robust", "a start after the cache folder was damaged works", _damaged_cache),
+    Check("C-11b", "basic", "only requested features are negotiated", _requested_features),
+    Check("C-12", "basic", "the cache has the negotiated capacity, to the last token", _capacity),
+    Check("C-15", "basic", "close ends all threads and processes", _close),
+    Check("C-16", "basic", "signals, locale and the model folder are not changed", _environment),
+    Check("C-14a", "robust", "a second startup adds no files to the cache folder", _second_start),
+    Check("C-14b", "robust", "startup works after the cache folder was damaged", _damaged_cache),
     Check(
         "C-53a",
         "robust",
-        "health tells a worker that serves from one that does not, and disturbs nothing",
+        "health reports whether a worker can serve, and has no side effects",
         _health,
     ),
-    Check("C-53b", "robust", "deep health computes", _deep_health_of_a_broken_model),
+    Check("C-53b", "robust", "deep health runs the model", _deep_health_of_a_broken_model),
     Check("C-57", "robust", "close with work in flight returns", _close_with_work),
 )

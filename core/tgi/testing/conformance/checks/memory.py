@@ -1,4 +1,4 @@
-"""Checks of memory: what was agreed is kept, and a step that needs too much fails alone."""
+"""Checks of memory: negotiated limits are kept, and failed allocations affect only their step."""
 
 from __future__ import annotations
 
@@ -14,37 +14,33 @@ from tgi.backend import BackendError, RequestedLimits, SamplingParams, StepError
 from tgi.testing.conformance.backend_under_test import REQUESTED, BackendUnderTest, prompt_of
 from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
 from tgi.testing.conformance.expectations import check_sequences
-from tgi.testing.conformance.scripted_core import COLLECT_SECONDS
 
 __all__ = ["CHECKS"]
 
 _FRACTION = 0.25
-_SLACK = 0.01  # of the device's memory
+_SLACK = 0.01  # as a fraction of the device's memory
 _TOKEN_ITEM = "KV cache of one token"  # noqa: S105 - a label of `Support.memory`
-_FREE_ITEM = "left free"  # the label of what nobody takes, in `Agreement.memory`
-_LONG = 500  # tokens of a prompt whose step needs memory
-_MARGIN = 32 << 20  # bytes: where a stack cannot grow, the system ends the process
-_LARGE_MATRIX = (
-    1024  # rows and columns; its product occupies every thread of a library of linear algebra
-)
+_FREE_ITEM = "left free"  # the label of unused memory in `Agreement.memory`
+_LONG = 500  # number of tokens of a prompt whose step needs much memory
+_MARGIN = 32 << 20  # bytes; if a stack cannot grow, the system kills the process
+# Rows and columns of a matrix whose product uses every thread of a linear algebra library.
+_LARGE_MATRIX = 1024
 
 
 def _memory_fraction(under_test: BackendUnderTest) -> None:
-    """The agreed sums and what is really taken stay below the fraction; a wish beyond it is
-    refused.
-    """
+    """Negotiated and used memory stay below the fraction. Requests beyond it are rejected."""
     total = sum(device.memory_bytes for device in under_test.backend.probe().devices)
-    not_applicable(not total, "the devices tell no memory")
+    not_applicable(not total, "the devices do not report their memory")
     model = under_test.models.get()
     under_test.discard()
-    _serve_once(under_test)  # what a framework takes once and for all
+    _serve_once(under_test)  # a framework allocates some memory once
     gc.collect()
     before = psutil.Process().memory_info().rss
     with under_test.serving(model, memory_fraction=_FRACTION) as core:
         agreed = sum(item.num_bytes for item in core.agreement.memory if item.label != _FREE_ITEM)
         require(
             agreed <= _FRACTION * total,
-            f"{agreed} of {total} bytes were agreed, beyond a fraction of {_FRACTION}",
+            f"{agreed} of {total} bytes were negotiated, more than a fraction of {_FRACTION}",
         )
         sequence = core.add(prompt_of(core.agreement.limits.max_total_tokens - 2))
         core.generate([sequence], 1)
@@ -52,7 +48,7 @@ def _memory_fraction(under_test: BackendUnderTest) -> None:
             core.worker.health(deep=True).memory_bytes
             or psutil.Process().memory_info().rss - before
         )
-        require(taken <= agreed + _SLACK * total, f"{taken} bytes were taken, {agreed} agreed")
+        require(taken <= agreed + _SLACK * total, f"{taken} bytes are used, {agreed} negotiated")
     each = {
         item.label: item.num_bytes
         for item in under_test.backend.supports(model.spec, under_test.config(model)).memory
@@ -80,14 +76,15 @@ def _expect_refusal(under_test: BackendUnderTest, num_tokens: int) -> None:
     finally:
         worker.close()
     raise CheckFailedError(
-        f"a cache of {num_tokens} tokens was agreed to, beyond a fraction of {_FRACTION} of the"
+        f"a cache of {num_tokens} tokens was accepted, more than a fraction of {_FRACTION} of the"
         " memory"
     )
 
 
 def _exhaustion(under_test: BackendUnderTest) -> None:
-    """A step with hardly any memory left succeeds, or fails and may be tried again; smaller ones
-    after it are right.
+    """A step with hardly any free memory succeeds, or fails and may be retried.
+
+    Smaller steps after it are correct.
     """
     model = under_test.models.get()
     requested = RequestedLimits(
@@ -102,9 +99,9 @@ def _exhaustion(under_test: BackendUnderTest) -> None:
         try:
             with _no_more_memory():
                 core.worker.submit(step)
-                core.worker.collect(COLLECT_SECONDS)
+                core.worker.collect()
         except StepError as error:
-            require(error.retryable, f"a step without memory may not be tried again: {error}")
+            require(error.retryable, f"a step without memory may not be retried: {error}")
         core.forget(step)
         sequences = [
             core.add(prompt_of(12, seed=i), SamplingParams())
@@ -115,8 +112,9 @@ def _exhaustion(under_test: BackendUnderTest) -> None:
 
 
 def _take_work_memory() -> None:
-    """A library of linear algebra takes its own with the first large product, and ends the process
-    where there is none.
+    """Make a linear algebra library allocate its work memory.
+
+    It does so in the first large product, and ends the process if there is no memory.
     """
     matrix = np.ones((_LARGE_MATRIX, _LARGE_MATRIX), np.float32)
     np.matmul(matrix, matrix)
@@ -124,7 +122,7 @@ def _take_work_memory() -> None:
 
 @contextlib.contextmanager
 def _no_more_memory() -> Iterator[None]:
-    """Hardly any further address space for this process."""
+    """Limit this process's address space to hardly more than it has."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(
         resource.RLIMIT_AS, (psutil.Process().memory_info().vms + _MARGIN, before[1])
@@ -139,8 +137,14 @@ CHECKS: Sequence[Check] = (
     Check(
         "C-13",
         "basic",
-        "no more memory is agreed and taken than the user's fraction",
+        "negotiated and used memory stay within the user's fraction",
         _memory_fraction,
     ),
-    Check("C-54", "robust", "a step without memory fails alone", _exhaustion, apart=True),
+    Check(
+        "C-54",
+        "robust",
+        "a step that runs out of memory fails without other effects",
+        _exhaustion,
+        apart=True,
+    ),
 )

@@ -1,6 +1,4 @@
-"""Checks of the model itself: families, positions, windows, causality, NaN, kinds of
-checkpoints.
-"""
+"""Checks of the model: families, positions, windows, causality, NaN and checkpoint formats."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ _LLAMA3 = {
 _YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 _LINEAR = {"rope_type": "linear", "factor": 2.0}
 _NAN_TOKEN = 300
-_MIN_TOKENS = 60  # of a sequence that every scaling of the rotation bends
+_MIN_TOKENS = 60  # of a sequence, so that every rope scaling has an effect
 
 
 def _sampling(core: ScriptedCore) -> SamplingParams:
@@ -48,7 +46,7 @@ def _serve(
 def _families(under_test: BackendUnderTest) -> None:
     models = {family: under_test.models.get(family) for family in FAMILIES}
     served = {family: model for family, model in models.items() if under_test.supports(model)}
-    require(bool(served), "no family of the kit is supported")
+    require(bool(served), "no family of the suite is supported")
     for family, model in served.items():
         try:
             _serve(under_test, model, (1, 17, 90))
@@ -66,14 +64,12 @@ def _positions(under_test: BackendUnderTest) -> None:
         try:
             _serve(under_test, model, (3, _MIN_TOKENS, 120))
         except AssertionError as error:
-            require(False, f"{name} scaling of the rotation: {error}")
-    not_applicable(not served, "no scaling of the rotation is supported")
+            require(False, f"{name} rope scaling: {error}")
+    not_applicable(not served, "no rope scaling is supported")
 
 
 def _encoder_decoder(under_test: BackendUnderTest) -> None:
-    """Texts of every length beside each other; a sequence that is preempted has its encoder run
-    again.
-    """
+    """Texts of different lengths in one batch. The encoder runs again after a preemption."""
     models = [under_test.models.get(family) for family in ENCODER_DECODERS]
     served = [model for model in models if under_test.supports(model)]
     not_applicable(not served, "no model with an encoder is supported")
@@ -106,7 +102,7 @@ def _causality(under_test: BackendUnderTest) -> None:
     core = under_test.core()
     not_applicable(
         not core.agreement.has("prompt_logprobs"),
-        "only prompt scores could show it, and they were not agreed",
+        "the check needs prompt scores, which were not negotiated",
     )
     prompt = prompt_of(30)
     first = core.add(prompt, SamplingParams(prompt_logprobs=True))
@@ -125,12 +121,14 @@ def _causality(under_test: BackendUnderTest) -> None:
 def _nan(under_test: BackendUnderTest) -> None:
     model = under_test.models.poisoned(_NAN_TOKEN)
     with under_test.serving(model) as core:
-        not_applicable(core.agreement.limits.max_sequences < 2, "one sequence at a time was agreed")
+        not_applicable(
+            core.agreement.limits.max_sequences < 2, "only one concurrent sequence was negotiated"
+        )
         healthy = core.add([token for token in prompt_of(12) if token != _NAN_TOKEN])
         core.generate([healthy], 1)
         ill = core.add([5, 6, _NAN_TOKEN, 7])
         core.advance({healthy: 0, ill: 0})
-        require(bool(ill.error), "logits of NaN gave a token instead of a `RowError`")
+        require(bool(ill.error), "NaN logits led to a token instead of a `RowError`")
         core.drop(ill)
         other = core.add(prompt_of(5, seed=3))
         core.generate([healthy, other], 3)
@@ -148,14 +146,19 @@ def _checkpoints(under_test: BackendUnderTest) -> None:
 CHECKS: Sequence[Check] = (
     Check("C-31", "basic", "every supported family matches the reference", _families),
     Check("C-38", "basic", "untied heads and checkpoints of several files load", _checkpoints),
-    Check("C-32", "serving", "positions and their scalings match far into the context", _positions),
+    Check(
+        "C-32",
+        "serving",
+        "positions and rope scaling match the reference in long contexts",
+        _positions,
+    ),
     Check("C-33", "serving", "tokens beyond the window have no influence", _window),
     Check("C-34", "serving", "later tokens have no influence", _causality),
-    Check("C-35", "serving", "NaN in one row is an error of that row", _nan),
+    Check("C-35", "serving", "NaN in one row is an error of that row only", _nan),
     Check(
         "C-59a",
         "serving",
-        "a model with an encoder matches the reference, after a preemption too",
+        "a model with an encoder matches the reference, even after preemption",
         _encoder_decoder,
     ),
 )

@@ -1,4 +1,4 @@
-"""Checks that need no device: the package, the light half, and what it answers."""
+"""Checks that need no device: the package, the `Backend` class and its results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TIMEOUT_SECONDS = 60.0
 
 def _entry_point(under_test: BackendUnderTest) -> metadata.EntryPoint:
     not_applicable(
-        under_test.entry_point is None, "the backend was handed over as an object, not installed"
+        under_test.entry_point is None, "the backend was passed as an object, not installed"
     )
     assert under_test.entry_point is not None
     return under_test.entry_point
@@ -48,11 +48,11 @@ def _entry_points(under_test: BackendUnderTest) -> None:
     info = under_test.backend.info
     require(
         info.package == point.dist.name,
-        f"`info.package` is `{info.package}`, the distribution `{point.dist.name}`",
+        f"`info.package` is `{info.package}`, but the distribution is `{point.dist.name}`",
     )
     require(
         info.version == point.dist.version,
-        f"`info.version` is {info.version}, the distribution's {point.dist.version}",
+        f"`info.version` is {info.version}, but the distribution's is {point.dist.version}",
     )
     requirements = point.dist.requires or []
     names_core = any(_distribution(requirement) == "tgi" for requirement in requirements)
@@ -60,7 +60,7 @@ def _entry_points(under_test: BackendUnderTest) -> None:
 
 
 def _distribution(requirement: str) -> str:
-    """The distribution that a requirement names."""
+    """The name of the distribution in a requirement."""
     name = requirement
     for mark in "[(<>=!~; ":
         name = name.split(mark)[0]
@@ -72,10 +72,10 @@ def _hooks(under_test: BackendUnderTest) -> None:
     require(isinstance(info, BackendInfo), f"`info` is a {type(info).__name__}")
     require(
         info.name == under_test.name,
-        f"`info.name` is `{info.name}`, registered is `{under_test.name}`",
+        f"`info.name` is `{info.name}`, but the registered name is `{under_test.name}`",
     )
     is_compatible = info.api[0] == API_VERSION[0] and info.api[1] <= API_VERSION[1]
-    require(is_compatible, f"built for seam version {info.api}, this is {API_VERSION}")
+    require(is_compatible, f"it requires interface version {info.api}, this is {API_VERSION}")
     if under_test.entry_point is not None:
         candidate = BackendRegistry().candidate(under_test.name)
         require(candidate.backend is not None, f"the registry cannot load it: {candidate.problem}")
@@ -120,7 +120,7 @@ def _run(code: str) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        require(False, f"it hung for {_TIMEOUT_SECONDS:.0f} s")
+        require(False, f"the process did not end within {_TIMEOUT_SECONDS:.0f} s")
         raise
     require(done.returncode == 0, done.stderr.strip().rpartition("\n")[2])
     return done.stdout
@@ -129,7 +129,7 @@ def _run(code: str) -> str:
 def _static_imports(under_test: BackendUnderTest) -> None:
     point = _entry_point(under_test)
     package = point.module.split(".")[0]
-    not_applicable(package == "tgi", "it is part of the core's distribution")
+    not_applicable(package == "tgi", "the backend is part of the core's distribution")
     spec = find_spec(package)
     require(
         spec is not None and spec.submodule_search_locations is not None,
@@ -144,7 +144,7 @@ def _static_imports(under_test: BackendUnderTest) -> None:
 
 
 def _reaching_in(tree: ast.Module, package: str) -> Iterator[str]:
-    """Imports of private rooms of the core, and assignments to attributes of modules of others."""
+    """Describe imports of private modules of the core, and assignments to other modules."""
     foreign = set[str]()
     for node in ast.walk(tree):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -173,7 +173,7 @@ def _reaching_in(tree: ast.Module, package: str) -> Iterator[str]:
             ):
                 yield (
                     f"line {target.lineno} changes `{target.value.id}.{target.attr}`, a module of"
-                    " others"
+                    " another package"
                 )
 
 
@@ -181,8 +181,8 @@ def _supports(under_test: BackendUnderTest) -> None:
     model = under_test.models.get()
     config, backend = under_test.config(model), under_test.backend
     first, second = backend.supports(model.spec, config), backend.supports(model.spec, config)
-    require(first == second, "two answers to one question differ")
-    require(first.status != "no", f"the plain tiny model is refused: {'; '.join(first.reasons)}")
+    require(first == second, "two calls of `supports` have different results")
+    require(first.status != "no", f"the plain tiny model is rejected: {'; '.join(first.reasons)}")
     for field, value in (
         ("quantize", "no-such-format"),
         ("num_shard", 4096),
@@ -191,8 +191,8 @@ def _supports(under_test: BackendUnderTest) -> None:
     ):
         changed: EngineConfig = msgspec.structs.replace(config, **{field: value})
         response = backend.supports(model.spec, changed)
-        require(response.status == "no", f"{field} {value!r} is not refused")
-        require(any(response.reasons), f"{field} {value!r} is refused without a reason")
+        require(response.status == "no", f"{field} {value!r} is not rejected")
+        require(any(response.reasons), f"{field} {value!r} is rejected without a reason")
     generic = GenericSpec(
         model_type="no_such_family",
         vocab_size=8,
@@ -204,8 +204,8 @@ def _supports(under_test: BackendUnderTest) -> None:
         config={},
     )
     response = backend.supports(generic, config)
-    require(response.status != "native", "an unknown family is called native")
-    require(any(response.reasons), "the answer to an unknown family has no reason")
+    require(response.status != "native", "an unknown family is reported as native")
+    require(any(response.reasons), "the result for an unknown family has no reason")
 
 
 def _options(under_test: BackendUnderTest) -> None:
@@ -215,9 +215,9 @@ def _options(under_test: BackendUnderTest) -> None:
     for option in options:
         require(
             option.name == option.name.lower().replace("_", "-"),
-            f"`{option.name}`: write it in lower case with hyphens",
+            f"the name `{option.name}` must be in lower case with hyphens",
         )
-        require(bool(option.help), f"`{option.name}` has no help")
+        require(bool(option.help), f"`{option.name}` has no help text")
         is_choice = not option.choices or option.default in option.choices
         require(
             is_choice, f"the default of `{option.name}` is not among its choices {option.choices}"
@@ -246,15 +246,20 @@ def _alone(under_test: BackendUnderTest) -> None:
 
 CHECKS: Sequence[Check] = (
     Check(
-        "C-01", "packaging", "one entry point, of a distribution that requires tgi", _entry_points
+        "C-01", "packaging", "one entry point, in a distribution that requires tgi", _entry_points
     ),
-    Check("C-02", "packaging", "the hook loads and is built for this seam", _hooks),
+    Check("C-02", "packaging", "the hook loads and supports this interface version", _hooks),
     Check("C-03", "packaging", "importing the plugin imports no framework", _light_import),
-    Check("C-04", "packaging", "probe answers, and leaves nothing behind", _probe),
+    Check("C-04", "packaging", "probe returns a result and has no side effects", _probe),
     Check(
-        "C-05", "packaging", "nothing private is imported, nothing foreign patched", _static_imports
+        "C-05",
+        "packaging",
+        "no private module is imported, no foreign module is patched",
+        _static_imports,
     ),
-    Check("C-06", "packaging", "supports is constant, and refuses with reasons", _supports),
-    Check("C-07", "packaging", "options have names, help and sound defaults", _options),
-    Check("C-08", "packaging", "selecting it imports no other backend", _alone),
+    Check(
+        "C-06", "packaging", "supports is consistent and gives reasons for a rejection", _supports
+    ),
+    Check("C-07", "packaging", "options have names, help texts and valid defaults", _options),
+    Check("C-08", "packaging", "selecting the backend imports no other backend", _alone),
 )

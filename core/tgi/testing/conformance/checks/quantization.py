@@ -1,6 +1,4 @@
-"""Checks of quantized weights: the model stays the model and takes less memory; what cannot be read
-is refused by name.
-"""
+"""Checks of quantized weights: accuracy, memory, and rejected checkpoints."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from types import MappingProxyType
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from tgi.backend import BackendError, ModelError, SamplingParams
+from tgi.backend import QUANTIZATION_MEANINGS, BackendError, ModelError, SamplingParams
 from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
 from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
 from tgi.testing.conformance.models import TinyModel
@@ -20,25 +18,22 @@ __all__ = ["CHECKS"]
 
 _BITS: Mapping[str, int] = MappingProxyType(
     {
-        "bitsandbytes": 8,
-        "bitsandbytes-fp4": 4,
-        "bitsandbytes-nf4": 4,
-        "eetq": 8,
-        "fp8": 8,
-        "int4": 4,
-        "int8": 8,
+        name: meaning.weight_bits
+        for name, meaning in sorted(QUANTIZATION_MEANINGS.items())
+        if meaning.weight_bits is not None and not meaning.reads_checkpoint
     }
 )
-"""Values of `--quantize` that need no checkpoint of their own, and the bits of a weight."""
+"""Values of `--quantize` that quantize an unquantized checkpoint, and the bits of a weight."""
 
 _GREATEST_ERROR: Mapping[int, float] = MappingProxyType({4: 0.5, 8: 0.1})
-"""Root mean square error of a tiny model's log probabilities over their standard deviation, by the
-bits of a weight.
+"""Number of bits per weight → maximum error of a tiny model's log probabilities.
+
+The error is the root mean square error, divided by the standard deviation.
 """
 
 _WEIGHTS_ITEM = "weights"
-_CODED = "model.layers.1.mlp.up_proj.weight"  # the tensor that holds codes
-# Wide enough for groups of 128, and with weights that a group's largest one does not dwarf.
+_CODED = "model.layers.1.mlp.up_proj.weight"  # the tensor that contains codes
+# Large enough for groups of 128, with weights of similar magnitude in a group.
 _CONFIG = MappingProxyType(
     {"hidden_size": 128, "intermediate_size": 256, "tie_word_embeddings": False}
 )
@@ -48,13 +43,13 @@ _ODD_CONFIG = MappingProxyType(
 
 
 def _formats(under_test: BackendUnderTest) -> None:
-    """Scores of a prompt under each format that is supported, beside those of the whole weights."""
+    """Compare prompt scores of each supported format with those of the unquantized weights."""
     model = under_test.models.get("llama", **_CONFIG)
     names = [name for name in _BITS if under_test.supports(model, quantize=name)]
-    not_applicable(not names, "no quantization of plain checkpoints is supported")
+    not_applicable(not names, "quantization of unquantized checkpoints is not supported")
     not_applicable(
         not under_test.agreement().has("prompt_logprobs"),
-        "only prompt scores could show it, and they were not agreed",
+        "the check needs prompt scores, which were not negotiated",
     )
     for name in names:
         error = _error(under_test, model, name)
@@ -68,7 +63,7 @@ def _formats(under_test: BackendUnderTest) -> None:
         )
         require(
             quantized < whole,
-            f"`{name}`: weights of {quantized} bytes are told, {whole} without it",
+            f"`{name}`: {quantized} bytes of weights are reported, {whole} without it",
         )
 
 
@@ -89,19 +84,19 @@ def _error(under_test: BackendUnderTest, model: TinyModel, name: str) -> float:
 
 
 def _odd_sizes(under_test: BackendUnderTest) -> None:
-    """Sizes that no group divides: served as well as others, or refused with a reason."""
+    """Sizes that groups do not divide are as accurate as others, or rejected with a reason."""
     plain = under_test.models.get("llama", **_CONFIG)
     names = [name for name in _BITS if under_test.supports(plain, quantize=name)]
-    not_applicable(not names, "no quantization of plain checkpoints is supported")
+    not_applicable(not names, "quantization of unquantized checkpoints is not supported")
     not_applicable(
         not under_test.agreement().has("prompt_logprobs"),
-        "only prompt scores could show it, and they were not agreed",
+        "the check needs prompt scores, which were not negotiated",
     )
     model = under_test.models.get("llama", **_ODD_CONFIG)
     for name in names:
         support = under_test.backend.supports(model.spec, under_test.config(model, quantize=name))
         if support.status == "no":
-            require(any(support.reasons), f"`{name}` refuses a model of odd sizes without a reason")
+            require(any(support.reasons), f"`{name}` rejects a model of odd sizes without a reason")
             continue
         try:
             error = _error(under_test, model, name)
@@ -115,9 +110,7 @@ def _odd_sizes(under_test: BackendUnderTest) -> None:
 
 
 def _codes_without_scales(under_test: BackendUnderTest) -> None:
-    """Integers where weights should be are codes whose scales are missing: nobody may take them for
-    numbers.
-    """
+    """Integers in place of weights are codes without scales. They must not be loaded as numbers."""
     model = under_test.models.get("llama", tie_word_embeddings=False)
     path = model.copy_to(under_test.folder / "codes")
     file = path / "model.safetensors"
@@ -152,11 +145,11 @@ CHECKS: Sequence[Check] = (
     Check(
         "C-36a",
         "serving",
-        "weights quantized on loading stay near the whole ones, and take less memory",
+        "weights quantized while loading are accurate and take less memory",
         _formats,
     ),
     Check(
-        "C-36b", "serving", "sizes that no group divides are served well, or refused", _odd_sizes
+        "C-36b", "serving", "sizes that groups do not divide are accurate, or rejected", _odd_sizes
     ),
-    Check("C-36c", "serving", "codes without their scales are refused", _codes_without_scales),
+    Check("C-36c", "serving", "codes without scales are rejected", _codes_without_scales),
 )

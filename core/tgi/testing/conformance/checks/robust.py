@@ -1,6 +1,4 @@
-"""Checks under load and over time: the real scheduler, compilation, leaks, steps in flight,
-records.
-"""
+"""Checks under load and over time: scheduler, compilation, leaks, steps in flight, records."""
 
 from __future__ import annotations
 
@@ -24,11 +22,9 @@ _NUM_STEPS = 150
 
 
 def _compilations(under_test: BackendUnderTest) -> None:
-    """After warm-up nothing is compiled, or each compilation is announced by progress and counted
-    in the times.
-    """
+    """After warm-up nothing is compiled, or progress and times report each compilation."""
     core, reporter = under_test.core(), under_test.reporter
-    rng = random.Random(5)  # noqa: S311 - sizes, not secrets
+    rng = random.Random(5)  # noqa: S311 - for random sizes, not for a secret
     shapes, announced = set[str](), reporter.count("compile")
     for step in range(12):
         count = rng.randint(1, core.agreement.limits.max_sequences)
@@ -62,13 +58,11 @@ def _times(under_test: BackendUnderTest) -> None:
 
 
 def _soak(under_test: BackendUnderTest) -> None:
-    """Random arrivals and departures under the real scheduler; every survivor matches, and nothing
-    is left over.
-    """
+    """Random arrivals and departures under the real scheduler. Nothing is leaked."""
     core = under_test.core()
     process = psutil.Process()
     run = ScheduledRun(core.worker, core.agreement)
-    rng = random.Random(6)  # noqa: S311 - choices, not secrets
+    rng = random.Random(6)  # noqa: S311 - for random choices, not for a secret
     drawn = "temperature" in core.agreement.sampling
     before = (threading.active_count(), process.num_fds())
     for step in range(_NUM_STEPS):
@@ -95,20 +89,20 @@ def _depth(under_test: BackendUnderTest) -> None:
     core = under_test.core()
     depth = core.agreement.limits.depth
     sequences = [core.add(prompt_of(4, seed=i)) for i in range(core.agreement.limits.max_sequences)]
-    not_applicable(len(sequences) <= depth, "fewer sequences than steps in flight were agreed")
+    not_applicable(len(sequences) <= depth, "fewer sequences than steps in flight were negotiated")
     try:
         for sequence in sequences[: depth + 1]:
             core.worker.submit(core.build({sequence: 4}))
     except StepError:
         pass
     else:
-        raise CheckFailedError(f"{depth + 1} steps in flight were accepted, {depth} agreed")
+        raise CheckFailedError(f"{depth + 1} steps in flight were accepted, {depth} negotiated")
     under_test.discard()
 
 
 def _device_tokens(under_test: BackendUnderTest) -> None:
     core = under_test.core()
-    not_applicable(not core.agreement.has("device_token"), "`device_token` was not agreed")
+    not_applicable(not core.agreement.has("device_token"), "`device_token` was not negotiated")
     drawn = SamplingParams(greedy="temperature" not in core.agreement.sampling)
     count = min(3, core.agreement.limits.max_sequences)
     sequences = [core.add(prompt_of(5 + i, seed=i), drawn, seed=i) for i in range(count)]
@@ -118,9 +112,9 @@ def _device_tokens(under_test: BackendUnderTest) -> None:
 
 
 def _steps_in_flight(under_test: BackendUnderTest) -> None:
-    """The real scheduler fills the pipeline; the tokens are those of one step at a time."""
+    """The real scheduler keeps several steps in flight. The tokens are those of single steps."""
     core = under_test.core()
-    not_applicable(core.agreement.limits.depth < 2, "one step in flight was agreed")
+    not_applicable(core.agreement.limits.depth < 2, "only one step in flight was negotiated")
     run = ScheduledRun(core.worker, core.agreement)
     for seed in range(10):
         run.add(prompt_of(3 + 5 * seed, seed=seed), 12, SamplingParams(), seed=seed)
@@ -132,9 +126,7 @@ def _steps_in_flight(under_test: BackendUnderTest) -> None:
 
 
 def _records(under_test: BackendUnderTest) -> None:
-    """Results survive the codec, with fields of a later version, too; what is cut off is
-    refused.
-    """
+    """Results survive encoding, also with additional fields. Truncated results are rejected."""
     core = under_test.core()
     output = core.advance({core.add(prompt_of(9)): 0})[-1]
     data = encode(output)
@@ -142,7 +134,7 @@ def _records(under_test: BackendUnderTest) -> None:
     later = msgspec.msgpack.encode([*fields, "a field of a later version"])
     require(
         decode(ModelRunnerOutput, later).step_id == output.step_id,
-        "a later field changes the record",
+        "an additional field changes the record",
     )
     try:
         decode(ModelRunnerOutput, data[:-3])
@@ -153,8 +145,10 @@ def _records(under_test: BackendUnderTest) -> None:
 
 def _prefix_hits(under_test: BackendUnderTest) -> None:
     core = under_test.core()
-    not_applicable(not core.agreement.has("prefix_cache"), "`prefix_cache` was not agreed")
-    not_applicable(core.agreement.limits.max_sequences < 2, "one sequence at a time was agreed")
+    not_applicable(not core.agreement.has("prefix_cache"), "`prefix_cache` was not negotiated")
+    not_applicable(
+        core.agreement.limits.max_sequences < 2, "only one concurrent sequence was negotiated"
+    )
     size = core.agreement.kv_cache.block_size
     prompt = prompt_of(2 * size + 3)
     first = core.add(prompt)
@@ -170,13 +164,15 @@ def _prefix_hits(under_test: BackendUnderTest) -> None:
 
 def _block_copies(under_test: BackendUnderTest) -> None:
     core = under_test.core()
-    not_applicable(not core.agreement.has("prefix_cache"), "`prefix_cache` was not agreed")
-    not_applicable(core.agreement.limits.max_sequences < 2, "one sequence at a time was agreed")
+    not_applicable(not core.agreement.has("prefix_cache"), "`prefix_cache` was not negotiated")
+    not_applicable(
+        core.agreement.limits.max_sequences < 2, "only one concurrent sequence was negotiated"
+    )
     size = core.agreement.kv_cache.block_size
     prompt = prompt_of(size + size // 2)
     first = core.add(prompt)
     core.generate([first], 1)
-    # The half-filled second block is copied before both go on in their own.
+    # The half-filled second block is copied before each sequence continues in its own.
     copied = core.free_blocks.pop()
     core.copies = [(first.blocks[1], copied)]
     tail = prompt_of(4, seed=6)
@@ -189,35 +185,48 @@ def _block_copies(under_test: BackendUnderTest) -> None:
 
 
 CHECKS: Sequence[Check] = (
-    Check("C-47", "robust", "compiling while serving is announced and counted", _compilations),
-    Check("C-49", "robust", "the times of a step are true", _times),
-    Check("C-50a", "robust", "more steps in flight than agreed are refused", _depth),
-    Check("C-55", "robust", "results survive the codec, in both directions of versions", _records),
+    Check(
+        "C-47",
+        "robust",
+        "compilation while serving is reported and included in the times",
+        _compilations,
+    ),
+    Check("C-49", "robust", "the times of a step are within its duration", _times),
+    Check("C-50a", "robust", "more steps in flight than negotiated are rejected", _depth),
+    Check(
+        "C-55", "robust", "results survive encoding, also with fields of a later version", _records
+    ),
     Check(
         "C-56",
         "robust",
-        "random work under the real scheduler matches the reference and leaves nothing",
+        "random load under the real scheduler matches the reference and leaks nothing",
         _soak,
     ),
     Check(
         "C-28a",
         "features",
-        "a prefix hit equals the full computation",
+        "a prefix cache hit gives the same tokens as the full computation",
         _prefix_hits,
         "prefix_cache",
     ),
-    Check("C-28b", "features", "copied blocks go their own ways", _block_copies, "prefix_cache"),
+    Check(
+        "C-28b",
+        "features",
+        "a copied block is independent of its source",
+        _block_copies,
+        "prefix_cache",
+    ),
     Check(
         "C-50b",
         "features",
-        "tokens on the device stand for those chosen",
+        "tokens that are only on the device are read correctly",
         _device_tokens,
         "device_token",
     ),
     Check(
         "C-50c",
         "features",
-        "several steps in flight equal one at a time",
+        "several steps in flight give the same tokens as one at a time",
         _steps_in_flight,
         "device_token",
     ),

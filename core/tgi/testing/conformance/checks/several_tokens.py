@@ -1,4 +1,4 @@
-"""Checks of rows that bring several tokens: guesses that are verified, and loops of the device."""
+"""Checks of rows that sample several tokens: with draft tokens, and with loops on the device."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ _NUM_TOKENS = 14
 
 
 def _kinds(core: ScriptedCore) -> list[SamplingParams]:
-    """Greedy and drawn, with what depends on the tokens before: log probabilities, and a
-    penalty.
-    """
+    """Greedy and drawn parameters with features that depend on earlier tokens."""
     agreement = core.agreement
     mode: LogprobsMode = "raw" if agreement.has("logprobs") else "none"
     kinds = [SamplingParams(logprobs=mode)]
@@ -33,9 +31,7 @@ def _kinds(core: ScriptedCore) -> list[SamplingParams]:
 def _draft_token(
     expected: Sequence[int], is_right: Callable[[int], bool], vocab_size: int
 ) -> Drafter:
-    """Guesses at output tokens, each right or not by its index; there are none beyond what is
-    expected.
-    """
+    """Propose the expected output tokens, or wrong ones where `is_right(index)` is false."""
 
     def draft_token(sequence: LiveSequence) -> list[int]:
         first = len(sequence.output)
@@ -48,20 +44,18 @@ def _draft_token(
 
 
 def _drafts(under_test: BackendUnderTest) -> None:
-    """Right, wrong and half-right guesses: the tokens are those without guesses, and right guesses
-    are accepted.
-    """
+    """Correct and wrong draft tokens: the output does not change, and correct ones are accepted."""
     core = under_test.core()
-    not_applicable(not core.agreement.has("drafts"), "`drafts` was not agreed")
+    not_applicable(not core.agreement.has("drafts"), "`drafts` was not negotiated")
     most, vocab_size = core.agreement.limits.tokens_per_step, core.agreement.vocab_size
-    require(most > 1, "`drafts` with one token in a step")
+    require(most > 1, "`drafts` with one token per step")
     patterns: list[Callable[[int], bool]] = [
         lambda _: True,
         lambda _: False,
         lambda index: index % 3 != 0,
     ]
     for number, sampling in enumerate(_kinds(core)):
-        prompt = prompt_of(13 + number, seed=number)  # guesses reach across the border of a block
+        prompt = prompt_of(13 + number, seed=number)  # drafts extend across a block boundary
         plain = core.add(prompt, sampling, seed=number)
         core.generate([plain], _NUM_TOKENS)
         core.drop(plain)
@@ -71,23 +65,25 @@ def _drafts(under_test: BackendUnderTest) -> None:
             num_steps = 0
             while len(sequence.output) < _NUM_TOKENS:
                 num_steps += len(core.advance({sequence: 0}))
-            sequence.drafter = None  # rejected guesses left nothing that later tokens see
+            sequence.drafter = None  # rejected drafts must not affect later tokens
             core.generate([sequence], 3)
             check_sequence(under_test.models.get(), sequence, core.agreement)
             if is_right is patterns[0]:
                 fewest = 1 - (1 - _NUM_TOKENS) // most
                 require(
                     num_steps == fewest,
-                    f"{_NUM_TOKENS} tokens took {num_steps} steps with right guesses, not {fewest}",
+                    f"{_NUM_TOKENS} tokens took {num_steps} steps, not {fewest}, with drafts",
                 )
             core.drop(sequence)
 
 
 def _drafts_beside_others(under_test: BackendUnderTest) -> None:
-    """Rows with guesses, rows without and prefills do not touch each other."""
+    """Rows with draft tokens, rows without and prefills do not affect each other."""
     core = under_test.core()
-    not_applicable(not core.agreement.has("drafts"), "`drafts` was not agreed")
-    not_applicable(core.agreement.limits.max_sequences < 2, "one sequence at a time was agreed")
+    not_applicable(not core.agreement.has("drafts"), "`drafts` was not negotiated")
+    not_applicable(
+        core.agreement.limits.max_sequences < 2, "only one concurrent sequence was negotiated"
+    )
     kinds, sequences = _kinds(core), list[LiveSequence]()
     for i in range(min(4, core.agreement.limits.max_sequences)):
         prompt, sampling = prompt_of(5 + 6 * i, seed=i), kinds[i % len(kinds)]
@@ -105,10 +101,10 @@ def _drafts_beside_others(under_test: BackendUnderTest) -> None:
 
 
 def _masked_drafts(under_test: BackendUnderTest) -> None:
-    """Each token of a row obeys its own mask, whether it was guessed or not."""
+    """Each token of a row obeys its own mask, whether or not it was a draft token."""
     core = under_test.core()
-    not_applicable(not core.agreement.has("drafts"), "`drafts` was not agreed")
-    not_applicable(not core.agreement.has("mask"), "`mask` was not agreed")
+    not_applicable(not core.agreement.has("drafts"), "`drafts` was not negotiated")
+    not_applicable(not core.agreement.has("mask"), "`mask` was not negotiated")
     vocab_size = core.agreement.vocab_size
     allowed = (tuple(range(0, vocab_size, 2)), (11, 12, 13), tuple(range(1, vocab_size, 2)))
     plain = core.add(prompt_of(9))
@@ -131,13 +127,11 @@ def _masked_drafts(under_test: BackendUnderTest) -> None:
 
 
 def _multi_token(under_test: BackendUnderTest) -> None:
-    """Budgets of all sizes side by side: never more tokens than asked for, and those that single
-    steps would bring.
-    """
+    """Different token budgets in one step: no budget is exceeded, and tokens do not change."""
     core = under_test.core()
-    not_applicable(not core.agreement.has("multi_token"), "`multi_token` was not agreed")
+    not_applicable(not core.agreement.has("multi_token"), "`multi_token` was not negotiated")
     most = core.agreement.limits.tokens_per_step
-    require(most > 1, "`multi_token` with one token in a step")
+    require(most > 1, "`multi_token` with one token per step")
     kinds, count, num_several = _kinds(core), min(4, core.agreement.limits.max_sequences), 0
     sequences = [
         core.add(prompt_of(4 + 7 * i, seed=i), kinds[i % len(kinds)], seed=i) for i in range(count)
@@ -148,13 +142,13 @@ def _multi_token(under_test: BackendUnderTest) -> None:
         for output in core.advance(dict.fromkeys(sequences, 0)):
             num_several += int((output.token_ptr[1:] - output.token_ptr[:-1] > 1).sum())
     check_sequences(under_test.models.get(), sequences, core.agreement)
-    require(num_several > 0, "no row ever brought several tokens")
+    require(num_several > 0, "no row ever sampled several tokens")
 
 
 def _multi_token_to_the_end(under_test: BackendUnderTest) -> None:
-    """The last row of a context may choose fewer tokens than were agreed."""
+    """The last row of a context may sample fewer tokens than negotiated."""
     core = under_test.core()
-    not_applicable(not core.agreement.has("multi_token"), "`multi_token` was not agreed")
+    not_applicable(not core.agreement.has("multi_token"), "`multi_token` was not negotiated")
     limits = core.agreement.limits
     num_last = max(limits.tokens_per_step // 2, 1)
     sequence = core.add(
@@ -170,31 +164,35 @@ CHECKS: Sequence[Check] = (
     Check(
         "C-59c",
         "features",
-        "guesses change no token, and right ones are accepted",
+        "draft tokens change no output, and correct ones are accepted",
         _drafts,
         "drafts",
     ),
     Check(
-        "C-59d", "features", "rows with guesses touch no others", _drafts_beside_others, "drafts"
+        "C-59d",
+        "features",
+        "rows with draft tokens do not affect other rows",
+        _drafts_beside_others,
+        "drafts",
     ),
     Check(
         "C-59e",
         "features",
-        "each token of a row with guesses has its own mask",
+        "each token of a row with draft tokens has its own mask",
         _masked_drafts,
         "drafts",
     ),
     Check(
         "C-59f",
         "features",
-        "several tokens in a step are those of single steps",
+        "several tokens per step equal those of single steps",
         _multi_token,
         "multi_token",
     ),
     Check(
         "C-59g",
         "features",
-        "several tokens in a step end where the context ends",
+        "several tokens per step stop at the end of the context",
         _multi_token_to_the_end,
         "multi_token",
     ),

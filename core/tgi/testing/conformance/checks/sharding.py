@@ -1,4 +1,4 @@
-"""A check of tensor parallelism: the model over several devices is the model on one."""
+"""A check of tensor parallelism: a model on several devices matches the reference."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tgi.testing.conformance.expectations import check_sequences
 
 __all__ = ["CHECKS"]
 
-_SIZES = (4, 2)  # the tiny model has 2 heads of keys: 4 devices share them, or are refused
+_SIZES = (4, 2)  # the tiny model has 2 kv heads: 4 devices share them, or the backend rejects 4
 
 
 def _tensor_parallel(under_test: BackendUnderTest) -> None:
     model = under_test.models.get()
     sizes = [size for size in _SIZES if under_test.supports(model, num_shard=size)]
-    not_applicable(not sizes, "no model over several devices is supported here")
+    not_applicable(not sizes, "no model on several devices is supported here")
     for size in sizes:
         with under_test.serving(model, num_shard=size) as core:
             sampling = SamplingParams(logprobs="raw" if core.agreement.has("logprobs") else "none")
@@ -31,7 +31,7 @@ CHECKS: Sequence[Check] = (
     Check(
         "C-37",
         "serving",
-        "a model over several devices equals the model on one",
+        "a model on several devices matches the reference",
         _tensor_parallel,
         apart=True,
     ),

@@ -21,9 +21,7 @@ _DRAWN = SamplingParams(greedy=False)
 
 
 def border_lengths(core: ScriptedCore) -> list[int]:
-    """Prompt lengths at which something begins or ends: blocks, powers of two, the longest
-    prompt.
-    """
+    """Prompt lengths near boundaries: blocks, powers of two, and the maximum length."""
     limits, block_size = core.agreement.limits, core.agreement.kv_cache.block_size or 16
     longest = limits.max_total_tokens - 2
     if not limits.chunked:
@@ -34,7 +32,7 @@ def border_lengths(core: ScriptedCore) -> list[int]:
 
 
 def _greedy(under_test: BackendUnderTest) -> SamplingParams:
-    """Greedy, with log probabilities where they are agreed: they show more than the token."""
+    """Greedy parameters, with log probabilities if negotiated, since they show more than tokens."""
     return SamplingParams(logprobs="raw" if under_test.agreement().has("logprobs") else "none")
 
 
@@ -70,10 +68,10 @@ def _batch_mates(under_test: BackendUnderTest) -> None:
 def _order_of_rows(under_test: BackendUnderTest) -> None:
     core = under_test.core()
     count = min(core.agreement.limits.max_sequences, 4)
-    not_applicable(count < 2, "one sequence at a time was agreed")
+    not_applicable(count < 2, "only one concurrent sequence was negotiated")
     sequences = [core.add(prompt_of(4 + i, seed=i), _greedy(under_test)) for i in range(count)]
     core.generate(sequences, 1)
-    rng = random.Random(1)  # noqa: S311 - an order, not a secret
+    rng = random.Random(1)  # noqa: S311 - for a random order, not for a secret
     for _ in range(4):
         core.generate(rng.sample(sequences, count), 1)
     check_sequences(under_test.models.get(), sequences, core.agreement)
@@ -91,11 +89,11 @@ def _reuse(under_test: BackendUnderTest) -> None:
         canary = core.add(prompt_of(40, seed=round_), biased, handle=3)
         core.generate([canary], 3)
         core.drop(canary)
-        # The drop travels in the step that introduces the next owner of handle, blocks and slot.
+        # The step that drops a sequence also introduces the next owner of its handle and blocks.
         heir = core.add(prompt_of(9 + 16 * round_, seed=90 + round_), _greedy(under_test), handle=3)
         require(
             not heir.blocks or set(heir.blocks) <= set(canary.blocks),
-            "the kit must hand out the same blocks again",
+            "the suite must allocate the same blocks again",
         )
         core.generate([heir], 3)
         check_sequence(model, heir, core.agreement)
@@ -103,12 +101,10 @@ def _reuse(under_test: BackendUnderTest) -> None:
 
 
 def _slots(under_test: BackendUnderTest) -> None:
-    """Sequences side by side in slots of any order; then shorter ones in the same slots, the other
-    way round.
-    """
+    """Several sequences use slots in random order. Shorter ones then use them in reverse order."""
     core = under_test.core()
     plan = core.agreement.kv_cache
-    not_applicable(plan.mode != "slots", "the cache has blocks, not slots")
+    not_applicable(plan.mode != "slots", "the cache has blocks, not sequence slots")
     count = min(core.agreement.limits.max_sequences, plan.num_sequence_slots)
     first = [core.add(prompt_of(30, seed=i), _greedy(under_test)) for i in range(count)]
     core.generate(first, 2)
@@ -118,7 +114,7 @@ def _slots(under_test: BackendUnderTest) -> None:
     second = [core.add(prompt_of(3 + i, seed=50 + i), _greedy(under_test)) for i in range(count)]
     require(
         {sequence.sequence_slot for sequence in second} == sequence_slots,
-        "the kit must hand out the same slots again",
+        "the suite must allocate the same slots again",
     )
     core.generate(second, 12)
     check_sequences(under_test.models.get(), second, core.agreement)
@@ -126,7 +122,7 @@ def _slots(under_test: BackendUnderTest) -> None:
 
 def _unsampled_rows(under_test: BackendUnderTest) -> None:
     core = under_test.core()
-    not_applicable(not core.agreement.limits.chunked, "prefill chunks were not agreed")
+    not_applicable(not core.agreement.limits.chunked, "prefill chunks were not negotiated")
     multiple = core.agreement.limits.chunk_multiple
     sequence = core.add(prompt_of(3 * multiple + 5), _greedy(under_test))
     outputs = core.advance({sequence: multiple})
@@ -138,8 +134,8 @@ def _unsampled_rows(under_test: BackendUnderTest) -> None:
 def _random_chunks(under_test: BackendUnderTest) -> None:
     core = under_test.core()
     limits = core.agreement.limits
-    not_applicable(not limits.chunked, "prefill chunks were not agreed")
-    rng = random.Random(2)  # noqa: S311 - sizes, not secrets
+    not_applicable(not limits.chunked, "prefill chunks were not negotiated")
+    rng = random.Random(2)  # noqa: S311 - for random sizes, not for a secret
     length = min(75, limits.max_total_tokens - 4)
     for seed in range(4):
         sequence = core.add(prompt_of(length, seed=seed), _greedy(under_test))
@@ -161,9 +157,9 @@ def _random_chunks(under_test: BackendUnderTest) -> None:
 def _mixed_steps(under_test: BackendUnderTest) -> None:
     core = under_test.core()
     limits = core.agreement.limits
-    not_applicable(not limits.mixed, "prefill rows beside decode rows were not agreed")
-    not_applicable(limits.max_sequences < 2, "one sequence at a time was agreed")
-    rng = random.Random(3)  # noqa: S311 - sizes, not secrets
+    not_applicable(not limits.mixed, "prefill and decode rows in one step were not negotiated")
+    not_applicable(limits.max_sequences < 2, "only one concurrent sequence was negotiated")
+    rng = random.Random(3)  # noqa: S311 - for random sizes, not for a secret
     running: list[LiveSequence] = []
     ended: list[LiveSequence] = []
     for seed in range(8):
@@ -180,11 +176,11 @@ def _empty_and_full_steps(under_test: BackendUnderTest) -> None:
     core = under_test.core()
     limits = core.agreement.limits
     output = core.run(core.build({}))
-    require(not len(output.sequence), "an empty step was answered with rows")
+    require(not len(output.sequence), "the result of an empty step has rows")
     sequence = core.add(prompt_of(3))
     core.generate([sequence], 1)
     core.drop(sequence)
-    core.run(core.build({}))  # nothing but a drop
+    core.run(core.build({}))  # contains only a drop
     length = min(limits.max_step_tokens, limits.max_total_tokens - 1)
     full = core.add(prompt_of(length), _greedy(under_test))
     core.generate([full], 1)
@@ -192,20 +188,20 @@ def _empty_and_full_steps(under_test: BackendUnderTest) -> None:
 
 
 def _refusals(under_test: BackendUnderTest) -> None:
-    """Each broken step is refused with `StepError`, and the sequence beside it goes on."""
+    """Each invalid step is rejected with `StepError`, and another sequence continues."""
     core = under_test.core()
     bystander = core.add(prompt_of(6), _greedy(under_test))
     core.generate([bystander], 1)
     broken: dict[str, Callable[[ScriptedCore], SchedulerOutput]] = {
         "a row of a sequence that was not introduced": _with_a_stranger,
-        "more tokens than agreed": _with_too_many_tokens,
-        "more sequences than agreed": _with_too_many_sequences,
+        "more tokens than negotiated": _with_too_many_tokens,
+        "more sequences than negotiated": _with_too_many_sequences,
     }
     for what, build in broken.items():
         step = build(core)
         try:
             core.worker.submit(step)
-            core.worker.collect(60.0)
+            core.worker.collect()
         except StepError:
             pass
         else:
@@ -232,7 +228,7 @@ def _with_too_many_tokens(core: ScriptedCore) -> SchedulerOutput:
 
 
 def _with_too_many_sequences(core: ScriptedCore) -> SchedulerOutput:
-    """One more than agreed, with the bystander."""
+    """Build a step with one sequence more than negotiated."""
     return core.build({core.add([5]): 1 for _ in range(core.agreement.limits.max_sequences)})
 
 
@@ -252,7 +248,7 @@ def _preemption(under_test: BackendUnderTest) -> None:
 
 def _cancellations(under_test: BackendUnderTest) -> None:
     core = under_test.core()
-    rng = random.Random(4)  # noqa: S311 - choices, not secrets
+    rng = random.Random(4)  # noqa: S311 - for random choices, not for a secret
     most = min(core.agreement.limits.max_sequences, 6)
     live: list[LiveSequence] = []
     for step in range(60):
@@ -274,7 +270,10 @@ def _cancellations(under_test: BackendUnderTest) -> None:
 
 CHECKS: Sequence[Check] = (
     Check(
-        "C-17", "basic", "prompts around every border match the reference", _prompts_of_every_length
+        "C-17",
+        "basic",
+        "prompts of every boundary length match the reference",
+        _prompts_of_every_length,
     ),
     Check(
         "C-18",
@@ -283,36 +282,45 @@ CHECKS: Sequence[Check] = (
         _decoding_across_borders,
     ),
     Check(
-        "C-22", "basic", "a row that chooses no token leaves right keys and values", _unsampled_rows
+        "C-22",
+        "basic",
+        "a row that samples no token stores correct keys and values",
+        _unsampled_rows,
     ),
     Check(
         "C-25",
         "basic",
-        "empty steps, steps of drops alone and the longest step are accepted",
+        "empty steps, steps with drops only and the largest step are accepted",
         _empty_and_full_steps,
     ),
-    Check("C-19", "serving", "a sequence is the same alone and among others", _batch_mates),
+    Check("C-19", "serving", "a sequence has the same tokens alone and in a batch", _batch_mates),
     Check(
         "C-20",
         "serving",
-        "the order of rows and the numbers of handles mean nothing",
+        "the order of rows and the values of handles have no effect",
         _order_of_rows,
     ),
-    Check("C-21", "serving", "handles, blocks and slots that come back carry nothing over", _reuse),
-    Check("C-23", "serving", "any chunking of a prompt equals the whole", _random_chunks),
-    Check("C-24", "serving", "prefill beside decode equals separate steps", _mixed_steps),
+    Check(
+        "C-21", "serving", "reused handles, blocks and sequence slots contain no old data", _reuse
+    ),
+    Check(
+        "C-23", "serving", "a prompt in chunks of any size gives the same tokens", _random_chunks
+    ),
+    Check("C-24", "serving", "mixed steps give the same tokens as separate steps", _mixed_steps),
     Check(
         "C-26",
         "serving",
-        "steps that break the agreement are refused, and serving goes on",
+        "steps beyond the negotiated limits are rejected without other effects",
         _refusals,
     ),
-    Check("C-27", "serving", "a preempted sequence goes on as if nothing had been", _preemption),
-    Check("C-29", "serving", "a slot may be anyone's, and carries nothing over", _slots),
+    Check("C-27", "serving", "preemption does not change a sequence's tokens", _preemption),
+    Check(
+        "C-29", "serving", "any sequence may use any sequence slot, and no old data remains", _slots
+    ),
     Check(
         "C-30",
         "serving",
-        "survivors of a storm of cancellations match the reference",
+        "sequences match the reference while many others are cancelled",
         _cancellations,
     ),
 )

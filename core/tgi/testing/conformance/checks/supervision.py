@@ -1,5 +1,6 @@
-"""Checks of the engine process with the backend in it: killed in every phase, and hanging. The
-core's own supervisor is used.
+"""Checks of the engine process with the backend: killed in every phase, and hanging.
+
+They use the core's own supervisor.
 """
 
 from __future__ import annotations
@@ -25,18 +26,19 @@ from tgi.testing.conformance.live_sequence import LiveSequence
 
 __all__ = ["CHECKS"]
 
-_PHASES = ("load", "warmup")  # which may be over before anyone can interrupt them
-_TIMEOUT_SECONDS = 300.0  # of a start, or of a sequence; nothing here may wait for ever
+_PHASES = ("load", "warmup")  # these may end before they can be interrupted
+_TIMEOUT_SECONDS = 300.0  # of a startup or a sequence, so that no check waits forever
 _SILENCE_SECONDS = 3.0
 _POLL_SECONDS = 0.02
-_GONE_SECONDS = 5.0  # after which nothing of a killed engine may be left
+_GONE_SECONDS = 5.0  # time after which no process of a killed engine may be left
 _NUM_TOKENS = 40
 _ENGINE_MODULE = "tgi.engine"
 
 
 def _killed(under_test: BackendUnderTest) -> None:
-    """Killed while it starts, the start fails with a reason; killed while it serves, the stream
-    goes on. Nothing is left.
+    """A startup fails with a reason if the engine is killed, and a stream continues.
+
+    No process is left.
     """
     _require_installed(under_test)
     killer = _Killer()
@@ -44,10 +46,10 @@ def _killed(under_test: BackendUnderTest) -> None:
         asyncio.run(_start_and_kill(under_test, killer, ""))
     except BackendError as error:
         require(
-            "SIGKILL" in str(error), f"killed while it starts, the error does not say so: {error}"
+            "SIGKILL" in str(error), f"the error after a kill does not mention SIGKILL: {error}"
         )
     else:
-        raise CheckFailedError("killed while it starts, the start did not fail")
+        raise CheckFailedError("the engine was killed during startup, but startup did not fail")
     for phase in _PHASES:
         with contextlib.suppress(BackendError):
             asyncio.run(_start_and_kill(under_test, killer, phase))
@@ -60,9 +62,7 @@ def _killed(under_test: BackendUnderTest) -> None:
 
 
 def _hanging(under_test: BackendUnderTest) -> None:
-    """A process that is stopped says nothing: it is ended and started anew, and the stream goes
-    on.
-    """
+    """A stopped process reports nothing. It is killed and restarted, and the stream continues."""
     _require_installed(under_test)
     asyncio.run(
         _interrupted(under_test, lambda pid: os.kill(pid, signal.SIGSTOP), _SILENCE_SECONDS)
@@ -71,32 +71,33 @@ def _hanging(under_test: BackendUnderTest) -> None:
 
 def _require_installed(under_test: BackendUnderTest) -> None:
     not_applicable(
-        under_test.entry_point is None, "the backend was handed over as an object, not installed"
+        under_test.entry_point is None, "the backend was passed as an object, not installed"
     )
     under_test.discard()
 
 
 @final
 class _Killer:
-    """Kills engine processes, and remembers what these had started."""
+    """Kills engine processes and remembers their child processes."""
 
     def __init__(self) -> None:
         self._others = {process.pid for process in _engines()}
         self.descendants: list[psutil.Process] = []
 
     def kill(self) -> bool:
-        """Whether there was an engine to kill."""
+        """Kill the engine. Returns False if there is none."""
         engines = [process for process in _engines() if process.pid not in self._others]
         for engine in engines:
-            with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself meanwhile
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended in the meantime
                 self.descendants += engine.children(recursive=True)
                 engine.kill()
         return bool(engines)
 
 
 async def _start_and_kill(under_test: BackendUnderTest, killer: _Killer, phase: str) -> None:
-    """Start an engine and kill it in a phase; without one, as soon as its process is there. Raises
-    `BackendError`.
+    """Start an engine and kill it in a phase.
+
+    Without a phase it is killed as soon as its process exists. Raises `BackendError`.
     """
 
     def hear(progress: Progress) -> None:
@@ -116,9 +117,7 @@ async def _start_and_kill(under_test: BackendUnderTest, killer: _Killer, phase: 
 async def _interrupted(
     under_test: BackendUnderTest, interrupt: Callable[[int], object], silence_limit: float
 ) -> None:
-    """A sequence whose engine is interrupted after its first token has the tokens of one that was
-    not.
-    """
+    """A sequence whose engine is interrupted after its first token has the same tokens."""
     model = under_test.models.get()
     client = EngineClient(_start_message(under_test), lambda _: None, silence_limit=silence_limit)
     try:
@@ -129,7 +128,7 @@ async def _interrupted(
             Request("request", prompt, SamplingParams(), 0, _NUM_TOKENS), outputs
         )
         await asyncio.wait_for(outputs.get(), _TIMEOUT_SECONDS)
-        require(client.pid is not None, "an engine that answered has a process")
+        require(client.pid is not None, "an engine that returned output has a process")
         assert client.pid is not None
         interrupt(client.pid)
         error = await asyncio.wait_for(_last_error(stream, outputs), _TIMEOUT_SECONDS)
@@ -137,7 +136,7 @@ async def _interrupted(
         sequence.error = error
         require(
             bool(error) or len(sequence.output) == _NUM_TOKENS,
-            f"{len(sequence.output)} of {_NUM_TOKENS} tokens came",
+            f"only {len(sequence.output)} of {_NUM_TOKENS} tokens were received",
         )
         check_sequence(model, sequence, agreement)
     except TimeoutError:
@@ -169,10 +168,8 @@ CHECKS: Sequence[Check] = (
     Check(
         "C-51",
         "robust",
-        "a killed engine is noticed, leaves nothing, and its streams go on in a new one",
+        "a killed engine is restarted, leaves no process, and its streams continue",
         _killed,
     ),
-    Check(
-        "C-52", "robust", "a hanging engine is ended, and its streams go on in a new one", _hanging
-    ),
+    Check("C-52", "robust", "a hanging engine is restarted, and its streams continue", _hanging),
 )

@@ -1,0 +1,53 @@
+"""Which models the native kernels support."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tgi.architectures import MLP, Attention, DynamicScaling, LongRopeScaling, ModelSpec
+
+__all__ = ["ACTIVATIONS", "unsupported"]
+
+ACTIVATIONS = {"silu": 1, "gelu": 2, "gelu_tanh": 3, "relu": 4}
+
+
+def unsupported(spec: ModelSpec) -> tuple[str, ...]:
+    """The parts of `spec` that the native kernels do not support. Empty if they support all."""
+    return tuple(dict.fromkeys(_unsupported(spec)))
+
+
+def _unsupported(spec: ModelSpec) -> Iterator[str]:
+    if len(spec.stacks) != 1:
+        yield "an encoder"
+    if spec.embedding.size not in (None, spec.hidden_size):
+        yield "an embedding of another size"
+    for block in (block for layer in spec.decoder.layers for block in layer.blocks):
+        if block.residual_from_norm or block.output_norm is not None:
+            yield "a norm on the residual"
+        if block.norm is None and any(branch.norm is None for branch in block.branches):
+            yield "a mixer without a norm before it"
+        for mixer in (branch.mixer for branch in block.branches):
+            if isinstance(mixer, Attention):
+                yield from _unsupported_attention(mixer)
+            elif not isinstance(mixer, MLP):
+                yield f"the mixer {type(mixer).__name__}"
+            elif mixer.activation not in ACTIVATIONS:
+                yield f"the activation {mixer.activation}"
+
+
+def _unsupported_attention(mixer: Attention) -> Iterator[str]:
+    if mixer.v_head_dim not in (None, mixer.head_dim) or mixer.head_dim % 2 or mixer.head_dim > 256:
+        yield f"heads of size {mixer.head_dim}"
+    if (
+        mixer.relative_bias is not None
+        or mixer.clip_qkv is not None
+        or mixer.output_gate
+        or not mixer.causal
+    ):
+        yield "this kind of attention"
+    if mixer.qk_norm_over != "head" and mixer.q_norm is not None:
+        yield "a query norm over all heads"
+    if any(norm is not None and norm.bias for norm in (mixer.q_norm, mixer.k_norm)):
+        yield "a query norm with bias"
+    if mixer.rope is not None and isinstance(mixer.rope.scaling, DynamicScaling | LongRopeScaling):
+        yield "a rotation that depends on the length of the sequence"

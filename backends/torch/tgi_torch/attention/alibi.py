@@ -1,0 +1,20 @@
+"""Slopes of ALiBi (attention with linear biases)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["alibi_slopes"]
+
+
+def alibi_slopes(num_heads: int, bias_max: float = 8.0) -> Tensor:
+    """Slopes of ALiBi (arXiv 2108.12409, section 3, where `bias_max` is 8), float32 [num_heads].
+
+    For a power of two n they are 2^(-8/n), 2^(-16/n), … For another count they are the slopes of
+    the power of two below it, followed by every second slope of the power of two above it.
+    """
+    below = 1 << (num_heads.bit_length() - 1)
+    exponents = [-bias_max * (i + 1) / below for i in range(below)]
+    exponents += [-bias_max * (2 * i + 1) / (2 * below) for i in range(num_heads - below)]
+    return torch.tensor([2.0**exponent for exponent in exponents], dtype=torch.float32)

@@ -1,0 +1,116 @@
+"""Builds the mixers that the layers of a spec describe."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import TypeVar, final
+
+from tgi.architectures import (
+    MLP,
+    Attention,
+    CrossAttention,
+    LatentAttention,
+    LinearAttention,
+    MixtureOfExperts,
+    ModelSpec,
+    Rope,
+    StateSpace,
+)
+from tgi.backend import ModelError
+from tgi_torch.attention.cache_layout import TokenMixer, attention_layers
+from tgi_torch.model.encoder_decoder import (
+    CrossAttentionMixer,
+    build_cross_attention,
+    build_encoder_attention,
+    relative_biases,
+)
+from tgi_torch.model.latent_attention import build_latent_attention
+from tgi_torch.model.layers import BuildContext, Mixer
+from tgi_torch.model.linear_attention import build_linear_attention
+from tgi_torch.model.mixers import build_attention, build_mlp
+from tgi_torch.model.mixture_of_experts import build_mixture_of_experts
+from tgi_torch.model.state_space import build_state_space
+
+__all__ = ["MixerBuilder"]
+
+ItemT = TypeVar("ItemT")
+
+
+@final
+class MixerBuilder:
+    """Builds mixers in the order of the layers and assigns the indices of their caches."""
+
+    def __init__(self, build: BuildContext, spec: ModelSpec) -> None:
+        attentions = attention_layers(spec)
+        self.windows = _distinct(_window(mixer) for mixer in attentions)
+        self.ropes: tuple[Rope, ...] = _distinct(
+            mixer.rope for mixer in attentions if mixer.rope is not None
+        )
+        self.readers: list[CrossAttentionMixer] = []
+        self._building = build
+        self._spec = spec
+        self._find_relative_bias = relative_biases(build)
+        self._num_attentions = itertools.count()
+        self._num_states = itertools.count()
+
+    def build(self, mixer: object, prefix: str) -> Mixer:
+        """Build the mixer that computes `mixer`. Raises `ModelError` if it is not supported."""
+        match mixer:
+            case Attention() | LatentAttention():
+                return self._build_attention(mixer, prefix)
+            case CrossAttention():
+                reader = build_cross_attention(
+                    self._building, mixer, prefix, layer=len(self.readers)
+                )
+                self.readers.append(reader)
+                return reader
+            case StateSpace():
+                return build_state_space(
+                    self._building, mixer, prefix, layer=next(self._num_states)
+                )
+            case LinearAttention():
+                return build_linear_attention(
+                    self._building, mixer, prefix, layer=next(self._num_states)
+                )
+            case MLP():
+                return build_mlp(self._building, mixer, prefix)
+            case MixtureOfExperts():
+                return build_mixture_of_experts(self._building, mixer, prefix)
+        raise _not_built(self._spec, f"the mixer {type(mixer).__name__}")
+
+    def _build_attention(self, mixer: TokenMixer, prefix: str) -> Mixer:
+        build = self._building
+        if isinstance(mixer, LatentAttention):
+            plan, rotation = self.windows.index(None), self.ropes.index(mixer.rope)
+            layer = next(self._num_attentions)
+            return build_latent_attention(
+                build, mixer, prefix, layer=layer, plan=plan, rotation=rotation
+            )
+        bias = self._find_relative_bias(mixer, prefix)
+        if prefix.startswith("encoder."):
+            return build_encoder_attention(build, mixer, prefix, bias)
+        return build_attention(
+            build,
+            mixer,
+            prefix,
+            layer=next(self._num_attentions),
+            plan=self.windows.index(mixer.window),
+            rotation=None if mixer.rope is None else self.ropes.index(mixer.rope),
+            relative_bias=bias,
+        )
+
+
+def _window(mixer: TokenMixer) -> int | None:
+    return mixer.window if isinstance(mixer, Attention) else None
+
+
+def _not_built(spec: ModelSpec, what: str) -> ModelError:
+    return ModelError(
+        f"{spec.model_type}: {what} is not supported yet.",
+        "Choose another model or another backend.",
+    )
+
+
+def _distinct(items: Iterator[ItemT]) -> tuple[ItemT, ...]:
+    return tuple(dict.fromkeys(items))

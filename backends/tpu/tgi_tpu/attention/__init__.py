@@ -1,0 +1,1 @@
+"""Attention over the paged cache: the reference, the kernel and the choice between them."""

@@ -1,0 +1,1 @@
+"""The decoder of a `ModelSpec` in JAX, and its parts."""

@@ -1,0 +1,1 @@
+"""Sampling of tokens on the device."""

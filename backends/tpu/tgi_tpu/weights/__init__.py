@@ -1,0 +1,1 @@
+"""The parameters on the devices, and their conversion."""

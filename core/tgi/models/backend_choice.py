@@ -1,0 +1,69 @@
+"""From the options and the model to the backend that serves, and to its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from tgi.backend import EngineConfig
+from tgi.config import Environment, ParsedArguments, PluginOption, num_shard_of, read_plugin_options
+from tgi.models.source import Model
+from tgi.plugins import AUTO, BackendRegistry, Candidate, Selection
+
+__all__ = ["engine_config", "select_backend", "with_plugin_options"]
+
+
+def engine_config(model: Model, parsed: ParsedArguments, environment: Environment) -> EngineConfig:
+    """The configuration of the engine before a backend is chosen."""
+    options = parsed.options
+    return EngineConfig(
+        backend=options.backend,
+        model_path=str(model.source.path),
+        spec=model.spec,
+        dtype=options.dtype,
+        quantize=options.quantize,
+        kv_cache_dtype=options.kv_cache_dtype,
+        num_shard=num_shard_of(options),
+        memory_fraction=options.cuda_memory_fraction,
+        trust_remote_code=options.trust_remote_code,
+        cache_dir=environment.cache_folder,
+        model_format=model.source.model_format.name,
+    )
+
+
+def select_backend(
+    model: Model,
+    parsed: ParsedArguments,
+    environment: Environment,
+    variables: Mapping[str, str],
+    *,
+    registry: BackendRegistry,
+) -> tuple[EngineConfig, Selection]:
+    """The backend, and the configuration that names it. With `auto`, a backend answers before it
+    sees its own options.
+
+    Raises `BackendError`, and `UsageError` for a wrong option of the backend's own.
+    """
+    config = engine_config(model, parsed, environment)
+    name = parsed.options.backend
+    if name != AUTO and name in registry.names:
+        config = with_plugin_options(config, registry.candidate(name), parsed, variables)
+        return config, registry.select(name, model.spec, config)
+    selection = registry.select(name, model.spec, config)
+    return with_plugin_options(config, selection.chosen, parsed, variables), selection
+
+
+def with_plugin_options(
+    config: EngineConfig,
+    candidate: Candidate,
+    parsed: ParsedArguments,
+    variables: Mapping[str, str],
+) -> EngineConfig:
+    """The configuration for this candidate, with the values of its own options. Raises
+    `UsageError`.
+    """
+    declared = () if candidate.info is None else candidate.info.options
+    rows = [PluginOption(option.name, option.default, option.choices) for option in declared]
+    values = read_plugin_options(candidate.name, rows, parsed.plugin_values, variables)
+    return msgspec.structs.replace(config, backend=candidate.name, options=values)

@@ -1,0 +1,227 @@
+"""From a hub id to the model in the hub's cache. Only files that the backend needs are fetched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import final
+
+from tgi.backend import ModelFormat
+from tgi.config import Environment, ServeOptions
+from tgi.errors import ModelError
+from tgi.models.formats import FoundWeights, ReadableFormats
+from tgi.models.local import FolderNames, find_in_folder, only_file
+from tgi.models.source import ModelSource
+
+__all__ = ["HubModel", "fetch_model"]
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_INFO_SECONDS = 10.0
+_UNAUTHORIZED = 401  # the hub does not reveal which private models exist
+
+
+@final
+@dataclass(frozen=True)
+class HubModel:
+    """A repository on the hub and, for a single-file format, the file in it; empty = no file was
+    named.
+    """
+
+    model_id: str
+    repository: str
+    file: str = ""
+
+
+@final
+@dataclass(frozen=True)
+class _Listing:
+    """The hub's answer about a repository."""
+
+    files: tuple[str, ...]
+    pipeline_tag: str | None
+
+
+@final
+@dataclass(frozen=True)
+class _Request:
+    """The files to fetch. `file` is the model file of a single-file format; empty for a folder, or
+    if the files of the repository are not known.
+    """
+
+    patterns: tuple[str, ...]
+    file: str = ""
+    model_format: ModelFormat | None = None
+
+
+def fetch_model(
+    model: HubModel,
+    options: ServeOptions,
+    environment: Environment,
+    readable: ReadableFormats,
+    log: Callable[[str], None],
+) -> ModelSource:
+    """Fetch the model in the format that the backend prefers, or find it in the cache. Raises
+    `ModelError`.
+
+    The format is chosen from the list of the repository's files before a file is fetched.
+    """
+    log(f"Fetching `{model.model_id}` from the hub, or from its cache.")
+    listing = _list_files(model, options, environment)
+    request = _choose_files(model, listing, readable)
+    is_pinned = _COMMIT.fullmatch(options.revision or "") is not None
+    # never pickled weights, and code only of a commit that the user named
+    code = ("*.py",) if options.trust_remote_code and is_pinned else ()
+    folder = _fetch(model, options, environment, (*request.patterns, *code))
+    if request.file and request.model_format is not None:
+        source = ModelSource(model.model_id, folder / request.file, request.model_format)
+        if not source.path.is_file():
+            raise _no_such_file(model)
+    else:
+        names = FolderNames(
+            f"The hub model `{model.model_id}`", "Name a model in Hugging Face format."
+        )
+        source = find_in_folder(model.model_id, folder, readable, names)
+    return replace(
+        source,
+        revision=folder.name if folder.parent.name == "snapshots" else None,
+        pipeline_tag=None if listing is None else listing.pipeline_tag,
+        is_pinned=is_pinned,
+    )
+
+
+def _choose_files(model: HubModel, listing: _Listing | None, readable: ReadableFormats) -> _Request:
+    """The files to fetch, by the files that the repository has. Raises `ModelError`."""
+    if model.file:
+        model_format = readable.recognize(model.file)
+        if model_format is None or (listing is not None and model.file not in listing.files):
+            raise _no_such_file(model)
+        patterns = readable.patterns(model_format)
+        return _Request((*patterns, model.file), model.file, model_format)
+    found = None if listing is None else readable.find_weights(listing.files)
+    if found is None:
+        model_format = readable.formats[0]
+        return _Request((*readable.patterns(model_format), *model_format.patterns))
+    if not found.is_readable:
+        raise _unreadable(model, found, readable)
+    patterns = readable.patterns(found.model_format)
+    if not found.model_format.is_single_file:
+        return _Request((*patterns, *found.model_format.patterns))
+    file = only_file(found, f"The hub model `{model.model_id}`")
+    return _Request((*patterns, file), file, found.model_format)
+
+
+def _list_files(
+    model: HubModel, options: ServeOptions, environment: Environment
+) -> _Listing | None:
+    """The files of the repository; None if the hub does not answer. Why it does not is found out
+    when the files are fetched.
+    """
+    if environment.hf_hub_offline:
+        return None
+    from huggingface_hub import HfApi  # noqa: PLC0415 - importing it takes a second
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError  # noqa: PLC0415
+
+    # The bases of the hub's error include the base of all errors of the HTTP library, which differs
+    # between versions of the client.
+    bases = (
+        base
+        for base in HfHubHTTPError.__mro__
+        if issubclass(base, Exception) and base is not Exception
+    )
+    no_response: tuple[type[Exception], ...] = (*bases, HFValidationError, OSError)
+    try:
+        info = HfApi(token=environment.hf_token).model_info(
+            model.repository, revision=options.revision, timeout=_INFO_SECONDS
+        )
+    except no_response:
+        return None
+    files = tuple(sibling.rfilename for sibling in info.siblings or ())
+    tag: str | None = info.pipeline_tag
+    return _Listing(files, tag)
+
+
+def _fetch(
+    model: HubModel, options: ServeOptions, environment: Environment, patterns: tuple[str, ...]
+) -> Path:
+    """The folder of the cache with the files that match `patterns`. Raises `ModelError`."""
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - as above
+    from huggingface_hub.errors import (  # noqa: PLC0415
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    model_id = model.repository
+    try:
+        return Path(
+            snapshot_download(
+                model_id,
+                revision=options.revision,
+                cache_dir=options.huggingface_hub_cache,
+                token=environment.hf_token,
+                local_files_only=environment.hf_hub_offline,
+                allow_patterns=list(patterns),
+            )
+        )
+    except HFValidationError as error:
+        raise ModelError(
+            f"`{model_id}` is neither a folder nor a hub id.",
+            "Name a folder, or an id like `owner/name`.",
+        ) from error
+    except GatedRepoError as error:
+        raise ModelError(
+            f"The model `{model_id}` is gated and this token may not read it.",
+            "Accept its terms, then set HF_TOKEN.",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelError(
+            f"The model `{model_id}` has no revision `{options.revision}`.", "Check `--revision`."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise _no_such_model(model_id) from error
+    except LocalEntryNotFoundError as error:
+        reason = (
+            "HF_HUB_OFFLINE is set" if environment.hf_hub_offline else "the hub cannot be reached"
+        )
+        raise ModelError(
+            f"The model `{model_id}` is not a folder and not in the cache, and {reason}.",
+            "Name an existing folder, or connect this machine to the hub.",
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code == _UNAUTHORIZED:
+            raise _no_such_model(model_id) from error
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"Fetching `{model_id}` failed: {line}", "Try again, or name a local folder."
+        ) from error
+
+
+def _unreadable(model: HubModel, found: FoundWeights, readable: ReadableFormats) -> ModelError:
+    name = found.model_format.name
+    readers = " or ".join(f"`{reader}`" for reader in readable.registry.readers(name))
+    own = ", ".join(f"`{form.name}`" for form in readable.formats)
+    return ModelError(
+        f"The hub model `{model.model_id}` has weights in the format `{name}` and none in {own}.",
+        f"Choose the backend {readers}, which reads `{name}`."
+        if readers
+        else f"No installed backend reads `{name}`: name a model in another format.",
+    )
+
+
+def _no_such_file(model: HubModel) -> ModelError:
+    return ModelError(
+        f"The hub model `{model.repository}` has no file `{model.file}`.",
+        "Check the name and `--revision`.",
+    )
+
+
+def _no_such_model(model_id: str) -> ModelError:
+    return ModelError(
+        f"There is no folder and no hub model `{model_id}`.",
+        "Check the name; a private model needs HF_TOKEN.",
+    )

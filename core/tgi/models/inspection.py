@@ -1,0 +1,138 @@
+"""A description of a checkpoint from its config and weight headers alone, and the answer of each
+installed backend to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from tgi.architectures import ModelSpec
+from tgi.architectures.checkpoint import StoredTensor, main_dtype, stored_tensors
+from tgi.architectures.weight_map import tensor_shapes
+from tgi.backend import SAFETENSORS, EngineConfig
+from tgi.config import ServeOptions, num_shard_of
+from tgi.models.source import Model
+from tgi.plugins import BackendRegistry, Candidate
+
+__all__ = ["BackendStatus", "ModelCard", "Part", "inspect_model"]
+
+
+class Part(msgspec.Struct, frozen=True):
+    """Weights of one part of the model, as they are stored."""
+
+    name: str
+    parameters: int
+    num_bytes: int
+
+
+class BackendStatus(msgspec.Struct, frozen=True):
+    """What one installed backend answers: `native`, `slow`, or `no`, and the memory it would
+    take.
+    """
+
+    backend: str
+    status: str
+    reasons: tuple[str, ...]
+    memory: Mapping[str, int]  # bytes
+    kv_bytes_per_token: int | None
+
+
+class ModelCard(msgspec.Struct, frozen=True):
+    """A description of a model. `is_built_in`: the family is data of this project, not left to a
+    fallback. `parameters` and `parts` are read from the headers of safetensors files; in other
+    formats there are no parts, and `parameters` is None if only these headers give the number.
+    """
+
+    model: str
+    revision: str | None
+    family: str
+    is_built_in: bool
+    parameters: int | None
+    stored_dtype: str | None
+    max_positions: int | None
+    vocab_size: int
+    layers: int
+    parts: tuple[Part, ...]
+    backends: tuple[BackendStatus, ...]
+    format: str = SAFETENSORS.name
+
+
+def inspect_model(model: Model, options: ServeOptions, registry: BackendRegistry) -> ModelCard:
+    """Describe the model and ask every installed backend about it. Raises `ModelError`."""
+    source, spec = model.source, model.spec
+    is_safetensors = source.model_format.name == SAFETENSORS.name
+    tensors = stored_tensors(source.path) if is_safetensors else {}
+    parameters: int | None
+    if isinstance(spec, ModelSpec):
+        parameters = sum(map(math.prod, tensor_shapes(spec).values()))
+        layers = sum(len(stack.layers) for stack in spec.stacks)
+    else:
+        parameters = sum(math.prod(stored.shape) for stored in tensors.values()) or None
+        layers = spec.num_layers
+    return ModelCard(
+        model=source.model_id,
+        revision=source.revision,
+        family=spec.model_type,
+        is_built_in=isinstance(spec, ModelSpec),
+        parameters=parameters,
+        stored_dtype=main_dtype(tensors),
+        max_positions=spec.max_positions or None,
+        vocab_size=spec.vocab_size,
+        layers=layers,
+        parts=_parts(tensors),
+        backends=_statuses(model, options, registry),
+        format=source.model_format.name,
+    )
+
+
+def _parts(tensors: Mapping[str, StoredTensor]) -> tuple[Part, ...]:
+    """Tensors by their name without the layer: `model.layers.3.mlp.up.weight` belongs to
+    `model.layers.*.mlp`.
+    """
+    parameters, num_bytes = Counter[str](), Counter[str]()
+    for name, stored in tensors.items():
+        part = _part_name(name.split("."))
+        parameters[part] += math.prod(stored.shape)
+        num_bytes[part] += stored.num_bytes
+    return tuple(Part(name, parameters[name], num_bytes[name]) for name in parameters)
+
+
+def _part_name(words: Sequence[str]) -> str:
+    layer = next((place for place, word in enumerate(words) if word.isdigit()), None)
+    if layer is None:
+        return ".".join(words[:-1] or words)
+    return ".".join([*words[:layer], "*", *words[layer + 1 : layer + 2]])
+
+
+def _statuses(
+    model: Model, options: ServeOptions, registry: BackendRegistry
+) -> tuple[BackendStatus, ...]:
+    config = EngineConfig(
+        backend="",
+        model_path=str(model.source.path),
+        spec=model.spec,
+        dtype=options.dtype,
+        quantize=options.quantize,
+        kv_cache_dtype=options.kv_cache_dtype,
+        num_shard=num_shard_of(options),
+        trust_remote_code=options.trust_remote_code,
+        model_format=model.source.model_format.name,
+    )
+    return tuple(_status(registry.supported(name, model.spec, config)) for name in registry.names)
+
+
+def _status(candidate: Candidate) -> BackendStatus:
+    support = candidate.support
+    if support is None or not candidate.usable:
+        return BackendStatus(candidate.name, "no", (candidate.problem,), {}, None)
+    memory = {item.label: item.num_bytes for item in support.memory}
+    reasons = support.reasons
+    if candidate.info is not None and not candidate.info.selectable:
+        reasons = (*reasons, "only when named")
+    return BackendStatus(
+        candidate.name, support.status, reasons, memory, memory.get("KV cache of one token")
+    )

@@ -1,0 +1,48 @@
+"""A model on this machine: its files, and what is known of it before a backend loads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from tgi.architectures import GenericSpec, ModelSpec
+from tgi.backend import SAFETENSORS, ModelFormat
+
+__all__ = ["Model", "ModelSource"]
+
+
+@final
+@dataclass(frozen=True)
+class ModelSource:
+    """The files of a model on this machine.
+
+    `path` is a folder in Hugging Face format, or the model file of a single-file format.
+    `revision` is the commit on the hub and `pipeline_tag` the task that the hub lists for the
+    model; both are None for a local model. `is_pinned`: only the user can change the files, because
+    they are local or the user named a commit.
+    """
+
+    model_id: str
+    path: Path
+    model_format: ModelFormat = SAFETENSORS
+    revision: str | None = None
+    pipeline_tag: str | None = None
+    is_pinned: bool = True
+
+    @property
+    def folder(self) -> Path:
+        """The folder that contains the files of the model."""
+        return self.path.parent if self.model_format.is_single_file else self.path
+
+
+@final
+@dataclass(frozen=True)
+class Model:
+    """A model whose description was read. `tokenizer_folder` is the folder in which the tokenizer
+    is expected; whether it is there is checked when it is read.
+    """
+
+    source: ModelSource
+    spec: ModelSpec | GenericSpec
+    tokenizer_folder: Path

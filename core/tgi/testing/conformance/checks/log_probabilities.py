@@ -1,0 +1,103 @@
+"""Checks of log probabilities, top tokens and prompt scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tgi.backend import SamplingParams
+from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
+from tgi.testing.conformance.check import Check, not_applicable, require
+from tgi.testing.conformance.expectations import check_sequence
+from tgi.worker.sampling import log_softmax
+
+__all__ = ["CHECKS"]
+
+
+def _logprobs(under_test: BackendUnderTest) -> None:
+    core = under_test.core()
+    not_applicable(not core.agreement.has("logprobs"), "`logprobs` was not negotiated")
+    has_tops = "top_n_tokens" in core.agreement.sampling
+    drawn = "temperature" in core.agreement.sampling
+    most = int(min(5, core.agreement.sampling_caps.get("top_n_tokens", 5)))
+    cases = [
+        SamplingParams(
+            greedy=greedy,
+            temperature=1.0 if greedy else 0.7,
+            logprobs=mode,
+            top_n_tokens=top if has_tops else 0,
+        )
+        for greedy in ((True, False) if drawn else (True,))
+        for mode in ("processed", "raw")
+        for top in (0, most)
+    ]
+    for first in range(0, len(cases), core.agreement.limits.max_sequences):
+        batch = [
+            core.add(prompt_of(8, seed=i), sampling)
+            for i, sampling in enumerate(cases[first:][:8], first)
+        ]
+        batch = batch[: core.agreement.limits.max_sequences]
+        core.generate(batch, 4)
+        for sequence in batch:
+            missing = [value for value in sequence.logprobs if value != value]  # noqa: PLR0124 - NaN test
+            require(not missing, "a requested log probability is missing")
+            check_sequence(under_test.models.get(), sequence, core.agreement)
+        core.drop(*batch)
+
+
+def _top_ties(under_test: BackendUnderTest) -> None:
+    not_applicable(
+        "top_n_tokens" not in under_test.agreement().sampling, "`top_n_tokens` was not negotiated"
+    )
+    model = under_test.models.tied()
+    with under_test.serving(model) as core:
+        sequence = core.add(prompt_of(7), SamplingParams(logprobs="raw", top_n_tokens=2))
+        core.generate([sequence], 2)
+        for place, tops in enumerate(sequence.tops):
+            row = model.logits(sequence.tokens[:-1])[len(sequence.prompt) + place - 1]
+            expected = log_softmax(row.astype("float64"))
+            tied = [i for i, value in enumerate(expected) if abs(value - expected.max()) < 1e-9]
+            got = [token for token, _ in tops]
+            require(
+                got == tied,
+                f"all tokens that tie with the last one are returned, by id: {tied}, not {got}",
+            )
+
+
+def _prompt_scores(under_test: BackendUnderTest) -> None:
+    core = under_test.core()
+    not_applicable(
+        not core.agreement.has("prompt_logprobs"), "`prompt_logprobs` was not negotiated"
+    )
+    sampling = SamplingParams(prompt_logprobs=True)
+    for length in (1, 2, 40):
+        whole = core.add(prompt_of(length), sampling)
+        core.generate([whole], 2)
+        check_sequence(under_test.models.get(), whole, core.agreement)
+        core.drop(whole)
+    if core.agreement.limits.chunked:
+        chunk = max(7, core.agreement.limits.chunk_multiple)
+        chunk -= chunk % core.agreement.limits.chunk_multiple
+        parts = core.add(prompt_of(40), sampling)
+        while parts.num_left > chunk:
+            core.advance({parts: chunk})
+        core.generate([parts], 1)
+        check_sequence(under_test.models.get(), parts, core.agreement)
+
+
+CHECKS: Sequence[Check] = (
+    Check("C-44a", "features", "log probabilities and top tokens match", _logprobs, "logprobs"),
+    Check(
+        "C-44b",
+        "features",
+        "all top tokens that tie with the last are returned",
+        _top_ties,
+        "logprobs",
+    ),
+    Check(
+        "C-45",
+        "features",
+        "prompt scores match, for whole prompts and chunks",
+        _prompt_scores,
+        "prompt_logprobs",
+    ),
+)

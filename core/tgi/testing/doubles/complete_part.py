@@ -1,0 +1,220 @@
+"""The part of the worker that the complete backends have of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+from typing import final
+
+import msgspec
+import numpy as np
+
+from tgi.backend import (
+    API_VERSION,
+    SAMPLING_FIELDS,
+    Agreement,
+    CacheGroup,
+    Control,
+    ControlResult,
+    ExportBlocks,
+    ImportBlocks,
+    KVCachePlan,
+    Limits,
+    LoadAdapter,
+    ModelError,
+    ModelRunnerOutput,
+    NewSequence,
+    RequestedLimits,
+    SamplingParams,
+    SchedulerOutput,
+    Sleep,
+    StepTimes,
+    UnloadAdapter,
+    Wake,
+)
+from tgi.testing.doubles.complete_step import run_step
+from tgi.testing.reference.network import ReferenceNetwork, TokenCache
+from tgi.worker.live_sequences import LiveSequences
+from tgi.worker.parts import Progress
+from tgi.worker.step_checks import check_size
+
+__all__ = ["CompletePart"]
+
+_BLOCK_SIZE = 16
+_MAX_TOTAL_TOKENS = 1024
+_MAX_SEQUENCES = 64
+_FEATURES = (
+    "deterministic",
+    "device_token",
+    "drafts",
+    "embeddings",
+    "late_mask",
+    "logprobs",
+    "lora",
+    "mask",
+    "multi_token",
+    "prompt_logprobs",
+    "sleep",
+)
+
+
+@final
+class CompletePart:
+    """The `WorkerPart` over a `ReferenceNetwork`."""
+
+    def __init__(self, network: ReferenceNetwork) -> None:
+        self._network = network
+        self._agreement: Agreement | None = None
+        self._cache = TokenCache(1, _BLOCK_SIZE)
+        self._encoder_cache = TokenCache(1, _BLOCK_SIZE)
+        self._sequences = LiveSequences()
+        self._adapter_paths: dict[int, Path] = {}
+
+    def load(self, progress: Progress) -> None:
+        """Read the weights."""
+        self._network.load()
+        progress(1, 1)
+
+    def plan(self, requested: RequestedLimits) -> Agreement:
+        """Return every feature that the model has."""
+        limits = Limits(
+            max_total_tokens=requested.max_total_tokens
+            or min(_MAX_TOTAL_TOKENS, requested.model_max_total_tokens or _MAX_TOTAL_TOKENS),
+            max_sequences=requested.max_batch_size
+            or min(_MAX_SEQUENCES, requested.max_concurrent_requests),
+            max_step_tokens=requested.max_batch_prefill_tokens or _MAX_TOTAL_TOKENS,
+            tokens_per_step=4,
+            max_adapters=3,
+            max_adapter_rank=8,
+        )
+        num_tokens = (
+            requested.max_batch_total_tokens or limits.max_sequences * limits.max_total_tokens
+        )
+        num_blocks = -(-num_tokens // _BLOCK_SIZE)
+        groups = (CacheGroup("full", num_blocks), CacheGroup("cross", num_blocks))
+        return Agreement(
+            api=API_VERSION,
+            features=(*_FEATURES, *self._features_of_the_model()),
+            limits=limits,
+            kv_cache=KVCachePlan(
+                "paged", _BLOCK_SIZE, groups if self._network.has_encoder else groups[:1]
+            ),
+            vocab_size=self._network.spec.vocab_size,
+            sampling=tuple(sorted(SAMPLING_FIELDS)),
+            facts={"dtype": "float32", "attention": "numpy reference"},
+        )
+
+    def prepare(self, agreement: Agreement, progress: Progress) -> None:
+        """Allocate the cache."""
+        del progress
+        self._agreement = agreement
+        self._allocate()
+
+    def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
+        """Run the step."""
+        began = time.perf_counter_ns()
+        check_size(step.rows, self._agreed.limits)
+        self._sequences.drop(step.dropped)
+        for new in step.added:
+            self._introduce(new)
+        if step.copy_source:
+            self._cache.copy(step.copy_source[0], step.copy_target[0])
+        sequences = self._sequences.of_rows(step.rows)
+        prepared = time.perf_counter_ns()
+        result = run_step(step, sequences, self._network, self._cache, self._encoder_cache)
+        return result.output(
+            step, StepTimes(prepare=prepared - began, forward=time.perf_counter_ns() - prepared)
+        )
+
+    def probe(self) -> bool:
+        """Compute one token of a sequence that has no blocks."""
+        token = np.zeros(1, np.int32)
+        probe = NewSequence(-1, "health", token, 1, 0, [], SamplingParams())
+        return bool(np.isfinite(self._network.logits(probe, token, token)).all())
+
+    def close(self) -> None:
+        """Release the weights."""
+        self._network.release()
+        self._sequences.clear()
+
+    def control(self, request: Control) -> ControlResult:
+        """Adapters, sleep, blocks to and from files."""
+        try:
+            match request:
+                case LoadAdapter(number, path):
+                    self._load_adapter(number, Path(path))
+                case UnloadAdapter(number):
+                    self._unload_adapter(number)
+                case Sleep():
+                    self._sleep()
+                case Wake():
+                    self._wake()
+                case ExportBlocks(blocks, path):
+                    Path(path).write_bytes(self._signature + self._cache.export(list(blocks)))
+                case ImportBlocks(blocks, path):
+                    self._import(list(blocks), Path(path).read_bytes())
+        except (ModelError, OSError, ValueError) as error:
+            return ControlResult(False, str(error))
+        return ControlResult(True)
+
+    @property
+    def _agreed(self) -> Agreement:
+        if self._agreement is None:
+            raise AssertionError("a worker that is ready has an agreement")
+        return self._agreement
+
+    @property
+    def _signature(self) -> bytes:
+        """Says which model and which cache the content of a block is of."""
+        about = (self._network.spec, self._agreed.kv_cache)
+        return hashlib.blake2b(msgspec.msgpack.encode(about), digest_size=16).digest()
+
+    def _features_of_the_model(self) -> tuple[str, ...]:
+        images = ("images",) if self._network.has_images else ()
+        return images if self._network.has_encoder else (*images, "kv_export", "prefix_cache")
+
+    def _allocate(self) -> None:
+        num_blocks = self._agreed.kv_cache.groups[0].num_blocks
+        self._cache = TokenCache(num_blocks, _BLOCK_SIZE)
+        self._encoder_cache = TokenCache(
+            num_blocks if self._network.has_encoder else 1, _BLOCK_SIZE
+        )
+
+    def _introduce(self, new: NewSequence) -> None:
+        self._sequences.introduce(new, new.block_tables[0], self._agreed.limits)
+        if self._network.has_encoder:
+            self._encoder_cache.write(new.block_tables[1], 0, new.encoder_tokens)
+
+    def _load_adapter(self, number: int, path: Path) -> None:
+        limits = self._agreed.limits
+        if number in self._network.adapters or number < 0:
+            raise ValueError(f"the number {number} is not free")
+        if len(self._adapter_paths) >= limits.max_adapters:
+            raise ValueError(f"{limits.max_adapters} adapters are loaded, and no more were agreed")
+        self._network.load_adapter(number, path, limits.max_adapter_rank)
+        self._adapter_paths[number] = path
+
+    def _unload_adapter(self, number: int) -> None:
+        if number not in self._adapter_paths:
+            raise ValueError(f"the adapter {number} is not loaded")
+        self._network.unload_adapter(number)
+        del self._adapter_paths[number]
+
+    def _sleep(self) -> None:
+        if self._sequences:
+            raise ValueError(f"{len(self._sequences)} sequences are alive")
+        self._network.release()
+        self._cache = self._encoder_cache = TokenCache(1, _BLOCK_SIZE)
+
+    def _wake(self) -> None:
+        self._network.load()
+        for number, path in self._adapter_paths.items():
+            self._network.load_adapter(number, path, self._agreed.limits.max_adapter_rank)
+        self._allocate()
+
+    def _import(self, blocks: list[int], data: bytes) -> None:
+        signature, content = data[: len(self._signature)], data[len(self._signature) :]
+        if signature != self._signature:
+            raise ValueError("the file is of another model or another agreement")
+        self._cache.restore(blocks, content)

@@ -1,0 +1,38 @@
+"""Reduces the features that a device supports to those that were requested."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from tgi.backend.agreement import Agreement, RequestedLimits
+
+__all__ = ["with_requested_features"]
+
+
+def with_requested_features(agreement: Agreement, requested: RequestedLimits) -> Agreement:
+    """The same limits with the requested features only.
+
+    Limits and sampling fields that depend on a feature are reduced with it: a device without
+    `device_token` has one step in flight, one without `logprobs` has no `top_n_tokens`.
+    """
+    features = [name for name in agreement.features if name in requested.features]
+    if "kv_export" in features and "prefix_cache" not in features:
+        features.remove("kv_export")
+    reduced: dict[str, Any] = {}
+    if not {"multi_token", "drafts"} & set(features):
+        reduced["tokens_per_step"] = 1
+    if "lora" not in features:
+        reduced |= {"max_adapters": 0, "max_adapter_rank": 0}
+    if "device_token" not in features:
+        reduced["depth"] = 1
+    dropped = set() if "logprobs" in features else {"top_n_tokens"}
+    caps = agreement.sampling_caps
+    return msgspec.structs.replace(
+        agreement,
+        features=tuple(features),
+        limits=msgspec.structs.replace(agreement.limits, **reduced),
+        sampling=tuple(name for name in agreement.sampling if name not in dropped),
+        sampling_caps={name: cap for name, cap in caps.items() if name not in dropped},
+    )

@@ -1,0 +1,152 @@
+"""The life cycle that all workers share, over a part that depends on the framework."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import final
+
+from tgi.backend.agreement import (
+    Agreement,
+    Health,
+    RequestedLimits,
+)
+from tgi.backend.control import CONTROLS, Control, ControlResult
+from tgi.backend.errors import StepError
+from tgi.backend.protocols import WorkerReporter
+from tgi.backend.records import GrammarMasks, ModelRunnerOutput, SchedulerOutput
+from tgi.worker.memory_errors import step_out_of_memory
+from tgi.worker.negotiation import with_requested_features
+from tgi.worker.parts import ControlledPart, MeasuredPart, OverlappedPart, WorkerPart
+from tgi.worker.pending_steps import PendingSteps
+from tgi.worker.states import WorkerState
+
+__all__ = ["StepWorker"]
+
+_TRANSITIONS: Mapping[str, tuple[WorkerState, WorkerState]] = MappingProxyType(
+    {
+        "sleep": (WorkerState.READY, WorkerState.ASLEEP),
+        "wake": (WorkerState.ASLEEP, WorkerState.READY),
+    }
+)
+"""Name of a `Control` → the state that it needs and the state that it leads to."""
+
+
+@final
+class StepWorker:
+    """The eight methods of `tgi.backend.Worker` over a `WorkerPart`.
+
+    It owns the state, the negotiated limits and the steps in flight. A step runs inside `collect`,
+    so that its failure is raised there; an `OverlappedPart` starts it in `submit`.
+    """
+
+    def __init__(self, part: WorkerPart, reporter: WorkerReporter) -> None:
+        self._part = part
+        self._reporter = reporter
+        self._state = WorkerState.CREATED
+        self._agreement: Agreement | None = None
+        self._pending = PendingSteps(1, 1)
+        self._overlapped = part if isinstance(part, OverlappedPart) else None
+        self._controlled = part if isinstance(part, ControlledPart) else None
+
+    def load(self) -> None:
+        """Read the weights. Raises `ModelError` naming file and tensor."""
+        self._state.require(WorkerState.CREATED, "load")
+        self._part.load(partial(self._reporter.progress, "load"))
+        self._state = WorkerState.LOADED
+
+    def negotiate(self, requested: RequestedLimits) -> Agreement:
+        """Return the limits of the part, with the requested features only. Raises `BackendError`
+        if a requested value cannot be kept.
+        """
+        self._state.require(WorkerState.LOADED, "negotiate")
+        agreement = with_requested_features(self._part.plan(requested), requested)
+        self._agreement = agreement
+        self._pending = PendingSteps(agreement.limits.depth, agreement.vocab_size)
+        self._state = WorkerState.AGREED
+        return agreement
+
+    def warmup(self) -> None:
+        """Allocate the cache and compile. Raises `BackendError` if memory runs out."""
+        self._state.require(WorkerState.AGREED, "warmup")
+        progress = partial(self._reporter.progress, "warmup")
+        self._part.prepare(self._negotiated, progress)
+        progress(1, 1)
+        self._state = WorkerState.READY
+
+    def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
+        """Add a step, or the late masks of a pending step. Raises `StepError` if the limits do not
+        allow it.
+        """
+        self._state.require(WorkerState.READY, "submit")
+        if isinstance(step, GrammarMasks):
+            self._submit_masks(step)
+            return
+        self._pending.check_room()
+        if self._overlapped is not None:
+            self._overlapped.enqueue(step)
+        self._pending.append(step)
+
+    def collect(self) -> ModelRunnerOutput | None:
+        """Return the result of the oldest pending step; None if no step is pending. Raises
+        `StepError` if the step failed.
+        """
+        self._state.require(WorkerState.READY, "collect")
+        step = self._pending.take()
+        if step is None:
+            return None
+        try:
+            return self._part.run(step)
+        except MemoryError as error:
+            raise step_out_of_memory(step) from error
+
+    def control(self, request: Control) -> ControlResult:
+        """Let the part carry out a request whose feature was negotiated. Any other request is
+        refused.
+        """
+        feature, agreement = CONTROLS.get(request.name), self._agreement
+        if self._controlled is None or agreement is None or feature not in agreement.features:
+            return ControlResult(False, f"`{request.name}` was not agreed")
+        needed, following = _TRANSITIONS.get(request.name, (self._state, self._state))
+        if self._state is not needed:
+            return ControlResult(False, f"the worker is {self._state.value}")
+        result = self._controlled.control(request)
+        if result.ok:
+            self._state = following
+        return result
+
+    def health(self, deep: bool) -> Health:
+        """Whether the worker accepts steps; `deep` also runs a forward pass of one token."""
+        if self._state is not WorkerState.READY:
+            return Health(False, f"the worker is {self._state.value}")
+        memory_bytes = self._part.peak_memory_bytes() if isinstance(self._part, MeasuredPart) else 0
+        message = self._problem() if deep else ""
+        return Health(not message, message, memory_bytes)
+
+    def close(self) -> None:
+        """Release the device."""
+        self._part.close()
+        self._pending.clear()
+        self._state = WorkerState.CLOSED
+
+    @property
+    def _negotiated(self) -> Agreement:
+        if self._agreement is None:
+            raise AssertionError("the limits are negotiated before they are used")
+        return self._agreement
+
+    def _submit_masks(self, masks: GrammarMasks) -> None:
+        if not self._negotiated.has("late_mask"):
+            raise StepError("Late masks were not agreed.", retryable=False)
+        self._pending.add_masks(masks)
+        if self._overlapped is not None:
+            self._overlapped.enqueue_masks(masks)
+
+    def _problem(self) -> str:
+        """The reason why a forward pass of one token fails; empty if it succeeds."""
+        try:
+            is_finite = self._part.probe()
+        except (MemoryError, RuntimeError) as error:
+            return f"a forward pass of one token failed: {error}"
+        return "" if is_finite else "a forward pass of one token gave NaN or infinity"

@@ -1,0 +1,112 @@
+"""Wrappers that give the complete backend, its worker or its network one fault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from tests.conformance.faults.wrappers import FaultyWorker
+from tgi.backend import SchedulerOutput
+from tgi.testing.doubles.complete_backend import CompleteBackend
+from tgi.testing.doubles.complete_part import CompletePart
+from tgi.testing.reference.network import ReferenceNetwork
+from tgi.worker.step_worker import StepWorker
+
+struct = msgspec.structs.replace
+
+
+@dataclass
+class FaultyNetwork:
+    """`ReferenceNetwork` with changed sequences or changed vectors."""
+
+    inner: ReferenceNetwork
+    change_new: Callable = lambda new, num_tokens: new
+    change_hidden: Callable = lambda hidden: hidden
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def logits(self, new, tokens, encoder_tokens):
+        return self.inner.logits(self.change_new(new, len(tokens)), tokens, encoder_tokens)
+
+    def hidden(self, new, tokens):
+        return self.change_hidden(self.inner.hidden(new, tokens))
+
+
+@dataclass
+class FaultyComplete:
+    """The complete backend with a fault in its worker or network.
+
+    Both are created again for each worker.
+    """
+
+    worker: Callable[[], dict] = dict
+    network: Callable[[], dict] = dict
+    inner: CompleteBackend = field(default_factory=CompleteBackend)
+
+    @property
+    def info(self):
+        return self.inner.info
+
+    def probe(self):
+        return self.inner.probe()
+
+    def supports(self, spec, config):
+        return self.inner.supports(spec, config)
+
+    def create_worker(self, config, reporter):
+        network = FaultyNetwork(
+            ReferenceNetwork(config.spec, Path(config.model_path)), **self.network()
+        )
+        return FaultyWorker(StepWorker(CompletePart(network), reporter), self.worker())
+
+
+def in_steps(change):
+    """Change each step before the worker gets it."""
+    return FaultyComplete(
+        lambda: {
+            "submit": lambda inner, step: inner.submit(
+                change(step) if isinstance(step, SchedulerOutput) else step
+            )
+        }
+    )
+
+
+def in_added(change):
+    """Change each new sequence."""
+    return in_steps(lambda step: struct(step, added=[change(new) for new in step.added]))
+
+
+def in_rows(change):
+    """Change the rows of each step."""
+    return in_steps(lambda step: struct(step, rows=change(step.rows)))
+
+
+def in_output(change):
+    """Change each result with `change(output, step)`."""
+
+    def worker():
+        steps = []
+
+        def submit(inner, step):
+            inner.submit(step)
+            steps.append(step)
+
+        return {
+            "submit": submit,
+            "collect": lambda inner: change(inner.collect(), steps.pop(0)),
+        }
+
+    return FaultyComplete(worker)
+
+
+def in_control(change):
+    """`change(inner, request)` responds in place of the worker."""
+    return FaultyComplete(lambda: {"control": change})
+
+
+def in_network(**changes):
+    return FaultyComplete(network=lambda: {name: make() for name, make in changes.items()})

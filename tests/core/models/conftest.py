@@ -1,0 +1,47 @@
+"""A single-file model, and an installation that has a backend for it."""
+
+import shutil
+from importlib import metadata
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+from tgi.plugins import BackendRegistry
+from tgi.plugins.hookspecs import ENTRY_POINT_GROUP
+
+ENTRY_POINT = metadata.EntryPoint("onefile", "tests.core.models.onefile", ENTRY_POINT_GROUP)
+
+
+@pytest.fixture(scope="session")
+def single_file(tmp_path_factory, tiny_model):
+    """The tiny model as one file, in a folder of its own."""
+    path = tmp_path_factory.mktemp("single") / "tiny.gguf"
+    with ZipFile(path, "w") as archive:
+        for file in sorted(tiny_model.iterdir()):
+            archive.write(file, file.name)
+    return path
+
+
+@pytest.fixture
+def without_reader():
+    """The installed backends; none of them reads a single file."""
+    return BackendRegistry()
+
+
+@pytest.fixture
+def with_reader():
+    """The installed backends and `onefile`."""
+    return BackendRegistry([*metadata.entry_points(group=ENTRY_POINT_GROUP), ENTRY_POINT])
+
+
+@pytest.fixture(scope="session")
+def installed_reader(tmp_path_factory):
+    """A folder which, as an entry of PYTHONPATH, installs the package of `onefile`."""
+    folder = tmp_path_factory.mktemp("onefile")
+    shutil.copy(Path(__file__).with_name("onefile.py"), folder / "tgi_onefile.py")
+    facts = folder / "tgi_onefile-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: tgi-onefile\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text(f"[{ENTRY_POINT_GROUP}]\nonefile = tgi_onefile\n")
+    return folder

@@ -1,0 +1,1 @@
+"""The conversations that the demo model is trained on, drawn from templates and word lists."""
