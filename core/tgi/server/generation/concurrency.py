@@ -1,43 +1,14 @@
-"""How many requests run at once, and several generations of one request at once."""
+"""Run several generations of one request at once."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, TypeVar, final
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
 
-from tgi.errors import OverloadedError
-
-__all__ = ["ConcurrencyLimiter", "merge", "run_all"]
+__all__ = ["merge", "run_all"]
 
 T = TypeVar("T")
-
-
-@final
-class ConcurrencyLimiter:
-    """A semaphore that never waits: a request that finds no free slot is rejected. It belongs to
-    one event loop.
-    """
-
-    def __init__(self, num_permits: int) -> None:
-        self._num_free = num_permits
-
-    @property
-    def num_free(self) -> int:
-        """Number of free concurrency slots."""
-        return self._num_free
-
-    @contextmanager
-    def hold(self, count: int = 1) -> Iterator[None]:
-        """Hold `count` slots, all or none. Raises `OverloadedError` if fewer are free."""
-        if self._num_free < count:
-            raise OverloadedError
-        self._num_free -= count
-        try:
-            yield
-        finally:
-            self._num_free += count
 
 
 async def run_all(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -23,7 +23,7 @@ from tgi.errors import (
     TemplateError,
     UnhealthyError,
 )
-from tgi.server.generation.concurrency import ConcurrencyLimiter, run_all
+from tgi.server.generation.concurrency import run_all
 from tgi.server.generation.output import GeneratedSequence, GeneratedToken, Generation
 from tgi.server.generation.parameters import TextRequest
 from tgi.server.generation.validation import BEST_OF_RULES, STREAM_RULES, Admission
@@ -34,6 +34,7 @@ from tgi.server.telemetry.metrics import Failure
 from tgi.server.telemetry.tracing import record_failure, record_generation
 
 __all__ = [
+    "ConcurrencyLimiter",
     "GenerationPipeline",
     "HttpCall",
     "best_first",
@@ -61,6 +62,32 @@ class HttpCall:
 
     received: float
     receive: Receive
+
+
+@final
+class ConcurrencyLimiter:
+    """A semaphore that never waits: a request that finds no free slot is rejected. It belongs to
+    one event loop.
+    """
+
+    def __init__(self, num_permits: int) -> None:
+        self._num_free = num_permits
+
+    @property
+    def num_free(self) -> int:
+        """Number of free concurrency slots."""
+        return self._num_free
+
+    @contextmanager
+    def hold(self, count: int = 1) -> Iterator[None]:
+        """Hold `count` slots, all or none. Raises `OverloadedError` if fewer are free."""
+        if self._num_free < count:
+            raise OverloadedError
+        self._num_free -= count
+        try:
+            yield
+        finally:
+            self._num_free += count
 
 
 @final
@@ -105,15 +132,14 @@ class GenerationPipeline:
         """All sequences of a prompt, complete and in the order of their seeds. Raises
         `RequestError`, and `DisconnectError` if the client leaves; both abort the sequences.
         """
-        [sequences] = await self.collect_all(call, [request])
-        return sequences
+        return await run_until_disconnect(call.receive, self._collect(call, request))
 
     async def collect_all(
         self, call: HttpCall, requests: Sequence[TextRequest]
     ) -> list[list[GeneratedSequence]]:
         """The sequences of several prompts, in their order. If one prompt fails, all fail."""
-        works = [self._collect(call, request) for request in requests]
-        return await run_until_disconnect(call.receive, run_all(works))
+        works = run_all([self._collect(call, request) for request in requests])
+        return await run_until_disconnect(call.receive, works)
 
     @asynccontextmanager
     async def stream(self, request: TextRequest) -> AsyncIterator[Generation]:
