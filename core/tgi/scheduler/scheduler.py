@@ -11,8 +11,8 @@ from typing import final
 
 import msgspec
 
-from tgi.backend import Agreement, BackendError, Limits, ModelRunnerOutput, SchedulerOutput
-from tgi.scheduler.block_manager import HASH_KEY_BYTES
+from tgi.backend import Agreement, ModelRunnerOutput, SchedulerOutput
+from tgi.scheduler.block_manager import HASH_KEY_BYTES, BlockContext
 from tgi.scheduler.planner import StepPlanner
 from tgi.scheduler.records import (
     Request,
@@ -20,9 +20,8 @@ from tgi.scheduler.records import (
     SchedulerStats,
     SequenceOutput,
 )
-from tgi.scheduler.refusal import find_refusal
 from tgi.scheduler.sequence import Sequence
-from tgi.scheduler.state import SchedulerState
+from tgi.scheduler.state import SchedulerState, check_limits, find_refusal
 from tgi.scheduler.step import (
     ChosenTokens,
     RowLayout,
@@ -53,7 +52,7 @@ class Scheduler:
         clock: Callable[[], int] = time.monotonic_ns,
         hash_key: bytes | None = None,
     ) -> None:
-        _check_limits(agreement.limits)
+        check_limits(agreement.limits)
         key = (hash_key or secrets.token_bytes(HASH_KEY_BYTES)) if config.prefix_cache else None
         self._limits = agreement.limits
         self._agreement = agreement
@@ -76,6 +75,16 @@ class Scheduler:
         return bool(self._state.sequences) or self._state.handles.has_dropped
 
     @property
+    def num_sequences(self) -> int:
+        """Number of unfinished sequences."""
+        return len(self._state.sequences)
+
+    @property
+    def has_dropped(self) -> bool:
+        """Whether the worker has yet to hear of a sequence that left it."""
+        return self._state.handles.has_dropped
+
+    @property
     def num_in_flight(self) -> int:
         """Steps decided and not yet updated or failed."""
         return len(self._state.in_flight)
@@ -87,8 +96,18 @@ class Scheduler:
         some. A sequence that can never run, or that is already complete, ends at once with the
         output returned.
         """
+        digest = self._state.adapter_digests.get(request.adapter)
+        if digest is None:
+            return SequenceOutput(sequence_id, error=f"Adapter {request.adapter} is not loaded")
         sequence = Sequence.of(
-            sequence_id, request, output_token_ids, self._limits.max_total_tokens, self._clock()
+            sequence_id,
+            request,
+            output_token_ids,
+            block_context=BlockContext(
+                self._state.cache.block_size, digest, request.cache_salt.encode()
+            ),
+            max_total_tokens=self._limits.max_total_tokens,
+            arrival_ns=self._clock(),
         )
         error = find_refusal(sequence, self._agreement, self._state.cache)
         if sequence_id in self._state.sequences:
@@ -179,6 +198,30 @@ class Scheduler:
                 self._state.finish(sequence)
         self._collected(step)
         return outputs
+
+    def load_adapter(self, number: int, digest: bytes) -> None:
+        """Accept sequences with an adapter. Their blocks are identified by the digest of its
+        content, because the number may be used again for another one.
+        """
+        self._state.adapter_digests[number] = digest
+
+    def unload_adapter(self, number: int) -> None:
+        """Reject new sequences with an adapter. No sequence with it is unfinished."""
+        del self._state.adapter_digests[number]
+
+    def num_users(self, adapter: int) -> int:
+        """Number of unfinished sequences with an adapter."""
+        return sum(s.request.adapter == adapter for s in self._state.sequences.values())
+
+    def are_free(self, blocks: Iterable[int]) -> bool:
+        """Whether no sequence holds a block of these and the prefix cache knows none of them."""
+        return all(map(self._state.cache.blocks.is_free, blocks))
+
+    def forget_cached_blocks(self) -> None:
+        """Empty the prefix cache, because the worker lost all keys and values. No sequence is
+        unfinished.
+        """
+        self._state.cache.blocks.forget_cached()
 
     def stats(self) -> SchedulerStats:
         """Gauges of now, and the counters of the last updated or failed step unless `schedule` was
@@ -295,17 +338,3 @@ def _output(
     return SequenceOutput(
         sequence.sequence_id, [], None, error, cached, queued, prompt_logprobs or []
     )
-
-
-def _check_limits(limits: Limits) -> None:
-    """Raise `BackendError` if under these limits nothing could ever run."""
-    if (
-        min(limits.max_sequences, limits.max_step_tokens, limits.depth, limits.chunk_multiple) < 1
-        or limits.max_total_tokens < 2
-    ):
-        raise BackendError(f"The backend agreed on limits that let nothing run: {limits}.")
-    if limits.chunked and limits.max_step_tokens < limits.chunk_multiple:
-        raise BackendError(
-            f"The backend agreed on steps of {limits.max_step_tokens} tokens, but on prefill chunks"
-            f" of {limits.chunk_multiple}."
-        )

@@ -85,6 +85,7 @@ class Simulation:
         self.scheduler = Scheduler(
             agreement, config or SchedulerConfig(), clock=lambda: self.now, hash_key=b"k" * 32
         )
+        self.scheduler.load_adapter(1, b"one")
         self.worker = CheckingWorker(agreement, failures)
         self.streams: dict[int, Stream] = {}
         self.steps: list[SchedulerOutput] = []

@@ -105,6 +105,23 @@ def test_sequences_with_different_salts_share_no_blocks():
     simulation.assert_ended_as_alone()
 
 
+def test_another_adapter_under_the_same_number_matches_no_old_blocks():
+    simulation = Simulation(make_agreement())
+    scheduler = simulation.scheduler
+    for digest in (b"a", b"b", b"a"):
+        scheduler.load_adapter(1, digest)
+        simulation.add([1] * 8, 1, adapter=1)
+        simulation.run()
+        scheduler.unload_adapter(1)
+    assert [s.end.num_cached_tokens for s in simulation.streams.values()] == [0, 0, 4]
+
+
+def test_a_sequence_without_its_adapter_is_refused():
+    simulation = Simulation(make_agreement())
+    sequence_id = simulation.add([1] * 8, 1, adapter=9)
+    assert simulation.streams[sequence_id].end.error == "Adapter 9 is not loaded"
+
+
 def test_the_prefix_cache_can_be_disabled():
     simulation = Simulation(make_agreement(), SchedulerConfig(prefix_cache=False))
     for _ in range(2):
