@@ -100,7 +100,7 @@ async def test_a_failure_during_generation_ends_the_stream(make_client, tokenize
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("fields", "words"),
     [
         ({"max_tokens": None}, "expected u32"),
         ({"max_tokens": 0}, "strictly positive"),
@@ -118,10 +118,10 @@ async def test_a_failure_during_generation_ends_the_stream(make_client, tokenize
 )
 @pytest.mark.parametrize("stream", [True, False])
 async def test_an_invalid_request_is_an_error_in_anthropics_format(
-    make_client, given, words, stream
+    make_client, fields, words, stream
 ):
     async with make_client() as client:
-        response = await client.post("/v1/messages", json=BODY | given | {"stream": stream})
+        response = await client.post("/v1/messages", json=BODY | fields | {"stream": stream})
     assert response.status_code == 400
     parsed = response.json()
     assert (parsed["type"], parsed["error"]["type"]) == ("error", "invalid_request_error")

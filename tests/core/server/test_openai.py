@@ -181,7 +181,7 @@ async def test_an_error_in_a_stream_is_followed_by_done(make_client, path, body)
 
 @ROUTES
 @pytest.mark.parametrize(
-    "given",
+    "fields",
     [
         {"n": 3},
         {"n": 0},
@@ -190,16 +190,16 @@ async def test_an_error_in_a_stream_is_followed_by_done(make_client, path, body)
         {"presence_penalty": 1.0},
     ],
 )
-async def test_an_unsupported_field_is_rejected_by_name(make_client, path, body, given):
+async def test_an_unsupported_field_is_rejected_by_name(make_client, path, body, fields):
     async with make_client() as client:
-        response = await client.post(path, json=body | given)
+        response = await client.post(path, json=body | fields)
     assert response.status_code == 422
     assert response.json()["error_type"] == "validation"
-    assert f"`{next(iter(given))}`" in response.json()["error"]
+    assert f"`{next(iter(fields))}`" in response.json()["error"]
 
 
 @pytest.mark.parametrize(
-    ("given", "error_type"),
+    ("fields", "error_type"),
     [
         ({"suffix": "x"}, "suffix not supported"),
         ({"prompt": list("abcde")}, "batch size exceeded"),
@@ -208,17 +208,17 @@ async def test_an_unsupported_field_is_rejected_by_name(make_client, path, body,
         ({"best_of": 1, "n": 2}, "validation"),
     ],
 )
-async def test_completions_reject(make_client, given, error_type):
+async def test_completions_reject(make_client, fields, error_type):
     async with make_client() as client:
         response = await client.post(
-            "/v1/completions", json=COMPLETION[1] | given | {"stream": True}
+            "/v1/completions", json=COMPLETION[1] | fields | {"stream": True}
         )
     assert response.status_code == 422
     assert response.json()["error_type"] == error_type
 
 
 @pytest.mark.parametrize(
-    "given",
+    "fields",
     [
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
         {"response_format": {"type": "json_object"}},
@@ -230,9 +230,9 @@ async def test_completions_reject(make_client, given, error_type):
         },
     ],
 )
-async def test_chat_rejects(make_client, given):
+async def test_chat_rejects(make_client, fields):
     async with make_client() as client:
-        response = await client.post("/v1/chat/completions", json=CHAT[1] | given)
+        response = await client.post("/v1/chat/completions", json=CHAT[1] | fields)
     assert response.status_code == 422
     assert any(
         words in response.json()["error"]

@@ -200,9 +200,9 @@ async def test_kserve_infers_bytes(make_client):
     ],
 )
 async def test_kserve_reports_the_position_of_invalid_utf8(make_client, data, text):
-    given = [{"name": "i", "shape": [1], "datatype": "BYTES", "data": list(data)}]
+    inputs = [{"name": "i", "shape": [1], "datatype": "BYTES", "data": list(data)}]
     async with make_client() as client:
-        response = await client.post(INFER, json=infer_body(PROMPT, inputs=given))
+        response = await client.post(INFER, json=infer_body(PROMPT, inputs=inputs))
     assert response.json() == {"error": text, "error_type": "utf8"}
 
 

@@ -19,8 +19,8 @@ def ended(tokenizer):
 async def test_a_response_that_reaches_the_length_limit(make_client):
     engine = FakeEngine()
     async with make_client(engine) as client:
-        answer = await client.post("/v1/responses", json=BODY)
-    parsed, num_prompt = answer.json(), len(engine.requests[0].prompt_token_ids)
+        reply = await client.post("/v1/responses", json=BODY)
+    parsed, num_prompt = reply.json(), len(engine.requests[0].prompt_token_ids)
     assert (parsed["object"], parsed["status"], parsed["store"]) == (
         "response",
         "incomplete",
@@ -36,7 +36,7 @@ async def test_a_response_that_reaches_the_length_limit(make_client):
     assert [part["type"] for part in message["content"]] == ["output_text"]
     assert (parsed["usage"]["input_tokens"], parsed["usage"]["output_tokens"]) == (num_prompt, 3)
     assert parsed["usage"]["total_tokens"] == num_prompt + 3
-    assert answer.headers["x-generated-tokens"] == "3"
+    assert reply.headers["x-generated-tokens"] == "3"
 
 
 async def test_a_complete_response(make_client, tokenizer):
@@ -65,10 +65,10 @@ async def test_a_conversation_becomes_a_prompt(make_client, tokenizer):
         },
     ]
     async with make_client(engine) as client:
-        answer = await client.post(
+        reply = await client.post(
             "/v1/responses", json={"input": items, "instructions": "be", "max_output_tokens": 1}
         )
-    assert answer.json()["instructions"] == "be"
+    assert reply.json()["instructions"] == "be"
     prompt = "system: be\nuser: fox\nassistant: dog\nsystem: quick\nassistant: "
     assert (
         engine.requests[0].prompt_token_ids
@@ -80,8 +80,8 @@ async def test_a_conversation_becomes_a_prompt(make_client, tokenizer):
 async def test_the_events_of_a_stream(make_client, tokenizer, is_cut):
     engine = FakeEngine() if is_cut else ended(tokenizer)[0]
     async with make_client(engine) as client:
-        answer = await client.post("/v1/responses", json=BODY | {"stream": True})
-    parsed = responses_events(answer.text)
+        reply = await client.post("/v1/responses", json=BODY | {"stream": True})
+    parsed = responses_events(reply.text)
     names = [event["type"].removeprefix("response.") for event in parsed]
     deltas = [event["delta"] for event in parsed if event["type"] == "response.output_text.delta"]
     opening = ["created", "in_progress", "output_item.added", "content_part.added"]
@@ -116,7 +116,7 @@ async def test_a_failure_during_generation_ends_the_stream(make_client, tokenize
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(
-    ("given", "status", "words"),
+    ("fields", "status", "words"),
     [
         (
             {"previous_response_id": "r"},
@@ -143,12 +143,12 @@ async def test_a_failure_during_generation_ends_the_stream(make_client, tokenize
     ],
 )
 async def test_unsupported_fields_are_rejected_before_the_stream(
-    make_client, stream, given, status, words
+    make_client, stream, fields, status, words
 ):
     async with make_client() as client:
-        answer = await client.post("/v1/responses", json=BODY | given | {"stream": stream})
-    assert answer.status_code == status
-    assert words in answer.json()["error"]
+        reply = await client.post("/v1/responses", json=BODY | fields | {"stream": stream})
+    assert reply.status_code == status
+    assert words in reply.json()["error"]
 
 
 async def test_harmless_fields_are_accepted(make_client):

@@ -63,10 +63,10 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("given", "text"), BROKEN, ids=lambda value: str(value)[:40])
-def test_a_violated_rule_is_reported(given, text):
+@pytest.mark.parametrize(("fields", "text"), BROKEN, ids=lambda value: str(value)[:40])
+def test_a_violated_rule_is_reported(fields, text):
     with pytest.raises(ValidationError) as caught:
-        check_parameters("hi", GenerateParameters(**given))
+        check_parameters("hi", GenerateParameters(**fields))
     assert str(caught.value) == text
     assert caught.value.text == "Input validation error: " + text
 
@@ -105,7 +105,7 @@ def test_an_empty_prompt_is_rejected():
 
 
 def test_values_at_the_limits_are_accepted():
-    given = GenerateParameters(
+    fields = GenerateParameters(
         temperature=1e39,
         frequency_penalty=-2.0,
         top_p=0.99,
@@ -114,21 +114,21 @@ def test_values_at_the_limits_are_accepted():
         stop=list("abcd"),
         best_of=0,
     )
-    check_parameters("hi", given)
+    check_parameters("hi", fields)
 
 
 @pytest.mark.parametrize(
     ("best_of", "is_refused"), [(None, False), (1, False), (0, True), (2, True)]
 )
 def test_streams_have_one_sequence(best_of, is_refused):
-    given = GenerateParameters(best_of=best_of)
+    fields = GenerateParameters(best_of=best_of)
     if is_refused:
         with pytest.raises(
             ValidationError, match=r"^`best_of` != 1 is not supported when streaming tokens$"
         ):
-            check(STREAM_RULES, candidate(given))
+            check(STREAM_RULES, candidate(fields))
     else:
-        check(STREAM_RULES, candidate(given))
+        check(STREAM_RULES, candidate(fields))
 
 
 def test_streams_have_no_prompt_details():
@@ -187,7 +187,7 @@ def test_the_context_ends_what_was_not_limited():
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("fields", "expected"),
     [
         ({}, False),
         ({"temperature": 1.0}, False),
@@ -199,12 +199,12 @@ def test_the_context_ends_what_was_not_limited():
         ({"seed": 3, "repetition_penalty": 1.2}, False),
     ],
 )
-def test_what_turns_sampling_on(given, expected):
-    assert GenerateParameters(**given).is_sampling is expected
+def test_what_turns_sampling_on(fields, expected):
+    assert GenerateParameters(**fields).is_sampling is expected
 
 
 def test_every_parameter_reaches_the_backend():
-    given = GenerateParameters(
+    fields = GenerateParameters(
         temperature=0.5,
         top_k=3,
         top_p=0.5,
@@ -214,7 +214,7 @@ def test_every_parameter_reaches_the_backend():
         watermark=True,
         top_n_tokens=2,
     )
-    assert candidate(given).sampling == SamplingParams(
+    assert candidate(fields).sampling == SamplingParams(
         greedy=False,
         watermark_gamma=0.5,
         watermark_delta=2.0,

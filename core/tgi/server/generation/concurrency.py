@@ -20,8 +20,8 @@ class ConcurrencyLimiter:
     one event loop.
     """
 
-    def __init__(self, num_permits: int) -> None:
-        self._num_free = num_permits
+    def __init__(self, num_slots: int) -> None:
+        self._num_free = num_slots
 
     @property
     def num_free(self) -> int:

@@ -49,7 +49,7 @@ class StatelessError(RequestError):
 
 @final
 @dataclass(frozen=True)
-class _Answer:
+class _ResponseBuilder:
     """What all events of one response share."""
 
     body: ResponsesRequest
@@ -130,20 +130,22 @@ class ResponsesRoutes:
         call, body = await self._pipeline.read(http_request, ResponsesRequest)
         with self._pipeline.counted():
             request = await _text_request(body, self._state)
-        answer = _Answer(body, self._pipeline.model_name(body.model))
+        builder = _ResponseBuilder(body, self._pipeline.model_name(body.model))
         if body.stream:
             return await EventStream.open(
-                call.receive, self._events(request, answer), stream_headers(config, [request])
+                call.receive, self._events(request, builder), stream_headers(config, [request])
             )
         sequences = await self._pipeline.collect(call, request)
-        response = msgspec.json.encode(answer.finished(sequences[0]))
+        response = msgspec.json.encode(builder.finished(sequences[0]))
         return json_response(response, response_headers(config, [request], [sequences]))
 
-    async def _events(self, request: TextRequest, answer: _Answer) -> AsyncGenerator[str, None]:
+    async def _events(
+        self, request: TextRequest, builder: _ResponseBuilder
+    ) -> AsyncGenerator[str, None]:
         """The events in order; exactly one of completed, incomplete and failed ends them. Raises
         `RequestError` before the first if the request is refused.
         """
-        writer = _EventWriter(answer)
+        writer = _EventWriter(builder)
         try:
             async with self._pipeline.stream(request) as generation:
                 yield writer.opening()
@@ -236,9 +238,9 @@ def _part(text: str) -> Json:
 class _EventWriter:
     """Writes and numbers the events of one response."""
 
-    def __init__(self, answer: _Answer) -> None:
-        self._answer = answer
-        self._place = {"item_id": answer.item_id, "output_index": 0, "content_index": 0}
+    def __init__(self, builder: _ResponseBuilder) -> None:
+        self._builder = builder
+        self._place = {"item_id": builder.item_id, "output_index": 0, "content_index": 0}
         self._next_number = 0
 
     @property
@@ -248,12 +250,12 @@ class _EventWriter:
 
     def opening(self) -> str:
         """The events before the first token."""
-        begun = self._answer.response("in_progress")
+        begun = self._builder.response("in_progress")
         return (
             self._event("response.created", response=begun)
             + self._event("response.in_progress", response=begun)
             + self._event(
-                "response.output_item.added", output_index=0, item=self._answer.item("in_progress")
+                "response.output_item.added", output_index=0, item=self._builder.item("in_progress")
             )
             + self._event("response.content_part.added", **self._place, part=_part(""))
         )
@@ -261,22 +263,22 @@ class _EventWriter:
     def token(self, token: GeneratedToken) -> str:
         """The events that a token brings."""
         text = token.plain_text
-        told = (
+        events = (
             self._event("response.output_text.delta", **self._place, delta=text, logprobs=[])
             if text
             else ""
         )
-        return told if token.result is None else told + self._ending(token.result)
+        return events if token.result is None else events + self._ending(token.result)
 
     def failure(self, error: RequestError) -> str:
         """The event that ends a response in which something went wrong."""
-        failed = self._answer.response(
+        failed = self._builder.response(
             "failed", error={"code": "server_error", "message": error.text}
         )
         return self._event("response.failed", response=failed)
 
     def _ending(self, result: GeneratedSequence) -> str:
-        finished = self._answer.finished(result)
+        finished = self._builder.finished(result)
         [message] = finished["output"]
         return (
             self._event("response.output_text.done", **self._place, text=result.text, logprobs=[])

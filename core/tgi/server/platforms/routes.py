@@ -118,8 +118,8 @@ class PlatformRoutes:
         """`GET /v2`."""
         del http_request
         extensions = ["health", "models", "metrics"]
-        told = {"name": _NAME, "version": self._state.config.version, "extensions": extensions}
-        return json_response(msgspec.json.encode(told))
+        metadata = {"name": _NAME, "version": self._state.config.version, "extensions": extensions}
+        return json_response(msgspec.json.encode(metadata))
 
     async def live(self, http_request: HttpRequest) -> Response:
         """`GET /v2/health/live`, and in TGI's words also `/v2/health/ready` and a model's
@@ -131,12 +131,12 @@ class PlatformRoutes:
     async def model_metadata(self, http_request: HttpRequest) -> Response:
         """`GET /v2/models/{model}/versions/{version}`: whatever the names are, they are echoed."""
         names = http_request.path_params
-        told = {
+        metadata = {
             "name": names["model"],
             "version": names["version"],
             "extensions": ["infer", "ready"],
         }
-        return json_response(msgspec.json.encode(told))
+        return json_response(msgspec.json.encode(metadata))
 
     async def infer(self, http_request: HttpRequest) -> Response:
         """`POST /v2/models/{model}/versions/{version}/infer`: texts as arrays of bytes."""
