@@ -1,4 +1,4 @@
-"""Words shared by several rooms. Plain data; imports nothing of the project."""
+"""Types that several packages use. This module imports no other module of the project."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["FinishReason"]
 
 
 class FinishReason(enum.StrEnum):
-    """Why a sequence ended; the values are TGI's (`proto/v3/generate.proto`)."""
+    """The reason why a sequence ended. The values are those of TGI (`proto/v3/generate.proto`)."""
 
     LENGTH = "length"
     EOS_TOKEN = "eos_token"  # noqa: S105 - a reason, not a secret

@@ -26,7 +26,7 @@ from tgi.backend import (
     Worker,
     WorkerReporter,
     reject_option,
-    reject_quantize,
+    rejected_options,
 )
 from tgi_cpu import machine
 from tgi_torch.memory import (
@@ -157,24 +157,13 @@ class CpuBackend:
 
 
 def _refused_options(spec: ModelSpec | GenericSpec, config: EngineConfig) -> tuple[str, ...]:
-    refused = []
-    if config.dtype is not None and config.dtype not in DTYPE_BYTES:
-        remedy = f"use one of {', '.join(sorted(DTYPE_BYTES))}"
-        refused.append(reject_option(_NAME, "dtype", config.dtype, remedy))
-    if config.quantize is not None:
-        if config.quantize not in QUANTIZATIONS:
-            refused.append(reject_quantize(_NAME, config.quantize, QUANTIZATIONS))
-        if isinstance(spec, GenericSpec):
-            remedy = "it quantizes only architectures that are built in: leave it out"
-            refused.append(reject_option(_NAME, "quantize", config.quantize, remedy))
-    if config.kv_cache_dtype is not None:
-        refused.append(
-            reject_option(_NAME, "kv_cache_dtype", config.kv_cache_dtype, "leave it out")
-        )
-    if config.num_shard > 1:
-        remedy = "it has one device: use `--num-shard 1`"
-        refused.append(reject_option(_NAME, "num_shard", config.num_shard, remedy))
-    return tuple(refused)
+    refused = rejected_options(
+        config, _NAME, dtypes=sorted(DTYPE_BYTES), quantize=QUANTIZATIONS, max_shards=1
+    )
+    if config.quantize in QUANTIZATIONS and isinstance(spec, GenericSpec):
+        remedy = "it quantizes only architectures that are built in: leave it out"
+        refused = (*refused, reject_option(_NAME, "quantize", config.quantize, remedy))
+    return refused
 
 
 def _checkpoint_bytes(model_path: Path, dtype: str) -> int:

@@ -23,8 +23,7 @@ from tgi.architectures import (
 from tgi.architectures.checkpoint import stored_tensors
 from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import BackendError, CacheGroup, KVCachePlan, Limits, MemoryItem, RequestedLimits
-from tgi.worker.memory_limits import check_input, format_bytes, num_cache_blocks, requested_context
-from tgi_torch.attention.cache_layout import (
+from tgi.worker.cache_layout import (
     ENCODER_QUERY_CHUNK,
     RecurrentMixer,
     group_kinds,
@@ -32,6 +31,7 @@ from tgi_torch.attention.cache_layout import (
     state_values,
     values_per_token,
 )
+from tgi.worker.memory_limits import check_input, format_bytes, num_cache_blocks, requested_context
 from tgi_torch.weights.weight_formats import Quantization, is_quantized
 
 __all__ = [

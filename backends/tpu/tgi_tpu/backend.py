@@ -26,13 +26,14 @@ from tgi.backend import (
     Worker,
     WorkerReporter,
     reject_option,
-    reject_quantize,
+    rejected_options,
 )
-from tgi_tpu.buckets import parse_token_buckets
+from tgi.worker.buckets import parse_token_buckets
 from tgi_tpu.chips import find_chips, has_device_nodes
 from tgi_tpu.coverage import unsharded, unsupported
 from tgi_tpu.memory import (
     BLOCK_SIZE,
+    BUCKETS_OPTION,
     DTYPE_BYTES,
     INT8_NAMES,
     compute_dtype,
@@ -202,17 +203,11 @@ def _refused_options(config: EngineConfig) -> tuple[str, ...]:
             else f"there are {num_devices} TPU devices"
         )
         refused.append(reject_option(_NAME, "num_shard", config.num_shard, remedy))
-    if config.dtype is not None and config.dtype not in DTYPE_BYTES:
-        remedy = f"use one of {', '.join(sorted(DTYPE_BYTES))}"
-        refused.append(reject_option(_NAME, "dtype", config.dtype, remedy))
-    if config.quantize is not None and config.quantize not in INT8_NAMES:
-        refused.append(reject_quantize(_NAME, config.quantize, INT8_NAMES))
-    if config.kv_cache_dtype is not None:
-        refused.append(
-            reject_option(_NAME, "kv_cache_dtype", config.kv_cache_dtype, "leave it out")
-        )
+    refused += rejected_options(
+        config, _NAME, dtypes=sorted(DTYPE_BYTES), quantize=INT8_NAMES, max_shards=None
+    )
     try:
-        parse_token_buckets(config.options.get("token-buckets", ""))
+        parse_token_buckets(config.options.get("token-buckets", ""), BUCKETS_OPTION)
     except BackendError as error:
         refused.append(str(error).rstrip("."))
     return tuple(refused)

@@ -19,6 +19,7 @@ from tgi.worker.memory_limits import check_input, format_bytes, num_cache_blocks
 
 __all__ = [
     "BLOCK_SIZE",
+    "BUCKETS_OPTION",
     "DTYPE_BYTES",
     "INT8_NAMES",
     "MemoryFacts",
@@ -42,6 +43,9 @@ BLOCK_SIZE = 32
 """Tokens of a cache block: large enough for one fetch by the kernels, small enough to share most of
 a common prompt.
 """
+
+BUCKETS_OPTION = "--tpu-token-buckets"
+"""The option that names the numbers of tokens that steps are padded to."""
 
 _FLOAT32_BYTES = 4
 # logits, scores before and after the warpers, keys, probabilities, two counts, the reported

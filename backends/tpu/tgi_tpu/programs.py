@@ -27,9 +27,9 @@ from jax.stages import Compiled, Lowered
 
 from tgi.architectures import ModelSpec
 from tgi.backend import TOKEN_ON_DEVICE, WorkerReporter
+from tgi.worker.buckets import Buckets, StepShape
 from tgi_tpu.attention.cache import Cache
 from tgi_tpu.attention.plan import AttentionPlan
-from tgi_tpu.buckets import Buckets, StepShape
 from tgi_tpu.input_batch import health_arrays
 from tgi_tpu.model import decoder
 from tgi_tpu.sampling.parameters import sampling_arrays

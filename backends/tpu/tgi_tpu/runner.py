@@ -28,15 +28,15 @@ from tgi.backend import (
     SchedulerOutput,
     StepTimes,
 )
+from tgi.worker.buckets import Buckets, StepShape, padded
 from tgi.worker.masks import check_masks, missing_masks
+from tgi.worker.sequences import Int64Array, SequenceState, SequenceTable
 from tgi.worker.step_checks import check_size
 from tgi_tpu.attention.cache import Cache
-from tgi_tpu.buckets import Buckets, StepShape
-from tgi_tpu.input_batch import InputBatch, build_input_batch, health_arrays, padded
+from tgi_tpu.input_batch import InputBatch, build_input_batch, health_arrays
 from tgi_tpu.programs import COPIES, LoadedModel, Programs
 from tgi_tpu.sampling.parameters import needs_history, sampling_arrays
 from tgi_tpu.sampling.sampler import SampledRows, SampledTokens, SamplingArrays
-from tgi_tpu.sequences import Int64Array, SequenceState, SequenceTable
 from tgi_tpu.step_arrays import StepArrays
 from tgi_tpu.step_output import PendingScores, step_output
 
@@ -131,7 +131,7 @@ class ModelRunner:
             mask = check_masks(step, step.masks, self._loaded.spec.vocab_size)
         in_flight = _StepInFlight(step, np.flatnonzero(step.rows.sample), batch, mask)
         if batch is not None:
-            self._sequences.num_computed_tokens[batch.indices] = batch.lengths
+            self._sequences.num_computed_tokens[batch.layout.indices] = batch.layout.lengths
         in_flight.prepare_ns = self._clock() - began
         self._in_flight.append(in_flight)
         self._dispatch()
@@ -215,7 +215,7 @@ class ModelRunner:
         """
         for new in added:
             if new.num_computed_tokens and needs_history(new.sampling):
-                (state,) = self._sequences.find([new.sequence])
+                (state,), _ = self._sequences.find([new.sequence])
                 row, tokens = self._put(
                     (np.int32(state.index), padded(new.tokens, self._history.shape[1]))
                 )
@@ -261,7 +261,7 @@ class ModelRunner:
         Each call scores at most as many tokens as a step has rows with logits. So scoring a prompt
         needs no more memory for logits than any other step.
         """
-        scores = PendingScores.of(batch)
+        scores = PendingScores.of(batch.layout)
         if scores is None:
             return None
         num_rows = batch.shape.num_sequences
@@ -278,17 +278,18 @@ class ModelRunner:
         """Sample the tokens of a step, and copy them to the host as soon as they are computed."""
         batch, sampled = in_flight.batch, in_flight.sampled
         assert batch is not None
+        layout = batch.layout
         num_rows = batch.shape.num_sequences
-        states = [batch.states[row] for row in sampled.tolist()]
+        states = [layout.states[row] for row in sampled.tolist()]
         parameters = self._sampling_arrays(states, num_rows)
         draws = np.zeros(num_rows, np.float32)
         draws[: len(sampled)] = in_flight.step.rows.draw[sampled]
-        prompts = np.array([len(state.prompt) for state in states])
+        prompts = np.array([state.num_prompt_tokens for state in states])
         rows = SampledRows(
             *self._put(
                 (
-                    padded(batch.indices[sampled], num_rows, self._limits.max_sequences),
-                    padded(batch.lengths[sampled], num_rows),
+                    padded(layout.indices[sampled], num_rows, self._limits.max_sequences),
+                    padded(layout.lengths[sampled], num_rows),
                     padded(prompts, num_rows),
                     draws,
                 )

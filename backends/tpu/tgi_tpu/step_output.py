@@ -21,10 +21,10 @@ from tgi.backend import (
     empty_float32,
     empty_int32,
 )
-from tgi_tpu.buckets import StepShape
-from tgi_tpu.input_batch import InputBatch
+from tgi.worker.buckets import StepShape
+from tgi.worker.layout import StepLayout
+from tgi.worker.sequences import Int64Array
 from tgi_tpu.sampling.sampler import NOT_FINITE, NOTHING_ALLOWED, SampledTokens
-from tgi_tpu.sequences import Int64Array
 
 __all__ = ["PendingScores", "step_output"]
 
@@ -53,23 +53,24 @@ class PendingScores:
     )  # of all targets, in parts of one length, padded
 
     @classmethod
-    def of(cls, batch: InputBatch) -> PendingScores | None:
-        """Every position that follows one of the step's and lies in a prompt to be scored; None if
+    def of(cls, layout: StepLayout) -> PendingScores | None:
+        """Every position that follows one of the step's and is in a prompt to be scored; None if
         there is none.
         """
         scores = cls([], [], [], empty_int32(), empty_int32())
         indices, targets = list[Int64Array](), list[Int32Array]()
-        for row, state in enumerate(batch.states):
+        firsts = layout.ends - layout.counts
+        for row, state in enumerate(layout.states):
             start, last = (
-                int(batch.starts[row]),
-                min(int(batch.lengths[row]) + 1, len(state.prompt)),
+                int(layout.starts[row]),
+                min(int(layout.lengths[row]) + 1, state.num_prompt_tokens),
             )
             if not state.sampling.prompt_logprobs or last <= start + 1:
                 continue
             scores.handles.append(state.handle)
             scores.starts.append(start + 1)
             scores.counts.append(last - start - 1)
-            indices.append(batch.firsts[row] + np.arange(last - start - 1))
+            indices.append(firsts[row] + np.arange(last - start - 1))
             targets.append(state.prompt[start + 1 : last])
         if not targets:
             return None

@@ -28,19 +28,19 @@ from tgi.backend import (
     SchedulerOutput,
     WorkerReporter,
 )
+from tgi.worker.buckets import Buckets, parse_token_buckets
 from tgi.worker.memory_errors import cache_out_of_memory
 from tgi.worker.parts import Progress
+from tgi.worker.sequences import SequenceTable
 from tgi.worker.step_worker import StepWorker
 from tgi_tpu.attention.plan import choose_attention
-from tgi_tpu.buckets import Buckets, parse_token_buckets
-from tgi_tpu.memory import BLOCK_SIZE, MemoryFacts, compute_dtype, plan_limits
+from tgi_tpu.memory import BLOCK_SIZE, BUCKETS_OPTION, MemoryFacts, compute_dtype, plan_limits
 from tgi_tpu.mesh import make_mesh
 from tgi_tpu.model import decoder
 from tgi_tpu.model.layer_groups import attention_of
 from tgi_tpu.programs import LoadedModel, Programs, keep_programs_in, warnings_logged
 from tgi_tpu.runner import ModelRunner
 from tgi_tpu.sampling.sampler import MAX_TOP_TOKENS
-from tgi_tpu.sequences import SequenceTable
 from tgi_tpu.weights.parameters import Quantization, parameter_bytes
 
 __all__ = ["TpuPart", "tpu_worker"]
@@ -108,9 +108,8 @@ class TpuPart:
             default_step_tokens=max(buckets, default=_MAX_STEP_TOKENS),
         )
         plan = plan_limits(self._spec, requested, facts)
-        Buckets.of(
-            plan.limits, BLOCK_SIZE, buckets
-        )  # the user's buckets hold every step, or the start fails here
+        # Fails here if the user's buckets do not hold every step.
+        Buckets.of(plan.limits, BLOCK_SIZE, buckets, BUCKETS_OPTION)
         shared = ("prefix_cache",) if _can_share(self._spec, plan.limits.max_total_tokens) else ()
         return Agreement(
             api=API_VERSION,
@@ -178,7 +177,7 @@ class TpuPart:
 
     def _prepared_runner(self, loaded: LoadedModel, agreement: Agreement) -> ModelRunner:
         limits, num_blocks = agreement.limits, agreement.kv_cache.groups[0].num_blocks
-        buckets = Buckets.of(limits, BLOCK_SIZE, self._token_buckets)
+        buckets = Buckets.of(limits, BLOCK_SIZE, self._token_buckets, BUCKETS_OPTION)
         cache = decoder.empty_cache(
             self._spec, num_blocks + 1, BLOCK_SIZE, loaded.dtype, loaded.plan.mesh
         )
@@ -208,7 +207,8 @@ class TpuPart:
 
     @property
     def _token_buckets(self) -> tuple[int, ...]:
-        return parse_token_buckets(self._config.options.get("token-buckets", ""))
+        text = self._config.options.get("token-buckets", "")
+        return parse_token_buckets(text, BUCKETS_OPTION)
 
     def _facts(self) -> dict[str, str]:
         assert self._loaded is not None

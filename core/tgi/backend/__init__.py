@@ -41,7 +41,7 @@ from tgi.backend.core_options import (
     QUANTIZATION_MEANINGS,
     QuantizationMeaning,
     reject_option,
-    reject_quantize,
+    rejected_options,
 )
 from tgi.backend.errors import BackendError, ModelError, StepError, WrongStateError
 from tgi.backend.model_files import (
@@ -146,5 +146,5 @@ __all__ = [
     "encode",
     "hookimpl",
     "reject_option",
-    "reject_quantize",
+    "rejected_options",
 ]

@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
+from tgi.backend.agreement import EngineConfig
 from tgi.config.meanings import option_meaning
 from tgi.config.quantization import QUANTIZATION_MEANINGS, QuantizationMeaning
 
-__all__ = ["QUANTIZATION_MEANINGS", "QuantizationMeaning", "reject_option", "reject_quantize"]
+__all__ = ["QUANTIZATION_MEANINGS", "QuantizationMeaning", "reject_option", "rejected_options"]
+
+
+def rejected_options(
+    config: EngineConfig,
+    backend: str,
+    *,
+    dtypes: Collection[str] = (),
+    quantize: Collection[str] = (),
+    max_shards: int | None = 1,
+) -> tuple[str, ...]:
+    """The reasons for `Support.reasons` if `config` has values of core options that the backend of
+    this name does not support. Empty if it has none.
+
+    `dtypes` and `quantize` are the supported values of `--dtype` and `--quantize`, and `max_shards`
+    is the maximum of `--num-shard`; None = the backend checks this option itself. No value of
+    `--kv-cache-dtype` is supported.
+    """
+    rejected = []
+    if config.dtype is not None and config.dtype not in dtypes:
+        rejected.append(reject_option(backend, "dtype", config.dtype, _use(dtypes)))
+    if config.quantize is not None and config.quantize not in quantize:
+        meaning, remedy = QUANTIZATION_MEANINGS.get(config.quantize), _use(quantize)
+        if quantize and meaning is not None and meaning.reads_checkpoint:
+            remedy = f"serve the unquantized checkpoint and {remedy}"
+        rejected.append(reject_option(backend, "quantize", config.quantize, remedy))
+    if config.kv_cache_dtype is not None:
+        rejected.append(reject_option(backend, "kv_cache_dtype", config.kv_cache_dtype, _use(())))
+    if max_shards is not None and config.num_shard > max_shards:
+        remedy = f"the maximum is {max_shards}"
+        rejected.append(reject_option(backend, "num_shard", config.num_shard, remedy))
+    return tuple(rejected)
 
 
 def reject_option(backend: str, option: str, value: object, remedy: str) -> str:
     """The reason for `Support.reasons` if `backend` does not support this value of a core option.
 
     `option` is the name of a field of `EngineConfig`: `dtype`, `quantize`, `kv_cache_dtype` or
-    `num_shard`. `remedy` is a clause without a full stop, for example "use `--num-shard 1`".
+    `num_shard`. `remedy` is a clause without a full stop, for example "use float32".
     """
     meaning = option_meaning(option, value)
     written = f"`--{option.replace('_', '-')} {value}`"
@@ -23,16 +55,7 @@ def reject_option(backend: str, option: str, value: object, remedy: str) -> str:
     return f"{written} {meaning}, which the backend `{backend}` cannot do; {remedy}"
 
 
-def reject_quantize(backend: str, value: str, supported: Iterable[str] = ()) -> str:
-    """The reason for `Support.reasons` if `backend` supports only the values `supported` of
-    `--quantize`, and this is another one.
-    """
-    names = ", ".join(supported)
-    meaning = QUANTIZATION_MEANINGS.get(value)
-    if not names:
-        remedy = "leave it out"
-    elif meaning is not None and meaning.reads_checkpoint:
-        remedy = f"serve the unquantized checkpoint with one of {names}"
-    else:
-        remedy = f"use one of {names}"
-    return reject_option(backend, "quantize", value, remedy)
+def _use(values: Collection[str]) -> str:
+    if not values:
+        return "leave it out"
+    return f"use {'one of ' if len(values) > 1 else ''}{', '.join(values)}"

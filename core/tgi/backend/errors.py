@@ -16,7 +16,8 @@ class StepError(TgiError):
     tried again.
 
     Its drops and its new sequences count as done, also where `submit` raised; only its rows do not.
-    The core drops their sequences and introduces them again.
+    The core drops their sequences and introduces them again. Steps that are in flight behind it may
+    have rows of these sequences: such rows have no effect, and must not fail other rows.
     """
 
     def __init__(self, message: str, *, retryable: bool) -> None:

@@ -1,4 +1,4 @@
-"""The front end: its model files, and the HTTP application over a started engine."""
+"""Prepares the front end, and creates the HTTP application for a started engine."""
 
 from __future__ import annotations
 

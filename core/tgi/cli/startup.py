@@ -103,15 +103,16 @@ async def _serve(context: _Context) -> int:
                 return 0
             gc.freeze()
             gc.enable()
-            _give_way_to_engine()
+            _avoid_preempting_engine()
             display.ready(f"http://{address}:{listening.getsockname()[1]}")
             await server.serve(app, [listening])
             _logger.info("Shutting down")
     return 0
 
 
-def _give_way_to_engine() -> None:
-    """On Linux, let messages of the engine wake this thread without preempting the engine process.
+def _avoid_preempting_engine() -> None:
+    """On Linux, select a scheduling policy with which this thread does not preempt the engine
+    process when a message arrives.
 
     Otherwise the engine would start its next step later. New threads and child processes are not
     affected.
@@ -171,12 +172,14 @@ async def _prepare_frontend(context: _Context, model: Model, parts: AsyncExitSta
     from tgi.cli.frontend import Frontend  # noqa: PLC0415
 
     frontend = await Frontend.prepare(context.options, context.environment, model, parts)
-    gc.collect()  # costs no time here, because the engine needs longer
+    gc.collect()  # does not delay the startup, because starting the engine takes longer
     return frontend
 
 
 def _find_model(context: _Context) -> Model:
-    """The model to serve. The backends are asked first which files they need."""
+    """Find the model to serve and read its description. The backends determine which files are
+    required.
+    """
     options, environment, display = context.options, context.environment, context.display
     display.phase("model", options.model_id or "demo")
     readable = usable_formats(context.registry, options.backend)
@@ -188,8 +191,8 @@ def _find_model(context: _Context) -> Model:
 
 
 def _check_trust(options: ServeOptions, model: Model) -> None:
-    """Check that code from a model repository cannot change: it requires a commit as revision.
-    Raises `ConfigError`.
+    """Require a commit as revision if code from a model repository is run. The code then cannot
+    change. Raises `ConfigError`.
     """
     runs_code = (
         options.trust_remote_code

@@ -1,6 +1,4 @@
-"""Where a model comes from: its files on this machine or on the hub, its description, and the
-backend that runs it.
-"""
+"""Finds a model on this machine or on the hub, reads its description, and chooses the backend."""
 
 from tgi.models.backend_choice import engine_config, select_backend, with_plugin_options
 from tgi.models.formats import ReadableFormats, installed_formats, usable_formats

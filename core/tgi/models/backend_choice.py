@@ -1,4 +1,4 @@
-"""From the options and the model to the backend that serves, and to its configuration."""
+"""Chooses the backend for a model and creates the configuration of the engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["engine_config", "select_backend", "with_plugin_options"]
 
 
 def engine_config(model: Model, parsed: ParsedArguments, environment: Environment) -> EngineConfig:
-    """The configuration of the engine before a backend is chosen."""
+    """Create the configuration of the engine before a backend is chosen."""
     options = parsed.options
     return EngineConfig(
         backend=options.backend,
@@ -40,10 +40,10 @@ def select_backend(
     *,
     registry: BackendRegistry,
 ) -> tuple[EngineConfig, Selection]:
-    """The backend, and the configuration that names it. With `auto`, a backend answers before it
-    sees its own options.
+    """Choose the backend. Returns the configuration for it and the selection. With `auto`, the
+    backends are compared before their own options are read.
 
-    Raises `BackendError`, and `UsageError` for a wrong option of the backend's own.
+    Raises `BackendError`, and `UsageError` if an option of the backend has an invalid value.
     """
     config = engine_config(model, parsed, environment)
     name = parsed.options.backend
@@ -60,8 +60,8 @@ def with_plugin_options(
     parsed: ParsedArguments,
     variables: Mapping[str, str],
 ) -> EngineConfig:
-    """The configuration for this candidate, with the values of its own options. Raises
-    `UsageError`.
+    """Return the configuration for this backend, with the values of the options that it defines.
+    Raises `UsageError` if a value is invalid.
     """
     declared = () if candidate.info is None else candidate.info.options
     rows = [PluginOption(option.name, option.default, option.choices) for option in declared]

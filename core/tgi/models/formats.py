@@ -1,4 +1,4 @@
-"""The model formats that the backends read, and the files that they need, in preferred order."""
+"""The model formats that the installed backends support, and the files that they require."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from tgi.plugins import AUTO, BackendRegistry, Candidate
 __all__ = ["FoundWeights", "ReadableFormats", "installed_formats", "usable_formats"]
 
 _KNOWN = (SAFETENSORS, GGUF)
-"""Formats that are recognized even if no installed backend reads them."""
+"""Formats that are recognized even if no installed backend supports them."""
 
 
 @final
 @dataclass(frozen=True)
 class FoundWeights:
-    """Files with weights in one format. `is_readable`: one of the candidates reads the format."""
+    """Files with weights in one format. `is_readable` is True if a candidate supports the
+    format.
+    """
 
     model_format: ModelFormat
     files: tuple[str, ...]
@@ -28,8 +30,8 @@ class FoundWeights:
 @final
 @dataclass(frozen=True)
 class ReadableFormats:
-    """The formats that `candidates` read; the preferred candidate comes first. The other installed
-    backends are loaded only to recognize a format that no candidate reads.
+    """The formats that `candidates` support. The preferred candidate is first. Other installed
+    backends are used only to recognize formats that no candidate supports.
     """
 
     registry: BackendRegistry
@@ -37,23 +39,23 @@ class ReadableFormats:
 
     @property
     def formats(self) -> tuple[ModelFormat, ...]:
-        """The formats in order of preference, each once."""
+        """The formats in order of preference, without duplicates."""
         return tuple(_by_name(form for wanted in self._wanted for form in wanted.formats))
 
     def patterns(self, model_format: ModelFormat) -> tuple[str, ...]:
-        """File name patterns of everything but the weights, as wanted by the first candidate that
-        reads the format.
+        """File name patterns of all required files except the weights. They are defined by the
+        first candidate that supports the format.
         """
         wanted = (w for w in self._wanted if w.reads(model_format.name))
         return next(wanted, ModelFilesWanted()).patterns
 
     def recognize(self, file_name: str) -> ModelFormat | None:
-        """The format of a file with weights, by its name; None for other files."""
+        """Return the format of a weight file by its name, or None for other files."""
         return next((form for form in self._all_formats() if form.matches(file_name)), None)
 
     def find_weights(self, file_names: Sequence[str]) -> FoundWeights | None:
-        """The files with weights in the most preferred format of which there are any. None if no
-        file is in a known format.
+        """Return the weight files in the most preferred format for which there are files, or None
+        if no file is in a known format.
         """
         readable = {form.name for form in self.formats}
         for form in self._all_formats():
@@ -67,7 +69,9 @@ class ReadableFormats:
         return wanted or (ModelFilesWanted(),)
 
     def _all_formats(self) -> Iterator[ModelFormat]:
-        """Formats of the candidates, then other known ones, then those of other backends."""
+        """Yield the formats of the candidates, other known formats, then those of other
+        backends.
+        """
         seen = set[str]()
         for form in (*self.formats, *_KNOWN, *self._others()):
             if form.name not in seen:
@@ -81,15 +85,15 @@ class ReadableFormats:
 
 
 def usable_formats(registry: BackendRegistry, backend: str) -> ReadableFormats:
-    """The formats of the backends that may serve here: of the named one, or of those among which
-    `auto` chooses. Raises `BackendError` if no backend can be used.
+    """The formats of the backends that can be used on this machine: the named backend, or with
+    `auto` all backends that can be selected. Raises `BackendError` if there is none.
     """
     return ReadableFormats(registry, registry.usable(backend))
 
 
 def installed_formats(registry: BackendRegistry, backend: str = AUTO) -> ReadableFormats:
-    """The formats of all installed backends, whether or not they can be used on this machine: first
-    the named backend, then those among which `auto` chooses, then the others.
+    """The formats of all installed backends, even if a backend cannot be used on this machine. The
+    named backend is first. The backends that `auto` can select follow, then the others.
     """
 
     def rank(candidate: Candidate) -> tuple[bool, bool, int]:

@@ -1,4 +1,4 @@
-"""From a hub id to the model in the hub's cache. Only files that the backend needs are fetched."""
+"""Downloads the required files of a model from the hub to the hub's cache."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _UNAUTHORIZED = 401  # the hub does not reveal which private models exist
 @final
 @dataclass(frozen=True)
 class HubModel:
-    """A repository on the hub and, for a single-file format, the file in it; empty = no file was
-    named.
+    """A repository on the hub. For a single-file format, `file` is the path of the model file in
+    the repository. It is empty if the user did not specify a file.
     """
 
     model_id: str
@@ -37,7 +37,7 @@ class HubModel:
 @final
 @dataclass(frozen=True)
 class _Listing:
-    """The hub's answer about a repository."""
+    """The files and the task of a repository, as reported by the hub."""
 
     files: tuple[str, ...]
     pipeline_tag: str | None
@@ -46,8 +46,8 @@ class _Listing:
 @final
 @dataclass(frozen=True)
 class _Request:
-    """The files to fetch. `file` is the model file of a single-file format; empty for a folder, or
-    if the files of the repository are not known.
+    """The files to download. `file` is the model file in a single-file format. It is empty if the
+    model is a folder, or if the files of the repository are unknown.
     """
 
     patterns: tuple[str, ...]
@@ -62,16 +62,16 @@ def fetch_model(
     readable: ReadableFormats,
     log: Callable[[str], None],
 ) -> ModelSource:
-    """Fetch the model in the format that the backend prefers, or find it in the cache. Raises
+    """Download the model in the format that the backend prefers, or find it in the cache. Raises
     `ModelError`.
 
-    The format is chosen from the list of the repository's files before a file is fetched.
+    The format is chosen before the download from the list of files in the repository.
     """
     log(f"Fetching `{model.model_id}` from the hub, or from its cache.")
     listing = _list_files(model, options, environment)
     request = _choose_files(model, listing, readable)
     is_pinned = _COMMIT.fullmatch(options.revision or "") is not None
-    # never pickled weights, and code only of a commit that the user named
+    # Pickled weights are never downloaded. Code is downloaded only if the user specified a commit.
     code = ("*.py",) if options.trust_remote_code and is_pinned else ()
     folder = _fetch(model, options, environment, (*request.patterns, *code))
     if request.file and request.model_format is not None:
@@ -92,7 +92,7 @@ def fetch_model(
 
 
 def _choose_files(model: HubModel, listing: _Listing | None, readable: ReadableFormats) -> _Request:
-    """The files to fetch, by the files that the repository has. Raises `ModelError`."""
+    """Choose the files to download from those in the repository. Raises `ModelError`."""
     if model.file:
         model_format = readable.recognize(model.file)
         if model_format is None or (listing is not None and model.file not in listing.files):
@@ -115,8 +115,8 @@ def _choose_files(model: HubModel, listing: _Listing | None, readable: ReadableF
 def _list_files(
     model: HubModel, options: ServeOptions, environment: Environment
 ) -> _Listing | None:
-    """The files of the repository; None if the hub does not answer. Why it does not is found out
-    when the files are fetched.
+    """List the files of the repository. Returns None if the hub does not return them. The
+    download then reports the error.
     """
     if environment.hf_hub_offline:
         return None
@@ -145,8 +145,10 @@ def _list_files(
 def _fetch(
     model: HubModel, options: ServeOptions, environment: Environment, patterns: tuple[str, ...]
 ) -> Path:
-    """The folder of the cache with the files that match `patterns`. Raises `ModelError`."""
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - as above
+    """Download the files that match `patterns`. Returns their folder in the cache. Raises
+    `ModelError`.
+    """
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - see `_list_files`
     from huggingface_hub.errors import (  # noqa: PLC0415
         GatedRepoError,
         HfHubHTTPError,
@@ -175,7 +177,7 @@ def _fetch(
         ) from error
     except GatedRepoError as error:
         raise ModelError(
-            f"The model `{model_id}` is gated and this token may not read it.",
+            f"The model `{model_id}` is gated, and this token has no access to it.",
             "Accept its terms, then set HF_TOKEN.",
         ) from error
     except RevisionNotFoundError as error:

@@ -1,5 +1,5 @@
-"""A description of a checkpoint from its config and weight headers alone, and the answer of each
-installed backend to it.
+"""Describes a model from its config and the headers of its weight files, and reports the support of
+each installed backend for it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["BackendStatus", "ModelCard", "Part", "inspect_model"]
 
 
 class Part(msgspec.Struct, frozen=True):
-    """Weights of one part of the model, as they are stored."""
+    """The size of one part of the model. Sizes are those in the checkpoint."""
 
     name: str
     parameters: int
@@ -30,8 +30,8 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class BackendStatus(msgspec.Struct, frozen=True):
-    """What one installed backend answers: `native`, `slow`, or `no`, and the memory it would
-    take.
+    """The support of one installed backend for the model. `status` is `native`, `slow` or `no`.
+    `memory` contains the memory that the backend would need, by purpose.
     """
 
     backend: str
@@ -42,9 +42,11 @@ class BackendStatus(msgspec.Struct, frozen=True):
 
 
 class ModelCard(msgspec.Struct, frozen=True):
-    """A description of a model. `is_built_in`: the family is data of this project, not left to a
-    fallback. `parameters` and `parts` are read from the headers of safetensors files; in other
-    formats there are no parts, and `parameters` is None if only these headers give the number.
+    """A description of a model.
+
+    `is_built_in` is True if this project describes the architecture. Otherwise the model requires a
+    backend with a fallback. `parts` is read from the headers of safetensors files and is empty for
+    other formats. `parameters` is None if the number of parameters is unknown.
     """
 
     model: str
@@ -62,7 +64,7 @@ class ModelCard(msgspec.Struct, frozen=True):
 
 
 def inspect_model(model: Model, options: ServeOptions, registry: BackendRegistry) -> ModelCard:
-    """Describe the model and ask every installed backend about it. Raises `ModelError`."""
+    """Describe the model and query every installed backend. Raises `ModelError`."""
     source, spec = model.source, model.spec
     is_safetensors = source.model_format.name == SAFETENSORS.name
     tensors = stored_tensors(source.path) if is_safetensors else {}
@@ -90,8 +92,8 @@ def inspect_model(model: Model, options: ServeOptions, registry: BackendRegistry
 
 
 def _parts(tensors: Mapping[str, StoredTensor]) -> tuple[Part, ...]:
-    """Tensors by their name without the layer: `model.layers.3.mlp.up.weight` belongs to
-    `model.layers.*.mlp`.
+    """Group the tensors by their name without the layer index. For example,
+    `model.layers.3.mlp.up.weight` belongs to `model.layers.*.mlp`.
     """
     parameters, num_bytes = Counter[str](), Counter[str]()
     for name, stored in tensors.items():

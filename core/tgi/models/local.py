@@ -1,4 +1,4 @@
-"""From a path on this machine to the model in it."""
+"""Finds a model in a local folder or file."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from tgi.models.source import ModelSource
 
 __all__ = ["FolderNames", "find_in_folder", "find_local_model", "find_override"]
 
-_MAX_LISTED = 8  # names of files in an error message
+_MAX_LISTED = 8  # maximum number of file names in an error message
 
 
 @final
 @dataclass(frozen=True)
 class FolderNames:
-    """How error messages name a folder, and what they advise if it contains no model."""
+    """The name of a folder in error messages, and the remedy if it contains no model."""
 
     folder: str  # for example: The folder `models/a`
     remedy: str
 
 
 def find_local_model(model_id: str, path: Path, readable: ReadableFormats) -> ModelSource:
-    """The model in an existing folder or file. Raises `ModelError`."""
+    """Find the model in an existing folder or file. Raises `ModelError`."""
     if path.is_dir():
         names = FolderNames(f"The folder `{path}`", "Name a folder in Hugging Face format.")
         return find_in_folder(model_id, path, readable, names)
     model_format = readable.recognize(path.name)
     if model_format is None or not model_format.is_single_file:
         raise ModelError(
-            f"`{path}` is a file.", "Name the folder that holds config.json and the weights."
+            f"`{path}` is a file.", "Name the folder that contains config.json and the weights."
         )
     return ModelSource(model_id, path, model_format)
 
@@ -40,14 +40,14 @@ def find_local_model(model_id: str, path: Path, readable: ReadableFormats) -> Mo
 def find_in_folder(
     model_id: str, folder: Path, readable: ReadableFormats, names: FolderNames
 ) -> ModelSource:
-    """The model in a folder: the folder itself, or the only file of a single-file format. Raises
-    `ModelError`.
+    """Find the model in a folder: either the folder itself, or its only file in a single-file
+    format. Raises `ModelError` if there is no model or more than one.
     """
     found = _find_weights(folder, readable)
     if found is not None and found.model_format.is_single_file:
         return ModelSource(model_id, folder / only_file(found, names.folder), found.model_format)
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{names.folder} holds no config.json.", names.remedy)
+        raise ModelError(f"{names.folder} contains no config.json.", names.remedy)
     return (
         ModelSource(model_id, folder)
         if found is None
@@ -56,8 +56,8 @@ def find_in_folder(
 
 
 def find_override(model_id: str, folder: Path, readable: ReadableFormats) -> ModelSource:
-    """The model in the folder of `--weights-cache-override`, which replaces the model of that id.
-    Raises `ModelError`.
+    """Find the model in the folder of `--weights-cache-override`. It replaces the model with the id
+    `model_id`. Raises `ModelError`.
     """
     names = FolderNames(
         f"The folder `{folder}` of `--weights-cache-override`",
@@ -66,12 +66,12 @@ def find_override(model_id: str, folder: Path, readable: ReadableFormats) -> Mod
     source = find_in_folder(model_id, folder, readable, names)
     if not source.model_format.is_single_file and _find_weights(folder, readable) is None:
         pattern = source.model_format.patterns[0]
-        raise ModelError(f"{names.folder} holds no {pattern}.", names.remedy)
+        raise ModelError(f"{names.folder} contains no {pattern}.", names.remedy)
     return source
 
 
 def only_file(found: FoundWeights, where: str) -> str:
-    """The only file of a single-file format. Raises `ModelError` if there are several."""
+    """Return the only file of a single-file format. Raises `ModelError` if there are several."""
     if len(found.files) == 1:
         return found.files[0]
     listed = ", ".join(found.files[:_MAX_LISTED])

@@ -1,4 +1,4 @@
-"""What will fit: the arithmetic of weights and cache before anything is loaded."""
+"""Estimates the memory of the weights and of the KV cache before the model is loaded."""
 
 from __future__ import annotations
 
@@ -11,36 +11,38 @@ from tgi.backend import DeviceInfo, MemoryItem
 __all__ = ["MemoryEstimate", "estimate_memory"]
 
 _WEIGHTS = "weights"
-_TOKEN = "KV cache of one token"  # noqa: S105 - labels of `Support.memory`
+_TOKEN = "KV cache of one token"  # noqa: S105 - a label of `Support.memory`
 _SEQUENCE = "state of one sequence"
-_UNKNOWN_CONTEXT = 4096  # tokens, where neither the user nor the model names a limit
+_UNKNOWN_CONTEXT = 4096  # context length in tokens if neither the user nor the model defines it
 
 
 class MemoryEstimate(msgspec.Struct, frozen=True):
-    """Bytes and tokens; None = not known. What a step takes for a moment comes off `left_bytes`
-    when the server starts.
+    """An estimate in bytes and tokens. Unknown values are None.
+
+    The estimate does not include the temporary memory of a step. The server subtracts it from
+    `left_bytes` at startup.
     """
 
-    device_bytes: int | None  # of the devices that hold the model, together
-    usable_bytes: int | None  # the fraction of it that the user allows
+    device_bytes: int | None  # total memory of the devices that run the model
+    usable_bytes: int | None  # the fraction of `device_bytes` that the user allows
     weights_bytes: int | None
-    token_bytes: int | None  # one token in the cache
-    sequence_bytes: int | None  # what a sequence of any length keeps beside its tokens
-    left_bytes: int | None  # usable beside the weights
-    cache_tokens: int | None  # at most, over all sequences
-    max_total_tokens: (
-        int  # of one sequence: as given, else the model's context, as far as the cache holds it
-    )
-    num_full_sequences: int | None  # sequences of that length that fit at a time
-    requested_cache_tokens: int | None = None
+    token_bytes: int | None  # size of one token in the KV cache
+    sequence_bytes: int | None  # size of the state of a sequence that is independent of its length
+    left_bytes: int | None  # `usable_bytes` minus `weights_bytes`
+    cache_tokens: int | None  # maximum number of tokens in the KV cache, over all sequences
+    # Maximum length of a sequence: the requested length if there is one. Otherwise, the smaller of
+    # the model's context length and `cache_tokens`.
+    max_total_tokens: int
+    num_full_sequences: int | None  # number of sequences of that length that fit into the cache
+    requested_cache_tokens: int | None = None  # `--max-batch-total-tokens`
 
     @property
     def problem(self) -> str:
-        """Why this cannot work; empty if it can."""
+        """The reason why the model cannot run with these limits, or an empty string."""
         if self.left_bytes is not None and self.left_bytes <= 0:
             return (
-                f"the weights take {self.weights_bytes} bytes and {self.usable_bytes} bytes of"
-                " memory may be used"
+                f"the weights need {self.weights_bytes} bytes, but only {self.usable_bytes} bytes"
+                " of memory may be used"
             )
         if (
             self.requested_cache_tokens is not None
@@ -48,8 +50,8 @@ class MemoryEstimate(msgspec.Struct, frozen=True):
             and self.requested_cache_tokens > self.cache_tokens
         ):
             return (
-                f"`--max-batch-total-tokens {self.requested_cache_tokens}` is beyond the"
-                f" {self.cache_tokens} tokens that may fit"
+                f"`--max-batch-total-tokens {self.requested_cache_tokens}` exceeds the"
+                f" {self.cache_tokens} tokens for which there is memory"
             )
         if self.num_full_sequences == 0:
             return (
@@ -69,8 +71,8 @@ def estimate_memory(
     max_total_tokens: int | None = None,
     max_batch_total_tokens: int | None = None,
 ) -> MemoryEstimate:
-    """The estimate for a model on the first `num_shard` devices. `items` are those of
-    `Support.memory`.
+    """Estimate the memory of a model on the first `num_shard` devices. `items` is the memory that
+    the backend reports in `Support.memory`.
     """
     each = {item.label: item.num_bytes for item in items}
     weights, token, sequence = each.get(_WEIGHTS), each.get(_TOKEN), each.get(_SEQUENCE)

@@ -1,4 +1,4 @@
-"""From `--model-id` to a model on this machine and its description."""
+"""Finds the model of `--model-id`, and reads its description."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def find_model(
     readable: ReadableFormats,
     log: Callable[[str], None],
 ) -> ModelSource:
-    """Find the model on this machine or fetch it from the hub; without a name, find the demo.
-    Raises `ModelError` with the cause and the remedy.
+    """Find the model on this machine, or download it from the hub. Without a model id, the demo
+    model is used. Raises `ModelError`.
     """
     model_id = options.model_id
     if model_id is None:
-        from tgi.demo import demo_model_path  # noqa: PLC0415 - only if it is served
+        from tgi.demo import demo_model_path  # noqa: PLC0415 - imported only if it is used
 
         log("No model was named: serving the demo model.")
         return ModelSource("tgi/demo", demo_model_path(log))
@@ -55,8 +55,9 @@ def describe_model(
     environment: Environment,
     readable: ReadableFormats,
 ) -> Model:
-    """Read the description of the model: from its config.json, else by a backend that reads the
-    format. Raises `ModelError`, and `BackendError` if no backend reads the format.
+    """Read the description of the model from its config.json. If there is none, a backend that
+    supports the format describes the model. Raises `ModelError`, and `BackendError` if no backend
+    supports the format.
     """
     if (source.folder / "config.json").is_file():
         spec = load_spec(
@@ -82,8 +83,8 @@ def describe_model(
 
 
 def find_tokenizer(model: Model) -> Path:
-    """The folder of the model's tokenizer. Raises `ModelError` if a model of a single-file format
-    has none.
+    """Return the folder of the model's tokenizer. Raises `ModelError` if a model in a single-file
+    format has no tokenizer.
     """
     folder, source = model.tokenizer_folder, model.source
     if source.model_format.is_single_file and not any(
@@ -97,13 +98,13 @@ def find_tokenizer(model: Model) -> Path:
 
 
 def check_weights(source: ModelSource, readable: ReadableFormats) -> None:
-    """Raise `ModelError` if a fetched model has no weights in a format that a backend reads."""
+    """Raise `ModelError` if the model has no weights in a format that a backend supports."""
     if source.path.is_file():
         return
     if not any(source.model_format.matches(path.name) for path in source.path.iterdir()):
         names = " or ".join(form.name for form in readable.formats)
         raise ModelError(
-            f"`{source.model_id}` holds no weights in {names} format.",
+            f"`{source.model_id}` contains no weights in {names} format.",
             "Choose a model or revision that does.",
         )
 
@@ -125,8 +126,8 @@ def _no_description(source: ModelSource, readable: ReadableFormats) -> BackendEr
 
 
 def _hub_model(model_id: str, readable: ReadableFormats) -> HubModel | None:
-    """The hub model that an id names: `owner/name`, `name`, or `owner/name/FILE` for a file of a
-    single-file format. None if the id is the path of a folder.
+    """Parse a hub id: `owner/name`, `name`, or `owner/name/FILE` for a file in a single-file
+    format. Returns None if the id is the path of a folder.
     """
     if model_id.startswith(("/", ".", "~")) or model_id.endswith("/") or not model_id.strip():
         return None

@@ -1,4 +1,4 @@
-"""A model on this machine: its files, and what is known of it before a backend loads it."""
+"""Records of a model on this machine: its files, and its description."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class ModelSource:
 
     `path` is a folder in Hugging Face format, or the model file of a single-file format.
     `revision` is the commit on the hub and `pipeline_tag` the task that the hub lists for the
-    model; both are None for a local model. `is_pinned`: only the user can change the files, because
-    they are local or the user named a commit.
+    model. Both are None for a local model. `is_pinned` is True if only the user can change the
+    files, because they are local or the user specified a commit.
     """
 
     model_id: str
@@ -39,8 +39,8 @@ class ModelSource:
 @final
 @dataclass(frozen=True)
 class Model:
-    """A model whose description was read. `tokenizer_folder` is the folder in which the tokenizer
-    is expected; whether it is there is checked when it is read.
+    """A model and its description. `tokenizer_folder` is the folder in which the tokenizer is
+    expected. It has not been checked that the tokenizer exists.
     """
 
     source: ModelSource

@@ -1,4 +1,4 @@
-"""The application: which path leads where."""
+"""The ASGI application and its routing table."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ __all__ = ["create_app"]
 
 
 def create_app(state: ServerState) -> ASGIApp:
-    """The ASGI application over a started engine. The engine's figures feed the metrics from now
-    on.
+    """Create the ASGI application for a started engine. From then on, the statistics of the engine
+    update the metrics.
     """
     state.engine.add_stats_listener(state.metrics.observe_step)
     pipeline = GenerationPipeline(state, ConcurrencyLimiter(state.config.max_concurrent_requests))
@@ -48,8 +48,8 @@ def create_app(state: ServerState) -> ASGIApp:
 def _generation_paths(
     state: ServerState, pipeline: GenerationPipeline, info: InfoRoutes
 ) -> dict[str, PathRoute]:
-    """The routes that work with the model. The API key guards every `POST` but `/chat_tokenize`, as
-    in TGI.
+    """The routes that use the model. As in TGI, every `POST` except `/chat_tokenize` requires the
+    API key.
     """
     native, openai = NativeRoutes(state, pipeline), OpenAIRoutes(state, pipeline)
     responses, anthropic = ResponsesRoutes(state, pipeline), AnthropicRoutes(state, pipeline)
@@ -81,7 +81,7 @@ def _generation_paths(
 
 
 def _open_paths(state: ServerState, info: InfoRoutes) -> dict[str, PathRoute]:
-    """The routes that only tell something."""
+    """The routes that report information. They require no API key."""
     docs = DocsRoutes(state.config.version)
     return {
         "/v1/models": PathRoute(get=info.models),
@@ -98,8 +98,8 @@ def _open_paths(state: ServerState, info: InfoRoutes) -> dict[str, PathRoute]:
 
 
 def _add_platform_routes(paths: dict[str, PathRoute], config: ServerConfig) -> None:
-    """The names that Vertex AI gives to its two routes. A path that is ours already keeps its
-    meaning.
+    """Add the paths that Vertex AI configures for its two routes. They do not replace
+    other routes.
     """
     for path, ours in ((config.aip_predict_route, "/vertex"), (config.aip_health_route, "/health")):
         if path is not None and path.startswith("/"):

@@ -1,4 +1,4 @@
-"""What the routes of one server share."""
+"""The settings and components that all routes of one server share."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = ["Engine", "ServerConfig", "ServerState"]
 @final
 @dataclass(frozen=True)
 class ServerConfig:
-    """Facts and limits of one server. Lengths are in tokens; the names are those of TGI's options
-    and of `GET /info`.
+    """Settings and limits of one server. Lengths are in tokens. The names are those of TGI's
+    options and of `GET /info`.
     """
 
     model_id: str
@@ -45,24 +45,23 @@ class ServerConfig:
     disable_grammar_support: bool = False
     watermark_gamma: float = 0.5
     watermark_delta: float = 2.0
-    sha: str | None = None  # of the source
+    sha: str | None = None  # commit of the source code
     docker_label: str | None = None
-    decoder_start_token_id: int | None = (
-        None  # of a model whose encoder reads the text; its decoder starts with this
-    )
-    aip_predict_route: str | None = None  # Vertex AI's name for `/vertex`
-    aip_health_route: str | None = None  # and for `/health`
+    # First token of the decoder, if the model is an encoder-decoder model.
+    decoder_start_token_id: int | None = None
+    aip_predict_route: str | None = None  # additional path of `/vertex`, set by Vertex AI
+    aip_health_route: str | None = None  # additional path of `/health`, set by Vertex AI
 
     @property
     def returns_full_text(self) -> bool:
-        """Default of `return_full_text` on `POST /`: on where the pipeline is text generation, or
-        unknown.
+        """Default of `return_full_text` on `POST /`: True if the pipeline of the model is text
+        generation or unknown.
         """
         return self.model_pipeline_tag in (None, "text-generation")
 
     @property
     def system_fingerprint(self) -> str:
-        """Version and build, for the OpenAI routes."""
+        """Version and build of the server, for the responses of the OpenAI routes."""
         return f"{self.version}-{self.docker_label or 'native'}"
 
 
@@ -71,32 +70,32 @@ class Engine(Protocol):
 
     @property
     def agreement(self) -> Agreement:
-        """What was agreed with the backend."""
+        """The limits and features negotiated with the backend."""
 
     @property
     def is_healthy(self) -> bool:
-        """Whether an engine process serves now."""
+        """Whether an engine process is running."""
 
     def submit(self, request: Request, outputs: OutputQueue) -> SequenceStream:
-        """Queue a sequence whose outputs go to `outputs`. Raises `UnhealthyError` if the engine was
-        given up.
+        """Queue a sequence. Its outputs are added to `outputs`. Raises `UnhealthyError` if the
+        engine has crashed and will not be restarted.
         """
 
     async def check_health(self, deep: bool) -> bool:
-        """Ask the engine; `deep` makes it run a forward pass."""
+        """Check that the engine responds. If `deep` is set, the engine runs a forward pass."""
 
     def add_stats_listener(self, listener: Callable[[EngineStats], None]) -> None:
-        """Call `listener` with the figures of every step."""
+        """Register a function that is called with the statistics of every step."""
 
 
 @final
 @dataclass(frozen=True)
 class ServerState:
-    """The parts that the routes work with."""
+    """The components that the routes use."""
 
     config: ServerConfig
     engine: Engine
     tokenizer: TokenizerPool
     chat_template: ChatTemplateRenderer | None
     metrics: Metrics
-    span_exporter: SpanExporter | None = None  # None = no traces
+    span_exporter: SpanExporter | None = None  # None disables traces

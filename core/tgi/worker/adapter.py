@@ -27,15 +27,13 @@ from tgi.backend.errors import BackendError
 from tgi.backend.protocols import WorkerReporter
 from tgi.backend.records import (
     Float32Array,
-    Int32Array,
     ModelRunnerOutput,
-    NewSequence,
     SchedulerOutput,
     StepTimes,
 )
-from tgi.worker.adapter_step import AdapterStep, ForwardBatch, run_rows
-from tgi.worker.live_sequences import LiveSequences
+from tgi.worker.adapter_step import ForwardBatch, run_rows, token_batch
 from tgi.worker.parts import Progress
+from tgi.worker.sequences import SequenceTable
 from tgi.worker.step_checks import check_size
 from tgi.worker.step_worker import StepWorker
 
@@ -108,7 +106,7 @@ class AdapterPart:
         self._model = model
         self._plan = plan
         self._agreement: Agreement | None = None
-        self._sequences = LiveSequences()
+        self._table = SequenceTable(Limits(1, 1, 1), 1)
 
     def load(self, progress: Progress) -> None:
         """Read the weights."""
@@ -161,56 +159,43 @@ class AdapterPart:
         """Let the model allocate and compile. It gets one block more than negotiated, for `probe`
         and for padding.
         """
+        plan = agreement.kv_cache
+        # A sequence slot is one block that contains a whole sequence.
+        block_size = plan.block_size if plan.mode == "paged" else plan.sequence_slot_tokens
         self._agreement = agreement
-        self._model.allocate(self._num_slots + self._block_size, progress)
+        self._table = SequenceTable(agreement.limits, block_size)
+        self._model.allocate(plan.max_batch_total_tokens + block_size, progress)
 
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
         """Run the step."""
         began = time.perf_counter_ns()
-        check_size(step.rows, self._agreed.limits)
-        self._sequences.drop(step.dropped)
+        for handle in step.dropped:
+            self._table.drop(handle)
         for new in step.added:
-            self._introduce(new)
-        adapter_step = AdapterStep(self._block_size)
-        if step.copy_source:
-            adapter_step.copy_blocks(step.copy_source[0], step.copy_target[0])
-        rows = self._sequences.of_rows(step.rows)
+            slot = np.array([new.sequence_slot], np.int32)
+            self._table.add(new, new.block_tables or [slot])
+        check_size(step.rows, self._agreed.limits)
         prepared = time.perf_counter_ns()
-        output = run_rows(step, rows, adapter_step, self._model.forward, self._agreed.vocab_size)
-        times = StepTimes(prepare=prepared - began, forward=time.perf_counter_ns() - prepared)
-        return output(times)
+        result = run_rows(step, self._table, self._model.forward, self._agreed.vocab_size)
+        forward_ns = time.perf_counter_ns() - prepared
+        return result.output(step, StepTimes(prepare=prepared - began, forward=forward_ns))
 
     def probe(self) -> bool:
         """Compute one token in the block that no sequence has."""
-        step = AdapterStep(self._block_size)
-        step.add_row(
-            np.zeros(1, np.int32),
-            0,
-            np.array([self._num_slots // self._block_size], np.int32),
-            np.zeros(1, np.int64),
-        )
-        return bool(np.isfinite(self._model.forward(step.batch())).all())
+        block_size = self._table.block_size
+        block = self._agreed.kv_cache.max_batch_total_tokens // block_size
+        return bool(np.isfinite(self._model.forward(token_batch(block, block_size))).all())
 
     def close(self) -> None:
         """Release the model."""
         self._model.close()
-        self._sequences.clear()
+        self._table.clear()
 
     @property
     def _agreed(self) -> Agreement:
         if self._agreement is None:
             raise AssertionError("a worker that is ready has an agreement")
         return self._agreement
-
-    @property
-    def _block_size(self) -> int:
-        """A slot is treated as one block that holds a whole sequence."""
-        plan = self._agreed.kv_cache
-        return plan.block_size if plan.mode == "paged" else plan.sequence_slot_tokens
-
-    @property
-    def _num_slots(self) -> int:
-        return self._agreed.kv_cache.max_batch_total_tokens
 
     def _kv_cache(self, requested: RequestedLimits, limits: Limits) -> KVCachePlan:
         plan, length = self._plan, limits.max_total_tokens
@@ -235,13 +220,6 @@ class AdapterPart:
         return KVCachePlan(
             "paged", plan.block_size, (CacheGroup("full", math.ceil(num_tokens / plan.block_size)),)
         )
-
-    def _introduce(self, new: NewSequence) -> None:
-        is_paged = self._agreed.kv_cache.mode == "paged"
-        table: Int32Array = (
-            new.block_tables[0] if is_paged else np.array([new.sequence_slot], np.int32)
-        )
-        self._sequences.introduce(new, table, self._agreed.limits)
 
 
 def adapter_worker(model: ForwardModel, plan: AdapterPlan, reporter: WorkerReporter) -> StepWorker:

@@ -23,8 +23,7 @@ from tgi.backend import (
     Support,
     Worker,
     WorkerReporter,
-    reject_option,
-    reject_quantize,
+    rejected_options,
 )
 from tgi.worker.adapter import AdapterPlan, adapter_worker
 
@@ -57,7 +56,7 @@ class ExampleBackend:
 
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
         """Whether the backend can run the model with these options, and every reason if not."""
-        reasons = _refused_options(config)
+        reasons = list(rejected_options(config, _NAME, dtypes=("float32",)))
         if isinstance(spec, GenericSpec):
             reasons.append(f"the architecture `{spec.model_type}` is not known to this backend")
         else:
@@ -74,21 +73,6 @@ class ExampleBackend:
                 "Choose another model.",
             )
         return adapter_worker(ExampleModel(config.spec, Path(config.model_path)), _PLAN, reporter)
-
-
-def _refused_options(config: EngineConfig) -> list[str]:
-    refused = []
-    if config.dtype not in (None, "float32"):
-        refused.append(reject_option(_NAME, "dtype", config.dtype, "use float32"))
-    if config.quantize is not None:
-        refused.append(reject_quantize(_NAME, config.quantize))
-    if config.kv_cache_dtype is not None:
-        refused.append(
-            reject_option(_NAME, "kv_cache_dtype", config.kv_cache_dtype, "leave it out")
-        )
-    if config.num_shard > 1:
-        refused.append(reject_option(_NAME, "num_shard", config.num_shard, "use `--num-shard 1`"))
-    return refused
 
 
 def _refused_parts(spec: ModelSpec) -> list[str]:

@@ -69,7 +69,10 @@ def served(
     core = started(
         worker,
         RequestedLimits(
-            max_concurrent_requests=8, max_batch_prefill_tokens=64, max_total_tokens=128
+            max_concurrent_requests=8,
+            max_batch_prefill_tokens=64,
+            max_total_tokens=128,
+            features=("prefix_cache",),
         ),
     )
     assert worker.health(deep=True).ok

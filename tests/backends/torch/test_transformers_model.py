@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from tests.backends.checkpoints import save_checkpoint
 from tests.backends.scripted_core import RecordingReporter, started
 from tgi.architectures import load_spec
-from tgi.backend import EngineConfig, ModelError, RequestedLimits, SamplingParams
+from tgi.backend import FEATURES, EngineConfig, ModelError, RequestedLimits, SamplingParams
 from tgi_cpu import tgi_backend
 from tgi_torch.model.transformers_model import load_transformers_model
 
@@ -80,6 +80,7 @@ def served(request, checkpoints, monkeypatch):
         max_batch_prefill_tokens=256,
         max_total_tokens=96,
         max_batch_total_tokens=2048,
+        features=tuple(sorted(FEATURES)),
     )
     yield model, started(worker, requested), reporter
     worker.close()

@@ -250,7 +250,7 @@ def steps_asleep():
 
 def sleeps_at_once(inner, request):
     if request.name == "sleep":
-        inner._part._sequences.clear()
+        inner._part._table.clear()
     return inner.control(request)
 
 

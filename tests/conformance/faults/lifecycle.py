@@ -10,6 +10,7 @@ import numpy as np
 
 from tests.conformance.faults.wrappers import PLAN, struct
 from tgi.backend import GrammarMasks, Health, ModelError, StepError, WrongStateError
+from tgi.worker.sequences import SequenceTable
 
 
 def ignores_wrong_state(name):
@@ -55,9 +56,11 @@ def every_supported_feature(inner, requested):
 
 
 def accepts_more_sequences(inner, step):
-    inner._part._agreement = struct(
-        inner._part._agreement, limits=struct(inner._part._agreement.limits, max_sequences=1 << 20)
-    )
+    part = inner._part
+    limits = struct(part._agreement.limits, max_sequences=1 << 10)
+    if part._agreement.limits != limits:
+        part._agreement = struct(part._agreement, limits=limits)
+        part._table = SequenceTable(limits, part._table.block_size)
     inner.submit(step)
 
 

@@ -138,7 +138,7 @@ def test_a_usage_error_is_one_line_and_exits_with_two():
             ["./no-such-folder"],
             "The folder `no-such-folder` does not exist. Name an existing folder",
         ),
-        ([str(ROOT)], r"holds no config\.json"),
+        ([str(ROOT)], r"contains no config\.json"),
         ([str(ROOT / "README.md")], "is a file"),
         (["owner/name"], "not in the cache, and HF_HUB_OFFLINE is set"),
         (["owner name"], "neither a folder nor a hub id"),

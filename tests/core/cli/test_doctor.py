@@ -45,8 +45,8 @@ def test_the_context_length_is_reduced_to_fit_the_cache_unless_it_is_set():
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"items": (MemoryItem("weights", 9 * GIB),)}, "the weights take 9663676416 bytes"),
-        ({"max_batch_total_tokens": 4096}, "`--max-batch-total-tokens 4096` is beyond the 2048"),
+        ({"items": (MemoryItem("weights", 9 * GIB),)}, "the weights need 9663676416 bytes"),
+        ({"max_batch_total_tokens": 4096}, "`--max-batch-total-tokens 4096` exceeds the 2048"),
     ],
 )
 def test_a_lack_of_memory_is_a_problem(changes, part):

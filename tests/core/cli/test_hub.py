@@ -125,7 +125,7 @@ def test_downloads_and_rejected_downloads(hub, tmp_path):
     assert (token[0], Path(token[1]).name) == (0, COMMIT)
     assert "gated" in one_line(gated)
     assert "no folder and no hub model `ours/nothing`" in one_line(unknown)
-    assert "holds no weights in safetensors format" in one_line(pickled)
+    assert "contains no weights in safetensors format" in one_line(pickled)
     assert not [path for path in hub.asked if path.endswith(SECRET_FILES)]
 
 
@@ -176,4 +176,5 @@ def test_a_folder_can_override_the_hub_model(tmp_path, tiny_model, monkeypatch):
     with running_server("ours/tiny", "null", tmp_path / "log") as server:
         assert httpx.get(f"{server.url}/info").json()["model_id"] == "ours/tiny"
     done = serve(tmp_path, "ours/tiny", WEIGHTS_CACHE_OVERRIDE=str(tmp_path))
-    assert "`--weights-cache-override` holds no config.json" in done.stderr.strip().splitlines()[-1]
+    last_line = done.stderr.strip().splitlines()[-1]
+    assert "`--weights-cache-override` contains no config.json" in last_line

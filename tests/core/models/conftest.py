@@ -1,4 +1,4 @@
-"""A single-file model, and an installation that has a backend for it."""
+"""Fixtures: a single-file model, and installed backends that can or cannot read it."""
 
 import shutil
 from importlib import metadata
@@ -15,7 +15,7 @@ ENTRY_POINT = metadata.EntryPoint("onefile", "tests.core.models.onefile", ENTRY_
 
 @pytest.fixture(scope="session")
 def single_file(tmp_path_factory, tiny_model):
-    """The tiny model as one file, in a folder of its own."""
+    """The tiny model as one file, which is the only file in its folder."""
     path = tmp_path_factory.mktemp("single") / "tiny.gguf"
     with ZipFile(path, "w") as archive:
         for file in sorted(tiny_model.iterdir()):
@@ -25,7 +25,7 @@ def single_file(tmp_path_factory, tiny_model):
 
 @pytest.fixture
 def without_reader():
-    """The installed backends; none of them reads a single file."""
+    """The installed backends, none of which reads single files."""
     return BackendRegistry()
 
 
@@ -37,7 +37,7 @@ def with_reader():
 
 @pytest.fixture(scope="session")
 def installed_reader(tmp_path_factory):
-    """A folder which, as an entry of PYTHONPATH, installs the package of `onefile`."""
+    """A folder with the package of `onefile`. It is installed if the folder is in PYTHONPATH."""
     folder = tmp_path_factory.mktemp("onefile")
     shutil.copy(Path(__file__).with_name("onefile.py"), folder / "tgi_onefile.py")
     facts = folder / "tgi_onefile-1.0.dist-info"

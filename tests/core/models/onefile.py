@@ -1,8 +1,7 @@
 """A backend of a third party that serves a model from a single file.
 
-The content of a file with the suffix `.gguf` is a ZIP archive of a tiny checkpoint here: what is
-tested is the path of one file through the core, not a format. The tests copy this module into a
-package of its own.
+The tests check how the core handles a single file, not a format. Here, a file with the suffix
+`.gguf` is therefore a ZIP archive of a tiny checkpoint. The tests copy this module into a package.
 """
 
 from pathlib import Path

@@ -7,7 +7,7 @@ from tgi.backend import hookimpl
 
 
 class SilentBackend:
-    """Reads the format; does not describe a model."""
+    """Reads the format, but does not describe models."""
 
     def __init__(self):
         reader = OnefileBackend()

@@ -1,4 +1,4 @@
-"""From a model id to the files of the model: those that are chosen or rejected, by backend."""
+"""The files that are chosen or rejected for a model id, depending on the backend."""
 
 import shutil
 from importlib import metadata
@@ -91,9 +91,7 @@ def test_a_format_that_no_backend_reads(single_file, without_reader, tmp_path):
     assert str(raised.value) == f"The backend `null` cannot be used: {NO_READER}."
 
 
-def test_a_backend_that_does_not_read_the_format_names_the_one_that_does(
-    single_file, with_reader, tiny_model
-):
+def test_the_error_names_a_backend_that_reads_the_format(single_file, with_reader, tiny_model):
     config = EngineConfig("null", str(single_file), load_spec(tiny_model), model_format="gguf")
     support = with_reader.supported("null", config.spec, config).support
     assert (support.status, support.reasons) == (
@@ -112,7 +110,7 @@ def test_a_backend_that_does_not_read_the_format_names_the_one_that_does(
         ("broken", BackendError, r"`onefile` failed to describe .*: ZeroDivisionError"),
     ],
 )
-def test_a_reader_that_gives_no_description(single_file, tmp_path, plugin, error, text):
+def test_a_backend_that_does_not_describe_the_model(single_file, tmp_path, plugin, error, text):
     value = f"tests.core.models.other_readers:{plugin}"
     point = metadata.EntryPoint("onefile", value, ENTRY_POINT_GROUP)
     readable = usable_formats(BackendRegistry([point]), "onefile")
@@ -129,7 +127,7 @@ def test_a_damaged_file_is_named(with_reader, tmp_path):
         describe(find(path, readable), readable, tmp_path)
 
 
-def test_a_file_without_a_tokenizer_says_what_is_missing(tiny_model, tmp_path):
+def test_a_missing_tokenizer_is_reported(tiny_model, tmp_path):
     model = Model(ModelSource("a", tmp_path / "a.gguf", GGUF), load_spec(tiny_model), tmp_path)
     with pytest.raises(ModelError, match=r"There is no tokenizer for .*a\.gguf"):
         find_tokenizer(model)
@@ -171,10 +169,10 @@ def test_a_folder_in_place_of_the_model(single_file, with_reader, tmp_path):
     source = find("owner/name", readable, weights_cache_override=str(single_file.parent))
     assert (source.model_id, source.path) == ("owner/name", single_file)
     (tmp_path / "config.json").touch()
-    with pytest.raises(ModelError, match=r"`--weights-cache-override` holds no \*\.safetensors"):
+    with pytest.raises(ModelError, match=r"`--weights-cache-override` contains no \*\.safetensors"):
         find("owner/name", readable, weights_cache_override=str(tmp_path))
 
 
-def test_a_named_backend_that_is_not_there_ends_before_the_model_is_looked_for(with_reader):
+def test_a_missing_backend_is_reported_before_the_model_is_searched(with_reader):
     with pytest.raises(BackendError, match="`nil` is not installed"):
         usable_formats(with_reader, "nil")

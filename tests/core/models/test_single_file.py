@@ -1,6 +1,4 @@
-"""A model in one file from outside: commands, a server, and a hub whose repositories have only such
-files.
-"""
+"""Single-file models in commands, in a running server, and in the repositories of a hub."""
 
 import json
 import os
@@ -24,12 +22,14 @@ for arguments in json.loads(sys.argv[1]):
         code = main(arguments)
     print(json.dumps([code, out.getvalue().strip(), err.getvalue().strip()]))
 """
-"""Several commands in one process: importing the hub's client takes longer than all of them."""
+"""Runs several commands in one process, because importing the hub's client takes longer than they
+do.
+"""
 
 
 def commands(home, *runs, reader=None, hub_url=""):
-    """(exit code, standard output, standard error) of each command; `reader` is a folder with the
-    package of a backend that reads single files.
+    """Run the commands. Returns the exit code, the standard output and the standard error of each.
+    `reader` is a folder with the package of a backend that reads single files.
     """
     environment = {
         "PATH": "",
@@ -105,7 +105,7 @@ def test_commands_on_a_file_that_a_backend_reads(tmp_path, single_file, installe
 def test_a_server_serves_a_single_file(
     tmp_path, single_file, tiny_model, installed_reader, monkeypatch
 ):
-    """The response is that of the same weights in a folder."""
+    """The response is the same as for a folder with the same weights."""
     before = os.environ.get("PYTHONPATH", "")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(installed_reader), before])))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -133,7 +133,7 @@ def hub(single_file, tiny_model):
 
 
 def fetched(hub, repository):
-    """Names of the files of a repository that were asked for."""
+    """Return the names of the files of `repository` that were requested."""
     mark = f"{repository}/resolve/{COMMIT}/"
     return {path.removeprefix(mark) for path in hub.asked if path.startswith(mark)}
 
@@ -155,7 +155,7 @@ def test_a_repository_of_a_format_that_no_backend_reads_is_not_fetched(hub, tmp_
     assert not fetched(hub, "ours/one")
 
 
-def test_only_the_files_that_the_backend_wants_are_fetched(hub, tmp_path, installed_reader):
+def test_only_the_files_that_the_backend_requires_are_fetched(hub, tmp_path, installed_reader):
     hub.asked.clear()
     one, several, named, missing, preferred, onefile, null = commands(
         tmp_path,

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from tgi.architectures import load_spec
-from tgi.backend import QUANTIZATION_MEANINGS, EngineConfig, reject_option, reject_quantize
+from tgi.backend import QUANTIZATION_MEANINGS, EngineConfig, rejected_options
 from tgi.config import OPTIONS, REJECTABLE_OPTIONS, option_meaning
 from tgi.plugins import BackendRegistry
 
@@ -61,17 +61,49 @@ def test_every_choice_has_a_meaning():
     assert option_meaning("quantize", "int3") is None
 
 
-def test_a_reason_names_option_meaning_backend_and_remedy():
-    assert reject_quantize("x", "gptq", ["int8", "int4"]) == (
-        "`--quantize gptq` reads checkpoints that were quantized with GPTQ, which the backend `x`"
-        " cannot do; serve the unquantized checkpoint with one of int8, int4"
-    )
-    assert reject_quantize("x", "fp8", ["int8"]).endswith("; use one of int8")
-    assert reject_quantize("x", "int8").endswith("; leave it out")
-    assert reject_quantize("x", "int3", ["int8"]) == (
-        "`--quantize int3` is not a value of this option; use one of int8"
-    )
-    assert reject_option("x", "num_shard", 2, "use `--num-shard 1`") == (
-        "`--num-shard 2` splits the model over 2 devices, which the backend `x` cannot do; use"
-        " `--num-shard 1`"
-    )
+@pytest.mark.parametrize(
+    ("changes", "supported", "reason"),
+    [
+        (
+            {"quantize": "gptq"},
+            {"quantize": ("int8", "int4")},
+            "`--quantize gptq` reads checkpoints that were quantized with GPTQ, which the backend"
+            " `x` cannot do; serve the unquantized checkpoint and use one of int8, int4",
+        ),
+        (
+            {"quantize": "fp8"},
+            {"quantize": ("int8",)},
+            "`--quantize fp8` rounds the weights to 8-bit floating-point numbers while they are"
+            " loaded, which the backend `x` cannot do; use int8",
+        ),
+        (
+            {"quantize": "gptq"},
+            {},
+            "`--quantize gptq` reads checkpoints that were quantized with GPTQ, which the backend"
+            " `x` cannot do; leave it out",
+        ),
+        (
+            {"quantize": "int3"},
+            {"quantize": ("int8",)},
+            "`--quantize int3` is not a value of this option; use int8",
+        ),
+        (
+            {"num_shard": 2},
+            {"max_shards": 1},
+            "`--num-shard 2` splits the model over 2 devices, which the backend `x` cannot do; the"
+            " maximum is 1",
+        ),
+    ],
+)
+def test_a_reason_names_option_meaning_backend_and_remedy(tiny_model, changes, supported, reason):
+    config = EngineConfig("x", str(tiny_model), load_spec(tiny_model), **changes)
+    assert rejected_options(config, "x", **supported) == (reason,)
+
+
+def test_supported_values_are_not_rejected(tiny_model):
+    spec = load_spec(tiny_model)
+    config = EngineConfig("x", str(tiny_model), spec, dtype="float16", num_shard=4)
+    assert rejected_options(config, "x", dtypes=("float16",), max_shards=4) == ()
+    assert rejected_options(config, "x", dtypes=("float16",), max_shards=None) == ()
+    config = EngineConfig("x", str(tiny_model), spec, quantize="int8")
+    assert rejected_options(config, "x", quantize=("int8",)) == ()

@@ -72,7 +72,7 @@ async def test_every_sequence_of_best_of_starts_with_the_prompt(make_client):
     assert len(other["top_tokens"]) == len(parsed["details"]["top_tokens"]) == 2
 
 
-async def test_every_sequence_takes_a_concurrency_slot(make_client):
+async def test_every_sequence_occupies_a_concurrency_slot(make_client):
     async with make_client(RankedEngine(-1.0, -2.0), max_concurrent_requests=1) as client:
         response = await client.post("/generate", json=native(best_of=2))
         alone = await client.post("/generate", json=native(best_of=1))

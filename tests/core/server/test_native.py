@@ -241,7 +241,7 @@ class CutOffEngine(FakeEngine):
         return stream
 
 
-async def test_a_generation_that_is_cut_off_says_so(make_client):
+async def test_an_incomplete_generation_is_reported(make_client):
     async with make_client(CutOffEngine([SequenceOutput(0, [5])])) as client:
         response = await client.post("/generate", json=body())
         stream = await client.post("/generate_stream", json=body())

@@ -236,7 +236,7 @@ async def test_chat_rejects(make_client, fields):
     assert response.status_code == 422
     assert any(
         words in response.json()["error"]
-        for words in ("not supported", "only text", "needs `logprobs`")
+        for words in ("not supported", "only text", "requires `logprobs`")
     )
 
 

@@ -200,9 +200,9 @@ async def test_kserve_infers_bytes(make_client):
     ],
 )
 async def test_kserve_reports_the_position_of_invalid_utf8(make_client, data, text):
-    inputs = [{"name": "i", "shape": [1], "datatype": "BYTES", "data": list(data)}]
+    tensors = [{"name": "i", "shape": [1], "datatype": "BYTES", "data": list(data)}]
     async with make_client() as client:
-        response = await client.post(INFER, json=infer_body(PROMPT, inputs=inputs))
+        response = await client.post(INFER, json=infer_body(PROMPT, inputs=tensors))
     assert response.json() == {"error": text, "error_type": "utf8"}
 
 

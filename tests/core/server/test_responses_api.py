@@ -19,8 +19,8 @@ def ended(tokenizer):
 async def test_a_response_that_reaches_the_length_limit(make_client):
     engine = FakeEngine()
     async with make_client(engine) as client:
-        reply = await client.post("/v1/responses", json=BODY)
-    parsed, num_prompt = reply.json(), len(engine.requests[0].prompt_token_ids)
+        response = await client.post("/v1/responses", json=BODY)
+    parsed, num_prompt = response.json(), len(engine.requests[0].prompt_token_ids)
     assert (parsed["object"], parsed["status"], parsed["store"]) == (
         "response",
         "incomplete",
@@ -36,7 +36,7 @@ async def test_a_response_that_reaches_the_length_limit(make_client):
     assert [part["type"] for part in message["content"]] == ["output_text"]
     assert (parsed["usage"]["input_tokens"], parsed["usage"]["output_tokens"]) == (num_prompt, 3)
     assert parsed["usage"]["total_tokens"] == num_prompt + 3
-    assert reply.headers["x-generated-tokens"] == "3"
+    assert response.headers["x-generated-tokens"] == "3"
 
 
 async def test_a_complete_response(make_client, tokenizer):
@@ -65,10 +65,10 @@ async def test_a_conversation_becomes_a_prompt(make_client, tokenizer):
         },
     ]
     async with make_client(engine) as client:
-        reply = await client.post(
+        response = await client.post(
             "/v1/responses", json={"input": items, "instructions": "be", "max_output_tokens": 1}
         )
-    assert reply.json()["instructions"] == "be"
+    assert response.json()["instructions"] == "be"
     prompt = "system: be\nuser: fox\nassistant: dog\nsystem: quick\nassistant: "
     assert (
         engine.requests[0].prompt_token_ids
@@ -80,8 +80,8 @@ async def test_a_conversation_becomes_a_prompt(make_client, tokenizer):
 async def test_the_events_of_a_stream(make_client, tokenizer, is_cut):
     engine = FakeEngine() if is_cut else ended(tokenizer)[0]
     async with make_client(engine) as client:
-        reply = await client.post("/v1/responses", json=BODY | {"stream": True})
-    parsed = responses_events(reply.text)
+        stream = await client.post("/v1/responses", json=BODY | {"stream": True})
+    parsed = responses_events(stream.text)
     names = [event["type"].removeprefix("response.") for event in parsed]
     deltas = [event["delta"] for event in parsed if event["type"] == "response.output_text.delta"]
     opening = ["created", "in_progress", "output_item.added", "content_part.added"]
@@ -121,7 +121,7 @@ async def test_a_failure_during_generation_ends_the_stream(make_client, tokenize
         (
             {"previous_response_id": "r"},
             400,
-            "`previous_response_id` is not supported, for this server stores no responses",
+            "`previous_response_id` is not supported, because this server does not store responses",
         ),
         ({"conversation": "c"}, 400, "`conversation` is not supported"),
         ({"tools": [{"type": "function"}]}, 422, "`tools` is not supported"),
@@ -146,9 +146,9 @@ async def test_unsupported_fields_are_rejected_before_the_stream(
     make_client, stream, fields, status, words
 ):
     async with make_client() as client:
-        reply = await client.post("/v1/responses", json=BODY | fields | {"stream": stream})
-    assert reply.status_code == status
-    assert words in reply.json()["error"]
+        response = await client.post("/v1/responses", json=BODY | fields | {"stream": stream})
+    assert response.status_code == status
+    assert words in response.json()["error"]
 
 
 async def test_harmless_fields_are_accepted(make_client):

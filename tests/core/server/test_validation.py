@@ -63,10 +63,10 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "text"), BROKEN, ids=lambda value: str(value)[:40])
-def test_a_violated_rule_is_reported(fields, text):
+@pytest.mark.parametrize(("parameters", "text"), BROKEN, ids=lambda value: str(value)[:40])
+def test_a_violated_rule_is_reported(parameters, text):
     with pytest.raises(ValidationError) as caught:
-        check_parameters("hi", GenerateParameters(**fields))
+        check_parameters("hi", GenerateParameters(**parameters))
     assert str(caught.value) == text
     assert caught.value.text == "Input validation error: " + text
 
@@ -105,7 +105,7 @@ def test_an_empty_prompt_is_rejected():
 
 
 def test_values_at_the_limits_are_accepted():
-    fields = GenerateParameters(
+    parameters = GenerateParameters(
         temperature=1e39,
         frequency_penalty=-2.0,
         top_p=0.99,
@@ -114,21 +114,21 @@ def test_values_at_the_limits_are_accepted():
         stop=list("abcd"),
         best_of=0,
     )
-    check_parameters("hi", fields)
+    check_parameters("hi", parameters)
 
 
 @pytest.mark.parametrize(
-    ("best_of", "is_refused"), [(None, False), (1, False), (0, True), (2, True)]
+    ("best_of", "is_rejected"), [(None, False), (1, False), (0, True), (2, True)]
 )
-def test_streams_have_one_sequence(best_of, is_refused):
-    fields = GenerateParameters(best_of=best_of)
-    if is_refused:
+def test_streams_have_one_sequence(best_of, is_rejected):
+    parameters = GenerateParameters(best_of=best_of)
+    if is_rejected:
         with pytest.raises(
             ValidationError, match=r"^`best_of` != 1 is not supported when streaming tokens$"
         ):
-            check(STREAM_RULES, candidate(fields))
+            check(STREAM_RULES, candidate(parameters))
     else:
-        check(STREAM_RULES, candidate(fields))
+        check(STREAM_RULES, candidate(parameters))
 
 
 def test_streams_have_no_prompt_details():
@@ -181,13 +181,13 @@ def test_lengths_have_limits(num_tokens, max_new_tokens, text):
     assert str(caught.value) == text
 
 
-def test_the_context_ends_what_was_not_limited():
+def test_the_context_length_limits_the_output():
     assert check_lengths(10, GenerateParameters()).max_new_tokens == 54
     assert check_lengths(48, GenerateParameters(max_new_tokens=16)).max_new_tokens == 16
 
 
 @pytest.mark.parametrize(
-    ("fields", "expected"),
+    ("parameters", "expected"),
     [
         ({}, False),
         ({"temperature": 1.0}, False),
@@ -199,12 +199,12 @@ def test_the_context_ends_what_was_not_limited():
         ({"seed": 3, "repetition_penalty": 1.2}, False),
     ],
 )
-def test_what_turns_sampling_on(fields, expected):
-    assert GenerateParameters(**fields).is_sampling is expected
+def test_parameters_that_enable_sampling(parameters, expected):
+    assert GenerateParameters(**parameters).is_sampling is expected
 
 
 def test_every_parameter_reaches_the_backend():
-    fields = GenerateParameters(
+    parameters = GenerateParameters(
         temperature=0.5,
         top_k=3,
         top_p=0.5,
@@ -214,7 +214,7 @@ def test_every_parameter_reaches_the_backend():
         watermark=True,
         top_n_tokens=2,
     )
-    assert candidate(fields).sampling == SamplingParams(
+    assert candidate(parameters).sampling == SamplingParams(
         greedy=False,
         watermark_gamma=0.5,
         watermark_delta=2.0,
@@ -247,11 +247,11 @@ def test_every_parameter_reaches_the_backend():
         (GenerateParameters(top_k=17), "`top_k` must be <= 16 with the backend `fake`. Given: 17"),
     ],
 )
-def test_what_the_backend_did_not_agree_to_is_refused_by_name(parameters, text):
+def test_parameters_that_the_backend_does_not_support_are_rejected_by_name(parameters, text):
     with pytest.raises(ValidationError) as caught:
         check(PARAMETER_RULES, candidate(parameters))
     assert str(caught.value) == text
 
 
-def test_what_was_agreed_is_accepted():
+def test_parameters_that_the_backend_supports_are_accepted():
     check(PARAMETER_RULES, candidate(GenerateParameters(temperature=0.5, top_k=16, top_p=0.5)))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tgi.architectures import LatentAttention, ModelSpec
-from tgi_torch.attention.cache_layout import (
+from tgi.worker.cache_layout import (
     RecurrentMixer,
     TokenMixer,
     attention_layers,

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from tgi.architectures import Attention, CrossAttention
 from tgi.backend import ModelError
-from tgi_torch.attention.cache_layout import ENCODER_QUERY_CHUNK
+from tgi.worker.cache_layout import ENCODER_QUERY_CHUNK
 from tgi_torch.attention.kv_cache import KVCache
 from tgi_torch.attention.paged import AttentionMetadata, AttentionSettings, EncoderInput
 from tgi_torch.model.layers import BuildContext, Linear, Mixer, StepContext, Transform, build_linear

@@ -18,7 +18,7 @@ from tgi.architectures import (
     StateSpace,
 )
 from tgi.backend import ModelError
-from tgi_torch.attention.cache_layout import TokenMixer, attention_layers
+from tgi.worker.cache_layout import TokenMixer, attention_layers
 from tgi_torch.model.encoder_decoder import (
     CrossAttentionMixer,
     build_cross_attention,

@@ -27,9 +27,9 @@ from tgi.backend import (
     empty_float32,
     empty_int32,
 )
+from tgi.worker.sequences import SequenceTable
 from tgi_torch.attention.paged import AttentionMetadata
 from tgi_torch.runner.input_batch import build_input_batch
-from tgi_torch.runner.sequences import SequenceTable
 from tgi_torch.sampling.protocols import SampledSequence, SampledTokens
 from tgi_torch.sampling.step_output import step_output
 
@@ -133,7 +133,7 @@ class _DecodeBatch:
         self._token_ids = _array(batch.token_ids)
         self._positions = _array(metadata.positions)
         self._slots = _array(metadata.slot_mapping)
-        self._indices = batch.indices
+        self._indices = batch.layout.indices
         self._handles, self._counts, self._samples = (
             rows.sequence.tobytes(),
             rows.count.tobytes(),
@@ -141,7 +141,7 @@ class _DecodeBatch:
         )
         self._table_tokens = table.tokens.reshape(-1)
         self._next_places = (
-            batch.indices * table.tokens.shape[1] + self._positions + 1
+            self._indices * table.tokens.shape[1] + self._positions + 1
         )  # of the chosen tokens in there
         self._chosen = empty_int32()
         self._token_ptr = np.arange(rows.num_rows + 1, dtype=np.int32)
@@ -149,7 +149,7 @@ class _DecodeBatch:
         # Further steps in which no row comes to another block.
         self._num_left = table.block_size - 1 - int((self._positions % table.block_size).max())
         self.lengths: Int32Array = metadata.seq_lens.numpy()  # [n] context length after the step
-        self.program = program.bind(batch.token_ids, metadata, [*batch.states])
+        self.program = program.bind(batch.token_ids, metadata, [*batch.layout.states])
 
     def precedes(self, rows: Rows) -> bool:
         """Whether `rows` are those of the step after this one."""

@@ -26,13 +26,13 @@ from tgi.backend import (
     SchedulerOutput,
     StepTimes,
 )
+from tgi.worker.cache_layout import group_kinds
 from tgi.worker.masks import mask_words
+from tgi.worker.sequences import SequenceTable
 from tgi.worker.step_checks import check_size
-from tgi_torch.attention.cache_layout import group_kinds
 from tgi_torch.model.protocols import Model
 from tgi_torch.runner.decode_steps import DecodeProgram, DecodeSteps
 from tgi_torch.runner.input_batch import InputBatch, build_input_batch
-from tgi_torch.runner.sequences import SequenceTable
 from tgi_torch.sampling.protocols import SampledSequence, SampledTokens, TokenSampler
 from tgi_torch.sampling.step_output import empty_output, step_output
 
@@ -69,8 +69,8 @@ class ModelRunner:
         """Run one step. Raises `StepError` if it breaks the agreement."""
         began = self._clock()
         rows = step.rows
-        check_size(rows, self._limits)
         self._change_sequences(step)
+        check_size(rows, self._limits)
         if not rows.num_rows:
             return empty_output(step, [], StepTimes(prepare=self._clock() - began))
         output = None if self._decode_steps is None else self._decode_steps.run(step, began)
@@ -113,7 +113,7 @@ class ModelRunner:
         else:
             hidden, scores = self._model.forward(batch.token_ids, batch.metadata, wanted), []
         logits = self._model.logits(hidden) if len(sampled) else None
-        self.sequences.num_computed_tokens[batch.indices] = batch.lengths
+        self.sequences.num_computed_tokens[batch.layout.indices] = batch.layout.lengths
         computed = self._clock()
         chosen = None if logits is None else self._sample(batch, logits, sampled, rows.draw, mask)
         times = StepTimes(
@@ -129,7 +129,7 @@ class ModelRunner:
         """The last token of each sampled row, int64; None if these are all tokens."""
         if len(sampled) == len(batch.token_ids):
             return None
-        return torch.from_numpy(batch.ends[sampled] - 1).to(self._device)
+        return torch.from_numpy(batch.layout.ends[sampled] - 1).to(self._device)
 
     def _sample(
         self,
@@ -139,8 +139,8 @@ class ModelRunner:
         draws: Float32Array,
         mask: tuple[list[int], Int32Array] | None,
     ) -> SampledTokens:
-        sequences: list[SampledSequence] = [*batch.states]
-        indices, lengths = batch.indices, batch.lengths
+        sequences: list[SampledSequence] = [*batch.layout.states]
+        indices, lengths = batch.layout.indices, batch.layout.lengths
         if len(sampled) < len(sequences):
             sequences = [sequences[row] for row in sampled.tolist()]
             indices, lengths, draws = indices[sampled], lengths[sampled], draws[sampled]
@@ -166,11 +166,12 @@ class ModelRunner:
     def _score_prompts(self, batch: InputBatch, hidden: Tensor) -> list[PromptScores]:
         """Raw log-probabilities of the prompt tokens in this step, for the sequences that ask."""
         scores = list[PromptScores]()
-        for row, state in enumerate(batch.states):
-            start, length = int(batch.starts[row]), int(batch.lengths[row])
+        layout = batch.layout
+        for row, state in enumerate(layout.states):
+            start, length = int(layout.starts[row]), int(layout.lengths[row])
             if not state.sampling.prompt_logprobs or start >= state.num_prompt_tokens:
                 continue
-            own = hidden[int(batch.ends[row]) - (length - start) : int(batch.ends[row])]
+            own = hidden[int(layout.ends[row]) - (length - start) : int(layout.ends[row])]
             last = min(length, state.num_prompt_tokens)
             # The token at position p is scored by the hidden vector of p - 1: for the first one
             # that of the chunk before.

@@ -1,7 +1,7 @@
-"""Anthropic's `/v1/messages` and `/v1/messages/count_tokens` for text: a thin envelope around the
-path of every chat.
+"""Anthropic's `/v1/messages` and `/v1/messages/count_tokens`, for text.
 
-Source: the Anthropic API reference, for shapes, events, statuses and error types.
+The routes use the same chat template and generation pipeline as the other chat routes. Schemas,
+events, statuses and error types are those of the Anthropic API reference.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tgi.server.http.json_format import format_json
 from tgi.server.http.json_reader import RejectionError
 from tgi.server.http.responses import error_headers, json_response
 from tgi.server.http.sse import EventStream, named_event
-from tgi.server.openai.requests import refuse
+from tgi.server.openai.requests import reject_unsupported
 from tgi.server.state import ServerState
 from tgi.types import FinishReason
 
@@ -73,7 +73,7 @@ class AnthropicRoutes:
             return _error_response(error)
 
     async def count_tokens(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /v1/messages/count_tokens`: the input tokens that the same messages will have."""
+        """`POST /v1/messages/count_tokens`: the number of input tokens of the messages."""
         try:
             _, body = await self._pipeline.read(http_request, CountTokensRequest)
             prompt = await self._prompt(body)
@@ -105,8 +105,8 @@ class AnthropicRoutes:
         return json_response(msgspec.json.encode(message), headers)
 
     async def _events(self, request: TextRequest, model: str) -> AsyncGenerator[str, None]:
-        """The events in order; exactly one of message_stop and error ends them. Raises
-        `RequestError` before the first if the request is refused.
+        """Yield the events of a stream. The last event is either `message_stop` or `error`. Raises
+        `RequestError` before the first event if the request is rejected.
         """
         has_begun = False
         try:
@@ -151,7 +151,7 @@ class AnthropicRoutes:
 
     async def _prompt(self, body: MessagesRequest | CountTokensRequest) -> str:
         is_thinking = isinstance(body.thinking, Mapping) and body.thinking.get("type") != "disabled"
-        refuse({"tools": body.tools, "thinking": is_thinking})
+        reject_unsupported({"tools": body.tools, "thinking": is_thinking})
         messages: list[Json] = []
         if body.system:
             messages.append({"role": "system", "content": _text(body.system, "system")})
@@ -199,7 +199,7 @@ def _event(data: Json) -> str:
 
 
 def _message(model: str, input_length: int) -> Json:
-    """A message that has not begun."""
+    """Create a message object without content."""
     return {
         "id": f"msg_{secrets.token_hex(12)}",
         "type": "message",

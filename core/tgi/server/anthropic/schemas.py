@@ -1,5 +1,5 @@
-"""Bodies of Anthropic's routes, for text. Source: the Anthropic API reference; `ignore_eos` and
-`seed` are extensions.
+"""Bodies of Anthropic's routes, for text. The fields are those of the Anthropic API reference and
+the extensions `ignore_eos`, `cache_salt` and `seed`.
 """
 
 from __future__ import annotations
@@ -18,32 +18,34 @@ TextType = Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["text"]})]
 
 
 class ContentBlock(msgspec.Struct, frozen=True):
-    """A part of a message."""
+    """A block of the content of a message."""
 
-    type: TextType  # another is refused by name
+    type: TextType  # Other types are rejected by an error that names them.
     text: str | None = None
 
 
 class AnthropicMessage(msgspec.Struct, frozen=True):
-    """One turn; a last one of the assistant is continued."""
+    """One message of the conversation. If the role of the last message is `assistant`, the
+    model continues that message.
+    """
 
     role: Role
     content: str | list[ContentBlock]
 
 
 class CountTokensRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """`/v1/messages/count_tokens`."""
+    """Body of `/v1/messages/count_tokens`."""
 
     messages: list[AnthropicMessage]
     model: str | None = None
     system: str | list[ContentBlock] | None = None
-    # Refused, unless null or without effect:
+    # These fields are rejected, unless they are null or their value has no effect.
     tools: list[Any] | None = None
     thinking: Any = None
 
 
 class MessagesRequest(ExtensionFields, frozen=True, kw_only=True):
-    """`/v1/messages`."""
+    """Body of `/v1/messages`."""
 
     messages: list[AnthropicMessage]
     max_tokens: U32
@@ -55,10 +57,10 @@ class MessagesRequest(ExtensionFields, frozen=True, kw_only=True):
     top_p: F32 | None = None
     top_k: I32 | None = None
     seed: U64 | None = None
-    # Refused, unless null or without effect:
+    # These fields are rejected, unless they are null or their value has no effect.
     tools: list[Any] | None = None
     thinking: Any = None
 
     def __post_init__(self) -> None:
-        """Complete the integer bounds."""
+        """Check the upper bound of the unsigned 64-bit integers."""
         check_u64(self.seed)

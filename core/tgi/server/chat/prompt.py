@@ -1,4 +1,4 @@
-"""Messages to the one prompt that a model reads; every chat route goes through here."""
+"""Renders chat messages to a prompt. All chat routes use this module."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _MEDIA = frozenset({"image_url", "input_audio", "file", "image", "audio", "video
 async def render_prompt(
     template: ChatTemplateRenderer | None, messages: Sequence[Mapping[str, Any]]
 ) -> str:
-    """The prompt for the next answer.
+    """Render the messages to the prompt for the next message of the assistant.
 
-    Raises `TemplateError`, `ValidationError` for anything but text, and `RejectionError` for a
-    message of no known shape.
+    Raises `TemplateError`. Raises `ValidationError` if a message contains media, and
+    `RejectionError` if the content of a message has no known schema.
     """
     for index, message in enumerate(messages):
         _check_content(message, index)
@@ -32,7 +32,9 @@ async def render_prompt(
 
 
 def _check_content(message: Mapping[str, Any], index: int) -> None:
-    """A text, a list of text parts, or nothing where an assistant or a tool call says nothing."""
+    """Check that the content is a text or a list of text parts. A message of the assistant, or one
+    with tool calls, may have no content.
+    """
     match message.get("content"):
         case str():
             return
@@ -45,8 +47,8 @@ def _check_content(message: Mapping[str, Any], index: int) -> None:
                         continue
                     case {"type": str() as kind} if kind in _MEDIA:
                         raise ValidationError(
-                            "only text is supported in `messages` by this version: leave images and"
-                            " sound out"
+                            "only text is supported in `messages` by this version: remove images"
+                            " and audio"
                         )
                 raise RejectionError(422, f"{_SHAPE}messages[{index}]: {_NO_VARIANT}")
         case _:

@@ -1,1 +1,1 @@
-"""From a validated request body to generated text: limits, admission, and the generation loop."""
+"""Generation of text for a parsed request body: validation, concurrency limit and output."""

@@ -1,4 +1,4 @@
-"""How many requests run at once, and several generations of one request at once."""
+"""The limit of concurrent sequences, and concurrent execution of the generations of one request."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ T = TypeVar("T")
 
 @final
 class ConcurrencyLimiter:
-    """A semaphore that never waits: a request that finds no free slot is rejected. It belongs to
-    one event loop.
+    """A semaphore that does not wait: if too few slots are free, the request is rejected. A limiter
+    must be used from one event loop only.
     """
 
     def __init__(self, num_slots: int) -> None:
@@ -30,7 +30,7 @@ class ConcurrencyLimiter:
 
     @contextmanager
     def hold(self, count: int = 1) -> Iterator[None]:
-        """Hold `count` slots, all or none. Raises `OverloadedError` if fewer are free."""
+        """Occupy `count` slots until the block ends. Raises `OverloadedError` if fewer are free."""
         if self._num_free < count:
             raise OverloadedError
         self._num_free -= count
@@ -41,8 +41,8 @@ class ConcurrencyLimiter:
 
 
 async def run_all(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results, in the order of `works`. The first failure cancels the others, awaits them, and
-    is raised.
+    """Run the coroutines concurrently. Returns their results in the order of `works`. If one fails,
+    the others are cancelled and awaited, and its exception is raised.
     """
     if len(works) == 1:
         return [await works[0]]
@@ -54,10 +54,11 @@ async def run_all(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 def merge(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
-    """The items of all streams as they come. The first failure ends all of them and is raised; so
-    does closing.
+    """Yield the items of all streams in the order in which they become available. If one stream
+    fails, or if the merged stream is closed, all streams are closed. The exception of a failed
+    stream is raised.
 
-    A stream runs at most one item ahead of a slow consumer.
+    Each stream produces at most one item in advance if the consumer is slow.
     """
     return streams[0] if len(streams) == 1 else _merge(streams)
 

@@ -1,7 +1,8 @@
-"""The sequences of one prompt, from the engine's token ids to text and token events.
+"""The sequences of one prompt: converts the engine's token ids to text and token events.
 
-The engine ends a sequence on length and on EOS. Stop strings are found here, in the text, and abort
-the sequence. Surplus tokens are neither shown nor counted.
+The engine ends a sequence at its maximum length or at an EOS token. This module searches the text
+for stop strings and aborts a sequence at the first match. Tokens after the match are neither shown
+nor counted.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ _NANOSECONDS = 1e-9
 @final
 @dataclass(frozen=True)
 class ScoredToken:
-    """An alternative to a generated token, or a token of the prompt, with its log probability. The
-    first token of a prompt has none.
+    """A token of the prompt, or one of the most likely tokens at an output position, with its log
+    probability. `logprob` is None for the first token of a prompt.
     """
 
     id: int
@@ -42,30 +43,32 @@ class ScoredToken:
 
 @final
 class GeneratedToken(msgspec.Struct, frozen=True):
-    """One token event. `text` is the text to show now: it is empty while a character, or text that
-    may become a stop string, is incomplete.
+    """One token event. `text` is the text that can be shown now. It may be empty, because an
+    incomplete character and text that may become a stop string are held back.
     """
 
     sequence: int  # index among the sequences of the prompt
-    index: int  # from 1
+    index: int  # position in the output of the sequence; the first token has index 1
     id: int
     text: str
     logprob: float | None
     special: bool
-    piece: str  # the text that the token adds, shown or not; of a special token its own text
+    piece: str  # the text that the token adds, even if held back; for a special token, its name
     top_tokens: Sequence[ScoredToken] = ()
-    result: GeneratedSequence | None = None  # the whole sequence, if this token is its last
+    result: GeneratedSequence | None = None  # the complete sequence, if this is its last token
 
     @property
     def plain_text(self) -> str:
-        """The text without special tokens. The last token still brings the text held back."""
+        """The text for a response without special tokens. Text that was held back is included in
+        the event of the last token, even if that token is special.
+        """
         return "" if self.special and self.result is None else self.text
 
 
 @final
 class GeneratedSequence:
-    """One sequence and its text so far. The sequence is complete after the event that has it as its
-    `result`.
+    """One sequence and its text so far. A complete sequence is the `result` of its last token
+    event.
     """
 
     def __init__(
@@ -76,13 +79,15 @@ class GeneratedSequence:
         tokenizer: Tokenizer,
         validation_seconds: float,
     ) -> None:
-        """`index` is the sequence's place among those of the prompt."""
-        self.stop: str | None = None  # the stop string that ended it
-        # Number of tokens of the client's text.
+        """`index` is the position of the sequence among the sequences of the prompt.
+        `validation_seconds` is the time from the start of the handler to this call.
+        """
+        self.stop: str | None = None  # the stop string that ended the sequence
+        # Number of tokens of the client's prompt. In an encoder-decoder model the encoder reads it.
         self.input_length = len(request.encoder_token_ids) or len(request.prompt_token_ids)
         self.num_generated_tokens = 0
-        self.num_cached_tokens = 0  # prompt tokens taken from the prefix cache
-        self.tokens: list[GeneratedToken] = []  # filled in where the response is not streamed
+        self.num_cached_tokens = 0  # number of prompt tokens found in the prefix cache
+        self.tokens: list[GeneratedToken] = []  # empty if the response is streamed
         self._finish_reason: FinishReason | None = None
         self._index = index
         self._request = request
@@ -91,8 +96,9 @@ class GeneratedSequence:
         stop = text_request.parameters.stop
         self._stopping = StoppingCriteria(stop) if stop else None
         self._hides_stop = text_request.stop_style is StopStyle.OPENAI
-        self._pieces: list[str] = []  # no special tokens, no text after a stop string
-        self._held = ""  # text after the pieces that may become a stop string
+        # Text without special tokens and without the text after a stop string.
+        self._pieces: list[str] = []
+        self._held = ""  # text that follows the pieces and may become a stop string
         self._prompt_logprobs: list[float | None] = []
         self._began = time.perf_counter()
         self._validation_seconds = validation_seconds
@@ -101,7 +107,7 @@ class GeneratedSequence:
 
     @property
     def finish_reason(self) -> FinishReason:
-        """Why it ended. Raises AssertionError before that."""
+        """The reason why the sequence ended. Raises AssertionError before the end."""
         assert self._finish_reason is not None, "the sequence has not ended"
         return self._finish_reason
 
@@ -112,7 +118,7 @@ class GeneratedSequence:
 
     @property
     def seed(self) -> int | None:
-        """The seed of its draws, or None if no token was drawn."""
+        """The random seed of the sequence, or None if it was decoded greedily."""
         return None if self._request.sampling.greedy else self._request.seed
 
     @property
@@ -127,18 +133,24 @@ class GeneratedSequence:
 
     @property
     def mean_logprob(self) -> float:
-        """The mean log probability of its `tokens`, by which `best_of` compares sequences."""
+        """The mean log probability of `tokens`, or 0 if they have none. `best_of` returns the
+        sequence with the highest mean.
+        """
         logprobs = [token.logprob for token in self.tokens if token.logprob is not None]
         return sum(logprobs) / len(logprobs) if logprobs else 0.0
 
     @property
     def prefill(self) -> list[ScoredToken]:
-        """The tokens of the prompt; empty unless their log probabilities were asked for."""
+        """The tokens of the prompt with their log probabilities, or an empty list if the log
+        probabilities were not requested.
+        """
         pairs = zip(self._request.prompt_token_ids, self._prompt_logprobs, strict=False)
         return [self._scored(token_id, logprob) for token_id, logprob in pairs]
 
     def note(self, output: SequenceOutput) -> None:
-        """Keep the facts in an output that do not belong to a token."""
+        """Record the prompt log probabilities, the queue time and the number of cached tokens of
+        an output.
+        """
         if output.prompt_logprobs:
             self._prompt_logprobs.extend(output.prompt_logprobs)
         if not self.num_generated_tokens:
@@ -146,8 +158,8 @@ class GeneratedSequence:
             self.num_cached_tokens = output.num_cached_tokens
 
     def push(self, output: SequenceOutput, place: int) -> GeneratedToken:
-        """The event of the token at index `place` of an output. The last one of a sequence also
-        brings the text that was held back.
+        """Add the token at index `place` of an output and return its event. The event of the last
+        token of a sequence also contains the text that was held back.
         """
         self.num_generated_tokens += 1
         token_id, tokenizer = output.token_ids[place], self._tokenizer
@@ -208,7 +220,7 @@ class GeneratedSequence:
         seconds = time.perf_counter() - self._began
         self._inference_seconds = max(0.0, seconds - self._queue_seconds)
         if finish_reason is not FinishReason.STOP_SEQUENCE:
-            # A special token that comes last leaves earlier text in the detokenizer.
+            # If the last token is special, the detokenizer may still contain incomplete text.
             self._pieces.append(self._detokenizer.flush())
 
     def _scored(self, token_id: int, logprob: float | None) -> ScoredToken:
@@ -219,11 +231,11 @@ class GeneratedSequence:
 
 @final
 class Generation:
-    """The running sequences of one prompt: an async iterator over the token events that are ready
-    together, at least one.
+    """The running sequences of one prompt, as an async iterator. Each item is a nonempty list of
+    the token events that are available at that time.
 
-    It ends after the last sequence. A caller that leaves it earlier must close it. It has one
-    consumer.
+    The iterator ends when all sequences have ended. A caller that stops earlier must call `close`.
+    Only one task may iterate.
     """
 
     def __init__(
@@ -236,13 +248,13 @@ class Generation:
         *,
         validation_seconds: float = 0.0,
     ) -> None:
-        """Submit the requests to the engine. `on_result` is called with each sequence that ends
-        well. Raises what `Engine.submit` raises.
+        """Submit the requests to the engine. `on_result` is called with each sequence that
+        completes. Raises `UnhealthyError` if the engine can no longer be restarted.
         """
         self._on_result = on_result
         self._outputs = OutputQueue()
         self._failure: RequestError | None = None
-        # Invariant: by the engine's ids, the sequences that have not ended.
+        # Invariant: contains the sequences that have not ended, by the engine's sequence id.
         self._sequences: dict[int, tuple[SequenceStream, GeneratedSequence]] = {}
         sequences = [
             GeneratedSequence(index, text_request, request, tokenizer, validation_seconds)
@@ -261,8 +273,11 @@ class Generation:
         return self
 
     async def __anext__(self) -> list[GeneratedToken]:
-        """The events since the last call. Raises `GenerationError` if the backend failed, and
-        `IncompleteGenerationError` if the engine was closed, after the events that came before.
+        """Wait for token events and return all that are available.
+
+        Raises `GenerationError` if the backend failed, and `IncompleteGenerationError` if the
+        engine was closed or the last output of a sequence has no token. Events that precede the
+        failure are returned first.
         """
         tokens: list[GeneratedToken] = []
         while not tokens:
@@ -285,7 +300,7 @@ class Generation:
 
     def _read(self, output: SequenceOutput, tokens: list[GeneratedToken]) -> None:
         """Append the events of an output to `tokens`. Output after the end of a sequence, or after
-        a failure, is surplus.
+        a failure, is ignored.
         """
         entry = self._sequences.get(output.sequence_id)
         if entry is None or self._failure is not None:

@@ -1,6 +1,6 @@
-"""The parameters of a generation, and the request that every generation route makes of its body.
+"""The parameters of a generation, and the request to which each generation route converts its body.
 
-The title of a number or of a choice is the name that a rejection gives it (`expected u32`).
+The `title` of a number type is the name of the type in error messages, for example `expected u32`.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ __all__ = [
 MAX_SALT_LENGTH = 256
 """Maximum number of characters of `cache_salt`."""
 
-_MAX_U64 = 2**64 - 1  # above msgspec's own bounds, which are those of an i64
-_PROCESSED_LOGPROBS = SamplingParams(logprobs="processed")  # as TGI's
-_LEAST_TOP_P = 1e-9  # the meaning of OpenAI's 0: only the most likely token
+_MAX_U64 = 2**64 - 1  # msgspec cannot check this bound, because its own bounds are 64-bit signed
+_PROCESSED_LOGPROBS = SamplingParams(logprobs="processed")  # as in TGI
+_MIN_TOP_P = 1e-9  # replaces OpenAI's `top_p` of 0, which allows only the most likely token
 
 U32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1, title="u32")]
 U64 = Annotated[int, msgspec.Meta(ge=0, title="u64")]
@@ -50,29 +50,28 @@ CacheSalt = Annotated[
 
 
 def check_u64(*values: int | None) -> None:
-    """Raises `ValueError` for a number that does not fit an unsigned integer of 64 bits."""
+    """Raise `ValueError` if a number exceeds the range of an unsigned 64-bit integer."""
     if any(value is not None and value > _MAX_U64 for value in values):
         raise ValueError("an integer exceeds 64 bits")
 
 
 GrammarType = Annotated[
     Literal["json", "json_object", "regex", "json_schema"],
-    msgspec.Meta(
-        extra_json_schema={"enum": ["json", "json_object", "regex", "json_schema"]}
-    ),  # in the order of a rejection
+    # The values in the order in which error messages list them.
+    msgspec.Meta(extra_json_schema={"enum": ["json", "json_object", "regex", "json_schema"]}),
 ]
 
 
 class Grammar(msgspec.Struct, frozen=True):
-    """Constrained decoding: a JSON schema or a regular expression."""
+    """A constraint on the output: a JSON schema or a regular expression."""
 
     type: GrammarType
     value: msgspec.Raw
 
 
 class GenerateParameters(msgspec.Struct, frozen=True):
-    """How to generate. `ignore_eos` and `cache_salt` are extensions of ours, the other fields are
-    TGI's.
+    """The parameters of a generation, as in the bodies of the native routes. TGI 3 has all fields
+    except `ignore_eos` and `cache_salt`.
     """
 
     best_of: Usize | None = None
@@ -98,13 +97,13 @@ class GenerateParameters(msgspec.Struct, frozen=True):
     cache_salt: CacheSalt | None = None  # requests with different salts share no cached blocks
 
     def __post_init__(self) -> None:
-        """Complete the integer bounds."""
+        """Check the upper bound of the unsigned 64-bit integers."""
         check_u64(self.best_of, self.truncate, self.seed)
 
     @property
     def is_sampling(self) -> bool:
-        """Whether tokens are drawn rather than the most likely one taken: `do_sample`, or a
-        parameter that only matters to a draw.
+        """Whether tokens are sampled. If not, decoding is greedy. Sampling is enabled by
+        `do_sample`, `top_k`, `top_p`, `typical_p`, and by a `temperature` other than 1.
         """
         has_temperature = self.temperature is not None and round_f32(self.temperature) != 1.0
         others = (self.top_k, self.top_p, self.typical_p)
@@ -112,7 +111,7 @@ class GenerateParameters(msgspec.Struct, frozen=True):
 
 
 class ExtensionFields(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of the `/v1` bodies: parameters that are extensions of ours on each of these routes."""
+    """Base class of the `/v1` bodies, with the parameters that are extensions of this server."""
 
     ignore_eos: bool | None = False
     cache_salt: CacheSalt | None = None
@@ -130,12 +129,12 @@ def generate_parameters(
     top_n_tokens: int | None = None,
     repetition_penalty: float | None = None,
 ) -> GenerateParameters:
-    """Native parameters from those of a `/v1` body, with OpenAI's meaning: sampling is on unless
-    the temperature is 0, and a `top_p` of 1 is off.
+    """Convert the parameters of a `/v1` body to native parameters. As in OpenAI's API, decoding is
+    greedy only if the temperature is 0, and a `top_p` of 1 has no effect.
     """
     is_greedy = temperature == 0.0
     if top_p is not None and top_p in (0.0, 1.0):
-        top_p = None if top_p else _LEAST_TOP_P
+        top_p = None if top_p else _MIN_TOP_P
     return GenerateParameters(
         do_sample=not is_greedy,
         temperature=None if is_greedy else temperature,
@@ -152,29 +151,32 @@ def generate_parameters(
 
 
 class StopStyle(enum.Enum):
-    """Whether the text of a stop string is shown."""
+    """Whether a response contains the stop string that ended it."""
 
-    NATIVE = "native"  # the text ends right after it; the last token event keeps its whole text
-    OPENAI = "openai"  # the text ends right before it, and no part of it is ever streamed
+    # The text ends directly after the stop string. The last token event contains the whole text of
+    # its token, even if the token continues after the stop string.
+    NATIVE = "native"
+    # The text ends directly before the stop string. No part of the stop string is streamed.
+    OPENAI = "openai"
 
 
 @final
 @dataclass(frozen=True)
 class TextRequest:
-    """One prompt and how to continue it, as a route asks for it: not validated yet.
+    """One prompt and its parameters, before validation.
 
-    Admission makes a `Request` of it for each sequence. The facts about text, such as the stop
-    strings, are needed in the front end only and stay here.
+    Admission creates one `Request` for each sequence. Text settings, such as stop strings, are not
+    sent to the engine, because only the front end needs them.
     """
 
     prompt: str
     parameters: GenerateParameters
     stop_style: StopStyle
-    # The token ids that the client sent instead of a text; `prompt` is then their text.
+    # The token ids, if the client sent token ids instead of text. `prompt` is then their text.
     prompt_token_ids: tuple[int, ...] | None = None
-    # False for a rendered chat template, which writes the special tokens itself.
+    # False for the output of a chat template, because the template writes the special tokens.
     add_special_tokens: bool = True
     num_sequences: int = 1
-    # Sampling that `parameters` cannot express: OpenAI's penalties, the logit bias, and which log
-    # probabilities are returned. Admission fills in the other fields.
+    # Sampling settings that are not in `parameters`: OpenAI's penalties, the logit bias, and the
+    # kind of log probabilities to return. Admission sets the other fields from `parameters`.
     sampling: SamplingParams = _PROCESSED_LOGPROBS

@@ -1,5 +1,5 @@
-"""One request of a generation route from its body to its results: concurrency slots, admission,
-tokens, metrics and response headers. All generation routes go through here.
+"""The steps that all generation routes share: reading the body, concurrency slots, admission,
+generation, metrics and response headers.
 """
 
 from __future__ import annotations
@@ -55,12 +55,10 @@ _FAILURES: dict[type[RequestError], Failure] = {
 @final
 @dataclass(frozen=True)
 class HttpCall:
-    """The HTTP side of one request: when its handler began (`time.perf_counter()`), and how the
-    server notices that the client has left.
-    """
+    """The HTTP side of one request."""
 
-    received: float
-    receive: Receive
+    received: float  # start of the handler, from `time.perf_counter()`, in seconds
+    receive: Receive  # reports the disconnect of the client
 
 
 @final
@@ -76,34 +74,38 @@ class GenerationPipeline:
         self._admission = Admission(state)
 
     async def read(self, http_request: HttpRequest, record: type[BodyT]) -> tuple[HttpCall, BodyT]:
-        """Read the body of a request as `record`. Raises `RejectionError`."""
+        """Read the body of a request as `record`. Raises `RejectionError` if it is invalid."""
         call = HttpCall(time.perf_counter(), http_request.receive)
         return call, await read_record(http_request, record, self._config.payload_limit)
 
     async def read_variant(
         self, http_request: HttpRequest, records: Sequence[type[BodyT]], name: str
     ) -> tuple[HttpCall, BodyT]:
-        """Read the body as the first of `records` that it fits. Raises `RejectionError`; `name` is
-        TGI's name of the choice.
+        """Read the body as the first of `records` that matches. Raises `RejectionError` if none
+        does. `name` is TGI's name for the choice, which appears in the error message.
         """
         call = HttpCall(time.perf_counter(), http_request.receive)
         body = await read_variant(http_request, records, name, self._config.payload_limit)
         return call, body
 
     def model_name(self, requested: str | None) -> str:
-        """The model name in a response: the one that the client sent, unless it sent none."""
+        """The model name in a response: the requested name, or the model id if the client requested
+        none or `tgi`.
+        """
         return self._config.model_id if requested in (None, "tgi") else str(requested)
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """Count a request, and its failure if the block raises."""
+        """Count a request in the metrics, and a failure if the block raises."""
         self._metrics.count_request()
         with self._count_failures():
             yield
 
     async def collect(self, call: HttpCall, request: TextRequest) -> list[GeneratedSequence]:
-        """All sequences of a prompt, complete and in the order of their seeds. Raises
-        `RequestError`, and `DisconnectError` if the client leaves; both abort the sequences.
+        """Generate all sequences of a prompt. Returns them in the order of their indices.
+
+        Raises `RequestError`, or `DisconnectError` if the client disconnects. In both cases the
+        sequences are aborted.
         """
         [sequences] = await self.collect_all(call, [request])
         return sequences
@@ -111,14 +113,17 @@ class GenerationPipeline:
     async def collect_all(
         self, call: HttpCall, requests: Sequence[TextRequest]
     ) -> list[list[GeneratedSequence]]:
-        """The sequences of several prompts, in their order. If one prompt fails, all fail."""
+        """Generate the sequences of several prompts. Returns one list per prompt, in the order of
+        `requests`. If one prompt fails, all are aborted. Raises the same errors as `collect`.
+        """
         works = [self._collect(call, request) for request in requests]
         return await run_until_disconnect(call.receive, run_all(works))
 
     @asynccontextmanager
     async def stream(self, request: TextRequest) -> AsyncIterator[Generation]:
-        """The tokens of a prompt's sequences as they come. Entering raises `RequestError` if the
-        request is rejected. Concurrency slots and sequences are held until the block is left.
+        """Start the generation of a prompt, whose tokens can be read inside the block. Entering the
+        block raises `RequestError` if the request is rejected. When the block ends, the concurrency
+        slots are released and unfinished sequences are aborted.
         """
         received = time.perf_counter()
         with self.counted():
@@ -164,8 +169,8 @@ class GenerationPipeline:
 
     @contextmanager
     def _count_failures(self) -> Iterator[None]:
-        """Count the failure that ends the block. A cancelled or closed block is one whose client
-        has left.
+        """Count the failure that ends the block. If the block is cancelled or closed, the client
+        has disconnected.
         """
         try:
             yield
@@ -182,7 +187,7 @@ class GenerationPipeline:
 
 
 def best_first(sequences: Sequence[GeneratedSequence]) -> list[GeneratedSequence]:
-    """The sequences by descending likelihood. Equally likely ones keep their order."""
+    """Sort the sequences by descending mean log probability. Equal sequences keep their order."""
     return sorted(sequences, key=lambda sequence: -sequence.mean_logprob)
 
 
@@ -191,11 +196,11 @@ def response_headers(
     requests: Sequence[TextRequest],
     results: Sequence[Sequence[GeneratedSequence]],
 ) -> dict[str, str]:
-    """TGI's headers of a response that is not streamed. `results` has the sequences of each
+    """TGI's headers for a response that is not streamed. `results` contains the sequences of each
     request.
 
-    Times are whole milliseconds, but `x-compute-time` is in seconds. The slowest sequence of a
-    prompt counts; values of several prompts are summed, as in TGI.
+    `x-compute-time` is in seconds. The other times are in whole milliseconds. The times of a prompt
+    are those of its slowest sequence. As in TGI, the values of all prompts are added up.
     """
     times = [
         max(sequences, key=lambda sequence: sequence.times.total).times for sequences in results
@@ -218,18 +223,18 @@ def response_headers(
 
 
 def stream_headers(config: ServerConfig, requests: Sequence[TextRequest]) -> dict[str, str]:
-    """TGI's headers of a stream, which are sent before it has a result."""
+    """TGI's headers for a stream. They are sent before the first token."""
     num_characters = sum(len(request.prompt) for request in requests)
     return {"x-compute-type": config.compute_type, "x-compute-characters": str(num_characters)}
 
 
 def _with_tokens(tokens: list[GeneratedToken]) -> GeneratedSequence:
-    """The complete sequence of these tokens, with its `tokens` filled in."""
+    """Return the sequence that these tokens belong to, with its `tokens` set."""
     last = tokens[-1]
     sequence = last.result
     if sequence is None:
         raise AssertionError("a generation ended before one of its sequences")
-    # The last token drops its reference to the sequence, so that the two form no cycle.
+    # The copy of the last token has no reference to the sequence, which avoids a reference cycle.
     sequence.tokens = [*tokens[:-1], msgspec.structs.replace(last, result=None)]
     return sequence
 

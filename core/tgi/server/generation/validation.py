@@ -1,9 +1,8 @@
-"""The rules that a request must keep, in TGI's order and words, and the `Request` of one that keeps
-them.
+"""The validation rules for requests, and the creation of a `Request` from a valid one.
 
-Source of the rules: TGI 3 `router/src/validation.rs`. After TGI's own rules come ours: a parameter
-that the backend did not agree to, or that this server does not support yet, is rejected by name and
-never ignored.
+The rules of TGI 3 (`router/src/validation.rs`) are applied in TGI's order and have TGI's error
+messages. Rules of this project follow: they reject each parameter that the backend or this version
+does not support. The error message names the parameter. An unsupported parameter is never ignored.
 """
 
 from __future__ import annotations
@@ -56,14 +55,16 @@ class Candidate:
 
     @property
     def max_new_tokens(self) -> int:
-        """Tokens that may be generated: `max_new_tokens`, or until the context is full."""
+        """Maximum number of tokens to generate: the requested number, but not more than the context
+        has space for.
+        """
         free = max(0, self.config.max_total_tokens - len(self.token_ids))
         requested = self.parameters.max_new_tokens
         return free if requested is None else min(requested, free)
 
     @property
     def sampling(self) -> SamplingParams:
-        """The sampling that the parameters ask for."""
+        """The sampling parameters for the engine."""
         parameters, config, agreement = self.parameters, self.config, self.agreement
         base = self.request.sampling
         has_prompt_logprobs = (
@@ -99,13 +100,14 @@ class Admission:
         self._metrics = state.metrics
 
     def check(self, rules: RuleSet, request: TextRequest) -> None:
-        """Apply rules that need no tokens. Raises `ValidationError` for the first broken one."""
+        """Apply rules that need no tokens. Raises `ValidationError` for the first violated rule."""
         check(rules, self._candidate(request))
 
     async def admit(self, request: TextRequest) -> list[Request]:
-        """The validated requests of its sequences; they differ in id and seed only.
+        """Validate and tokenize a request. Returns one `Request` for each sequence. These requests
+        differ only in id and seed.
 
-        Raises `ValidationError` for the first broken rule.
+        Raises `ValidationError` for the first violated rule.
         """
         candidate = self._candidate(request)
         check(PARAMETER_RULES, candidate)
@@ -138,7 +140,7 @@ class Admission:
 
 
 def _fan_out(first: Request, request: TextRequest) -> list[Request]:
-    """One request per sequence. A seed that the client gave determines the seeds of all of them."""
+    """Create one request per sequence. If the client sent a seed, it determines all seeds."""
     count, seed = request.num_sequences, request.parameters.seed
     if count == 1:
         return [first]
@@ -157,7 +159,7 @@ def _fan_out(first: Request, request: TextRequest) -> list[Request]:
 
 
 def check(rules: RuleSet, candidate: Candidate) -> None:
-    """Apply the rules in their order. Raises `ValidationError` for the first broken one."""
+    """Apply the rules in their order. Raises `ValidationError` for the first violated rule."""
     for rule in rules:
         rule(candidate)
 
@@ -287,7 +289,7 @@ def _logit_bias_agreement(candidate: Candidate) -> None:
 
 
 def _sampling_agreement(candidate: Candidate) -> None:
-    """Reject a parameter that the backend did not agree to, naming parameter, backend and cap."""
+    """Reject parameters that the backend does not support and values above its maximum."""
     sampling, agreement = candidate.sampling, candidate.agreement
     used = {
         "watermark": ("watermark", sampling.watermark_gamma, 0.0),
@@ -323,8 +325,8 @@ def _prompt_token_ids(candidate: Candidate) -> None:
 
 
 def _total_tokens(candidate: Candidate) -> None:
-    """Limit prompt and new tokens together. As in TGI, at most 1,024 new tokens are counted; more
-    than that may be generated.
+    """Limit the sum of prompt tokens and new tokens. As in TGI, at most 1,024 new tokens count
+    toward this sum, although more may be generated.
     """
     num_tokens, limit = len(candidate.token_ids), candidate.config.max_total_tokens
     requested = candidate.parameters.max_new_tokens
@@ -347,10 +349,10 @@ def _input_tokens(candidate: Candidate) -> None:
 RuleSet = tuple[Callable[[Candidate], None], ...]
 
 STREAM_RULES: RuleSet = (_stream,)
-"""Rules of a stream, applied before a concurrency slot is taken."""
+"""Rules for streamed responses. They are applied before a concurrency slot is occupied."""
 
 BEST_OF_RULES: RuleSet = (_best_of_limit,)
-"""Rules of a response that is not streamed, applied before a concurrency slot is taken."""
+"""Rules for other responses. They are applied before a concurrency slot is occupied."""
 
 PARAMETER_RULES: RuleSet = (
     _best_of_sampling,

@@ -1,1 +1,1 @@
-"""HTTP below the routes: reading bodies, routing, server-sent events and response helpers."""
+"""HTTP functions for the routes: routing, request bodies, server-sent events and responses."""

@@ -1,4 +1,4 @@
-"""Cross-origin headers on every answer, and the answer to every preflight."""
+"""Cross-origin resource sharing (CORS): response headers and preflight requests."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _PREFLIGHT = [
 
 @final
 class CorsLayer:
-    """Outermost layer. Any `OPTIONS` request is a preflight and is answered here, on whatever path.
+    """The outermost ASGI layer. It adds CORS headers to each response, and responds to `OPTIONS`
+    requests of all paths itself, because they are preflight requests.
 
-    With a list of origins, the request's own origin is echoed if the list holds exactly it; without
-    one, every origin may read.
+    If `allow_origin` is empty, all origins are allowed. Otherwise only the listed origins are.
     """
 
     def __init__(self, app: ASGIApp, allow_origin: Sequence[str]) -> None:
@@ -30,7 +30,7 @@ class CorsLayer:
         self._allow_origin = frozenset(origin.encode() for origin in allow_origin)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Respond to one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -1,5 +1,5 @@
-"""Numbers and strings as TGI's clients see them: compact JSON, f32 with the fewest digits that read
-back to the same f32.
+"""Formats numbers and strings as TGI does: as compact JSON, and an f32 with the fewest digits that
+identify it.
 """
 
 from __future__ import annotations
@@ -11,62 +11,61 @@ import numpy as np
 
 __all__ = ["format_f32", "format_f64", "format_json", "format_plain", "format_string", "round_f32"]
 
-# As f32: 1e-6 itself lies below its own f32, and 1e13 above.
-_LEAST_PLAIN = np.float32(1e-6)
-_LEAST_EXPONENT = np.float32(1e13)
+# The limits are f32 numbers, because the f32 nearest to 1e-6 or 1e13 is below this number.
+_MIN_PLAIN = np.float32(1e-6)
+_MIN_EXPONENT = np.float32(1e13)
 
-# Where numpy itself writes a plain decimal.
-_LEAST_SHORT, _LEAST_LONG = 1.1e-4, 9.9e5
+# Between these limits, `str` of an f32 is a plain decimal.
+_MIN_SHORT, _MIN_LONG = 1.1e-4, 9.9e5
 
-_LEAST_PLAIN_F64, _LEAST_EXPONENT_F64 = 1e-5, 1e16
+_MIN_PLAIN_F64, _MIN_EXPONENT_F64 = 1e-5, 1e16
 
 
 def round_f32(value: float) -> float:
-    """The f32 nearest to `value`, as float; beyond f32's range an infinity."""
+    """Round `value` to the nearest f32. Values outside the range of f32 become infinite."""
     with np.errstate(over="ignore"):
         return float(np.float32(value))
 
 
 def format_f32(value: float | None) -> str:
-    """JSON text of an f32: `-0.34`, `0.0`, `16777216.0`, `5e-7`, `1e13`; None, NaN and the
-    infinities are `null`.
+    """Format an f32 as JSON, like serde_json: `-0.34`, `0.0`, `16777216.0`, `5e-7`, `1e13`.
 
-    Plain decimals from 1e-6 up to 1e13, an exponent without padding elsewhere, as serde_json prints
-    an f32.
+    Numbers from 1e-6 to 1e13 are plain decimals. Other numbers have an exponent without leading
+    zeros. None, NaN and infinities become `null`.
     """
     if value is None or not math.isfinite(value):
         return "null"
-    if _LEAST_SHORT < abs(value) < _LEAST_LONG:
-        return str(np.float32(value))  # the same text, made in a third of the time
+    if _MIN_SHORT < abs(value) < _MIN_LONG:
+        return str(np.float32(value))  # the same text in a third of the time
     number = np.float32(value)
     magnitude = abs(number)
-    if magnitude == 0.0 or _LEAST_PLAIN <= magnitude < _LEAST_EXPONENT:
+    if magnitude == 0.0 or _MIN_PLAIN <= magnitude < _MIN_EXPONENT:
         return np.format_float_positional(number, unique=True, trim="0")
     return _with_exponent(number)
 
 
 def format_f64(value: float) -> str:
-    """Text of a finite f64 in serde_json's errors: `1.0`, `0.00001`, `1.5e-7`,
+    """Format a finite f64 as in the error messages of serde_json: `1.0`, `0.00001`, `1.5e-7`,
     `1.8446744073709552e19`.
     """
     magnitude = abs(value)
-    if magnitude == 0.0 or _LEAST_PLAIN_F64 <= magnitude < _LEAST_EXPONENT_F64:
+    if magnitude == 0.0 or _MIN_PLAIN_F64 <= magnitude < _MIN_EXPONENT_F64:
         return np.format_float_positional(value, unique=True, trim="0")
     return _with_exponent(value)
 
 
 def format_plain(value: float) -> str:
-    """A float as a plain decimal without exponent: `0.25`, `2`, `0.0000001`."""
+    """Format a float as a plain decimal without an exponent: `0.25`, `2`, `0.0000001`."""
     return np.format_float_positional(value, unique=True, trim="-")
 
 
 def format_json(value: object) -> str:
-    """Compact JSON text of dicts, lists, strings, numbers, booleans and None."""
+    """Format dicts, lists, strings, numbers, booleans and None as compact JSON."""
     return msgspec.json.encode(value).decode()
 
 
 def format_string(text: str) -> str:
-    r"""Return `text` as a JSON string in raw UTF-8.
+    r"""Format `text` as a JSON string in UTF-8.
 
     Only `"`, `\` and the control characters below U+0020 are escaped (`\u001f`, `\n`).
     """

@@ -55,8 +55,8 @@ class RejectionError(TgiError):
 
 
 def read_json(body: bytes, record: type[T]) -> T:
-    """The record in `body`. Raises `RejectionError`: 400 for bad JSON, 422 for good JSON of the
-    wrong shape.
+    """Read `body` as `record`. Raises `RejectionError` with status 400 for invalid JSON, and with
+    status 422 for valid JSON with the wrong schema.
     """
     try:
         return _read_fast(body, record)
@@ -65,10 +65,11 @@ def read_json(body: bytes, record: type[T]) -> T:
 
 
 def read_any_of(body: bytes, records: Sequence[type[T]], name: str) -> T:
-    """The first of `records` that `body` fits. Raises `RejectionError`; `name` is what TGI calls
-    the choice.
+    """Read `body` as the first of `records` that matches. Raises `RejectionError` if none does.
+    `name` is TGI's name for the choice, which appears in the error message.
 
-    As TGI looks at the whole body before it chooses, bad JSON anywhere in it is a 400.
+    TGI parses the whole body before it chooses a record. Invalid JSON at any position is therefore
+    rejected with status 400.
     """
     for record in records:
         with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -84,8 +85,8 @@ def read_any_of(body: bytes, records: Sequence[type[T]], name: str) -> T:
 
 
 def _read_fast(body: bytes, record: type[T]) -> T:
-    """Raises `msgspec.MsgspecError`, UnicodeDecodeError or RecursionError if the slow reader has to
-    decide about `body`.
+    """Decode `body` in one pass. Raises `msgspec.MsgspecError`, UnicodeDecodeError or
+    RecursionError if `body` has to be read by the slow reader.
     """
     value = msgspec.json.decode(body, type=record)
     if has_repeated_field(body, value, record):
@@ -108,14 +109,16 @@ def _read_slowly(body: bytes, record: type[T]) -> T:
 
 @final
 class _Reader:
-    """Reads values of known types; after an error `path` says where it stands."""
+    """Reads values of known types. After an error, `path` is the path of the value that
+    caused it.
+    """
 
     def __init__(self, scanner: JsonScanner) -> None:
         self._scanner = scanner
         self.path = ""
 
     def read(self, kind: inspect.Type) -> object:
-        """The next value, as plain Python data."""
+        """Read the next value as plain Python data. Raises `JsonError`."""
         schema: dict[str, Any] = {}
         if isinstance(kind, inspect.Metadata):
             schema = kind.extra_json_schema or {}
@@ -271,7 +274,7 @@ class _Reader:
 
 
 def _name(kind: inspect.Type) -> str:
-    """What a rejection calls one of several types that a field may have."""
+    """The name of a type in the error message of a field with several types."""
     if isinstance(kind, inspect.Metadata):
         return str((kind.extra_json_schema or {})["title"])
     return _NAMES[type(kind)]

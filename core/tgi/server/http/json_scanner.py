@@ -1,5 +1,5 @@
-"""JSON text, token by token, with the error texts and positions that TGI's clients know (those of
-serde_json 1.0).
+"""A JSON scanner whose error messages and positions are the same as TGI's (those of serde_json
+1.0).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MIN_I64 = -(2**63)
 
 @final
 class JsonError(Exception):
-    """The text is not JSON (`is_syntax`), or JSON of the wrong shape."""
+    """The text is not valid JSON (`is_syntax`), or valid JSON with the wrong schema."""
 
     def __init__(self, message: str, is_syntax: bool) -> None:
         super().__init__(message)
@@ -39,41 +39,43 @@ class JsonError(Exception):
 
 @final
 class JsonScanner:
-    """A position in a JSON text, moving forward."""
+    """Reads a JSON text from a position that only moves forward. Methods raise `JsonError`."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._position = 0
 
     def syntax_error(self, message: str, ahead: int = 1) -> JsonError:
-        """An error at the byte `ahead` of the position."""
+        """Create a syntax error whose location is `ahead` bytes after the position."""
         return JsonError(
             f"{message}{self._place(min(self._position + ahead, len(self._data)))}", is_syntax=True
         )
 
     def type_error(self, message: str) -> JsonError:
-        """An error about the value just read."""
+        """Create an error about the value that was read last."""
         return JsonError(f"{message}{self._place(self._position)}", is_syntax=False)
 
     def peek(self) -> bytes:
-        """The next byte that is not white space; empty at the end."""
+        """Skip white space and return the next byte, or an empty string at the end."""
         found = _SPACE.match(self._data, self._position)
         self._position = found.end() if found else self._position
         return self._data[self._position : self._position + 1]
 
     def skip(self) -> None:
-        """Pass one byte."""
+        """Skip one byte."""
         self._position += 1
 
     def peek_value(self) -> bytes:
-        """As `peek`, where a value must follow."""
+        """Skip white space and return the next byte. Raises `JsonError` at the end."""
         byte = self.peek()
         if not byte:
             raise self.syntax_error("EOF while parsing a value", 0)
         return byte
 
     def next_item(self, close: bytes, container: str, is_first: bool) -> bool:
-        """Move to the next item of an array or object; False if `close` was passed instead."""
+        """Move to the next item of an array or object. Returns False after the last item, whose
+        closing bracket is skipped.
+        """
         byte = self.peek()
         if not byte:
             raise self.syntax_error(f"EOF while parsing {container}", 0)
@@ -90,7 +92,7 @@ class JsonScanner:
         return True
 
     def key(self) -> str:
-        """The key of an object's item, its colon passed."""
+        """Read the key of an object's item and the colon after it."""
         byte = self.peek_value()
         if byte != b'"':
             raise self.syntax_error("key must be a string")
@@ -104,7 +106,7 @@ class JsonScanner:
         return key
 
     def string(self) -> str:
-        """The string that starts here."""
+        """Read a string, whose first quote is the next byte."""
         self.skip()
         parts: list[str] = []
         while True:
@@ -130,7 +132,7 @@ class JsonScanner:
                     )
 
     def number(self) -> int | float:
-        """The number that starts here; an integer beyond 64 bits is a float."""
+        """Read a number. An integer that exceeds 64 bits is returned as a float."""
         found = _NUMBER.match(self._data, self._position)
         if found is None or self._data[found.end() : found.end() + 1].isdigit():
             raise self.syntax_error("invalid number", 2)
@@ -148,7 +150,7 @@ class JsonScanner:
         return value
 
     def literal(self) -> bool | None:
-        """`true`, `false` or `null`, whichever starts here."""
+        """Read `true`, `false` or `null`."""
         word, value = _LITERALS[self._data[self._position : self._position + 1]]
         for length in range(1, len(word) + 1):
             if self._data[self._position : self._position + length] != word[:length]:
@@ -159,7 +161,7 @@ class JsonScanner:
         return value
 
     def scalar(self) -> str | int | float | bool | None:
-        """The string, number or literal that starts here."""
+        """Read a string, a number or a literal."""
         byte = self.peek_value()
         if byte == b'"':
             return self.string()
@@ -170,8 +172,8 @@ class JsonScanner:
         raise self.syntax_error("expected value")
 
     def skip_value(self) -> None:
-        """Pass a value of any shape. Nesting costs no recursion, so that depth is limited by the
-        body's size alone.
+        """Skip a value of any type. Nested values are skipped without recursion, so that only the
+        size of the body limits their depth.
         """
         open_brackets: list[bytes] = []
         while True:
@@ -195,7 +197,7 @@ class JsonScanner:
                 return
 
     def raw_value(self) -> bytes:
-        """As `skip_value`; the bytes passed."""
+        """Skip a value of any type and return its bytes."""
         self.peek_value()
         start = self._position
         self.skip_value()

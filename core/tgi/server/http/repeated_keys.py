@@ -27,7 +27,7 @@ from msgspec import inspect
 
 __all__ = ["MAX_NAME_LENGTH", "field_names", "has_repeated_field"]
 
-MAX_NAME_LENGTH = 64  # of a field of a record
+MAX_NAME_LENGTH = 64  # maximum length of the name of a field of a record
 # A key with its colon. This pattern also matches the last word of a key in which an escaped quote
 # precedes that word, so the number of matches may be too high, but never too low.
 _KEY = re.compile(rb'"(\w{1,%d})"[ \t\r\n]*:' % MAX_NAME_LENGTH)
@@ -47,7 +47,7 @@ _SCALAR_TYPES = (
 
 
 class _Field(NamedTuple):
-    key: str  # in the body
+    key: str  # the key in the body
     get: Callable[[object], object]
     default: object  # the value of an absent field; `msgspec.NODEFAULT` for a required field
     is_counted: bool
@@ -55,10 +55,10 @@ class _Field(NamedTuple):
 
 
 def has_repeated_field(body: bytes, value: object, record: type) -> bool:
-    """True if an object of `body` has a key twice. Where no field of `record` or of the records in
-    it is repeated, the result may be False although another key is.
+    """True if an object of `body` contains a field of its record twice. If only other keys are
+    repeated, the result may be True or False.
 
-    `value` is the decoded `body`, a `record`.
+    `value` is the decoded `body`, an instance of `record`.
     """
     if _ESCAPE in body and _ESCAPED_WORD.search(body):
         return _has_repeated_key(body)
@@ -77,7 +77,7 @@ def has_repeated_field(body: bytes, value: object, record: type) -> bool:
 
 @functools.cache
 def field_names(record: type) -> frozenset[bytes]:
-    """The names of all fields of `record` and of the records in it, as keys of a body."""
+    """The names of all fields of `record` and of nested records, as keys of a body."""
     names: set[bytes] = set()
     pending: list[inspect.Type] = [inspect.type_info(record)]
     while pending:
@@ -101,7 +101,8 @@ def _count_present(value: object, names: frozenset[str]) -> Counter[str]:
     """
     present: Counter[str] = Counter()
     pending: list[tuple[type, Sequence[Any]]] = [(type(value), [value])]
-    while pending:  # values of one type at a time: a body may have thousands of messages
+    # Values of the same type are counted together, because a body may have thousands of messages.
+    while pending:
         kind, items = pending.pop()
         if issubclass(kind, msgspec.Struct):
             for field in _fields(kind, names):
@@ -117,7 +118,7 @@ def _count_present(value: object, names: frozenset[str]) -> Counter[str]:
         elif kind is list:
             for item in items:
                 pending += _by_type(item)
-        elif kind is msgspec.Raw:  # not decoded: every key in it counts, repeated or not
+        elif kind is msgspec.Raw:  # Raw values are not decoded. Repeated keys count in them, too.
             for item in items:
                 keys = map(bytes.decode, _KEY.findall(item))
                 present.update(key for key in keys if key in names)
@@ -135,7 +136,7 @@ def _by_type(values: Sequence[Any]) -> list[tuple[type, Sequence[Any]]]:
 
 @functools.lru_cache(maxsize=1024)
 def _fields(record: type[msgspec.Struct], names: frozenset[str]) -> tuple[_Field, ...]:
-    """The fields of `record` to look at when the objects with `names` are counted."""
+    """The fields of `record` that `_count_present` must visit for `names`."""
     kind = inspect.type_info(record)
     assert isinstance(kind, inspect.StructType)
     fields = (
@@ -168,6 +169,6 @@ def _has_repeated_key(body: bytes) -> bool:
     objects: list[list[tuple[str, object]]] = []
     try:
         json.loads(body, object_pairs_hook=objects.append)
-    except ValueError:  # a number longer than Python reads
+    except ValueError:  # a number with more digits than Python parses
         return False
     return any(len(dict(pairs)) < len(pairs) for pairs in objects)

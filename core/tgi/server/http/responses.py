@@ -1,4 +1,4 @@
-"""Responses that are not streams, and the one place where errors become HTTP answers."""
+"""Responses that are not streamed, and the conversion of errors to responses."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ _TEXT = "text/plain; charset=utf-8"
 def json_response(
     body: bytes, headers: Mapping[str, str] | None = None, status: int = 200
 ) -> Response:
-    """A JSON answer."""
+    """Create a response with a JSON body."""
     return Response(body, status, headers, media_type="application/json")
 
 
 def text_response(text: str, status: int = 200) -> Response:
-    """A plain-text answer."""
+    """Create a response with a plain-text body."""
     return Response(text, status, media_type=_TEXT)
 
 
 def empty_response(status: int, headers: Mapping[str, str] | None = None) -> Response:
-    """An answer without body."""
+    """Create a response without a body."""
     return Response(status_code=status, headers=headers)
 
 
 def error_body(error: RequestError) -> bytes:
-    """TGI's error object."""
+    """TGI's JSON object for an error."""
     return msgspec.json.encode({"error": error.text, "error_type": error.error_type})
 
 
 def error_headers(error: RequestError) -> dict[str, str]:
-    """What the head of an error's answer says beside its type and length."""
+    """The response headers of an error, except the content type and length."""
     return {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
 
 
 def error_response(error: RequestError) -> Response:
-    """An error as the whole answer."""
+    """Create the response for an error."""
     return json_response(error_body(error), error_headers(error), error.status)
 
 
 def rejection_response(rejection: RejectionError) -> Response:
-    """A body that is no request, in plain text."""
+    """Create the plain-text response for an invalid request body."""
     return text_response(rejection.text, rejection.status)

@@ -1,4 +1,4 @@
-"""From a path and a method to a handler: methods, API key, body, errors, and clients that leave."""
+"""Routing of a request to its handler: methods, API key, body, errors and client disconnects."""
 
 from __future__ import annotations
 
@@ -39,11 +39,10 @@ class DisconnectError(TgiError):
 
 @final
 class PathRoute:
-    """All methods of one path. A `get` handler also answers HEAD, without body; the API key guards
-    `post` alone.
+    """The handlers of one path. A `get` handler also handles HEAD, whose response has no body.
 
-    On a path with `post` alone the key is asked for before the method is looked at. With
-    `key_header` the key may also stand alone in a header of that name.
+    Only POST requires the API key. If the path has no `get` handler, the key is checked before the
+    method. If `key_header` is set, the key may also be the value of the header with that name.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class PathRoute:
         self._guards_all_methods = get is None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Respond to one request."""
         request = Request(scope, receive)
         try:
             response = await self._respond(request)
@@ -94,8 +93,8 @@ class PathRoute:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The JSON body. Raises `RejectionError`: 415 for another content type, 413 beyond `limit`
-    bytes.
+    """Read the JSON body. Raises `RejectionError` with status 415 for another content type, and
+    with status 413 if the body exceeds `limit` bytes.
     """
     if not _is_json(request.headers.get("content-type", "")):
         raise RejectionError(415, _CONTENT_TYPE_TEXT)
@@ -110,7 +109,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 async def read_record(request: Request, record: type[T], limit: int) -> T:
-    """The record in the body. Raises `RejectionError`."""
+    """Read the body as `record`. Raises `RejectionError` if the body is invalid."""
     body = await read_body(request, limit)
     if len(body) < _MANY_BYTES:
         return read_json(body, record)
@@ -118,8 +117,8 @@ async def read_record(request: Request, record: type[T], limit: int) -> T:
 
 
 async def read_variant(request: Request, records: Sequence[type[T]], name: str, limit: int) -> T:
-    """The first of `records` that the body fits. Raises `RejectionError`; `name` is what TGI calls
-    the choice.
+    """Read the body as the first of `records` that matches. Raises `RejectionError` if none does.
+    `name` is TGI's name for the choice, which appears in the error message.
     """
     body = await read_body(request, limit)
     if len(body) < _MANY_BYTES:
@@ -128,10 +127,10 @@ async def read_variant(request: Request, records: Sequence[type[T]], name: str, 
 
 
 async def run_until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`. If the client leaves first, `work` is cancelled and awaited, then
-    `DisconnectError` raised.
+    """Await `work` and return its result. If the client disconnects first, `work` is cancelled and
+    awaited, and `DisconnectError` is raised.
 
-    The request's body must have been received.
+    The request body must have been received before the call.
     """
     task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(_wait_disconnect(receive))

@@ -1,4 +1,4 @@
-"""Server-sent events: one `data:` line per event, a comment after 15 quiet seconds."""
+"""Server-sent events: one `data:` line per event, and a comment after 15 s without an event."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _HEADERS = {
 
 
 def event(data: str) -> str:
-    """The event that carries one line of JSON."""
+    """Format an event without a name. `data` is one line of JSON."""
     return f"data: {data}\n\n"
 
 
 def named_event(name: str, data: str) -> str:
-    """The same with a line that names it."""
+    """Format an event with a name. `data` is one line of JSON."""
     return f"event: {name}\ndata: {data}\n\n"
 
 
 @final
 class EventStream:
-    """An answer of status 200 whose body is made while it is sent; each text of `events` holds
-    those that are ready together.
+    """A response with status 200 whose events are produced while the response is sent. Each item of
+    `events` contains all events that are available at that time.
 
-    The events are not asked for before the head is sent, but for those that `open` took. When the
-    client leaves they are closed at once.
+    The first item is requested after the response headers have been sent, unless the stream was
+    created by `open`. If the client disconnects, `events` is closed immediately.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class EventStream:
         ending: Callable[[], str] = str,
         keep_alive_seconds: float = _KEEP_ALIVE_SECONDS,
     ) -> None:
-        """`opening` goes before `events`; `ending` is called after the last of them for what
-        follows.
+        """`opening` is sent before `events`. `ending` is called after the last event, and its
+        result is sent at the end.
         """
         self._events = events
         self._headers = [
@@ -68,15 +68,15 @@ class EventStream:
     async def open(
         cls, receive: Receive, events: AsyncGenerator[str, None], headers: Mapping[str, str]
     ) -> EventStream:
-        """A stream whose first events are there before its head is sent: what goes wrong up to then
-        has a status of its own.
+        """Wait for the first item of `events`, then create the stream. An error before that item
+        can therefore be returned with its own status.
 
-        Raises what `events` raises, and `DisconnectError`.
+        Raises the exceptions of `events`, and `DisconnectError` if the client disconnects.
         """
         return cls(events, headers, opening=await run_until_disconnect(receive, anext(events)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer."""
+        """Send the response."""
         del scope
         async with aclosing(self._events):
             try:

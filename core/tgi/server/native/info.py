@@ -1,4 +1,4 @@
-"""Routes that tell about the server: information, health, metrics, models."""
+"""Routes that report the state of the server: information, health, metrics and models."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["InfoRoutes"]
 
 @final
 class InfoRoutes:
-    """Handlers that need no key and no permit."""
+    """Handlers that require neither an API key nor a concurrency slot."""
 
     def __init__(self, state: ServerState) -> None:
         self._state = state
         self._was_healthy = True
 
     async def info(self, request: Request) -> Response:
-        """`GET /info`: TGI's 14 keys in TGI's order, no others."""
+        """`GET /info`: exactly TGI's 14 keys, in TGI's order."""
         del request
         config = self._state.config
         return json_response(
@@ -50,7 +50,9 @@ class InfoRoutes:
         )
 
     async def backend(self, request: Request) -> Response:
-        """`GET /info/backend`: which backend serves and what was agreed with it."""
+        """`GET /info/backend`: the backend in use, and the limits and features negotiated
+        with it.
+        """
         del request
         agreement = self._state.engine.agreement
         limits, kv_cache = agreement.limits, agreement.kv_cache
@@ -84,8 +86,8 @@ class InfoRoutes:
         )
 
     async def health(self, request: Request) -> Response:
-        """`GET /health`: 200 without body, or 503. After a failure only a real forward pass counts
-        as healthy.
+        """`GET /health`: 200 without a body, or 503. After a failed check, the next check runs a
+        forward pass.
         """
         del request
         engine = self._state.engine
@@ -102,7 +104,7 @@ class InfoRoutes:
         return Response(self._state.metrics.render(), headers={"content-type": CONTENT_TYPE})
 
     async def models(self, request: Request) -> Response:
-        """`GET /v1/models`: the one model."""
+        """`GET /v1/models`: a list that contains the one model of this server."""
         del request
         model_id = self._state.config.model_id
         model = {"id": model_id, "object": "model", "created": 0, "owned_by": model_id}

@@ -1,4 +1,4 @@
-"""TGI's own routes: `POST /`, `/generate`, `/generate_stream`, `/tokenize`."""
+"""TGI's native routes: `POST /`, `/generate`, `/generate_stream` and `/tokenize`."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class NativeRoutes:
         return self._stream(body.inputs, body.parameters, bool(body.parameters.return_full_text))
 
     async def generate_compatible(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /`: the response in an array, or the same stream as `/generate_stream`."""
+        """`POST /`: the response in a JSON array, or the same stream as `/generate_stream`."""
         call, body = await self._pipeline.read(http_request, CompatGenerateRequest)
         return await self.response_compatible(call, body)
 
     async def response_compatible(self, call: HttpCall, body: CompatGenerateRequest) -> ASGIApp:
-        """The response of `POST /` to a body that was read already."""
+        """The response of `POST /` to a parsed body."""
         requested = body.parameters.return_full_text
         full_text = self._state.config.returns_full_text if requested is None else requested
         if body.stream:
@@ -114,7 +114,7 @@ class NativeRoutes:
 
 
 def native_request(prompt: str, parameters: GenerateParameters) -> TextRequest:
-    """The request of a native body whose response is not streamed."""
+    """Create the request for a native body. The response must not be streamed."""
     return TextRequest(
         prompt, parameters, StopStyle.NATIVE, num_sequences=max(1, parameters.best_of or 1)
     )

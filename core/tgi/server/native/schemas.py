@@ -1,5 +1,6 @@
-"""Bodies of the native routes. Unknown fields are ignored; the order of fields is TGI's (a JSON
-array fills them in order).
+"""Bodies of the native routes. Unknown fields are ignored.
+
+The fields are in TGI's order, because a body may also be a JSON array of the values of its fields.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ __all__ = ["CompatGenerateRequest", "GenerateRequest", "sampled_parameters"]
 
 
 def sampled_parameters() -> GenerateParameters:
-    """The parameters of a request without `parameters`: sampling is on, the rest is default."""
+    """The parameters of a body without `parameters`: the defaults, but with sampling."""
     return GenerateParameters(do_sample=True)
 
 
 class GenerateRequest(msgspec.Struct, frozen=True):
-    """`/generate`, `/generate_stream`, `/tokenize`. Without `parameters` sampling is on; with `{}`
-    it is off.
+    """Body of `/generate`, `/generate_stream` and `/tokenize`. Sampling is enabled if the body has
+    no `parameters`, but not if `parameters` is `{}`.
     """
 
     inputs: str
@@ -26,7 +27,7 @@ class GenerateRequest(msgspec.Struct, frozen=True):
 
 
 class CompatGenerateRequest(msgspec.Struct, frozen=True):
-    """`POST /`: as `/generate`, with a flag that selects the stream."""
+    """Body of `POST /`: the fields of `/generate`, and `stream` to request a stream."""
 
     inputs: str
     parameters: GenerateParameters = msgspec.field(default_factory=sampled_parameters)

@@ -1,5 +1,5 @@
-"""What an OpenAI body means in native terms; what cannot be served yet is refused by name, never
-ignored.
+"""Converts bodies of the OpenAI routes to requests. Parameters that this version does not support
+are rejected by an error that names them. They are never ignored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = [
     "SuffixError",
     "chat_request",
     "completion_requests",
-    "refuse",
+    "reject_unsupported",
 ]
 
 _MAX_PENALTY = 2.0
@@ -35,7 +35,7 @@ _SHAPE = "Failed to deserialize the JSON body into the target type: prompt: "
 
 @final
 class SuffixError(RequestError):
-    """422 `suffix not supported`."""
+    """Error 422 `suffix not supported` for a completion with a suffix."""
 
     status = 422
     error_type = "suffix not supported"
@@ -46,7 +46,7 @@ class SuffixError(RequestError):
 
 @final
 class BatchSizeError(RequestError):
-    """422 `batch size exceeded`."""
+    """Error 422 `batch size exceeded` for a completion with too many prompts."""
 
     status = 422
     error_type = "batch size exceeded"
@@ -56,8 +56,8 @@ class BatchSizeError(RequestError):
 
 
 def completion_requests(body: CompletionRequest, state: ServerState) -> list[TextRequest]:
-    """The requests that `/v1/completions` asks for, one per prompt. Raises `RequestError` and
-    `RejectionError`.
+    """Convert a body of `/v1/completions` to requests, one per prompt. Raises `RequestError` for an
+    invalid parameter and `RejectionError` for an invalid prompt.
     """
     prompts = _prompts(body.prompt)
     if body.suffix is not None:
@@ -70,7 +70,7 @@ def completion_requests(body: CompletionRequest, state: ServerState) -> list[Tex
     num_sequences = _num_sequences(body, len(prompts), state.config)
     max_tokens = body.max_tokens
     if body.echo and max_tokens == 0 and not body.stream:
-        max_tokens = 1  # no step ends without a token; the answer leaves it out
+        max_tokens = 1  # The engine generates at least one token. The response omits it.
     request = _text_request(
         body,
         max_tokens=max_tokens,
@@ -83,11 +83,13 @@ def completion_requests(body: CompletionRequest, state: ServerState) -> list[Tex
 
 
 async def chat_request(body: ChatRequest, state: ServerState) -> TextRequest:
-    """The request that `/v1/chat/completions` asks for. Raises `RequestError`."""
+    """Convert a body of `/v1/chat/completions` to a request. Raises `RequestError` and
+    `RejectionError`.
+    """
     has_format = body.response_format is not None and body.response_format != _TEXT_FORMAT
     has_tools = bool(body.tools) and body.tool_choice != "none"
     has_sound = bool(body.audio) or (body.modalities is not None and body.modalities != ["text"])
-    refuse(
+    reject_unsupported(
         {
             "tools": has_tools,
             "response_format": has_format,
@@ -97,7 +99,7 @@ async def chat_request(body: ChatRequest, state: ServerState) -> TextRequest:
     )
     if body.top_logprobs and not body.logprobs:
         raise ValidationError(
-            f"`top_logprobs` needs `logprobs` to be true. Given: {body.top_logprobs}"
+            f"`top_logprobs` requires `logprobs` to be true. Given: {body.top_logprobs}"
         )
     request = _text_request(
         body,
@@ -111,8 +113,8 @@ async def chat_request(body: ChatRequest, state: ServerState) -> TextRequest:
     return dataclasses.replace(request, prompt=prompt, add_special_tokens=False)
 
 
-def refuse(fields: Mapping[str, object]) -> None:
-    """Reject the first field that has a value. Raises `ValidationError`."""
+def reject_unsupported(fields: Mapping[str, object]) -> None:
+    """Raise `ValidationError` for the first field whose value is truthy."""
     for name, value in fields.items():
         if value:
             raise ValidationError(f"`{name}` is not supported by this version: leave it out")
@@ -127,7 +129,7 @@ def _text_request(
     top_logprobs: int | None,
     has_prompt_logprobs: bool = False,
 ) -> TextRequest:
-    """The request without its prompt."""
+    """Create a request without its prompt."""
     parameters = generate_parameters(
         body,
         temperature=body.temperature,
@@ -175,7 +177,7 @@ def _with_prompt(
 ) -> TextRequest:
     if isinstance(prompt, str):
         return dataclasses.replace(request, prompt=prompt)
-    # What is left out here is refused at admission: unknown ids, and more of them than fit.
+    # Only ids that can be decoded. Admission rejects unknown ids and prompts that are too long.
     known = [
         token
         for token in prompt[: state.config.max_total_tokens]
@@ -187,15 +189,15 @@ def _with_prompt(
 
 
 def _check_echo_logprobs(body: CompletionRequest, state: ServerState) -> None:
-    """The scores of the prompt are there for those who switched them on. Raises
-    `ValidationError`.
+    """Raise `ValidationError` if the log probabilities of the prompt are not available for this
+    request.
     """
     if body.stream:
         raise ValidationError("`echo` with `logprobs` is not supported when streaming tokens")
     if not state.config.enable_prefill_logprobs:
         raise ValidationError(
-            "`echo` with `logprobs` needs the server option `--enable-prefill-logprobs`: leave one"
-            " of them out"
+            "`echo` with `logprobs` requires the server option `--enable-prefill-logprobs`: remove"
+            " `echo` or `logprobs`"
         )
     if not state.engine.agreement.has("prompt_logprobs"):
         raise ValidationError(
@@ -204,8 +206,8 @@ def _check_echo_logprobs(body: CompletionRequest, state: ServerState) -> None:
 
 
 def _num_sequences(body: CompletionRequest, num_prompts: int, config: ServerConfig) -> int:
-    """Sequences generated for each prompt: `best_of` of them, of which the `n` best are
-    returned.
+    """The number of sequences to generate per prompt: `best_of` if the client sent it, otherwise
+    `n`. The best `n` are returned. Raises `ValidationError` for an invalid number.
     """
     num_returned = _checked_count("n", body.n, num_prompts, config)
     best_of = (

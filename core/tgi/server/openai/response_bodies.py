@@ -1,7 +1,6 @@
-"""Shapes of what the OpenAI routes answer: objects, chunks, choices, log probabilities, usage.
+"""Response bodies of the OpenAI routes: objects, chunks, choices, log probabilities and usage.
 
-Source: the OpenAI API reference. An object keeps the names and the order of TGI's where both have
-them.
+The schemas are those of the OpenAI API reference. Members that TGI also has are in TGI's order.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ _FINISH_REASONS = {
 
 @final
 class Envelope:
-    """The members that all objects of one answer share."""
+    """The members that all objects of one response share."""
 
     def __init__(
         self, *, id: str, kind: str, created: int, model: str, system_fingerprint: str
@@ -55,22 +54,24 @@ class Envelope:
         self.head = format_json(shared).removesuffix("}")
 
     def encode(self, choices: list[Json], usage: Json | None) -> str:
-        """One object."""
+        """Encode one object of the response."""
         return f'{self.head},"choices":{format_json(choices)},"usage":{format_json(usage)}}}'
 
 
 @final
 @dataclass
 class Usage:
-    """Tokens of one answer; a prompt counts once, however many sequences continue it."""
+    """Numbers of tokens of one response. A prompt is counted once, even if it has several
+    sequences.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
     @classmethod
     def of(cls, results: Sequence[Sequence[GeneratedSequence]]) -> Usage:
-        """The usage of a whole response, from the sequences of each prompt. Sequences that
-        `best_of` left out count too.
+        """The usage of a complete response. `results` contains the sequences of each prompt,
+        including those that `best_of` excludes from the response.
         """
         return cls(
             sum(sequences[0].input_length for sequences in results),
@@ -89,8 +90,8 @@ class Usage:
 @final
 @dataclass(frozen=True)
 class ChunkShape:
-    """How the choice of a chunk is written: JSON around its text, and the log probabilities of a
-    token at a text offset.
+    """The format of the choice in a chunk: the JSON before and after its text, and a function that
+    returns the log probabilities of a token at a text offset in characters.
     """
 
     before_text: str
@@ -100,28 +101,28 @@ class ChunkShape:
 
 @final
 class ChunkWriter:
-    """Turns the tokens of one prompt into chunks: one per token, the last of a sequence with its
-    finish reason.
+    """Converts the tokens of one prompt to chunks. There is one chunk per token. The last chunk of
+    a sequence contains the finish reason.
     """
 
     def __init__(
         self, envelope: Envelope, shape: ChunkShape, first_index: int, *, has_logprobs: bool
     ) -> None:
-        """`first_index` is that of the prompt's first choice."""
+        """`first_index` is the index of the first choice of the prompt."""
         self._head = f'{envelope.head},"choices":[{{"index":'
         self._shape = shape
         self._first_index = first_index
         self._has_logprobs = has_logprobs
-        self._text_offsets: dict[int, int] = {}  # by sequence: characters told so far
+        self._text_offsets: dict[int, int] = {}  # characters sent so far, by sequence
 
     def chunk(self, token: GeneratedToken) -> str:
-        """The chunk of one token. A special token is no text in OpenAI's answers."""
+        """The chunk of one token. As in OpenAI's API, the text contains no special tokens."""
         logprobs = self._logprobs(token) if self._has_logprobs else "null"
         reason = "null" if token.result is None else f'"{finish_reason(token.result)}"'
         return self._chunk(token.sequence, token.plain_text, logprobs, reason)
 
     def opening(self, sequence: int, text: str) -> str:
-        """A chunk of text that no token brought."""
+        """A chunk with text that was not generated, such as the echoed prompt."""
         return self._chunk(sequence, text, "null", "null")
 
     def _chunk(self, sequence: int, text: str, logprobs: str, reason: str) -> str:
@@ -139,12 +140,12 @@ class ChunkWriter:
 
 
 def finish_reason(sequence: GeneratedSequence) -> str:
-    """OpenAI's name of the reason why a sequence ended."""
+    """The finish reason of a sequence in OpenAI's API."""
     return _FINISH_REASONS[sequence.finish_reason]
 
 
 def chat_choice(index: int, sequence: GeneratedSequence, has_logprobs: bool) -> Json:
-    """One choice of a chat."""
+    """One choice of a chat completion."""
     return {
         "index": index,
         "message": {"role": "assistant", "content": sequence.text, "refusal": None},
@@ -154,7 +155,7 @@ def chat_choice(index: int, sequence: GeneratedSequence, has_logprobs: bool) -> 
 
 
 def chat_logprobs(tokens: Sequence[GeneratedToken]) -> Json:
-    """Tokens of a chat answer; `bytes` are the UTF-8 of the text that the token adds."""
+    """The log probabilities of a chat completion. `bytes` are the UTF-8 bytes of a token's text."""
     return {"content": [_chat_logprob(token) for token in tokens], "refusal": None}
 
 
@@ -178,8 +179,8 @@ def completion_choice(
     has_logprobs: bool,
     hides_output: bool,
 ) -> Json:
-    """One answer of `/v1/completions`. `prompt` is the text to echo; `hides_output` leaves the
-    generated text out.
+    """One choice of a completion. `prompt` is the text to echo. If `hides_output` is True, the
+    choice does not contain the generated text.
     """
     tokens = [] if hides_output else sequence.tokens
     text = (prompt or "") + ("" if hides_output else sequence.text)
@@ -197,7 +198,9 @@ def completion_choice(
 
 
 def completion_logprobs(tokens: Sequence[GeneratedToken], text_offset: int = 0) -> Json:
-    """Tokens of a completion as four lists; offsets count characters of the choice's text."""
+    """The log probabilities of a completion as four lists. Offsets are positions in the text of the
+    choice, in characters.
+    """
     offsets = []
     for token in tokens:
         offsets.append(text_offset)
@@ -211,8 +214,8 @@ def completion_logprobs(tokens: Sequence[GeneratedToken], text_offset: int = 0) 
 
 
 def _with_prompt_logprobs(logprobs: Json, sequence: GeneratedSequence, prompt_length: int) -> Json:
-    """The echoed prompt's tokens in front. Only what was given is scored, so they have no
-    alternatives.
+    """Insert the tokens of the echoed prompt before the generated tokens. Prompt tokens have no
+    `top_logprobs`.
     """
     prefill = sequence.prefill
     offsets, position = [], 0

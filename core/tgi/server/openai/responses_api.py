@@ -1,7 +1,8 @@
-"""`/v1/responses` for text: a thin envelope around the path of every chat. Nothing is stored.
+"""OpenAI's `/v1/responses`, for text. Responses are not stored.
 
-Source: the OpenAI API reference. A stream is opened only for a valid request, so that errors have a
-status of their own.
+The route uses the same chat template and generation pipeline as the other chat routes. The schemas
+are those of the OpenAI API reference. A stream begins only after the request has been validated, so
+that an invalid request is rejected with its own status.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tgi.server.generation.pipeline import GenerationPipeline, response_headers,
 from tgi.server.http.json_format import format_json
 from tgi.server.http.responses import json_response
 from tgi.server.http.sse import EventStream, named_event
-from tgi.server.openai.requests import refuse
+from tgi.server.openai.requests import reject_unsupported
 from tgi.server.openai.responses_api_schemas import InputItem, ResponsesRequest
 from tgi.server.state import ServerState
 from tgi.types import FinishReason
@@ -41,7 +42,7 @@ _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "develop
 
 @final
 class StatelessError(RequestError):
-    """400: the request counts on something stored."""
+    """Error 400 for a request that refers to stored responses."""
 
     status = 400
     error_type = "invalid_request_error"
@@ -50,7 +51,7 @@ class StatelessError(RequestError):
 @final
 @dataclass(frozen=True)
 class _ResponseBuilder:
-    """What all events of one response share."""
+    """Builds the response object. All events of one response share its ids and its model."""
 
     body: ResponsesRequest
     model: str
@@ -59,7 +60,7 @@ class _ResponseBuilder:
     created_at: int = field(default_factory=lambda: int(time.time()))
 
     def response(self, status: str, **changes: object) -> Json:
-        """The response object in some state."""
+        """The response object with this status. `changes` replace members of the default object."""
         body = self.body
         return {
             "id": self.response_id,
@@ -88,7 +89,7 @@ class _ResponseBuilder:
         } | changes
 
     def finished(self, result: GeneratedSequence) -> Json:
-        """The response at its end."""
+        """The response object after the end of the generation."""
         is_cut = result.finish_reason is FinishReason.LENGTH
         status = "incomplete" if is_cut else "completed"
         return self.response(
@@ -105,7 +106,7 @@ class _ResponseBuilder:
         )
 
     def item(self, status: str, text: str | None = None) -> Json:
-        """The message; without a text yet it has no content."""
+        """The message of the response. Its content is empty if `text` is None."""
         content = [] if text is None else [_part(text)]
         return {
             "id": self.item_id,
@@ -142,8 +143,9 @@ class ResponsesRoutes:
     async def _events(
         self, request: TextRequest, builder: _ResponseBuilder
     ) -> AsyncGenerator[str, None]:
-        """The events in order; exactly one of completed, incomplete and failed ends them. Raises
-        `RequestError` before the first if the request is refused.
+        """Yield the events of a stream. The last event is one of `response.completed`,
+        `response.incomplete` and `response.failed`. Raises `RequestError` before the first event if
+        the request is rejected.
         """
         writer = _EventWriter(builder)
         try:
@@ -161,11 +163,11 @@ async def _text_request(body: ResponsesRequest, state: ServerState) -> TextReque
     if body.previous_response_id is not None or body.conversation is not None:
         name = "conversation" if body.previous_response_id is None else "previous_response_id"
         raise StatelessError(
-            f"`{name}` is not supported, for this server stores no responses: send all of it in"
-            " `input`"
+            f"`{name}` is not supported, because this server does not store responses: send the"
+            " whole conversation in `input`"
         )
     text_format = None if body.text is None else body.text.format
-    refuse(
+    reject_unsupported(
         {
             "prompt": body.prompt,
             "background": body.background,
@@ -225,8 +227,8 @@ def _part_text(part: object, index: int) -> str:
         case {"type": str() as kind, "text": str() as text} if kind in _TEXT_PARTS:
             return text
     raise ValidationError(
-        f"only text is supported in `input[{index}].content` by this version: leave images and"
-        " files out"
+        f"only text is supported in `input[{index}].content` by this version: remove images and"
+        " files"
     )
 
 
@@ -245,7 +247,7 @@ class _EventWriter:
 
     @property
     def has_begun(self) -> bool:
-        """Whether there was an event."""
+        """Whether an event has been written."""
         return self._next_number > 0
 
     def opening(self) -> str:
@@ -261,17 +263,17 @@ class _EventWriter:
         )
 
     def token(self, token: GeneratedToken) -> str:
-        """The events that a token brings."""
+        """The events of a token."""
         text = token.plain_text
-        events = (
+        delta = (
             self._event("response.output_text.delta", **self._place, delta=text, logprobs=[])
             if text
             else ""
         )
-        return events if token.result is None else events + self._ending(token.result)
+        return delta if token.result is None else delta + self._ending(token.result)
 
     def failure(self, error: RequestError) -> str:
-        """The event that ends a response in which something went wrong."""
+        """The last event of a response that failed."""
         failed = self._builder.response(
             "failed", error={"code": "server_error", "message": error.text}
         )

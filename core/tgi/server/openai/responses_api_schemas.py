@@ -1,5 +1,5 @@
-"""Body of `/v1/responses`, stateless and for text. Source: the OpenAI API reference; `seed` and
-`ignore_eos` are extensions.
+"""Body of `/v1/responses`, for text without stored state. The fields are those of the OpenAI API
+reference and the extensions `seed`, `ignore_eos` and `cache_salt`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ __all__ = ["InputItem", "ResponseTextConfig", "ResponsesRequest"]
 
 
 class InputItem(msgspec.Struct, frozen=True):
-    """One item of the conversation. Without a type it is a message; `content` is a text or a list
-    of parts.
+    """One item of the conversation. An item without a type is a message. `content` is a text or a
+    list of parts.
     """
 
     type: str | None = None
@@ -24,13 +24,13 @@ class InputItem(msgspec.Struct, frozen=True):
 
 
 class ResponseTextConfig(msgspec.Struct, frozen=True):
-    """How the text is to look."""
+    """Settings of the output text."""
 
     format: Any = None
 
 
 class ResponsesRequest(ExtensionFields, frozen=True, kw_only=True):
-    """`/v1/responses`."""
+    """Body of `/v1/responses`."""
 
     input: str | list[InputItem]
     model: str | None = None
@@ -42,8 +42,8 @@ class ResponsesRequest(ExtensionFields, frozen=True, kw_only=True):
     text: ResponseTextConfig | None = None
     metadata: dict[str, str] | None = None
     seed: U64 | None = None
-    store: bool | None = None  # without effect: the answer says that nothing is stored
-    # Refused, unless null or without effect:
+    store: bool | None = None  # has no effect; `store` is always false in the response
+    # These fields are rejected, unless they are null or their value has no effect.
     previous_response_id: str | None = None
     conversation: Any = None
     prompt: Any = None
@@ -54,5 +54,5 @@ class ResponsesRequest(ExtensionFields, frozen=True, kw_only=True):
     include: list[str] | None = None
 
     def __post_init__(self) -> None:
-        """Complete the integer bounds."""
+        """Check the upper bound of the unsigned 64-bit integers."""
         check_u64(self.seed)

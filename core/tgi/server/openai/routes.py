@@ -1,6 +1,6 @@
-"""The OpenAI routes that TGI has: `/v1/completions`, `/v1/chat/completions`, and `/chat_tokenize`.
+"""The OpenAI routes of TGI: `/v1/completions`, `/v1/chat/completions` and `/chat_tokenize`.
 
-Shapes follow the OpenAI API reference; error bodies and statuses are TGI's.
+The schemas are those of the OpenAI API reference. Error bodies and statuses are those of TGI.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from tgi.server.state import ServerState
 
 __all__ = ["OpenAIRoutes"]
 
-_STREAM_ERROR_STATUS = 422  # whatever the error: TGI's streams say no other
+_STREAM_ERROR_STATUS = 422  # As in TGI, the status is the same for all errors of a stream.
 
 
 @final
 @dataclass(frozen=True)
 class _StreamedPrompt:
-    """One prompt of a stream, and how its chunks are written."""
+    """One prompt of a stream, the writer of its chunks, and the text to send before its output."""
 
     request: TextRequest
     writer: ChunkWriter
@@ -59,14 +59,14 @@ class _StreamedPrompt:
 @final
 @dataclass
 class _StreamedResponse:
-    """What the prompts of one stream share."""
+    """The state that the prompts of one stream share."""
 
     envelope: Envelope
-    usage: Usage | None  # None where it was not asked for
+    usage: Usage | None  # None if the client did not request it
     has_failed: bool = False
 
     def ending(self) -> str:
-        """The usage of an answer that is whole, then the end."""
+        """The last events. The usage is sent only if no prompt has failed."""
         if self.usage is None or self.has_failed:
             return DONE
         return event(self.envelope.encode([], self.usage.to_json())) + DONE
@@ -91,7 +91,7 @@ class OpenAIRoutes:
         return await self.response_chat(call, body)
 
     async def chat_tokenize(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /chat_tokenize`: the prompt of a chat and its tokens with their byte ranges."""
+        """`POST /chat_tokenize`: the prompt of a chat and its tokens with byte ranges."""
         _, body = await self._pipeline.read(http_request, ChatRequest)
         with self._pipeline.counted():
             prompt = (await chat_request(body, self._state)).prompt
@@ -102,7 +102,7 @@ class OpenAIRoutes:
         )
 
     async def response_completions(self, call: HttpCall, body: CompletionRequest) -> ASGIApp:
-        """The response to a body that was read already."""
+        """The response to a parsed body."""
         with self._pipeline.counted():
             requests = completion_requests(body, self._state)
         envelope = self._envelope("cmpl", "text_completion", body.model)
@@ -139,11 +139,11 @@ class OpenAIRoutes:
         if hides_output:
             usage.completion_tokens = 0
         headers = response_headers(self._state.config, requests, results)
-        del headers["x-compute-time"]  # the one header that TGI leaves out on this route
+        del headers["x-compute-time"]  # TGI does not send this header on this route.
         return json_response(envelope.encode(choices, usage.to_json()).encode(), headers)
 
     async def response_chat(self, call: HttpCall, body: ChatRequest) -> ASGIApp:
-        """The response to a body that was read already."""
+        """The response to a parsed body."""
         with self._pipeline.counted():
             request = await chat_request(body, self._state)
         if body.stream:
@@ -180,7 +180,7 @@ class OpenAIRoutes:
     async def _events(
         self, part: _StreamedPrompt, response: _StreamedResponse
     ) -> AsyncGenerator[str, None]:
-        """The chunks of one prompt as they come."""
+        """Yield the chunks of one prompt."""
         chunk, usage = part.writer.chunk, response.usage
         try:
             async with self._pipeline.stream(part.request) as generation:

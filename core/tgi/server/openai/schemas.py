@@ -1,7 +1,8 @@
-"""Bodies of the OpenAI routes; null wherever OpenAI allows it.
+"""Bodies of the OpenAI routes.
 
-Source: the OpenAI API reference; `ignore_eos` and `repetition_penalty` are extensions. Unknown
-fields are ignored, as in TGI.
+The fields are those of the OpenAI API reference and the extensions `ignore_eos`, `cache_salt` and
+`repetition_penalty`. A field may be null if OpenAI allows it. As in TGI, unknown fields are
+ignored.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ Content = Annotated[
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
-    """What a stream carries beside text."""
+    """Options of a streamed response."""
 
     include_usage: bool | None = False
 
 
 class _SharedFields(ExtensionFields, frozen=True, kw_only=True):
-    """The fields of both routes."""
+    """The fields that both routes share."""
 
     model: str | None = None
     max_tokens: U32 | None = None
@@ -59,22 +60,22 @@ class _SharedFields(ExtensionFields, frozen=True, kw_only=True):
 
 
 class CompletionRequest(_SharedFields, frozen=True, kw_only=True):
-    """`/v1/completions`. A prompt is a text, token ids, or a list of either."""
+    """Body of `/v1/completions`. `prompt` is a text, a list of token ids, or a list of either."""
 
     prompt: Annotated[str | list[Any], msgspec.Meta(title="PromptDeserializer")]
     best_of: U32 | None = None
     echo: bool | None = None
     logprobs: U32 | bool | None = None
-    suffix: str | None = None  # refused
+    suffix: str | None = None  # rejected, unless null
 
     def __post_init__(self) -> None:
-        """Complete the integer bounds."""
+        """Check the upper bound of the unsigned 64-bit integers."""
         check_u64(self.seed)
 
 
 class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One message; `content` is a text or a list of parts. Fields of tool calls go to the template
-    as they came.
+    """One message of a chat. `content` is a text or a list of parts. The fields of tool calls are
+    passed to the chat template unchanged.
     """
 
     role: str
@@ -85,13 +86,13 @@ class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ChatRequest(_SharedFields, frozen=True, kw_only=True):
-    """`/v1/chat/completions`."""
+    """Body of `/v1/chat/completions`."""
 
     messages: list[ChatMessage]
     max_completion_tokens: U32 | None = None
     logprobs: bool | None = None
     top_logprobs: U32 | None = None
-    # Refused, unless null or without effect:
+    # These fields are rejected, unless they are null or their value has no effect.
     tools: list[Any] | None = None
     tool_choice: Any = None
     tool_prompt: str | None = None
@@ -101,7 +102,9 @@ class ChatRequest(_SharedFields, frozen=True, kw_only=True):
     audio: Any = None
 
     def __post_init__(self) -> None:
-        """Complete the integer bounds; the two names of one limit exclude each other."""
+        """Check the upper bound of the unsigned 64-bit integers, and that only one of the two names
+        of the output limit is used.
+        """
         check_u64(self.seed)
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("duplicate field `max_tokens`")

@@ -1,7 +1,7 @@
-"""Routes that hosting platforms call: SageMaker's `/invocations`, Vertex AI's `/vertex`, KServe's
+"""Routes of hosting platforms: SageMaker's `/invocations`, Vertex AI's `/vertex` and KServe's
 `/v2`.
 
-Each is another envelope around the native and the OpenAI routes. Source: TGI 3
+They convert their bodies to requests of the native and the OpenAI routes. Source: TGI 3
 `router/src/{sagemaker,vertex,kserve}.rs`.
 """
 
@@ -37,7 +37,7 @@ _VERTEX_SHAPE = "Failed to deserialize the JSON body into the target type: "
 
 @final
 class EmptyInstancesError(RequestError):
-    """422 of a Vertex request that asks for nothing."""
+    """Error 422 for a Vertex AI request without instances."""
 
     status = 422
     error_type = "Input validation error"
@@ -48,7 +48,7 @@ class EmptyInstancesError(RequestError):
 
 @final
 class LengthMismatchError(RequestError):
-    """422 `length mismatch`."""
+    """Error 422 `length mismatch` for a KServe request with unequal inputs and outputs."""
 
     status = 422
     error_type = "length mismatch"
@@ -59,7 +59,7 @@ class LengthMismatchError(RequestError):
 
 @final
 class Utf8Error(RequestError):
-    """422 `utf8`."""
+    """Error 422 `utf8` for a KServe tensor whose bytes are not UTF-8."""
 
     status = 422
     error_type = "utf8"
@@ -67,7 +67,7 @@ class Utf8Error(RequestError):
 
 @final
 class PlatformRoutes:
-    """Handlers of the platforms' routes."""
+    """Handlers of the routes of hosting platforms."""
 
     def __init__(
         self,
@@ -82,8 +82,8 @@ class PlatformRoutes:
         self._openai = openai
 
     async def invocations(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /invocations`: the body of `POST /`, of a chat or of a completion, whichever it
-        fits first.
+        """`POST /invocations`. The body is handled as a body of `POST /`, of a chat completion or
+        of a completion. The first matching schema is used.
         """
         variants: Sequence[type[CompatGenerateRequest | ChatRequest | CompletionRequest]] = (
             CompatGenerateRequest,
@@ -100,7 +100,7 @@ class PlatformRoutes:
                 return await self._openai.response_completions(call, body)
 
     async def vertex(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /vertex`: one text per instance; an instance is a native request or a chat."""
+        """`POST /vertex`: one text per instance. An instance is a native request or a chat."""
         call, body = await self._pipeline.read(http_request, VertexRequest)
         with self._pipeline.counted():
             if not body.instances:
@@ -122,14 +122,16 @@ class PlatformRoutes:
         return json_response(msgspec.json.encode(metadata))
 
     async def live(self, http_request: HttpRequest) -> Response:
-        """`GET /v2/health/live`, and in TGI's words also `/v2/health/ready` and a model's
-        `ready`.
+        """`GET /v2/health/live`, `/v2/health/ready` and the `ready` route of a model. As in TGI,
+        all three have the same response.
         """
         del http_request
         return json_response(b'{"live":true}')
 
     async def model_metadata(self, http_request: HttpRequest) -> Response:
-        """`GET /v2/models/{model}/versions/{version}`: whatever the names are, they are echoed."""
+        """`GET /v2/models/{model}/versions/{version}`. The response contains the name and the
+        version of the path, even if the server has no such model.
+        """
         names = http_request.path_params
         metadata = {
             "name": names["model"],
@@ -139,7 +141,7 @@ class PlatformRoutes:
         return json_response(msgspec.json.encode(metadata))
 
     async def infer(self, http_request: HttpRequest) -> Response:
-        """`POST /v2/models/{model}/versions/{version}/infer`: texts as arrays of bytes."""
+        """`POST /v2/models/{model}/versions/{version}/infer`: texts are arrays of UTF-8 bytes."""
         call, body = await self._pipeline.read(http_request, InferRequest)
         with self._pipeline.counted():
             if len(body.inputs) != len(body.outputs):
@@ -178,7 +180,7 @@ class PlatformRoutes:
 def _texts(
     requests: Sequence[TextRequest], results: Sequence[Sequence[GeneratedSequence]]
 ) -> list[str]:
-    """The best text of each request, after its prompt if the parameters ask for it."""
+    """The best text of each request. The prompt precedes it if `return_full_text` is set."""
     return [
         (request.prompt if request.parameters.return_full_text else "")
         + best_first(sequences)[0].text

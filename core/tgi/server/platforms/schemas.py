@@ -15,20 +15,20 @@ Byte = Annotated[int, msgspec.Meta(ge=0, le=255, title="u8")]
 
 
 class VertexRequest(msgspec.Struct, frozen=True):
-    """`/vertex`; an instance is a `VertexGenerateInstance` or a chat."""
+    """Body of `/vertex`. Each instance is a `VertexGenerateInstance` or a `ChatRequest`."""
 
     instances: list[msgspec.Raw]
 
 
 class VertexGenerateInstance(msgspec.Struct, frozen=True):
-    """A native request; without parameters sampling is on."""
+    """A native request. Sampling is enabled if there are no parameters."""
 
     inputs: str
     parameters: GenerateParameters | None = None
 
 
 class InferInput(msgspec.Struct, frozen=True):
-    """A tensor of KServe's protocol: the UTF-8 bytes of a prompt."""
+    """A tensor of KServe's protocol. `data` contains the UTF-8 bytes of a prompt."""
 
     name: str
     shape: list[Usize]
@@ -37,13 +37,13 @@ class InferInput(msgspec.Struct, frozen=True):
 
 
 class InferOutput(msgspec.Struct, frozen=True):
-    """The tensor that receives the text."""
+    """The name of the tensor in the response that contains the text."""
 
     name: str
 
 
 class InferRequest(msgspec.Struct, frozen=True):
-    """`/v2/models/{model}/versions/{version}/infer`."""
+    """Body of `/v2/models/{model}/versions/{version}/infer`."""
 
     id: str
     inputs: list[InferInput]

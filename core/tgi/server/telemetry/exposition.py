@@ -1,8 +1,8 @@
 """Metric values and their Prometheus text exposition (format 0.0.4).
 
-Written for this server because the usual client library appends `_total` to every counter, and
-TGI's counters carry none. A family appears with its first update; families are ordered counters,
-gauges, then histograms and summaries.
+The usual client library cannot be used: it appends `_total` to the names of counters, and the names
+of TGI's counters have no such suffix. A family appears after its first update. Counters come first,
+then gauges, then histograms and summaries.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["CONTENT_TYPE", "Counter", "Family", "Gauge", "Histogram", "Kind", "S
 CONTENT_TYPE: Final = "text/plain; charset=utf-8"
 
 Kind = Literal["counter", "gauge", "histogram", "summary"]
-Sample = tuple[str, str, float]  # name suffix, rendered label or nothing, value
+Sample = tuple[str, str, float]  # name suffix, rendered label or empty string, value
 
 _ORDER: dict[Kind, int] = {"counter": 0, "gauge": 1, "histogram": 2, "summary": 2}
 _QUANTILES = (0.0, 0.5, 0.9, 0.95, 0.99, 0.999, 1.0)
@@ -29,27 +29,27 @@ _WINDOW_SECONDS = 60.0
 
 
 class Family(Protocol):
-    """A metric with all its series."""
+    """A metric and all its series."""
 
     @property
     def name(self) -> str:
-        """Name without suffixes."""
+        """Name of the metric without suffixes."""
 
     @property
     def help(self) -> str:
-        """Help text; empty = none."""
+        """Help text. If it is empty, the exposition has no help line."""
 
     @property
     def kind(self) -> Kind:
-        """Prometheus type."""
+        """Type of the metric in Prometheus."""
 
     def samples(self) -> Iterator[Sample]:
-        """Its samples now; nothing before the first update."""
+        """The current samples. There are none before the first update."""
 
 
 @final
 class Counter:
-    """A count that only grows, in one series or in one per value of `label`."""
+    """A count that only increases. There is one series, or one per value of `label`."""
 
     kind: Final = "counter"
 
@@ -58,7 +58,7 @@ class Counter:
         self._values: dict[str, int] = {}
 
     def increment(self, value: str = "", amount: int = 1) -> None:
-        """Count `amount` more in the series whose label has `value`."""
+        """Add `amount` to the series with the label value `value`."""
         self._values[value] = self._values.get(value, 0) + amount
 
     def samples(self) -> Iterator[Sample]:
@@ -69,7 +69,7 @@ class Counter:
 
 @final
 class Gauge:
-    """A value that goes up and down."""
+    """A value that can increase and decrease."""
 
     kind: Final = "gauge"
 
@@ -78,18 +78,18 @@ class Gauge:
         self._value: float | None = None
 
     def set(self, value: float) -> None:
-        """Take the value."""
+        """Set the value."""
         self._value = value
 
     def samples(self) -> Iterator[Sample]:
-        """The value."""
+        """One sample with the value."""
         if self._value is not None:
             yield "", "", self._value
 
 
 @final
 class Histogram:
-    """Counts of observations per bucket, in one series or in one per value of `label`."""
+    """Counts of observations per bucket. There is one series, or one per value of `label`."""
 
     kind: Final = "histogram"
 
@@ -97,12 +97,12 @@ class Histogram:
         self, name: str, buckets: Sequence[float], help_text: str = "", label: str = ""
     ) -> None:
         self.name, self.help, self._label = name, help_text, label
-        self._buckets = list(buckets)  # ascending upper bounds, without infinity
+        self._buckets = list(buckets)  # upper bounds in ascending order, without infinity
         self._counts: dict[str, list[int]] = {}
         self._sums: dict[str, float] = {}
 
     def observe(self, observation: float, value: str = "") -> None:
-        """Add an observation to the series whose label has `value`."""
+        """Add an observation to the series with the label value `value`."""
         counts = self._counts.get(value)
         if counts is None:
             counts = self._counts[value] = [0] * (len(self._buckets) + 1)
@@ -111,7 +111,9 @@ class Histogram:
         self._sums[value] += observation
 
     def samples(self) -> Iterator[Sample]:
-        """Cumulative buckets, sum and count per series; the own label precedes `le`."""
+        """The cumulative buckets, the sum and the count of each series. The label of the series
+        precedes `le`.
+        """
         for value, counts in self._counts.items():
             label, cumulative = _render_label(self._label, value), 0
             for bound, count in zip([*self._buckets, math.inf], counts, strict=True):
@@ -124,7 +126,7 @@ class Histogram:
 
 @final
 class Summary:
-    """Quantiles of the observations of the last minute, beside the sum and count of all."""
+    """Quantiles of the observations of the last 60 s, and the sum and count of all observations."""
 
     kind: Final = "summary"
 
@@ -132,11 +134,11 @@ class Summary:
         self, name: str, help_text: str = "", clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.name, self.help, self._clock = name, help_text, clock
-        self._recent: deque[tuple[float, float, int]] = deque()  # time, observation, how often
+        self._recent: deque[tuple[float, float, int]] = deque()  # time, observation, times
         self._sum, self._count = 0.0, 0
 
     def observe(self, observation: float, times: int = 1) -> None:
-        """Add an observation that was made `times` times."""
+        """Add `times` equal observations."""
         now = self._clock()
         self._recent.append((now, observation, times))
         self._sum += observation * times
@@ -144,7 +146,9 @@ class Summary:
         self._forget(now)
 
     def samples(self) -> Iterator[Sample]:
-        """Quantiles (0 when idle), sum and count."""
+        """The quantiles, the sum and the count. Without recent observations, the
+        quantiles are 0.
+        """
         if not self._count:
             return
         self._forget(self._clock())
@@ -165,7 +169,7 @@ class Summary:
 
 
 def render(families: Sequence[Family]) -> str:
-    """The text exposition of all families that were updated."""
+    """The text exposition of all families that have been updated."""
     lines: list[str] = []
     for family in sorted(families, key=lambda f: _ORDER[f.kind]):
         samples = [

@@ -1,7 +1,7 @@
 """The table of all metrics of TGI 3, with their types, labels, buckets and help texts.
 
 Source: TGI 3 `router/src/server.rs`, `router/src/infer/mod.rs`,
-`backends/v3/src/{queue,backend}.rs`. If TGI has no help text for a series, neither have we.
+`backends/v3/src/{queue,backend}.rs`. Series that have no help text in TGI have none here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Keeps the series of the metric table up to date. A step with any prefill row counts as
+"""Updates the series of the metric table. A step with at least one prefill row has the label
 `method="prefill"`.
 """
 
@@ -32,27 +32,27 @@ class Failure(StrEnum):
 @final
 @dataclass(frozen=True)
 class RequestTimes:
-    """Durations of one finished generation, in seconds. The first three make up the total."""
+    """Durations of one completed generation, in seconds."""
 
-    validation: float  # start of the handler to queueing
-    queue: float  # queueing to first step
-    inference: float  # first step to end
+    validation: float  # from the start of the handler until the request is queued
+    queue: float  # from the queueing of the request to its first step
+    inference: float  # from the first step to the end
     num_generated_tokens: int
 
     @property
     def total(self) -> float:
-        """From the start of the handler to the end."""
+        """Duration from the start of the handler to the end."""
         return self.validation + self.queue + self.inference
 
     @property
     def per_token(self) -> float:
-        """Inference time per generated token."""
+        """Mean inference time per generated token."""
         return self.inference / max(1, self.num_generated_tokens)
 
 
 @final
 class Metrics:
-    """All series of one server."""
+    """The metrics of one server."""
 
     def __init__(self, max_input_tokens: int, max_total_tokens: int) -> None:
         self._counters = {
@@ -78,22 +78,22 @@ class Metrics:
         }
 
     def count_request(self) -> None:
-        """A handler or a generation starts."""
+        """Record the start of a handler or of a generation."""
         self._counters["tgi_request_count"].increment()
 
     def count_failure(self, failure: Failure) -> None:
-        """A request failed."""
+        """Record a failed request."""
         self._counters["tgi_request_failure"].increment(failure)
 
     def observe_valid_request(self, input_length: int, max_new_tokens: int) -> None:
-        """A request passed validation."""
+        """Record a request that has been validated. Lengths are in tokens."""
         self._histograms["tgi_request_input_length"].observe(input_length)
         self._histograms["tgi_request_max_new_tokens"].observe(
             min(max_new_tokens, _MAX_NEW_TOKENS_SHOWN)
         )
 
     def observe_success(self, times: RequestTimes) -> None:
-        """A generation completed."""
+        """Record a completed generation."""
         histograms = self._histograms
         self._counters["tgi_request_success"].increment()
         histograms["tgi_request_duration"].observe(times.total)
@@ -104,7 +104,7 @@ class Metrics:
         histograms["tgi_request_generated_tokens"].observe(times.num_generated_tokens)
 
     def observe_step(self, stats: EngineStats) -> None:
-        """The engine made a step, or has nothing left to do."""
+        """Record a step of the engine, or that the engine is idle."""
         scheduler = stats.scheduler
         self._gauges["tgi_queue_size"].set(scheduler.num_waiting)
         self._gauges["tgi_batch_current_size"].set(scheduler.num_running)
@@ -130,10 +130,10 @@ class Metrics:
         histograms["tgi_batch_decode_duration"].observe(stats.sample_ns * _NS, method)
         histograms["tgi_batch_filter_duration"].observe(stats.update_ns * _NS, method)
         if scheduler.num_decode_rows:
-            # One token per row and step: none is skipped before speculation lands.
+            # This value is always 0, because speculative decoding is not implemented.
             self._summaries["tgi_request_skipped_tokens"].observe(0.0, scheduler.num_decode_rows)
 
     def render(self) -> str:
-        """The text exposition."""
+        """The text exposition of all metrics that have been updated."""
         counters, gauges = self._counters.values(), self._gauges.values()
         return render([*counters, *gauges, *self._histograms.values(), *self._summaries.values()])

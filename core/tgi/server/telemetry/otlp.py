@@ -1,4 +1,4 @@
-"""Sends spans over OTLP, by gRPC or by HTTP. Needs the packages of the extra `otlp`."""
+"""Sends spans with OTLP over gRPC or HTTP. Requires the packages of the extra `otlp`."""
 
 from __future__ import annotations
 
@@ -22,25 +22,23 @@ _SCOPE_NAME = "tgi"
 
 @final
 class OtlpExporter:
-    """Collects spans and sends them from a thread of its own. An endpoint with port 4318 or a path
-    speaks HTTP, others gRPC.
+    """Queues spans and sends them in a separate thread. HTTP is used if the endpoint has port 4318
+    or a path. Otherwise gRPC is used.
     """
 
     def __init__(self, endpoint: str, service_name: str, version: str) -> None:
-        """Raises `ConfigError` if the packages are missing or the endpoint is no URL."""
+        """Raises `ConfigError` if the packages are not installed or the endpoint is not a URL."""
         is_http = _speaks_http(endpoint)
         try:
-            from opentelemetry.sdk.resources import (  # noqa: PLC0415
-                Resource,
-            )
+            from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
             from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
             from opentelemetry.sdk.util.instrumentation import InstrumentationScope  # noqa: PLC0415
 
             exporter = _http_exporter(endpoint) if is_http else _grpc_exporter(endpoint)
         except ImportError as error:
             raise ConfigError(
-                f"`--otlp-endpoint` needs packages that are not installed ({error.name}).",
-                "Install tgi with the extra `otlp`, or leave the option out.",
+                f"`--otlp-endpoint` requires packages that are not installed ({error.name}).",
+                "Install tgi with the extra `otlp`, or remove the option.",
             ) from error
         self._resource = Resource.create({"service.name": service_name, "service.version": version})
         self._scope = InstrumentationScope(_SCOPE_NAME, version)
@@ -53,12 +51,12 @@ class OtlpExporter:
             self._processor.on_end(self._readable(child, is_root=False))
 
     def close(self) -> None:
-        """Send what is left, for a few seconds."""
+        """Send the queued spans with a timeout of 5 s, then stop the thread."""
         self._processor.force_flush(_CLOSE_MILLISECONDS)
-        self._processor.shutdown()  # type: ignore[no-untyped-call]  # the library leaves it untyped
+        self._processor.shutdown()  # type: ignore[no-untyped-call]  # The method has no annotations.
 
     def _readable(self, span: Span, *, is_root: bool) -> ReadableSpan:
-        from opentelemetry.sdk.trace import ReadableSpan  # noqa: PLC0415 - as above
+        from opentelemetry.sdk.trace import ReadableSpan  # noqa: PLC0415 - see `__init__`
         from opentelemetry.trace import SpanKind, Status, StatusCode  # noqa: PLC0415
 
         return ReadableSpan(
@@ -104,7 +102,7 @@ def _grpc_exporter(endpoint: str) -> LibraryExporter:
 
 
 def _span_context(context: TraceContext, *, is_remote: bool) -> SpanContext:
-    from opentelemetry.trace import SpanContext, TraceFlags  # noqa: PLC0415 - as above
+    from opentelemetry.trace import SpanContext, TraceFlags  # noqa: PLC0415 - see `__init__`
 
-    # Every request is traced, as in TGI, whatever the caller's flag says.
+    # As in TGI, every request is traced, even if the `sampled` flag of the caller is not set.
     return SpanContext(context.trace_id, context.span_id, is_remote, TraceFlags(TraceFlags.SAMPLED))

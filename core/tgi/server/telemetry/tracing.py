@@ -1,7 +1,8 @@
-"""Traces: one span per request with what its generations took, and W3C trace context in and out.
+"""Traces: one span per request with the durations of its generations, and W3C trace context.
 
-Recording is plain data and knows no tracing library; `SpanExporter` sends it off. Source of names
-and fields: TGI 3 `router/src/server.rs`. No attribute holds a user's text.
+Spans are plain data and independent of a tracing library. A `SpanExporter` sends them to a
+collector. The names and attributes are those of TGI 3 (`router/src/server.rs`). No attribute
+contains text of a user.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ _UNTRACED = ("/metrics",)
 @final
 @dataclass(frozen=True)
 class TraceContext:
-    """A place in a trace, as the header `traceparent` says it (W3C Trace Context, level 1)."""
+    """The ids of a span in a trace, as in the header `traceparent` (W3C Trace Context, level 1)."""
 
     trace_id: int  # 128 bits, never 0
     span_id: int  # 64 bits, never 0
@@ -63,7 +64,9 @@ class TraceContext:
 
     @classmethod
     def parse(cls, header: str) -> TraceContext | None:
-        """None for a header that is not valid, as the standard asks."""
+        """Parse the header `traceparent`. Returns None if it is invalid, as the standard
+        requires.
+        """
         match = _TRACEPARENT.fullmatch(header.strip())
         if match is None or match[1] == _MAX_VERSION or (match[1] == "00" and match[5]):
             return None
@@ -72,18 +75,18 @@ class TraceContext:
 
     @property
     def header(self) -> str:
-        """The header's value."""
+        """The value of the header `traceparent`."""
         return f"00-{self.trace_id:032x}-{self.span_id:016x}-{self.flags:02x}"
 
     def child(self) -> TraceContext:
-        """A place below this one."""
+        """Create the context of a child span."""
         return TraceContext(self.trace_id, _random_id(64), self.flags)
 
 
 @final
 @dataclass(eq=False)
 class Span:
-    """A piece of work. Times are nanoseconds since 1970."""
+    """A timed operation. Times are in nanoseconds since 1970."""
 
     name: str
     context: TraceContext
@@ -91,29 +94,31 @@ class Span:
     start_ns: int
     end_ns: int = 0
     attributes: dict[str, str | int] = field(default_factory=dict)
-    error: str = ""  # why it failed, in one word
+    error: str = ""  # the kind of failure or the HTTP status; empty if there was no failure
     children: list[Span] = field(default_factory=list)
 
     def add_child(self, name: str, start_ns: int, end_ns: int) -> None:
-        """Work within this one that is done."""
+        """Add a completed operation that is part of this one."""
         self.children.append(Span(name, self.context.child(), self.context, start_ns, end_ns))
 
 
 class SpanExporter(Protocol):
-    """Where finished spans go."""
+    """Sends completed spans to a collector."""
 
     def export(self, span: Span) -> None:
-        """Take a span with its children; returns at once."""
+        """Queue a span and its children. The call does not block."""
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the queued spans."""
 
 
 _current: ContextVar[Span | None] = ContextVar("span of the request", default=None)
 
 
 def record_generation(times: RequestTimes, seed: int | None) -> None:
-    """A generation of the request at hand completed just now. Does nothing where traces are off."""
+    """Add a generation that has just completed to the span of the current request. Without traces,
+    the call has no effect.
+    """
     span = _current.get()
     if span is None:
         return
@@ -137,7 +142,9 @@ def record_generation(times: RequestTimes, seed: int | None) -> None:
 
 
 def record_failure(kind: str) -> None:
-    """The request at hand failed; `kind` is the label of `tgi_request_failure`."""
+    """Set the error of the current request's span. `kind` is a label value of
+    `tgi_request_failure`.
+    """
     span = _current.get()
     if span is not None:
         span.error = kind
@@ -145,8 +152,10 @@ def record_failure(kind: str) -> None:
 
 @final
 class TracingLayer:
-    """Around the application: a span for each request, continued from `traceparent` and told in the
-    answer's head.
+    """An ASGI layer that creates a span for each request.
+
+    The span continues the trace of the request header `traceparent`. The response header of the
+    same name contains the ids of the span.
     """
 
     def __init__(self, app: ASGIApp, exporter: SpanExporter) -> None:
@@ -154,7 +163,7 @@ class TracingLayer:
         self._exporter = exporter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Respond to one request."""
         if scope["type"] != "http" or scope["path"] in _UNTRACED:
             await self._app(scope, receive, send)
             return
@@ -195,7 +204,7 @@ def _random_id(num_bits: int) -> int:
 
 
 def _duration(seconds: float) -> str:
-    """As TGI's spans write durations: `1.5s`, `12.3ms`, `4.5µs`."""
+    """Format a duration like the spans of TGI: `1.5s`, `12.3ms`, `4.5µs`."""
     for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
         if seconds * factor >= 1:
             return f"{seconds * factor:.6f}".rstrip("0").rstrip(".") + unit

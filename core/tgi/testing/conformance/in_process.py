@@ -27,6 +27,7 @@ from tgi.testing.conformance.checks import (
     several_tokens,
     sharding,
     steps,
+    steps_in_flight,
     supervision,
 )
 from tgi.testing.conformance.require import CheckFailedError, NotApplicableError
@@ -48,7 +49,7 @@ _MODULES = (
     robust,
     supervision,
 )
-_FEATURE_MODULES = (adapters, several_tokens, features)
+_FEATURE_MODULES = (adapters, several_tokens, steps_in_flight, features)
 
 ALL_CHECKS: Sequence[Check] = tuple(
     sorted(

@@ -67,7 +67,7 @@ class ScriptedCore:
         self.live: dict[int, LiveSequence] = {}
         self.copies: list[tuple[int, int]] = []  # blocks (source, target) that the next step copies
         self.mask_mode: Literal["inline", "late"] = "inline"
-        self._late_masks: GrammarMasks | None = None  # of the step that was built last
+        self._late_masks: dict[int, GrammarMasks] = {}  # by step id: those that were not sent yet
         self._dropped: list[int] = []
         self._step_id = 0
 
@@ -204,10 +204,25 @@ class ScriptedCore:
 
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
         """Submit a step, and late masks if any. Collects the result and checks it."""
+        self.submit(step)
+        return self.collect(step)
+
+    def next_rows(self, sequences: Sequence[LiveSequence]) -> dict[LiveSequence, int]:
+        """As many of the known tokens of each sequence as one step may contain."""
+        return self._legal({sequence: sequence.num_left for sequence in sequences})
+
+    def submit(self, step: SchedulerOutput) -> None:
+        """Submit a step without its late masks."""
         self.rules.submit(step)
         self.worker.submit(step)
-        if self._late_masks is not None:
-            masks = decode(GrammarMasks, encode(self._late_masks))
+
+    def collect(self, step: SchedulerOutput) -> ModelRunnerOutput:
+        """Submit the late masks of `step`, which is the oldest in flight. Collects its result and
+        checks it.
+        """
+        late_masks = self._late_masks.pop(step.step_id, None)
+        if late_masks is not None:
+            masks = decode(GrammarMasks, encode(late_masks))
             self.rules.submit_masks(masks)
             self.worker.submit(masks)
         output = self.worker.collect()
@@ -331,7 +346,8 @@ class ScriptedCore:
     ) -> SchedulerOutput:
         """Build the next step, encode it and decode it."""
         mask = "none" if masks is None else self.mask_mode
-        self._late_masks = masks if mask == "late" else None
+        if mask == "late" and masks is not None:
+            self._late_masks[self._step_id] = masks
         inline = masks if mask == "inline" else None
         step = SchedulerOutput(
             self._step_id, self._dropped, added, rows, *self._copies(), mask, inline

@@ -6,7 +6,7 @@ and an example for those who write one.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from tgi import __version__
 from tgi.architectures import GenericSpec, ModelSpec
@@ -26,7 +26,10 @@ from tgi.backend import (
 from tgi.testing.doubles.reference_backend import refusals
 from tgi.worker.step_worker import StepWorker
 
-__all__ = ["CompleteBackend", "tgi_backend"]
+if TYPE_CHECKING:
+    from tgi.testing.doubles.complete_part import CompletePart
+
+__all__ = ["CompleteBackend", "complete_part", "tgi_backend"]
 
 
 @final
@@ -55,17 +58,20 @@ class CompleteBackend:
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
         """The heavy half."""
-        from tgi.testing.doubles.complete_part import CompletePart  # noqa: PLC0415
-        from tgi.testing.reference.network import ReferenceNetwork  # noqa: PLC0415
+        return StepWorker(complete_part(config), reporter)
 
-        if isinstance(config.spec, GenericSpec):
-            raise BackendError(
-                f"The architecture `{config.spec.model_type}` is not known.",
-                "Choose another model.",
-            )
-        return StepWorker(
-            CompletePart(ReferenceNetwork(config.spec, Path(config.model_path))), reporter
+
+def complete_part(config: EngineConfig) -> CompletePart:
+    """Build the part of a worker that serves the model of `config`."""
+    from tgi.testing.doubles.complete_part import CompletePart  # noqa: PLC0415
+    from tgi.testing.reference.network import ReferenceNetwork  # noqa: PLC0415
+
+    if isinstance(config.spec, GenericSpec):
+        raise BackendError(
+            f"The architecture `{config.spec.model_type}` is not known.",
+            "Choose another model.",
         )
+    return CompletePart(ReferenceNetwork(config.spec, Path(config.model_path)))
 
 
 @hookimpl

@@ -29,14 +29,16 @@ from tgi.backend import (
     SamplingParams,
     SchedulerOutput,
     Sleep,
+    StepError,
     StepTimes,
     UnloadAdapter,
     Wake,
 )
 from tgi.testing.doubles.complete_step import run_step
 from tgi.testing.reference.network import ReferenceNetwork, TokenCache
-from tgi.worker.live_sequences import LiveSequences
+from tgi.worker.cache_layout import GroupKind
 from tgi.worker.parts import Progress
+from tgi.worker.sequences import SequenceTable
 from tgi.worker.step_checks import check_size
 
 __all__ = ["CompletePart"]
@@ -68,7 +70,7 @@ class CompletePart:
         self._agreement: Agreement | None = None
         self._cache = TokenCache(1, _BLOCK_SIZE)
         self._encoder_cache = TokenCache(1, _BLOCK_SIZE)
-        self._sequences = LiveSequences()
+        self._table = SequenceTable(Limits(1, 1, 1), 1)
         self._adapter_paths: dict[int, Path] = {}
 
     def load(self, progress: Progress) -> None:
@@ -109,23 +111,30 @@ class CompletePart:
         """Allocate the cache."""
         del progress
         self._agreement = agreement
+        kinds: tuple[GroupKind, ...] = ("full", "cross") if self._network.has_encoder else ("full",)
+        self._table = SequenceTable(agreement.limits, _BLOCK_SIZE, kinds)
         self._allocate()
 
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
         """Run the step."""
         began = time.perf_counter_ns()
-        check_size(step.rows, self._agreed.limits)
-        self._sequences.drop(step.dropped)
+        for handle in step.dropped:
+            self._table.drop(handle)
         for new in step.added:
-            self._introduce(new)
+            self._table.add(new)
+            if self._network.has_encoder:
+                self._encoder_cache.write(new.block_tables[1], 0, new.encoder_tokens)
+        check_size(step.rows, self._agreed.limits)
         if step.copy_source:
             self._cache.copy(step.copy_source[0], step.copy_target[0])
-        sequences = self._sequences.of_rows(step.rows)
         prepared = time.perf_counter_ns()
-        result = run_step(step, sequences, self._network, self._cache, self._encoder_cache)
-        return result.output(
-            step, StepTimes(prepare=prepared - began, forward=time.perf_counter_ns() - prepared)
-        )
+        try:
+            result = run_step(step, self._table, self._network, self._cache, self._encoder_cache)
+        except (StepError, MemoryError):
+            self._table.mark_failed(step.rows)
+            raise
+        times = StepTimes(prepare=prepared - began, forward=time.perf_counter_ns() - prepared)
+        return result.output(step, times)
 
     def probe(self) -> bool:
         """Compute one token of a sequence that has no blocks."""
@@ -136,7 +145,7 @@ class CompletePart:
     def close(self) -> None:
         """Release the weights."""
         self._network.release()
-        self._sequences.clear()
+        self._table.clear()
 
     def control(self, request: Control) -> ControlResult:
         """Adapters, sleep, blocks to and from files."""
@@ -181,11 +190,6 @@ class CompletePart:
             num_blocks if self._network.has_encoder else 1, _BLOCK_SIZE
         )
 
-    def _introduce(self, new: NewSequence) -> None:
-        self._sequences.introduce(new, new.block_tables[0], self._agreed.limits)
-        if self._network.has_encoder:
-            self._encoder_cache.write(new.block_tables[1], 0, new.encoder_tokens)
-
     def _load_adapter(self, number: int, path: Path) -> None:
         limits = self._agreed.limits
         if number in self._network.adapters or number < 0:
@@ -202,8 +206,8 @@ class CompletePart:
         del self._adapter_paths[number]
 
     def _sleep(self) -> None:
-        if self._sequences:
-            raise ValueError(f"{len(self._sequences)} sequences are alive")
+        if len(self._table):
+            raise ValueError(f"{len(self._table)} sequences are alive")
         self._network.release()
         self._cache = self._encoder_cache = TokenCache(1, _BLOCK_SIZE)
 

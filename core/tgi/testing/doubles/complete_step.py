@@ -1,4 +1,4 @@
-"""One step of the complete backend, row after row."""
+"""One step of the complete backends, row after row."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from tgi.backend import Float32Array, Int32Array, PooledVector, RowError, SchedulerOutput
 from tgi.testing.reference.network import ReferenceNetwork, TokenCache, pool
-from tgi.worker.adapter_step import StepResult, is_scored, note_tokens, prompt_scores, row_masks
-from tgi.worker.live_sequences import LiveSequence
+from tgi.worker.layout import StepLayout, fill_tokens, lay_out
+from tgi.worker.sequences import SequenceState, SequenceTable
+from tgi.worker.step_result import StepResult, is_scored, prompt_scores, row_masks
 
 __all__ = ["run_step"]
 
@@ -19,10 +20,11 @@ __all__ = ["run_step"]
 @final
 @dataclass(frozen=True)
 class _Row:
-    """A row of a step, with all that the arrays say about it."""
+    """A row of a step."""
 
     number: int
-    sequence: LiveSequence
+    state: SequenceState
+    block_table: Int32Array
     start: int
     tokens: Int32Array
     is_sampled: bool
@@ -38,40 +40,51 @@ class _Row:
 
 def run_step(
     step: SchedulerOutput,
-    sequences: list[LiveSequence],
+    table: SequenceTable,
     network: ReferenceNetwork,
     cache: TokenCache,
     encoder_cache: TokenCache,
 ) -> StepResult:
-    """Run the rows, whose `sequences` have their blocks."""
+    """Run the rows of a step, whose sequences are in `table`."""
     result = StepResult(step.rows.num_rows)
-    for row in _rows(step, sequences, network.spec.vocab_size):
-        _run_row(row, network, cache, encoder_cache, result)
+    masks = row_masks(step, network.spec.vocab_size)
+    if not step.rows.num_rows:
+        return result
+    layout = lay_out(step.rows, table)
+    table.num_computed_tokens[layout.indices] = layout.lengths
+    for row in _rows(step, layout, table, masks):
+        num_chosen = _run_row(row, network, cache, encoder_cache, result)
+        table.num_computed_tokens[row.state.index] += max(num_chosen - 1, 0)
     return result
 
 
-def _rows(step: SchedulerOutput, sequences: list[LiveSequence], vocab_size: int) -> list[_Row]:
-    rows, masks = step.rows, row_masks(step, vocab_size)
+def _rows(
+    step: SchedulerOutput,
+    layout: StepLayout,
+    table: SequenceTable,
+    masks: dict[int, list[npt.NDArray[np.bool_]]],
+) -> list[_Row]:
+    rows = step.rows
+    tokens = fill_tokens(rows.tokens, layout, table).astype(np.int32)
     max_tokens = rows.max_tokens if len(rows.max_tokens) else np.ones(rows.num_rows, np.int32)
-    ends, extra_ends = np.cumsum(rows.count), np.cumsum(max_tokens - 1)
+    extra_ends = np.cumsum(max_tokens - 1)
     made = []
-    for row, sequence in enumerate(sequences):
+    for row, state in enumerate(layout.states):
         extra = rows.extra_draw[extra_ends[row] - max_tokens[row] + 1 : extra_ends[row]]
         draft_tokens = (
             rows.draft[rows.draft_ptr[row] : rows.draft_ptr[row + 1]].tolist()
             if len(rows.draft_ptr)
             else []
         )
-        tokens = rows.tokens[ends[row] - rows.count[row] : ends[row]]
-        draws = [float(rows.draw[row]), *extra.tolist()]
         made.append(
             _Row(
                 row,
-                sequence,
-                int(rows.start[row]),
-                tokens,
+                state,
+                table.block_tables[state.index, : table.num_blocks[state.index]],
+                int(layout.starts[row]),
+                tokens[layout.ends[row] - layout.counts[row] : layout.ends[row]],
                 bool(rows.sample[row]),
-                draws,
+                [float(rows.draw[row]), *extra.tolist()],
                 draft_tokens,
                 masks.get(row, []),
             )
@@ -85,38 +98,46 @@ def _run_row(
     cache: TokenCache,
     encoder_cache: TokenCache,
     result: StepResult,
-) -> None:
-    sequence, new = row.sequence, row.sequence.new
-    note_tokens(sequence, row.start, row.tokens)
-    cache.write(sequence.block_table, row.start, sequence.tokens[row.start : row.end])
+) -> int:
+    """Run one row. Returns the number of tokens that it chose."""
+    state, new = row.state, row.state.new
+    if state.has_failed:
+        message = "a step before, with a row of this sequence, failed"
+        result.errors.append(RowError(new.sequence, message))
+        return 0
+    cache.write(row.block_table, row.start, row.tokens)
     if new.adapter not in network.adapters:
         result.errors.append(RowError(new.sequence, f"the adapter {new.adapter} is not loaded"))
-        return
+        return 0
     if new.pooling != "none":
         if row.end == len(new.tokens):
-            hidden = network.hidden(new, cache.read(sequence.block_table, row.end))
+            hidden = network.hidden(new, cache.read(row.block_table, row.end))
             result.pooled.append(PooledVector(new.sequence, pool(hidden, new.pooling)))
-        return
+        return 0
 
     def logits(num_tokens: int) -> Float32Array:
         encoder_tokens = new.encoder_tokens
         if network.has_encoder:
             encoder_tokens = encoder_cache.read(new.block_tables[1], len(encoder_tokens))
-        return network.logits(new, cache.read(sequence.block_table, num_tokens), encoder_tokens)
+        return network.logits(new, cache.read(row.block_table, num_tokens), encoder_tokens)
 
-    cache.write(sequence.block_table, row.end, row.draft_tokens)
+    cache.write(row.block_table, row.end, row.draft_tokens)
     known = logits(row.end + len(row.draft_tokens))
-    if is_scored(sequence, row.start):
+    if is_scored(state, row.start):
         result.scores += prompt_scores(
-            sequence, row.start, len(row.tokens), known[row.start : row.end]
+            state, row.start, len(row.tokens), known[row.start : row.end]
         )
     for place, draw in enumerate(row.draws if row.is_sampled else ()):
         mask = row.masks[place] if row.masks else None
-        token = result.sample(row.number, sequence, known[row.end - 1 + place], draw, mask)
-        if token is None or place + 1 == len(row.draws):
-            return
+        length = row.end + place
+        token = result.sample(row.number, state, length, known[length - 1], draw=draw, allowed=mask)
+        if token is None:
+            return place
+        if place + 1 == len(row.draws):
+            break
         if row.draft_tokens and token != row.draft_tokens[place]:
-            return
+            return place + 1
         if not row.draft_tokens:
-            cache.write(sequence.block_table, row.end + place, [token])
-            known = logits(row.end + place + 1)
+            cache.write(row.block_table, length, [token])
+            known = logits(length + 1)
+    return len(row.draws) if row.is_sampled else 0

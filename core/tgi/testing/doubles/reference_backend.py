@@ -34,8 +34,7 @@ from tgi.backend import (
     Worker,
     WorkerReporter,
     hookimpl,
-    reject_option,
-    reject_quantize,
+    rejected_options,
 )
 from tgi.testing.reference.model import Weights, reference_logits
 from tgi.testing.reference.weights import read_weights
@@ -156,16 +155,7 @@ def refusals(
         ]
         if len(spec.stacks) > 1 and not has_encoders:
             reasons.append("it has no encoder")
-    if config.dtype not in (None, "float32"):
-        reasons.append(reject_option(backend, "dtype", config.dtype, "use float32"))
-    if config.quantize is not None:
-        reasons.append(reject_quantize(backend, config.quantize))
-    if config.kv_cache_dtype is not None:
-        reasons.append(
-            reject_option(backend, "kv_cache_dtype", config.kv_cache_dtype, "leave it out")
-        )
-    if config.num_shard > 1:
-        reasons.append(reject_option(backend, "num_shard", config.num_shard, "use `--num-shard 1`"))
+    reasons += rejected_options(config, backend, dtypes=("float32",))
     return tuple(reasons)
 
 

@@ -1,4 +1,4 @@
-"""Repeated keys in a request body: found exactly, without a second parse of ordinary bodies."""
+"""Repeated keys in a request body are found exactly, without a second parse of ordinary bodies."""
 
 import json
 import re
@@ -33,7 +33,7 @@ RECORDS = [
 
 
 def has_repeated_key(body):
-    """The reference: a second parse that sees the pairs of every object."""
+    """The reference implementation: a second parse that checks the keys of every object."""
     objects = []
     json.loads(body, object_pairs_hook=objects.append)
     return any(len(dict(pairs)) < len(pairs) for pairs in objects)
@@ -110,7 +110,7 @@ def json_texts(draw, value):
 
 
 def mostly(fields, values):
-    """An object with `fields`, most of them once, and other keys between them."""
+    """Objects with `fields`, most of them once, and other keys between them."""
     entry = st.sampled_from(sorted(fields)).flatmap(
         lambda name: st.tuples(st.just(name), fields[name])
     )
@@ -156,7 +156,7 @@ PROMPTS = mostly({"inputs": TEXTS, "parameters": PARAMETERS}, JSON).map(
 
 @settings(max_examples=400)
 @given(data=st.data(), kind=st.sampled_from(["chat", "prompt"]))
-def test_a_body_is_read_as_a_second_parse_for_repeated_keys_would_have_it_read(data, kind):
+def test_a_second_parse_for_repeated_keys_has_the_same_result(data, kind):
     record, values = {
         "chat": (ChatRequest, CHATS),
         "prompt": (GenerateRequest, PROMPTS),
@@ -174,7 +174,7 @@ def test_a_body_is_read_as_a_second_parse_for_repeated_keys_would_have_it_read(d
 
 
 @given(body=JSON.flatmap(json_texts))
-def test_a_repeated_key_is_never_reported_where_there_is_none(body):
+def test_no_repeated_key_is_reported_if_there_is_none(body):
     if not has_repeated_key(body):
         body = b'{"inputs":"a","other":' + body + b',"parameters":{"seed":1}}'
         value = msgspec.json.decode(body, type=GenerateRequest)
@@ -197,7 +197,7 @@ def test_a_repeated_key_is_never_reported_where_there_is_none(body):
         b'{"messages":[{"role":"user"}],"messages":[]}',
     ],
 )
-def test_a_field_that_is_given_twice_is_rejected(body):
+def test_a_field_that_occurs_twice_is_rejected(body):
     assert has_repeated_key(body)
     with pytest.raises(RejectionError, match="duplicate field") as rejected:
         read_json(body, ChatRequest)
@@ -263,7 +263,7 @@ def num_parses(work):
 def test_an_ordinary_body_is_parsed_once(case, indent):
     record, value = ORDINARY[case]
     body = json.dumps(value, indent=indent).encode()
-    read_json(body, record)  # so that the tables of the record exist
+    read_json(body, record)  # Fill the caches for this record.
     assert num_parses(lambda: read_json(body, record)) == 1
 
 

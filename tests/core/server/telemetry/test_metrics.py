@@ -22,7 +22,7 @@ def test_a_fresh_server_exports_nothing(metrics):
     assert metrics.render() == ""
 
 
-def test_counters_carry_no_total_suffix(metrics):
+def test_counters_have_no_total_suffix(metrics):
     metrics.count_request()
     assert (
         metrics.render()

@@ -196,6 +196,6 @@ def test_missing_packages_are_a_one_line_error_at_startup():
     assert finished.returncode == 1
     last = finished.stderr.strip().splitlines()[-1]
     assert last.startswith(
-        "Error: `--otlp-endpoint` needs packages that are not installed (opentelemetry.sdk"
+        "Error: `--otlp-endpoint` requires packages that are not installed (opentelemetry.sdk"
     )
     assert "Install tgi with the extra `otlp`" in last

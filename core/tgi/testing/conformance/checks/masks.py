@@ -14,8 +14,6 @@ from tgi.testing.conformance.scripted_core import ScriptedCore
 
 __all__ = ["CHECKS"]
 
-_MASK_SECONDS = 2.0  # maximum time that a worker may wait for masks that are not submitted
-
 
 def _inline_masks(under_test: BackendUnderTest) -> None:
     core = under_test.core()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 import psutil  # type: ignore[import-untyped]
 
-from tgi.backend import ModelRunnerOutput, SamplingParams, StepError, decode, encode
+from tgi.backend import ModelRunnerOutput, SamplingParams, decode, encode
 from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
 from tgi.testing.conformance.check import Check
 from tgi.testing.conformance.expectations import check_sequence, check_sequences
@@ -86,21 +86,6 @@ def _soak(under_test: BackendUnderTest) -> None:
     require(after <= before, f"threads and file descriptors grew: {before} to {after}")
 
 
-def _depth(under_test: BackendUnderTest) -> None:
-    core = under_test.core()
-    depth = core.agreement.limits.depth
-    sequences = [core.add(prompt_of(4, seed=i)) for i in range(core.agreement.limits.max_sequences)]
-    not_applicable(len(sequences) <= depth, "fewer sequences than steps in flight were negotiated")
-    try:
-        for sequence in sequences[: depth + 1]:
-            core.worker.submit(core.build({sequence: 4}))
-    except StepError:
-        pass
-    else:
-        raise CheckFailedError(f"{depth + 1} steps in flight were accepted, {depth} negotiated")
-    under_test.discard()
-
-
 def _device_tokens(under_test: BackendUnderTest) -> None:
     core = under_test.core()
     not_applicable(not core.agreement.has("device_token"), "`device_token` was not negotiated")
@@ -110,20 +95,6 @@ def _device_tokens(under_test: BackendUnderTest) -> None:
     for _ in range(8):
         core.advance(dict.fromkeys(sequences, 0), on_device=True)
     check_sequences(under_test.models.get(), sequences, core.agreement)
-
-
-def _steps_in_flight(under_test: BackendUnderTest) -> None:
-    """The real scheduler keeps several steps in flight. The tokens are those of single steps."""
-    core = under_test.core()
-    not_applicable(core.agreement.limits.depth < 2, "only one step in flight was negotiated")
-    run = ScheduledRun(core.worker, core.agreement)
-    for seed in range(10):
-        run.add(prompt_of(3 + 5 * seed, seed=seed), 12, SamplingParams(), seed=seed)
-    for _ in range(12):
-        run.step()
-    run.abort(run.live[0])
-    run.finish()
-    check_sequences(under_test.models.get(), run.ended, core.agreement)
 
 
 def _records(under_test: BackendUnderTest) -> None:
@@ -193,7 +164,6 @@ CHECKS: Sequence[Check] = (
         _compilations,
     ),
     Check("C-49", "robust", "the times of a step are within its duration", _times),
-    Check("C-50a", "robust", "more steps in flight than negotiated are rejected", _depth),
     Check(
         "C-55", "robust", "results survive encoding, also with fields of a later version", _records
     ),
@@ -222,13 +192,6 @@ CHECKS: Sequence[Check] = (
         "features",
         "tokens that are only on the device are read correctly",
         _device_tokens,
-        "device_token",
-    ),
-    Check(
-        "C-50c",
-        "features",
-        "several steps in flight give the same tokens as one at a time",
-        _steps_in_flight,
         "device_token",
     ),
 )

@@ -1,58 +1,70 @@
-"""What the worker remembers of each sequence between steps, as rows of a few arrays, so that a step
-is built without a loop.
+"""The sequences of a worker between steps, as rows of a few arrays, so that a step is built without
+a loop.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
-from tgi.backend import Int32Array, Limits, NewSequence, Rows, SamplingParams, StepError
-from tgi_torch.attention.cache_layout import GroupKind
+from tgi.backend.agreement import Limits
+from tgi.backend.errors import StepError
+from tgi.backend.records import Int32Array, NewSequence, Rows, SamplingParams
+from tgi.worker.cache_layout import GroupKind
 
-__all__ = ["SequenceState", "SequenceTable"]
+__all__ = ["Int64Array", "SequenceState", "SequenceTable"]
+
+Int64Array = npt.NDArray[np.int64]
 
 
 @final
 @dataclass(eq=False)
 class SequenceState:
-    """One live sequence. Two are the same only if they are the same object: a handle that comes
-    back is a new sequence.
-    """
+    """One live sequence. Compared by identity: a handle that is used again is a new sequence."""
 
+    new: NewSequence
     handle: int
     index: int  # its row in the arrays of the table
     num_prompt_tokens: int
     sampling: SamplingParams
     tokens: Int32Array  # that row of `SequenceTable.tokens`
-    encoder_tokens: Int32Array  # empty without an encoder
-    prompt_tail: Tensor | None = (
-        # hidden vector [hidden_size] of the last computed prompt position, if the next is scored
-        None
-    )
+    # if the next prompt position is scored, what its score needs of the last computed one: the
+    # hidden vector or the logits, in the worker's own array type
+    prompt_tail: Any = None
+    has_failed: bool = False  # a step with a row of it failed; it will be dropped
+
+    @property
+    def prompt(self) -> Int32Array:
+        """Prompt ids. They stay valid after the sequence was dropped."""
+        return self.new.tokens[: self.num_prompt_tokens]
+
+    @property
+    def encoder_tokens(self) -> Int32Array:
+        """Ids that the encoder reads; empty without an encoder."""
+        return self.new.encoder_tokens
 
 
 @final
 @dataclass(frozen=True)
 class _Found:
-    """The sequences of some handles. Holds until one of them is dropped."""
+    """The sequences of some handles. Valid until one of them is dropped."""
 
     handles: list[int]
     states: list[SequenceState]
-    indices: npt.NDArray[np.int64]
+    indices: Int64Array
 
 
 @final
 class SequenceTable:
-    """The live sequences. Holds at most `limits.max_sequences`.
+    """The live sequences, at most `limits.max_sequences`.
 
-    `kinds` are the agreed cache groups. Invariant: a row's block table is 0 beyond its blocks, so
-    that any slice of rows is padded.
+    `kinds` are the negotiated cache groups. Invariant: a row's block table is 0 beyond its blocks,
+    so that any slice of rows is padded. What breaks the negotiated limits raises `StepError`, which
+    does not allow a retry.
     """
 
     def __init__(
@@ -62,7 +74,7 @@ class SequenceTable:
         self._limits = limits
         self._kinds = tuple(kinds)
         self.block_size = block_size
-        # One place more than the context: the token that ends it is chosen, but never fed back.
+        # One column more than the context: the last token is chosen but never computed.
         self.tokens = np.zeros((rows, width + 1), np.int32)
         self.block_tables = np.zeros((rows, -(-width // block_size)), np.int32)
         self.num_blocks = np.zeros(rows, np.int64)
@@ -73,8 +85,7 @@ class SequenceTable:
         self.num_computed_tokens = np.zeros(rows, np.int64)
         self._states: dict[int, SequenceState] = {}
         self._num_scored = 0
-        # What `find` was asked for last: a batch that decodes asks for the same rows step after
-        # step.
+        # The last result of `find`: a batch that decodes has the same rows in many steps.
         self._found = _Found([], [], np.empty(0, np.int64))
         self._free = list(reversed(range(rows)))
 
@@ -98,8 +109,8 @@ class SequenceTable:
         return len(self._states)
 
     def drop(self, handle: int) -> int | None:
-        """Forget a sequence, if it is there. Returns its place in the cache group `state`, if it
-        had one.
+        """Remove a sequence if it is live. Returns its block in the cache group `state` if it had
+        one.
         """
         state = self._states.pop(handle, None)
         if state is None:
@@ -109,8 +120,14 @@ class SequenceTable:
         self._found = _Found([], [], np.empty(0, np.int64))
         return int(self.states[state.index]) if self.has_states else None
 
-    def add(self, new: NewSequence) -> None:
-        """Take a sequence in. Raises `StepError` if it breaks the agreement."""
+    def clear(self) -> None:
+        """Remove all sequences."""
+        for handle in list(self._states):
+            self.drop(handle)
+
+    def add(self, new: NewSequence, block_tables: Sequence[Int32Array] | None = None) -> None:
+        """Add a sequence. `block_tables` replaces the tables of the record, one per cache group."""
+        tables = new.block_tables if block_tables is None else block_tables
         if new.sequence in self._states:
             raise StepError(
                 f"Sequence {new.sequence} was introduced twice without a drop.", retryable=False
@@ -120,22 +137,22 @@ class SequenceTable:
                 f"More than the agreed {self._limits.max_sequences} sequences are alive.",
                 retryable=False,
             )
-        self._check(new)
+        self._check(new, tables)
         index = self._free.pop()
         self.tokens[index, : len(new.tokens)] = new.tokens
         self.block_tables[index] = 0
         self.num_blocks[index] = 0
         self.num_computed_tokens[index] = new.num_computed_tokens
         self._states[new.sequence] = SequenceState(
+            new=new,
             handle=new.sequence,
             index=index,
             num_prompt_tokens=new.num_prompt_tokens,
             sampling=new.sampling,
             tokens=self.tokens[index],
-            encoder_tokens=new.encoder_tokens,
         )
         self._num_scored += new.sampling.prompt_logprobs
-        for kind, table in zip(self._kinds, new.block_tables, strict=True):
+        for kind, table in zip(self._kinds, tables, strict=True):
             if kind == "full":
                 self._append_blocks(index, table)
             elif kind == "state":
@@ -144,16 +161,16 @@ class SequenceTable:
                 self.cross_tables[index] = 0
                 self.cross_tables[index, : len(table)] = table
 
-    def _check(self, new: NewSequence) -> None:
+    def _check(self, new: NewSequence, tables: Sequence[Int32Array]) -> None:
         limits = self._limits
-        if len(new.tokens) > limits.max_total_tokens or len(new.block_tables) != len(self._kinds):
+        if len(new.tokens) > limits.max_total_tokens or len(tables) != len(self._kinds):
             raise StepError(
-                f"Sequence {new.sequence} has {len(new.tokens)} tokens and {len(new.block_tables)}"
+                f"Sequence {new.sequence} has {len(new.tokens)} tokens and {len(tables)}"
                 f" block tables; agreed are at most {limits.max_total_tokens} and"
                 f" {len(self._kinds)}.",
                 retryable=False,
             )
-        for kind, table in zip(self._kinds, new.block_tables, strict=True):
+        for kind, table in zip(self._kinds, tables, strict=True):
             needed = {"state": 1, "cross": -(-len(new.encoder_tokens) // self.block_size)}.get(
                 kind, len(table)
             )
@@ -171,9 +188,21 @@ class SequenceTable:
         """Whether a live sequence asks for the log-probabilities of its prompt."""
         return self._num_scored > 0
 
-    def find(self, handles: list[int]) -> tuple[list[SequenceState], npt.NDArray[np.int64]]:
-        """The sequences of the rows, and their places in the arrays. Raises `StepError` for one
-        that was never introduced.
+    def mark_failed(self, rows: Rows) -> None:
+        """Note that a step with these rows failed while later steps are in flight.
+
+        The later rows of these sequences have no effect. They are laid out as if the failed rows
+        had been computed, so that they fail no other row of their step.
+        """
+        for handle, end in zip(rows.sequence.tolist(), rows.start + rows.count, strict=True):
+            state = self._states.get(handle)
+            if state is not None:
+                state.has_failed = True
+                self.num_computed_tokens[state.index] = end
+
+    def find(self, handles: list[int]) -> tuple[list[SequenceState], Int64Array]:
+        """The sequences of the rows, and their rows in the arrays. Raises `StepError` for a handle
+        that is not live.
         """
         if handles != self._found.handles:
             try:
@@ -187,11 +216,11 @@ class SequenceTable:
             )
         return self._found.states, self._found.indices
 
-    def append_blocks(self, rows: Rows, indices: npt.NDArray[np.int64]) -> None:
-        """Append the step's new blocks to the tables of its rows, whose places in the arrays are
-        `indices`.
+    def append_blocks(self, rows: Rows, indices: Int64Array) -> None:
+        """Append the step's new blocks to the block tables of its rows. `indices` [n] are their
+        rows in the arrays.
         """
-        if not self.has_blocks:
+        if not self.has_blocks or not rows.new_blocks:
             return
         group = self._kinds.index("full")
         pointers, blocks = rows.new_block_ptr[group], rows.new_blocks[group]

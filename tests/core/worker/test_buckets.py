@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tgi.backend import BackendError, Limits
-from tgi_tpu.buckets import Buckets, parse_token_buckets
+from tgi.worker.buckets import Buckets, parse_token_buckets
 
 
 @given(st.integers(1, 5000), st.integers(1, 300), st.integers(1, 9000), st.data())
@@ -44,6 +44,8 @@ def test_bucket_sizes_from_the_option():
     assert parse_token_buckets(" ") == ()
     with pytest.raises(BackendError, match="end at 64, but a step may have 100 tokens"):
         Buckets.of(limits, 32, (64,))
+    with pytest.raises(BackendError, match="`--x-token-buckets` end at 64"):
+        Buckets.of(limits, 32, (64,), "--x-token-buckets")
     for text in ("a", "1,,2", "-4", "0"):
         with pytest.raises(BackendError, match="positive numbers"):
             parse_token_buckets(text)

@@ -1,9 +1,8 @@
 """The fixed shapes that steps are padded to, so that all programs are compiled before serving.
-Numbers only, no framework.
 
-A step of T tokens has at most T sequences, so one number, the bucket of tokens, fixes the sequences
-too; rows with logits are as many as sequences. Block tables have a few widths of their own, because
-attention in plain XLA reads all of a table.
+A step of T tokens has at most T sequences, so the bucket of tokens also determines the number of
+sequences and of rows with logits. Block tables have a few widths of their own, because attention
+without a paged kernel reads the whole table.
 """
 
 from __future__ import annotations
@@ -12,9 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from tgi.backend import BackendError, Limits
+import numpy as np
+import numpy.typing as npt
 
-__all__ = ["Buckets", "StepShape", "parse_token_buckets"]
+from tgi.backend.agreement import Limits
+from tgi.backend.errors import BackendError
+from tgi.backend.records import Int32Array
+
+__all__ = ["Buckets", "StepShape", "padded", "parse_token_buckets"]
 
 _SMALLEST_TOKENS = 16
 _SMALLEST_BLOCKS = 16
@@ -24,7 +28,7 @@ _BLOCKS_FACTOR = 4
 @final
 @dataclass(frozen=True, order=True)
 class StepShape:
-    """What a program is compiled for."""
+    """The shape that a program is compiled for."""
 
     num_tokens: int
     num_sequences: int  # and rows with logits
@@ -32,29 +36,36 @@ class StepShape:
 
     @property
     def label(self) -> str:
-        """For metrics: few values, whatever comes."""
+        """A label for metrics, with as many values as there are shapes."""
         return f"tokens={self.num_tokens},blocks={self.num_blocks}"
 
 
 @final
 @dataclass(frozen=True)
 class Buckets:
-    """All shapes of one worker. `tokens` and `blocks` rise."""
+    """All shapes of one worker. `tokens` and `blocks` are in ascending order."""
 
     tokens: tuple[int, ...]
     blocks: tuple[int, ...]
     max_sequences: int
 
     @classmethod
-    def of(cls, limits: Limits, block_size: int, token_buckets: Sequence[int] = ()) -> Buckets:
-        """Buckets that hold every step within the limits. `token_buckets` empty = powers of two.
+    def of(
+        cls,
+        limits: Limits,
+        block_size: int,
+        token_buckets: Sequence[int] = (),
+        option: str = "--token-buckets",
+    ) -> Buckets:
+        """Buckets for every step within the limits; powers of two if `token_buckets` is empty.
 
-        Raises `BackendError` if the largest of `token_buckets` is below the largest step.
+        Raises `BackendError`, which names `option`, if the largest of `token_buckets` is below the
+        largest step.
         """
         tokens = tuple(sorted(set(token_buckets))) or _powers_of_two(limits.max_step_tokens)
         if tokens[-1] < limits.max_step_tokens:
             raise BackendError(
-                f"`--tpu-token-buckets` end at {tokens[-1]}, but a step may have"
+                f"`{option}` end at {tokens[-1]}, but a step may have"
                 f" {limits.max_step_tokens} tokens.",
                 "Add a larger one, or lower `--max-batch-prefill-tokens` or `--max-batch-size`.",
             )
@@ -84,15 +95,23 @@ class Buckets:
         return StepShape(tokens, min(tokens, self.max_sequences), blocks)
 
 
-def parse_token_buckets(text: str) -> tuple[int, ...]:
-    """Sizes from `16,128`; empty for an empty text. Raises `BackendError`."""
+def parse_token_buckets(text: str, option: str = "--token-buckets") -> tuple[int, ...]:
+    """Sizes from `16,128`; empty for an empty text. Raises `BackendError`, which names `option`."""
     words = [word.strip() for word in text.split(",")] if text.strip() else []
     if not all(word.isdecimal() and int(word) for word in words):
         raise BackendError(
-            f"`--tpu-token-buckets {text}`: write positive numbers with commas between, e.g."
-            " 16,128,1024."
+            f"`{option} {text}`: write positive numbers with commas between, e.g. 16,128,1024."
         )
     return tuple(sorted({int(word) for word in words}))
+
+
+def padded(
+    values: npt.NDArray[np.int32] | npt.NDArray[np.int64], size: int, filler: int = 0
+) -> Int32Array:
+    """`values` as int32 [size], followed by `filler`."""
+    array = np.full(size, filler, np.int32)
+    array[: len(values)] = values
+    return array
 
 
 def _powers_of_two(largest: int) -> tuple[int, ...]:

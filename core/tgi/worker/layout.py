@@ -1,0 +1,84 @@
+"""Where the tokens of a step are: in their sequences, in the sequence table and in the cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from tgi.backend.records import TOKEN_ON_DEVICE, Int32Array, Rows
+from tgi.worker.sequences import Int64Array, SequenceState, SequenceTable
+from tgi.worker.step_checks import check_blocks, check_positions
+
+__all__ = ["StepLayout", "fill_tokens", "lay_out", "slots_of"]
+
+
+@final
+@dataclass(frozen=True)
+class StepLayout:
+    """The rows of one step. n rows, T tokens, which are ordered by row."""
+
+    states: list[SequenceState]  # [n]
+    indices: Int64Array  # [n] rows in the sequence table
+    starts: Int64Array  # [n] position of the row's first token
+    counts: Int64Array  # [n] tokens of the row
+    lengths: Int64Array  # [n] context length after the step
+    ends: Int64Array  # [n] index among the T tokens at which the row ends
+    token_indices: Int64Array  # [T] rows in the sequence table
+    positions: Int64Array  # [T] in the sequence
+    slot_mapping: Int64Array  # [T] block * block_size + offset
+    num_blocks: int  # of the longest sequence after the step
+
+
+def lay_out(rows: Rows, table: SequenceTable) -> StepLayout:
+    """Append the rows' new blocks to `table` and compute where their tokens are. Raises `StepError`
+    if the step breaks the negotiated limits.
+    """
+    states, indices = table.find(rows.sequence.tolist())
+    starts, counts = rows.start.astype(np.int64), rows.count.astype(np.int64)
+    lengths, ends = starts + counts, counts.cumsum()
+    check_positions(rows, table.num_computed_tokens, indices)
+    table.append_blocks(rows, indices)
+    if table.has_blocks:
+        check_blocks(rows, table.num_blocks, indices, lengths, table.block_size)
+    if rows.num_tokens == rows.num_rows:  # every row has one token
+        token_indices, positions = indices, starts
+    else:
+        token_indices = np.repeat(indices, counts)
+        positions = np.arange(rows.num_tokens) - np.repeat(ends - lengths, counts)
+    slots = slots_of(table.block_tables, token_indices, positions, table.block_size)
+    num_blocks = (int(lengths.max()) - 1) // table.block_size + 1
+    return StepLayout(
+        states,
+        indices,
+        starts,
+        counts,
+        lengths,
+        ends,
+        token_indices,
+        positions,
+        slots,
+        num_blocks,
+    )
+
+
+def fill_tokens(tokens: Int32Array, layout: StepLayout, table: SequenceTable) -> Int64Array:
+    """The token ids [T] of a step, with those that the worker chose itself in place of
+    `TOKEN_ON_DEVICE`. The ids are also stored in `table`.
+    """
+    token_ids = tokens.astype(np.int64)
+    places = layout.token_indices, layout.positions
+    unknown = token_ids == TOKEN_ON_DEVICE
+    if unknown.any():
+        token_ids[unknown] = table.tokens[places[0][unknown], places[1][unknown]]
+    table.tokens[places] = token_ids
+    return token_ids
+
+
+def slots_of(
+    tables: Int32Array, indices: Int64Array, positions: Int64Array, block_size: int
+) -> Int64Array:
+    """The cache slot of each token, given its row of the block tables and its position."""
+    blocks = tables[indices, positions // block_size].astype(np.int64)
+    return blocks * block_size + positions % block_size
