@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from tgi.backend import TOKEN_ON_DEVICE, LogprobsMode, SamplingParams, SchedulerOutput, StepError
 from tgi.testing.conformance.backend_under_test import BackendUnderTest, prompt_of
-from tgi.testing.conformance.check import Check, CheckFailedError, not_applicable, require
+from tgi.testing.conformance.check import Check
 from tgi.testing.conformance.expectations import check_sequence, check_sequences
 from tgi.testing.conformance.live_sequence import Drafter, LiveSequence
+from tgi.testing.conformance.require import CheckFailedError, not_applicable, require
 from tgi.testing.conformance.scheduled import ScheduledRun
 from tgi.testing.conformance.scripted_core import ScriptedCore
 
