@@ -71,32 +71,32 @@ def main() -> int:
     """Measure all cases, then print and write the report. Returns the exit code: 1 if no server
     could be measured or a run was invalid.
     """
-    given = _parse()
-    cases = [case for case in CASES if case.name in given.cases]
-    chosen = [peer for peer in PEERS if peer.name in given.peers]
+    arguments = _parse()
+    cases = [case for case in CASES if case.name in arguments.cases]
+    chosen = [peer for peer in PEERS if peer.name in arguments.peers]
     for model in {case.model for case in cases}:
-        write_model(given.models / model, MODELS[model])
+        write_model(arguments.models / model, MODELS[model])
     records: list[dict[str, Any]] = []
-    for repeat in range(given.repeats):
+    for repeat in range(arguments.repeats):
         for model in dict.fromkeys(case.model for case in cases):
-            ready = _installed(chosen, given, given.models / model, is_first=not repeat)
+            ready = _installed(chosen, arguments, arguments.models / model, is_first=not repeat)
             turn = repeat % len(ready) if ready else 0
             for peer in ready[turn:] + ready[:turn]:
                 records += _measure(
-                    peer, given, model, [case for case in cases if case.model == model], repeat
+                    peer, arguments, model, [case for case in cases if case.model == model], repeat
                 )
     if not records:
         return 1
     report = {
-        "environment": _environment(chosen, given),
+        "environment": _environment(chosen, arguments),
         "cases": [asdict(case) for case in cases],
         "records": records,
     }
     _RESULTS.mkdir(exist_ok=True)
-    (_RESULTS / f"{given.name}.json").write_text(
+    (_RESULTS / f"{arguments.name}.json").write_text(
         json.dumps(report, indent=2) + "\n", encoding="utf-8"
     )
-    (_RESULTS / f"{given.name}.svg").write_text(plot(report), encoding="utf-8")
+    (_RESULTS / f"{arguments.name}.svg").write_text(plot(report), encoding="utf-8")
     print(markdown(report))
     return 0 if all(record["valid"] for record in records) else 1
 
@@ -135,28 +135,33 @@ def _parse() -> argparse.Namespace:
         default=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
         help="name of the result files (default: the date of today)",
     )
-    given = parser.parse_args()
-    given.environments, given.models = given.environments.resolve(), given.models.resolve()
-    return given
+    arguments = parser.parse_args()
+    arguments.environments, arguments.models = (
+        arguments.environments.resolve(),
+        arguments.models.resolve(),
+    )
+    return arguments
 
 
 def _installed(
-    chosen: list[Peer], given: argparse.Namespace, model: Path, *, is_first: bool
+    chosen: list[Peer], arguments: argparse.Namespace, model: Path, *, is_first: bool
 ) -> list[Peer]:
     ready = []
     for peer in chosen:
-        obstacle = peer.obstacle(given.environments, model) if peer.program else ""
-        if not obstacle:
+        unsupported_reason = (
+            peer.unsupported_reason(arguments.environments, model) if peer.program else ""
+        )
+        if not unsupported_reason:
             ready.append(peer)
         elif is_first:
-            print(f"{peer.name} is skipped: {obstacle}", file=sys.stderr)
+            print(f"{peer.name} is skipped: {unsupported_reason}", file=sys.stderr)
     return ready
 
 
 def _measure(
-    peer: Peer, given: argparse.Namespace, model: str, cases: list[Case], repeat: int
+    peer: Peer, arguments: argparse.Namespace, model: str, cases: list[Case], repeat: int
 ) -> list[dict[str, Any]]:
-    start = Start(given.environments, given.models / model, free_port(), given.threads)
+    start = Start(arguments.environments, arguments.models / model, free_port(), arguments.threads)
     identity = {
         "peer": peer.name,
         "model": model,
@@ -173,7 +178,9 @@ def _measure(
                 peer.command(start), start.port, peer.ready_path, log, peer.environment(start)
             ) as server:
                 for number, case in enumerate(cases):
-                    run = _run(server, named, case, 1000 * repeat + 10 * number, given.max_foreign)
+                    run = _run(
+                        server, named, case, 1000 * repeat + 10 * number, arguments.max_foreign
+                    )
                     print(
                         f"{repeat} {peer.name} {case.name}: {run.output_tokens_per_second} tok/s",
                         file=sys.stderr,
@@ -218,15 +225,15 @@ async def _session(server: RunningServer, model: str, workload: Workload, seed: 
     return Session(target, maker, workload, seed, [server.pid])
 
 
-def _environment(chosen: list[Peer], given: argparse.Namespace) -> dict[str, Any]:
-    limits = roofline.measure(given.threads)
+def _environment(chosen: list[Peer], arguments: argparse.Namespace) -> dict[str, Any]:
+    limits = roofline.measure(arguments.threads)
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": platform.machine(),
         "processor": _processor(),
-        "threads": given.threads,
+        "threads": arguments.threads,
         "python": platform.python_version(),
-        "versions": {peer.name: _version(peer, given.environments) for peer in chosen},
+        "versions": {peer.name: _version(peer, arguments.environments) for peer in chosen},
         "limits": (
             asdict(limits)
             | {

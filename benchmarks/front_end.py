@@ -72,13 +72,13 @@ def main() -> int:
     parser.add_argument(
         "--step-ms", type=float, default=0.0, help="minimum duration of an engine step"
     )
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_tiny_model(folder / "model", chat_template=_CHAT_TEMPLATE)
-        (folder / "script.json").write_text(json.dumps({"step_seconds": given.step_ms / 1e3}))
+        (folder / "script.json").write_text(json.dumps({"step_seconds": arguments.step_ms / 1e3}))
         for route, body in _ROUTES.items():
-            _compare(folder, route, _with_length(body, given.tokens), given)
+            _compare(folder, route, _with_length(body, arguments.tokens), arguments)
     return 0
 
 
@@ -88,7 +88,9 @@ def _with_length(body: dict[str, object], num_tokens: int) -> dict[str, object]:
     return body | {"max_tokens": num_tokens, "ignore_eos": True}
 
 
-def _compare(folder: Path, route: str, body: dict[str, object], given: argparse.Namespace) -> None:
+def _compare(
+    folder: Path, route: str, body: dict[str, object], arguments: argparse.Namespace
+) -> None:
     recorded = folder / "events"
     port, bare_port = _free_port(), _free_port()
     arguments = [
@@ -112,14 +114,15 @@ def _compare(folder: Path, route: str, body: dict[str, object], given: argparse.
     with _running(arguments, port) as pid:
         recorded.write_bytes(b"".join(_events(*_read_all(port, route, body, 1))))
         with _running(
-            [__file__, "--bare", str(recorded), str(bare_port), str(given.step_ms / 1e3)], bare_port
+            [__file__, "--bare", str(recorded), str(bare_port), str(arguments.step_ms / 1e3)],
+            bare_port,
         ) as bare_pid:
             rounds: dict[str, list[Round]] = {"tgi": [], "bare": []}
             # The rounds are interleaved, so that other load on the machine affects both servers.
-            for _ in range(given.rounds + 1):
-                rounds["tgi"].append(_measure(pid, port, route, body, given.streams))
-                rounds["bare"].append(_measure(bare_pid, bare_port, route, body, given.streams))
-    print(f"{route}, {given.streams} streams; medians of {given.rounds} rounds")
+            for _ in range(arguments.rounds + 1):
+                rounds["tgi"].append(_measure(pid, port, route, body, arguments.streams))
+                rounds["bare"].append(_measure(bare_pid, bare_port, route, body, arguments.streams))
+    print(f"{route}, {arguments.streams} streams; medians of {arguments.rounds} rounds")
     for name, measured in rounds.items():
         rate, cost, bundle = (median(figures) for figures in zip(*measured[1:], strict=True))
         print(

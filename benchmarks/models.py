@@ -245,17 +245,17 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", choices=MODELS)
     parser.add_argument("--gguf", action="store_true", help="also write model.gguf")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     writers: list[Callable[[Path, Model], None]] = [write_model]
-    if given.gguf:
+    if arguments.gguf:
         from gguf_file import write_gguf  # noqa: PLC0415 - gguf_file imports this module
 
         writers.append(write_gguf)
     for name, model in MODELS.items():
-        if given.only in (None, name):
+        if arguments.only in (None, name):
             for write in writers:
-                write(given.folder / name, model)
-            print(f"{given.folder / name}: {model.num_parameters / 1e6:.1f} M parameters")
+                write(arguments.folder / name, model)
+            print(f"{arguments.folder / name}: {model.num_parameters / 1e6:.1f} M parameters")
     return 0
 
 

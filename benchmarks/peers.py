@@ -50,7 +50,7 @@ class Peer:
     precision: str = "bf16"  # The precision of the weights. Only equal precisions are compared.
     is_model_path: bool = False  # Whether requests must name the model by its folder.
 
-    def obstacle(self, environments: Path, model: Path) -> str:
+    def unsupported_reason(self, environments: Path, model: Path) -> str:
         """Return the reason why the server cannot be measured, or an empty string."""
         if not (environments / self.program).is_file():
             return f"not installed; in {environments} run: {self.install}"

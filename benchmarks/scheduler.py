@@ -46,13 +46,13 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--depth", type=int, default=1)
     parser.add_argument("--greedy", action="store_true")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     print(
         f"{'sequences':>9}  {'schedule':>9}  {'update':>9}  {'step':>9}  {'step p90':>9}  "
         " milliseconds"
     )
-    for size in map(int, given.sequences.split(",")):
-        costs = list(_run(size, given.steps, given.depth, greedy=given.greedy))
+    for size in map(int, arguments.sequences.split(",")):
+        costs = list(_run(size, arguments.steps, arguments.depth, greedy=arguments.greedy))
         schedule, update = (statistics.median(column) / _MS for column in zip(*costs, strict=True))
         sums = [sum(cost) / _MS for cost in costs]
         p90 = statistics.quantiles(sums, n=10)[-1]
@@ -79,9 +79,9 @@ def _run(size: int, num_steps: int, depth: int, *, greedy: bool) -> Iterator[tup
         scheduled = time.perf_counter_ns()
         output = _response(in_flight.popleft())
         responded = time.perf_counter_ns()
-        news = scheduler.update(output)
+        outputs = scheduler.update(output)
         updated = time.perf_counter_ns()
-        for item in news:
+        for item in outputs:
             if item.finish_reason is not None:
                 scheduler.add(number, _request(number, sampling, _NEW_TOKENS))
                 number += 1

@@ -31,9 +31,9 @@ def main() -> int:
         "--serve-args", default="", help="additional options of the server, separated by spaces"
     )
     parser.add_argument("--routes", nargs="+", default=_ROUTES)
-    given, rest = parser.parse_known_args()
+    arguments, rest = parser.parse_known_args()
     port = free_port()
-    model = [given.model] if given.model else []
+    model = [arguments.model] if arguments.model else []
     command = [
         sys.executable,
         "-m",
@@ -45,7 +45,7 @@ def main() -> int:
         "--port",
         str(port),
     ]
-    started = [*command, *given.serve_args.split()]
+    started = [*command, *arguments.serve_args.split()]
     with (
         tempfile.TemporaryDirectory() as folder,
         running(started, port, "/health", Path(folder) / "log") as server,
@@ -53,7 +53,7 @@ def main() -> int:
         print(f"ready after {server.seconds_to_ready:.1f} s", file=sys.stderr)
         statuses = [
             tgi(["bench", server.url, "--route", route, "--no-tui", *rest])
-            for route in given.routes
+            for route in arguments.routes
         ]
         print(f"peak memory {server.peak_memory_mib():.0f} MiB", file=sys.stderr)
     return max(statuses)

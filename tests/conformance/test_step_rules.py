@@ -29,8 +29,8 @@ class RuledWorker:
         return self._inner.steps
 
     @property
-    def residents(self):
-        return self._inner.residents
+    def sequences(self):
+        return self._inner.sequences
 
     def submit(self, step):
         self.rules.submit(step)
@@ -65,7 +65,7 @@ def test_the_scheduler_respects_negotiated_limits(agreement, seed, fails):
         simulation.step()
     simulation.run()
     simulation.assert_ended_as_alone()
-    assert simulation.worker.rules.num_residents == 0
+    assert simulation.worker.rules.num_sequences == 0
 
 
 OTHER = (1, 0, [1, 2, 3, 4, 5])
@@ -129,7 +129,7 @@ def test_a_core_that_keeps_the_rules_passes():
         rules,
         [step(rows((0, 0, [9]), blocks=[]), added=[new(0, [9], [0])], dropped=[0], step_id=2)],
     )
-    assert rules.num_residents == 1
+    assert rules.num_sequences == 1
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -190,7 +190,7 @@ def test_late_masks_follow_their_step():
 
 
 @pytest.mark.parametrize(
-    ("news", "part"),
+    ("late_masks", "part"),
     [
         (masks(step_id=0), "waits for none"),
         (masks(words=(1, 2)), "words a row"),
@@ -198,10 +198,10 @@ def test_late_masks_follow_their_step():
         (None, "before its masks"),
     ],
 )
-def test_invalid_late_masks_are_rejected(news, part):
+def test_invalid_late_masks_are_rejected(late_masks, part):
     rules = masked_step()
     with pytest.raises(BrokenRuleError, match=part):
-        rules.collect() if news is None else rules.submit_masks(news)
+        rules.collect() if late_masks is None else rules.submit_masks(late_masks)
 
 
 WITH_ENCODER = (CacheGroup("full", 16), CacheGroup("cross", 10))

@@ -193,8 +193,8 @@ class ConfigReader:
 
     def error(self, name: str, rule: str) -> ModelError:
         """Create the error for a field that violates a rule."""
-        given = json.dumps(self._config.get(name), default=repr)
-        shown = given if len(given) <= 200 else given[:200] + "…"
+        value = json.dumps(self._config.get(name), default=repr)
+        shown = value if len(value) <= 200 else value[:200] + "…"
         return ModelError(f"`{name}` in {self._where} {rule}. Given: {shown}.", _REMEDY)
 
     def _value(self, names: tuple[str, ...], default: object) -> tuple[str, object]:

@@ -5,6 +5,10 @@ default, so that a worker built for an older minor version reads a newer record 
 Array fields are contiguous little-endian numpy arrays; their dtype is named in the alias
 (`Int32Array`, `Float32Array`), their shape in the field's comment.
 
+The fields called `sequence` contain handles. A handle is the small number that names a sequence in
+the worker: the core chooses it when it introduces the sequence, and reuses it only after the
+sequence was dropped.
+
 Order of effects inside one `SchedulerOutput`: `dropped`, then `added`, then `copies`, then the
 rows.
 """
@@ -119,7 +123,7 @@ class NewSequence(Record, frozen=True):
     hits.
     """
 
-    sequence: int  # handle chosen by the core; reused only after it was dropped
+    sequence: int  # handle
     request_id: str  # for logs only
     tokens: Int32Array  # [prompt + already generated]
     num_prompt_tokens: int
@@ -156,7 +160,7 @@ class Rows(Record, frozen=True):
     guesses plus one are returned. Guesses count as tokens of the step (`Limits.max_step_tokens`).
     """
 
-    sequence: Int32Array  # [n]
+    sequence: Int32Array  # [n] handles
     start: Int32Array  # [n] position of the row's first token
     count: Int32Array  # [n] tokens of the row
     tokens: Int32Array  # [sum(count)]
@@ -222,7 +226,7 @@ class PromptScores(Record, frozen=True):
     1`.
     """
 
-    sequence: int
+    sequence: int  # handle
     start: int
     logprobs: Float32Array
 
@@ -230,14 +234,14 @@ class PromptScores(Record, frozen=True):
 class PooledVector(Record, frozen=True):
     """What a sequence with `pooling` asked for (feature `embeddings`); not normalized."""
 
-    sequence: int
+    sequence: int  # handle
     values: Float32Array  # [hidden_size]
 
 
 class RowError(Record, frozen=True):
     """One sequence failed; the others of the step are fine."""
 
-    sequence: int
+    sequence: int  # handle
     message: str
 
 
@@ -254,7 +258,7 @@ class ModelRunnerOutput(Record, frozen=True):
     """The result of one step. Rows that chose no token have an empty range in `token_ptr`."""
 
     step_id: int
-    sequence: Int32Array  # [n]
+    sequence: Int32Array  # [n] handles
     token_ptr: Int32Array  # [n + 1]
     tokens: Int32Array  # [token_ptr[-1]]
     logprobs: (

@@ -40,8 +40,8 @@ class PromptMaker:
         object.
         """
         num_words = max(1, round((num_tokens - self.overhead) / self.tokens_per_word))
-        given = shared.split()
-        return " ".join([*given, *rng.choices(self.words, k=max(0, num_words - len(given)))])
+        prefix = shared.split()
+        return " ".join([*prefix, *rng.choices(self.words, k=max(0, num_words - len(prefix)))])
 
 
 async def learn_tokenizer(endpoint: Endpoint, model: str) -> PromptMaker:

@@ -57,22 +57,24 @@ def run(arguments: Sequence[str]) -> int:
     """Measure, print the results and write the reports. Returns 1 if a run was invalid. Raises
     `ConfigError` if the server cannot be measured.
     """
-    given = _parser().parse_args(list(arguments))
-    url = given.url if given.address is None else given.address
-    _check(given, url)
-    target, maker = asyncio.run(_prepare(given, url))
-    steps = [(1, rate) for rate in given.rate] or [(users, None) for users in given.users or _USERS]
-    settings = _settings(given, url, target, maker)
+    options = _parser().parse_args(list(arguments))
+    url = options.url if options.address is None else options.address
+    _check(options, url)
+    target, maker = asyncio.run(_prepare(options, url))
+    steps = [(1, rate) for rate in options.rate] or [
+        (users, None) for users in options.users or _USERS
+    ]
+    settings = _settings(options, url, target, maker)
     runs = _measure(
-        given,
-        Session(target, maker, _workload(given), given.seed, listeners(url)),
+        options,
+        Session(target, maker, _workload(options), options.seed, listeners(url)),
         steps,
         f"{url}{target.route}",
     )
     for run_ in runs:
         for failure in run_.failures:
             print(f"failure with {run_.label} users: {failure}", file=sys.stderr)
-    for path, text in _reports(given, runs, settings):
+    for path, text in _reports(options, runs, settings):
         Path(path).write_bytes(text)
     return 0 if all(run_.valid for run_ in runs) else 1
 
@@ -158,66 +160,66 @@ def _counts(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def _check(given: argparse.Namespace, url: str) -> None:
+def _check(options: argparse.Namespace, url: str) -> None:
     try:
         Endpoint.parse(url)
     except ValueError as error:
         raise UsageError(f"error: invalid value for the address: {error}.") from error
     least = {"prompt_tokens": 1, "output_tokens": 1, "rounds": 1, "warmups": 0, "shared_tokens": 0}
     for name, limit in least.items():
-        if getattr(given, name) < limit:
+        if getattr(options, name) < limit:
             raise UsageError(
                 f"error: `--{name.replace('_', '-')}` must be >= {limit}. Given:"
-                f" {getattr(given, name)}."
+                f" {getattr(options, name)}."
             )
-    if any(users < 1 for users in given.users or ()):
-        raise UsageError(f"error: `--users` must be >= 1. Given: {min(given.users)}.")
-    if any(rate <= 0 for rate in given.rate):
-        raise UsageError(f"error: `--rate` must be > 0. Given: {min(given.rate):g}.")
-    if given.rate and given.users:
+    if any(users < 1 for users in options.users or ()):
+        raise UsageError(f"error: `--users` must be >= 1. Given: {min(options.users)}.")
+    if any(rate <= 0 for rate in options.rate):
+        raise UsageError(f"error: `--rate` must be > 0. Given: {min(options.rate):g}.")
+    if options.rate and options.users:
         raise UsageError(
             "error: `--users` and `--rate` cannot be combined: a closed-loop load has users, an"
             " open-loop load has a rate."
         )
-    if given.shared_tokens >= given.prompt_tokens:
+    if options.shared_tokens >= options.prompt_tokens:
         raise UsageError(
-            f"error: `--shared-tokens` must be < `--prompt-tokens`({given.prompt_tokens}). Given:"
-            f" {given.shared_tokens}."
+            f"error: `--shared-tokens` must be < `--prompt-tokens`({options.prompt_tokens}). Given:"
+            f" {options.shared_tokens}."
         )
 
 
-async def _prepare(given: argparse.Namespace, url: str) -> tuple[Target, PromptMaker]:
-    headers = {"Authorization": f"Bearer {given.api_key}"} if given.api_key else {}
+async def _prepare(options: argparse.Namespace, url: str) -> tuple[Target, PromptMaker]:
+    headers = {"Authorization": f"Bearer {options.api_key}"} if options.api_key else {}
     endpoint = Endpoint.parse(url, headers)
     sampling: dict[str, Any] = {
-        name: getattr(given, name) for name in _SAMPLING if getattr(given, name) is not None
+        name: getattr(options, name) for name in _SAMPLING if getattr(options, name) is not None
     }
-    sampling |= {name: True for name in ("do_sample", "watermark") if getattr(given, name)}
-    routes = (given.route,) if given.route else ROUTES
+    sampling |= {name: True for name in ("do_sample", "watermark") if getattr(options, name)}
+    routes = (options.route,) if options.route else ROUTES
     if any(name in sampling for name in _NATIVE_ONLY):
         routes = ROUTES[:1]
-    target = await find_target(endpoint, routes, sampling, given.model)
+    target = await find_target(endpoint, routes, sampling, options.model)
     return target, await learn_tokenizer(endpoint, target.model)
 
 
-def _workload(given: argparse.Namespace) -> Workload:
-    return Workload(given.prompt_tokens, given.output_tokens, given.shared_tokens)
+def _workload(options: argparse.Namespace) -> Workload:
+    return Workload(options.prompt_tokens, options.output_tokens, options.shared_tokens)
 
 
 def _measure(
-    given: argparse.Namespace,
+    options: argparse.Namespace,
     session: Session,
     steps: Sequence[tuple[int, float | None]],
     title: str,
 ) -> list[RunSummary]:
     runs = []
     with ExitStack() as stack:
-        is_live = sys.stdout.isatty() and not given.no_tui
+        is_live = sys.stdout.isatty() and not options.no_tui
         table = stack.enter_context(LiveTable(title, Console())) if is_live else None
-        if given.warmups:
-            session.run(1, given.warmups)
+        if options.warmups:
+            session.run(1, options.warmups)
         for users, rate in steps:
-            num_requests = max(1, round(given.rounds * (users if rate is None else rate)))
+            num_requests = max(1, round(options.rounds * (users if rate is None else rate)))
             label = f"{users} user{'s' * (users > 1)}" if rate is None else f"{rate:g} requests/s"
             watch: Callable[[Progress], None] | None = (
                 None if table is None else table.watch(label, num_requests)
@@ -234,10 +236,10 @@ def _measure(
 
 
 def _settings(
-    given: argparse.Namespace, url: str, target: Target, maker: PromptMaker
+    options: argparse.Namespace, url: str, target: Target, maker: PromptMaker
 ) -> dict[str, Any]:
     hidden = ("address", "api_key", "url")
-    return {name: value for name, value in vars(given).items() if name not in hidden} | {
+    return {name: value for name, value in vars(options).items() if name not in hidden} | {
         "url": url,
         "route": target.route,
         "model": target.model,
@@ -251,15 +253,15 @@ def _settings(
 
 
 def _reports(
-    given: argparse.Namespace, runs: Sequence[RunSummary], settings: dict[str, Any]
+    options: argparse.Namespace, runs: Sequence[RunSummary], settings: dict[str, Any]
 ) -> list[tuple[str, bytes]]:
     reports = []
-    if given.json:
-        reports.append((given.json, json_report(runs, settings)))
-    if given.csv:
-        reports.append((given.csv, csv_report(runs).encode()))
-    if given.plot:
-        reports.append((given.plot, _plot(runs, settings["url"]).encode()))
+    if options.json:
+        reports.append((options.json, json_report(runs, settings)))
+    if options.csv:
+        reports.append((options.csv, csv_report(runs).encode()))
+    if options.plot:
+        reports.append((options.plot, _plot(runs, settings["url"]).encode()))
     return reports
 
 

@@ -184,7 +184,7 @@ def _diagnose_model(question: _Question) -> Diagnosis:
     spec, form = model.spec, source.model_format.name
     base = engine_config(model, question.parsed, environment)
     facts = tuple(backend_facts(_asked(question, name, base)) for name in registry.names)
-    told = ModelFacts(
+    model_facts = ModelFacts(
         source.model_id, source.revision, spec.model_type, spec.max_positions or None, form
     )
     try:
@@ -192,7 +192,7 @@ def _diagnose_model(question: _Question) -> Diagnosis:
             model, question.parsed, environment, question.variables, registry=registry
         )
     except BackendError as error:
-        return Diagnosis(_machine(), facts, str(error), told)
+        return Diagnosis(_machine(), facts, str(error), model_facts)
     chosen = selection.chosen
     memory = _estimate(chosen, config, options)
     limits = Limits(
@@ -204,7 +204,7 @@ def _diagnose_model(question: _Question) -> Diagnosis:
     )
     operations = tuple(map(Operation.of, registry.explain(chosen, config)))
     return Diagnosis(
-        _machine(), facts, memory.problem, told, chosen.name, operations, memory, limits
+        _machine(), facts, memory.problem, model_facts, chosen.name, operations, memory, limits
     )
 
 

@@ -138,13 +138,13 @@ def _serve(words: Sequence[str], flags: Mapping[str, FormerFlag]) -> int:
 def _download(words: Sequence[str]) -> int:
     from tgi.cli import download  # noqa: PLC0415 - as above
 
-    return download.run(_translate_and_say(words, _DOWNLOAD_FLAGS))
+    return download.run(_translate_and_print(words, _DOWNLOAD_FLAGS))
 
 
 def _bench(words: Sequence[str]) -> int:
     from tgi.cli import bench  # noqa: PLC0415 - as above
 
-    return bench.run([*_BENCHMARK_DEFAULTS, *_translate_and_say(words, _BENCHMARK_FLAGS)])
+    return bench.run([*_BENCHMARK_DEFAULTS, *_translate_and_print(words, _BENCHMARK_FLAGS)])
 
 
 def _print_schema() -> int:
@@ -161,7 +161,7 @@ def _refuse_quantize() -> int:
     )
 
 
-def _translate_and_say(words: Sequence[str], flags: Mapping[str, FormerFlag]) -> list[str]:
+def _translate_and_print(words: Sequence[str], flags: Mapping[str, FormerFlag]) -> list[str]:
     arguments, notes = translate(words, flags)
     for note in notes:
         print(note, file=sys.stderr)

@@ -26,14 +26,14 @@ class PluginOption:
 def read_plugin_options(
     backend: str,
     options: Sequence[PluginOption],
-    given: Mapping[str, str],
+    values_by_flag: Mapping[str, str],
     environment: Mapping[str, str],
 ) -> dict[str, str]:
     """The values of the backend's options by name. Raises `UsageError` for a flag that this backend
     does not have.
     """
     flags = {f"--{backend}-{option.name}": option for option in options}
-    for flag in given:
+    for flag in values_by_flag:
         if flag not in flags:
             known = ", ".join(flags) or "none"
             raise UsageError(
@@ -43,7 +43,7 @@ def read_plugin_options(
     values: dict[str, str] = {}
     for flag, option in flags.items():
         variable = flag.lstrip("-").replace("-", "_").upper()
-        value = given.get(flag, environment.get(variable, option.default))
+        value = values_by_flag.get(flag, environment.get(variable, option.default))
         if option.choices and value not in option.choices:
             raise UsageError(
                 f"error: invalid value '{value}' for '{flag}'; possible values:"

@@ -129,12 +129,12 @@ class EngineReporter:
     def progress(self, phase: str, done: int, total: int) -> None:
         """Pass progress on; a flood of reports is thinned to ten a second."""
         now = time.monotonic_ns()
-        is_news = (
+        has_output = (
             phase != self._last_phase
             or done >= total
             or now - self._last_ns >= _PROGRESS_INTERVAL_NS
         )
-        if is_news:
+        if has_output:
             self._last_phase, self._last_ns = phase, now
             self._connection.send(Progress(phase, done, total))
 

@@ -149,7 +149,7 @@ class KVCacheManager:
         )
         return CacheNeed(1, self.blocks_for(sequence.num_tokens), cross)
 
-    def has_room(self, need: CacheNeed, num_running: int) -> bool:
+    def can_allocate(self, need: CacheNeed, num_running: int) -> bool:
         """Whether sequences with this need in all could be admitted beside the running ones."""
         if self.sequence_slots is not None and self.sequence_slots.num_free < need.num_sequences:
             return False
@@ -165,7 +165,7 @@ class KVCacheManager:
         """
         hits = self._find(sequence)
         need = self.need(sequence)
-        if not self.has_room(need.without(self.blocks.num_held(hits)), num_running):
+        if not self.can_allocate(need.without(self.blocks.num_held(hits)), num_running):
             return False
         self.blocks.share(hits)
         sequence.block_table = [*hits, *self.blocks.allocate(need.num_blocks - len(hits))]

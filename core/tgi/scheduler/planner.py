@@ -58,7 +58,7 @@ class PrefillInterruption:
             need += self._cache.need(sequence)
             fits = limits.chunked or num_tokens <= limits.max_step_tokens
             has_place = num_running + place < limits.max_sequences
-            if not (fits and has_place and self._cache.has_room(need, num_running)):
+            if not (fits and has_place and self._cache.can_allocate(need, num_running)):
                 return False
         return len(waiting) >= min_size
 
@@ -101,10 +101,10 @@ class StepPlanner:
         """
         limits, retries = self._state.limits, self._state.retries
         if retries.has_failed_sequences:
-            trial = StepBuilder(step_id, retries.max_tokens, retries.max_rows)
-            self._plan_trial(trial)
-            if trial.sequences:
-                return trial
+            retry = StepBuilder(step_id, retries.max_tokens, retries.max_rows)
+            self._plan_retry(retry)
+            if retry.sequences:
+                return retry
         step = StepBuilder(step_id, limits.max_step_tokens, limits.max_sequences)
         if self._separate:
             self._plan_separate(step)
@@ -114,7 +114,7 @@ class StepPlanner:
             self._plan_prefills(step, self._state.running.values(), admit=True)
         return step
 
-    def _plan_trial(self, step: StepBuilder) -> None:
+    def _plan_retry(self, step: StepBuilder) -> None:
         """Rows of suspects alone, which run already or stand at the head of the queue."""
         failed_sequences = [
             sequence for sequence in self._state.running.values() if sequence.has_failed_step

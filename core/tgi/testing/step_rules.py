@@ -44,7 +44,7 @@ _TOKEN_KINDS = ("full", "window")
 
 @final
 @dataclass(eq=False)
-class _Resident:
+class _WorkerSequence:
     """A sequence that was introduced to the worker."""
 
     new: NewSequence
@@ -64,7 +64,9 @@ class _InFlight:
 
     step_id: int
     places: set[Place]  # that the step reads or writes
-    opened: dict[int, _Resident]  # by handle: sequences with a row that may sample several tokens
+    opened: dict[
+        int, _WorkerSequence
+    ]  # by handle: sequences with a row that may sample several tokens
 
 
 @final
@@ -77,16 +79,16 @@ class StepRules:
 
     def __init__(self, agreement: Agreement) -> None:
         self._agreement = agreement
-        self._residents: dict[int, _Resident] = {}
+        self._sequences: dict[int, _WorkerSequence] = {}
         self._last_step_id = -1
         self._in_flight: deque[_InFlight] = deque()
         # Step ids whose masks are not submitted yet → maximum tokens of their rows.
         self._unmasked: dict[int, Int32Array] = {}
 
     @property
-    def num_residents(self) -> int:
+    def num_sequences(self) -> int:
         """Number of sequences that the worker knows."""
-        return len(self._residents)
+        return len(self._sequences)
 
     def submit(self, step: SchedulerOutput) -> None:
         """Raise `BrokenRuleError` if the step violates a rule."""
@@ -100,21 +102,21 @@ class StepRules:
         self._check_masks(step)
         for handle in step.dropped:
             require_rule(
-                handle in self._residents, f"sequence {handle} is dropped but was never introduced"
+                handle in self._sequences, f"sequence {handle} is dropped but was never introduced"
             )
-            del self._residents[handle]
+            del self._sequences[handle]
         for new in step.added:
             self._introduce(new)
         require_rule(
-            len(self._residents) <= self._agreement.limits.max_sequences,
-            f"{len(self._residents)} sequences are alive",
+            len(self._sequences) <= self._agreement.limits.max_sequences,
+            f"{len(self._sequences)} sequences are alive",
         )
         kinds = [self._check_row(step.rows, row) for row in range(step.rows.num_rows)]
         check_order(self._agreement, kinds)
         check_encoders(self._agreement, step)
         check_copies(self._agreement, step)
         handles = step.rows.sequence[max_tokens_of(step.rows) > 1].tolist()
-        opened = {handle: self._residents[handle] for handle in handles}
+        opened = {handle: self._sequences[handle] for handle in handles}
         self._in_flight.append(_InFlight(step.step_id, self._touched(step), opened))
 
     def submit_masks(self, masks: GrammarMasks) -> None:
@@ -139,11 +141,11 @@ class StepRules:
         counts = dict(
             zip(output.sequence.tolist(), np.diff(output.token_ptr).tolist(), strict=True)
         )
-        for handle, resident in oldest.opened.items():
+        for handle, sequence in oldest.opened.items():
             if counts[handle]:
-                resident.end += counts[handle] - 1
-                resident.known = resident.end + 1
-                resident.is_open = False
+                sequence.end += counts[handle] - 1
+                sequence.known = sequence.end + 1
+                sequence.is_open = False
 
     def _check_size(self, rows: Rows) -> None:
         limits = self._agreement.limits
@@ -193,7 +195,7 @@ class StepRules:
 
     def _introduce(self, new: NewSequence) -> None:
         plan, limits = self._agreement.kv_cache, self._agreement.limits
-        require_rule(new.sequence not in self._residents, f"handle {new.sequence} is in use")
+        require_rule(new.sequence not in self._sequences, f"handle {new.sequence} is in use")
         require_rule(
             0 < len(new.tokens) <= limits.max_total_tokens,
             f"a sequence of {len(new.tokens)} tokens",
@@ -243,7 +245,7 @@ class StepRules:
         self._claim(owned)
         counts = [len(table) for table in new.block_tables]
         start = new.num_computed_tokens
-        self._residents[new.sequence] = _Resident(
+        self._sequences[new.sequence] = _WorkerSequence(
             new, start, len(new.tokens), owned, shared, counts
         )
 
@@ -252,7 +254,7 @@ class StepRules:
         if not places:
             return
         held = set().union(
-            *((resident.owned | resident.shared) for resident in self._residents.values())
+            *((sequence.owned | sequence.shared) for sequence in self._sequences.values())
         )
         require_rule(not places & held, f"{sorted(places & held)} belong to another sequence")
         in_use = set().union(*(step.places for step in self._in_flight))
@@ -263,22 +265,22 @@ class StepRules:
         limits = self._agreement.limits
         handle, start, count = int(rows.sequence[row]), int(rows.start[row]), int(rows.count[row])
         require_rule(
-            handle in self._residents, f"a row of sequence {handle}, which was not introduced"
+            handle in self._sequences, f"a row of sequence {handle}, which was not introduced"
         )
-        resident = self._residents[handle]
+        sequence = self._sequences[handle]
         require_rule(
-            not resident.is_open,
+            not sequence.is_open,
             f"a row of sequence {handle} follows one of several tokens, whose end is not known",
         )
         require_rule(
-            start == resident.end, f"sequence {handle} continues at {start}, not at {resident.end}"
+            start == sequence.end, f"sequence {handle} continues at {start}, not at {sequence.end}"
         )
         require_rule(count > 0, f"an empty row of sequence {handle}")
         end = start + count
         max_end = end + int(max_tokens_of(rows)[row]) - 1
         require_rule(max_end <= limits.max_total_tokens, f"sequence {handle} gets {max_end} tokens")
-        is_prefill = resident.is_prefilling
-        if is_prefill and end < len(resident.new.tokens):
+        is_prefill = sequence.is_prefilling
+        if is_prefill and end < len(sequence.new.tokens):
             # A resumed sequence may be longer than a step.
             is_whole = count == limits.max_step_tokens
             require_rule(
@@ -291,27 +293,27 @@ class StepRules:
             )
         require_rule(is_prefill or count == 1, f"a decode row of {count} tokens")
         first = int(rows.count[:row].sum())
-        self._check_tokens(resident, start, rows.tokens[first : first + count].tolist())
-        self._grow(rows, row, resident, max_end)
-        resident.end, resident.is_open = end, max_end > end
-        resident.is_prefilling = is_prefill and limits.chunked and end < len(resident.new.tokens)
+        self._check_tokens(sequence, start, rows.tokens[first : first + count].tolist())
+        self._grow(rows, row, sequence, max_end)
+        sequence.end, sequence.is_open = end, max_end > end
+        sequence.is_prefilling = is_prefill and limits.chunked and end < len(sequence.new.tokens)
         if rows.sample[row]:
-            require_rule(resident.new.pooling == "none", f"a token of the pooled sequence {handle}")
+            require_rule(sequence.new.pooling == "none", f"a token of the pooled sequence {handle}")
             require_rule(
-                end >= resident.known,
+                end >= sequence.known,
                 f"a token after position {end - 1} of sequence {handle}, which is known",
             )
-            resident.known = end + 1
+            sequence.known = end + 1
         return is_prefill
 
-    def _check_tokens(self, resident: _Resident, start: int, tokens: list[int]) -> None:
+    def _check_tokens(self, sequence: _WorkerSequence, start: int, tokens: list[int]) -> None:
         for position, token in enumerate(tokens, start):
             if token == TOKEN_ON_DEVICE:
                 require_rule(
                     self._agreement.has("device_token"), "a token on the device was not negotiated"
                 )
                 require_rule(
-                    position >= len(resident.new.tokens),
+                    position >= len(sequence.new.tokens),
                     "a placeholder for a token that was sent",
                 )
             else:
@@ -319,17 +321,17 @@ class StepRules:
                     0 <= token < self._agreement.vocab_size,
                     f"token {token} is not in the vocabulary",
                 )
-                is_new = position >= len(resident.new.tokens)
+                is_new = position >= len(sequence.new.tokens)
                 require_rule(
-                    is_new or token == int(resident.new.tokens[position]),
+                    is_new or token == int(sequence.new.tokens[position]),
                     f"another token at position {position}",
                 )
             require_rule(
-                position < resident.known,
+                position < sequence.known,
                 f"position {position} follows a token that was never sampled",
             )
 
-    def _grow(self, rows: Rows, row: int, resident: _Resident, end: int) -> None:
+    def _grow(self, rows: Rows, row: int, sequence: _WorkerSequence, end: int) -> None:
         plan = self._agreement.kv_cache
         if plan.mode == "slots":
             require_rule(
@@ -343,14 +345,14 @@ class StepRules:
                 self._agreement, number, rows.new_blocks[number].tolist()[first:last]
             )
             self._claim(blocks)
-            resident.owned |= blocks
-            resident.num_blocks[number] += len(blocks)
+            sequence.owned |= blocks
+            sequence.num_blocks[number] += len(blocks)
             needed = -(-end // plan.block_size) if group.kind in _TOKEN_KINDS else 1
             require_rule(
-                resident.num_blocks[number] >= needed,
-                f"{end} tokens in {resident.num_blocks[number]} blocks",
+                sequence.num_blocks[number] >= needed,
+                f"{end} tokens in {sequence.num_blocks[number]} blocks",
             )
 
     def _touched(self, step: SchedulerOutput) -> set[Place]:
-        residents = [self._residents[handle] for handle in step.rows.sequence.tolist()]
-        return set().union(*((resident.owned | resident.shared) for resident in residents))
+        sequences = [self._sequences[handle] for handle in step.rows.sequence.tolist()]
+        return set().union(*((sequence.owned | sequence.shared) for sequence in sequences))

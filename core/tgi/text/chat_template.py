@@ -66,8 +66,8 @@ class ChatTemplate:
 
 def _find_sources(model_path: Path, config: Mapping[str, Any], *, explicit: bool) -> dict[str, str]:
     """The sources by name. The first file that contains a template is used."""
-    if explicit and (given := _sources_of(config)):
-        return given
+    if explicit and (field_value := _sources_of(config)):
+        return field_value
     if files := _read_jinja_files(model_path):
         return files
     named = (
@@ -96,12 +96,14 @@ def _read(path: Path) -> str:
 
 def _sources_of(fields: Mapping[str, Any]) -> dict[str, str]:
     """The sources in the field `chat_template`: one text, or a list of named texts."""
-    given = fields.get("chat_template")
-    if isinstance(given, list):
+    field_value = fields.get("chat_template")
+    if isinstance(field_value, list):
         pairs = (
-            (entry.get("name"), entry.get("template")) for entry in given if isinstance(entry, dict)
+            (entry.get("name"), entry.get("template"))
+            for entry in field_value
+            if isinstance(entry, dict)
         )
         return {
             name: text for name, text in pairs if isinstance(name, str) and isinstance(text, str)
         }
-    return {DEFAULT_TEMPLATE: given} if isinstance(given, str) else {}
+    return {DEFAULT_TEMPLATE: field_value} if isinstance(field_value, str) else {}

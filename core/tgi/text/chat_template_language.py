@@ -73,9 +73,9 @@ class CompiledTemplate:
         """
         prepared = [self._prepared(message) for message in messages]
         open_text = _mark_open_message(prepared)
-        given = {"documents": None, **(variables or {})}
+        fields = {"documents": None, **(variables or {})}
         text = self._rendered(
-            given
+            fields
             | {
                 "messages": prepared,
                 "tools": tools,
@@ -88,17 +88,17 @@ class CompiledTemplate:
         """The message in the form that templates expect: without null fields, and with the usual
         names for the reasoning.
         """
-        given = {name: value for name, value in message.items() if value is not None}
-        content = given.get("content")
+        fields = {name: value for name, value in message.items() if value is not None}
+        content = fields.get("content")
         if isinstance(content, list) and not self.takes_parts:
-            given["content"] = "".join(
+            fields["content"] = "".join(
                 str(part.get("text", "")) for part in content if isinstance(part, dict)
             )
-        reasoning = next((given[name] for name in _REASONING_FIELDS if name in given), None)
+        reasoning = next((fields[name] for name in _REASONING_FIELDS if name in fields), None)
         return (
-            given
+            fields
             if reasoning is None
-            else {"thinking": reasoning, **given, "reasoning_content": reasoning}
+            else {"thinking": reasoning, **fields, "reasoning_content": reasoning}
         )
 
     def _rendered(self, variables: Mapping[str, object]) -> str:

@@ -223,8 +223,8 @@ def _eos_token_ids(
     and config.json over the tokenizer.
     """
     for name in ("generation_config.json", "config.json"):
-        given = read_json_object(model_path / name).get("eos_token_id")
-        numbers = given if isinstance(given, list) else [given]
+        value = read_json_object(model_path / name).get("eos_token_id")
+        numbers = value if isinstance(value, list) else [value]
         ids = tuple(number for number in numbers if isinstance(number, int))
         if ids:
             return ids

@@ -227,12 +227,12 @@ def adapter_worker(model: ForwardModel, plan: AdapterPlan, reporter: WorkerRepor
     return StepWorker(AdapterPart(model, plan), reporter)
 
 
-def _kept(option: str, given: int | None, most: int, otherwise: int) -> int:
+def _kept(option: str, requested: int | None, most: int, otherwise: int) -> int:
     """The user's value, or what the backend chooses where there is none."""
-    if given is None:
+    if requested is None:
         return otherwise
-    if given > most:
+    if requested > most:
         raise BackendError(
-            f"`{option} {given}` is beyond what this backend can do.", f"Use at most {most}."
+            f"`{option} {requested}` is beyond what this backend can do.", f"Use at most {most}."
         )
-    return given
+    return requested

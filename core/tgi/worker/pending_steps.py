@@ -23,7 +23,7 @@ class PendingSteps:
         self._vocab_size = vocab_size
         self._steps: deque[SchedulerOutput] = deque()
 
-    def check_room(self) -> None:
+    def check_depth(self) -> None:
         """Raise `StepError` if as many steps are pending as were negotiated."""
         if len(self._steps) < self._depth:
             return

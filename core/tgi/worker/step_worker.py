@@ -79,7 +79,7 @@ class StepWorker:
         if isinstance(step, GrammarMasks):
             self._submit_masks(step)
             return
-        self._pending.check_room()
+        self._pending.check_depth()
         if self._overlapped is not None:
             self._overlapped.enqueue(step)
         self._pending.append(step)

@@ -135,9 +135,9 @@ def check(path: Path, library: NativeLibrary) -> None:
     """Assert that the native error is similar to that of torch in bfloat16."""
     spec = load_spec(path)
     assert isinstance(spec, ModelSpec)
-    truth = logits_of(torch_model(path, spec, torch.float32))
-    usual = (logits_of(torch_model(path, spec, torch.bfloat16)) - truth).abs()
-    native = (logits_of(native_model(path, spec, library)) - truth).abs()
+    reference = logits_of(torch_model(path, spec, torch.float32))
+    usual = (logits_of(torch_model(path, spec, torch.bfloat16)) - reference).abs()
+    native = (logits_of(native_model(path, spec, library)) - reference).abs()
     assert native.max() <= 1.5 * usual.max()
     assert native.mean() <= 1.1 * usual.mean()
 
@@ -270,11 +270,11 @@ def test_long_contexts_and_common_prefixes(
     save_checkpoint(family, tmp_path, **LONG_CONTEXTS[family])
     spec = load_spec(tmp_path)
     assert isinstance(spec, ModelSpec)
-    truth, _ = decode_after_prefill(torch_model(tmp_path, spec, torch.float32, LONG))
+    reference, _ = decode_after_prefill(torch_model(tmp_path, spec, torch.float32, LONG))
     usual, _ = decode_after_prefill(torch_model(tmp_path, spec, torch.bfloat16, LONG))
     together, alone = decode_after_prefill(native_model(tmp_path, spec, library, 1, LONG))
     by_three, _ = decode_after_prefill(native_model(tmp_path, spec, library, 3, LONG))
-    assert (together - truth).abs().max() <= 1.5 * (usual - truth).abs().max()
+    assert (together - reference).abs().max() <= 1.5 * (usual - reference).abs().max()
     assert torch.equal(together, torch.cat(alone))
     assert torch.equal(together, by_three)
 
@@ -286,7 +286,7 @@ def test_a_lost_weight_is_detected(parameter: str, library: NativeLibrary, tmp_p
     save_checkpoint("llama", tmp_path)
     spec = load_spec(tmp_path)
     assert isinstance(spec, ModelSpec)
-    truth = logits_of(torch_model(tmp_path, spec, torch.float32))
+    reference = logits_of(torch_model(tmp_path, spec, torch.float32))
     decoder = NativeDecoder(spec, library, 1)
 
     class Losing:
@@ -305,7 +305,7 @@ def test_a_lost_weight_is_detected(parameter: str, library: NativeLibrary, tmp_p
 
     load_weights(Losing(), tmp_path, ignore)
     assert (
-        logits_of(decoder.with_cache(NUM_BLOCKS, BLOCK_TOKENS, LIMITS)) - truth
+        logits_of(decoder.with_cache(NUM_BLOCKS, BLOCK_TOKENS, LIMITS)) - reference
     ).abs().max() > 0.3
 
 

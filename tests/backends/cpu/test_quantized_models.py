@@ -105,9 +105,9 @@ def test_native_kernels(family: str, name: str, library: NativeLibrary, tmp_path
     """The error is similar to that of torch's bfloat16 with the same weights."""
     save_checkpoint(family, tmp_path, **LONGER.get(family, {}))
     quantization = QUANTIZATIONS[name]
-    truth = logits_of(rounded_model(tmp_path, quantization, torch.float32))
-    usual = (logits_of(rounded_model(tmp_path, quantization, torch.bfloat16)) - truth).abs()
-    native = (logits_of(native_model(tmp_path, library, quantization)) - truth).abs()
+    reference = logits_of(rounded_model(tmp_path, quantization, torch.float32))
+    usual = (logits_of(rounded_model(tmp_path, quantization, torch.bfloat16)) - reference).abs()
+    native = (logits_of(native_model(tmp_path, library, quantization)) - reference).abs()
     assert native.max() <= 1.5 * usual.max()
     assert native.mean() <= 1.1 * usual.mean()
 
@@ -118,13 +118,14 @@ def test_products_of_torch(family: str, name: str, tmp_path: Path) -> None:
     """The path without native kernels supports any mixer. Experts are not quantized."""
     save_checkpoint(family, tmp_path, **LONGER.get(family, {}))
     quantization = QUANTIZATIONS[name]
-    truth = logits_of(rounded_model(tmp_path, quantization, torch.float32, by_outputs=True))
+    reference = logits_of(rounded_model(tmp_path, quantization, torch.float32, by_outputs=True))
     usual = (
-        logits_of(rounded_model(tmp_path, quantization, torch.bfloat16, by_outputs=True)) - truth
+        logits_of(rounded_model(tmp_path, quantization, torch.bfloat16, by_outputs=True))
+        - reference
     ).abs()
     decoder = build_decoder(spec_of(tmp_path), REFERENCE, torch.bfloat16, "cpu", quantization)
     load_weights(decoder, tmp_path, ignore)
-    found = (logits_of(decoder.with_cache(NUM_BLOCKS, BLOCK_TOKENS, LIMITS)) - truth).abs()
+    found = (logits_of(decoder.with_cache(NUM_BLOCKS, BLOCK_TOKENS, LIMITS)) - reference).abs()
     assert found.max() <= 1.5 * usual.max()
     assert found.mean() <= 1.3 * usual.mean()
 

@@ -189,9 +189,9 @@ def test_a_copied_block_is_a_copy(core, reference):
 
 
 def assert_logprobs(output, logits):
-    given = np.empty(VOCAB_SIZE, np.float32)
-    given[output.top_ids] = output.top_logprobs
-    np.testing.assert_allclose(given, torch.from_numpy(logits).log_softmax(-1), atol=1e-4)
+    logprobs = np.empty(VOCAB_SIZE, np.float32)
+    logprobs[output.top_ids] = output.top_logprobs
+    np.testing.assert_allclose(logprobs, torch.from_numpy(logits).log_softmax(-1), atol=1e-4)
 
 
 def test_penalties_count_tokens_of_a_prefix_hit(core, reference):

@@ -133,7 +133,7 @@ FAULTS = {
     "lost after a step without memory": (in_worker(collect=lost_device), "C-54"),
     "two sequences in a slot": (replace(in_steps(half_the_slots), plan=SLOTS), "C-29"),
     "quantized with large errors": (quantized(halved), "C-36a"),
-    "quantized but not smaller": (quantized(told_bytes=1000), "C-36a"),
+    "quantized but not smaller": (quantized(reported_bytes=1000), "C-36a"),
     "quantized only in whole groups": (quantized_in_whole_groups(), "C-36b"),
     "codes taken for weights": (in_worker(load=codes_are_numbers), "C-36c"),
     "half of the vocabulary is lost": (sharded(second_half_missing), "C-37"),
@@ -238,14 +238,17 @@ FAULTS = {
     "writes to the model folder": (in_worker(load=write_beside_the_model), "C-16"),
     "changes signal handlers": (in_worker(load=change_signals), "C-16"),
     # `Backend` class
-    "other name": (FaultyBackend(light={"info": lambda info: struct(info, name="other")}), "C-02"),
-    "future API": (FaultyBackend(light={"info": lambda info: struct(info, api=(1, 99))}), "C-02"),
+    "other name": (
+        FaultyBackend(methods={"info": lambda info: struct(info, name="other")}),
+        "C-02",
+    ),
+    "future API": (FaultyBackend(methods={"info": lambda info: struct(info, api=(1, 99))}), "C-02"),
     "supports everything": (
-        FaultyBackend(light={"supports": lambda *_: Support("native")}),
+        FaultyBackend(methods={"supports": lambda *_: Support("native")}),
         "C-06",
     ),
     "rejects without a reason": (
-        FaultyBackend(light={"supports": lambda *_: Support("no")}),
+        FaultyBackend(methods={"supports": lambda *_: Support("no")}),
         "C-06",
     ),
 }

@@ -184,7 +184,7 @@ def one_position_later(new):
     return struct(new, media=[struct(item, start=item.start + 1) for item in new.media])
 
 
-def blind_when_resumed(new):
+def image_lost_when_resumed(new):
     return struct(new, media=[]) if len(new.tokens) > new.num_prompt_tokens else new
 
 
@@ -319,7 +319,7 @@ FEATURE_FAULTS = {
     # images and pooling
     "the first sequence's image for all": (in_steps(images_of_the_first), "C-59h"),
     "images one position later": (in_added(one_position_later), "C-59h"),
-    "no image after a preemption": (in_added(blind_when_resumed), "C-59h"),
+    "no image after a preemption": (in_added(image_lost_when_resumed), "C-59h"),
     "an image begins again after a chunk": (in_network(change_new=image_begins_again), "C-59i"),
     "the vector of the wrong token": (in_added(first_and_last_exchanged), "C-59j"),
     "the first token is not pooled": (

@@ -38,7 +38,7 @@ def with_memory(worker=dict, model=dict):
         return FaultyBackend(worker=lambda: changes, model=model)
 
     return FaultyBackend(
-        light={"probe": probe_with_memory, "supports": supports}, change_for=for_config
+        methods={"probe": probe_with_memory, "supports": supports}, change_for=for_config
     )
 
 
@@ -64,7 +64,7 @@ def take_host_memory(kept):
     return change
 
 
-def quantized(change_logits=lambda logits, batch: logits, told_bytes=400):
+def quantized(change_logits=lambda logits, batch: logits, reported_bytes=400):
     """The reference, which claims to be int8."""
 
     def supports(spec, config):
@@ -73,7 +73,7 @@ def quantized(change_logits=lambda logits, batch: logits, told_bytes=400):
             spec, struct(config, quantize=None) if known else config
         )
         return struct(
-            support, memory=(MemoryItem("weights", told_bytes if config.quantize else 1000),)
+            support, memory=(MemoryItem("weights", reported_bytes if config.quantize else 1000),)
         )
 
     def for_config(config):
@@ -83,7 +83,7 @@ def quantized(change_logits=lambda logits, batch: logits, told_bytes=400):
             else FaultyBackend()
         )
 
-    return FaultyBackend(light={"supports": supports}, change_for=for_config)
+    return FaultyBackend(methods={"supports": supports}, change_for=for_config)
 
 
 def halved(logits, batch):
@@ -102,7 +102,7 @@ def quantized_in_whole_groups():
         is_odd = config.spec.hidden_size % 64 > 0 and config.quantize is not None
         return quantized(without_the_last_group).change_for(config) if is_odd else FaultyBackend()
 
-    return FaultyBackend(light=quantized().light, change_for=for_config)
+    return FaultyBackend(methods=quantized().methods, change_for=for_config)
 
 
 def codes_are_numbers(inner):

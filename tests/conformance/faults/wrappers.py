@@ -94,7 +94,7 @@ class FaultyBackend:
     change_spec: Callable = lambda spec: spec
     model: Callable[[], dict] = dict
     worker: Callable[[], dict] = dict
-    light: dict = field(default_factory=dict)
+    methods: dict = field(default_factory=dict)
     reporter: Callable = lambda reporter: reporter
     plan: AdapterPlan = PLAN
     # Changes the config for which the reference is asked whether it supports it.
@@ -103,13 +103,13 @@ class FaultyBackend:
 
     @property
     def info(self):
-        return self.light.get("info", lambda info: info)(ReferenceBackend().info)
+        return self.methods.get("info", lambda info: info)(ReferenceBackend().info)
 
     def probe(self):
-        return self.light.get("probe", ReferenceBackend().probe)()
+        return self.methods.get("probe", ReferenceBackend().probe)()
 
     def supports(self, spec, config):
-        return self.light.get("supports", ReferenceBackend().supports)(
+        return self.methods.get("supports", ReferenceBackend().supports)(
             spec, self.change_config(config)
         )
 

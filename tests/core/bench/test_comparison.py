@@ -21,13 +21,15 @@ def test_a_missing_peer_reports_its_install_command(tmp_path):
     for peer in (peer for peer in PEERS if peer.program):
         empty = tmp_path / peer.name
         assert (
-            peer.obstacle(empty, tmp_path / "135m")
+            peer.unsupported_reason(empty, tmp_path / "135m")
             == f"not installed; in {empty} run: {peer.install}"
         )
         (tmp_path / peer.program).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / peer.program).touch()
-        obstacle = peer.obstacle(tmp_path, tmp_path / "135m")
-        assert str(tmp_path / "135m") in obstacle if peer.needs else obstacle == ""
+        unsupported_reason = peer.unsupported_reason(tmp_path, tmp_path / "135m")
+        assert (
+            str(tmp_path / "135m") in unsupported_reason if peer.needs else unsupported_reason == ""
+        )
 
 
 def test_every_peer_is_started_on_its_port(tmp_path):

@@ -58,8 +58,8 @@ class NamedList:
         surplus = sorted(set(self.found) - set(self.expected))
         twice = sorted({name for name in self.found if self.found.count(name) > 1})
         actions = (("add", missing), ("remove", surplus), ("name once", twice))
-        told = "; ".join(f"{action} {', '.join(names)}" for action, names in actions if names)
-        return f"{self.place}: {told}" if told else ""
+        text = "; ".join(f"{action} {', '.join(names)}" for action, names in actions if names)
+        return f"{self.place}: {text}" if text else ""
 
 
 def named_lists(root: Path, version: str) -> list[NamedList]:

@@ -33,7 +33,7 @@ EXCEPT_EXCEPTION = {
     "backends/torch/tgi_torch/weights/pickled_weights.py": 1,
     "core/tgi/engine/__main__.py": 1,
     "core/tgi/plugins/boundary.py": 1,
-    "core/tgi/testing/conformance/run.py": 1,
+    "core/tgi/testing/conformance/in_process.py": 1,
     "core/tgi/text/chat_template_child.py": 1,
     "core/tgi/text/tokenizer.py": 1,
 }

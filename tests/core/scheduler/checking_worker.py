@@ -50,7 +50,7 @@ def open_handles(rows):
 
 
 @dataclass
-class Resident:
+class WorkerSequence:
     """A sequence in the worker, with its tokens and its block tables by group."""
 
     new: NewSequence
@@ -69,7 +69,7 @@ class CheckingWorker:
 
     agreement: Agreement
     failures: random.Random | None = None
-    residents: dict[int, Resident] = field(default_factory=dict)
+    sequences: dict[int, WorkerSequence] = field(default_factory=dict)
     # Pairs (step, blocks and slots that the step uses).
     steps: deque = field(default_factory=deque)
     memory: dict = field(default_factory=dict)
@@ -182,8 +182,8 @@ class CheckingWorker:
         assert starting <= set(step.rows.sequence.tolist())
 
     def _is_prefilling(self, step, row):
-        resident = self.residents.get(int(step.rows.sequence[row]))
-        return resident is None or int(step.rows.start[row]) < len(resident.new.tokens)
+        sequence = self.sequences.get(int(step.rows.sequence[row]))
+        return sequence is None or int(step.rows.start[row]) < len(sequence.new.tokens)
 
     def _places(self, new):
         if self.agreement.kv_cache.mode == "slots":
@@ -214,9 +214,9 @@ class CheckingWorker:
         """Return the oldest step and its result, or None instead of a result if the step failed."""
         step, _ = self.steps.popleft()
         for handle in step.dropped:
-            del self.residents[handle]
+            del self.sequences[handle]
         for new in step.added:
-            self.residents[new.sequence] = Resident(
+            self.sequences[new.sequence] = WorkerSequence(
                 new, new.tokens.tolist(), [t.tolist() for t in new.block_tables]
             )
             for place, token in zip(
@@ -226,10 +226,10 @@ class CheckingWorker:
         for group, blocks in enumerate(step.rows.new_blocks):
             for row, handle in enumerate(step.rows.sequence.tolist()):
                 first, last = step.rows.new_block_ptr[group][row : row + 2]
-                self.residents[handle].tables[group] += blocks[first:last].tolist()
+                self.sequences[handle].tables[group] += blocks[first:last].tolist()
         if self.failures is not None and self.failures.random() < 0.03:
             for handle in step.rows.sequence.tolist():
-                self.residents[handle].is_broken = True
+                self.sequences[handle].is_broken = True
             return step, None
         return step, self._run(step)
 
@@ -238,18 +238,18 @@ class CheckingWorker:
         cursor = 0
         for row in range(rows.num_rows):
             handle, start, count = (int(a[row]) for a in (rows.sequence, rows.start, rows.count))
-            given = rows.tokens[cursor : cursor + count].tolist()
+            row_tokens = rows.tokens[cursor : cursor + count].tolist()
             cursor += count
-            resident = self.residents[handle]
-            print_, row_scores = self._write(resident, start, given)
-            if resident.new.sampling.prompt_logprobs and row_scores:
+            sequence = self.sequences[handle]
+            print_, row_scores = self._write(sequence, start, row_tokens)
+            if sequence.new.sampling.prompt_logprobs and row_scores:
                 scores.append(PromptScores(handle, max(start, 1), np.array(row_scores, np.float32)))
             if rows.sample[row]:
                 if self.failures is not None and self.failures.random() < 0.01:
                     errors.append(RowError(handle, "row"))
-                    resident.is_broken = True
+                    sequence.is_broken = True
                 else:
-                    tokens += self._choose(resident, start + count, print_, self._draws(step, row))
+                    tokens += self._choose(sequence, start + count, print_, self._draws(step, row))
             ptr.append(len(tokens))
         n = len(tokens)
         empty = np.empty(0, np.int32)
@@ -279,45 +279,45 @@ class CheckingWorker:
             *further[: random.Random(step.step_id + row).randint(0, len(further))],
         ]
 
-    def _choose(self, resident, end, print_, draws):
+    def _choose(self, sequence, end, print_, draws):
         """Generate one token for each draw. All tokens except the last one are also written to the
         cache.
         """
-        del resident.tokens[end:]
+        del sequence.tokens[end:]
         for draw in draws:
-            if len(resident.tokens) > end:
-                print_, _ = self._write(resident, len(resident.tokens) - 1, resident.tokens[-1:])
-            resident.tokens.append(choose(print_, draw))
-        return resident.tokens[end:]
+            if len(sequence.tokens) > end:
+                print_, _ = self._write(sequence, len(sequence.tokens) - 1, sequence.tokens[-1:])
+            sequence.tokens.append(choose(print_, draw))
+        return sequence.tokens[end:]
 
-    def _write(self, resident, start, given):
-        new, scores = resident.new, []
+    def _write(self, sequence, start, row_tokens):
+        new, scores = sequence.new, []
         print_ = start_print(new.adapter, new.encoder_tokens.tolist())
-        if resident.is_broken:
+        if sequence.is_broken:
             return -1, []
         for place, token in zip(self._cross_places(new), new.encoder_tokens.tolist(), strict=False):
             assert self.memory[place] == fingerprint(new.sequence, token), (
                 "the encoder of another sequence overwrote a block"
             )
         for position in range(start):
-            print_ = fingerprint(print_, resident.tokens[position])
-            for place in self._where(resident, position):
+            print_ = fingerprint(print_, sequence.tokens[position])
+            for place in self._where(sequence, position):
                 assert self.memory.get(place) == print_, (
                     f"outdated contents or those of another sequence at position {position}"
                 )
         for place in self._state_places(new) if start else ():
             assert self.memory[place] == print_, "the state belongs to another sequence"
-        for position, token in enumerate(given, start):
+        for position, token in enumerate(row_tokens, start):
             if token == TOKEN_ON_DEVICE:
-                token = resident.tokens[position] if position < len(resident.tokens) else 0  # noqa: PLW2901
-            elif position < len(resident.tokens):
-                assert token == resident.tokens[position], (
+                token = sequence.tokens[position] if position < len(sequence.tokens) else 0  # noqa: PLW2901
+            elif position < len(sequence.tokens):
+                assert token == sequence.tokens[position], (
                     "a row contains another token than the sequence has at this position"
                 )
             print_ = fingerprint(print_, token)
-            for place in self._where(resident, position):
+            for place in self._where(sequence, position):
                 self.memory[place] = print_
-            if 1 <= position < resident.new.num_prompt_tokens:
+            if 1 <= position < sequence.new.num_prompt_tokens:
                 scores.append(score(print_))
         for place in self._state_places(new):
             self.memory[place] = print_
@@ -348,13 +348,13 @@ class CheckingWorker:
             for offset in range(size)
         ]
 
-    def _where(self, resident, position):
+    def _where(self, sequence, position):
         plan = self.agreement.kv_cache
         if plan.mode == "slots":
             assert position < plan.sequence_slot_tokens
-            return [("slot", resident.new.sequence_slot, position)]
+            return [("slot", sequence.new.sequence_slot, position)]
         paged = [g for g, group in enumerate(plan.groups) if group.kind in ("full", "window")]
         return [
-            (g, resident.tables[g][position // plan.block_size], position % plan.block_size)
+            (g, sequence.tables[g][position // plan.block_size], position % plan.block_size)
             for g in paged
         ]

@@ -173,7 +173,7 @@ class Simulation:
         total = plan.num_sequence_slots if plan.mode == "slots" else min(token_groups or states)
         assert (stats.num_waiting, stats.num_running, stats.num_free_blocks) == (0, 0, total)
         assert stats.num_used_tokens == 0
-        assert not self.worker.residents
+        assert not self.worker.sequences
         for stream in self.streams.values():
             assert (stream.end is None) == stream.is_aborted or stream.is_aborted
             if stream.end is not None and stream.end.error is not None and not stream.tokens:

@@ -22,7 +22,7 @@ ONES = 0xFFFFFFFF
         ),
     ],
 )
-def test_philox_known_answers(counter, key, expected):
+def test_philox_equals_published_values(counter, key, expected):
     words = philox4x32(np.array([counter, counter], np.uint64).T, np.array([key, key], np.uint64).T)
     assert words.T.tolist() == [expected, expected]
 

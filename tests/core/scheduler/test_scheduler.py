@@ -214,8 +214,8 @@ def test_if_a_step_fails_repeatedly_only_the_failing_sequence_ends(limits):
         simulation.add([first, 2, 3, 4, 5], 6)
 
     def contains_the_failing_sequence(step):
-        residents = simulation.worker.residents
-        known = {handle: resident.tokens[0] for handle, resident in residents.items()} | {
+        sequences = simulation.worker.sequences
+        known = {handle: sequence.tokens[0] for handle, sequence in sequences.items()} | {
             new.sequence: int(new.tokens[0]) for new in step.added
         }
         return bad in [known[handle] for handle in step.rows.sequence.tolist()]

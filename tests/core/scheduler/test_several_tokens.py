@@ -56,8 +56,8 @@ def test_a_decode_row_may_generate_the_negotiated_or_remaining_number_of_tokens(
 def test_a_sequence_continues_after_the_last_generated_token():
     scheduler, step = decoding()
     assert scheduler.schedule() is None
-    [news] = scheduler.update(response(step, 5, 6, 8))
-    assert news.token_ids == [5, 6, 8]
+    [output] = scheduler.update(response(step, 5, 6, 8))
+    assert output.token_ids == [5, 6, 8]
     following = scheduler.schedule()
     assert (following.rows.start.tolist(), following.rows.tokens.tolist()) == ([5], [8])
     scheduler.check()
@@ -75,9 +75,9 @@ def test_no_row_follows_a_row_of_several_tokens_before_it_is_collected():
 def test_tokens_after_the_last_one_are_dropped(ending):
     scheduler, step = decoding(**ending)
     tokens = (5, 6, 8, 9)[: budgets(step)[0]]
-    [news] = scheduler.update(response(step, *tokens))
-    assert news.token_ids == [5, 6]
-    assert news.finish_reason is not None
+    [output] = scheduler.update(response(step, *tokens))
+    assert output.token_ids == [5, 6]
+    assert output.finish_reason is not None
     assert scheduler.schedule().dropped == step.rows.sequence.tolist()
 
 

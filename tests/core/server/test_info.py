@@ -13,7 +13,8 @@ async def test_info_has_exactly_the_keys_of_tgi(make_client):
         response.text == '{"model_id":"tiny","model_sha":null,"model_pipeline_tag":null,'
         '"max_concurrent_requests":2,"max_best_of":2,'
         '"max_stop_sequences":4,"max_input_tokens":48,"max_total_tokens":64,"validation_workers":2,'
-        '"max_client_batch_size":4,"router":"text-generation-router","version":"4.0.0","sha":null,"docker_label":null}'
+        '"max_client_batch_size":4,"router":"text-generation-router","version":"4.0.0","sha":null,'
+        '"docker_label":null}'
     )
 
 

@@ -3,7 +3,7 @@ that published templates use.
 """
 
 USER = {"role": "user", "content": "What is 2 < 3 & 'x'? "}
-ANSWER = {"role": "assistant", "content": " It is *true*.\n"}
+ASSISTANT = {"role": "assistant", "content": " It is *true*.\n"}
 SYSTEM = {"role": "system", "content": "Be brief, très bref 🙂."}
 TOOLS = [
     {
@@ -44,8 +44,8 @@ THINKING = {"role": "assistant", "content": "Four.", "reasoning": "two and two"}
 
 CONVERSATIONS = {
     "user": ([USER], None),
-    "system": ([SYSTEM, USER, ANSWER, USER], None),
-    "continued": ([USER, ANSWER], None),
+    "system": ([SYSTEM, USER, ASSISTANT, USER], None),
+    "continued": ([USER, ASSISTANT], None),
     "tools": ([SYSTEM, USER, CALL, RESULT], TOOLS),
     "reasoning": ([USER, THINKING, USER], None),
 }

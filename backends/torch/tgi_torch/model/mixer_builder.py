@@ -48,7 +48,7 @@ class MixerBuilder:
             mixer.rope for mixer in attentions if mixer.rope is not None
         )
         self.readers: list[CrossAttentionMixer] = []
-        self._building = build
+        self._build = build
         self._spec = spec
         self._find_relative_bias = relative_biases(build)
         self._num_attentions = itertools.count()
@@ -60,27 +60,23 @@ class MixerBuilder:
             case Attention() | LatentAttention():
                 return self._build_attention(mixer, prefix)
             case CrossAttention():
-                reader = build_cross_attention(
-                    self._building, mixer, prefix, layer=len(self.readers)
-                )
+                reader = build_cross_attention(self._build, mixer, prefix, layer=len(self.readers))
                 self.readers.append(reader)
                 return reader
             case StateSpace():
-                return build_state_space(
-                    self._building, mixer, prefix, layer=next(self._num_states)
-                )
+                return build_state_space(self._build, mixer, prefix, layer=next(self._num_states))
             case LinearAttention():
                 return build_linear_attention(
-                    self._building, mixer, prefix, layer=next(self._num_states)
+                    self._build, mixer, prefix, layer=next(self._num_states)
                 )
             case MLP():
-                return build_mlp(self._building, mixer, prefix)
+                return build_mlp(self._build, mixer, prefix)
             case MixtureOfExperts():
-                return build_mixture_of_experts(self._building, mixer, prefix)
+                return build_mixture_of_experts(self._build, mixer, prefix)
         raise _not_built(self._spec, f"the mixer {type(mixer).__name__}")
 
     def _build_attention(self, mixer: TokenMixer, prefix: str) -> Mixer:
-        build = self._building
+        build = self._build
         if isinstance(mixer, LatentAttention):
             plan, rotation = self.windows.index(None), self.ropes.index(mixer.rope)
             layer = next(self._num_attentions)

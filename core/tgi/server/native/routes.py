@@ -107,7 +107,8 @@ class NativeRoutes:
                     )
         except IncompleteGenerationError as error:
             yield event(
-                f'{{"error":{format_string(error.text)},"error_type":"incomplete_generation_stream"}}'
+                f'{{"error":{format_string(error.text)},'
+                '"error_type":"incomplete_generation_stream"}'
             )
         except RequestError as error:
             yield event(error_body(error).decode())
@@ -134,7 +135,8 @@ def _token_event(token: GeneratedToken, parameters: GenerateParameters, text_pre
 
 def _stream_details(result: GeneratedSequence) -> str:
     return (
-        f'{{"finish_reason":"{result.finish_reason}","generated_tokens":{result.num_generated_tokens},'
+        f'{{"finish_reason":"{result.finish_reason}",'
+        f'"generated_tokens":{result.num_generated_tokens},'
         f'"seed":{_seed(result)},"input_length":{result.input_length}}}'
     )
 

@@ -139,14 +139,14 @@ def _check_logprobs(
         scores = scores if allowed is None else np.where(allowed, scores, -np.inf)
         scores = scores if before.sampling.greedy else apply_warpers(scores, before.sampling)
     expected = log_softmax(scores)
-    token, given = sequence.output[sequence.num_given + place], sequence.logprobs[place]
+    token, actual = sequence.output[sequence.num_given + place], sequence.logprobs[place]
     # A low temperature amplifies errors. A token at the edge of a cut may have no probability in
     # the reference.
     allowance = 10 * tolerance * max(1.0, 1 / before.sampling.temperature)
-    is_near = math.isinf(expected[token]) or abs(given - expected[token]) <= allowance
+    is_near = math.isinf(expected[token]) or abs(actual - expected[token]) <= allowance
     require(
         is_near,
-        f"log probability {given:.5f} of token {token}, the reference has {expected[token]:.5f}",
+        f"log probability {actual:.5f} of token {token}, the reference has {expected[token]:.5f}",
     )
     if not sequence.sampling.top_n_tokens:
         require(not sequence.tops[place], "there are top tokens that were not requested")
@@ -193,9 +193,9 @@ def _check_prompt_scores(
     )
     for position in positions:
         expected = log_softmax(logits[position - 1].astype(np.float64))[sequence.prompt[position]]
-        given = sequence.prompt_scores[position]
-        is_near = abs(given - expected) <= 10 * tolerance
+        actual = sequence.prompt_scores[position]
+        is_near = abs(actual - expected) <= 10 * tolerance
         require(
             is_near,
-            f"prompt score {given:.5f} at position {position}, the reference has {expected:.5f}",
+            f"prompt score {actual:.5f} at position {position}, the reference has {expected:.5f}",
         )

@@ -117,9 +117,9 @@ def _measure_batch(core: ScriptedCore, size: int) -> BatchFigures:
     for _ in range(_NUM_STEPS):
         wall, outputs = _timed_step(core, sequences)
         times = [output.times for output in outputs]
-        told = sum(t.prepare + t.forward + t.sample + t.compile for t in times) * _MS
+        reported = sum(t.prepare + t.forward + t.sample + t.compile for t in times) * _MS
         walls.append(wall)
-        hosts.append(wall - told)
+        hosts.append(wall - reported)
         num_compiled += sum(t.compile > 0 for t in times)
     core.drop(*sequences)
     step = statistics.median(walls)

@@ -98,12 +98,12 @@ class ScheduledRun:
             raise CheckFailedError("`collect` returned no result for a step in flight")
         output = decode(ModelRunnerOutput, encode(output))
         check_output(step, output, self._agreement)
-        for news in self._scheduler.update(output):
-            self._receive(news)
+        for update in self._scheduler.update(output):
+            self._receive(update)
 
-    def _receive(self, news: SequenceOutput) -> None:
-        sequence = self._sequences[news.sequence_id]
-        sequence.output += news.token_ids
-        sequence.error = news.error or ""
-        if news.finish_reason is not None or news.error is not None:
-            self.ended.append(self._sequences.pop(news.sequence_id))
+    def _receive(self, update: SequenceOutput) -> None:
+        sequence = self._sequences[update.sequence_id]
+        sequence.output += update.token_ids
+        sequence.error = update.error or ""
+        if update.finish_reason is not None or update.error is not None:
+            self.ended.append(self._sequences.pop(update.sequence_id))

@@ -113,9 +113,9 @@ class LatePart:
     def _compute(
         self, step: SchedulerOutput, masks: Future[GrammarMasks | None]
     ) -> ModelRunnerOutput:
-        given = masks.result()
+        arrived = masks.result()
         rng = random.Random(step.step_id)  # noqa: S311 - a delay, not a secret
         time.sleep(_MAX_DELAY_SECONDS * rng.random())
         return self._inner.run(
-            step if given is None else msgspec.structs.replace(step, masks=given)
+            step if arrived is None else msgspec.structs.replace(step, masks=arrived)
         )

@@ -36,7 +36,7 @@ def _sampling(core: ScriptedCore) -> SamplingParams:
 
 
 @contextlib.contextmanager
-def _seeing(under_test: BackendUnderTest) -> Iterator[tuple[TinyModel, ScriptedCore]]:
+def _vision_model(under_test: BackendUnderTest) -> Iterator[tuple[TinyModel, ScriptedCore]]:
     """Serve a model that accepts images."""
     for model in under_test.models.with_images():
         if not under_test.supports(model):
@@ -50,7 +50,7 @@ def _seeing(under_test: BackendUnderTest) -> Iterator[tuple[TinyModel, ScriptedC
 
 def _images(under_test: BackendUnderTest) -> None:
     """Each placeholder uses its own row of its own image, in a batch with other sequences."""
-    with _seeing(under_test) as (model, core):
+    with _vision_model(under_test) as (model, core):
         media: list[tuple[MediaInput, ...]] = [
             (image_of(_START, _LENGTH, seed=1),),
             (image_of(_START, _LENGTH, seed=2),),
@@ -72,7 +72,7 @@ def _images(under_test: BackendUnderTest) -> None:
 
 def _image_chunks(under_test: BackendUnderTest) -> None:
     """A prefill chunk may end before, within and after the placeholders."""
-    with _seeing(under_test) as (model, core):
+    with _vision_model(under_test) as (model, core):
         limits = core.agreement.limits
         not_applicable(
             not limits.chunked or limits.chunk_multiple > 1,

@@ -246,13 +246,13 @@ def _capacity(under_test: BackendUnderTest) -> None:
     sampling = SamplingParams(logprobs="raw" if core.agreement.has("logprobs") else "none")
     sequences = list[LiveSequence]()
     while len(sequences) < limits.max_sequences and (core.free_slots or core.free_blocks):
-        room = (
+        num_free = (
             longest
             if plan.mode == "slots"
             else min(longest, len(core.free_blocks) * plan.block_size - 1)
         )
-        sequences.append(core.add(prompt_of(room, seed=len(sequences)), sampling))
-        core.generate([sequences[-1]], 2 if room < longest else 1)
+        sequences.append(core.add(prompt_of(num_free, seed=len(sequences)), sampling))
+        core.generate([sequences[-1]], 2 if num_free < longest else 1)
     core.generate(sequences[:1], 1)
     check_sequences(under_test.models.get(), sequences, core.agreement)
 

@@ -82,7 +82,7 @@ def _hooks(under_test: BackendUnderTest) -> None:
         require(candidate.backend is not None, f"the registry cannot load it: {candidate.problem}")
 
 
-def _light_import(under_test: BackendUnderTest) -> None:
+def _framework_free_import(under_test: BackendUnderTest) -> None:
     point = _entry_point(under_test)
     code = (
         f"import sys, {point.module}; print(*sorted({{m.split('.')[0] for m in sys.modules}} &"
@@ -250,7 +250,7 @@ CHECKS: Sequence[Check] = (
         "C-01", "packaging", "one entry point, in a distribution that requires tgi", _entry_points
     ),
     Check("C-02", "packaging", "the hook loads and supports this interface version", _hooks),
-    Check("C-03", "packaging", "importing the plugin imports no framework", _light_import),
+    Check("C-03", "packaging", "importing the plugin imports no framework", _framework_free_import),
     Check("C-04", "packaging", "probe returns a result and has no side effects", _probe),
     Check(
         "C-05",

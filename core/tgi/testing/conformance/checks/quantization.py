@@ -76,12 +76,12 @@ def _error(under_test: BackendUnderTest, model: TinyModel, name: str) -> float:
         require(
             positions == list(range(1, 60)), f"`{name}`: prompt scores of positions {positions}"
         )
-        given = np.array([sequence.prompt_scores[position] for position in positions])
+        scores = np.array([sequence.prompt_scores[position] for position in positions])
     logits = model.logits(sequence.prompt).astype(np.float64)
     expected = np.array(
         [log_softmax(logits[position - 1])[sequence.prompt[position]] for position in positions]
     )
-    return float(np.sqrt(np.mean((given - expected) ** 2)) / logits.std())
+    return float(np.sqrt(np.mean((scores - expected) ** 2)) / logits.std())
 
 
 def _odd_sizes(under_test: BackendUnderTest) -> None:

@@ -183,14 +183,14 @@ def _same_to_the_last_bit(under_test: BackendUnderTest) -> None:
     alone = core.add(prompt_of(25), raw)
     core.generate([alone], 6)
     core.drop(alone)
-    company = [
+    others = [
         core.add(prompt_of(5 + i, seed=i), raw) for i in range(min(4, limits.max_sequences) - 1)
     ]
-    core.generate(company, 1)
+    core.generate(others, 1)
     again = core.add(alone.prompt, raw)
     if limits.chunked and limits.chunk_multiple < len(alone.prompt):
         core.advance({again: limits.chunk_multiple})
-    core.generate([again, *company], 6)
+    core.generate([again, *others], 6)
     require(again.output == alone.output, f"tokens {again.output} in a batch, {alone.output} alone")
     require(
         again.logprobs == alone.logprobs,

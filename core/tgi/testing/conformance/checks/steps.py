@@ -53,7 +53,7 @@ def _decoding_across_borders(under_test: BackendUnderTest) -> None:
     check_sequence(under_test.models.get(), sequence, core.agreement)
 
 
-def _batch_mates(under_test: BackendUnderTest) -> None:
+def _batch_independence(under_test: BackendUnderTest) -> None:
     core = under_test.core()
     most = min(core.agreement.limits.max_sequences, 8)
     for count in sorted({1, 2, 3, most}):
@@ -294,7 +294,12 @@ CHECKS: Sequence[Check] = (
         "empty steps, steps with drops only and the largest step are accepted",
         _empty_and_full_steps,
     ),
-    Check("C-19", "serving", "a sequence has the same tokens alone and in a batch", _batch_mates),
+    Check(
+        "C-19",
+        "serving",
+        "a sequence has the same tokens alone and in a batch",
+        _batch_independence,
+    ),
     Check(
         "C-20",
         "serving",
