@@ -1,4 +1,4 @@
-"""Token ids of a request against the number of ids of the model.
+"""Checks the token ids of a request.
 
 The tokenizer of a model may have ids for which the embedding has no row, for example if tokens were
 added without resizing the embedding. An id is therefore checked whether the client or the tokenizer
@@ -21,7 +21,7 @@ def check_sent_ids(token_ids: Iterable[int], vocab_size: int, field: str) -> Non
     outside = _first_outside(token_ids, vocab_size)
     if outside is not None:
         raise ValidationError(
-            f"`{field}` must hold token ids >= 0 and < {vocab_size}. Given: {outside}"
+            f"`{field}` must contain token ids >= 0 and < {vocab_size}. Given: {outside}"
         )
 
 

@@ -45,9 +45,8 @@ class Candidate:
     request: TextRequest
     config: ServerConfig
     agreement: Agreement
-    token_ids: tuple[
-        int, ...
-    ] = ()  # of the prompt, truncated; known to the rules `TOKEN_RULES` only
+    # Token ids of the truncated prompt. They are known only when `TOKEN_RULES` are applied.
+    token_ids: tuple[int, ...] = ()
 
     @property
     def parameters(self) -> GenerateParameters:
@@ -56,8 +55,8 @@ class Candidate:
 
     @property
     def max_new_tokens(self) -> int:
-        """Maximum number of tokens to generate: the requested number, but not more than the context
-        has space for.
+        """Maximum number of tokens to generate. It is the requested number, limited by the free
+        context length.
         """
         free = max(0, self.config.max_total_tokens - len(self.token_ids))
         requested = self.parameters.max_new_tokens
