@@ -1,8 +1,9 @@
 """HTTP/1.1 on one connection: uvicorn's httptools protocol with the rules of hyper, TGI 3's server.
 
-uvicorn stops to parse a connection at an `Upgrade` offer, appends trailers to the headers, and
-writes an error for an invalid request into a response that is in progress. This class changes these
-three points. It relies on internals of uvicorn, which the tests in `tests/core/server/http` check.
+uvicorn stops to parse a connection at an `Upgrade` offer, sends chunks to HTTP/1.0 clients, appends
+trailers to the headers, and writes an error for an invalid request into a response that is in
+progress. This class changes these points. It relies on internals of uvicorn, which the tests in
+`tests/core/server/http` check.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from tgi.cli.http_1_0 import Http10Cycle
+
 __all__ = ["HttpProtocol"]
 
 _INVALID_TEXT = "The bytes received are not a valid HTTP request."
+_VERSION_TEXT = "The HTTP version is not supported. Supported are 1.0 and 1.1."
+_ENCODING_TEXT = "A request with HTTP/1.0 cannot have the header `Transfer-Encoding`."
 _CONNECT_TEXT = "The method CONNECT is not supported, because the server is not a proxy."
 
 
@@ -74,9 +79,16 @@ class HttpProtocol(HttpToolsProtocol):
                 self._reject(405, _CONNECT_TEXT)
             return
         version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            self._reject(400, _VERSION_TEXT)
+            return
+        if version == "1.0" and any(name == b"transfer-encoding" for name, _ in self.headers):
+            self._reject(400, _ENCODING_TEXT)
+            return
         self._fill_scope(version)
         self._is_in_body = True
-        self.cycle = RequestResponseCycle(
+        kind = Http10Cycle if version == "1.0" else RequestResponseCycle
+        self.cycle = kind(
             scope=self.scope,
             transport=self.transport,
             flow=self.flow,
@@ -85,8 +97,8 @@ class HttpProtocol(HttpToolsProtocol):
             access_log=self.access_log,
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            expect_100_continue=self.expect_100_continue and version != "1.0",
+            keep_alive=self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
         if self._running is None:
