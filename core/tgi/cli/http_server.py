@@ -12,6 +12,7 @@ from typing import Any, final
 
 import uvicorn
 
+from tgi.cli.http_protocol import HttpProtocol
 from tgi.errors import ConfigError
 
 __all__ = ["HttpServer", "bind"]
@@ -76,7 +77,7 @@ class HttpServer:
         config = uvicorn.Config(
             app,
             loop="none",
-            http="httptools",
+            http=HttpProtocol,
             ws="none",
             lifespan="off",
             interface="asgi3",
