@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -58,7 +59,7 @@ def describe_model(
     """Read the description of the model: from its config.json, else by a backend that reads the
     format. Raises `ModelError`, and `BackendError` if no backend reads the format.
     """
-    if (source.folder / "config.json").is_file():
+    if os.path.lexists(source.folder / "config.json"):
         spec = load_spec(
             source.folder, rope_scaling=options.rope_scaling, rope_factor=options.rope_factor
         )

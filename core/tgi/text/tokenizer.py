@@ -13,11 +13,13 @@ from typing import Any, final
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from tgi.architectures.file_reader import read_limited
 from tgi.errors import ModelError
 from tgi.text.model_files import read_json_object, token_content
 
 __all__ = ["Encoding", "TokenSpan", "Tokenizer", "TokenizerPool"]
 
+_MAX_TOKENIZER_BYTES = 256 << 20  # the largest published tokenizer.json has 40 MB
 _SPECIAL_TOKEN_FIELDS = (
     "bos_token",
     "eos_token",
@@ -185,13 +187,17 @@ def _load_backend(model_path: Path) -> tokenizers.Tokenizer:
         model_path / name for name in ("tokenizer.json", "vocab.json", "merges.txt")
     )
     try:
-        if whole.exists():
-            return tokenizers.Tokenizer.from_file(str(whole))
+        if whole.exists() or whole.is_symlink():
+            return tokenizers.Tokenizer.from_buffer(read_limited(whole, _MAX_TOKENIZER_BYTES))
         if vocab.exists() and merges.exists():
+            for path in (vocab, merges):
+                read_limited(path, _MAX_TOKENIZER_BYTES)
             backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
             backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
             backend.decoder = decoders.ByteLevel()
             return backend
+    except ModelError:
+        raise
     except Exception as error:  # the library raises plain exceptions for broken files
         path = whole if whole.exists() else vocab
         raise ModelError(
