@@ -13,6 +13,7 @@ from typing import Any, final
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from tgi.architectures.file_reader import read_limited
 from tgi.errors import ModelError
 from tgi.text.model_files import read_json_object, token_content
 
@@ -22,6 +23,7 @@ _NUM_CONTEXT_TOKENS = 5
 _MAX_CHARACTER_TOKENS = 4  # a character has at most 4 bytes, and each can be a token
 _REPLACEMENT = "\ufffd"  # the decoded text of an incomplete character
 
+_MAX_TOKENIZER_BYTES = 256 << 20  # the largest published tokenizer.json has 40 MB
 _SPECIAL_TOKEN_FIELDS = (
     "bos_token",
     "eos_token",
@@ -189,13 +191,17 @@ def _load_backend(model_path: Path) -> tokenizers.Tokenizer:
         model_path / name for name in ("tokenizer.json", "vocab.json", "merges.txt")
     )
     try:
-        if whole.exists():
-            return tokenizers.Tokenizer.from_file(str(whole))
+        if whole.exists() or whole.is_symlink():
+            return tokenizers.Tokenizer.from_buffer(read_limited(whole, _MAX_TOKENIZER_BYTES))
         if vocab.exists() and merges.exists():
+            for path in (vocab, merges):
+                read_limited(path, _MAX_TOKENIZER_BYTES)
             backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
             backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
             backend.decoder = decoders.ByteLevel()
             return backend
+    except ModelError:
+        raise
     except Exception as error:  # the library raises plain exceptions for broken files
         path = whole if whole.exists() else vocab
         raise ModelError(
