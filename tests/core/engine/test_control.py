@@ -34,7 +34,7 @@ from tgi.engine.messages import (
 from tgi.scheduler import Scheduler, SchedulerConfig
 from tgi.testing.conformance.backend_under_test import RecordingReporter
 from tgi.testing.conformance.models import TinyModels
-from tgi.testing.doubles.null_backend import NullScript
+from tgi.testing.doubles.null_script import NullScript
 from tgi.testing.doubles.null_worker import NullWorker
 from tgi.testing.strict_worker import StrictWorker
 
