@@ -67,14 +67,16 @@ def fill_tokens(tokens: Int32Array, layout: StepLayout, table: SequenceTable) ->
     """The token ids [T] of a step, with those that the worker chose itself in place of
     `TOKEN_ON_DEVICE`. The ids are also stored in `table`.
 
-    Raises `StepError` if an id is not below `table.vocab_size`.
+    Raises `StepError` if an id of a prefill is not below `table.vocab_size`.
     """
     token_ids = tokens.astype(np.int64)
     places = layout.token_indices, layout.positions
     unknown = token_ids == TOKEN_ON_DEVICE
     if unknown.any():
         token_ids[unknown] = table.tokens[places[0][unknown], places[1][unknown]]
-    check_token_ids(token_ids, table.vocab_size)
+    # A decode row continues with an id that the worker chose or was given when it was introduced.
+    if layout.positions.size > layout.indices.size:
+        check_token_ids(token_ids, table.vocab_size)
     table.tokens[places] = token_ids
     return token_ids
 

@@ -34,7 +34,9 @@ class PendingSteps:
         )
 
     def append(self, step: SchedulerOutput) -> None:
-        """Add a step, for which there is room."""
+        """Add a step. Raises `StepError` as `check_depth` does."""
+        if len(self._steps) >= self._depth:
+            self.check_depth()
         self._steps.append(step)
 
     def add_masks(self, masks: GrammarMasks) -> None:

@@ -15,6 +15,7 @@ from tgi.backend.agreement import Limits
 from tgi.backend.errors import StepError
 from tgi.backend.records import Int32Array, NewSequence, Rows, SamplingParams
 from tgi.worker.cache_layout import GroupKind
+from tgi.worker.step_checks import check_token_ids
 
 __all__ = ["Int64Array", "SequenceState", "SequenceTable"]
 
@@ -78,6 +79,10 @@ class SequenceTable:
         rows, width = limits.max_sequences, limits.max_total_tokens
         self._limits = limits
         self._kinds = tuple(kinds)
+        # Whether tokens need blocks, and whether a sequence has a recurrent state or encoder tokens.
+        self.has_blocks = "full" in kinds
+        self.has_states = "state" in kinds
+        self.has_encoder = "cross" in kinds
         self.block_size = block_size
         self.vocab_size = vocab_size
         # One column more than the context: the last token is chosen but never computed.
@@ -94,21 +99,6 @@ class SequenceTable:
         # The last result of `find`: a batch that decodes has the same rows in many steps.
         self._found = _Found([], [], np.empty(0, np.int64))
         self._free = list(reversed(range(rows)))
-
-    @property
-    def has_blocks(self) -> bool:
-        """Whether tokens need blocks."""
-        return "full" in self._kinds
-
-    @property
-    def has_states(self) -> bool:
-        """Whether a sequence has a recurrent state."""
-        return "state" in self._kinds
-
-    @property
-    def has_encoder(self) -> bool:
-        """Whether a sequence has encoder tokens."""
-        return "cross" in self._kinds
 
     def __len__(self) -> int:
         """Live sequences."""
@@ -169,6 +159,8 @@ class SequenceTable:
 
     def _check(self, new: NewSequence, tables: Sequence[Int32Array]) -> None:
         limits = self._limits
+        check_token_ids(new.tokens, self.vocab_size)
+        check_token_ids(new.encoder_tokens, self.vocab_size)
         if len(new.tokens) > limits.max_total_tokens or len(tables) != len(self._kinds):
             raise StepError(
                 f"Sequence {new.sequence} has {len(new.tokens)} tokens and {len(tables)}"

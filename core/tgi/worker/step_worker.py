@@ -79,8 +79,8 @@ class StepWorker:
         if isinstance(step, GrammarMasks):
             self._submit_masks(step)
             return
-        self._pending.check_depth()
         if self._overlapped is not None:
+            self._pending.check_depth()
             self._overlapped.enqueue(step)
         self._pending.append(step)
 
