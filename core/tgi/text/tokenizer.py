@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any, final
@@ -14,7 +16,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from tgi.architectures.file_reader import read_limited, shown
-from tgi.errors import ModelError, ValidationError
+from tgi.errors import ModelError, TgiError, ValidationError
 from tgi.text.model_files import read_json_object, token_content
 
 __all__ = ["Detokenizer", "Encoding", "TokenSpan", "Tokenizer", "TokenizerPool"]
@@ -120,15 +122,8 @@ class Tokenizer:
         """Raises `ValidationError` if the library cannot encode the text, for example because the
         text contains a character for which the tokenizer has no token.
         """
-        try:
+        with _library_errors(_cannot_encode):
             return self.backend.encode(text, add_special_tokens=add_special_tokens)
-        except (KeyboardInterrupt, SystemExit, MemoryError):
-            raise
-        # The boundary to a native library: it raises plain exceptions, and for a panic of its code
-        # an exception that is derived from BaseException only.
-        except BaseException as error:
-            reason = " ".join(str(error).split())[:_MAX_REASON]
-            raise ValidationError(f"the tokenizer cannot encode the text: {reason}") from error
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of `ids`. Ids that are unknown to the tokenizer have no text."""
@@ -201,11 +196,36 @@ def _truncated(ids: list[int], special_mask: list[int], size: int) -> list[int]:
     return [*before, *(rest[-num_kept:] if num_kept else ()), *after][:size]
 
 
+@contextmanager
+def _library_errors(to_error: Callable[[str], TgiError]) -> Iterator[None]:
+    """Turn an exception of the tokenizers library into the result of `to_error`, which is called
+    with the reason.
+    """
+    try:
+        yield
+    except (TgiError, KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    # The boundary to a native library: it raises plain exceptions, and for a panic of its code an
+    # exception that is derived from BaseException only.
+    except BaseException as error:
+        raise to_error(" ".join(str(error).split())[:_MAX_REASON]) from error
+
+
+def _cannot_encode(reason: str) -> TgiError:
+    return ValidationError(f"the tokenizer cannot encode the text: {reason}")
+
+
+def _cannot_read(path: Path, reason: str) -> TgiError:
+    return ModelError(
+        f"{path}: the tokenizer cannot be read: {reason}.", "Download the file again."
+    )
+
+
 def _load_backend(model_path: Path) -> tokenizers.Tokenizer:
     whole, vocab, merges = (
         model_path / name for name in ("tokenizer.json", "vocab.json", "merges.txt")
     )
-    try:
+    with _library_errors(partial(_cannot_read, whole if whole.exists() else vocab)):
         if whole.exists() or whole.is_symlink():
             return tokenizers.Tokenizer.from_buffer(read_limited(whole, _MAX_TOKENIZER_BYTES))
         if vocab.exists() and merges.exists():
@@ -215,13 +235,6 @@ def _load_backend(model_path: Path) -> tokenizers.Tokenizer:
             backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
             backend.decoder = decoders.ByteLevel()
             return backend
-    except (ModelError, KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:  # as in `Tokenizer._encode`
-        path = whole if whole.exists() else vocab
-        raise ModelError(
-            f"{path}: the tokenizer cannot be read: {error}.", "Download the file again."
-        ) from error
     raise ModelError(
         f"{model_path}: the folder contains neither tokenizer.json nor vocab.json with merges.txt.",
         "Save the tokenizer as tokenizer.json (transformers:"
