@@ -225,6 +225,8 @@ def test_usage_errors_have_a_clear_message(words, text):
             "Only 1 can be set between `dtype` and `quantize`",
         ),
         ({"cuda_memory_fraction": float("nan")}, "`cuda_memory_fraction` must be > 0 and <= 1"),
+        ({"api_key": ""}, "`api_key` is empty"),
+        ({"api_key": " "}, "`api_key` is empty"),
         ({"cors_allow_origin": ("*", "a")}, "`cors_allow_origin` contains both `\\*` and an"),
     ],
 )

@@ -103,9 +103,9 @@ def _unknown_tokens_line(tokenizer: Tokenizer, agreement: Agreement) -> str | No
         return None
     number, text = unknown[0]
     return (
-        f"The tokenizer has {len(unknown)} token ids that the model does not have: the model has"
-        f" {agreement.vocab_size} token ids, and for example `{text}` is token {number}. A prompt"
-        " that contains such a token is rejected. Resize the embedding of the model, or remove the"
+        f"The tokenizer has token ids that the model does not have: {len(unknown)}, for example"
+        f" {number} (`{text}`). The model has {agreement.vocab_size} token ids. A prompt that"
+        " contains such a token is rejected. Resize the embedding of the model, or remove the"
         " tokens from tokenizer.json."
     )
 

@@ -2,7 +2,12 @@
 
 from tgi.config.checks import bind_address, check_options, notes_on_options, num_shard_of
 from tgi.config.documentation import options_help, options_page
-from tgi.config.environment import Environment, process_environment, read_environment
+from tgi.config.environment import (
+    Environment,
+    process_environment,
+    read_environment,
+    without_secrets,
+)
 from tgi.config.meanings import REJECTABLE_OPTIONS, option_meaning
 from tgi.config.option import Option
 from tgi.config.options import OPTIONS, ServeOptions
@@ -29,4 +34,5 @@ __all__ = [
     "process_environment",
     "read_environment",
     "read_plugin_options",
+    "without_secrets",
 ]

@@ -65,6 +65,11 @@ def check_options(options: ServeOptions) -> None:
         raise ConfigError(
             "`cors_allow_origin` contains both `*` and an origin.", "Remove one of them."
         )
+    if options.api_key is not None and not options.api_key.strip():
+        raise ConfigError(
+            "`api_key` is empty, so that everybody would have the key.",
+            "Give a key, or remove `--api-key` and the variable API_KEY.",
+        )
     _check_precision(options)
 
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
-__all__ = ["Environment", "process_environment", "read_environment"]
+__all__ = ["Environment", "process_environment", "read_environment", "without_secrets"]
 
 _MAX_PORT = 65535
+_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN")
+_SECRETS = frozenset({"API_KEY", *_TOKENS})
 _TRUE = frozenset({"1", "true", "yes", "on"})
 
 
@@ -36,16 +38,17 @@ def process_environment() -> Mapping[str, str]:
     return dict(os.environ)
 
 
+def without_secrets(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables without the API key and the tokens of the hub, for processes that need none."""
+    return {name: value for name, value in variables.items() if name not in _SECRETS}
+
+
 def read_environment(variables: Mapping[str, str]) -> Environment:
     """Read the settings from `variables`."""
-    token = (
-        variables.get("HF_TOKEN")
-        or variables.get("HUGGING_FACE_HUB_TOKEN")
-        or variables.get("HF_API_TOKEN")
-    )
+    token = next((variables[name] for name in _TOKENS if variables.get(name)), None)
     caches = variables.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - a string; the folder need not exist
     return Environment(
-        hf_token=token or None,
+        hf_token=token,
         hf_hub_offline=variables.get("HF_HUB_OFFLINE", "").lower() in _TRUE,
         compute_type=variables.get("COMPUTE_TYPE") or None,
         log_level=variables.get("LOG_LEVEL", "info").lower(),

@@ -16,6 +16,7 @@ from typing import final
 import msgspec
 
 from tgi.backend import Agreement
+from tgi.config import process_environment, without_secrets
 from tgi.engine.link import encode_frame, engine_message_reader
 from tgi.engine.messages import (
     EngineMessage,
@@ -166,7 +167,10 @@ async def _launch(command: Sequence[str]) -> tuple[Process, StreamReader, Stream
         server = await asyncio.start_unix_server(accept, path)
         path.chmod(_SOCKET_MODE)
         process = await asyncio.create_subprocess_exec(
-            *command, str(path), stdin=asyncio.subprocess.PIPE
+            *command,
+            str(path),
+            stdin=asyncio.subprocess.PIPE,
+            env=without_secrets(process_environment()),
         )
         end = asyncio.ensure_future(process.wait())
         end.add_done_callback(lambda _: connected.cancel())

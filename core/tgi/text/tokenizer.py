@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any, final
@@ -13,8 +15,8 @@ from typing import Any, final
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from tgi.architectures.file_reader import read_limited
-from tgi.errors import ModelError
+from tgi.architectures.file_reader import read_limited, shown
+from tgi.errors import ModelError, TgiError, ValidationError
 from tgi.text.model_files import read_json_object, token_content
 
 __all__ = ["Detokenizer", "Encoding", "TokenSpan", "Tokenizer", "TokenizerPool"]
@@ -24,6 +26,7 @@ _MAX_CHARACTER_TOKENS = 4  # a character has at most 4 bytes, and each can be a 
 _REPLACEMENT = "\ufffd"  # the decoded text of an incomplete character
 
 _MAX_TOKENIZER_BYTES = 256 << 20  # the largest published tokenizer.json has 40 MB
+_MAX_REASON = 200  # characters of an error of the library
 _SPECIAL_TOKEN_FIELDS = (
     "bos_token",
     "eos_token",
@@ -109,11 +112,18 @@ class Tokenizer:
         `truncate` is the maximum number of ids. The special tokens that the tokenizer adds are
         kept, and then the last of the other ids (TGI's left truncation).
         """
-        encoding = self.backend.encode(text, add_special_tokens=add_special_tokens)
+        encoding = self._encode(text, add_special_tokens)
         ids: list[int] = encoding.ids
         if truncate is not None and len(ids) > truncate:
             ids = _truncated(ids, encoding.special_tokens_mask, truncate)
         return Encoding(ids)
+
+    def _encode(self, text: str, add_special_tokens: bool) -> tokenizers.Encoding:
+        """Raises `ValidationError` if the library cannot encode the text, for example because the
+        text contains a character for which the tokenizer has no token.
+        """
+        with _library_errors(_cannot_encode):
+            return self.backend.encode(text, add_special_tokens=add_special_tokens)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of `ids`. Ids that are unknown to the tokenizer have no text."""
@@ -130,7 +140,7 @@ class Tokenizer:
 
     def tokenize(self, text: str, add_special_tokens: bool = True) -> list[TokenSpan]:
         """The tokens of `text` with their positions."""
-        encoding = self.backend.encode(text, add_special_tokens=add_special_tokens)
+        encoding = self._encode(text, add_special_tokens)
         data = text.encode()
         byte_offsets = (
             range(len(data) + 1)
@@ -186,11 +196,36 @@ def _truncated(ids: list[int], special_mask: list[int], size: int) -> list[int]:
     return [*before, *(rest[-num_kept:] if num_kept else ()), *after][:size]
 
 
+@contextmanager
+def _library_errors(to_error: Callable[[str], TgiError]) -> Iterator[None]:
+    """Turn an exception of the tokenizers library into the result of `to_error`, which is called
+    with the reason.
+    """
+    try:
+        yield
+    except (TgiError, KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    # The boundary to a native library: it raises plain exceptions, and for a panic of its code an
+    # exception that is derived from BaseException only.
+    except BaseException as error:
+        raise to_error(" ".join(str(error).split())[:_MAX_REASON]) from error
+
+
+def _cannot_encode(reason: str) -> TgiError:
+    return ValidationError(f"the tokenizer cannot encode the text: {reason}")
+
+
+def _cannot_read(path: Path, reason: str) -> TgiError:
+    return ModelError(
+        f"{path}: the tokenizer cannot be read: {reason}.", "Download the file again."
+    )
+
+
 def _load_backend(model_path: Path) -> tokenizers.Tokenizer:
     whole, vocab, merges = (
         model_path / name for name in ("tokenizer.json", "vocab.json", "merges.txt")
     )
-    try:
+    with _library_errors(partial(_cannot_read, whole if whole.exists() else vocab)):
         if whole.exists() or whole.is_symlink():
             return tokenizers.Tokenizer.from_buffer(read_limited(whole, _MAX_TOKENIZER_BYTES))
         if vocab.exists() and merges.exists():
@@ -200,13 +235,6 @@ def _load_backend(model_path: Path) -> tokenizers.Tokenizer:
             backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
             backend.decoder = decoders.ByteLevel()
             return backend
-    except ModelError:
-        raise
-    except Exception as error:  # the library raises plain exceptions for broken files
-        path = whole if whole.exists() else vocab
-        raise ModelError(
-            f"{path}: the tokenizer cannot be read: {error}.", "Download the file again."
-        ) from error
     raise ModelError(
         f"{model_path}: the folder contains neither tokenizer.json nor vocab.json with merges.txt.",
         "Save the tokenizer as tokenizer.json (transformers:"
@@ -231,7 +259,14 @@ def _eos_token_ids(
     for name in ("generation_config.json", "config.json"):
         value = read_json_object(model_path / name).get("eos_token_id")
         numbers = value if isinstance(value, list) else [value]
-        ids = tuple(number for number in numbers if isinstance(number, int))
+        if not all(number is None or type(number) is int for number in numbers):
+            raise ModelError(
+                f"{model_path / name}: `eos_token_id` must be a token id or a list of token ids."
+                f" Given: {shown(repr(value))}.",
+                "Correct the file.",
+            )
+        # A negative number means that there is no such token.
+        ids = tuple(number for number in numbers if number is not None and number >= 0)
         if ids:
             return ids
     number = backend.token_to_id(special_tokens.get("eos_token", ""))

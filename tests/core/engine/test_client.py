@@ -64,6 +64,16 @@ async def test_tokens_logprobs_and_finish(tmp_path):
         assert [m.phase for m in engine.progress] == ["load", "warmup"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the environment from /proc")
+async def test_the_engine_process_does_not_inherit_secrets(tmp_path, monkeypatch):
+    for name in ("API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN", "OTHER"):
+        monkeypatch.setenv(name, f"value-of-{name}")
+    async with Running(start_message(tmp_path)) as engine:
+        environment = Path(f"/proc/{engine.client.pid}/environ").read_bytes()
+    assert b"OTHER=value-of-OTHER" in environment
+    assert environment.count(b"value-of-") == 1
+
+
 async def test_eos_ends_a_sequence(tmp_path):
     async with Running(start_message(tmp_path)) as engine:
         tokens, last = await collect(engine.submit(request([5, 6, 7], 50, eos_token_ids=(6,))))

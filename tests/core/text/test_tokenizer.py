@@ -1,12 +1,15 @@
 """The tokenizer: ids, offsets, truncation, special tokens and invalid files."""
 
 import asyncio
+import dataclasses
 
 import pytest
+import tokenizers as backends
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import models
 
-from tgi.errors import ModelError
+from tgi.errors import ModelError, ValidationError
 from tgi.text import Tokenizer, TokenizerPool
 
 from .conftest import byte_level, save, sentencepiece_like
@@ -137,3 +140,38 @@ def test_tokens_beyond_the_embedding_are_found(tmp_path):
     tokenizer = Tokenizer.load(save(backend, tmp_path))
     assert tokenizer.tokens_from(size) == [(size, "<|beyond|>")]
     assert tokenizer.tokens_from(size + 1) == []
+
+
+@pytest.mark.parametrize("value", ["257", True, 1.0, [2, "3"], {"id": 2}])
+@pytest.mark.parametrize("name", ["generation_config", "config"])
+def test_an_eos_token_id_that_is_no_number_is_reported(tmp_path, name, value):
+    save(byte_level(), tmp_path, **{name: {"eos_token_id": value}})
+    with pytest.raises(ModelError, match=rf"{name}\.json: `eos_token_id` must be a token id"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_negative_eos_token_id_means_that_there_is_none(tmp_path):
+    save(byte_level(), tmp_path, generation_config={"eos_token_id": -1})
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.eos_token_ids == (tokenizer.backend.token_to_id("</s>"),)
+
+
+def test_a_text_that_the_library_cannot_encode_is_an_error_of_the_request(tmp_path):
+    backend = backends.Tokenizer(models.WordPiece({"a": 0}, unk_token="[UNK]"))
+    tokenizer = Tokenizer.load(save(backend, tmp_path))
+    for encode in (tokenizer.encode, tokenizer.tokenize):
+        with pytest.raises(ValidationError, match=r"the tokenizer cannot encode the text: .*UNK"):
+            encode("zzz")
+
+
+def test_a_panic_of_the_library_is_an_error_of_the_request(llama_like):
+    class Panic(BaseException):
+        """Like the library's `PanicException`, which is not derived from `Exception`."""
+
+    class Panicking:
+        def encode(self, *_, **__):
+            raise Panic("called `Result::unwrap()` on an\n`Err` value")
+
+    tokenizer = dataclasses.replace(llama_like, backend=Panicking())
+    with pytest.raises(ValidationError, match=r"on an `Err` value"):
+        tokenizer.encode("a")
