@@ -13,8 +13,8 @@ from typing import final
 from tgi.architectures import GenericSpec, ModelSpec
 from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import RequestedLimits
-from tgi.worker import memory_limits, memory_sizes
-from tgi.worker.memory_plan import BytesOf, DeviceMemory, MemoryPlan, plan_memory
+from tgi.worker.memory import limits, sizes
+from tgi.worker.memory.plan import BytesOf, DeviceMemory, MemoryPlan, plan_memory
 from tgi_torch.weights.weight_formats import Quantization, is_quantized
 
 __all__ = [
@@ -56,7 +56,7 @@ def compute_dtype(
     requested: str | None, stored: str, quantization: Quantization | None = None
 ) -> str:
     """The dtype to compute in. Raises `BackendError`."""
-    return memory_limits.compute_dtype(
+    return limits.compute_dtype(
         requested, stored, DTYPE_BYTES, is_quantized=quantization is not None
     )
 
@@ -81,24 +81,24 @@ def checkpoint_bytes(model_path: Path, dtype: str) -> int:
     """Bytes of all stored tensors in `dtype`, for a model without a `ModelSpec`. Raises
     `ModelError`.
     """
-    return memory_sizes.checkpoint_bytes(model_path, DTYPE_BYTES[dtype])
+    return sizes.checkpoint_bytes(model_path, DTYPE_BYTES[dtype])
 
 
 def kv_bytes_per_token(spec: ModelSpec | GenericSpec, dtype: str) -> int:
     """Bytes that one token keeps over all layers, and one encoder token if there is an encoder."""
-    return memory_sizes.kv_bytes_per_token(spec, DTYPE_BYTES[dtype])
+    return sizes.kv_bytes_per_token(spec, DTYPE_BYTES[dtype])
 
 
 def state_bytes(spec: ModelSpec | GenericSpec, dtype: str) -> int:
     """Bytes that one sequence of any length keeps in recurrent layers."""
-    return memory_sizes.state_bytes(spec, DTYPE_BYTES[dtype])
+    return sizes.state_bytes(spec, DTYPE_BYTES[dtype])
 
 
 def workspace_bytes(
     spec: ModelSpec | GenericSpec, dtype: str, max_step_tokens: int, max_sequences: int
 ) -> int:
     """Bytes that the largest step needs temporarily."""
-    return memory_sizes.workspace_bytes(
+    return sizes.workspace_bytes(
         spec, DTYPE_BYTES[dtype], max_step_tokens, max_sequences, logits_copies=_LOGITS_COPIES
     )
 

@@ -17,8 +17,8 @@ import msgspec
 from tgi.architectures import ModelSpec
 from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import RequestedLimits
-from tgi.worker import memory_limits, memory_sizes
-from tgi.worker.memory_plan import BytesOf, DeviceMemory, MemoryPlan, plan_memory
+from tgi.worker.memory import limits, sizes
+from tgi.worker.memory.plan import BytesOf, DeviceMemory, MemoryPlan, plan_memory
 
 __all__ = [
     "BLOCK_SIZE",
@@ -71,7 +71,7 @@ class MemoryFacts:
 
 def compute_dtype(requested: str | None, stored: str | None) -> str:
     """The dtype to compute in. Raises `BackendError`."""
-    return memory_limits.compute_dtype(requested, stored, DTYPE_BYTES)
+    return limits.compute_dtype(requested, stored, DTYPE_BYTES)
 
 
 def weights_bytes(spec: ModelSpec, dtype: str, quantize: str | None = None) -> int:
@@ -82,19 +82,19 @@ def weights_bytes(spec: ModelSpec, dtype: str, quantize: str | None = None) -> i
 
 def kv_bytes_per_token(spec: ModelSpec, dtype: str) -> int:
     """Bytes that one token keeps over all layers."""
-    return memory_sizes.kv_bytes_per_token(spec, DTYPE_BYTES[dtype])
+    return sizes.kv_bytes_per_token(spec, DTYPE_BYTES[dtype])
 
 
 def workspace_bytes(spec: ModelSpec, dtype: str, max_step_tokens: int, max_sequences: int) -> int:
     """Bytes that the largest step needs temporarily."""
-    return memory_sizes.workspace_bytes(
+    return sizes.workspace_bytes(
         spec, DTYPE_BYTES[dtype], max_step_tokens, max_sequences, logits_copies=_LOGITS_COPIES
     )
 
 
 def plan_limits(spec: ModelSpec, requested: RequestedLimits, facts: MemoryFacts) -> MemoryPlan:
     """Keep the requested limits and derive the others. Raises `BackendError`."""
-    context = memory_limits.requested_context(spec, requested)
+    context = limits.requested_context(spec, requested)
     max_sequences = requested.max_batch_size or requested.max_concurrent_requests
     bytes_of = BytesOf(
         weights=facts.weights_bytes,

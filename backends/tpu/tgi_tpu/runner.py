@@ -31,7 +31,6 @@ from tgi.backend import (
 from tgi.worker.buckets import Buckets, StepShape, padded
 from tgi.worker.masks import check_masks, missing_masks
 from tgi.worker.sequences import Int64Array, SequenceState, SequenceTable
-from tgi.worker.step_checks import check_size
 from tgi_tpu.attention.cache import Cache
 from tgi_tpu.input_batch import InputBatch, build_input_batch, health_arrays
 from tgi_tpu.programs import COPIES, LoadedModel, Programs
@@ -118,11 +117,7 @@ class ModelRunner:
         even then.
         """
         began = self._clock()
-        for handle in step.dropped:
-            self._sequences.drop(handle)
-        for new in step.added:
-            self._sequences.add(new)
-        check_size(step.rows, self._limits)
+        self._sequences.update(step)
         batch = None
         if step.rows.num_rows:
             batch = build_input_batch(step.rows, self._sequences, self._buckets, self._num_slots)

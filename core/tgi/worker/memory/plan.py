@@ -10,7 +10,7 @@ from tgi.architectures.spec import GenericSpec, ModelSpec
 from tgi.backend.agreement import CacheGroup, KVCachePlan, Limits, MemoryItem, RequestedLimits
 from tgi.backend.errors import BackendError
 from tgi.worker.cache_layout import group_kinds
-from tgi.worker.memory_limits import check_input, format_bytes, num_cache_blocks, requested_context
+from tgi.worker.memory.limits import check_input, format_bytes, num_cache_blocks, requested_context
 
 __all__ = ["BytesOf", "DeviceMemory", "MemoryPlan", "plan_memory"]
 
