@@ -31,14 +31,13 @@ from tgi.backend import (
 from tgi.worker.buckets import Buckets, StepShape, padded
 from tgi.worker.masks import check_masks, missing_masks
 from tgi.worker.sequences import Int64Array, SequenceState, SequenceTable
-from tgi.worker.step_checks import check_size
 from tgi_tpu.attention.cache import Cache
 from tgi_tpu.input_batch import InputBatch, build_input_batch, health_arrays
 from tgi_tpu.programs import COPIES, LoadedModel, Programs
 from tgi_tpu.sampling.parameters import needs_history, sampling_arrays
 from tgi_tpu.sampling.sampler import SampledRows, SampledTokens, SamplingArrays
 from tgi_tpu.step_arrays import StepArrays
-from tgi_tpu.step_output import PendingScores, step_output
+from tgi_tpu.step_output import PendingScores, step_result
 
 __all__ = ["ModelRunner"]
 
@@ -118,11 +117,7 @@ class ModelRunner:
         even then.
         """
         began = self._clock()
-        for handle in step.dropped:
-            self._sequences.drop(handle)
-        for new in step.added:
-            self._sequences.add(new)
-        check_size(step.rows, self._limits)
+        self._sequences.update(step)
         batch = None
         if step.rows.num_rows:
             batch = build_input_batch(step.rows, self._sequences, self._buckets, self._num_slots)
@@ -163,7 +158,7 @@ class ModelRunner:
         )
         scores = [] if first.scores is None else first.scores.records(logprobs)
         shape = None if first.batch is None else first.batch.shape
-        return step_output(
+        return step_result(
             first.step, first.sampled, tokens, scores=scores, times=times, shape=shape
         )
 

@@ -29,7 +29,7 @@ from tgi.backend import (
     WorkerReporter,
 )
 from tgi.worker.buckets import Buckets, parse_token_buckets
-from tgi.worker.memory_errors import cache_out_of_memory
+from tgi.worker.memory.errors import cache_out_of_memory
 from tgi.worker.parts import Progress
 from tgi.worker.sequences import SequenceTable
 from tgi.worker.step_worker import StepWorker

@@ -34,7 +34,6 @@ from tgi.backend.records import (
 from tgi.worker.adapter_step import ForwardBatch, run_rows, token_batch
 from tgi.worker.parts import Progress
 from tgi.worker.sequences import SequenceTable
-from tgi.worker.step_checks import check_size
 from tgi.worker.step_worker import StepWorker
 
 __all__ = [
@@ -169,12 +168,7 @@ class AdapterPart:
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
         """Run the step."""
         began = time.perf_counter_ns()
-        for handle in step.dropped:
-            self._table.drop(handle)
-        for new in step.added:
-            slot = np.array([new.sequence_slot], np.int32)
-            self._table.add(new, new.block_tables or [slot])
-        check_size(step.rows, self._agreed.limits)
+        self._table.update(step)
         prepared = time.perf_counter_ns()
         result = run_rows(step, self._table, self._model.forward, self._agreed.vocab_size)
         forward_ns = time.perf_counter_ns() - prepared

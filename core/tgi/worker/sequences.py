@@ -13,9 +13,15 @@ import numpy.typing as npt
 
 from tgi.backend.agreement import Limits
 from tgi.backend.errors import StepError
-from tgi.backend.records import Int32Array, NewSequence, Rows, SamplingParams
+from tgi.backend.records import (
+    Int32Array,
+    NewSequence,
+    Rows,
+    SamplingParams,
+    SchedulerOutput,
+)
 from tgi.worker.cache_layout import GroupKind
-from tgi.worker.step_checks import check_token_ids
+from tgi.worker.step_checks import check_size, check_token_ids
 
 __all__ = ["Int64Array", "SequenceState", "SequenceTable"]
 
@@ -121,9 +127,19 @@ class SequenceTable:
         for handle in list(self._states):
             self.drop(handle)
 
-    def add(self, new: NewSequence, block_tables: Sequence[Int32Array] | None = None) -> None:
-        """Add a sequence. `block_tables` replaces the tables of the record, one per cache group."""
-        tables = new.block_tables if block_tables is None else block_tables
+    def update(self, step: SchedulerOutput) -> None:
+        """Apply the drops and additions of a step, then check its size."""
+        for handle in step.dropped:
+            self.drop(handle)
+        for new in step.added:
+            self.add(new)
+        check_size(step.rows, self._limits)
+
+    def add(self, new: NewSequence) -> None:
+        """Add a sequence. A sequence slot is one block, which contains the whole sequence."""
+        tables = new.block_tables
+        if new.sequence_slot >= 0:
+            tables = [np.array([new.sequence_slot], np.int32)]
         if new.sequence in self._states:
             raise StepError(
                 f"Sequence {new.sequence} was introduced twice without a drop.", retryable=False

@@ -12,7 +12,7 @@ from tgi.backend.control import CONTROLS, Control, ControlResult
 from tgi.backend.errors import StepError
 from tgi.backend.protocols import WorkerReporter
 from tgi.backend.records import GrammarMasks, ModelRunnerOutput, SchedulerOutput
-from tgi.worker.memory_errors import step_out_of_memory
+from tgi.worker.memory.errors import step_out_of_memory
 from tgi.worker.negotiation import with_requested_features
 from tgi.worker.parts import ControlledPart, MeasuredPart, OverlappedPart, WorkerPart
 from tgi.worker.pending_steps import PendingSteps

@@ -7,7 +7,7 @@ import pytest
 from tests.backends.checkpoints import save_checkpoint
 from tgi.architectures import load_spec
 from tgi.backend import BackendError, RequestedLimits
-from tgi.worker.memory_limits import format_bytes
+from tgi.worker.memory.limits import format_bytes
 from tgi_torch.memory import MemoryFacts, kv_bytes_per_token, plan_limits, workspace_bytes
 
 

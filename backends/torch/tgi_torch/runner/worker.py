@@ -33,7 +33,7 @@ from tgi.backend import (
     empty_int32,
 )
 from tgi.worker.cache_layout import attention_layers, group_kinds
-from tgi.worker.memory_errors import cache_out_of_memory
+from tgi.worker.memory.errors import cache_out_of_memory
 from tgi.worker.parts import Progress
 from tgi.worker.step_worker import StepWorker
 from tgi_torch.attention.paged import AttentionMetadata, CrossMetadata, EncoderInput

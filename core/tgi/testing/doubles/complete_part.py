@@ -39,7 +39,6 @@ from tgi.testing.reference.network import ReferenceNetwork, TokenCache
 from tgi.worker.cache_layout import GroupKind
 from tgi.worker.parts import Progress
 from tgi.worker.sequences import SequenceTable
-from tgi.worker.step_checks import check_size
 
 __all__ = ["CompletePart"]
 
@@ -118,13 +117,10 @@ class CompletePart:
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
         """Run the step."""
         began = time.perf_counter_ns()
-        for handle in step.dropped:
-            self._table.drop(handle)
-        for new in step.added:
-            self._table.add(new)
-            if self._network.has_encoder:
+        self._table.update(step)
+        if self._network.has_encoder:
+            for new in step.added:
                 self._encoder_cache.write(new.block_tables[1], 0, new.encoder_tokens)
-        check_size(step.rows, self._agreed.limits)
         if step.copy_source:
             self._cache.copy(step.copy_source[0], step.copy_target[0])
         prepared = time.perf_counter_ns()
