@@ -1,5 +1,5 @@
-"""Encodes records as bytes and decodes them, for rank processes, recorders and test suites. Does not
-use pickle.
+"""Encodes records as bytes and decodes them, for rank processes, recorders and test suites. Uses no
+pickle.
 
 An array is encoded as (dtype, shape, little-endian bytes).
 """
