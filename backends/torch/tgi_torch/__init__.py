@@ -1,0 +1,1 @@
+"""The library that torch backends share. It is not a backend."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, final
 
-import psutil
+import psutil  # type: ignore[import-untyped] # the package has no type annotations
 
 from tgi.config import ServeOptions
 
@@ -124,5 +124,5 @@ class ConnectionTable:
 def _num_possible_connections() -> int:
     """The number of connections for which the process has file descriptors."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    num_open = psutil.Process().num_fds()
+    num_open: int = psutil.Process().num_fds()
     return max(1, soft - num_open - _NUM_OTHER_FILES - _NUM_RESERVED)

@@ -1,0 +1,1 @@
+"""Grammars and token masks. Empty until the routes accept grammars."""

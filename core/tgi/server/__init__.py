@@ -1,0 +1,1 @@
+"""The HTTP server: routes, request validation, responses and telemetry."""

@@ -1,0 +1,1 @@
+"""For authors of backends: the conformance suite, test doubles and the numpy reference."""

@@ -25,7 +25,7 @@ from tgi.architectures.weight_map import placements, split, tensor_shapes
 from tgi.testing.reference.model import reference_logits
 from tgi.testing.reference.weights import read_weights
 
-MODEL_TYPES = {page: page.split("-grammar-")[1].replace("-", "_") for page in PAGES}
+MODEL_TYPES = {page: page.split("-spec-")[1].replace("-", "_") for page in PAGES}
 CASES = [(page, index) for page in PAGES for index in range(len(run_page(page)["CONFIGS"]))]
 # t5 has two input texts, and transformers 5 writes mamba2's infinite limit in its own way. Other
 # tests cover these families.

@@ -10,7 +10,7 @@ __all__ = ["PAGES", "run_page"]
 
 _FOLDER = Path(__file__).parents[3] / "decisions"
 
-PAGES = tuple(sorted(path.stem for path in _FOLDER.glob("*-grammar-*.md")))
+PAGES = tuple(sorted(path.stem for path in _FOLDER.glob("*-spec-*.md")))
 
 
 def run_page(page: str) -> dict[str, Any]:

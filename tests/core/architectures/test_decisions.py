@@ -15,14 +15,14 @@ from tgi.architectures.parameter_names import tensor_shapes
 
 # The default values that `transformers` adds to a config.
 DEFAULTS = {
-    "0002-grammar-t5": {
+    "0002-spec-t5": {
         "layer_norm_epsilon": 1e-6,
         "relative_attention_num_buckets": 32,
         "relative_attention_max_distance": 128,
         "feed_forward_proj": "relu",
         "decoder_start_token_id": 0,
     },
-    "0003-grammar-deepseek-v3": {
+    "0003-spec-deepseek-v3": {
         "rms_norm_eps": 1e-6,
         "rope_interleave": True,
         "attention_bias": False,
@@ -37,19 +37,19 @@ DEFAULTS = {
             "mscale_all_dim": 1.0,
         },
     },
-    "0004-grammar-gpt-oss": {
+    "0004-spec-gpt-oss": {
         "rms_norm_eps": 1e-5,
         "attention_bias": True,
         "layer_types": ["sliding_attention", "full_attention"],
         "tie_word_embeddings": False,
     },
-    "0005-grammar-mamba2": {
+    "0005-spec-mamba2": {
         "layer_norm_epsilon": 1e-5,
         "time_step_limit": [0.0, float("inf")],
         "use_conv_bias": True,
         "tie_word_embeddings": False,
     },
-    "0006-grammar-falcon": {
+    "0006-spec-falcon": {
         "layer_norm_epsilon": 1e-5,
         "bias": False,
         "new_decoder_architecture": False,
@@ -80,8 +80,8 @@ def test_spec_is_plain_data_with_a_rule_for_every_parameter(page: str) -> None:
 
 
 def test_first_layer_owns_the_shared_bias() -> None:
-    code = run_page("0002-grammar-t5")
-    shapes = tensor_shapes(code["spec"](DEFAULTS["0002-grammar-t5"] | code["CONFIGS"][0]))
+    code = run_page("0002-spec-t5")
+    shapes = tensor_shapes(code["spec"](DEFAULTS["0002-spec-t5"] | code["CONFIGS"][0]))
     owners = {
         parameter: shape for parameter, shape in shapes.items() if "relative_bias" in parameter
     }
@@ -92,8 +92,8 @@ def test_first_layer_owns_the_shared_bias() -> None:
 
 
 def test_yarn_temperature_is_part_of_the_scale() -> None:
-    code = run_page("0003-grammar-deepseek-v3")
-    spec = code["spec"](DEFAULTS["0003-grammar-deepseek-v3"] | code["CONFIGS"][0])
+    code = run_page("0003-spec-deepseek-v3")
+    spec = code["spec"](DEFAULTS["0003-spec-deepseek-v3"] | code["CONFIGS"][0])
     mixer = spec.decoder.layers[0].blocks[0].branches[0].mixer
     # 0.1 * ln(40) + 1 = 1.3688879454113936
     assert mixer.scale == pytest.approx(12**-0.5 * 1.3688879454113936**2)

@@ -20,7 +20,7 @@ FOLDERS_WITHOUT_LIMIT = {"core/tgi/architectures/families"}
 RESULTS = "benchmarks/results/"
 
 CODE = ("*.py", "*.cpp", "*.h")
-TABLE_ROW = re.compile(r"^\s*\|")
+TABLE_OR_QUOTE = re.compile(r"^\s*[|>]")
 # An instruction to a tool has to follow the code on the same line.
 PRAGMA = re.compile(r"\s*# (noqa|type: ignore|fmt: ).*$")
 # A link cannot be wrapped, and neither can a word that is longer than the line.
@@ -43,14 +43,14 @@ def long_functions(source):
 
 
 def long_prose_lines(text):
-    """Return the numbers of the lines of a Markdown text that exceed the limit. Tables, code blocks
-    and lines with a link may be longer.
+    """Return the numbers of the lines of a Markdown text that exceed the limit. Tables, quotes,
+    code blocks and lines with a link may be longer.
     """
     found, in_code = [], False
     for number, line in enumerate(text.splitlines(), 1):
         if line.lstrip().startswith("```"):
             in_code = not in_code
-        is_prose = not in_code and not TABLE_ROW.match(line) and not UNBREAKABLE.search(line)
+        is_prose = not in_code and not TABLE_OR_QUOTE.match(line) and not UNBREAKABLE.search(line)
         if is_prose and len(line) > MAX_COLUMNS:
             found.append(number)
     return found

@@ -122,15 +122,11 @@ UNCHECKED_PROSE = {
     "",
     "backends/torch/tgi_torch",
     "backends/tpu/tgi_tpu",
-    "changelog",
-    "core/tgi",
     "core/tgi/backend",
     "core/tgi/engine",
     "core/tgi/scheduler",
-    "core/tgi/server",
     "core/tgi/testing",
     "core/tgi/worker",
-    "decisions",
 }
 
 
