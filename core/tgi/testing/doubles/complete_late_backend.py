@@ -1,4 +1,4 @@
-"""The complete backend with two steps in flight. A thread computes the steps, so results arrive late.
+"""The complete backend with two steps in flight. A thread computes the steps, which delays results.
 
 This double finds faults of the scheduler and the engine that one step in flight cannot show: a step
 is formed while the tokens of the preceding step are unknown, together with masks, drafts and
