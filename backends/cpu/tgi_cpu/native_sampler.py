@@ -10,9 +10,10 @@ import numpy as np
 from torch import Tensor
 
 from tgi.backend import Float32Array, Int32Array, SamplingParams, empty_float32, empty_int32
+from tgi.worker.step_output import NOT_FINITE, NOTHING_ALLOWED, SampledTokens
 from tgi_cpu.native_engine import Engine, SamplerHandle
 from tgi_cpu.native_records import SAMPLE_RESULT, SAMPLE_ROW
-from tgi_torch.sampling.protocols import NOT_FINITE, NOTHING_ALLOWED, SampledSequence, SampledTokens
+from tgi_torch.sampling.protocols import SampledSequence
 from tgi_torch.sampling.sampler_parameters import needs_counts
 
 __all__ = ["BoundRows", "NativeSampler"]

@@ -38,7 +38,7 @@ from tgi_tpu.programs import COPIES, LoadedModel, Programs
 from tgi_tpu.sampling.parameters import needs_history, sampling_arrays
 from tgi_tpu.sampling.sampler import SampledRows, SampledTokens, SamplingArrays
 from tgi_tpu.step_arrays import StepArrays
-from tgi_tpu.step_output import PendingScores, step_output
+from tgi_tpu.step_output import PendingScores, step_result
 
 __all__ = ["ModelRunner"]
 
@@ -163,7 +163,7 @@ class ModelRunner:
         )
         scores = [] if first.scores is None else first.scores.records(logprobs)
         shape = None if first.batch is None else first.batch.shape
-        return step_output(
+        return step_result(
             first.step, first.sampled, tokens, scores=scores, times=times, shape=shape
         )
 

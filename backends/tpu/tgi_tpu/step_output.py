@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import final
 
 import jax
+import msgspec
 import numpy as np
 
 from tgi.backend import (
@@ -15,24 +16,22 @@ from tgi.backend import (
     Int32Array,
     ModelRunnerOutput,
     PromptScores,
-    RowError,
     SchedulerOutput,
     StepTimes,
-    empty_float32,
     empty_int32,
 )
+from tgi.worker import step_output as worker_output
 from tgi.worker.buckets import StepShape
 from tgi.worker.layout import StepLayout
 from tgi.worker.sequences import Int64Array
+from tgi.worker.step_output import SampledTokens as HostTokens
+from tgi.worker.step_output import empty_output, step_output
 from tgi_tpu.sampling.sampler import NOT_FINITE, NOTHING_ALLOWED, SampledTokens
 
-__all__ = ["PendingScores", "step_output"]
+__all__ = ["PendingScores", "step_result"]
 
 _PROBLEMS: Mapping[int, str] = MappingProxyType(
-    {
-        NOT_FINITE: "the model computed NaN or infinite logits for this sequence",
-        NOTHING_ALLOWED: "the grammar or the logit bias allows no token here",
-    }
+    {NOT_FINITE: worker_output.NOT_FINITE, NOTHING_ALLOWED: worker_output.NOTHING_ALLOWED}
 )
 
 
@@ -90,57 +89,36 @@ class PendingScores:
         ]
 
 
-def step_output(
+def step_result(
     step: SchedulerOutput,
     sampled: Int64Array,  # rows that choose a token, in the order of `chosen`
-    chosen: SampledTokens | None,  # on the host, padded
+    chosen: SampledTokens | None,  # on the host, padded; None if no row chose one
     *,
     scores: list[PromptScores],
     times: StepTimes,
     shape: StepShape | None,  # None = the step had no rows
 ) -> ModelRunnerOutput:
-    """The answer to a step: one token for each sampled row that has no problem."""
-    rows = step.rows
-    label, num_padded_tokens = ("", 0) if shape is None else (shape.label, shape.num_tokens)
-    token_ptr = np.zeros(rows.num_rows + 1, np.int32)
+    """The output of a step: one token for each sampled row that has no problem."""
     if chosen is None:
-        ids, none = empty_int32(), empty_float32()
-        return ModelRunnerOutput(
-            step_id=step.step_id,
-            sequence=rows.sequence,
-            token_ptr=token_ptr,
-            tokens=ids,
-            logprobs=none,
-            top_ptr=ids,
-            top_ids=ids,
-            top_logprobs=none,
-            prompt_scores=scores,
-            times=times,
-            shape=label,
-            num_padded_tokens=num_padded_tokens,
-        )
-    problems = np.asarray(chosen.problems)[: len(sampled)]
-    good = np.flatnonzero(problems == 0)
-    token_ptr[1 + sampled[good]] = 1
-    counts = np.asarray(chosen.top_counts)[good]
-    is_top = np.arange(chosen.top_ids.shape[1]) < counts[:, None]
-    return ModelRunnerOutput(
-        step_id=step.step_id,
-        sequence=rows.sequence,
-        token_ptr=token_ptr.cumsum(dtype=np.int32),
-        tokens=np.asarray(chosen.tokens)[good],
-        logprobs=np.asarray(chosen.logprobs)[good],
-        top_ptr=(
-            np.append(np.int32(0), counts.cumsum(dtype=np.int32)) if counts.any() else empty_int32()
-        ),
-        top_ids=np.asarray(chosen.top_ids)[good][is_top],
-        top_logprobs=np.asarray(chosen.top_logprobs)[good][is_top],
-        prompt_scores=scores,
-        errors=[
-            RowError(int(rows.sequence[sampled[i]]), _PROBLEMS[int(problems[i])])
-            for i in np.flatnonzero(problems)
-        ],
-        times=times,
-        shape=label,
-        num_padded_tokens=num_padded_tokens,
+        output = empty_output(step, scores, times)
+    else:
+        output = step_output(step, _without_padding(chosen, len(sampled)), sampled, scores, times)
+    if shape is None:
+        return output
+    return msgspec.structs.replace(output, shape=shape.label, num_padded_tokens=shape.num_tokens)
+
+
+def _without_padding(chosen: SampledTokens, num_rows: int) -> HostTokens:
+    """The first `num_rows` rows, with their top tokens one row after another."""
+    counts = np.asarray(chosen.top_counts)[:num_rows]
+    top_ids = np.asarray(chosen.top_ids)[:num_rows]
+    is_top = np.arange(top_ids.shape[1]) < counts[:, None]
+    problems = np.asarray(chosen.problems)[:num_rows]
+    return HostTokens(
+        tokens=np.asarray(chosen.tokens)[:num_rows],
+        logprobs=np.asarray(chosen.logprobs)[:num_rows],
+        top_counts=counts,
+        top_ids=top_ids[is_top],
+        top_logprobs=np.asarray(chosen.top_logprobs)[:num_rows][is_top],
+        problems={int(row): _PROBLEMS[int(problems[row])] for row in np.flatnonzero(problems)},
     )

@@ -1,18 +1,46 @@
-"""The part of a worker's memory arithmetic that every device shares: what the user wished, and what
-it means in blocks.
-"""
+"""The requested limits: what they mean for the dtype, the context and the number of blocks."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from tgi.architectures.spec import GenericSpec, ModelSpec
 from tgi.backend.agreement import RequestedLimits
 from tgi.backend.errors import BackendError
 
-__all__ = ["check_input", "format_bytes", "num_cache_blocks", "requested_context"]
+__all__ = [
+    "check_input",
+    "compute_dtype",
+    "format_bytes",
+    "num_cache_blocks",
+    "requested_context",
+]
 
+_HALF_PRECISION = ("F16", "BF16", "float16", "bfloat16")
 _UNKNOWN_CONTEXT = 4096  # tokens, where neither the user nor the model names a limit
+
+
+def compute_dtype(
+    requested: str | None,
+    stored: str | None,
+    allowed: Iterable[str],
+    *,
+    is_quantized: bool = False,
+) -> str:
+    """The dtype to compute in: the requested one, or else bfloat16 if the checkpoint has 16 bits or
+    is quantized, or else float32.
+
+    `stored` is the dtype of the checkpoint, as torch or as safetensors spells it. Raises
+    `BackendError` if the requested one is not `allowed`.
+    """
+    if requested is None:
+        has_16_bits = stored in _HALF_PRECISION
+        return "bfloat16" if has_16_bits or is_quantized else "float32"
+    names = sorted(allowed)
+    if requested not in names:
+        raise BackendError(f"`--dtype {requested}` is not one of {', '.join(names)}.")
+    return requested
 
 
 def requested_context(spec: ModelSpec | GenericSpec, requested: RequestedLimits) -> int:

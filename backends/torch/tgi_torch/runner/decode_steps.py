@@ -28,10 +28,10 @@ from tgi.backend import (
     empty_int32,
 )
 from tgi.worker.sequences import SequenceTable
+from tgi.worker.step_output import SampledTokens, step_output
 from tgi_torch.attention.paged import AttentionMetadata
 from tgi_torch.runner.input_batch import build_input_batch
-from tgi_torch.sampling.protocols import SampledSequence, SampledTokens
-from tgi_torch.sampling.step_output import step_output
+from tgi_torch.sampling.protocols import SampledSequence
 
 __all__ = ["BoundProgram", "DecodeProgram", "DecodeSteps"]
 

@@ -30,11 +30,11 @@ from tgi.worker.cache_layout import group_kinds
 from tgi.worker.masks import mask_words
 from tgi.worker.sequences import SequenceTable
 from tgi.worker.step_checks import check_size
+from tgi.worker.step_output import SampledTokens, empty_output, step_output
 from tgi_torch.model.protocols import Model
 from tgi_torch.runner.decode_steps import DecodeProgram, DecodeSteps
 from tgi_torch.runner.input_batch import InputBatch, build_input_batch
-from tgi_torch.sampling.protocols import SampledSequence, SampledTokens, TokenSampler
-from tgi_torch.sampling.step_output import empty_output, step_output
+from tgi_torch.sampling.protocols import SampledSequence, TokenSampler
 
 __all__ = ["ModelRunner"]
 

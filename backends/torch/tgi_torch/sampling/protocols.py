@@ -1,18 +1,16 @@
-"""The interface of a token sampler: its arguments, its result and its errors."""
+"""The interface of a token sampler."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
 from tgi.backend import Float32Array, Int32Array, SamplingParams
+from tgi.worker.step_output import SampledTokens
 
-__all__ = ["NOTHING_ALLOWED", "NOT_FINITE", "SampledSequence", "SampledTokens", "TokenSampler"]
-
-NOTHING_ALLOWED = "the grammar or the logit bias allows no token here"
-NOT_FINITE = "the model computed NaN or infinite logits for this sequence"
+__all__ = ["SampledSequence", "TokenSampler"]
 
 
 class SampledSequence(Protocol):
@@ -29,20 +27,6 @@ class SampledSequence(Protocol):
     @property
     def num_prompt_tokens(self) -> int:
         """Number of prompt ids, which are followed by the output ids."""
-
-
-class SampledTokens(NamedTuple):
-    """One sampled token per row, on the host.
-
-    The top tokens of all rows are concatenated. Those of a row are ordered by probability.
-    """
-
-    tokens: Int32Array  # [rows]; undefined for the rows in `problems`
-    logprobs: Float32Array  # [rows]; NaN if not requested
-    top_counts: Int32Array  # [rows]
-    top_ids: Int32Array  # [sum(top_counts)]
-    top_logprobs: Float32Array
-    problems: dict[int, str]  # row → the reason why it has no token
 
 
 class TokenSampler(Protocol):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tgi.backend import Float32Array, Int32Array
+from tgi.worker.step_output import NOT_FINITE, NOTHING_ALLOWED, SampledTokens
 from tgi_torch.sampling.logits_processors import (
     allowed_tokens,
     cut_atypical,
@@ -27,7 +28,7 @@ from tgi_torch.sampling.logits_processors import (
     penalize_repetition,
     vocabulary_hash,
 )
-from tgi_torch.sampling.protocols import NOT_FINITE, NOTHING_ALLOWED, SampledSequence, SampledTokens
+from tgi_torch.sampling.protocols import SampledSequence
 from tgi_torch.sampling.sampler_parameters import BatchParameters, TokenCounts
 
 __all__ = ["Sampler", "SamplingKernels"]

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, final
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,28 +16,18 @@ from torch.nn import functional
 
 from tgi.architectures import ModelSpec
 from tgi.architectures.checkpoint import (
-    INDEX_NAME,
-    StoredTensor,
     main_dtype,
-    read_index,
-    weight_files,
 )
 from tgi.architectures.weight_map import Placement, placements, split
 from tgi.backend import ModelError
 from tgi.worker.parts import Progress
-from tgi_torch.weights.safetensors_file import FLOAT_DTYPES, SafetensorsFile
+from tgi.worker.safetensors_file import MappedTensor, close_files, map_checkpoint
+from tgi_torch.weights.mapped_tensors import FLOAT_DTYPES, tensor_view
 
 __all__ = ["WeightSink", "checkpoint_dtype", "load_weights"]
 
 _CHUNK_BYTES = 4 << 20
 _CHUNK_MULTIPLE = 128  # rows or inputs: kernels store inputs in pairs, or in groups if quantized
-
-
-@final
-@dataclass(frozen=True)
-class _Source:
-    file: SafetensorsFile
-    stored: StoredTensor
 
 
 class WeightSink(Protocol):
@@ -100,10 +89,10 @@ def checkpoint_dtype(model_path: Path) -> torch.dtype:
     return FLOAT_DTYPES[dtype]
 
 
-def _fill(sink: WeightSink, placement: Placement, source: _Source) -> Iterator[int]:
+def _fill(sink: WeightSink, placement: Placement, source: MappedTensor) -> Iterator[int]:
     """Copy one stored tensor to its parameters. Yields the number of bytes copied so far."""
     try:
-        pieces = split(source.file.view(source.stored), placement, sink.spec)
+        pieces = split(tensor_view(source), placement, sink.spec)
     except ModelError as error:
         raise _named(source.file.path, error) from error
     done = 0
@@ -144,36 +133,10 @@ def _chunks(piece: Tensor) -> Iterator[tuple[int, int, Tensor]]:
 
 
 @contextmanager
-def _open_checkpoint(model_path: Path) -> Iterator[Mapping[str, _Source]]:
-    """Open all files of the checkpoint. Yields their tensors by name."""
-    files: list[SafetensorsFile] = []
+def _open_checkpoint(model_path: Path) -> Iterator[Mapping[str, MappedTensor]]:
+    """Map all files of the checkpoint. Yields their tensors by name."""
+    tensors = map_checkpoint(model_path)
     try:
-        sources: dict[str, _Source] = {}
-        index = read_index(model_path)
-        for path in weight_files(model_path, index):
-            file = SafetensorsFile(path)
-            files.append(file)
-            for name, stored in file.tensors.items():
-                if name in sources:
-                    raise ModelError(
-                        f"{path}: tensor `{name}` is also in {sources[name].file.path.name}.",
-                        "Keep only the files of one checkpoint in the folder.",
-                    )
-                sources[name] = _Source(file, stored)
-        _check_index(model_path, index, sources)
-        yield sources
+        yield tensors
     finally:
-        for file in files:
-            file.close()
-
-
-def _check_index(
-    model_path: Path, index: Mapping[str, str], sources: Mapping[str, _Source]
-) -> None:
-    for name, file_name in index.items():
-        if name not in sources or sources[name].file.path != model_path / file_name:
-            raise ModelError(
-                f"{model_path / file_name}: tensor `{name}` is missing, although {INDEX_NAME}"
-                " lists it.",
-                "Download the whole checkpoint again.",
-            )
+        close_files(tensors)

@@ -24,10 +24,11 @@ from jax.typing import DTypeLike
 from tgi.architectures import ModelSpec
 from tgi.architectures.weight_map import Placement, placements, split, tensor_shapes
 from tgi.backend import ModelError
+from tgi.worker.safetensors_file import MappedTensor, map_checkpoint
 from tgi_tpu.mesh import partition, row_major
 from tgi_tpu.model.layer_groups import layer_groups, place_of
-from tgi_tpu.safetensors_reader import MappedTensor, map_checkpoint
 from tgi_tpu.weights.fitting import fit, fitted_shape
+from tgi_tpu.weights.mapped_tensors import tensor_view
 from tgi_tpu.weights.quantized import QuantizedMatrix, Weight, quantize
 
 __all__ = [
@@ -305,7 +306,10 @@ def load(
         raise _named(model_path, error) from error
     # In the order of the files, so that a disk is read sequentially.
     todo.sort(
-        key=lambda placement: (tensors[placement.name].path, tensors[placement.name].stored.start)
+        key=lambda placement: (
+            tensors[placement.name].file.path,
+            tensors[placement.name].stored.start,
+        )
     )
     total = sum(tensors[placement.name].stored.num_bytes for placement in todo)
     store, done = ParameterStore(spec, mesh, dtype, quantization), 0
@@ -322,9 +326,9 @@ def _take(
 ) -> None:
     """Write one stored tensor to its parameters."""
     try:
-        pieces = split(tensor.view(), placement, spec)
+        pieces = split(tensor_view(tensor), placement, spec)
     except ModelError as error:
-        raise _named(tensor.path, error) from error
+        raise _named(tensor.file.path, error) from error
     for parameter, piece in pieces.items():
         store.write(
             parameter, _unit_rows(piece) if placement.rule.unit_rows else piece, placement.expert

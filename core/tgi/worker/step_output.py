@@ -1,11 +1,15 @@
-"""What was chosen in a step, in the records of the seam."""
+"""Builds the output of a step from arrays with one sampled token per row."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from tgi.backend import (
+from tgi.backend.records import (
+    Float32Array,
+    Int32Array,
     ModelRunnerOutput,
     PromptScores,
     RowError,
@@ -14,15 +18,31 @@ from tgi.backend import (
     empty_float32,
     empty_int32,
 )
-from tgi_torch.sampling.protocols import SampledTokens
 
-__all__ = ["empty_output", "step_output"]
+__all__ = ["NOTHING_ALLOWED", "NOT_FINITE", "SampledTokens", "empty_output", "step_output"]
+
+NOTHING_ALLOWED = "the grammar or the logit bias allows no token here"
+NOT_FINITE = "the model computed NaN or infinite logits for this sequence"
+
+
+class SampledTokens(NamedTuple):
+    """One sampled token per row, on the host.
+
+    The top tokens of all rows are concatenated. Those of a row are ordered by probability.
+    """
+
+    tokens: Int32Array  # [rows]; undefined for the rows in `problems`
+    logprobs: Float32Array  # [rows]; NaN if not requested
+    top_counts: Int32Array  # [rows]
+    top_ids: Int32Array  # [sum(top_counts)]
+    top_logprobs: Float32Array
+    problems: dict[int, str]  # row → the reason why it has no token
 
 
 def empty_output(
     step: SchedulerOutput, scores: list[PromptScores], times: StepTimes
 ) -> ModelRunnerOutput:
-    """The answer to a step that chose no token."""
+    """The output of a step that sampled no token."""
     ids, logprobs = empty_int32(), empty_float32()
     token_ptr = np.zeros(step.rows.num_rows + 1, np.int32)
     return ModelRunnerOutput(
@@ -42,11 +62,13 @@ def empty_output(
 def step_output(
     step: SchedulerOutput,
     chosen: SampledTokens,
-    sampled: npt.NDArray[np.int64],
+    sampled: npt.NDArray[np.int64],  # [rows of `chosen`], rows of the step
     scores: list[PromptScores],
     times: StepTimes,
 ) -> ModelRunnerOutput:
-    """The answer: one token for each of the `sampled` rows that has no problem."""
+    """The output of a step: one token for each of the `sampled` rows that has no problem, and a
+    `RowError` for each of the others.
+    """
     rows = step.rows
     errors = [
         RowError(int(rows.sequence[sampled[i]]), problem) for i, problem in chosen.problems.items()
@@ -78,7 +100,7 @@ def step_output(
 
 
 def _select(chosen: SampledTokens, good: npt.NDArray[np.bool_]) -> SampledTokens:
-    """What was chosen for the good rows."""
+    """The tokens of the good rows."""
     tops = np.repeat(good, chosen.top_counts)
     return SampledTokens(
         tokens=chosen.tokens[good],

@@ -1,0 +1,165 @@
+"""Divides the memory of a device between workspace, states and cache, and derives the limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+from tgi.architectures.spec import GenericSpec, ModelSpec
+from tgi.backend.agreement import CacheGroup, KVCachePlan, Limits, MemoryItem, RequestedLimits
+from tgi.backend.errors import BackendError
+from tgi.worker.cache_layout import group_kinds
+from tgi.worker.memory_limits import check_input, format_bytes, num_cache_blocks, requested_context
+
+__all__ = ["BytesOf", "DeviceMemory", "MemoryPlan", "plan_memory"]
+
+
+@final
+@dataclass(frozen=True)
+class BytesOf:
+    """Sizes of one model on one device."""
+
+    weights: int
+    block: int  # of one cache block over all layers; 0 = tokens keep nothing
+    state: int  # of one sequence in recurrent layers; 0 = there are none
+    workspace: Callable[[int, int], int]  # of a step with (tokens, sequences)
+
+
+@final
+@dataclass(frozen=True)
+class DeviceMemory:
+    """The memory of one device, and how it is used."""
+
+    free_bytes: int  # that this process may still use, with the weights loaded
+    block_size: int  # tokens
+    default_step_tokens: int  # if `--max-batch-prefill-tokens` is not given
+    cache_share: float  # of the blocks that fit, if no cache size is given
+    weights_detail: str  # for the memory report, such as the dtype
+    remedy: str  # how a user gets more memory: the beginning of a sentence
+    more: str  # the same as a noun
+    on_demand: bool = False  # a block uses memory from its first use on
+
+
+@final
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Limits and cache, with the sizes that they are derived from."""
+
+    limits: Limits
+    kv_cache: KVCachePlan
+    memory: tuple[MemoryItem, ...]
+
+
+def plan_memory(
+    spec: ModelSpec | GenericSpec,
+    requested: RequestedLimits,
+    bytes_of: BytesOf,
+    device: DeviceMemory,
+) -> MemoryPlan:
+    """Keep the requested limits and derive the others. Raises `BackendError` naming the option,
+    the size that it needs and the limit.
+    """
+    kinds = group_kinds(spec)
+    context = requested_context(spec, requested)
+    max_sequences = requested.max_batch_size or requested.max_concurrent_requests
+    max_step_tokens = requested.max_batch_prefill_tokens or max(
+        device.default_step_tokens, max_sequences
+    )
+    # An encoder runs whole, so alone in a step it may be as long as the context.
+    longest = max(max_step_tokens, context) if "cross" in kinds else max_step_tokens
+    workspace = bytes_of.workspace(longest, max_sequences)
+    left = max(0, device.free_bytes - workspace)
+    max_sequences = _num_sequences(requested, bytes_of, device, max_sequences, left)
+    detail = f"largest step of {max_step_tokens} tokens and {max_sequences} sequences"
+    items = [
+        MemoryItem("weights", bytes_of.weights, device.weights_detail),
+        MemoryItem("workspace", workspace, detail),
+    ]
+    states = bytes_of.state * (max_sequences + 1)  # one more, for the health check
+    if states:
+        left -= states
+        items.append(MemoryItem("states", states, f"{max_sequences} sequences of any length"))
+    num_blocks = 0
+    if bytes_of.block:
+        num_blocks = _num_blocks(
+            requested, bytes_of, device, (left, workspace), (context, max_sequences)
+        )
+        capacity = num_blocks * device.block_size
+        left -= num_blocks * bytes_of.block
+        detail = f"{num_blocks} blocks of {device.block_size} tokens, {capacity} tokens in all"
+        items.append(MemoryItem("KV cache", num_blocks * bytes_of.block, detail))
+        context = min(context, capacity)
+    max_total_tokens = requested.max_total_tokens or context
+    check_input(requested, max_total_tokens)
+    groups = tuple(
+        CacheGroup(kind, max_sequences if kind == "state" else num_blocks) for kind in kinds
+    )
+    return MemoryPlan(
+        Limits(max_total_tokens, max_sequences, max_step_tokens),
+        KVCachePlan("paged", device.block_size, groups, on_demand=device.on_demand),
+        (*items, MemoryItem("left free", left)),
+    )
+
+
+def _num_sequences(
+    requested: RequestedLimits, bytes_of: BytesOf, device: DeviceMemory, num_wanted: int, left: int
+) -> int:
+    """The number of sequences whose states fit, at most `num_wanted`. A requested batch size is
+    not reduced.
+    """
+    if not bytes_of.state:
+        return num_wanted
+    affordable = left // bytes_of.state - 1
+    if affordable < 1 or (requested.max_batch_size is not None and affordable < num_wanted):
+        raise BackendError(
+            f"{format_bytes(left)} of memory are left beside weights"
+            f" ({format_bytes(bytes_of.weights)}) and workspace, too little for the states of"
+            f" {requested.max_batch_size or 1} sequences, {format_bytes(bytes_of.state)} each.",
+            f"{device.remedy}, choose a smaller model, or lower `--max-batch-size` or"
+            " `--max-batch-prefill-tokens`.",
+        )
+    return min(num_wanted, affordable)
+
+
+def _num_blocks(
+    requested: RequestedLimits,
+    bytes_of: BytesOf,
+    device: DeviceMemory,
+    sizes: tuple[int, int],
+    wanted: tuple[int, int],
+) -> int:
+    """The number of cache blocks, at least 1. `sizes` are the bytes (left, workspace), `wanted` is
+    (context, sequences).
+    """
+    left, workspace = sizes
+    affordable = left // bytes_of.block
+    num_blocks = num_cache_blocks(
+        requested,
+        *wanted,
+        affordable=affordable,
+        default=int(affordable * device.cache_share),
+        block_size=device.block_size,
+    )
+    if not num_blocks:
+        raise BackendError(
+            f"{format_bytes(left)} of memory are left beside weights"
+            f" ({format_bytes(bytes_of.weights)}) and workspace ({format_bytes(workspace)}),"
+            f" too little for one cache block of {format_bytes(bytes_of.block)}.",
+            f"{device.remedy}, choose a smaller model, or lower `--max-batch-prefill-tokens`.",
+        )
+    capacity = num_blocks * device.block_size
+    if requested.max_total_tokens is not None and requested.max_total_tokens > capacity:
+        raise BackendError(
+            f"`--max-total-tokens {requested.max_total_tokens}` does not fit the cache of"
+            f" {capacity} tokens ({_cache_limit(requested, left)}).",
+            "Lower `--max-total-tokens`, or give the cache more with `--max-batch-total-tokens` or"
+            f" {device.more}.",
+        )
+    return num_blocks
+
+
+def _cache_limit(requested: RequestedLimits, left: int) -> str:
+    if requested.max_batch_total_tokens is not None:
+        return f"`--max-batch-total-tokens {requested.max_batch_total_tokens}`"
+    return f"{format_bytes(left)} of memory are left for it"

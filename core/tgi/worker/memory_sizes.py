@@ -1,0 +1,99 @@
+"""Sizes of a model's cache and workspace in bytes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from tgi.architectures.checkpoint import stored_tensors
+from tgi.architectures.spec import (
+    MLP,
+    CrossAttention,
+    GenericSpec,
+    LatentAttention,
+    Mixer,
+    MixtureOfExperts,
+    ModelSpec,
+    StateSpace,
+)
+from tgi.worker.cache_layout import (
+    ENCODER_QUERY_CHUNK,
+    RecurrentMixer,
+    recurrent_shapes,
+    state_values,
+    values_per_token,
+)
+
+__all__ = ["checkpoint_bytes", "kv_bytes_per_token", "state_bytes", "workspace_bytes"]
+
+_FLOAT32_BYTES = 4
+_STATE_COPIES = 4  # states before and after a step, the kept part and the added part
+_GENERIC_WIDENING = 4  # intermediate size over hidden size of an unknown family
+_HIDDEN_COPIES = (
+    8  # residual, normed, fused query-key-value (up to 3), attention output, projection
+)
+
+
+def checkpoint_bytes(model_path: Path, value_bytes: int) -> int:
+    """Bytes of all stored tensors if each value has `value_bytes`. Raises `ModelError`."""
+    tensors = stored_tensors(model_path).values()
+    return sum(math.prod(stored.shape) for stored in tensors) * value_bytes
+
+
+def kv_bytes_per_token(spec: ModelSpec | GenericSpec, value_bytes: int) -> int:
+    """Bytes that one token keeps over all layers, and one encoder token if there is an encoder."""
+    return values_per_token(spec) * value_bytes
+
+
+def state_bytes(spec: ModelSpec | GenericSpec, value_bytes: int) -> int:
+    """Bytes that one sequence of any length keeps in recurrent layers."""
+    windows, states = state_values(spec)
+    return windows * value_bytes + states * _FLOAT32_BYTES
+
+
+def workspace_bytes(
+    spec: ModelSpec | GenericSpec,
+    value_bytes: int,
+    max_step_tokens: int,
+    max_sequences: int,
+    *,
+    logits_copies: int,
+) -> int:
+    """Bytes that the largest step needs temporarily: the activations of one layer, the logits with
+    the sampler's copies, and recurrent states.
+    """
+    stack = () if isinstance(spec, GenericSpec) else spec.decoder.layers
+    mixers = [
+        branch.mixer for layer in stack for block in layer.blocks for branch in block.branches
+    ]
+    widths = [_GENERIC_WIDENING * spec.hidden_size] if isinstance(spec, GenericSpec) else []
+    widths += [_width(mixer) for mixer in mixers]
+    per_token = (_HIDDEN_COPIES * spec.hidden_size + 3 * max(widths, default=0)) * value_bytes
+    num_logits = min(max_sequences, max_step_tokens) * spec.vocab_size
+    states = max(
+        (math.prod(recurrent_shapes(m)[1]) for m in mixers if isinstance(m, RecurrentMixer)),
+        default=0,
+    )
+    state_copies = _STATE_COPIES * max_sequences * states * _FLOAT32_BYTES
+    # Scores and position biases of one chunk of queries over a whole text.
+    heads = max((m.num_heads for m in mixers if isinstance(m, CrossAttention)), default=0)
+    encoder = (
+        2 * heads * min(ENCODER_QUERY_CHUNK, max_step_tokens) * max_step_tokens * _FLOAT32_BYTES
+    )
+    logits = num_logits * _FLOAT32_BYTES * logits_copies
+    return max_step_tokens * per_token + logits + state_copies + encoder
+
+
+def _width(mixer: Mixer) -> int:
+    """Values per token of a mixer's widest intermediate result, beyond the hidden vectors."""
+    match mixer:
+        case MLP():
+            return mixer.intermediate_size
+        case MixtureOfExperts():
+            return mixer.expert.intermediate_size * mixer.experts_per_token
+        case LatentAttention():
+            return mixer.num_heads * (mixer.kv_lora_rank + mixer.qk_rope_head_dim)
+        case StateSpace():
+            return 2 * mixer.inner_size
+        case _:
+            return 0

@@ -1,0 +1,110 @@
+"""Reads safetensors files in place: headers first, then tensors as views of the mapped file."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar, final
+
+from tgi.architectures.checkpoint import (
+    INDEX_NAME,
+    StoredTensor,
+    read_header,
+    read_index,
+    weight_files,
+)
+from tgi.backend.errors import ModelError
+
+__all__ = ["MappedTensor", "SafetensorsFile", "close_files", "map_checkpoint"]
+
+Dtype = TypeVar("Dtype")
+
+
+@final
+class SafetensorsFile:
+    """One mapped file. Raises `ModelError` naming file and tensor if the header is damaged.
+
+    The bytes of a tensor are those of `mapping` from `start` on. They are read when touched.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.tensors: Mapping[str, StoredTensor] = MappingProxyType(read_header(path))
+        with path.open("rb") as file:
+            self.mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def release(self) -> None:
+        """Return the pages read so far to the system, so that a file larger than the memory can be
+        read. Views of the mapping stay valid.
+        """
+        self.mapping.madvise(mmap.MADV_DONTNEED)
+
+    def close(self) -> None:
+        """Unmap the file. No view of the mapping may be in use."""
+        self.mapping.close()
+
+
+@final
+@dataclass(frozen=True)
+class MappedTensor:
+    """A tensor in a mapped file. Nothing is read before its bytes are touched."""
+
+    file: SafetensorsFile
+    stored: StoredTensor
+
+    def dtype_of(self, dtypes: Mapping[str, Dtype]) -> Dtype:
+        """The framework's dtype, by the name that the format has for it. Raises `ModelError` if
+        the tensor has another dtype.
+        """
+        stored = self.stored
+        if stored.dtype not in dtypes:
+            raise ModelError(
+                f"{self.file.path}: tensor `{stored.name}` has the dtype {stored.dtype}, allowed"
+                f" are {', '.join(dtypes)}.",
+                "Use a checkpoint that is not quantized.",
+            )
+        return dtypes[stored.dtype]
+
+
+def map_checkpoint(model_path: Path) -> dict[str, MappedTensor]:
+    """All tensors of a checkpoint by name. Raises `ModelError` naming file and tensor if the files
+    and the index do not match.
+    """
+    index = read_index(model_path)
+    tensors: dict[str, MappedTensor] = {}
+    try:
+        for path in weight_files(model_path, index):
+            file = SafetensorsFile(path)
+            for name, stored in file.tensors.items():
+                if name in tensors:
+                    raise ModelError(
+                        f"{path}: tensor `{name}` is also in {tensors[name].file.path.name}.",
+                        "Keep only the files of one checkpoint in the folder.",
+                    )
+                tensors[name] = MappedTensor(file, stored)
+        _check_index(model_path, index, tensors)
+    except ModelError:
+        close_files(tensors)
+        raise
+    return tensors
+
+
+def close_files(tensors: Mapping[str, MappedTensor]) -> None:
+    """Unmap the files of these tensors. No view of them may be in use."""
+    for file in {id(tensor.file): tensor.file for tensor in tensors.values()}.values():
+        file.close()
+
+
+def _check_index(
+    model_path: Path, index: Mapping[str, str], tensors: Mapping[str, MappedTensor]
+) -> None:
+    for name, file_name in index.items():
+        if name not in tensors or tensors[name].file.path != model_path / file_name:
+            raise ModelError(
+                f"{model_path / file_name}: tensor `{name}` is missing, although {INDEX_NAME}"
+                " lists it.",
+                "Download the whole checkpoint again.",
+            )
