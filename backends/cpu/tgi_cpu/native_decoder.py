@@ -161,7 +161,7 @@ class NativeModel:
     def _finish(self, wanted: npt.NDArray[np.int64], metadata: AttentionMetadata) -> None:
         """Run the operations after the last write to the cache, for the `wanted` tokens only.
 
-        Each of these tokens becomes a row of its own.
+        Each of these tokens becomes a separate row.
         """
         if not len(wanted):
             return

@@ -32,9 +32,8 @@ __all__ = [
 DTYPE_BYTES: Mapping[str, int] = MappingProxyType({"float32": 4, "float16": 2, "bfloat16": 2})
 """The dtypes that `--dtype` accepts, and the bytes of one value."""
 
-_LOGITS_COPIES = (
-    5  # logits, processed scores, their sorted values, probabilities and cumulative sum
-)
+# Logits, processed scores, their sorted values, probabilities and cumulative sum.
+_LOGITS_COPIES = 5
 _CACHE_SHARE = 0.5  # of the blocks that fit, if no cache size is given
 
 

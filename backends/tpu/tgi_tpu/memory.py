@@ -34,23 +34,23 @@ __all__ = [
 ]
 
 DTYPE_BYTES: Mapping[str, int] = MappingProxyType({"bfloat16": 2, "float32": 4})
-"""The dtypes `--dtype` may name here, and the bytes of one value. The chips have no float16."""
+"""The dtypes that `--dtype` may name, and the bytes of one value. The chips have no float16."""
 
 INT8_NAMES = ("bitsandbytes", "eetq", "int8")
-"""What `--quantize` may name: weights of 8 bits with a scale per output, quantized while they are
-loaded.
+"""The values of `--quantize`. Weights have 8 bits and a scale per output, and are quantized while
+they are loaded.
 """
 
 BLOCK_SIZE = 32
-"""Tokens of a cache block: large enough for one fetch by the kernels, small enough to share most of
-a common prompt.
+"""Tokens per cache block. A block is large enough for one fetch by the kernels, and small enough
+that most of a common prefix can be shared.
 """
 
 BUCKETS_OPTION = "--tpu-token-buckets"
-"""The option that names the numbers of tokens that steps are padded to."""
+"""The option with the numbers of tokens to which steps are padded."""
 
-# logits, scores before and after the warpers, keys, probabilities, two counts, the reported
-# distribution
+# Logits, scores before and after the warpers, keys, probabilities, two counts, and the reported
+# distribution.
 _LOGITS_COPIES = 8
 _CACHE_SHARE = 0.9  # of the blocks that fit, if no cache size is given
 _DEPTH = 2  # steps in flight

@@ -163,7 +163,7 @@ class ModelRunner:
         )
 
     def computes(self) -> bool:
-        """Whether a step of one token, in a block of its own, computes finite logits."""
+        """Whether a step of one token, in a separate block, computes finite logits."""
         shape = self._buckets.shapes[0]
         arrays = health_arrays(shape, self._num_blocks, self._sequences.block_size)
         logits, _ = self._forward(

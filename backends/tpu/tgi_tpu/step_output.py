@@ -1,4 +1,4 @@
-"""Results of the device in the records of the seam."""
+"""Builds the output of a step from the results of the device."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ _PROBLEMS: Mapping[int, str] = MappingProxyType(
 @final
 @dataclass(frozen=True)
 class PendingScores:
-    """The prompt tokens that a step scores: token `targets[i]` after the step's token `indices[i]`,
-    sequence by sequence.
+    """The prompt tokens that a step scores. Token `targets[i]` is scored after the step's token
+    `indices[i]`. Tokens are ordered by sequence.
     """
 
     handles: list[int]
@@ -47,14 +47,13 @@ class PendingScores:
     counts: list[int]
     indices: Int32Array
     targets: Int32Array
-    logprobs: list[jax.Array] = field(
-        default_factory=list
-    )  # of all targets, in parts of one length, padded
+    # Of all targets, in padded parts of one length.
+    logprobs: list[jax.Array] = field(default_factory=list)
 
     @classmethod
     def of(cls, layout: StepLayout) -> PendingScores | None:
-        """Every position that follows one of the step's and is in a prompt to be scored; None if
-        there is none.
+        """Return the scored prompt positions that follow a position of the step. Returns None if
+        there are none.
         """
         scores = cls([], [], [], empty_int32(), empty_int32())
         indices, targets = list[Int64Array](), list[Int32Array]()
@@ -82,7 +81,7 @@ class PendingScores:
         )
 
     def records(self, logprobs: Sequence[Float32Array]) -> list[PromptScores]:
-        """By sequence. `logprobs` are the arrays of the field, on the host."""
+        """Return one record per sequence. `logprobs` are the arrays of the field, on the host."""
         parts = np.split(np.concatenate(logprobs)[: len(self.targets)], np.cumsum(self.counts)[:-1])
         return [
             PromptScores(*scored) for scored in zip(self.handles, self.starts, parts, strict=True)
@@ -91,14 +90,14 @@ class PendingScores:
 
 def step_result(
     step: SchedulerOutput,
-    sampled: Int64Array,  # rows that choose a token, in the order of `chosen`
+    sampled: Int64Array,  # rows that sample a token, in the order of `chosen`
     chosen: SampledTokens | None,  # on the host, padded; None if no row chose one
     *,
     scores: list[PromptScores],
     times: StepTimes,
     shape: StepShape | None,  # None = the step had no rows
 ) -> ModelRunnerOutput:
-    """The output of a step: one token for each sampled row that has no problem."""
+    """Return the output of a step. Each sampled row without a problem has one token."""
     if chosen is None:
         output = empty_output(step, scores, times)
     else:
@@ -109,7 +108,7 @@ def step_result(
 
 
 def _without_padding(chosen: SampledTokens, num_rows: int) -> HostTokens:
-    """The first `num_rows` rows, with their top tokens one row after another."""
+    """Return the first `num_rows` rows with their top tokens, row after row."""
     counts = np.asarray(chosen.top_counts)[:num_rows]
     top_ids = np.asarray(chosen.top_ids)[:num_rows]
     is_top = np.arange(top_ids.shape[1]) < counts[:, None]

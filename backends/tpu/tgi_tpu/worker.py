@@ -1,5 +1,5 @@
-"""The heavy half of the TPU backend: one replica of a model on one chip, or divided over
-several.
+"""The worker of the TPU backend, which runs one replica of a model on one chip, or divided among
+several chips.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ from tgi_tpu.weights.parameters import Quantization, parameter_bytes
 
 __all__ = ["TpuPart", "tpu_worker"]
 
-_MAX_STEP_TOKENS = 1024  # where nothing else says: matrix products are at full rate by then
+_MAX_STEP_TOKENS = 1024  # default; matrix products reach their full throughput at this size
 _MAX_TOP_N = MAX_TOP_TOKENS // 2  # the other half is for ties
 _FEATURES = ("device_token", "late_mask", "logprobs", "mask", "prompt_logprobs")
 _PLATFORMS = {"cpu": "JAX on the CPU, no TPU"}
 
 
 def tpu_worker(config: EngineConfig, reporter: WorkerReporter) -> StepWorker:
-    """Build a worker of one replica. Raises `BackendError` if the architecture is not known."""
+    """Create a worker of one replica. Raises `BackendError` if the architecture is not known."""
     return StepWorker(TpuPart(config, reporter), reporter)
 
 
 @final
 class TpuPart:
-    """The `WorkerPart` over parameters, cache, programs and runner. Steps start in `submit`."""
+    """The `WorkerPart` with parameters, cache, programs and a runner. `enqueue` starts a step."""
 
     def __init__(self, config: EngineConfig, reporter: WorkerReporter) -> None:
         if not isinstance(config.spec, ModelSpec):
@@ -73,7 +73,7 @@ class TpuPart:
         self._runner: ModelRunner | None = None
 
     def load(self, progress: Progress) -> None:
-        """Read the weights onto the chips. Raises `ModelError` naming file and tensor."""
+        """Load the weights onto the chips. Raises `ModelError` that names the file and tensor."""
         config, path = self._config, Path(self._config.model_path)
         dtype = compute_dtype(config.dtype, main_dtype(stored_tensors(path)))
         if config.cache_dir:
@@ -95,7 +95,7 @@ class TpuPart:
         self._loaded = LoadedModel(self._spec, parameters, plan, dtype)
 
     def plan(self, requested: RequestedLimits) -> Agreement:
-        """Keep the requested limits and derive the others from the memory that is left."""
+        """Keep the requested limits and derive the others from the free memory."""
         assert self._loaded is not None
         mesh, dtype = self._loaded.plan.mesh, self._loaded.dtype
         buckets = self._token_buckets
@@ -108,7 +108,7 @@ class TpuPart:
             default_step_tokens=max(buckets, default=_MAX_STEP_TOKENS),
         )
         plan = plan_limits(self._spec, requested, facts)
-        # Fails here if the user's buckets do not hold every step.
+        # Raises an error early if the requested buckets do not fit every step.
         Buckets.of(plan.limits, BLOCK_SIZE, buckets, BUCKETS_OPTION)
         shared = ("prefix_cache",) if _can_share(self._spec, plan.limits.max_total_tokens) else ()
         return Agreement(
@@ -125,7 +125,7 @@ class TpuPart:
 
     def prepare(self, agreement: Agreement, progress: Progress) -> None:
         """Allocate the cache, compile every program, and run one."""
-        del progress  # compiling is reported as a phase of its own
+        del progress  # compilation is reported as a separate phase
         assert self._loaded is not None
         try:
             with warnings_logged(self._reporter):
@@ -140,33 +140,33 @@ class TpuPart:
             ) from error
 
     def enqueue(self, step: SchedulerOutput) -> None:
-        """Start the step on the device. Raises `StepError` if it breaks the negotiated limits."""
+        """Start the step on the device. Raises `StepError` if it exceeds the negotiated limits."""
         self._ready_runner.enqueue(step)
 
     def enqueue_masks(self, masks: GrammarMasks) -> None:
-        """Let the step that waits for these masks choose its tokens."""
+        """Let the step that waits for these masks sample its tokens."""
         self._ready_runner.enqueue_masks(masks)
 
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
         """Wait for the oldest step.
 
-        Raises `StepError` at once if its masks are missing: the thread that waits here is the one
-        that would bring them.
+        Raises `StepError` immediately if its masks are missing, because the thread that waits here
+        is also the thread that submits masks.
         """
         return self._ready_runner.finish(step)
 
     def probe(self) -> bool:
-        """Compute one token in the block that no sequence has."""
+        """Compute one token in the additional block, which no sequence uses."""
         return self._ready_runner.computes()
 
     def peak_memory_bytes(self) -> int:
-        """Maximum memory that the devices have used together; 0 on the CPU platform, which does
-        not report it.
+        """Return the maximum memory that all devices have used. Returns 0 on the CPU platform,
+        which does not report it.
         """
         return 0 if self._loaded is None else _used_bytes(self._loaded.plan.mesh)
 
     def close(self) -> None:
-        """Release weights, cache and programs."""
+        """Release the weights, cache and programs."""
         self._loaded = self._runner = None
 
     @property
@@ -235,8 +235,8 @@ class TpuPart:
 
 
 def _prepared_platform(requested: str, num_shard: int) -> str:
-    """The platform to compute on. On the CPU, JAX is told to have as many devices as there are
-    shards.
+    """Return the platform to compute on. On the CPU platform, JAX is configured to have as many
+    devices as there are shards.
     """
     if requested != "cpu":
         return "tpu"
@@ -250,9 +250,10 @@ def _prepared_platform(requested: str, num_shard: int) -> str:
 
 
 def _free_bytes(mesh: Mesh, fraction: float) -> int:
-    """Memory that one device may still take, of the fraction the user gave.
+    """Return the memory in bytes that one device may still use, as part of the requested fraction.
 
-    The CPU platform does not tell; its devices share half of what the machine has left.
+    The CPU platform does not report its memory. Its devices share half of the machine's free
+    memory.
     """
     stats = mesh.devices.flat[0].memory_stats()
     if not stats or "bytes_limit" not in stats:
@@ -266,8 +267,8 @@ def _used_bytes(mesh: Mesh) -> int:
 
 
 def _can_share(spec: ModelSpec, max_total_tokens: int) -> bool:
-    """Whether the blocks of a beginning depend on its tokens alone: some rotations change with the
-    length of the sequence.
+    """Whether the blocks of a prefix depend only on its tokens. Some rotary embeddings change with
+    the length of the sequence.
     """
     mixers = (attention_of(layer) for layer in spec.decoder.layers)
     lengths = (

@@ -1,7 +1,7 @@
 """Reads the files of a model, which may be damaged or written by an attacker.
 
 Only regular files of limited size are read, so a FIFO or a device is an error instead of a startup
-that never ends. A name that stands in another file is resolved by `path_in_folder` only.
+that never ends. A file name that another file contains is resolved by `path_in_folder` only.
 """
 
 from __future__ import annotations

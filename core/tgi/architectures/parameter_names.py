@@ -232,7 +232,7 @@ def layer_parameters(stack: Stack, layer: int, hidden: int) -> dict[str, Shape]:
 
 
 def tensor_shapes(spec: ModelSpec) -> dict[str, Shape]:
-    """All parameter names of the model with their shapes. A tied head has no weight of its own."""
+    """Return all parameter names of the model with their shapes. A tied head has no weight."""
     hidden, embedding = spec.hidden_size, spec.embedding
     size = hidden if embedding.size is None else embedding.size
     shapes: dict[str, Shape] = {"embedding.weight": (spec.vocab_size, size)}

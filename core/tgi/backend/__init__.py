@@ -1,6 +1,7 @@
-"""The seam between the core and a backend.
+"""The backend interface: the protocols and records between the core and a backend.
 
-A plugin imports this, `tgi.architectures` and `tgi.testing`, and nothing else of the core.
+A plugin imports this package, `tgi.architectures`, `tgi.worker` and `tgi.testing`, and no other
+package of the core.
 """
 
 import pluggy

@@ -1,5 +1,5 @@
-"""What a backend says about itself, what the core wishes, and what both agree on before the first
-step.
+"""The records of negotiation: the description of a backend, the limits that the core requests, and
+the agreement on the limits before the first step.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ FEATURES = frozenset(
         "kv_export",
     }
 )
-"""Names a backend may agree on, as far as they are in `RequestedLimits.features`. Behaviour outside
-the agreed features never appears on either side.
+"""The features that can be negotiated. A backend agrees only on features that are in
+`RequestedLimits.features`. Neither side uses a feature that was not negotiated.
 """
 
 SAMPLING_FIELDS = frozenset(
@@ -77,7 +77,7 @@ SAMPLING_FIELDS = frozenset(
 
 
 class BackendOption(Record, frozen=True):
-    """An option of the plugin's own; the user writes `--<backend>-<name>`."""
+    """An option that a plugin adds. The user writes it as `--<backend>-<name>`."""
 
     name: str
     help: str
@@ -86,22 +86,24 @@ class BackendOption(Record, frozen=True):
 
 
 class BackendInfo(Record, frozen=True):
-    """Who the backend is. Answering must import no framework."""
+    """The description of a backend. Creating it must import no framework."""
 
     name: str
     api: tuple[int, int]
-    package: str  # distribution name
+    package: str  # name of the distribution
     version: str
-    # `auto` takes the usable backend with the highest; below 0 = only where no other is usable
+    # `auto` selects the usable backend with the highest priority. A backend whose priority is below
+    # 0 is selected only if no other backend is usable.
     priority: int = 0
-    selectable: bool = True  # False = never taken by `auto`
+    selectable: bool = True  # False = `auto` never selects this backend
     options: tuple[BackendOption, ...] = ()
-    # known before a model is fetched; a model in another format is rejected without a question
+    # Used before a model is downloaded. A model in another format is rejected without calling
+    # `Backend.supports`.
     model_files: ModelFilesWanted = ModelFilesWanted()
 
 
 class DeviceInfo(Record, frozen=True):
-    """One device as the operator knows it."""
+    """One device, with the names that an operator knows."""
 
     id: str
     label: str
@@ -109,7 +111,9 @@ class DeviceInfo(Record, frozen=True):
 
 
 class ProbeResult(Record, frozen=True):
-    """Can this backend run on this machine, and if not, why and what to do."""
+    """Whether a backend can run on this machine. If not, `reason` contains the cause and a
+    remedy.
+    """
 
     usable: bool
     reason: str = ""
@@ -117,7 +121,7 @@ class ProbeResult(Record, frozen=True):
 
 
 class MemoryItem(Record, frozen=True):
-    """One line of the memory arithmetic shown at start."""
+    """One line of the memory table that is printed at startup."""
 
     label: str
     num_bytes: int
@@ -125,15 +129,17 @@ class MemoryItem(Record, frozen=True):
 
 
 class Implementation(Record, frozen=True):
-    """How one operation is computed, and why not otherwise: for `tgi doctor`."""
+    """The implementation of one operation, and why each alternative was rejected. `tgi doctor`
+    prints it.
+    """
 
-    operation: str  # as an operator knows it: "attention", "weights", "sampling"
+    operation: str  # a name that an operator knows: "attention", "weights", "sampling"
     chosen: str
-    others: tuple[tuple[str, str], ...] = ()  # (implementation, why it was not chosen), best first
+    others: tuple[tuple[str, str], ...] = ()  # (implementation, why it was rejected), best first
 
 
 class Support(Record, frozen=True):
-    """Answer to "can you run this model so?"."""
+    """Whether a backend can run a model with given options."""
 
     status: Literal["native", "slow", "no"]
     reasons: tuple[str, ...] = ()
@@ -141,8 +147,8 @@ class Support(Record, frozen=True):
 
 
 class EngineConfig(Record, frozen=True):
-    """What the engine process needs to build a worker. `dtype` and the memory wishes are None where
-    the user said nothing.
+    """The settings with which the engine process creates a worker. `dtype`, `quantize` and
+    `kv_cache_dtype` are None if the user did not set them.
     """
 
     backend: str
@@ -154,14 +160,14 @@ class EngineConfig(Record, frozen=True):
     num_shard: int = 1
     memory_fraction: float = 1.0
     trust_remote_code: bool = False
-    options: dict[str, str] = {}  # the plugin's own
+    options: dict[str, str] = {}  # values of the options that the plugin adds
     cache_dir: str = ""
     model_format: str = SAFETENSORS.name  # one of `ModelFilesWanted.formats`
 
 
 class RequestedLimits(Record, frozen=True):
-    """Limits as the user gave them; None = the backend decides. A given value is kept or the start
-    fails with a reason.
+    """The limits that the user requested. None = the backend decides. If a requested value cannot
+    be kept, startup fails with a reason.
     """
 
     max_input_tokens: int | None = None
@@ -175,24 +181,25 @@ class RequestedLimits(Record, frozen=True):
 
 
 class Limits(Record, frozen=True):
-    """Sizes that no step exceeds, and the rules of forming one."""
+    """Limits of every step, and rules for the composition of a step."""
 
     max_total_tokens: int  # context of one sequence
     max_sequences: int
     max_step_tokens: int
     mixed: bool = True  # prefill and decode rows in one step
     chunked: bool = True  # a prompt may be split over steps
-    chunk_multiple: int = 1  # of every prefill chunk but the last
-    max_prefills: int = 0  # prefill rows in one step; 0 = no limit
+    chunk_multiple: int = 1  # of the length of every prefill chunk except the last one
+    max_prefills: int = 0  # maximum number of prefill rows in one step; 0 = no limit
     decode_rows_first: bool = False
-    depth: int = 1  # steps in flight
-    tokens_per_step: int = 1  # greatest `Rows.max_tokens`; > 1 only with `multi_token` or `drafts`
-    max_adapters: int = 0  # loaded at once; > 0 only with `lora`
+    depth: int = 1  # maximum number of steps in flight
+    # Maximum of `Rows.max_tokens`. It is above 1 only with `multi_token` or `drafts`.
+    tokens_per_step: int = 1
+    max_adapters: int = 0  # loaded at the same time; above 0 only with `lora`
     max_adapter_rank: int = 0
 
 
 class CacheGroup(Record, frozen=True):
-    """Layers that share one block table. Block 0 … `num_blocks` - 1 are the core's to hand out."""
+    """Layers that share one block table. The core allocates blocks 0 … `num_blocks` - 1."""
 
     kind: Literal["full", "window", "state", "cross"]
     num_blocks: int
@@ -200,8 +207,8 @@ class CacheGroup(Record, frozen=True):
 
 
 class KVCachePlan(Record, frozen=True):
-    """How the cache is divided: in blocks that the core hands out, or in slots of one sequence
-    each.
+    """The division of the cache: into blocks that the core allocates, or into slots that contain
+    one sequence each.
     """
 
     mode: Literal["paged", "slots"]
@@ -209,14 +216,14 @@ class KVCachePlan(Record, frozen=True):
     groups: tuple[CacheGroup, ...] = ()
     num_sequence_slots: int = 0
     sequence_slot_tokens: int = 0
-    # a block takes memory with its first use; so the core uses blocks again rather than ever more
-    # of them
+    # A block takes memory at its first use. The core therefore reuses blocks before it uses new
+    # ones.
     on_demand: bool = False
 
     @property
     def max_batch_total_tokens(self) -> int:
-        """Tokens the cache holds over all sequences; 0 where it holds states alone, which take any
-        number.
+        """Number of tokens that the cache can contain over all sequences. 0 if the cache contains
+        only states, which take any number of tokens.
         """
         if self.mode == "slots":
             return self.num_sequence_slots * self.sequence_slot_tokens
@@ -227,7 +234,9 @@ class KVCachePlan(Record, frozen=True):
 
 
 class Agreement(Record, frozen=True):
-    """What holds from now on. The core steers by this and never by a hardware name."""
+    """The negotiated limits and features. The decisions of the core depend on them and never on the
+    name of a device.
+    """
 
     api: tuple[int, int]
     features: tuple[str, ...]
@@ -235,20 +244,21 @@ class Agreement(Record, frozen=True):
     kv_cache: KVCachePlan
     vocab_size: int
     sampling: tuple[str, ...]  # supported members of SAMPLING_FIELDS
-    sampling_caps: dict[str, float] = {}  # greatest value of a field, e.g. {"top_k": 16}
+    sampling_caps: dict[str, float] = {}  # maximum value of a field, e.g. {"top_k": 16}
     memory: tuple[MemoryItem, ...] = ()
-    facts: dict[str, str] = {}  # dtype, attention implementation, versions: for GET /info/backend
+    # Dtype, attention implementation, versions. `GET /info/backend` returns them.
+    facts: dict[str, str] = {}
 
     def has(self, feature: str) -> bool:
-        """Whether `feature` was agreed."""
+        """Whether `feature` was negotiated."""
         return feature in self.features
 
 
 class Health(Record, frozen=True):
-    """Answer of `Worker.health`."""
+    """The result of `Worker.health`."""
 
     ok: bool
     message: str = ""
-    memory_bytes: int = (
-        0  # most device memory that the worker held at once since it was made; 0 = it does not tell
-    )
+    # Maximum device memory in bytes that the worker used at once. 0 = the worker does not report
+    # it.
+    memory_bytes: int = 0

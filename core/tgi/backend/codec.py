@@ -1,6 +1,7 @@
-"""Records to bytes and back, for rank processes, recorders and test kits. No pickle.
+"""Encodes records as bytes and decodes them, for rank processes, recorders and test suites. Uses no
+pickle.
 
-An array travels as (dtype, shape, little-endian bytes).
+An array is encoded as (dtype, shape, little-endian bytes).
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ _DTYPES = frozenset({"<i4", "<f4", "|u1", "<i8"})
 def _encode_array(value: object) -> object:
     if isinstance(value, np.ndarray):
         if value.dtype.str not in _DTYPES:
-            raise TypeError(f"arrays of dtype {value.dtype} do not cross the seam")
+            raise TypeError(f"arrays of dtype {value.dtype} cannot be encoded")
         return (value.dtype.str, value.shape, np.ascontiguousarray(value).tobytes())
     if isinstance(value, np.generic):
         return value.item()
-    raise TypeError(f"{type(value).__name__} does not cross the seam")
+    raise TypeError(f"{type(value).__name__} cannot be encoded")
 
 
 def _decode_array(kind: type, value: tuple[str, tuple[int, ...], bytes]) -> object:
@@ -34,7 +35,7 @@ def _decode_array(kind: type, value: tuple[str, tuple[int, ...], bytes]) -> obje
         if dtype not in _DTYPES:
             raise msgspec.ValidationError(f"array dtype {dtype!r} is not one of {sorted(_DTYPES)}")
         return np.frombuffer(data, dtype).reshape(shape)
-    raise TypeError(f"{kind} does not cross the seam")
+    raise TypeError(f"{kind} cannot be decoded")
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=_encode_array)
@@ -46,10 +47,10 @@ def _decoder(kind: Hashable) -> msgspec.msgpack.Decoder[Any]:
 
 
 def encode(record: object) -> bytes:
-    """Bytes of one record."""
+    """Encode one record."""
     return _encoder.encode(record)
 
 
 def decode(kind: type[RecordT], data: bytes) -> RecordT:
-    """The record of type `kind` in `data`; raises `msgspec.ValidationError` if it is not one."""
+    """Decode a record of type `kind`. Raises `msgspec.ValidationError` if `data` is another one."""
     return cast(RecordT, _decoder(cast(Hashable, kind)).decode(data))

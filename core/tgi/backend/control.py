@@ -1,7 +1,7 @@
-"""Control requests: what the core asks of a worker outside the steps.
+"""Control requests, which the core sends to a worker outside the steps.
 
-No step is in flight while a worker carries one out. A request that cannot be carried out is refused
-with a reason and has no effect. Each kind of request needs a negotiated feature.
+No step is in flight while a worker executes a control request. A request that cannot be executed is
+rejected with a reason and has no effect. Each kind of request requires a negotiated feature.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ __all__ = [
 
 
 class ControlRecord(Record, frozen=True, tag=True):
-    """Base of the control requests; the tag is the class name."""
+    """Base class of the control requests. The tag is the class name."""
 
-    name: ClassVar[str]  # in messages
+    name: ClassVar[str]  # used in messages
     feature: ClassVar[str]  # the negotiated feature that allows it
 
 
 class LoadAdapter(ControlRecord, frozen=True):
-    """Load a LoRA adapter. Sequences may be alive.
+    """Load a LoRA adapter. Sequences may be unfinished.
 
-    Refused: a number that is in use, more than `Limits.max_adapters` adapters, a rank above
-    `Limits.max_adapter_rank`, a folder that does not fit the model.
+    The worker rejects a number that is in use, more than `Limits.max_adapters` adapters, a rank
+    above `Limits.max_adapter_rank`, and a folder that does not fit the model.
     """
 
     name: ClassVar[str] = "adapter_load"
     feature: ClassVar[str] = "lora"
 
-    number: int  # above 0; 0 is the model alone
+    number: int  # above 0; 0 is the base model
     # A folder in PEFT's format: `adapter_config.json`, and `adapter_model.safetensors` with pairs
     # of LoRA matrices.
     path: str
 
 
 class UnloadAdapter(ControlRecord, frozen=True):
-    """Unload an adapter, whose number is free then. No sequence with it is alive."""
+    """Unload an adapter. Its number can then be used again. No unfinished sequence uses it."""
 
     name: ClassVar[str] = "adapter_unload"
     feature: ClassVar[str] = "lora"
@@ -59,8 +59,8 @@ class UnloadAdapter(ControlRecord, frozen=True):
 
 
 class Sleep(ControlRecord, frozen=True):
-    """Release the device memory. No sequence is alive. Keys and values are lost, so the core
-    forgets its prefix cache. Until `Wake` no step is accepted and `Worker.health` is not ok.
+    """Release the device memory. No sequence is unfinished. Keys and values are lost, so the core
+    empties its prefix cache. Until `Wake` the worker accepts no step and `Worker.health` is not ok.
     """
 
     name: ClassVar[str] = "sleep"
@@ -68,7 +68,7 @@ class Sleep(ControlRecord, frozen=True):
 
 
 class Wake(ControlRecord, frozen=True):
-    """End a sleep: the negotiated limits hold again."""
+    """End the sleep. The negotiated limits apply again."""
 
     name: ClassVar[str] = "wake"
     feature: ClassVar[str] = "sleep"
@@ -87,9 +87,11 @@ class ExportBlocks(ControlRecord, frozen=True):
 
 
 class ImportBlocks(ControlRecord, frozen=True):
-    """Fill as many blocks as were exported from a file, bit by bit.
+    """Fill blocks with the exact content of a file that `ExportBlocks` wrote. `blocks` has as many
+    blocks as were exported.
 
-    Refused: a file of another model, of other negotiated limits, or of another number of blocks.
+    The worker rejects a file of another model, of other negotiated limits, or of another number of
+    blocks.
     """
 
     name: ClassVar[str] = "kv_import"
@@ -114,5 +116,5 @@ class ControlResult(Record, frozen=True):
     """The reply to a control request."""
 
     ok: bool
-    message: str = ""  # why it was refused
+    message: str = ""  # why the request was rejected
     values: dict[str, str] = {}

@@ -1,7 +1,8 @@
-"""The errors a backend raises: part of the seam, so that a plugin imports nothing else of the core.
+"""The errors that a backend raises. They are part of the backend interface, so a plugin needs no
+other package of the core to raise them.
 
 A failure has one of four sizes: a row (`RowError` in the output), a step (`StepError`), the engine
-process (any other exception), and repeated crashes, which the supervisor sees.
+process (any other exception), and repeated crashes, which the engine client detects.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ __all__ = ["BackendError", "ModelError", "StepError", "WrongStateError"]
 
 
 class StepError(TgiError):
-    """A step failed as a whole. `retryable` says that the worker is intact and the same work may be
-    tried again.
+    """A step failed as a whole. `retryable` means that the worker is intact and the same work may
+    be tried again.
 
-    Its drops and its new sequences count as done, also where `submit` raised; only its rows do not.
-    The core drops their sequences and introduces them again. Steps that are in flight behind it may
-    have rows of these sequences: such rows have no effect, and must not fail other rows.
+    Also if `submit` raises the error, the worker has processed the step's drops and new sequences,
+    but not its rows. The core drops the sequences of the rows and introduces them again. Later
+    steps in flight may have rows of these sequences. Such rows have no effect, and they must not
+    cause other rows to fail.
     """
 
     def __init__(self, message: str, *, retryable: bool) -> None:
@@ -26,4 +28,4 @@ class StepError(TgiError):
 
 
 class WrongStateError(TgiError):
-    """A worker method was called outside its state."""
+    """A worker method was called in a state that does not allow it."""

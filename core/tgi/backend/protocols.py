@@ -1,4 +1,4 @@
-"""The two objects a backend implements, and the one it is given."""
+"""The two classes that a backend implements, the object that it receives, and optional methods."""
 
 from __future__ import annotations
 
@@ -23,27 +23,28 @@ __all__ = ["Backend", "Explainer", "ModelReader", "Worker", "WorkerReporter"]
 
 
 class WorkerReporter(Protocol):
-    """What the engine offers a worker. Nothing else of the core is within its reach."""
+    """The engine services that a worker can use. The worker uses no other part of the core."""
 
     def progress(self, phase: str, done: int, total: int) -> None:
-        """Report progress of a start phase (`load`, `warmup`, `compile`), in any unit; call it at
-        least every 5 s.
+        """Report progress of a startup phase (`load`, `warmup`, `compile`), in any unit. Must be
+        called at least every 5 s.
         """
 
     def log(self, message: str) -> None:
-        """Show one line to the operator. No user text."""
+        """Send one log line to the operator. It must not contain text of a user."""
 
 
 @runtime_checkable
 class Worker(Protocol):
-    """The heavy half: one replica of the model. It alone imports a framework. At most these eight
-    methods.
+    """Runs one replica of the model. Only the worker imports a framework. It has no public method
+    besides these eight.
 
-    States: created, `load`, `negotiate`, `warmup`, then steps, then `close`. One thread calls it.
+    The core calls `load`, `negotiate` and `warmup`, then runs steps, then calls `close`. All calls
+    come from one thread.
     """
 
     def load(self) -> None:
-        """Read the weights onto the device. Raises `ModelError` naming file and tensor."""
+        """Load the weights onto the device. Raises `ModelError` that names the file and tensor."""
 
     def negotiate(self, requested: RequestedLimits) -> Agreement:
         """Return the limits of this worker, once, after `load`. Allocates no cache. The features
@@ -51,57 +52,69 @@ class Worker(Protocol):
         """
 
     def warmup(self) -> None:
-        """Allocate the cache and compile or capture whatever serving needs."""
+        """Allocate the cache, and compile or capture all programs that steps need."""
 
     def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
-        """Start a step; at most `Limits.depth` are outstanding. Late masks follow their step."""
+        """Start a step. At most `Limits.depth` steps are in flight. Late masks are submitted after
+        their step.
+        """
 
     def collect(self) -> ModelRunnerOutput | None:
-        """Wait for the oldest outstanding step and return its result; None if no step is
-        outstanding.
+        """Wait for the oldest step in flight and return its result, or None if no step is in
+        flight.
 
         Raises `StepError` if the step failed as a whole.
         """
 
     def control(self, request: Control) -> ControlResult:
-        """Load adapters, sleep, write blocks to files. No step is outstanding. A request whose
-        feature was not negotiated, or that cannot be carried out, is refused and not raised.
+        """Execute a control request. No step is in flight. If the feature was not negotiated or the
+        request cannot be executed, the result is not ok, and no error is raised.
         """
 
     def health(self, deep: bool) -> Health:
-        """Whether the device answers; `deep` runs a real forward pass of one token."""
+        """Report whether the device works. With `deep` the worker runs a forward pass of one
+        token.
+        """
 
     def close(self) -> None:
-        """Release the device. Idempotent, legal in every state."""
+        """Release the device. Idempotent and allowed in every state."""
 
 
 @runtime_checkable
 class Backend(Protocol):
-    """The light half: imported at start, imports no framework and no driver."""
+    """Describes the backend and creates its worker. It is imported at startup and imports no
+    framework and no driver.
+    """
 
     @property
     def info(self) -> BackendInfo:
-        """Name, seam version, priority, own options."""
+        """Return the name, interface version, priority and options of the backend."""
 
     def probe(self) -> ProbeResult:
-        """Whether this machine can run it. Never raises, never hangs, initialises no device."""
+        """Report whether the backend can run on this machine. Never raises, never hangs and
+        initializes no device.
+        """
 
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
-        """Whether it can run this model with these options, with reasons and a memory estimate."""
+        """Report whether the backend can run this model with these options, with the reasons and a
+        memory estimate.
+        """
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
-        """Build the heavy half, in the engine process."""
+        """Create the worker. The engine process calls this method."""
 
 
 @runtime_checkable
 class Explainer(Protocol):
-    """What a backend may do besides: tell how it would compute a model that it supports."""
+    """An optional method of a backend: it reports the implementation of each operation for a model
+    that the backend supports.
+    """
 
     def explain(
         self, spec: ModelSpec | GenericSpec, config: EngineConfig
     ) -> tuple[Implementation, ...]:
-        """One entry per operation that can be computed in several ways. Loads no weights; may
-        import the framework.
+        """Return one entry per operation that has several implementations. Loads no weights, but
+        may import the framework.
         """
 
 

@@ -1,16 +1,15 @@
-"""What crosses the seam in one step: plain data, no tensor, no object of the core.
+"""The records of one step: plain data without tensors or objects of the core.
 
-Records are positional (`array_like`) and append-only: a new field goes to the end and has a
-default, so that a worker built for an older minor version reads a newer record and the reverse.
-Array fields are contiguous little-endian numpy arrays; their dtype is named in the alias
-(`Int32Array`, `Float32Array`), their shape in the field's comment.
+Records are positional (`array_like`) and append-only. A new field is added at the end and has a
+default, so that a worker of an older minor version can read a newer record, and the reverse. Array
+fields are contiguous little-endian numpy arrays. The alias names their dtype (`Int32Array`,
+`Float32Array`), and the comment of the field contains their shape.
 
-The fields called `sequence` contain handles. A handle is the small number that names a sequence in
-the worker: the core chooses it when it introduces the sequence, and reuses it only after the
-sequence was dropped.
+The fields called `sequence` contain handles. A handle is a small number that identifies a sequence
+in the worker. The core chooses the handle when it introduces the sequence, and reuses it only after
+the sequence was dropped.
 
-Order of effects inside one `SchedulerOutput`: `dropped`, then `added`, then `copies`, then the
-rows.
+A worker processes a `SchedulerOutput` in this order: `dropped`, `added`, copies of blocks, rows.
 """
 
 from __future__ import annotations
@@ -45,8 +44,8 @@ __all__ = [
 ]
 
 TOKEN_ON_DEVICE = -1
-"""Stands in `Rows.tokens` for "the token you sampled last for this sequence" (feature
-`device_token`).
+"""A placeholder in `Rows.tokens` for the token that the worker sampled last for the sequence
+(feature `device_token`).
 """
 
 Int32Array = npt.NDArray[np.int32]
@@ -57,24 +56,26 @@ Pooling = Literal["none", "first", "last", "mean"]
 
 
 def empty_int32() -> Int32Array:
-    """An int32 array of length 0."""
+    """Return an int32 array of length 0."""
     return np.empty(0, np.int32)
 
 
 def empty_float32() -> Float32Array:
-    """A float32 array of length 0."""
+    """Return a float32 array of length 0."""
     return np.empty(0, np.float32)
 
 
 class Record(msgspec.Struct, array_like=True, frozen=True):
-    """Base of everything that crosses the seam."""
+    """Base class of all records of the backend interface."""
 
 
 class SamplingParams(Record, frozen=True):
-    """How tokens of one sequence are chosen. Processors act in the order of the fields.
+    """The parameters with which the tokens of one sequence are sampled. Logits processors are
+    applied in the order of the fields.
 
-    Source of order and formulas: TGI 3 `utils/logits_process.py` (flash models), without its
-    dependence on batch mates; the OpenAI penalties follow the OpenAI API reference.
+    Order and formulas are those of TGI 3 `utils/logits_process.py` (flash models), but they do not
+    depend on the other sequences in the batch. The OpenAI penalties follow the OpenAI API
+    reference.
     """
 
     greedy: bool = True
@@ -82,11 +83,10 @@ class SamplingParams(Record, frozen=True):
     watermark_delta: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     repetition_penalty: float = 1.0  # over prompt and output ids
-    relative_frequency_penalty: float = (
-        0.0  # TGI: minus p x count / length, over prompt and output ids
-    )
-    frequency_penalty: float = 0.0  # OpenAI: minus p x count, over output ids
-    presence_penalty: float = 0.0  # OpenAI: minus p if present, over output ids
+    # TGI: minus penalty x count / length, over prompt and output ids.
+    relative_frequency_penalty: float = 0.0
+    frequency_penalty: float = 0.0  # OpenAI: minus penalty x count, over output ids
+    presence_penalty: float = 0.0  # OpenAI: minus penalty if present, over output ids
     temperature: float = 1.0
     top_k: int = 0  # 0 = off
     top_p: float = 1.0  # 1 = off
@@ -98,36 +98,39 @@ class SamplingParams(Record, frozen=True):
 
 
 class MediaInput(Record, frozen=True):
-    """One preprocessed image or sound and the placeholder positions it fills (feature `images`).
+    """One preprocessed image or audio clip and the placeholder positions that it fills (feature
+    `images`).
 
-    Whatever ids the tokens at positions `start` … `start + length - 1` have, the model reads the
-    media there, one vector for each position. A prefill chunk may begin or end between them. Media
-    of one sequence do not overlap and lie in its prompt; they come again in full with each
-    introduction, so a preemption costs nothing but time.
+    At positions `start` … `start + length - 1` the model reads one vector of the medium per
+    position, and the token ids at these positions have no effect. A prefill chunk may begin or end
+    between them. The media of one sequence do not overlap, and all of them are in its prompt. Each
+    introduction of the sequence contains all its media again, also after a preemption.
     """
 
-    kind: str  # what it is, by the name the model's preprocessing has for it: "image"
+    kind: str  # the name in the model's preprocessing, for example "image"
     start: int  # first placeholder position in the sequence's tokens
     length: int
-    pixels: npt.NDArray[np.float32]  # any shape: the model's own
+    pixels: npt.NDArray[np.float32]  # any shape that the model defines
 
 
 class NewSequence(Record, frozen=True):
-    """Introduces a sequence: the first time, and again in full after a preemption or a restart.
+    """Introduces a sequence with all its data: at its first step, and again after a preemption or
+    an engine restart.
 
-    `adapter` is the number under which an adapter was loaded (`Control`), 0 = the model alone. A
-    sequence whose adapter is not loaded gets a `RowError`; nobody else notices.
+    `adapter` is the number under which an adapter was loaded (`Control`), or 0 for the base model.
+    If the adapter is not loaded, the worker returns a `RowError` for the sequence. Other sequences
+    are unaffected.
 
     With `pooling` (feature `embeddings`) the sequence chooses no tokens, so none of its rows has
-    `sample`: the row that ends its tokens returns one `PooledVector` instead. It takes no prefix
-    hits.
+    `sample`. The row with its last token returns one `PooledVector`. Such a sequence uses no cached
+    prefix.
     """
 
     sequence: int  # handle
     request_id: str  # for logs only
-    tokens: Int32Array  # [prompt + already generated]
+    tokens: Int32Array  # [prompt + output so far]
     num_prompt_tokens: int
-    num_computed_tokens: int  # > 0 only with feature `prefix_cache`
+    num_computed_tokens: int  # above 0 only with feature `prefix_cache`
     block_tables: list[Int32Array]  # one per cache group; empty in slots mode
     sampling: SamplingParams
     sequence_slot: int = -1
@@ -136,71 +139,67 @@ class NewSequence(Record, frozen=True):
     is_masked: bool = False  # constrained by a grammar
     media: list[MediaInput] = []
     encoder_tokens: Int32Array = msgspec.field(default_factory=empty_int32)
-    pooling: Pooling = (
-        "none"  # of the vectors after the last norm: that of one token, or their mean
-    )
+    # The vectors after the last norm that are returned: one token's vector, or their mean.
+    pooling: Pooling = "none"
 
 
 class Rows(Record, frozen=True):
-    """The work of one step, one entry per row, in structure-of-arrays form. n = number of rows.
+    """The work of one step: n rows, with one array per field.
 
     **More than one token** (`Limits.tokens_per_step` > 1). A row that samples returns at least one
-    token and at most `max_tokens`. That is above 1 only in rows of one token that are not the first
-    of their sequence. Token i of a row is what `draw` i chooses after the tokens before it, as if
-    the row had come i + 1 times: several tokens at once are faster, never different. All of them
-    but the last are computed when the step is collected, so the sequence goes on at `start +
-    (tokens returned)`; its blocks reach to position `start + max_tokens - 1` from the step on.
-    Because the core does not know before where that is, no other row of the sequence is submitted
-    until the step is collected.
+    token and at most `max_tokens`. `max_tokens` is above 1 only for rows of one token that are not
+    the first row of their sequence. Token i is the one that draw i chooses after the preceding
+    tokens, so the result is the same as with i + 1 rows of one token each. When the step is
+    collected, all returned tokens except the last one are computed, and the sequence continues at
+    position `start + (number of returned tokens)`. Its blocks cover the positions up to `start +
+    max_tokens - 1` from this step on. The core does not know the next position before it collects
+    the step, so it submits no other row of the sequence until then.
 
-    Without drafts the worker makes the tokens as it likes, and may stop early (feature
-    `multi_token`). With drafts (feature `drafts`) the row carries guesses at its next tokens,
-    `max_tokens` is one more than they are, and the worker runs them in the same pass. A guess that
-    equals the token chosen in its place is accepted, the first other token ends the row: accepted
-    guesses plus one are returned. Guesses count as tokens of the step (`Limits.max_step_tokens`).
+    Without drafts the worker may generate the tokens in any way, and may return fewer than
+    `max_tokens` (feature `multi_token`). With drafts (feature `drafts`) the row contains draft
+    tokens, and `max_tokens` is one more than their number. The worker runs the draft tokens in the
+    same forward pass. A draft token is accepted if it equals the token that is chosen at its
+    position. The first token that differs from its draft token ends the row, so the accepted draft
+    tokens and one more token are returned. Draft tokens count towards `Limits.max_step_tokens`.
     """
 
     sequence: Int32Array  # [n] handles
     start: Int32Array  # [n] position of the row's first token
-    count: Int32Array  # [n] tokens of the row
+    count: Int32Array  # [n] number of tokens in the row
     tokens: Int32Array  # [sum(count)]
     sample: UInt8Array  # [n] 1 = choose a token after the row's last one
-    draw: Float32Array  # [n] the uniform draw in [0, 1) of a sampled row
+    draw: Float32Array  # [n] uniform draw in [0, 1) of a row that samples
     new_block_ptr: list[Int32Array]  # per cache group: [n + 1]
-    new_blocks: list[
-        Int32Array
-    ]  # per cache group: blocks appended to the rows' tables in this step
-    max_tokens: Int32Array = msgspec.field(
-        default_factory=empty_int32
-    )  # [n] >= 1, with more than one token per step
-    extra_draw: Float32Array = msgspec.field(
-        default_factory=empty_float32
-    )  # [sum(max_tokens - 1)] draws of the further tokens
-    draft_ptr: Int32Array = msgspec.field(
-        default_factory=empty_int32
-    )  # [n + 1], or empty: no row has guesses
-    draft: Int32Array = msgspec.field(
-        default_factory=empty_int32
-    )  # [draft_ptr[-1]] guesses at the rows' next tokens
+    # Per cache group: [new_block_ptr[-1]] blocks that this step appends to the rows' tables.
+    new_blocks: list[Int32Array]
+    # [n] at least 1, or empty if one token per step was negotiated.
+    max_tokens: Int32Array = msgspec.field(default_factory=empty_int32)
+    # [sum(max_tokens - 1)] draws of the tokens after the first one of each row.
+    extra_draw: Float32Array = msgspec.field(default_factory=empty_float32)
+    # [n + 1], or empty if no row has draft tokens.
+    draft_ptr: Int32Array = msgspec.field(default_factory=empty_int32)
+    # [draft_ptr[-1]] draft tokens of the rows.
+    draft: Int32Array = msgspec.field(default_factory=empty_int32)
 
     @property
     def num_rows(self) -> int:
-        """Rows in this step."""
+        """Number of rows in the step."""
         return len(self.sequence)
 
     @property
     def num_tokens(self) -> int:
-        """Tokens in this step."""
+        """Number of tokens in the step, without draft tokens."""
         return len(self.tokens)
 
 
 class GrammarMasks(Record, frozen=True):
-    """Allowed tokens of constrained rows, packed 32 to a word, lowest id in the lowest bit
-    (features `mask`, `late_mask`).
+    """The allowed tokens of constrained rows (features `mask`, `late_mask`). A word has the bits of
+    32 tokens, and the lowest bit belongs to the lowest id.
 
     A row has one mask for each token that it may choose, so a constrained row without drafts has
-    `max_tokens` 1. The masks of a row stand together: the first is for its first token, the next
-    one for the token after its first guess, if that is accepted.
+    `max_tokens` 1. The masks of a row are consecutive. The first mask applies to the first token.
+    Each further mask applies to the token after the next draft token, if this draft token is
+    accepted.
     """
 
     step_id: int
@@ -209,22 +208,20 @@ class GrammarMasks(Record, frozen=True):
 
 
 class SchedulerOutput(Record, frozen=True):
-    """One step."""
+    """The decision of the scheduler for one step."""
 
     step_id: int  # strictly increasing
-    dropped: list[int]  # finished, aborted or preempted sequences: forget them first
+    dropped: list[int]  # handles of finished, aborted or preempted sequences
     added: list[NewSequence]
     rows: Rows
-    copy_source: list[Int32Array] = []  # per cache group: blocks to copy before the rows
+    copy_source: list[Int32Array] = []  # per cache group: blocks to copy before the rows run
     copy_target: list[Int32Array] = []
     mask: Literal["none", "inline", "late"] = "none"
     masks: GrammarMasks | None = None
 
 
 class PromptScores(Record, frozen=True):
-    """Raw log-probabilities of the prompt tokens at positions `start` … `start + len(logprobs) -
-    1`.
-    """
+    """Raw logprobs of the prompt tokens at positions `start` … `start + len(logprobs) - 1`."""
 
     sequence: int  # handle
     start: int
@@ -232,21 +229,21 @@ class PromptScores(Record, frozen=True):
 
 
 class PooledVector(Record, frozen=True):
-    """What a sequence with `pooling` asked for (feature `embeddings`); not normalized."""
+    """The vector of a sequence with `pooling` (feature `embeddings`), not normalized."""
 
     sequence: int  # handle
     values: Float32Array  # [hidden_size]
 
 
 class RowError(Record, frozen=True):
-    """One sequence failed; the others of the step are fine."""
+    """The error of one sequence. The other sequences of the step are unaffected."""
 
     sequence: int  # handle
     message: str
 
 
 class StepTimes(Record, frozen=True):
-    """Nanoseconds spent by the worker."""
+    """Durations of the phases of a step in the worker, in nanoseconds."""
 
     prepare: int = 0
     forward: int = 0
@@ -255,23 +252,21 @@ class StepTimes(Record, frozen=True):
 
 
 class ModelRunnerOutput(Record, frozen=True):
-    """The result of one step. Rows that chose no token have an empty range in `token_ptr`."""
+    """The result of one step. A row that chose no token has an empty range in `token_ptr`."""
 
     step_id: int
     sequence: Int32Array  # [n] handles
     token_ptr: Int32Array  # [n + 1]
     tokens: Int32Array  # [token_ptr[-1]]
-    logprobs: (
-        Float32Array  # [token_ptr[-1]]; NaN where none was asked for or the device cannot give one
-    )
-    top_ptr: Int32Array  # [token_ptr[-1] + 1], or empty if no row asked for top tokens
-    top_ids: Int32Array  # descending by log-probability
+    # [token_ptr[-1]]; NaN if no logprob was requested or the device cannot compute it.
+    logprobs: Float32Array
+    top_ptr: Int32Array  # [token_ptr[-1] + 1], or empty if no row requested top tokens
+    top_ids: Int32Array  # [top_ptr[-1]] in descending order of logprob, per token
     top_logprobs: Float32Array
     prompt_scores: list[PromptScores] = []
     errors: list[RowError] = []
     times: StepTimes = StepTimes()
-    shape: str = ""  # label of the executed shape, for metrics
+    shape: str = ""  # label of the shape that the device executed, for metrics
     pooled: list[PooledVector] = []
-    num_padded_tokens: int = (
-        0  # tokens of the executed shape, padding included; 0 = the worker does not tell
-    )
+    # Number of tokens in the executed shape, including padding. 0 = the worker does not report it.
+    num_padded_tokens: int = 0

@@ -1,4 +1,6 @@
-"""Decides each step: who runs, with how many tokens, in which blocks."""
+"""The scheduler: decides for each step which sequences run, with how many tokens and in which
+blocks.
+"""
 
 from tgi.scheduler.records import (
     Request,

@@ -1,9 +1,10 @@
-"""Hands out blocks of the paged cache, counts who holds them, and finds blocks whose content is
-already computed.
+"""Allocates the blocks of the paged cache, counts the references to each block, and finds blocks
+whose content is already computed (prefix caching).
 
-A block's content is known by a 128-bit hash chained over everything that its keys and values depend
-on: the blocks before it, its tokens, adapter, media and salt. The hash is keyed with bytes drawn at
-random per process, so that nobody outside can construct a collision.
+The content of a block is identified by a 128-bit hash. The hash is chained over everything that the
+block's keys and values depend on: the preceding blocks, the block's tokens, adapter, media and
+salt. The hash is keyed with random bytes that differ in each process, so that clients cannot
+construct a collision.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class BlockContext:
     def __init__(
         self, block_size: int, adapter: bytes, salt: bytes, media: Sequence[tuple[int, bytes]] = ()
     ) -> None:
-        """`adapter` is the digest of the adapter's content, empty for the model alone. `media` has
+        """`adapter` is the digest of the adapter's content, empty for the base model. `media` has
         the first position and the digest of each medium, in ascending order.
         """
         self._block_size = block_size
@@ -49,8 +50,8 @@ class BlockContext:
 
 @final
 class PrefixCache:
-    """Hash to block and back. Only full, computed blocks enter; the block manager takes them out
-    when it hands them to others.
+    """The map between hashes and blocks. Only full, computed blocks are inserted. The block manager
+    removes a block before it allocates the block to another sequence.
     """
 
     def __init__(self, block_size: int, hash_key: bytes) -> None:
@@ -60,11 +61,11 @@ class PrefixCache:
         self._hashes: dict[int, bytes] = {}
 
     def __contains__(self, block: int) -> bool:
-        """Whether the content of `block` can be found."""
+        """Whether `block` is in the prefix cache."""
         return block in self._hashes
 
     def __len__(self) -> int:
-        """Blocks that can be found."""
+        """Number of blocks in the prefix cache."""
         return len(self._hashes)
 
     def extend_hashes(
@@ -75,8 +76,8 @@ class PrefixCache:
         extra: Callable[[int], bytes],
     ) -> None:
         """Append to `hashes` until it covers the first `num_blocks` full blocks of `token_ids`.
-        `extra` returns, for a block's index, the bytes that identify everything else that its keys
-        and values depend on.
+        `extra` takes a block's index and returns the bytes that identify everything else that the
+        block's keys and values depend on.
         """
         size = self._block_size
         parent = hashes[-1] if hashes else bytes(_DIGEST_BYTES)
@@ -86,7 +87,7 @@ class PrefixCache:
             hashes.append(parent)
 
     def find(self, hashes: list[bytes]) -> list[int]:
-        """Blocks of the longest known beginning of the chain."""
+        """Return the cached blocks of the longest prefix of `hashes`."""
         found = []
         for block_hash in hashes:
             block = self._blocks.get(block_hash)
@@ -96,17 +97,17 @@ class PrefixCache:
         return found
 
     def insert(self, block_hash: bytes, block: int) -> None:
-        """Make a computed block known. Of two blocks with the same content the first one stays."""
+        """Insert a computed block. If a block with the same content is already cached, it stays."""
         if block_hash not in self._blocks:
             self._blocks[block_hash] = block
             self._hashes[block] = block_hash
 
     def forget(self, block: int) -> None:
-        """The content of a known block is about to be overwritten."""
+        """Remove a block whose content will be overwritten."""
         del self._blocks[self._hashes.pop(block)]
 
     def check(self) -> None:
-        """Both directions agree."""
+        """Raise AssertionError if the two directions of the map disagree."""
         assert self._blocks == {h: b for b, h in self._hashes.items()}, (
             "prefix cache: hashes and blocks disagree"
         )
@@ -117,12 +118,13 @@ class PrefixCache:
 
 @final
 class BlockManager:
-    """Blocks 0 … `num_blocks` - 1. A block is used (somebody holds it), cached (nobody holds it,
-    its content is known) or free.
+    """Manages blocks 0 … `num_blocks` - 1. A block is used (it has references), cached (it has no
+    reference, but its content is in the prefix cache) or free.
 
-    Free blocks are handed out first, then cached ones, least recently released first. `max_cached`
-    is given where blocks take memory with their first use: those never used are left alone while
-    more than that, and than were ever used at once, are cached.
+    Free blocks are allocated first. Then cached blocks are evicted, the least recently released
+    one first. `max_cached` is set if a block takes memory at its first use. Then a cached block is
+    evicted instead of using a new block, if more blocks are cached than `max_cached` and than were
+    ever used at once.
     """
 
     def __init__(
@@ -134,32 +136,32 @@ class BlockManager:
         self.num_blocks = num_blocks
         self._prefix_cache = prefix_cache
         self._max_cached = num_blocks if max_cached is None else max_cached
-        self._num_touched = 0  # blocks from here on were never used
+        self._num_touched = 0  # blocks with this index or a higher one were never used
         self._ref_counts = [0] * num_blocks
         self._free = list(range(num_blocks - 1, -1, -1))
         self._cached: OrderedDict[int, None] = OrderedDict()
 
     @property
     def num_free(self) -> int:
-        """Blocks nobody holds, cached ones included."""
+        """Number of blocks without references, including cached blocks."""
         return len(self._free) + len(self._cached)
 
     @property
     def num_cached(self) -> int:
-        """Blocks nobody holds whose content the prefix cache knows."""
+        """Number of blocks without references whose content is in the prefix cache."""
         return len(self._cached)
 
     @property
     def num_used(self) -> int:
-        """Blocks somebody holds, shared ones counted once."""
+        """Number of blocks with references. A shared block counts once."""
         return self.num_blocks - self.num_free
 
     def num_held(self, blocks: Iterable[int]) -> int:
-        """How many of `blocks` somebody already holds."""
+        """Return how many of `blocks` already have references."""
         return sum(self._ref_counts[block] > 0 for block in blocks)
 
     def allocate(self, count: int) -> list[int]:
-        """Take `count` blocks; the caller has seen that `num_free` suffices."""
+        """Allocate `count` blocks. The caller has checked that `num_free` is large enough."""
         blocks = [self._take() for _ in range(count)]
         for block in blocks:
             self._ref_counts[block] = 1
@@ -167,15 +169,15 @@ class BlockManager:
         return blocks
 
     def share(self, blocks: Iterable[int]) -> None:
-        """Hold blocks found in the prefix cache."""
+        """Add a reference to each of `blocks`, which were found in the prefix cache."""
         for block in blocks:
             if self._ref_counts[block] == 0:
                 del self._cached[block]
             self._ref_counts[block] += 1
 
     def release(self, blocks: Sequence[int]) -> None:
-        """Stop holding the blocks of one table. Its end is evicted before its beginning, which more
-        prompts share.
+        """Remove the references of one block table. The last blocks of the table are evicted before
+        the first ones, because more prompts share the first ones.
         """
         for block in reversed(blocks):
             self._ref_counts[block] -= 1
@@ -186,17 +188,17 @@ class BlockManager:
                     self._free.append(block)
 
     def is_free(self, block: int) -> bool:
-        """Whether nobody holds a block and the prefix cache does not know its content."""
+        """Whether a block has no references and its content is not in the prefix cache."""
         return self._ref_counts[block] == 0 and block not in self._cached
 
     def forget_cached(self) -> None:
-        """Free the cached blocks: their content is lost."""
+        """Free all cached blocks, because their content is lost."""
         while self._cached:
             self._free.append(self._evict())
 
     def check(self, tables: Iterable[Sequence[int]]) -> None:
-        """Used + cached + free = all, reference counts equal the holders in `tables`, and cached =
-        known and not held.
+        """Raise AssertionError if a block is lost or has two states, if the reference counts differ
+        from `tables`, or if the prefix cache contains other blocks than the used and cached ones.
         """
         holders = Counter(block for table in tables for block in table)
         counted = {block: count for block, count in enumerate(self._ref_counts) if count}
@@ -217,7 +219,7 @@ class BlockManager:
             )
 
     def _take(self) -> int:
-        # Those that were never used lie below all others, the lowest on top.
+        # Blocks that were never used are at the bottom of the stack, with the lowest index on top.
         if not self._free or (
             self._free[-1] >= self._num_touched and len(self._cached) > self._max_cached
         ):

@@ -1,9 +1,9 @@
-"""The uniform draws behind sampling: a pure function of (seed, output index), the same on every
-machine.
+"""The uniform draws for sampling: a pure function of seed and output index, with the same result on
+every machine.
 
-Philox4x32-10 of Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC
-2011): key = the 64-bit seed, counter = (output index, stream, 0, 0); the top 24 bits of the first
-word become an f32 in [0, 1), which f32 holds exactly.
+The generator is Philox4x32-10 of Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy
+as 1, 2, 3" (SC 2011). The key is the 64-bit seed, and the counter is (output index, stream, 0, 0).
+The top 24 bits of the first word become a float32 in [0, 1), which represents them exactly.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _KEY_STEPS = np.arange(_NUM_ROUNDS, dtype=np.uint64)[:, None, None] * np.array(
 
 
 def philox4x32(counter: UInt64Array, key: UInt64Array) -> UInt64Array:
-    """Ten rounds of Philox4x32. `counter` [4, n] and `key` [2, n] hold 32-bit words; the result is
-    [4, n].
+    """Run ten rounds of Philox4x32. `counter` [4, n] and `key` [2, n] contain 32-bit words, as does
+    the result [4, n].
     """
     keys = (key + _KEY_STEPS) & _MASK  # [rounds, 2, n]
     even, odd = counter[::2], counter[1::2]
@@ -40,7 +40,7 @@ def philox4x32(counter: UInt64Array, key: UInt64Array) -> UInt64Array:
 
 
 def uniform_draws(seeds: UInt64Array, indices: UInt64Array, stream: int = 0) -> Float32Array:
-    """One draw in [0, 1) per row, from the rows' seeds [n] and output indices [n]."""
+    """Return one draw in [0, 1) per row, from the rows' seeds [n] and output indices [n]."""
     counter = np.zeros((4, len(seeds)), np.uint64)
     counter[0] = indices
     counter[1] = stream

@@ -1,10 +1,10 @@
-"""What a sequence holds of the cache, whichever way the agreement divides it: blocks, a slot, or a
-state.
+"""Allocates the part of the KV cache that each sequence needs. Depending on the negotiated plan,
+this part is a list of blocks, a slot or a state.
 
-Full and window groups share the block size and grow together, so one block manager serves them all:
-a sequence has the same block ids in each. In the same way one slot manager serves the slots, or all
-state groups, and another block manager all cross groups, whose blocks hold encoder tokens and never
-grow.
+Full and window groups have the same block size and grow together, so one block manager serves all
+of them: a sequence has the same block ids in each group. One slot manager serves the slots, or all
+state groups. A second block manager serves all cross groups, whose blocks contain encoder tokens
+and never grow in number.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from tgi.scheduler.sequence_slot_manager import SequenceSlotManager
 __all__ = ["CacheNeed", "KVCacheManager"]
 
 _TOKEN_KINDS = ("full", "window")
-# admission leaves up to this part of the blocks to the running sequences, so that few are preempted
+# Admission leaves a block free for each running sequence, up to this fraction of all blocks. This
+# reserve keeps preemptions rare.
 _RESERVE_DIVISOR = 100
-_KEPT_TOKENS = (
-    16_384  # that the prefix cache may keep at least, where keeping more takes more memory
-)
+# If a block takes memory at its first use, the prefix cache may always keep this many tokens.
+_KEPT_TOKENS = 16_384
 
 
 @final
 @dataclass(slots=True, frozen=True)
 class CacheNeed:
-    """What one or several sequences need to be admitted."""
+    """The blocks and slots that one or more sequences need to be admitted."""
 
     num_sequences: int = 0
     num_blocks: int = 0
@@ -48,14 +48,14 @@ class CacheNeed:
         )
 
     def without(self, num_blocks: int) -> CacheNeed:
-        """The same, where others hold `num_blocks` of the blocks already."""
+        """The same need with `num_blocks` fewer blocks, because other sequences share these."""
         return CacheNeed(self.num_sequences, self.num_blocks - num_blocks, self.num_cross_blocks)
 
 
 @final
 @dataclass(slots=True, frozen=True)
 class _Holding:
-    """What one sequence holds."""
+    """The blocks and the slot of one sequence."""
 
     blocks: list[int]
     cross_blocks: list[int]
@@ -68,10 +68,11 @@ class _Holding:
 
 @final
 class KVCacheManager:
-    """Admits, grows and releases what sequences hold. Without a `hash_key` there is no prefix
-    cache.
+    """Allocates blocks and slots when a sequence is admitted or grows, and releases them when it
+    leaves. If `hash_key` is None, there is no prefix cache.
 
-    What a step in flight still uses is only handed out again once that step is collected.
+    Blocks and slots that a step in flight uses are allocated again only after that step has been
+    collected.
     """
 
     def __init__(self, agreement: Agreement, hash_key: bytes | None) -> None:
@@ -99,23 +100,26 @@ class KVCacheManager:
             min((g.num_blocks for g in groups if g.kind == "cross"), default=0)
         )
         self.sequence_slots = _sequence_slot_manager(plan)
-        self._releasing: deque[tuple[int, _Holding]] = deque()  # with the last step that uses it
+        # Released holdings, each with the id of the last step that uses it.
+        self._releasing: deque[tuple[int, _Holding]] = deque()
 
     @property
     def max_sequence_tokens(self) -> int | None:
-        """Tokens that a sequence can hold when it is alone; None = no limit."""
+        """Maximum number of tokens of a sequence that is alone in the cache. None = no limit."""
         if self._plan.mode == "slots":
             return self._plan.sequence_slot_tokens
         return self.blocks.num_blocks * self.block_size if self._has_blocks else None
 
     @property
     def has_cross_blocks(self) -> bool:
-        """Whether blocks hold encoder tokens, so that every sequence has some."""
+        """Whether the cache has blocks for encoder tokens. Then every sequence needs some."""
         return "cross" in self._kinds
 
     @property
     def max_encoder_tokens(self) -> int | None:
-        """Encoder tokens that a sequence can hold when it is alone; None = no limit."""
+        """Maximum number of encoder tokens of a sequence that is alone in the cache. None = no
+        limit.
+        """
         return (
             None
             if self._plan.mode == "slots"
@@ -124,14 +128,14 @@ class KVCacheManager:
 
     @property
     def num_used_tokens(self) -> int:
-        """Tokens that fit into what is held."""
+        """Number of tokens that fit into the allocated blocks or slots."""
         if self._plan.mode == "slots":
             return (self._plan.num_sequence_slots - self.num_free) * self._plan.sequence_slot_tokens
         return self.blocks.num_used * self.block_size
 
     @property
     def num_free(self) -> int:
-        """Blocks (or slots) nobody holds."""
+        """Number of blocks (or slots) without references, including cached blocks."""
         return (
             self.sequence_slots.num_free
             if self.sequence_slots is not None and not self._has_blocks
@@ -139,18 +143,22 @@ class KVCacheManager:
         )
 
     def blocks_for(self, num_tokens: int) -> int:
-        """Blocks that hold `num_tokens`."""
+        """Return the number of blocks for `num_tokens` tokens."""
         return -(-num_tokens // self.block_size) if self._has_blocks else 0
 
     def need(self, sequence: Sequence) -> CacheNeed:
-        """What all known tokens of a sequence take, not counting what it can share."""
+        """Return the need of all known tokens of a sequence. Blocks that the sequence can share are
+        included.
+        """
         cross = (
             -(-sequence.num_encoder_tokens // self._plan.block_size) if self.has_cross_blocks else 0
         )
         return CacheNeed(1, self.blocks_for(sequence.num_tokens), cross)
 
     def can_allocate(self, need: CacheNeed, num_running: int) -> bool:
-        """Whether sequences with this need in all could be admitted beside the running ones."""
+        """Whether sequences with this total need can be admitted in addition to the running
+        ones.
+        """
         if self.sequence_slots is not None and self.sequence_slots.num_free < need.num_sequences:
             return False
         if self.cross_blocks.num_free < need.num_cross_blocks:
@@ -160,8 +168,8 @@ class KVCacheManager:
         return num_blocks <= max(self.blocks.num_free - reserve, 0)
 
     def admit(self, sequence: Sequence, num_running: int) -> bool:
-        """Take what all known tokens of a sequence need, shared with others as far as the prefix
-        cache knows them.
+        """Allocate the cache for all known tokens of a sequence. Blocks with a cached prefix of the
+        sequence are shared. Returns False if too little is free.
         """
         hits = self._find(sequence)
         need = self.need(sequence)
@@ -178,7 +186,7 @@ class KVCacheManager:
         return True
 
     def find_full(self, sequences: Iterable[Sequence]) -> list[Sequence]:
-        """Those whose table has no place for one token more."""
+        """Return the sequences whose block table has no space for another token."""
         if not self._has_blocks:
             return []
         size = self.block_size
@@ -189,8 +197,8 @@ class KVCacheManager:
         ]
 
     def grow(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Make the table of a running sequence long enough for `num_tokens`; False = too few blocks
-        are free.
+        """Make the table of a running sequence long enough for `num_tokens`. Returns False if too
+        few blocks are free.
         """
         missing = self.blocks_for(num_tokens) - len(sequence.block_table)
         if missing > self.blocks.num_free:
@@ -200,7 +208,7 @@ class KVCacheManager:
         return True
 
     def register_computed(self, sequences: Iterable[Sequence]) -> None:
-        """Show the full computed blocks of sequences to the prefix cache."""
+        """Insert the full computed blocks of sequences into the prefix cache."""
         if self._prefix_cache is None:
             return
         size = self.block_size
@@ -216,8 +224,8 @@ class KVCacheManager:
             sequence.num_registered_blocks = num_full
 
     def release(self, sequence: Sequence, *, in_use: bool) -> None:
-        """Take back what a sequence holds, at once or, if a step in flight still uses it, when that
-        step is collected.
+        """Release the blocks and the slot of a sequence. If `in_use` is set, a step in flight still
+        uses them, and they become free when that step is collected.
         """
         if in_use:
             self._releasing.append((sequence.last_step_id, _Holding.of(sequence)))
@@ -226,8 +234,8 @@ class KVCacheManager:
         sequence.block_table, sequence.cross_table, sequence.sequence_slot = [], [], -1
 
     def collected(self, oldest_in_flight: int | None) -> None:
-        """Steps below `oldest_in_flight` (None = all) are collected; what only they used is
-        free.
+        """Free the released blocks and slots that only steps before `oldest_in_flight` used. These
+        steps have been collected. None = no step is in flight.
         """
         if not self._releasing:
             return
@@ -240,17 +248,17 @@ class KVCacheManager:
         self._releasing = kept
 
     def tables(self, sequence: Sequence) -> list[Int32Array]:
-        """The block table of each cache group; empty in slots mode."""
+        """Return the block table of each cache group. The list is empty in slots mode."""
         tables = {"state": [sequence.sequence_slot], "cross": sequence.cross_table}
         return [np.array(tables.get(kind, sequence.block_table), np.int32) for kind in self._kinds]
 
     def growth(
         self, blocks: list[int], counts: list[int]
     ) -> tuple[list[Int32Array], list[Int32Array]]:
-        """`Rows.new_block_ptr` and `Rows.new_blocks` of a step whose rows' tables grew by `counts`
-        of `blocks`.
+        """Return `Rows.new_block_ptr` and `Rows.new_blocks` of a step. `counts` [n] is the number
+        of new blocks of each row, and `blocks` contains the new blocks, row after row.
 
-        Only token groups grow.
+        Only the tables of full and window groups grow.
         """
         none, nothing = np.zeros(len(counts) + 1, np.int32), np.empty(0, np.int32)
         pointers, appended = none, nothing
@@ -265,8 +273,8 @@ class KVCacheManager:
         ]
 
     def check(self, running: Iterable[Sequence]) -> None:
-        """Blocks and slots are free, or held by running sequences and steps in flight; nothing is
-        lost.
+        """Raise AssertionError unless each block and slot is either free or used by the running
+        sequences and the steps in flight.
         """
         holdings = [_Holding.of(sequence) for sequence in running] + [
             holding for _, holding in self._releasing
@@ -277,7 +285,9 @@ class KVCacheManager:
             self.sequence_slots.check(holding.sequence_slot for holding in holdings)
 
     def _find(self, sequence: Sequence) -> list[int]:
-        """Blocks with the beginning of a sequence. At least its last token is left to run."""
+        """Return the cached blocks with a prefix of a sequence. At least its last token is left to
+        run.
+        """
         if self._prefix_cache is None or not sequence.is_prompt_scored:
             return []
         num_blocks = (sequence.num_tokens - 1) // self.block_size

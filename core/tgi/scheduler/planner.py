@@ -1,4 +1,4 @@
-"""Chooses the rows of the next step, and when prompts that wait interrupt decoding."""
+"""Chooses the rows of the next step, and decides when waiting prompts interrupt decoding."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["PrefillInterruption", "StepPlanner"]
 
 @final
 class PrefillInterruption:
-    """`max_waiting_tokens` decode steps have passed, or `waiting_served_ratio` x running sequences
-    could join.
+    """Decides when waiting prompts may interrupt decoding: after `max_waiting_tokens` decode steps,
+    or when `waiting_served_ratio` times as many sequences wait as run and they all fit.
     """
 
     def __init__(self, config: SchedulerConfig, limits: Limits, cache: KVCacheManager) -> None:
@@ -26,19 +26,20 @@ class PrefillInterruption:
         self._limits = limits
         self._cache = cache
         self._num_decode_steps = 0  # since the last prefill step
-        # why prompts were let in last; where nothing has to be interrupted, nothing else
+        # The reason of the last admission. It stays "chunking" if prefill and decode rows share
+        # steps, because then no step interrupts decoding.
         self.join_reason = "chunking"
 
     def note_prefill_step(self) -> None:
-        """A step of prefill rows was planned."""
+        """Record that a step of prefill rows was planned."""
         self._num_decode_steps = 1
 
     def note_decode_step(self) -> None:
-        """A step of decode rows was planned."""
+        """Record that a step of decode rows was planned."""
         self._num_decode_steps += 1
 
     def is_due(self, waiting: WaitingQueue, num_running: int) -> bool:
-        """Whether the waiting sequences may join now, beside `num_running` others."""
+        """Whether waiting sequences may be admitted now, in addition to `num_running` others."""
         if self._num_decode_steps >= self._config.max_waiting_tokens:
             self.join_reason = "wait_exceeded"
             return True
@@ -49,7 +50,7 @@ class PrefillInterruption:
         return self._can_join(waiting, num_running, min_size)
 
     def _can_join(self, waiting: WaitingQueue, num_running: int, min_size: int) -> bool:
-        """Whether the first `min_size` waiting sequences fit the next step and the cache."""
+        """Whether the first `min_size` waiting sequences fit into the next step and the cache."""
         limits, num_tokens, need = self._limits, 0, CacheNeed()
         for place, sequence in enumerate(waiting):
             if place == min_size:
@@ -65,13 +66,17 @@ class PrefillInterruption:
 
 @final
 class StepPlanner:
-    """Decode rows come before prefill rows, older sequences before younger ones.
+    """Chooses the rows of each step. Decode rows come before prefill rows, and older sequences come
+    before younger ones.
 
-    When blocks run out the youngest running sequence gives its up and is computed again later; its
-    draws depend on (seed, output index) alone, so its output stays. A preemption waits until no
-    step is in flight: then nothing is known too late. With `has_device_token` a sequence may run on
-    before its last token is known here. With `has_multi_token` a decode row may choose as many
-    tokens as were agreed, and its sequence waits for them.
+    If the blocks run out, the youngest running sequence is preempted: its blocks are freed, and it
+    is recomputed later. Preemption does not change its output, because every random draw depends
+    only on the seed and the output index. Preemption waits until no step is in flight, so that the
+    results of all submitted tokens are known.
+
+    With `has_device_token` a sequence may be scheduled before its last token is known to the
+    scheduler. With `has_multi_token` a decode row may choose as many tokens as were negotiated, and
+    its sequence is not scheduled again until the row has been collected.
     """
 
     def __init__(
@@ -92,12 +97,12 @@ class StepPlanner:
 
     @property
     def join_reason(self) -> str:
-        """Why prompts were let in last: "chunking", "backpressure" or "wait_exceeded"."""
+        """Why prompts were last admitted: "chunking", "backpressure" or "wait_exceeded"."""
         return self._interruption.join_reason
 
     def plan(self, step_id: int) -> StepBuilder:
-        """The rows of the next step. Sequences of a failed step go first, in a step of their
-        own.
+        """Return the rows of the next step. Sequences of a failed step are scheduled first, in
+        separate steps.
         """
         limits, retries = self._state.limits, self._state.retries
         if retries.has_failed_sequences:
@@ -115,7 +120,9 @@ class StepPlanner:
         return step
 
     def _plan_retry(self, step: StepBuilder) -> None:
-        """Rows of suspects alone, which run already or stand at the head of the queue."""
+        """Add only rows of sequences whose step failed. Each of these sequences is running, or is
+        at the head of the queue.
+        """
         failed_sequences = [
             sequence for sequence in self._state.running.values() if sequence.has_failed_step
         ]
@@ -124,8 +131,8 @@ class StepPlanner:
             self._plan_prefills(step, failed_sequences, admit=True, with_failed_step=True)
 
     def _plan_separate(self, step: StepBuilder) -> None:
-        """A step of prefill rows, or of decode rows. New prompts interrupt decoding as TGI's two
-        options say.
+        """Plan a step that has either prefill rows or decode rows. `PrefillInterruption` decides
+        when new prompts interrupt decoding.
         """
         running = self._state.running
         is_decoding = any(not sequence.is_prefilling for sequence in running.values())
@@ -138,8 +145,8 @@ class StepPlanner:
             self._plan_decodes(step, running.values())
 
     def _plan_decodes(self, step: StepBuilder, sequences: Iterable[Sequence]) -> bool:
-        """Add the decode rows of running sequences. False = blocks ran out and the steps in flight
-        must be collected first.
+        """Add the decode rows of running sequences. Returns False if the blocks ran out and the
+        steps in flight must be collected first.
         """
         state, may_be_pending = self._state, self._has_device_token
         ready = [
@@ -153,7 +160,7 @@ class StepPlanner:
         del ready[min(step.token_budget, step.row_budget) :]
         for sequence in state.cache.find_full(ready):
             if sequence.state is not SequenceState.RUNNING:
-                break  # it and those behind it were preempted
+                break  # this sequence and all younger ones were preempted
             while not state.cache.grow(sequence, sequence.num_submitted_tokens + 1):
                 if state.in_flight:
                     return False
@@ -170,12 +177,12 @@ class StepPlanner:
         return True
 
     def _open_rows(self, step: StepBuilder, first_row: int) -> None:
-        """Let decode rows choose several tokens, as far as their sequences go on and free blocks
-        reach.
+        """Let decode rows choose several tokens, as far as the sequences' length limits and the
+        free blocks allow.
         """
         for row, sequence in enumerate(step.sequences[first_row:], first_row):
             if not step.samples[row]:
-                continue  # a known token, replayed after a preemption
+                continue  # the next token is known: it is replayed after a preemption
             num_left = sequence.max_tokens - sequence.num_tokens - sequence.num_pending_tokens + 1
             wanted = min(self._tokens_per_step, num_left)
             step.open_row(
@@ -195,11 +202,11 @@ class StepPlanner:
         admit: bool,
         with_failed_step: bool = False,
     ) -> None:
-        """Add prefill rows: those begun first, then, with `admit`, waiting sequences from the head
-        of the queue.
+        """Add prefill rows: first the sequences whose prefill has begun, then, with `admit`,
+        waiting sequences from the head of the queue.
 
-        Sequences of a failed step are admitted to a trial and to nothing else. Whoever was
-        preempted in this step must not come back in it.
+        Sequences of a failed step are admitted only if `with_failed_step` is set, and other
+        sequences only if it is not. After a preemption no sequence is admitted in the same step.
         """
         state = self._state
         for sequence in [s for s in running if s.num_submitted_tokens < s.num_prefill_tokens]:
@@ -215,8 +222,8 @@ class StepPlanner:
                 return
 
     def _plan_long_encoder(self, step: StepBuilder) -> bool:
-        """Give the step to the head of the queue if its encoder, which runs whole, would never fit
-        beside the decode rows.
+        """Admit the head of the queue before all decode rows if its encoder, which must run in one
+        step, would never fit beside the decode rows. Returns whether it was admitted.
         """
         state = self._state
         if not state.may_admit or state.queue.head().has_failed_step:
@@ -237,7 +244,9 @@ class StepPlanner:
         return True
 
     def _num_prefill_tokens(self, step: StepBuilder, sequence: Sequence) -> int:
-        """Tokens of the next prefill row of a sequence; 0 = none in this step."""
+        """Return the number of tokens in the next prefill row of a sequence. 0 = no row in this
+        step.
+        """
         limits = self._state.limits
         if step.row_budget < 1 or (
             limits.max_prefills and step.num_prefill_rows >= limits.max_prefills
@@ -251,8 +260,8 @@ class StepPlanner:
         )
 
     def _admit(self, step: StepBuilder, sequence: Sequence) -> bool:
-        """Let the head of the queue run from this step on; False = it does not fit into the step or
-        the cache.
+        """Admit the head of the queue and add its first row. Returns False if the sequence does not
+        fit into the step or the cache.
         """
         state = self._state
         if not step.has_budget(sequence) or not state.cache.admit(sequence, len(state.running)):
@@ -260,8 +269,8 @@ class StepPlanner:
         sequence.num_submitted_tokens = sequence.num_computed_tokens
         sequence.num_prefill_tokens = sequence.num_tokens
         if not state.limits.chunked:
-            # Only a resumed sequence is longer than a step. The rest of its output is replayed in
-            # decode rows.
+            # Only a resumed sequence can be longer than a step. The rest of its output is replayed
+            # in decode rows.
             longest = sequence.num_computed_tokens + state.limits.max_step_tokens
             sequence.num_prefill_tokens = min(sequence.num_tokens, longest)
         step.charge_encoder(sequence)

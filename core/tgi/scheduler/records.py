@@ -18,11 +18,13 @@ __all__ = [
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True):
-    """Base: positional, append-only, cheap to send to the front."""
+    """Base class of the records. Fields are positional and append-only, so that messages to the
+    front end are small.
+    """
 
 
 class SchedulerConfig(Entry, frozen=True):
-    """Scheduler options that no backend needs to know (TGI's flags of the same names)."""
+    """Scheduler options that backends do not receive. The names are those of TGI's options."""
 
     waiting_served_ratio: float = 0.3
     max_waiting_tokens: int = 20
@@ -30,16 +32,16 @@ class SchedulerConfig(Entry, frozen=True):
 
 
 class Request(Entry, frozen=True):
-    """A validated request for one sequence of tokens: everything that is needed to generate it, and
-    to generate it again after an engine restart.
+    """A validated request for one sequence of tokens. It contains all data that are needed to
+    generate the sequence, also again after an engine restart.
 
-    Admission builds it, the engine's client sends it whole, and the scheduler keeps it.
+    The front end creates it during admission and sends it to the engine. The scheduler keeps it.
     """
 
     request_id: str  # for logs
     prompt_token_ids: list[int]
     sampling: SamplingParams
-    seed: int  # 64 bits; a negative value counts modulo 2 to the 64
+    seed: int  # 64 bits; a negative value is taken modulo 2 to the power of 64
     max_new_tokens: int
     eos_token_ids: tuple[int, ...] = ()  # empty = the sequence does not end on EOS
     adapter: int = 0
@@ -50,9 +52,9 @@ class Request(Entry, frozen=True):
 
 
 class SequenceOutput(Entry, frozen=True):
-    """New output of one sequence. None follows after a `finish_reason` or an `error`.
+    """New output of one sequence. No output follows one with a `finish_reason` or an `error`.
 
-    `logprobs` and `top` have one entry per token, or none if no token has one.
+    `logprobs` and `top` have one entry per token, or are empty if no token has one.
     """
 
     sequence_id: int
@@ -60,20 +62,21 @@ class SequenceOutput(Entry, frozen=True):
     finish_reason: FinishReason | None = None
     error: str | None = None
     num_cached_tokens: int = 0
-    queue_ns: int = 0  # from the arrival in the engine to the first step; set once it ran
+    # Nanoseconds from the arrival in the engine to the first step, once the sequence has run.
+    queue_ns: int = 0
     prompt_logprobs: list[float | None] = []  # of the next prompt positions; position 0 is None
-    logprobs: list[float | None] = []  # None where the device cannot give one
-    top: list[tuple[tuple[int, float], ...]] = []  # (id, log-probability), the best first
+    logprobs: list[float | None] = []  # None if the device cannot compute it
+    top: list[tuple[tuple[int, float], ...]] = []  # (id, logprob), in descending order of logprob
 
 
 class SchedulerStats(Entry, frozen=True):
-    """Gauges after a step and counters of that step."""
+    """Gauges after a step, and the counters of that step."""
 
     num_waiting: int = 0
     num_running: int = 0
-    num_used_tokens: int = 0  # cache tokens held by running sequences (their blocks x block size)
-    num_free_blocks: int = 0  # blocks (or slots) nobody holds, cached ones included
-    num_cached_blocks: int = 0  # of these, blocks that the prefix cache could still serve
+    num_used_tokens: int = 0  # cache tokens in the blocks or slots of running sequences
+    num_free_blocks: int = 0  # blocks (or slots) without references, including cached blocks
+    num_cached_blocks: int = 0  # free blocks whose content is in the prefix cache
     method: str = ""  # "prefill" if the step had a prefill row, else "decode"; empty if no step ran
     num_prefill_rows: int = 0
     num_decode_rows: int = 0
@@ -81,6 +84,5 @@ class SchedulerStats(Entry, frozen=True):
     num_new_sequences: int = 0  # sequences that ran for the first time
     num_preempted: int = 0
     has_joined: bool = False  # new sequences joined running ones
-    join_reason: str = (
-        "chunking"  # why they were let in: "chunking", "backpressure" or "wait_exceeded"
-    )
+    # Why they were admitted: "chunking", "backpressure" or "wait_exceeded".
+    join_reason: str = "chunking"

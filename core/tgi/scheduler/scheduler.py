@@ -1,5 +1,5 @@
-"""One decision per step: who runs, with how many tokens, in which blocks. Steered by the agreement
-alone.
+"""Continuous batching: decides for each step which sequences run, with how many tokens and in which
+blocks. The decisions depend only on the limits negotiated with the backend.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ _NO_STATS = SchedulerStats()
 
 @final
 class Scheduler:
-    """Continuous batching: waiting sequences join in the order of their arrival, running ones leave
-    the step they end.
+    """Implements continuous batching. Waiting sequences are admitted in order of arrival, and a
+    sequence leaves the batch in the step in which it ends.
 
-    `StepPlanner` chooses the rows of a step, `SchedulerState` holds the sequences; here steps are
-    sent and their results applied. Time enters by `clock` (ns), randomness by `hash_key` only.
+    `StepPlanner` chooses the rows of a step and `SchedulerState` contains the sequences. This class
+    builds steps and applies their results. `clock` is the only source of time (in ns), and
+    `hash_key` is the only source of randomness.
     """
 
     def __init__(
@@ -67,11 +68,11 @@ class Scheduler:
         )
         self._next_step_id = 0
         self._last_stats = _NO_STATS
-        self._layout: RowLayout | None = None  # of the last step
+        self._layout: RowLayout | None = None  # of the latest step
 
     @property
     def has_work(self) -> bool:
-        """Whether a sequence waits or runs, or the worker has yet to hear of one that ended."""
+        """Whether a sequence waits or runs, or the worker must still drop a sequence."""
         return bool(self._state.sequences) or self._state.handles.has_dropped
 
     @property
@@ -81,20 +82,20 @@ class Scheduler:
 
     @property
     def has_dropped(self) -> bool:
-        """Whether the worker has yet to hear of a sequence that left it."""
+        """Whether a sequence has left the worker that the worker must still drop."""
         return self._state.handles.has_dropped
 
     @property
     def num_in_flight(self) -> int:
-        """Steps decided and not yet updated or failed."""
+        """Number of scheduled steps that were neither updated nor failed."""
         return len(self._state.in_flight)
 
     def add(
         self, sequence_id: int, request: Request, output_token_ids: Iterable[int] = ()
     ) -> SequenceOutput | None:
-        """Queue a sequence, which continues after `output_token_ids` if an earlier engine chose
-        some. A sequence that can never run, or that is already complete, ends at once with the
-        output returned.
+        """Queue a sequence. Generation continues after `output_token_ids`, the tokens that an
+        earlier engine process generated. A sequence that can never run, or that is already
+        complete, ends immediately, and its output is returned.
         """
         digest = self._state.adapter_digests.get(request.adapter)
         if digest is None:
@@ -115,7 +116,7 @@ class Scheduler:
         if error is not None:
             return SequenceOutput(sequence_id, error=error)
         if sequence.num_output_tokens:
-            # The first output token comes after the whole prompt was scored.
+            # An output token exists, so the whole prompt was scored by an earlier engine process.
             sequence.num_sent_prompt_logprobs = sequence.num_prompt_tokens
             reason = sequence.finish_reason
             if reason is not None:
@@ -124,14 +125,14 @@ class Scheduler:
         return None
 
     def abort(self, sequence_id: int) -> None:
-        """Forget a sequence without an output. One that ended already is no error."""
+        """Drop a sequence without an output. Does nothing if the sequence has already ended."""
         sequence = self._state.sequences.get(sequence_id)
         if sequence is not None:
             self._state.finish(sequence)
 
     def schedule(self) -> SchedulerOutput | None:
-        """Decide the next step; None = nothing can run before a step in flight is collected, or at
-        all.
+        """Decide the next step. Returns None if nothing can run, at least until a step in flight is
+        collected.
         """
         self._last_stats = _NO_STATS
         if len(self._state.in_flight) >= self._limits.depth:
@@ -144,8 +145,8 @@ class Scheduler:
         return self._emit(step, num_running)
 
     def update(self, output: ModelRunnerOutput) -> list[SequenceOutput]:
-        """Apply the result of the oldest step in flight. Raises RuntimeError if it is not what was
-        asked for.
+        """Apply the result of the oldest step in flight. Raises RuntimeError if `output` belongs to
+        another step or does not have the requested rows and tokens.
         """
         if not self._state.in_flight or self._state.in_flight[0].step_id != output.step_id:
             raise RuntimeError(
@@ -173,18 +174,19 @@ class Scheduler:
         return outputs
 
     def fail_step(self, step_id: int, message: str, retryable: bool) -> list[SequenceOutput]:
-        """A step in flight failed as a whole; its drops and new sequences count as done, its rows
-        as not done.
+        """Apply the failure of a step in flight. The worker has processed its dropped and new
+        sequences, but none of its rows.
 
-        If it may be tried again its sequences return to the front of the queue and run in smaller
-        steps, apart from the others; one that failed alone, in a step as small as can be, ends with
-        `message`, as all do where it may not be tried again.
+        If `retryable` is set, the step's sequences return to the head of the queue and run in
+        smaller steps, apart from the other sequences. If the step cannot be made smaller, it is
+        repeated a few times. If it still fails, or if it is not retryable, its sequences end with
+        the error `message`.
         """
         step = next(step for step in self._state.in_flight if step.step_id == step_id)
         self._state.in_flight.remove(step)
         outputs = []
         is_smaller = retryable and self._state.retries.shrink(len(step.sequences), sum(step.counts))
-        # From the youngest to the oldest, so that the oldest ends up at the head of the queue.
+        # The youngest sequence is requeued first, so that the oldest ends up at the head.
         order = {sequence_id: place for place, sequence_id in enumerate(self._state.running)}
         failed = [step.sequences[row] for row in step.valid_rows()]
         for sequence in sorted(
@@ -200,13 +202,14 @@ class Scheduler:
         return outputs
 
     def load_adapter(self, number: int, digest: bytes) -> None:
-        """Accept sequences with an adapter. Their blocks are identified by the digest of its
-        content, because the number may be used again for another one.
+        """Accept sequences with an adapter. `digest` is the digest of the adapter's content. It
+        identifies the adapter in the prefix cache, because `number` may be used again for another
+        adapter.
         """
         self._state.adapter_digests[number] = digest
 
     def unload_adapter(self, number: int) -> None:
-        """Reject new sequences with an adapter. No sequence with it is unfinished."""
+        """Reject new sequences with an adapter. No unfinished sequence may use the adapter."""
         del self._state.adapter_digests[number]
 
     def num_users(self, adapter: int) -> int:
@@ -214,18 +217,18 @@ class Scheduler:
         return sum(s.request.adapter == adapter for s in self._state.sequences.values())
 
     def are_free(self, blocks: Iterable[int]) -> bool:
-        """Whether no sequence holds a block of these and the prefix cache knows none of them."""
+        """Whether none of `blocks` has references or is in the prefix cache."""
         return all(map(self._state.cache.blocks.is_free, blocks))
 
     def forget_cached_blocks(self) -> None:
-        """Empty the prefix cache, because the worker lost all keys and values. No sequence is
+        """Empty the prefix cache, because the worker lost all keys and values. No sequence may be
         unfinished.
         """
         self._state.cache.blocks.forget_cached()
 
     def stats(self) -> SchedulerStats:
-        """Gauges of now, and the counters of the last updated or failed step unless `schedule` was
-        called since.
+        """Return the current gauges, and the counters of the step that was updated or failed last.
+        The counters are 0 if `schedule` was called since.
         """
         return msgspec.structs.replace(
             self._last_stats,
@@ -237,8 +240,8 @@ class Scheduler:
         )
 
     def check(self) -> None:
-        """Raise AssertionError if an invariant is broken: lost blocks or slots, wrong counts, a
-        sequence in two places.
+        """Raise AssertionError if an invariant is broken: a block, slot or handle is lost, a count
+        is wrong, or a sequence has two states.
         """
         self._state.check()
 
@@ -274,8 +277,8 @@ class Scheduler:
         max_tokens: int,
         scores: list[float | None],
     ) -> SequenceOutput:
-        """Give a sequence the tokens that its row chose, and end it with the first one that is its
-        last.
+        """Append the tokens that a row chose to its sequence. Tokens after the one that ends the
+        sequence are ignored.
         """
         token_ids, logprobs, top = tokens
         if not 1 <= len(token_ids) <= max_tokens:
@@ -333,7 +336,7 @@ def _output(
     error: str | None = None,
     prompt_logprobs: list[float | None] | None = None,
 ) -> SequenceOutput:
-    """News of a sequence without a token."""
+    """Return an output without tokens."""
     cached, queued = sequence.num_cached_tokens, sequence.queue_ns
     return SequenceOutput(
         sequence.sequence_id, [], None, error, cached, queued, prompt_logprobs or []

@@ -1,6 +1,4 @@
-"""One stream of tokens and everything the scheduler knows about it. Plain data with derived
-properties.
-"""
+"""A sequence and the scheduler's state of it: plain data with derived properties."""
 
 from __future__ import annotations
 
@@ -20,8 +18,8 @@ _SEED_MASK = (1 << 64) - 1
 
 @final
 class SequenceState(enum.Enum):
-    """WAITING in the queue, RUNNING in the worker, or FINISHED. A preempted sequence is WAITING
-    again.
+    """The state of a sequence: WAITING in the queue, RUNNING in the worker, or FINISHED. A
+    preempted sequence is WAITING again.
     """
 
     WAITING = enum.auto()
@@ -32,7 +30,7 @@ class SequenceState(enum.Enum):
 @final
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """A sequence from arrival to end.
+    """One stream of tokens, from its arrival to its end.
 
     Three counts describe its progress: `num_computed_tokens` <= `num_submitted_tokens` <=
     `num_tokens` + `num_pending_tokens`.
@@ -42,39 +40,37 @@ class Sequence:
     request: Request
     token_ids: list[int]  # prompt, then output
     num_prompt_tokens: int
-    max_tokens: int  # it ends when prompt and output are this long
+    max_tokens: int  # maximum length of prompt and output together
     arrival_ns: int
     block_context: BlockContext
-    has_run: bool = False  # it was admitted before
-    queue_ns: int = 0  # from arrival to the first step
+    has_run: bool = False  # the sequence was admitted at least once
+    queue_ns: int = 0  # nanoseconds from the arrival to the first step
     state: SequenceState = SequenceState.WAITING
-    # counts the times it left the worker; a row of an earlier residence has no effect any more
+    # The number of times the sequence left the worker. A row of an earlier epoch has no effect.
     epoch: int = 0
-    handle: int = -1  # its name in the worker
-    block_table: list[int] = field(
-        default_factory=list
-    )  # the same ids in every full and window group
-    num_sent_blocks: int = 0  # blocks of the table that the worker knows
-    cross_table: list[int] = field(
-        default_factory=list
-    )  # of its encoder tokens; the same ids in every cross group
-    sequence_slot: int = -1  # its slot, or its block in every state group
-    block_hashes: list[bytes] = field(default_factory=list)  # of its first full blocks
-    num_registered_blocks: int = 0  # computed blocks that were shown to the prefix cache
-    num_prefill_tokens: int = 0  # tokens that run as prefill in this residence
-    num_computed_tokens: int = 0  # tokens whose keys and values exist
-    num_submitted_tokens: int = 0  # … or will exist once the steps in flight are collected
-    num_pending_tokens: int = (
-        0  # tokens that steps in flight will choose; of a row that may choose several, one
-    )
-    # a row in flight may choose several tokens: where the sequence goes on is not known before
+    handle: int = -1  # the number that identifies the sequence in the worker
+    # Block ids, which are the same in every full and window group.
+    block_table: list[int] = field(default_factory=list)
+    num_sent_blocks: int = 0  # blocks of the table that were sent to the worker
+    # Block ids of the encoder tokens, which are the same in every cross group.
+    cross_table: list[int] = field(default_factory=list)
+    sequence_slot: int = -1  # the cache slot, or the block id in every state group
+    block_hashes: list[bytes] = field(default_factory=list)  # of the first full blocks
+    num_registered_blocks: int = 0  # computed blocks that were offered to the prefix cache
+    num_prefill_tokens: int = 0  # tokens that run as prefill in this epoch
+    num_computed_tokens: int = 0  # tokens whose keys and values are computed
+    # Computed tokens, plus tokens that the steps in flight compute.
+    num_submitted_tokens: int = 0
+    # Tokens that the steps in flight will choose. A row that may choose several counts as one.
+    num_pending_tokens: int = 0
+    # A row in flight may choose several tokens, so the next position is not known yet.
     has_open_row: bool = False
     num_cached_tokens: int = 0  # prefix cache hits at the first admission
     num_sent_prompt_logprobs: int = 0
     num_preemptions: int = 0
-    has_failed_step: bool = False  # a step with it failed since its last token
-    num_repeats: int = 0  # of its failed steps, those that were repeated at the same size
-    last_step_id: int = -1  # latest step with a row of it
+    has_failed_step: bool = False  # a step with this sequence failed since its last token
+    num_repeats: int = 0  # failed steps that were repeated at the same size
+    last_step_id: int = -1  # the latest step with a row of this sequence
 
     @classmethod
     def of(
@@ -87,7 +83,7 @@ class Sequence:
         max_total_tokens: int,
         arrival_ns: int,
     ) -> Sequence:
-        """Create a waiting sequence. `output_token_ids` are those that an earlier engine chose."""
+        """Create a waiting sequence. An earlier engine process generated `output_token_ids`."""
         num_prompt_tokens = len(request.prompt_token_ids)
         return cls(
             sequence_id=sequence_id,
@@ -101,32 +97,32 @@ class Sequence:
 
     @property
     def seed(self) -> int:
-        """The seed of its draws, 0 to 2**64 - 1."""
+        """The seed of the sequence's random draws, 0 to 2**64 - 1."""
         return self.request.seed & _SEED_MASK
 
     @property
     def num_tokens(self) -> int:
-        """Tokens known: prompt and output."""
+        """Number of known tokens: prompt and output."""
         return len(self.token_ids)
 
     @property
     def num_output_tokens(self) -> int:
-        """Output tokens known."""
+        """Number of known output tokens."""
         return len(self.token_ids) - self.num_prompt_tokens
 
     @property
     def prompt_token_ids(self) -> list[int]:
-        """The prompt."""
+        """Token ids of the prompt."""
         return self.token_ids[: self.num_prompt_tokens]
 
     @property
     def output_token_ids(self) -> list[int]:
-        """The output so far."""
+        """Token ids of the output so far."""
         return self.token_ids[self.num_prompt_tokens :]
 
     @property
     def num_encoder_tokens(self) -> int:
-        """Tokens that its encoder reads, whole, in the step in which it starts."""
+        """Number of tokens that the encoder reads, all in the step in which the sequence starts."""
         return len(self.request.encoder_token_ids)
 
     @property
@@ -136,7 +132,7 @@ class Sequence:
 
     @property
     def is_prompt_scored(self) -> bool:
-        """Whether no prompt logprobs are (any longer) owed."""
+        """Whether the sequence needs no (further) prompt logprobs."""
         return (
             not self.request.sampling.prompt_logprobs
             or self.num_sent_prompt_logprobs == self.num_prompt_tokens
@@ -144,7 +140,9 @@ class Sequence:
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """Why the last token ends it: its length first, then EOS; None = it goes on."""
+        """Why the sequence ends with its last token, or None if it does not end. The length limit
+        takes precedence over EOS.
+        """
         if len(self.token_ids) >= self.max_tokens:
             return FinishReason.LENGTH
         if self.token_ids[-1] in self.request.eos_token_ids:
@@ -152,13 +150,15 @@ class Sequence:
         return None
 
     def close_row(self, num_tokens: int) -> None:
-        """An open row chose that many tokens: all but the last ran, too."""
+        """Update the counts after a row that could choose several tokens has chosen `num_tokens`.
+        All of these tokens but the last are computed.
+        """
         self.has_open_row = False
         self.num_computed_tokens += num_tokens - 1
         self.num_submitted_tokens = self.num_computed_tokens
 
     def reset_progress(self) -> None:
-        """It holds nothing any more and is computed from the start when it runs again."""
+        """Reset all counts of the cache, because the sequence will be recomputed from its start."""
         self.num_sent_blocks = 0
         self.num_registered_blocks = 0
         self.num_prefill_tokens = 0
@@ -168,8 +168,8 @@ class Sequence:
         self.has_open_row = False
 
     def check(self, block_size: int) -> None:
-        """Raise AssertionError if the counts contradict each other. `block_size` 0 = it has no
-        block table.
+        """Raise AssertionError if the counts contradict each other. A `block_size` of 0 means that
+        the sequence has no block table.
         """
         known = self.num_tokens + self.num_pending_tokens
         assert self.num_computed_tokens <= self.num_submitted_tokens <= known, (

@@ -1,4 +1,4 @@
-"""Hands out numbered places of which a sequence needs one: cache slots, or blocks of state
+"""Allocates numbered slots, of which each sequence needs one: cache slots, or blocks of state
 groups.
 """
 
@@ -12,7 +12,9 @@ __all__ = ["SequenceSlotManager"]
 
 @final
 class SequenceSlotManager:
-    """Slots 0 … `num_sequence_slots` - 1, the most recently freed one first."""
+    """Manages slots 0 … `num_sequence_slots` - 1. The most recently released slot is allocated
+    first.
+    """
 
     def __init__(self, num_sequence_slots: int) -> None:
         self.num_sequence_slots = num_sequence_slots
@@ -20,19 +22,19 @@ class SequenceSlotManager:
 
     @property
     def num_free(self) -> int:
-        """Slots nobody holds."""
+        """Number of free slots."""
         return len(self._free)
 
     def allocate(self) -> int:
-        """Take a slot; the caller has seen that one is free."""
+        """Allocate a slot. The caller has checked that one is free."""
         return self._free.pop()
 
     def release(self, sequence_slot: int) -> None:
-        """Give a slot back."""
+        """Release a slot."""
         self._free.append(sequence_slot)
 
     def check(self, held: Iterable[int]) -> None:
-        """Every slot is either free or held, and only once."""
+        """Raise AssertionError unless every slot is either free or in `held`, exactly once."""
         sequence_slots = sorted([*self._free, *held])
         assert sequence_slots == list(range(self.num_sequence_slots)), (
             f"slots are lost or held twice: {sequence_slots} of {self.num_sequence_slots}"

@@ -1,5 +1,5 @@
-"""The sequences that wait and run, their names in the worker, and those of failed steps: the state
-that planning and applying results share.
+"""The state that planning and applying results share: the waiting and running sequences, their
+handles in the worker, and the sequences of failed steps.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ _MAX_REPEATS = 2  # of a step that cannot be made smaller
 
 @final
 class WaitingQueue:
-    """FIFO with head-of-line order: nobody overtakes the head. A preempted sequence returns to the
-    front.
+    """The FIFO queue of waiting sequences. No sequence is admitted before the head. A preempted
+    sequence returns to the head.
     """
 
     def __init__(self) -> None:
         self._sequences: OrderedDict[int, Sequence] = OrderedDict()
 
     def __len__(self) -> int:
-        """Waiting sequences."""
+        """Number of waiting sequences."""
         return len(self._sequences)
 
     def __iter__(self) -> Iterator[Sequence]:
-        """From the head to the tail."""
+        """Iterate from the head to the tail."""
         return iter(self._sequences.values())
 
     def head(self) -> Sequence:
-        """The next one to be admitted."""
+        """Return the next sequence to admit."""
         return next(iter(self._sequences.values()))
 
     def append(self, sequence: Sequence) -> None:
@@ -57,14 +57,14 @@ class WaitingQueue:
         self._sequences.move_to_end(sequence.sequence_id, last=False)
 
     def remove(self, sequence: Sequence) -> None:
-        """Take a sequence out."""
+        """Remove a sequence."""
         del self._sequences[sequence.sequence_id]
 
 
 @final
 class HandleManager:
-    """Handles 0, 1, …: the lowest free one first. One that was returned is free once the worker was
-    told of the drop.
+    """Assigns handles 0, 1, … to the sequences in the worker, the lowest free one first. The handle
+    of a dropped sequence is free again once a step has reported the drop to the worker.
     """
 
     def __init__(self) -> None:
@@ -74,22 +74,22 @@ class HandleManager:
 
     @property
     def has_dropped(self) -> bool:
-        """Whether the worker has yet to hear of a drop."""
+        """Whether a drop has not yet been reported to the worker."""
         return bool(self._dropped)
 
     def take(self) -> int:
-        """A handle that the worker does not know."""
+        """Return a handle that the worker does not know."""
         if self._free:
             return heapq.heappop(self._free)
         self._num_handles += 1
         return self._num_handles - 1
 
     def drop(self, handle: int) -> None:
-        """Its sequence left; the next step says so."""
+        """Mark a handle as dropped. The next step reports the drop to the worker."""
         self._dropped.append(handle)
 
     def take_dropped(self) -> list[int]:
-        """What the next step drops."""
+        """Return the handles that the next step drops."""
         dropped, self._dropped = self._dropped, []
         for handle in dropped:
             heapq.heappush(self._free, handle)
@@ -105,26 +105,29 @@ class HandleManager:
 
 @final
 class RetryManager:
-    """Sequences of failed steps are tried again apart from the others, in steps of half the size.
+    """Retries the sequences of failed steps apart from other sequences, in steps of half the size.
 
-    So a step that was too large succeeds in parts, and of a step with one bad sequence all others
-    go on: it fails alone at last, and ends. A sequence is under suspicion from the failure until
-    its next token.
+    If a step was too large, its parts succeed. If one sequence made the step fail, the steps are
+    halved until this sequence is alone in its step, and only this sequence ends with an error. A
+    sequence is under retry from the failure of its step until its next token.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._failed_sequences: dict[int, Sequence] = {}  # by id
-        self.max_rows = limits.max_sequences  # of the steps in which they are tried again
+        # Maximum size of a retry step.
+        self.max_rows = limits.max_sequences
         self.max_tokens = limits.max_step_tokens
 
     @property
     def has_failed_sequences(self) -> bool:
-        """Whether sequences wait for a trial, or for its result."""
+        """Whether a sequence is under retry."""
         return bool(self._failed_sequences)
 
     def shrink(self, num_rows: int, num_tokens: int) -> bool:
-        """A step of that size failed: make the next trial smaller. False = it cannot be."""
+        """Reduce the size of retry steps, after a step of the given size failed. Returns False if
+        that step cannot be made smaller.
+        """
         multiple = self._limits.chunk_multiple
         if num_rows > 1:
             self.max_rows = min(self.max_rows, num_rows // 2)
@@ -136,19 +139,21 @@ class RetryManager:
         return True
 
     def may_repeat(self, sequence: Sequence) -> bool:
-        """Whether a sequence may be tried again that failed in a step as small as can be."""
+        """Whether a sequence may run again after a step that cannot be made smaller failed."""
         return sequence.num_repeats < _MAX_REPEATS
 
     def note_failure(self, sequence: Sequence, *, is_repeat: bool) -> None:
-        """A step with this sequence failed; `is_repeat` says that it will run in a step of the same
-        size.
+        """Record that a step with this sequence failed. `is_repeat` means that the sequence will be
+        retried in a step of the same size.
         """
         sequence.has_failed_step = True
         sequence.num_repeats += is_repeat
         self._failed_sequences[sequence.sequence_id] = sequence
 
     def clear(self, sequence: Sequence) -> None:
-        """It has a token, or it ended. After the last one, steps are as large as agreed again."""
+        """End the retry of a sequence that has a new token or has ended. If no other sequence is
+        under retry, steps have their negotiated size again.
+        """
         sequence.has_failed_step = False
         sequence.num_repeats = 0
         del self._failed_sequences[sequence.sequence_id]
@@ -159,60 +164,60 @@ class RetryManager:
             )
 
     def check(self, sequences: Iterable[Sequence]) -> None:
-        """Raise AssertionError if a suspect is unknown or unmarked."""
+        """Raise AssertionError if the sequences under retry are not those marked as failed."""
         marked = {sequence.sequence_id for sequence in sequences if sequence.has_failed_step}
         assert marked == self._failed_sequences.keys(), (
-            f"sequences {marked} are suspects, not {set(self._failed_sequences)}"
+            f"sequences {marked} are marked as failed, not {set(self._failed_sequences)}"
         )
 
 
 @final
 class SchedulerState:
-    """The sequences, from arrival to end. Every change of a sequence's state is made here."""
+    """All sequences, from arrival to end. Every change of a sequence's state is made here."""
 
     def __init__(self, agreement: Agreement, hash_key: bytes | None) -> None:
         self.limits = agreement.limits
         self.cache = KVCacheManager(agreement, hash_key)
         self.queue = WaitingQueue()
         self.running: dict[int, Sequence] = {}  # by id, in order of admission
-        self.sequences: dict[int, Sequence] = {}  # waiting and running
+        self.sequences: dict[int, Sequence] = {}  # waiting and running, by id
         self.in_flight: deque[StepInFlight] = deque()
         self.handles = HandleManager()
         self.retries = RetryManager(agreement.limits)
-        self.adapter_digests: dict[int, bytes] = {0: b""}  # by number; 0 is the model alone
+        self.adapter_digests: dict[int, bytes] = {0: b""}  # by number; 0 is the base model
         self.num_preempted = 0  # since the last step
 
     @property
     def may_admit(self) -> bool:
-        """Whether a sequence waits and another one may run."""
+        """Whether a sequence waits and the limit of running sequences allows another one."""
         return len(self.queue) > 0 and len(self.running) < self.limits.max_sequences
 
     def add(self, sequence: Sequence) -> None:
-        """A new sequence waits."""
+        """Add a new sequence to the end of the queue."""
         self.sequences[sequence.sequence_id] = sequence
         self.queue.append(sequence)
 
     def run(self, sequence: Sequence) -> None:
-        """A waiting sequence, which holds its part of the cache, runs from now on."""
+        """Move a waiting sequence, whose cache is allocated, to the running sequences."""
         self.queue.remove(sequence)
         sequence.state = SequenceState.RUNNING
         sequence.handle = self.handles.take()
         self.running[sequence.sequence_id] = sequence
 
     def preempt(self, sequence: Sequence) -> None:
-        """A running sequence makes room for older ones."""
+        """Move a running sequence to the head of the queue, because the cache ran out of blocks."""
         self.requeue(sequence)
         sequence.num_preemptions += 1
         self.num_preempted += 1
 
     def requeue(self, sequence: Sequence) -> None:
-        """A running sequence waits again, before all others."""
+        """Move a running sequence to the head of the queue."""
         self._leave(sequence)
         sequence.state = SequenceState.WAITING
         self.queue.prepend(sequence)
 
     def finish(self, sequence: Sequence) -> None:
-        """A sequence ends, wherever it is."""
+        """End a waiting or running sequence."""
         if sequence.has_failed_step:
             self.retries.clear(sequence)
         if sequence.state is SequenceState.WAITING:
@@ -223,8 +228,8 @@ class SchedulerState:
         del self.sequences[sequence.sequence_id]
 
     def check(self) -> None:
-        """Raise AssertionError if an invariant is broken: lost blocks or slots, wrong counts, a
-        sequence in two places.
+        """Raise AssertionError if an invariant is broken: a block, slot or handle is lost, a count
+        is wrong, or a sequence has two states.
         """
         self.cache.check(self.running.values())
         waiting = {sequence.sequence_id for sequence in self.queue}
@@ -241,7 +246,7 @@ class SchedulerState:
         )
 
     def _leave(self, sequence: Sequence) -> None:
-        """Take a running sequence out of the worker. Its rows in flight lose their effect."""
+        """Remove a running sequence from the worker. Its rows in flight have no effect any more."""
         del self.running[sequence.sequence_id]
         self.handles.drop(sequence.handle)
         in_use = bool(self.in_flight) and self.in_flight[0].step_id <= sequence.last_step_id
@@ -252,7 +257,7 @@ class SchedulerState:
 
 
 def check_limits(limits: Limits) -> None:
-    """Raise `BackendError` if under these limits nothing could ever run."""
+    """Raise `BackendError` if no step could ever run under these limits."""
     if (
         min(limits.max_sequences, limits.max_step_tokens, limits.depth, limits.chunk_multiple) < 1
         or limits.max_total_tokens < 2
@@ -291,7 +296,7 @@ def find_refusal(sequence: Sequence, agreement: Agreement, cache: KVCacheManager
     if other is not None:
         return other
     capacity = cache.max_sequence_tokens
-    held = sequence.max_tokens - 1  # the last token is chosen, but never run
+    held = sequence.max_tokens - 1  # the last token is chosen, but never computed
     if capacity is not None and held > capacity:
         return (
             f"The sequence may need a cache of {held} tokens; there is room for {capacity}: ask for"
@@ -322,7 +327,7 @@ def _find_encoder_refusal(sequence: Sequence, limits: Limits, cache: KVCacheMana
 
 
 def _find_unknown_id(sequence: Sequence, vocab_size: int) -> str | None:
-    """Why the worker cannot look up the ids of a sequence: an id without a row in the embedding."""
+    """Return an error message if a token id has no row in the embedding, else None."""
     for token_ids in (sequence.token_ids, sequence.request.encoder_token_ids):
         if token_ids and not 0 <= min(token_ids) <= max(token_ids) < vocab_size:
             outside = next(token for token in token_ids if not 0 <= token < vocab_size)

@@ -1,7 +1,7 @@
-"""One step while it is built, one step in flight, and the result of a step.
+"""A step that is being built, a step in flight, and the result of a step.
 
-A decision touches hundreds of rows, so rows are kept column by column: an object for each would
-cost more than the decision.
+A step has hundreds of rows. Rows are therefore stored in one list per field, because an object for
+each row would cost more time than the rest of the scheduler.
 """
 
 from __future__ import annotations
@@ -42,31 +42,31 @@ __all__ = [
 
 TopTokens = tuple[tuple[int, float], ...]
 ChosenTokens = tuple[list[int], list[float | None], list[TopTokens]]
-"""The tokens that one row chose: ids, log probabilities, and top tokens (empty if none were asked
-for), as `SequenceOutput` has them.
+"""The tokens that one row chose: ids, logprobs and top tokens, with the meaning of the fields of
+`SequenceOutput`.
 """
 
 
 @final
 @dataclass(slots=True, frozen=True)
 class StepInFlight:
-    """A step that was decided and whose result has not come yet. `stats` holds its counters; the
-    gauges are empty.
+    """A scheduled step whose result has not arrived. `stats` contains its counters, and the gauges
+    are 0.
 
-    A row has an effect only while its sequence is still in the same residence.
+    A row has an effect only if its sequence is still in the epoch in which the row was scheduled.
     """
 
     step_id: int
-    sequences: list[Sequence]  # [n] of each row
+    sequences: list[Sequence]  # [n] of the rows
     epochs: list[int]  # [n]
     handles: list[int]  # [n]
     counts: list[int]  # [n]
     samples: list[bool]  # [n]
-    budgets: dict[int, int]  # row → tokens that it may choose, where these are more than one
+    budgets: dict[int, int]  # row → number of tokens that it may choose, if more than one
     stats: SchedulerStats
 
     def valid_rows(self) -> list[int]:
-        """Rows whose sequences have neither ended nor left the worker since."""
+        """Return the rows whose sequences have neither ended nor left the worker since."""
         pairs = zip(self.sequences, self.epochs, strict=True)
         return [row for row, (sequence, epoch) in enumerate(pairs) if sequence.epoch == epoch]
 
@@ -74,31 +74,30 @@ class StepInFlight:
 @final
 @dataclass(slots=True)
 class StepBuilder:
-    """Collects rows, then makes the arrays of the step at once. Decode rows are added before
+    """Collects the rows of a step and then builds its arrays at once. Decode rows are added before
     prefill rows.
     """
 
     step_id: int
     token_budget: int
     row_budget: int
-    sequences: list[Sequence] = field(
-        default_factory=list
-    )  # of each row, as all lists up to `token_ids`
+    # The lists up to `samples` have one entry per row.
+    sequences: list[Sequence] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     samples: list[bool] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)  # of all rows
     added: list[NewSequence] = field(default_factory=list)
-    budgets: dict[int, int] = field(
-        default_factory=dict
-    )  # row → tokens that it may choose, where these are more than one
+    # Row → number of tokens that it may choose, if more than one.
+    budgets: dict[int, int] = field(default_factory=dict)
     num_prefill_rows: int = 0
-    num_new_sequences: int = 0  # that run for the first time
-    is_exclusive: bool = False  # an encoder beyond the budget is in it: its own row is the only one
+    num_new_sequences: int = 0  # sequences that run for the first time
+    # An encoder longer than the budget runs in this step, so no other row may be added.
+    is_exclusive: bool = False
 
     def add_rows(self, sequences: Iterable[Sequence], count: int) -> None:
-        """Run the next `count` tokens of sequences whose tables are long enough; choose a token if
-        they are the last ones.
+        """Add rows that compute the next `count` tokens of sequences whose block tables are long
+        enough. A row whose last token is the sequence's last one also chooses a token.
         """
         num_rows = len(self.sequences)
         for sequence in sequences:
@@ -121,22 +120,24 @@ class StepBuilder:
         self.token_budget = 0 if self.is_exclusive else self.token_budget - count * num_added
 
     def open_row(self, row: int, max_tokens: int) -> None:
-        """Let a decode row choose up to `max_tokens`, for which its sequence has the blocks."""
+        """Let a decode row choose up to `max_tokens` tokens. Its sequence has the blocks for
+        them.
+        """
         if max_tokens > 1:
             self.budgets[row] = max_tokens
             self.sequences[row].has_open_row = True
 
     def has_budget(self, sequence: Sequence) -> bool:
-        """Whether a sequence may start here. An encoder runs whole: alone in a step at any length,
-        else within the budget.
+        """Whether a sequence may start in this step. Its encoder must run in one step. The encoder
+        may exceed the token budget only if the step has no other row.
         """
         return self.row_budget > 0 and self.token_budget > (
             sequence.num_encoder_tokens if self.sequences else 0
         )
 
     def charge_encoder(self, sequence: Sequence) -> None:
-        """Take the encoder's tokens from the budget. Alone in the step, the sequence's own row
-        keeps what it needs of it.
+        """Subtract the encoder's tokens from the token budget. If the sequence is the first of the
+        step, the tokens of its own row remain in the budget.
         """
         is_alone = not self.sequences
         own = (
@@ -149,14 +150,14 @@ class StepBuilder:
         self.token_budget = max(left, own)
 
     def introduce(self, sequence: Sequence, cache: KVCacheManager) -> None:
-        """Tell the worker everything about a sequence, before its first row."""
+        """Introduce a sequence to the worker, with all its data, before its first row."""
         self.added.append(_new_sequence(sequence, cache.tables(sequence)))
         sequence.num_sent_blocks = len(sequence.block_table)
 
     def build(
         self, dropped: list[int], cache: KVCacheManager, tokens_per_step: int, layout: RowLayout
     ) -> SchedulerOutput:
-        """The step, whose rows have this layout."""
+        """Return the step as a record for the worker. `layout` is the layout of its rows."""
         counts = [
             len(sequence.block_table) - sequence.num_sent_blocks for sequence in self.sequences
         ]
@@ -178,7 +179,7 @@ class StepBuilder:
         return SchedulerOutput(self.step_id, dropped, self.added, rows)
 
     def in_flight(self, stats: SchedulerStats, layout: RowLayout) -> StepInFlight:
-        """What is remembered of the step until its result comes."""
+        """Return the data of the step that are kept until its result arrives."""
         handles, epochs = layout.handles, layout.epochs
         return StepInFlight(
             self.step_id,
@@ -192,8 +193,8 @@ class StepBuilder:
         )
 
     def _take_new_blocks(self, counts: list[int]) -> list[int]:
-        """The blocks that the worker does not know yet, so many of each row. They count as sent
-        from now on.
+        """Return the blocks that were not sent to the worker yet, `counts` [n] of each row, and
+        mark them as sent.
         """
         blocks = list[int]()
         for row in [row for row, count in enumerate(counts) if count]:
@@ -203,14 +204,14 @@ class StepBuilder:
         return blocks
 
     def _max_tokens(self) -> Int32Array:
-        """Tokens that each row may choose."""
+        """Return the number of tokens that each row may choose."""
         max_tokens = np.ones(len(self.sequences), np.int32)
         max_tokens[list(self.budgets)] = list(self.budgets.values())
         return max_tokens
 
     def _extra_draws(self) -> Float32Array:
-        """The draws after the first one of each open row, row after row; 0 where no token is
-        drawn.
+        """Return the draws after the first one of each row with several tokens, row after row. The
+        draws of greedy rows are 0.
         """
         draws = []
         for row, max_tokens in sorted(self.budgets.items()):
@@ -225,8 +226,8 @@ class StepBuilder:
 
 
 def _new_sequence(sequence: Sequence, tables: list[Int32Array]) -> NewSequence:
-    """The record that introduces a running sequence to the worker. `tables` has one block table per
-    cache group.
+    """Return the record that introduces a running sequence to the worker. `tables` has one block
+    table per cache group.
     """
     request = sequence.request
     sampling = request.sampling
@@ -249,8 +250,8 @@ def _new_sequence(sequence: Sequence, tables: list[Int32Array]) -> NewSequence:
 
 @final
 class RowLayout:
-    """What steps of the same rows have in common; a batch that decodes has many of them. Nobody
-    changes its arrays.
+    """The arrays that all steps with the same rows have in common. A decoding batch has the same
+    rows in many consecutive steps. The arrays are never modified.
     """
 
     def __init__(self, step: StepBuilder, cache: KVCacheManager) -> None:
@@ -271,8 +272,8 @@ class RowLayout:
         self._seeds = np.array([step.sequences[row].seed for row in self._drawn], np.uint64)
 
     def fits(self, step: StepBuilder) -> bool:
-        """Whether the rows of a step are the same. Who left the worker comes back by an
-        introduction.
+        """Whether `step` has the same rows. A step that introduces sequences never has, because a
+        sequence that left the worker returns with a new handle.
         """
         same = (
             step.sequences == self._sequences
@@ -282,8 +283,8 @@ class RowLayout:
         return same and not step.added
 
     def draws(self) -> Float32Array:
-        """A draw per row, of the step that was added to its sequences last; 0 where no token is
-        drawn.
+        """Return one draw per row, for the step that was built last. The draws of rows that choose
+        no token and of greedy rows are 0.
         """
         if not self._drawn:
             return self._no_draws
@@ -298,12 +299,12 @@ class RowLayout:
 
 @final
 class StepResult:
-    """The rows of a `ModelRunnerOutput` in the order of the step. Reading one element of a Python
-    list is faster than of an array, so the arrays are converted once.
+    """The rows of a `ModelRunnerOutput` in the order of the step. The arrays are converted to lists
+    once, because reading an element of a list is faster.
     """
 
     def __init__(self, output: ModelRunnerOutput, handles: list[int]) -> None:
-        """Read `output`, whose rows are those of the step in any order. Raises RuntimeError if one
+        """Read `output`, which has the rows of the step in any order. Raises RuntimeError if a row
         is missing.
         """
         ids, logprobs, top = _all_tokens(output)
@@ -316,7 +317,7 @@ class StepResult:
 
 
 def _token_ranges(output: ModelRunnerOutput, handles: list[int]) -> list[tuple[int, int]]:
-    """The first token of each row and the one after its last."""
+    """Return, for each row, the index of its first token and the index after its last token."""
     ranges = list(pairwise(output.token_ptr.tolist()))
     returned = output.sequence.tolist()
     if returned == handles:
@@ -331,7 +332,7 @@ def _token_ranges(output: ModelRunnerOutput, handles: list[int]) -> list[tuple[i
 
 
 def _all_tokens(output: ModelRunnerOutput) -> ChosenTokens:
-    """The tokens of all rows. A log probability that is NaN becomes None."""
+    """Return the tokens of all rows. A logprob that is NaN becomes None."""
     ids = output.tokens.tolist()
     logprobs = [value if value == value else None for value in output.logprobs.tolist()]  # noqa: PLR0124 - NaN test
     ptr = output.top_ptr.tolist()
@@ -342,10 +343,10 @@ def _all_tokens(output: ModelRunnerOutput) -> ChosenTokens:
 
 
 def next_prompt_logprobs(sequence: Sequence, scores: PromptScores | None) -> list[float | None]:
-    """The prompt log probabilities in `scores` that follow those already sent. They count as sent
-    from now on.
+    """Return the prompt logprobs in `scores` that follow those already sent, and mark them as sent.
 
-    Position 0 has none and goes out first. Positions scored again after a preemption are left out.
+    Position 0 has no logprob, so a None is sent first. Positions that were scored again after a
+    preemption are omitted.
     """
     if sequence.is_prompt_scored or (scores is None and sequence.num_prompt_tokens > 1):
         return []

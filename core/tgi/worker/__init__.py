@@ -1,1 +1,1 @@
-"""Building blocks for workers that run on the host, with numpy as the only dependency."""
+"""Building blocks for workers. They run on the host, and their only dependency is numpy."""

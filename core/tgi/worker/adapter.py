@@ -1,7 +1,7 @@
-"""The adapter interface: a model with `forward(batch) -> logits` becomes a `Worker`.
+"""The adapter interface, which turns a model with `forward(batch) -> logits` into a `Worker`.
 
-The model owns the weights and the keys and values. The adapter does everything else: sequences,
-block tables, positions, sampling, prompt scores and errors of rows.
+The model owns the weights and the KV cache. The adapter implements everything else: sequences,
+block tables, positions, sampling, prompt scores and row errors.
 """
 
 from __future__ import annotations
@@ -47,38 +47,38 @@ __all__ = [
 
 
 class ForwardModel(Protocol):
-    """What the author of a level 0 backend writes. One thread calls it."""
+    """The model that the author of an adapter backend implements. One thread calls it."""
 
     @property
     def vocab_size(self) -> int:
-        """Logits per token."""
+        """Number of logits per token."""
 
     def load(self, progress: Progress) -> None:
-        """Read the weights. Raises `ModelError` naming file and tensor."""
+        """Load the weights. Raises `ModelError` that names the file and tensor."""
 
     def allocate(self, num_slots: int, progress: Progress) -> None:
-        """Make room for the keys and values of `num_slots` tokens, and compile whatever serving
-        needs.
+        """Allocate the keys and values of `num_slots` tokens, and compile all programs that steps
+        need.
         """
 
     def forward(self, batch: ForwardBatch) -> Float32Array:
-        """Keep keys and values of the batch's tokens; logits [len(batch.logits_indices),
-        vocab_size].
+        """Store the keys and values of the batch's tokens and return the logits
+        [len(batch.logits_indices), vocab_size].
         """
 
     def close(self) -> None:
-        """Release the device. Legal in every state, and twice."""
+        """Release the device. Idempotent and allowed in every state."""
 
 
 @final
 @dataclass(frozen=True)
 class AdapterPlan:
-    """What the author's device can do; the limits are lowered to the requested ones."""
+    """The capabilities of the device. The limits are lowered to the requested ones."""
 
-    max_total_tokens: int  # greatest context of one sequence
+    max_total_tokens: int  # maximum context length of one sequence
     max_sequences: int
     max_step_tokens: int
-    max_cache_tokens: int  # greatest number of tokens whose keys and values fit
+    max_cache_tokens: int  # maximum number of tokens in the KV cache
     mode: Literal["paged", "slots"] = "paged"
     block_size: int = 16
     mixed: bool = True
@@ -99,7 +99,7 @@ class AdapterPlan:
 
 @final
 class AdapterPart:
-    """The `WorkerPart` over a `ForwardModel`. Samples in numpy, one row at a time."""
+    """The `WorkerPart` of a `ForwardModel`. Sampling uses numpy, one row at a time."""
 
     def __init__(self, model: ForwardModel, plan: AdapterPlan) -> None:
         self._model = model
@@ -108,7 +108,7 @@ class AdapterPart:
         self._table = SequenceTable(Limits(1, 1, 1), 1, 1)
 
     def load(self, progress: Progress) -> None:
-        """Read the weights."""
+        """Load the weights."""
         self._model.load(progress)
 
     def plan(self, requested: RequestedLimits) -> Agreement:
@@ -155,11 +155,11 @@ class AdapterPart:
         )
 
     def prepare(self, agreement: Agreement, progress: Progress) -> None:
-        """Let the model allocate and compile. It gets one block more than negotiated, for `probe`
-        and for padding.
+        """Let the model allocate its cache and compile its programs. The cache has one block more
+        than negotiated, which `probe` and padding use.
         """
         plan = agreement.kv_cache
-        # A sequence slot is one block that contains a whole sequence.
+        # In slots mode, a sequence slot is one block that contains a whole sequence.
         block_size = plan.block_size if plan.mode == "paged" else plan.sequence_slot_tokens
         self._agreement = agreement
         self._table = SequenceTable(agreement.limits, block_size, agreement.vocab_size)
@@ -175,7 +175,7 @@ class AdapterPart:
         return result.output(step, StepTimes(prepare=prepared - began, forward=forward_ns))
 
     def probe(self) -> bool:
-        """Compute one token in the block that no sequence has."""
+        """Compute one token in the additional block, which no sequence uses."""
         block_size = self._table.block_size
         block = self._agreed.kv_cache.max_batch_total_tokens // block_size
         return bool(np.isfinite(self._model.forward(token_batch(block, block_size))).all())
@@ -217,12 +217,14 @@ class AdapterPart:
 
 
 def adapter_worker(model: ForwardModel, plan: AdapterPlan, reporter: WorkerReporter) -> StepWorker:
-    """Build a worker over a `ForwardModel`."""
+    """Create a worker for a `ForwardModel`."""
     return StepWorker(AdapterPart(model, plan), reporter)
 
 
 def _kept(option: str, requested: int | None, most: int, otherwise: int) -> int:
-    """The user's value, or what the backend chooses where there is none."""
+    """Return the requested value, or `otherwise` if no value was requested. Raises `BackendError`
+    if the requested value exceeds `most`.
+    """
     if requested is None:
         return otherwise
     if requested > most:

@@ -1,4 +1,4 @@
-"""One step of the adapter: rows into a flat batch, logits into tokens, scores and errors."""
+"""Runs one step of an adapter: builds a flat batch from the rows, and samples from the logits."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ __all__ = ["ForwardBatch", "run_rows", "token_batch"]
 @final
 @dataclass(frozen=True)
 class ForwardBatch:
-    """The tokens of one step, flat: those of row 0, then those of row 1, … n rows, t tokens.
+    """The tokens of one step in one flat array, ordered by row: n rows and t tokens.
 
-    A slot is the place of one token's keys and values: `block * block_size + offset`. Copies come
-    first, then the keys and values of the tokens are written, then attention reads
-    `context_slots(row)`.
+    A slot is the index of one token's keys and values in the cache: `block * block_size + offset`.
+    The model executes the copies first, then stores the keys and values of the tokens, and then
+    computes attention over `context_slots(row)`.
     """
 
     token_ids: Int32Array  # [t]
     positions: Int32Array  # [t]
     slot_mapping: Int32Array  # [t]
-    cu_seqlens_q: Int32Array  # [n + 1] first token of each row
-    seq_lens: Int32Array  # [n] tokens of the sequence, those of this step included
-    block_tables: tuple[Int32Array, ...]  # n arrays
+    cu_seqlens_q: Int32Array  # [n + 1] index of each row's first token, then t
+    seq_lens: Int32Array  # [n] length of the sequence, including the tokens of this step
+    block_tables: tuple[Int32Array, ...]  # of each of the n rows
     block_size: int
-    logits_indices: Int32Array  # [k] tokens after which logits are wanted, ascending
-    copy_source: Int32Array = field(default_factory=empty_int32)  # slots
+    logits_indices: Int32Array  # [k] indices of the tokens whose logits are returned, ascending
+    copy_source: Int32Array = field(default_factory=empty_int32)  # slots to copy
     copy_target: Int32Array = field(default_factory=empty_int32)
 
     @property
     def num_rows(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return len(self.seq_lens)
 
     def context_slots(self, row: int) -> Int32Array:
-        """Slots [seq_lens[row]] of all tokens of a sequence, from position 0 on."""
+        """Return the slots [seq_lens[row]] of all tokens of a row's sequence, from position 0."""
         positions = np.arange(self.seq_lens[row], dtype=np.int32)
         blocks = self.block_tables[row][positions // self.block_size]
         slots: Int32Array = blocks * self.block_size + positions % self.block_size
@@ -56,7 +56,7 @@ def run_rows(
     forward: Callable[[ForwardBatch], Float32Array],
     vocab_size: int,
 ) -> StepResult:
-    """Run the rows of a step, whose sequences are in `table`, and choose their tokens."""
+    """Run the rows of a step, whose sequences are in `table`, and sample their tokens."""
     rows, result = step.rows, StepResult(step.rows.num_rows)
     masks = row_masks(step, vocab_size)
     if not rows.num_rows:
@@ -81,7 +81,7 @@ def run_rows(
 
 
 def token_batch(block: int, block_size: int) -> ForwardBatch:
-    """The batch of token 0 at position 0 of a sequence in `block`."""
+    """Return a batch with token 0 at position 0 of a sequence in `block`."""
     zero = np.zeros(1, np.int32)
     slot, table = np.array([block * block_size], np.int32), np.array([block], np.int32)
     return ForwardBatch(
@@ -92,7 +92,9 @@ def token_batch(block: int, block_size: int) -> ForwardBatch:
 def _batch(
     step: SchedulerOutput, layout: StepLayout, table: SequenceTable, num_wanted: Int64Array
 ) -> ForwardBatch:
-    """The batch of a step. Logits are wanted after the last `num_wanted` [n] tokens of each row."""
+    """Return the batch of a step. Logits are returned for the last `num_wanted` [n] tokens of each
+    row.
+    """
     first_wanted = np.repeat(layout.ends - num_wanted.cumsum(), num_wanted)
     copies = [_slots_of_blocks(blocks, table.block_size) for blocks in _copies(step)]
     return ForwardBatch(
@@ -112,7 +114,7 @@ def _batch(
 
 
 def _copies(step: SchedulerOutput) -> tuple[Int32Array, Int32Array]:
-    """Blocks to copy: sources and targets."""
+    """Return the source and the target blocks of the copies."""
     if not step.copy_source:
         return empty_int32(), empty_int32()
     return step.copy_source[0], step.copy_target[0]

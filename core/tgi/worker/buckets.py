@@ -1,7 +1,7 @@
-"""The fixed shapes that steps are padded to, so that all programs are compiled before serving.
+"""The fixed shapes to which steps are padded, so that all programs are compiled during startup.
 
-A step of T tokens has at most T sequences, so the bucket of tokens also determines the number of
-sequences and of rows with logits. Block tables have a few widths of their own, because attention
+A step of T tokens has at most T sequences. The token bucket therefore also determines the number of
+sequences and the number of rows with logits. Block tables have separate buckets, because attention
 without a paged kernel reads the whole table.
 """
 
@@ -28,15 +28,15 @@ _BLOCKS_FACTOR = 4
 @final
 @dataclass(frozen=True, order=True)
 class StepShape:
-    """The shape that a program is compiled for."""
+    """The shape of a compiled program."""
 
     num_tokens: int
-    num_sequences: int  # and rows with logits
+    num_sequences: int  # also the number of rows with logits
     num_blocks: int  # per sequence
 
     @property
     def label(self) -> str:
-        """A label for metrics, with as many values as there are shapes."""
+        """Label for metrics. There is one label per shape."""
         return f"tokens={self.num_tokens},blocks={self.num_blocks}"
 
 
@@ -57,10 +57,11 @@ class Buckets:
         token_buckets: Sequence[int] = (),
         option: str = "--token-buckets",
     ) -> Buckets:
-        """Buckets for every step within the limits; powers of two if `token_buckets` is empty.
+        """Return buckets for every step within the limits. The token buckets are powers of two if
+        `token_buckets` is empty.
 
-        Raises `BackendError`, which names `option`, if the largest of `token_buckets` is below the
-        largest step.
+        Raises `BackendError` that names `option` if the largest of `token_buckets` is smaller than
+        the largest step.
         """
         tokens = tuple(sorted(set(token_buckets))) or _powers_of_two(limits.max_step_tokens)
         if tokens[-1] < limits.max_step_tokens:
@@ -76,7 +77,7 @@ class Buckets:
 
     @property
     def shapes(self) -> tuple[StepShape, ...]:
-        """Every shape a step may be padded to."""
+        """Every shape to which a step may be padded."""
         return tuple(
             self._shape(tokens, blocks) for tokens in self.tokens for blocks in self.blocks
         )
@@ -87,7 +88,7 @@ class Buckets:
         return tuple(sorted({shape.num_sequences for shape in self.shapes}))
 
     def shape_for(self, num_tokens: int, num_blocks: int) -> StepShape:
-        """The smallest shape that holds a step whose longest block table has `num_blocks`."""
+        """Return the smallest shape for a step whose longest block table has `num_blocks`."""
         tokens = next(size for size in self.tokens if size >= num_tokens)
         return self._shape(tokens, next(width for width in self.blocks if width >= num_blocks))
 
@@ -96,7 +97,9 @@ class Buckets:
 
 
 def parse_token_buckets(text: str, option: str = "--token-buckets") -> tuple[int, ...]:
-    """Sizes from `16,128`; empty for an empty text. Raises `BackendError`, which names `option`."""
+    """Parse sizes such as `16,128`. Returns an empty tuple for an empty text. Raises `BackendError`
+    that names `option`.
+    """
     words = [word.strip() for word in text.split(",")] if text.strip() else []
     if not all(word.isdecimal() and int(word) for word in words):
         raise BackendError(
@@ -108,7 +111,7 @@ def parse_token_buckets(text: str, option: str = "--token-buckets") -> tuple[int
 def padded(
     values: npt.NDArray[np.int32] | npt.NDArray[np.int64], size: int, filler: int = 0
 ) -> Int32Array:
-    """`values` as int32 [size], followed by `filler`."""
+    """Return `values` as int32 [size], padded with `filler`."""
     array = np.full(size, filler, np.int32)
     array[: len(values)] = values
     return array

@@ -36,39 +36,39 @@ __all__ = [
 ]
 
 TokenMixer = Attention | LatentAttention
-"""Mixers that keep some values for every token."""
+"""Mixers that store values for every token."""
 
 RecurrentMixer = StateSpace | LinearAttention
-"""Mixers that keep one state of constant size per sequence."""
+"""Mixers that store one state of constant size per sequence."""
 
 GroupKind = Literal["full", "state", "cross"]
 
 ENCODER_QUERY_CHUNK = 256
-"""Number of queries whose scores over a whole encoder text are in memory at once."""
+"""Number of queries whose scores over all encoder tokens are in memory at the same time."""
 
 Shape = tuple[int, ...]
 
 
 def attention_layers(spec: ModelSpec) -> tuple[TokenMixer, ...]:
-    """The decoder's self-attention mixers in order."""
+    """Return the decoder's self-attention mixers in order."""
     return tuple(mixer for mixer in _mixers(spec) if isinstance(mixer, TokenMixer))
 
 
 def cross_layers(spec: ModelSpec) -> tuple[CrossAttention, ...]:
-    """The decoder's cross-attention mixers in order."""
+    """Return the decoder's cross-attention mixers in order."""
     return tuple(mixer for mixer in _mixers(spec) if isinstance(mixer, CrossAttention))
 
 
 def recurrent_layers(spec: ModelSpec) -> tuple[RecurrentMixer, ...]:
-    """The decoder's recurrent mixers in order."""
+    """Return the decoder's recurrent mixers in order."""
     return tuple(mixer for mixer in _mixers(spec) if isinstance(mixer, RecurrentMixer))
 
 
 def group_kinds(spec: ModelSpec | GenericSpec) -> tuple[GroupKind, ...]:
-    """The cache groups of a model, in the order in which they are negotiated.
+    """Return the cache groups of a model, in the order in which they are negotiated.
 
-    Layers with a window belong to `full`, because a window only masks keys. A model of an unknown
-    architecture counts its tokens in blocks and has one cache object per sequence.
+    Layers with a window belong to `full`, because their window only masks keys. A model of an
+    unknown architecture counts its tokens in blocks and has one cache object per sequence.
     """
     if isinstance(spec, GenericSpec):
         return ("full", "state")
@@ -81,9 +81,9 @@ def group_kinds(spec: ModelSpec | GenericSpec) -> tuple[GroupKind, ...]:
 
 
 def values_per_token(spec: ModelSpec | GenericSpec) -> int:
-    """Number of values that one token keeps over all layers.
+    """Return the number of values that one token stores over all layers.
 
-    Includes one token of the encoder, if the model has an encoder.
+    This includes one token of the encoder, if the model has an encoder.
     """
     if isinstance(spec, GenericSpec):
         return 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim
@@ -97,12 +97,12 @@ def values_per_token(spec: ModelSpec | GenericSpec) -> int:
 
 
 def value_dim(mixer: Attention) -> int:
-    """The size of a value head."""
+    """Return the size of a value head."""
     return mixer.head_dim if mixer.v_head_dim is None else mixer.v_head_dim
 
 
 def recurrent_shapes(mixer: RecurrentMixer) -> tuple[Shape, Shape]:
-    """The shapes of one sequence's convolution window and recurrent state.
+    """Return the shapes of one sequence's convolution window and recurrent state.
 
     These are [channels, kernel - 1] and [heads, …, …].
     """
@@ -130,10 +130,11 @@ def recurrent_shapes(mixer: RecurrentMixer) -> tuple[Shape, Shape]:
 
 
 def state_values(spec: ModelSpec | GenericSpec) -> tuple[int, int]:
-    """Number of values that one sequence keeps over all recurrent layers.
+    """Return the number of values that one sequence stores over all recurrent layers, in the
+    compute dtype and in float32.
 
-    Returns the numbers in the compute dtype and in float32. Both are 0 for an unknown architecture,
-    whose layers are all counted as attention layers. These need more memory.
+    Both are 0 for an unknown architecture: all its layers are counted as attention layers, which
+    need more memory.
     """
     if isinstance(spec, GenericSpec):
         return 0, 0

@@ -1,4 +1,4 @@
-"""Where the tokens of a step are: in their sequences, in the sequence table and in the cache."""
+"""The positions of a step's tokens in their sequences, in the sequence table and in the cache."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["StepLayout", "fill_tokens", "lay_out", "slots_of"]
 @final
 @dataclass(frozen=True)
 class StepLayout:
-    """The rows of one step. n rows, T tokens, which are ordered by row."""
+    """The n rows of one step and their T tokens, ordered by row."""
 
     states: list[SequenceState]  # [n]
     indices: Int64Array  # [n] rows in the sequence table
@@ -32,8 +32,8 @@ class StepLayout:
 
 
 def lay_out(rows: Rows, table: SequenceTable) -> StepLayout:
-    """Append the rows' new blocks to `table` and compute where their tokens are. Raises `StepError`
-    if the step breaks the negotiated limits.
+    """Append the rows' new blocks to `table` and compute the positions of their tokens. Raises
+    `StepError` if the step exceeds the negotiated limits.
     """
     states, indices = table.find(rows.sequence.tolist())
     starts, counts = rows.start.astype(np.int64), rows.count.astype(np.int64)
@@ -64,8 +64,8 @@ def lay_out(rows: Rows, table: SequenceTable) -> StepLayout:
 
 
 def fill_tokens(tokens: Int32Array, layout: StepLayout, table: SequenceTable) -> Int64Array:
-    """The token ids [T] of a step, with those that the worker chose itself in place of
-    `TOKEN_ON_DEVICE`. The ids are also stored in `table`.
+    """Return the token ids [T] of a step, and store them in `table`. Each `TOKEN_ON_DEVICE` is
+    replaced by the token that the worker sampled for the sequence.
 
     Raises `StepError` if an id of a prefill is not below `table.vocab_size`.
     """
@@ -84,6 +84,6 @@ def fill_tokens(tokens: Int32Array, layout: StepLayout, table: SequenceTable) ->
 def slots_of(
     tables: Int32Array, indices: Int64Array, positions: Int64Array, block_size: int
 ) -> Int64Array:
-    """The cache slot of each token, given its row of the block tables and its position."""
+    """Return the cache slot of each token, given its row of the block tables and its position."""
     blocks = tables[indices, positions // block_size].astype(np.int64)
     return blocks * block_size + positions % block_size

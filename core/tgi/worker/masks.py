@@ -1,4 +1,4 @@
-"""The shape of grammar masks, checked once for all workers."""
+"""Checks the shape of grammar masks, for all workers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ __all__ = ["check_masks", "mask_words", "missing_masks"]
 
 
 def mask_words(step: SchedulerOutput, vocab_size: int) -> tuple[Int32Array, Int32Array] | None:
-    """Rows [k] and words [k, mask_width] of the masks of a step; None if the step has no masks.
+    """Return the rows [k] and the words [k, mask_width] of a step's masks, or None if the step has
+    no masks.
 
-    Raises `StepError`: one that allows a retry if late masks did not come, another one if the masks
-    have the wrong shape.
+    Raises `StepError`. The step may be retried if its late masks did not arrive, but not if the
+    masks have the wrong shape.
     """
     if step.mask == "none":
         return None
@@ -23,13 +24,13 @@ def mask_words(step: SchedulerOutput, vocab_size: int) -> tuple[Int32Array, Int3
 
 
 def missing_masks(step: SchedulerOutput) -> StepError:
-    """The error of a step whose late masks did not come."""
+    """Return the error of a step whose late masks did not arrive."""
     return StepError(f"The masks of step {step.step_id} did not come.", retryable=True)
 
 
 def check_masks(step: SchedulerOutput, masks: GrammarMasks | None, vocab_size: int) -> GrammarMasks:
-    """Return `masks` if each has one bit for each token and belongs to a row of the step. Raises
-    `StepError`, which does not allow a retry, otherwise.
+    """Return `masks` if each mask has one bit per token id and belongs to a row of the step.
+    Otherwise raises `StepError`, after which the step may not be retried.
     """
     width = -(-vocab_size // 32)
     if masks is None or masks.words.size != len(masks.row) * width:

@@ -12,10 +12,10 @@ __all__ = ["with_requested_features"]
 
 
 def with_requested_features(agreement: Agreement, requested: RequestedLimits) -> Agreement:
-    """The same limits with the requested features only.
+    """Return the same limits with only the requested features.
 
-    Limits and sampling fields that depend on a feature are reduced with it: a device without
-    `device_token` has one step in flight, one without `logprobs` has no `top_n_tokens`.
+    Limits and sampling fields that depend on a removed feature are reduced too. Without
+    `device_token`, one step is in flight. Without `logprobs`, `top_n_tokens` is not supported.
     """
     features = [name for name in agreement.features if name in requested.features]
     if "kv_export" in features and "prefix_cache" not in features:

@@ -12,7 +12,7 @@ from tgi.backend.records import GrammarMasks, ModelRunnerOutput, SchedulerOutput
 __all__ = ["ControlledPart", "MeasuredPart", "OverlappedPart", "Progress", "WorkerPart"]
 
 Progress = Callable[[int, int], None]
-"""Called with (done, total) in any unit, at least every 5 s."""
+"""A function that is called with (done, total) in any unit, at least every 5 s."""
 
 
 class WorkerPart(Protocol):
@@ -21,7 +21,7 @@ class WorkerPart(Protocol):
     """
 
     def load(self, progress: Progress) -> None:
-        """Read the weights. Raises `ModelError` naming file and tensor."""
+        """Load the weights. Raises `ModelError` that names the file and tensor."""
 
     def plan(self, requested: RequestedLimits) -> Agreement:
         """Return the limits and all features that the device supports. Allocates no cache.
@@ -34,20 +34,20 @@ class WorkerPart(Protocol):
         """Allocate the cache of the negotiated limits, and compile or capture the programs."""
 
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
-        """Run a step to its end. Late masks are in `step.masks`; None means that they did not come.
+        """Run a step to its end. Late masks are in `step.masks`. It is None if they did not arrive.
 
-        Raises `StepError` if the step breaks the negotiated limits. Raises `MemoryError` if memory
-        runs out and smaller steps may succeed. In both cases the drops and the new sequences of
-        the step are done.
+        Raises `StepError` if the step exceeds the negotiated limits. Raises `MemoryError` if memory
+        runs out and smaller steps may succeed. In both cases the step's drops and new sequences
+        have been processed.
         """
 
     def probe(self) -> bool:
-        """Run a forward pass of one token that touches no sequence. Returns whether its logits are
-        finite.
+        """Run a forward pass of one token that belongs to no sequence. Returns whether its logits
+        are finite.
         """
 
     def close(self) -> None:
-        """Release the device. Legal in every state, and twice."""
+        """Release the device. Idempotent and allowed in every state."""
 
 
 @runtime_checkable
@@ -57,8 +57,8 @@ class OverlappedPart(Protocol):
     """
 
     def enqueue(self, step: SchedulerOutput) -> None:
-        """Start a step. Raises `StepError` if it breaks the negotiated limits; its drops and its
-        new sequences are done all the same.
+        """Start a step. Raises `StepError` if the step exceeds the negotiated limits. Its drops and
+        new sequences are processed in any case.
         """
 
     def enqueue_masks(self, masks: GrammarMasks) -> None:
@@ -67,19 +67,19 @@ class OverlappedPart(Protocol):
 
 @runtime_checkable
 class ControlledPart(Protocol):
-    """A part with a feature that needs `Control`."""
+    """A part with a feature that requires control requests."""
 
     def control(self, request: Control) -> ControlResult:
-        """Carry out a request whose feature was negotiated. A request that cannot be carried out
-        has no effect.
+        """Execute a request whose feature was negotiated. A request that cannot be executed has no
+        effect.
         """
 
 
 @runtime_checkable
 class MeasuredPart(Protocol):
-    """A part that knows how much memory its device has used."""
+    """A part that measures the memory use of its device."""
 
     def peak_memory_bytes(self) -> int:
-        """Maximum device memory that was in use at once, in bytes; 0 if the device does not report
-        it.
+        """Return the maximum device memory that was in use at once, in bytes. Returns 0 if the
+        device does not report it.
         """

@@ -1,4 +1,4 @@
-"""The steps that were submitted to a worker and not yet collected."""
+"""The steps that were submitted to a worker and have not been collected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["PendingSteps"]
 
 @final
 class PendingSteps:
-    """A FIFO queue of at most `depth` steps. A step with late masks gets them while it waits."""
+    """A FIFO queue of at most `depth` steps. Late masks are added to a step in the queue."""
 
     def __init__(self, depth: int, vocab_size: int) -> None:
         self._depth = depth
@@ -24,7 +24,7 @@ class PendingSteps:
         self._steps: deque[SchedulerOutput] = deque()
 
     def check_depth(self) -> None:
-        """Raise `StepError` if as many steps are pending as were negotiated."""
+        """Raise `StepError` if the negotiated number of steps is already pending."""
         if len(self._steps) < self._depth:
             return
         if self._depth == 1:
@@ -40,8 +40,8 @@ class PendingSteps:
         self._steps.append(step)
 
     def add_masks(self, masks: GrammarMasks) -> None:
-        """Give a pending step its late masks. Raises `StepError` if no step waits for these masks,
-        or if they have the wrong shape.
+        """Add late masks to a pending step. Raises `StepError` if no step waits for these masks, or
+        if they have the wrong shape.
         """
         for place, step in enumerate(self._steps):
             if step.step_id == masks.step_id and step.mask == "late" and step.masks is None:
@@ -51,7 +51,7 @@ class PendingSteps:
         raise StepError(f"No step {masks.step_id} waits for masks.", retryable=False)
 
     def take(self) -> SchedulerOutput | None:
-        """Remove the oldest step and return it; None if no step is pending."""
+        """Remove the oldest step and return it. Returns None if no step is pending."""
         return self._steps.popleft() if self._steps else None
 
     def clear(self) -> None:

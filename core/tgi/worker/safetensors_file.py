@@ -1,4 +1,4 @@
-"""Reads safetensors files in place: headers first, then tensors as views of the mapped file."""
+"""Reads safetensors files in place: first the headers, then tensors as views of the mapped file."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Dtype = TypeVar("Dtype")
 
 @final
 class SafetensorsFile:
-    """One mapped file. Raises `ModelError` naming file and tensor if the header is damaged.
+    """One mapped file. Raises `ModelError` that names the file and tensor if the header is damaged.
 
-    The bytes of a tensor are those of `mapping` from `start` on. They are read when touched.
+    The bytes of a tensor are in `mapping` from `start` on. They are read at their first use.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,7 +37,7 @@ class SafetensorsFile:
             self.mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def release(self) -> None:
-        """Return the pages read so far to the system, so that a file larger than the memory can be
+        """Release the pages that were read so far, so that a file larger than the memory can be
         read. Views of the mapping stay valid.
         """
         self.mapping.madvise(mmap.MADV_DONTNEED)
@@ -50,14 +50,14 @@ class SafetensorsFile:
 @final
 @dataclass(frozen=True)
 class MappedTensor:
-    """A tensor in a mapped file. Nothing is read before its bytes are touched."""
+    """A tensor in a mapped file. Its bytes are read at their first use."""
 
     file: SafetensorsFile
     stored: StoredTensor
 
     def dtype_of(self, dtypes: Mapping[str, Dtype]) -> Dtype:
-        """The framework's dtype, by the name that the format has for it. Raises `ModelError` if
-        the tensor has another dtype.
+        """Return the framework's dtype for the tensor's dtype. Raises `ModelError` if `dtypes` does
+        not contain it.
         """
         stored = self.stored
         if stored.dtype not in dtypes:
@@ -70,8 +70,8 @@ class MappedTensor:
 
 
 def map_checkpoint(model_path: Path) -> dict[str, MappedTensor]:
-    """All tensors of a checkpoint by name. Raises `ModelError` naming file and tensor if the files
-    and the index do not match.
+    """Return all tensors of a checkpoint by name. Raises `ModelError` that names the file and
+    tensor if the files and the index do not match.
     """
     index = read_index(model_path)
     tensors: dict[str, MappedTensor] = {}

@@ -1,9 +1,10 @@
-"""The arithmetic of sampling, one row at a time: slow, in float64, and the yardstick of every
-backend's sampler.
+"""Reference implementation of sampling, one row at a time in float64. The conformance suite
+compares every backend's sampler with it.
 
-A row goes through the processors of `SamplingParams` in the order of its fields; a grammar mask
-stands between the penalties and the temperature. What comes before the mask acts on every row. What
-comes after it shapes a distribution to draw from, so a greedy row passes it by.
+The processors of a row are applied in the order of the fields of `SamplingParams`. A grammar mask
+is applied after the penalties and before the temperature. Processors before the mask act on every
+row. Processors after the mask shape the distribution from which a token is drawn, so greedy rows
+skip them.
 
 Sources: TGI 3 `utils/logits_process.py` and `utils/watermark.py` (flash models) for order and
 formulas, the OpenAI API reference for frequency and presence penalties, arXiv 2202.00666 for
@@ -43,7 +44,7 @@ _GOLDEN = 0x9E3779B9
 @final
 @dataclass(frozen=True)
 class SampledToken:
-    """One choice. `logprob` is None and `top` empty where none was asked for."""
+    """One sampled token. `logprob` is None and `top` is empty if they were not requested."""
 
     token_id: int
     logprob: float | None
@@ -59,8 +60,8 @@ def sample_row(
     draw: float = 0.0,
     allowed: npt.NDArray[np.bool_] | None = None,  # [vocab_size]
 ) -> SampledToken:
-    """The token that a row chooses. Raises `ValueError` if the logits hold NaN or infinity, or if
-    no token is allowed.
+    """Return the token that a row chooses. Raises `ValueError` if the logits contain NaN or
+    infinity, or if no token is allowed.
     """
     raw = np.asarray(logits, np.float64)
     if np.isnan(raw).any() or np.isposinf(raw).any():
@@ -82,7 +83,7 @@ def sample_row(
 def apply_penalties(
     scores: Scores, params: SamplingParams, prompt_ids: Ids, output_ids: Ids
 ) -> Scores:
-    """Scores after watermark, logit bias and the four penalties."""
+    """Return the scores after watermark, logit bias and the four penalties."""
     scores = scores.copy()
     prompt, output = np.asarray(prompt_ids, np.int64), np.asarray(output_ids, np.int64)
     context = np.concatenate([prompt, output])
@@ -105,8 +106,8 @@ def apply_penalties(
 
 
 def apply_warpers(scores: Scores, params: SamplingParams) -> Scores:
-    """Scores after temperature, top-k, top-p, typical-p and min-p; a token that is cut has -inf.
-    One token always remains.
+    """Return the scores after temperature, top-k, top-p, typical-p and min-p. The score of a
+    removed token is -inf. At least one token remains.
     """
     scores = scores / params.temperature
     if params.top_k > 0:
@@ -123,7 +124,7 @@ def apply_warpers(scores: Scores, params: SamplingParams) -> Scores:
 
 
 def choose(scores: Scores, draw: float) -> int:
-    """The first id, in id order, whose cumulative float32 probability exceeds `draw` x total."""
+    """Return the first id whose cumulative float32 probability exceeds `draw` times the total."""
     cumulative = np.cumsum(np.exp(log_softmax(scores)).astype(np.float32), dtype=np.float64).astype(
         np.float32
     )
@@ -131,15 +132,15 @@ def choose(scores: Scores, draw: float) -> int:
 
 
 def log_softmax(scores: Scores) -> Scores:
-    """Log-probabilities; -inf stays -inf."""
+    """Return the log-softmax of `scores`. Scores of -inf remain -inf."""
     shifted = scores - scores.max()
     normalized: Scores = shifted - np.log(np.exp(shifted).sum())
     return normalized
 
 
 def top_tokens(logprobs: Scores, count: int) -> tuple[tuple[int, float], ...]:
-    """The `count` most likely tokens, descending, equal ones by id. Ties with the last are all
-    given, -inf never is.
+    """Return the `count` most likely tokens, in descending order of logprob and then in order of
+    id. All tokens with the same logprob as the last one are included. Tokens with -inf are not.
     """
     order = np.argsort(-logprobs, kind="stable")
     last = logprobs[order[min(count, len(order)) - 1]] if count > 0 else np.inf
@@ -149,8 +150,8 @@ def top_tokens(logprobs: Scores, count: int) -> tuple[tuple[int, float], ...]:
 
 
 def green_tokens(previous: int, vocab_size: int, gamma: float) -> npt.NDArray[np.bool_]:
-    """Which tokens the watermark favours after `previous`: v is green if mix32(p K + v G mod 2^32)
-    < gamma 2^32.
+    """Return which tokens the watermark favours after `previous`. Token v is favoured if
+    mix32(p K + v G mod 2^32) < gamma 2^32.
     """
     h = (
         np.uint64(previous * _HASH_KEY & 0xFFFFFFFF)
@@ -165,13 +166,14 @@ def green_tokens(previous: int, vocab_size: int, gamma: float) -> npt.NDArray[np
 
 
 def unpack_mask(words: Int32Array, vocab_size: int) -> npt.NDArray[np.bool_]:
-    """Allowed tokens of one row of `GrammarMasks.words`."""
+    """Return the allowed tokens [vocab_size] of one row of `GrammarMasks.words`."""
     return np.unpackbits(words.view(np.uint8), bitorder="little")[:vocab_size].astype(np.bool_)
 
 
 def _nucleus(scores: Scores, top_p: float) -> npt.NDArray[np.bool_]:
-    """Ascending, everything goes whose cumulative probability is within 1 - top_p; of equal scores
-    the higher id goes first.
+    """Return the tokens that top-p keeps. In ascending order of score, tokens are removed as long
+    as their cumulative probability is at most 1 - top_p. Of equal scores, the higher id is removed
+    first.
     """
     ascending = np.argsort(-scores, kind="stable")[::-1]
     removed = np.cumsum(np.exp(log_softmax(scores))[ascending]) <= 1 - top_p
@@ -182,8 +184,8 @@ def _nucleus(scores: Scores, top_p: float) -> npt.NDArray[np.bool_]:
 
 
 def _typical(scores: Scores, mass: float) -> npt.NDArray[np.bool_]:
-    """The tokens whose surprise is nearest to the entropy, until they hold `mass`; ties with the
-    last of them stay too.
+    """Return the tokens that typical-p keeps: those whose information content is closest to the
+    entropy, until their probabilities sum to `mass`. Ties with the last of them are kept too.
     """
     logprobs = log_softmax(scores)
     probabilities = np.exp(logprobs)

@@ -1,5 +1,5 @@
-"""The sequences of a worker between steps, as rows of a few arrays, so that a step is built without
-a loop.
+"""The sequences of a worker between steps. Their data are rows of a few arrays, so that a step is
+built without a loop over sequences.
 """
 
 from __future__ import annotations
@@ -31,34 +31,34 @@ Int64Array = npt.NDArray[np.int64]
 @final
 @dataclass(eq=False)
 class SequenceState:
-    """One live sequence. Compared by identity: a handle that is used again is a new sequence."""
+    """One live sequence. Instances compare by identity, because a handle can be used again."""
 
     new: NewSequence
     handle: int
-    index: int  # its row in the arrays of the table
+    index: int  # the sequence's row in the arrays of the table
     num_prompt_tokens: int
     sampling: SamplingParams
-    tokens: Int32Array  # that row of `SequenceTable.tokens`
-    # if the next prompt position is scored, what its score needs of the last computed one: the
-    # hidden vector or the logits, in the worker's own array type
+    tokens: Int32Array  # the sequence's row of `SequenceTable.tokens`
+    # If the next prompt position is scored, the hidden vector or the logits of the last computed
+    # position, in the array type of the worker.
     prompt_tail: Any = None
-    has_failed: bool = False  # a step with a row of it failed; it will be dropped
+    has_failed: bool = False  # a step with this sequence failed; the core will drop the sequence
 
     @property
     def prompt(self) -> Int32Array:
-        """Prompt ids. They stay valid after the sequence was dropped."""
+        """Token ids of the prompt. They stay valid after the sequence was dropped."""
         return self.new.tokens[: self.num_prompt_tokens]
 
     @property
     def encoder_tokens(self) -> Int32Array:
-        """Ids that the encoder reads; empty without an encoder."""
+        """Token ids that the encoder reads. Empty if the model has no encoder."""
         return self.new.encoder_tokens
 
 
 @final
 @dataclass(frozen=True)
 class _Found:
-    """The sequences of some handles. Valid until one of them is dropped."""
+    """The sequences of some handles. It is valid until one of them is dropped."""
 
     handles: list[int]
     states: list[SequenceState]
@@ -69,10 +69,10 @@ class _Found:
 class SequenceTable:
     """The live sequences, at most `limits.max_sequences`.
 
-    `vocab_size` is the number of token ids that a sequence may contain.
-    `kinds` are the negotiated cache groups. Invariant: a row's block table is 0 beyond its blocks,
-    so that any slice of rows is padded. What breaks the negotiated limits raises `StepError`, which
-    does not allow a retry.
+    `vocab_size` is the number of token ids that a sequence may contain. `kinds` are the negotiated
+    cache groups. Invariant: a row's block table is 0 after its blocks, so that any slice of rows is
+    padded. A sequence or a row that exceeds the negotiated limits raises `StepError`, which does
+    not allow a retry.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class SequenceTable:
         self.has_encoder = "cross" in kinds
         self.block_size = block_size
         self.vocab_size = vocab_size
-        # One column more than the context: the last token is chosen but never computed.
+        # One column more than the context length: the last token is chosen but never computed.
         self.tokens = np.zeros((rows, width + 1), np.int32)
         self.block_tables = np.zeros((rows, -(-width // block_size)), np.int32)
         self.num_blocks = np.zeros(rows, np.int64)
@@ -102,17 +102,17 @@ class SequenceTable:
         self.num_computed_tokens = np.zeros(rows, np.int64)
         self._states: dict[int, SequenceState] = {}
         self._num_scored = 0
-        # The last result of `find`: a batch that decodes has the same rows in many steps.
+        # The result of the last `find`. A decoding batch has the same rows in many steps.
         self._found = _Found([], [], np.empty(0, np.int64))
         self._free = list(reversed(range(rows)))
 
     def __len__(self) -> int:
-        """Live sequences."""
+        """Number of live sequences."""
         return len(self._states)
 
     def drop(self, handle: int) -> int | None:
-        """Remove a sequence if it is live. Returns its block in the cache group `state` if it had
-        one.
+        """Remove a sequence if it is live. Returns its block in the cache group `state`, or None if
+        it has none.
         """
         state = self._states.pop(handle, None)
         if state is None:
@@ -199,14 +199,14 @@ class SequenceTable:
 
     @property
     def has_scored_prompts(self) -> bool:
-        """Whether a live sequence asks for the log-probabilities of its prompt."""
+        """Whether a live sequence requests the logprobs of its prompt."""
         return self._num_scored > 0
 
     def mark_failed(self, rows: Rows) -> None:
-        """Note that a step with these rows failed while later steps are in flight.
+        """Record that a step with these rows failed while later steps are in flight.
 
-        The later rows of these sequences have no effect. They are laid out as if the failed rows
-        had been computed, so that they fail no other row of their step.
+        Later rows of these sequences have no effect. Their positions are computed as if the failed
+        rows had been computed, so that other rows of the later steps do not fail.
         """
         for handle, end in zip(rows.sequence.tolist(), rows.start + rows.count, strict=True):
             state = self._states.get(handle)
@@ -215,8 +215,8 @@ class SequenceTable:
                 self.num_computed_tokens[state.index] = end
 
     def find(self, handles: list[int]) -> tuple[list[SequenceState], Int64Array]:
-        """The sequences of the rows, and their rows in the arrays. Raises `StepError` for a handle
-        that is not live.
+        """Return the sequences of the rows and their rows in the arrays. Raises `StepError` if a
+        handle is not live.
         """
         if handles != self._found.handles:
             try:

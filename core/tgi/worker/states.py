@@ -1,5 +1,5 @@
-"""The states a worker goes through; every method but `health`, `control` and `close` belongs to one
-of them.
+"""The states of a worker. Every method except `health`, `control` and `close` is allowed in one
+state.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ __all__ = ["WorkerState"]
 
 @final
 class WorkerState(enum.Enum):
-    """In the order of `Worker`'s methods; `close` is legal in all of them. A worker that is ready
-    may sleep and wake again.
+    """The states in the order of `Worker`'s methods. `close` is allowed in every state. A worker
+    that is ready may sleep and wake again.
     """
 
     CREATED = "created"
@@ -26,7 +26,9 @@ class WorkerState(enum.Enum):
     CLOSED = "closed"
 
     def require(self, needed: WorkerState, method: str) -> None:
-        """Raise `WrongStateError` unless this is the state that `method` needs."""
+        """Raise `WrongStateError` unless this is `needed`, the state in which `method` is
+        allowed.
+        """
         if self is not needed:
             raise WrongStateError(
                 f"`{method}` needs a worker that is {needed.value}; this one is {self.value}."

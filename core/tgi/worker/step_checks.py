@@ -1,8 +1,8 @@
-"""Whether a step keeps to the agreement, for workers that remember their sequences as rows of
+"""Checks a step against the negotiated limits, for workers that store their sequences as rows of
 arrays.
 
-n rows; `indices` are their places in the arrays of the worker. Each raises `StepError`, which no
-retry mends.
+A step has n rows, and `indices` [n] are their sequences' rows in the arrays. Each check raises
+`StepError`, which does not allow a retry.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Int64Array = npt.NDArray[np.int64]
 
 
 def check_size(rows: Rows, limits: Limits) -> None:
-    """No more rows and tokens than agreed."""
+    """Check the number of rows and tokens."""
     if rows.num_rows > limits.max_sequences or rows.num_tokens > limits.max_step_tokens:
         raise StepError(
             f"The step has {rows.num_rows} rows and {rows.num_tokens} tokens; agreed are at most"
@@ -30,7 +30,9 @@ def check_size(rows: Rows, limits: Limits) -> None:
 
 
 def check_positions(rows: Rows, num_computed_tokens: Int64Array, indices: Int64Array) -> None:
-    """Counts are those of the tokens, and each row goes on where its sequence stands."""
+    """Check that the counts match the tokens, and that each row continues at the position up to
+    which its sequence is computed.
+    """
     num_counted = int(rows.count.sum())
     if rows.count.min() < 1 or num_counted != rows.num_tokens:
         raise StepError(
@@ -50,7 +52,7 @@ def check_positions(rows: Rows, num_computed_tokens: Int64Array, indices: Int64A
 def check_blocks(
     rows: Rows, num_blocks: Int64Array, indices: Int64Array, lengths: Int64Array, block_size: int
 ) -> None:
-    """Every sequence has blocks for its `lengths` [n] after the step."""
+    """Check that every sequence has enough blocks for its `lengths` [n] after the step."""
     short = np.flatnonzero(lengths > num_blocks[indices] * block_size)
     if len(short):
         row = int(short[0])
@@ -62,7 +64,7 @@ def check_blocks(
 
 
 def check_token_ids(token_ids: npt.NDArray[np.integer], vocab_size: int) -> None:
-    """The embedding has a row for every one of `token_ids` [n]."""
+    """Check that the embedding has a row for each of `token_ids` [n]."""
     if len(token_ids) and not 0 <= token_ids.min() <= token_ids.max() < vocab_size:
         outside = token_ids[(token_ids < 0) | (token_ids >= vocab_size)]
         raise StepError(

@@ -28,7 +28,8 @@ NOT_FINITE = "the model computed NaN or infinite logits for this sequence"
 class SampledTokens(NamedTuple):
     """One sampled token per row, on the host.
 
-    The top tokens of all rows are concatenated. Those of a row are ordered by probability.
+    The top tokens of all rows are concatenated. Those of one row are in descending order of
+    logprob.
     """
 
     tokens: Int32Array  # [rows]; undefined for the rows in `problems`
@@ -42,7 +43,7 @@ class SampledTokens(NamedTuple):
 def empty_output(
     step: SchedulerOutput, scores: list[PromptScores], times: StepTimes
 ) -> ModelRunnerOutput:
-    """The output of a step that sampled no token."""
+    """Return the output of a step that sampled no token."""
     ids, logprobs = empty_int32(), empty_float32()
     token_ptr = np.zeros(step.rows.num_rows + 1, np.int32)
     return ModelRunnerOutput(
@@ -66,8 +67,8 @@ def step_output(
     scores: list[PromptScores],
     times: StepTimes,
 ) -> ModelRunnerOutput:
-    """The output of a step: one token for each of the `sampled` rows that has no problem, and a
-    `RowError` for each of the others.
+    """Return the output of a step. Each of the `sampled` rows has one token, or a `RowError` if it
+    has a problem.
     """
     rows = step.rows
     errors = [
@@ -100,7 +101,7 @@ def step_output(
 
 
 def _select(chosen: SampledTokens, good: npt.NDArray[np.bool_]) -> SampledTokens:
-    """The tokens of the good rows."""
+    """Return the tokens of the good rows."""
     tops = np.repeat(good, chosen.top_counts)
     return SampledTokens(
         tokens=chosen.tokens[good],

@@ -27,7 +27,7 @@ __all__ = ["StepResult", "is_scored", "prompt_scores", "row_masks"]
 
 @final
 class StepResult:
-    """Tokens, scores, pooled vectors and errors of one step. Rows are sampled in their order."""
+    """The tokens, scores, pooled vectors and errors of one step. Rows are sampled in order."""
 
     def __init__(self, num_rows: int) -> None:
         self._chosen: list[SampledToken] = []
@@ -46,8 +46,8 @@ class StepResult:
         draw: float,
         allowed: npt.NDArray[np.bool_] | None,
     ) -> int | None:
-        """Choose the token of a row at position `length` and store it in the sequence. Returns None
-        and adds a `RowError` if no token can be chosen.
+        """Sample the token of a row at position `length` and store it in the sequence. If no token
+        can be chosen, adds a `RowError` and returns None.
         """
         prompt_ids, output_ids = np.split(state.tokens[:length], [state.num_prompt_tokens])
         try:
@@ -87,15 +87,15 @@ class StepResult:
 
 
 def is_scored(state: SequenceState, start: int) -> bool:
-    """Whether a row from position `start` on has prompt positions to score."""
+    """Whether a row that starts at position `start` has prompt positions to score."""
     return state.sampling.prompt_logprobs and start < state.num_prompt_tokens
 
 
 def prompt_scores(
     state: SequenceState, start: int, count: int, logits: Float32Array
 ) -> list[PromptScores]:
-    """Scores of the prompt positions in a row, given its logits [count, vocab_size]. The score of
-    the first position comes from the logits that the chunk before left in `state.prompt_tail`.
+    """Return the scores of the prompt positions in a row with logits [count, vocab_size]. The score
+    of the first position is computed from `state.prompt_tail`, the logits of the preceding chunk.
     """
     last = min(start + count, state.num_prompt_tokens)
     before = [] if state.prompt_tail is None else [state.prompt_tail]
@@ -109,7 +109,7 @@ def prompt_scores(
 
 
 def row_masks(step: SchedulerOutput, vocab_size: int) -> dict[int, list[npt.NDArray[np.bool_]]]:
-    """Allowed tokens [vocab_size] by row, one mask for each token that the row may choose."""
+    """Return the allowed tokens [vocab_size] by row, one mask for each token that it may choose."""
     allowed: dict[int, list[npt.NDArray[np.bool_]]] = {}
     masks = mask_words(step, vocab_size)
     if masks is not None:

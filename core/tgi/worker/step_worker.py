@@ -1,4 +1,4 @@
-"""The life cycle that all workers share, over a part that depends on the framework."""
+"""The life cycle that all workers share. A `WorkerPart` implements the framework's operations."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _TRANSITIONS: Mapping[str, tuple[WorkerState, WorkerState]] = MappingProxyType(
 
 @final
 class StepWorker:
-    """The eight methods of `tgi.backend.Worker` over a `WorkerPart`.
+    """Implements the eight methods of `tgi.backend.Worker` with a `WorkerPart`.
 
-    It owns the state, the negotiated limits and the steps in flight. A step runs inside `collect`,
-    so that its failure is raised there; an `OverlappedPart` starts it in `submit`.
+    It contains the state, the negotiated limits and the steps in flight. A step runs in `collect`,
+    so that its failure is raised there. An `OverlappedPart` starts the step in `submit`.
     """
 
     def __init__(self, part: WorkerPart, reporter: WorkerReporter) -> None:
@@ -47,14 +47,14 @@ class StepWorker:
         self._controlled = part if isinstance(part, ControlledPart) else None
 
     def load(self) -> None:
-        """Read the weights. Raises `ModelError` naming file and tensor."""
+        """Load the weights. Raises `ModelError` that names the file and tensor."""
         self._state.require(WorkerState.CREATED, "load")
         self._part.load(partial(self._reporter.progress, "load"))
         self._state = WorkerState.LOADED
 
     def negotiate(self, requested: RequestedLimits) -> Agreement:
-        """Return the limits of the part, with the requested features only. Raises `BackendError`
-        if a requested value cannot be kept.
+        """Return the limits of the part, with only the requested features. Raises `BackendError` if
+        a requested value cannot be kept.
         """
         self._state.require(WorkerState.LOADED, "negotiate")
         agreement = with_requested_features(self._part.plan(requested), requested)
@@ -64,7 +64,7 @@ class StepWorker:
         return agreement
 
     def warmup(self) -> None:
-        """Allocate the cache and compile. Raises `BackendError` if memory runs out."""
+        """Allocate the cache and compile the programs. Raises `BackendError` if memory runs out."""
         self._state.require(WorkerState.AGREED, "warmup")
         progress = partial(self._reporter.progress, "warmup")
         self._part.prepare(self._negotiated, progress)
@@ -72,8 +72,8 @@ class StepWorker:
         self._state = WorkerState.READY
 
     def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
-        """Add a step, or the late masks of a pending step. Raises `StepError` if the limits do not
-        allow it.
+        """Add a step, or the late masks of a pending step. Raises `StepError` if the negotiated
+        limits do not allow it.
         """
         self._state.require(WorkerState.READY, "submit")
         if isinstance(step, GrammarMasks):
@@ -85,7 +85,7 @@ class StepWorker:
         self._pending.append(step)
 
     def collect(self) -> ModelRunnerOutput | None:
-        """Return the result of the oldest pending step; None if no step is pending. Raises
+        """Return the result of the oldest pending step, or None if no step is pending. Raises
         `StepError` if the step failed.
         """
         self._state.require(WorkerState.READY, "collect")
@@ -98,7 +98,7 @@ class StepWorker:
             raise step_out_of_memory(step) from error
 
     def control(self, request: Control) -> ControlResult:
-        """Let the part carry out a request whose feature was negotiated. Any other request is
+        """Let the part execute a request whose feature was negotiated. Other requests are
         rejected.
         """
         feature, agreement = CONTROLS.get(request.name), self._agreement
@@ -113,7 +113,9 @@ class StepWorker:
         return result
 
     def health(self, deep: bool) -> Health:
-        """Whether the worker accepts steps; `deep` also runs a forward pass of one token."""
+        """Report whether the worker accepts steps. With `deep` it also runs a forward pass of one
+        token.
+        """
         if self._state is not WorkerState.READY:
             return Health(False, f"the worker is {self._state.value}")
         memory_bytes = self._part.peak_memory_bytes() if isinstance(self._part, MeasuredPart) else 0
@@ -140,7 +142,7 @@ class StepWorker:
             self._overlapped.enqueue_masks(masks)
 
     def _problem(self) -> str:
-        """The reason why a forward pass of one token fails; empty if it succeeds."""
+        """Return the reason why a forward pass of one token fails. Empty if it succeeds."""
         try:
             is_finite = self._part.probe()
         except (MemoryError, RuntimeError) as error:

@@ -51,9 +51,9 @@ def test_records_are_append_only():
 
 
 def test_objects_of_other_types_are_rejected():
-    with pytest.raises(TypeError, match="float64 do not cross the seam"):
+    with pytest.raises(TypeError, match="float64 cannot be encoded"):
         encode(Rows(*[np.zeros(1)] * 6, [], []))
-    with pytest.raises(TypeError, match="object does not cross"):
+    with pytest.raises(TypeError, match="object cannot be encoded"):
         encode([object()])
 
 

@@ -189,7 +189,7 @@ async def test_an_engine_that_hangs_is_restarted(tmp_path):
         tokens, last = await collect(stream)
         assert last.finish_reason == FinishReason.LENGTH
         assert [5, *tokens] == [5, 6] * 15
-        assert any("said nothing" in line for line in engine.log)
+        assert any("sent nothing" in line for line in engine.log)
 
 
 async def test_an_engine_that_compiles_or_is_idle_is_not_restarted(tmp_path):

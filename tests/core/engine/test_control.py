@@ -44,8 +44,8 @@ ALL = ("adapter_load", "adapter_unload", "sleep", "wake", "kv_export", "kv_impor
 
 
 class RecordingWorker:
-    """A null worker that notes how many steps are outstanding at each control request, and what it
-    knows of.
+    """A null worker that records, for each control request, the number of steps in flight and the
+    live sequences.
     """
 
     def __init__(self, **script):
@@ -60,7 +60,7 @@ class RecordingWorker:
         self.num_outstanding = 0
         self.max_outstanding = 0
         self.alive = set()
-        self.controls = []  # (request, steps outstanding, sequences alive)
+        self.controls = []  # (request, number of steps in flight, live sequences)
 
     def submit(self, step):
         assert isinstance(step, SchedulerOutput)
@@ -80,7 +80,7 @@ class RecordingWorker:
 
 
 class ScriptedFrontend:
-    """Sends `messages[n]` before step n, and shuts the engine down when all sequences ended."""
+    """Sends `messages[n]` before step n, and shuts the engine down after the last sequence."""
 
     def __init__(self, messages, num_sequences):
         self._messages = dict(messages)
@@ -190,7 +190,7 @@ def test_blocks_in_use_are_not_imported():
     }
     frontend = serve(worker, messages, 1)
     refused = [control_id for control_id, result in frontend.replies.items() if not result.ok]
-    assert refused == [1, 4], "block 0 is held, then cached; block 7 is free"
+    assert refused == [1, 4], "block 0 is used, then cached, and block 7 is free"
 
 
 def test_an_adapter_in_use_stays():
@@ -209,7 +209,7 @@ def test_an_adapter_in_use_stays():
 
 
 class Running:
-    """An engine client as a context, with its log."""
+    """A context manager that runs an engine client and collects its log."""
 
     def __init__(self, start):
         self.progress = []
@@ -227,7 +227,9 @@ class Running:
         return [message.text for message in self.progress if message.phase == "log"]
 
     async def tokens(self, sequence, kill_after=None):
-        """Tokens and the error of a sequence; the engine is killed after some of them."""
+        """Return the tokens and the error of a sequence. The engine is killed after `kill_after`
+        tokens.
+        """
         tokens, error = [], None
         async for output in SubmittedSequence(self.client, sequence):
             tokens += output.token_ids
@@ -351,7 +353,7 @@ async def test_a_reply_that_does_not_come_in_time(tmp_path):
         result = await engine.client.control(Sleep(), timeout=0.05)
         assert not result.ok
         assert "within 0.05 s" in result.message
-        assert (await engine.client.control(Wake())).ok, "the engine goes on"
+        assert (await engine.client.control(Wake())).ok, "the engine continues"
 
 
 async def test_an_engine_that_dies_during_a_request(tmp_path):

@@ -1,5 +1,5 @@
-"""The packages below `backends/`, read from their own `pyproject.toml`, and the lists elsewhere in
-the repository that must name each of them.
+"""The packages below `backends/`, read from their `pyproject.toml`, and the lists in other files of
+the repository that must name each package.
 """
 
 import re
@@ -13,8 +13,8 @@ PUBLIC = frozenset({"architectures", "backend", "testing", "worker"})
 
 @dataclass(frozen=True)
 class Member:
-    """One package of the workspace. `backends` are the names of its entry points; a library for
-    backends has none.
+    """One package of the workspace. `backends` are the names of its entry points. A library for
+    backends has no entry points.
     """
 
     folder: str
@@ -26,7 +26,7 @@ class Member:
 
 
 def members_of(root: Path) -> list[Member]:
-    """The packages with a `backends/*/pyproject.toml`, sorted by folder."""
+    """Return the packages with a `backends/*/pyproject.toml`, sorted by folder."""
     return [_member(path) for path in sorted(root.glob("backends/*/pyproject.toml"))]
 
 
@@ -45,7 +45,7 @@ def _member(path: Path) -> Member:
 
 @dataclass(frozen=True)
 class NamedList:
-    """A list in a file of the repository, and its content as derived from the members."""
+    """A list in a file of the repository, with its actual content and its required content."""
 
     place: str
     found: tuple[str, ...]
@@ -53,7 +53,7 @@ class NamedList:
 
     @property
     def problem(self) -> str:
-        """A sentence on what to add or remove; empty if nothing."""
+        """A message with the names to add or remove. Empty if the list is correct."""
         missing = sorted(set(self.expected) - set(self.found))
         surplus = sorted(set(self.found) - set(self.expected))
         twice = sorted({name for name in self.found if self.found.count(name) > 1})
@@ -63,7 +63,7 @@ class NamedList:
 
 
 def named_lists(root: Path, version: str) -> list[NamedList]:
-    """Every list that names the members."""
+    """Return every list that names the members."""
     members = members_of(root)
     config = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     return [

@@ -1,5 +1,5 @@
-"""No module of the core or of a backend imports itself by way of others, at any place: at its head,
-inside a function, or for type checkers alone.
+"""No module of the core or of a backend imports itself indirectly. All imports count: at the top of
+a module, in a function, and for type checkers only.
 """
 
 import ast
@@ -8,14 +8,14 @@ from tests.core.house.sources import BACKENDS, CORE, source_files
 
 
 def module_name(path):
-    """The name under which the file at `path` is imported."""
+    """Return the name under which the file at `path` is imported."""
     top = CORE.parent if CORE in path.parents else BACKENDS / path.relative_to(BACKENDS).parts[0]
     parts = path.relative_to(top).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def imports_of(source, package, modules):
-    """Those of `modules` that `source` imports; `package` is the package it is in."""
+    """Return the members of `modules` that `source`, a module of `package`, imports."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -32,7 +32,7 @@ def imports_of(source, package, modules):
 
 
 def import_graph():
-    """Module → the modules that it imports."""
+    """Return the modules that each module imports."""
     files = {module_name(path): path for path in source_files()}
     graph = {}
     for name, path in files.items():
@@ -43,9 +43,9 @@ def import_graph():
 
 
 def cycles(graph):
-    """The groups of modules that import each other, directly or not."""
+    """Return the groups of modules that import each other, directly or indirectly."""
     graph = {name: set(imported) for name, imported in graph.items()}
-    while True:  # a module without imports, or that none imports, is in no cycle
+    while True:  # remove modules that import none of the others, or are imported by none
         imported = set().union(*graph.values())
         outside = {name for name in graph if name not in imported or not graph[name]}
         if not outside:
@@ -61,7 +61,7 @@ def cycles(graph):
 
 
 def reachable(graph, start):
-    """The modules that `start` imports, directly or not."""
+    """Return the modules that `start` imports, directly or indirectly."""
     found, pending = set(), [start]
     while pending:
         new = graph[pending.pop()] - found
@@ -71,7 +71,7 @@ def reachable(graph, start):
 
 
 def reaching(graph, target):
-    """The modules that import `target`, directly or not."""
+    """Return the modules that import `target`, directly or indirectly."""
     reverse = {name: set() for name in graph}
     for name, imported in graph.items():
         for other in imported:

@@ -1,4 +1,4 @@
-"""All exception classes form one tree. `tgi/errors.py` draws it, and the drawing is complete."""
+"""All exception classes form one tree. The drawing of the tree in `tgi/errors.py` is complete."""
 
 import ast
 import re
@@ -46,7 +46,7 @@ def attributes_of(node):
 
 
 def drawn_tree(text):
-    """Return the classes of a drawing, by name, with their base and the response they stand for."""
+    """Return the classes of a drawing, by name, with their base class and their response."""
     path, tree = [ROOT_ERROR], {}
     for line in text.splitlines():
         found = DRAWN.match(line)

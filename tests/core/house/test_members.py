@@ -32,7 +32,7 @@ def test_every_list_names_the_members():
 
 @pytest.fixture
 def repository(tmp_path):
-    """The files of the repository that the lists are in."""
+    """Return a copy of the repository's files that contain the lists."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     for pattern in ("backends/*/pyproject.toml", "core/tgi/*/__init__.py", "docs/backends/*.json"):
         for path in ROOT.glob(pattern):

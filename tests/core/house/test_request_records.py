@@ -7,7 +7,7 @@ import ast
 from tests.core.house.sources import CORE, python_files
 
 FOLDERS = ("server/generation", "engine", "scheduler", "backend")
-MIN_SHARED = 2  # a record with so many of the fields copies a request, or a token
+MIN_SHARED = 2  # a record with this many fields of a request or a token is a copy of it
 
 REQUEST_FIELDS = {
     "request_id",
@@ -40,7 +40,7 @@ TOKEN_RECORDS = {"ModelRunnerOutput", "SequenceOutput", "GeneratedToken"}
 
 
 def records_with(fields, source):
-    """Names of the classes that declare at least two of the fields."""
+    """Return the names of the classes that declare at least `MIN_SHARED` of the fields."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ClassDef):

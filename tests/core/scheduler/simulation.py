@@ -23,7 +23,7 @@ GREEDY = SamplingParams()
 DRAWN = SamplingParams(greedy=False)
 SCORED = SamplingParams(prompt_logprobs=True)
 
-# Prompts may have any of these ids. The worker samples only the first `VOCAB_SIZE`.
+# Prompts may contain any of these ids. The worker samples only the first `VOCAB_SIZE`.
 NUM_TOKEN_IDS = 100
 
 
@@ -43,8 +43,8 @@ def make_agreement(
 
 
 def run_alone(request: Request, resumed: list[int], max_total_tokens: int):
-    """Output tokens, finish reason and prompt scores of a request without any scheduler; `resumed`
-    are the output tokens of an earlier engine.
+    """Return the output tokens, the finish reason and the prompt scores of a request without a
+    scheduler. `resumed` are the output tokens of an earlier engine process.
     """
     print_, scores = start_print(request.adapter, request.encoder_token_ids), []
     for token in [*request.prompt_token_ids, *resumed]:
@@ -153,8 +153,8 @@ class Simulation:
     def _receive(self, outputs):
         for output in outputs:
             stream = self.streams[output.sequence_id]
-            assert not stream.is_aborted, "news of an aborted sequence"
-            assert stream.end is None, "news after the end"
+            assert not stream.is_aborted, "an output of an aborted sequence"
+            assert stream.end is None, "an output after the end"
             stream.tokens += output.token_ids
             stream.scores += output.prompt_logprobs
             if output.finish_reason is not None or output.error is not None:

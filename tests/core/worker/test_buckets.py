@@ -1,4 +1,4 @@
-"""The shapes that steps are padded to."""
+"""The shapes to which steps are padded."""
 
 from __future__ import annotations
 

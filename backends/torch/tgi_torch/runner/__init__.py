@@ -1,1 +1,1 @@
-"""From a scheduled step to its result."""
+"""Runs scheduled steps on a device and returns their results."""

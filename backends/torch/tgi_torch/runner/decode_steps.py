@@ -1,9 +1,9 @@
-"""Steps in which every row has one token and chooses the next, without laying the step out anew
-while the same rows go on.
+"""Runs decode-only steps, in which each row has one token and chooses the next one. The arrays of a
+batch are reused as long as the rows are the same.
 
-For one user such a step costs little more than a reading of the weights, so what stands around it
-counts. The arrays of a batch stay where they are: from step to step tokens are exchanged and
-positions advance, until a row changes or comes to the end of a block.
+With one sequence, such a step takes little more time than a weight pass, so the overhead of the
+step is significant. The arrays of a batch are therefore updated in place: from step to step, tokens
+are replaced and positions advance, until the rows change or a row needs a new block.
 """
 
 from __future__ import annotations
@@ -39,36 +39,36 @@ _HOST = torch.device("cpu")
 
 
 class BoundProgram(Protocol):
-    """A decode program over the tensors of a batch."""
+    """A decode program that is bound to the tensors of a batch."""
 
     def forward(self) -> object:
-        """Compute what comes after each row's token."""
+        """Run the forward pass of each row's token."""
 
     def sample(self, lengths: Int32Array, draws: Float32Array) -> SampledTokens:
-        """Choose from what `forward` computed, as `TokenSampler.sample`."""
+        """Sample from the logits of `forward`, as `TokenSampler.sample` does."""
 
 
 class DecodeProgram(Protocol):
-    """What a model in host memory may do besides: layers, head and choice of tokens for rows of one
-    token each.
+    """A program that a model in host memory may provide. For rows of one token each it runs the
+    layers, the head and the sampler.
     """
 
     @property
     def max_rows(self) -> int:
-        """Rows it can take at once."""
+        """Maximum number of rows."""
 
     def bind(
         self, token_ids: Tensor, metadata: AttentionMetadata, sequences: list[SampledSequence]
     ) -> BoundProgram:
-        """The program over n rows. It reads the tensors anew at each call, for they change in
-        place; the lengths on the host do not, and are not to be read. The caller keeps the tensors
-        as long as the program.
+        """Bind the program to the tensors of n rows. The tensors are updated in place, so the
+        program reads them at each call. The lengths on the host are not updated, and the program
+        must not read them. The caller keeps the tensors as long as the program.
         """
 
 
 @final
 class DecodeSteps:
-    """Runs such steps. Belongs to one runner."""
+    """Runs the decode-only steps of one runner."""
 
     def __init__(
         self, program: DecodeProgram, sequences: SequenceTable, clock: Callable[[], int]
@@ -79,20 +79,19 @@ class DecodeSteps:
         self._batch: _DecodeBatch | None = None
 
     def forget(self) -> None:
-        """A sequence was dropped: its handle may soon mean another one."""
+        """Forget the batch, because a sequence was dropped and its handle may be used again."""
         self._batch = None
 
     def run(self, step: SchedulerOutput, began: int) -> ModelRunnerOutput | None:
-        """Run a step whose drops, additions and copies are done and which began at the time
-        `began`.
+        """Run a decode-only step whose drops, additions and copies have been processed. `began` is
+        the time at which the step began, in ns.
 
-        None = it is of another kind. Raises `StepError` if it breaks the agreement.
+        Returns None if the step is not a decode-only step. Raises `StepError` if the step exceeds
+        the negotiated limits.
         """
         rows = step.rows
-        batch, self._batch = (
-            self._batch,
-            None,
-        )  # until the step has succeeded nothing is known of the rows
+        # The batch is reused only if this step succeeds.
+        batch, self._batch = self._batch, None
         if step.mask != "none":
             return None
         if batch is None or not batch.precedes(rows):
@@ -122,14 +121,14 @@ class DecodeSteps:
 
 @final
 class _DecodeBatch:
-    """The rows of such a step, and the program over their arrays. n rows."""
+    """The n rows of a decode-only step, and the program that is bound to their arrays."""
 
     def __init__(self, rows: Rows, table: SequenceTable, program: DecodeProgram) -> None:
-        """Lay them out. Raises `StepError` if they break the agreement."""
+        """Build the arrays. Raises `StepError` if the rows exceed the negotiated limits."""
         batch = build_input_batch(rows, table, _HOST)
         metadata = batch.metadata
         self._table = table
-        self._tensors = batch  # the program reads all of them
+        self._tensors = batch  # keeps the tensors that the program reads
         self._token_ids = _array(batch.token_ids)
         self._positions = _array(metadata.positions)
         self._slots = _array(metadata.slot_mapping)
@@ -140,19 +139,18 @@ class _DecodeBatch:
             rows.sample.tobytes(),
         )
         self._table_tokens = table.tokens.reshape(-1)
-        self._next_places = (
-            self._indices * table.tokens.shape[1] + self._positions + 1
-        )  # of the chosen tokens in there
+        # Indices of the chosen tokens in `_table_tokens`.
+        self._next_places = self._indices * table.tokens.shape[1] + self._positions + 1
         self._chosen = empty_int32()
         self._token_ptr = np.arange(rows.num_rows + 1, dtype=np.int32)
         self._no_ids, self._no_logprobs = empty_int32(), empty_float32()
-        # Further steps in which no row comes to another block.
+        # Number of further steps in which no row needs a new block.
         self._num_left = table.block_size - 1 - int((self._positions % table.block_size).max())
         self.lengths: Int32Array = metadata.seq_lens.numpy()  # [n] context length after the step
         self.program = program.bind(batch.token_ids, metadata, [*batch.layout.states])
 
     def precedes(self, rows: Rows) -> bool:
-        """Whether `rows` are those of the step after this one."""
+        """Whether `rows` are the rows of the step after this one."""
         return (
             rows.start.tobytes() == self.lengths.tobytes()
             and rows.sequence.tobytes() == self._handles
@@ -162,8 +160,8 @@ class _DecodeBatch:
         )
 
     def advance(self, rows: Rows) -> bool:
-        """Go on to the step after this one; False = a row comes to another block, and all have to
-        be laid out anew.
+        """Advance to the next step with the same rows. Returns False if a row needs a new block.
+        Then a new batch must be built.
         """
         if not self._num_left:
             return False
@@ -182,8 +180,8 @@ class _DecodeBatch:
         return True
 
     def note(self, tokens: Int32Array) -> None:
-        """The step succeeded with these tokens [n]; they are what `TOKEN_ON_DEVICE` stands for in
-        the next one.
+        """Store the tokens [n] of a successful step. In the next step, `TOKEN_ON_DEVICE` refers to
+        these tokens.
         """
         self._chosen = tokens
         self._table_tokens[self._next_places] = tokens
@@ -192,7 +190,9 @@ class _DecodeBatch:
     def output(
         self, step: SchedulerOutput, chosen: SampledTokens, times: StepTimes
     ) -> ModelRunnerOutput:
-        """The answer where every row has a token and none asked for the most likely ones."""
+        """Return the output of a step in which every row has a token and no top tokens were
+        requested.
+        """
         none, tokens = self._no_ids, chosen.tokens
         return ModelRunnerOutput(
             step.step_id,
@@ -208,6 +208,6 @@ class _DecodeBatch:
 
 
 def _array(tensor: Tensor) -> npt.NDArray[np.int64]:
-    """The tensor's own memory."""
+    """Return an array that shares the tensor's memory."""
     array: npt.NDArray[np.int64] = tensor.numpy()
     return array

@@ -1,4 +1,4 @@
-"""Turns the rows of one step into the tensors that the decoder reads."""
+"""Builds the tensors that the decoder reads from the rows of one step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["InputBatch", "build_input_batch"]
 @final
 @dataclass(frozen=True)
 class InputBatch:
-    """One step, ready to run. T tokens."""
+    """The tensors of one step with T tokens."""
 
     layout: StepLayout
     token_ids: Tensor  # int64 [T]
@@ -30,7 +30,7 @@ class InputBatch:
 
 def build_input_batch(rows: Rows, table: SequenceTable, device: torch.device) -> InputBatch:
     """Append the rows' new blocks and tokens to `table` and build the tensors of the step. Raises
-    `StepError` if it breaks the negotiated limits.
+    `StepError` if the step exceeds the negotiated limits.
     """
     layout = lay_out(rows, table)
     token_ids = fill_tokens(rows.tokens, layout, table)
@@ -52,7 +52,7 @@ def build_input_batch(rows: Rows, table: SequenceTable, device: torch.device) ->
 
 
 def _tensor(array: npt.NDArray[np.integer], device: torch.device) -> Tensor:
-    """The array on the device: itself where that is this machine's memory."""
+    """Return the array as a tensor on the device. On the CPU it shares the array's memory."""
     tensor = torch.from_numpy(array)
     return tensor if device.type == "cpu" else tensor.to(device)
 
@@ -60,8 +60,8 @@ def _tensor(array: npt.NDArray[np.integer], device: torch.device) -> Tensor:
 def _cross_metadata(
     layout: StepLayout, table: SequenceTable, device: torch.device
 ) -> CrossMetadata:
-    """The encoder tokens that the rows attend to. The encoder of a sequence runs in the step of the
-    sequence's first token.
+    """Return the metadata of the encoder tokens to which the rows attend. The encoder of a sequence
+    runs in the step with the sequence's first token.
     """
     states = layout.states
     lengths = [len(state.encoder_tokens) for state in states]

@@ -1,9 +1,8 @@
-"""Runs one step: applies its changes, computes the rows, chooses tokens, and answers in the records
-of the seam.
+"""Runs one step: applies its changes, computes the rows, samples tokens and builds the output.
 
-Order of effects: drops, additions, block copies, rows. A sequence's progress is noted only after
-its forward pass, so that a step that fails leaves the sequences as far as they were; the core drops
-and introduces them again.
+A step is processed in this order: drops, additions, block copies, rows. The progress of a sequence
+is recorded only after its forward pass, so that a failed step does not change it. The core drops
+the sequences of a failed step and introduces them again.
 """
 
 from __future__ import annotations
@@ -38,12 +37,14 @@ from tgi_torch.sampling.protocols import SampledSequence, TokenSampler
 
 __all__ = ["ModelRunner"]
 
-_SCORED_LOGITS = 1 << 23  # most logits held at once while prompts are scored: 32 MB
+_SCORED_LOGITS = 1 << 23  # maximum number of logits in memory while prompts are scored: 32 MB
 
 
 @final
 class ModelRunner:
-    """Owns the sequences' state. One thread calls it, one step at a time."""
+    """Runs the steps of one model and owns the state of its sequences. One thread calls it, one
+    step at a time.
+    """
 
     def __init__(
         self,
@@ -68,7 +69,7 @@ class ModelRunner:
         )
 
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
-        """Run one step. Raises `StepError` if it breaks the agreement."""
+        """Run one step. Raises `StepError` if it exceeds the negotiated limits."""
         began = self._clock()
         rows = step.rows
         self._change_sequences(step)
@@ -79,7 +80,7 @@ class ModelRunner:
         return self._run_rows(step, began) if output is None else output
 
     def drop(self, handle: int) -> None:
-        """Forget a sequence and what the model keeps of it."""
+        """Remove a sequence and the state that the model keeps for it."""
         if self._decode_steps is not None:
             self._decode_steps.forget()
         state = self.sequences.drop(handle)
@@ -87,7 +88,7 @@ class ModelRunner:
             self._model.release_state(state)
 
     def _change_sequences(self, step: SchedulerOutput) -> None:
-        """Everything of a step that comes before its rows."""
+        """Process the drops, additions and block copies of a step."""
         for handle in step.dropped:
             self.drop(handle)
         for new in step.added:
@@ -101,7 +102,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def _run_rows(self, step: SchedulerOutput, began: int) -> ModelRunnerOutput:
-        """Rows of any kind."""
+        """Run rows of any kind."""
         rows = step.rows
         sampled = np.flatnonzero(rows.sample)
         mask = self._mask(step, sampled)
@@ -128,7 +129,7 @@ class ModelRunner:
         )
 
     def _wanted(self, batch: InputBatch, sampled: npt.NDArray[np.int64]) -> Tensor | None:
-        """The last token of each sampled row, int64; None if these are all tokens."""
+        """Return the index of each sampled row's last token, int64. None = all tokens."""
         if len(sampled) == len(batch.token_ids):
             return None
         return torch.from_numpy(batch.layout.ends[sampled] - 1).to(self._device)
@@ -147,14 +148,14 @@ class ModelRunner:
             sequences = [sequences[row] for row in sampled.tolist()]
             indices, lengths, draws = indices[sampled], lengths[sampled], draws[sampled]
         chosen = self._sampler.sample(logits, sequences, lengths.tolist(), draws, mask)
-        # What stands for `TOKEN_ON_DEVICE` in the next step.
+        # In the next step, `TOKEN_ON_DEVICE` refers to these tokens.
         self.sequences.tokens[indices, lengths] = chosen.tokens
         return chosen
 
     def _mask(
         self, step: SchedulerOutput, sampled: npt.NDArray[np.int64]
     ) -> tuple[list[int], Int32Array] | None:
-        """The masks of sampled rows, as places among these."""
+        """Return the masks of sampled rows, with the rows' indices among the sampled rows."""
         masks = mask_words(step, self._vocab_size)
         if masks is None:
             return None
@@ -166,7 +167,9 @@ class ModelRunner:
         return [place[int(rows[i])] for i in wanted], words[wanted]
 
     def _score_prompts(self, batch: InputBatch, hidden: Tensor) -> list[PromptScores]:
-        """Raw log-probabilities of the prompt tokens in this step, for the sequences that ask."""
+        """Return the raw logprobs of the prompt tokens in this step, for the sequences that request
+        them.
+        """
         scores = list[PromptScores]()
         layout = batch.layout
         for row, state in enumerate(layout.states):
@@ -175,8 +178,8 @@ class ModelRunner:
                 continue
             own = hidden[int(layout.ends[row]) - (length - start) : int(layout.ends[row])]
             last = min(length, state.num_prompt_tokens)
-            # The token at position p is scored by the hidden vector of p - 1: for the first one
-            # that of the chunk before.
+            # The hidden vector of position p - 1 scores the token at position p. For the first
+            # token of a chunk, this vector is from the preceding chunk.
             before = [] if state.prompt_tail is None else [state.prompt_tail.unsqueeze(0)]
             first = start + 1 - len(before)
             state.prompt_tail = own[-1].clone() if length < state.num_prompt_tokens else None
@@ -190,8 +193,8 @@ class ModelRunner:
         return scores
 
     def _logprobs(self, hidden: Tensor, token_ids: Int32Array) -> Float32Array:
-        """Raw log-probability of each of `token_ids` [n] after the hidden vector at its place [n,
-        hidden].
+        """Return the raw logprobs of `token_ids` [n], each given the hidden vector in the same row
+        of `hidden` [n, hidden_size].
         """
         targets = torch.from_numpy(token_ids.astype(np.int64)).to(self._device).unsqueeze(1)
         parts = [

@@ -1,6 +1,6 @@
-"""The worker of a torch backend: one replica of a model on one device.
+"""The worker of a torch backend, which runs one replica of a model on one device.
 
-A backend describes its device (`TorchDevice`) and gets the part of a worker that runs on it.
+A backend describes its device (`TorchDevice`) and receives a `WorkerPart` that runs on the device.
 """
 
 from __future__ import annotations
@@ -68,12 +68,14 @@ _UNKNOWN_FACTS = {"kernels": "transformers", "attention": "transformers"}
 
 
 def torch_sampler(model: Model) -> TokenSampler:
-    """A sampler of torch operations."""
+    """Return a sampler that uses torch operations."""
     return Sampler(model.spec.vocab_size, model.device)
 
 
 def no_decode_program(model: Model, sampler: TokenSampler) -> DecodeProgram | None:
-    """None: every step goes through model and sampler."""
+    """Return None: the model has no decode program, so every step uses the model and the
+    sampler.
+    """
     del model, sampler
     return None
 
@@ -81,13 +83,13 @@ def no_decode_program(model: Model, sampler: TokenSampler) -> DecodeProgram | No
 @final
 @dataclass(frozen=True)
 class TorchDevice:
-    """What a backend says of its device."""
+    """The description of a device by its backend."""
 
     device: torch.device
-    block_size: int  # tokens of a cache block
-    max_step_tokens: int  # where the user names no `--max-batch-prefill-tokens`
-    free_bytes: Callable[[], int]  # memory this process may still take
-    facts: Mapping[str, str]  # for GET /info/backend
+    block_size: int  # tokens per cache block
+    max_step_tokens: int  # if `--max-batch-prefill-tokens` is not given
+    free_bytes: Callable[[], int]  # memory that this process may still use
+    facts: Mapping[str, str]  # returned by GET /info/backend
     load_model: LoadModel
     make_sampler: Callable[[Model], TokenSampler] = torch_sampler
     make_decode_program: Callable[[Model, TokenSampler], DecodeProgram | None] = no_decode_program
@@ -96,8 +98,8 @@ class TorchDevice:
 def decoder_loader(
     ops: Ops, device: torch.device, quantization: Quantization | None = None
 ) -> LoadModel:
-    """Loads the shared decoder with the operations of a backend; torch's products with quantized
-    weights are those of a CPU.
+    """Return a function that loads the shared decoder with the operations of a backend. Matrix
+    products with quantized weights run only on a CPU.
     """
 
     def load(spec: ModelSpec, dtype: torch.dtype, path: Path, progress: Progress) -> LoadedModel:
@@ -109,13 +111,13 @@ def decoder_loader(
 
 
 def torch_worker(config: EngineConfig, reporter: WorkerReporter, device: TorchDevice) -> StepWorker:
-    """Build a worker of one replica on one device."""
+    """Create a worker that runs one replica on one device."""
     return StepWorker(TorchPart(config, reporter, device), reporter)
 
 
 @final
 class TorchPart:
-    """The `WorkerPart` over model, cache, sampler and runner."""
+    """The `WorkerPart` with a model, a cache, a sampler and a runner."""
 
     def __init__(self, config: EngineConfig, reporter: WorkerReporter, device: TorchDevice) -> None:
         self._spec = config.spec
@@ -129,7 +131,7 @@ class TorchPart:
         self._quantization = None if config.quantize is None else QUANTIZATIONS[config.quantize]
 
     def load(self, progress: Progress) -> None:
-        """Read the weights. Raises `ModelError` naming file and tensor."""
+        """Load the weights. Raises `ModelError` that names the file and tensor."""
         path = Path(self._config.model_path)
         dtype = compute_dtype(self._config.dtype, _name(checkpoint_dtype(path)), self._quantization)
         if isinstance(self._spec, GenericSpec):
@@ -140,7 +142,7 @@ class TorchPart:
             )
 
     def plan(self, requested: RequestedLimits) -> Agreement:
-        """Keep the requested limits and derive the others from the memory that is left."""
+        """Keep the requested limits and derive the others from the free memory."""
         assert self._loaded is not None
         dtype, path = _name(self._loaded.dtype), Path(self._config.model_path)
         is_chunked = self._loaded.is_chunked
@@ -149,7 +151,7 @@ class TorchPart:
             weights_bytes=_model_bytes(self._spec, dtype, path, self._quantization),
             dtype=dtype,
             block_size=self._device.block_size,
-            # A prompt that cannot be split has to fit into one step.
+            # A prompt that cannot be split must fit into one step.
             max_step_tokens=max(
                 self._device.max_step_tokens, 0 if is_chunked else requested.max_total_tokens or 0
             ),
@@ -178,12 +180,13 @@ class TorchPart:
         )
 
     def prepare(self, agreement: Agreement, progress: Progress) -> None:
-        """Reserve the cache and run a small step, as serving will."""
+        """Allocate the cache and run a small step, as a test."""
         del progress
         assert self._loaded is not None
         self._agreement = agreement
         plan = agreement.kv_cache
-        # One block more than negotiated: `probe` writes into the last, which the core does not know
+        # The cache has one block more than negotiated. `probe` writes into the last block, which
+        # the core does not use.
         num_blocks = 1 + max(
             (group.num_blocks for group in plan.groups if group.kind != "state"), default=0
         )
@@ -211,7 +214,7 @@ class TorchPart:
             raise MemoryError(str(error)) from error
 
     def close(self) -> None:
-        """Release weights and cache."""
+        """Release the weights and the cache."""
         if self._loaded is not None:
             self._loaded.close()
         self._loaded = self._model = self._runner = None
@@ -245,7 +248,7 @@ class TorchPart:
 
     @torch.inference_mode()
     def probe(self) -> bool:
-        """Compute one token in the block that no sequence has."""
+        """Compute one token in the additional block, which no sequence uses."""
         model, device = self._model, self._device.device
         assert model is not None
         assert self._agreement is not None
@@ -274,10 +277,10 @@ class TorchPart:
 
 
 def _can_share(spec: ModelSpec | GenericSpec, max_total_tokens: int) -> bool:
-    """Whether the blocks of a beginning depend on its tokens alone.
+    """Whether the blocks of a prefix depend only on its tokens.
 
-    What a recurrent state or an encoder adds is not in the blocks, and some rotations change with
-    the length of the sequence.
+    The content of a recurrent state or an encoder is not in the blocks, and some rotary embeddings
+    change with the length of the sequence.
     """
     if isinstance(spec, GenericSpec) or group_kinds(spec) != ("full",):
         return False
@@ -287,7 +290,9 @@ def _can_share(spec: ModelSpec | GenericSpec, max_total_tokens: int) -> bool:
 
 
 def _first_step(agreement: Agreement) -> SchedulerOutput:
-    """A prompt that reaches into a second block where the limits allow it, with a drawn token."""
+    """Return a step with a prompt that reaches into a second block, if the limits allow it, and
+    with a random draw.
+    """
     limits, plan = agreement.limits, agreement.kv_cache
     length = min(plan.block_size + 1, limits.max_total_tokens, limits.max_step_tokens)
     for group in plan.groups:
@@ -329,7 +334,9 @@ def _model_bytes(
 
 
 def _unchunked(limits: Limits) -> Limits:
-    """No sequence is longer than a step: after a preemption it is computed again in one piece."""
+    """Return limits in which no sequence is longer than a step, because a preempted sequence is
+    recomputed in one step.
+    """
     longest = min(limits.max_total_tokens, limits.max_step_tokens)
     return msgspec.structs.replace(limits, chunked=False, max_total_tokens=longest)
 
@@ -339,7 +346,9 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Devices have an exception for it; the CPU allocator only has a text."""
+    """Whether memory ran out. Devices raise their own exception type. The CPU allocator raises a
+    general exception, which is recognized by its message.
+    """
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(
         error
     )

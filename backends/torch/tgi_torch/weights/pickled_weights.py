@@ -127,7 +127,7 @@ def _pickled_files(source: Path) -> list[Path]:
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
-    """Read the tensors of one file. Each has memory of its own."""
+    """Read the tensors of one file. No two tensors share memory."""
     is_zip = zipfile.is_zipfile(path)  # the format of torch since 1.6; older files cannot be mapped
 
     def explain(error: Exception) -> ModelError:

@@ -23,9 +23,9 @@ _FAILURES = {
     415: "The body is not declared as JSON",
     422: "The request breaks a rule",
     424: "The backend failed",
-    429: "No permit is left",
+    429: "All concurrency slots are in use",
     500: "The generation ended early",
-    503: "The engine does not serve",
+    503: "The engine is not ready",
 }
 _TEXT_FAILURES = (400, 413, 415)
 

@@ -125,7 +125,7 @@ class BackendUnderTest:
         requested: RequestedLimits = REQUESTED,
         **changes: Any,  # noqa: ANN401
     ) -> Iterator[ScriptedCore]:
-        """Return a core with a worker of its own, which is closed at the end.
+        """Return a core with a new worker, which is closed at the end.
 
         `changes` are fields of `EngineConfig`.
         """

@@ -111,9 +111,9 @@ class ScriptedCore:
         return sequence
 
     def drop(self, *sequences: LiveSequence) -> None:
-        """Drop sequences. The next step tells the worker.
+        """Drop sequences. The next step reports the drops to the worker.
 
-        Their handles, blocks and slots are free at once, and the most recent are reused first.
+        Their handles, blocks and slots are free immediately, and the most recent are reused first.
         """
         for sequence in sequences:
             del self.live[sequence.handle]

@@ -1,6 +1,8 @@
-"""The numpy reference with every feature of the seam: adapters, images, encoders, drafts, several
-tokens in a step, pooling, sleep, blocks to files. What the kit's checks of features are proven on,
-and an example for those who write one.
+"""The numpy reference with every feature of the backend interface: adapters, images, encoders,
+drafts, several tokens per step, pooling, sleep and export of blocks.
+
+The feature checks of the conformance suite are verified with this backend. It is also an example
+for authors of backends.
 """
 
 from __future__ import annotations
@@ -34,25 +36,25 @@ __all__ = ["CompleteBackend", "complete_part", "complete_support", "tgi_backend"
 
 @final
 class CompleteBackend:
-    """The light half."""
+    """The `Backend` of the numpy reference with every feature."""
 
     @property
     def info(self) -> BackendInfo:
-        """Never taken by `auto`."""
+        """Return a description that `auto` never selects."""
         return BackendInfo("complete", API_VERSION, "tgi", __version__, -1000, selectable=False)
 
     def probe(self) -> ProbeResult:
-        """Usable everywhere."""
+        """Report that the backend is usable on every machine."""
         return ProbeResult(
             True, devices=(DeviceInfo("numpy", "numpy with every feature, for tests"),)
         )
 
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
-        """What the numpy reference supports, and encoders."""
+        """Support the models of the numpy reference, and encoders."""
         return complete_support(spec, config, self.info.name)
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
-        """The heavy half."""
+        """Create the worker."""
         return StepWorker(complete_part(config), reporter)
 
 
@@ -67,7 +69,7 @@ def complete_support(spec: ModelSpec | GenericSpec, config: EngineConfig, backen
 
 
 def complete_part(config: EngineConfig) -> CompletePart:
-    """Build the part of a worker that serves the model of `config`."""
+    """Create the part of a worker that runs the model of `config`."""
     from tgi.testing.doubles.complete_part import CompletePart  # noqa: PLC0415
     from tgi.testing.reference.network import ReferenceNetwork  # noqa: PLC0415
 
@@ -81,5 +83,5 @@ def complete_part(config: EngineConfig) -> CompletePart:
 
 @hookimpl
 def tgi_backend() -> Backend:
-    """The numpy reference with every feature."""
+    """Return the numpy reference with every feature."""
     return CompleteBackend()

@@ -1,7 +1,8 @@
-"""The complete backend with two steps in flight, whose results come late from a thread.
+"""The complete backend with two steps in flight. A thread computes the steps, which delays results.
 
-It shows faults of the scheduler and the engine that one step in flight cannot show: tokens that are
-not known when the next step is formed, together with masks, drafts and several tokens in a step.
+This double finds faults of the scheduler and the engine that one step in flight cannot show: a step
+is formed while the tokens of the preceding step are unknown, together with masks, drafts and
+several tokens per step.
 """
 
 from __future__ import annotations
@@ -30,25 +31,25 @@ __all__ = ["CompleteLateBackend", "tgi_backend"]
 
 @final
 class CompleteLateBackend:
-    """The `Backend` of the late double."""
+    """The `Backend` of the complete backend with two steps in flight."""
 
     @property
     def info(self) -> BackendInfo:
-        """Never taken by `auto`."""
+        """Return a description that `auto` never selects."""
         return BackendInfo(
             "complete-late", API_VERSION, "tgi", __version__, -1000, selectable=False
         )
 
     def probe(self) -> ProbeResult:
-        """Usable everywhere."""
+        """Report that the backend is usable on every machine."""
         return ProbeResult(True, devices=(DeviceInfo("numpy", "numpy in a thread, for tests"),))
 
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
-        """The models and options of the complete backend."""
+        """Support the models and options of the complete backend."""
         return complete_support(spec, config, self.info.name)
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
-        """Build the worker."""
+        """Create the worker."""
         from tgi.testing.doubles.late_part import LatePart  # noqa: PLC0415
 
         return StepWorker(LatePart(complete_part(config)), reporter)
@@ -56,5 +57,5 @@ class CompleteLateBackend:
 
 @hookimpl
 def tgi_backend() -> Backend:
-    """The late double of the complete backend."""
+    """Return the complete backend with two steps in flight."""
     return CompleteLateBackend()

@@ -1,4 +1,4 @@
-"""The part of the worker that the complete backends have of their own."""
+"""The `WorkerPart` of the complete backends."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _FEATURES = (
 
 @final
 class CompletePart:
-    """The `WorkerPart` over a `ReferenceNetwork`."""
+    """Runs a `ReferenceNetwork` with every feature."""
 
     def __init__(self, network: ReferenceNetwork) -> None:
         self._network = network
@@ -73,12 +73,12 @@ class CompletePart:
         self._adapter_paths: dict[int, Path] = {}
 
     def load(self, progress: Progress) -> None:
-        """Read the weights."""
+        """Load the weights."""
         self._network.load()
         progress(1, 1)
 
     def plan(self, requested: RequestedLimits) -> Agreement:
-        """Return every feature that the model has."""
+        """Return the limits and every feature that the model supports."""
         limits = Limits(
             max_total_tokens=requested.max_total_tokens
             or min(_MAX_TOTAL_TOKENS, requested.model_max_total_tokens or _MAX_TOTAL_TOKENS),
@@ -133,7 +133,7 @@ class CompletePart:
         return result.output(step, times)
 
     def probe(self) -> bool:
-        """Compute one token of a sequence that has no blocks."""
+        """Compute one token of a sequence without blocks."""
         token = np.zeros(1, np.int32)
         probe = NewSequence(-1, "health", token, 1, 0, [], SamplingParams())
         return bool(np.isfinite(self._network.logits(probe, token, token)).all())
@@ -144,7 +144,7 @@ class CompletePart:
         self._table.clear()
 
     def control(self, request: Control) -> ControlResult:
-        """Adapters, sleep, blocks to and from files."""
+        """Load or unload an adapter, sleep or wake, export or import blocks."""
         try:
             match request:
                 case LoadAdapter(number, path):
@@ -171,7 +171,7 @@ class CompletePart:
 
     @property
     def _signature(self) -> bytes:
-        """Says which model and which cache the content of a block is of."""
+        """Return bytes that identify the model and the cache whose blocks a file contains."""
         about = (self._network.spec, self._agreed.kv_cache)
         return hashlib.blake2b(msgspec.msgpack.encode(about), digest_size=16).digest()
 

@@ -1,4 +1,4 @@
-"""One step of the complete backends, row after row."""
+"""Runs one step of the complete backends, row by row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["run_step"]
 @final
 @dataclass(frozen=True)
 class _Row:
-    """A row of a step."""
+    """One row of a step."""
 
     number: int
     state: SequenceState
@@ -28,13 +28,14 @@ class _Row:
     start: int
     tokens: Int32Array
     is_sampled: bool
-    draws: list[float]  # one for each token that it may choose
+    draws: list[float]  # one for each token that the row may choose
     draft_tokens: list[int]
-    masks: list[npt.NDArray[np.bool_]]  # one for each token that it may choose, or none
+    # One for each token that the row may choose, or none.
+    masks: list[npt.NDArray[np.bool_]]
 
     @property
     def end(self) -> int:
-        """Position after its last token."""
+        """Position after the row's last token."""
         return self.start + len(self.tokens)
 
 

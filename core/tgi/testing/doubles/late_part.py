@@ -1,4 +1,6 @@
-"""Computes the steps of another part in a thread, so that results come later than the next step."""
+"""Computes the steps of another part in a thread, so that results arrive after the next step is
+formed.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +28,13 @@ from tgi.worker.parts import Progress
 __all__ = ["LatePart"]
 
 _DEPTH = 2
-_MAX_DELAY_SECONDS = 0.002  # of a step, drawn from its id
+_MAX_DELAY_SECONDS = 0.002  # of a step; the delay is drawn with the step id as the seed
 
 
 @final
 @dataclass(frozen=True)
 class _StepInFlight:
-    masks: Future[GrammarMasks | None]  # None if the step has no late masks, or if none came
+    masks: Future[GrammarMasks | None]  # None if the step has no late masks, or if none arrived
     output: Future[ModelRunnerOutput]
 
 
@@ -40,18 +42,18 @@ class _StepInFlight:
 class LatePart:
     """A `CompletePart` with two steps in flight.
 
-    One thread runs the steps in their order. A step with late masks holds up those after it until
-    its masks come or `run` asks for its result. After `close` no step starts.
+    One thread runs the steps in order. A step with late masks delays the following steps until its
+    masks arrive or `run` requests its result. After `close` no further step starts.
     """
 
     def __init__(self, inner: CompletePart) -> None:
         self._inner = inner
         self._thread: ThreadPoolExecutor | None = None
         self._in_flight: deque[_StepInFlight] = deque()
-        self._waiting: dict[int, _StepInFlight] = {}  # by step id: those without their masks
+        self._waiting: dict[int, _StepInFlight] = {}  # steps without their masks, by step id
 
     def load(self, progress: Progress) -> None:
-        """Read the weights."""
+        """Load the weights."""
         self._inner.load(progress)
 
     def plan(self, requested: RequestedLimits) -> Agreement:
@@ -67,7 +69,7 @@ class LatePart:
         self._thread.submit(int).result()  # starts the thread
 
     def enqueue(self, step: SchedulerOutput) -> None:
-        """Let the thread run the step after those before it."""
+        """Queue the step for the thread."""
         if self._thread is None:
             raise AssertionError("`prepare` starts the thread before the first step")
         masks = Future[GrammarMasks | None]()
@@ -79,22 +81,22 @@ class LatePart:
             masks.set_result(None)
 
     def enqueue_masks(self, masks: GrammarMasks) -> None:
-        """Let the step that waits for these masks run."""
+        """Add the masks to the step that waits for them."""
         self._waiting.pop(masks.step_id).masks.set_result(masks)
 
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
-        """Wait for the oldest step. Raises `StepError` if its masks did not come."""
+        """Wait for the oldest step. Raises `StepError` if its masks did not arrive."""
         in_flight = self._in_flight.popleft()
         if self._waiting.pop(step.step_id, None) is not None:
             in_flight.masks.set_result(None)
         return in_flight.output.result()
 
     def probe(self) -> bool:
-        """Compute one token of a sequence that has no blocks."""
+        """Compute one token of a sequence without blocks."""
         return self._inner.probe()
 
     def control(self, request: Control) -> ControlResult:
-        """Adapters, sleep, blocks to and from files."""
+        """Load or unload an adapter, sleep or wake, export or import blocks."""
         return self._inner.control(request)
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""The null backend: scripted tokens, scripted failures, no model. It enters by the same door as
-every backend.
+"""The null backend: scripted tokens and scripted failures without a model. It is registered like
+any other backend.
 
-The whole server can be tested on it in milliseconds. `auto` never takes it. Its script is a JSON
-file named by `--null-script`; without one it echoes the prompt.
+Tests of the whole server run on it in milliseconds. `auto` never selects it. `--null-script` is the
+path of its script, a JSON file. Without a script it returns the tokens of the prompt.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ __all__ = ["NullBackend", "tgi_backend"]
 
 @final
 class NullBackend:
-    """The light half."""
+    """The `Backend` of the null backend."""
 
     @property
     def info(self) -> BackendInfo:
-        """Never taken by `auto`."""
+        """Return a description that `auto` never selects."""
         option = BackendOption(
             "script", "JSON file with the tokens and failures of the null backend"
         )
@@ -44,16 +44,16 @@ class NullBackend:
         )
 
     def probe(self) -> ProbeResult:
-        """Usable everywhere."""
+        """Report that the backend is usable on every machine."""
         return ProbeResult(True, devices=(DeviceInfo("null", "no device"),))
 
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
-        """Every model: it looks at none."""
+        """Support every model, because no model is loaded."""
         del spec, config
         return Support("native", ("scripted tokens, no model",))
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
-        """The heavy half, which is not heavy here."""
+        """Create the worker with the script of `config`."""
         from tgi.testing.doubles.null_worker import (  # noqa: PLC0415
             NullWorker,
         )
@@ -63,5 +63,5 @@ class NullBackend:
 
 @hookimpl
 def tgi_backend() -> Backend:
-    """The null backend."""
+    """Return the null backend."""
     return NullBackend()

@@ -1,4 +1,4 @@
-"""The script of the null backend: the tokens and the failures of its worker, as a JSON file."""
+"""The script of the null backend: a JSON file with the tokens and the failures of its worker."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["NullFailure", "NullJumps", "NullScript", "read_script"]
 
 
 class NullFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A fault that strikes when a sequence whose prompt holds `token` has `after` output tokens of
-    this worker's own.
+    """A failure of a sequence whose prompt contains `token`. It occurs when the sequence has
+    `after` output tokens from this worker.
 
     row      `RowError` for that sequence alone
-    step     the whole step fails, the worker is intact
+    step     the whole step fails, and the worker is intact
     broken   the whole step fails and may not be tried again
-    raise    an exception the seam does not know
+    raise    an exception that the backend interface does not define
     exit     the engine process ends with status 3
     """
 
@@ -30,31 +30,31 @@ class NullFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NullJumps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What happens at random, told by the seed and by the step: a core that is right has the same
-    tokens whatever it is.
+    """Random events, drawn from the seed and the step. If the core is correct, the events do not
+    change the tokens of a sequence.
     """
 
     seed: int = 0
-    row_failures: float = 0.0  # chance that a row which samples fails
-    step_failures: float = 0.0  # chance that a step fails as a whole and may be tried again
-    crashes: float = (
-        0.0  # chance that a step raises what the seam does not know, which ends the engine
-    )
-    max_seconds: float = 0.0  # a step takes any time up to this
+    row_failures: float = 0.0  # probability that a row that samples fails
+    step_failures: float = 0.0  # probability that a step fails as a whole and may be tried again
+    # Probability that a step raises an exception that the backend interface does not define. It
+    # ends the engine.
+    crashes: float = 0.0
+    max_seconds: float = 0.0  # maximum random duration of a step
 
 
 class NullScript(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the null worker does. `tokens` empty = echo: output token i is prompt token i, round and
-    round.
+    """The behaviour of the null worker. If `tokens` is empty, output token i is prompt token i, and
+    the prompt is repeated when it ends.
 
-    A row brings as many tokens as it may; with `jumps`, any number of them.
+    A row returns as many tokens as it may. With `jumps` it returns a random number of tokens.
     """
 
     tokens: tuple[int, ...] = ()
     failures: tuple[NullFailure, ...] = ()
     start_failure: str = ""
     step_seconds: float = 0.0
-    compile_seconds: float = 0.0  # that the first step compiles, which is announced
+    compile_seconds: float = 0.0  # duration of compilation in the first step, which is reported
     mode: Literal["paged", "slots"] = "paged"
     block_size: int = 16
     num_blocks: int = 4096
@@ -73,14 +73,16 @@ class NullScript(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
     sampling: tuple[str, ...] = ("temperature", "top_k", "top_p", "top_n_tokens")
     sampling_caps: dict[str, float] = {}
-    tokens_per_step: int = 1  # above 1 with the feature `multi_token`
+    tokens_per_step: int = 1  # above 1 only with the feature `multi_token`
     jumps: NullJumps | None = None
-    controls: tuple[str, ...] = ()  # names of the control requests that are carried out
+    controls: tuple[str, ...] = ()  # names of the supported control requests
     control_seconds: float = 0.0  # duration of a control request
 
 
 def read_script(path: str) -> NullScript:
-    """The script in the file `path`, the default script if it is empty. Raises `BackendError`."""
+    """Read the script in the file `path`, or return the default script if `path` is empty. Raises
+    `BackendError` if the script is not valid.
+    """
     if not path:
         return NullScript()
     try:

@@ -41,7 +41,7 @@ from tgi.worker.negotiation import with_requested_features
 
 __all__ = ["NullWorker"]
 
-_LOGPROB = -0.5  # of every token; alternatives lie 0.5 below one another
+_LOGPROB = -0.5  # of every token; each alternative is 0.5 lower than the one before
 _EXIT_STATUS = 3
 _PROGRESS_SECONDS = 0.2
 
@@ -50,17 +50,17 @@ _PROGRESS_SECONDS = 0.2
 @dataclass
 class _Sequence:
     new: NewSequence
-    num_own_outputs: int = 0  # chosen since it was introduced
+    num_own_outputs: int = 0  # output tokens since the sequence was introduced
 
     @property
     def num_outputs(self) -> int:
-        """Chosen so far, those before a preemption or a restart included."""
+        """Number of output tokens, including those before a preemption or a restart."""
         return len(self.new.tokens) - self.new.num_prompt_tokens + self.num_own_outputs
 
 
 @final
 class NullWorker:
-    """Answers every step at once, from the script."""
+    """Computes the result of every step from the script."""
 
     def __init__(self, config: EngineConfig, script: NullScript, reporter: WorkerReporter) -> None:
         self._vocab_size = config.spec.vocab_size
@@ -69,16 +69,16 @@ class NullWorker:
         self._sequences: dict[int, _Sequence] = {}
         self._steps: deque[SchedulerOutput] = deque()
         self._strikes: Counter[NullFailure] = Counter()
-        self._compile_seconds = script.compile_seconds  # still to come
+        self._compile_seconds = script.compile_seconds  # remaining
 
     def load(self) -> None:
-        """Nothing to load; fails if the script says so."""
+        """Load nothing. Raises `BackendError` if the script requires it."""
         if self._script.start_failure:
             raise BackendError(self._script.start_failure)
         self._reporter.progress("load", 1, 1)
 
     def negotiate(self, requested: RequestedLimits) -> Agreement:
-        """The script's limits, lowered to the wish."""
+        """Return the requested limits, or the limits of the script if none are requested."""
         script = self._script
         model_limit = requested.model_max_total_tokens or script.max_total_tokens
         limits = Limits(
@@ -107,16 +107,16 @@ class NullWorker:
         return with_requested_features(agreement, requested)
 
     def warmup(self) -> None:
-        """Nothing to warm."""
+        """Clear the state."""
         self._reporter.progress("warmup", 1, 1)
 
     def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
-        """Take a step in; its result is made when it is collected."""
+        """Queue a step. Its result is computed when it is collected."""
         if isinstance(step, SchedulerOutput):
             self._steps.append(step)
 
     def collect(self) -> ModelRunnerOutput | None:
-        """Result of the oldest step."""
+        """Return the result of the oldest step."""
         step = self._steps.popleft()
         for sequence in step.dropped:
             del self._sequences[sequence]
@@ -124,36 +124,40 @@ class NullWorker:
             self._sequences[new.sequence] = _Sequence(new)
         if step.rows.num_rows:
             self._compile()
-            if self._script.step_seconds:  # a system may make a sleep of nothing last
+            if self._script.step_seconds:  # because `sleep(0)` may also take time
                 time.sleep(self._script.step_seconds)
         return self._run(step, self._jump(step))
 
     def control(self, request: Control) -> ControlResult:
-        """Carry out the requests that the script lists, without an effect."""
+        """Accept the requests that the script lists. They have no effect."""
         if request.name not in self._script.controls:
             return ControlResult(False, f"the null backend has no control `{request.name}`")
         time.sleep(self._script.control_seconds)
         return ControlResult(True)
 
     def health(self, deep: bool) -> Health:
-        """Always well."""
+        """Report that the worker is healthy."""
         del deep
         return Health(True)
 
     def close(self) -> None:
-        """Forget everything."""
+        """Drop all sequences and steps."""
         self._sequences.clear()
         self._steps.clear()
 
     def _compile(self) -> None:
-        """Pretend, and say so often enough that nobody takes it for a hang."""
+        """Simulate compilation. Progress is reported often enough that the engine client does not
+        assume that the engine hangs.
+        """
         while self._compile_seconds > 0:
             self._reporter.progress("compile", 0, 0)
             time.sleep(min(_PROGRESS_SECONDS, self._compile_seconds))
             self._compile_seconds -= _PROGRESS_SECONDS
 
     def _jump(self, step: SchedulerOutput) -> random.Random | None:
-        """Wait, fail or die as the dice of this step say, and hand them on."""
+        """Draw the random events of a step: a delay, a crash or a failure. Returns the generator,
+        or None if the script has no random events.
+        """
         jumps = self._script.jumps
         if jumps is None or not step.rows.num_rows:
             return None
@@ -243,8 +247,8 @@ class NullWorker:
         return {handle for handle in handles if rng.random() < self._script.jumps.row_failures}
 
     def _strikes_of(self, step: SchedulerOutput) -> set[int]:
-        """Sequences whose row fails in this step. Faults of other sizes are raised, before any row
-        has had an effect.
+        """Return the sequences whose rows fail in this step. Failures of other sizes are raised
+        before any row has had an effect.
         """
         failed = set()
         for handle in step.rows.sequence[step.rows.sample == 1].tolist():

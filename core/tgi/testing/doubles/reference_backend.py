@@ -1,8 +1,9 @@
-"""The numpy reference as a backend of level 0: what the conformance kit measures others by, held
-against itself.
+"""The numpy reference as an adapter backend. The conformance suite compares other backends with the
+numpy reference, and this backend lets the suite check the reference itself.
 
-Its cache keeps, in each slot, the token that was written there, and a step computes the whole
-sequence anew from what it finds in the slots: nothing is fast, and a wrong block shows at once.
+Its cache stores in each slot only the token that was written there. A step computes the whole
+sequence again from the tokens in its slots. This is slow, but a wrong block changes the output
+immediately.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ _PLAN = AdapterPlan(
 
 @final
 class ReferenceModel:
-    """`ForwardModel` over `reference_logits`."""
+    """A `ForwardModel` that calls `reference_logits`."""
 
     def __init__(self, spec: ModelSpec, model_path: Path) -> None:
         self._spec = spec
@@ -63,21 +64,21 @@ class ReferenceModel:
 
     @property
     def vocab_size(self) -> int:
-        """Logits per token."""
+        """Number of logits per token."""
         return self._spec.vocab_size
 
     def load(self, progress: Progress) -> None:
-        """Read the checkpoint. Raises `ModelError`."""
+        """Load the checkpoint. Raises `ModelError`."""
         self._weights = read_weights(self._spec, self._path)
         progress(1, 1)
 
     def allocate(self, num_sequence_slots: int, progress: Progress) -> None:
-        """Slots that hold token 0."""
+        """Allocate the slots, filled with token 0."""
         self._slots = np.zeros(num_sequence_slots, np.int32)
         progress(1, 1)
 
     def forward(self, batch: ForwardBatch) -> Float32Array:
-        """Logits [len(batch.logits_indices), vocab_size]."""
+        """Return the logits [len(batch.logits_indices), vocab_size]."""
         self._slots[batch.copy_target] = self._slots[batch.copy_source]
         self._slots[batch.slot_mapping] = batch.token_ids
         logits = np.empty((len(batch.logits_indices), self.vocab_size), np.float32)
@@ -92,25 +93,25 @@ class ReferenceModel:
         return logits
 
     def close(self) -> None:
-        """Let go of the weights."""
+        """Release the weights."""
         self._weights = {}
 
 
 @final
 class ReferenceBackend:
-    """The light half."""
+    """The `Backend` of the numpy reference."""
 
     @property
     def info(self) -> BackendInfo:
-        """Never taken by `auto`."""
+        """Return a description that `auto` never selects."""
         return BackendInfo("reference", API_VERSION, "tgi", __version__, -1000, selectable=False)
 
     def probe(self) -> ProbeResult:
-        """Usable everywhere."""
+        """Report that the backend is usable on every machine."""
         return ProbeResult(True, devices=(DeviceInfo("numpy", "numpy, for tests"),))
 
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
-        """Decoders of attention, MLP and experts, in float32."""
+        """Support decoders with attention, MLP and expert layers in float32."""
         reasons = refusals(spec, config, backend=self.info.name)
         return (
             Support("no", reasons)
@@ -119,7 +120,7 @@ class ReferenceBackend:
         )
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
-        """The heavy half."""
+        """Create the worker."""
         if isinstance(config.spec, GenericSpec):
             raise BackendError(
                 f"The architecture `{config.spec.model_type}` is not known.",
@@ -135,8 +136,8 @@ def refusals(
     backend: str,
     has_encoders: bool = False,
 ) -> tuple[str, ...]:
-    """The reasons why the numpy reference, as the backend of this name, cannot run this model with
-    these options; empty = it can. `has_encoders`: it also runs encoders.
+    """Return the reasons why the numpy reference, as the backend of this name, cannot run this
+    model with these options. Empty = it can. With `has_encoders` it also runs encoders.
     """
     reasons = []
     if isinstance(spec, GenericSpec):
@@ -161,5 +162,5 @@ def refusals(
 
 @hookimpl
 def tgi_backend() -> Backend:
-    """The numpy reference."""
+    """Return the numpy reference."""
     return ReferenceBackend()

@@ -1,8 +1,9 @@
-"""A device of static shapes without hardware: cache slots instead of blocks, one prefill in a step,
-never beside decode rows, no chunks, and no shape that was not compiled in `warmup`.
+"""A simulated device with static shapes. It has cache slots instead of blocks, at most one prefill
+row per step, no steps with prefill and decode rows, no prefill chunks, and no shape that was not
+compiled in `warmup`.
 
-It stands for accelerators whose compiler fixes every shape. What serves on it unchanged serves on
-them. Its variant `poor` has no log probabilities, no penalties and a top-k of at most 16.
+It represents accelerators whose compiler requires fixed shapes. Its variant `poor` has no logprobs,
+no penalties and a maximum `top_k` of 16.
 """
 
 from __future__ import annotations
@@ -63,10 +64,11 @@ _PLANS = {"full": STATIC_PLAN, "poor": POOR_PLAN}
 
 @final
 class StaticModel:
-    """Pads each batch to a compiled shape (rows, tokens of a row) and refuses what fits none.
+    """Pads each batch to a compiled shape (rows, tokens per row) and rejects a batch that fits no
+    shape.
 
-    A prefill has one row, a decode step one token in each row. Padding is written into the last
-    slot, which no sequence has.
+    A prefill has one row, and a decode step has one token in each row. Padding is written to the
+    last slot, which no sequence uses.
     """
 
     def __init__(self, inner: ForwardModel) -> None:
@@ -76,16 +78,16 @@ class StaticModel:
 
     @property
     def vocab_size(self) -> int:
-        """Logits per token."""
+        """Number of logits per token."""
         return self._inner.vocab_size
 
     @property
     def shapes(self) -> frozenset[tuple[int, int]]:
-        """Compiled shapes: rows, tokens of a row."""
+        """The compiled shapes as (rows, tokens per row)."""
         return frozenset(self._compiled)
 
     def load(self, progress: Progress) -> None:
-        """Read the weights."""
+        """Load the weights."""
         self._inner.load(progress)
 
     def allocate(self, num_sequence_slots: int, progress: Progress) -> None:
@@ -98,8 +100,8 @@ class StaticModel:
             progress(done, len(shapes))
 
     def forward(self, batch: ForwardBatch) -> Float32Array:
-        """Logits [len(batch.logits_indices), vocab_size], none of padding. Raises RuntimeError for
-        a shape of its own.
+        """Return the logits [len(batch.logits_indices), vocab_size], without those of padding.
+        Raises RuntimeError if the shape of the batch was not compiled.
         """
         counts = np.diff(batch.cu_seqlens_q)
         if batch.num_rows > 1 and counts.max() > 1:
@@ -112,7 +114,7 @@ class StaticModel:
         return self._inner.forward(padded)[: len(batch.logits_indices)]
 
     def close(self) -> None:
-        """Let go of the weights."""
+        """Release the weights."""
         self._inner.close()
 
     def _bucket(self, num_rows: int, num_tokens: int) -> tuple[int, int]:
@@ -143,7 +145,7 @@ class StaticModel:
             seq_lens=_extended(batch.seq_lens, np.ones(more_rows, np.int32)),
             block_tables=(*batch.block_tables, *[padding_table] * more_rows),
             block_size=batch.block_size,
-            # Logits of padding are computed too, and cut off.
+            # Logits of padding are computed too, and removed afterwards.
             logits_indices=_extended(
                 batch.logits_indices, np.arange(rows - more_rows, rows, dtype=np.int32)
             ),
@@ -152,11 +154,11 @@ class StaticModel:
 
 @final
 class StaticBackend:
-    """The light half."""
+    """The `Backend` of the device with static shapes."""
 
     @property
     def info(self) -> BackendInfo:
-        """Never taken by `auto`."""
+        """Return a description that `auto` never selects."""
         option = BackendOption(
             "variant",
             "full, or poor: no log probabilities, top_k of at most 16",
@@ -168,18 +170,18 @@ class StaticBackend:
         )
 
     def probe(self) -> ProbeResult:
-        """Usable everywhere."""
+        """Report that the backend is usable on every machine."""
         return ProbeResult(
             True, devices=(DeviceInfo("static", "numpy in static shapes, for tests"),)
         )
 
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
-        """What the numpy reference supports."""
+        """Support the models of the numpy reference."""
         reasons = refusals(spec, config, backend=self.info.name)
         return Support("no", reasons) if reasons else Support("slow", ("numpy, for tests",))
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
-        """The heavy half."""
+        """Create the worker."""
         if isinstance(config.spec, GenericSpec):
             raise BackendError(
                 f"The architecture `{config.spec.model_type}` is not known.",
@@ -197,5 +199,5 @@ def _extended(array: Int32Array, more: Int32Array) -> Int32Array:
 
 @hookimpl
 def tgi_backend() -> Backend:
-    """The static device."""
+    """Return the backend with static shapes."""
     return StaticBackend()

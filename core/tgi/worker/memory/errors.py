@@ -10,7 +10,7 @@ __all__ = ["cache_out_of_memory", "step_out_of_memory"]
 
 
 def step_out_of_memory(step: SchedulerOutput) -> StepError:
-    """The error of a step for which memory ran out: smaller steps may succeed."""
+    """Return the error of a step that ran out of memory. Smaller steps may succeed."""
     rows = step.rows
     return StepError(
         f"Out of memory in a step of {rows.num_rows} rows and {rows.num_tokens} tokens.",
@@ -19,7 +19,7 @@ def step_out_of_memory(step: SchedulerOutput) -> StepError:
 
 
 def cache_out_of_memory(agreement: Agreement, remedy: str) -> BackendError:
-    """The error of a start in which memory ran out after the limits were negotiated."""
+    """Return the error of a startup that ran out of memory after the negotiation."""
     return BackendError(
         f"Memory ran out while a cache of {agreement.kv_cache.max_batch_total_tokens} tokens was"
         " set up.",

@@ -1,4 +1,4 @@
-"""The requested limits: what they mean for the dtype, the context and the number of blocks."""
+"""Derives the dtype, the context and the number of cache blocks from the requested limits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 _HALF_PRECISION = ("F16", "BF16", "float16", "bfloat16")
-_UNKNOWN_CONTEXT = 4096  # tokens, where neither the user nor the model names a limit
+_UNKNOWN_CONTEXT = 4096  # tokens, if neither the user nor the model has a limit
 
 
 def compute_dtype(
@@ -28,11 +28,11 @@ def compute_dtype(
     *,
     is_quantized: bool = False,
 ) -> str:
-    """The dtype to compute in: the requested one, or else bfloat16 if the checkpoint has 16 bits or
-    is quantized, or else float32.
+    """Return the requested dtype if there is one. Otherwise return bfloat16 if the checkpoint has
+    16 bits or is quantized, and float32 if not.
 
-    `stored` is the dtype of the checkpoint, as torch or as safetensors spells it. Raises
-    `BackendError` if the requested one is not `allowed`.
+    `stored` is the dtype of the checkpoint, as spelled by torch or safetensors. Raises
+    `BackendError` if the requested dtype is not `allowed`.
     """
     if requested is None:
         has_16_bits = stored in _HALF_PRECISION
@@ -44,8 +44,8 @@ def compute_dtype(
 
 
 def requested_context(spec: ModelSpec | GenericSpec, requested: RequestedLimits) -> int:
-    """Tokens of the longest sequence, before memory is asked. Raises `BackendError` if the model
-    has too few positions.
+    """Return the length of the longest sequence in tokens, regardless of memory. Raises
+    `BackendError` if the model has too few positions.
     """
     positions = None if isinstance(spec, GenericSpec) else spec.embedding.positions
     if (
@@ -75,10 +75,11 @@ def num_cache_blocks(
     default: int,
     block_size: int,
 ) -> int:
-    """`default` blocks, but not more than all sequences at full length can use. What the user gave
-    may take all `affordable`.
+    """Return the number of cache blocks. If no cache size was requested, it is `default`, but not
+    more than all sequences at full length can use. A requested size may use all `affordable`
+    blocks.
 
-    Raises `BackendError` if that is too little for it.
+    Raises `BackendError` if `affordable` is too little for the requested size.
     """
     if requested.max_batch_total_tokens is not None:
         wanted = math.ceil(requested.max_batch_total_tokens / block_size)
@@ -98,7 +99,7 @@ def num_cache_blocks(
 
 
 def check_input(requested: RequestedLimits, max_total_tokens: int) -> None:
-    """Raise `BackendError` if the wished prompt leaves no token of a sequence for the answer."""
+    """Raise `BackendError` if a prompt of the requested length leaves no token for the output."""
     if requested.max_input_tokens is not None and requested.max_input_tokens >= max_total_tokens:
         raise BackendError(
             f"`--max-input-tokens {requested.max_input_tokens}` must be below the"
@@ -109,6 +110,6 @@ def check_input(requested: RequestedLimits, max_total_tokens: int) -> None:
 
 
 def format_bytes(num_bytes: int) -> str:
-    """For messages: 512 MiB, 1.50 GiB."""
+    """Format a size for messages, for example 512 MiB or 1.50 GiB."""
     mebibytes = num_bytes / 2**20
     return f"{mebibytes / 1024:.2f} GiB" if mebibytes >= 1024 else f"{mebibytes:.0f} MiB"

@@ -1,4 +1,4 @@
-"""Divides the memory of a device between workspace, states and cache, and derives the limits."""
+"""Divides the memory of a device among workspace, states and cache, and derives the limits."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["BytesOf", "DeviceMemory", "MemoryPlan", "plan_memory"]
 @final
 @dataclass(frozen=True)
 class BytesOf:
-    """Sizes of one model on one device."""
+    """The sizes of one model on one device, in bytes."""
 
     weights: int
-    block: int  # of one cache block over all layers; 0 = tokens keep nothing
+    block: int  # of one cache block over all layers; 0 = tokens store nothing
     state: int  # of one sequence in recurrent layers; 0 = there are none
     workspace: Callable[[int, int], int]  # of a step with (tokens, sequences)
 
@@ -31,20 +31,20 @@ class BytesOf:
 class DeviceMemory:
     """The memory of one device, and how it is used."""
 
-    free_bytes: int  # that this process may still use, with the weights loaded
-    block_size: int  # tokens
+    free_bytes: int  # that this process may still use after the weights were loaded
+    block_size: int  # tokens per block
     default_step_tokens: int  # if `--max-batch-prefill-tokens` is not given
-    cache_share: float  # of the blocks that fit, if no cache size is given
+    cache_share: float  # share of the blocks that fit, if no cache size is given
     weights_detail: str  # for the memory report, such as the dtype
-    remedy: str  # how a user gets more memory: the beginning of a sentence
-    more: str  # the same as a noun
+    remedy: str  # how a user gets more memory, as the beginning of a sentence
+    more: str  # the same remedy as a noun
     on_demand: bool = False  # a block uses memory from its first use on
 
 
 @final
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Limits and cache, with the sizes that they are derived from."""
+    """Limits and cache, with the sizes from which they are derived."""
 
     limits: Limits
     kv_cache: KVCachePlan
@@ -57,7 +57,7 @@ def plan_memory(
     bytes_of: BytesOf,
     device: DeviceMemory,
 ) -> MemoryPlan:
-    """Keep the requested limits and derive the others. Raises `BackendError` naming the option,
+    """Keep the requested limits and derive the others. Raises `BackendError` that names the option,
     the size that it needs and the limit.
     """
     kinds = group_kinds(spec)
@@ -66,7 +66,7 @@ def plan_memory(
     max_step_tokens = requested.max_batch_prefill_tokens or max(
         device.default_step_tokens, max_sequences
     )
-    # An encoder runs whole, so alone in a step it may be as long as the context.
+    # An encoder runs in one step, which may be as long as the context.
     longest = max(max_step_tokens, context) if "cross" in kinds else max_step_tokens
     workspace = bytes_of.workspace(longest, max_sequences)
     left = max(0, device.free_bytes - workspace)
@@ -105,8 +105,8 @@ def plan_memory(
 def _num_sequences(
     requested: RequestedLimits, bytes_of: BytesOf, device: DeviceMemory, num_wanted: int, left: int
 ) -> int:
-    """The number of sequences whose states fit, at most `num_wanted`. A requested batch size is
-    not reduced.
+    """Return the number of sequences whose states fit, at most `num_wanted`. A requested batch size
+    is not reduced.
     """
     if not bytes_of.state:
         return num_wanted
@@ -129,8 +129,8 @@ def _num_blocks(
     sizes: tuple[int, int],
     wanted: tuple[int, int],
 ) -> int:
-    """The number of cache blocks, at least 1. `sizes` are the bytes (left, workspace), `wanted` is
-    (context, sequences).
+    """Return the number of cache blocks, at least 1. `sizes` are the bytes (left, workspace), and
+    `wanted` is (context, sequences).
     """
     left, workspace = sizes
     affordable = left // bytes_of.block

@@ -28,25 +28,28 @@ __all__ = ["checkpoint_bytes", "kv_bytes_per_token", "state_bytes", "workspace_b
 
 _FLOAT32_BYTES = 4
 _STATE_COPIES = 4  # states before and after a step, the kept part and the added part
-_GENERIC_WIDENING = 4  # intermediate size over hidden size of an unknown family
-_HIDDEN_COPIES = (
-    8  # residual, normed, fused query-key-value (up to 3), attention output, projection
-)
+_GENERIC_WIDENING = 4  # ratio of intermediate to hidden size of an unknown family
+# Residual, normalized, fused query-key-value (up to 3), attention output and projection.
+_HIDDEN_COPIES = 8
 
 
 def checkpoint_bytes(model_path: Path, value_bytes: int) -> int:
-    """Bytes of all stored tensors if each value has `value_bytes`. Raises `ModelError`."""
+    """Return the bytes of all stored tensors if each value has `value_bytes`. Raises
+    `ModelError`.
+    """
     tensors = stored_tensors(model_path).values()
     return sum(math.prod(stored.shape) for stored in tensors) * value_bytes
 
 
 def kv_bytes_per_token(spec: ModelSpec | GenericSpec, value_bytes: int) -> int:
-    """Bytes that one token keeps over all layers, and one encoder token if there is an encoder."""
+    """Return the bytes that one token stores over all layers. This includes one encoder token if
+    the model has an encoder.
+    """
     return values_per_token(spec) * value_bytes
 
 
 def state_bytes(spec: ModelSpec | GenericSpec, value_bytes: int) -> int:
-    """Bytes that one sequence of any length keeps in recurrent layers."""
+    """Return the bytes that one sequence of any length stores in recurrent layers."""
     windows, states = state_values(spec)
     return windows * value_bytes + states * _FLOAT32_BYTES
 
@@ -59,8 +62,8 @@ def workspace_bytes(
     *,
     logits_copies: int,
 ) -> int:
-    """Bytes that the largest step needs temporarily: the activations of one layer, the logits with
-    the sampler's copies, and recurrent states.
+    """Return the bytes that the largest step needs temporarily: the activations of one layer, the
+    logits with the sampler's copies, and recurrent states.
     """
     stack = () if isinstance(spec, GenericSpec) else spec.decoder.layers
     mixers = [
@@ -75,7 +78,7 @@ def workspace_bytes(
         default=0,
     )
     state_copies = _STATE_COPIES * max_sequences * states * _FLOAT32_BYTES
-    # Scores and position biases of one chunk of queries over a whole text.
+    # Scores and position biases of one chunk of queries over all encoder tokens.
     heads = max((m.num_heads for m in mixers if isinstance(m, CrossAttention)), default=0)
     encoder = (
         2 * heads * min(ENCODER_QUERY_CHUNK, max_step_tokens) * max_step_tokens * _FLOAT32_BYTES
@@ -85,7 +88,9 @@ def workspace_bytes(
 
 
 def _width(mixer: Mixer) -> int:
-    """Values per token of a mixer's widest intermediate result, beyond the hidden vectors."""
+    """Return the values per token of a mixer's widest intermediate result, without the hidden
+    vectors.
+    """
     match mixer:
         case MLP():
             return mixer.intermediate_size

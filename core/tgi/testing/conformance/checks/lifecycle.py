@@ -184,7 +184,7 @@ def _agreement(under_test: BackendUnderTest) -> None:
 
 
 def _requested_features(under_test: BackendUnderTest) -> None:
-    """The agreed features are the requested ones that the backend has, whatever is requested."""
+    """The negotiated features are the requested ones that the backend supports, for any request."""
     offered = set(under_test.agreement().features)
     some = {"device_token", "logprobs", "prefix_cache"}
     for names in (set[str](), some, set(FEATURES) - some):
