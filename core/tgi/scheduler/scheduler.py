@@ -23,7 +23,6 @@ from tgi.scheduler.records import (
 from tgi.scheduler.sequence import Sequence
 from tgi.scheduler.state import SchedulerState, check_limits, find_refusal
 from tgi.scheduler.step import (
-    ChosenTokens,
     RowLayout,
     StepBuilder,
     StepInFlight,
@@ -166,7 +165,7 @@ class Scheduler:
                 scores = next_prompt_logprobs(sequence, result.scores.get(step.handles[row]))
             if step.samples[row]:
                 outputs.append(
-                    self._append(sequence, result.tokens[row], step.budgets.get(row, 1), scores)
+                    self._append(sequence, result, row, step.budgets.get(row, 1), scores)
                 )
             elif scores:
                 outputs.append(_output(sequence, prompt_logprobs=scores))
@@ -273,14 +272,15 @@ class Scheduler:
     def _append(
         self,
         sequence: Sequence,
-        tokens: ChosenTokens,
+        result: StepResult,
+        row: int,
         max_tokens: int,
         scores: list[float | None],
     ) -> SequenceOutput:
         """Append the tokens that a row chose to its sequence. Tokens after the one that ends the
         sequence are ignored.
         """
-        token_ids, logprobs, top = tokens
+        token_ids, logprobs, top = result.token_ids[row], result.logprobs[row], result.top[row]
         if not 1 <= len(token_ids) <= max_tokens:
             num_chosen = f"{len(token_ids) or 'no'} tokens, not 1 to {max_tokens}"
             raise RuntimeError(

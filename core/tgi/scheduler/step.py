@@ -32,7 +32,6 @@ from tgi.scheduler.records import SchedulerStats
 from tgi.scheduler.sequence import Sequence
 
 __all__ = [
-    "ChosenTokens",
     "RowLayout",
     "StepBuilder",
     "StepInFlight",
@@ -41,10 +40,6 @@ __all__ = [
 ]
 
 TopTokens = tuple[tuple[int, float], ...]
-ChosenTokens = tuple[list[int], list[float | None], list[TopTokens]]
-"""The tokens that one row chose: ids, logprobs and top tokens, with the meaning of the fields of
-`SequenceOutput`.
-"""
 
 
 @final
@@ -299,47 +294,55 @@ class RowLayout:
 
 @final
 class StepResult:
-    """The rows of a `ModelRunnerOutput` in the order of the step. The arrays are converted to lists
-    once, because reading an element of a list is faster.
+    """The rows of a `ModelRunnerOutput` in the order of the step, in the form of `SequenceOutput`.
+
+    Reading one element of a Python list is faster than of an array, so the arrays are converted
+    once.
     """
 
     def __init__(self, output: ModelRunnerOutput, handles: list[int]) -> None:
         """Read `output`, which has the rows of the step in any order. Raises RuntimeError if a row
         is missing.
         """
-        ids, logprobs, top = _all_tokens(output)
-        self.tokens: list[ChosenTokens] = [  # of each row
-            (ids[first:last], logprobs[first:last], top[first:last])
-            for first, last in _token_ranges(output, handles)
-        ]
+        ids = output.tokens.tolist()
+        logprobs = [value if value == value else None for value in output.logprobs.tolist()]  # noqa: PLR0124 - NaN test
+        top = _top_tokens(output) if len(output.top_ptr) else []
+        ptr, returned = output.token_ptr.tolist(), output.sequence.tolist()
+        self.token_ids: list[list[int]]  # [rows of the step]
+        self.logprobs: list[list[float | None]]  # [rows of the step]
+        if returned == handles and ptr == list(range(len(ptr))) and not top:
+            # The common case, one token per row, takes half the time.
+            self.token_ids = list(map(list, zip(ids, strict=True)))
+            self.logprobs = list(map(list, zip(logprobs, strict=True)))
+            self.top: list[list[TopTokens]] = [[]] * len(handles)
+        else:
+            tokens_of = list(map(slice, ptr, ptr[1:]))
+            if returned != handles:
+                tokens_of = _reordered(tokens_of, output.step_id, returned, handles)
+            self.token_ids = list(map(ids.__getitem__, tokens_of))
+            self.logprobs = list(map(logprobs.__getitem__, tokens_of))
+            self.top = list(map(top.__getitem__, tokens_of))
         self.errors = {error.sequence: error.message for error in output.errors}  # by handle
         self.scores = {scores.sequence: scores for scores in output.prompt_scores}  # by handle
 
 
-def _token_ranges(output: ModelRunnerOutput, handles: list[int]) -> list[tuple[int, int]]:
-    """Return, for each row, the index of its first token and the index after its last token."""
-    ranges = list(pairwise(output.token_ptr.tolist()))
-    returned = output.sequence.tolist()
-    if returned == handles:
-        return ranges
-    range_of = dict(zip(returned, ranges, strict=True))
-    missing = [handle for handle in handles if handle not in range_of]
+def _reordered(
+    tokens_of: list[slice], step_id: int, returned: list[int], handles: list[int]
+) -> list[slice]:
+    """Return the slices of the rows `returned` in the order of `handles`."""
+    slice_of = dict(zip(returned, tokens_of, strict=True))
+    missing = [handle for handle in handles if handle not in slice_of]
     if missing:
         raise RuntimeError(
-            f"the worker returned step {output.step_id} without the rows of sequences {missing}"
+            f"the worker returned step {step_id} without the rows of sequences {missing}"
         )
-    return [range_of[handle] for handle in handles]
+    return [slice_of[handle] for handle in handles]
 
 
-def _all_tokens(output: ModelRunnerOutput) -> ChosenTokens:
-    """Return the tokens of all rows. A logprob that is NaN becomes None."""
-    ids = output.tokens.tolist()
-    logprobs = [value if value == value else None for value in output.logprobs.tolist()]  # noqa: PLR0124 - NaN test
-    ptr = output.top_ptr.tolist()
-    if not ptr:
-        return ids, logprobs, []
+def _top_tokens(output: ModelRunnerOutput) -> list[TopTokens]:
+    """Return the top tokens of every chosen token."""
     top = list(zip(output.top_ids.tolist(), output.top_logprobs.tolist(), strict=True))
-    return ids, logprobs, [tuple(top[first:last]) for first, last in pairwise(ptr)]
+    return [tuple(top[first:last]) for first, last in pairwise(output.top_ptr.tolist())]
 
 
 def next_prompt_logprobs(sequence: Sequence, scores: PromptScores | None) -> list[float | None]:
