@@ -70,11 +70,13 @@ IDENTIFIERS = {
 PERMITTED = {
     ("core/tgi/server/anthropic/response_schemas.py", "role"),
     ("core/tgi/server/anthropic/routes.py", "_ROLES"),
+    ("core/tgi/server/anthropic/response_schemas.py", "role"),
     ("core/tgi/server/anthropic/routes.py", "role"),
     ("core/tgi/server/anthropic/schemas.py", "Role"),
     ("core/tgi/server/anthropic/schemas.py", "role"),
     ("core/tgi/server/openai/response_schemas.py", "role"),
     ("core/tgi/server/openai/responses_api.py", "_ROLES"),
+    ("core/tgi/server/openai/response_schemas.py", "role"),
     ("core/tgi/server/openai/responses_api.py", "role"),
     ("core/tgi/server/openai/responses_api_output.py", "role"),
     ("core/tgi/server/openai/responses_api_schemas.py", "role"),

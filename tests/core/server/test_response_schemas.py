@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from tests.core.house.sources import CORE
 from tgi.server.generation.output import GeneratedToken, ScoredToken
+from tgi.server.generation.parameters import GenerateParameters
 from tgi.server.http.json_format import format_f32, format_json, round_f32
+from tgi.server.native.response_bodies import format_stream_response, stream_response
 from tgi.server.native.response_schemas import Token, json_f32
 from tgi.server.openai.response_bodies import (
     CHAT_CHUNK,
@@ -111,6 +113,13 @@ def test_a_chunk_of_echoed_text_is_its_record(text, model):
     shared = envelope(Completion, "text_completion", model)
     writer = ChunkWriter(shared, COMPLETION_CHUNK, 2, has_logprobs=True)
     assert writer.opening(1, text) == shared.encode([CompletionChoice(3, text, None, None)], None)
+
+
+@given(token=TOKENS.filter(lambda token: token.result is None))
+def test_the_event_of_a_token_is_its_record(token):
+    parameters = GenerateParameters()
+    record = stream_response(token, parameters, "a")
+    assert format_stream_response(token, parameters, "a") == format_json(record)
 
 
 @given(value=LOGPROBS)

@@ -5,11 +5,25 @@ identify it.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 import numpy as np
 
-__all__ = ["format_f32", "format_f64", "format_json", "format_plain", "format_string", "round_f32"]
+__all__ = [
+    "HOLE",
+    "format_f32",
+    "format_f64",
+    "format_json",
+    "format_plain",
+    "format_string",
+    "round_f32",
+    "split_at_holes",
+]
+
+# A value of a record that is not known yet. JSON contains no null byte.
+HOLE: Any = msgspec.Raw(b"\0")
+
 
 # The limits are f32 numbers, because the f32 nearest to 1e-6 or 1e13 is below this number.
 _MIN_PLAIN = np.float32(1e-6)
@@ -60,8 +74,13 @@ def format_plain(value: float) -> str:
 
 
 def format_json(value: object) -> str:
-    """Format dicts, lists, strings, numbers, booleans and None as compact JSON."""
+    """Format records, dicts, lists, strings, numbers, booleans and None as compact JSON."""
     return msgspec.json.encode(value).decode()
+
+
+def split_at_holes(record: msgspec.Struct) -> list[str]:
+    """The JSON text of `record`, split at the values that are `HOLE`."""
+    return format_json(record).split("\0")
 
 
 def format_string(text: str) -> str:

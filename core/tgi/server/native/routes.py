@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from typing import final
 
 import msgspec
@@ -11,7 +11,6 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from tgi.errors import IncompleteGenerationError, RequestError
-from tgi.server.generation.output import GeneratedSequence, GeneratedToken, ScoredToken
 from tgi.server.generation.parameters import GenerateParameters, StopStyle, TextRequest
 from tgi.server.generation.pipeline import (
     GenerationPipeline,
@@ -23,17 +22,8 @@ from tgi.server.generation.pipeline import (
 from tgi.server.http.json_format import format_json
 from tgi.server.http.responses import ErrorResponse, error_body, json_response
 from tgi.server.http.sse import EventStream, event
-from tgi.server.native.response_schemas import (
-    BestOfSequence,
-    Details,
-    GenerateResponse,
-    PrefillToken,
-    SimpleToken,
-    StreamDetails,
-    StreamResponse,
-    Token,
-    json_f32,
-)
+from tgi.server.native.response_bodies import details, format_stream_response
+from tgi.server.native.response_schemas import GenerateResponse, SimpleToken
 from tgi.server.native.schemas import CompatGenerateRequest, GenerateRequest
 from tgi.server.state import ServerState
 
@@ -92,7 +82,7 @@ class NativeRoutes:
         text_prefix = request.prompt if full_text else ""
         response = GenerateResponse(text_prefix + best.text)
         if parameters.details or parameters.decoder_input_details:
-            response.details = _details(best, others, parameters, text_prefix)
+            response.details = details(best, others, parameters, text_prefix)
         content = msgspec.json.encode([response] if in_array else response)
         headers = response_headers(self._state.config, [request], [[best]])
         return json_response(content, headers)
@@ -111,7 +101,7 @@ class NativeRoutes:
                 async for tokens in generation:
                     yield "".join(
                         [
-                            event(format_json(_stream_response(token, parameters, text_prefix)))
+                            event(format_stream_response(token, parameters, text_prefix))
                             for token in tokens
                         ]
                     )
@@ -126,69 +116,3 @@ def native_request(prompt: str, parameters: GenerateParameters) -> TextRequest:
     return TextRequest(
         prompt, parameters, StopStyle.NATIVE, num_sequences=max(1, parameters.best_of or 1)
     )
-
-
-def _stream_response(
-    token: GeneratedToken, parameters: GenerateParameters, text_prefix: str
-) -> StreamResponse:
-    result = token.result
-    return StreamResponse(
-        index=token.index,
-        token=_token(token),
-        top_tokens=[_token(top) for top in token.top_tokens] or msgspec.UNSET,
-        generated_text=None if result is None else text_prefix + result.text,
-        details=None if result is None or not parameters.details else _stream_details(result),
-    )
-
-
-def _stream_details(result: GeneratedSequence) -> StreamDetails:
-    return StreamDetails(
-        result.finish_reason, result.num_generated_tokens, result.seed, result.input_length
-    )
-
-
-def _details(
-    best: GeneratedSequence,
-    others: Sequence[GeneratedSequence],
-    parameters: GenerateParameters,
-    text_prefix: str,
-) -> Details:
-    return Details(
-        best.finish_reason,
-        best.num_generated_tokens,
-        best.seed,
-        _prefill(best),
-        _tokens(best),
-        [_best_of_sequence(other, parameters, text_prefix) for other in others] or msgspec.UNSET,
-        _top_tokens(best) if parameters.top_n_tokens else msgspec.UNSET,
-    )
-
-
-def _best_of_sequence(
-    sequence: GeneratedSequence, parameters: GenerateParameters, text_prefix: str
-) -> BestOfSequence:
-    return BestOfSequence(
-        text_prefix + sequence.text,
-        sequence.finish_reason,
-        sequence.num_generated_tokens,
-        sequence.seed,
-        _prefill(sequence),
-        _tokens(sequence),
-        _top_tokens(sequence) if parameters.top_n_tokens else msgspec.UNSET,
-    )
-
-
-def _prefill(sequence: GeneratedSequence) -> list[PrefillToken]:
-    return [PrefillToken(t.id, t.text, json_f32(t.logprob)) for t in sequence.prefill]
-
-
-def _tokens(sequence: GeneratedSequence) -> list[Token]:
-    return [_token(token) for token in sequence.tokens]
-
-
-def _top_tokens(sequence: GeneratedSequence) -> list[list[Token]]:
-    return [[_token(top) for top in token.top_tokens] for token in sequence.tokens]
-
-
-def _token(token: GeneratedToken | ScoredToken) -> Token:
-    return Token(token.id, token.text, json_f32(token.logprob), token.special)

@@ -13,7 +13,7 @@ from typing import Any, final
 import msgspec
 
 from tgi.server.generation.output import GeneratedSequence, GeneratedToken
-from tgi.server.http.json_format import format_json, format_string
+from tgi.server.http.json_format import HOLE, format_json, format_string, split_at_holes
 from tgi.server.openai.response_schemas import (
     ChatCompletionChoice,
     ChatCompletionChunkChoice,
@@ -50,10 +50,6 @@ _FINISH_REASONS: dict[FinishReason, StopReason] = {
 }
 
 
-# A value in a chunk that the writer replaces. JSON contains no such byte.
-_HOLE = msgspec.Raw(b"\0")
-
-
 @final
 @dataclass(frozen=True)
 class Envelope:
@@ -68,16 +64,18 @@ class Envelope:
 
     def encode(self, choices: Sequence[msgspec.Struct], usage: Usage | None) -> str:
         """Encode one object of the response."""
-        return format_json(
-            self.record(
-                id=self.id,
-                object=self.object,
-                created=self.created,
-                model=self.model,
-                system_fingerprint=self.system_fingerprint,
-                choices=choices,
-                usage=usage,
-            )
+        return format_json(self.object_with(choices, usage))
+
+    def object_with(self, choices: Sequence[msgspec.Struct], usage: Usage | None) -> msgspec.Struct:
+        """One object of the response."""
+        return self.record(
+            id=self.id,
+            object=self.object,
+            created=self.created,
+            model=self.model,
+            system_fingerprint=self.system_fingerprint,
+            choices=choices,
+            usage=usage,
         )
 
 
@@ -134,8 +132,8 @@ class ChunkWriter:
         self, envelope: Envelope, shape: ChunkShape, first_index: int, *, has_logprobs: bool
     ) -> None:
         """`first_index` is the index of the first choice of the prompt."""
-        chunk = envelope.encode([shape.choice(_HOLE, _HOLE, _HOLE, _HOLE)], None)
-        self._parts = chunk.split("\0")
+        choice = shape.choice(HOLE, HOLE, HOLE, HOLE)
+        self._parts = split_at_holes(envelope.object_with([choice], None))
         self._shape = shape
         self._first_index = first_index
         self._has_logprobs = has_logprobs
