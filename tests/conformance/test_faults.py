@@ -9,13 +9,20 @@ import pytest
 from tests.conformance.faults.catalogue import FAULTS, HEALTHY
 from tests.conformance.faults.feature_wrappers import FaultyComplete
 from tests.conformance.faults.features import FEATURE_FAULTS
+from tests.conformance.faults.overlapping import OVERLAPPING_FAULTS
 from tests.conformance.faults.wrappers import FaultyBackend
 from tgi.testing.conformance import ALL_CHECKS, BackendUnderTest, run_check
 from tgi.testing.conformance.models import TinyModels
+from tgi.testing.doubles.late_part import LatePart
 
+HEALTHY_LATE = FaultyComplete(wrap=LatePart)
 CHECKS = {check.id: check for check in ALL_CHECKS}
-ALL_FAULTS = FAULTS | FEATURE_FAULTS
-HEALTHY_BACKENDS = {check_id: FaultyComplete() for _, check_id in FEATURE_FAULTS.values()} | HEALTHY
+ALL_FAULTS = FAULTS | FEATURE_FAULTS | OVERLAPPING_FAULTS
+HEALTHY_BACKENDS = (
+    {check_id: FaultyComplete() for _, check_id in FEATURE_FAULTS.values()}
+    | {check_id: HEALTHY_LATE for _, check_id in OVERLAPPING_FAULTS.values()}
+    | HEALTHY
+)
 
 
 @pytest.fixture(scope="module")

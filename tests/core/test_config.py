@@ -81,10 +81,22 @@ def parse(*arguments, **variables):
     return parse_arguments(arguments, variables, ["null"]).options
 
 
-def test_the_options_are_those_of_tgi_and_one_of_ours():
+OUR_OPTIONS = {
+    "backend": "auto",
+    "http-max-connections": None,
+    "http-max-head-bytes": 65_536,
+    "http-max-headers": 100,
+    "http-head-timeout": 30,
+    "http-body-timeout": 60,
+    "http-write-timeout": 60,
+    "http-keep-alive-timeout": 620,
+}
+
+
+def test_the_options_are_those_of_tgi_and_ours():
     assert {row.flag.removeprefix("--"): row.default for row in OPTIONS} == {
         **TGI_OPTIONS,
-        "backend": "auto",
+        **OUR_OPTIONS,
     }
     assert parse() == ServeOptions()
 

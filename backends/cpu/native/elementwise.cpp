@@ -134,11 +134,17 @@ int64_t num_row_shares(const Batch& batch) {
   return (batch.num_tokens + kShareRows - 1) / kShareRows;
 }
 
+// An id or a position for which there is no vector gives a row of zeros. The scheduler never sends
+// one. The check ensures that no value in a batch makes the kernel read memory outside of a table.
 void run_embed(const Op& op, const Batch& batch, int64_t share) {
   const int64_t stride = round_up(op.num_columns, kPanelColumns);
   for_rows(share, batch, [&](int64_t row) {
     const int64_t token = batch.token_ids[row];
     float* target = static_cast<float*>(op.target) + row * stride;
+    if (token < 0 || token >= op.num_ids) {
+      std::fill(target, target + stride, 0.0f);
+      return;
+    }
     if (op.compressed != nullptr)
       decompress_column(*op.compressed, op.num_columns, token, op.scale, target);
     else if (op.quantized != nullptr)
@@ -146,8 +152,12 @@ void run_embed(const Op& op, const Batch& batch, int64_t share) {
     else
       read_column(static_cast<const bf16*>(op.weight), op.num_columns, token, op.scale, target);
     if (op.positions != nullptr) {
-      const float* position =
-          op.positions + (batch.positions[row] + op.position_offset) * op.num_columns;
+      const int64_t place = batch.positions[row] + op.position_offset;
+      if (place < 0 || place >= op.num_positions) {
+        std::fill(target, target + stride, 0.0f);
+        return;
+      }
+      const float* position = op.positions + place * op.num_columns;
       for (int64_t i = 0; i < op.num_columns; ++i) target[i] += position[i];
     }
   });

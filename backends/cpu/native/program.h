@@ -62,6 +62,7 @@ struct CompressedWeight;
 struct Op {
   int32_t kind, store, activation, norm_kind;  // norm_kind: 1 = rms, 2 = layer
   int64_t num_columns, num_inputs;
+  int64_t num_ids, num_positions;  // rows of an embedding and of its position vectors
   const void* weight;
   const float* bias;
   const void* source;

@@ -98,6 +98,8 @@ def _embed(builder: ProgramBuilder, hidden: Array) -> None:
     builder.add(
         Kind.EMBED,
         num_columns=builder.spec.hidden_size,
+        num_ids=builder.spec.vocab_size,
+        num_positions=0 if positions is None else positions.num_positions + positions.offset,
         target=builder.pointer(hidden),
         positions=(
             None

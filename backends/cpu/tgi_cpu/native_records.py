@@ -83,6 +83,8 @@ class OpRecord(Structure):
         ("norm_kind", c_int32),
         ("num_columns", c_int64),
         ("num_inputs", c_int64),
+        ("num_ids", c_int64),
+        ("num_positions", c_int64),
         ("weight", c_void_p),
         ("bias", c_void_p),
         ("source", c_void_p),

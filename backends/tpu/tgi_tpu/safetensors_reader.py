@@ -69,7 +69,7 @@ def map_checkpoint(model_path: Path) -> dict[str, MappedTensor]:
                 )
             tensors[name] = MappedTensor(path, stored, mapped)
     for name, file_name in index.items():
-        if name not in tensors or tensors[name].path.name != file_name:
+        if name not in tensors or tensors[name].path != model_path / file_name:
             raise ModelError(
                 f"{model_path / file_name}: tensor `{name}` is not there, though {INDEX_NAME}"
                 " says so.",

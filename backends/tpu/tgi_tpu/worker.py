@@ -195,7 +195,7 @@ class TpuPart:
             limits=limits,
             cache=cache,
             history=history,
-            table=SequenceTable(limits, BLOCK_SIZE),
+            table=SequenceTable(limits, BLOCK_SIZE, agreement.vocab_size),
             num_blocks=num_blocks,
         )
         runner.computes()

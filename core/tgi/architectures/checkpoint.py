@@ -6,6 +6,7 @@ then the data (https://github.com/huggingface/safetensors, "Format").
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +15,24 @@ from types import MappingProxyType
 from typing import Any, final
 
 import msgspec
+from safetensors import SafetensorError, safe_open
 
+from tgi.architectures.file_reader import (
+    check_pointer,
+    open_regular,
+    path_in_folder,
+    read_json_object,
+    read_limited,
+    shown,
+)
 from tgi.errors import ModelError
 
 __all__ = [
+    "ADAPTER_CONFIG_NAME",
     "FLOAT_BYTES",
     "INDEX_NAME",
     "StoredTensor",
+    "adapter_error",
     "main_dtype",
     "read_header",
     "read_index",
@@ -33,10 +45,16 @@ FLOAT_BYTES: Mapping[str, int] = MappingProxyType({"F64": 8, "F32": 4, "F16": 2,
 
 INDEX_NAME = "model.safetensors.index.json"
 _SINGLE_NAME = "model.safetensors"
+ADAPTER_CONFIG_NAME = "adapter_config.json"
+_ADAPTER = "adapter_model*.safetensors"
 _PICKLED = ("*.bin", "*.pt", "*.pth")
 _DOWNLOAD_AGAIN = "The file is damaged or was not downloaded completely: download it again."
 _LENGTH_BYTES = 8
+_POINTER_BYTES = 64  # enough to recognize a Git LFS pointer
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_MAX_HEADER_OBJECTS = 200_000  # one per tensor; the largest published files have some 10,000
+_MAX_DIMENSIONS = 16
+_MAX_INDEX_BYTES = 64 << 20  # the largest published indexes have 20 MB
 
 
 class _Index(msgspec.Struct):
@@ -65,39 +83,52 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     """Read the tensors of one file by name.
 
     Raises `ModelError` with the names of file and tensor if the header does not match the file's
-    size.
+    size, or if the safetensors library rejects the file.
     """
-    try:
-        with path.open("rb") as file:
-            file_bytes = path.stat().st_size
-            if file_bytes < _LENGTH_BYTES:
-                raise ModelError(
-                    f"{path}: the file has {file_bytes} bytes, too few for a safetensors file.",
-                    _DOWNLOAD_AGAIN,
-                )
-            header_bytes = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-            data_start = _LENGTH_BYTES + header_bytes
-            if header_bytes > _MAX_HEADER_BYTES or data_start > file_bytes:
-                raise ModelError(
-                    f"{path}: the header claims {header_bytes} bytes, the file has {file_bytes}.",
-                    _DOWNLOAD_AGAIN,
-                )
-            text = file.read(header_bytes)
-    except OSError as error:
+    with open_regular(path) as file:
+        file_bytes = os.fstat(file.fileno()).st_size
+        start = file.read(_POINTER_BYTES)
+        check_pointer(path, start)
+        if file_bytes < _LENGTH_BYTES:
+            raise ModelError(
+                f"{shown(path)}: the file has {file_bytes} bytes, too few for a safetensors file.",
+                _DOWNLOAD_AGAIN,
+            )
+        header_bytes = int.from_bytes(start[:_LENGTH_BYTES], "little")
+        data_start = _LENGTH_BYTES + header_bytes
+        if header_bytes > _MAX_HEADER_BYTES or data_start > file_bytes:
+            raise ModelError(
+                f"{shown(path)}: the header claims {header_bytes} bytes, the file has {file_bytes}"
+                f" and the limit is {_MAX_HEADER_BYTES}.",
+                _DOWNLOAD_AGAIN,
+            )
+        file.seek(_LENGTH_BYTES)
+        text = file.read(header_bytes)
+    entries = _parse_header(path, text)
+    tensors = {
+        name: _checked(path, name, entry, data_start, file_bytes) for name, entry in entries.items()
+    }
+    _check_data(path, tensors, data_start, file_bytes)
+    _check_by_library(path)
+    return tensors
+
+
+def _parse_header(path: Path, text: bytes) -> dict[str, _Entry]:
+    num_objects = text.count(b"{")
+    if num_objects > _MAX_HEADER_OBJECTS:
         raise ModelError(
-            f"{path}: cannot be read: {error.strerror}.", "Check the file and its permissions."
-        ) from error
+            f"{shown(path)}: the header contains {num_objects} objects, the limit is"
+            f" {_MAX_HEADER_OBJECTS}.",
+            "Split the checkpoint into several files.",
+        )
     try:
         header = msgspec.json.decode(text, type=dict[str, Any])
         header.pop("__metadata__", None)
-        entries = msgspec.convert(header, dict[str, _Entry])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return msgspec.convert(header, dict[str, _Entry])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ModelError(
-            f"{path}: the header cannot be parsed: {error}.", _DOWNLOAD_AGAIN
+            f"{shown(path)}: the header cannot be parsed: {error}.", _DOWNLOAD_AGAIN
         ) from error
-    return {
-        name: _checked(path, name, entry, data_start, file_bytes) for name, entry in entries.items()
-    }
 
 
 def _checked(
@@ -106,32 +137,94 @@ def _checked(
     start, stop = entry.data_offsets
     if start < 0 or stop < start or min(entry.shape, default=0) < 0:
         raise ModelError(
-            f"{path}: tensor `{name}` has offsets [{start}, {stop}], shape {entry.shape}.",
+            f"{shown(path)}: tensor `{shown(name)}` has offsets [{start}, {stop}], shape"
+            f" {_some_sizes(entry.shape)}.",
             _DOWNLOAD_AGAIN,
         )
     if data_start + stop > file_bytes:
         raise ModelError(
-            f"{path}: tensor `{name}` ends at byte {data_start + stop}, the file has {file_bytes}.",
+            f"{shown(path)}: tensor `{shown(name)}` ends at byte {data_start + stop}, the file has"
+            f" {file_bytes}.",
             _DOWNLOAD_AGAIN,
         )
     value_bytes = FLOAT_BYTES.get(entry.dtype)
-    if value_bytes is not None and math.prod(entry.shape) * value_bytes != stop - start:
+    if value_bytes is not None and not _fits(entry.shape, value_bytes, stop - start):
         raise ModelError(
-            f"{path}: tensor `{name}` of shape {list(entry.shape)} and dtype {entry.dtype} needs"
-            f" {math.prod(entry.shape) * value_bytes} bytes, the header gives it {stop - start}.",
+            f"{shown(path)}: tensor `{shown(name)}` of shape {_some_sizes(entry.shape)} and dtype"
+            f" {entry.dtype} needs {_num_bytes_text(entry.shape, value_bytes)}, the header gives it"
+            f" {stop - start}.",
             _DOWNLOAD_AGAIN,
         )
     return StoredTensor(name, entry.dtype, entry.shape, data_start + start, stop - start)
 
 
+def _fits(shape: tuple[int, ...], value_bytes: int, num_bytes: int) -> bool:
+    """Whether a tensor has `num_bytes` bytes. The number of sizes is limited, because the product
+    of many large ones takes seconds.
+    """
+    if len(shape) > _MAX_DIMENSIONS:
+        return False
+    return math.prod(shape) * value_bytes == num_bytes
+
+
+def _num_bytes_text(shape: tuple[int, ...], value_bytes: int) -> str:
+    if len(shape) > _MAX_DIMENSIONS:
+        return f"more than {_MAX_DIMENSIONS} dimensions"
+    return f"{math.prod(shape) * value_bytes} bytes"
+
+
+def _some_sizes(shape: tuple[int, ...]) -> str:
+    return str(list(shape)) if len(shape) <= _MAX_DIMENSIONS else f"with {len(shape)} dimensions"
+
+
+def _check_data(
+    path: Path, tensors: Mapping[str, StoredTensor], data_start: int, file_bytes: int
+) -> None:
+    """The tensors follow each other without a gap, from the header to the end of the file."""
+    end = data_start
+    for stored in sorted(tensors.values(), key=lambda stored: (stored.start, stored.num_bytes)):
+        if stored.start != end:
+            problem = "overlaps another tensor" if stored.start < end else "follows unused bytes"
+            raise ModelError(
+                f"{shown(path)}: tensor `{shown(stored.name)}` {problem}: it starts at byte"
+                f" {stored.start}, the tensor before it ends at byte {end}.",
+                _DOWNLOAD_AGAIN,
+            )
+        end += stored.num_bytes
+    if end != file_bytes:
+        raise ModelError(
+            f"{shown(path)}: the last tensor ends at byte {end}, the file has {file_bytes}.",
+            _DOWNLOAD_AGAIN,
+        )
+
+
+def _check_by_library(path: Path) -> None:
+    """Apply the rules of the safetensors library, so that this server reads no file that the
+    library rejects.
+    """
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except (SafetensorError, OSError, UnicodeError) as error:
+        raise ModelError(
+            f"{shown(path)}: the safetensors library rejects the file: {shown(str(error))}.",
+            _DOWNLOAD_AGAIN,
+        ) from error
+
+
 def read_index(model_path: Path) -> Mapping[str, str]:
-    """Read the index: tensor name to file name. Empty if the checkpoint has no index."""
+    """Read the index: tensor name to file name.
+
+    Empty if the checkpoint has no index. Also empty if the weights are in one file of the usual
+    name: as in transformers, this file takes precedence over an index that was left over. Raises
+    `ModelError` if the index cannot be read.
+    """
     path = model_path / INDEX_NAME
-    if not path.exists():
+    if os.path.lexists(model_path / _SINGLE_NAME) or not os.path.lexists(path):
         return {}
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Index).weight_map
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        return msgspec.json.decode(read_limited(path, _MAX_INDEX_BYTES), type=_Index).weight_map
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ModelError(
             f"{path}: the index cannot be read: {error}.", "Download the file again."
         ) from error
@@ -140,32 +233,54 @@ def read_index(model_path: Path) -> Mapping[str, str]:
 def weight_files(model_path: Path, index: Mapping[str, str]) -> list[Path]:
     """The paths of a checkpoint's safetensors files.
 
-    Raises `ModelError` if there are none, or if a file of the index is missing.
+    Raises `ModelError` if there are none, or if a file of the index is missing or outside of the
+    folder.
     """
     if index:
-        paths = sorted({model_path / name for name in index.values()})
-    elif (model_path / _SINGLE_NAME).exists():
+        names = sorted(set(index.values()))
+        paths = sorted({path_in_folder(model_path, name, INDEX_NAME) for name in names})
+    elif os.path.lexists(model_path / _SINGLE_NAME):
         paths = [model_path / _SINGLE_NAME]
     else:
-        paths = sorted(model_path.glob("*.safetensors"))
+        paths = sorted(set(model_path.glob("*.safetensors")) - set(model_path.glob(_ADAPTER)))
     if not paths:
-        if any(any(model_path.glob(pattern)) for pattern in _PICKLED):
-            raise ModelError(
-                f"{model_path}: there is no .safetensors file, only pickled weights, which are"
-                " never loaded.",
-                f"Convert them once: tgi convert {model_path}",
-            )
-        raise ModelError(
-            f"{model_path}: there is no .safetensors file.",
-            "Choose a checkpoint that has one, or download other weights and run `tgi convert`.",
-        )
+        raise _no_weights(model_path)
     for path in paths:
-        if not path.exists():
+        if not os.path.lexists(path):
             raise ModelError(
-                f"{path}: {INDEX_NAME} names this file, but it is missing.",
+                f"{shown(path)}: {INDEX_NAME} names this file, but it is missing.",
                 "Download the whole checkpoint.",
             )
     return paths
+
+
+def _no_weights(model_path: Path) -> ModelError:
+    if any(model_path.glob(_ADAPTER)):
+        return adapter_error(model_path)
+    if any(any(model_path.glob(pattern)) for pattern in _PICKLED):
+        return ModelError(
+            f"{model_path}: there is no .safetensors file, only pickled weights, which are"
+            " never loaded.",
+            f"Convert them once: tgi convert {model_path}",
+        )
+    return ModelError(
+        f"{model_path}: there is no .safetensors file.",
+        "Choose a checkpoint that has one, or download other weights and run `tgi convert`.",
+    )
+
+
+def adapter_error(folder: Path) -> ModelError:
+    """The error for a folder that contains a LoRA adapter instead of a model."""
+    base: object = None
+    path = folder / ADAPTER_CONFIG_NAME
+    if os.path.lexists(path):
+        base = read_json_object(path).get("base_model_name_or_path")
+    of_base = f" of `{shown(base)}`" if isinstance(base, str) and base else ""
+    return ModelError(
+        f"{folder}: the folder contains a LoRA adapter{of_base}, not a whole model.",
+        "Merge the adapter into its base model and save the result (peft: merge_and_unload), or"
+        " name the base model.",
+    )
 
 
 def stored_tensors(model_path: Path) -> dict[str, StoredTensor]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast, final
 
+from tgi.architectures.file_reader import read_json_object
 from tgi.architectures.spec import Activation
 from tgi.errors import ModelError
 
@@ -39,22 +40,11 @@ def read_config(model_path: Path) -> dict[str, Any]:
     Raises `ModelError` if the file is missing, unreadable, or has no `model_type`.
     """
     path = model_path / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists() and not path.is_symlink():
         raise ModelError(
             f"There is no file {path}.", "Give a folder or a repository with a Hugging Face model."
-        ) from None
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise ModelError(
-            f"{path} is not valid JSON: {error}.", "Download the model again."
-        ) from error
-    if not isinstance(config, dict):
-        raise ModelError(
-            f"{path} must contain a JSON object. Given: {type(config).__name__}.", _REMEDY
         )
+    config = read_json_object(path)
     if not isinstance(config.get("model_type"), str):
         raise ModelError(f"{path} has no `model_type`, so the architecture is unknown.", _REMEDY)
     return config

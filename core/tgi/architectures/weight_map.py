@@ -64,7 +64,8 @@ def placements(spec: ModelSpec, names: Collection[str]) -> list[Placement]:
     `ignored` does not list, or if a parameter is filled by no rule or by two rules.
     """
     shapes = tensor_shapes(spec)
-    available = frozenset(names)
+    stored = {_without_wrappers(name): name for name in names}
+    available = stored.keys()
     resolved: list[Placement] = []
     filled: dict[tuple[str, int | None], str] = {}
     for rule in spec.weights:
@@ -84,9 +85,10 @@ def placements(spec: ModelSpec, names: Collection[str]) -> list[Placement]:
                         f" time from `{name}`."
                     )
                 filled[parameter, placement.expert] = name
-            resolved.append(msgspec.structs.replace(placement, name=name))
+            resolved.append(msgspec.structs.replace(placement, name=stored[name]))
     _check_filled(spec, shapes, {parameter for parameter, _ in filled})
-    _check_left_over(spec, available - {placement.name for placement in resolved})
+    used = {placement.name for placement in resolved}
+    _check_left_over(spec, frozenset(_without_wrappers(name) for name in names if name not in used))
     return resolved
 
 
@@ -132,7 +134,12 @@ def _candidates(rule: WeightRule, spec: ModelSpec, shapes: dict[str, Shape]) -> 
             )
 
 
-def _present_name(name: str, spec: ModelSpec, available: frozenset[str]) -> str | None:
+def _without_wrappers(name: str) -> str:
+    """A tensor name without the prefix that `torch.compile` adds to the names of a module."""
+    return name.replace("_orig_mod.", "")
+
+
+def _present_name(name: str, spec: ModelSpec, available: Collection[str]) -> str | None:
     return next((prefix + name for prefix in spec.prefixes if prefix + name in available), None)
 
 

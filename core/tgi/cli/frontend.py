@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from tgi.architectures import ModelSpec
 from tgi.backend import Agreement
 from tgi.config import Environment, ServeOptions, num_shard_of
 from tgi.engine.client import EngineClient
-from tgi.errors import ConfigError
+from tgi.errors import ConfigError, ModelError
 from tgi.models import Model, find_tokenizer
 from tgi.plugins import Candidate
 from tgi.server.app import create_app
@@ -26,6 +27,8 @@ from tgi.server.telemetry.tracing import SpanExporter
 from tgi.text import ChatTemplate, ChatTemplateRenderer, Tokenizer, TokenizerPool
 
 __all__ = ["Frontend"]
+
+_logger = logging.getLogger("tgi")
 
 
 @final
@@ -59,9 +62,14 @@ class Frontend:
         self, chosen: Candidate, agreement: Agreement, engine: EngineClient, parts: AsyncExitStack
     ) -> ASGIApp:
         """Create the HTTP application for a started engine. Raises `ConfigError` if the user's
-        limits contradict the negotiated limits.
+        limits contradict the negotiated limits, and `ModelError` if the model's first decoder token
+        does not exist.
         """
         config = _server_config(self, chosen, agreement)
+        _check_start_token(config, agreement)
+        warning = _unknown_tokens_line(self.tokenizer, agreement)
+        if warning is not None:
+            _logger.warning(warning)
         metrics = Metrics(config.max_input_tokens, config.max_total_tokens)
         pool = TokenizerPool(self.tokenizer, self.options.validation_workers)
         parts.callback(pool.close)
@@ -76,6 +84,30 @@ def _read_texts(options: ServeOptions, model: Model) -> tuple[Tokenizer, ChatTem
     )
     folder = find_tokenizer(model)
     return Tokenizer.load(folder), ChatTemplate.load(folder, template_file)
+
+
+def _check_start_token(config: ServerConfig, agreement: Agreement) -> None:
+    token = config.decoder_start_token_id
+    if token is not None and token >= agreement.vocab_size:
+        raise ModelError(
+            f"`decoder_start_token_id` is {token} in config.json, the model has"
+            f" {agreement.vocab_size} token ids.",
+            "Correct the model's config.json.",
+        )
+
+
+def _unknown_tokens_line(tokenizer: Tokenizer, agreement: Agreement) -> str | None:
+    """A line about tokens for which the embedding has no row. None if there are none."""
+    unknown = tokenizer.tokens_from(agreement.vocab_size)
+    if not unknown:
+        return None
+    number, text = unknown[0]
+    return (
+        f"The tokenizer has {len(unknown)} token ids that the model does not have: the model has"
+        f" {agreement.vocab_size} token ids, and for example `{text}` is token {number}. A prompt"
+        " that contains such a token is rejected. Resize the embedding of the model, or remove the"
+        " tokens from tokenizer.json."
+    )
 
 
 def _start_traces(options: ServeOptions, parts: AsyncExitStack) -> SpanExporter | None:

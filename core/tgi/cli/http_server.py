@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import ipaddress
 import signal
 import socket
 from types import FrameType
-from typing import Any, final
+from typing import Any, cast, final
 
 import uvicorn
 
+from tgi.cli.http_limits import ConnectionTable, HttpLimits
+from tgi.cli.http_protocol import HttpProtocol
 from tgi.errors import ConfigError
 
 __all__ = ["HttpServer", "bind"]
@@ -71,12 +74,13 @@ class HttpServer:
             # with `signal.signal` while it serves, and calls them again afterwards.
             signal.signal(number, self._stop)
 
-    async def serve(self, app: Any, sockets: list[socket.socket]) -> None:  # noqa: ANN401 - an ASGI application
+    async def serve(self, app: Any, sockets: list[socket.socket], limits: HttpLimits) -> None:  # noqa: ANN401 - an ASGI application
         """Serve until a signal. Open requests then have at most `graceful_seconds` to finish."""
+        table = ConnectionTable(limits)
         config = uvicorn.Config(
             app,
             loop="none",
-            http="httptools",
+            http=cast("type[asyncio.Protocol]", functools.partial(HttpProtocol, table)),
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -85,13 +89,17 @@ class HttpServer:
             server_header=False,
             date_header=True,
             backlog=_BACKLOG,
-            timeout_keep_alive=75,
             timeout_graceful_shutdown=self._graceful_seconds,
         )
         self._server = uvicorn.Server(config)
         self._starting = None
-        if not self.is_stopping:
+        if self.is_stopping:
+            return
+        sweep = asyncio.ensure_future(table.run())
+        try:
             await self._server.serve(sockets=sockets)
+        finally:
+            sweep.cancel()
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         del number, frame

@@ -21,7 +21,8 @@ __all__ = ["run", "start"]
 
 _USAGE = """Usage: tgi serve [MODEL] [OPTIONS]
 
-Serve a model over HTTP. MODEL is a local folder or a hub id. The default is the demo model.
+Serve a model over HTTP. MODEL is a local folder, a model file or a hub id. The default is
+the demo model.
 
 Each option can also be set with the environment variable in brackets. The command line takes
 precedence. `tgi backends` lists the additional options of backends."""

@@ -23,6 +23,7 @@ import uvloop
 from tgi import __version__
 from tgi.architectures import GenericSpec
 from tgi.backend import Agreement, RequestedLimits
+from tgi.cli.http_limits import HttpLimits
 from tgi.cli.http_server import HttpServer, bind
 from tgi.cli.start_display import StartDisplay, memory_lines
 from tgi.config import (
@@ -105,7 +106,8 @@ async def _serve(context: _Context) -> int:
             gc.enable()
             _avoid_preempting_engine()
             display.ready(f"http://{address}:{listening.getsockname()[1]}")
-            await server.serve(app, [listening])
+            limits = HttpLimits.from_options(options, context.environment.aip_health_route)
+            await server.serve(app, [listening], limits)
             _logger.info("Shutting down")
     return 0
 

@@ -209,6 +209,41 @@ class ServeOptions:
         short="-g",
         minimum=0,
     )
+    http_max_connections: int | None = option(
+        None,
+        _SERVER,
+        "Maximum number of open connections. The default is the number of file descriptors that"
+        " are free at startup. 16 more connections are accepted for health checks.",
+        minimum=1,
+    )
+    http_max_head_bytes: int = option(
+        65_536,
+        _SERVER,
+        "Maximum size in bytes of the request line and the headers of a request.",
+        minimum=1024,
+    )
+    http_max_headers: int = option(
+        100, _SERVER, "Maximum number of headers per request.", minimum=1
+    )
+    http_head_timeout: int = option(
+        30, _SERVER, "Maximum time in seconds to receive the headers of a request.", minimum=1
+    )
+    http_body_timeout: int = option(
+        60, _SERVER, "Maximum time in seconds without a new byte of a request body.", minimum=1
+    )
+    http_write_timeout: int = option(
+        60,
+        _SERVER,
+        "Time in seconds after which a client that reads nothing of its response is disconnected.",
+        minimum=1,
+    )
+    http_keep_alive_timeout: int = option(
+        620,
+        _SERVER,
+        "Time in seconds after which a connection without requests is closed. It must exceed the"
+        " idle timeout of a load balancer in front of the server.",
+        minimum=1,
+    )
     ngrok: bool = option(
         False, _SERVER, "Open an ngrok tunnel.", no_effect="run ngrok as a separate program"
     )

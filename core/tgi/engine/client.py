@@ -19,11 +19,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import final
 
-from tgi.backend import Agreement
+from tgi.backend import Agreement, Control, ControlResult
+from tgi.engine.control import ControlClient
 from tgi.engine.crash_isolation import CrashIsolation
 from tgi.engine.messages import (
     AbortSequence,
     CheckHealth,
+    ControlReply,
     EngineMessage,
     EngineStats,
     FrontendMessage,
@@ -40,6 +42,7 @@ from tgi.scheduler import Request, SequenceOutput
 __all__ = ["EngineClient"]
 
 _HEALTH_TIMEOUT = 10.0
+_CONTROL_TIMEOUT = 120.0  # an adapter is read from disk
 _MAX_RESTARTS = 3
 _RESTART_WINDOW = 300.0
 _SILENCE_LIMIT = 600.0
@@ -67,6 +70,7 @@ class EngineClient:
         self._sequence_ids = itertools.count(1)
         self._checks: dict[int, asyncio.Future[HealthReport]] = {}
         self._check_ids = itertools.count(1)
+        self._control = ControlClient(self._log)
         self._stats_listeners: list[Callable[[EngineStats], None]] = []
         self._supervisor: asyncio.Task[None] | None = None
         self._crashes: deque[float] = deque()
@@ -98,6 +102,7 @@ class EngineClient:
         if self._process is not None:
             await self._process.close()
             self._process = None
+        self._control.fail("The engine was closed")
         for stream in list(self._streams.values()):
             stream.cut_off()
 
@@ -163,6 +168,17 @@ class EngineClient:
         finally:
             del self._checks[check_id]
 
+    async def control(self, request: Control, timeout: float = _CONTROL_TIMEOUT) -> ControlResult:
+        """Let the worker carry out a control request between two steps. A refused request, an
+        engine that is not serving and a missing reply give a result that is not ok.
+
+        State that a request established, such as a loaded adapter, is established again in an
+        engine that is restarted, before its sequences are resumed.
+        """
+        if self._process is None:
+            return ControlResult(False, self._failure or "The engine is being started")
+        return await self._control.request(request, self._send, timeout)
+
     def _abort(self, sequence_id: int) -> None:
         if self._streams.pop(sequence_id, None) is not None:
             self._send(AbortSequence(sequence_id))
@@ -179,6 +195,7 @@ class EngineClient:
                 self._dispatch(message)
             self._process = None
             self._fail_checks()
+            self._control.fail("The engine process ended before it replied")
             cause = await process.wait_end()
             restarted = await self._restart(cause)
             if restarted is None:
@@ -190,11 +207,7 @@ class EngineClient:
         if len(self._crashes) > _MAX_RESTARTS:
             self._give_up(f"{cause}, {len(self._crashes)} times within {_RESTART_WINDOW:.0f} s")
             return None
-        self._on_progress(
-            Progress(
-                "log", text=f"{cause}; restarting it, {len(self._streams)} sequences will go on"
-            )
-        )
+        self._log(f"{cause}; restarting it, {len(self._streams)} sequences will go on")
         try:
             process, self._agreement = await EngineProcess.start(
                 self._start_message, self._on_progress
@@ -204,6 +217,8 @@ class EngineClient:
             return None
         self._process = process
         self._last_heard = time.monotonic()
+        for message in self._control.replay():
+            process.send(message)
         first = self._isolation.begin(self._streams.values())
         for stream in self._streams.values() if first is None else (first,):
             process.send(stream.resume_message())
@@ -218,9 +233,7 @@ class EngineClient:
         if offender is None:
             return
         name = offender.request.request_id
-        self._on_progress(
-            Progress("log", text=f"{cause} while it worked on request {name} alone, which fails")
-        )
+        self._log(f"{cause} while it worked on request {name} alone, which fails")
         self._deliver(
             SequenceOutput(
                 offender.sequence_id, error=f"{cause} while it worked on this request alone"
@@ -250,16 +263,12 @@ class EngineClient:
             await asyncio.sleep(min(self._silence_limit / 4, _MAX_WATCH_INTERVAL))
             silence = time.monotonic() - self._last_heard
             if self._process is not None and self._streams and silence > self._silence_limit:
-                self._on_progress(
-                    Progress(
-                        "log", text=f"the engine has said nothing for {silence:.0f} s; ending it"
-                    )
-                )
+                self._log(f"the engine has said nothing for {silence:.0f} s; ending it")
                 await self._process.kill()
 
     def _give_up(self, failure: str) -> None:
         self._failure = failure
-        self._on_progress(Progress("log", text=f"{failure}; giving up"))
+        self._log(f"{failure}; giving up")
         for stream in list(self._streams.values()):
             self._deliver(SequenceOutput(stream.sequence_id, error=failure))
 
@@ -276,6 +285,8 @@ class EngineClient:
                 future = self._checks.get(message.check_id)
                 if future is not None and not future.done():
                     future.set_result(message)
+            case ControlReply():
+                self._control.note(message)
             case Progress():
                 self._on_progress(message)
             case _:
@@ -291,6 +302,9 @@ class EngineClient:
             if output.error is None and self._are_crashes_explained:
                 self._crashes.clear()
                 self._are_crashes_explained = False
+
+    def _log(self, text: str) -> None:
+        self._on_progress(Progress("log", text=text))
 
     def _fail_checks(self) -> None:
         for future in self._checks.values():

@@ -13,10 +13,13 @@ from collections.abc import Callable
 from typing import Protocol, final
 
 from tgi.backend import Health, ModelRunnerOutput, SchedulerOutput, StepError, Worker
+from tgi.engine.control import ControlHandler
 from tgi.engine.messages import (
     AbortSequence,
     AddSequence,
     CheckHealth,
+    ControlReply,
+    ControlRequest,
     EngineMessage,
     EngineStats,
     FrontendMessage,
@@ -58,6 +61,7 @@ class EngineCore:
         self._connection = connection
         self._depth = depth
         self._clock = clock
+        self._control = ControlHandler(worker, scheduler)
         self._in_flight: deque[tuple[SchedulerOutput, int]] = (
             deque()
         )  # step and the time it was submitted
@@ -78,27 +82,49 @@ class EngineCore:
     def _handle(self, message: FrontendMessage) -> bool:
         match message:
             case AddSequence():
-                refused = self._scheduler.add(
-                    message.sequence_id, message.request, message.output_token_ids
-                )
-                if refused is not None:
-                    self._outputs.append(refused)
+                self._add(message)
             case AbortSequence():
                 self._scheduler.abort(message.sequence_id)
             case CheckHealth():
                 health = self._health(message.deep)
                 self._connection.send(HealthReport(message.check_id, health.ok, health.message))
+            case ControlRequest():
+                self._settle()
+                result = self._control.handle(message.request)
+                self._connection.send(ControlReply(message.control_id, result))
             case Shutdown():
                 return False
             case _:
                 raise ValueError(f"{type(message).__name__} is not expected while serving")
         return True
 
+    def _add(self, message: AddSequence) -> None:
+        sequence_id = message.sequence_id
+        if self._control.is_asleep:
+            refused: SequenceOutput | None = SequenceOutput(
+                sequence_id, error="The engine is asleep"
+            )
+        else:
+            refused = self._scheduler.add(sequence_id, message.request, message.output_token_ids)
+        if refused is not None:
+            self._outputs.append(refused)
+
     def _health(self, deep: bool) -> Health:
         # A deep check runs a forward pass of its own, which must not overtake steps in flight.
+        self._drain()
+        return self._worker.health(deep)
+
+    def _drain(self) -> None:
+        """Collect the steps in flight."""
         while self._in_flight:
             self._collect()
-        return self._worker.health(deep)
+
+    def _settle(self) -> None:
+        """Collect the steps in flight, and let the worker hear of all sequences that left it."""
+        self._drain()
+        while self._scheduler.has_dropped:
+            self._step()
+            self._drain()
 
     def _step(self) -> None:
         while len(self._in_flight) < self._depth:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tgi.backend import Agreement, EngineConfig, RequestedLimits
+from tgi.backend import Agreement, Control, ControlResult, EngineConfig, RequestedLimits
 from tgi.scheduler.records import (
     Request,
     SchedulerConfig,
@@ -20,6 +20,8 @@ __all__ = [
     "AbortSequence",
     "AddSequence",
     "CheckHealth",
+    "ControlReply",
+    "ControlRequest",
     "EngineMessage",
     "EngineStats",
     "FrontendMessage",
@@ -66,11 +68,18 @@ class CheckHealth(Message, frozen=True):
     deep: bool
 
 
+class ControlRequest(Message, frozen=True):
+    """Let the worker carry out a control request between two steps; ask for a `ControlReply`."""
+
+    control_id: int
+    request: Control
+
+
 class Shutdown(Message, frozen=True):
     """End the engine process."""
 
 
-FrontendMessage = Start | AddSequence | AbortSequence | CheckHealth | Shutdown
+FrontendMessage = Start | AddSequence | AbortSequence | CheckHealth | ControlRequest | Shutdown
 
 
 class Progress(Message, frozen=True):
@@ -122,4 +131,11 @@ class HealthReport(Message, frozen=True):
     message: str = ""
 
 
-EngineMessage = Progress | Ready | StartFailed | StepReport | HealthReport
+class ControlReply(Message, frozen=True):
+    """The result of a `ControlRequest`."""
+
+    control_id: int
+    result: ControlResult
+
+
+EngineMessage = Progress | Ready | StartFailed | StepReport | HealthReport | ControlReply

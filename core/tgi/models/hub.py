@@ -19,7 +19,7 @@ __all__ = ["HubModel", "fetch_model"]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _INFO_SECONDS = 10.0
-_UNAUTHORIZED = 401  # the hub does not reveal which private models exist
+_UNAUTHORIZED = 401  # The hub also returns this status if the model does not exist.
 
 
 @final

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from tgi.architectures.checkpoint import ADAPTER_CONFIG_NAME, adapter_error
 from tgi.errors import ModelError
 from tgi.models.formats import FoundWeights, ReadableFormats
 from tgi.models.source import ModelSource
@@ -46,7 +47,9 @@ def find_in_folder(
     found = _find_weights(folder, readable)
     if found is not None and found.model_format.is_single_file:
         return ModelSource(model_id, folder / only_file(found, names.folder), found.model_format)
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").exists() and not (folder / "config.json").is_symlink():
+        if (folder / ADAPTER_CONFIG_NAME).exists():
+            raise adapter_error(folder)
         raise ModelError(f"{names.folder} contains no config.json.", names.remedy)
     return (
         ModelSource(model_id, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -59,7 +60,7 @@ def describe_model(
     supports the format describes the model. Raises `ModelError`, and `BackendError` if no backend
     supports the format.
     """
-    if (source.folder / "config.json").is_file():
+    if os.path.lexists(source.folder / "config.json"):
         spec = load_spec(
             source.folder, rope_scaling=options.rope_scaling, rope_factor=options.rope_factor
         )

@@ -10,14 +10,41 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import final
 
-__all__ = ["HASH_KEY_BYTES", "BlockManager", "PrefixCache"]
+__all__ = ["HASH_KEY_BYTES", "BlockContext", "BlockManager", "PrefixCache"]
 
 HASH_KEY_BYTES = 32
 _DIGEST_BYTES = 16
+
+
+@final
+class BlockContext:
+    """The facts that the keys and values of a sequence's blocks depend on, besides its tokens."""
+
+    def __init__(
+        self, block_size: int, adapter: bytes, salt: bytes, media: Sequence[tuple[int, bytes]] = ()
+    ) -> None:
+        """`adapter` is the digest of the adapter's content, empty for the model alone. `media` has
+        the first position and the digest of each medium, in ascending order.
+        """
+        self._block_size = block_size
+        self._media = media
+        self._shared = array("q", (len(adapter), len(salt))).tobytes() + adapter + salt
+
+    def extra(self, block_index: int) -> bytes:
+        """The bytes that identify the context of a block: adapter, salt, and the media that overlap
+        or precede the block.
+        """
+        if not self._media:
+            return self._shared
+        end = (block_index + 1) * self._block_size
+        media = [(start, digest) for start, digest in self._media if start < end]
+        numbers = [number for start, digest in media for number in (start, len(digest))]
+        digests = b"".join(digest for _, digest in media)
+        return self._shared + array("q", numbers).tobytes() + digests
 
 
 @final
@@ -45,17 +72,17 @@ class PrefixCache:
         hashes: list[bytes],
         token_ids: list[int],
         num_blocks: int,
-        *,
-        adapter: int,
-        media: bytes = b"",
-        tenant: bytes = b"",
+        extra: Callable[[int], bytes],
     ) -> None:
-        """Append to `hashes` until it covers the first `num_blocks` full blocks of `token_ids`."""
+        """Append to `hashes` until it covers the first `num_blocks` full blocks of `token_ids`.
+        `extra` returns, for a block's index, the bytes that identify everything else that its keys
+        and values depend on.
+        """
         size = self._block_size
-        parent = hashes[-1] if hashes else self._root(adapter, media, tenant)
+        parent = hashes[-1] if hashes else bytes(_DIGEST_BYTES)
         for index in range(len(hashes), num_blocks):
             tokens = array("i", token_ids[index * size : (index + 1) * size])
-            parent = self._digest(parent + tokens.tobytes())
+            parent = self._digest(parent + tokens.tobytes() + extra(index))
             hashes.append(parent)
 
     def find(self, hashes: list[bytes]) -> list[int]:
@@ -83,10 +110,6 @@ class PrefixCache:
         assert self._blocks == {h: b for b, h in self._hashes.items()}, (
             "prefix cache: hashes and blocks disagree"
         )
-
-    def _root(self, adapter: int, media: bytes, tenant: bytes) -> bytes:
-        lengths = array("q", (adapter, len(media), len(tenant)))
-        return self._digest(lengths.tobytes() + media + tenant)
 
     def _digest(self, data: bytes) -> bytes:
         return blake2b(data, digest_size=_DIGEST_BYTES, key=self._hash_key).digest()
@@ -161,6 +184,15 @@ class BlockManager:
                     self._cached[block] = None
                 else:
                     self._free.append(block)
+
+    def is_free(self, block: int) -> bool:
+        """Whether nobody holds a block and the prefix cache does not know its content."""
+        return self._ref_counts[block] == 0 and block not in self._cached
+
+    def forget_cached(self) -> None:
+        """Free the cached blocks: their content is lost."""
+        while self._cached:
+            self._free.append(self._evict())
 
     def check(self, tables: Iterable[Sequence[int]]) -> None:
         """Used + cached + free = all, reference counts equal the holders in `tables`, and cached =

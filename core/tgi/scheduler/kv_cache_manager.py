@@ -208,7 +208,9 @@ class KVCacheManager:
             s for s in sequences if s.num_computed_tokens >= (s.num_registered_blocks + 1) * size
         ]:
             num_full = sequence.num_computed_tokens // size
-            _extend_hashes(self._prefix_cache, sequence, num_full)
+            self._prefix_cache.extend_hashes(
+                sequence.block_hashes, sequence.token_ids, num_full, sequence.block_context.extra
+            )
             for index in range(sequence.num_registered_blocks, num_full):
                 self._prefix_cache.insert(sequence.block_hashes[index], sequence.block_table[index])
             sequence.num_registered_blocks = num_full
@@ -280,7 +282,9 @@ class KVCacheManager:
             return []
         num_blocks = (sequence.num_tokens - 1) // self.block_size
         hashes = sequence.block_hashes
-        _extend_hashes(self._prefix_cache, sequence, num_blocks)
+        self._prefix_cache.extend_hashes(
+            hashes, sequence.token_ids, num_blocks, sequence.block_context.extra
+        )
         return self._prefix_cache.find(hashes[:num_blocks])
 
     def _free(self, holding: _Holding) -> None:
@@ -288,18 +292,6 @@ class KVCacheManager:
         self.cross_blocks.release(holding.cross_blocks)
         if self.sequence_slots is not None:
             self.sequence_slots.release(holding.sequence_slot)
-
-
-def _extend_hashes(cache: PrefixCache, sequence: Sequence, num_blocks: int) -> None:
-    """Make the hashes of a sequence cover its first `num_blocks` blocks."""
-    request = sequence.request
-    cache.extend_hashes(
-        sequence.block_hashes,
-        sequence.token_ids,
-        num_blocks,
-        adapter=request.adapter,
-        tenant=request.cache_salt.encode(),
-    )
 
 
 def _sequence_slot_manager(plan: KVCachePlan) -> SequenceSlotManager | None:

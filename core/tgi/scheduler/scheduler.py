@@ -11,9 +11,8 @@ from typing import final
 
 import msgspec
 
-from tgi.backend import Agreement, BackendError, Limits, ModelRunnerOutput, SchedulerOutput
-from tgi.scheduler.block_manager import HASH_KEY_BYTES
-from tgi.scheduler.kv_cache_manager import KVCacheManager
+from tgi.backend import Agreement, ModelRunnerOutput, SchedulerOutput
+from tgi.scheduler.block_manager import HASH_KEY_BYTES, BlockContext
 from tgi.scheduler.planner import StepPlanner
 from tgi.scheduler.records import (
     Request,
@@ -22,7 +21,7 @@ from tgi.scheduler.records import (
     SequenceOutput,
 )
 from tgi.scheduler.sequence import Sequence
-from tgi.scheduler.state import SchedulerState
+from tgi.scheduler.state import SchedulerState, check_limits, find_refusal
 from tgi.scheduler.step import (
     ChosenTokens,
     RowLayout,
@@ -53,9 +52,10 @@ class Scheduler:
         clock: Callable[[], int] = time.monotonic_ns,
         hash_key: bytes | None = None,
     ) -> None:
-        _check_limits(agreement.limits)
+        check_limits(agreement.limits)
         key = (hash_key or secrets.token_bytes(HASH_KEY_BYTES)) if config.prefix_cache else None
         self._limits = agreement.limits
+        self._agreement = agreement
         self._clock = clock
         self._state = SchedulerState(agreement, key)
         self._planner = StepPlanner(
@@ -75,6 +75,16 @@ class Scheduler:
         return bool(self._state.sequences) or self._state.handles.has_dropped
 
     @property
+    def num_sequences(self) -> int:
+        """Number of unfinished sequences."""
+        return len(self._state.sequences)
+
+    @property
+    def has_dropped(self) -> bool:
+        """Whether the worker has yet to hear of a sequence that left it."""
+        return self._state.handles.has_dropped
+
+    @property
     def num_in_flight(self) -> int:
         """Steps decided and not yet updated or failed."""
         return len(self._state.in_flight)
@@ -86,10 +96,20 @@ class Scheduler:
         some. A sequence that can never run, or that is already complete, ends at once with the
         output returned.
         """
+        digest = self._state.adapter_digests.get(request.adapter)
+        if digest is None:
+            return SequenceOutput(sequence_id, error=f"Adapter {request.adapter} is not loaded")
         sequence = Sequence.of(
-            sequence_id, request, output_token_ids, self._limits.max_total_tokens, self._clock()
+            sequence_id,
+            request,
+            output_token_ids,
+            block_context=BlockContext(
+                self._state.cache.block_size, digest, request.cache_salt.encode()
+            ),
+            max_total_tokens=self._limits.max_total_tokens,
+            arrival_ns=self._clock(),
         )
-        error = _find_refusal(sequence, self._limits, self._state.cache)
+        error = find_refusal(sequence, self._agreement, self._state.cache)
         if sequence_id in self._state.sequences:
             error = f"Sequence {sequence_id} is already being worked on"
         if error is not None:
@@ -178,6 +198,30 @@ class Scheduler:
                 self._state.finish(sequence)
         self._collected(step)
         return outputs
+
+    def load_adapter(self, number: int, digest: bytes) -> None:
+        """Accept sequences with an adapter. Their blocks are identified by the digest of its
+        content, because the number may be used again for another one.
+        """
+        self._state.adapter_digests[number] = digest
+
+    def unload_adapter(self, number: int) -> None:
+        """Reject new sequences with an adapter. No sequence with it is unfinished."""
+        del self._state.adapter_digests[number]
+
+    def num_users(self, adapter: int) -> int:
+        """Number of unfinished sequences with an adapter."""
+        return sum(s.request.adapter == adapter for s in self._state.sequences.values())
+
+    def are_free(self, blocks: Iterable[int]) -> bool:
+        """Whether no sequence holds a block of these and the prefix cache knows none of them."""
+        return all(map(self._state.cache.blocks.is_free, blocks))
+
+    def forget_cached_blocks(self) -> None:
+        """Empty the prefix cache, because the worker lost all keys and values. No sequence is
+        unfinished.
+        """
+        self._state.cache.blocks.forget_cached()
 
     def stats(self) -> SchedulerStats:
         """Gauges of now, and the counters of the last updated or failed step unless `schedule` was
@@ -293,68 +337,4 @@ def _output(
     cached, queued = sequence.num_cached_tokens, sequence.queue_ns
     return SequenceOutput(
         sequence.sequence_id, [], None, error, cached, queued, prompt_logprobs or []
-    )
-
-
-def _check_limits(limits: Limits) -> None:
-    """Raise `BackendError` if under these limits nothing could ever run."""
-    if (
-        min(limits.max_sequences, limits.max_step_tokens, limits.depth, limits.chunk_multiple) < 1
-        or limits.max_total_tokens < 2
-    ):
-        raise BackendError(f"The backend agreed on limits that let nothing run: {limits}.")
-    if limits.chunked and limits.max_step_tokens < limits.chunk_multiple:
-        raise BackendError(
-            f"The backend agreed on steps of {limits.max_step_tokens} tokens, but on prefill chunks"
-            f" of {limits.chunk_multiple}."
-        )
-
-
-def _find_refusal(sequence: Sequence, limits: Limits, cache: KVCacheManager) -> str | None:
-    """Why a sequence can never run, or None."""
-    num_prompt = sequence.num_prompt_tokens
-    if num_prompt == 0:
-        return "The prompt has no tokens; it needs at least 1"
-    if num_prompt >= sequence.max_tokens:
-        limit = f"at most {limits.max_total_tokens} tokens in all (`max_total_tokens`)"
-        return (
-            f"The prompt has {num_prompt} tokens and leaves no room for a new one: {limit}, at"
-            " least 1 of them new"
-        )
-    if not limits.chunked and num_prompt > limits.max_step_tokens:
-        return (
-            f"The prompt has {num_prompt} tokens; this backend runs a prompt in one step of at most"
-            f" {limits.max_step_tokens}"
-        )
-    encoder_refusal = _find_encoder_refusal(sequence, limits, cache)
-    if encoder_refusal is not None:
-        return encoder_refusal
-    capacity = cache.max_sequence_tokens
-    held = sequence.max_tokens - 1  # the last token is chosen, but never run
-    if capacity is not None and held > capacity:
-        return (
-            f"The sequence may need a cache of {held} tokens; there is room for {capacity}: ask for"
-            " fewer new tokens"
-        )
-    return None
-
-
-def _find_encoder_refusal(sequence: Sequence, limits: Limits, cache: KVCacheManager) -> str | None:
-    count, capacity = sequence.num_encoder_tokens, cache.max_encoder_tokens
-    if count == 0:
-        return (
-            "The sequence has no encoder tokens; this model needs at least 1"
-            if cache.has_cross_blocks
-            else None
-        )
-    if capacity == 0:
-        return (
-            f"The sequence has {count} encoder tokens, but this model has no encoder: send a prompt"
-            " alone"
-        )
-    limit = limits.max_total_tokens if capacity is None else min(capacity, limits.max_total_tokens)
-    return (
-        f"The sequence has {count} encoder tokens; there is room for {limit}"
-        if count > limit
-        else None
     )

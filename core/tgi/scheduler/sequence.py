@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import final
 
+from tgi.scheduler.block_manager import BlockContext
 from tgi.scheduler.records import Request
 from tgi.types import FinishReason
 
@@ -43,6 +44,7 @@ class Sequence:
     num_prompt_tokens: int
     max_tokens: int  # it ends when prompt and output are this long
     arrival_ns: int
+    block_context: BlockContext
     has_run: bool = False  # it was admitted before
     queue_ns: int = 0  # from arrival to the first step
     state: SequenceState = SequenceState.WAITING
@@ -80,6 +82,8 @@ class Sequence:
         sequence_id: int,
         request: Request,
         output_token_ids: Iterable[int],
+        *,
+        block_context: BlockContext,
         max_total_tokens: int,
         arrival_ns: int,
     ) -> Sequence:
@@ -92,6 +96,7 @@ class Sequence:
             num_prompt_tokens=num_prompt_tokens,
             max_tokens=min(num_prompt_tokens + request.max_new_tokens, max_total_tokens),
             arrival_ns=arrival_ns,
+            block_context=block_context,
         )
 
     @property

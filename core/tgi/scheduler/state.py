@@ -9,12 +9,19 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from typing import final
 
-from tgi.backend import Agreement, Limits
+from tgi.backend import Agreement, BackendError, Limits
 from tgi.scheduler.kv_cache_manager import KVCacheManager
 from tgi.scheduler.sequence import Sequence, SequenceState
 from tgi.scheduler.step import StepInFlight
 
-__all__ = ["HandleManager", "RetryManager", "SchedulerState", "WaitingQueue"]
+__all__ = [
+    "HandleManager",
+    "RetryManager",
+    "SchedulerState",
+    "WaitingQueue",
+    "check_limits",
+    "find_refusal",
+]
 
 _MAX_REPEATS = 2  # of a step that cannot be made smaller
 
@@ -172,6 +179,7 @@ class SchedulerState:
         self.in_flight: deque[StepInFlight] = deque()
         self.handles = HandleManager()
         self.retries = RetryManager(agreement.limits)
+        self.adapter_digests: dict[int, bytes] = {0: b""}  # by number; 0 is the model alone
         self.num_preempted = 0  # since the last step
 
     @property
@@ -241,3 +249,82 @@ class SchedulerState:
         sequence.handle = -1
         sequence.epoch += 1
         sequence.reset_progress()
+
+
+def check_limits(limits: Limits) -> None:
+    """Raise `BackendError` if under these limits nothing could ever run."""
+    if (
+        min(limits.max_sequences, limits.max_step_tokens, limits.depth, limits.chunk_multiple) < 1
+        or limits.max_total_tokens < 2
+    ):
+        raise BackendError(f"The backend agreed on limits that let nothing run: {limits}.")
+    if limits.chunked and limits.max_step_tokens < limits.chunk_multiple:
+        raise BackendError(
+            f"The backend agreed on steps of {limits.max_step_tokens} tokens, but on prefill chunks"
+            f" of {limits.chunk_multiple}."
+        )
+
+
+def find_refusal(sequence: Sequence, agreement: Agreement, cache: KVCacheManager) -> str | None:
+    """Return why a sequence can never run, as a message for the client. None if it can run.
+
+    The front end checks requests first. These checks protect the worker from a request that the
+    front end did not check.
+    """
+    limits, num_prompt = agreement.limits, sequence.num_prompt_tokens
+    if num_prompt == 0:
+        return "The prompt has no tokens; it needs at least 1"
+    if num_prompt >= sequence.max_tokens:
+        limit = f"at most {limits.max_total_tokens} tokens in all (`max_total_tokens`)"
+        return (
+            f"The prompt has {num_prompt} tokens and leaves no room for a new one: {limit}, at"
+            " least 1 of them new"
+        )
+    if not limits.chunked and num_prompt > limits.max_step_tokens:
+        return (
+            f"The prompt has {num_prompt} tokens; this backend runs a prompt in one step of at most"
+            f" {limits.max_step_tokens}"
+        )
+    other = _find_unknown_id(sequence, agreement.vocab_size) or _find_encoder_refusal(
+        sequence, limits, cache
+    )
+    if other is not None:
+        return other
+    capacity = cache.max_sequence_tokens
+    held = sequence.max_tokens - 1  # the last token is chosen, but never run
+    if capacity is not None and held > capacity:
+        return (
+            f"The sequence may need a cache of {held} tokens; there is room for {capacity}: ask for"
+            " fewer new tokens"
+        )
+    return None
+
+
+def _find_encoder_refusal(sequence: Sequence, limits: Limits, cache: KVCacheManager) -> str | None:
+    count, capacity = sequence.num_encoder_tokens, cache.max_encoder_tokens
+    if count == 0:
+        return (
+            "The sequence has no encoder tokens; this model needs at least 1"
+            if cache.has_cross_blocks
+            else None
+        )
+    if capacity == 0:
+        return (
+            f"The sequence has {count} encoder tokens, but this model has no encoder: send a prompt"
+            " alone"
+        )
+    limit = limits.max_total_tokens if capacity is None else min(capacity, limits.max_total_tokens)
+    return (
+        f"The sequence has {count} encoder tokens; there is room for {limit}"
+        if count > limit
+        else None
+    )
+
+
+def _find_unknown_id(sequence: Sequence, vocab_size: int) -> str | None:
+    """Why the worker cannot look up the ids of a sequence: an id without a row in the embedding."""
+    for token_ids in (sequence.token_ids, sequence.request.encoder_token_ids):
+        if token_ids and not 0 <= min(token_ids) <= max(token_ids) < vocab_size:
+            outside = next(token for token in token_ids if not 0 <= token < vocab_size)
+            return f"The sequence contains token id {outside}, the model has {vocab_size} token ids"
+    return None

@@ -9,8 +9,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from tgi.server.anthropic.routes import AnthropicRoutes
-from tgi.server.generation.concurrency import ConcurrencyLimiter
-from tgi.server.generation.pipeline import GenerationPipeline
+from tgi.server.generation.pipeline import ConcurrencyLimiter, GenerationPipeline
 from tgi.server.http.cors import CorsLayer
 from tgi.server.http.responses import empty_response
 from tgi.server.http.routing import PathRoute

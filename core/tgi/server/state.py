@@ -82,7 +82,9 @@ class Engine(Protocol):
         """
 
     async def check_health(self, deep: bool) -> bool:
-        """Check that the engine responds. If `deep` is set, the engine runs a forward pass."""
+        """Return True if the engine responds in time. If `deep` is set, it runs a forward pass
+        first.
+        """
 
     def add_stats_listener(self, listener: Callable[[EngineStats], None]) -> None:
         """Register a function that is called with the statistics of every step."""

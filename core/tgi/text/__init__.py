@@ -2,9 +2,8 @@
 
 from tgi.text.chat_template import ChatTemplate
 from tgi.text.chat_template_renderer import ChatTemplateRenderer
-from tgi.text.detokenizer import Detokenizer
 from tgi.text.stopping import StopMatch, StoppingCriteria
-from tgi.text.tokenizer import Encoding, Tokenizer, TokenizerPool, TokenSpan
+from tgi.text.tokenizer import Detokenizer, Encoding, Tokenizer, TokenizerPool, TokenSpan
 
 __all__ = [
     "ChatTemplate",

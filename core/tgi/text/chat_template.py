@@ -4,11 +4,13 @@ process, because they are untrusted code.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from tgi.architectures.file_reader import MAX_JSON_BYTES, read_limited
 from tgi.errors import ModelError
 from tgi.text.model_files import read_json_object, token_content
 
@@ -82,13 +84,13 @@ def _read_jinja_files(model_path: Path) -> dict[str, str]:
     """The sources from `chat_template.jinja` and from the folder of additional templates."""
     files = {DEFAULT_TEMPLATE: model_path / _JINJA_FILE}
     files |= {path.stem: path for path in sorted((model_path / _JINJA_FOLDER).glob("*.jinja"))}
-    return {name: _read(path) for name, path in files.items() if path.exists()}
+    return {name: _read(path) for name, path in files.items() if os.path.lexists(path)}
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_limited(path, MAX_JSON_BYTES).decode("utf-8")
+    except UnicodeDecodeError as error:
         raise ModelError(
             f"{path}: the chat template cannot be read: {error}.", "Download the file again."
         ) from error

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from tgi.errors import ModelError
+from tgi.architectures import file_reader
 
 __all__ = ["read_json_object", "token_content"]
 
@@ -16,15 +14,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Empty if the file does not exist. Raises `ModelError` with the
     name of the file.
     """
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         return {}
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ModelError(
-            f"{path}: the file cannot be read as a JSON object: {error}.",
-            "Download the file again.",
-        ) from error
+    return file_reader.read_json_object(path)
 
 
 def token_content(value: object) -> str | None:

@@ -1,4 +1,4 @@
-"""Convert text to token ids and back with the model's tokenizer."""
+"""Convert text to token ids and back with the model's tokenizer, whole or token by token."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ from typing import Any, final
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from tgi.architectures.file_reader import read_limited
 from tgi.errors import ModelError
 from tgi.text.model_files import read_json_object, token_content
 
-__all__ = ["Encoding", "TokenSpan", "Tokenizer", "TokenizerPool"]
+__all__ = ["Detokenizer", "Encoding", "TokenSpan", "Tokenizer", "TokenizerPool"]
 
+_NUM_CONTEXT_TOKENS = 5
+_MAX_CHARACTER_TOKENS = 4  # a character has at most 4 bytes, and each can be a token
+_REPLACEMENT = "\ufffd"  # the decoded text of an incomplete character
+
+_MAX_TOKENIZER_BYTES = 256 << 20  # the largest published tokenizer.json has 40 MB
 _SPECIAL_TOKEN_FIELDS = (
     "bos_token",
     "eos_token",
@@ -82,6 +88,18 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """The number of ids of the tokenizer, including added tokens."""
         return self.backend.get_vocab_size()
+
+    def tokens_from(self, first_id: int) -> list[tuple[int, str]]:
+        """The tokens with an id of at least `first_id`, by id.
+
+        Empty without a look at each token if the number of tokens and the ids of the added tokens
+        are below `first_id`.
+        """
+        added = self.backend.get_added_tokens_decoder()
+        if self.vocab_size <= first_id and max(added, default=0) < first_id:
+            return []
+        vocabulary = self.backend.get_vocab(with_added_tokens=True)
+        return sorted((number, text) for text, number in vocabulary.items() if number >= first_id)
 
     def encode(
         self, text: str, add_special_tokens: bool = True, truncate: int | None = None
@@ -173,13 +191,17 @@ def _load_backend(model_path: Path) -> tokenizers.Tokenizer:
         model_path / name for name in ("tokenizer.json", "vocab.json", "merges.txt")
     )
     try:
-        if whole.exists():
-            return tokenizers.Tokenizer.from_file(str(whole))
+        if whole.exists() or whole.is_symlink():
+            return tokenizers.Tokenizer.from_buffer(read_limited(whole, _MAX_TOKENIZER_BYTES))
         if vocab.exists() and merges.exists():
+            for path in (vocab, merges):
+                read_limited(path, _MAX_TOKENIZER_BYTES)
             backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
             backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
             backend.decoder = decoders.ByteLevel()
             return backend
+    except ModelError:
+        raise
     except Exception as error:  # the library raises plain exceptions for broken files
         path = whole if whole.exists() else vocab
         raise ModelError(
@@ -214,3 +236,59 @@ def _eos_token_ids(
             return ids
     number = backend.token_to_id(special_tokens.get("eos_token", ""))
     return () if number is None else (number,)
+
+
+@final
+class Detokenizer:
+    """Converts the tokens of one sequence to pieces of text.
+
+    The text of a token depends on the tokens before it: a leading space may be dropped, and the
+    bytes of a character may be spread over several tokens. The detokenizer therefore decodes a
+    short window of tokens. The piece of a token is the text that the token adds to the window.
+
+    The piece is empty while a character is incomplete. The joined pieces are equal to the decoded
+    text. Special tokens must not be pushed.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt_token_ids: Sequence[int]) -> None:
+        self._decode = tokenizer.decode
+        self._token_text = tokenizer.token_text
+        # Invariant: the first `num_read` characters of the window's text have been returned. They
+        # are the text of its first `read_offset` ids.
+        self._window, text = self._context(prompt_token_ids)
+        self._read_offset = len(self._window)
+        self._num_read = len(text)
+
+    def push(self, token_id: int) -> str:
+        """Add a token and return the text that it completes. The text may be empty."""
+        window = self._window
+        window.append(token_id)
+        text = self._decode(window)
+        if len(text) <= self._num_read or text.endswith(_REPLACEMENT):
+            return ""
+        piece = text[self._num_read :]
+        del window[: self._read_offset]
+        self._read_offset = len(window)
+        is_single = self._read_offset == 1  # the common case; the text of one id is cached
+        self._num_read = len(self._token_text(token_id) if is_single else self._decode(window))
+        return piece
+
+    def flush(self) -> str:
+        """Return the remaining text at the end, without an incomplete last character."""
+        text = self._decode(self._window).rstrip(_REPLACEMENT)
+        piece = text[self._num_read :]
+        self._num_read += len(piece)
+        return piece
+
+    def _context(self, token_ids: Sequence[int]) -> tuple[list[int], str]:
+        """The last tokens of the prompt and their text. The text begins at a complete character,
+        because the rest of a split character would change the text after it.
+        """
+        contexts = (
+            list(token_ids[-_NUM_CONTEXT_TOKENS - extra :])
+            for extra in range(_MAX_CHARACTER_TOKENS)
+        )
+        decoded = [(context, self._decode(context)) for context in contexts]
+        return next(
+            ((context, text) for context, text in decoded if _REPLACEMENT not in text), decoded[0]
+        )

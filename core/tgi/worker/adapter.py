@@ -106,7 +106,7 @@ class AdapterPart:
         self._model = model
         self._plan = plan
         self._agreement: Agreement | None = None
-        self._table = SequenceTable(Limits(1, 1, 1), 1)
+        self._table = SequenceTable(Limits(1, 1, 1), 1, 1)
 
     def load(self, progress: Progress) -> None:
         """Read the weights."""
@@ -163,7 +163,7 @@ class AdapterPart:
         # A sequence slot is one block that contains a whole sequence.
         block_size = plan.block_size if plan.mode == "paged" else plan.sequence_slot_tokens
         self._agreement = agreement
-        self._table = SequenceTable(agreement.limits, block_size)
+        self._table = SequenceTable(agreement.limits, block_size, agreement.vocab_size)
         self._model.allocate(plan.max_batch_total_tokens + block_size, progress)
 
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:

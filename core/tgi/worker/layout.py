@@ -9,7 +9,7 @@ import numpy as np
 
 from tgi.backend.records import TOKEN_ON_DEVICE, Int32Array, Rows
 from tgi.worker.sequences import Int64Array, SequenceState, SequenceTable
-from tgi.worker.step_checks import check_blocks, check_positions
+from tgi.worker.step_checks import check_blocks, check_positions, check_token_ids
 
 __all__ = ["StepLayout", "fill_tokens", "lay_out", "slots_of"]
 
@@ -66,12 +66,15 @@ def lay_out(rows: Rows, table: SequenceTable) -> StepLayout:
 def fill_tokens(tokens: Int32Array, layout: StepLayout, table: SequenceTable) -> Int64Array:
     """The token ids [T] of a step, with those that the worker chose itself in place of
     `TOKEN_ON_DEVICE`. The ids are also stored in `table`.
+
+    Raises `StepError` if an id is not below `table.vocab_size`.
     """
     token_ids = tokens.astype(np.int64)
     places = layout.token_indices, layout.positions
     unknown = token_ids == TOKEN_ON_DEVICE
     if unknown.any():
         token_ids[unknown] = table.tokens[places[0][unknown], places[1][unknown]]
+    check_token_ids(token_ids, table.vocab_size)
     table.tokens[places] = token_ids
     return token_ids
 

@@ -62,18 +62,24 @@ class _Found:
 class SequenceTable:
     """The live sequences, at most `limits.max_sequences`.
 
+    `vocab_size` is the number of token ids that a sequence may contain.
     `kinds` are the negotiated cache groups. Invariant: a row's block table is 0 beyond its blocks,
     so that any slice of rows is padded. What breaks the negotiated limits raises `StepError`, which
     does not allow a retry.
     """
 
     def __init__(
-        self, limits: Limits, block_size: int, kinds: Sequence[GroupKind] = ("full",)
+        self,
+        limits: Limits,
+        block_size: int,
+        vocab_size: int,
+        kinds: Sequence[GroupKind] = ("full",),
     ) -> None:
         rows, width = limits.max_sequences, limits.max_total_tokens
         self._limits = limits
         self._kinds = tuple(kinds)
         self.block_size = block_size
+        self.vocab_size = vocab_size
         # One column more than the context: the last token is chosen but never computed.
         self.tokens = np.zeros((rows, width + 1), np.int32)
         self.block_tables = np.zeros((rows, -(-width // block_size)), np.int32)

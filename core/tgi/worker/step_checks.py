@@ -14,7 +14,7 @@ from tgi.backend.agreement import Limits
 from tgi.backend.errors import StepError
 from tgi.backend.records import Rows
 
-__all__ = ["check_blocks", "check_positions", "check_size"]
+__all__ = ["check_blocks", "check_positions", "check_size", "check_token_ids"]
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -57,5 +57,15 @@ def check_blocks(
         raise StepError(
             f"Sequence {rows.sequence[row]} grows to {lengths[row]} tokens, but has"
             f" {num_blocks[indices[row]]} blocks of {block_size}.",
+            retryable=False,
+        )
+
+
+def check_token_ids(token_ids: npt.NDArray[np.integer], vocab_size: int) -> None:
+    """The embedding has a row for every one of `token_ids` [n]."""
+    if len(token_ids) and not 0 <= token_ids.min() <= token_ids.max() < vocab_size:
+        outside = token_ids[(token_ids < 0) | (token_ids >= vocab_size)]
+        raise StepError(
+            f"The step contains token id {outside[0]}, the model has {vocab_size} token ids.",
             retryable=False,
         )

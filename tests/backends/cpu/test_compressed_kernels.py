@@ -40,14 +40,19 @@ def normal(shape: tuple[int, int], seed: int = 0) -> Bits:
     return weight.bfloat16().view(torch.int16).numpy().view(np.uint16)
 
 
-def columns(engine: Engine, matrix: Matrix) -> npt.NDArray[np.uint32]:
-    """The bits of the matrix in float32 [outputs, inputs], read by the embedding operation."""
+def columns(
+    engine: Engine, matrix: Matrix, token_ids: list[int] | None = None
+) -> npt.NDArray[np.uint32]:
+    """The bits of the matrix in float32 [ids, inputs], read by the embedding operation. By default,
+    the ids are those of all outputs.
+    """
     plan = matrix.plan
-    ids = np.arange(plan.num_columns, dtype=np.int64)
-    target = np.zeros((plan.num_columns, round_up(plan.num_inputs, 32)), np.float32)
+    ids = np.array(range(plan.num_columns) if token_ids is None else token_ids, np.int64)
+    target = np.ones((len(ids), round_up(plan.num_inputs, 32)), np.float32)
     op = OpRecord(
         kind=Kind.EMBED,
         num_columns=plan.num_inputs,
+        num_ids=plan.num_columns,
         target=target.ctypes.data,
         scale=1.0,
         **matrix.operand,
@@ -74,6 +79,17 @@ def test_compression_is_lossless(
     np.testing.assert_array_equal(
         columns(engine, compressed(library, weight)), weight.astype(np.uint32) << 16
     )
+
+
+@pytest.mark.parametrize("is_compressed", [True, False])
+def test_a_token_id_outside_of_the_table_reads_no_memory(
+    is_compressed: bool, library: NativeLibrary, engine: Engine
+) -> None:
+    weight = normal((96, 320))
+    matrix = compressed(library, weight) if is_compressed else packed(library, weight)
+    found = columns(engine, matrix, [-1, 0, 96, 95, 5_000_000, 2**62, -(2**63)])
+    np.testing.assert_array_equal(found[[0, 2, 4, 5, 6]], 0)
+    np.testing.assert_array_equal(found[[1, 3]], weight[[0, 95]].astype(np.uint32) << 16)
 
 
 def test_compression_of_rare_values_is_lossless(library: NativeLibrary, engine: Engine) -> None:

@@ -247,6 +247,15 @@ def test_invalid_steps_are_rejected_and_leave_the_worker_intact(core, reference)
     assert core.step({4: 0}).tokens.tolist() == [int(reference(prompt(4))[-1].argmax())]
 
 
+@pytest.mark.parametrize("token", [-2, VOCAB_SIZE, 5_000_000])
+def test_a_token_id_outside_of_the_embedding_is_an_error_of_the_step(core, reference, token):
+    core.introduce(0, [1, token, 2])
+    refuse(core, f"token id {token}, the model has {VOCAB_SIZE}", work={0: 0})
+    core.drop(0)
+    core.introduce(1, prompt(1))
+    assert core.step({1: 0}).tokens.tolist() == [int(reference(prompt(1))[-1].argmax())]
+
+
 def test_blocks_must_hold_the_tokens(core):
     core.introduce(0, prompt(0))
     core.live[0].blocks = [0, 1]  # the worker was not told of these blocks

@@ -172,6 +172,11 @@ def lie_in_index(path: Path) -> None:
     (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
 
 
+def break_index(path: Path) -> None:
+    split_into_shards(path, load_file(path / NAME))
+    (path / "model.safetensors.index.json").write_text("{")
+
+
 def double_tensor(path: Path) -> None:
     tensors = load_file(path / NAME)
     split_into_shards(path, tensors)
@@ -209,14 +214,45 @@ REFUSED: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         lambda p: (p / NAME).rename(p / "pytorch_model.bin"),
         ["no .safetensors file", "tgi convert "],
     ),
-    "lost shard": (lose_shard, ["model-00002-of-00002.safetensors", "not there"]),
+    "lost shard": (lose_shard, ["model-00002-of-00002.safetensors", "is missing"]),
     "wrong index": (lie_in_index, [".safetensors", f"`{EMBEDDING}`", "index.json"]),
     "broken index": (
-        lambda p: (p / "model.safetensors.index.json").write_text("{"),
+        break_index,
         ["index.json", "cannot be read"],
     ),
     "tensor in two files": (double_tensor, ["more.safetensors", f"`{QUERY}`", "also in"]),
 }
+
+
+def test_shards_in_a_subfolder_are_loaded(original: Path, checkpoint: Path) -> None:
+    index = split_into_shards(checkpoint, load_file(checkpoint / NAME))
+    (checkpoint / "shards").mkdir()
+    for name in set(index.values()):
+        (checkpoint / name).rename(checkpoint / "shards" / name)
+    weight_map = {tensor: f"./shards/{name}" for tensor, name in index.items()}
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert_same_parameters(load(checkpoint), load(original))
+
+
+def test_a_single_file_takes_precedence_over_an_index_that_was_left_over(
+    original: Path, checkpoint: Path
+) -> None:
+    weight_map = {"gone": "model-00001-of-00002.safetensors"}
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert_same_parameters(load(checkpoint), load(original))
+
+
+def test_names_of_a_compiled_model_are_loaded(original: Path, checkpoint: Path) -> None:
+    tensors = load_file(checkpoint / NAME)
+    save_file({f"_orig_mod.{name}": tensor for name, tensor in tensors.items()}, checkpoint / NAME)
+    assert_same_parameters(load(checkpoint), load(original))
+
+
+def assert_same_parameters(loaded: Decoder, expected: Decoder) -> None:
+    found = loaded.parameters.by_parameter
+    assert found.keys() == expected.parameters.by_parameter.keys()
+    for name, parameter in expected.parameters.by_parameter.items():
+        assert torch.equal(found[name], parameter), name
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -40,11 +40,12 @@ class FaultyNetwork:
 class FaultyComplete:
     """The complete backend with a fault in its worker or network.
 
-    Both are created again for each worker.
+    Both are created again for each worker. `wrap` changes the part.
     """
 
     worker: Callable[[], dict] = dict
     network: Callable[[], dict] = dict
+    wrap: Callable = lambda part: part
     inner: CompleteBackend = field(default_factory=CompleteBackend)
 
     @property
@@ -61,7 +62,7 @@ class FaultyComplete:
         network = FaultyNetwork(
             ReferenceNetwork(config.spec, Path(config.model_path)), **self.network()
         )
-        return FaultyWorker(StepWorker(CompletePart(network), reporter), self.worker())
+        return FaultyWorker(StepWorker(self.wrap(CompletePart(network)), reporter), self.worker())
 
 
 def in_steps(change):

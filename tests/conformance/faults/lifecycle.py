@@ -60,7 +60,7 @@ def accepts_more_sequences(inner, step):
     limits = struct(part._agreement.limits, max_sequences=1 << 10)
     if part._agreement.limits != limits:
         part._agreement = struct(part._agreement, limits=limits)
-        part._table = SequenceTable(limits, part._table.block_size)
+        part._table = SequenceTable(limits, part._table.block_size, part._table.vocab_size)
     inner.submit(step)
 
 

@@ -74,7 +74,10 @@ def test_commands_on_a_file_that_no_backend_reads(tmp_path, single_file):
     )
     assert (null["support"], null["reasons"]) == ("no", [reason])
     assert named[0] == 1
-    assert f"family unknown, format gguf, served by none of them\n\nproblem: {sentence}" in named[1]
+    assert (
+        f"family unknown, format gguf, served by no installed backend\n\nproblem: {sentence}"
+        in named[1]
+    )
     assert serve[0] == 1
     assert serve[2].splitlines()[-1] == f"Error: The backend `null` cannot be used: {reason}."
 

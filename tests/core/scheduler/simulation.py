@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tests.core.scheduler.checking_worker import (
-    VOCAB_SIZE,
     CheckingWorker,
     choose,
     fingerprint,
@@ -24,6 +23,9 @@ GREEDY = SamplingParams()
 DRAWN = SamplingParams(greedy=False)
 SCORED = SamplingParams(prompt_logprobs=True)
 
+# Prompts may have any of these ids. The worker samples only the first `VOCAB_SIZE`.
+NUM_TOKEN_IDS = 100
+
 
 def make_agreement(
     mode="paged", num_blocks=16, block_size=4, groups=None, features=FEATURES, **limits
@@ -37,7 +39,7 @@ def make_agreement(
         )
     else:
         plan = KVCachePlan("paged", block_size, groups or (CacheGroup("full", num_blocks),))
-    return Agreement((1, 0), features, Limits(**limits), plan, VOCAB_SIZE, ())
+    return Agreement((1, 0), features, Limits(**limits), plan, NUM_TOKEN_IDS, ())
 
 
 def run_alone(request: Request, resumed: list[int], max_total_tokens: int):
@@ -83,6 +85,7 @@ class Simulation:
         self.scheduler = Scheduler(
             agreement, config or SchedulerConfig(), clock=lambda: self.now, hash_key=b"k" * 32
         )
+        self.scheduler.load_adapter(1, b"one")
         self.worker = CheckingWorker(agreement, failures)
         self.streams: dict[int, Stream] = {}
         self.steps: list[SchedulerOutput] = []

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from tests.core.scheduler.simulation import SCORED, Simulation, make_agreement
-from tgi.backend import CacheGroup
-from tgi.scheduler import SchedulerConfig
+from tgi.backend import CacheGroup, SamplingParams
+from tgi.scheduler import Request, Scheduler, SchedulerConfig
 from tgi.scheduler.kv_cache_manager import KVCacheManager
 from tgi.types import FinishReason
 
@@ -59,6 +60,19 @@ def test_a_request_that_can_never_run_is_rejected_immediately(prompt, limits, pa
     assert not simulation.scheduler.has_work
 
 
+@pytest.mark.parametrize("token", [-1, 100, 5_000_000])
+@pytest.mark.parametrize("place", ["prompt", "output of an earlier engine", "encoder"])
+def test_a_token_id_that_the_model_does_not_have_never_reaches_the_worker(token, place):
+    scheduler = Scheduler(make_agreement(), SchedulerConfig())
+    request = Request("r", [1, token] if place == "prompt" else [1, 99], SamplingParams(), 0, 8)
+    if place == "encoder":
+        request = msgspec.structs.replace(request, encoder_token_ids=[1, token])
+    output_token_ids = [token] if place.startswith("output") else []
+    refused = scheduler.add(1, request, output_token_ids)
+    assert refused.error == f"The sequence contains token id {token}, the model has 100 token ids"
+    assert not scheduler.has_work
+
+
 def test_the_length_limit_has_priority_over_eos():
     simulation = Simulation(make_agreement())
     simulation.add([1, 2], 1, eos_token_ids=tuple(range(11)))
@@ -89,6 +103,23 @@ def test_sequences_with_different_salts_share_no_blocks():
         simulation.run()
     assert [s.end.num_cached_tokens for s in simulation.streams.values()] == [0, 0, 0, 4, 4, 4]
     simulation.assert_ended_as_alone()
+
+
+def test_another_adapter_under_the_same_number_matches_no_old_blocks():
+    simulation = Simulation(make_agreement())
+    scheduler = simulation.scheduler
+    for digest in (b"a", b"b", b"a"):
+        scheduler.load_adapter(1, digest)
+        simulation.add([1] * 8, 1, adapter=1)
+        simulation.run()
+        scheduler.unload_adapter(1)
+    assert [s.end.num_cached_tokens for s in simulation.streams.values()] == [0, 0, 4]
+
+
+def test_a_sequence_without_its_adapter_is_refused():
+    simulation = Simulation(make_agreement())
+    sequence_id = simulation.add([1] * 8, 1, adapter=9)
+    assert simulation.streams[sequence_id].end.error == "Adapter 9 is not loaded"
 
 
 def test_the_prefix_cache_can_be_disabled():

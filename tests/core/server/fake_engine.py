@@ -16,7 +16,7 @@ def agreement(**changes):
         "features": ("logprobs", "prompt_logprobs"),
         "limits": Limits(max_total_tokens=64, max_sequences=8, max_step_tokens=64),
         "kv_cache": KVCachePlan("paged", 16, (CacheGroup("full", 64),)),
-        "vocab_size": 100,
+        "vocab_size": 512,
         "sampling": ("temperature", "top_k", "top_p", "top_n_tokens"),
         "sampling_caps": {"top_k": 16},
         "facts": {"dtype": "float32"},

@@ -193,8 +193,8 @@ async def test_prompts_may_be_token_ids(make_client, tokenizer):
     assert [request.prompt_token_ids for request in engine.requests[:3]] == [ids, ids, ids[:2]]
     assert flat.json()["choices"][0]["text"].startswith(tokenizer.decode(ids))
     assert len(nested.json()["choices"]) == 2
-    assert (
-        outside.json()["error"] == "Input validation error: `prompt` must hold token ids >= 0 and <"
+    assert outside.json()["error"] == (
+        "Input validation error: `prompt` must contain token ids >= 0 and <"
         f" {tokenizer.vocab_size}. Given: 5000"
     )
 
@@ -240,6 +240,7 @@ async def test_a_bias_is_passed_to_the_backend(make_client):
         good = await client.post(
             "/v1/chat/completions", json=CHAT | {"logit_bias": {"5": -100, "7": 1.5}}
         )
+    async with make_client(FakeEngine(sampling=SAMPLING, vocab_size=100)) as client:
         rejected = [
             (await client.post("/v1/chat/completions", json=CHAT | {"logit_bias": bias})).json()[
                 "error"
@@ -249,7 +250,7 @@ async def test_a_bias_is_passed_to_the_backend(make_client):
     assert good.status_code == 200
     assert engine.requests[0].sampling.logit_bias == ((5, -100.0), (7, 1.5))
     assert [text.removeprefix("Input validation error: ") for text in rejected] == [
-        "`logit_bias` must hold token ids >= 0 and < 100. Given: 100",
+        "`logit_bias` must contain token ids >= 0 and < 100. Given: 100",
         "`logit_bias` must be a map of token ids to numbers. Given: `x`",
         "`logit_bias` must be >= -100 and <= 100. Given: 101.0",
     ]

@@ -14,9 +14,9 @@ from tgi.server.generation.parameters import (
 )
 from tgi.server.generation.validation import (
     BEST_OF_RULES,
-    LENGTH_RULES,
     PARAMETER_RULES,
     STREAM_RULES,
+    TOKEN_RULES,
     Candidate,
     check,
 )
@@ -35,7 +35,7 @@ def check_parameters(prompt, parameters):
 
 def check_lengths(num_tokens, parameters):
     checked = candidate(parameters, num_tokens=num_tokens)
-    check(LENGTH_RULES, checked)
+    check(TOKEN_RULES, checked)
     return checked
 
 

@@ -128,3 +128,12 @@ async def test_a_pool_returns_the_same_ids(llama_like):
         assert await pool.tokenize("hé") == llama_like.tokenize("hé")
     finally:
         pool.close()
+
+
+def test_tokens_beyond_the_embedding_are_found(tmp_path):
+    backend = byte_level()
+    size = backend.get_vocab_size()
+    backend.add_special_tokens(["<|beyond|>"])
+    tokenizer = Tokenizer.load(save(backend, tmp_path))
+    assert tokenizer.tokens_from(size) == [(size, "<|beyond|>")]
+    assert tokenizer.tokens_from(size + 1) == []

@@ -13,6 +13,7 @@ from torch import Tensor
 from tgi.backend import Rows
 from tgi.worker.layout import StepLayout, fill_tokens, lay_out, slots_of
 from tgi.worker.sequences import SequenceTable
+from tgi.worker.step_checks import check_token_ids
 from tgi_torch.attention.paged import AttentionMetadata, CrossMetadata, EncoderInput
 
 __all__ = ["InputBatch", "build_input_batch"]
@@ -76,6 +77,7 @@ def _cross_metadata(
         rows = np.repeat(np.array([state.index for state in starting]), counts)
         positions = np.concatenate([np.arange(count) for count in counts])
         token_ids = np.concatenate([state.encoder_tokens for state in starting]).astype(np.int64)
+        check_token_ids(token_ids, table.vocab_size)
         slots = slots_of(table.cross_tables, rows, positions, table.block_size)
         encoder = EncoderInput(_tensor(token_ids, device), tuple(counts), _tensor(slots, device))
     return CrossMetadata(_tensor(tables, device), tuple(lengths), encoder)

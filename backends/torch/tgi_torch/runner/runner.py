@@ -60,7 +60,9 @@ class ModelRunner:
         self._clock = clock
         self._vocab_size = model.spec.vocab_size
         self._score_rows = max(1, _SCORED_LOGITS // model.spec.vocab_size)
-        self.sequences = SequenceTable(limits, model.block_size, group_kinds(model.spec))
+        self.sequences = SequenceTable(
+            limits, model.block_size, model.spec.vocab_size, group_kinds(model.spec)
+        )
         self._decode_steps = (
             None if decode_program is None else DecodeSteps(decode_program, self.sequences, clock)
         )

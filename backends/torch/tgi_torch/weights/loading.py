@@ -171,7 +171,7 @@ def _check_index(
     model_path: Path, index: Mapping[str, str], sources: Mapping[str, _Source]
 ) -> None:
     for name, file_name in index.items():
-        if name not in sources or sources[name].file.path.name != file_name:
+        if name not in sources or sources[name].file.path != model_path / file_name:
             raise ModelError(
                 f"{model_path / file_name}: tensor `{name}` is missing, although {INDEX_NAME}"
                 " lists it.",

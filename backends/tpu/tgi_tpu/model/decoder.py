@@ -141,6 +141,7 @@ def logits(
 
 def _embed(spec: ModelSpec, weights: Weights, step: StepArrays) -> jax.Array:
     rules, table = spec.embedding, vector(weights, "embedding.weight")
+    # JAX never reads outside of the table: it clamps an id above the last row.
     x = table[step.token_ids]
     if rules.scale != 1.0:
         # Rounded to the compute dtype first, as in the reference models.

@@ -1,43 +1,14 @@
-"""The limit of concurrent sequences, and concurrent execution of the generations of one request."""
+"""Concurrent execution of the generations of one request."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, TypeVar, final
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
 
-from tgi.errors import OverloadedError
-
-__all__ = ["ConcurrencyLimiter", "merge", "run_all"]
+__all__ = ["merge", "run_all"]
 
 T = TypeVar("T")
-
-
-@final
-class ConcurrencyLimiter:
-    """A semaphore that does not wait: if too few slots are free, the request is rejected. A limiter
-    must be used from one event loop only.
-    """
-
-    def __init__(self, num_slots: int) -> None:
-        self._num_free = num_slots
-
-    @property
-    def num_free(self) -> int:
-        """Number of free concurrency slots."""
-        return self._num_free
-
-    @contextmanager
-    def hold(self, count: int = 1) -> Iterator[None]:
-        """Occupy `count` slots until the block ends. Raises `OverloadedError` if fewer are free."""
-        if self._num_free < count:
-            raise OverloadedError
-        self._num_free -= count
-        try:
-            yield
-        finally:
-            self._num_free += count
 
 
 async def run_all(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -23,7 +23,7 @@ from tgi.errors import (
     TemplateError,
     UnhealthyError,
 )
-from tgi.server.generation.concurrency import ConcurrencyLimiter, run_all
+from tgi.server.generation.concurrency import run_all
 from tgi.server.generation.output import GeneratedSequence, GeneratedToken, Generation
 from tgi.server.generation.parameters import TextRequest
 from tgi.server.generation.validation import BEST_OF_RULES, STREAM_RULES, Admission
@@ -34,6 +34,7 @@ from tgi.server.telemetry.metrics import Failure
 from tgi.server.telemetry.tracing import record_failure, record_generation
 
 __all__ = [
+    "ConcurrencyLimiter",
     "GenerationPipeline",
     "HttpCall",
     "best_first",
@@ -59,6 +60,32 @@ class HttpCall:
 
     received: float  # start of the handler, from `time.perf_counter()`, in seconds
     receive: Receive  # reports the disconnect of the client
+
+
+@final
+class ConcurrencyLimiter:
+    """A semaphore that does not wait: if too few slots are free, the request is rejected. A limiter
+    must be used from one event loop only.
+    """
+
+    def __init__(self, num_slots: int) -> None:
+        self._num_free = num_slots
+
+    @property
+    def num_free(self) -> int:
+        """Number of free concurrency slots."""
+        return self._num_free
+
+    @contextmanager
+    def hold(self, count: int = 1) -> Iterator[None]:
+        """Occupy `count` slots until the block ends. Raises `OverloadedError` if fewer are free."""
+        if self._num_free < count:
+            raise OverloadedError
+        self._num_free -= count
+        try:
+            yield
+        finally:
+            self._num_free += count
 
 
 @final
@@ -107,8 +134,7 @@ class GenerationPipeline:
         Raises `RequestError`, or `DisconnectError` if the client disconnects. In both cases the
         sequences are aborted.
         """
-        [sequences] = await self.collect_all(call, [request])
-        return sequences
+        return await run_until_disconnect(call.receive, self._collect(call, request))
 
     async def collect_all(
         self, call: HttpCall, requests: Sequence[TextRequest]
@@ -116,8 +142,8 @@ class GenerationPipeline:
         """Generate the sequences of several prompts. Returns one list per prompt, in the order of
         `requests`. If one prompt fails, all are aborted. Raises the same errors as `collect`.
         """
-        works = [self._collect(call, request) for request in requests]
-        return await run_until_disconnect(call.receive, run_all(works))
+        works = run_all([self._collect(call, request) for request in requests])
+        return await run_until_disconnect(call.receive, works)
 
     @asynccontextmanager
     async def stream(self, request: TextRequest) -> AsyncIterator[Generation]:

@@ -8,7 +8,7 @@ does not support. The error message names the parameter. An unsupported paramete
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -18,14 +18,15 @@ from tgi.backend import Agreement, SamplingParams
 from tgi.errors import ValidationError
 from tgi.scheduler import Request
 from tgi.server.generation.parameters import MAX_SALT_LENGTH, GenerateParameters, TextRequest
+from tgi.server.generation.token_ids import check_prompt_ids, check_sent_ids
 from tgi.server.http.json_format import round_f32
 from tgi.server.state import ServerConfig, ServerState
 
 __all__ = [
     "BEST_OF_RULES",
-    "LENGTH_RULES",
     "PARAMETER_RULES",
     "STREAM_RULES",
+    "TOKEN_RULES",
     "Admission",
     "Candidate",
     "check",
@@ -44,9 +45,8 @@ class Candidate:
     request: TextRequest
     config: ServerConfig
     agreement: Agreement
-    token_ids: tuple[
-        int, ...
-    ] = ()  # of the prompt, truncated; known to the rules `LENGTH_RULES` only
+    # Token ids of the truncated prompt. They are known only when `TOKEN_RULES` are applied.
+    token_ids: tuple[int, ...] = ()
 
     @property
     def parameters(self) -> GenerateParameters:
@@ -55,8 +55,8 @@ class Candidate:
 
     @property
     def max_new_tokens(self) -> int:
-        """Maximum number of tokens to generate: the requested number, but not more than the context
-        has space for.
+        """Maximum number of tokens to generate. It is the requested number, limited by the free
+        context length.
         """
         free = max(0, self.config.max_total_tokens - len(self.token_ids))
         requested = self.parameters.max_new_tokens
@@ -113,7 +113,7 @@ class Admission:
         check(PARAMETER_RULES, candidate)
         token_ids = await self._token_ids(request)
         candidate = replace(candidate, token_ids=tuple(token_ids))
-        check(LENGTH_RULES, candidate)
+        check(TOKEN_RULES, candidate)
         self._metrics.observe_valid_request(len(token_ids), candidate.max_new_tokens)
         parameters, start = request.parameters, self._config.decoder_start_token_id
         eos_token_ids = () if parameters.ignore_eos else self._pool.tokenizer.eos_token_ids
@@ -280,7 +280,7 @@ def _cache_salt(candidate: Candidate) -> None:
 
 def _logit_bias_ids(candidate: Candidate) -> None:
     ids = (token for token, _ in candidate.request.sampling.logit_bias)
-    _check_token_ids(ids, candidate.agreement, "logit_bias")
+    check_sent_ids(ids, candidate.agreement.vocab_size, "logit_bias")
 
 
 def _logit_bias_agreement(candidate: Candidate) -> None:
@@ -321,7 +321,8 @@ def _sampling_agreement(candidate: Candidate) -> None:
 
 
 def _prompt_token_ids(candidate: Candidate) -> None:
-    _check_token_ids(candidate.request.prompt_token_ids or (), candidate.agreement, "prompt")
+    ids = candidate.request.prompt_token_ids or ()
+    check_sent_ids(ids, candidate.agreement.vocab_size, "prompt")
 
 
 def _total_tokens(candidate: Candidate) -> None:
@@ -344,6 +345,10 @@ def _input_tokens(candidate: Candidate) -> None:
     num_tokens, limit = len(candidate.token_ids), candidate.config.max_input_tokens
     if num_tokens > limit:
         raise ValidationError(f"`inputs` must have less than {limit} tokens. Given: {num_tokens}")
+
+
+def _known_token_ids(candidate: Candidate) -> None:
+    check_prompt_ids(candidate.token_ids, candidate.agreement.vocab_size)
 
 
 RuleSet = tuple[Callable[[Candidate], None], ...]
@@ -377,16 +382,8 @@ PARAMETER_RULES: RuleSet = (
 )
 """Rules that need no tokenizer."""
 
-LENGTH_RULES: RuleSet = (_total_tokens, _input_tokens)
-"""Rules about the number of tokens."""
-
-
-def _check_token_ids(token_ids: Iterable[int], agreement: Agreement, field: str) -> None:
-    """Every id must be one of the model's. Raises `ValidationError` naming the field and the id."""
-    limit = agreement.vocab_size
-    outside = next((token for token in token_ids if not 0 <= token < limit), None)
-    if outside is not None:
-        raise ValidationError(f"`{field}` must hold token ids >= 0 and < {limit}. Given: {outside}")
+TOKEN_RULES: RuleSet = (_total_tokens, _input_tokens, _known_token_ids)
+"""Rules about the number of tokens, and about the ids that the tokenizer returned."""
 
 
 def _unsupported(parameter: str, candidate: Candidate) -> ValidationError:

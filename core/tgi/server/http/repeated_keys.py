@@ -28,8 +28,8 @@ from msgspec import inspect
 __all__ = ["MAX_NAME_LENGTH", "field_names", "has_repeated_field"]
 
 MAX_NAME_LENGTH = 64  # maximum length of the name of a field of a record
-# A key with its colon. This pattern also matches the last word of a key in which an escaped quote
-# precedes that word, so the number of matches may be too high, but never too low.
+# A key with its colon. The pattern also matches the end of a key that contains an escaped quote.
+# The number of matches may therefore be too high, but never too low.
 _KEY = re.compile(rb'"(\w{1,%d})"[ \t\r\n]*:' % MAX_NAME_LENGTH)
 # A letter, a digit or an underscore as an escape sequence: "\u0061" is "a".
 _ESCAPED_WORD = re.compile(rb"\\u00(?:3[0-9]|[46][1-9a-fA-F]|[57][0-9aA]|5[fF])")
@@ -118,7 +118,7 @@ def _count_present(value: object, names: frozenset[str]) -> Counter[str]:
         elif kind is list:
             for item in items:
                 pending += _by_type(item)
-        elif kind is msgspec.Raw:  # Raw values are not decoded. Repeated keys count in them, too.
+        elif kind is msgspec.Raw:  # Raw values are not decoded, so all their keys are counted.
             for item in items:
                 keys = map(bytes.decode, _KEY.findall(item))
                 present.update(key for key in keys if key in names)

@@ -1,8 +1,8 @@
 """Traces: one span per request with the durations of its generations, and W3C trace context.
 
 Spans are plain data and independent of a tracing library. A `SpanExporter` sends them to a
-collector. The names and attributes are those of TGI 3 (`router/src/server.rs`). No attribute
-contains text of a user.
+collector. The names and attributes are those of TGI 3 (`router/src/server.rs`). The
+attributes contain no text from users.
 """
 
 from __future__ import annotations

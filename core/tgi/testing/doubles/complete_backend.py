@@ -29,7 +29,7 @@ from tgi.worker.step_worker import StepWorker
 if TYPE_CHECKING:
     from tgi.testing.doubles.complete_part import CompletePart
 
-__all__ = ["CompleteBackend", "complete_part", "tgi_backend"]
+__all__ = ["CompleteBackend", "complete_part", "complete_support", "tgi_backend"]
 
 
 @final
@@ -49,16 +49,21 @@ class CompleteBackend:
 
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
         """What the numpy reference supports, and encoders."""
-        reasons = refusals(spec, config, backend=self.info.name, has_encoders=True)
-        return (
-            Support("no", reasons)
-            if reasons
-            else Support("slow", ("numpy, without a cache of keys and values",))
-        )
+        return complete_support(spec, config, self.info.name)
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
         """The heavy half."""
         return StepWorker(complete_part(config), reporter)
+
+
+def complete_support(spec: ModelSpec | GenericSpec, config: EngineConfig, backend: str) -> Support:
+    """Report whether the numpy reference, as the backend of this name, supports the model with
+    these options. It supports encoders.
+    """
+    reasons = refusals(spec, config, backend=backend, has_encoders=True)
+    if reasons:
+        return Support("no", reasons)
+    return Support("slow", ("numpy, without a cache of keys and values",))
 
 
 def complete_part(config: EngineConfig) -> CompletePart:

@@ -22,7 +22,7 @@ from tgi.backend import (
     WorkerReporter,
     hookimpl,
 )
-from tgi.testing.doubles.complete_backend import CompleteBackend, complete_part
+from tgi.testing.doubles.complete_backend import complete_part, complete_support
 from tgi.worker.step_worker import StepWorker
 
 __all__ = ["CompleteLateBackend", "tgi_backend"]
@@ -45,7 +45,7 @@ class CompleteLateBackend:
 
     def supports(self, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Support:
         """The models and options of the complete backend."""
-        return CompleteBackend().supports(spec, config)
+        return complete_support(spec, config, self.info.name)
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
         """Build the worker."""

@@ -70,7 +70,7 @@ class CompletePart:
         self._agreement: Agreement | None = None
         self._cache = TokenCache(1, _BLOCK_SIZE)
         self._encoder_cache = TokenCache(1, _BLOCK_SIZE)
-        self._table = SequenceTable(Limits(1, 1, 1), 1)
+        self._table = SequenceTable(Limits(1, 1, 1), 1, 1)
         self._adapter_paths: dict[int, Path] = {}
 
     def load(self, progress: Progress) -> None:
@@ -112,7 +112,7 @@ class CompletePart:
         del progress
         self._agreement = agreement
         kinds: tuple[GroupKind, ...] = ("full", "cross") if self._network.has_encoder else ("full",)
-        self._table = SequenceTable(agreement.limits, _BLOCK_SIZE, kinds)
+        self._table = SequenceTable(agreement.limits, _BLOCK_SIZE, agreement.vocab_size, kinds)
         self._allocate()
 
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:

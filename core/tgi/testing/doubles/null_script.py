@@ -75,6 +75,8 @@ class NullScript(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sampling_caps: dict[str, float] = {}
     tokens_per_step: int = 1  # above 1 with the feature `multi_token`
     jumps: NullJumps | None = None
+    controls: tuple[str, ...] = ()  # names of the control requests that are carried out
+    control_seconds: float = 0.0  # duration of a control request
 
 
 def read_script(path: str) -> NullScript:

@@ -129,8 +129,11 @@ class NullWorker:
         return self._run(step, self._jump(step))
 
     def control(self, request: Control) -> ControlResult:
-        """Nothing to control."""
-        return ControlResult(False, f"the null backend has no control `{request.name}`")
+        """Carry out the requests that the script lists, without an effect."""
+        if request.name not in self._script.controls:
+            return ControlResult(False, f"the null backend has no control `{request.name}`")
+        time.sleep(self._script.control_seconds)
+        return ControlResult(True)
 
     def health(self, deep: bool) -> Health:
         """Always well."""

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from tests.core.server.fake_engine import FakeEngine
-from tgi.server.generation.concurrency import ConcurrencyLimiter
+from tgi.server.generation.pipeline import ConcurrencyLimiter
 from tgi.server.http.routing import DisconnectError, run_until_disconnect
 from tgi.server.http.sse import EventStream
 

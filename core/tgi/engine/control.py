@@ -1,0 +1,177 @@
+"""Control requests between front end and worker, on both sides of the socket.
+
+The front end remembers the requests that established state in the engine, such as loaded adapters,
+and repeats them in an engine that was started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import secrets
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import final
+
+from tgi.backend import (
+    Control,
+    ControlResult,
+    ImportBlocks,
+    LoadAdapter,
+    Sleep,
+    UnloadAdapter,
+    Wake,
+    Worker,
+)
+from tgi.engine.messages import ControlReply, ControlRequest
+from tgi.scheduler import Scheduler
+
+__all__ = ["ControlClient", "ControlHandler", "adapter_digest"]
+
+_DIGEST_BYTES = 32
+_ASLEEP = "asleep"  # key of the established `Sleep`
+
+
+@final
+class ControlClient:
+    """The front end's side: numbers the requests, waits for the replies, and remembers which state
+    the engine has.
+    """
+
+    def __init__(self, on_log: Callable[[str], None]) -> None:
+        """`on_log` is called with a line for the operator."""
+        self._on_log = on_log
+        self._ids = itertools.count(1)
+        # Requests without a reply. A repeated request has no future.
+        self._pending: dict[int, tuple[Control, asyncio.Future[ControlResult] | None]] = {}
+        # Requests that a new engine must repeat, by the state that they establish.
+        self._established: dict[Hashable, Control] = {}
+
+    async def request(
+        self, control: Control, send: Callable[[ControlRequest], None], timeout: float
+    ) -> ControlResult:
+        """Send a request and wait for its reply, at most `timeout` seconds. If no reply comes, the
+        result is not ok.
+        """
+        future: asyncio.Future[ControlResult] = asyncio.get_running_loop().create_future()
+        control_id = next(self._ids)
+        self._pending[control_id] = (control, future)
+        send(ControlRequest(control_id, control))
+        try:
+            return await asyncio.wait_for(future, timeout)
+        except TimeoutError:
+            return ControlResult(
+                False, f"The engine did not reply within {timeout:g} s; it may still do it"
+            )
+
+    def replay(self) -> list[ControlRequest]:
+        """The requests that bring a new engine to the state of the last one, in their order."""
+        adapters = [key for key in self._established if key != _ASLEEP]
+        messages = []
+        for key in [*adapters, *(self._established.keys() - adapters)]:
+            control_id, control = next(self._ids), self._established[key]
+            self._pending[control_id] = (control, None)
+            messages.append(ControlRequest(control_id, control))
+        return messages
+
+    def note(self, reply: ControlReply) -> None:
+        """Take in a reply. A request that was repeated in vain is reported to the operator."""
+        control, future = self._pending.pop(reply.control_id)
+        if reply.result.ok:
+            self._establish(control)
+        elif future is None:
+            self._forget(control)
+            self._on_log(
+                f"the engine was started again, and refused `{control.name}`:"
+                f" {reply.result.message}"
+            )
+        if future is not None and not future.done():
+            future.set_result(reply.result)
+
+    def fail(self, reason: str) -> None:
+        """End all requests without a reply: the engine process is gone."""
+        for _, future in self._pending.values():
+            if future is not None and not future.done():
+                future.set_result(ControlResult(False, reason))
+        self._pending.clear()
+
+    def _establish(self, control: Control) -> None:
+        match control:
+            case LoadAdapter(number):
+                self._established[number] = control
+            case UnloadAdapter(number):
+                self._established.pop(number, None)
+            case Sleep():
+                self._established[_ASLEEP] = control
+            case Wake():
+                self._established.pop(_ASLEEP, None)
+
+    def _forget(self, control: Control) -> None:
+        self._established = {
+            key: established
+            for key, established in self._established.items()
+            if established != control
+        }
+
+
+@final
+class ControlHandler:
+    """The engine's side: checks a request against the sequences, lets the worker carry it out, and
+    tells the scheduler. No step may be in flight.
+    """
+
+    def __init__(self, worker: Worker, scheduler: Scheduler) -> None:
+        self._worker = worker
+        self._scheduler = scheduler
+        self.is_asleep = False
+
+    def handle(self, request: Control) -> ControlResult:
+        """Carry out a request. A request that is refused has no effect."""
+        refusal = self._find_refusal(request)
+        if refusal is not None:
+            return ControlResult(False, refusal)
+        result = self._worker.control(request)
+        if result.ok:
+            self._apply(request)
+        return result
+
+    def _find_refusal(self, request: Control) -> str | None:
+        """Why the sequences or their blocks forbid a request, or None."""
+        scheduler = self._scheduler
+        match request:
+            case UnloadAdapter(number) if users := scheduler.num_users(number):
+                return f"{users} unfinished sequences use adapter {number}"
+            case Sleep() if scheduler.num_sequences:
+                return f"{scheduler.num_sequences} sequences are unfinished"
+            case ImportBlocks(blocks) if not scheduler.are_free(blocks):
+                return "a block is in use, or in the prefix cache"
+        return None
+
+    def _apply(self, request: Control) -> None:
+        match request:
+            case LoadAdapter(number, path):
+                self._scheduler.load_adapter(number, adapter_digest(Path(path)))
+            case UnloadAdapter(number):
+                self._scheduler.unload_adapter(number)
+            case Sleep():
+                self._scheduler.forget_cached_blocks()
+                self.is_asleep = True
+            case Wake():
+                self.is_asleep = False
+
+
+def adapter_digest(folder: Path) -> bytes:
+    """A digest of the files in an adapter's folder, which identifies the adapter in the prefix
+    cache. If the folder can no longer be read, the digest is random and equal to no other.
+    """
+    total = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    try:
+        for path in sorted(folder.iterdir()):
+            if path.is_file():
+                with path.open("rb") as file:
+                    content = hashlib.file_digest(file, hashlib.blake2b).digest()
+                total.update(hashlib.blake2b(path.name.encode()).digest() + content)
+    except OSError:
+        return secrets.token_bytes(_DIGEST_BYTES)
+    return total.digest()
