@@ -13,6 +13,11 @@ from tgi.errors import ModelError
 
 __all__ = ["ConfigReader", "read_config"]
 
+_MAX_INTEGER = 2**31 - 1
+_MAX_LAYERS = 10_000
+_POSITIVE = frozenset({"rope_theta", "rope_local_base_freq", "rotary_emb_base", "factor"})
+_SMALL = ("eps", "epsilon")  # endings of fields that must not be negative
+
 ValueT = TypeVar("ValueT")
 
 _REMEDY = "Correct the model's config.json."
@@ -64,10 +69,15 @@ class ConfigReader:
         self._where = where
 
     def integer(self, *names: str, default: int | None = None, minimum: int = 1) -> int:
-        """An integer that is at least `minimum`."""
+        """An integer that is at least `minimum`. No model has more than 10,000 layers, and no
+        size exceeds 32 bits.
+        """
         name, value = self._value(names, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
             raise self.error(name, f"must be a whole number >= {minimum}")
+        maximum = _MAX_LAYERS if "layer" in name else _MAX_INTEGER
+        if value > maximum:
+            raise self.error(name, f"must be a whole number <= {maximum}")
         return value
 
     def number(self, *names: str, default: float | None = None) -> float:
@@ -79,6 +89,10 @@ class ConfigReader:
             or not abs(value) < float("inf")
         ):
             raise self.error(name, "must be a number")
+        if name in _POSITIVE and value <= 0:
+            raise self.error(name, "must be greater than 0")
+        if name.endswith(_SMALL) and value < 0:
+            raise self.error(name, "must not be negative")
         return float(value)
 
     def optional_integer(self, name: str, default: int | None, minimum: int = 1) -> int | None:

@@ -17,7 +17,15 @@ from tgi.architectures.parameter_names import mixer_of, shard_axis, tensor_shape
 from tgi.architectures.spec import Attention, LinearAttention, ModelSpec, WeightRule
 from tgi.errors import ModelError
 
-__all__ = ["Placement", "placements", "shard_axis", "split", "stored_shape", "tensor_shapes"]
+__all__ = [
+    "Placement",
+    "placements",
+    "sample_placements",
+    "shard_axis",
+    "split",
+    "stored_shape",
+    "tensor_shapes",
+]
 
 TensorT = TypeVar("TensorT")
 """A numpy array or a torch tensor."""
@@ -90,6 +98,16 @@ def placements(spec: ModelSpec, names: Collection[str]) -> list[Placement]:
     used = {placement.name for placement in resolved}
     _check_left_over(spec, frozenset(_without_wrappers(name) for name in names if name not in used))
     return resolved
+
+
+def sample_placements(spec: ModelSpec, names: Collection[str]) -> Iterator[Placement]:
+    """The first placement of each rule whose tensor is among `names`: one tensor of each kind."""
+    shapes = tensor_shapes(spec)
+    for rule in spec.weights:
+        placement = next(_candidates(rule, spec, shapes), None)
+        name = None if placement is None else _present_name(placement.name, spec, names)
+        if placement is not None and name is not None:
+            yield msgspec.structs.replace(placement, name=name)
 
 
 def _candidates(rule: WeightRule, spec: ModelSpec, shapes: dict[str, Shape]) -> Iterator[Placement]:

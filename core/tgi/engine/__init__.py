@@ -1,1 +1,1 @@
-"""The engine process and the front's client of it."""
+"""The engine process, and the client through which the front end uses it."""

@@ -1,5 +1,7 @@
-"""The engine process: `python -m tgi.engine SOCKET`. The front starts it; its standard input ends
-when the front does.
+"""The engine process: `python -m tgi.engine SOCKET`.
+
+The front end starts the engine process and keeps the other end of its standard input open. End of
+file on standard input means that the front end has ended.
 """
 
 from __future__ import annotations
@@ -22,14 +24,14 @@ from tgi.scheduler import Scheduler
 
 
 def main(socket_path: str) -> int:
-    """Connect, start, serve. Returns the exit status."""
-    # An interrupt at the terminal and a stop of the service reach the whole group; the front
-    # drains, then ends this process.
+    """Connect to the socket, load the model and run the engine loop. Returns the exit status."""
+    # A terminal or a service manager sends these signals to the whole process group. The front end
+    # handles them: it completes the running requests and then ends this process.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_frontend, daemon=True).start()
-    # nearly all that a start makes lives as long as the process, and would be walked again and
-    # again
+    # Nearly all objects created during startup live as long as the process. Garbage collection
+    # would traverse them many times in vain, so it is disabled until the engine is ready.
     gc.disable()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connected:
         connected.connect(socket_path)
@@ -49,9 +51,8 @@ def _serve(connection: SocketConnection) -> int:
     except StartError as error:
         connection.send(StartFailed(error.cause, error.remedy))
         return 1
-    except (
-        Exception
-    ) as error:  # the process boundary: whatever went wrong reaches the operator as one sentence
+    except Exception as error:
+        # This is the process boundary: any error reaches the operator as a single sentence.
         traceback.print_exc()
         cause = (
             f"The backend `{start.engine.backend}` failed to start: {type(error).__name__}: {error}"
@@ -84,8 +85,8 @@ def _create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
 
 
 def _end_with_the_frontend() -> None:
-    """Leave at once when the front is gone, in whatever phase; a library that loads for minutes
-    would not notice.
+    """End the process as soon as the front end has ended. This runs in a thread of its own, because
+    a library can load for minutes without returning to the engine loop.
     """
     while os.read(0, 1):
         pass

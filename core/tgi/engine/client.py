@@ -1,13 +1,14 @@
-"""The front's side of the engine: starts the process, sends requests, hands out news, and brings a
-dead engine back.
+"""The front end's client of the engine. It starts the engine process, sends requests, dispatches
+engine output and restarts the engine after a crash.
 
-An engine that dies is started again and told every unfinished sequence anew: prompt, tokens so far,
-seed. The streams only pause; meanwhile the server is unhealthy. A sequence that kills the engine is
-found (`CrashIsolation`) and fails alone. Several deaths in a short time without such a cause mean a
-fault that a restart does not cure: then all streams fail.
+After a crash the client starts a new engine process and resends every unfinished sequence with its
+prompt, the tokens generated so far and its seed. Streams pause during the restart, and the server
+is unhealthy. A sequence that crashes the engine is found by `CrashIsolation`, and only this
+sequence fails. If the engine crashes more often than a restart limit allows, the client stops
+restarting it and all streams fail.
 
-An engine that owes tokens and says nothing for a long time hangs, and is ended. One that compiles
-reports progress.
+The client kills an engine that has unfinished sequences and sends no message for a long time. An
+engine that compiles sends progress reports, so it is not killed.
 """
 
 from __future__ import annotations
@@ -42,18 +43,20 @@ from tgi.scheduler import Request, SequenceOutput
 __all__ = ["EngineClient"]
 
 _HEALTH_TIMEOUT = 10.0
-_CONTROL_TIMEOUT = 120.0  # an adapter is read from disk
-_MAX_RESTARTS = 3
-_RESTART_WINDOW = 300.0
+_CONTROL_TIMEOUT = 120.0  # long enough to read an adapter from disk
+_MAX_RESTARTS = 3  # within the restart window
+_RESTART_WINDOW = 300.0  # seconds
 _SILENCE_LIMIT = 600.0
 _MAX_WATCH_INTERVAL = 1.0
 
 
 @final
 class EngineClient:
-    """One engine, restarted as needed. All methods belong to one event loop.
+    """The client of one engine, which is restarted after a crash. All methods must be called in the
+    same event loop.
 
-    `silence_limit` is how many seconds an engine that owes tokens may say nothing.
+    If the engine has unfinished sequences and sends no message for `silence_limit` seconds, the
+    client kills it.
     """
 
     def __init__(
@@ -75,17 +78,17 @@ class EngineClient:
         self._supervisor: asyncio.Task[None] | None = None
         self._crashes: deque[float] = deque()
         self._isolation = CrashIsolation()
-        self._are_crashes_explained = (
-            False  # by a sequence that was at fault; forgotten with the next one that ends well
-        )
+        # Whether the sequence that caused the latest crashes was found. These crashes no longer
+        # count towards the restart limit once another sequence ends without an error.
+        self._are_crashes_explained = False
         self._silence_limit = silence_limit
         self._last_heard = 0.0
         self._watchdog: asyncio.Task[None] | None = None
         self._failure = ""
 
     async def start(self) -> Agreement:
-        """Start the engine process and wait until it serves. Raises `StartError` with its
-        reason.
+        """Start the engine process and wait until it is ready. Raises `StartError` with the reason
+        if it does not become ready.
         """
         process, agreement = await EngineProcess.start(self._start_message, self._on_progress)
         self._process, self._agreement = process, agreement
@@ -94,7 +97,7 @@ class EngineClient:
         return agreement
 
     async def close(self) -> None:
-        """End the engine process; unfinished streams end without a finish reason."""
+        """End the engine process. Unfinished streams are closed without a finish reason."""
         tasks = [task for task in (self._supervisor, self._watchdog) if task is not None]
         for task in tasks:
             task.cancel()
@@ -108,52 +111,53 @@ class EngineClient:
 
     @property
     def agreement(self) -> Agreement:
-        """What was agreed with the backend; there from the first start on."""
+        """The agreement with the backend. It is available once the engine has started."""
         if self._agreement is None:
             raise AssertionError("the engine was never started")
         return self._agreement
 
     @property
     def is_healthy(self) -> bool:
-        """Whether an engine process serves now."""
+        """Whether the engine process is ready. False during a restart."""
         return self._process is not None
 
     @property
     def pid(self) -> int | None:
-        """Process id of the engine that serves now."""
+        """Process id of the engine, or None if no engine process is ready."""
         return None if self._process is None else self._process.pid
 
     @property
     def failure(self) -> str:
-        """Why the engine was given up; empty while it was not."""
+        """Why the client stopped restarting the engine. Empty if it did not stop."""
         return self._failure
 
     @property
     def num_unfinished(self) -> int:
-        """Sequences that were submitted and have not ended."""
+        """Number of sequences that were submitted and have not ended."""
         return len(self._streams)
 
     def add_stats_listener(self, listener: Callable[[EngineStats], None]) -> None:
-        """Call `listener` with the figures of every step."""
+        """Call `listener` with the statistics of every step."""
         self._stats_listeners.append(listener)
 
     def submit(self, request: Request, outputs: OutputQueue) -> SequenceStream:
-        """Queue a sequence whose outputs go to `outputs`. While the engine restarts it waits;
-        raises `UnhealthyError` once the engine was given up.
+        """Queue a sequence whose output goes to `outputs`. During an engine restart the sequence
+        waits. Raises `UnhealthyError` if the engine is no longer restarted.
         """
         if self._failure:
             raise UnhealthyError(self._failure)
         stream = SequenceStream(next(self._sequence_ids), request, outputs, self._abort)
         if not self._streams:
-            self._last_heard = time.monotonic()  # an engine without work may be silent
+            # An engine without sequences sends nothing, so the silence begins now.
+            self._last_heard = time.monotonic()
         self._streams[stream.sequence_id] = stream
         if self._isolation.current is None:
             self._send(stream.to_message())
         return stream
 
     async def check_health(self, deep: bool) -> bool:
-        """Ask the engine; `deep` makes it run a forward pass. False if it does not answer in
-        time.
+        """Ask the engine for its health. If `deep` is set, the worker runs a forward pass. Returns
+        False if the engine does not reply in time.
         """
         if self._process is None:
             return False
@@ -169,11 +173,11 @@ class EngineClient:
             del self._checks[check_id]
 
     async def control(self, request: Control, timeout: float = _CONTROL_TIMEOUT) -> ControlResult:
-        """Let the worker carry out a control request between two steps. A refused request, an
-        engine that is not serving and a missing reply give a result that is not ok.
+        """Let the worker execute a control request between two steps. If the request is rejected,
+        the engine is not ready or no reply arrives within `timeout` seconds, the result is not ok.
 
-        State that a request established, such as a loaded adapter, is established again in an
-        engine that is restarted, before its sequences are resumed.
+        State that a request established, such as a loaded adapter, is established again after an
+        engine restart, before the sequences are resumed.
         """
         if self._process is None:
             return ControlResult(False, self._failure or "The engine is being started")
@@ -185,7 +189,7 @@ class EngineClient:
             self._end_isolation()
 
     def _send(self, message: FrontendMessage) -> None:
-        # Without a process nothing is lost: a restart sends every unfinished sequence anew.
+        # Without a process the message is dropped: a restart resends every unfinished sequence.
         if self._process is not None:
             self._process.send(message)
 
@@ -207,7 +211,7 @@ class EngineClient:
         if len(self._crashes) > _MAX_RESTARTS:
             self._give_up(f"{cause}, {len(self._crashes)} times within {_RESTART_WINDOW:.0f} s")
             return None
-        self._log(f"{cause}; restarting it, {len(self._streams)} sequences will go on")
+        self._log(f"{cause}; restarting it, {len(self._streams)} sequences will be resumed")
         try:
             process, self._agreement = await EngineProcess.start(
                 self._start_message, self._on_progress
@@ -242,14 +246,16 @@ class EngineClient:
         self._are_crashes_explained = True
 
     def _end_isolation(self) -> None:
-        """Where the sequence that runs alone is cleared: on with the next one, or with all."""
+        """If the sequence that runs alone has passed, run the next one alone, or all sequences if
+        none is left to isolate.
+        """
         passed = self._isolation.current
         if passed is None or not self._isolation.is_passed():
             return
         following = self._isolation.advance()
         if following is not None:
-            # What it still says is heard before the next one is cleared, so it can go on from there
-            # later.
+            # Output that the engine has already sent for this sequence arrives before the next
+            # sequence passes. The sequence can therefore be resumed later without lost tokens.
             self._send(AbortSequence(passed.sequence_id))
             self._send(following.resume_message())
             return
@@ -258,12 +264,12 @@ class EngineClient:
                 self._send(stream.resume_message())
 
     async def _watch(self) -> None:
-        """End an engine that hangs; the supervisor does the rest."""
+        """Kill an engine that hangs. The supervisor then restarts it."""
         while True:
             await asyncio.sleep(min(self._silence_limit / 4, _MAX_WATCH_INTERVAL))
             silence = time.monotonic() - self._last_heard
             if self._process is not None and self._streams and silence > self._silence_limit:
-                self._log(f"the engine has said nothing for {silence:.0f} s; ending it")
+                self._log(f"the engine has sent nothing for {silence:.0f} s; killing it")
                 await self._process.kill()
 
     def _give_up(self, failure: str) -> None:

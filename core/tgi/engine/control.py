@@ -1,7 +1,7 @@
 """Control requests between front end and worker, on both sides of the socket.
 
 The front end remembers the requests that established state in the engine, such as loaded adapters,
-and repeats them in an engine that was started again.
+and repeats them after an engine restart.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _ASLEEP = "asleep"  # key of the established `Sleep`
 
 @final
 class ControlClient:
-    """The front end's side: numbers the requests, waits for the replies, and remembers which state
-    the engine has.
+    """The front end's side of control requests: numbers the requests, waits for the replies, and
+    records the state that they established in the engine.
     """
 
     def __init__(self, on_log: Callable[[str], None]) -> None:
@@ -66,7 +66,7 @@ class ControlClient:
             )
 
     def replay(self) -> list[ControlRequest]:
-        """The requests that bring a new engine to the state of the last one, in their order."""
+        """The requests that bring a restarted engine to the state of the previous one, in order."""
         adapters = [key for key in self._established if key != _ASLEEP]
         messages = []
         for key in [*adapters, *(self._established.keys() - adapters)]:
@@ -76,7 +76,7 @@ class ControlClient:
         return messages
 
     def note(self, reply: ControlReply) -> None:
-        """Take in a reply. A request that was repeated in vain is reported to the operator."""
+        """Process a reply. If a repeated request is rejected, the operator gets a log line."""
         control, future = self._pending.pop(reply.control_id)
         if reply.result.ok:
             self._establish(control)
@@ -90,7 +90,7 @@ class ControlClient:
             future.set_result(reply.result)
 
     def fail(self, reason: str) -> None:
-        """End all requests without a reply: the engine process is gone."""
+        """End all pending requests with `reason`, because the engine process has ended."""
         for _, future in self._pending.values():
             if future is not None and not future.done():
                 future.set_result(ControlResult(False, reason))
@@ -117,8 +117,8 @@ class ControlClient:
 
 @final
 class ControlHandler:
-    """The engine's side: checks a request against the sequences, lets the worker carry it out, and
-    tells the scheduler. No step may be in flight.
+    """The engine's side of control requests: checks a request against the sequences, lets the
+    worker execute the request, and updates the scheduler. No step may be in flight.
     """
 
     def __init__(self, worker: Worker, scheduler: Scheduler) -> None:
@@ -127,7 +127,7 @@ class ControlHandler:
         self.is_asleep = False
 
     def handle(self, request: Control) -> ControlResult:
-        """Carry out a request. A request that is refused has no effect."""
+        """Execute a request. A rejected request has no effect."""
         refusal = self._find_refusal(request)
         if refusal is not None:
             return ControlResult(False, refusal)
@@ -137,7 +137,7 @@ class ControlHandler:
         return result
 
     def _find_refusal(self, request: Control) -> str | None:
-        """Why the sequences or their blocks forbid a request, or None."""
+        """Why the sequences or their blocks forbid a request, or None if they allow it."""
         scheduler = self._scheduler
         match request:
             case UnloadAdapter(number) if users := scheduler.num_users(number):

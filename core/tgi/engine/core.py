@@ -1,8 +1,9 @@
-"""The engine's loop: receive, schedule, submit, collect, reply. One thread, no async.
+"""The engine loop: receive messages, schedule, submit, collect, report. It uses one thread and no
+event loop.
 
-A step's life: `Scheduler.schedule` decides it, `Worker.submit` starts it, and once as many steps
-are in flight as the agreement allows (or nothing more can be scheduled) `Worker.collect` brings the
-oldest one back, `Scheduler.update` applies it, and one `StepReport` goes to the front.
+`Scheduler.schedule` decides a step and `Worker.submit` starts it. When the negotiated number of
+steps is in flight, or no further step can be scheduled, `Worker.collect` returns the result of the
+oldest step. `Scheduler.update` applies the result, and one `StepReport` is sent to the front end.
 """
 
 from __future__ import annotations
@@ -33,20 +34,20 @@ __all__ = ["Connection", "EngineCore"]
 
 
 class Connection(Protocol):
-    """The engine's side of the link to the front."""
+    """The engine's side of the connection to the front end."""
 
     def receive(self, *, wait: bool) -> list[FrontendMessage]:
-        """Messages that have come; with `wait`, at least one. Raises ConnectionError once the front
-        is gone.
+        """Return the messages that have arrived. If `wait` is set, wait for at least one message.
+        Raises ConnectionError if the front end has closed the connection.
         """
 
     def send(self, message: EngineMessage) -> None:
-        """Send one message."""
+        """Send one message to the front end."""
 
 
 @final
 class EngineCore:
-    """Drives one worker by one scheduler until the front says `Shutdown` or goes away."""
+    """Runs one worker and its scheduler until the front end sends `Shutdown` or disconnects."""
 
     def __init__(
         self,
@@ -62,14 +63,16 @@ class EngineCore:
         self._depth = depth
         self._clock = clock
         self._control = ControlHandler(worker, scheduler)
-        self._in_flight: deque[tuple[SchedulerOutput, int]] = (
-            deque()
-        )  # step and the time it was submitted
+        # The steps in flight, each with the time at which it was submitted, in ns.
+        self._in_flight: deque[tuple[SchedulerOutput, int]] = deque()
         self._schedule_ns = 0
-        self._outputs: list[SequenceOutput] = []  # of sequences that ended outside a step
+        # Outputs of sequences that ended outside a step. The next report contains them.
+        self._outputs: list[SequenceOutput] = []
 
     def run(self) -> None:
-        """Serve until `Shutdown`. Raises ConnectionError if the front goes away."""
+        """Run steps until `Shutdown` arrives. Raises ConnectionError if the front end
+        disconnects.
+        """
         running = True
         while running:
             idle = not self._in_flight and not self._scheduler.has_work
@@ -110,17 +113,19 @@ class EngineCore:
             self._outputs.append(refused)
 
     def _health(self, deep: bool) -> Health:
-        # A deep check runs a forward pass of its own, which must not overtake steps in flight.
+        # A deep check runs a separate forward pass, which must not overtake the steps in flight.
         self._drain()
         return self._worker.health(deep)
 
     def _drain(self) -> None:
-        """Collect the steps in flight."""
+        """Collect all steps in flight."""
         while self._in_flight:
             self._collect()
 
     def _settle(self) -> None:
-        """Collect the steps in flight, and let the worker hear of all sequences that left it."""
+        """Collect all steps in flight, and submit steps until the worker has dropped all sequences
+        that ended.
+        """
         self._drain()
         while self._scheduler.has_dropped:
             self._step()

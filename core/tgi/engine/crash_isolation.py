@@ -1,5 +1,5 @@
-"""Which of the unfinished sequences kills the engine: those that were there at two deaths run one
-at a time.
+"""Finds the sequence that crashes the engine. Sequences that were unfinished at two crashes are run
+one at a time.
 """
 
 from __future__ import annotations
@@ -12,26 +12,32 @@ from tgi.engine.stream import SequenceStream
 
 __all__ = ["CrashIsolation"]
 
-_NUM_CRASHES = 2  # of the engine, after which a sequence that was there each time is tried alone
-_ISOLATION_TOKENS = 8  # more than the steps in flight when the engine died, whose tokens never came
+# A sequence that was unfinished at this many engine crashes is run alone.
+_NUM_CRASHES = 2
+# A sequence that has run alone for this many tokens passes. Steps in flight at a crash lose their
+# tokens, so the number is larger than the number of steps in flight.
+_ISOLATION_TOKENS = 8
 
 
 @final
 class CrashIsolation:
-    """One death has many causes, so at first everything goes on as it was. At the second one each
-    sequence that was there both times runs alone for a few tokens: if the engine dies again, that
-    sequence is at fault; if not, it is cleared.
+    """Counts, for each unfinished sequence, the engine crashes at which it was unfinished.
+
+    The first crash can have many causes, so all sequences are resumed together after it. After the
+    second crash, each sequence that was unfinished at both crashes runs alone for a few tokens. If
+    the engine crashes again, the sequence that ran alone is the cause. Otherwise the sequence has
+    passed. After the last isolation run all sequences run together again.
     """
 
     def __init__(self) -> None:
         self._num_crashes: dict[int, int] = {}  # by sequence id
         self._waiting: deque[SequenceStream] = deque()
         self.current: SequenceStream | None = None  # the sequence that runs alone
-        self._goal = 0  # output tokens that clear the current one
+        self._goal = 0  # number of output tokens at which the current sequence passes
 
     def note_crash(self, streams: Iterable[SequenceStream]) -> SequenceStream | None:
-        """The engine died while these were unfinished. Returns the one that ran alone, which is at
-        fault.
+        """Record an engine crash at which the sequences of `streams` were unfinished. Returns the
+        sequence that ran alone, which caused the crash, or None if no sequence ran alone.
         """
         offender, self.current = self.current, None
         self._waiting.clear()
@@ -50,21 +56,25 @@ class CrashIsolation:
         return offender
 
     def begin(self, streams: Iterable[SequenceStream]) -> SequenceStream | None:
-        """The engine serves again: the first sequence to run alone; None = all run."""
+        """Start the isolation runs after an engine restart. Returns the first sequence to run
+        alone, or None if all sequences may run.
+        """
         self._waiting.extend(
             s for s in streams if self._num_crashes.get(s.sequence_id, 0) >= _NUM_CRASHES
         )
         return self._next()
 
     def is_passed(self) -> bool:
-        """Whether the current sequence ended, or has run far enough to be cleared."""
+        """Whether the current sequence has ended, or has run enough tokens to pass."""
         stream = self.current
         return stream is not None and (
             stream.is_finished or len(stream.output_token_ids) >= self._goal
         )
 
     def advance(self) -> SequenceStream | None:
-        """The current sequence is cleared; the next one, or None when all have been."""
+        """End the run of the current sequence, which has passed. Returns the next sequence to run
+        alone, or None if no sequence is left to isolate.
+        """
         if self.current is not None:
             self._num_crashes.pop(self.current.sequence_id, None)
         return self._next()

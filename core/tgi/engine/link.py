@@ -1,7 +1,7 @@
-"""The link between front end and engine: frames of messages, and the engine's end of the socket.
+"""The framing of messages between front end and engine, and the engine's end of the socket.
 
-A frame is a four-byte little-endian length, then msgpack. The engine's end makes plain blocking
-calls, for a process that does one thing at a time.
+A frame is a four-byte little-endian length followed by a msgpack message. The engine's end uses
+blocking calls, because the engine loop has a single thread.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ __all__ = [
 ]
 
 MAX_FRAME_BYTES = 1 << 28
-"""No frame is longer; a greater length means that the stream is out of step."""
+"""Maximum length of a frame in bytes, without the length field. A larger length means that the
+stream is corrupt.
+"""
 
 _READ_BYTES = 1 << 20
 _PROGRESS_INTERVAL_NS = 100_000_000
@@ -39,7 +41,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def encode_frame(message: FrontendMessage | EngineMessage) -> bytes:
-    """One frame."""
+    """Encode one message as a frame. Raises ValueError if the frame is too long."""
     body = _encoder.encode(message)
     if len(body) > MAX_FRAME_BYTES:
         raise ValueError(f"a frame of {len(body)} bytes is longer than {MAX_FRAME_BYTES}")
@@ -48,15 +50,15 @@ def encode_frame(message: FrontendMessage | EngineMessage) -> bytes:
 
 @final
 class FrameReader(Generic[MessageT]):
-    """Collects bytes as they come and gives out whole messages."""
+    """Splits a byte stream into frames and decodes their messages."""
 
     def __init__(self, decoder: msgspec.msgpack.Decoder[MessageT]) -> None:
         self._decoder = decoder
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[MessageT]:
-        """Messages that `data` completes. Raises ValueError on a length above the limit,
-        `msgspec.DecodeError` on bad content.
+        """Append `data` to the buffer, and yield the messages that it completes. Raises ValueError
+        if a length exceeds the limit, and `msgspec.DecodeError` if a message is malformed.
         """
         buffer = self._buffer
         buffer += data
@@ -77,18 +79,18 @@ class FrameReader(Generic[MessageT]):
 
 
 def frontend_message_reader() -> FrameReader[FrontendMessage]:
-    """Reads what the front sends."""
+    """A reader of the messages that the front end sends."""
     return FrameReader(msgspec.msgpack.Decoder(FrontendMessage))
 
 
 def engine_message_reader() -> FrameReader[EngineMessage]:
-    """Reads what the engine sends."""
+    """A reader of the messages that the engine sends."""
     return FrameReader(msgspec.msgpack.Decoder(EngineMessage))
 
 
 @final
 class SocketConnection:
-    """Frames over a connected stream socket."""
+    """Sends and receives frames over a connected stream socket."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
@@ -97,28 +99,28 @@ class SocketConnection:
         self._readable.register(connected, select.POLLIN)
 
     def receive(self, *, wait: bool) -> list[FrontendMessage]:
-        """Messages that have come; with `wait`, at least one. Raises ConnectionError once the front
-        is gone.
+        """Return the messages that have arrived. If `wait` is set, wait for at least one message.
+        Raises ConnectionError if the front end has closed the connection.
         """
         messages: list[FrontendMessage] = []
-        # Nearly always there is nothing, and to ask costs less than the exception of a read that
-        # finds nothing.
+        # Usually no message has arrived. Then a poll is cheaper than the exception of a
+        # non-blocking read.
         while (wait and not messages) or self._readable.poll(0):
             data = self._socket.recv(_READ_BYTES)
             if not data:
-                raise ConnectionError("the front closed the connection")
+                raise ConnectionError("the front end closed the connection")
             messages.extend(self._reader.feed(data))
         return messages
 
     def send(self, message: EngineMessage) -> None:
-        """Send one message, waiting while the front is behind."""
+        """Send one message. Blocks while the socket buffer is full."""
         self._socket.sendall(encode_frame(message))
 
 
 @final
 class EngineReporter:
-    """What a worker may use of the engine (`tgi.backend.WorkerReporter`): it reports to the
-    front.
+    """The engine services that a worker may use (`tgi.backend.WorkerReporter`). It sends progress
+    and log lines to the front end.
     """
 
     def __init__(self, connection: SocketConnection) -> None:
@@ -127,7 +129,9 @@ class EngineReporter:
         self._last_ns = 0
 
     def progress(self, phase: str, done: int, total: int) -> None:
-        """Pass progress on; a flood of reports is thinned to ten a second."""
+        """Send a progress report. At most ten reports per second are sent for a phase, besides the
+        first report and the last one.
+        """
         now = time.monotonic_ns()
         has_output = (
             phase != self._last_phase
@@ -139,5 +143,5 @@ class EngineReporter:
             self._connection.send(Progress(phase, done, total))
 
     def log(self, message: str) -> None:
-        """Pass one line for the operator on."""
+        """Send one log line for the operator."""
         self._connection.send(Progress("log", text=message))

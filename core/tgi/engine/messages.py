@@ -1,7 +1,8 @@
-"""What front and engine say to each other: msgpack frames over a Unix socket, each with a four-byte
-little-endian length.
+"""The messages between front end and engine: msgpack frames over a Unix socket, each with a
+four-byte little-endian length.
 
-The front owns the truth of every request; the engine can be restarted and told everything again.
+The front end keeps the complete state of every request. It can therefore restart the engine and
+resend all unfinished sequences.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ __all__ = [
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True, tag=True):
-    """Base of the messages; the tag is the class name."""
+    """Base class of the messages. The tag is the class name."""
 
 
 class Start(Message, frozen=True):
-    """First frame from the front: load this model with this backend."""
+    """The first message from the front end: load this model with this backend."""
 
     engine: EngineConfig
     requested: RequestedLimits
@@ -48,7 +49,9 @@ class Start(Message, frozen=True):
 
 
 class AddSequence(Message, frozen=True):
-    """Queue a sequence. It continues after `output_token_ids`, which an earlier engine chose."""
+    """Queue a sequence. Generation continues after `output_token_ids`, the output tokens that an
+    earlier engine process generated.
+    """
 
     sequence_id: int
     request: Request
@@ -56,7 +59,9 @@ class AddSequence(Message, frozen=True):
 
 
 class AbortSequence(Message, frozen=True):
-    """Forget a sequence: its client left, a stop string matched, or it timed out."""
+    """Drop a sequence, because its client disconnected, a stop string matched or its time ran
+    out.
+    """
 
     sequence_id: int
 
@@ -69,7 +74,7 @@ class CheckHealth(Message, frozen=True):
 
 
 class ControlRequest(Message, frozen=True):
-    """Let the worker carry out a control request between two steps; ask for a `ControlReply`."""
+    """Let the worker execute a control request between two steps, and request a `ControlReply`."""
 
     control_id: int
     request: Control
@@ -83,7 +88,9 @@ FrontendMessage = Start | AddSequence | AbortSequence | CheckHealth | ControlReq
 
 
 class Progress(Message, frozen=True):
-    """A start phase advanced; `total` 0 means unknown. A line for the operator has phase `log`."""
+    """Progress of a startup phase. `total` is 0 if it is unknown. A log line for the operator has
+    phase `log` and its content in `text`.
+    """
 
     phase: str
     done: int = 0
@@ -92,39 +99,39 @@ class Progress(Message, frozen=True):
 
 
 class Ready(Message, frozen=True):
-    """The engine serves."""
+    """The engine is ready to process requests."""
 
     agreement: Agreement
 
 
 class StartFailed(Message, frozen=True):
-    """The engine cannot serve; the process ends after this frame."""
+    """The engine failed to start. The process ends after this message."""
 
     cause: str
     remedy: str
 
 
 class EngineStats(msgspec.Struct, array_like=True, frozen=True):
-    """One step of the engine: the scheduler's figures and nanoseconds spent."""
+    """Statistics of one engine step: scheduler counters, and durations in nanoseconds."""
 
     scheduler: SchedulerStats
     schedule_ns: int = 0
-    step_ns: int = 0  # submit to collect
-    forward_ns: int = 0  # as the worker reports it
-    sample_ns: int = 0  # choosing tokens, as the worker reports it
-    update_ns: int = 0  # applying the result
+    step_ns: int = 0  # from submit to collect
+    forward_ns: int = 0  # of the forward pass, as reported by the worker
+    sample_ns: int = 0  # of sampling, as reported by the worker
+    update_ns: int = 0  # of applying the result
     is_failed: bool = False  # the step failed as a whole
 
 
 class StepReport(Message, frozen=True):
-    """Everything one step brought."""
+    """The outputs and the statistics of one step."""
 
     outputs: list[SequenceOutput]
     stats: EngineStats
 
 
 class HealthReport(Message, frozen=True):
-    """Answer to `CheckHealth`."""
+    """The reply to `CheckHealth`."""
 
     check_id: int
     ok: bool

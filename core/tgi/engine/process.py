@@ -1,4 +1,4 @@
-"""One engine process and the socket to it, from the front's event loop."""
+"""One engine process and the socket to it. All calls are made in the front end's event loop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tgi.errors import BackendError
 __all__ = ["ENGINE_COMMAND", "EngineProcess"]
 
 ENGINE_COMMAND = (sys.executable, "-m", "tgi.engine")
-"""Starts an engine; the socket's path follows as last argument."""
+"""The command that starts an engine process. The socket path is appended as the last argument."""
 
 _READ_BYTES = 1 << 18
 _SOCKET_MODE = 0o600
@@ -53,7 +53,7 @@ _REMEDIES = {
 
 @final
 class EngineProcess:
-    """A serving engine process. Made by `start`; ended by `close`, or by itself."""
+    """A running engine process. `start` creates it. It ends after `close`, or when it crashes."""
 
     def __init__(self, process: Process, reader: StreamReader, writer: StreamWriter) -> None:
         self._process = process
@@ -68,8 +68,8 @@ class EngineProcess:
         on_progress: Callable[[Progress], None],
         command: Sequence[str] = ENGINE_COMMAND,
     ) -> tuple[EngineProcess, Agreement]:
-        """Start a process, load the model, and return once it serves. Raises `BackendError` with
-        the reason if it does not.
+        """Start a process, load the model, and return when the engine is ready. Raises
+        `BackendError` with the reason if the engine does not become ready.
         """
         process, reader, writer = await _launch(command)
         engine = cls(process, reader, writer)
@@ -87,13 +87,15 @@ class EngineProcess:
         return self._process.pid
 
     def send(self, message: FrontendMessage) -> None:
-        """Send without waiting. What a dying process does not read, a restart sends anew."""
+        """Send a message without waiting. A message that a crashing engine does not read is lost,
+        but a restart resends every unfinished sequence.
+        """
         if not self._writer.is_closing():
             self._writer.write(encode_frame(message))
 
     async def messages(self) -> AsyncIterator[EngineMessage]:
-        """Messages until the process closes the connection. A process that sends what cannot be
-        read is ended.
+        """Yield messages until the process closes the connection. A process that sends a malformed
+        message is killed.
         """
         try:
             while data := await self._reader.read(_READ_BYTES):
@@ -105,8 +107,8 @@ class EngineProcess:
             await self.kill()
 
     async def wait_end(self) -> str:
-        """Wait for the process to end, or end it if it only closed its socket; how it ended, in
-        words.
+        """Wait for the process to end, and return a description of how it ended. A process that
+        only closed its socket is killed after a timeout.
         """
         try:
             await asyncio.wait_for(self._process.wait(), _CLOSE_TIMEOUT)
@@ -116,7 +118,7 @@ class EngineProcess:
         return _describe_end(self._process.returncode)[0]
 
     async def close(self) -> None:
-        """Ask the process to end, and make it."""
+        """Ask the process to end, and kill it if it does not end in time."""
         self.send(Shutdown())
         await self.wait_end()
 
@@ -140,7 +142,7 @@ class EngineProcess:
         )
 
     async def kill(self) -> None:
-        """End the process at once. Idempotent."""
+        """Kill the process and wait until it has ended. Idempotent."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
@@ -149,7 +151,7 @@ class EngineProcess:
 
 
 async def _launch(command: Sequence[str]) -> tuple[Process, StreamReader, StreamWriter]:
-    """A process that has connected to a socket only this user can open."""
+    """Start a process and wait until it has connected. Only this user can open the socket."""
     loop = asyncio.get_running_loop()
     connected: asyncio.Future[tuple[StreamReader, StreamWriter]] = loop.create_future()
 
@@ -184,7 +186,7 @@ def _not_connected(process: Process) -> BackendError:
     if process.returncode is None:
         process.kill()
         return BackendError(
-            f"The engine process did not answer within {_CONNECT_TIMEOUT:.0f} s.",
+            f"The engine process did not connect within {_CONNECT_TIMEOUT:.0f} s.",
             "The machine may be overloaded.",
         )
     end, remedy = _describe_end(process.returncode)
@@ -192,7 +194,7 @@ def _not_connected(process: Process) -> BackendError:
 
 
 def _describe_end(status: int | None) -> tuple[str, str]:
-    """How a process ended, and what to do about it."""
+    """Describe how a process ended, and a remedy, which may be empty."""
     if status is None or status >= 0:
         return f"the engine process ended with status {status}", ""
     number = signal.Signals(-status)

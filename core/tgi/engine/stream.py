@@ -1,4 +1,4 @@
-"""The sequences of one request as their consumer sees them."""
+"""The output streams of the sequences of one request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["OutputQueue", "SequenceStream"]
 
 @final
 class OutputQueue:
-    """What the engine tells about the sequences of one request, in the order in which it came. It
+    """The queue of engine outputs for the sequences of one request, in order of arrival. The queue
     has one consumer.
     """
 
@@ -32,12 +32,14 @@ class OutputQueue:
         self._wake()
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """Mark the queue as closed. No further output will be added."""
         self._is_closed = True
         self._wake()
 
     async def get(self) -> list[SequenceOutput]:
-        """All that has come since the last call, at least one; empty once the queue was closed."""
+        """Return all outputs since the last call, and wait for at least one. Returns an empty list
+        if the queue is closed and has no outputs left.
+        """
         while not self._outputs and not self._is_closed:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
@@ -52,10 +54,11 @@ class OutputQueue:
 @final
 @dataclass(eq=False)
 class SequenceStream:
-    """One sequence that was handed to the engine. Its outputs go to `outputs`, up to the one with a
-    finish reason or an error.
+    """One sequence that was submitted to the engine. Its outputs go to `outputs`, up to the one
+    that has a finish reason or an error.
 
-    It keeps the tokens it was given, so that the sequence can be resumed in another engine process.
+    The stream records the output tokens, so that the sequence can be resumed in another engine
+    process.
     """
 
     sequence_id: int
@@ -64,20 +67,23 @@ class SequenceStream:
     on_abort: Callable[[int], None]
     output_token_ids: list[int] = field(default_factory=list)
     num_prompt_logprobs: int = 0
-    is_finished: bool = False  # nothing more will be put in
-    _num_repeated: int = 0  # prompt scores still to come a second time
+    is_finished: bool = False  # no further output will be added
+    # Number of prompt logprobs that a resumed engine will send a second time.
+    _num_repeated: int = 0
 
     def to_message(self) -> AddSequence:
-        """The message that starts this sequence, or continues it after its tokens so far."""
+        """The message that starts this sequence, or continues it after its output tokens."""
         return AddSequence(self.sequence_id, self.request, self.output_token_ids)
 
     def resume_message(self) -> AddSequence:
-        """The same for another engine, which scores an unfinished prompt from its start."""
+        """The same message for another engine process, which scores an unfinished prompt again from
+        its start.
+        """
         self._num_repeated = 0 if self.output_token_ids else self.num_prompt_logprobs
         return self.to_message()
 
     def put(self, output: SequenceOutput) -> None:
-        """Add news; after the end it is dropped."""
+        """Add an output. Outputs after the end of the sequence are dropped."""
         if self.is_finished:
             return
         self.output_token_ids += output.token_ids
@@ -88,13 +94,13 @@ class SequenceStream:
         self.outputs.put(output)
 
     def abort(self) -> None:
-        """End the sequence, wherever it is. Idempotent; the one road of every cancellation."""
+        """End the sequence in any state. Idempotent. Every cancellation calls this method."""
         if not self.is_finished:
             self.is_finished = True
             self.on_abort(self.sequence_id)
 
     def cut_off(self) -> None:
-        """End it because the engine is gone: its consumer waits no longer."""
+        """Abort the sequence and close its queue, because the engine is no longer available."""
         self.abort()
         self.outputs.close()
 

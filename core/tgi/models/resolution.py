@@ -6,7 +6,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from tgi.architectures import load_spec
+from tgi.architectures import GenericSpec, ModelSpec, load_spec
+from tgi.architectures.checkpoint import INDEX_NAME, stored_tensors
+from tgi.architectures.config_reader import read_config
+from tgi.architectures.plausibility import check_num_layers, check_shapes
 from tgi.config import Environment, ServeOptions
 from tgi.errors import BackendError, ModelError
 from tgi.models.formats import ReadableFormats
@@ -61,10 +64,7 @@ def describe_model(
     supports the format.
     """
     if os.path.lexists(source.folder / "config.json"):
-        spec = load_spec(
-            source.folder, rope_scaling=options.rope_scaling, rope_factor=options.rope_factor
-        )
-        return Model(source, spec, source.folder)
+        return Model(source, _read_spec(source, options), source.folder)
     if options.rope_scaling is not None or options.rope_factor is not None:
         raise ModelError(
             f"`--rope-scaling` and `--rope-factor` change the config.json of a model, and there is"
@@ -81,6 +81,21 @@ def describe_model(
             folder = description.tokenizer_path
             return Model(source, description.spec, Path(folder) if folder else source.folder)
     raise _no_description(source, readable)
+
+
+def _read_spec(source: ModelSource, options: ServeOptions) -> ModelSpec | GenericSpec:
+    """The spec in config.json, compared with the headers of the weights if there are any."""
+    folder, config = source.folder, read_config(source.folder)
+    tensors = stored_tensors(folder) if _has_safetensors(folder) else {}
+    check_num_layers(config, tensors)
+    spec = load_spec(folder, rope_scaling=options.rope_scaling, rope_factor=options.rope_factor)
+    if isinstance(spec, ModelSpec):
+        check_shapes(spec, config, tensors)
+    return spec
+
+
+def _has_safetensors(folder: Path) -> bool:
+    return os.path.lexists(folder / INDEX_NAME) or any(folder.glob("*.safetensors"))
 
 
 def find_tokenizer(model: Model) -> Path:

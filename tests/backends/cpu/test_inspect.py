@@ -77,21 +77,29 @@ def test_a_family_that_only_transformers_knows(tmp_path, capsys):
 def test_no_weight_is_read(llama, tmp_path, capsys):
     """The file has the size that its header states, a terabyte, and no data after the header."""
     path = shutil.copytree(llama[0], tmp_path / "large")
-    rows = 2**34
+    rows, columns = 2**30, 512
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(
+        json.dumps(config | {"vocab_size": rows, "hidden_size": columns})
+    )
     header = json.dumps(
         {
             "model.embed_tokens.weight": {
                 "dtype": "BF16",
-                "shape": [rows, 32],
-                "data_offsets": [0, rows * 64],
+                "shape": [rows, columns],
+                "data_offsets": [0, rows * columns * 2],
             }
         }
     )
     (path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode())
-    os.truncate(path / "model.safetensors", 8 + len(header) + rows * 64)
+    os.truncate(path / "model.safetensors", 8 + len(header) + rows * columns * 2)
     card, _ = inspect(capsys, path)
     assert card["parts"] == [
-        {"name": "model.embed_tokens", "parameters": rows * 32, "num_bytes": rows * 64}
+        {
+            "name": "model.embed_tokens",
+            "parameters": rows * columns,
+            "num_bytes": rows * columns * 2,
+        }
     ]
 
 

@@ -17,6 +17,24 @@ from starlette.types import ASGIApp
 
 from tgi.backend import SamplingParams
 from tgi.errors import RequestError, ValidationError
+from tgi.server.anthropic.response_schemas import (
+    AnthropicError,
+    AnthropicResponse,
+    AnthropicUsage,
+    ContentBlockDelta,
+    ContentBlockStart,
+    ContentBlockStop,
+    ErrorDetails,
+    InputTokens,
+    MessageDelta,
+    MessageDeltaUsage,
+    MessageEnd,
+    MessageStart,
+    MessageStop,
+    StopReason,
+    TextBlock,
+    TextDelta,
+)
 from tgi.server.anthropic.schemas import (
     AnthropicMessage,
     ContentBlock,
@@ -24,7 +42,7 @@ from tgi.server.anthropic.schemas import (
     MessagesRequest,
 )
 from tgi.server.chat.prompt import render_prompt
-from tgi.server.generation.output import GeneratedSequence, GeneratedToken
+from tgi.server.generation.output import GeneratedToken
 from tgi.server.generation.parameters import StopStyle, TextRequest, generate_parameters
 from tgi.server.generation.pipeline import GenerationPipeline, response_headers, stream_headers
 from tgi.server.http.json_format import format_json
@@ -39,7 +57,17 @@ __all__ = ["AnthropicRoutes"]
 
 Json = dict[str, Any]
 
-_STOP_REASONS = {
+_Event = (
+    MessageStart
+    | ContentBlockStart
+    | ContentBlockDelta
+    | ContentBlockStop
+    | MessageDelta
+    | MessageStop
+    | AnthropicError
+)
+
+_STOP_REASONS: dict[FinishReason, StopReason] = {
     FinishReason.LENGTH: "max_tokens",
     FinishReason.EOS_TOKEN: "end_turn",
     FinishReason.STOP_SEQUENCE: "stop_sequence",
@@ -80,7 +108,7 @@ class AnthropicRoutes:
             encoding = await self._state.tokenizer.encode(prompt, add_special_tokens=False)
         except (RequestError, RejectionError) as error:
             return _error_response(error)
-        return json_response(msgspec.json.encode({"input_tokens": len(encoding.ids)}))
+        return json_response(msgspec.json.encode(InputTokens(len(encoding.ids))))
 
     async def _create(self, http_request: HttpRequest) -> ASGIApp:
         config = self._state.config
@@ -93,14 +121,11 @@ class AnthropicRoutes:
                 call.receive, self._events(request, model), stream_headers(config, [request])
             )
         [result] = sequences = await self._pipeline.collect(call, request)
-        message = _message(model, result.input_length) | {
-            "content": [{"type": "text", "text": result.text}],
-            **_ending(result),
-            "usage": {
-                "input_tokens": result.input_length,
-                "output_tokens": result.num_generated_tokens,
-            },
-        }
+        message = _message(model, result.input_length)
+        message.content = [TextBlock("text", result.text)]
+        message.stop_reason = _STOP_REASONS[result.finish_reason]
+        message.stop_sequence = result.stop
+        message.usage.output_tokens = result.num_generated_tokens
         headers = response_headers(config, [request], [sequences])
         return json_response(msgspec.json.encode(message), headers)
 
@@ -112,14 +137,9 @@ class AnthropicRoutes:
         try:
             async with self._pipeline.stream(request) as generation:
                 has_begun = True
-                yield _event(
-                    {"type": "message_start", "message": _message(model, generation.input_length)}
-                ) + _event(
-                    {
-                        "type": "content_block_start",
-                        "index": 0,
-                        "content_block": {"type": "text", "text": ""},
-                    }
+                message = _message(model, generation.input_length)
+                yield _event(MessageStart("message_start", message)) + _event(
+                    ContentBlockStart("content_block_start", 0, TextBlock("text", ""))
                 )
                 async for tokens in generation:
                     yield "".join(
@@ -180,45 +200,40 @@ def _text(content: str | Sequence[ContentBlock], place: str) -> str:
     return "".join(block.text or "" for block in content)
 
 
-def _token_events(token: GeneratedToken) -> Iterator[Json]:
+def _token_events(token: GeneratedToken) -> Iterator[_Event]:
     if token.plain_text:
-        yield {
-            "type": "content_block_delta",
-            "index": 0,
-            "delta": {"type": "text_delta", "text": token.plain_text},
-        }
-    if token.result is not None:
-        yield {"type": "content_block_stop", "index": 0}
-        usage = {"output_tokens": token.result.num_generated_tokens}
-        yield {"type": "message_delta", "delta": _ending(token.result), "usage": usage}
-        yield {"type": "message_stop"}
+        delta = TextDelta("text_delta", token.plain_text)
+        yield ContentBlockDelta("content_block_delta", 0, delta)
+    result = token.result
+    if result is not None:
+        yield ContentBlockStop("content_block_stop", 0)
+        end = MessageEnd(_STOP_REASONS[result.finish_reason], result.stop)
+        usage = MessageDeltaUsage(result.num_generated_tokens)
+        yield MessageDelta("message_delta", end, usage)
+        yield MessageStop("message_stop")
 
 
-def _event(data: Json) -> str:
-    return named_event(data["type"], format_json(data))
+def _event(event: _Event) -> str:
+    return named_event(event.type, format_json(event))
 
 
-def _message(model: str, input_length: int) -> Json:
+def _message(model: str, input_length: int) -> AnthropicResponse:
     """Create a message object without content."""
-    return {
-        "id": f"msg_{secrets.token_hex(12)}",
-        "type": "message",
-        "role": "assistant",
-        "model": model,
-        "content": [],
-        "stop_reason": None,
-        "stop_sequence": None,
-        "usage": {"input_tokens": input_length, "output_tokens": 0},
-    }
+    return AnthropicResponse(
+        id=f"msg_{secrets.token_hex(12)}",
+        type="message",
+        role="assistant",
+        model=model,
+        content=[],
+        stop_reason=None,
+        stop_sequence=None,
+        usage=AnthropicUsage(input_length, 0),
+    )
 
 
-def _ending(result: GeneratedSequence) -> Json:
-    return {"stop_reason": _STOP_REASONS[result.finish_reason], "stop_sequence": result.stop}
-
-
-def _error_body(error: RequestError | RejectionError) -> Json:
+def _error_body(error: RequestError | RejectionError) -> AnthropicError:
     _, kind = _ERRORS.get(error.status, _OTHER_ERROR)
-    return {"type": "error", "error": {"type": kind, "message": error.text}}
+    return AnthropicError("error", ErrorDetails(kind, error.text))
 
 
 def _error_response(error: RequestError | RejectionError) -> Response:

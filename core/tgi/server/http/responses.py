@@ -11,6 +11,7 @@ from tgi.errors import RequestError
 from tgi.server.http.json_reader import RejectionError
 
 __all__ = [
+    "ErrorResponse",
     "empty_response",
     "error_body",
     "error_headers",
@@ -21,6 +22,13 @@ __all__ = [
 ]
 
 _TEXT = "text/plain; charset=utf-8"
+
+
+class ErrorResponse(msgspec.Struct):
+    """The error object of TGI: a message and the kind of the error."""
+
+    error: str
+    error_type: str
 
 
 def json_response(
@@ -42,7 +50,7 @@ def empty_response(status: int, headers: Mapping[str, str] | None = None) -> Res
 
 def error_body(error: RequestError) -> bytes:
     """TGI's JSON object for an error."""
-    return msgspec.json.encode({"error": error.text, "error_type": error.error_type})
+    return msgspec.json.encode(ErrorResponse(error.text, error.error_type))
 
 
 def error_headers(error: RequestError) -> dict[str, str]:

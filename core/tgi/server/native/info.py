@@ -10,6 +10,14 @@ from starlette.responses import Response
 
 from tgi.errors import UnhealthyError
 from tgi.server.http.responses import empty_response, json_response
+from tgi.server.native.response_schemas import (
+    BackendInfo,
+    Info,
+    KVCacheInfo,
+    MemoryInfo,
+    ModelInfo,
+    ModelsInfo,
+)
 from tgi.server.state import ServerState
 from tgi.server.telemetry.exposition import CONTENT_TYPE
 
@@ -28,26 +36,23 @@ class InfoRoutes:
         """`GET /info`: exactly TGI's 14 keys, in TGI's order."""
         del request
         config = self._state.config
-        return json_response(
-            msgspec.json.encode(
-                {
-                    "model_id": config.model_id,
-                    "model_sha": config.model_sha,
-                    "model_pipeline_tag": config.model_pipeline_tag,
-                    "max_concurrent_requests": config.max_concurrent_requests,
-                    "max_best_of": config.max_best_of,
-                    "max_stop_sequences": config.max_stop_sequences,
-                    "max_input_tokens": config.max_input_tokens,
-                    "max_total_tokens": config.max_total_tokens,
-                    "validation_workers": config.validation_workers,
-                    "max_client_batch_size": config.max_client_batch_size,
-                    "router": "text-generation-router",
-                    "version": config.version,
-                    "sha": config.sha,
-                    "docker_label": config.docker_label,
-                }
-            )
+        info = Info(
+            model_id=config.model_id,
+            model_sha=config.model_sha,
+            model_pipeline_tag=config.model_pipeline_tag,
+            max_concurrent_requests=config.max_concurrent_requests,
+            max_best_of=config.max_best_of,
+            max_stop_sequences=config.max_stop_sequences,
+            max_input_tokens=config.max_input_tokens,
+            max_total_tokens=config.max_total_tokens,
+            validation_workers=config.validation_workers,
+            max_client_batch_size=config.max_client_batch_size,
+            router="text-generation-router",
+            version=config.version,
+            sha=config.sha,
+            docker_label=config.docker_label,
         )
+        return json_response(msgspec.json.encode(info))
 
     async def backend(self, request: Request) -> Response:
         """`GET /info/backend`: the backend in use, and the limits and features negotiated
@@ -55,35 +60,25 @@ class InfoRoutes:
         """
         del request
         agreement = self._state.engine.agreement
-        limits, kv_cache = agreement.limits, agreement.kv_cache
-        return json_response(
-            msgspec.json.encode(
-                {
-                    "backend": self._state.config.backend_name,
-                    "api": list(agreement.api),
-                    "features": sorted(agreement.features),
-                    "sampling": sorted(agreement.sampling),
-                    "sampling_caps": agreement.sampling_caps,
-                    "max_total_tokens": limits.max_total_tokens,
-                    "max_sequences": limits.max_sequences,
-                    "max_step_tokens": limits.max_step_tokens,
-                    "mixed": limits.mixed,
-                    "chunked": limits.chunked,
-                    "depth": limits.depth,
-                    "kv_cache": {
-                        "mode": kv_cache.mode,
-                        "block_size": kv_cache.block_size,
-                        "max_batch_total_tokens": kv_cache.max_batch_total_tokens,
-                    },
-                    "vocab_size": agreement.vocab_size,
-                    "memory": [
-                        {"label": i.label, "num_bytes": i.num_bytes, "detail": i.detail}
-                        for i in agreement.memory
-                    ],
-                    "facts": agreement.facts,
-                }
-            )
+        limits, plan = agreement.limits, agreement.kv_cache
+        info = BackendInfo(
+            backend=self._state.config.backend_name,
+            api=list(agreement.api),
+            features=sorted(agreement.features),
+            sampling=sorted(agreement.sampling),
+            sampling_caps=agreement.sampling_caps,
+            max_total_tokens=limits.max_total_tokens,
+            max_sequences=limits.max_sequences,
+            max_step_tokens=limits.max_step_tokens,
+            mixed=limits.mixed,
+            chunked=limits.chunked,
+            depth=limits.depth,
+            kv_cache=KVCacheInfo(plan.mode, plan.block_size, plan.max_batch_total_tokens),
+            vocab_size=agreement.vocab_size,
+            memory=[MemoryInfo(i.label, i.num_bytes, i.detail) for i in agreement.memory],
+            facts=agreement.facts,
         )
+        return json_response(msgspec.json.encode(info))
 
     async def health(self, request: Request) -> Response:
         """`GET /health`: 200 without a body, or 503. After a failed check, the next check runs a
@@ -107,5 +102,5 @@ class InfoRoutes:
         """`GET /v1/models`: a list that contains the one model of this server."""
         del request
         model_id = self._state.config.model_id
-        model = {"id": model_id, "object": "model", "created": 0, "owned_by": model_id}
-        return json_response(msgspec.json.encode({"object": "list", "data": [model]}))
+        model = ModelInfo(id=model_id, object="model", created=0, owned_by=model_id)
+        return json_response(msgspec.json.encode(ModelsInfo("list", [model])))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import final
 
+import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import ASGIApp
@@ -19,9 +20,20 @@ from tgi.server.generation.pipeline import (
     response_headers,
     stream_headers,
 )
-from tgi.server.http.json_format import format_f32, format_string
-from tgi.server.http.responses import error_body, json_response
+from tgi.server.http.json_format import format_json
+from tgi.server.http.responses import ErrorResponse, error_body, json_response
 from tgi.server.http.sse import EventStream, event
+from tgi.server.native.response_schemas import (
+    BestOfSequence,
+    Details,
+    GenerateResponse,
+    PrefillToken,
+    SimpleToken,
+    StreamDetails,
+    StreamResponse,
+    Token,
+    json_f32,
+)
 from tgi.server.native.schemas import CompatGenerateRequest, GenerateRequest
 from tgi.server.state import ServerState
 
@@ -63,11 +75,8 @@ class NativeRoutes:
         """`POST /tokenize`: the tokens of `inputs` with their byte ranges."""
         _, body = await self._pipeline.read(http_request, GenerateRequest)
         tokens = await self._state.tokenizer.tokenize(body.inputs)
-        items = (
-            f'{{"id":{t.id},"text":{format_string(t.text)},"start":{t.start},"stop":{t.stop}}}'
-            for t in tokens
-        )
-        return json_response(f"[{','.join(items)}]".encode())
+        spans = [SimpleToken(t.id, t.text, t.start, t.stop) for t in tokens]
+        return json_response(msgspec.json.encode(spans))
 
     async def _response(
         self,
@@ -81,14 +90,12 @@ class NativeRoutes:
         request = native_request(body.inputs, parameters)
         best, *others = best_first(await self._pipeline.collect(call, request))
         text_prefix = request.prompt if full_text else ""
-        members = [f'"generated_text":{format_string(text_prefix + best.text)}']
+        response = GenerateResponse(text_prefix + best.text)
         if parameters.details or parameters.decoder_input_details:
-            members.append(f'"details":{_details(best, others, parameters, text_prefix)}')
-        response = f"{{{','.join(members)}}}"
-        if in_array:
-            response = f"[{response}]"
+            response.details = _details(best, others, parameters, text_prefix)
+        content = msgspec.json.encode([response] if in_array else response)
         headers = response_headers(self._state.config, [request], [[best]])
-        return json_response(response.encode(), headers)
+        return json_response(content, headers)
 
     def _stream(self, prompt: str, parameters: GenerateParameters, full_text: bool) -> EventStream:
         request = TextRequest(prompt, parameters, StopStyle.NATIVE)
@@ -103,13 +110,13 @@ class NativeRoutes:
             async with self._pipeline.stream(request) as generation:
                 async for tokens in generation:
                     yield "".join(
-                        [event(_token_event(token, parameters, text_prefix)) for token in tokens]
+                        [
+                            event(format_json(_stream_response(token, parameters, text_prefix)))
+                            for token in tokens
+                        ]
                     )
         except IncompleteGenerationError as error:
-            yield event(
-                f'{{"error":{format_string(error.text)},'
-                '"error_type":"incomplete_generation_stream"}'
-            )
+            yield event(format_json(ErrorResponse(error.text, "incomplete_generation_stream")))
         except RequestError as error:
             yield event(error_body(error).decode())
 
@@ -121,23 +128,22 @@ def native_request(prompt: str, parameters: GenerateParameters) -> TextRequest:
     )
 
 
-def _token_event(token: GeneratedToken, parameters: GenerateParameters, text_prefix: str) -> str:
-    top = f'"top_tokens":{_top_tokens(token.top_tokens)},' if token.top_tokens else ""
-    text, details = "null", "null"
-    if token.result is not None:
-        text = format_string(text_prefix + token.result.text)
-        details = _stream_details(token.result) if parameters.details else "null"
-    return (
-        f'{{"index":{token.index},"token":{_token(token)},{top}"generated_text":{text},'
-        f'"details":{details}}}'
+def _stream_response(
+    token: GeneratedToken, parameters: GenerateParameters, text_prefix: str
+) -> StreamResponse:
+    result = token.result
+    return StreamResponse(
+        index=token.index,
+        token=_token(token),
+        top_tokens=[_token(top) for top in token.top_tokens] or msgspec.UNSET,
+        generated_text=None if result is None else text_prefix + result.text,
+        details=None if result is None or not parameters.details else _stream_details(result),
     )
 
 
-def _stream_details(result: GeneratedSequence) -> str:
-    return (
-        f'{{"finish_reason":"{result.finish_reason}",'
-        f'"generated_tokens":{result.num_generated_tokens},'
-        f'"seed":{_seed(result)},"input_length":{result.input_length}}}'
+def _stream_details(result: GeneratedSequence) -> StreamDetails:
+    return StreamDetails(
+        result.finish_reason, result.num_generated_tokens, result.seed, result.input_length
     )
 
 
@@ -146,57 +152,43 @@ def _details(
     others: Sequence[GeneratedSequence],
     parameters: GenerateParameters,
     text_prefix: str,
-) -> str:
-    members = _sequence_members(best)
-    if others:
-        sequences = (_best_of_sequence(other, parameters, text_prefix) for other in others)
-        members.append(f'"best_of_sequences":[{",".join(sequences)}]')
-    if parameters.top_n_tokens:
-        members.append(_top_tokens_member(best))
-    return f"{{{','.join(members)}}}"
+) -> Details:
+    return Details(
+        best.finish_reason,
+        best.num_generated_tokens,
+        best.seed,
+        _prefill(best),
+        _tokens(best),
+        [_best_of_sequence(other, parameters, text_prefix) for other in others] or msgspec.UNSET,
+        _top_tokens(best) if parameters.top_n_tokens else msgspec.UNSET,
+    )
 
 
 def _best_of_sequence(
     sequence: GeneratedSequence, parameters: GenerateParameters, text_prefix: str
-) -> str:
-    members = [
-        f'"generated_text":{format_string(text_prefix + sequence.text)}',
-        *_sequence_members(sequence),
-    ]
-    if parameters.top_n_tokens:
-        members.append(_top_tokens_member(sequence))
-    return f"{{{','.join(members)}}}"
-
-
-def _sequence_members(sequence: GeneratedSequence) -> list[str]:
-    prefill = (
-        f'{{"id":{t.id},"text":{format_string(t.text)},"logprob":{format_f32(t.logprob)}}}'
-        for t in sequence.prefill
-    )
-    return [
-        f'"finish_reason":"{sequence.finish_reason}"',
-        f'"generated_tokens":{sequence.num_generated_tokens}',
-        f'"seed":{_seed(sequence)}',
-        f'"prefill":[{",".join(prefill)}]',
-        f'"tokens":[{",".join(map(_token, sequence.tokens))}]',
-    ]
-
-
-def _top_tokens_member(sequence: GeneratedSequence) -> str:
-    return f'"top_tokens":[{",".join(_top_tokens(token.top_tokens) for token in sequence.tokens)}]'
-
-
-def _token(token: GeneratedToken | ScoredToken) -> str:
-    special = "true" if token.special else "false"
-    return (
-        f'{{"id":{token.id},"text":{format_string(token.text)},'
-        f'"logprob":{format_f32(token.logprob)},"special":{special}}}'
+) -> BestOfSequence:
+    return BestOfSequence(
+        text_prefix + sequence.text,
+        sequence.finish_reason,
+        sequence.num_generated_tokens,
+        sequence.seed,
+        _prefill(sequence),
+        _tokens(sequence),
+        _top_tokens(sequence) if parameters.top_n_tokens else msgspec.UNSET,
     )
 
 
-def _top_tokens(tokens: Sequence[ScoredToken]) -> str:
-    return f"[{','.join(map(_token, tokens))}]"
+def _prefill(sequence: GeneratedSequence) -> list[PrefillToken]:
+    return [PrefillToken(t.id, t.text, json_f32(t.logprob)) for t in sequence.prefill]
 
 
-def _seed(sequence: GeneratedSequence) -> str:
-    return "null" if sequence.seed is None else str(sequence.seed)
+def _tokens(sequence: GeneratedSequence) -> list[Token]:
+    return [_token(token) for token in sequence.tokens]
+
+
+def _top_tokens(sequence: GeneratedSequence) -> list[list[Token]]:
+    return [[_token(top) for top in token.top_tokens] for token in sequence.tokens]
+
+
+def _token(token: GeneratedToken | ScoredToken) -> Token:
+    return Token(token.id, token.text, json_f32(token.logprob), token.special)

@@ -1,6 +1,7 @@
 """Response bodies of the OpenAI routes: objects, chunks, choices, log probabilities and usage.
 
-The schemas are those of the OpenAI API reference. Members that TGI also has are in TGI's order.
+The records are those of `response_schemas`. Only chunks are written without building a record for
+each token: their constant parts are taken from the record once per response.
 """
 
 from __future__ import annotations
@@ -9,8 +10,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+import msgspec
+
 from tgi.server.generation.output import GeneratedSequence, GeneratedToken
 from tgi.server.http.json_format import format_json, format_string
+from tgi.server.openai.response_schemas import (
+    ChatCompletionChoice,
+    ChatCompletionChunkChoice,
+    ChatCompletionDelta,
+    ChatLogprob,
+    ChatLogprobs,
+    ChatTopLogprob,
+    CompletionChoice,
+    CompletionLogprobs,
+    OutputMessage,
+    StopReason,
+    Usage,
+)
 from tgi.types import FinishReason
 
 __all__ = [
@@ -19,7 +35,7 @@ __all__ = [
     "ChunkShape",
     "ChunkWriter",
     "Envelope",
-    "Usage",
+    "TokenCounts",
     "chat_choice",
     "chat_logprobs",
     "completion_choice",
@@ -27,40 +43,47 @@ __all__ = [
     "finish_reason",
 ]
 
-Json = dict[str, Any]
-
-_FINISH_REASONS = {
+_FINISH_REASONS: dict[FinishReason, StopReason] = {
     FinishReason.LENGTH: "length",
     FinishReason.EOS_TOKEN: "stop",
     FinishReason.STOP_SEQUENCE: "stop",
 }
 
 
+# A value in a chunk that the writer replaces. JSON contains no such byte.
+_HOLE = msgspec.Raw(b"\0")
+
+
 @final
+@dataclass(frozen=True)
 class Envelope:
-    """The members that all objects of one response share."""
+    """The fields that all objects of one response share. `record` is their type."""
 
-    def __init__(
-        self, *, id: str, kind: str, created: int, model: str, system_fingerprint: str
-    ) -> None:
-        """`created` is in seconds since 1970."""
-        shared = {
-            "id": id,
-            "object": kind,
-            "created": created,
-            "model": model,
-            "system_fingerprint": system_fingerprint,
-        }
-        self.head = format_json(shared).removesuffix("}")
+    record: Callable[..., msgspec.Struct]
+    object: str
+    id: str
+    created: int  # in seconds since 1970
+    model: str
+    system_fingerprint: str
 
-    def encode(self, choices: list[Json], usage: Json | None) -> str:
+    def encode(self, choices: Sequence[msgspec.Struct], usage: Usage | None) -> str:
         """Encode one object of the response."""
-        return f'{self.head},"choices":{format_json(choices)},"usage":{format_json(usage)}}}'
+        return format_json(
+            self.record(
+                id=self.id,
+                object=self.object,
+                created=self.created,
+                model=self.model,
+                system_fingerprint=self.system_fingerprint,
+                choices=choices,
+                usage=usage,
+            )
+        )
 
 
 @final
 @dataclass
-class Usage:
+class TokenCounts:
     """Numbers of tokens of one response. A prompt is counted once, even if it has several
     sequences.
     """
@@ -69,8 +92,8 @@ class Usage:
     completion_tokens: int = 0
 
     @classmethod
-    def of(cls, results: Sequence[Sequence[GeneratedSequence]]) -> Usage:
-        """The usage of a complete response. `results` contains the sequences of each prompt,
+    def of(cls, results: Sequence[Sequence[GeneratedSequence]]) -> TokenCounts:
+        """The counts of a complete response. `results` contains the sequences of each prompt,
         including those that `best_of` excludes from the response.
         """
         return cls(
@@ -78,25 +101,27 @@ class Usage:
             sum(sequence.num_generated_tokens for sequences in results for sequence in sequences),
         )
 
-    def to_json(self) -> Json:
-        """The `usage` object."""
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": self.prompt_tokens + self.completion_tokens,
-        }
+    @property
+    def usage(self) -> Usage:
+        """The usage that the response contains."""
+        return Usage(
+            self.prompt_tokens,
+            self.completion_tokens,
+            self.prompt_tokens + self.completion_tokens,
+        )
 
 
 @final
 @dataclass(frozen=True)
 class ChunkShape:
-    """The format of the choice in a chunk: the JSON before and after its text, and a function that
-    returns the log probabilities of a token at a text offset in characters.
+    """Functions that build the parts of a chunk.
+
+    `choice` takes the index, the text, the log probabilities and the finish reason. `logprobs`
+    takes a token and its text offset in characters.
     """
 
-    before_text: str
-    after_text: str
-    logprobs: Callable[[GeneratedToken, int], Json]
+    choice: Callable[[Any, Any, Any, Any], msgspec.Struct]
+    logprobs: Callable[[GeneratedToken, int], msgspec.Struct]
 
 
 @final
@@ -109,7 +134,8 @@ class ChunkWriter:
         self, envelope: Envelope, shape: ChunkShape, first_index: int, *, has_logprobs: bool
     ) -> None:
         """`first_index` is the index of the first choice of the prompt."""
-        self._head = f'{envelope.head},"choices":[{{"index":'
+        chunk = envelope.encode([shape.choice(_HOLE, _HOLE, _HOLE, _HOLE)], None)
+        self._parts = chunk.split("\0")
         self._shape = shape
         self._first_index = first_index
         self._has_logprobs = has_logprobs
@@ -126,11 +152,10 @@ class ChunkWriter:
         return self._chunk(sequence, text, "null", "null")
 
     def _chunk(self, sequence: int, text: str, logprobs: str, reason: str) -> str:
-        shape = self._shape
+        head, before_text, before_logprobs, before_reason, tail = self._parts
         return (
-            f"{self._head}{self._first_index + sequence}{shape.before_text}"
-            f"{format_string(text)}{shape.after_text},"
-            f'"logprobs":{logprobs},"finish_reason":{reason}}}],"usage":null}}'
+            f"{head}{self._first_index + sequence}{before_text}{format_string(text)}"
+            f"{before_logprobs}{logprobs}{before_reason}{reason}{tail}"
         )
 
     def _logprobs(self, token: GeneratedToken) -> str:
@@ -139,37 +164,31 @@ class ChunkWriter:
         return format_json(self._shape.logprobs(token, offset))
 
 
-def finish_reason(sequence: GeneratedSequence) -> str:
+def finish_reason(sequence: GeneratedSequence) -> StopReason:
     """The finish reason of a sequence in OpenAI's API."""
     return _FINISH_REASONS[sequence.finish_reason]
 
 
-def chat_choice(index: int, sequence: GeneratedSequence, has_logprobs: bool) -> Json:
+def chat_choice(
+    index: int, sequence: GeneratedSequence, has_logprobs: bool
+) -> ChatCompletionChoice:
     """One choice of a chat completion."""
-    return {
-        "index": index,
-        "message": {"role": "assistant", "content": sequence.text, "refusal": None},
-        "logprobs": chat_logprobs(sequence.tokens) if has_logprobs else None,
-        "finish_reason": finish_reason(sequence),
-    }
+    return ChatCompletionChoice(
+        index,
+        OutputMessage("assistant", sequence.text, None),
+        chat_logprobs(sequence.tokens) if has_logprobs else None,
+        finish_reason(sequence),
+    )
 
 
-def chat_logprobs(tokens: Sequence[GeneratedToken]) -> Json:
+def chat_logprobs(tokens: Sequence[GeneratedToken]) -> ChatLogprobs:
     """The log probabilities of a chat completion. `bytes` are the UTF-8 bytes of a token's text."""
-    return {"content": [_chat_logprob(token) for token in tokens], "refusal": None}
+    return ChatLogprobs([_chat_logprob(token) for token in tokens], None)
 
 
-def _chat_logprob(token: GeneratedToken) -> Json:
-    top = [
-        {"token": t.text, "logprob": t.logprob, "bytes": list(t.text.encode())}
-        for t in token.top_tokens
-    ]
-    return {
-        "token": token.piece,
-        "logprob": token.logprob,
-        "bytes": list(token.piece.encode()),
-        "top_logprobs": top,
-    }
+def _chat_logprob(token: GeneratedToken) -> ChatLogprob:
+    top = [ChatTopLogprob(t.text, t.logprob, list(t.text.encode())) for t in token.top_tokens]
+    return ChatLogprob(token.piece, token.logprob, list(token.piece.encode()), top)
 
 
 def completion_choice(
@@ -178,7 +197,7 @@ def completion_choice(
     prompt: str | None,
     has_logprobs: bool,
     hides_output: bool,
-) -> Json:
+) -> CompletionChoice:
     """One choice of a completion. `prompt` is the text to echo. If `hides_output` is True, the
     choice does not contain the generated text.
     """
@@ -189,15 +208,12 @@ def completion_choice(
         logprobs = completion_logprobs(tokens)
         if prompt is not None:
             logprobs = _with_prompt_logprobs(logprobs, sequence, len(prompt))
-    return {
-        "index": index,
-        "text": text,
-        "logprobs": logprobs,
-        "finish_reason": finish_reason(sequence),
-    }
+    return CompletionChoice(index, text, logprobs, finish_reason(sequence))
 
 
-def completion_logprobs(tokens: Sequence[GeneratedToken], text_offset: int = 0) -> Json:
+def completion_logprobs(
+    tokens: Sequence[GeneratedToken], text_offset: int = 0
+) -> CompletionLogprobs:
     """The log probabilities of a completion as four lists. Offsets are positions in the text of the
     choice, in characters.
     """
@@ -205,15 +221,17 @@ def completion_logprobs(tokens: Sequence[GeneratedToken], text_offset: int = 0) 
     for token in tokens:
         offsets.append(text_offset)
         text_offset += 0 if token.special else len(token.piece)
-    return {
-        "tokens": [token.piece for token in tokens],
-        "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [{t.text: t.logprob for t in token.top_tokens} or None for token in tokens],
-        "text_offset": offsets,
-    }
+    return CompletionLogprobs(
+        tokens=[token.piece for token in tokens],
+        token_logprobs=[token.logprob for token in tokens],
+        top_logprobs=[{t.text: t.logprob for t in token.top_tokens} or None for token in tokens],
+        text_offset=offsets,
+    )
 
 
-def _with_prompt_logprobs(logprobs: Json, sequence: GeneratedSequence, prompt_length: int) -> Json:
+def _with_prompt_logprobs(
+    logprobs: CompletionLogprobs, sequence: GeneratedSequence, prompt_length: int
+) -> CompletionLogprobs:
     """Insert the tokens of the echoed prompt before the generated tokens. Prompt tokens have no
     `top_logprobs`.
     """
@@ -222,17 +240,20 @@ def _with_prompt_logprobs(logprobs: Json, sequence: GeneratedSequence, prompt_le
     for token in prefill:
         offsets.append(min(position, prompt_length))
         position += len(token.text)
-    return {
-        "tokens": [token.text for token in prefill] + logprobs["tokens"],
-        "token_logprobs": [token.logprob for token in prefill] + logprobs["token_logprobs"],
-        "top_logprobs": [None] * len(prefill) + logprobs["top_logprobs"],
-        "text_offset": offsets + [prompt_length + offset for offset in logprobs["text_offset"]],
-    }
+    return CompletionLogprobs(
+        tokens=[token.text for token in prefill] + logprobs.tokens,
+        token_logprobs=[token.logprob for token in prefill] + logprobs.token_logprobs,
+        top_logprobs=[*[None] * len(prefill), *logprobs.top_logprobs],
+        text_offset=offsets + [prompt_length + offset for offset in logprobs.text_offset],
+    )
 
 
 CHAT_CHUNK = ChunkShape(
-    ',"delta":{"role":"assistant","content":', "}", lambda token, _: chat_logprobs([token])
+    lambda index, text, logprobs, reason: ChatCompletionChunkChoice(
+        index, ChatCompletionDelta("assistant", text), logprobs, reason
+    ),
+    lambda token, _: chat_logprobs([token]),
 )
 COMPLETION_CHUNK = ChunkShape(
-    ',"text":', "", lambda token, text_offset: completion_logprobs([token], text_offset)
+    CompletionChoice, lambda token, text_offset: completion_logprobs([token], text_offset)
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -27,13 +27,30 @@ from tgi.server.http.json_format import format_json
 from tgi.server.http.responses import json_response
 from tgi.server.http.sse import EventStream, named_event
 from tgi.server.openai.requests import reject_unsupported
+from tgi.server.openai.responses_api_output import (
+    ContentPart,
+    ContentPartEvent,
+    IncompleteDetails,
+    InputTokensDetails,
+    OutputItem,
+    OutputItemEvent,
+    OutputTokensDetails,
+    Reasoning,
+    Response,
+    ResponseError,
+    ResponseEvent,
+    ResponseStatus,
+    ResponseText,
+    ResponseUsage,
+    TextDeltaEvent,
+    TextDoneEvent,
+    TextFormat,
+)
 from tgi.server.openai.responses_api_schemas import InputItem, ResponsesRequest
 from tgi.server.state import ServerState
 from tgi.types import FinishReason
 
 __all__ = ["ResponsesRoutes", "StatelessError"]
-
-Json = dict[str, Any]
 
 _TEXT_FORMAT = {"type": "text"}
 _TEXT_PARTS = ("input_text", "output_text", "text")
@@ -59,62 +76,60 @@ class _ResponseBuilder:
     item_id: str = field(default_factory=lambda: f"msg_{secrets.token_hex(24)}")
     created_at: int = field(default_factory=lambda: int(time.time()))
 
-    def response(self, status: str, **changes: object) -> Json:
-        """The response object with this status. `changes` replace members of the default object."""
+    def response(self, status: ResponseStatus) -> Response:
+        """The response object with this status, without output, error and usage."""
         body = self.body
-        return {
-            "id": self.response_id,
-            "object": "response",
-            "created_at": self.created_at,
-            "status": status,
-            "background": False,
-            "error": None,
-            "incomplete_details": None,
-            "instructions": body.instructions,
-            "max_output_tokens": body.max_output_tokens,
-            "metadata": body.metadata or {},
-            "model": self.model,
-            "output": [],
-            "parallel_tool_calls": True,
-            "previous_response_id": None,
-            "reasoning": {"effort": None, "summary": None},
-            "store": False,
-            "temperature": 1.0 if body.temperature is None else body.temperature,
-            "text": {"format": _TEXT_FORMAT},
-            "tool_choice": "auto",
-            "tools": [],
-            "top_p": 1.0 if body.top_p is None else body.top_p,
-            "truncation": "disabled",
-            "usage": None,
-        } | changes
-
-    def finished(self, result: GeneratedSequence) -> Json:
-        """The response object after the end of the generation."""
-        is_cut = result.finish_reason is FinishReason.LENGTH
-        status = "incomplete" if is_cut else "completed"
-        return self.response(
-            status,
-            incomplete_details={"reason": "max_output_tokens"} if is_cut else None,
-            output=[self.item(status, result.text)],
-            usage={
-                "input_tokens": result.input_length,
-                "input_tokens_details": {"cached_tokens": result.num_cached_tokens},
-                "output_tokens": result.num_generated_tokens,
-                "output_tokens_details": {"reasoning_tokens": 0},
-                "total_tokens": result.input_length + result.num_generated_tokens,
-            },
+        return Response(
+            id=self.response_id,
+            object="response",
+            created_at=self.created_at,
+            status=status,
+            background=False,
+            error=None,
+            incomplete_details=None,
+            instructions=body.instructions,
+            max_output_tokens=body.max_output_tokens,
+            metadata=body.metadata or {},
+            model=self.model,
+            output=[],
+            parallel_tool_calls=True,
+            previous_response_id=None,
+            reasoning=Reasoning(effort=None, summary=None),
+            store=False,
+            temperature=1.0 if body.temperature is None else body.temperature,
+            text=ResponseText(TextFormat("text")),
+            tool_choice="auto",
+            tools=[],
+            top_p=1.0 if body.top_p is None else body.top_p,
+            truncation="disabled",
+            usage=None,
         )
 
-    def item(self, status: str, text: str | None = None) -> Json:
+    def finished(self, result: GeneratedSequence) -> Response:
+        """The response object after the end of the generation."""
+        is_cut = result.finish_reason is FinishReason.LENGTH
+        response = self.response("incomplete" if is_cut else "completed")
+        response.incomplete_details = IncompleteDetails("max_output_tokens") if is_cut else None
+        response.output = [self.item(response.status, result.text)]
+        response.usage = ResponseUsage(
+            input_tokens=result.input_length,
+            input_tokens_details=InputTokensDetails(result.num_cached_tokens),
+            output_tokens=result.num_generated_tokens,
+            output_tokens_details=OutputTokensDetails(reasoning_tokens=0),
+            total_tokens=result.input_length + result.num_generated_tokens,
+        )
+        return response
+
+    def failed(self, error: RequestError) -> Response:
+        """The response object after an error."""
+        response = self.response("failed")
+        response.error = ResponseError("server_error", error.text)
+        return response
+
+    def item(self, status: ResponseStatus, text: str | None = None) -> OutputItem:
         """The message of the response. Its content is empty if `text` is None."""
         content = [] if text is None else [_part(text)]
-        return {
-            "id": self.item_id,
-            "type": "message",
-            "status": status,
-            "role": "assistant",
-            "content": content,
-        }
+        return OutputItem(self.item_id, "message", status, "assistant", content)
 
 
 @final
@@ -232,8 +247,8 @@ def _part_text(part: object, index: int) -> str:
     )
 
 
-def _part(text: str) -> Json:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _part(text: str) -> ContentPart:
+    return ContentPart("output_text", text, annotations=[], logprobs=[])
 
 
 @final
@@ -252,21 +267,27 @@ class _EventWriter:
 
     def opening(self) -> str:
         """The events before the first token."""
-        begun = self._builder.response("in_progress")
+        begun, item = self._builder.response("in_progress"), self._builder.item("in_progress")
         return (
-            self._event("response.created", response=begun)
-            + self._event("response.in_progress", response=begun)
+            self._event(ResponseEvent, "response.created", response=begun)
+            + self._event(ResponseEvent, "response.in_progress", response=begun)
+            + self._event(OutputItemEvent, "response.output_item.added", output_index=0, item=item)
             + self._event(
-                "response.output_item.added", output_index=0, item=self._builder.item("in_progress")
+                ContentPartEvent, "response.content_part.added", **self._place, part=_part("")
             )
-            + self._event("response.content_part.added", **self._place, part=_part(""))
         )
 
     def token(self, token: GeneratedToken) -> str:
         """The events of a token."""
         text = token.plain_text
         delta = (
-            self._event("response.output_text.delta", **self._place, delta=text, logprobs=[])
+            self._event(
+                TextDeltaEvent,
+                "response.output_text.delta",
+                **self._place,
+                delta=text,
+                logprobs=[],
+            )
             if text
             else ""
         )
@@ -274,22 +295,25 @@ class _EventWriter:
 
     def failure(self, error: RequestError) -> str:
         """The last event of a response that failed."""
-        failed = self._builder.response(
-            "failed", error={"code": "server_error", "message": error.text}
-        )
-        return self._event("response.failed", response=failed)
+        return self._event(ResponseEvent, "response.failed", response=self._builder.failed(error))
 
     def _ending(self, result: GeneratedSequence) -> str:
-        finished = self._builder.finished(result)
-        [message] = finished["output"]
+        finished, text = self._builder.finished(result), result.text
+        [message] = finished.output
         return (
-            self._event("response.output_text.done", **self._place, text=result.text, logprobs=[])
-            + self._event("response.content_part.done", **self._place, part=_part(result.text))
-            + self._event("response.output_item.done", output_index=0, item=message)
-            + self._event(f"response.{finished['status']}", response=finished)
+            self._event(
+                TextDoneEvent, "response.output_text.done", **self._place, text=text, logprobs=[]
+            )
+            + self._event(
+                ContentPartEvent, "response.content_part.done", **self._place, part=_part(text)
+            )
+            + self._event(
+                OutputItemEvent, "response.output_item.done", output_index=0, item=message
+            )
+            + self._event(ResponseEvent, f"response.{finished.status}", response=finished)
         )
 
-    def _event(self, name: str, **members: object) -> str:
-        data = {"type": name, "sequence_number": self._next_number, **members}
+    def _event(self, record: Callable[..., msgspec.Struct], name: str, **fields: object) -> str:
+        event = record(type=name, sequence_number=self._next_number, **fields)
         self._next_number += 1
-        return named_event(name, format_json(data))
+        return named_event(name, format_json(event))

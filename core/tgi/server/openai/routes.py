@@ -28,15 +28,24 @@ from tgi.server.generation.pipeline import (
 from tgi.server.http.json_format import format_json
 from tgi.server.http.responses import json_response
 from tgi.server.http.sse import DONE, EventStream, event
+from tgi.server.native.response_schemas import SimpleToken
 from tgi.server.openai.requests import chat_request, completion_requests
 from tgi.server.openai.response_bodies import (
     CHAT_CHUNK,
     COMPLETION_CHUNK,
     ChunkWriter,
     Envelope,
-    Usage,
+    TokenCounts,
     chat_choice,
     completion_choice,
+)
+from tgi.server.openai.response_schemas import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatTokenizeResponse,
+    Completion,
+    StreamError,
+    StreamErrorDetails,
 )
 from tgi.server.openai.schemas import ChatRequest, CompletionRequest, StreamOptions
 from tgi.server.state import ServerState
@@ -62,14 +71,14 @@ class _StreamedResponse:
     """The state that the prompts of one stream share."""
 
     envelope: Envelope
-    usage: Usage | None  # None if the client did not request it
+    counts: TokenCounts | None  # None if the client did not request the usage
     has_failed: bool = False
 
     def ending(self) -> str:
         """The last events. The usage is sent only if no prompt has failed."""
-        if self.usage is None or self.has_failed:
+        if self.counts is None or self.has_failed:
             return DONE
-        return event(self.envelope.encode([], self.usage.to_json())) + DONE
+        return event(self.envelope.encode([], self.counts.usage)) + DONE
 
 
 @final
@@ -96,16 +105,14 @@ class OpenAIRoutes:
         with self._pipeline.counted():
             prompt = (await chat_request(body, self._state)).prompt
         tokens = await self._state.tokenizer.tokenize(prompt, add_special_tokens=False)
-        items = [{"id": t.id, "text": t.text, "start": t.start, "stop": t.stop} for t in tokens]
-        return json_response(
-            msgspec.json.encode({"tokenize_response": items, "templated_text": prompt})
-        )
+        spans = [SimpleToken(t.id, t.text, t.start, t.stop) for t in tokens]
+        return json_response(msgspec.json.encode(ChatTokenizeResponse(spans, prompt)))
 
     async def response_completions(self, call: HttpCall, body: CompletionRequest) -> ASGIApp:
         """The response to a parsed body."""
         with self._pipeline.counted():
             requests = completion_requests(body, self._state)
-        envelope = self._envelope("cmpl", "text_completion", body.model)
+        envelope = self._envelope(Completion, "text_completion", "cmpl", body.model)
         has_logprobs = body.logprobs is not None and body.logprobs is not False
         num_choices = body.n or 1
         if body.stream:
@@ -135,34 +142,39 @@ class OpenAIRoutes:
             )
             for i, (request, sequence) in enumerate(kept)
         ]
-        usage = Usage.of(results)
+        counts = TokenCounts.of(results)
         if hides_output:
-            usage.completion_tokens = 0
+            counts.completion_tokens = 0
         headers = response_headers(self._state.config, requests, results)
         del headers["x-compute-time"]  # TGI does not send this header on this route.
-        return json_response(envelope.encode(choices, usage.to_json()).encode(), headers)
+        return json_response(envelope.encode(choices, counts.usage).encode(), headers)
 
     async def response_chat(self, call: HttpCall, body: ChatRequest) -> ASGIApp:
         """The response to a parsed body."""
         with self._pipeline.counted():
             request = await chat_request(body, self._state)
         if body.stream:
-            envelope = self._envelope("chatcmpl", "chat.completion.chunk", body.model)
+            envelope = self._envelope(
+                ChatCompletionChunk, "chat.completion.chunk", "chatcmpl", body.model
+            )
             writer = ChunkWriter(envelope, CHAT_CHUNK, 0, has_logprobs=bool(body.logprobs))
             return self._stream(envelope, [_StreamedPrompt(request, writer)], body.stream_options)
-        envelope = self._envelope("chatcmpl", "chat.completion", body.model)
+        envelope = self._envelope(ChatCompletion, "chat.completion", "chatcmpl", body.model)
         sequences = await self._pipeline.collect(call, request)
         choices = [
             chat_choice(i, sequence, bool(body.logprobs)) for i, sequence in enumerate(sequences)
         ]
-        usage = Usage.of([sequences]).to_json()
+        usage = TokenCounts.of([sequences]).usage
         headers = response_headers(self._state.config, [request], [sequences])
         return json_response(envelope.encode(choices, usage).encode(), headers)
 
-    def _envelope(self, id_prefix: str, kind: str, model: str | None) -> Envelope:
+    def _envelope(
+        self, record: type[msgspec.Struct], name: str, id_prefix: str, model: str | None
+    ) -> Envelope:
         return Envelope(
             id=f"{id_prefix}-{secrets.token_hex(12)}",
-            kind=kind,
+            record=record,
+            object=name,
             created=int(time.time()),
             model=self._pipeline.model_name(model),
             system_fingerprint=self._state.config.system_fingerprint,
@@ -172,7 +184,7 @@ class OpenAIRoutes:
         self, envelope: Envelope, parts: Sequence[_StreamedPrompt], options: StreamOptions | None
     ) -> EventStream:
         has_usage = options is not None and bool(options.include_usage)
-        response = _StreamedResponse(envelope, Usage() if has_usage else None)
+        response = _StreamedResponse(envelope, TokenCounts() if has_usage else None)
         headers = stream_headers(self._state.config, [part.request for part in parts])
         events = merge([self._events(part, response) for part in parts])
         return EventStream(events, headers, ending=response.ending)
@@ -181,11 +193,11 @@ class OpenAIRoutes:
         self, part: _StreamedPrompt, response: _StreamedResponse
     ) -> AsyncGenerator[str, None]:
         """Yield the chunks of one prompt."""
-        chunk, usage = part.writer.chunk, response.usage
+        chunk, counts = part.writer.chunk, response.counts
         try:
             async with self._pipeline.stream(part.request) as generation:
-                if usage is not None:
-                    usage.prompt_tokens += generation.input_length
+                if counts is not None:
+                    counts.prompt_tokens += generation.input_length
                 if part.echo:
                     yield "".join(
                         [
@@ -194,13 +206,11 @@ class OpenAIRoutes:
                         ]
                     )
                 async for tokens in generation:
-                    if usage is not None:
-                        usage.completion_tokens += len(tokens)
+                    if counts is not None:
+                        counts.completion_tokens += len(tokens)
                     yield "".join([event(chunk(token)) for token in tokens])
         except RequestError as error:
             response.has_failed = True
             yield event(
-                format_json(
-                    {"error": {"message": error.text, "http_status_code": _STREAM_ERROR_STATUS}}
-                )
+                format_json(StreamError(StreamErrorDetails(error.text, _STREAM_ERROR_STATUS)))
             )

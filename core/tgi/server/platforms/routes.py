@@ -26,6 +26,13 @@ from tgi.server.native.schemas import CompatGenerateRequest
 from tgi.server.openai.requests import chat_request
 from tgi.server.openai.routes import OpenAIRoutes
 from tgi.server.openai.schemas import ChatRequest, CompletionRequest
+from tgi.server.platforms.response_schemas import (
+    InferOutputTensor,
+    InferResponse,
+    LiveResponse,
+    MetadataResponse,
+    VertexResponse,
+)
 from tgi.server.platforms.schemas import InferRequest, VertexGenerateInstance, VertexRequest
 from tgi.server.state import ServerState
 
@@ -112,13 +119,13 @@ class PlatformRoutes:
                 for index, instance in enumerate(body.instances)
             ]
         texts = _texts(requests, await self._pipeline.collect_all(call, requests))
-        return json_response(msgspec.json.encode({"predictions": texts}))
+        return json_response(msgspec.json.encode(VertexResponse(texts)))
 
     async def server_metadata(self, http_request: HttpRequest) -> Response:
         """`GET /v2`."""
         del http_request
         extensions = ["health", "models", "metrics"]
-        metadata = {"name": _NAME, "version": self._state.config.version, "extensions": extensions}
+        metadata = MetadataResponse(_NAME, self._state.config.version, extensions)
         return json_response(msgspec.json.encode(metadata))
 
     async def live(self, http_request: HttpRequest) -> Response:
@@ -126,18 +133,14 @@ class PlatformRoutes:
         all three have the same response.
         """
         del http_request
-        return json_response(b'{"live":true}')
+        return json_response(msgspec.json.encode(LiveResponse(live=True)))
 
     async def model_metadata(self, http_request: HttpRequest) -> Response:
         """`GET /v2/models/{model}/versions/{version}`. The response contains the name and the
         version of the path, even if the server has no such model.
         """
         names = http_request.path_params
-        metadata = {
-            "name": names["model"],
-            "version": names["version"],
-            "extensions": ["infer", "ready"],
-        }
+        metadata = MetadataResponse(names["model"], names["version"], ["infer", "ready"])
         return json_response(msgspec.json.encode(metadata))
 
     async def infer(self, http_request: HttpRequest) -> Response:
@@ -153,10 +156,10 @@ class PlatformRoutes:
             ]
         texts = _texts(requests, await self._pipeline.collect_all(call, requests))
         outputs = [
-            {"name": output.name, "shape": [1, len(data)], "datatype": "BYTES", "data": list(data)}
+            InferOutputTensor(output.name, [1, len(data)], "BYTES", list(data))
             for output, data in zip(body.outputs, map(str.encode, texts), strict=True)
         ]
-        return json_response(msgspec.json.encode({"id": body.id, "outputs": outputs}))
+        return json_response(msgspec.json.encode(InferResponse(body.id, outputs)))
 
     async def _vertex_request(self, instance: msgspec.Raw, index: int) -> TextRequest:
         records: Sequence[type[VertexGenerateInstance | ChatRequest]] = (

@@ -9,7 +9,14 @@ import msgspec
 from tgi.server.generation.parameters import GenerateParameters, Usize
 from tgi.server.native.schemas import sampled_parameters
 
-__all__ = ["InferInput", "InferOutput", "InferRequest", "VertexGenerateInstance", "VertexRequest"]
+__all__ = [
+    "Byte",
+    "InferInput",
+    "InferOutput",
+    "InferRequest",
+    "VertexGenerateInstance",
+    "VertexRequest",
+]
 
 Byte = Annotated[int, msgspec.Meta(ge=0, le=255, title="u8")]
 

@@ -1,0 +1,145 @@
+"""Schemas of the responses and events of Anthropic's routes, for text.
+
+The routes write these records, and the OpenAPI document describes them. Source: the Anthropic API
+reference.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from tgi.server.generation.parameters import U32
+
+__all__ = [
+    "AnthropicError",
+    "AnthropicResponse",
+    "AnthropicUsage",
+    "ContentBlockDelta",
+    "ContentBlockStart",
+    "ContentBlockStop",
+    "ErrorDetails",
+    "InputTokens",
+    "MessageDelta",
+    "MessageDeltaUsage",
+    "MessageEnd",
+    "MessageStart",
+    "MessageStop",
+    "StopReason",
+    "TextBlock",
+    "TextDelta",
+]
+
+StopReason = Literal["end_turn", "max_tokens", "stop_sequence"]
+
+
+class TextBlock(msgspec.Struct):
+    """A text of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class AnthropicUsage(msgspec.Struct):
+    """The number of tokens of a request and of its response."""
+
+    input_tokens: U32
+    output_tokens: U32
+
+
+class AnthropicResponse(msgspec.Struct):
+    """A message of Anthropic's API. The message at the start of a stream has no stop reason."""
+
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[TextBlock]
+    stop_reason: StopReason | None
+    stop_sequence: str | None
+    usage: AnthropicUsage
+
+
+class InputTokens(msgspec.Struct):
+    """The number of tokens of a prompt."""
+
+    input_tokens: U32
+
+
+class ErrorDetails(msgspec.Struct):
+    """The type and the message of an error."""
+
+    type: str
+    message: str
+
+
+class AnthropicError(msgspec.Struct):
+    """An error of Anthropic's API, as a response or as the last event of a stream."""
+
+    type: Literal["error"]
+    error: ErrorDetails
+
+
+class MessageStart(msgspec.Struct):
+    """The first event of a stream."""
+
+    type: Literal["message_start"]
+    message: AnthropicResponse
+
+
+class ContentBlockStart(msgspec.Struct):
+    """The start of the text."""
+
+    type: Literal["content_block_start"]
+    index: U32
+    content_block: TextBlock
+
+
+class TextDelta(msgspec.Struct):
+    """Text that was added."""
+
+    type: Literal["text_delta"]
+    text: str
+
+
+class ContentBlockDelta(msgspec.Struct):
+    """An addition to the text."""
+
+    type: Literal["content_block_delta"]
+    index: U32
+    delta: TextDelta
+
+
+class ContentBlockStop(msgspec.Struct):
+    """The end of the text."""
+
+    type: Literal["content_block_stop"]
+    index: U32
+
+
+class MessageEnd(msgspec.Struct):
+    """The reason why the message ended."""
+
+    stop_reason: StopReason
+    stop_sequence: str | None
+
+
+class MessageDeltaUsage(msgspec.Struct):
+    """The number of generated tokens."""
+
+    output_tokens: U32
+
+
+class MessageDelta(msgspec.Struct):
+    """The end of the message, with its reason."""
+
+    type: Literal["message_delta"]
+    delta: MessageEnd
+    usage: MessageDeltaUsage
+
+
+class MessageStop(msgspec.Struct):
+    """The last event of a stream."""
+
+    type: Literal["message_stop"]

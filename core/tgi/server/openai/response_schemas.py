@@ -1,0 +1,175 @@
+"""Schemas of the responses of the chat and completion routes.
+
+The routes write these records, and the OpenAPI document describes them. Source: the OpenAI API
+reference. The order of the fields is TGI's.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from tgi.server.generation.parameters import F32, U32, U64, Usize
+from tgi.server.native.response_schemas import SimpleToken
+
+__all__ = [
+    "ChatCompletion",
+    "ChatCompletionChoice",
+    "ChatCompletionChunk",
+    "ChatCompletionChunkChoice",
+    "ChatCompletionDelta",
+    "ChatLogprob",
+    "ChatLogprobs",
+    "ChatTokenizeResponse",
+    "ChatTopLogprob",
+    "Completion",
+    "CompletionChoice",
+    "CompletionLogprobs",
+    "OutputMessage",
+    "StopReason",
+    "StreamError",
+    "StreamErrorDetails",
+    "Usage",
+]
+
+StopReason = Literal["stop", "length"]
+
+
+class ChatTokenizeResponse(msgspec.Struct):
+    """The prompt of a chat, and its tokens."""
+
+    tokenize_response: list[SimpleToken]
+    templated_text: str
+
+
+class Usage(msgspec.Struct):
+    """The number of tokens of a request and of its response."""
+
+    prompt_tokens: U32
+    completion_tokens: U32
+    total_tokens: U32
+
+
+class ChatTopLogprob(msgspec.Struct):
+    """An alternative to a token. `bytes` is its text in UTF-8."""
+
+    token: str
+    logprob: F32 | None
+    bytes: list[int]
+
+
+class ChatLogprob(msgspec.Struct):
+    """A token of a chat. `bytes` is the text that the token adds, in UTF-8."""
+
+    token: str
+    logprob: F32 | None
+    bytes: list[int]
+    top_logprobs: list[ChatTopLogprob]
+
+
+class ChatLogprobs(msgspec.Struct):
+    """Log probabilities of a chat's tokens, from the model's own distribution."""
+
+    content: list[ChatLogprob]
+    refusal: None
+
+
+class OutputMessage(msgspec.Struct):
+    """The message that the assistant generated."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatCompletionChoice(msgspec.Struct):
+    """One of the generated messages of a chat."""
+
+    index: U32
+    message: OutputMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: StopReason
+
+
+class ChatCompletion(msgspec.Struct):
+    """The response to a chat."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: U64
+    model: str
+    system_fingerprint: str
+    choices: list[ChatCompletionChoice]
+    usage: Usage
+
+
+class ChatCompletionDelta(msgspec.Struct):
+    """The text that a chunk adds."""
+
+    role: Literal["assistant"]
+    content: str
+
+
+class ChatCompletionChunkChoice(msgspec.Struct):
+    """The part of a chunk that belongs to one of the generated messages."""
+
+    index: U32
+    delta: ChatCompletionDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: StopReason | None
+
+
+class ChatCompletionChunk(msgspec.Struct):
+    """A part of a streamed chat. The chunk with the usage has no choices."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: U64
+    model: str
+    system_fingerprint: str
+    choices: list[ChatCompletionChunkChoice]
+    usage: Usage | None
+
+
+class CompletionLogprobs(msgspec.Struct):
+    """Log probabilities as columns, with one entry per token."""
+
+    tokens: list[str]
+    token_logprobs: list[F32 | None]
+    top_logprobs: list[dict[str, F32 | None] | None]
+    text_offset: list[Usize]
+
+
+class CompletionChoice(msgspec.Struct):
+    """One text, or the text that a chunk adds to it."""
+
+    index: U32
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: StopReason | None
+
+
+class Completion(msgspec.Struct):
+    """Completed texts, or a part of them in a stream."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: U64
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChoice]
+    usage: Usage | None
+
+
+class StreamErrorDetails(msgspec.Struct):
+    """The message and the status of an error in a stream."""
+
+    message: str
+    http_status_code: U32
+
+
+class StreamError(msgspec.Struct):
+    """The event that ends a stream after an error."""
+
+    error: StreamErrorDetails

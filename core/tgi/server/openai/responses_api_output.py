@@ -1,0 +1,194 @@
+"""Schemas of the response and of the events of `/v1/responses`, for text without stored state.
+
+The route writes these records, and the OpenAPI document describes them. Source: the OpenAI API
+reference.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from tgi.server.generation.parameters import U32, U64
+
+__all__ = [
+    "ContentPart",
+    "ContentPartEvent",
+    "IncompleteDetails",
+    "InputTokensDetails",
+    "OutputItem",
+    "OutputItemEvent",
+    "OutputTokensDetails",
+    "Reasoning",
+    "Response",
+    "ResponseError",
+    "ResponseEvent",
+    "ResponseStatus",
+    "ResponseText",
+    "ResponseUsage",
+    "TextDeltaEvent",
+    "TextDoneEvent",
+    "TextFormat",
+]
+
+ResponseStatus = Literal["in_progress", "completed", "incomplete", "failed"]
+
+
+class ContentPart(msgspec.Struct):
+    """A text of a message. `annotations` and `logprobs` are always empty."""
+
+    type: Literal["output_text"]
+    text: str
+    annotations: list[Any]
+    logprobs: list[Any]
+
+
+class OutputItem(msgspec.Struct):
+    """The generated message. It has no content before the first token."""
+
+    id: str
+    type: Literal["message"]
+    status: ResponseStatus
+    role: Literal["assistant"]
+    content: list[ContentPart]
+
+
+class InputTokensDetails(msgspec.Struct):
+    """Prompt tokens that were in the prefix cache."""
+
+    cached_tokens: U32
+
+
+class OutputTokensDetails(msgspec.Struct):
+    """Tokens of reasoning, of which there are none."""
+
+    reasoning_tokens: U32
+
+
+class ResponseUsage(msgspec.Struct):
+    """The number of tokens of a request and of its response."""
+
+    input_tokens: U32
+    input_tokens_details: InputTokensDetails
+    output_tokens: U32
+    output_tokens_details: OutputTokensDetails
+    total_tokens: U32
+
+
+class ResponseError(msgspec.Struct):
+    """The error that ended a streamed response."""
+
+    code: Literal["server_error"]
+    message: str
+
+
+class IncompleteDetails(msgspec.Struct):
+    """The reason why a response is incomplete."""
+
+    reason: Literal["max_output_tokens"]
+
+
+class Reasoning(msgspec.Struct):
+    """The settings for reasoning, which is not supported."""
+
+    effort: None
+    summary: None
+
+
+class TextFormat(msgspec.Struct):
+    """The format of the text."""
+
+    type: Literal["text"]
+
+
+class ResponseText(msgspec.Struct):
+    """The settings of the text."""
+
+    format: TextFormat
+
+
+class Response(msgspec.Struct, kw_only=True):
+    """The response object. The fields with one possible value are constant on this server."""
+
+    id: str
+    object: Literal["response"]
+    created_at: U64
+    status: ResponseStatus
+    background: bool
+    error: ResponseError | None
+    incomplete_details: IncompleteDetails | None
+    instructions: str | None
+    max_output_tokens: U32 | None
+    metadata: dict[str, str]
+    model: str
+    output: list[OutputItem]
+    parallel_tool_calls: bool
+    previous_response_id: None
+    reasoning: Reasoning
+    store: Literal[False]
+    temperature: float
+    text: ResponseText
+    tool_choice: Literal["auto"]
+    tools: list[Any]
+    top_p: float
+    truncation: Literal["disabled"]
+    usage: ResponseUsage | None
+
+
+class ResponseEvent(msgspec.Struct):
+    """The response object in a new state."""
+
+    type: Literal[
+        "response.created",
+        "response.in_progress",
+        "response.completed",
+        "response.incomplete",
+        "response.failed",
+    ]
+    sequence_number: U64
+    response: Response
+
+
+class OutputItemEvent(msgspec.Struct):
+    """The start or the end of the message."""
+
+    type: Literal["response.output_item.added", "response.output_item.done"]
+    sequence_number: U64
+    output_index: U32
+    item: OutputItem
+
+
+class ContentPartEvent(msgspec.Struct):
+    """The start or the end of the text."""
+
+    type: Literal["response.content_part.added", "response.content_part.done"]
+    sequence_number: U64
+    item_id: str
+    output_index: U32
+    content_index: U32
+    part: ContentPart
+
+
+class TextDeltaEvent(msgspec.Struct):
+    """Text that was added."""
+
+    type: Literal["response.output_text.delta"]
+    sequence_number: U64
+    item_id: str
+    output_index: U32
+    content_index: U32
+    delta: str
+    logprobs: list[Any]
+
+
+class TextDoneEvent(msgspec.Struct):
+    """The complete text."""
+
+    type: Literal["response.output_text.done"]
+    sequence_number: U64
+    item_id: str
+    output_index: U32
+    content_index: U32
+    text: str
+    logprobs: list[Any]

@@ -1,0 +1,307 @@
+"""The table of the operations that the OpenAPI document describes, with their schemas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from tgi.server.anthropic.response_schemas import (
+    AnthropicError,
+    AnthropicResponse,
+    ContentBlockDelta,
+    ContentBlockStart,
+    ContentBlockStop,
+    InputTokens,
+    MessageDelta,
+    MessageStart,
+    MessageStop,
+)
+from tgi.server.anthropic.schemas import CountTokensRequest, MessagesRequest
+from tgi.server.http.responses import ErrorResponse
+from tgi.server.native.response_schemas import (
+    BackendInfo,
+    GenerateResponse,
+    Info,
+    ModelsInfo,
+    SimpleToken,
+    StreamResponse,
+)
+from tgi.server.native.schemas import CompatGenerateRequest, GenerateRequest
+from tgi.server.openai.response_schemas import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatTokenizeResponse,
+    Completion,
+)
+from tgi.server.openai.responses_api_output import (
+    ContentPartEvent,
+    OutputItemEvent,
+    Response,
+    ResponseEvent,
+    TextDeltaEvent,
+    TextDoneEvent,
+)
+from tgi.server.openai.responses_api_schemas import ResponsesRequest
+from tgi.server.openai.schemas import ChatRequest, CompletionRequest
+from tgi.server.platforms.response_schemas import (
+    InferResponse,
+    LiveResponse,
+    MetadataResponse,
+    VertexResponse,
+)
+from tgi.server.platforms.schemas import InferRequest, VertexRequest
+
+__all__ = ["JSON", "OPERATIONS", "REFERENCE", "REFINED", "Operation"]
+
+JSON, _TEXT = "application/json", "text/plain"
+REFERENCE = "#/components/schemas/{name}"
+
+
+@final
+@dataclass(frozen=True)
+class Operation:
+    """One method of one path. Bodies and answers are types, a tuple means any of them, and None
+    means none.
+    """
+
+    path: str
+    method: str
+    name: str
+    summary: str
+    body: Any = None
+    response: Any = None
+    streamed: Any = None
+    media_type: str = JSON
+    failures: Sequence[int] = ()
+    error: Any = ErrorResponse
+
+    @property
+    def types(self) -> list[Any]:
+        """The types it needs schemas of."""
+        members = (self.body, self.response, self.streamed, self.error)
+        return [
+            kind
+            for member in members
+            for kind in (member if isinstance(member, tuple) else (member,))
+            if kind is not None
+        ]
+
+
+_TOKEN_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+REFINED = {
+    ("CompletionRequest", "prompt"): {
+        "anyOf": [
+            {"type": "string"},
+            {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            _TOKEN_IDS,
+            {"type": "array", "items": _TOKEN_IDS, "minItems": 1},
+        ]
+    },
+    ("VertexRequest", "instances"): {
+        "type": "array",
+        "items": {
+            "anyOf": [
+                {"$ref": REFERENCE.format(name=name)}
+                for name in ("VertexGenerateInstance", "ChatRequest")
+            ]
+        },
+        "minItems": 1,
+    },
+}
+"""What the records' types cannot say of a field."""
+
+_GENERATES = (400, 401, 413, 415, 422, 424, 429, 500, 503)
+_READS = (400, 413, 415, 422)
+_INVOCATION = (CompatGenerateRequest, ChatRequest, CompletionRequest)
+_MODEL = "/v2/models/{model}/versions/{version}"
+
+OPERATIONS = (
+    Operation(
+        "/",
+        "post",
+        "compat_generate",
+        "Generate tokens, or with `stream` a stream of them",
+        CompatGenerateRequest,
+        list[GenerateResponse],
+        StreamResponse,
+        failures=_GENERATES,
+    ),
+    Operation(
+        "/generate",
+        "post",
+        "generate",
+        "Generate tokens",
+        GenerateRequest,
+        GenerateResponse,
+        failures=_GENERATES,
+    ),
+    Operation(
+        "/generate_stream",
+        "post",
+        "generate_stream",
+        "Generate a stream of tokens",
+        GenerateRequest,
+        streamed=StreamResponse,
+        failures=_GENERATES,
+    ),
+    Operation(
+        "/tokenize",
+        "post",
+        "tokenize",
+        "Tokenize a text",
+        GenerateRequest,
+        list[SimpleToken],
+        failures=(401, *_READS),
+    ),
+    Operation(
+        "/chat_tokenize",
+        "post",
+        "get_chat_tokenize",
+        "Render and tokenize a chat",
+        ChatRequest,
+        ChatTokenizeResponse,
+        failures=_READS,
+    ),
+    Operation(
+        "/v1/chat/completions",
+        "post",
+        "chat_completions",
+        "Answer a chat",
+        ChatRequest,
+        ChatCompletion,
+        ChatCompletionChunk,
+        failures=_GENERATES,
+    ),
+    Operation(
+        "/v1/completions",
+        "post",
+        "completions",
+        "Complete texts",
+        CompletionRequest,
+        Completion,
+        Completion,
+        failures=_GENERATES,
+    ),
+    Operation(
+        "/v1/responses",
+        "post",
+        "create_response",
+        "Answer a conversation; nothing is stored",
+        ResponsesRequest,
+        Response,
+        (ResponseEvent, OutputItemEvent, ContentPartEvent, TextDeltaEvent, TextDoneEvent),
+        failures=_GENERATES,
+    ),
+    Operation(
+        "/v1/messages",
+        "post",
+        "create_message",
+        "Answer a conversation in Anthropic's shapes",
+        MessagesRequest,
+        AnthropicResponse,
+        (
+            MessageStart,
+            ContentBlockStart,
+            ContentBlockDelta,
+            ContentBlockStop,
+            MessageDelta,
+            MessageStop,
+            AnthropicError,
+        ),
+        failures=(400, 401, 413, 429, 500, 529),
+        error=AnthropicError,
+    ),
+    Operation(
+        "/v1/messages/count_tokens",
+        "post",
+        "count_message_tokens",
+        "Count the input tokens of a conversation",
+        CountTokensRequest,
+        InputTokens,
+        failures=(400, 401, 413),
+        error=AnthropicError,
+    ),
+    Operation(
+        "/invocations",
+        "post",
+        "sagemaker_compatibility",
+        "Generate tokens for SageMaker: a native request, a chat or a completion",
+        _INVOCATION,
+        (ChatCompletion, Completion, list[GenerateResponse]),
+        (StreamResponse, ChatCompletionChunk, Completion),
+        failures=_GENERATES,
+    ),
+    Operation(
+        "/vertex",
+        "post",
+        "vertex_compatibility",
+        "Generate for Vertex AI",
+        VertexRequest,
+        VertexResponse,
+        failures=_GENERATES,
+    ),
+    Operation(
+        "/v1/models", "get", "openai_get_model_info", "List the served model", response=ModelsInfo
+    ),
+    Operation("/info", "get", "get_model_info", "Tell model and limits", response=Info),
+    Operation(
+        "/info/backend",
+        "get",
+        "get_backend_info",
+        "Tell the backend and what was agreed with it",
+        response=BackendInfo,
+    ),
+    Operation("/health", "get", "health", "Check that the engine serves", failures=(503,)),
+    Operation(
+        "/ping", "get", "ping", "Check that the engine serves, for SageMaker", failures=(503,)
+    ),
+    Operation(
+        "/metrics",
+        "get",
+        "metrics",
+        "Tell all metrics for Prometheus",
+        response=str,
+        media_type=_TEXT,
+    ),
+    Operation(
+        "/v2",
+        "get",
+        "kserve_metadata",
+        "Tell the server's name, for KServe",
+        response=MetadataResponse,
+    ),
+    Operation(
+        "/v2/health/live",
+        "get",
+        "kserve_live",
+        "Tell that the server lives, for KServe",
+        response=LiveResponse,
+    ),
+    Operation(
+        "/v2/health/ready",
+        "get",
+        "kserve_ready",
+        "Tell that the server is ready, for KServe",
+        response=LiveResponse,
+    ),
+    Operation(
+        _MODEL, "get", "kserve_model", "Tell a model's name, for KServe", response=MetadataResponse
+    ),
+    Operation(
+        f"{_MODEL}/ready",
+        "get",
+        "kserve_model_ready",
+        "Tell that a model is ready, for KServe",
+        response=LiveResponse,
+    ),
+    Operation(
+        f"{_MODEL}/infer",
+        "post",
+        "kserve_infer",
+        "Generate for KServe",
+        InferRequest,
+        InferResponse,
+        failures=_GENERATES,
+    ),
+)
