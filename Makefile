@@ -1,7 +1,7 @@
-# Everything a working day needs. The first target that runs makes .venv; later runs find it ready.
+# Commands for development. The first target that runs creates .venv.
 #
 #   make serve [MODEL=folder-or-hub-id] [PORT=3000] [ARGS="--max-total-tokens 2048"]
-#   make check test        what CI runs
+#   make check test        the checks and tests that CI runs
 #   make dist bench test-long check-tpu clean
 
 TORCH_SPEC ?= torch==2.13.0
@@ -16,7 +16,8 @@ IS_SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 
 PYTHON ?= $(shell for p in python3 python python3.13 python3.12 python3.11; do \
 	$$p -c '$(IS_SUPPORTED)' 2>/dev/null && echo $$p && break; done)
 
-# A changed torch, table of dependencies or constraint makes a new stamp necessary.
+# The stamp depends on TORCH_SPEC, on the dependency tables and on the constraints. If one of them
+# changes, the packages are installed again.
 STAMP := .venv/installed-$(shell printf %s '$(TORCH_SPEC)' | cksum | cut -d' ' -f1)
 CLIENTS_STAMP := .venv-clients/installed
 LARGE_CLIENTS_STAMP := .venv-clients/installed-large
@@ -42,9 +43,11 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/core/house/test_budgets.py -s
 
-# Compiles for TPUs that are not there; libtpu brings the compiler. The variables keep it from looking for a chip.
+# Compiles programs for TPUs on a machine without a TPU. libtpu contains the compiler, and the
+# variables prevent it from searching for a chip.
 check-tpu: $(TPU_STAMP)
-	JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 TPU_ACCELERATOR_TYPE=v5litepod-8 TPU_WORKER_HOSTNAMES=localhost TPU_WORKER_ID=0 \
+	JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 TPU_ACCELERATOR_TYPE=v5litepod-8 \
+		TPU_WORKER_HOSTNAMES=localhost TPU_WORKER_ID=0 \
 		.venv-tpu/bin/python tools/compile_for_tpus.py
 	.venv-tpu/bin/python -m tgi.testing.conformance.matrix docs/backends
 
@@ -56,15 +59,17 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/serving.py $(BENCH_ARGS)
 
 clean:
-	rm -rf .venv .venv-clients .venv-tpu dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-clients .venv-tpu dist build
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; name one with PYTHON=/path/to/python." >&2; exit 1; }
-	@echo "Making .venv with $(PYTHON)"
+	@test -n "$(PYTHON)" || { \
+		echo "Python 3.11, 3.12 or 3.13 is required. Name one with PYTHON=/path/to/python." >&2; exit 1; }
+	@echo "Creating .venv with $(PYTHON)"
 	$(PYTHON) -m venv .venv
 
 $(STAMP): $(PROJECTS) constraints.txt | $(BIN)/python
-	@echo "Installing $(TORCH_SPEC) and the workspace into .venv; the first time takes minutes"
+	@echo "Installing $(TORCH_SPEC) and the workspace into .venv. The first time takes minutes."
 	$(BIN)/python -m pip install --progress-bar on -c constraints.txt "$(TORCH_SPEC)" -e ".[dev]" $(MEMBERS:%=-e %)
 	@rm -f .venv/installed-* && touch $@
 

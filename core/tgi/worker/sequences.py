@@ -85,7 +85,7 @@ class SequenceTable:
         rows, width = limits.max_sequences, limits.max_total_tokens
         self._limits = limits
         self._kinds = tuple(kinds)
-        # Whether tokens need blocks, and whether a sequence has a recurrent state or encoder tokens.
+        # Whether tokens need blocks, and whether a sequence has a state or encoder tokens.
         self.has_blocks = "full" in kinds
         self.has_states = "state" in kinds
         self.has_encoder = "cross" in kinds

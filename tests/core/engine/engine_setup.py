@@ -20,6 +20,8 @@ SPEC = GenericSpec(
     config={},
 )
 
+CONTROLS = ("adapter_load", "adapter_unload", "sleep", "wake", "kv_export", "kv_import")
+
 
 def start_message(tmp_path, **script):
     path = tmp_path / "script.json"

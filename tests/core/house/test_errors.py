@@ -7,13 +7,14 @@ from tests.core.house.sources import CORE, source_files
 
 ROOT_ERROR = "TgiError"
 
-# Exceptions that never reach a user: outcomes of conformance checks, and the control flow between
-# the two parts of the JSON reader.
+# Exceptions that never reach a user: outcomes of conformance checks, and the control flow inside
+# the JSON reader and inside the HTTP protocol.
 PRIVATE = {
     "BrokenRuleError": "AssertionError",
     "CheckFailedError": "AssertionError",
     "JsonError": "Exception",
     "NotApplicableError": "Exception",
+    "_RejectedError": "Exception",
 }
 
 DRAWN = re.compile(r"^((?:│   |    )*)[├└]── (\w+) +(?:(\d{3}) `([^`]+)`)?")
