@@ -23,8 +23,8 @@ import uvloop
 from tgi import __version__
 from tgi.architectures import GenericSpec
 from tgi.backend import Agreement, RequestedLimits
-from tgi.cli.http_limits import HttpLimits
-from tgi.cli.http_server import HttpServer, bind
+from tgi.cli.http.limits import HttpLimits
+from tgi.cli.http.server import HttpServer, bind
 from tgi.cli.start_display import StartDisplay, memory_lines
 from tgi.config import (
     Environment,

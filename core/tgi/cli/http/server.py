@@ -13,8 +13,8 @@ from typing import Any, cast, final
 
 import uvicorn
 
-from tgi.cli.http_limits import ConnectionTable, HttpLimits
-from tgi.cli.http_protocol import HttpProtocol
+from tgi.cli.http.limits import ConnectionTable, HttpLimits
+from tgi.cli.http.protocol import HttpProtocol
 from tgi.errors import ConfigError
 
 __all__ = ["HttpServer", "bind"]

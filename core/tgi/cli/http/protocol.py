@@ -18,8 +18,8 @@ import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from tgi.cli.http_1_0 import Http10Cycle
-from tgi.cli.http_limits import ConnectionTable
+from tgi.cli.http.http_1_0 import Http10Cycle
+from tgi.cli.http.limits import ConnectionTable
 
 __all__ = ["HttpProtocol"]
 
