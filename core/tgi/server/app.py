@@ -47,9 +47,7 @@ def create_app(state: ServerState) -> ASGIApp:
 def _generation_paths(
     state: ServerState, pipeline: GenerationPipeline, info: InfoRoutes
 ) -> dict[str, PathRoute]:
-    """The routes that use the model. As in TGI, every `POST` except `/chat_tokenize` requires the
-    API key.
-    """
+    """The routes that use the model. Every `POST` requires the API key."""
     native, openai = NativeRoutes(state, pipeline), OpenAIRoutes(state, pipeline)
     responses, anthropic = ResponsesRoutes(state, pipeline), AnthropicRoutes(state, pipeline)
     platforms = PlatformRoutes(state, pipeline, native, openai)
@@ -60,7 +58,7 @@ def _generation_paths(
         "/generate": PathRoute(post=native.generate, api_key=key),
         "/generate_stream": PathRoute(post=native.generate_stream, api_key=key),
         "/tokenize": PathRoute(post=native.tokenize, api_key=key),
-        "/chat_tokenize": PathRoute(post=openai.chat_tokenize),
+        "/chat_tokenize": PathRoute(post=openai.chat_tokenize, api_key=key),
         "/v1/completions": PathRoute(post=openai.completions, api_key=key),
         "/v1/chat/completions": PathRoute(post=openai.chat_completions, api_key=key),
         "/v1/responses": PathRoute(post=responses.create, api_key=key),

@@ -27,13 +27,7 @@ class _Matcher:
     def __init__(self, pattern: str) -> None:
         self.pattern = pattern
         self.state = 0
-        self._fallback = [0] * len(pattern)
-        length = 0
-        for i in range(1, len(pattern)):
-            while length and pattern[i] != pattern[length]:
-                length = self._fallback[length - 1]
-            length += pattern[i] == pattern[length]
-            self._fallback[i] = length
+        self._fallback = [0]  # of the states that occurred; a long pattern costs nothing before
 
     def push(self, piece: str) -> int | None:
         """The position in `piece` at which the stop string ends, or None."""
@@ -46,7 +40,16 @@ class _Matcher:
                 self.state += 1
                 if self.state == len(self.pattern):
                     return i + 1
+                if self.state > len(self._fallback):
+                    self._extend()
         return None
+
+    def _extend(self) -> None:
+        """Compute the fallback of the next state."""
+        character, length = self.pattern[len(self._fallback)], self._fallback[-1]
+        while length and character != self.pattern[length]:
+            length = self._fallback[length - 1]
+        self._fallback.append(length + (character == self.pattern[length]))
 
 
 @final

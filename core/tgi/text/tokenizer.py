@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate, takewhile
+from itertools import accumulate, islice, takewhile
 from pathlib import Path
 from typing import Any, final
 
@@ -27,6 +27,9 @@ _REPLACEMENT = "\ufffd"  # the decoded text of an incomplete character
 
 _MAX_TOKENIZER_BYTES = 256 << 20  # the largest published tokenizer.json has 40 MB
 _MAX_REASON = 200  # characters of an error of the library
+_MIN_TEXT_LENGTH = 1 << 16  # characters
+_NUM_MARGIN_TOKENS = 64  # the cut changes the tokens beside it
+_NUM_BLOCK_TOKENS = 1024  # formatted together
 _SPECIAL_TOKEN_FIELDS = (
     "bos_token",
     "eos_token",
@@ -68,6 +71,7 @@ class Tokenizer:
     special_ids: frozenset[int]
     eos_token_ids: tuple[int, ...]
     special_tokens: dict[str, str]  # field of the config (`bos_token`, …) → text
+    max_token_length: int  # in characters
     # The texts of single ids, at most one entry per id.
     _texts: dict[int, str] = field(default_factory=dict, repr=False)
 
@@ -85,7 +89,8 @@ class Tokenizer:
         named_ids = (backend.token_to_id(text) for text in special_tokens.values())
         special_ids.update(number for number in named_ids if number is not None)
         eos_token_ids = _eos_token_ids(model_path, backend, special_tokens)
-        return cls(backend, frozenset(special_ids), eos_token_ids, special_tokens)
+        max_token_length = max(map(len, backend.get_vocab()), default=1)
+        return cls(backend, frozenset(special_ids), eos_token_ids, special_tokens, max_token_length)
 
     @property
     def vocab_size(self) -> int:
@@ -110,20 +115,24 @@ class Tokenizer:
         """The token ids of `text`.
 
         `truncate` is the maximum number of ids. The special tokens that the tokenizer adds are
-        kept, and then the last of the other ids (TGI's left truncation).
+        kept, and then the last of the other ids (TGI's left truncation). The start of a long text
+        is cut off before it is tokenized.
         """
-        encoding = self._encode(text, add_special_tokens)
+        if truncate is not None:
+            text = text[-self.max_text_length(truncate + _NUM_MARGIN_TOKENS) :]
+        encoding = _encode(self.backend.encode_batch_fast, text, add_special_tokens)
         ids: list[int] = encoding.ids
         if truncate is not None and len(ids) > truncate:
             ids = _truncated(ids, encoding.special_tokens_mask, truncate)
         return Encoding(ids)
 
-    def _encode(self, text: str, add_special_tokens: bool) -> tokenizers.Encoding:
-        """Raises `ValidationError` if the library cannot encode the text, for example because the
-        text contains a character for which the tokenizer has no token.
+    def max_text_length(self, num_tokens: int) -> int:
+        """A number of characters: a longer text certainly has more than `num_tokens` tokens.
+
+        The number is never small, because a normalizer may remove characters and because the exact
+        number of tokens of a short text costs little.
         """
-        with _library_errors(_cannot_encode):
-            return self.backend.encode(text, add_special_tokens=add_special_tokens)
+        return max(num_tokens * self.max_token_length, _MIN_TEXT_LENGTH)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of `ids`. Ids that are unknown to the tokenizer have no text."""
@@ -138,27 +147,25 @@ class Tokenizer:
             )
         return text
 
-    def tokenize(self, text: str, add_special_tokens: bool = True) -> list[TokenSpan]:
+    def tokenize(self, text: str, add_special_tokens: bool = True) -> Iterator[TokenSpan]:
         """The tokens of `text` with their positions."""
-        encoding = self._encode(text, add_special_tokens)
+        encoding = _encode(self.backend.encode_batch, text, add_special_tokens)
         data = text.encode()
         byte_offsets = (
             range(len(data) + 1)
             if len(data) == len(text)
             else [0, *accumulate(len(c.encode()) for c in text)]
         )
-        spans = []
-        for number, (first, last) in zip(encoding.ids, encoding.offsets, strict=True):
+        for index, number in enumerate(encoding.ids):
+            # The list of all offsets would be created in one call that holds the GIL.
+            first, last = encoding.token_to_chars(index) or (0, 0)
             start, stop = byte_offsets[first], byte_offsets[last]
-            spans.append(TokenSpan(number, data[start:stop].decode(errors="replace"), start, stop))
-        return spans
+            yield TokenSpan(number, data[start:stop].decode(errors="replace"), start, stop)
 
 
 @final
 class TokenizerPool:
-    """Runs the tokenizer in threads, so that a long text does not block the event loop. The library
-    releases the GIL.
-    """
+    """Runs the tokenizer in threads, so that a long text does not block the event loop."""
 
     def __init__(self, tokenizer: Tokenizer, workers: int) -> None:
         self.tokenizer = tokenizer
@@ -173,12 +180,24 @@ class TokenizerPool:
             self._executor, self.tokenizer.encode, text, add_special_tokens, truncate
         )
 
-    async def tokenize(self, text: str, add_special_tokens: bool = True) -> list[TokenSpan]:
-        """Run `Tokenizer.tokenize` in a thread."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._executor, self.tokenizer.tokenize, text, add_special_tokens
-        )
+    async def format_tokens(
+        self,
+        text: str,
+        formatter: Callable[[Sequence[TokenSpan]], bytes],
+        add_special_tokens: bool = True,
+    ) -> list[bytes]:
+        """Run `Tokenizer.tokenize` in a thread, and `formatter` on each block of tokens. Returns
+        the formatted blocks with commas between them.
+        """
+
+        def run() -> list[bytes]:
+            spans = self.tokenizer.tokenize(text, add_special_tokens)
+            blocks: list[bytes] = []
+            while block := list(islice(spans, _NUM_BLOCK_TOKENS)):
+                blocks += [b",", formatter(block)] if blocks else [formatter(block)]
+            return blocks
+
+        return await asyncio.get_running_loop().run_in_executor(self._executor, run)
 
     def close(self) -> None:
         """Stop the threads."""
@@ -327,3 +346,16 @@ class Detokenizer:
         return next(
             ((context, text) for context, text in decoded if _REPLACEMENT not in text), decoded[0]
         )
+
+
+def _encode(
+    encode_batch: Callable[..., list[tokenizers.Encoding]], text: str, add_special_tokens: bool
+) -> tokenizers.Encoding:
+    """Encode one text by a function for batches, which releases the GIL unlike `Tokenizer.encode`.
+
+    Raises `ValidationError` if the library cannot encode the text, for example because the text
+    contains a character for which the tokenizer has no token.
+    """
+    with _library_errors(_cannot_encode):
+        [encoding] = encode_batch([text], add_special_tokens=add_special_tokens)
+    return encoding

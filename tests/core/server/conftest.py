@@ -36,10 +36,12 @@ def chat_template(tiny_model):
 
 @pytest.fixture
 def make_app(tokenizer, chat_template):
-    """Return a function that builds an application: `make_app(engine, option=value, …)`."""
+    """Return a function that builds an application: `make_app(engine, option=value, …)`. The
+    tokenizer can be replaced.
+    """
     pools = []
 
-    def make(engine=None, **changes):
+    def make(engine=None, *, tokenizer=tokenizer, **changes):
         pools.append(TokenizerPool(tokenizer, 1))
         config = dataclasses.replace(CONFIG, **changes)
         metrics = Metrics(config.max_input_tokens, config.max_total_tokens)

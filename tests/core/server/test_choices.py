@@ -276,7 +276,7 @@ async def test_a_failed_prompt_does_not_affect_the_others_in_its_stream(make_cli
 
 
 async def test_chat_tokenize_shows_the_prompt_of_a_chat(make_client, tokenizer):
-    async with make_client(api_key="k") as client:
+    async with make_client() as client:
         parsed = (await client.post("/chat_tokenize", json=CHAT)).json()
     assert list(parsed) == ["tokenize_response", "templated_text"]
     assert parsed["templated_text"] == f"user: {PROMPT}\nassistant: "

@@ -105,7 +105,8 @@ class AnthropicRoutes:
         try:
             _, body = await self._pipeline.read(http_request, CountTokensRequest)
             prompt = await self._prompt(body)
-            encoding = await self._state.tokenizer.encode(prompt, add_special_tokens=False)
+            with self._pipeline.slot():
+                encoding = await self._state.tokenizer.encode(prompt, add_special_tokens=False)
         except (RequestError, RejectionError) as error:
             return _error_response(error)
         return json_response(msgspec.json.encode(InputTokens(len(encoding.ids))))

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar, final
 
@@ -120,6 +120,12 @@ class GenerationPipeline:
         none or `tgi`.
         """
         return self._config.model_id if requested in (None, "tgi") else str(requested)
+
+    def slot(self) -> AbstractContextManager[None]:
+        """Hold a concurrency slot for work that is not a generation. Entering raises
+        `OverloadedError` if no slot is free.
+        """
+        return self._limiter.hold()
 
     @contextmanager
     def counted(self) -> Iterator[None]:

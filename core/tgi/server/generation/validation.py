@@ -135,7 +135,10 @@ class Admission:
     async def _token_ids(self, request: TextRequest) -> list[int]:
         if request.prompt_token_ids is not None:
             return list(request.prompt_token_ids)
-        truncate = request.parameters.truncate
+        truncate, limit = request.parameters.truncate, self._config.max_input_tokens
+        if truncate is None and len(request.prompt) > self._pool.tokenizer.max_text_length(limit):
+            text = f"`inputs` must have less than {limit} tokens. Given: more than {limit}"
+            raise ValidationError(text)
         return (await self._pool.encode(request.prompt, request.add_special_tokens, truncate)).ids
 
 

@@ -12,7 +12,6 @@ __all__ = ["CorsLayer"]
 _VARY = (b"vary", b"origin, access-control-request-method, access-control-request-headers")
 _PREFLIGHT = [
     (b"access-control-allow-methods", b"GET,POST"),
-    (b"access-control-allow-headers", b"content-type"),
     (b"content-length", b"0"),
 ]
 
@@ -22,12 +21,14 @@ class CorsLayer:
     """The outermost ASGI layer. It adds CORS headers to each response, and responds to `OPTIONS`
     requests of all paths itself, because they are preflight requests.
 
-    If `allow_origin` is empty, all origins are allowed. Otherwise only the listed origins are.
+    If `allow_origin` is empty or contains `*`, all origins are allowed. Otherwise only the listed
+    origins are. All request headers are allowed.
     """
 
     def __init__(self, app: ASGIApp, allow_origin: Sequence[str]) -> None:
         self._app = app
         self._allow_origin = frozenset(origin.encode() for origin in allow_origin)
+        self._allows_all = not allow_origin or "*" in allow_origin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to one request."""
@@ -37,7 +38,11 @@ class CorsLayer:
         headers = [_VARY, *self._origin_header(scope)]
         if scope["method"] == "OPTIONS":
             await send(
-                {"type": "http.response.start", "status": 200, "headers": headers + _PREFLIGHT}
+                {
+                    "type": "http.response.start",
+                    "status": 200,
+                    "headers": [*headers, *_PREFLIGHT, _allowed_headers(scope)],
+                }
             )
             await send({"type": "http.response.body", "body": b""})
             return
@@ -50,7 +55,17 @@ class CorsLayer:
         await self._app(scope, receive, send_with_headers)
 
     def _origin_header(self, scope: Scope) -> list[tuple[bytes, bytes]]:
-        if not self._allow_origin:
+        if self._allows_all:
             return [(b"access-control-allow-origin", b"*")]
-        origin = next((value for name, value in scope["headers"] if name == b"origin"), None)
+        origin = _header(scope, b"origin")
         return [(b"access-control-allow-origin", origin)] if origin in self._allow_origin else []
+
+
+def _allowed_headers(scope: Scope) -> tuple[bytes, bytes]:
+    """The headers that the browser asks for. `*` would exclude `Authorization`."""
+    requested = _header(scope, b"access-control-request-headers")
+    return b"access-control-allow-headers", requested or b"content-type"
+
+
+def _header(scope: Scope, name: bytes) -> bytes | None:
+    return next((value for key, value in scope["headers"] if key == name), None)

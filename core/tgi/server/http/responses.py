@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import final
 
 import msgspec
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from tgi.errors import RequestError
 from tgi.server.http.json_reader import RejectionError
 
 __all__ = [
     "ErrorResponse",
+    "JsonBlocks",
     "empty_response",
     "error_body",
     "error_headers",
@@ -41,6 +45,27 @@ def json_response(
 def text_response(text: str, status: int = 200) -> Response:
     """Create a response with a plain-text body."""
     return Response(text, status, media_type=_TEXT)
+
+
+@final
+class JsonBlocks:
+    """A JSON response of status 200 whose body is written block by block, so that the server copies
+    no large body and waits for slow clients.
+    """
+
+    def __init__(self, blocks: Sequence[bytes]) -> None:
+        self._blocks = blocks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response."""
+        del scope, receive
+        length = str(sum(map(len, self._blocks))).encode()
+        headers = [(b"content-length", length), (b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for block in self._blocks:
+            await send({"type": "http.response.body", "body": block, "more_body": True})
+            await asyncio.sleep(0)
+        await send({"type": "http.response.body", "body": b""})
 
 
 def empty_response(status: int, headers: Mapping[str, str] | None = None) -> Response:

@@ -29,6 +29,7 @@ Handler = Callable[[Request], Awaitable[ASGIApp]]
 
 _MANY_BYTES = 1 << 16
 _CONTENT_TYPE_TEXT = "Expected request with `Content-Type: application/json`"
+_CONTENT_ENCODING_TEXT = "The content encoding `{}` is not supported. Send the body uncompressed."
 _TOO_LARGE_TEXT = "Failed to buffer the request body: length limit exceeded"
 
 
@@ -58,9 +59,8 @@ class PathRoute:
             method for method, handler in self._handlers.items() if handler is not None
         )
         self._is_guarded = api_key is not None and post is not None
-        self._credentials = [("authorization", f"Bearer {api_key}".encode())]
-        if key_header is not None:
-            self._credentials.append((key_header, f"{api_key}".encode()))
+        self._api_key = f"{api_key}".encode()
+        self._key_header = key_header
         self._guards_all_methods = get is None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,18 +86,25 @@ class PathRoute:
         return await handler(request)
 
     def _has_key(self, request: Request) -> bool:
-        return any(
-            hmac.compare_digest(request.headers.get(name, "").encode("latin-1"), value)
-            for name, value in self._credentials
-        )
+        keys = []
+        # The name of the scheme has no case, and blanks around the key are no part of it.
+        scheme, _, token = request.headers.get("authorization", "").strip(" \t").partition(" ")
+        if scheme.lower() == "bearer":
+            keys.append(token.strip(" \t"))
+        if self._key_header is not None:
+            keys.append(request.headers.get(self._key_header, ""))
+        return any(hmac.compare_digest(key.encode("latin-1"), self._api_key) for key in keys)
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Read the JSON body. Raises `RejectionError` with status 415 for another content type, and
-    with status 413 if the body exceeds `limit` bytes.
+    """Read the JSON body. Raises `RejectionError` with status 415 for another content type or a
+    content encoding, and with status 413 if the body exceeds `limit` bytes.
     """
     if not _is_json(request.headers.get("content-type", "")):
         raise RejectionError(415, _CONTENT_TYPE_TEXT)
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() not in ("", "identity"):
+        raise RejectionError(415, _CONTENT_ENCODING_TEXT.format(encoding[:64]))
     parts: list[bytes] = []
     num_bytes = 0
     async for part in request.stream():

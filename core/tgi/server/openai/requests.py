@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 _MAX_PENALTY = 2.0
+_MAX_BIASES = 1024  # OpenAI's limit is 300
 _MAX_BIAS = 100.0
 _TEXT_FORMAT = {"type": "text"}
 _SHAPE = "Failed to deserialize the JSON body into the target type: prompt: "
@@ -247,6 +248,10 @@ def _logit_bias(
         return ()
     if not isinstance(requested, Mapping):
         raise ValidationError("`logit_bias` must be a map of token ids to numbers. Given: an array")
+    if len(requested) > _MAX_BIASES:
+        raise ValidationError(
+            f"`logit_bias` must have at most {_MAX_BIASES} entries. Given: {len(requested)}"
+        )
     biases = []
     for key, value in requested.items():
         if not (key.isascii() and key.isdigit()):

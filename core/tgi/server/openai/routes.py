@@ -5,6 +5,7 @@ The schemas are those of the OpenAI API reference. Error bodies and statuses are
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -26,9 +27,9 @@ from tgi.server.generation.pipeline import (
     stream_headers,
 )
 from tgi.server.http.json_format import format_json
-from tgi.server.http.responses import json_response
+from tgi.server.http.responses import JsonBlocks, json_response
 from tgi.server.http.sse import DONE, EventStream, event
-from tgi.server.native.response_schemas import SimpleToken
+from tgi.server.native.routes import format_tokens
 from tgi.server.openai.requests import chat_request, completion_requests
 from tgi.server.openai.response_bodies import (
     CHAT_CHUNK,
@@ -42,7 +43,6 @@ from tgi.server.openai.response_bodies import (
 from tgi.server.openai.response_schemas import (
     ChatCompletion,
     ChatCompletionChunk,
-    ChatTokenizeResponse,
     Completion,
     StreamError,
     StreamErrorDetails,
@@ -104,9 +104,12 @@ class OpenAIRoutes:
         _, body = await self._pipeline.read(http_request, ChatRequest)
         with self._pipeline.counted():
             prompt = (await chat_request(body, self._state)).prompt
-        tokens = await self._state.tokenizer.tokenize(prompt, add_special_tokens=False)
-        spans = [SimpleToken(t.id, t.text, t.start, t.stop) for t in tokens]
-        return json_response(msgspec.json.encode(ChatTokenizeResponse(spans, prompt)))
+        with self._pipeline.slot():
+            blocks = await self._state.tokenizer.format_tokens(
+                prompt, format_tokens, add_special_tokens=False
+            )
+        text = await asyncio.to_thread(msgspec.json.encode, prompt)
+        return JsonBlocks([b'{"tokenize_response":[', *blocks, b'],"templated_text":', text, b"}"])
 
     async def response_completions(self, call: HttpCall, body: CompletionRequest) -> ASGIApp:
         """The response to a parsed body."""

@@ -112,7 +112,7 @@ REFINED = {
 """What the records' types cannot say of a field."""
 
 _GENERATES = (400, 401, 413, 415, 422, 424, 429, 500, 503)
-_READS = (400, 413, 415, 422)
+_TOKENIZES = (400, 401, 413, 415, 422, 429)
 _INVOCATION = (CompatGenerateRequest, ChatRequest, CompletionRequest)
 _MODEL = "/v2/models/{model}/versions/{version}"
 
@@ -152,7 +152,7 @@ OPERATIONS = (
         "Tokenize a text",
         GenerateRequest,
         list[SimpleToken],
-        failures=(401, *_READS),
+        failures=_TOKENIZES,
     ),
     Operation(
         "/chat_tokenize",
@@ -161,7 +161,7 @@ OPERATIONS = (
         "Render and tokenize a chat",
         ChatRequest,
         ChatTokenizeResponse,
-        failures=_READS,
+        failures=_TOKENIZES,
     ),
     Operation(
         "/v1/chat/completions",
@@ -219,7 +219,7 @@ OPERATIONS = (
         "Count the input tokens of a conversation",
         CountTokensRequest,
         InputTokens,
-        failures=(400, 401, 413),
+        failures=(400, 401, 413, 429),
         error=AnthropicError,
     ),
     Operation(

@@ -43,7 +43,8 @@ async def test_get_routes_accept_head(make_client):
 
 
 @pytest.mark.parametrize(
-    "authorization", [None, "Bearer Key", "bearer key", "key", "Bearer key ", "Bearer kéy"]
+    "authorization",
+    [None, "Bearer Key", "key", "Basic key", "Bearer k ey", "Bearer", "Bearerkey", "Bearer kéy"],
 )
 async def test_without_the_exact_key_protected_routes_are_401(make_client, authorization):
     headers = {} if authorization is None else {"authorization": authorization.encode()}
@@ -61,6 +62,43 @@ async def test_the_key_gives_access_and_open_routes_need_no_key(make_client):
         assert response.status_code == 200
         for path in [*GET_PATHS, "/"]:
             assert (await client.get(path)).status_code == 200, path
+
+
+@pytest.mark.parametrize(
+    "authorization", ["bearer key", "BEARER key", "Bearer  key", "Bearer key ", " Bearer key\t"]
+)
+async def test_the_scheme_has_no_case_and_blanks_do_not_matter(make_client, authorization):
+    async with make_client(api_key="key") as client:
+        response = await client.post(
+            "/generate", json={"inputs": "a"}, headers={"authorization": authorization}
+        )
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, identity"])
+async def test_a_content_encoding_is_415_and_named(make_client, encoding):
+    headers = {"content-encoding": encoding, "content-type": "application/json"}
+    async with make_client() as client:
+        response = await client.post("/generate", content=b"\x1f\x8b", headers=headers)
+        headers["content-encoding"] = "identity"
+        plain = await client.post("/generate", content=b'{"inputs":"a"}', headers=headers)
+    assert (response.status_code, plain.status_code) == (415, 200)
+    assert f"`{encoding}`" in response.text
+
+
+async def test_a_preflight_allows_the_headers_that_it_asks_for(make_client):
+    asked = "authorization,x-api-key,anthropic-version,x-stainless-lang"
+    async with make_client() as client:
+        response = await client.options(
+            "/v1/messages", headers={"access-control-request-headers": asked}
+        )
+    assert response.headers["access-control-allow-headers"] == asked
+
+
+async def test_an_asterisk_allows_every_origin(make_client):
+    async with make_client(cors_allow_origin=("*",)) as client:
+        response = await client.get("/info", headers={"origin": "https://b.example"})
+    assert response.headers["access-control-allow-origin"] == "*"
 
 
 async def test_the_key_is_checked_before_the_method(make_client):
