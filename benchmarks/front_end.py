@@ -93,7 +93,7 @@ def _compare(
 ) -> None:
     recorded = folder / "events"
     port, bare_port = _free_port(), _free_port()
-    arguments = [
+    command = [
         "-m",
         "tgi",
         "serve",
@@ -103,7 +103,7 @@ def _compare(
         "--null-script",
         str(folder / "script.json"),
     ]
-    arguments += [
+    command += [
         "--port",
         str(port),
         "--hostname",
@@ -111,7 +111,7 @@ def _compare(
         "--max-total-tokens",
         str(_MAX_TOTAL_TOKENS),
     ]
-    with _running(arguments, port) as pid:
+    with _running(command, port) as pid:
         recorded.write_bytes(b"".join(_events(*_read_all(port, route, body, 1))))
         with _running(
             [__file__, "--bare", str(recorded), str(bare_port), str(arguments.step_ms / 1e3)],

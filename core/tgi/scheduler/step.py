@@ -69,7 +69,7 @@ class StepInFlight:
 @final
 @dataclass(slots=True)
 class StepBuilder:
-    """Collects the rows of a step and then builds its arrays at once. Decode rows are added before
+    """Collects the rows of a step and then builds its arrays together. Decode rows are added before
     prefill rows.
     """
 

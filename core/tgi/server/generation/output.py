@@ -27,6 +27,8 @@ __all__ = ["GeneratedSequence", "GeneratedToken", "Generation", "ScoredToken"]
 
 _NANOSECONDS = 1e-9
 
+TopTokens = tuple[tuple[int, float], ...]
+
 
 @final
 @dataclass(frozen=True)
@@ -157,13 +159,14 @@ class GeneratedSequence:
             self._queue_seconds = output.queue_ns * _NANOSECONDS
             self.num_cached_tokens = output.num_cached_tokens
 
-    def push(self, output: SequenceOutput, place: int) -> GeneratedToken:
-        """Add the token at index `place` of an output and return its event. The event of the last
-        token of a sequence also contains the text that was held back.
+    def push(
+        self, token_id: int, logprob: float | None, top: TopTokens, finish: FinishReason | None
+    ) -> GeneratedToken:
+        """Add the next token and return its event. With `finish` the token is the last one, and its
+        event also contains the text that was held back.
         """
         self.num_generated_tokens += 1
-        token_id, tokenizer = output.token_ids[place], self._tokenizer
-        finish = output.finish_reason if place == len(output.token_ids) - 1 else None
+        tokenizer = self._tokenizer
         special = token_id in tokenizer.special_ids
         if special:
             piece = shown = tokenizer.token_text(token_id)
@@ -181,13 +184,12 @@ class GeneratedSequence:
                 shown = self._held if special else shown + self._held
                 self._pieces.append(self._held)
             self._finish(finish)
-        top = output.top[place] if output.top else ()
         return GeneratedToken(
             sequence=self._index,
             index=self.num_generated_tokens,
             id=token_id,
             text=shown,
-            logprob=output.logprobs[place] if output.logprobs else None,
+            logprob=logprob,
             special=special,
             piece=piece,
             top_tokens=[self._scored(*pair) for pair in top] if top else (),
@@ -307,8 +309,15 @@ class Generation:
             return
         stream, sequence = entry
         sequence.note(output)
-        for place in range(len(output.token_ids)):
-            token = sequence.push(output, place)
+        logprobs, top, num_left = output.logprobs, output.top, len(output.token_ids)
+        for place, token_id in enumerate(output.token_ids):
+            num_left -= 1
+            token = sequence.push(
+                token_id,
+                logprobs[place] if logprobs else None,
+                top[place] if top else (),
+                None if num_left else output.finish_reason,
+            )
             tokens.append(token)
             if token.result is not None:
                 stream.abort()
