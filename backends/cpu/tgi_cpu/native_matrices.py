@@ -59,12 +59,15 @@ class MatrixPlan:
     def first_column(self, parameter: str) -> int:
         """The packed column of the first row of `parameter`.
 
-        In a gated matrix, only the columns of this parameter's own half panels are counted.
+        In a gated matrix, the column is counted within the half panels of the parameter, so the
+        result is 0.
         """
         return 0 if self.gated else int(self.columns(parameter)[0])
 
     def gate_half(self, parameter: str) -> int:
-        """Which half of each panel contains `parameter`: 0 or 1, or -1 if not gated."""
+        """The half of each panel that contains `parameter`: 0 or 1, or -1 if the matrix is not
+        gated.
+        """
         return list(self.parameter_rows).index(parameter) if self.gated else -1
 
     def columns(self, parameter: str) -> npt.NDArray[np.int64]:
@@ -239,7 +242,9 @@ class QuantizedMatrix:
 
     @property
     def scratch_floats(self) -> int:
-        """Number of floats for the quantized input rows, or for one unpacked panel."""
+        """Number of floats for the quantized input rows or for one unpacked panel, whichever is
+        larger.
+        """
         return self._library.quantized_scratch_floats(self._record, self.plan.num_inputs)
 
     @property

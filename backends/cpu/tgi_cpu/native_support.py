@@ -1,4 +1,4 @@
-"""Which models the native kernels support."""
+"""Decides if the native kernels support a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which models this backend can run, and on how many devices. Imports no framework."""
+"""Decides if this backend can run a model, and on how many devices. Imports no framework."""
 
 from __future__ import annotations
 

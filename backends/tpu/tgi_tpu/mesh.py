@@ -1,4 +1,4 @@
-"""Tensor parallelism over one axis of devices: which part of a parameter each device has."""
+"""Tensor parallelism over one axis of devices: assigns a part of each parameter to each device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers that many families have in common, and which layers have a sliding window."""
+"""Layers that many families have in common, and the choice of the layers with a sliding window."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""How a model encodes positions: rotary embedding, learned tables, and biases by distance."""
+"""Reads a model's position encoding from its config: rotary embedding, learned tables, and biases
+by distance.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds the spec of a model folder: built-in families in a table, others through entry points."""
+"""Finds the spec of a model folder. Built-in families are in a table, and entry points add more."""
 
 from __future__ import annotations
 

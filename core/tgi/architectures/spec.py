@@ -1,4 +1,4 @@
-"""The records with which every architecture is described. They are plain data without model code.
+"""The records that describe an architecture. They are plain data without model code.
 
 A model is a list of **stacks** (`decoder`, or `encoder` then `decoder`). A stack is a list of
 **layers**. A layer is an ordered list of residual **blocks**. A block consists of **branches** that

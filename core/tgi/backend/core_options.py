@@ -1,4 +1,6 @@
-"""How a backend rejects a value of a core option: the reason contains the value's meaning."""
+"""Functions with which a backend rejects a value of a core option. The reason contains the meaning
+of the value.
+"""
 
 from __future__ import annotations
 

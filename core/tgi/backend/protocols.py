@@ -1,4 +1,6 @@
-"""The two classes that a backend implements, the object that it receives, and optional methods."""
+"""The two classes that a backend implements, the reporter that its worker uses, and the optional
+methods of a backend.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""`tgi doctor`: what would serve a model here, how, and why not otherwise; what memory allows.
-Loads no weights.
+"""`tgi doctor`: report the backend for a model on this machine, the implementation of each
+operation with the rejected alternatives, and the limits that the memory allows. Loads no weights.
 """
 
 from __future__ import annotations

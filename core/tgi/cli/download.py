@@ -1,4 +1,4 @@
-"""`tgi download`: a model into the cache, so that a later start needs no network."""
+"""`tgi download`: download a model to the cache, so that a later startup needs no network."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""`tgi inspect`: what a checkpoint is and which installed backends can run it, from its config and
-weight headers alone.
+"""`tgi inspect`: describe a checkpoint from its config and weight headers, and list the installed
+backends that can run it.
 """
 
 from __future__ import annotations

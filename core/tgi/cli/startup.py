@@ -1,4 +1,4 @@
-"""Start the server and serve until a signal.
+"""Starts the server and stops it when a signal arrives.
 
 The order is: options, model, backend, engine process, HTTP. The front end is prepared while the
 engine process starts. The port is opened last.

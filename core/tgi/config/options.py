@@ -1,4 +1,5 @@
-"""The table of serving options: all launcher options of TGI 3 under their names, and a few of ours.
+"""The table of serving options: all launcher options of TGI 3 under the same names, and a few
+additional options.
 
 Each field is an option. The flag and the environment variable are derived from the name of the
 field. If the default is None, the value is derived from the model, from the available memory or by
@@ -199,7 +200,8 @@ class ServeOptions:
     cors_allow_origin: tuple[str, ...] = option(
         (),
         _SERVER,
-        "Origin from which browsers may call the API. Can be repeated. The default is all origins.",
+        "Origin from which browsers may call the API. The option can be repeated. The default is "
+        "all origins.",
     )
     api_key: str | None = option(None, _SERVER, "API key that requests must contain.")
     graceful_termination_timeout: int = option(
@@ -234,7 +236,8 @@ class ServeOptions:
     http_write_timeout: int = option(
         60,
         _SERVER,
-        "Time in seconds after which a client that reads nothing of its response is disconnected.",
+        "Maximum time in seconds in which a client reads nothing of its response. The client is "
+        "then disconnected.",
         minimum=1,
     )
     http_keep_alive_timeout: int = option(

@@ -1,4 +1,6 @@
-"""Calls into a plugin, whose errors must not end the core."""
+"""Calls the functions of a plugin and catches their errors, so that these errors do not end the
+core.
+"""
 
 from __future__ import annotations
 

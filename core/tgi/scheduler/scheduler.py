@@ -1,5 +1,5 @@
-"""Continuous batching: decides for each step which sequences run, with how many tokens and in which
-blocks. The decisions depend only on the limits negotiated with the backend.
+"""Implements continuous batching: selects the sequences of each step, their numbers of tokens and
+their cache blocks. The decisions depend only on the limits negotiated with the backend.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A sequence and the scheduler's state of it: plain data with derived properties."""
+"""A sequence and its state in the scheduler: plain data with derived properties."""
 
 from __future__ import annotations
 

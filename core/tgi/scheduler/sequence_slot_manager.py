@@ -1,6 +1,4 @@
-"""Allocates numbered slots, of which each sequence needs one: cache slots, or blocks of state
-groups.
-"""
+"""Allocates one numbered slot for each sequence: a cache slot, or a block of a state group."""
 
 from __future__ import annotations
 

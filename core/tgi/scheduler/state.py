@@ -1,5 +1,5 @@
-"""The state that planning and applying results share: the waiting and running sequences, their
-handles in the worker, and the sequences of failed steps.
+"""The state that is used both to plan steps and to apply results: the waiting and running
+sequences, their handles in the worker, and the sequences of failed steps.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The core's obligations as executable rules, the counterpart of the conformance suite.
+"""Checks that the core follows the rules of the backend interface. The conformance suite checks the
+same of a backend.
 
 `StepRules` follows a stream of steps. It raises `BrokenRuleError` for the first step that exceeds
 the negotiated limits, assigns blocks that are in use, or contradicts earlier steps. It needs no

@@ -1,4 +1,6 @@
-"""Reads safetensors files in place: first the headers, then tensors as views of the mapped file."""
+"""Reads safetensors files without copies: first the headers, then tensors as views of the mapped
+file.
+"""
 
 from __future__ import annotations
 

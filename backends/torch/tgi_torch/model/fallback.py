@@ -1,4 +1,4 @@
-"""Which models of unknown architectures the `transformers` fallback supports.
+"""Decides if the `transformers` fallback supports a model of an unknown architecture.
 
 A backend calls these functions before it imports torch, so this module imports no framework.
 """

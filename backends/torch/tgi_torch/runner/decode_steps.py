@@ -1,5 +1,5 @@
-"""Runs decode-only steps, in which each row has one token and chooses the next one. The arrays of a
-batch are reused as long as the rows are the same.
+"""Runs decode-only steps, in which each row has one token and the next token is sampled for it. The
+arrays of a batch are reused as long as the rows are the same.
 
 With one sequence, such a step takes little more time than a weight pass, so the overhead of the
 step is significant. The arrays of a batch are therefore updated in place: from step to step, tokens

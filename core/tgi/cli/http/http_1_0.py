@@ -1,4 +1,4 @@
-"""A request and its response with HTTP/1.0."""
+"""Handles a request with HTTP/1.0 and its response."""
 
 from __future__ import annotations
 

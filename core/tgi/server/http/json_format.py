@@ -1,4 +1,4 @@
-"""Formats numbers and strings as TGI does: as compact JSON, and an f32 with the fewest digits that
+"""Formats numbers and strings as TGI does: as compact JSON. An f32 has the fewest digits that
 identify it.
 """
 

@@ -1,4 +1,4 @@
-"""Reading a request body into its record.
+"""Decodes the JSON of a request body into a record.
 
 msgspec decodes a valid body in one pass, and `repeated_keys` then checks without a second parse
 that no field was given twice. Every other body is read again by a slower reader in document order.

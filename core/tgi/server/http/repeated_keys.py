@@ -1,4 +1,4 @@
-"""Repeated keys in a JSON body that has already been decoded.
+"""Finds repeated keys in a JSON body that has already been decoded.
 
 msgspec keeps the last value of a repeated key and does not report the repetition, but TGI rejects a
 record in which a field is given twice. A second parse of every body would find such a field, at a

@@ -1,5 +1,6 @@
-"""Body of `/v1/responses`, for text without stored state. The fields are those of the OpenAI API
-reference and the extensions `seed`, `ignore_eos` and `cache_salt`.
+"""The request body of `/v1/responses`. It supports text only, and the server stores no state. The
+fields are those of the OpenAI API reference and the extensions `seed`, `ignore_eos` and
+`cache_salt`.
 """
 
 from __future__ import annotations

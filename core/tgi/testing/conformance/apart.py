@@ -1,4 +1,6 @@
-"""Runs one check in a separate process, which prints the result as its last line, in JSON."""
+"""Runs one check in a separate process. The last line that the process prints is the result in
+JSON.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All checks, the backend under test by name, and one check run in this process."""
+"""Lists all checks, finds the backend under test by name, and runs one check in this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""C-60, the performance card: measurements of one run on a tiny model. There is no pass mark."""
+"""Check C-60: measures the speed of one run on a tiny model. There is no pass mark."""
 
 from __future__ import annotations
 

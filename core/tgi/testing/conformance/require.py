@@ -1,4 +1,4 @@
-"""How a check ends early: it fails, or it does not apply."""
+"""Functions that end a check early, because it fails or does not apply."""
 
 from __future__ import annotations
 

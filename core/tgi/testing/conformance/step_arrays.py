@@ -1,4 +1,4 @@
-"""The rows of a step of `ScriptedCore`, collected one by one, as the arrays that a worker gets."""
+"""Collects the rows of a step of `ScriptedCore` and builds the arrays for the worker."""
 
 from __future__ import annotations
 

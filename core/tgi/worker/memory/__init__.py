@@ -1,1 +1,1 @@
-"""How a device's memory is divided: sizes, limits and the errors when it runs out."""
+"""Divides the memory of a device: sizes, limits, and the errors when the memory runs out."""

@@ -1,4 +1,6 @@
-"""Checks of LoRA adapters: their effect, other sequences, and rejected requests."""
+"""Checks of LoRA adapters: their effect on their own sequence, no effect on other sequences, and
+rejected requests.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of grammar masks: sent with their step, and after it."""
+"""Checks of grammar masks that are sent with their step or after it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Checks of memory: negotiated limits are kept, and failed allocations affect only their step."""
+"""Checks of memory: use within the negotiated limits, and failed allocations that affect only their
+step.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Checks under load and over time: scheduler, compilation, leaks, steps in flight, records."""
+"""Checks under load and over many steps: scheduler, compilation, memory leaks, steps in flight and
+records.
+"""
 
 from __future__ import annotations
 

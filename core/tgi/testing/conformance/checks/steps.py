@@ -1,4 +1,6 @@
-"""Checks of steps: prompts, decoding, batches, handles, drops, chunks, mixes."""
+"""Checks of steps: prompts, decoding, batches, handles, dropped sequences, prefill chunks and mixed
+steps.
+"""
 
 from __future__ import annotations
 

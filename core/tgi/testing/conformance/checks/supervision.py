@@ -1,4 +1,4 @@
-"""Checks of the engine process with the backend: killed in every phase, and hanging.
+"""Checks that the server recovers when the engine process is killed in any phase or hangs.
 
 They use the core's own supervisor.
 """
