@@ -4,8 +4,9 @@
 
 Only `collect` waits for the device. Programs are dispatched one after the other, and each uses the
 cache, history and logits that the previous one produced. A step that waits for its grammar masks
-delays all later steps, because their input tokens may be the ones it has not sampled yet. The
-effects of a step happen in this order: drops, additions, block copies, rows.
+delays all later steps, because the tokens that the waiting step has not sampled yet may be inputs
+of the later steps. The effects of a step happen in this order: drops, additions, block copies,
+rows.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ __all__ = ["ModelRunner"]
 @final
 @dataclass(eq=False)
 class _StepInFlight:
-    """A submitted step. Its arrays may still be in computation on the device."""
+    """A submitted step. The device may still be computing its arrays."""
 
     step: SchedulerOutput
     sampled: Int64Array  # indices of the rows that sample a token
@@ -146,7 +147,8 @@ class ModelRunner:
         if not first.is_complete:
             self._dispatch()  # the later steps no longer wait for it
             raise missing_masks(step)
-        # For a step that samples nothing. Otherwise reading the tokens waits for the step.
+        # This call is needed for a step that samples nothing. Otherwise reading the tokens waits
+        # for the step.
         jax.block_until_ready(first.logits)
         tokens, logprobs = jax.device_get(
             (first.tokens, None if first.scores is None else first.scores.logprobs)
@@ -251,7 +253,8 @@ class ModelRunner:
         return logits, hidden
 
     def _score_prompts(self, batch: InputBatch, hidden: jax.Array) -> PendingScores | None:
-        """Score the prompt tokens after the positions of the rows.
+        """For each computed position that is followed by a prompt token, compute the logprob of
+        this prompt token.
 
         Each call scores at most as many tokens as a step has rows with logits. So scoring a prompt
         needs no more memory for logits than any other step.
@@ -300,7 +303,9 @@ class ModelRunner:
             array.copy_to_host_async()
 
     def _sampling_arrays(self, states: list[SequenceState], num_rows: int) -> SamplingArrays:
-        """The sampling parameters on the device. Kept until a step has other sequences."""
+        """The sampling parameters on the device. The arrays are reused until a step has other
+        sequences or another number of padded rows.
+        """
         if (
             self._sampling is None
             or self._sampling[0] != num_rows

@@ -12,7 +12,8 @@ with the norms before and after it:
 
 A mixer names the kind of cache that it needs. A model also has rules for embedding and head, and a
 **weight map**, which assigns checkpoint tensors to the parameters of the model
-(`tgi.architectures.parameter_names`). Backends branch on this data only while they build a model.
+(`tgi.architectures.parameter_names`). Backends make decisions that depend on this data only while
+they build a model.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ WeightLayout = Literal["rows", "grouped", "by_head", "alternating", "flat"]
 
 
 class Norm(Part, frozen=True):
-    """A norm over the last dimension. If `unit_offset`, the weight is stored minus 1 (gemma)."""
+    """A norm over the last dimension. If `unit_offset` is set, the checkpoint contains the weight
+    minus 1 (gemma).
+    """
 
     kind: Literal["rms", "layer"]
     eps: float
@@ -119,7 +122,7 @@ class Attention(Part, frozen=True, tag="attention"):
 
     @property
     def cache(self) -> CacheKind:
-        """Attention of an encoder needs no cache."""
+        """The kind of cache. Attention of an encoder needs no cache."""
         if not self.causal:
             return "none"
         return "full" if self.window is None else "window"
@@ -167,8 +170,8 @@ class LatentAttention(Part, frozen=True, tag="latent_attention"):
 class StateSpace(Part, frozen=True, tag="state_space"):
     """A Mamba mixer.
 
-    Version 1 has a state for each channel, and `dt_rank`. Version 2 has heads, groups and a gated
-    norm.
+    Version 1 has a state for each channel and uses `dt_rank`. Version 2 has heads, groups and a
+    gated norm.
     """
 
     version: Literal[1, 2]
@@ -223,14 +226,15 @@ class MLP(Part, frozen=True, tag="mlp"):
 
 
 class Router(Part, frozen=True):
-    """How experts are chosen and weighted.
+    """The rules for the choice and the weights of the experts.
 
-    `score` is applied to the router's logits. With `top_k_first` it is applied only to the logits
-    of the chosen experts (gpt_oss, and in an equivalent form mixtral). With groups, experts are
-    chosen from the best `groups_per_token` groups. The score of a group is the sum of its best
-    `group_top` experts. `sparse_mixer` (arXiv 2409.12136, phimoe) chooses one expert after the
-    other. The weight of each is its softmax among those remaining logits whose relative distance
-    to the best is at most 2 * `jitter`.
+    `score` is applied to the router's logits. With `top_k_first`, `score` is applied only to the
+    logits of the chosen experts (gpt_oss; mixtral uses an equivalent formula). With groups, experts
+    are chosen from the best `groups_per_token` groups. The score of a group is the sum of the
+    scores of its best `group_top` experts. `sparse_mixer` (arXiv 2409.12136, phimoe) chooses one
+    expert after the other. The weight of a chosen expert is its softmax probability. This softmax
+    includes only the remaining logits whose relative distance to the best remaining logit is at
+    most 2 * `jitter`.
     """
 
     score: Literal["softmax", "sigmoid", "sparse_mixer"] = "softmax"
@@ -238,7 +242,8 @@ class Router(Part, frozen=True):
     normalize: bool = True  # the weights of the chosen experts sum to 1
     scale: float = 1.0
     bias: bool = False
-    correction_bias: bool = False  # added when experts are chosen, but not to their weights
+    # This bias is added to the scores by which experts are chosen, but not to their weights.
+    correction_bias: bool = False
     num_groups: int = 1
     groups_per_token: int = 1
     group_top: int = 1
@@ -294,7 +299,9 @@ class Block(Part, frozen=True):
 
 
 class Layer(Part, frozen=True):
-    """Blocks in order. A layer has at most one mixer of each kind, whose tag names its tensors."""
+    """Blocks in order. A layer has at most one mixer of each kind. The names of the tensors contain
+    the tag of the mixer.
+    """
 
     blocks: tuple[Block, ...]
 
@@ -310,8 +317,8 @@ class Stack(Part, frozen=True):
 class Embedding(Part, frozen=True):
     """Token vectors.
 
-    If `size` is not the hidden size, there is a projection after them and one before the head
-    (opt-350m).
+    If `size` is not the hidden size, there is a projection after the token vectors and another
+    before the head (opt-350m).
     """
 
     scale: float = 1.0
@@ -330,10 +337,11 @@ class Head(Part, frozen=True):
 
 
 class WeightRule(Part, frozen=True):
-    """How one kind of checkpoint tensor maps to parameters.
+    """The mapping from one kind of checkpoint tensor to parameters.
 
     `name` may contain `{layer}` and either `{expert}` or `{head}`. `parameters` contain `{layer}`
-    if the name does. Several parameters mean a fused tensor with this `layout`:
+    if the name does. If there are several parameters, the checkpoint tensor is fused and has this
+    `layout`:
       rows         the parameters' rows, one parameter after the other
       grouped      for each kv group its query heads, then its key head, then its value head
                    (falcon, gpt_neox, bloom)
@@ -342,7 +350,7 @@ class WeightRule(Part, frozen=True):
     A parameter of all experts may also be stored as
       flat         [E * rows, …], one expert after the other (dbrx)
     `transposed` means stored as [in, out]. `unit_rows` means that the loader divides each row by
-    its length (baichuan 2's head). A rule is ignored in layers that do not have its parameters.
+    its L2 norm (baichuan 2's head). A rule is ignored in layers that do not have its parameters.
     """
 
     name: str

@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 API_VERSION = (2, 0)
-"""Version of the backend interface. A plugin loads if its major version equals ours and its minor
-version is not above ours.
+"""Version of the backend interface. A plugin is loaded only if its major version equals this major
+version and its minor version is not higher than this minor version.
 """
 
 FEATURES = frozenset(
@@ -97,8 +97,8 @@ class BackendInfo(Record, frozen=True):
     priority: int = 0
     selectable: bool = True  # False = `auto` never selects this backend
     options: tuple[BackendOption, ...] = ()
-    # Used before a model is downloaded. A model in another format is rejected without calling
-    # `Backend.supports`.
+    # The core reads this field before it downloads a model. A model in another format is rejected
+    # without calling `Backend.supports`.
     model_files: ModelFilesWanted = ModelFilesWanted()
 
 
@@ -129,8 +129,8 @@ class MemoryItem(Record, frozen=True):
 
 
 class Implementation(Record, frozen=True):
-    """The implementation of one operation, and why each alternative was rejected. `tgi doctor`
-    prints it.
+    """The implementation of one operation, and the reason for the rejection of each alternative.
+    `tgi doctor` prints this record.
     """
 
     operation: str  # a name that an operator knows: "attention", "weights", "sampling"
@@ -166,8 +166,8 @@ class EngineConfig(Record, frozen=True):
 
 
 class RequestedLimits(Record, frozen=True):
-    """The limits that the user requested. None = the backend decides. If a requested value cannot
-    be kept, startup fails with a reason.
+    """The limits that the user requested. None = the backend decides. If the backend cannot provide
+    a requested value, startup fails with an error message.
     """
 
     max_input_tokens: int | None = None
@@ -188,7 +188,8 @@ class Limits(Record, frozen=True):
     max_step_tokens: int
     mixed: bool = True  # prefill and decode rows in one step
     chunked: bool = True  # a prompt may be split over steps
-    chunk_multiple: int = 1  # of the length of every prefill chunk except the last one
+    # The length of every prefill chunk except the last one is a multiple of this number.
+    chunk_multiple: int = 1
     max_prefills: int = 0  # maximum number of prefill rows in one step; 0 = no limit
     decode_rows_first: bool = False
     depth: int = 1  # maximum number of steps in flight
@@ -216,14 +217,15 @@ class KVCachePlan(Record, frozen=True):
     groups: tuple[CacheGroup, ...] = ()
     num_sequence_slots: int = 0
     sequence_slot_tokens: int = 0
-    # A block takes memory at its first use. The core therefore reuses blocks before it uses new
-    # ones.
+    # If true, the memory of a block is allocated when the block is first used. The core therefore
+    # reuses blocks before it uses new ones.
     on_demand: bool = False
 
     @property
     def max_batch_total_tokens(self) -> int:
-        """Number of tokens that the cache can contain over all sequences. 0 if the cache contains
-        only states, which take any number of tokens.
+        """Number of tokens that the cache can contain over all sequences. The number is 0 if the
+        cache contains only recurrent states, because their size does not depend on the number of
+        tokens.
         """
         if self.mode == "slots":
             return self.num_sequence_slots * self.sequence_slot_tokens

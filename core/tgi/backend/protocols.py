@@ -28,29 +28,34 @@ class WorkerReporter(Protocol):
     """The engine services that a worker can use. The worker uses no other part of the core."""
 
     def progress(self, phase: str, done: int, total: int) -> None:
-        """Report progress of a startup phase (`load`, `warmup`, `compile`), in any unit. Must be
-        called at least every 5 s.
+        """Report progress of a startup phase (`load`, `warmup`, `compile`), in any unit. The worker
+        must call this method at least every 5 s during the phase.
         """
 
     def log(self, message: str) -> None:
-        """Send one log line to the operator. It must not contain text of a user."""
+        """Send one log line to the operator. The line must not contain text that a user sent or
+        that was generated for a user.
+        """
 
 
 @runtime_checkable
 class Worker(Protocol):
-    """Runs one replica of the model. Only the worker imports a framework. It has no public method
-    besides these eight.
+    """Runs one replica of the model. A framework is imported only in the worker, and in
+    `Explainer.explain`. It has no public method besides these eight.
 
     The core calls `load`, `negotiate` and `warmup`, then runs steps, then calls `close`. All calls
     come from one thread.
     """
 
     def load(self) -> None:
-        """Load the weights onto the device. Raises `ModelError` that names the file and tensor."""
+        """Load the weights onto the device. Raises a `ModelError` with the file and the tensor if
+        the weights cannot be loaded.
+        """
 
     def negotiate(self, requested: RequestedLimits) -> Agreement:
-        """Return the limits of this worker, once, after `load`. Allocates no cache. The features
-        are among the requested ones. Raises `BackendError` if a requested value cannot be kept.
+        """Return the limits of this worker. The core calls this method once, after `load`.
+        Allocates no cache. The agreement contains only features that were requested. Raises
+        `BackendError` if the worker cannot provide a requested value.
         """
 
     def warmup(self) -> None:
@@ -69,8 +74,9 @@ class Worker(Protocol):
         """
 
     def control(self, request: Control) -> ControlResult:
-        """Execute a control request. No step is in flight. If the feature was not negotiated or the
-        request cannot be executed, the result is not ok, and no error is raised.
+        """Execute a control request. No step is in flight. If the request needs a feature that was
+        not negotiated, or cannot be executed, the method returns a result that is not ok. It raises
+        no error.
         """
 
     def health(self, deep: bool) -> Health:
@@ -134,6 +140,6 @@ class ModelReader(Protocol):
         """Describe the model in the file or folder `model_path`. Loads no weights.
 
         `model_format` is the name of one of the backend's formats. If the tokenizer is inside the
-        model file, write it to a folder below `cache_dir` and return that folder. Raises
-        `ModelError` that names the file.
+        model file, write it to a folder below `cache_dir` and return that folder. Raises a
+        `ModelError` with the name of the file if the model cannot be described.
         """

@@ -1,9 +1,10 @@
 """The records of one step: plain data without tensors or objects of the core.
 
 Records are positional (`array_like`) and append-only. A new field is added at the end and has a
-default, so that a worker of an older minor version can read a newer record, and the reverse. Array
-fields are contiguous little-endian numpy arrays. The alias names their dtype (`Int32Array`,
-`Float32Array`), and the comment of the field contains their shape.
+default. An older worker can therefore read the records of a newer core, and a newer core can read
+the records of an older worker. Array fields are contiguous little-endian numpy arrays. The type
+alias of a field (`Int32Array`, `Float32Array`) gives the dtype. The comment on the field gives the
+shape.
 
 The fields called `sequence` contain handles. A handle is a small number that identifies a sequence
 in the worker. The core chooses the handle when it introduces the sequence, and reuses it only after
@@ -73,9 +74,9 @@ class SamplingParams(Record, frozen=True):
     """The parameters with which the tokens of one sequence are sampled. Logits processors are
     applied in the order of the fields.
 
-    Order and formulas are those of TGI 3 `utils/logits_process.py` (flash models), but they do not
-    depend on the other sequences in the batch. The OpenAI penalties follow the OpenAI API
-    reference.
+    The order and the formulas are those of TGI 3 `utils/logits_process.py` (flash models). Unlike
+    in TGI, the result for a sequence does not depend on the other sequences in the batch. The
+    OpenAI penalties follow the OpenAI API reference.
     """
 
     greedy: bool = True
@@ -83,7 +84,8 @@ class SamplingParams(Record, frozen=True):
     watermark_delta: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     repetition_penalty: float = 1.0  # over prompt and output ids
-    # TGI: minus penalty x count / length, over prompt and output ids.
+    # As in TGI, penalty x count / length is subtracted. Count and length refer to the prompt and
+    # output ids together.
     relative_frequency_penalty: float = 0.0
     frequency_penalty: float = 0.0  # OpenAI: minus penalty x count, over output ids
     presence_penalty: float = 0.0  # OpenAI: minus penalty if present, over output ids
@@ -103,8 +105,9 @@ class MediaInput(Record, frozen=True):
 
     At positions `start` … `start + length - 1` the model reads one vector of the medium per
     position, and the token ids at these positions have no effect. A prefill chunk may begin or end
-    between them. The media of one sequence do not overlap, and all of them are in its prompt. Each
-    introduction of the sequence contains all its media again, also after a preemption.
+    inside this range of positions. The media of one sequence do not overlap, and all of them are in
+    its prompt. Each `NewSequence` contains all media of its sequence, even if the sequence was
+    introduced before.
     """
 
     kind: str  # the name in the model's preprocessing, for example "image"
@@ -121,9 +124,9 @@ class NewSequence(Record, frozen=True):
     If the adapter is not loaded, the worker returns a `RowError` for the sequence. Other sequences
     are unaffected.
 
-    With `pooling` (feature `embeddings`) the sequence chooses no tokens, so none of its rows has
-    `sample`. The row with its last token returns one `PooledVector`. Such a sequence uses no cached
-    prefix.
+    If `pooling` is not "none" (feature `embeddings`), no tokens are sampled for the sequence, so
+    `sample` is 0 in all its rows. The row with its last token returns one `PooledVector`. Such a
+    sequence uses no cached prefix.
     """
 
     sequence: int  # handle
@@ -139,7 +142,8 @@ class NewSequence(Record, frozen=True):
     is_masked: bool = False  # constrained by a grammar
     media: list[MediaInput] = []
     encoder_tokens: Int32Array = msgspec.field(default_factory=empty_int32)
-    # The vectors after the last norm that are returned: one token's vector, or their mean.
+    # The returned vector, taken after the last norm: the vector of the first or the last token, or
+    # the mean over all tokens.
     pooling: Pooling = "none"
 
 
@@ -148,8 +152,8 @@ class Rows(Record, frozen=True):
 
     **More than one token** (`Limits.tokens_per_step` > 1). A row that samples returns at least one
     token and at most `max_tokens`. `max_tokens` is above 1 only for rows of one token that are not
-    the first row of their sequence. Token i is the one that draw i chooses after the preceding
-    tokens, so the result is the same as with i + 1 rows of one token each. When the step is
+    the first row of their sequence. Token i is sampled with draw i, given all preceding tokens. The
+    result is therefore the same as that of i + 1 rows of one token each. When the step is
     collected, all returned tokens except the last one are computed, and the sequence continues at
     position `start + (number of returned tokens)`. Its blocks cover the positions up to `start +
     max_tokens - 1` from this step on. The core does not know the next position before it collects
@@ -196,10 +200,10 @@ class GrammarMasks(Record, frozen=True):
     """The allowed tokens of constrained rows (features `mask`, `late_mask`). A word has the bits of
     32 tokens, and the lowest bit belongs to the lowest id.
 
-    A row has one mask for each token that it may choose, so a constrained row without drafts has
-    `max_tokens` 1. The masks of a row are consecutive. The first mask applies to the first token.
-    Each further mask applies to the token after the next draft token, if this draft token is
-    accepted.
+    A row has one mask for each token that may be sampled. Without drafts only the mask of the first
+    token can be computed, so `max_tokens` of a constrained row is 1. The masks of a row are
+    consecutive. The first mask applies to the first token. Mask i + 1 applies to the token after
+    draft token i. It is used only if draft token i is accepted.
     """
 
     step_id: int

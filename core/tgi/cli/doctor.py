@@ -103,7 +103,9 @@ class OtherWay(msgspec.Struct, frozen=True):
 
 
 class Operation(msgspec.Struct, frozen=True):
-    """How the selected backend computes an operation."""
+    """The implementation that the selected backend uses for an operation, and the rejected
+    alternatives.
+    """
 
     operation: str
     chosen: str

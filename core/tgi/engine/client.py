@@ -128,7 +128,9 @@ class EngineClient:
 
     @property
     def failure(self) -> str:
-        """Why the client stopped restarting the engine. Empty if it did not stop."""
+        """The reason for which the client no longer restarts the engine. Empty if the client still
+        restarts the engine after a crash.
+        """
         return self._failure
 
     @property
@@ -148,7 +150,8 @@ class EngineClient:
             raise UnhealthyError(self._failure)
         stream = SequenceStream(next(self._sequence_ids), request, outputs, self._abort)
         if not self._streams:
-            # An engine without sequences sends nothing, so the silence begins now.
+            # An engine without sequences may send no messages, so the silence limit is measured
+            # from this time.
             self._last_heard = time.monotonic()
         self._streams[stream.sequence_id] = stream
         if self._isolation.current is None:
@@ -173,8 +176,9 @@ class EngineClient:
             del self._checks[check_id]
 
     async def control(self, request: Control, timeout: float = _CONTROL_TIMEOUT) -> ControlResult:
-        """Let the worker execute a control request between two steps. If the request is rejected,
-        the engine is not ready or no reply arrives within `timeout` seconds, the result is not ok.
+        """Let the worker execute a control request between two steps. The result is not ok if the
+        request is rejected, if the engine is not ready, or if no reply arrives within `timeout`
+        seconds.
 
         State that a request established, such as a loaded adapter, is established again after an
         engine restart, before the sequences are resumed.
@@ -246,16 +250,17 @@ class EngineClient:
         self._are_crashes_explained = True
 
     def _end_isolation(self) -> None:
-        """If the sequence that runs alone has passed, run the next one alone, or all sequences if
-        none is left to isolate.
+        """If the sequence that runs alone has passed the isolation, run the next sequence alone. If
+        no sequence is left to isolate, run all sequences.
         """
         passed = self._isolation.current
         if passed is None or not self._isolation.is_passed():
             return
         following = self._isolation.advance()
         if following is not None:
-            # Output that the engine has already sent for this sequence arrives before the next
-            # sequence passes. The sequence can therefore be resumed later without lost tokens.
+            # Output of the passed sequence that the engine has already sent arrives before the
+            # output with which the next sequence passes. The sequence can therefore be resumed
+            # later without lost tokens.
             self._send(AbortSequence(passed.sequence_id))
             self._send(following.resume_message())
             return

@@ -17,8 +17,9 @@ __all__ = ["PrefillInterruption", "StepPlanner"]
 
 @final
 class PrefillInterruption:
-    """Decides when waiting prompts may interrupt decoding: after `max_waiting_tokens` decode steps,
-    or when `waiting_served_ratio` times as many sequences wait as run and they all fit.
+    """Decides when waiting prompts may interrupt decoding. This is allowed after
+    `max_waiting_tokens` decode steps. It is also allowed if at least `waiting_served_ratio` x
+    (number of running sequences) sequences wait, and this number of waiting sequences fits.
     """
 
     def __init__(self, config: SchedulerConfig, limits: Limits, cache: KVCacheManager) -> None:
@@ -97,7 +98,9 @@ class StepPlanner:
 
     @property
     def join_reason(self) -> str:
-        """Why prompts were last admitted: "chunking", "backpressure" or "wait_exceeded"."""
+        """The reason for the last admission of prompts: "chunking", "backpressure" or
+        "wait_exceeded".
+        """
         return self._interruption.join_reason
 
     def plan(self, step_id: int) -> StepBuilder:
@@ -222,8 +225,9 @@ class StepPlanner:
                 return
 
     def _plan_long_encoder(self, step: StepBuilder) -> bool:
-        """Admit the head of the queue before all decode rows if its encoder, which must run in one
-        step, would never fit beside the decode rows. Returns whether it was admitted.
+        """An encoder must run in one step. If the encoder tokens of the head of the queue do not
+        fit into a step together with all decode rows, admit the head before the decode rows are
+        added. Returns whether it was admitted.
         """
         state = self._state
         if not state.may_admit or state.queue.head().has_failed_step:

@@ -81,12 +81,12 @@ class Scheduler:
 
     @property
     def has_dropped(self) -> bool:
-        """Whether a sequence has left the worker that the worker must still drop."""
+        """Whether a dropped sequence has not yet been reported to the worker."""
         return self._state.handles.has_dropped
 
     @property
     def num_in_flight(self) -> int:
-        """Number of scheduled steps that were neither updated nor failed."""
+        """Number of scheduled steps whose result or failure has not been applied yet."""
         return len(self._state.in_flight)
 
     def add(
@@ -130,8 +130,8 @@ class Scheduler:
             self._state.finish(sequence)
 
     def schedule(self) -> SchedulerOutput | None:
-        """Decide the next step. Returns None if nothing can run, at least until a step in flight is
-        collected.
+        """Decide the next step. Returns None if no step can be scheduled now. A later call may
+        return a step, for example after a step in flight is collected.
         """
         self._last_stats = _NO_STATS
         if len(self._state.in_flight) >= self._limits.depth:
@@ -173,8 +173,8 @@ class Scheduler:
         return outputs
 
     def fail_step(self, step_id: int, message: str, retryable: bool) -> list[SequenceOutput]:
-        """Apply the failure of a step in flight. The worker has processed its dropped and new
-        sequences, but none of its rows.
+        """Apply the failure of a step in flight. The worker has processed the dropped and new
+        sequences of the step, but none of its rows.
 
         If `retryable` is set, the step's sequences return to the head of the queue and run in
         smaller steps, apart from the other sequences. If the step cannot be made smaller, it is
@@ -216,7 +216,7 @@ class Scheduler:
         return sum(s.request.adapter == adapter for s in self._state.sequences.values())
 
     def are_free(self, blocks: Iterable[int]) -> bool:
-        """Whether none of `blocks` has references or is in the prefix cache."""
+        """Whether all `blocks` are without references and outside the prefix cache."""
         return all(map(self._state.cache.blocks.is_free, blocks))
 
     def forget_cached_blocks(self) -> None:
@@ -226,8 +226,8 @@ class Scheduler:
         self._state.cache.blocks.forget_cached()
 
     def stats(self) -> SchedulerStats:
-        """Return the current gauges, and the counters of the step that was updated or failed last.
-        The counters are 0 if `schedule` was called since.
+        """Return the current gauges, and the counters of the step whose result or failure was
+        applied last. The counters are 0 if `schedule` was called after that.
         """
         return msgspec.structs.replace(
             self._last_stats,
@@ -277,8 +277,8 @@ class Scheduler:
         max_tokens: int,
         scores: list[float | None],
     ) -> SequenceOutput:
-        """Append the tokens that a row chose to its sequence. Tokens after the one that ends the
-        sequence are ignored.
+        """Append the tokens that were sampled for a row to the row's sequence. Tokens after the one
+        that ends the sequence are ignored.
         """
         token_ids, logprobs, top = result.token_ids[row], result.logprobs[row], result.top[row]
         if not 1 <= len(token_ids) <= max_tokens:

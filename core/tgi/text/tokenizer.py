@@ -1,4 +1,6 @@
-"""Convert text to token ids and back with the model's tokenizer, whole or token by token."""
+"""Converts text to token ids and token ids to text with the model's tokenizer. The ids of a
+sequence can be converted together or one by one.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,9 @@ _MAX_CHARACTER_TOKENS = 4  # a character has at most 4 bytes, and each can be a 
 _REPLACEMENT = "\ufffd"  # the decoded text of an incomplete character
 
 _MAX_TOKENIZER_BYTES = 256 << 20  # the largest published tokenizer.json has 40 MB
-_MAX_REASON = 200  # characters of an error of the library
+_MAX_REASON = 200  # maximum number of characters of an error message of the tokenizers library
 _MIN_TEXT_LENGTH = 1 << 16  # characters
-_NUM_MARGIN_TOKENS = 64  # the cut changes the tokens beside it
+_NUM_MARGIN_TOKENS = 64  # tokens near the point where the text is truncated may differ
 _NUM_BLOCK_TOKENS = 1024  # formatted together
 _SPECIAL_TOKEN_FIELDS = (
     "bos_token",
@@ -100,8 +102,8 @@ class Tokenizer:
     def tokens_from(self, first_id: int) -> list[tuple[int, str]]:
         """The tokens with an id of at least `first_id`, by id.
 
-        Empty without a look at each token if the number of tokens and the ids of the added tokens
-        are below `first_id`.
+        The result is empty, and no token is examined, if the number of tokens is at most `first_id`
+        and the ids of the added tokens are below `first_id`.
         """
         added = self.backend.get_added_tokens_decoder()
         if self.vocab_size <= first_id and max(added, default=0) < first_id:
@@ -115,8 +117,9 @@ class Tokenizer:
         """The token ids of `text`.
 
         `truncate` is the maximum number of ids. The special tokens that the tokenizer adds are
-        kept, and then the last of the other ids (TGI's left truncation). The start of a long text
-        is cut off before it is tokenized.
+        kept. The remaining places are filled with the last of the other ids (TGI's left
+        truncation). If `truncate` is set, the start of a long text is removed before the text is
+        tokenized.
         """
         if truncate is not None:
             text = text[-self.max_text_length(truncate + _NUM_MARGIN_TOKENS) :]
@@ -127,10 +130,10 @@ class Tokenizer:
         return Encoding(ids)
 
     def max_text_length(self, num_tokens: int) -> int:
-        """A number of characters: a longer text certainly has more than `num_tokens` tokens.
+        """A length in characters. Every text that is longer has more than `num_tokens` tokens.
 
-        The number is never small, because a normalizer may remove characters and because the exact
-        number of tokens of a short text costs little.
+        The length has a minimum (`_MIN_TEXT_LENGTH`), because a normalizer may remove characters,
+        and because it is cheap to tokenize a short text.
         """
         return max(num_tokens * self.max_token_length, _MIN_TEXT_LENGTH)
 
@@ -157,7 +160,8 @@ class Tokenizer:
             else [0, *accumulate(len(c.encode()) for c in text)]
         )
         for index, number in enumerate(encoding.ids):
-            # The list of all offsets would be created in one call that holds the GIL.
+            # The offsets are read one by one, because `encoding.offsets` creates the whole list in
+            # one call that holds the GIL.
             first, last = encoding.token_to_chars(index) or (0, 0)
             start, stop = byte_offsets[first], byte_offsets[last]
             yield TokenSpan(number, data[start:stop].decode(errors="replace"), start, stop)
@@ -224,8 +228,8 @@ def _library_errors(to_error: Callable[[str], TgiError]) -> Iterator[None]:
         yield
     except (TgiError, KeyboardInterrupt, SystemExit, MemoryError):
         raise
-    # The boundary to a native library: it raises plain exceptions, and for a panic of its code an
-    # exception that is derived from BaseException only.
+    # The native library raises plain `Exception` objects. If its code panics, it raises an
+    # exception that is derived only from `BaseException`.
     except BaseException as error:
         raise to_error(" ".join(str(error).split())[:_MAX_REASON]) from error
 
@@ -307,8 +311,8 @@ class Detokenizer:
     def __init__(self, tokenizer: Tokenizer, prompt_token_ids: Sequence[int]) -> None:
         self._decode = tokenizer.decode
         self._token_text = tokenizer.token_text
-        # Invariant: the first `num_read` characters of the window's text have been returned. They
-        # are the text of its first `read_offset` ids.
+        # Invariant: the first `_num_read` characters of the window's text belong to the prompt or
+        # have been returned. They are the text of its first `read_offset` ids.
         self._window, text = self._context(prompt_token_ids)
         self._read_offset = len(self._window)
         self._num_read = len(text)
@@ -351,7 +355,8 @@ class Detokenizer:
 def _encode(
     encode_batch: Callable[..., list[tokenizers.Encoding]], text: str, add_special_tokens: bool
 ) -> tokenizers.Encoding:
-    """Encode one text by a function for batches, which releases the GIL unlike `Tokenizer.encode`.
+    """Encode one text with a batch function of the library. A batch function releases the GIL;
+    `tokenizers.Tokenizer.encode` does not.
 
     Raises `ValidationError` if the library cannot encode the text, for example because the text
     contains a character for which the tokenizer has no token.

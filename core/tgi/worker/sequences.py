@@ -39,8 +39,8 @@ class SequenceState:
     num_prompt_tokens: int
     sampling: SamplingParams
     tokens: Int32Array  # the sequence's row of `SequenceTable.tokens`
-    # If the next prompt position is scored, the hidden vector or the logits of the last computed
-    # position, in the array type of the worker.
+    # The hidden vector or the logits of the last computed position, in the array type of the
+    # worker. It is set only if the next prompt position is scored.
     prompt_tail: Any = None
     has_failed: bool = False  # a step with this sequence failed; the core will drop the sequence
 
@@ -58,7 +58,7 @@ class SequenceState:
 @final
 @dataclass(frozen=True)
 class _Found:
-    """The sequences of some handles. It is valid until one of them is dropped."""
+    """The sequences of some handles. This result of `find` is valid until a sequence is dropped."""
 
     handles: list[int]
     states: list[SequenceState]
@@ -69,10 +69,10 @@ class _Found:
 class SequenceTable:
     """The live sequences, at most `limits.max_sequences`.
 
-    `vocab_size` is the number of token ids that a sequence may contain. `kinds` are the negotiated
-    cache groups. Invariant: a row's block table is 0 after its blocks, so that any slice of rows is
-    padded. A sequence or a row that exceeds the negotiated limits raises `StepError`, which does
-    not allow a retry.
+    `vocab_size` is the number of token ids that a sequence may contain. `kinds` contains the kind
+    of each negotiated cache group. Invariant: the entries of a block table after the last block are
+    0, so any slice of rows is already padded. The methods raise a `StepError` that is not retryable
+    if a sequence or a row exceeds the negotiated limits.
     """
 
     def __init__(
@@ -205,8 +205,9 @@ class SequenceTable:
     def mark_failed(self, rows: Rows) -> None:
         """Record that a step with these rows failed while later steps are in flight.
 
-        Later rows of these sequences have no effect. Their positions are computed as if the failed
-        rows had been computed, so that other rows of the later steps do not fail.
+        Later rows of these sequences have no effect. The number of computed tokens of these
+        sequences advances as if the failed rows had succeeded, so that the other rows of the later
+        steps do not fail.
         """
         for handle, end in zip(rows.sequence.tolist(), rows.start + rows.count, strict=True):
             state = self._states.get(handle)
@@ -215,8 +216,8 @@ class SequenceTable:
                 self.num_computed_tokens[state.index] = end
 
     def find(self, handles: list[int]) -> tuple[list[SequenceState], Int64Array]:
-        """Return the sequences of the rows and their rows in the arrays. Raises `StepError` if a
-        handle is not live.
+        """Return the sequences with these handles, and the index of each sequence in the arrays.
+        Raises `StepError` if a handle is not live.
         """
         if handles != self._found.handles:
             try:
@@ -231,8 +232,8 @@ class SequenceTable:
         return self._found.states, self._found.indices
 
     def append_blocks(self, rows: Rows, indices: Int64Array) -> None:
-        """Append the step's new blocks to the block tables of its rows. `indices` [n] are their
-        rows in the arrays.
+        """Append the step's new blocks to the block tables of its rows. `indices` [n] contains, for
+        each row of the step, the index of its sequence in the arrays.
         """
         if not self.has_blocks or not rows.new_blocks:
             return

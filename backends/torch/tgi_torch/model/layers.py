@@ -79,8 +79,8 @@ def build_linear(
 ) -> Linear:
     """Build one linear layer for the projections named in `rows`, stacked in that order.
 
-    The values of `rows` are output sizes. The parameters are `<prefix>.<name>.weight`, and
-    `<prefix>.<name>.bias` if `bias`.
+    The values of `rows` are output sizes. The parameters are `<prefix>.<name>.weight` and, if
+    `bias` is set, `<prefix>.<name>.bias`.
     """
     store, quantization = build.parameters, build.quantization
     names = {f"{prefix}.{name}.weight": n for name, n in rows.items()}
@@ -110,7 +110,7 @@ def build_embedding_or_head_table(
 
 
 def build_head(build: BuildContext, table: Tensor | QuantizedMatrix, bias: Tensor | None) -> Linear:
-    """Build the linear layer over the table of a head."""
+    """Build the linear layer whose weight is the table of a head."""
     return Linear(
         build.ops.linear if isinstance(table, Tensor) else _multiply_quantized, table, bias
     )

@@ -1,9 +1,9 @@
 """Runs decode-only steps, in which each row has one token and the next token is sampled for it. The
 arrays of a batch are reused as long as the rows are the same.
 
-With one sequence, such a step takes little more time than a weight pass, so the overhead of the
-step is significant. The arrays of a batch are therefore updated in place: from step to step, tokens
-are replaced and positions advance, until the rows change or a row needs a new block.
+With one sequence, such a step takes little more time than one read of all weights, so the overhead
+of the step is significant. The arrays of a batch are therefore updated in place: from step to step,
+tokens are replaced and positions advance, until the rows change or a row needs a new block.
 """
 
 from __future__ import annotations
@@ -61,8 +61,9 @@ class DecodeProgram(Protocol):
         self, token_ids: Tensor, metadata: AttentionMetadata, sequences: list[SampledSequence]
     ) -> BoundProgram:
         """Bind the program to the tensors of n rows. The tensors are updated in place, so the
-        program reads them at each call. The lengths on the host are not updated, and the program
-        must not read them. The caller keeps the tensors as long as the program.
+        program must read them at each call. The lengths on the host are not updated, and the
+        program must not read them. The caller keeps a reference to the tensors for as long as it
+        uses the program.
         """
 
 

@@ -109,7 +109,8 @@ class GenerationPipeline:
         self, http_request: HttpRequest, records: Sequence[type[BodyT]], name: str
     ) -> tuple[HttpCall, BodyT]:
         """Read the body as the first of `records` that matches. Raises `RejectionError` if none
-        does. `name` is TGI's name for the choice, which appears in the error message.
+        does. `name` is the name of the enum of these records in TGI. The name appears in the error
+        message.
         """
         call = HttpCall(time.perf_counter(), http_request.receive)
         body = await read_variant(http_request, records, name, self._config.payload_limit)
@@ -122,7 +123,7 @@ class GenerationPipeline:
         return self._config.model_id if requested in (None, "tgi") else str(requested)
 
     def slot(self) -> AbstractContextManager[None]:
-        """Hold a concurrency slot for work that is not a generation. Entering raises
+        """Hold a concurrency slot for work that is not a generation. Entering the block raises
         `OverloadedError` if no slot is free.
         """
         return self._limiter.hold()
@@ -153,9 +154,9 @@ class GenerationPipeline:
 
     @asynccontextmanager
     async def stream(self, request: TextRequest) -> AsyncIterator[Generation]:
-        """Start the generation of a prompt, whose tokens can be read inside the block. Entering the
-        block raises `RequestError` if the request is rejected. When the block ends, the concurrency
-        slots are released and unfinished sequences are aborted.
+        """Start the generation for a prompt. The generated tokens can be read inside the block.
+        Entering the block raises `RequestError` if the request is rejected. When the block ends,
+        the concurrency slots are released and unfinished sequences are aborted.
         """
         received = time.perf_counter()
         with self.counted():

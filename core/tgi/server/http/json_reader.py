@@ -1,10 +1,10 @@
 """Decodes the JSON of a request body into a record.
 
-msgspec decodes a valid body in one pass, and `repeated_keys` then checks without a second parse
-that no field was given twice. Every other body is read again by a slower reader in document order.
-The slower reader reports the first error in TGI's words, or accepts bodies that TGI accepts beyond
-the JSON standard: bytes after the value, an array of field values in place of a record, and
-repeated keys that are not fields of a record.
+msgspec decodes a valid body in one pass. `repeated_keys` then checks that no field was given twice,
+in most cases without a second parse. Every other body is read again by a slower reader in document
+order. The slower reader reports the first error with the same message as TGI. It also accepts three
+kinds of bodies that TGI accepts: a value with bytes after it, an array of field values in place of
+a record, and an object with a repeated key that is not a field.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def read_json(body: bytes, record: type[T]) -> T:
 
 def read_any_of(body: bytes, records: Sequence[type[T]], name: str) -> T:
     """Read `body` as the first of `records` that matches. Raises `RejectionError` if none does.
-    `name` is TGI's name for the choice, which appears in the error message.
+    `name` is the name of the enum of these records in TGI. The name appears in the error message.
 
     TGI parses the whole body before it chooses a record. Invalid JSON at any position is therefore
     rejected with status 400.

@@ -1,6 +1,7 @@
-"""A core that is controlled by a check.
+"""A core for the conformance checks. A check chooses the steps that the core sends to the worker.
 
-It allocates the cache, builds legal steps, and sends them encoded as bytes, as to another process.
+It allocates the cache and builds legal steps. Each step is encoded to bytes and decoded again, as
+if it were sent to another process.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ __all__ = ["ScriptedCore"]
 class ScriptedCore:
     """Drives a ready worker.
 
-    Free blocks and handles are in random order, as after a long time of serving.
+    Free blocks and handles are in random order, as they are after the server has run for a long
+    time.
     """
 
     def __init__(self, worker: Worker, agreement: Agreement) -> None:
@@ -67,7 +69,7 @@ class ScriptedCore:
         self.live: dict[int, LiveSequence] = {}
         self.copies: list[tuple[int, int]] = []  # blocks (source, target) that the next step copies
         self.mask_mode: Literal["inline", "late"] = "inline"
-        self._late_masks: dict[int, GrammarMasks] = {}  # by step id: those that were not sent yet
+        self._late_masks: dict[int, GrammarMasks] = {}  # masks that were not sent yet, by step id
         self._dropped: list[int] = []
         self._step_id = 0
 
@@ -140,7 +142,8 @@ class ScriptedCore:
         """
         handles = [new.sequence for new in step.added]
         for handle in handles:
-            self.live[handle].num_introduced_tokens = 0  # `rules` did not see the failed step
+            # `rules.submit` was not called for the failed step
+            self.live[handle].num_introduced_tokens = 0
             self.drop(self.live[handle])
         flush = self.build({})
         self.rules.submit(msgspec.structs.replace(flush, dropped=[*step.dropped, *flush.dropped]))
@@ -151,7 +154,8 @@ class ScriptedCore:
     def advance(
         self, work: Mapping[LiveSequence, int], *, on_device: bool = False
     ) -> list[ModelRunnerOutput]:
-        """Compute `count` known tokens of each sequence, in as many legal steps as necessary.
+        """Compute known tokens of each sequence, in as many legal steps as necessary. `work`
+        contains the number of tokens per sequence.
 
         A count of 0 means all known tokens. `on_device` sends `TOKEN_ON_DEVICE` in place of tokens
         that the worker sampled.
@@ -208,7 +212,7 @@ class ScriptedCore:
         return self.collect(step)
 
     def next_rows(self, sequences: Sequence[LiveSequence]) -> dict[LiveSequence, int]:
-        """As many of the known tokens of each sequence as one step may contain."""
+        """The numbers of known tokens of the sequences that fit into one legal step."""
         return self._legal({sequence: sequence.num_left for sequence in sequences})
 
     def submit(self, step: SchedulerOutput) -> None:
@@ -288,7 +292,8 @@ class ScriptedCore:
         chosen = dict[LiveSequence, int]()
         for sequence in prefills[: limits.max_prefills or len(prefills)]:
             if sequence.encoder_tokens and not sequence.is_introduced:
-                # An encoder's input is not divided. Alone in its step it may have any length.
+                # An encoder's input is not divided. If the sequence is alone in a step, the
+                # encoder's input may have any length.
                 return {sequence: min(pending[sequence], limits.max_step_tokens)}
             count = min(pending[sequence], budget)
             if count < pending[sequence]:
