@@ -1,4 +1,5 @@
-"""Finds the TPU chips of this machine through the operating system, without driver or framework.
+"""Finds the TPU chips of this machine through the operating system, without a driver or a
+framework.
 
 A chip is a PCI device with Google's vendor id. The driver creates `/dev/accel<N>` (v4 and older) or
 `/dev/vfio/<N>` (newer). The presence of `libtpu` proves nothing, since it installs on any machine.

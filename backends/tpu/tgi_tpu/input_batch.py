@@ -1,4 +1,4 @@
-"""Turns the rows of one step into the padded arrays of a bucket, in numpy."""
+"""Converts the rows of one step to the padded numpy arrays of a bucket."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The worker of the TPU backend, which runs one replica of a model on one chip, or divided among
-several chips.
+"""The worker of the TPU backend. It runs one replica of a model on one chip, or on several chips
+among which the replica is divided.
 """
 
 from __future__ import annotations

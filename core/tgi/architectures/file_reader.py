@@ -1,4 +1,4 @@
-"""Reads the files of a model, which may be damaged or written by an attacker.
+"""Reads the files of a model. The files may be damaged or written by an attacker.
 
 Only regular files of limited size are read, so a FIFO or a device is an error instead of a startup
 that never ends. A file name that another file contains is resolved by `path_in_folder` only.

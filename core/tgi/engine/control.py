@@ -1,4 +1,4 @@
-"""Control requests between front end and worker, on both sides of the socket.
+"""Handles control requests from the front end to the worker, on both sides of the socket.
 
 The front end remembers the requests that established state in the engine, such as loaded adapters,
 and repeats them after an engine restart.

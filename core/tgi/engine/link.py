@@ -1,4 +1,4 @@
-"""The framing of messages between front end and engine, and the engine's end of the socket.
+"""The framing of messages between front end and engine, and the engine's side of the socket.
 
 A frame is a four-byte little-endian length followed by a msgpack message. The engine's end uses
 blocking calls, because the engine loop has a single thread.

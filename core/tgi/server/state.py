@@ -1,4 +1,4 @@
-"""The settings and components that all routes of one server share."""
+"""The settings and components that all routes of one server use."""
 
 from __future__ import annotations
 

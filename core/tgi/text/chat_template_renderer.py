@@ -1,4 +1,4 @@
-"""Render chat templates in a separate process, which is killed at a time limit.
+"""Renders chat templates in a separate process. The process is killed if it exceeds a time limit.
 
 Templates are untrusted code and messages are untrusted data. They cannot block the event loop.
 After a failure, a new process is started for the next conversation.

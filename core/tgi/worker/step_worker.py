@@ -1,4 +1,6 @@
-"""The life cycle that all workers share. A `WorkerPart` implements the framework's operations."""
+"""The life cycle that all workers have in common. A `WorkerPart` implements the framework's
+operations.
+"""
 
 from __future__ import annotations
 

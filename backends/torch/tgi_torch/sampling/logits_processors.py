@@ -1,4 +1,4 @@
-"""Logits processors: pure functions that change the scores of a batch before tokens are chosen.
+"""Logits processors: pure functions that change the scores of a batch before tokens are sampled.
 
 Every function takes scores float32 [rows, vocab_size] and one parameter per row of shape [rows, 1],
 and returns new scores. The score of a token that is cut becomes -inf. Each function is the batched

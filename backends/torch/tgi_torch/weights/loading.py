@@ -1,4 +1,4 @@
-"""Loading a checkpoint: copies one tensor after the other from the mapped files to the parameters.
+"""Loads a checkpoint: copies one tensor after the other from the mapped files to the parameters.
 
 Apart from the parameters, at most about `_CHUNK_BYTES` of the files are in memory at any time.
 """

@@ -1,4 +1,4 @@
-"""Tensors of mapped safetensors files as torch tensors."""
+"""Creates torch tensors from the tensors of mapped safetensors files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process behind `tgi convert`, the only place in which pickled files are read.
+"""The process that `tgi convert` starts. Pickled files are read only in this process.
 
 Only tensors are unpickled. Files are converted one after the other, so that only one is in memory.
 The results are renamed to their final names when all are complete, and the index is written last.

@@ -1,4 +1,4 @@
-"""Quantization of a matrix to a format of `weight_formats`, in plain torch."""
+"""Quantizes a matrix to a format of `weight_formats`, in plain torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Divides a decoder's layers into groups of a repeated pattern, which is compiled only once."""
+"""Divides a decoder's layers into groups of a repeated pattern. A pattern is compiled once."""
 
 from __future__ import annotations
 

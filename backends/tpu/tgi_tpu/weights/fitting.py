@@ -1,4 +1,4 @@
-"""Fits parameters to the devices by padding or repeating them. Results do not change.
+"""Pads or repeats parameters so that they can be divided among the devices. Results do not change.
 
 Sizes that the devices do not divide are padded with zeros, and heads are repeated if there are
 fewer than devices. A TPU stores the last axis of an array in registers of 128 lanes. If the last

@@ -1,4 +1,4 @@
-"""Tensors of mapped safetensors files as numpy arrays."""
+"""Creates numpy arrays from the tensors of mapped safetensors files."""
 
 from __future__ import annotations
 

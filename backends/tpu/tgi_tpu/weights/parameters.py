@@ -1,4 +1,4 @@
-"""The model's parameters as a tree of arrays on the mesh, filled from the checkpoint.
+"""Loads the model's parameters from the checkpoint as a tree of arrays on the mesh.
 
 The checkpoint is read one tensor at a time. Host memory contains one tensor of the file, and device
 memory contains that tensor and the parameters.

@@ -1,4 +1,4 @@
-"""Schemas of the responses and events of Anthropic's routes, for text.
+"""Schemas of the responses and events of Anthropic's routes, which support text only.
 
 The routes write these records, and the OpenAPI document describes them. Source: the Anthropic API
 reference.

@@ -1,4 +1,4 @@
-"""Anthropic's `/v1/messages` and `/v1/messages/count_tokens`, for text.
+"""Anthropic's routes `/v1/messages` and `/v1/messages/count_tokens`, which support text only.
 
 The routes use the same chat template and generation pipeline as the other chat routes. Schemas,
 events, statuses and error types are those of the Anthropic API reference.

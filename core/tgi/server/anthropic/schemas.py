@@ -1,5 +1,5 @@
-"""Bodies of Anthropic's routes, for text. The fields are those of the Anthropic API reference and
-the extensions `ignore_eos`, `cache_salt` and `seed`.
+"""Request bodies of Anthropic's routes, which support text only. The fields are those of the
+Anthropic API reference and the extensions `ignore_eos`, `cache_salt` and `seed`.
 """
 
 from __future__ import annotations

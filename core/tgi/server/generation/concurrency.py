@@ -1,4 +1,4 @@
-"""Concurrent execution of the generations of one request."""
+"""Runs the generations of one request concurrently."""
 
 from __future__ import annotations
 

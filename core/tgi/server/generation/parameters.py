@@ -1,4 +1,5 @@
-"""The parameters of a generation, and the request to which each generation route converts its body.
+"""The parameters of a generation, and the request record to which each generation route converts
+its request body.
 
 The `title` of a number type is the name of the type in error messages, for example `expected u32`.
 """

@@ -1,5 +1,5 @@
-"""The steps that all generation routes share: reading the body, concurrency slots, admission,
-generation, metrics and response headers.
+"""The steps that all generation routes have in common: reading the body, concurrency slots,
+admission, generation, metrics and response headers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bodies of the native routes. Unknown fields are ignored.
+"""Request bodies of the native routes. Unknown fields are ignored.
 
 The fields are in TGI's order, because a body may also be a JSON array of the values of its fields.
 """

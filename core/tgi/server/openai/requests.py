@@ -1,5 +1,5 @@
-"""Converts bodies of the OpenAI routes to requests. Parameters that this version does not support
-are rejected by an error that names them. They are never ignored.
+"""Converts the request bodies of the OpenAI routes to requests. Parameters that this version does
+not support are rejected by an error that names them. They are never ignored.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""OpenAI's `/v1/responses`, for text. Responses are not stored.
+"""OpenAI's route `/v1/responses`, which supports text only. Responses are not stored.
 
 The route uses the same chat template and generation pipeline as the other chat routes. The schemas
 are those of the OpenAI API reference. A stream begins only after the request has been validated, so

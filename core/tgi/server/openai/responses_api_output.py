@@ -1,4 +1,5 @@
-"""Schemas of the response and of the events of `/v1/responses`, for text without stored state.
+"""Schemas of the response and of the events of `/v1/responses`. The route supports text only, and
+the server stores no state.
 
 The route writes these records, and the OpenAPI document describes them. Source: the OpenAI API
 reference.

@@ -1,4 +1,4 @@
-"""Bodies of the OpenAI routes.
+"""Request bodies of the OpenAI routes.
 
 The fields are those of the OpenAI API reference and the extensions `ignore_eos`, `cache_salt` and
 `repetition_penalty`. A field may be null if OpenAI allows it. As in TGI, unknown fields are

@@ -1,5 +1,5 @@
-"""`/docs`: Swagger UI over our OpenAPI document. Its files come from an installed package, never
-from a network.
+"""The route `/docs`: Swagger UI for the OpenAPI document of this server. Its files come from an
+installed package, never from a network.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bodies of the hosting platforms' routes."""
+"""Request bodies of the hosting platforms' routes."""
 
 from __future__ import annotations
 
