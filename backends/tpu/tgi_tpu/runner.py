@@ -30,8 +30,8 @@ from tgi.backend import (
     StepTimes,
 )
 from tgi.worker.buckets import Buckets, StepShape, padded
-from tgi.worker.masks import check_masks, missing_masks
 from tgi.worker.sequences import Int64Array, SequenceState, SequenceTable
+from tgi.worker.step_checks import check_masks, missing_masks
 from tgi_tpu.attention.cache import Cache
 from tgi_tpu.input_batch import InputBatch, build_input_batch, health_arrays
 from tgi_tpu.programs import COPIES, LoadedModel, Programs

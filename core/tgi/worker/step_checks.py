@@ -1,8 +1,8 @@
-"""Checks a step against the negotiated limits, for workers that store their sequences as rows of
-arrays.
+"""Checks a step and its masks against the negotiated limits, for workers that store their sequences
+as rows of arrays.
 
 A step has n rows, and `indices` [n] are their sequences' rows in the arrays. Each check raises
-`StepError`, which does not allow a retry.
+`StepError`, which does not allow a retry unless late masks did not arrive.
 """
 
 from __future__ import annotations
@@ -12,9 +12,17 @@ import numpy.typing as npt
 
 from tgi.backend.agreement import Limits
 from tgi.backend.errors import StepError
-from tgi.backend.records import Rows
+from tgi.backend.records import GrammarMasks, Int32Array, Rows, SchedulerOutput
 
-__all__ = ["check_blocks", "check_positions", "check_size", "check_token_ids"]
+__all__ = [
+    "check_blocks",
+    "check_masks",
+    "check_positions",
+    "check_size",
+    "check_token_ids",
+    "mask_words",
+    "missing_masks",
+]
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -71,3 +79,39 @@ def check_token_ids(token_ids: npt.NDArray[np.integer], vocab_size: int) -> None
             f"The step contains token id {outside[0]}, the model has {vocab_size} token ids.",
             retryable=False,
         )
+
+
+def mask_words(step: SchedulerOutput, vocab_size: int) -> tuple[Int32Array, Int32Array] | None:
+    """Return the rows [k] and the words [k, mask_width] of a step's masks, or None if the step has
+    no masks.
+
+    Raises `StepError`. The step may be retried if its late masks did not arrive, but not if the
+    masks have the wrong shape.
+    """
+    if step.mask == "none":
+        return None
+    if step.masks is None and step.mask == "late":
+        raise missing_masks(step)
+    masks = check_masks(step, step.masks, vocab_size)
+    return masks.row, masks.words.reshape(-1, -(-vocab_size // 32))
+
+
+def missing_masks(step: SchedulerOutput) -> StepError:
+    """Return the error of a step whose late masks did not arrive."""
+    return StepError(f"The masks of step {step.step_id} did not come.", retryable=True)
+
+
+def check_masks(step: SchedulerOutput, masks: GrammarMasks | None, vocab_size: int) -> GrammarMasks:
+    """Return `masks` if each mask has one bit per token id and belongs to a row of the step.
+    Otherwise raises `StepError`, after which the step may not be retried.
+    """
+    width = -(-vocab_size // 32)
+    if masks is None or masks.words.size != len(masks.row) * width:
+        raise StepError(
+            f"The masks of step {step.step_id} are not {width} words a row.", retryable=False
+        )
+    if len(masks.row) and not 0 <= masks.row.min() <= masks.row.max() < step.rows.num_rows:
+        raise StepError(
+            f"The masks of step {step.step_id} name rows that it does not have.", retryable=False
+        )
+    return masks

@@ -18,9 +18,9 @@ from tgi.backend.records import (
     empty_float32,
     empty_int32,
 )
-from tgi.worker.masks import mask_words
 from tgi.worker.sampling import SampledToken, log_softmax, sample_row, unpack_mask
 from tgi.worker.sequences import SequenceState
+from tgi.worker.step_checks import mask_words
 
 __all__ = ["StepResult", "is_scored", "prompt_scores", "row_masks"]
 

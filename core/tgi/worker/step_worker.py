@@ -1,26 +1,53 @@
-"""The life cycle that all workers have in common. A `WorkerPart` implements the framework's
-operations.
+"""The life cycle that all workers have in common: states and pending steps. A `WorkerPart` implements the
+framework's operations.
 """
 
 from __future__ import annotations
 
+import enum
+from collections import deque
 from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import final
 
+import msgspec
+
 from tgi.backend.agreement import Agreement, Health, RequestedLimits
 from tgi.backend.control import CONTROLS, Control, ControlResult
-from tgi.backend.errors import StepError
+from tgi.backend.errors import StepError, WrongStateError
 from tgi.backend.protocols import WorkerReporter
 from tgi.backend.records import GrammarMasks, ModelRunnerOutput, SchedulerOutput
 from tgi.worker.memory.errors import step_out_of_memory
 from tgi.worker.negotiation import with_requested_features
 from tgi.worker.parts import ControlledPart, MeasuredPart, OverlappedPart, WorkerPart
-from tgi.worker.pending_steps import PendingSteps
-from tgi.worker.states import WorkerState
+from tgi.worker.step_checks import check_masks
 
-__all__ = ["StepWorker"]
+__all__ = ["PendingSteps", "StepWorker", "WorkerState"]
+
+
+@final
+class WorkerState(enum.Enum):
+    """The states in the order of `Worker`'s methods. `close` is allowed in every state. A worker
+    that is ready may sleep and wake again.
+    """
+
+    CREATED = "created"
+    LOADED = "loaded"
+    AGREED = "agreed"
+    READY = "ready"
+    ASLEEP = "asleep"
+    CLOSED = "closed"
+
+    def require(self, needed: WorkerState, method: str) -> None:
+        """Raise `WrongStateError` unless this is `needed`, the state in which `method` is
+        allowed.
+        """
+        if self is not needed:
+            raise WrongStateError(
+                f"`{method}` needs a worker that is {needed.value}; this one is {self.value}."
+            )
+
 
 _TRANSITIONS: Mapping[str, tuple[WorkerState, WorkerState]] = MappingProxyType(
     {
@@ -29,6 +56,51 @@ _TRANSITIONS: Mapping[str, tuple[WorkerState, WorkerState]] = MappingProxyType(
     }
 )
 """Name of a `Control` → the state that it needs and the state that it leads to."""
+
+
+@final
+class PendingSteps:
+    """A FIFO queue of at most `depth` steps. Late masks are added to a step in the queue."""
+
+    def __init__(self, depth: int, vocab_size: int) -> None:
+        self._depth = depth
+        self._vocab_size = vocab_size
+        self._steps: deque[SchedulerOutput] = deque()
+
+    def check_depth(self) -> None:
+        """Raise `StepError` if the negotiated number of steps is already pending."""
+        if len(self._steps) < self._depth:
+            return
+        if self._depth == 1:
+            raise StepError("One step in flight was agreed, and one is.", retryable=False)
+        raise StepError(
+            f"{self._depth} steps in flight were agreed, and as many are.", retryable=False
+        )
+
+    def append(self, step: SchedulerOutput) -> None:
+        """Add a step. Raises `StepError` as `check_depth` does."""
+        if len(self._steps) >= self._depth:
+            self.check_depth()
+        self._steps.append(step)
+
+    def add_masks(self, masks: GrammarMasks) -> None:
+        """Add late masks to a pending step. Raises `StepError` if no step waits for these masks, or
+        if they have the wrong shape.
+        """
+        for place, step in enumerate(self._steps):
+            if step.step_id == masks.step_id and step.mask == "late" and step.masks is None:
+                checked = check_masks(step, masks, self._vocab_size)
+                self._steps[place] = msgspec.structs.replace(step, masks=checked)
+                return
+        raise StepError(f"No step {masks.step_id} waits for masks.", retryable=False)
+
+    def take(self) -> SchedulerOutput | None:
+        """Remove the oldest step and return it. Returns None if no step is pending."""
+        return self._steps.popleft() if self._steps else None
+
+    def clear(self) -> None:
+        """Remove all steps."""
+        self._steps.clear()
 
 
 @final

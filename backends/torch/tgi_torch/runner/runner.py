@@ -26,9 +26,8 @@ from tgi.backend import (
     StepTimes,
 )
 from tgi.worker.cache_layout import group_kinds
-from tgi.worker.masks import mask_words
 from tgi.worker.sequences import SequenceTable
-from tgi.worker.step_checks import check_size
+from tgi.worker.step_checks import check_size, mask_words
 from tgi.worker.step_output import SampledTokens, empty_output, step_output
 from tgi_torch.model.protocols import Model
 from tgi_torch.runner.decode_steps import DecodeProgram, DecodeSteps
