@@ -1,5 +1,5 @@
-"""The life cycle that all workers have in common: states and pending steps. A `WorkerPart` implements the
-framework's operations.
+"""The life cycle that all workers have in common: states and pending steps. A `WorkerPart`
+implements the operations of the framework.
 """
 
 from __future__ import annotations
