@@ -1,4 +1,4 @@
-"""Check C-60: measures the speed of one run on a tiny model. There is no pass mark."""
+"""Check C-60: measures the speed of one run on a tiny model. No minimum speed is required."""
 
 from __future__ import annotations
 
