@@ -1,4 +1,4 @@
-"""The scheduler: decides for each step which sequences run, with how many tokens and in which
+"""The scheduler, which selects the sequences of each step, their number of tokens and their cache
 blocks.
 """
 
