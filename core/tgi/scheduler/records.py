@@ -56,7 +56,7 @@ class SequenceOutput(Entry, frozen=True):
     """New output of one sequence. The output with a `finish_reason` or an `error` is the last one
     of the sequence.
 
-    `logprobs` and `top` have one entry per token. They are empty if they were not requested.
+    `logprobs` and `top` have one entry per token. A list may be empty if no token has a value.
     """
 
     sequence_id: int

@@ -12,8 +12,8 @@ def mask_words(step: SchedulerOutput, vocab_size: int) -> tuple[Int32Array, Int3
     """Return the rows [k] and the words [k, mask_width] of a step's masks, or None if the step has
     no masks.
 
-    Raises `StepError`. The step may be retried if its late masks did not arrive, but not if the
-    masks have the wrong shape.
+    Raises a retryable `StepError` if the late masks of the step did not arrive. Raises a
+    `StepError` that is not retryable if the masks have the wrong shape.
     """
     if step.mask == "none":
         return None
@@ -30,7 +30,7 @@ def missing_masks(step: SchedulerOutput) -> StepError:
 
 def check_masks(step: SchedulerOutput, masks: GrammarMasks | None, vocab_size: int) -> GrammarMasks:
     """Return `masks` if each mask has one bit per token id and belongs to a row of the step.
-    Otherwise raises `StepError`, after which the step may not be retried.
+    Otherwise raise a `StepError` that is not retryable.
     """
     width = -(-vocab_size // 32)
     if masks is None or masks.words.size != len(masks.row) * width:

@@ -16,7 +16,7 @@ __all__ = ["PendingSteps"]
 
 @final
 class PendingSteps:
-    """A FIFO queue of at most `depth` steps. Late masks are added to a step in the queue."""
+    """A FIFO queue of at most `depth` steps. Late masks can be added to a step in the queue."""
 
     def __init__(self, depth: int, vocab_size: int) -> None:
         self._depth = depth
@@ -34,14 +34,14 @@ class PendingSteps:
         )
 
     def append(self, step: SchedulerOutput) -> None:
-        """Add a step. Raises `StepError` as `check_depth` does."""
+        """Add a step. Raises `StepError` if the negotiated number of steps is already pending."""
         if len(self._steps) >= self._depth:
             self.check_depth()
         self._steps.append(step)
 
     def add_masks(self, masks: GrammarMasks) -> None:
-        """Add late masks to a pending step. Raises `StepError` if no step waits for these masks, or
-        if they have the wrong shape.
+        """Add late masks to the pending step that waits for them. Raises `StepError` if no step
+        waits for `masks`, or if `masks` has the wrong shape.
         """
         for place, step in enumerate(self._steps):
             if step.step_id == masks.step_id and step.mask == "late" and step.masks is None:

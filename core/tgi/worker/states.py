@@ -1,5 +1,5 @@
-"""The states of a worker. Every method except `health`, `control` and `close` is allowed in one
-state.
+"""The states of a worker. Each method except `health`, `control` and `close` is allowed in exactly
+one state.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ __all__ = ["WorkerState"]
 
 @final
 class WorkerState(enum.Enum):
-    """The states in the order of `Worker`'s methods. `close` is allowed in every state. A worker
-    that is ready may sleep and wake again.
+    """The states of a worker, in the order of the methods that lead to them. `close` is allowed in
+    every state. The state changes from READY to ASLEEP and back with the requests `Sleep` and
+    `Wake`.
     """
 
     CREATED = "created"
@@ -26,8 +27,8 @@ class WorkerState(enum.Enum):
     CLOSED = "closed"
 
     def require(self, needed: WorkerState, method: str) -> None:
-        """Raise `WrongStateError` unless this is `needed`, the state in which `method` is
-        allowed.
+        """Raise `WrongStateError` if the state is not `needed`. `method` is the name of the method
+        that is allowed only in the state `needed`.
         """
         if self is not needed:
             raise WrongStateError(

@@ -1,1 +1,1 @@
-"""How a device's memory is divided: sizes, limits and the errors when it runs out."""
+"""The division of a device's memory: sizes, limits and out-of-memory errors."""
