@@ -1,4 +1,4 @@
-"""Implements `tgi backends`, which lists the installed backends and their status on this machine."""
+"""Implements `tgi backends`, which lists the installed backends and their status on this host."""
 
 from __future__ import annotations
 
