@@ -1,5 +1,5 @@
-"""Checks of the options before anything is loaded. The messages and their order are those of TGI 3,
-`launcher/src/main.rs` and `router/src/server.rs`.
+"""Checks the options before the model is loaded. The messages and their order are taken from
+`launcher/src/main.rs` and `router/src/server.rs` of TGI 3.
 """
 
 from __future__ import annotations

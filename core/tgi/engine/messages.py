@@ -118,9 +118,9 @@ class EngineStats(msgspec.Struct, array_like=True, frozen=True):
     scheduler: SchedulerStats
     schedule_ns: int = 0
     step_ns: int = 0  # from submit to collect
-    forward_ns: int = 0  # of the forward pass, as reported by the worker
-    sample_ns: int = 0  # of sampling, as reported by the worker
-    update_ns: int = 0  # of applying the result
+    forward_ns: int = 0  # duration of the forward pass, as reported by the worker
+    sample_ns: int = 0  # duration of sampling, as reported by the worker
+    update_ns: int = 0  # duration of `Scheduler.update`
     is_failed: bool = False  # the step failed as a whole
 
 

@@ -66,7 +66,8 @@ class SequenceOutput(Entry, frozen=True):
     num_cached_tokens: int = 0
     # Nanoseconds from the arrival in the engine to the first step, or 0 before the first step.
     queue_ns: int = 0
-    prompt_logprobs: list[float | None] = []  # of the next prompt positions; position 0 is None
+    # Logprobs of the next prompt positions. The entry for position 0 is None.
+    prompt_logprobs: list[float | None] = []
     logprobs: list[float | None] = []  # None if the device cannot compute it
     top: list[tuple[tuple[int, float], ...]] = []  # (id, logprob), in descending order of logprob
 

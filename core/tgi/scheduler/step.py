@@ -52,7 +52,7 @@ class StepInFlight:
     """
 
     step_id: int
-    sequences: list[Sequence]  # [n] of the rows
+    sequences: list[Sequence]  # [n] sequence of each row
     epochs: list[int]  # [n]
     handles: list[int]  # [n]
     counts: list[int]  # [n]
@@ -83,7 +83,7 @@ class StepBuilder:
     starts: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     samples: list[bool] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)  # of all rows
+    token_ids: list[int] = field(default_factory=list)  # token ids of all rows, row after row
     added: list[NewSequence] = field(default_factory=list)
     # Row → maximum number of sampled tokens, if this is more than one.
     budgets: dict[int, int] = field(default_factory=dict)

@@ -31,7 +31,7 @@ class ForwardBatch:
     slot_mapping: Int32Array  # [t]
     cu_seqlens_q: Int32Array  # [n + 1] index of each row's first token; the last element is t
     seq_lens: Int32Array  # [n] length of the sequence, including the tokens of this step
-    block_tables: tuple[Int32Array, ...]  # of each of the n rows
+    block_tables: tuple[Int32Array, ...]  # one table per row
     block_size: int
     logits_indices: Int32Array  # [k] indices of the tokens whose logits are returned, ascending
     copy_source: Int32Array = field(default_factory=empty_int32)  # slots to copy from

@@ -28,7 +28,7 @@ class StepLayout:
     token_indices: Int64Array  # [T] rows in the sequence table
     positions: Int64Array  # [T] in the sequence
     slot_mapping: Int64Array  # [T] block * block_size + offset
-    num_blocks: int  # of the longest sequence after the step
+    num_blocks: int  # number of blocks of the longest sequence after the step
 
 
 def lay_out(rows: Rows, table: SequenceTable) -> StepLayout:

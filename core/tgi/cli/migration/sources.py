@@ -66,8 +66,8 @@ class Container:
     """The container in which a command runs."""
 
     image: str
-    ports: Mapping[int, PublishedPort] = field(default_factory=dict)  # port inside → host
-    volumes: Mapping[str, str] = field(default_factory=dict)  # path inside → outside
+    ports: Mapping[int, PublishedPort] = field(default_factory=dict)  # by port of the container
+    volumes: Mapping[str, str] = field(default_factory=dict)  # host path by container path
     has_host_network: bool = False
     notes: tuple[str, ...] = ()
 

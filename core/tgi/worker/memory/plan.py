@@ -21,9 +21,9 @@ class BytesOf:
     """The sizes of one model on one device, in bytes."""
 
     weights: int
-    block: int  # of one cache block in all layers; 0 if nothing is stored per token
-    state: int  # of one sequence in all recurrent layers; 0 if the model has no recurrent layer
-    workspace: Callable[[int, int], int]  # of a step with (tokens, sequences)
+    block: int  # size of one cache block in all layers; 0 if nothing is stored per token
+    state: int  # size of one sequence in all recurrent layers; 0 if there is no recurrent layer
+    workspace: Callable[[int, int], int]  # maps (tokens, sequences) of a step to its workspace
 
 
 @final
@@ -106,8 +106,8 @@ def plan_memory(
 def _num_sequences(
     requested: RequestedLimits, bytes_of: BytesOf, device: DeviceMemory, num_wanted: int, left: int
 ) -> int:
-    """Return the number of sequences whose states fit, at most `num_wanted`. A requested batch size
-    is not reduced.
+    """Return the number of sequences whose states fit, at most `num_wanted`. Raises `BackendError`
+    if the states of a requested batch size do not fit.
     """
     if not bytes_of.state:
         return num_wanted
