@@ -107,7 +107,7 @@ def _num_sequences(
     requested: RequestedLimits, bytes_of: BytesOf, device: DeviceMemory, num_wanted: int, left: int
 ) -> int:
     """Return the number of sequences whose states fit, at most `num_wanted`. Raises `BackendError`
-    if the states of a requested batch size do not fit.
+    if the states of a requested batch size, or of one sequence, do not fit.
     """
     if not bytes_of.state:
         return num_wanted
