@@ -1,7 +1,7 @@
-"""Encodes records as bytes and decodes them, for rank processes, recorders and test suites. Uses no
-pickle.
+"""Encodes records as msgpack bytes and decodes them.
 
-An array is encoded as (dtype, shape, little-endian bytes).
+Rank processes, recorders and test suites use this module. It does not use pickle. An array is
+encoded as (dtype, shape, little-endian bytes).
 """
 
 from __future__ import annotations
@@ -47,10 +47,12 @@ def _decoder(kind: Hashable) -> msgspec.msgpack.Decoder[Any]:
 
 
 def encode(record: object) -> bytes:
-    """Encode one record."""
+    """Encode one record. Raises TypeError if a value in the record cannot be encoded."""
     return _encoder.encode(record)
 
 
 def decode(kind: type[RecordT], data: bytes) -> RecordT:
-    """Decode a record of type `kind`. Raises `msgspec.ValidationError` if `data` is another one."""
+    """Decode a record of type `kind`. Raises `msgspec.ValidationError` if `data` contains a record
+    of a different type.
+    """
     return cast(RecordT, _decoder(cast(Hashable, kind)).decode(data))

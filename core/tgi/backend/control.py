@@ -30,14 +30,15 @@ class ControlRecord(Record, frozen=True, tag=True):
     """Base class of the control requests. The tag is the class name."""
 
     name: ClassVar[str]  # used in messages
-    feature: ClassVar[str]  # the negotiated feature that allows it
+    feature: ClassVar[str]  # the feature that must be negotiated for this kind of request
 
 
 class LoadAdapter(ControlRecord, frozen=True):
-    """Load a LoRA adapter. Sequences may be unfinished.
+    """Load a LoRA adapter. This is allowed while sequences are unfinished.
 
-    The worker rejects a number that is in use, more than `Limits.max_adapters` adapters, a rank
-    above `Limits.max_adapter_rank`, and a folder that does not fit the model.
+    The worker rejects the request in four cases: the number is in use, `Limits.max_adapters`
+    adapters are already loaded, the rank exceeds `Limits.max_adapter_rank`, or the adapter does not
+    fit the model.
     """
 
     name: ClassVar[str] = "adapter_load"
@@ -50,7 +51,9 @@ class LoadAdapter(ControlRecord, frozen=True):
 
 
 class UnloadAdapter(ControlRecord, frozen=True):
-    """Unload an adapter. Its number can then be used again. No unfinished sequence uses it."""
+    """Unload an adapter. The number of the adapter can then be used again. The core sends this
+    request only if no unfinished sequence uses the adapter.
+    """
 
     name: ClassVar[str] = "adapter_unload"
     feature: ClassVar[str] = "lora"
@@ -59,8 +62,10 @@ class UnloadAdapter(ControlRecord, frozen=True):
 
 
 class Sleep(ControlRecord, frozen=True):
-    """Release the device memory. No sequence is unfinished. Keys and values are lost, so the core
-    empties its prefix cache. Until `Wake` the worker accepts no step and `Worker.health` is not ok.
+    """Release the device memory. The core sends this request only if no sequence is unfinished.
+
+    The stored keys and values are lost, so the core empties its prefix cache. Until the worker
+    executes `Wake`, it accepts no step and `Worker.health` is not ok.
     """
 
     name: ClassVar[str] = "sleep"
@@ -68,7 +73,7 @@ class Sleep(ControlRecord, frozen=True):
 
 
 class Wake(ControlRecord, frozen=True):
-    """End the sleep. The negotiated limits apply again."""
+    """End the effect of `Sleep`. The negotiated limits apply again."""
 
     name: ClassVar[str] = "wake"
     feature: ClassVar[str] = "sleep"
@@ -76,7 +81,8 @@ class Wake(ControlRecord, frozen=True):
 
 class ExportBlocks(ControlRecord, frozen=True):
     """Write the content of blocks, in every cache group, to a file in the backend's own format.
-    Only with `prefix_cache`.
+
+    The request also requires the feature `prefix_cache`.
     """
 
     name: ClassVar[str] = "kv_export"
@@ -87,11 +93,10 @@ class ExportBlocks(ControlRecord, frozen=True):
 
 
 class ImportBlocks(ControlRecord, frozen=True):
-    """Fill blocks with the exact content of a file that `ExportBlocks` wrote. `blocks` has as many
-    blocks as were exported.
+    """Fill blocks with the exact content of a file that `ExportBlocks` wrote.
 
-    The worker rejects a file of another model, of other negotiated limits, or of another number of
-    blocks.
+    The number of `blocks` must equal the number of exported blocks. The worker rejects a file that
+    was written with a different model, different negotiated limits or a different number of blocks.
     """
 
     name: ClassVar[str] = "kv_import"
@@ -109,12 +114,12 @@ CONTROLS: Mapping[str, str] = MappingProxyType(
         for kind in (LoadAdapter, UnloadAdapter, Sleep, Wake, ExportBlocks, ImportBlocks)
     }
 )
-"""Name of a control request → the feature that allows it."""
+"""Maps the name of a control request to the feature that must be negotiated for it."""
 
 
 class ControlResult(Record, frozen=True):
     """The reply to a control request."""
 
     ok: bool
-    message: str = ""  # why the request was rejected
+    message: str = ""  # the reason for a rejection
     values: dict[str, str] = {}

@@ -21,12 +21,12 @@ def rejected_options(
     quantize: Collection[str] = (),
     max_shards: int | None = 1,
 ) -> tuple[str, ...]:
-    """The reasons for `Support.reasons` if `config` has values of core options that the backend of
-    this name does not support. Empty if it has none.
+    """Return one reason for `Support.reasons` per core option in `config` that `backend` does not
+    support. `backend` is the name of the backend. Returns an empty tuple if all are supported.
 
-    `dtypes` and `quantize` are the supported values of `--dtype` and `--quantize`, and `max_shards`
-    is the maximum of `--num-shard`; None = the backend checks this option itself. No value of
-    `--kv-cache-dtype` is supported.
+    `dtypes` and `quantize` are the supported values of `--dtype` and `--quantize`. `max_shards` is
+    the maximum of `--num-shard`. If it is None, the backend checks `--num-shard` itself. Every
+    value of `--kv-cache-dtype` is rejected.
     """
     rejected = []
     if config.dtype is not None and config.dtype not in dtypes:
@@ -45,7 +45,8 @@ def rejected_options(
 
 
 def reject_option(backend: str, option: str, value: object, remedy: str) -> str:
-    """The reason for `Support.reasons` if `backend` does not support this value of a core option.
+    """Return the reason for `Support.reasons` if `backend` does not support `value` of a core
+    option.
 
     `option` is the name of a field of `EngineConfig`: `dtype`, `quantize`, `kv_cache_dtype` or
     `num_shard`. `remedy` is a clause without a full stop, for example "use float32".

@@ -1,8 +1,8 @@
-"""The errors that a backend raises. They are part of the backend interface, so a plugin needs no
-other package of the core to raise them.
+"""The errors that a backend raises. They are part of the backend interface, so that a plugin can
+import them from `tgi.backend`.
 
-A failure has one of four sizes: a row (`RowError` in the output), a step (`StepError`), the engine
-process (any other exception), and repeated crashes, which the engine client detects.
+A failure can concern a row (`RowError` in the output), a step (`StepError`) or the engine process
+(any other exception). The engine client detects repeated crashes of the engine process.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ __all__ = ["BackendError", "ModelError", "StepError", "WrongStateError"]
 
 
 class StepError(TgiError):
-    """A step failed as a whole. `retryable` means that the worker is intact and the same work may
-    be tried again.
+    """A step failed as a whole. If `retryable` is set, the core may schedule the same work again.
 
-    Also if `submit` raises the error, the worker has processed the step's drops and new sequences,
-    but not its rows. The core drops the sequences of the rows and introduces them again. Later
-    steps in flight may have rows of these sequences. Such rows have no effect, and they must not
-    cause other rows to fail.
+    The worker has processed the dropped and new sequences of the step, but not its rows. This also
+    holds if `submit` raises the error. The core drops the sequences of the rows and introduces them
+    again. Later steps in flight may have rows of these sequences. These rows have no effect, and
+    they must not cause other rows to fail.
     """
 
     def __init__(self, message: str, *, retryable: bool) -> None:

@@ -1,4 +1,4 @@
-"""The model files that a backend reads, and the description of a model that a backend may give."""
+"""The model files that a backend reads, and the description of a model by a backend."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class ModelFormat(Record, frozen=True):
     """A file format of model weights.
 
     `patterns` match the names of the files that contain the weights, for example `*.safetensors`.
-    `is_single_file`: one file is a complete model, so the path of a file is a legal model path.
-    Otherwise the model path is a folder in Hugging Face format.
+    If `is_single_file` is set, one file is a complete model, and the model path may be the path of
+    this file. Otherwise the model path is a folder in Hugging Face format.
     """
 
     name: str
@@ -40,8 +40,8 @@ class ModelFilesWanted(Record, frozen=True):
     """The files of a model that a backend needs.
 
     `formats` are the weight formats that the backend reads, in order of preference. `patterns`
-    match the other files to fetch from the hub: config, tokenizer and chat template. Pickled
-    weights and code belong in neither.
+    match the other files to download from the hub: config, tokenizer and chat template. Neither
+    field may match pickled weights or code.
     """
 
     formats: tuple[ModelFormat, ...] = (SAFETENSORS,)
@@ -53,12 +53,12 @@ class ModelFilesWanted(Record, frozen=True):
 
 
 class ModelDescription(Record, frozen=True):
-    """A model as its file describes it.
+    """The description of a model that a backend has read from the model file.
 
-    `tokenizer_path` is a folder with `tokenizer.json`, or with `vocab.json` and `merges.txt`, and
-    with the optional files of a Hugging Face folder (`tokenizer_config.json`,
-    `generation_config.json`, `chat_template.jinja`). Empty = these files are in the folder of the
-    model file.
+    `tokenizer_path` is a folder with `tokenizer.json`, or with `vocab.json` and `merges.txt`. The
+    folder may also contain the optional files of a Hugging Face folder (`tokenizer_config.json`,
+    `generation_config.json`, `chat_template.jinja`). If `tokenizer_path` is empty, these files are
+    in the folder of the model file.
     """
 
     spec: ModelSpec | GenericSpec

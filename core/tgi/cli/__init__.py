@@ -28,11 +28,12 @@ COMMANDS = {
     "conformance": "Run the conformance suite on an installed backend.",
     "version": "Print the versions of tgi and its backends.",
 }
-"""Command → description. The module of each command has `run(arguments) -> exit code`."""
+"""Maps each command to its description. The module of a command has `run(arguments) -> exit code`.
+"""
 
 ENTRY_POINT_GROUP = "tgi.commands"
-"""Entry point group with which other packages add commands. The name is the command, the value is a
-module with the function `run`.
+"""The entry point group with which other packages add commands. The name of an entry point is the
+command, and the value is a module with the function `run`.
 """
 
 _USAGE_EXIT_CODE = 2
@@ -40,8 +41,8 @@ _INTERRUPT_EXIT_CODE = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command `tgi`. Returns the exit code: 0 for success, 1 if the command failed, 2 for
-    invalid arguments.
+    """Run the command `tgi`. Returns the exit code, which is 0 for success, 1 for a failed command
+    and 2 for invalid arguments.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
@@ -72,7 +73,9 @@ def launcher_main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """Run a command and return its exit code. If it raises `StartError`, print the message."""
+    """Run a command and return its exit code. If the command raises `StartError`, print the
+    message of the error.
+    """
     try:
         return command()
     except StartError as error:
@@ -90,7 +93,7 @@ def _run(name: str, words: Sequence[str]) -> int:
 
 
 def _added_commands() -> Mapping[str, metadata.EntryPoint]:
-    """The commands of other packages by name. Imports nothing."""
+    """Return the commands of other packages by name, without importing the packages."""
     return {point.name: point for point in metadata.entry_points(group=ENTRY_POINT_GROUP)}
 
 

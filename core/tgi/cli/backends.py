@@ -1,4 +1,4 @@
-"""`tgi backends`: list all installed backends and whether they can be used on this machine."""
+"""Implements `tgi backends`, which lists the installed backends and their status on this host."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ class OptionFacts(msgspec.Struct, frozen=True):
 
 
 class BackendFacts(msgspec.Struct, frozen=True):
-    """One backend in the output of `--json`. `support`, `reasons` and `memory` are its result for a
-    model, if a model was given.
+    """One backend in the output of `--json`. `support`, `reasons` and `memory` describe the support
+    for a model, if a model was given.
     """
 
     name: str
@@ -87,7 +87,7 @@ class BackendFacts(msgspec.Struct, frozen=True):
 
 
 def backend_facts(candidate: Candidate) -> BackendFacts:
-    """The output for one candidate."""
+    """Return the facts about one candidate for the output."""
     info, probe, support = candidate.info, candidate.probe, candidate.support
     options = () if info is None else info.options
     return BackendFacts(

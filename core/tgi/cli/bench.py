@@ -1,4 +1,4 @@
-"""`tgi bench`: measure the latency and throughput of a running server at several loads."""
+"""Implements `tgi bench`, which measures the latency and throughput of a running server."""
 
 from __future__ import annotations
 
@@ -156,7 +156,9 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
 
 
 def _counts(text: str) -> list[int]:
-    """Parse numbers such as `1,2,4`. The name of this function occurs in argparse's messages."""
+    """Parse numbers such as `1,2,4`. The error messages of argparse contain the name of this
+    function.
+    """
     return [int(part) for part in text.split(",")]
 
 

@@ -1,6 +1,6 @@
-"""`tgi conformance`: run the conformance suite on a backend.
+"""Implements `tgi conformance`, which runs the conformance suite on a backend.
 
-The suite is in a higher layer than the commands, so it is imported by name.
+The suite is in a higher layer than the commands, so this module imports the suite by name.
 """
 
 from __future__ import annotations

@@ -21,7 +21,9 @@ backend named by --backend. HF_TOKEN gives access to private models.
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Fetch, then print the folder. Raises `ModelError`."""
+    """Download the model, then print its path. Returns the exit code. Raises `ModelError` if the
+    model cannot be downloaded.
+    """
     rows = [row for row in OPTIONS if row.flag in _FLAGS]
     if not arguments or any(word in ("-h", "--help") for word in arguments):
         print(_HELP + "\n".join(f"  {row.flag:<26}{row.help}" for row in rows[1:]))

@@ -22,7 +22,9 @@ __all__ = ["benchmark_main", "router_main", "server_main"]
 @final
 @dataclass(frozen=True)
 class FormerFlag:
-    """A flag of a TGI 3 command: the flag that replaces it, or a note why it has no effect."""
+    """A flag of a TGI 3 command. `replacement` is the flag of tgi that replaces it. `note` is the
+    reason for which a flag without a replacement has no effect.
+    """
 
     replacement: str = ""
     note: str = ""
@@ -169,8 +171,8 @@ def _translate_and_print(words: Sequence[str], flags: Mapping[str, FormerFlag]) 
 
 
 def translate(words: Sequence[str], flags: Mapping[str, FormerFlag]) -> tuple[list[str], list[str]]:
-    """Translate the arguments of a TGI 3 command. Returns the arguments for our command, and a line
-    for each flag that has no effect. Raises `UsageError`.
+    """Translate the arguments of a TGI 3 command. Returns the arguments for the command of `tgi`,
+    and one line for each flag that has no effect. Raises `UsageError` if a value is missing.
     """
     arguments: list[str] = []
     notes: list[str] = []

@@ -52,7 +52,7 @@ class Frontend:
         parts: AsyncExitStack,
     ) -> Frontend:
         """Read the tokenizer and the chat template, and start the template process and the trace
-        exporter. Callbacks that close them are added to `parts`.
+        exporter. Callbacks that stop the template process and the exporter are added to `parts`.
         """
         tokenizer, chat_template = await asyncio.to_thread(_read_texts, options, model)
         renderer = await _start_chat_template(chat_template, parts)
@@ -97,7 +97,9 @@ def _check_start_token(config: ServerConfig, agreement: Agreement) -> None:
 
 
 def _unknown_tokens_line(tokenizer: Tokenizer, agreement: Agreement) -> str | None:
-    """A line about tokens for which the embedding has no row. None if there are none."""
+    """Return a log line about the tokens that have no row in the embedding, or None if every token
+    has a row.
+    """
     unknown = tokenizer.tokens_from(agreement.vocab_size)
     if not unknown:
         return None
@@ -130,7 +132,7 @@ async def _start_chat_template(
 
 
 def _server_config(frontend: Frontend, chosen: Candidate, agreement: Agreement) -> ServerConfig:
-    """The settings of the routes. Limits that the user did not give are the negotiated limits.
+    """Return the settings of the routes. The negotiated limit is used if the user set no limit.
     Raises `ConfigError` if the limits contradict each other.
     """
     options, environment = frontend.options, frontend.environment
@@ -177,7 +179,9 @@ def _server_config(frontend: Frontend, chosen: Candidate, agreement: Agreement) 
 
 
 def _compute_type(options: ServeOptions, chosen: Candidate) -> str:
-    """The number of devices and the name of the first device in TGI's form, e.g. `1-nvidia-l4`."""
+    """Return the number of devices and the name of the first device in TGI's form, for example
+    `1-nvidia-l4`.
+    """
     devices = () if chosen.probe is None else chosen.probe.devices
     label = devices[0].label if devices else chosen.name
     return f"{num_shard_of(options)}-{'-'.join(label.lower().split())}"

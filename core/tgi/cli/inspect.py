@@ -45,7 +45,7 @@ _FLAGS = (
         "--rope-factor",
     ),
 )
-"""The options of `tgi serve` on which the answer depends."""
+"""The options of `tgi serve` that affect the output."""
 
 _HELP = """Usage: tgi inspect MODEL [--json] [OPTIONS]
 
@@ -55,7 +55,9 @@ weight files; loads nothing. A hub model is fetched into the cache first. """
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print the card. Raises `ModelError`."""
+    """Print the description of the model. Returns the exit code. Raises `ModelError` if the model
+    cannot be read.
+    """
     rows = [row for row in OPTIONS if row.flag in _FLAGS]
     words = [word for word in arguments if word != "--json"]
     if not words or any(word in ("-h", "--help") for word in words):

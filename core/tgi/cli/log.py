@@ -1,5 +1,5 @@
-"""Log lines of the HTTP process: plain text, or JSON with `--json-output`. Text of users is never
-logged.
+"""Formats the log lines of the HTTP process as plain text, or as JSON with `--json-output`. Prompts
+and generated texts are never logged.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def configure_logging(level: str, json_output: bool) -> None:
 
 
 def _format_json(record: logging.LogRecord) -> str:
-    """One JSON object without nesting, with the fields of TGI's router."""
+    """Return a log line as a JSON object without nesting, with the fields of TGI's router."""
     moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
     fields = {
         "timestamp": f"{moment}.{int(record.msecs) * 1000:06d}Z",

@@ -1,4 +1,6 @@
-"""`tgi migrate`: convert a TGI 3 command into a `tgi serve` command and list the differences."""
+"""Implements `tgi migrate`, which converts a TGI 3 command into a `tgi serve` command and lists the
+differences.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _read_starts(arguments: Sequence[str]) -> list[tuple[str, LauncherStart]]:
-    """The TGI 3 commands by service name. The name of a command line is empty."""
+    """Return the TGI 3 commands, each with its service name. The name of a shell command is
+    empty.
+    """
     if len(arguments) > 1:
         return [("", read_line(shlex.join(arguments)))]
     (text,) = arguments
@@ -100,7 +104,7 @@ def migrate(start: LauncherStart) -> Migration:
 
 
 def _enter_container(container: Container, variables: dict[str, str]) -> list[str]:
-    """Add the variables that the image sets. Returns the changes."""
+    """Add the variables that the image sets to `variables`. Returns sentences about the changes."""
     changes = []
     is_sagemaker = "HF_MODEL_ID" in variables and "MODEL_ID" not in variables
     if is_sagemaker:
@@ -125,7 +129,9 @@ def _enter_container(container: Container, variables: dict[str, str]) -> list[st
 def _leave_container(
     container: Container, options: ServeOptions, assignments: dict[str, str], changes: list[str]
 ) -> dict[str, object]:
-    """The options whose ports and paths are different outside of the container."""
+    """Return the options whose ports and paths are different outside of the container. Updates
+    `assignments` and adds sentences to `changes`.
+    """
     overrides: dict[str, object] = {}
     published = container.ports.get(options.port)
     if published is not None:
@@ -153,7 +159,9 @@ def _leave_container(
 
 
 def _outside(volumes: Mapping[str, str], path: str) -> str | None:
-    """The path outside of the container for a path inside, or None if the path is on no volume."""
+    """Return the path outside of the container for a path inside of it, or None if the path is not
+    on a volume.
+    """
     inside = PurePosixPath(path)
     for mount, source in volumes.items():
         if inside.is_relative_to(mount):
@@ -165,8 +173,8 @@ def _outside(volumes: Mapping[str, str], path: str) -> str | None:
 def _variables(
     variables: Mapping[str, str], changes: list[str]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """The variables that tgi reads, and the unknown variables. Variables that set options and
-    variables without effect are left out. Adds to `changes`.
+    """Return the variables that tgi reads, and the unknown variables. Variables that set options
+    and variables without effect are omitted. Sentences are added to `changes`.
     """
     of_options = {row.environment for row in OPTIONS if row.environment}
     known, unknown = {}, {}
@@ -199,7 +207,9 @@ def _changes_of(options: ServeOptions) -> list[str]:
 
 
 def _words(options: ServeOptions, overrides: Mapping[str, object]) -> list[str]:
-    """The options that differ from their defaults, as command line words. The model is first."""
+    """Return the options with a value other than the default, as command line words. The model is
+    first.
+    """
     words: list[str] = []
     values = {row.name: overrides.get(row.name, getattr(options, row.name)) for row in OPTIONS}
     if values["max_input_length"] is not None:
@@ -229,7 +239,7 @@ def _option_words(row: Option, value: object) -> list[str]:
 
 
 def _quote(word: str) -> str:
-    """Quote a word for a shell so that the shell still replaces variables in the word."""
+    """Quote a word for a shell. The shell still replaces variables in the quoted word."""
     if not _SHELL_VARIABLE.search(word):
         return shlex.quote(word)
     if re.fullmatch(r"[\w@%+=:,./${}-]+", word):

@@ -1,4 +1,4 @@
-"""`tgi backends new NAME`: create a package with a working backend as a starting point."""
+"""Implements `tgi backends new NAME`, which creates a package with a working backend."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def render_template(name: str) -> Mapping[str, str]:
-    """The files of the package for a backend called `name`: path → text."""
+    """Return the contents of the files in the package of a backend with this name, by path."""
     module = f"tgi_backend_{name.replace('-', '_')}"
     title = "".join(part.capitalize() for part in name.split("-"))
     root = files("tgi.cli") / "backend_template"

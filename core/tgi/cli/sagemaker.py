@@ -1,5 +1,5 @@
-"""`tgi sagemaker`: run `tgi serve` with the variables and the port of SageMaker, like the entry
-point of TGI 3's image.
+"""Implements `tgi sagemaker`, which runs `tgi serve` with the variables and the port of SageMaker.
+The entry point of TGI 3's image does the same.
 """
 
 from __future__ import annotations

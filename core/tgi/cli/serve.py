@@ -1,4 +1,4 @@
-"""`tgi serve`: parse and check the options, then start the server.
+"""Implements `tgi serve`, which parses and checks the options and then starts the server.
 
 Large packages are imported only after the options have been checked.
 """
@@ -41,7 +41,7 @@ def run(arguments: Sequence[str]) -> int:
 def start(arguments: Sequence[str], variables: Mapping[str, str], notes: Sequence[str] = ()) -> int:
     """Serve with these arguments and environment variables. The lines of `notes` are logged first.
 
-    Returns and raises like `run`.
+    Returns the exit code. Raises `StartError` if the server cannot start.
     """
     from tgi.plugins import BackendRegistry  # noqa: PLC0415 - see the module's docstring
 

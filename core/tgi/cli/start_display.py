@@ -1,4 +1,6 @@
-"""Progress of the startup: a line per phase, and a progress bar if the output is a terminal."""
+"""Displays the progress of the startup as one line per phase. If the output is a terminal, a
+progress bar is displayed too.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +102,7 @@ class StartDisplay:
 
 
 def memory_lines(agreement: Agreement) -> tuple[str, ...]:
-    """The memory estimate and the resulting limits, as aligned lines."""
+    """Return the memory estimate and the resulting limits, as aligned lines."""
     limits, cache = agreement.limits, agreement.kv_cache
     rows = [(item.label, format_bytes(item.num_bytes), item.detail) for item in agreement.memory]
     # A cache without keys and values (0 tokens) has no limit on the number of tokens.
@@ -123,7 +125,9 @@ def memory_lines(agreement: Agreement) -> tuple[str, ...]:
 
 
 def format_bytes(num_bytes: int) -> str:
-    """The size in the largest binary unit in which it is at least 1, for example `1.5 GiB`."""
+    """Return a size in the largest binary unit in which the number is at least 1, for example
+    `1.5 GiB`.
+    """
     size, units = float(num_bytes), ["B", "KiB", "MiB", "GiB", "TiB"]
     while abs(size) >= 1024 and len(units) > 1:
         size, units = size / 1024, units[1:]

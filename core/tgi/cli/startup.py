@@ -1,7 +1,7 @@
 """Starts the server and stops it when a signal arrives.
 
-The order is: options, model, backend, engine process, HTTP. The front end is prepared while the
-engine process starts. The port is opened last.
+The order of the startup is: options, model, backend, engine process, HTTP. The front end is
+prepared while the engine process starts. The server accepts connections only at the end.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def serve(
     """Start the server and serve until the process receives a signal. Returns the exit code. Raises
     `StartError` if the server cannot start.
     """
-    # Nearly all objects of the startup live as long as the process. The garbage collector would
-    # visit them repeatedly.
+    # Nearly all objects that are created during startup exist until the process ends. The garbage
+    # collector would traverse these objects repeatedly.
     gc.disable()
     context = _Context(parsed.options, parsed, environment, variables, registry, StartDisplay())
     try:
@@ -116,8 +116,8 @@ def _avoid_preempting_engine() -> None:
     """On Linux, select a scheduling policy with which this thread does not preempt the engine
     process when a message arrives.
 
-    Otherwise the engine would start its next step later. New threads and child processes are not
-    affected.
+    With the default policy, this thread could delay the next step of the engine. New threads and
+    child processes keep the default policy.
     """
     if sys.platform == "linux":
         with suppress(OSError):  # the system call may be forbidden in a container
@@ -158,7 +158,9 @@ async def _start(context: _Context, parts: AsyncExitStack) -> ASGIApp:
 async def _both(
     start: Coroutine[Any, Any, Agreement], frontend: Coroutine[Any, Any, Frontend]
 ) -> tuple[Agreement, Frontend]:
-    """Await both coroutines concurrently. If one raises, the other is cancelled."""
+    """Await both coroutines concurrently. If one coroutine raises an error, the other coroutine is
+    cancelled.
+    """
     try:
         async with asyncio.TaskGroup() as tasks:
             started, prepared = tasks.create_task(start), tasks.create_task(frontend)
@@ -168,13 +170,13 @@ async def _both(
 
 
 async def _prepare_frontend(context: _Context, model: Model, parts: AsyncExitStack) -> Frontend:
-    # Importing the web framework takes half a second. The engine process imports its own framework
-    # at the same time.
+    # The import of the web framework takes half a second. It runs while the engine process imports
+    # its own framework.
     await asyncio.to_thread(importlib.import_module, "tgi.cli.frontend")
     from tgi.cli.frontend import Frontend  # noqa: PLC0415
 
     frontend = await Frontend.prepare(context.options, context.environment, model, parts)
-    gc.collect()  # does not delay the startup, because starting the engine takes longer
+    gc.collect()  # does not delay the startup, because the start of the engine takes longer
     return frontend
 
 
@@ -193,8 +195,8 @@ def _find_model(context: _Context) -> Model:
 
 
 def _check_trust(options: ServeOptions, model: Model) -> None:
-    """Require a commit as revision if code from a model repository is run. The code then cannot
-    change. Raises `ConfigError`.
+    """Raise `ConfigError` if code from a model repository would run and the revision is not a
+    commit. The code at a commit cannot change.
     """
     runs_code = (
         options.trust_remote_code

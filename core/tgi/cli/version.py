@@ -1,4 +1,6 @@
-"""`tgi version`: print the versions of the installed packages without importing a backend."""
+"""Implements `tgi version`, which prints the versions of the installed packages. It imports no
+backend.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options and environment variables. No other package of the core reads the environment."""
+"""The options and environment variables. No other package of the core reads the environment."""
 
 from tgi.config.checks import bind_address, check_options, notes_on_options, num_shard_of
 from tgi.config.documentation import options_help, options_page

@@ -1,4 +1,4 @@
-"""Print the reference of all options: `python -m tgi.config > docs/options.md`."""
+"""Prints the reference of all options: `python -m tgi.config > docs/options.md`."""
 
 import sys
 

@@ -1,5 +1,5 @@
-"""Checks of the options before anything is loaded. The messages and their order are those of TGI 3,
-`launcher/src/main.rs` and `router/src/server.rs`.
+"""Checks the options before the model is loaded. The messages and their order are taken from
+`launcher/src/main.rs` and `router/src/server.rs` of TGI 3.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ __all__ = ["bind_address", "check_options", "notes_on_options", "num_shard_of"]
 
 
 def num_shard_of(options: ServeOptions) -> int:
-    """The number of devices over which the model is split (default: 1). Raises `ConfigError`."""
+    """Return the number of devices over which the model is split (default: 1). Raises `ConfigError`
+    if the options for sharding are invalid.
+    """
     if options.sharded:
         if options.num_shard is None:
             raise ConfigError(
@@ -27,7 +29,7 @@ def num_shard_of(options: ServeOptions) -> int:
 
 
 def check_options(options: ServeOptions) -> None:
-    """Check each option and all combinations. Raises `ConfigError` for the first fault."""
+    """Check the options and their combinations. Raises `ConfigError` for the first invalid one."""
     if num_shard_of(options) > 1 and options.quantize == "exl2":
         raise ConfigError("Sharding is currently not supported with `exl2` quantization")
     longest, old_longest = options.max_input_tokens, options.max_input_length
@@ -88,7 +90,9 @@ def _check_precision(options: ServeOptions) -> None:
 
 
 def notes_on_options(options: ServeOptions) -> tuple[str, ...]:
-    """One line for each option that has no effect and was given a value other than its default."""
+    """Return one line for each option that has no effect and is set to a value other than its
+    default.
+    """
     return tuple(
         f"`{row.flag}` has no effect: {row.no_effect}."
         for row in OPTIONS
@@ -97,9 +101,10 @@ def notes_on_options(options: ServeOptions) -> tuple[str, ...]:
 
 
 def bind_address(options: ServeOptions) -> tuple[str, str]:
-    """The IP address to listen on, and a log line if the given host is not an IP address.
+    """Return the IP address to listen on. The second value is a log line if the given host is not
+    an IP address, else an empty string.
 
-    As in TGI, host names are not resolved: the address is then 0.0.0.0.
+    As in TGI, host names are not resolved. For a host name the address is 0.0.0.0.
     """
     try:
         return str(ipaddress.ip_address(options.hostname)), ""

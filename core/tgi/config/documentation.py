@@ -1,4 +1,4 @@
-"""Render the option table as text: the help text and the page `docs/options.md`."""
+"""Renders the option table as the help text and as the page `docs/options.md`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HELP_INDENT = " " * 10
 
 
 def options_help() -> str:
-    """All options by group, as text for a terminal."""
+    """Return the help text of all options by group, for a terminal."""
     lines: list[str] = []
     for group in _groups():
         lines += ["", f"{group}:"]
@@ -26,7 +26,9 @@ def options_help() -> str:
 
 
 def options_page() -> str:
-    """The reference page `docs/options.md` in Markdown. A test compares it with the file."""
+    """Return the content of the reference page `docs/options.md`. A test compares the content with
+    the file.
+    """
     lines = [
         "# Options of `tgi serve`",
         "",
@@ -51,7 +53,7 @@ def options_page() -> str:
 
 
 def _quantization_lines() -> list[str]:
-    """The section on the values of `--quantize`."""
+    """Return the lines of the section on the values of `--quantize`."""
     return [
         "",
         "## Values of `--quantize`",

@@ -34,12 +34,14 @@ class Environment:
 
 
 def process_environment() -> Mapping[str, str]:
-    """The environment of this process."""
+    """Return a copy of the environment of this process."""
     return dict(os.environ)
 
 
 def without_secrets(variables: Mapping[str, str]) -> dict[str, str]:
-    """The variables without the API key and the tokens of the hub, for processes that need none."""
+    """Return the variables without the API key and the tokens of the hub. Child processes that need
+    no secrets get these variables.
+    """
     return {name: value for name, value in variables.items() if name not in _SECRETS}
 
 
@@ -62,5 +64,5 @@ def read_environment(variables: Mapping[str, str]) -> Environment:
 
 
 def _port(text: str) -> int | None:
-    """The port number in `text`, or None. As in TGI, an invalid value has no effect."""
+    """Return the port number in `text`, or None. As in TGI, an invalid value has no effect."""
     return int(text) if text.isascii() and text.isdigit() and int(text) <= _MAX_PORT else None

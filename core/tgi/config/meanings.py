@@ -1,5 +1,5 @@
-"""The meaning of each value of the options that a backend may reject. It is the same for all
-backends.
+"""The meaning of each value of the options that a backend may reject. The meaning is the same for
+all backends.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tgi.config.quantization import QUANTIZATION_MEANINGS
 __all__ = ["REJECTABLE_OPTIONS", "option_meaning"]
 
 REJECTABLE_OPTIONS = ("dtype", "quantize", "kv_cache_dtype", "num_shard")
-"""Names of the options that the core passes to a backend, which may support some values only."""
+"""Names of the options of which a backend may support only some values."""
 
 _CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {row.name: row.choices for row in OPTIONS}
@@ -21,8 +21,8 @@ _CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 def option_meaning(name: str, value: object) -> str | None:
-    """What the server does with this value of a rejectable option, as a verb phrase. None if the
-    option has no such value.
+    """Return the meaning of this value of a rejectable option, as a verb phrase with the server as
+    its subject. Returns None if the option has no such value.
     """
     choices = _CHOICES[name]
     if choices and value not in choices:

@@ -1,4 +1,4 @@
-"""Describe the fields of an options class: their flags, environment variables and help texts."""
+"""Describes the fields of an options class: their flags, environment variables and help texts."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ class Option:
     maximum: float | None = None
     short: str = ""
     is_list: bool = False  # the value is a list of `kind`
-    separator: str = ""  # between the items of a list; empty = the flag is repeated for each item
+    # Text between the items of a list. If it is empty, the flag is repeated for each item.
+    separator: str = ""
     takes_value: bool = True
     has_environment: bool = True
-    no_effect: str = ""  # why the option has no effect; logged at startup if it was given
+    # The reason for which the option has no effect. It is logged at startup if the option is set.
+    no_effect: str = ""
 
     @property
     def flag(self) -> str:
@@ -40,12 +42,14 @@ class Option:
 
     @property
     def environment(self) -> str:
-        """The environment variable, for example `MODEL_ID`. Empty if the option has none."""
+        """The environment variable, for example `MODEL_ID`, or an empty string if the option has no
+        variable.
+        """
         return self.name.upper() if self.has_environment else ""
 
     @property
     def value_words(self) -> str:
-        """The form of a value in the help text. Empty if the flag takes no value."""
+        """The form of a value in the help text, or an empty string if the flag takes no value."""
         if not self.takes_value:
             return ""
         if self.choices:
@@ -68,9 +72,9 @@ def option(
     has_environment: bool = True,
     no_effect: str = "",
 ) -> Any:  # noqa: ANN401 - as in dataclasses.field
-    """A dataclass field with the description of an option.
+    """Return a dataclass field with the description of an option.
 
-    A `bool` takes no value on the command line, unless `takes_value` is True.
+    The flag of a `bool` option takes no value, unless `takes_value` is True.
     """
     row = {
         "group": group,
@@ -88,7 +92,7 @@ def option(
 
 
 def option_rows(options_class: type) -> tuple[Option, ...]:
-    """The options of an options class, in the order of its fields."""
+    """Return the options of an options class, in the order of the fields."""
     hints = typing.get_type_hints(options_class)
     return tuple(_row(field, hints[field.name]) for field in dataclasses.fields(options_class))
 

@@ -1,8 +1,8 @@
-"""Parse the command line and the environment by the rules of TGI 3's parser (clap 4).
+"""Parses the command line and the environment by the rules of TGI 3's parser (clap 4).
 
-The command line takes precedence over the environment. A variable that is set is used even if it is
-empty. In the environment, the value of a flag is exactly `true` or `false`. On the command line, a
-flag takes no value.
+The command line takes precedence over the environment. An environment variable is used even if its
+value is empty. In the environment, the value of a boolean option must be `true` or `false`. On the
+command line, a boolean option takes no value.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class UsageError(ConfigError):
 @final
 @dataclass(frozen=True)
 class ParsedArguments:
-    """The options that the user gave. `plugin_values` maps the flags of backends, for example
-    `--null-script`, to their values. The backend checks these values later.
+    """The parsed options. `plugin_values` maps the flags of backends, for example `--null-script`,
+    to their values. These values are checked after the backend has been selected.
     """
 
     options: ServeOptions
@@ -43,7 +43,7 @@ def parse_arguments(
     arguments: Sequence[str], environment: Mapping[str, str], backend_names: Sequence[str] = ()
 ) -> ParsedArguments:
     """Parse the options of `tgi serve`. Flags that begin with the name of a backend are returned as
-    `plugin_values`. Raises `UsageError`.
+    `plugin_values`. Raises `UsageError` if a flag is unknown or a value is invalid.
     """
     texts, plugin_values = _split(arguments, backend_names)
     values: dict[str, Any] = {}
@@ -59,8 +59,8 @@ def parse_arguments(
 def _split(
     arguments: Sequence[str], backend_names: Sequence[str]
 ) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Split the words into values by option name and values by backend flag. A word without a flag
-    is the model.
+    """Split the words into values by option name and values by backend flag. A word that is neither
+    a flag nor the value of a flag is the model.
     """
     by_flag = {row.flag: row for row in OPTIONS} | {row.short: row for row in OPTIONS if row.short}
     texts: dict[str, list[str]] = {}
@@ -90,7 +90,9 @@ def _split(
 
 
 def _flag_and_value(word: str) -> tuple[str, str | None]:
-    """The flag, and the value that is attached to it (`--port=80`, `-p=80`, `-p80`) or None."""
+    """Return the flag in a word. The second value is the value in the same word (`--port=80`,
+    `-p=80`, `-p80`), or None.
+    """
     if word.startswith("--"):
         flag, equals, value = word.partition("=")
         return flag, value if equals else None
@@ -114,7 +116,9 @@ def _add(texts: dict[str, list[str]], row: Option, flag: str, text: str) -> None
 
 
 def _convert(row: Option, texts: Sequence[str], origin: str) -> object:
-    """The value of an option. `origin` is the flag or the variable in error messages."""
+    """Convert the texts of an option to its value. `origin` is the flag or the variable in error
+    messages.
+    """
     if row.is_list:
         parts = [
             part

@@ -1,5 +1,5 @@
-"""The options of a backend: the flag `--<backend>-<name>` and the variable `<BACKEND>_<NAME>`. They
-are checked after the backend has been selected.
+"""Reads the options of a backend from the flags `--<backend>-<name>` and the variables
+`<BACKEND>_<NAME>`. The options are checked after the backend has been selected.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def read_plugin_options(
     values_by_flag: Mapping[str, str],
     environment: Mapping[str, str],
 ) -> dict[str, str]:
-    """The values of the backend's options by name. Raises `UsageError` for a flag that this backend
-    does not have.
+    """Return the values of the backend's options by name. Raises `UsageError` if the backend has no
+    such flag, or if a value is not among the choices.
     """
     flags = {f"--{backend}-{option.name}": option for option in options}
     for flag in values_by_flag:

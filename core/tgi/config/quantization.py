@@ -19,9 +19,9 @@ class QuantizationMeaning:
     """The meaning of a value of `--quantize`.
 
     `text` is a verb phrase with the server as its subject. `weight_bits` is the size of a weight in
-    bits; None = the checkpoint determines it. `granularity`: which weights share a scale.
-    `reads_checkpoint`: the checkpoint was quantized before; otherwise the weights of an unquantized
-    checkpoint are quantized while they are loaded.
+    bits, or None if the checkpoint determines the size. `granularity` describes the groups of
+    weights that share a scale. `reads_checkpoint` is True if the checkpoint must already be
+    quantized. Otherwise the weights of an unquantized checkpoint are quantized during loading.
     """
 
     text: str
@@ -56,6 +56,6 @@ QUANTIZATION_MEANINGS: Mapping[str, QuantizationMeaning] = MappingProxyType(
         "int4": _rounds("integers", 4),
     }
 )
-"""Value of `--quantize` → its meaning, in the order of the help text. `eetq` and `bitsandbytes` are
-names of TGI 3 for 8-bit integers.
+"""Maps each value of `--quantize` to its meaning, in the order of the help text. `eetq` and
+`bitsandbytes` are names of TGI 3 for 8-bit integers.
 """

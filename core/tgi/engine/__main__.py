@@ -30,8 +30,9 @@ def main(socket_path: str) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_frontend, daemon=True).start()
-    # Nearly all objects created during startup live as long as the process. Garbage collection
-    # would traverse them many times in vain, so it is disabled until the engine is ready.
+    # Nearly all objects that are created during startup exist until the process ends. Garbage
+    # collection would traverse these objects many times and free almost nothing, so it is disabled
+    # until the engine is ready.
     gc.disable()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connected:
         connected.connect(socket_path)
@@ -85,8 +86,8 @@ def _create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
 
 
 def _end_with_the_frontend() -> None:
-    """End the process as soon as the front end has ended. This runs in a thread of its own, because
-    a library can load for minutes without returning to the engine loop.
+    """End the process as soon as the front end has ended. This function runs in a separate thread,
+    because the main thread can be inside a library for minutes, for example during loading.
     """
     while os.read(0, 1):
         pass

@@ -1,7 +1,7 @@
 """Handles control requests from the front end to the worker, on both sides of the socket.
 
-The front end remembers the requests that established state in the engine, such as loaded adapters,
-and repeats them after an engine restart.
+The client stores the requests that established state in the engine, such as loaded adapters, and
+repeats these requests after an engine restart.
 """
 
 from __future__ import annotations
@@ -35,24 +35,27 @@ _ASLEEP = "asleep"  # key of the established `Sleep`
 
 @final
 class ControlClient:
-    """The front end's side of control requests: numbers the requests, waits for the replies, and
-    records the state that they established in the engine.
+    """The front end's side of control requests. It numbers the requests, waits for the replies, and
+    records the state that the requests established in the engine.
     """
 
     def __init__(self, on_log: Callable[[str], None]) -> None:
-        """`on_log` is called with a line for the operator."""
+        """Create a client without pending requests. `on_log` is called with each log line for the
+        operator.
+        """
         self._on_log = on_log
         self._ids = itertools.count(1)
-        # Requests without a reply. A repeated request has no future.
+        # Requests that have no reply yet. The future is None for a request that `replay` repeated.
         self._pending: dict[int, tuple[Control, asyncio.Future[ControlResult] | None]] = {}
-        # Requests that a new engine must repeat, by the state that they establish.
+        # Requests to repeat in a new engine process. The key is the number of the adapter, or
+        # `_ASLEEP`.
         self._established: dict[Hashable, Control] = {}
 
     async def request(
         self, control: Control, send: Callable[[ControlRequest], None], timeout: float
     ) -> ControlResult:
-        """Send a request and wait for its reply, at most `timeout` seconds. If no reply comes, the
-        result is not ok.
+        """Send a request and wait at most `timeout` seconds for the reply. If no reply arrives in
+        this time, the result is not ok.
         """
         future: asyncio.Future[ControlResult] = asyncio.get_running_loop().create_future()
         control_id = next(self._ids)
@@ -66,7 +69,9 @@ class ControlClient:
             )
 
     def replay(self) -> list[ControlRequest]:
-        """The requests that bring a restarted engine to the state of the previous one, in order."""
+        """Return the requests that restore the state of the previous engine process, in the order
+        in which to send them.
+        """
         adapters = [key for key in self._established if key != _ASLEEP]
         messages = []
         for key in [*adapters, *(self._established.keys() - adapters)]:
@@ -117,8 +122,8 @@ class ControlClient:
 
 @final
 class ControlHandler:
-    """The engine's side of control requests: checks a request against the sequences, lets the
-    worker execute the request, and updates the scheduler. No step may be in flight.
+    """The engine's side of control requests. It checks whether the sequences allow a request, lets
+    the worker execute the request, and updates the scheduler. No step may be in flight.
     """
 
     def __init__(self, worker: Worker, scheduler: Scheduler) -> None:
@@ -137,7 +142,9 @@ class ControlHandler:
         return result
 
     def _find_refusal(self, request: Control) -> str | None:
-        """Why the sequences or their blocks forbid a request, or None if they allow it."""
+        """Return the reason for a rejection if the sequences or their blocks do not allow a
+        request, else None.
+        """
         scheduler = self._scheduler
         match request:
             case UnloadAdapter(number) if users := scheduler.num_users(number):
@@ -162,8 +169,8 @@ class ControlHandler:
 
 
 def adapter_digest(folder: Path) -> bytes:
-    """A digest of the files in an adapter's folder, which identifies the adapter in the prefix
-    cache. If the folder can no longer be read, the digest is random and equal to no other.
+    """Return a digest of the files in an adapter's folder. The digest identifies the adapter in the
+    prefix cache. If the folder can no longer be read, the digest consists of random bytes.
     """
     total = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     try:

@@ -1,9 +1,10 @@
-"""The engine loop: receive messages, schedule, submit, collect, report. It uses one thread and no
-event loop.
+"""The engine loop, which receives messages, runs steps and reports the results. It uses one thread
+and no event loop.
 
-`Scheduler.schedule` decides a step and `Worker.submit` starts it. When the negotiated number of
-steps is in flight, or no further step can be scheduled, `Worker.collect` returns the result of the
-oldest step. `Scheduler.update` applies the result, and one `StepReport` is sent to the front end.
+`Scheduler.schedule` returns a step and `Worker.submit` starts the step. When the negotiated number
+of steps is in flight, or no further step can be scheduled, `Worker.collect` returns the result of
+the oldest step. `Scheduler.update` applies the result, and one `StepReport` is sent to the front
+end.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ class EngineCore:
             self._outputs.append(refused)
 
     def _health(self, deep: bool) -> Health:
-        # A deep check runs a separate forward pass, which must not overtake the steps in flight.
+        # A deep check runs a separate forward pass. It must run after the steps in flight.
         self._drain()
         return self._worker.health(deep)
 

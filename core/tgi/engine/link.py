@@ -28,8 +28,8 @@ __all__ = [
 ]
 
 MAX_FRAME_BYTES = 1 << 28
-"""Maximum length of a frame in bytes, without the length field. A larger length means that the
-stream is corrupt.
+"""Maximum length of a frame in bytes, without the length field. If the length field contains a
+larger number, the stream is corrupt.
 """
 
 _READ_BYTES = 1 << 20
@@ -57,8 +57,9 @@ class FrameReader(Generic[MessageT]):
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[MessageT]:
-        """Append `data` to the buffer, and yield the messages that it completes. Raises ValueError
-        if a length exceeds the limit, and `msgspec.DecodeError` if a message is malformed.
+        """Append `data` to the buffer, and yield the messages that are complete now. Raises
+        ValueError if a length exceeds the limit, and `msgspec.DecodeError` if a message is
+        malformed.
         """
         buffer = self._buffer
         buffer += data
@@ -79,12 +80,12 @@ class FrameReader(Generic[MessageT]):
 
 
 def frontend_message_reader() -> FrameReader[FrontendMessage]:
-    """A reader of the messages that the front end sends."""
+    """Return a reader of the messages that the front end sends."""
     return FrameReader(msgspec.msgpack.Decoder(FrontendMessage))
 
 
 def engine_message_reader() -> FrameReader[EngineMessage]:
-    """A reader of the messages that the engine sends."""
+    """Return a reader of the messages that the engine sends."""
     return FrameReader(msgspec.msgpack.Decoder(EngineMessage))
 
 
@@ -103,8 +104,8 @@ class SocketConnection:
         Raises ConnectionError if the front end has closed the connection.
         """
         messages: list[FrontendMessage] = []
-        # Usually no message has arrived. Then a poll is cheaper than the exception of a
-        # non-blocking read.
+        # Usually no message has arrived. In this case a poll takes less time than a non-blocking
+        # read that raises an exception.
         while (wait and not messages) or self._readable.poll(0):
             data = self._socket.recv(_READ_BYTES)
             if not data:
@@ -119,8 +120,8 @@ class SocketConnection:
 
 @final
 class EngineReporter:
-    """The engine services that a worker may use (`tgi.backend.WorkerReporter`). It sends progress
-    and log lines to the front end.
+    """The `tgi.backend.WorkerReporter` in an engine process. It sends progress and log lines to the
+    front end.
     """
 
     def __init__(self, connection: SocketConnection) -> None:
@@ -129,8 +130,8 @@ class EngineReporter:
         self._last_ns = 0
 
     def progress(self, phase: str, done: int, total: int) -> None:
-        """Send a progress report. At most ten reports per second are sent for a phase, besides the
-        first report and the last one.
+        """Send a progress report. Between the first and the last report of a phase, at most ten
+        reports per second are sent.
         """
         now = time.monotonic_ns()
         has_output = (

@@ -1,5 +1,4 @@
-"""The messages between front end and engine: msgpack frames over a Unix socket, each with a
-four-byte little-endian length.
+"""The messages between front end and engine. `tgi.engine.link` sends them over a Unix socket.
 
 The front end keeps the complete state of every request. It can therefore restart the engine and
 resend all unfinished sequences.
@@ -41,7 +40,9 @@ class Message(msgspec.Struct, array_like=True, frozen=True, tag=True):
 
 
 class Start(Message, frozen=True):
-    """The first message from the front end: load this model with this backend."""
+    """The first message from the front end. The engine loads the model with the backend that
+    `engine` specifies.
+    """
 
     engine: EngineConfig
     requested: RequestedLimits
@@ -59,15 +60,15 @@ class AddSequence(Message, frozen=True):
 
 
 class AbortSequence(Message, frozen=True):
-    """Drop a sequence, because its client disconnected, a stop string matched or its time ran
-    out.
+    """End a sequence before its last token. The reason is a disconnected client, a matching stop
+    string or a timeout.
     """
 
     sequence_id: int
 
 
 class CheckHealth(Message, frozen=True):
-    """Ask for a `HealthReport`."""
+    """Request a `HealthReport`."""
 
     check_id: int
     deep: bool
@@ -88,8 +89,8 @@ FrontendMessage = Start | AddSequence | AbortSequence | CheckHealth | ControlReq
 
 
 class Progress(Message, frozen=True):
-    """Progress of a startup phase. `total` is 0 if it is unknown. A log line for the operator has
-    phase `log` and its content in `text`.
+    """The progress of a startup phase, or a log line for the operator. `total` is 0 if it is
+    unknown. For a log line, `phase` is `log` and `text` is the line.
     """
 
     phase: str
@@ -117,9 +118,9 @@ class EngineStats(msgspec.Struct, array_like=True, frozen=True):
     scheduler: SchedulerStats
     schedule_ns: int = 0
     step_ns: int = 0  # from submit to collect
-    forward_ns: int = 0  # of the forward pass, as reported by the worker
-    sample_ns: int = 0  # of sampling, as reported by the worker
-    update_ns: int = 0  # of applying the result
+    forward_ns: int = 0  # duration of the forward pass, as reported by the worker
+    sample_ns: int = 0  # duration of sampling, as reported by the worker
+    update_ns: int = 0  # duration of `Scheduler.update`
     is_failed: bool = False  # the step failed as a whole
 
 

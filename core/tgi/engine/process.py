@@ -1,4 +1,6 @@
-"""One engine process and the socket to it. All calls are made in the front end's event loop."""
+"""The front end's handle of one engine process, with the socket between both. All methods are
+called in the front end's event loop.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ _REMEDIES = {
 
 @final
 class EngineProcess:
-    """A running engine process. `start` creates it. It ends after `close`, or when it crashes."""
+    """A running engine process. `start` creates the process and `close` ends it. The process also
+    ends if it crashes.
+    """
 
     def __init__(self, process: Process, reader: StreamReader, writer: StreamWriter) -> None:
         self._process = process
@@ -88,8 +92,8 @@ class EngineProcess:
         return self._process.pid
 
     def send(self, message: FrontendMessage) -> None:
-        """Send a message without waiting. A message that a crashing engine does not read is lost,
-        but a restart resends every unfinished sequence.
+        """Send a message without waiting. If the engine crashes before it reads the message, the
+        message is lost. The client resends all unfinished sequences after a restart.
         """
         if not self._writer.is_closing():
             self._writer.write(encode_frame(message))
@@ -108,8 +112,8 @@ class EngineProcess:
             await self.kill()
 
     async def wait_end(self) -> str:
-        """Wait for the process to end, and return a description of how it ended. A process that
-        only closed its socket is killed after a timeout.
+        """Wait until the process has ended, and return a description of its exit status. If the
+        process closed its socket but does not end, it is killed after a timeout.
         """
         try:
             await asyncio.wait_for(self._process.wait(), _CLOSE_TIMEOUT)
@@ -119,7 +123,9 @@ class EngineProcess:
         return _describe_end(self._process.returncode)[0]
 
     async def close(self) -> None:
-        """Ask the process to end, and kill it if it does not end in time."""
+        """Send `Shutdown` to the process. If the process does not end within a timeout, it is
+        killed.
+        """
         self.send(Shutdown())
         await self.wait_end()
 
@@ -198,7 +204,7 @@ def _not_connected(process: Process) -> BackendError:
 
 
 def _describe_end(status: int | None) -> tuple[str, str]:
-    """Describe how a process ended, and a remedy, which may be empty."""
+    """Return a description of the exit status of a process, and a remedy, which may be empty."""
     if status is None or status >= 0:
         return f"the engine process ended with status {status}", ""
     number = signal.Signals(-status)

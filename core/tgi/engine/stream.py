@@ -37,8 +37,8 @@ class OutputQueue:
         self._wake()
 
     async def get(self) -> list[SequenceOutput]:
-        """Return all outputs since the last call, and wait for at least one. Returns an empty list
-        if the queue is closed and has no outputs left.
+        """Wait for at least one output, and return all outputs that were added since the last call.
+        Returns an empty list if the queue is closed and has no outputs left.
         """
         while not self._outputs and not self._is_closed:
             self._waiter = asyncio.get_running_loop().create_future()
@@ -54,10 +54,10 @@ class OutputQueue:
 @final
 @dataclass(eq=False)
 class SequenceStream:
-    """One sequence that was submitted to the engine. Its outputs go to `outputs`, up to the one
-    that has a finish reason or an error.
+    """One sequence that was submitted to the engine. Its outputs are added to `outputs`. The last
+    output has a finish reason or an error.
 
-    The stream records the output tokens, so that the sequence can be resumed in another engine
+    The stream records the output tokens, so that the sequence can be resumed in a new engine
     process.
     """
 
@@ -72,12 +72,12 @@ class SequenceStream:
     _num_repeated: int = 0
 
     def to_message(self) -> AddSequence:
-        """The message that starts this sequence, or continues it after its output tokens."""
+        """Return the message that starts this sequence, or continues it after its output tokens."""
         return AddSequence(self.sequence_id, self.request, self.output_token_ids)
 
     def resume_message(self) -> AddSequence:
-        """The same message for another engine process, which scores an unfinished prompt again from
-        its start.
+        """Return the message that resumes this sequence in a new engine process. If the sequence
+        has no output token yet, the new process computes all prompt logprobs again.
         """
         self._num_repeated = 0 if self.output_token_ids else self.num_prompt_logprobs
         return self.to_message()
@@ -94,7 +94,9 @@ class SequenceStream:
         self.outputs.put(output)
 
     def abort(self) -> None:
-        """End the sequence in any state. Idempotent. Every cancellation calls this method."""
+        """End the sequence. Idempotent and allowed in every state. Every cancellation calls this
+        method.
+        """
         if not self.is_finished:
             self.is_finished = True
             self.on_abort(self.sequence_id)

@@ -40,10 +40,11 @@ def select_backend(
     *,
     registry: BackendRegistry,
 ) -> tuple[EngineConfig, Selection]:
-    """Choose the backend. Returns the configuration for it and the selection. With `auto`, the
-    backends are compared before their own options are read.
+    """Choose the backend. Returns the configuration for the backend, and the selection. With
+    `auto`, the options of the chosen backend are read after the selection.
 
-    Raises `BackendError`, and `UsageError` if an option of the backend has an invalid value.
+    Raises `BackendError` if no backend can be used, and `UsageError` if an option of the backend
+    has an invalid value.
     """
     config = engine_config(model, parsed, environment)
     name = parsed.options.backend
@@ -60,8 +61,8 @@ def with_plugin_options(
     parsed: ParsedArguments,
     variables: Mapping[str, str],
 ) -> EngineConfig:
-    """Return the configuration for this backend, with the values of the options that it defines.
-    Raises `UsageError` if a value is invalid.
+    """Return the configuration for the backend of `candidate`. The configuration contains the
+    values of the options that this backend defines. Raises `UsageError` if a value is invalid.
     """
     declared = () if candidate.info is None else candidate.info.options
     rows = [PluginOption(option.name, option.default, option.choices) for option in declared]

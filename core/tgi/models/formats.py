@@ -43,19 +43,19 @@ class ReadableFormats:
         return tuple(_by_name(form for wanted in self._wanted for form in wanted.formats))
 
     def patterns(self, model_format: ModelFormat) -> tuple[str, ...]:
-        """File name patterns of all required files except the weights. They are defined by the
-        first candidate that supports the format.
+        """Return the file name patterns of all required files except the weights. The first
+        candidate that supports the format defines these patterns.
         """
         wanted = (w for w in self._wanted if w.reads(model_format.name))
         return next(wanted, ModelFilesWanted()).patterns
 
     def recognize(self, file_name: str) -> ModelFormat | None:
-        """Return the format of a weight file by its name, or None for other files."""
+        """Return the format of the weight file with this name, or None if no format matches."""
         return next((form for form in self._all_formats() if form.matches(file_name)), None)
 
     def find_weights(self, file_names: Sequence[str]) -> FoundWeights | None:
-        """Return the weight files in the most preferred format for which there are files, or None
-        if no file is in a known format.
+        """Return all weight files in one format. This is the most preferred format in which files
+        exist. Returns None if no file is in a known format.
         """
         readable = {form.name for form in self.formats}
         for form in self._all_formats():
@@ -69,8 +69,8 @@ class ReadableFormats:
         return wanted or (ModelFilesWanted(),)
 
     def _all_formats(self) -> Iterator[ModelFormat]:
-        """Yield the formats of the candidates, other known formats, then those of other
-        backends.
+        """Yield the formats of the candidates, then the formats in `_KNOWN`, then the formats of
+        all other backends. No format is yielded twice.
         """
         seen = set[str]()
         for form in (*self.formats, *_KNOWN, *self._others()):
@@ -85,15 +85,17 @@ class ReadableFormats:
 
 
 def usable_formats(registry: BackendRegistry, backend: str) -> ReadableFormats:
-    """The formats of the backends that can be used on this machine: the named backend, or with
-    `auto` all backends that can be selected. Raises `BackendError` if there is none.
+    """Return the formats of the backends that can be used on this machine. With `auto` these are
+    all backends that can be selected, otherwise only the named backend. Raises `BackendError` if no
+    backend can be used.
     """
     return ReadableFormats(registry, registry.usable(backend))
 
 
 def installed_formats(registry: BackendRegistry, backend: str = AUTO) -> ReadableFormats:
-    """The formats of all installed backends, even if a backend cannot be used on this machine. The
-    named backend is first. The backends that `auto` can select follow, then the others.
+    """Return the formats of all installed backends, even if a backend cannot be used on this
+    machine. The order is: the named backend, the backends that `auto` can select, and all other
+    backends.
     """
 
     def rank(candidate: Candidate) -> tuple[bool, bool, int]:

@@ -26,7 +26,7 @@ _UNAUTHORIZED = 401  # The hub also returns this status if the model does not ex
 @dataclass(frozen=True)
 class HubModel:
     """A repository on the hub. For a single-file format, `file` is the path of the model file in
-    the repository. It is empty if the user did not specify a file.
+    the repository. `file` is empty if the user did not specify a file.
     """
 
     model_id: str
@@ -46,8 +46,8 @@ class _Listing:
 @final
 @dataclass(frozen=True)
 class _Request:
-    """The files to download. `file` is the model file in a single-file format. It is empty if the
-    model is a folder, or if the files of the repository are unknown.
+    """The files to download. `file` is the model file in a single-file format. `file` is empty if
+    the model is a folder, or if the files of the repository are unknown.
     """
 
     patterns: tuple[str, ...]
@@ -63,9 +63,9 @@ def fetch_model(
     log: Callable[[str], None],
 ) -> ModelSource:
     """Download the model in the format that the backend prefers, or find it in the cache. Raises
-    `ModelError`.
+    `ModelError` if the model cannot be downloaded.
 
-    The format is chosen before the download from the list of files in the repository.
+    The format is chosen before the download, from the list of the files in the repository.
     """
     log(f"Fetching `{model.model_id}` from the hub, or from its cache.")
     listing = _list_files(model, options, environment)
@@ -92,7 +92,9 @@ def fetch_model(
 
 
 def _choose_files(model: HubModel, listing: _Listing | None, readable: ReadableFormats) -> _Request:
-    """Choose the files to download from those in the repository. Raises `ModelError`."""
+    """Choose the files of the repository to download. Raises `ModelError` if the repository has no
+    suitable file.
+    """
     if model.file:
         model_format = readable.recognize(model.file)
         if model_format is None or (listing is not None and model.file not in listing.files):
@@ -115,8 +117,8 @@ def _choose_files(model: HubModel, listing: _Listing | None, readable: ReadableF
 def _list_files(
     model: HubModel, options: ServeOptions, environment: Environment
 ) -> _Listing | None:
-    """List the files of the repository. Returns None if the hub does not return them. The
-    download then reports the error.
+    """List the files of the repository. Returns None if the hub does not return the list. In this
+    case the download reports the error.
     """
     if environment.hf_hub_offline:
         return None
@@ -145,8 +147,8 @@ def _list_files(
 def _fetch(
     model: HubModel, options: ServeOptions, environment: Environment, patterns: tuple[str, ...]
 ) -> Path:
-    """Download the files that match `patterns`. Returns their folder in the cache. Raises
-    `ModelError`.
+    """Download the files that match `patterns`. Returns the folder of these files in the cache.
+    Raises `ModelError` if the download fails.
     """
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - see `_list_files`
     from huggingface_hub.errors import (  # noqa: PLC0415

@@ -1,5 +1,5 @@
-"""Describes a model from its config and the headers of its weight files, and reports the support of
-each installed backend for it.
+"""Describes a model from its config and the headers of its weight files, and reports whether each
+installed backend supports the model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["BackendStatus", "ModelCard", "Part", "inspect_model"]
 
 
 class Part(msgspec.Struct, frozen=True):
-    """The size of one part of the model. Sizes are those in the checkpoint."""
+    """The size of one part of the model in the checkpoint."""
 
     name: str
     parameters: int
@@ -64,7 +64,9 @@ class ModelCard(msgspec.Struct, frozen=True):
 
 
 def inspect_model(model: Model, options: ServeOptions, registry: BackendRegistry) -> ModelCard:
-    """Describe the model and query every installed backend. Raises `ModelError`."""
+    """Describe the model and query every installed backend. Raises `ModelError` if the weight files
+    cannot be read.
+    """
     source, spec = model.source, model.spec
     is_safetensors = source.model_format.name == SAFETENSORS.name
     tensors = stored_tensors(source.path) if is_safetensors else {}
@@ -92,7 +94,7 @@ def inspect_model(model: Model, options: ServeOptions, registry: BackendRegistry
 
 
 def _parts(tensors: Mapping[str, StoredTensor]) -> tuple[Part, ...]:
-    """Group the tensors by their name without the layer index. For example,
+    """Group the tensors by the first words of their name, without the layer index. For example,
     `model.layers.3.mlp.up.weight` belongs to `model.layers.*.mlp`.
     """
     parameters, num_bytes = Counter[str](), Counter[str]()

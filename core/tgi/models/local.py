@@ -26,7 +26,7 @@ class FolderNames:
 
 
 def find_local_model(model_id: str, path: Path, readable: ReadableFormats) -> ModelSource:
-    """Find the model in an existing folder or file. Raises `ModelError`."""
+    """Find the model in an existing folder or file. Raises `ModelError` if there is no model."""
     if path.is_dir():
         names = FolderNames(f"The folder `{path}`", "Name a folder in Hugging Face format.")
         return find_in_folder(model_id, path, readable, names)
@@ -41,8 +41,8 @@ def find_local_model(model_id: str, path: Path, readable: ReadableFormats) -> Mo
 def find_in_folder(
     model_id: str, folder: Path, readable: ReadableFormats, names: FolderNames
 ) -> ModelSource:
-    """Find the model in a folder: either the folder itself, or its only file in a single-file
-    format. Raises `ModelError` if there is no model or more than one.
+    """Find the model in a folder. The model is the folder itself, or the only file in a single-file
+    format. Raises `ModelError` if the folder contains no model or several models.
     """
     found = _find_weights(folder, readable)
     if found is not None and found.model_format.is_single_file:
@@ -59,8 +59,8 @@ def find_in_folder(
 
 
 def find_override(model_id: str, folder: Path, readable: ReadableFormats) -> ModelSource:
-    """Find the model in the folder of `--weights-cache-override`. It replaces the model with the id
-    `model_id`. Raises `ModelError`.
+    """Find the model in the folder of `--weights-cache-override`. This model replaces the model
+    with the id `model_id`. Raises `ModelError` if the folder does not contain a complete model.
     """
     names = FolderNames(
         f"The folder `{folder}` of `--weights-cache-override`",
@@ -74,7 +74,9 @@ def find_override(model_id: str, folder: Path, readable: ReadableFormats) -> Mod
 
 
 def only_file(found: FoundWeights, where: str) -> str:
-    """Return the only file of a single-file format. Raises `ModelError` if there are several."""
+    """Return the only file of a single-file format. Raises `ModelError` if `found` contains several
+    files.
+    """
     if len(found.files) == 1:
         return found.files[0]
     listed = ", ".join(found.files[:_MAX_LISTED])

@@ -30,15 +30,16 @@ class MemoryEstimate(msgspec.Struct, frozen=True):
     sequence_bytes: int | None  # size of the state of a sequence that is independent of its length
     left_bytes: int | None  # `usable_bytes` minus `weights_bytes`
     cache_tokens: int | None  # maximum number of tokens in the KV cache, over all sequences
-    # Maximum length of a sequence: the requested length if there is one. Otherwise, the smaller of
-    # the model's context length and `cache_tokens`.
+    # Maximum length of a sequence. If no length was requested, it is the minimum of the model's
+    # context length and `cache_tokens`.
     max_total_tokens: int
-    num_full_sequences: int | None  # number of sequences of that length that fit into the cache
+    # Number of sequences with `max_total_tokens` tokens that fit into the cache.
+    num_full_sequences: int | None
     requested_cache_tokens: int | None = None  # `--max-batch-total-tokens`
 
     @property
     def problem(self) -> str:
-        """The reason why the model cannot run with these limits, or an empty string."""
+        """The reason for which the model cannot run with these limits, or an empty string."""
         if self.left_bytes is not None and self.left_bytes <= 0:
             return (
                 f"the weights need {self.weights_bytes} bytes, but only {self.usable_bytes} bytes"

@@ -1,4 +1,4 @@
-"""Records of a model on this machine: its files, and its description."""
+"""The records `ModelSource` and `Model`, which describe a model on this machine."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class ModelSource:
     """The files of a model on this machine.
 
     `path` is a folder in Hugging Face format, or the model file of a single-file format.
-    `revision` is the commit on the hub and `pipeline_tag` the task that the hub lists for the
-    model. Both are None for a local model. `is_pinned` is True if only the user can change the
-    files, because they are local or the user specified a commit.
+    `revision` is the commit on the hub, and `pipeline_tag` is the task that the hub lists for the
+    model. Both fields are None for a local model. `is_pinned` is True if the files are local or the
+    user specified a commit, so that the owner of the repository cannot change the files.
     """
 
     model_id: str
@@ -39,8 +39,8 @@ class ModelSource:
 @final
 @dataclass(frozen=True)
 class Model:
-    """A model and its description. `tokenizer_folder` is the folder in which the tokenizer is
-    expected. It has not been checked that the tokenizer exists.
+    """A model and its description. `tokenizer_folder` is the expected folder of the tokenizer. The
+    tokenizer may not exist.
     """
 
     source: ModelSource

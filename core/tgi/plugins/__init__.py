@@ -1,4 +1,4 @@
-"""Find and select the backends of the installed packages."""
+"""Finds the backends of the installed packages and selects one of them."""
 
 from tgi.plugins.registry import AUTO, BackendRegistry, Candidate, Selection
 

@@ -16,9 +16,10 @@ ResultT = TypeVar("ResultT")
 
 
 def result_or(call: Callable[[], ResultT], explain: Callable[[Exception], ResultT]) -> ResultT:
-    """Return the result of `call`. If it raises, return the result of `explain` for the error.
+    """Return the result of `call`. If `call` raises an error, return the result of `explain` for
+    this error.
 
-    This is the only place that catches every exception of a plugin.
+    This is the only function that catches every exception of a plugin.
     """
     try:
         return call()
@@ -27,8 +28,8 @@ def result_or(call: Callable[[], ResultT], explain: Callable[[Exception], Result
 
 
 def call_plugin(backend: str, action: str, call: Callable[[], ResultT]) -> ResultT:
-    """The result of `call`. A `StartError` passes unchanged; every other exception becomes a
-    `BackendError` that names the backend and the action.
+    """Return the result of `call`. If `call` raises a `StartError`, this error is raised unchanged.
+    For any other error a `BackendError` with the backend and the action is raised.
     """
 
     def explain(error: Exception) -> NoReturn:

@@ -1,5 +1,5 @@
-"""All hooks. A hook is called once at startup and returns an object. No hook is called per request
-or per step.
+"""The specifications of all plugin hooks. A hook is called once at startup and returns an object.
+No hook is called per request or per step.
 """
 
 from __future__ import annotations

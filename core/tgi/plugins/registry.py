@@ -1,6 +1,7 @@
-"""Find the installed backends, load them, and select one by name or by priority.
+"""Finds and loads the installed backends, and selects a backend by name or by priority.
 
-A broken plugin does not affect other plugins: its error becomes the `problem` of its `Candidate`.
+A broken plugin does not affect other plugins. The error is stored in the plugin's
+`Candidate.problem`.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ _METHODS = ("probe", "supports", "create_worker")
 @final
 @dataclass(frozen=True)
 class Candidate:
-    """One entry point, with its backend and its results. `problem` is empty if the backend can be
-    used on this machine.
+    """One entry point with its backend, and the results of the backend's methods. `problem` is
+    empty if the backend can be used on this machine.
     """
 
     name: str
@@ -54,12 +55,12 @@ class Candidate:
 
     @property
     def usable(self) -> bool:
-        """Whether the backend can be used, apart from its priority."""
+        """Whether the backend can be used. The priority has no influence."""
         return not self.problem
 
     @property
     def priority(self) -> int:
-        """The priority for `auto`; 0 if the backend could not be loaded."""
+        """The priority for `auto`, or 0 if the backend could not be loaded."""
         return 0 if self.info is None else self.info.priority
 
     def reads(self, model_format: str) -> bool:
@@ -111,16 +112,16 @@ class BackendRegistry:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the installed backends. Imports nothing."""
+        """The names of the installed backends. This property imports no plugin."""
         return tuple(dict.fromkeys(point.name for point in self._entry_points))
 
     def candidates(self) -> tuple[Candidate, ...]:
-        """All installed backends, loaded and probed."""
+        """Return all installed backends. All backends are loaded and probed."""
         return tuple(self.candidate(name) for name in self.names)
 
     def candidate(self, name: str) -> Candidate:
-        """Load and probe the backend called `name`, once. If this fails, the candidate has a
-        problem.
+        """Return the backend with the name `name`. The first call loads and probes the backend. If
+        this fails, the candidate has a `problem`.
         """
         if name not in self._candidates:
             self._candidates[name] = self._new_candidate(name)
@@ -146,17 +147,23 @@ class BackendRegistry:
     def supported(
         self, name: str, spec: ModelSpec | GenericSpec, config: EngineConfig
     ) -> Candidate:
-        """Load and probe the backend called `name`, and call its `supports` for this model."""
+        """Return the backend with the name `name`, with the result of its `supports` for this
+        model.
+        """
         return _supported(self.candidate_for_format(name, config.model_format), spec, config)
 
     def readers(self, model_format: str) -> tuple[str, ...]:
-        """Names of the installed backends that read models in this format; loads each backend."""
+        """Return the names of the installed backends that read models in this format. All backends
+        are loaded.
+        """
         return tuple(c.name for c in self.candidates() if c.reads(model_format))
 
     def usable(self, name: str, model_format: str | None = None) -> tuple[Candidate, ...]:
-        """The backends that may serve a model on this machine, preferred first: the named one, or
-        for `auto` every usable and selectable one by descending priority. With `model_format`, only
-        those that read models in this format. Raises `BackendError` if there is none.
+        """Return the backends that may serve a model on this machine. For `auto` these are all
+        usable and selectable backends by descending priority, otherwise only the backend `name`.
+
+        If `model_format` is given, only backends that read models in this format are returned.
+        Raises `BackendError` if no backend remains.
         """
         self._require(name)
         if name != AUTO:
@@ -173,8 +180,8 @@ class BackendRegistry:
         raise _none_usable(candidates)
 
     def candidate_for_format(self, name: str, model_format: str) -> Candidate:
-        """The backend of that name, rejected with a reason if it does not read models in this
-        format.
+        """Return the backend with the name `name`. If the backend does not read models in this
+        format, the candidate has a `problem`.
         """
         candidate = self.candidate(name)
         if not candidate.usable or candidate.info is None or candidate.reads(model_format):
@@ -188,8 +195,9 @@ class BackendRegistry:
     def describe_model(
         self, candidate: Candidate, model_path: str, model_format: str, cache_dir: str
     ) -> ModelDescription | None:
-        """The description by a backend that reads the format; None if the backend gives none.
-        Raises `ModelError` or `BackendError`.
+        """Return the description of a model by a backend. Returns None if the backend does not read
+        the format or does not describe models. Raises `ModelError` or `BackendError` if the backend
+        cannot describe the model.
         """
         backend: object = candidate.backend
         if not isinstance(backend, ModelReader) or not candidate.reads(model_format):
@@ -202,8 +210,8 @@ class BackendRegistry:
 
     @staticmethod
     def explain(candidate: Candidate, config: EngineConfig) -> tuple[Implementation, ...]:
-        """How a usable candidate would compute the model of `config`. Empty if the backend has no
-        `explain`.
+        """Return the implementations with which a usable candidate would compute the model of
+        `config`. Returns an empty tuple if the backend has no method `explain`.
         """
         backend: object = candidate.backend
         if not candidate.usable or not isinstance(backend, Explainer):
@@ -216,9 +224,9 @@ class BackendRegistry:
     def select(self, name: str, spec: ModelSpec | GenericSpec, config: EngineConfig) -> Selection:
         """Select the backend for this model.
 
-        `auto` selects the usable backend with the highest priority. It ignores backends that must
-        be named. Raises `BackendError` with the reason if no backend, or the named backend, can be
-        used.
+        `auto` selects the usable backend with the highest priority. Backends that are not
+        selectable are ignored. Raises a `BackendError` with the reason if the named backend cannot
+        be used. For `auto` the error is raised if no backend can be used.
         """
         self._require(name)
         if name != AUTO:
@@ -244,7 +252,9 @@ class BackendRegistry:
         return self.candidate_for_format(name, model_format)
 
     def _require(self, name: str) -> None:
-        """Raise `BackendError` if no backend is installed, or not the named one."""
+        """Raise `BackendError` if no backend is installed, or if the named backend is not
+        installed.
+        """
         if not self.names:
             raise BackendError(
                 "No backend is installed.", 'Install one, for example: pip install "tgi[cpu]".'
@@ -289,7 +299,7 @@ def _load(point: metadata.EntryPoint) -> Backend:
 
 
 def _load_problem(error: Exception) -> str:
-    """The problem of a plugin that could not be loaded."""
+    """Return the `problem` of a plugin that could not be loaded."""
     return str(error) if isinstance(error, BackendError) else f"the import failed: {_named(error)}"
 
 
@@ -302,7 +312,9 @@ def _package(point: metadata.EntryPoint) -> tuple[str, str]:
 
 
 def _checked(name: str, backend: Backend) -> Backend:
-    """Check that the plugin's object implements `Backend`. Raises `BackendError`."""
+    """Return the plugin's object. Raises `BackendError` if the object does not implement
+    `Backend`.
+    """
     missing = [method for method in _METHODS if not callable(getattr(backend, method, None))]
     info = getattr(backend, "info", None)
     if missing or info is None:

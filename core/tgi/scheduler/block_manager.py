@@ -1,10 +1,10 @@
 """Allocates the blocks of the paged cache, counts the references to each block, and finds blocks
 whose content is already computed (prefix caching).
 
-The content of a block is identified by a 128-bit hash. The hash is chained over everything that the
-block's keys and values depend on: the preceding blocks, the block's tokens, adapter, media and
-salt. The hash is keyed with random bytes that differ in each process, so that clients cannot
-construct a collision.
+The content of a block is identified by a 128-bit hash. The hash covers all inputs of the block's
+keys and values: the hash of the preceding block, the tokens, the adapter, the media and the salt.
+The hash is keyed with random bytes that differ in each process, so that clients cannot construct a
+collision.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DIGEST_BYTES = 16
 
 @final
 class BlockContext:
-    """The facts that the keys and values of a sequence's blocks depend on, besides its tokens."""
+    """The inputs besides the tokens that determine the keys and values of a sequence's blocks."""
 
     def __init__(
         self, block_size: int, adapter: bytes, salt: bytes, media: Sequence[tuple[int, bytes]] = ()
@@ -76,8 +76,8 @@ class PrefixCache:
         extra: Callable[[int], bytes],
     ) -> None:
         """Append to `hashes` until it covers the first `num_blocks` full blocks of `token_ids`.
-        `extra` takes a block's index and returns the bytes that identify everything else that the
-        block's keys and values depend on.
+        `extra` is called with the index of a block and returns the bytes that identify the block's
+        context (`BlockContext.extra`).
         """
         size = self._block_size
         parent = hashes[-1] if hashes else bytes(_DIGEST_BYTES)
@@ -97,7 +97,9 @@ class PrefixCache:
         return found
 
     def insert(self, block_hash: bytes, block: int) -> None:
-        """Insert a computed block. If a block with the same content is already cached, it stays."""
+        """Insert a computed block. If the cache already contains a block with the same content,
+        this method has no effect.
+        """
         if block_hash not in self._blocks:
             self._blocks[block_hash] = block
             self._hashes[block] = block_hash
@@ -122,9 +124,9 @@ class BlockManager:
     reference, but its content is in the prefix cache) or free.
 
     Free blocks are allocated first. Then cached blocks are evicted, the least recently released
-    one first. `max_cached` is set if a block takes memory at its first use. Then a cached block is
-    evicted instead of using a new block, if more blocks are cached than `max_cached` and than were
-    ever used at once.
+    block first. `max_cached` is set if the memory of a block is allocated at its first use. If the
+    number of cached blocks then exceeds both `max_cached` and the maximum number of blocks that
+    were used at once, a cached block is evicted before a block is used for the first time.
     """
 
     def __init__(
@@ -157,7 +159,7 @@ class BlockManager:
         return self.num_blocks - self.num_free
 
     def num_held(self, blocks: Iterable[int]) -> int:
-        """Return how many of `blocks` already have references."""
+        """Return the number of `blocks` that already have references."""
         return sum(self._ref_counts[block] > 0 for block in blocks)
 
     def allocate(self, count: int) -> list[int]:
@@ -197,8 +199,9 @@ class BlockManager:
             self._free.append(self._evict())
 
     def check(self, tables: Iterable[Sequence[int]]) -> None:
-        """Raise AssertionError if a block is lost or has two states, if the reference counts differ
-        from `tables`, or if the prefix cache contains other blocks than the used and cached ones.
+        """Raise AssertionError if a block has no state or two states, if the reference counts do
+        not match `tables`, if the prefix cache contains a free block, or if a cached block is
+        missing in the prefix cache.
         """
         holders = Counter(block for table in tables for block in table)
         counted = {block: count for block, count in enumerate(self._ref_counts) if count}

@@ -1,5 +1,5 @@
-"""The uniform draws for sampling: a pure function of seed and output index, with the same result on
-every machine.
+"""The uniform draws for sampling. A draw is a pure function of the seed and the output index, with
+the same result on every machine.
 
 The generator is Philox4x32-10 of Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy
 as 1, 2, 3" (SC 2011). The key is the 64-bit seed, and the counter is (output index, stream, 0, 0).
@@ -27,8 +27,8 @@ _KEY_STEPS = np.arange(_NUM_ROUNDS, dtype=np.uint64)[:, None, None] * np.array(
 
 
 def philox4x32(counter: UInt64Array, key: UInt64Array) -> UInt64Array:
-    """Run ten rounds of Philox4x32. `counter` [4, n] and `key` [2, n] contain 32-bit words, as does
-    the result [4, n].
+    """Run ten rounds of Philox4x32. `counter` [4, n], `key` [2, n] and the result [4, n] contain
+    32-bit words.
     """
     keys = (key + _KEY_STEPS) & _MASK  # [rounds, 2, n]
     even, odd = counter[::2], counter[1::2]

@@ -1,10 +1,10 @@
 """Allocates the part of the KV cache that each sequence needs. Depending on the negotiated plan,
 this part is a list of blocks, a slot or a state.
 
-Full and window groups have the same block size and grow together, so one block manager serves all
-of them: a sequence has the same block ids in each group. One slot manager serves the slots, or all
-state groups. A second block manager serves all cross groups, whose blocks contain encoder tokens
-and never grow in number.
+One block manager is used for all full and window groups, because these groups have the same block
+size and grow together. A sequence has the same block ids in each of these groups. One slot manager
+is used for the slots, or for all state groups. A second block manager is used for all cross groups.
+Their blocks contain encoder tokens, so the number of cross blocks of a sequence never grows.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ from tgi.scheduler.sequence_slot_manager import SequenceSlotManager
 __all__ = ["CacheNeed", "KVCacheManager"]
 
 _TOKEN_KINDS = ("full", "window")
-# Admission leaves a block free for each running sequence, up to this fraction of all blocks. This
-# reserve keeps preemptions rare.
+# Admission leaves one block free for each running sequence, but at most 1 / `_RESERVE_DIVISOR` of
+# all blocks. This reserve makes preemptions rare.
 _RESERVE_DIVISOR = 100
-# If a block takes memory at its first use, the prefix cache may always keep this many tokens.
+# If the memory of a block is allocated at its first use, the prefix cache may always contain this
+# number of tokens.
 _KEPT_TOKENS = 16_384
 
 
 @final
 @dataclass(slots=True, frozen=True)
 class CacheNeed:
-    """The blocks and slots that one or more sequences need to be admitted."""
+    """The number of blocks and slots that are required to admit one or more sequences."""
 
     num_sequences: int = 0
     num_blocks: int = 0
@@ -48,7 +49,7 @@ class CacheNeed:
         )
 
     def without(self, num_blocks: int) -> CacheNeed:
-        """The same need with `num_blocks` fewer blocks, because other sequences share these."""
+        """Return this need reduced by `num_blocks` blocks that other sequences already use."""
         return CacheNeed(self.num_sequences, self.num_blocks - num_blocks, self.num_cross_blocks)
 
 
@@ -68,10 +69,10 @@ class _Holding:
 
 @final
 class KVCacheManager:
-    """Allocates blocks and slots when a sequence is admitted or grows, and releases them when it
-    leaves. If `hash_key` is None, there is no prefix cache.
+    """Allocates blocks and slots when a sequence is admitted or grows, and releases them when the
+    sequence ends or is preempted. If `hash_key` is None, there is no prefix cache.
 
-    Blocks and slots that a step in flight uses are allocated again only after that step has been
+    Blocks and slots that a step in flight uses are allocated again only after this step has been
     collected.
     """
 
@@ -105,20 +106,24 @@ class KVCacheManager:
 
     @property
     def max_sequence_tokens(self) -> int | None:
-        """Maximum number of tokens of a sequence that is alone in the cache. None = no limit."""
+        """Maximum number of tokens of a sequence if the cache contains no other sequence. None
+        means that there is no limit.
+        """
         if self._plan.mode == "slots":
             return self._plan.sequence_slot_tokens
         return self.blocks.num_blocks * self.block_size if self._has_blocks else None
 
     @property
     def has_cross_blocks(self) -> bool:
-        """Whether the cache has blocks for encoder tokens. Then every sequence needs some."""
+        """Whether the cache has blocks for encoder tokens. If so, every sequence needs at least one
+        of these blocks.
+        """
         return "cross" in self._kinds
 
     @property
     def max_encoder_tokens(self) -> int | None:
-        """Maximum number of encoder tokens of a sequence that is alone in the cache. None = no
-        limit.
+        """Maximum number of encoder tokens of a sequence if the cache contains no other sequence.
+        None means that there is no limit.
         """
         return (
             None
@@ -147,8 +152,8 @@ class KVCacheManager:
         return -(-num_tokens // self.block_size) if self._has_blocks else 0
 
     def need(self, sequence: Sequence) -> CacheNeed:
-        """Return the need of all known tokens of a sequence. Blocks that the sequence can share are
-        included.
+        """Return the blocks and slots that all known tokens of a sequence need. Blocks that the
+        sequence can share are included.
         """
         cross = (
             -(-sequence.num_encoder_tokens // self._plan.block_size) if self.has_cross_blocks else 0
@@ -169,7 +174,7 @@ class KVCacheManager:
 
     def admit(self, sequence: Sequence, num_running: int) -> bool:
         """Allocate the cache for all known tokens of a sequence. Blocks with a cached prefix of the
-        sequence are shared. Returns False if too little is free.
+        sequence are shared. Returns False if too few blocks or slots are free.
         """
         hits = self._find(sequence)
         need = self.need(sequence)
@@ -197,8 +202,8 @@ class KVCacheManager:
         ]
 
     def grow(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Make the table of a running sequence long enough for `num_tokens`. Returns False if too
-        few blocks are free.
+        """Extend the block table of a running sequence so that `num_tokens` tokens fit. Returns
+        False if too few blocks are free.
         """
         missing = self.blocks_for(num_tokens) - len(sequence.block_table)
         if missing > self.blocks.num_free:
@@ -225,7 +230,7 @@ class KVCacheManager:
 
     def release(self, sequence: Sequence, *, in_use: bool) -> None:
         """Release the blocks and the slot of a sequence. If `in_use` is set, a step in flight still
-        uses them, and they become free when that step is collected.
+        uses the blocks and the slot, so they become free when this step is collected.
         """
         if in_use:
             self._releasing.append((sequence.last_step_id, _Holding.of(sequence)))
@@ -234,8 +239,8 @@ class KVCacheManager:
         sequence.block_table, sequence.cross_table, sequence.sequence_slot = [], [], -1
 
     def collected(self, oldest_in_flight: int | None) -> None:
-        """Free the released blocks and slots that only steps before `oldest_in_flight` used. These
-        steps have been collected. None = no step is in flight.
+        """Free the released blocks and slots that no step in flight uses. `oldest_in_flight` is the
+        id of the oldest step in flight. None means that no step is in flight.
         """
         if not self._releasing:
             return
@@ -273,8 +278,8 @@ class KVCacheManager:
         ]
 
     def check(self, running: Iterable[Sequence]) -> None:
-        """Raise AssertionError unless each block and slot is either free or used by the running
-        sequences and the steps in flight.
+        """Raise AssertionError if a block or slot is neither free nor used by the running sequences
+        or the steps in flight, or if it is both free and used.
         """
         holdings = [_Holding.of(sequence) for sequence in running] + [
             holding for _, holding in self._releasing
@@ -285,8 +290,8 @@ class KVCacheManager:
             self.sequence_slots.check(holding.sequence_slot for holding in holdings)
 
     def _find(self, sequence: Sequence) -> list[int]:
-        """Return the cached blocks with a prefix of a sequence. At least its last token is left to
-        run.
+        """Return the cached blocks that contain the longest prefix of a sequence. The prefix never
+        includes the last token of the sequence, so that at least one token is computed.
         """
         if self._prefix_cache is None or not sequence.is_prompt_scored:
             return []

@@ -1,5 +1,5 @@
-"""The request of a sequence, the output that the engine returns for it, and the scheduler's options
-and counters. Plain data.
+"""Plain data of the scheduler: the request for a sequence, the output of a sequence, and the
+scheduler's options and counters.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ class SchedulerConfig(Entry, frozen=True):
 
 
 class Request(Entry, frozen=True):
-    """A validated request for one sequence of tokens. It contains all data that are needed to
-    generate the sequence, also again after an engine restart.
+    """A validated request for one sequence of tokens. The request contains all data that are needed
+    to generate the sequence, so that the sequence can be continued after an engine restart.
 
-    The front end creates it during admission and sends it to the engine. The scheduler keeps it.
+    The front end creates the request during admission and sends it to the engine. The scheduler
+    keeps the request until the sequence ends.
     """
 
     request_id: str  # for logs
@@ -52,9 +53,10 @@ class Request(Entry, frozen=True):
 
 
 class SequenceOutput(Entry, frozen=True):
-    """New output of one sequence. No output follows one with a `finish_reason` or an `error`.
+    """New output of one sequence. The output with a `finish_reason` or an `error` is the last one
+    of the sequence.
 
-    `logprobs` and `top` have one entry per token, or are empty if no token has one.
+    `logprobs` and `top` have one entry per token. A list may be empty if no token has a value.
     """
 
     sequence_id: int
@@ -62,15 +64,16 @@ class SequenceOutput(Entry, frozen=True):
     finish_reason: FinishReason | None = None
     error: str | None = None
     num_cached_tokens: int = 0
-    # Nanoseconds from the arrival in the engine to the first step, once the sequence has run.
+    # Nanoseconds from the arrival in the engine to the first step, or 0 before the first step.
     queue_ns: int = 0
-    prompt_logprobs: list[float | None] = []  # of the next prompt positions; position 0 is None
+    # Logprobs of the next prompt positions. The entry for position 0 is None.
+    prompt_logprobs: list[float | None] = []
     logprobs: list[float | None] = []  # None if the device cannot compute it
     top: list[tuple[tuple[int, float], ...]] = []  # (id, logprob), in descending order of logprob
 
 
 class SchedulerStats(Entry, frozen=True):
-    """Gauges after a step, and the counters of that step."""
+    """Gauges after a step, and the counters of the step."""
 
     num_waiting: int = 0
     num_running: int = 0
@@ -84,5 +87,6 @@ class SchedulerStats(Entry, frozen=True):
     num_new_sequences: int = 0  # sequences that ran for the first time
     num_preempted: int = 0
     has_joined: bool = False  # new sequences joined running ones
-    # Why they were admitted: "chunking", "backpressure" or "wait_exceeded".
+    # The reason for the admission of the new sequences: "chunking", "backpressure" or
+    # "wait_exceeded".
     join_reason: str = "chunking"

@@ -32,8 +32,8 @@ class SequenceState(enum.Enum):
 class Sequence:
     """One stream of tokens, from its arrival to its end.
 
-    Three counts describe its progress: `num_computed_tokens` <= `num_submitted_tokens` <=
-    `num_tokens` + `num_pending_tokens`.
+    The counts of tokens describe the progress. `num_computed_tokens` <= `num_submitted_tokens` <=
+    `num_tokens` + `num_pending_tokens` always holds.
     """
 
     sequence_id: int
@@ -46,7 +46,8 @@ class Sequence:
     has_run: bool = False  # the sequence was admitted at least once
     queue_ns: int = 0  # nanoseconds from the arrival to the first step
     state: SequenceState = SequenceState.WAITING
-    # The number of times the sequence left the worker. A row of an earlier epoch has no effect.
+    # The number of times that the sequence was removed from the worker. A row of an earlier epoch
+    # has no effect.
     epoch: int = 0
     handle: int = -1  # the number that identifies the sequence in the worker
     # Block ids, which are the same in every full and window group.
@@ -61,9 +62,10 @@ class Sequence:
     num_computed_tokens: int = 0  # tokens whose keys and values are computed
     # Computed tokens, plus tokens that the steps in flight compute.
     num_submitted_tokens: int = 0
-    # Tokens that the steps in flight will choose. A row that may choose several counts as one.
+    # Tokens that the steps in flight will sample. A row that may sample several tokens counts as
+    # one token.
     num_pending_tokens: int = 0
-    # A row in flight may choose several tokens, so the next position is not known yet.
+    # If set, a row in flight may sample several tokens, so the next position is not known yet.
     has_open_row: bool = False
     num_cached_tokens: int = 0  # prefix cache hits at the first admission
     num_sent_prompt_logprobs: int = 0
@@ -83,7 +85,9 @@ class Sequence:
         max_total_tokens: int,
         arrival_ns: int,
     ) -> Sequence:
-        """Create a waiting sequence. An earlier engine process generated `output_token_ids`."""
+        """Create a waiting sequence. `output_token_ids` are the output tokens that an earlier
+        engine process generated.
+        """
         num_prompt_tokens = len(request.prompt_token_ids)
         return cls(
             sequence_id=sequence_id,
@@ -127,7 +131,7 @@ class Sequence:
 
     @property
     def is_prefilling(self) -> bool:
-        """Whether part of its prefill is still to be submitted."""
+        """Whether a part of the sequence's prefill has not been submitted yet."""
         return self.num_submitted_tokens < self.num_prefill_tokens
 
     @property
@@ -140,8 +144,8 @@ class Sequence:
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """Why the sequence ends with its last token, or None if it does not end. The length limit
-        takes precedence over EOS.
+        """The reason for which the sequence ends with its last token, or None if it does not end.
+        If both reasons apply, the reason is the length limit and not EOS.
         """
         if len(self.token_ids) >= self.max_tokens:
             return FinishReason.LENGTH
@@ -150,8 +154,8 @@ class Sequence:
         return None
 
     def close_row(self, num_tokens: int) -> None:
-        """Update the counts after a row that could choose several tokens has chosen `num_tokens`.
-        All of these tokens but the last are computed.
+        """Update the counts after `num_tokens` tokens were sampled for a row that allowed several
+        tokens. The keys and values of all these tokens except the last one are computed.
         """
         self.has_open_row = False
         self.num_computed_tokens += num_tokens - 1

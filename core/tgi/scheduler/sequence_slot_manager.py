@@ -32,7 +32,7 @@ class SequenceSlotManager:
         self._free.append(sequence_slot)
 
     def check(self, held: Iterable[int]) -> None:
-        """Raise AssertionError unless every slot is either free or in `held`, exactly once."""
+        """Raise AssertionError unless each slot is either free or contained once in `held`."""
         sequence_slots = sorted([*self._free, *held])
         assert sequence_slots == list(range(self.num_sequence_slots)), (
             f"slots are lost or held twice: {sequence_slots} of {self.num_sequence_slots}"

@@ -23,7 +23,7 @@ __all__ = [
     "find_refusal",
 ]
 
-_MAX_REPEATS = 2  # of a step that cannot be made smaller
+_MAX_REPEATS = 2  # maximum number of retries of a step that cannot be made smaller
 
 
 @final
@@ -63,8 +63,9 @@ class WaitingQueue:
 
 @final
 class HandleManager:
-    """Assigns handles 0, 1, … to the sequences in the worker, the lowest free one first. The handle
-    of a dropped sequence is free again once a step has reported the drop to the worker.
+    """Assigns handles 0, 1, … to the sequences in the worker. The lowest free handle is assigned
+    first. The handle of a dropped sequence is free again after a step has reported the drop to the
+    worker.
     """
 
     def __init__(self) -> None:
@@ -78,7 +79,7 @@ class HandleManager:
         return bool(self._dropped)
 
     def take(self) -> int:
-        """Return a handle that the worker does not know."""
+        """Return a handle that is not in use in the worker."""
         if self._free:
             return heapq.heappop(self._free)
         self._num_handles += 1
@@ -105,11 +106,12 @@ class HandleManager:
 
 @final
 class RetryManager:
-    """Retries the sequences of failed steps apart from other sequences, in steps of half the size.
+    """Retries the sequences of failed steps in separate steps. After each failure the maximum size
+    of these steps is halved.
 
-    If a step was too large, its parts succeed. If one sequence made the step fail, the steps are
-    halved until this sequence is alone in its step, and only this sequence ends with an error. A
-    sequence is under retry from the failure of its step until its next token.
+    If a step was too large, the smaller steps succeed. If one sequence made the step fail, the
+    steps are halved until a step contains only this sequence, and only this sequence ends with an
+    error. A sequence is under retry from the failure of its step until its next token.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -125,8 +127,8 @@ class RetryManager:
         return bool(self._failed_sequences)
 
     def shrink(self, num_rows: int, num_tokens: int) -> bool:
-        """Reduce the size of retry steps, after a step of the given size failed. Returns False if
-        that step cannot be made smaller.
+        """Reduce the size of retry steps after a step of the given size failed. Returns False if
+        the failed step cannot be made smaller.
         """
         multiple = self._limits.chunk_multiple
         if num_rows > 1:
@@ -139,7 +141,9 @@ class RetryManager:
         return True
 
     def may_repeat(self, sequence: Sequence) -> bool:
-        """Whether a sequence may run again after a step that cannot be made smaller failed."""
+        """Whether a sequence may run again after the failure of a step that cannot be made
+        smaller.
+        """
         return sequence.num_repeats < _MAX_REPEATS
 
     def note_failure(self, sequence: Sequence, *, is_repeat: bool) -> None:
@@ -164,7 +168,9 @@ class RetryManager:
             )
 
     def check(self, sequences: Iterable[Sequence]) -> None:
-        """Raise AssertionError if the sequences under retry are not those marked as failed."""
+        """Raise AssertionError unless exactly the sequences with `has_failed_step` are under
+        retry.
+        """
         marked = {sequence.sequence_id for sequence in sequences if sequence.has_failed_step}
         assert marked == self._failed_sequences.keys(), (
             f"sequences {marked} are marked as failed, not {set(self._failed_sequences)}"
@@ -189,7 +195,7 @@ class SchedulerState:
 
     @property
     def may_admit(self) -> bool:
-        """Whether a sequence waits and the limit of running sequences allows another one."""
+        """Whether a sequence waits and the number of running sequences is below the limit."""
         return len(self.queue) > 0 and len(self.running) < self.limits.max_sequences
 
     def add(self, sequence: Sequence) -> None:
@@ -271,9 +277,9 @@ def check_limits(limits: Limits) -> None:
 
 
 def find_refusal(sequence: Sequence, agreement: Agreement, cache: KVCacheManager) -> str | None:
-    """Return why a sequence can never run, as a message for the client. None if it can run.
+    """Return a message for the client if a sequence can never run. Return None if it can run.
 
-    The front end checks requests first. These checks protect the worker from a request that the
+    The front end checks requests first. The checks here protect the worker from a request that the
     front end did not check.
     """
     limits, num_prompt = agreement.limits, sequence.num_prompt_tokens
@@ -296,7 +302,7 @@ def find_refusal(sequence: Sequence, agreement: Agreement, cache: KVCacheManager
     if other is not None:
         return other
     capacity = cache.max_sequence_tokens
-    held = sequence.max_tokens - 1  # the last token is chosen, but never computed
+    held = sequence.max_tokens - 1  # the keys and values of the last token are never computed
     if capacity is not None and held > capacity:
         return (
             f"The sequence may need a cache of {held} tokens; there is room for {capacity}: ask for"

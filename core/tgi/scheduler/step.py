@@ -1,7 +1,7 @@
 """A step that is being built, a step in flight, and the result of a step.
 
-A step has hundreds of rows. Rows are therefore stored in one list per field, because an object for
-each row would cost more time than the rest of the scheduler.
+A step can have hundreds of rows. Rows are stored in one list per field, because the creation of one
+object per row would take more time than the rest of the scheduler.
 """
 
 from __future__ import annotations
@@ -45,23 +45,25 @@ TopTokens = tuple[tuple[int, float], ...]
 @final
 @dataclass(slots=True, frozen=True)
 class StepInFlight:
-    """A scheduled step whose result has not arrived. `stats` contains its counters, and the gauges
-    are 0.
+    """A scheduled step whose result has not arrived. `stats` contains the counters of the step. The
+    gauges in `stats` are 0.
 
     A row has an effect only if its sequence is still in the epoch in which the row was scheduled.
     """
 
     step_id: int
-    sequences: list[Sequence]  # [n] of the rows
+    sequences: list[Sequence]  # [n] sequence of each row
     epochs: list[int]  # [n]
     handles: list[int]  # [n]
     counts: list[int]  # [n]
     samples: list[bool]  # [n]
-    budgets: dict[int, int]  # row → number of tokens that it may choose, if more than one
+    budgets: dict[int, int]  # row → maximum number of sampled tokens, if this is more than one
     stats: SchedulerStats
 
     def valid_rows(self) -> list[int]:
-        """Return the rows whose sequences have neither ended nor left the worker since."""
+        """Return the rows whose sequences were not removed from the worker after the step was
+        scheduled.
+        """
         pairs = zip(self.sequences, self.epochs, strict=True)
         return [row for row, (sequence, epoch) in enumerate(pairs) if sequence.epoch == epoch]
 
@@ -69,8 +71,8 @@ class StepInFlight:
 @final
 @dataclass(slots=True)
 class StepBuilder:
-    """Collects the rows of a step and then builds its arrays together. Decode rows are added before
-    prefill rows.
+    """Collects the rows of a step and then builds all arrays of the step. Decode rows are added
+    before prefill rows.
     """
 
     step_id: int
@@ -81,18 +83,19 @@ class StepBuilder:
     starts: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     samples: list[bool] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)  # of all rows
+    token_ids: list[int] = field(default_factory=list)  # token ids of all rows, row after row
     added: list[NewSequence] = field(default_factory=list)
-    # Row → number of tokens that it may choose, if more than one.
+    # Row → maximum number of sampled tokens, if this is more than one.
     budgets: dict[int, int] = field(default_factory=dict)
     num_prefill_rows: int = 0
     num_new_sequences: int = 0  # sequences that run for the first time
-    # An encoder longer than the budget runs in this step, so no other row may be added.
+    # If set, the encoder tokens in this step exceed the budget, so no further row may be added.
     is_exclusive: bool = False
 
     def add_rows(self, sequences: Iterable[Sequence], count: int) -> None:
-        """Add rows that compute the next `count` tokens of sequences whose block tables are long
-        enough. A row whose last token is the sequence's last one also chooses a token.
+        """Add one row per sequence that computes the next `count` tokens of the sequence. The block
+        tables must be long enough. If a row includes the last token of its sequence, a token is
+        sampled for the row.
         """
         num_rows = len(self.sequences)
         for sequence in sequences:
@@ -115,24 +118,24 @@ class StepBuilder:
         self.token_budget = 0 if self.is_exclusive else self.token_budget - count * num_added
 
     def open_row(self, row: int, max_tokens: int) -> None:
-        """Let a decode row choose up to `max_tokens` tokens. Its sequence has the blocks for
-        them.
+        """Allow up to `max_tokens` sampled tokens for a decode row. The row's sequence must already
+        have the blocks for these tokens.
         """
         if max_tokens > 1:
             self.budgets[row] = max_tokens
             self.sequences[row].has_open_row = True
 
     def has_budget(self, sequence: Sequence) -> bool:
-        """Whether a sequence may start in this step. Its encoder must run in one step. The encoder
-        may exceed the token budget only if the step has no other row.
+        """Whether a sequence may start in this step. All encoder tokens of the sequence run in its
+        first step. They may exceed the token budget only if the step has no other row.
         """
         return self.row_budget > 0 and self.token_budget > (
             sequence.num_encoder_tokens if self.sequences else 0
         )
 
     def charge_encoder(self, sequence: Sequence) -> None:
-        """Subtract the encoder's tokens from the token budget. If the sequence is the first of the
-        step, the tokens of its own row remain in the budget.
+        """Subtract the encoder tokens of `sequence` from the token budget. If the step has no row
+        yet, the budget still includes the tokens of the sequence's own row afterwards.
         """
         is_alone = not self.sequences
         own = (
@@ -145,7 +148,9 @@ class StepBuilder:
         self.token_budget = max(left, own)
 
     def introduce(self, sequence: Sequence, cache: KVCacheManager) -> None:
-        """Introduce a sequence to the worker, with all its data, before its first row."""
+        """Add the record that introduces a sequence to the worker, before the sequence's first
+        row. The record contains all data of the sequence.
+        """
         self.added.append(_new_sequence(sequence, cache.tables(sequence)))
         sequence.num_sent_blocks = len(sequence.block_table)
 
@@ -174,7 +179,7 @@ class StepBuilder:
         return SchedulerOutput(self.step_id, dropped, self.added, rows)
 
     def in_flight(self, stats: SchedulerStats, layout: RowLayout) -> StepInFlight:
-        """Return the data of the step that are kept until its result arrives."""
+        """Return the data of the step that the scheduler needs when the result arrives."""
         handles, epochs = layout.handles, layout.epochs
         return StepInFlight(
             self.step_id,
@@ -188,8 +193,8 @@ class StepBuilder:
         )
 
     def _take_new_blocks(self, counts: list[int]) -> list[int]:
-        """Return the blocks that were not sent to the worker yet, `counts` [n] of each row, and
-        mark them as sent.
+        """Return the blocks that were not sent to the worker yet, row after row, and mark these
+        blocks as sent. `counts` [n] is the number of these blocks of each row.
         """
         blocks = list[int]()
         for row in [row for row, count in enumerate(counts) if count]:
@@ -199,14 +204,14 @@ class StepBuilder:
         return blocks
 
     def _max_tokens(self) -> Int32Array:
-        """Return the number of tokens that each row may choose."""
+        """Return the maximum number of sampled tokens of each row [n]."""
         max_tokens = np.ones(len(self.sequences), np.int32)
         max_tokens[list(self.budgets)] = list(self.budgets.values())
         return max_tokens
 
     def _extra_draws(self) -> Float32Array:
-        """Return the draws after the first one of each row with several tokens, row after row. The
-        draws of greedy rows are 0.
+        """Return the draws of the second and all further tokens of each row that allows several
+        tokens, row after row. The draws of greedy rows are 0.
         """
         draws = []
         for row, max_tokens in sorted(self.budgets.items()):
@@ -267,8 +272,8 @@ class RowLayout:
         self._seeds = np.array([step.sequences[row].seed for row in self._drawn], np.uint64)
 
     def fits(self, step: StepBuilder) -> bool:
-        """Whether `step` has the same rows. A step that introduces sequences never has, because a
-        sequence that left the worker returns with a new handle.
+        """Whether `step` has the same rows. The result is False for a step that introduces
+        sequences, because a preempted sequence may get a new handle.
         """
         same = (
             step.sequences == self._sequences
@@ -278,8 +283,8 @@ class RowLayout:
         return same and not step.added
 
     def draws(self) -> Float32Array:
-        """Return one draw per row, for the step that was built last. The draws of rows that choose
-        no token and of greedy rows are 0.
+        """Return one draw per row, for the step that was built last. The draw is 0 for a greedy row
+        and for a row without a sampled token.
         """
         if not self._drawn:
             return self._no_draws
@@ -294,10 +299,10 @@ class RowLayout:
 
 @final
 class StepResult:
-    """The rows of a `ModelRunnerOutput` in the order of the step, in the form of `SequenceOutput`.
+    """The rows of a `ModelRunnerOutput` in the order of the step, as Python lists.
 
-    Reading one element of a Python list is faster than of an array, so the arrays are converted
-    once.
+    The arrays are converted once, because the access to one element is faster in a list than in an
+    array.
     """
 
     def __init__(self, output: ModelRunnerOutput, handles: list[int]) -> None:
@@ -311,7 +316,7 @@ class StepResult:
         self.token_ids: list[list[int]]  # [rows of the step]
         self.logprobs: list[list[float | None]]  # [rows of the step]
         if returned == handles and ptr == list(range(len(ptr))) and not top:
-            # The common case, one token per row, takes half the time.
+            # In the common case of one token per row, this code takes half the time.
             self.token_ids = list(map(list, zip(ids, strict=True)))
             self.logprobs = list(map(list, zip(logprobs, strict=True)))
             self.top: list[list[TopTokens]] = [[]] * len(handles)
@@ -340,15 +345,15 @@ def _reordered(
 
 
 def _top_tokens(output: ModelRunnerOutput) -> list[TopTokens]:
-    """Return the top tokens of every chosen token."""
+    """Return the top tokens of every sampled token."""
     top = list(zip(output.top_ids.tolist(), output.top_logprobs.tolist(), strict=True))
     return [tuple(top[first:last]) for first, last in pairwise(output.top_ptr.tolist())]
 
 
 def next_prompt_logprobs(sequence: Sequence, scores: PromptScores | None) -> list[float | None]:
-    """Return the prompt logprobs in `scores` that follow those already sent, and mark them as sent.
+    """Return the prompt logprobs in `scores` that have not been sent yet, and mark them as sent.
 
-    Position 0 has no logprob, so a None is sent first. Positions that were scored again after a
+    Position 0 has no logprob, so its entry is None. Positions that were scored again after a
     preemption are omitted.
     """
     if sequence.is_prompt_scored or (scores is None and sequence.num_prompt_tokens > 1):

@@ -1,5 +1,5 @@
-"""Read the chat templates from a model's files. `ChatTemplateRenderer` runs them in a separate
-process, because they are untrusted code.
+"""Reads the chat templates from a model's files. `ChatTemplateRenderer` runs the templates in a
+separate process, because templates are untrusted code.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ _JINJA_FILE, _JINJA_FOLDER = "chat_template.jinja", "additional_chat_templates"
 @final
 @dataclass(frozen=True)
 class ChatTemplate:
-    """The sources of a model's templates by name, and the special tokens that they may use."""
+    """The sources of a model's templates by name, and the special tokens that the templates may
+    use.
+    """
 
     sources: Mapping[str, str]
     special_tokens: Mapping[str, str]
@@ -41,8 +43,8 @@ class ChatTemplate:
 
     @classmethod
     def load(cls, model_path: Path, template_file: Path | None = None) -> ChatTemplate | None:
-        """Read the model's templates. Returns None if there are none. `template_file` is a
-        tokenizer_config.json that takes precedence over the model's files.
+        """Read the model's templates. Returns None if the model has no template. `template_file`
+        is a tokenizer_config.json that takes precedence over the model's files.
 
         Raises `ModelError` if a file cannot be read.
         """
@@ -59,15 +61,16 @@ class ChatTemplate:
         )
 
     def choose(self, *, has_tools: bool) -> str | None:
-        """The name of the template for a conversation, or None if there is none. With tools it is
-        the template for tools if there is one.
+        """Return the name of the template for a conversation, or None if the model has no such
+        template. For a conversation with tools, the template for tools takes precedence over the
+        default template.
         """
         names = (TOOL_TEMPLATE, DEFAULT_TEMPLATE) if has_tools else (DEFAULT_TEMPLATE,)
         return next((name for name in names if name in self.sources), None)
 
 
 def _find_sources(model_path: Path, config: Mapping[str, Any], *, explicit: bool) -> dict[str, str]:
-    """The sources by name. The first file that contains a template is used."""
+    """Return the sources by name, from the first file that contains a template."""
     if explicit and (field_value := _sources_of(config)):
         return field_value
     if files := _read_jinja_files(model_path):
@@ -81,7 +84,7 @@ def _find_sources(model_path: Path, config: Mapping[str, Any], *, explicit: bool
 
 
 def _read_jinja_files(model_path: Path) -> dict[str, str]:
-    """The sources from `chat_template.jinja` and from the folder of additional templates."""
+    """Return the sources from `chat_template.jinja` and from the folder of additional templates."""
     files = {DEFAULT_TEMPLATE: model_path / _JINJA_FILE}
     files |= {path.stem: path for path in sorted((model_path / _JINJA_FOLDER).glob("*.jinja"))}
     return {name: _read(path) for name, path in files.items() if os.path.lexists(path)}
@@ -97,7 +100,9 @@ def _read(path: Path) -> str:
 
 
 def _sources_of(fields: Mapping[str, Any]) -> dict[str, str]:
-    """The sources in the field `chat_template`: one text, or a list of named texts."""
+    """Return the sources in the field `chat_template`. The field contains one source, or a list of
+    sources with names.
+    """
     field_value = fields.get("chat_template")
     if isinstance(field_value, list):
         pairs = (

@@ -1,7 +1,7 @@
 """The template process: `python -m tgi.text.chat_template_child`, with a socket as standard input.
 
-The process cannot start processes, write files or exceed its memory limit. A timer ends the process
-if the front end does not.
+The process cannot start processes, write files or exceed its memory limit. If a request takes too
+long and the front end does not end the process, a timer ends the process.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> int:
 @final
 @dataclass
 class LoadedTemplates:
-    """The compiled templates of one model. Empty before the first message."""
+    """The compiled templates of one model. There are none before the first message."""
 
     compiled: dict[str, CompiledTemplate] = field(default_factory=dict)
     special_tokens: dict[str, str] = field(default_factory=dict)
@@ -94,7 +94,7 @@ class LoadedTemplates:
 
 
 def _confine(request: LoadTemplates) -> None:
-    """Set the limits of the process. All modules have been imported before."""
+    """Set the limits of the process. All modules must already be imported."""
     time.tzset()  # `strftime_now` needs the time zone, and files cannot be read later
     limits = {
         resource.RLIMIT_AS: _address_space() + request.limit_bytes,
@@ -107,8 +107,8 @@ def _confine(request: LoadTemplates) -> None:
 
 
 def _address_space() -> int:
-    """The address space in bytes that the interpreter and its libraries use. On a machine with many
-    cores it can be large. 0 if it is unknown.
+    """Return the size of the address space that the interpreter and its libraries use, in bytes.
+    The size can be large on a machine with many cores. Returns 0 if the size is unknown.
     """
     try:
         return int(_MEMORY_FILE.read_text().split()[0]) * resource.getpagesize()

@@ -27,16 +27,19 @@ __all__ = ["MAX_RENDERED_CHARACTERS", "CompiledTemplate", "Message"]
 Message = Mapping[str, Any]
 
 MAX_RENDERED_CHARACTERS = 64_000_000
-"""Maximum length of a rendered prompt in characters. A template that exceeds it is stopped."""
+"""Maximum length of a rendered prompt in characters. If a prompt becomes longer, the rendering is
+stopped with an error.
+"""
 
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
-"""Fields in which clients send the reasoning of a message. Most templates read the first field,
-some the second.
+"""Fields in which clients send the reasoning of a message. Most templates read the first field, and
+some templates read the second field.
 """
 
 _CONTINUE_MARK = "THE_ANSWER_GOES_ON_HERE "
-"""A mark that is appended to the text to continue. The rendered prompt is cut at the mark. The
-space shows whether the template strips whitespace.
+"""A mark that is appended to the message that the model continues. The rendered prompt is cut at
+the mark. If the space at the end of the mark is missing in the prompt, the template strips
+whitespace.
 """
 
 
@@ -50,8 +53,8 @@ class CompiledTemplate:
 
     @classmethod
     def compile(cls, source: str) -> CompiledTemplate:
-        """Compile a source. Raises `jinja2.TemplateSyntaxError`. A malicious source may never
-        finish.
+        """Compile a source. Raises `jinja2.TemplateSyntaxError` if the source is invalid. For a
+        malicious source this method may never return.
         """
         environment = _environment()
         takes_parts = any(
@@ -66,10 +69,10 @@ class CompiledTemplate:
         variables: Mapping[str, object] | None = None,
     ) -> str:
         """Render the prompt for the next message of the assistant. If the last message is from the
-        assistant, the prompt ends with it, so that the model continues the message.
+        assistant, the prompt ends with this message, so that the model continues the message.
 
-        `variables` are additional variables of the template. Raises `TemplateError`, and any
-        exception that the template's expressions raise.
+        `variables` are additional variables of the template. Raises `TemplateError` if the prompt
+        is too long or the last message cannot be continued. The template can raise any exception.
         """
         prepared = [self._prepared(message) for message in messages]
         open_text = _mark_open_message(prepared)
@@ -85,8 +88,8 @@ class CompiledTemplate:
         return text if open_text is None else _cut_at_mark(text, open_text)
 
     def _prepared(self, message: Message) -> dict[str, Any]:
-        """The message in the form that templates expect: without null fields, and with the usual
-        names for the reasoning.
+        """Return the message in the form that templates expect. Fields that are null are removed,
+        and the reasoning is stored under the names that templates use.
         """
         fields = {name: value for name, value in message.items() if value is not None}
         content = fields.get("content")
@@ -118,7 +121,8 @@ class CompiledTemplate:
 class GenerationBlock(Extension):
     """The block `{% generation %} … {% endgeneration %}`, which marks text of the assistant.
 
-    The text is rendered unchanged. Variables that are set inside are not visible outside.
+    The text is rendered unchanged. Variables that are set inside the block are not visible outside
+    it.
     """
 
     tags = {"generation"}
@@ -135,8 +139,8 @@ class GenerationBlock(Extension):
 
 @final
 class PlainNamespace(Namespace):
-    """Jinja's `namespace` without names that begin with an underscore. Such names would give access
-    to the interpreter.
+    """Jinja's `namespace`, except that names must not begin with an underscore. Names with an
+    underscore would give access to the interpreter.
     """
 
     def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - a namespace may contain the name `self`
@@ -173,7 +177,9 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 def _dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:  # noqa: ANN401 - any value of a template
-    """`dict` as a function, because attributes of the class give access to the interpreter."""
+    """Return a new dict. Templates get this function instead of the class `dict`, because the
+    attributes of the class give access to the interpreter.
+    """
     return dict(*args, **kwargs)
 
 
@@ -199,8 +205,8 @@ def _strftime_now(pattern: str) -> str:
 
 
 def _goes_through_content(loop: nodes.For) -> bool:
-    """Whether a loop iterates over `message.content`, `message['content']` or a variable with this
-    name.
+    """Whether a loop iterates over `message.content`, `message['content']` or the variable
+    `content`.
     """
     target = loop.iter
     while isinstance(target, nodes.Filter) and target.node is not None:
@@ -214,8 +220,8 @@ def _goes_through_content(loop: nodes.For) -> bool:
 
 
 def _mark_open_message(messages: list[dict[str, Any]]) -> str | None:
-    """Append the mark to the last message if it is from the assistant. Returns the text of the
-    message, or None if there is no message to continue.
+    """Append the mark to the last message if this message is from the assistant. Returns the text
+    of the message, or None if there is no message to continue.
     """
     if not messages or messages[-1].get("role") != "assistant":
         return None

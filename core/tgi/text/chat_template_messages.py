@@ -1,5 +1,6 @@
-"""Messages between the front end and the template process: msgpack frames over a socket, each with
-a four-byte length.
+"""Messages between the front end and the template process.
+
+Each message is sent over a socket as a four-byte length and a msgpack body.
 """
 
 from __future__ import annotations
@@ -32,16 +33,18 @@ class Frame(msgspec.Struct, array_like=True, frozen=True, tag=True):
 
 
 class LoadTemplates(Frame, frozen=True):
-    """The first message: compile these sources. The limits apply until the process ends."""
+    """The first message, which requests the compilation of `sources`. The limits apply until the
+    process ends.
+    """
 
     sources: dict[str, str]
     special_tokens: dict[str, str]
     limit_seconds: float  # per request
-    limit_bytes: int  # of address space, in addition to the address space at the start
+    limit_bytes: int  # address space in addition to the address space after the imports
 
 
 class RenderTemplate(Frame, frozen=True):
-    """Render the template called `name`."""
+    """Request to render the template with the name `name`."""
 
     name: str
     messages: list[dict[str, Any]]
@@ -50,7 +53,7 @@ class RenderTemplate(Frame, frozen=True):
 
 
 class Loaded(Frame, frozen=True):
-    """All sources have been compiled."""
+    """The reply if all sources have been compiled."""
 
 
 class Rendered(Frame, frozen=True):
@@ -60,7 +63,7 @@ class Rendered(Frame, frozen=True):
 
 
 class Refused(Frame, frozen=True):
-    """A source does not compile, or rendering failed."""
+    """The reply if a source cannot be compiled, or if rendering failed."""
 
     reason: str
 
@@ -73,7 +76,9 @@ _REPLIES: msgspec.msgpack.Decoder[TemplateReply] = msgspec.msgpack.Decoder(Templ
 
 
 def send_frame(connection: socket.socket, message: Frame) -> None:
-    """Send one message. Raises OSError or TimeoutError."""
+    """Send one message. Raises OSError if the socket fails, or TimeoutError after the timeout of
+    the socket.
+    """
     body = msgspec.msgpack.encode(message)
     connection.sendall(len(body).to_bytes(_LENGTH_BYTES, "little") + body)
 
@@ -84,7 +89,9 @@ def receive_request(connection: socket.socket) -> TemplateRequest:
 
 
 def receive_reply(connection: socket.socket, limit_seconds: float) -> TemplateReply:
-    """Receive the reply. Raises EOFError if the process has ended, or TimeoutError at the limit."""
+    """Receive the reply. Raises EOFError if the process has ended, or TimeoutError after
+    `limit_seconds`.
+    """
     return _REPLIES.decode(_receive_body(connection, time.monotonic() + limit_seconds))
 
 

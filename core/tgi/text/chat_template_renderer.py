@@ -1,7 +1,7 @@
 """Renders chat templates in a separate process. The process is killed if it exceeds a time limit.
 
-Templates are untrusted code and messages are untrusted data. They cannot block the event loop.
-After a failure, a new process is started for the next conversation.
+Templates are untrusted code and messages are untrusted data. The separate process ensures that they
+cannot block the event loop. After a failure, a new process is started for the next conversation.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ from tgi.text.chat_template_messages import (
 __all__ = ["ChatTemplateRenderer", "RenderLimits", "TemplateProcess"]
 
 _COMMAND = (sys.executable, "-m", "tgi.text.chat_template_child")
-_START_SECONDS = 60.0  # the imports are slow on a busy machine
+_START_SECONDS = 60.0  # the time limit is long because imports can be slow on a busy machine
 _PASSED_VARIABLES = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
-"""Environment variables of the template process. It must not have others, for example API keys."""
+"""The only environment variables of the template process. It must not have secrets such as API
+keys.
+"""
 
 
 @final
@@ -59,7 +61,9 @@ class ChatTemplateRenderer:
         self._is_closed = False
 
     async def start(self) -> None:
-        """Start the process and compile the templates. Raises `ModelError` if that fails."""
+        """Start the process and compile the templates. Raises `ModelError` if a template cannot be
+        compiled.
+        """
         try:
             await asyncio.get_running_loop().run_in_executor(self._executor, self._started)
         except TemplateError as error:
@@ -75,10 +79,10 @@ class ChatTemplateRenderer:
         variables: Mapping[str, Any] | None = None,
     ) -> str:
         """Render the prompt for the next message of the assistant. If the last message is from the
-        assistant, the prompt ends with it, so that the model continues the message.
+        assistant, the prompt ends with this message, so that the model continues the message.
 
         `messages`, `tools` and `variables` (additional variables of the template) are JSON data.
-        Raises `TemplateError`.
+        Raises `TemplateError` if the prompt cannot be rendered.
         """
         name = self._template.choose(has_tools=tools is not None)
         if name is None:
@@ -117,15 +121,16 @@ class ChatTemplateRenderer:
                 process.close()
                 self._process = None
                 if not self._is_closed:
-                    # Start the next process now, so that the next conversation need not wait.
+                    # Start the next process now, so that the next conversation does not wait for
+                    # its start.
                     with contextlib.suppress(TemplateError):
                         self._started()
 
 
 @final
 class TemplateProcess:
-    """One template process. Its methods block, at most until the time limit. After a failure the
-    process is not used again.
+    """One template process. `start` and `render` block, but at most until the time limit. After a
+    time limit or a crash, `is_usable` is False and the process must not be used again.
     """
 
     def __init__(
@@ -164,14 +169,18 @@ class TemplateProcess:
         return started
 
     def render(self, request: RenderTemplate) -> str:
-        """Render the prompt. Raises `TemplateError`."""
+        """Render the prompt. Raises `TemplateError` if the template fails or exceeds the time
+        limit.
+        """
         reply = self._exchange(request, self._limits.seconds)
         if not isinstance(reply, Rendered):
             raise AssertionError(f"{type(reply).__name__} is not a reply to a rendering")
         return reply.text
 
     def kill(self) -> None:
-        """Kill the process. A method that waits for the process fails."""
+        """Kill the process. If a different thread waits in `render`, the call of `render` raises
+        `TemplateError`.
+        """
         self._process.kill()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Read the JSON files that describe the tokenizer of a model."""
+"""Reads the JSON files that describe the tokenizer of a model."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ __all__ = ["read_json_object", "token_content"]
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Empty if the file does not exist. Raises `ModelError` with the
-    name of the file.
+    """Return the object in a JSON file, or an empty dict if the file does not exist. Raises a
+    `ModelError` with the name of the file if the file cannot be read.
     """
     if not path.exists() and not path.is_symlink():
         return {}
@@ -20,7 +20,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def token_content(value: object) -> str | None:
-    """The text of a special token. The file contains a string or an object with `content`."""
+    """Return the text of a special token. `value` is a string or an object with `content`. Returns
+    None for any other value.
+    """
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else None

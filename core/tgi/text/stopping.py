@@ -1,4 +1,4 @@
-"""Find stop strings as soon as they are complete, independent of token boundaries."""
+"""Finds stop strings as soon as they are complete, independent of token boundaries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ __all__ = ["StopMatch", "StoppingCriteria"]
 @final
 @dataclass(frozen=True)
 class StopMatch:
-    """A complete stop string. `end` is the position of its end in the last piece, in characters."""
+    """A complete stop string. `end` is the number of characters of the last piece up to the end of
+    the stop string.
+    """
 
     end: int
     stop: str
@@ -20,17 +22,21 @@ class StopMatch:
 
 @final
 class _Matcher:
-    """Finds one stop string (Knuth, Morris and Pratt 1977). `state` is the length of its longest
-    prefix that is a suffix of the text.
+    """Finds one stop string with the algorithm of Knuth, Morris and Pratt (1977). `state` is the
+    length of the longest prefix of the stop string that is a suffix of the text.
     """
 
     def __init__(self, pattern: str) -> None:
         self.pattern = pattern
         self.state = 0
-        self._fallback = [0]  # of the states that occurred; a long pattern costs nothing before
+        # Fallback states. They are computed only when their state first occurs, so that a long
+        # pattern needs no work in advance.
+        self._fallback = [0]
 
     def push(self, piece: str) -> int | None:
-        """The position in `piece` at which the stop string ends, or None."""
+        """Return the position in `piece` at which the stop string ends, or None if it is not
+        complete.
+        """
         if not self.pattern:
             return len(piece)
         for i, character in enumerate(piece):
@@ -54,8 +60,8 @@ class _Matcher:
 
 @final
 class StoppingCriteria:
-    """The stop strings of one sequence. The cost per character does not depend on the text before
-    it.
+    """The stop strings of one sequence. The average cost per character does not depend on the
+    length of the text.
     """
 
     def __init__(self, stop: Sequence[str]) -> None:
@@ -63,7 +69,7 @@ class StoppingCriteria:
 
     def push(self, piece: str) -> StopMatch | None:
         """Add the next piece of text. Returns the stop string that is complete first, or None. If
-        several end at the same position, the longest is returned.
+        several stop strings end at the same position, the longest one is returned.
 
         No text may be pushed after a match. As in TGI, an empty stop string matches immediately.
         """
@@ -76,7 +82,9 @@ class StoppingCriteria:
         return StopMatch(end, matcher.pattern)
 
     def matches_special(self, text: str) -> bool:
-        """Whether the text of a special token contains a stop string. This text is not pushed."""
+        """Whether the text of a special token contains a stop string. This method does not add the
+        text.
+        """
         return any(matcher.pattern and matcher.pattern in text for matcher in self._matchers)
 
     @property

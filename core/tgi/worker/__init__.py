@@ -1,1 +1,1 @@
-"""Building blocks for workers. They run on the host, and their only dependency is numpy."""
+"""Building blocks for workers. They run on the CPU and import no framework."""

@@ -47,18 +47,22 @@ __all__ = [
 
 
 class ForwardModel(Protocol):
-    """The model that the author of an adapter backend implements. One thread calls it."""
+    """The model that the author of an adapter backend implements. All methods are called from one
+    thread.
+    """
 
     @property
     def vocab_size(self) -> int:
         """Number of logits per token."""
 
     def load(self, progress: Progress) -> None:
-        """Load the weights. Raises `ModelError` that names the file and tensor."""
+        """Load the weights. Raises a `ModelError` with the file and the tensor if the weights
+        cannot be loaded.
+        """
 
     def allocate(self, num_slots: int, progress: Progress) -> None:
-        """Allocate the keys and values of `num_slots` tokens, and compile all programs that steps
-        need.
+        """Allocate memory for the keys and values of `num_slots` tokens, and compile all programs
+        that steps need.
         """
 
     def forward(self, batch: ForwardBatch) -> Float32Array:
@@ -73,7 +77,9 @@ class ForwardModel(Protocol):
 @final
 @dataclass(frozen=True)
 class AdapterPlan:
-    """The capabilities of the device. The limits are lowered to the requested ones."""
+    """The capabilities of the device. If a lower limit is requested, the requested limit is
+    negotiated.
+    """
 
     max_total_tokens: int  # maximum context length of one sequence
     max_sequences: int
@@ -112,8 +118,8 @@ class AdapterPart:
         self._model.load(progress)
 
     def plan(self, requested: RequestedLimits) -> Agreement:
-        """Return the limits of the plan, lowered to the requested ones. Raises `BackendError` if a
-        requested value exceeds the plan.
+        """Return the requested limits, and the limits of the plan where none are requested. Raises
+        `BackendError` if a requested value exceeds the plan.
         """
         plan = self._plan
         context = min(
@@ -156,7 +162,7 @@ class AdapterPart:
 
     def prepare(self, agreement: Agreement, progress: Progress) -> None:
         """Let the model allocate its cache and compile its programs. The cache has one block more
-        than negotiated, which `probe` and padding use.
+        than negotiated. `probe` uses this block, and the model may use it for padding.
         """
         plan = agreement.kv_cache
         # In slots mode, a sequence slot is one block that contains a whole sequence.

@@ -19,23 +19,23 @@ __all__ = ["ForwardBatch", "run_rows", "token_batch"]
 @final
 @dataclass(frozen=True)
 class ForwardBatch:
-    """The tokens of one step in one flat array, ordered by row: n rows and t tokens.
+    """The t tokens of the n rows of one step, in one flat array ordered by row.
 
     A slot is the index of one token's keys and values in the cache: `block * block_size + offset`.
-    The model executes the copies first, then stores the keys and values of the tokens, and then
+    The model executes the copies first. Then it stores the keys and values of the tokens. Then it
     computes attention over `context_slots(row)`.
     """
 
     token_ids: Int32Array  # [t]
     positions: Int32Array  # [t]
     slot_mapping: Int32Array  # [t]
-    cu_seqlens_q: Int32Array  # [n + 1] index of each row's first token, then t
+    cu_seqlens_q: Int32Array  # [n + 1] index of each row's first token; the last element is t
     seq_lens: Int32Array  # [n] length of the sequence, including the tokens of this step
-    block_tables: tuple[Int32Array, ...]  # of each of the n rows
+    block_tables: tuple[Int32Array, ...]  # one table per row
     block_size: int
     logits_indices: Int32Array  # [k] indices of the tokens whose logits are returned, ascending
-    copy_source: Int32Array = field(default_factory=empty_int32)  # slots to copy
-    copy_target: Int32Array = field(default_factory=empty_int32)
+    copy_source: Int32Array = field(default_factory=empty_int32)  # slots to copy from
+    copy_target: Int32Array = field(default_factory=empty_int32)  # slots to copy to
 
     @property
     def num_rows(self) -> int:

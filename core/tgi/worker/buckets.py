@@ -1,8 +1,8 @@
-"""The fixed shapes to which steps are padded, so that all programs are compiled during startup.
+"""The fixed shapes to which steps are padded, so that all programs can be compiled during startup.
 
 A step of T tokens has at most T sequences. The token bucket therefore also determines the number of
-sequences and the number of rows with logits. Block tables have separate buckets, because attention
-without a paged kernel reads the whole table.
+sequences and the number of rows with logits. The length of the block tables has separate buckets,
+because attention without a paged kernel reads the whole table.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class Buckets:
         token_buckets: Sequence[int] = (),
         option: str = "--token-buckets",
     ) -> Buckets:
-        """Return buckets for every step within the limits. The token buckets are powers of two if
-        `token_buckets` is empty.
+        """Return buckets for all steps that the limits allow. The token buckets are powers of two
+        if `token_buckets` is empty.
 
-        Raises `BackendError` that names `option` if the largest of `token_buckets` is smaller than
-        the largest step.
+        Raises a `BackendError` that contains `option` if the largest token bucket is smaller than
+        `limits.max_step_tokens`.
         """
         tokens = tuple(sorted(set(token_buckets))) or _powers_of_two(limits.max_step_tokens)
         if tokens[-1] < limits.max_step_tokens:
@@ -88,7 +88,9 @@ class Buckets:
         return tuple(sorted({shape.num_sequences for shape in self.shapes}))
 
     def shape_for(self, num_tokens: int, num_blocks: int) -> StepShape:
-        """Return the smallest shape for a step whose longest block table has `num_blocks`."""
+        """Return the smallest shape for a step with `num_tokens` tokens, whose longest block table
+        has `num_blocks` blocks.
+        """
         tokens = next(size for size in self.tokens if size >= num_tokens)
         return self._shape(tokens, next(width for width in self.blocks if width >= num_blocks))
 
@@ -97,8 +99,8 @@ class Buckets:
 
 
 def parse_token_buckets(text: str, option: str = "--token-buckets") -> tuple[int, ...]:
-    """Parse sizes such as `16,128`. Returns an empty tuple for an empty text. Raises `BackendError`
-    that names `option`.
+    """Parse sizes such as `16,128`. Returns an empty tuple for an empty text. Raises a
+    `BackendError` that contains `option` if `text` is malformed.
     """
     words = [word.strip() for word in text.split(",")] if text.strip() else []
     if not all(word.isdecimal() and int(word) for word in words):

@@ -1,6 +1,6 @@
 """The sizes of the caches and states that a model's mixers keep between steps.
 
-Imports no framework.
+This module imports no framework.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ RecurrentMixer = StateSpace | LinearAttention
 GroupKind = Literal["full", "state", "cross"]
 
 ENCODER_QUERY_CHUNK = 256
-"""Number of queries whose scores over all encoder tokens are in memory at the same time."""
+"""Maximum number of encoder queries whose attention scores are in memory at the same time."""
 
 Shape = tuple[int, ...]
 
@@ -65,10 +65,11 @@ def recurrent_layers(spec: ModelSpec) -> tuple[RecurrentMixer, ...]:
 
 
 def group_kinds(spec: ModelSpec | GenericSpec) -> tuple[GroupKind, ...]:
-    """Return the cache groups of a model, in the order in which they are negotiated.
+    """Return the kinds of the cache groups of a model, in the order in which they are negotiated.
 
-    Layers with a window belong to `full`, because their window only masks keys. A model of an
-    unknown architecture counts its tokens in blocks and has one cache object per sequence.
+    Layers with a window belong to the group `full`. Their window masks keys, but does not reduce
+    the memory. A model of an unknown architecture has the groups `full`, which counts the tokens in
+    blocks, and `state`, with one cache object per sequence.
     """
     if isinstance(spec, GenericSpec):
         return ("full", "state")
@@ -81,9 +82,9 @@ def group_kinds(spec: ModelSpec | GenericSpec) -> tuple[GroupKind, ...]:
 
 
 def values_per_token(spec: ModelSpec | GenericSpec) -> int:
-    """Return the number of values that one token stores over all layers.
+    """Return the number of values that are stored for one token in all layers.
 
-    This includes one token of the encoder, if the model has an encoder.
+    If the model has an encoder, the values of one encoder token are included.
     """
     if isinstance(spec, GenericSpec):
         return 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim
@@ -104,7 +105,7 @@ def value_dim(mixer: Attention) -> int:
 def recurrent_shapes(mixer: RecurrentMixer) -> tuple[Shape, Shape]:
     """Return the shapes of one sequence's convolution window and recurrent state.
 
-    These are [channels, kernel - 1] and [heads, …, …].
+    The shapes are [channels, kernel - 1] and [heads, …, …].
     """
     match mixer:
         case StateSpace(version=1):
@@ -130,11 +131,11 @@ def recurrent_shapes(mixer: RecurrentMixer) -> tuple[Shape, Shape]:
 
 
 def state_values(spec: ModelSpec | GenericSpec) -> tuple[int, int]:
-    """Return the number of values that one sequence stores over all recurrent layers, in the
-    compute dtype and in float32.
+    """Return the number of values that are stored for one sequence in all recurrent layers. The
+    first number is for values in the compute dtype, the second for values in float32.
 
-    Both are 0 for an unknown architecture: all its layers are counted as attention layers, which
-    need more memory.
+    Both numbers are 0 for an unknown architecture. All its layers are counted as attention layers,
+    which need more memory.
     """
     if isinstance(spec, GenericSpec):
         return 0, 0

@@ -22,18 +22,18 @@ class StepLayout:
     states: list[SequenceState]  # [n]
     indices: Int64Array  # [n] rows in the sequence table
     starts: Int64Array  # [n] position of the row's first token
-    counts: Int64Array  # [n] tokens of the row
+    counts: Int64Array  # [n] number of tokens of the row
     lengths: Int64Array  # [n] context length after the step
-    ends: Int64Array  # [n] index among the T tokens at which the row ends
+    ends: Int64Array  # [n] index among the T tokens after the row's last token
     token_indices: Int64Array  # [T] rows in the sequence table
     positions: Int64Array  # [T] in the sequence
     slot_mapping: Int64Array  # [T] block * block_size + offset
-    num_blocks: int  # of the longest sequence after the step
+    num_blocks: int  # number of blocks of the longest sequence after the step
 
 
 def lay_out(rows: Rows, table: SequenceTable) -> StepLayout:
-    """Append the rows' new blocks to `table` and compute the positions of their tokens. Raises
-    `StepError` if the step exceeds the negotiated limits.
+    """Append the new blocks of the rows to `table` and compute the positions of the rows' tokens.
+    Raises `StepError` if the rows do not match the sequences in `table`.
     """
     states, indices = table.find(rows.sequence.tolist())
     starts, counts = rows.start.astype(np.int64), rows.count.astype(np.int64)
@@ -67,14 +67,15 @@ def fill_tokens(tokens: Int32Array, layout: StepLayout, table: SequenceTable) ->
     """Return the token ids [T] of a step, and store them in `table`. Each `TOKEN_ON_DEVICE` is
     replaced by the token that the worker sampled for the sequence.
 
-    Raises `StepError` if an id of a prefill is not below `table.vocab_size`.
+    Raises `StepError` if a token id in a step with a prefill is not below `table.vocab_size`.
     """
     token_ids = tokens.astype(np.int64)
     places = layout.token_indices, layout.positions
     unknown = token_ids == TOKEN_ON_DEVICE
     if unknown.any():
         token_ids[unknown] = table.tokens[places[0][unknown], places[1][unknown]]
-    # A decode row continues with an id that the worker chose or was given when it was introduced.
+    # A step of decode rows needs no check. Its token ids were sampled by the worker, or they were
+    # sent when the sequence was introduced.
     if layout.positions.size > layout.indices.size:
         check_token_ids(token_ids, table.vocab_size)
     table.tokens[places] = token_ids
@@ -84,6 +85,8 @@ def fill_tokens(tokens: Int32Array, layout: StepLayout, table: SequenceTable) ->
 def slots_of(
     tables: Int32Array, indices: Int64Array, positions: Int64Array, block_size: int
 ) -> Int64Array:
-    """Return the cache slot of each token, given its row of the block tables and its position."""
+    """Return the cache slot of each token. `indices` are the rows of the tokens in `tables`, and
+    `positions` are the positions of the tokens in their sequences.
+    """
     blocks = tables[indices, positions // block_size].astype(np.int64)
     return blocks * block_size + positions % block_size

@@ -1,4 +1,4 @@
-"""Reduces the features that a device supports to those that were requested."""
+"""Removes the features that were not requested from an agreement."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["with_requested_features"]
 
 
 def with_requested_features(agreement: Agreement, requested: RequestedLimits) -> Agreement:
-    """Return the same limits with only the requested features.
+    """Return `agreement` with only the requested features.
 
-    Limits and sampling fields that depend on a removed feature are reduced too. Without
-    `device_token`, one step is in flight. Without `logprobs`, `top_n_tokens` is not supported.
+    Limits that depend on a removed feature are reduced, and sampling fields that depend on it are
+    removed. Without `device_token`, the depth is 1. Without `logprobs`, `top_n_tokens` is removed.
     """
     features = [name for name in agreement.features if name in requested.features]
     if "kv_export" in features and "prefix_cache" not in features:

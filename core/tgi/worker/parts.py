@@ -12,33 +12,39 @@ from tgi.backend.records import GrammarMasks, ModelRunnerOutput, SchedulerOutput
 __all__ = ["ControlledPart", "MeasuredPart", "OverlappedPart", "Progress", "WorkerPart"]
 
 Progress = Callable[[int, int], None]
-"""A function that is called with (done, total) in any unit, at least every 5 s."""
+"""A function that a part calls with (done, total) in any unit, at least every 5 s during `load` and
+`prepare`.
+"""
 
 
 class WorkerPart(Protocol):
-    """Loads and runs one model. `StepWorker` calls the methods from one thread: `load`, `plan`,
-    `prepare`, then `run` and `probe` any number of times, and `close` in any state.
+    """Loads and runs one model. `StepWorker` calls all methods from one thread. The order is
+    `load`, `plan`, `prepare`, then any number of calls of `run` and `probe`. `close` may be called
+    in any state.
     """
 
     def load(self, progress: Progress) -> None:
-        """Load the weights. Raises `ModelError` that names the file and tensor."""
+        """Load the weights. Raises a `ModelError` with the file and the tensor if the weights
+        cannot be loaded.
+        """
 
     def plan(self, requested: RequestedLimits) -> Agreement:
         """Return the limits and all features that the device supports. Allocates no cache.
 
-        `StepWorker` removes features that were not requested. Raises `BackendError` if a requested
-        value cannot be kept.
+        `StepWorker` removes features that were not requested. Raises `BackendError` if the device
+        cannot provide a requested value.
         """
 
     def prepare(self, agreement: Agreement, progress: Progress) -> None:
-        """Allocate the cache of the negotiated limits, and compile or capture the programs."""
+        """Allocate the cache for the negotiated limits, and compile or capture the programs."""
 
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
-        """Run a step to its end. Late masks are in `step.masks`. It is None if they did not arrive.
+        """Run a step and return its result. `step.masks` contains the late masks, or is None if the
+        late masks did not arrive.
 
         Raises `StepError` if the step exceeds the negotiated limits. Raises `MemoryError` if memory
-        runs out and smaller steps may succeed. In both cases the step's drops and new sequences
-        have been processed.
+        runs out and smaller steps may succeed. In both cases the dropped and new sequences of the
+        step have been processed.
         """
 
     def probe(self) -> bool:
@@ -52,26 +58,26 @@ class WorkerPart(Protocol):
 
 @runtime_checkable
 class OverlappedPart(Protocol):
-    """A part that starts a step when it is submitted. Its `run` waits for the oldest started step
-    and returns its result.
+    """A part that starts a step when the step is submitted. The part's `run` waits for the oldest
+    started step and returns the result of this step.
     """
 
     def enqueue(self, step: SchedulerOutput) -> None:
-        """Start a step. Raises `StepError` if the step exceeds the negotiated limits. Its drops and
-        new sequences are processed in any case.
+        """Start a step. Raises `StepError` if the step exceeds the negotiated limits. In this case
+        too, the dropped and new sequences of the step are processed.
         """
 
     def enqueue_masks(self, masks: GrammarMasks) -> None:
-        """Continue the step that waits for these masks. Their shape has been checked."""
+        """Continue the step that waits for `masks`. The caller has checked the masks' shape."""
 
 
 @runtime_checkable
 class ControlledPart(Protocol):
-    """A part with a feature that requires control requests."""
+    """A part that supports control requests."""
 
     def control(self, request: Control) -> ControlResult:
-        """Execute a request whose feature was negotiated. A request that cannot be executed has no
-        effect.
+        """Execute a request whose feature was negotiated. If the request cannot be executed, the
+        result is not ok and the request has no effect.
         """
 
 
@@ -80,6 +86,6 @@ class MeasuredPart(Protocol):
     """A part that measures the memory use of its device."""
 
     def peak_memory_bytes(self) -> int:
-        """Return the maximum device memory that was in use at once, in bytes. Returns 0 if the
-        device does not report it.
+        """Return the peak device memory use in bytes. Returns 0 if the device does not report the
+        peak.
         """

@@ -27,9 +27,11 @@ Dtype = TypeVar("Dtype")
 
 @final
 class SafetensorsFile:
-    """One mapped file. Raises `ModelError` that names the file and tensor if the header is damaged.
+    """One memory-mapped safetensors file. The constructor raises a `ModelError` with the file and
+    the tensor if the header is damaged.
 
-    The bytes of a tensor are in `mapping` from `start` on. They are read at their first use.
+    The bytes of a tensor start at `StoredTensor.start` in `mapping`. They are read from the disk at
+    their first use.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,8 +41,8 @@ class SafetensorsFile:
             self.mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def release(self) -> None:
-        """Release the pages that were read so far, so that a file larger than the memory can be
-        read. Views of the mapping stay valid.
+        """Release the memory of the pages that were read. A file that is larger than the memory can
+        therefore be read. Views of the mapping remain valid.
         """
         self.mapping.madvise(mmap.MADV_DONTNEED)
 
@@ -52,14 +54,14 @@ class SafetensorsFile:
 @final
 @dataclass(frozen=True)
 class MappedTensor:
-    """A tensor in a mapped file. Its bytes are read at their first use."""
+    """A tensor in a mapped file. The bytes of the tensor are read at their first use."""
 
     file: SafetensorsFile
     stored: StoredTensor
 
     def dtype_of(self, dtypes: Mapping[str, Dtype]) -> Dtype:
-        """Return the framework's dtype for the tensor's dtype. Raises `ModelError` if `dtypes` does
-        not contain it.
+        """Return the entry of `dtypes` for the tensor's dtype. Raises `ModelError` if `dtypes` has
+        no such entry.
         """
         stored = self.stored
         if stored.dtype not in dtypes:
@@ -72,7 +74,7 @@ class MappedTensor:
 
 
 def map_checkpoint(model_path: Path) -> dict[str, MappedTensor]:
-    """Return all tensors of a checkpoint by name. Raises `ModelError` that names the file and
+    """Return all tensors of a checkpoint by name. Raises a `ModelError` with the file and the
     tensor if the files and the index do not match.
     """
     index = read_index(model_path)
@@ -95,7 +97,7 @@ def map_checkpoint(model_path: Path) -> dict[str, MappedTensor]:
 
 
 def close_files(tensors: Mapping[str, MappedTensor]) -> None:
-    """Unmap the files of these tensors. No view of them may be in use."""
+    """Unmap the files of `tensors`. No view of these files may be in use."""
     for file in {id(tensor.file): tensor.file for tensor in tensors.values()}.values():
         file.close()
 

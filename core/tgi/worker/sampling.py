@@ -2,13 +2,16 @@
 compares every backend's sampler with it.
 
 The processors of a row are applied in the order of the fields of `SamplingParams`. A grammar mask
-is applied after the penalties and before the temperature. Processors before the mask act on every
-row. Processors after the mask shape the distribution from which a token is drawn, so greedy rows
-skip them.
+is applied after the penalties and before the temperature. Processors before the mask are applied to
+every row. Processors after the mask are not applied to greedy rows, because no token is drawn for
+these rows.
 
-Sources: TGI 3 `utils/logits_process.py` and `utils/watermark.py` (flash models) for order and
-formulas, the OpenAI API reference for frequency and presence penalties, arXiv 2202.00666 for
-typical sampling, arXiv 2407.01082 for min-p.
+The sources are:
+
+* order and formulas: TGI 3 `utils/logits_process.py` and `utils/watermark.py` (flash models)
+* frequency and presence penalties: the OpenAI API reference
+* typical sampling: arXiv 2202.00666
+* min-p: arXiv 2407.01082
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ _GOLDEN = 0x9E3779B9
 @final
 @dataclass(frozen=True)
 class SampledToken:
-    """One sampled token. `logprob` is None and `top` is empty if they were not requested."""
+    """One sampled token. If logprobs were not requested, `logprob` is None and `top` is empty."""
 
     token_id: int
     logprob: float | None
@@ -60,8 +63,8 @@ def sample_row(
     draw: float = 0.0,
     allowed: npt.NDArray[np.bool_] | None = None,  # [vocab_size]
 ) -> SampledToken:
-    """Return the token that a row chooses. Raises `ValueError` if the logits contain NaN or
-    infinity, or if no token is allowed.
+    """Sample a token from the logits of one row. Raises `ValueError` if the logits contain NaN or
+    positive infinity, or if no token is allowed.
     """
     raw = np.asarray(logits, np.float64)
     if np.isnan(raw).any() or np.isposinf(raw).any():
@@ -139,8 +142,9 @@ def log_softmax(scores: Scores) -> Scores:
 
 
 def top_tokens(logprobs: Scores, count: int) -> tuple[tuple[int, float], ...]:
-    """Return the `count` most likely tokens, in descending order of logprob and then in order of
-    id. All tokens with the same logprob as the last one are included. Tokens with -inf are not.
+    """Return the `count` most likely tokens, in descending order of logprob and then in ascending
+    order of id. All tokens with the same logprob as the last of these tokens are included too.
+    Tokens with a logprob of -inf are omitted.
     """
     order = np.argsort(-logprobs, kind="stable")
     last = logprobs[order[min(count, len(order)) - 1]] if count > 0 else np.inf
@@ -150,8 +154,9 @@ def top_tokens(logprobs: Scores, count: int) -> tuple[tuple[int, float], ...]:
 
 
 def green_tokens(previous: int, vocab_size: int, gamma: float) -> npt.NDArray[np.bool_]:
-    """Return which tokens the watermark favours after `previous`. Token v is favoured if
-    mix32(p K + v G mod 2^32) < gamma 2^32.
+    """Return a mask [vocab_size] of the tokens that the watermark favours after token `previous`.
+    Token v is favoured after token p if mix32(p K + v G mod 2^32) < gamma 2^32. K is `_HASH_KEY`
+    and G is `_GOLDEN`.
     """
     h = (
         np.uint64(previous * _HASH_KEY & 0xFFFFFFFF)
@@ -166,14 +171,14 @@ def green_tokens(previous: int, vocab_size: int, gamma: float) -> npt.NDArray[np
 
 
 def unpack_mask(words: Int32Array, vocab_size: int) -> npt.NDArray[np.bool_]:
-    """Return the allowed tokens [vocab_size] of one row of `GrammarMasks.words`."""
+    """Unpack one row of `GrammarMasks.words` to a mask [vocab_size] of the allowed tokens."""
     return np.unpackbits(words.view(np.uint8), bitorder="little")[:vocab_size].astype(np.bool_)
 
 
 def _nucleus(scores: Scores, top_p: float) -> npt.NDArray[np.bool_]:
-    """Return the tokens that top-p keeps. In ascending order of score, tokens are removed as long
-    as their cumulative probability is at most 1 - top_p. Of equal scores, the higher id is removed
-    first.
+    """Return a mask of the tokens that top-p keeps. Tokens are removed in ascending order of score
+    while the sum of the removed probabilities is at most 1 - top_p. If two scores are equal, the
+    token with the higher id is removed first.
     """
     ascending = np.argsort(-scores, kind="stable")[::-1]
     removed = np.cumsum(np.exp(log_softmax(scores))[ascending]) <= 1 - top_p
@@ -184,8 +189,9 @@ def _nucleus(scores: Scores, top_p: float) -> npt.NDArray[np.bool_]:
 
 
 def _typical(scores: Scores, mass: float) -> npt.NDArray[np.bool_]:
-    """Return the tokens that typical-p keeps: those whose information content is closest to the
-    entropy, until their probabilities sum to `mass`. Ties with the last of them are kept too.
+    """Return a mask of the tokens that typical-p keeps. Tokens are added in ascending order of the
+    distance between their information content and the entropy, until the sum of their probabilities
+    is at least `mass`. Tokens with the same distance as the last added token are kept too.
     """
     logprobs = log_softmax(scores)
     probabilities = np.exp(logprobs)

@@ -38,8 +38,8 @@ def check_size(rows: Rows, limits: Limits) -> None:
 
 
 def check_positions(rows: Rows, num_computed_tokens: Int64Array, indices: Int64Array) -> None:
-    """Check that the counts match the tokens, and that each row continues at the position up to
-    which its sequence is computed.
+    """Check that the counts match the tokens, and that each row starts at the first position of its
+    sequence that is not computed.
     """
     num_counted = int(rows.count.sum())
     if rows.count.min() < 1 or num_counted != rows.num_tokens:
@@ -60,7 +60,9 @@ def check_positions(rows: Rows, num_computed_tokens: Int64Array, indices: Int64A
 def check_blocks(
     rows: Rows, num_blocks: Int64Array, indices: Int64Array, lengths: Int64Array, block_size: int
 ) -> None:
-    """Check that every sequence has enough blocks for its `lengths` [n] after the step."""
+    """Check that each sequence has enough blocks. `lengths` [n] is the number of tokens of each
+    sequence after the step.
+    """
     short = np.flatnonzero(lengths > num_blocks[indices] * block_size)
     if len(short):
         row = int(short[0])

@@ -26,10 +26,10 @@ NOT_FINITE = "the model computed NaN or infinite logits for this sequence"
 
 
 class SampledTokens(NamedTuple):
-    """One sampled token per row, on the host.
+    """One sampled token per row, in numpy arrays.
 
-    The top tokens of all rows are concatenated. Those of one row are in descending order of
-    logprob.
+    The top tokens of all rows are concatenated. The top tokens of one row are in descending order
+    of logprob.
     """
 
     tokens: Int32Array  # [rows]; undefined for the rows in `problems`
@@ -37,7 +37,7 @@ class SampledTokens(NamedTuple):
     top_counts: Int32Array  # [rows]
     top_ids: Int32Array  # [sum(top_counts)]
     top_logprobs: Float32Array
-    problems: dict[int, str]  # row → the reason why it has no token
+    problems: dict[int, str]  # row → the reason for which the row has no token
 
 
 def empty_output(
@@ -67,8 +67,8 @@ def step_output(
     scores: list[PromptScores],
     times: StepTimes,
 ) -> ModelRunnerOutput:
-    """Return the output of a step. Each of the `sampled` rows has one token, or a `RowError` if it
-    has a problem.
+    """Return the output of a step. Each of the `sampled` rows has one token, or a `RowError` if the
+    row is in `chosen.problems`.
     """
     rows = step.rows
     errors = [
@@ -101,7 +101,7 @@ def step_output(
 
 
 def _select(chosen: SampledTokens, good: npt.NDArray[np.bool_]) -> SampledTokens:
-    """Return the tokens of the good rows."""
+    """Return the tokens of the rows for which `good` is True."""
     tops = np.repeat(good, chosen.top_counts)
     return SampledTokens(
         tokens=chosen.tokens[good],

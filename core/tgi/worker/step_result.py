@@ -46,8 +46,8 @@ class StepResult:
         draw: float,
         allowed: npt.NDArray[np.bool_] | None,
     ) -> int | None:
-        """Sample the token of a row at position `length` and store it in the sequence. If no token
-        can be chosen, adds a `RowError` and returns None.
+        """Sample the token of a row at position `length` and store the token in the sequence. If no
+        token can be sampled, add a `RowError` and return None.
         """
         prompt_ids, output_ids = np.split(state.tokens[:length], [state.num_prompt_tokens])
         try:
@@ -95,7 +95,8 @@ def prompt_scores(
     state: SequenceState, start: int, count: int, logits: Float32Array
 ) -> list[PromptScores]:
     """Return the scores of the prompt positions in a row with logits [count, vocab_size]. The score
-    of the first position is computed from `state.prompt_tail`, the logits of the preceding chunk.
+    of the row's first position is computed from `state.prompt_tail`, which contains the last logits
+    of the preceding chunk.
     """
     last = min(start + count, state.num_prompt_tokens)
     before = [] if state.prompt_tail is None else [state.prompt_tail]
@@ -109,7 +110,9 @@ def prompt_scores(
 
 
 def row_masks(step: SchedulerOutput, vocab_size: int) -> dict[int, list[npt.NDArray[np.bool_]]]:
-    """Return the allowed tokens [vocab_size] by row, one mask for each token that it may choose."""
+    """Return the masks [vocab_size] of allowed tokens by row. A row has one mask for each token
+    that may be sampled.
+    """
     allowed: dict[int, list[npt.NDArray[np.bool_]]] = {}
     masks = mask_words(step, vocab_size)
     if masks is not None:

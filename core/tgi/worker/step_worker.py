@@ -55,7 +55,7 @@ _TRANSITIONS: Mapping[str, tuple[WorkerState, WorkerState]] = MappingProxyType(
         "wake": (WorkerState.ASLEEP, WorkerState.READY),
     }
 )
-"""Name of a `Control` → the state that it needs and the state that it leads to."""
+"""Maps the name of a `Control` to the state that it requires and the state that follows."""
 
 
 @final
@@ -107,8 +107,9 @@ class PendingSteps:
 class StepWorker:
     """Implements the eight methods of `tgi.backend.Worker` with a `WorkerPart`.
 
-    It contains the state, the negotiated limits and the steps in flight. A step runs in `collect`,
-    so that its failure is raised there. An `OverlappedPart` starts the step in `submit`.
+    The worker contains the state, the negotiated limits and the steps in flight. A step runs in
+    `collect`, so a failure of the step is raised by `collect`. If the part is an `OverlappedPart`,
+    the step is started in `submit`.
     """
 
     def __init__(self, part: WorkerPart, reporter: WorkerReporter) -> None:
@@ -121,14 +122,16 @@ class StepWorker:
         self._controlled = part if isinstance(part, ControlledPart) else None
 
     def load(self) -> None:
-        """Load the weights. Raises `ModelError` that names the file and tensor."""
+        """Load the weights. Raises a `ModelError` with the file and the tensor if the weights
+        cannot be loaded.
+        """
         self._state.require(WorkerState.CREATED, "load")
         self._part.load(partial(self._reporter.progress, "load"))
         self._state = WorkerState.LOADED
 
     def negotiate(self, requested: RequestedLimits) -> Agreement:
         """Return the limits of the part, with only the requested features. Raises `BackendError` if
-        a requested value cannot be kept.
+        the part cannot provide a requested value.
         """
         self._state.require(WorkerState.LOADED, "negotiate")
         agreement = with_requested_features(self._part.plan(requested), requested)
@@ -147,7 +150,7 @@ class StepWorker:
 
     def submit(self, step: SchedulerOutput | GrammarMasks) -> None:
         """Add a step, or the late masks of a pending step. Raises `StepError` if the negotiated
-        limits do not allow it.
+        limits do not allow the step or the masks.
         """
         self._state.require(WorkerState.READY, "submit")
         if isinstance(step, GrammarMasks):
@@ -187,8 +190,8 @@ class StepWorker:
         return result
 
     def health(self, deep: bool) -> Health:
-        """Report whether the worker accepts steps. With `deep` it also runs a forward pass of one
-        token.
+        """Return whether the worker accepts steps. If `deep` is set, the worker also runs a forward
+        pass of one token.
         """
         if self._state is not WorkerState.READY:
             return Health(False, f"the worker is {self._state.value}")
@@ -216,7 +219,7 @@ class StepWorker:
             self._overlapped.enqueue_masks(masks)
 
     def _problem(self) -> str:
-        """Return the reason why a forward pass of one token fails. Empty if it succeeds."""
+        """Run a forward pass of one token. Return the reason for a failure, or an empty string."""
         try:
             is_finite = self._part.probe()
         except (MemoryError, RuntimeError) as error:

@@ -14,10 +14,11 @@ __all__ = ["Http10Cycle"]
 
 @final
 class Http10Cycle(RequestResponseCycle):
-    """A response whose body ends at its `Content-Length`, or else where the connection is closed.
+    """A cycle without chunked encoding, because HTTP/1.0 has no chunks. The body of the response
+    ends at its `Content-Length`, or at the end of the connection.
 
-    HTTP/1.0 has no chunks. The connection stays open only if the client asked for it and the
-    response has a `Content-Length` (RFC 9112, sections 6.1 and 9.3).
+    The connection stays open only if the client requested this and the response has a
+    `Content-Length` (RFC 9112, sections 6.1 and 9.3).
     """
 
     ends_at_close = False

@@ -14,8 +14,8 @@ from tgi.config import ServeOptions
 
 __all__ = ["Connection", "ConnectionTable", "HttpLimits"]
 
-_NUM_RESERVED = 16  # connections in addition to the limit, for health checks only
-_NUM_OTHER_FILES = 32  # descriptors that are kept free for files, pipes and processes
+_NUM_RESERVED = 16  # additional connections beyond the limit, only for health checks
+_NUM_OTHER_FILES = 32  # file descriptors that are kept free for files, pipes and processes
 _MAX_SWEEP_SECONDS = 1.0
 _HEALTH_PATHS = frozenset(("/health", "/ping", "/metrics", "/v2/health/live", "/v2/health/ready"))
 
@@ -26,18 +26,19 @@ class HttpLimits:
     """Limits of one HTTP server. Times are in seconds."""
 
     max_connections: int
-    max_head_bytes: int = 1 << 16  # of the request line and the headers
+    max_head_bytes: int = 1 << 16  # maximum size of the request line and the headers together
     max_headers: int = 100
-    head_seconds: float = 30.0  # from the first byte of a head, or the connection, to its last byte
-    body_seconds: float = 60.0  # without a new byte of a body
-    write_seconds: float = 60.0  # in which the client reads nothing of a response
-    keep_alive_seconds: float = 620.0  # between two requests
-    health_paths: frozenset[str] = _HEALTH_PATHS  # served by the reserved connections
+    # Maximum time to receive a head, from the first byte or from the start of the connection.
+    head_seconds: float = 30.0
+    body_seconds: float = 60.0  # maximum time without a new byte of a body
+    write_seconds: float = 60.0  # maximum time in which the client reads no byte of a response
+    keep_alive_seconds: float = 620.0  # maximum time between two requests
+    health_paths: frozenset[str] = _HEALTH_PATHS  # the only paths on the reserved connections
 
     @classmethod
     def from_options(cls, options: ServeOptions, health_path: str | None) -> HttpLimits:
-        """The limits of a server. The number of connections is at most what the descriptors of the
-        process allow. `health_path` is one more path of health checks.
+        """Return the limits of a server. The number of connections is reduced if the process has
+        too few file descriptors. `health_path` is an additional path for health checks.
         """
         allowed = _num_possible_connections()
         requested = options.http_max_connections
@@ -63,7 +64,7 @@ class Connection(Protocol):
     """A connection in the table."""
 
     def abort(self) -> None:
-        """Close the connection at once."""
+        """Close the connection without waiting for unsent data."""
 
     def check_time(self, now: float) -> None:
         """Close the connection if it has exceeded a time limit. `now` is the loop's time."""
@@ -73,8 +74,9 @@ class Connection(Protocol):
 class ConnectionTable:
     """All open connections. Connections without a request in progress are idle.
 
-    If the limit is reached, a new connection replaces the one that has been idle longest. If no
-    connection is idle, a few more are accepted for health checks.
+    If the limit is reached, a new connection replaces the connection that has been idle for the
+    longest time. If no connection is idle, 16 additional connections are accepted for health
+    checks.
     """
 
     def __init__(self, limits: HttpLimits) -> None:
@@ -86,7 +88,9 @@ class ConnectionTable:
         return iter(tuple(self._open))
 
     def add(self, connection: Connection) -> bool:
-        """Add a new, idle connection. Returns whether it may be used for health checks only."""
+        """Add a new, idle connection. Returns whether the connection may be used for health checks
+        only.
+        """
         if len(self._open) >= self.limits.max_connections and self._idle:
             oldest = next(iter(self._idle))
             self.remove(oldest)
@@ -100,12 +104,12 @@ class ConnectionTable:
         return num_others >= self.limits.max_connections
 
     def remove(self, connection: Connection) -> None:
-        """Forget a connection that is closed."""
+        """Remove a connection that is closed."""
         self._open.discard(connection)
         self._idle.pop(connection, None)
 
     def set_idle(self, connection: Connection, is_idle: bool) -> None:
-        """Note that a request has begun or that all of its response is written."""
+        """Record that a request has begun, or that its response has been written completely."""
         if not is_idle:
             self._idle.pop(connection, None)
         elif connection in self._open:
@@ -122,7 +126,7 @@ class ConnectionTable:
 
 
 def _num_possible_connections() -> int:
-    """The number of connections for which the process has file descriptors."""
+    """Return the number of connections for which the process has file descriptors."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     num_open: int = psutil.Process().num_fds()
     return max(1, soft - num_open - _NUM_OTHER_FILES - _NUM_RESERVED)

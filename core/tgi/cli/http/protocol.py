@@ -1,9 +1,16 @@
-"""HTTP/1.1 on one connection: uvicorn's httptools protocol with the rules of hyper, TGI 3's server.
+"""Implements HTTP/1.1 on one connection: uvicorn's httptools protocol with the rules of hyper, the
+HTTP server of TGI 3.
 
-uvicorn stops to parse a connection at an `Upgrade` offer, sends chunks to HTTP/1.0 clients, appends
-trailers to the headers, writes an error for an invalid request into a response that is in progress,
-and has no limits for heads, bodies and slow clients. This class changes these points. It relies on
-internals of uvicorn, which the tests in `tests/core/server/http` check.
+`HttpProtocol` changes these properties of uvicorn's class:
+
+* It stops parsing the connection at an `Upgrade` offer.
+* It sends chunks to HTTP/1.0 clients.
+* It appends trailers to the headers.
+* It writes an error for an invalid request into a response that is in progress.
+* It has no limits for heads, bodies and slow clients.
+
+The class depends on internals of uvicorn. The tests in `tests/core/server/http` check these
+internals.
 """
 
 from __future__ import annotations
@@ -23,11 +30,12 @@ from tgi.cli.http.limits import ConnectionTable
 
 __all__ = ["HttpProtocol"]
 
-_NUM_PIECE_BYTES = 1 << 14  # parsed at once; limits the number of requests that are queued
-_MAX_IGNORED_BYTES = 1 << 23  # of a body, after its response is complete
-_MAX_FRAMING_BYTES = 1 << 16  # chunk sizes, chunk extensions and trailers of a body
-_MAX_FRAMING_RATIO = 16  # further such bytes for each byte of the body
-_LINGER_SECONDS = 2.0  # in which bytes after an invalid request are ignored
+# Number of bytes that are parsed at once. It limits the number of requests that are queued.
+_NUM_PIECE_BYTES = 1 << 14
+_MAX_IGNORED_BYTES = 1 << 23  # maximum body size if the response is complete before the body
+_MAX_FRAMING_BYTES = 1 << 16  # limit for the chunk sizes, chunk extensions and trailers of a body
+_MAX_FRAMING_RATIO = 16  # additional framing bytes that are allowed per byte of the body
+_LINGER_SECONDS = 2.0  # time in which bytes after an invalid request are ignored
 
 _INVALID_TEXT = "The bytes received are not a valid HTTP request."
 _VERSION_TEXT = "The HTTP version is not supported. Supported are 1.0 and 1.1."
@@ -44,15 +52,15 @@ _FULL_TEXT = "The server has reached its maximum number of connections."
 
 @final
 class _RejectedError(Exception):
-    """Ends the parser, because the response to an invalid request is known."""
+    """Stops the parser after an invalid request, for which the response is already determined."""
 
 
 @final
 class HttpProtocol(HttpToolsProtocol):
     """The server's side of one connection.
 
-    Offers to change the protocol (`Upgrade: h2c`, `Upgrade: websocket`) are ignored: the request is
-    served as HTTP/1.1 and its body is read, as hyper does without an upgrade handler.
+    Offers to change the protocol (`Upgrade: h2c`, `Upgrade: websocket`) are ignored. The request is
+    served as HTTP/1.1 and its body is read. hyper does the same if it has no upgrade handler.
     """
 
     def __init__(self, table: ConnectionTable, **options: Any) -> None:  # noqa: ANN401 - uvicorn's
@@ -60,29 +68,30 @@ class HttpProtocol(HttpToolsProtocol):
         self._table = table
         self._limits = table.limits
         self._is_for_health = False
-        self._is_in_head = True  # also between two requests
+        self._is_in_head = True  # True between two requests too
         self._is_in_body = False
-        self._has_offer = False  # the current request offers another protocol
-        self._num_head_bytes = 0  # of the current head, in the parser's callbacks
-        self._num_fed_bytes = 0  # of the current head or body, with framing
+        self._has_offer = False  # the current request offers to change the protocol
+        self._num_head_bytes = 0  # bytes of the current head that the parser has reported
+        self._num_fed_bytes = 0  # received bytes of the current head or body, including framing
         self._num_body_bytes = 0
-        self._unread: deque[bytes] = deque()  # pieces to parse when no request is queued
-        self._running: RequestResponseCycle | None = None  # the cycle whose response is next
-        self._rejection = b""  # the response to an invalid request, after which nothing is read
-        self._deadline: float | None = None  # of the head, the body or the next request
-        self._num_unsent_bytes = 0  # at the time of the last check
+        self._unread: deque[bytes] = deque()  # pieces that are parsed when no request is queued
+        self._running: RequestResponseCycle | None = None  # the cycle whose response is sent next
+        # The response to an invalid request. If it is set, no further bytes are parsed.
+        self._rejection = b""
+        self._deadline: float | None = None  # deadline of the head, the body or the next request
+        self._num_unsent_bytes = 0  # number of unsent bytes at the last check
         self._write_deadline = 0.0
 
     # The connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client has connected."""
+        """Called when a client has connected. Adds the connection to the table."""
         super().connection_made(transport)  # type: ignore[arg-type]
         self._deadline = self.loop.time() + self._limits.head_seconds
         self._is_for_health = self._table.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has disconnected. Requests that have not been started are dropped."""
+        """Called when the connection is closed. Requests that have not been started are dropped."""
         self._table.remove(self)
         self.pipeline.clear()
         self._unread.clear()
@@ -93,7 +102,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def abort(self) -> None:
-        """Close the connection at once."""
+        """Close the connection without waiting for unsent data."""
         self.transport.abort()
 
     def check_time(self, now: float) -> None:
@@ -121,7 +130,7 @@ class HttpProtocol(HttpToolsProtocol):
     # Bytes of the client
 
     def data_received(self, data: bytes) -> None:
-        """Parse the bytes of zero or more requests."""
+        """Called when bytes arrive. Parses the bytes, which may contain several requests."""
         if self._rejection:
             return
         for start in range(0, len(data), _NUM_PIECE_BYTES):
@@ -129,7 +138,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._parse()
 
     def _parse(self) -> None:
-        """Parse the unread bytes until a request is queued behind another one."""
+        """Parse the unread bytes until a request is queued behind the running request."""
         while self._unread and not self.pipeline and not self.transport.is_closing():
             self._parse_piece(self._unread.popleft())
         if self._rejection or self.transport.is_closing():
@@ -152,8 +161,8 @@ class HttpProtocol(HttpToolsProtocol):
             self.parser.feed_data(piece)
             self._check_fed_bytes()
         except httptools.HttpParserUpgrade as stop:
-            # The parser has skipped the body. Its result is dropped, and a new parser reads the
-            # same head without the offer.
+            # The parser has skipped the body. The result of the parser is dropped, and a new parser
+            # reads the same head without the offer.
             self._unread.appendleft(piece[stop.args[0] :])
             head = self._head_without_offer()
             self._replace_parser()
@@ -163,8 +172,8 @@ class HttpProtocol(HttpToolsProtocol):
                 self._reject(400, _INVALID_TEXT)
 
     def _check_fed_bytes(self) -> None:
-        """Limit the bytes for which the parser calls nothing: unfinished headers, empty lines, and
-        the framing of bodies.
+        """Limit the bytes for which the parser calls no callback. These are incomplete headers,
+        empty lines and the framing of bodies.
         """
         if self._is_in_head and self._num_fed_bytes > 2 * self._limits.max_head_bytes:
             self._fail(431, _HEAD_TEXT.format(self._limits.max_head_bytes))
@@ -174,7 +183,7 @@ class HttpProtocol(HttpToolsProtocol):
                 self._fail(400, _FRAMING_TEXT)
 
     def _head_without_offer(self) -> bytes:
-        """The head of the current request without its `Upgrade` headers."""
+        """Return the head of the current request without its `Upgrade` headers."""
         version = self.parser.get_http_version().encode()
         lines = [b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)]
         lines += [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
@@ -188,23 +197,23 @@ class HttpProtocol(HttpToolsProtocol):
     # Callbacks of the parser
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """Called when a request begins."""
         self._has_offer = False
         self._num_head_bytes = 0
         self._num_fed_bytes += (
-            1  # so that it is not 0, even if the piece began with another request
+            1  # ensures that the number is not 0 if the piece began with an earlier request
         )
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        """A part of the target of the request."""
+        """Called with a part of the target of the request."""
         self._num_head_bytes += len(url)
         if self._num_head_bytes > self._limits.max_head_bytes:
             self._fail(414, _TARGET_TEXT.format(self._limits.max_head_bytes))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, or a trailer after a chunked body. Trailers are ignored."""
+        """Called with a header, or with a trailer after a chunked body. Trailers are ignored."""
         if not self._is_in_head:
             return
         self._num_head_bytes += len(name) + len(value) + 4
@@ -215,7 +224,9 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """A head is complete. Start the application, or queue the request behind an earlier one."""
+        """Called when a head is complete. Starts the application, or queues the request behind the
+        running request.
+        """
         if self.parser.should_upgrade():
             self._has_offer = True
             if self.parser.get_method() == b"CONNECT":
@@ -251,14 +262,14 @@ class HttpProtocol(HttpToolsProtocol):
             self.pipeline.appendleft((self.cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
-        """A part of a body."""
+        """Called with a part of a body."""
         self._num_body_bytes += len(body)
         if self.cycle.response_complete and self._num_body_bytes > _MAX_IGNORED_BYTES:
             self.transport.close()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """A request is complete."""
+        """Called when a request is complete."""
         if self._has_offer:
             return
         self._is_in_head, self._is_in_body = True, False
@@ -275,7 +286,9 @@ class HttpProtocol(HttpToolsProtocol):
     # Requests and responses
 
     def on_response_complete(self) -> None:
-        """A response was written. Start the next request, or write the pending rejection."""
+        """Called when a response has been written. Starts the next request, or writes the pending
+        rejection.
+        """
         self.server_state.total_requests += 1
         self._running = None
         if self.transport.is_closing():
@@ -296,7 +309,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._start_asgi_task(cycle, self.app)
 
     def _set_idle(self) -> None:
-        """Start the time limit for the next request, a part of which may have been received."""
+        """Mark the connection as idle and start the time limit for the next request. A part of this
+        request may already have been received.
+        """
         limits = self._limits
         seconds = limits.head_seconds if self._num_fed_bytes else limits.keep_alive_seconds
         self._deadline = self.loop.time() + seconds
@@ -305,7 +320,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _fill_scope(self, version: str) -> None:
         """Add the request line to the scope. Raises `HttpParserError` if the target is invalid."""
         target = httptools.parse_url(self.url)
-        # The path of `GET http://host` is None, though the type says bytes.
+        # The path of `GET http://host` is None, although the annotated type is bytes.
         raw_path = target.path or b"/"
         path = raw_path.decode("ascii")
         self.scope["http_version"] = version
@@ -317,12 +332,14 @@ class HttpProtocol(HttpToolsProtocol):
     # Invalid requests
 
     def _fail(self, status: int, text: str) -> None:
-        """Reject the request and end the parser."""
+        """Reject the request and stop the parser."""
         self._reject(status, text)
         raise _RejectedError
 
     def _reject(self, status: int, text: str) -> None:
-        """Answer an invalid request after the responses to all earlier requests, then close."""
+        """Send the response to an invalid request after the responses to all earlier requests. Then
+        close the connection.
+        """
         self._rejection = _error_response(status, text)
         self._unread.clear()
         self._deadline = None
@@ -344,8 +361,8 @@ class HttpProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def _close_with_rejection(self) -> None:
-        """Write the response and ignore the next bytes. If the connection was closed with unread
-        bytes, the client's system could discard the response.
+        """Write the response and ignore the next bytes. If the connection were closed while bytes
+        are unread, the client's operating system could discard the response.
         """
         if not self.transport.is_closing():
             self.transport.write(self._rejection)
@@ -355,7 +372,7 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 def _error_response(status: int, text: str) -> bytes:
-    """A complete response with TGI's error object, after which the connection is closed."""
+    """Return a complete response with TGI's error object and the header `connection: close`."""
     error_type = "overloaded" if status == 503 else "validation"
     body = msgspec.json.encode({"error": text, "error_type": error_type})
     head = (

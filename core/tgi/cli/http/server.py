@@ -1,4 +1,4 @@
-"""The socket, the HTTP server (uvicorn) and the signals that stop them."""
+"""The socket of the server, the HTTP server (uvicorn) and the handling of signals."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def bind(address: str, port: int) -> socket.socket:
-    """Bind a socket to the port without listening. Clients that connect before the server is ready
-    are therefore refused.
+    """Bind a socket to the port without listening. The operating system therefore refuses
+    connections until the server is ready.
 
     Raises `ConfigError` if the port cannot be opened.
     """
@@ -51,8 +51,8 @@ def bind(address: str, port: int) -> socket.socket:
 
 @final
 class HttpServer:
-    """Serves an ASGI application until the process receives a signal. Open requests may then
-    finish.
+    """Serves an ASGI application until the process receives a signal. After the signal, open
+    requests may finish.
 
     The object is created before startup, because it also handles signals during startup.
     """
@@ -65,17 +65,20 @@ class HttpServer:
         self.is_stopping = False
 
     def watch_signals(self, starting: asyncio.Task[Any]) -> None:
-        """Handle signals. During startup a signal cancels `starting`. Later it shuts the server
-        down.
+        """Install the signal handlers. During startup a signal cancels `starting`. After startup a
+        signal shuts the server down.
         """
         self._starting = starting
         for number in _SIGNALS:
-            # `loop.add_signal_handler` cannot be used: uvicorn replaces the handlers that are set
-            # with `signal.signal` while it serves, and calls them again afterwards.
+            # `loop.add_signal_handler` cannot be used. While uvicorn serves, it replaces the
+            # handlers that were set with `signal.signal`. After that it restores these handlers and
+            # calls them for the signals that it received.
             signal.signal(number, self._stop)
 
     async def serve(self, app: Any, sockets: list[socket.socket], limits: HttpLimits) -> None:  # noqa: ANN401 - an ASGI application
-        """Serve until a signal. Open requests then have at most `graceful_seconds` to finish."""
+        """Serve until a signal arrives. After the signal, open requests have at most
+        `graceful_seconds` to finish.
+        """
         table = ConnectionTable(limits)
         config = uvicorn.Config(
             app,

@@ -1,1 +1,1 @@
-"""Parse TGI 3 commands (launcher, `docker run`, Docker Compose) for `tgi migrate`."""
+"""Parses TGI 3 commands (launcher, `docker run`, Docker Compose) for `tgi migrate`."""

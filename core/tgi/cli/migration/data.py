@@ -1,4 +1,4 @@
-"""Tables of the images and environment variables of TGI 3, for `tgi migrate`. Source: TGI's
+"""Tables of the images and environment variables of TGI 3, for `tgi migrate`. The sources are TGI's
 Dockerfiles, entry points and server code.
 """
 
@@ -36,7 +36,7 @@ IMAGE_VARIANTS = {
     "trtllm": "for TensorRT-LLM: use the backend `cuda` with the original model",
     "llamacpp": "for llama.cpp: use `tgi[cpu]` with the model in safetensors format",
 }
-"""Part of the tag of an image → its hardware and the replacement."""
+"""Maps a part of the tag of an image to the hardware of the image and the replacement."""
 
 KEPT_VARIABLES = frozenset(
     {
@@ -97,4 +97,4 @@ REPLACED_VARIABLES = {
     "WORLD_SIZE": "use `--num-shard`",
     "SAFETENSORS_FAST_GPU": "the backend decides how weights are read",
 }
-"""Variables that have no effect in tgi → the reason or the replacement."""
+"""Maps each variable that has no effect in tgi to the reason or the replacement."""

@@ -1,4 +1,4 @@
-"""Parse TGI 3 commands: launcher commands, `docker run` commands and Docker Compose files."""
+"""Parses TGI 3 commands: launcher commands, `docker run` commands and Docker Compose files."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _DEVICE_FLAGS = ("--gpus", "--device", "--runtime")
 @final
 @dataclass(frozen=True)
 class PublishedPort:
-    """The port on the host to which a port of a container is published."""
+    """The port of the host at which a port of a container is published."""
 
     port: int
     address: str = ""  # empty = all addresses
@@ -66,8 +66,8 @@ class Container:
     """The container in which a command runs."""
 
     image: str
-    ports: Mapping[int, PublishedPort] = field(default_factory=dict)  # port inside → host
-    volumes: Mapping[str, str] = field(default_factory=dict)  # path inside → outside
+    ports: Mapping[int, PublishedPort] = field(default_factory=dict)  # by port of the container
+    volumes: Mapping[str, str] = field(default_factory=dict)  # host path by container path
     has_host_network: bool = False
     notes: tuple[str, ...] = ()
 
@@ -75,7 +75,9 @@ class Container:
 @final
 @dataclass(frozen=True)
 class LauncherStart:
-    """Arguments and environment variables of the launcher, and its container if there is one."""
+    """The arguments and environment variables of the launcher. `container` is None if the launcher
+    does not run in a container.
+    """
 
     arguments: tuple[str, ...]
     variables: Mapping[str, str]
@@ -108,8 +110,8 @@ def read_line(line: str) -> LauncherStart:
 
 
 def read_compose(text: str) -> dict[str, LauncherStart]:
-    """The services of a Docker Compose file that run TGI, by name. Raises `UsageError` if there are
-    none.
+    """Return the services of a Docker Compose file that run TGI, by name. Raises `UsageError` if no
+    service runs TGI.
     """
     try:
         document = yaml.safe_load(text)
@@ -232,7 +234,9 @@ def _check_image(image: str, entrypoint: str) -> None:
 
 
 def _launcher_arguments(words: Sequence[str]) -> tuple[str, ...]:
-    """The launcher's arguments. `words` follow the image; the first may be the launcher itself."""
+    """Return the arguments of the launcher. `words` are the words after the image. The first word
+    may be the launcher itself.
+    """
     return tuple(words[1:] if words and words[0].endswith(_LAUNCHER) else words)
 
 
@@ -259,21 +263,23 @@ def _compose_volume(volume: object) -> str:
 
 
 def _scalar(value: object) -> str:
-    """A YAML value as the text that the launcher receives."""
+    """Return a YAML value as the text that the launcher receives."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _assign(
     variables: dict[str, str], word: str, shell_variables: Mapping[str, str] | None = None
 ) -> None:
-    """Add the variable of `NAME=value`. `NAME` without a value refers to the shell's variable."""
+    """Add the variable in `NAME=value` to `variables`. If `word` is only a name, the value of the
+    shell's variable is used.
+    """
     name, equals, value = word.partition("=")
     variables[name] = value if equals else (shell_variables or {}).get(name, f"${name}")
 
 
 def _ports(mappings: Iterable[str]) -> dict[int, PublishedPort]:
-    """Port mappings such as `8080:80` and `127.0.0.1:8080:80/tcp`, by the port inside. Port ranges
-    are left out.
+    """Parse port mappings such as `8080:80` and `127.0.0.1:8080:80/tcp`. Returns the published
+    ports by the port inside of the container. Port ranges are omitted.
     """
     ports = {}
     for mapping in mappings:
@@ -285,7 +291,9 @@ def _ports(mappings: Iterable[str]) -> dict[int, PublishedPort]:
 
 
 def _volumes(mappings: Iterable[str]) -> dict[str, str]:
-    """Volume mappings such as `/outside:/inside:ro`: path inside → path outside."""
+    """Parse volume mappings such as `/outside:/inside:ro`. Returns the paths outside of the
+    container by the path inside.
+    """
     pairs = (mapping.split(":") for mapping in mappings)
     return {parts[1]: parts[0] for parts in pairs if len(parts) > 1}
 

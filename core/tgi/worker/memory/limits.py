@@ -28,11 +28,11 @@ def compute_dtype(
     *,
     is_quantized: bool = False,
 ) -> str:
-    """Return the requested dtype if there is one. Otherwise return bfloat16 if the checkpoint has
-    16 bits or is quantized, and float32 if not.
+    """Return the requested dtype. If no dtype was requested, return bfloat16 for a 16-bit or
+    quantized checkpoint, and float32 for any other checkpoint.
 
     `stored` is the dtype of the checkpoint, as spelled by torch or safetensors. Raises
-    `BackendError` if the requested dtype is not `allowed`.
+    `BackendError` if the requested dtype is not among `allowed`.
     """
     if requested is None:
         has_16_bits = stored in _HALF_PRECISION
@@ -44,8 +44,8 @@ def compute_dtype(
 
 
 def requested_context(spec: ModelSpec | GenericSpec, requested: RequestedLimits) -> int:
-    """Return the length of the longest sequence in tokens, regardless of memory. Raises
-    `BackendError` if the model has too few positions.
+    """Return the maximum length of a sequence in tokens, without regard to memory. Raises
+    `BackendError` if the requested length exceeds the number of the model's positions.
     """
     positions = None if isinstance(spec, GenericSpec) else spec.embedding.positions
     if (
@@ -75,11 +75,12 @@ def num_cache_blocks(
     default: int,
     block_size: int,
 ) -> int:
-    """Return the number of cache blocks. If no cache size was requested, it is `default`, but not
-    more than all sequences at full length can use. A requested size may use all `affordable`
-    blocks.
+    """Return the number of cache blocks. If a cache size was requested, the requested size is used.
+    Raises `BackendError` if it needs more than `affordable` blocks.
 
-    Raises `BackendError` if `affordable` is too little for the requested size.
+    Otherwise the number is `default`, but not more than all sequences at full length can use. If
+    `--max-total-tokens` was requested, the number is increased so that one sequence of this length
+    fits, up to `affordable`.
     """
     if requested.max_batch_total_tokens is not None:
         wanted = math.ceil(requested.max_batch_total_tokens / block_size)

@@ -21,30 +21,31 @@ class BytesOf:
     """The sizes of one model on one device, in bytes."""
 
     weights: int
-    block: int  # of one cache block over all layers; 0 = tokens store nothing
-    state: int  # of one sequence in recurrent layers; 0 = there are none
-    workspace: Callable[[int, int], int]  # of a step with (tokens, sequences)
+    block: int  # size of one cache block in all layers; 0 if nothing is stored per token
+    state: int  # size of one sequence in all recurrent layers; 0 if there is no recurrent layer
+    workspace: Callable[[int, int], int]  # maps (tokens, sequences) of a step to its workspace
 
 
 @final
 @dataclass(frozen=True)
 class DeviceMemory:
-    """The memory of one device, and how it is used."""
+    """The memory of one device, and the rules for its use."""
 
-    free_bytes: int  # that this process may still use after the weights were loaded
+    free_bytes: int  # memory that this process may use in addition to the loaded weights
     block_size: int  # tokens per block
     default_step_tokens: int  # if `--max-batch-prefill-tokens` is not given
-    cache_share: float  # share of the blocks that fit, if no cache size is given
+    # Fraction of the remaining memory that the cache uses, if no cache size is given.
+    cache_share: float
     weights_detail: str  # for the memory report, such as the dtype
-    remedy: str  # how a user gets more memory, as the beginning of a sentence
-    more: str  # the same remedy as a noun
-    on_demand: bool = False  # a block uses memory from its first use on
+    remedy: str  # advice for more memory, as the beginning of a sentence
+    more: str  # the same advice as a noun
+    on_demand: bool = False  # the memory of a block is allocated at its first use
 
 
 @final
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Limits and cache, with the sizes from which they are derived."""
+    """The limits, the cache plan, and the memory use of each part."""
 
     limits: Limits
     kv_cache: KVCachePlan
@@ -57,8 +58,8 @@ def plan_memory(
     bytes_of: BytesOf,
     device: DeviceMemory,
 ) -> MemoryPlan:
-    """Keep the requested limits and derive the others. Raises `BackendError` that names the option,
-    the size that it needs and the limit.
+    """Return the requested limits, and derive the limits that were not requested. Raises a
+    `BackendError` with the option and the available memory if a requested limit does not fit.
     """
     kinds = group_kinds(spec)
     context = requested_context(spec, requested)
@@ -66,7 +67,7 @@ def plan_memory(
     max_step_tokens = requested.max_batch_prefill_tokens or max(
         device.default_step_tokens, max_sequences
     )
-    # An encoder runs in one step, which may be as long as the context.
+    # All encoder tokens run in one step, so a step may have as many tokens as the context.
     longest = max(max_step_tokens, context) if "cross" in kinds else max_step_tokens
     workspace = bytes_of.workspace(longest, max_sequences)
     left = max(0, device.free_bytes - workspace)
@@ -76,7 +77,7 @@ def plan_memory(
         MemoryItem("weights", bytes_of.weights, device.weights_detail),
         MemoryItem("workspace", workspace, detail),
     ]
-    states = bytes_of.state * (max_sequences + 1)  # one more, for the health check
+    states = bytes_of.state * (max_sequences + 1)  # the additional state is for the health check
     if states:
         left -= states
         items.append(MemoryItem("states", states, f"{max_sequences} sequences of any length"))
@@ -105,8 +106,8 @@ def plan_memory(
 def _num_sequences(
     requested: RequestedLimits, bytes_of: BytesOf, device: DeviceMemory, num_wanted: int, left: int
 ) -> int:
-    """Return the number of sequences whose states fit, at most `num_wanted`. A requested batch size
-    is not reduced.
+    """Return the number of sequences whose states fit, at most `num_wanted`. Raises `BackendError`
+    if the states of a requested batch size, or of one sequence, do not fit.
     """
     if not bytes_of.state:
         return num_wanted

@@ -27,29 +27,31 @@ from tgi.worker.cache_layout import (
 __all__ = ["checkpoint_bytes", "kv_bytes_per_token", "state_bytes", "workspace_bytes"]
 
 _FLOAT32_BYTES = 4
-_STATE_COPIES = 4  # states before and after a step, the kept part and the added part
+_STATE_COPIES = 4  # the states before and after a step, the decayed states and the increments
 _GENERIC_WIDENING = 4  # ratio of intermediate to hidden size of an unknown family
 # Residual, normalized, fused query-key-value (up to 3), attention output and projection.
 _HIDDEN_COPIES = 8
 
 
 def checkpoint_bytes(model_path: Path, value_bytes: int) -> int:
-    """Return the bytes of all stored tensors if each value has `value_bytes`. Raises
-    `ModelError`.
+    """Return the bytes of all tensors in the checkpoint if each value has `value_bytes`. Raises
+    `ModelError` if the checkpoint cannot be read.
     """
     tensors = stored_tensors(model_path).values()
     return sum(math.prod(stored.shape) for stored in tensors) * value_bytes
 
 
 def kv_bytes_per_token(spec: ModelSpec | GenericSpec, value_bytes: int) -> int:
-    """Return the bytes that one token stores over all layers. This includes one encoder token if
-    the model has an encoder.
+    """Return the bytes that are stored for one token in all layers. If the model has an encoder,
+    the bytes of one encoder token are included.
     """
     return values_per_token(spec) * value_bytes
 
 
 def state_bytes(spec: ModelSpec | GenericSpec, value_bytes: int) -> int:
-    """Return the bytes that one sequence of any length stores in recurrent layers."""
+    """Return the bytes that are stored for one sequence in all recurrent layers. They do not depend
+    on the length of the sequence.
+    """
     windows, states = state_values(spec)
     return windows * value_bytes + states * _FLOAT32_BYTES
 
@@ -62,8 +64,9 @@ def workspace_bytes(
     *,
     logits_copies: int,
 ) -> int:
-    """Return the bytes that the largest step needs temporarily: the activations of one layer, the
-    logits with the sampler's copies, and recurrent states.
+    """Return the bytes that the largest step needs temporarily. They are the sum of the activations
+    of one layer, the logits with the sampler's copies, the copies of recurrent states, and the
+    attention scores of an encoder.
     """
     stack = () if isinstance(spec, GenericSpec) else spec.decoder.layers
     mixers = [
@@ -88,8 +91,8 @@ def workspace_bytes(
 
 
 def _width(mixer: Mixer) -> int:
-    """Return the values per token of a mixer's widest intermediate result, without the hidden
-    vectors.
+    """Return the number of values per token of a mixer's widest intermediate result. The hidden
+    vectors are not counted.
     """
     match mixer:
         case MLP():
