@@ -1,4 +1,4 @@
-"""The reference for every sampler: how a token is chosen from logits.
+"""The reference implementation of sampling, with which every sampler is compared.
 
 The functions are defined in `tgi.worker.sampling`, which the adapter interface also uses.
 """

@@ -1,4 +1,4 @@
-"""LoRA adapters (arXiv 2106.09685) in PEFT's format, for tiny models: written, read and merged.
+"""Writes, reads and merges LoRA adapters (arXiv 2106.09685) in PEFT's format, for tiny models.
 
 A folder contains `adapter_config.json` and `adapter_model.safetensors` with two matrices for each
 linear layer: A [rank, in] and B [out, rank]. The layer's weight becomes W + alpha / rank x B A.
@@ -122,8 +122,8 @@ def merge_adapter(
 ) -> dict[str, Float32Array]:
     """Return the weights with the adapter added. `names` are the tensors of the checkpoint.
 
-    Raises `ModelError` if the model does not have a layer that the adapter changes, or if its shape
-    differs.
+    Raises `ModelError` if the model does not have a layer that the adapter changes, or if the layer
+    has another shape.
     """
     merged = dict(weights)
     placed = {

@@ -1,5 +1,6 @@
 """Converts bodies of the OpenAI routes to requests. Parameters that this version does not support
-are rejected by an error that names them. They are never ignored.
+are never ignored: the request is rejected, and the error message contains the name of the
+parameter.
 """
 
 from __future__ import annotations
@@ -178,7 +179,8 @@ def _with_prompt(
 ) -> TextRequest:
     if isinstance(prompt, str):
         return dataclasses.replace(request, prompt=prompt)
-    # Only ids that can be decoded. Admission rejects unknown ids and prompts that are too long.
+    # Only ids that can be decoded are included. Admission rejects unknown ids and prompts that are
+    # too long.
     known = [
         token
         for token in prompt[: state.config.max_total_tokens]

@@ -36,7 +36,7 @@ ResponseStatus = Literal["in_progress", "completed", "incomplete", "failed"]
 
 
 class ContentPart(msgspec.Struct):
-    """A text of a message. `annotations` and `logprobs` are always empty."""
+    """A part of a message that contains text. `annotations` and `logprobs` are always empty."""
 
     type: Literal["output_text"]
     text: str
@@ -61,7 +61,7 @@ class InputTokensDetails(msgspec.Struct):
 
 
 class OutputTokensDetails(msgspec.Struct):
-    """Tokens of reasoning, of which there are none."""
+    """The number of reasoning tokens, which is always 0."""
 
     reasoning_tokens: U32
 
@@ -103,7 +103,7 @@ class TextFormat(msgspec.Struct):
 
 
 class ResponseText(msgspec.Struct):
-    """The settings of the text."""
+    """The settings of the output text."""
 
     format: TextFormat
 
@@ -137,7 +137,7 @@ class Response(msgspec.Struct, kw_only=True):
 
 
 class ResponseEvent(msgspec.Struct):
-    """The response object in a new state."""
+    """An event that contains the response object after a change of its status."""
 
     type: Literal[
         "response.created",
@@ -151,7 +151,7 @@ class ResponseEvent(msgspec.Struct):
 
 
 class OutputItemEvent(msgspec.Struct):
-    """The start or the end of the message."""
+    """The event at the start or at the end of the message."""
 
     type: Literal["response.output_item.added", "response.output_item.done"]
     sequence_number: U64
@@ -160,7 +160,7 @@ class OutputItemEvent(msgspec.Struct):
 
 
 class ContentPartEvent(msgspec.Struct):
-    """The start or the end of the text."""
+    """The event at the start or at the end of the text."""
 
     type: Literal["response.content_part.added", "response.content_part.done"]
     sequence_number: U64
@@ -171,7 +171,7 @@ class ContentPartEvent(msgspec.Struct):
 
 
 class TextDeltaEvent(msgspec.Struct):
-    """Text that was added."""
+    """The event that adds text to the message."""
 
     type: Literal["response.output_text.delta"]
     sequence_number: U64
@@ -183,7 +183,7 @@ class TextDeltaEvent(msgspec.Struct):
 
 
 class TextDoneEvent(msgspec.Struct):
-    """The complete text."""
+    """The event that contains the complete text."""
 
     type: Literal["response.output_text.done"]
     sequence_number: U64

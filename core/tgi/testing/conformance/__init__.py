@@ -1,4 +1,4 @@
-"""The conformance suite: checks of the requirements on a backend, which anyone can run.
+"""The conformance suite: checks of the requirements on a backend.
 
 Use `tgi conformance NAME`, `pytest --tgi-backend NAME`, or from code
 `run_checks(find_backend_under_test(name, folder))`.

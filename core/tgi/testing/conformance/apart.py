@@ -1,4 +1,6 @@
-"""Runs one check in a separate process, which prints the result as its last line, in JSON."""
+"""Runs one check in a separate process. The last line of the output of this process is the result
+in JSON.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def ask_apart(check: Check, under_test: BackendUnderTest) -> Outcome:
-    """Run a check of an installed backend. It fails if its process crashes or hangs."""
+    """Run a check of an installed backend. The check fails if its process crashes or hangs."""
     folder = under_test.folder / f"apart-{check.id}"
     folder.mkdir(exist_ok=True)
     options = msgspec.json.encode(under_test.options).decode()

@@ -1,4 +1,6 @@
-"""All checks, the backend under test by name, and one check run in this process."""
+"""The list of all checks. Finds the backend under test by name, and runs one check in this
+process.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,8 @@ def find_backend_under_test(
 ) -> BackendUnderTest:
     """Find the installed backend with this name.
 
-    Raises `BackendError` if there is none, or if it cannot be used on this machine.
+    Raises `BackendError` if there is no such backend, or if the backend cannot be used on this
+    machine.
     """
     registry = BackendRegistry()
     if name not in registry.names:
