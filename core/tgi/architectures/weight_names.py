@@ -38,8 +38,8 @@ def layer_rules(
 ) -> tuple[WeightRule, ...]:
     """Build the rules for the modules of every decoder layer.
 
-    `layer`, for example `layers.{layer}`, is the prefix of their names. A rule is ignored in layers
-    without its module, so one table is sufficient for layers that differ.
+    `layer` is the prefix of the module names, for example `layers.{layer}`. A rule is ignored in
+    layers without its module, so layers that differ can use one table.
     """
     in_layers: Modules = {}
     for parameters, name in modules.items():

@@ -23,7 +23,7 @@ BuildMixer = Callable[[object, str], Mixer]
 @final
 @dataclass(frozen=True)
 class ResidualBranch:
-    """post_norm(mixer(norm(y)))."""
+    """Computes post_norm(mixer(norm(y)))."""
 
     norm: Transform
     mixer: Mixer
