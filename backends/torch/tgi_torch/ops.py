@@ -58,7 +58,7 @@ _QUICK_GELU_RATE = 1.702
 class Ops:
     """The table of operations.
 
-    An operation may write to its arguments only if its comment in this class allows it.
+    An operation may write to its arguments only if its description in this class says so.
     """
 
     linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -71,7 +71,7 @@ class Ops:
     """(x [..., n], weight [n], eps) -> like x; the mean is computed in float32"""
 
     rms_norm_unit_offset: Callable[[Tensor, Tensor, float], Tensor]
-    """The same, with 1 + weight instead of weight."""
+    """Like `rms_norm`, with 1 + weight instead of weight."""
 
     layer_norm: Callable[[Tensor, Tensor | None, Tensor | None, float], Tensor]
     """(x [..., n], weight [n], bias [n], eps) -> like x"""

@@ -20,8 +20,9 @@ def sequential(
     post_norm: Norm | None = None,
     residual_scale: float = 1.0,
 ) -> Layer:
-    """Build a layer with two residual blocks: attention, then the feed-forward mixer. The given
-    norms are applied before and after each mixer.
+    """Build a layer with two residual blocks: attention, then the feed-forward mixer.
+
+    The given norms are applied before and after each mixer.
     """
 
     def block(mixer: Attention | FeedForward) -> Block:
@@ -43,9 +44,10 @@ def parallel(attention: Attention, feed_forward: FeedForward, norm: Norm) -> Lay
 
 
 def sliding_layers(reader: ConfigReader, num_layers: int, *, pattern: int) -> tuple[bool, ...]:
-    """Return for each layer whether it has a window. The config's `layer_types` is used if it is
-    present. Otherwise every `pattern`-th layer has no window. The config's `sliding_window_pattern`
-    replaces `pattern`.
+    """Return for each layer whether it has a window.
+
+    The config's `layer_types` is used if it is present. Otherwise every `pattern`-th layer has no
+    window. The config's `sliding_window_pattern` replaces `pattern`.
     """
     kinds = reader.strings("layer_types", ("full_attention", "sliding_attention"), num_layers)
     if kinds is not None:

@@ -277,7 +277,9 @@ def mixer_of(parameter: str, spec: ModelSpec) -> Mixer | None:
 
 def shard_axis(parameter: str) -> int | None:
     """Return the axis along which tensor parallelism divides a parameter: output rows or input
-    columns. None means that every rank has a copy of the parameter.
+    columns.
+
+    None means that every rank has a copy of the parameter.
     """
     parts = parameter.split(".")
     if parts[0] in {"embedding", "head"}:

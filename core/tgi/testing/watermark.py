@@ -45,9 +45,11 @@ class WatermarkEvidence:
 def detect_watermark(
     token_ids: Sequence[int], num_prompt_tokens: int, vocab_size: int, gamma: float = 0.5
 ) -> WatermarkEvidence:
-    """Count the green tokens in the output. `token_ids` are the prompt and the output. `vocab_size`
-    is the model's vocabulary size, and `gamma` is the watermark setting of the server. Raises
-    `ValueError` if the prompt or the output is empty.
+    """Count the green tokens in the output.
+
+    `token_ids` are the prompt and the output. `vocab_size` is the model's vocabulary size, and
+    `gamma` is the watermark setting of the server. Raises `ValueError` if the prompt or the output
+    is empty.
     """
     if not 0 < num_prompt_tokens < len(token_ids):
         raise ValueError(

@@ -71,7 +71,7 @@ class AttentionMetadata:
     context_lens: tuple[int, ...]
     states: Tensor | None = None  # int64 [R], the rows' states, in models with recurrent layers
     cross: CrossMetadata | None = None  # in models with an encoder
-    prompt_lens: tuple[int, ...] = ()  # of the rows' sequences; () if no longer than the contexts
+    prompt_lens: tuple[int, ...] = ()  # () if no prompt is longer than its context
 
     @property
     def rotary_lens(self) -> tuple[int, ...]:
@@ -110,6 +110,7 @@ class AttentionSettings:
 
     def bias(self, distance: Tensor) -> Tensor | None:
         """Return the bias of the scores for distances [..., Q, L] (query position - key position).
+
         The result is float32 [..., H, Q, L], or None if there is no bias.
         """
         if self.alibi_slopes is not None:
@@ -365,9 +366,11 @@ def _attend_explicitly(
     sinks: Tensor | None,
     settings: AttentionSettings,
 ) -> Tensor:
-    """Compute softmax(softcap(scale q k) + bias) v, with scores in float32. Sinks are included in
-    the softmax, and their weights are then dropped. `query` is [..., Q, D], `key` and `value` are
-    [..., L, D]. `visible` and `bias` broadcast to [..., Q, L], `sinks` to [..., Q].
+    """Compute softmax(softcap(scale q k) + bias) v, with scores in float32.
+
+    Sinks are included in the softmax, and their weights are then dropped. `query` is [..., Q, D],
+    `key` and `value` are [..., L, D]. `visible` and `bias` broadcast to [..., Q, L], `sinks` to
+    [..., Q].
     """
     scores = (query @ key.transpose(-1, -2)).float() * settings.scale
     if settings.softcap is not None:

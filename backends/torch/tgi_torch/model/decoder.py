@@ -46,8 +46,10 @@ __all__ = ["Decoder", "DecoderWithCache", "build_decoder"]
 @final
 @dataclass(frozen=True)
 class Decoder:
-    """A model without a cache. It can run after its parameters were loaded. The decoder keeps no
-    state of a step, so calls may be interleaved.
+    """A model without a cache.
+
+    It can run after its parameters were loaded. The decoder keeps no state of a step, so calls may
+    be interleaved.
     """
 
     spec: ModelSpec

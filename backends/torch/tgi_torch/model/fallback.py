@@ -14,8 +14,10 @@ __all__ = ["refused_by_fallback", "slow_by_fallback"]
 
 
 def refused_by_fallback(spec: GenericSpec, config: EngineConfig) -> tuple[str, ...]:
-    """Return the reasons why the fallback cannot run this model. Only reasons that are known before
-    loading are included. The result is empty if there are no such reasons.
+    """Return the reasons why the fallback cannot run this model.
+
+    Only reasons that are known before loading are included. The result is empty if there are no
+    such reasons.
     """
     name = f"the architecture `{spec.model_type}` is not built in"
     if find_spec("transformers") is None:

@@ -53,8 +53,10 @@ class Convolution:
 @final
 @dataclass(frozen=True)
 class MambaMixer:
-    """Mamba, version 1. Each channel has a state of N values, and each value has its own decay. dt,
-    B and C are computed from the convolved input.
+    """Mamba, version 1.
+
+    Each channel has a state of N values, and each value has its own decay. dt, B and C are computed
+    from the convolved input.
     """
 
     ops: Ops

@@ -251,8 +251,9 @@ class TransformersModel:
 
 @final
 class _Replay(torch.nn.Module):
-    """A replacement of the body that returns its input vectors. With this replacement the model
-    computes only its head.
+    """A replacement of the body that returns its input vectors.
+
+    With this replacement the model computes only its head.
     """
 
     def __init__(self, output_type: type[ModelOutput]) -> None:

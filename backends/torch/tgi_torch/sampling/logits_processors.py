@@ -82,6 +82,7 @@ def cut_below_top_k(scores: Tensor, top_k: Tensor) -> Tensor:
 
 def cut_outside_nucleus(scores: Tensor, top_p: Tensor, sort: Callable[[Tensor], Tensor]) -> Tensor:
     """Keep each token unless the tokens before it already have a total probability of `top_p`.
+
     Tokens are ordered by score, and tokens with equal scores are ordered by id. This is equivalent
     to TGI's rule: in ascending order, tokens are excluded while the cumulative probability is at
     most 1 - top_p. Only values are sorted, because devices order equal values differently. The
@@ -112,7 +113,9 @@ def _cut_highest_ids(scores: Tensor, rows: Tensor, value: Tensor, count: Tensor)
 
 def cut_atypical(scores: Tensor, typical_p: Tensor) -> Tensor:
     """Keep the tokens whose surprisal is nearest to the entropy, until their total probability is
-    `typical_p`. Tokens with the same distance as the last kept token are also kept.
+    `typical_p`.
+
+    Tokens with the same distance as the last kept token are also kept.
     """
     logprobs = scores.log_softmax(-1)
     probabilities = logprobs.exp()

@@ -183,8 +183,9 @@ class Sampler:
         return scores
 
     def _draw(self, scores: Tensor, draws: Float32Array) -> Tensor:
-        """Return the first id whose cumulative probability exceeds draw x total. Such an id exists
-        because draw < 1, and the probability of this id is positive.
+        """Return the first id whose cumulative probability exceeds draw x total.
+
+        Such an id exists because draw < 1, and the probability of this id is positive.
         """
         cumulative = scores.softmax(-1).cumsum(-1)
         threshold = torch.from_numpy(draws).to(self._device).unsqueeze(-1) * cumulative[:, -1:]
@@ -253,7 +254,9 @@ def _top_tokens(
     distribution: Tensor, top_n: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Float32Array]:
     """Find the `top_n` best tokens per row, and all tokens with the same score as the last of these
-    tokens. Excluded tokens are omitted. Returns rows, ids and log probabilities, in any order.
+    tokens.
+
+    Excluded tokens are omitted. Returns rows, ids and log probabilities, in any order.
     """
     asking = np.flatnonzero(top_n)
     wanted = torch.from_numpy(np.minimum(top_n[asking], distribution.shape[-1])).to(

@@ -1,5 +1,6 @@
-"""Loads a checkpoint: copies the tensors one by one from the mapped files to the parameters. In
-addition to the parameters, at most about `_CHUNK_BYTES` of the files are in memory at any time.
+"""Loads a checkpoint: copies the tensors one by one from the mapped files to the parameters.
+
+In addition to the parameters, at most about `_CHUNK_BYTES` of the files are in memory at any time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""The conversion process of `tgi convert`. Pickled files are read only in this process. Only
-tensors are unpickled. Files are converted one by one, so that only one file is in memory. When all
-files are complete, they are renamed to their final names, and the index is written last. An
-interrupted conversion therefore leaves no incomplete checkpoint in the output folder.
+"""The conversion process of `tgi convert`.
+
+Pickled files are read only in this process. Only tensors are unpickled. Files are converted one by
+one, so that only one file is in memory. When all files are complete, they are renamed to their
+final names, and the index is written last. An interrupted conversion therefore leaves no incomplete
+checkpoint in the output folder.
 """
 
 from __future__ import annotations

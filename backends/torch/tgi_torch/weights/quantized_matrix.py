@@ -1,6 +1,8 @@
-"""Matrices that are quantized while they are loaded. Torch's own CPU kernels multiply them. With 8
-bits there is one scale per output, because torch's kernel requires this layout. With 4 bits there
-is one scale per group. Only one parameter at a time is in memory in its original dtype.
+"""Matrices that are quantized while they are loaded.
+
+Torch's own CPU kernels multiply them. With 8 bits there is one scale per output, because torch's
+kernel requires this layout. With 4 bits there is one scale per group. Only one parameter at a time
+is in memory in its original dtype.
 """
 
 from __future__ import annotations

@@ -84,6 +84,7 @@ class Scorecard:
     @property
     def grade(self) -> str:
         """The highest conformance level such that no check of this level or a lower level failed.
+
         Checks of features do not affect the level. The string is empty if no level was reached.
         """
         reached = ""
@@ -96,8 +97,9 @@ class Scorecard:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Features for which at least one check applied and all applicable checks passed. A check
-        applies if its feature was negotiated.
+        """Features for which at least one check applied and all applicable checks passed.
+
+        A check applies if its feature was negotiated.
         """
         passed = {r.check.feature for r in self.results if r.status == "passed"}
         failed = {r.check.feature for r in self.results if r.status == "failed"}
