@@ -41,7 +41,7 @@ _CHIPS: Mapping[int, Chip] = MappingProxyType(
         0x0076: Chip("v7", 192 * _GIB, 2),
     }
 )
-"""By PCI device id."""
+"""The chips by PCI device id."""
 
 
 def find_chips(pci_devices: Path = _PCI_DEVICES) -> tuple[Chip, ...]:

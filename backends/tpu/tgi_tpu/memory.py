@@ -35,7 +35,9 @@ __all__ = [
 ]
 
 DTYPE_BYTES: Mapping[str, int] = MappingProxyType({"bfloat16": 2, "float32": 4})
-"""The dtypes that `--dtype` may name, and the bytes of one value. The chips have no float16."""
+"""The dtypes that `--dtype` accepts, and the bytes of one value. TPU chips do not support
+float16.
+"""
 
 INT8_NAMES = ("bitsandbytes", "eetq", "int8")
 """The values of `--quantize`. Weights have 8 bits and a scale per output, and are quantized while

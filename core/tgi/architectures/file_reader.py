@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 MAX_JSON_BYTES = 16 << 20
-"""Maximum size of a JSON file that describes a model. The largest published ones have 2 MB."""
+"""Maximum size of a JSON file that describes a model. The largest published files have 2 MB."""
 
 _MAX_JSON_DEPTH = 100
 _LFS_START = b"version https://git-lfs.github.com/spec/"

@@ -7,7 +7,9 @@ from tgi.architectures.spec import WeightLayout, WeightRule
 __all__ = ["Modules", "layer_rules", "module_rules"]
 
 Modules = dict[str | tuple[str, ...], str]
-"""A module's parameter name without `.weight`, or those fused into it → its checkpoint name."""
+"""A module's parameter name without `.weight`, or the names that are fused into one tensor → the
+module's name in the checkpoint.
+"""
 
 
 def module_rules(

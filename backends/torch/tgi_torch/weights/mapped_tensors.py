@@ -16,7 +16,7 @@ __all__ = ["FLOAT_DTYPES", "tensor_view"]
 FLOAT_DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
     {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 )
-"""Stored dtypes that a parameter can be read from."""
+"""Stored dtypes from which a parameter can be read."""
 
 
 def tensor_view(mapped: MappedTensor) -> Tensor:

@@ -34,9 +34,8 @@ _TILE = 32
 """Number of queries of one sequence that are scored together."""
 
 _HIDDEN = -1e30
-"""Score of a key that a query does not attend to.
-
-It is finite, so that a row that attends to no key gives zero instead of NaN.
+"""Score of a key to which a query does not attend. The score is finite, so that the result of a row
+without visible keys is zero instead of NaN.
 """
 
 

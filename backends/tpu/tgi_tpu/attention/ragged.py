@@ -241,9 +241,7 @@ class _BlockCopies:
     def _of(
         self, sequence: jax.Array, group: jax.Array, slot: jax.Array
     ) -> list[tuple[jax.Array, Any]]:
-        """Yield for each block of a group whether the block is needed, and the copy operation of
-        the block.
-        """
+        """Return for each block of a group whether the block is needed, and its copy operation."""
         num_blocks = pl.cdiv(self.context_lens[sequence], self.tiling.block_size)
         last_column = self.block_tables.shape[1] - 1
         found = []
@@ -377,7 +375,7 @@ def _accumulate(
     largest, total, weighted = state
     before = largest[...]
     after = jnp.maximum(before, jnp.max(scores, axis=-1, keepdims=True))
-    # If all previous keys of a row were masked, `after` is the score of a masked key.
+    # If all keys of a row have been masked until now, `after` is the score of a masked key.
     shares = jnp.where(masks.is_seen, jnp.exp(scores - after), 0.0)
     decay = jnp.exp(before - after)
     largest[...] = after

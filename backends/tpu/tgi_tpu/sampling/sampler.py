@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 MAX_TOP_TOKENS = 64
-"""Maximum number of top tokens of a row, including those that tie with the last one."""
+"""Maximum number of top tokens of a row, including tokens with the same score as the last one."""
 
 NO_LOGPROBS, PROCESSED_LOGPROBS, RAW_LOGPROBS = 0, 1, 2
 """Values of `SamplingArrays.logprobs`."""
@@ -143,7 +143,7 @@ def _if_any(asks: jax.Array, process: Callable[[], jax.Array], otherwise: jax.Ar
     """Return the result of `process` if at least one row needs it, otherwise `otherwise`. `process`
     is computed only if its result is needed.
 
-    Both have the same shape.
+    The two arrays have equal shapes.
     """
     chosen: jax.Array = jax.lax.cond(jnp.any(asks), process, lambda: otherwise)
     return chosen

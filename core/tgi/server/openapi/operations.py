@@ -109,7 +109,7 @@ REFINED = {
         "minItems": 1,
     },
 }
-"""What the records' types cannot say of a field."""
+"""The schemas of fields that the records' types cannot describe."""
 
 _GENERATES = (400, 401, 413, 415, 422, 424, 429, 500, 503)
 _TOKENIZES = (400, 401, 413, 415, 422, 429)

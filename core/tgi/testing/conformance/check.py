@@ -15,8 +15,8 @@ Grade = Literal["packaging", "basic", "serving", "robust", "features"]
 GRADES: tuple[Grade, ...] = ("packaging", "basic", "serving", "robust", "features")
 """The conformance levels in ascending order.
 
-A backend has a level if it passes all checks of this and the lower levels. `features` does not
-count.
+A backend has a level if it passes all checks of this level and of all lower levels. `features` is
+not a level of this order.
 """
 
 

@@ -20,7 +20,7 @@ __all__ = ["ResultRow", "Scorecard", "ScorecardRecord"]
 
 _FACTS = ("dtype", "platform")
 """Facts of the negotiation that the record contains: the dtype, and the platform if it is not the
-one that the backend is made for.
+backend's main platform.
 """
 
 
