@@ -1,6 +1,7 @@
 """Builds the native kernels if a C++ compiler is available.
 
-Without a compiler the package is installed without them, and the worker reports this at startup.
+Without a compiler the package is installed without native kernels, and the worker logs a message at
+startup.
 """
 
 from pathlib import Path

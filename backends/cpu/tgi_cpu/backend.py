@@ -1,4 +1,4 @@
-"""The `Backend` class of the CPU backend. It reports which models this machine can run.
+"""The `Backend` class of the CPU backend. The class reports whether this machine can run a model.
 
 Only `create_worker` and `explain` import torch.
 """
@@ -58,11 +58,15 @@ class CpuBackend:
 
     @property
     def info(self) -> BackendInfo:
-        """Name, version and priority. `auto` selects this backend if no faster one is usable."""
+        """Name, version and priority. `auto` selects this backend if no faster backend is
+        usable.
+        """
         return BackendInfo(_NAME, API_VERSION, "tgi-cpu", _VERSION, _PRIORITY)
 
     def probe(self) -> ProbeResult:
-        """Usable if torch is installed. Looks for torch without importing it."""
+        """Report that the backend is usable if torch is installed. This method finds torch without
+        importing it.
+        """
         if find_spec("torch") is None:
             return ProbeResult(
                 False,
@@ -105,9 +109,9 @@ class CpuBackend:
     def explain(
         self, spec: ModelSpec | GenericSpec, config: EngineConfig
     ) -> tuple[Implementation, ...]:
-        """Report the kernels that run the layers and why each faster one was rejected.
+        """Report the kernels that run the layers, and the reason against each faster kernel.
 
-        Imports torch.
+        This method imports torch.
         """
         if isinstance(spec, GenericSpec):
             return (
@@ -145,11 +149,11 @@ class CpuBackend:
         )
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
-        """Create the worker. Imports torch."""
+        """Create the worker. This method imports torch."""
         # An OpenMP thread spins while it waits for the next operation. If several threads share a
-        # processor, a spinning thread takes time from the thread it waits for, which makes steps
-        # ten times as long. Threads therefore sleep after a short spin. torch reads this variable
-        # when it loads its OpenMP runtime.
+        # processor, a spinning thread uses processor time that the working thread needs. Steps can
+        # then take ten times as long. Threads therefore sleep after a short spin. torch reads this
+        # variable when it loads its OpenMP runtime.
         os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
         from tgi_cpu.worker import create_worker  # noqa: PLC0415 - only the worker imports torch
 
@@ -167,9 +171,10 @@ def _refused_options(spec: ModelSpec | GenericSpec, config: EngineConfig) -> tup
 
 
 def _checkpoint_bytes(model_path: Path, dtype: str) -> int:
-    """Bytes of the checkpoint's weights in `dtype`, used only for the estimate.
+    """Return the bytes of the checkpoint's weights in `dtype`, which are used only for the
+    estimate.
 
-    Returns 0 if a file is damaged: `Worker.load` reports such a file.
+    Returns 0 if a file is damaged, because `Worker.load` reports such a file.
     """
     try:
         return checkpoint_bytes(model_path, dtype)
@@ -178,7 +183,7 @@ def _checkpoint_bytes(model_path: Path, dtype: str) -> int:
 
 
 def _stored_dtype(model_path: Path) -> str:
-    """The dtype of most of the weights, used only for the estimate."""
+    """Return the dtype of most of the weights, which is used only for the estimate."""
     try:
         stored = main_dtype(stored_tensors(model_path))
     except ModelError:

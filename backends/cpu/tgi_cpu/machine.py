@@ -1,6 +1,6 @@
 """Reads this machine's instruction sets, processors and memory from the operating system.
 
-Imports no framework.
+This module imports no framework.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ _ISA_FLAGS = (
 
 
 def instruction_sets(cpuinfo: Path = _CPUINFO) -> tuple[str, ...]:
-    """The supported vector instruction sets that matter here, under their Linux names.
+    """Return the supported vector instruction sets that the kernels or libraries use, under their
+    Linux names.
 
-    Empty if the system does not report them.
+    The result is empty if the system does not report instruction sets.
     """
     try:
         lines = cpuinfo.read_text(errors="replace").splitlines()
@@ -45,10 +46,10 @@ def instruction_sets(cpuinfo: Path = _CPUINFO) -> tuple[str, ...]:
 
 
 def num_threads(cgroups: Path = _CGROUPS) -> int:
-    """Number of threads to compute with.
+    """Return the number of compute threads.
 
-    `OMP_NUM_THREADS` if it is a positive number, otherwise the number of processors that this
-    process may use.
+    The number is `OMP_NUM_THREADS` if this variable is a positive number. Otherwise it is the
+    number of processors that this process may use.
     """
     requested = os.environ.get("OMP_NUM_THREADS", "")
     if requested.isdecimal() and int(requested):
@@ -60,20 +61,24 @@ def num_threads(cgroups: Path = _CGROUPS) -> int:
 
 
 def total_memory(cgroups: Path = _CGROUPS) -> int:
-    """Total memory in bytes: the machine's, or the container's limit if that is lower."""
+    """Return the total memory of the machine in bytes, or the container's limit if the limit is
+    lower.
+    """
     return min(
         [int(psutil.virtual_memory().total), *(limit for limit, _ in _memory_limits(cgroups))]
     )
 
 
 def free_memory(cgroups: Path = _CGROUPS) -> int:
-    """Bytes that this process can allocate before the machine or its container runs out."""
+    """Return the number of bytes that this process can allocate before the machine or its container
+    runs out of memory.
+    """
     spare = (limit - used for limit, used in _memory_limits(cgroups))
     return max(0, min([int(psutil.virtual_memory().available), *spare]))
 
 
 def _own_cgroups(root: Path) -> Iterator[Path]:
-    """Folders of this process's version 2 cgroup and of the cgroups that contain it."""
+    """Return the folders of this process's version 2 cgroup and of all parent cgroups."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -86,9 +91,9 @@ def _own_cgroups(root: Path) -> Iterator[Path]:
 
 
 def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
-    """Limit and usage in bytes of every cgroup that limits memory.
+    """Return the limit and usage in bytes of every cgroup that limits memory.
 
-    File pages that the kernel can drop do not count as usage.
+    File pages that the kernel can drop are not included in the usage.
     """
     for group in _own_cgroups(root):
         try:
@@ -103,7 +108,7 @@ def _memory_limits(root: Path) -> Iterator[tuple[int, int]]:
 
 
 def _processor_quotas(root: Path) -> Iterator[float]:
-    """Processor quota of every cgroup that has one, as a number of processors."""
+    """Return the processor quota of every cgroup that has a quota, as a number of processors."""
     for group in _own_cgroups(root):
         try:
             quota, period = (group / "cpu.max").read_text().split()

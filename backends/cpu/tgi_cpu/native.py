@@ -1,7 +1,8 @@
 """The library of native kernels and its memory.
 
-The library is built at installation if a compiler is available. Without it the backend works, but
-more slowly. Loading compares the sizes of the records on both sides.
+The library is built at installation if a compiler is available. Without the library the backend
+works, but more slowly. When the library is loaded, the sizes of its records are compared with the
+sizes of the records in Python.
 """
 
 from __future__ import annotations
@@ -40,15 +41,17 @@ class NativeLibrary:
     """The loaded library. Its functions release the Python interpreter lock while they run."""
 
     functions: Any  # ctypes functions have no static types
-    num_threads: int = field(default_factory=machine.num_threads)  # for preparing weights
+    num_threads: int = field(default_factory=machine.num_threads)  # for weights
 
     @property
     def is_supported(self) -> bool:
-        """Whether this processor has the instructions the kernels need."""
+        """Whether this processor has the instructions that the kernels need."""
         return bool(self.functions.tgi_supported())
 
     def allocate(self, num_bytes: int) -> npt.NDArray[np.uint8]:
-        """Allocate zeroed bytes, aligned to huge pages. A page takes memory from its first use."""
+        """Allocate zeroed bytes, aligned to huge pages. The memory of a page is allocated when the
+        page is first used.
+        """
         size = round_up(max(num_bytes, 1), _HUGE_PAGE)
         # The mapping is private, because systems that allow huge pages only for private memory
         # would use small pages for a shared mapping, even after `madvise`.
@@ -145,7 +148,7 @@ class NativeLibrary:
         """Compress bf16 panels in place. Returns the outliers (`OUTLIER`) and int32 [panels + 1],
         the index of each panel's first outlier.
 
-        Returns None and leaves the panels unchanged if compression would save too little.
+        If compression would save too little, the panels are not changed and the result is None.
         """
         num_panels = panels.size // (round_up(num_inputs, 2) * PANEL_COLUMNS)
         first_exponents = np.empty(num_panels, np.uint8)
@@ -168,7 +171,7 @@ class NativeLibrary:
 
     def release(self, memory: npt.NDArray[np.uint8]) -> None:
         """Release the whole huge pages in `memory`, which is part of an `allocate` result, to the
-        system. They then read as zero.
+        system. The content of these pages is then zero.
         """
         start = -memory.ctypes.data % _HUGE_PAGE
         size = (memory.size - start) // _HUGE_PAGE * _HUGE_PAGE

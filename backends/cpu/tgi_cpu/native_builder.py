@@ -82,7 +82,7 @@ class ProgramBuilder:
         return self.buffers[key]
 
     def used_by(self, *parts: list[OpRecord]) -> list[Array]:
-        """The buffers that are read or written in every one of these parts."""
+        """Return the buffers that are read or written in every part."""
         used = [{address for op in part for address in (op.source, op.target)} for part in parts]
         return [
             buffer
@@ -91,7 +91,7 @@ class ProgramBuilder:
         ]
 
     def pointer(self, array: Array | None) -> int | None:
-        """The address of `array`. Keeps the array alive as long as the program."""
+        """Return the address of `array`. The program keeps a reference to the array."""
         if array is None:
             return None
         self.keep_alive.append(array)
@@ -112,7 +112,9 @@ class ProgramBuilder:
         scale: float = 1.0,
         activation: str | None = None,
     ) -> None:
-        """Append a product: stores scale * (source x weight + bias) in `target` as `store` says."""
+        """Append a product. The value scale * (source x weight + bias) is stored in `target` in the
+        way that `store` selects.
+        """
         matrix = self.weights.matrices[name]
         self.scratch_floats = max(self.scratch_floats, matrix.scratch_floats)
         self.add(
@@ -144,12 +146,12 @@ class ProgramBuilder:
         )
 
     def norm_weight(self, parameter: str, norm: Norm) -> Float32Array | None:
-        """The weight of a norm. Includes the unit offset, if there is one."""
+        """Return the weight of a norm, including the unit offset if the norm has one."""
         weight = self.weights.vectors.get(f"{parameter}.weight")
         return weight + np.float32(1) if weight is not None and norm.unit_offset else weight
 
     def rotation(self, rope: Rope) -> tuple[Float32Array, Float32Array]:
-        """The cosines and sines of a rope, float32 [positions, rotary_dim / 2]."""
+        """Return the cosines and sines of a rope, float32 [positions, rotary_dim / 2]."""
         if rope not in self._rotations:
             frequencies, factor = inverse_frequencies(rope, self.max_positions)
             angles = np.outer(

@@ -20,7 +20,8 @@ __all__ = ["NativeCache"]
 class NativeCache:
     """The key-value cache in the kernels' layout.
 
-    Each layer has [blocks, values of a block], in which the values are ordered by kv head.
+    Each layer has an array [blocks, values of a block]. The values of a block are ordered by kv
+    head.
     """
 
     keys: tuple[npt.NDArray[np.uint16], ...]
@@ -30,7 +31,9 @@ class NativeCache:
 
     @classmethod
     def allocate(cls, spec: ModelSpec, num_blocks: int, library: NativeLibrary) -> NativeCache:
-        """Allocate `num_blocks` blocks. A page takes memory from its first use."""
+        """Allocate `num_blocks` blocks. The memory of a page is allocated when the page is first
+        used.
+        """
 
         def reserve(per_block: int) -> npt.NDArray[np.uint16]:
             return (

@@ -32,7 +32,7 @@ from tgi_torch.weights.weight_formats import Quantization
 
 __all__ = ["NativeDecodeProgram", "NativeDecoder", "NativeModel", "native_loader"]
 
-_MAX_LOGITS_ROWS = 64  # maximum rows of one pass through the head; more rows take several passes
+_MAX_LOGITS_ROWS = 64  # maximum rows per call of the head; more rows need several calls
 _DEVICE = torch.device("cpu")
 
 
@@ -58,12 +58,14 @@ class NativeDecoder:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of weights and cache. The residual is float32."""
+        """The dtype of weights and cache. The dtype of the residual is float32."""
         return torch.bfloat16
 
     @property
     def is_chunked(self) -> bool:
-        """True: attention also reads the keys and values of earlier prefill chunks."""
+        """Always True, because attention also reads the keys and values of earlier prefill
+        chunks.
+        """
         return True
 
     def write(
@@ -102,7 +104,7 @@ class NativeDecoder:
 class NativeModel:
     """A model with bfloat16 weights and cache and a float32 residual.
 
-    Results are views of the model's own buffers: the next call overwrites them.
+    Results are views of the model's buffers, and the next call overwrites these buffers.
     """
 
     def __init__(
@@ -141,7 +143,7 @@ class NativeModel:
         self._cache.copy_blocks(sources.numpy(), targets.numpy())
 
     def release_state(self, state: int) -> None:
-        """Does nothing: the native kernels run no model that has a recurrent state."""
+        """Do nothing, because the native kernels do not support models with a recurrent state."""
 
     def forward(
         self, token_ids: Tensor, metadata: AttentionMetadata, wanted: Tensor | None = None
@@ -206,7 +208,9 @@ class NativeModel:
 
     @property
     def max_decode_rows(self) -> int:
-        """Maximum number of rows that `bind_decode` accepts. 0 if the model does not support it."""
+        """Maximum number of rows that `bind_decode` accepts. The number is 0 if the model does not
+        support `bind_decode`.
+        """
         return _MAX_LOGITS_ROWS if self._decode_ops and self.spec.head.softcap is None else 0
 
     def bind_decode(
@@ -238,7 +242,7 @@ class NativeDecodeProgram:
     def bind(
         self, token_ids: Tensor, metadata: AttentionMetadata, sequences: list[SampledSequence]
     ) -> BoundProgram:
-        """Create a program that reads these tensors each time it runs."""
+        """Create a program that reads these tensors at each call."""
         forward, logits = self._model.bind_decode(token_ids, metadata)
         return _BoundProgram(forward, self._sampler.bind(logits, sequences))
 

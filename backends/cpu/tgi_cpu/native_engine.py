@@ -19,7 +19,9 @@ __all__ = ["Engine", "SamplerHandle"]
 
 @final
 class Engine:
-    """A pool of native threads that runs programs. Owns their scratch memory."""
+    """A pool of native threads that runs programs. The engine owns the scratch memory of the
+    threads.
+    """
 
     def __init__(
         self, library: NativeLibrary, num_threads: int, max_ops: int, scratch_floats: int
@@ -33,7 +35,9 @@ class Engine:
         self._functions.tgi_run(self._handle, program, len(program), ctypes.byref(batch))
 
     def bind(self, program: ctypes.Array[OpRecord], batch: BatchRecord) -> Callable[[], object]:
-        """Return a call of `run` with these arguments. Memory they point to may change."""
+        """Return a function that calls `run` with these arguments. The memory to which the
+        arguments point may change between calls.
+        """
         return partial(
             self._functions.tgi_run, self._handle, program, len(program), ctypes.pointer(batch)
         )
@@ -60,7 +64,7 @@ class Engine:
         return SamplerHandle(self._functions, self._handle, vocab_size, self.num_threads)
 
     def close(self) -> None:
-        """Stop the threads. May be called more than once."""
+        """Stop the threads. The method may be called more than once."""
         if self._handle is not None:
             self._functions.tgi_engine_destroy(self._handle)
             self._handle = None
@@ -68,7 +72,9 @@ class Engine:
 
 @final
 class SamplerHandle:
-    """The native sampler with its working memory. Unusable after its engine is closed."""
+    """The native sampler with its working memory. The sampler cannot be used after its engine was
+    closed.
+    """
 
     def __init__(self, functions: Any, engine: int, vocab_size: int, num_threads: int) -> None:  # noqa: ANN401 - as above
         self._functions = functions
@@ -79,9 +85,10 @@ class SamplerHandle:
     def bind(
         self, logits: int, stride: int, rows: npt.NDArray[np.void], results: npt.NDArray[np.void]
     ) -> Callable[[], object]:
-        """Return a call of `sample` with these arguments.
+        """Return a function that calls `sample` with these arguments.
 
-        The memory they point to may change between calls. The caller must keep it alive.
+        The memory to which the arguments point may change between calls. The caller must keep this
+        memory alive.
         """
         function, handles = self._functions.tgi_sample, (self._engine, self._handle)
         return partial(
@@ -99,7 +106,8 @@ class SamplerHandle:
         self.bind(logits, stride, rows, results)()
 
     def tops(self, num_rows: int, count: int) -> npt.NDArray[np.void]:
-        """The most likely tokens (`TOP_TOKEN` [count]) that the last call found, row after row.
+        """Return the most likely tokens (`TOP_TOKEN` [count]) that the last call found, ordered by
+        row.
 
         `count` is the total over all rows.
         """

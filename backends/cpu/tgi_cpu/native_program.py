@@ -1,7 +1,7 @@
 """Builds the list of operations that the native kernels run for a `ModelSpec`.
 
-All decisions that depend on the spec are made here, so a program has no branches. One program
-computes hidden vectors, and another one computes logits.
+This module makes all decisions that depend on the spec, so a program has no branches. One program
+computes hidden vectors, and a second program computes logits.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class NativeProgram:
     """Operations and all data to which they point."""
 
     hidden_ops: ctypes.Array[OpRecord]
-    num_caching_ops: int  # the hidden_ops up to the last one that writes keys and values
+    num_caching_ops: int  # number of hidden_ops up to the last write of keys and values
     carried: list[Array]  # activations that later operations read: [max tokens, padded columns]
     logits_ops: ctypes.Array[OpRecord]
     hidden: Float32Array  # [max tokens, padded hidden size], after the final norm

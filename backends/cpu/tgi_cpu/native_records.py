@@ -155,7 +155,7 @@ SAMPLE_RESULT = np.dtype(
 """Mirrors `tgi::SampleResult`."""
 TOP_TOKEN = np.dtype([("logprob", np.float32), ("id", np.int32)], align=True)
 """Mirrors `tgi::TopToken`."""
-# In the order in which `tgi_record_size` numbers the records.
+# The order is the order of the record numbers of `tgi_record_size`.
 RECORD_BYTES = (
     *(
         ctypes.sizeof(record)
@@ -166,5 +166,5 @@ RECORD_BYTES = (
 
 
 def round_up(value: int, multiple: int) -> int:
-    """The smallest multiple of `multiple` that is not less than `value`."""
+    """Return the smallest multiple of `multiple` that is not less than `value`."""
     return -(-value // multiple) * multiple

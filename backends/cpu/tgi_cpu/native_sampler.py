@@ -29,7 +29,7 @@ _NO_IDS, _NO_LOGPROBS = empty_int32(), empty_float32()
 class NativeSampler:
     """A `TokenSampler` over logits that the native kernels computed.
 
-    Keeps the records of the sampling parameters until a step has other sequences.
+    The sampler keeps the records of the sampling parameters until a step has other sequences.
     """
 
     def __init__(self, engine: Engine, vocab_size: int) -> None:
@@ -44,7 +44,9 @@ class NativeSampler:
         draws: Float32Array,
         mask: tuple[Sequence[int], Int32Array] | None = None,
     ) -> SampledTokens:
-        """Sample one token per row. `mask` contains rows and the allowed tokens of each as bits."""
+        """Sample one token per row. `mask` contains the constrained rows, and the allowed tokens of
+        each of these rows as bits.
+        """
         rows = self._rows
         if rows is None or not rows.are_of(sequences, logits):
             rows = self._rows = self.bind(logits, sequences)
@@ -109,7 +111,7 @@ class BoundRows:
         self._rows["mask"] = 0
 
     def sample(self, lengths: Sequence[int] | Int32Array, draws: Float32Array) -> SampledTokens:
-        """Sample one token per row, as `TokenSampler.sample` does."""
+        """Sample one token per row. See `TokenSampler.sample`."""
         if self._has_draws:
             self._draws[:] = draws
         for row in self._with_context:  # sampling these rows needs the preceding token ids
@@ -133,7 +135,7 @@ def _bias_arrays(params: SamplingParams) -> tuple[Int32Array, Float32Array]:
 
 
 def _record(params: SamplingParams, biases: tuple[Int32Array, Float32Array]) -> dict[str, float]:
-    """The fields of `tgi::SampleRow` that stay the same for the life of the sequence."""
+    """Build the fields of `tgi::SampleRow` that do not change during the sequence."""
     return {
         "watermark_delta": params.watermark_delta,
         "watermark_limit": math.ceil(params.watermark_gamma * 2.0**32),

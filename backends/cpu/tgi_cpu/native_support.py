@@ -12,7 +12,9 @@ ACTIVATIONS = {"silu": 1, "gelu": 2, "gelu_tanh": 3, "relu": 4}
 
 
 def unsupported(spec: ModelSpec) -> tuple[str, ...]:
-    """The parts of `spec` that the native kernels do not support. Empty if they support all."""
+    """Return the parts of `spec` that the native kernels do not support. The result is empty if all
+    parts are supported.
+    """
     return tuple(dict.fromkeys(_unsupported(spec)))
 
 

@@ -1,7 +1,7 @@
-"""A model's weights in the native layouts: matrices packed or quantized, the rest in float32.
+"""A model's weights in the native layouts.
 
-All memory is assigned before loading begins, so that each piece of the checkpoint is stored in its
-final place when it is read.
+Matrices are packed or quantized, and all other weights are float32. All memory is assigned before
+loading begins, so that each piece of the checkpoint is written directly to its final address.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ Float32Array = npt.NDArray[np.float32]
 
 
 def plan_matrices(spec: ModelSpec) -> dict[str, MatrixPlan]:
-    """The matrices of a decoder that consists of attention and MLP mixers.
+    """Return the matrices of a decoder that consists of attention and MLP mixers.
 
-    A key is the name of the mixer's parameters without the last parts, followed by the matrix's
-    own name, for example `decoder.layers.0.attention.qkv`.
+    A key consists of the prefix of the mixer's parameter names and the name of the matrix, for
+    example `decoder.layers.0.attention.qkv`.
     """
     hidden = spec.hidden_size
     plans = {"embedding": MatrixPlan({"embedding.weight": spec.vocab_size}, hidden)}
@@ -118,8 +118,8 @@ class NativeWeights:
     def compress(self) -> None:
         """Compress bfloat16 matrices to 12 bits per weight in place and release the freed memory.
 
-        Call this once, after the last `write`. The compression is lossless. Quantized matrices
-        stay unchanged.
+        Call this once, after the last `write`. The compression is lossless. Quantized matrices are
+        not changed.
         """
         if not self._packed:
             return
@@ -139,7 +139,7 @@ class NativeWeights:
         self.matrices = compressed
 
     def bias(self, matrix: Matrix) -> Float32Array | None:
-        """The bias in the order of the matrix's columns, float32, padded to whole panels.
+        """Return the bias in the order of the matrix's columns, float32, padded to whole panels.
 
         Returns None if none of the matrix's parameters has a bias.
         """

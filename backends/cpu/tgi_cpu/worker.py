@@ -1,7 +1,7 @@
 """Creates the worker of the CPU backend: the shared torch worker, running on this machine's CPUs.
 
-If the native kernels support the whole model, they run it. Otherwise the shared decoder runs in
-torch operations, and the log reports the reason at startup.
+The native kernels run the model if they support all of its parts. Otherwise the shared decoder runs
+it with torch operations, and the log reports the reason at startup.
 """
 
 from __future__ import annotations
@@ -38,15 +38,16 @@ __all__ = ["create_worker", "unsupported_reason"]
 
 _DEVICE = torch.device("cpu")
 _BYTE_BITS = 8
-# Blocks are gathered by index, so small blocks cost nothing, and more of a common prefix is shared.
+# Blocks are gathered by index, so small blocks are not slower. With small blocks, more tokens of a
+# common prefix are shared.
 _TORCH_BLOCK_TOKENS = 16
-# Matrix products reach their full throughput at about 500 rows. More rows only delay the sequences
-# that are decoding.
+# Matrix products reach their full throughput at about 500 rows. More rows would only delay the
+# sequences that are decoding.
 _MAX_STEP_TOKENS = 1024
 
 
 def create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
-    """Create a worker that computes on all processors this process may use."""
+    """Create a worker that uses all processors that this process may use."""
     threads = machine.num_threads()
     torch.set_num_threads(threads)
     library = load_library()
@@ -88,7 +89,7 @@ def create_worker(config: EngineConfig, reporter: WorkerReporter) -> Worker:
 
 
 def _scales(quantization: Quantization, kernels: str) -> str:
-    """The weights of a layer that share a scale, for `GET /info/backend`."""
+    """Describe the weights of a layer that have a common scale, for `GET /info/backend`."""
     layers = quantization.layers
     if kernels == "torch" and layers.bits == _BYTE_BITS:
         return "one per output"  # torch's kernel requires this
@@ -96,7 +97,9 @@ def _scales(quantization: Quantization, kernels: str) -> str:
 
 
 def unsupported_reason(config: EngineConfig, library: NativeLibrary | None) -> str:
-    """Why the native kernels cannot run this model. Empty if they can."""
+    """Return the reason why the native kernels cannot run this model. The result is empty if they
+    can.
+    """
     if library is None:
         return "they were not built; install a C++ compiler and reinstall tgi-cpu"
     if not library.is_supported:
@@ -129,10 +132,14 @@ def _torch_sampler(model: Model) -> TokenSampler:
 
 
 def _argmax(scores: Tensor) -> Tensor:
-    """Index of the first maximum of each row. numpy is about ten times as fast as torch here."""
+    """Return the index of the first maximum of each row. For this operation numpy is about ten
+    times as fast as torch.
+    """
     return torch.from_numpy(scores.numpy().argmax(-1))
 
 
 def _sort(values: Tensor) -> Tensor:
-    """Sort along the last axis. For values alone, numpy is about thirty times as fast as torch."""
+    """Sort along the last axis. If only the values are needed, numpy is about thirty times as fast
+    as torch.
+    """
     return torch.from_numpy(np.sort(values.numpy(), -1))

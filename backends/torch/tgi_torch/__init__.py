@@ -1,1 +1,1 @@
-"""The library that torch backends share. It is not a backend."""
+"""The library that all torch backends use. The library itself is not a backend."""

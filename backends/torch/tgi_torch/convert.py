@@ -1,6 +1,7 @@
 """`tgi convert`: converts pickled weights to safetensors.
 
-Files are unpickled in a separate process, and only if they contain tensors alone.
+Files are unpickled in a separate process. A file that contains objects other than tensors is
+rejected.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ rejected. Download a hub model first: hf download OWNER/NAME --local-dir SOURCE"
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Convert, then print the output folder. Returns 2 for wrong arguments. Raises `ModelError`."""
+    """Convert the weights, then print the output folder. Returns 2 for wrong arguments. Raises
+    `ModelError`.
+    """
     if any(word in ("-h", "--help") for word in arguments):
         print(_HELP)
         return 0

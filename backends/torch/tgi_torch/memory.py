@@ -1,4 +1,6 @@
-"""Sizes of a model in torch, and the limits that follow from them. Imports no framework."""
+"""Computes the sizes of a model in torch and the limits that result from these sizes. This module
+imports no framework.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,9 @@ __all__ = [
 DTYPE_BYTES: Mapping[str, int] = MappingProxyType({"float32": 4, "float16": 2, "bfloat16": 2})
 """The dtypes that `--dtype` accepts, and the bytes of one value."""
 
-# Logits, processed scores, their sorted values, probabilities and cumulative sum.
+# The arrays are logits, processed scores, sorted scores, probabilities and cumulative sums.
 _LOGITS_COPIES = 5
-_CACHE_SHARE = 0.5  # of the blocks that fit, if no cache size is given
+_CACHE_SHARE = 0.5  # share of the blocks that fit into memory; used if no cache size is given
 
 
 @final
@@ -42,19 +44,19 @@ _CACHE_SHARE = 0.5  # of the blocks that fit, if no cache size is given
 class MemoryFacts:
     """Sizes that are known once the weights are loaded."""
 
-    free_bytes: int  # that this process may still use
+    free_bytes: int  # memory that this process may still use
     weights_bytes: int
     dtype: str
     block_size: int
     max_step_tokens: int  # if `--max-batch-prefill-tokens` is not given
-    on_demand: bool = False  # a block uses memory from its first use on
+    on_demand: bool = False  # whether the memory of a block is allocated at its first use
     weights_detail: str = ""  # for the memory report; the dtype if empty
 
 
 def compute_dtype(
     requested: str | None, stored: str, quantization: Quantization | None = None
 ) -> str:
-    """The dtype to compute in. Raises `BackendError`."""
+    """Return the dtype of the computation. Raises `BackendError`."""
     return limits.compute_dtype(
         requested, stored, DTYPE_BYTES, is_quantized=quantization is not None
     )
@@ -84,12 +86,16 @@ def checkpoint_bytes(model_path: Path, dtype: str) -> int:
 
 
 def kv_bytes_per_token(spec: ModelSpec | GenericSpec, dtype: str) -> int:
-    """Bytes that one token keeps over all layers, and one encoder token if there is an encoder."""
+    """Bytes of the cached keys and values of one token over all layers. If the model has an
+    encoder, the bytes of one encoder token are added.
+    """
     return sizes.kv_bytes_per_token(spec, DTYPE_BYTES[dtype])
 
 
 def state_bytes(spec: ModelSpec | GenericSpec, dtype: str) -> int:
-    """Bytes that one sequence of any length keeps in recurrent layers."""
+    """Bytes of the recurrent states of one sequence. They do not depend on the sequence's
+    length.
+    """
     return sizes.state_bytes(spec, DTYPE_BYTES[dtype])
 
 

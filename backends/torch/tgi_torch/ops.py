@@ -58,7 +58,7 @@ _QUICK_GELU_RATE = 1.702
 class Ops:
     """The table of operations.
 
-    An operation may write to its arguments only if this is stated here.
+    An operation may write to its arguments only if its description in this class says so.
     """
 
     linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -71,7 +71,7 @@ class Ops:
     """(x [..., n], weight [n], eps) -> like x; the mean is computed in float32"""
 
     rms_norm_unit_offset: Callable[[Tensor, Tensor, float], Tensor]
-    """The same, with 1 + weight instead of weight."""
+    """Like `rms_norm`, with 1 + weight instead of weight."""
 
     layer_norm: Callable[[Tensor, Tensor | None, Tensor | None, float], Tensor]
     """(x [..., n], weight [n], bias [n], eps) -> like x"""
@@ -153,7 +153,8 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 def rotary(x: Tensor, rotation: Rotation, interleaved: bool) -> None:
     """Rotate pairs of values in float32, in place.
 
-    Pairs are adjacent values if `interleaved`, otherwise one value from each half.
+    If `interleaved` is set, a pair consists of adjacent values. Otherwise a pair has one value from
+    each half.
     """
     cos, sin = rotation
     half = cos.shape[-1]
@@ -190,7 +191,9 @@ def activation(x: Tensor, kind: Activation) -> Tensor:
 
 
 def gated_activation(x: Tensor, kind: Activation) -> Tensor:
-    """activation(gate) * up. `silu_clamped` also clamps `up` and adds 1 to it, as in gpt_oss."""
+    """Return activation(gate) * up. For `silu_clamped`, `up` is also clamped and increased by 1, as
+    in gpt_oss.
+    """
     gate, up = x.chunk(2, dim=-1)
     if kind == "silu_clamped":
         up = up.clamp(-_CLAMP_LIMIT, _CLAMP_LIMIT) + 1.0

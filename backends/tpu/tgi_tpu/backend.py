@@ -1,4 +1,4 @@
-"""The `Backend` class of the TPU backend. It reports which models this machine can run.
+"""The `Backend` class of the TPU backend. The class reports whether this machine can run a model.
 
 Only `create_worker` and `explain` import JAX.
 """
@@ -46,7 +46,7 @@ __all__ = ["TpuBackend"]
 _NAME = "tpu"
 _VERSION = "4.0.0.dev0"
 _PRIORITY = 100
-_MAX_CPU_SHARDS = 8  # on JAX's CPU platform, as many as one host has chips
+_MAX_CPU_SHARDS = 8  # on JAX's CPU platform; one host has at most 8 chips
 _KERNELS = {
     "jax": "the ragged paged attention of JAX",
     "pallas": "the Pallas kernel of this backend",
@@ -74,7 +74,9 @@ class TpuBackend:
 
     @property
     def info(self) -> BackendInfo:
-        """Name, version and priority. `auto` does not select it on a machine without a chip."""
+        """Name, version and priority. `auto` does not select this backend on a machine without a
+        chip.
+        """
         has_chips = bool(find_chips())
         return BackendInfo(
             _NAME,
@@ -87,9 +89,10 @@ class TpuBackend:
         )
 
     def probe(self) -> ProbeResult:
-        """Usable if JAX is installed. Looks for JAX without importing it.
+        """Report that the backend is usable if JAX is installed.
 
-        Without a chip, `supports` accepts only the CPU platform.
+        This method finds JAX without importing it. Without a chip, `supports` accepts only the CPU
+        platform.
         """
         if find_spec("jax") is None:
             return ProbeResult(
@@ -143,9 +146,9 @@ class TpuBackend:
     def explain(
         self, spec: ModelSpec | GenericSpec, config: EngineConfig
     ) -> tuple[Implementation, ...]:
-        """Report the attention kernel, the weight format, and why alternatives were rejected.
+        """Report the attention kernel, the weight format and the reasons against the alternatives.
 
-        Imports JAX, but does not use the chips.
+        This method imports JAX, but does not use the chips.
         """
         if not isinstance(spec, ModelSpec):
             return ()
@@ -167,14 +170,16 @@ class TpuBackend:
         return (Implementation("attention", _KERNELS[chosen], others), weights)
 
     def create_worker(self, config: EngineConfig, reporter: WorkerReporter) -> Worker:
-        """Create the worker. Imports JAX."""
+        """Create the worker. This method imports JAX."""
         from tgi_tpu.worker import tpu_worker  # noqa: PLC0415 - only the worker imports JAX
 
         return tpu_worker(config, reporter)
 
 
 def _missing_parts(spec: ModelSpec, num_shard: int) -> tuple[str, ...]:
-    """The reason why this model, divided among `num_shard` chips, cannot run. Empty if it can."""
+    """Return the reasons why this model, divided among `num_shard` chips, cannot run. The result is
+    empty if the model can run.
+    """
     missing = unsupported(spec)
     if missing:
         return (missing,)
@@ -214,9 +219,9 @@ def _refused_options(config: EngineConfig) -> tuple[str, ...]:
 
 
 def _stored_dtype(model_path: Path) -> str | None:
-    """The dtype of most of the weights, used only for the estimate.
+    """Return the dtype of most of the weights, which is used only for the estimate.
 
-    None if a file is damaged: `Worker.load` reports such a file.
+    The result is None if a file is damaged, because `Worker.load` reports such a file.
     """
     try:
         return main_dtype(stored_tensors(model_path))

@@ -2,7 +2,8 @@
 framework.
 
 A chip is a PCI device with Google's vendor id. The driver creates `/dev/accel<N>` (v4 and older) or
-`/dev/vfio/<N>` (newer). The presence of `libtpu` proves nothing, since it installs on any machine.
+`/dev/vfio/<N>` (newer). The presence of `libtpu` is not used, because `libtpu` can be installed on
+any machine.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Chip:
 
 _CHIPS: Mapping[int, Chip] = MappingProxyType(
     {
-        0x0027: Chip("v2/v3", 0, 2),  # two generations with different memory share one id
+        0x0027: Chip("v2/v3", 0, 2),  # two generations have the same id but different memory sizes
         0x005E: Chip("v4", 32 * _GIB),
         0x0062: Chip("v5p", 95 * _GIB),
         0x0063: Chip("v5e", 16 * _GIB),
@@ -41,11 +42,13 @@ _CHIPS: Mapping[int, Chip] = MappingProxyType(
         0x0076: Chip("v7", 192 * _GIB, 2),
     }
 )
-"""By PCI device id."""
+"""The chips by PCI device id."""
 
 
 def find_chips(pci_devices: Path = _PCI_DEVICES) -> tuple[Chip, ...]:
-    """The chips on the PCI bus, in bus order. Empty if there are none or the bus cannot be read."""
+    """Return the chips on the PCI bus, in bus order. The result is empty if there are no chips or
+    the bus cannot be read.
+    """
     if not pci_devices.is_dir():
         return ()
     ids = [
@@ -56,13 +59,15 @@ def find_chips(pci_devices: Path = _PCI_DEVICES) -> tuple[Chip, ...]:
 
 
 def has_device_nodes(dev: Path = _DEV) -> bool:
-    """Whether this process can see device nodes of chips. Containers must be given access."""
+    """Whether this process can see device nodes of chips. A container needs access to these device
+    nodes.
+    """
     numbered = [node for pattern in ("accel[0-9]*", "vfio/[0-9]*") for node in dev.glob(pattern)]
     return bool(numbered)
 
 
 def _hex(path: Path) -> int:
-    """The hexadecimal number in a file of sysfs, or -1 if it cannot be read."""
+    """Return the hexadecimal number in a file of sysfs, or -1 if the file cannot be read."""
     try:
         return int(path.read_text().strip(), 16)
     except (OSError, ValueError):

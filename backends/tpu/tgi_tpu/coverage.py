@@ -10,7 +10,7 @@ __all__ = ["kv_repeats", "unsharded", "unsupported"]
 
 
 def unsupported(spec: ModelSpec | GenericSpec) -> str | None:
-    """The reason why a model cannot run. None if it can."""
+    """Return the reason why a model cannot run, or None if it can run."""
     if isinstance(spec, GenericSpec):
         return f"the architecture {spec.model_type} is not known"
     if len(spec.stacks) > 1:
@@ -37,13 +37,15 @@ def unsupported(spec: ModelSpec | GenericSpec) -> str | None:
 def kv_repeats(mixer: Attention, tp_size: int) -> int:
     """Number of devices that have a copy of each key and value head.
 
-    It is more than 1 if there are fewer heads than devices.
+    The number is more than 1 if there are fewer heads than devices.
     """
     return max(1, tp_size // mixer.num_kv_heads)
 
 
 def unsharded(spec: ModelSpec, tp_size: int) -> str | None:
-    """The reason why heads cannot be divided among `tp_size` devices. None if they can."""
+    """Return the reason why heads cannot be divided among `tp_size` devices, or None if they can be
+    divided.
+    """
     for layer in spec.decoder.layers:
         mixer = attention_of(layer)
         if mixer is None:

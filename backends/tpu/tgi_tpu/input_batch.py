@@ -23,16 +23,16 @@ class InputBatch:
     shape: StepShape
     layout: StepLayout
     arrays: dict[str, Int32Array]  # the fields of `StepArrays`, padded
-    history_rows: Int32Array  # [T] row of each token in the history
+    history_rows: Int32Array  # [T], the history row of each token's sequence
 
 
 def build_input_batch(
     rows: Rows, table: SequenceTable, buckets: Buckets, num_slots: int
 ) -> InputBatch:
-    """Append the rows' new blocks to `table` and build the arrays of the step. Logits are wanted
-    after the last token of sampled rows.
+    """Append the rows' new blocks to `table` and build the arrays of the step. Logits are computed
+    after the last token of each sampled row.
 
-    Padding has the slot `num_slots`. Raises `StepError` if the step breaks the negotiated limits.
+    Padding has the slot `num_slots`. Raises `StepError` if the step exceeds the negotiated limits.
     """
     layout = lay_out(rows, table)
     states, lengths = layout.states, layout.lengths
@@ -58,7 +58,7 @@ def build_input_batch(
 
 
 def health_arrays(shape: StepShape, block: int, block_size: int) -> dict[str, Int32Array]:
-    """The fields of `StepArrays` for token 0 at position 0 of a sequence in `block`."""
+    """Build the fields of `StepArrays` for token 0 at position 0 of a sequence in `block`."""
     tables = np.zeros((shape.num_sequences, shape.num_blocks), np.int32)
     tables[0, 0] = block
     return {

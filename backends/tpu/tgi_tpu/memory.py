@@ -1,6 +1,7 @@
-"""Sizes of a model on one chip, and the limits that follow from them. Imports no framework.
+"""Computes the sizes of a model on one chip and the limits that result from these sizes. This
+module imports no framework.
 
-All sizes are per chip: with `num_shard` chips each has its share of weights and cache.
+All sizes are per chip. Each of the `num_shard` chips has a part of the weights and of the cache.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ __all__ = [
 ]
 
 DTYPE_BYTES: Mapping[str, int] = MappingProxyType({"bfloat16": 2, "float32": 4})
-"""The dtypes that `--dtype` may name, and the bytes of one value. The chips have no float16."""
+"""The dtypes that `--dtype` accepts, and the bytes of one value. TPU chips do not support
+float16.
+"""
 
 INT8_NAMES = ("bitsandbytes", "eetq", "int8")
 """The values of `--quantize`. Weights have 8 bits and a scale per output, and are quantized while
@@ -52,7 +55,7 @@ BUCKETS_OPTION = "--tpu-token-buckets"
 # Logits, scores before and after the warpers, keys, probabilities, two counts, and the reported
 # distribution.
 _LOGITS_COPIES = 8
-_CACHE_SHARE = 0.9  # of the blocks that fit, if no cache size is given
+_CACHE_SHARE = 0.9  # share of the blocks that fit into memory; used if no cache size is given
 _DEPTH = 2  # steps in flight
 
 
@@ -61,27 +64,27 @@ _DEPTH = 2  # steps in flight
 class MemoryFacts:
     """Sizes that are known once the weights are loaded."""
 
-    free_bytes: int  # that one chip may still use
+    free_bytes: int  # memory that one chip may still use
     weights_bytes: int
-    block_bytes: int  # of one cache block over all layers
+    block_bytes: int  # bytes of one cache block over all layers
     block_size: int  # tokens
     dtype: str
     default_step_tokens: int  # if `--max-batch-prefill-tokens` is not given
 
 
 def compute_dtype(requested: str | None, stored: str | None) -> str:
-    """The dtype to compute in. Raises `BackendError`."""
+    """Return the dtype of the computation. Raises `BackendError`."""
     return limits.compute_dtype(requested, stored, DTYPE_BYTES)
 
 
 def weights_bytes(spec: ModelSpec, dtype: str, quantize: str | None = None) -> int:
-    """Bytes of all parameters in `dtype`; with `quantize`, matrices in 8 bits."""
+    """Bytes of all parameters in `dtype`. If `quantize` is set, matrices use 8 bits per value."""
     each = {True: 1 if quantize else DTYPE_BYTES[dtype], False: DTYPE_BYTES[dtype]}
     return sum(math.prod(shape) * each[len(shape) > 1] for shape in tensor_shapes(spec).values())
 
 
 def kv_bytes_per_token(spec: ModelSpec, dtype: str) -> int:
-    """Bytes that one token keeps over all layers."""
+    """Bytes of the cached keys and values of one token over all layers."""
     return sizes.kv_bytes_per_token(spec, DTYPE_BYTES[dtype])
 
 

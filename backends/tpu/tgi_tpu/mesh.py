@@ -26,7 +26,7 @@ def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
 def make_mesh(num_shard: int, platform: str) -> Mesh:
     """Create a mesh of the first `num_shard` devices of a platform (`cpu`, `tpu`).
 
-    Raises `BackendError` if there are fewer.
+    Raises `BackendError` if the platform has fewer devices.
     """
     devices = jax.devices(platform)
     if len(devices) < num_shard:
@@ -40,10 +40,10 @@ def make_mesh(num_shard: int, platform: str) -> Mesh:
 def partition(
     parameter: str, shape: Sequence[int], tp_size: int, leading: int = 0
 ) -> PartitionSpec:
-    """How `parameter` with this `shape` is divided among the devices.
+    """Return the division of `parameter` with this `shape` among the devices.
 
-    The array has `leading` additional axes in front, which are not divided. If the number of
-    devices does not divide the size, every device has the whole parameter.
+    The array begins with `leading` additional axes, which are not divided. If the number of devices
+    does not divide the size, every device has the whole parameter.
     """
     axis = shard_axis(parameter)
     if axis is None or shape[axis] % tp_size:
@@ -57,14 +57,14 @@ def sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
 
 
 def row_major(mesh: Mesh, cut: PartitionSpec, num_axes: int) -> Format:
-    """A format with the division `cut` and the last axis innermost.
+    """Return a format with the division `cut` and the last axis innermost.
 
-    Otherwise the compiler chooses the layouts of a program's inputs to minimize padding. If the
-    program then needs another layout, it copies the input in every step.
+    Without this format, the compiler chooses layouts of a program's inputs that minimize padding.
+    If the program needs another layout internally, the input is copied in every step.
     """
     return Format(Layout(tuple(range(num_axes))), NamedSharding(mesh, cut))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A sharding in which every device has the whole array."""
+    """Return a sharding in which every device has the whole array."""
     return sharding(mesh)

@@ -1,8 +1,9 @@
 """The compiled programs of a model, by name and shape.
 
-`warmup` compiles all programs ahead of time. A program raises if it is called with another shape.
-Only batches with many logit biases need another program. It is compiled for the first such batch,
-and reported as progress. Compiled programs are cached in a folder that the engine provides.
+`warmup` compiles all programs ahead of time. If a program is called with another shape, an error is
+raised. Only batches with many logit biases need an additional program. This program is compiled for
+the first such batch, and the compilation is reported as progress. Compiled programs are cached in a
+folder that the engine provides.
 """
 
 from __future__ import annotations
@@ -59,12 +60,14 @@ class LoadedModel:
 
     @property
     def replicated(self) -> NamedSharding:
-        """A sharding in which every device has the whole array. Not for parameters and cache."""
+        """A sharding in which every device has the whole array. Parameters and cache use other
+        shardings.
+        """
         return NamedSharding(self.plan.mesh, PartitionSpec())
 
 
 def keep_programs_in(folder: Path) -> None:
-    """Cache this process's compiled programs in `folder` from now on.
+    """Set `folder` as the cache of the programs that this process compiles later.
 
     A file that JAX cannot read is replaced.
     """
@@ -118,7 +121,9 @@ def score(  # noqa: PLR0917 - as above
     indices: jax.Array,  # int32 [R]
     targets: jax.Array,  # int32 [R]
 ) -> jax.Array:
-    """Raw log probabilities float32 [R] of the ids `targets` [R] after tokens `indices` [R]."""
+    """Compute the raw log probabilities float32 [R] of the ids `targets` [R] after the tokens
+    `indices` [R].
+    """
     return score_tokens(decoder.logits(spec, parameters, hidden[indices], attention=plan), targets)
 
 
@@ -179,7 +184,7 @@ class Programs:
         return self._get(("copy",), self._lower_block_copier)
 
     def compile_all(self, buckets: Buckets, *, scores_prompts: bool) -> None:
-        """Compile all programs that serving needs, and report progress."""
+        """Compile all programs that the server needs, and report progress."""
         wanted = list(self._wanted(buckets, scores_prompts))
         for done, (key, lower) in enumerate(wanted):
             self._reporter.progress("warmup", done, len(wanted) + 1)
@@ -216,7 +221,7 @@ class Programs:
         return self._compiled[key]
 
     def _compile(self, lower: Callable[[], Lowered], report: Callable[[], None]) -> Compiled:
-        """Compile in a thread, so that progress is reported even if compilation takes long."""
+        """Compile in a thread, so that progress is reported during a long compilation."""
         with warnings_logged(self._reporter), ThreadPoolExecutor(1) as compiler:
             lowered = lower()
             compiled: Future[Compiled] = compiler.submit(lowered.compile)

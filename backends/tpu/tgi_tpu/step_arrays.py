@@ -23,10 +23,10 @@ class StepArrays:
     The bucket has T tokens, S sequences, P blocks per sequence and R rows with logits. The tokens
     of a sequence are consecutive, and padding comes last in every array.
 
-    `slot_mapping` contains slots of one layer (block * block_size + offset). A value that is not
-    less than the number of slots means that nothing is written. Padding must have such a value.
-    `cu_query_lens` repeats its last sum as padding. In the other arrays padding may have any value,
-    but ids must be inside their tables.
+    `slot_mapping` contains slots of one layer (block * block_size + offset). If the value of a
+    token is not less than the number of slots, the token's keys and values are not written. Padding
+    must have such a value. `cu_query_lens` repeats its last sum as padding. In the other arrays
+    padding may have any value, but ids must be inside their tables.
     """
 
     token_ids: jax.Array  # [T]
@@ -37,6 +37,6 @@ class StepArrays:
     block_tables: jax.Array  # [S, P]
     num_sequences: jax.Array  # [1], without padding
     logit_indices: jax.Array  # [R], the tokens after which logits are needed
-    # [S], the greater of prompt and context length. Dynamic NTK and LongRoPE choose frequencies by
-    # it.
+    # [S], the maximum of prompt length and context length. The frequencies of dynamic NTK and
+    # LongRoPE depend on this length.
     rotary_lens: jax.Array

@@ -47,13 +47,13 @@ class PendingScores:
     counts: list[int]
     indices: Int32Array
     targets: Int32Array
-    # Of all targets, in padded parts of one length.
+    # Log probabilities of all targets, in padded parts of equal length.
     logprobs: list[jax.Array] = field(default_factory=list)
 
     @classmethod
     def of(cls, layout: StepLayout) -> PendingScores | None:
         """Return the scored prompt positions that follow a position of the step. Returns None if
-        there are none.
+        there are no such positions.
         """
         scores = cls([], [], [], empty_int32(), empty_int32())
         indices, targets = list[Int64Array](), list[Int32Array]()
@@ -91,7 +91,7 @@ class PendingScores:
 def step_result(
     step: SchedulerOutput,
     sampled: Int64Array,  # rows that sample a token, in the order of `chosen`
-    chosen: SampledTokens | None,  # on the host, padded; None if no row chose one
+    chosen: SampledTokens | None,  # on the host, padded; None if no row sampled a token
     *,
     scores: list[PromptScores],
     times: StepTimes,

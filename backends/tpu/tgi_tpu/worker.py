@@ -46,7 +46,7 @@ from tgi_tpu.weights.parameters import Quantization, parameter_bytes
 __all__ = ["TpuPart", "tpu_worker"]
 
 _MAX_STEP_TOKENS = 1024  # default; matrix products reach their full throughput at this size
-_MAX_TOP_N = MAX_TOP_TOKENS // 2  # the other half is for ties
+_MAX_TOP_N = MAX_TOP_TOKENS // 2  # the other half is for tokens with equal scores
 _FEATURES = ("device_token", "late_mask", "logprobs", "mask", "prompt_logprobs")
 _PLATFORMS = {"cpu": "JAX on the CPU, no TPU"}
 
@@ -73,7 +73,9 @@ class TpuPart:
         self._runner: ModelRunner | None = None
 
     def load(self, progress: Progress) -> None:
-        """Load the weights onto the chips. Raises `ModelError` that names the file and tensor."""
+        """Load the weights onto the chips. Raises a `ModelError` with the file and the tensor if
+        the weights cannot be loaded.
+        """
         config, path = self._config, Path(self._config.model_path)
         dtype = compute_dtype(config.dtype, main_dtype(stored_tensors(path)))
         if config.cache_dir:
@@ -140,18 +142,20 @@ class TpuPart:
             ) from error
 
     def enqueue(self, step: SchedulerOutput) -> None:
-        """Start the step on the device. Raises `StepError` if it exceeds the negotiated limits."""
+        """Start the step on the device. Raises `StepError` if the step exceeds the negotiated
+        limits.
+        """
         self._ready_runner.enqueue(step)
 
     def enqueue_masks(self, masks: GrammarMasks) -> None:
-        """Let the step that waits for these masks sample its tokens."""
+        """Sample the tokens of the step that waits for these masks."""
         self._ready_runner.enqueue_masks(masks)
 
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
         """Wait for the oldest step.
 
-        Raises `StepError` immediately if its masks are missing, because the thread that waits here
-        is also the thread that submits masks.
+        Raises `StepError` immediately if the masks of the step are missing, because the thread that
+        would wait for the masks is also the thread that submits them.
         """
         return self._ready_runner.finish(step)
 
@@ -161,7 +165,7 @@ class TpuPart:
 
     def peak_memory_bytes(self) -> int:
         """Return the maximum memory that all devices have used. Returns 0 on the CPU platform,
-        which does not report it.
+        because this platform does not report its memory.
         """
         return 0 if self._loaded is None else _used_bytes(self._loaded.plan.mesh)
 
@@ -235,8 +239,8 @@ class TpuPart:
 
 
 def _prepared_platform(requested: str, num_shard: int) -> str:
-    """Return the platform to compute on. On the CPU platform, JAX is configured to have as many
-    devices as there are shards.
+    """Return the platform of the computation. On the CPU platform, JAX is configured to have as
+    many devices as there are shards.
     """
     if requested != "cpu":
         return "tpu"
@@ -244,13 +248,13 @@ def _prepared_platform(requested: str, num_shard: int) -> str:
     if num_shard > 1:
         with contextlib.suppress(
             RuntimeError
-        ):  # JAX has started in this process; the mesh says if its devices are too few
+        ):  # JAX has started already; `make_mesh` raises an error if there are too few devices
             jax.config.update("jax_num_cpu_devices", num_shard)
     return "cpu"
 
 
 def _free_bytes(mesh: Mesh, fraction: float) -> int:
-    """Return the memory in bytes that one device may still use, as part of the requested fraction.
+    """Return the memory in bytes that one device may still use, limited by the requested fraction.
 
     The CPU platform does not report its memory. Its devices share half of the machine's free
     memory.
@@ -267,7 +271,7 @@ def _used_bytes(mesh: Mesh) -> int:
 
 
 def _can_share(spec: ModelSpec, max_total_tokens: int) -> bool:
-    """Whether the blocks of a prefix depend only on its tokens. Some rotary embeddings change with
+    """Whether the blocks of a prefix depend only on its tokens. Some rotary embeddings depend on
     the length of the sequence.
     """
     mixers = (attention_of(layer) for layer in spec.decoder.layers)

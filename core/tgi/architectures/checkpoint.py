@@ -52,9 +52,9 @@ _DOWNLOAD_AGAIN = "The file is damaged or was not downloaded completely: downloa
 _LENGTH_BYTES = 8
 _POINTER_BYTES = 64  # enough to recognize a Git LFS pointer
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
-_MAX_HEADER_OBJECTS = 200_000  # one per tensor; the largest published files have some 10,000
+_MAX_HEADER_OBJECTS = 200_000  # one per tensor; the largest published files have about 10,000
 _MAX_DIMENSIONS = 16
-_MAX_INDEX_BYTES = 64 << 20  # the largest published indexes have 20 MB
+_MAX_INDEX_BYTES = 64 << 20  # the largest published index files have 20 MB
 
 
 class _Index(msgspec.Struct):
@@ -73,9 +73,9 @@ class StoredTensor:
     """The header entry of one tensor."""
 
     name: str
-    dtype: str  # under its name in the format, for example BF16
+    dtype: str  # name of the dtype in the format, for example BF16
     shape: tuple[int, ...]
-    start: int  # offset of its data in the file, in bytes
+    start: int  # offset of the tensor's data in the file, in bytes
     num_bytes: int
 
 
@@ -159,8 +159,8 @@ def _checked(
 
 
 def _fits(shape: tuple[int, ...], value_bytes: int, num_bytes: int) -> bool:
-    """Whether a tensor has `num_bytes` bytes. The number of sizes is limited, because the product
-    of many large ones takes seconds.
+    """Whether a tensor has `num_bytes` bytes. The number of dimensions is limited, because the
+    product of many large sizes would take seconds.
     """
     if len(shape) > _MAX_DIMENSIONS:
         return False
@@ -180,7 +180,9 @@ def _some_sizes(shape: tuple[int, ...]) -> str:
 def _check_data(
     path: Path, tensors: Mapping[str, StoredTensor], data_start: int, file_bytes: int
 ) -> None:
-    """The tensors follow each other without a gap, from the header to the end of the file."""
+    """Check that the tensors fill the file without a gap, from the header to the end of the file.
+    Raises `ModelError`.
+    """
     end = data_start
     for stored in sorted(tensors.values(), key=lambda stored: (stored.start, stored.num_bytes)):
         if stored.start != end:
@@ -215,8 +217,8 @@ def _check_by_library(path: Path) -> None:
 def read_index(model_path: Path) -> Mapping[str, str]:
     """Read the index: tensor name to file name.
 
-    Empty if the checkpoint has no index. Also empty if the weights are in one file of the usual
-    name: as in transformers, this file takes precedence over an index that was left over. Raises
+    The result is empty if the checkpoint has no index, or if it has a file with the usual name for
+    unsharded weights. As in transformers, this file takes precedence over an index. Raises
     `ModelError` if the index cannot be read.
     """
     path = model_path / INDEX_NAME
@@ -233,8 +235,8 @@ def read_index(model_path: Path) -> Mapping[str, str]:
 def weight_files(model_path: Path, index: Mapping[str, str]) -> list[Path]:
     """The paths of a checkpoint's safetensors files.
 
-    Raises `ModelError` if there are none, or if a file of the index is missing or outside of the
-    folder.
+    Raises `ModelError` if there are no such files, or if a file of the index is missing or outside
+    of the folder.
     """
     if index:
         names = sorted(set(index.values()))
@@ -270,7 +272,7 @@ def _no_weights(model_path: Path) -> ModelError:
 
 
 def adapter_error(folder: Path) -> ModelError:
-    """The error for a folder that contains a LoRA adapter instead of a model."""
+    """Create the error for a folder that contains a LoRA adapter instead of a model."""
     base: object = None
     path = folder / ADAPTER_CONFIG_NAME
     if os.path.lexists(path):
@@ -292,9 +294,8 @@ def stored_tensors(model_path: Path) -> dict[str, StoredTensor]:
 
 
 def main_dtype(tensors: Mapping[str, StoredTensor]) -> str | None:
-    """The floating-point dtype of most bytes, under its name in the format.
-
-    None if no tensor has a floating-point dtype.
+    """Return the floating-point dtype with the most bytes, under its name in the format, or None if
+    no tensor has a floating-point dtype.
     """
     num_bytes: Counter[str] = Counter()
     for stored in tensors.values():

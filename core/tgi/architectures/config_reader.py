@@ -59,9 +59,9 @@ def read_config(model_path: Path) -> dict[str, Any]:
 class ConfigReader:
     """Typed access to a config.
 
-    A field that is absent or null gets the default value. It is an error if there is no default.
-    Several names are aliases, of which the first that is present is used. Every method raises
-    `ModelError` with the field's name and value.
+    A field that is absent or null gets the default value. If there is no default value, an error is
+    raised. If several names are given, they are aliases, and the first name that is present is
+    used. Every method raises `ModelError` with the field's name and value.
     """
 
     def __init__(self, config: Mapping[str, Any], where: str = "config.json") -> None:
@@ -135,7 +135,7 @@ class ConfigReader:
         return tuple(float(item) for item in value)
 
     def integers(self, name: str) -> tuple[int, ...]:
-        """A list of integers. Empty if absent."""
+        """A list of integers. The list is empty if the field is absent."""
         value = self._config[name] if self.has(name) else []
         if not isinstance(value, list) or not all(
             isinstance(item, int) and not isinstance(item, bool) for item in value
@@ -144,7 +144,7 @@ class ConfigReader:
         return tuple(value)
 
     def strings(self, name: str, allowed: tuple[str, ...], length: int) -> tuple[str, ...] | None:
-        """A list of `length` strings from `allowed`, or None if absent."""
+        """A list of `length` strings from `allowed`, or None if the field is absent."""
         if not self.has(name):
             return None
         value = self._config[name]
@@ -167,7 +167,9 @@ class ConfigReader:
         return self._config.get(name) is not None
 
     def is_null(self, name: str) -> bool:
-        """Whether the field is present and null. An absent field gets its default instead."""
+        """Whether the field is present and null. An absent field is not null, because it gets its
+        default value.
+        """
         return name in self._config and self._config[name] is None
 
     def is_string(self, name: str) -> bool:
@@ -187,7 +189,9 @@ class ConfigReader:
         return tuple(name for name, value in self._config.items() if isinstance(value, dict))
 
     def divided(self, dividend: str, value: int, divisor: str, by: int) -> int:
-        """The quotient value / by, which must be an integer. The names are for the error."""
+        """The quotient value / by, which must be an integer. `dividend` and `divisor` are the names
+        of the numbers in the error message.
+        """
         if value % by != 0:
             raise ModelError(
                 f"`{dividend}` ({value}) in {self._where} must be divisible by `{divisor}` ({by}).",

@@ -1,7 +1,8 @@
 """Reads the files of a model. The files may be damaged or written by an attacker.
 
-Only regular files of limited size are read, so a FIFO or a device is an error instead of a startup
-that never ends. A file name that another file contains is resolved by `path_in_folder` only.
+Only regular files of limited size are read. A FIFO or a device is therefore reported as an error,
+and startup does not hang. File names that are read from another file are resolved only by
+`path_in_folder`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 MAX_JSON_BYTES = 16 << 20
-"""Maximum size of a JSON file that describes a model. The largest published ones have 2 MB."""
+"""Maximum size of a JSON file that describes a model. The largest published files have 2 MB."""
 
 _MAX_JSON_DEPTH = 100
 _LFS_START = b"version https://git-lfs.github.com/spec/"
@@ -61,7 +62,8 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
     Git LFS pointer.
     """
     with open_regular(path) as file:
-        # The size in the file system can be wrong, so no more than the limit is read either way.
+        # The size in the file system can be wrong, so the limit also applies to the bytes that are
+        # read.
         data = file.read(max_bytes + 1)
         if len(data) > max_bytes:
             num_bytes = os.fstat(file.fileno()).st_size
@@ -120,8 +122,8 @@ def path_in_folder(folder: Path, name: str, named_by: str) -> Path:
     """The path of the file `name` in `folder` or one of its subfolders.
 
     `named_by` is the file that contains the name, for the error message. Raises `ModelError` if the
-    name is absolute or leaves the folder. Nothing is opened. A symbolic link must stay in the
-    folder, or in the repository of the hub's cache to which the folder belongs.
+    name is absolute or leaves the folder. The file is not opened. The target of a symbolic link
+    must be in the folder, or in the repository of the hub's cache to which the folder belongs.
     """
     parts = PurePosixPath(name).parts
     has_foreign_parts = ".." in parts or "\\" in name or "\0" in name
@@ -138,14 +140,14 @@ def path_in_folder(folder: Path, name: str, named_by: str) -> Path:
 
 
 def shown(path: Path | str) -> str:
-    """A path or name for an error message. The middle of a long one is omitted."""
+    """Format a path or a name for an error message. The middle of a long name is omitted."""
     text = str(path)
     return text if len(text) <= 2 * _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…{text[-_MAX_SHOWN:]}"
 
 
 def _roots(folder: Path) -> tuple[Path, ...]:
-    """The folder, and in the cache of the hub also the repository: `snapshots/COMMIT` contains
-    links to `blobs`.
+    """Return the folder. In the cache of the hub also return the repository, because
+    `snapshots/COMMIT` contains links to `blobs`.
     """
     is_snapshot = folder.parent.name == "snapshots" and (folder.parent.parent / "blobs").is_dir()
     return (folder, folder.parent.parent / "blobs") if is_snapshot else (folder,)
@@ -180,7 +182,9 @@ def _kind(mode: int) -> str:
 
 
 def _depth(data: bytes) -> int:
-    """The maximum nesting of arrays and objects. It may be too high in invalid JSON."""
+    """Return the maximum nesting depth of arrays and objects. For invalid JSON the result may be
+    too high.
+    """
     depth = deepest = 0
     for bracket in _BRACKET.findall(_STRING.sub(b"", data)):
         depth += 1 if bracket in (b"[", b"{") else -1

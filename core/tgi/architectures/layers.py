@@ -18,9 +18,9 @@ def sequential(
     post_norm: Norm | None = None,
     residual_scale: float = 1.0,
 ) -> Layer:
-    """A layer of attention, then the feed-forward mixer, in one residual block each.
+    """Build a layer with two residual blocks: attention, then the feed-forward mixer.
 
-    Each mixer has a norm before it and one after it, as given.
+    The given norms are applied before and after each mixer.
     """
 
     def block(mixer: Attention | FeedForward) -> Block:
@@ -33,17 +33,19 @@ def sequential(
 
 
 def parallel(attention: Attention, feed_forward: FeedForward, norm: Norm) -> Layer:
-    """A layer of one residual block, in which both mixers read the same normalised vector."""
+    """Build a layer with one residual block, in which both mixers read the same normalised
+    vector.
+    """
     return Layer(
         blocks=(Block(branches=(Branch(mixer=attention), Branch(mixer=feed_forward)), norm=norm),)
     )
 
 
 def sliding_layers(reader: ConfigReader, num_layers: int, *, pattern: int) -> tuple[bool, ...]:
-    """Whether each layer has a window.
+    """Return for each layer whether it has a window.
 
-    `layer_types` of the config decides. Without it, every `pattern`-th layer has no window. The
-    config's `sliding_window_pattern` replaces `pattern`.
+    The config's `layer_types` is used if it is present. Otherwise every `pattern`-th layer has no
+    window. The config's `sliding_window_pattern` replaces `pattern`.
     """
     kinds = reader.strings("layer_types", ("full_attention", "sliding_attention"), num_layers)
     if kinds is not None:

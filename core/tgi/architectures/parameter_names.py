@@ -212,7 +212,9 @@ def _mixer(mixer: Mixer, hidden: int, layer: int) -> Tensors:
 
 
 def layer_parameters(stack: Stack, layer: int, hidden: int) -> dict[str, Shape]:
-    """Parameter names and shapes of one layer. The names lack `{stack}.layers.{i}.`."""
+    """Parameter names and shapes of one layer. The names do not include the prefix
+    `{stack}.layers.{i}.`.
+    """
     shapes: dict[str, Shape] = {}
     for index, block in enumerate(stack.layers[layer].blocks):
         shapes.update(_norm(f"block{index}.norm", block.norm, hidden))
@@ -260,7 +262,9 @@ def tensor_shapes(spec: ModelSpec) -> dict[str, Shape]:
 
 
 def mixer_of(parameter: str, spec: ModelSpec) -> Mixer | None:
-    """The mixer that owns a parameter. None for a parameter outside the mixers."""
+    """Return the mixer to which a parameter belongs, or None if the parameter is outside the
+    mixers.
+    """
     parts = parameter.split(".")
     if len(parts) < 4 or parts[1] != "layers":
         return None
@@ -272,9 +276,10 @@ def mixer_of(parameter: str, spec: ModelSpec) -> Mixer | None:
 
 
 def shard_axis(parameter: str) -> int | None:
-    """The axis along which tensor parallelism divides a parameter: output rows or input columns.
+    """Return the axis along which tensor parallelism divides a parameter: output rows or input
+    columns.
 
-    None means that every rank has a copy.
+    None means that every rank has a copy of the parameter.
     """
     parts = parameter.split(".")
     if parts[0] in {"embedding", "head"}:

@@ -1,6 +1,7 @@
 """Compares a config with the headers of the weights, before anything is built from the config.
 
-A wrong size in config.json would otherwise be noticed only after memory or time for it was spent.
+Without this check, a wrong size in config.json would be detected only after memory was allocated or
+a model was built with this size.
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ def check_shapes(
 
 
 def _field_of(sizes: Iterable[int], config: Mapping[str, Any]) -> str:
-    """The field of the config from which the first wrong size comes: a field of this value, or the
-    largest one that divides the size. Empty if there is none.
+    """Return a text that names the config field from which the first wrong size probably comes: the
+    field with the largest value that divides the size. The text is empty if there is no such field.
     """
     text = config.get("text_config")
     fields = {**config, **text} if isinstance(text, dict) else config

@@ -31,14 +31,16 @@ class LinearScaling(Part, frozen=True, tag="linear"):
 
 
 class DynamicScaling(Part, frozen=True, tag="dynamic"):
-    """NTK scaling. The base grows when a sequence is longer than `original_max_positions`."""
+    """NTK scaling. The base is increased if a sequence is longer than `original_max_positions`."""
 
     factor: float
     original_max_positions: int
 
 
 class Llama3Scaling(Part, frozen=True, tag="llama3"):
-    """Divides low frequencies by `factor`, keeps high ones, and blends between them (Llama 3.1)."""
+    """Divides low frequencies by `factor`, keeps high frequencies, and interpolates between the two
+    ranges (Llama 3.1).
+    """
 
     factor: float
     low_freq_factor: float
@@ -60,8 +62,8 @@ class YarnScaling(Part, frozen=True, tag="yarn"):
 class LongRopeScaling(Part, frozen=True, tag="longrope"):
     """LongRoPE (arXiv 2402.13753). Short and long contexts each have one factor per frequency.
 
-    `attention_factor` is a factor of cos and sin. In a long context, `long_attention_factor` is
-    used instead if it is set.
+    `attention_factor` is a factor of cos and sin. In a long context, `long_attention_factor`
+    replaces `attention_factor` if it is set.
     """
 
     short_factor: tuple[float, ...]
@@ -77,8 +79,8 @@ RopeScaling = LinearScaling | DynamicScaling | Llama3Scaling | YarnScaling | Lon
 class Rope(Part, frozen=True):
     """Rotary embedding of the first `rotary_dim` values of a head.
 
-    The pairs are adjacent values if `interleaved` (GPT-J), otherwise one value from each half
-    (NeoX).
+    If `interleaved` is set, a pair consists of adjacent values (GPT-J). Otherwise a pair has one
+    value from each half (NeoX).
     """
 
     theta: float
@@ -90,7 +92,7 @@ class Rope(Part, frozen=True):
 class RelativeBias(Part, frozen=True):
     """T5's learned bias per head and distance bucket.
 
-    If `shared`, only the first layer of a stack has the table.
+    If `shared` is set, only the first layer of a stack has the table.
     """
 
     num_buckets: int

@@ -73,11 +73,12 @@ FAMILIES = {
 def load_spec(
     model_path: Path, *, rope_scaling: str | None = None, rope_factor: float | None = None
 ) -> ModelSpec | GenericSpec:
-    """Read `model_path`/config.json. An unknown `model_type` gives a `GenericSpec`.
+    """Read `model_path`/config.json. For an unknown `model_type` the result is a `GenericSpec`.
 
-    `rope_scaling` (`linear` or `dynamic`) and `rope_factor` are options of TGI. They replace the
-    scaling in the config, and multiply the model's context length by the factor. A factor alone
-    means linear scaling. A kind of scaling alone means a factor of 1. Raises `ModelError`.
+    `rope_scaling` (`linear` or `dynamic`) and `rope_factor` are options of TGI. These options
+    replace the scaling in the config, and the model's context length is multiplied by the factor.
+    If only the factor is given, linear scaling is used. If only the kind of scaling is given, the
+    factor is 1. Raises `ModelError`.
     """
     config = read_config(model_path)
     if rope_scaling is None and rope_factor is None:
@@ -147,7 +148,7 @@ def _with_rope_scaling(config: dict[str, Any], scaling: str, factor: float) -> d
 def _replace_rope(config: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
     """Return the config with other rope parameters.
 
-    If each layer type has its own parameters, those of full attention are replaced.
+    If each layer type has its own parameters, the parameters of full attention are replaced.
     """
 
     def kept(written: dict[str, Any]) -> dict[str, Any]:

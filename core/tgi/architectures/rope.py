@@ -140,12 +140,14 @@ def _yarn_attention_factor(scaling: ConfigReader, factor: float) -> float:
 
 
 def yarn_mscale(factor: float, mscale: float) -> float:
-    """YaRN's factor for the attention logits if the context is extended by `factor`."""
+    """Return YaRN's factor for the attention logits if the context is extended by `factor`."""
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
 def original_length(rope: Rope) -> int | None:
-    """The sequence length above which the frequencies change. None if they never change."""
+    """Return the sequence length above which the frequencies change, or None if they never
+    change.
+    """
     return (
         rope.scaling.original_max_positions
         if isinstance(rope.scaling, DynamicScaling | LongRopeScaling)
@@ -156,8 +158,9 @@ def original_length(rope: Rope) -> int | None:
 def inverse_frequencies(rope: Rope, seq_len: int) -> tuple[FloatArray, float]:
     """Compute the frequencies and the factor of cos and sin.
 
-    The frequencies are the angle per position of each rotated pair, float64 [rotary_dim / 2].
-    `seq_len` is the length of the running sequence. Only dynamic and longrope scaling depend on it.
+    A frequency is the angle per position of one rotated pair. The frequencies are float64
+    [rotary_dim / 2]. `seq_len` is the length of the running sequence. Only dynamic and longrope
+    scaling depend on it.
     """
     exponents = np.arange(0, rope.rotary_dim, 2, dtype=np.float64) / rope.rotary_dim
     plain = rope.theta**-exponents
@@ -207,7 +210,9 @@ def _longrope(
 
 def _yarn(plain: FloatArray, rope: Rope, scaling: YarnScaling) -> FloatArray:
     def pair_with(turns: float) -> float:
-        """The (fractional) pair index that rotates `turns` times over the original context."""
+        """Return the fractional index of the pair that rotates `turns` times over the original
+        context.
+        """
         context = scaling.original_max_positions / (turns * 2 * math.pi)
         return rope.rotary_dim * math.log(context) / (2 * math.log(rope.theta))
 

@@ -34,7 +34,7 @@ Shape = tuple[int, ...]
 
 
 class _Array(Protocol):
-    """The operations of numpy arrays and torch tensors that are used here."""
+    """The operations of numpy arrays and torch tensors that this module uses."""
 
     @property
     def shape(self) -> Shape: ...
@@ -101,7 +101,9 @@ def placements(spec: ModelSpec, names: Collection[str]) -> list[Placement]:
 
 
 def sample_placements(spec: ModelSpec, names: Collection[str]) -> Iterator[Placement]:
-    """The first placement of each rule whose tensor is among `names`: one tensor of each kind."""
+    """Return, for each rule, the first placement whose tensor is among `names`. The result contains
+    one tensor of each kind.
+    """
     shapes = tensor_shapes(spec)
     for rule in spec.weights:
         placement = next(_candidates(rule, spec, shapes), None)
@@ -111,7 +113,9 @@ def sample_placements(spec: ModelSpec, names: Collection[str]) -> Iterator[Place
 
 
 def _candidates(rule: WeightRule, spec: ModelSpec, shapes: dict[str, Shape]) -> Iterator[Placement]:
-    """Apply a rule to each layer and expert with its parameters. The names have no prefix yet."""
+    """Apply a rule to each layer and expert that has its parameters. The tensor names of the result
+    have no prefix.
+    """
     layered = any("{layer}" in parameter for parameter in rule.parameters)
     kind = rule.parameters[0].split(".")[0]
     layers = (
@@ -153,7 +157,9 @@ def _candidates(rule: WeightRule, spec: ModelSpec, shapes: dict[str, Shape]) -> 
 
 
 def _without_wrappers(name: str) -> str:
-    """A tensor name without the prefix that `torch.compile` adds to the names of a module."""
+    """Return a tensor name without the prefix that `torch.compile` adds to the names of a
+    module.
+    """
     return name.replace("_orig_mod.", "")
 
 
@@ -195,7 +201,7 @@ def _some(names: list[str], limit: int = 3) -> str:
 
 
 def stored_shape(placement: Placement) -> Shape:
-    """The shape that the checkpoint's tensor must have."""
+    """Return the shape that the checkpoint's tensor must have."""
     axis = int(placement.is_stacked)
     first = placement.shapes[0]
     rows = sum(shape[axis] for shape in placement.shapes)

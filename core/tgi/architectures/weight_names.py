@@ -7,7 +7,9 @@ from tgi.architectures.spec import WeightLayout, WeightRule
 __all__ = ["Modules", "layer_rules", "module_rules"]
 
 Modules = dict[str | tuple[str, ...], str]
-"""A module's parameter name without `.weight`, or those fused into it → its checkpoint name."""
+"""A module's parameter name without `.weight`, or the names that are fused into one tensor → the
+module's name in the checkpoint.
+"""
 
 
 def module_rules(
@@ -38,8 +40,8 @@ def layer_rules(
 ) -> tuple[WeightRule, ...]:
     """Build the rules for the modules of every decoder layer.
 
-    `layer`, for example `layers.{layer}`, is the prefix of their names. A rule is ignored in layers
-    without its module, so one table is sufficient for layers that differ.
+    `layer` is the prefix of the module names, for example `layers.{layer}`. A rule is ignored in
+    layers without its module, so layers that differ can use one table.
     """
     in_layers: Modules = {}
     for parameters, name in modules.items():

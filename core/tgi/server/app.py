@@ -26,8 +26,8 @@ __all__ = ["create_app"]
 
 
 def create_app(state: ServerState) -> ASGIApp:
-    """Create the ASGI application for a started engine. From then on, the statistics of the engine
-    update the metrics.
+    """Create the ASGI application for a started engine. This function also registers a listener, so
+    that the statistics of each engine step update the metrics.
     """
     state.engine.add_stats_listener(state.metrics.observe_step)
     pipeline = GenerationPipeline(state, ConcurrencyLimiter(state.config.max_concurrent_requests))

@@ -1,1 +1,1 @@
-"""For authors of backends: the conformance suite, test doubles and the numpy reference."""
+"""The conformance suite, test doubles and the numpy reference, for authors of backends."""

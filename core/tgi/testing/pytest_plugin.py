@@ -1,9 +1,10 @@
 """The pytest plugin, with the option `--tgi-backend` and the conformance suite as tests.
 
 `pytest --tgi-backend NAME` runs the suite on that backend if no paths are given on the command line
-or in the configuration. With paths, pytest runs those tests, which get the name from the fixture
-`tgi_backend`. The suite itself is `--pyargs tgi.testing.conformance.suite`. The suite is imported
-only when needed, because pytest loads this file in every project of the environment.
+or in the configuration. If there are paths, pytest runs the tests in these paths. These tests get
+the name from the fixture `tgi_backend`. The suite itself can be given as `--pyargs
+tgi.testing.conformance.suite`. The suite is imported only when needed, because pytest loads this
+file in every project of the environment.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Run the suite if a backend but no test is named."""
+    """Run the suite if the command line has a backend but no tests."""
     if (
         config.getoption("--tgi-backend")
         and config.args_source is pytest.Config.ArgsSource.INVOCATION_DIR
@@ -63,7 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def tgi_backend(request: pytest.FixtureRequest) -> str:
-    """The name of the backend under test, or `null` if none is named."""
+    """The name of the backend under test. The default is `null`."""
     name: str | None = request.config.getoption("--tgi-backend")
     return name or "null"
 

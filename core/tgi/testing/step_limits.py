@@ -53,7 +53,7 @@ def max_tokens_of(rows: Rows) -> Int32Array:
 
 
 def require_rule(holds: bool | np.bool_, message: str) -> None:
-    """Raise `BrokenRuleError` unless `holds`."""
+    """Raise `BrokenRuleError` if `holds` is False."""
     if not holds:
         raise BrokenRuleError(f"The core violated a rule: {message}.")
 
@@ -61,8 +61,8 @@ def require_rule(holds: bool | np.bool_, message: str) -> None:
 def check_budgets(agreement: Agreement, step: SchedulerOutput) -> None:
     """Check rows that may sample several tokens.
 
-    Only decode rows may, with one draw for each token. If a row has draft tokens, it has one for
-    each of its tokens except the last.
+    Only decode rows may sample several tokens, and they have one draw for each token. A row with
+    draft tokens has one draft token for each of its tokens except the last one.
     """
     rows, most = step.rows, agreement.limits.tokens_per_step
     max_tokens = max_tokens_of(rows)
@@ -113,8 +113,8 @@ def check_budgets(agreement: Agreement, step: SchedulerOutput) -> None:
 def check_words(agreement: Agreement, masks: GrammarMasks, max_tokens: Int32Array) -> None:
     """Check that the masks match the vocabulary and the rows of the step.
 
-    Rows must be in ascending order. Each masked row needs as many masks as it may sample tokens
-    (`max_tokens`, [rows]).
+    Rows must be in ascending order. Each masked row needs one mask for each token that may be
+    sampled (`max_tokens`, [rows]).
     """
     width = -(-agreement.vocab_size // 32)
     require_rule(masks.words.size == len(masks.row) * width, f"masks are not {width} words a row")
@@ -133,8 +133,8 @@ def check_words(agreement: Agreement, masks: GrammarMasks, max_tokens: Int32Arra
 def check_encoders(agreement: Agreement, step: SchedulerOutput) -> None:
     """Check the encoders of a step.
 
-    An encoder runs in the step with the first row of its sequence. Its tokens must be within the
-    step's budget, unless that row is the only one.
+    An encoder runs in the step with the first row of its sequence. The encoder's tokens must be
+    within the step's budget, unless the step has only this row.
     """
     num_tokens = sum(len(new.encoder_tokens) for new in step.added)
     if not num_tokens:
@@ -152,7 +152,9 @@ def check_encoders(agreement: Agreement, step: SchedulerOutput) -> None:
 
 
 def check_copies(agreement: Agreement, step: SchedulerOutput) -> None:
-    """Blocks are copied only if the prefix cache was negotiated, in pairs, inside the pool."""
+    """Check that blocks are copied only if the prefix cache was negotiated, that they are given as
+    pairs, and that they exist.
+    """
     require_rule(
         len(step.copy_source) == len(step.copy_target), "copies without a source or a target"
     )
@@ -219,7 +221,7 @@ def check_media(agreement: Agreement, new: NewSequence) -> None:
 def named_blocks(agreement: Agreement, group: int, blocks: list[int]) -> set[Place]:
     """Return the blocks as places in cache group `group`.
 
-    Checks that every block exists and that none is named twice.
+    Checks that every block exists and that no block is named twice.
     """
     num_blocks = agreement.kv_cache.groups[group].num_blocks
     require_rule(

@@ -1,9 +1,9 @@
 """Checks that the core follows the rules of the backend interface. The conformance suite checks the
 same of a backend.
 
-`StepRules` follows a stream of steps. It raises `BrokenRuleError` for the first step that exceeds
-the negotiated limits, assigns blocks that are in use, or contradicts earlier steps. It needs no
-model.
+`StepRules` follows a stream of steps. `BrokenRuleError` is raised for the first step that exceeds
+the negotiated limits, assigns blocks that are in use, or contradicts earlier steps. No model is
+needed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _WorkerSequence:
 
     new: NewSequence
     end: int  # position after its last submitted token
-    known: int  # tokens that the worker can know by then: sent, or requested from it
+    known: int  # number of tokens that were sent to the worker or requested from it
     owned: set[Place]
     shared: set[Place]
     num_blocks: list[int]  # per group
@@ -64,7 +64,7 @@ class _InFlight:
     """A step that was submitted."""
 
     step_id: int
-    places: set[Place]  # that the step reads or writes
+    places: set[Place]  # the places that the step reads or writes
     opened: dict[
         int, _WorkerSequence
     ]  # by handle: sequences with a row that may sample several tokens
@@ -74,8 +74,8 @@ class _InFlight:
 class StepRules:
     """Checks a stream of steps.
 
-    Call `submit` with each step, and `collect` when the oldest step is done, with its result if
-    there is one.
+    Call `submit` with each step. Call `collect` when the oldest step is done, with the result of
+    the step if there is one.
     """
 
     def __init__(self, agreement: Agreement) -> None:
@@ -88,7 +88,7 @@ class StepRules:
 
     @property
     def num_sequences(self) -> int:
-        """Number of sequences that the worker knows."""
+        """Number of sequences that were introduced to the worker and not dropped."""
         return len(self._sequences)
 
     def submit(self, step: SchedulerOutput) -> None:
@@ -130,7 +130,8 @@ class StepRules:
     def collect(self, output: ModelRunnerOutput | None = None) -> None:
         """Remove the oldest step.
 
-        Without its result, the ends of its rows with several tokens remain unknown.
+        Without the result of the step, the ends of rows that may sample several tokens remain
+        unknown.
         """
         oldest = self._in_flight.popleft()
         require_rule(
@@ -251,7 +252,9 @@ class StepRules:
         )
 
     def _claim(self, places: set[Place]) -> None:
-        """Require that no sequence owns or reads these places, and no step in flight uses them."""
+        """Require that no sequence owns or reads these places, and that no step in flight uses
+        these places.
+        """
         if not places:
             return
         held = set().union(

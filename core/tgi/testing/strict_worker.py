@@ -23,7 +23,7 @@ __all__ = ["StrictWorker"]
 
 @final
 class StrictWorker:
-    """Any worker, with `StepRules` for its steps.
+    """Calls another worker and checks each step with `StepRules`.
 
     `submit` raises `BrokenRuleError` if the core violates a rule.
     """

@@ -122,8 +122,8 @@ def merge_adapter(
 ) -> dict[str, Float32Array]:
     """Return the weights with the adapter added. `names` are the tensors of the checkpoint.
 
-    Raises `ModelError` if the model does not have a layer that the adapter changes, or if its shape
-    differs.
+    Raises `ModelError` if the model does not have a layer that the adapter changes, or if the layer
+    has another shape.
     """
     merged = dict(weights)
     placed = {

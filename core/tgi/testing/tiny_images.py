@@ -1,8 +1,8 @@
 """A tiny model that accepts images: a tiny decoder with a matrix from pixels to embeddings.
 
-An image is [length, patch_size] numbers. Row i times the matrix replaces the embedding of
-placeholder i. The matrix is stored in a subfolder of the checkpoint that loaders of the decoder do
-not read.
+An image is an array [length, patch_size]. The product of row i and the matrix replaces the
+embedding of placeholder i. The matrix is stored in a subfolder of the checkpoint that loaders of
+the decoder do not read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def write_projector(model_path: Path, hidden_size: int, seed: int = 0) -> None:
 
 
 def read_projector(model_path: Path) -> Float32Array | None:
-    """Read the matrix. None if the model does not accept images."""
+    """Read the matrix. Returns None if the model does not accept images."""
     file = model_path / _FILE
     matrix: npt.NDArray[np.float32] | None = (
         load_file(file)["projector.weight"] if file.exists() else None

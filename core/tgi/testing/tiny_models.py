@@ -1,7 +1,7 @@
 """Tiny random checkpoints in Hugging Face's format with a tokenizer, created without a framework.
 
-They are for tests of loading, serving and streaming. The weights are random, but large enough that
-every one affects the output.
+The checkpoints are for tests of loading, serving and streaming. The weights are random, but large
+enough that each weight affects the output.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def write_tiny_model(
 ) -> ModelSpec:
     """Write the files of a checkpoint to `path` and return its spec.
 
-    The files are config.json, generation_config.json, model.safetensors and those of the tokenizer.
+    The files are config.json, generation_config.json, model.safetensors and the tokenizer's files.
     `overrides` are fields of config.json. `dtype` is the numpy name float32 or float16. The same
     arguments always give the same bytes.
     """
@@ -125,7 +125,9 @@ def write_tiny_model(
 
 
 def _names(spec: ModelSpec) -> list[str]:
-    """The checkpoint names of a spec without experts, with its first prefix if one applies."""
+    """Return the checkpoint's tensor names for a spec without experts, with the first prefix that
+    the spec allows.
+    """
     shapes = tensor_shapes(spec)
     names = []
     for rule in spec.weights:
@@ -154,7 +156,7 @@ def write_tokenizer(
 ) -> Tokenizer:
     """Train a byte-level BPE tokenizer on a few sentences and write its files.
 
-    These are tokenizer.json, tokenizer_config.json and special_tokens_map.json.
+    The files are tokenizer.json, tokenizer_config.json and special_tokens_map.json.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

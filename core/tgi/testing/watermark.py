@@ -19,7 +19,9 @@ __all__ = ["WatermarkEvidence", "detect_watermark"]
 @final
 @dataclass(frozen=True)
 class WatermarkEvidence:
-    """Number of tokens examined, and number of those that a watermark prefers (green tokens)."""
+    """The number of examined tokens, and the number of green tokens, which are the tokens that a
+    watermark prefers.
+    """
 
     num_tokens: int
     num_green: int
@@ -27,7 +29,7 @@ class WatermarkEvidence:
 
     @property
     def green_share(self) -> float:
-        """Share of green tokens, which is about gamma in a text without watermark."""
+        """Share of green tokens. The share is about gamma in a text without a watermark."""
         return self.num_green / self.num_tokens
 
     @property
@@ -43,10 +45,11 @@ class WatermarkEvidence:
 def detect_watermark(
     token_ids: Sequence[int], num_prompt_tokens: int, vocab_size: int, gamma: float = 0.5
 ) -> WatermarkEvidence:
-    """Count the green tokens in the output part of `token_ids`, which are prompt and output.
+    """Count the green tokens in the output.
 
-    `vocab_size` is that of the model, and `gamma` is that of the server. Raises `ValueError` if the
-    prompt or the output is empty.
+    `token_ids` are the prompt and the output. `vocab_size` is the model's vocabulary size, and
+    `gamma` is the watermark setting of the server. Raises `ValueError` if the prompt or the output
+    is empty.
     """
     if not 0 < num_prompt_tokens < len(token_ids):
         raise ValueError(

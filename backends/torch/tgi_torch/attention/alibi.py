@@ -11,8 +11,9 @@ __all__ = ["alibi_slopes"]
 def alibi_slopes(num_heads: int, bias_max: float = 8.0) -> Tensor:
     """Slopes of ALiBi (arXiv 2108.12409, section 3, where `bias_max` is 8), float32 [num_heads].
 
-    For a power of two n they are 2^(-8/n), 2^(-16/n), … For another count they are the slopes of
-    the power of two below it, followed by every second slope of the power of two above it.
+    For a power of two n the slopes are 2^(-8/n), 2^(-16/n), … For another number of heads, the
+    result is the slopes of the next lower power of two, followed by every second slope of the next
+    higher power of two.
     """
     below = 1 << (num_heads.bit_length() - 1)
     exponents = [-bias_max * (i + 1) / below for i in range(below)]

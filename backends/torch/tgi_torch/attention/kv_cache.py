@@ -1,7 +1,7 @@
 """The cache of every mixer that keeps data between steps.
 
 Attention keeps blocks of tokens: a pair of tensors per layer, and one block table for all layers.
-Cross-attention keeps the same for the encoder's tokens. A recurrent mixer keeps one state per
+Cross-attention keeps blocks of the encoder's tokens. A recurrent mixer keeps one state per
 sequence.
 """
 
@@ -34,8 +34,8 @@ class LayerCache:
     """Keys and values of one layer. The slot of a token is block * block_size + offset."""
 
     key: Tensor  # [num_blocks, block_size, num_kv_heads, head_dim]
-    # [num_blocks, block_size, num_kv_heads, v_head_dim]. In latent attention the values are a view
-    # of the first part of the keys.
+    # Shape [num_blocks, block_size, num_kv_heads, v_head_dim]. In latent attention the values are a
+    # view of the first part of the keys.
     value: Tensor
 
     def gather(self, slots: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,7 +47,7 @@ class LayerCache:
 
     @property
     def owned(self) -> tuple[Tensor, ...]:
-        """The tensors that have memory of their own."""
+        """The tensors that are not views of other tensors."""
         return (
             (self.key,) if self.value.data_ptr() == self.key.data_ptr() else (self.key, self.value)
         )
@@ -58,7 +58,7 @@ class LayerCache:
 class LayerState:
     """The state of one recurrent layer for all sequences.
 
-    It consists of the last inputs of the convolution and the recurrent state.
+    The state consists of the last inputs of the convolution and the recurrent state.
     """
 
     window: Tensor  # [num_states, channels, kernel - 1], oldest first
@@ -70,8 +70,8 @@ class LayerState:
 class KVCache:
     """The caches of all layers, each kind in the order of its layers.
 
-    Blocks and states are uninitialised. A block is never cleared, because no operation reads the
-    place of a token that was not written. A state is cleared when its sequence starts.
+    Blocks and states are uninitialised. A block is never cleared, because no operation reads a slot
+    that was not written. A state is cleared when its sequence starts.
     """
 
     layers: tuple[LayerCache, ...]
@@ -92,9 +92,9 @@ class KVCache:
     ) -> KVCache:
         """Allocate the tensors that `spec` needs.
 
-        These are `num_blocks` blocks of tokens, as many blocks of encoder tokens, and `num_states`
-        states. The memory is not touched, so a system that maps memory on first use does not map
-        it yet.
+        The cache has `num_blocks` blocks of tokens, `num_blocks` blocks of encoder tokens, and
+        `num_states` states. The tensors are not written, so a system that maps memory on first use
+        does not map this memory yet.
         """
 
         def allocate_blocks(num_heads: int, size: int) -> Tensor:
@@ -146,12 +146,12 @@ class KVCache:
 def bytes_per_block(spec: ModelSpec, block_size: int, dtype: torch.dtype) -> int:
     """Size in bytes of one block of `block_size` tokens over all layers.
 
-    Includes the block of encoder tokens, if the model has an encoder.
+    The size includes the block of encoder tokens if the model has an encoder.
     """
     return values_per_token(spec) * block_size * dtype.itemsize
 
 
 def _take(side: Tensor, slots: Tensor) -> Tensor:
-    # Selecting rows of a matrix is several times as fast as selecting slices of a tensor with three
-    # dimensions.
+    # It is several times faster to select rows of a matrix than to select slices of a tensor with
+    # three dimensions.
     return side.flatten(0, 1).flatten(1).index_select(0, slots).view(-1, *side.shape[2:])

@@ -1,9 +1,9 @@
 """Attention over a paged cache in plain PyTorch, the reference for faster implementations.
 
-A step contains rows of any length. Rows of one query token (decode rows) are computed together,
-the others (prefill rows) one after the other. A gather reads only positions of the row's own
-sequence: shorter rows are padded with their own oldest visible token and masked. So the contents of
-unused blocks, even NaN, never enter a product.
+A step contains rows of any length. Rows of one query token (decode rows) are computed together.
+Other rows (prefill rows) are computed one by one. A gather reads only positions of the row's own
+sequence, because shorter rows are padded with their own oldest visible token, and the padding is
+masked. The contents of unused blocks, even NaN, are therefore never used.
 
 Shapes: T tokens of all rows, R rows, H query heads, K kv heads, G = H / K, D head size, L context.
 """
@@ -45,7 +45,9 @@ class EncoderInput:
 @final
 @dataclass(frozen=True)
 class CrossMetadata:
-    """The encoder tokens that the rows of a step attend to. They have their own block tables."""
+    """The encoder tokens to which the rows of a step attend. Encoder tokens have their own block
+    tables.
+    """
 
     block_tables: Tensor  # int32 [R, max_blocks], padded with 0
     encoder_lens: tuple[int, ...]  # [R]
@@ -69,13 +71,14 @@ class AttentionMetadata:
     context_lens: tuple[int, ...]
     states: Tensor | None = None  # int64 [R], the rows' states, in models with recurrent layers
     cross: CrossMetadata | None = None  # in models with an encoder
-    prompt_lens: tuple[int, ...] = ()  # of the rows' sequences; () if no longer than the contexts
+    prompt_lens: tuple[int, ...] = ()  # () if no prompt is longer than its context
 
     @property
     def rotary_lens(self) -> tuple[int, ...]:
         """The length for which each row's rotation is chosen.
 
-        It includes the whole prompt, so that prefill chunks get the rotation of the whole prompt.
+        The length includes the whole prompt, so that each prefill chunk gets the rotation of the
+        whole prompt.
         """
         return (
             tuple(map(max, self.context_lens, self.prompt_lens))
@@ -106,9 +109,9 @@ class AttentionSettings:
         return self.alibi_slopes is not None or self.relative_bias is not None
 
     def bias(self, distance: Tensor) -> Tensor | None:
-        """The addend of the scores for [..., Q, L] distances (query position - key position).
+        """Return the bias of the scores for distances [..., Q, L] (query position - key position).
 
-        float32 [..., H, Q, L], or None if there is none.
+        The result is float32 [..., H, Q, L], or None if there is no bias.
         """
         if self.alibi_slopes is not None:
             return self.alibi_slopes.view(-1, 1, 1) * -distance.unsqueeze(-3)
@@ -131,7 +134,7 @@ class DecodeGroup:
 class PrefillRow:
     """A row of several query tokens."""
 
-    start: int  # its tokens are those from start to stop - 1 in the step
+    start: int  # the tokens of the row are start to stop - 1 in the step
     stop: int
     slots: Tensor  # int64 [L]
     visible: Tensor | None  # bool [query_len, L]; None if the mask is causal and square
@@ -152,7 +155,7 @@ def plan_attention(
 ) -> AttentionPlan:
     """Find the slots that each row reads.
 
-    Positions outside `window` are not read, so their blocks may already be free.
+    Positions outside `window` are not read, so the blocks of these positions may already be free.
     """
     decode_rows: list[int] = []
     decode_tokens: list[int] = []
@@ -237,7 +240,9 @@ def _plan_prefill(
 
 
 def plan_cross_attention(metadata: AttentionMetadata, block_size: int) -> AttentionPlan:
-    """As `plan_attention`, for encoder tokens. Every query of a row attends to all of them."""
+    """Find the slots of encoder tokens that each row reads. Every query of a row attends to all
+    encoder tokens of its sequence.
+    """
     cross = metadata.cross
     assert cross is not None
     single: list[int] = []
@@ -267,7 +272,7 @@ def plan_cross_attention(metadata: AttentionMetadata, block_size: int) -> Attent
 def paged_attention(
     query: Tensor, cache: LayerCache, plan: AttentionPlan, settings: AttentionSettings
 ) -> Tensor:
-    """Attention of `query` [T, H, D] over the tokens of each row in `cache`.
+    """Compute the attention of `query` [T, H, D] over the tokens of each row in `cache`.
 
     The keys and values of this step must be in the cache. Returns [T, H * Dv] in the query's dtype.
     """
@@ -361,10 +366,11 @@ def _attend_explicitly(
     sinks: Tensor | None,
     settings: AttentionSettings,
 ) -> Tensor:
-    """softmax(softcap(scale q k) + bias) v, with scores in float32.
+    """Compute softmax(softcap(scale q k) + bias) v, with scores in float32.
 
-    Sinks take part in the softmax, and their weights are then dropped. query is [..., Q, D], key
-    and value [..., L, D]. `visible` and `bias` broadcast to [..., Q, L], `sinks` to [..., Q].
+    Sinks are included in the softmax, and their weights are then dropped. `query` is [..., Q, D],
+    `key` and `value` are [..., L, D]. `visible` and `bias` broadcast to [..., Q, L], `sinks` to
+    [..., Q].
     """
     scores = (query @ key.transpose(-1, -2)).float() * settings.scale
     if settings.softcap is not None:

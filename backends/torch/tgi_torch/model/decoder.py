@@ -46,9 +46,10 @@ __all__ = ["Decoder", "DecoderWithCache", "build_decoder"]
 @final
 @dataclass(frozen=True)
 class Decoder:
-    """A model that is ready to run after its parameters were loaded.
+    """A model without a cache.
 
-    It has no state of a step, so calls may be interleaved.
+    It can run after its parameters were loaded. The decoder keeps no state of a step, so calls may
+    be interleaved.
     """
 
     spec: ModelSpec
@@ -59,7 +60,7 @@ class Decoder:
     embedding: EmbeddingLayer
     blocks: tuple[ResidualBlock, ...]
     final_norm: Transform
-    project: Transform  # to the size of the head's inputs
+    project: Transform  # projects hidden vectors to the size of the head's inputs
     head: Linear
     finish_logits: Transform
     encoder: Encoder | None = None
@@ -76,18 +77,20 @@ class Decoder:
 
     @property
     def is_chunked(self) -> bool:
-        """True: every mixer continues from the cache or state of the previous chunk."""
+        """Always True, because every mixer continues from the cache or state of the previous
+        chunk.
+        """
         return True
 
     def write(
         self, parameter: str, expert: int | None, *, axis: int, start: int, piece: Tensor
     ) -> None:
-        """Store a part of a weight, as in `tgi_torch.weights.loading.WeightSink`."""
+        """Store a part of a weight. See `tgi_torch.weights.loading.WeightSink`."""
         self.parameters.write(parameter, expert, axis=axis, start=start, piece=piece)
 
     def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> DecoderWithCache:
         """Allocate a cache and return the decoder with it."""
-        # `health` needs one state more than there are sequences, and one block more.
+        # `health` needs one additional state and one additional block.
         num_states = limits.max_sequences + 1
         return DecoderWithCache(
             self,
@@ -102,8 +105,8 @@ class Decoder:
     def forward(self, token_ids: Tensor, metadata: AttentionMetadata, kv_cache: KVCache) -> Tensor:
         """Compute the hidden vectors [T, hidden] after the final norm for `token_ids` int64 [T].
 
-        Writes the keys and values of all tokens. The result contains all tokens. The caller chooses
-        those for which it needs logits.
+        Writes the keys and values of all tokens. The result contains all tokens. The caller selects
+        the tokens for which it needs logits.
         """
         if (
             self.encoder is not None
@@ -112,7 +115,7 @@ class Decoder:
         ):
             self.encoder.run(metadata.cross.encoder, kv_cache)
         if metadata.states is not None:
-            # A sequence starts if its context is not longer than its row.
+            # A row contains the start of its sequence if the context is not longer than the row.
             is_new = [
                 query == context
                 for query, context in zip(metadata.query_lens, metadata.context_lens, strict=True)

@@ -56,7 +56,7 @@ def build_embedding(build: BuildContext, spec: ModelSpec) -> EmbeddingLayer:
     size = embedding_size(spec)
     table = build_embedding_or_head_table(build, "embedding.weight", spec.vocab_size, size)
     projected = size != spec.hidden_size
-    # Rounded to the compute dtype first, as in the reference models.
+    # The scale is first rounded to the compute dtype, as in the reference models.
     scale = torch.tensor(embedding.scale, dtype=parameters.dtype).item()
     add_positions: Callable[[Tensor, Tensor], Tensor] = _no_positions
     if embedding.positions is not None:

@@ -1,7 +1,7 @@
 """The encoder, and the decoder's cross-attention to the encoder's output.
 
 The encoder processes the whole input of a sequence at the beginning of the sequence's first step.
-Only the keys and values that the cross-attention layers compute from its output are kept.
+Only the keys and values that the cross-attention layers compute from the encoder's output are kept.
 
 Shapes: E tokens of all encoders of a step, T tokens of the decoder, H heads, D head size.
 """
@@ -39,7 +39,7 @@ __all__ = [
 @final
 @dataclass(frozen=True)
 class EncoderAttentionMixer:
-    """Bidirectional self-attention over each input text. It keeps no cache."""
+    """Bidirectional self-attention over each input text, without a cache."""
 
     qkv: Linear  # rows: query heads, key heads, value heads
     output: Linear
@@ -70,7 +70,9 @@ class EncoderAttentionMixer:
 @final
 @dataclass(frozen=True)
 class CrossAttentionMixer:
-    """Attention to the encoder's output, whose keys and values have a cache of their own."""
+    """Attention to the encoder's output. The keys and values of the encoder's output have their own
+    cache.
+    """
 
     ops: Ops
     query: Linear
@@ -96,7 +98,7 @@ class CrossAttentionMixer:
 @final
 @dataclass(frozen=True)
 class Encoder:
-    """Turns input texts into keys and values for the decoder."""
+    """Computes the keys and values of input texts for the decoder."""
 
     embedding: Callable[[Tensor, Tensor], Tensor]
     blocks: tuple[ResidualBlock, ...]
@@ -119,7 +121,7 @@ class Encoder:
 def relative_biases(build: BuildContext) -> Callable[[Attention, str], RelativePositionBias | None]:
     """Return a function that finds the position bias of an attention mixer by its prefix.
 
-    A shared bias is that of the first layer in the stack.
+    If the bias is shared, all layers use the bias of the first layer in the stack.
     """
     shared: dict[str, RelativePositionBias] = {}
 
@@ -194,7 +196,7 @@ def build_cross_attention(
 
 
 def _encoder_metadata(inputs: EncoderInput) -> AttentionMetadata:
-    """Positions and lengths of the encoder's tokens. There are no blocks."""
+    """Return the positions and lengths of the encoder's tokens. The result has no blocks."""
     device = inputs.token_ids.device
     bounds = torch.tensor(_bounds(inputs.lengths), dtype=torch.int32, device=device)
     return AttentionMetadata(

@@ -14,9 +14,10 @@ __all__ = ["refused_by_fallback", "slow_by_fallback"]
 
 
 def refused_by_fallback(spec: GenericSpec, config: EngineConfig) -> tuple[str, ...]:
-    """Reasons why the fallback cannot run this model, as far as they are known before loading.
+    """Return the reasons why the fallback cannot run this model.
 
-    Empty if there are none.
+    Only reasons that are known before loading are included. The result is empty if there are no
+    such reasons.
     """
     name = f"the architecture `{spec.model_type}` is not built in"
     if find_spec("transformers") is None:
@@ -36,7 +37,7 @@ def refused_by_fallback(spec: GenericSpec, config: EngineConfig) -> tuple[str, .
 
 
 def slow_by_fallback(spec: GenericSpec) -> str:
-    """The reason why a model is slow in the fallback, for the log at startup."""
+    """Return the reason why a model is slow in the fallback, for the log at startup."""
     return (
         f"the architecture `{spec.model_type}` is not built in: it runs with transformers'"
         " modelling code, one sequence after the other and without a prefix cache"

@@ -1,13 +1,13 @@
 """Multi-head latent attention (DeepSeek V2, arXiv 2405.04434) over the paged cache.
 
 The cache contains one vector per token for all heads: the normalised latent vector, followed by the
-rotated part of the key. The up-projection is not applied to the cached vectors. It is moved to the
-other operand of both products (section 2.1.2 of the paper):
+rotated part of the key. The up-projection is not applied to the cached vectors. Instead, it is
+applied to the query, and to the weighted sum of the latent vectors (section 2.1.2 of the paper):
 
     q_nope · (W_k latent) = (W_k' q_nope) · latent          sum p (W_v latent) = W_v (sum p latent)
 
-So each step computes attention of all query heads over a single kv head, whose value is the first
-part of its key.
+Each step therefore computes attention of all query heads over a single kv head. The value of this
+kv head is the first part of its key.
 
 Shapes: T tokens, H heads, L the latent vector's size, N and R a head's sizes without and with
 rotation, V a value head's size.
@@ -47,7 +47,7 @@ class LatentAttentionMixer:
     project_query: Transform  # [T, hidden] to [T, H * (N + R)]
     project_latent: Linear  # [T, hidden] to [T, L + R]
     latent_norm: Transform
-    # [H * (N + V), L], the up-projection: for each head its key rows, then its value rows
+    # The up-projection [H * (N + V), L] contains for each head the key rows, then the value rows.
     expand: Tensor
     output: Linear
     layer: int  # index of the layer's cache
@@ -89,7 +89,7 @@ class LatentAttentionMixer:
 @final
 @dataclass(frozen=True)
 class LowRankQuery:
-    """The query projection up(norm(down(x)))."""
+    """Computes the query projection up(norm(down(x)))."""
 
     down: Linear
     norm: Transform
@@ -104,7 +104,7 @@ def build_latent_attention(
 ) -> Mixer:
     """Build latent attention.
 
-    Its parameters are `<prefix>.{q | q_a, q_a_norm, q_b, kv_a, kv_a_norm, kv_b, o}…`.
+    The parameters are `<prefix>.{q | q_a, q_a_norm, q_b, kv_a, kv_a_norm, kv_b, o}…`.
     """
     value_size = spec.num_heads * spec.v_head_dim
     return LatentAttentionMixer(

@@ -42,7 +42,7 @@ class LinearAttentionMixer:
     ops: Ops
     spec: LinearAttention
     project: Linear  # rows: query heads, key heads, value heads, gate, beta, decay
-    convolve: Convolution  # for the first three
+    convolve: Convolution  # for queries, keys and values
     dt_bias: Tensor  # [H]
     a_log: Tensor  # [H]
     norm: Transform  # for each head's output, before the gate
@@ -75,7 +75,9 @@ class LinearAttentionMixer:
         return self.output(y.flatten(1).to(x.dtype))
 
     def _heads(self, side: Tensor) -> Tensor:
-        """Queries or keys, scaled to length one and repeated for the value heads: [T, H, K]."""
+        """Scale queries or keys to L2 norm 1 and repeat them for the value heads. Returns [T, H,
+        K].
+        """
         heads = side.reshape(-1, self.spec.num_key_heads, self.spec.key_head_dim)
         heads = heads * torch.rsqrt(heads.square().sum(-1, keepdim=True) + _LENGTH_EPS)
         return heads.repeat_interleave(self.spec.num_value_heads // self.spec.num_key_heads, dim=1)

@@ -55,8 +55,8 @@ class AttentionMixer:
     plan: int  # index in StepContext.plans
     clip: Transform
     normalize: Transform  # for the query and key heads [T, H + K, D]
-    rotate: Rotate  # for the same heads, in place
-    gate: Callable[[Tensor, Tensor], Tensor]  # (x, outputs of the heads) to gated outputs
+    rotate: Rotate  # rotates the query and key heads in place
+    gate: Callable[[Tensor, Tensor], Tensor]  # maps (x, outputs of the heads) to gated outputs
     settings: AttentionSettings
 
     def __call__(self, x: Tensor, context: StepContext) -> Tensor:
@@ -213,7 +213,7 @@ def _build_rotate(ops: Ops, spec: Attention, rotation: int | None) -> Rotate:
 
 
 def _no_rotation(heads: Tensor, context: StepContext) -> None:
-    """Do nothing, for models that use no rotary embedding."""
+    """Do nothing. This function is used by models without rotary embedding."""
 
 
 def _rotate(
@@ -229,7 +229,9 @@ def _rotate(
 @final
 @dataclass(frozen=True)
 class MLPMixer:
-    """down(activation(expand(x))). If gated, `expand` computes gate and up in one product."""
+    """Computes down(activation(expand(x))). If the MLP is gated, `expand` computes gate and up in
+    one product.
+    """
 
     expand: Linear
     activation: Transform

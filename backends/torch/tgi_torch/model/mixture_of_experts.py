@@ -1,4 +1,4 @@
-"""A mixture of experts that computes one expert after the other.
+"""A mixture of experts that computes the experts one by one.
 
 Shapes: T tokens, E experts, k experts per token, n the experts' inner size, h the hidden size.
 """
@@ -112,7 +112,7 @@ def build_mixture_of_experts(
 ) -> MixtureOfExpertsMixer:
     """Build a mixture of experts.
 
-    Its parameters are `<prefix>.router…`, `<prefix>.experts…` (stacked), `<prefix>.shared…` and
+    The parameters are `<prefix>.router…`, `<prefix>.experts…` (stacked), `<prefix>.shared…` and
     `<prefix>.shared_gate.weight`.
     """
     parameters = build.parameters

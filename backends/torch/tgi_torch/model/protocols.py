@@ -1,4 +1,6 @@
-"""The interface of a model to worker and runner. A backend may implement its own model."""
+"""The interface through which worker and runner call a model. A backend may implement its own
+model.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ __all__ = ["LoadModel", "LoadedModel", "Model"]
 class Model(Protocol):
     """Weights with a paged key-value cache, ready to run.
 
-    Blocks are uninitialised, and they are not cleared between sequences.
+    Blocks are uninitialised and are not cleared between sequences.
     """
 
     @property
@@ -46,16 +48,18 @@ class Model(Protocol):
         """
 
     def release_state(self, state: int) -> None:
-        """Called when the sequence that had the place `state` in cache group `state` has ended."""
+        """Release the state with index `state` in cache group `state`. The runner calls this method
+        when the sequence of this state has ended.
+        """
 
     def forward(
         self, token_ids: Tensor, metadata: AttentionMetadata, wanted: Tensor | None = None
     ) -> Tensor:
         """Compute the hidden vectors after the final norm for int64 [T].
 
-        Returns [T, hidden], or [N, hidden] for the tokens `wanted`, int64 [N] ascending. In that
-        case the operations after the last cache write run for these tokens only. The result is
-        valid until the next call.
+        Returns [T, hidden], or [N, hidden] if `wanted` contains the ascending indices int64 [N] of
+        some tokens. With `wanted`, the operations after the last cache write run only for these
+        tokens. The result is valid until the next call.
         """
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -83,7 +87,9 @@ class LoadedModel(Protocol):
         """
 
     def close(self) -> None:
-        """Release the model's own threads and memory. May be called more than once."""
+        """Release the threads and the memory of the model. The method may be called more than
+        once.
+        """
 
 
 LoadModel = Callable[[ModelSpec, torch.dtype, Path, Progress], LoadedModel]

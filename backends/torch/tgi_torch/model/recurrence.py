@@ -1,8 +1,8 @@
 """The recurrences of state-space layers in plain PyTorch, the reference for faster implementations.
 
-Rows of one token are computed together, the others one after the other. Each row continues from the
-state of its sequence and updates it in place, so the tokens of a sequence may be divided among
-steps in any way.
+Rows of one token are computed together, and other rows are computed one by one. Each row continues
+from the state of its sequence and updates this state in place. The tokens of a sequence may
+therefore be divided among steps in any way.
 
 Shapes: T tokens of all rows, R rows, S states, C channels, H heads, P head size, G groups, N state
 size, Q tokens of a chunk.
@@ -29,13 +29,13 @@ __all__ = [
     "selective_scan",
 ]
 
-_CHUNK = 64  # number of tokens whose effects on one another are computed in one matrix product
+_CHUNK = 64  # number of tokens that are computed together in matrix products
 
 
 @final
 @dataclass(frozen=True)
 class StateRow:
-    """A row of several tokens: those from `start` to `stop` - 1 in the step."""
+    """A row of several tokens. Its tokens are `start` to `stop` - 1 in the step."""
 
     start: int
     stop: int
@@ -84,7 +84,7 @@ class ScanInputs:
     dt: Tensor  # [T, H]
     b: Tensor  # [T, G, N]; each group is used by H / G heads
     c: Tensor  # [T, G, N]
-    decay: Tensor  # [H, N], or [H, 1] where all values of a head's state share one (Mamba 2)
+    decay: Tensor  # [H, N], or [H, 1] if all values of a head's state have the same decay (Mamba 2)
 
     def take(self, tokens: Tensor | slice) -> ScanInputs:
         """The operands of some tokens."""
@@ -100,10 +100,10 @@ class ScanInputs:
 def causal_convolution(
     x: Tensor, weight: Tensor, bias: Tensor | None, window: Tensor, plan: StatePlan
 ) -> Tensor:
-    """Each channel's weighted sum of its last K inputs: [T, C] to [T, C].
+    """Compute the weighted sum of the last K inputs of each channel, [T, C] to [T, C].
 
-    `weight` is [C, K], the newest input last. `window` [S, C, K - 1] contains the inputs before
-    each row and is updated to the row's last inputs.
+    `weight` is [C, K], with the newest input last. `window` [S, C, K - 1] contains the inputs
+    before each row. This function replaces them with the row's last inputs.
     """
     out = torch.empty_like(x)
     if len(plan.single_states):
@@ -128,7 +128,7 @@ class DeltaInputs:
     """
 
     q: Tensor  # [T, H, K]
-    k: Tensor  # [T, H, K], of length one
+    k: Tensor  # [T, H, K], each with L2 norm 1
     v: Tensor  # [T, H, V]
     kept: Tensor  # [T, H]
     beta: Tensor  # [T, H]
@@ -198,7 +198,7 @@ def _advance(inputs: ScanInputs, state: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scan_by_tokens(inputs: ScanInputs, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute one token after the other. `state` is [H, P, N]."""
+    """Compute the tokens one by one. `state` is [H, P, N]."""
     outputs = []
     state = state.unsqueeze(0)
     for token in range(len(inputs.x)):
@@ -208,24 +208,26 @@ def _scan_by_tokens(inputs: ScanInputs, state: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scan_by_chunks(inputs: ScanInputs, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute one chunk after the other in matrix products (arXiv 2405.21060, section 6).
+    """Compute the chunks one by one with matrix products (arXiv 2405.21060, section 6).
 
     `state` is [H, P, N]. Requires one decay per head.
     """
     outputs = []
     for start in range(0, len(inputs.x), _CHUNK):
         chunk = inputs.take(slice(start, start + _CHUNK))
-        # [H, Q]: logarithm of the share of the state before the chunk that is left at each token.
+        # [H, Q]: logarithm of the factor that is applied to the state before the chunk, at each
+        # token.
         exponents = (chunk.dt * chunk.decay.squeeze(1)).cumsum(0).T
         b, c = (chunk.for_heads(side).transpose(0, 1) for side in (chunk.b, chunk.c))  # [H, Q, N]
         between = exponents.unsqueeze(2) - exponents.unsqueeze(1)  # [H, Q, Q]
-        # Inputs after their output are masked before the exponential, which would overflow.
+        # Inputs at later positions than the output are masked before the exponential, because it
+        # would overflow for them.
         ahead = torch.ones_like(between[0], dtype=torch.bool).triu(1)
         weights = (c @ b.transpose(1, 2)) * between.masked_fill(ahead, float("-inf")).exp()
         x = (chunk.dt.unsqueeze(-1) * chunk.x).transpose(0, 1)  # [H, Q, P]
         before = (c * exponents.exp().unsqueeze(-1)) @ state.transpose(1, 2)
         outputs.append((weights @ x + before).transpose(0, 1))
-        # [H, Q, 1]: share of each input that is left at the end of the chunk.
+        # [H, Q, 1]: the factor that is applied to each input at the end of the chunk.
         left = (exponents[:, -1:] - exponents).exp().unsqueeze(-1)
         state = exponents[:, -1].exp()[:, None, None] * state + (x * left).transpose(1, 2) @ b
     return state, torch.cat(outputs)

@@ -24,7 +24,7 @@ class RelativePositionBias:
 
     table: Tensor  # [num_buckets, H]
     # int64 [2 * max_distance + 1]: the bucket of each distance, beginning with -max_distance.
-    # Greater distances have the bucket of the nearest one here.
+    # Greater distances have the bucket of the nearest distance in this tensor.
     buckets: Tensor
 
     def __call__(self, distance: Tensor) -> Tensor:
@@ -40,9 +40,10 @@ class RelativePositionBias:
 def distance_buckets(rule: RelativeBias) -> Tensor:
     """The bucket of each distance from -max_distance to max_distance, int64.
 
-    A distance is query position - key position. Small distances have a bucket each. Larger
-    distances share buckets, whose sizes grow logarithmically. If `rule` is bidirectional, keys
-    after the query use the upper half of the buckets. Otherwise they use the bucket of distance 0.
+    A distance is query position - key position. Each small distance has its own bucket. Larger
+    distances share buckets, which have equal sizes on a logarithmic scale. If `rule` is
+    bidirectional, keys after the query use the upper half of the buckets. Otherwise they use the
+    bucket of distance 0.
     """
     distance = torch.arange(-rule.max_distance, rule.max_distance + 1)
     count = rule.num_buckets // 2 if rule.bidirectional else rule.num_buckets
@@ -51,8 +52,8 @@ def distance_buckets(rule: RelativeBias) -> Tensor:
     )
     distance = distance.abs() if rule.bidirectional else distance.clamp(min=0)
     exact = count // 2
-    # Computed in float32, as in training: with another precision a distance at the edge of a bucket
-    # could be in the next one.
+    # The logarithm is computed in float32, as in training. With another precision, a distance at
+    # the edge of a bucket could be in the next bucket.
     share = torch.log(distance.clamp(min=1).float() / exact) / math.log(rule.max_distance / exact)
     far = (exact + (share * (count - exact)).long()).clamp(max=count - 1)
     return offset + torch.where(distance < exact, distance, far)

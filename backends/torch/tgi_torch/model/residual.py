@@ -23,7 +23,7 @@ BuildMixer = Callable[[object, str], Mixer]
 @final
 @dataclass(frozen=True)
 class ResidualBranch:
-    """post_norm(mixer(norm(y)))."""
+    """Computes post_norm(mixer(norm(y)))."""
 
     norm: Transform
     mixer: Mixer
@@ -41,7 +41,7 @@ class ResidualBlock:
     norm: Transform
     first: ResidualBranch
     others: tuple[ResidualBranch, ...]
-    add: Callable[[Tensor, Tensor, Tensor], Tensor]  # of (x before the norm, y after it, output)
+    add: Callable[[Tensor, Tensor, Tensor], Tensor]  # (x, norm of x, output)
     output_norm: Transform
 
     def __call__(self, x: Tensor, context: StepContext) -> Tensor:

@@ -30,7 +30,7 @@ class Rotation(NamedTuple):
 class RotaryTable:
     """The rotations of one `Rope`, cached in float32 for positions 0 to rows - 1.
 
-    The table is doubled when a step needs more positions. In some ropes (dynamic NTK, LongRoPE) the
+    The table is doubled when a step needs more positions. With dynamic NTK or LongRoPE scaling, the
     frequencies depend on the length of the sequence. The table then contains the frequencies of
     short sequences. If the prompt or context of a row is longer than the original length, the
     rotation of that row is computed for its own length.

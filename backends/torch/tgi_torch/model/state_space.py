@@ -53,9 +53,10 @@ class Convolution:
 @final
 @dataclass(frozen=True)
 class MambaMixer:
-    """Mamba, version 1. Each channel has a state of N values with decays of their own.
+    """Mamba, version 1.
 
-    dt, B and C are computed from the convolved input.
+    Each channel has a state of N values, and each value has its own decay. dt, B and C are computed
+    from the convolved input.
     """
 
     ops: Ops
@@ -63,7 +64,7 @@ class MambaMixer:
     project: Linear  # rows: inner vector, gate
     convolve: Convolution
     select: Linear  # rows: dt's low rank, B, C
-    norms: tuple[Transform, Transform, Transform]  # for these three
+    norms: tuple[Transform, Transform, Transform]  # for dt's low rank, B, C
     expand_dt: Linear
     a_log: Tensor  # [C, N]
     skip: Tensor  # [C]
@@ -95,7 +96,8 @@ class MambaMixer:
 @final
 @dataclass(frozen=True)
 class Mamba2Mixer:
-    """Mamba, version 2. Each head has one decay, and a gated norm precedes the output.
+    """Mamba, version 2. Each head has one decay, and a gated norm is applied before the output
+    projection.
 
     dt, B and C are computed directly from the input.
     """
@@ -107,7 +109,7 @@ class Mamba2Mixer:
     dt_bias: Tensor  # [H]
     a_log: Tensor  # [H]
     skip: Tensor  # [H]
-    finish: Callable[[Tensor, Tensor], Tensor]  # (y, gate) float32 [T, C] to [T, C]
+    finish: Callable[[Tensor, Tensor], Tensor]  # maps (y, gate), both float32 [T, C], to [T, C]
     output: Linear
     layer: int
 

@@ -1,10 +1,10 @@
 """The fallback for models that `ModelSpec` cannot describe. It runs the code of `transformers`.
 
 The fallback keeps one cache object of `transformers` per sequence and computes the rows of a step
-one after the other. It is therefore slow, but correct for every model whose `generate` is correct,
-with any kind of attention or recurrent layer. Scheduling, sampling and memory calculation are the
-same as for other models. Blocks of the cache only account for memory. The place of a sequence in
-the cache group `state` identifies its cache object.
+one after the other. The fallback is therefore slow. Its results are correct for every model whose
+`generate` is correct, with any kind of attention or recurrent layer. Scheduling, sampling and
+memory calculation are the same as for other models. Blocks of the cache are only used to limit the
+memory. The index of a sequence in the cache group `state` identifies its cache object.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from tgi_torch.attention.paged import AttentionMetadata
 __all__ = ["TransformersModel", "load_transformers_model"]
 
 _CHECK_TOKENS = 6
-# As a fraction of the logits' standard deviation. Rounding errors are far below this limit, and the
-# error of a lost state is far above it.
+# The limit is a fraction of the logits' standard deviation. Rounding errors are far below this
+# limit. The error after the loss of a state is far above this limit.
 _MAX_DEVIATION = 0.05
 
 
@@ -46,7 +46,7 @@ def load_transformers_model(
 ) -> TransformersModel:
     """Build and check the model in `path`.
 
-    Code that comes with the checkpoint runs only with `trust_remote_code`. Raises `ModelError`.
+    Code from the checkpoint is executed only if `trust_remote_code` is set. Raises `ModelError`.
     """
     progress(0, 1)
     disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -93,8 +93,8 @@ def load_transformers_model(
 class TransformersModel:
     """A `tgi_torch.model.protocols.LoadedModel`, and after `with_cache` also a `Model`.
 
-    `is_chunked` is true if a prompt may be computed in chunks. The constructor finds this out by
-    running the model.
+    `is_chunked` is true if a prompt may be computed in chunks. The constructor runs the model to
+    determine this value.
     """
 
     def __init__(self, spec: GenericSpec, model: PreTrainedModel) -> None:
@@ -123,7 +123,7 @@ class TransformersModel:
 
     @property
     def num_blocks(self) -> int:
-        """Number of blocks, which only account for memory."""
+        """Number of blocks. Blocks are only used to limit the memory."""
         return self._num_blocks
 
     @property
@@ -134,7 +134,8 @@ class TransformersModel:
     def with_cache(self, num_blocks: int, block_size: int, limits: Limits) -> TransformersModel:
         """Set the number and size of the blocks.
 
-        No memory is reserved. The cache objects grow with their sequences, within their blocks.
+        No memory is reserved. The cache object of a sequence grows with the sequence, up to the
+        size of the sequence's blocks.
         """
         del limits
         self._num_blocks, self._block_size = num_blocks, block_size
@@ -177,7 +178,7 @@ class TransformersModel:
     def logits(self, hidden: Tensor) -> Tensor:
         """Compute the logits float32 [N, vocab] of hidden vectors [N, hidden].
 
-        Includes the model's own scaling or capping of logits.
+        The logits include the model's own scaling or capping.
         """
         logits: Tensor = self._model(inputs_embeds=hidden.unsqueeze(0), use_cache=False).logits
         return logits[0].float()
@@ -226,10 +227,11 @@ class TransformersModel:
         return body, in_chunks <= _MAX_DEVIATION
 
     def _deviation(self, tokens: Tensor, expected: Tensor, size: int) -> float:
-        """The largest difference from the logits of the whole model, if `tokens` come in chunks.
+        """Return the largest difference from the logits of the whole model if `tokens` are computed
+        in chunks.
 
         `size` is the number of tokens in a chunk. The difference is divided by the standard
-        deviation of the logits. The result is infinite if the model cannot run this way.
+        deviation of the logits. The result is infinite if the model cannot run with chunks.
         """
         cache = self._new_cache()
         try:
@@ -249,9 +251,9 @@ class TransformersModel:
 
 @final
 class _Replay(torch.nn.Module):
-    """Replaces the body and returns the hidden vectors that it is given.
+    """A replacement of the body that returns its input vectors.
 
-    With it the model computes only its head.
+    With this replacement the model computes only its head.
     """
 
     def __init__(self, output_type: type[ModelOutput]) -> None:
@@ -264,7 +266,9 @@ class _Replay(torch.nn.Module):
 
 
 def _check_code_is_local(spec: GenericSpec) -> None:
-    """Raise `ModelError` if the code is in another repository, since that has no fixed revision."""
+    """Raise `ModelError` if the code is in another repository, because the revision of that
+    repository is not fixed.
+    """
     entries = spec.config.get("auto_map")
     values = (
         itertools.chain.from_iterable(v if isinstance(v, list) else [v] for v in entries.values())

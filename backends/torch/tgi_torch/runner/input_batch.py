@@ -52,7 +52,7 @@ def build_input_batch(rows: Rows, table: SequenceTable, device: torch.device) ->
 
 
 def _tensor(array: npt.NDArray[np.integer], device: torch.device) -> Tensor:
-    """Return the array as a tensor on the device. On the CPU it shares the array's memory."""
+    """Return the array as a tensor on the device. On the CPU the tensor uses the array's memory."""
     tensor = torch.from_numpy(array)
     return tensor if device.type == "cpu" else tensor.to(device)
 

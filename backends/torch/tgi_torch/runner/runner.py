@@ -1,8 +1,8 @@
 """Runs one step: applies its changes, computes the rows, samples tokens and builds the output.
 
 A step is processed in this order: drops, additions, block copies, rows. The progress of a sequence
-is recorded only after its forward pass, so that a failed step does not change it. The core drops
-the sequences of a failed step and introduces them again.
+is recorded only after its forward pass, so that a failed step does not change the progress. The
+core drops the sequences of a failed step and introduces them again.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _SCORED_LOGITS = 1 << 23  # maximum number of logits in memory while prompts are
 
 @final
 class ModelRunner:
-    """Runs the steps of one model and owns the state of its sequences. One thread calls it, one
-    step at a time.
+    """Runs the steps of one model and owns the state of its sequences. Only one thread calls the
+    runner, with one step at a time.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class ModelRunner:
         )
 
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
-        """Run one step. Raises `StepError` if it exceeds the negotiated limits."""
+        """Run one step. Raises `StepError` if the step exceeds the negotiated limits."""
         began = self._clock()
         rows = step.rows
         self._change_sequences(step)
@@ -128,7 +128,7 @@ class ModelRunner:
         )
 
     def _wanted(self, batch: InputBatch, sampled: npt.NDArray[np.int64]) -> Tensor | None:
-        """Return the index of each sampled row's last token, int64. None = all tokens."""
+        """Return the index of each sampled row's last token, int64, or None for all tokens."""
         if len(sampled) == len(batch.token_ids):
             return None
         return torch.from_numpy(batch.layout.ends[sampled] - 1).to(self._device)

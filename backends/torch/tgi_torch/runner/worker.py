@@ -131,7 +131,9 @@ class TorchPart:
         self._quantization = None if config.quantize is None else QUANTIZATIONS[config.quantize]
 
     def load(self, progress: Progress) -> None:
-        """Load the weights. Raises `ModelError` that names the file and tensor."""
+        """Load the weights. Raises a `ModelError` with the file and the tensor if the weights
+        cannot be loaded.
+        """
         path = Path(self._config.model_path)
         dtype = compute_dtype(self._config.dtype, _name(checkpoint_dtype(path)), self._quantization)
         if isinstance(self._spec, GenericSpec):
@@ -185,8 +187,8 @@ class TorchPart:
         assert self._loaded is not None
         self._agreement = agreement
         plan = agreement.kv_cache
-        # The cache has one block more than negotiated. `probe` writes into the last block, which
-        # the core does not use.
+        # The cache has one block more than was negotiated. `probe` writes into the last block,
+        # because the core does not use this block.
         num_blocks = 1 + max(
             (group.num_blocks for group in plan.groups if group.kind != "state"), default=0
         )
@@ -279,8 +281,8 @@ class TorchPart:
 def _can_share(spec: ModelSpec | GenericSpec, max_total_tokens: int) -> bool:
     """Whether the blocks of a prefix depend only on its tokens.
 
-    The content of a recurrent state or an encoder is not in the blocks, and some rotary embeddings
-    change with the length of the sequence.
+    Blocks do not contain recurrent states or the encoder's output, and some rotary embeddings
+    depend on the length of the sequence.
     """
     if isinstance(spec, GenericSpec) or group_kinds(spec) != ("full",):
         return False
@@ -346,8 +348,8 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out. Devices raise their own exception type. The CPU allocator raises a
-    general exception, which is recognized by its message.
+    """Whether memory ran out. Devices raise their own exception types. The CPU allocator raises a
+    `RuntimeError`, which is recognized by its message.
     """
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(
         error

@@ -1,7 +1,7 @@
 """Logits processors: pure functions that change the scores of a batch before tokens are sampled.
 
 Every function takes scores float32 [rows, vocab_size] and one parameter per row of shape [rows, 1],
-and returns new scores. The score of a token that is cut becomes -inf. Each function is the batched
+and returns new scores. The score of an excluded token becomes -inf. Each function is the batched
 form of a function in `tgi.testing.sampling`, which states the formula and its source. Results are
 equal up to float32 rounding.
 """
@@ -33,7 +33,7 @@ _CUT = float("-inf")
 def penalize_repetition(scores: Tensor, counts: Tensor, penalty: Tensor) -> Tensor:
     """Make every token with a count above 0 less likely.
 
-    Negative scores are multiplied by `penalty`, others are divided by it.
+    Negative scores are multiplied by `penalty`, and other scores are divided by `penalty`.
     """
     penalized = torch.where(scores < 0, scores * penalty, scores / penalty)
     return torch.where(counts > 0, penalized, scores)
@@ -63,7 +63,7 @@ def favour_green_tokens(
 
 
 def allowed_tokens(words: Tensor, vocab_size: int) -> Tensor:
-    """Unpack words int32 [rows, mask_width], lowest id in the lowest bit.
+    """Unpack the bits of masks int32 [rows, mask_width]. The lowest bit is the lowest id.
 
     Returns bool [rows, vocab_size].
     """
@@ -72,7 +72,9 @@ def allowed_tokens(words: Tensor, vocab_size: int) -> Tensor:
 
 
 def cut_below_top_k(scores: Tensor, top_k: Tensor) -> Tensor:
-    """Keep the `top_k` (int64) best tokens and all that tie with the last of them."""
+    """Keep the `top_k` (int64) best tokens, and all tokens with the same score as the last of these
+    tokens.
+    """
     num_wanted = top_k.clamp(max=scores.shape[-1])
     best = scores.topk(int(num_wanted.max()), dim=-1).values
     return torch.where(scores < best.gather(-1, num_wanted - 1), _CUT, scores)
@@ -81,10 +83,10 @@ def cut_below_top_k(scores: Tensor, top_k: Tensor) -> Tensor:
 def cut_outside_nucleus(scores: Tensor, top_p: Tensor, sort: Callable[[Tensor], Tensor]) -> Tensor:
     """Keep each token unless the tokens before it already have a total probability of `top_p`.
 
-    Tokens are ordered by score, and those with equal scores by id. This is equivalent to TGI's
-    rule, which cuts in ascending order the tokens whose cumulative probability is at most 1 -
-    top_p. Only values are sorted, because devices order equal values differently. The rest is
-    computed by looking up scores in the sorted values.
+    Tokens are ordered by score, and tokens with equal scores are ordered by id. This is equivalent
+    to TGI's rule: in ascending order, tokens are excluded while the cumulative probability is at
+    most 1 - top_p. Only values are sorted, because devices order equal values differently. The
+    position of a token is found by a search for its score in the sorted values.
     """
     descending = sort(scores.neg())  # negated, so that ascending order begins with the best score
     mass = descending.neg().softmax(-1).cumsum(-1)
@@ -99,18 +101,21 @@ def cut_outside_nucleus(scores: Tensor, top_p: Tensor, sort: Callable[[Tensor], 
 
 
 def _cut_highest_ids(scores: Tensor, rows: Tensor, value: Tensor, count: Tensor) -> None:
-    """In each of `rows` cut the `count` highest ids whose score is `value`, in place."""
+    """In each of `rows`, exclude the `count` highest ids with the score `value`. `scores` is
+    changed in place.
+    """
     row, token = (scores[rows] == value).nonzero(as_tuple=True)
-    # Number of such tokens in the row from this one on.
+    # The number of tokens with this score in the row, from each id to the highest id.
     num_left = torch.searchsorted(row, row, right=True) - torch.arange(len(row), device=row.device)
     cut = num_left <= count.squeeze(-1)[row]
     scores[rows[row[cut]], token[cut]] = _CUT
 
 
 def cut_atypical(scores: Tensor, typical_p: Tensor) -> Tensor:
-    """Keep the tokens whose surprisal is nearest to the entropy, and ties with the last of them.
+    """Keep the tokens whose surprisal is nearest to the entropy, until their total probability is
+    `typical_p`.
 
-    Tokens are kept until their total probability is `typical_p`.
+    Tokens with the same distance as the last kept token are also kept.
     """
     logprobs = scores.log_softmax(-1)
     probabilities = logprobs.exp()
@@ -123,5 +128,7 @@ def cut_atypical(scores: Tensor, typical_p: Tensor) -> Tensor:
 
 
 def cut_below_min_p(scores: Tensor, min_p: Tensor) -> Tensor:
-    """Keep the tokens that are at least `min_p` as likely as the best one."""
+    """Keep the tokens whose probability is at least `min_p` x (the probability of the best
+    token).
+    """
     return torch.where(scores < scores.amax(-1, keepdim=True) + min_p.log(), _CUT, scores)

@@ -22,7 +22,9 @@ class SampledSequence(Protocol):
 
     @property
     def tokens(self) -> Int32Array:
-        """Prompt and output ids. Only those below the step's context length are valid."""
+        """Prompt and output ids. Only the ids at positions below the step's context length are
+        valid.
+        """
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -30,7 +32,9 @@ class SampledSequence(Protocol):
 
 
 class TokenSampler(Protocol):
-    """Samples one token per row. Each runner has its own sampler. Draws come from the core."""
+    """Samples one token per row. Each runner has its own sampler. The core provides the random
+    draws.
+    """
 
     def sample(
         self,

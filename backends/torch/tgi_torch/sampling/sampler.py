@@ -1,8 +1,8 @@
 """Samples tokens for a batch of rows, with the semantics of `tgi.testing.sampling`.
 
 A processor runs only on the rows that need it. No row reads data of another row, so a row's result
-does not depend on other rows. A batch of greedy rows without penalties costs one argmax. The
-parameters are kept as tensors until a step has other sequences.
+does not depend on other rows. For a batch of greedy rows without penalties, only one argmax is
+computed. The parameters are kept as tensors until a step has other sequences.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _sort(values: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True)
 class SamplingKernels:
-    """Two operations that a device may replace by faster ones.
+    """Two operations that a device may replace with faster implementations.
 
     `argmax` returns the lowest id with the maximum score, int64 [rows]. `sort` is ascending.
     """
@@ -58,7 +58,7 @@ class SamplingKernels:
 class Sampler:
     """A `TokenSampler` that uses torch operations.
 
-    It keeps the parameters of the last batch. It has no random generator.
+    The sampler keeps the parameters of the last batch and has no random generator.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Sampler:
     ) -> Tensor:
         """Compute the scores after watermark, bias, penalties and mask.
 
-        Returns `logits` itself if no row needs any of these.
+        Returns `logits` itself if no row needs any of these processors.
         """
         if not parameters.changes_scores and mask is None:
             return logits
@@ -152,7 +152,9 @@ class Sampler:
     def _choose(
         self, scores: Tensor, parameters: BatchParameters, draws: Float32Array
     ) -> tuple[Tensor, Tensor]:
-        """Choose tokens int64 [rows]. Returns them and the scores that they were chosen from."""
+        """Choose one token per row. Returns the tokens int64 [rows], and the scores from which they
+        were chosen.
+        """
         if not parameters.num_drawn:
             return self._kernels.argmax(scores), scores
         drawn = draws[parameters.drawn_rows]
@@ -181,9 +183,9 @@ class Sampler:
         return scores
 
     def _draw(self, scores: Tensor, draws: Float32Array) -> Tensor:
-        """The first id whose cumulative probability exceeds draw x total.
+        """Return the first id whose cumulative probability exceeds draw x total.
 
-        Because draw < 1, there is such an id, and its own probability is positive.
+        Such an id exists because draw < 1, and the probability of this id is positive.
         """
         cumulative = scores.softmax(-1).cumsum(-1)
         threshold = torch.from_numpy(draws).to(self._device).unsqueeze(-1) * cumulative[:, -1:]
@@ -251,9 +253,10 @@ _NO_TOPS = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32
 def _top_tokens(
     distribution: Tensor, top_n: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Float32Array]:
-    """The `top_n` best tokens per row with ties of the last, but without tokens that were cut.
+    """Find the `top_n` best tokens per row, and all tokens with the same score as the last of these
+    tokens.
 
-    Returns rows, ids and log probabilities, in any order.
+    Excluded tokens are omitted. Returns rows, ids and log probabilities, in any order.
     """
     asking = np.flatnonzero(top_n)
     wanted = torch.from_numpy(np.minimum(top_n[asking], distribution.shape[-1])).to(

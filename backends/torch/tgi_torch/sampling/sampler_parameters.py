@@ -21,7 +21,7 @@ __all__ = ["BatchParameters", "TokenCounts", "needs_counts"]
 @final
 @dataclass(frozen=True)
 class _Rows:
-    """The rows that need one processor, and its parameter for each of them.
+    """The rows that need one processor, and the parameter of the processor for each row.
 
     `index` is None if all rows need it.
     """
@@ -40,7 +40,8 @@ class _Rows:
 @final
 @dataclass
 class TokenCounts:
-    """How often each id occurs, for each sequence whose penalties depend on counts.
+    """The number of occurrences of each id, for each sequence whose penalties depend on these
+    counts.
 
     The counts are updated with the new tokens of each step.
     """
@@ -174,7 +175,7 @@ class BatchParameters:
 
 
 def needs_counts(params: SamplingParams) -> bool:
-    """Whether the penalties depend on how often tokens occurred."""
+    """Whether the penalties depend on the number of occurrences of tokens."""
     return bool(
         params.repetition_penalty != 1
         or params.relative_frequency_penalty

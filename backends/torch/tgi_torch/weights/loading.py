@@ -1,6 +1,6 @@
 """Loads a checkpoint: copies one tensor after the other from the mapped files to the parameters.
 
-Apart from the parameters, at most about `_CHUNK_BYTES` of the files are in memory at any time.
+In addition to the parameters, at most about `_CHUNK_BYTES` of the files are in memory at any time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CHUNK_MULTIPLE = 128  # rows or inputs: kernels store inputs in pairs, or in gr
 
 
 class WeightSink(Protocol):
-    """Stores weights as they are read."""
+    """Stores the weights that a loader reads."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -42,7 +42,7 @@ class WeightSink(Protocol):
     ) -> None:
         """Store `piece`, the part of `parameter` that begins at index `start` of `axis`.
 
-        `piece` may have any floating-point dtype. If `expert` is not None, it belongs to that
+        `piece` may have any floating-point dtype. If `expert` is not None, `piece` belongs to that
         expert of the parameter.
         """
 
@@ -50,16 +50,16 @@ class WeightSink(Protocol):
 def load_weights(sink: WeightSink, model_path: Path, progress: Progress) -> None:
     """Read the safetensors files in `model_path` and write them to `sink` by parameter name.
 
-    `progress(done_bytes, total_bytes)` is called every few megabytes. Raises `ModelError` with one
-    line that names file and tensor, if the files are damaged or do not match the spec. The sink is
-    then partly filled.
+    `progress(done_bytes, total_bytes)` is called every few megabytes. If the files are damaged or
+    do not match the spec, a `ModelError` with the file and the tensor is raised, and the sink is
+    partly filled.
     """
     with _open_checkpoint(model_path) as sources:
         try:
             todo = placements(sink.spec, sources.keys())
         except ModelError as error:
             raise _named(model_path, error) from error
-        # In the order of the files, so that a disk is read sequentially.
+        # The tensors are in file order, so that a disk is read sequentially.
         todo.sort(
             key=lambda placement: (
                 sources[placement.name].file.path,
@@ -78,7 +78,9 @@ def load_weights(sink: WeightSink, model_path: Path, progress: Progress) -> None
 
 
 def checkpoint_dtype(model_path: Path) -> torch.dtype:
-    """The floating-point dtype of most bytes of the checkpoint. Raises `ModelError` if none."""
+    """Return the floating-point dtype with the most bytes in the checkpoint. Raises `ModelError` if
+    there is no such dtype.
+    """
     with _open_checkpoint(model_path) as sources:
         dtype = main_dtype({name: source.stored for name, source in sources.items()})
     if dtype is None:

@@ -41,7 +41,7 @@ class Parameters:
     ) -> Tensor:
         """Create one tensor [*before, sum of rows, *after].
 
-        Its parts along the rows are the parameters named in `rows`, in order.
+        The parts of the tensor along the rows are the parameters named in `rows`, in order.
         """
         fused = self._allocate((*before, sum(rows.values()), *after))
         for parameter, part in zip(
@@ -63,7 +63,7 @@ class Parameters:
     def write(
         self, parameter: str, expert: int | None, *, axis: int, start: int, piece: Tensor
     ) -> None:
-        """Copy `piece` to its place and convert its dtype.
+        """Convert `piece` to the dtype of its parameter and copy it to the parameter.
 
         `piece` is the part of `parameter` that begins at index `start` of `axis`.
         """

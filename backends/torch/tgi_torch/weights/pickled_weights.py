@@ -1,8 +1,9 @@
 """The process that `tgi convert` starts. Pickled files are read only in this process.
 
-Only tensors are unpickled. Files are converted one after the other, so that only one is in memory.
-The results are renamed to their final names when all are complete, and the index is written last.
-So after an interrupted conversion the output folder contains no incomplete checkpoint.
+Pickled files are read only in this process. Only tensors are unpickled. Files are converted one by
+one, so that only one file is in memory. When all files are complete, they are renamed to their
+final names, and the index is written last. An interrupted conversion therefore leaves no incomplete
+checkpoint in the output folder.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _OTHER = "Download the checkpoint in safetensors format from a source that you t
 
 
 def main(source: str, output: str) -> int:
-    """Convert. On failure, print one line with the reason to the standard error."""
+    """Convert the weights. On failure, print one line with the reason to the standard error."""
 
     def explain(error: Exception) -> ModelError:
         text = " ".join(str(error).split())[:300]
@@ -49,12 +50,14 @@ def main(source: str, output: str) -> int:
 
 
 def _call(call: Callable[[], ResultT], explain: Callable[[Exception], ModelError]) -> ResultT:
-    """Return the result of `call`. A `ModelError` passes, any other error becomes one."""
+    """Return the result of `call`. A `ModelError` is raised unchanged. Any other error is converted
+    to a `ModelError`.
+    """
     try:
         return call()
     except ModelError:
         raise
-    # The boundary to foreign files: they can cause any error in torch.
+    # A file from an unknown source can cause any error in torch.
     except Exception as error:
         raise explain(error) from error
 
@@ -162,7 +165,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Make all tensors contiguous and independent.
 
-    A tensor that shares memory with an earlier one is copied, so that no name is lost.
+    A tensor that shares memory with an earlier tensor is copied, so that no name is lost.
     """
     taken: set[int] = set()
     result = {}

@@ -24,7 +24,7 @@ class QuantizedTensor:
     num_inputs: int
 
     def dequantize(self) -> Tensor:
-        """The matrix as float32 [out, in]."""
+        """Return the matrix as float32 [out, in]."""
         return (self.integers.float() * self.scales.float()[..., None]).flatten(1)[
             :, : self.num_inputs
         ]
@@ -58,7 +58,7 @@ def quantize(weight: Tensor, weight_format: WeightFormat) -> QuantizedTensor:
 def _round(
     groups: Tensor, scales: Tensor, weight_format: WeightFormat
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the integers as float32, the scales, and the squared error of each group."""
+    """Return the integers as float32, the scales, and the squared error of each group."""
     wide = scales.float()
     inverse = torch.where(wide.abs() < torch.finfo(torch.float32).tiny, 0.0, 1.0 / wide)
     integers = (

@@ -1,7 +1,8 @@
-"""Matrices that are quantized while they are loaded, multiplied by torch's own CPU kernels.
+"""Matrices that are quantized while they are loaded.
 
-With 8 bits there is one scale per output, because torch's kernel requires that. With 4 bits there
-is one scale per group. Only one parameter at a time is in memory in its original dtype.
+Torch's own CPU kernels multiply them. With 8 bits there is one scale per output, because torch's
+kernel requires this layout. With 4 bits there is one scale per group. Only one parameter at a time
+is in memory in its original dtype.
 """
 
 from __future__ import annotations

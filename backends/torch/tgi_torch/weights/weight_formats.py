@@ -1,8 +1,8 @@
 """The formats of `--quantize` for weights that are quantized while they are loaded.
 
 A weight [out, in] becomes integer codes. The inputs of an output are divided into groups, each with
-a scale. Embedding and head use 8 bits in every scheme: they are a large part of a small model, and
-errors in the head are errors in the logits. Imports no framework.
+a scale. Embedding and head use 8 bits in every scheme. They are a large part of a small model, and
+errors in the head are errors in the logits. This module imports no framework.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _SCALE_BYTES = 2  # bfloat16
 class WeightFormat:
     """Signed integers of `bits` bits with value = scale * integer.
 
-    Every `group_size` inputs of an output share a bfloat16 scale. Each of `scale_candidates` is
-    tried: the scale that maps the value of the greatest magnitude in a group to the candidate. The
-    scale with the smallest error is used.
+    Every `group_size` inputs of an output share a bfloat16 scale. For each of `scale_candidates`,
+    the scale is computed that maps the value with the greatest magnitude in a group to the
+    candidate. The scale with the smallest error is used.
     """
 
     name: str
@@ -42,7 +42,7 @@ class WeightFormat:
 
     @property
     def zero(self) -> int:
-        """The code of 0. Codes are stored without a sign."""
+        """The code that represents the value 0. Codes are stored without a sign."""
         return 1 << (self.bits - 1)
 
     def num_groups(self, num_inputs: int) -> int:
@@ -105,7 +105,7 @@ _PARTS = frozenset({"q", "k", "v", "o", "gate", "up", "down", "embedding", "head
 
 
 def is_quantized(parameter: str, shape: tuple[int, ...]) -> bool:
-    """Whether the matrix is quantized, judging by its parameter name and shape.
+    """Whether the matrix is quantized. The result depends on its parameter name and shape.
 
     Matrices of attention and MLP, embedding and head are quantized. Experts, norms and positions
     are not.

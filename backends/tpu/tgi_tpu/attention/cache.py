@@ -1,9 +1,9 @@
 """The paged cache of keys and values, divided among the devices by heads.
 
-All layers whose keys and values have the same shape share one array [L * blocks, B, 2 K, D]. It
-contains the blocks of one layer after the other, and its heads alternate key, value. So a kernel
-can address a layer's blocks by their numbers, and no layer is ever copied out. If there are fewer
-heads than devices, heads are stored more than once. Heads may be padded with zeros.
+All layers whose keys and values have the same shape share one array [L * blocks, B, 2 K, D]. The
+blocks of a layer are consecutive, and the heads alternate key, value. A kernel can therefore
+address a layer's blocks by their numbers, and no layer is copied out of the array. If there are
+fewer heads than devices, heads are stored more than once. Heads may be padded with zeros.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _block_shape(shape: CacheShape, block_size: int, mesh: Mesh) -> tuple[int, i
 def abstract_cache(
     spec: ModelSpec, num_blocks: int, block_size: int, dtype: DTypeLike, mesh: Mesh
 ) -> Any:  # noqa: ANN401
-    """`empty_cache` with `jax.ShapeDtypeStruct` in place of arrays."""
+    """Return the result of `empty_cache` with `jax.ShapeDtypeStruct` in place of arrays."""
     over_heads = sharding(mesh, None, None, AXIS)
     return tuple(
         jax.ShapeDtypeStruct(
@@ -75,8 +75,8 @@ def copy_blocks(spec: ModelSpec, cache: Cache, sources: jax.Array, targets: jax.
     for shape, pages in zip(cache_shapes(spec), cache, strict=True):
         num_blocks = pages.shape[0] // len(shape.layers)
         first = jnp.arange(len(shape.layers), dtype=jnp.int32)[:, None] * num_blocks
-        # Padding is mapped behind the last block, where nothing is written. A negative index would
-        # count from the end.
+        # Padding is mapped to an index after the last block, and JAX drops this write. A negative
+        # index would count from the end.
         to = jnp.where(targets < 0, pages.shape[0], first + targets)
         copied.append(pages.at[to].set(pages[first + sources], mode="drop"))
     return tuple(copied)

@@ -1,8 +1,9 @@
 """Attention over the paged cache in plain XLA operations, the reference for the kernels.
 
-It runs on every platform. Shapes: T tokens, S sequences, P blocks per sequence, B tokens of a
-block, H query heads, K key and value heads, D head size. A page array contains the blocks of one or
-several layers, [blocks, B, 2 K, D], in which heads alternate key, value, key, value.
+This implementation runs on every platform. Shapes: T tokens, S sequences, P blocks per sequence, B
+tokens of a block, H query heads, K key and value heads, D head size. A page array contains the
+blocks of one or several layers, [blocks, B, 2 K, D], in which heads alternate key, value, key,
+value.
 """
 
 from __future__ import annotations
@@ -33,9 +34,8 @@ _TILE = 32
 """Number of queries of one sequence that are scored together."""
 
 _HIDDEN = -1e30
-"""Score of a key that a query does not attend to.
-
-It is finite, so that a row that attends to no key gives zero instead of NaN.
+"""Score of a key to which a query does not attend. The score is finite, so that the result of a row
+without visible keys is zero instead of NaN.
 """
 
 
@@ -52,10 +52,11 @@ class AttentionRule:
 def step_of_layer(
     step: StepArrays, pages: jax.Array, layer: jax.Array, num_layers: int
 ) -> StepArrays:
-    """The step with slots and blocks of layer `layer` of the `num_layers` in `pages`.
+    """Return the step with the slots and blocks of layer `layer`, one of the `num_layers` layers in
+    `pages`.
 
-    The blocks of a layer follow those of earlier layers. A slot that must not be written is mapped
-    behind all layers, so that it is not in the next layer.
+    The blocks of a layer follow the blocks of earlier layers. A slot that must not be written is
+    mapped to an index after all layers, so that it is not a slot of the next layer.
     """
     num_blocks, block_size = pages.shape[0] // num_layers, pages.shape[1]
     num_slots = num_blocks * block_size
@@ -68,7 +69,7 @@ def step_of_layer(
 def write_pages(
     pages: jax.Array, key: jax.Array, value: jax.Array, slot_mapping: jax.Array
 ) -> jax.Array:
-    """Return the pages with key and value [T, K, D] in their slots."""
+    """Write key and value [T, K, D] to their slots and return the pages."""
     num_tokens, num_heads, head_dim = key.shape
     both = (
         jnp.stack([key, value], axis=2)
@@ -80,7 +81,7 @@ def write_pages(
 
 
 def sequence_of_token(step: StepArrays) -> jax.Array:
-    """The sequence of each token, int32 [T]. Padding belongs to the last sequence."""
+    """Return the sequence of each token, int32 [T]. Padding is assigned to the last sequence."""
     tokens = jnp.arange(step.token_ids.shape[0], dtype=jnp.int32)
     return jnp.minimum(
         jnp.searchsorted(step.cu_query_lens[1:], tokens, side="right"),
@@ -95,16 +96,16 @@ def attend(
     rule: AttentionRule,
     vectors: Vectors,
 ) -> jax.Array:
-    """Attention of queries [T, H, D] over the cache. Returns [T, H, D].
+    """Compute the attention of queries [T, H, D] over the cache. Returns [T, H, D].
 
-    If there are at most as many tokens as sequences, each token gathers its own keys. Otherwise
-    tiles of queries of one sequence share them. Blocks that no sequence uses and unused slots of a
-    sequence's last block may contain anything, even NaN.
+    If the number of tokens is not greater than the number of sequences, the keys are gathered for
+    each token. Otherwise the keys are gathered for each tile of queries of one sequence. Unused
+    blocks and unused slots of a sequence's last block may contain any value, even NaN.
     """
     num_tokens, num_sequences = query.shape[0], step.context_lens.shape[0]
 
     def tile(sequence: jax.Array, queries: jax.Array, positions: jax.Array) -> jax.Array:
-        """Attention of queries [Q, H, D] at positions [Q] of one sequence."""
+        """Compute the attention of queries [Q, H, D] at positions [Q] of one sequence."""
         blocks, context_len = step.block_tables[sequence], step.context_lens[sequence]
         return _attend_tile(
             queries, positions, pages[blocks], context_len, rule=rule, vectors=vectors
@@ -115,8 +116,8 @@ def attend(
             :, 0
         ]
     size = min(_TILE, num_tokens)
-    # The last tile of a sequence overlaps the next sequence, whose own tiles come later and
-    # overwrite the overlap.
+    # The last tile of a sequence overlaps the next sequence. The tiles of the next sequence are
+    # computed later and overwrite the overlap.
     padded_query = jnp.pad(query, ((0, size), (0, 0), (0, 0)))
     padded_positions = jnp.pad(step.positions, (0, size))
 
@@ -151,12 +152,15 @@ def _attend_tile(
     rule: AttentionRule,
     vectors: Vectors,
 ) -> jax.Array:
-    """Attention of queries [Q, H, D] over the blocks [P, B, 2 K, D] of their sequence."""
+    """Compute the attention of queries [Q, H, D] over the blocks [P, B, 2 K, D] of their
+    sequence.
+    """
     num_queries, num_heads, head_dim = query.shape
     num_kv_heads = blocks.shape[2] // 2
     keys_and_values = blocks.reshape(-1, num_kv_heads, 2, head_dim)
     key_positions = jnp.arange(keys_and_values.shape[0], dtype=jnp.int32)
-    # Slots that were never written may contain NaN, and zero times NaN is NaN.
+    # Values in slots that were never written are replaced, because they may be NaN, and zero times
+    # NaN is NaN.
     is_written = (key_positions < context_len)[:, None, None, None]
     keys_and_values = jnp.where(is_written, keys_and_values, 0)
     key, value = keys_and_values[:, :, 0], keys_and_values[:, :, 1]
@@ -183,7 +187,9 @@ def _attend_tile(
 
 
 def _softmax(scores: jax.Array, sinks: jax.Array | None) -> jax.Array:
-    """Softmax over the last axis of [H, Q, N]. A head's sink adds to the denominator only."""
+    """Compute the softmax over the last axis of [H, Q, N]. A head's sink is added only to the
+    denominator.
+    """
     largest = jnp.max(scores, axis=-1, keepdims=True)
     if sinks is not None:
         largest = jnp.maximum(largest, sinks[:, None, None])

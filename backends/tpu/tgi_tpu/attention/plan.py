@@ -1,4 +1,6 @@
-"""Chooses the implementation of attention, and gives the reasons against the others."""
+"""Chooses the implementation of attention, and reports the reasons against the other
+implementations.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ _VMEM_BYTES = 64 << 20
 @final
 @dataclass(frozen=True)
 class Candidate:
-    """One implementation, and the reason why it was not chosen. None if it was chosen."""
+    """One implementation, and the reason why it was rejected. The reason is None for the chosen
+    implementation.
+    """
 
     kernel: AttentionKernel
     reason: str | None
@@ -56,7 +60,9 @@ class Candidate:
 @final
 @dataclass(frozen=True)
 class AttentionPlan:
-    """The chosen implementation. Hashable, because a model is compiled for it."""
+    """The chosen implementation. The record is hashable, because it is a static argument of
+    compiled programs.
+    """
 
     mesh: Mesh
     kernel: AttentionKernel = "xla"
@@ -106,9 +112,9 @@ def _first(reasons: Iterable[str | None]) -> str | None:
 
 
 def _reason_against_jax(mixer: Attention, tp_size: int, dtype: DTypeLike) -> str | None:
-    """The reason why JAX's kernel cannot compute a layer. None if it can."""
+    """Return the reason why JAX's kernel cannot compute a layer, or None if it can."""
     heads = mixer.num_kv_heads * kv_repeats(mixer, tp_size) // tp_size
-    # 32-bit rows of a token's heads on one device.
+    # Number of 32-bit rows of a token's heads on one device.
     packed = 2 * heads * jnp.dtype(dtype).itemsize / 4
     if mixer.alibi or mixer.sinks:
         return f"it has no {'ALiBi' if mixer.alibi else 'attention sinks'}"
@@ -118,7 +124,7 @@ def _reason_against_jax(mixer: Attention, tp_size: int, dtype: DTypeLike) -> str
 
 
 def _reason_against_pallas(block_size: int, dtype: DTypeLike) -> str | None:
-    """The reason why the kernel of this package cannot run. None if it can."""
+    """Return the reason why the kernel of this package cannot run, or None if it can."""
     if jnp.dtype(dtype) not in (jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)):
         return f"it supports float32 and bfloat16, and the cache is {jnp.dtype(dtype).name}"
     if block_size % 8:
@@ -137,14 +143,15 @@ def write_and_attend(
 ) -> tuple[jax.Array, jax.Array]:
     """Write keys and values to the pages, then compute attention of the queries.
 
-    Every device does this for its own heads. Returns the outputs [T, H, D] and the pages.
+    Every device computes its own heads. Returns the outputs [T, H, D] and the pages.
     """
 
     def on_device(
         qkv: QKV, pages: jax.Array, step: StepArrays, vectors: Vectors
     ) -> tuple[jax.Array, jax.Array]:
         head_dim = qkv[0].shape[-1]
-        # Zeros add nothing to a score, and the padding of the values becomes zeros of the output.
+        # The padding is zero, so it does not change the scores, and the padded part of the output
+        # is zero.
         query, key, value = (
             jnp.pad(part, ((0, 0), (0, 0), (0, pages.shape[-1] - head_dim))) for part in qkv
         )

@@ -2,9 +2,9 @@
 
 One launch computes prompts, prefill chunks and decode rows. The grid iterates over tiles of
 queries. A tile contains queries of one or more sequences. For each of these sequences the kernel
-iterates over groups of cache blocks. It copies the next group to fast memory while it scores the
-current one, and keeps a running softmax (arXiv 2205.14135). Queries of the tile that belong to
-other sequences are masked, so that a tile of decode rows can contain many sequences.
+iterates over groups of cache blocks. The kernel copies the next group to fast memory while it
+scores the current group, and keeps a running softmax (arXiv 2205.14135). Queries of the tile that
+belong to other sequences are masked, so that a tile of decode rows can contain many sequences.
 
 Shapes: T tokens, H query heads in K groups of G, D head size, S sequences, P blocks per sequence, B
 tokens of a block.
@@ -74,7 +74,7 @@ def ragged_attention(
     *,
     interpret: Any = False,  # noqa: ANN401 - a bool or `pltpu.InterpretParams`
 ) -> jax.Array:
-    """Attention of queries [T, H, D] over pages [blocks, B, 2 K, D]. Returns [T, H, D].
+    """Compute the attention of queries [T, H, D] over pages [blocks, B, 2 K, D]. Returns [T, H, D].
 
     `tgi_tpu.attention.paged.attend` is the reference for this kernel.
     """
@@ -185,7 +185,7 @@ class _Walk:
         return self.context_lens[sequence] - (stop - jnp.maximum(start, self.tile_start))
 
     def first_group(self, sequence: jax.Array) -> jax.Array:
-        """The first group that a query of the tile attends to."""
+        """The first group to which a query of the tile attends."""
         if self.rule.window is None:
             group: jax.Array = jnp.int32(0)
             return group
@@ -202,7 +202,7 @@ class _Walk:
     def next(
         self, sequence: jax.Array, group: jax.Array, num_sequences: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """The (sequence, group) after this one. The sequence may be outside the tile."""
+        """Return the next (sequence, group). The sequence may be outside the tile."""
         is_last = group >= self.last_group(sequence)
         following = jnp.where(is_last, sequence + 1, sequence)
         inside = jnp.minimum(following, num_sequences - 1)
@@ -219,7 +219,7 @@ class _Walk:
 @final
 @dataclass(frozen=True)
 class _BlockCopies:
-    """The asynchronous copies that bring the blocks of a group into one of two buffers (`slot`)."""
+    """The asynchronous copies of the blocks of a group to one of two buffers (`slot`)."""
 
     tiling: _Tiling
     context_lens: Ref
@@ -241,7 +241,7 @@ class _BlockCopies:
     def _of(
         self, sequence: jax.Array, group: jax.Array, slot: jax.Array
     ) -> list[tuple[jax.Array, Any]]:
-        """For each block of a group, whether it is needed, and its copy operation."""
+        """Return for each block of a group whether the block is needed, and its copy operation."""
         num_blocks = pl.cdiv(self.context_lens[sequence], self.tiling.block_size)
         last_column = self.block_tables.shape[1] - 1
         found = []
@@ -254,7 +254,7 @@ class _BlockCopies:
 
 
 def _kernel(tiling: _Tiling, rule: AttentionRule, *refs: Ref) -> None:
-    """Compute one tile of queries. The references are those of `_grid_spec`, in its order."""
+    """Compute one tile of queries. The arguments are references, in the order of `_grid_spec`."""
     (
         cu_query_lens,
         context_lens,
@@ -311,7 +311,7 @@ def _kernel(tiling: _Tiling, rule: AttentionRule, *refs: Ref) -> None:
 @final
 @dataclass(frozen=True)
 class _Masks:
-    """How the rows of a tile relate to the keys of a group."""
+    """The masks and distances between the rows of a tile and the keys of a group."""
 
     is_seen: jax.Array  # bool [rows, keys]
     distance: jax.Array  # int32 [rows, keys], position of the query minus position of the key
@@ -319,7 +319,7 @@ class _Masks:
 
 
 def _masks(walk: _Walk, sequence: jax.Array, group: jax.Array, row_tokens: jax.Array) -> _Masks:
-    """Compute the masks for one sequence. Rows of other sequences see no key."""
+    """Compute the masks for one sequence. For rows of other sequences all keys are masked."""
     tiling, window = walk.tiling, walk.rule.window
     start, stop = walk.cu_query_lens[sequence], walk.cu_query_lens[sequence + 1]
     context_len = walk.context_lens[sequence]
@@ -375,12 +375,13 @@ def _accumulate(
     largest, total, weighted = state
     before = largest[...]
     after = jnp.maximum(before, jnp.max(scores, axis=-1, keepdims=True))
-    # If a row has seen no key so far, `after` is the score of a hidden key.
+    # If all keys of a row have been masked until now, `after` is the score of a masked key.
     shares = jnp.where(masks.is_seen, jnp.exp(scores - after), 0.0)
     decay = jnp.exp(before - after)
     largest[...] = after
     total[...] = total[...] * decay + jnp.sum(shares, axis=-1, keepdims=True)
-    # Slots that were never written may contain NaN, and zero times NaN is NaN.
+    # Values in slots that were never written are replaced, because they may be NaN, and zero times
+    # NaN is NaN.
     clean = jnp.where(masks.is_written, value, jnp.zeros_like(value))
     weighted[...] = weighted[...] * decay + _dot(shares.astype(value.dtype), clean, contracting=0)
 

@@ -73,7 +73,7 @@ class _CachePlace:
 class _LayerInputs:
     """The arguments of one layer."""
 
-    weights: Weights  # by parameter name without `decoder.layers.{i}.`
+    weights: Weights  # by parameter name without the prefix `decoder.layers.{i}.`
     place: _CachePlace | None
     experts: Weights  # stacked over the repeats of the layer's group
     repeat: jax.Array  # index of the layer among these repeats
@@ -141,10 +141,10 @@ def logits(
 
 def _embed(spec: ModelSpec, weights: Weights, step: StepArrays) -> jax.Array:
     rules, table = spec.embedding, vector(weights, "embedding.weight")
-    # JAX never reads outside of the table: it clamps an id above the last row.
+    # JAX clamps an id above the last row, so it never reads outside of the table.
     x = table[step.token_ids]
     if rules.scale != 1.0:
-        # Rounded to the compute dtype first, as in the reference models.
+        # The scale is first rounded to the compute dtype, as in the reference models.
         x = x * jnp.asarray(rules.scale, table.dtype)
     if "embedding.projection.weight" in weights:
         x = linear(x, weights, "embedding.projection")
@@ -160,7 +160,7 @@ def _run_group(
     context: _Context, group: LayerGroup, members: tuple[Weights, ...], x: jax.Array, cache: Cache
 ) -> tuple[jax.Array, Cache]:
     """Run all layers of a group on x [T, hidden]."""
-    # Experts are not inputs of the loop, because `scan` copies the slice of every iteration.
+    # Experts are not inputs of the loop, because `scan` copies the input slice of every iteration.
     experts = [
         {parameter: weight for parameter, weight in weights.items() if is_of_experts(parameter)}
         for weights in members
@@ -192,11 +192,11 @@ def _run_group(
 def _place(
     spec: ModelSpec, group: LayerGroup, member: int, repeat: jax.Array
 ) -> _CachePlace | None:
-    """The place of a layer's keys and values. None if the layer has no attention."""
+    """Return the place of a layer's keys and values, or None if the layer has no attention."""
     first = group.first + member
     for array, shape in enumerate(cache_shapes(spec)):
         if first in shape.layers:
-            # Number of layers of one pattern in this array, which is the distance between repeats.
+            # Number of layers of one pattern in this array. It is the distance between two repeats.
             stride = sum(0 <= layer - group.first < len(group.pattern) for layer in shape.layers)
             return _CachePlace(
                 array, shape.layers.index(first) + repeat * stride, len(shape.layers)
@@ -292,8 +292,8 @@ def _heads(
 def _alibi_slopes(mixer: Attention) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     """Slopes of ALiBi (arXiv 2108.12409), float32 [H].
 
-    They form a geometric series for the greatest power of two that is at most H. The other heads
-    have every second slope of the series for twice as many heads.
+    Let n be the greatest power of two that is at most H. The slopes of the first n heads form a
+    geometric series. The other heads have every second slope of the series for 2 n heads.
     """
     power = 2 ** math.floor(math.log2(mixer.num_heads))
     exponents = [(head + 1) / power for head in range(power)]

@@ -25,7 +25,9 @@ _MAX_PERIOD = 12
 @final
 @dataclass(frozen=True)
 class LayerGroup:
-    """The layers from `first` on: the layers of `pattern`, repeated `repeats` times."""
+    """Consecutive layers that begin with layer `first`: the layers of `pattern`, repeated `repeats`
+    times.
+    """
 
     first: int
     pattern: tuple[Layer, ...]
@@ -50,7 +52,9 @@ class LayerPlace:
 @final
 @dataclass(frozen=True)
 class CacheShape:
-    """Attention layers whose keys and values have the same shape. They share one array."""
+    """Attention layers whose keys and values have the same shape. These layers share one cache
+    array.
+    """
 
     num_kv_heads: int
     head_dim: int
@@ -69,9 +73,9 @@ def layer_groups(spec: ModelSpec) -> tuple[LayerGroup, ...]:
 
 
 def _longest_repetition(layers: tuple[Layer, ...]) -> tuple[int, int]:
-    """(period, repeats) of the pattern at the beginning that covers the most layers.
+    """Return (period, repeats) of the pattern that covers the most layers from the beginning.
 
-    Of patterns that cover the same number of layers, the shortest.
+    If several patterns cover the same number of layers, the shortest pattern is used.
     """
     best = (1, 1)
     for period in range(1, min(_MAX_PERIOD, len(layers)) + 1):
@@ -84,7 +88,7 @@ def _longest_repetition(layers: tuple[Layer, ...]) -> tuple[int, int]:
 
 
 def place_of(groups: tuple[LayerGroup, ...], layer: int) -> LayerPlace:
-    """The place of a layer's parameters."""
+    """Return the place of a layer's parameters."""
     for index, group in enumerate(groups):
         if layer < group.stop:
             repeat, member = divmod(layer - group.first, len(group.pattern))
@@ -93,14 +97,16 @@ def place_of(groups: tuple[LayerGroup, ...], layer: int) -> LayerPlace:
 
 
 def attention_of(layer: Layer) -> Attention | None:
-    """The self-attention of a layer, or None. A layer has at most one."""
+    """Return the self-attention of a layer, or None. A layer has at most one self-attention
+    mixer.
+    """
     mixers = (branch.mixer for block in layer.blocks for branch in block.branches)
     return next((mixer for mixer in mixers if isinstance(mixer, Attention)), None)
 
 
 @lru_cache(maxsize=16)
 def cache_shapes(spec: ModelSpec) -> tuple[CacheShape, ...]:
-    """The arrays of the cache, in the order in which their shapes first occur."""
+    """Return the arrays of the cache, in the order in which their shapes first occur."""
     layers_of: dict[tuple[int, int], list[int]] = {}
     for index, layer in enumerate(spec.decoder.layers):
         mixer = attention_of(layer)

@@ -1,7 +1,7 @@
 """The parts of a layer that need no cache: norms, linear layers, rotary embedding, MLPs.
 
-Shapes: T tokens, H heads, D head size. `weights` are those of one layer, by parameter name without
-`{stack}.layers.{i}.`.
+Shapes: T tokens, H heads, D head size. `weights` are the weights of one layer, by parameter name
+without the prefix `{stack}.layers.{i}.`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Rotation = tuple[jax.Array, jax.Array]
 """Cosines and sines, float32 [T, rotary_dim / 2]."""
 
 _GELU_QUICK_SLOPE = 1.702
-_CLAMP_LIMIT = 7.0  # gpt_oss clamps gate and up to this before `silu_clamped`
+_CLAMP_LIMIT = 7.0  # gpt_oss clamps gate and up to this limit before `silu_clamped`
 
 
 def vector(weights: Weights, parameter: str) -> jax.Array:
@@ -44,7 +44,7 @@ def vector(weights: Weights, parameter: str) -> jax.Array:
 
 
 def linear(x: jax.Array, weights: Weights, name: str) -> jax.Array:
-    """Compute x W' + b, [T, in] to [T, out]. b is omitted if the layer has no bias."""
+    """Compute x W' + b, or x W' if the layer has no bias, [T, in] to [T, out]."""
     y = matmul(x, weights[f"{name}.weight"])
     return y + vector(weights, f"{name}.bias").astype(y.dtype) if f"{name}.bias" in weights else y
 
@@ -75,8 +75,8 @@ def softcap(x: jax.Array, cap: float | None) -> jax.Array:
 def rotation(rope: Rope, positions: jax.Array, lengths: jax.Array) -> Rotation:
     """Compute the rotation of each token.
 
-    `positions` is int32 [T]. `lengths` int32 [T] is the length of each token's sequence, on which
-    the frequencies of some ropes depend.
+    `positions` is int32 [T]. `lengths` int32 [T] is the length of each token's sequence. The
+    frequencies of some ropes depend on this length.
     """
     match rope.scaling:
         case DynamicScaling() as scaling:
@@ -95,9 +95,9 @@ def rotation(rope: Rope, positions: jax.Array, lengths: jax.Array) -> Rotation:
 
 
 def _dynamic_frequencies(rope: Rope, scaling: DynamicScaling, lengths: jax.Array) -> jax.Array:
-    """The frequencies of dynamic NTK scaling per token, float32 [T, rotary_dim / 2].
+    """Return the frequencies of dynamic NTK scaling per token, float32 [T, rotary_dim / 2].
 
-    The base grows with the length of a sequence that is longer than the original length.
+    If a sequence is longer than the original length, the base increases with the sequence's length.
     """
     stretch = (
         jnp.maximum(lengths, scaling.original_max_positions).astype(jnp.float32)

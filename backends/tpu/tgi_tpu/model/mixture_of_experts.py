@@ -1,4 +1,4 @@
-"""A mixture of experts: the router, and experts that are computed one after the other.
+"""A mixture of experts: the router, and experts that are computed one by one.
 
 Shapes: T tokens, E experts, L layers whose experts are stacked.
 """
@@ -36,9 +36,9 @@ def mixture_of_experts(
 ) -> jax.Array:
     """Route each token to its experts: [T, hidden] to [T, hidden].
 
-    `experts` contains the experts' parameters of several layers, [L, E, ...]. They are not sliced
-    in advance, so that the weights of an expert that no token chose are never read. `layer` is the
-    index of this layer.
+    `experts` contains the experts' parameters of several layers, [L, E, ...]. These parameters are
+    not sliced in advance, so that the weights of an expert without tokens are not read. `layer` is
+    the index of this layer.
     """
     logits = linear(x, weights, "moe.router").astype(jnp.float32)
     correction = (
@@ -67,9 +67,9 @@ def _sum_of_experts(
     *,
     mesh: Mesh,
 ) -> jax.Array:
-    """The experts' outputs, weighted with their shares [T, E], float32 [T, hidden].
+    """Compute the sum of the experts' outputs, weighted with `shares` [T, E].
 
-    The devices exchange their sums once, at the end.
+    Returns float32 [T, hidden]. The devices exchange their sums once, at the end.
     """
     matrices = {
         parameter: weight for parameter, weight in experts.items() if parameter != _DOWN_BIAS
@@ -106,9 +106,9 @@ def _sum_of_experts(
 def _partial_sum(
     rule: MixtureOfExperts, x: jax.Array, shares: jax.Array, layer: jax.Array, experts: Weights
 ) -> jax.Array:
-    """One device's part of the experts that any token chose, over all tokens.
+    """Compute one device's part of the sum, over all experts that at least one token uses.
 
-    float32 [T, hidden].
+    Returns float32 [T, hidden].
     """
 
     def add_expert(number: jax.Array, total: jax.Array) -> jax.Array:
@@ -137,10 +137,10 @@ def _flat(stacked: jax.Array) -> jax.Array:
 
 
 def _partition(parameter: str, weight: Weight, tp_size: int) -> PartitionSpec | QuantizedMatrix:
-    """How an expert's parameter [L, E, ...] is divided among the devices.
+    """Return the division of an expert's parameter [L, E, ...] among the devices.
 
-    A quantized parameter has a division of its values and one of its scale, which lacks the last
-    axis.
+    For a quantized parameter, the result contains the division of the values and the division of
+    the scale. The scale does not have the last axis.
     """
     if not isinstance(weight, QuantizedMatrix):
         return partition(parameter, weight.shape[1:], tp_size, leading=1)
@@ -151,7 +151,8 @@ def _partition(parameter: str, weight: Weight, tp_size: int) -> PartitionSpec | 
 def _route(
     logits: jax.Array, router: Router, experts_per_token: int, correction: jax.Array | None
 ) -> jax.Array:
-    """Each token's share of each expert, 0 for experts that were not chosen.
+    """Return the weight of each expert for each token. The weight is 0 for experts that were not
+    chosen.
 
     Returns float32 [T, E] for logits [T, E].
     """

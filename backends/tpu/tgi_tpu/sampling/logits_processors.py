@@ -1,9 +1,9 @@
 """Logits processors: pure functions over rows, compiled as parts of the sampler.
 
 Scores are float32 [R, V], and parameters are [R] with one value per row. Every function returns new
-scores, in which a token that is cut has -inf. Each function is the batched form of a function in
-`tgi.testing.sampling`, which states the formula and its source. Results are equal up to rounding.
-The neutral value of a parameter leaves a row unchanged.
+scores, in which the score of an excluded token is -inf. Each function is the batched form of a
+function in `tgi.testing.sampling`, which states the formula and its source. Results are equal up to
+rounding. The neutral value of a parameter leaves a row unchanged.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def favour_green_tokens(
 
 
 def count_tokens(history: jax.Array, is_counted: jax.Array, vocab_size: int) -> jax.Array:
-    """Count each id of `history` (int32 [R, L]) at the places that `is_counted` marks.
+    """Count each id of `history` (int32 [R, L]) at the positions where `is_counted` (bool [R, L])
+    is true.
 
-    `is_counted` is bool [R, L]. Returns float32 [R, V]. The rows are processed one by one, because
-    XLA sorts scattered indices on a TPU, and a sort over all rows takes ten times as long to
-    compile.
+    Returns float32 [R, V]. The rows are processed one by one, because XLA sorts scattered indices
+    on a TPU. A sort over all rows takes ten times as long to compile.
     """
-    ids = jnp.where(is_counted, history, vocab_size)  # beyond the vocabulary, so it is dropped
+    ids = jnp.where(is_counted, history, vocab_size)  # an id above the vocabulary is dropped
     counts: jax.Array = jax.lax.map(
         lambda row: jnp.zeros(vocab_size, jnp.float32).at[row].add(1.0, mode="drop"), ids
     )
@@ -76,16 +76,18 @@ def penalize(
 
 
 def allowed_tokens(words: jax.Array, vocab_size: int) -> jax.Array:
-    """Unpack words int32 [R, W], lowest id in the lowest bit, to bool [R, V].
+    """Unpack the bits of words int32 [R, W] to bool [R, V].
 
-    Neutral: all bits set.
+    The lowest bit is the lowest id. Neutral: all bits set.
     """
     bits = words[:, :, None] >> jnp.arange(32, dtype=jnp.int32)
     return (bits & 1).reshape(words.shape[0], -1)[:, :vocab_size].astype(bool)
 
 
 def cut_below_top_k(scores: jax.Array, top_k: jax.Array) -> jax.Array:
-    """Keep the `top_k` (int32) best tokens and all that tie with the last of them. Neutral: 0."""
+    """Keep the `top_k` (int32) best tokens, and all tokens with the same score as the last of these
+    tokens. Neutral: 0.
+    """
     keys = _ordered_keys(scores)
     wanted = jnp.where(top_k > 0, top_k.astype(jnp.float32), jnp.inf)
     return jnp.where(keys >= _key_reaching(wanted, keys, jnp.ones_like(scores)), scores, _CUT)
@@ -94,8 +96,9 @@ def cut_below_top_k(scores: jax.Array, top_k: jax.Array) -> jax.Array:
 def cut_outside_nucleus(scores: jax.Array, top_p: jax.Array) -> jax.Array:
     """Keep each token unless the tokens before it already have a total probability of `top_p`.
 
-    Tokens are ordered by score, and those with equal scores by id. This is equivalent to TGI's
-    rule, which cuts in ascending order the tokens within 1 - top_p. Neutral: 1.
+    Tokens are ordered by score, and tokens with equal scores are ordered by id. This is equivalent
+    to TGI's rule: in ascending order, tokens are excluded while the cumulative probability is at
+    most 1 - top_p. Neutral: 1.
     """
     keys, probabilities = _ordered_keys(scores), jax.nn.softmax(scores, axis=-1)
     wanted = jnp.where(top_p < 1, top_p, jnp.inf)
@@ -111,9 +114,10 @@ def cut_outside_nucleus(scores: jax.Array, top_p: jax.Array) -> jax.Array:
 
 
 def cut_atypical(scores: jax.Array, typical_p: jax.Array) -> jax.Array:
-    """Keep the tokens whose surprisal is nearest to the entropy, and ties with the last of them.
+    """Keep the tokens whose surprisal is nearest to the entropy, until their total probability is
+    `typical_p`.
 
-    Tokens are kept until their total probability is `typical_p`. Neutral: 1.
+    Tokens with the same distance as the last kept token are also kept. Neutral: 1.
     """
     logprobs = jax.nn.log_softmax(scores, axis=-1)
     probabilities = jnp.exp(logprobs)
@@ -125,20 +129,23 @@ def cut_atypical(scores: jax.Array, typical_p: jax.Array) -> jax.Array:
 
 
 def cut_below_min_p(scores: jax.Array, min_p: jax.Array) -> jax.Array:
-    """Keep the tokens that are at least `min_p` as likely as the best one. Neutral: 0."""
+    """Keep the tokens whose probability is at least `min_p` x (the probability of the best token).
+    Neutral: 0.
+    """
     return jnp.where(
         scores < jnp.max(scores, axis=-1, keepdims=True) + jnp.log(min_p)[:, None], _CUT, scores
     )
 
 
 def _key_reaching(wanted: jax.Array, keys: jax.Array, weights: jax.Array) -> jax.Array:
-    """The greatest key, int32 [R, 1], at which the weights of greater or equal keys reach `wanted`.
+    """Find the greatest key, int32 [R, 1], such that the sum of the weights at this key and all
+    greater keys is at least `wanted`.
 
-    If the weights of all tokens do not reach it, the lowest key. `wanted` is float32 [R] and
-    positive. `keys` is int32 [R, V], `weights` is float32 [R, V] and not negative. A sort would
-    also find the key, but compiling one for a large vocabulary takes minutes. Bisection needs at
-    most 32 rounds. It is exact: all rounds add in the same order, so a sum that is large enough at
-    one key is large enough at every lower key.
+    The result is the lowest key if the sum of all weights is less than `wanted`. `wanted` is
+    float32 [R] and positive. `keys` is int32 [R, V], `weights` is float32 [R, V] and not negative.
+    A sort would also find the key, but it takes minutes to compile a sort for a large vocabulary.
+    Bisection needs at most 32 rounds. Bisection is exact, because all rounds add the weights in the
+    same order. A sum that is large enough at one key is therefore large enough at every lower key.
     """
 
     def is_open(bounds: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -147,7 +154,7 @@ def _key_reaching(wanted: jax.Array, keys: jax.Array, weights: jax.Array) -> jax
 
     def halve(bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         lowest, highest = bounds
-        # The mean, rounded up. Adding the bounds could overflow.
+        # This is the mean, rounded up. The sum of the bounds could overflow.
         middle = (lowest | highest) - ((lowest ^ highest) >> 1)
         reaches = (
             jnp.sum(jnp.where(keys >= middle, weights, 0), axis=-1, keepdims=True)

@@ -1,8 +1,8 @@
 """Samples one token per row on the device, with the semantics of `tgi.testing.sampling`.
 
 One program handles every mix of parameters. A processor that no row needs is skipped at run time,
-so that greedy rows cost one argmax. No row reads data of another row, so a row's result does not
-depend on the other rows of the batch. R rows, V tokens in the vocabulary.
+so that greedy rows need only one argmax. No row reads data of another row, so a row's result does
+not depend on the other rows of the batch. Shapes: R rows, V tokens in the vocabulary.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 MAX_TOP_TOKENS = 64
-"""Maximum number of top tokens of a row, including those that tie with the last one."""
+"""Maximum number of top tokens of a row, including tokens with the same score as the last one."""
 
 NO_LOGPROBS, PROCESSED_LOGPROBS, RAW_LOGPROBS = 0, 1, 2
 """Values of `SamplingArrays.logprobs`."""
@@ -102,7 +102,7 @@ class SampledTokens:
     id.
     """
 
-    tokens: jax.Array  # int32 [R]; undefined if there is a problem
+    tokens: jax.Array  # int32 [R]; undefined for rows with a problem
     logprobs: jax.Array  # float32 [R]; NaN if not requested
     problems: jax.Array  # int32 [R]
     top_counts: jax.Array  # int32 [R]
@@ -140,9 +140,10 @@ def score_tokens(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def _if_any(asks: jax.Array, process: Callable[[], jax.Array], otherwise: jax.Array) -> jax.Array:
-    """The result of `process` if any row asks for it, else `otherwise`. Only one is computed.
+    """Return the result of `process` if at least one row needs it, otherwise `otherwise`. `process`
+    is computed only if its result is needed.
 
-    Both have the same shape.
+    The two arrays have equal shapes.
     """
     chosen: jax.Array = jax.lax.cond(jnp.any(asks), process, lambda: otherwise)
     return chosen
@@ -212,10 +213,11 @@ def _warp(scores: jax.Array, p: SamplingArrays) -> jax.Array:
 
 
 def _draw(scores: jax.Array, draws: jax.Array) -> jax.Array:
-    """The first possible id whose cumulative probability exceeds draw x total, int32 [R].
+    """Return the first possible id whose cumulative probability exceeds draw x total, int32 [R].
 
-    The sums are computed in parallel and may decrease by a rounding error. Therefore tokens that
-    were cut are excluded explicitly. If no sum exceeds the draw, the last possible token is chosen.
+    The cumulative sums are computed in parallel and may decrease by a rounding error. Tokens with
+    probability 0 are therefore excluded explicitly. If no sum exceeds the draw, the last possible
+    token is chosen.
     """
     probabilities = jax.nn.softmax(scores, axis=-1)
     cumulative = jnp.cumsum(probabilities, axis=-1)

@@ -1,9 +1,10 @@
 """Pads or repeats parameters so that they can be divided among the devices. Results do not change.
 
-Sizes that the devices do not divide are padded with zeros, and heads are repeated if there are
-fewer than devices. A TPU stores the last axis of an array in registers of 128 lanes. If the last
-axis fills its registers only partly, the layout of the array may differ from the layout that a
-program needs. The array is then copied in every step.
+The results of the model do not change. If a size is not a multiple of the number of devices, it is
+padded with zeros. Heads are repeated if there are fewer heads than devices. A TPU stores the last
+axis of an array in registers of 128 lanes. If the last axis fills its registers only partly, the
+layout of the array may differ from the layout that a program needs. The array is then copied in
+every step.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def fit(parameter: str, piece: Array, spec: ModelSpec, mesh: Mesh) -> Array:
 
 
 def _with_kv_heads(parameter: str, spec: ModelSpec) -> Attention | None:
-    """The attention mixer whose key or value heads are rows of `parameter`, or None."""
+    """Return the attention mixer whose key or value heads are rows of `parameter`, or None."""
     mixer, part = mixer_of(parameter, spec), parameter.split(".")[-2]
     if not isinstance(mixer, Attention):
         return None
@@ -79,9 +80,9 @@ def _with_kv_heads(parameter: str, spec: ModelSpec) -> Attention | None:
 
 
 def _intermediate_axis(parameter: str, spec: ModelSpec) -> int | None:
-    """The axis of an MLP's intermediate values, counted from the end, or None.
+    """Return the axis of an MLP's intermediate values, counted from the end, or None.
 
-    Every activation function maps padding zeros on this axis to zeros.
+    Every activation function maps the zeros of the padding on this axis to zeros.
     """
     if not isinstance(mixer_of(parameter, spec), MLP | MixtureOfExperts):
         return None

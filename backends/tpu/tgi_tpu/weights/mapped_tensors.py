@@ -20,8 +20,8 @@ _DTYPES: Mapping[str, npt.DTypeLike] = MappingProxyType(
 
 
 def tensor_view(mapped: MappedTensor) -> npt.NDArray[Any]:
-    """The tensor in its stored dtype, as a view of the mapped file. Raises `ModelError` if that is
-    no floating-point dtype.
+    """Return the tensor in its stored dtype, as a view of the mapped file. Raises `ModelError` if
+    the dtype is not a floating-point dtype.
     """
     stored, dtype = mapped.stored, mapped.dtype_of(_DTYPES)
     data = np.frombuffer(mapped.file.mapping, np.uint8, stored.num_bytes, stored.start)

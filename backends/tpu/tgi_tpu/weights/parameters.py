@@ -58,10 +58,10 @@ _LAYERS = "decoder.layers."
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Parameters:
-    """Parameter names to arrays.
+    """The arrays by parameter name.
 
-    The parameters of the layers are stacked over the repeats of their group, as [repeats, ...].
-    Their names lack `decoder.layers.{i}.`.
+    The parameters of the layers are stacked over the repeats of their group, as [repeats, ...]. The
+    names of these parameters do not include the prefix `decoder.layers.{i}.`.
     """
 
     outside: dict[str, Weight]
@@ -91,7 +91,7 @@ class _Leaf:
 
     @property
     def scale_format(self) -> Format:
-        """The layout and sharding of the scale, which lacks the last axis."""
+        """The layout and sharding of the scale, which does not have the last axis."""
         return row_major(
             self.mesh, PartitionSpec(*self.cut[: len(self.shape) - 1]), len(self.shape) - 1
         )
@@ -107,7 +107,7 @@ class _Leaf:
 def _leaves(
     spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantization: Quantization | None
 ) -> dict[str, _Leaf]:
-    """Describe every array of the tree, by the first parameter in it."""
+    """Describe every array of the tree. The key is the first parameter in the array."""
     groups = layer_groups(spec)
     leaves = {}
     for parameter, shape in tensor_shapes(spec).items():
@@ -132,7 +132,9 @@ def _layer(parameter: str) -> int:
 
 
 def _locate(parameter: str, spec: ModelSpec) -> tuple[str, tuple[int, ...]]:
-    """The first parameter of the array that contains `parameter`, and the index in the array."""
+    """Return the first parameter of the array that contains `parameter`, and the index of
+    `parameter` in this array.
+    """
     if not parameter.startswith(_LAYERS):
         return parameter, ()
     groups, layer = layer_groups(spec), _layer(parameter)
@@ -174,9 +176,10 @@ def _tree(
 def abstract_parameters(
     spec: ModelSpec, mesh: Mesh, dtype: DTypeLike, quantization: Quantization | None = None
 ) -> Parameters:
-    """The tree with `jax.ShapeDtypeStruct` in place of arrays.
+    """Return the tree with `jax.ShapeDtypeStruct` in place of arrays.
 
-    With it one can compile for devices that this machine does not have, or count bytes.
+    Such a tree is sufficient to compile for devices that this machine does not have, and to count
+    bytes.
     """
 
     def abstract(leaf: _Leaf) -> Any:  # noqa: ANN401 - used in place of an array
@@ -205,7 +208,7 @@ def parameter_bytes(
 
 @final
 class ParameterStore:
-    """Arrays that are filled parameter by parameter. Each is created at its first `write`."""
+    """Arrays that are filled parameter by parameter. Each array is created at its first `write`."""
 
     def __init__(
         self,
@@ -248,7 +251,7 @@ class ParameterStore:
 def _program(function: Callable[..., Weight], leaf: _Leaf) -> Callable[..., Weight]:
     """Compile `function` so that its result has the format of `leaf`.
 
-    `_insert` donates the array that it is given.
+    `_insert` donates its argument `array`.
     """
     return jax.jit(
         function, out_shardings=leaf.formats, donate_argnums=(0,) if function is _insert else ()
@@ -296,15 +299,15 @@ def load(
 ) -> Parameters:
     """Read the safetensors files in `model_path` onto the mesh.
 
-    `progress(done_bytes, total_bytes)` is called after every tensor. Raises `ModelError` with one
-    line that names file and tensor, if the files are damaged or do not match the spec.
+    `progress(done_bytes, total_bytes)` is called after every tensor. If the files are damaged or do
+    not match the spec, a `ModelError` with the file and the tensor is raised.
     """
     tensors = map_checkpoint(model_path)
     try:
         todo = placements(spec, tensors.keys())
     except ModelError as error:
         raise _named(model_path, error) from error
-    # In the order of the files, so that a disk is read sequentially.
+    # The tensors are in file order, so that a disk is read sequentially.
     todo.sort(
         key=lambda placement: (
             tensors[placement.name].file.path,

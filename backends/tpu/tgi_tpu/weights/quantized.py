@@ -39,7 +39,9 @@ def quantize(matrix: jax.Array) -> QuantizedMatrix:
 
 
 def matmul(x: jax.Array, weight: Weight) -> jax.Array:
-    """Multiply x [T, in] by W', where W is [out, in]: [T, out] in x's dtype, summed in float32."""
+    """Multiply x [T, in] by W', where W is [out, in]. Returns [T, out] in x's dtype. Sums are in
+    float32.
+    """
     contracted = (((x.ndim - 1,), (1,)), ((), ()))
     # By default a matrix unit rounds float32 factors to bfloat16.
     precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None

@@ -35,7 +35,7 @@ StopReason = Literal["end_turn", "max_tokens", "stop_sequence"]
 
 
 class TextBlock(msgspec.Struct):
-    """A text of a message."""
+    """A part of a message that contains text."""
 
     type: Literal["text"]
     text: str
@@ -89,7 +89,7 @@ class MessageStart(msgspec.Struct):
 
 
 class ContentBlockStart(msgspec.Struct):
-    """The start of the text."""
+    """The event before the first text of a message."""
 
     type: Literal["content_block_start"]
     index: U32
@@ -97,14 +97,14 @@ class ContentBlockStart(msgspec.Struct):
 
 
 class TextDelta(msgspec.Struct):
-    """Text that was added."""
+    """The text that an event adds to the message."""
 
     type: Literal["text_delta"]
     text: str
 
 
 class ContentBlockDelta(msgspec.Struct):
-    """An addition to the text."""
+    """An event that adds text to the message."""
 
     type: Literal["content_block_delta"]
     index: U32
@@ -112,7 +112,7 @@ class ContentBlockDelta(msgspec.Struct):
 
 
 class ContentBlockStop(msgspec.Struct):
-    """The end of the text."""
+    """The event after the last text of a message."""
 
     type: Literal["content_block_stop"]
     index: U32
@@ -132,7 +132,7 @@ class MessageDeltaUsage(msgspec.Struct):
 
 
 class MessageDelta(msgspec.Struct):
-    """The end of the message, with its reason."""
+    """The event that contains the reason why the message ended, and the number of tokens."""
 
     type: Literal["message_delta"]
     delta: MessageEnd

@@ -101,7 +101,9 @@ class AnthropicRoutes:
             return _error_response(error)
 
     async def count_tokens(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /v1/messages/count_tokens`: the number of input tokens of the messages."""
+        """Handle `POST /v1/messages/count_tokens`. The response contains the number of input
+        tokens.
+        """
         try:
             _, body = await self._pipeline.read(http_request, CountTokensRequest)
             prompt = await self._prompt(body)

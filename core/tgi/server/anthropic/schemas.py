@@ -20,7 +20,7 @@ TextType = Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["text"]})]
 class ContentBlock(msgspec.Struct, frozen=True):
     """A block of the content of a message."""
 
-    type: TextType  # Other types are rejected by an error that names them.
+    type: TextType  # The error message for another type contains that type.
     text: str | None = None
 
 

@@ -12,8 +12,9 @@ T = TypeVar("T")
 
 
 async def run_all(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run the coroutines concurrently. Returns their results in the order of `works`. If one fails,
-    the others are cancelled and awaited, and its exception is raised.
+    """Run the coroutines concurrently. Returns their results in the order of `works`. If a
+    coroutine fails, the other coroutines are cancelled and awaited. The exception of the failed
+    coroutine is then raised.
     """
     if len(works) == 1:
         return [await works[0]]

@@ -45,7 +45,7 @@ class ScoredToken:
 
 @final
 class GeneratedToken(msgspec.Struct, frozen=True):
-    """One token event. `text` is the text that can be shown now. It may be empty, because an
+    """One token event. `text` is the text that can be shown now. This text may be empty, because an
     incomplete character and text that may become a stop string are held back.
     """
 
@@ -69,8 +69,8 @@ class GeneratedToken(msgspec.Struct, frozen=True):
 
 @final
 class GeneratedSequence:
-    """One sequence and its text so far. A complete sequence is the `result` of its last token
-    event.
+    """One sequence and the text that was generated for it. A complete sequence is the `result` of
+    its last token event.
     """
 
     def __init__(
@@ -135,8 +135,8 @@ class GeneratedSequence:
 
     @property
     def mean_logprob(self) -> float:
-        """The mean log probability of `tokens`, or 0 if they have none. `best_of` returns the
-        sequence with the highest mean.
+        """The mean log probability of `tokens`, or 0 if `tokens` have no log probabilities.
+        `best_of` returns the sequence with the highest mean.
         """
         logprobs = [token.logprob for token in self.tokens if token.logprob is not None]
         return sum(logprobs) / len(logprobs) if logprobs else 0.0
@@ -236,8 +236,8 @@ class Generation:
     """The running sequences of one prompt, as an async iterator. Each item is a nonempty list of
     the token events that are available at that time.
 
-    The iterator ends when all sequences have ended. A caller that stops earlier must call `close`.
-    Only one task may iterate.
+    The iterator ends when all sequences have ended. A caller that stops the iteration earlier must
+    call `close`. Only one task may iterate.
     """
 
     def __init__(

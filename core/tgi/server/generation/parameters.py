@@ -38,7 +38,7 @@ MAX_SALT_LENGTH = 256
 
 _MAX_U64 = 2**64 - 1  # msgspec cannot check this bound, because its own bounds are 64-bit signed
 _PROCESSED_LOGPROBS = SamplingParams(logprobs="processed")  # as in TGI
-_MIN_TOP_P = 1e-9  # replaces OpenAI's `top_p` of 0, which allows only the most likely token
+_MIN_TOP_P = 1e-9  # used for OpenAI's `top_p` of 0; only the most likely token is allowed
 
 U32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1, title="u32")]
 U64 = Annotated[int, msgspec.Meta(ge=0, title="u64")]
@@ -103,8 +103,8 @@ class GenerateParameters(msgspec.Struct, frozen=True):
 
     @property
     def is_sampling(self) -> bool:
-        """Whether tokens are sampled. If not, decoding is greedy. Sampling is enabled by
-        `do_sample`, `top_k`, `top_p`, `typical_p`, and by a `temperature` other than 1.
+        """Whether tokens are sampled. If tokens are not sampled, decoding is greedy. Sampling is
+        enabled by `do_sample`, `top_k`, `top_p`, `typical_p`, and by a `temperature` other than 1.
         """
         has_temperature = self.temperature is not None and round_f32(self.temperature) != 1.0
         others = (self.top_k, self.top_p, self.typical_p)
@@ -173,7 +173,8 @@ class TextRequest:
     prompt: str
     parameters: GenerateParameters
     stop_style: StopStyle
-    # The token ids, if the client sent token ids instead of text. `prompt` is then their text.
+    # The token ids, if the client sent token ids instead of text. `prompt` is then the text of
+    # these ids.
     prompt_token_ids: tuple[int, ...] | None = None
     # False for the output of a chat template, because the template writes the special tokens.
     add_special_tokens: bool = True

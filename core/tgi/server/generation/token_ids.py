@@ -1,8 +1,8 @@
 """Checks the token ids of a request.
 
 The tokenizer of a model may have ids for which the embedding has no row, for example if tokens were
-added without resizing the embedding. An id is therefore checked whether the client or the tokenizer
-chose it.
+added without resizing the embedding. Ids from the client and ids from the tokenizer are therefore
+both checked.
 """
 
 from __future__ import annotations

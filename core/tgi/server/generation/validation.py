@@ -1,8 +1,8 @@
 """The validation rules for requests, and the creation of a `Request` from a valid one.
 
-The rules of TGI 3 (`router/src/validation.rs`) are applied in TGI's order and have TGI's error
-messages. Rules of this project follow: they reject each parameter that the backend or this version
-does not support. The error message names the parameter. An unsupported parameter is never ignored.
+The rules of TGI 3 (`router/src/validation.rs`) are applied first, in TGI's order and with TGI's
+error messages. The rules of this project are applied next. They reject each parameter that the
+backend or this version does not support, and the error message names the parameter.
 """
 
 from __future__ import annotations

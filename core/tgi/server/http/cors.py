@@ -22,7 +22,7 @@ class CorsLayer:
     requests of all paths itself, because they are preflight requests.
 
     If `allow_origin` is empty or contains `*`, all origins are allowed. Otherwise only the listed
-    origins are. All request headers are allowed.
+    origins are allowed. All request headers are allowed.
     """
 
     def __init__(self, app: ASGIApp, allow_origin: Sequence[str]) -> None:
@@ -62,7 +62,9 @@ class CorsLayer:
 
 
 def _allowed_headers(scope: Scope) -> tuple[bytes, bytes]:
-    """The headers that the browser asks for. `*` would exclude `Authorization`."""
+    """The request headers that the browser wants to send. They are listed one by one, because `*`
+    would not include `Authorization`.
+    """
     requested = _header(scope, b"access-control-request-headers")
     return b"access-control-allow-headers", requested or b"content-type"
 

@@ -21,11 +21,12 @@ __all__ = [
     "split_at_holes",
 ]
 
-# A value of a record that is not known yet. JSON contains no null byte.
+# The placeholder for a value that is inserted later. JSON text contains no null byte.
 HOLE: Any = msgspec.Raw(b"\0")
 
 
-# The limits are f32 numbers, because the f32 nearest to 1e-6 or 1e13 is below this number.
+# The limits are rounded to f32, because the f32 nearest to 1e-6 is below 1e-6, and the f32 nearest
+# to 1e13 is below 1e13.
 _MIN_PLAIN = np.float32(1e-6)
 _MIN_EXPONENT = np.float32(1e13)
 

@@ -1,6 +1,4 @@
-"""A JSON scanner whose error messages and positions are the same as TGI's (those of serde_json
-1.0).
-"""
+"""A JSON scanner with the error messages and positions of TGI, which uses serde_json 1.0."""
 
 from __future__ import annotations
 
@@ -52,7 +50,7 @@ class JsonScanner:
         )
 
     def type_error(self, message: str) -> JsonError:
-        """Create an error about the value that was read last."""
+        """Create an error for the value that was read last."""
         return JsonError(f"{message}{self._place(self._position)}", is_syntax=False)
 
     def peek(self) -> bytes:
@@ -92,7 +90,7 @@ class JsonScanner:
         return True
 
     def key(self) -> str:
-        """Read the key of an object's item and the colon after it."""
+        """Read the key of an object's item and the colon after the key."""
         byte = self.peek_value()
         if byte != b'"':
             raise self.syntax_error("key must be a string")

@@ -1,12 +1,12 @@
 """Finds repeated keys in a JSON body that has already been decoded.
 
 msgspec keeps the last value of a repeated key and does not report the repetition, but TGI rejects a
-record in which a field is given twice. A second parse of every body would find such a field, at a
-higher cost than the first parse. This module compares two counts for each field name instead:
+record in which a field is given twice. A second parse of every body would find such a field, but it
+would cost more than the first parse. Therefore this module compares two counts for each field name:
 
-* how often the name is followed by a colon in the body. This count is at least the number of keys
-  with that name.
-* how many decoded objects certainly have a key with that name.
+* the number of times that the name is followed by a colon in the body. This count is at least the
+  number of keys with that name.
+* the number of decoded objects that certainly have a key with that name.
 
 If the first count is not above the second one, every object has the name at most once. The body is
 parsed again only if the counts cannot exclude a repetition.

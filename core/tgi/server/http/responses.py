@@ -49,8 +49,8 @@ def text_response(text: str, status: int = 200) -> Response:
 
 @final
 class JsonBlocks:
-    """A JSON response of status 200 whose body is written block by block, so that the server copies
-    no large body and waits for slow clients.
+    """A JSON response with status 200 whose body is written in blocks. The server therefore does
+    not copy a large body, and it waits for slow clients.
     """
 
     def __init__(self, blocks: Sequence[bytes]) -> None:

@@ -87,7 +87,7 @@ class PathRoute:
 
     def _has_key(self, request: Request) -> bool:
         keys = []
-        # The name of the scheme has no case, and blanks around the key are no part of it.
+        # The name of the scheme is case-insensitive, and blanks around the key are ignored.
         scheme, _, token = request.headers.get("authorization", "").strip(" \t").partition(" ")
         if scheme.lower() == "bearer":
             keys.append(token.strip(" \t"))
@@ -124,8 +124,9 @@ async def read_record(request: Request, record: type[T], limit: int) -> T:
 
 
 async def read_variant(request: Request, records: Sequence[type[T]], name: str, limit: int) -> T:
-    """Read the body as the first of `records` that matches. Raises `RejectionError` if none does.
-    `name` is TGI's name for the choice, which appears in the error message.
+    """Read the body as the first of `records` that matches. Raises `RejectionError` if no record
+    matches. `name` is the name of the enum of these records in TGI. The name appears in the error
+    message.
     """
     body = await read_body(request, limit)
     if len(body) < _MANY_BYTES:

@@ -1,7 +1,7 @@
 """Response bodies of the native routes, built from generated sequences.
 
-Only the event of an ordinary token is written without building its record: its constant parts are
-taken from the record once.
+The event of an ordinary token is written without building a record, because its constant parts are
+formatted only once. All other bodies are built as records.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def details(
     parameters: GenerateParameters,
     text_prefix: str,
 ) -> Details:
-    """The details of the response: those of the best sequence, and the other sequences."""
+    """The details of the response: the details of the best sequence, and the other sequences."""
     return Details(
         best.finish_reason,
         best.num_generated_tokens,

@@ -1,8 +1,8 @@
 """Schemas of the responses of the native routes and of the routes for information.
 
 The routes write these records, and the OpenAPI document describes them. The order of the fields is
-TGI's. A field without a default is always present. A field with the default `UNSET` is absent
-unless the request asks for it.
+TGI's. A field without a default is always present. A field with the default `UNSET` is present only
+if the request enables the field.
 """
 
 from __future__ import annotations

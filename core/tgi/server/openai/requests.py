@@ -178,7 +178,8 @@ def _with_prompt(
 ) -> TextRequest:
     if isinstance(prompt, str):
         return dataclasses.replace(request, prompt=prompt)
-    # Only ids that can be decoded. Admission rejects unknown ids and prompts that are too long.
+    # Only ids that can be decoded are included. Admission rejects unknown ids and prompts that are
+    # too long.
     known = [
         token
         for token in prompt[: state.config.max_total_tokens]

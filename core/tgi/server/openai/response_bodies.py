@@ -1,7 +1,8 @@
 """Response bodies of the OpenAI routes: objects, chunks, choices, log probabilities and usage.
 
-The records are those of `response_schemas`. Only chunks are written without building a record for
-each token: their constant parts are taken from the record once per response.
+The records are those of `response_schemas`. Chunks are written without building a record for each
+token, because their constant parts are formatted only once per response. All other bodies are built
+as records.
 """
 
 from __future__ import annotations

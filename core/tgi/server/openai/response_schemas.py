@@ -69,7 +69,7 @@ class ChatLogprob(msgspec.Struct):
 
 
 class ChatLogprobs(msgspec.Struct):
-    """Log probabilities of a chat's tokens, from the model's own distribution."""
+    """Log probabilities of a chat's tokens, from the model's unmodified distribution."""
 
     content: list[ChatLogprob]
     refusal: None
@@ -142,7 +142,7 @@ class CompletionLogprobs(msgspec.Struct):
 
 
 class CompletionChoice(msgspec.Struct):
-    """One text, or the text that a chunk adds to it."""
+    """One completed text, or the part of the text that a chunk adds."""
 
     index: U32
     text: str
@@ -151,7 +151,7 @@ class CompletionChoice(msgspec.Struct):
 
 
 class Completion(msgspec.Struct):
-    """Completed texts, or a part of them in a stream."""
+    """Completed texts, or a part of the texts in a stream."""
 
     id: str
     object: Literal["text_completion"]

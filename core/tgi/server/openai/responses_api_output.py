@@ -37,7 +37,7 @@ ResponseStatus = Literal["in_progress", "completed", "incomplete", "failed"]
 
 
 class ContentPart(msgspec.Struct):
-    """A text of a message. `annotations` and `logprobs` are always empty."""
+    """A part of a message that contains text. `annotations` and `logprobs` are always empty."""
 
     type: Literal["output_text"]
     text: str
@@ -62,7 +62,7 @@ class InputTokensDetails(msgspec.Struct):
 
 
 class OutputTokensDetails(msgspec.Struct):
-    """Tokens of reasoning, of which there are none."""
+    """The number of reasoning tokens, which is always 0."""
 
     reasoning_tokens: U32
 
@@ -104,7 +104,7 @@ class TextFormat(msgspec.Struct):
 
 
 class ResponseText(msgspec.Struct):
-    """The settings of the text."""
+    """The settings of the output text."""
 
     format: TextFormat
 
@@ -138,7 +138,7 @@ class Response(msgspec.Struct, kw_only=True):
 
 
 class ResponseEvent(msgspec.Struct):
-    """The response object in a new state."""
+    """An event that contains the response object after a change of its status."""
 
     type: Literal[
         "response.created",
@@ -152,7 +152,7 @@ class ResponseEvent(msgspec.Struct):
 
 
 class OutputItemEvent(msgspec.Struct):
-    """The start or the end of the message."""
+    """The event at the start or at the end of the message."""
 
     type: Literal["response.output_item.added", "response.output_item.done"]
     sequence_number: U64
@@ -161,7 +161,7 @@ class OutputItemEvent(msgspec.Struct):
 
 
 class ContentPartEvent(msgspec.Struct):
-    """The start or the end of the text."""
+    """The event at the start or at the end of the text."""
 
     type: Literal["response.content_part.added", "response.content_part.done"]
     sequence_number: U64
@@ -172,7 +172,7 @@ class ContentPartEvent(msgspec.Struct):
 
 
 class TextDeltaEvent(msgspec.Struct):
-    """Text that was added."""
+    """The event that adds text to the message."""
 
     type: Literal["response.output_text.delta"]
     sequence_number: U64
@@ -184,7 +184,7 @@ class TextDeltaEvent(msgspec.Struct):
 
 
 class TextDoneEvent(msgspec.Struct):
-    """The complete text."""
+    """The event that contains the complete text."""
 
     type: Literal["response.output_text.done"]
     sequence_number: U64

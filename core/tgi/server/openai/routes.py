@@ -75,7 +75,7 @@ class _StreamedResponse:
     has_failed: bool = False
 
     def ending(self) -> str:
-        """The last events. The usage is sent only if no prompt has failed."""
+        """Return the last events of the stream. The usage is sent only if no prompt has failed."""
         if self.counts is None or self.has_failed:
             return DONE
         return event(self.envelope.encode([], self.counts.usage)) + DONE

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.0.3 document, made from the records that the routes read and write."""
+"""Builds the OpenAPI 3.0.3 document from the records that the routes read and write."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _TEXT_FAILURES = (400, 413, 415)
 
 
 def openapi_document(version: str) -> Json:
-    """The document as plain data; `version` is the server's."""
+    """Return the document as plain data. `version` is the version of the server."""
     types = [kind for operation in OPERATIONS for kind in operation.types]
-    types.append(VertexGenerateInstance)  # named by a schema, not by an operation
+    types.append(VertexGenerateInstance)  # a schema refers to it, but no operation does
     schemas, components = msgspec.json.schema_components(types, ref_template=REFERENCE)
     for (record, name), refined in REFINED.items():
         components[record]["properties"][name] = refined
@@ -112,8 +112,8 @@ def _failure(status: int, error: Json, is_json_only: bool) -> Json:
 
 
 def _to_openapi(schema: Any) -> Any:  # noqa: ANN401 - JSON Schema is any JSON
-    """JSON Schema 2020-12 as msgspec writes it, in the words of OpenAPI 3.0: it has `nullable`
-    where that has a type null.
+    """Convert a JSON Schema 2020-12, as msgspec writes it, to a schema of OpenAPI 3.0. A value that
+    may have the type `null` gets the property `nullable`.
     """
     if isinstance(schema, list):
         return [_to_openapi(entry) for entry in schema]

@@ -61,8 +61,8 @@ REFERENCE = "#/components/schemas/{name}"
 @final
 @dataclass(frozen=True)
 class Operation:
-    """One method of one path. Bodies and answers are types, a tuple means any of them, and None
-    means none.
+    """One method of one path. Request and response bodies are given as types. A tuple of types
+    allows each of these types, and None means that there is no body.
     """
 
     path: str
@@ -78,7 +78,7 @@ class Operation:
 
     @property
     def types(self) -> list[Any]:
-        """The types it needs schemas of."""
+        """The types for which the operation needs schemas."""
         members = (self.body, self.response, self.streamed, self.error)
         return [
             kind
@@ -109,7 +109,7 @@ REFINED = {
         "minItems": 1,
     },
 }
-"""What the records' types cannot say of a field."""
+"""The schemas of fields that the records' types cannot describe."""
 
 _GENERATES = (400, 401, 413, 415, 422, 424, 429, 500, 503)
 _TOKENIZES = (400, 401, 413, 415, 422, 429)

@@ -47,7 +47,7 @@ _START = (
 
 @final
 class DocsRoutes:
-    """Handlers of the API's own description."""
+    """Handlers of the routes that describe the API."""
 
     def __init__(self, version: str) -> None:
         self._document = msgspec.json.encode(openapi_document(version))
@@ -58,7 +58,9 @@ class DocsRoutes:
         return json_response(self._document)
 
     async def redirect(self, request: Request) -> Response:
-        """`GET /docs`: the page is a folder, for its links are relative."""
+        """Handle `GET /docs` with a redirect to `/docs/`, because the links of the page are
+        relative.
+        """
         del request
         return empty_response(303, {"location": "/docs/"})
 
@@ -68,7 +70,7 @@ class DocsRoutes:
         return Response(_PAGE, headers={"content-security-policy": _POLICY}, media_type="text/html")
 
     async def asset(self, request: Request) -> Response:
-        """`GET /docs/{file}`: one of the files the page names."""
+        """Handle `GET /docs/{file}`, where `file` is one of the files to which the page refers."""
         name = request.path_params["file"]
         if name == "start.js":
             return Response(_START, media_type="text/javascript")

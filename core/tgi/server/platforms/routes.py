@@ -1,7 +1,7 @@
 """Routes of hosting platforms: SageMaker's `/invocations`, Vertex AI's `/vertex` and KServe's
 `/v2`.
 
-They convert their bodies to requests of the native and the OpenAI routes. Source: TGI 3
+The routes convert their bodies to requests of the native and the OpenAI routes. Source: TGI 3
 `router/src/{sagemaker,vertex,kserve}.rs`.
 """
 

@@ -1,8 +1,8 @@
 """Metric values and their Prometheus text exposition (format 0.0.4).
 
-The usual client library cannot be used: it appends `_total` to the names of counters, and the names
-of TGI's counters have no such suffix. A family appears after its first update. Counters come first,
-then gauges, then histograms and summaries.
+The official Prometheus client library is not used, because it appends `_total` to the names of
+counters. The names of TGI's counters do not have this suffix. A family appears after its first
+update. Counters come first, then gauges, then histograms and summaries.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The table of all metrics of TGI 3, with their types, labels, buckets and help texts.
 
 Source: TGI 3 `router/src/server.rs`, `router/src/infer/mod.rs`,
-`backends/v3/src/{queue,backend}.rs`. Series that have no help text in TGI have none here.
+`backends/v3/src/{queue,backend}.rs`. Series without a help text in TGI have no help text in this
+table.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Metric:
 
     name: str
     kind: Kind
-    updated: str  # when the series is updated and with what value, for the reference page
+    updated: str  # event that updates the series, and the value; for the reference page
     help: str = ""
     label: str = ""
     values: tuple[str, ...] = ()  # all values of the label

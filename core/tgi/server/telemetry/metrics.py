@@ -104,7 +104,7 @@ class Metrics:
         histograms["tgi_request_generated_tokens"].observe(times.num_generated_tokens)
 
     def observe_step(self, stats: EngineStats) -> None:
-        """Record a step of the engine, or that the engine is idle."""
+        """Update the series of the engine after a step, or when the engine becomes idle."""
         scheduler = stats.scheduler
         self._gauges["tgi_queue_size"].set(scheduler.num_waiting)
         self._gauges["tgi_batch_current_size"].set(scheduler.num_running)

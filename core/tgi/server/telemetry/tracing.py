@@ -98,7 +98,7 @@ class Span:
     children: list[Span] = field(default_factory=list)
 
     def add_child(self, name: str, start_ns: int, end_ns: int) -> None:
-        """Add a completed operation that is part of this one."""
+        """Add a completed operation that is part of this operation."""
         self.children.append(Span(name, self.context.child(), self.context, start_ns, end_ns))
 
 

@@ -29,7 +29,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def ask_apart(check: Check, under_test: BackendUnderTest) -> Outcome:
-    """Run a check of an installed backend. It fails if its process crashes or hangs."""
+    """Run a check of an installed backend. The check fails if its process crashes or hangs."""
     folder = under_test.folder / f"apart-{check.id}"
     folder.mkdir(exist_ok=True)
     options = msgspec.json.encode(under_test.options).decode()

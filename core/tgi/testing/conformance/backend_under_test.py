@@ -1,4 +1,4 @@
-"""The backend under test, with its models, its workers and the limits requested from it."""
+"""The backend under test, with its models, its workers and the requested limits."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class RecordingReporter:
 class BackendUnderTest:
     """One backend, with tiny models in `folder`.
 
-    Checks that only need a ready worker share one.
+    All checks that only need a ready worker use the same worker.
     """
 
     def __init__(
@@ -106,14 +106,14 @@ class BackendUnderTest:
         path: Path | None = None,
         **changes: Any,  # noqa: ANN401 - fields of `EngineConfig`
     ) -> Worker:
-        """Create a worker. No method of it has been called."""
+        """Create a worker. No method of the worker has been called."""
         return self.backend.create_worker(
             self.config(model or self.models.get(), path, **changes),
             reporter or RecordingReporter(),
         )
 
     def core(self) -> ScriptedCore:
-        """Return a core with the shared worker for the plain model. It has no sequences."""
+        """Return a core with the shared worker for the plain model. The core has no sequences."""
         core = self._kept()
         core.clear()
         return core
@@ -125,7 +125,7 @@ class BackendUnderTest:
         requested: RequestedLimits = REQUESTED,
         **changes: Any,  # noqa: ANN401
     ) -> Iterator[ScriptedCore]:
-        """Return a core with a new worker, which is closed at the end.
+        """Return a core with a new worker. The worker is closed at the end of the block.
 
         `changes` are fields of `EngineConfig`.
         """
@@ -144,7 +144,9 @@ class BackendUnderTest:
         return self.backend.supports(model.spec, self.config(model, **changes)).status != "no"
 
     def discard(self) -> None:
-        """Close the shared worker, whose state is unknown after a failed check."""
+        """Close the shared worker, because the state of a worker is unknown after a failed
+        check.
+        """
         core, self._core = self._core, None
         if core is not None:
             core.worker.close()

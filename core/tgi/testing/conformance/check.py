@@ -15,8 +15,8 @@ Grade = Literal["packaging", "basic", "serving", "robust", "features"]
 GRADES: tuple[Grade, ...] = ("packaging", "basic", "serving", "robust", "features")
 """The conformance levels in ascending order.
 
-A backend has a level if it passes all checks of this and the lower levels. `features` does not
-count.
+A backend has a level if it passes all checks of this level and of all lower levels. `features` is
+not a level of this order.
 """
 
 
@@ -26,8 +26,9 @@ class Check:
     """One requirement on a backend.
 
     `run` returns, raises `CheckFailedError`, or raises `NotApplicableError` with the reason why the
-    requirement does not apply. If `apart`, the check changes process-wide state (its limits, or the
-    number of its devices). It then runs in a separate process if the backend is installed.
+    requirement does not apply. If `apart` is set, the check changes process-wide state: the limits
+    of the process, or the number of its devices. Such a check runs in a separate process if the
+    backend is installed.
     """
 
     id: str
@@ -41,7 +42,9 @@ class Check:
 @final
 @dataclass(frozen=True)
 class Result:
-    """The result of a check. `message` is the failure, or the reason why it does not apply."""
+    """The result of a check. `message` is the failure, or the reason why the check does not
+    apply.
+    """
 
     check: Check
     status: Literal["passed", "failed", "not applicable"]

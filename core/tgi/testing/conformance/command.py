@@ -1,4 +1,4 @@
-"""The command `tgi conformance`."""
+"""Implements the command `tgi conformance`."""
 
 from __future__ import annotations
 

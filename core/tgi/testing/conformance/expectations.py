@@ -1,7 +1,8 @@
 """Compares sequences with the numpy reference, with a tolerance for rounding.
 
-Near ties: a token other than the reference's is accepted only if logits within the tolerance would
-have led to it. The reference then continues from the backend's token.
+Two tokens may have almost equal logits. A token that differs from the reference's token is
+therefore accepted if logits within the tolerance could lead to this token. The reference then
+continues from the backend's token.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def check_sequence(model: TinyModel, sequence: LiveSequence, agreement: Agreemen
 
 
 def _as_of(sequence: LiveSequence, index: int) -> LiveSequence:
-    """The sequence before its output token `index` was sampled."""
+    """Return the sequence in its state before output token `index` was sampled."""
     return LiveSequence(
         sequence.handle,
         sequence.prompt,
@@ -111,7 +112,7 @@ def _allowed(sequence: LiveSequence, vocab_size: int) -> npt.NDArray[np.bool_] |
 
 
 def _near(row: Float32Array, before: LiveSequence, tolerance: float) -> set[int]:
-    """The tokens that logits within the tolerance lead to."""
+    """Return the tokens that can be sampled with logits within the tolerance."""
     noise = np.random.default_rng(0)
     draw = draw_of(before)
     near = set[int]()
@@ -140,8 +141,8 @@ def _check_logprobs(
         scores = scores if before.sampling.greedy else apply_warpers(scores, before.sampling)
     expected = log_softmax(scores)
     token, actual = sequence.output[sequence.num_given + place], sequence.logprobs[place]
-    # A low temperature amplifies errors. A token at the edge of a cut may have no probability in
-    # the reference.
+    # A low temperature amplifies errors. A token that top-k, top-p or typical sampling barely keeps
+    # in the backend may have no probability in the reference.
     allowance = 10 * tolerance * max(1.0, 1 / before.sampling.temperature)
     is_near = math.isinf(expected[token]) or abs(actual - expected[token]) <= allowance
     require(

@@ -65,7 +65,8 @@ def find_backend_under_test(
 ) -> BackendUnderTest:
     """Find the installed backend with this name.
 
-    Raises `BackendError` if there is none, or if it cannot be used on this machine.
+    Raises `BackendError` if there is no such backend, or if the backend cannot be used on this
+    machine.
     """
     registry = BackendRegistry()
     if name not in registry.names:

@@ -29,11 +29,11 @@ class LiveSequence:
     blocks: list[int]
     sequence_slot: int
     num_computed_tokens: int = 0
-    num_introduced_tokens: int = 0  # tokens sent when it was introduced to the worker; 0 = not yet
+    num_introduced_tokens: int = 0  # tokens sent in its `NewSequence`; 0 if none was sent
     num_sent_blocks: int = 0
     # Tokens that masks allow, for consecutive output tokens. The entries are used cyclically.
     allowed: tuple[tuple[int, ...], ...] = ()
-    num_given: int = 0  # output tokens that existed when it was introduced
+    num_given: int = 0  # output tokens sent in its `NewSequence`
     logprobs: list[float] = field(default_factory=list)  # of output[num_given:]
     tops: list[list[tuple[int, float]]] = field(default_factory=list)
     prompt_scores: dict[int, float] = field(default_factory=dict)  # by position
@@ -44,7 +44,7 @@ class LiveSequence:
     media: tuple[MediaInput, ...] = ()
     pooling: Pooling = "none"
     pooled: Float32Array | None = None
-    max_tokens: int = 1  # that a decode row may sample
+    max_tokens: int = 1  # maximum number of tokens that a decode row may sample
     drafter: Drafter | None = None  # proposes draft tokens for decode rows
 
     @property
@@ -59,11 +59,13 @@ class LiveSequence:
 
     @property
     def is_decoding(self) -> bool:
-        """Whether all tokens with which it was introduced have been computed."""
+        """Whether all tokens of the sequence's `NewSequence` have been computed."""
         return self.is_introduced and self.num_computed_tokens >= self.num_introduced_tokens
 
     def allowed_at(self, index: int) -> tuple[int, ...] | None:
-        """The tokens that the mask for output token `index` allows. None if there is no mask."""
+        """Return the tokens that the mask for output token `index` allows, or None if there is no
+        mask.
+        """
         return self.allowed[index % len(self.allowed)] if self.allowed else None
 
     @property
@@ -73,7 +75,9 @@ class LiveSequence:
 
 
 def draw_of(sequence: LiveSequence, ahead: int = 0) -> float:
-    """The draw for the sequence's next token, or for one that is `ahead` tokens later."""
+    """Return the draw for the output token that is `ahead` tokens after the sequence's next
+    token.
+    """
     if sequence.sampling.greedy:
         return 0.0
     return float(

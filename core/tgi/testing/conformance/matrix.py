@@ -1,6 +1,6 @@
 """The support matrix: a table of all scorecards in a folder.
 
-`python -m tgi.testing.conformance.matrix FOLDER` writes it to `FOLDER/README.md`.
+`python -m tgi.testing.conformance.matrix FOLDER` writes the table to `FOLDER/README.md`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ were compiled on a machine without such a device (`compiled/`). Nothing has run 
 
 
 class _CompiledRecord(msgspec.Struct):
-    """The record of compiling for devices that the machine does not have."""
+    """The record of a compilation for devices that the machine does not have."""
 
     compiled_for: list[str]
 

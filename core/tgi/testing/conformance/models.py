@@ -1,4 +1,4 @@
-"""Tiny checkpoints with their numpy reference. Each kind is created once."""
+"""Tiny checkpoints with their numpy reference. Each checkpoint is created only once."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class TinyModels:
         self._models: dict[str, TinyModel] = {}
 
     def get(self, family: str = "llama", **overrides: Any) -> TinyModel:  # noqa: ANN401 - fields of config.json
-        """A model of `family`; `overrides` are fields of config.json."""
+        """Return a model of `family`. `overrides` are fields of config.json."""
         key = json.dumps([family, overrides], sort_keys=True)
         if key not in self._models:
             path = self._folder / f"model-{len(self._models)}"
@@ -117,7 +117,9 @@ class TinyModels:
         return self._edited("tied", edit)
 
     def poisoned(self, token: int | None) -> TinyModel:
-        """A model in which only the embedding of `token` is NaN. None means every token's."""
+        """Return a model in which only the embedding of `token` is NaN. If `token` is None, the
+        embeddings of all tokens are NaN.
+        """
 
         def edit(tensors: dict[str, npt.NDArray[np.float32]]) -> None:
             tensors["model.embed_tokens.weight"][slice(None) if token is None else token] = np.nan

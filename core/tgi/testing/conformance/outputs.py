@@ -1,4 +1,4 @@
-"""Requirements on the result of every step."""
+"""Checks the requirements on the result of every step."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def check_output(step: SchedulerOutput, output: ModelRunnerOutput, agreement: Ag
 
 
 def _check_counts(step: SchedulerOutput, output: ModelRunnerOutput, failed: set[int]) -> None:
-    """Each row has as many tokens as it asked for; only pooled rows have pooled vectors."""
+    """Check that each row has the requested number of tokens, and that only pooled rows have pooled
+    vectors.
+    """
     rows, pointers = step.rows, output.token_ptr.tolist()
     budgets = rows.max_tokens if len(rows.max_tokens) else np.ones(rows.num_rows, np.int32)
     most_of = dict(zip(rows.sequence.tolist(), (budgets * rows.sample).tolist(), strict=True))

@@ -43,7 +43,7 @@ class BatchFigures(msgspec.Struct, frozen=True):
 
 
 class PerformanceCard(msgspec.Struct, frozen=True):
-    """The record of a measurement, to compare with others on the same machine."""
+    """The record of a measurement. It can be compared with other records from the same machine."""
 
     backend: str
     package: str
@@ -136,6 +136,8 @@ def _measure_batch(core: ScriptedCore, size: int) -> BatchFigures:
 
 
 def _padding_ratio(num_tokens: int, outputs: Sequence[ModelRunnerOutput]) -> float | None:
-    """The share of padding in the shapes that these steps ran for `num_tokens` tokens."""
+    """Return the share of padding in the shapes of these steps, which computed `num_tokens`
+    tokens.
+    """
     padded = [output.num_padded_tokens for output in outputs]
     return 1 - num_tokens / sum(padded) if padded and all(padded) else None

@@ -10,16 +10,16 @@ class CheckFailedError(AssertionError):
 
 
 class NotApplicableError(Exception):
-    """The backend did not negotiate the feature or limit that the check is about."""
+    """The backend did not negotiate the feature or the limit that the check tests."""
 
 
 def require(holds: bool, message: str) -> None:
-    """Raise `CheckFailedError` unless `holds`."""
+    """Raise `CheckFailedError` if `holds` is False."""
     if not holds:
         raise CheckFailedError(message)
 
 
 def not_applicable(when: bool, reason: str) -> None:
-    """Raise `NotApplicableError` if `when`."""
+    """Raise `NotApplicableError` if `when` is True."""
     if when:
         raise NotApplicableError(reason)

@@ -28,7 +28,7 @@ _MAX_STEPS = 10_000
 
 @final
 class ScheduledRun:
-    """Generates sequences with the steps that serving would make."""
+    """Generates sequences with the steps that the server would schedule."""
 
     def __init__(self, worker: Worker, agreement: Agreement) -> None:
         self._worker = worker

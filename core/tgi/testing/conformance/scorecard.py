@@ -1,4 +1,4 @@
-"""The scorecard of one backend, as a table and as JSON."""
+"""Builds the scorecard of one backend, and formats it as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ __all__ = ["ResultRow", "Scorecard", "ScorecardRecord"]
 
 _FACTS = ("dtype", "platform")
 """Facts of the negotiation that the record contains: the dtype, and the platform if it is not the
-one that the backend is made for.
+backend's main platform.
 """
 
 
 class ResultRow(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One check's result. It omits the duration, so that the record depends only on the results."""
+    """The result of one check. The record has no duration, so that it depends only on the
+    results.
+    """
 
     id: str
     grade: str
@@ -35,12 +37,14 @@ class ResultRow(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ScorecardRecord(msgspec.Struct, frozen=True):
-    """The record of a run. It omits the package version, so that it depends only on the results."""
+    """The record of a run. The record has no package version, so that it depends only on the
+    results.
+    """
 
     backend: str
     package: str
     api: str
-    grade: str  # highest conformance level reached; empty if none
+    grade: str  # highest conformance level that was reached, or empty
     agreed: tuple[str, ...]  # negotiated features
     features: tuple[str, ...]  # negotiated features for which all applicable checks passed
     sampling: tuple[str, ...]
@@ -79,9 +83,9 @@ class Scorecard:
 
     @property
     def grade(self) -> str:
-        """The highest conformance level without a failed check in it or below it.
+        """The highest conformance level such that no check of this level or a lower level failed.
 
-        Features do not count. Empty if there is none.
+        Checks of features do not affect the level. The string is empty if no level was reached.
         """
         reached = ""
         for grade in GRADES[:-1]:
@@ -93,7 +97,7 @@ class Scorecard:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Features for which all applicable checks passed, and at least one did.
+        """Features for which at least one check applied and all applicable checks passed.
 
         A check applies if its feature was negotiated.
         """
@@ -134,7 +138,7 @@ class Scorecard:
         console.print(self.summary, markup=False)
 
     def record(self) -> ScorecardRecord:
-        """The record to be stored."""
+        """Return the record that is stored in a file."""
         agreement = self.agreement
         return ScorecardRecord(
             backend=self.name,

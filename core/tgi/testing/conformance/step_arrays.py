@@ -17,7 +17,7 @@ __all__ = ["StepArrays"]
 @final
 @dataclass
 class StepArrays:
-    """The columns of `Rows`, and the masks of the rows that have one."""
+    """The columns of `Rows`, and the masks of the constrained rows."""
 
     _starts: list[int] = field(default_factory=list)
     _counts: list[int] = field(default_factory=list)
@@ -41,7 +41,7 @@ class StepArrays:
         on_device: bool,
         budget: int,
     ) -> None:
-        """Append a row of `count` tokens that may choose `budget` tokens.
+        """Append a row of `count` tokens for which up to `budget` tokens may be sampled.
 
         `on_device` writes `TOKEN_ON_DEVICE` for tokens that the worker chose. Marks the blocks of
         the sequence as sent.
@@ -67,12 +67,14 @@ class StepArrays:
             ]
 
     def add_drafts(self, draft_tokens: Sequence[int]) -> None:
-        """The draft tokens of the row that was added last."""
+        """Add draft tokens to the row that was added last."""
         self._draft_tokens += draft_tokens
         self._draft_ptr.append(len(self._draft_tokens))
 
     def rows(self, sequences: Sequence[LiveSequence], agreement: Agreement) -> Rows:
-        """The rows; `sequences` are theirs in order. Only groups that store tokens get blocks."""
+        """Return the rows. `sequences` contains the sequence of each row, in order. Only cache
+        groups that store tokens get blocks.
+        """
         groups = [group.kind in ("full", "window") for group in agreement.kv_cache.groups]
         no_growth = [0] * len(self._new_block_ptr)
         return Rows(
@@ -94,7 +96,9 @@ class StepArrays:
         )
 
     def masks(self, step_id: int, vocab_size: int) -> GrammarMasks | None:
-        """One mask for each token that a constrained row may choose; None without such rows."""
+        """Return one mask for each token that may be sampled for a constrained row, or None if no
+        row is constrained.
+        """
         if not self._masks:
             return None
         width = -(-vocab_size // 32)

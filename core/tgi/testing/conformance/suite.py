@@ -18,7 +18,7 @@ __all__ = ["SuiteRun", "test_conformance"]
 
 @final
 class SuiteRun:
-    """The backend under test, and the results so far."""
+    """The backend under test, and the results of the checks that have run."""
 
     def __init__(self, name: str, folder: Path, options: Sequence[str]) -> None:
         self._under_test = find_backend_under_test(
@@ -43,7 +43,7 @@ class SuiteRun:
 
 @pytest.mark.parametrize("check", ALL_CHECKS, ids=lambda check: check.id)
 def test_conformance(check: Check, tgi_suite_run: SuiteRun) -> None:
-    """The backend meets the requirement of the check."""
+    """Check that the backend meets the requirement of the check."""
     result = tgi_suite_run.run(check)
     if result.status == "not applicable":
         pytest.skip(f"{check.title}: {result.message}")

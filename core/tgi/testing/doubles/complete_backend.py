@@ -1,5 +1,5 @@
-"""The numpy reference with every feature of the backend interface: adapters, images, encoders,
-drafts, several tokens per step, pooling, sleep and export of blocks.
+"""A backend that runs the numpy reference with every feature of the backend interface: adapters,
+images, encoders, drafts, several tokens per step, pooling, sleep and export of blocks.
 
 The feature checks of the conformance suite are verified with this backend. It is also an example
 for authors of backends.
@@ -59,8 +59,8 @@ class CompleteBackend:
 
 
 def complete_support(spec: ModelSpec | GenericSpec, config: EngineConfig, backend: str) -> Support:
-    """Report whether the numpy reference, as the backend of this name, supports the model with
-    these options. It supports encoders.
+    """Report whether the numpy reference, with encoders, supports the model with these options.
+    `backend` is the backend's name in the reasons.
     """
     reasons = refusals(spec, config, backend=backend, has_encoders=True)
     if reasons:

@@ -1,8 +1,8 @@
 """The complete backend with two steps in flight. A thread computes the steps, which delays results.
 
-This double finds faults of the scheduler and the engine that one step in flight cannot show: a step
-is formed while the tokens of the preceding step are unknown, together with masks, drafts and
-several tokens per step.
+With this double a test can find faults of the scheduler and the engine that need two steps in
+flight. A step is formed while the tokens of the preceding step are unknown. Such a step may have
+masks, drafts and several tokens per row.
 """
 
 from __future__ import annotations

@@ -28,9 +28,9 @@ class _Row:
     start: int
     tokens: Int32Array
     is_sampled: bool
-    draws: list[float]  # one for each token that the row may choose
+    draws: list[float]  # one for each token that may be sampled for the row
     draft_tokens: list[int]
-    # One for each token that the row may choose, or none.
+    # One mask for each token that may be sampled for the row. Empty if the row is unconstrained.
     masks: list[npt.NDArray[np.bool_]]
 
     @property
@@ -100,7 +100,7 @@ def _run_row(
     encoder_cache: TokenCache,
     result: StepResult,
 ) -> int:
-    """Run one row. Returns the number of tokens that it chose."""
+    """Run one row. Returns the number of sampled tokens."""
     state, new = row.state, row.state.new
     if state.has_failed:
         message = "a step before, with a row of this sequence, failed"

@@ -28,7 +28,7 @@ from tgi.worker.parts import Progress
 __all__ = ["LatePart"]
 
 _DEPTH = 2
-_MAX_DELAY_SECONDS = 0.002  # of a step; the delay is drawn with the step id as the seed
+_MAX_DELAY_SECONDS = 0.002  # maximum delay of a step; the random seed is the step id
 
 
 @final
@@ -81,11 +81,11 @@ class LatePart:
             masks.set_result(None)
 
     def enqueue_masks(self, masks: GrammarMasks) -> None:
-        """Add the masks to the step that waits for them."""
+        """Add late masks to the step that waits for these masks."""
         self._waiting.pop(masks.step_id).masks.set_result(masks)
 
     def run(self, step: SchedulerOutput) -> ModelRunnerOutput:
-        """Wait for the oldest step. Raises `StepError` if its masks did not arrive."""
+        """Wait for the oldest step. Raises `StepError` if the masks of the step did not arrive."""
         in_flight = self._in_flight.popleft()
         if self._waiting.pop(step.step_id, None) is not None:
             in_flight.masks.set_result(None)

@@ -1,8 +1,9 @@
 """The null backend: scripted tokens and scripted failures without a model. It is registered like
 any other backend.
 
-Tests of the whole server run on it in milliseconds. `auto` never selects it. `--null-script` is the
-path of its script, a JSON file. Without a script it returns the tokens of the prompt.
+With the null backend, tests of the whole server take milliseconds. `auto` never selects the null
+backend. The option `--null-script` is the path of its script, a JSON file. Without a script the
+output is a copy of the prompt.
 """
 
 from __future__ import annotations

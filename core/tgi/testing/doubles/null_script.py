@@ -13,8 +13,8 @@ __all__ = ["NullFailure", "NullJumps", "NullScript", "read_script"]
 
 
 class NullFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A failure of a sequence whose prompt contains `token`. It occurs when the sequence has
-    `after` output tokens from this worker.
+    """A failure of a sequence whose prompt contains `token`. The failure occurs when the sequence
+    has `after` output tokens from this worker.
 
     row      `RowError` for that sequence alone
     step     the whole step fails, and the worker is intact
@@ -30,31 +30,32 @@ class NullFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NullJumps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Random events, drawn from the seed and the step. If the core is correct, the events do not
-    change the tokens of a sequence.
+    """Random events, drawn from the seed and the step. The events do not change the tokens of a
+    sequence if the core is correct.
     """
 
     seed: int = 0
     row_failures: float = 0.0  # probability that a row that samples fails
     step_failures: float = 0.0  # probability that a step fails as a whole and may be tried again
-    # Probability that a step raises an exception that the backend interface does not define. It
-    # ends the engine.
+    # Probability that a step raises an exception that the backend interface does not define. The
+    # exception ends the engine process.
     crashes: float = 0.0
     max_seconds: float = 0.0  # maximum random duration of a step
 
 
 class NullScript(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The behaviour of the null worker. If `tokens` is empty, output token i is prompt token i, and
-    the prompt is repeated when it ends.
+    """The behaviour of the null worker. If `tokens` is empty, output token i is prompt token i. The
+    prompt is repeated after its last token.
 
-    A row returns as many tokens as it may. With `jumps` it returns a random number of tokens.
+    A row returns the maximum number of tokens. If `jumps` is set, a row returns a random number of
+    tokens.
     """
 
     tokens: tuple[int, ...] = ()
     failures: tuple[NullFailure, ...] = ()
     start_failure: str = ""
     step_seconds: float = 0.0
-    compile_seconds: float = 0.0  # duration of compilation in the first step, which is reported
+    compile_seconds: float = 0.0  # duration of the reported compilation in the first step
     mode: Literal["paged", "slots"] = "paged"
     block_size: int = 16
     num_blocks: int = 4096

@@ -41,7 +41,7 @@ from tgi.worker.negotiation import with_requested_features
 
 __all__ = ["NullWorker"]
 
-_LOGPROB = -0.5  # of every token; each alternative is 0.5 lower than the one before
+_LOGPROB = -0.5  # of every token; each alternative is 0.5 below the previous one
 _EXIT_STATUS = 3
 _PROGRESS_SECONDS = 0.2
 
@@ -72,7 +72,7 @@ class NullWorker:
         self._compile_seconds = script.compile_seconds  # remaining
 
     def load(self) -> None:
-        """Load nothing. Raises `BackendError` if the script requires it."""
+        """Do not load a model. Raises `BackendError` if the script contains a load failure."""
         if self._script.start_failure:
             raise BackendError(self._script.start_failure)
         self._reporter.progress("load", 1, 1)
@@ -129,7 +129,7 @@ class NullWorker:
         return self._run(step, self._jump(step))
 
     def control(self, request: Control) -> ControlResult:
-        """Accept the requests that the script lists. They have no effect."""
+        """Accept the requests that the script lists. These requests have no effect."""
         if request.name not in self._script.controls:
             return ControlResult(False, f"the null backend has no control `{request.name}`")
         time.sleep(self._script.control_seconds)
@@ -146,8 +146,8 @@ class NullWorker:
         self._steps.clear()
 
     def _compile(self) -> None:
-        """Simulate compilation. Progress is reported often enough that the engine client does not
-        assume that the engine hangs.
+        """Simulate compilation. Progress is reported frequently, because the engine client would
+        otherwise assume that the engine hangs.
         """
         while self._compile_seconds > 0:
             self._reporter.progress("compile", 0, 0)
@@ -247,8 +247,8 @@ class NullWorker:
         return {handle for handle in handles if rng.random() < self._script.jumps.row_failures}
 
     def _strikes_of(self, step: SchedulerOutput) -> set[int]:
-        """Return the sequences whose rows fail in this step. Failures of other sizes are raised
-        before any row has had an effect.
+        """Return the sequences whose rows fail in this step. Failures of the whole step or of the
+        process are raised before a row has had an effect.
         """
         failed = set()
         for handle in step.rows.sequence[step.rows.sample == 1].tolist():

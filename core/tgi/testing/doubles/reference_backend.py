@@ -136,8 +136,8 @@ def refusals(
     backend: str,
     has_encoders: bool = False,
 ) -> tuple[str, ...]:
-    """Return the reasons why the numpy reference, as the backend of this name, cannot run this
-    model with these options. Empty = it can. With `has_encoders` it also runs encoders.
+    """Return the reasons why the numpy reference cannot run this model with these options, or an
+    empty result if it can. `has_encoders` means that encoders are supported.
     """
     reasons = []
     if isinstance(spec, GenericSpec):

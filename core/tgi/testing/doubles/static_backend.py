@@ -1,9 +1,9 @@
-"""A simulated device with static shapes. It has cache slots instead of blocks, at most one prefill
-row per step, no steps with prefill and decode rows, no prefill chunks, and no shape that was not
-compiled in `warmup`.
+"""A simulated device with static shapes. The device has cache slots instead of blocks. A step has
+either one prefill row or only decode rows, and a prompt is not split into chunks. Only shapes that
+were compiled in `warmup` can run.
 
-It represents accelerators whose compiler requires fixed shapes. Its variant `poor` has no logprobs,
-no penalties and a maximum `top_k` of 16.
+This device represents accelerators whose compiler requires fixed shapes. The variant `poor` has no
+logprobs, no penalties and a maximum `top_k` of 16.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class StaticModel:
             progress(done, len(shapes))
 
     def forward(self, batch: ForwardBatch) -> Float32Array:
-        """Return the logits [len(batch.logits_indices), vocab_size], without those of padding.
+        """Return the logits [len(batch.logits_indices), vocab_size], without the logits of padding.
         Raises RuntimeError if the shape of the batch was not compiled.
         """
         counts = np.diff(batch.cu_seqlens_q)

@@ -66,7 +66,7 @@ def cross_attention(
 
 
 def state_space(y: Array, rule: StateSpace, weights: Weights, name: str) -> Array:
-    """A Mamba mixer of either version, one token after the other, [T, hidden] → [T, hidden]."""
+    """Run a Mamba mixer of version 1 or 2 token by token, [T, hidden] → [T, hidden]."""
     gate = linear(y, weights, f"{name}.in_gate")
     x = _convolve(linear(y, weights, f"{name}.in_x"), weights, f"{name}.conv_x")
     if rule.version == 1:
@@ -103,7 +103,7 @@ def state_space(y: Array, rule: StateSpace, weights: Weights, name: str) -> Arra
 
 
 def linear_attention(y: Array, rule: LinearAttention, weights: Weights, name: str) -> Array:
-    """The gated delta rule (arXiv 2412.06464), token by token, [T, hidden] → [T, hidden]."""
+    """Apply the gated delta rule (arXiv 2412.06464) token by token, [T, hidden] → [T, hidden]."""
     num_tokens, heads_of_key = len(y), rule.num_value_heads // rule.num_key_heads
     q, k, v = (
         _convolve(linear(y, weights, f"{name}.{part}"), weights, f"{name}.conv_{part}")
@@ -138,7 +138,7 @@ def _unit(x: Array) -> Array:
 
 
 def _convolve(x: Array, weights: Weights, name: str) -> Array:
-    """Silu of each channel's weighted sum of its last inputs, [T, C] → [T, C].
+    """Convolve each channel over its last inputs and apply silu, [T, C] → [T, C].
 
     Inputs before the first token are zero.
     """
@@ -152,7 +152,9 @@ def _convolve(x: Array, weights: Weights, name: str) -> Array:
 
 
 def _scan(x: Array, dt: Array, b: Array, c: Array, a_log: Array) -> Array:
-    """The recurrence: x [T, H, P], dt [T, H], b and c [T, G, N], a_log [H, N or 1] → [T, H, P]."""
+    """Run the recurrence: x [T, H, P], dt [T, H], b and c [T, G, N], a_log [H, N or 1] → [T, H,
+    P].
+    """
     heads_of_group = x.shape[1] // b.shape[1]
     state = np.zeros((*x.shape[1:], b.shape[2]), np.float32)
     out = np.empty_like(x)

@@ -1,7 +1,8 @@
 """The numpy model in float32, the reference for every decoder.
 
-It is slow and simple. It processes one sequence at a time without a cache, so no cached data can be
-stale. Attention, MLP and mixture of experts are in this module, other mixers in `mixers.py`.
+The model is slow and simple. One sequence is processed at a time and without a cache, so no cached
+data can be stale. Attention, MLP and mixture of experts are in this module, other mixers in
+`mixers.py`.
 """
 
 from __future__ import annotations
@@ -207,7 +208,7 @@ def attention(y: Array, rule: Attention, weights: Weights, name: str) -> Array:
 
 
 def _position_bias(rule: Attention, num_tokens: int, weights: Weights, name: str) -> Array:
-    """The addend of the scores that depends on the distance, [heads or 1, T, T]."""
+    """Return the position bias that is added to the attention scores, [heads or 1, T, T]."""
     keys, queries = np.arange(num_tokens)[None, :], np.arange(num_tokens)[:, None]
     if rule.alibi:
         slopes = alibi_slopes(rule.num_heads, rule.alibi_bias_max) * np.float32(rule.alibi_scale)
@@ -223,8 +224,8 @@ def _position_bias(rule: Attention, num_tokens: int, weights: Weights, name: str
 def alibi_slopes(num_heads: int, bias_max: float = 8.0) -> Array:
     """Slopes of ALiBi (arXiv 2108.12409), float32 [num_heads].
 
-    They form a geometric series for the greatest power of two that is at most `num_heads`. The
-    other heads have every second slope of the series for twice as many heads.
+    Let n be the greatest power of two that is at most `num_heads`. The slopes of the first n heads
+    form a geometric series. The other heads have every second slope of the series for 2 n heads.
     """
     power = 2 ** math.floor(math.log2(num_heads))
     slopes = [2.0 ** (-bias_max * (head + 1) / power) for head in range(power)]
@@ -235,8 +236,8 @@ def alibi_slopes(num_heads: int, bias_max: float = 8.0) -> Array:
 def _buckets(distance: npt.NDArray[np.int64], rule: RelativeBias) -> npt.NDArray[np.int64]:
     """The distance buckets of T5 (arXiv 1910.10683).
 
-    Near keys have a bucket for each distance. The sizes of the other buckets grow logarithmically
-    up to `max_distance`.
+    Each small distance has its own bucket. The other buckets have equal sizes on a logarithmic
+    scale, up to `max_distance`.
     """
     count = rule.num_buckets // 2 if rule.bidirectional else rule.num_buckets
     ahead = np.where(distance > 0, count, 0) if rule.bidirectional else np.zeros_like(distance)
@@ -293,7 +294,7 @@ def mixture_of_experts(y: Array, rule: MixtureOfExperts, weights: Weights, name:
 def _route(
     logits: Array, router: Router, experts_per_token: int, correction: Array
 ) -> dict[int, np.float32]:
-    """The chosen experts of one token with their shares."""
+    """Return the chosen experts of one token and the weight of each expert."""
     if router.score == "sparse_mixer":
         return _sparse_mixer(logits, router, experts_per_token)
     score = softmax if router.score == "softmax" else sigmoid

@@ -22,8 +22,8 @@ __all__ = ["ReferenceNetwork", "TokenCache", "pool"]
 class ReferenceNetwork:
     """Computes whole sequences.
 
-    The weights of each loaded adapter are stored merged with the model's. Adapter 0 is the model
-    itself.
+    For each loaded adapter, a merged copy of the model's weights is stored. Adapter 0 is the model
+    without an adapter.
     """
 
     def __init__(self, spec: ModelSpec, model_path: Path) -> None:
@@ -54,7 +54,7 @@ class ReferenceNetwork:
         self._projector = read_projector(self.model_path)
 
     def release(self) -> None:
-        """Release all weights, including those with adapters."""
+        """Release the weights of the model and all merged copies."""
         self._weights.clear()
 
     def load_adapter(self, number: int, path: Path, max_rank: int) -> None:
@@ -101,8 +101,8 @@ class ReferenceNetwork:
 class TokenCache:
     """A cache that stores tokens instead of keys and values.
 
-    Each slot contains the token that was written to it. So a wrong cache access changes the input
-    tokens and becomes visible.
+    Each slot contains the token that was written to it. A wrong cache access therefore changes the
+    input tokens, and a test detects the wrong output.
     """
 
     def __init__(self, num_blocks: int, block_size: int) -> None:

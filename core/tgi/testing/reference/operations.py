@@ -1,4 +1,4 @@
-"""The float32 operations that the mixers of the numpy reference have in common."""
+"""The float32 operations that several mixers of the numpy reference use."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _GELU_QUICK_SLOPE = 1.702
 
 
 def linear(x: Array, weights: Weights, name: str) -> Array:
-    """Compute x W' + b. b is omitted if the layer has no bias."""
+    """Compute x W' + b, or x W' if the layer has no bias."""
     y: Array = x @ weights[f"{name}.weight"].T
     return y + weights[f"{name}.bias"] if f"{name}.bias" in weights else y
 
@@ -93,7 +93,7 @@ def activation(x: Array, kind: Activation) -> Array:
 
 
 def sigmoid(x: Array) -> Array:
-    """The logistic function."""
+    """Compute the logistic function."""
     half: Array = np.tanh(np.float32(0.5) * x)
     return np.float32(0.5) * (half + 1)
 
@@ -111,6 +111,6 @@ def softcap(x: Array, cap: float | None) -> Array:
 
 
 def softplus(x: Array) -> Array:
-    """log(1 + e^x)."""
+    """Compute log(1 + e^x)."""
     result: Array = np.logaddexp(np.float32(0), x)
     return result

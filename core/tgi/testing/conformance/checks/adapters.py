@@ -41,7 +41,7 @@ class _NoSuchControl(ControlRecord, frozen=True):
 def _make_adapters(
     under_test: BackendUnderTest, core: ScriptedCore
 ) -> tuple[list[Path], list[TinyModel]]:
-    """Three adapters for the plain model, and the reference model of each."""
+    """Create three adapters for the plain model, and the reference model of each adapter."""
     model, rank = under_test.models.get(), min(4, core.agreement.limits.max_adapter_rank)
     layers = (
         ("q_proj", "v_proj"),
@@ -70,7 +70,7 @@ def _require_lora(under_test: BackendUnderTest, num_adapters: int = 1) -> None:
 
 
 def _mixed_adapters(under_test: BackendUnderTest) -> None:
-    """One step runs the same prompt with one adapter, with another and with none."""
+    """One step runs the same prompt with two adapters and without an adapter."""
     _require_lora(under_test, 2)
     base = under_test.models.get()
     with under_test.serving(base) as core:
@@ -102,7 +102,7 @@ def _mixed_adapters(under_test: BackendUnderTest) -> None:
 def _changing_adapters(under_test: BackendUnderTest) -> None:
     """Adapters are loaded and unloaded while other sequences run.
 
-    A reused adapter number contains no old weights.
+    If an adapter number is used again, the old weights have no effect.
     """
     _require_lora(under_test, 2)
     base = under_test.models.get()
@@ -130,7 +130,9 @@ def _changing_adapters(under_test: BackendUnderTest) -> None:
 
 
 def _unknown_adapter(under_test: BackendUnderTest) -> None:
-    """A sequence fails alone if its adapter was never loaded, or is no longer loaded."""
+    """A sequence fails if its adapter was never loaded or is no longer loaded. Other sequences are
+    not affected.
+    """
     _require_lora(under_test)
     with under_test.serving(under_test.models.get()) as core:
         not_applicable(
@@ -180,7 +182,9 @@ def _refused_adapters(under_test: BackendUnderTest) -> None:
 
 
 def _unagreed_controls(under_test: BackendUnderTest) -> None:
-    """Controls that were not negotiated or are unknown are rejected. None of them raises."""
+    """Control requests that were not negotiated or are unknown are rejected. No exception is
+    raised.
+    """
     core = under_test.core()
     nowhere = str(under_test.folder / "nowhere")
     for request in (

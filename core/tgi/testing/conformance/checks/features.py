@@ -131,7 +131,9 @@ def _pooling(under_test: BackendUnderTest) -> None:
 
 
 def _sleep(under_test: BackendUnderTest) -> None:
-    """A sleeping worker rejects steps, and wake restores it. Sleep with sequences is rejected."""
+    """A sleeping worker rejects steps, and `wake` restores the worker. `sleep` is rejected while
+    there are sequences.
+    """
     not_applicable(not under_test.agreement().has("sleep"), "`sleep` was not negotiated")
     model = under_test.models.get()
     with under_test.serving(model) as core:
@@ -178,7 +180,7 @@ def _exported_blocks(under_test: BackendUnderTest) -> None:
     limits = core.agreement.limits
     not_applicable(limits.max_total_tokens < 2 * size + 8, "the context is shorter than two blocks")
     first = core.add(prompt_of(2 * size - 3), _sampling(core))
-    core.generate([first], 4)  # the last of them completes the second block
+    core.generate([first], 4)  # the last token completes the second block
     written, copied = (folder / name for name in ("written.kv", "copied.kv"))
     core.must_control(ExportBlocks(tuple(first.blocks[:2]), str(written)))
     core.generate([first], 2)

@@ -184,7 +184,7 @@ def _agreement(under_test: BackendUnderTest) -> None:
 
 
 def _requested_features(under_test: BackendUnderTest) -> None:
-    """The negotiated features are the requested ones that the backend supports, for any request."""
+    """The negotiated features are the requested features that the backend supports."""
     offered = set(under_test.agreement().features)
     some = {"device_token", "logprobs", "prefix_cache"}
     for names in (set[str](), some, set(FEATURES) - some):
@@ -234,7 +234,7 @@ def _check_features(agreement: Agreement) -> None:
 
 
 def _capacity(under_test: BackendUnderTest) -> None:
-    """Fill every place in the cache to its last token."""
+    """Fill the whole cache, up to its last token."""
     core = under_test.core()
     plan, limits = core.agreement.kv_cache, core.agreement.limits
     longest = limits.max_total_tokens - 2
@@ -260,8 +260,8 @@ def _capacity(under_test: BackendUnderTest) -> None:
 def _close(under_test: BackendUnderTest) -> None:
     under_test.discard()
     counts = []
-    # A framework starts threads with its first computation and keeps them. So only growth after
-    # that counts.
+    # A framework starts threads at its first computation and keeps them. Only threads that are
+    # added later are counted.
     for _ in range(2):
         with under_test.serving(under_test.models.get()) as core:
             core.generate([core.add(prompt_of(4))], 2)
@@ -350,7 +350,7 @@ def _damaged_cache(under_test: BackendUnderTest) -> None:
 
 
 def _kept_files(under_test: BackendUnderTest) -> list[Path]:
-    """The files that a startup leaves in `cache_dir`."""
+    """Return the files that a startup leaves in `cache_dir`."""
     under_test.discard()
     with under_test.serving(under_test.models.get()):
         pass

@@ -22,7 +22,9 @@ def _inline_masks(under_test: BackendUnderTest) -> None:
 
 
 def _late_masks(under_test: BackendUnderTest) -> None:
-    """Late masks act like inline masks. If they are missing, only their step fails."""
+    """Late masks have the same effect as inline masks. If late masks are missing, only their step
+    fails.
+    """
     core = under_test.core()
     not_applicable(not core.agreement.has("late_mask"), "`late_mask` was not negotiated")
     core.mask_mode = "late"

@@ -31,7 +31,9 @@ _LARGE_MATRIX = 1024
 
 
 def _memory_fraction(under_test: BackendUnderTest) -> None:
-    """Negotiated and used memory stay below the fraction. Requests beyond it are rejected."""
+    """The negotiated memory and the used memory are below the requested fraction. Larger requests
+    are rejected.
+    """
     total = sum(device.memory_bytes for device in under_test.backend.probe().devices)
     not_applicable(not total, "the devices do not report their memory")
     model = under_test.models.get()
@@ -85,9 +87,9 @@ def _expect_refusal(under_test: BackendUnderTest, num_tokens: int) -> None:
 
 
 def _exhaustion(under_test: BackendUnderTest) -> None:
-    """A step with hardly any free memory succeeds, or fails and may be retried.
+    """A step with very little free memory either succeeds, or fails and may be retried.
 
-    Smaller steps after it are correct.
+    The results of later, smaller steps are correct.
     """
     model = under_test.models.get()
     requested = RequestedLimits(
@@ -117,7 +119,8 @@ def _exhaustion(under_test: BackendUnderTest) -> None:
 def _take_work_memory() -> None:
     """Make a linear algebra library allocate its work memory.
 
-    It does so in the first large product, and ends the process if there is no memory.
+    The library allocates this memory in the first large product. If there is no memory, the library
+    ends the process.
     """
     matrix = np.ones((_LARGE_MATRIX, _LARGE_MATRIX), np.float32)
     np.matmul(matrix, matrix)
@@ -125,7 +128,7 @@ def _take_work_memory() -> None:
 
 @contextlib.contextmanager
 def _no_more_memory() -> Iterator[None]:
-    """Limit this process's address space to hardly more than it has."""
+    """Limit this process's address space to slightly more than its current size."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(
         resource.RLIMIT_AS, (psutil.Process().memory_info().vms + _MARGIN, before[1])

@@ -70,7 +70,7 @@ def _positions(under_test: BackendUnderTest) -> None:
 
 
 def _encoder_decoder(under_test: BackendUnderTest) -> None:
-    """Texts of different lengths in one batch. The encoder runs again after a preemption."""
+    """The batch contains texts of different lengths. The encoder runs again after a preemption."""
     models = [under_test.models.get(family) for family in ENCODER_DECODERS]
     served = [model for model in models if under_test.supports(model)]
     not_applicable(not served, "no model with an encoder is supported")

@@ -61,7 +61,7 @@ def _entry_points(under_test: BackendUnderTest) -> None:
 
 
 def _distribution(requirement: str) -> str:
-    """The name of the distribution in a requirement."""
+    """Return the name of the distribution in a requirement."""
     name = requirement
     for mark in "[(<>=!~; ":
         name = name.split(mark)[0]

@@ -34,7 +34,7 @@ The error is the root mean square error, divided by the standard deviation.
 
 _WEIGHTS_ITEM = "weights"
 _CODED = "model.layers.1.mlp.up_proj.weight"  # the tensor that contains codes
-# Large enough for groups of 128, with weights of similar magnitude in a group.
+# The sizes are large enough for groups of 128, and the weights in a group have similar magnitudes.
 _CONFIG = MappingProxyType(
     {"hidden_size": 128, "intermediate_size": 256, "tie_word_embeddings": False}
 )
@@ -44,7 +44,9 @@ _ODD_CONFIG = MappingProxyType(
 
 
 def _formats(under_test: BackendUnderTest) -> None:
-    """Compare prompt scores of each supported format with those of the unquantized weights."""
+    """Compare the prompt scores of each supported format with the prompt scores of the unquantized
+    weights.
+    """
     model = under_test.models.get("llama", **_CONFIG)
     names = [name for name in _BITS if under_test.supports(model, quantize=name)]
     not_applicable(not names, "quantization of unquantized checkpoints is not supported")
@@ -85,7 +87,9 @@ def _error(under_test: BackendUnderTest, model: TinyModel, name: str) -> float:
 
 
 def _odd_sizes(under_test: BackendUnderTest) -> None:
-    """Sizes that groups do not divide are as accurate as others, or rejected with a reason."""
+    """A model whose sizes are not multiples of the group size is either accurate, or rejected with
+    a reason.
+    """
     plain = under_test.models.get("llama", **_CONFIG)
     names = [name for name in _BITS if under_test.supports(plain, quantize=name)]
     not_applicable(not names, "quantization of unquantized checkpoints is not supported")
@@ -111,7 +115,9 @@ def _odd_sizes(under_test: BackendUnderTest) -> None:
 
 
 def _codes_without_scales(under_test: BackendUnderTest) -> None:
-    """Integers in place of weights are codes without scales. They must not be loaded as numbers."""
+    """Integers in place of weights are codes without scales. Such codes must not be loaded as
+    weights.
+    """
     model = under_test.models.get("llama", tie_word_embeddings=False)
     path = model.copy_to(under_test.folder / "codes")
     file = path / "model.safetensors"

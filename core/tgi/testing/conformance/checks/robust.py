@@ -25,7 +25,9 @@ _NUM_STEPS = 150
 
 
 def _compilations(under_test: BackendUnderTest) -> None:
-    """After warm-up nothing is compiled, or progress and times report each compilation."""
+    """After warm-up, either nothing is compiled, or each compilation is reported as progress and in
+    the times of the step.
+    """
     core, reporter = under_test.core(), under_test.reporter
     rng = random.Random(5)  # noqa: S311 - for random sizes, not for a secret
     shapes, announced = set[str](), reporter.count("compile")
@@ -61,7 +63,9 @@ def _times(under_test: BackendUnderTest) -> None:
 
 
 def _soak(under_test: BackendUnderTest) -> None:
-    """Random arrivals and departures under the real scheduler. Nothing is leaked."""
+    """With the real scheduler, sequences start and end at random times. No memory or other resource
+    is leaked.
+    """
     core = under_test.core()
     process = psutil.Process()
     run = ScheduledRun(core.worker, core.agreement)
@@ -100,7 +104,9 @@ def _device_tokens(under_test: BackendUnderTest) -> None:
 
 
 def _records(under_test: BackendUnderTest) -> None:
-    """Results survive encoding, also with additional fields. Truncated results are rejected."""
+    """Results are equal after encoding and decoding, even with additional fields. Truncated results
+    are rejected.
+    """
     core = under_test.core()
     output = core.advance({core.add(prompt_of(9)): 0})[-1]
     data = encode(output)
@@ -146,7 +152,7 @@ def _block_copies(under_test: BackendUnderTest) -> None:
     prompt = prompt_of(size + size // 2)
     first = core.add(prompt)
     core.generate([first], 1)
-    # The half-filled second block is copied before each sequence continues in its own.
+    # The half-filled second block is copied, so that each sequence continues in its own block.
     copied = core.free_blocks.pop()
     core.copies = [(first.blocks[1], copied)]
     tail = prompt_of(4, seed=6)

@@ -49,7 +49,9 @@ _CLEAR_Z_SCORE = 4.0
 
 
 def _seen(core: ScriptedCore, sampling: SamplingParams) -> SamplingParams:
-    """Add processed log probabilities if negotiated, since they show the whole distribution."""
+    """Request processed log probabilities if they were negotiated, because they depend on the whole
+    distribution.
+    """
     mode = "processed" if core.agreement.has("logprobs") else "none"
     values = {name: getattr(sampling, name) for name in sampling.__struct_fields__} | {
         "logprobs": mode
@@ -64,7 +66,9 @@ def _run(
     prompt: list[int],
     count: int,
 ) -> None:
-    """Run each case in its own sequence, as many at a time as negotiated."""
+    """Run each case in its own sequence. The number of concurrent sequences is the negotiated
+    maximum.
+    """
     most = core.agreement.limits.max_sequences
     for first in range(0, len(cases), most):
         batch = [
@@ -79,7 +83,7 @@ def _run(
 def _capped(
     core: ScriptedCore, cases: Mapping[str, tuple[SamplingParams, ...]]
 ) -> list[SamplingParams]:
-    """The cases for negotiated fields, within their limits."""
+    """Return the cases with negotiated fields, with values within the negotiated limits."""
     agreement = core.agreement
     return [
         sampling
@@ -150,7 +154,9 @@ def _penalties(under_test: BackendUnderTest) -> None:
 
 
 def _draws(under_test: BackendUnderTest) -> None:
-    """Only the draws of the core matter: the same draws give the same tokens in any batch."""
+    """Sampling depends only on the draws of the core. Equal draws give equal tokens in any
+    batch.
+    """
     core = under_test.core()
     not_applicable(
         "temperature" not in core.agreement.sampling,
@@ -172,7 +178,9 @@ def _draws(under_test: BackendUnderTest) -> None:
 
 
 def _same_to_the_last_bit(under_test: BackendUnderTest) -> None:
-    """Log probabilities are bit-identical alone, in a batch and in chunks."""
+    """The log probabilities of a sequence are bit-identical if it runs alone, in a batch, or in
+    chunks.
+    """
     core = under_test.core()
     not_applicable(not core.agreement.has("deterministic"), "`deterministic` was not negotiated")
     not_applicable(
@@ -213,7 +221,9 @@ def _mixed_rows(under_test: BackendUnderTest) -> None:
 
 
 def _watermark(under_test: BackendUnderTest) -> None:
-    """The detector finds the watermark in drawn text, and none without a watermark."""
+    """The detector finds the watermark in sampled text with a watermark, and finds no watermark in
+    other text.
+    """
     core = under_test.core()
     not_applicable("watermark" not in core.agreement.sampling, "`watermark` was not negotiated")
     not_applicable("temperature" not in core.agreement.sampling, "drawing was not negotiated")

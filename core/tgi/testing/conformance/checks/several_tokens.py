@@ -18,7 +18,9 @@ _NUM_TOKENS = 14
 
 
 def _kinds(core: ScriptedCore) -> list[SamplingParams]:
-    """Greedy and drawn parameters with features that depend on earlier tokens."""
+    """Return parameters for greedy decoding and for sampling, with features that depend on earlier
+    tokens.
+    """
     agreement = core.agreement
     mode: LogprobsMode = "raw" if agreement.has("logprobs") else "none"
     kinds = [SamplingParams(logprobs=mode)]
@@ -32,7 +34,7 @@ def _kinds(core: ScriptedCore) -> list[SamplingParams]:
 def _draft_token(
     expected: Sequence[int], is_right: Callable[[int], bool], vocab_size: int
 ) -> Drafter:
-    """Propose the expected output tokens, or wrong ones where `is_right(index)` is false."""
+    """Propose the expected output tokens, but wrong tokens where `is_right(index)` is false."""
 
     def draft_token(sequence: LiveSequence) -> list[int]:
         first = len(sequence.output)
@@ -45,7 +47,9 @@ def _draft_token(
 
 
 def _drafts(under_test: BackendUnderTest) -> None:
-    """Correct and wrong draft tokens: the output does not change, and correct ones are accepted."""
+    """With correct and wrong draft tokens, the output does not change, and correct draft tokens are
+    accepted.
+    """
     core = under_test.core()
     not_applicable(not core.agreement.has("drafts"), "`drafts` was not negotiated")
     most, vocab_size = core.agreement.limits.tokens_per_step, core.agreement.vocab_size
@@ -102,7 +106,9 @@ def _drafts_beside_others(under_test: BackendUnderTest) -> None:
 
 
 def _masked_drafts(under_test: BackendUnderTest) -> None:
-    """Each token of a row obeys its own mask, whether or not it was a draft token."""
+    """Each token of a row is allowed by its own mask, whether or not the token was a draft
+    token.
+    """
     core = under_test.core()
     not_applicable(not core.agreement.has("drafts"), "`drafts` was not negotiated")
     not_applicable(not core.agreement.has("mask"), "`mask` was not negotiated")
@@ -128,7 +134,9 @@ def _masked_drafts(under_test: BackendUnderTest) -> None:
 
 
 def _multi_token(under_test: BackendUnderTest) -> None:
-    """Different token budgets in one step: no budget is exceeded, and tokens do not change."""
+    """With different token budgets in one step, no budget is exceeded, and the tokens do not
+    change.
+    """
     core = under_test.core()
     not_applicable(not core.agreement.has("multi_token"), "`multi_token` was not negotiated")
     most = core.agreement.limits.tokens_per_step

@@ -35,7 +35,9 @@ def border_lengths(core: ScriptedCore) -> list[int]:
 
 
 def _greedy(under_test: BackendUnderTest) -> SamplingParams:
-    """Greedy parameters, with log probabilities if negotiated, since they show more than tokens."""
+    """Return greedy parameters. If log probabilities were negotiated, they are requested, because
+    they show smaller errors than tokens do.
+    """
     return SamplingParams(logprobs="raw" if under_test.agreement().has("logprobs") else "none")
 
 
@@ -104,7 +106,9 @@ def _reuse(under_test: BackendUnderTest) -> None:
 
 
 def _slots(under_test: BackendUnderTest) -> None:
-    """Several sequences use slots in random order. Shorter ones then use them in reverse order."""
+    """Several sequences use slots in random order. Then shorter sequences use these slots in
+    reverse order.
+    """
     core = under_test.core()
     plan = core.agreement.kv_cache
     not_applicable(plan.mode != "slots", "the cache has blocks, not sequence slots")

@@ -16,7 +16,7 @@ from tgi.testing.conformance.scripted_core import ScriptedCore
 
 __all__ = ["CHECKS"]
 
-_NUM_TURNS = 6  # of each group
+_NUM_TURNS = 6  # number of turns of each group
 _NUM_DRAFTED = 20
 
 
@@ -36,7 +36,9 @@ def _depth(under_test: BackendUnderTest) -> None:
 
 
 def _scheduled_steps(under_test: BackendUnderTest) -> None:
-    """The real scheduler keeps several steps in flight. The tokens are those of single steps."""
+    """The real scheduler keeps several steps in flight. The tokens are the same as with one step in
+    flight.
+    """
     core = _overlapping_core(under_test)
     run = ScheduledRun(core.worker, core.agreement)
     for seed in range(10):
@@ -49,9 +51,9 @@ def _scheduled_steps(under_test: BackendUnderTest) -> None:
 
 
 def _features_together(under_test: BackendUnderTest) -> None:
-    """Groups of sequences run in turns, one step in flight for each. Masks, drafts and several
-    tokens occur in the same steps. Late masks are sent just before the result of their
-    step is collected, so that the next step was submitted without them.
+    """Groups of sequences are interleaved, and each group has one step in flight. Masks, drafts and
+    several tokens occur in the same steps. Late masks are sent directly before the result of their
+    step is collected, so that the next step has already been submitted.
     """
     core = _overlapping_core(under_test)
     modes = [mode for mode in ("mask", "late_mask") if core.agreement.has(mode)] or ["mask"]
@@ -118,7 +120,9 @@ def _overlapping_core(under_test: BackendUnderTest) -> ScriptedCore:
 
 
 def _sequence(core: ScriptedCore, number: int, group: int) -> LiveSequence:
-    """A sequence of its kind: masked, with drafts, with both, or with several tokens in a step."""
+    """Create a sequence of one kind: with masks, with drafts, with both, or with several tokens per
+    step.
+    """
     agreement, seed = core.agreement, 10 * group + number
     mode: LogprobsMode = "raw" if agreement.has("logprobs") else "none"
     is_drawn = "temperature" in agreement.sampling and group % 2 == 1
@@ -139,7 +143,7 @@ def _sequence(core: ScriptedCore, number: int, group: int) -> LiveSequence:
 
 
 def _drafter(expected: Sequence[int], vocab_size: int) -> Drafter:
-    """Draft tokens of which every fifth is wrong."""
+    """Return a drafter. Every fifth of its draft tokens is wrong."""
 
     def draft(sequence: LiveSequence) -> list[int]:
         first = len(sequence.output)

@@ -1,6 +1,6 @@
 """Checks that the server recovers when the engine process is killed in any phase or hangs.
 
-They use the core's own supervisor.
+The checks use the core's own supervisor.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tgi.testing.conformance.require import CheckFailedError, not_applicable, re
 
 __all__ = ["CHECKS"]
 
-_PHASES = ("load", "warmup")  # these may end before they can be interrupted
+_PHASES = ("load", "warmup")  # these phases may end before they can be interrupted
 _TIMEOUT_SECONDS = 300.0  # of a startup or a sequence, so that no check waits forever
 _SILENCE_SECONDS = 3.0
 _POLL_SECONDS = 0.02
@@ -37,7 +37,8 @@ _ENGINE_MODULE = "tgi.engine"
 
 
 def _killed(under_test: BackendUnderTest) -> None:
-    """A startup fails with a reason if the engine is killed, and a stream continues.
+    """If the engine is killed during startup, the startup fails with a reason. If it is killed
+    later, a stream continues after a restart.
 
     No process is left.
     """
@@ -63,7 +64,9 @@ def _killed(under_test: BackendUnderTest) -> None:
 
 
 def _hanging(under_test: BackendUnderTest) -> None:
-    """A stopped process reports nothing. It is killed and restarted, and the stream continues."""
+    """A suspended engine process sends no messages. This process is killed, a new engine is
+    started, and the stream continues.
+    """
     _require_installed(under_test)
     asyncio.run(
         _interrupted(under_test, lambda pid: os.kill(pid, signal.SIGSTOP), _SILENCE_SECONDS)
@@ -79,17 +82,17 @@ def _require_installed(under_test: BackendUnderTest) -> None:
 
 @final
 class _Killer:
-    """Kills engine processes and remembers their child processes."""
+    """Kills engine processes and records their child processes."""
 
     def __init__(self) -> None:
         self._others = {process.pid for process in _engines()}
         self.descendants: list[psutil.Process] = []
 
     def kill(self) -> bool:
-        """Kill the engine. Returns False if there is none."""
+        """Kill the engine. Returns False if there is no engine process."""
         engines = [process for process in _engines() if process.pid not in self._others]
         for engine in engines:
-            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended in the meantime
+            with contextlib.suppress(psutil.NoSuchProcess):  # the process has already ended
                 self.descendants += engine.children(recursive=True)
                 engine.kill()
         return bool(engines)
@@ -98,7 +101,7 @@ class _Killer:
 async def _start_and_kill(under_test: BackendUnderTest, killer: _Killer, phase: str) -> None:
     """Start an engine and kill it in a phase.
 
-    Without a phase it is killed as soon as its process exists. Raises `BackendError`.
+    Without a phase, the engine is killed as soon as its process exists. Raises `BackendError`.
     """
 
     def hear(progress: Progress) -> None:
@@ -118,7 +121,7 @@ async def _start_and_kill(under_test: BackendUnderTest, killer: _Killer, phase: 
 async def _interrupted(
     under_test: BackendUnderTest, interrupt: Callable[[int], object], silence_limit: float
 ) -> None:
-    """A sequence whose engine is interrupted after its first token has the same tokens."""
+    """The tokens of a sequence do not change if its engine is interrupted after the first token."""
     model = under_test.models.get()
     client = EngineClient(_start_message(under_test), lambda _: None, silence_limit=silence_limit)
     try:
