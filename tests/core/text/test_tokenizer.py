@@ -160,7 +160,7 @@ def test_a_negative_eos_token_id_means_that_there_is_none(tmp_path):
 def test_a_text_that_the_library_cannot_encode_is_an_error_of_the_request(tmp_path):
     backend = backends.Tokenizer(models.WordPiece({"a": 0}, unk_token="[UNK]"))
     tokenizer = Tokenizer.load(save(backend, tmp_path))
-    for encode in (tokenizer.encode, tokenizer.tokenize):
+    for encode in (tokenizer.encode, lambda text: list(tokenizer.tokenize(text))):
         with pytest.raises(ValidationError, match=r"the tokenizer cannot encode the text: .*UNK"):
             encode("zzz")
 
@@ -170,7 +170,7 @@ def test_a_panic_of_the_library_is_an_error_of_the_request(llama_like):
         """Like the library's `PanicException`, which is not derived from `Exception`."""
 
     class Panicking:
-        def encode(self, *_, **__):
+        def encode_batch_fast(self, *_, **__):
             raise Panic("called `Result::unwrap()` on an\n`Err` value")
 
     tokenizer = dataclasses.replace(llama_like, backend=Panicking())

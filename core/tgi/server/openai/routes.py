@@ -43,6 +43,7 @@ from tgi.server.openai.response_bodies import (
 from tgi.server.openai.response_schemas import (
     ChatCompletion,
     ChatCompletionChunk,
+    ChatTokenizeResponse,
     Completion,
     StreamError,
     StreamErrorDetails,
@@ -108,8 +109,10 @@ class OpenAIRoutes:
             blocks = await self._state.tokenizer.format_tokens(
                 prompt, format_tokens, add_special_tokens=False
             )
-        text = await asyncio.to_thread(msgspec.json.encode, prompt)
-        return JsonBlocks([b'{"tokenize_response":[', *blocks, b'],"templated_text":', text, b"}"])
+        # The first `[]` is the empty list of tokens, because its field is the first of the record.
+        response = await asyncio.to_thread(msgspec.json.encode, ChatTokenizeResponse([], prompt))
+        head, tail = response.split(b"[]", 1)
+        return JsonBlocks([head, b"[", *blocks, b"]", tail])
 
     async def response_completions(self, call: HttpCall, body: CompletionRequest) -> ASGIApp:
         """The response to a parsed body."""
