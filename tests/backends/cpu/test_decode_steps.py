@@ -13,11 +13,10 @@ import torch
 
 from tests.backends.checkpoints import save_checkpoint
 from tests.backends.cpu.native_kernels import require_library
-from tests.backends.scripted_core import ScriptedCore
 from tgi.architectures import ModelSpec, load_spec
 from tgi.backend import (
     API_VERSION,
-    TOKEN_ON_DEVICE,
+    SAMPLING_FIELDS,
     Agreement,
     CacheGroup,
     KVCachePlan,
@@ -27,6 +26,7 @@ from tgi.backend import (
     SchedulerOutput,
     StepError,
 )
+from tgi.testing.conformance.scripted_core import ScriptedCore
 from tgi_cpu.native_decoder import NativeDecodeProgram, native_loader
 from tgi_cpu.native_records import BLOCK_TOKENS
 from tgi_cpu.native_sampler import NativeSampler
@@ -37,7 +37,12 @@ from tgi_torch.sampling.protocols import SampledSequence
 
 LIMITS = Limits(max_total_tokens=320, max_sequences=8, max_step_tokens=200)
 AGREEMENT = Agreement(
-    API_VERSION, (), LIMITS, KVCachePlan("paged", BLOCK_TOKENS, (CacheGroup("full", 80),)), 101, ()
+    API_VERSION,
+    ("device_token", "logprobs", "prefix_cache"),
+    LIMITS,
+    KVCachePlan("paged", BLOCK_TOKENS, (CacheGroup("full", 80),)),
+    101,
+    tuple(SAMPLING_FIELDS),
 )
 NUM_STEPS = 60
 
@@ -135,22 +140,35 @@ def serve(core: ScriptedCore) -> list[ModelRunnerOutput]:
             for _ in range(2):
                 handle = min(set(range(8)) - core.live.keys())
                 prompt = [rng.randrange(100) for _ in range(rng.randrange(5, 60))]
-                core.introduce(handle, prompt, sampling=SAMPLING[handle % len(SAMPLING)])
+                core.add(prompt, SAMPLING[handle % len(SAMPLING)], handle=handle)
         if number in (20, 41):
-            core.drop(min(core.live))
-        work = dict.fromkeys(core.live, 0)
+            core.drop(core.live[min(core.live)])
+        work = dict.fromkeys(core.live.values(), 0)
         if number in (15, 16, 33):
-            del work[max(work)]
-        is_known = {handle: core.live[handle].num_computed_tokens > 0 for handle in work}
-        tokens = {
-            handle: [TOKEN_ON_DEVICE] for handle in work if is_known[handle] and rng.random() < 0.3
-        }
+            del work[core.live[max(core.live)]]
+        on_device = {s for s in work if s.num_computed_tokens > 0 and rng.random() < 0.3}
         if number == 25:
-            tokens = {}
-            for handle in work:
-                core.live[handle].tokens[-1] = (core.live[handle].tokens[-1] + 1) % 100
-        outputs.append(core.step(work, {handle: rng.random() for handle in work}, tokens=tokens))
+            on_device = set()
+            for sequence in work:
+                sequence.output[-1] = (sequence.output[-1] + 1) % 100
+        for sequence in work:
+            sequence.draw = rng.random()
+        outputs.append(core.step(work, on_device=on_device))
     return outputs
+
+
+def states(core: ScriptedCore) -> list[object]:
+    """The core's record of each sequence."""
+    return [
+        (s.handle, s.tokens, len(s.prompt), s.num_computed_tokens, s.blocks, s.sampling)
+        for s in core.live.values()
+    ]
+
+
+def send(core: ScriptedCore, step: SchedulerOutput) -> ModelRunnerOutput | None:
+    """Run a step that violates the rules. The sequences of the core do not change."""
+    core.worker.submit(step)
+    return core.worker.collect()
 
 
 def test_both_code_paths_give_the_same(make_core: MakeCore) -> None:
@@ -167,7 +185,7 @@ def test_both_code_paths_give_the_same(make_core: MakeCore) -> None:
         ):
             np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), name)
         assert ours.errors == theirs.errors
-    assert short.live == long.live
+    assert states(short) == states(long)
     program = short.worker.program
     assert program.num_steps > NUM_STEPS / 2
     assert program.num_bound < program.num_steps / 2
@@ -175,49 +193,49 @@ def test_both_code_paths_give_the_same(make_core: MakeCore) -> None:
 
 def test_continuing_rows_are_bound_once_per_block(make_core: MakeCore) -> None:
     core = make_core(True)
-    core.introduce(0, [1, 2, 3])
+    sequence = core.add([1, 2, 3])
     for _ in range(1 + 3 * BLOCK_TOKENS):
-        core.step({0: 0})
+        core.step({sequence: 0})
     assert core.worker.program.num_steps == 3 * BLOCK_TOKENS
     assert core.worker.program.num_bound == 4  # after the prompt, and at three block boundaries
 
 
 def test_an_invalid_step_is_rejected(make_core: MakeCore) -> None:
     core = make_core(True)
-    core.introduce(0, [1, 2, 3])
+    sequence = core.add([1, 2, 3])
     for _ in range(3):
-        core.step({0: 0})
-    live = core.live[0]
-    live.num_computed_tokens -= 1  # the core repeats a step
-    last = live.tokens.pop()
+        core.step({sequence: 0})
+    sequence.num_computed_tokens -= 1  # the core repeats a step
+    last = sequence.output.pop()
     with pytest.raises(StepError, match="goes on at position"):
-        core.step({0: 0})
-    live.num_computed_tokens += 1
-    live.tokens.append(last)
-    core.step({0: 0})
-    core.live[0].blocks.append(99)  # the core believes that it has sent a block
+        send(core, core.build({sequence: 1}))
+    sequence.num_computed_tokens += 1
+    sequence.output.append(last)
+    while sequence.num_computed_tokens < BLOCK_TOKENS:
+        core.step({sequence: 0})
+    sequence.blocks.append(99)  # the core believes that it has sent a block
+    sequence.num_sent_blocks += 1
     with pytest.raises(StepError, match="has 1 blocks of 32"):
-        for _ in range(BLOCK_TOKENS):
-            core.step({0: 0})
+        send(core, core.build({sequence: 1}))
 
 
 def test_a_reused_handle_is_another_sequence(make_core: MakeCore) -> None:
     core, other = make_core(True), make_core(False)
     biased = SamplingParams(logit_bias=((77, 100.0),))
     for each in (core, other):
-        each.introduce(0, [1, 2, 3])
+        old = each.add([1, 2, 3], handle=0)
         for _ in range(4):
-            each.step({0: 0})
-        old = each.drop(0)
+            each.step({old: 0})
+        each.drop(old)
         # It begins at the position of the dropped sequence.
-        each.introduce(
-            0,
+        sequence = each.add(
             old.tokens,
-            sampling=biased,
+            biased,
+            handle=0,
             blocks=old.blocks,
             num_computed_tokens=old.num_computed_tokens,
         )
         for _ in range(3):
-            each.step({0: 0})
+            each.step({sequence: 0})
     assert core.live[0].tokens == other.live[0].tokens
     assert core.live[0].tokens[-3:] == [77, 77, 77]

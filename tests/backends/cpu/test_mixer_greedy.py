@@ -15,9 +15,11 @@ import torch
 from transformers import PreTrainedModel
 
 from tests.backends.mixer_checkpoints import ENCODER_DECODERS, VOCAB_SIZE, save_mixer_variant
-from tests.backends.scripted_core import LiveSequence, RecordingReporter, ScriptedCore, started
 from tgi.architectures import load_spec
 from tgi.backend import BackendError, EngineConfig, RequestedLimits
+from tgi.testing.conformance.backend_under_test import RecordingReporter, start
+from tgi.testing.conformance.live_sequence import LiveSequence
+from tgi.testing.conformance.scripted_core import ScriptedCore
 from tgi_cpu import tgi_backend
 
 NEAR_TIE = 1e-4  # logits that differ less than this may be in either order
@@ -33,11 +35,16 @@ class Served:
     prompts: dict[int, list[int]]
     encoder_tokens: dict[int, list[int]]
 
-    def introduce(self, handle: int, output: list[int] | None = None) -> None:
-        encoder_tokens = self.encoder_tokens.get(handle, ())
-        self.core.introduce(
-            handle, self.prompts[handle], output or (), encoder_tokens=encoder_tokens
+    def add(self, handle: int, output: list[int] | None = None) -> LiveSequence:
+        return self.core.add(
+            self.prompts[handle],
+            handle=handle,
+            output=output or (),
+            encoder_tokens=self.encoder_tokens.get(handle, ()),
         )
+
+    def step(self, work: dict[int, int]) -> None:
+        self.core.step({self.core.live[handle]: count for handle, count in work.items()})
 
     def assert_greedy(self, handle: int, sequence: LiveSequence) -> None:
         """Assert that each token is the reference's best, given the tokens before it."""
@@ -50,7 +57,7 @@ class Served:
                 ).logits[0]
             else:
                 logits = self.model(tokens).logits[0]
-        logits = logits[sequence.num_prompt_tokens - 1 :]
+        logits = logits[len(sequence.prompt) - 1 :]
         gap = logits.max(-1).values - logits.gather(
             -1, torch.tensor(sequence.output).unsqueeze(-1)
         ).squeeze(-1)
@@ -66,7 +73,7 @@ def served(
     worker = tgi_backend().create_worker(
         EngineConfig("cpu", str(tmp_path), load_spec(tmp_path)), RecordingReporter()
     )
-    core = started(
+    core = start(
         worker,
         RequestedLimits(
             max_concurrent_requests=8,
@@ -89,33 +96,33 @@ def served(
 
 def test_greedy_equals_transformers(served: Served) -> None:
     core = served.core
-    served.introduce(7)
-    core.step({7: min(7, len(served.prompts[7]))})
-    served.introduce(2)
-    core.step({7: 0, 2: 0})
+    served.add(7)
+    served.step({7: min(7, len(served.prompts[7]))})
+    served.add(2)
+    served.step({7: 0, 2: 0})
     for handle in (9, 4):
-        served.introduce(handle)
-    core.step({4: 0, 7: 0, 9: min(20, len(served.prompts[9])), 2: 0})
-    core.step({9: 0, 4: 0, 2: 0})
+        served.add(handle)
+    served.step({4: 0, 7: 0, 9: min(20, len(served.prompts[9])), 2: 0})
+    served.step({9: 0, 4: 0, 2: 0})
     for handle in (5, 6, 8):
-        served.introduce(handle)
-    core.step({2: 0, 9: 0, 5: 0, 6: 0, 8: 0})
+        served.add(handle)
+    served.step({2: 0, 9: 0, 5: 0, 6: 0, 8: 0})
     for _ in range(8):
-        core.step(dict.fromkeys((2, 9, 4, 7, 5, 8, 6), 0))  # seven sequences of different lengths
+        served.step(dict.fromkeys((2, 9, 4, 7, 5, 8, 6), 0))  # seven sequences of different lengths
 
-    gone = core.drop(9)  # preempted, then computed again including its output
-    core.step(dict.fromkeys((4, 2, 7), 0))
-    served.introduce(9, gone.output)
-    core.step({4: 0, 9: 3, 2: 0})
-    core.step({9: 0, 4: 0, 2: 0})
+    gone = core.live[9]
+    core.drop(gone)  # preempted, then computed again including its output
+    served.step(dict.fromkeys((4, 2, 7), 0))
+    served.add(9, gone.output)
+    served.step({4: 0, 9: 3, 2: 0})
+    served.step({9: 0, 4: 0, 2: 0})
 
     done = {}
     while core.live:
-        core.step(dict.fromkeys(core.live, 0))
-        for handle in [
-            handle for handle, sequence in core.live.items() if len(sequence.output) == NUM_OUTPUT
-        ]:
-            done[handle] = core.drop(handle)
+        core.step(dict.fromkeys(core.live.values(), 0))
+        for sequence in [s for s in core.live.values() if len(s.output) == NUM_OUTPUT]:
+            core.drop(sequence)
+            done[sequence.handle] = sequence
     assert sorted(done) == sorted(LENGTHS)
     for handle, sequence in done.items():
         served.assert_greedy(handle, sequence)

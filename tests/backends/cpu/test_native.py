@@ -16,9 +16,9 @@ from torch import Tensor
 
 from tests.backends.checkpoints import VARIANTS, save_checkpoint
 from tests.backends.paged_batch import metadata_of
-from tests.backends.scripted_core import RecordingReporter
 from tgi.architectures import ModelSpec, load_spec
 from tgi.backend import EngineConfig, Limits
+from tgi.testing.conformance.backend_under_test import RecordingReporter
 from tgi_cpu import worker
 from tgi_cpu.native import NativeLibrary, load_library
 from tgi_cpu.native_decoder import NativeDecoder, NativeModel, native_loader

@@ -16,10 +16,10 @@ from tests.backends.checkpoints import save_checkpoint
 from tests.backends.cpu.native_kernels import require_library
 from tests.backends.cpu.test_native import LIMITS, LONGER, NUM_BLOCKS, ignore, logits_of
 from tests.backends.paged_batch import metadata_of
-from tests.backends.scripted_core import RecordingReporter
 from tgi.architectures import ModelSpec, load_spec
 from tgi.backend import EngineConfig, Health, RequestedLimits
 from tgi.demo import demo_model_path
+from tgi.testing.conformance.backend_under_test import RecordingReporter
 from tgi.text import Tokenizer
 from tgi_cpu import CpuBackend, tgi_backend
 from tgi_cpu.native import NativeLibrary

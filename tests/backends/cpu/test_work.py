@@ -14,10 +14,17 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.backends.checkpoints import save_checkpoint
-from tests.backends.scripted_core import RecordingReporter, ScriptedCore, started
 from tests.work_counter import count_calls, peak_bytes
 from tgi.architectures import load_spec
-from tgi.backend import EngineConfig, RequestedLimits, SamplingParams
+from tgi.backend import (
+    EngineConfig,
+    ModelRunnerOutput,
+    RequestedLimits,
+    SamplingParams,
+    SchedulerOutput,
+)
+from tgi.testing.conformance.backend_under_test import RecordingReporter, start
+from tgi.testing.conformance.scripted_core import ScriptedCore
 from tgi_cpu import tgi_backend
 from tgi_cpu.native import load_library
 
@@ -34,7 +41,30 @@ LIMITS = {
     ("torch", "greedy", 8): (256, 600, 9_500),
 }
 
-MakeCore = Callable[..., ScriptedCore]
+
+class DecodeSteps:
+    """Decode steps of all sequences of a core. Only the worker's part of a step is measured."""
+
+    def __init__(self, core: ScriptedCore) -> None:
+        self._core = core
+        self._done: tuple[SchedulerOutput, ModelRunnerOutput | None] | None = None
+
+    def next(self) -> Callable[[], object]:
+        """Return a call of the worker's part in the next step."""
+        core = self._core
+        if self._done is not None:
+            core.accept(*self._done)
+        step = core.build(dict.fromkeys(core.live.values(), 1))
+        core.rules.submit(step)
+
+        def run() -> None:
+            core.worker.submit(step)
+            self._done = step, core.worker.collect()
+
+        return run
+
+
+MakeSteps = Callable[..., DecodeSteps]
 
 
 class OpCounter(TorchDispatchMode):
@@ -59,11 +89,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make_core(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeCore]:
+def make_steps(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeSteps]:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     workers = []
 
-    def make(kernels: str, sampling: str, num_rows: int, path: Path = checkpoint) -> ScriptedCore:
+    def make(kernels: str, sampling: str, num_rows: int, path: Path = checkpoint) -> DecodeSteps:
         library = load_library()
         if kernels == "native" and (library is None or not library.is_supported):
             pytest.skip("the native kernels do not run on this machine")
@@ -71,25 +101,19 @@ def make_core(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mak
         config = EngineConfig("cpu", str(path), load_spec(path), dtype=dtype)
         worker = tgi_backend().create_worker(config, RecordingReporter())
         workers.append(worker)
-        core = started(
+        core = start(
             worker, RequestedLimits(max_concurrent_requests=num_rows, max_batch_prefill_tokens=64)
         )
         assert core.agreement.facts["kernels"] == kernels
-        for handle in range(num_rows):
-            core.introduce(handle, PROMPT, sampling=GREEDY if sampling == "greedy" else SAMPLED)
+        for _ in range(num_rows):
+            core.add(PROMPT, GREEDY if sampling == "greedy" else SAMPLED).draw = 0.5
         for _ in range(3):  # the prefill, then objects that the first decode step creates
-            core.step(dict.fromkeys(range(num_rows), 0), dict.fromkeys(range(num_rows), 0.5))
-        return core
+            core.step(dict.fromkeys(core.live.values(), 0))
+        return DecodeSteps(core)
 
     yield make
     for worker in workers:
         worker.close()
-
-
-def decode(core: ScriptedCore) -> Callable[[], object]:
-    """Return a call of the worker's part in the next step."""
-    step = core.build(dict.fromkeys(core.live, 0), dict.fromkeys(core.live, 0.5))
-    return lambda: core.run(step)
 
 
 def count_ops(work: Callable[[], object]) -> int:
@@ -99,11 +123,11 @@ def count_ops(work: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("case", LIMITS, ids=lambda case: "-".join(map(str, case)))
-def test_work_of_a_decode_step(make_core: MakeCore, case: tuple[str, str, int]) -> None:
-    core = make_core(*case)
+def test_work_of_a_decode_step(make_steps: MakeSteps, case: tuple[str, str, int]) -> None:
+    steps = make_steps(*case)
     max_ops, max_calls, max_bytes = LIMITS[case]
-    num_ops, num_calls = count_ops(decode(core)), count_calls(decode(core))
-    peak, _ = peak_bytes(decode(core))
+    num_ops, num_calls = count_ops(steps.next()), count_calls(steps.next())
+    peak, _ = peak_bytes(steps.next())
     print(f"{num_ops} operations, {num_calls} calls, {peak} bytes at once")
     assert num_ops <= max_ops
     assert num_calls <= max_calls
@@ -113,20 +137,20 @@ def test_work_of_a_decode_step(make_core: MakeCore, case: tuple[str, str, int]) 
 @pytest.mark.parametrize(
     "case", [("torch", "greedy", 8), ("native", "greedy", 1)], ids=lambda case: case[0]
 )
-def test_more_work_is_detected(make_core: MakeCore, case: tuple[str, str, int]) -> None:
-    core = make_core(*case)
+def test_more_work_is_detected(make_steps: MakeSteps, case: tuple[str, str, int]) -> None:
+    steps = make_steps(*case)
     max_ops, max_calls, max_bytes = LIMITS[case]
-    assert count_ops(both(decode(core), lambda: [torch.zeros(1) + 1 for _ in range(10)])) > max_ops
-    assert count_calls(both(decode(core), lambda: [abs(n) for n in range(40)])) > max_calls
-    assert peak_bytes(both(decode(core), lambda: bytearray(max_bytes)))[0] > max_bytes
+    assert count_ops(both(steps.next(), lambda: [torch.zeros(1) + 1 for _ in range(10)])) > max_ops
+    assert count_calls(both(steps.next(), lambda: [abs(n) for n in range(40)])) > max_calls
+    assert peak_bytes(both(steps.next(), lambda: bytearray(max_bytes)))[0] > max_bytes
 
 
 def both(first: Callable[[], object], second: Callable[[], object]) -> Callable[[], object]:
     return lambda: (first(), second())
 
 
-def test_native_work_does_not_grow_with_the_layers(make_core: MakeCore, tmp_path: Path) -> None:
+def test_native_work_does_not_grow_with_the_layers(make_steps: MakeSteps, tmp_path: Path) -> None:
     save_checkpoint("llama", tmp_path, num_hidden_layers=5)
-    few, many = make_core("native", "greedy", 1), make_core("native", "greedy", 1, tmp_path)
-    assert count_ops(decode(few)) == count_ops(decode(many))
-    assert count_calls(decode(few)) == count_calls(decode(many))
+    few, many = make_steps("native", "greedy", 1), make_steps("native", "greedy", 1, tmp_path)
+    assert count_ops(few.next()) == count_ops(many.next())
+    assert count_calls(few.next()) == count_calls(many.next())

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from tests.backends.checkpoints import save_checkpoint
-from tests.backends.scripted_core import RecordingReporter, ScriptedCore
 from tgi.architectures import GenericSpec, load_spec
 from tgi.backend import (
     FEATURES,
@@ -27,6 +26,8 @@ from tgi.backend import (
     WrongStateError,
     empty_int32,
 )
+from tgi.testing.conformance.backend_under_test import RecordingReporter
+from tgi.testing.conformance.scripted_core import ScriptedCore
 from tgi_cpu import machine, tgi_backend
 from tgi_torch.memory import weights_bytes
 from tgi_torch.ops import REFERENCE
@@ -181,7 +182,7 @@ def test_states(config):
     core = None
 
     def calls():
-        step = core.build({}, {}) if core else None
+        step = core.build({}) if core else None
         return {
             "load": worker.load,
             "negotiate": lambda: worker.negotiate(RequestedLimits()),
@@ -216,8 +217,8 @@ def test_load_reports_progress_and_names_a_damaged_file(config, tmp_path):
     reporter = RecordingReporter()
     worker = tgi_backend().create_worker(config, reporter)
     worker.load()
-    assert {phase for phase, _, _ in reporter.phases} == {"load"}
-    assert reporter.phases[-1][1] == reporter.phases[-1][2] > 0
+    assert {phase for phase, _, _ in reporter.progress_calls} == {"load"}
+    assert reporter.progress_calls[-1][1] == reporter.progress_calls[-1][2] > 0
     save_checkpoint("qwen3", tmp_path)
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -270,19 +271,20 @@ def test_a_step_out_of_memory_may_be_retried(config):
         torch.OutOfMemoryError("full"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
     ):
-        core.introduce(0, [1, 2, 3])
+        step = core.build({core.add([1, 2, 3]): 3})
         failures.append(failure)
+        core.worker.submit(step)
         with pytest.raises(
             StepError, match="Out of memory in a step of 1 rows and 3 tokens"
         ) as caught:
-            core.step({0: 0})
+            core.worker.collect()
         assert caught.value.retryable
-        core.drop(0)
-    core.introduce(0, [1, 2, 3])
-    assert len(core.step({0: 0}).tokens) == 1
+        core.forget(step)
+    sequence = core.add([1, 2, 3])
+    assert len(core.step({sequence: 0}).tokens) == 1
     failures.append(RuntimeError("another kind of error"))
     with pytest.raises(RuntimeError, match="another kind"):
-        core.step({0: 0})
+        core.step({sequence: 0})
 
 
 def test_deep_health_runs_the_model_without_side_effects(config):
@@ -297,14 +299,14 @@ def test_deep_health_runs_the_model_without_side_effects(config):
         raise RuntimeError("device lost")
 
     worker, core = ready(config, ops=replace(REFERENCE, rms_norm=norm))
-    core.introduce(0, [5, 6, 7])
-    undisturbed = [core.step({0: 0}).tokens[0] for _ in range(20)]
-    core.drop(0)
+    sequence = core.add([5, 6, 7])
+    undisturbed = [core.step({sequence: 0}).tokens[0] for _ in range(20)]
+    core.drop(sequence)
     last = core.agreement.kv_cache.groups[0].num_blocks - 1
-    core.introduce(1, [5, 6, 7], blocks=[last], num_computed_tokens=0)
+    sequence = core.add([5, 6, 7], blocks=[last])
     tokens = []
     for _ in range(20):
-        tokens.append(core.step({1: 0}).tokens[0])
+        tokens.append(core.step({sequence: 0}).tokens[0])
         assert worker.health(True).ok
     assert tokens == undisturbed
     faults.append(lambda x: x * torch.nan)
@@ -318,10 +320,11 @@ def test_steps_beyond_negotiated_limits_are_rejected(config):
     worker, core = ready(config)
     with pytest.raises(StepError, match="Late masks"):
         worker.submit(GrammarMasks(1, empty_int32(), empty_int32()))
-    worker.submit(core.build({}, {}))
+    step = core.build({})
+    worker.submit(step)
     with pytest.raises(StepError, match="One step in flight"):
-        worker.submit(core.build({}, {}))
-    assert worker.collect().step_id == 1
+        worker.submit(core.build({}))
+    assert worker.collect().step_id == step.step_id
     assert not worker.control(LoadAdapter(1, "nowhere")).ok
 
 

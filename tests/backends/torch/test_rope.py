@@ -11,11 +11,11 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from tests.backends.checkpoints import save_variant
-from tests.backends.scripted_core import RecordingReporter
 from tgi.architectures import load_spec
 from tgi.architectures.config_reader import ConfigReader
 from tgi.architectures.rope import inverse_frequencies, read_rope
 from tgi.backend import EngineConfig, RequestedLimits
+from tgi.testing.conformance.backend_under_test import RecordingReporter
 from tgi_cpu import tgi_backend
 
 HEAD_DIM, MAX_POSITIONS = 64, 4096

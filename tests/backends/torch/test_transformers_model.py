@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.backends.checkpoints import save_checkpoint
-from tests.backends.scripted_core import RecordingReporter, started
 from tgi.architectures import load_spec
 from tgi.backend import FEATURES, EngineConfig, ModelError, RequestedLimits, SamplingParams
+from tgi.testing.conformance.backend_under_test import RecordingReporter, start
 from tgi_cpu import tgi_backend
 from tgi_torch.model.transformers_model import load_transformers_model
 
@@ -82,7 +82,7 @@ def served(request, checkpoints, monkeypatch):
         max_batch_total_tokens=2048,
         features=tuple(sorted(FEATURES)),
     )
-    yield model, started(worker, requested), reporter
+    yield model, start(worker, requested), reporter
     worker.close()
 
 
@@ -109,20 +109,21 @@ def test_greedy_equals_generate_while_sequences_are_added_and_dropped(served):
     cancelled = 5
     while waiting or core.live:
         for handle in list(waiting)[: max(0, 6 - len(core.live))]:
-            core.introduce(handle, waiting.pop(handle))
+            core.add(waiting.pop(handle), handle=handle)
         in_parts = core.agreement.limits.chunked
         core.step(
             {
-                h: 7 if in_parts and len(s.tokens) - s.num_computed_tokens > 20 else 0
-                for h, s in core.live.items()
+                s: 7 if in_parts and len(s.tokens) - s.num_computed_tokens > 20 else 0
+                for s in core.live.values()
             }
         )
-        for handle in [
-            h
-            for h, s in core.live.items()
-            if len(s.output) == (3 if h == cancelled else NUM_OUTPUT)
+        for sequence in [
+            s
+            for s in core.live.values()
+            if len(s.output) == (3 if s.handle == cancelled else NUM_OUTPUT)
         ]:
-            done[handle] = core.drop(handle).output
+            core.drop(sequence)
+            done[sequence.handle] = sequence.output
     assert sorted(done) == list(range(NUM_PROMPTS))
     for handle, output in done.items():
         assert output == expected_output(model, prompts[handle])[: len(output)], handle
@@ -140,8 +141,8 @@ def test_negotiated_limits(served):
 def test_scores_and_logprobs_equal_those_of_the_model(served):
     model, core, _ = served
     prompt = [5, 9, 3, 22, 17]
-    core.introduce(1, prompt, sampling=SamplingParams(logprobs="raw", prompt_logprobs=True))
-    output = core.step({1: 0})
+    sequence = core.add(prompt, SamplingParams(logprobs="raw", prompt_logprobs=True))
+    output = core.step({sequence: 0})
     with torch.inference_mode():
         logprobs = model(torch.tensor([prompt])).logits[0].log_softmax(-1)
     assert np.allclose(output.prompt_scores[0].logprobs, logprobs[range(4), prompt[1:]], atol=1e-4)
@@ -163,12 +164,11 @@ def load(path, *, trust_remote_code=False):
 def test_a_dropped_sequence_leaves_no_cache(served):
     _, core, _ = served
     model = core.worker._part._model
-    core.introduce(1, [5, 6, 7])
-    core.introduce(2, [8, 9])
-    core.step({1: 0, 2: 0})
+    first, second = core.add([5, 6, 7]), core.add([8, 9])
+    core.step({first: 0, second: 0})
     assert model.num_sequences == 2
-    core.drop(1)
-    core.step({2: 0})
+    core.drop(first)
+    core.step({second: 0})
     assert model.num_sequences == 1
 
 

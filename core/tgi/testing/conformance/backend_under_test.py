@@ -25,7 +25,7 @@ from tgi.testing.conformance.models import TinyModel, TinyModels
 from tgi.testing.conformance.require import require
 from tgi.testing.conformance.scripted_core import ScriptedCore
 
-__all__ = ["BackendUnderTest", "RecordingReporter", "prompt_of"]
+__all__ = ["BackendUnderTest", "RecordingReporter", "prompt_of", "start"]
 
 REQUESTED = RequestedLimits(
     max_total_tokens=128,
@@ -131,7 +131,7 @@ class BackendUnderTest:
         """
         worker = self.worker(model, **changes)
         try:
-            yield _start(worker, requested)
+            yield start(worker, requested)
         finally:
             worker.close()
 
@@ -154,7 +154,7 @@ class BackendUnderTest:
     def _kept(self) -> ScriptedCore:
         if self._core is None:
             self.reporter = RecordingReporter()
-            self._core = _start(self.worker(reporter=self.reporter))
+            self._core = start(self.worker(reporter=self.reporter))
         return self._core
 
 
@@ -166,7 +166,11 @@ def prompt_of(length: int, seed: int = 0, vocab_size: int = 384) -> list[int]:
     return list(prompt)
 
 
-def _start(worker: Worker, requested: RequestedLimits = REQUESTED) -> ScriptedCore:
+def start(worker: Worker, requested: RequestedLimits = REQUESTED) -> ScriptedCore:
+    """Load, negotiate and warm up a worker. Returns a core that drives it.
+
+    Raises `CheckFailedError` if the worker raises `BackendError`.
+    """
     try:
         worker.load()
         agreement = worker.negotiate(requested)

@@ -46,6 +46,7 @@ class LiveSequence:
     pooled: Float32Array | None = None
     max_tokens: int = 1  # maximum number of tokens that a decode row may sample
     drafter: Drafter | None = None  # proposes draft tokens for decode rows
+    draw: float | None = None  # for the next token, in place of the draw from the seed
 
     @property
     def tokens(self) -> list[int]:
@@ -80,6 +81,8 @@ def draw_of(sequence: LiveSequence, ahead: int = 0) -> float:
     """
     if sequence.sampling.greedy:
         return 0.0
+    if sequence.draw is not None and not ahead:
+        return sequence.draw
     return float(
         uniform_draws(
             np.array([sequence.seed], np.uint64),

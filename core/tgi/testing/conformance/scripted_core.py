@@ -7,7 +7,7 @@ if it were sent to another process.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Literal, cast, final
 
 import msgspec
@@ -90,7 +90,10 @@ class ScriptedCore:
     ) -> LiveSequence:
         """Add a sequence. It is introduced with its first row. `blocks` are its first blocks."""
         handle = self.free_handles[-1] if handle is None else handle
-        self.free_handles.remove(handle)
+        if handle in self.free_handles:
+            self.free_handles.remove(handle)
+        if blocks:
+            self.free_blocks = [block for block in self.free_blocks if block not in blocks]
         sequence_slot = self.free_slots.pop() if self.free_slots else -1
         sampling = sampling or SamplingParams()
         sequence = LiveSequence(
@@ -181,11 +184,26 @@ class ScriptedCore:
             )
             require(is_moving, "the worker sampled no token for rows that request one")
 
+    def step(
+        self, work: Mapping[LiveSequence, int], *, on_device: bool | Container[LiveSequence] = False
+    ) -> ModelRunnerOutput:
+        """Run one step with `count` known tokens of each sequence. 0 means all known tokens."""
+        counts = {sequence: count or sequence.num_left for sequence, count in work.items()}
+        return self.run(self.build(counts, on_device=on_device))
+
     def build(
-        self, work: Mapping[LiveSequence, int], *, on_device: bool = False
+        self,
+        work: Mapping[LiveSequence, int],
+        *,
+        on_device: bool | Container[LiveSequence] = False,
+        introduced: Iterable[LiveSequence] = (),
     ) -> SchedulerOutput:
-        """Build one step, encoded and decoded. The caller must ensure that it is legal."""
-        added, arrays = list[NewSequence](), StepArrays()
+        """Build one step, encoded and decoded. The caller must ensure that it is legal.
+
+        `on_device` may name the sequences concerned. The step also introduces `introduced`, which
+        have no row.
+        """
+        added, arrays = [self._introduction(sequence) for sequence in introduced], StepArrays()
         for sequence, count in work.items():
             is_sampled = count == sequence.num_left and sequence.pooling == "none"
             draft_tokens, budget = (
@@ -194,10 +212,12 @@ class ScriptedCore:
             self._grow(sequence, sequence.num_computed_tokens + count + budget - 1)
             if not sequence.is_introduced:
                 added.append(self._introduction(sequence))
-                sequence.num_introduced_tokens = len(sequence.tokens)
-                sequence.num_sent_blocks = len(sequence.blocks)
             arrays.add_row(
-                sequence, count, is_sampled=is_sampled, on_device=on_device, budget=budget
+                sequence,
+                count,
+                is_sampled=is_sampled,
+                on_device=on_device if isinstance(on_device, bool) else sequence in on_device,
+                budget=budget,
             )
             arrays.add_drafts(draft_tokens)
         return self._step(
@@ -229,7 +249,10 @@ class ScriptedCore:
             masks = decode(GrammarMasks, encode(late_masks))
             self.rules.submit_masks(masks)
             self.worker.submit(masks)
-        output = self.worker.collect()
+        return self.accept(step, self.worker.collect())
+
+    def accept(self, step: SchedulerOutput, output: ModelRunnerOutput | None) -> ModelRunnerOutput:
+        """Check the result of the oldest step in flight, and add its tokens to the sequences."""
         self.rules.collect(output)
         if output is None:
             raise CheckFailedError("`collect` returned no result for a step in flight")
@@ -319,11 +342,13 @@ class ScriptedCore:
 
     def _grow(self, sequence: LiveSequence, num_tokens: int) -> None:
         plan = self.agreement.kv_cache
-        if plan.mode == "paged" and plan.block_size:
+        if plan.mode == "paged" and plan.max_batch_total_tokens:
             missing = -(-num_tokens // plan.block_size) - len(sequence.blocks)
             sequence.blocks += [self.free_blocks.pop() for _ in range(missing)]
 
     def _introduction(self, sequence: LiveSequence) -> NewSequence:
+        sequence.num_introduced_tokens = len(sequence.tokens)
+        sequence.num_sent_blocks = len(sequence.blocks)
         held = {"state": [sequence.sequence_slot], "cross": sequence.encoder_blocks}
         tables: list[Int32Array] = [
             np.array(held.get(group.kind, sequence.blocks), np.int32)
