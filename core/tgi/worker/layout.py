@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,9 +13,7 @@ from tgi.worker.step_checks import check_blocks, check_positions, check_token_id
 __all__ = ["StepLayout", "fill_tokens", "lay_out", "slots_of"]
 
 
-@final
-@dataclass(frozen=True)
-class StepLayout:
+class StepLayout(NamedTuple):
     """The n rows of one step and their T tokens, ordered by row."""
 
     states: list[SequenceState]  # [n]
@@ -71,8 +68,8 @@ def fill_tokens(tokens: Int32Array, layout: StepLayout, table: SequenceTable) ->
     """
     token_ids = tokens.astype(np.int64)
     places = layout.token_indices, layout.positions
-    unknown = token_ids == TOKEN_ON_DEVICE
-    if unknown.any():
+    if token_ids.min() < 0:
+        unknown = token_ids == TOKEN_ON_DEVICE
         token_ids[unknown] = table.tokens[places[0][unknown], places[1][unknown]]
     # A step of decode rows needs no check. Its token ids were sampled by the worker, or they were
     # sent when the sequence was introduced.

@@ -75,7 +75,8 @@ def check_blocks(
 
 def check_token_ids(token_ids: npt.NDArray[np.integer], vocab_size: int) -> None:
     """Check that the embedding has a row for each of `token_ids` [n]."""
-    if len(token_ids) and not 0 <= token_ids.min() <= token_ids.max() < vocab_size:
+    # A negative id is a large number without its sign, so one comparison is enough.
+    if len(token_ids) and token_ids.view(f"u{token_ids.itemsize}").max() >= vocab_size:
         outside = token_ids[(token_ids < 0) | (token_ids >= vocab_size)]
         raise StepError(
             f"The step contains token id {outside[0]}, the model has {vocab_size} token ids.",
