@@ -26,6 +26,7 @@ CARDS = ROOT / "docs" / "backends"
         ("static", "static", {}),
         ("static", "static-poor", {"variant": "poor"}),
         ("complete", "complete", {}),
+        ("complete-late", "complete-late", {}),
         ("cpu", "cpu", {}),
     ],
 )

@@ -13,13 +13,13 @@ from tests.live_server import running_server
 PROMPT = "The quick brown fox"
 
 
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory, tiny_model):
+@pytest.fixture(scope="module", params=["complete", "complete-late"])
+def servers(request, tmp_path_factory, tiny_model):
     """Servers with (one token per step, several tokens per step)."""
     folder = tmp_path_factory.mktemp("several")
     with (
         running_server(tiny_model, "reference", folder / "one.log") as one,
-        running_server(tiny_model, "complete", folder / "several.log") as several,
+        running_server(tiny_model, request.param, folder / "several.log") as several,
     ):
         yield one, several
 
