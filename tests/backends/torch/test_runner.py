@@ -181,7 +181,7 @@ def with_masks(step, masks):
 
 
 def run_masked(core, step, masks):
-    """Run a step with masks that the rules for the core do not permit."""
+    """Run a step with masks that the rules for the core do not allow."""
     core.rules.submit(step)
     core.worker.submit(with_masks(step, masks))
     return core.accept(step, core.worker.collect())

@@ -43,11 +43,7 @@ __all__ = ["ScriptedCore"]
 
 @final
 class ScriptedCore:
-    """Drives a ready worker.
-
-    Free blocks and handles are in random order, as they are after the server has run for a long
-    time.
-    """
+    """Drives a ready worker. Free blocks and handles are in random order, as after a long run."""
 
     def __init__(self, worker: Worker, agreement: Agreement) -> None:
         self.worker = worker
