@@ -89,7 +89,7 @@ def _read_fast(body: bytes, record: type[T]) -> T:
     RecursionError if `body` has to be read by the slow reader.
     """
     value = msgspec.json.decode(body, type=record)
-    if has_repeated_field(body, value, record):
+    if has_repeated_field(body, record):
         raise msgspec.ValidationError("an object has a key twice")
     return value
 
