@@ -46,7 +46,7 @@ def events(client: httpx.Client, path: str, body: dict[str, Any]) -> list[dict[s
 def chat(client: httpx.Client, **fields: Any) -> dict[str, Any]:
     response = client.post(
         "/v1/chat/completions",
-        json={"model": "tgi", "messages": MESSAGES, "max_tokens": 5, **fields},
+        json={"model": "tgi", "messages": MESSAGES, "max_tokens": 5, "seed": 1, **fields},
     )
     assert response.status_code == 200, response.text
     return response.json()
@@ -277,7 +277,7 @@ def chat_stream(client):
 
 
 def chat_logprobs(client):
-    content = chat(client, logprobs=True, top_logprobs=3)["choices"][0]["logprobs"]["content"]
+    content = chat(client, logprobs=True, top_logprobs=3, temperature=0)["choices"][0]["logprobs"]["content"]
     assert [len(token["top_logprobs"]) >= 3 for token in content] == [True] * 5
 
 

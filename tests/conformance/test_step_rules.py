@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conformance.step_builders import FIRST, PROMPT, new, replace, rows, second, send, step
-from tests.core.scheduler.simulation import SCORED, Simulation, make_agreement
+from tests.core.scheduler.simulation import NUM_TOKEN_IDS, SCORED, Simulation, make_agreement
 from tests.core.scheduler.test_properties import add_random, agreements
 from tgi.backend import SAMPLING_FIELDS, CacheGroup, GrammarMasks, SamplingParams, empty_int32
 from tgi.testing.step_limits import BrokenRuleError
 from tgi.testing.step_rules import StepRules
+
+MASK_WORDS_PER_ROW = -(-NUM_TOKEN_IDS // 32)
 
 
 class RuledWorker:
@@ -92,7 +94,7 @@ BROKEN = {
     "block out of range": [step(rows(PROMPT), added=[new(blocks=[0, 16])])],
     "too few blocks": [step(rows(PROMPT), added=[new(blocks=[0])])],
     "another token": [step(rows((0, 0, [1, 2, 9, 4, 5])), added=[new()])],
-    "token beyond the vocabulary": second(rows((0, 5, [11]))),
+    "token beyond the vocabulary": second(rows((0, 5, [NUM_TOKEN_IDS]))),
     "two rows of one": second(rows((0, 5, [7]), (0, 6, [7]))),
     "placeholder for a sent token": [step(rows((0, 0, [1, 2, 3, 4, -1])), added=[new()])],
     "prefix hit of everything": [step(rows((0, 5, [1])), added=[new(num_computed_tokens=5)])],
@@ -173,7 +175,7 @@ def test_rules_for_special_limits():
         )
 
 
-def masks(step_id=1, row=(0,), words=(1,)):
+def masks(step_id=1, row=(0,), words=(1,) * MASK_WORDS_PER_ROW):
     return GrammarMasks(step_id, np.array(row, np.int32), np.array(words, np.int32))
 
 
@@ -193,7 +195,7 @@ def test_late_masks_follow_their_step():
     ("late_masks", "part"),
     [
         (masks(step_id=0), "waits for none"),
-        (masks(words=(1, 2)), "words a row"),
+        (masks(words=(1,) * (MASK_WORDS_PER_ROW + 1)), "words a row"),
         (masks(row=(1,)), "masks of rows"),
         (None, "before its masks"),
     ],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.conformance.step_builders import FIRST, PROMPT, new, replace, rows, send, step
-from tests.core.scheduler.simulation import make_agreement
+from tests.core.scheduler.simulation import NUM_TOKEN_IDS, make_agreement
 from tgi.backend import GrammarMasks, ModelRunnerOutput, SchedulerOutput, empty_int32
 from tgi.testing.step_limits import BrokenRuleError
 from tgi.testing.step_rules import StepRules
@@ -36,7 +36,7 @@ def several(max_tokens=3, draft_tokens=(), num_draws=None, start=5, token=7, blo
 
 
 BEGUN = replace(FIRST, rows=one_each(FIRST.rows))
-MASK_WORDS = np.array([1, 1, 1], np.int32)
+MASK_OF_ONE_ROW = np.ones(-(-NUM_TOKEN_IDS // 32), np.int32)
 BROKEN_SEVERAL = {
     "more than negotiated": ([BEGUN, step(several(4))], "the maximum is 3"),
     "a draw too few": ([BEGUN, step(several(num_draws=1))], "1 draws for"),
@@ -62,7 +62,7 @@ BROKEN_SEVERAL = {
     ),
     "a draft token too few": ([BEGUN, step(several(draft_tokens=[1]))], "1 draft tokens for 3"),
     "a draft token beyond the vocabulary": (
-        [BEGUN, step(several(draft_tokens=[1, 11]))],
+        [BEGUN, step(several(draft_tokens=[1, NUM_TOKEN_IDS]))],
         "vocabulary",
     ),
     "beyond the blocks": (
@@ -75,7 +75,7 @@ BROKEN_SEVERAL = {
             step(
                 several(),
                 mask="inline",
-                masks=GrammarMasks(1, np.array([0], np.int32), MASK_WORDS[:1]),
+                masks=GrammarMasks(1, np.array([0], np.int32), MASK_OF_ONE_ROW),
             ),
         ],
         "1 masks for a row of 3",
