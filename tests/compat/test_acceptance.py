@@ -277,7 +277,9 @@ def chat_stream(client):
 
 
 def chat_logprobs(client):
-    content = chat(client, logprobs=True, top_logprobs=3, temperature=0)["choices"][0]["logprobs"]["content"]
+    content = chat(client, logprobs=True, top_logprobs=3, temperature=0)["choices"][0]["logprobs"][
+        "content"
+    ]
     assert [len(token["top_logprobs"]) >= 3 for token in content] == [True] * 5
 
 
