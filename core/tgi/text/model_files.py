@@ -7,7 +7,18 @@ from typing import Any
 
 from tgi.architectures import file_reader
 
-__all__ = ["read_json_object", "token_content"]
+__all__ = ["SPECIAL_TOKEN_FIELDS", "read_json_object", "token_content"]
+
+SPECIAL_TOKEN_FIELDS = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
+"""The fields of tokenizer_config.json that name special tokens."""
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
