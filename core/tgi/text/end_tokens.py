@@ -50,10 +50,11 @@ def _value(fields: Mapping[str, Any]) -> object:
 
 def _numbers(path: Path, value: object) -> list[int]:
     numbers = value if isinstance(value, list) else [value]
-    if not all(number is None or type(number) is int for number in numbers):
+    ids = [number for number in numbers if type(number) is int]
+    if len(ids) + numbers.count(None) != len(numbers):
         raise ModelError(
             f"{path}: `eos_token_id` must be a token id or a list of token ids."
             f" Given: {shown(repr(value))}.",
             "Correct the file.",
         )
-    return [number for number in numbers if number is not None]
+    return ids

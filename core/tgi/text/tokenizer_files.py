@@ -68,9 +68,8 @@ def read_tokenizer(model_path: Path) -> TokenizerFiles:
     # The files may enable truncation and padding for batches, which would change the ids.
     backend.no_truncation()
     backend.no_padding()
-    config_path = model_path / "tokenizer_config.json"
     tokens = call_library(
-        partial(_cannot_read_tokens, config_path),
+        partial(_cannot_read_tokens, model_path),
         partial(_read_tokens, model_path, config, backend, defaults),
     )
     notices = [*_missing_tokens(backend, tokens)]
@@ -221,9 +220,9 @@ def _special_ids(backend: tokenizers.Tokenizer, tokens: _Tokens) -> Iterator[int
         if token.special:
             yield number
     for token in (*tokens.named.values(), *tokens.extra):
-        number = backend.token_to_id(token.content)
-        if number is not None:
-            yield number
+        token_id = backend.token_to_id(token.content)
+        if token_id is not None:
+            yield token_id
 
 
 def _missing_tokens(backend: tokenizers.Tokenizer, tokens: _Tokens) -> Iterator[str]:
@@ -269,6 +268,6 @@ def _cannot_read(path: Path, reason: str) -> ModelError:
 
 def _cannot_read_tokens(path: Path, reason: str) -> ModelError:
     return ModelError(
-        f"{path}: the tokens that the file names cannot be read: {reason}.",
-        "Download the file again.",
+        f"{path}: the tokens that the files name cannot be read: {reason}.",
+        "Download tokenizer_config.json and added_tokens.json again.",
     )
