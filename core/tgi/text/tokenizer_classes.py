@@ -183,11 +183,10 @@ def build_tokenizer(
         backend.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
     else:
         backend.pre_tokenizer = byte_level
-    decoder: Any = decoders.ByteLevel()
+    backend.decoder = decoders.ByteLevel()
     if recipe.word_suffix:
-        spaces = [decoders.Replace(recipe.word_suffix, " "), decoders.Strip(" ", 1, 1)]
-        decoder = decoders.Sequence([decoder, *spaces])
-    backend.decoder = decoder
+        spaces = decoders.Replace(recipe.word_suffix, " ")
+        backend.decoder = decoders.Sequence([decoders.ByteLevel(), spaces])
     return backend
 
 

@@ -6,6 +6,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tests.core.text.tokenizer_folders import FOLDERS, SPLIT_FOLDERS
+from tests.core.text.tokenizer_layouts import ENCODERS
 from tgi.errors import ModelError
 from tgi.text import Tokenizer
 
@@ -60,6 +61,17 @@ def test_ids_texts_and_eos_are_those_of_transformers(layout, tmp_path):
     assert set(ours.eos_token_ids) == eos
     assert set(theirs.all_special_ids) <= ours.special_ids
     assert ours.notices == ()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("encoder", ENCODERS, ids=[layout.name for layout in ENCODERS])
+def test_ids_of_encoders_are_those_of_transformers(encoder, tmp_path):
+    folder = encoder.write(tmp_path)
+    ours, theirs = Tokenizer.load(folder), AutoTokenizer.from_pretrained(folder)
+    for text in TEXTS:
+        for special in (True, False):
+            expected = theirs(text, add_special_tokens=special)["input_ids"]
+            assert ours.encode(text, special).ids == expected, text
 
 
 def test_the_layouts_are_many():

@@ -191,3 +191,26 @@ OPT_CONFIG = {
     "special_tokens_map_file": None,
     "tokenizer_class": "GPT2Tokenizer",
 }
+
+START = "<|startoftext|>"
+TRANSCRIPT = [END, "<|startoftranscript|>", "<|en|>", "<|notimestamps|>"]
+
+ENCODERS = (
+    Layout(
+        "clip",
+        "clip",
+        lambda: byte_level(byte_level_words(), [START, END], size=600, word_suffix="</w>"),
+        {"tokenizer_class": "CLIPTokenizer"},
+        lists_tokens=False,
+        is_split=True,
+    ),
+    Layout(
+        "whisper",
+        "whisper",
+        lambda: byte_level(byte_level_words(), TRANSCRIPT),
+        named(END, END, END, tokenizer_class="WhisperTokenizer"),
+        lists_tokens=False,
+        is_split=True,
+    ),
+)
+"""Models that do not generate text from text. Only their ids are compared."""

@@ -77,9 +77,9 @@ def deepseek_words():
     )
 
 
-def byte_level(words, special, *, normalizer=None, size=420):
+def byte_level(words, special, *, normalizer=None, size=420, word_suffix=""):
     """A byte-level BPE tokenizer. `special` are the first ids."""
-    tokenizer = Tokenizer(models.BPE())
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix=word_suffix or None))
     tokenizer.pre_tokenizer = words
     tokenizer.normalizer = normalizer
     tokenizer.decoder = decoders.ByteLevel()
@@ -87,6 +87,7 @@ def byte_level(words, special, *, normalizer=None, size=420):
         vocab_size=size,
         special_tokens=list(special),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        end_of_word_suffix=word_suffix or None,
         show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
