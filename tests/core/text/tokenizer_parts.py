@@ -79,7 +79,7 @@ def deepseek_words():
 
 def byte_level(words, special, *, normalizer=None, size=420, word_suffix=""):
     """A byte-level BPE tokenizer. `special` are the first ids."""
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix=word_suffix or None))
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix=word_suffix))
     tokenizer.pre_tokenizer = words
     tokenizer.normalizer = normalizer
     tokenizer.decoder = decoders.ByteLevel()
@@ -87,7 +87,7 @@ def byte_level(words, special, *, normalizer=None, size=420, word_suffix=""):
         vocab_size=size,
         special_tokens=list(special),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        end_of_word_suffix=word_suffix or None,
+        end_of_word_suffix=word_suffix,
         show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
