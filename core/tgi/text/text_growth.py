@@ -71,10 +71,10 @@ def _growth(part: Mapping[str, Any]) -> int:
                 product *= _growth(inner)
             return product
         case "Replace":
-            # A regular expression may match between any two characters.
+            # A regular expression may match before and after every character.
             num_replaced = len(part["pattern"].get("String") or "")
             length = len(part["content"])
-            return max(1, -(-length // num_replaced) if num_replaced else length + 1)
+            return max(1, -(-length // num_replaced) if num_replaced else 2 * length + 1)
         case "Prepend":
             # The text is prepended to each part between two added tokens.
             return 1 + len(part["prepend"])
