@@ -134,10 +134,11 @@ class CpuBackend:
                 Implementation("layers", "torch operations", (("native kernels", reason),)),
                 *weights,
             )
+        stored = _stored_dtype(Path(config.model_path))
         weights = weights or (
             Implementation(
                 "weights",
-                "bfloat16 in 12 bits without loss",
+                native_weights_format(stored),
                 (("16 bits", "they take longer to read"),),
             ),
         )
@@ -158,6 +159,13 @@ class CpuBackend:
         from tgi_cpu.worker import create_worker  # noqa: PLC0415 - only the worker imports torch
 
         return create_worker(config, reporter)
+
+
+def native_weights_format(stored: str) -> str:
+    """Describe the format in which the native kernels store weights of the dtype `stored`."""
+    if stored == "bfloat16":
+        return "bfloat16 in 12 bits without loss"
+    return f"{stored} rounded to bfloat16, in 12 bits"
 
 
 def _refused_options(spec: ModelSpec | GenericSpec, config: EngineConfig) -> tuple[str, ...]:
