@@ -19,7 +19,12 @@ from tokenizers import AddedToken
 from tgi.architectures.file_reader import read_limited, shown
 from tgi.errors import ModelError
 from tgi.text.end_tokens import find_end_tokens
-from tgi.text.model_files import SPECIAL_TOKEN_FIELDS, read_json_object, token_content
+from tgi.text.model_files import (
+    SPECIAL_TOKEN_FIELDS,
+    read_json_object,
+    special_token_fields,
+    token_content,
+)
 from tgi.text.text_growth import check_decoder, growth
 from tgi.text.tokenizer_classes import (
     MAX_TOKENIZER_BYTES,
@@ -132,17 +137,16 @@ def _read_tokens(
     backend: tokenizers.Tokenizer,
     defaults: Mapping[str, str] | None,
 ) -> _Tokens:
-    """Read the tokens by the rules of `transformers`: special_tokens_map.json and added_tokens.json
-    apply only if tokenizer_config.json has no `added_tokens_decoder`.
+    """Read the tokens by the rules of `transformers`: added_tokens.json applies only if
+    tokenizer_config.json has no `added_tokens_decoder`.
     """
-    fields = {**(defaults or {}), **config}
+    fields = {**(defaults or {}), **special_token_fields(model_path, config)}
     by_id: dict[int, AddedToken] = {}
     listed = config.get("added_tokens_decoder")
     if isinstance(listed, dict):
         pairs = ((int(number), _token(value)) for number, value in listed.items())
         by_id = {number: token for number, token in pairs if token is not None}
     else:
-        fields |= read_json_object(model_path / "special_tokens_map.json")
         texts = {token_content(value) for _, value in _special_values(fields)}
         for text, number in read_json_object(model_path / "added_tokens.json").items():
             special = text in texts

@@ -4,10 +4,13 @@ character.
 
 import codecs
 
+import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.live_server import running_server
+from tgi.testing.tiny_models import write_tiny_model
 from tgi.text import Detokenizer, Tokenizer
 
 from .conftest import KINDS, save
@@ -209,3 +212,13 @@ def test_the_output_completes_a_character_of_the_prompt(byte_tokenizer):
     first, *rest = [single[byte] for byte in "🙂".encode()]
     shown = pieces(byte_tokenizer, [*byte_tokenizer.encode("The").ids, first], rest)
     assert shown == ["", "", "🙂", ""]
+
+
+def test_a_bias_for_one_byte_gives_text(tmp_path):
+    folder = tmp_path / "model"
+    write_tiny_model(folder)
+    token = byte_tokens(Tokenizer.load(folder))[0x80]
+    body = {"model": "tgi", "prompt": "Hello", "max_tokens": 24, "logit_bias": {token: 100}}
+    with running_server(folder, "reference", tmp_path / "log") as server:
+        response = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).json()
+    assert response["choices"][0]["text"] == "\ufffd" * 24

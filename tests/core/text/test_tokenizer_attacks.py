@@ -9,12 +9,15 @@ import subprocess
 import sys
 from base64 import b64encode
 
+import httpx
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.decoders import Replace, Strip
 
 from tests.core.text.conftest import byte_level, save
+from tests.live_server import running_server
 from tgi.errors import GenerationError, ModelError, ValidationError
+from tgi.testing.tiny_models import write_tiny_model
 from tgi.text import Tokenizer as OurTokenizer
 from tgi.text import TokenizerPool
 from tgi.text.text_growth import MAX_NORMALIZED_LENGTH, growth
@@ -147,6 +150,26 @@ def test_tokens_that_cannot_be_decoded_reject_their_request(tmp_path):
     assert ours.decode([tokenizer.token_to_id("a")]) == "a"
     with pytest.raises(GenerationError, match="the tokenizer cannot decode the tokens: "):
         ours.decode([token])
+
+
+def test_a_server_continues_after_tokens_that_cannot_be_decoded(tmp_path):
+    folder = tmp_path / "model"
+    write_tiny_model(folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    nothing = [decoders.Fuse(), Replace(Regex(".+"), ""), Strip(" ", 0, 1)]
+    tokenizer.decoder = decoders.Sequence(nothing)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    body = {"inputs": "Hello", "parameters": {"max_new_tokens": 4}}
+    with running_server(folder, "null", tmp_path / "log") as server:
+        for _ in range(2):
+            response = httpx.post(f"{server.url}/generate", json=body)
+            assert response.status_code == 424
+            assert response.json()["error_type"] == "generation"
+            assert "the tokenizer cannot decode the tokens: " in response.json()["error"]
+            events = httpx.post(f"{server.url}/generate_stream", json=body).text
+            assert "the tokenizer cannot decode the tokens: " in events
+        assert httpx.get(f"{server.url}/health").status_code == 200
+    assert "Traceback" not in (tmp_path / "log").read_text()
 
 
 BRACKETS = """
