@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate, islice, takewhile
 from pathlib import Path
 from typing import Any, final
@@ -20,6 +20,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from tgi.architectures.file_reader import read_limited, shown
 from tgi.errors import ModelError, TgiError, ValidationError
 from tgi.text.model_files import read_json_object, token_content
+from tgi.text.token_bytes import TokenBytes
 
 __all__ = ["Detokenizer", "Encoding", "TokenSpan", "Tokenizer", "TokenizerPool"]
 
@@ -149,6 +150,11 @@ class Tokenizer:
                 [token_id], skip_special_tokens=False
             )
         return text
+
+    @cached_property
+    def token_bytes(self) -> TokenBytes:
+        """The bytes of single tokens."""
+        return TokenBytes(self.backend)
 
     def tokenize(self, text: str, add_special_tokens: bool = True) -> Iterator[TokenSpan]:
         """The tokens of `text` with their positions."""

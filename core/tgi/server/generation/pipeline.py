@@ -23,10 +23,11 @@ from tgi.errors import (
     TemplateError,
     UnhealthyError,
 )
+from tgi.server.generation.admission import Admission
 from tgi.server.generation.concurrency import run_all
 from tgi.server.generation.output import GeneratedSequence, GeneratedToken, Generation
 from tgi.server.generation.parameters import TextRequest
-from tgi.server.generation.validation import BEST_OF_RULES, STREAM_RULES, Admission
+from tgi.server.generation.validation import BEST_OF_RULES, STREAM_RULES
 from tgi.server.http.json_format import format_plain
 from tgi.server.http.routing import read_record, read_variant, run_until_disconnect
 from tgi.server.state import ServerConfig, ServerState
