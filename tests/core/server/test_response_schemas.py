@@ -82,9 +82,8 @@ def choice_of(shape, token, index, text_offset, has_logprobs, is_first):
     reason = None if token.result is None else REASONS[token.result.finish_reason]
     if shape is CHAT_CHUNK:
         logprobs = chat_logprobs([token]) if has_logprobs else None
-        delta = ChatCompletionDelta(content=token.plain_text)
-        if is_first:
-            delta.role = "assistant"
+        opening = {"role": "assistant"} if is_first else {}
+        delta = ChatCompletionDelta(**opening, content=token.plain_text)
         return ChatCompletionChunkChoice(index, delta, logprobs, reason)
     logprobs = completion_logprobs([token], text_offset) if has_logprobs else None
     return CompletionChoice(index, token.plain_text, logprobs, reason)
