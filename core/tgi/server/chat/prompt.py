@@ -107,12 +107,14 @@ def _calls_as_text(calls: object) -> str:
 
 
 def _call_as_text(call: object) -> object:
-    match call:
-        case {"function": {"name": str() as name} as function}:
-            arguments = function.get("arguments", function.get("parameters"))
-            return ToolCallText(
-                str(call.get("id", "")),
-                str(call.get("type", "function")),
-                FunctionText(function.get("description"), name, format_json(arguments)),
-            )
-    return call
+    """Return the record of a call. A call without a function remains as it is."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(call, dict) or not isinstance(function, dict):
+        return call
+    arguments = function.get("arguments", function.get("parameters"))
+    description = function.get("description")
+    return ToolCallText(
+        str(call.get("id", "")),
+        str(call.get("type", "function")),
+        FunctionText(description, str(function.get("name", "")), format_json(arguments)),
+    )

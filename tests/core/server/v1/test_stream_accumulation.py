@@ -1,5 +1,5 @@
-"""Fields of the `/v1` routes that clients join over the chunks of a stream or read from its end: the
-role, the usage and the finish reason.
+"""Fields of the `/v1` routes that clients join over a stream or read from its end: the role, the
+usage and the finish reason.
 """
 
 import pytest
@@ -38,7 +38,7 @@ async def final(client, path, **changes):
 
 
 @pytest.mark.parametrize("num_choices", [1, 2])
-async def test_only_the_first_chunk_of_a_choice_has_a_role(make_client, num_choices):
+async def test_only_the_first_chunk_of_a_choice_names_the_assistant(make_client, num_choices):
     body = BODIES["/v1/chat/completions"] | {"stream": True, "n": num_choices}
     async with make_client() as client:
         found = openai_chunks((await client.post("/v1/chat/completions", json=body)).text)

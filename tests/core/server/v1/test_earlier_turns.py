@@ -73,7 +73,7 @@ def prompt(make_client, make_template, tokenizer):
 
 
 @pytest.mark.parametrize(("source", "shown"), [(LINES, "system"), (DEVELOPER, "developer")])
-async def test_the_role_of_a_developer_is_one_that_the_template_knows(chat, source, shown):
+async def test_a_developer_gets_a_name_that_the_template_knows(chat, source, shown):
     found = await chat(source, {"role": "developer", "content": "Be brief."}, HI)
     assert found.startswith(f"{shown}: Be brief.\nuser: hi\n")
 
