@@ -15,9 +15,14 @@ import msgspec
 
 from tgi.backend import Agreement, SamplingParams
 from tgi.errors import RequestError, ValidationError
-from tgi.server.generation.parameters import MAX_SALT_LENGTH, GenerateParameters, TextRequest
+from tgi.server.generation.parameters import (
+    MAX_SALT_LENGTH,
+    GenerateParameters,
+    TextRequest,
+    check_prompt_ids,
+    check_sent_ids,
+)
 from tgi.server.generation.protocols import ClientProtocol
-from tgi.server.generation.token_ids import check_prompt_ids, check_sent_ids
 from tgi.server.http.json_format import round_f32
 from tgi.server.state import ServerConfig
 
@@ -74,7 +79,7 @@ class Candidate:
         has_prompt_logprobs = (
             parameters.decoder_input_details
             and config.enable_prefill_logprobs
-            and agreement.has("prompt_logprobs")
+            and "prompt_logprobs" in agreement.features
         )
         return msgspec.structs.replace(
             base,
@@ -87,7 +92,7 @@ class Candidate:
             top_k=parameters.top_k or 0,
             top_p=_f32(parameters.top_p, 1.0),
             typical_p=_f32(parameters.typical_p, 1.0),
-            logprobs=base.logprobs if agreement.has("logprobs") else "none",
+            logprobs=base.logprobs if "logprobs" in agreement.features else "none",
             top_n_tokens=parameters.top_n_tokens or 0,
             prompt_logprobs=base.prompt_logprobs or has_prompt_logprobs,
         )

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tgi.server.generation.output import GeneratedSequence, GeneratedToken, ScoredToken
-from tgi.server.native.response_schemas import JsonF32, json_f32
+from tgi.server.native.response_bodies import json_f32
+from tgi.server.native.response_schemas import JsonF32
 from tgi.server.openai.response_schemas import (
     ChatLogprob,
     ChatLogprobs,
