@@ -1,14 +1,10 @@
-"""The bytes of single tokens, read from the vocabulary.
-
-The decoded text of a token is not sufficient: a token may be a part of a character, and its text is
-then only a replacement character.
-"""
+"""The bytes of tokens, for tokenizers in which a token can be a part of a character."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, final
 
 import tokenizers
@@ -16,77 +12,72 @@ import tokenizers
 __all__ = ["TokenBytes"]
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_FIRST_OTHER_CHARACTER = 0x100  # byte-level tokenizers write unprintable bytes from here on
+
+
+def _byte_characters() -> dict[str, int]:
+    """The characters that stand for bytes in the vocabulary of a byte-level tokenizer. Printable
+    bytes stand for themselves, all others are numbered from U+0100.
+    """
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = (byte for byte in range(0x100) if byte not in printable)
+    return {chr(byte): byte for byte in printable} | {
+        chr(0x100 + place): byte for place, byte in enumerate(others)
+    }
+
+
+_BYTES = _byte_characters()
 
 
 @final
 class TokenBytes:
-    """Reads the bytes of the tokens of one tokenizer. Supports byte-level tokenizers and tokenizers
-    with byte tokens such as `<0x0A>`.
+    """The bytes of the tokens of one tokenizer.
+
+    `is_complete` is True if every token stands for bytes (byte-level tokenizers). In tokenizers
+    with byte fallback, only tokens such as `<0x0A>` stand for bytes.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        kinds = set(_decoder_kinds(backend))
+        self.is_complete = kinds == {"ByteLevel"}
         self._backend = backend
-        self._added = {
-            number: token.content for number, token in backend.get_added_tokens_decoder().items()
-        }
-        decoders = list(_decoders(backend))
-        kinds = {decoder.get("type") for decoder in decoders}
-        self._byte_of = _byte_level_alphabet() if "ByteLevel" in kinds else None
-        self._has_byte_tokens = "ByteFallback" in kinds
-        self._replaced = [pair for decoder in decoders for pair in _replacements(decoder)]
-        self._known: dict[int, bytes | None] = {}
+        self._cache: dict[int, bytes] = {}  # at most one entry per id
+        self._bytes: Mapping[int, bytes] = {}
+        if "ByteFallback" in kinds:
+            self._bytes = {
+                number: bytes.fromhex(found[1])
+                for text, number in backend.get_vocab().items()
+                if (found := _BYTE_TOKEN.fullmatch(text))
+            }
 
     def of(self, token_id: int) -> bytes | None:
-        """The bytes of a token, or None if the vocabulary does not contain them."""
-        if token_id not in self._known:
-            self._known[token_id] = self._read(token_id)
-        return self._known[token_id]
-
-    def _read(self, token_id: int) -> bytes | None:
-        added = self._added.get(token_id)
-        if added is not None:
-            return added.encode()
-        token = self._backend.id_to_token(token_id)
-        if token is None:
-            return None
-        if self._byte_of is not None:
-            values = [self._byte_of.get(character) for character in token]
-            known = [value for value in values if value is not None]
-            return bytes(known) if len(known) == len(values) else token.encode()
-        if not self._has_byte_tokens:
-            return None
-        byte = _BYTE_TOKEN.fullmatch(token)
-        if byte is not None:
-            return bytes.fromhex(byte[1])
-        for old, new in self._replaced:
-            token = token.replace(old, new)
-        return token.encode()
+        """The bytes of a token, or None if the token does not stand for bytes. A token that is
+        unknown to a byte-level tokenizer has no bytes.
+        """
+        if not self.is_complete:
+            return self._bytes.get(token_id)
+        data = self._cache.get(token_id)
+        if data is None:
+            text = self._backend.id_to_token(token_id) or ""
+            data = self._cache[token_id] = _byte_level(text)
+        return data
 
 
-def _decoders(backend: tokenizers.Tokenizer) -> Iterator[dict[str, Any]]:
-    """The decoders of a tokenizer, as in `tokenizer.json`."""
-    if backend.decoder is None:
-        return
-    waiting = [json.loads(backend.decoder.__getstate__())]
-    while waiting:
-        decoder = waiting.pop(0)
-        yield decoder
-        waiting = list(decoder.get("decoders") or ()) + waiting
+def _byte_level(text: str) -> bytes:
+    """The bytes of a token of a byte-level tokenizer. An added token may contain characters that do
+    not stand for a byte. It is then encoded as it is.
+    """
+    numbers = [_BYTES.get(character) for character in text]
+    known = bytes(number for number in numbers if number is not None)
+    return known if len(known) == len(text) else text.encode()
 
 
-def _replacements(decoder: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The texts that a decoder replaces in each token."""
-    if decoder.get("type") == "Metaspace":
-        yield decoder["replacement"], " "
-    elif decoder.get("type") == "Replace" and "String" in decoder["pattern"]:
-        yield decoder["pattern"]["String"], decoder["content"]
+def _decoder_kinds(backend: tokenizers.Tokenizer) -> Iterator[str]:
+    if backend.decoder is not None:
+        yield from _kinds(json.loads(backend.decoder.__getstate__()))
 
 
-def _byte_level_alphabet() -> dict[str, int]:
-    """The byte that each character of a byte-level vocabulary represents (GPT-2's table)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [value for value in range(0x100) if value not in printable]
-    return {chr(value): value for value in printable} | {
-        chr(_FIRST_OTHER_CHARACTER + index): value for index, value in enumerate(others)
-    }
+def _kinds(part: Mapping[str, Any]) -> Iterator[str]:
+    if part.get("type") != "Sequence":
+        yield part["type"]
+    for inner in part.get("decoders", ()):
+        yield from _kinds(inner)

@@ -20,7 +20,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from tgi.architectures.file_reader import read_limited, shown
 from tgi.errors import ModelError, TgiError, ValidationError
 from tgi.text.model_files import read_json_object, token_content
-from tgi.text.token_bytes import TokenBytes
+from tgi.text.token_spelling import TokenSpelling
 
 __all__ = ["Detokenizer", "Encoding", "TokenSpan", "Tokenizer", "TokenizerPool"]
 
@@ -152,9 +152,9 @@ class Tokenizer:
         return text
 
     @cached_property
-    def token_bytes(self) -> TokenBytes:
+    def spelling(self) -> TokenSpelling:
         """The bytes of single tokens."""
-        return TokenBytes(self.backend)
+        return TokenSpelling(self.backend)
 
     def tokenize(self, text: str, add_special_tokens: bool = True) -> Iterator[TokenSpan]:
         """The tokens of `text` with their positions."""

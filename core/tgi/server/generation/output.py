@@ -244,7 +244,7 @@ class GeneratedSequence:
         return ScoredToken(token_id, text, logprob, special, data)
 
     def _own_bytes(self, token_id: int, text: str) -> bytes:
-        data = self._tokenizer.token_bytes.of(token_id)
+        data = self._tokenizer.spelling.of(token_id)
         return text.encode() if data is None else data
 
 

@@ -109,8 +109,9 @@ def _prompt_offsets(tokens: Sequence[ScoredToken], prompt: str) -> list[int]:
     for token in tokens:
         # A tokenizer may add a space before the text, and special tokens that are not in the text.
         data = token.data
-        if not text.startswith(data, position) and text.startswith(data.lstrip(b" "), position):
-            data = data.lstrip(b" ")
+        bare = data.removeprefix(b" ")
+        if not text.startswith(data, position) and text.startswith(bare, position):
+            data = bare
         offsets.append(starts[position])
         if text.startswith(data, position) or not token.special:
             position = min(position + len(data), len(text))
