@@ -9,7 +9,7 @@ import codecs
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate, islice, takewhile
 from pathlib import Path
 from typing import final
@@ -19,6 +19,7 @@ import tokenizers
 from tgi.errors import GenerationError, ValidationError
 from tgi.text.text_growth import MAX_NORMALIZED_LENGTH
 from tgi.text.token_bytes import TokenBytes
+from tgi.text.token_spelling import TokenSpelling
 from tgi.text.tokenizer_files import read_tokenizer
 from tgi.text.tokenizer_library import call_library
 
@@ -143,6 +144,11 @@ class Tokenizer:
         if text is None:
             text = self._texts[token_id] = self.decode([token_id])
         return text
+
+    @cached_property
+    def spelling(self) -> TokenSpelling:
+        """The bytes of single tokens."""
+        return TokenSpelling(self.backend)
 
     def tokenize(self, text: str, add_special_tokens: bool = True) -> Iterator[TokenSpan]:
         """The tokens of `text` with their positions."""
