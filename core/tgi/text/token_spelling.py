@@ -12,7 +12,7 @@ from typing import Any, final
 
 import tokenizers
 
-from tgi.text.token_bytes import TokenBytes
+from tgi.text.tokenizer_library import TokenBytes
 
 __all__ = ["TokenSpelling"]
 

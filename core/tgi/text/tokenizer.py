@@ -18,10 +18,9 @@ import tokenizers
 
 from tgi.errors import GenerationError, ValidationError
 from tgi.text.text_growth import MAX_NORMALIZED_LENGTH
-from tgi.text.token_bytes import TokenBytes
 from tgi.text.token_spelling import TokenSpelling
 from tgi.text.tokenizer_files import read_tokenizer
-from tgi.text.tokenizer_library import call_library
+from tgi.text.tokenizer_library import TokenBytes, call_library
 
 __all__ = ["Detokenizer", "Encoding", "TokenSpan", "Tokenizer", "TokenizerPool"]
 
