@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import tokenizers
 
-__all__ = ["BYTE_OF_CHARACTER", "byte_tokens", "is_byte_level"]
+__all__ = ["byte_level_bytes", "byte_tokens", "is_byte_level"]
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -26,8 +25,7 @@ def _byte_characters() -> dict[str, int]:
     }
 
 
-BYTE_OF_CHARACTER: Mapping[str, int] = MappingProxyType(_byte_characters())
-"""The byte that each character of a byte-level token stands for."""
+_BYTES = _byte_characters()
 
 
 def is_byte_level(backend: tokenizers.Tokenizer) -> bool:
@@ -46,6 +44,14 @@ def byte_tokens(backend: tokenizers.Tokenizer) -> dict[int, bytes]:
         for text, number in backend.get_vocab().items()
         if (found := _BYTE_TOKEN.fullmatch(text))
     }
+
+
+def byte_level_bytes(text: str) -> bytes:
+    """The bytes of a token of a byte-level tokenizer. An added token may contain characters that do
+    not stand for a byte. It is then encoded as it is.
+    """
+    numbers = [_BYTES[character] for character in text if character in _BYTES]
+    return bytes(numbers) if len(numbers) == len(text) else text.encode()
 
 
 def _decoder_kinds(backend: tokenizers.Tokenizer) -> Iterator[str]:

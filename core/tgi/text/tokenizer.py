@@ -9,7 +9,7 @@ import codecs
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate, islice, takewhile
 from pathlib import Path
 from typing import TypeVar, final
@@ -18,7 +18,8 @@ import tokenizers
 
 from tgi.errors import GenerationError, ModelError, TgiError, ValidationError
 from tgi.text.text_growth import MAX_NORMALIZED_LENGTH
-from tgi.text.token_bytes import BYTE_OF_CHARACTER, byte_tokens, is_byte_level
+from tgi.text.token_bytes import byte_level_bytes, byte_tokens, is_byte_level
+from tgi.text.token_spelling import TokenSpelling
 from tgi.text.tokenizer_files import load_backend, read_tokens
 
 __all__ = ["Detokenizer", "Encoding", "TokenSpan", "Tokenizer", "TokenizerPool"]
@@ -158,14 +159,14 @@ class Tokenizer:
         """
         data = self._bytes.get(token_id)
         if data is None and self.is_byte_level:
-            text = self.backend.id_to_token(token_id) or ""
-            numbers = [
-                BYTE_OF_CHARACTER[character] for character in text if character in BYTE_OF_CHARACTER
-            ]
-            # An added token may contain other characters. It is then encoded as it is.
-            data = bytes(numbers) if len(numbers) == len(text) else text.encode()
+            data = byte_level_bytes(self.backend.id_to_token(token_id) or "")
             self._bytes[token_id] = data
         return data
+
+    @cached_property
+    def spelling(self) -> TokenSpelling:
+        """The bytes of single tokens."""
+        return TokenSpelling(self.backend)
 
     def tokenize(self, text: str, add_special_tokens: bool = True) -> Iterator[TokenSpan]:
         """The tokens of `text` with their positions."""
