@@ -24,7 +24,7 @@ from tgi.text.model_files import (
     special_token_fields,
     token_content,
 )
-from tgi.text.text_growth import check_decoder, growth
+from tgi.text.text_growth import check_decoder, check_template, growth
 from tgi.text.tokenizer_classes import (
     MAX_TOKENIZER_BYTES,
     NO_TOKENIZER_REMEDY,
@@ -121,6 +121,7 @@ def read_tokens(model_path: Path, loaded: LoadedBackend) -> TokenizerFiles:
     if config.get("split_special_tokens") is True:
         backend.encode_special_tokens = True
     eos_token_ids, eos_notices = find_end_tokens(model_path, backend, special_tokens)
+    check_template(model_path, backend)
     check_decoder(model_path, backend)
     return TokenizerFiles(
         backend,
