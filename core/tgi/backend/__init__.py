@@ -52,7 +52,14 @@ from tgi.backend.model_files import (
     ModelFilesWanted,
     ModelFormat,
 )
-from tgi.backend.protocols import Backend, Explainer, ModelReader, Worker, WorkerReporter
+from tgi.backend.protocols import (
+    Backend,
+    Explainer,
+    ModelChecker,
+    ModelReader,
+    Worker,
+    WorkerReporter,
+)
 from tgi.backend.records import (
     TOKEN_ON_DEVICE,
     Float32Array,
@@ -113,6 +120,7 @@ __all__ = [
     "LogprobsMode",
     "MediaInput",
     "MemoryItem",
+    "ModelChecker",
     "ModelDescription",
     "ModelError",
     "ModelFilesWanted",
