@@ -7,7 +7,7 @@ import pytest
 from tgi.cli import main
 from tgi.cli.migrate import migrate
 from tgi.cli.migration.data import KEPT_VARIABLES, REPLACED_VARIABLES
-from tgi.cli.migration.sources import read_compose, read_line
+from tgi.cli.migration.readers.files import read_compose, read_line
 from tgi.config import OPTIONS, UsageError, parse_arguments, read_environment
 
 IMAGE = "ghcr.io/huggingface/text-generation-inference:3.3.5"
