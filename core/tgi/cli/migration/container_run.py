@@ -18,7 +18,12 @@ from tgi.cli.migration.container_values import (
     read_volume,
     split_variable,
 )
-from tgi.cli.migration.data import APPTAINER_DEVICE_FLAGS, APPTAINER_SWITCHES, DEVICE_RUNTIME
+from tgi.cli.migration.data import (
+    APPTAINER_DEVICE_FLAGS,
+    APPTAINER_SWITCHES,
+    DEVICE_PROGRAM,
+    DEVICE_RUNTIME,
+)
 from tgi.cli.migration.entrypoint import launch_in_container
 from tgi.cli.migration.launch import Container, Devices, Launch
 from tgi.cli.migration.words import Word, variable
@@ -97,7 +102,7 @@ def _selected_gpus(
     program: str, values: Mapping[str, list[Word]], shell_variables: Mapping[str, Word]
 ) -> list[Word]:
     gpus = list(values.get("--gpus", ()))
-    if program == "nvidia-docker" and not gpus:
+    if program == DEVICE_PROGRAM and not gpus:
         chosen = shell_variables.get("NV_GPU")
         gpus.append(Word.of("all") if chosen is None else Word.of("device=") + chosen)
     return gpus
@@ -261,7 +266,7 @@ CONTAINER_PROGRAMS: Mapping[
     "docker": _docker,
     "podman": _docker,
     "nerdctl": _docker,
-    "nvidia-docker": _docker,
+    DEVICE_PROGRAM: _docker,
     "srun": _srun,
     "apptainer": _apptainer,
     "singularity": _apptainer,

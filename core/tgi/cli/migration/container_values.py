@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from tgi.cli.migration.data import GPU_DEVICE_PREFIX
 from tgi.cli.migration.launch import Devices, Mount, PublishedPort
-from tgi.cli.migration.words import Word
+from tgi.cli.migration.words import Atom, Word
 
 __all__ = ["read_devices", "read_mount_flag", "read_port", "read_volume", "split_variable"]
 
@@ -90,21 +90,35 @@ def read_devices(gpus: Iterable[Word], devices: Iterable[Word]) -> Devices | Non
 
 
 def _gpu_request(word: Word) -> Devices:
-    text = Word(tuple(atom for atom in word.atoms if atom not in ('"', "'")))
-    if (text.literal or "").isdecimal():
-        return Devices(count=int(text.text))
+    """Parse a request such as `all`, `2`, `device=0`, or a list of such fields. A field in double
+    quotes may contain commas.
+    """
+    if (word.literal or "").isdecimal():
+        return Devices(count=int(word.text))
     ids: list[Word] = []
-    for part in text.split(","):
-        name, has_value, value = part.partition("=")
+    for field in _fields(word):
+        name, has_value, value = field.partition("=")
         if has_value and name.text == "device":
-            ids.append(value)
+            ids += value.split(",")
         elif has_value and name.text == "count" and (value.literal or "").isdecimal():
             return Devices(count=int(value.text))
         elif not has_value and ids:
-            ids.append(part)
-        elif not has_value and text.expansions:
-            return Devices(ids=text)
+            ids.append(field)
     return _devices_of(ids)
+
+
+def _fields(word: Word) -> list[Word]:
+    """Split a word at its commas outside of double quotes, and remove the quotes."""
+    fields: list[list[Atom]] = [[]]
+    is_quoted = False
+    for atom in word.atoms:
+        if atom == '"':
+            is_quoted = not is_quoted
+        elif atom == "," and not is_quoted:
+            fields.append([])
+        else:
+            fields[-1].append(atom)
+    return [Word(tuple(field)) for field in fields]
 
 
 def _devices_of(ids: list[Word]) -> Devices:

@@ -12,6 +12,7 @@ __all__ = [
     "APPTAINER_SWITCHES",
     "CONTAINER_DEVICES_VARIABLE",
     "DEVICE_COUNT_VARIABLES",
+    "DEVICE_PROGRAM",
     "DEVICE_RESOURCE",
     "DEVICE_RUNTIME",
     "DROPPED_FLAGS",
@@ -59,6 +60,8 @@ DEVICE_COUNT_VARIABLES = (
 """The variables whose entries TGI 3 counts if `--num-shard` is not given."""
 GPU_DEVICE_PREFIX = "nvidia.com/gpu="
 """The prefix of an accelerator in `--device`."""
+DEVICE_PROGRAM = "nvidia-docker"
+"""The program that runs a container with all accelerators."""
 DEVICE_RUNTIME = "nvidia"
 """The container runtime that makes all accelerators visible."""
 DEVICE_RESOURCE = "nvidia.com/gpu"

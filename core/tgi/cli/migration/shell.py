@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import final
@@ -21,6 +21,9 @@ _PLACEHOLDER = re.compile(r"(?<=[=\s])<([A-Za-z][\w -]*)>(?=\s|$)")
 _MAKE_VARIABLE = re.compile(r"\$\(([A-Z_][A-Z0-9_]*)\)")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPED_IN_QUOTES = re.compile(r'\\([\\"$`])')
+_GAP_PART = re.compile(r"\\(.)|\s", re.DOTALL)
+# bash replaces a tilde at the start of a word and after the equals sign of an assignment.
+_HOME = re.compile(r"((?:[A-Za-z_]\w*=)?)(~[\w-]*)(?=/|$)")
 _CONTINUATION = re.compile(r"\\\r?\n")
 _EXPANSIONS = frozenset(
     {
@@ -175,7 +178,7 @@ def _redirected(node: Node, place: _Place) -> Iterator[Command | Assignment]:
     texts = []
     for redirect in redirects:
         parts = [child for child in redirect.named_children if child.type != "file_descriptor"]
-        words += map(_word, parts[1:] if redirect.type == "file_redirect" else [])
+        words += _words(parts[1:] if redirect.type == "file_redirect" else [])
         end = parts[0].end_byte if parts else redirect.end_byte
         source = redirect.text or b""
         texts.append(source[: end - redirect.start_byte].decode().strip())
@@ -197,12 +200,13 @@ def _pipeline(node: Node, place: _Place) -> Iterator[Command | Assignment]:
 
 
 def _command(node: Node, place: _Place) -> Command:
-    assignments, words = [], []
+    assignments, nodes = [], []
     for child in node.named_children:
         if child.type == "variable_assignment":
             assignments.append(_assignment(child, _text(child)))
         elif child.type not in ("file_redirect", "herestring_redirect", "comment"):
-            words.append(_word(child))
+            nodes.append(child)
+    words = _words(nodes)
     context = place.context
     following = _statement(node).next_sibling
     if following is not None and following.type == "&":
@@ -231,12 +235,52 @@ def _assignment(node: Node, source: str, is_exported: bool = False) -> Assignmen
     return Assignment(_text(name), Word() if value is None else _word(value), source, is_exported)
 
 
+def _words(nodes: Sequence[Node]) -> list[Word]:
+    """Return the words of sibling nodes. tree-sitter omits a blank after a backslash and splits the
+    word there, so that the text between two nodes decides whether they are one word.
+    """
+    words: list[Word] = []
+    for at, node in enumerate(nodes):
+        gap = _gap(nodes[at - 1], node) if at else " "
+        end, has_blank, start = _split_gap(gap)
+        if words and end:
+            words[-1] += Word.of(end)
+        word = Word.of(start) + _word(node)
+        if words and not has_blank:
+            words[-1] += word
+        else:
+            words.append(word)
+    return words
+
+
+def _gap(before: Node, node: Node) -> str:
+    """Return the text between two nodes with the same parent."""
+    parent = node.parent
+    if parent is None or before.end_byte >= node.start_byte:
+        return ""
+    start = parent.start_byte
+    return (parent.text or b"")[before.end_byte - start : node.start_byte - start].decode()
+
+
+def _split_gap(gap: str) -> tuple[str, bool, str]:
+    """Split the text between two nodes into the end of the first word, whether there is a blank
+    without a backslash, and the start of the second word.
+    """
+    parts, has_blank = ["", ""], False
+    for match in _GAP_PART.finditer(_CONTINUATION.sub("", gap)):
+        if match[1] is None:
+            has_blank = True
+        else:
+            parts[has_blank] += match[1]
+    return parts[0], has_blank, parts[1]
+
+
 def _word(node: Node) -> Word:
     """Return the word of a node. Backslashes, quotes and line continuations are removed."""
     if node.type == "command_name":
         return _word(node.named_children[0])
     if node.type == "concatenation":
-        return Word(tuple(atom for child in node.children for atom in _word(child).atoms))
+        return Word(tuple(atom for word in _words(node.children) for atom in word.atoms))
     return Word(tuple(_atoms(node)))
 
 
@@ -253,10 +297,10 @@ def _atoms(node: Node) -> Iterator[Atom]:
     elif node.type == "translated_string":
         for child in node.named_children:
             yield from _atoms(child)
-    elif text.startswith("~") and _begins_a_word(node):
-        tilde, slash, rest = text.partition("/")
-        yield Expansion(tilde)
-        yield from _ESCAPED.sub(r"\1", slash + rest)
+    elif (match := _HOME.match(text)) is not None and _begins_a_word(node):
+        yield from match[1]
+        yield Expansion(match[2])
+        yield from _ESCAPED.sub(r"\1", text[match.end() :])
     else:
         yield from _ESCAPED.sub(r"\1", _CONTINUATION.sub("", text))
 

@@ -68,7 +68,7 @@ def _replaced(text: str, values: dict[str, Word]) -> Word:
 def _docker_variables(rest: str, values: dict[str, Word]) -> dict[str, Word]:
     first = rest.split(None, 1)
     if "=" not in first[0]:
-        return {first[0]: _replaced(shlex.quote(first[1]) if len(first) > 1 else "", values)}
+        return {first[0]: _replaced(f'"{first[1]}"' if len(first) > 1 else "", values)}
     parsed = parse_script(f"{rest} :").statements[0]
     assignments = getattr(parsed, "assignments", ())
     return {each.name: expand(each.value, known_values(values)) for each in assignments}
