@@ -35,7 +35,7 @@ def _address_and_ports(word: Word) -> list[Word]:
 
 def _range(word: Word) -> range | None:
     first, is_range, last = word.partition("-")
-    if not is_range or not (first.text + last.text).isdecimal():
+    if not is_range or not (first.text.isdecimal() and last.text.isdecimal()):
         return None
     return range(int(first.text), int(last.text) + 1)
 

@@ -21,6 +21,12 @@ _PLACEHOLDER = re.compile(r"(?<=[=\s])<([A-Za-z][\w -]*)>(?=\s|$)")
 _MAKE_VARIABLE = re.compile(r"\$\(([A-Z_][A-Z0-9_]*)\)")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPED_IN_QUOTES = re.compile(r'\\([\\"$`])')
+_ANSI_ESCAPE = re.compile(
+    r"\\(?:([0-7]{1,3})|x([0-9A-Fa-f]{1,2})|u([0-9A-Fa-f]{1,4})|U([0-9A-Fa-f]{1,8})|(.))",
+    re.DOTALL,
+)
+_ANSI_CHARACTERS = dict(zip("abeEfnrtv\\'\"?", "\a\b\x1b\x1b\f\n\r\t\v\\'\"?", strict=True))
+_UNICODE_END = 0x110000
 _GAP_PART = re.compile(r"\\(.)|\s", re.DOTALL)
 # bash replaces a tilde at the start of a word and after the equals sign of an assignment.
 _HOME = re.compile(r"((?:[A-Za-z_]\w*=)?)(~[\w-]*)(?=/|$)")
@@ -293,7 +299,7 @@ def _atoms(node: Node) -> Iterator[Atom]:
     elif node.type == "raw_string":
         yield from text[1:-1]
     elif node.type == "ansi_c_string":
-        yield from text[2:-1].encode("latin-1", "backslashreplace").decode("unicode_escape")
+        yield from _ANSI_ESCAPE.sub(_ansi_character, text[2:-1])
     elif node.type == "translated_string":
         for child in node.named_children:
             yield from _atoms(child)
@@ -303,6 +309,16 @@ def _atoms(node: Node) -> Iterator[Atom]:
         yield from _ESCAPED.sub(r"\1", text[match.end() :])
     else:
         yield from _ESCAPED.sub(r"\1", _CONTINUATION.sub("", text))
+
+
+def _ansi_character(match: re.Match[str]) -> str:
+    """Return the character of an escape sequence in `$'…'`."""
+    octal, *hexadecimals, other = match.groups()
+    digits = octal or next(filter(None, hexadecimals), None)
+    if digits is not None:
+        number = int(digits, 8 if octal else 16)
+        return chr(number) if number < _UNICODE_END else match[0]
+    return _ANSI_CHARACTERS.get(other, match[0])
 
 
 def _begins_a_word(node: Node) -> bool:

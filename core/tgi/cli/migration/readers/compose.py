@@ -12,7 +12,14 @@ from tgi.cli.migration.data import DEVICE_RUNTIME
 from tgi.cli.migration.entrypoint import launch_in_container
 from tgi.cli.migration.images import image_facts
 from tgi.cli.migration.launch import Container, Devices, Launch, Mount
-from tgi.cli.migration.readers.interpolation import interpolated, scalar, split_words
+from tgi.cli.migration.readers.interpolation import (
+    interpolated,
+    mapping,
+    mappings,
+    scalar,
+    sequence,
+    split_words,
+)
 from tgi.cli.migration.words import Expansion, Word, variable
 from tgi.config import UsageError
 
@@ -44,13 +51,15 @@ def read_services(services: Mapping[str, Any]) -> dict[str, Launch | UsageError]
 
 
 def _read_service(service: Mapping[str, Any], names: Iterable[str]) -> Launch:
-    variables = _environment(service.get("environment") or {})
-    mounts = (_volume(volume) for volume in service.get("volumes") or ())
+    variables = _environment(service.get("environment"))
+    mounts = (_volume(volume) for volume in sequence(service.get("volumes")))
     entrypoint = service.get("entrypoint")
     container = Container(
         interpolated(service.get("image")),
         tuple(
-            port for each in service.get("ports") or () for port in read_port(_port_mapping(each))
+            port
+            for each in sequence(service.get("ports"))
+            for port in read_port(_port_mapping(each))
         ),
         tuple(mount for mount in mounts if mount is not None),
         service.get("network_mode") == "host",
@@ -70,11 +79,11 @@ def _read_service(service: Mapping[str, Any], names: Iterable[str]) -> Launch:
 def _environment(environment: object) -> dict[str, Word]:
     if isinstance(environment, dict):
         return {
-            str(name): variable(str(name)) if value is None else interpolated(value)
-            for name, value in environment.items()
+            name: variable(name) if value is None else interpolated(value)
+            for name, value in mapping(environment).items()
         }
     variables = {}
-    for word in environment if isinstance(environment, list) else ():
+    for word in sequence(environment):
         name, value = split_variable(interpolated(word))
         variables[name] = variable(name) if value is None else value
     return variables
@@ -87,8 +96,7 @@ def _command(command: object) -> list[Word]:
 
 
 def _env_files(files: object) -> list[str]:
-    items = files if isinstance(files, list) else [] if not files else [files]
-    return [scalar(item.get("path") if isinstance(item, dict) else item) for item in items]
+    return [scalar(f.get("path") if isinstance(f, dict) else f) for f in sequence(files)]
 
 
 def _port_mapping(port: object) -> Word:
@@ -117,12 +125,11 @@ def _with_home(word: Word) -> Word:
 def _devices(service: Mapping[str, Any]) -> Devices | None:
     if service.get("gpus") == "all":
         return Devices()
-    deploy = service.get("deploy") or {}
-    reservations = (deploy.get("resources") or {}).get("reservations") or {}
-    requests = [*(reservations.get("devices") or ()), *_requests(service.get("gpus"))]
-    for request in requests:
+    resources = mapping(mapping(service.get("deploy")).get("resources"))
+    reservations = mapping(resources.get("reservations"))
+    for request in [*mappings(reservations.get("devices")), *mappings(service.get("gpus"))]:
         if request.get("device_ids"):
-            ids = [interpolated(each) for each in request["device_ids"]]
+            ids = [interpolated(each) for each in sequence(request["device_ids"])]
             joined = ids[0]
             for each in ids[1:]:
                 joined = joined + Word.of(",") + each
@@ -132,15 +139,11 @@ def _devices(service: Mapping[str, Any]) -> Devices | None:
     return Devices() if service.get("runtime") == DEVICE_RUNTIME else None
 
 
-def _requests(gpus: object) -> list[dict[str, Any]]:
-    return [each for each in gpus if isinstance(each, dict)] if isinstance(gpus, list) else []
-
-
 def _lost(service: Mapping[str, Any]) -> list[str]:
-    deploy = service.get("deploy") or {}
+    deploy = mapping(service.get("deploy"))
     lost = [name for name in _LOST if service.get(name)]
     lost += [f"deploy.{name}" for name in ("replicas", "restart_policy") if deploy.get(name)]
-    if (deploy.get("resources") or {}).get("limits"):
+    if mapping(deploy.get("resources")).get("limits"):
         lost.append("deploy.resources.limits")
     return lost
 

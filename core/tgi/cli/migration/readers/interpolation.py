@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from tgi.cli.migration.words import Atom, Expansion, Word
 from tgi.config import UsageError
 
-__all__ = ["interpolated", "scalar", "split_words"]
+__all__ = ["interpolated", "mapping", "mappings", "scalar", "sequence", "split_words"]
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
 
@@ -16,6 +17,23 @@ _NAME = re.compile(r"[A-Za-z_]\w*")
 def scalar(value: object) -> str:
     """Return a YAML value as the text that the launcher receives."""
     return str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)
+
+
+def mapping(value: object) -> dict[str, Any]:
+    """Return a YAML mapping, or an empty mapping for another value."""
+    return {str(key): each for key, each in value.items()} if isinstance(value, dict) else {}
+
+
+def sequence(value: object) -> list[Any]:
+    """Return a YAML list. A single value is a list of one member, and null is an empty list."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def mappings(value: object) -> list[dict[str, Any]]:
+    """Return the mappings in a YAML list."""
+    return [mapping(each) for each in sequence(value) if isinstance(each, dict)]
 
 
 def interpolated(value: object) -> Word:

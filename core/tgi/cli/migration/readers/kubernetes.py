@@ -11,7 +11,7 @@ from tgi.cli.migration.data import DEVICE_RESOURCE
 from tgi.cli.migration.entrypoint import launch_in_container
 from tgi.cli.migration.images import image_facts
 from tgi.cli.migration.launch import Container, Devices, Launch, Mount
-from tgi.cli.migration.readers.interpolation import scalar
+from tgi.cli.migration.readers.interpolation import mapping, mappings, scalar, sequence
 from tgi.cli.migration.words import Word, variable
 from tgi.config import UsageError
 
@@ -32,9 +32,9 @@ class _Manifests:
     def config_maps(self) -> dict[str, Mapping[str, Any]]:
         """The data of each config map."""
         return {
-            document["metadata"]["name"]: document.get("data") or {}
-            for document in self.documents
-            if isinstance(document, dict) and document.get("kind") == "ConfigMap"
+            scalar(mapping(document.get("metadata")).get("name")): mapping(document.get("data"))
+            for document in mappings(self.documents)
+            if document.get("kind") == "ConfigMap"
         }
 
 
@@ -56,18 +56,12 @@ def read_manifests(documents: Sequence[Any]) -> dict[str, Launch | UsageError]:
 
 def _containers(documents: Sequence[Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Return the name of the workload, the pod and the container of each container."""
-    for document in documents:
-        if not isinstance(document, dict):
-            continue
-        name = (document.get("metadata") or {}).get("name") or document.get("kind", "")
-        for pod in _pods(document, document.get("spec") or {}):
-            single = pod.get("model")
-            listed = list(pod.get("containers") or ())
-            if not listed and isinstance(single, dict) and "image" in single:
-                listed = [single]
-            for container in listed:
-                if isinstance(container, dict):
-                    yield str(name), pod, container
+    for document in mappings(documents):
+        name = mapping(document.get("metadata")).get("name") or document.get("kind", "")
+        for pod in _pods(document, document.get("spec")):
+            for container in [*mappings(pod.get("containers")), *mappings(pod.get("model"))]:
+                if "image" in container:
+                    yield scalar(name), pod, container
 
 
 def _pods(document: dict[str, Any], node: object) -> Iterator[dict[str, Any]]:
@@ -76,8 +70,8 @@ def _pods(document: dict[str, Any], node: object) -> Iterator[dict[str, Any]]:
         for item in node:
             yield from _pods(document, item)
     elif isinstance(node, dict):
-        if isinstance(node.get("containers"), list) or "image" in (node.get("model") or ()):
-            yield {**node, "replicas": (document.get("spec") or {}).get("replicas")}
+        if isinstance(node.get("containers"), list) or "image" in mapping(node.get("model")):
+            yield {**mapping(node), "replicas": mapping(document.get("spec")).get("replicas")}
             return
         for item in node.values():
             yield from _pods(document, item)
@@ -89,12 +83,12 @@ def _read_container(
     notes: list[str] = []
     variables = _environment(container, manifests, notes)
     command = container.get("command")
-    limits = (container.get("resources") or {}).get("limits") or {}
-    count = limits.get(DEVICE_RESOURCE)
+    limits = mapping(mapping(container.get("resources")).get("limits"))
+    count = scalar(limits.get(DEVICE_RESOURCE))
     record = Container(
         Word.of(scalar(container.get("image"))),
         mounts=tuple(_mounts(pod, container)),
-        devices=None if count is None else Devices(count=int(count), is_scheduled=True),
+        devices=Devices(count=int(count), is_scheduled=True) if count.isdecimal() else None,
         entrypoint=None if command is None else tuple(_words(command, variables)),
         lost=tuple(_lost(pod, container)),
         has_own_address=True,
@@ -103,8 +97,7 @@ def _read_container(
 
 
 def _words(texts: object, variables: Mapping[str, Word]) -> list[Word]:
-    items = texts if isinstance(texts, list) else [] if texts is None else [texts]
-    return [_referenced(scalar(item), variables) for item in items]
+    return [_referenced(scalar(text), variables) for text in sequence(texts)]
 
 
 def _referenced(text: str, variables: Mapping[str, Word]) -> Word:
@@ -122,26 +115,26 @@ def _environment(
     container: Mapping[str, Any], manifests: _Manifests, notes: list[str]
 ) -> dict[str, Word]:
     variables: dict[str, Word] = {}
-    for source in container.get("envFrom") or ():
+    for source in mappings(container.get("envFrom")):
         prefix = scalar(source.get("prefix"))
-        name = (source.get("configMapRef") or {}).get("name")
+        name = scalar(mapping(source.get("configMapRef")).get("name"))
         if name in manifests.config_maps:
             for key, value in manifests.config_maps[name].items():
                 variables[prefix + str(key)] = Word.of(scalar(value))
         else:
-            secret = (source.get("secretRef") or {}).get("name")
+            secret = mapping(source.get("secretRef")).get("name")
             kind = "secret" if secret else "config map"
             notes.append(
                 f"The variables of the {kind} `{secret or name}` were not read. Add the required"
                 " variables."
             )
-    for item in container.get("env") or ():
+    for item in mappings(container.get("env")):
         name = scalar(item.get("name"))
         origin = item.get("valueFrom")
         if origin is None:
             variables[name] = _referenced(scalar(item.get("value")), variables)
         else:
-            variables[name] = _value_from(name, origin, manifests, notes)
+            variables[name] = _value_from(name, mapping(origin), manifests, notes)
     return variables
 
 
@@ -152,10 +145,10 @@ def _value_from(
     variable of the shell is used.
     """
     for field, kind in (("secretKeyRef", "secret"), ("configMapKeyRef", "configmap")):
-        reference = origin.get(field)
-        if reference is None:
+        reference = mapping(origin.get(field))
+        if not reference:
             continue
-        owner, key = reference.get("name"), scalar(reference.get("key"))
+        owner, key = scalar(reference.get("name")), scalar(reference.get("key"))
         if kind == "configmap" and key in manifests.config_maps.get(owner, {}):
             return Word.of(scalar(manifests.config_maps[owner][key]))
         path = key.replace(".", "\\.")
@@ -170,24 +163,24 @@ def _value_from(
 
 
 def _mounts(pod: Mapping[str, Any], container: Mapping[str, Any]) -> Iterator[Mount]:
-    volumes = {volume.get("name"): volume for volume in pod.get("volumes") or ()}
-    for item in container.get("volumeMounts") or ():
+    volumes = {scalar(volume.get("name")): volume for volume in mappings(pod.get("volumes"))}
+    for item in mappings(container.get("volumeMounts")):
         target = Word.of(scalar(item.get("mountPath")).rstrip("/") or "/")
-        name = item.get("name")
-        volume = volumes.get(name) or {}
-        path = (volume.get("hostPath") or {}).get("path")
-        if path is not None:
+        name = scalar(item.get("name"))
+        volume = volumes.get(name, {})
+        path = scalar(mapping(volume.get("hostPath")).get("path"))
+        if path:
             within = scalar(item.get("subPath"))
             yield Mount(target, Word.of(f"{path.rstrip('/')}/{within}" if within else path))
         else:
-            claim = (volume.get("persistentVolumeClaim") or {}).get("claimName")
+            claim = mapping(volume.get("persistentVolumeClaim")).get("claimName")
             yield Mount(target, volume=scalar(claim or name))
 
 
 def _lost(pod: Mapping[str, Any], container: Mapping[str, Any]) -> Iterator[str]:
     yield from (name for name in _LOST if container.get(name))
-    resources = container.get("resources") or {}
-    limits = {*(resources.get("limits") or {}), *(resources.get("requests") or {})}
+    resources = mapping(container.get("resources"))
+    limits = {*mapping(resources.get("limits")), *mapping(resources.get("requests"))}
     yield from (f"resources.{name}" for name in ("cpu", "memory") if name in limits)
     if pod.get("replicas") is not None:
         yield "replicas"

@@ -12,7 +12,7 @@ from tgi.cli.migration.container_values import split_variable
 from tgi.cli.migration.entrypoint import launch_in_container
 from tgi.cli.migration.launch import Container, Launch
 from tgi.cli.migration.readers.compose import read_services
-from tgi.cli.migration.readers.interpolation import scalar
+from tgi.cli.migration.readers.interpolation import mapping, mappings, scalar, sequence
 from tgi.cli.migration.readers.kubernetes import read_manifests
 from tgi.cli.migration.script import read_script
 from tgi.cli.migration.words import Word, variable
@@ -37,17 +37,17 @@ def read_yaml(text: str) -> dict[str, Launch | UsageError]:
             f"error: the file is not valid YAML: {' '.join(str(error).split())}.",
             _TEMPLATE_REMEDY if "{{" in text else "Correct the file.",
         ) from error
-    mappings = [each for each in documents if isinstance(each, dict)]
-    if any("kind" in each and "apiVersion" in each for each in mappings):
-        found = read_manifests(_with_items(mappings))
+    tables = mappings(documents)
+    if any("kind" in each and "apiVersion" in each for each in tables):
+        found = read_manifests(_with_items(tables))
         kind, remedy = "no container in the Kubernetes manifest", "Give the manifest"
-    elif len(mappings) == 1 and isinstance(mappings[0].get("services"), dict):
-        found = read_services(mappings[0]["services"])
+    elif len(tables) == 1 and isinstance(tables[0].get("services"), dict):
+        found = read_services(mapping(tables[0]["services"]))
         kind, remedy = "no service in the Compose file", "Give the Compose file"
-    elif len(mappings) == 1 and "commands" in mappings[0]:
-        return _read_dstack(mappings[0])
-    elif len(mappings) == 1 and isinstance(mappings[0].get("run"), str):
-        return _read_skypilot(mappings[0])
+    elif len(tables) == 1 and "commands" in tables[0]:
+        return _read_dstack(tables[0])
+    elif len(tables) == 1 and isinstance(tables[0].get("run"), str):
+        return _read_skypilot(tables[0])
     else:
         raise UsageError(
             "error: the file is neither a Compose file nor a Kubernetes manifest.",
@@ -74,7 +74,7 @@ def _read_skypilot(task: Mapping[str, Any]) -> dict[str, Launch | UsageError]:
     """Return the start in the `run` script of a SkyPilot task."""
     exports = [
         f"export {name}={shlex.quote(scalar(value))}"
-        for name, value in (task.get("envs") or {}).items()
+        for name, value in mapping(task.get("envs")).items()
         if value is not None
     ]
     starts = read_script("\n".join([*exports, task["run"]]))
@@ -84,12 +84,12 @@ def _read_skypilot(task: Mapping[str, Any]) -> dict[str, Launch | UsageError]:
 def _read_dstack(task: Mapping[str, Any]) -> dict[str, Launch | UsageError]:
     """Return the start in the `commands` of a dstack configuration."""
     variables: dict[str, Word] = {}
-    items = task.get("env") or []
-    pairs = [f"{k}={scalar(v)}" for k, v in items.items()] if isinstance(items, dict) else items
-    for item in pairs:
+    items = task.get("env")
+    named = [f"{name}={scalar(value)}" for name, value in mapping(items).items()]
+    for item in named or sequence(items):
         name, value = split_variable(Word.of(scalar(item)))
         variables[name] = variable(name) if value is None else value
-    script = "\n".join(map(scalar, task["commands"]))
+    script = "\n".join(map(scalar, sequence(task["commands"])))
     if "image" not in task:
         return {"": read_script(script, variables)[0]}
     container = Container(
