@@ -7,6 +7,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from tgi.cli.migration.launch import Launch
 from tgi.cli.migration.readers.files import read_file, read_lines
@@ -36,6 +37,7 @@ def run(arguments: Sequence[str]) -> int:
         print(_HELP)
         return 0
     registry = BackendRegistry()
+    folder = _folder_note(arguments)
     exit_code = 0
     for at, (name, start) in enumerate(_read_starts(arguments).items()):
         if at:
@@ -50,9 +52,10 @@ def run(arguments: Sequence[str]) -> int:
             exit_code = _USAGE_EXIT_CODE
             continue
         print(migration.script)
-        if migration.changes:
+        changes = [*migration.changes, *folder]
+        if changes:
             print("\nWhat changes:")
-            print("\n".join(f"* {change}" for change in migration.changes))
+            print("\n".join(f"* {change}" for change in changes))
     return exit_code
 
 
@@ -65,6 +68,14 @@ def _read_starts(arguments: Sequence[str]) -> Mapping[str, Launch | UsageError]:
     (text,) = arguments
     starts = read_file(text)
     return read_lines(text) if starts is None else starts
+
+
+def _folder_note(arguments: Sequence[str]) -> list[str]:
+    """Return a sentence about relative paths if the file is in another folder."""
+    path = Path(arguments[0].strip())
+    if len(arguments) > 1 or "\n" in arguments[0] or path.parent == Path() or not path.is_file():
+        return []
+    return [f"Run the command in the folder `{path.parent}`, because its paths are relative to it."]
 
 
 def _checked(start: Launch | UsageError) -> Launch:

@@ -139,9 +139,10 @@ def _notes(values: Mapping[str, list[Word]]) -> list[str]:
 
 def env_file_note(name: str) -> str:
     """Return the sentence about a file with variables that was not read."""
+    path = name if "/" in name else f"./{name}"
     return (
         f"The variables in `{name}` were not read. Add the required variables, or load the file"
-        f" first: `set -a; . {name}; set +a`."
+        f" first: `set -a; . {path}; set +a`."
     )
 
 

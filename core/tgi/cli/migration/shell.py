@@ -18,6 +18,7 @@ from tgi.config import UsageError
 __all__ = ["Assignment", "Command", "Script", "parse_script"]
 
 _PLACEHOLDER = re.compile(r"(?<=[=\s])<([A-Za-z][\w -]*)>(?=\s|$)")
+_PROMPT = re.compile(r"^[ \t]*\$ +", re.MULTILINE)
 _MAKE_VARIABLE = re.compile(r"\$\(([A-Z_][A-Z0-9_]*)\)")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPED_IN_QUOTES = re.compile(r'\\([\\"$`])')
@@ -107,9 +108,9 @@ def parse_script(text: str) -> Script:
     """Parse a shell script or a single command. Raises `UsageError` if it is not valid shell text.
 
     A placeholder such as `<your-token>` is read as a word, although a shell would read it as two
-    redirections. `$(NAME)` is read as a variable of make.
+    redirections. `$(NAME)` is read as a variable of make. A prompt `$ ` is removed.
     """
-    text = text.replace("\r\n", "\n")
+    text = _PROMPT.sub("", text.replace("\r\n", "\n"))
     placeholders = tuple(match[0] for match in _PLACEHOLDER.finditer(text))
     text = _PLACEHOLDER.sub(lambda match: f"'{match[0]}'", text)
     made = tuple(dict.fromkeys(_MAKE_VARIABLE.findall(text)))

@@ -165,6 +165,8 @@ def _shards(
         )
         return {}
     if count == 1:
+        if options.known.sharded:
+            changes.append("`--sharded true` also requires `--num-shard` with at least 2 devices.")
         return {}
     changes.append(
         f"TGI 3 split the model over the {count} visible devices, as `--num-shard {count}` does."

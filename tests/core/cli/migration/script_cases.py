@@ -157,6 +157,17 @@ CASES = [
         "tgi serve o/m --port 8080",
     ),
     Case(
+        "a_prompt",
+        f"$ model=o/m\n$ {DOCKER} {IMAGE} --model-id $model",
+        "model=o/m\ntgi serve $model --port 8080",
+    ),
+    Case(
+        "a_model_that_is_split_over_no_devices",
+        f"docker run -p 8080:80 {IMAGE} --model-id o/m --sharded true",
+        "tgi serve o/m --sharded true --port 8080",
+        ("`--sharded true` also requires `--num-shard`",),
+    ),
+    Case(
         "a_here_document",
         f"cat > notes <<EOF\ndocker run nginx\nEOF\n{LAUNCHER}\n",
         "tgi serve o/m",

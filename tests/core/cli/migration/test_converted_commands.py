@@ -42,6 +42,23 @@ def test_a_start_is_converted(case, tmp_path, capsys, monkeypatch):
         assert part not in text
 
 
+def test_a_file_in_another_folder(tmp_path, capsys):
+    path = tmp_path / "run.sh"
+    path.write_text("text-generation-launcher --model-id ./m")
+    assert main(["migrate", str(path)]) == 0
+    assert f"Run the command in the folder `{tmp_path}`" in capsys.readouterr().out
+
+
+def test_a_file_that_cannot_be_read(tmp_path, capsys):
+    path = tmp_path / "run.sh"
+    path.write_bytes(b"\xff\xfe")
+    assert main(["migrate", str(path)]) == 2
+    assert main(["migrate", str(tmp_path / "none.service")]) == 2
+    text = capsys.readouterr().err
+    assert "run.sh` cannot be read" in text
+    assert "none.service` does not exist" in text
+
+
 def test_the_names_of_the_cases_are_unique():
     names = [case.name for case in CASES]
     assert len(set(names)) == len(names)

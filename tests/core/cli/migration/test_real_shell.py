@@ -45,7 +45,7 @@ VALUES = {
 }
 # These texts have programs that are not recorded, several starts, or parts that a shell cannot run.
 UNRECORDED = re.compile(
-    r"srun|apptainer|singularity|gcloud|sudo|serve\(\)|1081:80|<your|\$\(PWD\)|\r"
+    r"srun|apptainer|singularity|gcloud|sudo|serve\(\)|1081:80|<your|^\$ |\$\(PWD\)|\r"
 )
 CASES = [
     case
