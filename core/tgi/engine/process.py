@@ -1,5 +1,8 @@
 """The front end's handle of one engine process, with the socket between both. All methods are
 called in the front end's event loop.
+
+A task applies the rules of `Liveness` to the process once per second, and kills a process that
+hangs.
 """
 
 from __future__ import annotations
@@ -16,20 +19,26 @@ from pathlib import Path
 from typing import final
 
 import msgspec
+import psutil  # type: ignore[import-untyped]
 
 from tgi.backend import Agreement
 from tgi.config import process_environment, without_secrets
 from tgi.engine.link import encode_frame, engine_message_reader
+from tgi.engine.liveness import DEFAULT_LIMITS, Liveness, LivenessLimits
 from tgi.engine.messages import (
+    WATCHDOG_CHECK,
+    CheckHealth,
     EngineMessage,
+    EngineStats,
     FrontendMessage,
+    HealthReport,
     Progress,
     Ready,
     Shutdown,
     Start,
     StartFailed,
 )
-from tgi.errors import BackendError
+from tgi.errors import BackendError, ConfigError
 
 __all__ = ["ENGINE_COMMAND", "EngineProcess"]
 
@@ -40,6 +49,9 @@ _READ_BYTES = 1 << 18
 _SOCKET_MODE = 0o600
 _CONNECT_TIMEOUT = 60.0
 _CLOSE_TIMEOUT = 10.0
+_SOCKET_NAME = "engine.sock"
+_MAX_PATH_BYTES = 103 if sys.platform == "darwin" else 107  # of a Unix socket
+_LONG_PAUSE_TICKS = 5  # a longer time between two ticks means that the front end was suspended
 
 _REMEDIES = {
     signal.SIGKILL: (
@@ -60,11 +72,19 @@ class EngineProcess:
     ends if it crashes.
     """
 
-    def __init__(self, process: Process, reader: StreamReader, writer: StreamWriter) -> None:
+    def __init__(
+        self, process: Process, reader: StreamReader, writer: StreamWriter, limits: LivenessLimits
+    ) -> None:
         self._process = process
         self._reader = reader
         self._writer = writer
         self._frames = engine_message_reader()
+        self._liveness = Liveness(limits, _now())
+        self._kill_reason = ""
+        self._was_stopped = False  # a signal had stopped the process when it was killed
+        self.last_stats: EngineStats | None = None
+        """The statistics of the last step, until they are recorded."""
+        self._watch = asyncio.create_task(self._apply_rules(), name="engine watchdog")
 
     @classmethod
     async def start(
@@ -72,24 +92,45 @@ class EngineProcess:
         start: Start,
         on_progress: Callable[[Progress], None],
         command: Sequence[str] = ENGINE_COMMAND,
+        limits: LivenessLimits = DEFAULT_LIMITS,
     ) -> tuple[EngineProcess, Agreement]:
         """Start a process, load the model, and return when the engine is ready. Raises
         `BackendError` with the reason if the engine does not become ready.
         """
         process, reader, writer = await _launch(command)
-        engine = cls(process, reader, writer)
+        engine = cls(process, reader, writer, limits)
         try:
             engine.send(start)
             agreement = await engine._wait_ready(start.engine.backend, on_progress)
         except BaseException:
             await engine.kill()
             raise
+        engine._liveness.note_ready(_now())
         return engine, agreement
 
     @property
     def pid(self) -> int:
         """Process id."""
         return self._process.pid
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the process has shown a recent sign of life, and its last health check
+        succeeded.
+        """
+        return self._liveness.is_healthy(_now())
+
+    @property
+    def was_killed_from_outside(self) -> bool:
+        """Whether another process killed or stopped this process. Its sequences are then not the
+        cause.
+        """
+        is_killed = self._process.returncode in (-signal.SIGKILL, -signal.SIGTERM)
+        return self._was_stopped or (is_killed and not self._kill_reason)
+
+    def note_check(self, report: HealthReport) -> None:
+        """Record the reply to a health check of the watchdog."""
+        self._liveness.note_check(_now(), report.ok)
 
     def send(self, message: FrontendMessage) -> None:
         """Send a message without waiting. If the engine crashes before it reads the message, the
@@ -104,6 +145,7 @@ class EngineProcess:
         """
         try:
             while data := await self._reader.read(_READ_BYTES):
+                self._liveness.last_heard = _now()
                 for message in self._frames.feed(data):
                     yield message
         except ConnectionError:
@@ -119,13 +161,16 @@ class EngineProcess:
             await asyncio.wait_for(self._process.wait(), _CLOSE_TIMEOUT)
         except TimeoutError:
             await self.kill()
+        self._watch.cancel()
         self._writer.close()
-        return _describe_end(self._process.returncode)[0]
+        return self._kill_reason or _describe_end(self._process.returncode)[0]
 
-    async def close(self) -> None:
+    async def close(self, *, at_once: bool = False) -> None:
         """Send `Shutdown` to the process. If the process does not end within a timeout, it is
-        killed.
+        killed. With `at_once` it is killed immediately.
         """
+        if at_once:
+            await self.kill()
         self.send(Shutdown())
         await self.wait_end()
 
@@ -142,23 +187,74 @@ class EngineProcess:
                     raise BackendError(message.cause, message.remedy)
                 case _:
                     raise ValueError(f"{type(message).__name__} is not expected during start")
-        await self.wait_end()
-        end, remedy = _describe_end(self._process.returncode)
+        end = await self.wait_end()
+        remedy = "" if self._kill_reason else _describe_end(self._process.returncode)[1]
         raise BackendError(
             f"The engine process of backend `{backend}` ended in phase `{phase}`: {end}.", remedy
         )
 
     async def kill(self) -> None:
         """Kill the process and wait until it has ended. Idempotent."""
+        self._watch.cancel()
+        await self._kill()
+
+    async def _kill(self) -> None:
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()
         self._writer.close()
 
+    async def _apply_rules(self) -> None:
+        """Request health checks, and kill the process if it hangs."""
+        liveness, tick = self._liveness, self._liveness.limits.tick_seconds
+        before = _now()
+        while True:
+            await asyncio.sleep(tick)
+            now = _now()
+            if now - before > _LONG_PAUSE_TICKS * tick:
+                liveness.last_heard = now  # messages may have arrived and wait to be read
+            before = now
+            if self.last_stats is not None:
+                liveness.note_step(self.last_stats.step_ns)
+                self.last_stats = None
+            if now - liveness.last_heard > tick:
+                liveness.note_processor(now, self._processor_seconds())
+            failure = liveness.failure(now)
+            if failure:
+                self._kill_reason = f"the engine process {failure}, so it was killed"
+                self._was_stopped = self._is_stopped()
+                await self._kill()
+                return
+            if liveness.needs_check(now):
+                liveness.note_check_sent(now)
+                self.send(CheckHealth(WATCHDOG_CHECK, liveness.is_check_deep))
+
+    def _processor_seconds(self) -> float:
+        """Return the processor time of the process and its child processes."""
+        total = 0.0
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(self.pid)
+            for one in (process, *process.children(recursive=True)):
+                times = one.cpu_times()
+                total += times.user + times.system
+        return total
+
+    def _is_stopped(self) -> bool:
+        try:
+            return bool(psutil.Process(self.pid).status() == psutil.STATUS_STOPPED)
+        except psutil.Error:
+            return False
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
 
 async def _launch(command: Sequence[str]) -> tuple[Process, StreamReader, StreamWriter]:
-    """Start a process and wait until it has connected. Only this user can open the socket."""
+    """Start a process and wait until it has connected. Only this user can open the socket. If the
+    caller is cancelled, the process is killed.
+    """
     loop = asyncio.get_running_loop()
     connected: asyncio.Future[tuple[StreamReader, StreamWriter]] = loop.create_future()
 
@@ -169,7 +265,8 @@ async def _launch(command: Sequence[str]) -> tuple[Process, StreamReader, Stream
             connected.set_result((reader, writer))
 
     with tempfile.TemporaryDirectory(prefix="tgi-") as directory:
-        path = Path(directory) / "engine.sock"
+        path = Path(directory) / _SOCKET_NAME
+        _check_path(path)
         server = await asyncio.start_unix_server(accept, path)
         path.chmod(_SOCKET_MODE)
         process = await asyncio.create_subprocess_exec(
@@ -179,22 +276,35 @@ async def _launch(command: Sequence[str]) -> tuple[Process, StreamReader, Stream
             env=without_secrets(process_environment()),
         )
         end = asyncio.ensure_future(process.wait())
-        end.add_done_callback(lambda _: connected.cancel())
         try:
-            reader, writer = await asyncio.wait_for(connected, _CONNECT_TIMEOUT)
-        except (TimeoutError, asyncio.CancelledError):
-            if not connected.cancelled():
-                raise
-            raise _not_connected(process) from None
+            await asyncio.wait(
+                (connected, end), timeout=_CONNECT_TIMEOUT, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not connected.done():
+                raise _not_connected(process)
+            return process, *connected.result()
+        except BaseException:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+            raise
         finally:
             end.cancel()
             server.close()
-        return process, reader, writer
+
+
+def _check_path(path: Path) -> None:
+    num_bytes = len(bytes(path))
+    if num_bytes > _MAX_PATH_BYTES:
+        raise ConfigError(
+            f"The path of the engine's socket, `{path}`, has {num_bytes} bytes, and the system"
+            f" allows at most {_MAX_PATH_BYTES}.",
+            "Set the variable TMPDIR to a folder with a shorter path.",
+        )
 
 
 def _not_connected(process: Process) -> BackendError:
     if process.returncode is None:
-        process.kill()
         return BackendError(
             f"The engine process did not connect within {_CONNECT_TIMEOUT:.0f} s.",
             "The machine may be overloaded.",

@@ -54,6 +54,7 @@ class NullScript(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tokens: tuple[int, ...] = ()
     failures: tuple[NullFailure, ...] = ()
     start_failure: str = ""
+    load_seconds: float = 0.0  # duration of loading, with progress reports
     step_seconds: float = 0.0
     compile_seconds: float = 0.0  # duration of the reported compilation in the first step
     mode: Literal["paged", "slots"] = "paged"

@@ -75,6 +75,11 @@ class NullWorker:
         """Do not load a model. Raises `BackendError` if the script contains a load failure."""
         if self._script.start_failure:
             raise BackendError(self._script.start_failure)
+        remaining = self._script.load_seconds
+        while remaining > 0:
+            self._reporter.progress("load", 0, 1)
+            time.sleep(min(_PROGRESS_SECONDS, remaining))
+            remaining -= _PROGRESS_SECONDS
         self._reporter.progress("load", 1, 1)
 
     def negotiate(self, requested: RequestedLimits) -> Agreement:
