@@ -212,7 +212,7 @@ class StepWorker:
         return self._agreement
 
     def _submit_masks(self, masks: GrammarMasks) -> None:
-        if not self._negotiated.has("late_mask"):
+        if "late_mask" not in self._negotiated.features:
             raise StepError("Late masks were not agreed.", retryable=False)
         self._pending.add_masks(masks)
         if self._overlapped is not None:

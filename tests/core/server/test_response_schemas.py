@@ -15,8 +15,8 @@ from tests.core.house.sources import CORE
 from tgi.server.generation.output import GeneratedToken, ScoredToken
 from tgi.server.generation.parameters import GenerateParameters
 from tgi.server.http.json_format import format_f32, format_json, round_f32
-from tgi.server.native.response_bodies import format_stream_response, stream_response
-from tgi.server.native.response_schemas import Token, json_f32
+from tgi.server.native.response_bodies import format_stream_response, json_f32, stream_response
+from tgi.server.native.response_schemas import Token
 from tgi.server.openai.response_bodies import (
     CHAT_CHUNK,
     COMPLETION_CHUNK,

@@ -16,25 +16,24 @@ from tgi.architectures.weight_map import tensor_shapes
 from tgi.backend import Limits
 from tgi_torch.attention.kv_cache import KVCache
 from tgi_torch.attention.paged import AttentionMetadata
-from tgi_torch.model.embedding import (
-    EmbeddingLayer,
-    build_embedding,
-    build_finish,
-    build_model_head,
-    embedding_size,
-)
 from tgi_torch.model.encoder_decoder import Encoder
 from tgi_torch.model.layers import (
     BuildContext,
+    EmbeddingLayer,
     Linear,
+    ResidualBlock,
     StepContext,
     Transform,
+    build_blocks,
+    build_embedding,
+    build_finish,
     build_linear,
+    build_model_head,
     build_norm,
+    embedding_size,
     identity,
 )
 from tgi_torch.model.mixer_builder import MixerBuilder
-from tgi_torch.model.residual import ResidualBlock, build_blocks
 from tgi_torch.model.rotary import RotaryTable
 from tgi_torch.ops import Ops
 from tgi_torch.weights.parameters import Parameters

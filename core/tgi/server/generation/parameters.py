@@ -1,5 +1,5 @@
-"""The parameters of a generation, and the request record to which each generation route converts
-its request body.
+"""The parameters of a generation with the checks of their values, and the request record to which
+each generation route converts its request body.
 
 The `title` of a number type is the name of the type in error messages, for example `expected u32`.
 """
@@ -7,13 +7,15 @@ The `title` of a number type is the name of the type in error messages, for exam
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+import secrets
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, final
 
 import msgspec
 
 from tgi.backend import SamplingParams
+from tgi.errors import ValidationError
 from tgi.server.http.json_format import round_f32
 
 __all__ = [
@@ -29,6 +31,8 @@ __all__ = [
     "StopStyle",
     "TextRequest",
     "Usize",
+    "check_prompt_ids",
+    "check_sent_ids",
     "check_u64",
     "generate_parameters",
 ]
@@ -38,6 +42,7 @@ MAX_SALT_LENGTH = 256
 
 _MAX_U64 = 2**64 - 1  # msgspec cannot check this bound, because its own bounds are 64-bit signed
 _PROCESSED_LOGPROBS = SamplingParams(logprobs="processed")  # as in TGI
+_NUM_SEED_BITS = 64
 _MIN_TOP_P = 1e-9  # used for OpenAI's `top_p` of 0; only the most likely token is allowed
 
 U32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1, title="u32")]
@@ -54,6 +59,35 @@ def check_u64(*values: int | None) -> None:
     """Raise `ValueError` if a number exceeds the range of an unsigned 64-bit integer."""
     if any(value is not None and value > _MAX_U64 for value in values):
         raise ValueError("an integer exceeds 64 bits")
+
+
+def check_sent_ids(token_ids: Iterable[int], vocab_size: int, field: str) -> None:
+    """Check ids that a client sent. Raises `ValidationError` with the field and the first id that
+    the model does not have.
+    """
+    outside = _first_outside(token_ids, vocab_size)
+    if outside is not None:
+        raise ValidationError(
+            f"`{field}` must contain token ids >= 0 and < {vocab_size}. Given: {outside}"
+        )
+
+
+def check_prompt_ids(token_ids: Sequence[int], vocab_size: int) -> None:
+    """Check the ids of a whole prompt. Raises `ValidationError` with the first id that the model
+    does not have.
+
+    Ids from the tokenizer are checked too: it may have ids for which the embedding has no row, for
+    example if tokens were added without resizing the embedding.
+    """
+    if token_ids and not 0 <= min(token_ids) <= max(token_ids) < vocab_size:
+        outside = _first_outside(token_ids, vocab_size)
+        raise ValidationError(
+            f"the prompt contains token id {outside}, the model has {vocab_size} token ids"
+        )
+
+
+def _first_outside(token_ids: Iterable[int], vocab_size: int) -> int | None:
+    return next((token for token in token_ids if not 0 <= token < vocab_size), None)
 
 
 GrammarType = Annotated[
@@ -182,3 +216,10 @@ class TextRequest:
     # Sampling settings that are not in `parameters`: OpenAI's penalties, the logit bias, and the
     # kind of log probabilities to return. Admission sets the other fields from `parameters`.
     sampling: SamplingParams = _PROCESSED_LOGPROBS
+
+    def seeds(self) -> list[int]:
+        """Return one seed per sequence. If the client sent a seed, it determines all of them."""
+        seed, count = self.parameters.seed, self.num_sequences
+        if seed is None:
+            return [secrets.randbits(_NUM_SEED_BITS) for _ in range(count)]
+        return [(seed + index) % (1 << _NUM_SEED_BITS) for index in range(count)]

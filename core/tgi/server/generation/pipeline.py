@@ -31,7 +31,7 @@ from tgi.server.http.json_format import format_plain
 from tgi.server.http.routing import read_record, read_variant, run_until_disconnect
 from tgi.server.state import ServerConfig, ServerState
 from tgi.server.telemetry.metrics import Failure
-from tgi.server.telemetry.tracing import record_failure, record_generation
+from tgi.server.telemetry.tracing import current_span, record_failure, record_generation
 
 __all__ = [
     "ConcurrencyLimiter",
@@ -198,7 +198,8 @@ class GenerationPipeline:
     def _note_success(self, sequence: GeneratedSequence) -> None:
         times = sequence.times
         self._metrics.observe_success(times)
-        record_generation(times, sequence.seed)
+        if (span := current_span.get()) is not None:
+            record_generation(span, times, sequence.seed)
 
     @contextmanager
     def _count_failures(self) -> Iterator[None]:

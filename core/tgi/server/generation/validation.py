@@ -17,8 +17,13 @@ import msgspec
 from tgi.backend import Agreement, SamplingParams
 from tgi.errors import ValidationError
 from tgi.scheduler import Request
-from tgi.server.generation.parameters import MAX_SALT_LENGTH, GenerateParameters, TextRequest
-from tgi.server.generation.token_ids import check_prompt_ids, check_sent_ids
+from tgi.server.generation.parameters import (
+    MAX_SALT_LENGTH,
+    GenerateParameters,
+    TextRequest,
+    check_prompt_ids,
+    check_sent_ids,
+)
 from tgi.server.http.json_format import round_f32
 from tgi.server.state import ServerConfig, ServerState
 
@@ -34,7 +39,6 @@ __all__ = [
 
 _CLIPPED_NEW_TOKENS = 1024
 _MAX_FREQUENCY_PENALTY = 2.0
-_NUM_SEED_BITS = 64
 
 
 @final
@@ -70,7 +74,7 @@ class Candidate:
         has_prompt_logprobs = (
             parameters.decoder_input_details
             and config.enable_prefill_logprobs
-            and agreement.has("prompt_logprobs")
+            and "prompt_logprobs" in agreement.features
         )
         return msgspec.structs.replace(
             base,
@@ -83,7 +87,7 @@ class Candidate:
             top_k=parameters.top_k or 0,
             top_p=_f32(parameters.top_p, 1.0),
             typical_p=_f32(parameters.typical_p, 1.0),
-            logprobs=base.logprobs if agreement.has("logprobs") else "none",
+            logprobs=base.logprobs if "logprobs" in agreement.features else "none",
             top_n_tokens=parameters.top_n_tokens or 0,
             prompt_logprobs=base.prompt_logprobs or has_prompt_logprobs,
         )
@@ -117,17 +121,23 @@ class Admission:
         self._metrics.observe_valid_request(len(token_ids), candidate.max_new_tokens)
         parameters, start = request.parameters, self._config.decoder_start_token_id
         eos_token_ids = () if parameters.ignore_eos else self._pool.tokenizer.eos_token_ids
+        first_seed, *other_seeds = request.seeds()
         first = Request(
             request_id=secrets.token_hex(8),
             prompt_token_ids=token_ids if start is None else [start],
             encoder_token_ids=[] if start is None else token_ids,
             sampling=candidate.sampling,
-            seed=secrets.randbits(_NUM_SEED_BITS) if parameters.seed is None else parameters.seed,
+            seed=first_seed,
             max_new_tokens=candidate.max_new_tokens,
             eos_token_ids=eos_token_ids,
             cache_salt=parameters.cache_salt or "",
         )
-        return _fan_out(first, request)
+        if not other_seeds:
+            return [first]
+        return [
+            msgspec.structs.replace(first, request_id=f"{first.request_id}-{index}", seed=seed)
+            for index, seed in enumerate([first_seed, *other_seeds])
+        ]
 
     def _candidate(self, request: TextRequest) -> Candidate:
         return Candidate(request, self._config, self._engine.agreement)
@@ -140,25 +150,6 @@ class Admission:
             text = f"`inputs` must have less than {limit} tokens. Given: more than {limit}"
             raise ValidationError(text)
         return (await self._pool.encode(request.prompt, request.add_special_tokens, truncate)).ids
-
-
-def _fan_out(first: Request, request: TextRequest) -> list[Request]:
-    """Create one request per sequence. If the client sent a seed, it determines all seeds."""
-    count, seed = request.num_sequences, request.parameters.seed
-    if count == 1:
-        return [first]
-    return [
-        msgspec.structs.replace(
-            first,
-            request_id=f"{first.request_id}-{index}",
-            seed=(
-                secrets.randbits(_NUM_SEED_BITS)
-                if seed is None
-                else (seed + index) % (1 << _NUM_SEED_BITS)
-            ),
-        )
-        for index in range(count)
-    ]
 
 
 def check(rules: RuleSet, candidate: Candidate) -> None:

@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 import msgspec
 
 from tgi.server.generation.parameters import U32, U64, Usize
-from tgi.server.http.json_format import format_f32
 from tgi.types import FinishReason
 
 __all__ = [
@@ -31,7 +30,6 @@ __all__ = [
     "StreamDetails",
     "StreamResponse",
     "Token",
-    "json_f32",
 ]
 
 # An f32 as JSON text, because msgspec would write the digits of an f64.
@@ -39,11 +37,6 @@ JsonF32 = Annotated[
     msgspec.Raw,
     msgspec.Meta(title="f32", extra_json_schema={"type": "number", "nullable": True}),
 ]
-
-
-def json_f32(value: float | None) -> JsonF32:
-    """The JSON text of an f32, or null for None, NaN and the infinities."""
-    return msgspec.Raw(format_f32(value).encode())
 
 
 class Token(msgspec.Struct):
