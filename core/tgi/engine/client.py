@@ -18,8 +18,7 @@ from typing import final
 from tgi.backend import Agreement, Control, ControlResult
 from tgi.engine.control import ControlClient
 from tgi.engine.crash_isolation import CrashIsolation
-from tgi.engine.liveness import DEFAULT_LIMITS, LivenessLimits
-from tgi.engine.memory_limit import MemoryWatch
+from tgi.engine.memory_limit import KillCounter
 from tgi.engine.messages import (
     WATCHDOG_CHECK,
     AbortSequence,
@@ -33,7 +32,7 @@ from tgi.engine.messages import (
     Start,
     StepReport,
 )
-from tgi.engine.process import EngineProcess
+from tgi.engine.process import DEFAULT_LIMITS, EngineProcess, LivenessLimits
 from tgi.engine.stream import OutputQueue, SequenceStream
 from tgi.engine.supervisor import EngineSupervisor, Launch, launch_engine
 from tgi.errors import RequestError, UnhealthyError
@@ -51,7 +50,7 @@ class EngineClient:
     same event loop.
 
     An engine process that hangs according to `limits` is killed. `launch` starts an engine process,
-    and `memory` observes the memory of the machine.
+    and `kills` counts the processes that the system killed because memory ran out.
     """
 
     def __init__(
@@ -60,11 +59,11 @@ class EngineClient:
         on_progress: Callable[[Progress], None],
         limits: LivenessLimits = DEFAULT_LIMITS,
         launch: Launch | None = None,
-        memory: MemoryWatch | None = None,
+        kills: KillCounter | None = None,
     ) -> None:
         self._on_progress = on_progress
         self._supervisor = EngineSupervisor(
-            self, start, on_progress, launch or launch_engine(limits), memory or MemoryWatch()
+            self, start, on_progress, launch or launch_engine(limits), kills or KillCounter()
         )
         self._streams: dict[int, SequenceStream] = {}
         self._sequence_ids = itertools.count(1)

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import final
 
 import msgspec
-import psutil  # type: ignore[import-untyped]
 
 from tgi.backend import Agreement
 from tgi.engine.messages import Start
 
-__all__ = ["MemoryWatch", "count_kills", "used_share", "with_smaller_cache"]
+__all__ = ["KillCounter", "count_kills", "with_smaller_cache"]
 
 _ROOT = Path("/")
 _NEAR_LIMIT = 0.95  # the share of the memory in use above which a SIGKILL is attributed to it
@@ -22,34 +21,22 @@ _SHRINK_DIVISOR = 2
 
 
 @final
-class MemoryWatch:
-    """Observes the memory of the machine and of the control group while an engine runs.
-
-    `count` returns the number of processes that were killed because memory ran out. `share` returns
-    the share of the memory that is in use.
+class KillCounter:
+    """Observes how many processes the system kills because memory ran out. `count` returns the
+    number since the system was started.
     """
 
-    def __init__(
-        self,
-        count: Callable[[], int] | None = None,
-        share: Callable[[], float] | None = None,
-    ) -> None:
+    def __init__(self, count: Callable[[], int] | None = None) -> None:
         self._count = count_kills if count is None else count
-        self._share = used_share if share is None else share
         self._num_kills = self._count()
-        self._was_near_limit = False
 
-    def sample(self) -> None:
-        """Record whether memory is nearly exhausted now."""
-        self._was_near_limit = self._share() >= _NEAR_LIMIT
-
-    def has_run_out(self) -> bool:
-        """Whether a process was killed since the last call because memory ran out, or memory was
-        nearly exhausted at the last sample.
+    def has_memory_run_out(self, memory_share: float) -> bool:
+        """Whether memory was the reason for which an engine was killed. This is true if the system
+        has counted a kill since the last call, or if `memory_share`, the share of the memory that
+        was in use shortly before, was near 1. Programs other than the kernel kill processes too.
         """
         before, self._num_kills = self._num_kills, self._count()
-        near, self._was_near_limit = self._was_near_limit, False
-        return self._num_kills > before or near
+        return self._num_kills > before or memory_share >= _NEAR_LIMIT
 
 
 def count_kills(root: Path = _ROOT) -> int:
@@ -64,27 +51,6 @@ def count_kills(root: Path = _ROOT) -> int:
     ]
     lines += [line.split() for line in _read(root / "proc/vmstat").splitlines()]
     return sum(int(words[1]) for words in lines if words[:1] == ["oom_kill"])
-
-
-def used_share(root: Path = _ROOT) -> float:
-    """Return the share of the memory that is in use, of the machine or of the control group. The
-    larger share counts. Memory that the system can reclaim does not count.
-    """
-    shares = [psutil.virtual_memory().percent / 100]
-    names = (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    )
-    for group in _control_groups(root):
-        for limit_name, usage_name, reclaimable_name in names:
-            limit, usage = _number(group / limit_name), _number(group / usage_name)
-            if limit and usage:
-                statistics = (line.split() for line in _read(group / "memory.stat").splitlines())
-                reclaimable = next(
-                    (int(words[1]) for words in statistics if words[:1] == [reclaimable_name]), 0
-                )
-                shares.append((usage - reclaimable) / limit)
-    return max(shares)
 
 
 def with_smaller_cache(start: Start, agreement: Agreement) -> Start | None:
@@ -126,12 +92,6 @@ def _control_groups(root: Path) -> list[Path]:
             if (parent / "memory.stat").exists():
                 return [parent]
     return []
-
-
-def _number(path: Path) -> int:
-    """Return the number in a file, or 0 if the file is missing or contains no number."""
-    text = _read(path).strip()
-    return int(text) if text.isdecimal() else 0
 
 
 def _read(path: Path) -> str:

@@ -14,18 +14,16 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, final
 
 from tgi.backend import Agreement
-from tgi.engine.liveness import LivenessLimits
-from tgi.engine.memory_limit import MemoryWatch, with_smaller_cache
+from tgi.engine.launch import ENGINE_COMMAND
+from tgi.engine.memory_limit import KillCounter, with_smaller_cache
 from tgi.engine.messages import EngineMessage, Progress, Start
-from tgi.engine.process import ENGINE_COMMAND, EngineProcess
+from tgi.engine.process import EngineProcess, LivenessLimits
 from tgi.engine.restart_policy import RestartPolicy
 from tgi.errors import StartError
 
 __all__ = ["EngineSupervisor", "Launch", "Supervised", "launch_engine"]
 
 Launch = Callable[[Start, Callable[[Progress], None]], Awaitable[tuple[EngineProcess, Agreement]]]
-
-_MEMORY_SAMPLE_SECONDS = 1.0
 
 
 class Supervised(Protocol):
@@ -71,15 +69,15 @@ class EngineSupervisor:
         start: Start,
         on_progress: Callable[[Progress], None],
         launch: Launch,
-        memory: MemoryWatch,
+        kills: KillCounter,
     ) -> None:
         self._owner = owner
         self._start_message = start
         self._on_progress = on_progress
         self._launch = launch
-        self._memory = memory
+        self._kills = kills
         self._policy = RestartPolicy()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._task: asyncio.Task[None] | None = None
         self.process: EngineProcess | None = None
         """The engine process that is ready, or None during a restart."""
         self.agreement: Agreement | None = None
@@ -94,17 +92,14 @@ class EngineSupervisor:
         """
         process, agreement = await self._launch(self._start_message, self._on_progress)
         self._set_ready(process, agreement)
-        self._tasks = [
-            asyncio.create_task(self._supervise(process), name="engine supervisor"),
-            asyncio.create_task(self._sample_memory(), name="memory watch"),
-        ]
+        self._task = asyncio.create_task(self._supervise(process), name="engine supervisor")
         return agreement
 
     async def close(self, *, at_once: bool) -> None:
         """Stop supervising and end the engine process. With `at_once` the process is killed."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
         if self.process is not None:
             await self.process.close(at_once=at_once)
             self.process = None
@@ -121,13 +116,13 @@ class EngineSupervisor:
 
     async def _supervise(self, process: EngineProcess) -> None:
         while True:
-            async for message in process.messages():
-                self._owner.on_message(message)
+            # A separate task, so that a message does not resume this method too.
+            await asyncio.create_task(process.run(self._owner.on_message), name="engine messages")
             self.process = None
             cause = await process.wait_end()
             has_progressed = self._owner.has_progressed
             is_from_outside = process.was_killed_from_outside
-            if is_from_outside and self._memory.has_run_out():
+            if is_from_outside and self._kills.has_memory_run_out(process.memory_share):
                 is_from_outside = False
                 self._shrink_cache()
             self._owner.on_end(cause, is_from_outside=is_from_outside)
@@ -181,12 +176,6 @@ class EngineSupervisor:
             f" {smaller.requested.max_batch_total_tokens} tokens instead of {before}, set"
             " `--max-batch-total-tokens` to this value or less"
         )
-
-    async def _sample_memory(self) -> None:
-        while True:
-            await asyncio.sleep(_MEMORY_SAMPLE_SECONDS)
-            if self.process is not None:
-                self._memory.sample()
 
     def _log(self, text: str) -> None:
         self._on_progress(Progress("log", text=text))

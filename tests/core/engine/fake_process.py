@@ -4,7 +4,7 @@ import asyncio
 
 from tests.core.server.fake_engine import agreement
 from tgi.engine.client import EngineClient
-from tgi.engine.memory_limit import MemoryWatch
+from tgi.engine.memory_limit import KillCounter
 from tgi.engine.messages import AbortSequence, AddSequence, EngineStats, StepReport
 from tgi.errors import BackendError
 from tgi.scheduler.records import SchedulerStats, SequenceOutput
@@ -21,7 +21,7 @@ class FakeProcess:
     def __init__(self, start):
         self.start = start
         self.is_healthy, self.was_killed_from_outside = True, False
-        self.last_stats = None
+        self.last_stats, self.memory_share = None, 0.5
         self.pid = 1
         self._cause = None
         self._sequences = {}
@@ -39,12 +39,14 @@ class FakeProcess:
     def end(self, cause, *, is_from_outside=False):
         self._cause, self.was_killed_from_outside = cause, is_from_outside
 
-    async def messages(self):
+    async def run(self, on_message):
         while self._cause is None:
             await asyncio.sleep(STEP_SECONDS)
             outputs = list(self._step())
             if outputs and self._cause is None:
-                yield StepReport(outputs, EngineStats(SchedulerStats(num_running=len(outputs))))
+                on_message(
+                    StepReport(outputs, EngineStats(SchedulerStats(num_running=len(outputs))))
+                )
 
     def _step(self):
         for number, (request, count) in list(self._sequences.items()):
@@ -73,7 +75,7 @@ class FakeMachine:
             start_message(tmp_path),
             lambda progress: self.log.append(progress.text),
             launch=self._launch,
-            memory=MemoryWatch(lambda: self.num_kills, lambda: 0.5),
+            kills=KillCounter(lambda: self.num_kills),
         )
         self.client.add_stats_listener(
             lambda stats: self.gauges.append(

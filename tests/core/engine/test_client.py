@@ -12,8 +12,7 @@ import pytest
 
 from tgi.backend import BackendError, SamplingParams
 from tgi.engine.client import EngineClient
-from tgi.engine.liveness import LivenessLimits
-from tgi.engine.process import EngineProcess
+from tgi.engine.process import EngineProcess, LivenessLimits
 from tgi.errors import UnhealthyError
 from tgi.testing.doubles.null_script import NullFailure
 from tgi.types import FinishReason

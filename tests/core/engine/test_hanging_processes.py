@@ -13,7 +13,7 @@ import pytest
 
 from tgi.backend import BackendError
 from tgi.engine.client import EngineClient
-from tgi.engine.liveness import DEFAULT_LIMITS, LivenessLimits
+from tgi.engine.process import DEFAULT_LIMITS, LivenessLimits
 
 from .engine_setup import SubmittedSequence, request, start_message
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tgi.engine.liveness import Liveness, LivenessLimits
+from tgi.engine.process import Liveness, LivenessLimits
 
 LIMITS = LivenessLimits()
 # Processor seconds per second of an engine that works, and of one that is frozen.

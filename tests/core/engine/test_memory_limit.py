@@ -5,11 +5,10 @@ import pytest
 
 from tests.core.server.fake_engine import agreement
 from tgi.backend import CacheGroup, KVCachePlan
-from tgi.engine.memory_limit import MemoryWatch, count_kills, used_share, with_smaller_cache
+from tgi.engine.memory_limit import KillCounter, count_kills, with_smaller_cache
 
 from .engine_setup import start_message
 
-GIB = 1 << 30
 # The files of a control group: in version 2, in version 1, and inside a container.
 LAYOUTS = {
     "version 2": ("0::/pod/a", "pod/a", "memory.events"),
@@ -30,64 +29,46 @@ class Machine:
 
     def __init__(self, root, line, group, events):
         self.root, self._group, self._events = root, group, group / events
-        self._is_version_1 = events == "memory.oom_control"
         group.mkdir(parents=True)
         (root / "proc/self").mkdir(parents=True)
         (root / "proc/self/cgroup").write_text(f"12:cpuset:/x\n{line}\n")
-        self.set_memory(GIB, 4 * GIB)
+        (group / "memory.stat").write_text("cache 7\n")
         self.set_kills(3)
 
     def set_kills(self, count):
         self._events.write_text(f"low 9\noom 1\noom_kill_disable 0\noom_kill {count}\n")
 
-    def set_memory(self, usage, limit, file=0):
-        names = ("memory.usage_in_bytes", "memory.limit_in_bytes", "total_inactive_file")
-        if not self._is_version_1:
-            names = ("memory.current", "memory.max", "inactive_file")
-        for name, value in zip(names, (usage, limit), strict=False):
-            (self._group / name).write_text(f"{value}\n")
-        (self._group / "memory.stat").write_text(f"cache 7\n{names[2]} {file}\n")
-
     def watch(self):
-        return MemoryWatch(lambda: count_kills(self.root), lambda: used_share(self.root))
+        return KillCounter(lambda: count_kills(self.root))
 
 
 def test_a_kill_of_the_control_group_means_that_memory_ran_out(machine):
     watch = machine.watch()
-    assert not watch.has_run_out()
+    assert not watch.has_memory_run_out(0.5)
     machine.set_kills(4)
-    assert watch.has_run_out()
-    assert not watch.has_run_out()
+    assert watch.has_memory_run_out(0.5)
+    assert not watch.has_memory_run_out(0.5)
 
 
 def test_a_kill_of_the_machine_means_that_memory_ran_out(machine):
     watch = machine.watch()
     (machine.root / "proc/vmstat").write_text("pgfault 5\noom_kill 1\n")
-    assert watch.has_run_out()
+    assert watch.has_memory_run_out(0.5)
 
 
 def test_memory_near_the_limit_means_that_memory_ran_out(machine):
     watch = machine.watch()
-    machine.set_memory(99 * GIB, 100 * GIB, file=50 * GIB)
-    watch.sample()
-    assert not watch.has_run_out()
-    machine.set_memory(99 * GIB, 100 * GIB)
-    watch.sample()
-    machine.set_memory(GIB, 100 * GIB)  # the memory of the killed process is free again
-    assert watch.has_run_out()
-    watch.sample()
-    assert not watch.has_run_out()
+    assert not watch.has_memory_run_out(0.94)
+    assert watch.has_memory_run_out(0.96)
 
 
 def test_a_machine_without_these_files_is_not_an_error(tmp_path):
-    watch = MemoryWatch(lambda: count_kills(tmp_path), lambda: used_share(tmp_path) * 0)
-    watch.sample()
-    assert not watch.has_run_out()
+    watch = KillCounter(lambda: count_kills(tmp_path))
+    assert not watch.has_memory_run_out(0.5)
 
 
 def test_the_counters_of_this_machine_can_be_read():
     assert count_kills() >= 0
-    assert 0 < used_share() <= 1.5
 
 
 @pytest.mark.parametrize(

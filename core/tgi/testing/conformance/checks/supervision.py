@@ -16,8 +16,8 @@ import psutil  # type: ignore[import-untyped]
 
 from tgi.backend import BackendError, SamplingParams
 from tgi.engine.client import EngineClient
-from tgi.engine.liveness import LivenessLimits
 from tgi.engine.messages import Progress, Start
+from tgi.engine.process import LivenessLimits
 from tgi.engine.stream import OutputQueue, SequenceStream
 from tgi.scheduler import Request, SchedulerConfig
 from tgi.testing.conformance.backend_under_test import REQUESTED, BackendUnderTest, prompt_of
