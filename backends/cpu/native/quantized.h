@@ -34,6 +34,15 @@ struct IntegerRows {
   static int64_t scratch_floats(const QuantizedWeight& weight, int64_t num_inputs,
                                 int64_t num_rows);
 
+  // The same rows without the first `row` ones.
+  IntegerRows from(int64_t row) const {
+    IntegerRows rest = *this;
+    rest.scales += row * num_groups;
+    rest.offsets += row * num_groups;
+    rest.bytes += row * row_bytes;
+    return rest;
+  }
+
   int64_t num_groups, row_bytes;
   float* scales;     // [rows][groups]
   int32_t* offsets;  // [rows][groups], -zero times the sum of the group's integers
