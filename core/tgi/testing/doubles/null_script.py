@@ -21,10 +21,11 @@ class NullFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     broken   the whole step fails and may not be tried again
     raise    an exception that the backend interface does not define
     exit     the engine process ends with status 3
+    memory   the engine process takes memory until the system kills it
     """
 
     token: int
-    kind: Literal["row", "step", "broken", "raise", "exit"]
+    kind: Literal["row", "step", "broken", "raise", "exit", "memory"]
     after: int = 0
     times: int = 1
 

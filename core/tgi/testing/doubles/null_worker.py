@@ -44,6 +44,7 @@ __all__ = ["NullWorker"]
 _LOGPROB = -0.5  # of every token; each alternative is 0.5 below the previous one
 _EXIT_STATUS = 3
 _PROGRESS_SECONDS = 0.2
+_MEMORY_BYTES = 1 << 22  # that a scripted failure takes at once
 
 
 @final
@@ -278,3 +279,7 @@ def _raise_failure(failure: NullFailure) -> None:
             raise RuntimeError("scripted exception")
         case "exit":
             os._exit(_EXIT_STATUS)
+        case "memory":
+            taken = []
+            while True:
+                taken.append(bytearray(_MEMORY_BYTES))
