@@ -174,11 +174,22 @@ async def _start(
         config, _requested(options, model), _scheduler_config(options, context.environment)
     )
     engine = EngineClient(start, display.progress)
-    parts.push_async_callback(lambda: engine.close(at_once=server.is_forced))
+    parts.push_async_callback(_close, engine, server)
     agreement, frontend = await _both(engine.start(), _prepare_frontend(context, model, parts))
     for line in memory_lines(agreement):
         display.log(line)
     return frontend.application(selection.chosen, agreement, engine, parts), engine
+
+
+async def _close(engine: EngineClient, server: HttpServer) -> None:
+    """End the engine process. A second signal kills the process."""
+    forced = asyncio.ensure_future(server.wait_forced())
+    closing = asyncio.ensure_future(engine.close())
+    await asyncio.wait((forced, closing), return_when=asyncio.FIRST_COMPLETED)
+    if not closing.done():
+        await engine.close(at_once=True)
+    await closing
+    forced.cancel()
 
 
 async def _both(

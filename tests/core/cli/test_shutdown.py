@@ -190,6 +190,21 @@ def test_requests_that_finish_in_time_are_complete(server):
     assert code == 0
 
 
+@pytest.mark.parametrize("pause", [0.0, 1.0])
+def test_a_second_signal_does_not_wait_for_a_frozen_engine(server, pause):
+    server.start()
+    server.wait_log("Connected")
+    engine = engine_of(server)
+    engine.suspend()
+    server.process.send_signal(signal.SIGTERM)
+    server.wait_log("Shutting down")
+    time.sleep(pause)
+    server.process.send_signal(signal.SIGTERM)
+    seconds, code = server.ended_after()
+    assert (code, seconds < 2) == (143, True), server.log
+    engine.wait(5)
+
+
 SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
 
 

@@ -95,6 +95,7 @@ class HttpServer:
         self._end_requests: Callable[[], None] = lambda: None
         self._ending: asyncio.Task[None] | None = None
         self._signals: list[signal.Signals] = []
+        self._second_signal = asyncio.Event()
 
     @property
     def is_stopping(self) -> bool:
@@ -105,6 +106,10 @@ class HttpServer:
     def is_forced(self) -> bool:
         """Whether a second signal has arrived, so that the server must end at once."""
         return len(self._signals) > 1
+
+    async def wait_forced(self) -> None:
+        """Wait for a second signal."""
+        await self._second_signal.wait()
 
     @property
     def signal_status(self) -> int:
@@ -165,6 +170,8 @@ class HttpServer:
         self._signals.append(signal.Signals(number))
         if len(self._signals) > 2:
             os._exit(_SIGNAL_STATUS + number)
+        if self.is_forced:
+            self._loop.call_soon_threadsafe(self._second_signal.set)
         if self._starting is not None:
             self._loop.call_soon_threadsafe(self._starting.cancel)
         elif self._server is not None:
