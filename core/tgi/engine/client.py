@@ -185,6 +185,8 @@ class EngineClient:
             self._has_progressed |= self._has_new_tokens(stream)
             self._send(AbortSequence(sequence_id))
             self._end_isolation()
+            if self._process is None:
+                self._report_idle()
 
     def _send(self, message: FrontendMessage) -> None:
         # Without a process the message is dropped: a restart resends every unfinished sequence.

@@ -123,6 +123,8 @@ def test_gauges_count_no_running_request_of_an_engine_that_has_ended(tmp_path):
         machine.process.end("the engine process ended with status 3")
         await asyncio.sleep(2 * STEP_SECONDS)
         assert machine.gauges[-1] == (0, 3)
+        streams[0].abort()
+        assert machine.gauges[-1] == (0, 2)
         machine.failures = 9
         while not machine.client.failure:
             await asyncio.sleep(STEP_SECONDS)
