@@ -133,10 +133,11 @@ class CpuBackend:
                 Implementation("layers", "torch operations", (("native kernels", reason),)),
                 *weights,
             )
+        stored = _stored_dtype(Path(config.model_path))
         weights = weights or (
             Implementation(
                 "weights",
-                "bfloat16 in 12 bits without loss",
+                native_weights_format(stored),
                 (("16 bits", "they take longer to read"),),
             ),
         )
@@ -186,6 +187,13 @@ def _weights_bytes(spec: ModelSpec | GenericSpec, config: EngineConfig, dtype: s
         return _checkpoint_bytes(Path(config.model_path), dtype)
     quantization = None if config.quantize is None else QUANTIZATIONS[config.quantize]
     return weights_bytes(spec, dtype, quantization)
+
+
+def native_weights_format(stored: str) -> str:
+    """Describe the format in which the native kernels store weights of the dtype `stored`."""
+    if stored == "bfloat16":
+        return "bfloat16 in 12 bits without loss"
+    return f"{stored} rounded to bfloat16, in 12 bits"
 
 
 def _refused_options(spec: ModelSpec | GenericSpec, config: EngineConfig) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ import psutil  # type: ignore[import-untyped]
 
 from tgi.config import process_environment
 from tgi.errors import ModelError, StartError, TemplateError, UnhealthyError
-from tgi.text.chat_template import ChatTemplate
+from tgi.text.chat_template import DEFAULT_TEMPLATE, ChatTemplate
 from tgi.text.chat_template_messages import (
     LoadTemplates,
     Refused,
@@ -85,6 +85,10 @@ class ChatTemplateRenderer:
             ) from error
         except UnhealthyError as error:
             raise StartError(f"{error}", "The machine may be overloaded.") from error
+
+    def mentions(self, name: str) -> bool:
+        """Whether the default template contains `name`, for example the name of a role."""
+        return name in self._template.sources.get(DEFAULT_TEMPLATE, "")
 
     async def render(
         self,
