@@ -45,6 +45,6 @@ def test_the_client_works_with_a_key(guarded_server, name):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["langchain", "litellm"])
+@pytest.mark.parametrize("name", ["langchain", "langchain_chat", "litellm"])
 def test_the_large_client_works(live_server, name):
     run_session(name, live_server.url)
