@@ -21,9 +21,9 @@ __all__ = ["TokenSpelling"]
 class TokenSpelling:
     """Reads the bytes of the tokens of one tokenizer from its vocabulary."""
 
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer, token_bytes: TokenBytes) -> None:
         self._backend = backend
-        self._bytes = TokenBytes(backend)
+        self._bytes = token_bytes
         self._added = backend.get_added_tokens_decoder()
         self._replacements = list(_replacements(backend))
         self._known: dict[int, bytes | None] = {}  # at most one entry per id
