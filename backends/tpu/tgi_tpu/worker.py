@@ -97,7 +97,9 @@ class TpuPart:
         self._loaded = LoadedModel(self._spec, parameters, plan, dtype)
 
     def plan(self, requested: RequestedLimits) -> Agreement:
-        """Keep the requested limits and derive the others from the free memory."""
+        """Keep the limits that the user requested, and derive the other limits from the free
+        memory.
+        """
         assert self._loaded is not None
         mesh, dtype = self._loaded.plan.mesh, self._loaded.dtype
         buckets = self._token_buckets

@@ -120,8 +120,8 @@ class Operation(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """The limits of the server as far as they are known before startup. None = decided by the
-    backend.
+    """The limits of the server as far as they are known before startup. None means that the backend
+    decides the limit.
     """
 
     max_total_tokens: int

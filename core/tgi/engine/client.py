@@ -118,7 +118,7 @@ class EngineClient:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether the engine process is ready. False during a restart."""
+        """Whether the engine process is ready. The value is False during a restart."""
         return self._process is not None
 
     @property
@@ -128,8 +128,8 @@ class EngineClient:
 
     @property
     def failure(self) -> str:
-        """The reason for which the client no longer restarts the engine. Empty if the client still
-        restarts the engine after a crash.
+        """The reason for which the client no longer restarts the engine. The text is empty if the
+        client still restarts the engine after a crash.
         """
         return self._failure
 
@@ -215,7 +215,7 @@ class EngineClient:
         if len(self._crashes) > _MAX_RESTARTS:
             self._give_up(f"{cause}, {len(self._crashes)} times within {_RESTART_WINDOW:.0f} s")
             return None
-        self._log(f"{cause}; restarting it, {len(self._streams)} sequences will be resumed")
+        self._log(f"{cause}. The engine is restarted, and {len(self._streams)} sequences resume.")
         try:
             process, self._agreement = await EngineProcess.start(
                 self._start_message, self._on_progress
@@ -241,7 +241,7 @@ class EngineClient:
         if offender is None:
             return
         name = offender.request.request_id
-        self._log(f"{cause} while it worked on request {name} alone, which fails")
+        self._log(f"{cause} while it ran only request {name}. This request ends with an error.")
         self._deliver(
             SequenceOutput(
                 offender.sequence_id, error=f"{cause} while it worked on this request alone"
@@ -258,9 +258,9 @@ class EngineClient:
             return
         following = self._isolation.advance()
         if following is not None:
-            # Output of the passed sequence that the engine has already sent arrives before the
-            # output with which the next sequence passes. The sequence can therefore be resumed
-            # later without lost tokens.
+            # The engine sends its messages in order. The remaining output of the passed sequence
+            # therefore arrives before the next sequence passes, and the passed sequence can be
+            # resumed later without losing tokens.
             self._send(AbortSequence(passed.sequence_id))
             self._send(following.resume_message())
             return
@@ -274,12 +274,12 @@ class EngineClient:
             await asyncio.sleep(min(self._silence_limit / 4, _MAX_WATCH_INTERVAL))
             silence = time.monotonic() - self._last_heard
             if self._process is not None and self._streams and silence > self._silence_limit:
-                self._log(f"the engine has sent nothing for {silence:.0f} s; killing it")
+                self._log(f"The engine has sent nothing for {silence:.0f} s and is killed.")
                 await self._process.kill()
 
     def _give_up(self, failure: str) -> None:
         self._failure = failure
-        self._log(f"{failure}; giving up")
+        self._log(f"{failure}. The engine is not restarted again.")
         for stream in list(self._streams.values()):
             self._deliver(SequenceOutput(stream.sequence_id, error=failure))
 

@@ -268,11 +268,11 @@ def check_limits(limits: Limits) -> None:
         min(limits.max_sequences, limits.max_step_tokens, limits.depth, limits.chunk_multiple) < 1
         or limits.max_total_tokens < 2
     ):
-        raise BackendError(f"The backend agreed on limits that let nothing run: {limits}.")
+        raise BackendError(f"The backend negotiated limits that allow no step: {limits}.")
     if limits.chunked and limits.max_step_tokens < limits.chunk_multiple:
         raise BackendError(
-            f"The backend agreed on steps of {limits.max_step_tokens} tokens, but on prefill chunks"
-            f" of {limits.chunk_multiple}."
+            f"The backend negotiated steps of {limits.max_step_tokens} tokens, but prefill chunks"
+            f" of {limits.chunk_multiple} tokens do not fit into a step."
         )
 
 

@@ -31,7 +31,7 @@ _MAX_TOKENIZER_BYTES = 256 << 20  # the largest published tokenizer.json has 40 
 _MAX_REASON = 200  # maximum number of characters of an error message of the tokenizers library
 _MIN_TEXT_LENGTH = 1 << 16  # characters
 _NUM_MARGIN_TOKENS = 64  # tokens near the point where the text is truncated may differ
-_NUM_BLOCK_TOKENS = 1024  # formatted together
+_NUM_BLOCK_TOKENS = 1024  # number of tokens that are formatted in one call
 _SPECIAL_TOKEN_FIELDS = (
     "bos_token",
     "eos_token",
@@ -117,9 +117,9 @@ class Tokenizer:
         """The token ids of `text`.
 
         `truncate` is the maximum number of ids. The special tokens that the tokenizer adds are
-        kept. The remaining places are filled with the last of the other ids (TGI's left
-        truncation). If `truncate` is set, the start of a long text is removed before the text is
-        tokenized.
+        kept. Of the ids of the text itself, the last ones are kept, so that the result has
+        `truncate` ids (TGI's left truncation). If `truncate` is set, the start of a long text is
+        removed before the text is tokenized.
         """
         if truncate is not None:
             text = text[-self.max_text_length(truncate + _NUM_MARGIN_TOKENS) :]
@@ -312,7 +312,8 @@ class Detokenizer:
         self._decode = tokenizer.decode
         self._token_text = tokenizer.token_text
         # Invariant: the first `_num_read` characters of the window's text belong to the prompt or
-        # have been returned. They are the text of its first `read_offset` ids.
+        # have been returned. These characters are the text of the window's first `_read_offset`
+        # ids.
         self._window, text = self._context(prompt_token_ids)
         self._read_offset = len(self._window)
         self._num_read = len(text)

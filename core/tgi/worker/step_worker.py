@@ -71,10 +71,10 @@ class PendingSteps:
         """Raise `StepError` if the negotiated number of steps is already pending."""
         if len(self._steps) < self._depth:
             return
-        if self._depth == 1:
-            raise StepError("One step in flight was agreed, and one is.", retryable=False)
         raise StepError(
-            f"{self._depth} steps in flight were agreed, and as many are.", retryable=False
+            f"The step cannot be submitted, because {self._depth} steps are in flight, the"
+            " negotiated maximum.",
+            retryable=False,
         )
 
     def append(self, step: SchedulerOutput) -> None:
@@ -213,7 +213,7 @@ class StepWorker:
 
     def _submit_masks(self, masks: GrammarMasks) -> None:
         if "late_mask" not in self._negotiated.features:
-            raise StepError("Late masks were not agreed.", retryable=False)
+            raise StepError("Late masks were not negotiated.", retryable=False)
         self._pending.add_masks(masks)
         if self._overlapped is not None:
             self._overlapped.enqueue_masks(masks)

@@ -1,4 +1,4 @@
-"""The validation rules for requests, and the creation of a `Request` from a valid one.
+"""The validation rules for request bodies, and the creation of a `Request` from a valid body.
 
 The rules of TGI 3 (`router/src/validation.rs`) are applied first, in TGI's order and with TGI's
 error messages. The rules of this project are applied next. They reject each parameter that the

@@ -41,7 +41,7 @@ from tgi.worker.negotiation import with_requested_features
 
 __all__ = ["NullWorker"]
 
-_LOGPROB = -0.5  # of every token; each alternative is 0.5 below the previous one
+_LOGPROB = -0.5  # log probability of every token; each alternative is 0.5 below the previous one
 _EXIT_STATUS = 3
 _PROGRESS_SECONDS = 0.2
 

@@ -45,7 +45,7 @@ def _memory_fraction(under_test: BackendUnderTest) -> None:
         agreed = sum(item.num_bytes for item in core.agreement.memory if item.label != _FREE_ITEM)
         require(
             agreed <= _FRACTION * total,
-            f"{agreed} of {total} bytes were negotiated, more than a fraction of {_FRACTION}",
+            f"{agreed} of {total} bytes were negotiated, which is more than the part {_FRACTION}",
         )
         sequence = core.add(prompt_of(core.agreement.limits.max_total_tokens - 2))
         core.generate([sequence], 1)
@@ -53,7 +53,10 @@ def _memory_fraction(under_test: BackendUnderTest) -> None:
             core.worker.health(deep=True).memory_bytes
             or psutil.Process().memory_info().rss - before
         )
-        require(taken <= agreed + _SLACK * total, f"{taken} bytes are used, {agreed} negotiated")
+        require(
+            taken <= agreed + _SLACK * total,
+            f"{taken} bytes are used, but {agreed} were negotiated",
+        )
     each = {
         item.label: item.num_bytes
         for item in under_test.backend.supports(model.spec, under_test.config(model)).memory

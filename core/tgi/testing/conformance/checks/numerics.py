@@ -65,7 +65,7 @@ def _positions(under_test: BackendUnderTest) -> None:
         try:
             _serve(under_test, model, (3, _MIN_TOKENS, 120))
         except AssertionError as error:
-            require(False, f"{name} rope scaling: {error}")
+            require(False, f"with the rope scaling `{name}`, {error}")
     not_applicable(not served, "no rope scaling is supported")
 
 
