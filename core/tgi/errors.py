@@ -57,8 +57,8 @@ class TgiError(Exception):
 class StartError(TgiError):
     """The server cannot start.
 
-    `cause` says what is wrong, and `remedy` what the user can do. Both are printed on one line,
-    without a traceback.
+    `cause` states the problem, and `remedy` states what the user can do. Both texts are printed on
+    one line, without a traceback.
     """
 
     def __init__(self, cause: str, remedy: str = "") -> None:
@@ -85,7 +85,8 @@ class RequestError(TgiError):
     status: ClassVar[int] = 500
     error_type: ClassVar[str] = "generation"
     prefix: ClassVar[str] = ""
-    # Seconds until the same request may succeed, sent as `Retry-After`. None: no such header.
+    # Seconds until the same request may succeed, sent as `Retry-After`. If it is None, this header
+    # is not sent.
     retry_after: ClassVar[int | None] = None
 
     @property

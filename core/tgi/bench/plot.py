@@ -22,7 +22,9 @@ _LEGEND_STEP = 16
 @final
 @dataclass(frozen=True)
 class Panel:
-    """One chart with one line per name. `places` are the labels of the x axis. None is a gap."""
+    """One chart with one line per name. `places` are the labels of the x axis. A value of None is
+    drawn as a gap.
+    """
 
     title: str
     places: Sequence[str]

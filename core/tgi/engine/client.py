@@ -243,9 +243,7 @@ class EngineClient:
         name = offender.request.request_id
         self._log(f"{cause} while it ran only request {name}. This request ends with an error.")
         self._deliver(
-            SequenceOutput(
-                offender.sequence_id, error=f"{cause} while it worked on this request alone"
-            )
+            SequenceOutput(offender.sequence_id, error=f"{cause} while it ran this request alone")
         )
         self._are_crashes_explained = True
 

@@ -149,7 +149,7 @@ class EngineProcess:
         )
 
     async def kill(self) -> None:
-        """Kill the process and wait until it has ended. Idempotent."""
+        """Kill the process and wait until it has ended. This method may be called several times."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()

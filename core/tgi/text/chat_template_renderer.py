@@ -35,8 +35,8 @@ __all__ = ["ChatTemplateRenderer", "RenderLimits", "TemplateProcess"]
 _COMMAND = (sys.executable, "-m", "tgi.text.chat_template_child")
 _START_SECONDS = 60.0  # the time limit is long because imports can be slow on a busy machine
 _PASSED_VARIABLES = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
-"""The only environment variables of the template process. It must not have secrets such as API
-keys.
+"""The only environment variables of the template process. The process must not have secrets such as
+API keys.
 """
 
 

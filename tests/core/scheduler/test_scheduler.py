@@ -69,7 +69,9 @@ def test_a_token_id_that_the_model_does_not_have_never_reaches_the_worker(token,
         request = msgspec.structs.replace(request, encoder_token_ids=[1, token])
     output_token_ids = [token] if place.startswith("output") else []
     refused = scheduler.add(1, request, output_token_ids)
-    assert refused.error == f"The sequence contains token id {token}, the model has 100 token ids"
+    assert refused.error == (
+        f"The sequence contains the token id {token}, but the model has 100 token ids"
+    )
     assert not scheduler.has_work
 
 

@@ -129,7 +129,7 @@ def test_the_states_follow_the_methods():
     with pytest.raises(WrongStateError, match="load"):
         worker.load()
     worker.negotiate(ALL)
-    assert worker.health(deep=True) == Health(False, "the worker is agreed")
+    assert worker.health(deep=True) == Health(False, "the worker is in the state `negotiated`")
     worker.warmup()
     assert reporter.progress_calls == [("load", 1, 1), ("warmup", 1, 1)]
     assert worker.collect() is None

@@ -94,7 +94,7 @@ class AnthropicRoutes:
         self._pipeline = pipeline
 
     async def messages(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /v1/messages`."""
+        """Handle `POST /v1/messages`."""
         try:
             return await self._create(http_request)
         except (RequestError, RejectionError) as error:

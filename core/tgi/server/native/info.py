@@ -33,7 +33,7 @@ class InfoRoutes:
         self._was_healthy = True
 
     async def info(self, request: Request) -> Response:
-        """`GET /info`: exactly TGI's 14 keys, in TGI's order."""
+        """Handle `GET /info`. The response has exactly TGI's 14 keys, in TGI's order."""
         del request
         config = self._state.config
         info = Info(
@@ -55,8 +55,8 @@ class InfoRoutes:
         return json_response(msgspec.json.encode(info))
 
     async def backend(self, request: Request) -> Response:
-        """`GET /info/backend`: the backend in use, and the limits and features negotiated
-        with it.
+        """Handle `GET /info/backend`. The response contains the backend in use, and the limits and
+        features negotiated with it.
         """
         del request
         agreement = self._state.engine.agreement
@@ -81,8 +81,8 @@ class InfoRoutes:
         return json_response(msgspec.json.encode(info))
 
     async def health(self, request: Request) -> Response:
-        """`GET /health`: 200 without a body, or 503. After a failed check, the next check runs a
-        forward pass.
+        """Handle `GET /health`. The response is 200 without a body, or 503. After a failed check,
+        the next check runs a forward pass.
         """
         del request
         engine = self._state.engine
@@ -94,12 +94,14 @@ class InfoRoutes:
         return empty_response(200)
 
     async def metrics(self, request: Request) -> Response:
-        """`GET /metrics`: the Prometheus text exposition."""
+        """Handle `GET /metrics`. The response is the Prometheus text exposition."""
         del request
         return Response(self._state.metrics.render(), headers={"content-type": CONTENT_TYPE})
 
     async def models(self, request: Request) -> Response:
-        """`GET /v1/models`: a list that contains the one model of this server."""
+        """Handle `GET /v1/models`. The response is a list that contains the one model of this
+        server.
+        """
         del request
         model_id = self._state.config.model_id
         model = ModelInfo(id=model_id, object="model", created=0, owned_by=model_id)

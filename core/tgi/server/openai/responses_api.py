@@ -141,7 +141,7 @@ class ResponsesRoutes:
         self._pipeline = pipeline
 
     async def create(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /v1/responses`."""
+        """Handle `POST /v1/responses`."""
         config = self._state.config
         call, body = await self._pipeline.read(http_request, ResponsesRequest)
         with self._pipeline.counted():

@@ -21,7 +21,7 @@ _FAILURES = {
     401: "The API key is missing or wrong",
     413: "The body is too large",
     415: "The body is not declared as JSON",
-    422: "The request breaks a rule",
+    422: "The request violates a rule",
     424: "The backend failed",
     429: "All concurrency slots are in use",
     500: "The generation ended early",
