@@ -338,7 +338,7 @@ def _find_unknown_id(sequence: Sequence, vocab_size: int) -> str | None:
         if token_ids and not 0 <= min(token_ids) <= max(token_ids) < vocab_size:
             outside = next(token for token in token_ids if not 0 <= token < vocab_size)
             return (
-                f"The sequence contains the token id {outside}, but the model has {vocab_size}"
+                f"The sequence contains token id {outside}, but the model has {vocab_size}"
                 " token ids"
             )
     return None

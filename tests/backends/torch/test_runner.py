@@ -306,7 +306,7 @@ def test_blocks_must_hold_the_tokens(core):
     step = core.build({core.add(prompt(0)): 20})
     [new] = step.added
     without_blocks = msgspec.structs.replace(new, block_tables=[np.zeros(0, np.int32)])
-    refuse(core, "has 0 blocks", msgspec.structs.replace(step, added=[without_blocks]))
+    refuse(core, "only 0 blocks", msgspec.structs.replace(step, added=[without_blocks]))
     core.forget(step)
     sequence = core.add(prompt(1), blocks=list(range(9)))
     with pytest.raises(StepError, match="blocks"):

@@ -50,8 +50,8 @@ def openapi_document(version: str) -> Json:
         "info": {
             "title": _TAG,
             "description": (
-                "Serves large language models; the wire contract of Text Generation Inference 3,"
-                " and more beside it."
+                "Serves large language models with the routes of Text Generation Inference 3 and"
+                " additional routes."
             ),
             "license": {"name": "Apache 2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
             "version": version,
