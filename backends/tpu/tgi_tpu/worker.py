@@ -30,6 +30,7 @@ from tgi.backend import (
 )
 from tgi.worker.buckets import Buckets, parse_token_buckets
 from tgi.worker.memory.errors import cache_out_of_memory
+from tgi.worker.memory.limits import rounding_line
 from tgi.worker.parts import Progress
 from tgi.worker.sequences import SequenceTable
 from tgi.worker.step_worker import StepWorker
@@ -77,7 +78,11 @@ class TpuPart:
         the weights cannot be loaded.
         """
         config, path = self._config, Path(self._config.model_path)
-        dtype = compute_dtype(config.dtype, main_dtype(stored_tensors(path)))
+        stored = main_dtype(stored_tensors(path))
+        dtype = compute_dtype(config.dtype, stored)
+        line = rounding_line(config.dtype, stored, dtype)
+        if line is not None:
+            self._reporter.log(line)
         if config.cache_dir:
             keep_programs_in(Path(config.cache_dir) / "tpu")
         platform = _prepared_platform(config.options.get("platform", "auto"), config.num_shard)

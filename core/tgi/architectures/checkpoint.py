@@ -47,6 +47,8 @@ INDEX_NAME = "model.safetensors.index.json"
 _SINGLE_NAME = "model.safetensors"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
 _ADAPTER = "adapter_model*.safetensors"
+_ORIGINAL = "consolidated*.safetensors"
+_GGUF = "*.gguf"
 _PICKLED = ("*.bin", "*.pt", "*.pth")
 _DOWNLOAD_AGAIN = "The file is damaged or was not downloaded completely: download it again."
 _LENGTH_BYTES = 8
@@ -246,6 +248,9 @@ def weight_files(model_path: Path, index: Mapping[str, str]) -> list[Path]:
         paths = [model_path / _SINGLE_NAME]
     else:
         paths = sorted(set(model_path.glob("*.safetensors")) - set(model_path.glob(_ADAPTER)))
+        # The same weights with other names, which Mistral publishes beside those of transformers.
+        original = set(model_path.glob(_ORIGINAL))
+        paths = [path for path in paths if path not in original] or paths
     if not paths:
         raise _no_weights(model_path)
     for path in paths:
@@ -265,6 +270,11 @@ def _no_weights(model_path: Path) -> ModelError:
             f"{model_path}: there is no .safetensors file, only pickled weights, which are"
             " never loaded.",
             f"Convert them once: tgi convert {model_path}",
+        )
+    if any(model_path.glob(_GGUF)):
+        return ModelError(
+            f"{model_path}: there is no .safetensors file, only GGUF files.",
+            "Name the original model, or choose a backend that reads GGUF files.",
         )
     return ModelError(
         f"{model_path}: there is no .safetensors file.",

@@ -67,6 +67,8 @@ class Frontend:
         """
         config = _server_config(self, chosen, agreement)
         _check_start_token(config, agreement)
+        for notice in self.tokenizer.notices:
+            _logger.warning(notice)
         warning = _unknown_tokens_line(self.tokenizer, agreement)
         if warning is not None:
             _logger.warning(warning)

@@ -191,6 +191,8 @@ def _find_model(context: _Context) -> Model:
     context.registry.usable(options.backend, source.model_format.name)
     model = describe_model(source, options, environment, readable)
     _check_trust(options, model)
+    for notice in model.notices:
+        display.log(notice)
     return model
 
 

@@ -40,9 +40,10 @@ class ModelSource:
 @dataclass(frozen=True)
 class Model:
     """A model and its description. `tokenizer_folder` is the expected folder of the tokenizer. The
-    tokenizer may not exist.
+    tokenizer may not exist. `notices` are lines for the log about the checkpoint.
     """
 
     source: ModelSource
     spec: ModelSpec | GenericSpec
     tokenizer_folder: Path
+    notices: tuple[str, ...] = ()

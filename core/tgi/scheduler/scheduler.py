@@ -169,6 +169,10 @@ class Scheduler:
                 )
             elif scores:
                 outputs.append(_output(sequence, prompt_logprobs=scores))
+        if step.stats.num_prefill_rows:
+            self._planner.pace.note(step.stats.num_tokens, output.times)
+        else:
+            self._planner.pace.decode_step = step.stats.num_tokens, output.times
         self._collected(step)
         return outputs
 

@@ -18,7 +18,7 @@ from typing import Any, final
 
 from tgi.config import process_environment
 from tgi.errors import ModelError, TemplateError
-from tgi.text.chat_template import ChatTemplate
+from tgi.text.chat_template import DEFAULT_TEMPLATE, ChatTemplate
 from tgi.text.chat_template_messages import (
     LoadTemplates,
     Refused,
@@ -71,6 +71,10 @@ class ChatTemplateRenderer:
                 f"{self._template.origin}: the chat template does not compile: {error}.",
                 "Correct the template, or choose another with `--tokenizer-config-path`.",
             ) from error
+
+    def mentions(self, name: str) -> bool:
+        """Whether the default template contains `name`, for example the name of a role."""
+        return name in self._template.sources.get(DEFAULT_TEMPLATE, "")
 
     async def render(
         self,

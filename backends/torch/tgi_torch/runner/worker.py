@@ -34,6 +34,7 @@ from tgi.backend import (
 )
 from tgi.worker.cache_layout import attention_layers, group_kinds
 from tgi.worker.memory.errors import cache_out_of_memory
+from tgi.worker.memory.limits import rounding_line
 from tgi.worker.parts import Progress
 from tgi.worker.step_worker import StepWorker
 from tgi_torch.attention.paged import AttentionMetadata, CrossMetadata, EncoderInput
@@ -135,7 +136,11 @@ class TorchPart:
         cannot be loaded.
         """
         path = Path(self._config.model_path)
-        dtype = compute_dtype(self._config.dtype, _name(checkpoint_dtype(path)), self._quantization)
+        requested, stored = self._config.dtype, _name(checkpoint_dtype(path))
+        dtype = compute_dtype(requested, stored, self._quantization)
+        line = None if self._quantization else rounding_line(requested, stored, dtype)
+        if line is not None:
+            self._reporter.log(line)
         if isinstance(self._spec, GenericSpec):
             self._loaded = self._load_unknown(self._spec, getattr(torch, dtype), path, progress)
         else:

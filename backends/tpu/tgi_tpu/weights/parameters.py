@@ -305,7 +305,7 @@ def load(
     """
     tensors = map_checkpoint(model_path)
     try:
-        todo = placements(spec, tensors.keys())
+        todo = placements(spec, tensors.keys(), lambda name: tensors[name].is_zero)
     except ModelError as error:
         raise _named(model_path, error) from error
     # The tensors are in file order, so that a disk is read sequentially.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, final
 
@@ -16,6 +16,7 @@ import msgspec
 
 from tgi.backend import SamplingParams
 from tgi.errors import ValidationError
+from tgi.server.generation.protocols import NATIVE, ClientProtocol
 from tgi.server.http.json_format import round_f32
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "check_sent_ids",
     "check_u64",
     "generate_parameters",
+    "reject_unsupported",
 ]
 
 MAX_SALT_LENGTH = 256
@@ -165,8 +167,16 @@ def generate_parameters(
     repetition_penalty: float | None = None,
 ) -> GenerateParameters:
     """Convert the parameters of a `/v1` body to native parameters. As in OpenAI's API, decoding is
-    greedy only if the temperature is 0, and a `top_p` of 1 has no effect.
+    greedy only if the temperature is 0, a `top_p` of 1 has no effect, and an empty stop string is
+    ignored.
+
+    Raises `ValidationError` for numbers outside the range of the `/v1` routes, which is larger than
+    that of the native routes.
     """
+    if temperature is not None and not temperature >= 0.0:
+        raise ValidationError(f"`temperature` must be >= 0. Given: {temperature}")
+    if top_p is not None and not 0.0 <= top_p <= 1.0:
+        raise ValidationError(f"`top_p` must be >= 0 and <= 1. Given: {top_p}")
     is_greedy = temperature == 0.0
     if top_p is not None and top_p in (0.0, 1.0):
         top_p = None if top_p else _MIN_TOP_P
@@ -177,12 +187,19 @@ def generate_parameters(
         top_p=None if is_greedy else top_p,
         repetition_penalty=repetition_penalty,
         max_new_tokens=max_new_tokens,
-        stop=list(stop),
+        stop=[text for text in stop if text],
         seed=seed,
         top_n_tokens=top_n_tokens,
         ignore_eos=bool(extensions.ignore_eos),
         cache_salt=extensions.cache_salt,
     )
+
+
+def reject_unsupported(fields: Mapping[str, object]) -> None:
+    """Raise `ValidationError` for the first field whose value is truthy."""
+    for name, value in fields.items():
+        if value:
+            raise ValidationError(f"`{name}` is not supported by this version: leave it out")
 
 
 class StopStyle(enum.Enum):
@@ -216,6 +233,7 @@ class TextRequest:
     # Sampling settings that are not in `parameters`: OpenAI's penalties, the logit bias, and the
     # kind of log probabilities to return. Admission sets the other fields from `parameters`.
     sampling: SamplingParams = _PROCESSED_LOGPROBS
+    protocol: ClientProtocol = NATIVE  # names the fields in error messages
 
     def seeds(self) -> list[int]:
         """Return one seed per sequence. If the client sent a seed, it determines all of them."""

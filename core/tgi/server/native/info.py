@@ -1,4 +1,4 @@
-"""Routes that report the state of the server: information, health, metrics and models."""
+"""Routes that report the state of the server: information, health and metrics."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from tgi.server.native.response_schemas import (
     Info,
     KVCacheInfo,
     MemoryInfo,
-    ModelInfo,
-    ModelsInfo,
 )
 from tgi.server.state import ServerState
 from tgi.server.telemetry.exposition import CONTENT_TYPE
@@ -97,12 +95,3 @@ class InfoRoutes:
         """Handle `GET /metrics`. The response is the Prometheus text exposition."""
         del request
         return Response(self._state.metrics.render(), headers={"content-type": CONTENT_TYPE})
-
-    async def models(self, request: Request) -> Response:
-        """Handle `GET /v1/models`. The response is a list that contains the one model of this
-        server.
-        """
-        del request
-        model_id = self._state.config.model_id
-        model = ModelInfo(id=model_id, object="model", created=0, owned_by=model_id)
-        return json_response(msgspec.json.encode(ModelsInfo("list", [model])))

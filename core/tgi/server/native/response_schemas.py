@@ -7,7 +7,7 @@ if the request enables the field.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
@@ -23,8 +23,6 @@ __all__ = [
     "JsonF32",
     "KVCacheInfo",
     "MemoryInfo",
-    "ModelInfo",
-    "ModelsInfo",
     "PrefillToken",
     "SimpleToken",
     "StreamDetails",
@@ -168,19 +166,3 @@ class BackendInfo(msgspec.Struct):
     vocab_size: Usize
     memory: list[MemoryInfo]
     facts: dict[str, str]
-
-
-class ModelInfo(msgspec.Struct):
-    """The served model."""
-
-    id: str
-    object: Literal["model"]
-    created: U64
-    owned_by: str
-
-
-class ModelsInfo(msgspec.Struct):
-    """A list that contains the served model."""
-
-    object: Literal["list"]
-    data: list[ModelInfo]

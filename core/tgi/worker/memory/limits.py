@@ -15,6 +15,7 @@ __all__ = [
     "format_bytes",
     "num_cache_blocks",
     "requested_context",
+    "rounding_line",
 ]
 
 _HALF_PRECISION = ("F16", "BF16", "float16", "bfloat16")
@@ -41,6 +42,18 @@ def compute_dtype(
     if requested not in names:
         raise BackendError(f"`--dtype {requested}` is not one of {', '.join(names)}.")
     return requested
+
+
+def rounding_line(requested: str | None, stored: str | None, dtype: str) -> str | None:
+    """Return a log line if the weights are rounded to `dtype` and the user did not request that.
+    The names of the dtypes are those of `compute_dtype`.
+    """
+    if requested is not None or stored not in ("F16", "float16") or dtype != "bfloat16":
+        return None
+    return (
+        "The checkpoint's float16 values are rounded to bfloat16, which has 3 bits less precision."
+        " `--dtype float32` keeps the values."
+    )
 
 
 def requested_context(spec: ModelSpec | GenericSpec, requested: RequestedLimits) -> int:

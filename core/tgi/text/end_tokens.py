@@ -1,0 +1,60 @@
+"""Finds the end-of-sequence tokens of a model in all files that name them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from tgi.architectures.file_reader import shown
+from tgi.errors import ModelError
+from tgi.text.model_files import read_json_object
+
+__all__ = ["find_end_tokens"]
+
+
+def find_end_tokens(
+    model_path: Path, backend: tokenizers.Tokenizer, special_tokens: Mapping[str, str]
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return the ids at which a sequence ends, and log lines about ids that do not exist.
+
+    The result is the union of the ids in generation_config.json and config.json and the tokenizer's
+    `eos_token`. Raises `ModelError` if a value is not a number.
+    """
+    ids: list[int] = []
+    notices: list[str] = []
+    for name in ("generation_config.json", "config.json"):
+        fields = read_json_object(model_path / name)
+        numbers = _numbers(model_path / name, _value(fields))
+        ids += (number for number in numbers if number >= 0)
+        negative = [number for number in numbers if number < 0]
+        if negative:
+            notices.append(
+                f"`eos_token_id` in {name} contains {negative[0]}, which is not a token id. The"
+                " number is ignored."
+            )
+    number = backend.token_to_id(special_tokens.get("eos_token", ""))
+    if number is not None:
+        ids.append(number)
+    return tuple(dict.fromkeys(ids)), tuple(notices)
+
+
+def _value(fields: Mapping[str, Any]) -> object:
+    """The value in a config. The config of a multimodal model has it in the part for text."""
+    text = fields.get("text_config")
+    value: object = fields.get("eos_token_id")
+    return text.get("eos_token_id") if value is None and isinstance(text, dict) else value
+
+
+def _numbers(path: Path, value: object) -> list[int]:
+    numbers = value if isinstance(value, list) else [value]
+    ids = [number for number in numbers if type(number) is int]
+    if len(ids) + numbers.count(None) != len(numbers):
+        raise ModelError(
+            f"{path}: `eos_token_id` must be a token id or a list of token ids."
+            f" Given: {shown(repr(value))}.",
+            "Correct the file.",
+        )
+    return ids
