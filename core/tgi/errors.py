@@ -1,24 +1,33 @@
 """The tree of all errors that this project raises on purpose. A repository test compares the tree
 with the code.
 
-TgiError ├── StartError                      the server cannot start; one line, exit code 1 │   ├──
-ConfigError                 an option is wrong │   │   └── UsageError              the command line
-cannot be parsed; exit code 2 │   ├── ModelError                  the checkpoint, its config or its
-tokenizer cannot be used │   └── BackendError                a backend is missing, broken, or cannot
-run this model here ├── RequestError                    one request fails; the server continues │
-├── ValidationError             422 `validation` │   ├── ContextLengthError          400
-`validation` │   ├── TemplateError               422 `template_error` │   ├── OverloadedError
-429 `overloaded` │   ├── GenerationError             424 `generation` │   ├──
-IncompleteGenerationError   500 `incomplete_generation` │   ├── UnhealthyError              503
-`healthcheck` │   ├── SuffixError                 422 `suffix not supported` │   ├── BatchSizeError
-422 `batch size exceeded` │   ├── StatelessError              400 `invalid_request_error` │   ├──
-ModelNotFoundError          404 `model_not_found` │   ├── InternalError               500 `internal`
-│   ├── EmptyInstancesError         422 `Input validation error` │   ├── LengthMismatchError
-422 `length mismatch` │   └── Utf8Error                   422 `utf8` ├── RejectionError
-a body cannot be read as a request ├── RouteError                      the key, the method or the
-path of a request is wrong ├── DisconnectError                 the client disconnected before the
-response was complete ├── StepError                       a step of the worker failed as a whole └──
-WrongStateError                 a worker method was called in the wrong state
+TgiError
+├── StartError                      the server cannot start; one line, exit code 1
+│   ├── ConfigError                 an option is wrong
+│   │   └── UsageError              the command line cannot be parsed; exit code 2
+│   ├── ModelError                  the checkpoint, its config or its tokenizer cannot be used
+│   └── BackendError                a backend is missing, broken, or cannot run this model here
+├── RequestError                    one request fails; the server continues
+│   ├── ValidationError             422 `validation`
+│   ├── ContextLengthError          400 `validation`
+│   ├── TemplateError               422 `template_error`
+│   ├── OverloadedError             429 `overloaded`
+│   ├── GenerationError             424 `generation`
+│   ├── IncompleteGenerationError   500 `incomplete_generation`
+│   ├── UnhealthyError              503 `healthcheck`
+│   ├── SuffixError                 422 `suffix not supported`
+│   ├── BatchSizeError              422 `batch size exceeded`
+│   ├── StatelessError              400 `invalid_request_error`
+│   ├── ModelNotFoundError          404 `model_not_found`
+│   ├── InternalError               500 `internal`
+│   ├── EmptyInstancesError         422 `Input validation error`
+│   ├── LengthMismatchError         422 `length mismatch`
+│   └── Utf8Error                   422 `utf8`
+├── RejectionError                  a body cannot be read as a request
+├── RouteError                      the key, the method or the path of a request is wrong
+├── DisconnectError                 the client disconnected before the response was complete
+├── StepError                       a step of the worker failed as a whole
+└── WrongStateError                 a worker method was called in the wrong state
 
 The errors that several parts raise are in this module. The others are beside the code that raises
 them. `status` and `error_type` of a `RequestError` are part of the response. Their source is TGI 3,
