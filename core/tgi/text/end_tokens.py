@@ -42,7 +42,9 @@ def find_end_tokens(
 
 
 def _value(fields: Mapping[str, Any]) -> object:
-    """The value in a config. The config of a multimodal model has it in the part for text."""
+    """The value in a config. The config of a multimodal model contains this value in the part for
+    text.
+    """
     text = fields.get("text_config")
     value: object = fields.get("eos_token_id")
     return text.get("eos_token_id") if value is None and isinstance(text, dict) else value

@@ -182,7 +182,8 @@ class _EventWriter:
         self._builder = builder
         self._place = {"item_id": builder.item_id, "output_index": 0, "content_index": 0}
         self._next_number = 0
-        self._logprobs: list[ChatLogprob] = []  # of the tokens so far, if requested
+        # log probabilities of the tokens so far, if requested
+        self._logprobs: list[ChatLogprob] = []
 
     @property
     def has_begun(self) -> bool:
