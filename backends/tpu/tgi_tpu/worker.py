@@ -46,7 +46,7 @@ from tgi_tpu.weights.parameters import Quantization, parameter_bytes
 
 __all__ = ["TpuPart", "tpu_worker"]
 
-_MAX_STEP_TOKENS = 1024  # default; matrix products reach their full throughput at this size
+_MAX_STEP_TOKENS = 1024  # the default; matrix products reach their full throughput at this size
 _MAX_TOP_N = MAX_TOP_TOKENS // 2  # the other half is for tokens with equal scores
 _FEATURES = ("device_token", "late_mask", "logprobs", "mask", "prompt_logprobs")
 _PLATFORMS = {"cpu": "JAX on the CPU, no TPU"}

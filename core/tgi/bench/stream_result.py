@@ -28,7 +28,7 @@ class StreamResult:
     event_times: list[float] = field(default_factory=list)  # one entry per event with text
     end_time: float = 0.0
     num_tokens: int = 0
-    num_prompt_tokens: int | None = None  # as reported by the server
+    num_prompt_tokens: int | None = None  # the number that the server reported
     finish_reason: str = ""
     is_counted_by_server: bool = False  # if False, each event counts as one token
     request_id: str = ""

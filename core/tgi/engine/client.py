@@ -43,8 +43,8 @@ from tgi.scheduler import Request, SequenceOutput
 __all__ = ["EngineClient"]
 
 _HEALTH_TIMEOUT = 10.0
-_CONTROL_TIMEOUT = 120.0  # long enough to read an adapter from disk
-_MAX_RESTARTS = 3  # within the restart window
+_CONTROL_TIMEOUT = 120.0  # seconds; reading an adapter from disk takes less
+_MAX_RESTARTS = 3  # maximum number of restarts within the restart window
 _RESTART_WINDOW = 300.0  # seconds
 _SILENCE_LIMIT = 600.0
 _MAX_WATCH_INTERVAL = 1.0

@@ -17,8 +17,10 @@ __all__ = ["PrefillInterruption", "PrefillPace", "StepPlanner"]
 # While sequences decode, no client should wait longer than half a second for its next token. The
 # rest of this time is a margin, because a chunk is slower the more tokens precede it.
 _STEP_NS = 420_000_000
-_MIN_TOKENS = 8  # of a prefill, so that it advances even if decoding alone takes longer
-_FEW_TOKENS = 64  # up to this number, most of the time of a step does not depend on the number
+# Minimum size of a prefill, so that it advances even if decoding alone takes longer
+_MIN_TOKENS = 8
+# Up to this number of tokens, most of the duration of a step does not depend on the number.
+_FEW_TOKENS = 64
 
 
 @final
@@ -32,7 +34,7 @@ class PrefillInterruption:
         self._config = config
         self._limits = limits
         self._cache = cache
-        self._num_decode_steps = 0  # since the last prefill step
+        self._num_decode_steps = 0  # number of decode steps since the last prefill step
         # The reason for the last admission. The reason is always "chunking" if prefill and decode
         # rows share steps, because then no step interrupts decoding.
         self.join_reason = "chunking"

@@ -191,7 +191,7 @@ class SchedulerState:
         self.handles = HandleManager()
         self.retries = RetryManager(agreement.limits)
         self.adapter_digests: dict[int, bytes] = {0: b""}  # by number; 0 is the base model
-        self.num_preempted = 0  # since the last step
+        self.num_preempted = 0  # number of preemptions since the last step
 
     @property
     def may_admit(self) -> bool:

@@ -181,7 +181,7 @@ class Tokenizer:
         if len(text) * self.growth > MAX_NORMALIZED_LENGTH:
             raise ValidationError(
                 f"the tokenizer cannot encode the text: its normalizer can turn {len(text)}"
-                f" characters into {len(text) * self.growth} characters, the limit is"
+                f" characters into {len(text) * self.growth} characters, but the limit is"
                 f" {MAX_NORMALIZED_LENGTH}"
             )
         encode = partial(encode_batch, [text], add_special_tokens=add_special_tokens)

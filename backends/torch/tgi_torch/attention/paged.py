@@ -67,7 +67,7 @@ class AttentionMetadata:
     block_tables: Tensor  # int32 [R, max_blocks], padded with 0
     cu_seqlens_q: Tensor  # int32 [R + 1], cumulative sums of query_lens
     seq_lens: Tensor  # int32 [R], the values of `context_lens`
-    query_lens: tuple[int, ...]  # on the host, so that reading them waits for no kernel
+    query_lens: tuple[int, ...]  # stored on the host, so that reading them waits for no kernel
     context_lens: tuple[int, ...]
     states: Tensor | None = None  # int64 [R], the rows' states, in models with recurrent layers
     cross: CrossMetadata | None = None  # in models with an encoder

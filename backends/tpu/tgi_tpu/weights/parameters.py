@@ -101,8 +101,7 @@ class _Leaf:
         """The formats of values and scale, as a tree for JAX."""
         if not self.is_quantized:
             return self.format
-        # type: ignore[arg-type] # formats instead of arrays
-        return QuantizedMatrix(self.format, self.scale_format)
+        return QuantizedMatrix(self.format, self.scale_format)  # type: ignore[arg-type] # formats instead of arrays
 
 
 def _leaves(

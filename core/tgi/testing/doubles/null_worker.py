@@ -69,7 +69,7 @@ class NullWorker:
         self._sequences: dict[int, _Sequence] = {}
         self._steps: deque[SchedulerOutput] = deque()
         self._strikes: Counter[NullFailure] = Counter()
-        self._compile_seconds = script.compile_seconds  # remaining
+        self._compile_seconds = script.compile_seconds  # remaining time of the compilation
 
     def load(self) -> None:
         """Do not load a model. Raises `BackendError` if the script contains a load failure."""
@@ -124,7 +124,8 @@ class NullWorker:
             self._sequences[new.sequence] = _Sequence(new)
         if step.rows.num_rows:
             self._compile()
-            if self._script.step_seconds:  # because `sleep(0)` may also take time
+            # this condition is necessary, because `sleep(0)` may also take time
+            if self._script.step_seconds:
                 time.sleep(self._script.step_seconds)
         return self._run(step, self._jump(step))
 

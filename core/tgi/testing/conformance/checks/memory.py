@@ -21,7 +21,7 @@ from tgi.testing.conformance.require import CheckFailedError, not_applicable, re
 __all__ = ["CHECKS"]
 
 _FRACTION = 0.25
-_SLACK = 0.01  # as a fraction of the device's memory
+_SLACK = 0.01  # tolerance, as a fraction of the device's memory
 _TOKEN_ITEM = "KV cache of one token"  # noqa: S105 - a label of `Support.memory`
 _FREE_ITEM = "left free"  # the label of unused memory in `Agreement.memory`
 _LONG = 500  # number of tokens of a prompt whose step needs much memory

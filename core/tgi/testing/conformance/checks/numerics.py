@@ -26,7 +26,7 @@ _LLAMA3 = {
 _YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 _LINEAR = {"rope_type": "linear", "factor": 2.0}
 _NAN_TOKEN = 300
-_MIN_TOKENS = 60  # of a sequence, so that every rope scaling has an effect
+_MIN_TOKENS = 60  # length of a sequence at which every rope scaling has an effect
 
 
 def _sampling(core: ScriptedCore) -> SamplingParams:

@@ -28,7 +28,7 @@ from tgi.testing.conformance.require import CheckFailedError, not_applicable, re
 __all__ = ["CHECKS"]
 
 _PHASES = ("load", "warmup")  # these phases may end before they can be interrupted
-_TIMEOUT_SECONDS = 300.0  # of a startup or a sequence, so that no check waits forever
+_TIMEOUT_SECONDS = 300.0  # time limit of a startup or a sequence, so that no check waits forever
 _SILENCE_SECONDS = 3.0
 _POLL_SECONDS = 0.02
 _GONE_SECONDS = 5.0  # time after which no process of a killed engine may be left
