@@ -91,9 +91,8 @@ class RequestError(TgiError):
     error_type: ClassVar[str] = "generation"
     prefix: ClassVar[str] = ""
     code: ClassVar[str | None] = None  # OpenAI's code for the error
-    # Seconds until the same request may succeed, sent as `Retry-After`. If it is None, this header
-    # is not sent.
-    retry_after: ClassVar[int | None] = None
+    # Seconds until the same request may succeed, sent as `Retry-After`. None: no such header.
+    retry_after: int | None = None
 
     @property
     def text(self) -> str:
@@ -162,7 +161,7 @@ class UnhealthyError(RequestError):
 
     status = 503
     error_type = "healthcheck"
-    retry_after = 5  # a crashed engine is being restarted
 
-    def __init__(self, message: str = "unhealthy") -> None:
+    def __init__(self, message: str = "unhealthy", retry_after: int = 5) -> None:
         super().__init__(message)
+        self.retry_after = retry_after  # a crashed engine is being restarted

@@ -303,8 +303,9 @@ class Generation:
         """Wait for token events and return all that are available.
 
         Raises `GenerationError` if the backend failed, and `IncompleteGenerationError` if the
-        engine was closed or the last output of a sequence has no token. Events that precede the
-        failure are returned first.
+        engine was closed or the last output of a sequence has no token. If the server ends before
+        the sequences, the error is `UnhealthyError`. Events that precede the failure are returned
+        first.
         """
         tokens: list[GeneratedToken] = []
         while not tokens:
@@ -314,7 +315,7 @@ class Generation:
                 raise StopAsyncIteration
             outputs = await self._outputs.get()
             if not outputs:
-                raise IncompleteGenerationError
+                raise self._outputs.failure or IncompleteGenerationError
             for output in outputs:
                 self._read(output, tokens)
         return tokens

@@ -44,6 +44,7 @@ __all__ = ["NullWorker"]
 _LOGPROB = -0.5  # log probability of every token; each alternative is 0.5 below the previous one
 _EXIT_STATUS = 3
 _PROGRESS_SECONDS = 0.2
+_MEMORY_BYTES = 1 << 22  # that a scripted failure takes at once
 
 
 @final
@@ -75,6 +76,11 @@ class NullWorker:
         """Do not load a model. Raises `BackendError` if the script contains a load failure."""
         if self._script.start_failure:
             raise BackendError(self._script.start_failure)
+        remaining = self._script.load_seconds
+        while remaining > 0:
+            self._reporter.progress("load", 0, 1)
+            time.sleep(min(_PROGRESS_SECONDS, remaining))
+            remaining -= _PROGRESS_SECONDS
         self._reporter.progress("load", 1, 1)
 
     def negotiate(self, requested: RequestedLimits) -> Agreement:
@@ -274,3 +280,7 @@ def _raise_failure(failure: NullFailure) -> None:
             raise RuntimeError("scripted exception")
         case "exit":
             os._exit(_EXIT_STATUS)
+        case "memory":
+            taken = []
+            while True:
+                taken.append(bytearray(_MEMORY_BYTES))
