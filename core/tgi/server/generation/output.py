@@ -1,4 +1,4 @@
-"""The sequences of one prompt: converts the engine's token ids to text and token events.
+"""Converts the token ids of the sequences of one prompt to text and token events.
 
 The engine ends a sequence at its maximum length or at an EOS token. This module searches the text
 for stop strings and aborts a sequence at the first match. Tokens after the match are neither shown
