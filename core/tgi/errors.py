@@ -62,8 +62,8 @@ class TgiError(Exception):
 class StartError(TgiError):
     """The server cannot start.
 
-    `cause` says what is wrong, and `remedy` what the user can do. Both are printed on one line,
-    without a traceback.
+    `cause` states the problem, and `remedy` states what the user can do. Both texts are printed on
+    one line, without a traceback.
     """
 
     def __init__(self, cause: str, remedy: str = "") -> None:

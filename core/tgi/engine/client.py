@@ -236,11 +236,9 @@ class EngineClient:
         if offender is None:
             return
         name = offender.request.request_id
-        self._log(f"{cause} while it worked on request {name} alone, which fails")
+        self._log(f"{cause} while it ran only request {name}. This request ends with an error.")
         self._deliver(
-            SequenceOutput(
-                offender.sequence_id, error=f"{cause} while it worked on this request alone"
-            )
+            SequenceOutput(offender.sequence_id, error=f"{cause} while it ran this request alone")
         )
 
     def _report_idle(self) -> None:
@@ -257,9 +255,9 @@ class EngineClient:
             return
         following = self._isolation.advance()
         if following is not None:
-            # Output of the passed sequence that the engine has already sent arrives before the
-            # output with which the next sequence passes. The sequence can therefore be resumed
-            # later without lost tokens.
+            # The engine sends its messages in order. The remaining output of the passed sequence
+            # therefore arrives before the next sequence passes, and the passed sequence can be
+            # resumed later without losing tokens.
             self._send(AbortSequence(passed.sequence_id))
             self._send(following.resume_message())
             return

@@ -100,8 +100,8 @@ class SequenceStream:
         self.outputs.put(output)
 
     def abort(self) -> None:
-        """End the sequence. Idempotent and allowed in every state. Every cancellation calls this
-        method.
+        """End the sequence. Every cancellation calls this method. It is allowed in every state and
+        may be called several times.
         """
         if not self.is_finished:
             self.is_finished = True

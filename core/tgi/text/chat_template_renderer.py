@@ -46,8 +46,8 @@ _MIN_PROCESSOR_SHARE = 0.1
 _REAP_SECONDS = 5.0  # time until the exit status of a process that has closed its socket is known
 _OUTSIDE_SIGNALS = (-signal.SIGKILL, -signal.SIGTERM)  # the process itself does not cause these
 _PASSED_VARIABLES = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
-"""The only environment variables of the template process. It must not have secrets such as API
-keys.
+"""The only environment variables of the template process. The process must not have secrets such as
+API keys.
 """
 
 

@@ -142,7 +142,7 @@ async def test_only_the_sequence_that_crashes_the_engine_fails(tmp_path, after):
     async with Running(script) as engine:
         streams = [engine.submit(request(prompt, 40)) for prompt in [*OTHERS, [CRASHING]]]
         *good, (_, bad) = await asyncio.gather(*map(collect, streams))
-        assert "status 3 while it worked on this request alone" in bad.error
+        assert "status 3 while it ran this request alone" in bad.error
         assert [tokens for tokens, _ in good] == [(prompt * 40)[:40] for prompt in OTHERS]
         assert engine.client.is_healthy
         again = await collect(engine.submit(request([CRASHING], 40)))

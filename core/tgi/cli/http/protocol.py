@@ -69,7 +69,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._table = table
         self._limits = table.limits
         self._is_for_health = False
-        self._is_in_head = True  # True between two requests too
+        self._is_in_head = True  # also True between two requests
         self._is_in_body = False
         self._has_offer = False  # the current request offers to change the protocol
         self._num_head_bytes = 0  # bytes of the current head that the parser has reported

@@ -30,7 +30,7 @@ class InfoRoutes:
         self._state = state
 
     async def info(self, request: Request) -> Response:
-        """`GET /info`: exactly TGI's 14 keys, in TGI's order."""
+        """Handle `GET /info`. The response has exactly TGI's 14 keys, in TGI's order."""
         del request
         config = self._state.config
         info = Info(
@@ -52,8 +52,8 @@ class InfoRoutes:
         return json_response(msgspec.json.encode(info))
 
     async def backend(self, request: Request) -> Response:
-        """`GET /info/backend`: the backend in use, and the limits and features negotiated
-        with it.
+        """Handle `GET /info/backend`. The response contains the backend in use, and the limits and
+        features negotiated with it.
         """
         del request
         agreement = self._state.engine.agreement
@@ -87,6 +87,6 @@ class InfoRoutes:
         return empty_response(200)
 
     async def metrics(self, request: Request) -> Response:
-        """`GET /metrics`: the Prometheus text exposition."""
+        """Handle `GET /metrics`. The response is the Prometheus text exposition."""
         del request
         return Response(self._state.metrics.render(), headers={"content-type": CONTENT_TYPE})

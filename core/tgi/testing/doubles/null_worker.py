@@ -41,7 +41,7 @@ from tgi.worker.negotiation import with_requested_features
 
 __all__ = ["NullWorker"]
 
-_LOGPROB = -0.5  # of every token; each alternative is 0.5 below the previous one
+_LOGPROB = -0.5  # log probability of every token; each alternative is 0.5 below the previous one
 _EXIT_STATUS = 3
 _PROGRESS_SECONDS = 0.2
 _MEMORY_BYTES = 1 << 22  # that a scripted failure takes at once
@@ -70,7 +70,7 @@ class NullWorker:
         self._sequences: dict[int, _Sequence] = {}
         self._steps: deque[SchedulerOutput] = deque()
         self._strikes: Counter[NullFailure] = Counter()
-        self._compile_seconds = script.compile_seconds  # remaining
+        self._compile_seconds = script.compile_seconds  # remaining time of the compilation
 
     def load(self) -> None:
         """Do not load a model. Raises `BackendError` if the script contains a load failure."""
@@ -130,7 +130,8 @@ class NullWorker:
             self._sequences[new.sequence] = _Sequence(new)
         if step.rows.num_rows:
             self._compile()
-            if self._script.step_seconds:  # because `sleep(0)` may also take time
+            # this condition is necessary, because `sleep(0)` may also take time
+            if self._script.step_seconds:
                 time.sleep(self._script.step_seconds)
         return self._run(step, self._jump(step))
 
