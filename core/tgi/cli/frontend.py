@@ -169,7 +169,7 @@ def _server_config(frontend: Frontend, chosen: Candidate, agreement: Agreement) 
         payload_limit=options.payload_limit,
         api_key=options.api_key,
         cors_allow_origin=options.cors_allow_origin,
-        enable_prefill_logprobs=options.enable_prefill_logprobs,
+        enable_prefill_logprobs=options.enable_prefill_logprobs or frontend.model.scores_prompts,
         disable_grammar_support=options.disable_grammar_support,
         docker_label=environment.docker_label,
         aip_predict_route=environment.aip_predict_route,

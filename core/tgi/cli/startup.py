@@ -253,7 +253,7 @@ def _check_trust(options: ServeOptions, model: Model) -> None:
 
 def _requested(options: ServeOptions, model: Model) -> RequestedLimits:
     features = ["device_token", "logprobs", "mask", "multi_token", "prefix_cache"]
-    if options.enable_prefill_logprobs:
+    if options.enable_prefill_logprobs or model.scores_prompts:
         features.append("prompt_logprobs")
     return RequestedLimits(
         max_input_tokens=_max_input_tokens(options),

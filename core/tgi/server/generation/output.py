@@ -98,6 +98,7 @@ class GeneratedSequence:
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer, request.prompt_token_ids)
         parameters = text_request.parameters
+        self._wants_prompt = parameters.decoder_input_details
         self._stopping = StoppingCriteria(parameters.stop) if parameters.stop else None
         # OpenAI's log probabilities contain bytes and a limited number of alternatives.
         self._has_bytes = text_request.sampling.logprobs == "raw"
@@ -149,8 +150,11 @@ class GeneratedSequence:
     @property
     def prefill(self) -> list[ScoredToken]:
         """The tokens of the prompt with their log probabilities, or an empty list if the log
-        probabilities were not requested.
+        probabilities were not requested. For an encoder-decoder model, they are the first token of
+        the decoder, which has no log probability.
         """
+        if self._request.encoder_token_ids and self._wants_prompt:
+            return [self._scored(token_id, None) for token_id in self._request.prompt_token_ids]
         pairs = zip(self._request.prompt_token_ids, self._prompt_logprobs, strict=False)
         return [self._scored(token_id, logprob) for token_id, logprob in pairs]
 
