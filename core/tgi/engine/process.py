@@ -95,7 +95,8 @@ class Liveness:
         self.last_heard = now  # time of the last message
         self._is_ready = False
         self._last_used = now  # last time at which the process had used processor time
-        self._processor_seconds: float | None = None  # at `_last_used`; None if a message is newer
+        # processor time at `_last_used`; None if a message is newer
+        self._processor_seconds: float | None = None
         self._steps: deque[float] = deque(maxlen=_NUM_STEPS)
         self._check_sent: float | None = None  # None if no check is pending
         self._last_check = now
@@ -200,7 +201,7 @@ class EngineProcess:
         self._frames = engine_message_reader()
         self._liveness = Liveness(limits, _now())
         self._kill_reason = ""
-        self._was_stopped = False  # a signal had stopped the process when it was killed
+        self._was_stopped = False  # whether a signal had stopped the process when it was killed
         self.last_stats: EngineStats | None = None
         """The statistics of the last step, until they are recorded."""
         self.memory_share = 0.0
@@ -320,7 +321,7 @@ class EngineProcess:
         )
 
     async def kill(self) -> None:
-        """Kill the process and wait until it has ended. Idempotent."""
+        """Kill the process and wait until it has ended. This method may be called several times."""
         self._watch.cancel()
         await self._kill()
 
