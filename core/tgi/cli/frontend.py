@@ -92,7 +92,7 @@ def _check_start_token(config: ServerConfig, agreement: Agreement) -> None:
     token = config.decoder_start_token_id
     if token is not None and token >= agreement.vocab_size:
         raise ModelError(
-            f"`decoder_start_token_id` is {token} in config.json, the model has"
+            f"`decoder_start_token_id` is {token} in config.json, but the model has"
             f" {agreement.vocab_size} token ids.",
             "Correct the model's config.json.",
         )

@@ -14,6 +14,8 @@ from tgi.text.model_files import read_json_object
 
 __all__ = ["find_end_tokens"]
 
+_MAX_ID = 0xFFFFFFFF  # the tokenizers library has ids of 32 bits
+
 
 def find_end_tokens(
     model_path: Path, backend: tokenizers.Tokenizer, special_tokens: Mapping[str, str]
@@ -28,21 +30,28 @@ def find_end_tokens(
     for name in ("generation_config.json", "config.json"):
         fields = read_json_object(model_path / name)
         numbers = _numbers(model_path / name, _value(fields))
+        for number in numbers:
+            problem = _problem(backend, number)
+            if problem:
+                notices.append(f"`eos_token_id` in {name} contains {number}, which {problem}.")
         ids += (number for number in numbers if number >= 0)
-        negative = [number for number in numbers if number < 0]
-        if negative:
-            notices.append(
-                f"`eos_token_id` in {name} contains {negative[0]}, which is not a token id. The"
-                " number is ignored."
-            )
-    number = backend.token_to_id(special_tokens.get("eos_token", ""))
-    if number is not None:
-        ids.append(number)
+    eos_token_id = backend.token_to_id(special_tokens.get("eos_token", ""))
+    if eos_token_id is not None:
+        ids.append(eos_token_id)
     return tuple(dict.fromkeys(ids)), tuple(notices)
 
 
+def _problem(backend: tokenizers.Tokenizer, number: int) -> str:
+    if number < 0:
+        return "is not a token id and is ignored"
+    is_known = number <= _MAX_ID and backend.id_to_token(number) is not None
+    return "" if is_known else "is not a token of the tokenizer"
+
+
 def _value(fields: Mapping[str, Any]) -> object:
-    """The value in a config. The config of a multimodal model has it in the part for text."""
+    """The value in a config. The config of a multimodal model contains this value in the part for
+    text.
+    """
     text = fields.get("text_config")
     value: object = fields.get("eos_token_id")
     return text.get("eos_token_id") if value is None and isinstance(text, dict) else value

@@ -1,7 +1,8 @@
-"""Limits the memory that the normalizer or the decoder of a tokenizer can use.
+"""Limits the memory that the normalizer, the template or the decoder of a tokenizer can use.
 
-Both may replace short texts by long ones. A failed allocation in the tokenizers library would end
-the process. The limits are computed from the description of the tokenizer, before it runs.
+They may replace a short text by a long one, or repeat it. A failed allocation in the tokenizers
+library would end the process. The limits are computed from the description of the tokenizer, before
+it runs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import tokenizers
 
 from tgi.errors import ModelError
 
-__all__ = ["MAX_NORMALIZED_LENGTH", "check_decoder", "growth"]
+__all__ = ["MAX_NORMALIZED_LENGTH", "check_decoder", "check_template", "growth"]
 
 MAX_NORMALIZED_LENGTH = 1 << 28
 """Maximum length of a normalized text in characters."""
@@ -38,6 +39,7 @@ _GROWTH = {
     "WordPiece": 2,
 }
 _UINT32_BYTES = 4
+_MAX_TEMPLATE_PARTS = 4096  # special tokens and repetitions; published templates have fewer than 10
 
 
 def growth(component: object) -> int:
@@ -58,9 +60,40 @@ def check_decoder(model_path: Path, backend: tokenizers.Tokenizer) -> None:
     if factor * longest > _MAX_TOKEN_TEXT and factor > _UNICODE_GROWTH:
         raise ModelError(
             f"{model_path / 'tokenizer.json'}: the decoder can turn a token of {longest} characters"
-            f" into {factor * longest} characters, the limit is {_MAX_TOKEN_TEXT}.",
+            f" into {factor * longest} characters, but the limit is {_MAX_TOKEN_TEXT}.",
             "Use the tokenizer of the original model.",
         )
+
+
+def check_template(model_path: Path, backend: tokenizers.Tokenizer) -> None:
+    """Check that the tokenizer adds few special tokens to a text and does not repeat the text.
+    Raises `ModelError`.
+    """
+    if backend.post_processor is None:
+        return
+    state: Any = backend.post_processor.__getstate__()
+    num_copies, num_added = _template_size(json.loads(state))
+    if num_copies > 1 or num_added > _MAX_TEMPLATE_PARTS:
+        raise ModelError(
+            f"{model_path / 'tokenizer.json'}: the post-processor repeats a text {num_copies} times"
+            f" and adds {num_added} special tokens, the limits are 1 and {_MAX_TEMPLATE_PARTS}.",
+            "Use the tokenizer of the original model.",
+        )
+
+
+def _template_size(part: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how often a post-processor repeats a text, and how many special tokens it adds."""
+    num_copies, num_added = 1, 0
+    if part.get("type") == "Sequence":
+        for inner in part["processors"]:
+            copies, added = _template_size(inner)
+            num_copies, num_added = num_copies * copies, num_added * copies + added
+    elif part.get("type") == "TemplateProcessing":
+        known = part["special_tokens"]
+        names = [piece["SpecialToken"]["id"] for piece in part["single"] if "SpecialToken" in piece]
+        num_copies = len(part["single"]) - len(names)
+        num_added = sum(len(known[name]["ids"]) for name in names)
+    return num_copies, num_added
 
 
 def _growth(part: Mapping[str, Any]) -> int:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, final
+from typing import Any
 
 import tokenizers
 
-__all__ = ["TokenBytes"]
+__all__ = ["byte_level_bytes", "byte_tokens", "is_byte_level"]
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def _byte_characters() -> dict[str, int]:
-    """The characters that stand for bytes in the vocabulary of a byte-level tokenizer. Printable
-    bytes stand for themselves, all others are numbered from U+0100.
+    """The characters that represent bytes in the vocabulary of a byte-level tokenizer. A printable
+    byte is represented by its own character. The other bytes are represented by characters from
+    U+0100 on.
     """
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = (byte for byte in range(0x100) if byte not in printable)
@@ -28,47 +29,30 @@ def _byte_characters() -> dict[str, int]:
 _BYTES = _byte_characters()
 
 
-@final
-class TokenBytes:
-    """The bytes of the tokens of one tokenizer.
+def is_byte_level(backend: tokenizers.Tokenizer) -> bool:
+    """Whether every token of the tokenizer stands for bytes."""
+    return set(_decoder_kinds(backend)) == {"ByteLevel"}
 
-    `is_complete` is True if every token stands for bytes (byte-level tokenizers). In tokenizers
-    with byte fallback, only tokens such as `<0x0A>` stand for bytes.
+
+def byte_tokens(backend: tokenizers.Tokenizer) -> dict[int, bytes]:
+    """The tokens that stand for a single byte in a tokenizer with byte fallback, such as `<0x0A>`.
+    The result is empty for other tokenizers.
     """
-
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        kinds = set(_decoder_kinds(backend))
-        self.is_complete = kinds == {"ByteLevel"}
-        self._backend = backend
-        self._cache: dict[int, bytes] = {}  # at most one entry per id
-        self._bytes: Mapping[int, bytes] = {}
-        if "ByteFallback" in kinds:
-            self._bytes = {
-                number: bytes.fromhex(found[1])
-                for text, number in backend.get_vocab().items()
-                if (found := _BYTE_TOKEN.fullmatch(text))
-            }
-
-    def of(self, token_id: int) -> bytes | None:
-        """The bytes of a token, or None if the token does not stand for bytes. A token that is
-        unknown to a byte-level tokenizer has no bytes.
-        """
-        if not self.is_complete:
-            return self._bytes.get(token_id)
-        data = self._cache.get(token_id)
-        if data is None:
-            text = self._backend.id_to_token(token_id) or ""
-            data = self._cache[token_id] = _byte_level(text)
-        return data
+    if "ByteFallback" not in _decoder_kinds(backend):
+        return {}
+    return {
+        number: bytes.fromhex(found[1])
+        for text, number in backend.get_vocab().items()
+        if (found := _BYTE_TOKEN.fullmatch(text))
+    }
 
 
-def _byte_level(text: str) -> bytes:
+def byte_level_bytes(text: str) -> bytes:
     """The bytes of a token of a byte-level tokenizer. An added token may contain characters that do
     not stand for a byte. It is then encoded as it is.
     """
-    numbers = [_BYTES.get(character) for character in text]
-    known = bytes(number for number in numbers if number is not None)
-    return known if len(known) == len(text) else text.encode()
+    numbers = [_BYTES[character] for character in text if character in _BYTES]
+    return bytes(numbers) if len(numbers) == len(text) else text.encode()
 
 
 def _decoder_kinds(backend: tokenizers.Tokenizer) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any, final
 
 import tokenizers
 
-from tgi.text.token_bytes import TokenBytes
+from tgi.text.token_bytes import byte_level_bytes, byte_tokens, is_byte_level
 
 __all__ = ["TokenSpelling"]
 
@@ -21,9 +21,10 @@ __all__ = ["TokenSpelling"]
 class TokenSpelling:
     """Reads the bytes of the tokens of one tokenizer from its vocabulary."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, token_bytes: TokenBytes) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
         self._backend = backend
-        self._bytes = token_bytes
+        self._is_byte_level = is_byte_level(backend)
+        self._byte_tokens = byte_tokens(backend)
         self._added = backend.get_added_tokens_decoder()
         self._replacements = list(_replacements(backend))
         self._known: dict[int, bytes | None] = {}  # at most one entry per id
@@ -40,9 +41,10 @@ class TokenSpelling:
         token = self._backend.id_to_token(token_id)
         if token is None:
             return None
-        data = self._bytes.of(token_id)
-        if data is not None or not self._replacements:
-            return data
+        if self._is_byte_level:
+            return byte_level_bytes(token)
+        if token_id in self._byte_tokens or not self._replacements:
+            return self._byte_tokens.get(token_id)
         for old, new in self._replacements:
             token = token.replace(old, new)
         return token.encode()

@@ -12,16 +12,15 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import accumulate, islice, takewhile
 from pathlib import Path
-from typing import final
+from typing import TypeVar, final
 
 import tokenizers
 
-from tgi.errors import GenerationError, ValidationError
+from tgi.errors import GenerationError, ModelError, TgiError, ValidationError
 from tgi.text.text_growth import MAX_NORMALIZED_LENGTH
-from tgi.text.token_bytes import TokenBytes
+from tgi.text.token_bytes import byte_level_bytes, byte_tokens, is_byte_level
 from tgi.text.token_spelling import TokenSpelling
-from tgi.text.tokenizer_files import read_tokenizer
-from tgi.text.tokenizer_library import call_library
+from tgi.text.tokenizer_files import load_backend, read_tokens
 
 __all__ = ["Detokenizer", "Encoding", "TokenSpan", "Tokenizer", "TokenizerPool"]
 
@@ -33,6 +32,9 @@ _REPLACEMENT = "\ufffd"  # the decoded text of an incomplete character
 _MIN_TEXT_LENGTH = 1 << 16  # characters
 _NUM_MARGIN_TOKENS = 64  # tokens near the point where the text is truncated may differ
 _NUM_BLOCK_TOKENS = 1024  # formatted together
+_MAX_REASON = 200  # maximum number of characters of an error message of the tokenizers library
+
+ResultT = TypeVar("ResultT")
 
 
 @final
@@ -66,16 +68,21 @@ class Tokenizer:
     eos_token_ids: tuple[int, ...]
     special_tokens: dict[str, str]  # field of the config (`bos_token`, …) → text
     max_token_length: int  # in characters
-    token_bytes: TokenBytes
+    is_byte_level: bool = False  # every token stands for bytes
     growth: int = 1  # a normalized text has at most this many characters per character
     notices: tuple[str, ...] = ()  # log lines about the files, for startup
     # The texts of single ids, at most one entry per id.
     _texts: dict[int, str] = field(default_factory=dict, repr=False)
+    # The bytes of tokens, at most one entry per id. Contains all tokens for single bytes.
+    _bytes: dict[int, bytes] = field(default_factory=dict, repr=False)
 
     @classmethod
     def load(cls, model_path: Path) -> Tokenizer:
         """Read the tokenizer of the model. Raises `ModelError` with the name of the file."""
-        files = read_tokenizer(model_path)
+        loaded = _call_library(partial(_cannot_read, model_path), partial(load_backend, model_path))
+        files = _call_library(
+            partial(_cannot_read_tokens, model_path), partial(read_tokens, model_path, loaded)
+        )
         backend = files.backend
         return cls(
             backend,
@@ -83,9 +90,10 @@ class Tokenizer:
             files.eos_token_ids,
             files.special_tokens,
             max_token_length=max(map(len, backend.get_vocab()), default=1),
-            token_bytes=TokenBytes(backend),
+            is_byte_level=is_byte_level(backend),
             growth=files.growth,
             notices=files.notices,
+            _bytes=byte_tokens(backend),
         )
 
     @property
@@ -111,9 +119,9 @@ class Tokenizer:
         """The token ids of `text`.
 
         `truncate` is the maximum number of ids. The special tokens that the tokenizer adds are
-        kept. The remaining places are filled with the last of the other ids (TGI's left
-        truncation). If `truncate` is set, the start of a long text is removed before the text is
-        tokenized.
+        kept. Of the ids of the text itself, the last ones are kept, so that the result has
+        `truncate` ids (TGI's left truncation). If `truncate` is set, the start of a long text is
+        removed before the text is tokenized.
         """
         if truncate is not None:
             text = text[-self.max_text_length(truncate + _NUM_MARGIN_TOKENS) :]
@@ -136,7 +144,7 @@ class Tokenizer:
         `GenerationError` if the library cannot decode the ids.
         """
         decode = partial(self.backend.decode, ids, skip_special_tokens=skip_special_tokens)
-        return call_library(_cannot_decode, decode)
+        return _call_library(_cannot_decode, decode)
 
     def token_text(self, token_id: int) -> str:
         """The text of one id, decoded without context."""
@@ -145,10 +153,20 @@ class Tokenizer:
             text = self._texts[token_id] = self.decode([token_id])
         return text
 
+    def bytes_of(self, token_id: int) -> bytes | None:
+        """The bytes of a token, or None if the token does not stand for bytes. A token that is
+        unknown to a byte-level tokenizer has no bytes.
+        """
+        data = self._bytes.get(token_id)
+        if data is None and self.is_byte_level:
+            data = byte_level_bytes(self.backend.id_to_token(token_id) or "")
+            self._bytes[token_id] = data
+        return data
+
     @cached_property
     def spelling(self) -> TokenSpelling:
         """The bytes of single tokens."""
-        return TokenSpelling(self.backend, self.token_bytes)
+        return TokenSpelling(self.backend)
 
     def tokenize(self, text: str, add_special_tokens: bool = True) -> Iterator[TokenSpan]:
         """The tokens of `text` with their positions."""
@@ -181,11 +199,11 @@ class Tokenizer:
         if len(text) * self.growth > MAX_NORMALIZED_LENGTH:
             raise ValidationError(
                 f"the tokenizer cannot encode the text: its normalizer can turn {len(text)}"
-                f" characters into {len(text) * self.growth} characters, the limit is"
+                f" characters into {len(text) * self.growth} characters, but the limit is"
                 f" {MAX_NORMALIZED_LENGTH}"
             )
         encode = partial(encode_batch, [text], add_special_tokens=add_special_tokens)
-        [encoding] = call_library(_cannot_encode, encode)
+        [encoding] = _call_library(_cannot_encode, encode)
         return encoding
 
 
@@ -241,6 +259,35 @@ def _truncated(ids: list[int], special_mask: list[int], size: int) -> list[int]:
     return [*before, *(rest[-num_kept:] if num_kept else ()), *after][:size]
 
 
+def _call_library(to_error: Callable[[str], TgiError], function: Callable[[], ResultT]) -> ResultT:
+    """Return the result of `function`. If the tokenizers library fails, raise the result of
+    `to_error`, which is called with the reason.
+    """
+    try:
+        return function()
+    except (TgiError, KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    # The native library raises plain `Exception` objects. If its code panics, it raises an
+    # exception that is derived only from `BaseException`.
+    except BaseException as error:
+        raise to_error(" ".join(str(error).split())[:_MAX_REASON]) from error
+
+
+def _cannot_read(model_path: Path, reason: str) -> ModelError:
+    whole = model_path / "tokenizer.json"
+    path = whole if whole.exists() else model_path / "vocab.json"
+    return ModelError(
+        f"{path}: the tokenizer cannot be read: {reason}.", "Download the file again."
+    )
+
+
+def _cannot_read_tokens(model_path: Path, reason: str) -> ModelError:
+    return ModelError(
+        f"{model_path}: the tokens that the files name cannot be read: {reason}.",
+        "Download tokenizer_config.json and added_tokens.json again.",
+    )
+
+
 def _cannot_encode(reason: str) -> ValidationError:
     return ValidationError(f"the tokenizer cannot encode the text: {reason}")
 
@@ -267,32 +314,34 @@ class Detokenizer:
     def __init__(self, tokenizer: Tokenizer, prompt_token_ids: Sequence[int]) -> None:
         self._decode = tokenizer.decode
         self._token_text = tokenizer.token_text
-        self._bytes = tokenizer.token_bytes
+        self._bytes_of = tokenizer.bytes_of
+        self._is_byte_level = tokenizer.is_byte_level
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        last = [self._bytes.of(number) for number in prompt_token_ids[-_MAX_CHARACTER_BYTES:]]
+        last = [self._bytes_of(number) for number in prompt_token_ids[-_MAX_CHARACTER_BYTES:]]
         for data in last:
             # A character of the prompt may be completed by the output.
             self._utf8.decode(data or b"", final=data is None)
         # Invariant: the first `_num_read` characters of the window's text belong to the prompt or
-        # have been returned. They are the text of its first `read_offset` ids.
+        # have been returned. These characters are the text of the window's first `_read_offset`
+        # ids.
         self._window: list[int] = []
-        if not self._bytes.is_complete:
+        if not self._is_byte_level:
             self._window = list(prompt_token_ids[-_NUM_CONTEXT_TOKENS:])
         self._read_offset = len(self._window)
         self._num_read = len(self._decode(self._window)) if self._window else 0
 
     def push(self, token_id: int) -> str:
         """Add a token and return the text that it completes. The text may be empty."""
-        data = self._bytes.of(token_id)
+        data = self._bytes_of(token_id)
         if data is None:
             return self._push_token(token_id)
-        if self._bytes.is_complete:
+        if self._is_byte_level:
             return self._utf8.decode(data)
         return self._push_byte(token_id, data)
 
     def flush(self) -> str:
         """Return the remaining text at the end, without an incomplete last character."""
-        if self._bytes.is_complete or self._read_offset == len(self._window):
+        if self._is_byte_level or self._read_offset == len(self._window):
             return ""
         return self._read_window(self._decode(self._window))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -25,20 +24,31 @@ from tgi.text.model_files import (
     special_token_fields,
     token_content,
 )
-from tgi.text.text_growth import check_decoder, growth
+from tgi.text.text_growth import check_decoder, check_template, growth
 from tgi.text.tokenizer_classes import (
     MAX_TOKENIZER_BYTES,
     NO_TOKENIZER_REMEDY,
+    TokenizerClass,
     add_template,
     build_tokenizer,
     tokenizer_class,
 )
-from tgi.text.tokenizer_library import call_library
 
-__all__ = ["TokenizerFiles", "read_tokenizer"]
+__all__ = ["LoadedBackend", "TokenizerFiles", "load_backend", "read_tokens"]
 
 _TOKEN_OPTIONS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _MAX_LISTED = 3  # tokens in a notice
+
+
+@final
+@dataclass(frozen=True)
+class LoadedBackend:
+    """A tokenizer without the tokens that other files name. `recipe` is set if it was built from
+    vocab.json and merges.txt.
+    """
+
+    backend: tokenizers.Tokenizer
+    recipe: TokenizerClass | None = None
 
 
 @final
@@ -66,17 +76,38 @@ class _Tokens:
     extra: list[AddedToken]
 
 
-def read_tokenizer(model_path: Path) -> TokenizerFiles:
-    """Read the tokenizer of the model. Raises `ModelError` with the name of the file."""
+def load_backend(model_path: Path) -> LoadedBackend:
+    """Build the tokenizer from tokenizer.json, or from vocab.json and merges.txt. Raises
+    `ModelError`, or the errors of the library.
+    """
+    whole, vocab, merges = (
+        model_path / name for name in ("tokenizer.json", "vocab.json", "merges.txt")
+    )
+    if os.path.lexists(whole):
+        data = read_limited(whole, MAX_TOKENIZER_BYTES)
+        return LoadedBackend(tokenizers.Tokenizer.from_buffer(data))
+    if not (vocab.exists() and merges.exists()):
+        raise ModelError(
+            f"{model_path}: the folder contains neither tokenizer.json nor vocab.json with"
+            " merges.txt.",
+            NO_TOKENIZER_REMEDY,
+        )
     config = read_json_object(model_path / "tokenizer_config.json")
-    backend, defaults = _load_backend(model_path, config)
+    recipe = tokenizer_class(model_path, config, read_json_object(model_path / "config.json"))
+    return LoadedBackend(build_tokenizer(model_path, recipe, config), recipe)
+
+
+def read_tokens(model_path: Path, loaded: LoadedBackend) -> TokenizerFiles:
+    """Add the tokens that the other files of the model name. Raises `ModelError`, or the errors of
+    the library.
+    """
+    backend, recipe = loaded.backend, loaded.recipe
+    config = read_json_object(model_path / "tokenizer_config.json")
     # The files may enable truncation and padding for batches, which would change the ids.
     backend.no_truncation()
     backend.no_padding()
-    tokens = call_library(
-        partial(_cannot_read_tokens, model_path),
-        partial(_read_tokens, model_path, config, backend, defaults),
-    )
+    defaults = {} if recipe is None else recipe.special_tokens
+    tokens = _read_tokens(model_path, config, backend, defaults)
     notices = [*_missing_tokens(backend, tokens)]
     _add_tokens(backend, tokens)
     notices += _moved_tokens(backend, tokens)
@@ -85,12 +116,12 @@ def read_tokenizer(model_path: Path) -> TokenizerFiles:
         for field, token in tokens.named.items()
         if field in SPECIAL_TOKEN_FIELDS
     }
-    if defaults is not None:
-        recipe = tokenizer_class(model_path, config, _model_config(model_path))
+    if recipe is not None:
         add_template(backend, recipe, config, special_tokens)
     if config.get("split_special_tokens") is True:
         backend.encode_special_tokens = True
     eos_token_ids, eos_notices = find_end_tokens(model_path, backend, special_tokens)
+    check_template(model_path, backend)
     check_decoder(model_path, backend)
     return TokenizerFiles(
         backend,
@@ -102,45 +133,16 @@ def read_tokenizer(model_path: Path) -> TokenizerFiles:
     )
 
 
-def _load_backend(
-    model_path: Path, config: Mapping[str, Any]
-) -> tuple[tokenizers.Tokenizer, Mapping[str, str] | None]:
-    """Return the tokenizer. If it was built from vocab.json and merges.txt, also return the special
-    tokens that its class uses by default.
-    """
-    whole, vocab, merges = (
-        model_path / name for name in ("tokenizer.json", "vocab.json", "merges.txt")
-    )
-    if os.path.lexists(whole):
-        data = read_limited(whole, MAX_TOKENIZER_BYTES)
-        return call_library(
-            partial(_cannot_read, whole), partial(tokenizers.Tokenizer.from_buffer, data)
-        ), None
-    if not (vocab.exists() and merges.exists()):
-        raise ModelError(
-            f"{model_path}: the folder contains neither tokenizer.json nor vocab.json with"
-            " merges.txt.",
-            NO_TOKENIZER_REMEDY,
-        )
-    recipe = tokenizer_class(model_path, config, _model_config(model_path))
-    build = partial(build_tokenizer, model_path, recipe, config)
-    return call_library(partial(_cannot_read, vocab), build), recipe.special_tokens
-
-
-def _model_config(model_path: Path) -> dict[str, Any]:
-    return read_json_object(model_path / "config.json")
-
-
 def _read_tokens(
     model_path: Path,
     config: Mapping[str, Any],
     backend: tokenizers.Tokenizer,
-    defaults: Mapping[str, str] | None,
+    defaults: Mapping[str, str],
 ) -> _Tokens:
     """Read the tokens by the rules of `transformers`: added_tokens.json applies only if
     tokenizer_config.json has no `added_tokens_decoder`.
     """
-    fields = {**(defaults or {}), **special_token_fields(model_path, config)}
+    fields = {**defaults, **special_token_fields(model_path, config)}
     by_id: dict[int, AddedToken] = {}
     listed = config.get("added_tokens_decoder")
     if isinstance(listed, dict):
@@ -262,16 +264,3 @@ def _moved_tokens(backend: tokenizers.Tokenizer, tokens: _Tokens) -> Iterator[st
 def _some(names: list[str]) -> str:
     listed = ", ".join(names[:_MAX_LISTED])
     return listed if len(names) <= _MAX_LISTED else f"{listed} and {len(names) - _MAX_LISTED} more"
-
-
-def _cannot_read(path: Path, reason: str) -> ModelError:
-    return ModelError(
-        f"{path}: the tokenizer cannot be read: {reason}.", "Download the file again."
-    )
-
-
-def _cannot_read_tokens(path: Path, reason: str) -> ModelError:
-    return ModelError(
-        f"{path}: the tokens that the files name cannot be read: {reason}.",
-        "Download tokenizer_config.json and added_tokens.json again.",
-    )

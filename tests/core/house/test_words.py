@@ -35,7 +35,7 @@ EXCEPT_EXCEPTION = {
     "core/tgi/plugins/boundary.py": 1,
     "core/tgi/testing/conformance/in_process.py": 1,
     "core/tgi/text/chat_template_child.py": 1,
-    "core/tgi/text/tokenizer_library.py": 1,
+    "core/tgi/text/tokenizer.py": 1,
 }
 MAX_EXCEPT_EXCEPTION = 6
 

@@ -19,17 +19,17 @@ MODELS = pytest.mark.parametrize("model", [DEMO, MODEL_135M, MODEL_1B, MODEL_8B]
 
 
 class Clocked:
-    """A scheduler, with a worker whose steps take a + b * tokens seconds. With `is_blind`, the
-    worker does not report these durations.
+    """A scheduler, with a worker whose steps take a + b * tokens seconds. With `reports_nothing`,
+    the worker does not report these durations.
     """
 
-    def __init__(self, model, *, is_blind=False, **limits):
+    def __init__(self, model, *, reports_nothing=False, **limits):
         limits = {"max_total_tokens": 8192, "max_sequences": 8} | limits
         agreement = make_agreement(
             num_blocks=2048, block_size=16, max_step_tokens=MAX_STEP_TOKENS, **limits
         )
         self.scheduler = Scheduler(agreement, SchedulerConfig())
-        self.model, self.is_blind = model, is_blind
+        self.model, self.reports_nothing = model, reports_nothing
         self.outputs = []
 
     def add(self, number, num_tokens, max_new_tokens=4000):
@@ -49,7 +49,7 @@ class Clocked:
         rows, (fixed, per_token) = step.rows, self.model
         seconds = fixed + per_token * rows.num_tokens
         num_sampled = int(rows.sample.sum())
-        times = StepTimes() if self.is_blind else StepTimes(forward=int(seconds * 1e9))
+        times = StepTimes() if self.reports_nothing else StepTimes(forward=int(seconds * 1e9))
         output = ModelRunnerOutput(
             step_id=step.step_id,
             sequence=rows.sequence,
@@ -110,7 +110,7 @@ def test_steps_use_most_of_the_time(model):
 
 
 def test_a_worker_without_measurements_is_not_limited():
-    server = Clocked(MODEL_8B, is_blind=True)
+    server = Clocked(MODEL_8B, reports_nothing=True)
     server.prefill(0, 100)
     assert len(server.prefill(1, LONG)) <= 7
 

@@ -84,7 +84,8 @@ class Counting:
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
-        self.token_bytes = tokenizer.token_bytes
+        self.bytes_of = tokenizer.bytes_of
+        self.is_byte_level = tokenizer.is_byte_level
         self.sizes = []
 
     def decode(self, ids):
@@ -131,7 +132,7 @@ def test_the_work_on_ordinary_text_is_limited(tokenizer):
 def byte_tokens(tokenizer):
     """The tokens that stand for one byte each, by byte."""
     vocabulary = range(tokenizer.vocab_size)
-    known = ((tokenizer.token_bytes.of(number), number) for number in vocabulary)
+    known = ((tokenizer.bytes_of(number), number) for number in vocabulary)
     return {data[0]: number for data, number in known if data is not None and len(data) == 1}
 
 
@@ -139,8 +140,8 @@ def lossy_text(tokenizer, ids):
     """The text of `ids`, where each run of bytes is decoded as UTF-8. The library's byte fallback
     shows a run that is not valid UTF-8 as one U+FFFD per byte, which depends on later bytes.
     """
-    data = [tokenizer.token_bytes.of(number) for number in ids]
-    if tokenizer.token_bytes.is_complete or None not in data:
+    data = [tokenizer.bytes_of(number) for number in ids]
+    if tokenizer.is_byte_level or None not in data:
         joined = b"".join(part or b"" for part in data)
         return codecs.getincrementaldecoder("utf-8")("replace").decode(joined)
     text, run, context = "", b"", []
@@ -168,7 +169,7 @@ def test_pieces_of_any_tokens_join_to_the_text_of_all_tokens(tokenizer, data):
     joined = tokenizer.decode(context) + "".join(pieces(tokenizer, context, output))
     if not byte_tokens(tokenizer):
         assert joined == tokenizer.decode([*context, *output])
-    elif tokenizer.token_bytes.is_complete:
+    elif tokenizer.is_byte_level:
         assert joined == expected
         # The library shows an incomplete last character as U+FFFD.
         assert tokenizer.decode([*context, *output]) in (joined, joined + "\ufffd")

@@ -13,7 +13,6 @@ from tokenizers import (
     trainers,
 )
 
-from tgi.text.token_bytes import TokenBytes
 from tgi.text.token_spelling import TokenSpelling
 
 TEXTS = ["Hello world, a test", "naïve café", "日本語 😀", "def f(x):\n    return x\n"] * 5
@@ -45,7 +44,7 @@ def byte_fallback():
 
 
 def spelling_of(backend):
-    return TokenSpelling(backend, TokenBytes(backend))
+    return TokenSpelling(backend)
 
 
 TOKENIZERS = {"byte level": byte_level(), "byte fallback": byte_fallback()}

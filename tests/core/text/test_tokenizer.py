@@ -158,8 +158,17 @@ def test_a_negative_eos_token_id_means_that_there_is_none(tmp_path):
     tokenizer = Tokenizer.load(tmp_path)
     assert tokenizer.eos_token_ids == (tokenizer.backend.token_to_id("</s>"),)
     assert tokenizer.notices == (
-        "`eos_token_id` in generation_config.json contains -1, which is not a token id. The number"
-        " is ignored.",
+        "`eos_token_id` in generation_config.json contains -1, which is not a token id and is"
+        " ignored.",
+    )
+
+
+@pytest.mark.parametrize("number", [5000, 1 << 32, 10**30])
+def test_an_eos_token_id_without_a_token_is_reported(tmp_path, number):
+    save(byte_level(), tmp_path, config={"eos_token_id": [1, number]})
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.notices == (
+        f"`eos_token_id` in config.json contains {number}, which is not a token of the tokenizer.",
     )
 
 

@@ -11,8 +11,17 @@ from base64 import b64encode
 
 import httpx
 import pytest
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 from tokenizers.decoders import Replace, Strip
+from tokenizers.processors import TemplateProcessing
 
 from tests.core.text.conftest import byte_level, save
 from tests.live_server import running_server
@@ -140,6 +149,42 @@ def test_a_decoder_that_lengthens_tokens_is_rejected_at_startup(tmp_path):
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), Replace("e", LONG)])
     with pytest.raises(ModelError, match=r"the decoder can turn a token of \d+ characters into"):
         load(tokenizer, tmp_path)
+
+
+BEGIN = [("<s>", 0)]
+TEMPLATES = {
+    "copies": (TemplateProcessing(single=["$A"] * 50), "repeats a text 50 times"),
+    "special tokens": (
+        TemplateProcessing(single=["<s>"] * 5000 + ["$A"], special_tokens=BEGIN),
+        "adds 5000 special tokens",
+    ),
+    "a chain": (
+        processors.Sequence([TemplateProcessing(single="$A $A")] * 30),
+        f"repeats a text {2**30} times",
+    ),
+    "ids of a token": (
+        TemplateProcessing(
+            single="<s> $A",
+            special_tokens=[{"id": "<s>", "ids": [0] * 5000, "tokens": ["<s>"] * 5000}],
+        ),
+        "adds 5000 special tokens",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_that_repeats_the_text_is_rejected_at_startup(name, tmp_path):
+    tokenizer = byte_level()
+    tokenizer.post_processor, words = TEMPLATES[name]
+    with pytest.raises(ModelError, match=f"tokenizer.json: the post-processor .*{words}"):
+        load(tokenizer, tmp_path)
+
+
+def test_a_usual_template_is_accepted(tmp_path):
+    tokenizer = byte_level()
+    usual = TemplateProcessing(single="<s> $A <s>", special_tokens=BEGIN)
+    tokenizer.post_processor = processors.Sequence([processors.ByteLevel(), usual])
+    assert load(tokenizer, tmp_path).encode("a").ids[0] == 0
 
 
 def test_tokens_that_cannot_be_decoded_reject_their_request(tmp_path):

@@ -1,4 +1,4 @@
-"""The sequences of one prompt: converts the engine's token ids to text and token events.
+"""Converts the token ids of the sequences of one prompt to text and token events.
 
 The engine ends a sequence at its maximum length or at an EOS token. This module searches the text
 for stop strings and aborts a sequence at the first match. Tokens after the match are neither shown
@@ -307,8 +307,9 @@ class Generation:
         """Wait for token events and return all that are available.
 
         Raises `GenerationError` if the backend failed, and `IncompleteGenerationError` if the
-        engine was closed or the last output of a sequence has no token. Events that precede the
-        failure are returned first.
+        engine was closed or the last output of a sequence has no token. If the server ends before
+        the sequences, the error is `UnhealthyError`. Events that precede the failure are returned
+        first.
         """
         tokens: list[GeneratedToken] = []
         while not tokens:
@@ -318,7 +319,7 @@ class Generation:
                 raise StopAsyncIteration
             outputs = await self._outputs.get()
             if not outputs:
-                raise IncompleteGenerationError
+                raise self._outputs.failure or IncompleteGenerationError
             for output in outputs:
                 self._read(output, tokens)
         return tokens

@@ -84,7 +84,7 @@ def check_prompt_ids(token_ids: Sequence[int], vocab_size: int) -> None:
     if token_ids and not 0 <= min(token_ids) <= max(token_ids) < vocab_size:
         outside = _first_outside(token_ids, vocab_size)
         raise ValidationError(
-            f"the prompt contains token id {outside}, the model has {vocab_size} token ids"
+            f"the prompt contains token id {outside}, but the model has {vocab_size} token ids"
         )
 
 

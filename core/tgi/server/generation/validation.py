@@ -1,4 +1,4 @@
-"""The validation rules for requests.
+"""The validation rules for request bodies.
 
 The rules of TGI 3 (`router/src/validation.rs`) are applied first, in TGI's order and with TGI's
 error messages. The rules of this project are applied next. They reject each parameter that the

@@ -97,17 +97,19 @@ class OpenAIRoutes:
         self._pipeline = pipeline
 
     async def completions(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /v1/completions`."""
+        """Handle `POST /v1/completions`."""
         call, body = await self._pipeline.read(http_request, CompletionRequest)
         return await self.response_completions(call, body)
 
     async def chat_completions(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /v1/chat/completions`."""
+        """Handle `POST /v1/chat/completions`."""
         call, body = await self._pipeline.read(http_request, ChatRequest)
         return await self.response_chat(call, body)
 
     async def chat_tokenize(self, http_request: HttpRequest) -> ASGIApp:
-        """`POST /chat_tokenize`: the prompt of a chat and its tokens with byte ranges."""
+        """Handle `POST /chat_tokenize`. The response contains the prompt of a chat and its tokens
+        with byte ranges.
+        """
         _, body = await self._pipeline.read(http_request, ChatRequest)
         with self._pipeline.counted():
             prompt = (await chat_request(body, self._state)).prompt

@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 _CLAMP_LIMIT = 7.0
-"""gpt_oss clamps gate and up to this before `silu_clamped`."""
+"""gpt_oss clamps gate and up to this limit before `silu_clamped`."""
 
 
 def reference_logits(

@@ -42,8 +42,8 @@ def _compilations(under_test: BackendUnderTest) -> None:
                 announced = reporter.count("compile")
                 require(
                     counted == heard,
-                    "a compilation while serving was "
-                    + ("not announced" if counted else "not counted"),
+                    "a compilation while serving is missing in the "
+                    + ("progress reports" if counted else "times of the step"),
                 )
                 shapes.add(output.shape)
         core.drop(*sequences)
@@ -59,7 +59,9 @@ def _times(under_test: BackendUnderTest) -> None:
         for output in outputs:
             times = output.times
             spent = times.prepare + times.forward + times.sample + times.compile
-            require(spent <= wall, f"{spent} ns spent within {wall} ns")
+            require(
+                spent <= wall, f"the times of a step add up to {spent} ns, but it took {wall} ns"
+            )
 
 
 def _soak(under_test: BackendUnderTest) -> None:
