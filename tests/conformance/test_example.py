@@ -42,10 +42,15 @@ def install(source, site):
     subprocess.run([*command, "--target", str(site), str(source)], check=True)
 
 
+def python_path(site):
+    """The search path with the installed example before the modules under test."""
+    return os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH", "")]))
+
+
 def environment(site):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return os.environ | {
-        "PYTHONPATH": str(site),
+        "PYTHONPATH": python_path(site),
         "PATH": path,
         "OMP_NUM_THREADS": "1",
         "COLUMNS": "200",
@@ -140,7 +145,7 @@ def test_the_example_passes_the_suite(example, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_the_example_serves_checkpoints_of_every_dtype(dtype, example, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(example[1]))
+    monkeypatch.setenv("PYTHONPATH", python_path(example[1]))
     model = tmp_path / "model"
     write_tiny_model(model, dtype=dtype)
     with running_server(model, "example", tmp_path / "server.log") as server:
